@@ -1,0 +1,35 @@
+"""The errors a user can cause, or must act on: each says what is wrong, where, and what to do."""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """Bad input. The CLI prints it as one clear message and exits with code 2.
+
+    Args:
+        what: what is wrong, one sentence.
+        where: file, file:line, or recipe key it concerns.
+        fix: what to do about it.
+    """
+
+    exit_code = 2
+
+    def __init__(self, what: str, *, where: str = "", fix: str = "") -> None:
+        super().__init__(what)
+        self.what, self.where, self.fix = what, where, fix
+
+    def __str__(self) -> str:
+        head = f"{self.where}: {self.what}" if self.where else self.what
+        return f"{head}\n  → {self.fix}" if self.fix else head
+
+
+class RunFailed(UserError):  # noqa: N818 - it names an outcome, as the exit code does
+    """A correct run that could not go on (non-finite loss, full disk). Exit code 1."""
+
+    exit_code = 1
+
+
+class Interrupted(UserError):  # noqa: N818
+    """A signal stopped the run after its state was saved; `--resume` goes on. Exit code 75 (EX_TEMPFAIL)."""
+
+    exit_code = 75

@@ -1,0 +1,321 @@
+"""What a recipe is: frozen, torch-free pydantic models. Every field carries its meaning and unit.
+
+Fields marked `execution` decide how a run is carried out, not what it computes: they may change on `--resume`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Positive = Annotated[int, Field(gt=0)]
+NonNegative = Annotated[int, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+def execution(default: Any, description: str, **constraints: Any) -> Any:
+    """A field that changes how a run is executed but not its mathematics."""
+    return Field(default, description=description, json_schema_extra={"execution": True}, **constraints)
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class ModelSection(Section):
+    """Which network. Either the LLaMA dimensions below (random weights) or `name_or_path` (its weights)."""
+
+    name_or_path: str | None = Field(
+        None,
+        description="Local folder or hub name of a causal LM to start from; null builds a LLaMA from the dimensions below",
+    )
+    revision: str | None = Field(None, description="Hub revision (branch, tag or commit) of `name_or_path`")
+    random_init: bool = Field(False, description="Take only the configuration of `name_or_path` and draw fresh weights")
+    vocab_size: Positive | None = Field(None, description="Rows of the embedding; null takes the tokenizer's size")
+    hidden_size: Positive = Field(512, description="Width of the residual stream")
+    intermediate_size: Positive = Field(1376, description="Width of the SwiGLU MLP")
+    num_hidden_layers: Positive = Field(8, description="Number of decoder blocks")
+    num_attention_heads: Positive = Field(8, description="Query heads")
+    num_key_value_heads: Positive | None = Field(
+        None, description="Key/value heads (GQA); null means as many as query heads"
+    )
+    max_position_embeddings: Positive = Field(2048, description="Longest sequence, in tokens, that RoPE is set up for")
+    rms_norm_eps: float = Field(1e-6, gt=0, description="Epsilon of RMSNorm")
+    rope_theta: float = Field(10000.0, gt=0, description="Base of the rotary frequencies")
+    initializer_range: float = Field(0.02, gt=0, description="Standard deviation of the initial weights")
+    tie_word_embeddings: bool = Field(False, description="Share the embedding with the output head")
+    dtype: Literal["float32", "bfloat16"] = Field("bfloat16", description="Storage and compute type of the weights")
+    attn_implementation: Literal["sdpa", "flash_attention_2", "eager"] = execution(
+        "sdpa", "Attention kernel; one that cannot run here is refused"
+    )
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        kv = self.num_key_value_heads or self.num_attention_heads
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}"
+            )
+        if self.num_attention_heads % kv:
+            raise ValueError(
+                f"num_attention_heads {self.num_attention_heads} is not a multiple of num_key_value_heads {kv}"
+            )
+        return self
+
+
+class DataSection(Section):
+    """Which text, and how it becomes sequences."""
+
+    source: Literal["packaged", "local", "hub"] = Field(
+        "local",
+        description="packaged: the corpus pip brings; local: files at `path`; hub: a data set streamed from the Hugging Face hub",
+    )
+    path: str | list[str] | None = Field(
+        None,
+        description="local: file, folder or glob (or a list of them), txt/jsonl/parquet, gzipped or not, relative to the recipe; hub: data set name",
+    )
+    validation_path: str | list[str] | None = Field(
+        None, description="local: files to hold out instead of a share of `path`"
+    )
+    hub_config: str | None = Field(None, description="hub: configuration name, such as `en`")
+    split: str = Field("train", description="hub: split to train on")
+    validation_split: str | None = Field(
+        "validation", description="hub: split to evaluate on; null holds out a share of `split`"
+    )
+    format: Literal["auto", "txt", "jsonl", "parquet"] = Field(
+        "auto", description="local: file format; auto goes by the file name"
+    )
+    text_field: str = Field("text", description="jsonl, parquet, hub: the column that holds the text")
+    txt_document: Literal["file", "paragraph", "line"] = Field(
+        "paragraph", description="txt: what one document is; paragraphs are separated by blank lines"
+    )
+    validation_fraction: float = Field(
+        0.01, ge=0, lt=1, description="Share of documents held out, chosen by a hash of their content"
+    )
+    tokenizer: str | None = Field(
+        None,
+        description="Local folder, tokenizer.json or hub name; null takes the model's, or trains a byte-level BPE on the corpus",
+    )
+    tokenizer_vocab_size: Positive = Field(
+        4096, description="Size of the byte-level BPE trained when `tokenizer` is null"
+    )
+    max_length: Positive = Field(256, description="Tokens per sequence")
+    packing: Literal["packed", "paper"] = Field(
+        "packed",
+        description="packed: documents joined by EOS and cut into full sequences; paper: one document per row, truncated or padded",
+    )
+    shuffle: bool = Field(
+        True, description="Permute the sequences of every epoch; the order is a pure function of (seed, step)"
+    )
+    shuffle_buffer_size: Positive = Field(10_000, description="hub: documents in the shuffle buffer of the stream")
+    on_bad_rows: Literal["skip", "error"] = Field(
+        "skip", description="Invalid UTF-8, missing field, empty, NUL bytes, oversized: count and skip, or refuse"
+    )
+    max_document_bytes: Positive = Field(50_000_000, description="A row longer than this, in bytes, is a bad row")
+    num_proc: Positive | None = execution(None, "Processes or threads that tokenise; null means all cores")
+    cache_dir: str | None = execution(None, "Where tokenised data is kept; null means $GALORE_CACHE or ~/.cache/galore")
+
+    @model_validator(mode="after")
+    def _source_has_path(self) -> Self:
+        if self.source in ("local", "hub") and not self.path:
+            raise ValueError(f"source: {self.source} needs `path`")
+        return self
+
+
+class OptimSection(Section):
+    """How weights move. `galore` trains all weights; `lora` trains adapters; `full` is the AdamW control."""
+
+    method: Literal["galore", "lora", "full"] = Field(
+        "galore", description="galore: low-rank gradient projection; lora: adapters through peft; full: full-rank AdamW"
+    )
+    learning_rate: float = Field(0.01, gt=0, description="Peak learning rate, per optimizer step")
+    lr_scheduler_type: Literal["cosine", "linear", "constant"] = Field(
+        "cosine", description="Shape of the schedule after warm-up"
+    )
+    warmup_steps: NonNegative | None = Field(
+        None, description="Linear warm-up, optimizer steps; null uses `warmup_ratio`"
+    )
+    warmup_ratio: Fraction = Field(0.1, description="Warm-up as a share of all optimizer steps")
+    min_lr_ratio: Fraction = Field(0.1, description="Final learning rate as a share of the peak (cosine, linear)")
+    weight_decay: float = Field(0.0, ge=0, description="Decoupled weight decay; norms and biases are never decayed")
+    adam_beta1: float = Field(0.9, ge=0, lt=1, description="Decay of the first moment")
+    adam_beta2: float = Field(0.999, ge=0, lt=1, description="Decay of the second moment")
+    adam_epsilon: float = Field(1e-8, gt=0, description="Added to the square root of the second moment")
+    max_grad_norm: float | None = Field(
+        1.0, gt=0, description="Global norm of what is applied is clipped to this; null never clips"
+    )
+    rank: Positive = Field(
+        128, description="Rank r of the projection (galore) or of the adapters (lora); clamped to min(m, n)"
+    )
+    target_modules: tuple[str, ...] = Field(
+        ("self_attn", "mlp"),
+        description="Linear layers to project or adapt: parts of their module path; each must match",
+    )
+    scale: float | None = Field(
+        None,
+        gt=0,
+        description="α: factor on the update of the target matrices; null is 0.25 for galore, 1 for lora and full",
+    )
+    update_proj_gap: Positive = Field(
+        200, description="T: optimizer steps between two refreshes of one layer's subspace"
+    )
+    proj_type: Literal["svd", "randomized"] = Field(
+        "randomized", description="How the subspace is found: full SVD, or a warm-started randomized range finder"
+    )
+    refresh: Literal["delayed", "two-pass", "summed", "first-micro-batch"] | None = Field(
+        None,
+        description="Which gradient a refresh sees (docs/optimizer.md); null is delayed for randomized, summed for svd",
+    )
+    stagger: bool = Field(
+        True,
+        description="Spread the refreshes of the layers over the gap; false refreshes all in one step, as the official code does",
+    )
+    update: Literal["accumulate", "immediate"] = Field(
+        "accumulate",
+        description="accumulate: step after the backward; immediate: inside the hook, no accumulation and no clipping",
+    )
+    convention: Literal["paper", "reference"] = Field(
+        "paper",
+        description="reference: arithmetic order of the official code (epsilon before bias correction, decay after the update, synchronous refresh)",
+    )
+    state_dtype: Literal["float32", "8bit"] = Field(
+        "float32", description="Storage of Adam's moments; 8bit is the blockwise dynamic format of bitsandbytes"
+    )
+    accumulator_dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="Storage of gradient sums over micro-batches"
+    )
+    weight_rounding: Literal["stochastic", "nearest"] = Field(
+        "stochastic", description="How an fp32 update is rounded into bfloat16 weights; float32 weights are not rounded"
+    )
+    lora_alpha: float = Field(32.0, gt=0, description="lora: adapters are scaled by lora_alpha / rank")
+    lora_dropout: float = Field(0.0, ge=0, lt=1, description="lora: dropout before the adapter")
+    train_modules: tuple[str, ...] = Field(
+        (), description="lora: modules trained in full beside the adapters, such as embed_tokens, lm_head, norm"
+    )
+
+    @property
+    def effective_scale(self) -> float:
+        return self.scale if self.scale is not None else (0.25 if self.method == "galore" else 1.0)
+
+    @property
+    def effective_refresh(self) -> str:
+        return self.refresh or ("delayed" if self.proj_type == "randomized" else "summed")
+
+    @model_validator(mode="after")
+    def _refresh_fits_subspace(self) -> Self:
+        if self.proj_type == "svd" and self.effective_refresh in ("delayed", "two-pass"):
+            raise ValueError(
+                f"refresh: {self.refresh} works on a linear sketch and needs proj_type: randomized; with svd choose summed or first-micro-batch"
+            )
+        if self.refresh == "two-pass" and self.stagger:
+            raise ValueError(
+                "refresh: two-pass repeats the micro-batches of a refresh step; with stagger: true nearly every step is one; set stagger: false, or refresh: delayed"
+            )
+        if self.convention == "reference" and (self.stagger or self.proj_type != "svd") and self.method == "galore":
+            raise ValueError("convention: reference means stagger: false and proj_type: svd")
+        if self.update == "immediate":
+            self._refuse_immediate()
+        return self
+
+    def _refuse_immediate(self) -> None:
+        if self.method != "galore":
+            raise ValueError("update: immediate exists for method: galore only")
+        if self.max_grad_norm is not None:
+            raise ValueError(
+                "update: immediate steps before all gradients exist, so it cannot clip: set max_grad_norm: null, or update: accumulate (costs one r×n accumulator per layer)"
+            )
+        if self.effective_refresh != "first-micro-batch":
+            raise ValueError(
+                "update: immediate refreshes inside the hook: set refresh: first-micro-batch, or update: accumulate"
+            )
+
+
+class TrainSection(Section):
+    """How long, how large, and where."""
+
+    seed: NonNegative = Field(42, description="Seed of weights, data order, subspaces and rounding")
+    max_steps: Positive | None = Field(None, description="Optimizer steps; null uses num_train_epochs")
+    num_train_epochs: float | None = Field(
+        None, gt=0, description="Passes over the training data; ignored when max_steps is set"
+    )
+    global_batch_size: Positive = Field(512, description="Sequences per optimizer step")
+    micro_batch_size: Positive = execution(
+        16, "Sequences per forward/backward; accumulation is global_batch_size / micro_batch_size"
+    )
+    gradient_checkpointing: bool = execution(
+        False, "Recompute each block in the backward instead of keeping its activations"
+    )
+    device: Literal["auto", "cpu", "cuda"] = execution("auto", "auto takes CUDA when there is one, and says so")
+    num_threads: Positive | None = execution(None, "CPU threads; null leaves torch's choice")
+    save_steps: Positive | None = execution(1000, "Optimizer steps between checkpoints; null saves only at the end")
+    save_total_limit: Annotated[int, Field(ge=2)] = execution(2, "Newest checkpoints kept; never less than two")
+    max_skipped_steps: NonNegative = execution(
+        10, "Consecutive non-finite steps that are skipped before the run gives up"
+    )
+
+    @model_validator(mode="after")
+    def _batches_divide(self) -> Self:
+        if self.global_batch_size % self.micro_batch_size:
+            raise ValueError(
+                f"global_batch_size {self.global_batch_size} is not a multiple of micro_batch_size {self.micro_batch_size}"
+            )
+        if self.max_steps is None and self.num_train_epochs is None:
+            raise ValueError("set max_steps or num_train_epochs")
+        return self
+
+    @property
+    def accumulation(self) -> int:
+        return self.global_batch_size // self.micro_batch_size
+
+
+class EvalSection(Section):
+    """How the held-out text is scored."""
+
+    eval_steps: Positive | None = execution(1000, "Optimizer steps between evaluations; null evaluates only at the end")
+    mode: Literal["token", "paper"] = Field(
+        "token",
+        description="token: mean over held-out tokens; paper: mean of batch means divided by n + 1 batches, as published",
+    )
+    max_tokens: Positive | None = execution(
+        10_000_000, "Held-out tokens scored per evaluation; null scores all of them"
+    )
+    micro_batch_size: Positive | None = execution(None, "Sequences per forward; null is train.micro_batch_size")
+    sample_prompt: str | None = execution(None, "Text continued at every evaluation; null samples nothing")
+    sample_tokens: Positive = execution(60, "Length of the sample, in tokens")
+
+
+class LogSection(Section):
+    """What is written while the run goes on. metrics.jsonl is always written."""
+
+    logging_steps: Positive = execution(10, "Optimizer steps between printed lines; metrics.jsonl has every step")
+    report_to: Literal["none", "wandb"] = execution("none", "Also send the metrics to Weights & Biases")
+    wandb_project: str = execution("galore", "Project name at Weights & Biases")
+    wandb_mode: Literal["online", "offline"] = execution(
+        "offline", "offline writes a local run that `wandb sync` sends later"
+    )
+    run_name: str | None = execution(None, "Name of the run; null is the name of the output directory")
+
+
+class Recipe(Section):
+    """A whole run: `galore train` carries it out, `galore recipes schema` prints its JSON schema."""
+
+    model: ModelSection = Field(default_factory=ModelSection)
+    data: DataSection
+    optim: OptimSection = Field(default_factory=OptimSection)
+    train: TrainSection
+    eval: EvalSection = Field(default_factory=EvalSection)
+    log: LogSection = Field(default_factory=LogSection)
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> Self:
+        if self.optim.update == "immediate" and self.train.accumulation > 1:
+            raise ValueError(
+                f"optim.update: immediate cannot accumulate {self.train.accumulation} micro-batches: set train.micro_batch_size to "
+                f"{self.train.global_batch_size}, or optim.update: accumulate (costs one r×n accumulator per layer)"
+            )
+        if self.model.name_or_path is None and self.data.max_length > self.model.max_position_embeddings:
+            raise ValueError(
+                f"data.max_length {self.data.max_length} exceeds model.max_position_embeddings {self.model.max_position_embeddings}"
+            )
+        return self
