@@ -1,0 +1,132 @@
+"""Cross-entropy of a linear head, without ever holding the logits of all tokens.
+
+For one row h (d,) of the hidden states, with W (V, d) and target t:
+
+    z = W h,   p = softmax(z),   loss = -log p_t,   dz = p - e_t,   dh = Wᵀ dz,   dW = dz hᵀ
+
+dz is known as soon as z is, so both gradients are made in the forward, chunk by chunk, and the backward only scales
+them. No product is computed twice. Softmax and loss are fp32 arithmetic whatever the dtype of the weights.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+CHUNK_ELEMENTS = 2**26  # logits of one chunk: 128 MiB in bf16
+SOFTMAX_ELEMENTS = {"cpu": 2**19, "cuda": 2**24}  # of the fp32 copy: 2 MiB stays in the cache; few launches on a GPU
+VOCABULARY_BLOCK = 8192  # rows of dW per product when several chunks are summed in fp32
+UNDERFLOW = 1e-30  # below this -log p_t is read from the logits, not from p_t
+
+
+def linear_cross_entropy(
+    hidden: Tensor,  # (n, d)
+    weight: Tensor,  # (V, d)
+    targets: Tensor,  # (n,) int64
+    ignore_index: int = -100,
+    chunk: int | None = None,
+) -> Tensor:  # () fp32
+    """Sum over the non-ignored rows of -log softmax(hidden @ weightᵀ)[target], in nats.
+
+    Args:
+        hidden: last hidden states, (n, d), the dtype of `weight`.
+        weight: output head, (V, d). It may be tied, or need no gradient.
+        targets: class of every row, (n,) int64; rows equal to `ignore_index` count for nothing.
+        ignore_index: target to leave out.
+        chunk: rows whose logits exist at the same time. None takes what fits in 128 MiB of bf16 logits.
+
+    Returns:
+        The summed loss, (), fp32 (fp64 for fp64 inputs); 0 when every row is ignored.
+
+    Raises:
+        ValueError: shapes or dtypes do not belong together, or `chunk` is not positive.
+    """
+    _check(hidden, weight, targets, chunk)
+    kept = (targets != ignore_index).nonzero().squeeze(1)
+    if len(kept) < len(targets):
+        hidden, targets = hidden.index_select(0, kept), targets.index_select(0, kept)
+    rows = chunk or max(1, CHUNK_ELEMENTS // weight.shape[0])
+    needs = torch.is_grad_enabled()
+    loss: Tensor = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
+        hidden, weight, targets, rows, needs and hidden.requires_grad, needs and weight.requires_grad
+    )
+    return loss
+
+
+def _check(hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int | None) -> None:
+    fits = hidden.ndim == weight.ndim == 2 and hidden.shape[1] == weight.shape[1] and targets.shape == hidden.shape[:1]
+    if not fits or hidden.dtype != weight.dtype:
+        found = ", ".join(f"{tuple(t.shape)} {t.dtype}" for t in (hidden, weight, targets))
+        raise ValueError(f"expected hidden (n, d) and weight (V, d) of one dtype and targets (n,), not {found}")
+    if chunk is not None and chunk < 1:
+        raise ValueError(f"chunk must be at least 1 row, not {chunk}")
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, rows: int, wants_hidden: bool, wants_weight: bool
+    ) -> Tensor:
+        total = torch.zeros((), dtype=_arithmetic(hidden), device=hidden.device)
+        d_hidden = torch.empty_like(hidden) if wants_hidden else None
+        d_weight = _WeightGradient(weight, single=len(targets) <= rows) if wants_weight else None
+        for at in range(0, len(targets), rows):
+            here = slice(at, at + rows)
+            logits = hidden[here] @ weight.T
+            total += softmax_minus_onehot_(logits, targets[here])
+            if d_hidden is not None:
+                torch.mm(logits, weight, out=d_hidden[here])
+            if d_weight is not None:
+                d_weight.add(logits, hidden[here])
+        ctx.save_for_backward(d_hidden, d_weight.sum if d_weight else None)
+        ctx.dtype = hidden.dtype
+        return total
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        scale = upstream.item()  # a number multiplies bf16 in fp32; a tensor would be rounded to bf16 first
+        gradients = (None if g is None else (g * scale).to(ctx.dtype) for g in ctx.saved_tensors)
+        return (*gradients, None, None, None, None)
+
+
+class _WeightGradient:
+    """Σ dzᵀ h over the chunks: one product in the dtype of the weight, or several summed in fp32."""
+
+    def __init__(self, weight: Tensor, single: bool) -> None:
+        self.sum = torch.zeros_like(weight, dtype=weight.dtype if single else _arithmetic(weight))
+        self.single = single
+
+    def add(self, d_logits: Tensor, hidden: Tensor) -> None:  # (c, V), (c, d)
+        if self.single:
+            torch.mm(d_logits.T, hidden, out=self.sum)
+            return
+        for at in range(0, len(self.sum), VOCABULARY_BLOCK):
+            here = slice(at, at + VOCABULARY_BLOCK)
+            self.sum[here] += d_logits[:, here].T @ hidden
+
+
+def softmax_minus_onehot_(logits: Tensor, targets: Tensor) -> Tensor:
+    """Overwrite logits (c, V) by dz = softmax(logits) - onehot(targets), and return the summed loss, ()."""
+    total = torch.zeros((), dtype=_arithmetic(logits), device=logits.device)
+    rows = max(1, SOFTMAX_ELEMENTS.get(logits.device.type, 2**24) // logits.shape[1])
+    for block, target in zip(torch.split(logits, rows), torch.split(targets.unsqueeze(1), rows), strict=True):
+        p = torch.softmax(block, dim=1, dtype=total.dtype)
+        p_target = p.gather(1, target)
+        total += _loss(block, target, p_target)
+        block.copy_(p.scatter_(1, target, p_target - 1))
+    return total
+
+
+def _loss(logits: Tensor, targets: Tensor, p_target: Tensor) -> Tensor:
+    """-Σ log p_t, where p_t has underflowed as Σ (logsumexp(z) - z_t)."""
+    if (p_target > UNDERFLOW).all():
+        return -p_target.log().sum()
+    z = logits.to(p_target.dtype)
+    return z.logsumexp(1).sum() - z.gather(1, targets).sum()
+
+
+def _arithmetic(tensor: Tensor) -> torch.dtype:
+    return torch.promote_types(tensor.dtype, torch.float32)

@@ -1,0 +1,74 @@
+"""Adding an fp32 update to stored weights: exact in fp32, stochastically rounded or to nearest in bf16.
+
+Stochastic rounding adds 16 uniform random bits below the bf16 mantissa and truncates, so the expected value is the fp32
+sum. The sum is formed in fp32 first: rounding it before the random bits are added would lose most of a small update.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+BLOCK = 1 << 18  # elements handled at a time: the fp32 temporaries of one block stay in cache
+_MASK = (1 << 64) - 1
+
+
+def mix(*words: int) -> int:
+    """A 63-bit hash of integers (splitmix64 finaliser): independent seeds from (seed, step, tensor, block)."""
+    state = 0x9E3779B97F4A7C15
+    for word in words:
+        state = ((state ^ (word & _MASK)) * 0xBF58476D1CE4E5B9) & _MASK
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK
+        state ^= state >> 31
+    return state >> 1
+
+
+class RoundingNoise:
+    """Random bits of one optimizer step, keyed by (seed, step, tensor, element block) and by nothing else.
+
+    One pool of 2·BLOCK values is drawn per step; every block of every tensor reads a window of it at its own random
+    offset. A single element's bits are uniform; two elements share bits only by a chance that is redrawn every step.
+    """
+
+    def __init__(self, seed: int, step: int, device: torch.device) -> None:
+        generator = torch.Generator().manual_seed(mix(seed, step, 0x5EED))
+        self.pool = torch.randint(0, 1 << 16, (2 * BLOCK,), generator=generator, dtype=torch.int32).to(device)
+        self.key = (seed, step)
+
+    def window(self, tensor: int, block: int, length: int) -> Tensor:
+        """int32 (length,), values in [0, 65535]; a window longer than BLOCK repeats the pool."""
+        offset = mix(*self.key, tensor, block) % BLOCK
+        if length > BLOCK:
+            return self.pool.roll(offset).repeat(-(-length // self.pool.numel()))[:length]
+        return self.pool[offset : offset + length]
+
+
+def store_rounded_(w: Tensor, value: Tensor, noise: Tensor | None) -> None:
+    """Write fp32 `value` (k,) into contiguous `w` (k,): stochastically into bf16 where `noise` (k,) is given."""
+    if noise is None or w.dtype != torch.bfloat16:
+        w.copy_(value)
+        return
+    bits = value.view(torch.int32)
+    bits.add_(noise)
+    w.view(torch.int16).copy_(bits.view(torch.int16)[1::2])  # little-endian: the upper half is the bf16 number
+
+
+def add_update_(
+    w: Tensor, update: Tensor, *, alpha: float, decay: float, decay_after: bool = False, noise: Tensor | None = None
+) -> None:
+    """w ← decay·w + alpha·update in fp32, rounded once; `decay_after`: w ← decay·(w + alpha·update).
+
+    Args:
+        w: (k,) contiguous, fp32 or bf16, in place.
+        update: (k,) any floating dtype.
+    """
+    if w.dtype == torch.float32 and not decay_after:
+        w.mul_(decay).add_(update, alpha=alpha)
+        return
+    value = w.float()
+    if decay != 1.0 and not decay_after:
+        value = value.mul_(decay)
+    value = value.add_(update, alpha=alpha)
+    if decay != 1.0 and decay_after:
+        value = value.mul_(decay)
+    store_rounded_(w, value, noise)

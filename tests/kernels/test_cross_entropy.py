@@ -1,0 +1,160 @@
+"""The chunked linear cross-entropy against torch's full logits, both measured against float64."""
+
+from __future__ import annotations
+
+from itertools import accumulate
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from galore.kernels import cross_entropy
+from galore.kernels.cross_entropy import linear_cross_entropy
+
+Case = tuple[Tensor, Tensor, Tensor]  # hidden (n, d), weight (V, d), targets (n,)
+
+
+def case(n: int, d: int, vocab: int, dtype: torch.dtype, ignored: float = 0.2) -> Case:
+    draw = torch.Generator().manual_seed(n * d + vocab)
+    hidden = torch.randn(n, d, generator=draw).to(dtype)
+    weight = (torch.randn(vocab, d, generator=draw) / d**0.5).to(dtype)
+    targets = torch.randint(0, vocab, (n,), generator=draw)
+    targets[torch.rand(n, generator=draw) < ignored] = -100
+    return hidden, weight, targets
+
+
+def full_logits(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    logits = hidden @ weight.T
+    return F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), targets, reduction="sum")
+
+
+def loss_and_gradients(loss_of, case: Case, upstream: float = 1.0, **how) -> tuple[Tensor, Tensor, Tensor]:
+    hidden, weight = (t.detach().clone().requires_grad_() for t in case[:2])
+    loss = loss_of(hidden, weight, case[2], **how)
+    (loss * upstream).backward()
+    return loss.detach(), hidden.grad, weight.grad
+
+
+def error(result: Tensor, exact: Tensor) -> float:
+    return ((result.double() - exact).norm() / exact.norm()).item()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("chunk", [None, 1, 7, 64, 10_000])
+@pytest.mark.parametrize(("n", "d", "vocab"), [(129, 48, 1000), (64, 33, 257), (1, 8, 2)])
+def test_error_is_no_larger_than_that_of_full_logits(n, d, vocab, chunk, dtype):
+    inputs = case(n, d, vocab, dtype, ignored=0.2 if n > 1 else 0.0)
+    exact = loss_and_gradients(full_logits, tuple(t.double() if t.is_floating_point() else t for t in inputs), 0.37)
+    plain = loss_and_gradients(full_logits, inputs, 0.37)
+    ours = loss_and_gradients(linear_cross_entropy, inputs, 0.37, chunk=chunk)
+    slack = 1.25 if dtype == torch.bfloat16 else 2.0  # sums in another order; a wrong rounding of the scale costs 1.5
+    for name, mine, torchs, truth in zip(("loss", "d_hidden", "d_weight"), ours, plain, exact, strict=True):
+        assert error(mine, truth) <= slack * error(torchs, truth) + 2e-7, name
+
+
+def test_many_vocabulary_blocks_and_softmax_blocks(monkeypatch):
+    monkeypatch.setattr(cross_entropy, "VOCABULARY_BLOCK", 100)
+    monkeypatch.setitem(cross_entropy.SOFTMAX_ELEMENTS, "cpu", 3000)
+    inputs = case(50, 16, 1001, torch.float32)
+    for mine, truth in zip(
+        loss_and_gradients(linear_cross_entropy, inputs, chunk=20), loss_and_gradients(full_logits, inputs), strict=True
+    ):
+        torch.testing.assert_close(mine, truth)
+
+
+def test_float64_gradcheck():
+    hidden, weight, targets = case(7, 5, 11, torch.float64)
+    inputs = hidden.requires_grad_(), weight.requires_grad_()
+    assert torch.autograd.gradcheck(lambda h, w: linear_cross_entropy(h, w, targets, chunk=3), inputs)
+
+
+def test_loss_is_fp32_and_the_sum_in_nats():
+    loss = linear_cross_entropy(*case(10, 4, 8, torch.bfloat16, ignored=0.0))
+    assert loss.dtype == torch.float32
+    uniform = linear_cross_entropy(torch.zeros(10, 4), torch.zeros(8, 4), torch.zeros(10, dtype=torch.int64))
+    torch.testing.assert_close(uniform, 10 * torch.tensor(8.0).log())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_finite_where_the_probability_of_the_target_underflows(dtype):
+    hidden = torch.tensor([[1.0, 0.0], [0.0, 1.0]], dtype=dtype)
+    weight = torch.tensor([[400.0, 0.0], [0.0, 1.0], [0.0, 0.0]], dtype=dtype)
+    loss, d_hidden, _ = loss_and_gradients(linear_cross_entropy, (hidden, weight, torch.tensor([2, 1])))
+    torch.testing.assert_close(loss, 400 + torch.tensor([0.0, 1.0, 0.0]).logsumexp(0) - 1)
+    torch.testing.assert_close(d_hidden[0], torch.tensor([400.0, 0.0], dtype=dtype))
+
+
+@pytest.mark.parametrize("chunk", [None, 3])
+def test_all_ignored_is_zero_with_zero_gradients(chunk):
+    hidden, weight, targets = case(8, 4, 16, torch.float32)
+    results = loss_and_gradients(linear_cross_entropy, (hidden, weight, torch.full_like(targets, -100)), chunk=chunk)
+    assert all(not result.any() for result in results)
+    assert results[1].shape == hidden.shape
+
+
+def test_ignored_rows_get_no_gradient_and_another_index_can_be_ignored():
+    hidden, weight, targets = case(30, 4, 16, torch.float32)
+    _, d_hidden, _ = loss_and_gradients(linear_cross_entropy, (hidden, weight, targets))
+    assert not d_hidden[targets == -100].any()
+    assert d_hidden[targets != -100].any(dim=1).all()
+    as_three = torch.where(targets == -100, 3, targets)
+    masked = torch.where(as_three == 3, -100, as_three)
+    torch.testing.assert_close(
+        linear_cross_entropy(hidden, weight, as_three, ignore_index=3), linear_cross_entropy(hidden, weight, masked)
+    )
+
+
+def test_frozen_head_frozen_hidden_and_evaluation():
+    hidden, weight, targets = case(20, 4, 16, torch.float32)
+    truth = loss_and_gradients(full_logits, (hidden, weight, targets))
+    free = hidden.clone().requires_grad_()
+    linear_cross_entropy(free, weight, targets, chunk=6).backward()
+    torch.testing.assert_close(free.grad, truth[1])
+    head = weight.clone().requires_grad_()
+    linear_cross_entropy(hidden, head, targets, chunk=6).backward()
+    torch.testing.assert_close(head.grad, truth[2])
+    with torch.no_grad():
+        loss = linear_cross_entropy(free, head, targets, chunk=6)
+    assert not loss.requires_grad
+    torch.testing.assert_close(loss, truth[0])
+
+
+def test_tied_weight_sums_both_gradients():
+    _, weight, targets = case(20, 8, 16, torch.float32, ignored=0.0)
+
+    def tied(loss_of) -> Tensor:
+        table = weight.clone().requires_grad_()
+        loss_of(F.embedding(targets.roll(1), table), table, targets).backward()
+        return table.grad
+
+    torch.testing.assert_close(tied(linear_cross_entropy), tied(full_logits))
+
+
+def test_backward_twice_gives_the_same():
+    hidden, weight, targets = case(9, 4, 16, torch.float32)
+    loss = linear_cross_entropy(hidden.requires_grad_(), weight, targets)
+    first = torch.autograd.grad(loss, hidden, 2 * torch.ones(()), retain_graph=True)
+    second = torch.autograd.grad(loss, hidden, 2 * torch.ones(()))
+    assert torch.equal(first[0], second[0])
+
+
+@pytest.mark.parametrize("vocab", [32_000, 128_000])
+def test_memory_beside_the_gradients_is_a_sixteenth_of_bf16_logits(vocab):
+    n, d = 2048, 8
+    hidden, weight, targets = case(n, d, vocab, torch.bfloat16, ignored=0.0)
+    with torch.profiler.profile(profile_memory=True) as profile:
+        linear_cross_entropy(hidden.requires_grad_(), weight.requires_grad_(), targets, chunk=n // 64)
+    allocations = [e.nbytes() for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
+    gradients = hidden.nbytes + (4 + 2) * weight.numel()  # of the weight: the fp32 sum and one bf16 block
+    assert max(accumulate(allocations)) - gradients <= n * vocab * 2 / 16
+
+
+@pytest.mark.parametrize(
+    ("shapes", "chunk"),
+    [(((3, 4), (5, 6), (3,)), None), (((3, 4), (5, 4), (2,)), None), (((3, 4), (5, 4), (3,)), 0)],
+)
+def test_bad_arguments_are_refused(shapes, chunk):
+    hidden, weight, targets = (torch.zeros(shape) for shape in shapes)
+    with pytest.raises(ValueError, match=r"expected|chunk"):
+        linear_cross_entropy(hidden, weight, targets.long(), chunk=chunk)

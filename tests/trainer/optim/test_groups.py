@@ -1,0 +1,72 @@
+"""Groups are strict: nothing is matched by accident, nothing is left out."""
+
+import pytest
+import torch
+from galore.trainer.optim import adamw_groups, check_complete, galore_groups, target_linears
+from torch import nn
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.self_attn = nn.ModuleDict({"q_proj": nn.Linear(8, 8, bias=False)})
+        self.mlp = nn.ModuleDict({"up_proj": nn.Linear(8, 16, bias=False)})
+        self.norm = nn.LayerNorm(8)
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(10, 8)
+        self.layers = nn.ModuleList([Block(), Block()])
+
+
+def names(group):
+    return [name for name, _ in group["params"]]
+
+
+def test_targets_are_path_components():
+    assert list(target_linears(Model(), ["self_attn"])) == ["layers.0.self_attn.q_proj", "layers.1.self_attn.q_proj"]
+    assert len(target_linears(Model(), ["1.mlp"])) == 1
+
+
+def test_an_unmatched_pattern_is_an_error_that_names_the_nearest():
+    with pytest.raises(ValueError, match=r"'self_atn' matches no linear layer.*self_attn"):
+        galore_groups(Model(), 4, targets=["mlp", "self_atn"])
+    with pytest.raises(ValueError, match="matches no linear layer"):
+        target_linears(Model(), ["attn"])
+
+
+def test_groups_cover_the_model_and_spare_vectors_from_decay():
+    model = Model()
+    target, matrices, vectors = galore_groups(model, 4, weight_decay=0.1)
+    assert len(target["params"]) == 4
+    assert names(matrices) == ["embed.weight"]
+    assert all("norm" in name for name in names(vectors))
+    assert [g["weight_decay"] for g in (target, matrices, vectors)] == [0.1, 0.1, 0.0]
+    check_complete(model, [target, matrices, vectors])
+
+
+def test_a_parameter_nobody_updates_or_two_groups_update_is_an_error():
+    model = Model()
+    groups = galore_groups(model, 4)
+    with pytest.raises(ValueError, match=r"no group updates embed\.weight"):
+        check_complete(model, [groups[0], groups[2]])
+    with pytest.raises(ValueError, match="in two groups: embed"):
+        check_complete(model, [*groups, groups[1]])
+
+
+def test_frozen_parameters_belong_to_no_group():
+    model = Model()
+    model.embed.weight.requires_grad_(False)
+    groups = galore_groups(model, 4)
+    check_complete(model, groups)
+    assert "embed.weight" not in [name for group in groups for name in names(group)]
+    for p in model.layers.parameters():
+        p.requires_grad_(False)
+    with pytest.raises(ValueError, match="is trainable"):
+        galore_groups(model, 4)
+
+
+def test_adamw_groups_leave_out_an_empty_one():
+    assert len(adamw_groups([("bias", nn.Parameter(torch.ones(2)))], 0.1)) == 1

@@ -1,0 +1,163 @@
+"""From a loaded recipe to the parts of a run, ready for the loop; or to the tables of a dry run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from galore.trainer.checkpoint import Checkpoint, newest_verified
+from galore.trainer.data.batch import TrainingData
+from galore.trainer.data.prepare import prepare_data
+from galore.trainer.errors import RunFailed, UserError
+from galore.trainer.metrics import Console
+from galore.trainer.models.cpu import optimize_decoder
+from galore.trainer.models.decoder import build_decoder
+from galore.trainer.models.lora import add_adapters
+from galore.trainer.optim import GaLoreAdamW
+from galore.trainer.parameters import ParameterRow, build_optimizer, parameter_table
+from galore.trainer.recipe.load import LoadedRecipe, recipe_from_resolved
+from galore.trainer.recipe.resume import changed_mathematics
+from galore.trainer.recipe.schema import Recipe
+from galore.trainer.rundir import RunDir
+from galore.trainer.state import restore
+
+DRY_RUN_VOCABULARY = 32_000  # rows of the embedding where neither recipe nor model says; a dry run reads no corpus
+
+
+@dataclass
+class Run:
+    """The parts of one training run. `first_step` is 0, or the number of steps done before a resumption."""
+
+    recipe: Recipe
+    directory: RunDir
+    console: Console
+    data: TrainingData
+    model: nn.Module
+    optimizer: GaLoreAdamW
+    device: torch.device
+    total_steps: int
+    first_step: int
+    kernels: list[str]
+    checkpoint: Checkpoint | None
+
+
+def build(loaded: LoadedRecipe, directory: RunDir, console: Console) -> Run:
+    """Read the data, build model and optimizer, and restore the newest verified checkpoint of a resumed run.
+
+    Raises:
+        UserError: the recipe cannot be carried out here, or differs from the run's in more than its execution.
+    """
+    recipe = loaded.recipe
+    if not directory.fresh:
+        _refuse_other_mathematics(directory, recipe)
+    device = choose_device(recipe.train.device)
+    if recipe.train.num_threads is not None:
+        torch.set_num_threads(recipe.train.num_threads)
+    data = prepare_data(recipe, loaded.base_dir)
+    model, kernels = build_model(recipe, len(data.tokenizer), str(device), loaded.base_dir)
+    optimizer = build_optimizer(
+        model, recipe.optim, accumulation=recipe.train.accumulation, seed=recipe.train.seed
+    )
+    checkpoint = None if directory.fresh else _resume(directory, console, model, optimizer, data)
+    first_step = checkpoint.step if checkpoint else 0
+    total = total_steps(recipe, data)
+    return Run(recipe, directory, console, data, model, optimizer, device, total, first_step, kernels, checkpoint)
+
+
+def build_model(recipe: Recipe, vocab_size: int, device: str, base_dir: Path) -> tuple[nn.Module, list[str]]:
+    """The network in training form (adapters, checkpointing, CPU paths), and lines that say which paths it takes."""
+    model: nn.Module = build_decoder(
+        recipe.model,
+        vocab_size,
+        device=device,
+        seed=recipe.train.seed,
+        max_length=recipe.data.max_length,
+        base_dir=base_dir,
+    )
+    kernels = optimize_decoder(model) if device == "cpu" else []
+    if recipe.optim.method == "lora":
+        model = add_adapters(model, recipe.optim, recipe.train.seed)
+    if recipe.train.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+    return model, kernels
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` is CUDA where there is one; an impossible choice is refused."""
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise UserError("no CUDA device is visible", where="train.device", fix="set it to auto or cpu; see `galore doctor`")
+    return torch.device("cuda" if available and name != "cpu" else "cpu")
+
+
+def total_steps(recipe: Recipe, data: TrainingData) -> int:
+    """Optimizer steps of the whole run."""
+    if recipe.train.max_steps is not None:
+        return recipe.train.max_steps
+    if data.num_sequences is None:
+        raise UserError("a streamed source has no epochs", where="train.num_train_epochs", fix="set train.max_steps")
+    assert recipe.train.num_train_epochs is not None
+    steps = int(recipe.train.num_train_epochs * data.num_sequences / recipe.train.global_batch_size)
+    if steps < 1:
+        raise UserError(
+            f"{recipe.train.num_train_epochs} epochs of {data.num_sequences} sequences are less than one step",
+            where="train.num_train_epochs",
+            fix="set train.max_steps, or lower train.global_batch_size",
+        )
+    return steps
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What a run would train: the parameter table and the bytes of weights, moments and projectors."""
+
+    parameters: list[ParameterRow]
+    notes: list[str]
+
+
+def dry_run(loaded: LoadedRecipe) -> DryRun:
+    """Build model and optimizer without allocating them; reads no data.
+
+    Raises:
+        UserError: the model or the parameter groups cannot be built.
+    """
+    recipe, notes = loaded.recipe, []
+    vocabulary = recipe.model.vocab_size
+    if vocabulary is None and recipe.model.name_or_path is None:
+        vocabulary = recipe.data.tokenizer_vocab_size if recipe.data.tokenizer is None else DRY_RUN_VOCABULARY
+        notes.append(f"vocabulary of {vocabulary} assumed: model.vocab_size is not set, and a dry run reads no tokenizer")
+    model, _ = build_model(recipe, vocabulary or 1, "meta", loaded.base_dir)
+    optimizer = build_optimizer(model, recipe.optim, accumulation=recipe.train.accumulation, seed=recipe.train.seed)
+    return DryRun(parameter_table(model, optimizer), notes)
+
+
+def _refuse_other_mathematics(directory: RunDir, recipe: Recipe) -> None:
+    old = recipe_from_resolved(directory.recipe.read_text(), str(directory.recipe))
+    changed = changed_mathematics(old, recipe)
+    if changed:
+        raise UserError(
+            "the recipe computes something else than this run: " + "; ".join(changed),
+            where=str(directory.root),
+            fix="resume with the run's own recipe.yaml, or start anew in another --output-dir",
+        )
+
+
+def _resume(
+    directory: RunDir, console: Console, model: nn.Module, optimizer: GaLoreAdamW, data: TrainingData
+) -> Checkpoint | None:
+    checkpoint, skipped = newest_verified(directory.checkpoints)
+    for item in skipped:
+        console.message(f"skipped {item.path.name}: {item.reason}")
+    if checkpoint is None:
+        console.message("no checkpoint to resume from: starting at step 0")
+        return None
+    try:
+        restore(checkpoint, model, optimizer)
+    except ValueError as error:
+        raise RunFailed(str(error), where=str(checkpoint.path), fix="resume with the code that wrote it") from error
+    data.seek(checkpoint.state["position"], checkpoint.step)
+    console.message(f"resuming from {checkpoint.path.name}, verified")
+    return checkpoint

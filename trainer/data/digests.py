@@ -1,0 +1,63 @@
+"""What is in a file, as a number: content decides what is cached, not names or dates."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from galore.trainer.data.batch import Progress
+from galore.trainer.data.cache import fingerprint, write_text
+from galore.trainer.errors import UserError
+
+CHUNK_BYTES = 1 << 24
+
+
+def file_digests(paths: Sequence[Path], root: Path, progress: Progress) -> list[str]:
+    """SHA-256 of each file's content, remembered under `root` for as long as size, time and inode stay the same.
+
+    Raises:
+        UserError: a file cannot be read.
+    """
+    done, digests = 0, list[str]()
+    total = sum(path.stat().st_size for path in paths)
+    for path in paths:
+        report = partial(_report, progress, done, total)
+        try:
+            digests.append(_remembered_digest(path, root / "digests", report))
+        except OSError as error:
+            raise UserError(f"cannot be read ({error.strerror})", where=str(path)) from error
+        done += path.stat().st_size
+    return digests
+
+
+def _report(progress: Progress, before: int, total: int, done: int) -> None:
+    progress(before + done, total, "fingerprinting")
+
+
+def _remembered_digest(path: Path, folder: Path, progress: Callable[[int], None]) -> str:
+    stat = path.stat()
+    state = [stat.st_size, stat.st_mtime_ns, stat.st_ino]
+    memo = folder / fingerprint(str(path.resolve()))
+    try:
+        known = json.loads(memo.read_text())
+        if known["state"] == state:
+            return str(known["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # never seen, or damaged: read the file
+    digest = _digest(path, progress)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(memo, json.dumps({"state": state, "sha256": digest}))
+    return digest
+
+
+def _digest(path: Path, progress: Callable[[int], None]) -> str:
+    digest, done = hashlib.sha256(), 0
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+            done += len(chunk)
+            progress(done)
+    return digest.hexdigest()

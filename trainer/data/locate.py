@@ -1,0 +1,87 @@
+"""Which files a recipe means: a file, a folder, a glob, or a list of them."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from galore.trainer.errors import UserError
+
+Format = Literal["txt", "jsonl", "parquet", "verses"]
+
+FORMAT_OF_SUFFIX: dict[str, Format] = {
+    ".txt": "txt",
+    ".text": "txt",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".parquet": "parquet",
+}
+
+
+@dataclass(frozen=True)
+class DataFile:
+    path: Path
+    format: Format
+
+
+def find_files(paths: str | list[str], base_dir: Path, format: str, key: str) -> tuple[DataFile, ...]:
+    """Files in the order of the list, sorted within a folder or glob, each one once.
+
+    Args:
+        paths: files, folders (searched to any depth) or globs, relative to `base_dir`.
+        format: `auto` goes by the file name; another value says what every named file is.
+        key: recipe key, for error messages.
+
+    Raises:
+        UserError: nothing there, or a file whose name does not tell its format.
+    """
+    found = dict[Path, DataFile]()
+    for pattern in [paths] if isinstance(paths, str) else paths:
+        for file in _expand(pattern, base_dir, format, key):
+            found.setdefault(file.path.resolve(), file)
+    if not found:
+        raise UserError("is an empty list", where=key, fix="name at least one file, folder or glob")
+    return tuple(found.values())
+
+
+def format_of(path: Path) -> Format | None:
+    """By the last suffix before `.gz`."""
+    return FORMAT_OF_SUFFIX.get(Path(path.name.removesuffix(".gz")).suffix.lower())
+
+
+def _expand(pattern: str, base_dir: Path, format: str, key: str) -> list[DataFile]:
+    path = base_dir / Path(pattern).expanduser()
+    if path.is_dir():
+        files = [DataFile(file, name) for file, name in _in_folder(path) if format in ("auto", name)]
+    elif path.exists():
+        files = [_named(path, format, key)]
+    else:
+        matches = (Path(match) for match in sorted(glob.glob(str(path), recursive=True)))
+        files = [_named(match, format, key) for match in matches if match.is_file()]
+    if not files:
+        kind = "txt, jsonl or parquet" if format == "auto" else format
+        what = f"no {kind} file in the folder {path}" if path.is_dir() else f"no file matches {path}"
+        raise UserError(what, where=key, fix=f"`{pattern}` is looked for relative to {base_dir}")
+    return files
+
+
+def _in_folder(folder: Path) -> Iterator[tuple[Path, Format]]:
+    for path in sorted(folder.rglob("*")):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        name = format_of(path)
+        if name is not None and not hidden and path.is_file():
+            yield path, name
+
+
+def _named(path: Path, format: str, key: str) -> DataFile:
+    known = format_of(path) if format == "auto" else None
+    named: dict[str, Format] = {"txt": "txt", "jsonl": "jsonl", "parquet": "parquet"}
+    name = known or named.get(format)
+    if name is None:
+        fix = f"set data.format, or use one of {', '.join(FORMAT_OF_SUFFIX)} (each also with .gz)"
+        raise UserError(f"cannot tell the format of {path}", where=key, fix=fix)
+    return DataFile(path, name)

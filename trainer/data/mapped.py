@@ -1,0 +1,100 @@
+"""Training data in memory-mapped files: every batch is a function of (seed, step)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from galore.trainer.data.batch import Batch
+from galore.trainer.data.order import rows_of_step
+from galore.trainer.data.packing import Ids, Rows
+from galore.trainer.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+COUNT_ROWS = 1024
+
+
+def batch_of(rows: Rows, numbers: Ids) -> Batch:
+    """The rows `numbers`, (b,), as tensors."""
+    input_ids, labels = rows.read(numbers)
+    return Batch(torch.from_numpy(input_ids), torch.from_numpy(labels), tuple(numbers.tolist()))
+
+
+def evaluation_batches(rows: Rows, max_length: int, micro_batch_size: int, max_tokens: int | None) -> Iterator[Batch]:
+    """All rows in stored order, or as many as `max_tokens` allows (at least one), evenly spread over all of them."""
+    total = len(rows)
+    count = total if max_tokens is None else min(total, max(1, max_tokens // max_length))
+    numbers = np.arange(count, dtype=np.int64) * total // max(count, 1)
+    for start in range(0, count, micro_batch_size):
+        yield batch_of(rows, numbers[start : start + micro_batch_size])
+
+
+def count_targets(labels: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64]:
+    """How often each id is a target in labels (b, s): the first of a row never is, for nothing predicts it."""
+    targets = labels[:, 1:]
+    return np.bincount(targets[targets >= 0], minlength=size)
+
+
+@dataclass(frozen=True)
+class Order:
+    """What decides which rows a step sees."""
+
+    seed: int
+    global_batch_size: int
+    shuffle: bool
+
+    def rows(self, step: int, num_sequences: int) -> Ids:
+        return rows_of_step(step, self.global_batch_size, num_sequences, self.seed, self.shuffle)
+
+
+@dataclass(frozen=True)
+class MappedData:
+    """See `batch.TrainingData`."""
+
+    tokenizer: PreTrainedTokenizerBase
+    vocab_size: int
+    train: Rows
+    validation: Rows
+    max_length: int
+    order: Order
+    summary: dict[str, Any]
+
+    @property
+    def num_sequences(self) -> int:
+        return len(self.train)
+
+    def global_batch(self, step: int) -> Batch:
+        return batch_of(self.train, self.order.rows(step, len(self.train)))
+
+    def validation_batches(self, micro_batch_size: int, max_tokens: int | None) -> Iterator[Batch]:
+        return evaluation_batches(self.validation, self.max_length, micro_batch_size, max_tokens)
+
+    def token_counts(self) -> npt.NDArray[np.int64]:
+        counts = np.zeros(self.vocab_size, np.int64)
+        for start in range(0, len(self.train), COUNT_ROWS):
+            numbers = np.arange(start, min(start + COUNT_ROWS, len(self.train)))
+            counts += count_targets(self.train.read(numbers)[1], self.vocab_size)
+        return counts
+
+    def position(self) -> dict[str, Any]:
+        return {"fingerprint": self.summary["fingerprint"]}
+
+    def seek(self, position: dict[str, Any], step: int) -> None:
+        require_same_data(position, self.summary)
+
+
+def require_same_data(position: dict[str, Any], summary: dict[str, Any]) -> None:
+    """Raises UserError unless the position was written over the data of `summary`."""
+    if position.get("fingerprint") != summary["fingerprint"]:
+        raise UserError(
+            "the checkpoint was trained on other data: its files, tokenizer, packing, seed or global batch size differ",
+            where=f"data fingerprint {summary['fingerprint']}, the checkpoint has {position.get('fingerprint')}",
+            fix="restore the files and the recipe of the run, or start a new run in another --output-dir",
+        )

@@ -1,0 +1,84 @@
+"""Rows of a fixed length out of stored documents: packed windows, or one document per row."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from galore.trainer.data.batch import IGNORED
+from galore.trainer.data.store import TokenStore
+
+Ids = npt.NDArray[np.int64]
+
+
+class Rows(Protocol):
+    """Fixed-length sequences by number."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, numbers: Ids) -> tuple[Ids, Ids]:
+        """input_ids and labels, each (b, max_length), of the rows `numbers` (b,)."""
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """JSON: what became of the tokens."""
+
+
+class PackedRows:
+    """Documents joined by their EOS and cut into windows of `max_length`; the remainder at the end is dropped."""
+
+    def __init__(self, store: TokenStore, max_length: int) -> None:
+        self._tokens, self._max_length = store.tokens, max_length
+
+    def __len__(self) -> int:
+        return len(self._tokens) // self._max_length
+
+    def read(self, numbers: Ids) -> tuple[Ids, Ids]:
+        at = numbers[:, None] * self._max_length + np.arange(self._max_length)
+        input_ids = self._tokens[at].astype(np.int64)
+        return input_ids, input_ids.copy()
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        return {"sequences": len(self), "dropped_tokens": len(self._tokens) % self._max_length}
+
+
+class Frame(NamedTuple):
+    """Special tokens that a tokenizer puts around one text, and what fills a short row."""
+
+    prefix: tuple[int, ...]
+    suffix: tuple[int, ...]
+    pad: int
+
+
+class PaperRows:
+    """One document per row, truncated or padded, as in the GaLore paper's C4 runs: the row is what
+    `tokenizer(text, truncation=True, padding="max_length")` gives, and padding is no target."""
+
+    def __init__(self, store: TokenStore, max_length: int, frame: Frame) -> None:
+        self._store, self._max_length, self._frame = store, max_length, frame
+
+    def __len__(self) -> int:
+        return self._store.num_documents
+
+    def read(self, numbers: Ids) -> tuple[Ids, Ids]:
+        input_ids = np.full((len(numbers), self._max_length), self._frame.pad, np.int64)
+        labels = np.full_like(input_ids, IGNORED)
+        for row, number in enumerate(numbers):
+            ids = self._row(int(number))
+            input_ids[row, : len(ids)] = labels[row, : len(ids)] = ids
+        return input_ids, labels
+
+    def _row(self, number: int) -> Ids:
+        prefix, suffix, _ = self._frame
+        start, stop = self._store.offsets[number], self._store.offsets[number + 1] - 1  # without the stored EOS
+        room = self._max_length - len(prefix) - len(suffix)
+        return np.concatenate([prefix, self._store.tokens[start : min(stop, start + room)], suffix]).astype(np.int64)
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        room = self._max_length - len(self._frame.prefix) - len(self._frame.suffix)
+        lengths = np.diff(self._store.offsets) - 1
+        return {"sequences": len(self), "dropped_tokens": int(np.maximum(lengths - room, 0).sum())}

@@ -1,0 +1,107 @@
+"""From a recipe to training data: find the text, tokenise it once, map it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from galore.trainer.data.batch import Progress, TrainingData, silent
+from galore.trainer.data.cache import cache_root, fingerprint
+from galore.trainer.data.mapped import MappedData, Order
+from galore.trainer.data.material import Material
+from galore.trainer.data.packing import PackedRows, PaperRows, Rows
+from galore.trainer.data.store import TokenStore
+from galore.trainer.data.tokenised import Tokenised, tokenised
+from galore.trainer.data.tokenize import threads
+from galore.trainer.data.tokenizer import frame_of, given_tokenizer, id_bound, trained_tokenizer
+from galore.trainer.errors import UserError
+from galore.trainer.recipe.schema import DataSection, Recipe
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def prepare_data(recipe: Recipe, base_dir: Path, progress: Progress | None = None) -> TrainingData:
+    """Training and held-out sequences of a recipe.
+
+    Args:
+        base_dir: what relative paths of the recipe are relative to.
+        progress: told how far fingerprinting, tokenizer training and tokenising are.
+
+    Raises:
+        UserError: no or unreadable files, refused bad rows, no usable tokenizer, too little text.
+        RunFailed: the disk is full.
+    """
+    report = progress or silent
+    cache = cache_root(recipe.data.cache_dir, base_dir)
+    with threads(recipe.data.num_proc):
+        if recipe.data.source == "hub":
+            from galore.trainer.data.stream import open_stream  # needs an optional package
+
+            return open_stream(recipe, base_dir, cache, report)
+        material = Material.of(recipe.data, base_dir, cache, report)
+        tokenizer = _tokenizer(recipe, base_dir, material, report)
+        return map_data(recipe, tokenizer, tokenised(material, tokenizer, report))
+
+
+def _tokenizer(recipe: Recipe, base_dir: Path, material: Material, progress: Progress) -> PreTrainedTokenizerBase:
+    given = given_tokenizer(recipe, base_dir)
+    size = recipe.data.tokenizer_vocab_size
+    folder = material.cache / "tokenizers" / fingerprint([material.identity, size])
+    tokenizer = given or trained_tokenizer(material.training_texts(progress), size, folder, progress)
+    require_room(recipe, tokenizer)
+    return tokenizer
+
+
+def require_room(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raises UserError if the tokenizer has ids beyond the embedding that the recipe asks for."""
+    rows, needed = recipe.model.vocab_size, id_bound(tokenizer)
+    if recipe.model.name_or_path is None and rows is not None and rows < needed:
+        fix = f"set it to {needed} or more, or to null for the tokenizer's size"
+        raise UserError(f"is {rows}, but the tokenizer has {needed} tokens", where="model.vocab_size", fix=fix)
+
+
+def map_data(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, text: Tokenised) -> MappedData:
+    """Rows over the stores, checked to be enough. Raises UserError."""
+    section, train_section = recipe.data, recipe.train
+    order = Order(train_section.seed, train_section.global_batch_size, section.shuffle)
+    train, validation = (rows_of(store, section, tokenizer) for store in (text.train, text.validation))
+    options = [section.packing, section.max_length, order.seed, order.global_batch_size, order.shuffle]
+    summary = {
+        "source": section.source,
+        "fingerprint": fingerprint([text.fingerprint, *options]),
+        **text.summary,
+        "train": train.summary,
+        "validation": validation.summary,
+        "vocab_size": id_bound(tokenizer),
+    }
+    _require_rows(section, len(train), len(validation), summary)
+    return MappedData(tokenizer, id_bound(tokenizer), train, validation, section.max_length, order, summary)
+
+
+def rows_of(store: TokenStore, section: DataSection, tokenizer: PreTrainedTokenizerBase) -> Rows:
+    """The rows that `data.packing` makes of a store."""
+    if section.packing == "packed":
+        return PackedRows(store, section.max_length)
+    return PaperRows(store, section.max_length, frame_of(tokenizer))
+
+
+def _require_rows(section: DataSection, train: int, validation: int, summary: dict[str, Any]) -> None:
+    documents, tokens = summary["documents"], summary["tokens"]
+    if not documents["train"]:
+        bad = "; ".join(f"{entry['rows']:,} {kind}, first {entry['first']}" for kind, entry in summary["bad_rows"].items())
+        raise UserError(
+            f"no document to train on{f' (bad rows: {bad})' if bad else ''}",
+            where=f"data.source: {section.source}",
+            fix="check data.path, data.format and data.text_field" if bad else "the files are empty, or all is held out",
+        )
+    fix = "give more text, lower data.max_length, or set data.packing: paper"
+    if not train:
+        what = f"{tokens['train']:,} training tokens do not fill one sequence of {section.max_length:,}"
+        raise UserError(what, where="data.max_length", fix=fix)
+    if not validation and (section.validation_path is not None or section.validation_fraction > 0):
+        raise UserError(
+            f"the {documents['validation']:,} held-out documents ({tokens['validation']:,} tokens) do not fill one sequence",
+            where="data.validation_path" if section.validation_path else "data.validation_fraction",
+            fix="hold out more, lower data.max_length, or set data.validation_fraction: 0 to go without evaluation",
+        )

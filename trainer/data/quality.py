@@ -1,0 +1,89 @@
+"""Bad rows: what makes a row bad, and whether it is counted or refused."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from galore.trainer.errors import UserError
+
+Kind = Literal["invalid_utf8", "invalid_json", "missing_field", "wrong_type", "empty", "nul_bytes", "oversized"]
+
+MEANING: dict[Kind, str] = {
+    "invalid_utf8": "not valid UTF-8",
+    "invalid_json": "not valid JSON",
+    "missing_field": "the text field is missing",
+    "wrong_type": "the text field is not a string",
+    "empty": "no text in it",
+    "nul_bytes": "NUL bytes in the text",
+    "oversized": "longer than data.max_document_bytes",
+}
+
+
+class BadRow(Exception):  # noqa: N818 - it names a row, and travels as a value as often as it is raised
+    """One row that cannot be trained on."""
+
+    def __init__(self, kind: Kind, detail: str = "") -> None:
+        super().__init__(kind, detail)
+        self.kind: Kind = kind
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{MEANING[self.kind]} ({self.detail})" if self.detail else MEANING[self.kind]
+
+
+def decode(raw: bytes) -> str:
+    """UTF-8 bytes as text. Raises BadRow."""
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise BadRow("invalid_utf8", f"byte 0x{raw[error.start]:02x} at {error.start}") from None
+
+
+def check(text: str, max_bytes: int) -> str:
+    """The text itself, if it can be trained on. Raises BadRow."""
+    if not text or text.isspace():
+        raise BadRow("empty")
+    if "\x00" in text:
+        raise BadRow("nul_bytes")
+    if len(text) > max_bytes or (not text.isascii() and utf8_length(text) > max_bytes):
+        raise BadRow("oversized", f"limit {max_bytes:,} bytes")
+    return text
+
+
+def utf8_length(text: str) -> int:
+    """Bytes of the text in UTF-8. Raises BadRow for lone surrogates, which JSON can spell and UTF-8 cannot."""
+    try:
+        return len(text.encode("utf-8"))
+    except UnicodeEncodeError:
+        raise BadRow("invalid_utf8", "lone surrogate") from None
+
+
+@dataclass
+class BadRows:
+    """Counts bad rows by kind, or refuses the first one."""
+
+    policy: Literal["skip", "error"]
+    counts: Counter[Kind] = field(default_factory=Counter)
+    first: dict[Kind, str] = field(default_factory=dict)  # where each kind was first met
+    _lock: threading.Lock = field(default_factory=threading.Lock)  # rows are read and tokenised in two threads
+
+    def add(self, bad: BadRow, where: str) -> None:
+        """Count one bad row.
+
+        Raises:
+            UserError: the policy is to refuse.
+        """
+        if self.policy == "error":
+            fix = "mend the row, or set data.on_bad_rows: skip to count and skip such rows"
+            raise UserError(f"bad row: {bad}", where=where, fix=fix)
+        with self._lock:
+            self.counts[bad.kind] += 1
+            self.first.setdefault(bad.kind, f"{where}: {bad}")
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """JSON: how many of each kind, and where the first of them is."""
+        return {kind: {"rows": rows, "first": self.first[kind]} for kind, rows in self.counts.most_common()}

@@ -1,0 +1,84 @@
+"""Documents of a recipe's files, in a fixed order, with bad rows counted or refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from galore.trainer.data.bytestream import opened
+from galore.trainer.data.locate import DataFile, Format, find_files
+from galore.trainer.data.packaged import packaged_file, read_chapters
+from galore.trainer.data.quality import BadRow, BadRows, check
+from galore.trainer.data.readers import Reader, read_jsonl, read_parquet, read_txt
+from galore.trainer.recipe.schema import DataSection
+
+READERS: dict[Format, Reader] = {
+    "txt": read_txt,
+    "jsonl": read_jsonl,
+    "parquet": read_parquet,
+    "verses": read_chapters,
+}
+
+
+class Document(NamedTuple):
+    text: str
+    where: str  # file and row, for messages
+    consumed: int  # bytes of the corpus read so far, as stored on disk
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Files and how to read them."""
+
+    files: tuple[DataFile, ...]
+    section: DataSection
+
+    @property
+    def total_bytes(self) -> int:
+        return sum(file.path.stat().st_size for file in self.files)
+
+    def documents(self, bad: BadRows) -> Iterator[Document]:
+        """Every good document, file after file; bad rows go to `bad`.
+
+        Raises:
+            UserError: a file that cannot be read, or a bad row that the policy refuses.
+        """
+        before = 0
+        for file in self.files:
+            for document in self._documents_of(file, bad):
+                yield document._replace(consumed=before + document.consumed)
+            before += file.path.stat().st_size
+
+    def _documents_of(self, file: DataFile, bad: BadRows) -> Iterator[Document]:
+        with opened(file.path) as stream:
+            for number, content, consumed in READERS[file.format](stream, self.section):
+                where = f"{file.path}:{number}"
+                try:
+                    text = accepted(content, self.section.max_document_bytes)
+                except BadRow as row:
+                    bad.add(row, where)
+                else:
+                    yield Document(text, where, consumed)
+
+
+def accepted(content: str | BadRow, max_bytes: int) -> str:
+    """The text of a row. Raises BadRow."""
+    if isinstance(content, BadRow):
+        raise content
+    return check(content, max_bytes)
+
+
+def training_corpus(section: DataSection, base_dir: Path) -> Corpus:
+    """The files of `data.source` packaged or local. Raises UserError."""
+    if section.source == "packaged":
+        return Corpus((DataFile(packaged_file(), "verses"),), section)
+    return Corpus(find_files(section.path or [], base_dir, section.format, "data.path"), section)
+
+
+def validation_corpus(section: DataSection, base_dir: Path) -> Corpus | None:
+    """The files of `data.validation_path`, or None where a share of the documents is held out."""
+    if section.validation_path is None:
+        return None
+    return Corpus(find_files(section.validation_path, base_dir, section.format, "data.validation_path"), section)

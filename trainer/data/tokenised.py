@@ -1,0 +1,83 @@
+"""The token stores of a recipe's files: found in the cache, or made in one pass over the documents."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from galore.trainer.data.batch import Progress
+from galore.trainer.data.cache import entry, fingerprint
+from galore.trainer.data.material import Material
+from galore.trainer.data.prefetch import prefetched
+from galore.trainer.data.quality import BadRow, BadRows
+from galore.trainer.data.store import StoreWriter, TokenStore, token_type
+from galore.trainer.data.tokenize import batches, encode, encoder
+from galore.trainer.data.tokenizer import id_bound, tokenizer_digest
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+STORE_FORMAT = 1
+SUMMARY_FILE = "summary.json"
+
+
+@dataclass(frozen=True)
+class Tokenised:
+    """Both sides of a split as tokens."""
+
+    train: TokenStore
+    validation: TokenStore
+    fingerprint: str
+    summary: dict[str, Any]
+
+
+def tokenised(material: Material, tokenizer: PreTrainedTokenizerBase, progress: Progress) -> Tokenised:
+    """The stores of these documents under this tokenizer.
+
+    Raises:
+        UserError: a file cannot be read, or a bad row is refused.
+        RunFailed: the disk is full.
+    """
+    dtype = token_type(id_bound(tokenizer))
+    identity = [STORE_FORMAT, material.identity, tokenizer_digest(tokenizer)]
+    name = fingerprint(identity)
+
+    def stores(folder: Path) -> list[TokenStore]:
+        return [TokenStore(folder, side, dtype) for side in ("train", "validation")]
+
+    def intact(folder: Path) -> bool:
+        try:
+            json.loads((folder / SUMMARY_FILE).read_text())
+            return all(store.intact for store in stores(folder))
+        except (OSError, ValueError):
+            return False
+
+    folder = entry(
+        material.cache / "tokens" / name, lambda path: _build(path, material, tokenizer, progress), intact, progress
+    )
+    train, validation = stores(folder)
+    return Tokenised(train, validation, name, json.loads((folder / SUMMARY_FILE).read_text()))
+
+
+def _build(folder: Path, material: Material, tokenizer: PreTrainedTokenizerBase, progress: Progress) -> None:
+    bad, holdout = BadRows(material.section.on_bad_rows), material.holdout()
+    dtype, eos = token_type(id_bound(tokenizer)), int(tokenizer.eos_token_id)
+    backend, total = encoder(tokenizer), material.total_bytes
+    with StoreWriter(folder, "train", dtype, eos) as train, StoreWriter(folder, "validation", dtype, eos) as validation:
+        writers = {"train": train, "validation": validation}
+        for batch in prefetched(batches(material.pieces(bad, holdout))):
+            for piece, ids in zip(batch, encode(backend, [piece.text for piece in batch]), strict=True):
+                writers[piece.side].extend(ids)
+                if piece.last and not writers[piece.side].end_document():
+                    bad.add(BadRow("empty", "the tokenizer finds no token in it"), piece.where)
+            progress(batch[-1].consumed, total, "tokenising")
+    material.require_unchanged(progress)
+    summary = {
+        "documents": {side: writer.num_documents for side, writer in writers.items()},
+        "tokens": {side: writer.num_tokens for side, writer in writers.items()},
+        "bad_rows": bad.summary,
+        "dropped_copies_of_held_out": holdout.num_dropped,
+    }
+    (folder / SUMMARY_FILE).write_text(json.dumps(summary))

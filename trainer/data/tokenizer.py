@@ -1,0 +1,132 @@
+"""The tokenizer of a recipe: a given one, the model's, or a byte-level BPE trained on the corpus."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from galore.trainer.data.cache import entry
+from galore.trainer.data.packing import Frame
+from galore.trainer.data.tokenize import encoder
+from galore.trainer.errors import UserError
+from galore.trainer.recipe.schema import Recipe
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+END_OF_TEXT = "<|endoftext|>"
+BYTES = 256
+
+
+def given_tokenizer(recipe: Recipe, base_dir: Path) -> PreTrainedTokenizerBase | None:
+    """The tokenizer that `data.tokenizer` or `model.name_or_path` names; None if neither is set.
+
+    Raises:
+        UserError: it cannot be loaded, is not a fast one, or has no token that ends a text.
+    """
+    if recipe.data.tokenizer is not None:
+        return usable(load_tokenizer(recipe.data.tokenizer, None, base_dir, "data.tokenizer"), "data.tokenizer")
+    if recipe.model.name_or_path is not None:
+        name, revision = recipe.model.name_or_path, recipe.model.revision
+        return usable(load_tokenizer(name, revision, base_dir, "model.name_or_path"), "model.name_or_path")
+    return None
+
+
+def load_tokenizer(name: str, revision: str | None, base_dir: Path, key: str) -> PreTrainedTokenizerBase:
+    """A folder or tokenizer.json relative to `base_dir`, or a hub name. Raises UserError."""
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    path = base_dir / Path(name).expanduser()
+    fix = "name a folder written by `save_pretrained`, or a tokenizer.json; hub names need the network or a filled cache"
+    if not path.exists() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
+        raise UserError(f"no such file or folder: {path}", where=key, fix=fix)
+    try:
+        if path.is_file():
+            return PreTrainedTokenizerFast(tokenizer_file=str(path))
+        return AutoTokenizer.from_pretrained(str(path) if path.is_dir() else name, revision=revision, use_fast=True)
+    except Exception as error:  # the library, its parsers and its network raise types of their own
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"the tokenizer `{name}` cannot be loaded ({reason})", where=key, fix=fix) from error
+
+
+def usable(tokenizer: PreTrainedTokenizerBase, key: str) -> PreTrainedTokenizerBase:
+    """The tokenizer with what training needs: Rust inside, an EOS, and a token to pad with."""
+    if not tokenizer.is_fast:
+        fix = "save it as a fast tokenizer (tokenizer.json) and name that"
+        raise UserError("the tokenizer is not a fast one", where=key, fix=fix)
+    if tokenizer.eos_token_id is None:
+        _find_eos(tokenizer, key)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _find_eos(tokenizer: PreTrainedTokenizerBase, key: str) -> None:
+    """A bare tokenizer.json does not say which token ends a text; its name does."""
+    vocabulary = tokenizer.get_vocab()
+    for token in (END_OF_TEXT, "</s>", "<|end_of_text|>", "<eos>", "[SEP]"):
+        if token in vocabulary:
+            tokenizer.eos_token = token
+            return
+    raise UserError("the tokenizer has no EOS token", where=key, fix="set eos_token in its tokenizer_config.json")
+
+
+def trained_tokenizer(texts: Iterable[str], vocab_size: int, folder: Path, progress: Any) -> PreTrainedTokenizerBase:
+    """A byte-level BPE (GPT-2's) trained on `texts`, kept in `folder`; `texts` is not touched if it is there.
+
+    It loses nothing: decode(encode(x)) == x for every string. `<|endoftext|>` ends a text, and pads.
+
+    Raises:
+        UserError: `vocab_size` has no room for the 256 bytes and `<|endoftext|>`.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    if vocab_size <= BYTES:
+        raise UserError(f"is {vocab_size}, but 256 bytes and {END_OF_TEXT} need 257", where="data.tokenizer_vocab_size")
+
+    def build(temporary: Path) -> None:
+        names = dict.fromkeys(("bos_token", "eos_token", "pad_token", "unk_token"), END_OF_TEXT)
+        backend = train_bpe(iter(texts), vocab_size)
+        PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=False, **names).save_pretrained(
+            temporary
+        )
+
+    entry(folder, build, lambda path: (path / "tokenizer.json").is_file(), progress)
+    return PreTrainedTokenizerFast.from_pretrained(folder)
+
+
+def train_bpe(texts: Iterator[str], vocab_size: int) -> Any:
+    """A `tokenizers.Tokenizer`; deterministic in the texts and their order."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size, special_tokens=[END_OF_TEXT], initial_alphabet=alphabet, show_progress=False
+    )
+    backend.train_from_iterator(texts, trainer)
+    return backend
+
+
+def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    """SHA-256 of everything that turns text into ids."""
+    state = f"{tokenizer.eos_token_id} {encoder(tokenizer).to_str()}"
+    return hashlib.sha256(state.encode()).hexdigest()
+
+
+def id_bound(tokenizer: PreTrainedTokenizerBase) -> int:
+    """One more than the largest token id: the rows an embedding needs."""
+    return int(max(tokenizer.get_vocab().values())) + 1
+
+
+def frame_of(tokenizer: PreTrainedTokenizerBase) -> Frame:
+    """The special tokens the tokenizer puts around a text, such as T5's EOS or LLaMA's BOS."""
+    probe = "a"
+    bare = list(tokenizer(probe, add_special_tokens=False)["input_ids"])
+    framed = list(tokenizer(probe)["input_ids"])
+    start = next(i for i in range(len(framed)) if framed[i : i + len(bare)] == bare)
+    return Frame(tuple(framed[:start]), tuple(framed[start + len(bare) :]), tokenizer.pad_token_id)

@@ -1,0 +1,85 @@
+"""`galore eval`: score the model of a run, or any causal model, on held-out text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from galore.trainer.data.batch import Progress, TrainingData
+from galore.trainer.data.prepare import prepare_data
+from galore.trainer.errors import UserError
+from galore.trainer.evaluate import EvalResult, Mode, evaluate
+from galore.trainer.models.decoder import check_capacity
+from galore.trainer.recipe.load import LoadedRecipe
+from galore.trainer.recipe.schema import Recipe
+from galore.trainer.runmodel import StoredModel, load_run_model
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The result, and what was scored: `origin` is the checkpoint or model, `step` None if it was no run."""
+
+    result: EvalResult
+    origin: str
+    step: int | None
+
+
+def evaluate_stored(
+    path: str,
+    loaded: LoadedRecipe | None = None,
+    *,
+    device: str = "cpu",
+    mode: Mode | None = None,
+    max_tokens: int | None = None,
+    progress: Progress | None = None,
+) -> Scored:
+    """Score the model `path` (run directory, folder or hub name) on the held-out text of a recipe.
+
+    Args:
+        loaded: the recipe whose data, batch size and `eval` section are used; None takes the run's own.
+        mode: None takes the recipe's `eval.mode`.
+        max_tokens: None takes the recipe's `eval.max_tokens`.
+
+    Raises:
+        UserError: nothing to load, a plain model without a recipe, or data that does not fit the model.
+    """
+    stored = load_run_model(path, device)
+    recipe, base_dir = _recipe(stored, loaded)
+    data = prepare_data(_for_model(recipe, stored), base_dir, progress)
+    _check_data(data, stored, recipe)
+    size = recipe.eval.micro_batch_size or recipe.train.micro_batch_size
+    batches = data.validation_batches(size, max_tokens if max_tokens is not None else recipe.eval.max_tokens)
+    return Scored(evaluate(stored.model, batches, mode or recipe.eval.mode), stored.origin, stored.step)
+
+
+def _recipe(stored: StoredModel, loaded: LoadedRecipe | None) -> tuple[Recipe, Path]:
+    if loaded is not None:
+        return loaded.recipe, loaded.base_dir
+    if stored.recipe is None or stored.run is None:
+        raise UserError(
+            f"{stored.origin} is a model, not a run: it has no held-out text of its own",
+            fix="name a recipe for the data with --recipe",
+        )
+    return stored.recipe, Path(stored.run.read_facts().get("base_dir", Path.cwd()))
+
+
+def _for_model(recipe: Recipe, stored: StoredModel) -> Recipe:
+    """The recipe with the data of `recipe` and the tokenizer of the model.
+
+    A run reads its own recipe unchanged, so that the data it prepared for training is found in the cache.
+    """
+    if recipe == stored.recipe:
+        return recipe
+    tokenizer = str(stored.run.tokenizer.absolute()) if stored.run is not None else stored.origin
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"tokenizer": tokenizer})})
+
+
+def _check_data(data: TrainingData, stored: StoredModel, recipe: Recipe) -> None:
+    """The corpus of a run may have changed since, and with it the tokenizer that is trained on it."""
+    if data.tokenizer.get_vocab() != stored.tokenizer.get_vocab():
+        raise UserError(
+            "the tokenizer of the data is not the one the model was trained with: the corpus has changed since",
+            where="data.tokenizer",
+            fix="restore the corpus, or name a recipe whose held-out text to score with --recipe",
+        )
+    check_capacity(stored.model.config, len(stored.tokenizer), recipe.data.max_length)

@@ -1,0 +1,82 @@
+"""Write a trained model as a Hugging Face folder."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from galore.trainer.durable import sync_directory
+from galore.trainer.errors import RunFailed, UserError
+from galore.trainer.modelcard import model_card
+from galore.trainer.runmodel import StoredModel, load_run_model
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written: the folder, what it was made from, the step of its weights (None if it was no run), bytes."""
+
+    folder: Path
+    origin: str
+    step: int | None
+    bytes: int
+
+
+def export(run: str, out: Path) -> Exported:
+    """Write the model of `run` to the folder `out`: config, generation config, safetensors, tokenizer, model card.
+
+    `AutoModelForCausalLM.from_pretrained(out)` and `AutoTokenizer.from_pretrained(out)` load it, with equal logits.
+    Adapters are merged. The folder appears whole or not at all.
+
+    Args:
+        run: run directory (its newest verified checkpoint), model folder or hub name.
+
+    Raises:
+        UserError: `out` is a file or a folder that is not empty, or `run` cannot be loaded.
+        RunFailed: the disk is full or `out` cannot be written.
+    """
+    out = out.expanduser().absolute()
+    _refuse_used(out)
+    stored = load_run_model(run)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+        try:
+            size = _write(stored, temporary)
+            temporary.chmod(0o755)  # mkdtemp keeps it private
+            temporary.rename(out)  # takes the place of an empty folder, refuses one that was filled meanwhile
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        sync_directory(out.parent)
+    except OSError as error:
+        raise RunFailed(f"cannot export: {error.strerror or error}", where=str(out)) from error
+    return Exported(out, stored.origin, stored.step, size)
+
+
+def _refuse_used(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise UserError("is a file", where=str(out), fix="choose a folder that does not exist yet")
+    if out.is_dir() and any(out.iterdir()):
+        raise UserError("is not empty", where=str(out), fix="choose a folder that does not exist yet")
+
+
+def _write(stored: StoredModel, folder: Path) -> int:
+    model = stored.model
+    model.config.use_cache = True
+    _name_special_tokens(stored, stored.tokenizer)
+    model.save_pretrained(folder)
+    stored.tokenizer.save_pretrained(folder)
+    (folder / "README.md").write_text(model_card(stored), encoding="utf-8")
+    return sum(path.stat().st_size for path in folder.iterdir())
+
+
+def _name_special_tokens(stored: StoredModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """A model built from dimensions names no special tokens; generation must stop at the tokenizer's end of text."""
+    for config in (stored.model.config, stored.model.generation_config):
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            if getattr(config, name, None) is None:
+                setattr(config, name, getattr(tokenizer, name))

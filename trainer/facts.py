@@ -1,0 +1,104 @@
+"""What is known of a run beside its metrics: the header a person reads first, and run.json."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import sys
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+
+from galore.trainer.build import Run
+from galore.trainer.hardware import cpu_name
+from galore.trainer.optim.projected import ProjectedSlot
+from galore.trainer.parameters import clamped_ranks, parameter_table
+from galore.trainer.recipe.schema import OptimSection
+from galore.trainer.record import Meter
+
+PACKAGES = ("galore-llm", "torch", "transformers", "tokenizers", "peft", "bitsandbytes", "safetensors")
+
+
+def header(run: Run, meter: Meter) -> dict[str, Any]:
+    """The run in a few lines, label → text, in reading order."""
+    recipe, parameters = run.recipe, list(run.model.parameters())
+    trained = sum(p.numel() for p in parameters if p.requires_grad)
+    total = sum(p.numel() for p in parameters)
+    batch = f"{recipe.train.global_batch_size} × {recipe.data.max_length} tokens"
+    lines = {
+        "model": f"{type(run.model).__name__}, {total:,} parameters, {trained:,} trained, {recipe.model.dtype}",
+        "method": method(recipe.optim),
+        "projected": _projected(run),
+        "kernels": "; ".join(run.kernels) or f"attention {recipe.model.attn_implementation}",
+        "device": _device(run),
+        "peak": meter.peak.basis,
+        "data": _data(run.data.summary),
+        "batch": f"{batch}, {recipe.train.accumulation} micro-batches of {recipe.train.micro_batch_size}",
+        "steps": f"{run.total_steps:,}" + (f", resuming after {run.first_step:,}" if run.first_step else ""),
+        "output": str(run.directory.root),
+    }
+    notes = clamped_ranks(run.optimizer)
+    return lines | ({"note": "; ".join(notes)} if notes else {})
+
+
+def facts(run: Run, name: str) -> dict[str, Any]:
+    """The content of run.json at the start of a run."""
+    return {
+        "name": name,
+        "command": " ".join(sys.argv),
+        "started": now(),
+        "versions": {"python": platform.python_version()} | {package: _version(package) for package in PACKAGES},
+        "device": {"name": _device(run), "type": run.device.type},
+        "data": run.data.summary,
+        "kernels": run.kernels,
+        "parameters": [asdict(row) for row in parameter_table(run.model, run.optimizer)],
+        "total_steps": run.total_steps,
+        "resumes": [],
+    }
+
+
+def method(optim: OptimSection) -> str:
+    """The optimizer in one line."""
+    states = f"{optim.state_dtype} states"
+    if optim.method == "galore":
+        return (
+            f"GaLore r={optim.rank}, α={optim.effective_scale}, T={optim.update_proj_gap}, {optim.proj_type}, "
+            f"refresh {optim.effective_refresh}{', staggered' if optim.stagger else ''}, update {optim.update}, {states}"
+        )
+    if optim.method == "lora":
+        return f"LoRA r={optim.rank}, α={optim.lora_alpha}, {states}"
+    return f"full-rank AdamW, factor {optim.effective_scale} on the target matrices, {states}"
+
+
+def now() -> str:
+    """UTC time, ISO 8601, seconds."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _projected(run: Run) -> str:
+    slots: list[ProjectedSlot] = run.optimizer.projected
+    if not slots:
+        return "nothing"
+    count = sum(slot.parameter.numel() for slot in slots)
+    return f"{len(slots)} matrices, {count:,} parameters, under {', '.join(run.recipe.optim.target_modules)}"
+
+
+def _data(summary: dict[str, Any]) -> str:
+    shown = ("source", "documents", "tokens", "train_sequences", "validation_sequences", "bad_rows")
+    return ", ".join(f"{key.replace('_', ' ')} {summary[key]}" for key in shown if summary.get(key))
+
+
+def _device(run: Run) -> str:
+    if run.device.type == "cuda":
+        return torch.cuda.get_device_name(run.device)
+    return f"CPU, {cpu_name()}, {torch.get_num_threads()} of {os.cpu_count()} threads"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,62 @@
+"""Floating-point operations of training, counted from the model, and the share of the device's peak they reach."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from galore.trainer.hardware import Peak
+
+
+def flops_per_token(model: nn.Module, seq_len: int) -> int | None:
+    """FLOPs that one token of a sequence of `seq_len` costs in training: forward and backward, no recomputation.
+
+        2·N + 2·N + 2·N_trained + 12·L·H·Q·S
+
+    N is the number of matrix elements a token is multiplied with: every linear layer and the output head, tied or not,
+    but not the embedding look-up. The terms are the forward pass, the gradients of the inputs, the gradients of the
+    weights that are trained (all of them but for adapters), and attention: L layers, H query heads of size Q, S tokens.
+    With N_trained = N this is 6N + 12LHQS of PaLM, appendix B (arXiv 2204.02311). As there, attention counts the full
+    S×S matrix; a causal kernel computes half of it. Norms, activations, biases and the softmax are left out.
+
+    Returns:
+        None where matrices outside linear layers (mixture of experts, convolutions) make the count depend on more than
+        the shapes.
+    """
+    matrices = _matrices(model)
+    if matrices is None:
+        return None
+    passes = sum(weight.numel() * (3 if weight.requires_grad else 2) for weight in matrices)
+    return 2 * passes + 12 * attention_width(model) * seq_len
+
+
+def attention_width(model: Any) -> int:
+    """L·H·Q: the number of query channels over all layers."""
+    config = model.config.get_text_config()
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(config.num_hidden_layers * config.num_attention_heads * head_dim)
+
+
+def model_flops_utilization(flops: int | None, tokens_per_second: float, peak: Peak) -> float | None:
+    """MFU: achieved model FLOPs as a share of the device's peak, 0 to 1; None where either is not known."""
+    if flops is None or peak.flops_per_second is None:
+        return None
+    return flops * tokens_per_second / peak.flops_per_second
+
+
+def _matrices(model: nn.Module) -> list[nn.Parameter] | None:
+    """The weight of every matrix product; a weight tied to the embedding is there through the head."""
+    weights: list[nn.Parameter] = []
+    known: set[int] = set()
+    for module in model.modules():
+        if isinstance(module, (nn.Linear, Conv1D)):
+            weight: Any = module.weight
+            weights.append(weight)
+            known.add(id(weight))
+        elif isinstance(module, nn.Embedding):
+            known.add(id(module.weight))
+    if any(parameter.dim() > 1 and id(parameter) not in known for parameter in model.parameters()):
+        return None
+    return weights

@@ -1,0 +1,111 @@
+"""Continue a prompt with a trained model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import GenerationConfig, PreTrainedTokenizerBase
+
+from galore.trainer.errors import UserError
+from galore.trainer.models.decoder import positions_of
+from galore.trainer.models.lora import without_adapters
+
+
+@torch.no_grad()
+def sample(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str,
+    max_new_tokens: int = 60,
+    *,
+    seed: int = 0,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    top_k: int = 0,
+) -> str:
+    """`prompt` and its continuation: at most `max_new_tokens` tokens, ending early at the end-of-text token.
+
+    The same `seed` gives the same text on the same device, and the global random state is as before on return; so are
+    the model's mode (training or not) and its use of the key/value cache.
+
+    Args:
+        temperature: logits are divided by it before the softmax; 0 takes the likeliest token each time.
+        top_p: keep the likeliest tokens that together have this probability; 1 keeps all.
+        top_k: keep this many of the likeliest tokens; 0 keeps all.
+
+    Raises:
+        UserError: the prompt has no token, or does not leave room for the continuation in the model's positions.
+    """
+    ids = prompt_ids(model, tokenizer, prompt, max_new_tokens)
+    generator: Any = model
+    with _generating(generator, _settings(tokenizer, max_new_tokens, temperature, top_p, top_k)), _seeded(model, seed):
+        tokens = torch.tensor([ids], device=next(model.parameters()).device)  # (1, prompt)
+        output = generator.generate(input_ids=tokens, attention_mask=torch.ones_like(tokens))
+    continuation = output[0].tolist()
+    # decoded with the prompt, since the first new token may carry the space before its word
+    text = str(tokenizer.decode(continuation, skip_special_tokens=True))
+    return prompt + text[len(str(tokenizer.decode(ids, skip_special_tokens=True))) :]
+
+
+def prompt_ids(model: Any, tokenizer: PreTrainedTokenizerBase, prompt: str, max_new_tokens: int) -> list[int]:
+    """Token ids of `prompt`, without an end-of-text token after it.
+
+    Raises:
+        UserError: there are none, or prompt and continuation exceed the model's positions.
+    """
+    ids = list(tokenizer(prompt)["input_ids"])
+    while ids and ids[-1] == tokenizer.eos_token_id:  # some tokenizers, T5's among them, end every text
+        ids.pop()
+    start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    ids = ids or ([] if start is None else [start])
+    if not ids:
+        raise UserError("the prompt has no token to start from", where="prompt", fix="give a word to begin with")
+    positions = positions_of(model.config)
+    if positions is not None and len(ids) + max_new_tokens > positions:
+        raise UserError(
+            f"the prompt's {len(ids)} tokens and {max_new_tokens} new ones exceed the model's {positions} positions",
+            where="prompt",
+            fix="shorten the prompt, or ask for fewer new tokens",
+        )
+    return ids
+
+
+def _settings(
+    tokenizer: PreTrainedTokenizerBase, max_new_tokens: int, temperature: float, top_p: float, top_k: int
+) -> GenerationConfig:
+    end = tokenizer.eos_token_id
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (end if end is not None else 0)
+    common = {"max_new_tokens": max_new_tokens, "eos_token_id": end, "pad_token_id": pad, "use_cache": True}
+    if temperature == 0:
+        return GenerationConfig(do_sample=False, **common)
+    return GenerationConfig(do_sample=True, temperature=temperature, top_p=top_p, top_k=top_k, **common)
+
+
+@contextmanager
+def _generating(model: Any, settings: GenerationConfig) -> Iterator[None]:
+    """Evaluation mode, and the model's own generation settings set aside, since `generate` would mix them in."""
+    base: Any = without_adapters(model)
+    was_training, before, cached = model.training, base.generation_config, base.config.use_cache
+    model.eval()
+    base.generation_config, base.config.use_cache = settings, True
+    try:
+        yield
+    finally:
+        base.generation_config, base.config.use_cache = before, cached
+        model.train(was_training)
+
+
+@contextmanager
+def _seeded(model: nn.Module, seed: int) -> Iterator[None]:
+    device = next(model.parameters()).device
+    on_gpu = device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if on_gpu else []):
+        torch.default_generator.manual_seed(seed)
+        if on_gpu:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield

@@ -1,0 +1,90 @@
+"""The training loop: step, record, evaluate, save, stop when asked to."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from galore.trainer import checkpoint
+from galore.trainer.build import Run
+from galore.trainer.errors import Interrupted, RunFailed
+from galore.trainer.evaluate import EvalResult, evaluate
+from galore.trainer.generate import sample
+from galore.trainer.record import Recorder
+from galore.trainer.schedule import learning_rate
+from galore.trainer.signals import StopOnSignal
+from galore.trainer.state import capture
+from galore.trainer.step import train_step
+
+
+def train(run: Run, recorder: Recorder, stop: StopOnSignal) -> EvalResult | None:
+    """Carry `run` out to its last step; returns the last evaluation, None without held-out data.
+
+    Raises:
+        Interrupted: a signal came; the state was saved after the step it came in.
+        RunFailed: too many steps in a row were not finite, or the last checkpoint could not be saved.
+    """
+    settings, result = run.recipe.train, None
+    for step in range(run.first_step, run.total_steps):
+        started, lr = time.perf_counter(), learning_rate(run.recipe.optim, step, run.total_steps)
+        for group in run.optimizer.param_groups:
+            group["lr"] = lr
+        batch = run.data.global_batch(step)
+        outcome = train_step(run.model, run.optimizer, batch, settings.micro_batch_size, run.recipe.optim.max_grad_norm)
+        done, last = step + 1, step + 1 == run.total_steps
+        recorder.step(done, batch, outcome, lr, time.perf_counter() - started, run.model, run.optimizer)
+        if recorder.skipped_in_a_row > settings.max_skipped_steps:
+            raise _gave_up(run, recorder)
+        if last or _every(run.recipe.eval.eval_steps, done):
+            result = evaluate_run(run, recorder, done)
+        if last or stop.requested or _every(settings.save_steps, done):
+            save(run, recorder, done, must=last or stop.requested is not None)
+        if stop.requested and not last:
+            raise Interrupted(f"stopped by {stop.requested.name} after step {done}; saved", fix="go on with --resume")
+    return result
+
+
+def evaluate_run(run: Run, recorder: Recorder, step: int) -> EvalResult | None:
+    """Score the held-out text and write a sample."""
+    settings, started = run.recipe.eval, time.perf_counter()
+    size = settings.micro_batch_size or run.recipe.train.micro_batch_size
+    if not run.has_validation:
+        return None
+    result = evaluate(run.model, run.data.validation_batches(size, settings.max_tokens), settings.mode)
+    text = None
+    if settings.sample_prompt is not None:
+        text = sample(
+            run.model, run.data.tokenizer, settings.sample_prompt, settings.sample_tokens, seed=run.recipe.train.seed
+        )
+    recorder.evaluation(step, result, started, text)
+    return result
+
+
+def save(run: Run, recorder: Recorder, step: int, must: bool) -> None:
+    """Write a checkpoint of `step` finished steps. One that fails is told and tried again later, unless it `must`."""
+    tensors, state = capture(run.model, run.optimizer)
+    state |= recorder_state(recorder) | {"position": run.data.position()}
+    recorder.metrics.sync()
+    try:
+        checkpoint.save(run.directory.checkpoints, step, tensors, state, run.recipe.train.save_total_limit)
+    except checkpoint.CheckpointFailed as error:
+        if must:
+            raise
+        recorder.event(step, f"{error}; training goes on, the next save tries again")
+
+
+def recorder_state(recorder: Recorder) -> dict[str, Any]:
+    """The counters that go on across a resumption."""
+    return {"tokens": recorder.tokens, "skipped_in_a_row": recorder.skipped_in_a_row}
+
+
+def _every(interval: int | None, step: int) -> bool:
+    return interval is not None and step % interval == 0
+
+
+def _gave_up(run: Run, recorder: Recorder) -> RunFailed:
+    return RunFailed(
+        f"{recorder.skipped_in_a_row} steps in a row had gradients that are not finite",
+        where=str(run.directory.root),
+        fix="the checkpoints are from before; lower optim.learning_rate or set optim.max_grad_norm and start anew",
+    )

@@ -1,0 +1,121 @@
+"""What a complete checkpoint directory holds: name, size and SHA-256 of every file, and whether it still does."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, StringConstraints, ValidationError, model_validator
+
+from galore.trainer.durable import CHUNK_BYTES, Written
+
+NAME = "manifest.json"
+FORMAT_VERSION = 1
+
+# A plain name inside the directory: no separator, no leading dot, hence never a path that leads elsewhere.
+FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=200)]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Damaged(Exception):  # noqa: N818 - a verdict on what lies on the disk, not an error of the program
+    """Why a checkpoint directory cannot be trusted."""
+
+
+class FileEntry(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    bytes: NonNegativeInt
+    sha256: Sha256
+
+
+class Manifest(BaseModel):
+    """Content of `manifest.json`. `self_sha256` covers the other fields, so that a flipped bit here shows too."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    format: Literal["galore-checkpoint"] = "galore-checkpoint"
+    version: int = FORMAT_VERSION
+    step: NonNegativeInt
+    files: dict[FileName, FileEntry]
+    self_sha256: str = Field(description="SHA-256 of the canonical JSON of the fields above")
+
+    @classmethod
+    def of(cls, step: int, files: Mapping[str, Written]) -> Self:
+        entries = {name: FileEntry(bytes=w.bytes, sha256=w.sha256) for name, w in sorted(files.items())}
+        draft = cls(step=step, files=entries, self_sha256="")
+        return draft.model_copy(update={"self_sha256": draft.digest()})
+
+    def digest(self) -> str:
+        content = self.model_dump(exclude={"self_sha256"})
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def to_json(self) -> bytes:
+        return self.model_dump_json(indent=2).encode() + b"\n"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_version(cls, data: object) -> object:
+        version = data.get("version") if isinstance(data, dict) else None
+        if isinstance(version, int) and version != FORMAT_VERSION:
+            raise Damaged(f"{NAME} has format version {version}; this galore reads version {FORMAT_VERSION}")
+        return data
+
+
+def verify(directory: Path) -> Manifest:
+    """Read the manifest and compare every file with it, byte for byte.
+
+    Raises:
+        Damaged: the first thing found wrong: no manifest, unreadable, unknown version, a file that is missing,
+            of another size, or of another hash (which one).
+    """
+    manifest = _read(directory)
+    for name, entry in manifest.files.items():
+        _check_size(directory / name, entry)
+    for name, entry in manifest.files.items():
+        _check_hash(directory / name, entry)
+    return manifest
+
+
+def _read(directory: Path) -> Manifest:
+    try:
+        manifest = Manifest.model_validate_json((directory / NAME).read_bytes())
+    except FileNotFoundError:
+        raise Damaged(f"no {NAME}") from None
+    except OSError as error:
+        raise Damaged(f"{NAME} cannot be read: {error.strerror}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise Damaged(f"{NAME} is not readable: {key + ': ' if key else ''}{first['msg']}") from None
+    if manifest.self_sha256 != manifest.digest():
+        raise Damaged(f"{NAME} does not match its own hash")
+    return manifest
+
+
+def _check_size(path: Path, entry: FileEntry) -> None:
+    try:
+        found = path.lstat()
+    except OSError as error:
+        reason = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
+        raise Damaged(f"{path.name} {reason}") from None
+    if not stat.S_ISREG(found.st_mode):
+        raise Damaged(f"{path.name} is not a regular file")
+    if found.st_size != entry.bytes:
+        raise Damaged(f"{path.name} has {found.st_size:,} bytes, not {entry.bytes:,}")
+
+
+def _check_hash(path: Path, entry: FileEntry) -> None:
+    digest = hashlib.sha256()
+    try:
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb", buffering=0) as file:
+            while chunk := file.read(CHUNK_BYTES):
+                digest.update(chunk)
+    except OSError as error:
+        raise Damaged(f"{path.name} cannot be read: {error.strerror}") from None
+    if digest.hexdigest() != entry.sha256:
+        raise Damaged(f"{path.name} does not match its SHA-256: its content has changed since it was saved")

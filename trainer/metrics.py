@@ -1,0 +1,140 @@
+"""metrics.jsonl: one JSON line per step, evaluation and event, in a file that survives kills and full disks."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+from galore.trainer.durable import replace_file
+
+Row = dict[str, Any]
+
+
+class Console(Protocol):
+    """What a person sees of a run while it goes on."""
+
+    def start(self, header: dict[str, Any], total_steps: int) -> None: ...
+    def step(self, row: Row) -> None: ...
+    def evaluation(self, row: Row) -> None: ...
+    def message(self, text: str) -> None: ...
+    def close(self) -> None: ...
+
+
+class Sink(Protocol):
+    """Another place the rows go to. It never raises."""
+
+    def log(self, row: Row) -> None: ...
+    def close(self) -> None: ...
+
+
+class Metrics:
+    """Appends rows to a file. A full disk delays rows, it does not lose them or stop the run."""
+
+    def __init__(self, descriptor: int, warn: Callable[[str], None], sink: Sink | None) -> None:
+        self._descriptor, self._warn, self._sink = descriptor, warn, sink
+        self._pending = bytearray()
+        self._stuck = False
+
+    @classmethod
+    def open(
+        cls, path: Path, resume_step: int | None, *, warn: Callable[[str], None] = print, sink: Sink | None = None
+    ) -> Self:
+        """Open `path` for a run that starts (`resume_step` is None: an empty file) or goes on after `resume_step`.
+
+        Rows of later steps will be computed again, so they are dropped, as is a line that a kill cut short. The file
+        is replaced atomically.
+
+        Args:
+            warn: told once when the disk is full, and once when the delayed rows are written.
+
+        Raises:
+            OSError: the file cannot be written; it is as it was.
+        """
+        rows = [] if resume_step is None else [row for row in read_rows(path) if row.get("step", 0) <= resume_step]
+        replace_file(path, b"".join(map(_line, rows)))
+        return cls(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC), warn, sink)
+
+    def write(self, row: Row) -> None:
+        """Append one row. Non-finite floats become null, with `<name>_is` saying which."""
+        self._pending += _line(row)
+        self._flush()
+        if self._sink is not None:
+            self._sink.log(row)
+
+    def sync(self) -> None:
+        """Make what was written durable: call it before a checkpoint, whose rows must not be younger than it."""
+        self._flush()
+        try:
+            os.fsync(self._descriptor)
+        except OSError as error:
+            self._complain(error)
+
+    def close(self) -> None:
+        """Write what is left, and say so if that is impossible."""
+        self.sync()
+        if self._pending:
+            self._warn(f"metrics.jsonl: {self._pending.count(10)} rows were lost to a full disk")
+        os.close(self._descriptor)
+        if self._sink is not None:
+            self._sink.close()
+
+    def _flush(self) -> None:
+        """Hand the pending bytes to the file. A write may take a part of them: the rest stays for the next."""
+        try:
+            while self._pending:
+                del self._pending[: os.write(self._descriptor, self._pending)]
+        except OSError as error:
+            self._complain(error)
+            return
+        if self._stuck:
+            self._stuck = False
+            self._warn("metrics.jsonl: written again, no row is missing")
+
+    def _complain(self, error: OSError) -> None:
+        if not self._stuck:
+            self._stuck = True
+            self._warn(f"metrics.jsonl cannot be written ({error.strerror}); rows are kept in memory and tried again")
+
+
+def read_rows(path: Path) -> Iterator[Row]:
+    """The rows of a metrics file in order. Lines cut short by a kill or a power cut are passed over."""
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        for line in file:
+            try:
+                row = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(row, dict):
+                yield row
+
+
+def finite(row: Mapping[str, Any]) -> Row:
+    """Strict JSON has no NaN: such a float becomes None beside `<name>_is`: "nan", "inf" or "-inf"."""
+    clean: Row = {}
+    for name, value in row.items():
+        clean[name] = plain = _plain(value)
+        if isinstance(plain, float) and not math.isfinite(plain):
+            clean[name], clean[f"{name}_is"] = None, str(plain)
+    return clean
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "item"):  # a NumPy or torch scalar
+        return value.item()
+    if isinstance(value, Mapping):
+        return finite(value)
+    if isinstance(value, (list, tuple)):
+        plain = [_plain(member) for member in value]
+        return [None if isinstance(member, float) and not math.isfinite(member) else member for member in plain]
+    return value
+
+
+def _line(row: Mapping[str, Any]) -> bytes:
+    text = json.dumps(finite(row), allow_nan=False, ensure_ascii=False) + "\n"
+    return text.encode(errors="backslashreplace")  # a lone surrogate becomes its JSON escape

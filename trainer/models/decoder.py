@@ -1,0 +1,147 @@
+"""Build the network of a recipe: a LLaMA from its dimensions, or any causal language model by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from transformers import LlamaConfig, PreTrainedConfig, PreTrainedModel
+
+from galore.trainer.errors import UserError
+from galore.trainer.models.attention import check_attention
+from galore.trainer.models.materialise import draw_weights
+from galore.trainer.models.pretrained import WHERE, load_pretrained, locate, read_config, skeleton
+from galore.trainer.recipe.schema import ModelSection
+
+
+def build_decoder(
+    section: ModelSection, vocab_size: int, *, device: str, seed: int, max_length: int, base_dir: Path
+) -> PreTrainedModel:
+    """The model of a recipe on `device`, weights in `section.dtype`, in training mode, key/value cache off.
+
+    Random weights depend on `seed` alone: drawn in float32 on the CPU and cast, so that runs in either type and on any
+    device start alike. The global random state is left as it was. On `device="meta"` nothing is allocated or loaded.
+
+    Args:
+        vocab_size: number of token ids of the tokenizer; the embedding must have as many rows at least.
+        max_length: longest sequence, in tokens, that the run will feed.
+        base_dir: folder that a relative `section.name_or_path` is seen from.
+
+    Raises:
+        UserError: the model cannot be read or trained, its vocabulary or positions are too few for the data, or the
+            attention kernel cannot run on `device`.
+    """
+    if device != "meta":
+        check_attention(section.attn_implementation, device, section.dtype)
+    source = locate(section.name_or_path, base_dir) if section.name_or_path else None
+    config = _config(section, vocab_size, source)
+    check_capacity(config, vocab_size, max_length)
+    if source is None or section.random_init or device == "meta":
+        model = _from_config(config, section, device=device, seed=seed)
+    else:
+        model = _from_weights(source, config, section).to(device)
+    if source is not None and device != "meta":
+        _refuse_bidirectional(model, source)
+    model.config.use_cache = False
+    return model.train()
+
+
+def llama_config(section: ModelSection, vocab_size: int) -> LlamaConfig:
+    """The LLaMA of the recipe's dimensions; its special tokens are the tokenizer's business, so it names none."""
+    return LlamaConfig(
+        vocab_size=section.vocab_size or vocab_size,
+        hidden_size=section.hidden_size,
+        intermediate_size=section.intermediate_size,
+        num_hidden_layers=section.num_hidden_layers,
+        num_attention_heads=section.num_attention_heads,
+        num_key_value_heads=section.num_key_value_heads,
+        max_position_embeddings=section.max_position_embeddings,
+        rms_norm_eps=section.rms_norm_eps,
+        rope_parameters={"rope_type": "default", "rope_theta": section.rope_theta},
+        initializer_range=section.initializer_range,
+        tie_word_embeddings=section.tie_word_embeddings,
+        bos_token_id=None,
+        eos_token_id=None,
+        pad_token_id=None,
+    )
+
+
+def check_capacity(config: PreTrainedConfig, vocab_size: int, max_length: int) -> None:
+    """Refuse data that the model has no embedding rows or no positions for.
+
+    Raises:
+        UserError: with both numbers.
+    """
+    text = config.get_text_config()
+    if text.vocab_size < vocab_size:
+        raise UserError(
+            f"the model embeds {text.vocab_size} token ids, but the tokenizer has {vocab_size}",
+            where="model.vocab_size",
+            fix=f"set model.vocab_size to at least {vocab_size}, or choose the model's own tokenizer",
+        )
+    positions = positions_of(config)
+    if positions is not None and max_length > positions:
+        raise UserError(
+            f"sequences of {max_length} tokens do not fit the model's {positions} positions",
+            where="data.max_length",
+            fix=f"set data.max_length to {positions} or less",
+        )
+
+
+def positions_of(config: PreTrainedConfig) -> int | None:
+    """Longest sequence, in tokens, the model is made for; None where it has no such limit."""
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return positions if isinstance(positions, int) and positions > 0 else None
+
+
+def _config(section: ModelSection, vocab_size: int, source: str | None) -> PreTrainedConfig:
+    if source is None:
+        return llama_config(section, vocab_size)
+    config = read_config(source, section.revision)
+    text = config.get_text_config()
+    if section.vocab_size is not None and section.vocab_size != text.vocab_size:
+        if not section.random_init:
+            raise UserError(
+                f"{source} embeds {text.vocab_size} token ids, the recipe says {section.vocab_size}",
+                where="model.vocab_size",
+                fix="leave model.vocab_size out, or draw fresh weights with model.random_init: true",
+            )
+        text.vocab_size = section.vocab_size
+    return config
+
+
+def _from_config(config: PreTrainedConfig, section: ModelSection, *, device: str, seed: int) -> PreTrainedModel:
+    dtype = getattr(torch, section.dtype)
+    flash_on_meta = device == "meta" and section.attn_implementation == "flash_attention_2"
+    model = skeleton(config, "sdpa" if flash_on_meta else section.attn_implementation)
+    if device == "meta":
+        for parameter in model.parameters():
+            parameter.data = parameter.data.to(dtype)
+    else:
+        draw_weights(model, dtype=dtype, device=device, seed=seed)
+    model.config.dtype = dtype
+    return model
+
+
+def _from_weights(source: str, config: PreTrainedConfig, section: ModelSection) -> PreTrainedModel:
+    return load_pretrained(
+        source,
+        config,
+        revision=section.revision,
+        dtype=getattr(torch, section.dtype),
+        attn_implementation=section.attn_implementation,
+    )
+
+
+@torch.no_grad()
+def _refuse_bidirectional(model: PreTrainedModel, source: str) -> None:
+    """An encoder loads as a causal model too, sees the token it is asked for, and learns nothing."""
+    model.eval()
+    ids = torch.tensor([[1, 2], [1, 3]], device=model.device)
+    first = model(input_ids=ids, use_cache=False).logits[:, 0].float()  # (2, V), same past, different future
+    if not torch.allclose(first[0], first[1], rtol=1e-3, atol=1e-3):
+        raise UserError(
+            f"{source} ({model.config.model_type}) lets a position see the tokens after it: it is not a causal model",
+            where=WHERE,
+            fix="choose a decoder, such as LLaMA, Qwen or GPT-2",
+        )

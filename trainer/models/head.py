@@ -1,0 +1,55 @@
+"""Take a causal model apart at its output head, so that a loss need not hold the logits of a whole batch."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from galore.trainer.models.lora import without_adapters
+
+
+class SplitModel(NamedTuple):
+    """logits (b, s, V) = `body`(input_ids)[0] @ `weight`.T"""
+
+    body: nn.Module  # ids (b, s) → hidden states (b, s, d)
+    weight: Tensor  # (V, d)
+
+    def hidden(self, input_ids: Tensor) -> Tensor:
+        """Last hidden states (b, s, d), after the final norm."""
+        out: Tensor = self.body(input_ids=input_ids, use_cache=False)[0]
+        return out
+
+
+_plain: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+
+
+def split_head(model: nn.Module) -> SplitModel | None:
+    """The body and the head's weight, or None where the head does more than one matrix product.
+
+    Biased heads are seen by type. Soft-capped or scaled logits and the like are not visible from outside, so the first
+    call runs two tokens through both forms: the same product gives the same bits. Works on models that adapters wrap.
+    """
+    base: Any = without_adapters(model)
+    head: Any = base.get_output_embeddings()
+    body: Any = base.get_decoder() if hasattr(base, "get_decoder") else base.base_model
+    if not isinstance(head, nn.Linear) or getattr(head, "bias", None) is not None or body is base:
+        return None
+    split = SplitModel(body, head.weight)
+    if model not in _plain:
+        _plain[model] = head.weight.is_meta or _gives_same_logits(base, split)
+    return split if _plain[model] else None
+
+
+@torch.no_grad()
+def _gives_same_logits(base: Any, split: SplitModel) -> bool:
+    was_training = base.training
+    base.eval()
+    try:
+        ids = torch.tensor([[0, 1]], device=split.weight.device)
+        logits = base(input_ids=ids, use_cache=False).logits
+        return torch.equal(logits, nn.functional.linear(split.hidden(ids), split.weight))
+    finally:
+        base.train(was_training)

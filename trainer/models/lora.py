@@ -1,0 +1,143 @@
+"""LoRA adapters through peft: W stays, B·A of rank r is trained beside it (Hu et al., arXiv 2106.09685).
+
+Adapters are kept in the type of the weights. In float32 beside bfloat16 weights they would make peft cast the input of
+every adapted layer, and the backward keep that copy: twice the activations to save a few megabytes of rounding, which
+stochastic rounding of the update takes care of. They are drawn in float32 and then cast, as all weights are.
+
+Modules trained in full beside the adapters are trained in place, under their own names: peft's `modules_to_save` would
+keep a second copy of each.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from galore.trainer.errors import UserError
+from galore.trainer.optim.groups import target_linears
+from galore.trainer.recipe.schema import OptimSection
+
+T = TypeVar("T")
+
+
+def add_adapters(model: PreTrainedModel, optim: OptimSection, seed: int) -> nn.Module:
+    """`model` wrapped by peft: adapters and `optim.train_modules` trainable, everything else frozen.
+
+    A is drawn from `seed` (Kaiming uniform), B is zero, so the wrapped model computes what `model` did. The update is
+    scaled by lora_alpha / rank, with the recipe's rank also where a layer's own is clamped. State-dict names are
+    `base_model.model.<path>.base_layer.weight` and `base_model.model.<path>.lora_{A,B}.default.weight`; what is not
+    adapted is `base_model.model.<its name>`. The global random state is left as it was.
+
+    Raises:
+        UserError: peft is not installed, a pattern matches nothing, or a module is both adapted and trained in full.
+    """
+    peft = _peft()
+    ranks = adapter_ranks(model, optim)
+    in_full = _modules_in_full(model, optim.train_modules, ranks)
+    config = peft.LoraConfig(
+        task_type="CAUSAL_LM",
+        r=optim.rank,
+        lora_alpha=optim.lora_alpha,
+        lora_dropout=optim.lora_dropout,
+        target_modules=list(ranks),
+        rank_pattern=_patterns({name: rank for name, rank in ranks.items() if rank < optim.rank}),
+        alpha_pattern=_patterns(
+            {name: optim.lora_alpha * rank / optim.rank for name, rank in ranks.items() if rank < optim.rank}
+        ),
+    )
+    on_meta = next(model.parameters()).is_meta
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        wrapped: nn.Module = peft.get_peft_model(model, config, autocast_adapter_dtype=False, low_cpu_mem_usage=on_meta)
+    for module in in_full:
+        module.requires_grad_(True)
+    return wrapped.train(model.training)
+
+
+def adapter_ranks(model: nn.Module, optim: OptimSection) -> dict[str, int]:
+    """{path of a linear layer: rank of its adapter}, the rank clamped to the smaller side of the layer.
+
+    Raises:
+        UserError: one of `optim.target_modules` matches no linear layer; names the nearest.
+    """
+    try:
+        linears = target_linears(model, optim.target_modules)
+    except ValueError as error:
+        raise UserError(str(error), where="optim.target_modules") from error
+    return {name: min(optim.rank, *linear.weight.shape) for name, linear in linears.items()}
+
+
+def clamp_note(ranks: dict[str, int], rank: int) -> str | None:
+    """What to tell the user where layers are too small for the recipe's rank; None when all are large enough."""
+    clamped = {name: own for name, own in ranks.items() if own < rank}
+    if not clamped:
+        return None
+    name, own = next(iter(clamped.items()))
+    return (
+        f"rank {rank} exceeds the smaller side of {len(clamped)} layers and is clamped there, such as {own} in {name}"
+    )
+
+
+def merged(model: nn.Module) -> PreTrainedModel:
+    """The plain transformers model with W + (lora_alpha / rank)·B·A in place of each adapted W.
+
+    Works in place: `model` is used up. A model without adapters is returned as it is.
+    """
+    if isinstance(model, PreTrainedModel):
+        return model
+    plain: Any = model
+    result = plain.merge_and_unload()
+    assert isinstance(result, PreTrainedModel)
+    return result.requires_grad_(True)
+
+
+def without_adapters(model: Any) -> PreTrainedModel:
+    """The transformers model that peft wraps, its adapters still inside; `model` itself if it is not wrapped."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    assert isinstance(base, PreTrainedModel)
+    return base
+
+
+def _peft() -> Any:
+    try:
+        import peft
+    except ImportError as error:
+        raise UserError(
+            "LoRA needs the package peft", where="optim.method", fix="pip install 'galore-llm[lora]'"
+        ) from error
+    return peft
+
+
+def _patterns(values: dict[str, T]) -> dict[str, T]:
+    return {re.escape(name): value for name, value in values.items()}  # peft reads the keys as regular expressions
+
+
+def _modules_in_full(model: nn.Module, names: Sequence[str], adapted: Iterable[str]) -> list[nn.Module]:
+    """The modules whose path ends in one of `names`."""
+    modules = {path: module for path, module in model.named_modules() if path}
+    chosen: dict[str, nn.Module] = {}
+    for name in names:
+        found = {path: module for path, module in modules.items() if f".{path}".endswith(f".{name}")}
+        if not found:
+            _refuse_unknown(name, modules)
+        chosen |= found
+    for path in chosen:
+        if clash := [target for target in adapted if f"{target}.".startswith(f"{path}.")]:
+            raise UserError(
+                f"{clash[0]} would be adapted and trained in full",
+                where="optim.train_modules",
+                fix="name it in optim.target_modules or in optim.train_modules, not in both",
+            )
+    return list(chosen.values())
+
+
+def _refuse_unknown(name: str, modules: Iterable[str]) -> None:
+    parts = sorted({part for path in modules for part in path.split(".") if not part.isdigit()})
+    near = difflib.get_close_matches(name, parts, n=3, cutoff=0.3) or parts
+    raise UserError(f"{name!r} is no module; the model has: {', '.join(near)}", where="optim.train_modules")

@@ -1,0 +1,126 @@
+"""Causal language models from a local folder or the hub: safetensors only, and never code of their own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+
+from galore.trainer.errors import UserError
+
+WHERE = "model.name_or_path"
+
+
+def locate(name: str, base_dir: Path) -> str:
+    """The folder `name` means, seen from `base_dir`; a name that is no folder is left to the hub.
+
+    Raises:
+        UserError: a path that does not exist, or a folder that no model can be read from.
+    """
+    folder = base_dir / Path(name).expanduser()
+    if folder.is_dir():
+        return str(folder.resolve())
+    if name.startswith((".", "/", "~")) or name.count("/") > 1 or folder.exists():
+        raise UserError(
+            f"{folder} is not a folder", where=WHERE, fix="give a folder with config.json and *.safetensors"
+        )
+    return name
+
+
+def read_config(source: str, revision: str | None) -> PreTrainedConfig:
+    """The configuration of a model folder or hub name.
+
+    Raises:
+        UserError: it cannot be read, would need code of its own, or describes quantised weights.
+    """
+    with explained(source):
+        config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
+    if quantised := getattr(config, "quantization_config", None):
+        kind = quantised.get("quant_method", "unknown") if isinstance(quantised, dict) else "unknown"
+        raise UserError(
+            f"{source} holds quantised weights ({kind}), which cannot be trained",
+            where=WHERE,
+            fix="start from the float weights",
+        )
+    return config
+
+
+def skeleton(config: PreTrainedConfig, attn_implementation: str) -> PreTrainedModel:
+    """The model of `config` on the meta device: shapes and names, no memory, float32.
+
+    Raises:
+        UserError: the configuration is not one of a causal language model, or refuses the attention kernel.
+    """
+    with explained(config.model_type), torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(
+            config, dtype=torch.float32, attn_implementation=attn_implementation, trust_remote_code=False
+        )
+    return _checked(model)
+
+
+def load_pretrained(
+    source: str, config: PreTrainedConfig, *, revision: str | None, dtype: torch.dtype, attn_implementation: str
+) -> PreTrainedModel:
+    """The model with its stored weights, cast to `dtype`, on the CPU.
+
+    Raises:
+        UserError: no safetensors, weights that do not fit, or weights missing.
+    """
+    _refuse_pickles(source)
+    with explained(source), torch.random.fork_rng(devices=[]):  # from_pretrained may draw random numbers
+        model, info = AutoModelForCausalLM.from_pretrained(
+            source,
+            config=config,
+            revision=revision,
+            dtype=dtype,
+            attn_implementation=attn_implementation,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    if missing := sorted(info["missing_keys"]):
+        raise UserError(f"{source} lacks {len(missing)} tensors of its model, such as {missing[0]}", where=WHERE)
+    return _checked(model)
+
+
+def _checked(model: Any) -> PreTrainedModel:
+    assert isinstance(model, PreTrainedModel)
+    return model
+
+
+def _refuse_pickles(source: str) -> None:
+    folder = Path(source)
+    if not folder.is_dir() or any(folder.glob("*.safetensors")):
+        return
+    pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
+    if pickles:
+        raise UserError(
+            f"{folder} holds its weights as {pickles[0]}, a pickle, which can run any code when it is read",
+            where=WHERE,
+            fix="convert it once to safetensors with save_pretrained, on a machine where you trust its origin",
+        )
+    raise UserError(f"{folder} has no *.safetensors file", where=WHERE, fix="or set model.random_init: true")
+
+
+class explained:  # noqa: N801 - reads as a statement: `with explained(source):`
+    """Turn what transformers raises for an unusable model into one UserError."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if not isinstance(error, (OSError, ValueError, ImportError, RuntimeError, KeyError)):
+            return
+        if "trust_remote_code" in str(error):
+            raise UserError(f"{self.source} needs code of its own, which galore never runs", where=WHERE) from error
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), kind.__name__ if kind else "")
+        raise UserError(
+            f"cannot use {self.source}: {reason}",
+            where=WHERE,
+            fix="give a folder with config.json and *.safetensors, or the hub name of a causal language model",
+        ) from error

@@ -1,0 +1,99 @@
+"""From torch param groups to slots: names, scales, ranks and refresh turns settled and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from galore.trainer.optim.moments import StateDtype
+from galore.trainer.optim.projected import ProjectedSlot, ProjType, RefreshMode
+from galore.trainer.optim.refresh import schedules
+from galore.trainer.optim.slot import FullSlot
+
+UpdateMode = Literal["accumulate", "immediate"]
+GALORE_SCALE = 0.25  # α of the paper
+
+
+@dataclass(frozen=True)
+class SlotOptions:
+    """What all slots of one optimizer share."""
+
+    refresh: RefreshMode | None
+    stagger: bool
+    update: UpdateMode
+    state_dtype: StateDtype
+    accumulator_dtype: torch.dtype
+    accumulation: int | None
+    seed: int
+
+    def mode(self, proj_type: ProjType) -> RefreshMode:
+        """The refresh mode in force for a subspace kind; raises ValueError for a combination that cannot work."""
+        if self.update == "immediate":
+            if self.refresh not in (None, "first-micro-batch") or (self.accumulation or 1) > 1:
+                raise ValueError("update='immediate' refreshes from the gradient in the hook and cannot accumulate")
+            return "first-micro-batch"
+        mode = self.refresh or ("delayed" if proj_type == "randomized" else "summed")
+        if proj_type == "svd" and mode in ("delayed", "two-pass"):
+            raise ValueError(f"refresh={mode!r} works on a linear sketch and needs proj_type='randomized'")
+        return mode
+
+
+def named_groups(params: Iterable[Any]) -> list[dict[str, Any]]:
+    """Param groups whose parameters are (name, parameter) pairs; nameless ones are numbered."""
+    items = list(params)
+    groups = [dict(item) for item in items] if items and isinstance(items[0], dict) else [{"params": items}]
+    count = 0
+    for group in groups:
+        group["params"] = [group["params"]] if isinstance(group["params"], Tensor) else list(group["params"])
+        for position, item in enumerate(group["params"]):
+            if isinstance(item, Tensor):
+                group["params"][position] = (f"parameter{count}", item)
+            count += 1
+    return groups
+
+
+def build_slots(
+    groups: list[dict[str, Any]], state: Mapping[Tensor, dict[str, Tensor]], options: SlotOptions, clock: Any
+) -> dict[nn.Parameter, FullSlot]:
+    """One slot per parameter of the (torch) param `groups`, in order.
+
+    Raises:
+        ValueError: a projected parameter is no matrix, or a parameter is not contiguous.
+    """
+    members = [
+        (name, p, group) for group in groups for name, p in zip(group["param_names"], group["params"], strict=True)
+    ]
+    projected = [group for _, _, group in members if group["rank"] is not None]
+    turns = iter(schedules([group["update_proj_gap"] for group in projected], options.stagger))
+    slots: dict[nn.Parameter, FullSlot] = {}
+    for index, (name, parameter, group) in enumerate(members):
+        _check(name, parameter, group)
+        if group["scale"] is None:
+            group["scale"] = 1.0 if group["rank"] is None else GALORE_SCALE
+        common = (name, index, parameter, group, state[parameter], options.state_dtype, options.accumulator_dtype)
+        slots[parameter] = (
+            FullSlot(*common)
+            if group["rank"] is None
+            else ProjectedSlot(
+                *common,
+                rank=group["rank"],
+                proj_type=group["proj_type"],
+                mode=options.mode(group["proj_type"]),
+                schedule=next(turns),
+                seed=options.seed,
+                clock=clock,
+                accumulation=options.accumulation,
+            )
+        )
+    return slots
+
+
+def _check(name: str, parameter: Tensor, group: dict[str, Any]) -> None:
+    if not parameter.is_contiguous():
+        raise ValueError(f"{name} is not contiguous; call .contiguous() on it first")
+    if group["rank"] is not None and (parameter.ndim != 2 or group["rank"] < 1):
+        raise ValueError(f"{name} of shape {tuple(parameter.shape)} cannot be projected to rank {group['rank']}")

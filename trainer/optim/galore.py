@@ -1,0 +1,269 @@
+"""GaLoreAdamW: project in the backward hook, step after the backward  (GaLore, arXiv 2403.03507, algorithm 2)."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from galore.kernels.adam import Convention
+from galore.kernels.rounding import RoundingNoise
+from galore.trainer.optim.build_slots import SlotOptions, UpdateMode, build_slots, named_groups
+from galore.trainer.optim.moments import StateDtype
+from galore.trainer.optim.projected import ProjectedSlot, ProjType, RefreshMode
+from galore.trainer.optim.slot import FullSlot, Update
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What the last `step()` did: global norm before clipping, clip factor, layers refreshed, whether it was skipped."""
+
+    grad_norm: float
+    grad_scale: float
+    refreshed: int
+    fallbacks: int
+    skipped: bool
+
+
+class GaLoreAdamW(Optimizer):
+    """AdamW whose state of matrix weights lives in a low-rank subspace of their gradients.
+
+    A group with a `rank` is projected, any other group is plain AdamW. Gradients are taken over as the backward produces
+    them: a projected m×n gradient becomes r×max(m, n) and is freed at once, and `parameter.grad` is None after every
+    `backward()`. Sums over micro-batches are exact, no weight moves before `step()`.
+
+        optimizer = GaLoreAdamW(galore_groups(model, rank=128), lr=1e-2)
+        for batch in batches:
+            for micro_batch in batch:
+                loss(model, micro_batch).backward()
+            optimizer.clip_grad_norm_(1.0)
+            optimizer.step()
+
+    Args:
+        params: parameters, (name, parameter) pairs, or groups of either; a group may override any setting below and have
+            a `rank`, clamped to min(m, n).
+        lr, betas, eps, weight_decay: as in AdamW; decay is decoupled.
+        scale: α, factor on the update of a group (GaLore's 0.25 for projected groups unless given; 1 for the others).
+        update_proj_gap: T, steps between two refreshes of a layer's subspace.
+        proj_type: `svd` or `randomized` (warm-started range finder).
+        refresh: which gradient a refresh sees, see `trainer.optim.projected`; default `delayed` / `summed` (svd).
+        stagger: spread the layers' refreshes over the gap.
+        update: `accumulate`, or `immediate`: step inside the hook, without accumulation, clipping or transactional step.
+        convention: `paper`, or `reference` for the arithmetic order of the official code.
+        state_dtype: moments in `float32` or bitsandbytes' `8bit`.
+        accumulator_dtype: precision of sums over micro-batches.
+        weight_rounding: how bf16 weights take an fp32 update, `stochastic` or `nearest`.
+        accumulation: micro-batches per step where known; lets `summed` free the whole gradient inside the last hook.
+        seed: of random subspaces and rounding. Everything random is a pure function of (seed, step).
+
+    Raises:
+        ValueError: a setting contradicts another, a projected parameter is no matrix, a parameter is not contiguous.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-2,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        *,
+        scale: float | None = None,
+        update_proj_gap: int = 200,
+        proj_type: ProjType = "randomized",
+        refresh: RefreshMode | None = None,
+        stagger: bool = True,
+        update: UpdateMode = "accumulate",
+        convention: Convention = "paper",
+        state_dtype: StateDtype = "float32",
+        accumulator_dtype: torch.dtype = torch.float32,
+        weight_rounding: Literal["stochastic", "nearest"] = "stochastic",
+        accumulation: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "scale": scale,
+            "rank": None,
+            "update_proj_gap": update_proj_gap,
+            "proj_type": proj_type,
+            "convention": convention,
+            "clock": 0,
+        }
+        super().__init__(named_groups(params), defaults)
+        self.update, self.seed, self.stochastic = update, seed, weight_rounding == "stochastic"
+        options = SlotOptions(refresh, stagger, update, state_dtype, accumulator_dtype, accumulation, seed)
+        self.slots = build_slots(self.param_groups, self.state, options, lambda: self.clock)
+        self._sketching = False
+        self._squared_norm: Tensor | None = None
+        self._grad_scale = 1.0
+        self._noise: RoundingNoise | None = None
+        self.report: StepReport | None = None
+        self._hooks = [p.register_post_accumulate_grad_hook(self._on_gradient) for p in self.slots]
+
+    @property
+    def clock(self) -> int:
+        """Optimizer steps taken so far."""
+        return int(self.param_groups[0]["clock"])
+
+    @property
+    def projected(self) -> list[ProjectedSlot]:
+        return [slot for slot in self.slots.values() if isinstance(slot, ProjectedSlot)]
+
+    @property
+    def wants_sketch_pass(self) -> bool:
+        """Whether the coming step wants its micro-batches once through `sketching()` before they are accumulated."""
+        return any(slot.wants_sketch_pass for slot in self.projected)
+
+    @contextlib.contextmanager
+    def sketching(self) -> Iterator[None]:
+        """Backward passes inside only find this step's subspaces; nothing is accumulated."""
+        self._sketching = True
+        try:
+            yield
+        finally:
+            self._sketching = False
+        with torch.no_grad():
+            for slot in self.projected:
+                slot.finish_sketch()
+
+    @torch.no_grad()
+    def clip_grad_norm_(self, max_norm: float | None) -> float:
+        """Global norm of all accumulated gradients as they will be applied; `step()` scales them to `max_norm`.
+
+        Returns the norm before clipping; nan or inf when any gradient is not finite.
+        """
+        self._absorb_grads()
+        active = self._active()
+        for slot in active:
+            slot.complete()
+        self._squared_norm = sum((slot.squared_norm() for slot in active), torch.zeros((), dtype=torch.float64))
+        norm = float(self._squared_norm.sqrt())
+        self._grad_scale = min(1.0, max_norm / (norm + 1e-12)) if max_norm is not None and norm > 0 else 1.0
+        return norm
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Apply the accumulated gradients; or skip, leaving every tensor as it was, when one is not finite."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        norm = self.clip_grad_norm_(None) if self._squared_norm is None else float(self._squared_norm.sqrt())
+        finite = norm == norm and norm != float("inf")
+        refreshed, before = sum(slot.due for slot in self.projected), self._fallbacks()
+        if finite:
+            update = Update(self._grad_scale, self._step_noise())
+            for slot in self._active():
+                slot.apply(update)
+            self._tick()
+        self.report = StepReport(norm, self._grad_scale, refreshed * finite, self._fallbacks() - before, not finite)
+        self.zero_grad()
+        return loss
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget everything accumulated since the last step."""
+        super().zero_grad(set_to_none=True)
+        for slot in self.slots.values():
+            slot.discard()
+        self._squared_norm, self._grad_scale = None, 1.0
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """Every optimizer tensor under `<parameter name>.<tensor name>`; plain tensors, without copies."""
+        return {f"{slot.name}.{key}": value for slot in self.slots.values() for key, value in slot.state.items()}
+
+    @torch.no_grad()
+    def load_state_tensors(self, tensors: dict[str, Tensor], clock: int) -> None:
+        """Restore what `state_tensors` gave, at `clock` steps taken. Dtypes are kept.
+
+        Raises:
+            ValueError: a tensor belongs to no parameter of this optimizer.
+        """
+        by_name = {slot.name: slot for slot in self.slots.values()}
+        for slot in by_name.values():
+            slot.state.clear()
+        for key, value in tensors.items():
+            name, _, field = key.rpartition(".")
+            if name not in by_name:
+                raise ValueError(f"the optimizer has no parameter for the saved tensor {key!r}")
+            device = torch.device("cpu") if field == "step" else by_name[name].parameter.device
+            by_name[name].state[field] = value.to(device, copy=True)
+        for group in self.param_groups:
+            group["clock"] = clock
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As in torch, except that moments and projectors keep their own dtype instead of the parameter's."""
+        super().load_state_dict(state_dict)
+        ids = [index for group in state_dict["param_groups"] for index in group["params"]]
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        for index, parameter in zip(ids, parameters, strict=True):
+            saved = state_dict["state"].get(index, {})
+            state = {k: v.detach().clone().to("cpu" if k == "step" else parameter.device) for k, v in saved.items()}
+            self.state[parameter] = state
+            self.slots[parameter].state = state
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                self.slots[parameter].group = group
+
+    def memory_by_category(self) -> dict[str, int]:
+        """Bytes held now: optimizer states, projectors, accumulators."""
+        tensors = [(key, t) for slot in self.slots.values() for key, t in slot.state.items()]
+        return {
+            "optimizer_states": sum(t.nbytes for key, t in tensors if key != "projector"),
+            "projectors": sum(t.nbytes for key, t in tensors if key == "projector"),
+            "accumulators": sum(slot.accumulator_bytes for slot in self.slots.values()),
+        }
+
+    @torch.no_grad()
+    def _on_gradient(self, parameter: Tensor) -> None:
+        """The hook: hand the fresh gradient to its slot and free it."""
+        grad, parameter.grad = parameter.grad, None
+        assert grad is not None and isinstance(parameter, nn.Parameter)
+        slot = self.slots[parameter]
+        if self._sketching:
+            if isinstance(slot, ProjectedSlot) and slot.wants_sketch_pass:
+                slot.add_to_sketch(grad)
+            return
+        slot.receive(grad)
+        if self.update == "immediate":
+            self._apply_now(slot)
+
+    def _apply_now(self, slot: FullSlot) -> None:
+        slot.complete()
+        if bool(torch.isfinite(slot.squared_norm())):
+            slot.apply(Update(1.0, self._step_noise()))
+        else:
+            slot.discard()
+
+    def _absorb_grads(self) -> None:
+        """Gradients set by hand, without a backward, are taken over as the hook would."""
+        for parameter in self.slots:
+            if parameter.grad is not None:
+                self._on_gradient(parameter)
+
+    def _active(self) -> list[FullSlot]:
+        return [slot for slot in self.slots.values() if slot.has_gradient]
+
+    def _fallbacks(self) -> int:
+        return sum(slot.fallbacks for slot in self.projected)
+
+    def _tick(self) -> None:
+        for group in self.param_groups:
+            group["clock"] += 1
+        self._noise = None
+
+    def _step_noise(self) -> RoundingNoise | None:
+        low_precision = [p for p in self.slots if p.dtype == torch.bfloat16]
+        if not self.stochastic or not low_precision:
+            return None
+        if self._noise is None:
+            self._noise = RoundingNoise(self.seed, self.clock, low_precision[0].device)
+        return self._noise

@@ -1,0 +1,118 @@
+"""One parameter's place in the optimizer: what it accumulates, and how its update is applied.
+
+Nothing but accumulators changes before `apply`: a step that is given up leaves weights, moments and projectors untouched.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from galore.kernels.adam import AdamRule
+from galore.kernels.rounding import BLOCK, RoundingNoise, add_update_
+from galore.trainer.optim.accumulate import GradientSum
+from galore.trainer.optim.moments import StateDtype, moment, new_state
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+@dataclass(frozen=True)
+class Update:
+    """What all parameters of one optimizer step share."""
+
+    grad_scale: float
+    noise: RoundingNoise | None
+
+
+class FullSlot:
+    """A parameter updated by plain AdamW, any shape. `group` is its live torch param group, `state` its named tensors."""
+
+    def __init__(
+        self,
+        name: str,
+        index: int,
+        parameter: nn.Parameter,
+        group: dict[str, Any],
+        state: dict[str, Tensor],
+        state_dtype: StateDtype,
+        accumulator_dtype: torch.dtype,
+    ) -> None:
+        self.name, self.index, self.parameter, self.group, self.state = name, index, parameter, group, state
+        self.state_dtype, self.sum = state_dtype, GradientSum(accumulator_dtype)
+
+    @property
+    def has_gradient(self) -> bool:
+        return self.sum.value is not None
+
+    def receive(self, grad: Tensor) -> None:
+        """Take over one micro-batch's gradient (the parameter's shape)."""
+        self.sum.add(grad)
+
+    def complete(self) -> None:
+        """Called once all micro-batches are in, before the norm is taken."""
+
+    def squared_norm(self) -> Tensor:
+        """‖what is applied‖² as a float64 scalar."""
+        assert self.sum.value is not None
+        return torch.linalg.vector_norm(self.sum.value, dtype=torch.float32).double().square()
+
+    def apply(self, update: Update) -> None:
+        """Adam and the weight update, block by block; consumes the accumulator."""
+        grad, weight = self.sum.take().contiguous().view(-1), self.parameter.data.view(-1)
+        rule, step = self._begin(self.parameter.shape, weight.device)
+        for block, first in enumerate(range(0, weight.numel(), BLOCK)):
+            last = min(first + BLOCK, weight.numel())
+            direction = self._direction(rule, grad[first:last], first, last, step, update.grad_scale)
+            add_update_(
+                weight[first:last],
+                direction,
+                alpha=-self.group["lr"] * self.group["scale"],
+                decay=self._decay,
+                decay_after=self._decay_after,
+                noise=update.noise.window(self.index, block, last - first) if update.noise else None,
+            )
+
+    def discard(self) -> None:
+        """Forget what was accumulated."""
+        self.sum.value = None
+
+    @property
+    def accumulator_bytes(self) -> int:
+        return self.sum.nbytes
+
+    def planned_bytes(self) -> tuple[int, int]:
+        """Bytes of moments and of projector once the first step is taken; nothing is allocated."""
+        return self._moment_bytes(self.parameter.shape), 0
+
+    def _moment_bytes(self, shape: torch.Size) -> int:
+        meta = torch.device("meta")
+        return sum(t.nbytes for name in MOMENTS for t in new_state(name, shape, self.state_dtype, meta).values())
+
+    @property
+    def _decay(self) -> float:
+        return 1.0 - float(self.group["lr"] * self.group["weight_decay"])
+
+    @property
+    def _decay_after(self) -> bool:
+        return bool(self.group["convention"] == "reference")
+
+    def _begin(self, shape: torch.Size, device: torch.device) -> tuple[AdamRule, int]:
+        """Create the moments on first use and advance this parameter's step count."""
+        if "step" not in self.state:
+            self.state["step"] = torch.zeros((), dtype=torch.int64)
+            for name in MOMENTS:
+                self.state.update(new_state(name, shape, self.state_dtype, device))
+        self.state["step"] += 1
+        beta1, beta2 = self.group["betas"]
+        return AdamRule(beta1, beta2, self.group["eps"], self.group["convention"]), int(self.state["step"])
+
+    def _direction(self, rule: AdamRule, grad: Tensor, first: int, last: int, step: int, grad_scale: float) -> Tensor:
+        storage = [moment(self.state, name) for name in MOMENTS]
+        values = [part.read(first, last) for part in storage]
+        direction = rule.direction_(grad, *values, step=step, grad_scale=grad_scale)
+        for part, value in zip(storage, values, strict=True):
+            part.write(first, last, value)
+        return direction

@@ -1,0 +1,38 @@
+"""A recipe as YAML, every field with its meaning above it."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Any
+
+from galore.trainer.recipe.fields import FieldInfo, fields, section_schema, sections
+from galore.trainer.recipe.schema import Recipe
+from galore.trainer.recipe.syntax import dump_value
+
+WIDTH = 118
+
+
+def dump_recipe(recipe: Recipe, header: str = "") -> str:
+    """The whole recipe, defaults included. `recipe_from_resolved` reads it back equal.
+
+    Args:
+        header: lines (without `#`) that stand on top.
+    """
+    values = recipe.model_dump(mode="json")
+    top = "".join(f"# {line}\n" for line in header.splitlines())
+    return "\n".join([top] * bool(top) + [_section(name, values[name]) for name in sections()])
+
+
+def _section(name: str, values: dict[str, Any]) -> str:
+    about = section_schema(name).get("description", "")
+    body = [_leaf(field, values[field.name]) for field in fields().values() if field.section == name]
+    return "".join([*_comment(about, ""), f"{name}:\n", *body])
+
+
+def _leaf(field: FieldInfo, value: Any) -> str:
+    about = f"{field.description}. {field.expected[0].upper()}{field.expected[1:]}."
+    return "".join([*_comment(about, "  "), f"  {field.name}: {dump_value(value)}\n"])
+
+
+def _comment(text: str, indent: str) -> list[str]:
+    return [f"{indent}# {line}\n" for line in textwrap.wrap(text, WIDTH - len(indent) - 2)]

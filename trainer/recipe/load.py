@@ -1,0 +1,132 @@
+"""YAML, `extends:` and overrides to one frozen Recipe; or every error at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from galore.trainer.recipe.check import take_unknown
+from galore.trainer.recipe.dump import dump_recipe
+from galore.trainer.recipe.explain import shown, validate
+from galore.trainer.recipe.fields import sections
+from galore.trainer.recipe.overrides import parse_overrides
+from galore.trainer.recipe.problems import RecipeError
+from galore.trainer.recipe.schema import Recipe
+from galore.trainer.recipe.shipped import is_shipped, locate
+from galore.trainer.recipe.source import Layer, merge, parse, read_layer
+
+
+@dataclass(frozen=True)
+class LoadedRecipe:
+    """A recipe and where it came from.
+
+    Attributes:
+        origin: the file, or the shipped name.
+        base_dir: what relative data paths are relative to: the folder of the file; the working directory for a shipped name.
+        text: the resolved recipe as commented YAML, overrides and defaults included.
+    """
+
+    recipe: Recipe
+    origin: str
+    base_dir: Path
+    text: str
+
+    @property
+    def name(self) -> str:
+        """The shipped name, or the name of the file without its suffix."""
+        return Path(self.origin).stem
+
+
+def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> LoadedRecipe:
+    """Reads a shipped name or a file, what it extends, and overrides such as `optim.rank=256`.
+
+    Raises:
+        RecipeError: with all problems of the file, of what it extends, and of the overrides.
+    """
+    main = _main_layer(name_or_path)
+    recipe = _resolve(main, parse_overrides(overrides))
+    header = f"Resolved from {main.origin}" + "".join(f"\n  {each}" for each in overrides)
+    return LoadedRecipe(recipe, main.origin, main.directory, dump_recipe(recipe, header))
+
+
+def recipe_from_resolved(text: str, where: str) -> Recipe:
+    """Reads a resolved recipe, as a run directory keeps it. Raises RecipeError, which names `where`."""
+    return _resolve(parse(text, where, Path.cwd()))
+
+
+def _main_layer(name_or_path: str) -> Layer:
+    path = locate(name_or_path)
+    if is_shipped(name_or_path):
+        return read_layer(path, name_or_path, Path.cwd())
+    return read_layer(path, str(path), path.parent.absolute())
+
+
+def _resolve(main: Layer, *above: Layer) -> Recipe:
+    layers = [*_parent_of(main), main, *above]
+    meant = set().union(*(take_unknown(layer) for layer in layers))
+    merged = merge(layers, main)
+    if any(problem.key == "extends" for problem in main.problems):
+        meant |= set(sections())  # what a missing parent would have said is not the user's omission
+    anchor_paths(merged)
+    recipe, problems = validate(merged, meant)
+    if recipe is None or merged.problems:
+        raise RecipeError(main.origin, merged.problems + problems)
+    return recipe
+
+
+def _parent_of(main: Layer) -> list[Layer]:
+    """The layer below `main`, if it extends one. `extends` itself leaves the values."""
+    if "extends" not in main.values:
+        return []
+    name = main.values.pop("extends")
+    if not isinstance(name, str):
+        main.report(("extends",), f"expected a shipped recipe or a file, got {shown(name)}")
+        return []
+    try:
+        parent = _read_parent(name, main)
+    except RecipeError as error:
+        main.problems += error.problems
+        return []
+    if "extends" in parent.values:
+        above = parent.values.pop("extends")
+        fix = f"write extends: {above}, and repeat here what `{name}` adds to it"
+        main.report(("extends",), f"`{name}` itself extends `{above}`; one level is allowed", fix)
+    return [parent]
+
+
+def _read_parent(name: str, main: Layer) -> Layer:
+    path = locate(name, main.directory, (main.place(("extends",)), "extends"))
+    if is_shipped(name):
+        return read_layer(path, name, main.directory)
+    beside_us = path.is_relative_to(Path.cwd())
+    return read_layer(path, str(path.relative_to(Path.cwd()) if beside_us else path), path.parent.absolute())
+
+
+def anchor_paths(merged: Layer) -> None:
+    """Makes local paths absolute that were written elsewhere than in the recipe: on the command line, or by a parent.
+
+    A tokenizer or model may as well be a hub name: it is taken for a path only if something is there.
+    """
+    for section, name in (
+        ("data", "path"),
+        ("data", "validation_path"),
+        ("data", "tokenizer"),
+        ("model", "name_or_path"),
+    ):
+        values = merged.values.get(section, {})
+        place = merged.places.get((section, name))
+        if place is None or place.directory == merged.directory or name not in values:
+            continue
+        surely = section == "data" and name != "tokenizer" and values.get("source", "local") == "local"
+        values[name] = _anchored(values[name], place.directory, surely)
+
+
+def _anchored(value: Any, directory: Path, surely: bool) -> Any:
+    if isinstance(value, list):
+        return [_anchored(each, directory, surely) for each in value]
+    if not isinstance(value, str) or not value:
+        return value
+    path = directory / Path(value).expanduser()
+    return str(path.resolve()) if surely or path.exists() else value

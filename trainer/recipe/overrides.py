@@ -1,0 +1,57 @@
+"""`section.key=value` from the command line, as one more layer on top of the file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from galore.trainer.recipe.check import what_was_meant
+from galore.trainer.recipe.fields import fields
+from galore.trainer.recipe.problems import Place, Problem, RecipeError
+from galore.trainer.recipe.source import Key, Layer, compose, value_of
+
+
+def parse_overrides(overrides: Sequence[str]) -> Layer:
+    """All overrides as a layer; values are YAML scalars or flow lists; of two for one key the later wins.
+
+    Relative paths in them are relative to the working directory, as anything else on a command line.
+    """
+    layer = Layer("command line", Path.cwd())
+    for text in overrides:
+        path, equals, raw = (part.strip() for part in text.partition("="))
+        place = Place(f"override `{text}`", text=raw, directory=layer.directory)
+        if problem := _refused(path, equals, raw, place):
+            layer.problems.append(problem)
+            continue
+        key = tuple(path.split("."))
+        layer.values.setdefault(key[0], {})[key[1]] = _value(raw, key, place, layer)
+        layer.places[key] = place
+        layer.places.setdefault(key[:1], place)
+    return layer
+
+
+def _refused(path: str, equals: str, raw: str, place: Place) -> Problem | None:
+    if not equals:
+        return Problem(place, "", "is not of the form section.key=value", "for example optim.rank=256")
+    if not raw:
+        return Problem(place, "", "has no value", f"write {path}=null for an empty value")
+    if path in fields():
+        return None
+    if path == "extends":
+        return Problem(place, "", "`extends` belongs in a file", "name the other recipe on the command line instead")
+    meant = what_was_meant(path.rsplit(".", 1)[-1], path.split(".")[0], raw)
+    return Problem(place, "", f"there is no key `{path}`", meant.hint or f"write {meant.target}={raw}")
+
+
+def _value(raw: str, key: Key, place: Place, layer: Layer) -> Any:
+    read = Layer(place.source, layer.directory)
+    read.places[key] = place
+    try:
+        node = compose(raw, place.source)
+    except RecipeError as error:
+        layer.problems += [Problem(place, "", each.what, each.fix) for each in error.problems]
+        return None
+    value = value_of(node, key, read) if node else None
+    layer.problems += read.problems
+    return value

@@ -1,0 +1,57 @@
+"""The recipes that come with the package, and how a name or path finds its file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import galore.recipes
+from galore.trainer.recipe.problems import Place, Problem, RecipeError
+from galore.trainer.recipe.suggest import nearest
+
+FOLDER = Path(next(iter(galore.recipes.__path__)))
+SCHEMA_FILE = FOLDER / "recipe.schema.json"
+SUFFIXES = (".yaml", ".yml")
+
+
+def shipped_names() -> list[str]:
+    """Names of the shipped recipes: `demo` first, then by size and method."""
+    return sorted((path.stem for path in FOLDER.glob("*.yaml")), key=_by_size)
+
+
+def _by_size(name: str) -> tuple[float, str]:
+    size = name.split("-")[1] if name.startswith("llama-") else "0m"
+    unit = {"m": 1e6, "b": 1e9}.get(size[-1], 0)
+    return (float(size[:-1]) * unit if size[:-1].isdigit() else 0, name)
+
+
+def is_shipped(name: str) -> bool:
+    return name in shipped_names()
+
+
+def locate(name_or_path: str, beside: Path = Path(), asked: tuple[Place, str] | None = None) -> Path:
+    """The file of a shipped name, or of a path relative to `beside`.
+
+    Args:
+        asked: the place and key that name it; default is the name itself.
+    Raises:
+        RecipeError: there is no such recipe; the nearest names are given.
+    """
+    if is_shipped(name_or_path):
+        return FOLDER / f"{name_or_path}.yaml"
+    path = beside / Path(name_or_path).expanduser()
+    if path.exists():
+        return path
+    place, key = asked or (Place(name_or_path), "")
+    what = "no such file" if _looks_like_file(name_or_path) else "neither a shipped recipe nor a file"
+    raise RecipeError(place.source, [Problem(place, key, what, _nearest_recipes(name_or_path, path))])
+
+
+def _looks_like_file(name: str) -> bool:
+    return "/" in name or "\\" in name or name.endswith(SUFFIXES)
+
+
+def _nearest_recipes(name: str, path: Path) -> str:
+    files = {each.name: str(each) for suffix in SUFFIXES for each in sorted(path.parent.glob(f"*{suffix}"))}
+    close = [files[each] for each in nearest(path.name, files, 2)] + nearest(Path(name).stem, shipped_names(), 3)
+    listed = "`galore recipes list` shows the shipped ones"
+    return f"did you mean {' or '.join(close)}? {listed}" if close else listed

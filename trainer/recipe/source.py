@@ -1,0 +1,163 @@
+"""Reading one YAML text into values and the place of each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from galore.trainer.recipe.problems import Place, Problem, RecipeError
+from galore.trainer.recipe.syntax import RecipeLoader, scalar
+
+Key = tuple[str, ...]
+LARGEST_RECIPE_BYTES = 1_000_000
+
+
+@dataclass
+class Layer:
+    """What one file (or the command line) says: nested values, and where each key stands."""
+
+    origin: str
+    directory: Path
+    values: dict[str, Any] = field(default_factory=dict)
+    places: dict[Key, Place] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+    def place(self, key: Key) -> Place:
+        """The place of `key`, or of the section around it, or of the file."""
+        while key and key not in self.places:
+            key = key[:-1]
+        return self.places.get(key) or Place(self.origin, 1, 1, None, self.directory)
+
+    def report(self, key: Key, what: str, fix: str = "") -> None:
+        self.problems.append(Problem(self.place(key), ".".join(key), what, fix))
+
+
+def read_layer(path: Path, origin: str, directory: Path) -> Layer:
+    """One recipe file. Raises RecipeError for a folder, a binary file, or what is not YAML."""
+    return parse(read_text(path, origin), origin, directory)
+
+
+def read_text(path: Path, origin: str) -> str:
+    """The text of a recipe file, which is UTF-8 and small."""
+    if path.is_dir():
+        found = sorted(str(each) for each in path.glob("*.y*ml"))
+        raise _refusal(
+            origin, "is a folder, not a recipe", f"name a file in it: {', '.join(found[:5])}" if found else ""
+        )
+    try:
+        if path.stat().st_size > LARGEST_RECIPE_BYTES:
+            raise _refusal(origin, f"has {path.stat().st_size:,} bytes: a recipe is a few kilobytes of YAML")
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        what = f"is not a text file: byte {error.object[error.start]:#04x} at {error.start} is not UTF-8"
+        raise _refusal(origin, what) from None
+    except OSError as error:
+        raise _refusal(origin, f"cannot be read: {error.strerror}") from None
+    if "\0" in text:
+        raise _refusal(origin, "is not a text file: it contains NUL bytes")
+    return text
+
+
+def _refusal(origin: str, what: str, fix: str = "") -> RecipeError:
+    return RecipeError(origin, [Problem(Place(origin), "", what, fix)])
+
+
+def parse(text: str, origin: str, directory: Path) -> Layer:
+    """Values and places of one YAML document. Raises RecipeError where the YAML itself is broken."""
+    layer = Layer(origin, directory)
+    node = compose(text, origin)
+    if node is None:
+        raise _refusal(origin, "is empty", "start from `galore recipes copy demo FILE`")
+    if not isinstance(node, yaml.MappingNode):
+        raise _refusal(
+            origin, "is not a recipe: it must consist of sections, such as `train:` with `max_steps: 100` below"
+        )
+    layer.values = _mapping(node, (), layer)
+    return layer
+
+
+def compose(text: str, origin: str) -> yaml.Node | None:
+    """The YAML node tree, every node with its line and column."""
+    try:
+        node: yaml.Node | None = yaml.compose(text, Loader=RecipeLoader)
+    except RecursionError:
+        raise _refusal(origin, "is nested too deeply") from None
+    except yaml.MarkedYAMLError as error:
+        raise RecipeError(origin, [_syntax_problem(error, origin)]) from None
+    except yaml.YAMLError as error:
+        raise _refusal(origin, f"is not YAML: {error}") from None
+    return node
+
+
+def _syntax_problem(error: yaml.MarkedYAMLError, origin: str) -> Problem:
+    mark = error.problem_mark
+    place = Place(origin, mark.line + 1, mark.column + 1) if mark else Place(origin)
+    what = error.problem or str(error)
+    if "'\\t'" in what:
+        return Problem(place, "", "a tab is used for indentation", "indent with spaces")
+    if "mapping values are not allowed" in what:
+        return Problem(
+            place, "", "a colon is not expected here", "check the indentation, or quote text that contains `: `"
+        )
+    fix = f"{error.context}, which starts in line {error.context_mark.line + 1}" if error.context_mark else ""
+    return Problem(place, "", f"this is not valid YAML: {what}", fix)
+
+
+def _place(node: yaml.Node, layer: Layer, text: str | None = None) -> Place:
+    return Place(layer.origin, node.start_mark.line + 1, node.start_mark.column + 1, text, layer.directory)
+
+
+def _mapping(node: yaml.MappingNode, above: Key, layer: Layer) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for key_node, value_node in node.value:
+        place = _place(key_node, layer, value_node.value if isinstance(value_node, yaml.ScalarNode) else None)
+        if not isinstance(key_node, yaml.ScalarNode):
+            layer.problems.append(Problem(place, ".".join(above), "a key must be a plain word"))
+            continue
+        key = (*above, key_node.value)
+        if key in layer.places:
+            what = f"written twice, first in line {layer.places[key].line}"
+            layer.problems.append(Problem(place, ".".join(key), what, "remove one of the two"))
+            continue
+        layer.places[key] = place
+        values[key_node.value] = value_of(value_node, key, layer)
+    return values
+
+
+def value_of(node: yaml.Node, key: Key, layer: Layer) -> Any:
+    """The Python value of a node; what cannot be one is noted as a problem of the layer."""
+    if isinstance(node, yaml.MappingNode):
+        return _mapping(node, key, layer)
+    if isinstance(node, yaml.SequenceNode):
+        return [value_of(each, key, layer) for each in node.value]
+    assert isinstance(node, yaml.ScalarNode)
+    try:
+        return scalar(node)
+    except ValueError as error:
+        layer.report(key, str(error))
+        return None
+
+
+def merge(layers: list[Layer], main: Layer) -> Layer:
+    """Later layers win, key by key within a section; lists are replaced, never joined.
+
+    Args:
+        main: the layer that the result is named after; what has no place of its own is reported there.
+    """
+    merged = Layer(main.origin, main.directory)
+    for layer in layers:
+        merged.values = _merged(merged.values, layer.values)
+        merged.places |= layer.places
+        merged.problems += layer.problems
+    return merged
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for section, values in above.items():
+        merged[section] = {**below.get(section, {}), **values}
+    return merged

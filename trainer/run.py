@@ -1,0 +1,80 @@
+"""`galore train` below its command line: a directory, a lock, a run, its records and its report."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from galore.trainer.build import Run, build
+from galore.trainer.data.unigram import unigram_loss_nats
+from galore.trainer.durable import replace_file
+from galore.trainer.evaluate import EvalResult
+from galore.trainer.facts import facts, header, now
+from galore.trainer.loop import train
+from galore.trainer.memory import current_and_peak
+from galore.trainer.metrics import Console, Metrics
+from galore.trainer.recipe.load import LoadedRecipe
+from galore.trainer.record import Meter, Recorder
+from galore.trainer.report import write_report
+from galore.trainer.rundir import RunDir
+from galore.trainer.signals import StopOnSignal
+from galore.trainer.wandb_sink import make_sink
+
+
+def run_training(loaded: LoadedRecipe, output_dir: Path, resume: bool, console: Console) -> Path:
+    """Carry out a recipe in `output_dir`, or go on with the run that is there; returns the report's path.
+
+    Raises:
+        UserError: bad input (exit code 2); RunFailed (1); Interrupted (75) once the state is saved.
+    """
+    directory = RunDir.create(output_dir, resume)
+    with directory.locked(), StopOnSignal() as stop:
+        baseline = current_and_peak("cpu").current
+        run = build(loaded, directory, console)
+        recorder = _recorder(run, console, baseline)
+        try:
+            _begin(run, loaded, recorder)
+            result = train(run, recorder, stop)
+            _end(run, result)
+        finally:
+            recorder.metrics.close()
+            console.close()
+            report = write_report(directory)
+    return report
+
+
+def _recorder(run: Run, console: Console, baseline: int) -> Recorder:
+    dtype = next(run.model.parameters()).dtype
+    meter = Meter.of(run.model, run.device, dtype, run.recipe.data.max_length)
+    resume_step = None if run.directory.fresh else run.first_step
+    sink = make_sink(run.recipe, run.directory)
+    metrics = Metrics.open(run.directory.metrics, resume_step, warn=console.message, sink=sink)
+    recorder = Recorder(metrics, console, meter, run.device, 0 if run.device.type == "cuda" else baseline)
+    if run.checkpoint is not None:
+        recorder.tokens = run.checkpoint.state["tokens"]
+        recorder.skipped_in_a_row = run.checkpoint.state["skipped_in_a_row"]
+    return recorder
+
+
+def _begin(run: Run, loaded: LoadedRecipe, recorder: Recorder) -> None:
+    known: dict[str, Any] = {} if run.directory.fresh else run.directory.read_facts()
+    if not known:
+        known = facts(run, run.recipe.log.run_name or run.directory.root.resolve().name)
+        known["unigram_loss_nats"] = unigram_loss_nats(run.data) if run.has_validation else None
+    if not run.directory.fresh:
+        known["resumes"] = [*known.get("resumes", []), {"step": run.first_step, "time": now()}]
+    known["peak"] = {"flops_per_second": recorder.meter.peak.flops_per_second, "basis": recorder.meter.peak.basis}
+    run.data.tokenizer.save_pretrained(run.directory.tokenizer)
+    run.directory.write_facts(known)
+    replace_file(run.directory.recipe, loaded.text)
+    recorder.console.start(header(run, recorder.meter), run.total_steps)
+    if run.first_step:
+        recorder.event(run.first_step, f"resumed after step {run.first_step}")
+
+
+def _end(run: Run, result: EvalResult | None) -> None:
+    final = {"finished": now(), "seconds": time.process_time()}
+    if result is not None:
+        final |= {"loss_nats": result.loss_nats, "perplexity": result.perplexity}
+    run.directory.write_facts(run.directory.read_facts() | {"finished": final.pop("finished"), "final": final})

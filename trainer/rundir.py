@@ -1,0 +1,147 @@
+"""The directory of one run: what lies where in it, who may use it, and when it may be created."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from galore.trainer.durable import replace_file
+from galore.trainer.errors import UserError
+from galore.trainer.lock import exclusive
+
+LOCK = ".lock"
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """Paths of a run. `fresh` is true for a run that starts, false for one that is resumed or only read."""
+
+    root: Path
+    fresh: bool = False
+
+    @property
+    def recipe(self) -> Path:
+        """The resolved recipe, YAML. It is what makes a directory a run."""
+        return self.root / "recipe.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON line per step, evaluation and event."""
+        return self.root / "metrics.jsonl"
+
+    @property
+    def facts(self) -> Path:
+        """What is known of the run beside its metrics: versions, hardware, data, parameters. JSON."""
+        return self.root / "run.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
+
+    @property
+    def tokenizer(self) -> Path:
+        return self.root / "tokenizer"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report.md"
+
+    @property
+    def plots(self) -> Path:
+        return self.root / "plots"
+
+    @property
+    def wandb(self) -> Path:
+        """Identity of the run at Weights & Biases, so that a resumed run goes on there. JSON."""
+        return self.root / "wandb.json"
+
+    @property
+    def lock(self) -> Path:
+        return self.root / LOCK
+
+    @classmethod
+    def create(cls, path: Path, resume: bool) -> Self:
+        """Prepare `path` for a run that starts, or check that it holds one to resume.
+
+        Raises:
+            UserError: not empty without `resume`, no run with it, a file, or not writable.
+        """
+        _refuse_file(path)
+        if resume:
+            cls.open(path)
+            return cls(path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _unwritable(path, error) from error
+        run_dir = cls(path, fresh=True)
+        run_dir._refuse_used()
+        return run_dir
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """A directory that holds a run, to resume or to read.
+
+        Raises:
+            UserError: it does not.
+        """
+        run_dir = cls(path)
+        _refuse_file(path)
+        if not path.is_dir():
+            raise UserError("there is no such directory", where=str(path), fix="check the path of the run")
+        if not run_dir.recipe.is_file():
+            fix = "check the path; a run that is to start here needs no --resume"
+            raise UserError(f"holds no run (no {run_dir.recipe.name})", where=str(path), fix=fix)
+        return run_dir
+
+    @contextmanager
+    def locked(self) -> Iterator[Self]:
+        """Keep every other process from running here. A crash of any kind releases it.
+
+        Raises:
+            UserError: another run is in it (with its pid), or was started and finished here since `create`.
+        """
+        with exclusive(self.lock):
+            if self.fresh:
+                self._refuse_used()
+            yield self
+
+    def write_facts(self, facts: Mapping[str, Any]) -> None:
+        """Replace run.json atomically."""
+        replace_file(self.facts, json.dumps(dict(facts), indent=2, ensure_ascii=False) + "\n")
+
+    def read_facts(self) -> dict[str, Any]:
+        """What run.json says; empty if there is none or it cannot be read."""
+        try:
+            facts = json.loads(self.facts.read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return facts if isinstance(facts, dict) else {}
+
+    def _refuse_used(self) -> None:
+        try:
+            used = sorted(path.name for path in self.root.iterdir() if path.name != LOCK)
+        except OSError as error:
+            raise _unwritable(self.root, error) from error
+        if not used:
+            return
+        if self.recipe.is_file():
+            what, fix = "already holds a run", "add --resume to go on with it, or choose another --output-dir"
+        else:
+            what, fix = f"is not empty (it holds {used[0]})", "choose another --output-dir"
+        raise UserError(what, where=str(self.root), fix=fix)
+
+
+def _refuse_file(path: Path) -> None:
+    if path.exists() and not path.is_dir():
+        raise UserError("is a file, not a directory", where=str(path), fix="choose another --output-dir")
+
+
+def _unwritable(path: Path, error: OSError) -> UserError:
+    return UserError(
+        f"cannot be used: {error.strerror}", where=str(path), fix="choose an --output-dir you may write to"
+    )

@@ -1,0 +1,117 @@
+"""The trained model of a run directory, of a folder, or of the hub, with its tokenizer."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from galore.trainer.checkpoint import Checkpoint, Skipped, newest_verified
+from galore.trainer.errors import UserError
+from galore.trainer.models.attention import availability
+from galore.trainer.models.decoder import check_capacity
+from galore.trainer.models.lora import add_adapters, merged, without_adapters
+from galore.trainer.models.materialise import adopt_weights
+from galore.trainer.models.pretrained import explained, load_pretrained, locate, read_config, skeleton
+from galore.trainer.recipe.load import recipe_from_resolved
+from galore.trainer.recipe.schema import Recipe
+from galore.trainer.rundir import RunDir
+
+MODEL_FOLDER = "model"
+
+
+@dataclass(frozen=True)
+class StoredModel:
+    """A plain transformers model (adapters merged) in evaluation mode, and where it came from.
+
+    Attributes:
+        origin: the checkpoint's path, or the folder or hub name.
+        step: optimizer steps behind the weights, `recipe`: what trained them; None for a model that is no run.
+        skipped: damaged or unfinished checkpoints that were passed over.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    origin: str
+    run: RunDir | None = None
+    recipe: Recipe | None = None
+    step: int | None = None
+    skipped: tuple[Skipped, ...] = ()
+
+
+def load_run_model(path: str, device: str = "cpu") -> StoredModel:
+    """The newest verified checkpoint of the run directory `path`; or the model of a folder or hub name.
+
+    Raises:
+        UserError: no such run or model, no good checkpoint, or weights that do not fit.
+    """
+    folder = Path(path).expanduser()
+    if (folder / "recipe.yaml").is_file():
+        return _of_run(RunDir.open(folder), device)
+    return _of_name(locate(path, Path.cwd()), device)
+
+
+def save_model_files(model: nn.Module, tokenizer: PreTrainedTokenizerBase, run: RunDir) -> None:
+    """Write what a run's model needs beside its weights: configuration, generation defaults, tokenizer.
+
+    A run can then be evaluated and exported when the model or tokenizer it started from is no longer at hand.
+    """
+    base: Any = without_adapters(model)
+    config = copy.deepcopy(base.config)
+    config.architectures, config.use_cache = [type(base).__name__], True
+    config.save_pretrained(run.root / MODEL_FOLDER)
+    base.generation_config.save_pretrained(run.root / MODEL_FOLDER)
+    tokenizer.save_pretrained(run.tokenizer)
+
+
+def load_tokenizer(source: str, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder or hub name.
+
+    Raises:
+        UserError: it cannot be read, or would need code of its own.
+    """
+    with explained(source):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            source, revision=revision, trust_remote_code=False
+        )
+    return tokenizer
+
+
+def _of_run(run: RunDir, device: str) -> StoredModel:
+    recipe = recipe_from_resolved(run.recipe.read_text(encoding="utf-8"), str(run.recipe))
+    checkpoint, skipped = newest_verified(run.checkpoints)
+    if checkpoint is None:
+        reasons = "".join(f"; {item.path.name}: {item.reason}" for item in skipped)
+        raise UserError(f"holds no good checkpoint yet{reasons}", where=str(run.root), fix="train on with --resume")
+    tokenizer = load_tokenizer(str(run.tokenizer))
+    model = _with_weights(run, recipe, checkpoint, device)
+    check_capacity(model.config, len(tokenizer), max_length=1)
+    return StoredModel(model, tokenizer, str(checkpoint.path), run, recipe, checkpoint.step, tuple(skipped))
+
+
+def _with_weights(run: RunDir, recipe: Recipe, checkpoint: Checkpoint, device: str) -> PreTrainedModel:
+    """Built without memory from the stored configuration, then given the checkpoint's tensors."""
+    wanted = recipe.model.attn_implementation  # of the machine that trained; this one may lack it
+    kernel = wanted if availability(wanted, device, recipe.model.dtype).available else "sdpa"
+    folder = run.root / MODEL_FOLDER
+    base = skeleton(read_config(str(folder), None), kernel)
+    if (folder / "generation_config.json").is_file():
+        base.generation_config = type(base.generation_config).from_pretrained(folder)
+    base.config.dtype = getattr(torch, recipe.model.dtype)
+    model = add_adapters(base, recipe.optim, seed=0) if recipe.optim.method == "lora" else base
+    adopt_weights(model, checkpoint.load("model"), device=device)
+    return merged(model).eval()
+
+
+def _of_name(source: str, device: str) -> StoredModel:
+    config = read_config(source, None)
+    stored = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
+    model = load_pretrained(source, config, revision=None, dtype=stored, attn_implementation="sdpa")
+    model.config.use_cache = True
+    model.to(device)
+    return StoredModel(model.eval(), load_tokenizer(source), source)

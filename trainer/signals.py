@@ -1,0 +1,51 @@
+"""SIGINT and SIGTERM as a question the loop asks once per step, so that it can save before it leaves."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+HANDLED = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopOnSignal:
+    """While entered, the first SIGINT or SIGTERM only sets `requested`; the second leaves at once.
+
+    Leaving at once is `os._exit(128 + signum)`: no clean-up, as a kill would do, which checkpoints survive.
+    Python delivers signals to the main thread only: elsewhere nothing is installed and `installed` is false.
+    """
+
+    def __init__(self) -> None:
+        self.requested: signal.Signals | None = None
+        self.installed = False
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._previous = {number: signal.signal(number, self._handle) for number in HANDLED}
+            self.installed = True
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: was not set from Python
+        self._previous, self.installed = {}, False
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.requested is not None:
+            os._exit(128 + number)
+        self.requested = signal.Signals(number)
+        _say(f"\n{self.requested.name}: saving after this step. Once more leaves at once, without saving.\n")
+
+
+def _say(text: str) -> None:
+    """Straight to the terminal: a handler may interrupt a print, and buffered streams refuse to be entered twice."""
+    try:
+        os.write(2, text.encode())
+    except OSError:
+        return

@@ -1,0 +1,66 @@
+"""Everything a run needs to go on exactly where it was: captured into named tensors and JSON, and put back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from galore.trainer.checkpoint import Checkpoint
+from galore.trainer.optim import GaLoreAdamW
+
+Groups = dict[str, dict[str, Tensor]]
+
+
+def model_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Weights and persistent buffers by name; a tensor with two names (tied weights) is stored under the first."""
+    seen: set[int] = set()
+    tensors = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if id(tensor) not in seen:
+            seen.add(id(tensor))
+            tensors[name] = tensor.detach()
+    return tensors
+
+
+def capture(model: nn.Module, optimizer: GaLoreAdamW) -> tuple[Groups, dict[str, Any]]:
+    """Tensor groups `model`, `optimizer`, `rng`, and the JSON that goes with them. No tensor is copied."""
+    rng = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        rng |= {f"cuda{index}": state for index, state in enumerate(torch.cuda.get_rng_state_all())}
+    groups = {"model": model_tensors(model), "optimizer": optimizer.state_tensors(), "rng": rng}
+    return groups, {"optimizer_clock": optimizer.clock}
+
+
+def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: GaLoreAdamW) -> None:
+    """Put back what `capture` gave.
+
+    Raises:
+        ValueError: the tensors do not fit this model or optimizer.
+    """
+    load_model(model, checkpoint.load("model"))
+    optimizer.load_state_tensors(checkpoint.load("optimizer"), checkpoint.state["optimizer_clock"])
+    rng = checkpoint.load("rng")
+    torch.set_rng_state(rng["cpu"])
+    for name, state in rng.items():
+        index = int(name.removeprefix("cuda")) if name != "cpu" else -1
+        if 0 <= index < torch.cuda.device_count():
+            torch.cuda.set_rng_state(state, index)
+
+
+@torch.no_grad()
+def load_model(model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Copy `tensors` into the model in place, so that tied weights stay tied.
+
+    Raises:
+        ValueError: names or shapes differ.
+    """
+    own = model_tensors(model)
+    if own.keys() != tensors.keys():
+        odd = sorted(own.keys() ^ tensors.keys())
+        raise ValueError(f"the checkpoint and the model do not have the same tensors: {', '.join(odd[:5])}")
+    for name, tensor in tensors.items():
+        if own[name].shape != tensor.shape or own[name].dtype != tensor.dtype:
+            raise ValueError(f"{name}: {tensor.dtype} {tuple(tensor.shape)} saved, {own[name].dtype} {tuple(own[name].shape)} here")
+        own[name].copy_(tensor)
