@@ -11,6 +11,7 @@ from torch import nn
 from galore.trainer.checkpoint import Checkpoint, newest_verified
 from galore.trainer.data.batch import TrainingData
 from galore.trainer.data.prepare import prepare_data
+from galore.trainer.data.tokenizer import id_bound
 from galore.trainer.errors import RunFailed, UserError
 from galore.trainer.metrics import Console
 from galore.trainer.models.cpu import optimize_decoder
@@ -43,6 +44,11 @@ class Run:
     kernels: list[str]
     checkpoint: Checkpoint | None
 
+    @property
+    def has_validation(self) -> bool:
+        """Whether any text is held out."""
+        return next(iter(self.data.validation_batches(1, 1)), None) is not None
+
 
 def build(loaded: LoadedRecipe, directory: RunDir, console: Console) -> Run:
     """Read the data, build model and optimizer, and restore the newest verified checkpoint of a resumed run.
@@ -57,7 +63,7 @@ def build(loaded: LoadedRecipe, directory: RunDir, console: Console) -> Run:
     if recipe.train.num_threads is not None:
         torch.set_num_threads(recipe.train.num_threads)
     data = prepare_data(recipe, loaded.base_dir)
-    model, kernels = build_model(recipe, len(data.tokenizer), str(device), loaded.base_dir)
+    model, kernels = build_model(recipe, id_bound(data.tokenizer), str(device), loaded.base_dir)
     optimizer = build_optimizer(
         model, recipe.optim, accumulation=recipe.train.accumulation, seed=recipe.train.seed
     )

@@ -55,12 +55,12 @@ def evaluate_stored(
 def _recipe(stored: StoredModel, loaded: LoadedRecipe | None) -> tuple[Recipe, Path]:
     if loaded is not None:
         return loaded.recipe, loaded.base_dir
-    if stored.recipe is None or stored.run is None:
+    if stored.recipe is None:
         raise UserError(
             f"{stored.origin} is a model, not a run: it has no held-out text of its own",
             fix="name a recipe for the data with --recipe",
         )
-    return stored.recipe, Path(stored.run.read_facts().get("base_dir", Path.cwd()))
+    return stored.recipe, Path.cwd()  # the paths of a resolved recipe are absolute
 
 
 def _for_model(recipe: Recipe, stored: StoredModel) -> Recipe:

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -84,7 +85,7 @@ def gpu_peak(name: str, dtype: torch.dtype) -> Peak:
         return Peak(None, "unknown", name, f"{name} is not in the table of GPU peaks; MFU is left out")
     if dtype == torch.bfloat16:
         return Peak(entry[0], "table", name)
-    if dtype == torch.float32 and not torch.backends.cuda.matmul.allow_tf32:
+    if dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest":  # TF32 is another peak
         return Peak(entry[1], "table", name)
     return Peak(None, "unknown", name, f"no table entry for {dtype} on {name} with these settings; MFU is left out")
 
@@ -144,4 +145,5 @@ def _write(file: Path, entries: dict[str, float]) -> None:
         temporary.write_text(json.dumps(entries, indent=2, sort_keys=True), encoding="utf-8")
         temporary.replace(file)
     except OSError:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()

@@ -14,7 +14,7 @@ def model_card(stored: StoredModel) -> str:
     parts = [front, "# A causal language model trained with galore\n", _table("Model", _model(stored))]
     if stored.recipe is not None:
         parts.append(_table("Training", _training(stored.recipe, stored.step)))
-    if stored.run is not None and (final := stored.run.read_facts().get("final_evaluation")):
+    if stored.run is not None and (final := stored.run.read_facts().get("final")):
         parts.append(_table("Held-out text", final))
     return "\n".join([*parts, _USE])
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +47,7 @@ def _recorder(run: Run, console: Console, baseline: int) -> Recorder:
     dtype = next(run.model.parameters()).dtype
     meter = Meter.of(run.model, run.device, dtype, run.recipe.data.max_length)
     resume_step = None if run.directory.fresh else run.first_step
-    sink = make_sink(run.recipe, run.directory)
+    sink = make_sink(run.recipe, run.directory, console.message)
     metrics = Metrics.open(run.directory.metrics, resume_step, warn=console.message, sink=sink)
     recorder = Recorder(metrics, console, meter, run.device, 0 if run.device.type == "cuda" else baseline)
     if run.checkpoint is not None:
@@ -74,7 +73,7 @@ def _begin(run: Run, loaded: LoadedRecipe, recorder: Recorder) -> None:
 
 
 def _end(run: Run, result: EvalResult | None) -> None:
-    final = {"finished": now(), "seconds": time.process_time()}
+    final: dict[str, Any] = {"step": run.total_steps}
     if result is not None:
-        final |= {"loss_nats": result.loss_nats, "perplexity": result.perplexity}
-    run.directory.write_facts(run.directory.read_facts() | {"finished": final.pop("finished"), "final": final})
+        final |= {"loss_nats": result.loss_nats, "perplexity": result.perplexity, "mode": result.mode}
+    run.directory.write_facts(run.directory.read_facts() | {"finished": now(), "final": final})

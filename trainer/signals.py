@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -16,9 +18,14 @@ class StopOnSignal:
 
     Leaving at once is `os._exit(128 + signum)`: no clean-up, as a kill would do, which checkpoints survive.
     Python delivers signals to the main thread only: elsewhere nothing is installed and `installed` is false.
+
+    Args:
+        say: told once what the first signal does. It is called inside the handler, which may have interrupted a
+            print, and buffered streams refuse to be entered twice: it must not use them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, say: Callable[[str], None] | None = None) -> None:
+        self._say = say or to_stderr
         self.requested: signal.Signals | None = None
         self.installed = False
         self._previous: dict[signal.Signals, Any] = {}
@@ -40,12 +47,10 @@ class StopOnSignal:
         if self.requested is not None:
             os._exit(128 + number)
         self.requested = signal.Signals(number)
-        _say(f"\n{self.requested.name}: saving after this step. Once more leaves at once, without saving.\n")
+        self._say(f"{self.requested.name}: saving after this step; once more leaves at once, without saving")
 
 
-def _say(text: str) -> None:
-    """Straight to the terminal: a handler may interrupt a print, and buffered streams refuse to be entered twice."""
-    try:
-        os.write(2, text.encode())
-    except OSError:
-        return
+def to_stderr(text: str) -> None:
+    """Write a line to the standard error past all buffers: safe in a signal handler. Never raises."""
+    with suppress(OSError):
+        os.write(2, f"\n{text}\n".encode(errors="replace"))

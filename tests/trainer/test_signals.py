@@ -34,6 +34,14 @@ def test_the_second_signal_leaves_at_once(first: signal.Signals, second: signal.
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 128 + second
 
 
+def test_who_is_told_is_told_once() -> None:
+    said: list[str] = []
+    with StopOnSignal(said.append):
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert len(said) == 1
+    assert said[0].startswith("SIGTERM: saving after this step; once more leaves at once")
+
+
 def test_handlers_come_back_after_an_error() -> None:
     before = [signal.getsignal(each) for each in HANDLED]
     with pytest.raises(ZeroDivisionError), StopOnSignal():

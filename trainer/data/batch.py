@@ -55,9 +55,13 @@ class Batch:
 class TrainingData(Protocol):
     """Training and held-out sequences of one recipe. Two kinds: `mapped.MappedData` and `stream.StreamedData`."""
 
-    tokenizer: PreTrainedTokenizerBase
-    summary: dict[str, Any]
-    """JSON: source, documents, tokens, sequences, bad rows by kind, fingerprint."""
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """A fast tokenizer with an EOS and a token to pad with."""
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """JSON: source, documents, tokens, sequences, bad rows by kind, fingerprint."""
 
     @property
     def num_sequences(self) -> int | None:

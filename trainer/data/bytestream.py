@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, NamedTuple, cast
 
 from galore.trainer.errors import UserError
 
@@ -57,7 +57,7 @@ def opened(path: Path) -> Iterator[ByteStream]:
                 yield ByteStream(raw, raw)
                 return
             with gzip.GzipFile(fileobj=raw) as plain:
-                yield ByteStream(plain, raw)
+                yield ByteStream(cast(IO[bytes], plain), raw)
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:
         what = f"damaged or truncated gzip data ({error})"
         raise UserError(what, where=str(path), fix="fetch or compress the file again; `gzip -t` tests it") from error

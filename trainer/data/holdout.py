@@ -14,7 +14,7 @@ def content_hash(text: str) -> int:
 
 def is_held_out(hashed: int, fraction: float) -> bool:
     """True for about `fraction` of all contents; no document changes sides when others come or go."""
-    return hashed < fraction * 2**HASH_BITS
+    return hashed < fraction * (1 << HASH_BITS)
 
 
 class Holdout:

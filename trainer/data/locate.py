@@ -60,7 +60,7 @@ def _expand(pattern: str, base_dir: Path, format: str, key: str) -> list[DataFil
     elif path.exists():
         files = [_named(path, format, key)]
     else:
-        matches = (Path(match) for match in sorted(glob.glob(str(path), recursive=True)))
+        matches = (Path(match) for match in sorted(glob.glob(str(path), recursive=True)))  # noqa: PTH207 - takes absolute ones
         files = [_named(match, format, key) for match in matches if match.is_file()]
     if not files:
         kind = "txt, jsonl or parquet" if format == "auto" else format

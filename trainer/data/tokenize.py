@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 PIECE_CHARS = 1 << 18
-BATCH_CHARS = 1 << 22
+BATCH_CHARS = 1 << 22  # enough work for many cores
+STREAM_BATCH_CHARS = 1 << 20  # little enough that a step need not wait for tokens of a later one
 
 
 class Piece(NamedTuple):
@@ -49,13 +50,13 @@ def _word_gap(text: str, start: int, stop: int) -> int:
     return stop
 
 
-def batches(parts: Iterable[Piece]) -> Iterator[list[Piece]]:
-    """Runs of pieces of about `BATCH_CHARS`, the unit of work that is spread over the cores."""
+def batches(parts: Iterable[Piece], chars: int = BATCH_CHARS) -> Iterator[list[Piece]]:
+    """Runs of pieces of about `chars` characters, the unit of work that is spread over the cores."""
     batch, size = list[Piece](), 0
     for part in parts:
         batch.append(part)
         size += len(part.text)
-        if size >= BATCH_CHARS:
+        if size >= chars:
             yield batch
             batch, size = [], 0
     if batch:
@@ -74,6 +75,22 @@ def encode(backend: Tokenizer, texts: list[str]) -> list[list[int]]:
     """Token ids without the special tokens of a template. The GIL is released; all cores work."""
     encodings: list[Any] = backend.encode_batch_fast(texts, add_special_tokens=False)
     return [encoding.ids for encoding in encodings]
+
+
+def encode_documents(backend: Tokenizer, texts: Sequence[str]) -> Iterator[list[int]]:
+    """Token ids of each text, a batch of them at a time."""
+    parts = (
+        Piece(part, "", number == len(cut), "", 0)
+        for cut in map(list, map(pieces, texts))
+        for number, part in enumerate(cut, start=1)
+    )
+    document = list[int]()
+    for batch in batches(parts, STREAM_BATCH_CHARS):
+        for piece, ids in zip(batch, encode(backend, [piece.text for piece in batch]), strict=True):
+            document += ids
+            if piece.last:
+                yield document
+                document = []
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from galore.trainer.data.cache import entry
 from galore.trainer.data.packing import Frame
 from galore.trainer.data.tokenize import encoder
 from galore.trainer.errors import UserError
-from galore.trainer.recipe.schema import Recipe
+from galore.trainer.recipe.schema import ModelSection, Recipe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -39,7 +39,9 @@ def load_tokenizer(name: str, revision: str | None, base_dir: Path, key: str) ->
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     path = base_dir / Path(name).expanduser()
-    fix = "name a folder written by `save_pretrained`, or a tokenizer.json; hub names need the network or a filled cache"
+    fix = (
+        "name a folder written by `save_pretrained`, or a tokenizer.json; hub names need the network or a filled cache"
+    )
     if not path.exists() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
         raise UserError(f"no such file or folder: {path}", where=key, fix=fix)
     try:
@@ -123,10 +125,24 @@ def id_bound(tokenizer: PreTrainedTokenizerBase) -> int:
     return int(max(tokenizer.get_vocab().values())) + 1
 
 
-def frame_of(tokenizer: PreTrainedTokenizerBase) -> Frame:
-    """The special tokens the tokenizer puts around a text, such as T5's EOS or LLaMA's BOS."""
-    probe = "a"
-    bare = list(tokenizer(probe, add_special_tokens=False)["input_ids"])
-    framed = list(tokenizer(probe)["input_ids"])
+def require_room(model: ModelSection, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raises UserError if the tokenizer has ids beyond the embedding that the recipe asks for."""
+    rows, needed = model.vocab_size, id_bound(tokenizer)
+    if model.name_or_path is None and rows is not None and rows < needed:
+        fix = f"set it to {needed} or more, or to null for the tokenizer's size"
+        raise UserError(f"is {rows}, but the tokenizer has {needed} tokens", where="model.vocab_size", fix=fix)
+
+
+def frame_of(tokenizer: PreTrainedTokenizerBase, max_length: int) -> Frame:
+    """The special tokens the tokenizer puts around a text, such as T5's EOS or LLaMA's BOS.
+
+    Raises:
+        UserError: they leave no room for text in a row of `max_length`.
+    """
+    bare = list(tokenizer("a", add_special_tokens=False)["input_ids"])
+    framed = list(tokenizer("a")["input_ids"])
     start = next(i for i in range(len(framed)) if framed[i : i + len(bare)] == bare)
-    return Frame(tuple(framed[:start]), tuple(framed[start + len(bare) :]), tokenizer.pad_token_id)
+    frame = Frame(tuple(framed[:start]), tuple(framed[start + len(bare) :]), int(tokenizer.pad_token_id))
+    if frame.room(max_length) < 1:
+        raise UserError(f"is {max_length}: no room for text", where="data.max_length", fix="use a few hundred tokens")
+    return frame

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
@@ -52,7 +53,8 @@ def add_adapters(model: PreTrainedModel, optim: OptimSection, seed: int) -> nn.M
         ),
     )
     on_meta = next(model.parameters()).is_meta
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft reads an attribute that transformers has renamed
         torch.default_generator.manual_seed(seed)
         wrapped: nn.Module = peft.get_peft_model(model, config, autocast_adapter_dtype=False, low_cpu_mem_usage=on_meta)
     for module in in_full:

@@ -53,7 +53,8 @@ def skeleton(config: PreTrainedConfig, attn_implementation: str) -> PreTrainedMo
     Raises:
         UserError: the configuration is not one of a causal language model, or refuses the attention kernel.
     """
-    with explained(config.model_type), torch.device("meta"):
+    source = config.name_or_path or config.model_type
+    with explained(source), torch.device("meta"):
         model = AutoModelForCausalLM.from_config(
             config, dtype=torch.float32, attn_implementation=attn_implementation, trust_remote_code=False
         )
@@ -119,8 +120,9 @@ class explained:  # noqa: N801 - reads as a statement: `with explained(source):`
         if "trust_remote_code" in str(error):
             raise UserError(f"{self.source} needs code of its own, which galore never runs", where=WHERE) from error
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), kind.__name__ if kind else "")
+        what = self.source if Path(self.source).is_dir() else f"{self.source}, which is no folder here but a hub name"
         raise UserError(
-            f"cannot use {self.source}: {reason}",
+            f"cannot use {what}: {reason}",
             where=WHERE,
             fix="give a folder with config.json and *.safetensors, or the hub name of a causal language model",
         ) from error

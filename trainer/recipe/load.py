@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,10 @@ from galore.trainer.recipe.problems import RecipeError
 from galore.trainer.recipe.schema import Recipe
 from galore.trainer.recipe.shipped import is_shipped, locate
 from galore.trainer.recipe.source import Layer, merge, parse, read_layer
+
+CORPUS = [("data", "path"), ("data", "validation_path")]  # files if the source is local, else names on the hub
+MAYBE_FILES = [("data", "tokenizer"), ("model", "name_or_path")]  # files, or names on the hub
+FILES = [("data", "cache_dir")]
 
 
 @dataclass(frozen=True)
@@ -105,22 +110,18 @@ def _read_parent(name: str, main: Layer) -> Layer:
 
 
 def anchor_paths(merged: Layer) -> None:
-    """Makes local paths absolute that were written elsewhere than in the recipe: on the command line, or by a parent.
+    """Makes local paths absolute: each is relative to the file it is written in, or to the working directory if given
+    on the command line. The resolved recipe then means the same wherever it is read.
 
     A tokenizer or model may as well be a hub name: it is taken for a path only if something is there.
     """
-    for section, name in (
-        ("data", "path"),
-        ("data", "validation_path"),
-        ("data", "tokenizer"),
-        ("model", "name_or_path"),
-    ):
+    source = merged.values.get("data", {}).get("source", "local")
+    files = [*FILES, *CORPUS] if source == "local" else FILES
+    for section, name in [*files, *MAYBE_FILES]:
         values = merged.values.get(section, {})
-        place = merged.places.get((section, name))
-        if place is None or place.directory == merged.directory or name not in values:
-            continue
-        surely = section == "data" and name != "tokenizer" and values.get("source", "local") == "local"
-        values[name] = _anchored(values[name], place.directory, surely)
+        if name in values:
+            directory = merged.place((section, name)).directory
+            values[name] = _anchored(values[name], directory, (section, name) in files)
 
 
 def _anchored(value: Any, directory: Path, surely: bool) -> Any:
@@ -128,5 +129,5 @@ def _anchored(value: Any, directory: Path, surely: bool) -> Any:
         return [_anchored(each, directory, surely) for each in value]
     if not isinstance(value, str) or not value:
         return value
-    path = directory / Path(value).expanduser()
-    return str(path.resolve()) if surely or path.exists() else value
+    path = Path(os.path.abspath(directory / Path(value).expanduser()))  # noqa: PTH100 - symlinks stay as they are
+    return str(path) if surely or path.exists() else value

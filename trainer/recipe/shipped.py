@@ -55,3 +55,10 @@ def _nearest_recipes(name: str, path: Path) -> str:
     close = [files[each] for each in nearest(path.name, files, 2)] + nearest(Path(name).stem, shipped_names(), 3)
     listed = "`galore recipes list` shows the shipped ones"
     return f"did you mean {' or '.join(close)}? {listed}" if close else listed
+
+
+def about(name: str) -> str:
+    """What a shipped recipe trains: its first comment that is not the editor header."""
+    with (FOLDER / f"{name}.yaml").open(encoding="utf-8") as file:
+        comments = (line.removeprefix("# ").strip() for line in file if line.startswith("# "))
+        return next((line for line in comments if not line.startswith("yaml-language-server")), "")

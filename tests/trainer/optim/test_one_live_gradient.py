@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 
 class LiveStorages(TorchDispatchMode):
-    """Counts live storages whose tensor was created with one of `shapes` (either orientation)."""
+    """Counts live results of matrix products of the given sizes (either orientation): the weights' gradients."""
 
     def __init__(self, sizes):
         super().__init__()
@@ -18,9 +18,8 @@ class LiveStorages(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
-        for tensor in out if isinstance(out, (tuple, list)) else [out]:
-            if isinstance(tensor, torch.Tensor) and tuple(sorted(tensor.shape)) in self.sizes:
-                self.track(tensor.untyped_storage())
+        if func is torch.ops.aten.mm.default and tuple(sorted(out.shape)) in self.sizes:
+            self.track(out.untyped_storage())
         return out
 
     def track(self, storage):
@@ -50,7 +49,6 @@ def most_alive_in_backward(options, steps=6, parts=2):
     model = llama()
     optimizer = GaLoreAdamW(galore_groups(model, 8), update_proj_gap=3, accumulation=parts, **options)
     sizes = {tuple(sorted(slot.parameter.shape)) for slot in optimizer.projected}
-    own = {slot.parameter.untyped_storage()._cdata for slot in optimizer.projected}
     most = 0
     for _ in range(steps):
         ids = torch.randint(0, 61, (4, 16))
@@ -58,7 +56,6 @@ def most_alive_in_backward(options, steps=6, parts=2):
             for micro in ids.chunk(parts):
                 loss = model(input_ids=micro, labels=micro).loss / parts
                 with LiveStorages(sizes) as tracker:
-                    tracker.known |= own
                     loss.backward()
                 most = max(most, tracker.most)
         optimizer.step()
@@ -70,8 +67,8 @@ def test_one_full_size_gradient_at_most(options):
     assert most_alive_in_backward(options) == 1
 
 
-def test_summed_with_known_accumulation_of_one_holds_one_too():
-    assert most_alive_in_backward({"proj_type": "svd"}, parts=1) <= 3  # the SVD's own working copy and factors
+def test_summed_holds_one_too_where_it_knows_there_is_one_micro_batch():
+    assert most_alive_in_backward({"proj_type": "svd"}, parts=1) == 1
 
 
 def test_the_tracker_sees_gradients_that_are_kept():

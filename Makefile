@@ -1,0 +1,48 @@
+# Everything from a bare machine: `make demo` trains on the embedded corpus, `make test` runs the tests.
+export PYTHONSAFEPATH := 1  # ./kernels and ./trainer must not shadow packages of the same name
+VENV ?= .venv
+PY := $(VENV)/bin/python
+PYTHON ?= python3
+READY := $(VENV)/.ready
+
+.PHONY: help demo test test-all check lint type fmt wheel dev prove bench clean
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 12
+
+$(READY): constraints.txt pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is %d.%d; try make PYTHON=python3.12" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt torch setuptools
+	$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[all,bench,dev]'
+	mkdir -p build/dev/galore && cd build/dev/galore && ln -sfn ../../../cli ../../../trainer ../../../kernels ../../../recipes .
+	touch $@
+
+dev: $(READY)  ## virtual environment with everything, pinned; link tree for mypy and the IDE
+
+demo: $(READY)  ## train the demo recipe on the embedded corpus and write its report
+	$(VENV)/bin/galore train demo --output-dir runs/demo-$$(date +%Y%m%d-%H%M%S)
+
+test: $(READY)  ## the tests
+	$(PY) -m pytest -q -n 2 -m 'not slow'
+
+test-all: $(READY)  ## the tests, slow ones too
+	$(PY) -m pytest -q
+
+lint: $(READY)
+	$(PY) -m ruff check . && $(PY) -m ruff format --check .
+
+type: $(READY)
+	$(PY) -m mypy
+
+check: lint type  ## ruff, mypy --strict, architecture test
+	$(PY) -m pytest -q tests/test_architecture.py
+
+fmt: $(READY)
+	$(PY) -m ruff check --fix . ; $(PY) -m ruff format .
+
+wheel: $(READY)  ## dist/*.whl, installed and run from an empty environment
+	rm -rf dist && $(PY) -m build -q --wheel && $(PY) -m pytest -q -m slow tests/test_wheel.py
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,157 @@
+"""Held-out loss of GaLore, full-rank AdamW, LoRA and low-rank factors at one token budget on real text.
+
+    python bench/quality.py sweep DATA OUT     a fifth of the tokens per (method, learning rates): one JSON line each
+    python bench/quality.py final DATA OUT     the whole budget at each method's best point of the sweep, all seeds
+    python bench/quality.py table OUT          Markdown of both
+
+DATA holds litbank_fiction.{train,validation}.jsonl.gz. Lines that are in OUT are not run again.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+
+from galore.trainer.build import Run, build
+from galore.trainer.loop import train
+from galore.trainer.metrics import Metrics
+from galore.trainer.recipe.load import load_recipe
+from galore.trainer.record import Meter, Recorder
+from galore.trainer.rundir import RunDir
+from galore.trainer.signals import StopOnSignal
+
+RECIPE = str(Path(__file__).with_name("quality.yaml"))
+STEPS = 733  # × 4,096 tokens = 3.0 M
+IN_FULL = "optim.train_modules=[embed_tokens,lm_head,norm]"
+METHODS = {
+    "galore": ["optim.method=galore"],
+    "full": ["optim.method=full"],
+    "lora": ["optim.method=lora", "optim.lora_alpha=64", IN_FULL],
+    "low-rank": ["optim.method=lora", "optim.lora_alpha=64", IN_FULL],
+}
+# (learning rate, factor on the matrices): the full-rank control may split its learning rate as GaLore's α does
+GRID = {
+    "galore": [(0.005, 0.25), (0.01, 0.25), (0.02, 0.25), (0.01, 0.5), (0.02, 0.5)],
+    "full": [(0.01, 0.25), (0.01, 0.1), (0.02, 0.1), (0.005, 0.25), (0.003, 1.0), (0.02, 0.05)],
+    "lora": [(0.003, 1.0), (0.01, 1.0), (0.02, 1.0)],
+    "low-rank": [(0.003, 1.0), (0.01, 1.0), (0.02, 1.0)],
+}
+SEEDS = {"galore": (1, 2, 3), "full": (1, 2, 3), "lora": (1,), "low-rank": (1,)}
+
+
+class Silent:
+    """A console that shows nothing."""
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *args: None
+
+
+def run(data: Path, method: str, lr: float, scale: float, steps: int, seed: int) -> dict[str, Any]:
+    """One training run; returns its held-out loss and what it cost."""
+    overrides = [
+        *METHODS[method],
+        f"optim.learning_rate={lr}",
+        f"optim.scale={scale}",
+        f"train.max_steps={steps}",
+        f"train.seed={seed}",
+        f"data.path={data / 'litbank_fiction.train.jsonl.gz'}",
+        f"data.validation_path={data / 'litbank_fiction.validation.jsonl.gz'}",
+        "train.num_threads=1",
+    ]
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        parts = build(load_recipe(RECIPE, overrides), RunDir.create(Path(folder) / "run", resume=False), Silent())
+        if method == "low-rank":
+            factorise(parts)
+        recorder = Recorder(
+            Metrics.open(parts.directory.metrics, None), Silent(),
+            Meter.of(parts.model, parts.device, torch.bfloat16, parts.recipe.data.max_length), parts.device, 0,
+        )
+        result = train(parts, recorder, StopOnSignal())
+    assert result is not None
+    held = parts.optimizer.memory_by_category()
+    return {
+        "method": method, "lr": lr, "scale": scale, "steps": steps, "seed": seed, "loss_nats": result.loss_nats,
+        "perplexity": result.perplexity, "state_bytes": held["optimizer_states"] + held["projectors"],
+        "seconds": time.perf_counter() - started,
+    }
+
+
+@torch.no_grad()
+def factorise(run: Run) -> None:
+    """Make every adapted matrix a pure product B·A of the usual initial size: the low-rank control."""
+    generator = torch.Generator().manual_seed(run.recipe.train.seed)
+    for name, parameter in run.model.named_parameters():
+        if "base_layer" in name:
+            parameter.zero_()
+        elif "lora_" in name:  # std(B A) = 0.02 for std(A) = std(B) = (0.02 / √r)^½
+            deviation = (0.02 / run.recipe.optim.rank**0.5) ** 0.5
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * deviation)
+
+
+def lines(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
+
+
+def measure(data: Path, out: Path, plan: list[tuple[str, float, float, int, int]]) -> None:
+    """Run what of `plan` is not in `out` yet."""
+    for method, lr, scale, steps, seed in plan:
+        point = {"method": method, "lr": lr, "scale": scale, "steps": steps, "seed": seed}
+        if any(all(line[key] == value for key, value in point.items()) for line in lines(out)):
+            continue
+        row = run(data, method, lr, scale, steps, seed)
+        with out.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        print(row, flush=True)
+
+
+def best(out: Path) -> dict[str, tuple[float, float]]:
+    """Each method's point of lowest held-out loss in the sweep."""
+    swept = sorted((line for line in lines(out) if line["steps"] < STEPS), key=lambda line: -line["loss_nats"])
+    return {line["method"]: (line["lr"], line["scale"]) for line in swept}
+
+
+def table(out: Path) -> None:
+    """Print Markdown tables of the sweep and of the final runs."""
+    print("| method | learning rate | factor | held-out loss at a fifth |\n|---|---|---|---|")
+    for line in lines(out):
+        if line["steps"] < STEPS:
+            print(f"| {line['method']} | {line['lr']} | {line['scale']} | {line['loss_nats']:.4f} |")
+    final = defaultdict(list)
+    for line in lines(out):
+        if line["steps"] == STEPS:
+            final[line["method"]].append(line)
+    print("\n| method | lr × factor | seeds | held-out loss | perplexity | states, bytes | seconds |\n|---|---|---|---|---|---|---|")
+    for method, runs in final.items():
+        losses = [line["loss_nats"] for line in runs]
+        spread = f"{mean(losses):.4f} ({min(losses):.4f}–{max(losses):.4f})"
+        first = runs[0]
+        print(
+            f"| {method} | {first['lr']} × {first['scale']} | {len(runs)} | {spread} | "
+            f"{mean(line['perplexity'] for line in runs):.1f} | {first['state_bytes']:,} | {mean(line['seconds'] for line in runs):.0f} |"
+        )
+
+
+def main() -> None:
+    command, *paths = sys.argv[1:]
+    if command == "table":
+        table(Path(paths[0]))
+        return
+    data, out = Path(paths[0]).resolve(), Path(paths[1])
+    only = paths[2:] or list(METHODS)
+    if command == "sweep":
+        measure(data, out, [(m, lr, scale, STEPS // 5, 0) for m in only for lr, scale in GRID[m]])
+    else:
+        measure(data, out, [(m, *best(out)[m], STEPS, seed) for m in only for seed in SEEDS[m]])
+
+
+if __name__ == "__main__":
+    main()

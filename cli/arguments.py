@@ -1,0 +1,76 @@
+"""Arguments that several verbs share, and how the shell completes them."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class DeviceName(StrEnum):
+    """As `train.device` of a recipe."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+def complete_recipe(incomplete: str) -> list[str]:
+    """Shipped names and YAML files."""
+    from galore.trainer.recipe.shipped import shipped_names
+
+    return [*shipped_names(), *complete_file(incomplete)]
+
+
+def complete_file(incomplete: str) -> list[str]:
+    """YAML files and folders that begin like `incomplete`."""
+    typed, slash, _ = incomplete.rpartition("/")
+    folder = Path(typed + slash).expanduser()
+    found = sorted(folder.iterdir()) if folder.is_dir() else []
+    names = [f"{path.name}/" if path.is_dir() else path.name for path in found if not path.name.startswith(".")]
+    return [typed + slash + name for name in names if name.endswith(("/", ".yaml", ".yml"))]
+
+
+def complete_shipped(incomplete: str) -> list[tuple[str, str]]:
+    """Shipped names, each with its one line."""
+    from galore.trainer.recipe.shipped import about, shipped_names
+
+    return [(name, about(name)) for name in shipped_names() if name.startswith(incomplete)]
+
+
+def complete_override(incomplete: str) -> list[tuple[str, str]]:
+    """Keys of a recipe, each with its meaning."""
+    from galore.trainer.recipe.fields import fields
+
+    return [(f"{path}=", field.description) for path, field in fields().items() if path.startswith(incomplete)]
+
+
+Recipe = Annotated[
+    str,
+    typer.Argument(
+        metavar="RECIPE",
+        help="A recipe file, or a shipped name: see `galore recipes list`.",
+        autocompletion=complete_recipe,
+        show_default=False,
+    ),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="SECTION.KEY=VALUE",
+        help="Settings that replace those of the recipe, such as optim.rank=256 train.max_steps=null.",
+        autocompletion=complete_override,
+        show_default=False,
+    ),
+]
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN|MODEL",
+        help="The folder of a run (its newest good checkpoint), a Hugging Face folder, or a hub name.",
+        show_default=False,
+    ),
+]
+Device = Annotated[DeviceName, typer.Option(help="auto takes CUDA when there is one.")]

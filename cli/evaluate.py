@@ -1,0 +1,66 @@
+"""`galore eval`."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from galore.cli.arguments import Device, DeviceName, Model, Overrides, complete_recipe
+from galore.trainer.errors import UserError
+
+
+class Mode(StrEnum):
+    """How losses are averaged; as `eval.mode` of a recipe."""
+
+    token = "token"
+    paper = "paper"
+
+
+def evaluate(
+    model: Model,
+    overrides: Overrides = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            help="The recipe whose held-out text is scored.",
+            autocompletion=complete_recipe,
+            show_default="the run's own",
+        ),
+    ] = None,
+    mode: Annotated[Mode | None, typer.Option(help="Averaging of the loss.", show_default="the recipe's")] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Tokens that are scored.", show_default="the recipe's")
+    ] = None,
+    device: Device = DeviceName.auto,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
+) -> None:
+    """Score a model on held-out text: mean cross-entropy in nats per token, and perplexity."""
+    from galore.trainer.recipe.load import load_recipe
+
+    if overrides and recipe is None:
+        recipe = _own_recipe(model)
+    loaded = load_recipe(recipe, overrides or []) if recipe is not None else None
+
+    from galore.trainer.build import choose_device
+    from galore.trainer.evaluation import evaluate_stored
+
+    where = str(choose_device(device))
+    scored = evaluate_stored(model, loaded, device=where, mode=mode.value if mode else None, max_tokens=max_tokens)
+    result = scored.result
+    if as_json:
+        facts = {"model": scored.origin, "step": scored.step, "loss_nats": result.loss_nats}
+        typer.echo(json.dumps(facts | {"perplexity": result.perplexity, "tokens": result.tokens, "mode": result.mode}))
+        return
+    typer.echo(f"{scored.origin}: loss {result.loss_nats:.4f} nats, perplexity {result.perplexity:.2f}, ", nl=False)
+    typer.echo(f"{result.tokens:,} held-out tokens, eval.mode {result.mode}")
+
+
+def _own_recipe(model: str) -> str:
+    file = Path(model).expanduser() / "recipe.yaml"
+    if not file.is_file():
+        raise UserError(f"{model} is no run, so it has no recipe to override", fix="name a recipe with --recipe")
+    return str(file)

@@ -1,0 +1,23 @@
+"""`galore export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from galore.cli.arguments import Model
+
+
+def export(
+    model: Model,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A folder that does not exist yet.", show_default=False)],
+) -> None:
+    """Write a Hugging Face folder: safetensors, configuration and tokenizer; LoRA adapters are merged."""
+    from galore.trainer.export import export as write
+    from galore.trainer.format import size
+
+    written = write(model, out)
+    typer.echo(f"{written.folder}: {size(written.bytes)}, from {written.origin}")
+    typer.echo(f'AutoModelForCausalLM.from_pretrained("{written.folder}") loads it')

@@ -1,0 +1,41 @@
+"""`galore generate`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from galore.cli.arguments import Device, DeviceName, Model
+
+
+def generate(
+    model: Model,
+    prompt: Annotated[str, typer.Option(help="The text to continue.", show_default=False)],
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of the continuation, in tokens.")] = 60,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token each time.")] = 1.0,
+    top_p: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Sample among the likeliest tokens with this much probability.")
+    ] = 1.0,
+    top_k: Annotated[int, typer.Option(min=0, help="Sample among this many of the likeliest tokens; 0 means all.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same text.")] = 0,
+    device: Device = DeviceName.auto,
+) -> None:
+    """Continue a prompt with a trained model."""
+    from galore.trainer.build import choose_device
+    from galore.trainer.generate import sample
+    from galore.trainer.runmodel import load_run_model
+
+    stored = load_run_model(model, str(choose_device(device)))
+    typer.echo(
+        sample(
+            stored.model,
+            stored.tokenizer,
+            prompt,
+            max_new_tokens=max_new_tokens,
+            seed=seed,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+        )
+    )

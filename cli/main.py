@@ -1,0 +1,59 @@
+"""`galore`: the verbs, each in a module of its own that imports what it needs only when it runs."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from galore.cli.doctor import doctor
+from galore.cli.errors import ReportingGroup
+from galore.cli.evaluate import evaluate
+from galore.cli.export import export
+from galore.cli.generate import generate
+from galore.cli.recipes import app as recipes
+from galore.cli.train import train
+
+app = typer.Typer(
+    name="galore",
+    cls=ReportingGroup,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("train")(train)
+app.command("eval")(evaluate)
+app.command("generate")(generate)
+app.command("export")(export)
+app.add_typer(recipes, name="recipes")
+app.command("doctor")(doctor)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"galore {version('galore-llm')}")
+        raise typer.Exit
+
+
+@app.callback()
+def galore(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """Train large language models, all weights, on one GPU: gradient low-rank projection.
+
+    A first run, on any computer: [bold]galore train demo[/bold]
+    """
+
+
+def main() -> None:
+    """The console script."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

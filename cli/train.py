@@ -1,0 +1,41 @@
+"""`galore train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from galore.cli.arguments import Overrides, Recipe
+
+
+def train(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    output_dir: Annotated[
+        Path | None, typer.Option(help="Where the run is kept.", show_default="runs/ and the recipe's name")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest good checkpoint in there.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the resolved recipe, what is trained, and its memory; then leave.")
+    ] = False,
+) -> None:
+    """Carry out a recipe: pretrain, or train on, a causal language model.
+
+    Ctrl-C saves and stops within one step; a second one leaves at once.
+    Exit codes: 0 done, 1 failed, 2 bad input, 75 stopped and saved.
+    """
+    from galore.trainer.recipe.load import load_recipe
+
+    loaded = load_recipe(recipe, overrides or [])
+    if dry_run:
+        from galore.cli.dryrun import show_dry_run
+
+        show_dry_run(loaded)
+        return
+
+    from galore.cli.console import make_console
+    from galore.trainer.run import run_training
+
+    run_training(loaded, output_dir or Path("runs") / loaded.name, resume, make_console(loaded.recipe.log))

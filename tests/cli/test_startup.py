@@ -1,0 +1,50 @@
+"""`galore --help` and everything about recipes answers without importing torch, and at once."""
+
+from __future__ import annotations
+
+import resource
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+REPORT = """
+import atexit, sys
+heavy = ("torch", "transformers", "numpy", "tokenizers", "pyarrow", "datasets", "matplotlib")
+atexit.register(lambda: print("imported:", [name for name in heavy if name in sys.modules], file=sys.stderr))
+from galore.cli.main import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["--version"],
+        ["train", "--help"],
+        ["recipes", "list"],
+        ["recipes", "show", "demo"],
+        ["recipes", "schema"],
+        ["recipes", "validate", "llama-7b-lora"],
+        ["train", "demo", "optim.rnak=3"],
+        ["eval", "nowhere", "--recipe", "dmeo"],
+    ],
+)
+def test_nothing_heavy_is_imported(shell: Any, arguments: list[str]) -> None:
+    done = shell(*arguments, code=REPORT)
+    assert done.returncode == (2 if arguments[-1] in ("optim.rnak=3", "dmeo") else 0)
+    assert "imported: []" in done.stderr
+
+
+@pytest.mark.parametrize(("arguments", "limit"), [(["--help"], 0.3), (["recipes", "validate", "wrong.yaml"], 1.0)])
+def test_quick(shell: Any, tmp_path: Path, arguments: list[str], limit: float) -> None:
+    (tmp_path / "wrong.yaml").write_text("training: {lr: 1}\nmodel: {dtype: fp8}\n")
+
+    def seconds() -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        shell(*arguments)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    assert min(seconds() for _ in range(3)) < limit  # of processor time, which others on this machine do not lengthen

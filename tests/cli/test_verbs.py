@@ -1,0 +1,147 @@
+"""The verbs hand over what they were given, and print what they get back. What they call is tested elsewhere."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from galore.trainer.errors import UserError
+
+
+class Calls:
+    """Stands in for the trainer's modules and keeps what they were called with."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.made: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+        self._monkeypatch = monkeypatch
+
+    def replace(self, module: str, answer: Any = None, **more: Any) -> None:
+        """Make the functions named in `more` record their call and return the value given for them."""
+        functions = {name: self._recorder(value) for name, value in more.items()}
+        self._monkeypatch.setitem(sys.modules, module, SimpleNamespace(**functions))
+
+    def _recorder(self, answer: Any) -> Any:
+        def call(*arguments: Any, **named: Any) -> Any:
+            self.made.append((arguments, named))
+            return answer
+
+        return call
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
+    return Calls(monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "directory", "resume", "rank"),
+    [
+        (["demo"], Path("runs/demo"), False, 64),
+        (["demo", "optim.rank=8", "--output-dir", "here"], Path("here"), False, 8),
+        (["--resume", "sub/mine.yaml", "optim.rank=9"], Path("runs/mine"), True, 9),
+    ],
+)
+def test_train(galore: Any, calls: Calls, arguments: list[str], directory: Path, resume: bool, rank: int) -> None:
+    Path("sub").mkdir()
+    Path("sub/mine.yaml").write_text("extends: demo")
+    calls.replace("galore.cli.console", make_console="console")
+    calls.replace("galore.trainer.run", run_training=Path("report.md"))
+    assert galore("train", *arguments).exit_code == 0
+    (loaded, *rest), _ = calls.made[-1]
+    assert rest == [directory, resume, "console"]
+    assert loaded.recipe.optim.rank == rank
+    assert calls.made[0][0] == (loaded.recipe.log,)
+
+
+def test_train_dry_run(galore: Any, calls: Calls) -> None:
+    row = SimpleNamespace(
+        name="model.layers.*.mlp.up_proj",
+        tensors=4,
+        shape=(688, 256),
+        update="projected, right",
+        rank=64,
+        count=704_512,
+        weight_bytes=2**20,
+        state_bytes=3 * 2**20,
+        projector_bytes=2**19,
+    )
+    head = SimpleNamespace(**{**vars(row), "name": "lm_head", "rank": None, "projector_bytes": 0})
+    calls.replace("galore.trainer.build", dry_run=SimpleNamespace(parameters=[row, head], notes=["assumed [x]"]))
+    shown = galore("train", "demo", "--dry-run", "optim.rank=64")
+    assert shown.exit_code == 0
+    assert "# Resolved from demo\n#   optim.rank=64" in shown.stdout
+    lines = [" ".join(line.split()) for line in shown.stdout.splitlines()]
+    assert "model.layers.*.mlp.up_proj 4 688 × 256 projected, right 64 705k 1.00 MiB 3.00 MiB 512 KiB" in lines
+    assert "together 8 1.41M 2.00 MiB 6.00 MiB 512 KiB" in lines
+    assert "Note: assumed [x]" in lines
+    assert not Path("runs").exists()
+
+
+@pytest.fixture
+def scored(calls: Calls) -> Calls:
+    result = SimpleNamespace(loss_nats=2.5, perplexity=12.1825, tokens=40_000, mode="token", batches=3)
+    calls.replace("galore.trainer.build", choose_device="cpu")
+    calls.replace("galore.trainer.evaluation", evaluate_stored=SimpleNamespace(result=result, origin="runs/a", step=7))
+    return calls
+
+
+def test_eval(galore: Any, scored: Calls) -> None:
+    shown = galore("eval", "runs/a", "--max-tokens", "99", "--mode", "paper")
+    assert shown.stdout == "runs/a: loss 2.5000 nats, perplexity 12.18, 40,000 held-out tokens, eval.mode token\n"
+    assert scored.made[-1] == (("runs/a", None), {"device": "cpu", "mode": "paper", "max_tokens": 99})
+
+
+def test_eval_json(galore: Any, scored: Calls) -> None:
+    facts = json.loads(galore("eval", "m", "--recipe", "demo", "data.max_length=64", "--json").stdout)
+    assert facts == {
+        "model": "runs/a",
+        "step": 7,
+        "loss_nats": 2.5,
+        "perplexity": 12.1825,
+        "tokens": 40_000,
+        "mode": "token",
+    }
+    assert scored.made[-1][0][1].recipe.data.max_length == 64
+
+
+def test_eval_overrides_change_the_recipe_of_the_run(galore: Any, scored: Calls) -> None:
+    Path("run").mkdir()
+    Path("run/recipe.yaml").write_text("extends: demo")
+    assert galore("eval", "run", "eval.max_tokens=5").exit_code == 0
+    assert scored.made[-1][0][1].recipe.eval.max_tokens == 5
+    refused = galore("eval", "model", "eval.max_tokens=5")
+    assert refused.exit_code == 2
+    assert "model is no run" in refused.stderr
+
+
+def test_generate(galore: Any, calls: Calls) -> None:
+    calls.replace("galore.trainer.build", choose_device="cpu")
+    calls.replace("galore.trainer.runmodel", load_run_model=SimpleNamespace(model="M", tokenizer="T"))
+    calls.replace("galore.trainer.generate", sample="Once upon a time")
+    shown = galore("generate", "runs/a", "--prompt", "Once", "--temperature", "0.5", "--seed", "3")
+    assert shown.stdout == "Once upon a time\n"
+    assert calls.made[1] == (("runs/a", "cpu"), {})
+    settings = {"max_new_tokens": 60, "seed": 3, "temperature": 0.5, "top_p": 1.0, "top_k": 0}
+    assert calls.made[2] == (("M", "T", "Once"), settings)
+
+
+def test_export(galore: Any, calls: Calls) -> None:
+    written = SimpleNamespace(folder="/x/out", origin="runs/a/step-7", step=7, bytes=2**20)
+    calls.replace("galore.trainer.export", export=written)
+    shown = galore("export", "runs/a", "out")
+    assert shown.stdout.startswith("/x/out: 1.00 MiB, from runs/a/step-7\n")
+    assert calls.made == [(("runs/a", Path("out")), {})]
+
+
+def test_errors_below_reach_the_user(galore: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def export(*_: Any) -> None:
+        raise UserError("is not empty", where="out")
+
+    monkeypatch.setitem(sys.modules, "galore.trainer.export", SimpleNamespace(export=export))
+    refused = galore("export", "runs/a", "out")
+    assert (refused.exit_code, refused.stderr) == (2, "error: out: is not empty\n")

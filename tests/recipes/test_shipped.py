@@ -1,0 +1,94 @@
+"""What the package ships: every recipe is right, says where it comes from, and carries the paper's numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from galore.trainer.recipe.load import load_recipe
+from galore.trainer.recipe.schema import Recipe
+from galore.trainer.recipe.shipped import FOLDER, about, shipped_names
+
+NAMES = shipped_names()
+SIZES = ["60m", "130m", "350m", "1b", "7b"]
+
+# hidden, intermediate, heads, layers, learning rate, rank, T, steps, warm-up, clip
+PAPER = {
+    "60m": (512, 1376, 8, 8, 0.01, 128, 200, 10_000, 1_000, None),
+    "130m": (768, 2048, 12, 12, 0.01, 256, 200, 20_000, 2_000, None),
+    "350m": (1024, 2736, 16, 24, 0.01, 256, 200, 60_000, 6_000, None),
+    "1b": (2048, 5461, 32, 24, 0.01, 512, 200, 100_000, 10_000, None),
+    "7b": (4096, 11008, 32, 32, 0.005, 1024, 500, 150_000, 15_000, 1.0),
+}
+
+
+def test_names() -> None:
+    variants = ["", "-full", "-galore", "-galore-8bit", "-lora"]
+    expected = [f"llama-{size}{variant}" for size in SIZES for variant in variants]
+    expected.remove("llama-7b-full")  # 50 GiB of weights, gradients and states: no single consumer GPU holds them
+    assert ["demo", *expected] == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_loads_and_is_described(name: str) -> None:
+    assert isinstance(load_recipe(name).recipe, Recipe)
+    assert 20 < len(about(name)) < 120
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_editor_header_points_to_the_schema_beside_it(name: str) -> None:
+    first = (FOLDER / f"{name}.yaml").read_text(encoding="utf-8").splitlines()[0]
+    header, _, schema = first.partition("=")
+    assert header == "# yaml-language-server: $schema"
+    assert (FOLDER / schema).is_file()
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.count("-") > 1])
+def test_variants_are_derived_not_cloned(name: str) -> None:
+    text = (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
+    assert f"\nextends: {'-'.join(name.split('-')[:2])}\n" in text
+    assert len(text.splitlines()) < 10
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_paper_settings(size: str) -> None:
+    recipe = load_recipe(f"llama-{size}-galore").recipe
+    model, optim, train, data = recipe.model, recipe.optim, recipe.train, recipe.data
+    assert train.max_steps is not None
+    warmup = round(optim.warmup_ratio * train.max_steps)
+    shape = (model.hidden_size, model.intermediate_size, model.num_attention_heads, model.num_hidden_layers)
+    clock = (optim.learning_rate, optim.rank, optim.update_proj_gap, train.max_steps, warmup, optim.max_grad_norm)
+    assert (*shape, *clock) == PAPER[size]
+    assert (optim.effective_scale, optim.weight_decay, optim.min_lr_ratio) == (0.25, 0.0, 0.1)
+    assert (optim.lr_scheduler_type, optim.adam_beta1, optim.adam_beta2) == ("cosine", 0.9, 0.999)
+    assert (model.vocab_size, model.rms_norm_eps, model.tie_word_embeddings) == (32_000, 1e-6, False)
+    assert (train.global_batch_size, data.max_length, data.packing) == (512, 256, "paper")
+    assert (data.source, data.path, data.hub_config, data.tokenizer) == ("hub", "allenai/c4", "en", "t5-base")
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_variants_differ_in_the_method_only(size: str) -> None:
+    base = load_recipe(f"llama-{size}").recipe
+    for name in [name for name in NAMES if name.startswith(f"llama-{size}-")]:
+        recipe = load_recipe(name).recipe
+        assert recipe.model_copy(update={"optim": base.optim}) == base
+        method = name.split("-")[2]
+        assert recipe.optim.method == method
+        assert recipe.optim.state_dtype == ("8bit" if name.endswith("8bit") else "float32")
+        assert recipe.optim.effective_scale == (0.25 if method == "galore" else 1.0)
+        assert bool(recipe.optim.train_modules) is (method == "lora")
+
+
+def test_demo_needs_no_network_and_fits_a_laptop() -> None:
+    recipe = load_recipe("demo").recipe
+    assert recipe.data.source == "packaged"
+    assert recipe.data.tokenizer is None
+    assert recipe.model.name_or_path is None
+    assert recipe.train.max_steps is not None
+    assert recipe.train.max_steps * recipe.train.global_batch_size * recipe.data.max_length < 2_000_000
+
+
+def test_nothing_else_lies_in_the_folder() -> None:
+    kinds = {path.suffix for path in Path(FOLDER).iterdir() if path.is_file()}
+    assert kinds <= {".yaml", ".json", ".py", ".typed"}

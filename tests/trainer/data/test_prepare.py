@@ -1,0 +1,250 @@
+from __future__ import annotations
+
+import gzip
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from galore.trainer.data.prepare import prepare_data
+from galore.trainer.errors import UserError
+from galore.trainer.recipe.schema import Recipe
+
+MakeRecipe = Callable[..., Recipe]
+Write = Callable[..., Path]
+
+
+def text_of(data: Any, split: str) -> str:
+    """All text of one side, in stored order."""
+    if split == "validation":
+        ids = [row for batch in data.validation_batches(7, None) for row in batch.input_ids.tolist()]
+    else:
+        ids = data.train.read(np.arange(len(data.train)))[0].tolist()
+    return str(data.tokenizer.decode([token for row in ids for token in row]))
+
+
+@pytest.fixture
+def corpus(write_jsonl: Write, documents: list[str]) -> Path:
+    return write_jsonl(documents)
+
+
+def test_what_the_loop_gets(corpus: Path, recipe: MakeRecipe) -> None:
+    data = prepare_data(recipe(), corpus.parent)
+    batch = data.global_batch(0)
+    assert batch.input_ids.shape == batch.labels.shape == (8, 32)
+    assert batch.input_ids.dtype == batch.labels.dtype == torch.int64
+    assert torch.equal(batch.input_ids, batch.labels)
+    assert len(batch.sequence_ids) == 8
+    assert data.num_sequences == data.summary["train"]["sequences"] > 100
+    assert data.summary["documents"]["train"] + data.summary["documents"]["validation"] == 200
+    json.dumps(data.summary)
+
+
+def test_a_batch_is_a_function_of_seed_and_step(corpus: Path, recipe: MakeRecipe) -> None:
+    data, again = (prepare_data(recipe(), corpus.parent) for _ in range(2))
+    for step in (0, 41, 7, 1000):
+        one, two = data.global_batch(step), again.global_batch(step)
+        assert one.sequence_ids == two.sequence_ids
+        assert torch.equal(one.input_ids, two.input_ids)
+    other = prepare_data(recipe(train={"seed": 2}), corpus.parent)
+    assert other.global_batch(0).sequence_ids != data.global_batch(0).sequence_ids
+
+
+def test_an_epoch_sees_every_row_once(corpus: Path, recipe: MakeRecipe) -> None:
+    data = prepare_data(recipe(), corpus.parent)
+    rows = [number for step in range(400) for number in data.global_batch(step).sequence_ids]
+    assert data.num_sequences is not None
+    assert sorted(rows[: data.num_sequences]) == list(range(data.num_sequences))
+
+
+def test_no_document_is_on_both_sides(corpus: Path, recipe: MakeRecipe, documents: list[str]) -> None:
+    data = prepare_data(recipe(validation_fraction=0.2), corpus.parent)
+    train, validation = text_of(data, "train"), text_of(data, "validation")
+    sides = [(document in train, document in validation) for document in documents]
+    assert (True, True) not in sides
+    assert sides.count((True, False)) > 140
+    assert sides.count((False, True)) > 20
+
+
+def test_copies_stay_on_one_side(write_jsonl: Write, recipe: MakeRecipe, documents: list[str]) -> None:
+    path = write_jsonl(documents + documents)
+    data = prepare_data(recipe(), path.parent)
+    assert not set(text_of(data, "validation").split("<|endoftext|>")[:-1]) & set(
+        text_of(data, "train").split("<|endoftext|>")
+    )
+    assert data.summary["documents"]["train"] % 2 == 0
+
+
+def test_held_out_files_are_never_trained_on(write_jsonl: Write, recipe: MakeRecipe, documents: list[str]) -> None:
+    write_jsonl(documents)
+    path = write_jsonl([*documents[:20], "only held out " * 20], "held.jsonl")
+    data = prepare_data(recipe(validation_path="held.jsonl", path="*.jsonl"), path.parent)
+    assert data.summary["documents"] == {"train": 180, "validation": 21}
+    assert data.summary["dropped_copies_of_held_out"] == 41
+    assert not any(document in text_of(data, "train") for document in documents[:20])
+
+
+def test_the_tokenizer_is_trained_on_the_training_side(write_jsonl: Write, recipe: MakeRecipe) -> None:
+    path = write_jsonl([f"{number} plain words only" for number in range(100)])
+    write_jsonl(["zyzzyva " * 100], "held.jsonl")
+    data = prepare_data(recipe(validation_path="held.jsonl", max_length=8), path.parent)
+    vocabulary = data.tokenizer.get_vocab()
+    assert "Ġplain" in vocabulary
+    assert not any("zy" in token for token in vocabulary)
+
+
+@pytest.mark.parametrize("name", ["train.txt", "train.txt.gz", "train.jsonl", "train.jsonl.gz", "train.parquet"])
+def test_every_format_gives_the_same_data(
+    tmp_path: Path, write_jsonl: Write, recipe: MakeRecipe, documents: list[str], name: str
+) -> None:
+    reference = prepare_data(recipe(path=str(write_jsonl(documents, "reference.jsonl"))), tmp_path)
+    if name.endswith("parquet"):
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        pq.write_table(pa.table({"text": documents}), tmp_path / name)
+    else:
+        lines = documents if "txt" in name else [json.dumps({"text": text}) for text in documents]
+        raw = ("\n\n" if "txt" in name else "\n").join(lines).encode()
+        (tmp_path / name).write_bytes(gzip.compress(raw) if name.endswith("gz") else raw)
+    data = prepare_data(recipe(path=name), tmp_path)
+    assert torch.equal(data.global_batch(3).input_ids, reference.global_batch(3).input_ids)
+    assert data.num_sequences == reference.num_sequences
+
+
+def test_tokens_are_reused_and_moved_files_are_the_same_data(corpus: Path, recipe: MakeRecipe) -> None:
+    told = list[str]()
+    first = prepare_data(recipe(), corpus.parent, lambda done, total, what: told.append(what))
+    assert {"fingerprinting", "training the tokenizer", "tokenising"} <= set(told)
+    (corpus.parent / "moved").mkdir()
+    corpus.rename(corpus.parent / "moved" / "renamed.jsonl")
+    told.clear()
+    second = prepare_data(recipe(path="moved"), corpus.parent, lambda done, total, what: told.append(what))
+    assert set(told) <= {"fingerprinting"}
+    assert second.position() == first.position()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"max_length": 16},
+        {"packing": "paper"},
+        {"shuffle": False},
+        {"validation_fraction": 0.2},
+        {"tokenizer_vocab_size": 290},
+        {"train": {"seed": 3}},
+        {"train": {"global_batch_size": 16}},
+        {"content": 1},
+    ],
+)
+def test_seek_refuses_other_data(
+    corpus: Path, recipe: MakeRecipe, write_jsonl: Write, documents: list[str], change: dict[str, Any]
+) -> None:
+    position = json.loads(json.dumps(prepare_data(recipe(), corpus.parent).position()))
+    prepare_data(recipe(), corpus.parent).seek(position, 5)
+    if change.pop("content", None):
+        write_jsonl(documents[:-1])
+    with pytest.raises(UserError, match="trained on other data"):
+        prepare_data(recipe(**change), corpus.parent).seek(position, 5)
+
+
+def test_damaged_tokens_are_made_again(corpus: Path, recipe: MakeRecipe, tmp_path: Path) -> None:
+    before = prepare_data(recipe(), corpus.parent).global_batch(0).input_ids
+    store = next((tmp_path / "cache" / "tokens").glob("*/train.tokens"))
+    store.write_bytes(store.read_bytes()[:-100])
+    assert torch.equal(prepare_data(recipe(), corpus.parent).global_batch(0).input_ids, before)
+
+
+def test_bad_rows_are_in_the_summary(corpus: Path, recipe: MakeRecipe) -> None:
+    corpus.write_bytes(corpus.read_bytes() + b'{"txt": 1}\n{"text": "\xff"}\n')
+    bad = prepare_data(recipe(), corpus.parent).summary["bad_rows"]
+    assert {kind: entry["rows"] for kind, entry in bad.items()} == {"missing_field": 1, "invalid_utf8": 1}
+    assert "train.jsonl:201" in bad["missing_field"]["first"]
+    with pytest.raises(UserError, match=r"train\.jsonl:201"):
+        prepare_data(recipe(on_bad_rows="error"), corpus.parent)
+
+
+def test_a_corpus_without_the_field_says_which_fields_there_are(corpus: Path, recipe: MakeRecipe) -> None:
+    with pytest.raises(UserError, match=r"no document to train on \(bad rows: 200 missing_field.*among text"):
+        prepare_data(recipe(text_field="body"), corpus.parent)
+
+
+@pytest.mark.parametrize(
+    ("texts", "data", "message"),
+    [
+        ([], {}, "no document to train on"),
+        (["one short text"], {"validation_fraction": 0}, "do not fill one sequence of 32"),
+        (["a text of some length " * 50], {"validation_fraction": 1e-9}, "0 held-out documents"),
+    ],
+)
+def test_too_little_text_is_refused(
+    write_jsonl: Write, recipe: MakeRecipe, texts: list[str], data: dict[str, Any], message: str
+) -> None:
+    path = write_jsonl(texts)
+    with pytest.raises(UserError, match=message):
+        prepare_data(recipe(**data), path.parent)
+
+
+def test_without_evaluation(corpus: Path, recipe: MakeRecipe) -> None:
+    data = prepare_data(recipe(validation_fraction=0), corpus.parent)
+    assert list(data.validation_batches(4, None)) == []
+    assert data.summary["validation"]["sequences"] == 0
+
+
+def test_evaluation_rows_are_fixed_and_limited(corpus: Path, recipe: MakeRecipe) -> None:
+    data = prepare_data(recipe(validation_fraction=0.3), corpus.parent)
+    total = data.summary["validation"]["sequences"]
+    everything = [number for batch in data.validation_batches(5, None) for number in batch.sequence_ids]
+    assert everything == list(range(total))
+    some = [number for batch in data.validation_batches(3, 10 * 32 + 31) for number in batch.sequence_ids]
+    assert len(some) == 10
+    assert some[0] == 0
+    assert some[-1] >= total * 9 // 10  # spread over all held-out text, not its beginning
+    assert sum(map(len, data.validation_batches(3, 1))) == 1
+    assert [len(batch) for batch in data.validation_batches(4, 10 * 32)] == [4, 4, 2]
+
+
+def test_a_batch_may_be_longer_than_an_epoch(write_jsonl: Write, recipe: MakeRecipe, documents: list[str]) -> None:
+    path = write_jsonl(documents[:2])
+    data = prepare_data(recipe(validation_fraction=0, train={"global_batch_size": 64}), path.parent)
+    assert data.num_sequences is not None
+    assert data.num_sequences < 64
+    assert set(data.global_batch(0).sequence_ids) == set(range(data.num_sequences))
+
+
+def test_an_embedding_that_is_too_small_is_refused(corpus: Path, recipe: MakeRecipe) -> None:
+    made = recipe()
+    small = made.model_copy(update={"model": made.model.model_copy(update={"vocab_size": 299})})
+    with pytest.raises(UserError, match="tokenizer has 300 tokens"):
+        prepare_data(small, corpus.parent)
+
+
+def test_a_file_that_changes_while_it_is_read(corpus: Path, recipe: MakeRecipe, tmp_path: Path) -> None:
+    def meddle(done: int, total: int, what: str) -> None:
+        if what == "tokenising":
+            os.utime(corpus, ns=(1, 1))
+            corpus.write_bytes(corpus.read_bytes() + b"\n")
+
+    with pytest.raises(UserError, match="changed while it was being read"):
+        prepare_data(recipe(), corpus.parent, meddle)
+    assert [path.suffix for path in (tmp_path / "cache" / "tokens").iterdir()] == [".lock"]
+
+
+def test_real_c4_rows(recipe: MakeRecipe) -> None:
+    root = Path(os.environ.get("GALORE_TEST_DATA") or Path(__file__).parents[4] / "shared" / "data")
+    path = root / "text" / "c4_en_first1000.jsonl"
+    if not path.is_file():
+        pytest.skip("set GALORE_TEST_DATA to a folder with text/c4_en_first1000.jsonl")
+    data = prepare_data(recipe(path=str(path), max_length=256, packing="paper", tokenizer_vocab_size=512), root)
+    assert sum(data.summary["documents"].values()) == 1000
+    batch = data.global_batch(0)
+    assert (batch.labels == -100).any()
+    texts = {json.loads(line)["text"] for line in path.open()}
+    row = batch.input_ids[0][batch.labels[0] != -100]
+    start = data.tokenizer.decode(row)
+    assert any(text.startswith(start) for text in texts)

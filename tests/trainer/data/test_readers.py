@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from galore.trainer.data.locate import DataFile, Format
+from galore.trainer.data.quality import BadRows
+from galore.trainer.data.sources import Corpus
+from galore.trainer.errors import UserError
+from galore.trainer.recipe.schema import DataSection
+
+
+def read(path: Path, format: Format, **section: Any) -> tuple[list[str], dict[str, int]]:
+    """Good texts, and bad rows by kind."""
+    bad = BadRows(section.get("on_bad_rows", "skip"))
+    corpus = Corpus((DataFile(path, format),), DataSection(path=str(path), **section))
+    texts = [document.text for document in corpus.documents(bad)]
+    return texts, dict(bad.counts)
+
+
+BAD_LINES = {
+    "invalid_utf8": [b'{"text": "caf\xe9"}', rb'{"text": "\ud800"}', b'{"text": "\xed\xa0\x80"}'],
+    "invalid_json": [b"{", b"[" * 100_000, b'{"text": "a"} x', b"1" * 5000, b'{"text": "a\tb"}'],
+    "missing_field": [b"{}", b'{"txt": "a"}', b'{"text": null}'],
+    "wrong_type": [b'{"text": 3}', b'{"text": ["a"]}', b"[]", b'"text"', b"null"],
+    "empty": [b'{"text": ""}', b'{"text": " \\n\\t"}', b"", b"  "],
+    "nul_bytes": [rb'{"text": "a\u0000b"}'],
+    "oversized": [b'{"text": "' + b"x" * 200_000 + b'"}'],
+}
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_bad_jsonl_rows_are_counted_by_kind(tmp_path: Path, zipped: bool) -> None:
+    rows = [line for lines in BAD_LINES.values() for bad in lines for line in (bad, b'{"text": "good"}')]
+    path = tmp_path / ("rows.jsonl.gz" if zipped else "rows.jsonl")
+    data = b"\n".join(rows)
+    path.write_bytes(gzip.compress(data) if zipped else data)
+    texts, counts = read(path, "jsonl", max_document_bytes=150_000)
+    assert counts == {kind: len(lines) for kind, lines in BAD_LINES.items()}
+    assert texts == ["good"] * (len(rows) // 2)
+
+
+@pytest.mark.parametrize("kind", list(BAD_LINES))
+def test_the_first_bad_row_is_refused_by_file_and_line(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"text": "good"}\n' + BAD_LINES[kind][0] + b"\n")
+    with pytest.raises(UserError, match=r"rows\.jsonl:2: bad row"):
+        read(path, "jsonl", max_document_bytes=150_000, on_bad_rows="error")
+
+
+def test_a_row_just_as_long_as_allowed_is_good(tmp_path: Path) -> None:
+    path = tmp_path / "rows.txt"
+    path.write_text("é" * 50 + "\n" + "é" * 50 + "x\n")
+    assert read(path, "txt", txt_document="line", max_document_bytes=100) == (["é" * 50], {"oversized": 1})
+
+
+@pytest.mark.parametrize(
+    ("granularity", "expected"),
+    [("line", ["a", "b", "c", "d"]), ("paragraph", ["a\nb", "c\nd"]), ("file", ["a\r\nb\n\n \nc\nd"])],
+)
+def test_what_a_txt_document_is(tmp_path: Path, granularity: str, expected: list[str]) -> None:
+    path = tmp_path / "text.txt"
+    path.write_bytes(b"a\r\nb\n\n \nc\nd")
+    assert read(path, "txt", txt_document=granularity)[0] == expected
+
+
+def test_an_oversized_paragraph_is_one_bad_row(tmp_path: Path) -> None:
+    path = tmp_path / "text.txt"
+    path.write_text("short\n\n" + "twelve bytes\n" * 20 + "\n" + "x" * 500 + "\nrest\n\nlast\n")
+    assert read(path, "txt", max_document_bytes=100) == (["short", "last"], {"oversized": 2})
+
+
+def test_bad_txt_is_counted(tmp_path: Path) -> None:
+    path = tmp_path / "text.txt"
+    path.write_bytes(b"good\n\ncaf\xe9\n\nnul\x00\n\n\xff\xfeh\x00i\x00\n")
+    assert read(path, "txt") == (["good"], {"invalid_utf8": 2, "nul_bytes": 1})
+    assert read(path, "txt", txt_document="file") == ([], {"invalid_utf8": 1})
+
+
+def test_bad_parquet_rows_are_counted(tmp_path: Path) -> None:
+    raw = pa.array([b"good", b"caf\xe9", None, b"", b"a\x00b", b"x" * 200, "gut é".encode()], pa.binary())
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"text": raw.view(pa.string()), "other": range(7)}), path, row_group_size=3)
+    texts, counts = read(path, "parquet", max_document_bytes=100)
+    assert texts == ["good", "gut é"]
+    assert counts == {"invalid_utf8": 1, "missing_field": 1, "empty": 1, "nul_bytes": 1, "oversized": 1}
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.binary(), pa.dictionary(pa.int32(), pa.string())])
+def test_parquet_text_types(tmp_path: Path, kind: pa.DataType) -> None:
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"text": pa.array(["one", "two"], pa.string()).cast(kind)}), path)
+    assert read(path, "parquet") == (["one", "two"], {})
+
+
+def test_parquet_without_the_column(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"body": ["a"] * 300, "n": range(300)}), path)
+    assert read(path, "parquet") == ([], {"missing_field": 300})
+    assert read(path, "parquet", text_field="n") == ([], {"wrong_type": 300})
+    with pytest.raises(UserError, match=r"rows\.parquet:1: bad row: .*not among body, n"):
+        read(path, "parquet", on_bad_rows="error")
+
+
+def test_gzipped_parquet(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"text": ["one", "two"]}), path)
+    zipped = tmp_path / "rows.parquet.gz"
+    zipped.write_bytes(gzip.compress(path.read_bytes()))
+    assert read(zipped, "parquet")[0] == ["one", "two"]
+
+
+@pytest.mark.parametrize("cut", [0, 5, 100])
+def test_damaged_parquet_is_a_user_error(tmp_path: Path, cut: int) -> None:
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"text": ["one", "two"]}), path)
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(UserError, match=r"rows\.parquet: (not a readable parquet file|cannot be read)"):
+        read(path, "parquet")
+
+
+def test_consumed_bytes_grow_to_the_size_of_all_files(tmp_path: Path) -> None:
+    for name in ("a.jsonl", "b.jsonl"):
+        (tmp_path / name).write_text("".join(json.dumps({"text": f"{name} {i}"}) + "\n" for i in range(5000)))
+    files = tuple(DataFile(tmp_path / name, "jsonl") for name in ("a.jsonl", "b.jsonl"))
+    corpus = Corpus(files, DataSection(path="x"))
+    consumed = [document.consumed for document in corpus.documents(BadRows("skip"))]
+    assert consumed == sorted(consumed)
+    assert consumed[-1] == corpus.total_bytes

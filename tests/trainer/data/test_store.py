@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from galore.trainer.data.store import StoreWriter, TokenStore, token_type
+
+
+def write(folder: Path, documents: list[list[int]], vocab: int = 100) -> TokenStore:
+    with StoreWriter(folder, "train", token_type(vocab), eos_token_id=7) as writer:
+        for ids in documents:
+            writer.extend(ids[:2])
+            writer.extend(ids[2:])
+            writer.end_document()
+    return TokenStore(folder, "train", token_type(vocab))
+
+
+def test_documents_are_slices_that_end_with_eos(tmp_path: Path) -> None:
+    store = write(tmp_path, [[1, 2, 3], [], [4]])
+    assert store.tokens.tolist() == [1, 2, 3, 7, 4, 7]
+    assert store.offsets.tolist() == [0, 4, 6]
+    assert store.num_documents == 2
+    assert isinstance(store.tokens, np.memmap)
+
+
+@pytest.mark.parametrize(("vocab", "size"), [(65_535, 2), (65_536, 2), (65_537, 4), (250_000, 4)])
+def test_the_type_holds_every_id(tmp_path: Path, vocab: int, size: int) -> None:
+    assert token_type(vocab).itemsize == size
+    assert write(tmp_path, [[vocab - 1]], vocab).tokens[0] == vocab - 1
+
+
+def test_an_id_that_does_not_fit_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(OverflowError):
+        write(tmp_path, [[65_536]])
+
+
+def test_a_truncated_file_is_noticed(tmp_path: Path) -> None:
+    assert write(tmp_path, [[1, 2, 3]]).intact
+    path = tmp_path / "train.tokens"
+    path.write_bytes(path.read_bytes()[:-2])
+    assert not TokenStore(tmp_path, "train", token_type(100)).intact
+
+
+def test_an_empty_store(tmp_path: Path) -> None:
+    store = write(tmp_path, [])
+    assert store.intact
+    assert store.num_documents == len(store.tokens) == 0

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import itertools
+import os
+import random
+
+import pytest
+from tokenizers import Tokenizer
+
+from galore.trainer.data import tokenize
+from galore.trainer.data.tokenize import Piece, batches, encode, encode_documents, pieces, threads
+from galore.trainer.data.tokenizer import train_bpe
+
+
+@pytest.fixture(scope="module")
+def backend() -> Tokenizer:
+    return train_bpe(iter(["the cat sat on the mat, and it didn't  move.\n\n1234 + 5678\n"] * 50), 320)
+
+
+def nasty_text(length: int) -> str:
+    draw = random.Random(0)
+    words = ["the", "cat", "\n\n", "  ", " ", "didn't", "1234", "…", "漢字", "é", "\t", ".", "x" * 40, "<|endoftext|>"]
+    return "".join(draw.choice(words) + draw.choice(["", " "]) for _ in range(length))
+
+
+def test_pieces_give_the_tokens_of_the_whole(backend: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokenize, "PIECE_CHARS", 400)
+    text = nasty_text(10_000)
+    parts = list(pieces(text))
+    assert len(parts) > 50
+    assert "".join(parts) == text
+    assert max(map(len, parts)) <= 400
+    assert list(itertools.chain(*encode(backend, parts))) == encode(backend, [text])[0]
+
+
+@pytest.mark.parametrize("text", ["", "short", "x" * 1000, " " * 1000, "ab " * 33 + "x" * 500])
+def test_pieces_of_text_without_a_gap(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokenize, "PIECE_CHARS", 100)
+    parts = list(pieces(text))
+    assert "".join(parts) == text
+    assert all(len(part) <= 100 for part in parts)
+
+
+def test_batches_keep_order_and_size() -> None:
+    parts = [Piece("x" * 30, "train", True, str(i), i) for i in range(10)]
+    made = list(batches(parts, chars=100))
+    assert [len(batch) for batch in made] == [4, 4, 2]
+    assert [piece for batch in made for piece in batch] == parts
+
+
+def test_documents_of_many_pieces_come_back_whole(backend: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokenize, "PIECE_CHARS", 200)
+    monkeypatch.setattr(tokenize, "STREAM_BATCH_CHARS", 500)
+    texts = ["one cat", nasty_text(500), "", "the mat " * 90]
+    assert list(encode_documents(backend, texts)) == encode(backend, texts)
+
+
+def test_threads_are_set_and_restored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "maybe")
+    monkeypatch.delenv("RAYON_NUM_THREADS", raising=False)
+    with threads(3):
+        assert os.environ["RAYON_NUM_THREADS"] == "3"
+        assert os.environ["TOKENIZERS_PARALLELISM"] == "true"
+    with threads(1):
+        assert os.environ["TOKENIZERS_PARALLELISM"] == "false"
+    assert os.environ["TOKENIZERS_PARALLELISM"] == "maybe"
+    assert "RAYON_NUM_THREADS" not in os.environ

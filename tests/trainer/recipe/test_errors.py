@@ -1,0 +1,215 @@
+"""Every error of a recipe at once, each at its line, with what to write instead."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from galore.trainer.errors import UserError
+from galore.trainer.recipe.load import load_recipe
+from galore.trainer.recipe.problems import RecipeError
+
+SMALL = "data: {source: packaged}\ntrain: {max_steps: 10}\n"
+
+
+def problems(tmp_path: Path, text: str, *overrides: str) -> list[str]:
+    """The messages of a wrong recipe, one string each, without the folder."""
+    file = tmp_path / "r.yaml"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(RecipeError) as error:
+        load_recipe(str(file), overrides)
+    assert error.value.exit_code == 2
+    assert isinstance(error.value, UserError)
+    return [str(each).replace(f"{tmp_path}/", "").replace("\n    → ", " → ") for each in error.value.problems]
+
+
+def test_all_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:
+    text = """\
+lr: 3
+optim:
+  rank: abc
+  learning_rate: 1
+  learning_rate: 2
+data:
+  source: packaged
+  max_lenght: 64
+model:
+  hidden_size: 100
+train:
+  max_steps: 0
+  gradient_accumulation_steps: 8
+"""
+    assert problems(tmp_path, text, "train.seed=-1", "optim.rnk=4") == [
+        "r.yaml:1:1: lr: unknown key → in section `optim` it is called `learning_rate`",
+        "r.yaml:3:3: optim.rank: expected an integer > 0, got 'abc'",
+        "r.yaml:5:3: optim.learning_rate: written twice, first in line 4 → remove one of the two",
+        "r.yaml:8:3: data.max_lenght: unknown key → here it is called `max_length`",
+        "r.yaml:10:3: model: hidden_size 100 is not a multiple of num_attention_heads 8",
+        "r.yaml:12:3: train.max_steps: expected an integer > 0 or null, got 0",
+        "r.yaml:13:3: train.gradient_accumulation_steps: unknown key → "
+        "accumulation is train.global_batch_size / train.micro_batch_size: set global_batch_size to their product",
+        "override `optim.rnk=4`: there is no key `optim.rnk` → write optim.rank=4",
+        "override `train.seed=-1`: train.seed: expected an integer ≥ 0, got -1",
+    ]
+
+
+def test_message_is_one_text(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(SMALL + "lr: 1")
+    with pytest.raises(RecipeError) as error:
+        load_recipe(str(tmp_path / "r.yaml"))
+    name = tmp_path / "r.yaml"
+    assert str(error.value) == (
+        f"{name}: 1 error\n  {name}:3:1: lr: unknown key\n    → in section `optim` it is called `learning_rate`"
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("optim: {rank: true}", "r.yaml:3:9: optim.rank: expected an integer > 0, got true"),
+        ("optim: {rank: 1.5}", "r.yaml:3:9: optim.rank: expected an integer > 0, got 1.5"),
+        ("optim: {rank: }", "r.yaml:3:9: optim.rank: expected an integer > 0, got nothing"),
+        ("optim: {rank: null}", "r.yaml:3:9: optim.rank: expected an integer > 0, got null"),
+        ("optim: {rank: [1]}", "r.yaml:3:9: optim.rank: expected an integer > 0, got [1]"),
+        ("optim: {scale: .inf}", "r.yaml:3:9: optim.scale: expected a number > 0 or null, got .inf"),
+        ("optim: {learning_rate: inf}", "r.yaml:3:9: optim.learning_rate: expected a number > 0, got 'inf'"),
+        ("optim: {learning_rate: nan}", "r.yaml:3:9: optim.learning_rate: expected a number > 0, got 'nan'"),
+        ("optim: {adam_beta1: 1}", "r.yaml:3:9: optim.adam_beta1: expected a number ≥ 0 and < 1, got 1"),
+        ("optim: {warmup_ratio: 2}", "r.yaml:3:9: optim.warmup_ratio: expected a number ≥ 0 and ≤ 1, got 2"),
+        ("optim: {stagger: maybe}", "r.yaml:3:9: optim.stagger: expected true or false, got 'maybe'"),
+        (
+            "optim: {method: galor}",
+            "r.yaml:3:9: optim.method: expected one of galore, lora, full, got 'galor' → write galore",
+        ),
+        (
+            "optim: {method: galore_adamw_8bit}",
+            "r.yaml:3:9: optim.method: expected one of galore, lora, full, got 'galore_adamw_8bit'"
+            " → write method: galore and state_dtype: 8bit",
+        ),
+        (
+            "optim: {target_modules: mlp}",
+            "r.yaml:3:9: optim.target_modules: expected a list such as [a, b], got 'mlp' → write [mlp]",
+        ),
+        (
+            "optim: {target_modules: [1, {a: 2}]}",
+            'r.yaml:3:9: optim.target_modules: expected a list such as [a, b], got [1, {"a": 2}]',
+        ),
+        (
+            "model: {dtype: bf16}",
+            "r.yaml:3:9: model.dtype: expected one of float32, bfloat16, got 'bf16' → write bfloat16",
+        ),
+        ("log: {report_to: null}", "r.yaml:3:7: log.report_to: expected one of none, wandb, got null → write none"),
+        (f"eval: {{mode: {'x' * 99}}}", f"r.yaml:3:8: eval.mode: expected one of token, paper, got '{'x' * 58}…"),
+    ],
+)
+def test_values(tmp_path: Path, line: str, expected: str) -> None:
+    assert problems(tmp_path, SMALL + line) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("learning_rate: 1", "`learning_rate` belongs in section `optim`"),
+        ("micro_batch_size: 1", "`micro_batch_size` belongs in section `train` or `eval`"),
+        ("train.seed: 1", "write `train:`, and `seed:` indented below it"),
+        ("model: {learning_rate: 1}", "`learning_rate` belongs in section `optim`"),
+        ("optim: {learningRate: 1}", "here it is called `learning_rate`"),
+        ("optim: {update_proj_gpa: 1}", "here it is called `update_proj_gap`"),
+        ("data: {source: packaged, cutof_len: 1}", "here it is called `max_length`"),  # a misspelt foreign name
+        ("model: {bf16: true}", "in section `model` write `dtype: bfloat16`"),
+        ("bf16: true", "in section `model` write `dtype: bfloat16`"),
+        ("optimizer: galore_adamw", "in section `optim` write method: galore"),
+        ("output_dir: x", "it is given on the command line: galore train RECIPE --output-dir DIR"),
+        ("log: {zzzzzz: 1}", "the keys of `log` are logging_steps, report_to, wandb_project, wandb_mode, run_name"),
+        ("zzzzzz: 1", "the sections are model, data, optim, train, eval, log"),
+        ("zzzzzz: {a: 1}", "the sections are model, data, optim, train, eval, log"),
+    ],
+)
+def test_unknown_keys(tmp_path: Path, line: str, expected: str) -> None:
+    text = line + "\n" + SMALL.removeprefix("data: {source: packaged}\n" if line.startswith("data") else "")
+    assert [each.partition(" → ")[2] for each in problems(tmp_path, text)] == [expected]
+
+
+def test_section_by_another_name_is_read_all_the_same(tmp_path: Path) -> None:
+    text = "dataset: {source: packaged}\ntraining: {max_steps: x, seed: 1}\noptmi: {rank: 0}"
+    assert problems(tmp_path, text) == [
+        "r.yaml:1:1: dataset: unknown section → it is called `data`",
+        "r.yaml:2:1: training: unknown section → it is called `train`",
+        "r.yaml:2:12: train.max_steps: expected an integer > 0 or null, got 'x'",
+        "r.yaml:3:1: optmi: unknown section → it is called `optim`",
+        "r.yaml:3:9: optim.rank: expected an integer > 0, got 0",
+    ]
+
+
+def test_section_with_a_value(tmp_path: Path) -> None:
+    assert problems(tmp_path, SMALL + "optim: galore_adamw\nmodel: [1]") == [
+        "r.yaml:3:1: optim: is a section, it cannot have a value of its own"
+        " → write method: galore below `optim:`, indented by two spaces",
+        "r.yaml:4:1: model: is a section, it cannot have a value of its own"
+        " → write name_or_path: … below `model:`, indented by two spaces",
+    ]
+
+
+def test_missing_sections(tmp_path: Path) -> None:
+    assert problems(tmp_path, "log: {}") == [
+        "r.yaml:1:1: data: this section is missing"
+        " → add `data:` with `source: packaged`, or with `source: local` and `path:`",
+        "r.yaml:1:1: train: this section is missing → add `train:` with `max_steps:` or `num_train_epochs:`",
+    ]
+
+
+def test_what_was_given_wrongly_is_not_called_missing(tmp_path: Path) -> None:
+    assert problems(tmp_path, "data: {source: packaged}\ntrain: {num_training_steps: 10}") == [
+        "r.yaml:2:9: train.num_training_steps: unknown key → here it is called `max_steps`"
+    ]
+    assert problems(tmp_path, "data: {source: packaged}\ntrain: {max_steps: many}") == [
+        "r.yaml:2:9: train.max_steps: expected an integer > 0 or null, got 'many'"
+    ]
+
+
+def test_fields_that_do_not_agree(tmp_path: Path) -> None:
+    text = "data: {source: packaged}\ntrain:\n  max_steps: 1\n  micro_batch_size: 5\noptim:\n  update: immediate\n  rank: 0"
+    found = problems(tmp_path, text)
+    assert found[0] == "r.yaml:4:3: train: global_batch_size 512 is not a multiple of micro_batch_size 5"
+    assert found[1].startswith("r.yaml:6:3: optim: update: immediate steps before all gradients exist")
+    assert found[2] == "r.yaml:7:3: optim.rank: expected an integer > 0, got 0"
+    assert len(found) == 3
+
+
+def test_disagreement_between_sections_and_with_an_override(tmp_path: Path) -> None:
+    found = problems(tmp_path, SMALL + "model: {max_position_embeddings: 64}")
+    assert found == ["r.yaml:3:9: data.max_length 256 exceeds model.max_position_embeddings 64"]
+    found = problems(tmp_path, SMALL, "train.micro_batch_size=5")
+    assert found == [
+        "override `train.micro_batch_size=5`: train: global_batch_size 512 is not a multiple of micro_batch_size 5"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("optim.rank", "is not of the form section.key=value → for example optim.rank=256"),
+        ("optim.rank=", "has no value → write optim.rank=null for an empty value"),
+        ("lr=1", "there is no key `lr` → write optim.learning_rate=1"),
+        ("train.lr=1", "there is no key `train.lr` → write optim.learning_rate=1"),
+        ("optim.rank.x=1", "there is no key `optim.rank.x` → the keys of `optim` are method, "),
+        ("extends=demo", "`extends` belongs in a file → name the other recipe on the command line instead"),
+        ("optim.rank=[1", "this is not valid YAML: expected ',' or ']'"),
+        ("optim.rank={a: 1}", "optim.rank: expected an integer > 0, got {a: 1}"),
+        (
+            "optim.rank=!!python/name:os.system x",
+            "optim.rank: the tag tag:yaml.org,2002:python/name:os.system is not used",
+        ),
+    ],
+)
+def test_overrides(tmp_path: Path, override: str, expected: str) -> None:
+    assert problems(tmp_path, SMALL, override)[0].startswith(f"override `{override}`: {expected}")
+
+
+def test_errors_of_the_parent_are_reported_too(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text(SMALL + "optim:\n  lr: 1\n  rank: -1\n")
+    text = "extends: base.yaml\nmodel: {hidden: 1}\n"
+    found = problems(tmp_path, text)
+    assert [each.split(": ")[0] for each in found] == ["r.yaml:2:9", "base.yaml:4:3", "base.yaml:5:3"]
+    assert problems(tmp_path, text + "optim: {rank: 4}")[-1].startswith("base.yaml:4:3: optim.lr")  # -1 is overruled

@@ -1,0 +1,77 @@
+"""Files that are no recipe, and names that are no file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from galore.trainer.recipe.load import load_recipe
+from galore.trainer.recipe.problems import RecipeError
+from galore.trainer.recipe.source import LARGEST_RECIPE_BYTES
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"", "r.yaml: is empty\n    → start from `galore recipes copy demo FILE`"),
+        (b"# only a comment\n", "r.yaml: is empty"),
+        (b"- a\n- b\n", "r.yaml: is not a recipe: it must consist of sections"),
+        (b"hello", "r.yaml: is not a recipe: it must consist of sections"),
+        (b"\x89PNG\r\n\x1a\n\x00", "r.yaml: is not a text file: byte 0x89 at 0 is not UTF-8"),
+        (b"a\0b", "r.yaml: is not a text file: it contains NUL bytes"),
+        (b"a: \x07", "r.yaml: is not YAML: unacceptable character #x0007"),
+        (b"train:\n\tseed: 1\n", "r.yaml:2:1: a tab is used for indentation\n    → indent with spaces"),
+        (b"train: seed: 1\n", "r.yaml:1:12: a colon is not expected here\n    → check the indentation"),
+        (b"train: [1\n", "r.yaml:2:1: this is not valid YAML: expected ',' or ']'"),
+        (b"train: 'x\n", "r.yaml:2:1: this is not valid YAML: found unexpected end of stream"),
+        (b"a: 1\n---\nb: 1\n", "r.yaml:2:1: this is not valid YAML: but found another document"),
+        (b"data: &a {source: packaged}\ntrain: *a\n", "r.yaml:2:8: this is not valid YAML: anchors and aliases"),
+        (b"? [a, b]\n: 1\n", "r.yaml:1:3: a key must be a plain word"),
+        (b"train: {seed: !!python/object/apply:os.system [ls]}", "train.seed: expected an integer"),
+        (b"train: {seed: !secret x}", "train.seed: the tag !secret is not used in recipes"),
+        (b"[" * 5000, "r.yaml: is nested too deeply"),
+        (b"#" * (LARGEST_RECIPE_BYTES + 1), "r.yaml: has 1,000,001 bytes: a recipe is a few kilobytes of YAML"),
+    ],
+)
+def test_not_a_recipe(tmp_path: Path, content: bytes, expected: str) -> None:
+    (tmp_path / "r.yaml").write_bytes(content)
+    with pytest.raises(RecipeError) as error:
+        load_recipe(str(tmp_path / "r.yaml"))
+    assert expected in str(error.value)
+
+
+def test_folder(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").touch()
+    with pytest.raises(RecipeError, match=r"is a folder, not a recipe\n    → name a file in it: .*a.yaml"):
+        load_recipe(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("dmeo", "dmeo: neither a shipped recipe nor a file\n    → did you mean demo?"),
+        ("llama-60m-galore-8bits", "did you mean llama-60m-galore-8bit"),
+        ("qqqqqqqqq", "neither a shipped recipe nor a file\n    → `galore recipes list` shows the shipped ones"),
+        ("./demo.yaml", "./demo.yaml: no such file\n    → did you mean demo?"),
+        ("mien.yaml", "mien.yaml: no such file\n    → did you mean mine.yaml?"),
+        ("mine.yml", "did you mean mine.yaml?"),
+        ("nowhere/mine.yaml", "nowhere/mine.yaml: no such file"),
+    ],
+)
+def test_no_such_recipe(name: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.yaml").touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RecipeError) as error:
+        load_recipe(name)
+    assert expected in str(error.value)
+
+
+def test_unreadable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    (tmp_path / "r.yaml").touch()
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(RecipeError, match=r"r.yaml: cannot be read: Permission denied"):
+        load_recipe(str(tmp_path / "r.yaml"))

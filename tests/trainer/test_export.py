@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+
+from galore.trainer import checkpoint
+from galore.trainer.errors import UserError
+from galore.trainer.export import export
+from galore.trainer.models.decoder import build_decoder
+from galore.trainer.models.lora import add_adapters
+from galore.trainer.recipe.dump import dump_recipe
+from galore.trainer.recipe.schema import Recipe
+from galore.trainer.rundir import RunDir
+from galore.trainer.runmodel import load_run_model, save_model_files
+from galore.trainer.state import model_tensors
+
+IDS = torch.arange(30).view(2, 15)
+WORDS = {f"w{i}": i for i in range(30)} | {"<end>": 30}
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    backend = Tokenizer(models.WordLevel(WORDS, unk_token="w0"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<end>")
+
+
+def recipe(model: dict[str, Any], optim: dict[str, Any]) -> Recipe:
+    dimensions = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+    return Recipe.model_validate(
+        {
+            "model": dimensions | {"dtype": "float32"} | model,
+            "data": {"source": "local", "path": "secret/place.txt", "max_length": 16},
+            "optim": {"rank": 4, "proj_type": "randomized"} | optim,
+            "train": {"max_steps": 20, "global_batch_size": 4, "micro_batch_size": 4},
+        }
+    )
+
+
+def make_run(path: Path, model: dict[str, Any] | None = None, optim: dict[str, Any] | None = None) -> torch.Tensor:
+    """A run directory with checkpoints of steps 10 and 20; returns the logits of step 20."""
+    settings = recipe(model or {}, optim or {})
+    run = RunDir.create(path, resume=False)
+    run.recipe.write_text(dump_recipe(settings))
+    run.write_facts({"final": {"loss_nats": 3.25, "perplexity": 25.8}})
+    network: Any = build_decoder(settings.model, 31, device="cpu", seed=1, max_length=16, base_dir=path.parent)
+    if settings.optim.method == "lora":
+        network = add_adapters(network, settings.optim, seed=1)
+    save_model_files(network, tokenizer(), run)
+    for step in (10, 20):
+        with torch.no_grad():
+            for parameter in network.parameters():
+                if parameter.requires_grad:
+                    parameter.add_(torch.randn_like(parameter), alpha=0.1)
+        checkpoint.save(run.checkpoints, step, {"model": model_tensors(network)}, {}, keep=2)
+    with torch.no_grad():
+        return network.eval()(input_ids=IDS).logits
+
+
+def reload(folder: Path) -> PreTrainedModel:
+    return AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_transformers_loads_what_was_trained(tmp_path: Path, tied: bool, dtype: str) -> None:
+    logits = make_run(tmp_path / "run", {"tie_word_embeddings": tied, "dtype": dtype})
+    exported = export(str(tmp_path / "run"), tmp_path / "out")
+    assert exported.step == 20
+    assert exported.folder == tmp_path / "out"
+    model = reload(exported.folder)
+    assert model.dtype == getattr(torch, dtype)
+    assert torch.equal(model(IDS).logits, logits)
+    assert (model.get_output_embeddings().weight is model.get_input_embeddings().weight) is tied
+
+
+def test_adapters_are_merged(tmp_path: Path) -> None:
+    logits = make_run(tmp_path / "run", optim={"method": "lora", "train_modules": ["embed_tokens"]})
+    export(str(tmp_path / "run"), tmp_path / "out")
+    model = reload(tmp_path / "out")
+    assert type(model).__name__ == "LlamaForCausalLM"
+    assert not any("lora" in name for name in model.state_dict())
+    torch.testing.assert_close(model(IDS).logits, logits)
+
+
+def test_the_folder_holds_everything_and_no_pickle(tmp_path: Path) -> None:
+    make_run(tmp_path / "run")
+    exported = export(str(tmp_path / "run"), tmp_path / "out")
+    names = {path.name for path in exported.folder.iterdir()}
+    wanted = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "README.md"}
+    assert wanted <= names
+    assert not any(name.endswith((".bin", ".pt", ".pkl")) for name in names)
+    assert exported.bytes == sum(path.stat().st_size for path in exported.folder.iterdir())
+    assert AutoTokenizer.from_pretrained(exported.folder)("w3 w4")["input_ids"] == [3, 4]
+
+
+def test_generation_uses_the_cache_and_stops_at_the_tokenizers_end(tmp_path: Path) -> None:
+    make_run(tmp_path / "run")
+    model = reload(export(str(tmp_path / "run"), tmp_path / "out").folder)
+    assert model.config.use_cache is True
+    assert model.config.eos_token_id == model.generation_config.eos_token_id == 30
+
+
+def test_the_model_card_has_the_facts_and_no_paths(tmp_path: Path) -> None:
+    make_run(tmp_path / "run")
+    export(str(tmp_path / "run"), tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    for fact in (
+        "library_name: transformers",
+        "| optimizer steps | 20 |",
+        "| method | galore |",
+        "| rank | 4 |",
+        "3.25",
+    ):
+        assert fact in card
+    assert "secret" not in card
+    assert str(tmp_path) not in card
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_the_step_says_so(tmp_path: Path) -> None:
+    make_run(tmp_path / "run")
+    file = tmp_path / "run" / "checkpoints" / "step-00000020" / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    stored = load_run_model(str(tmp_path / "run"))
+    assert [item.path.name for item in stored.skipped] == ["step-00000020"]
+    assert stored.step == 10
+    assert export(str(tmp_path / "run"), tmp_path / "out").origin.endswith("step-00000010")
+
+
+def test_a_run_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
+    make_run(tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    with pytest.raises(UserError, match="no good checkpoint"):
+        export(str(tmp_path / "run"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_is_whole_without_the_model_it_started_from(tmp_path: Path) -> None:
+    make_run(tmp_path / "first")
+    base = export(str(tmp_path / "first"), tmp_path / "base").folder
+    logits = make_run(tmp_path / "second", {"name_or_path": "base"})
+    shutil.rmtree(base)
+    export(str(tmp_path / "second"), tmp_path / "out")
+    assert torch.equal(reload(tmp_path / "out")(IDS).logits, logits)
+
+
+def test_a_folder_can_be_loaded_and_exported_again(tmp_path: Path) -> None:
+    logits = make_run(tmp_path / "run")
+    first = export(str(tmp_path / "run"), tmp_path / "first").folder
+    again = export(str(first), tmp_path / "again")
+    assert again.step is None
+    assert torch.equal(reload(again.folder)(IDS).logits, logits)
+
+
+def test_a_used_target_is_refused_and_untouched(tmp_path: Path) -> None:
+    make_run(tmp_path / "run")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("mine")
+    with pytest.raises(UserError, match="is not empty"):
+        export(str(tmp_path / "run"), tmp_path / "out")
+    with pytest.raises(UserError, match="is a file"):
+        export(str(tmp_path / "run"), tmp_path / "out" / "mine.txt")
+    assert os.listdir(tmp_path / "out") == ["mine.txt"]  # noqa: PTH208
+
+
+def test_an_empty_target_is_filled(tmp_path: Path) -> None:
+    make_run(tmp_path / "run")
+    (tmp_path / "out").mkdir()
+    export(str(tmp_path / "run"), tmp_path / "out")
+    assert (tmp_path / "out" / "config.json").is_file()
+
+
+def test_a_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_run(tmp_path / "run")
+
+    def disk_full(*args: Any, **kwargs: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(PreTrainedTokenizerFast, "save_pretrained", disk_full)
+    with pytest.raises(UserError, match="No space left") as failed:
+        export(str(tmp_path / "run"), tmp_path / "out")
+    assert failed.value.exit_code == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_neither_a_run_nor_a_model_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thing").mkdir()
+    save_file({"x": torch.ones(1)}, tmp_path / "thing" / "model.safetensors")
+    with pytest.raises(UserError, match="thing"):
+        export(str(tmp_path / "thing"), tmp_path / "out")
+    with pytest.raises(UserError, match="is not a folder"):
+        export(str(tmp_path / "nowhere"), tmp_path / "out")

@@ -1,0 +1,174 @@
+"""Training data that is tokenised as it arrives from the hub.
+
+What resume can promise: with the data set unchanged, the rows after a resume are exactly those of a run that was never
+stopped. The position holds the shard and row where the current block of documents began (as the `datasets` library
+writes them), the document within the block and the token within the document; the block is read and permuted again.
+What it cannot: a step cannot be computed without those before it, a data set that changes on the hub is not noticed,
+and the shuffle reaches no further than `data.shuffle_buffer_size` documents.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from galore.trainer.data.batch import Batch, Progress
+from galore.trainer.data.blocks import Blocks
+from galore.trainer.data.cache import fingerprint
+from galore.trainer.data.hubtext import HubText
+from galore.trainer.data.mapped import count_targets, evaluation_batches, require_same_data
+from galore.trainer.data.packing import Rows, rows_of
+from galore.trainer.data.rowstream import Position, RowStream
+from galore.trainer.data.store import StoreWriter, TokenStore, token_type
+from galore.trainer.data.tokenize import encode_documents, encoder
+from galore.trainer.data.tokenizer import (
+    frame_of,
+    given_tokenizer,
+    id_bound,
+    require_room,
+    tokenizer_digest,
+    trained_tokenizer,
+)
+from galore.trainer.errors import UserError
+from galore.trainer.recipe.schema import Recipe
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+COUNTED_ROWS = 4096
+
+
+@dataclass
+class StreamedData:
+    """See `batch.TrainingData`."""
+
+    tokenizer: PreTrainedTokenizerBase
+    text: HubText
+    validation: Rows
+    max_length: int
+    global_batch_size: int
+    open_rows: Callable[[HubText], RowStream]  # from the beginning
+    facts: dict[str, Any]
+    num_sequences: None = None
+    _step: int = 0
+    _last: Batch | None = None
+    _rows: RowStream = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._rows = self.open_rows(self.text)
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        counts = {"bad_rows": self.text.bad.summary, "dropped_copies_of_held_out": self.text.holdout.num_dropped}
+        return {**self.facts, **counts}  # of what was read so far
+
+    def global_batch(self, step: int) -> Batch:
+        """Raises ValueError unless `step` is the next one, or the last one again."""
+        if step == self._step - 1 and self._last is not None:
+            return self._last
+        if step != self._step:
+            raise ValueError(f"step {step} of a stream that stands before step {self._step}")
+        first = self._rows.position.row
+        rows = [self._rows.next_row() for _ in range(self.global_batch_size)]
+        input_ids, labels = (torch.from_numpy(np.stack(column)) for column in zip(*rows, strict=True))
+        self._last = Batch(input_ids, labels, tuple(range(first, first + len(rows))))
+        self._step += 1
+        return self._last
+
+    def validation_batches(self, micro_batch_size: int, max_tokens: int | None) -> Iterator[Batch]:
+        return evaluation_batches(self.validation, self.max_length, micro_batch_size, max_tokens)
+
+    def token_counts(self) -> npt.NDArray[np.int64]:
+        size = id_bound(self.tokenizer)
+        rows, counts = self.open_rows(self.text.uncounted()), np.zeros(size, np.int64)
+        for _ in range(COUNTED_ROWS):
+            counts += count_targets(rows.next_row()[1][None], size)
+        return counts
+
+    def position(self) -> dict[str, Any]:
+        return {"fingerprint": self.facts["fingerprint"], "step": self._step, "at": self._rows.position.to_json()}
+
+    def seek(self, position: dict[str, Any], step: int) -> None:
+        require_same_data(position, self.facts)
+        if position["step"] != step:
+            raise UserError(f"the data stand before step {position['step']}, the checkpoint before {step}")
+        self._step, self._last = step, None
+        self._rows.seek(Position.from_json(position["at"]))
+
+
+def open_stream(recipe: Recipe, base_dir: Path, cache: Path, progress: Progress) -> StreamedData:
+    """Training data of `data.source: hub`. Raises UserError."""
+    section, seed = recipe.data, recipe.train.seed
+    text = HubText.of(section, base_dir)
+    given = given_tokenizer(recipe, base_dir)
+    held_out = text.held_out(recipe.eval.max_tokens, progress)
+    tokenizer = given or _trained(list(text.tokenizer_sample(progress)), section.tokenizer_vocab_size, cache, progress)
+    require_room(recipe.model, tokenizer)
+    frame = frame_of(tokenizer, section.max_length) if section.packing == "paper" else None
+    validation = rows_of(_store(held_out, tokenizer, cache), section.max_length, frame)
+    if text.holds_out and not len(validation):
+        fix = "name another data.validation_split, or set it to null and data.validation_fraction above 0"
+        raise UserError("the held-out text does not fill one sequence", where="data.validation_split", fix=fix)
+    backend, eos = encoder(tokenizer), int(tokenizer.eos_token_id)
+
+    def open_rows(text: HubText) -> RowStream:
+        blocks = Blocks(text.training, section.shuffle_buffer_size, seed, section.shuffle)
+        return RowStream(blocks, backend, eos, section.max_length, frame)
+
+    return StreamedData(
+        tokenizer,
+        text,
+        validation,
+        section.max_length,
+        recipe.train.global_batch_size,
+        open_rows,
+        _facts(recipe, text, tokenizer, held_out, validation),
+    )
+
+
+def _trained(sample: list[str], size: int, cache: Path, progress: Progress) -> PreTrainedTokenizerBase:
+    folder = cache / "tokenizers" / fingerprint([sample, size])
+    return trained_tokenizer(sample, size, folder, progress)
+
+
+def _store(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, cache: Path) -> TokenStore:
+    """The texts as tokens, in files that have no name any more and vanish with the process."""
+    dtype = token_type(id_bound(tokenizer))
+    with tempfile.TemporaryDirectory(dir=cache) as folder:
+        with StoreWriter(Path(folder), "validation", dtype, int(tokenizer.eos_token_id)) as writer:
+            for ids in encode_documents(encoder(tokenizer), texts):
+                writer.extend(ids)
+                writer.end_document()
+        return TokenStore(Path(folder), "validation", dtype)
+
+
+def _facts(
+    recipe: Recipe, text: HubText, tokenizer: PreTrainedTokenizerBase, held_out: list[str], validation: Rows
+) -> dict[str, Any]:
+    section, train = recipe.data, recipe.train
+    names = [
+        "source",
+        "path",
+        "hub_config",
+        "split",
+        "validation_split",
+        "validation_fraction",
+        "text_field",
+        "packing",
+    ]
+    names += ["max_length", "shuffle", "shuffle_buffer_size", "max_document_bytes", "on_bad_rows"]
+    options = [getattr(section, name) for name in names]
+    return {
+        "source": f"{section.source}: {section.path}, split {section.split}",
+        "fingerprint": fingerprint([options, tokenizer_digest(tokenizer), train.seed, train.global_batch_size]),
+        "documents": {"validation": len(held_out)},
+        "validation": validation.summary,
+        "vocab_size": id_bound(tokenizer),
+    }

@@ -1,0 +1,106 @@
+"""A finished, interrupted or running run as its directory tells it: columns of numbers, evaluations, events, facts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from galore.trainer.metrics import Row, read_rows
+from galore.trainer.rundir import RunDir
+
+Column = NDArray[np.float64]
+COLUMNS = (
+    "step",
+    "loss_nats",
+    "learning_rate",
+    "tokens",
+    "tokens_per_second",
+    "step_seconds",
+    "mfu_fraction",
+    "memory_current_bytes",
+    "memory_peak_bytes",
+    "skipped",
+    "refreshed_layers",
+    "decomposition_fallbacks",
+)
+
+
+@dataclass(frozen=True)
+class History:
+    """`train` and `memory` (by category, bytes) have one entry per step, NaN where a row does not tell."""
+
+    train: dict[str, Column]
+    memory: dict[str, Column]
+    evaluations: list[Row]
+    events: list[Row]
+    facts: dict[str, Any]
+    recipe: str
+
+    @classmethod
+    def read(cls, run_dir: RunDir) -> Self:
+        """Whatever is there; what is missing or unreadable is left out."""
+        numbers: list[tuple[float, ...]] = []
+        categories: list[Mapping[str, Any]] = []
+        others: dict[str, list[Row]] = {"eval": [], "event": []}
+        for row in read_rows(run_dir.metrics):
+            if row.get("kind") == "train":
+                numbers.append(tuple(_number(row.get(name)) for name in COLUMNS))
+                categories.append(row.get("memory_by_category_bytes") or {})
+            elif row.get("kind") in others:
+                others[row["kind"]].append(row)
+        table = np.array(numbers, dtype=np.float64).reshape(len(numbers), len(COLUMNS))
+        names = dict.fromkeys(name for row in categories for name in row)
+        memory = {name: np.array([_number(row.get(name)) for row in categories]) for name in names}
+        recipe = run_dir.recipe.read_text(errors="replace") if run_dir.recipe.is_file() else ""
+        train = dict(zip(COLUMNS, table.T, strict=True))
+        return cls(train, memory, others["eval"], others["event"], run_dir.read_facts(), recipe)
+
+    @property
+    def last_step(self) -> int:
+        return int(self.train["step"][-1]) if len(self.train["step"]) else 0
+
+    @property
+    def total_steps(self) -> int:
+        return int(self.facts.get("total_steps") or self.last_step)
+
+    @property
+    def wall_seconds(self) -> float | None:
+        """From the first start to the end, pauses between resumptions included."""
+        try:
+            started, finished = (datetime.fromisoformat(self.facts[key]) for key in ("started", "finished"))
+        except (KeyError, TypeError, ValueError):
+            return None
+        return (finished - started).total_seconds()
+
+    def median(self, name: str) -> float | None:
+        """Median of a column over the steps that tell it."""
+        known = self.train[name][np.isfinite(self.train[name])]
+        return float(np.median(known)) if len(known) else None
+
+    def total(self, name: str) -> float:
+        """Sum of a column."""
+        return float(np.nansum(self.train[name]))
+
+    def memory_parts(self) -> dict[str, Column]:
+        """What the peak consists of, per step, bytes; on a CPU the peak is the process's, so the rest is its ground."""
+        parts = {name: np.nan_to_num(column) for name, column in self.memory.items() if np.nansum(column) > 0}
+        peak = np.nan_to_num(self.train["memory_peak_bytes"])
+        ground = np.maximum(peak - sum(parts.values()), 0)
+        if parts and (ground > 0.01 * peak).any():
+            return {"interpreter_and_libraries": ground, **parts}
+        return parts
+
+    def resumed_steps(self) -> list[int]:
+        """After how many finished steps the run was resumed, each time."""
+        resumes = self.facts.get("resumes") or []
+        return [int(item["step"]) for item in resumes if isinstance(item, dict) and "step" in item]
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, (int, float)) else math.nan

@@ -1,0 +1,34 @@
+"""`galore recipes copy`: a recipe of one's own to edit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from galore.trainer.errors import UserError
+from galore.trainer.recipe.dump import dump_recipe
+from galore.trainer.recipe.load import load_recipe
+from galore.trainer.recipe.shipped import SCHEMA_FILE, SUFFIXES
+
+
+def copy_recipe(name: str, target: Path, overrides: Sequence[str] = (), *, force: bool = False) -> Path:
+    """Writes the resolved recipe, every field commented, and returns the file.
+
+    The editor header names the schema by the address of the installed file: it is always the one of this version, and
+    nothing has to be kept beside the copy. On another machine an editor only goes without completion.
+
+    Raises:
+        UserError: the recipe is wrong, or the file exists and `force` is not set.
+    """
+    loaded = load_recipe(name, overrides)
+    file = target / f"{loaded.name}.yaml" if target.is_dir() else target
+    if file.suffix not in SUFFIXES:
+        raise UserError("a recipe's name ends in .yaml", where=str(file), fix=f"write {file}.yaml")
+    if file.exists() and not force:
+        raise UserError("exists already", where=str(file), fix="choose another name, or replace it with --force")
+    header = (
+        f"yaml-language-server: $schema={SCHEMA_FILE.as_uri()}\nCopied from {loaded.origin}; defaults are written out"
+    )
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(dump_recipe(loaded.recipe, header), encoding="utf-8")
+    return file
