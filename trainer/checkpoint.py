@@ -148,7 +148,9 @@ def _check_groups(tensors: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Mapp
 
 def _make_room(root: Path, needed: int, step: int) -> None:
     """Remove what killed runs left, and refuse before the first byte if the disk cannot take `needed` bytes."""
-    root.mkdir(parents=True, exist_ok=True)
+    if not root.is_dir():
+        root.mkdir(parents=True)
+        sync_directory(root.parent)
     for path in unfinished(root):
         discard(path)
     require(root, needed)

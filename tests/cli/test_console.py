@@ -16,7 +16,7 @@ from galore.cli.plain import PlainConsole
 from galore.cli.stream import Unbreakable
 from galore.trainer.recipe.schema import LogSection
 
-HEADER = {"model": "LLaMA, 3,456,789 parameters", "method": "GaLore r=64, α=0.25, " + "a long description " * 5}
+HEADER = {"model": "LLaMA [/x], 3,456,789 parameters", "method": "GaLore r=64, α=0.25, " + "a long description " * 5}
 EVALUATION = {"kind": "eval", "step": 2, "loss_nats": 3.25, "perplexity": 25.79, "tokens": 40_000, "seconds": 1.0}
 
 
@@ -151,7 +151,7 @@ def test_live_console_shows_header_evaluations_and_messages() -> None:
     text = terminal.file.getvalue()  # type: ignore[attr-defined]
     for piece in (
         "before the start",
-        "3,456,789 parameters",
+        "LLaMA [/x], 3,456,789 parameters",
         "step 2  held-out loss 3.2500  ppl 25.79",
         "In the [bold]beginning[/bold] \N{REPLACEMENT CHARACTER}[31m",
         "an [event] with brackets",

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from galore.kernels import reference
 from galore.kernels.adam import AdamRule
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 pytest.importorskip("bitsandbytes", reason="the 8bit extra is not installed")
-from galore.kernels.blockwise import BLOCK_SIZE, dequantize, quantize  # noqa: E402
+from galore.kernels.blockwise import BLOCK_SIZE, dequantize, quantize
 
 
 @pytest.mark.parametrize("length", [256, 1000, 4096 + 17])

@@ -1,6 +1,7 @@
 """Every operation of a step says which path it takes and why."""
 
 import pytest
+
 from galore.kernels.dispatch import explain
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from galore.kernels import reference
 from galore.kernels.projection import lift_update_, orient, project
 from galore.kernels.rounding import RoundingNoise

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from galore.kernels.rounding import BLOCK, RoundingNoise, add_update_, mix, store_rounded_
 
 CPU = torch.device("cpu")

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from galore.kernels import reference
 from galore.kernels.subspace import gaussian, overlap, randomized_basis, range_basis, svd_basis
 

@@ -1,6 +1,7 @@
 """Learning rate on one optimizer-step clock."""
 
 import pytest
+
 from galore.trainer.recipe.schema import OptimSection
 from galore.trainer.schedule import learning_rate, warmup_steps
 

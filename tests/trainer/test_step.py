@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from galore.trainer.build import build_model
 from galore.trainer.data.batch import Batch
 from galore.trainer.parameters import build_optimizer

@@ -1,5 +1,6 @@
 """What we stream is what the safetensors library reads."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,22 @@ def test_strided_shared_and_special_values(tmp_path: Path) -> None:
 def test_what_the_format_lacks_is_refused_by_name(tensor: Tensor) -> None:
     with pytest.raises(TypeError, match="'odd one'"):
         list(stream({"odd one": tensor}))
+
+
+def test_every_tensor_starts_at_a_multiple_of_its_item_size(tmp_path: Path) -> None:
+    """Readers map the file into memory and view it as the tensor's type."""
+    write_file(
+        tmp_path / "t", stream({"a": torch.ones(3, dtype=torch.uint8), "b": torch.ones(2), "c": torch.tensor(1)})
+    )
+    content = (tmp_path / "t").read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    starts = {
+        name: entry["data_offsets"][0]
+        for name, entry in json.loads(content[8 : 8 + length]).items()
+        if "dtype" in entry
+    }
+    assert length % 8 == 0
+    assert (starts["b"] % 4, starts["c"] % 8) == (0, 0)
 
 
 def test_one_tensor_at_a_time_is_made_contiguous() -> None:

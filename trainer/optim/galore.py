@@ -226,7 +226,8 @@ class GaLoreAdamW(Optimizer):
     def _on_gradient(self, parameter: Tensor) -> None:
         """The hook: hand the fresh gradient to its slot and free it."""
         grad, parameter.grad = parameter.grad, None
-        assert grad is not None and isinstance(parameter, nn.Parameter)
+        assert grad is not None
+        assert isinstance(parameter, nn.Parameter)
         slot = self.slots[parameter]
         if self._sketching:
             if isinstance(slot, ProjectedSlot) and slot.wants_sketch_pass:

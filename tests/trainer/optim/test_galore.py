@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
+from torch import nn
+
 from galore.kernels import reference
 from galore.trainer.optim import GaLoreAdamW, galore_groups
-from torch import nn
 
 SHAPES = [(12, 30), (30, 12), (16, 16)]
 
@@ -129,7 +130,7 @@ def test_the_norm_is_that_of_the_applied_update_gradient():
     backward(net, x, y)
     assert all(p.grad is None for p in net.parameters())
     expected = 0.0
-    for name, p in plain.named_parameters():
+    for p in plain.parameters():
         g = p.grad
         if g.ndim == 2:
             basis = torch.linalg.svd(reference.orient(g), full_matrices=False).U[:, :6]

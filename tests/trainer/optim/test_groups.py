@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from galore.trainer.optim import adamw_groups, check_complete, galore_groups, target_linears
 from torch import nn
+
+from galore.trainer.optim import adamw_groups, check_complete, galore_groups, target_linears
 
 
 class Block(nn.Module):

@@ -4,9 +4,10 @@ import weakref
 
 import pytest
 import torch
-from galore.trainer.optim import GaLoreAdamW, galore_groups
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig, LlamaForCausalLM
+
+from galore.trainer.optim import GaLoreAdamW, galore_groups
 
 
 class LiveStorages(TorchDispatchMode):

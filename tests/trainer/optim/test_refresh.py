@@ -3,6 +3,7 @@
 from collections import Counter
 
 import pytest
+
 from galore.trainer.optim.refresh import RefreshSchedule, schedules
 
 

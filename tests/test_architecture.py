@@ -1,0 +1,85 @@
+"""The floors hold, every package ships, the README's tree is true, and no room outgrows one idea."""
+
+import ast
+import re
+import runpy
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FLOORS = ["kernels", "trainer.optim", "trainer", "cli"]  # bottom to top
+TOPS = ("cli", "trainer", "kernels", "recipes")
+SOURCES = [path for top in TOPS for path in sorted((ROOT / top).rglob("*.py"))]
+LONGEST_FILE = 330  # lines; the schema, one field a line
+
+
+def module_of(path):
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def floor(module):
+    """Index of the longest floor name that prefixes `module`: "trainer.optim.galore" is on floor 1."""
+    return FLOORS.index(max((f for f in FLOORS if f"{module}.".startswith(f"{f}.")), key=len))
+
+
+def imports(path, top_level_only=False):
+    tree = ast.parse(path.read_text())
+    nodes = tree.body if top_level_only else ast.walk(tree)
+    found = set()
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: absolute imports only"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if "recipes" not in p.parts[-2:]], ids=module_of)
+def test_nobody_imports_upstairs(path):
+    own = {m.removeprefix("galore.") for m in imports(path) if m.startswith("galore.")} - {"recipes"}
+    upstairs = {m for m in own if not m.startswith("recipes") and floor(m) > floor(module_of(path))}
+    assert not upstairs, f"{module_of(path)} imports upstairs: {sorted(upstairs)}"
+
+
+def test_the_optimizer_needs_nothing_but_torch_and_the_kernels():
+    for path in [*(ROOT / "trainer/optim").glob("*.py"), *(ROOT / "kernels").rglob("*.py")]:
+        roots = {name.split(".")[0] for name in imports(path, top_level_only=True)}
+        assert not roots & {"transformers", "pydantic", "typer", "rich", "datasets"}, path
+
+
+def test_the_command_line_and_recipes_import_no_torch():
+    for path in [*(ROOT / "cli").glob("*.py"), *(ROOT / "trainer/recipe").glob("*.py")]:
+        roots = {name.split(".")[0] for name in imports(path, top_level_only=True)}
+        assert not roots & {"torch", "transformers", "numpy"}, path
+
+
+def test_every_package_ships():
+    listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
+    on_disk = {
+        ".".join(["galore", *init.parent.relative_to(ROOT).parts]) for top in TOPS for init in (ROOT / top).rglob("__init__.py")
+    }
+    assert listed == on_disk
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_of)
+def test_files_stay_small_and_say_what_they_are(path):
+    text = path.read_text()
+    assert text.count("\n") <= LONGEST_FILE
+    if path.name != "__init__.py":
+        assert ast.get_docstring(ast.parse(text)), f"{path} has no docstring"
+
+
+def test_no_pickle_and_no_unsafe_yaml():
+    unsafe = re.compile(r"\bimport pickle\b|torch\.(load|save)\(|yaml\.(load|unsafe_load|full_load)\(|trust_remote_code=True")
+    offenders = [str(path) for path in SOURCES if unsafe.search(path.read_text())]
+    assert not offenders
+
+
+def test_the_readme_tree_is_true():
+    tree = runpy.run_path(str(ROOT / "docs/tree.py"))
+    readme = (ROOT / "README.md").read_text()
+    assert "```text\ngalore/" in readme
+    assert tree["rewritten"](readme) == readme, "run `python docs/tree.py`"
