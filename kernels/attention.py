@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-TILE_ROWS = 256  # rows of Q done together: smaller tiles skip more of the future, but their products are slower
-TILE_ELEMENTS = 2**21  # of P, for all heads of a group: 4 MiB in bf16
+TILE_ROWS = 128  # rows of Q done together: smaller tiles skip more of the future, but their products are slower
+TILE_ELEMENTS = 2**20  # of P, for all heads of a group: its fp32 scores (4 MiB) stay in the cache
 KEPT_LENGTH = 512  # up to this T, P is kept for the backward (2 H T bytes per token in bf16); beyond, it is recomputed
 
 

@@ -63,6 +63,7 @@ def build(loaded: LoadedRecipe, directory: RunDir, console: Console) -> Run:
     if recipe.train.num_threads is not None:
         torch.set_num_threads(recipe.train.num_threads)
     data = prepare_data(recipe, loaded.base_dir)
+    torch.manual_seed(recipe.train.seed)  # dropout draws from the global generator, whose state checkpoints hold
     model, kernels = build_model(recipe, id_bound(data.tokenizer), str(device), loaded.base_dir)
     optimizer = build_optimizer(
         model, recipe.optim, accumulation=recipe.train.accumulation, seed=recipe.train.seed

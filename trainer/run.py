@@ -8,6 +8,7 @@ from typing import Any
 from galore.trainer.build import Run, build
 from galore.trainer.data.unigram import unigram_loss_nats
 from galore.trainer.durable import replace_file
+from galore.trainer.errors import UserError
 from galore.trainer.evaluate import EvalResult
 from galore.trainer.facts import facts, header, now
 from galore.trainer.loop import train
@@ -28,19 +29,29 @@ def run_training(loaded: LoadedRecipe, output_dir: Path, resume: bool, console: 
         UserError: bad input (exit code 2); RunFailed (1); Interrupted (75) once the state is saved.
     """
     directory = RunDir.create(output_dir, resume)
-    with directory.locked(), StopOnSignal() as stop:
+    with directory.locked():
         baseline = current_and_peak("cpu").current
         run = build(loaded, directory, console)
+        replace_file(directory.recipe, loaded.text)  # first of all: it is what makes the directory a run to resume
         recorder = _recorder(run, console, baseline)
         try:
-            _begin(run, loaded, recorder)
-            result = train(run, recorder, stop)
+            _begin(run, recorder)
+            with StopOnSignal(console.notice) as stop:
+                result = train(run, recorder, stop)
             _end(run, result)
         finally:
             recorder.metrics.close()
             console.close()
-            report = write_report(directory)
-    return report
+            _report(directory, console)
+    return directory.report
+
+
+def _report(directory: RunDir, console: Console) -> None:
+    """Write the report; a failure here must not hide how the run ended."""
+    try:
+        write_report(directory)
+    except UserError as error:
+        console.message(str(error))
 
 
 def _recorder(run: Run, console: Console, baseline: int) -> Recorder:
@@ -56,7 +67,7 @@ def _recorder(run: Run, console: Console, baseline: int) -> Recorder:
     return recorder
 
 
-def _begin(run: Run, loaded: LoadedRecipe, recorder: Recorder) -> None:
+def _begin(run: Run, recorder: Recorder) -> None:
     known: dict[str, Any] = {} if run.directory.fresh else run.directory.read_facts()
     if not known:
         known = facts(run, run.recipe.log.run_name or run.directory.root.resolve().name)
@@ -66,7 +77,6 @@ def _begin(run: Run, loaded: LoadedRecipe, recorder: Recorder) -> None:
     known["peak"] = {"flops_per_second": recorder.meter.peak.flops_per_second, "basis": recorder.meter.peak.basis}
     run.data.tokenizer.save_pretrained(run.directory.tokenizer)
     run.directory.write_facts(known)
-    replace_file(run.directory.recipe, loaded.text)
     recorder.console.start(header(run, recorder.meter), run.total_steps)
     if run.first_step:
         recorder.event(run.first_step, f"resumed after step {run.first_step}")

@@ -303,7 +303,6 @@ def test_killed_anywhere_in_a_save(root: Path) -> None:
         assert _names(root) == [f"step-{step:08d}" for step in (max(good), 4)], moment
     assert outcomes == sorted(outcomes)
     assert set(outcomes) == {2, 3}
-    assert len(outcomes) >= 20
 
 
 def test_killed_anywhere_while_the_only_checkpoint_is_replaced(root: Path) -> None:

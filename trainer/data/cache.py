@@ -53,11 +53,24 @@ def entry(path: Path, build: Callable[[Path], None], intact: Callable[[Path], bo
     """
     if path.is_dir() and intact(path):
         return path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(path.with_name(path.name + ".lock"), progress):
-        if not (path.is_dir() and intact(path)):
-            _build(path, build)
+    with disk_space(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(path.with_name(path.name + ".lock"), progress):
+            if not (path.is_dir() and intact(path)):
+                _build(path, build)
     return path
+
+
+@contextmanager
+def disk_space(folder: Path) -> Iterator[None]:
+    """A full disk, or a used-up quota, becomes RunFailed."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        fix = "free some space, or set data.cache_dir to another disk"
+        raise RunFailed("no space left for the tokenised data", where=str(folder), fix=fix) from error
 
 
 def _build(path: Path, build: Callable[[Path], None]) -> None:
@@ -70,11 +83,8 @@ def _build(path: Path, build: Callable[[Path], None]) -> None:
         sync_directory(temporary)
         temporary.rename(path)
         sync_directory(path.parent)
-    except BaseException as error:
+    except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            fix = "free some space, or set data.cache_dir to another disk"
-            raise RunFailed("no space left for the tokenised data", where=str(path.parent), fix=fix) from error
         raise
 
 

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from galore.trainer.data.batch import Progress
-from galore.trainer.data.cache import fingerprint, write_text
+from galore.trainer.data.cache import disk_space, fingerprint, write_text
 from galore.trainer.errors import UserError
 
 CHUNK_BYTES = 1 << 24
@@ -48,8 +48,9 @@ def _remembered_digest(path: Path, folder: Path, progress: Callable[[int], None]
     except (OSError, ValueError, KeyError, TypeError):
         pass  # never seen, or damaged: read the file
     digest = _digest(path, progress)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(memo, json.dumps({"state": state, "sha256": digest}))
+    with disk_space(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(memo, json.dumps({"state": state, "sha256": digest}))
     return digest
 
 

@@ -16,7 +16,7 @@ from galore.trainer.data.tokenize import Piece, pieces
 from galore.trainer.errors import UserError
 from galore.trainer.recipe.schema import DataSection
 
-TOKENIZER_TRAINING_BYTES = 1 << 28
+TOKENIZER_TRAINING_BYTES = 1 << 26
 SAMPLE_BITS = 20  # the low ones of the content hash; the split goes by the high ones
 
 
@@ -78,9 +78,8 @@ class Material:
     def pieces(self, bad: BadRows, holdout: Holdout) -> Iterator[Piece]:
         """Documents in parts that are tokenised one by one."""
         for side, document in self.documents(bad, holdout):
-            parts = list(pieces(document.text))
-            for number, part in enumerate(parts, start=1):
-                yield Piece(part, side, number == len(parts), document.where, document.consumed)
+            for part, last in pieces(document.text):
+                yield Piece(part, side, last, document.where, document.consumed)
 
     def training_texts(self, progress: Progress) -> Iterator[str]:
         """What a tokenizer is trained on: the training side, or of a large corpus a share chosen by content."""
@@ -89,7 +88,7 @@ class Material:
         for side, document in self.documents(BadRows(self.section.on_bad_rows), self.holdout()):
             progress(document.consumed, total, "training the tokenizer")
             if side == "train" and content_hash(document.text) % 2**SAMPLE_BITS < share:
-                yield from pieces(document.text)
+                yield from (part for part, _ in pieces(document.text))
 
     def require_unchanged(self, progress: Progress) -> None:
         """Raises UserError if a file is no longer what was fingerprinted."""

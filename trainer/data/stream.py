@@ -21,7 +21,7 @@ import torch
 
 from galore.trainer.data.batch import Batch, Progress
 from galore.trainer.data.blocks import Blocks
-from galore.trainer.data.cache import fingerprint
+from galore.trainer.data.cache import disk_space, fingerprint
 from galore.trainer.data.hubtext import HubText
 from galore.trainer.data.mapped import count_targets, evaluation_batches, require_same_data
 from galore.trainer.data.packing import Rows, rows_of
@@ -141,7 +141,7 @@ def _trained(sample: list[str], size: int, cache: Path, progress: Progress) -> P
 def _store(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, cache: Path) -> TokenStore:
     """The texts as tokens, in files that have no name any more and vanish with the process."""
     dtype = token_type(id_bound(tokenizer))
-    with tempfile.TemporaryDirectory(dir=cache) as folder:
+    with disk_space(cache), tempfile.TemporaryDirectory(dir=cache) as folder:
         with StoreWriter(Path(folder), "validation", dtype, int(tokenizer.eos_token_id)) as writer:
             for ids in encode_documents(encoder(tokenizer), texts):
                 writer.extend(ids)

@@ -27,8 +27,9 @@ class Piece(NamedTuple):
     consumed: int
 
 
-def pieces(text: str) -> Iterator[str]:
-    """A text in parts of at most `PIECE_CHARS`, each but the first beginning with the space between two words.
+def pieces(text: str) -> Iterator[tuple[str, bool]]:
+    """A text in parts of at most `PIECE_CHARS`, each but the first beginning with the space between two words, and for
+    each whether it is the last one.
 
     Tokenizers that split at spaces before they merge (all byte-level BPE ones) give the same tokens as for the whole
     text; one that marks the start of its input may give one more per part.
@@ -36,9 +37,9 @@ def pieces(text: str) -> Iterator[str]:
     start = 0
     while len(text) - start > PIECE_CHARS:
         end = _word_gap(text, start, start + PIECE_CHARS)
-        yield text[start:end]
+        yield text[start:end], False
         start = end
-    yield text[start:]
+    yield text[start:], True
 
 
 def _word_gap(text: str, start: int, stop: int) -> int:
@@ -79,11 +80,7 @@ def encode(backend: Tokenizer, texts: list[str]) -> list[list[int]]:
 
 def encode_documents(backend: Tokenizer, texts: Sequence[str]) -> Iterator[list[int]]:
     """Token ids of each text, a batch of them at a time."""
-    parts = (
-        Piece(part, "", number == len(cut), "", 0)
-        for cut in map(list, map(pieces, texts))
-        for number, part in enumerate(cut, start=1)
-    )
+    parts = (Piece(part, "", last, "", 0) for text in texts for part, last in pieces(text))
     document = list[int]()
     for batch in batches(parts, STREAM_BATCH_CHARS):
         for piece, ids in zip(batch, encode(backend, [piece.text for piece in batch]), strict=True):

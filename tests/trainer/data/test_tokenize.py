@@ -26,7 +26,7 @@ def nasty_text(length: int) -> str:
 def test_pieces_give_the_tokens_of_the_whole(backend: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokenize, "PIECE_CHARS", 400)
     text = nasty_text(10_000)
-    parts = list(pieces(text))
+    parts = [part for part, _ in pieces(text)]
     assert len(parts) > 50
     assert "".join(parts) == text
     assert max(map(len, parts)) <= 400
@@ -37,8 +37,9 @@ def test_pieces_give_the_tokens_of_the_whole(backend: Tokenizer, monkeypatch: py
 def test_pieces_of_text_without_a_gap(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokenize, "PIECE_CHARS", 100)
     parts = list(pieces(text))
-    assert "".join(parts) == text
-    assert all(len(part) <= 100 for part in parts)
+    assert "".join(part for part, _ in parts) == text
+    assert all(len(part) <= 100 for part, _ in parts)
+    assert [last for _, last in parts] == [False] * (len(parts) - 1) + [True]
 
 
 def test_batches_keep_order_and_size() -> None:

@@ -138,7 +138,12 @@ def test_hub_names_stay_names(write: Any, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["demo", "llama-7b-galore-8bit", "llama-60m-lora"])
 def test_the_dump_reads_back_equal(name: str) -> None:
-    tricky = ["eval.sample_prompt='yes\n: #\"'", "log.run_name='1e5'", "optim.adam_epsilon=1e-30"]
+    tricky = [
+        "optim.train_modules=['1e5', no]",
+        "eval.sample_prompt='yes\n: #\"'",
+        "log.run_name='1e5'",
+        "optim.adam_epsilon=1e-30",
+    ]
     loaded = load_recipe(name, tricky)
     assert recipe_from_resolved(loaded.text, "recipe.yaml") == loaded.recipe
     assert loaded.recipe.eval.sample_prompt == 'yes : #"'

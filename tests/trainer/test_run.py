@@ -1,0 +1,249 @@
+"""Whole runs on a small text: golden losses, bit-exact resume, signals, non-finite steps, a full disk."""
+
+import json
+import math
+import os
+import random
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from galore.trainer import checkpoint, loop
+from galore.trainer.errors import Interrupted, RunFailed, UserError
+from galore.trainer.recipe.load import load_recipe
+from galore.trainer.run import run_training
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "losses-cpu.json"
+STEPS = 8
+METHODS = {
+    "galore": ["optim.method=galore", "optim.rank=8", "optim.update_proj_gap=3"],
+    "galore-svd": ["optim.method=galore", "optim.rank=8", "optim.update_proj_gap=3", "optim.proj_type=svd"],
+    "galore-8bit": ["optim.method=galore", "optim.rank=32", "optim.update_proj_gap=3", "optim.state_dtype=8bit"],
+    "lora": ["optim.method=lora", "optim.rank=4", "optim.lora_dropout=0.1", "optim.train_modules=[embed_tokens,lm_head]"],
+    "full": ["optim.method=full"],
+}
+NEEDS = {"galore-8bit": "bitsandbytes", "lora": "peft"}
+
+
+class Quiet:
+    """A console that remembers messages and steps."""
+
+    def __init__(self):
+        self.messages, self.rows = [], []
+
+    def start(self, header, total_steps):
+        self.header = header
+
+    def step(self, row):
+        self.rows.append(row)
+
+    def evaluation(self, row):
+        self.rows.append(row)
+
+    def message(self, text):
+        self.messages.append(text)
+
+    def notice(self, text):
+        self.messages.append(text)
+
+    def close(self):
+        pass
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """600 documents of a small invented language, the same on every machine."""
+    folder = tmp_path_factory.mktemp("corpus")
+    rng = random.Random(0)
+    words = ["".join(rng.choices("aeiourstlnmkp", k=rng.randint(2, 7))) for _ in range(150)]
+    documents = [" ".join(rng.choices(words, weights=range(150, 0, -1), k=rng.randint(20, 60))) for _ in range(600)]
+    (folder / "text.txt").write_text("\n\n".join(documents))
+    (folder / "recipe.yaml").write_text(f"""
+model: {{hidden_size: 32, intermediate_size: 80, num_hidden_layers: 2, num_attention_heads: 4, num_key_value_heads: 2}}
+data: {{source: local, path: text.txt, tokenizer_vocab_size: 320, max_length: 32, validation_fraction: 0.05,
+       cache_dir: {folder / 'cache'}}}
+train: {{max_steps: {STEPS}, global_batch_size: 8, micro_batch_size: 4, save_steps: 3, num_threads: 1}}
+eval: {{eval_steps: 4, max_tokens: 640, sample_prompt: "a", sample_tokens: 5}}
+""")
+    return folder / "recipe.yaml"
+
+
+@pytest.fixture(autouse=True)
+def _threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def execute(corpus, out, *overrides, resume=False):
+    console = Quiet()
+    run_training(load_recipe(str(corpus), overrides), out, resume, console)
+    return console
+
+
+def rows(out, kind="train"):
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [row for row in lines if row["kind"] == kind]
+
+
+def essence(out):
+    """All that must be the same in two equal runs."""
+    keys = ("step", "loss_nats", "grad_norm", "learning_rate", "sample_ids_crc32", "tokens")
+    last = sorted((out / "checkpoints").glob("step-*"))[-1]
+    tensors = {path.name: path.read_bytes() for path in sorted(last.glob("*.safetensors"))}
+    return [[row[key] for key in keys] for row in rows(out)], tensors
+
+
+def dies_at(monkeypatch, step):
+    """A run that ends without warning when it is about to take `step`."""
+    real = loop.train_step
+    calls = iter(range(step + 1))
+
+    def fragile(*args, **kwargs):
+        if next(calls) == step:
+            raise MemoryError
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(loop, "train_step", fragile)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_resume_is_bit_exact_and_losses_are_golden(corpus, tmp_path, method, monkeypatch):
+    pytest.importorskip(NEEDS.get(method, "torch"))
+    straight, broken = tmp_path / "straight", tmp_path / "broken"
+    execute(corpus, straight, *METHODS[method])
+    with monkeypatch.context() as patch:
+        dies_at(patch, 5)
+        with pytest.raises(MemoryError):
+            execute(corpus, broken, *METHODS[method])
+    console = execute(corpus, broken, *METHODS[method], resume=True)
+    assert any("step-00000003" in message for message in console.messages)
+    assert essence(broken) == essence(straight)
+    check_golden(method, [row["loss_nats"] for row in rows(straight)], rows(straight, "eval")[-1]["loss_nats"])
+
+
+def check_golden(method, losses, held_out):
+    """`GALORE_WRITE_GOLDEN=1` records new values; say in the commit why they moved."""
+    golden = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}
+    if os.environ.get("GALORE_WRITE_GOLDEN"):
+        golden[method] = {"losses": losses, "held_out": held_out}
+        GOLDEN.write_text(json.dumps(golden, indent=1) + "\n")
+    # bf16 products differ in their last bit between processors; on one machine the runs are bit-equal (above)
+    assert losses == pytest.approx(golden[method]["losses"], rel=2e-3)
+    assert held_out == pytest.approx(golden[method]["held_out"], rel=2e-3)
+
+
+def test_a_run_that_died_before_its_first_checkpoint_starts_anew(corpus, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        dies_at(patch, 2)
+        with pytest.raises(MemoryError):
+            execute(corpus, tmp_path / "run")
+    console = execute(corpus, tmp_path / "run", resume=True)
+    assert any("starting at step 0" in message for message in console.messages)
+    assert [row["step"] for row in rows(tmp_path / "run")] == list(range(1, STEPS + 1))
+
+
+def test_a_damaged_checkpoint_is_skipped_and_named(corpus, tmp_path):
+    out = tmp_path / "run"
+    execute(corpus, out, "train.save_total_limit=5")
+    newest = sorted((out / "checkpoints").glob("step-*"))[-1] / "model.safetensors"
+    raw = bytearray(newest.read_bytes())
+    raw[-7] ^= 4
+    newest.write_bytes(raw)
+    console = execute(corpus, out, "train.save_total_limit=5", resume=True)
+    assert any("step-00000008" in message and "model.safetensors" in message for message in console.messages)
+    assert any("step-00000006" in message and "verified" in message for message in console.messages)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_within_one_step_and_resume_ends_as_if_nothing_happened(corpus, tmp_path, number, monkeypatch):
+    execute(corpus, tmp_path / "straight")
+    real = loop.train_step
+
+    def interrupted(*args, **kwargs):
+        result = real(*args, **kwargs)
+        if not interrupted.sent:
+            interrupted.sent = True
+            os.kill(os.getpid(), number)
+        return result
+
+    interrupted.sent = False
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train_step", interrupted)
+        with pytest.raises(Interrupted, match=r"after step 1.*saved"):
+            execute(corpus, tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000001"]
+    execute(corpus, tmp_path / "run", resume=True)
+    assert essence(tmp_path / "run") == essence(tmp_path / "straight")
+
+
+def poison(monkeypatch, bad_steps):
+    real, step = loop.train_step, iter(range(1000))
+
+    def poisoned(model, optimizer, batch, size, norm):
+        if next(step) in bad_steps:
+            hook = model.model.norm.register_forward_hook(lambda module, args, out: out * math.nan)
+            try:
+                return real(model, optimizer, batch, size, norm)
+            finally:
+                hook.remove()
+        return real(model, optimizer, batch, size, norm)
+
+    monkeypatch.setattr(loop, "train_step", poisoned)
+
+
+def test_a_nan_costs_one_step_and_is_told(corpus, tmp_path, monkeypatch):
+    poison(monkeypatch, {0, 4})
+    console = execute(corpus, tmp_path / "run")
+    assert [row["step"] for row in rows(tmp_path / "run") if row["skipped"]] == [1, 5]
+    assert sum("not finite" in message for message in console.messages) == 2
+    assert math.isfinite(rows(tmp_path / "run", "eval")[-1]["loss_nats"])
+
+
+def test_too_many_bad_steps_in_a_row_end_the_run(corpus, tmp_path, monkeypatch):
+    poison(monkeypatch, set(range(2, 100)))
+    with pytest.raises(RunFailed, match="3 steps in a row"):
+        execute(corpus, tmp_path / "run", "train.max_skipped_steps=2")
+
+
+def test_a_failed_save_is_told_and_tried_again_but_the_last_one_must_succeed(corpus, tmp_path, monkeypatch):
+    real = checkpoint.save
+
+    def full(root, step, *args):
+        if step in full.steps:
+            raise checkpoint.CheckpointFailed("the disk is full")
+        return real(root, step, *args)
+
+    monkeypatch.setattr(checkpoint, "save", full)
+    full.steps = {3}
+    console = execute(corpus, tmp_path / "one")
+    assert any("disk is full" in message and "goes on" in message for message in console.messages)
+    full.steps = {8}
+    with pytest.raises(RunFailed, match="disk is full"):
+        execute(corpus, tmp_path / "two")
+    assert (tmp_path / "two" / "report.md").exists()
+
+
+def test_resume_refuses_other_mathematics_and_takes_other_execution(corpus, tmp_path):
+    out = tmp_path / "run"
+    execute(corpus, out, "train.max_steps=4")
+    with pytest.raises(UserError, match=r"optim\.rank: 128 → 9"):
+        execute(corpus, out, "train.max_steps=4", "optim.rank=9", resume=True)
+    execute(corpus, out, "train.max_steps=4", "train.save_steps=1", "train.micro_batch_size=2", resume=True)
+    with pytest.raises(UserError, match="already holds a run"):
+        execute(corpus, out)
+
+
+def test_micro_batch_size_is_execution(corpus, tmp_path):
+    execute(corpus, tmp_path / "a", "train.micro_batch_size=8", "model.dtype=float32")
+    execute(corpus, tmp_path / "b", "train.micro_batch_size=2", "model.dtype=float32")
+    losses = [[row["loss_nats"] for row in rows(tmp_path / name)] for name in "ab"]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_header_says_what_is_projected_and_clamped(corpus, tmp_path):
+    header = execute(corpus, tmp_path / "run", "train.max_steps=1").header
+    assert "14 matrices" in header["projected"]
+    assert "k_proj" in header["note"]
+    assert "clamped to 16" in header["note"]
