@@ -21,9 +21,16 @@ from typing import Any
 
 STEPS = 40
 SETTINGS = [
-    f"train.max_steps={STEPS}", "train.global_batch_size=8", "train.save_steps=3", "eval.eval_steps=20",
-    "eval.max_tokens=4096", "optim.update_proj_gap=7", "optim.rank=16", "model.num_hidden_layers=2",
-    "optim.lora_dropout=0.1", "log.logging_steps=1000",
+    f"train.max_steps={STEPS}",
+    "train.global_batch_size=8",
+    "train.save_steps=3",
+    "eval.eval_steps=20",
+    "eval.max_tokens=4096",
+    "optim.update_proj_gap=7",
+    "optim.rank=16",
+    "model.num_hidden_layers=2",
+    "optim.lora_dropout=0.1",
+    "log.logging_steps=1000",
 ]
 METHODS = ("galore", "lora", "full")
 COMPARED = ("step", "loss_nats", "grad_norm", "learning_rate", "sample_ids_crc32", "tokens")
@@ -73,7 +80,10 @@ def survive(method: str, accumulation: int, kills: int, rng: random.Random, fold
     expected, got = outcome(straight), outcome(killed)
     if expected != got:
         sys.exit(f"{method}, accumulation {accumulation}: NOT the same\n{expected[1]}\n{got[1]}")
-    print(f"{method:7} accumulation {accumulation}: {done} kills, {len(got[0])} steps and {len(got[1])} files bit-identical", flush=True)
+    print(
+        f"{method:7} accumulation {accumulation}: {done} kills, {len(got[0])} steps and {len(got[1])} files bit-identical",
+        flush=True,
+    )
     return done
 
 

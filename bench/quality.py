@@ -72,15 +72,24 @@ def run(data: Path, method: str, lr: float, scale: float, steps: int, seed: int)
         if method == "low-rank":
             factorise(parts)
         recorder = Recorder(
-            Metrics.open(parts.directory.metrics, None), Silent(),
-            Meter.of(parts.model, parts.device, torch.bfloat16, parts.recipe.data.max_length), parts.device, 0,
+            Metrics.open(parts.directory.metrics, None),
+            Silent(),
+            Meter.of(parts.model, parts.device, torch.bfloat16, parts.recipe.data.max_length),
+            parts.device,
+            0,
         )
         result = train(parts, recorder, StopOnSignal())
     assert result is not None
     held = parts.optimizer.memory_by_category()
     return {
-        "method": method, "lr": lr, "scale": scale, "steps": steps, "seed": seed, "loss_nats": result.loss_nats,
-        "perplexity": result.perplexity, "state_bytes": held["optimizer_states"] + held["projectors"],
+        "method": method,
+        "lr": lr,
+        "scale": scale,
+        "steps": steps,
+        "seed": seed,
+        "loss_nats": result.loss_nats,
+        "perplexity": result.perplexity,
+        "state_bytes": held["optimizer_states"] + held["projectors"],
         "seconds": time.perf_counter() - started,
     }
 
@@ -129,7 +138,9 @@ def table(out: Path) -> None:
     for line in lines(out):
         if line["steps"] == STEPS:
             final[line["method"]].append(line)
-    print("\n| method | lr × factor | seeds | held-out loss | perplexity | states, bytes | seconds |\n|---|---|---|---|---|---|---|")
+    print(
+        "\n| method | lr × factor | seeds | held-out loss | perplexity | states, bytes | seconds |\n|---|---|---|---|---|---|---|"
+    )
     for method, runs in final.items():
         losses = [line["loss_nats"] for line in runs]
         spread = f"{mean(losses):.4f} ({min(losses):.4f}–{max(losses):.4f})"

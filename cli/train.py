@@ -36,6 +36,10 @@ def train(
         return
 
     from galore.cli.console import make_console
+    from galore.cli.preparing import preparing
     from galore.trainer.run import run_training
 
-    run_training(loaded, output_dir or Path("runs") / loaded.name, resume, make_console(loaded.recipe.log))
+    console = make_console(loaded.recipe.log)
+    with preparing() as progress:
+        report = run_training(loaded, output_dir or Path("runs") / loaded.name, resume, console, progress)
+    console.message(f"report: {report}")

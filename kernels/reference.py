@@ -17,12 +17,16 @@ def orient(x: Tensor) -> Tensor:
 
 def svd_basis(g: Tensor, rank: int) -> Tensor:
     """P (a, r): the leading left singular vectors of the oriented gradient (GaLore, arXiv 2403.03507, eq. 12-13)."""
-    return torch.linalg.svd(g, full_matrices=False).U[:, :rank]
+    u, _, _ = torch.linalg.svd(g, full_matrices=False)
+    basis: Tensor = u[:, :rank]
+    return basis
 
 
 def range_basis(g: Tensor, omega: Tensor) -> Tensor:
     """P (a, r): an orthonormal basis of the range of G Ω (Halko, Martinsson, Tropp 2011, algorithm 4.1)."""
-    return torch.linalg.qr(g @ omega).Q
+    q, _ = torch.linalg.qr(g @ omega)
+    basis: Tensor = q
+    return basis
 
 
 def project(p: Tensor, g: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from galore.kernels.reference import orient
 
@@ -27,7 +28,7 @@ def svd_basis(grad: Tensor, rank: int) -> Basis:
     try:
         u, _, vh = torch.linalg.svd(grad, full_matrices=False)
         return Basis((vh[:rank].mT if grad.shape[0] >= grad.shape[1] else u[:, :rank]).contiguous(), False)
-    except torch.linalg.LinAlgError:
+    except LinAlgError:
         g = orient(grad).double()
         return Basis(torch.linalg.eigh(g @ g.mT).eigenvectors.flip(-1)[:, :rank].float().contiguous(), True)
 

@@ -59,7 +59,9 @@ def test_the_command_line_and_recipes_import_no_torch():
 def test_every_package_ships():
     listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
     on_disk = {
-        ".".join(["galore", *init.parent.relative_to(ROOT).parts]) for top in TOPS for init in (ROOT / top).rglob("__init__.py")
+        ".".join(["galore", *init.parent.relative_to(ROOT).parts])
+        for top in TOPS
+        for init in (ROOT / top).rglob("__init__.py")
     }
     assert listed == on_disk
 
@@ -73,7 +75,9 @@ def test_files_stay_small_and_say_what_they_are(path):
 
 
 def test_no_pickle_and_no_unsafe_yaml():
-    unsafe = re.compile(r"\bimport pickle\b|torch\.(load|save)\(|yaml\.(load|unsafe_load|full_load)\(|trust_remote_code=True")
+    unsafe = re.compile(
+        r"\bimport pickle\b|torch\.(load|save)\(|yaml\.(load|unsafe_load|full_load)\(|trust_remote_code=True"
+    )
     offenders = [str(path) for path in SOURCES if unsafe.search(path.read_text())]
     assert not offenders
 

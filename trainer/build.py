@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from galore.trainer.checkpoint import Checkpoint, newest_verified
-from galore.trainer.data.batch import TrainingData
+from galore.trainer.data.batch import Progress, TrainingData, silent
 from galore.trainer.data.prepare import prepare_data
 from galore.trainer.data.tokenizer import id_bound
 from galore.trainer.errors import RunFailed, UserError
@@ -50,7 +50,7 @@ class Run:
         return next(iter(self.data.validation_batches(1, 1)), None) is not None
 
 
-def build(loaded: LoadedRecipe, directory: RunDir, console: Console) -> Run:
+def build(loaded: LoadedRecipe, directory: RunDir, console: Console, progress: Progress = silent) -> Run:
     """Read the data, build model and optimizer, and restore the newest verified checkpoint of a resumed run.
 
     Raises:
@@ -62,12 +62,10 @@ def build(loaded: LoadedRecipe, directory: RunDir, console: Console) -> Run:
     device = choose_device(recipe.train.device)
     if recipe.train.num_threads is not None:
         torch.set_num_threads(recipe.train.num_threads)
-    data = prepare_data(recipe, loaded.base_dir)
+    data = prepare_data(recipe, loaded.base_dir, progress)
     torch.manual_seed(recipe.train.seed)  # dropout draws from the global generator, whose state checkpoints hold
     model, kernels = build_model(recipe, id_bound(data.tokenizer), str(device), loaded.base_dir)
-    optimizer = build_optimizer(
-        model, recipe.optim, accumulation=recipe.train.accumulation, seed=recipe.train.seed
-    )
+    optimizer = build_optimizer(model, recipe.optim, accumulation=recipe.train.accumulation, seed=recipe.train.seed)
     checkpoint = None if directory.fresh else _resume(directory, console, model, optimizer, data)
     first_step = checkpoint.step if checkpoint else 0
     total = total_steps(recipe, data)
@@ -96,7 +94,9 @@ def choose_device(name: str) -> torch.device:
     """`auto` is CUDA where there is one; an impossible choice is refused."""
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
-        raise UserError("no CUDA device is visible", where="train.device", fix="set it to auto or cpu; see `galore doctor`")
+        raise UserError(
+            "no CUDA device is visible", where="train.device", fix="set it to auto or cpu; see `galore doctor`"
+        )
     return torch.device("cuda" if available and name != "cpu" else "cpu")
 
 
@@ -135,7 +135,9 @@ def dry_run(loaded: LoadedRecipe) -> DryRun:
     vocabulary = recipe.model.vocab_size
     if vocabulary is None and recipe.model.name_or_path is None:
         vocabulary = recipe.data.tokenizer_vocab_size if recipe.data.tokenizer is None else DRY_RUN_VOCABULARY
-        notes.append(f"vocabulary of {vocabulary} assumed: model.vocab_size is not set, and a dry run reads no tokenizer")
+        notes.append(
+            f"vocabulary of {vocabulary} assumed: model.vocab_size is not set, and a dry run reads no tokenizer"
+        )
     model, _ = build_model(recipe, vocabulary or 1, "meta", loaded.base_dir)
     optimizer = build_optimizer(model, recipe.optim, accumulation=recipe.train.accumulation, seed=recipe.train.seed)
     return DryRun(parameter_table(model, optimizer), notes)

@@ -33,7 +33,9 @@ def build_optimizer(model: nn.Module, optim: OptimSection, *, accumulation: int,
             )
         check_complete(model, groups)
     except ValueError as error:
-        raise UserError(str(error), where="optim.target_modules", fix="name parts of the linear layers' paths") from error
+        raise UserError(
+            str(error), where="optim.target_modules", fix="name parts of the linear layers' paths"
+        ) from error
     return GaLoreAdamW(
         groups,
         lr=optim.learning_rate,

@@ -43,7 +43,9 @@ class Recorder:
         self.tokens = 0
         self.skipped_in_a_row = 0
 
-    def step(self, step: int, batch: Batch, result: StepResult, lr: float, seconds: float, model: Any, optimizer: Any) -> None:
+    def step(
+        self, step: int, batch: Batch, result: StepResult, lr: float, seconds: float, model: Any, optimizer: Any
+    ) -> None:
         """Record a finished step; `step` counts from 1."""
         tokens, report = batch.input_ids.numel(), result.report
         self.tokens += tokens
@@ -76,7 +78,9 @@ class Recorder:
         if report.skipped:
             self.event(step, f"step {step} skipped: the gradient is not finite; weights and states are as they were")
         if report.fallbacks:
-            self.event(step, f"step {step}: {report.fallbacks} decomposition(s) did not converge, the fallback was used")
+            self.event(
+                step, f"step {step}: {report.fallbacks} decomposition(s) did not converge, the fallback was used"
+            )
 
     def evaluation(self, step: int, result: EvalResult, started: float, sample: str | None) -> None:
         """Record an evaluation that began at `started` (time.perf_counter)."""

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from galore.trainer.build import Run, build
+from galore.trainer.data.batch import Progress, silent
 from galore.trainer.data.unigram import unigram_loss_nats
 from galore.trainer.durable import replace_file
 from galore.trainer.errors import UserError
@@ -18,11 +19,14 @@ from galore.trainer.recipe.load import LoadedRecipe
 from galore.trainer.record import Meter, Recorder
 from galore.trainer.report import write_report
 from galore.trainer.rundir import RunDir
+from galore.trainer.runmodel import save_model_files
 from galore.trainer.signals import StopOnSignal
 from galore.trainer.wandb_sink import make_sink
 
 
-def run_training(loaded: LoadedRecipe, output_dir: Path, resume: bool, console: Console) -> Path:
+def run_training(
+    loaded: LoadedRecipe, output_dir: Path, resume: bool, console: Console, progress: Progress = silent
+) -> Path:
     """Carry out a recipe in `output_dir`, or go on with the run that is there; returns the report's path.
 
     Raises:
@@ -31,7 +35,7 @@ def run_training(loaded: LoadedRecipe, output_dir: Path, resume: bool, console: 
     directory = RunDir.create(output_dir, resume)
     with directory.locked():
         baseline = current_and_peak("cpu").current
-        run = build(loaded, directory, console)
+        run = build(loaded, directory, console, progress)
         replace_file(directory.recipe, loaded.text)  # first of all: it is what makes the directory a run to resume
         recorder = _recorder(run, console, baseline)
         try:
@@ -75,7 +79,7 @@ def _begin(run: Run, recorder: Recorder) -> None:
     if not run.directory.fresh:
         known["resumes"] = [*known.get("resumes", []), {"step": run.first_step, "time": now()}]
     known["peak"] = {"flops_per_second": recorder.meter.peak.flops_per_second, "basis": recorder.meter.peak.basis}
-    run.data.tokenizer.save_pretrained(run.directory.tokenizer)
+    save_model_files(run.model, run.data.tokenizer, run.directory)
     run.directory.write_facts(known)
     recorder.console.start(header(run, recorder.meter), run.total_steps)
     if run.first_step:

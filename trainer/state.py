@@ -62,5 +62,7 @@ def load_model(model: nn.Module, tensors: dict[str, Tensor]) -> None:
         raise ValueError(f"the checkpoint and the model do not have the same tensors: {', '.join(odd[:5])}")
     for name, tensor in tensors.items():
         if own[name].shape != tensor.shape or own[name].dtype != tensor.dtype:
-            raise ValueError(f"{name}: {tensor.dtype} {tuple(tensor.shape)} saved, {own[name].dtype} {tuple(own[name].shape)} here")
+            raise ValueError(
+                f"{name}: {tensor.dtype} {tuple(tensor.shape)} saved, {own[name].dtype} {tuple(own[name].shape)} here"
+            )
         own[name].copy_(tensor)

@@ -34,7 +34,9 @@ def test_project_is_as_exact_as_torch(shape, dtype):
 def test_lift_update_against_float64(shape, dtype, convention):
     w, p, n = operands(shape, dtype)
     settings = {"lr": 0.1, "scale": 0.25, "weight_decay": 0.3}
-    exact = reference.lift_update(reference.orient(w).double(), p.double(), n.double(), **settings, convention=convention)
+    exact = reference.lift_update(
+        reference.orient(w).double(), p.double(), n.double(), **settings, convention=convention
+    )
     lift_update_(w, p, n, **settings, decay_after=convention == "reference")
     ulp = 2**-8 if dtype == torch.bfloat16 else 2**-22
     torch.testing.assert_close(reference.orient(w).double(), exact, rtol=2 * ulp, atol=2 * ulp)

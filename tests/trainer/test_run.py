@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from galore.trainer import checkpoint, loop
 from galore.trainer.errors import Interrupted, RunFailed, UserError
 from galore.trainer.recipe.load import load_recipe
@@ -20,7 +21,12 @@ METHODS = {
     "galore": ["optim.method=galore", "optim.rank=8", "optim.update_proj_gap=3"],
     "galore-svd": ["optim.method=galore", "optim.rank=8", "optim.update_proj_gap=3", "optim.proj_type=svd"],
     "galore-8bit": ["optim.method=galore", "optim.rank=32", "optim.update_proj_gap=3", "optim.state_dtype=8bit"],
-    "lora": ["optim.method=lora", "optim.rank=4", "optim.lora_dropout=0.1", "optim.train_modules=[embed_tokens,lm_head]"],
+    "lora": [
+        "optim.method=lora",
+        "optim.rank=4",
+        "optim.lora_dropout=0.1",
+        "optim.train_modules=[embed_tokens,lm_head]",
+    ],
     "full": ["optim.method=full"],
 }
 NEEDS = {"galore-8bit": "bitsandbytes", "lora": "peft"}
@@ -62,7 +68,7 @@ def corpus(tmp_path_factory):
     (folder / "recipe.yaml").write_text(f"""
 model: {{hidden_size: 32, intermediate_size: 80, num_hidden_layers: 2, num_attention_heads: 4, num_key_value_heads: 2}}
 data: {{source: local, path: text.txt, tokenizer_vocab_size: 320, max_length: 32, validation_fraction: 0.05,
-       cache_dir: {folder / 'cache'}}}
+       cache_dir: {folder / "cache"}}}
 train: {{max_steps: {STEPS}, global_batch_size: 8, micro_batch_size: 4, save_steps: 3, num_threads: 1}}
 eval: {{eval_steps: 4, max_tokens: 640, sample_prompt: "a", sample_tokens: 5}}
 """)

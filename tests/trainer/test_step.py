@@ -22,14 +22,27 @@ METHODS = {
 
 
 def recipe(optim, accumulation=1, checkpointing=False, **model):
-    return Recipe.model_validate({
-        "model": {"hidden_size": 32, "intermediate_size": 80, "num_hidden_layers": 2, "num_attention_heads": 4,
-                  "num_key_value_heads": 2, "dtype": "float32", **model},
-        "data": {"source": "packaged", "max_length": 24},
-        "optim": {"learning_rate": 1e-2, **optim},
-        "train": {"max_steps": 4, "global_batch_size": 8, "micro_batch_size": 8 // accumulation,
-                  "gradient_checkpointing": checkpointing},
-    })
+    return Recipe.model_validate(
+        {
+            "model": {
+                "hidden_size": 32,
+                "intermediate_size": 80,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 4,
+                "num_key_value_heads": 2,
+                "dtype": "float32",
+                **model,
+            },
+            "data": {"source": "packaged", "max_length": 24},
+            "optim": {"learning_rate": 1e-2, **optim},
+            "train": {
+                "max_steps": 4,
+                "global_batch_size": 8,
+                "micro_batch_size": 8 // accumulation,
+                "gradient_checkpointing": checkpointing,
+            },
+        }
+    )
 
 
 def batch(step, ragged=False):
@@ -38,7 +51,7 @@ def batch(step, ragged=False):
     labels = ids.clone()
     if ragged:  # rows of different length, as `packing: paper` makes them
         for row in range(8):
-            labels[row, 4 + 2 * row:] = -100
+            labels[row, 4 + 2 * row :] = -100
     return Batch(ids, labels, tuple(range(8)))
 
 
@@ -82,7 +95,10 @@ def test_one_times_eight_equals_eight_times_one(name, ragged):
     for step in range(4):
         load_model(parts, model_tensors(whole))
         b.load_state_tensors(a.state_tensors(), a.clock)
-        one, eight = summed_gradient(whole, a, batch(step, ragged), 8), summed_gradient(parts, b, batch(step, ragged), 1)
+        one, eight = (
+            summed_gradient(whole, a, batch(step, ragged), 8),
+            summed_gradient(parts, b, batch(step, ragged), 1),
+        )
         a.step()
         b.step()
         # exact singular vectors turn by rounding / spectral gap; a range basis does not care

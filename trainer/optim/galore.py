@@ -107,7 +107,8 @@ class GaLoreAdamW(Optimizer):
         self._grad_scale = 1.0
         self._noise: RoundingNoise | None = None
         self.report: StepReport | None = None
-        self._hooks = [p.register_post_accumulate_grad_hook(self._on_gradient) for p in self.slots]
+        for parameter in self.slots:
+            parameter.register_post_accumulate_grad_hook(self._on_gradient)  # type: ignore[no-untyped-call]
 
     @property
     def clock(self) -> int:

@@ -32,7 +32,8 @@ def _matches(name: str, pattern: str) -> bool:
 
 def adamw_groups(named: Iterable[NamedParameter], weight_decay: float) -> list[dict[str, Any]]:
     """Two groups: matrices with `weight_decay`; vectors (norms, biases) without."""
-    matrices, vectors = [], []
+    matrices: list[NamedParameter] = []
+    vectors: list[NamedParameter] = []
     for name, parameter in named:
         (matrices if parameter.ndim >= 2 else vectors).append((name, parameter))
     groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
@@ -75,15 +76,7 @@ def check_complete(model: nn.Module, groups: Iterable[dict[str, Any]]) -> None:
     trainable = {id(p): name for name, p in model.named_parameters() if p.requires_grad}
     missing = [name for key, name in trainable.items() if key not in grouped]
     twice = [name for key, name in trainable.items() if grouped.count(key) > 1]
-    if missing or twice:
-        raise ValueError(
-            "; ".join(
-                filter(
-                    None,
-                    [
-                        missing and f"no group updates {', '.join(missing)}",
-                        twice and f"in two groups: {', '.join(twice)}",
-                    ],
-                )
-            )
-        )
+    problems = [f"no group updates {', '.join(missing)}"] if missing else []
+    problems += [f"in two groups: {', '.join(twice)}"] if twice else []
+    if problems:
+        raise ValueError("; ".join(problems))

@@ -57,7 +57,8 @@ class FullSlot:
     def squared_norm(self) -> Tensor:
         """‖what is applied‖² as a float64 scalar."""
         assert self.sum.value is not None
-        return torch.linalg.vector_norm(self.sum.value, dtype=torch.float32).double().square()
+        norm: Tensor = torch.linalg.vector_norm(self.sum.value, dtype=torch.float32)
+        return norm.double().square()
 
     def apply(self, update: Update) -> None:
         """Adam and the weight update, block by block; consumes the accumulator."""
@@ -112,7 +113,7 @@ class FullSlot:
     def _direction(self, rule: AdamRule, grad: Tensor, first: int, last: int, step: int, grad_scale: float) -> Tensor:
         storage = [moment(self.state, name) for name in MOMENTS]
         values = [part.read(first, last) for part in storage]
-        direction = rule.direction_(grad, *values, step=step, grad_scale=grad_scale)
+        direction = rule.direction_(grad, values[0], values[1], step, grad_scale)
         for part, value in zip(storage, values, strict=True):
             part.write(first, last, value)
         return direction

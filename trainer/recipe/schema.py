@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
+RefreshMode = Literal["delayed", "two-pass", "summed", "first-micro-batch"]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -20,7 +21,7 @@ def execution(default: Any, description: str, **constraints: Any) -> Any:
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
 
 class ModelSection(Section):
@@ -71,13 +72,11 @@ class DataSection(Section):
         "local",
         description="packaged: the corpus pip brings; local: files at `path`; hub: a data set streamed from the Hugging Face hub",
     )
-    path: str | list[str] | None = Field(
+    path: str | list[str] | None = execution(  # a moved corpus is the same corpus: its content is fingerprinted
         None,
-        description="local: file, folder or glob (or a list of them), txt/jsonl/parquet, gzipped or not, relative to the recipe; hub: data set name",
+        "local: file, folder or glob (or a list of them), txt/jsonl/parquet, gzipped or not, relative to the recipe; hub: data set name",
     )
-    validation_path: str | list[str] | None = Field(
-        None, description="local: files to hold out instead of a share of `path`"
-    )
+    validation_path: str | list[str] | None = execution(None, "local: files to hold out instead of a share of `path`")
     hub_config: str | None = Field(None, description="hub: configuration name, such as `en`")
     split: str = Field("train", description="hub: split to train on")
     validation_split: str | None = Field(
@@ -163,7 +162,7 @@ class OptimSection(Section):
     proj_type: Literal["svd", "randomized"] = Field(
         "randomized", description="How the subspace is found: full SVD, or a warm-started randomized range finder"
     )
-    refresh: Literal["delayed", "two-pass", "summed", "first-micro-batch"] | None = Field(
+    refresh: RefreshMode | None = Field(
         None,
         description="Which gradient a refresh sees (docs/optimizer.md); null is delayed for randomized, summed for svd",
     )
@@ -199,7 +198,7 @@ class OptimSection(Section):
         return self.scale if self.scale is not None else (0.25 if self.method == "galore" else 1.0)
 
     @property
-    def effective_refresh(self) -> str:
+    def effective_refresh(self) -> RefreshMode:
         return self.refresh or ("delayed" if self.proj_type == "randomized" else "summed")
 
     @model_validator(mode="after")
@@ -300,12 +299,12 @@ class LogSection(Section):
 class Recipe(Section):
     """A whole run: `galore train` carries it out, `galore recipes schema` prints its JSON schema."""
 
-    model: ModelSection = Field(default_factory=ModelSection)
+    model: ModelSection = ModelSection()
     data: DataSection
-    optim: OptimSection = Field(default_factory=OptimSection)
+    optim: OptimSection = OptimSection()
     train: TrainSection
-    eval: EvalSection = Field(default_factory=EvalSection)
-    log: LogSection = Field(default_factory=LogSection)
+    eval: EvalSection = EvalSection()
+    log: LogSection = LogSection()
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Self:

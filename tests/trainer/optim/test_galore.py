@@ -18,7 +18,9 @@ def network(dtype=torch.float32, seed=0):
 
 
 def optimizer_for(net, rank=6, **options):
-    return GaLoreAdamW(galore_groups(net, rank, targets=["0", "2", "4"]), **{"lr": 1e-2, "update_proj_gap": 4, **options})
+    return GaLoreAdamW(
+        galore_groups(net, rank, targets=["0", "2", "4"]), **{"lr": 1e-2, "update_proj_gap": 4, **options}
+    )
 
 
 def backward(net, x, y, parts=1):
@@ -44,7 +46,9 @@ def run(net, optimizer, steps, parts=1, clip=0.5):
 
 def distance(a, b):
     pairs = [(p.detach(), q.detach()) for p, q in zip(a.parameters(), b.parameters(), strict=True)]
-    return math.sqrt(sum((p - q).double().square().sum() for p, q in pairs) / sum(q.double().square().sum() for _, q in pairs))
+    return math.sqrt(
+        sum((p - q).double().square().sum() for p, q in pairs) / sum(q.double().square().sum() for _, q in pairs)
+    )
 
 
 @pytest.mark.parametrize("convention", ["paper", "reference"])
@@ -54,8 +58,14 @@ def test_twenty_steps_across_refreshes_equal_the_float64_statement(shape, conven
     w = nn.Parameter(torch.randn(shape))
     settings = {"lr": 0.03, "scale": 0.25, "weight_decay": 0.1}
     optimizer = GaLoreAdamW(
-        [{"params": [w], "rank": 5}], betas=(0.9, 0.99), eps=1e-6, update_proj_gap=6, proj_type="svd", stagger=False,
-        convention=convention, **settings,
+        [{"params": [w], "rank": 5}],
+        betas=(0.9, 0.99),
+        eps=1e-6,
+        update_proj_gap=6,
+        proj_type="svd",
+        stagger=False,
+        convention=convention,
+        **settings,
     )
     exact, m, v = w.detach().double(), 0.0, 0.0
     for step in range(20):
@@ -81,11 +91,21 @@ def test_reference_convention_equals_the_official_package(shape):
     torch.manual_seed(0)
     start = torch.randn(shape)
     ours, theirs = nn.Parameter(start.clone()), nn.Parameter(start.clone())
-    a = GaLoreAdamW([{"params": [ours], "rank": 5}], lr=1e-2, eps=1e-6, weight_decay=0.1, update_proj_gap=10,
-                    proj_type="svd", stagger=False, convention="reference")
+    a = GaLoreAdamW(
+        [{"params": [ours], "rank": 5}],
+        lr=1e-2,
+        eps=1e-6,
+        weight_decay=0.1,
+        update_proj_gap=10,
+        proj_type="svd",
+        stagger=False,
+        convention="reference",
+    )
     b = official.GaLoreAdamW(
         [{"params": [theirs], "rank": 5, "scale": 0.25, "update_proj_gap": 10, "proj_type": "std"}],
-        lr=1e-2, weight_decay=0.1, no_deprecation_warning=True,
+        lr=1e-2,
+        weight_decay=0.1,
+        no_deprecation_warning=True,
     )
     for _ in range(50):
         grad = torch.randn(shape) @ torch.diag(torch.linspace(1, 0.1, shape[1]))
@@ -233,7 +253,11 @@ def test_immediate_steps_in_the_hook():
 def test_decay_groups_and_settings_are_honoured():
     net = network()
     groups = galore_groups(net, 6, targets=["0"], weight_decay=0.5, scale=0.1)
-    assert [(g.get("rank"), g["weight_decay"], len(g["params"])) for g in groups] == [(6, 0.5, 1), (None, 0.5, 2), (None, 0.0, 3)]
+    assert [(g.get("rank"), g["weight_decay"], len(g["params"])) for g in groups] == [
+        (6, 0.5, 1),
+        (None, 0.5, 2),
+        (None, 0.0, 3),
+    ]
     with pytest.raises(ValueError, match="cannot be projected"):
         GaLoreAdamW([{"params": [nn.Parameter(torch.ones(3))], "rank": 2}])
     with pytest.raises(ValueError, match="sketch"):

@@ -40,8 +40,13 @@ class LiveStorages(TorchDispatchMode):
 def llama():
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=61, hidden_size=48, intermediate_size=112, num_hidden_layers=3, num_attention_heads=4,
-        num_key_value_heads=4, use_cache=False,
+        vocab_size=61,
+        hidden_size=48,
+        intermediate_size=112,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        use_cache=False,
     )
     return LlamaForCausalLM(config)
 
