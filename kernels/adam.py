@@ -1,42 +1,72 @@
-"""Adam on fp32 moments: one pure elementwise function for every storage and every shape."""
+"""Adam on fp32 tensors: one elementwise update for every storage and every shape."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
+from torch.optim.adamw import adamw
 
 Convention = Literal["paper", "reference"]
 
 
 @dataclass(frozen=True)
 class AdamRule:
-    """Adam's constants. `paper` adds ε to √v̂, `reference` to √v before bias correction."""
+    """Adam's constants. `paper` adds ε to √v̂, `reference` to √v before bias correction, and decays after the update."""
 
     beta1: float = 0.9
     beta2: float = 0.999
     eps: float = 1e-8
     convention: Convention = "paper"
 
-    def direction_(
-        self, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, step: int, grad_scale: float = 1.0
-    ) -> Tensor:
-        """Update both fp32 moments in place and return the fp32 direction m̂ / (√v̂ + ε), all of one shape.
+    def update_(
+        self,
+        target: Tensor,
+        grad: Tensor,
+        exp_avg: Tensor,
+        exp_avg_sq: Tensor,
+        *,
+        step: int,
+        lr: float,
+        decay: float = 1.0,
+    ) -> None:
+        """target ← decay·target - lr·m̂ / (√v̂ + ε), both moments updated; all fp32, of one shape, in place.
 
         Args:
-            grad: gradient, any floating dtype; multiplied by `grad_scale` (clipping) in fp32.
+            grad: fp32 gradient.
             step: steps taken including this one, from 1.
+            lr: learning rate, at least 0.
+            decay: factor of decoupled weight decay, 1 - ηλ; `reference` applies it to the updated target.
         """
-        grad = grad.float()
-        if grad_scale != 1.0:
-            grad = grad * grad_scale
-        exp_avg.lerp_(grad, 1 - self.beta1)
-        exp_avg_sq.mul_(self.beta2).addcmul_(grad, grad, value=1 - self.beta2)
-        correction1, correction2 = 1 - self.beta1**step, 1 - self.beta2**step
-        denominator = exp_avg_sq.sqrt()
-        if self.convention == "reference":
-            denominator.add_(self.eps).mul_(correction1 / correction2**0.5)
+        if self.convention == "paper":
+            self._fused_(target, grad, exp_avg, exp_avg_sq, step, lr, decay)
         else:
-            denominator.mul_(correction1 / correction2**0.5).add_(self.eps * correction1)
-        return denominator.reciprocal_().mul_(exp_avg)
+            self._reference_(target, grad, exp_avg, exp_avg_sq, step, lr)
+            target.mul_(decay)
+
+    def _fused_(self, target: Tensor, grad: Tensor, m: Tensor, v: Tensor, step: int, lr: float, decay: float) -> None:
+        """torch's fused AdamW reads and writes each tensor once; it knows decay as lr·λ."""
+        adamw(
+            [target],
+            [grad],
+            [m],
+            [v],
+            [],
+            [torch.tensor(float(step - 1), device=target.device)],
+            fused=True,
+            amsgrad=False,
+            beta1=self.beta1,
+            beta2=self.beta2,
+            lr=lr,
+            weight_decay=(1.0 - decay) / lr if lr else 0.0,
+            eps=self.eps,
+            maximize=False,
+        )
+
+    def _reference_(self, target: Tensor, grad: Tensor, m: Tensor, v: Tensor, step: int, lr: float) -> None:
+        m.lerp_(grad, 1 - self.beta1)
+        v.mul_(self.beta2).addcmul_(grad, grad, value=1 - self.beta2)
+        step_size = lr * (1 - self.beta2**step) ** 0.5 / (1 - self.beta1**step)
+        target.addcdiv_(m, v.sqrt().add_(self.eps), value=-step_size)

@@ -37,14 +37,13 @@ def lift_update_(
     p: Tensor,
     n: Tensor,
     *,
-    lr: float,
-    scale: float,
-    weight_decay: float = 0.0,
+    alpha: float,
+    decay: float = 1.0,
     decay_after: bool = False,
     noise: RoundingNoise | None = None,
     tensor: int = 0,
 ) -> None:
-    """W ← (1 - ηλ) W - η α P N in place.
+    """W ← decay·W + alpha·P N in place.
 
     Args:
         w: (m, n) contiguous weight, fp32 or bf16; its larger side is b.
@@ -54,9 +53,8 @@ def lift_update_(
     """
     p, n = p.to(w.dtype), n.to(w.dtype)
     left, right = (n.mT, p.mT) if w.shape[0] >= w.shape[1] else (p, n)
-    decay = 1 - lr * weight_decay
     if w.dtype == torch.float32:
-        w.addmm_(left, right, beta=1.0 if decay_after else decay, alpha=-lr * scale)
+        w.addmm_(left, right, beta=1.0 if decay_after else decay, alpha=alpha)
         if decay_after and decay != 1.0:
             w.mul_(decay)
         return
@@ -64,4 +62,4 @@ def lift_update_(
         rows = w[first:last].view(-1)
         bits = noise.window(tensor, block, rows.numel()) if noise else None
         update = (left[first:last] @ right).view(-1)
-        add_update_(rows, update, alpha=-lr * scale, decay=decay, decay_after=decay_after, noise=bits)
+        add_update_(rows, update, alpha=alpha, decay=decay, decay_after=decay_after, noise=bits)

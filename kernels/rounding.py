@@ -62,13 +62,11 @@ def add_update_(
         w: (k,) contiguous, fp32 or bf16, in place.
         update: (k,) any floating dtype.
     """
-    if w.dtype == torch.float32 and not decay_after:
-        w.mul_(decay).add_(update, alpha=alpha)
-        return
-    value = w.float()
+    value = w if w.dtype == torch.float32 else w.float()
     if decay != 1.0 and not decay_after:
-        value = value.mul_(decay)
-    value = value.add_(update, alpha=alpha)
+        value.mul_(decay)
+    value.add_(update, alpha=alpha)
     if decay != 1.0 and decay_after:
-        value = value.mul_(decay)
-    store_rounded_(w, value, noise)
+        value.mul_(decay)
+    if value is not w:
+        store_rounded_(w, value, noise)

@@ -37,7 +37,7 @@ def test_lift_update_against_float64(shape, dtype, convention):
     exact = reference.lift_update(
         reference.orient(w).double(), p.double(), n.double(), **settings, convention=convention
     )
-    lift_update_(w, p, n, **settings, decay_after=convention == "reference")
+    lift_update_(w, p, n, alpha=-0.1 * 0.25, decay=1 - 0.1 * 0.3, decay_after=convention == "reference")
     ulp = 2**-8 if dtype == torch.bfloat16 else 2**-22
     torch.testing.assert_close(reference.orient(w).double(), exact, rtol=2 * ulp, atol=2 * ulp)
 
@@ -49,10 +49,10 @@ def test_stochastic_lift_is_unbiased_and_repeatable(shape):
     copies = []
     for step in range(200):
         copy = w.clone()
-        lift_update_(copy, p, n, lr=0.001, scale=0.25, noise=RoundingNoise(0, step, w.device), tensor=3)
+        lift_update_(copy, p, n, alpha=-0.001 * 0.25, noise=RoundingNoise(0, step, w.device), tensor=3)
         copies.append(copy)
     again = w.clone()
-    lift_update_(again, p, n, lr=0.001, scale=0.25, noise=RoundingNoise(0, 0, w.device), tensor=3)
+    lift_update_(again, p, n, alpha=-0.001 * 0.25, noise=RoundingNoise(0, 0, w.device), tensor=3)
     assert torch.equal(again, copies[0])
     moved = torch.stack(copies).double().mean(0) - w.double()
     intended = reference.orient(exact).reshape(w.shape) if shape[0] < shape[1] else exact.mT

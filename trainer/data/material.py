@@ -82,13 +82,13 @@ class Material:
                 yield Piece(part, side, last, document.where, document.consumed)
 
     def training_texts(self, progress: Progress) -> Iterator[str]:
-        """What a tokenizer is trained on: the training side, or of a large corpus a share chosen by content."""
+        """What a tokenizer is trained on: the training side, or of a large corpus a share of it, chosen by content."""
         total = self.total_bytes
         share = int(min(1.0, TOKENIZER_TRAINING_BYTES / max(total, 1)) * 2**SAMPLE_BITS)
         for side, document in self.documents(BadRows(self.section.on_bad_rows), self.holdout()):
             progress(document.consumed, total, "training the tokenizer")
-            if side == "train" and content_hash(document.text) % 2**SAMPLE_BITS < share:
-                yield from (part for part, _ in pieces(document.text))
+            if side == "train":
+                yield from (part for part, _ in pieces(document.text) if content_hash(part) % 2**SAMPLE_BITS < share)
 
     def require_unchanged(self, progress: Progress) -> None:
         """Raises UserError if a file is no longer what was fingerprinted."""

@@ -1,5 +1,89 @@
-"""CPU paths of a decoder."""
+"""Which kernels a decoder runs on the CPU: causal attention of our own where it is faster, torch's otherwise."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from galore.kernels.attention import causal_attention
+
+NAME = "galore_cpu"  # in transformers' registry of attention functions
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3")  # whose attention is compared with sdpa in the tests
+LONGEST = 2048  # tokens; measured up to here, faster than sdpa all along (bench/LOG.md)
+ONLY_SDPA = ("position_bias", "softcap", "s_aux", "cache", "output_attentions")  # arguments that only sdpa knows
 
 
-def optimize_decoder(model: object) -> list[str]:
-    return []
+def optimize_decoder(model: PreTrainedModel) -> list[str]:
+    """Route `model`'s attention to the fastest kernel on the CPU; returns lines that say what runs and why.
+
+    Nothing but the attention function changes: parameters, modules and saved configuration stay as they are, and the
+    result is that of `sdpa` up to rounding. Call it before adapters are added.
+    """
+    reason = _obstacle(model)
+    if reason is not None:
+        return [f"attention: {model.config._attn_implementation} ({reason})"]
+    AttentionInterface.register(NAME, attention_forward)
+    AttentionMaskInterface.register(NAME, sdpa_mask)  # no mask where the pattern is purely causal
+    model.set_attn_implementation(NAME)
+    return [
+        f"attention: batched bf16 products, fp32 softmax (up to {LONGEST} tokens per sequence; "
+        "sdpa for padding masks, dropout and decoding)"
+    ]
+
+
+def _obstacle(model: PreTrainedModel) -> str | None:
+    """Why the model keeps the attention it has; None when it need not."""
+    if model.device.type != "cpu":
+        return f"the weights are on {model.device.type}"
+    if model.config._attn_implementation != "sdpa":
+        return "the recipe asks for it"
+    if model.config.model_type not in FAMILIES:
+        return f"ours is checked for {', '.join(FAMILIES)}, not for {model.config.model_type}"
+    if model.dtype != torch.bfloat16:
+        return "as fast as ours in float32"
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return "this processor has no fast bfloat16 products"
+    return None
+
+
+def attention_forward(
+    module: nn.Module,
+    query: Tensor,  # (B, H, T, D)
+    key: Tensor,  # (B, K, S, D), K divides H
+    value: Tensor,  # (B, K, S, D)
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:  # (B, T, H, D)
+    """transformers' attention function: ours for plain causal attention over whole sequences, else sdpa."""
+    if attention_mask is None and dropout == 0.0 and _is_causal(module, kwargs) and _fits(query, key, value):
+        groups = query.shape[1] // key.shape[1]
+        return causal_attention(query, repeat_kv(key, groups), repeat_kv(value, groups), scaling), None
+    output: tuple[Tensor, None] = sdpa_attention_forward(
+        module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+    )
+    return output
+
+
+def _is_causal(module: nn.Module, kwargs: dict[str, Any]) -> bool:
+    """Plain causal attention: no argument changes the scores."""
+    if any(kwargs.get(name) is not None and kwargs[name] is not False for name in ONLY_SDPA):
+        return False
+    given = kwargs.get("is_causal")
+    return bool(getattr(module, "is_causal", True) if given is None else given)
+
+
+def _fits(query: Tensor, key: Tensor, value: Tensor) -> bool:
+    """Whole sequences, no decoding step; one head size; a type, device and length where ours is the faster."""
+    return (
+        1 < query.shape[2] == key.shape[2] <= LONGEST
+        and query.shape[3] == value.shape[3]
+        and query.dtype == torch.bfloat16
+        and query.device.type == "cpu"
+    )

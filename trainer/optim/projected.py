@@ -106,20 +106,20 @@ class ProjectedSlot(FullSlot):
         if self.pending is not None:
             self.state["projector"] = self.pending.to(self.parameter.dtype)
         gradient = self.sum.take().contiguous()
-        rule, step = self._begin(gradient.shape, gradient.device)
+        self._begin(gradient.shape, gradient.device)
         direction = torch.empty(gradient.shape, dtype=self.parameter.dtype, device=gradient.device)
         for first in range(0, gradient.numel(), BLOCK):
             last = min(first + BLOCK, gradient.numel())
-            part = self._direction(rule, gradient.view(-1)[first:last], first, last, step, update.grad_scale)
-            direction.view(-1)[first:last] = part
+            part = torch.zeros(last - first, device=gradient.device)
+            self._adam_(part, gradient.view(-1)[first:last], first, last, update.grad_scale, lr=1.0, decay=1.0)
+            direction.view(-1)[first:last] = part  # -m̂ / (√v̂ + ε)
         lift_update_(
             self.parameter.data,
             self.state["projector"],
             direction,
-            lr=self.group["lr"],
-            scale=self.group["scale"],
-            weight_decay=self.group["weight_decay"],
-            decay_after=self._decay_after,
+            alpha=self._lr,
+            decay=self._decay,
+            decay_after=self.group["convention"] == "reference",
             noise=update.noise,
             tensor=self.index,
         )

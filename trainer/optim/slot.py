@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from galore.kernels.adam import AdamRule
-from galore.kernels.rounding import BLOCK, RoundingNoise, add_update_
+from galore.kernels.rounding import BLOCK, RoundingNoise, store_rounded_
 from galore.trainer.optim.accumulate import GradientSum
 from galore.trainer.optim.moments import StateDtype, moment, new_state
 
@@ -63,18 +63,15 @@ class FullSlot:
     def apply(self, update: Update) -> None:
         """Adam and the weight update, block by block; consumes the accumulator."""
         grad, weight = self.sum.take().contiguous().view(-1), self.parameter.data.view(-1)
-        rule, step = self._begin(self.parameter.shape, weight.device)
+        self._begin(self.parameter.shape, weight.device)
         for block, first in enumerate(range(0, weight.numel(), BLOCK)):
             last = min(first + BLOCK, weight.numel())
-            direction = self._direction(rule, grad[first:last], first, last, step, update.grad_scale)
-            add_update_(
-                weight[first:last],
-                direction,
-                alpha=-self.group["lr"] * self.group["scale"],
-                decay=self._decay,
-                decay_after=self._decay_after,
-                noise=update.noise.window(self.index, block, last - first) if update.noise else None,
-            )
+            part = weight[first:last]
+            value = part.float()  # the weight itself where it is fp32
+            self._adam_(value, grad[first:last], first, last, update.grad_scale, self._lr, self._decay)
+            if value is not part:
+                noise = update.noise.window(self.index, block, last - first) if update.noise else None
+                store_rounded_(part, value, noise)
 
     def discard(self) -> None:
         """Forget what was accumulated."""
@@ -93,27 +90,34 @@ class FullSlot:
         return sum(t.nbytes for name in MOMENTS for t in new_state(name, shape, self.state_dtype, meta).values())
 
     @property
+    def _lr(self) -> float:
+        return float(self.group["lr"] * self.group["scale"])
+
+    @property
     def _decay(self) -> float:
         return 1.0 - float(self.group["lr"] * self.group["weight_decay"])
 
-    @property
-    def _decay_after(self) -> bool:
-        return bool(self.group["convention"] == "reference")
-
-    def _begin(self, shape: torch.Size, device: torch.device) -> tuple[AdamRule, int]:
+    def _begin(self, shape: torch.Size, device: torch.device) -> None:
         """Create the moments on first use and advance this parameter's step count."""
         if "step" not in self.state:
             self.state["step"] = torch.zeros((), dtype=torch.int64)
             for name in MOMENTS:
                 self.state.update(new_state(name, shape, self.state_dtype, device))
         self.state["step"] += 1
-        beta1, beta2 = self.group["betas"]
-        return AdamRule(beta1, beta2, self.group["eps"], self.group["convention"]), int(self.state["step"])
 
-    def _direction(self, rule: AdamRule, grad: Tensor, first: int, last: int, step: int, grad_scale: float) -> Tensor:
+    def _adam_(
+        self, target: Tensor, grad: Tensor, first: int, last: int, grad_scale: float, lr: float, decay: float
+    ) -> None:
+        """`AdamRule.update_` on elements [first, last) of the moments, whatever their storage."""
         storage = [moment(self.state, name) for name in MOMENTS]
         values = [part.read(first, last) for part in storage]
-        direction = rule.direction_(grad, values[0], values[1], step, grad_scale)
+        grad = grad.float()
+        grad = grad if grad_scale == 1.0 else grad * grad_scale
+        self._rule.update_(target, grad, values[0], values[1], step=int(self.state["step"]), lr=lr, decay=decay)
         for part, value in zip(storage, values, strict=True):
             part.write(first, last, value)
-        return direction
+
+    @property
+    def _rule(self) -> AdamRule:
+        beta1, beta2 = self.group["betas"]
+        return AdamRule(beta1, beta2, self.group["eps"], self.group["convention"])

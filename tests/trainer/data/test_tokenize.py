@@ -5,10 +5,11 @@ import os
 import random
 
 import pytest
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
 
 from galore.trainer.data import tokenize
-from galore.trainer.data.tokenize import Piece, batches, encode, encode_documents, pieces, threads
+from galore.trainer.data.tokenize import Piece, batches, encode, encode_documents, encoder, pieces, threads
 from galore.trainer.data.tokenizer import train_bpe
 
 
@@ -40,6 +41,26 @@ def test_pieces_of_text_without_a_gap(text: str, monkeypatch: pytest.MonkeyPatch
     assert "".join(part for part, _ in parts) == text
     assert all(len(part) <= 100 for part, _ in parts)
     assert [last for _, last in parts] == [False] * (len(parts) - 1) + [True]
+
+
+def test_metaspace_pieces_give_the_tokens_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """T5 and its kin mark the beginning of a word, and do not mark one that brings its space along a second time."""
+    monkeypatch.setattr(tokenize, "PIECE_CHARS", 60)
+    text = "the cat sat on the mat " * 40
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    backend.train_from_iterator([text], trainers.BpeTrainer(vocab_size=60, show_progress=False))
+    parts = [part for part, _ in pieces(text)]
+    assert len(parts) > 10
+    assert list(itertools.chain(*encode(backend, parts))) == encode(backend, [text])[0]
+
+
+def test_a_tokenizer_that_truncates_and_pads_does_neither_here(backend: Tokenizer) -> None:
+    short = Tokenizer.from_str(backend.to_str())
+    short.enable_truncation(3)
+    short.enable_padding(length=5)
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=short)
+    assert encode(encoder(wrapped), ["the cat sat on the mat", "x"]) == encode(backend, ["the cat sat on the mat", "x"])
 
 
 def test_batches_keep_order_and_size() -> None:

@@ -46,6 +46,7 @@ def test_bfloat16_starts_from_the_float32_numbers(build: Build, tied: bool) -> N
     assert rounded.config.dtype == torch.bfloat16
     for name, weight in parameters(exact).items():
         assert torch.equal(weight.bfloat16(), parameters(rounded)[name]), name
+    assert not torch.equal(exact.lm_head.weight, rounded.lm_head.weight.float())
 
 
 def test_tied_head_is_one_parameter(build: Build) -> None:
