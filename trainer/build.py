@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -86,8 +87,14 @@ def build_model(recipe: Recipe, vocab_size: int, device: str, base_dir: Path) ->
     if recipe.optim.method == "lora":
         model = add_adapters(model, recipe.optim, recipe.train.seed)
     if recipe.train.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+        enable_checkpointing(model)
     return model, kernels
+
+
+def enable_checkpointing(model: Any) -> None:
+    """Recompute every block in the backward; transformers 5 gave the switch a new name."""
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
 
 
 def choose_device(name: str) -> torch.device:

@@ -62,5 +62,9 @@ def _training(recipe: Recipe, step: int | None) -> dict[str, Any]:
 
 
 def _table(title: str, facts: dict[str, Any]) -> str:
-    rows = "".join(f"| {name.replace('_', ' ')} | {value} |\n" for name, value in facts.items())
+    rows = "".join(f"| {name.replace('_', ' ')} | {_shown(value)} |\n" for name, value in facts.items())
     return f"## {title}\n\n| | |\n|---|---|\n{rows}"
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.5g}" if isinstance(value, float) else str(value)

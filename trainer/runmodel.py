@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from galore.trainer.checkpoint import Checkpoint, Skipped, newest_verified
 from galore.trainer.errors import UserError
 from galore.trainer.models.attention import availability
+from galore.trainer.models.cpu import optimize_decoder
 from galore.trainer.models.decoder import check_capacity
 from galore.trainer.models.lora import add_adapters, merged, without_adapters
 from galore.trainer.models.materialise import adopt_weights
@@ -102,10 +103,9 @@ def _with_weights(run: RunDir, recipe: Recipe, checkpoint: Checkpoint, device: s
     base = skeleton(read_config(str(folder), None), kernel)
     if (folder / "generation_config.json").is_file():
         base.generation_config = type(base.generation_config).from_pretrained(folder)
-    base.config.dtype = getattr(torch, recipe.model.dtype)
     model = add_adapters(base, recipe.optim, seed=0) if recipe.optim.method == "lora" else base
     adopt_weights(model, checkpoint.load("model"), device=device)
-    return merged(model).eval()
+    return _ready(merged(model), device)
 
 
 def _of_name(source: str, device: str) -> StoredModel:
@@ -114,4 +114,11 @@ def _of_name(source: str, device: str) -> StoredModel:
     model = load_pretrained(source, config, revision=None, dtype=stored, attn_implementation="sdpa")
     model.config.use_cache = True
     model.to(device)
-    return StoredModel(model.eval(), load_tokenizer(source), source)
+    return StoredModel(_ready(model, device), load_tokenizer(source), source)
+
+
+def _ready(model: PreTrainedModel, device: str) -> PreTrainedModel:
+    """On the paths a run takes on this device, so that a score is the one the run itself computed."""
+    if device == "cpu":
+        optimize_decoder(model)
+    return model.eval()

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from galore.trainer import checkpoint
+from galore.trainer.build import build_model
 from galore.trainer.data.prepare import prepare_data
 from galore.trainer.errors import UserError
 from galore.trainer.evaluate import evaluate
@@ -25,7 +26,7 @@ def recipe(folder: Path, seed: int = 0) -> Recipe:
     return Recipe.model_validate(
         {
             "model": {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2,
-                      "dtype": "float32", "initializer_range": 0.3},
+                      "dtype": "bfloat16", "initializer_range": 0.3},
             "data": {"path": str(folder / "corpus.txt"), "max_length": 16, "tokenizer_vocab_size": 300, "validation_fraction": 0.2},
             "train": {"max_steps": 1, "global_batch_size": 4, "micro_batch_size": 4, "seed": seed},
             "eval": {"micro_batch_size": 64},
@@ -65,9 +66,7 @@ def run(loaded: LoadedRecipe, tmp_path: Path) -> RunDir:
 def expected(loaded: LoadedRecipe, mode: str = "token") -> float:
     """Straight from the parts."""
     data = prepare_data(loaded.recipe, loaded.base_dir)
-    model = build_decoder(
-        loaded.recipe.model, len(data.tokenizer), device="cpu", seed=0, max_length=16, base_dir=loaded.base_dir
-    )
+    model, _ = build_model(loaded.recipe, len(data.tokenizer), "cpu", loaded.base_dir)  # on the CPU paths of a run
     return evaluate(model, data.validation_batches(64, None), mode).loss_nats  # type: ignore[arg-type]
 
 

@@ -9,7 +9,7 @@ Words = npt.NDArray[np.uint64]
 Ids = npt.NDArray[np.int64]
 
 ROUNDS = 8
-MIN_HALF_BITS = 4  # tiny domains mix badly; walking out of a larger one is cheap
+MIN_HALF_BITS = 4  # halves of two bits mix badly; walking out of a larger domain is cheap
 
 
 def permute(index: Ids, size: int, seed: int, epoch: Ids) -> Ids:

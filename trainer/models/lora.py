@@ -11,9 +11,11 @@ keep a second copy of each.
 from __future__ import annotations
 
 import difflib
+import logging
 import re
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -53,8 +55,7 @@ def add_adapters(model: PreTrainedModel, optim: OptimSection, seed: int) -> nn.M
         ),
     )
     on_meta = next(model.parameters()).is_meta
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # peft reads an attribute that transformers has renamed
+    with torch.random.fork_rng(devices=[]), _quiet():
         torch.default_generator.manual_seed(seed)
         wrapped: nn.Module = peft.get_peft_model(model, config, autocast_adapter_dtype=False, low_cpu_mem_usage=on_meta)
     for module in in_full:
@@ -114,6 +115,20 @@ def _peft() -> Any:
             "LoRA needs the package peft", where="optim.method", fix="pip install 'galore-llm[lora]'"
         ) from error
     return peft
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what peft's imports say of matters that play no part here: 4-bit inference, a renamed attribute."""
+    logger = logging.getLogger("bitsandbytes")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _patterns(values: dict[str, T]) -> dict[str, T]:

@@ -70,7 +70,7 @@ def load_pretrained(
         UserError: no safetensors, weights that do not fit, or weights missing.
     """
     _refuse_pickles(source)
-    with explained(source), torch.random.fork_rng(devices=[]):  # from_pretrained may draw random numbers
+    with explained(source):
         model, info = AutoModelForCausalLM.from_pretrained(
             source,
             config=config,

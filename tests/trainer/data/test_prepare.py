@@ -154,10 +154,12 @@ def test_seek_refuses_other_data(
 
 
 def test_damaged_tokens_are_made_again(corpus: Path, recipe: MakeRecipe, tmp_path: Path) -> None:
-    before = prepare_data(recipe(), corpus.parent).global_batch(0).input_ids
+    prepare_data(recipe(), corpus.parent)
     store = next((tmp_path / "cache" / "tokens").glob("*/train.tokens"))
-    store.write_bytes(store.read_bytes()[:-100])
-    assert torch.equal(prepare_data(recipe(), corpus.parent).global_batch(0).input_ids, before)
+    before = store.read_bytes()
+    store.write_bytes(before[:-100])
+    prepare_data(recipe(), corpus.parent)
+    assert store.read_bytes() == before
 
 
 def test_bad_rows_are_in_the_summary(corpus: Path, recipe: MakeRecipe) -> None:

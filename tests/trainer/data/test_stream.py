@@ -206,7 +206,10 @@ def test_a_stream_without_text_is_refused(hub: Path, stream: Callable[..., Strea
         stream().global_batch(0)
 
 
-def test_the_unigram_model_of_a_prefix(stream: Callable[..., StreamedData], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_unigram_model_of_a_prefix(
+    hub: Path, stream: Callable[..., StreamedData], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_shard(hub / "train-00000-a.json.gz", [" ", "a good one " * 9])
     monkeypatch.setattr("galore.trainer.data.stream.COUNTED_ROWS", 50)
     data = stream()
     before = data.position()
@@ -217,6 +220,9 @@ def test_the_unigram_model_of_a_prefix(stream: Callable[..., StreamedData], monk
     assert loss == pytest.approx(float(-(counts / counts.sum()).log()[held].mean()))
     assert data.position() == before
     assert data.summary["bad_rows"] == {}
+    assert data.summary["dropped_copies_of_held_out"] == 0
+    data.global_batch(0)
+    assert data.summary["bad_rows"]["empty"]["rows"] == 1
 
 
 def test_nothing_stays_in_the_cache_but_the_tokenizer(stream: Callable[..., StreamedData], tmp_path: Path) -> None:

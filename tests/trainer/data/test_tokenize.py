@@ -43,6 +43,14 @@ def test_pieces_of_text_without_a_gap(text: str, monkeypatch: pytest.MonkeyPatch
     assert [last for _, last in parts] == [False] * (len(parts) - 1) + [True]
 
 
+def test_a_run_of_white_space_is_never_cut(backend: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """GPT-2 leaves the last space of a run to the next word, so a cut within the run would move a token's end."""
+    monkeypatch.setattr(tokenize, "PIECE_CHARS", 8)
+    text = "ab cd\n\n  xy"
+    assert [part for part, _ in pieces(text)] == ["ab", " cd\n\n  x", "y"]
+    assert [part for part, _ in pieces("ab c \ndxyzw")] == ["ab", " c \ndxyz", "w"]
+
+
 def test_metaspace_pieces_give_the_tokens_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     """T5 and its kin mark the beginning of a word, and do not mark one that brings its space along a second time."""
     monkeypatch.setattr(tokenize, "PIECE_CHARS", 60)
