@@ -13,14 +13,17 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from typer.core import TyperGroup
 
 from galore.trainer.errors import RunFailed, UserError
+
+if TYPE_CHECKING:
+    from galore.trainer.checkpoint import Skipped
 
 BUG = "This is a bug in galore, please report it with the text above and what `galore doctor` prints."
 TITLES = {1: "failed", 2: "error", 75: "stopped"}
@@ -70,6 +73,12 @@ def as_user_error(error: OSError) -> UserError | None:
     if error.errno in FORBIDDEN:
         return UserError(os.strerror(error.errno).lower(), where=where, fix="choose a place you may read and write")
     return None
+
+
+def tell_skipped(skipped: Iterable[Skipped]) -> None:
+    """One line on stderr for every checkpoint that was passed over, and why."""
+    for item in skipped:
+        typer.echo(f"skipped {item.path.name}: {item.reason}", err=True)
 
 
 def show(error: UserError, title: str = "") -> None:

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from galore.cli.arguments import Device, DeviceName, Model, Overrides, complete_recipe
+from galore.cli.errors import tell_skipped
 from galore.trainer.errors import UserError
 
 
@@ -50,6 +51,7 @@ def evaluate(
 
     where = str(choose_device(device))
     scored = evaluate_stored(model, loaded, device=where, mode=mode.value if mode else None, max_tokens=max_tokens)
+    tell_skipped(scored.skipped)
     result = scored.result
     if as_json:
         facts = {"model": scored.origin, "step": scored.step, "loss_nats": result.loss_nats}

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from galore.cli.arguments import Model
+from galore.cli.errors import tell_skipped
 
 
 def export(
@@ -19,5 +20,6 @@ def export(
     from galore.trainer.format import size
 
     written = write(model, out)
+    tell_skipped(written.skipped)
     typer.echo(f"{written.folder}: {size(written.bytes)}, from {written.origin}")
     typer.echo(f'AutoModelForCausalLM.from_pretrained("{written.folder}") loads it')

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from galore.cli.arguments import Device, DeviceName, Model
+from galore.cli.errors import tell_skipped
 
 
 def generate(
@@ -27,6 +28,7 @@ def generate(
     from galore.trainer.runmodel import load_run_model
 
     stored = load_run_model(model, str(choose_device(device)))
+    tell_skipped(stored.skipped)
     typer.echo(
         sample(
             stored.model,

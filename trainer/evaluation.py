@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from galore.trainer.checkpoint import Skipped
 from galore.trainer.data.batch import Progress, TrainingData
 from galore.trainer.data.prepare import prepare_data
 from galore.trainer.errors import UserError
@@ -22,6 +23,7 @@ class Scored:
     result: EvalResult
     origin: str
     step: int | None
+    skipped: tuple[Skipped, ...] = ()
 
 
 def evaluate_stored(
@@ -49,7 +51,8 @@ def evaluate_stored(
     _check_data(data, stored, recipe)
     size = recipe.eval.micro_batch_size or recipe.train.micro_batch_size
     batches = data.validation_batches(size, max_tokens if max_tokens is not None else recipe.eval.max_tokens)
-    return Scored(evaluate(stored.model, batches, mode or recipe.eval.mode), stored.origin, stored.step)
+    result = evaluate(stored.model, batches, mode or recipe.eval.mode)
+    return Scored(result, stored.origin, stored.step, stored.skipped)
 
 
 def _recipe(stored: StoredModel, loaded: LoadedRecipe | None) -> tuple[Recipe, Path]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
+from galore.trainer.checkpoint import Skipped
 from galore.trainer.durable import sync_directory
 from galore.trainer.errors import RunFailed, UserError
 from galore.trainer.modelcard import model_card
@@ -23,6 +24,7 @@ class Exported:
     origin: str
     step: int | None
     bytes: int
+    skipped: tuple[Skipped, ...] = ()
 
 
 def export(run: str, out: Path) -> Exported:
@@ -54,7 +56,7 @@ def export(run: str, out: Path) -> Exported:
         sync_directory(out.parent)
     except OSError as error:
         raise RunFailed(f"cannot export: {error.strerror or error}", where=str(out)) from error
-    return Exported(out, stored.origin, stored.step, size)
+    return Exported(out, stored.origin, stored.step, size, stored.skipped)
 
 
 def _refuse_used(out: Path) -> None:

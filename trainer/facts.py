@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from galore.trainer.build import Run
-from galore.trainer.hardware import cpu_name
+from galore.trainer.hardware import Peak, cpu_name
+from galore.trainer.models.lora import adapter_ranks, clamp_note, without_adapters
 from galore.trainer.optim.projected import ProjectedSlot
 from galore.trainer.parameters import clamped_ranks, parameter_table
 from galore.trainer.recipe.schema import OptimSection
@@ -34,14 +35,22 @@ def header(run: Run, meter: Meter) -> dict[str, Any]:
         "projected": _projected(run),
         "kernels": "; ".join(run.kernels) or f"attention {recipe.model.attn_implementation}",
         "device": _device(run),
-        "peak": meter.peak.basis,
+        "peak": _peak(meter.peak),
         "data": _data(run.data.summary),
         "batch": f"{batch}, {recipe.train.accumulation} micro-batches of {recipe.train.micro_batch_size}",
         "steps": f"{run.total_steps:,}" + (f", resuming after {run.first_step:,}" if run.first_step else ""),
         "output": str(run.directory.root),
     }
-    notes = clamped_ranks(run.optimizer)
+    notes = clamped_ranks(run.optimizer) if recipe.optim.method == "galore" else adapter_notes(run)
     return lines | ({"note": "; ".join(notes)} if notes else {})
+
+
+def adapter_notes(run: Run) -> list[str]:
+    """What to say of adapters whose rank was clamped."""
+    if run.recipe.optim.method != "lora":
+        return []
+    note = clamp_note(adapter_ranks(without_adapters(run.model), run.recipe.optim), run.recipe.optim.rank)
+    return [note] if note else []
 
 
 def facts(run: Run, name: str) -> dict[str, Any]:
@@ -87,8 +96,22 @@ def _projected(run: Run) -> str:
 
 
 def _data(summary: dict[str, Any]) -> str:
-    shown = ("source", "documents", "tokens", "train_sequences", "validation_sequences", "bad_rows")
-    return ", ".join(f"{key.replace('_', ' ')} {summary[key]}" for key in shown if summary.get(key))
+    """`packaged: 1,171 documents, 1,134,514 tokens; held out 18 documents, 17,649 tokens; bad rows 3`."""
+    documents, tokens = summary.get("documents", {}), summary.get("tokens", {})
+    parts = [
+        f"{side}{documents[key]:,} documents, {tokens.get(key, 0):,} tokens"
+        for key, side in (("train", ""), ("validation", "held out "))
+        if isinstance(documents, dict) and key in documents
+    ]
+    bad = [f"{entry['rows']:,} {kind}" for kind, entry in summary.get("bad_rows", {}).items()]
+    parts += [f"bad rows: {', '.join(bad)}"] if bad else []
+    return f"{summary['source']}: {'; '.join(parts)}"
+
+
+def _peak(peak: Peak) -> str:
+    if peak.flops_per_second is None:
+        return f"unknown: {peak.note}"
+    return f"{peak.flops_per_second / 1e12:.2f} TFLOP/s, {peak.basis}"
 
 
 def _device(run: Run) -> str:

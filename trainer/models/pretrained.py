@@ -7,8 +7,11 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging
 
 from galore.trainer.errors import UserError
+
+logging.disable_progress_bar()  # a bar per file would tear the console's own display
 
 WHERE = "model.name_or_path"
 
