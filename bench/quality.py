@@ -1,6 +1,6 @@
 """Held-out loss of GaLore, full-rank AdamW, LoRA and low-rank factors at one token budget on real text.
 
-    python bench/quality.py sweep DATA OUT     a fifth of the tokens per (method, learning rates): one JSON line each
+    python bench/quality.py sweep DATA OUT     a fifth of the tokens or less per (method, learning rates): one JSON line each
     python bench/quality.py final DATA OUT     the whole budget at each method's best point of the sweep, all seeds
     python bench/quality.py table OUT          Markdown of both
 
@@ -40,10 +40,11 @@ METHODS = {
 # (learning rate, factor on the matrices): the full-rank control may split its learning rate as GaLore's α does
 GRID = {
     "galore": [(0.005, 0.25), (0.01, 0.25), (0.02, 0.25), (0.01, 0.5), (0.02, 0.5)],
-    "full": [(0.01, 0.25), (0.01, 0.1), (0.02, 0.1), (0.005, 0.25), (0.003, 1.0), (0.02, 0.05)],
-    "lora": [(0.003, 1.0), (0.01, 1.0), (0.02, 1.0)],
-    "low-rank": [(0.003, 1.0), (0.01, 1.0), (0.02, 1.0)],
+    "full": [(0.01, 0.25), (0.01, 0.1), (0.01, 0.05), (0.01, 0.03), (0.005, 0.1)],
+    "lora": [(0.001, 1.0), (0.003, 1.0), (0.01, 1.0)],
+    "low-rank": [(0.001, 1.0), (0.003, 1.0), (0.01, 1.0)],
 }
+SWEEP_STEPS = {"galore": STEPS // 5, "full": STEPS // 5, "lora": STEPS // 5, "low-rank": STEPS // 10}
 SEEDS = {"galore": (1, 2, 3), "full": (1, 2, 3), "lora": (1,), "low-rank": (1,)}
 
 
@@ -130,10 +131,10 @@ def best(out: Path) -> dict[str, tuple[float, float]]:
 
 def table(out: Path) -> None:
     """Print Markdown tables of the sweep and of the final runs."""
-    print("| method | learning rate | factor | held-out loss at a fifth |\n|---|---|---|---|")
+    print("| method | learning rate | factor | steps | held-out loss |\n|---|---|---|---|---|")
     for line in lines(out):
         if line["steps"] < STEPS:
-            print(f"| {line['method']} | {line['lr']} | {line['scale']} | {line['loss_nats']:.4f} |")
+            print(f"| {line['method']} | {line['lr']} | {line['scale']} | {line['steps']} | {line['loss_nats']:.4f} |")
     final = defaultdict(list)
     for line in lines(out):
         if line["steps"] == STEPS:
@@ -159,7 +160,7 @@ def main() -> None:
     data, out = Path(paths[0]).resolve(), Path(paths[1])
     only = paths[2:] or list(METHODS)
     if command == "sweep":
-        measure(data, out, [(m, lr, scale, STEPS // 5, 0) for m in only for lr, scale in GRID[m]])
+        measure(data, out, [(m, lr, scale, SWEEP_STEPS[m], 0) for m in only for lr, scale in GRID[m]])
     else:
         measure(data, out, [(m, *best(out)[m], STEPS, seed) for m in only for seed in SEEDS[m]])
 

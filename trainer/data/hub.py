@@ -95,11 +95,11 @@ class HubSplit:
             yield
         except (UserError, GeneratorExit):
             raise
-        except OSError as error:
+        except ValueError as error:  # what parsers raise, those of Arrow and JSON among them
+            raise UserError(f"a shard cannot be read ({_first_line(error)})", where=where) from error
+        except Exception as error:  # the network has types of its own
             fix = "--resume goes on from the last checkpoint"
             raise RunFailed(f"the stream broke off ({_first_line(error)})", where=where, fix=fix) from error
-        except Exception as error:
-            raise UserError(f"a shard cannot be read ({_first_line(error)})", where=where) from error
 
 
 def _first_line(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""Which kernels a decoder runs on the CPU: causal attention of our own where it is faster, torch's otherwise."""
+"""Which kernels a decoder runs on the CPU: our own attention and normalisation where they are faster."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_f
 from transformers.masking_utils import sdpa_mask
 
 from galore.kernels.attention import causal_attention
+from galore.kernels.rms_norm import rms_norm
 
 NAME = "galore_cpu"  # in transformers' registry of attention functions
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3")  # whose attention is compared with sdpa in the tests
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3")  # compared with transformers' own path in the tests
 LONGEST = 2048  # tokens; measured up to here, faster than sdpa all along (bench/LOG.md)
 ONLY_SDPA = ("position_bias", "softcap", "s_aux", "cache", "output_attentions")  # arguments that only sdpa knows
 
 
 def optimize_decoder(model: PreTrainedModel) -> list[str]:
-    """Route `model`'s attention to the fastest kernel on the CPU; returns lines that say what runs and why.
+    """Route `model`'s attention and RMSNorm to the fastest kernels on the CPU; returns lines that say what runs and why.
 
-    Nothing but the attention function changes: parameters, modules and saved configuration stay as they are, and the
-    result is that of `sdpa` up to rounding. Call it before adapters are added.
+    Parameters, their names and the saved configuration stay as they are, and the result is that of `sdpa` up to
+    rounding. Call it before adapters are added.
     """
     reason = _obstacle(model)
     if reason is not None:
@@ -30,9 +31,14 @@ def optimize_decoder(model: PreTrainedModel) -> list[str]:
     AttentionInterface.register(NAME, attention_forward)
     AttentionMaskInterface.register(NAME, sdpa_mask)  # no mask where the pattern is purely causal
     model.set_attn_implementation(NAME)
+    norms = [module for module in model.modules() if type(module).__name__.endswith("RMSNorm")]
+    fused = {kind: _fused(kind) for kind in {type(norm) for norm in norms}}
+    for norm in norms:
+        norm.__class__ = fused[type(norm)]
     return [
         f"attention: batched bf16 products, fp32 softmax (up to {LONGEST} tokens per sequence; "
-        "sdpa for padding masks, dropout and decoding)"
+        "sdpa for padding masks, dropout and decoding)",
+        f"normalisation: {len(norms)} RMSNorm in fp32 blocks that stay in the cache",
     ]
 
 
@@ -87,3 +93,15 @@ def _fits(query: Tensor, key: Tensor, value: Tensor) -> bool:
         and query.dtype == torch.bfloat16
         and query.device.type == "cpu"
     )
+
+
+def _fused(kind: type[nn.Module]) -> type[nn.Module]:
+    """The RMSNorm class of a transformers model, with our forward."""
+
+    def forward(self: Any, hidden_states: Tensor) -> Tensor:
+        if hidden_states.dtype != self.weight.dtype or hidden_states.device.type != "cpu":
+            out: Tensor = kind.forward(self, hidden_states)
+            return out
+        return rms_norm(hidden_states, self.weight, self.variance_epsilon)
+
+    return type(kind.__name__, (kind,), {"forward": forward})

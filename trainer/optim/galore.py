@@ -107,8 +107,13 @@ class GaLoreAdamW(Optimizer):
         self._grad_scale = 1.0
         self._noise: RoundingNoise | None = None
         self.report: StepReport | None = None
-        for parameter in self.slots:
-            parameter.register_post_accumulate_grad_hook(self._on_gradient)  # type: ignore[no-untyped-call]
+        self._hooks = [p.register_post_accumulate_grad_hook(self._on_gradient) for p in self.slots]  # type: ignore[no-untyped-call]
+
+    def release(self) -> None:
+        """Let go of the parameters: backward fills `parameter.grad` again, and another optimizer may take them."""
+        self.zero_grad()
+        for hook in self._hooks:
+            hook.remove()
 
     @property
     def clock(self) -> int:
@@ -227,9 +232,10 @@ class GaLoreAdamW(Optimizer):
     def _on_gradient(self, parameter: Tensor) -> None:
         """The hook: hand the fresh gradient to its slot and free it."""
         grad, parameter.grad = parameter.grad, None
-        assert grad is not None
         assert isinstance(parameter, nn.Parameter)
         slot = self.slots[parameter]
+        if grad is None:
+            raise RuntimeError(f"another optimizer took the gradient of {slot.name}; call release() on that one first")
         if self._sketching:
             if isinstance(slot, ProjectedSlot) and slot.wants_sketch_pass:
                 slot.add_to_sketch(grad)

@@ -104,7 +104,7 @@ class ProjectedSlot(FullSlot):
 
     def apply(self, update: Update) -> None:
         if self.pending is not None:
-            self.state["projector"] = self.pending.to(self.parameter.dtype)
+            self.state["projector"] = self.pending
         gradient = self.sum.take().contiguous()
         self._begin(gradient.shape, gradient.device)
         direction = torch.empty(gradient.shape, dtype=self.parameter.dtype, device=gradient.device)
@@ -124,7 +124,7 @@ class ProjectedSlot(FullSlot):
             tensor=self.index,
         )
         if self.sketch.value is not None:
-            self.state["projector"] = self._basis_of_sketch().to(self.parameter.dtype)
+            self.state["projector"] = self._basis_of_sketch()
         self.discard()
 
     def discard(self) -> None:
@@ -158,8 +158,9 @@ class ProjectedSlot(FullSlot):
         return self._count(range_basis(sketch / sketch.abs().max().clamp_min(1e-30), self.rank))
 
     def _count(self, basis: Basis) -> Tensor:
+        """P as it is stored, in the weight's dtype; a decomposition that needed its fallback is counted."""
         self.fallbacks += basis.fell_back
-        return basis.p
+        return basis.p.to(self.parameter.dtype)
 
     def _test_matrix(self) -> Tensor:
         """Ω (b, r): random at first, afterwards the row space of the first moment, which makes one warm power step."""

@@ -61,8 +61,9 @@ def test_error_of_loss_and_gradients_is_that_of_sdpa(family, tied, checkpointing
     exact = loss_and_gradients(model_of(family, torch.float64, tie_word_embeddings=tied))
     plain = loss_and_gradients(model)
     assert not calls
-    (line,) = optimize_decoder(model)
-    assert "bf16 products" in line
+    lines = optimize_decoder(model)
+    assert "bf16 products" in lines[0]
+    assert "RMSNorm" in lines[1]
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     ours = loss_and_gradients(model)
@@ -90,7 +91,7 @@ def test_padding_goes_to_sdpa(calls):
     optimize_decoder(model)
     padded = loss_and_gradients(model, attention_mask=mask)
     assert not calls
-    assert all(torch.equal(padded[name], plain[name]) for name in plain)
+    torch.testing.assert_close(padded, plain, rtol=0.1, atol=2e-2)
 
 
 def test_a_sliding_window_shorter_than_the_sequence_goes_to_sdpa(calls):
@@ -99,7 +100,7 @@ def test_a_sliding_window_shorter_than_the_sequence_goes_to_sdpa(calls):
     optimize_decoder(model)
     ours = loss_and_gradients(model)
     assert not calls
-    assert torch.equal(ours["loss"], plain["loss"])
+    torch.testing.assert_close(ours, plain, rtol=0.1, atol=2e-2)
 
 
 def test_dropout_goes_to_sdpa(calls):

@@ -274,3 +274,18 @@ def test_tied_and_repeated_weights_receive_their_whole_gradient():
     (torch.tanh(x @ w.mT) @ w.mT).square().sum().backward()
     basis = torch.linalg.svd(w.grad, full_matrices=False).Vh[:4].mT
     assert optimizer.clip_grad_norm_(None) == pytest.approx((w.grad @ basis).norm().item(), rel=1e-5)
+
+
+def test_parameters_can_pass_to_another_optimizer():
+    net = network()
+    first = optimizer_for(net)
+    second = optimizer_for(net)
+    with pytest.raises(RuntimeError, match=r"release\(\)"):
+        backward(net, torch.randn(4, 24), torch.randn(4, 24))
+    second.zero_grad()
+    first.release()
+    run(net, second, 2)
+    assert second.clock == 2
+    second.release()
+    backward(net, torch.randn(4, 24), torch.randn(4, 24))
+    assert all(p.grad is not None for p in net.parameters())
