@@ -44,5 +44,11 @@ fmt: $(READY)
 wheel: $(READY)  ## dist/*.whl, installed and run from an empty environment
 	rm -rf dist && $(PY) -m build -q --wheel && $(PY) -m pytest -q -m slow tests/test_wheel.py
 
+prove: $(READY)  ## kill -9 at random moments and compare bit by bit (6 minutes)
+	$(PY) bench/kill9.py
+
+bench: $(READY)  ## speed against transformers' Trainer with galore-torch (20 minutes, a quiet machine)
+	$(PY) bench/speed.py
+
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

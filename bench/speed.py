@@ -57,6 +57,10 @@ def rows() -> Any:
 
 def ours(batch: int, steps: int) -> None:
     """`galore train` with its loop, records and optimizer."""
+    from galore.kernels.host import reuse_freed_memory
+
+    reuse_freed_memory()  # as `galore train` does
+
     import torch
 
     from galore.trainer.build import Run, build_model

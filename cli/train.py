@@ -35,6 +35,10 @@ def train(
         show_dry_run(loaded)
         return
 
+    from galore.kernels.host import reuse_freed_memory
+
+    reuse_freed_memory()  # before torch makes its first tensor
+
     from galore.cli.console import make_console
     from galore.cli.preparing import preparing
     from galore.trainer.run import run_training

@@ -10,12 +10,13 @@ them. No product is computed twice. Softmax and loss are fp32 arithmetic whateve
 
 from __future__ import annotations
 
+from math import ceil
 from typing import Any
 
 import torch
 from torch import Tensor
 
-CHUNK_ELEMENTS = 2**26  # logits of one chunk: 128 MiB in bf16
+CHUNK_ELEMENTS = 2**25  # logits of one chunk: 64 MiB in bf16; larger ones are no faster
 SOFTMAX_ELEMENTS = {"cpu": 2**19, "cuda": 2**24}  # of the fp32 copy: 2 MiB stays in the cache; few launches on a GPU
 VOCABULARY_BLOCK = 8192  # rows of dW per product when several chunks are summed in fp32
 UNDERFLOW = 1e-30  # below this -log p_t is read from the logits, not from p_t
@@ -35,7 +36,7 @@ def linear_cross_entropy(
         weight: output head, (V, d). It may be tied, or need no gradient.
         targets: class of every row, (n,) int64; rows equal to `ignore_index` count for nothing.
         ignore_index: target to leave out.
-        chunk: rows whose logits exist at the same time. None takes what fits in 128 MiB of bf16 logits.
+        chunk: rows whose logits exist at the same time. None takes equal chunks of at most 64 MiB of bf16 logits.
 
     Returns:
         The summed loss, (), fp32 (fp64 for fp64 inputs); 0 when every row is ignored.
@@ -47,7 +48,7 @@ def linear_cross_entropy(
     kept = (targets != ignore_index).nonzero().squeeze(1)
     if len(kept) < len(targets):
         hidden, targets = hidden.index_select(0, kept), targets.index_select(0, kept)
-    rows = chunk or max(1, CHUNK_ELEMENTS // weight.shape[0])
+    rows = chunk or _equal_chunks(len(targets), weight.shape[0])
     needs = torch.is_grad_enabled()
     loss: Tensor = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
         hidden, weight, targets, rows, needs and hidden.requires_grad, needs and weight.requires_grad
@@ -62,6 +63,12 @@ def _check(hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int | None) -
         raise ValueError(f"expected hidden (n, d) and weight (V, d) of one dtype and targets (n,), not {found}")
     if chunk is not None and chunk < 1:
         raise ValueError(f"chunk must be at least 1 row, not {chunk}")
+
+
+def _equal_chunks(rows: int, vocabulary: int) -> int:
+    """Rows per chunk, so that no small one is left over at the end."""
+    chunks = max(1, ceil(rows * vocabulary / CHUNK_ELEMENTS))
+    return max(1, ceil(rows / chunks))
 
 
 class _LinearCrossEntropy(torch.autograd.Function):

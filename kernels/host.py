@@ -7,6 +7,7 @@ the kernel as soon as 64 MiB lie together, and the kernel hands it out anew, zer
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import platform
 import sys
@@ -19,13 +20,14 @@ MIB = 2**20
 HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"  # torch: madvise(MADV_HUGEPAGE) tensors of 2 MiB and more; read at its first one
 
 
-def reuse_freed_memory() -> list[str]:
+@functools.cache
+def reuse_freed_memory() -> tuple[str, ...]:
     """Keep freed blocks in this process, and put large tensors on huge pages; returns lines that say what was done.
 
     The resident size then stays near its peak, as with a GPU's caching allocator. Huge pages come only when torch has
     made no tensor yet. A value of `THP_MEM_ALLOC_ENABLE` that the user has set is respected.
     """
-    return [_keep_blocks(), _ask_for_huge_pages()]
+    return _keep_blocks(), _ask_for_huge_pages()
 
 
 def _keep_blocks() -> str:

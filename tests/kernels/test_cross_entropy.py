@@ -63,6 +63,15 @@ def test_many_vocabulary_blocks_and_softmax_blocks(monkeypatch):
         torch.testing.assert_close(mine, truth)
 
 
+def test_default_chunks_are_equal_and_small_enough(monkeypatch):
+    monkeypatch.setattr(cross_entropy, "CHUNK_ELEMENTS", 16 * 40)
+    sizes: list[int] = []
+    kernel = cross_entropy.softmax_minus_onehot_
+    monkeypatch.setattr(cross_entropy, "softmax_minus_onehot_", lambda z, t: (sizes.append(len(z)), kernel(z, t))[1])
+    linear_cross_entropy(*case(65, 4, 16, torch.float32, ignored=0.0))
+    assert sizes == [33, 32]
+
+
 def test_float64_gradcheck():
     hidden, weight, targets = case(7, 5, 11, torch.float64)
     inputs = hidden.requires_grad_(), weight.requires_grad_()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -17,6 +18,9 @@ IGNORED = -100
 """Label of a position that is no target."""
 
 
+SECONDS_BETWEEN_REPORTS = 0.1
+
+
 class Progress(Protocol):
     """Told how far a long preparation is. `total_bytes` is 0 where the end is not known."""
 
@@ -25,6 +29,19 @@ class Progress(Protocol):
 
 def silent(done_bytes: int, total_bytes: int, what: str) -> None:
     """The progress nobody watches."""
+
+
+def throttled(progress: Progress) -> Progress:
+    """The same progress, told ten times a second at most: there are many documents in a second."""
+    last = dict[str, float]()
+
+    def report(done_bytes: int, total_bytes: int, what: str) -> None:
+        now = time.monotonic()
+        if now - last.get(what, -1.0) >= SECONDS_BETWEEN_REPORTS or done_bytes == total_bytes:
+            last[what] = now
+            progress(done_bytes, total_bytes, what)
+
+    return report
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ from galore.trainer.data.store import TokenStore
 
 Ids = npt.NDArray[np.int64]
 
+COUNTED_DOCUMENTS = 1 << 20
+
 
 class Rows(Protocol):
     """Fixed-length sequences by number."""
@@ -85,9 +87,11 @@ class PaperRows:
 
     @property
     def summary(self) -> dict[str, Any]:
-        lengths = np.diff(self._store.offsets) - 1
-        dropped = np.maximum(lengths - self._frame.room(self._max_length), 0).sum()
-        return {"sequences": len(self), "dropped_tokens": int(dropped)}
+        room, dropped = self._frame.room(self._max_length), 0
+        for start in range(0, len(self), COUNTED_DOCUMENTS):  # offsets may not fit into memory
+            lengths = np.diff(self._store.offsets[start : start + COUNTED_DOCUMENTS + 1]) - 1
+            dropped += int(np.maximum(lengths - room, 0).sum())
+        return {"sequences": len(self), "dropped_tokens": dropped}
 
 
 def rows_of(store: TokenStore, max_length: int, frame: Frame | None) -> Rows:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from galore.trainer.data.batch import Progress, TrainingData, silent
+from galore.trainer.data.batch import Progress, TrainingData, silent, throttled
 from galore.trainer.data.cache import cache_root, fingerprint
 from galore.trainer.data.mapped import MappedData, Order
 from galore.trainer.data.material import Material
@@ -31,7 +31,7 @@ def prepare_data(recipe: Recipe, base_dir: Path, progress: Progress | None = Non
         UserError: no or unreadable files, refused bad rows, no usable tokenizer, too little text.
         RunFailed: the disk is full.
     """
-    report = progress or silent
+    report = throttled(progress) if progress else silent
     cache = cache_root(recipe.data.cache_dir, base_dir)
     with threads(recipe.data.num_proc):
         if recipe.data.source == "hub":

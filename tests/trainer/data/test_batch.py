@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from galore.trainer.data.batch import Batch
+from galore.trainer.data.batch import Batch, throttled
 
 
 def batch(size: int) -> Batch:
@@ -32,3 +32,14 @@ def test_rows_are_micro_batches() -> None:
     assert part.sequence_ids == (102, 103)
     assert len(part) == 2
     assert part.input_ids[0].tolist() == [6, 7, 8]
+
+
+def test_progress_is_told_seldom_but_always_of_the_end() -> None:
+    told = list[tuple[int, int, str]]()
+    report = throttled(lambda *fact: told.append(fact))
+    for done in range(1001):
+        report(done, 1000, "reading")
+    report(0, 1000, "tokenising")
+    assert told[0] == (0, 1000, "reading")
+    assert told[-2:] == [(1000, 1000, "reading"), (0, 1000, "tokenising")]
+    assert len(told) < 20

@@ -34,6 +34,12 @@ def test_packed_rows_are_the_joined_documents(tmp_path: Path) -> None:
     assert rows.summary == {"sequences": 2, "dropped_tokens": 3}
 
 
+def test_dropped_tokens_are_counted_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("galore.trainer.data.packing.COUNTED_DOCUMENTS", 2)
+    store = store_of(tmp_path, [[1] * length for length in (3, 5, 7, 1, 9)])
+    assert PaperRows(store, 4, Frame((), (), pad=9)).summary == {"sequences": 5, "dropped_tokens": 1 + 3 + 5}
+
+
 def test_paper_rows_are_padded_and_padding_is_no_target(tmp_path: Path) -> None:
     rows = PaperRows(store_of(tmp_path, [[1, 2], [3, 4, 5, 6, 7]]), 4, Frame((), (), pad=9))
     input_ids, labels = rows.read(np.array([0, 1]))
