@@ -34,9 +34,9 @@ def worker(ours: bool, threads: int | None, clock: Callable[[], float], pipe: Co
     """Answer (dtype, tokens) with (GEMM seconds, step seconds, FLOP per step), one measurement each."""
     notes: list[str] = []
     if ours:
-        from galore.kernels.host import reuse_freed_memory
+        from galore.kernels.host import prepare_process
 
-        notes += reuse_freed_memory()
+        notes += prepare_process()
     import torch
 
     if threads is not None:

@@ -1,7 +1,10 @@
-"""How this process asks the operating system for memory. No torch here: it must be called before the first tensor.
+"""How this process asks the operating system for memory and processors. No torch here: it has to come before torch.
 
 A training step allocates and frees the same large tensors again and again. By default glibc gives freed memory back to
 the kernel as soon as 64 MiB lie together, and the kernel hands it out anew, zeroed, page by page: a tenth of a step.
+
+The threads of torch wait for each other many hundred times per step. libgomp lets them spin for milliseconds; when
+something else needs a core, the one that is waited for may be the one that does not run.
 """
 
 from __future__ import annotations
@@ -18,6 +21,17 @@ M_MMAP_THRESHOLD = -3  # requests above it do not extend the heap: holes in it c
 MIB = 2**20
 
 HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"  # torch: madvise(MADV_HUGEPAGE) tensors of 2 MiB and more; read at its first one
+
+SPINS = "GOMP_SPINCOUNT"  # rounds that a waiting thread spins before it sleeps; read when libgomp is loaded
+WAITING = ("OMP_WAIT_POLICY", SPINS)
+
+
+def prepare_process() -> tuple[str, ...]:
+    """What a process that trains on the CPU should ask for before it imports torch; returns lines that say what was done.
+
+    What the user has set in the environment is respected. May be called again: it only tells then.
+    """
+    return *reuse_freed_memory(), spin_briefly()
 
 
 @functools.cache
@@ -46,3 +60,15 @@ def _ask_for_huge_pages() -> str:
     if os.environ.setdefault(HUGE_PAGES, "1") != "1":
         return f"pages: as the operating system gives them ({HUGE_PAGES} is set to {os.environ[HUGE_PAGES]})"
     return "pages: huge ones asked for, for tensors of 2 MiB and more"
+
+
+@functools.cache
+def spin_briefly() -> str:
+    """Let waiting threads of torch sleep soon: twice as fast beside another busy process, and as fast alone."""
+    chosen = next((f"{name}={os.environ[name]}" for name in WAITING if name in os.environ), None)
+    if chosen is not None:
+        return f"threads: wait as the environment says ({chosen})"
+    if "torch" in sys.modules:
+        return "threads: wait as libgomp has it (torch was loaded before it could be told)"
+    os.environ[SPINS] = "1000"
+    return "threads: sleep soon while they wait"

@@ -31,7 +31,9 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 def run(program: str, **environment: str) -> list[str]:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "THP_"))}
+    clean = {
+        name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "THP_", "OMP_", "GOMP_"))
+    }
     result = subprocess.run(
         [sys.executable, "-c", program], env={**clean, **environment}, capture_output=True, text=True, check=True
     )
@@ -51,3 +53,18 @@ def test_huge_pages_are_asked_for_unless_the_user_said_otherwise():
     program = "import os; from galore.kernels.host import *; print(reuse_freed_memory()[1], os.environ[HUGE_PAGES])"
     assert run(program) == ["pages: huge ones asked for, for tensors of 2 MiB and more 1"]
     assert "is set to 0) 0" in run(program, THP_MEM_ALLOC_ENABLE="0")[0]
+
+
+def test_waiting_threads_sleep_soon_unless_the_user_said_otherwise():
+    program = "import os; from galore.kernels.host import *; print(spin_briefly(), os.environ.get(SPINS))"
+    assert run(program) == ["threads: sleep soon while they wait 1000"]
+    assert run(program, OMP_WAIT_POLICY="active") == [
+        "threads: wait as the environment says (OMP_WAIT_POLICY=active) None"
+    ]
+    assert "torch was loaded" in run(f"import sys; sys.modules['torch'] = None; {program}")[0]
+
+
+def test_a_second_call_tells_the_same():
+    first, second = run("from galore.kernels.host import *; print(prepare_process()); print(prepare_process())")
+    assert first == second
+    assert "sleep soon" in first

@@ -88,7 +88,7 @@ def _is_causal(module: nn.Module, kwargs: dict[str, Any]) -> bool:
 def _fits(query: Tensor, key: Tensor, value: Tensor) -> bool:
     """Whole sequences, no decoding step; one head size; a type, device and length where ours is the faster."""
     return (
-        1 < query.shape[2] == key.shape[2] <= LONGEST
+        query.shape[2] == key.shape[2] <= LONGEST
         and query.shape[3] == value.shape[3]
         and query.dtype == torch.bfloat16
         and query.device.type == "cpu"

@@ -1,0 +1,58 @@
+"""What the README shows works: its optimizer loop, its recipe, its commands."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from galore.trainer.optim import target_linears
+from galore.trainer.recipe.load import load_recipe
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def block(language, containing):
+    (found,) = [text for text in re.findall(rf"```{language}\n(.*?)```", README, re.S) if containing in text]
+    return found
+
+
+class Tiny(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.self_attn, self.mlp = nn.Linear(16, 16), nn.Linear(16, 16)
+
+    def forward(self, x):
+        return self.mlp(torch.tanh(self.self_attn(x)))
+
+
+def test_the_optimizer_example_runs_and_learns():
+    torch.manual_seed(0)
+    model, teacher = Tiny(), Tiny()
+    data = [[torch.randn(8, 16) for _ in range(2)] for _ in range(60)]
+    names = {"model": model, "batches": data, "loss": lambda m, x: (m(x) - teacher(x).detach()).square().mean()}
+    before = names["loss"](model, data[0][0]).item()
+    assert len(target_linears(model, ["self_attn", "mlp"])) == 2
+    exec(block("python", "GaLoreAdamW"), names)
+    assert names["loss"](model, data[0][0]).item() < 0.5 * before
+    assert all(isinstance(tensor, torch.Tensor) for tensor in names["state"].values())
+
+
+def test_the_recipe_example_is_valid(tmp_path):
+    (tmp_path / "my.yaml").write_text(block("yaml", "extends"))
+    (tmp_path / "corpus").mkdir()
+    recipe = load_recipe(str(tmp_path / "my.yaml")).recipe
+    assert recipe.train.accumulation == 32
+
+
+@pytest.mark.parametrize("verb", ["train", "eval", "generate", "export", "recipes", "doctor"])
+def test_every_verb_is_shown(verb):
+    assert f"galore {verb}" in README
+
+
+def test_make_targets_exist():
+    makefile = (ROOT / "Makefile").read_text()
+    for target in set(re.findall(r"(?:^|`)make ([a-z-]+)", README, re.M)):
+        assert re.search(rf"^{target}:", makefile, re.M), target
