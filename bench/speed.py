@@ -57,9 +57,9 @@ def rows() -> Any:
 
 def ours(batch: int, steps: int) -> None:
     """`galore train` with its loop, records and optimizer."""
-    from galore.kernels.host import reuse_freed_memory
+    from galore.kernels.host import prepare_process
 
-    reuse_freed_memory()  # as `galore train` does
+    prepare_process()  # as `galore train` does
 
     import torch
 

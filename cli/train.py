@@ -35,9 +35,9 @@ def train(
         show_dry_run(loaded)
         return
 
-    from galore.kernels.host import reuse_freed_memory
+    from galore.kernels.host import prepare_process
 
-    reuse_freed_memory()  # before torch makes its first tensor
+    prepare_process()  # before torch is imported
 
     from galore.cli.console import make_console
     from galore.cli.preparing import preparing

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from galore.kernels.host import reuse_freed_memory
+from galore.kernels.host import prepare_process
 from galore.trainer.checkpoint import Checkpoint, newest_verified
 from galore.trainer.data.batch import Progress, TrainingData, silent
 from galore.trainer.data.prepare import prepare_data
@@ -84,7 +84,7 @@ def build_model(recipe: Recipe, vocab_size: int, device: str, base_dir: Path) ->
         max_length=recipe.data.max_length,
         base_dir=base_dir,
     )
-    kernels = [*optimize_decoder(model), *reuse_freed_memory()] if device == "cpu" else []
+    kernels = [*optimize_decoder(model), *prepare_process()] if device == "cpu" else []
     if recipe.optim.method == "lora":
         model = add_adapters(model, recipe.optim, recipe.train.seed)
     if recipe.train.gradient_checkpointing:
