@@ -67,6 +67,7 @@ def ours(batch: int, steps: int) -> None:
     from galore.trainer.data.batch import Batch
     from galore.trainer.loop import train
     from galore.trainer.metrics import Metrics
+    from galore.trainer.optim import project_in_backward
     from galore.trainer.parameters import build_optimizer
     from galore.trainer.recipe.load import load_recipe
     from galore.trainer.record import Meter, Recorder
@@ -110,6 +111,7 @@ def ours(batch: int, steps: int) -> None:
     recipe = load_recipe("llama-60m-galore", settings).recipe
     model, kernels = build_model(recipe, VOCABULARY, "cpu", Path())
     optimizer = build_optimizer(model, recipe.optim, accumulation=1, seed=0)
+    kernels.append(f"projection: {project_in_backward(model, optimizer)} matrices inside the backward")
     print(json.dumps({"ready": kernels}), flush=True)
     with tempfile.TemporaryDirectory() as folder:
         directory = RunDir.create(Path(folder) / "run", resume=False)

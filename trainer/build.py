@@ -19,7 +19,7 @@ from galore.trainer.metrics import Console
 from galore.trainer.models.cpu import optimize_decoder
 from galore.trainer.models.decoder import build_decoder
 from galore.trainer.models.lora import add_adapters
-from galore.trainer.optim import GaLoreAdamW
+from galore.trainer.optim import GaLoreAdamW, project_in_backward
 from galore.trainer.parameters import ParameterRow, build_optimizer, parameter_table
 from galore.trainer.recipe.load import LoadedRecipe, recipe_from_resolved
 from galore.trainer.recipe.resume import changed_mathematics
@@ -68,6 +68,8 @@ def build(loaded: LoadedRecipe, directory: RunDir, console: Console, progress: P
     torch.manual_seed(recipe.train.seed)  # dropout draws from the global generator, whose state checkpoints hold
     model, kernels = build_model(recipe, id_bound(data.tokenizer), str(device), loaded.base_dir)
     optimizer = build_optimizer(model, recipe.optim, accumulation=recipe.train.accumulation, seed=recipe.train.seed)
+    if recipe.optim.method == "galore" and recipe.optim.projection == "backward":
+        kernels.append(f"projection: of {project_in_backward(model, optimizer)} matrices inside their layers' backward")
     checkpoint = None if directory.fresh else _resume(directory, console, model, optimizer, data)
     first_step = checkpoint.step if checkpoint else 0
     total = total_steps(recipe, data)

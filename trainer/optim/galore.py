@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from galore.kernels.adam import Convention
+from galore.kernels.linear import Factors
 from galore.kernels.rounding import RoundingNoise
 from galore.trainer.optim.build_slots import SlotOptions, UpdateMode, build_slots, named_groups
 from galore.trainer.optim.moments import StateDtype
@@ -107,11 +108,13 @@ class GaLoreAdamW(Optimizer):
         self._grad_scale = 1.0
         self._noise: RoundingNoise | None = None
         self.report: StepReport | None = None
+        self.attached = True
         self._hooks = [p.register_post_accumulate_grad_hook(self._on_gradient) for p in self.slots]  # type: ignore[no-untyped-call]
 
     def release(self) -> None:
         """Let go of the parameters: backward fills `parameter.grad` again, and another optimizer may take them."""
         self.zero_grad()
+        self.attached = False
         for hook in self._hooks:
             hook.remove()
 
@@ -228,12 +231,21 @@ class GaLoreAdamW(Optimizer):
             "accumulators": sum(slot.accumulator_bytes for slot in self.slots.values()),
         }
 
+    def take(self, slot: ProjectedSlot, factors: Factors) -> None:
+        """Accept a projected layer's gradient as factors, from the layer's own backward."""
+        if not self._sketching:
+            slot.receive_factors(factors)
+            if self.update == "immediate":
+                self._apply_now(slot)
+
     @torch.no_grad()
     def _on_gradient(self, parameter: Tensor) -> None:
         """The hook: hand the fresh gradient to its slot and free it."""
         grad, parameter.grad = parameter.grad, None
         assert isinstance(parameter, nn.Parameter)
         slot = self.slots[parameter]
+        if grad is None and isinstance(slot, ProjectedSlot) and slot.factored:
+            return  # the hook fires all the same; the layer's backward has handed over its factors
         if grad is None:
             raise RuntimeError(f"another optimizer took the gradient of {slot.name}; call release() on that one first")
         if self._sketching:

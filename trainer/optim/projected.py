@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from galore.kernels.linear import Factors
 from galore.kernels.projection import lift_update_, orient, project
 from galore.kernels.rounding import BLOCK, mix
 from galore.kernels.subspace import Basis, gaussian, randomized_basis, range_basis, svd_basis
@@ -50,6 +51,7 @@ class ProjectedSlot(FullSlot):
         self.pending: Tensor | None = None
         self._omega: Tensor | None = None
         self.received, self.fallbacks, self.poisoned = 0, 0, False
+        self.factored = False  # whether the layer's own backward hands over factors, see `factored`
 
     @property
     def due(self) -> bool:
@@ -65,6 +67,18 @@ class ProjectedSlot(FullSlot):
     @property
     def has_gradient(self) -> bool:
         return self.sum.value is not None or self.whole.value is not None or self.poisoned
+
+    @property
+    def takes_factors(self) -> bool:
+        """Whether the step being accumulated can do without the whole gradient, see `factored`."""
+        return not self.due or (self.mode == "delayed" and "projector" in self.state)
+
+    def receive_factors(self, factors: Factors) -> None:
+        """As `receive`, from a gradient that is not multiplied out."""
+        self.received += 1
+        self.sum.add(factors.project(self.state["projector"]))
+        if self.due:
+            self.sketch.add(factors.sketch(self._test_matrix_of_step()).float())
 
     def receive(self, grad: Tensor) -> None:
         g = orient(grad)
@@ -83,10 +97,8 @@ class ProjectedSlot(FullSlot):
 
     def add_to_sketch(self, grad: Tensor) -> None:
         """Y += G Ω, (a, r), with Ω fixed over the micro-batches of a step."""
-        if self._omega is None:
-            self._omega = self._test_matrix()
         g = orient(grad)
-        self.sketch.add((g @ self._omega.to(g.dtype)).float())
+        self.sketch.add((g @ self._test_matrix_of_step().to(g.dtype)).float())
 
     def finish_sketch(self) -> None:
         """Turn a sketch pass into the basis that this step will project on."""
@@ -161,6 +173,11 @@ class ProjectedSlot(FullSlot):
         """P as it is stored, in the weight's dtype; a decomposition that needed its fallback is counted."""
         self.fallbacks += basis.fell_back
         return basis.p.to(self.parameter.dtype)
+
+    def _test_matrix_of_step(self) -> Tensor:
+        if self._omega is None:
+            self._omega = self._test_matrix()
+        return self._omega
 
     def _test_matrix(self) -> Tensor:
         """Ω (b, r): random at first, afterwards the row space of the first moment, which makes one warm power step."""

@@ -174,6 +174,10 @@ class OptimSection(Section):
         "accumulate",
         description="accumulate: step after the backward; immediate: inside the hook, no accumulation and no clipping",
     )
+    projection: Literal["backward", "hook"] = execution(
+        "backward",
+        "Where gradients are projected: from their factors inside the linear layers' backward, where that saves work, or in a hook",
+    )
     convention: Literal["paper", "reference"] = Field(
         "paper",
         description="reference: arithmetic order of the official code (epsilon before bias correction, decay after the update, synchronous refresh)",

@@ -1,0 +1,45 @@
+"""Projecting inside the backward of linear layers, so that between refreshes the m×n gradient never exists."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch import Tensor, nn
+
+from galore.kernels.linear import Factors, factored_linear, saves_work
+from galore.trainer.optim.galore import GaLoreAdamW
+from galore.trainer.optim.projected import ProjectedSlot
+
+
+def project_in_backward(model: nn.Module, optimizer: GaLoreAdamW) -> int:
+    """Let the projected linear layers of `model` give `optimizer` factors; returns how many matrices do.
+
+    Layers with a bias keep the hook; so does a rank too high to save work, or a step that needs the whole
+    gradient for its refresh. The results are those of the hook up to rounding.
+    """
+    linears = [module for module in model.modules() if isinstance(module, nn.Linear) and not has_bias(module)]
+    slots = {id(slot.parameter): slot for slot in optimizer.projected}
+    chosen = [(module, slots[id(module.weight)]) for module in linears if id(module.weight) in slots]
+    for module, slot in chosen:
+        slot.factored = True
+        module.__dict__["forward"] = functools.partial(_forward, module, slot, optimizer)
+    return len(chosen)
+
+
+def has_bias(module: nn.Linear) -> bool:
+    """Whether the layer adds a bias; torch types it as always there."""
+    return getattr(module, "bias", None) is not None
+
+
+def _forward(module: nn.Linear, slot: ProjectedSlot, optimizer: GaLoreAdamW, x: Tensor) -> Tensor:
+    rows, (m, n) = x.shape[:-1].numel(), module.weight.shape
+    wanted = torch.is_grad_enabled() and optimizer.attached and slot.takes_factors
+    if not wanted or not saves_work(rows, m, n, slot.rank):
+        return nn.functional.linear(x, module.weight)
+    return factored_linear(x, module.weight, functools.partial(_receive, slot, optimizer))
+
+
+@torch.no_grad()
+def _receive(slot: ProjectedSlot, optimizer: GaLoreAdamW, factors: Factors) -> None:
+    optimizer.take(slot, factors)
