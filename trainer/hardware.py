@@ -68,7 +68,7 @@ class Peak:
 def device_peak(device: str, dtype: torch.dtype) -> Peak:
     """Peak of matrix products in `dtype` on `device`.
 
-    A GPU is looked up by name. The CPU is measured once per model, thread count, type and torch version (well under a
+    A GPU is looked up by name. The CPU is measured at every start, and the best per model, thread count, type and torch version is kept (well under a
     second to some seconds) and remembered in the cache directory.
     """
     if torch.device(device).type == "cuda":

@@ -13,6 +13,9 @@ import pytest
 from galore.trainer.errors import UserError
 
 
+SKIPPED = (SimpleNamespace(path=Path("step-00000009"), reason="model.safetensors differs"),)
+
+
 class Calls:
     """Stands in for the trainer's modules and keeps what they were called with."""
 
@@ -49,11 +52,14 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
 def test_train(galore: Any, calls: Calls, arguments: list[str], directory: Path, resume: bool, rank: int) -> None:
     Path("sub").mkdir()
     Path("sub/mine.yaml").write_text("extends: demo")
-    calls.replace("galore.cli.console", make_console="console")
+    said: list[str] = []
+    console = SimpleNamespace(message=said.append)
+    calls.replace("galore.cli.console", make_console=console)
     calls.replace("galore.trainer.run", run_training=Path("report.md"))
     assert galore("train", *arguments).exit_code == 0
     (loaded, *rest), _ = calls.made[-1]
-    assert rest == [directory, resume, "console"]
+    assert rest[:3] == [directory, resume, console]
+    assert said == ["report: report.md"]
     assert loaded.recipe.optim.rank == rank
     assert calls.made[0][0] == (loaded.recipe.log,)
 
@@ -86,13 +92,17 @@ def test_train_dry_run(galore: Any, calls: Calls) -> None:
 def scored(calls: Calls) -> Calls:
     result = SimpleNamespace(loss_nats=2.5, perplexity=12.1825, tokens=40_000, mode="token", batches=3)
     calls.replace("galore.trainer.build", choose_device="cpu")
-    calls.replace("galore.trainer.evaluation", evaluate_stored=SimpleNamespace(result=result, origin="runs/a", step=7))
+    calls.replace(
+        "galore.trainer.evaluation",
+        evaluate_stored=SimpleNamespace(result=result, origin="runs/a", step=7, skipped=SKIPPED),
+    )
     return calls
 
 
 def test_eval(galore: Any, scored: Calls) -> None:
     shown = galore("eval", "runs/a", "--max-tokens", "99", "--mode", "paper")
     assert shown.stdout == "runs/a: loss 2.5000 nats, perplexity 12.18, 40,000 held-out tokens, eval.mode token\n"
+    assert "skipped step-00000009: model.safetensors differs" in shown.stderr
     assert scored.made[-1] == (("runs/a", None), {"device": "cpu", "mode": "paper", "max_tokens": 99})
 
 
@@ -121,7 +131,7 @@ def test_eval_overrides_change_the_recipe_of_the_run(galore: Any, scored: Calls)
 
 def test_generate(galore: Any, calls: Calls) -> None:
     calls.replace("galore.trainer.build", choose_device="cpu")
-    calls.replace("galore.trainer.runmodel", load_run_model=SimpleNamespace(model="M", tokenizer="T"))
+    calls.replace("galore.trainer.runmodel", load_run_model=SimpleNamespace(model="M", tokenizer="T", skipped=()))
     calls.replace("galore.trainer.generate", sample="Once upon a time")
     shown = galore("generate", "runs/a", "--prompt", "Once", "--temperature", "0.5", "--seed", "3")
     assert shown.stdout == "Once upon a time\n"
@@ -131,7 +141,7 @@ def test_generate(galore: Any, calls: Calls) -> None:
 
 
 def test_export(galore: Any, calls: Calls) -> None:
-    written = SimpleNamespace(folder="/x/out", origin="runs/a/step-7", step=7, bytes=2**20)
+    written = SimpleNamespace(folder="/x/out", origin="runs/a/step-7", step=7, bytes=2**20, skipped=())
     calls.replace("galore.trainer.export", export=written)
     shown = galore("export", "runs/a", "out")
     assert shown.stdout.startswith("/x/out: 1.00 MiB, from runs/a/step-7\n")

@@ -53,11 +53,15 @@ def test_geforce_tensor_cores_accumulate_float32_at_twice_the_shader_rate() -> N
             assert tensor / shader == pytest.approx(2, rel=0.01), name
 
 
-def test_cpu_is_measured_once_and_remembered(measured: list[torch.dtype], tmp_path: Path) -> None:
+def test_the_best_measurement_of_a_cpu_is_remembered(
+    measured: list[torch.dtype], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = device_peak("cpu", torch.float32)
     assert (first.flops_per_second, first.basis) == (1.0, "measured")
-    assert device_peak("cpu", torch.float32) == first
-    assert measured == [torch.float32]
+    assert device_peak("cpu", torch.float32).flops_per_second == 2.0, "the first was taken on a busy machine"
+    monkeypatch.setattr(hardware, "measure_gemm", lambda dtype: 0.5)
+    assert device_peak("cpu", torch.float32).flops_per_second == 2.0
+    assert measured == [torch.float32] * 2
     (key,) = json.loads((tmp_path / "cache" / "cpu_peaks.json").read_text())
     assert torch.__version__ in key
 
@@ -78,7 +82,7 @@ def test_a_damaged_cache_is_measured_again(measured: list[torch.dtype], tmp_path
     file.parent.mkdir()
     file.write_text(content)
     assert device_peak("cpu", torch.float32).flops_per_second == 1.0
-    assert device_peak("cpu", torch.float32).flops_per_second == 1.0
+    assert list(json.loads(file.read_text()).values()) == [1.0]
 
 
 def test_a_cache_that_cannot_be_written_is_no_error(
