@@ -68,8 +68,8 @@ class Peak:
 def device_peak(device: str, dtype: torch.dtype) -> Peak:
     """Peak of matrix products in `dtype` on `device`.
 
-    A GPU is looked up by name. The CPU is measured at every start, and the best per model, thread count, type and torch version is kept (well under a
-    second to some seconds) and remembered in the cache directory.
+    A GPU is looked up by name. The CPU is measured, in a tenth of a second to some seconds; the best measurement per
+    model, thread count, type and torch version is remembered in the cache directory.
     """
     if torch.device(device).type == "cuda":
         return gpu_peak(torch.cuda.get_device_name(device), dtype)

@@ -12,7 +12,6 @@ import pytest
 
 from galore.trainer.errors import UserError
 
-
 SKIPPED = (SimpleNamespace(path=Path("step-00000009"), reason="model.safetensors differs"),)
 
 
