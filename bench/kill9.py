@@ -43,18 +43,25 @@ def command(out: Path, method: str, accumulation: int, resume: bool) -> list[str
     return [galore, "train", "demo", *SETTINGS, *own, "--output-dir", str(out), *(["--resume"] if resume else [])]
 
 
-def execute(arguments: list[str], kill_after: float | None) -> bool:
-    """Run to the end (True), or kill -9 after some seconds (False)."""
+def execute(arguments: list[str], out: Path, kill_at: int | None, delay: float) -> bool:
+    """Run to the end (True); or, `delay` seconds after step `kill_at` is recorded, kill -9 (False)."""
     process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    try:
-        _, errors = process.communicate(timeout=kill_after)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.communicate()
-        return False
+    while kill_at is not None and process.poll() is None:
+        if steps_recorded(out) >= kill_at:
+            time.sleep(delay)
+            process.kill()
+            process.communicate()
+            return process.returncode == 0
+        time.sleep(0.005)
+    _, errors = process.communicate()
     if process.returncode:
         sys.exit(f"{' '.join(arguments)}\nexit code {process.returncode}\n{errors.decode()}")
     return True
+
+
+def steps_recorded(out: Path) -> int:
+    metrics = out / "metrics.jsonl"
+    return metrics.read_bytes().count(b'"kind": "train"') if metrics.exists() else 0
 
 
 def outcome(out: Path) -> tuple[list[tuple[Any, ...]], dict[str, str]]:
@@ -66,17 +73,14 @@ def outcome(out: Path) -> tuple[list[tuple[Any, ...]], dict[str, str]]:
 
 
 def survive(method: str, accumulation: int, kills: int, rng: random.Random, folder: Path) -> int:
-    """Kill one run `kills` times or more, resume it to its end, and compare; returns the number of kills."""
+    """Kill one run at `kills` random steps and moments, resume it to its end, and compare; returns the number of kills."""
     straight, killed = folder / "straight", folder / "killed"
-    started = time.perf_counter()
-    execute(command(straight, method, accumulation, resume=False), None)
-    whole = time.perf_counter() - started
-    done, finished = 0, False
-    while not finished:
+    execute(command(straight, method, accumulation, resume=False), straight, None, 0.0)
+    done = 0
+    for step in sorted(rng.sample(range(1, STEPS), kills)):
         resume = (killed / "recipe.yaml").exists()
-        limit = rng.uniform(0.3, 1.0) * whole if done < kills else None
-        finished = execute(command(killed, method, accumulation, resume), limit)
-        done += not finished
+        done += not execute(command(killed, method, accumulation, resume), killed, step, rng.uniform(0.0, 0.2))
+    execute(command(killed, method, accumulation, resume=True), killed, None, 0.0)
     expected, got = outcome(straight), outcome(killed)
     if expected != got:
         sys.exit(f"{method}, accumulation {accumulation}: NOT the same\n{expected[1]}\n{got[1]}")

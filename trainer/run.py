@@ -87,7 +87,8 @@ def _begin(run: Run, recorder: Recorder) -> None:
 
 
 def _end(run: Run, result: EvalResult | None) -> None:
-    final: dict[str, Any] = {"step": run.total_steps}
+    known = run.directory.read_facts()
+    final: dict[str, Any] = {**known.get("final", {}), "step": run.total_steps}  # a finished run may be resumed, too
     if result is not None:
         final |= {"loss_nats": result.loss_nats, "perplexity": result.perplexity, "mode": result.mode}
-    run.directory.write_facts(run.directory.read_facts() | {"finished": now(), "final": final})
+    run.directory.write_facts(known | {"finished": now(), "final": final})
