@@ -15,12 +15,13 @@ from galore.trainer.data.batch import Progress, TrainingData, silent
 from galore.trainer.data.prepare import prepare_data
 from galore.trainer.data.tokenizer import id_bound
 from galore.trainer.errors import RunFailed, UserError
+from galore.trainer.format import size
 from galore.trainer.metrics import Console
 from galore.trainer.models.cpu import optimize_decoder
 from galore.trainer.models.decoder import build_decoder
 from galore.trainer.models.lora import add_adapters
 from galore.trainer.optim import GaLoreAdamW, project_in_backward
-from galore.trainer.parameters import ParameterRow, build_optimizer, parameter_table
+from galore.trainer.parameters import ParameterRow, build_optimizer, clamped_ranks, parameter_table
 from galore.trainer.recipe.load import LoadedRecipe, recipe_from_resolved
 from galore.trainer.recipe.resume import changed_mathematics
 from galore.trainer.recipe.schema import Recipe
@@ -150,7 +151,17 @@ def dry_run(loaded: LoadedRecipe) -> DryRun:
         )
     model, _ = build_model(recipe, vocabulary or 1, "meta", loaded.base_dir)
     optimizer = build_optimizer(model, recipe.optim, accumulation=recipe.train.accumulation, seed=recipe.train.seed)
-    return DryRun(parameter_table(model, optimizer), notes)
+    if recipe.train.device == "cuda" and not torch.cuda.is_available():
+        notes.append("train.device is cuda, and no CUDA device is visible here: the run itself would be refused")
+    return DryRun(parameter_table(model, optimizer), [*notes, *clamped_ranks(optimizer), _together(model, optimizer)])
+
+
+def _together(model: nn.Module, optimizer: GaLoreAdamW) -> str:
+    weights = sum(tensor.nbytes for tensor in model.parameters())
+    kept = sum(sum(slot.planned_bytes()) for slot in optimizer.slots.values())
+    return (
+        f"weights, states and projectors are {size(weights + kept)} together; accumulators and activations come on top"
+    )
 
 
 def _refuse_other_mathematics(directory: RunDir, recipe: Recipe) -> None:

@@ -49,7 +49,9 @@ def adapter_notes(run: Run) -> list[str]:
     """What to say of adapters whose rank was clamped."""
     if run.recipe.optim.method != "lora":
         return []
-    note = clamp_note(adapter_ranks(without_adapters(run.model), run.recipe.optim), run.recipe.optim.rank)
+    ranks = adapter_ranks(without_adapters(run.model), run.recipe.optim)
+    adapted = {name.removesuffix(".base_layer"): rank for name, rank in ranks.items() if name.endswith(".base_layer")}
+    note = clamp_note(adapted, run.recipe.optim.rank)
     return [note] if note else []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from typing import Any
 
@@ -40,7 +41,7 @@ def train(run: Run, recorder: Recorder, stop: StopOnSignal) -> EvalResult | None
         if last or stop.requested or _every(settings.save_steps, done):
             save(run, recorder, done, must=last or stop.requested is not None)
         if stop.requested and not last:
-            raise Interrupted(f"stopped by {stop.requested.name} after step {done}; saved", fix="go on with --resume")
+            raise Interrupted(f"by {stop.requested.name} after step {done}; saved", fix=_go_on(run))
     return result
 
 
@@ -80,6 +81,11 @@ def recorder_state(recorder: Recorder) -> dict[str, Any]:
 
 def _every(interval: int | None, step: int) -> bool:
     return interval is not None and step % interval == 0
+
+
+def _go_on(run: Run) -> str:
+    folder = shlex.quote(str(run.directory.root))
+    return f"galore train {folder}/recipe.yaml --output-dir {folder} --resume"
 
 
 def _gave_up(run: Run, recorder: Recorder) -> RunFailed:

@@ -108,6 +108,7 @@ def without_adapters(model: Any) -> PreTrainedModel:
 
 
 def _peft() -> Any:
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it; it warns about kernels not used here
     try:
         import peft
     except ImportError as error:

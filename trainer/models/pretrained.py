@@ -25,7 +25,8 @@ def locate(name: str, base_dir: Path) -> str:
     folder = base_dir / Path(name).expanduser()
     if folder.is_dir():
         return str(folder.resolve())
-    if name.startswith((".", "/", "~")) or name.count("/") > 1 or folder.exists():
+    beside_others = "/" in name and folder.parent.is_dir()  # runs/nope where runs/ is: a typo, not a hub name
+    if name.startswith((".", "/", "~")) or name.count("/") > 1 or folder.exists() or beside_others:
         raise UserError(
             f"{folder} is not a folder", where=WHERE, fix="give a folder with config.json and *.safetensors"
         )

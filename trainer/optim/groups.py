@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+GROUP_OPTIONS = {"lr", "betas", "eps", "scale", "update_proj_gap", "proj_type", "convention"}
 NamedParameter = tuple[str, nn.Parameter]
 
 
@@ -20,9 +21,10 @@ def target_linears(model: nn.Module, patterns: Sequence[str]) -> dict[str, nn.Li
     linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     for pattern in patterns:
         if not any(_matches(name, pattern) for name in linears):
-            parts = sorted({part for name in linears for part in name.split(".") if not part.isdigit()})
-            near = difflib.get_close_matches(pattern, parts, n=3, cutoff=0.3) or parts
-            raise ValueError(f"{pattern!r} matches no linear layer; the model has: {', '.join(near)}")
+            parts = sorted({part for name in linears for part in name.split(".")[-2:] if not part.isdigit()})
+            near = difflib.get_close_matches(pattern, parts, n=1, cutoff=0.5)
+            nearest = f"did you mean {near[0]}? " if near else ""
+            raise ValueError(f"{pattern!r} matches no linear layer; {nearest}the model has: {', '.join(parts)}")
     return {name: module for name, module in linears.items() if any(_matches(name, pattern) for pattern in patterns)}
 
 
@@ -56,8 +58,11 @@ def galore_groups(
         options: further settings of the target group, such as `scale` or `update_proj_gap`.
 
     Raises:
-        ValueError: a pattern matches nothing, or no target weight is trainable.
+        ValueError: a pattern matches nothing, or no target weight is trainable. TypeError: an option is unknown.
     """
+    unknown = set(options) - GROUP_OPTIONS
+    if unknown:
+        raise TypeError(f"unknown group options {sorted(unknown)}; a group takes {sorted(GROUP_OPTIONS)}")
     chosen = {id(module.weight) for module in target_linears(model, targets).values()}
     trainable = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     projected = [(name, parameter) for name, parameter in trainable if id(parameter) in chosen]

@@ -119,6 +119,8 @@ class DataSection(Section):
     def _source_has_path(self) -> Self:
         if self.source in ("local", "hub") and not self.path:
             raise ValueError(f"source: {self.source} needs `path`")
+        if self.source == "packaged" and (self.path or self.validation_path):
+            raise ValueError("path is set, but source: packaged reads no files: write source: local, or path: null")
         return self
 
 
