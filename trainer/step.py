@@ -38,7 +38,7 @@ def train_step(
     loss = accumulate(model, batch, micro_batch_size, targets)
     if optimizer.update == "accumulate":
         optimizer.clip_grad_norm_(max_grad_norm)
-    accumulators = optimizer.memory_by_category()["accumulators"]
+    accumulators = optimizer.accumulator_bytes
     optimizer.step()
     assert optimizer.report is not None
     return StepResult(loss, targets, accumulators, optimizer.report)

@@ -222,13 +222,18 @@ class GaLoreAdamW(Optimizer):
             for parameter in group["params"]:
                 self.slots[parameter].group = group
 
+    @property
+    def accumulator_bytes(self) -> int:
+        """Bytes of gradient sums and sketches held now; most of them just before `step()`."""
+        return sum(slot.accumulator_bytes for slot in self.slots.values())
+
     def memory_by_category(self) -> dict[str, int]:
         """Bytes held now: optimizer states, projectors, accumulators."""
         tensors = [(key, t) for slot in self.slots.values() for key, t in slot.state.items()]
         return {
             "optimizer_states": sum(t.nbytes for key, t in tensors if key != "projector"),
             "projectors": sum(t.nbytes for key, t in tensors if key == "projector"),
-            "accumulators": sum(slot.accumulator_bytes for slot in self.slots.values()),
+            "accumulators": self.accumulator_bytes,
         }
 
     def take(self, slot: ProjectedSlot, factors: Factors) -> None:
