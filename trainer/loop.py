@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import time
-from typing import Any
 
 from galore.trainer import checkpoint
 from galore.trainer.build import Run
@@ -64,7 +63,7 @@ def evaluate_run(run: Run, recorder: Recorder, step: int) -> EvalResult | None:
 def save(run: Run, recorder: Recorder, step: int, must: bool) -> None:
     """Write a checkpoint of `step` finished steps. One that fails is told and tried again later, unless it `must`."""
     tensors, state = capture(run.model, run.optimizer)
-    state |= recorder_state(recorder) | {"position": run.data.position()}
+    state |= recorder.counters() | {"position": run.data.position()}
     recorder.metrics.sync()
     try:
         checkpoint.save(run.directory.checkpoints, step, tensors, state, run.recipe.train.save_total_limit)
@@ -72,11 +71,6 @@ def save(run: Run, recorder: Recorder, step: int, must: bool) -> None:
         if must:
             raise
         recorder.event(step, f"{error}; training goes on, the next save tries again")
-
-
-def recorder_state(recorder: Recorder) -> dict[str, Any]:
-    """The counters that go on across a resumption."""
-    return {"tokens": recorder.tokens, "skipped_in_a_row": recorder.skipped_in_a_row}
 
 
 def _every(interval: int | None, step: int) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +43,14 @@ class Recorder:
         self.device, self.baseline = device, baseline
         self.tokens = 0
         self.skipped_in_a_row = 0
+
+    def counters(self) -> dict[str, int]:
+        """What a checkpoint keeps, so that the counts go on across a resumption."""
+        return {"tokens": self.tokens, "skipped_in_a_row": self.skipped_in_a_row}
+
+    def go_on_from(self, counters: Mapping[str, Any]) -> None:
+        """Take up what `counters` gave."""
+        self.tokens, self.skipped_in_a_row = counters["tokens"], counters["skipped_in_a_row"]
 
     def step(
         self, step: int, batch: Batch, result: StepResult, lr: float, seconds: float, model: Any, optimizer: Any

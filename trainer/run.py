@@ -66,8 +66,7 @@ def _recorder(run: Run, console: Console, baseline: int) -> Recorder:
     metrics = Metrics.open(run.directory.metrics, resume_step, warn=console.message, sink=sink)
     recorder = Recorder(metrics, console, meter, run.device, 0 if run.device.type == "cuda" else baseline)
     if run.checkpoint is not None:
-        recorder.tokens = run.checkpoint.state["tokens"]
-        recorder.skipped_in_a_row = run.checkpoint.state["skipped_in_a_row"]
+        recorder.go_on_from(run.checkpoint.state)
     return recorder
 
 
