@@ -15,7 +15,7 @@ from galore.trainer.data.batch import Batch
 from galore.trainer.evaluate import EvalResult, perplexity
 from galore.trainer.flops import flops_per_token, model_flops_utilization
 from galore.trainer.hardware import Peak, device_peak
-from galore.trainer.memory import at_peak, by_category, current_and_peak
+from galore.trainer.memory.live import at_peak, by_category, current_and_peak
 from galore.trainer.metrics import Console, Metrics
 from galore.trainer.step import StepResult
 

@@ -13,7 +13,7 @@ from galore.trainer.errors import UserError
 from galore.trainer.evaluate import EvalResult
 from galore.trainer.facts import facts, header, now
 from galore.trainer.loop import train
-from galore.trainer.memory import current_and_peak
+from galore.trainer.memory.live import current_and_peak
 from galore.trainer.metrics import Console, Metrics
 from galore.trainer.recipe.load import LoadedRecipe
 from galore.trainer.record import Meter, Recorder

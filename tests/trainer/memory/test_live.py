@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from galore.trainer.memory import at_peak, by_category, current_and_peak
+from galore.trainer.memory.live import at_peak, by_category, current_and_peak
 from galore.trainer.models.decoder import build_decoder
 from galore.trainer.recipe.schema import ModelSection
 
