@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-BLOCK_SIZE = 256  # elements that share one fp32 absmax; divides BLOCK
+from galore.kernels.device import device_type
+
+BLOCK_SIZE = 256  # elements that share one fp32 absmax; divides every block_elements
 
 
 @functools.cache
@@ -38,7 +40,7 @@ def quantize(value: Tensor, signed: bool) -> tuple[Tensor, Tensor]:
     On the CPU the nearest code is found here: bitsandbytes' own CPU kernel sends an exact 0 to the map's fifth value
     above it, and a moment of 0 must stay 0.
     """
-    if value.is_cuda:
+    if device_type(value) == "cuda":
         out, state = _functional().quantize_blockwise(value, code=code(signed, value.device), blocksize=BLOCK_SIZE)
         return out, state.absmax
     blocks = torch.nn.functional.pad(value, (0, -value.numel() % BLOCK_SIZE)).view(-1, BLOCK_SIZE)

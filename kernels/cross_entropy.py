@@ -16,9 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from galore.kernels.device import device_type
+
 CHUNK_ELEMENTS = 2**25  # logits of one chunk: 64 MiB in bf16; larger ones are no faster
 SOFTMAX_ELEMENTS = {"cpu": 2**19, "cuda": 2**24}  # of the fp32 copy: 2 MiB stays in the cache; few launches on a GPU
-VOCABULARY_BLOCK = 8192  # rows of dW per product when several chunks are summed in fp32
+VOCABULARY_BLOCK = 8192  # rows of dW done together where they are fp32
 UNDERFLOW = 1e-30  # below this -log p_t is read from the logits, not from p_t
 
 
@@ -26,7 +28,7 @@ def linear_cross_entropy(
     hidden: Tensor,  # (n, d)
     weight: Tensor,  # (V, d)
     targets: Tensor,  # (n,) int64
-    ignore_index: int = -100,
+    ignore_index: int | None = -100,
     chunk: int | None = None,
 ) -> Tensor:  # () fp32
     """Sum over the non-ignored rows of -log softmax(hidden @ weightᵀ)[target], in nats.
@@ -35,7 +37,7 @@ def linear_cross_entropy(
         hidden: last hidden states, (n, d), the dtype of `weight`.
         weight: output head, (V, d). It may be tied, or need no gradient.
         targets: class of every row, (n,) int64; rows equal to `ignore_index` count for nothing.
-        ignore_index: target to leave out.
+        ignore_index: target to leave out; None when there is none to look for, which spares a GPU a synchronisation.
         chunk: rows whose logits exist at the same time. None takes equal chunks of at most 64 MiB of bf16 logits.
 
     Returns:
@@ -45,9 +47,10 @@ def linear_cross_entropy(
         ValueError: shapes or dtypes do not belong together, or `chunk` is not positive.
     """
     _check(hidden, weight, targets, chunk)
-    kept = (targets != ignore_index).nonzero().squeeze(1)
-    if len(kept) < len(targets):
-        hidden, targets = hidden.index_select(0, kept), targets.index_select(0, kept)
+    if ignore_index is not None:
+        kept = (targets != ignore_index).nonzero().squeeze(1)
+        if len(kept) < len(targets):
+            hidden, targets = hidden.index_select(0, kept), targets.index_select(0, kept)
     rows = chunk or _equal_chunks(len(targets), weight.shape[0])
     needs = torch.is_grad_enabled()
     loss: Tensor = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
@@ -95,7 +98,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         scale = upstream.item()  # a number multiplies bf16 in fp32; a tensor would be rounded to bf16 first
-        gradients = (None if g is None else (g * scale).to(ctx.dtype) for g in ctx.saved_tensors)
+        gradients = (None if g is None else _scaled(g, scale, ctx.dtype) for g in ctx.saved_tensors)
         return (*gradients, None, None, None, None)
 
 
@@ -115,10 +118,19 @@ class _WeightGradient:
             self.sum[here] += d_logits[:, here].T @ hidden
 
 
+def _scaled(gradient: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
+    """scale · gradient in `dtype`, without a second fp32 copy of a large gradient."""
+    out = torch.empty_like(gradient, dtype=dtype)
+    for at in range(0, len(out), VOCABULARY_BLOCK):
+        here = slice(at, at + VOCABULARY_BLOCK)
+        out[here] = gradient[here] * scale
+    return out
+
+
 def softmax_minus_onehot_(logits: Tensor, targets: Tensor) -> Tensor:
     """Overwrite logits (c, V) by dz = softmax(logits) - onehot(targets), and return the summed loss, ()."""
     total = torch.zeros((), dtype=_arithmetic(logits), device=logits.device)
-    rows = max(1, SOFTMAX_ELEMENTS.get(logits.device.type, 2**24) // logits.shape[1])
+    rows = max(1, SOFTMAX_ELEMENTS.get(device_type(logits), 2**24) // logits.shape[1])
     for block, target in zip(torch.split(logits, rows), torch.split(targets.unsqueeze(1), rows), strict=True):
         p = torch.softmax(block, dim=1, dtype=total.dtype)
         p_target = p.gather(1, target)

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from galore.kernels.device import device_type
 from galore.kernels.reference import orient
-from galore.kernels.rounding import BLOCK, RoundingNoise, add_update_
+from galore.kernels.rounding import RoundingNoise, add_update_, block_elements
 
 __all__ = ["lift_update_", "orient", "project"]
 
@@ -20,14 +21,15 @@ __all__ = ["lift_update_", "orient", "project"]
 def project(p: Tensor, g: Tensor) -> Tensor:
     """R (r, b) = Pᵀ G for p (a, r) and the oriented gradient g (a, b); P is cast to the gradient's dtype."""
     p = p.to(g.dtype)
-    if g.is_cuda and g.dtype == torch.bfloat16:
+    if device_type(g) == "cuda" and g.dtype == torch.bfloat16:
         return torch.mm(p.mT, g, out_dtype=torch.float32)
     return p.mT @ g
 
 
-def row_blocks(rows: int, columns: int) -> Iterator[tuple[int, int, int]]:
-    """(block number, first row, last row) of row blocks of at most BLOCK elements (at least one row)."""
-    height = max(1, BLOCK // columns)
+def row_blocks(w: Tensor) -> Iterator[tuple[int, int, int]]:
+    """(block number, first row, last row) of row blocks of w (m, n), each as many elements as its device does at a time."""
+    rows, columns = w.shape
+    height = max(1, block_elements(w) // columns)
     for block, first in enumerate(range(0, rows, height)):
         yield block, first, min(first + height, rows)
 
@@ -58,7 +60,7 @@ def lift_update_(
         if decay_after and decay != 1.0:
             w.mul_(decay)
         return
-    for block, first, last in row_blocks(*w.shape):
+    for block, first, last in row_blocks(w):
         rows = w[first:last].view(-1)
         bits = noise.window(tensor, block, rows.numel()) if noise else None
         update = (left[first:last] @ right).view(-1)

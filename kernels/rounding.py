@@ -9,7 +9,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-BLOCK = 1 << 18  # elements handled at a time: the fp32 temporaries of one block stay in cache
+from galore.kernels.device import device_type
+
+BLOCK = {  # elements handled at a time: the fp32 temporaries of one block stay in cache
+    "cpu": 1 << 18,
+    "cuda": 1 << 22,  # 16 MiB each; smaller ones would cost more in launches than in work
+}
 _MASK = (1 << 64) - 1
 
 
@@ -23,22 +28,30 @@ def mix(*words: int) -> int:
     return state >> 1
 
 
+def block_elements(on: Tensor | torch.device) -> int:
+    """Elements handled at a time on the device of `on`."""
+    return BLOCK.get(device_type(on), BLOCK["cuda"])
+
+
 class RoundingNoise:
     """Random bits of one optimizer step, keyed by (seed, step, tensor, element block) and by nothing else.
 
-    One pool of 2·BLOCK values is drawn per step; every block of every tensor reads a window of it at its own random
+    One pool of two blocks of values is drawn per step; every block of every tensor reads a window of it at its own random
     offset. A single element's bits are uniform; two elements share bits only by a chance that is redrawn every step.
     """
 
     def __init__(self, seed: int, step: int, device: torch.device) -> None:
         generator = torch.Generator().manual_seed(mix(seed, step, 0x5EED))
-        self.pool = torch.randint(0, 1 << 16, (2 * BLOCK,), generator=generator, dtype=torch.int32).to(device)
+        self.block = block_elements(device)
+        size = (0,) if device.type == "meta" else (2 * self.block,)  # nobody reads the numbers there
+        drawn = torch.randint(0, 1 << 16, size, generator=generator, dtype=torch.int32)
+        self.pool = drawn.new_empty(2 * self.block, device=device) if device.type == "meta" else drawn.to(device)
         self.key = (seed, step)
 
     def window(self, tensor: int, block: int, length: int) -> Tensor:
-        """int32 (length,), values in [0, 65535]; a window longer than BLOCK repeats the pool."""
-        offset = mix(*self.key, tensor, block) % BLOCK
-        if length > BLOCK:
+        """int32 (length,), values in [0, 65535]; a window longer than a block repeats the pool."""
+        offset = mix(*self.key, tensor, block) % self.block
+        if length > self.block:
             return self.pool.roll(offset).repeat(-(-length // self.pool.numel()))[:length]
         return self.pool[offset : offset + length]
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
@@ -56,10 +57,22 @@ def randomized_basis(g: Tensor, rank: int, omega: Tensor, power_iterations: int 
     return basis
 
 
-def gaussian(rows: int, columns: int, seed: int, device: torch.device) -> Tensor:
-    """Ω (rows, columns) ~ N(0, 1) in fp32; the same numbers on every device, drawn from `seed` alone."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(rows, columns, generator=generator).to(device)
+_drawn: WeakValueDictionary[Any, Tensor] = WeakValueDictionary()
+
+
+def gaussian(rows: int, columns: int, seed: int, like: Tensor) -> Tensor:
+    """Ω (rows, columns) ~ N(0, 1), drawn in fp32 from `seed` alone, of the dtype and on the device of `like`.
+
+    All who ask for the same one while it is alive share it: do not write into it.
+    """
+    key = (rows, columns, seed, like.dtype, like.device)
+    omega = _drawn.get(key)
+    if omega is None:
+        generator = torch.Generator().manual_seed(seed)
+        empty = like.is_meta  # nobody reads the numbers there
+        omega = like.new_empty(rows, columns) if empty else torch.randn(rows, columns, generator=generator).to(like)
+        _drawn[key] = omega
+    return omega
 
 
 def overlap(p_old: Tensor, p_new: Tensor) -> Tensor:

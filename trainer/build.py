@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from galore.kernels.device import device_type
 from galore.kernels.host import prepare_process
 from galore.trainer.checkpoint import Checkpoint, newest_verified
 from galore.trainer.data.batch import Progress, TrainingData, silent
@@ -87,7 +88,8 @@ def build_model(recipe: Recipe, vocab_size: int, device: str, base_dir: Path) ->
         max_length=recipe.data.max_length,
         base_dir=base_dir,
     )
-    kernels = [*optimize_decoder(model), *prepare_process()] if device == "cpu" else []
+    kernels = optimize_decoder(model) if device_type(device) == "cpu" else []
+    kernels += prepare_process() if device == "cpu" else []
     if recipe.optim.method == "lora":
         model = add_adapters(model, recipe.optim, recipe.train.seed)
     if recipe.train.gradient_checkpointing:
@@ -98,7 +100,8 @@ def build_model(recipe: Recipe, vocab_size: int, device: str, base_dir: Path) ->
 def enable_checkpointing(model: Any) -> None:
     """Recompute every block in the backward; transformers 5 gave the switch a new name."""
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-    enable({"use_reentrant": False})
+    on_meta = next(model.parameters()).is_meta  # no generator, whose state would be kept for dropout
+    enable({"use_reentrant": False, "preserve_rng_state": not on_meta})
 
 
 def choose_device(name: str) -> torch.device:
@@ -128,6 +131,14 @@ def total_steps(recipe: Recipe, data: TrainingData) -> int:
     return steps
 
 
+def planned_vocabulary(recipe: Recipe) -> tuple[int, list[str]]:
+    """Token ids to plan for where no tokenizer is read, and a note where the number is assumed."""
+    if recipe.model.vocab_size is not None or recipe.model.name_or_path is not None:
+        return recipe.model.vocab_size or 1, []
+    vocabulary = recipe.data.tokenizer_vocab_size if recipe.data.tokenizer is None else DRY_RUN_VOCABULARY
+    return vocabulary, [f"vocabulary of {vocabulary} assumed: model.vocab_size is not set, and no tokenizer is read"]
+
+
 @dataclass(frozen=True)
 class DryRun:
     """What a run would train: the parameter table and the bytes of weights, moments and projectors."""
@@ -142,14 +153,9 @@ def dry_run(loaded: LoadedRecipe) -> DryRun:
     Raises:
         UserError: the model or the parameter groups cannot be built.
     """
-    recipe, notes = loaded.recipe, []
-    vocabulary = recipe.model.vocab_size
-    if vocabulary is None and recipe.model.name_or_path is None:
-        vocabulary = recipe.data.tokenizer_vocab_size if recipe.data.tokenizer is None else DRY_RUN_VOCABULARY
-        notes.append(
-            f"vocabulary of {vocabulary} assumed: model.vocab_size is not set, and a dry run reads no tokenizer"
-        )
-    model, _ = build_model(recipe, vocabulary or 1, "meta", loaded.base_dir)
+    recipe = loaded.recipe
+    vocabulary, notes = planned_vocabulary(recipe)
+    model, _ = build_model(recipe, vocabulary, "meta", loaded.base_dir)
     optimizer = build_optimizer(model, recipe.optim, accumulation=recipe.train.accumulation, seed=recipe.train.seed)
     if recipe.train.device == "cuda" and not torch.cuda.is_available():
         notes.append("train.device is cuda, and no CUDA device is visible here: the run itself would be refused")

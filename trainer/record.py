@@ -60,7 +60,7 @@ class Recorder:
         self.tokens += tokens
         self.skipped_in_a_row = self.skipped_in_a_row + 1 if report.skipped else 0
         memory = current_and_peak(self.device)
-        categories = by_category(model, optimizer) | {"accumulators": result.accumulator_bytes}
+        categories = {name: max(now, result.held[name]) for name, now in by_category(model, optimizer).items()}
         row = {
             "kind": "train",
             "step": step,

@@ -10,17 +10,18 @@ from torch import Tensor, nn
 
 from galore.kernels.cross_entropy import linear_cross_entropy
 from galore.trainer.data.batch import IGNORED, Batch
+from galore.trainer.memory.live import by_category
 from galore.trainer.models.head import split_head
 from galore.trainer.optim import GaLoreAdamW, StepReport
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """`loss_nats` is the mean over the step's targets, before the update."""
+    """`loss_nats` is the mean over the step's targets, `held` the bytes by category, both before the update."""
 
     loss_nats: float
     targets: int
-    accumulator_bytes: int
+    held: dict[str, int]
     report: StepReport
 
 
@@ -38,10 +39,10 @@ def train_step(
     loss = accumulate(model, batch, micro_batch_size, targets)
     if optimizer.update == "accumulate":
         optimizer.clip_grad_norm_(max_grad_norm)
-    accumulators = optimizer.accumulator_bytes
+    held = by_category(model, optimizer)
     optimizer.step()
     assert optimizer.report is not None
-    return StepResult(loss, targets, accumulators, optimizer.report)
+    return StepResult(loss, targets, held, optimizer.report)
 
 
 def accumulate(model: nn.Module, batch: Batch, micro_batch_size: int, targets: int) -> float:
@@ -71,9 +72,15 @@ def summed_loss(model: nn.Module, batch: Batch) -> Tensor:
     input_ids = batch.input_ids.to(device, non_blocking=True)
     targets = torch.full_like(batch.labels, IGNORED)
     targets[:, :-1] = batch.labels[:, 1:]
-    targets = targets.to(device, non_blocking=True).view(-1)
+    targets = targets.view(-1)
     split = split_head(model)
     if split is not None:
-        return linear_cross_entropy(split.hidden(input_ids).flatten(0, 1), split.weight, targets)
+        kept = (
+            (targets != IGNORED).nonzero().squeeze(1)
+        )  # on the CPU, where the labels are: a GPU need not be waited for
+        rows, kept_targets = kept.to(device, non_blocking=True), targets[kept].to(device, non_blocking=True)
+        hidden = split.hidden(input_ids).flatten(0, 1).index_select(0, rows)
+        return linear_cross_entropy(hidden, split.weight, kept_targets, ignore_index=None)
+    targets = targets.to(device, non_blocking=True)
     logits = model(input_ids=input_ids, use_cache=False).logits.flatten(0, 1)
     return nn.functional.cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="sum")

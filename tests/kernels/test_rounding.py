@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from galore.kernels.rounding import BLOCK, RoundingNoise, add_update_, mix, store_rounded_
+from galore.kernels.rounding import RoundingNoise, add_update_, block_elements, mix, store_rounded_
 
 CPU = torch.device("cpu")
+BLOCK = block_elements(CPU)
 
 
 def test_rounds_to_neighbours_with_the_right_probability():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ import psutil
 import torch
 from torch import Tensor, nn
 
-OPTIMIZER_CATEGORIES = ("optimizer_states", "projectors", "accumulators")
+from galore.trainer.memory.categories import LASTING
 
 
 class MemoryUse(NamedTuple):
@@ -23,23 +24,21 @@ class MemoryUse(NamedTuple):
 
 
 def by_category(model: nn.Module, optimizer: Any = None) -> dict[str, int]:
-    """Bytes that exist now: weights, gradients, optimizer states, projectors, accumulators.
+    """Bytes that exist now of weights, gradients, optimizer states, projectors and accumulators.
 
     The optimizer says so itself through `memory_by_category()`; one that has no such method is counted by its state
     tensors. Weights hold the buffers too; a tied weight counts once. Works on the meta device.
     """
     parameters = list(model.parameters())
-    sizes = {
-        "weights": _bytes([*parameters, *model.buffers()]),
-        "gradients": _bytes(parameter.grad for parameter in parameters if parameter.grad is not None),
-        **dict.fromkeys(OPTIMIZER_CATEGORIES, 0),
-    }
+    sizes = Counter(dict.fromkeys(LASTING, 0))
+    sizes["weights"] = _bytes([*parameters, *model.buffers()])
+    sizes["gradients"] = _bytes(parameter.grad for parameter in parameters if parameter.grad is not None)
     if hasattr(optimizer, "memory_by_category"):
         sizes.update(optimizer.memory_by_category())
     elif optimizer is not None:
         states = (value for state in optimizer.state.values() for value in state.values())
         sizes["optimizer_states"] = _bytes(value for value in states if isinstance(value, Tensor))
-    return sizes
+    return dict(sizes)
 
 
 def at_peak(categories: dict[str, int], peak: int, baseline: int = 0) -> dict[str, int]:

@@ -11,6 +11,7 @@ from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_f
 from transformers.masking_utils import sdpa_mask
 
 from galore.kernels.attention import causal_attention
+from galore.kernels.device import device_type
 from galore.kernels.rms_norm import rms_norm
 
 NAME = "galore_cpu"  # in transformers' registry of attention functions
@@ -44,8 +45,8 @@ def optimize_decoder(model: PreTrainedModel) -> list[str]:
 
 def _obstacle(model: PreTrainedModel) -> str | None:
     """Why the model keeps the attention it has; None when it need not."""
-    if model.device.type != "cpu":
-        return f"the weights are on {model.device.type}"
+    if device_type(model.device) != "cpu":
+        return f"the weights are on {device_type(model.device)}"
     if model.config._attn_implementation != "sdpa":
         return "the recipe asks for it"
     if model.config.model_type not in FAMILIES:
@@ -91,7 +92,7 @@ def _fits(query: Tensor, key: Tensor, value: Tensor) -> bool:
         query.shape[2] == key.shape[2] <= LONGEST
         and query.shape[3] == value.shape[3]
         and query.dtype == torch.bfloat16
-        and query.device.type == "cpu"
+        and device_type(query) == "cpu"
     )
 
 
@@ -99,7 +100,7 @@ def _fused(kind: type[nn.Module]) -> type[nn.Module]:
     """The RMSNorm class of a transformers model, with our forward."""
 
     def forward(self: Any, hidden_states: Tensor) -> Tensor:
-        if hidden_states.dtype != self.weight.dtype or hidden_states.device.type != "cpu":
+        if hidden_states.dtype != self.weight.dtype or device_type(hidden_states) != "cpu":
             out: Tensor = kind.forward(self, hidden_states)
             return out
         return rms_norm(hidden_states, self.weight, self.variance_epsilon)

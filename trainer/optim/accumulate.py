@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class GradientSum:
-    """Σ over micro-batches. The first term is kept as it comes, without a copy; a second one makes it `dtype`."""
+    """Σ over micro-batches in `dtype`. A first term of fewer bits is kept as it comes, until a second one is added."""
 
     def __init__(self, dtype: torch.dtype) -> None:
         self.dtype = dtype
@@ -16,7 +16,7 @@ class GradientSum:
     def add(self, term: Tensor) -> None:
         """Add `term`, which the caller gives up."""
         if self.value is None:
-            self.value = term
+            self.value = term if term.dtype.itemsize <= self.dtype.itemsize else term.to(self.dtype)
         else:
             self.value = self.value.to(self.dtype).add_(term)
 
@@ -25,7 +25,3 @@ class GradientSum:
         value, self.value = self.value, None
         assert value is not None, "nothing was accumulated"
         return value
-
-    @property
-    def nbytes(self) -> int:
-        return 0 if self.value is None else self.value.nbytes

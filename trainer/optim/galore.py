@@ -222,19 +222,18 @@ class GaLoreAdamW(Optimizer):
             for parameter in group["params"]:
                 self.slots[parameter].group = group
 
-    @property
-    def accumulator_bytes(self) -> int:
-        """Bytes of gradient sums and sketches held now; most of them just before `step()`."""
-        return sum(slot.accumulator_bytes for slot in self.slots.values())
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """(category, tensor) for all that is held now: `gradients` of a parameter's own size, `optimizer_states`,
+        `projectors`, and `accumulators`, which are projected sums and sketches."""
+        for slot in self.slots.values():
+            yield from slot.tensors()
 
     def memory_by_category(self) -> dict[str, int]:
-        """Bytes held now: optimizer states, projectors, accumulators."""
-        tensors = [(key, t) for slot in self.slots.values() for key, t in slot.state.items()]
-        return {
-            "optimizer_states": sum(t.nbytes for key, t in tensors if key != "projector"),
-            "projectors": sum(t.nbytes for key, t in tensors if key == "projector"),
-            "accumulators": self.accumulator_bytes,
-        }
+        """Bytes held now; most of them just before `step()`."""
+        held = dict.fromkeys(("gradients", "optimizer_states", "projectors", "accumulators"), 0)
+        for category, tensor in self.tensors():
+            held[category] += tensor.nbytes
+        return held
 
     def take(self, slot: ProjectedSlot, factors: Factors) -> None:
         """Accept a projected layer's gradient as factors, from the layer's own backward."""

@@ -10,7 +10,7 @@ Written once for the oriented weight (a, b), a ≤ b. Which gradient a refresh o
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from galore.kernels.linear import Factors
 from galore.kernels.projection import lift_update_, orient, project
-from galore.kernels.rounding import BLOCK, mix
+from galore.kernels.rounding import block_elements, mix
 from galore.kernels.subspace import Basis, gaussian, randomized_basis, range_basis, svd_basis
 from galore.trainer.optim.accumulate import GradientSum
 from galore.trainer.optim.moments import moment
@@ -103,7 +103,7 @@ class ProjectedSlot(FullSlot):
     def finish_sketch(self) -> None:
         """Turn a sketch pass into the basis that this step will project on."""
         if self.sketch.value is not None:
-            self.pending = self._basis_of_sketch()
+            self.pending, self._omega = self._basis_of_sketch(), None
 
     def complete(self) -> None:
         if self.whole.value is not None:
@@ -120,8 +120,9 @@ class ProjectedSlot(FullSlot):
         gradient = self.sum.take().contiguous()
         self._begin(gradient.shape, gradient.device)
         direction = torch.empty(gradient.shape, dtype=self.parameter.dtype, device=gradient.device)
-        for first in range(0, gradient.numel(), BLOCK):
-            last = min(first + BLOCK, gradient.numel())
+        size = block_elements(gradient)
+        for first in range(0, gradient.numel(), size):
+            last = min(first + size, gradient.numel())
             part = torch.zeros(last - first, device=gradient.device)
             self._adam_(part, gradient.view(-1)[first:last], first, last, update.grad_scale, lr=1.0, decay=1.0)
             direction.view(-1)[first:last] = part  # -m̂ / (√v̂ + ε)
@@ -144,9 +145,11 @@ class ProjectedSlot(FullSlot):
         self.whole.value = self.sketch.value = self.pending = self._omega = None
         self.received, self.poisoned = 0, False
 
-    @property
-    def accumulator_bytes(self) -> int:
-        return self.sum.nbytes + self.whole.nbytes + self.sketch.nbytes
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        for category, tensor in super().tensors():
+            yield "accumulators" if category == "gradients" else category, tensor
+        held = {"gradients": self.whole.value, "accumulators": self.sketch.value, "projectors": self.pending}
+        yield from ((category, tensor) for category, tensor in held.items() if tensor is not None)
 
     def planned_bytes(self) -> tuple[int, int]:
         moments = self._moment_bytes(torch.Size((self.rank, self.long)))
@@ -176,12 +179,12 @@ class ProjectedSlot(FullSlot):
 
     def _test_matrix_of_step(self) -> Tensor:
         if self._omega is None:
-            self._omega = self._test_matrix()
+            self._omega = self._test_matrix().to(self.parameter.dtype)  # as the products take it
         return self._omega
 
     def _test_matrix(self) -> Tensor:
         """Ω (b, r): random at first, afterwards the row space of the first moment, which makes one warm power step."""
         if "exp_avg" not in self.state:
-            return gaussian(self.long, self.rank, mix(self.seed, self.clock(), self.index), self.parameter.device)
+            return gaussian(self.long, self.rank, mix(self.seed, self.clock()), self.parameter)
         first_moment = moment(self.state, "exp_avg").read(0, self.rank * self.long).view(self.rank, self.long)
         return range_basis(first_moment.mT, self.rank).p

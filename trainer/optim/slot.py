@@ -5,6 +5,7 @@ Nothing but accumulators changes before `apply`: a step that is given up leaves 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from galore.kernels.adam import AdamRule
-from galore.kernels.rounding import BLOCK, RoundingNoise, store_rounded_
+from galore.kernels.rounding import RoundingNoise, block_elements, store_rounded_
 from galore.trainer.optim.accumulate import GradientSum
 from galore.trainer.optim.moments import StateDtype, moment, new_state
 
@@ -64,8 +65,9 @@ class FullSlot:
         """Adam and the weight update, block by block; consumes the accumulator."""
         grad, weight = self.sum.take().contiguous().view(-1), self.parameter.data.view(-1)
         self._begin(self.parameter.shape, weight.device)
-        for block, first in enumerate(range(0, weight.numel(), BLOCK)):
-            last = min(first + BLOCK, weight.numel())
+        size = block_elements(weight)
+        for block, first in enumerate(range(0, weight.numel(), size)):
+            last = min(first + size, weight.numel())
             part = weight[first:last]
             value = part.float()  # the weight itself where it is fp32
             self._adam_(value, grad[first:last], first, last, update.grad_scale, self._lr, self._decay)
@@ -77,9 +79,12 @@ class FullSlot:
         """Forget what was accumulated."""
         self.sum.value = None
 
-    @property
-    def accumulator_bytes(self) -> int:
-        return self.sum.nbytes
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """(category of memory, tensor) for everything held now."""
+        for name, tensor in self.state.items():
+            yield "projectors" if name == "projector" else "optimizer_states", tensor
+        if self.sum.value is not None:
+            yield "gradients", self.sum.value
 
     def planned_bytes(self) -> tuple[int, int]:
         """Bytes of moments and of projector once the first step is taken; nothing is allocated."""

@@ -224,7 +224,8 @@ def test_bytes_kept_equal_the_formula():
     counters = 8 * 6
     projectors = 2 * sum(6 * min(shape) for shape in matrices)
     held = optimizer.memory_by_category()
-    assert held == {"optimizer_states": moments + counters, "projectors": projectors, "accumulators": 0}
+    nothing = {"gradients": 0, "accumulators": 0}
+    assert held == {"optimizer_states": moments + counters, "projectors": projectors} | nothing
     planned = [slot.planned_bytes() for slot in optimizer.slots.values()]
     assert (sum(s for s, _ in planned), sum(p for _, p in planned)) == (moments, projectors)
 

@@ -1,0 +1,32 @@
+"""What kind of device a tensor is on; a tensor on `meta`, which has no memory, stands for the kind that is being simulated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+from torch import Tensor
+
+_simulated: ContextVar[str] = ContextVar("simulated device", default="meta")
+
+
+def device_type(of: Tensor | torch.device | str) -> str:
+    """ "cpu", "cuda", …; for `meta` the kind that stands behind it, "meta" where none does.
+
+    Every choice of a path by device goes through here, so that a training step on `meta` tensors takes the paths of the
+    device it is meant for.
+    """
+    device = of.device if isinstance(of, Tensor) else torch.device(of)
+    return _simulated.get() if device.type == "meta" else device.type
+
+
+@contextmanager
+def meta_stands_for(kind: str) -> Iterator[None]:
+    """Inside, `meta` tensors take the paths of `kind` ("cpu" or "cuda")."""
+    token = _simulated.set(kind)
+    try:
+        yield
+    finally:
+        _simulated.reset(token)
