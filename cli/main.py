@@ -11,6 +11,7 @@ from galore.cli.errors import ReportingGroup
 from galore.cli.evaluate import evaluate
 from galore.cli.export import export
 from galore.cli.generate import generate
+from galore.cli.profile import profile_memory
 from galore.cli.recipes import app as recipes
 from galore.cli.train import train
 
@@ -23,6 +24,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("train")(train)
+app.command("profile-memory")(profile_memory)
 app.command("eval")(evaluate)
 app.command("generate")(generate)
 app.command("export")(export)

@@ -35,9 +35,10 @@ def train(
         show_dry_run(loaded)
         return
 
-    from galore.kernels.host import prepare_process
+    from galore.kernels.host import ask_for_expandable_segments, prepare_process
 
     prepare_process()  # before torch is imported
+    ask_for_expandable_segments(loaded.recipe.train.expandable_segments)
 
     from galore.cli.console import make_console
     from galore.cli.preparing import preparing

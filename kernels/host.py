@@ -22,6 +22,9 @@ MIB = 2**20
 
 HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"  # torch: madvise(MADV_HUGEPAGE) tensors of 2 MiB and more; read at its first one
 
+ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")  # torch's new name and its old one, which all know
+EXPANDABLE = "expandable_segments"
+
 SPINS = "GOMP_SPINCOUNT"  # rounds that a waiting thread spins before it sleeps; read when libgomp is loaded
 WAITING = ("OMP_WAIT_POLICY", SPINS)
 
@@ -42,6 +45,27 @@ def reuse_freed_memory() -> tuple[str, ...]:
     made no tensor yet. A value of `THP_MEM_ALLOC_ENABLE` that the user has set is respected.
     """
     return _keep_blocks(), _ask_for_huge_pages()
+
+
+def expandable_segments(wanted: bool) -> bool:
+    """Whether CUDA's memory will come in segments that grow: as the environment says, else as `wanted`; Linux only."""
+    settings = next((os.environ[name] for name in ALLOCATOR if name in os.environ), None)
+    if settings is None:
+        return wanted and sys.platform == "linux"
+    chosen = dict(pair.split(":", 1) for pair in settings.split(",") if ":" in pair)
+    return chosen.get(EXPANDABLE, "False").strip().lower() == "true"
+
+
+def ask_for_expandable_segments(wanted: bool) -> str:
+    """Tell torch, before CUDA starts, how to take memory from the device; returns a line that says what was done.
+
+    Segments that grow waste less to fragmentation. Settings that the user has made in the environment are respected.
+    """
+    chosen = next((f"{name}={os.environ[name]}" for name in ALLOCATOR if name in os.environ), None)
+    if chosen is None and expandable_segments(wanted):
+        os.environ[ALLOCATOR[1]] = f"{EXPANDABLE}:True"
+        return "CUDA memory: in segments that grow (expandable_segments)"
+    return f"CUDA memory: as the environment says ({chosen})" if chosen else "CUDA memory: in segments of fixed size"
 
 
 def _keep_blocks() -> str:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from galore.kernels.device import device_type
-from galore.kernels.host import prepare_process
+from galore.kernels.host import ask_for_expandable_segments, prepare_process
 from galore.trainer.checkpoint import Checkpoint, newest_verified
 from galore.trainer.data.batch import Progress, TrainingData, silent
 from galore.trainer.data.prepare import prepare_data
@@ -69,9 +69,8 @@ def build(loaded: LoadedRecipe, directory: RunDir, console: Console, progress: P
     data = prepare_data(recipe, loaded.base_dir, progress)
     torch.manual_seed(recipe.train.seed)  # dropout draws from the global generator, whose state checkpoints hold
     model, kernels = build_model(recipe, id_bound(data.tokenizer), str(device), loaded.base_dir)
-    optimizer = build_optimizer(model, recipe.optim, accumulation=recipe.train.accumulation, seed=recipe.train.seed)
-    if recipe.optim.method == "galore" and recipe.optim.projection == "backward":
-        kernels.append(f"projection: of {project_in_backward(model, optimizer)} matrices inside their layers' backward")
+    optimizer = attach_optimizer(model, recipe, recipe.train.accumulation)
+    kernels += _told(recipe, optimizer, device)
     checkpoint = None if directory.fresh else _resume(directory, console, model, optimizer, data)
     first_step = checkpoint.step if checkpoint else 0
     total = total_steps(recipe, data)
@@ -95,6 +94,22 @@ def build_model(recipe: Recipe, vocab_size: int, device: str, base_dir: Path) ->
     if recipe.train.gradient_checkpointing:
         enable_checkpointing(model)
     return model, kernels
+
+
+def attach_optimizer(model: nn.Module, recipe: Recipe, accumulation: int) -> GaLoreAdamW:
+    """The recipe's optimizer on the gradients of `model`, projecting where the recipe says."""
+    optimizer = build_optimizer(model, recipe.optim, accumulation=accumulation, seed=recipe.train.seed)
+    if recipe.optim.projection == "backward":
+        project_in_backward(model, optimizer)
+    return optimizer
+
+
+def _told(recipe: Recipe, optimizer: GaLoreAdamW, device: torch.device) -> list[str]:
+    inside = sum(slot.factored for slot in optimizer.projected)
+    lines = [f"projection: of {inside} matrices inside their layers' backward"] if inside else []
+    if device.type == "cuda":
+        lines.append(ask_for_expandable_segments(recipe.train.expandable_segments))
+    return lines
 
 
 def enable_checkpointing(model: Any) -> None:
@@ -156,7 +171,7 @@ def dry_run(loaded: LoadedRecipe) -> DryRun:
     recipe = loaded.recipe
     vocabulary, notes = planned_vocabulary(recipe)
     model, _ = build_model(recipe, vocabulary, "meta", loaded.base_dir)
-    optimizer = build_optimizer(model, recipe.optim, accumulation=recipe.train.accumulation, seed=recipe.train.seed)
+    optimizer = attach_optimizer(model, recipe, recipe.train.accumulation)
     if recipe.train.device == "cuda" and not torch.cuda.is_available():
         notes.append("train.device is cuda, and no CUDA device is visible here: the run itself would be refused")
     return DryRun(parameter_table(model, optimizer), [*notes, *clamped_ranks(optimizer), _together(model, optimizer)])

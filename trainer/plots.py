@@ -10,6 +10,7 @@ import numpy as np
 
 from galore.trainer.format import GIB, percent, rate
 from galore.trainer.history import Column, History
+from galore.trainer.memory.colors import COLORS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,15 +25,6 @@ STYLE = {
     "axes.spines.right": False,
     "legend.framealpha": 0.85,
     "legend.edgecolor": "none",
-}
-AREAS = {
-    "interpreter_and_libraries": "#d5d9df",
-    "weights": "#2563a8",
-    "gradients": "#8b6bb1",
-    "optimizer_states": "#7fb0dc",
-    "projectors": "#d9700f",
-    "accumulators": "#f0b070",
-    "activations_and_temporaries": "#2f8f5b",
 }
 
 
@@ -168,7 +160,7 @@ def _memory(axes: Any, history: History) -> bool:
     parts = {key: column / unit for key, column in history.memory_parts().items()}
     if parts:
         labels = [key.replace("_", " ") for key in parts]
-        colors = [AREAS.get(key, GREY) for key in parts]
+        colors = [COLORS.get(key, GREY) for key in parts]
         axes.stackplot(steps, *parts.values(), labels=labels, colors=colors, linewidth=0)
     axes.plot(steps, now / unit, color="black", linewidth=1, linestyle="--", label="in use after the step")
     axes.plot(steps, peak / unit, color="black", linewidth=1.6, label="peak so far")

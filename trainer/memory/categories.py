@@ -28,4 +28,4 @@ MEANING = {
 
 def spoken(category: str) -> str:
     """The name as a person reads it."""
-    return category.replace("_", " ")
+    return category.replace("_", " ").replace("cuda", "CUDA")

@@ -1,61 +1,38 @@
-"""The steps of a recipe traced without a GPU: the project's own train step on `meta` tensors."""
+"""A recipe's steps traced without the device: the project's own train step on `meta` tensors."""
 
 from __future__ import annotations
 
-import gc
-import itertools
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from galore.kernels.device import meta_stands_for
-from galore.trainer.build import build_model, planned_vocabulary
-from galore.trainer.memory.rehearsal import rehearse, rehearsed_micro_batches, watch_gradients, watch_optimizer
+from galore.trainer.memory.cards import Card
+from galore.trainer.memory.casts import cpu_workspaces
+from galore.trainer.memory.rehearsal import Rehearsal
 from galore.trainer.memory.simulate import SimulatedTracer, device_operations
 from galore.trainer.memory.trace import Trace
-from galore.trainer.optim import project_in_backward
-from galore.trainer.parameters import build_optimizer
+from galore.trainer.memory.workspaces import cuda_workspaces, library_workspaces
 from galore.trainer.recipe.load import LoadedRecipe
 
 
-def predict(loaded: LoadedRecipe, kind: str, capability: tuple[int, int] = (8, 9), sms: int = 128) -> Trace:
-    """Every storage of a recipe's first, ordinary and refresh step, and of an evaluation, on a device of `kind`.
+def predict(loaded: LoadedRecipe, card: Card | None, *, brief: bool = False) -> Trace:
+    """Every storage of a recipe's first, ordinary and refresh step, and of an evaluation, on `card`; None is the CPU.
 
     Args:
-        kind: "cuda" or "cpu": whose paths the step takes.
-        capability, sms: of the GPU, which attention kernel and workspaces depend on.
+        brief: leave out the ordinary step where there is a refresh, which needs all that it needs.
 
     Raises:
         UserError: the model cannot be built, or one of its operations cannot be traced.
     """
-    recipe = loaded.recipe
-    vocabulary, _ = planned_vocabulary(recipe)
-    tracer = SimulatedTracer()
-    with meta_stands_for(kind), _without_collector():
-        model, _ = build_model(recipe, vocabulary, "meta", loaded.base_dir)
-        tracer.mark("model")
-        tracer.label("weights", itertools.chain(model.parameters(), model.buffers()))
-        tracer.follow(model)
-        watch_gradients(model, tracer)
-        optimizer = build_optimizer(
-            model, recipe.optim, accumulation=rehearsed_micro_batches(recipe), seed=recipe.train.seed
-        )
-        if recipe.optim.method == "galore" and recipe.optim.projection == "backward":
-            project_in_backward(model, optimizer)
-        watch_optimizer(optimizer, tracer)
-        with device_operations(kind, capability), tracer:
-            rehearse(model, optimizer, recipe, vocabulary, tracer)
-        tracer.close()
-    return tracer.trace
+    kind = "cpu" if card is None else "cuda"
+    with meta_stands_for(kind), device_operations(kind, card.capability if card else (0, 0)):
+        rehearsal = Rehearsal.prepare(loaded, "meta", _tracer(card))
+        rehearsal.run(brief)
+    return rehearsal.tracer.trace
 
 
-@contextmanager
-def _without_collector() -> Iterator[None]:
-    """Storages die when their last reference does, never by the garbage collector's chance."""
-    enabled = gc.isenabled()
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
+def _tracer(card: Card | None) -> SimulatedTracer:
+    if card is None:
+        return SimulatedTracer(cpu_workspaces)
+
+    def hidden(func: object, args: tuple[object, ...], kwargs: dict[str, object], out: object) -> list[tuple[int, int]]:
+        return list(cuda_workspaces(func, args, kwargs, out, card.capability, card.sms))
+
+    return SimulatedTracer(hidden, library=library_workspaces(card.capability))

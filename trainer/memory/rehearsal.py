@@ -1,16 +1,23 @@
-"""The steps of a run whose memory differs: the first, an ordinary one, one that refreshes subspaces, and an evaluation."""
+"""The steps of a run whose memory differs, carried out once each: first, ordinary, one that refreshes, an evaluation."""
 
 from __future__ import annotations
 
+import gc
+import itertools
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from galore.trainer.build import attach_optimizer, build_model, planned_vocabulary
 from galore.trainer.data.batch import Batch
 from galore.trainer.evaluate import batch_loss
 from galore.trainer.memory.tracer import Tracer
 from galore.trainer.optim import GaLoreAdamW
+from galore.trainer.recipe.load import LoadedRecipe
 from galore.trainer.recipe.schema import Recipe
 from galore.trainer.step import train_step
 
@@ -18,32 +25,65 @@ FIRST, ORDINARY, REFRESH, EVALUATION = "first step", "ordinary step", "refresh s
 MICRO_BATCHES = 2  # of a step that are rehearsed: from the third on, nothing new is allocated
 
 
-def rehearse(model: nn.Module, optimizer: GaLoreAdamW, recipe: Recipe, vocab_size: int, tracer: Tracer) -> None:
-    """Carry out each kind of step once, with random tokens, while `tracer` looks on. Weights and states change."""
-    train = recipe.train
-    rows = train.micro_batch_size * rehearsed_micro_batches(recipe)
-    for phase, clock in clocks(optimizer):
-        for group in optimizer.param_groups:
+@dataclass(frozen=True)
+class Rehearsal:
+    """A recipe's model and optimizer, seen by a tracer, and the size of its vocabulary."""
+
+    recipe: Recipe
+    model: nn.Module
+    optimizer: GaLoreAdamW
+    vocabulary: int
+    tracer: Tracer
+
+    @classmethod
+    def prepare(cls, loaded: LoadedRecipe, device: str, tracer: Tracer) -> Rehearsal:
+        """Build what the recipe says on `device`, weights drawn or read, and let `tracer` see all of it."""
+        recipe = loaded.recipe
+        vocabulary, _ = planned_vocabulary(recipe)
+        model, _ = build_model(recipe, vocabulary, device, loaded.base_dir)
+        tracer.mark("model")
+        tracer.label("weights", itertools.chain(model.parameters(), model.buffers()))
+        tracer.follow(model)
+        _watch_gradients(model, tracer)  # before the optimizer is there, which takes them
+        optimizer = attach_optimizer(model, recipe, _micro_batches(recipe))
+        _watch_optimizer(optimizer, tracer)
+        return cls(recipe, model, optimizer, _embedded(model), tracer)
+
+    def run(self, brief: bool = False) -> None:
+        """Carry out each kind of step with random tokens. Weights and states change.
+
+        Args:
+            brief: leave out the ordinary step where there is a refresh, which needs all that it needs.
+        """
+        with self.tracer, _without_collector():
+            steps = dict(clocks(self.optimizer))
+            if brief and REFRESH in steps:
+                del steps[ORDINARY]
+            for phase, clock in steps.items():
+                self.tracer.begin(phase)
+                self._step(clock)
+            self.tracer.begin(EVALUATION)
+            self._evaluate()
+        self.tracer.close()
+
+    def _step(self, clock: int) -> None:
+        for group in self.optimizer.param_groups:
             group["clock"] = clock
-        tracer.begin(phase)
-        batch = random_batch(rows, recipe.data.max_length, vocab_size)
-        train_step(model, optimizer, batch, train.micro_batch_size, recipe.optim.max_grad_norm)
-    tracer.begin(EVALUATION)
-    rows = recipe.eval.micro_batch_size or train.micro_batch_size
-    model.eval()
-    batch_loss(model, random_batch(rows, recipe.data.max_length, vocab_size))
-    model.train()
+        size = self.recipe.train.micro_batch_size
+        batch = self._batch(size * _micro_batches(self.recipe))
+        train_step(self.model, self.optimizer, batch, size, self.recipe.optim.max_grad_norm)
 
+    def _evaluate(self) -> None:
+        self.model.eval()
+        with torch.no_grad():
+            batch_loss(self.model, self._batch(self.recipe.eval.micro_batch_size or self.recipe.train.micro_batch_size))
+        self.model.train()
 
-def rehearsed_micro_batches(recipe: Recipe) -> int:
-    """Micro-batches of one rehearsed step."""
-    return min(MICRO_BATCHES, recipe.train.accumulation)
-
-
-def random_batch(rows: int, length: int, vocab_size: int) -> Batch:
-    """Token ids (rows, length) without padding."""
-    ids = torch.randint(vocab_size, (rows, length), generator=torch.Generator().manual_seed(0))
-    return Batch(ids, ids, tuple(range(rows)))
+    def _batch(self, rows: int) -> Batch:
+        """Token ids (rows, max_length) without padding."""
+        shape = (rows, self.recipe.data.max_length)
+        ids = torch.randint(self.vocabulary, shape, generator=torch.Generator().manual_seed(0))
+        return Batch(ids, ids, tuple(range(rows)))
 
 
 def clocks(optimizer: GaLoreAdamW) -> Iterator[tuple[str, int]]:
@@ -58,9 +98,16 @@ def clocks(optimizer: GaLoreAdamW) -> Iterator[tuple[str, int]]:
         yield REFRESH, max(due, key=lambda clock: due[clock])
 
 
-def watch_gradients(model: nn.Module, tracer: Tracer) -> None:
-    """Label gradients as the backward makes them; call it before the optimizer, which takes them, is built."""
+def _embedded(model: Any) -> int:
+    """Token ids that the model has a row for."""
+    return int(model.get_input_embeddings().weight.shape[0])
 
+
+def _micro_batches(recipe: Recipe) -> int:
+    return min(MICRO_BATCHES, recipe.train.accumulation)
+
+
+def _watch_gradients(model: nn.Module, tracer: Tracer) -> None:
     def seen(parameter: Tensor) -> None:
         if parameter.grad is not None:
             tracer.label("gradients", [parameter.grad])
@@ -68,7 +115,7 @@ def watch_gradients(model: nn.Module, tracer: Tracer) -> None:
     _on_gradient(model.parameters(), seen)
 
 
-def watch_optimizer(optimizer: GaLoreAdamW, tracer: Tracer) -> None:
+def _watch_optimizer(optimizer: GaLoreAdamW, tracer: Tracer) -> None:
     """Label what the optimizer holds, as it comes: sums in the backward, moments and projectors in the step."""
 
     def held(*_: object) -> None:
@@ -89,3 +136,16 @@ def _on_gradient(parameters: Iterable[Tensor], call: object) -> None:
     for parameter in parameters:
         if parameter.requires_grad:
             parameter.register_post_accumulate_grad_hook(call)  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Storages die when their last reference does, never by the garbage collector's chance."""
+    enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

@@ -25,8 +25,8 @@ class SimulatedTracer(Tracer):  # type: ignore[no-untyped-call]
         UserError: an operation has no `meta` form, so that its results' sizes cannot be known.
     """
 
-    def __init__(self, hidden: Any = None) -> None:
-        super().__init__("meta", hidden)
+    def __init__(self, hidden: Any = None, library: int = 0) -> None:
+        super().__init__("meta", hidden, library)
         self._results: dict[Any, tuple[torch.Size, tuple[int, ...], torch.dtype]] = {}  # layers repeat each other
 
     def run(self, func: Any, args: Any, kwargs: Any) -> Any:

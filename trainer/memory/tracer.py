@@ -28,11 +28,13 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     Args:
         hidden: (lower, upper) bytes of scratch memory that an operation takes below the dispatcher, freed at its end.
+        library: bytes that a library takes for good when a thread, the forward's or the backward's, first uses it.
     """
 
-    def __init__(self, device_type: str, hidden: Hidden | None = None) -> None:
+    def __init__(self, device_type: str, hidden: Hidden | None = None, library: int = 0) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.trace, self.device_type, self.hidden = Trace(), device_type, hidden
+        self._library = dict.fromkeys(("forward", "backward"), library)
         self.stage = "forward"
         self.phase = ""
         self._live: dict[int, int] = {}  # storage → number of its allocation
@@ -83,7 +85,9 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if self.stage == "forward" and stage == "backward":
             self._sort_out_temporaries()
         self.stage, self._turn = stage, len(self.trace.allocations)
-        self.trace.mark(f"{self.phase}: {stage}" if self.phase else stage)
+        self.trace.mark(f"{self.phase}: {stage}")
+        if library := self._library.pop(stage, 0):
+            self._persistent(library, f"library workspace of the {stage}'s thread")
 
     def _sort_out_temporaries(self) -> None:
         """What the forward made and gave up again was no activation."""
@@ -120,9 +124,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if index is not None:
                 self.trace.allocations[index].category = category
 
-    def persistent(self, nbytes: int, category: str, op: str) -> None:
-        """Something of the device's libraries that comes now and stays."""
-        self.trace.born(Allocation(nbytes, nbytes, category, "", op, (nbytes,), "uint8", len(self.trace.events)))
+    def _persistent(self, nbytes: int, op: str) -> None:
+        self.trace.born(Allocation(nbytes, nbytes, "workspaces", "", op, (nbytes,), "uint8", len(self.trace.events)))
 
     def _see(self, tensor: Tensor, op: str) -> int | None:
         if tensor.device.type != self.device_type:
@@ -159,6 +162,10 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         ]
         for number in reversed(numbers):
             self.trace.died(number)
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled in here, and the guard would cost more than the rest of a traced operation
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self._look_around()

@@ -252,6 +252,10 @@ class TrainSection(Section):
         False, "Recompute each block in the backward instead of keeping its activations"
     )
     device: Literal["auto", "cpu", "cuda"] = execution("auto", "auto takes CUDA when there is one, and says so")
+    expandable_segments: bool = execution(
+        True,
+        "CUDA: take memory in segments that grow, which wastes less; PYTORCH_ALLOC_CONF in the environment goes first",
+    )
     num_threads: Positive | None = execution(None, "CPU threads; null leaves torch's choice")
     save_steps: Positive | None = execution(1000, "Optimizer steps between checkpoints; null saves only at the end")
     save_total_limit: Annotated[int, Field(ge=2)] = execution(2, "Newest checkpoints kept; never less than two")

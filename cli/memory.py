@@ -1,0 +1,187 @@
+"""Memory profiles as tables: one recipe, several methods, remedies, predicted against measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from galore.trainer.format import GIB, percent, size
+from galore.trainer.memory.categories import CATEGORIES, MEANING, OVERHEAD, spoken
+
+if TYPE_CHECKING:
+    from galore.trainer.memory.advice import Advice
+    from galore.trainer.memory.cards import Card
+    from galore.trainer.memory.peak import Holder
+    from galore.trainer.memory.profile import Bounds, Profile
+    from galore.trainer.memory.verify import Verification
+    from galore.trainer.recipe.load import LoadedRecipe
+
+MOST_HOLDERS = 8
+SHORT = {  # names that leave room for twelve columns
+    "optimizer_states": "states",
+    "projectors": "P",
+    "accumulators": "accum.",
+    "activations": "activ.",
+    "recompute": "recomp.",
+    "logits_and_loss": "logits",
+    "temporaries": "temp.",
+    "workspaces": "works.",
+    "allocator_overhead": "overhead",
+    "cuda_context": "context",
+}
+NOT_EXACT = "what cuSOLVER takes for a decomposition, and what the driver's context takes, is only known on the card"
+
+
+def gib(count: int) -> str:
+    return f"{count / GIB:.2f}"
+
+
+def span(bounds: Bounds) -> str:
+    """`22.95` or, where the ends differ by what can be seen, `22.95–23.40`."""
+    low, high = gib(bounds.low), gib(bounds.high)
+    return low if low == high else f"{low}–{high}"
+
+
+def show_profile(console: Console, loaded: LoadedRecipe, profile: Profile) -> None:
+    """The verdict, the categories at the peak, the peaks of the phases, and what holds the memory."""
+    console.print(f"[bold]{loaded.name} on {profile.card.name}[/bold]", highlight=False)
+    console.print(verdict(profile), markup=False)
+    console.print(_peak_line(profile), markup=False)
+    console.print()
+    console.print(_categories(profile))
+    console.print()
+    console.print(_totals(profile))
+    console.print()
+    console.print(_phases(profile), markup=False)
+    console.print()
+    console.print(_holders(profile.peak.holders))
+
+
+def verdict(profile: Profile) -> str:
+    """One line: what it needs, what there is, and whether it fits."""
+    needs = f"needs {span(profile.total)} GiB of {span(profile.limit)} GiB"
+    spare = profile.limit.low - profile.total.high
+    if profile.fits:
+        room = f"with {size(spare)} to spare" if spare > 0 else "once the allocator gives cached memory back"
+        return f"Fits: {needs}, {room}."
+    if profile.fits is None:
+        return f"May fit: {needs}; {NOT_EXACT}."
+    return f"Does not fit: {needs}."
+
+
+def _peak_line(profile: Profile) -> str:
+    peak = profile.peak
+    where = f", in {peak.module}" if peak.module else ""
+    return f"The peak is in the {peak.phase}{where} ({peak.op})."
+
+
+def _categories(profile: Profile) -> Table:
+    table = Table("category", "GiB", "of the card", "what it is", box=None)
+    for column in table.columns[1:3]:
+        column.justify = "right"
+    for name, nbytes in profile.categories.items():
+        if nbytes:
+            share = percent(nbytes / profile.limit.low)
+            table.add_row(spoken(name), gib(nbytes), share, MEANING[name])
+    total = profile.total.high
+    table.add_row("total", gib(total), percent(total / profile.limit.low), "as nvidia-smi shows", style="bold")
+    return table
+
+
+def _totals(profile: Profile) -> Table:
+    table = Table("", "allocated", "reserved", "with context", "fits", box=None)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for expandable in (False, True):
+        replay, reserved = profile.replayed(expandable), profile.reserved(expandable)
+        total = reserved.high + profile.card.context_high
+        fits = {True: "yes", False: "no", None: "maybe"}[profile.fits_with(expandable)]
+        name = (
+            "segments that grow (expandable_segments)" if expandable else "segments of fixed size (PyTorch's default)"
+        )
+        own = ", this run" if expandable == profile.expandable else ""
+        table.add_row(name + own, gib(replay.peak_allocated), span(reserved), gib(total), fits)
+    return table
+
+
+def _phases(profile: Profile) -> str:
+    peaks = ", ".join(f"{name} {gib(nbytes)}" for name, nbytes in profile.phases.items())
+    return f"Tensors at most, GiB: {peaks}."
+
+
+def _holders(holders: Sequence[Holder]) -> Table:
+    table = Table("most is held by", "", "tensors", "shape", "type", "GiB", box=None)
+    for index in (2, 5):
+        table.columns[index].justify = "right"
+    for each in holders[:MOST_HOLDERS]:
+        shape = " × ".join(str(side) for side in each.shape)
+        table.add_row(spoken(each.category), each.module, str(each.count), shape, each.dtype, gib(each.nbytes))
+    return table
+
+
+def show_advice(console: Console, advice: Advice) -> None:
+    """Each change alone, and the fewest that make it fit."""
+    from galore.trainer.recipe.change import spelled
+
+    console.print()
+    table = Table("change, the least disruptive first", "gains GiB", "total GiB", "fits", "cost", box=None)
+    for index in (1, 2, 3):
+        table.columns[index].justify = "right"
+    for trial in advice.trials:
+        fits = {True: "yes", False: "no", None: "maybe"}[trial.profile.fits]
+        table.add_row(
+            " ".join(spelled(trial.settings)), gib(trial.gained), gib(trial.profile.total.high), fits, trial.cost
+        )
+    console.print(table)
+    console.print()
+    mildest = " ".join(spelled(advice.settings))
+    alone = " ".join(spelled(advice.alone.settings)) if advice.alone else ""
+    if alone:
+        console.print(f"One change is enough: {alone}", markup=False, soft_wrap=True)
+    if mildest and mildest != alone:
+        console.print(f"The mildest that fits, together: {mildest}", markup=False, soft_wrap=True)
+    if not mildest:
+        console.print("Nothing that was tried makes it fit, not even all of it together.")
+
+
+def show_comparison(
+    console: Console, loaded: LoadedRecipe, card: Card, found: Sequence[tuple[str, Profile | None]]
+) -> None:
+    """One row per method, one column per category, GiB at each method's own peak."""
+    console.print(f"[bold]{loaded.name} on {card.name}[/bold], GiB at each method's own peak", highlight=False)
+    names = [name for name in (*CATEGORIES, *OVERHEAD) if any(each and each.categories[name] for _, each in found)]
+    table = Table("method", *(SHORT.get(name, name) for name in names), "total", "fits", box=None)
+    table.columns[0].no_wrap = True
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for method, profile in found:
+        if profile is None:
+            table.add_row(method, *["" for _ in names], "", "ruled out by the recipe's other settings")
+            continue
+        cells = [gib(profile.categories[name]) for name in names]
+        fits = {True: "yes", False: "no", None: "maybe"}[profile.fits]
+        table.add_row(method, *cells, gib(profile.total.high), fits)
+    console.print(table)
+
+
+def show_measured(console: Console, loaded: LoadedRecipe, found: Verification) -> None:
+    """Predicted against measured, by category, with the error."""
+    console.print(f"[bold]{loaded.name} on {found.device}[/bold], bytes at the peak", highlight=False)
+    table = Table("category", "predicted", "measured", "error", box=None)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, (predicted, measured) in found.categories.items():
+        if predicted or measured:
+            table.add_row(spoken(name), f"{predicted:,}", f"{measured:,}", found.error(predicted, measured))
+    table.add_row(
+        "together",
+        f"{found.predicted:,}",
+        f"{found.measured:,}",
+        found.error(found.predicted, found.measured),
+        style="bold",
+    )
+    console.print(table)
+    console.print(f"Measured: {found.basis}. Peak predicted in the {found.phases[0]}, found in the {found.phases[1]}.")

@@ -1,0 +1,136 @@
+"""What to change so that a recipe fits a card: every remedy is tried by tracing the changed recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from galore.trainer.memory.cards import Card
+from galore.trainer.memory.plan import profile_on
+from galore.trainer.memory.profile import Profile
+from galore.trainer.memory.remedies import Remedy, Settings, remedies
+from galore.trainer.recipe.change import changed
+from galore.trainer.recipe.load import LoadedRecipe
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A changed recipe's profile. `gained`: bytes less of the total than the recipe as it is."""
+
+    settings: Settings
+    cost: str
+    profile: Profile
+    gained: int
+
+
+@dataclass(frozen=True)
+class Advice:
+    """`trials`: each remedy alone, at the mildest step that makes the recipe fit, or else at its last; in order.
+
+    `mildest`: those that make it fit together while the most disruptive of them is as mild as can be, each upon those
+    before it; empty where not even all of them do.
+    """
+
+    trials: tuple[Trial, ...]
+    mildest: tuple[Trial, ...]
+
+    @property
+    def alone(self) -> Trial | None:
+        """The least disruptive single change that is enough."""
+        return next((trial for trial in self.trials if trial.profile.fits), None)
+
+    @property
+    def settings(self) -> Settings:
+        """All settings of the mildest changes."""
+        return _merged([trial.settings for trial in self.mildest])
+
+
+class Adviser:
+    """Tries changes of one recipe on one card; a change is traced once.
+
+    Args:
+        progress: told what is tried, in a few words.
+    """
+
+    def __init__(self, loaded: LoadedRecipe, card: Card, progress: Progress = lambda text: None) -> None:
+        self.loaded, self.card, self.progress = loaded, card, progress
+        self._known: dict[str, Profile | None] = {}
+        self._base = self._profile({})
+
+    def advise(self) -> Advice:
+        """Try every remedy alone, and one upon the other until they are enough."""
+        found = [self._best(remedy, {}) for remedy in remedies(self.loaded.recipe)]
+        trials = tuple(trial for trial in found if trial is not None and trial.gained > 0)
+        return Advice(trials, tuple(self._combine()))
+
+    def largest(self, key: str, values: Sequence[int]) -> int | None:
+        """The largest of the rising `values` of setting `key` with which the recipe surely fits; None: not even the first."""
+        best = None
+        for value in values:
+            profile = self._profile({key: value})
+            if profile is None or not profile.fits:
+                break
+            best = value
+        return best
+
+    def _best(self, remedy: Remedy, above: Settings) -> Trial | None:
+        """The mildest step that fits, found by halving; the last step where none does."""
+        steps = [step for step in remedy.steps if self._profile({**above, **step}) is not None]
+        if not steps:
+            return None
+        low, high = 0, len(steps) - 1
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (low, middle) if self._fits({**above, **steps[middle]}) else (middle + 1, high)
+        return self._trial(steps[low], remedy.cost, above)
+
+    def _combine(self) -> Iterator[Trial]:
+        """Remedies one upon the other until it fits, without those that turn out not to be needed."""
+        taken: dict[str, Settings] = {}
+        for remedy in remedies(self.loaded.recipe):
+            above = _merged(taken.values())
+            trial = self._best(remedy, above)
+            if trial is None or trial.gained <= 0:
+                continue
+            taken[remedy.cost] = trial.settings
+            if trial.profile.fits:
+                yield from self._pruned(taken)
+                return
+
+    def _pruned(self, taken: dict[str, Settings]) -> Iterator[Trial]:
+        for cost in list(taken)[:-1]:
+            rest = {name: settings for name, settings in taken.items() if name != cost}
+            if self._fits(_merged(rest.values())):
+                taken = rest
+        above: Settings = {}
+        for cost, settings in taken.items():
+            trial = self._trial(settings, cost, above)
+            assert trial is not None
+            yield trial
+            above = {**above, **settings}
+
+    def _trial(self, settings: Settings, cost: str, above: Settings) -> Trial | None:
+        before, after = self._profile(above), self._profile({**above, **settings})
+        if before is None or after is None:
+            return None
+        return Trial(settings, cost, after, before.total.high - after.total.high)
+
+    def _fits(self, settings: Settings) -> bool:
+        profile = self._profile(settings)
+        return profile is not None and profile.fits is True
+
+    def _profile(self, settings: Settings) -> Profile | None:
+        """None where the changed recipe contradicts itself."""
+        key = repr(sorted(settings.items()))
+        if key not in self._known:
+            other = changed(self.loaded, settings)
+            if other is not None and settings:
+                self.progress(", ".join(f"{path}={value}" for path, value in settings.items()))
+            self._known[key] = None if other is None else profile_on(other, self.card, brief=True)
+        return self._known[key]
+
+
+def _merged(parts: Iterable[Settings]) -> Settings:
+    return {key: value for part in parts for key, value in part.items()}

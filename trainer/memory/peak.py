@@ -1,0 +1,72 @@
+"""The moment of a trace in which most memory is in use: when it is, what asked for it, and which tensors hold it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from galore.trainer.memory.categories import CATEGORIES
+from galore.trainer.memory.trace import Allocation, Trace
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Tensors of one kind that exist together: `module` with layer numbers left out, sizes in bytes."""
+
+    category: str
+    module: str
+    op: str
+    shape: tuple[int, ...]
+    dtype: str
+    count: int
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class Peak:
+    """`phase` is such as "refresh step: backward"; `module` and `op` asked for the last byte; sizes in bytes."""
+
+    event: int
+    phase: str
+    module: str
+    op: str
+    categories: dict[str, int]
+    holders: tuple[Holder, ...]
+
+    @property
+    def requested(self) -> int:
+        """Bytes that tensors asked for, all categories together."""
+        return sum(self.categories.values())
+
+
+def peak_of(trace: Trace, event: int) -> Peak:
+    """What exists right after `event`, at the upper bounds of what is not known exactly."""
+    last = trace.allocations[max(0, trace.events[event] - 1)]
+    found = trace.by_category(event, high=True)
+    categories = {name: found.get(name, 0) for name in CATEGORIES}
+    return Peak(event, trace.mark_at(event), last.module, last.op, categories, tuple(_holders(trace.alive(event))))
+
+
+def phases(trace: Trace) -> dict[str, int]:
+    """{"first step": most bytes asked for in it, …}, at upper bounds, in order."""
+    curve = trace.requested(high=True)
+    ends = [at for at, _ in trace.marks[1:]] + [len(curve)]
+    found: dict[str, int] = {}
+    for (start, what), end in zip(trace.marks, ends, strict=True):
+        name = what.partition(":")[0]
+        found[name] = max(found.get(name, 0), *curve[start:end], 0)
+    return found
+
+
+def folded(module: str) -> str:
+    """A module's path with layer numbers left out: `model.layers.*.mlp`."""
+    return re.sub(r"\.\d+\.", ".*.", f"{module}.")[:-1]
+
+
+def _holders(alive: list[Allocation]) -> list[Holder]:
+    """The largest first."""
+    kinds: dict[tuple[str, str, str, tuple[int, ...], str], list[int]] = {}
+    for each in alive:
+        kinds.setdefault((each.category, folded(each.module), each.op, each.shape, each.dtype), []).append(each.high)
+    holders = [Holder(*kind, count=len(sizes), nbytes=sum(sizes)) for kind, sizes in kinds.items()]
+    return sorted(holders, key=lambda holder: -holder.nbytes)
