@@ -12,9 +12,9 @@ from galore.trainer.evaluate import EvalResult, evaluate
 from galore.trainer.generate import sample
 from galore.trainer.record import Recorder
 from galore.trainer.schedule import learning_rate
+from galore.trainer.shortage import Shortage, attempt_step, gave_out, make_room
 from galore.trainer.signals import StopOnSignal
 from galore.trainer.state import capture
-from galore.trainer.step import train_step
 
 
 def train(run: Run, recorder: Recorder, stop: StopOnSignal) -> EvalResult | None:
@@ -22,7 +22,7 @@ def train(run: Run, recorder: Recorder, stop: StopOnSignal) -> EvalResult | None
 
     Raises:
         Interrupted: a signal came; the state was saved after the step it came in.
-        RunFailed: too many steps in a row were not finite, or the last checkpoint could not be saved.
+        RunFailed: too many steps in a row were not finite, memory ran out, or the last checkpoint could not be saved.
     """
     settings, result = run.recipe.train, None
     for step in range(run.first_step, run.total_steps):
@@ -30,7 +30,9 @@ def train(run: Run, recorder: Recorder, stop: StopOnSignal) -> EvalResult | None
         for group in run.optimizer.param_groups:
             group["lr"] = lr
         batch = run.data.global_batch(step)
-        outcome = train_step(run.model, run.optimizer, batch, settings.micro_batch_size, run.recipe.optim.max_grad_norm)
+        outcome = attempt_step(run, batch)
+        if isinstance(outcome, Shortage):
+            raise _ran_out(run, recorder, step, outcome)
         done, last = step + 1, step + 1 == run.total_steps
         recorder.step(done, batch, outcome, lr, time.perf_counter() - started, run.model, run.optimizer)
         if recorder.skipped_in_a_row > settings.max_skipped_steps:
@@ -80,6 +82,20 @@ def _every(interval: int | None, step: int) -> bool:
 def _go_on(run: Run) -> str:
     folder = shlex.quote(str(run.directory.root))
     return f"galore train {folder}/recipe.yaml --output-dir {folder} --resume"
+
+
+def _ran_out(run: Run, recorder: Recorder, step: int, shortage: Shortage) -> RunFailed:
+    """Save what is whole, and say what to change."""
+    make_room(run)
+    recorder.event(step, f"memory ran out in step {step + 1}: {shortage}")
+    if run.optimizer.torn:
+        saved = "some weights had taken the step already: the newest checkpoint is what there is"
+    elif step == run.first_step:
+        saved = "no step was done since the start: nothing is lost"
+    else:
+        save(run, recorder, step, must=True)
+        saved = f"the {step} steps before it are saved"
+    return gave_out(run, step, shortage, saved)
 
 
 def _gave_up(run: Run, recorder: Recorder) -> RunFailed:

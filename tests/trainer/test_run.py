@@ -5,13 +5,17 @@ import math
 import os
 import random
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from galore.trainer import checkpoint, loop
+from galore.trainer import checkpoint, shortage
 from galore.trainer.errors import Interrupted, RunFailed, UserError
+from galore.trainer.memory.cards import card
+from galore.trainer.memory.plan import profile_on
+from galore.trainer.optim.projected import ProjectedSlot
 from galore.trainer.recipe.load import load_recipe
 from galore.trainer.run import run_training
 
@@ -103,7 +107,7 @@ def essence(out):
 
 def dies_at(monkeypatch, step):
     """A run that ends without warning when it is about to take `step`."""
-    real = loop.train_step
+    real = shortage.train_step
     calls = iter(range(step + 1))
 
     def fragile(*args, **kwargs):
@@ -111,7 +115,7 @@ def dies_at(monkeypatch, step):
             raise MemoryError
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(loop, "train_step", fragile)
+    monkeypatch.setattr(shortage, "train_step", fragile)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -165,7 +169,7 @@ def test_a_damaged_checkpoint_is_skipped_and_named(corpus, tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_within_one_step_and_resume_ends_as_if_nothing_happened(corpus, tmp_path, number, monkeypatch):
     execute(corpus, tmp_path / "straight")
-    real = loop.train_step
+    real = shortage.train_step
 
     def interrupted(*args, **kwargs):
         result = real(*args, **kwargs)
@@ -176,7 +180,7 @@ def test_a_signal_saves_within_one_step_and_resume_ends_as_if_nothing_happened(c
 
     interrupted.sent = False
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "train_step", interrupted)
+        patch.setattr(shortage, "train_step", interrupted)
         with pytest.raises(Interrupted, match=r"after step 1.*saved"):
             execute(corpus, tmp_path / "run")
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000001"]
@@ -185,7 +189,7 @@ def test_a_signal_saves_within_one_step_and_resume_ends_as_if_nothing_happened(c
 
 
 def poison(monkeypatch, bad_steps):
-    real, step = loop.train_step, iter(range(1000))
+    real, step = shortage.train_step, iter(range(1000))
 
     def poisoned(model, optimizer, batch, size, norm):
         if next(step) in bad_steps:
@@ -196,7 +200,7 @@ def poison(monkeypatch, bad_steps):
                 hook.remove()
         return real(model, optimizer, batch, size, norm)
 
-    monkeypatch.setattr(loop, "train_step", poisoned)
+    monkeypatch.setattr(shortage, "train_step", poisoned)
 
 
 def test_a_nan_costs_one_step_and_is_told(corpus, tmp_path, monkeypatch):
@@ -229,6 +233,84 @@ def test_a_failed_save_is_told_and_tried_again_but_the_last_one_must_succeed(cor
     with pytest.raises(RunFailed, match="disk is full"):
         execute(corpus, tmp_path / "two")
     assert (tmp_path / "two" / "report.md").exists()
+
+
+CUDA_SAYS = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 23.65 GiB."
+
+
+def out_of_memory_in(monkeypatch, step):
+    """The backward of the run's step number `step` (from 0) finds no memory once it has accumulated something."""
+    real, calls = shortage.train_step, iter(range(1000))
+
+    def short(model, optimizer, *args):
+        if next(calls) != step:
+            return real(model, optimizer, *args)
+        hook = model.model.layers[0].register_full_backward_hook(lambda *_: refuse())
+        try:
+            return real(model, optimizer, *args)
+        finally:
+            hook.remove()
+
+    monkeypatch.setattr(shortage, "train_step", short)
+
+
+def refuse(*_):
+    raise torch.OutOfMemoryError(CUDA_SAYS)
+
+
+def test_out_of_memory_saves_what_is_whole_and_tells_what_was_held(corpus, tmp_path, monkeypatch):
+    execute(corpus, tmp_path / "straight")
+    with monkeypatch.context() as patch:
+        out_of_memory_in(patch, 5)
+        with pytest.raises(
+            RunFailed, match=r"in step 6: CUDA out of memory\n.*accumulators .*\n.*5 steps before it are saved"
+        ):
+            execute(corpus, tmp_path / "run")
+    assert any("accumulators" in row["message"] for row in rows(tmp_path / "run", "event"))
+    execute(corpus, tmp_path / "run", resume=True)
+    assert essence(tmp_path / "run") == essence(tmp_path / "straight")
+
+
+def test_out_of_memory_in_the_middle_of_an_update_saves_nothing(corpus, tmp_path, monkeypatch):
+    real = ProjectedSlot.apply
+
+    def third_step(slot, update):
+        if slot.clock() == 4 and "down_proj" in slot.name:
+            refuse()
+        real(slot, update)
+
+    monkeypatch.setattr(ProjectedSlot, "apply", third_step)
+    with pytest.raises(RunFailed, match="some weights had taken the step already"):
+        execute(corpus, tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000003"]
+
+
+def test_out_of_memory_names_settings_that_fit_and_they_resume(corpus, tmp_path, monkeypatch):
+    large = ["train.micro_batch_size=8"]
+    room = needed(corpus, large) - 1
+    with monkeypatch.context() as patch:
+        patch.setattr(shortage, "_card", lambda run: replace(card("rtx4090"), usable_low=room, usable_high=room))
+        out_of_memory_in(patch, 2)
+        with pytest.raises(RunFailed, match="--resume") as caught:
+            execute(corpus, tmp_path / "run", *large)
+    settings = [word for word in str(caught.value).split() if word.startswith(("train.", "eval."))]
+    assert settings
+    execute(corpus, tmp_path / "run", *large, *settings, resume=True)
+    assert rows(tmp_path / "run")[-1]["step"] == STEPS
+
+
+def needed(corpus, overrides):
+    """Bytes with which the recipe surely fits a card."""
+    return profile_on(load_recipe(str(corpus), overrides), card("rtx4090")).total.high
+
+
+def test_other_runtime_errors_are_no_shortage(corpus, tmp_path, monkeypatch):
+    def broken(*args):
+        raise RuntimeError("shapes cannot be multiplied")
+
+    monkeypatch.setattr(shortage, "train_step", broken)
+    with pytest.raises(RuntimeError, match="multiplied"):
+        execute(corpus, tmp_path / "run")
 
 
 def test_resume_refuses_other_mathematics_and_takes_other_execution(corpus, tmp_path):

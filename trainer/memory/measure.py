@@ -17,6 +17,8 @@ from galore.trainer.memory.trace import Trace
 from galore.trainer.memory.tracer import Tracer
 from galore.trainer.recipe.load import LoadedRecipe
 
+MICRO_BATCHES = 4  # of a step that are carried out: one more than a prediction takes to be enough
+
 
 @dataclass
 class Measurement:
@@ -33,9 +35,8 @@ def measure(loaded: LoadedRecipe, device: torch.device) -> Measurement:
     Raises:
         UserError: the model cannot be built. RuntimeError: the device has too little memory.
     """
-    rehearsal = Rehearsal.prepare(
-        loaded, str(device), Tracer(device.type, cpu_workspaces if device.type == "cpu" else None)
-    )
+    tracer = Tracer(device.type, cpu_workspaces if device.type == "cpu" else None)
+    rehearsal = Rehearsal.prepare(loaded, str(device), tracer, MICRO_BATCHES)
     trace = rehearsal.tracer.trace
     weights = sum(each.nbytes for each in trace.allocations)
     measurement = Measurement(trace, 0, "")

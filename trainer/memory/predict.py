@@ -11,6 +11,8 @@ from galore.trainer.memory.trace import Trace
 from galore.trainer.memory.workspaces import cuda_workspaces, library_workspaces
 from galore.trainer.recipe.load import LoadedRecipe
 
+MICRO_BATCHES = 3  # of a step that are traced: only the third begins with sums as wide as those that follow it
+
 
 def predict(loaded: LoadedRecipe, card: Card | None, *, brief: bool = False) -> Trace:
     """Every storage of a recipe's first, ordinary and refresh step, and of an evaluation, on `card`; None is the CPU.
@@ -23,7 +25,7 @@ def predict(loaded: LoadedRecipe, card: Card | None, *, brief: bool = False) -> 
     """
     kind = "cpu" if card is None else "cuda"
     with meta_stands_for(kind), device_operations(kind, card.capability if card else (0, 0)):
-        rehearsal = Rehearsal.prepare(loaded, "meta", _tracer(card))
+        rehearsal = Rehearsal.prepare(loaded, "meta", _tracer(card), MICRO_BATCHES)
         rehearsal.run(brief)
     return rehearsal.tracer.trace
 

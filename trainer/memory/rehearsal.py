@@ -22,7 +22,6 @@ from galore.trainer.recipe.schema import Recipe
 from galore.trainer.step import train_step
 
 FIRST, ORDINARY, REFRESH, EVALUATION = "first step", "ordinary step", "refresh step", "evaluation"
-MICRO_BATCHES = 2  # of a step that are rehearsed: from the third on, nothing new is allocated
 
 
 @dataclass(frozen=True)
@@ -34,10 +33,15 @@ class Rehearsal:
     optimizer: GaLoreAdamW
     vocabulary: int
     tracer: Tracer
+    micro_batches: int
 
     @classmethod
-    def prepare(cls, loaded: LoadedRecipe, device: str, tracer: Tracer) -> Rehearsal:
-        """Build what the recipe says on `device`, weights drawn or read, and let `tracer` see all of it."""
+    def prepare(cls, loaded: LoadedRecipe, device: str, tracer: Tracer, most_micro_batches: int) -> Rehearsal:
+        """Build what the recipe says on `device`, weights drawn or read, and let `tracer` see all of it.
+
+        Args:
+            most_micro_batches: of a step that are carried out, if the recipe has as many.
+        """
         recipe = loaded.recipe
         vocabulary, _ = planned_vocabulary(recipe)
         model, _ = build_model(recipe, vocabulary, device, loaded.base_dir)
@@ -45,9 +49,10 @@ class Rehearsal:
         tracer.label("weights", itertools.chain(model.parameters(), model.buffers()))
         tracer.follow(model)
         _watch_gradients(model, tracer)  # before the optimizer is there, which takes them
-        optimizer = attach_optimizer(model, recipe, _micro_batches(recipe))
+        micro_batches = min(most_micro_batches, recipe.train.accumulation)
+        optimizer = attach_optimizer(model, recipe, micro_batches)
         _watch_optimizer(optimizer, tracer)
-        return cls(recipe, model, optimizer, _embedded(model), tracer)
+        return cls(recipe, model, optimizer, _embedded(model), tracer, micro_batches)
 
     def run(self, brief: bool = False) -> None:
         """Carry out each kind of step with random tokens. Weights and states change.
@@ -70,7 +75,7 @@ class Rehearsal:
         for group in self.optimizer.param_groups:
             group["clock"] = clock
         size = self.recipe.train.micro_batch_size
-        batch = self._batch(size * _micro_batches(self.recipe))
+        batch = self._batch(size * self.micro_batches)
         train_step(self.model, self.optimizer, batch, size, self.recipe.optim.max_grad_norm)
 
     def _evaluate(self) -> None:
@@ -101,10 +106,6 @@ def clocks(optimizer: GaLoreAdamW) -> Iterator[tuple[str, int]]:
 def _embedded(model: Any) -> int:
     """Token ids that the model has a row for."""
     return int(model.get_input_embeddings().weight.shape[0])
-
-
-def _micro_batches(recipe: Recipe) -> int:
-    return min(MICRO_BATCHES, recipe.train.accumulation)
 
 
 def _watch_gradients(model: nn.Module, tracer: Tracer) -> None:

@@ -109,6 +109,7 @@ class GaLoreAdamW(Optimizer):
         self._noise: RoundingNoise | None = None
         self.report: StepReport | None = None
         self.attached = True
+        self.torn = False  # whether some weights have taken a step that others have not
         self._hooks = [p.register_post_accumulate_grad_hook(self._on_gradient) for p in self.slots]  # type: ignore[no-untyped-call]
 
     def release(self) -> None:
@@ -171,9 +172,11 @@ class GaLoreAdamW(Optimizer):
         refreshed, before = sum(slot.due for slot in self.projected), self._fallbacks()
         if finite:
             update = Update(self._grad_scale, self._step_noise())
+            self.torn = True
             for slot in self._active():
                 slot.apply(update)
             self._tick()
+        self.torn = False
         self.report = StepReport(norm, self._grad_scale, refreshed * finite, self._fallbacks() - before, not finite)
         self.zero_grad()
         return loss
@@ -263,6 +266,7 @@ class GaLoreAdamW(Optimizer):
     def _apply_now(self, slot: FullSlot) -> None:
         slot.complete()
         if bool(torch.isfinite(slot.squared_norm())):
+            self.torn = True
             slot.apply(Update(1.0, self._step_noise()))
         else:
             slot.discard()

@@ -1,0 +1,106 @@
+"""When memory runs out in a step: what was in it, what is saved, and what to change so that the run goes on."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from galore.trainer.build import Run
+from galore.trainer.data.batch import Batch
+from galore.trainer.errors import RunFailed, UserError
+from galore.trainer.format import size
+from galore.trainer.memory.advice import Adviser
+from galore.trainer.memory.cards import Card, attached
+from galore.trainer.memory.categories import spoken
+from galore.trainer.memory.live import MemoryUse, by_category, current_and_peak
+from galore.trainer.recipe.change import changed, spelled
+from galore.trainer.recipe.load import load_recipe
+from galore.trainer.recipe.resume import changed_mathematics
+from galore.trainer.step import StepResult, train_step
+
+CPU_ALLOCATOR = "DefaultCPUAllocator"  # begins what torch says when the CPU's memory is at its end; it has no own type
+
+
+@dataclass(frozen=True)
+class Shortage:
+    """What was held, in bytes by category and in all, when `reason` came."""
+
+    reason: str
+    held: dict[str, int]
+    use: MemoryUse
+
+    def __str__(self) -> str:
+        parts = [f"{spoken(name)} {size(nbytes)}" for name, nbytes in self.held.items() if nbytes]
+        return f"{size(self.use.current)} in use, {size(self.use.reserved)} reserved: {', '.join(parts)}"
+
+
+def attempt_step(run: Run, batch: Batch) -> StepResult | Shortage:
+    """One optimizer step, or why there was no room for it; what it had made is then given back."""
+    train, optim = run.recipe.train, run.recipe.optim
+    try:
+        return train_step(run.model, run.optimizer, batch, train.micro_batch_size, optim.max_grad_norm)
+    except RuntimeError as error:  # in its traceback live the tensors of the step: it must be gone before saving
+        if not is_out_of_memory(error):
+            raise
+        reason = str(error).partition(". ")[0]
+        return Shortage(reason, by_category(run.model, run.optimizer), current_and_peak(run.device))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch found no memory, on a GPU or on the CPU."""
+    return isinstance(error, torch.OutOfMemoryError) or CPU_ALLOCATOR in str(error)
+
+
+def make_room(run: Run) -> None:
+    """Forget the step that had no room."""
+    run.optimizer.zero_grad()
+    if run.device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def gave_out(run: Run, step: int, shortage: Shortage, saved: str) -> RunFailed:
+    """The error that ends the run: the breakdown, what became of the state, and the settings that would fit."""
+    return RunFailed(
+        f"memory ran out in step {step + 1}: {shortage.reason}\n  {shortage}\n  {saved}",
+        where=str(run.directory.root),
+        fix=_remedy(run),
+    )
+
+
+def _remedy(run: Run) -> str:
+    folder = shlex.quote(str(run.directory.root))
+    settings = _settings_that_fit(run)
+    if settings is None:
+        return f"lower train.micro_batch_size, or see: galore profile-memory {folder}/recipe.yaml --advise"
+    words = " ".join(spelled(settings))
+    fitting = changed(load_recipe(str(run.directory.recipe)), settings)
+    if fitting is not None and not changed_mathematics(run.recipe, fitting.recipe):
+        return f"galore train {folder}/recipe.yaml {words} --output-dir {folder} --resume"
+    return f"start anew with {words}: no milder change fits this card"
+
+
+def _settings_that_fit(run: Run) -> dict[str, object] | None:
+    """The mildest changes with which the recipe fits the GPU that is here; None where that cannot be told."""
+    card = _card(run)
+    if card is None:
+        return None
+    run.console.message("looking for settings that fit")
+    try:
+        loaded = changed(load_recipe(str(run.directory.recipe)), _known(run))
+        return (Adviser(loaded, card).advise().settings or None) if loaded is not None else None
+    except UserError:
+        return None
+
+
+def _card(run: Run) -> Card | None:
+    return attached() if run.device.type == "cuda" else None
+
+
+def _known(run: Run) -> dict[str, object]:
+    """The number of embedding rows, which a recipe may leave to its tokenizer."""
+    model: Any = run.model
+    rows = int(model.get_input_embeddings().weight.shape[0])
+    return {"model.vocab_size": rows} if run.recipe.model.name_or_path is None else {}
