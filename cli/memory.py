@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from galore.trainer.format import GIB, percent, size
+from galore.trainer.format import GIB, percent
 from galore.trainer.memory.categories import CATEGORIES, MEANING, OVERHEAD, spoken
+from galore.trainer.memory.verdict import VERDICTS, out_of_memory, reason, runs_out
 
 if TYPE_CHECKING:
     from galore.trainer.memory.advice import Advice
     from galore.trainer.memory.cards import Card
     from galore.trainer.memory.peak import Holder
-    from galore.trainer.memory.profile import Bounds, Profile
+    from galore.trainer.memory.profile import Profile
     from galore.trainer.memory.verify import Verification
     from galore.trainer.recipe.load import LoadedRecipe
 
@@ -32,23 +33,16 @@ SHORT = {  # names that leave room for twelve columns
     "allocator_overhead": "overhead",
     "cuda_context": "context",
 }
-NOT_EXACT = "what cuSOLVER takes for a decomposition, and what the driver's context takes, is only known on the card"
 
 
 def gib(count: int) -> str:
     return f"{count / GIB:.2f}"
 
 
-def span(bounds: Bounds) -> str:
-    """`22.95` or, where the ends differ by what can be seen, `22.95–23.40`."""
-    low, high = gib(bounds.low), gib(bounds.high)
-    return low if low == high else f"{low}–{high}"
-
-
 def show_profile(console: Console, loaded: LoadedRecipe, profile: Profile) -> None:
     """The verdict, the categories at the peak, the peaks of the phases, and what holds the memory."""
     console.print(f"[bold]{loaded.name} on {profile.card.name}[/bold]", highlight=False)
-    console.print(verdict(profile), markup=False)
+    console.print(f"{VERDICTS[profile.fits]}. {reason(profile)}", markup=False)
     console.print(_peak_line(profile), markup=False)
     console.print()
     console.print(_categories(profile))
@@ -60,22 +54,12 @@ def show_profile(console: Console, loaded: LoadedRecipe, profile: Profile) -> No
     console.print(_holders(profile.peak.holders))
 
 
-def verdict(profile: Profile) -> str:
-    """One line: what it needs, what there is, and whether it fits."""
-    needs = f"needs {span(profile.total)} GiB of {span(profile.limit)} GiB"
-    spare = profile.limit.low - profile.total.high
-    if profile.fits:
-        room = f"with {size(spare)} to spare" if spare > 0 else "once the allocator gives cached memory back"
-        return f"Fits: {needs}, {room}."
-    if profile.fits is None:
-        return f"May fit: {needs}; {NOT_EXACT}."
-    return f"Does not fit: {needs}."
-
-
 def _peak_line(profile: Profile) -> str:
     peak = profile.peak
     where = f", in {peak.module}" if peak.module else ""
-    return f"The peak is in the {peak.phase}{where} ({peak.op})."
+    end = runs_out(profile)
+    gone = "" if end is None else f" {out_of_memory(profile).capitalize()}: {profile.trace.mark_at(end)}."
+    return f"The peak is in the {peak.phase}{where} ({peak.op}).{gone}"
 
 
 def _categories(profile: Profile) -> Table:
@@ -103,7 +87,7 @@ def _totals(profile: Profile) -> Table:
             "segments that grow (expandable_segments)" if expandable else "segments of fixed size (PyTorch's default)"
         )
         own = ", this run" if expandable == profile.expandable else ""
-        table.add_row(name + own, gib(replay.peak_allocated), span(reserved), gib(total), fits)
+        table.add_row(name + own, gib(replay.peak_allocated), gib(reserved.high), gib(total), fits)
     return table
 
 

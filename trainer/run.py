@@ -13,7 +13,9 @@ from galore.trainer.errors import UserError
 from galore.trainer.evaluate import EvalResult
 from galore.trainer.facts import facts, header, now
 from galore.trainer.loop import train
+from galore.trainer.memory.forecast import forecast
 from galore.trainer.memory.live import current_and_peak
+from galore.trainer.memory.verdict import VERDICTS, reason
 from galore.trainer.metrics import Console, Metrics
 from galore.trainer.recipe.load import LoadedRecipe
 from galore.trainer.record import Meter, Recorder
@@ -78,9 +80,13 @@ def _begin(run: Run, recorder: Recorder) -> None:
     if not run.directory.fresh:
         known["resumes"] = [*known.get("resumes", []), {"step": run.first_step, "time": now()}]
     known["peak"] = {"flops_per_second": recorder.meter.peak.flops_per_second, "basis": recorder.meter.peak.basis}
+    expected = forecast(run)
+    if expected is not None:
+        known["expected_memory"] = expected.as_json()
     save_model_files(run.model, run.data.tokenizer, run.directory)
     run.directory.write_facts(known)
-    recorder.console.start(header(run, recorder.meter), run.total_steps)
+    memory = {"memory": f"{VERDICTS[expected.fits]}. {reason(expected)}"} if expected is not None else {}
+    recorder.console.start(header(run, recorder.meter) | memory, run.total_steps)
     if run.first_step:
         recorder.event(run.first_step, f"resumed after step {run.first_step}")
 

@@ -147,7 +147,9 @@ def _memory(history: History) -> str:
     row = int(np.nanargmax(history.train["memory_peak_bytes"]))
     parts = {name: column[row] for name, column in history.memory_parts().items() if column[row] > 0}
     listed = ", ".join(f"{name.replace('_', ' ')} {size(value)}" for name, value in parts.items())
-    return size(history.train["memory_peak_bytes"][row]) + (f": {listed}" if listed else "")
+    expected = (history.facts.get("expected_memory") or {}).get("peak_allocated_bytes")
+    told = f" ({size(expected)} expected)" if expected else ""
+    return size(history.train["memory_peak_bytes"][row]) + told + (f": {listed}" if listed else "")
 
 
 def _loss(row: Row) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -13,11 +12,13 @@ from galore.trainer.data.batch import Batch
 from galore.trainer.errors import RunFailed, UserError
 from galore.trainer.format import size
 from galore.trainer.memory.advice import Adviser
-from galore.trainer.memory.cards import Card, attached
+from galore.trainer.memory.cards import Card
 from galore.trainer.memory.categories import spoken
+from galore.trainer.memory.forecast import card_of, recipe_of
 from galore.trainer.memory.live import MemoryUse, by_category, current_and_peak
+from galore.trainer.memory.remedies import Settings
 from galore.trainer.recipe.change import changed, spelled
-from galore.trainer.recipe.load import load_recipe
+from galore.trainer.recipe.load import LoadedRecipe
 from galore.trainer.recipe.resume import changed_mathematics
 from galore.trainer.step import StepResult, train_step
 
@@ -72,35 +73,24 @@ def gave_out(run: Run, step: int, shortage: Shortage, saved: str) -> RunFailed:
 
 def _remedy(run: Run) -> str:
     folder = shlex.quote(str(run.directory.root))
-    settings = _settings_that_fit(run)
-    if settings is None:
-        return f"lower train.micro_batch_size, or see: galore profile-memory {folder}/recipe.yaml --advise"
-    words = " ".join(spelled(settings))
-    fitting = changed(load_recipe(str(run.directory.recipe)), settings)
-    if fitting is not None and not changed_mathematics(run.recipe, fitting.recipe):
-        return f"galore train {folder}/recipe.yaml {words} --output-dir {folder} --resume"
-    return f"start anew with {words}: no milder change fits this card"
-
-
-def _settings_that_fit(run: Run) -> dict[str, object] | None:
-    """The mildest changes with which the recipe fits the GPU that is here; None where that cannot be told."""
-    card = _card(run)
+    card = card_of(run)
     if card is None:
-        return None
+        return f"lower train.micro_batch_size and resume, or see: galore profile-memory {folder}/recipe.yaml --advise"
     run.console.message("looking for settings that fit")
+    loaded = recipe_of(run)
+    settings = _settings_that_fit(loaded, card)
+    fitting = changed(loaded, settings)
+    words = " ".join(spelled(settings))
+    if not settings or fitting is None:
+        return f"no change of settings is known to fit; see: galore profile-memory {folder}/recipe.yaml --advise"
+    if changed_mathematics(loaded.recipe, fitting.recipe):
+        return f"start anew with {words}: no milder change fits this card"
+    return f"galore train {folder}/recipe.yaml {words} --output-dir {folder} --resume"
+
+
+def _settings_that_fit(loaded: LoadedRecipe, card: Card) -> Settings:
+    """The mildest changes that make it fit; none where none is known."""
     try:
-        loaded = changed(load_recipe(str(run.directory.recipe)), _known(run))
-        return (Adviser(loaded, card).advise().settings or None) if loaded is not None else None
+        return Adviser(loaded, card).advise().settings
     except UserError:
-        return None
-
-
-def _card(run: Run) -> Card | None:
-    return attached() if run.device.type == "cuda" else None
-
-
-def _known(run: Run) -> dict[str, object]:
-    """The number of embedding rows, which a recipe may leave to its tokenizer."""
-    model: Any = run.model
-    rows = int(model.get_input_embeddings().weight.shape[0])
-    return {"model.vocab_size": rows} if run.recipe.model.name_or_path is None else {}
+        return {}

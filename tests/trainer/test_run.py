@@ -289,7 +289,7 @@ def test_out_of_memory_names_settings_that_fit_and_they_resume(corpus, tmp_path,
     large = ["train.micro_batch_size=8"]
     room = needed(corpus, large) - 1
     with monkeypatch.context() as patch:
-        patch.setattr(shortage, "_card", lambda run: replace(card("rtx4090"), usable_low=room, usable_high=room))
+        patch.setattr(shortage, "card_of", lambda run: replace(card("rtx4090"), usable_low=room, usable_high=room))
         out_of_memory_in(patch, 2)
         with pytest.raises(RunFailed, match="--resume") as caught:
             execute(corpus, tmp_path / "run", *large)

@@ -22,7 +22,8 @@ def cpu_workspaces(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out
     if name in REDUCTIONS:
         cast = _reduced(args[0], kwargs.get("dtype"))
     else:
-        cast = _promoted([arg for arg in args if isinstance(arg, Tensor)]) if name in ELEMENTWISE else []
+        operands = args[1:] if name == "where" else args  # its condition stays as it is
+        cast = _promoted([arg for arg in operands if isinstance(arg, Tensor)]) if name in ELEMENTWISE else []
     return [(size, size) for size in cast if size]
 
 

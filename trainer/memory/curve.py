@@ -42,14 +42,20 @@ class Curve:
     @property
     def total(self) -> Ints:
         """All categories together (M,)."""
-        return np.sum(list(self.parts.values()), axis=0)
+        total: Ints = np.sum(list(self.parts.values()), axis=0)
+        return total
+
+    def place(self, event: int) -> float:
+        """Where any event stands between 0 and 1 on the axis of time."""
+        return float(np.interp(event, *edges(self.stages)))
 
     def envelope(self, columns: int) -> Ints:
         """The moment with most memory of each of `columns` equal stretches of time; none of a stretch without moments."""
         column = np.floor(self.places * columns)
         order = np.lexsort((self.total, column))
         last = np.append(column[order][1:] != column[order][:-1], True)
-        return order[last]
+        chosen: Ints = order[last]
+        return chosen
 
 
 def curve(profile: Profile, most: int = MOST_MOMENTS) -> Curve:

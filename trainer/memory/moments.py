@@ -13,7 +13,7 @@ from galore.trainer.memory.curve import STACK, Curve, Ints
 from galore.trainer.memory.holders import Kind, largest
 from galore.trainer.memory.profile import Profile
 from galore.trainer.memory.trace import Trace
-from galore.trainer.memory.verdict import runs_out, unit_of
+from galore.trainer.memory.verdict import out_of_memory, runs_out, unit_of
 
 HOLDERS = 6  # of each moment
 
@@ -53,7 +53,7 @@ def _document(profile: Profile, curve: Curve) -> dict[str, Any]:
         "reserved": _steps(curve.reserved),
         "peak": curve.peak,
         "oom": runs_out(profile),
-        "oomText": "memory runs out here" if profile.fits is False else "memory may run out here",
+        "oomText": out_of_memory(profile),
         "acts": [_act(profile.trace, event, words) for event in at],
         **_held(profile.trace, at, words),
         "words": list(words),  # last: all have been said
@@ -70,7 +70,12 @@ def _act(trace: Trace, event: int, words: Words) -> tuple[int, int, int, int]:
     number = trace.events[event]
     each = trace.allocations[abs(number) - 1]
     taken = each.high if number > 0 else -each.high
-    return taken, STACK.index(each.category), words[each.module], words[each.op]
+    return taken, STACK.index(each.category), words[each.module], words[told(each.category, each.op)]
+
+
+def told(category: str, op: str) -> str:
+    """What made a tensor; nothing where it was only found there and labelled."""
+    return "" if op == category else op
 
 
 def _held(trace: Trace, at: list[int], words: Words) -> dict[str, Any]:
@@ -80,7 +85,14 @@ def _held(trace: Trace, at: list[int], words: Words) -> dict[str, Any]:
         for found in largest(trace, at, HOLDERS)
     ]
     kinds = [
-        (STACK.index(kind.category), words[kind.module], words[kind.op], kind.shape, kind.dtype, kind.nbytes)
+        (
+            STACK.index(kind.category),
+            words[kind.module],
+            words[told(kind.category, kind.op)],
+            kind.shape,
+            kind.dtype,
+            kind.nbytes,
+        )
         for kind in numbers
     ]
     return {"held": held, "kinds": kinds}

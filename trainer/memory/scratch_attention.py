@@ -110,12 +110,6 @@ def _kernel_workspace(
     tile = 16 + rows * columns * FLOAT
     elements = blocks(tokens, rows) * blocks(size, columns) * tile // FLOAT
     if half and not in_registers:
-        splits = _splits(heads, keys, columns)
+        splits = max(min(blocks(keys, columns), 200 // heads), 1)  # attention_backward.cu, num_splits_key
         elements += splits * columns * (up(size, rows) + up(value_size, rows))
     return heads * up(elements, 4) * FLOAT
-
-
-def _splits(heads: int, keys: int, columns: int) -> int:
-    """attention_backward.cu: into how many parts the keys are split where each needs its own dK and dV in memory."""
-    splits = 1 if heads >= 256 and keys <= 2 * columns else blocks(keys, columns)
-    return max(min(splits, 200 // heads), 1)

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from galore.trainer.memory.scratch import FLOAT, Formula, Gpu, Workspace, at, between, blocks, copied, exact, up
+from galore.trainer.memory.scratch import FLOAT, Formula, Gpu, Workspace, between, blocks, copied, exact, up
 
 FEW_INDICES = 3072
 PER_PARTIAL = 10  # indices that one thread adds up
@@ -18,9 +18,8 @@ def embedding_backward(gpu: Gpu, args: tuple[Any, ...], out: Any) -> list[Worksp
 
     The sort's own temporaries are smaller than the sums that follow it, and given back before.
     """
-    gradient, indices, rows = args[:3]
+    gradient, indices, rows, _, by_frequency = args
     count, size = indices.numel(), indices.element_size()
-    by_frequency = bool(at(args, 4, False))
     copies = exact(copied(gradient), copied(indices))
     if count <= FEW_INDICES and not by_frequency:
         return copies
@@ -75,5 +74,5 @@ def product(first: int) -> Formula:
 def _unreadable(matrix: Tensor) -> int:
     """Bytes of the copy: none where rows or columns are contiguous and do not overlap."""
     (rows, columns), (down, across) = matrix.shape[-2:], matrix.stride()[-2:]
-    readable = (across == 1 and down >= max(1, columns)) or (down == 1 and across >= max(1, rows))
+    readable = (across == 1 and down >= columns) or (down == 1 and across >= rows)
     return 0 if readable else matrix.numel() * matrix.element_size()

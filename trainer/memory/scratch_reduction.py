@@ -70,29 +70,26 @@ def staging(gpu: Gpu, source: Tensor, dims: Any, accumulator: int) -> list[Works
     along = not kept or (bool(reduced) and reduced[0].stride < kept[0].stride)
     vector = 1 if along else _vector(kept[0], [*reduced, *kept[1:]])
     fast, slow = (inputs, outputs) if along else (outputs // vector, inputs)
-    if along and reduced and reduced[0].stride == 1 and inputs >= 128 and len(reduced) == 1:
-        fast //= 4
     width, height = _threads(fast, slow, MOST_THREADS // vector)
-    grid = outputs // vector if along else blocks(outputs // vector, width)
-    ways = _ways(gpu, inputs, width if along else 1, (width, height), grid)
+    grid = outputs if along else blocks(outputs // vector, width)
+    ways = _ways(gpu, inputs, width * height, width * height if along else height, grid)
     if ways == 1:
         return []
     return exact(accumulator * outputs * ways * (1 if along else width * vector), 4 * grid)
 
 
 def _axes(source: Tensor, dims: Any) -> tuple[list[Axis], list[Axis]]:
-    """Reduced and kept dimensions, each by stride, neighbours merged where they are one run of memory."""
+    """Reduced dimensions by stride, kept ones as they lie in the result, the fastest first, runs of memory merged."""
     some = [dims] if isinstance(dims, int) else list(dims or range(source.dim()))
     names = {dim % source.dim() for dim in some} if source.dim() else set()
     sides: tuple[list[Axis], list[Axis]] = ([], [])
-    for dim, (size, stride) in enumerate(zip(source.shape, source.stride(), strict=True)):
-        if size != 1:
-            sides[dim not in names].append(Axis(size, stride))
-    return _merged(sides[0]), _merged(sides[1])
+    for dim in reversed(range(source.dim())):
+        if source.shape[dim] != 1:
+            sides[dim not in names].append(Axis(source.shape[dim], source.stride(dim)))
+    return _merged(sorted(sides[0], key=lambda axis: axis.stride)), _merged(sides[1])
 
 
-def _merged(axes: list[Axis]) -> list[Axis]:
-    ordered = sorted(axes, key=lambda axis: axis.stride)
+def _merged(ordered: list[Axis]) -> list[Axis]:
     merged = ordered[:1]
     for before, after in pairwise(ordered):
         if before.size * before.stride == after.stride:
@@ -116,13 +113,10 @@ def _threads(fast: int, slow: int, most: int) -> tuple[int, int]:
     return min(x, most // height), height
 
 
-def _ways(gpu: Gpu, inputs: int, step: int, block: tuple[int, int], grid: int) -> int:
-    """Thread blocks per output."""
-    width, height = block
-    if blocks(inputs, step) < min(height * 16, MOST_PER_THREAD):
-        return 1
-    each = blocks(inputs, step * height)
-    room = gpu.sms * (threads_per_sm(gpu.capability) // (width * height))
+def _ways(gpu: Gpu, inputs: int, threads: int, taken: int, grid: int) -> int:
+    """Blocks per output, of `threads` each, `taken` of which share its inputs: as many as the GPU has room for."""
+    each = blocks(inputs, taken)
+    room = gpu.sms * (threads_per_sm(gpu.capability) // threads)
     if each < MOST_PER_THREAD or grid > room:
         return 1
     return max(min(blocks(room, grid), blocks(each, LEAST_PER_THREAD)), blocks(each, MOST_PER_THREAD))

@@ -76,7 +76,9 @@ def _signature(func: Any, args: Any, kwargs: Any) -> Any:
 def _described(value: Any) -> Any:
     if isinstance(value, Tensor):
         return (value.shape, value.stride(), value.dtype, value.device.type)
-    return tuple(map(_described, value)) if isinstance(value, (list, tuple)) else value
+    if isinstance(value, (list, tuple)):
+        return tuple(map(_described, value))
+    return (type(value), value)  # 1, 1.0 and True are equal, and give results of different types
 
 
 @contextmanager
@@ -110,10 +112,11 @@ def _attention(
     enable_gqa: bool = False,
 ) -> Tensor:  # (B, H, T, D)
     kernel = attention_kernel(kind, capability, query, key, value, attn_mask, dropout_p)
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        attn_mask = torch.where(attn_mask, query.new_zeros(()), query.new_full((), float("-inf")))
     if kernel == "flash":
         return _flash(query, key, value, dropout_p, is_causal, scale)
     if kernel == "cpu":
-        key, value = _repeated(query, key, value)
         out = aten._scaled_dot_product_flash_attention_for_cpu(
             query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale
         )
@@ -161,11 +164,6 @@ def _flash(q: Tensor, k: Tensor, v: Tensor, dropout: float, causal: bool, scale:
     scale = size**-0.5 if scale is None else scale
     out: Tensor = aten._scaled_dot_product_flash_attention(q, k, v, dropout, causal, False, scale=scale)[0]
     return out[..., :size]
-
-
-def _repeated(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    groups = query.shape[1] // key.shape[1]
-    return (key, value) if groups == 1 else (key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1))
 
 
 def _fused_dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:

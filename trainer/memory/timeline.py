@@ -11,34 +11,37 @@ from galore.trainer.format import percent, size
 from galore.trainer.memory.categories import MEANING, spoken
 from galore.trainer.memory.colors import COLORS
 from galore.trainer.memory.curve import curve
-from galore.trainer.memory.moments import embedded
+from galore.trainer.memory.moments import embedded, told
+from galore.trainer.memory.peak import Holder
 from galore.trainer.memory.profile import Profile
 from galore.trainer.memory.verdict import VERDICTS, reason, span, unit_of
 
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).parent / "timeline-page"
+SCRIPTS = ("data.js", "chart.js", "moment.js", "hands.js")  # in this order
 HOLDERS = 10  # at the peak
 MOODS = {True: "good", False: "bad", None: "unsure"}
 
 
 def page(profile: Profile, title: str) -> str:
     """The page of `profile`; `title` is what was profiled, such as "llama-7b on RTX 4090". Some 1 MB for any trace."""
+    peak = profile.peak
     values = {
         "title": escape(title),
-        "style": _file("timeline.css"),
-        "script": _file("timeline.js"),
+        "style": _file("page.css"),
+        "script": "\n".join(map(_file, SCRIPTS)),
         "mood": MOODS[profile.fits],
         "verdict": f"{VERDICTS[profile.fits]}.",
         "because": reason(profile),
         "facts": "\n".join(_fact(*fact) for fact in _facts(profile)),
         "unit": unit_of(profile)[1],
-        "where": escape(_where(profile)),
+        "where": escape(f"In the {peak.phase}, when {_maker(peak.op, peak.module)} asks for more."),
         "categories": _categories(profile),
         "holders": _holders(profile),
         "phases": _phases(profile),
         "basis": escape(f"Sizes are predicted, at upper bounds where there are two. The card's: {profile.card.basis}."),
         "data": embedded(profile, curve(profile)),
     }
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], _file("timeline.html"))
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], _file("page.html"))
 
 
 def _file(name: str) -> str:
@@ -48,16 +51,14 @@ def _file(name: str) -> str:
 def _facts(profile: Profile) -> list[tuple[str, str, str]]:
     """(what, how much, remark) for the head of the page."""
     peak, card = profile.peak, profile.card
-    own = {profile.expandable: "this run: ", not profile.expandable: ""}
-    of_card = f"{percent(profile.total.high / profile.limit.low)} of the card"
-    reserved = [f"{own[each]}{span(profile.reserved(each))}" for each in (False, True)]
+    setting = {profile.expandable: "with this run's setting", not profile.expandable: "with the other setting"}
     return [
-        ("Total, as nvidia-smi shows", span(profile.total), of_card),
+        ("Total, as nvidia-smi shows", span(profile.total), f"{_share(profile, profile.total.high)} of the card"),
         ("Allocated at the peak", span(profile.allocated), "handed out to tensors"),
-        ("Reserved, fixed segments", reserved[0], "PyTorch's default"),
-        ("Reserved, expandable segments", reserved[1], "PYTORCH_CUDA_ALLOC_CONF"),
+        ("Reserved, default segments", span(profile.reserved(False)), setting[False]),
+        ("Reserved, expandable segments", span(profile.reserved(True)), setting[True]),
         ("Card", span(profile.limit), card.name),
-        ("The peak is in the", peak.phase, f"{peak.op} in {peak.module}" if peak.module else peak.op),
+        ("Peak", peak.phase, _maker(peak.op, peak.module)),
     ]
 
 
@@ -65,10 +66,8 @@ def _fact(what: str, much: str, remark: str) -> str:
     return f"<div><dt>{escape(what)}</dt><dd><strong>{escape(much)}</strong><small>{escape(remark)}</small></dd></div>"
 
 
-def _where(profile: Profile) -> str:
-    peak = profile.peak
-    inside = f", in {peak.module}" if peak.module else ""
-    return f"The most memory is in use in the {peak.phase}{inside}, when {peak.op} asks for more."
+def _maker(op: str, module: str) -> str:
+    return " in ".join(filter(None, (op, module)))
 
 
 def _categories(profile: Profile) -> str:
@@ -83,15 +82,13 @@ def _categories(profile: Profile) -> str:
 
 
 def _holders(profile: Profile) -> str:
-    rows = [
-        (
-            f"{escape(spoken(each.category))}<br><small>{escape(' in '.join(filter(None, (each.op, each.module))))}</small>",
-            escape(f"{' × '.join(map(str, each.shape))} {each.dtype}"),
-            f"{each.count:,}",
-            escape(size(each.nbytes)),
-        )
-        for each in profile.peak.holders[:HOLDERS]
-    ]
+    def row(each: Holder) -> Sequence[str]:
+        maker = _maker(told(each.category, each.op), each.module)
+        tensors = escape(spoken(each.category)) + (f"<br><small>{escape(maker)}</small>" if maker else "")
+        shape = " × ".join(map(str, each.shape)) or "scalar"
+        return (tensors, escape(f"{shape} {each.dtype}"), f"{each.count:,}", size(each.nbytes))
+
+    rows = [row(each) for each in profile.peak.holders[:HOLDERS]]
     return _table(("tensors", "shape", "count", "size"), rows)
 
 
@@ -101,7 +98,8 @@ def _phases(profile: Profile) -> str:
 
 
 def _told(profile: Profile, nbytes: int) -> str:
-    return f"{nbytes / unit_of(profile)[0]:.2f}"
+    amount = nbytes / unit_of(profile)[0]
+    return f"{amount:.2f}" if amount >= 0.005 or not nbytes else "&lt;0.01"
 
 
 def _share(profile: Profile, nbytes: int) -> str:

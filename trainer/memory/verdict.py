@@ -37,6 +37,11 @@ def runs_out(profile: Profile) -> int | None:
     return replay(sizes, profile.trace.events, limit=room, expandable=profile.expandable).oom_event
 
 
+def out_of_memory(profile: Profile) -> str:
+    """What is said of the event where it runs out."""
+    return "memory runs out here" if profile.fits is False else "memory may run out here"
+
+
 def unit_of(profile: Profile) -> tuple[int, str]:
     """The unit in which all of a profile can be told with two decimals."""
     return (GIB, "GiB") if profile.total.high >= GIB else (2**20, "MiB")

@@ -54,10 +54,14 @@ def add_adapters(model: PreTrainedModel, optim: OptimSection, seed: int) -> nn.M
             {name: optim.lora_alpha * rank / optim.rank for name, rank in ranks.items() if rank < optim.rank}
         ),
     )
-    on_meta = next(model.parameters()).is_meta
+    weight = next(model.parameters())  # on meta nothing is drawn
     with torch.random.fork_rng(devices=[]), _quiet():
         torch.default_generator.manual_seed(seed)
-        wrapped: nn.Module = peft.get_peft_model(model, config, autocast_adapter_dtype=False, low_cpu_mem_usage=on_meta)
+        wrapped: nn.Module = peft.get_peft_model(
+            model, config, autocast_adapter_dtype=False, low_cpu_mem_usage=weight.is_meta
+        )
+    if weight.is_meta:
+        _cast(wrapped, weight.dtype)
     for module in in_full:
         module.requires_grad_(True)
     return wrapped.train(model.training)
@@ -130,6 +134,12 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
+
+
+def _cast(model: nn.Module, dtype: torch.dtype) -> None:
+    """Give adapters the type of the weights, which peft does everywhere but on meta."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
 
 
 def _patterns(values: dict[str, T]) -> dict[str, T]:

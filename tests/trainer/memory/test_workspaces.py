@@ -53,6 +53,20 @@ def test_flash_splits_the_keys_of_few_heads() -> None:
     assert scratch(FLASH, q, q, q, 0.1) == []
 
 
+@pytest.mark.parametrize(
+    ("size", "keys", "splits"), [(64, 256, 0), (64, 257, 2), (72, 128, 0), (72, 129, 2), (128, 128, 0), (136, 65, 2)]
+)
+def test_flash_splits_blocks_of_keys(size: int, keys: int, splits: int) -> None:
+    found = scratch(FLASH, heads(1, 100, 64, size), heads(1, 100, keys, size), heads(1, 100, keys, size))
+    assert (found[0][0] if found else 0) == splits * 100 * 64 * 4
+
+
+def test_flash_splits_by_blocks_of_64_queries_and_two_per_multiprocessor() -> None:
+    k = heads(1, 1, 4096, 128)
+    assert scratch(FLASH, heads(1, 1, 204 * 64, 128), k, k) != []
+    assert scratch(FLASH, heads(1, 1, 204 * 64 + 1, 128), k, k) == []
+
+
 @pytest.mark.parametrize(("size", "padded"), [(72, 96), (128, 128), (136, 192)])
 def test_flash_pads_heads(size: int, padded: int) -> None:
     q = heads(1, 32, 256, size)
@@ -73,6 +87,9 @@ def test_flash_with_enough_heads_takes_nothing() -> None:
         (64, 256, 16, 4),  # exactly one wave
         (1, 8, 5, 5),  # 4 splits leave blocks as long as 3 do: not eligible
         (1, 256, 1, 1),
+        (1, 8, 64, 7),  # 7 of 8, and 8 of 8: 7 are enough
+        (1, 40, 64, 32),  # 64 / 32 = 2 blocks each; 33 to 40 splits would have as many
+        (1, 1000, 256, 128),  # never more
     ],
 )
 def test_key_splits(work: int, sms: int, key_blocks: int, splits: int) -> None:
@@ -105,6 +122,7 @@ def test_efficient_forward_accumulates_wide_heads_in_float32() -> None:
     assert scratch(EFFICIENT, q.float(), q.float(), q.float()) == []
     q = heads(2, 3, 50, 128)
     assert scratch(EFFICIENT, q, q, q) == []
+    assert scratch(EFFICIENT, q, q, heads(2, 3, 50, 129)) == same(2 * 3 * 50 * 129 * 4)
 
 
 TILE = (16 + 64 * 64 * 4) // 4  # floats: dQ of 64 queries and its lock
@@ -123,6 +141,17 @@ def test_efficient_backward_in_float32_takes_delta_before_the_workspace() -> Non
     assert scratch(EFFICIENT_BACKWARD, q, q, q, q) == same(2 * 64 * 4, 2 * TILE * 4)
 
 
+def test_efficient_backward_in_float32_with_wide_heads_may_take_larger_blocks() -> None:
+    q = heads(1, 1, 64, 65, f32)
+    assert scratch(EFFICIENT_BACKWARD, q, q, q, q)[1] == (2 * TILE * 4, 2 * (16 + 128 * 64 * 4))
+
+
+def test_efficient_backward_takes_values_of_another_size() -> None:
+    q, v = heads(1, 200, 64, 64), heads(1, 200, 64, 160)
+    low, _ = scratch(EFFICIENT_BACKWARD, v, q, q, v)[1]
+    assert low == 200 * (TILE + 64 * 64 + 64 * 192) * 4
+
+
 def test_efficient_backward_depends_on_the_cards_shared_memory() -> None:
     q = heads(1, 1, 64, 128)
     stored = (2 * TILE + 2 * 64 * 128) * 4  # 64×64 blocks: dK and dV in memory
@@ -133,7 +162,7 @@ def test_efficient_backward_depends_on_the_cards_shared_memory() -> None:
 
 def test_efficient_backward_splits_few_heads() -> None:
     stored = 64 * 192 + 64 * 192  # of one split: dK and dV, with heads padded to blocks of 64
-    for h, splits in ((2, 32), (50, 4), (300, 1)):
+    for h, splits in ((2, 32), (50, 4), (67, 2), (100, 2), (101, 1), (300, 1)):
         q = heads(1, h, 2048, 160)
         low, _ = scratch(EFFICIENT_BACKWARD, q, q, q, q)[1]
         assert low == h * (32 * 3 * TILE + splits * stored) * 4
@@ -143,6 +172,10 @@ def test_efficient_backward_splits_few_heads() -> None:
     ("capability", "size", "chosen"),
     [
         ((8, 9), 64, [(64, 64, True)]),
+        ((8, 9), 65, [(128, 64, True)]),
+        ((8, 9), 97, [(64, 64, False), (128, 64, True)]),
+        ((10, 0), 128, [(128, 128, True)]),
+        ((10, 0), 129, [(128, 64, False), (64, 64, False)]),
         ((8, 6), 96, [(128, 64, True)]),
         ((9, 0), 96, [(128, 128, True)]),
         ((12, 0), 96, [(64, 64, False), (128, 64, True)]),
@@ -171,9 +204,15 @@ def test_many_indices_are_sorted_and_summed_in_segments() -> None:
     assert found == same(*tables, partials * 64 * 4)
 
 
+def test_one_index_more_than_few_is_sorted() -> None:
+    assert run(EMBEDDING_BACKWARD, meta(3073, 64), meta(3073, dtype=i64), 9000, -1, False)[:2] == same(
+        3073 * 8, 3073 * 8
+    )
+
+
 def test_scaling_by_frequency_sorts_and_counts() -> None:
     found = run(EMBEDDING_BACKWARD, meta(100, 64, dtype=f32), meta(100, dtype=i64), 1000, -1, True)
-    assert found[:4] == same(800, 800, 800, 800)
+    assert found == same(*[800] * 4, 8, 800, 800, 8, 110 * 8, 110 * 64 * 4)
 
 
 def test_few_segments_may_be_summed_in_place() -> None:
@@ -182,6 +221,27 @@ def test_few_segments_may_be_summed_in_place() -> None:
     fused = partials * 8 + 100 * 64 * 4
     two_passes = 2 * 800 + 8 + partials * 8 + partials * 64 * 4
     assert found == [*same(64000, 64000, 64000, 8), (fused, two_passes)]
+
+
+def test_in_float32_they_are_summed_where_they_belong() -> None:
+    found = run(EMBEDDING_BACKWARD, meta(8000, 64, dtype=f32), meta(8000, dtype=i64), 100, -1, False)
+    assert found[-1][0] == 900 * 8
+
+
+@pytest.mark.parametrize(
+    ("count", "rows", "width", "in_place"),
+    [
+        (20000, 511, 64, True),  # 2511 partial sums for 511 blocks: more than 4 each
+        (20000, 512, 64, False),  # as many blocks as 4 on each of 128 multiprocessors
+        (3100, 104, 64, False),  # 414 partial sums for 104 blocks
+        (3100, 103, 64, True),
+        (20000, 256, 1000, True),  # 1024 columns, rounded to warps: one block per segment
+        (20000, 256, 2048, False),  # two blocks per segment
+    ],
+)
+def test_when_segments_are_summed_in_place(count: int, rows: int, width: int, in_place: bool) -> None:
+    found = run(EMBEDDING_BACKWARD, meta(count, width), meta(count, dtype=i64), rows, -1, False)
+    assert (len(found) == 5) == in_place
 
 
 def test_nonzero() -> None:
@@ -198,7 +258,13 @@ def test_products_copy_what_cublas_cannot_read() -> None:
     assert run(aten.mm.default, a, b) == []
     assert run(aten.mm.default, meta(10, 6).t(), b[:, :4]) == []
     assert run(aten.mm.default, meta(6, 20)[:, ::2], b) == same(6 * 10 * 2)
+    assert run(aten.mm.default, meta(30).as_strided((6, 10), (4, 1)), b) == same(6 * 10 * 2)  # rows overlap
+    assert run(aten.mm.default, meta(30).as_strided((6, 10), (1, 4)), b) == same(6 * 10 * 2)
+    assert scratch(aten.mm.dtype, a, b, f32) == []
     assert run(aten.addmm.default, meta(4), a, meta(20, 8)[::2, ::2]) == same(10 * 4 * 2)
+    assert run(aten.baddbmm.default, meta(3, 6, 8), meta(3, 6, 1).expand(3, 6, 10), meta(3, 10, 8)) == same(
+        3 * 6 * 10 * 2
+    )
     assert run(aten.bmm.default, meta(3, 6, 10), meta(3, 10, 1).expand(3, 10, 8)) == same(3 * 10 * 8 * 2)
 
 
@@ -244,6 +310,62 @@ def test_rows_that_no_vector_of_4_divides() -> None:
 
 
 @pytest.mark.parametrize(
+    ("func", "before", "dims", "size"),
+    [
+        (aten.sum.dim_IntList, (), [0], 4),
+        (aten.mean.dim, (), [0], 4),
+        (aten.linalg_vector_norm.default, (2,), [0], 4),
+        (aten.amax.default, (), [0], 2),
+        (aten.amin.default, (), [0], 2),
+        (aten.prod.dim_int, (), 0, 4),
+        (aten.max.dim, (), 0, 16),
+        (aten.min.dim, (), 0, 16),
+        (aten.argmax.default, (), 0, 16),
+        (aten.argmin.default, (), 0, 16),
+        (aten.all.dim, (), 0, 2),
+        (aten.any.dim, (), 0, 2),
+    ],
+)
+def test_every_reduction_knows_its_dimensions(func: Any, before: tuple[Any, ...], dims: Any, size: int) -> None:
+    source = meta(8192, 2048)
+    last = 1 if dims == 0 else [1]
+    assert run(func, source, *before, dims) == same(size * 2048 * 96 * 32 * 4, 4 * 16)  # 96 × 16 blocks fill the card
+    assert run(func, source, *before, last) == []
+
+
+PYTORCH = [  # capability, multiprocessors, type, shape, stride, reduced; stage, counters: the answers of PyTorch 2.13
+    ((8, 0), 108, f32, (4096, 33, 100), (100, 409600, 1), [0, 1], 22118400, 8),
+    ((8, 9), 128, f32, (255, 1024, 128), (131072, 128, 1), [1, 2], 2040, 1020),
+    ((9, 0), 132, bf16, (2048, 100), (300, 3), [0], 0, 0),
+    ((8, 9), 128, bf16, (11008, 24, 129), (3096, 129, 1), [0], 98279424, 100),
+    ((8, 6), 28, bf16, (8192, 1), (1, 1), [1], 0, 0),
+    ((9, 0), 132, f64, (32000, 127), (127, 1), [0], 4064000, 16),
+    ((8, 9), 128, bf16, (8192, 2048), (1, 8192), [1], 100663296, 256),
+    ((8, 0), 108, f32, (33, 4096, 100), (1, 33, 135168), [1, 2], 912384, 8),
+    ((8, 0), 108, bf16, (129, 2, 4096, 5), (1, 129, 1290, 258), [2], 1816320, 164),
+    ((12, 0), 170, f32, (128, 5, 2048, 7), (1, 1835008, 128, 262144), [2, 3], 0, 0),
+]
+
+
+@pytest.mark.parametrize(("capability", "sms", "dtype", "shape", "stride", "dims", "stage", "counters"), PYTORCH)
+def test_answers_of_pytorchs_own_configuration(
+    capability: tuple[int, int],
+    sms: int,
+    dtype: torch.dtype,
+    shape: tuple[int, ...],
+    stride: tuple[int, ...],
+    dims: list[int],
+    stage: int,
+    counters: int,
+) -> None:
+    """`setReduceConfig` of Reduce.cuh, compiled for the CPU and asked about a GPU; 18 000 random cases agreed with it."""
+    source = torch.empty_strided(shape, stride, dtype=dtype, device="meta")
+    out = aten.sum.dim_IntList(source, dims)
+    found = scratch(aten.sum.dim_IntList, source, dims, out=out, capability=capability, sms=sms)
+    assert found == ([] if stage == 0 else same(stage, counters))
+
+
+@pytest.mark.parametrize(
     ("func", "args"),
     [
         (aten.sum.dim_IntList, (meta(4, 256, 4096), [-1])),
@@ -280,6 +402,8 @@ def test_qr() -> None:
     tall = meta(512, 128, dtype=f32)
     assert run(aten.linalg_qr.default, tall) == [*same(512, 4), (786432, 786432 + 512 * 128 * 4)]
     assert run(aten.linalg_qr.default, tall, "r")[0] == (512 * 128 * 4, 512 * 128 * 4)
+    assert run(aten.linalg_qr.default, meta(128, 128, dtype=f32), "r")[0] == (512, 512)
+    assert run(aten.linalg_qr.default, meta(3, 512, 128, dtype=f32))[:2] == same(3 * 512, 3 * 4)
 
 
 def test_svd() -> None:

@@ -1,0 +1,45 @@
+"""A recipe whose whole steps take a fraction of a second."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from galore.trainer.recipe.load import LoadedRecipe, load_recipe
+
+TINY = (
+    "model.hidden_size=64",
+    "model.intermediate_size=176",
+    "model.num_hidden_layers=2",
+    "model.num_attention_heads=4",
+    "model.vocab_size=256",
+    "data.max_length=32",
+    "optim.rank=8",
+    "optim.update_proj_gap=4",
+    "train.global_batch_size=2",
+    "train.micro_batch_size=2",
+    "train.device=cpu",
+)
+
+
+@pytest.fixture
+def tiny(imported: None) -> Callable[..., LoadedRecipe]:
+    """The demo with a LLaMA of 130,000 parameters, and with overrides such as `optim.method=full`."""
+
+    def load(*overrides: str) -> LoadedRecipe:
+        return load_recipe("demo", [*TINY, *overrides])
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def imported() -> Iterator[None]:
+    """What the libraries have made is out of the collector's sight: every rehearsal calls it."""
+    import galore.trainer.memory.verify  # noqa: F401
+
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
