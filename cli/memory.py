@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
 
 from galore.trainer.format import GIB, percent
 from galore.trainer.memory.categories import CATEGORIES, MEANING, OVERHEAD, spoken
-from galore.trainer.memory.verdict import VERDICTS, out_of_memory, reason, runs_out
+from galore.trainer.memory.verdict import VERDICTS, out_of_memory, reason, runs_out, unit_of
 
 if TYPE_CHECKING:
     from galore.trainer.memory.advice import Advice
@@ -39,19 +39,32 @@ def gib(count: int) -> str:
     return f"{count / GIB:.2f}"
 
 
-def show_profile(console: Console, loaded: LoadedRecipe, profile: Profile) -> None:
+class Unit(NamedTuple):
+    """The unit of one profile's tables: GiB, or MiB where that would show noughts."""
+
+    nbytes: int
+    name: str
+
+    def told(self, count: int) -> str:
+        return f"{count / self.nbytes:.2f}"
+
+
+def show_profile(console: Console, loaded: LoadedRecipe, profile: Profile, notes: Sequence[str] = ()) -> None:
     """The verdict, the categories at the peak, the peaks of the phases, and what holds the memory."""
+    unit = Unit(*unit_of(profile))
     console.print(f"[bold]{loaded.name} on {profile.card.name}[/bold]", highlight=False)
     console.print(f"{VERDICTS[profile.fits]}. {reason(profile)}", markup=False)
     console.print(_peak_line(profile), markup=False)
+    for note in notes:
+        console.print(f"Note: {note}", markup=False)
     console.print()
-    console.print(_categories(profile))
+    console.print(_categories(profile, unit))
     console.print()
-    console.print(_totals(profile))
+    console.print(_totals(profile, unit))
     console.print()
-    console.print(_phases(profile), markup=False)
+    console.print(_phases(profile, unit), markup=False)
     console.print()
-    console.print(_holders(profile.peak.holders))
+    console.print(_holders(profile.peak.holders, unit))
 
 
 def _peak_line(profile: Profile) -> str:
@@ -62,21 +75,21 @@ def _peak_line(profile: Profile) -> str:
     return f"The peak is in the {peak.phase}{where} ({peak.op}).{gone}"
 
 
-def _categories(profile: Profile) -> Table:
-    table = Table("category", "GiB", "of the card", "what it is", box=None)
+def _categories(profile: Profile, unit: Unit) -> Table:
+    table = Table("category", unit.name, "of the card", "what it is", box=None)
     for column in table.columns[1:3]:
         column.justify = "right"
     for name, nbytes in profile.categories.items():
         if nbytes:
             share = percent(nbytes / profile.limit.low)
-            table.add_row(spoken(name), gib(nbytes), share, MEANING[name])
+            table.add_row(spoken(name), unit.told(nbytes), share, MEANING[name])
     total = profile.total.high
-    table.add_row("total", gib(total), percent(total / profile.limit.low), "as nvidia-smi shows", style="bold")
+    table.add_row("total", unit.told(total), percent(total / profile.limit.low), "as nvidia-smi shows", style="bold")
     return table
 
 
-def _totals(profile: Profile) -> Table:
-    table = Table("", "allocated", "reserved", "with context", "fits", box=None)
+def _totals(profile: Profile, unit: Unit) -> Table:
+    table = Table(unit.name, "allocated", "reserved", "with context", "fits", box=None)
     for column in table.columns[1:]:
         column.justify = "right"
     for expandable in (False, True):
@@ -87,22 +100,23 @@ def _totals(profile: Profile) -> Table:
             "segments that grow (expandable_segments)" if expandable else "segments of fixed size (PyTorch's default)"
         )
         own = ", this run" if expandable == profile.expandable else ""
-        table.add_row(name + own, gib(replay.peak_allocated), gib(reserved.high), gib(total), fits)
+        sizes = (unit.told(each) for each in (replay.peak_allocated, reserved.high, total))
+        table.add_row(name + own, *sizes, fits)
     return table
 
 
-def _phases(profile: Profile) -> str:
-    peaks = ", ".join(f"{name} {gib(nbytes)}" for name, nbytes in profile.phases.items())
-    return f"Tensors at most, GiB: {peaks}."
+def _phases(profile: Profile, unit: Unit) -> str:
+    peaks = ", ".join(f"{name} {unit.told(nbytes)}" for name, nbytes in profile.phases.items())
+    return f"Tensors at most, {unit.name}: {peaks}."
 
 
-def _holders(holders: Sequence[Holder]) -> Table:
-    table = Table("most is held by", "", "tensors", "shape", "type", "GiB", box=None)
+def _holders(holders: Sequence[Holder], unit: Unit) -> Table:
+    table = Table("most is held by", "", "tensors", "shape", "type", unit.name, box=None)
     for index in (2, 5):
         table.columns[index].justify = "right"
     for each in holders[:MOST_HOLDERS]:
         shape = " × ".join(str(side) for side in each.shape)
-        table.add_row(spoken(each.category), each.module, str(each.count), shape, each.dtype, gib(each.nbytes))
+        table.add_row(spoken(each.category), each.module, str(each.count), shape, each.dtype, unit.told(each.nbytes))
     return table
 
 
@@ -111,6 +125,11 @@ def show_advice(console: Console, advice: Advice) -> None:
     from galore.trainer.recipe.change import spelled
 
     console.print()
+    if not advice.trials:
+        room = ", or ".join(spelled(advice.room))
+        told = f"Room for: {room}" if room else "No larger micro-batch, in doublings, and no longer sequence is possible."
+        console.print(told, markup=False)
+        return
     table = Table("change, the least disruptive first", "gains GiB", "total GiB", "fits", "cost", box=None)
     for index in (1, 2, 3):
         table.columns[index].justify = "right"

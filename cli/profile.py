@@ -148,14 +148,16 @@ def _as_json(profile: Profile, advice: Advice | None) -> dict[str, object]:
             for trial in advice.trials
         ]
         found["settings_that_fit"] = spelled(advice.settings)
+        found["room_for"] = spelled(advice.room)
     return found
 
 
 def _show(loaded: LoadedRecipe, profile: Profile, advice: Advice | None) -> None:
     from galore.cli.memory import show_advice, show_profile
+    from galore.trainer.build import planned_vocabulary
 
     console = _console()
-    show_profile(console, loaded, profile)
+    show_profile(console, loaded, profile, planned_vocabulary(loaded.recipe)[1])
     if advice is not None:
         show_advice(console, advice)
 

@@ -23,7 +23,7 @@ ROOMS = {
 BESIDE = {
     "tests": "mirrors the source tree",
     "bench": "what needs time or hardware; results by date and machine",
-    "docs": "optimizer, and this tree",
+    "docs": "optimizer, memory profile, and this tree",
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from galore.trainer.memory.cards import Card
@@ -13,6 +13,7 @@ from galore.trainer.recipe.change import changed
 from galore.trainer.recipe.load import LoadedRecipe
 
 Progress = Callable[[str], None]
+LONGEST = 2**17  # tokens per sequence that are tried
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Advice:
 
     trials: tuple[Trial, ...]
     mildest: tuple[Trial, ...]
+    room: Settings  # what could be larger, each alone, where the recipe fits as it is
 
     @property
     def alone(self) -> Trial | None:
@@ -60,20 +62,25 @@ class Adviser:
         self._base = self._profile({})
 
     def advise(self) -> Advice:
-        """Try every remedy alone, and one upon the other until they are enough."""
+        """Try every remedy alone, and one upon the other until they are enough; or what there is room for."""
+        if self._fits({}):
+            return Advice((), (), self._room())
         found = [self._best(remedy, {}) for remedy in remedies(self.loaded.recipe)]
         trials = tuple(trial for trial in found if trial is not None and trial.gained > 0)
-        return Advice(trials, tuple(self._combine()))
+        return Advice(trials, tuple(self._combine()), {})
 
-    def largest(self, key: str, values: Sequence[int]) -> int | None:
-        """The largest of the rising `values` of setting `key` with which the recipe surely fits; None: not even the first."""
-        best = None
-        for value in values:
-            profile = self._profile({key: value})
-            if profile is None or not profile.fits:
-                break
-            best = value
-        return best
+    def _room(self) -> Settings:
+        """The largest micro-batch and the longest sequences, in doublings, that fit, each alone."""
+        recipe = self.loaded.recipe
+        most = {"train.micro_batch_size": recipe.train.global_batch_size, "data.max_length": LONGEST}
+        now = {"train.micro_batch_size": recipe.train.micro_batch_size, "data.max_length": recipe.data.max_length}
+        found = {key: self._largest(key, now[key], most[key]) for key in most}
+        return {key: value for key, value in found.items() if value > now[key]}
+
+    def _largest(self, key: str, value: int, most: int) -> int:
+        while 2 * value <= most and self._fits({key: 2 * value}):
+            value *= 2
+        return value
 
     def _best(self, remedy: Remedy, above: Settings) -> Trial | None:
         """The mildest step that fits, found by halving; the last step where none does."""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import psutil
 import torch
 
 from galore.trainer.build import choose_device
+from galore.trainer.errors import UserError
+from galore.trainer.format import size
 from galore.trainer.memory.cards import attached
 from galore.trainer.memory.categories import CATEGORIES
 from galore.trainer.memory.measure import measure
@@ -57,6 +60,7 @@ def verify(loaded: LoadedRecipe) -> Verification:
     """
     device = choose_device(loaded.recipe.train.device)
     expected = predict(loaded, attached() if device.type == "cuda" else None)
+    _refuse_without_room(_peak(expected)[1], device)
     found = measure(loaded, device)
     (at, predicted), (real_at, _) = _peak(expected), _peak(found.trace)
     ours, theirs = expected.by_category(at), found.trace.by_category(real_at)
@@ -68,6 +72,17 @@ def verify(loaded: LoadedRecipe) -> Verification:
         categories={name: (ours.get(name, 0), theirs.get(name, 0)) for name in CATEGORIES},
         phases=(expected.mark_at(at), found.trace.mark_at(real_at)),
     )
+
+
+def _refuse_without_room(needed: int, device: torch.device) -> None:
+    """A CPU does not refuse what it does not have: the system would kill the process."""
+    there = psutil.virtual_memory().available if device.type == "cpu" else needed
+    if needed > there:
+        raise UserError(
+            f"the steps need {size(needed)} of memory, and {size(there)} are free here",
+            where="--measure",
+            fix="measure with train.micro_batch_size=1, or a smaller model of the same shape",
+        )
 
 
 def _peak(trace: Trace) -> tuple[int, int]:

@@ -57,11 +57,6 @@ def test_where_layers_share_a_turn_their_sum_counts() -> None:
     assert due(found, steps["refresh step"]) == [10, 30]
 
 
-def test_layers_of_different_gaps_meet() -> None:
-    found = optimizer((10, RefreshSchedule(2)), (10, RefreshSchedule(3)))
-    assert due(found, dict(clocks(found))["refresh step"]) == [10, 10]
-
-
 def test_without_projection_there_is_no_refresh() -> None:
     assert dict(clocks(optimizer())) == {"first step": 0, "ordinary step": 1}
 
