@@ -38,7 +38,8 @@ def linear_cross_entropy(
         weight: output head, (V, d). It may be tied, or need no gradient.
         targets: class of every row, (n,) int64; rows equal to `ignore_index` count for nothing.
         ignore_index: target to leave out; None when there is none to look for, which spares a GPU a synchronisation.
-        chunk: rows whose logits exist at the same time. None takes equal chunks of at most 64 MiB of bf16 logits.
+        chunk: rows whose logits exist at the same time. None takes equal chunks of at most 64 MiB of bf16 logits; or a
+            single one, where the fp32 sum of the weight's gradient over several would take more than the logits.
 
     Returns:
         The summed loss, (), fp32 (fp64 for fp64 inputs); 0 when every row is ignored.
@@ -51,11 +52,10 @@ def linear_cross_entropy(
         kept = (targets != ignore_index).nonzero().squeeze(1)
         if len(kept) < len(targets):
             hidden, targets = hidden.index_select(0, kept), targets.index_select(0, kept)
-    rows = chunk or _equal_chunks(len(targets), weight.shape[0])
     needs = torch.is_grad_enabled()
-    loss: Tensor = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
-        hidden, weight, targets, rows, needs and hidden.requires_grad, needs and weight.requires_grad
-    )
+    wants_hidden, wants_weight = needs and hidden.requires_grad, needs and weight.requires_grad
+    rows = chunk or _chunk_rows(len(targets), weight, wants_weight)
+    loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, targets, rows, wants_hidden, wants_weight)  # type: ignore[no-untyped-call]
     return loss
 
 
@@ -68,10 +68,13 @@ def _check(hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int | None) -
         raise ValueError(f"chunk must be at least 1 row, not {chunk}")
 
 
-def _equal_chunks(rows: int, vocabulary: int) -> int:
-    """Rows per chunk, so that no small one is left over at the end."""
-    chunks = max(1, ceil(rows * vocabulary / CHUNK_ELEMENTS))
-    return max(1, ceil(rows / chunks))
+def _chunk_rows(rows: int, weight: Tensor, wants_weight: bool) -> int:
+    """Rows per chunk, all equal so that no small one is left over at the end."""
+    chunks = max(1, ceil(rows * weight.shape[0] / CHUNK_ELEMENTS))
+    chunk = max(1, ceil(rows / chunks))
+    widening = _arithmetic(weight).itemsize / weight.dtype.itemsize - 1  # of the summed gradient, per element of dW
+    spared_rows, lost_rows = rows - chunk, weight.shape[1] * widening * wants_weight
+    return chunk if spared_rows > lost_rows else max(1, rows)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):

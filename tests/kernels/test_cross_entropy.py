@@ -63,6 +63,21 @@ def test_many_vocabulary_blocks_and_softmax_blocks(monkeypatch):
         torch.testing.assert_close(mine, truth)
 
 
+@pytest.mark.parametrize(
+    ("rows", "dtype", "wants_weight", "expected"),
+    [
+        (60, torch.bfloat16, True, 60),  # two chunks would spare 30 rows of logits and widen a sum of 40
+        (60, torch.bfloat16, False, 30),  # a frozen head has no such sum
+        (60, torch.float32, True, 30),  # and in fp32 it is no wider
+        (160, torch.bfloat16, True, 40),
+    ],
+)
+def test_chunks_spare_more_than_their_summed_gradient_takes(monkeypatch, rows, dtype, wants_weight, expected):
+    monkeypatch.setattr(cross_entropy, "CHUNK_ELEMENTS", 40 * 100)
+    weight = torch.empty(100, 40, dtype=dtype)
+    assert cross_entropy._chunk_rows(rows, weight, wants_weight) == expected
+
+
 def test_default_chunks_are_equal_and_small_enough(monkeypatch):
     monkeypatch.setattr(cross_entropy, "CHUNK_ELEMENTS", 16 * 40)
     sizes: list[int] = []
