@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from galore.cli.compare import compare
 from galore.cli.doctor import doctor
 from galore.cli.errors import ReportingGroup
 from galore.cli.evaluate import evaluate
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 app.command("train")(train)
 app.command("profile-memory")(profile_memory)
+app.command("compare")(compare)
 app.command("eval")(evaluate)
 app.command("generate")(generate)
 app.command("export")(export)

@@ -127,7 +127,9 @@ def show_advice(console: Console, advice: Advice) -> None:
     console.print()
     if not advice.trials:
         room = ", or ".join(spelled(advice.room))
-        told = f"Room for: {room}" if room else "No larger micro-batch, in doublings, and no longer sequence is possible."
+        told = (
+            f"Room for: {room}" if room else "No larger micro-batch, in doublings, and no longer sequence is possible."
+        )
         console.print(told, markup=False)
         return
     table = Table("change, the least disruptive first", "gains GiB", "total GiB", "fits", "cost", box=None)

@@ -1,0 +1,105 @@
+"""Which runs a comparison consists of: methods × learning rates × seeds, each a recipe with some settings changed."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from galore.trainer.errors import UserError
+from galore.trainer.recipe.suggest import nearest
+
+METHODS: dict[str, tuple[str, ...]] = {
+    "full": ("optim.method=full",),
+    "full-8bit": ("optim.method=full", "optim.state_dtype=8bit"),
+    "galore": ("optim.method=galore",),
+    "galore-8bit": ("optim.method=galore", "optim.state_dtype=8bit"),
+    "galore-svd": ("optim.method=galore", "optim.proj_type=svd"),
+    "lora": ("optim.method=lora",),
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run: `method` as the user wrote it, such as `galore:optim.rank=32`, and the overrides that make it."""
+
+    method: str
+    learning_rate: float | None
+    seed: int | None
+
+    @property
+    def overrides(self) -> list[str]:
+        """Settings on top of the recipe's, as on the command line."""
+        name, *own = self.method.split(":")
+        chosen = [*METHODS[name], *own]
+        chosen += [] if self.learning_rate is None else [f"optim.learning_rate={self.learning_rate!r}"]
+        return chosen + ([] if self.seed is None else [f"train.seed={self.seed}"])
+
+    @property
+    def folder(self) -> str:
+        """Where the run is kept, inside the comparison's own folder."""
+        parts = [re.sub(r"[^A-Za-z0-9.-]+", "_", self.method)]
+        parts += [] if self.learning_rate is None else [f"lr{self.learning_rate:g}"]
+        return "-".join(parts + ([] if self.seed is None else [f"seed{self.seed}"]))
+
+
+def grid(methods: str, learning_rates: str | None, seeds: str | None) -> list[Cell]:
+    """All runs, seed by seed, so that an interrupted comparison has seen every method.
+
+    Args:
+        methods: names from METHODS, comma-separated; settings may follow each after colons: `galore:optim.rank=32`.
+        learning_rates, seeds: comma-separated numbers; None takes the recipe's own.
+
+    Raises:
+        UserError: a name is unknown, a number is none, or two runs would be the same.
+    """
+    names = _words(methods, "--methods")
+    for name in names:
+        _refuse_unknown(name)
+    rates = [None] if learning_rates is None else [_rate(word) for word in _words(learning_rates, RATES)]
+    numbers = [None] if seeds is None else [_seed(word) for word in _words(seeds, SEEDS)]
+    cells = [Cell(name, rate, seed) for seed, name, rate in itertools.product(numbers, names, rates)]
+    _refuse_twice([cell.folder for cell in cells])
+    return cells
+
+
+RATES, SEEDS = "--learning-rates", "--seeds"
+
+
+def _words(text: str, where: str) -> list[str]:
+    words = [word.strip() for word in text.split(",")]
+    if not all(words):
+        raise UserError(f"{text!r} names nothing between two commas", where=where, fix="write a,b,c")
+    return words
+
+
+def _rate(word: str) -> float:
+    try:
+        value = float(word)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise UserError(f"{word!r} is no learning rate", where=RATES, fix="write positive numbers, such as 0.003,0.01")
+    return value
+
+
+def _seed(word: str) -> int:
+    if not word.isdecimal():
+        raise UserError(f"{word!r} is no seed", where=SEEDS, fix="write whole numbers, such as 1,2,3")
+    return int(word)
+
+
+def _refuse_unknown(method: str) -> None:
+    name = method.partition(":")[0]
+    if name in METHODS:
+        return
+    near = nearest(name, METHODS)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise UserError(f"there is no method {name!r}", where="--methods", fix=f"{hint}there are {', '.join(METHODS)}")
+
+
+def _refuse_twice(folders: Sequence[str]) -> None:
+    for folder in folders:
+        if folders.count(folder) > 1:
+            raise UserError(f"{folder} would be run twice", where="--methods", fix="name every run once")
