@@ -6,16 +6,19 @@ wider output.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
 from galore.kernels.device import device_type
 from galore.kernels.reference import orient
-from galore.kernels.rounding import RoundingNoise, add_update_, block_elements
+from galore.kernels.rounding import RoundingNoise, add_update_, add_update_compensated_, block_elements
 
-__all__ = ["lift_update_", "orient", "project"]
+__all__ = ["Dense", "lift_update_", "orient", "project"]
+
+Dense = Callable[[int, int], Tensor]
+"""Rows [first, last) of a term of the stored weight's shape (m, n), as (last - first, n) in fp32 or bf16; not written to."""
 
 
 def project(p: Tensor, g: Tensor) -> Tensor:
@@ -36,32 +39,64 @@ def row_blocks(w: Tensor) -> Iterator[tuple[int, int, int]]:
 
 def lift_update_(
     w: Tensor,
-    p: Tensor,
-    n: Tensor,
+    p: Tensor | None,
+    n: Tensor | None,
     *,
     alpha: float,
     decay: float = 1.0,
     decay_after: bool = False,
     noise: RoundingNoise | None = None,
     tensor: int = 0,
+    compensation: Tensor | None = None,
+    dense: Dense | None = None,
 ) -> None:
-    """W ← decay·W + alpha·P N in place.
+    """W ← decay·W + alpha·(P N + D) in place, in row blocks; fp32 without D in one product.
 
     Args:
         w: (m, n) contiguous weight, fp32 or bf16; its larger side is b.
-        p: (a, r) projector; n: (r, b) direction in the subspace.
+        p: (a, r) projector; n: (r, b) direction in the subspace; both None where D is all there is.
         decay_after: decay the updated weight, as the official code does.
         noise, tensor: random bits for stochastic rounding into bf16, and this weight's number in their key.
+        compensation: of a bf16 w, int16 or int8 with as many elements, in place (see kernels/rounding.py).
+        dense: D, asked for one block of rows of W as it is stored at a time; P N + D is formed in fp32.
     """
-    p, n = p.to(w.dtype), n.to(w.dtype)
-    left, right = (n.mT, p.mT) if w.shape[0] >= w.shape[1] else (p, n)
-    if w.dtype == torch.float32:
-        w.addmm_(left, right, beta=1.0 if decay_after else decay, alpha=alpha)
+    product = _product(w, p, n)
+    if w.dtype == torch.float32 and product is not None and dense is None:
+        w.addmm_(*product, beta=1.0 if decay_after else decay, alpha=alpha)
         if decay_after and decay != 1.0:
             w.mul_(decay)
         return
+    compensations = None if compensation is None else compensation.view(w.shape)
     for block, first, last in row_blocks(w):
         rows = w[first:last].view(-1)
         bits = noise.window(tensor, block, rows.numel()) if noise else None
-        update = (left[first:last] @ right).view(-1)
-        add_update_(rows, update, alpha=alpha, decay=decay, decay_after=decay_after, noise=bits)
+        update = _update(product, dense, first, last)
+        if compensations is None:
+            add_update_(rows, update, alpha=alpha, decay=decay, decay_after=decay_after, noise=bits)
+            continue
+        add_update_compensated_(
+            rows,
+            compensations[first:last].view(-1),
+            update,
+            alpha=alpha,
+            decay=decay,
+            decay_after=decay_after,
+            noise=bits,
+        )
+
+
+def _product(w: Tensor, p: Tensor | None, n: Tensor | None) -> tuple[Tensor, Tensor] | None:
+    """(m, r) and (r, n) in the dtype of w (m, n) whose product is P N as w is stored."""
+    if p is None or n is None:
+        return None
+    p, n = p.to(w.dtype), n.to(w.dtype)
+    return (n.mT, p.mT) if w.shape[0] >= w.shape[1] else (p, n)
+
+
+def _update(product: tuple[Tensor, Tensor] | None, dense: Dense | None, first: int, last: int) -> Tensor:
+    """Rows [first, last) of P N + D, flat; the sum in fp32."""
+    if product is None:
+        assert dense is not None, "nothing to add: neither P N nor a dense term"
+        return dense(first, last).reshape(-1)
+    lifted = product[0][first:last] @ product[1]
+    return lifted.view(-1) if dense is None else (lifted + dense(first, last).float()).view(-1)

@@ -1,7 +1,18 @@
-"""Adding an fp32 update to stored weights: exact in fp32, stochastically rounded or to nearest in bf16.
+"""Adding an fp32 update to stored weights: exact in fp32; in bf16 stochastically rounded, compensated, or to nearest.
 
 Stochastic rounding adds 16 uniform random bits below the bf16 mantissa and truncates, so the expected value is the fp32
 sum. The sum is formed in fp32 first: rounding it before the random bits are added would lose most of a small update.
+
+A compensated weight keeps beside its bf16 W an integer C, the distance of the fp32 number V from W in units of V's last
+bits, so that bits(V) = bits(W)·2¹⁶ + C exactly. W is V rounded to nearest, ties away from 0: with ties to even C would
+not fit. C = 0 says V = W.
+
+| C | bytes | V |
+|---|---|---|
+| int16 | 2 | all of fp32: an update does to V, bit for bit, what it does to an fp32 weight |
+| int8 | 1 | the upper 24 bits of fp32 (16 of the 24 of its significand), rounded stochastically where noise is given |
+
+A second bf16 in place of C (Kahan's sum) has the bytes of int16 and carries fewer bits: the exponent is kept twice.
 """
 
 from __future__ import annotations
@@ -15,6 +26,7 @@ BLOCK = {  # elements handled at a time: the fp32 temporaries of one block stay 
     "cpu": 1 << 18,
     "cuda": 1 << 22,  # 16 MiB each; smaller ones would cost more in launches than in work
 }
+COMPENSATION = {16: torch.int16, 8: torch.int8}  # by bits per weight
 _MASK = (1 << 64) - 1
 
 
@@ -66,6 +78,30 @@ def store_rounded_(w: Tensor, value: Tensor, noise: Tensor | None) -> None:
     w.view(torch.int16).copy_(bits.view(torch.int16)[1::2])  # little-endian: the upper half is the bf16 number
 
 
+def read_compensated(w: Tensor, compensation: Tensor) -> Tensor:
+    """V in fp32, a new tensor, of a bf16 w and its int16 or int8 compensation of the same shape."""
+    value = w.float()
+    value.view(torch.int32).add_(compensation, alpha=1 if compensation.dtype == torch.int16 else 1 << 8)
+    return value
+
+
+def store_compensated_(w: Tensor, compensation: Tensor, value: Tensor, noise: Tensor | None = None) -> None:
+    """Write fp32 `value` (k,), which is used up, into contiguous bf16 `w` (k,) and its compensation (k,).
+
+    Args:
+        noise: int32 (k,) as of `RoundingNoise`; rounds what int8 cannot keep. int16 keeps all of `value` and needs none.
+    """
+    bits = value.view(torch.int32)
+    if compensation.dtype == torch.int16:
+        half, lower = 1 << 15, bits.view(torch.int16)[0::2]
+    else:
+        half, lower = 1 << 7, bits.view(torch.int8)[1::4]
+        bits.add_(half if noise is None else noise & 0xFF)
+    bits.add_(1 << 15)  # half a unit of W: the upper half is now W, and the lower one C + half
+    w.view(torch.int16).copy_(bits.view(torch.int16)[1::2])
+    compensation.copy_(lower).bitwise_xor_(-half)
+
+
 def add_update_(
     w: Tensor, update: Tensor, *, alpha: float, decay: float, decay_after: bool = False, noise: Tensor | None = None
 ) -> None:
@@ -76,10 +112,37 @@ def add_update_(
         update: (k,) any floating dtype.
     """
     value = w if w.dtype == torch.float32 else w.float()
+    _updated_(value, update, alpha, decay, decay_after)
+    if value is not w:
+        store_rounded_(w, value, noise)
+
+
+def add_update_compensated_(
+    w: Tensor,
+    compensation: Tensor,
+    update: Tensor,
+    *,
+    alpha: float,
+    decay: float,
+    decay_after: bool = False,
+    noise: Tensor | None = None,
+) -> None:
+    """`add_update_` on the compensated weight: V ← decay·V + alpha·update in fp32, kept in w and compensation.
+
+    Args:
+        w: (k,) contiguous bf16, in place.
+        compensation: (k,) contiguous int16 or int8, in place; zeros at first.
+        noise: see `store_compensated_`.
+    """
+    value = read_compensated(w, compensation)
+    _updated_(value, update, alpha, decay, decay_after)
+    store_compensated_(w, compensation, value, noise)
+
+
+def _updated_(value: Tensor, update: Tensor, alpha: float, decay: float, decay_after: bool) -> None:
+    """value ← decay·value + alpha·update, or decay·(value + alpha·update), in fp32."""
     if decay != 1.0 and not decay_after:
         value.mul_(decay)
     value.add_(update, alpha=alpha)
     if decay != 1.0 and decay_after:
         value.mul_(decay)
-    if value is not w:
-        store_rounded_(w, value, noise)

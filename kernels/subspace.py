@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 from weakref import WeakValueDictionary
 
 import torch
@@ -17,6 +18,9 @@ class Basis(NamedTuple):
 
     p: Tensor
     fell_back: bool
+
+
+Orthonormalise = Callable[[Tensor, int], Basis]
 
 
 def svd_basis(grad: Tensor, rank: int) -> Basis:
@@ -42,19 +46,81 @@ def range_basis(y: Tensor, rank: int) -> Basis:
     q, r = torch.linalg.qr(y.float())
     signs = torch.where(torch.diagonal(r) < 0, -1.0, 1.0)
     q = (q * signs)[:, :rank].contiguous()
-    if bool(torch.isfinite(q).all()):
+    if _holds(torch.isfinite(q).all()):
         return Basis(q, False)
-    return Basis(torch.linalg.qr(torch.nan_to_num(y.double())).Q[:, :rank].float().contiguous(), True)
+    finite = torch.nan_to_num(y.double(), nan=0.0, posinf=0.0, neginf=0.0)
+    return Basis(torch.linalg.qr(finite).Q[:, :rank].float().contiguous(), True)
+
+
+def cholesky_basis(y: Tensor, rank: int) -> Basis:
+    """`range_basis` by CholeskyQR2 (Fukaya et al. 2014): products and r×r factors; by Householder QR where it would fail.
+
+    Columns are brought to unit length first, so that squares neither overflow nor vanish; Q stays the same.
+    The second pass is exact to rounding if the first one left a Gram matrix near the identity, which is what is tested.
+    """
+    y = y.float()
+    once, _ = _cholesky_pass(unit_columns(y, y.shape[1]).p)
+    twice, gram = _cholesky_pass(once)
+    near_identity = (gram - torch.eye(gram.shape[0], device=gram.device)).norm() < 0.5  # false for nan
+    if _holds(near_identity):
+        return Basis(twice[:, :rank].contiguous(), False)
+    return Basis(range_basis(y, rank).p, True)
+
+
+def unit_columns(y: Tensor, rank: int) -> Basis:
+    """The first `rank` columns of y (a, r) at unit length, not orthogonal: enough halfway through a power step in fp32
+    from a basis that is nearly the leading one, where they nearly are.
+    """
+    y = y[:, :rank].float()
+    return Basis(y / y.norm(dim=0).clamp_min(torch.finfo(torch.float32).tiny), False)
+
+
+def _cholesky_pass(y: Tensor) -> tuple[Tensor, Tensor]:
+    """Q = Y R⁻¹ with RᵀR = YᵀY, and YᵀY."""
+    gram = y.mT @ y
+    r = torch.linalg.cholesky_ex(gram, upper=True).L
+    return torch.linalg.solve_triangular(r, y, upper=True, left=False), gram
+
+
+def _holds(condition: Tensor) -> bool:
+    """The condition (), true on `meta`, where it has no value."""
+    return condition.is_meta or bool(condition)
+
+
+def power_basis(
+    g: Tensor,
+    start: Tensor,
+    rank: int,
+    *,
+    side: Literal["left", "right"] = "left",
+    steps: int = 1,
+    orthonormalise: Orthonormalise = range_basis,
+    halfway: Orthonormalise | None = None,
+) -> Basis:
+    """Block power iteration P ← qr(G qr(Gᵀ P)) from a basis known before (Halko et al. 2011, algorithm 4.4, warm).
+
+    Args:
+        g: (a, b) oriented gradient.
+        start: side "left": P (a, r), say of an earlier gradient; side "right": Q (b, r), a kept row space or random
+            numbers, from which the first step is half a step, P ← qr(G Q).
+        steps: at least 1.
+        orthonormalise: `range_basis` or `cholesky_basis`.
+        halfway: the same for Gᵀ P; `unit_columns` saves this QR, the larger one. None: as `orthonormalise`.
+    """
+    halfway = halfway or orthonormalise
+    g, p, q, fell_back = g.float(), start.float(), start.float(), False
+    for step in range(steps):
+        if side == "left" or step > 0:
+            q, failed = halfway(g.mT @ p, rank)
+            fell_back |= failed
+        p, failed = orthonormalise(g @ q, rank)
+        fell_back |= failed
+    return Basis(p, fell_back)
 
 
 def randomized_basis(g: Tensor, rank: int, omega: Tensor, power_iterations: int = 2) -> Basis:
     """Randomized range finder on a whole gradient g (a, b) from omega (b, r) (Halko et al. 2011, algorithm 4.4)."""
-    g = g.float()
-    basis = range_basis(g @ omega.float(), rank)
-    for _ in range(power_iterations):
-        co_basis = range_basis(g.mT @ basis.p, rank)
-        basis = Basis(range_basis(g @ co_basis.p, rank).p, basis.fell_back or co_basis.fell_back)
-    return basis
+    return power_basis(g, omega, rank, side="right", steps=1 + power_iterations)
 
 
 _drawn: WeakValueDictionary[Any, Tensor] = WeakValueDictionary()
@@ -73,6 +139,23 @@ def gaussian(rows: int, columns: int, seed: int, like: Tensor) -> Tensor:
         omega = like.new_empty(rows, columns) if empty else torch.randn(rows, columns, generator=generator).to(like)
         _drawn[key] = omega
     return omega
+
+
+def seeded_basis(
+    rows: int, rank: int, seed: int, like: Tensor, kind: Literal["gaussian", "orthonormal"] = "gaussian"
+) -> Tensor:
+    """P (rows, rank), drawn from `seed` alone and so never stored, of the dtype and on the device of `like`.
+
+    "gaussian" has entries N(0, 1/r), so that E‖Pᵀx‖² = ‖x‖² (APOLLO, arXiv 2412.05270, algorithm 1); "orthonormal" is
+    an orthonormal basis of the same subspace. Shared as in `gaussian`: do not write into it.
+    """
+    key = (kind, rows, rank, seed, like.dtype, like.device)
+    p = _drawn.get(key)
+    if p is None:
+        numbers = gaussian(rows, rank, seed, like.new_empty(0, dtype=torch.float32))
+        p = (numbers / rank**0.5 if kind == "gaussian" else range_basis(numbers, rank).p).to(like.dtype)
+        _drawn[key] = p
+    return p
 
 
 def overlap(p_old: Tensor, p_new: Tensor) -> Tensor:

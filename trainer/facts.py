@@ -75,9 +75,12 @@ def method(optim: OptimSection) -> str:
     """The optimizer in one line."""
     states = f"{optim.state_dtype} states"
     if optim.method == "galore":
+        refresh = "" if optim.proj_type == "random" else f", refresh {optim.effective_refresh}"
+        residual = "" if optim.residual == "none" else f", residual {optim.residual}"
+        transport = "" if optim.transport == "keep" else f", moments {optim.transport}"
         return (
-            f"GaLore r={optim.rank}, α={optim.effective_scale}, T={optim.update_proj_gap}, {optim.proj_type}, "
-            f"refresh {optim.effective_refresh}{', staggered' if optim.stagger else ''}, update {optim.update}, {states}"
+            f"GaLore r={optim.rank}, α={optim.effective_scale}, T={optim.update_proj_gap}, {optim.proj_type}{refresh}"
+            f"{', staggered' if optim.stagger else ''}, update {optim.update}{residual}{transport}, {states}"
         )
     if optim.method == "lora":
         return f"LoRA r={optim.rank}, α={optim.lora_alpha}, {states}"

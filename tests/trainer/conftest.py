@@ -25,21 +25,20 @@ TINY = (
 
 
 @pytest.fixture
-def tiny(imported: None) -> Callable[..., LoadedRecipe]:
+def tiny(unfrozen: None) -> Callable[..., LoadedRecipe]:
     """The demo with a LLaMA of 130,000 parameters, and with overrides such as `optim.method=full`."""
 
     def load(*overrides: str) -> LoadedRecipe:
         return load_recipe("demo", [*TINY, *overrides])
 
+    gc.freeze()  # every rehearsal collects garbage; what the libraries have made is none
     return load
 
 
 @pytest.fixture(scope="session")
-def imported() -> Iterator[None]:
-    """What the libraries have made is out of the collector's sight: every rehearsal calls it."""
-    import galore.trainer.memory.verify  # noqa: F401
+def unfrozen() -> Iterator[None]:
+    """Afterwards, the collector sees everything again."""
+    import galore.trainer.memory.verify  # noqa: F401 - before anything is frozen
 
-    gc.collect()
-    gc.freeze()
     yield
     gc.unfreeze()

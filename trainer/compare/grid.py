@@ -16,6 +16,11 @@ METHODS: dict[str, tuple[str, ...]] = {
     "galore": ("optim.method=galore",),
     "galore-8bit": ("optim.method=galore", "optim.state_dtype=8bit"),
     "galore-svd": ("optim.method=galore", "optim.proj_type=svd"),
+    "ldadam": ("optim.method=galore", "optim.transport=rotate"),
+    "fira": ("optim.method=galore", "optim.residual=fira"),
+    "apollo": ("optim.method=galore", "optim.residual=apollo", "optim.proj_type=random"),
+    "apollo-mini": ("optim.method=galore", "optim.residual=apollo-mini", "optim.proj_type=random", "optim.rank=1"),
+    "frugal": ("optim.method=galore", "optim.residual=frugal", "optim.transport=reset"),
     "lora": ("optim.method=lora",),
 }
 

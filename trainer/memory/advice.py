@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from galore.trainer.memory.cards import Card
 from galore.trainer.memory.plan import profile_on
 from galore.trainer.memory.profile import Profile
-from galore.trainer.memory.remedies import Remedy, Settings, remedies
+from galore.trainer.memory.remedies import COSTS, Remedy, Settings, remedies, remedy
 from galore.trainer.recipe.change import changed
 from galore.trainer.recipe.load import LoadedRecipe
+from galore.trainer.recipe.schema import Recipe
 
 Progress = Callable[[str], None]
 LONGEST = 2**17  # tokens per sequence that are tried
@@ -24,6 +25,11 @@ class Trial:
     cost: str
     profile: Profile
     gained: int
+
+    @property
+    def helps(self) -> bool:
+        """Needs less; or gets through where the recipe as it is may not, by cached memory that is given back in time."""
+        return self.gained > 0 or self.profile.fits is True
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,7 @@ class Adviser:
         if self._fits({}):
             return Advice((), (), self._room())
         found = [self._best(remedy, {}) for remedy in remedies(self.loaded.recipe)]
-        trials = tuple(trial for trial in found if trial is not None and trial.gained > 0)
+        trials = tuple(trial for trial in found if trial is not None and trial.helps)
         return Advice(trials, tuple(self._combine()), {})
 
     def _room(self) -> Settings:
@@ -84,7 +90,7 @@ class Adviser:
 
     def _best(self, remedy: Remedy, above: Settings) -> Trial | None:
         """The mildest step that fits, found by halving; the last step where none does."""
-        steps = [step for step in remedy.steps if self._profile({**above, **step}) is not None]
+        steps = [step for step in remedy.steps if changed(self.loaded, {**above, **step}) is not None]
         if not steps:
             return None
         low, high = 0, len(steps) - 1
@@ -94,14 +100,14 @@ class Adviser:
         return self._trial(steps[low], remedy.cost, above)
 
     def _combine(self) -> Iterator[Trial]:
-        """Remedies one upon the other until it fits, without those that turn out not to be needed."""
+        """Remedies one upon the other, each of the recipe as changed so far, until it fits; without those not needed."""
         taken: dict[str, Settings] = {}
-        for remedy in remedies(self.loaded.recipe):
+        for cost in COSTS:
             above = _merged(taken.values())
-            trial = self._best(remedy, above)
-            if trial is None or trial.gained <= 0:
+            trial = self._best(remedy(self._recipe(above), cost), above)
+            if trial is None or not trial.helps:
                 continue
-            taken[remedy.cost] = trial.settings
+            taken[cost] = trial.settings
             if trial.profile.fits:
                 yield from self._pruned(taken)
                 return
@@ -123,6 +129,11 @@ class Adviser:
         if before is None or after is None:
             return None
         return Trial(settings, cost, after, before.total.high - after.total.high)
+
+    def _recipe(self, settings: Settings) -> Recipe:
+        other = changed(self.loaded, settings)
+        assert other is not None
+        return other.recipe
 
     def _fits(self, settings: Settings) -> bool:
         profile = self._profile(settings)

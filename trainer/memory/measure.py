@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,6 +43,8 @@ def measure(loaded: LoadedRecipe, device: torch.device) -> Measurement:
     measurement = Measurement(trace, 0, "")
     with (_cuda_allocator if device_type(device) == "cuda" else _cpu_allocator)(measurement, weights):
         rehearsal.run()
+    del rehearsal
+    gc.collect()  # model, hooks and tracer refer to each other
     return measurement
 
 

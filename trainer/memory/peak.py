@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from galore.trainer.memory.categories import CATEGORIES
@@ -54,13 +53,13 @@ def phases(trace: Trace) -> dict[str, int]:
     found: dict[str, int] = {}
     for (start, what), end in zip(trace.marks, ends, strict=True):
         name = what.partition(":")[0]
-        found[name] = max(found.get(name, 0), *curve[start:end], 0)
+        found[name] = max(found.get(name, 0), *curve[max(0, start - 1) : end], 0)  # what it begins with included
     return found
 
 
 def folded(module: str) -> str:
     """A module's path with layer numbers left out: `model.layers.*.mlp`."""
-    return re.sub(r"\.\d+\.", ".*.", f"{module}.")[:-1]
+    return ".".join("*" if part.isdigit() else part for part in module.split("."))
 
 
 def _holders(alive: list[Allocation]) -> list[Holder]:

@@ -21,8 +21,12 @@ class Remedy:
 
 def remedies(recipe: Recipe) -> list[Remedy]:
     """What could be changed in `recipe`, each once, in the order to try."""
-    found = (Remedy(cost, tuple(steps(recipe))) for cost, steps in _ORDER)
-    return [remedy for remedy in found if remedy.steps]
+    return [found for cost in COSTS if (found := remedy(recipe, cost)).steps]
+
+
+def remedy(recipe: Recipe, cost: str) -> Remedy:
+    """The one of that cost; it has no step where `recipe` has nothing of the kind to change."""
+    return Remedy(cost, tuple(_STEPS[cost](recipe)))
 
 
 def halved(value: int, least: int = 1) -> Iterator[int]:
@@ -109,19 +113,20 @@ def _length(recipe: Recipe) -> Iterator[Settings]:
     yield from ({"data.max_length": length} for length in halved(recipe.data.max_length, 128))
 
 
-_ORDER: tuple[tuple[str, Callable[[Recipe], Iterator[Settings]]], ...] = (
-    ("nothing", _segments),
-    ("slower evaluations", _evaluation),
-    ("same results; smaller products use the card less well", _micro_batch),
-    ("same results; one more forward, about a third more time", _checkpointing),
-    ("same results up to rounding", _backward),
-    ("layers refresh in turns instead of together", _stagger),
-    ("another estimate of the same subspace", _randomized),
-    ("gradient sums are rounded to 8 bits of mantissa", _accumulators),
-    ("Adam's moments in 8 bits; 8-bit Adam is close to Adam in practice", _states),
-    ("half the bits of every weight, rounded stochastically", _weights),
-    ("a smaller subspace: choose the learning rate anew", _rank),
-    ("low-rank projection instead of full-rank AdamW: choose the learning rate anew", _galore),
-    ("shorter sequences: another training problem", _length),
-    ("no accumulation and no clipping: batches of one micro-batch", _immediate),
-)
+_STEPS: dict[str, Callable[[Recipe], Iterator[Settings]]] = {
+    "nothing": _segments,
+    "slower evaluations": _evaluation,
+    "same results; smaller products use the card less well": _micro_batch,
+    "same results; one more forward, about a third more time": _checkpointing,
+    "same results up to rounding": _backward,
+    "layers refresh in turns instead of together": _stagger,
+    "another estimate of the same subspace": _randomized,
+    "gradient sums are rounded to 8 bits of mantissa": _accumulators,
+    "Adam's moments in 8 bits; 8-bit Adam is close to Adam in practice": _states,
+    "half the bits of every weight, rounded stochastically": _weights,
+    "a smaller subspace: choose the learning rate anew": _rank,
+    "low-rank projection instead of full-rank AdamW: choose the learning rate anew": _galore,
+    "shorter sequences: another training problem": _length,
+    "no accumulation and no clipping: batches of one micro-batch": _immediate,
+}
+COSTS = tuple(_STEPS)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from galore.trainer.optim.moments import StateDtype
 from galore.trainer.optim.projected import ProjectedSlot, ProjType, RefreshMode
 from galore.trainer.optim.refresh import schedules
+from galore.trainer.optim.residual import ResidualSlot
 from galore.trainer.optim.slot import FullSlot
 
 UpdateMode = Literal["accumulate", "immediate"]
@@ -36,6 +37,8 @@ class SlotOptions:
             if self.refresh not in (None, "first-micro-batch") or (self.accumulation or 1) > 1:
                 raise ValueError("update='immediate' refreshes from the gradient in the hook and cannot accumulate")
             return "first-micro-batch"
+        if proj_type == "random":
+            return "first-micro-batch"  # never asked: the subspace comes from the seed
         mode = self.refresh or ("delayed" if proj_type == "randomized" else "summed")
         if proj_type == "svd" and mode in ("delayed", "two-pass"):
             raise ValueError(f"refresh={mode!r} works on a linear sketch and needs proj_type='randomized'")
@@ -73,12 +76,14 @@ def build_slots(
     for index, (name, parameter, group) in enumerate(members):
         _check(name, parameter, group)
         if group["scale"] is None:
-            group["scale"] = 1.0 if group["rank"] is None else GALORE_SCALE
+            within = group["rank"] is not None and group["residual"] in ("none", "fira")
+            group["scale"] = GALORE_SCALE if within else 1.0
         common = (name, index, parameter, group, state[parameter], options.state_dtype, options.accumulator_dtype)
+        kind = ProjectedSlot if group["residual"] == "none" else ResidualSlot
         slots[parameter] = (
             FullSlot(*common)
             if group["rank"] is None
-            else ProjectedSlot(
+            else kind(
                 *common,
                 rank=group["rank"],
                 proj_type=group["proj_type"],

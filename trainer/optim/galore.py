@@ -14,9 +14,11 @@ from torch.optim import Optimizer
 from galore.kernels.adam import Convention
 from galore.kernels.linear import Factors
 from galore.kernels.rounding import RoundingNoise
+from galore.kernels.transport import Transport
 from galore.trainer.optim.build_slots import SlotOptions, UpdateMode, build_slots, named_groups
 from galore.trainer.optim.moments import StateDtype
 from galore.trainer.optim.projected import ProjectedSlot, ProjType, RefreshMode
+from galore.trainer.optim.residual import Residual
 from galore.trainer.optim.slot import FullSlot, Update
 
 
@@ -49,12 +51,15 @@ class GaLoreAdamW(Optimizer):
         params: parameters, (name, parameter) pairs, or groups of either; a group may override any setting below and have
             a `rank`, clamped to min(m, n).
         lr, betas, eps, weight_decay: as in AdamW; decay is decoupled.
-        scale: α, factor on the update of a group (GaLore's 0.25 for projected groups unless given; 1 for the others).
+        scale: α, factor on the update of a group (unless given 0.25 for GaLore and Fira, 1 for the others).
         update_proj_gap: T, steps between two refreshes of a layer's subspace.
-        proj_type: `svd` or `randomized` (warm-started range finder).
+        proj_type: `svd`, `randomized` (warm-started range finder), or `random`, drawn from the seed and never stored.
         refresh: which gradient a refresh sees, see `trainer.optim.projected`; default `delayed` / `summed` (svd).
         stagger: spread the layers' refreshes over the gap.
         update: `accumulate`, or `immediate`: step inside the hook, without accumulation, clipping or transactional step.
+        transport: what the moments do when a layer's basis changes: `keep`, `reset`, or `rotate` into the new one (LDAdam).
+        residual: what is added from outside the subspace, `none`, `fira`, `apollo`, `apollo-mini` or `frugal`; all but
+            `none` need the whole summed gradient, see `trainer.optim.residual`.
         convention: `paper`, or `reference` for the arithmetic order of the official code.
         state_dtype: moments in `float32` or bitsandbytes' `8bit`.
         accumulator_dtype: precision of sums over micro-batches.
@@ -80,6 +85,8 @@ class GaLoreAdamW(Optimizer):
         refresh: RefreshMode | None = None,
         stagger: bool = True,
         update: UpdateMode = "accumulate",
+        transport: Transport = "keep",
+        residual: Residual = "none",
         convention: Convention = "paper",
         state_dtype: StateDtype = "float32",
         accumulator_dtype: torch.dtype = torch.float32,
@@ -97,6 +104,8 @@ class GaLoreAdamW(Optimizer):
             "update_proj_gap": update_proj_gap,
             "proj_type": proj_type,
             "convention": convention,
+            "transport": transport,
+            "residual": residual,
             "clock": 0,
         }
         super().__init__(named_groups(params), defaults)

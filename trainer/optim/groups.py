@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-GROUP_OPTIONS = {"lr", "betas", "eps", "scale", "update_proj_gap", "proj_type", "convention"}
+GROUP_OPTIONS = {"lr", "betas", "eps", "scale", "update_proj_gap", "proj_type", "convention", "transport", "residual"}
 NamedParameter = tuple[str, nn.Parameter]
 
 

@@ -33,7 +33,9 @@ class Float32Moment:
         return self.flat[first:last]
 
     def write(self, first: int, last: int, value: Tensor) -> None:
-        """Nothing to do: `value` is the storage."""
+        """Nothing to do where `value` is what `read` gave, which is the storage."""
+        if value.data_ptr() != self.flat[first:last].data_ptr():
+            self.flat[first:last] = value
 
 
 class BlockwiseMoment:

@@ -17,20 +17,24 @@ import torch
 from torch import Tensor
 
 from galore.kernels.linear import Factors
-from galore.kernels.projection import lift_update_, orient, project
+from galore.kernels.projection import Dense, lift_update_, orient, project
 from galore.kernels.rounding import block_elements, mix
-from galore.kernels.subspace import Basis, gaussian, randomized_basis, range_basis, svd_basis
+from galore.kernels.subspace import Basis, gaussian, randomized_basis, range_basis, seeded_basis, svd_basis
+from galore.kernels.transport import Transport, change_of_basis, transport
 from galore.trainer.optim.accumulate import GradientSum
 from galore.trainer.optim.moments import moment
 from galore.trainer.optim.refresh import RefreshSchedule
-from galore.trainer.optim.slot import FullSlot, Update
+from galore.trainer.optim.slot import MOMENTS, FullSlot, Update
 
 RefreshMode = Literal["delayed", "two-pass", "summed", "first-micro-batch"]
-ProjType = Literal["svd", "randomized"]
+ProjType = Literal["svd", "randomized", "random"]
 
 
 class ProjectedSlot(FullSlot):
-    """A matrix whose optimizer lives in an r-dimensional subspace; its state adds `projector` (a, r)."""
+    """A matrix whose optimizer lives in an r-dimensional subspace; its state adds `projector` (a, r).
+
+    A `random` subspace is drawn anew from the seed whenever it is wanted, and nothing of it is kept.
+    """
 
     def __init__(
         self,
@@ -54,15 +58,28 @@ class ProjectedSlot(FullSlot):
         self.factored = False  # whether the layer's own backward hands over factors, see `factored`
 
     @property
+    def projector(self) -> Tensor:
+        """P (a, r) in the dtype of the weight."""
+        if self.proj_type == "random":
+            seed = mix(self.seed, self.schedule.last_due(self.clock()), self.index)
+            return seeded_basis(self.short, self.rank, seed, self.parameter)
+        return self.state["projector"]
+
+    @property
+    def has_projector(self) -> bool:
+        """Whether there is a basis to project on."""
+        return self.proj_type == "random" or "projector" in self.state
+
+    @property
     def due(self) -> bool:
-        """Whether the step being accumulated refreshes this layer."""
-        return "projector" not in self.state or self.schedule.due(self.clock())
+        """Whether the step being accumulated finds this layer a new subspace."""
+        return self.proj_type != "random" and (not self.has_projector or self.schedule.due(self.clock()))
 
     @property
     def wants_sketch_pass(self) -> bool:
         """Whether this step's basis comes from an extra pass over the micro-batches."""
-        first = "projector" not in self.state
-        return self.pending is None and ((self.mode == "two-pass" and self.due) or (self.mode == "delayed" and first))
+        by_pass = self.mode == "two-pass" or (self.mode == "delayed" and not self.has_projector)
+        return self.due and self.pending is None and by_pass
 
     @property
     def has_gradient(self) -> bool:
@@ -71,12 +88,12 @@ class ProjectedSlot(FullSlot):
     @property
     def takes_factors(self) -> bool:
         """Whether the step being accumulated can do without the whole gradient, see `factored`."""
-        return not self.due or (self.mode == "delayed" and "projector" in self.state)
+        return not self.due or (self.mode == "delayed" and self.has_projector)
 
     def receive_factors(self, factors: Factors) -> None:
         """As `receive`, from a gradient that is not multiplied out."""
         self.received += 1
-        self.sum.add(factors.project(self.state["projector"]))
+        self.sum.add(factors.project(self.projector))
         if self.due:
             self.sketch.add(factors.sketch(self._test_matrix_of_step()).float())
 
@@ -84,13 +101,13 @@ class ProjectedSlot(FullSlot):
         g = orient(grad)
         self.received += 1
         if not self.due:
-            self.sum.add(project(self.state["projector"], g))
+            self.sum.add(project(self.projector, g))
         elif self.mode == "summed":
             self.whole.add(grad)
             if self.received == self.accumulation:
                 self.complete()
-        elif self.mode == "delayed" and "projector" in self.state:
-            self.sum.add(project(self.state["projector"], g))
+        elif self.mode == "delayed" and self.has_projector:
+            self.sum.add(project(self.projector, g))
             self.add_to_sketch(grad)
         else:
             self._project_on_pending(grad)
@@ -116,29 +133,55 @@ class ProjectedSlot(FullSlot):
 
     def apply(self, update: Update) -> None:
         if self.pending is not None:
-            self.state["projector"] = self.pending
-        gradient = self.sum.take().contiguous()
+            self._turn_to(self.pending)
+        direction = self._direction(self.sum.take().contiguous(), update.grad_scale, self.parameter.dtype)
+        self._lift(update, self.projector, direction)
+        if self.sketch.value is not None:
+            self._turn_to(self._basis_of_sketch())
+        self.discard()
+
+    def _direction(self, gradient: Tensor, grad_scale: float, dtype: torch.dtype) -> Tensor:
+        """N (r, b) = -m̂ / (√v̂ + ε) of the projected gradient (r, b), contiguous."""
         self._begin(gradient.shape, gradient.device)
-        direction = torch.empty(gradient.shape, dtype=self.parameter.dtype, device=gradient.device)
+        direction = torch.empty(gradient.shape, dtype=dtype, device=gradient.device)
         size = block_elements(gradient)
         for first in range(0, gradient.numel(), size):
             last = min(first + size, gradient.numel())
             part = torch.zeros(last - first, device=gradient.device)
-            self._adam_(part, gradient.view(-1)[first:last], first, last, update.grad_scale, lr=1.0, decay=1.0)
-            direction.view(-1)[first:last] = part  # -m̂ / (√v̂ + ε)
+            self._adam_(part, gradient.view(-1)[first:last], first, last, grad_scale, lr=1.0, decay=1.0)
+            direction.view(-1)[first:last] = part
+        return direction
+
+    def _lift(self, update: Update, p: Tensor | None, direction: Tensor | None, dense: Dense | None = None) -> None:
+        """W ← (1 - ηλ) W + ηα (P N + D)."""
         lift_update_(
             self.parameter.data,
-            self.state["projector"],
+            p,
             direction,
             alpha=self._lr,
             decay=self._decay,
             decay_after=self.group["convention"] == "reference",
             noise=update.noise,
             tensor=self.index,
+            dense=dense,
         )
-        if self.sketch.value is not None:
-            self.state["projector"] = self._basis_of_sketch()
-        self.discard()
+
+    def _turn_to(self, projector: Tensor) -> None:
+        """Make `projector` the basis; the moments follow as the group's transport says."""
+        kind = self.group["transport"]
+        if kind != "keep" and "projector" in self.state and "exp_avg" in self.state:
+            self._carry_moments(kind, change_of_basis(projector, self.state["projector"]))
+        self.state["projector"] = projector
+
+    def _carry_moments(self, kind: Transport, c: Tensor) -> None:
+        storage = {name: moment(self.state, name) for name in MOMENTS}
+        numel, (beta1, beta2) = self.rank * self.long, self.group["betas"]
+        old = [storage[name].read(0, numel).view(self.rank, self.long) for name in MOMENTS]
+        carried = transport(kind, old[0], old[1], c, step=int(self.state["step"]), beta1=beta1, beta2=beta2)
+        for name in carried.changed:
+            storage[name].write(0, numel, getattr(carried, name).reshape(-1))
+        if carried.restart:
+            self.state["step"].zero_()
 
     def discard(self) -> None:
         super().discard()
@@ -153,7 +196,8 @@ class ProjectedSlot(FullSlot):
 
     def planned_bytes(self) -> tuple[int, int]:
         moments = self._moment_bytes(torch.Size((self.rank, self.long)))
-        return moments, self.short * self.rank * self.parameter.element_size()
+        stored = self.proj_type != "random"
+        return moments, self.short * self.rank * self.parameter.element_size() * stored
 
     def _project_on_pending(self, grad: Tensor) -> None:
         if self.pending is None:

@@ -21,6 +21,10 @@ class RefreshSchedule:
         """Whether the update number `step` (from 0) refreshes the subspace."""
         return step == 0 or (step >= self.offset and (step - self.offset) % self.gap == 0)
 
+    def last_due(self, step: int) -> int:
+        """The latest update up to number `step` that refreshed the subspace."""
+        return step - (step - self.offset) % self.gap if step >= self.offset else 0
+
 
 def schedules(gaps: list[int], stagger: bool) -> list[RefreshSchedule]:
     """One schedule per layer; with `stagger` the turns are spread evenly over each layer's gap."""

@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from galore.trainer.recipe.optimizer_rules import check_optimizer
+
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
 RefreshMode = Literal["delayed", "two-pass", "summed", "first-micro-batch"]
@@ -156,17 +158,26 @@ class OptimSection(Section):
     scale: float | None = Field(
         None,
         gt=0,
-        description="α: factor on the update of the target matrices; null is 0.25 for galore, 1 for lora and full",
+        description="α: factor on the update of the target matrices; null is 0.25 for galore and fira, 1 for the others",
     )
     update_proj_gap: Positive = Field(
         200, description="T: optimizer steps between two refreshes of one layer's subspace"
     )
-    proj_type: Literal["svd", "randomized"] = Field(
-        "randomized", description="How the subspace is found: full SVD, or a warm-started randomized range finder"
+    proj_type: Literal["svd", "randomized", "random"] = Field(
+        "randomized",
+        description="How the subspace is found: full SVD, a warm-started randomized range finder, or drawn from the seed and never stored",
+    )
+    transport: Literal["keep", "reset", "rotate"] = Field(
+        "keep",
+        description="What the moments do when a layer's subspace changes: keep, start at 0, or rotate into the new one (LDAdam)",
+    )
+    residual: Literal["none", "fira", "apollo", "apollo-mini", "frugal"] = Field(
+        "none",
+        description="What is added from outside the subspace (docs/optimizer.md); all but none keep the whole gradient until the step",
     )
     refresh: RefreshMode | None = Field(
         None,
-        description="Which gradient a refresh sees (docs/optimizer.md); null is delayed for randomized, summed for svd",
+        description="Which gradient a refresh sees (docs/optimizer.md); null is delayed for randomized, summed for svd and with a residual",
     )
     stagger: bool = Field(
         True,
@@ -201,39 +212,19 @@ class OptimSection(Section):
 
     @property
     def effective_scale(self) -> float:
-        return self.scale if self.scale is not None else (0.25 if self.method == "galore" else 1.0)
+        if self.scale is not None:
+            return self.scale
+        return 0.25 if self.method == "galore" and self.residual in ("none", "fira") else 1.0
 
     @property
     def effective_refresh(self) -> RefreshMode:
-        return self.refresh or ("delayed" if self.proj_type == "randomized" else "summed")
+        within = self.proj_type == "randomized" and self.residual == "none"
+        return self.refresh or ("delayed" if within else "summed")
 
     @model_validator(mode="after")
-    def _refresh_fits_subspace(self) -> Self:
-        if self.proj_type == "svd" and self.effective_refresh in ("delayed", "two-pass"):
-            raise ValueError(
-                f"refresh: {self.refresh} works on a linear sketch and needs proj_type: randomized; with svd choose summed or first-micro-batch"
-            )
-        if self.refresh == "two-pass" and self.stagger:
-            raise ValueError(
-                "refresh: two-pass repeats the micro-batches of a refresh step; with stagger: true nearly every step is one; set stagger: false, or refresh: delayed"
-            )
-        if self.convention == "reference" and (self.stagger or self.proj_type != "svd") and self.method == "galore":
-            raise ValueError("convention: reference means stagger: false and proj_type: svd")
-        if self.update == "immediate":
-            self._refuse_immediate()
+    def _settings_agree(self) -> Self:
+        check_optimizer(self)
         return self
-
-    def _refuse_immediate(self) -> None:
-        if self.method != "galore":
-            raise ValueError("update: immediate exists for method: galore only")
-        if self.max_grad_norm is not None:
-            raise ValueError(
-                "update: immediate steps before all gradients exist, so it cannot clip: set max_grad_norm: null, or update: accumulate (costs one r×n accumulator per layer)"
-            )
-        if self.effective_refresh != "first-micro-batch":
-            raise ValueError(
-                "update: immediate refreshes inside the hook: set refresh: first-micro-batch, or update: accumulate"
-            )
 
 
 class TrainSection(Section):

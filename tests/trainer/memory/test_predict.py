@@ -18,7 +18,9 @@ from galore.trainer.recipe.load import LoadedRecipe
 
 Tiny = Callable[..., LoadedRecipe]
 CPU = torch.device("cpu")
-BLOCK = 2**13  # elements of a weight that are updated together, so that weights of this size have several, as large ones do
+BLOCK = (
+    2**13
+)  # elements of a weight that are updated together, so that weights of this size have several, as large ones do
 LAYERS, TENSORS = 2, 21  # of the tiny model
 LENGTH, ROWS = 32, 2  # tokens per sequence, sequences per micro-batch
 

@@ -99,7 +99,9 @@ def test_steps_in_order_then_an_evaluation(tiny: Tiny, method: str, brief: bool,
 def test_no_more_micro_batches_than_asked_for(tiny: Tiny) -> None:
     loaded = tiny("optim.method=full", "train.global_batch_size=16", "train.micro_batch_size=2")
     assert run(loaded, micro_batches=3).count("first step: forward") == 3
-    assert run(tiny("optim.method=full", "train.global_batch_size=4"), micro_batches=3).count("first step: forward") == 2
+    assert (
+        run(tiny("optim.method=full", "train.global_batch_size=4"), micro_batches=3).count("first step: forward") == 2
+    )
 
 
 def test_the_refresh_refreshes_and_the_ordinary_step_does_not(tiny: Tiny) -> None:
@@ -132,9 +134,7 @@ def test_an_evaluation_has_its_own_micro_batch_and_keeps_nothing(tiny: Tiny) -> 
 
 @pytest.mark.parametrize("enabled", [True, False])
 @pytest.mark.parametrize("fails", [False, True])
-def test_the_collector_rests_meanwhile(
-    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, enabled: bool, fails: bool
-) -> None:
+def test_the_collector_rests_meanwhile(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, enabled: bool, fails: bool) -> None:
     seen = []
 
     def step(self: Rehearsal, clock: int) -> None:

@@ -55,7 +55,15 @@ def meta(*shape: int, dtype: torch.dtype = FP32, **settings: Any) -> Tensor:
     ],
 )
 def test_attention_kernel(kernel: str, settings: dict[str, Any]) -> None:
-    asked = {"kind": "cuda", "capability": ADA, "dtype": BF16, "kv_heads": 4, "size": 16, "masked": False, "dropout": 0.0}
+    asked = {
+        "kind": "cuda",
+        "capability": ADA,
+        "dtype": BF16,
+        "kv_heads": 4,
+        "size": 16,
+        "masked": False,
+        "dropout": 0.0,
+    }
     asked |= settings
     q = meta(2, 4, 8, asked["size"], dtype=asked["dtype"])
     k = meta(2, asked["kv_heads"], 8, asked["size"], dtype=asked["dtype"])

@@ -149,25 +149,24 @@ def test_other_devices_and_empty_tensors_do_not_count() -> None:
     assert traced(lambda _: (torch.ones(3, device="meta") + 1, torch.ones(0) + 1)).trace.events == []
 
 
-def test_the_tracer_keeps_nothing_alive() -> None:
-    kept: list[weakref.ref[Any]] = []
-    model = Model()
-
+def test_the_tracer_keeps_no_tensor_alive() -> None:
     def work(tracer: Tracer) -> None:
         tensor = torch.ones(3) * 2
-        kept.extend([weakref.ref(tensor), weakref.ref(tensor.untyped_storage())])
         tracer.label("weights", [tensor])
+        kept = [weakref.ref(tensor), weakref.ref(tensor.untyped_storage())]
         del tensor
         assert [ref() for ref in kept] == [None, None]
-        step(model)(tracer)
 
-    traced(work, model)
-    tracer = traced(step(model), model)
-    kept.append(weakref.ref(model))
+    assert traced(work).trace.events == [1, 2, -1, -2]
+
+
+def test_the_tracer_keeps_no_model_alive() -> None:
+    model = Model()
+    tracer, kept = traced(step(model), model), weakref.ref(model)
+    assert {each.category for each in tracer.trace.allocations if each.died is None} == {"weights"}
     del model
     gc.collect()
-    assert kept[-1]() is None
-    assert {each.category for each in tracer.trace.allocations if each.died is None} == {"weights"}
+    assert kept() is None
 
 
 def test_memory_that_outlives_the_tracer_lives_on_in_the_trace() -> None:

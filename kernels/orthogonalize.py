@@ -1,0 +1,106 @@
+"""Orthogonalised momentum: Newton-Schulz as in Muon, the exact polar factor for small ranks, and Muon's scale factors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]
+
+from galore.kernels.device import device_type
+
+QUINTIC = (3.4445, -4.7750, 2.0315)  # of Muon: the steepest start at 0 that still ends near 1
+_TINY = 1e-30  # instead of a division by zero
+
+
+def orthogonalize(m: Tensor, steps: int = 5) -> Tensor:
+    """m (a, b) → U S' Vᵀ of m = U S Vᵀ with S' near 1, by X ← aX + (bA + cA²)X, A = XXᵀ (Jordan et al. 2024, Muon).
+
+    Five steps bring singular values above about 1 % of ‖m‖_F to [0.68, 1.14] and leave smaller ones below. The result has
+    the dtype of m; the iteration runs in bf16 on CUDA and in fp32 elsewhere, from X = m / ‖m‖_F, whatever the size of m.
+    """
+    a, b, c = QUINTIC
+    tall = m.shape[0] > m.shape[1]
+    x = (m.mT if tall else m).float()
+    x = x / torch.linalg.vector_norm(x).clamp_min(_TINY)
+    x = x.bfloat16() if device_type(m) == "cuda" else x
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return (x.mT if tall else x).to(m.dtype)
+
+
+def polar_factor(m: Tensor) -> Tensor:
+    """The nearest matrix to m (a, b) with orthonormal rows or columns, U Vᵀ, in fp32; by eigh in float64 where SVD fails.
+
+    Directions that m does not have (singular values within rounding of 0) stay 0: the polar factor of a rank-deficient
+    matrix is a partial isometry, and that of zeros is zeros.
+    """
+    m = m.float()
+    try:
+        u, s, vh = torch.linalg.svd(m, full_matrices=False)
+        held = (s > s[:1] * (max(m.shape) * torch.finfo(s.dtype).eps)).to(s.dtype)
+        exact: Tensor = (u * held) @ vh
+        return exact
+    except LinAlgError:
+        return _polar_by_eigh(m)
+
+
+def _polar_by_eigh(m: Tensor) -> Tensor:
+    """(MMᵀ)^(-1/2) M on the smaller side."""
+    x = (m.mT if m.shape[0] > m.shape[1] else m).double()
+    squares, u = torch.linalg.eigh(x @ x.mT)
+    held = squares > squares[-1:] * (max(m.shape) * torch.finfo(squares.dtype).eps)
+    root = torch.where(held, squares.clamp_min(torch.finfo(squares.dtype).tiny).rsqrt(), 0.0)
+    polar: Tensor = (u * root) @ (u.mT @ x)
+    return (polar.mT if m.shape[0] > m.shape[1] else polar).float()
+
+
+def momentum_(buffer: Tensor, grad: Tensor, beta: float = 0.95, nesterov: bool = True) -> Tensor:
+    """B ← βB + (1 - β)G in place; returns (1 - β)G + βB for Nesterov, else B. The form of Jordan's Muon, scale aside."""
+    buffer.lerp_(grad, 1 - beta)
+    return grad.lerp(buffer, beta) if nesterov else buffer
+
+
+def spectral_scale(rows: int, columns: int) -> float:
+    """√max(1, m/n) for the update of a weight as it is stored, (m, n) = (outputs, inputs) (Jordan et al. 2024)."""
+    return math.sqrt(max(1.0, rows / columns))
+
+
+def rms_scale(rows: int, columns: int) -> float:
+    """0.2·√max(m, n): an orthogonal (m, n) update gets the RMS 0.2 that AdamW's have (Moonlight, arXiv 2502.16982, eq. 4).
+
+    The RMS is exact for a whole matrix; P O with O (r, b) orthogonal has √(r / a) of it.
+    """
+    return 0.2 * math.sqrt(max(rows, columns))
+
+
+@dataclass(frozen=True)
+class OrthogonalRule:
+    """Momentum, then orthogonalisation: Muon's, or `exact` in the subspace as SUMO does (arXiv 2505.24749).
+
+    SUMO-like: its moment is a plain average (`nesterov` off), transported by C = P_newᵀP_old at a refresh.
+    """
+
+    beta: float = 0.95
+    nesterov: bool = True
+    exact: bool = False
+    steps: int = 5
+
+    def state_shapes(self, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of the fp32 state, zeros at first."""
+        return {"exp_avg": shape}
+
+    def direction_(
+        self, grad: Tensor, state: Mapping[str, Tensor], *, step: int = 1, out: Tensor | None = None
+    ) -> Tensor:
+        """-O for the fp32 matrix `grad` (a, b), the momentum updated in place; `step` counts for nothing.
+
+        No scale factor is in it: multiply by `spectral_scale` or `rms_scale` of the weight's shape. `out` may be `grad`.
+        """
+        moment = momentum_(state["exp_avg"], grad, self.beta, self.nesterov)
+        direction = polar_factor(moment) if self.exact else orthogonalize(moment, self.steps)
+        return torch.neg(direction, out=out)

@@ -1,0 +1,137 @@
+"""Advice is tried: on cards made so small that a recipe does not fit, what is said to fit does, and nothing in vain."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from galore.kernels import rounding
+from galore.trainer.memory import advice as module
+from galore.trainer.memory.advice import Adviser, Trial
+from galore.trainer.memory.cards import Card
+from galore.trainer.memory.plan import profile_on
+from galore.trainer.memory.profile import Profile
+from galore.trainer.memory.remedies import COSTS, Settings, remedy
+from galore.trainer.recipe.change import changed
+from galore.trainer.recipe.load import LoadedRecipe
+
+MIB = 2**20
+WIDE = (  # a layer of which matrices are the larger part; on meta its size costs nothing
+    "model.hidden_size=512",
+    "model.intermediate_size=1376",
+    "model.num_hidden_layers=1",
+    "data.max_length=128",
+    "optim.rank=128",
+    "train.global_batch_size=8",
+    "train.micro_batch_size=8",
+)
+
+
+def card(mib: float) -> Card:
+    return Card("a small one", "small", round(mib * MIB), round(mib * MIB), 0, 0, (8, 9), 16, "made up")
+
+
+@pytest.fixture
+def wide(tiny: Callable[..., LoadedRecipe], monkeypatch: pytest.MonkeyPatch) -> Callable[..., LoadedRecipe]:
+    monkeypatch.setitem(rounding.BLOCK, "cuda", 2**17)  # else its temporaries were larger than the model
+    return lambda *overrides: tiny(*WIDE, *overrides)
+
+
+@pytest.fixture
+def traced(monkeypatch: pytest.MonkeyPatch) -> list[LoadedRecipe]:
+    """The recipes that are traced from now on."""
+    seen: list[LoadedRecipe] = []
+
+    def profile(loaded: LoadedRecipe, card: Card, *, brief: bool = False) -> Profile:
+        seen.append(loaded)
+        assert brief
+        return profile_on(loaded, card, brief=brief)
+
+    monkeypatch.setattr(module, "profile_on", profile)
+    return seen
+
+
+def fits(loaded: LoadedRecipe, settings: Settings, on: Card) -> bool:
+    other = changed(loaded, settings)
+    return other is not None and profile_on(other, on).fits is True
+
+
+def test_one_change_is_enough(wide: Callable[..., LoadedRecipe], traced: list[LoadedRecipe]) -> None:
+    loaded = wide("optim.proj_type=svd")
+    on, told = card(74), []
+    found = Adviser(loaded, on, told.append).advise()
+    assert [trial.cost for trial in found.trials] == sorted((trial.cost for trial in found.trials), key=COSTS.index)
+    assert all(trial.gained > 0 for trial in found.trials)
+    as_it_is = profile_on(loaded, on, brief=True).total.high
+    assert all(trial.gained == as_it_is - trial.profile.total.high for trial in found.trials)
+
+    alone = found.alone
+    assert alone is not None
+    assert fits(loaded, alone.settings, on)
+    (size,) = alone.settings.values()
+    assert list(alone.settings) == ["train.micro_batch_size"]
+    milder = [step for step in remedy(loaded.recipe, alone.cost).steps if step["train.micro_batch_size"] > size]
+    assert not any(fits(loaded, step, on) for step in milder), "the mildest step"
+    assert found.settings == alone.settings
+    assert found.room == {}
+
+    recipes = [each.recipe for each in traced]
+    assert all(recipes.count(recipe) == 1 for recipe in recipes), "each is traced once"
+    assert len(told) == len(recipes) - 1, "each is told but the recipe itself"
+    assert "train.gradient_checkpointing=True" in told
+
+
+@pytest.mark.parametrize(
+    ("gained", "fits", "helps"), [(1, False, True), (0, True, True), (-5, True, True), (0, None, False)]
+)
+def test_a_change_helps_that_needs_less_or_gets_through(gained: int, fits: bool | None, helps: bool) -> None:
+    """Cached memory is given back in time on a full card, so that a run may fit that reserves more on an empty one."""
+    profile: Any = SimpleNamespace(fits=fits)
+    assert Trial({}, "", profile, gained).helps is helps
+
+
+def test_several_changes_together_of_which_none_can_be_left_out(wide: Callable[..., LoadedRecipe]) -> None:
+    """Each rests on those before: the update in the hook goes with GaLore, and with the micro-batch made smaller."""
+    frugal = ("optim.accumulator_dtype=bfloat16", "train.gradient_checkpointing=true", "model.num_hidden_layers=2")
+    loaded, on = wide("optim.method=full", *frugal), card(60)
+    found = Adviser(loaded, on).advise()
+    assert found.alone is None
+    settings = [trial.settings for trial in found.mildest]
+    assert settings[:-1] == [{"train.micro_batch_size": 1}, {"optim.state_dtype": "8bit"}, {"optim.method": "galore"}]
+    assert settings[-1]["optim.update"] == "immediate"
+    assert settings[-1]["train.global_batch_size"] == 1
+
+    assert fits(loaded, found.settings, on)
+    for left_out in settings:
+        rest = {key: value for each in settings if each is not left_out for key, value in each.items()}
+        assert not fits(loaded, rest, on), left_out
+    assert [trial.profile.fits for trial in found.mildest] == [False] * 3 + [True]
+    assert [trial.cost for trial in found.mildest] == sorted((trial.cost for trial in found.mildest), key=COSTS.index)
+    assert all(trial.gained > 0 for trial in found.mildest)
+
+
+def test_where_nothing_helps_nothing_is_recommended(wide: Callable[..., LoadedRecipe]) -> None:
+    found = Adviser(wide("optim.method=full"), card(20)).advise()  # the libraries' workspaces alone take 16
+    assert found.alone is None
+    assert found.mildest == ()
+    assert found.settings == {}
+    assert len(found.trials) > 2
+    assert not any(trial.profile.fits for trial in found.trials)
+
+
+def test_what_there_is_room_for(tiny: Callable[..., LoadedRecipe]) -> None:
+    loaded = tiny("optim.method=full", "train.global_batch_size=12", "model.max_position_embeddings=200")
+    on = card(1000)
+    found = Adviser(loaded, on).advise()
+    assert (found.trials, found.mildest, found.alone, found.settings) == ((), (), None, {})
+    assert found.room == {"train.micro_batch_size": 4, "data.max_length": 128}  # of 12 and of 200, in doublings
+    assert all(fits(loaded, {key: value}, on) for key, value in found.room.items())
+
+
+def test_no_room(wide: Callable[..., LoadedRecipe]) -> None:
+    loaded = wide("train.global_batch_size=16")
+    on = card(profile_on(loaded, card(1000)).total.high / MIB)
+    assert Adviser(loaded, on).advise().room == {}

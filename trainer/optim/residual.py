@@ -1,0 +1,124 @@
+"""A projected parameter that also takes what its subspace leaves out of the gradient: Fira, APOLLO, FRUGAL.
+
+All of them need the whole summed gradient when the step comes, so it is kept (m, n) in the accumulators' precision, and
+a refresh sees it as `summed` does. P N + D is formed in row blocks, without a further matrix of the weight's size:
+
+    fira         P N + φ∘(G - P R), φ_j = ‖N_j‖/‖R_j‖, growth of the added norm limited    (arXiv 2410.01623)
+    apollo       s∘G, s_j = ‖N_j‖/‖R_j‖, growth limited; no P N                            (arXiv 2412.05270)
+    apollo-mini  the same with one s for the whole matrix, times √128
+    frugal       P N + sign(G - P R)                                                       (arXiv 2411.07837)
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from galore.kernels.projection import Dense, orient, project
+from galore.kernels.residual import apollo_scale, column_squares, fira_terms, frugal_block
+from galore.trainer.optim.projected import ProjectedSlot
+from galore.trainer.optim.slot import Update
+
+Residual = Literal["none", "fira", "apollo", "apollo-mini", "frugal"]
+LIMITED = ("fira", "apollo", "apollo-mini")
+
+
+class ResidualSlot(ProjectedSlot):
+    """`residual` of its group says what is added; the limited ones keep `residual_norm`, one fp32 number."""
+
+    @property
+    def kind(self) -> Residual:
+        kind: Residual = self.group["residual"]
+        return kind
+
+    @property
+    def has_gradient(self) -> bool:
+        return self.whole.value is not None
+
+    @property
+    def wants_sketch_pass(self) -> bool:
+        return False
+
+    @property
+    def takes_factors(self) -> bool:
+        return False
+
+    def receive(self, grad: Tensor) -> None:
+        self.received += 1
+        self.whole.add(grad)
+
+    def complete(self) -> None:
+        if self.whole.value is None or not self.due or self.pending is not None:
+            return
+        if not bool(torch.isfinite(self.whole.value).all()):
+            self.poisoned = True
+            return
+        self.pending = self._count(self._decompose(self.whole.value))
+
+    def squared_norm(self) -> Tensor:
+        assert self.whole.value is not None
+        norm: Tensor = torch.linalg.vector_norm(self.whole.value, dtype=torch.float32)
+        return norm.double().square()
+
+    def apply(self, update: Update) -> None:
+        if self.pending is not None:
+            self._turn_to(self.pending)
+        whole, p = self.whole.take(), self.projector
+        r = project(p, orient(whole)).float().mul_(update.grad_scale).contiguous()
+        n = self._direction(r, 1.0, torch.float32)
+        self._lift(update, *self._terms(whole, p, r, n, update.grad_scale))
+        self.discard()
+
+    def planned_bytes(self) -> tuple[int, int]:
+        moments, projector = super().planned_bytes()
+        return moments + 4 * (self.kind in LIMITED), projector
+
+    def _terms(
+        self, whole: Tensor, p: Tensor, r: Tensor, n: Tensor, grad_scale: float
+    ) -> tuple[Tensor | None, Tensor | None, Dense | None]:
+        """(P, N', D) with the update P N' + D."""
+        if self.kind == "frugal":
+            return p, n, self._signs(whole, p, r, grad_scale)
+        limiter: dict[str, Any] = {
+            "g_squares": column_squares(orient(whole)) * grad_scale**2,
+            "previous": self._previous_norm(r.device),
+        }
+        if self.kind == "fira":
+            n, scale = fira_terms(r, n, **limiter, **self._reference())
+            return p, n, self._scaled(whole, scale * grad_scale)
+        per: Literal["channel", "tensor"] = "channel" if self.kind == "apollo" else "tensor"
+        return None, None, self._scaled(whole, apollo_scale(r, n, per=per, **limiter) * grad_scale)
+
+    def _reference(self) -> dict[str, Any]:
+        """The official code's way with α, and with norms before the bias correction."""
+        if self.group["convention"] != "reference":
+            return {}
+        (beta1, beta2), step = self.group["betas"], int(self.state["step"])
+        correction = (1 - beta2**step) ** 0.5 / (1 - beta1**step)
+        return {"reference_alpha": self.group["scale"], "correction": correction}
+
+    def _previous_norm(self, device: torch.device) -> Tensor:
+        if "residual_norm" not in self.state:
+            self.state["residual_norm"] = torch.zeros((), dtype=torch.float32, device=device)
+        return self.state["residual_norm"]
+
+    @property
+    def _transposed(self) -> bool:
+        """Whether the oriented gradient is the transpose of the stored one."""
+        return self.parameter.shape[0] >= self.parameter.shape[1]
+
+    def _scaled(self, whole: Tensor, scale: Tensor) -> Dense:
+        """Rows of scale∘G; scale () or (b,), which are the rows of a transposed weight and else its columns."""
+        if scale.ndim == 1 and self._transposed:
+            return lambda first, last: whole[first:last].float() * scale[first:last, None]
+        return lambda first, last: whole[first:last].float() * scale
+
+    def _signs(self, whole: Tensor, p: Tensor, r: Tensor, grad_scale: float) -> Dense | None:
+        """Rows of -sign(G - P R); none at full rank, where that is the sign of rounding noise."""
+        if self.rank == self.short:
+            return None
+        r = r / grad_scale
+        left, right = (r.mT, p.mT) if self._transposed else (p, r)
+        return lambda first, last: frugal_block(whole[first:last], left[first:last], right)
