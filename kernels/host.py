@@ -52,8 +52,9 @@ def expandable_segments(wanted: bool) -> bool:
     settings = next((os.environ[name] for name in ALLOCATOR if name in os.environ), None)
     if settings is None:
         return wanted and sys.platform == "linux"
-    chosen = dict(pair.split(":", 1) for pair in settings.split(",") if ":" in pair)
-    return chosen.get(EXPANDABLE, "False").strip().lower() == "true"
+    pairs = "".join(settings.split()).split(",")  # torch leaves out blanks
+    chosen = dict(pair.split(":", 1) for pair in pairs if ":" in pair)
+    return chosen.get(EXPANDABLE, "False").lower() == "true"
 
 
 def ask_for_expandable_segments(wanted: bool) -> str:

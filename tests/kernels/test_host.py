@@ -1,4 +1,4 @@
-"""Memory policy of the process: blocks really are reused, and no torch is needed to ask for it."""
+"""Memory policy of the process: blocks really are reused, and no torch is needed to ask for it. The user goes first."""
 
 from __future__ import annotations
 
@@ -31,9 +31,8 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 def run(program: str, **environment: str) -> list[str]:
-    clean = {
-        name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "THP_", "OMP_", "GOMP_"))
-    }
+    ours = ("MALLOC_", "THP_", "OMP_", "GOMP_", "PYTORCH_")
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     result = subprocess.run(
         [sys.executable, "-c", program], env={**clean, **environment}, capture_output=True, text=True, check=True
     )
@@ -68,3 +67,52 @@ def test_a_second_call_tells_the_same():
     first, second = run("from galore.kernels.host import *; print(prepare_process()); print(prepare_process())")
     assert first == second
     assert "sleep soon" in first
+
+
+SEGMENTS = """
+import os, sys
+from galore.kernels.host import *
+for wanted in (True, False):
+    print(expandable_segments(wanted), ask_for_expandable_segments(wanted), os.environ.get(ALLOCATOR[1]), sep=" | ")
+    os.environ.pop(ALLOCATOR[1], None)
+assert "torch" not in sys.modules
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="segments that grow are Linux's")
+def test_segments_that_grow_are_asked_for_where_they_are_wanted():
+    assert run(SEGMENTS) == [
+        "True | CUDA memory: in segments that grow (expandable_segments) | expandable_segments:True",
+        "False | CUDA memory: in segments of fixed size | None",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "grow"),
+    [
+        ("expandable_segments:True", True),
+        ("expandable_segments:False", False),
+        ("max_split_size_mb:128", False),
+        ("max_split_size_mb:128,expandable_segments:True", True),
+        ("max_split_size_mb:128, expandable_segments: True", True),
+        ("expandable_segments:True,roundup_power2_divisions:[256:1,512:2,>:4]", True),
+        ("roundup_power2_divisions:[256:1,512:2],expandable_segments:True", True),
+        ("", False),
+    ],
+)
+@pytest.mark.parametrize("name", ["PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"])
+def test_the_users_settings_of_cudas_memory_go_first(name: str, settings: str, grow: bool):
+    program = "import os; from galore.kernels.host import *; before = dict(os.environ)\n"
+    program += "for wanted in (True, False): print(expandable_segments(wanted), ask_for_expandable_segments(wanted))\n"
+    program += "assert dict(os.environ) == before"
+    assert run(program, **{name: settings}) == [f"{grow} CUDA memory: as the environment says ({name}={settings})"] * 2
+
+
+def test_torchs_new_name_of_the_settings_goes_before_the_old():
+    program = "from galore.kernels.host import *; print(expandable_segments(True))"
+    for new, old in (("True", "False"), ("False", "True")):
+        both = {
+            "PYTORCH_ALLOC_CONF": f"expandable_segments:{new}",
+            "PYTORCH_CUDA_ALLOC_CONF": f"expandable_segments:{old}",
+        }
+        assert run(program, **both) == [new]

@@ -130,9 +130,7 @@ def test_a_compensated_lift_against_float64(small_blocks, shape, compensation_dt
         noise = RoundingNoise(0, number, w.device)
         lift_update_(w, p, n, alpha=1e-4, noise=noise, tensor=1, compensation=compensation)
     error = orient(read_compensated(w, compensation)).double() - start - 25 * step
-    lost = (
-        2**-8 if compensation_dtype == torch.int16 else 2**-8 + 25**0.5 * 2**-15 * start.norm() / (25 * step).norm()
-    )
+    lost = 2**-8 if compensation_dtype == torch.int16 else 2**-8 + 25**0.5 * 2**-15 * start.norm() / (25 * step).norm()
     assert error.norm() <= lost * (25 * step).norm()
 
 

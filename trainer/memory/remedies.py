@@ -83,6 +83,11 @@ def _states(recipe: Recipe) -> Iterator[Settings]:
         yield {"optim.state_dtype": "8bit"}
 
 
+def _projectors(recipe: Recipe) -> Iterator[Settings]:
+    if recipe.optim.method == "galore" and recipe.optim.projector_dtype not in ("int8", "int4"):
+        yield from ({"optim.projector_dtype": dtype} for dtype in ("int8", "int4"))
+
+
 def _weights(recipe: Recipe) -> Iterator[Settings]:
     if recipe.model.dtype == "float32":
         yield {"model.dtype": "bfloat16"}
@@ -123,6 +128,7 @@ _STEPS: dict[str, Callable[[Recipe], Iterator[Settings]]] = {
     "another estimate of the same subspace": _randomized,
     "gradient sums are rounded to 8 bits of mantissa": _accumulators,
     "Adam's moments in 8 bits; 8-bit Adam is close to Adam in practice": _states,
+    "projectors in 8 or 4 bits, as Q-GaLore has them": _projectors,
     "half the bits of every weight, rounded stochastically": _weights,
     "a smaller subspace: choose the learning rate anew": _rank,
     "low-rank projection instead of full-rank AdamW: choose the learning rate anew": _galore,

@@ -32,8 +32,9 @@ def reduction(dims_at: int) -> Formula:
     """Of an operation whose argument `dims_at` names the reduced dimensions."""
 
     def formula(gpu: Gpu, args: tuple[Any, ...], out: Any) -> list[Workspace]:
-        source, result = args[0], out[0] if isinstance(out, tuple) else out
-        return _cast(source, result) + staging(gpu, source, at(args, dims_at, None), _accumulator(source, out))
+        source = args[0]
+        accumulator = max(FLOAT, source.element_size(), out.element_size())
+        return _cast(source, out) + staging(gpu, source, at(args, dims_at, None), accumulator)
 
     return formula
 
@@ -48,10 +49,6 @@ def extremum(dims_at: int, indexed: bool = False) -> Formula:
         return staging(gpu, source, dims, PAIR if indexed or isinstance(out, tuple) else source.element_size())
 
     return formula
-
-
-def _accumulator(source: Tensor, out: Any) -> int:
-    return max(FLOAT, source.element_size(), out.element_size() if isinstance(out, Tensor) else 0)
 
 
 def _cast(source: Tensor, result: Tensor) -> list[Workspace]:

@@ -28,6 +28,7 @@ class SlotOptions:
     update: UpdateMode
     state_dtype: StateDtype
     accumulator_dtype: torch.dtype
+    compensated: bool
     accumulation: int | None
     seed: int
 
@@ -78,7 +79,8 @@ def build_slots(
         if group["scale"] is None:
             within = group["rank"] is not None and group["residual"] in ("none", "fira")
             group["scale"] = GALORE_SCALE if within else 1.0
-        common = (name, index, parameter, group, state[parameter], options.state_dtype, options.accumulator_dtype)
+        storage = (options.state_dtype, options.accumulator_dtype, options.compensated)
+        common = (name, index, parameter, group, state[parameter], *storage)
         kind = ProjectedSlot if group["residual"] == "none" else ResidualSlot
         slots[parameter] = (
             FullSlot(*common)

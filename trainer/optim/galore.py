@@ -16,6 +16,7 @@ from galore.kernels.linear import Factors
 from galore.kernels.rounding import RoundingNoise
 from galore.kernels.transport import Transport
 from galore.trainer.optim.build_slots import SlotOptions, UpdateMode, build_slots, named_groups
+from galore.trainer.optim.kept import ProjectorDtype
 from galore.trainer.optim.moments import StateDtype
 from galore.trainer.optim.projected import ProjectedSlot, ProjType, RefreshMode
 from galore.trainer.optim.residual import Residual
@@ -60,10 +61,12 @@ class GaLoreAdamW(Optimizer):
         transport: what the moments do when a layer's basis changes: `keep`, `reset`, or `rotate` into the new one (LDAdam).
         residual: what is added from outside the subspace, `none`, `fira`, `apollo`, `apollo-mini` or `frugal`; all but
             `none` need the whole summed gradient, see `trainer.optim.residual`.
+        projector_dtype: how P is kept, `float32`, `bfloat16`, `int8` or `int4`; by default as the weight.
         convention: `paper`, or `reference` for the arithmetic order of the official code.
         state_dtype: moments in `float32` or bitsandbytes' `8bit`.
         accumulator_dtype: precision of sums over micro-batches.
-        weight_rounding: how bf16 weights take an fp32 update, `stochastic` or `nearest`.
+        weight_rounding: how bf16 weights take an fp32 update: `stochastic`, `nearest`, or `compensated`, exact by another 16
+            bits per weight.
         accumulation: micro-batches per step where known; lets `summed` free the whole gradient inside the last hook.
         seed: of random subspaces and rounding. Everything random is a pure function of (seed, step).
 
@@ -87,10 +90,11 @@ class GaLoreAdamW(Optimizer):
         update: UpdateMode = "accumulate",
         transport: Transport = "keep",
         residual: Residual = "none",
+        projector_dtype: ProjectorDtype | None = None,
         convention: Convention = "paper",
         state_dtype: StateDtype = "float32",
         accumulator_dtype: torch.dtype = torch.float32,
-        weight_rounding: Literal["stochastic", "nearest"] = "stochastic",
+        weight_rounding: Literal["stochastic", "nearest", "compensated"] = "stochastic",
         accumulation: int | None = None,
         seed: int = 0,
     ) -> None:
@@ -106,11 +110,13 @@ class GaLoreAdamW(Optimizer):
             "convention": convention,
             "transport": transport,
             "residual": residual,
+            "projector_dtype": projector_dtype,
             "clock": 0,
         }
         super().__init__(named_groups(params), defaults)
         self.update, self.seed, self.stochastic = update, seed, weight_rounding == "stochastic"
-        options = SlotOptions(refresh, stagger, update, state_dtype, accumulator_dtype, accumulation, seed)
+        compensated = weight_rounding == "compensated"
+        options = SlotOptions(refresh, stagger, update, state_dtype, accumulator_dtype, compensated, accumulation, seed)
         self.slots = build_slots(self.param_groups, self.state, options, lambda: self.clock)
         self._sketching = False
         self._squared_norm: Tensor | None = None

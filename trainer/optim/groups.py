@@ -8,7 +8,18 @@ from typing import Any
 
 from torch import nn
 
-GROUP_OPTIONS = {"lr", "betas", "eps", "scale", "update_proj_gap", "proj_type", "convention", "transport", "residual"}
+GROUP_OPTIONS = {
+    "lr",
+    "betas",
+    "eps",
+    "scale",
+    "update_proj_gap",
+    "proj_type",
+    "convention",
+    "transport",
+    "residual",
+    "projector_dtype",
+}
 NamedParameter = tuple[str, nn.Parameter]
 
 

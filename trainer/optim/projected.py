@@ -22,6 +22,7 @@ from galore.kernels.rounding import block_elements, mix
 from galore.kernels.subspace import Basis, gaussian, randomized_basis, range_basis, seeded_basis, svd_basis
 from galore.kernels.transport import Transport, change_of_basis, transport
 from galore.trainer.optim.accumulate import GradientSum
+from galore.trainer.optim.kept import Kept, ProjectorDtype, keep, kept_bytes, matrix
 from galore.trainer.optim.moments import moment
 from galore.trainer.optim.refresh import RefreshSchedule
 from galore.trainer.optim.slot import MOMENTS, FullSlot, Update
@@ -52,7 +53,7 @@ class ProjectedSlot(FullSlot):
         self.rank, self.proj_type, self.mode = min(rank, self.short), proj_type, mode
         self.schedule, self.seed, self.clock, self.accumulation = schedule, seed, clock, accumulation
         self.whole, self.sketch = GradientSum(self.sum.dtype), GradientSum(torch.float32)
-        self.pending: Tensor | None = None
+        self.pending: Kept | None = None  # the basis that this step's gradients are projected on, if it is a new one
         self._omega: Tensor | None = None
         self.received, self.fallbacks, self.poisoned = 0, 0, False
         self.factored = False  # whether the layer's own backward hands over factors, see `factored`
@@ -63,7 +64,7 @@ class ProjectedSlot(FullSlot):
         if self.proj_type == "random":
             seed = mix(self.seed, self.schedule.last_due(self.clock()), self.index)
             return seeded_basis(self.short, self.rank, seed, self.parameter)
-        return self.state["projector"]
+        return self._matrix(self.state)
 
     @property
     def has_projector(self) -> bool:
@@ -163,15 +164,24 @@ class ProjectedSlot(FullSlot):
             decay_after=self.group["convention"] == "reference",
             noise=update.noise,
             tensor=self.index,
+            compensation=self._compensation(),
             dense=dense,
         )
 
-    def _turn_to(self, projector: Tensor) -> None:
-        """Make `projector` the basis; the moments follow as the group's transport says."""
+    def _turn_to(self, basis: Kept) -> None:
+        """Make `basis` the one to project on; the moments follow as the group's transport says."""
         kind = self.group["transport"]
         if kind != "keep" and "projector" in self.state and "exp_avg" in self.state:
-            self._carry_moments(kind, change_of_basis(projector, self.state["projector"]))
-        self.state["projector"] = projector
+            self._carry_moments(kind, change_of_basis(self._matrix(basis), self.projector))
+        self.state.update(basis)
+
+    def _matrix(self, kept: Kept) -> Tensor:
+        return matrix(kept, (self.short, self.rank), self.parameter.dtype)
+
+    @property
+    def _projector_dtype(self) -> ProjectorDtype:
+        chosen: ProjectorDtype | None = self.group["projector_dtype"]
+        return chosen or ("bfloat16" if self.parameter.dtype == torch.bfloat16 else "float32")
 
     def _carry_moments(self, kind: Transport, c: Tensor) -> None:
         storage = {name: moment(self.state, name) for name in MOMENTS}
@@ -191,13 +201,14 @@ class ProjectedSlot(FullSlot):
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         for category, tensor in super().tensors():
             yield "accumulators" if category == "gradients" else category, tensor
-        held = {"gradients": self.whole.value, "accumulators": self.sketch.value, "projectors": self.pending}
+        held = {"gradients": self.whole.value, "accumulators": self.sketch.value}
         yield from ((category, tensor) for category, tensor in held.items() if tensor is not None)
+        yield from (("projectors", tensor) for tensor in (self.pending or {}).values())
 
     def planned_bytes(self) -> tuple[int, int]:
         moments = self._moment_bytes(torch.Size((self.rank, self.long)))
         stored = self.proj_type != "random"
-        return moments, self.short * self.rank * self.parameter.element_size() * stored
+        return moments, kept_bytes((self.short, self.rank), self._projector_dtype) * stored
 
     def _project_on_pending(self, grad: Tensor) -> None:
         if self.pending is None:
@@ -205,21 +216,21 @@ class ProjectedSlot(FullSlot):
                 self.poisoned = True
                 return
             self.pending = self._count(self._decompose(grad))
-        self.sum.add(project(self.pending, orient(grad)))
+        self.sum.add(project(self._matrix(self.pending), orient(grad)))
 
     def _decompose(self, grad: Tensor) -> Basis:
         if self.proj_type == "svd":
             return svd_basis(grad, self.rank)
         return randomized_basis(orient(grad), self.rank, self._test_matrix())
 
-    def _basis_of_sketch(self) -> Tensor:
+    def _basis_of_sketch(self) -> Kept:
         sketch = self.sketch.take()
         return self._count(range_basis(sketch / sketch.abs().max().clamp_min(1e-30), self.rank))
 
-    def _count(self, basis: Basis) -> Tensor:
-        """P as it is stored, in the weight's dtype; a decomposition that needed its fallback is counted."""
+    def _count(self, basis: Basis) -> Kept:
+        """P as it is kept; a decomposition that needed its fallback is counted."""
         self.fallbacks += basis.fell_back
-        return basis.p.to(self.parameter.dtype)
+        return keep(basis.p, self._projector_dtype)
 
     def _test_matrix_of_step(self) -> Tensor:
         if self._omega is None:

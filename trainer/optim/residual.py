@@ -86,7 +86,8 @@ class ResidualSlot(ProjectedSlot):
             "previous": self._previous_norm(r.device),
         }
         if self.kind == "fira":
-            n, scale = fira_terms(r, n, **limiter, **self._reference())
+            gram = p.float().mT @ p.float() if "projector_absmax" in self.state else None  # codes are not orthonormal
+            n, scale = fira_terms(r, n, gram=gram, **limiter, **self._reference())
             return p, n, self._scaled(whole, scale * grad_scale)
         per: Literal["channel", "tensor"] = "channel" if self.kind == "apollo" else "tensor"
         return None, None, self._scaled(whole, apollo_scale(r, n, per=per, **limiter) * grad_scale)

@@ -13,7 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from galore.kernels.adam import AdamRule
-from galore.kernels.rounding import RoundingNoise, block_elements, store_rounded_
+from galore.kernels.rounding import (
+    RoundingNoise,
+    block_elements,
+    read_compensated,
+    store_compensated_,
+    store_rounded_,
+)
 from galore.trainer.optim.accumulate import GradientSum
 from galore.trainer.optim.moments import StateDtype, moment, new_state
 
@@ -40,9 +46,11 @@ class FullSlot:
         state: dict[str, Tensor],
         state_dtype: StateDtype,
         accumulator_dtype: torch.dtype,
+        compensated: bool,
     ) -> None:
         self.name, self.index, self.parameter, self.group, self.state = name, index, parameter, group, state
         self.state_dtype, self.sum = state_dtype, GradientSum(accumulator_dtype)
+        self.compensated = compensated and parameter.dtype == torch.bfloat16
 
     @property
     def has_gradient(self) -> bool:
@@ -65,13 +73,16 @@ class FullSlot:
         """Adam and the weight update, block by block; consumes the accumulator."""
         grad, weight = self.sum.take().contiguous().view(-1), self.parameter.data.view(-1)
         self._begin(self.parameter.shape, weight.device)
-        size = block_elements(weight)
+        size, compensation = block_elements(weight), self._compensation()
         for block, first in enumerate(range(0, weight.numel(), size)):
             last = min(first + size, weight.numel())
             part = weight[first:last]
-            value = part.float()  # the weight itself where it is fp32
+            rest = None if compensation is None else compensation[first:last]
+            value = part.float() if rest is None else read_compensated(part, rest)  # the weight itself where it is fp32
             self._adam_(value, grad[first:last], first, last, update.grad_scale, self._lr, self._decay)
-            if value is not part:
+            if rest is not None:
+                store_compensated_(part, rest, value)
+            elif value is not part:
                 noise = update.noise.window(self.index, block, last - first) if update.noise else None
                 store_rounded_(part, value, noise)
 
@@ -82,17 +93,27 @@ class FullSlot:
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """(category of memory, tensor) for everything held now."""
         for name, tensor in self.state.items():
-            yield "projectors" if name == "projector" else "optimizer_states", tensor
+            yield "projectors" if name.startswith("projector") else "optimizer_states", tensor
         if self.sum.value is not None:
             yield "gradients", self.sum.value
 
     def planned_bytes(self) -> tuple[int, int]:
-        """Bytes of moments and of projector once the first step is taken; nothing is allocated."""
+        """Bytes of moments (and what a compensated weight keeps) and of projector once the first step is taken; nothing is allocated."""
         return self._moment_bytes(self.parameter.shape), 0
 
     def _moment_bytes(self, shape: torch.Size) -> int:
         meta = torch.device("meta")
-        return sum(t.nbytes for name in MOMENTS for t in new_state(name, shape, self.state_dtype, meta).values())
+        rest = 2 * self.parameter.numel() * self.compensated
+        return rest + sum(t.nbytes for name in MOMENTS for t in new_state(name, shape, self.state_dtype, meta).values())
+
+    def _compensation(self) -> Tensor | None:
+        """The flat rest of a compensated weight; zeros at first."""
+        if not self.compensated:
+            return None
+        if "compensation" not in self.state:
+            device = self.parameter.device
+            self.state["compensation"] = torch.zeros(self.parameter.numel(), dtype=torch.int16, device=device)
+        return self.state["compensation"]
 
     @property
     def _lr(self) -> float:

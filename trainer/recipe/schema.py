@@ -175,6 +175,9 @@ class OptimSection(Section):
         "none",
         description="What is added from outside the subspace (docs/optimizer.md); all but none keep the whole gradient until the step",
     )
+    projector_dtype: Literal["float32", "bfloat16", "int8", "int4"] | None = Field(
+        None, description="How the projectors are kept; null is the type of the weights, int4 is Q-GaLore's"
+    )
     refresh: RefreshMode | None = Field(
         None,
         description="Which gradient a refresh sees (docs/optimizer.md); null is delayed for randomized, summed for svd and with a residual",
@@ -201,8 +204,9 @@ class OptimSection(Section):
     accumulator_dtype: Literal["float32", "bfloat16"] = Field(
         "float32", description="Storage of gradient sums over micro-batches"
     )
-    weight_rounding: Literal["stochastic", "nearest"] = Field(
-        "stochastic", description="How an fp32 update is rounded into bfloat16 weights; float32 weights are not rounded"
+    weight_rounding: Literal["stochastic", "nearest", "compensated"] = Field(
+        "stochastic",
+        description="How bfloat16 weights take an fp32 update: rounded, or exactly, the rest kept in 16 more bits; float32 ones need none",
     )
     lora_alpha: float = Field(32.0, gt=0, description="lora: adapters are scaled by lora_alpha / rank")
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="lora: dropout before the adapter")

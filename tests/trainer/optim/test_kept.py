@@ -1,0 +1,81 @@
+"""Projectors in 8 and 4 bits: what is kept, that it is what is projected on, and that it resumes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from galore.trainer.optim import GaLoreAdamW
+from galore.trainer.optim.kept import keep, kept_bytes, matrix
+
+RANK = 6
+
+
+def optimizer_for(parameter: nn.Parameter, dtype: str | None, **options: object) -> GaLoreAdamW:
+    group = {"params": [("weight", parameter)], "rank": RANK}
+    return GaLoreAdamW([group], lr=1e-2, update_proj_gap=3, projector_dtype=dtype, seed=1, **options)  # type: ignore[arg-type]
+
+
+def gradients(steps: int) -> list[Tensor]:
+    torch.manual_seed(2)
+    left = torch.randn(24, 8)
+    return [left @ torch.randn(8, 40) for _ in range(steps)]
+
+
+def trained(dtype: str | None, steps: int = 8, **options: object) -> tuple[Tensor, GaLoreAdamW]:
+    parameter = nn.Parameter(torch.zeros(24, 40))
+    optimizer = optimizer_for(parameter, dtype, **options)
+    for gradient in gradients(steps):
+        (parameter * gradient).sum().backward()
+        optimizer.step()
+    return parameter.detach(), optimizer
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8", "int4"])
+def test_bytes_are_exactly_the_formula(dtype: str) -> None:
+    _, optimizer = trained(dtype)
+    (slot,) = optimizer.projected
+    assert optimizer.memory_by_category()["projectors"] == kept_bytes((24, RANK), dtype) == slot.planned_bytes()[1]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("dtype", "most"), [("bfloat16", 0.02), ("int8", 0.05), ("int4", 0.6)])
+def test_fewer_bits_move_the_weights_nearly_as_many_do(dtype: str, most: float) -> None:
+    exact, found = trained("float32")[0], trained(dtype)[0]
+    assert 0 < (found - exact).norm() / exact.norm() < most
+
+
+@pytest.mark.parametrize("options", [{"proj_type": "svd"}, {"transport": "rotate"}, {"residual": "fira"}])
+def test_the_basis_of_the_update_is_the_one_that_was_projected_on(options: dict[str, object]) -> None:
+    """W moves within the span of the kept P in a step that finds it (and Fira, whose residual is outside, moves too)."""
+    parameter, optimizer = trained("int4", steps=1, **options)
+    (slot,) = optimizer.projected
+    p = slot.projector.double() if options.get("proj_type") == "svd" else None
+    assert parameter.abs().sum() > 0
+    if p is not None:
+        outside = parameter.double() - p @ torch.linalg.lstsq(p, parameter.double()).solution
+        assert outside.norm() < 1e-5 * parameter.norm()
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int4"])
+def test_resumes_bit_exactly(dtype: str) -> None:
+    straight, _ = trained(dtype)
+    parameter = nn.Parameter(torch.zeros(24, 40))
+    optimizer = optimizer_for(parameter, dtype)
+    for step, gradient in enumerate(gradients(8)):
+        if step == 4:
+            tensors = {name: tensor.clone() for name, tensor in optimizer.state_tensors().items()}
+            optimizer.release()
+            parameter = nn.Parameter(parameter.detach().clone())
+            optimizer = optimizer_for(parameter, dtype)
+            optimizer.load_state_tensors(tensors, clock=4)
+        (parameter * gradient).sum().backward()
+        optimizer.step()
+    assert torch.equal(parameter, straight)
+
+
+def test_what_is_kept_comes_back() -> None:
+    p = torch.linalg.qr(torch.randn(24, RANK)).Q
+    for dtype, error in (("float32", 0.0), ("bfloat16", 4e-3), ("int8", 2e-2), ("int4", 0.2)):
+        back = matrix(keep(p, dtype), (24, RANK), torch.float32)  # type: ignore[arg-type]
+        assert (back - p).norm() <= error * p.norm()
