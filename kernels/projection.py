@@ -13,7 +13,7 @@ from torch import Tensor
 
 from galore.kernels.device import device_type
 from galore.kernels.reference import orient
-from galore.kernels.rounding import RoundingNoise, add_update_, add_update_compensated_, block_elements
+from galore.kernels.rounding import RoundingNoise, add_update_, add_update_compensated_, block_elements, blocks_of
 
 __all__ = ["Dense", "lift_update_", "orient", "project"]
 
@@ -32,9 +32,7 @@ def project(p: Tensor, g: Tensor) -> Tensor:
 def row_blocks(w: Tensor) -> Iterator[tuple[int, int, int]]:
     """(block number, first row, last row) of row blocks of w (m, n), each as many elements as its device does at a time."""
     rows, columns = w.shape
-    height = max(1, block_elements(w) // columns)
-    for block, first in enumerate(range(0, rows, height)):
-        yield block, first, min(first + height, rows)
+    return blocks_of(w, rows, max(1, block_elements(w) // columns))
 
 
 def lift_update_(

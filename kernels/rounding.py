@@ -17,6 +17,8 @@ A second bf16 in place of C (Kahan's sum) has the bytes of int16 and carries few
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 import torch
 from torch import Tensor
 
@@ -27,6 +29,7 @@ BLOCK = {  # elements handled at a time: the fp32 temporaries of one block stay 
     "cuda": 1 << 22,  # 16 MiB each; smaller ones would cost more in launches than in work
 }
 COMPENSATION = {16: torch.int16, 8: torch.int8}  # by bits per weight
+ENOUGH = (0, 1, -1)  # blocks that say all of a loop's memory
 _MASK = (1 << 64) - 1
 
 
@@ -43,6 +46,24 @@ def mix(*words: int) -> int:
 def block_elements(on: Tensor | torch.device) -> int:
     """Elements handled at a time on the device of `on`."""
     return BLOCK.get(device_type(on), BLOCK["cuda"])
+
+
+def blocks_of(tensor: Tensor, size: int, per_block: int) -> Iterator[tuple[int, int, int]]:
+    """(block number, first, last) of `size` rows or elements of `tensor`, `per_block` at a time.
+
+    On `meta`, where nothing is computed, the first two and the last: the others would only allocate the same again.
+    """
+    count = -(-size // per_block)
+    numbers: Iterable[int] = range(count)
+    if tensor.is_meta and count > len(ENOUGH):
+        numbers = (number % count for number in ENOUGH)
+    for number in numbers:
+        yield number, number * per_block, min((number + 1) * per_block, size)
+
+
+def element_blocks(flat: Tensor) -> Iterator[tuple[int, int, int]]:
+    """`blocks_of` the elements of flat (k,), as many as its device does at a time."""
+    return blocks_of(flat, flat.numel(), block_elements(flat))
 
 
 class RoundingNoise:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from galore.kernels.linear import Factors
 from galore.kernels.projection import Dense, lift_update_, orient, project
-from galore.kernels.rounding import block_elements, mix
+from galore.kernels.rounding import element_blocks, mix
 from galore.kernels.subspace import Basis, gaussian, randomized_basis, range_basis, seeded_basis, svd_basis
 from galore.kernels.transport import Transport, change_of_basis, transport
 from galore.trainer.optim.accumulate import GradientSum
@@ -145,9 +145,7 @@ class ProjectedSlot(FullSlot):
         """N (r, b) = -m̂ / (√v̂ + ε) of the projected gradient (r, b), contiguous."""
         self._begin(gradient.shape, gradient.device)
         direction = torch.empty(gradient.shape, dtype=dtype, device=gradient.device)
-        size = block_elements(gradient)
-        for first in range(0, gradient.numel(), size):
-            last = min(first + size, gradient.numel())
+        for _, first, last in element_blocks(gradient.view(-1)):
             part = torch.zeros(last - first, device=gradient.device)
             self._adam_(part, gradient.view(-1)[first:last], first, last, grad_scale, lr=1.0, decay=1.0)
             direction.view(-1)[first:last] = part

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from galore.kernels.adam import AdamRule
 from galore.kernels.rounding import (
     RoundingNoise,
-    block_elements,
+    element_blocks,
     read_compensated,
     store_compensated_,
     store_rounded_,
@@ -73,9 +73,8 @@ class FullSlot:
         """Adam and the weight update, block by block; consumes the accumulator."""
         grad, weight = self.sum.take().contiguous().view(-1), self.parameter.data.view(-1)
         self._begin(self.parameter.shape, weight.device)
-        size, compensation = block_elements(weight), self._compensation()
-        for block, first in enumerate(range(0, weight.numel(), size)):
-            last = min(first + size, weight.numel())
+        compensation = self._compensation()
+        for block, first, last in element_blocks(weight):
             part = weight[first:last]
             rest = None if compensation is None else compensation[first:last]
             value = part.float() if rest is None else read_compensated(part, rest)  # the weight itself where it is fp32

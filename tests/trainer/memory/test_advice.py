@@ -13,10 +13,11 @@ from galore.trainer.memory import advice as module
 from galore.trainer.memory.advice import Adviser, Trial
 from galore.trainer.memory.cards import Card
 from galore.trainer.memory.plan import profile_on
-from galore.trainer.memory.profile import Profile
+from galore.trainer.memory.profile import Bounds, Profile
 from galore.trainer.memory.remedies import COSTS, Settings, remedy
 from galore.trainer.recipe.change import changed
-from galore.trainer.recipe.load import LoadedRecipe
+from galore.trainer.recipe.load import LoadedRecipe, load_recipe
+from galore.trainer.recipe.schema import Recipe
 
 MIB = 2**20
 WIDE = (  # a layer of which matrices are the larger part; on meta its size costs nothing
@@ -135,3 +136,37 @@ def test_no_room(wide: Callable[..., LoadedRecipe]) -> None:
     loaded = wide("train.global_batch_size=16")
     on = card(profile_on(loaded, card(1000)).total.high / MIB)
     assert Adviser(loaded, on).advise().room == {}
+
+
+# -- the search itself, on needs that are made up
+
+
+def adviser(monkeypatch: pytest.MonkeyPatch, needs: Callable[[Recipe], int], room: int) -> Adviser:
+    """Of a recipe that `needs` so much, where there is so much room."""
+
+    def profile(loaded: LoadedRecipe, card: Card, *, brief: bool = False) -> Any:
+        needed = needs(loaded.recipe)
+        return SimpleNamespace(total=Bounds(needed, needed), fits=needed <= room)
+
+    monkeypatch.setattr(module, "profile_on", profile)
+    return Adviser(load_recipe("demo", ["train.global_batch_size=64", "train.micro_batch_size=64"]), card(1))
+
+
+@pytest.mark.parametrize("fitting", [32, 16, 8, 4, 2, 1])
+def test_the_mildest_step_that_fits_is_found(monkeypatch: pytest.MonkeyPatch, fitting: int) -> None:
+    found = adviser(monkeypatch, lambda recipe: recipe.train.micro_batch_size, fitting).advise()
+    assert found.settings == {"train.micro_batch_size": fitting}
+    assert [trial.gained for trial in found.mildest] == [64 - fitting]
+
+
+def test_a_change_that_turns_out_not_to_be_needed_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A smaller micro-batch comes first and gains little; with what comes after it, it need not have been."""
+
+    def needs(recipe: Recipe) -> int:
+        smaller, in_bytes = recipe.train.micro_batch_size < 64, recipe.optim.state_dtype == "8bit"
+        return 100 - 1 * smaller - 10 * recipe.train.gradient_checkpointing - 20 * in_bytes
+
+    found = adviser(monkeypatch, needs, 70).advise()
+    assert found.settings == {"train.gradient_checkpointing": True, "optim.state_dtype": "8bit"}
+    assert [trial.gained for trial in found.mildest] == [10, 20]
+    assert found.alone is None

@@ -63,13 +63,14 @@ def test_the_rtx_4090() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "key", "nominal"), [("24GB", "24gb", 24), ("24g", "24gb", 24), ("16 GiB", "16gb", 16)]
+    ("text", "key", "nominal"), [("24GB", "24gb", 24), ("24g", "24gb", 24), ("16 GiB", "16gb", 16), ("1gb", "1gb", 1)]
 )
 def test_a_size_is_a_nameless_card(text: str, key: str, nominal: int) -> None:
     found = card(text)
     assert (found.key, found.name) == (key, f"a GPU with {nominal} GB")
     assert 0.95 * nominal * GIB < found.usable_low < found.usable_high < nominal * GIB
     assert "derived" in found.basis
+    assert (found.capability, found.sms) == ((8, 9), 128)
 
 
 @pytest.mark.parametrize("known", [each for each in CARDS if "GeForce" in each.name], ids=lambda each: each.key)

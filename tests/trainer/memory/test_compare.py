@@ -46,6 +46,8 @@ def test_every_method_can_be_made_of_every_recipe(tiny: Tiny, base: str) -> None
         assert (optim.method, optim.rank) == (method, 8)
         assert (optim.state_dtype == "8bit") == ("8-bit" in name)
         assert (optim.update == "immediate") == name.endswith("in the hook")
+        own = None if "immediate" in base else loaded.recipe.optim.refresh
+        assert optim.refresh == ("first-micro-batch" if name.endswith("in the hook") else own)
         assert other.recipe.train.micro_batch_size == loaded.recipe.train.micro_batch_size
         assert other.recipe.model == loaded.recipe.model
 

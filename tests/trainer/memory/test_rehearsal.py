@@ -118,6 +118,20 @@ def test_the_refresh_refreshes_and_the_ordinary_step_does_not(tiny: Tiny) -> Non
     }
 
 
+def test_what_the_optimizer_holds_between_micro_batches_is_known(tiny: Tiny) -> None:
+    """After the first backward: projected gradients (8, 64 or 176) of 7 matrices a layer, and those of all other weights."""
+    with meta_stands_for("cpu"):
+        found = rehearsal(tiny("train.global_batch_size=4", "optim.update_proj_gap=20"))
+        found.run()
+    trace = found.tracer.trace
+    begins = [at for at, what in trace.marks if what == "ordinary step: forward"][1]
+    held = trace.by_category(begins)
+    assert held["accumulators"] == 2 * 8 * 2 * (4 * 64 + 3 * 176)
+    assert held["gradients"] == 2 * (2 * 256 * 64 + 5 * 64)
+    assert held["projectors"] == 2 * 8 * 2 * (7 * 64)
+    assert held["optimizer_states"] == 2 * 4 * (8 * 2 * (4 * 64 + 3 * 176) + 2 * 256 * 64 + 5 * 64)
+
+
 def test_an_evaluation_has_its_own_micro_batch_and_keeps_nothing(tiny: Tiny) -> None:
     def evaluated(*overrides: str) -> int:
         with meta_stands_for("cpu"):

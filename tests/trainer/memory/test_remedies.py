@@ -10,8 +10,24 @@ from galore.trainer.memory.remedies import COSTS, halved, remedies, remedy
 from galore.trainer.recipe.change import changed
 from galore.trainer.recipe.load import LoadedRecipe, load_recipe
 
-SEGMENTS, EVALUATION, MICRO_BATCH, CHECKPOINTING, BACKWARD, STAGGER, RANDOMIZED = COSTS[:7]
-ACCUMULATORS, STATES, WEIGHTS, RANK, GALORE, LENGTH, IMMEDIATE = COSTS[7:]
+SEGMENTS = "nothing"
+EVALUATION = "slower evaluations"
+MICRO_BATCH = "same results; smaller products use the card less well"
+CHECKPOINTING = "same results; one more forward, about a third more time"
+BACKWARD = "same results up to rounding"
+STAGGER = "layers refresh in turns instead of together"
+RANDOMIZED = "another estimate of the same subspace"
+ACCUMULATORS = "gradient sums are rounded to 8 bits of mantissa"
+STATES = "Adam's moments in 8 bits; 8-bit Adam is close to Adam in practice"
+WEIGHTS = "half the bits of every weight, rounded stochastically"
+RANK = "a smaller subspace: choose the learning rate anew"
+GALORE = "low-rank projection instead of full-rank AdamW: choose the learning rate anew"
+LENGTH = "shorter sequences: another training problem"
+IMMEDIATE = "no accumulation and no clipping: batches of one micro-batch"
+IN_ORDER = (
+    SEGMENTS, EVALUATION, MICRO_BATCH, CHECKPOINTING, BACKWARD, STAGGER, RANDOMIZED,
+    ACCUMULATORS, STATES, WEIGHTS, RANK, GALORE, LENGTH, IMMEDIATE,
+)  # fmt: skip
 
 BATCHES = ("train.global_batch_size=24", "train.micro_batch_size=8", "data.max_length=128")
 AT_ONCE = ("optim.update=immediate", "optim.refresh=first-micro-batch", "optim.max_grad_norm=null")
@@ -60,8 +76,12 @@ def base(name: str) -> LoadedRecipe:
 @pytest.mark.parametrize("name", BASES)
 def test_each_once_from_the_least_to_the_most_disruptive(name: str) -> None:
     found = [each.cost for each in remedies(base(name).recipe)]
-    assert found == EXPECTED[name]
-    assert found == sorted(found, key=COSTS.index)
+    assert [cost for cost in found if cost in IN_ORDER] == EXPECTED[name]
+    assert found == sorted(set(found), key=COSTS.index)
+
+
+def test_the_order_is_kept() -> None:
+    assert tuple(cost for cost in COSTS if cost in IN_ORDER) == IN_ORDER
 
 
 @pytest.mark.parametrize("name", BASES)
@@ -127,7 +147,8 @@ def test_halved() -> None:
 def test_a_recipe_that_can_be_changed_no_more(method: str) -> None:
     """All steps one upon the other, again and again, come to an end; and every recipe on the way is one."""
     loaded = load_recipe("demo", [f"optim.method={method}", *BATCHES])
-    for _ in range(12):
+    for _ in range(30):
         found = [changed(loaded, each.steps[-1]) for each in remedies(loaded.recipe)]
-        loaded = next((each for each in found if each is not None), None) or loaded
-    assert not [each for each in remedies(loaded.recipe) if changed(loaded, each.steps[-1]) is not None]
+        possible = [each for each in found if each is not None]
+        loaded = possible[0] if possible else loaded
+    assert possible == []

@@ -234,6 +234,16 @@ def test_the_backward_belongs_to_the_module_whose_forward_it_is(checkpointed: bo
     assert products == expected[:-1]  # the input wants no gradient
 
 
+def test_the_first_operation_of_a_module_is_its_own() -> None:
+    model = nn.Sequential(nn.Tanh(), nn.Sigmoid())
+
+    def work(tracer: Tracer) -> None:
+        model(torch.ones(3, requires_grad=True)).sum().backward()
+
+    made = {each.op: each.module for each in traced(work, model).trace.allocations}
+    assert (made["tanh_backward"], made["sigmoid_backward"]) == ("0", "1")
+
+
 def test_a_checkpointed_block_is_computed_again_as_itself() -> None:
     model = Model(checkpointed=True)
     again = [each for each in stretch(traced(step(model), model), "step: backward") if each.category == "recompute"]

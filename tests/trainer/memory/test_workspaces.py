@@ -90,6 +90,7 @@ def test_flash_with_enough_heads_takes_nothing() -> None:
         (1, 8, 64, 7),  # 7 of 8, and 8 of 8: 7 are enough
         (1, 40, 64, 32),  # 64 / 32 = 2 blocks each; 33 to 40 splits would have as many
         (1, 1000, 256, 128),  # never more
+        (1, 1000, 129, 65),  # 129 would be eligible
     ],
 )
 def test_key_splits(work: int, sms: int, key_blocks: int, splits: int) -> None:
@@ -265,6 +266,8 @@ def test_products_copy_what_cublas_cannot_read() -> None:
     assert run(aten.baddbmm.default, meta(3, 6, 8), meta(3, 6, 1).expand(3, 6, 10), meta(3, 10, 8)) == same(
         3 * 6 * 10 * 2
     )
+    assert run(aten.addmm.default, meta(8), meta(6, 20)[:, ::2], b) == same(6 * 10 * 2)
+    assert run(aten.bmm.default, meta(3, 6, 1).expand(3, 6, 10), meta(3, 10, 8)) == same(3 * 6 * 10 * 2)
     assert run(aten.bmm.default, meta(3, 6, 10), meta(3, 10, 1).expand(3, 10, 8)) == same(3 * 10 * 8 * 2)
 
 
@@ -464,6 +467,7 @@ def test_every_formula_is_of_an_operation_that_exists() -> None:
         ((10, 0), "2.12.1", 33554432),
         ((12, 0), "2.12.0a0+git123", 33554432),
         ((11, 0), "2.13.0", 8519680),
+        ((11, 0), "2.14.0", 33554432),
     ],
 )
 def test_library_workspaces(
