@@ -12,6 +12,8 @@ from torch import Tensor
 from galore.kernels.device import device_type
 
 BLOCK_SIZE = 256  # elements that share one fp32 absmax; divides every block_elements
+SHARES = 64  # parts of a look-up that threads can take; divides BLOCK_SIZE
+_REST = (1 << 23) - 1  # below the code in an int32
 
 
 @functools.cache
@@ -29,45 +31,44 @@ def code(signed: bool, device: torch.device) -> Tensor:
 
 
 @functools.cache
-def _buckets(signed: bool) -> Tensor:
-    """int32 (2¹⁶,), for fp32 numbers by their upper 16 bits: `_nearest_` adds what their lower bits add to the code.
+def _summands(signed: bool) -> Tensor:
+    """int32 (2¹⁶,): |summand of a number's bf16 rounding + its bits| is 2²³ times its code, plus a rest below 2²³.
 
-    Numbers that share their upper bits have one code, or two with the midpoint m between them. The entry is 2¹⁶ times the
-    lower code, plus what is missing to the next multiple of 2¹⁶ for a number at m: any greater one carries.
+    fp32 numbers that round to the same bf16 number have one code, or two with one midpoint between them. The greatest
+    number with the lower code gets the greatest rest; any greater one carries. Positive numbers grow with their bits;
+    negative ones fall, so their sums are negative. A rest of 23 bits lets all subnormal numbers round to 0: some
+    processors do that.
     """
     values = code(signed, torch.device("cpu"))
     midpoints = (values[1:] + values[:-1]) / 2
-    upper = torch.arange(1 << 16, dtype=torch.int32) << 16
-    ends = torch.stack((upper, upper | 0xFFFF)).view(torch.float32)
-    low, high = torch.bucketize(ends, midpoints, out_int32=True).aminmax(dim=0)
-    missing = 0xFFFF - _lower_bits_(midpoints[low.clamp_max(len(midpoints) - 1)].view(torch.int32), signed)
-    return (low << 16) + torch.where(high > low, missing, 0)
+    sign, rounded = torch.tensor([0, -(1 << 31)], dtype=torch.int32)[:, None], torch.arange(1 << 15, dtype=torch.int32)
+    nearer, farther = sign | (rounded << 16).sub(1 << 15).clamp_min(0), sign | (rounded << 16).add(1 << 15)
+    codes = torch.bucketize(torch.stack((nearer, farther)).view(torch.float32), midpoints, out_int32=True)
+    lower, upper = codes.aminmax(dim=0)
+    midpoint = midpoints[lower.clamp_max(len(midpoints) - 1)].view(torch.int32)
+    greatest = torch.where(upper > lower, midpoint, torch.where(sign < 0, nearer, nearer + _REST))
+    total = (lower << _REST.bit_length()) + _REST
+    return (torch.where(sign < 0, -total, total) - greatest).view(-1)
 
 
-def _lower_bits_(bits: Tensor, signed: bool) -> Tensor:
-    """The lower 16 of the bits of fp32 numbers, in the order of the numbers that share the upper ones; in place.
+def _nearest(scaled: Tensor, signed: bool) -> Tensor:
+    """fp32 (blocks, 256), at most 1 in magnitude → codes in int32; of nan, any.
 
-    Among negative numbers it is the reverse of the bits' own. An unsigned map has one code for all of them.
+    A code is the number of midpoints below, so that of two values as near the lower one is taken.
     """
-    if signed:
-        bits.bitwise_xor_(bits >> 31)
-    return bits.bitwise_and_(0xFFFF)
+    summands = _look_up(_summands(signed).to(scaled.device), scaled.bfloat16().view(torch.uint16))
+    return summands.add_(scaled.view(torch.int32)).abs_().bitwise_right_shift_(_REST.bit_length())
 
 
-def _nearest_(scaled: Tensor, signed: bool) -> Tensor:
-    """fp32 (blocks, 256), at most 1 in magnitude or nan → uint8 codes; `scaled` is used up.
-
-    The code is the number of midpoints below: of two values as near, the lower one; of nan, the last.
-    """
-    bits = scaled.view(torch.int32)
-    upper = (bits >> 16).bitwise_and_(0xFFFF).long()
-    buckets = _buckets(signed).to(scaled.device).expand(len(bits), -1)  # by rows, which threads share out
-    codes = buckets.gather(1, upper).add_(_lower_bits_(bits, signed)).bitwise_right_shift_(16)
-    return codes.to(torch.uint8)
+def _look_up(table: Tensor, index: Tensor) -> Tensor:
+    """table (n,) at index (blocks, 256). `index_select` is faster, but has one thread; `gather` shares out rows."""
+    if torch.get_num_threads() == 1:
+        return table.index_select(0, index.view(-1).int()).view(index.shape)
+    return table.expand(SHARES, -1).gather(1, index.view(SHARES, -1).long()).view(index.shape)
 
 
-def quantize(value: Tensor, signed: bool) -> tuple[Tensor, Tensor]:
-    """fp32 (k,) → (uint8 (k,), fp32 absmax (⌈k/256⌉,)), each element to the nearest value of the map times absmax.
+def quantize_(codes: Tensor, absmax: Tensor, value: Tensor, signed: bool) -> None:
+    """codes (k,) uint8, absmax (⌈k/256⌉,) fp32 ← value (k,) fp32, which is used up: each to its nearest value of the map.
 
     A block that holds an inf or nan reads back as nan and inf throughout.
 
@@ -76,12 +77,14 @@ def quantize(value: Tensor, signed: bool) -> tuple[Tensor, Tensor]:
     """
     if device_type(value) == "cuda":
         out, state = _functional().quantize_blockwise(value, code=code(signed, value.device), blocksize=BLOCK_SIZE)
-        return out, state.absmax
-    count, tail = value.numel(), -value.numel() % BLOCK_SIZE
+        codes.copy_(out)
+        absmax.copy_(state.absmax)
+        return
+    tail = -value.numel() % BLOCK_SIZE
     blocks = (torch.nn.functional.pad(value, (0, tail)) if tail else value).view(-1, BLOCK_SIZE)
-    absmax = torch.maximum(blocks.amax(1).abs(), blocks.amin(1).abs())
-    scaled = blocks / absmax.clamp_min(torch.finfo(torch.float32).tiny)[:, None]
-    return _nearest_(scaled, signed).view(-1)[:count], absmax
+    torch.maximum(blocks.amax(1).abs_(), blocks.amin(1).abs_(), out=absmax)
+    blocks.div_(absmax.clamp_min(torch.finfo(torch.float32).tiny)[:, None])
+    codes.copy_(_nearest(blocks, signed).view(-1)[: value.numel()])
 
 
 def dequantize(stored: Tensor, absmax: Tensor, signed: bool) -> Tensor:

@@ -20,15 +20,13 @@ def explain(device: str) -> list[Path]:
         if device == "cuda"
         else "fp32 accumulation; bf16 result, the CPU GEMM has no wider one"
     )
-    codes = (
-        "nearest code by bisection: bitsandbytes' CPU kernel does not keep 0" if device == "cpu" else "its own kernel"
-    )
+    codes = "nearest code by look-up: bitsandbytes' CPU kernel does not keep 0" if device == "cpu" else "its own kernel"
     return [
         Path("linear_cross_entropy", "torch, chunked", "the logits never exist whole; softmax in fp32"),
         Path("project", f"torch, {'cuBLAS' if device == 'cuda' else 'oneDNN / BLAS'}", gemm),
         Path(
             "adam",
-            "torch, eager, in blocks of 2¹⁸ elements",
+            f"torch, fused, in blocks of {'2²²' if device == 'cuda' else '2¹⁸'} elements",
             "fp32 arithmetic on any storage; temporaries stay in cache",
         ),
         Path(

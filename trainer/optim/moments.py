@@ -20,7 +20,7 @@ class Moment(Protocol):
         """fp32 values of elements [first, last); `first` is a multiple of the storage's block."""
 
     def write(self, first: int, last: int, value: Tensor) -> None:
-        """Store the fp32 values that `read` returned and the rule updated."""
+        """Store the fp32 values that `read` returned and the rule updated; they are used up."""
 
 
 class Float32Moment:
@@ -51,9 +51,7 @@ class BlockwiseMoment:
         return blockwise.dequantize(self.codes[first:last], self.absmax[self._blocks(first, last)], self.signed)
 
     def write(self, first: int, last: int, value: Tensor) -> None:
-        codes, absmax = blockwise.quantize(value, self.signed)
-        self.codes[first:last] = codes
-        self.absmax[self._blocks(first, last)] = absmax
+        blockwise.quantize_(self.codes[first:last], self.absmax[self._blocks(first, last)], value, self.signed)
 
 
 def new_state(name: str, shape: torch.Size, dtype: StateDtype, device: torch.device) -> dict[str, Tensor]:

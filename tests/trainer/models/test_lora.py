@@ -153,9 +153,14 @@ def test_dropout_acts_in_training_only(build: Build) -> None:
     assert torch.equal(model(input_ids=IDS).logits, model(input_ids=IDS).logits)
 
 
-def test_adapters_on_meta_allocate_nothing(build: Build) -> None:
-    model = add_adapters(build(device="meta"), lora(), seed=0)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_adapters_on_meta_allocate_nothing_and_are_of_the_type_they_would_be(build: Build, dtype: str) -> None:
+    model = add_adapters(build(device="meta", dtype=dtype), lora(), seed=0)
     assert all(parameter.is_meta for parameter in model.parameters())
+    real = add_adapters(build(dtype=dtype), lora(), seed=0)
+    assert {name: p.dtype for name, p in model.named_parameters()} == {
+        name: p.dtype for name, p in real.named_parameters()
+    }
 
 
 def test_without_peft_the_extra_is_named(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
