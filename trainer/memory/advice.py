@@ -60,10 +60,13 @@ class Adviser:
 
     Args:
         progress: told what is tried, in a few words.
+        brief: trace without the ordinary step first; what is found is tried as a whole.
     """
 
-    def __init__(self, loaded: LoadedRecipe, card: Card, progress: Progress = lambda text: None) -> None:
-        self.loaded, self.card, self.progress = loaded, card, progress
+    def __init__(
+        self, loaded: LoadedRecipe, card: Card, progress: Progress = lambda text: None, *, brief: bool = True
+    ) -> None:
+        self.loaded, self.card, self.progress, self.brief = loaded, card, progress, brief
         self._known: dict[str, Profile | None] = {}
         self._base = self._profile({})
 
@@ -73,7 +76,15 @@ class Adviser:
             return Advice((), (), self._room())
         found = [self._best(remedy, {}) for remedy in remedies(self.loaded.recipe)]
         trials = tuple(trial for trial in found if trial is not None and trial.helps)
-        return Advice(trials, tuple(self._combine()), {})
+        advice = Advice(trials, tuple(self._combine()), {})
+        if self.brief and advice.mildest and not self._holds(advice.settings):
+            return Adviser(self.loaded, self.card, self.progress, brief=False).advise()
+        return advice
+
+    def _holds(self, settings: Settings) -> bool:
+        """Whether the whole run fits, too: another order of allocations may reserve a little more."""
+        other = changed(self.loaded, settings)
+        return other is not None and profile_on(other, self.card).fits is True
 
     def _room(self) -> Settings:
         """The largest micro-batch and the longest sequences, in doublings, that fit, each alone."""
@@ -146,7 +157,7 @@ class Adviser:
             other = changed(self.loaded, settings)
             if other is not None and settings:
                 self.progress(", ".join(f"{path}={value}" for path, value in settings.items()))
-            self._known[key] = None if other is None else profile_on(other, self.card, brief=True)
+            self._known[key] = None if other is None else profile_on(other, self.card, brief=self.brief)
         return self._known[key]
 
 
