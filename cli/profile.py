@@ -226,7 +226,9 @@ def _write_fitting(file: Path, loaded: LoadedRecipe, profile: Profile, advice: A
 
 
 def _write(file: Path, content: bytes) -> None:
-    file.write_bytes(content)
+    from galore.trainer.durable import replace_file
+
+    replace_file(file, content)
     typer.echo(f"wrote {file}", err=True)
 
 

@@ -81,4 +81,4 @@ def _write(name: str, found: list[Outcome], root: Path) -> None:
     best = best_of_each(standings(found))
     with suppress(ImportError):  # the table says all of it
         if best:
-            (root / "compare.png").write_bytes(draw(best, title))
+            replace_file(root / "compare.png", draw(best, title))
