@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from galore.kernels.device import meta_stands_for
 from galore.trainer.memory.cards import Card
 from galore.trainer.memory.casts import cpu_workspaces
@@ -34,7 +36,9 @@ def _tracer(card: Card | None) -> SimulatedTracer:
     if card is None:
         return SimulatedTracer(cpu_workspaces)
 
-    def hidden(func: object, args: tuple[object, ...], kwargs: dict[str, object], out: object) -> list[tuple[int, int]]:
-        return list(cuda_workspaces(func, args, kwargs, out, card.capability, card.sms))
+    def hidden(
+        func: object, args: tuple[object, ...], kwargs: dict[str, object], out: object
+    ) -> Sequence[tuple[int, int]]:
+        return cuda_workspaces(func, args, kwargs, out, card.capability, card.sms)
 
     return SimulatedTracer(hidden, library=library_workspaces(card.capability))

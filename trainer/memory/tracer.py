@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import weakref
 from bisect import bisect_right
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 
 from galore.trainer.memory.trace import Allocation, Trace
 
-Hidden = Callable[[Any, tuple[Any, ...], dict[str, Any], Any], Iterable[tuple[int, int]]]
+Hidden = Callable[[Any, tuple[Any, ...], dict[str, Any], Any], Sequence[tuple[int, int]]]
 
 
 class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -169,13 +169,17 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self._look_around()
-        out = self.run(func, args, kwargs or {})
+        kwargs = kwargs or {}
+        out = self.run(func, args, kwargs)
         op = func._overloadpacket.__name__
-        for result in (out,) if isinstance(out, Tensor) else tree_leaves(out):
-            if isinstance(result, Tensor):
-                self._see(result, op)
-        if self.hidden is not None:
-            self._scratch(self.hidden(func, args, kwargs or {}, out), op)
+        if not isinstance(out, Tensor):
+            for result in tree_leaves(out):
+                if isinstance(result, Tensor):
+                    self._see(result, op)
+        elif not (args and out is args[0]):  # in place: it was seen before
+            self._see(out, op)
+        if self.hidden is not None and (bounds := self.hidden(func, args, kwargs, out)):
+            self._scratch(bounds, op)
         return out
 
     def run(self, func: Any, args: Any, kwargs: Any) -> Any:
