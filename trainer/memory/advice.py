@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from galore.trainer.memory.cards import Card
 from galore.trainer.memory.plan import profile_on
-from galore.trainer.memory.profile import Profile
+from galore.trainer.memory.profile import Bounds
 from galore.trainer.memory.remedies import COSTS, Remedy, Settings, remedies, remedy
 from galore.trainer.recipe.change import changed
 from galore.trainer.recipe.load import LoadedRecipe
@@ -18,12 +18,20 @@ LONGEST = 2**17  # tokens per sequence that are tried
 
 
 @dataclass(frozen=True)
+class Need:
+    """What a profile says, without its trace: dozens of traces of a large model would fill a laptop."""
+
+    total: Bounds
+    fits: bool | None
+
+
+@dataclass(frozen=True)
 class Trial:
     """A changed recipe's profile. `gained`: bytes less of the total than the recipe as it is."""
 
     settings: Settings
     cost: str
-    profile: Profile
+    profile: Need
     gained: int
 
     @property
@@ -67,7 +75,7 @@ class Adviser:
         self, loaded: LoadedRecipe, card: Card, progress: Progress = lambda text: None, *, brief: bool = True
     ) -> None:
         self.loaded, self.card, self.progress, self.brief = loaded, card, progress, brief
-        self._known: dict[str, Profile | None] = {}
+        self._known: dict[str, Need | None] = {}
         self._base = self._profile({})
 
     def advise(self) -> Advice:
@@ -150,15 +158,19 @@ class Adviser:
         profile = self._profile(settings)
         return profile is not None and profile.fits is True
 
-    def _profile(self, settings: Settings) -> Profile | None:
+    def _profile(self, settings: Settings) -> Need | None:
         """None where the changed recipe contradicts itself."""
         key = repr(sorted(settings.items()))
         if key not in self._known:
             other = changed(self.loaded, settings)
             if other is not None and settings:
                 self.progress(", ".join(f"{path}={value}" for path, value in settings.items()))
-            self._known[key] = None if other is None else profile_on(other, self.card, brief=self.brief)
+            self._known[key] = None if other is None else self._need(other)
         return self._known[key]
+
+    def _need(self, loaded: LoadedRecipe) -> Need:
+        profile = profile_on(loaded, self.card, brief=self.brief)
+        return Need(profile.total, profile.fits)
 
 
 def _merged(parts: Iterable[Settings]) -> Settings:
