@@ -1,15 +1,18 @@
-"""Held-out loss of GaLore, full-rank AdamW, LoRA and low-rank factors at one token budget on real text.
+"""Held-out loss of the optimizer family at one token budget on real text.
 
-    python bench/quality.py sweep DATA OUT     a fifth of the tokens or less per (method, learning rates): one JSON line each
-    python bench/quality.py final DATA OUT     the whole budget at each method's best point of the sweep, all seeds
-    python bench/quality.py table OUT          Markdown of both
+    python bench/quality.py sweep DATA OUT METHODS     a fifth of the tokens for each of POINTS: one JSON line per run
+    python bench/quality.py ablate DATA OUT METHODS    the same at the method's best point: galore:optim.rank=32
+    python bench/quality.py final DATA OUT METHODS     the whole budget at each method's best point of the sweep
+    python bench/quality.py table OUT                  Markdown of all of them
 
-DATA holds litbank_fiction.{train,validation}.jsonl.gz. Lines that are in OUT are not run again.
+METHODS as `galore compare` takes them, and low-rank. DATA holds litbank_fiction.{train,validation}.jsonl.gz. What is in OUT
+is not run again; QUALITY_SEEDS=1,2,3 are those of `final` (1).
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 import time
@@ -21,6 +24,7 @@ from typing import Any
 import torch
 
 from galore.trainer.build import Run, build
+from galore.trainer.compare import grid
 from galore.trainer.loop import train
 from galore.trainer.metrics import Metrics
 from galore.trainer.recipe.load import load_recipe
@@ -30,32 +34,30 @@ from galore.trainer.signals import StopOnSignal
 
 RECIPE = str(Path(__file__).with_name("quality.yaml"))
 STEPS = 733  # × 4,096 tokens = 3.0 M
+SWEEP_STEPS = STEPS // 5
 IN_FULL = "optim.train_modules=[embed_tokens,lm_head,norm]"
-METHODS = {
-    "galore": ["optim.method=galore"],
-    "full": ["optim.method=full"],
-    "lora": ["optim.method=lora", "optim.lora_alpha=64", IN_FULL],
-    "low-rank": ["optim.method=lora", "optim.lora_alpha=64", IN_FULL],
+EXTRA = {"lora": ["optim.lora_alpha=64", IN_FULL], "low-rank": ["optim.method=lora", "optim.lora_alpha=64", IN_FULL]}
+ADAM_LIKE = [
+    (0.02, 0.0125),
+    (0.02, 0.025),
+    (0.02, 0.05),
+]  # (learning rate, factor on the matrices): every method may split
+IN_SUBSPACE = [(0.02, 0.03), (0.02, 0.06), (0.02, 0.12)]
+LORA = [(0.001, 1.0), (0.003, 1.0), (0.01, 1.0)]
+POINTS = {
+    "full": ADAM_LIKE,
+    "full-8bit": ADAM_LIKE,
+    "galore": IN_SUBSPACE,
+    "galore-8bit": IN_SUBSPACE,
+    "galore-svd": IN_SUBSPACE,
+    "ldadam": IN_SUBSPACE,
+    "fira": [(0.02, 0.0125), (0.02, 0.025), (0.02, 0.05)],
+    "apollo": [(0.02, 0.03), (0.02, 0.06), (0.02, 0.12)],
+    "apollo-mini": [(0.02, 0.015), (0.02, 0.03), (0.02, 0.06)],
+    "frugal": [(0.02, 0.0125), (0.02, 0.025), (0.02, 0.05)],
+    "lora": LORA,
+    "low-rank": LORA,
 }
-# (learning rate, factor on the matrices): the full-rank control may split its learning rate as GaLore's α does
-GRID = {
-    "galore": [
-        (0.005, 0.25),
-        (0.01, 0.25),
-        (0.02, 0.25),
-        (0.01, 0.5),
-        (0.02, 0.5),
-        (0.01, 0.18),
-        (0.01, 0.12),
-        (0.01, 0.08),
-        (0.02, 0.06),
-    ],
-    "full": [(0.01, 0.25), (0.01, 0.1), (0.01, 0.05), (0.01, 0.03), (0.005, 0.1), (0.02, 0.025)],
-    "lora": [(0.001, 1.0), (0.003, 1.0), (0.01, 1.0)],
-    "low-rank": [(0.001, 1.0), (0.003, 1.0), (0.01, 1.0)],
-}
-SWEEP_STEPS = {"galore": STEPS // 5, "full": STEPS // 5, "lora": STEPS // 5, "low-rank": STEPS // 10}
-SEEDS = {"galore": (1, 2, 3), "full": (1, 2, 3), "lora": (1,), "low-rank": (1,)}
 
 
 class Silent:
@@ -67,8 +69,11 @@ class Silent:
 
 def run(data: Path, method: str, lr: float, scale: float, steps: int, seed: int) -> dict[str, Any]:
     """One training run; returns its held-out loss and what it cost."""
+    name, *settings = method.split(":")
     overrides = [
-        *METHODS[method],
+        *grid.METHODS.get(name, ()),
+        *EXTRA.get(name, ()),
+        *settings,
         f"optim.learning_rate={lr}",
         f"optim.scale={scale}",
         f"train.max_steps={steps}",
@@ -163,16 +168,19 @@ def table(out: Path) -> None:
 
 
 def main() -> None:
-    command, *paths = sys.argv[1:]
+    command, *words = sys.argv[1:]
     if command == "table":
-        table(Path(paths[0]))
+        table(Path(words[0]))
         return
-    data, out = Path(paths[0]).resolve(), Path(paths[1])
-    only = paths[2:] or list(METHODS)
-    if command == "sweep":
-        measure(data, out, [(m, lr, scale, SWEEP_STEPS[m], 0) for m in only for lr, scale in GRID[m]])
-    else:
-        measure(data, out, [(m, *best(out)[m], STEPS, seed) for m in only for seed in SEEDS[m]])
+    data, out, methods = Path(words[0]).resolve(), Path(words[1]), words[2].split(",")
+    for method in methods:  # in order, so that a sweep's best is known when its final comes
+        if command == "sweep":
+            measure(data, out, [(method, *point, SWEEP_STEPS, 0) for point in POINTS[method]])
+        elif command == "ablate":
+            measure(data, out, [(method, *best(out)[method.split(":")[0]], SWEEP_STEPS, 0)])
+        else:
+            seeds = os.environ.get("QUALITY_SEEDS", "1").split(",")
+            measure(data, out, [(method, *best(out)[method], STEPS, int(seed)) for seed in seeds])
 
 
 if __name__ == "__main__":

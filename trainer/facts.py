@@ -17,7 +17,7 @@ from galore.trainer.hardware import Peak, cpu_name
 from galore.trainer.models.lora import adapter_ranks, clamp_note, without_adapters
 from galore.trainer.optim.projected import ProjectedSlot
 from galore.trainer.parameters import clamped_ranks, parameter_table
-from galore.trainer.recipe.schema import OptimSection
+from galore.trainer.recipe.optim_section import OptimSection
 from galore.trainer.record import Meter
 
 PACKAGES = ("galore-llm", "torch", "transformers", "tokenizers", "peft", "bitsandbytes", "safetensors")

@@ -13,7 +13,7 @@ from galore.trainer.errors import UserError
 from galore.trainer.optim import GaLoreAdamW, adamw_groups, check_complete, galore_groups
 from galore.trainer.optim.projected import ProjectedSlot
 from galore.trainer.optim.slot import FullSlot
-from galore.trainer.recipe.schema import OptimSection
+from galore.trainer.recipe.optim_section import OptimSection
 
 
 def build_optimizer(model: nn.Module, optim: OptimSection, *, accumulation: int, seed: int) -> GaLoreAdamW:

@@ -12,7 +12,8 @@ from galore.trainer.flops import flops_per_token, model_flops_utilization
 from galore.trainer.hardware import Peak
 from galore.trainer.models.decoder import build_decoder
 from galore.trainer.models.lora import add_adapters
-from galore.trainer.recipe.schema import ModelSection, OptimSection
+from galore.trainer.recipe.optim_section import OptimSection
+from galore.trainer.recipe.schema import ModelSection
 
 SEQ = 16
 

@@ -13,7 +13,8 @@ from galore.trainer.errors import UserError
 from galore.trainer.generate import sample
 from galore.trainer.models.decoder import build_decoder
 from galore.trainer.models.lora import add_adapters
-from galore.trainer.recipe.schema import ModelSection, OptimSection
+from galore.trainer.recipe.optim_section import OptimSection
+from galore.trainer.recipe.schema import ModelSection
 
 WORDS = [f"w{i}" for i in range(30)]
 

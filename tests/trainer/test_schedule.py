@@ -2,7 +2,7 @@
 
 import pytest
 
-from galore.trainer.recipe.schema import OptimSection
+from galore.trainer.recipe.optim_section import OptimSection
 from galore.trainer.schedule import learning_rate, warmup_steps
 
 

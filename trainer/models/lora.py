@@ -24,7 +24,7 @@ from transformers import PreTrainedModel
 
 from galore.trainer.errors import UserError
 from galore.trainer.optim.groups import target_linears
-from galore.trainer.recipe.schema import OptimSection
+from galore.trainer.recipe.optim_section import OptimSection
 
 T = TypeVar("T")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from galore.trainer.recipe.schema import OptimSection
+    from galore.trainer.recipe.optim_section import OptimSection
 
 ON_SKETCHES = ("delayed", "two-pass")
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from galore.trainer.recipe.schema import Recipe, Section
+from galore.trainer.recipe.schema import Recipe
+from galore.trainer.recipe.section import Section
 
 
 def changed_mathematics(old: Recipe, new: Recipe) -> list[str]:

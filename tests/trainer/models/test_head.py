@@ -9,7 +9,7 @@ from transformers import Gemma2Config, PreTrainedModel
 
 from galore.trainer.models.head import split_head
 from galore.trainer.models.lora import add_adapters
-from galore.trainer.recipe.schema import OptimSection
+from galore.trainer.recipe.optim_section import OptimSection
 
 Build = Callable[..., PreTrainedModel]
 

@@ -11,7 +11,7 @@ from transformers import LlamaForCausalLM, PreTrainedModel
 
 from galore.trainer.errors import UserError
 from galore.trainer.models.lora import adapter_ranks, add_adapters, clamp_note, merged
-from galore.trainer.recipe.schema import OptimSection
+from galore.trainer.recipe.optim_section import OptimSection
 
 Build = Callable[..., PreTrainedModel]
 IDS = torch.arange(32).view(2, 16)

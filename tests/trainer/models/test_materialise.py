@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from galore.trainer.errors import UserError
 from galore.trainer.models.lora import add_adapters
 from galore.trainer.models.materialise import adopt_weights
-from galore.trainer.recipe.schema import OptimSection
+from galore.trainer.recipe.optim_section import OptimSection
 
 Build = Callable[..., PreTrainedModel]
 IDS = torch.arange(32).view(2, 16)
