@@ -63,9 +63,3 @@ def top_columns(g: Tensor, rank: int) -> Tensor:
     """
     best = torch.sort(column_energies(g), descending=True, stable=True).indices[:rank]
     return best.sort().values.to(index_dtype(g.shape[0]))
-
-
-def index_match(old: Tensor, new: Tensor) -> Tensor:
-    """For each index of new (r',) its position in old (r,), or -1: the row of kept moments that it takes over, if any."""
-    equal = new[:, None] == old[None, :]
-    return torch.where(equal.any(1), equal.to(torch.uint8).argmax(1), -1)

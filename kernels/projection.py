@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from galore.kernels.device import device_type
-from galore.kernels.reference import orient
+from galore.kernels.reference import is_transposed, orient
 from galore.kernels.rounding import RoundingNoise, add_update_, add_update_compensated_, block_elements, blocks_of
 
 __all__ = ["Dense", "lift_update_", "orient", "project"]
@@ -47,18 +47,20 @@ def lift_update_(
     tensor: int = 0,
     compensation: Tensor | None = None,
     dense: Dense | None = None,
+    transposed: bool | None = None,
 ) -> None:
     """W ← decay·W + alpha·(P N + D) in place, in row blocks; fp32 without D in one product.
 
     Args:
-        w: (m, n) contiguous weight, fp32 or bf16; its larger side is b.
+        w: (m, n) contiguous weight, fp32 or bf16, oriented (a, b).
         p: (a, r) projector; n: (r, b) direction in the subspace; both None where D is all there is.
         decay_after: decay the updated weight, as the official code does.
         noise, tensor: random bits for stochastic rounding into bf16, and this weight's number in their key.
         compensation: of a bf16 w, int16 or int8 with as many elements, in place (see kernels/rounding.py).
         dense: D, asked for one block of rows of W as it is stored at a time; P N + D is formed in fp32.
+        transposed: how W is oriented; None goes by the smaller side.
     """
-    product = _product(w, p, n)
+    product = _product(w, p, n, is_transposed(w.shape) if transposed is None else transposed)
     if w.dtype == torch.float32 and product is not None and dense is None:
         w.addmm_(*product, beta=1.0 if decay_after else decay, alpha=alpha)
         if decay_after and decay != 1.0:
@@ -83,12 +85,12 @@ def lift_update_(
         )
 
 
-def _product(w: Tensor, p: Tensor | None, n: Tensor | None) -> tuple[Tensor, Tensor] | None:
+def _product(w: Tensor, p: Tensor | None, n: Tensor | None, transposed: bool) -> tuple[Tensor, Tensor] | None:
     """(m, r) and (r, n) in the dtype of w (m, n) whose product is P N as w is stored."""
     if p is None or n is None:
         return None
     p, n = p.to(w.dtype), n.to(w.dtype)
-    return (n.mT, p.mT) if w.shape[0] >= w.shape[1] else (p, n)
+    return (n.mT, p.mT) if transposed else (p, n)
 
 
 def _update(product: tuple[Tensor, Tensor] | None, dense: Dense | None, first: int, last: int) -> Tensor:

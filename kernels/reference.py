@@ -1,18 +1,31 @@
 """The specification: each operation as a short statement of its equation, exact in the dtype it is given.
 
 Every test of a faster kernel compares with these functions in float64. Matrices are *oriented*: a weight or gradient
-is seen as (a, b) with a ≤ b, so that the projector P (a, r) always multiplies from the left ("side" is a transpose).
+is seen as (a, b), a ≤ b unless a side is asked for, so that the projector P (a, r) always multiplies from the left.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Literal
+
 import torch
 from torch import Tensor
 
+Side = Literal["auto", "left", "right"]
 
-def orient(x: Tensor) -> Tensor:
-    """(m, n) → (a, b) view with a ≤ b. A square matrix is transposed, as the official GaLore code projects it."""
-    return x.mT if x.shape[-2] >= x.shape[-1] else x
+
+def is_transposed(shape: Sequence[int], side: Side = "auto") -> bool:
+    """Whether a matrix stored as `shape` (m, n) is seen transposed: P (n, r) on its right, not P (m, r) on its left.
+
+    `auto` projects the smaller side, and a square matrix from the right, as the official GaLore code does.
+    """
+    return side == "right" or (side == "auto" and shape[-2] >= shape[-1])
+
+
+def orient(x: Tensor, transposed: bool | None = None) -> Tensor:
+    """(m, n) → (a, b), a view; None goes by the smaller side."""
+    return x.mT if (is_transposed(x.shape) if transposed is None else transposed) else x
 
 
 def svd_basis(g: Tensor, rank: int) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
-from galore.kernels.reference import orient
+from galore.kernels.reference import is_transposed, orient
 
 
 class Basis(NamedTuple):
@@ -23,18 +23,19 @@ class Basis(NamedTuple):
 Orthonormalise = Callable[[Tensor, int], Basis]
 
 
-def svd_basis(grad: Tensor, rank: int) -> Basis:
-    """The `rank` leading singular vectors of grad (m, n) on its smaller side; by eigh in float64 where SVD fails.
+def svd_basis(grad: Tensor, rank: int, transposed: bool | None = None) -> Basis:
+    """The `rank` leading singular vectors of grad (m, n) as `orient` sees it; by eigh in float64 where SVD fails.
 
     Takes the gradient as it is stored, not oriented: LAPACK chooses the vectors' signs by the layout it is given, and
     moments kept across refreshes depend on those signs.
     """
     grad = grad.float()
+    transposed = is_transposed(grad.shape) if transposed is None else transposed
     try:
         u, _, vh = torch.linalg.svd(grad, full_matrices=False)
-        return Basis((vh[:rank].mT if grad.shape[0] >= grad.shape[1] else u[:, :rank]).contiguous(), False)
+        return Basis((vh[:rank].mT if transposed else u[:, :rank]).contiguous(), False)
     except LinAlgError:
-        g = orient(grad).double()
+        g = orient(grad, transposed).double()
         return Basis(torch.linalg.eigh(g @ g.mT).eigenvectors.flip(-1)[:, :rank].float().contiguous(), True)
 
 

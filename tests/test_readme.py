@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from galore.trainer.optim import target_linears
+from galore.trainer.optim import target_modules
 from galore.trainer.recipe.load import load_recipe
 
 ROOT = Path(__file__).parents[1]
@@ -34,7 +34,7 @@ def test_the_optimizer_example_runs_and_learns():
     data = [[torch.randn(8, 16) for _ in range(2)] for _ in range(60)]
     names = {"model": model, "batches": data, "loss": lambda m, x: (m(x) - teacher(x).detach()).square().mean()}
     before = names["loss"](model, data[0][0]).item()
-    assert len(target_linears(model, ["self_attn", "mlp"])) == 2
+    assert len(target_modules(model, ["self_attn", "mlp"])) == 2
     exec(block("python", "GaLoreAdamW"), names)
     assert names["loss"](model, data[0][0]).item() < 0.5 * before
     assert all(isinstance(tensor, torch.Tensor) for tensor in names["state"].values())

@@ -51,7 +51,7 @@ def adapter_notes(run: Run) -> list[str]:
         return []
     ranks = adapter_ranks(without_adapters(run.model), run.recipe.optim)
     adapted = {name.removesuffix(".base_layer"): rank for name, rank in ranks.items() if name.endswith(".base_layer")}
-    note = clamp_note(adapted, run.recipe.optim.rank)
+    note = clamp_note(adapted, int(run.recipe.optim.rank))
     return [note] if note else []
 
 
@@ -71,20 +71,29 @@ def facts(run: Run, name: str) -> dict[str, Any]:
     }
 
 
+RULES = {
+    "adamw": "AdamW",
+    "adafactor": "Adafactor",
+    "muon": "Muon, AdamW beside the target matrices",
+}  # what full rank offers
+
+
 def method(optim: OptimSection) -> str:
     """The optimizer in one line."""
     states = f"{optim.state_dtype} states"
     if optim.method == "galore":
         refresh = "" if optim.proj_type == "random" else f", refresh {optim.effective_refresh}"
+        refresh += "" if optim.refresh_overlap is None else f", lazy from an overlap of {optim.refresh_overlap}"
+        inner = "" if optim.inner == "adamw" else f", {optim.inner}"
         residual = "" if optim.residual == "none" else f", residual {optim.residual}"
         transport = "" if optim.transport == "keep" else f", moments {optim.transport}"
         return (
             f"GaLore r={optim.rank}, α={optim.effective_scale}, T={optim.update_proj_gap}, {optim.proj_type}{refresh}"
-            f"{', staggered' if optim.stagger else ''}, update {optim.update}{residual}{transport}, {states}"
+            f"{', staggered' if optim.stagger else ''}, update {optim.update}{inner}{residual}{transport}, {states}"
         )
     if optim.method == "lora":
         return f"LoRA r={optim.rank}, α={optim.lora_alpha}, {states}"
-    return f"full-rank AdamW, factor {optim.effective_scale} on the target matrices, {states}"
+    return f"full-rank {RULES[optim.inner]}, factor {optim.effective_scale} on the target matrices, {states}"
 
 
 def now() -> str:

@@ -29,12 +29,20 @@ def build_optimizer(model: nn.Module, optim: OptimSection, *, accumulation: int,
         else:
             rank = optim.rank if optim.method == "galore" else None
             groups = galore_groups(
-                model, rank, targets=optim.target_modules, weight_decay=optim.weight_decay, scale=optim.effective_scale
+                model,
+                rank,
+                targets=optim.target_modules,
+                rank_pattern=optim.rank_pattern if rank is not None else None,
+                weight_decay=optim.weight_decay,
+                scale=optim.effective_scale,
+                inner=optim.inner,
             )
         check_complete(model, groups)
     except ValueError as error:
         raise UserError(
-            str(error), where="optim.target_modules", fix="name parts of the linear layers' paths"
+            str(error),
+            where="optim.target_modules" + (" or optim.rank_pattern" if optim.rank_pattern else ""),
+            fix="name parts of the layers' paths",
         ) from error
     return GaLoreAdamW(
         groups,
@@ -43,6 +51,9 @@ def build_optimizer(model: nn.Module, optim: OptimSection, *, accumulation: int,
         eps=optim.adam_epsilon,
         update_proj_gap=optim.update_proj_gap,
         proj_type=optim.proj_type,
+        side=optim.side,
+        refresh_overlap=optim.refresh_overlap,
+        momentum=optim.momentum,
         transport=optim.transport,
         residual=optim.residual,
         projector_dtype=optim.projector_dtype,
@@ -97,7 +108,7 @@ def _row(kind: str, shape: tuple[int, ...], members: list[tuple[nn.Parameter, Fu
     projected = next((slot for slot in slots if isinstance(slot, ProjectedSlot)), None)
     update = "frozen" if not slots else "full rank"
     if projected is not None:
-        update = f"projected, {'left' if shape[0] < shape[1] else 'right'}"
+        update = f"projected, {'right' if projected.transposed else 'left'}"
     planned = [slot.planned_bytes() for slot in slots]
     return ParameterRow(
         kind,

@@ -28,7 +28,7 @@ def test_shipped_with_their_meaning() -> None:
 
 def test_keys_with_their_meaning() -> None:
     offered = dict(complete_override("optim.ra"))
-    assert list(offered) == ["optim.rank="]
+    assert list(offered) == ["optim.rank=", "optim.rank_pattern="]
     assert "projection" in offered["optim.rank="]
 
 

@@ -50,7 +50,7 @@ def test_a_rank_above_the_smaller_side_is_clamped_and_said():
 def test_an_unmatched_target_is_a_user_error_that_names_the_nearest():
     loaded = load_recipe("llama-60m-galore", ["optim.target_modules=[self_attn,mpl]"])
     model, _ = build_model(loaded.recipe, 100, "meta", Path())
-    with pytest.raises(UserError, match=r"'mpl' matches no linear layer.*mlp"):
+    with pytest.raises(UserError, match=r"'mpl' matches no weight matrix.*mlp"):
         build_optimizer(model, loaded.recipe.optim, accumulation=1, seed=0)
 
 

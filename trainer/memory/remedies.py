@@ -101,7 +101,9 @@ def _galore(recipe: Recipe) -> Iterator[Settings]:
 def _rank(recipe: Recipe) -> Iterator[Settings]:
     if recipe.optim.method != "full":
         least = 4 if recipe.optim.method == "lora" else 64
-        yield from ({"optim.rank": rank} for rank in halved(recipe.optim.rank, least))
+        rank = recipe.optim.rank
+        smaller = halved(rank, least) if isinstance(rank, int) else [rank / 2, rank / 4]
+        yield from ({"optim.rank": each} for each in smaller)
 
 
 def _immediate(recipe: Recipe) -> Iterator[Settings]:

@@ -23,7 +23,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from galore.trainer.errors import UserError
-from galore.trainer.optim.groups import target_linears
+from galore.trainer.optim.groups import target_modules
 from galore.trainer.recipe.optim_section import OptimSection
 
 T = TypeVar("T")
@@ -74,7 +74,7 @@ def adapter_ranks(model: nn.Module, optim: OptimSection) -> dict[str, int]:
         UserError: one of `optim.target_modules` matches no linear layer; names the nearest.
     """
     try:
-        linears = target_linears(model, optim.target_modules)
+        linears = target_modules(model, optim.target_modules, nn.Linear)
     except ValueError as error:
         raise UserError(str(error), where="optim.target_modules") from error
     return {name: min(optim.rank, *linear.weight.shape) for name, linear in linears.items()}

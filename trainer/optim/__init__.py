@@ -2,7 +2,7 @@
 
 from galore.trainer.optim.factored import project_in_backward
 from galore.trainer.optim.galore import GaLoreAdamW, StepReport
-from galore.trainer.optim.groups import adamw_groups, check_complete, galore_groups, target_linears
+from galore.trainer.optim.groups import adamw_groups, check_complete, galore_groups, target_modules
 
 __all__ = [
     "GaLoreAdamW",
@@ -11,5 +11,5 @@ __all__ = [
     "check_complete",
     "galore_groups",
     "project_in_backward",
-    "target_linears",
+    "target_modules",
 ]

@@ -9,11 +9,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from galore.trainer.optim.groups import rank_for
+from galore.trainer.optim.member import Member
 from galore.trainer.optim.moments import StateDtype
-from galore.trainer.optim.projected import ProjectedSlot, ProjType, RefreshMode
+from galore.trainer.optim.projected import ProjectedSlot, RefreshMode
 from galore.trainer.optim.refresh import schedules
 from galore.trainer.optim.residual import ResidualSlot
 from galore.trainer.optim.slot import FullSlot
+from galore.trainer.optim.subspace import KINDS, ProjType
 
 UpdateMode = Literal["accumulate", "immediate"]
 GALORE_SCALE = 0.25  # α of the paper
@@ -32,17 +35,22 @@ class SlotOptions:
     accumulation: int | None
     seed: int
 
-    def mode(self, proj_type: ProjType) -> RefreshMode:
-        """The refresh mode in force for a subspace kind; raises ValueError for a combination that cannot work."""
+    def mode(self, proj_type: ProjType, whole: bool) -> RefreshMode:
+        """The refresh mode in force for a kind of subspace; raises ValueError for a combination that cannot work.
+
+        Args:
+            whole: whether the whole summed gradient is kept in any case.
+        """
         if self.update == "immediate":
             if self.refresh not in (None, "first-micro-batch") or (self.accumulation or 1) > 1:
                 raise ValueError("update='immediate' refreshes from the gradient in the hook and cannot accumulate")
             return "first-micro-batch"
         if proj_type == "random":
             return "first-micro-batch"  # never asked: the subspace comes from the seed
-        mode = self.refresh or ("delayed" if proj_type == "randomized" else "summed")
-        if proj_type == "svd" and mode in ("delayed", "two-pass"):
-            raise ValueError(f"refresh={mode!r} works on a linear sketch and needs proj_type='randomized'")
+        sketchable = KINDS[proj_type].sketchable
+        mode = self.refresh or ("delayed" if sketchable and not whole else "summed")
+        if not sketchable and mode in ("delayed", "two-pass"):
+            raise ValueError(f"refresh={mode!r} works on a linear sketch, which proj_type={proj_type!r} has no use for")
         return mode
 
 
@@ -79,17 +87,16 @@ def build_slots(
         if group["scale"] is None:
             within = group["rank"] is not None and group["residual"] in ("none", "fira")
             group["scale"] = GALORE_SCALE if within else 1.0
-        storage = (options.state_dtype, options.accumulator_dtype, options.compensated)
-        common = (name, index, parameter, group, state[parameter], *storage)
+        member = Member(name, index, parameter, group, state[parameter])
+        common = (member, options.state_dtype, options.accumulator_dtype, options.compensated)
         kind = ProjectedSlot if group["residual"] == "none" else ResidualSlot
         slots[parameter] = (
             FullSlot(*common)
             if group["rank"] is None
             else kind(
                 *common,
-                rank=group["rank"],
-                proj_type=group["proj_type"],
-                mode=options.mode(group["proj_type"]),
+                rank=rank_for(group["rank"], member.matrix.shape),
+                mode=options.mode(group["proj_type"], whole=group["residual"] != "none"),
                 schedule=next(turns),
                 seed=options.seed,
                 clock=clock,
@@ -102,5 +109,13 @@ def build_slots(
 def _check(name: str, parameter: Tensor, group: dict[str, Any]) -> None:
     if not parameter.is_contiguous():
         raise ValueError(f"{name} is not contiguous; call .contiguous() on it first")
-    if group["rank"] is not None and (parameter.ndim != 2 or group["rank"] < 1):
+    if group["rank"] is not None and (parameter.ndim < 2 or group["rank"] <= 0):
         raise ValueError(f"{name} of shape {tuple(parameter.shape)} cannot be projected to rank {group['rank']}")
+    if group["inner"] in ("muon", "sumo") and parameter.ndim < 2:
+        raise ValueError(f"{name} of shape {tuple(parameter.shape)} is no matrix, which inner={group['inner']!r} needs")
+    if group["inner"] != "adamw" and group["convention"] == "reference":
+        raise ValueError("convention='reference' is that of the official AdamW: inner='adamw'")
+    if group["transport"] == "rotate" and group["proj_type"] == "random":
+        raise ValueError(
+            "transport='rotate' goes from basis to basis, and proj_type='random' has none that is orthonormal"
+        )

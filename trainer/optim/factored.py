@@ -37,7 +37,7 @@ def _forward(module: nn.Linear, slot: ProjectedSlot, optimizer: GaLoreAdamW, x: 
     wanted = torch.is_grad_enabled() and optimizer.attached and slot.takes_factors
     if not wanted or not saves_work(rows, m, n, slot.rank):
         return nn.functional.linear(x, module.weight)
-    return factored_linear(x, module.weight, functools.partial(_receive, slot, optimizer))
+    return factored_linear(x, module.weight, functools.partial(_receive, slot, optimizer), slot.transposed)
 
 
 @torch.no_grad()

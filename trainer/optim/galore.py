@@ -9,18 +9,21 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from galore.kernels.adam import Convention
 from galore.kernels.linear import Factors
+from galore.kernels.reference import Side
 from galore.kernels.rounding import RoundingNoise
 from galore.kernels.transport import Transport
 from galore.trainer.optim.build_slots import SlotOptions, UpdateMode, build_slots, named_groups
+from galore.trainer.optim.inner import InnerRule
 from galore.trainer.optim.kept import ProjectorDtype
 from galore.trainer.optim.moments import StateDtype
-from galore.trainer.optim.projected import ProjectedSlot, ProjType, RefreshMode
+from galore.trainer.optim.projected import ProjectedSlot, RefreshMode
 from galore.trainer.optim.residual import Residual
 from galore.trainer.optim.slot import FullSlot, Update
+from galore.trainer.optim.stored import Stored
+from galore.trainer.optim.subspace import ProjType
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class StepReport:
     skipped: bool
 
 
-class GaLoreAdamW(Optimizer):
+class GaLoreAdamW(Stored):
     """AdamW whose state of matrix weights lives in a low-rank subspace of their gradients.
 
     A group with a `rank` is projected, any other group is plain AdamW. Gradients are taken over as the backward produces
@@ -50,14 +53,20 @@ class GaLoreAdamW(Optimizer):
 
     Args:
         params: parameters, (name, parameter) pairs, or groups of either; a group may override any setting below and have
-            a `rank`, clamped to min(m, n).
+            a `rank`: a number, clamped to min(m, n), or a fraction of that, below 1.
         lr, betas, eps, weight_decay: as in AdamW; decay is decoupled.
         scale: α, factor on the update of a group (unless given 0.25 for GaLore and Fira, 1 for the others).
         update_proj_gap: T, steps between two refreshes of a layer's subspace.
-        proj_type: `svd`, `randomized` (warm-started range finder), or `random`, drawn from the seed and never stored.
+        proj_type: kind of subspace, see `trainer.optim.subspace`: `svd`, `randomized` (range finder), `power` (one warm
+            step of block power iteration), `dct` (columns of one fixed basis), `random` (from the seed, never stored).
+        side: which side of a weight P multiplies, `left`, `right`, or `auto`: that of the smaller dimension.
         refresh: which gradient a refresh sees, see `trainer.optim.projected`; default `delayed` / `summed` (svd).
+        refresh_overlap: ‖P_oldᵀP_new‖²_F / r from which on a layer waits twice as long for its next refresh; None never does.
         stagger: spread the layers' refreshes over the gap.
         update: `accumulate`, or `immediate`: step inside the hook, without accumulation, clipping or transactional step.
+        inner: rule in the subspace, or for the whole gradient of a group without `rank`: `adamw`, `adafactor`, `muon`
+            (momentum, orthogonalised by Newton-Schulz), `sumo` (exactly orthogonalised).
+        momentum: decay of the momentum of `muon` and `sumo`.
         transport: what the moments do when a layer's basis changes: `keep`, `reset`, or `rotate` into the new one (LDAdam).
         residual: what is added from outside the subspace, `none`, `fira`, `apollo`, `apollo-mini` or `frugal`; all but
             `none` need the whole summed gradient, see `trainer.optim.residual`.
@@ -85,9 +94,13 @@ class GaLoreAdamW(Optimizer):
         scale: float | None = None,
         update_proj_gap: int = 200,
         proj_type: ProjType = "randomized",
+        side: Side = "auto",
         refresh: RefreshMode | None = None,
+        refresh_overlap: float | None = None,
         stagger: bool = True,
         update: UpdateMode = "accumulate",
+        inner: InnerRule = "adamw",
+        momentum: float = 0.95,
         transport: Transport = "keep",
         residual: Residual = "none",
         projector_dtype: ProjectorDtype | None = None,
@@ -107,6 +120,10 @@ class GaLoreAdamW(Optimizer):
             "rank": None,
             "update_proj_gap": update_proj_gap,
             "proj_type": proj_type,
+            "side": side,
+            "refresh_overlap": refresh_overlap,
+            "inner": inner,
+            "momentum": momentum,
             "convention": convention,
             "transport": transport,
             "residual": residual,
@@ -203,56 +220,6 @@ class GaLoreAdamW(Optimizer):
             slot.discard()
         self._squared_norm, self._grad_scale = None, 1.0
 
-    def state_tensors(self) -> dict[str, Tensor]:
-        """Every optimizer tensor under `<parameter name>.<tensor name>`; plain tensors, without copies."""
-        return {f"{slot.name}.{key}": value for slot in self.slots.values() for key, value in slot.state.items()}
-
-    @torch.no_grad()
-    def load_state_tensors(self, tensors: dict[str, Tensor], clock: int) -> None:
-        """Restore what `state_tensors` gave, at `clock` steps taken. Dtypes are kept.
-
-        Raises:
-            ValueError: a tensor belongs to no parameter of this optimizer.
-        """
-        by_name = {slot.name: slot for slot in self.slots.values()}
-        for slot in by_name.values():
-            slot.state.clear()
-        for key, value in tensors.items():
-            name, _, field = key.rpartition(".")
-            if name not in by_name:
-                raise ValueError(f"the optimizer has no parameter for the saved tensor {key!r}")
-            device = torch.device("cpu") if field == "step" else by_name[name].parameter.device
-            by_name[name].state[field] = value.to(device, copy=True)
-        for group in self.param_groups:
-            group["clock"] = clock
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As in torch, except that moments and projectors keep their own dtype instead of the parameter's."""
-        super().load_state_dict(state_dict)
-        ids = [index for group in state_dict["param_groups"] for index in group["params"]]
-        parameters = [p for group in self.param_groups for p in group["params"]]
-        for index, parameter in zip(ids, parameters, strict=True):
-            saved = state_dict["state"].get(index, {})
-            state = {k: v.detach().clone().to("cpu" if k == "step" else parameter.device) for k, v in saved.items()}
-            self.state[parameter] = state
-            self.slots[parameter].state = state
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                self.slots[parameter].group = group
-
-    def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """(category, tensor) for all that is held now: `gradients` of a parameter's own size, `optimizer_states`,
-        `projectors`, and `accumulators`, which are projected sums and sketches."""
-        for slot in self.slots.values():
-            yield from slot.tensors()
-
-    def memory_by_category(self) -> dict[str, int]:
-        """Bytes held now; most of them just before `step()`."""
-        held = dict.fromkeys(("gradients", "optimizer_states", "projectors", "accumulators"), 0)
-        for category, tensor in self.tensors():
-            held[category] += tensor.nbytes
-        return held
-
     def take(self, slot: ProjectedSlot, factors: Factors) -> None:
         """Accept a projected layer's gradient as factors, from the layer's own backward."""
         if not self._sketching:
@@ -296,7 +263,7 @@ class GaLoreAdamW(Optimizer):
         return [slot for slot in self.slots.values() if slot.has_gradient]
 
     def _fallbacks(self) -> int:
-        return sum(slot.fallbacks for slot in self.projected)
+        return sum(slot.subspace.fallbacks for slot in self.projected)
 
     def _tick(self) -> None:
         for group in self.param_groups:

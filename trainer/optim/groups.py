@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -19,54 +19,82 @@ GROUP_OPTIONS = {
     "transport",
     "residual",
     "projector_dtype",
+    "inner",
+    "momentum",
+    "side",
+    "refresh_overlap",
 }
 NamedParameter = tuple[str, nn.Parameter]
 
 
-def target_linears(model: nn.Module, patterns: Sequence[str]) -> dict[str, nn.Linear]:
-    """Linear modules whose dotted path contains one of `patterns` as consecutive components.
+Rank = int | float
+
+
+def target_modules(model: nn.Module, patterns: Sequence[str], kinds: type[nn.Module] = nn.Module) -> dict[str, Any]:
+    """Modules with a weight of two or more dimensions (linear, convolution, embedding) whose dotted path contains one of
+    `patterns` as consecutive components.
 
     Raises:
-        ValueError: a pattern matches no linear module; names the nearest path components.
+        ValueError: a pattern matches no such module of `kinds`; names the nearest path components.
     """
-    linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    found = {
+        name: module for name, module in model.named_modules() if isinstance(module, kinds) and _has_matrix(module)
+    }
+    noun = "linear layer" if kinds is nn.Linear else "weight matrix"
     for pattern in patterns:
-        if not any(_matches(name, pattern) for name in linears):
-            parts = sorted({part for name in linears for part in name.split(".")[-2:] if not part.isdigit()})
+        if not any(_matches(name, pattern) for name in found):
+            parts = sorted({part for name in found for part in name.split(".")[-2:] if not part.isdigit()})
             near = difflib.get_close_matches(pattern, parts, n=1, cutoff=0.5)
             nearest = f"did you mean {near[0]}? " if near else ""
-            raise ValueError(f"{pattern!r} matches no linear layer; {nearest}the model has: {', '.join(parts)}")
-    return {name: module for name, module in linears.items() if any(_matches(name, pattern) for pattern in patterns)}
+            raise ValueError(f"{pattern!r} matches no {noun}; {nearest}the model has: {', '.join(parts)}")
+    return {name: module for name, module in found.items() if any(_matches(name, pattern) for pattern in patterns)}
+
+
+def rank_for(rank: Rank, shape: Sequence[int]) -> int:
+    """r for a matrix (m, n): the number itself, or a fraction below 1 of min(m, n), at least 1."""
+    return max(1, round(rank * min(shape))) if rank < 1 else int(rank)
+
+
+def _has_matrix(module: nn.Module) -> bool:
+    weight = getattr(module, "weight", None)
+    return isinstance(weight, nn.Parameter) and weight.ndim >= 2
 
 
 def _matches(name: str, pattern: str) -> bool:
     return f".{pattern}." in f".{name}."
 
 
-def adamw_groups(named: Iterable[NamedParameter], weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups: matrices with `weight_decay`; vectors (norms, biases) without."""
+def adamw_groups(named: Iterable[NamedParameter], weight_decay: float, **options: Any) -> list[dict[str, Any]]:
+    """Two groups: matrices with `weight_decay`; vectors (norms, biases) without; both with the `options`."""
     matrices: list[NamedParameter] = []
     vectors: list[NamedParameter] = []
     for name, parameter in named:
         (matrices if parameter.ndim >= 2 else vectors).append((name, parameter))
-    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    groups = [
+        {"params": matrices, "weight_decay": weight_decay, **options},
+        {"params": vectors, "weight_decay": 0.0, **options},
+    ]
     return [group for group in groups if group["params"]]
 
 
 def galore_groups(
     model: nn.Module,
-    rank: int | None,
+    rank: Rank | None,
     *,
     targets: Sequence[str] = ("self_attn", "mlp"),
+    rank_pattern: Mapping[str, Rank] | None = None,
     weight_decay: float = 0.0,
     **options: Any,
 ) -> list[dict[str, Any]]:
-    """Groups for `GaLoreAdamW`: the weights of the target linears, and the full-rank rest.
+    """Groups for `GaLoreAdamW`: the weights of the target modules by rank, and the full-rank rest.
 
     Args:
-        rank: subspace dimension r of the target weights; None keeps them full-rank, with the same `options`.
-        targets: parts of module paths; see `target_linears`.
-        options: further settings of the target group, such as `scale` or `update_proj_gap`.
+        rank: subspace dimension r of the target weights, or a fraction of min(m, n) below 1; None keeps them full-rank,
+            with the same `options`.
+        targets: parts of module paths; see `target_modules`. Of a convolution and an embedding too.
+        rank_pattern: other ranks for targets whose path contains a key; of several the last one that matches.
+        options: further settings of the target groups, such as `scale` or `update_proj_gap`. `inner="adafactor"` goes for
+            the rest too, other inner rules are for the targets.
 
     Raises:
         ValueError: a pattern matches nothing, or no target weight is trainable. TypeError: an option is unknown.
@@ -74,16 +102,32 @@ def galore_groups(
     unknown = set(options) - GROUP_OPTIONS
     if unknown:
         raise TypeError(f"unknown group options {sorted(unknown)}; a group takes {sorted(GROUP_OPTIONS)}")
-    chosen = {id(module.weight) for module in target_linears(model, targets).values()}
-    trainable = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    projected = [(name, parameter) for name, parameter in trainable if id(parameter) in chosen]
-    rest = [(name, parameter) for name, parameter in trainable if id(parameter) not in chosen]
-    if not projected:
+    modules = target_modules(model, targets)
+    ranks: dict[int, Rank | None] = {id(module.weight): rank for module in modules.values()}
+    for pattern, own in (rank_pattern or {}).items():
+        chosen = [module for name, module in modules.items() if _matches(name, pattern)]
+        if not chosen:
+            raise ValueError(f"{pattern!r} of rank_pattern matches none of the modules under {', '.join(targets)}")
+        ranks |= {id(module.weight): own for module in chosen}
+    by_rank: dict[Rank | None, list[NamedParameter]] = {}
+    rest: list[NamedParameter] = []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            members = by_rank.setdefault(ranks[id(parameter)], []) if id(parameter) in ranks else rest
+            members.append((name, parameter))
+    if not by_rank:
         raise ValueError(f"no weight under {', '.join(targets)} is trainable")
-    target: dict[str, Any] = {"params": projected, "weight_decay": weight_decay, **options}
-    if rank is not None:
-        target["rank"] = rank
-    return [target, *adamw_groups(rest, weight_decay)]
+    shared = {"weight_decay": weight_decay, **options}
+    target = [
+        {"params": members, **shared, **({} if own is None else {"rank": own})} for own, members in by_rank.items()
+    ]
+    return [*target, *adamw_groups(rest, weight_decay, **_for_the_rest(options))]
+
+
+def _for_the_rest(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Orthogonal rules are for matrices between hidden layers: embeddings, head and vectors take AdamW beside them."""
+    inner = options.get("inner")
+    return {} if inner is None else {"inner": "adafactor" if inner == "adafactor" else "adamw"}
 
 
 def check_complete(model: nn.Module, groups: Iterable[dict[str, Any]]) -> None:

@@ -16,8 +16,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from galore.kernels.projection import Dense, orient, project
+from galore.kernels.projection import Dense, project
 from galore.kernels.residual import apollo_scale, column_squares, fira_terms, frugal_block
+from galore.trainer.optim.member import as_matrix
 from galore.trainer.optim.projected import ProjectedSlot
 from galore.trainer.optim.slot import Update
 
@@ -47,7 +48,7 @@ class ResidualSlot(ProjectedSlot):
 
     def receive(self, grad: Tensor) -> None:
         self.received += 1
-        self.whole.add(grad)
+        self.whole.add(as_matrix(grad))
 
     def complete(self) -> None:
         if self.whole.value is None or not self.due or self.pending is not None:
@@ -55,7 +56,7 @@ class ResidualSlot(ProjectedSlot):
         if not bool(torch.isfinite(self.whole.value).all()):
             self.poisoned = True
             return
-        self.pending = self._count(self._decompose(self.whole.value))
+        self.pending = self.subspace.of_gradient(self.whole.value)
 
     def squared_norm(self) -> Tensor:
         assert self.whole.value is not None
@@ -63,11 +64,10 @@ class ResidualSlot(ProjectedSlot):
         return norm.double().square()
 
     def apply(self, update: Update) -> None:
-        if self.pending is not None:
-            self._turn_to(self.pending)
+        self._change_basis()
         whole, p = self.whole.take(), self.projector
-        r = project(p, orient(whole)).float().mul_(update.grad_scale).contiguous()
-        n = self._direction(r, 1.0, torch.float32)
+        r = project(p, self._oriented(whole)).float().mul_(update.grad_scale).contiguous()
+        n = self.inner.direction(r, 1.0, torch.float32)
         self._lift(update, *self._terms(whole, p, r, n, update.grad_scale))
         self.discard()
 
@@ -82,11 +82,11 @@ class ResidualSlot(ProjectedSlot):
         if self.kind == "frugal":
             return p, n, self._signs(whole, p, r, grad_scale)
         limiter: dict[str, Any] = {
-            "g_squares": column_squares(orient(whole)) * grad_scale**2,
+            "g_squares": column_squares(self._oriented(whole)) * grad_scale**2,
             "previous": self._previous_norm(r.device),
         }
         if self.kind == "fira":
-            gram = p.float().mT @ p.float() if "projector_absmax" in self.state else None  # codes are not orthonormal
+            gram = None if self.subspace.orthonormal else p.float().mT @ p.float()
             n, scale = fira_terms(r, n, gram=gram, **limiter, **self._reference())
             return p, n, self._scaled(whole, scale * grad_scale)
         per: Literal["channel", "tensor"] = "channel" if self.kind == "apollo" else "tensor"
@@ -105,21 +105,16 @@ class ResidualSlot(ProjectedSlot):
             self.state["residual_norm"] = torch.zeros((), dtype=torch.float32, device=device)
         return self.state["residual_norm"]
 
-    @property
-    def _transposed(self) -> bool:
-        """Whether the oriented gradient is the transpose of the stored one."""
-        return self.parameter.shape[0] >= self.parameter.shape[1]
-
     def _scaled(self, whole: Tensor, scale: Tensor) -> Dense:
         """Rows of scale∘G; scale () or (b,), which are the rows of a transposed weight and else its columns."""
-        if scale.ndim == 1 and self._transposed:
+        if scale.ndim == 1 and self.transposed:
             return lambda first, last: whole[first:last].float() * scale[first:last, None]
         return lambda first, last: whole[first:last].float() * scale
 
     def _signs(self, whole: Tensor, p: Tensor, r: Tensor, grad_scale: float) -> Dense | None:
         """Rows of -sign(G - P R); none at full rank, where that is the sign of rounding noise."""
-        if self.rank == self.short:
+        if self.rank == self.subspace.a:
             return None
         r = r / grad_scale
-        left, right = (r.mT, p.mT) if self._transposed else (p, r)
+        left, right = (r.mT, p.mT) if self.transposed else (p, r)
         return lambda first, last: frugal_block(whole[first:last], left[first:last], right)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from galore.kernels.adam import AdamRule
+from galore.kernels.projection import lift_update_
 from galore.kernels.rounding import (
     RoundingNoise,
     element_blocks,
@@ -21,9 +21,9 @@ from galore.kernels.rounding import (
     store_rounded_,
 )
 from galore.trainer.optim.accumulate import GradientSum
-from galore.trainer.optim.moments import StateDtype, moment, new_state
-
-MOMENTS = ("exp_avg", "exp_avg_sq")
+from galore.trainer.optim.inner import AdamInner, make_inner
+from galore.trainer.optim.member import Member, as_matrix
+from galore.trainer.optim.moments import StateDtype
 
 
 @dataclass(frozen=True)
@@ -35,22 +35,33 @@ class Update:
 
 
 class FullSlot:
-    """A parameter updated by plain AdamW, any shape. `group` is its live torch param group, `state` its named tensors."""
+    """A parameter of any shape, its gradients as they are."""
 
     def __init__(
-        self,
-        name: str,
-        index: int,
-        parameter: nn.Parameter,
-        group: dict[str, Any],
-        state: dict[str, Tensor],
-        state_dtype: StateDtype,
-        accumulator_dtype: torch.dtype,
-        compensated: bool,
+        self, member: Member, state_dtype: StateDtype, accumulator_dtype: torch.dtype, compensated: bool
     ) -> None:
-        self.name, self.index, self.parameter, self.group, self.state = name, index, parameter, group, state
-        self.state_dtype, self.sum = state_dtype, GradientSum(accumulator_dtype)
-        self.compensated = compensated and parameter.dtype == torch.bfloat16
+        self.member = member
+        self.inner = make_inner(member, state_dtype)
+        self.sum = GradientSum(accumulator_dtype)
+        self.compensated = compensated and member.parameter.dtype == torch.bfloat16
+
+    @property
+    def name(self) -> str:
+        return self.member.name
+
+    @property
+    def parameter(self) -> nn.Parameter:
+        return self.member.parameter
+
+    @property
+    def group(self) -> dict[str, Any]:
+        """The parameter's live torch param group."""
+        return self.member.group
+
+    @property
+    def state(self) -> dict[str, Tensor]:
+        """The named tensors that are kept from step to step."""
+        return self.member.state
 
     @property
     def has_gradient(self) -> bool:
@@ -70,19 +81,38 @@ class FullSlot:
         return norm.double().square()
 
     def apply(self, update: Update) -> None:
-        """Adam and the weight update, block by block; consumes the accumulator."""
-        grad, weight = self.sum.take().contiguous().view(-1), self.parameter.data.view(-1)
-        self._begin(self.parameter.shape, weight.device)
-        compensation = self._compensation()
+        """The inner rule and the weight update; consumes the accumulator."""
+        grad = self.sum.take().contiguous()
+        if isinstance(self.inner, AdamInner):
+            self._apply_in_blocks(self.inner, grad.view(-1), update)
+            return
+        grad = grad if self.parameter.ndim < 2 else as_matrix(grad)
+        direction = as_matrix(self.inner.direction(grad, update.grad_scale, torch.float32))
+        lift_update_(
+            self.member.matrix,
+            None,
+            None,
+            alpha=self._lr,
+            decay=self._decay,
+            noise=update.noise,
+            tensor=self.member.index,
+            compensation=self._compensation(),
+            dense=lambda first, last: direction[first:last],
+        )
+
+    def _apply_in_blocks(self, adam: AdamInner, grad: Tensor, update: Update) -> None:
+        """Adam and the weight update in one pass, block by block."""
+        weight, compensation = self.parameter.data.view(-1), self._compensation()
+        adam.begin(self.parameter.shape, weight.device)
         for block, first, last in element_blocks(weight):
             part = weight[first:last]
             rest = None if compensation is None else compensation[first:last]
             value = part.float() if rest is None else read_compensated(part, rest)  # the weight itself where it is fp32
-            self._adam_(value, grad[first:last], first, last, update.grad_scale, self._lr, self._decay)
+            adam.update_(value, grad[first:last], first, last, update.grad_scale, self._lr, self._decay)
             if rest is not None:
                 store_compensated_(part, rest, value)
             elif value is not part:
-                noise = update.noise.window(self.index, block, last - first) if update.noise else None
+                noise = update.noise.window(self.member.index, block, last - first) if update.noise else None
                 store_rounded_(part, value, noise)
 
     def discard(self) -> None:
@@ -97,13 +127,14 @@ class FullSlot:
             yield "gradients", self.sum.value
 
     def planned_bytes(self) -> tuple[int, int]:
-        """Bytes of moments (and what a compensated weight keeps) and of projector once the first step is taken; nothing is allocated."""
-        return self._moment_bytes(self.parameter.shape), 0
+        """Bytes of the state (and what a compensated weight keeps) and of the projector once the first step is taken."""
+        matrix = self.parameter.ndim >= 2 and not isinstance(self.inner, AdamInner)
+        shape = self.member.matrix.shape if matrix else self.parameter.shape
+        return self.inner.nbytes(shape) + self._compensation_bytes, 0
 
-    def _moment_bytes(self, shape: torch.Size) -> int:
-        meta = torch.device("meta")
-        rest = 2 * self.parameter.numel() * self.compensated
-        return rest + sum(t.nbytes for name in MOMENTS for t in new_state(name, shape, self.state_dtype, meta).values())
+    @property
+    def _compensation_bytes(self) -> int:
+        return 2 * self.parameter.numel() * self.compensated
 
     def _compensation(self) -> Tensor | None:
         """The flat rest of a compensated weight; zeros at first."""
@@ -121,28 +152,3 @@ class FullSlot:
     @property
     def _decay(self) -> float:
         return 1.0 - float(self.group["lr"] * self.group["weight_decay"])
-
-    def _begin(self, shape: torch.Size, device: torch.device) -> None:
-        """Create the moments on first use and advance this parameter's step count."""
-        if "step" not in self.state:
-            self.state["step"] = torch.zeros((), dtype=torch.int64)
-            for name in MOMENTS:
-                self.state.update(new_state(name, shape, self.state_dtype, device))
-        self.state["step"] += 1
-
-    def _adam_(
-        self, target: Tensor, grad: Tensor, first: int, last: int, grad_scale: float, lr: float, decay: float
-    ) -> None:
-        """`AdamRule.update_` on elements [first, last) of the moments, whatever their storage."""
-        storage = [moment(self.state, name) for name in MOMENTS]
-        values = [part.read(first, last) for part in storage]
-        grad = grad.float()
-        grad = grad if grad_scale == 1.0 else grad * grad_scale
-        self._rule.update_(target, grad, values[0], values[1], step=int(self.state["step"]), lr=lr, decay=decay)
-        for part, value in zip(storage, values, strict=True):
-            part.write(first, last, value)
-
-    @property
-    def _rule(self) -> AdamRule:
-        beta1, beta2 = self.group["betas"]
-        return AdamRule(beta1, beta2, self.group["eps"], self.group["convention"])

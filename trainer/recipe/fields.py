@@ -93,6 +93,8 @@ def _words(part: dict[str, Any]) -> str:
     }
     if part["type"] == "array":
         return "a list such as [a, b]"
+    if part["type"] == "object":
+        return f"a mapping such as {{name: {words(part['additionalProperties'])}}}"
     signs = {"exclusiveMinimum": ">", "minimum": "≥", "exclusiveMaximum": "<", "maximum": "≤"}
     limits = [f"{sign} {part[name]:g}" for name, sign in signs.items() if name in part]
     return " ".join([names[part["type"]], " and ".join(limits)]).rstrip()

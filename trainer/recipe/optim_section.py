@@ -6,8 +6,8 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from galore.trainer.recipe.optimizer_rules import check_optimizer
-from galore.trainer.recipe.section import Fraction, NonNegative, Positive, Section, execution
+from galore.trainer.recipe.optimizer_rules import SKETCHABLE, check_optimizer
+from galore.trainer.recipe.section import Fraction, NonNegative, Positive, Section, Share, execution
 
 RefreshMode = Literal["delayed", "two-pass", "summed", "first-micro-batch"]
 
@@ -34,12 +34,17 @@ class OptimSection(Section):
     max_grad_norm: float | None = Field(
         1.0, gt=0, description="Global norm of what is applied is clipped to this; null never clips"
     )
-    rank: Positive = Field(
-        128, description="Rank r of the projection (galore) or of the adapters (lora); clamped to min(m, n)"
+    rank: Positive | Share = Field(
+        128,
+        description="Rank r of the projection (galore) or of the adapters (lora), clamped to min(m, n); galore: or a share of min(m, n), below 1",
+    )
+    rank_pattern: dict[str, Positive | Share] = Field(
+        {},
+        description="galore: other ranks of some target matrices, by parts of their path: {mlp: 0.125}; the last match counts",
     )
     target_modules: tuple[str, ...] = Field(
         ("self_attn", "mlp"),
-        description="Linear layers to project or adapt: parts of their module path; each must match",
+        description="Layers to project or adapt: parts of their module path; each must match (galore: convolutions and embeddings too)",
     )
     scale: float | None = Field(
         None,
@@ -49,10 +54,24 @@ class OptimSection(Section):
     update_proj_gap: Positive = Field(
         200, description="T: optimizer steps between two refreshes of one layer's subspace"
     )
-    proj_type: Literal["svd", "randomized", "random"] = Field(
+    proj_type: Literal["svd", "randomized", "power", "dct", "random"] = Field(
         "randomized",
-        description="How the subspace is found: full SVD, a warm-started randomized range finder, or drawn from the seed and never stored",
+        description="How the subspace is found: full SVD, randomized range finder, one warm power step, columns of a DCT, or drawn from the seed and never stored",
     )
+    side: Literal["auto", "left", "right"] = Field(
+        "auto", description="Which side of a weight (m, n) is projected: left is m, right is n, auto the smaller one"
+    )
+    refresh_overlap: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Lazy refresh: a layer whose subspace kept this share of itself waits twice as long for its next refresh; null never waits",
+    )
+    inner: Literal["adamw", "adafactor", "muon", "sumo"] = Field(
+        "adamw",
+        description="Rule of the update (docs/optimizer.md): AdamW, Adafactor, orthogonalised momentum by Newton-Schulz (muon) or exactly (sumo)",
+    )
+    momentum: float = Field(0.95, ge=0, lt=1, description="muon, sumo: decay of the momentum")
     transport: Literal["keep", "reset", "rotate"] = Field(
         "keep",
         description="What the moments do when a layer's subspace changes: keep, start at 0, or rotate into the new one (LDAdam)",
@@ -66,7 +85,7 @@ class OptimSection(Section):
     )
     refresh: RefreshMode | None = Field(
         None,
-        description="Which gradient a refresh sees (docs/optimizer.md); null is delayed for randomized, summed for svd and with a residual",
+        description="Which gradient a refresh sees (docs/optimizer.md); null is delayed, and summed for svd and with a residual",
     )
     stagger: bool = Field(
         True,
@@ -108,7 +127,7 @@ class OptimSection(Section):
 
     @property
     def effective_refresh(self) -> RefreshMode:
-        within = self.proj_type == "randomized" and self.residual == "none"
+        within = self.proj_type in SKETCHABLE and self.residual == "none"
         return self.refresh or ("delayed" if within else "summed")
 
     @model_validator(mode="after")

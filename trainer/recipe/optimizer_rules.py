@@ -8,25 +8,50 @@ if TYPE_CHECKING:
     from galore.trainer.recipe.optim_section import OptimSection
 
 ON_SKETCHES = ("delayed", "two-pass")
+SKETCHABLE = ("randomized", "power", "dct")  # kinds of subspace that a linear sketch is enough for
 
 
 def check_optimizer(optim: OptimSection) -> None:
     """Raise ValueError for the first contradiction."""
-    if optim.proj_type == "svd" and optim.effective_refresh in ON_SKETCHES:
+    if optim.proj_type not in SKETCHABLE and optim.effective_refresh in ON_SKETCHES:
         raise ValueError(
-            f"refresh: {optim.refresh} works on a linear sketch and needs proj_type: randomized; with svd choose summed or first-micro-batch"
+            f"refresh: {optim.refresh} works on a linear sketch and needs proj_type: {', '.join(SKETCHABLE)}; with {optim.proj_type} choose summed or first-micro-batch"
         )
     if optim.refresh == "two-pass" and optim.stagger:
         raise ValueError(
             "refresh: two-pass repeats the micro-batches of a refresh step; with stagger: true nearly every step is one; set stagger: false, or refresh: delayed"
         )
-    as_published = not optim.stagger and optim.proj_type != "randomized"
+    if optim.method == "galore":
+        _check_subspace(optim)
+    else:
+        _check_without_subspace(optim)
+    as_published = not optim.stagger and optim.proj_type in ("svd", "random")
     if optim.convention == "reference" and optim.method == "galore" and not as_published:
         raise ValueError("convention: reference means stagger: false and proj_type: svd (or random)")
     if optim.residual != "none":
         _check_residual(optim)
     if optim.update == "immediate":
         _check_immediate(optim)
+
+
+def _check_subspace(optim: OptimSection) -> None:
+    if optim.transport == "rotate" and optim.proj_type == "random":
+        raise ValueError(
+            "transport: rotate goes from one orthonormal basis to the next; with proj_type: random write keep or reset"
+        )
+    if optim.refresh_overlap is not None and optim.proj_type == "random":
+        raise ValueError("refresh_overlap compares bases that are found; with proj_type: random leave it out")
+    if optim.inner != "adamw" and optim.convention == "reference":
+        raise ValueError("convention: reference is that of the official AdamW: write inner: adamw")
+
+
+def _check_without_subspace(optim: OptimSection) -> None:
+    if optim.inner == "sumo" or (optim.inner != "adamw" and optim.method == "lora"):
+        raise ValueError(
+            f"inner: {optim.inner} is not for method: {optim.method}; sumo works in a subspace, adapters take adamw"
+        )
+    if optim.method == "lora" and optim.rank < 1:
+        raise ValueError("rank as a share of min(m, n) is for method: galore; adapters take a whole number")
 
 
 def _check_residual(optim: OptimSection) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from galore.trainer.optim import adamw_groups, check_complete, galore_groups, target_linears
+from galore.trainer.optim import adamw_groups, check_complete, galore_groups, target_modules
 
 
 class Block(nn.Module):
@@ -27,15 +27,15 @@ def names(group):
 
 
 def test_targets_are_path_components():
-    assert list(target_linears(Model(), ["self_attn"])) == ["layers.0.self_attn.q_proj", "layers.1.self_attn.q_proj"]
-    assert len(target_linears(Model(), ["1.mlp"])) == 1
+    assert list(target_modules(Model(), ["self_attn"])) == ["layers.0.self_attn.q_proj", "layers.1.self_attn.q_proj"]
+    assert len(target_modules(Model(), ["1.mlp"])) == 1
 
 
 def test_an_unmatched_pattern_is_an_error_that_names_the_nearest():
-    with pytest.raises(ValueError, match=r"'self_atn' matches no linear layer.*self_attn"):
+    with pytest.raises(ValueError, match=r"'self_atn' matches no weight matrix.*self_attn"):
         galore_groups(Model(), 4, targets=["mlp", "self_atn"])
-    with pytest.raises(ValueError, match="matches no linear layer"):
-        target_linears(Model(), ["attn"])
+    with pytest.raises(ValueError, match="matches no weight matrix"):
+        target_modules(Model(), ["attn"])
 
 
 def test_groups_cover_the_model_and_spare_vectors_from_decay():

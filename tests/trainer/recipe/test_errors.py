@@ -42,7 +42,7 @@ train:
 """
     assert problems(tmp_path, text, "train.seed=-1", "optim.rnk=4") == [
         "r.yaml:1:1: lr: unknown key → in section `optim` it is called `learning_rate`",
-        "r.yaml:3:3: optim.rank: expected an integer > 0, got 'abc'",
+        "r.yaml:3:3: optim.rank: expected an integer > 0 or a number > 0 and < 1, got 'abc'",
         "r.yaml:5:3: optim.learning_rate: written twice, first in line 4 → remove one of the two",
         "r.yaml:8:3: data.max_lenght: unknown key → here it is called `max_length`",
         "r.yaml:10:3: model: hidden_size 100 is not a multiple of num_attention_heads 8",
@@ -67,11 +67,11 @@ def test_message_is_one_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("optim: {rank: true}", "r.yaml:3:9: optim.rank: expected an integer > 0, got true"),
-        ("optim: {rank: 1.5}", "r.yaml:3:9: optim.rank: expected an integer > 0, got 1.5"),
-        ("optim: {rank: }", "r.yaml:3:9: optim.rank: expected an integer > 0, got nothing"),
-        ("optim: {rank: null}", "r.yaml:3:9: optim.rank: expected an integer > 0, got null"),
-        ("optim: {rank: [1]}", "r.yaml:3:9: optim.rank: expected an integer > 0, got [1]"),
+        ("optim: {rank: true}", "r.yaml:3:9: optim.rank: expected an integer > 0 or a number > 0 and < 1, got true"),
+        ("optim: {rank: 1.5}", "r.yaml:3:9: optim.rank: expected an integer > 0 or a number > 0 and < 1, got 1.5"),
+        ("optim: {rank: }", "r.yaml:3:9: optim.rank: expected an integer > 0 or a number > 0 and < 1, got nothing"),
+        ("optim: {rank: null}", "r.yaml:3:9: optim.rank: expected an integer > 0 or a number > 0 and < 1, got null"),
+        ("optim: {rank: [1]}", "r.yaml:3:9: optim.rank: expected an integer > 0 or a number > 0 and < 1, got [1]"),
         ("optim: {scale: .inf}", "r.yaml:3:9: optim.scale: expected a number > 0 or null, got .inf"),
         ("optim: {learning_rate: inf}", "r.yaml:3:9: optim.learning_rate: expected a number > 0, got 'inf'"),
         ("optim: {learning_rate: nan}", "r.yaml:3:9: optim.learning_rate: expected a number > 0, got 'nan'"),
@@ -138,7 +138,7 @@ def test_section_by_another_name_is_read_all_the_same(tmp_path: Path) -> None:
         "r.yaml:2:1: training: unknown section → it is called `train`",
         "r.yaml:2:12: train.max_steps: expected an integer > 0 or null, got 'x'",
         "r.yaml:3:1: optmi: unknown section → it is called `optim`",
-        "r.yaml:3:9: optim.rank: expected an integer > 0, got 0",
+        "r.yaml:3:9: optim.rank: expected an integer > 0 or a number > 0 and < 1, got 0",
     ]
 
 
@@ -173,7 +173,7 @@ def test_fields_that_do_not_agree(tmp_path: Path) -> None:
     found = problems(tmp_path, text)
     assert found[0] == "r.yaml:4:3: train: global_batch_size 512 is not a multiple of micro_batch_size 5"
     assert found[1].startswith("r.yaml:6:3: optim: update: immediate steps before all gradients exist")
-    assert found[2] == "r.yaml:7:3: optim.rank: expected an integer > 0, got 0"
+    assert found[2] == "r.yaml:7:3: optim.rank: expected an integer > 0 or a number > 0 and < 1, got 0"
     assert len(found) == 3
 
 
@@ -196,7 +196,7 @@ def test_disagreement_between_sections_and_with_an_override(tmp_path: Path) -> N
         ("optim.rank.x=1", "there is no key `optim.rank.x` → the keys of `optim` are method, "),
         ("extends=demo", "`extends` belongs in a file → name the other recipe on the command line instead"),
         ("optim.rank=[1", "this is not valid YAML: expected ',' or ']'"),
-        ("optim.rank={a: 1}", "optim.rank: expected an integer > 0, got {a: 1}"),
+        ("optim.rank={a: 1}", "optim.rank: expected an integer > 0 or a number > 0 and < 1, got {a: 1}"),
         (
             "optim.rank=!!python/name:os.system x",
             "optim.rank: the tag tag:yaml.org,2002:python/name:os.system is not used",

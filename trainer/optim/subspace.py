@@ -1,0 +1,192 @@
+"""Where a layer's basis P (a, r) comes from and how it is kept: one small class per kind of subspace."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from galore.kernels.dct import dct_matrix, index_dtype, top_columns
+from galore.kernels.reference import is_transposed, orient
+from galore.kernels.rounding import mix
+from galore.kernels.subspace import (
+    Basis,
+    gaussian,
+    power_basis,
+    randomized_basis,
+    range_basis,
+    seeded_basis,
+    svd_basis,
+    unit_columns,
+)
+from galore.trainer.optim.inner import first_moment
+from galore.trainer.optim.kept import Kept, ProjectorDtype, keep, kept_bytes, matrix
+from galore.trainer.optim.member import Member
+from galore.trainer.optim.refresh import RefreshSchedule
+
+ProjType = Literal["svd", "randomized", "power", "random", "dct"]
+
+
+class Subspace:
+    """A basis that is found in gradients and kept among the member's tensors.
+
+    `a` is the side of the weight that is projected, `b` the other one, `transposed` how that orients the weight.
+    """
+
+    sketchable = True  # whether Y = G Ω is enough to find it
+
+    def __init__(
+        self, member: Member, rank: int, schedule: RefreshSchedule, seed: int, clock: Callable[[], int]
+    ) -> None:
+        shape = member.matrix.shape
+        self.member, self.schedule, self.seed, self.clock = member, schedule, seed, clock
+        self.transposed = is_transposed(shape, member.group["side"])
+        self.a, self.b = (shape[1], shape[0]) if self.transposed else (shape[0], shape[1])
+        self.rank = min(rank, self.a, self.b)
+        self.fallbacks = 0  # decompositions that did not converge in the ordinary way
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is a basis to project on."""
+        return "projector" in self.member.state
+
+    @property
+    def redrawn(self) -> bool:
+        """Whether the step being accumulated has another basis than the one before, without any refresh."""
+        return False
+
+    @property
+    def projector(self) -> Tensor:
+        """P (a, r) in the dtype of the weight."""
+        return self.matrix(self.member.state)
+
+    @property
+    def orthonormal(self) -> bool:
+        """Whether P as it is kept is so, up to the rounding of its dtype."""
+        return self.kept_dtype in ("float32", "bfloat16")
+
+    @property
+    def kept_dtype(self) -> ProjectorDtype:
+        chosen: ProjectorDtype | None = self.member.group["projector_dtype"]
+        return chosen or ("bfloat16" if self.member.parameter.dtype == torch.bfloat16 else "float32")
+
+    @property
+    def nbytes(self) -> int:
+        """Of what is kept."""
+        return kept_bytes((self.a, self.rank), self.kept_dtype)
+
+    def matrix(self, kept: Kept) -> Tensor:
+        """P (a, r) in the dtype of the weight, from what `of_gradient` or `of_sketch` gave."""
+        return matrix(kept, (self.a, self.rank), self.member.parameter.dtype)
+
+    def of_gradient(self, grad: Tensor) -> Kept:
+        """A new basis, as it is kept, from a whole gradient (m, n)."""
+        return self._keep(self._decompose(grad))
+
+    def of_sketch(self, y: Tensor) -> Kept:
+        """A new basis, as it is kept, from Y = G Ω (a, r) with Ω of `test_matrix`."""
+        return self._keep(range_basis(y / y.abs().max().clamp_min(1e-30), self.rank))
+
+    def test_matrix(self) -> Tensor:
+        """Ω (b, r): random at first, afterwards the row space of the first moment, which makes one warm power step."""
+        moment = first_moment(self.member)
+        return self._random() if moment is None else range_basis(moment.mT, self.rank).p
+
+    def _decompose(self, grad: Tensor) -> Basis:
+        raise NotImplementedError
+
+    def _random(self) -> Tensor:
+        return gaussian(self.b, self.rank, mix(self.seed, self.clock()), self.member.parameter)
+
+    def _keep(self, basis: Basis) -> Kept:
+        self.fallbacks += basis.fell_back
+        return keep(basis.p, self.kept_dtype)
+
+
+class SvdSubspace(Subspace):
+    """The leading singular vectors of the gradient  (GaLore, arXiv 2403.03507)."""
+
+    sketchable = False
+
+    def _decompose(self, grad: Tensor) -> Basis:
+        return svd_basis(grad, self.rank, self.transposed)
+
+
+class RandomizedSubspace(Subspace):
+    """A randomized range finder with two power iterations; from a sketch, one warm power step."""
+
+    def _decompose(self, grad: Tensor) -> Basis:
+        return randomized_basis(orient(grad, self.transposed), self.rank, self.test_matrix())
+
+
+class PowerSubspace(Subspace):
+    """One warm step of block power iteration, P ← qr(G Gᵀ P); the randomized range finder where there is no P yet."""
+
+    def _decompose(self, grad: Tensor) -> Basis:
+        g = orient(grad, self.transposed)
+        if not self.exists:
+            return randomized_basis(g, self.rank, self._random())
+        return power_basis(g, self.projector, self.rank, halfway=unit_columns)
+
+
+class DctSubspace(Subspace):
+    """The columns of the DCT basis that align best with the gradient, kept as r indices  (arXiv 2505.17967)."""
+
+    @property
+    def orthonormal(self) -> bool:
+        return True
+
+    @property
+    def nbytes(self) -> int:
+        return self.rank * index_dtype(self.a).itemsize
+
+    def matrix(self, kept: Kept) -> Tensor:
+        return dct_matrix(self.a, kept["projector"], self.member.parameter)
+
+    def of_gradient(self, grad: Tensor) -> Kept:
+        return self.of_sketch(orient(grad, self.transposed))
+
+    def of_sketch(self, y: Tensor) -> Kept:
+        return {"projector": top_columns(y, self.rank)}
+
+    def test_matrix(self) -> Tensor:
+        """Gaussian: the row norms of Dᵀ G Ω then estimate those of Dᵀ G."""
+        return self._random()
+
+
+class RandomSubspace(Subspace):
+    """Gaussian with variance 1/r, drawn from (seed, refresh, layer) whenever it is wanted; nothing is kept."""
+
+    sketchable = False
+
+    @property
+    def exists(self) -> bool:
+        return True
+
+    @property
+    def redrawn(self) -> bool:
+        return self.clock() > 0 and self.schedule.due(self.clock())
+
+    @property
+    def projector(self) -> Tensor:
+        seed = mix(self.seed, self.schedule.last_due(self.clock()), self.member.index)
+        return seeded_basis(self.a, self.rank, seed, self.member.parameter)
+
+    @property
+    def orthonormal(self) -> bool:
+        return False
+
+    @property
+    def nbytes(self) -> int:
+        return 0
+
+
+KINDS: dict[ProjType, type[Subspace]] = {
+    "svd": SvdSubspace,
+    "randomized": RandomizedSubspace,
+    "power": PowerSubspace,
+    "dct": DctSubspace,
+    "random": RandomSubspace,
+}
