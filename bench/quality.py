@@ -1,7 +1,7 @@
 """Held-out loss of the optimizer family at one token budget on real text.
 
     python bench/quality.py sweep DATA OUT METHODS     a fifth of the tokens for each of POINTS: one JSON line per run
-    python bench/quality.py ablate DATA OUT METHODS    the same at the method's best point: galore:optim.rank=32
+    python bench/quality.py ablate DATA OUT METHODS    the same at the best point of what is before the colon: galore:optim.rank=32
     python bench/quality.py final DATA OUT METHODS     the whole budget at each method's best point of the sweep
     python bench/quality.py table OUT                  Markdown of all of them
 
@@ -47,6 +47,13 @@ LORA = [(0.001, 1.0), (0.003, 1.0), (0.01, 1.0)]
 POINTS = {
     "full": ADAM_LIKE,
     "full-8bit": ADAM_LIKE,
+    "adafactor": ADAM_LIKE,
+    "muon": ADAM_LIKE,
+    "q-galore": IN_SUBSPACE,
+    "dct": IN_SUBSPACE,
+    "sumo": IN_SUBSPACE,
+    "galore-muon": IN_SUBSPACE,
+    "galore-adafactor": IN_SUBSPACE,
     "galore": IN_SUBSPACE,
     "galore-8bit": IN_SUBSPACE,
     "galore-svd": IN_SUBSPACE,
@@ -176,11 +183,14 @@ def main() -> None:
     for method in methods:  # in order, so that a sweep's best is known when its final comes
         if command == "sweep":
             measure(data, out, [(method, *point, SWEEP_STEPS, 0) for point in POINTS[method]])
-        elif command == "ablate":
-            measure(data, out, [(method, *best(out)[method.split(":")[0]], SWEEP_STEPS, 0)])
+            continue
+        found = best(out)
+        point = found.get(method) or found[method.split(":")[0]]  # galore:optim.rank=32 is run at the point of galore
+        if command == "ablate":
+            measure(data, out, [(method, *point, SWEEP_STEPS, 0)])
         else:
             seeds = os.environ.get("QUALITY_SEEDS", "1").split(",")
-            measure(data, out, [(method, *best(out)[method], STEPS, int(seed)) for seed in seeds])
+            measure(data, out, [(method, *point, STEPS, int(seed)) for seed in seeds])
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ from galore.trainer.recipe.suggest import nearest
 METHODS: dict[str, tuple[str, ...]] = {
     "full": ("optim.method=full",),
     "full-8bit": ("optim.method=full", "optim.state_dtype=8bit"),
+    "adafactor": ("optim.method=full", "optim.inner=adafactor"),
+    "muon": ("optim.method=full", "optim.inner=muon"),
     "galore": ("optim.method=galore",),
     "galore-8bit": ("optim.method=galore", "optim.state_dtype=8bit"),
     "galore-svd": ("optim.method=galore", "optim.proj_type=svd"),
@@ -20,6 +22,16 @@ METHODS: dict[str, tuple[str, ...]] = {
     "fira": ("optim.method=galore", "optim.residual=fira"),
     "apollo": ("optim.method=galore", "optim.residual=apollo", "optim.proj_type=random"),
     "apollo-mini": ("optim.method=galore", "optim.residual=apollo-mini", "optim.proj_type=random", "optim.rank=1"),
+    "q-galore": (
+        "optim.method=galore",
+        "optim.state_dtype=8bit",
+        "optim.projector_dtype=int4",
+        "optim.refresh_overlap=0.5",
+    ),
+    "dct": ("optim.method=galore", "optim.proj_type=dct", "optim.transport=rotate"),
+    "sumo": ("optim.method=galore", "optim.inner=sumo", "optim.transport=rotate"),
+    "galore-muon": ("optim.method=galore", "optim.inner=muon", "optim.transport=rotate"),
+    "galore-adafactor": ("optim.method=galore", "optim.inner=adafactor", "optim.transport=rotate"),
     "frugal": ("optim.method=galore", "optim.residual=frugal", "optim.transport=reset"),
     "lora": ("optim.method=lora",),
 }

@@ -43,6 +43,11 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "fira": (*GALORE, "optim.residual=fira"),
     "apollo": (*GALORE, "optim.residual=apollo", "optim.proj_type=random"),
     "frugal": (*GALORE, "optim.residual=frugal"),
+    "power": (*GALORE, "optim.proj_type=power", "optim.refresh=summed", "optim.transport=rotate"),
+    "dct": (*GALORE, "optim.proj_type=dct", "optim.transport=rotate"),
+    "muon": ("optim.method=full", "optim.max_grad_norm=1e-9", "optim.inner=muon"),
+    "adafactor": ("optim.method=full", "optim.max_grad_norm=1e-9", "optim.inner=adafactor"),
+    "sumo": (*GALORE, "optim.inner=sumo", "optim.transport=rotate"),
 }
 RUNS = [
     pytest.param(method, times, marks=[pytest.mark.slow] if times == 2 and method not in ("full", "svd") else [])
