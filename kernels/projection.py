@@ -17,6 +17,7 @@ from galore.kernels.rounding import RoundingNoise, add_update_, add_update_compe
 
 __all__ = ["Dense", "lift_update_", "orient", "project"]
 
+PANEL = {"cpu": 8}  # row blocks of a product that are formed at once; elsewhere a block is large enough
 Dense = Callable[[int, int], Tensor]
 """Rows [first, last) of a term of the stored weight's shape (m, n), as (last - first, n) in fp32 or bf16; not written to."""
 
@@ -31,8 +32,11 @@ def project(p: Tensor, g: Tensor) -> Tensor:
 
 def row_blocks(w: Tensor) -> Iterator[tuple[int, int, int]]:
     """(block number, first row, last row) of row blocks of w (m, n), each as many elements as its device does at a time."""
-    rows, columns = w.shape
-    return blocks_of(w, rows, max(1, block_elements(w) // columns))
+    return blocks_of(w, w.shape[0], _rows_per_block(w))
+
+
+def _rows_per_block(w: Tensor) -> int:
+    return max(1, block_elements(w) // w.shape[1])
 
 
 def lift_update_(
@@ -67,12 +71,13 @@ def lift_update_(
             w.mul_(decay)
         return
     compensations = None if compensation is None else compensation.view(w.shape)
-    for block, first, last in row_blocks(w):
+    scratch = None
+    for block, first, last, update in _updates(w, product, dense):
         rows = w[first:last].view(-1)
         bits = noise.window(tensor, block, rows.numel()) if noise else None
-        update = _update(product, dense, first, last)
         if compensations is None:
-            add_update_(rows, update, alpha=alpha, decay=decay, decay_after=decay_after, noise=bits)
+            scratch = rows.new_empty(rows.numel(), dtype=torch.float32) if scratch is None else scratch
+            add_update_(rows, update, alpha=alpha, decay=decay, decay_after=decay_after, noise=bits, scratch=scratch)
             continue
         add_update_compensated_(
             rows,
@@ -93,10 +98,23 @@ def _product(w: Tensor, p: Tensor | None, n: Tensor | None, transposed: bool) ->
     return (n.mT, p.mT) if transposed else (p, n)
 
 
-def _update(product: tuple[Tensor, Tensor] | None, dense: Dense | None, first: int, last: int) -> Tensor:
-    """Rows [first, last) of P N + D, flat; the sum in fp32."""
-    if product is None:
-        assert dense is not None, "nothing to add: neither P N nor a dense term"
-        return dense(first, last).reshape(-1)
-    lifted = product[0][first:last] @ product[1]
-    return lifted.view(-1) if dense is None else (lifted + dense(first, last).float()).view(-1)
+def _updates(
+    w: Tensor, product: tuple[Tensor, Tensor] | None, dense: Dense | None
+) -> Iterator[tuple[int, int, int, Tensor]]:
+    """(block number, first row, last row, those rows of P N + D, flat); the sum in fp32.
+
+    The product is formed in panels of several blocks: thin ones would read its right-hand factor too often.
+    """
+    per_panel = PANEL.get(device_type(w), 1)
+    panel, start = None, 0
+    for block, first, last in row_blocks(w):
+        if product is not None and (panel is None or block % per_panel == 0 or last > start + panel.shape[0]):
+            panel = None  # before the next one is made
+            start = first - block % per_panel * _rows_per_block(w)
+            panel = product[0][start : start + per_panel * _rows_per_block(w)] @ product[1]
+        if panel is None:
+            assert dense is not None, "nothing to add: neither P N nor a dense term"
+            yield block, first, last, dense(first, last).reshape(-1)
+            continue
+        lifted = panel[first - start : last - start]
+        yield block, first, last, (lifted if dense is None else lifted + dense(first, last).float()).view(-1)

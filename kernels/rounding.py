@@ -90,13 +90,12 @@ class RoundingNoise:
 
 
 def store_rounded_(w: Tensor, value: Tensor, noise: Tensor | None) -> None:
-    """Write fp32 `value` (k,) into contiguous `w` (k,): stochastically into bf16 where `noise` (k,) is given."""
+    """Write fp32 `value` (k,), used up, into contiguous `w` (k,): stochastically into bf16 where `noise` (k,) is given."""
     if noise is None or w.dtype != torch.bfloat16:
         w.copy_(value)
         return
-    bits = value.view(torch.int32)
-    bits.add_(noise)
-    w.view(torch.int16).copy_(bits.view(torch.int16)[1::2])  # little-endian: the upper half is the bf16 number
+    value.view(torch.int32).add_(noise).bitwise_and_(-1 << 16)
+    w.copy_(value)  # exact: nothing is left below bf16's bits
 
 
 def read_compensated(w: Tensor, compensation: Tensor) -> Tensor:
@@ -124,18 +123,28 @@ def store_compensated_(w: Tensor, compensation: Tensor, value: Tensor, noise: Te
 
 
 def add_update_(
-    w: Tensor, update: Tensor, *, alpha: float, decay: float, decay_after: bool = False, noise: Tensor | None = None
+    w: Tensor,
+    update: Tensor,
+    *,
+    alpha: float,
+    decay: float,
+    decay_after: bool = False,
+    noise: Tensor | None = None,
+    scratch: Tensor | None = None,
 ) -> None:
     """w ← decay·w + alpha·update in fp32, rounded once; `decay_after`: w ← decay·(w + alpha·update).
 
     Args:
         w: (k,) contiguous, fp32 or bf16, in place.
         update: (k,) any floating dtype.
+        scratch: fp32 (k,) or more, which fp32 sums of a bf16 w are formed in; None allocates.
     """
-    value = w if w.dtype == torch.float32 else w.float()
+    if w.dtype == torch.float32:
+        _updated_(w, update, alpha, decay, decay_after)
+        return
+    value = w.float() if scratch is None else scratch[: w.numel()].copy_(w)
     _updated_(value, update, alpha, decay, decay_after)
-    if value is not w:
-        store_rounded_(w, value, noise)
+    store_rounded_(w, value, noise)
 
 
 def add_update_compensated_(

@@ -81,24 +81,26 @@ class ResidualSlot(ProjectedSlot):
         """(P, N', D) with the update P N' + D."""
         if self.kind == "frugal":
             return p, n, self._signs(whole, p, r, grad_scale)
-        limiter: dict[str, Any] = {
+        terms: dict[str, Any] = {
             "g_squares": column_squares(self._oriented(whole)) * grad_scale**2,
             "previous": self._previous_norm(r.device),
+            "correction": self._correction,
         }
         if self.kind == "fira":
             gram = None if self.subspace.orthonormal else p.float().mT @ p.float()
-            n, scale = fira_terms(r, n, gram=gram, **limiter, **self._reference())
+            alpha = {"reference_alpha": self.group["scale"]} if self.group["convention"] == "reference" else {}
+            n, scale = fira_terms(r, n, gram=gram, **terms, **alpha)
             return p, n, self._scaled(whole, scale * grad_scale)
         per: Literal["channel", "tensor"] = "channel" if self.kind == "apollo" else "tensor"
-        return None, None, self._scaled(whole, apollo_scale(r, n, per=per, **limiter) * grad_scale)
+        return None, None, self._scaled(whole, apollo_scale(r, n, per=per, **terms) * grad_scale)
 
-    def _reference(self) -> dict[str, Any]:
-        """The official code's way with α, and with norms before the bias correction."""
+    @property
+    def _correction(self) -> float:
+        """What the official codes multiply with only after they have limited the growth of a norm."""
         if self.group["convention"] != "reference":
-            return {}
+            return 1.0
         (beta1, beta2), step = self.group["betas"], int(self.state["step"])
-        correction = (1 - beta2**step) ** 0.5 / (1 - beta1**step)
-        return {"reference_alpha": self.group["scale"], "correction": correction}
+        return float((1 - beta2**step) ** 0.5 / (1 - beta1**step))
 
     def _previous_norm(self, device: torch.device) -> Tensor:
         if "residual_norm" not in self.state:
