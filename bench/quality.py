@@ -5,7 +5,7 @@
     python bench/quality.py final DATA OUT METHODS     the whole budget at each method's best point of the sweep
     python bench/quality.py table OUT                  Markdown of all of them
 
-METHODS as `galore compare` takes them, and low-rank. DATA holds litbank_fiction.{train,validation}.jsonl.gz. What is in OUT
+METHODS as `galore compare` takes them. DATA holds litbank_fiction.{train,validation}.jsonl.gz. What is in OUT
 is not run again; QUALITY_SEEDS=1,2,3 are those of `final` (1).
 """
 
@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from galore.trainer.build import Run, build
+from galore.trainer.build import build
 from galore.trainer.compare import grid
 from galore.trainer.loop import train
 from galore.trainer.metrics import Metrics
@@ -36,7 +36,7 @@ RECIPE = str(Path(__file__).with_name("quality.yaml"))
 STEPS = 733  # × 4,096 tokens = 3.0 M
 SWEEP_STEPS = STEPS // 5
 IN_FULL = "optim.train_modules=[embed_tokens,lm_head,norm]"
-EXTRA = {"lora": ["optim.lora_alpha=64", IN_FULL], "low-rank": ["optim.method=lora", "optim.lora_alpha=64", IN_FULL]}
+EXTRA = {method: ["optim.lora_alpha=64", IN_FULL] for method in ("lora", "relora")}
 ADAM_LIKE = [
     (0.02, 0.0125),
     (0.02, 0.025),
@@ -63,6 +63,7 @@ POINTS = {
     "apollo-mini": [(0.02, 0.015), (0.02, 0.03), (0.02, 0.06)],
     "frugal": [(0.02, 0.0125), (0.02, 0.025), (0.02, 0.05)],
     "lora": LORA,
+    "relora": LORA,
     "low-rank": LORA,
 }
 
@@ -78,7 +79,7 @@ def run(data: Path, method: str, lr: float, scale: float, steps: int, seed: int)
     """One training run; returns its held-out loss and what it cost."""
     name, *settings = method.split(":")
     overrides = [
-        *grid.METHODS.get(name, ()),
+        *grid.METHODS[name],
         *EXTRA.get(name, ()),
         *settings,
         f"optim.learning_rate={lr}",
@@ -92,8 +93,6 @@ def run(data: Path, method: str, lr: float, scale: float, steps: int, seed: int)
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         parts = build(load_recipe(RECIPE, overrides), RunDir.create(Path(folder) / "run", resume=False), Silent())
-        if method == "low-rank":
-            factorise(parts)
         recorder = Recorder(
             Metrics.open(parts.directory.metrics, None),
             Silent(),
@@ -115,18 +114,6 @@ def run(data: Path, method: str, lr: float, scale: float, steps: int, seed: int)
         "state_bytes": held["optimizer_states"] + held["projectors"],
         "seconds": time.perf_counter() - started,
     }
-
-
-@torch.no_grad()
-def factorise(run: Run) -> None:
-    """Make every adapted matrix a pure product B·A of the usual initial size: the low-rank control."""
-    generator = torch.Generator().manual_seed(run.recipe.train.seed)
-    for name, parameter in run.model.named_parameters():
-        if "base_layer" in name:
-            parameter.zero_()
-        elif "lora_" in name:  # std(B A) = 0.02 for std(A) = std(B) = (0.02 / √r)^½
-            deviation = (0.02 / run.recipe.optim.rank**0.5) ** 0.5
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * deviation)
 
 
 def lines(out: Path) -> list[dict[str, Any]]:
