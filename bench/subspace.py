@@ -70,8 +70,6 @@ def methods(g: Tensor, earlier: Tensor, rank: int) -> dict[str, Callable[[], Ten
     a, b, tall = *g.shape, g.mT.contiguous()
     omega, warm, half = gaussian(b, rank, 0, g), randomized(earlier, rank, gaussian(b, rank, 1, g)).p, g.bfloat16()
     row_space = range_basis(earlier.mT @ warm, rank).p
-    warm16, q16 = warm.bfloat16(), row_space.bfloat16()
-    back16 = lambda: scaled(half.mT @ warm16, rank).p.bfloat16()  # noqa: E731
     return {
         "full SVD of (a, b)": lambda: torch.linalg.svd(g, full_matrices=False)[0][:, :rank],
         "full SVD of (b, a)": lambda: torch.linalg.svd(tall, full_matrices=False)[2][:rank].mT,
@@ -80,9 +78,10 @@ def methods(g: Tensor, earlier: Tensor, rank: int) -> dict[str, Callable[[], Ten
         "warm power step from P": lambda: power_basis(g, warm, rank).p,
         "the same by CholeskyQR2": lambda: power_basis(g, warm, rank, orthonormalise=cholesky_basis).p,
         "the same, columns scaled halfway": lambda: power_basis(g, warm, rank, halfway=scaled).p,
-        "the same, and products in bf16": lambda: range_basis((half @ back16()).float(), rank).p,
+        "the same, of a bf16 gradient (`proj_type: power`)": lambda: power_basis(half, warm, rank, halfway=scaled).p,
         "warm half step from Q": lambda: power_basis(g, row_space, rank, side="right").p,
-        "the same, product in bf16": lambda: range_basis((half @ q16).float(), rank).p,
+        "the same, of a bf16 gradient": lambda: power_basis(half, row_space, rank, side="right").p,
+        "randomized, 2 power iterations, of a bf16 gradient": lambda: randomized(half, rank, omega.bfloat16(), 2).p,
         "the earlier basis itself": lambda: warm,
         "DCT, top columns": lambda: dct_matrix(a, top_columns(g, rank), g),
         "random, orthonormal": lambda: seeded_basis(a, rank, 2, g, "orthonormal"),

@@ -30,3 +30,10 @@ def meta_stands_for(kind: str) -> Iterator[None]:
         yield
     finally:
         _simulated.reset(token)
+
+
+def product(x: Tensor, y: Tensor) -> Tensor:
+    """x y of matrices of one dtype; of bf16 ones fp32 on CUDA, and bf16 on the CPU, whose GEMM has no wider output."""
+    if device_type(x) == "cuda" and x.dtype == torch.bfloat16:
+        return torch.mm(x, y, out_dtype=torch.float32)
+    return x @ y

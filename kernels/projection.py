@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from galore.kernels.device import device_type
+from galore.kernels.device import device_type, product
 from galore.kernels.reference import is_transposed, orient
 from galore.kernels.rounding import RoundingNoise, add_update_, add_update_compensated_, block_elements, blocks_of
 
@@ -24,10 +24,7 @@ Dense = Callable[[int, int], Tensor]
 
 def project(p: Tensor, g: Tensor) -> Tensor:
     """R (r, b) = Pᵀ G for p (a, r) and the oriented gradient g (a, b); P is cast to the gradient's dtype."""
-    p = p.to(g.dtype)
-    if device_type(g) == "cuda" and g.dtype == torch.bfloat16:
-        return torch.mm(p.mT, g, out_dtype=torch.float32)
-    return p.mT @ g
+    return product(p.to(g.dtype).mT, g)
 
 
 def row_blocks(w: Tensor) -> Iterator[tuple[int, int, int]]:

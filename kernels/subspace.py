@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
+from galore.kernels.device import product
 from galore.kernels.reference import is_transposed, orient
 
 
@@ -101,7 +102,7 @@ def power_basis(
     """Block power iteration P ← qr(G qr(Gᵀ P)) from a basis known before (Halko et al. 2011, algorithm 4.4, warm).
 
     Args:
-        g: (a, b) oriented gradient.
+        g: (a, b) oriented gradient; products take operands of its dtype, bases are found in fp32.
         start: side "left": P (a, r), say of an earlier gradient; side "right": Q (b, r), a kept row space or random
             numbers, from which the first step is half a step, P ← qr(G Q).
         steps: at least 1.
@@ -109,12 +110,12 @@ def power_basis(
         halfway: the same for Gᵀ P; `unit_columns` saves this QR, the larger one. None: as `orthonormalise`.
     """
     halfway = halfway or orthonormalise
-    g, p, q, fell_back = g.float(), start.float(), start.float(), False
+    p, q, fell_back = start, start, False
     for step in range(steps):
         if side == "left" or step > 0:
-            q, failed = halfway(g.mT @ p, rank)
+            q, failed = halfway(product(g.mT, p.to(g.dtype)), rank)
             fell_back |= failed
-        p, failed = orthonormalise(g @ q, rank)
+        p, failed = orthonormalise(product(g, q.to(g.dtype)), rank)
         fell_back |= failed
     return Basis(p, fell_back)
 

@@ -18,9 +18,9 @@ from galore.trainer.data.tokenizer import id_bound
 from galore.trainer.errors import RunFailed, UserError
 from galore.trainer.format import size
 from galore.trainer.metrics import Console
+from galore.trainer.models.adapt import adapted
 from galore.trainer.models.cpu import optimize_decoder
 from galore.trainer.models.decoder import build_decoder
-from galore.trainer.models.lora import add_adapters
 from galore.trainer.optim import GaLoreAdamW, project_in_backward
 from galore.trainer.parameters import ParameterRow, build_optimizer, clamped_ranks, parameter_table
 from galore.trainer.recipe.load import LoadedRecipe, recipe_from_resolved
@@ -78,8 +78,8 @@ def build(loaded: LoadedRecipe, directory: RunDir, console: Console, progress: P
 
 
 def build_model(recipe: Recipe, vocab_size: int, device: str, base_dir: Path) -> tuple[nn.Module, list[str]]:
-    """The network in training form (adapters, checkpointing, CPU paths), and lines that say which paths it takes."""
-    model: nn.Module = build_decoder(
+    """The network in training form (adapters or factors, checkpointing, CPU paths), and lines that say which paths it takes."""
+    decoder = build_decoder(
         recipe.model,
         vocab_size,
         device=device,
@@ -87,10 +87,9 @@ def build_model(recipe: Recipe, vocab_size: int, device: str, base_dir: Path) ->
         max_length=recipe.data.max_length,
         base_dir=base_dir,
     )
-    kernels = optimize_decoder(model) if device_type(device) == "cpu" else []
+    kernels = optimize_decoder(decoder) if device_type(device) == "cpu" else []
     kernels += prepare_process() if device == "cpu" else []
-    if recipe.optim.method == "lora":
-        model = add_adapters(model, recipe.optim, recipe.train.seed)
+    model = adapted(decoder, recipe.optim, recipe.train.seed)
     if recipe.train.gradient_checkpointing:
         enable_checkpointing(model)
     return model, kernels

@@ -50,7 +50,8 @@ def adapter_notes(run: Run) -> list[str]:
     if run.recipe.optim.method != "lora":
         return []
     ranks = adapter_ranks(without_adapters(run.model), run.recipe.optim)
-    adapted = {name.removesuffix(".base_layer"): rank for name, rank in ranks.items() if name.endswith(".base_layer")}
+    layers = (".base_layer", ".factor_b")  # one of each adapted layer
+    adapted = {name.rpartition(".")[0]: rank for name, rank in ranks.items() if name.endswith(layers)}
     note = clamp_note(adapted, int(run.recipe.optim.rank))
     return [note] if note else []
 
@@ -92,8 +93,18 @@ def method(optim: OptimSection) -> str:
             f"{', staggered' if optim.stagger else ''}, update {optim.update}{inner}{residual}{transport}, {states}"
         )
     if optim.method == "lora":
-        return f"LoRA r={optim.rank}, α={optim.lora_alpha}, {states}"
+        return f"{_adapter(optim)}, {states}"
     return f"full-rank {RULES[optim.inner]}, factor {optim.effective_scale} on the target matrices, {states}"
+
+
+def _adapter(optim: OptimSection) -> str:
+    if optim.adapter == "factors":
+        return f"products of rank {optim.rank} in place of the target matrices, factor {optim.effective_scale} on them"
+    adapter = f"LoRA r={optim.rank}, α={optim.lora_alpha}"
+    if optim.adapter != "relora":
+        return adapter
+    every = "quarter of the run" if optim.relora_gap is None else f"{optim.relora_gap} steps"
+    return f"Re{adapter}, merged every {every}"
 
 
 def now() -> str:

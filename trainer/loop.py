@@ -30,7 +30,7 @@ def train(run: Run, recorder: Recorder, stop: StopOnSignal) -> EvalResult | None
         for group in run.optimizer.param_groups:
             group["lr"] = lr
         batch = run.data.global_batch(step)
-        outcome = attempt_step(run, batch)
+        outcome = attempt_step(run, batch, step + 1)
         if isinstance(outcome, Shortage):
             raise _ran_out(run, recorder, step, outcome)
         done, last = step + 1, step + 1 == run.total_steps

@@ -45,7 +45,7 @@ def _model(stored: StoredModel) -> dict[str, Any]:
 def _training(recipe: Recipe, step: int | None) -> dict[str, Any]:
     optim, train = recipe.optim, recipe.train
     facts: dict[str, Any] = {
-        "method": optim.method,
+        "method": optim.adapter or optim.method,
         "optimizer steps": step,
         "sequences per step": train.global_batch_size,
         "tokens per sequence": recipe.data.max_length,

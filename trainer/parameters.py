@@ -23,7 +23,7 @@ def build_optimizer(model: nn.Module, optim: OptimSection, *, accumulation: int,
         UserError: a target pattern matches nothing, or a parameter is left over.
     """
     try:
-        if optim.method == "lora":
+        if optim.method == "lora" and optim.adapter != "factors":
             trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
             groups = adamw_groups(trainable, optim.weight_decay)
         else:

@@ -86,6 +86,8 @@ class Recorder:
         self.console.step(row)
         if report.skipped:
             self.event(step, f"step {step} skipped: the gradient is not finite; weights and states are as they were")
+        if result.restarted:
+            self.event(step, f"step {step}: {result.restarted} adapters merged into their weights and started anew")
         if report.fallbacks:
             self.event(
                 step, f"step {step}: {report.fallbacks} decomposition(s) did not converge, the fallback was used"

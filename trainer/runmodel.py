@@ -13,10 +13,11 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from galore.trainer.checkpoint import Checkpoint, Skipped, newest_verified
 from galore.trainer.errors import UserError
+from galore.trainer.models.adapt import adapted, plain
 from galore.trainer.models.attention import availability
 from galore.trainer.models.cpu import optimize_decoder
 from galore.trainer.models.decoder import check_capacity
-from galore.trainer.models.lora import add_adapters, merged, without_adapters
+from galore.trainer.models.lora import without_adapters
 from galore.trainer.models.materialise import adopt_weights
 from galore.trainer.models.pretrained import explained, load_pretrained, locate, read_config, skeleton
 from galore.trainer.recipe.load import recipe_from_resolved
@@ -28,7 +29,7 @@ MODEL_FOLDER = "model"
 
 @dataclass(frozen=True)
 class StoredModel:
-    """A plain transformers model (adapters merged) in evaluation mode, and where it came from.
+    """A plain transformers model (adapters merged, factors multiplied out) in evaluation mode, and where it came from.
 
     Attributes:
         origin: the checkpoint's path, or the folder or hub name.
@@ -103,9 +104,9 @@ def _with_weights(run: RunDir, recipe: Recipe, checkpoint: Checkpoint, device: s
     base = skeleton(read_config(str(folder), None), kernel)
     if (folder / "generation_config.json").is_file():
         base.generation_config = type(base.generation_config).from_pretrained(folder)
-    model = add_adapters(base, recipe.optim, seed=0) if recipe.optim.method == "lora" else base
+    model = adapted(base, recipe.optim, seed=0)
     adopt_weights(model, checkpoint.load("model"), device=device)
-    return _ready(merged(model), device)
+    return _ready(plain(model), device)
 
 
 def _of_name(source: str, device: str) -> StoredModel:

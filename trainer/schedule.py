@@ -1,4 +1,4 @@
-"""The learning rate as a function of the optimizer step: linear warm-up, then cosine, linear or constant."""
+"""The learning rate as a function of the optimizer step: linear warm-up, then cosine, linear or constant; ReLoRA's restarts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,36 @@ def warmup_steps(optim: OptimSection, total_steps: int) -> int:
 
 
 def learning_rate(optim: OptimSection, step: int, total_steps: int) -> float:
-    """Learning rate of update number `step` (from 0); it ends at `min_lr_ratio` of the peak."""
+    """Learning rate of update number `step` (from 0); it ends at `min_lr_ratio` of the peak.
+
+    After a restart of ReLoRA's adapters it rises linearly from near 0, and meets the schedule again.
+    """
+    return _scheduled(optim, step, total_steps) * _risen(optim, step, total_steps)
+
+
+def restart_gap(optim: OptimSection, total_steps: int) -> int | None:
+    """Optimizer steps between two restarts of ReLoRA's adapters; None where nothing is ever restarted."""
+    if optim.adapter != "relora":
+        return None
+    return optim.relora_gap if optim.relora_gap is not None else -(-total_steps // 4)
+
+
+def restarts_after(optim: OptimSection, done: int, total_steps: int) -> bool:
+    """Whether adapters are merged and restarted once `done` steps are done; not at the end, where nothing follows."""
+    gap = restart_gap(optim, total_steps)
+    return gap is not None and done % gap == 0 and 0 < done < total_steps
+
+
+def _risen(optim: OptimSection, step: int, total_steps: int) -> float:
+    """Share of the scheduled rate that update number `step` has come back to since the last restart."""
+    gap = restart_gap(optim, total_steps)
+    if gap is None or step < gap:
+        return 1.0
+    warmup = optim.relora_warmup_steps if optim.relora_warmup_steps is not None else gap // 10
+    return min(1.0, (step % gap + 1) / max(1, warmup))
+
+
+def _scheduled(optim: OptimSection, step: int, total_steps: int) -> float:
     warmup = warmup_steps(optim, total_steps)
     if step < warmup:
         return optim.learning_rate * (step + 1) / warmup

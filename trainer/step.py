@@ -17,12 +17,16 @@ from galore.trainer.optim import GaLoreAdamW, StepReport
 
 @dataclass(frozen=True)
 class StepResult:
-    """`loss_nats` is the mean over the step's targets, `held` the bytes by category, both before the update."""
+    """`loss_nats` is the mean over the step's targets, `held` the bytes by category, both before the update.
+
+    `restarted`: adapters that were merged and started anew after it.
+    """
 
     loss_nats: float
     targets: int
     held: dict[str, int]
     report: StepReport
+    restarted: int = 0
 
 
 def train_step(

@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from galore.trainer import checkpoint
 from galore.trainer.errors import UserError
 from galore.trainer.export import export
+from galore.trainer.models.adapt import adapted
 from galore.trainer.models.decoder import build_decoder
-from galore.trainer.models.lora import add_adapters
 from galore.trainer.recipe.dump import dump_recipe
 from galore.trainer.recipe.schema import Recipe
 from galore.trainer.rundir import RunDir
@@ -51,9 +51,9 @@ def make_run(path: Path, model: dict[str, Any] | None = None, optim: dict[str, A
     run.recipe.write_text(dump_recipe(settings))
     run.write_facts({"final": {"loss_nats": 3.25, "perplexity": 25.8}})
     network: Any = build_decoder(settings.model, 31, device="cpu", seed=1, max_length=16, base_dir=path.parent)
-    if settings.optim.method == "lora":
-        network = add_adapters(network, settings.optim, seed=1)
+    network = adapted(network, settings.optim, seed=1)
     save_model_files(network, tokenizer(), run)
+    torch.manual_seed(0)
     for step in (10, 20):
         with torch.no_grad():
             for parameter in network.parameters():
@@ -88,6 +88,20 @@ def test_adapters_are_merged(tmp_path: Path) -> None:
     assert type(model).__name__ == "LlamaForCausalLM"
     assert not any("lora" in name for name in model.state_dict())
     torch.testing.assert_close(model(IDS).logits, logits)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_factors_are_multiplied_out(tmp_path: Path, dtype: str) -> None:
+    model = {"dtype": dtype, "tie_word_embeddings": True}
+    logits = make_run(tmp_path / "run", model, {"method": "lora", "adapter": "factors"})
+    exported = export(str(tmp_path / "run"), tmp_path / "out")
+    assert "| method | factors |" in (exported.folder / "README.md").read_text()
+    network = reload(exported.folder)
+    assert network.dtype == getattr(torch, dtype)
+    assert "model.layers.0.mlp.up_proj.weight" in network.state_dict()
+    assert not any("factor" in name for name in network.state_dict())
+    error = (network(IDS).logits.float() - logits.float()).norm() / logits.float().norm()
+    assert error < (1e-5 if dtype == "float32" else 0.02)
 
 
 def test_the_folder_holds_everything_and_no_pickle(tmp_path: Path) -> None:

@@ -31,6 +31,31 @@ def test_llama_7b_is_planned_without_memory_and_its_bytes_are_the_papers():
     )
 
 
+def test_factors_leave_no_full_matrix_and_nothing_frozen():
+    rows = planned("llama-60m", "optim.method=lora", "optim.adapter=factors")
+    down = rows["model.layers.*.mlp.down_proj.factor_a"], rows["model.layers.*.mlp.down_proj.factor_b"]
+    assert [(row.tensors, row.shape, row.update) for row in down] == [
+        (8, (128, 1376), "full rank"),
+        (8, (512, 128), "full rank"),
+    ]
+    assert "model.layers.*.mlp.down_proj" not in rows
+    assert {row.update for row in rows.values()} == {"full rank"}
+    assert all(row.state_bytes == 2 * 4 * row.count for row in rows.values())
+    matrices = 8 * (4 * (512 + 512) + 3 * (512 + 1376)) * 128
+    assert sum(row.weight_bytes for row in rows.values()) == 2 * (matrices + 2 * 32_000 * 512 + 17 * 512)
+
+
+@pytest.mark.parametrize(("scale", "factor"), [("null", 1.0), ("0.5", 0.5)])
+def test_scale_reaches_factors(scale, factor):
+    recipe = load_recipe(
+        "demo", ["optim.method=lora", "optim.adapter=factors", "model.vocab_size=64", f"optim.scale={scale}"]
+    ).recipe
+    model, _ = build_model(recipe, 64, "meta", Path())
+    slots = build_optimizer(model, recipe.optim, accumulation=1, seed=0).slots.values()
+    assert {slot.group["scale"] for slot in slots if "factor" in slot.name} == {factor}
+    assert {slot.group["scale"] for slot in slots if "factor" not in slot.name} == {1.0}
+
+
 def test_frozen_full_and_adapter_parameters_are_told_apart():
     pytest.importorskip("peft", reason="the lora extra is not installed")
     rows = planned("llama-60m-lora")
@@ -45,6 +70,20 @@ def test_a_rank_above_the_smaller_side_is_clamped_and_said():
     lines = clamped_ranks(build_optimizer(model, loaded.recipe.optim, accumulation=1, seed=0))
     assert [line.split(":")[0].split(".")[-2] for line in lines] == ["k_proj", "v_proj"]
     assert all("clamped to 64" in line for line in lines)
+
+
+def test_a_rank_is_a_share_and_a_pattern_in_a_recipe_too():
+    overrides = ["optim.rank=0.25", "optim.rank_pattern={mlp: 0.125, down_proj: 3}", "model.num_key_value_heads=1"]
+    rows = planned("llama-60m-galore", *overrides)
+    ranks = {kind.split(".")[-1]: row.rank for kind, row in rows.items() if row.rank}
+    assert ranks == {
+        **{"q_proj": 128, "k_proj": 16, "v_proj": 16, "o_proj": 128},
+        **{"gate_proj": 64, "up_proj": 64, "down_proj": 3},
+    }
+    layer = {kind.split(".")[-1]: row for kind, row in rows.items()}
+    q, down = layer["q_proj"], layer["down_proj"]
+    assert q.state_bytes == 2 * 4 * q.tensors * 128 * 512
+    assert down.state_bytes == 2 * 4 * down.tensors * 3 * 1376
 
 
 def test_an_unmatched_target_is_a_user_error_that_names_the_nearest():

@@ -10,11 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from galore.trainer import checkpoint, shortage
 from galore.trainer.errors import Interrupted, RunFailed, UserError
+from galore.trainer.evaluation import evaluate_stored
 from galore.trainer.memory.cards import card
 from galore.trainer.memory.plan import profile_on
+from galore.trainer.models import relora
 from galore.trainer.optim.projected import ProjectedSlot
 from galore.trainer.recipe.load import load_recipe
 from galore.trainer.run import run_training
@@ -50,9 +53,11 @@ METHODS = {
         "optim.lora_dropout=0.1",
         "optim.train_modules=[embed_tokens,lm_head]",
     ],
+    "relora": ["optim.method=lora", "optim.adapter=relora", "optim.rank=4", "optim.relora_gap=3"],
+    "low-rank": ["optim.method=lora", "optim.adapter=factors", "optim.rank=4"],
     "full": ["optim.method=full"],
 }
-NEEDS = {"galore-8bit": "bitsandbytes", "lora": "peft"}
+NEEDS = {"galore-8bit": "bitsandbytes", "lora": "peft", "relora": "peft"}
 
 
 class Quiet:
@@ -161,6 +166,31 @@ def check_golden(method, losses, held_out):
     # bf16 products differ in their last bit between processors; on one machine the runs are bit-equal (above)
     assert losses == pytest.approx(golden[method]["losses"], rel=2e-3)
     assert held_out == pytest.approx(golden[method]["held_out"], rel=2e-3)
+
+
+def test_adapters_restart_with_the_step_and_are_whole_in_its_checkpoint(corpus, tmp_path):
+    pytest.importorskip("peft")
+    execute(corpus, tmp_path / "run", *METHODS["relora"], "train.save_total_limit=9", "optim.relora_warmup_steps=2")
+    told = [row["step"] for row in rows(tmp_path / "run", "event") if "started anew" in row["message"]]
+    assert told == [3, 6]
+    rates = [row["learning_rate"] for row in rows(tmp_path / "run")]
+    assert rates[2] > rates[3] < rates[4] > rates[6]
+    checkpoints = tmp_path / "run" / "checkpoints"
+    merged, last = (load_file(checkpoints / f"step-0000000{step}" / "model.safetensors") for step in (3, 8))
+    assert not any(tensor.any() for name, tensor in merged.items() if "lora_B" in name)
+    assert all(not torch.equal(merged[name], last[name]) for name in merged if "base_layer" in name)
+    score = rows(tmp_path / "run", "eval")[-1]["loss_nats"]
+    assert evaluate_stored(str(tmp_path / "run")).result.loss_nats == pytest.approx(score, rel=2e-3)
+
+
+def test_a_restart_without_room_saves_nothing_half_merged(corpus, tmp_path, monkeypatch):
+    pytest.importorskip("peft")
+    real, calls = relora.lift_update_, iter(range(1000))
+    monkeypatch.setattr(relora, "lift_update_", lambda *a, **k: refuse() if next(calls) == 20 else real(*a, **k))
+    with pytest.raises(RunFailed, match="some weights had taken the step already"):
+        execute(corpus, tmp_path / "run", *METHODS["relora"], "train.save_steps=2")
+    names = {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()}
+    assert names == {"step-00000002", "step-00000004"}
 
 
 def test_a_run_that_died_before_its_first_checkpoint_starts_anew(corpus, tmp_path, monkeypatch):

@@ -3,7 +3,7 @@
 import pytest
 
 from galore.trainer.recipe.optim_section import OptimSection
-from galore.trainer.schedule import learning_rate, warmup_steps
+from galore.trainer.schedule import learning_rate, restarts_after, warmup_steps
 
 
 def rates(total=100, **settings):
@@ -30,3 +30,23 @@ def test_warmup_steps_win_over_the_ratio_and_zero_means_none():
     assert warmup_steps(OptimSection(warmup_steps=0), 100) == 0
     assert warmup_steps(OptimSection(warmup_steps=7, warmup_ratio=0.5), 100) == 7
     assert rates(warmup_steps=0)[0] == pytest.approx(0.1)
+
+
+def test_after_each_restart_the_rate_rises_back_onto_the_schedule():
+    relora = {"method": "lora", "adapter": "relora", "relora_gap": 30, "relora_warmup_steps": 5}
+    smooth, jagged = rates(), rates(**relora)
+    shares = [a / b for a, b in zip(jagged, smooth, strict=True)]
+    rise = pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert [shares[start : start + 5] for start in (30, 60, 90)] == [rise] * 3
+    assert all(share == 1.0 for step, share in enumerate(shares) if step < 30 or step % 30 >= 5)
+    none = rates(**(relora | {"relora_warmup_steps": 0}))
+    assert none == smooth
+
+
+@pytest.mark.parametrize(
+    ("gap", "total", "steps"), [(30, 100, [30, 60, 90]), (50, 100, [50]), (None, 100, [25, 50, 75]), (None, 1, [])]
+)
+def test_restarts_come_every_gap_but_not_at_the_end(gap, total, steps):
+    optim = OptimSection(method="lora", adapter="relora", relora_gap=gap)
+    assert [done for done in range(total + 1) if restarts_after(optim, done, total)] == steps
+    assert not any(restarts_after(OptimSection(method="lora"), done, total) for done in range(total + 1))

@@ -34,6 +34,8 @@ METHODS: dict[str, tuple[str, ...]] = {
     "galore-adafactor": ("optim.method=galore", "optim.inner=adafactor", "optim.transport=rotate"),
     "frugal": ("optim.method=galore", "optim.residual=frugal", "optim.transport=reset"),
     "lora": ("optim.method=lora",),
+    "relora": ("optim.method=lora", "optim.adapter=relora"),
+    "low-rank": ("optim.method=lora", "optim.adapter=factors", "optim.lora_dropout=0"),
 }
 
 

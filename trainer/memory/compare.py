@@ -11,6 +11,7 @@ from galore.trainer.recipe.change import changed
 from galore.trainer.recipe.load import LoadedRecipe
 from galore.trainer.recipe.schema import Recipe
 
+ADAPTER = dict.fromkeys(("optim.adapter", "optim.relora_gap", "optim.relora_warmup_steps"))
 GALORE = {"optim.method": "galore", "optim.update": "accumulate"}
 FLOATS, BYTES = {"optim.state_dtype": "float32"}, {"optim.state_dtype": "8bit"}
 
@@ -18,13 +19,18 @@ FLOATS, BYTES = {"optim.state_dtype": "float32"}, {"optim.state_dtype": "8bit"}
 def methods(recipe: Recipe) -> dict[str, dict[str, object]]:
     """Name → settings that make the method of `recipe`; ranks and all else stay as they are."""
     at_once = {
+        **ADAPTER,
         "optim.method": "galore",
         "optim.update": "immediate",
         "optim.refresh": "first-micro-batch",
         "optim.max_grad_norm": None,
         "train.global_batch_size": recipe.train.micro_batch_size,
     }
-    stepwise = {"optim.update": "accumulate", **({"optim.refresh": None} if recipe.optim.update == "immediate" else {})}
+    stepwise = {
+        **ADAPTER,
+        "optim.update": "accumulate",
+        **({"optim.refresh": None} if recipe.optim.update == "immediate" else {}),
+    }
     rank = f"r={recipe.optim.rank}"
     return {
         "AdamW": {"optim.method": "full", **stepwise, **FLOATS},

@@ -14,7 +14,7 @@ import difflib
 import logging
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -38,10 +38,13 @@ def add_adapters(model: PreTrainedModel, optim: OptimSection, seed: int) -> nn.M
     adapted is `base_model.model.<its name>`. The global random state is left as it was.
 
     Raises:
-        UserError: peft is not installed, a pattern matches nothing, or a module is both adapted and trained in full.
+        UserError: peft is not installed, a pattern matches nothing, a module is both adapted and trained in full, or ReLoRA would
+            merge into a weight that another module shares.
     """
     peft = _peft()
     ranks = adapter_ranks(model, optim)
+    if optim.adapter == "relora":
+        refuse_tied(model, ranks)
     in_full = _modules_in_full(model, optim.train_modules, ranks)
     config = peft.LoraConfig(
         task_type="CAUSAL_LM",
@@ -78,6 +81,20 @@ def adapter_ranks(model: nn.Module, optim: OptimSection) -> dict[str, int]:
     except ValueError as error:
         raise UserError(str(error), where="optim.target_modules") from error
     return {name: min(optim.rank, *linear.weight.shape) for name, linear in linears.items()}
+
+
+def refuse_tied(model: nn.Module, paths: Collection[str]) -> None:
+    """Raise UserError if the weight of one of the linear layers at `paths` is another module's too."""
+    owners: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        owners.setdefault(id(parameter), []).append(name.rpartition(".")[0])
+    for names in owners.values():
+        if len(names) > 1 and (tied := [name for name in names if name in paths]):
+            raise UserError(
+                f"{tied[0]} has one weight with {next(name for name in names if name != tied[0])}: it cannot change alone",
+                where="optim.target_modules",
+                fix="leave it out, or set model.tie_word_embeddings: false",
+            )
 
 
 def clamp_note(ranks: dict[str, int], rank: int) -> str | None:

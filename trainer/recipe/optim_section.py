@@ -13,7 +13,7 @@ RefreshMode = Literal["delayed", "two-pass", "summed", "first-micro-batch"]
 
 
 class OptimSection(Section):
-    """How weights move. `galore` trains all weights; `lora` trains adapters; `full` is the AdamW control."""
+    """How weights move. `galore` trains all weights; `lora` trains adapters or factors; `full` is the AdamW control."""
 
     method: Literal["galore", "lora", "full"] = Field(
         "galore", description="galore: low-rank gradient projection; lora: adapters through peft; full: full-rank AdamW"
@@ -112,6 +112,16 @@ class OptimSection(Section):
     weight_rounding: Literal["stochastic", "nearest", "compensated"] = Field(
         "stochastic",
         description="How bfloat16 weights take an fp32 update: rounded, or exactly, the rest kept in 16 more bits; float32 ones need none",
+    )
+    adapter: Literal["lora", "relora", "factors"] | None = Field(
+        None,
+        description="lora: what is trained; null is lora; relora: adapters merged and restarted; factors: W = B·A with no W (docs/optimizer.md)",
+    )
+    relora_gap: Positive | None = Field(
+        None, description="relora: optimizer steps between two restarts; null is a quarter of the run"
+    )
+    relora_warmup_steps: NonNegative | None = Field(
+        None, description="relora: linear warm-up after a restart, optimizer steps; null is a tenth of the gap"
     )
     lora_alpha: float = Field(32.0, gt=0, description="lora: adapters are scaled by lora_alpha / rank")
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="lora: dropout before the adapter")

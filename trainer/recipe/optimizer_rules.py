@@ -32,6 +32,7 @@ def check_optimizer(optim: OptimSection) -> None:
         _check_residual(optim)
     if optim.update == "immediate":
         _check_immediate(optim)
+    _check_adapter(optim)
 
 
 def _check_subspace(optim: OptimSection) -> None:
@@ -74,3 +75,18 @@ def _check_immediate(optim: OptimSection) -> None:
         raise ValueError(
             "update: immediate refreshes inside the hook: set refresh: first-micro-batch, or update: accumulate"
         )
+
+
+def _check_adapter(optim: OptimSection) -> None:
+    if optim.adapter is not None and optim.method != "lora":
+        raise ValueError(f"adapter: {optim.adapter} exists for method: lora only")
+    gap, warmup = optim.relora_gap, optim.relora_warmup_steps
+    if optim.adapter != "relora" and (gap is not None or warmup is not None):
+        name = "relora_warmup_steps" if gap is None else "relora_gap"
+        raise ValueError(f"{name} says when adapters restart: set method: lora and adapter: relora, or leave it out")
+    if gap is not None and warmup is not None and warmup >= gap:
+        raise ValueError(
+            f"relora_warmup_steps: {warmup} would end after the next restart: set it below relora_gap: {gap}"
+        )
+    if optim.adapter == "factors" and optim.lora_dropout > 0:
+        raise ValueError("lora_dropout is of adapters: set it to 0 with adapter: factors")

@@ -200,6 +200,16 @@ class Recipe(Section):
                 f"optim.update: immediate cannot accumulate {self.train.accumulation} micro-batches: set train.micro_batch_size to "
                 f"{self.train.global_batch_size}, or optim.update: accumulate (costs one r×n accumulator per layer)"
             )
+        if self.optim.adapter == "factors" and self.model.name_or_path is not None and not self.model.random_init:
+            raise ValueError(
+                "optim.adapter: factors draws the target matrices and has no use for those of model.name_or_path: set "
+                "model.random_init: true, or optim.adapter: lora"
+            )
+        if (self.optim.relora_gap or 0) >= (self.train.max_steps or float("inf")):
+            raise ValueError(
+                f"optim.relora_gap: {self.optim.relora_gap} never restarts in train.max_steps: {self.train.max_steps}: lower it, "
+                "or leave it out for a quarter of the run"
+            )
         if self.model.name_or_path is None and self.data.max_length > self.model.max_position_embeddings:
             raise ValueError(
                 f"data.max_length {self.data.max_length} exceeds model.max_position_embeddings {self.model.max_position_embeddings}"
