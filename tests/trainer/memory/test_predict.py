@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from galore.kernels import rounding
+from galore.kernels import blockwise, rounding
 from galore.trainer.build import build_model
 from galore.trainer.memory.cards import card
 from galore.trainer.memory.measure import measure
@@ -100,6 +100,8 @@ def tables() -> None:
     optimizer = GaLoreAdamW([parameter], state_dtype="8bit")
     parameter.sum().backward()
     optimizer.step()
+    for signed in (True, False):
+        blockwise.code(signed, torch.device("meta"))
 
 
 def without_tables(trace: Trace) -> Trace:
