@@ -201,7 +201,9 @@ class GaLoreAdamW(Stored):
                 loss = closure()
         norm = self.clip_grad_norm_(None) if self._squared_norm is None else float(self._squared_norm.sqrt())
         finite = norm == norm and norm != float("inf")
-        refreshed, before = sum(slot.due for slot in self.projected), self._fallbacks()
+        applied = self.update == "immediate"  # in the hooks, so that no slot has a gradient any more
+        refreshed = sum(slot.due and (applied or slot.has_gradient) for slot in self.projected)
+        before = self._fallbacks()
         if finite:
             update = Update(self._grad_scale, self._step_noise())
             self.torn = True

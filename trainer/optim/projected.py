@@ -19,7 +19,6 @@ from torch import Tensor
 from galore.kernels.linear import Factors
 from galore.kernels.projection import Dense, lift_update_, orient, project
 from galore.kernels.subspace import overlap
-from galore.kernels.transport import change_of_basis
 from galore.trainer.optim.accumulate import GradientSum
 from galore.trainer.optim.kept import Kept
 from galore.trainer.optim.member import as_matrix
@@ -79,7 +78,8 @@ class ProjectedSlot(FullSlot):
     def wants_sketch_pass(self) -> bool:
         """Whether this step's basis comes from an extra pass over the micro-batches."""
         by_pass = self.mode == "two-pass" or (self.mode == "delayed" and not self.subspace.exists)
-        return self.due and self.pending is None and by_pass
+        turn = self.schedule.due(self.clock())  # a weight that never gets a gradient is due for ever
+        return turn and self.due and self.pending is None and by_pass
 
     @property
     def has_gradient(self) -> bool:
@@ -182,11 +182,11 @@ class ProjectedSlot(FullSlot):
         """Make `basis` the one to project on; the state of the inner rule follows as the group's transport says."""
         kind, threshold = self.group["transport"], self.group["refresh_overlap"]
         if self.subspace.exists and "step" in self.state:
-            new, old = self.subspace.matrix(basis), self.projector
             if kind != "keep":
-                self.inner.carry(kind, change_of_basis(new, old))
+                self.inner.carry(kind, self.subspace.change_to(basis))
             if threshold is not None:
-                similar = not new.is_meta and float(overlap(old, new)) >= threshold
+                new = self.subspace.matrix(basis)
+                similar = not new.is_meta and float(overlap(self.projector, new)) >= threshold
                 settle(self.state, self.clock(), self.schedule.gap, similar)
         self.state.update(basis)
 

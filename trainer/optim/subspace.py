@@ -21,6 +21,7 @@ from galore.kernels.subspace import (
     svd_basis,
     unit_columns,
 )
+from galore.kernels.transport import change_of_basis
 from galore.trainer.optim.inner import first_moment
 from galore.trainer.optim.kept import Kept, ProjectorDtype, keep, kept_bytes, matrix
 from galore.trainer.optim.member import Member
@@ -80,6 +81,10 @@ class Subspace:
     def matrix(self, kept: Kept) -> Tensor:
         """P (a, r) in the dtype of the weight, from what `of_gradient` or `of_sketch` gave."""
         return matrix(kept, (self.a, self.rank), self.member.parameter.dtype)
+
+    def change_to(self, kept: Kept) -> Tensor:
+        """C (r, r) = P_newᵀ P_old in fp32, to a new basis as it is kept."""
+        return change_of_basis(self.matrix(kept), self.projector)
 
     def of_gradient(self, grad: Tensor) -> Kept:
         """A new basis, as it is kept, from a whole gradient (m, n)."""
@@ -144,6 +149,10 @@ class DctSubspace(Subspace):
 
     def matrix(self, kept: Kept) -> Tensor:
         return dct_matrix(self.a, kept["projector"], self.member.parameter)
+
+    def change_to(self, kept: Kept) -> Tensor:
+        """Zeros and ones, exactly: Adam would divide a moment of rounding errors alone by its own size."""
+        return (kept["projector"][:, None] == self.member.state["projector"]).float()
 
     def of_gradient(self, grad: Tensor) -> Kept:
         return self.of_sketch(orient(grad, self.transposed))

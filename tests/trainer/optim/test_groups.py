@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from galore.trainer.optim import adamw_groups, check_complete, galore_groups, target_modules
+from galore.trainer.optim import GaLoreAdamW, adamw_groups, check_complete, galore_groups, target_modules
 
 
 class Block(nn.Module):
@@ -71,3 +71,30 @@ def test_frozen_parameters_belong_to_no_group():
 
 def test_adamw_groups_leave_out_an_empty_one():
     assert len(adamw_groups([("bias", nn.Parameter(torch.ones(2)))], 0.1)) == 1
+
+
+def test_a_rank_may_be_a_share_of_the_smaller_side_and_the_last_pattern_counts():
+    model = Model()
+    groups = galore_groups(model, 0.25, targets=["layers"], rank_pattern={"mlp": 0.5, "1.mlp": 3, "0.self_attn": 0.01})
+    ranks = {name: group["rank"] for group in groups for name in names(group) if "rank" in group}
+    assert ranks == {
+        "layers.0.self_attn.q_proj.weight": 0.01,
+        "layers.1.self_attn.q_proj.weight": 0.25,
+        "layers.0.mlp.up_proj.weight": 0.5,
+        "layers.1.mlp.up_proj.weight": 3,
+    }
+    check_complete(model, groups)
+    slots = {slot.name: slot.rank for slot in GaLoreAdamW(groups).projected}
+    assert [slots[name] for name in sorted(ranks)] == [
+        4,
+        1,
+        3,
+        2,
+    ]  # of a smaller side of 8, in the order mlp, self_attn
+
+
+def test_a_rank_pattern_that_matches_no_target_is_an_error():
+    with pytest.raises(ValueError, match=r"'mlpp' of rank_pattern matches none"):
+        galore_groups(Model(), 4, rank_pattern={"mlpp": 2})
+    with pytest.raises(ValueError, match=r"'embed' of rank_pattern matches none"):
+        galore_groups(Model(), 4, rank_pattern={"embed": 2})

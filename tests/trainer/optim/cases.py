@@ -1,0 +1,162 @@
+"""Presets and problems: every optimizer of the family, every shape of weight, and a run of one on the other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+import yaml
+from torch import Tensor, nn
+
+from galore.kernels import blockwise
+from galore.trainer.compare.grid import METHODS
+from galore.trainer.optim.projected import ProjectedSlot
+from galore.trainer.optim.slot import FullSlot
+from galore.trainer.parameters import build_optimizer
+from galore.trainer.recipe.optim_section import OptimSection
+
+from .statement import Statement, dct_basis, exact
+
+STEPS, GAP, RANK = 20, 5, 5
+COMMON = (
+    "optim.weight_decay=0.1",
+    "optim.adam_beta2=0.99",
+    "optim.target_modules=[target]",
+    "optim.stagger=false",
+    f"optim.update_proj_gap={GAP}",
+    f"optim.rank={RANK}",
+)
+GALORE = "optim.method=galore"
+PRESETS: dict[str, tuple[str, ...]] = {
+    **{name: overrides for name, overrides in METHODS.items() if "optim.method=lora" not in overrides},
+    "galore-power": (GALORE, "optim.proj_type=power"),
+    "galore-random": (GALORE, "optim.proj_type=random"),
+    "galore-random-reset": (GALORE, "optim.proj_type=random", "optim.transport=reset"),
+    "galore-svd-reset": (GALORE, "optim.proj_type=svd", "optim.transport=reset"),
+    "galore-first": (GALORE, "optim.refresh=first-micro-batch"),
+    "galore-share": (GALORE, "optim.rank=0.4", "optim.scale=0.5"),
+    "galore-int8": (GALORE, "optim.projector_dtype=int8"),
+    "galore-bfloat16": (GALORE, "optim.projector_dtype=bfloat16"),
+    "ldadam-8bit": (GALORE, "optim.transport=rotate", "optim.state_dtype=8bit"),
+    "dct-keep": (GALORE, "optim.proj_type=dct"),
+    "fira-int4": (GALORE, "optim.residual=fira", "optim.projector_dtype=int4"),
+    "apollo-svd": (GALORE, "optim.residual=apollo", "optim.proj_type=svd"),
+    "sumo-8bit": (GALORE, "optim.inner=sumo", "optim.state_dtype=8bit"),
+    "sumo-reset": (GALORE, "optim.inner=sumo", "optim.transport=reset"),
+    "muon-frugal": (GALORE, "optim.inner=muon", "optim.residual=frugal"),
+    "adafactor-reset": (GALORE, "optim.inner=adafactor", "optim.transport=reset"),
+    "adafactor-without-moment": (GALORE, "optim.inner=adafactor", "optim.transport=rotate", "optim.adam_beta1=0"),
+    "adafactor-full-without-moment": ("optim.method=full", "optim.inner=adafactor", "optim.adam_beta1=0"),
+}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A module with one weight, as (m, n) when it is flattened; `turned`: P multiplies from the right."""
+
+    module: Callable[[], nn.Module]
+    matrix: tuple[int, int]
+    turned: bool
+    overrides: tuple[str, ...] = ()
+
+
+PROBLEMS = {
+    "wide": Problem(lambda: nn.Linear(30, 12, bias=False), (12, 30), False),
+    "tall": Problem(lambda: nn.Linear(12, 30, bias=False), (30, 12), True),
+    "square": Problem(lambda: nn.Linear(16, 16, bias=False), (16, 16), True),
+    "narrower than the rank": Problem(lambda: nn.Linear(24, 4, bias=False), (4, 24), False),
+    "convolution": Problem(lambda: nn.Conv2d(3, 8, 3, bias=False), (8, 27), False),
+    "embedding": Problem(lambda: nn.Embedding(50, 8), (50, 8), True),
+    "wide from the right": Problem(lambda: nn.Linear(30, 12, bias=False), (12, 30), True, ("optim.side=right",)),
+    "tall from the left": Problem(lambda: nn.Linear(12, 30, bias=False), (30, 12), False, ("optim.side=left",)),
+}
+
+
+class Case:
+    """A preset on a problem: the section, the model, its optimizer and a gradient per step."""
+
+    def __init__(self, preset: str, problem: str) -> None:
+        self.problem = PROBLEMS[problem]
+        pairs = (o.removeprefix("optim.").split("=", 1) for o in (*COMMON, *PRESETS[preset], *self.problem.overrides))
+        self.optim = OptimSection(**{key: yaml.safe_load(value) for key, value in pairs})
+        torch.manual_seed(0)
+        self.model = nn.ModuleDict({"target": self.problem.module()})
+        self.optimizer = build_optimizer(self.model, self.optim, accumulation=1, seed=3)
+
+    @property
+    def weight(self) -> nn.Parameter:
+        (weight,) = self.model.parameters()
+        return weight
+
+    @property
+    def slot(self) -> FullSlot:
+        return self.optimizer.slots[self.weight]
+
+    @property
+    def turned(self) -> bool:
+        return self.projected and self.problem.turned
+
+    @property
+    def projected(self) -> bool:
+        return self.optim.method == "galore"
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """(a, b)"""
+        m, n = self.problem.matrix
+        return (n, m) if self.turned else (m, n)
+
+    @property
+    def rank(self) -> int:
+        asked, smaller = self.optim.rank, min(self.sides)
+        return min(round(asked * smaller) if asked < 1 else int(asked), smaller) if self.projected else self.sides[0]
+
+    def oriented(self, x: Tensor) -> Tensor:
+        """A copy as (a, b)."""
+        x = x.detach().reshape(self.problem.matrix)
+        return (x.T if self.turned else x).clone()
+
+    def statement(self) -> Statement:
+        stored = blockwise_storage if self.optim.state_dtype == "8bit" else exact
+        return Statement(self.oriented(self.weight), self.rank, self.problem.matrix, self.optim, stored)
+
+    def gradients(self) -> Iterator[Tensor]:
+        """Of a leading subspace that turns, over noise; one much larger; of an embedding half the rows."""
+        m, n = self.problem.matrix
+        draw = torch.Generator().manual_seed(1)
+        left, right = torch.randn(m, 6, generator=draw), torch.randn(6, n, generator=draw)
+        for step in range(STEPS):
+            left, right = (x + 0.1 * torch.randn(x.shape, generator=draw) for x in (left, right))
+            gradient = (left @ right + 0.5 * torch.randn(m, n, generator=draw)) * (4.0 if step == 9 else 1.0)
+            if isinstance(self.model["target"], nn.Embedding):
+                gradient *= torch.rand(m, 1, generator=draw) < 0.5
+            yield gradient.view(self.weight.shape)
+
+    def take(self, gradient: Tensor) -> Tensor | None:
+        """One step; returns the basis (a, r) that it used."""
+        slot = self.slot
+        (self.weight * gradient).sum().backward()
+        if not isinstance(slot, ProjectedSlot):
+            self.optimizer.step()
+            return None
+        early = slot.subspace.exists and not (slot.due and slot.mode != "delayed")
+        basis = self.basis() if early else None
+        self.optimizer.step()
+        return self.basis() if basis is None else basis
+
+    def basis(self) -> Tensor:
+        """P (a, r) as it is now; of a DCT in float64, so that columns of two bases are equal or orthogonal exactly."""
+        if self.optim.proj_type == "dct":
+            return dct_basis(self.sides[0])[:, self.slot.state["projector"].long()]
+        assert isinstance(self.slot, ProjectedSlot)
+        return self.slot.projector.clone()
+
+
+def blockwise_storage(name: str, moment: Tensor) -> Tensor:
+    """What bitsandbytes' 8-bit format leaves of a moment."""
+    flat, signed = moment.float().reshape(-1).clone(), name == "exp_avg"
+    codes, absmax = torch.zeros(flat.numel(), dtype=torch.uint8), torch.zeros(math.ceil(flat.numel() / 256))
+    blockwise.quantize_(codes, absmax, flat, signed)
+    return blockwise.dequantize(codes, absmax, signed).view(moment.shape).double()
