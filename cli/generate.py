@@ -20,6 +20,9 @@ def generate(
     ] = 1.0,
     top_k: Annotated[int, typer.Option(min=0, help="Sample among this many of the likeliest tokens; 0 means all.")] = 0,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same text.")] = 0,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Ask in the tokenizer's chat template; a run on instructions does so anyway.")
+    ] = False,
     device: Device = DeviceName.auto,
 ) -> None:
     """Continue a prompt with a trained model."""
@@ -39,5 +42,6 @@ def generate(
             temperature=temperature,
             top_p=top_p,
             top_k=top_k,
+            chat=chat or (stored.recipe is not None and stored.recipe.data.instruct),
         )
     )

@@ -11,7 +11,7 @@ FLOORS = {
     "cli": "Typer verbs and what the terminal shows; no torch before a verb runs",
     "trainer": "recipe → run → loop → checkpoint, metrics, report",
     "kernels": "tensors only: project, Adam, lift and update, quantise, subspace, cross-entropy",
-    "recipes": "YAML only: demo, llama-60m … llama-7b and their variants",
+    "recipes": "YAML only: demo, finetune-instruct, llama-60m … llama-7b and their variants",
 }
 ROOMS = {
     "trainer/recipe": "YAML, `extends:` and overrides → one frozen Recipe, or all errors at once",
@@ -24,7 +24,7 @@ ROOMS = {
 BESIDE = {
     "tests": "mirrors the source tree",
     "bench": "what needs time or hardware; results by date and machine",
-    "docs": "optimizer, memory profile, and this tree",
+    "docs": "optimizer, instructions, memory profile, and this tree",
 }
 
 

@@ -6,22 +6,35 @@ For one row h (d,) of the hidden states, with W (V, d) and target t:
 
 dz is known as soon as z is, so both gradients are made in the forward, chunk by chunk, and the backward only scales
 them. No product is computed twice. Softmax and loss are fp32 arithmetic whatever the dtype of the weights.
+
+The z-loss c·lse², lse = log Σ exp z, which keeps the logits from drifting (Chowdhery et al., arXiv 2204.02311), adds
+2c·lse·p to dz. lse = z_t - log p_t, so that no logit is read again.
 """
 
 from __future__ import annotations
 
 from math import ceil
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from galore.kernels.device import device_type
 
-CHUNK_ELEMENTS = 2**25  # logits of one chunk: 64 MiB in bf16; larger ones are no faster
-SOFTMAX_ELEMENTS = {"cpu": 2**19, "cuda": 2**24}  # of the fp32 copy: 2 MiB stays in the cache; few launches on a GPU
+CHUNK_ELEMENTS = 2**25  # logits of one chunk at most: 64 MiB in bf16; larger ones are no faster
+CHUNKS = 36  # of more logits than that, so that what exists of them, fp32 copies included, is less than a sixteenth
+SMALLEST_CHUNK = {"cpu": 320, "cuda": 224}  # rows: of fewer, adding up the weight's gradient takes too large a share
+SOFTMAX_ELEMENTS = {"cpu": 2**19, "cuda": 2**21}  # of the fp32 copy: 2 MiB stays in the cache; fewer launches on a GPU
 VOCABULARY_BLOCK = 8192  # rows of dW done together where they are fp32
 UNDERFLOW = 1e-30  # below this -log p_t is read from the logits, not from p_t
+
+
+class LossSums(NamedTuple):
+    """Sums over the targets, (), fp32: `total`, with the gradient, is `cross_entropy` + `z`, which have none."""
+
+    total: Tensor
+    cross_entropy: Tensor  # nats
+    z: Tensor  # coefficient included
 
 
 def linear_cross_entropy(
@@ -31,18 +44,32 @@ def linear_cross_entropy(
     ignore_index: int | None = -100,
     chunk: int | None = None,
 ) -> Tensor:  # () fp32
-    """Sum over the non-ignored rows of -log softmax(hidden @ weightᵀ)[target], in nats.
+    """Sum over the non-ignored rows of -log softmax(hidden @ weightᵀ)[target], in nats: `linear_loss` without z-loss."""
+    return linear_loss(hidden, weight, targets, ignore_index, chunk).total
+
+
+def linear_loss(
+    hidden: Tensor,  # (n, d)
+    weight: Tensor,  # (V, d)
+    targets: Tensor,  # (n,) int64
+    ignore_index: int | None = -100,
+    chunk: int | None = None,
+    z_loss: float = 0.0,
+) -> LossSums:
+    """Sums over the non-ignored rows of -log softmax(z)[target], and of z_loss · logsumexp(z)², for z = hidden @ weightᵀ.
 
     Args:
         hidden: last hidden states, (n, d), the dtype of `weight`.
         weight: output head, (V, d). It may be tied, or need no gradient.
         targets: class of every row, (n,) int64; rows equal to `ignore_index` count for nothing.
         ignore_index: target to leave out; None when there is none to look for, which spares a GPU a synchronisation.
-        chunk: rows whose logits exist at the same time. None takes equal chunks of at most 64 MiB of bf16 logits; or a
-            single one, where the fp32 sum of the weight's gradient over several would take more than the logits.
+        chunk: rows whose logits exist at the same time. None takes equal chunks of at most 64 MiB of bf16 logits, and at
+            most a 36th of them; or a single one, where the fp32 sum of the weight's gradient over several would take more
+            than the logits.
+        z_loss: coefficient.
 
     Returns:
-        The summed loss, (), fp32 (fp64 for fp64 inputs); 0 when every row is ignored.
+        The sums, fp32 (fp64 for fp64 inputs); 0 when every row is ignored.
 
     Raises:
         ValueError: shapes or dtypes do not belong together, or `chunk` is not positive.
@@ -55,8 +82,8 @@ def linear_cross_entropy(
     needs = torch.is_grad_enabled()
     wants_hidden, wants_weight = needs and hidden.requires_grad, needs and weight.requires_grad
     rows = chunk or _chunk_rows(len(targets), weight, wants_weight)
-    loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, targets, rows, wants_hidden, wants_weight)  # type: ignore[no-untyped-call]
-    return loss
+    sums = _LinearLoss.apply(hidden, weight, targets, rows, wants_hidden, wants_weight, z_loss)  # type: ignore[no-untyped-call]
+    return LossSums(*sums)
 
 
 def _check(hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int | None) -> None:
@@ -70,39 +97,54 @@ def _check(hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int | None) -
 
 def _chunk_rows(rows: int, weight: Tensor, wants_weight: bool) -> int:
     """Rows per chunk, all equal so that no small one is left over at the end."""
-    chunks = max(1, ceil(rows * weight.shape[0] / CHUNK_ELEMENTS))
+    elements = rows * weight.shape[0]
+    chunks = max(1, ceil(elements / CHUNK_ELEMENTS))
+    if chunks > 1:
+        chunks = max(chunks, min(CHUNKS, rows // SMALLEST_CHUNK.get(device_type(weight), 224)))
     chunk = max(1, ceil(rows / chunks))
     widening = _arithmetic(weight).itemsize / weight.dtype.itemsize - 1  # of the summed gradient, per element of dW
     spared_rows, lost_rows = rows - chunk, weight.shape[1] * widening * wants_weight
     return chunk if spared_rows > lost_rows else max(1, rows)
 
 
-class _LinearCrossEntropy(torch.autograd.Function):
+class _LinearLoss(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, rows: int, wants_hidden: bool, wants_weight: bool
-    ) -> Tensor:
-        total = torch.zeros((), dtype=_arithmetic(hidden), device=hidden.device)
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        rows: int,
+        wants_hidden: bool,
+        wants_weight: bool,
+        z_loss: float,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        nll, squares = _zero(hidden), _zero(hidden)
         d_hidden = torch.empty_like(hidden) if wants_hidden else None
         d_weight = _WeightGradient(weight, single=len(targets) <= rows) if wants_weight else None
         for at in range(0, len(targets), rows):
             here = slice(at, at + rows)
             logits = hidden[here] @ weight.T
-            total += softmax_minus_onehot_(logits, targets[here])
+            here_nll, here_squares = softmax_minus_onehot_(logits, targets[here], z_loss)
+            nll += here_nll
+            squares += here_squares
             if d_hidden is not None:
                 torch.mm(logits, weight, out=d_hidden[here])
             if d_weight is not None:
                 d_weight.add(logits, hidden[here])
+            del logits  # before the next ones come
         ctx.save_for_backward(d_hidden, d_weight.sum if d_weight else None)
         ctx.dtype = hidden.dtype
-        return total
+        z = z_loss * squares
+        ctx.mark_non_differentiable(nll, z)
+        return nll + z, nll, z
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, upstream: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         scale = upstream.item()  # a number multiplies bf16 in fp32; a tensor would be rounded to bf16 first
         gradients = (None if g is None else _scaled(g, scale, ctx.dtype) for g in ctx.saved_tensors)
-        return (*gradients, None, None, None, None)
+        return (*gradients, None, None, None, None, None)
 
 
 class _WeightGradient:
@@ -110,11 +152,15 @@ class _WeightGradient:
 
     def __init__(self, weight: Tensor, single: bool) -> None:
         self.sum = torch.zeros_like(weight, dtype=weight.dtype if single else _arithmetic(weight))
-        self.single = single
+        self.empty = True
 
     def add(self, d_logits: Tensor, hidden: Tensor) -> None:  # (c, V), (c, d)
-        if self.single:
-            torch.mm(d_logits.T, hidden, out=self.sum)
+        if self.sum.dtype == hidden.dtype:
+            if self.empty:
+                torch.mm(d_logits.T, hidden, out=self.sum)
+            else:
+                self.sum.addmm_(d_logits.T, hidden)
+            self.empty = False
             return
         for at in range(0, len(self.sum), VOCABULARY_BLOCK):
             here = slice(at, at + VOCABULARY_BLOCK)
@@ -130,24 +176,40 @@ def _scaled(gradient: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
     return out
 
 
-def softmax_minus_onehot_(logits: Tensor, targets: Tensor) -> Tensor:
-    """Overwrite logits (c, V) by dz = softmax(logits) - onehot(targets), and return the summed loss, ()."""
-    total = torch.zeros((), dtype=_arithmetic(logits), device=logits.device)
-    rows = max(1, SOFTMAX_ELEMENTS.get(device_type(logits), 2**24) // logits.shape[1])
+def softmax_minus_onehot_(logits: Tensor, targets: Tensor, z_loss: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Overwrite logits z (c, V) by the gradient of their loss, softmax(z)·(1 + 2·z_loss·lse) - onehot(targets).
+
+    Returns:
+        Σ -log p_t, and Σ lse², the latter only where it counts, ().
+    """
+    nll, squares = _zero(logits), _zero(logits)
+    rows = max(1, SOFTMAX_ELEMENTS.get(device_type(logits), 2**21) // logits.shape[1])
     for block, target in zip(torch.split(logits, rows), torch.split(targets.unsqueeze(1), rows), strict=True):
-        p = torch.softmax(block, dim=1, dtype=total.dtype)
+        p = torch.softmax(block, dim=1, dtype=nll.dtype)
         p_target = p.gather(1, target)
-        total += _loss(block, target, p_target)
+        losses = _losses(block, target, p_target)
+        nll += losses.sum()
+        if z_loss:
+            lse = losses + block.gather(1, target)
+            squares += lse.square().sum()
+            share = 1 + 2 * z_loss * lse
+            p_target = p_target * share
+            p.mul_(share)
         block.copy_(p.scatter_(1, target, p_target - 1))
-    return total
+        del p  # before the next one comes
+    return nll, squares
 
 
-def _loss(logits: Tensor, targets: Tensor, p_target: Tensor) -> Tensor:
-    """-Σ log p_t, where p_t has underflowed as Σ (logsumexp(z) - z_t)."""
+def _losses(logits: Tensor, targets: Tensor, p_target: Tensor) -> Tensor:
+    """-log p_t of every row, (c, 1); where p_t has underflowed as logsumexp(z) - z_t."""
     if (p_target > UNDERFLOW).all():
-        return -p_target.log().sum()
+        return -p_target.log()
     z = logits.to(p_target.dtype)
-    return z.logsumexp(1).sum() - z.gather(1, targets).sum()
+    return z.logsumexp(1, keepdim=True) - z.gather(1, targets)
+
+
+def _zero(like: Tensor) -> Tensor:
+    return torch.zeros((), dtype=_arithmetic(like), device=like.device)
 
 
 def _arithmetic(tensor: Tensor) -> torch.dtype:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from galore.kernels.device import device_type, product
+from galore.kernels.int8 import add_update_int8_
 from galore.kernels.reference import is_transposed, orient
 from galore.kernels.rounding import RoundingNoise, add_update_, add_update_compensated_, block_elements, blocks_of
 
@@ -49,17 +50,19 @@ def lift_update_(
     compensation: Tensor | None = None,
     dense: Dense | None = None,
     transposed: bool | None = None,
+    scales: Tensor | None = None,
 ) -> None:
     """W ← decay·W + alpha·(P N + D) in place, in row blocks; fp32 without D in one product.
 
     Args:
-        w: (m, n) contiguous weight, fp32 or bf16, oriented (a, b).
+        w: (m, n) contiguous weight, fp32, bf16, or codes in int8, oriented (a, b).
         p: (a, r) projector; n: (r, b) direction in the subspace; both None where D is all there is.
         decay_after: decay the updated weight, as the official code does.
         noise, tensor: random bits for stochastic rounding into bf16, and this weight's number in their key.
         compensation: of a bf16 w, int16 or int8 with as many elements, in place (see kernels/rounding.py).
         dense: D, asked for one block of rows of W as it is stored at a time; P N + D is formed in fp32.
         transposed: how W is oriented; None goes by the smaller side.
+        scales: of a w in int8, (m, n / group), in place (see kernels/int8.py).
     """
     product = _product(w, p, n, is_transposed(w.shape) if transposed is None else transposed)
     if w.dtype == torch.float32 and product is not None and dense is None:
@@ -72,6 +75,10 @@ def lift_update_(
     for block, first, last, update in _updates(w, product, dense):
         rows = w[first:last].view(-1)
         bits = noise.window(tensor, block, rows.numel()) if noise else None
+        if scales is not None:
+            held = (w[first:last], scales[first:last])
+            add_update_int8_(*held, update, alpha=alpha, decay=decay, decay_after=decay_after, noise=bits)
+            continue
         if compensations is None:
             scratch = rows.new_empty(rows.numel(), dtype=torch.float32) if scratch is None else scratch
             add_update_(rows, update, alpha=alpha, decay=decay, decay_after=decay_after, noise=bits, scratch=scratch)
@@ -91,7 +98,8 @@ def _product(w: Tensor, p: Tensor | None, n: Tensor | None, transposed: bool) ->
     """(m, r) and (r, n) in the dtype of w (m, n) whose product is P N as w is stored."""
     if p is None or n is None:
         return None
-    p, n = p.to(w.dtype), n.to(w.dtype)
+    dtype = w.dtype if w.is_floating_point() else p.dtype
+    p, n = p.to(dtype), n.to(dtype)
     return (n.mT, p.mT) if transposed else (p, n)
 
 

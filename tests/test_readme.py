@@ -41,10 +41,17 @@ def test_the_optimizer_example_runs_and_learns():
 
 
 def test_the_recipe_example_is_valid(tmp_path):
-    (tmp_path / "my.yaml").write_text(block("yaml", "extends"))
+    (tmp_path / "my.yaml").write_text(block("yaml", "extends: llama-60m"))
     (tmp_path / "corpus").mkdir()
     recipe = load_recipe(str(tmp_path / "my.yaml")).recipe
     assert recipe.train.accumulation == 32
+
+
+def test_the_fine_tuning_example_is_valid(tmp_path):
+    (tmp_path / "my.yaml").write_text(block("yaml", "extends: finetune-instruct"))
+    recipe = load_recipe(str(tmp_path / "my.yaml")).recipe
+    assert recipe.data.path == str(tmp_path / "my.jsonl")
+    assert recipe.data.instruct
 
 
 @pytest.mark.parametrize("verb", ["train", "eval", "generate", "export", "recipes", "doctor"])

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -19,9 +19,10 @@ from galore.trainer.errors import RunFailed, UserError
 from galore.trainer.format import size
 from galore.trainer.metrics import Console
 from galore.trainer.models.adapt import adapted
+from galore.trainer.models.checkpointing import recompute_blocks
 from galore.trainer.models.cpu import optimize_decoder
 from galore.trainer.models.decoder import build_decoder
-from galore.trainer.optim import GaLoreAdamW, project_in_backward
+from galore.trainer.optim import GaLoreAdamW, hand_over_int8, project_in_backward
 from galore.trainer.parameters import ParameterRow, build_optimizer, clamped_ranks, parameter_table
 from galore.trainer.recipe.load import LoadedRecipe, recipe_from_resolved
 from galore.trainer.recipe.resume import changed_mathematics
@@ -86,18 +87,19 @@ def build_model(recipe: Recipe, vocab_size: int, device: str, base_dir: Path) ->
         seed=recipe.train.seed,
         max_length=recipe.data.max_length,
         base_dir=base_dir,
+        in_int8=recipe.optim.target_modules if recipe.optim.weight_dtype == "int8" else (),
     )
     kernels = optimize_decoder(decoder) if device_type(device) == "cpu" else []
     kernels += prepare_process() if device == "cpu" else []
     model = adapted(decoder, recipe.optim, recipe.train.seed)
-    if recipe.train.gradient_checkpointing:
-        enable_checkpointing(model)
+    kernels += recompute_blocks(model, recipe.train.gradient_checkpointing, recipe.train.offload_activations)
     return model, kernels
 
 
 def attach_optimizer(model: nn.Module, recipe: Recipe, accumulation: int) -> GaLoreAdamW:
     """The recipe's optimizer on the gradients of `model`, projecting where the recipe says."""
     optimizer = build_optimizer(model, recipe.optim, accumulation=accumulation, seed=recipe.train.seed)
+    hand_over_int8(model, optimizer)
     if recipe.optim.projection == "backward":
         project_in_backward(model, optimizer)
     return optimizer
@@ -109,13 +111,6 @@ def _told(recipe: Recipe, optimizer: GaLoreAdamW, device: torch.device) -> list[
     if device.type == "cuda":
         lines.append(ask_for_expandable_segments(recipe.train.expandable_segments))
     return lines
-
-
-def enable_checkpointing(model: Any) -> None:
-    """Recompute every block in the backward; transformers 5 gave the switch a new name."""
-    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-    on_meta = next(model.parameters()).is_meta  # no generator, whose state would be kept for dropout
-    enable({"use_reentrant": False, "preserve_rng_state": not on_meta})
 
 
 def choose_device(name: str) -> torch.device:
@@ -177,7 +172,7 @@ def dry_run(loaded: LoadedRecipe) -> DryRun:
 
 
 def _together(model: nn.Module, optimizer: GaLoreAdamW) -> str:
-    weights = sum(tensor.nbytes for tensor in model.parameters())
+    weights = sum(tensor.nbytes for tensor in itertools.chain(model.parameters(), model.buffers()))
     kept = sum(sum(slot.planned_bytes()) for slot in optimizer.slots.values())
     return (
         f"weights, states and projectors are {size(weights + kept)} together; accumulators and activations come on top"

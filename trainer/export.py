@@ -6,10 +6,12 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from galore.trainer.checkpoint import Skipped
+from galore.trainer.data.chattemplate import stop_tokens
 from galore.trainer.durable import sync_directory
 from galore.trainer.errors import RunFailed, UserError
 from galore.trainer.modelcard import model_card
@@ -82,3 +84,11 @@ def _name_special_tokens(stored: StoredModel, tokenizer: PreTrainedTokenizerBase
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
             if getattr(config, name, None) is None:
                 setattr(config, name, getattr(tokenizer, name))
+    if stored.recipe is not None and stored.recipe.data.instruct:
+        _stop_after_answers(stored.model.generation_config, stop_tokens(tokenizer))
+
+
+def _stop_after_answers(config: Any, tokens: list[int]) -> None:
+    """The template may end a turn otherwise than the model it is used with ended its texts."""
+    known = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+    config.eos_token_id = list(dict.fromkeys([*(token for token in known if token is not None), *tokens]))

@@ -15,6 +15,7 @@ import torch
 from galore.trainer.build import Run
 from galore.trainer.hardware import Peak, cpu_name
 from galore.trainer.models.lora import adapter_ranks, clamp_note, without_adapters
+from galore.trainer.optim.groups import is_trained
 from galore.trainer.optim.projected import ProjectedSlot
 from galore.trainer.parameters import clamped_ranks, parameter_table
 from galore.trainer.recipe.optim_section import OptimSection
@@ -26,7 +27,7 @@ PACKAGES = ("galore-llm", "torch", "transformers", "tokenizers", "peft", "bitsan
 def header(run: Run, meter: Meter) -> dict[str, Any]:
     """The run in a few lines, label → text, in reading order."""
     recipe, parameters = run.recipe, list(run.model.parameters())
-    trained = sum(p.numel() for p in parameters if p.requires_grad)
+    trained = sum(p.numel() for p in parameters if is_trained(p))
     total = sum(p.numel() for p in parameters)
     batch = f"{recipe.train.global_batch_size} × {recipe.data.max_length} tokens"
     lines = {
@@ -87,10 +88,11 @@ def method(optim: OptimSection) -> str:
         refresh += "" if optim.refresh_overlap is None else f", lazy from an overlap of {optim.refresh_overlap}"
         inner = "" if optim.inner == "adamw" else f", {optim.inner}"
         residual = "" if optim.residual == "none" else f", residual {optim.residual}"
-        transport = "" if optim.transport == "keep" else f", moments {optim.transport}"
+        transport = f", moments {optim.effective_transport}"
+        weights = "" if optim.weight_dtype is None else f", {optim.weight_dtype} weights"
         return (
             f"GaLore r={optim.rank}, α={optim.effective_scale}, T={optim.update_proj_gap}, {optim.proj_type}{refresh}"
-            f"{', staggered' if optim.stagger else ''}, update {optim.update}{inner}{residual}{transport}, {states}"
+            f"{', staggered' if optim.stagger else ''}, update {optim.update}{inner}{residual}{transport}{weights}, {states}"
         )
     if optim.method == "lora":
         return f"{_adapter(optim)}, {states}"
@@ -128,9 +130,22 @@ def _data(summary: dict[str, Any]) -> str:
         for key, side in (("train", ""), ("validation", "held out "))
         if isinstance(documents, dict) and key in documents
     ]
+    parts += _examples(summary)
     bad = [f"{entry['rows']:,} {kind}" for kind, entry in summary.get("bad_rows", {}).items()]
     parts += [f"bad rows: {', '.join(bad)}"] if bad else []
     return f"{summary['source']}: {'; '.join(parts)}"
+
+
+def _examples(summary: dict[str, Any]) -> list[str]:
+    """What became of instruction data: `1,204 examples in 310 sequences, 45,113 targets, 12 truncated, 3 dropped`."""
+    train, targets = summary.get("train", {}), summary.get("targets", {})
+    if "examples" not in train:
+        return []
+    words = [f"{train['examples']:,} examples in {train['sequences']:,} sequences", f"{targets['train']:,} targets"]
+    for what in ("truncated", "dropped"):
+        count = train[f"{what}_examples"]
+        words += [f"{count:,} {what}: longer than data.max_length"] if count else []
+    return [", ".join(words)]
 
 
 def _peak(peak: Peak) -> str:

@@ -8,6 +8,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from galore.trainer.hardware import Peak
+from galore.trainer.optim.groups import is_trained
 
 
 def flops_per_token(model: nn.Module, seq_len: int) -> int | None:
@@ -28,7 +29,7 @@ def flops_per_token(model: nn.Module, seq_len: int) -> int | None:
     matrices = _matrices(model)
     if matrices is None:
         return None
-    passes = sum(weight.numel() * (3 if weight.requires_grad else 2) for weight in matrices)
+    passes = sum(weight.numel() * (3 if is_trained(weight) else 2) for weight in matrices)
     return 2 * passes + 12 * attention_width(model) * seq_len
 
 

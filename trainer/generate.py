@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
+from galore.trainer.data.chattemplate import prompt_text, stop_tokens
 from galore.trainer.errors import UserError
 from galore.trainer.models.decoder import positions_of
 from galore.trainer.models.lora import without_adapters
@@ -26,8 +27,9 @@ def sample(
     temperature: float = 1.0,
     top_p: float = 1.0,
     top_k: int = 0,
+    chat: bool = False,
 ) -> str:
-    """`prompt` and its continuation: at most `max_new_tokens` tokens, ending early at the end-of-text token.
+    """`prompt` and its continuation, or with `chat` the answer to it alone: at most `max_new_tokens` tokens, ending early at the end-of-text token.
 
     The same `seed` gives the same text on the same device, and the global random state is as before on return; so are
     the model's mode (training or not) and its use of the key/value cache.
@@ -37,28 +39,40 @@ def sample(
         top_p: keep the likeliest tokens that together have this probability; 1 keeps all.
         top_k: keep this many of the likeliest tokens; 0 keeps all.
 
+        chat: put the prompt into the tokenizer's chat template, and end with the assistant's turn.
+
     Raises:
-        UserError: the prompt has no token, or does not leave room for the continuation in the model's positions.
+        UserError: there is no chat template to use, the prompt has no token, or does not leave room for the continuation in the model's positions.
     """
-    ids = prompt_ids(model, tokenizer, prompt, max_new_tokens)
+    if chat and tokenizer.chat_template is None:
+        raise UserError("the tokenizer has no chat template", where="prompt", fix="continue the text without one")
+    ids = prompt_ids(model, tokenizer, prompt, max_new_tokens, chat)
     generator: Any = model
-    with _generating(generator, _settings(tokenizer, max_new_tokens, temperature, top_p, top_k)), _seeded(model, seed):
+    settings = _settings(tokenizer, max_new_tokens, temperature, top_p, top_k)
+    if chat:
+        settings.eos_token_id = stop_tokens(tokenizer)
+    with _generating(generator, settings), _seeded(model, seed):
         tokens = torch.tensor([ids], device=next(model.parameters()).device)  # (1, prompt)
         output = generator.generate(input_ids=tokens, attention_mask=torch.ones_like(tokens))
     continuation = output[0].tolist()
+    if chat:
+        return str(tokenizer.decode(continuation[len(ids) :], skip_special_tokens=True))
     # decoded with the prompt, since the first new token may carry the space before its word
     text = str(tokenizer.decode(continuation, skip_special_tokens=True))
     return prompt + text[len(str(tokenizer.decode(ids, skip_special_tokens=True))) :]
 
 
-def prompt_ids(model: Any, tokenizer: PreTrainedTokenizerBase, prompt: str, max_new_tokens: int) -> list[int]:
-    """Token ids of `prompt`, without an end-of-text token after it.
+def prompt_ids(
+    model: Any, tokenizer: PreTrainedTokenizerBase, prompt: str, max_new_tokens: int, chat: bool = False
+) -> list[int]:
+    """Token ids of `prompt`, without an end-of-text token after it; with `chat`, as the template asks it.
 
     Raises:
         UserError: there are none, or prompt and continuation exceed the model's positions.
     """
-    ids = list(tokenizer(prompt)["input_ids"])
-    while ids and ids[-1] == tokenizer.eos_token_id:  # some tokenizers, T5's among them, end every text
+    text = prompt_text(tokenizer, prompt) if chat else prompt
+    ids = list(tokenizer(text, add_special_tokens=not chat)["input_ids"])
+    while not chat and ids and ids[-1] == tokenizer.eos_token_id:  # some tokenizers, T5's among them, end every text
         ids.pop()
     start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     ids = ids or ([] if start is None else [start])

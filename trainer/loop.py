@@ -56,7 +56,12 @@ def evaluate_run(run: Run, recorder: Recorder, step: int) -> EvalResult | None:
     text = None
     if settings.sample_prompt is not None:
         text = sample(
-            run.model, run.data.tokenizer, settings.sample_prompt, settings.sample_tokens, seed=run.recipe.train.seed
+            run.model,
+            run.data.tokenizer,
+            settings.sample_prompt,
+            settings.sample_tokens,
+            seed=run.recipe.train.seed,
+            chat=run.recipe.data.instruct,
         )
     recorder.evaluation(step, result, started, text)
     return result

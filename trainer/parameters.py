@@ -54,7 +54,7 @@ def build_optimizer(model: nn.Module, optim: OptimSection, *, accumulation: int,
         side=optim.side,
         refresh_overlap=optim.refresh_overlap,
         momentum=optim.momentum,
-        transport=optim.transport,
+        transport=optim.effective_transport,
         residual=optim.residual,
         projector_dtype=optim.projector_dtype,
         refresh=optim.effective_refresh,
@@ -103,6 +103,10 @@ def clamped_ranks(optimizer: GaLoreAdamW) -> list[str]:
     ]
 
 
+def _scale_bytes(slot: FullSlot | None) -> int:
+    return 0 if slot is None or slot.member.scales is None else slot.member.scales.nbytes
+
+
 def _row(kind: str, shape: tuple[int, ...], members: list[tuple[nn.Parameter, FullSlot | None]]) -> ParameterRow:
     slots = [slot for _, slot in members if slot is not None]
     projected = next((slot for slot in slots if isinstance(slot, ProjectedSlot)), None)
@@ -117,7 +121,7 @@ def _row(kind: str, shape: tuple[int, ...], members: list[tuple[nn.Parameter, Fu
         update,
         projected.rank if projected else None,
         sum(p.numel() for p, _ in members),
-        sum(p.nbytes for p, _ in members),
+        sum(p.nbytes + _scale_bytes(slot) for p, slot in members),
         sum(states for states, _ in planned),
         sum(projectors for _, projectors in planned),
     )

@@ -82,6 +82,8 @@ class Recorder:
             "refreshed_layers": report.refreshed,
             "decomposition_fallbacks": report.fallbacks,
         }
+        if result.z_loss:
+            row["z_loss"] = result.z_loss
         self.metrics.write(row)
         self.console.step(row)
         if report.skipped:

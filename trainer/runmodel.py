@@ -20,6 +20,7 @@ from galore.trainer.models.decoder import check_capacity
 from galore.trainer.models.lora import without_adapters
 from galore.trainer.models.materialise import adopt_weights
 from galore.trainer.models.pretrained import explained, load_pretrained, locate, read_config, skeleton
+from galore.trainer.optim.int8_linear import int8_layers
 from galore.trainer.recipe.load import recipe_from_resolved
 from galore.trainer.recipe.schema import Recipe
 from galore.trainer.rundir import RunDir
@@ -105,6 +106,8 @@ def _with_weights(run: RunDir, recipe: Recipe, checkpoint: Checkpoint, device: s
     if (folder / "generation_config.json").is_file():
         base.generation_config = type(base.generation_config).from_pretrained(folder)
     model = adapted(base, recipe.optim, seed=0)
+    for layer in int8_layers(model):
+        layer.dtype = getattr(torch, recipe.model.dtype)
     adopt_weights(model, checkpoint.load("model"), device=device)
     return _ready(plain(model), device)
 

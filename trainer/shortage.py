@@ -44,7 +44,7 @@ def attempt_step(run: Run, batch: Batch, number: int) -> StepResult | Shortage:
     """Optimizer step `number` (from 1) and the restart of adapters that may follow it, or why there was no room for it; what it had made is then given back."""
     train, optim = run.recipe.train, run.recipe.optim
     try:
-        result = train_step(run.model, run.optimizer, batch, train.micro_batch_size, optim.max_grad_norm)
+        result = train_step(run.model, run.optimizer, batch, train.micro_batch_size, optim.max_grad_norm, train.z_loss)
         if not restarts_after(optim, number, run.total_steps):
             return result
         stochastic = optim.weight_rounding != "nearest"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from galore.kernels.cross_entropy import linear_cross_entropy
+from galore.kernels.cross_entropy import LossSums, linear_loss
 from galore.trainer.data.batch import IGNORED, Batch
 from galore.trainer.memory.live import by_category
 from galore.trainer.models.head import split_head
@@ -17,9 +17,10 @@ from galore.trainer.optim import GaLoreAdamW, StepReport
 
 @dataclass(frozen=True)
 class StepResult:
-    """`loss_nats` is the mean over the step's targets, `held` the bytes by category, both before the update.
+    """`loss_nats` is the mean cross-entropy over the step's targets, `held` the bytes by category, both before the update.
 
-    `restarted`: adapters that were merged and started anew after it.
+    `restarted`: adapters that were merged and started anew after it. `z_loss`: what was optimised beside the
+    cross-entropy, per target and with its coefficient.
     """
 
     loss_nats: float
@@ -27,36 +28,46 @@ class StepResult:
     held: dict[str, int]
     report: StepReport
     restarted: int = 0
+    z_loss: float = 0.0
 
 
 def train_step(
-    model: nn.Module, optimizer: GaLoreAdamW, batch: Batch, micro_batch_size: int, max_grad_norm: float | None
+    model: nn.Module,
+    optimizer: GaLoreAdamW,
+    batch: Batch,
+    micro_batch_size: int,
+    max_grad_norm: float | None,
+    z_loss: float = 0.0,
 ) -> StepResult:
     """Accumulate `batch`, clip the exact global norm of what will be applied, and update; or skip, if it is not finite.
 
-    The gradient is that of the mean loss over all targets of `batch`, however it is cut into micro-batches.
+    The gradient is that of the mean loss over all targets of `batch`, however it is cut into micro-batches: cross-entropy,
+    and `z_loss` times the mean squared logsumexp.
     """
     targets = count_targets(batch)
     if optimizer.wants_sketch_pass:
         with optimizer.sketching():
-            accumulate(model, batch, micro_batch_size, targets)
-    loss = accumulate(model, batch, micro_batch_size, targets)
+            accumulate(model, batch, micro_batch_size, targets, z_loss)
+    loss, z = accumulate(model, batch, micro_batch_size, targets, z_loss)
     if optimizer.update == "accumulate":
         optimizer.clip_grad_norm_(max_grad_norm)
     held = by_category(model, optimizer)
     optimizer.step()
     assert optimizer.report is not None
-    return StepResult(loss, targets, held, optimizer.report)
+    return StepResult(loss, targets, held, optimizer.report, z_loss=z)
 
 
-def accumulate(model: nn.Module, batch: Batch, micro_batch_size: int, targets: int) -> float:
-    """Forward and backward over all micro-batches; returns the loss in nats per target."""
-    total = 0.0
+def accumulate(
+    model: nn.Module, batch: Batch, micro_batch_size: int, targets: int, z_loss: float = 0.0
+) -> tuple[float, float]:
+    """Forward and backward over all micro-batches; returns the cross-entropy in nats per target, and the z-loss."""
+    total, z = 0.0, 0.0
     for micro_batch in micro_batches(batch, micro_batch_size):
-        loss = summed_loss(model, micro_batch) / targets
-        loss.backward()  # type: ignore[no-untyped-call]
-        total += float(loss.detach())
-    return total
+        sums = summed_losses(model, micro_batch, z_loss)
+        (sums.total / targets).backward()  # type: ignore[no-untyped-call]
+        total += float(sums.cross_entropy / targets)
+        z += float(sums.z / targets) if z_loss else 0.0
+    return total, z
 
 
 def micro_batches(batch: Batch, size: int) -> Iterator[Batch]:
@@ -71,7 +82,12 @@ def count_targets(batch: Batch) -> int:
 
 
 def summed_loss(model: nn.Module, batch: Batch) -> Tensor:
-    """Σ -log p(target) over the targets of `batch`, fp32 scalar with gradient. The logits never exist whole."""
+    """Σ -log p(target) over the targets of `batch`, fp32 scalar with gradient."""
+    return summed_losses(model, batch).total
+
+
+def summed_losses(model: nn.Module, batch: Batch, z_loss: float = 0.0) -> LossSums:
+    """Cross-entropy and z-loss over the targets of `batch`. The logits never exist whole."""
     device = next(model.parameters()).device
     input_ids = batch.input_ids.to(device, non_blocking=True)
     targets = torch.full_like(batch.labels, IGNORED)
@@ -84,7 +100,11 @@ def summed_loss(model: nn.Module, batch: Batch) -> Tensor:
         )  # on the CPU, where the labels are: a GPU need not be waited for
         rows, kept_targets = kept.to(device, non_blocking=True), targets[kept].to(device, non_blocking=True)
         hidden = split.hidden(input_ids).flatten(0, 1).index_select(0, rows)
-        return linear_cross_entropy(hidden, split.weight, kept_targets, ignore_index=None)
+        return linear_loss(hidden, split.weight, kept_targets, ignore_index=None, z_loss=z_loss)
     targets = targets.to(device, non_blocking=True)
-    logits = model(input_ids=input_ids, use_cache=False).logits.flatten(0, 1)
-    return nn.functional.cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="sum")
+    logits = model(input_ids=input_ids, use_cache=False).logits.flatten(0, 1).float()
+    cross_entropy = nn.functional.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")
+    z = cross_entropy.new_zeros(())
+    if z_loss:
+        z = z_loss * logits.logsumexp(1)[targets != IGNORED].square().sum()
+    return LossSums(cross_entropy + z, cross_entropy.detach(), z.detach())

@@ -130,12 +130,14 @@ def test_eval_overrides_change_the_recipe_of_the_run(galore: Any, scored: Calls)
 
 def test_generate(galore: Any, calls: Calls) -> None:
     calls.replace("galore.trainer.build", choose_device="cpu")
-    calls.replace("galore.trainer.runmodel", load_run_model=SimpleNamespace(model="M", tokenizer="T", skipped=()))
+    calls.replace(
+        "galore.trainer.runmodel", load_run_model=SimpleNamespace(model="M", tokenizer="T", skipped=(), recipe=None)
+    )
     calls.replace("galore.trainer.generate", sample="Once upon a time")
     shown = galore("generate", "runs/a", "--prompt", "Once", "--temperature", "0.5", "--seed", "3")
     assert shown.stdout == "Once upon a time\n"
     assert calls.made[1] == (("runs/a", "cpu"), {})
-    settings = {"max_new_tokens": 60, "seed": 3, "temperature": 0.5, "top_p": 1.0, "top_k": 0}
+    settings = {"max_new_tokens": 60, "seed": 3, "temperature": 0.5, "top_p": 1.0, "top_k": 0, "chat": False}
     assert calls.made[2] == (("M", "T", "Once"), settings)
 
 

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from galore.kernels import cross_entropy
-from galore.kernels.cross_entropy import linear_cross_entropy
+from galore.kernels.cross_entropy import linear_cross_entropy, linear_loss
+from galore.kernels.device import meta_stands_for
 
 Case = tuple[Tensor, Tensor, Tensor]  # hidden (n, d), weight (V, d), targets (n,)
 
@@ -27,6 +28,17 @@ def case(n: int, d: int, vocab: int, dtype: torch.dtype, ignored: float = 0.2) -
 def full_logits(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     logits = hidden @ weight.T
     return F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), targets, reduction="sum")
+
+
+def full_logits_with_z(hidden: Tensor, weight: Tensor, targets: Tensor, z_loss: float) -> Tensor:
+    logits = hidden @ weight.T
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    lse = logits.logsumexp(1)[targets != -100]
+    return F.cross_entropy(logits, targets, reduction="sum") + z_loss * lse.square().sum()
+
+
+def ours_with_z(hidden: Tensor, weight: Tensor, targets: Tensor, **how) -> Tensor:
+    return linear_loss(hidden, weight, targets, **how).total
 
 
 def loss_and_gradients(loss_of, case: Case, upstream: float = 1.0, **how) -> tuple[Tensor, Tensor, Tensor]:
@@ -51,6 +63,44 @@ def test_error_is_no_larger_than_that_of_full_logits(n, d, vocab, chunk, dtype):
     slack = 1.25 if dtype == torch.bfloat16 else 2.0  # sums in another order; a wrong rounding of the scale costs 1.5
     for name, mine, torchs, truth in zip(("loss", "d_hidden", "d_weight"), ours, plain, exact, strict=True):
         assert error(mine, truth) <= slack * error(torchs, truth) + 2e-7, name
+
+
+@pytest.mark.parametrize("z_loss", [1e-4, 0.3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("chunk", [None, 7])
+def test_z_loss_is_as_exact_as_with_full_logits(chunk, dtype, z_loss):
+    inputs = case(129, 48, 1000, dtype)
+    in_double = tuple(t.double() if t.is_floating_point() else t for t in inputs)
+    exact = loss_and_gradients(full_logits_with_z, in_double, 0.37, z_loss=z_loss)
+    plain = loss_and_gradients(full_logits_with_z, inputs, 0.37, z_loss=z_loss)
+    ours = loss_and_gradients(ours_with_z, inputs, 0.37, chunk=chunk, z_loss=z_loss)
+    slack = 1.25 if dtype == torch.bfloat16 else 2.0
+    for name, mine, torchs, truth in zip(("loss", "d_hidden", "d_weight"), ours, plain, exact, strict=True):
+        assert error(mine, truth) <= slack * error(torchs, truth) + 2e-7, name
+
+
+def test_z_loss_is_reported_apart_and_the_cross_entropy_is_what_it_was():
+    inputs = case(50, 16, 1001, torch.float64)
+    found, plain = linear_loss(*inputs, chunk=20, z_loss=0.01), linear_loss(*inputs, chunk=20)
+    assert torch.equal(found.cross_entropy, plain.cross_entropy)
+    kept = inputs[2] != -100
+    lse = (inputs[0] @ inputs[1].T).logsumexp(1)[kept]
+    torch.testing.assert_close(found.z, 0.01 * lse.square().sum())
+    assert found.total == found.cross_entropy + found.z
+    assert (plain.total, plain.z) == (plain.cross_entropy, 0)
+
+
+def test_float64_gradcheck_of_the_z_loss():
+    hidden, weight, targets = case(7, 5, 11, torch.float64)
+    inputs = hidden.requires_grad_(), weight.requires_grad_()
+    assert torch.autograd.gradcheck(lambda h, w: ours_with_z(h, w, targets, chunk=3, z_loss=0.2), inputs)
+
+
+def test_z_loss_where_the_probability_of_the_target_underflows():
+    inputs = torch.tensor([[1.0, 0.0]]), torch.tensor([[400.0, 0.0], [0.0, 1.0], [0.0, 0.0]]), torch.tensor([2])
+    found = loss_and_gradients(ours_with_z, inputs, z_loss=0.1)
+    for mine, truth in zip(found, loss_and_gradients(full_logits_with_z, inputs, z_loss=0.1), strict=True):
+        torch.testing.assert_close(mine, truth)
 
 
 def test_many_vocabulary_blocks_and_softmax_blocks(monkeypatch):
@@ -82,9 +132,27 @@ def test_default_chunks_are_equal_and_small_enough(monkeypatch):
     monkeypatch.setattr(cross_entropy, "CHUNK_ELEMENTS", 16 * 40)
     sizes: list[int] = []
     kernel = cross_entropy.softmax_minus_onehot_
-    monkeypatch.setattr(cross_entropy, "softmax_minus_onehot_", lambda z, t: (sizes.append(len(z)), kernel(z, t))[1])
+    monkeypatch.setattr(
+        cross_entropy, "softmax_minus_onehot_", lambda z, *how: (sizes.append(len(z)), kernel(z, *how))[1]
+    )
     linear_cross_entropy(*case(65, 4, 16, torch.float32, ignored=0.0))
     assert sizes == [33, 32]
+
+
+@pytest.mark.parametrize(
+    ("rows", "vocab", "expected"),
+    [
+        (1024, 32_000, 1024),
+        (1100, 32_000, 275),
+        (2047, 32_000, 228),
+        (8188, 32_000, 228),
+        (8188, 128_000, 228),
+        (65_536, 32_000, 1041),
+    ],
+)
+def test_of_many_logits_there_are_36_chunks_and_none_too_small_or_too_large(rows, vocab, expected):
+    with meta_stands_for("cuda"):
+        assert cross_entropy._chunk_rows(rows, torch.empty(vocab, 8, device="meta"), True) == expected
 
 
 def test_float64_gradcheck():
@@ -147,12 +215,13 @@ def test_frozen_head_frozen_hidden_and_evaluation():
 def test_tied_weight_sums_both_gradients():
     _, weight, targets = case(20, 8, 16, torch.float32, ignored=0.0)
 
-    def tied(loss_of) -> Tensor:
+    def tied(loss_of, **how) -> Tensor:
         table = weight.clone().requires_grad_()
-        loss_of(F.embedding(targets.roll(1), table), table, targets).backward()
+        loss_of(F.embedding(targets.roll(1), table), table, targets, **how).backward()
         return table.grad
 
     torch.testing.assert_close(tied(linear_cross_entropy), tied(full_logits))
+    torch.testing.assert_close(tied(ours_with_z, z_loss=0.1), tied(full_logits_with_z, z_loss=0.1))
 
 
 def test_backward_twice_gives_the_same():

@@ -27,7 +27,7 @@ def test_names() -> None:
     variants = ["", "-full", "-galore", "-galore-8bit", "-lora"]
     expected = [f"llama-{size}{variant}" for size in SIZES for variant in variants]
     expected.remove("llama-7b-full")  # 50 GiB of weights, gradients and states: no single consumer GPU holds them
-    assert ["demo", *expected] == NAMES
+    assert ["demo", "finetune-instruct", *expected] == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -87,6 +87,15 @@ def test_demo_needs_no_network_and_fits_a_laptop() -> None:
     assert recipe.model.name_or_path is None
     assert recipe.train.max_steps is not None
     assert recipe.train.max_steps * recipe.train.global_batch_size * recipe.data.max_length < 2_000_000
+
+
+def test_the_instruction_recipe_needs_a_path_and_a_model_only() -> None:
+    recipe = load_recipe("finetune-instruct").recipe
+    assert recipe.model.name_or_path is not None
+    assert recipe.model.vocab_size is None
+    assert recipe.data.instruct
+    assert (recipe.data.loss_on, recipe.data.packing) == ("responses", "packed")
+    assert (recipe.optim.method, recipe.data.tokenizer) == ("galore", None)
 
 
 def test_nothing_else_lies_in_the_folder() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
@@ -88,6 +88,16 @@ def test_adapters_are_merged(tmp_path: Path) -> None:
     assert type(model).__name__ == "LlamaForCausalLM"
     assert not any("lora" in name for name in model.state_dict())
     torch.testing.assert_close(model(IDS).logits, logits)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_weights_in_8_bits_become_plain_ones(tmp_path: Path, dtype: str) -> None:
+    logits = make_run(tmp_path / "run", {"dtype": dtype}, {"weight_dtype": "int8"})
+    network = reload(export(str(tmp_path / "run"), tmp_path / "out").folder)
+    stored = load_file(tmp_path / "out" / "model.safetensors")
+    assert {tensor.dtype for tensor in stored.values()} == {getattr(torch, dtype)}
+    assert not any("scale" in name for name in stored)
+    assert torch.equal(network(IDS).logits, logits)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from galore.kernels.int8 import int8_bytes
 from galore.trainer.build import build_model, dry_run
 from galore.trainer.errors import UserError
 from galore.trainer.parameters import build_optimizer, clamped_ranks, parameter_table
@@ -28,6 +29,27 @@ def test_llama_7b_is_planned_without_memory_and_its_bytes_are_the_papers():
     assert sum(row.state_bytes for row in projected) == 2 * (elements + 4 * elements // 256)
     assert sum(row.projector_bytes for row in projected) == 2 * sum(
         row.tensors * 1024 * min(row.shape) for row in projected
+    )
+
+
+def test_weights_in_8_bits_are_planned_with_their_scales():
+    plain, rows = planned("llama-7b-galore-8bit"), planned("llama-7b-galore-8bit", "optim.weight_dtype=int8")
+    assert rows.keys() == plain.keys()
+    for name, row in rows.items():
+        targets = row.rank is not None
+        assert row.weight_bytes == (row.tensors * int8_bytes(*row.shape) if targets else 2 * row.count)
+        assert (row.count, row.update, row.rank) == (plain[name].count, plain[name].update, plain[name].rank)
+        assert (row.state_bytes, row.projector_bytes) == (plain[name].state_bytes, plain[name].projector_bytes)
+    targets = [row for row in rows.values() if row.rank]
+    assert sum(row.weight_bytes for row in targets) / sum(row.count for row in targets) == pytest.approx(
+        1.016, abs=5e-4
+    )
+    run = dry_run(load_recipe("demo", ["optim.weight_dtype=int8", "model.vocab_size=64"]))
+    model, _ = build_model(load_recipe("demo", ["optim.weight_dtype=int8"]).recipe, 64, "meta", Path())
+    parameters = sum(row.weight_bytes for row in run.parameters)
+    rotary = model.model.rotary_emb
+    assert parameters + rotary.inv_freq.nbytes + rotary.original_inv_freq.nbytes == sum(
+        tensor.nbytes for tensor in (*model.parameters(), *model.buffers())
     )
 
 

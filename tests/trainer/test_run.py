@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from galore.trainer import checkpoint, shortage
 from galore.trainer.errors import Interrupted, RunFailed, UserError
 from galore.trainer.evaluation import evaluate_stored
+from galore.trainer.export import export
 from galore.trainer.memory.cards import card
 from galore.trainer.memory.plan import profile_on
 from galore.trainer.models import relora
@@ -27,6 +29,7 @@ STEPS = 8
 METHODS = {
     "galore": ["optim.method=galore", "optim.rank=8", "optim.update_proj_gap=3"],
     "galore-svd": ["optim.method=galore", "optim.rank=8", "optim.update_proj_gap=3", "optim.proj_type=svd"],
+    "galore-int8": ["optim.method=galore", "optim.rank=8", "optim.update_proj_gap=3", "optim.weight_dtype=int8"],
     "galore-8bit": ["optim.method=galore", "optim.rank=32", "optim.update_proj_gap=3", "optim.state_dtype=8bit"],
     "dct-sumo": [
         "optim.method=galore",
@@ -168,6 +171,48 @@ def check_golden(method, losses, held_out):
     assert held_out == pytest.approx(golden[method]["held_out"], rel=2e-3)
 
 
+def test_weights_in_8_bits_are_scored_and_exported_as_they_were_trained(corpus, tmp_path):
+    header = execute(corpus, tmp_path / "run", *METHODS["galore-int8"]).header
+    assert "14 matrices" in header["projected"]
+    plain = execute(corpus, tmp_path / "plain", *METHODS["galore"]).header
+    assert "int8 weights" in header["method"]
+    assert header["model"] == plain["model"], "as many parameters, all of them trained"
+    score = rows(tmp_path / "run", "eval")[-1]["loss_nats"]
+    assert evaluate_stored(str(tmp_path / "run")).result.loss_nats == score
+    export(str(tmp_path / "run"), tmp_path / "out")
+    tensors, kept = (load_file(path / "model.safetensors") for path in (tmp_path / "out", newest(tmp_path / "run")))
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.bfloat16}
+    assert not any("scale" in name for name in tensors)
+    assert {name.rpartition(".")[2] for name, tensor in kept.items() if tensor.dtype == torch.int8} == {"weight"}
+    losses = [[row["loss_nats"] for row in rows(tmp_path / name)] for name in ("run", "plain")]
+    assert losses[0] == pytest.approx(losses[1], rel=0.01)
+
+
+def newest(out):
+    return sorted((out / "checkpoints").glob("step-*"))[-1]
+
+
+def test_a_biased_model_goes_on_from_a_folder_in_8_bits_and_back_into_one(corpus, tmp_path):
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 80, "num_hidden_layers": 2, "num_attention_heads": 4}
+    first = Qwen2ForCausalLM(Qwen2Config(vocab_size=320, **sizes, num_key_value_heads=2)).bfloat16()
+    first.save_pretrained(tmp_path / "first")
+    execute(corpus, tmp_path / "words", "train.max_steps=1")
+    tokenizer = f"data.tokenizer={tmp_path / 'words' / 'tokenizer'}"
+    settings = [f"model.name_or_path={tmp_path / 'first'}", tokenizer, "train.gradient_checkpointing=true"]
+    execute(corpus, tmp_path / "run", *METHODS["galore-int8"], *settings)
+    losses = [row["loss_nats"] for row in rows(tmp_path / "run")]
+    assert losses[-1] < losses[0] - 0.5
+    export(str(tmp_path / "run"), tmp_path / "out")
+    last = load_file(tmp_path / "out" / "model.safetensors")
+    names = {name for name, tensor in first.state_dict().items() if not torch.equal(last.get(name, tensor), tensor)}
+    assert names == set(first.state_dict()) == set(last)
+    assert {name for name in names if name.endswith("_proj.bias")}
+    started = rows(tmp_path / "run")[0]["loss_nats"]
+    execute(corpus, tmp_path / "float", *METHODS["galore"], *settings, "train.max_steps=1")
+    assert started == pytest.approx(rows(tmp_path / "float")[0]["loss_nats"], rel=1e-3)
+
+
 def test_adapters_restart_with_the_step_and_are_whole_in_its_checkpoint(corpus, tmp_path):
     pytest.importorskip("peft")
     execute(corpus, tmp_path / "run", *METHODS["relora"], "train.save_total_limit=9", "optim.relora_warmup_steps=2")
@@ -240,14 +285,14 @@ def test_a_signal_saves_within_one_step_and_resume_ends_as_if_nothing_happened(c
 def poison(monkeypatch, bad_steps):
     real, step = shortage.train_step, iter(range(1000))
 
-    def poisoned(model, optimizer, batch, size, norm):
+    def poisoned(model, *args):
         if next(step) in bad_steps:
             hook = model.model.norm.register_forward_hook(lambda module, args, out: out * math.nan)
             try:
-                return real(model, optimizer, batch, size, norm)
+                return real(model, *args)
             finally:
                 hook.remove()
-        return real(model, optimizer, batch, size, norm)
+        return real(model, *args)
 
     monkeypatch.setattr(shortage, "train_step", poisoned)
 

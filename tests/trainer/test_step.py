@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
+import galore.trainer.step as step_module
 from galore.trainer.build import build_model
 from galore.trainer.data.batch import Batch
+from galore.trainer.models.head import split_head
 from galore.trainer.parameters import build_optimizer
 from galore.trainer.recipe.schema import Recipe
 from galore.trainer.state import load_model, model_tensors
@@ -52,6 +54,7 @@ def batch(step, ragged=False):
     if ragged:  # rows of different length, as `packing: paper` makes them
         for row in range(8):
             labels[row, 4 + 2 * row :] = -100
+        labels[5] = -100  # a prompt that fills its row: a micro-batch without a target
     return Batch(ids, labels, tuple(range(8)))
 
 
@@ -125,9 +128,40 @@ def test_loss_is_the_cross_entropy_of_the_models_own_logits(tied):
     torch.testing.assert_close(summed_loss(model, data), expected, rtol=1e-5, atol=0)
 
 
+@pytest.mark.parametrize("split", [True, False])
+@pytest.mark.parametrize("tied", [False, True])
+def test_gradients_are_those_of_the_whole_loss_z_included(tied, split, monkeypatch):
+    """In float64, over several micro-batches with padding; and with a head that cannot be taken apart."""
+    monkeypatch.setattr(step_module, "split_head", split_head if split else lambda model: None)
+    model, _ = build_model(recipe(METHODS["full"], tie_word_embeddings=tied), VOCABULARY, "cpu", Path())
+    data, model = batch(0, ragged=True), model.double()
+    targets = data.labels[:, 1:].flatten()
+    logits = model(input_ids=data.input_ids).logits[:, :-1].flatten(0, 1)
+    cross_entropy = torch.nn.functional.cross_entropy(logits, targets)
+    z = 0.05 * logits.logsumexp(1)[targets != -100].square().mean()
+    expected = torch.autograd.grad(cross_entropy + z, list(model.parameters()))
+    assert len(expected) == 20 + (not tied)
+
+    found = accumulate(model, data, 2, count_targets(data), z_loss=0.05)
+    assert found == pytest.approx((cross_entropy.item(), z.item()), rel=1e-6)
+    tolerance = {"rtol": 1e-6, "atol": 1e-9} if split else {"rtol": 1e-3, "atol": 1e-6}  # whole logits are cast to fp32
+    for parameter, gradient in zip(model.parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, **tolerance)
+
+
+def test_z_loss_moves_the_weights_and_is_reported_apart():
+    """The loss of the first step is the cross-entropy, as without it."""
+    (plain, a), (other, b) = (built(recipe(METHODS["galore"])) for _ in range(2))
+    without = train_step(plain, a, batch(0), 8, 1.0)
+    with_z = train_step(other, b, batch(0), 8, 1.0, 0.1)
+    assert (without.z_loss, with_z.loss_nats) == (0.0, without.loss_nats)
+    assert with_z.z_loss > 1
+    assert relative_difference(plain, other) > 0
+
+
 def test_targets_leave_out_first_positions_and_padding():
     assert count_targets(batch(0)) == 8 * 23
-    assert count_targets(batch(0, ragged=True)) == sum(3 + 2 * row for row in range(8))
+    assert count_targets(batch(0, ragged=True)) == sum(3 + 2 * row for row in range(8) if row != 5)
 
 
 def test_micro_batches_keep_order_and_rows():

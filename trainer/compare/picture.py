@@ -23,7 +23,7 @@ def draw(best: Sequence[Standing], title: str) -> bytes:
     from matplotlib import colormaps, rc_context
     from matplotlib.figure import Figure
 
-    colors = colormaps["tab10"].colors  # type: ignore[attr-defined]
+    colors = colormaps["tab10" if len(best) <= 10 else "tab20"].colors  # type: ignore[attr-defined]
     with rc_context(STYLE):
         figure: Any = Figure(figsize=(13, 4.6), dpi=120, layout="constrained")
         curve, memory, time = figure.subplots(1, 3)

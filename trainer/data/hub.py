@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from galore.trainer.data.conversation import columns_of, conversation_of
 from galore.trainer.data.extras import require
 from galore.trainer.data.quality import BadRow, BadRows, check, decode
-from galore.trainer.data.readers import text_of_object
+from galore.trainer.data.rowfields import text_of_object
 from galore.trainer.errors import RunFailed, UserError
 from galore.trainer.recipe.schema import DataSection
 
@@ -27,6 +28,7 @@ class HubSplit:
     split: str
     field: str
     max_document_bytes: int
+    conversations: DataSection | None = None  # whose columns are read instead of `field`
 
     @classmethod
     def of(cls, section: DataSection, base_dir: Path, split: str) -> HubSplit:
@@ -35,10 +37,12 @@ class HubSplit:
             raise UserError("names several data sets", where="data.path", fix="source: hub streams one; name one")
         local = base_dir / Path(section.path).expanduser()
         path = str(local) if local.exists() else section.path
-        return cls(path, section.hub_config, split, section.text_field, section.max_document_bytes)
+        conversations = section if section.instruct else None
+        return cls(path, section.hub_config, split, section.text_field, section.max_document_bytes, conversations)
 
     def open(self) -> Any:
-        """An `IterableDataset` of the text column alone, as bytes: a stored string need not be UTF-8.
+        """An `IterableDataset` of the text column alone, as bytes: a stored string need not be UTF-8; or of those of prompts
+        and responses.
 
         Raises:
             UserError: no such data set, configuration, split or column, or no network.
@@ -53,7 +57,7 @@ class HubSplit:
                 where=f"data.path: {self.path}, hub_config: {self.config}, split: {self.split}",
                 fix="check the three names and the network; a local folder in the same layout works too",
             ) from error
-        return self._text_column(rows, datasets)
+        return self._text_column(rows, datasets) if self.conversations is None else _columns(rows, self.conversations)
 
     def _text_column(self, rows: Any, datasets: Any) -> Any:
         if rows.features is None:
@@ -85,6 +89,8 @@ class HubSplit:
                     yield text, rows.state_dict()
 
     def _text(self, row: dict[str, Any]) -> str:
+        if self.conversations is not None:
+            return conversation_of(row, self.conversations)
         value = row.get(self.field)
         return decode(value) if isinstance(value, bytes) else text_of_object(row, self.field)
 
@@ -100,6 +106,19 @@ class HubSplit:
         except Exception as error:  # the network has types of its own
             fix = "--resume goes on from the last checkpoint"
             raise RunFailed(f"the stream broke off ({_first_line(error)})", where=where, fix=fix) from error
+
+
+def _columns(rows: Any, section: DataSection) -> Any:
+    """The columns of prompts and responses, or of messages, alone. Raises UserError if one is not there."""
+    if rows.features is None:
+        return rows
+    required, optional = columns_of(section)
+    for field in required:
+        if field not in rows.features:
+            key = "data.messages_field" if section.messages_field else "data.prompt_field, data.response_field"
+            what = f"`{field}` is not among the columns {', '.join(rows.features)}"
+            raise UserError(what, where=key, fix="name the columns as the data set does")
+    return rows.select_columns([*required, *(field for field in optional if field in rows.features)])
 
 
 def _first_line(error: Exception) -> str:

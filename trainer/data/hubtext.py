@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from galore.trainer.data.batch import Progress
+from galore.trainer.data.conversation import spoken
 from galore.trainer.data.holdout import Holdout
 from galore.trainer.data.hub import HubSplit, State
 from galore.trainer.data.quality import BadRows
@@ -84,7 +85,7 @@ class HubText:
         """The first 32 MB to train on."""
         size = 0
         for text, _ in self.uncounted().training(None):
-            yield text
+            yield spoken(text) if self.section.instruct else text
             size += len(text)
             progress(size, TOKENIZER_TRAINING_CHARS, "reading text to train the tokenizer")
             if size >= TOKENIZER_TRAINING_CHARS:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from galore.trainer.data.batch import Progress
+from galore.trainer.data.conversation import columns_of, spoken
 from galore.trainer.data.digests import file_digests
 from galore.trainer.data.holdout import Holdout, content_hash
 from galore.trainer.data.quality import BadRows
@@ -49,7 +50,7 @@ class Material:
             "txt_document": section.txt_document,
             "max_document_bytes": section.max_document_bytes,
             "on_bad_rows": section.on_bad_rows,
-        }
+        } | ({"conversations": columns_of(section)} if section.instruct else {})
 
     @property
     def _corpora(self) -> list[Corpus]:
@@ -76,9 +77,10 @@ class Material:
                 yield side, document._replace(consumed=before + document.consumed)
 
     def pieces(self, bad: BadRows, holdout: Holdout) -> Iterator[Piece]:
-        """Documents in parts that are tokenised one by one."""
+        """Documents in parts that are tokenised one by one; conversations in one."""
         for side, document in self.documents(bad, holdout):
-            for part, last in pieces(document.text):
+            whole = self.section.instruct  # a template wants all of a conversation
+            for part, last in [(document.text, True)] if whole else pieces(document.text):
                 yield Piece(part, side, last, document.where, document.consumed)
 
     def training_texts(self, progress: Progress) -> Iterator[str]:
@@ -88,7 +90,8 @@ class Material:
         for side, document in self.documents(BadRows(self.section.on_bad_rows), self.holdout()):
             progress(document.consumed, total, "training the tokenizer")
             if side == "train":
-                yield from (part for part, _ in pieces(document.text) if content_hash(part) % 2**SAMPLE_BITS < share)
+                text = spoken(document.text) if self.section.instruct else document.text
+                yield from (part for part, _ in pieces(text) if content_hash(part) % 2**SAMPLE_BITS < share)
 
     def require_unchanged(self, progress: Progress) -> None:
         """Raises UserError if a file is no longer what was fingerprinted."""

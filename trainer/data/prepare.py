@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from galore.trainer.data.batch import Progress, TrainingData, silent, throttled
 from galore.trainer.data.cache import cache_root, fingerprint
+from galore.trainer.data.chattemplate import ensure_template
 from galore.trainer.data.mapped import MappedData, Order
 from galore.trainer.data.material import Material
-from galore.trainer.data.packing import rows_of
+from galore.trainer.data.rows import rows_over
 from galore.trainer.data.tokenised import Tokenised, tokenised
 from galore.trainer.data.tokenize import threads
-from galore.trainer.data.tokenizer import frame_of, given_tokenizer, id_bound, require_room, trained_tokenizer
+from galore.trainer.data.tokenizer import given_tokenizer, id_bound, require_room, trained_tokenizer
 from galore.trainer.errors import UserError
 from galore.trainer.recipe.schema import DataSection, Recipe
 
@@ -49,6 +50,8 @@ def _tokenizer(recipe: Recipe, base_dir: Path, material: Material, progress: Pro
     folder = material.cache / "tokenizers" / fingerprint([material.identity, size])
     tokenizer = given or trained_tokenizer(material.training_texts(progress), size, folder, progress)
     require_room(recipe.model, tokenizer)
+    if recipe.data.instruct:
+        ensure_template(tokenizer)
     return tokenizer
 
 
@@ -56,8 +59,7 @@ def map_data(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, text: Tokenised
     """Rows over the stores, checked to be enough. Raises UserError."""
     section, train_section = recipe.data, recipe.train
     order = Order(train_section.seed, train_section.global_batch_size, section.shuffle)
-    frame = frame_of(tokenizer, section.max_length) if section.packing == "paper" else None
-    train, validation = (rows_of(store, section.max_length, frame) for store in (text.train, text.validation))
+    train, validation = (rows_over(store, section, tokenizer) for store in (text.train, text.validation))
     options = [section.packing, section.max_length, order.seed, order.global_batch_size, order.shuffle]
     summary = {
         "source": section.source,
@@ -80,7 +82,7 @@ def _require_rows(section: DataSection, train: int, validation: int, summary: di
         raise UserError(
             f"no document to train on{f' (bad rows: {bad})' if bad else ''}",
             where=f"data.source: {section.source}",
-            fix="check data.path, data.format and data.text_field"
+            fix="check data.path, data.format and the columns that section data names"
             if bad
             else "the files are empty, or all is held out",
         )

@@ -9,16 +9,30 @@ from typing import Any, Literal
 
 from galore.trainer.errors import UserError
 
-Kind = Literal["invalid_utf8", "invalid_json", "missing_field", "wrong_type", "empty", "nul_bytes", "oversized"]
+Kind = Literal[
+    "invalid_utf8",
+    "invalid_json",
+    "missing_field",
+    "wrong_type",
+    "empty",
+    "nul_bytes",
+    "oversized",
+    "wrong_role",
+    "no_response",
+    "refused",
+]
 
 MEANING: dict[Kind, str] = {
     "invalid_utf8": "not valid UTF-8",
     "invalid_json": "not valid JSON",
-    "missing_field": "the text field is missing",
-    "wrong_type": "the text field is not a string",
+    "missing_field": "a field is missing",
+    "wrong_type": "a field is not of the type it should be",
     "empty": "no text in it",
     "nul_bytes": "NUL bytes in the text",
     "oversized": "longer than data.max_document_bytes",
+    "wrong_role": "a role that cannot be there",
+    "no_response": "no response to train on",
+    "refused": "the chat template refuses it",
 }
 
 

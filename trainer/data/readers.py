@@ -5,11 +5,14 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 from galore.trainer.data.bytestream import ByteStream, Line, bounded_lines
+from galore.trainer.data.conversation import columns_of, conversation_of
 from galore.trainer.data.extras import require
 from galore.trainer.data.quality import BadRow, decode
+from galore.trainer.data.rowfields import text_of_object
 from galore.trainer.errors import UserError
 from galore.trainer.recipe.schema import DataSection
 
@@ -66,17 +69,22 @@ def paragraphs(lines: Iterator[Line], max_bytes: int) -> Iterator[Line]:
 
 
 def read_jsonl(stream: ByteStream, section: DataSection) -> Iterator[Row]:
-    """One JSON object per line; the text is its `text_field`."""
+    """One JSON object per line; its text, or its conversation as JSON, is where the section says."""
     for number, line in bounded_lines(stream.plain, section.max_document_bytes):
-        yield Row(number, text_of_json(line, section.text_field), stream.consumed())
+        yield Row(number, text_of_json(line, section), stream.consumed())
 
 
-def text_of_json(line: bytes | None, field: str) -> str | BadRow:
+def text_of_json(line: bytes | None, section: DataSection) -> str | BadRow:
     if line is None:
         return BadRow("oversized")
     if not line.strip():
         return BadRow("empty")
-    return attempt(lambda: text_of_object(parse_json(line), field))
+    return attempt(lambda: text_of_row(parse_json(line), section))
+
+
+def text_of_row(row: Any, section: DataSection) -> str:
+    """The text of one parsed row, or its conversation as JSON. Raises BadRow."""
+    return conversation_of(row, section) if section.instruct else text_of_object(row, section.text_field)
 
 
 def parse_json(line: bytes) -> Any:
@@ -87,27 +95,16 @@ def parse_json(line: bytes) -> Any:
         raise BadRow("invalid_json", str(error)) from None
 
 
-def text_of_object(row: Any, field: str) -> str:
-    """The text of one parsed row. Raises BadRow."""
-    if not isinstance(row, dict):
-        raise BadRow("wrong_type", f"the row is {type(row).__name__}, not an object")
-    text = row.get(field)
-    if text is None:
-        raise BadRow("missing_field", f"`{field}` is not among {', '.join(map(str, row)) or 'no fields'}")
-    if not isinstance(text, str):
-        raise BadRow("wrong_type", f"`{field}` is {type(text).__name__}")
-    return text
-
-
 def read_parquet(stream: ByteStream, section: DataSection) -> Iterator[Row]:
-    """The column `text_field` of a parquet file, read as bytes: the format does not promise UTF-8."""
+    """The column `text_field` of a parquet file, read as bytes: the format does not promise UTF-8. Or its conversations."""
     arrow, parquet = require("pyarrow", "data"), require("pyarrow.parquet", "data")
     with stream.seekable() as file:
         try:
             table = parquet.ParquetFile(file)
             size = file.seek(0, 2)
             done, total = 0, table.metadata.num_rows
-            for texts in _columns(arrow, table, section.text_field):
+            parts = _conversations(table, section) if section.instruct else _columns(arrow, table, section.text_field)
+            for texts in parts:
                 for offset, text in enumerate(texts):
                     yield Row(done + offset + 1, text, size * (done + offset + 1) // total)
                 done += len(texts)
@@ -116,11 +113,35 @@ def read_parquet(stream: ByteStream, section: DataSection) -> Iterator[Row]:
             raise UserError(f"not a readable parquet file ({error})", where=name) from error
 
 
+def _conversations(table: Any, section: DataSection) -> Iterator[list[str | BadRow]]:
+    required, optional = columns_of(section)
+    names = table.schema_arrow.names
+    fields = [field for field in (*required, *optional) if field in names]
+    if missing := [field for field in required if field not in names]:
+        what = ", ".join(f"`{field}`" for field in missing)
+        yield from _all_bad(table, BadRow("missing_field", f"{what} is not among {', '.join(names)}"))
+        return
+    for batch in table.iter_batches(batch_size=PARQUET_BATCH_ROWS, columns=fields):
+        yield [attempt(partial(_conversation, batch, index, section)) for index in range(batch.num_rows)]
+
+
+def _conversation(batch: Any, index: int, section: DataSection) -> str:
+    try:
+        row = {name: batch.column(name)[index].as_py() for name in batch.schema.names}
+    except UnicodeDecodeError as error:
+        raise BadRow("invalid_utf8", str(error)) from None
+    return text_of_row(row, section)
+
+
+def _all_bad(table: Any, fault: BadRow) -> Iterator[list[str | BadRow]]:
+    for start in range(0, table.metadata.num_rows, PARQUET_BATCH_ROWS):
+        yield [fault] * min(PARQUET_BATCH_ROWS, table.metadata.num_rows - start)
+
+
 def _columns(arrow: Any, table: Any, field: str) -> Iterator[list[str | BadRow]]:
     fault = _column_fault(arrow, table.schema_arrow, field)
     if fault is not None:
-        for start in range(0, table.metadata.num_rows, PARQUET_BATCH_ROWS):
-            yield [fault] * min(PARQUET_BATCH_ROWS, table.metadata.num_rows - start)
+        yield from _all_bad(table, fault)
         return
     for batch in table.iter_batches(batch_size=PARQUET_BATCH_ROWS, columns=[field]):
         column = batch.column(0)

@@ -29,8 +29,8 @@ class TokenStore:
 
     def __init__(self, folder: Path, name: str, dtype: np.dtype[Any]) -> None:
         tokens, offsets = _paths(folder, name)
-        self.tokens: Tokens = _mapped(tokens, dtype)  # (tokens,)
-        self.offsets: npt.NDArray[np.int64] = _mapped(offsets, OFFSET_TYPE)  # (documents + 1,)
+        self.tokens: Tokens = mapped(tokens, dtype)  # (tokens,)
+        self.offsets: npt.NDArray[np.int64] = mapped(offsets, OFFSET_TYPE)  # (documents + 1,)
 
     @property
     def num_documents(self) -> int:
@@ -42,20 +42,21 @@ class TokenStore:
         return len(self.offsets) > 0 and int(self.offsets[-1]) == len(self.tokens)
 
 
-def _mapped(path: Path, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+def mapped(path: Path, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """The file as an array, read where it is touched."""
     if path.stat().st_size == 0:  # an empty file cannot be mapped
         return np.empty(0, dtype)
     return np.memmap(path, dtype, mode="r")
 
 
 class StoreWriter:
-    """Writes a `TokenStore`, document after document, in constant memory."""
+    """Writes a `TokenStore`, document after document, in constant memory; without `eos_token_id` they end as they do."""
 
-    def __init__(self, folder: Path, name: str, dtype: np.dtype[Any], eos_token_id: int) -> None:
+    def __init__(self, folder: Path, name: str, dtype: np.dtype[Any], eos_token_id: int | None) -> None:
         tokens, offsets = _paths(folder, name)
         self._tokens, self._offsets = tokens.open("wb"), offsets.open("wb")
         self._dtype = dtype
-        self._eos = np.array([eos_token_id], dtype).tobytes()
+        self._eos = [] if eos_token_id is None else [eos_token_id]
         self._start = 0
         self.num_tokens = 0
         self.num_documents = 0
@@ -67,11 +68,10 @@ class StoreWriter:
         self.num_tokens += len(ids)
 
     def end_document(self) -> bool:
-        """Close the document at hand with EOS. False, and nothing written, if it has no token."""
+        """Close the document at hand, with its EOS. False, and nothing written, if it has no token."""
         if self.num_tokens == self._start:
             return False
-        self._tokens.write(self._eos)
-        self.num_tokens += 1
+        self.extend(self._eos)
         self.num_documents += 1
         self._start = self.num_tokens
         self._offsets.write(np.array([self.num_tokens], OFFSET_TYPE).tobytes())

@@ -22,11 +22,19 @@ import torch
 from galore.trainer.data.batch import Batch, Progress
 from galore.trainer.data.blocks import Blocks
 from galore.trainer.data.cache import disk_space, fingerprint
+from galore.trainer.data.chat import ChatEncoder
+from galore.trainer.data.chattemplate import ensure_template
+from galore.trainer.data.conversation import columns_of
+from galore.trainer.data.examplestore import ExampleStore, ExampleWriter
+from galore.trainer.data.examplestream import ExampleStream
 from galore.trainer.data.hubtext import HubText
 from galore.trainer.data.mapped import count_targets, evaluation_batches, require_same_data
-from galore.trainer.data.packing import Rows, rows_of
+from galore.trainer.data.packing import Rows
+from galore.trainer.data.quality import BadRow
+from galore.trainer.data.rows import rows_over
 from galore.trainer.data.rowstream import Position, RowStream
 from galore.trainer.data.store import StoreWriter, TokenStore, token_type
+from galore.trainer.data.tokenised import chat_identity
 from galore.trainer.data.tokenize import encode_documents, encoder
 from galore.trainer.data.tokenizer import (
     frame_of,
@@ -37,12 +45,14 @@ from galore.trainer.data.tokenizer import (
     trained_tokenizer,
 )
 from galore.trainer.errors import UserError
-from galore.trainer.recipe.schema import Recipe
+from galore.trainer.recipe.schema import DataSection, Recipe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 COUNTED_ROWS = 4096
+
+Opened = RowStream | ExampleStream
 
 
 @dataclass
@@ -54,12 +64,12 @@ class StreamedData:
     validation: Rows
     max_length: int
     global_batch_size: int
-    open_rows: Callable[[HubText], RowStream]  # from the beginning
+    open_rows: Callable[[HubText], Opened]  # from the beginning
     facts: dict[str, Any]
     num_sequences: None = None
     _step: int = 0
     _last: Batch | None = None
-    _rows: RowStream = field(init=False)
+    _rows: Opened = field(init=False)
 
     def __post_init__(self) -> None:
         self._rows = self.open_rows(self.text)
@@ -105,23 +115,19 @@ class StreamedData:
 
 def open_stream(recipe: Recipe, base_dir: Path, cache: Path, progress: Progress) -> StreamedData:
     """Training data of `data.source: hub`. Raises UserError."""
-    section, seed = recipe.data, recipe.train.seed
+    section = recipe.data
     text = HubText.of(section, base_dir)
     given = given_tokenizer(recipe, base_dir)
     held_out = text.held_out(recipe.eval.max_tokens, progress)
     tokenizer = given or _trained(list(text.tokenizer_sample(progress)), section.tokenizer_vocab_size, cache, progress)
     require_room(recipe.model, tokenizer)
-    frame = frame_of(tokenizer, section.max_length) if section.packing == "paper" else None
-    validation = rows_of(_store(held_out, tokenizer, cache), section.max_length, frame)
+    if section.instruct:
+        ensure_template(tokenizer)
+    validation = rows_over(_store(held_out, tokenizer, cache, text), section, tokenizer)
     if text.holds_out and not len(validation):
         fix = "name another data.validation_split, or set it to null and data.validation_fraction above 0"
         raise UserError("the held-out text does not fill one sequence", where="data.validation_split", fix=fix)
-    backend, eos = encoder(tokenizer), int(tokenizer.eos_token_id)
-
-    def open_rows(text: HubText) -> RowStream:
-        blocks = Blocks(text.training, section.shuffle_buffer_size, seed, section.shuffle)
-        return RowStream(blocks, backend, eos, section.max_length, frame)
-
+    open_rows = _opener(section, tokenizer, recipe.train.seed)
     return StreamedData(
         tokenizer,
         text,
@@ -133,20 +139,51 @@ def open_stream(recipe: Recipe, base_dir: Path, cache: Path, progress: Progress)
     )
 
 
+def _opener(section: DataSection, tokenizer: PreTrainedTokenizerBase, seed: int) -> Callable[[HubText], Opened]:
+    """What opens the rows of a text from its beginning."""
+    frame = frame_of(tokenizer, section.max_length) if section.packing == "paper" and not section.instruct else None
+    backend, eos, pad = encoder(tokenizer), int(tokenizer.eos_token_id), int(tokenizer.pad_token_id)
+
+    def open_rows(text: HubText) -> Opened:
+        blocks = Blocks(text.training, section.shuffle_buffer_size, seed, section.shuffle)
+        if not section.instruct:
+            return RowStream(blocks, backend, eos, section.max_length, frame)
+        chat, packed = ChatEncoder(tokenizer, section.loss_on), section.packing == "packed"
+        return ExampleStream(blocks, chat, text.bad, max_length=section.max_length, pad=pad, packed=packed)
+
+    return open_rows
+
+
 def _trained(sample: list[str], size: int, cache: Path, progress: Progress) -> PreTrainedTokenizerBase:
     folder = cache / "tokenizers" / fingerprint([sample, size])
     return trained_tokenizer(sample, size, folder, progress)
 
 
-def _store(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, cache: Path) -> TokenStore:
+def _store(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, cache: Path, source: HubText) -> TokenStore:
     """The texts as tokens, in files that have no name any more and vanish with the process."""
     dtype = token_type(id_bound(tokenizer))
     with disk_space(cache), tempfile.TemporaryDirectory(dir=cache) as folder:
+        if source.section.instruct:
+            return _example_store(texts, tokenizer, Path(folder), source)
         with StoreWriter(Path(folder), "validation", dtype, int(tokenizer.eos_token_id)) as writer:
             for ids in encode_documents(encoder(tokenizer), texts):
                 writer.extend(ids)
                 writer.end_document()
         return TokenStore(Path(folder), "validation", dtype)
+
+
+def _example_store(
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, folder: Path, source: HubText
+) -> ExampleStore:
+    dtype, places = token_type(id_bound(tokenizer)), [f"held-out document {number + 1}" for number in range(len(texts))]
+    with ExampleWriter(folder, "validation", dtype) as writer:
+        examples = ChatEncoder(tokenizer, source.section.loss_on).encode(texts, places)
+        for place, example in zip(places, examples, strict=True):
+            if isinstance(example, BadRow):
+                source.bad.add(example, place)
+            else:
+                writer.add(example)
+    return ExampleStore(folder, "validation", dtype)
 
 
 def _facts(
@@ -165,6 +202,7 @@ def _facts(
     ]
     names += ["max_length", "shuffle", "shuffle_buffer_size", "max_document_bytes", "on_bad_rows"]
     options = [getattr(section, name) for name in names]
+    options += [columns_of(section), *chat_identity(section, tokenizer)] if section.instruct else []
     return {
         "source": f"{section.source}: {section.path}, split {section.split}",
         "fingerprint": fingerprint([options, tokenizer_digest(tokenizer), train.seed, train.global_batch_size]),

@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from galore.trainer.data.batch import Progress
 from galore.trainer.data.cache import entry, fingerprint
+from galore.trainer.data.chat import ChatEncoder
+from galore.trainer.data.examplestore import ExampleStore, ExampleWriter
+from galore.trainer.data.holdout import Holdout
 from galore.trainer.data.material import Material
 from galore.trainer.data.prefetch import prefetched
 from galore.trainer.data.quality import BadRow, BadRows
 from galore.trainer.data.store import StoreWriter, TokenStore, token_type
 from galore.trainer.data.tokenize import batches, encode, encoder
 from galore.trainer.data.tokenizer import id_bound, tokenizer_digest
+from galore.trainer.recipe.schema import DataSection
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 STORE_FORMAT = 1
+CHAT_FORMAT = 1
 SUMMARY_FILE = "summary.json"
 
 
 @dataclass(frozen=True)
 class Tokenised:
-    """Both sides of a split as tokens."""
+    """Both sides of a split as tokens; of instruction data, stores of examples."""
 
     train: TokenStore
     validation: TokenStore
@@ -41,11 +47,17 @@ def tokenised(material: Material, tokenizer: PreTrainedTokenizerBase, progress: 
         RunFailed: the disk is full.
     """
     dtype = token_type(id_bound(tokenizer))
-    identity = [STORE_FORMAT, material.identity, tokenizer_digest(tokenizer)]
+    identity = [
+        STORE_FORMAT,
+        material.identity,
+        tokenizer_digest(tokenizer),
+        *chat_identity(material.section, tokenizer),
+    ]
     name = fingerprint(identity)
+    kind = ExampleStore if material.section.instruct else TokenStore
 
     def stores(folder: Path) -> list[TokenStore]:
-        return [TokenStore(folder, side, dtype) for side in ("train", "validation")]
+        return [kind(folder, side, dtype) for side in ("train", "validation")]
 
     def intact(folder: Path) -> bool:
         try:
@@ -54,8 +66,9 @@ def tokenised(material: Material, tokenizer: PreTrainedTokenizerBase, progress: 
         except (OSError, ValueError):
             return False
 
+    build = _build_examples if material.section.instruct else _build
     folder = entry(
-        material.cache / "tokens" / name, lambda path: _build(path, material, tokenizer, progress), intact, progress
+        material.cache / "tokens" / name, lambda path: build(path, material, tokenizer, progress), intact, progress
     )
     train, validation = stores(folder)
     return Tokenised(train, validation, name, json.loads((folder / SUMMARY_FILE).read_text()))
@@ -74,10 +87,47 @@ def _build(folder: Path, material: Material, tokenizer: PreTrainedTokenizerBase,
                     bad.add(BadRow("empty", "the tokenizer finds no token in it"), piece.where)
             progress(batch[-1].consumed, total, "tokenising")
     material.require_unchanged(progress)
+    _summarise(folder, writers, bad, holdout, {})
+
+
+def _build_examples(folder: Path, material: Material, tokenizer: PreTrainedTokenizerBase, progress: Progress) -> None:
+    bad, holdout = BadRows(material.section.on_bad_rows), material.holdout()
+    dtype, total = token_type(id_bound(tokenizer)), material.total_bytes
+    chat = ChatEncoder(tokenizer, material.section.loss_on)
+    with ExampleWriter(folder, "train", dtype) as train, ExampleWriter(folder, "validation", dtype) as validation:
+        writers = {"train": train, "validation": validation}
+        for batch in prefetched(batches(material.pieces(bad, holdout))):
+            examples = chat.encode([piece.text for piece in batch], [piece.where for piece in batch])
+            for piece, example in zip(batch, examples, strict=True):
+                if isinstance(example, BadRow):
+                    bad.add(example, piece.where)
+                else:
+                    writers[piece.side].add(example)
+            progress(batch[-1].consumed, total, "tokenising")
+    material.require_unchanged(progress)
+    targets = {side: writer.num_targets for side, writer in writers.items()}
+    _summarise(folder, writers, bad, holdout, {"targets": targets})
+
+
+def _summarise(
+    folder: Path,
+    writers: Mapping[str, StoreWriter | ExampleWriter],
+    bad: BadRows,
+    holdout: Holdout,
+    more: dict[str, Any],
+) -> None:
     summary = {
         "documents": {side: writer.num_documents for side, writer in writers.items()},
         "tokens": {side: writer.num_tokens for side, writer in writers.items()},
+        **more,
         "bad_rows": bad.summary,
         "dropped_copies_of_held_out": holdout.num_dropped,
     }
     (folder / SUMMARY_FILE).write_text(json.dumps(summary))
+
+
+def chat_identity(section: DataSection, tokenizer: PreTrainedTokenizerBase) -> list[Any]:
+    """JSON: what decides, beside rows and tokenizer, which tokens an example has and which of them are targets."""
+    if not section.instruct:
+        return []
+    return [CHAT_FORMAT, section.loss_on, tokenizer.get_chat_template(), tokenizer.special_tokens_map]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from galore.trainer.memory.cards import Card
 from galore.trainer.memory.plan import profile_on
 from galore.trainer.memory.profile import Bounds
-from galore.trainer.memory.remedies import COSTS, Remedy, Settings, remedies, remedy
+from galore.trainer.memory.remedies import COSTS, Remedy, Settings, remedies, remedy, some_blocks
 from galore.trainer.recipe.change import changed
 from galore.trainer.recipe.load import LoadedRecipe
 from galore.trainer.recipe.schema import Recipe
@@ -95,17 +96,25 @@ class Adviser:
         return other is not None and profile_on(other, self.card).fits is True
 
     def _room(self) -> Settings:
-        """The largest micro-batch and the longest sequences, in doublings, that fit, each alone."""
+        """The largest micro-batch and the longest sequences, in doublings, and the fewest blocks to recompute, each alone."""
         recipe = self.loaded.recipe
         most = {"train.micro_batch_size": recipe.train.global_batch_size, "data.max_length": LONGEST}
         now = {"train.micro_batch_size": recipe.train.micro_batch_size, "data.max_length": recipe.data.max_length}
         found = {key: self._largest(key, now[key], most[key]) for key in most}
-        return {key: value for key, value in found.items() if value > now[key]}
+        return {key: value for key, value in found.items() if value > now[key]} | self._fewer_blocks()
 
     def _largest(self, key: str, value: int, most: int) -> int:
         while 2 * value <= most and self._fits({key: 2 * value}):
             value *= 2
         return value
+
+    def _fewer_blocks(self) -> Settings:
+        """Recomputing costs time: as few blocks as fit, in eighths; nothing where the recipe's number is the least."""
+        now = self.loaded.recipe.train.gradient_checkpointing
+        fewer = [blocks for blocks in (False, *some_blocks(self.loaded.recipe)) if now is True or blocks < now]
+        steps: list[Settings] = [{"train.gradient_checkpointing": blocks} for blocks in fewer]
+        first = bisect_left(steps, True, key=self._fits)
+        return steps[first] if now is not False and first < len(steps) else {}
 
     def _best(self, remedy: Remedy, above: Settings) -> Trial | None:
         """The mildest step that fits, found by halving; the last step where none does."""

@@ -12,11 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from galore.kernels.linear import Factors
 from galore.trainer.build import attach_optimizer, build_model, planned_vocabulary
 from galore.trainer.data.batch import Batch
 from galore.trainer.evaluate import batch_loss
 from galore.trainer.memory.tracer import Tracer
+from galore.trainer.models.checkpointing import offloading
 from galore.trainer.optim import GaLoreAdamW
+from galore.trainer.optim.projected import ProjectedSlot
 from galore.trainer.recipe.load import LoadedRecipe
 from galore.trainer.recipe.schema import Recipe
 from galore.trainer.step import train_step
@@ -48,6 +51,8 @@ class Rehearsal:
         tracer.mark("model")
         tracer.label("weights", itertools.chain(model.parameters(), model.buffers()))
         tracer.follow(model)
+        for checkpoint in offloading(model):
+            checkpoint.fetched = lambda tensor: tracer.label("activations", [tensor])
         _watch_gradients(model, tracer)  # before the optimizer is there, which takes them
         micro_batches = min(most_micro_batches, recipe.train.accumulation)
         optimizer = attach_optimizer(model, recipe, micro_batches)
@@ -76,7 +81,7 @@ class Rehearsal:
             group["clock"] = clock
         size = self.recipe.train.micro_batch_size
         batch = self._batch(size * self.micro_batches)
-        train_step(self.model, self.optimizer, batch, size, self.recipe.optim.max_grad_norm)
+        train_step(self.model, self.optimizer, batch, size, self.recipe.optim.max_grad_norm, self.recipe.train.z_loss)
 
     def _evaluate(self) -> None:
         self.model.eval()
@@ -128,6 +133,13 @@ def _watch_optimizer(optimizer: GaLoreAdamW, tracer: Tracer) -> None:
         for category, tensor in optimizer.slots[parameter].tensors():
             tracer.label(category, [tensor])
 
+    take = optimizer.take
+
+    def watched(slot: ProjectedSlot, factors: Factors) -> None:
+        take(slot, factors)
+        taken(slot.parameter)
+
+    optimizer.take = watched  # type: ignore[method-assign]
     _on_gradient(optimizer.slots, taken)
     optimizer.register_step_pre_hook(held)
     optimizer.register_step_post_hook(held)

@@ -53,8 +53,25 @@ def _micro_batch(recipe: Recipe) -> Iterator[Settings]:
 
 
 def _checkpointing(recipe: Recipe) -> Iterator[Settings]:
-    if not recipe.train.gradient_checkpointing:
+    """Of a few blocks first, where the recipe says how many there are."""
+    now = recipe.train.gradient_checkpointing
+    if now is not True:
+        yield from ({"train.gradient_checkpointing": blocks} for blocks in some_blocks(recipe) if blocks > now)
         yield {"train.gradient_checkpointing": True}
+
+
+def some_blocks(recipe: Recipe) -> list[int]:
+    """Eighths of the recipe's blocks, the smallest first, without all of them; none where their number is a file's to say."""
+    if recipe.model.name_or_path is not None:
+        return []
+    count = recipe.model.num_hidden_layers
+    return sorted({-(-count * eighths // 8) for eighths in range(1, 8)} - {count})
+
+
+def _offloading(recipe: Recipe) -> Iterator[Settings]:
+    """Upon blocks that are recomputed."""
+    if recipe.train.gradient_checkpointing and not recipe.train.offload_activations:
+        yield {"train.offload_activations": True}
 
 
 def _backward(recipe: Recipe) -> Iterator[Settings]:
@@ -124,7 +141,8 @@ _STEPS: dict[str, Callable[[Recipe], Iterator[Settings]]] = {
     "nothing": _segments,
     "slower evaluations": _evaluation,
     "same results; smaller products use the card less well": _micro_batch,
-    "same results; one more forward, about a third more time": _checkpointing,
+    "same results; one more forward: up to a third more time": _checkpointing,
+    "same results; host memory, and the bus in use both ways": _offloading,
     "same results up to rounding": _backward,
     "layers refresh in turns instead of together": _stagger,
     "another estimate of the same subspace": _randomized,

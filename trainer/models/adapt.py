@@ -7,6 +7,8 @@ from transformers import PreTrainedModel
 
 from galore.trainer.models.factors import factorise, multiplied_out
 from galore.trainer.models.lora import add_adapters, merged
+from galore.trainer.optim.groups import target_modules
+from galore.trainer.optim.int8_linear import Int8Linear, to_floating, to_int8
 from galore.trainer.recipe.optim_section import OptimSection
 
 
@@ -17,11 +19,16 @@ def adapted(model: PreTrainedModel, optim: OptimSection, seed: int) -> nn.Module
         UserError: see `add_adapters` and `factorise`.
     """
     form: nn.Module = model
+    if optim.weight_dtype == "int8":
+        for linear in target_modules(model, optim.target_modules, nn.Linear).values():
+            if not isinstance(linear, Int8Linear):
+                to_int8(linear)
     if optim.method == "lora":
         form = factorise(model, optim, seed) if optim.adapter == "factors" else add_adapters(model, optim, seed)
     return form
 
 
 def plain(model: nn.Module) -> PreTrainedModel:
-    """The transformers model that computes what `model` does: adapters merged, products multiplied out, in place."""
+    """The transformers model that computes what `model` does: adapters merged, products multiplied out, weights in floating point."""
+    to_floating(model)
     return multiplied_out(merged(model))

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import nn
 from transformers import LlamaConfig, PreTrainedConfig, PreTrainedModel
 
 from galore.trainer.errors import UserError
 from galore.trainer.models.attention import check_attention
 from galore.trainer.models.materialise import draw_weights
 from galore.trainer.models.pretrained import WHERE, load_pretrained, locate, read_config, skeleton
+from galore.trainer.optim.groups import target_modules
+from galore.trainer.optim.int8_linear import to_int8
 from galore.trainer.recipe.schema import ModelSection
 
 
 def build_decoder(
-    section: ModelSection, vocab_size: int, *, device: str, seed: int, max_length: int, base_dir: Path
+    section: ModelSection,
+    vocab_size: int,
+    *,
+    device: str,
+    seed: int,
+    max_length: int,
+    base_dir: Path,
+    in_int8: Sequence[str] = (),
 ) -> PreTrainedModel:
     """The model of a recipe on `device`, weights in `section.dtype`, in training mode, key/value cache off.
 
@@ -26,6 +37,7 @@ def build_decoder(
         vocab_size: number of token ids of the tokenizer; the embedding must have as many rows at least.
         max_length: longest sequence, in tokens, that the run will feed.
         base_dir: folder that a relative `section.name_or_path` is seen from.
+        in_int8: parts of the paths of linear layers whose weights are kept in 8 bits; they never lie on `device` otherwise.
 
     Raises:
         UserError: the model cannot be read or trained, its vocabulary or positions are too few for the data, or the
@@ -37,9 +49,11 @@ def build_decoder(
     config = _config(section, vocab_size, source)
     check_capacity(config, vocab_size, max_length)
     if source is None or section.random_init or device == "meta":
-        model = _from_config(config, section, device=device, seed=seed)
+        model = _from_config(config, section, device=device, seed=seed, in_int8=in_int8)
     else:
-        model = _from_weights(source, config, section).to(device)
+        model = _from_weights(source, config, section)
+        _kept_in_int8(model, in_int8)
+        model = model.to(device)
     if source is not None and device != "meta":
         _refuse_bidirectional(model, source)
     model.config.use_cache = False
@@ -110,15 +124,19 @@ def _config(section: ModelSection, vocab_size: int, source: str | None) -> PreTr
     return config
 
 
-def _from_config(config: PreTrainedConfig, section: ModelSection, *, device: str, seed: int) -> PreTrainedModel:
+def _from_config(
+    config: PreTrainedConfig, section: ModelSection, *, device: str, seed: int, in_int8: Sequence[str]
+) -> PreTrainedModel:
     dtype = getattr(torch, section.dtype)
     flash_on_meta = device == "meta" and section.attn_implementation == "flash_attention_2"
     model = skeleton(config, "sdpa" if flash_on_meta else section.attn_implementation)
     if device == "meta":
         for parameter in model.parameters():
             parameter.data = parameter.data.to(dtype)
+        _kept_in_int8(model, in_int8)
     else:
-        draw_weights(model, dtype=dtype, device=device, seed=seed)
+        chosen = _linears(model, in_int8)
+        draw_weights(model, dtype=dtype, device=device, seed=seed, drawn=lambda m: to_int8(m) if m in chosen else None)
     model.config.dtype = dtype
     return model
 
@@ -131,6 +149,25 @@ def _from_weights(source: str, config: PreTrainedConfig, section: ModelSection) 
         dtype=getattr(torch, section.dtype),
         attn_implementation=section.attn_implementation,
     )
+
+
+def _kept_in_int8(model: PreTrainedModel, patterns: Sequence[str]) -> None:
+    for module in _linears(model, patterns):
+        to_int8(module)
+
+
+def _linears(model: PreTrainedModel, patterns: Sequence[str]) -> list[nn.Module]:
+    try:
+        chosen = list(target_modules(model, patterns, nn.Linear).values())
+    except ValueError as error:
+        raise UserError(str(error), where="optim.target_modules") from error
+    if any(module.weight is model.get_input_embeddings().weight for module in chosen):
+        raise UserError(
+            "the output head shares its weight with the embedding, whose rows are looked up as they are: no 8 bits for it",
+            where="optim.target_modules",
+            fix="leave the head out, or set model.tie_word_embeddings: false",
+        )
+    return chosen
 
 
 @torch.no_grad()

@@ -37,6 +37,8 @@ def split_head(model: nn.Module) -> SplitModel | None:
     body: Any = base.get_decoder() if hasattr(base, "get_decoder") else base.base_model
     if not isinstance(head, nn.Linear) or getattr(head, "bias", None) is not None or body is base:
         return None
+    if not head.weight.is_floating_point():  # codes, whose gradient the head itself has to hand over
+        return None
     split = SplitModel(body, head.weight)
     if model not in _plain:
         _plain[model] = head.weight.is_meta or _gives_same_logits(base, split)

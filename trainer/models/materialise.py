@@ -7,7 +7,7 @@ never exists.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +19,17 @@ from galore.trainer.errors import UserError
 _DRAWN = "_is_hf_initialized"
 
 
-def draw_weights(model: PreTrainedModel, *, dtype: torch.dtype, device: str, seed: int) -> None:
+def draw_weights(
+    model: PreTrainedModel,
+    *,
+    dtype: torch.dtype,
+    device: str,
+    seed: int,
+    drawn: Callable[[nn.Module], None] = lambda module: None,
+) -> None:
     """Draw every weight of a meta `model` by the model's own `_init_weights`, in place.
+
+    Each module passes through `drawn` once its own weights are there in `dtype`, before they go to `device`.
 
     The numbers depend on `seed` only; the global random state is as before on return. Buffers, such as the rotary
     frequencies, keep the type they were built with.
@@ -34,7 +43,7 @@ def draw_weights(model: PreTrainedModel, *, dtype: torch.dtype, device: str, see
             for module, owner in unit:
                 owner._init_weights(module)
             for module, _ in unit:
-                _settle(module, dtype, device)
+                _settle(module, dtype, device, drawn)
     for parameter in model.parameters():
         delattr(parameter, _DRAWN)
 
@@ -96,9 +105,12 @@ def _allocate(module: nn.Module, shared: dict[int, nn.Parameter]) -> None:
             module._buffers[name] = torch.empty_like(buffer, device="cpu")
 
 
-def _settle(module: nn.Module, dtype: torch.dtype, device: str) -> None:
+def _settle(module: nn.Module, dtype: torch.dtype, device: str, drawn: Callable[[nn.Module], None]) -> None:
     for parameter in module.parameters(recurse=False):
-        parameter.data = parameter.data.to(device, dtype)
+        parameter.data = parameter.data.to(dtype)
+    drawn(module)
+    for parameter in module.parameters(recurse=False):
+        parameter.data = parameter.data.to(device)
         setattr(parameter, _DRAWN, True)
     for name, buffer in module._buffers.items():
         module._buffers[name] = None if buffer is None else buffer.to(device)

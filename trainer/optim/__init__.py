@@ -1,8 +1,9 @@
 """Low-rank optimizers for anyone's training loop: `GaLoreAdamW(galore_groups(model, rank=128), lr=1e-2)`."""
 
-from galore.trainer.optim.factored import project_in_backward
+from galore.trainer.optim.factored import hand_over_int8, project_in_backward
 from galore.trainer.optim.galore import GaLoreAdamW, StepReport
 from galore.trainer.optim.groups import adamw_groups, check_complete, galore_groups, target_modules
+from galore.trainer.optim.int8_linear import to_int8
 
 __all__ = [
     "GaLoreAdamW",
@@ -10,6 +11,8 @@ __all__ = [
     "adamw_groups",
     "check_complete",
     "galore_groups",
+    "hand_over_int8",
     "project_in_backward",
     "target_modules",
+    "to_int8",
 ]

@@ -84,6 +84,9 @@ def build_slots(
     slots: dict[nn.Parameter, FullSlot] = {}
     for index, (name, parameter, group) in enumerate(members):
         _check(name, parameter, group)
+        if group["transport"] is None:
+            found = group["proj_type"] != "random" and group["residual"] == "none" and group["convention"] == "paper"
+            group["transport"] = "rotate" if found else "keep"
         if group["scale"] is None:
             within = group["rank"] is not None and group["residual"] in ("none", "fira")
             group["scale"] = GALORE_SCALE if within else 1.0
@@ -111,6 +114,8 @@ def _check(name: str, parameter: Tensor, group: dict[str, Any]) -> None:
         raise ValueError(f"{name} is not contiguous; call .contiguous() on it first")
     if group["rank"] is not None and (parameter.ndim < 2 or group["rank"] <= 0):
         raise ValueError(f"{name} of shape {tuple(parameter.shape)} cannot be projected to rank {group['rank']}")
+    if parameter.dtype == torch.int8 and group["rank"] is None:
+        raise ValueError(f"{name} is kept in int8, and can only be trained projected: give its group a rank")
     if group["inner"] in ("muon", "sumo") and parameter.ndim < 2:
         raise ValueError(f"{name} of shape {tuple(parameter.shape)} is no matrix, which inner={group['inner']!r} needs")
     if group["inner"] != "adamw" and group["convention"] == "reference":

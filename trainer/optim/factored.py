@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from galore.kernels.linear import Factors, factored_linear, saves_work
 from galore.trainer.optim.galore import GaLoreAdamW
+from galore.trainer.optim.int8_linear import Int8Linear, int8_layers
 from galore.trainer.optim.projected import ProjectedSlot
 
 
@@ -18,13 +19,29 @@ def project_in_backward(model: nn.Module, optimizer: GaLoreAdamW) -> int:
     Layers with a bias keep the hook; so does a rank too high to save work, or a step that needs the whole
     gradient for its refresh. The results are those of the hook up to rounding.
     """
-    linears = [module for module in model.modules() if isinstance(module, nn.Linear) and not has_bias(module)]
+    linears = [module for module in model.modules() if isinstance(module, nn.Linear) and _takes_hooks(module)]
     slots = {id(slot.parameter): slot for slot in optimizer.projected}
     chosen = [(module, slots[id(module.weight)]) for module in linears if id(module.weight) in slots]
     for module, slot in chosen:
         slot.factored = True
         module.__dict__["forward"] = functools.partial(_forward, module, slot, optimizer)
     return len(chosen)
+
+
+def hand_over_int8(model: nn.Module, optimizer: GaLoreAdamW) -> int:
+    """Let the layers of `model` whose weights are in int8 give `optimizer` factors, the only form their gradients have;
+    returns how many do."""
+    slots = {id(slot.parameter): slot for slot in optimizer.projected}
+    layers = [layer for layer in int8_layers(model) if id(layer.weight) in slots]
+    for layer in layers:
+        slot = slots[id(layer.weight)]
+        slot.member.scales, slot.member.product_dtype = layer.weight_scale, layer.dtype
+        layer.receive, layer.transposed = functools.partial(_receive, slot, optimizer), slot.transposed
+    return len(layers)
+
+
+def _takes_hooks(module: nn.Linear) -> bool:
+    return not has_bias(module) and not isinstance(module, Int8Linear)
 
 
 def has_bias(module: nn.Linear) -> bool:
@@ -42,4 +59,5 @@ def _forward(module: nn.Linear, slot: ProjectedSlot, optimizer: GaLoreAdamW, x: 
 
 @torch.no_grad()
 def _receive(slot: ProjectedSlot, optimizer: GaLoreAdamW, factors: Factors) -> None:
-    optimizer.take(slot, factors)
+    if optimizer.attached:
+        optimizer.take(slot, factors)

@@ -67,7 +67,8 @@ class GaLoreAdamW(Stored):
         inner: rule in the subspace, or for the whole gradient of a group without `rank`: `adamw`, `adafactor`, `muon`
             (momentum, orthogonalised by Newton-Schulz), `sumo` (exactly orthogonalised).
         momentum: decay of the momentum of `muon` and `sumo`.
-        transport: what the moments do when a layer's basis changes: `keep`, `reset`, or `rotate` into the new one (LDAdam).
+        transport: what the moments do when a layer's basis changes: `keep`, `reset`, or `rotate` into the new one (LDAdam);
+            None rotates, and keeps with a residual, `random` subspaces, and `reference`.
         residual: what is added from outside the subspace, `none`, `fira`, `apollo`, `apollo-mini` or `frugal`; all but
             `none` need the whole summed gradient, see `trainer.optim.residual`.
         projector_dtype: how P is kept, `float32`, `bfloat16`, `int8` or `int4`; by default as the weight.
@@ -101,7 +102,7 @@ class GaLoreAdamW(Stored):
         update: UpdateMode = "accumulate",
         inner: InnerRule = "adamw",
         momentum: float = 0.95,
-        transport: Transport = "keep",
+        transport: Transport | None = None,
         residual: Residual = "none",
         projector_dtype: ProjectorDtype | None = None,
         convention: Convention = "paper",
@@ -142,7 +143,11 @@ class GaLoreAdamW(Stored):
         self.report: StepReport | None = None
         self.attached = True
         self.torn = False  # whether some weights have taken a step that others have not
-        self._hooks = [p.register_post_accumulate_grad_hook(self._on_gradient) for p in self.slots]  # type: ignore[no-untyped-call]
+        self._hooks = [
+            p.register_post_accumulate_grad_hook(self._on_gradient)  # type: ignore[no-untyped-call]
+            for p in self.slots
+            if p.requires_grad  # codes do not; their layer hands over factors
+        ]
 
     def release(self) -> None:
         """Let go of the parameters: backward fills `parameter.grad` again, and another optimizer may take them."""
@@ -185,6 +190,11 @@ class GaLoreAdamW(Stored):
         """
         self._absorb_grads()
         active = self._active()
+        alone = [
+            slot.name for slot in self.projected if slot.parameter.dtype == torch.int8 and slot.member.scales is None
+        ]
+        if alone:
+            raise RuntimeError(f"{alone[0]} is kept in int8: call hand_over_int8(model, optimizer) before training")
         for slot in active:
             slot.complete()
         self._squared_norm = sum((slot.squared_norm() for slot in active), torch.zeros((), dtype=torch.float64))
@@ -224,10 +234,13 @@ class GaLoreAdamW(Stored):
 
     def take(self, slot: ProjectedSlot, factors: Factors) -> None:
         """Accept a projected layer's gradient as factors, from the layer's own backward."""
-        if not self._sketching:
-            slot.receive_factors(factors)
-            if self.update == "immediate":
-                self._apply_now(slot)
+        if self._sketching:
+            if slot.wants_sketch_pass:
+                slot.add_to_sketch(factors)
+            return
+        slot.receive_factors(factors)
+        if self.update == "immediate":
+            self._apply_now(slot)
 
     @torch.no_grad()
     def _on_gradient(self, parameter: Tensor) -> None:
@@ -273,7 +286,7 @@ class GaLoreAdamW(Stored):
         self._noise = None
 
     def _step_noise(self) -> RoundingNoise | None:
-        low_precision = [p for p in self.slots if p.dtype == torch.bfloat16]
+        low_precision = [p for p in self.slots if p.dtype in (torch.bfloat16, torch.int8)]
         if not self.stochastic or not low_precision:
             return None
         if self._noise is None:

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 GROUP_OPTIONS = {
@@ -53,6 +54,11 @@ def target_modules(model: nn.Module, patterns: Sequence[str], kinds: type[nn.Mod
 def rank_for(rank: Rank, shape: Sequence[int]) -> int:
     """r for a matrix (m, n): the number itself, or a fraction below 1 of min(m, n), at least 1."""
     return max(1, round(rank * min(shape))) if rank < 1 else int(rank)
+
+
+def is_trained(parameter: nn.Parameter) -> bool:
+    """Whether an optimizer has to take it: it needs a gradient, or holds codes, whose layer hands over factors."""
+    return parameter.requires_grad or parameter.dtype == torch.int8
 
 
 def _has_matrix(module: nn.Module) -> bool:
@@ -112,7 +118,7 @@ def galore_groups(
     by_rank: dict[Rank | None, list[NamedParameter]] = {}
     rest: list[NamedParameter] = []
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
+        if is_trained(parameter):
             members = by_rank.setdefault(ranks[id(parameter)], []) if id(parameter) in ranks else rest
             members.append((name, parameter))
     if not by_rank:
@@ -133,7 +139,7 @@ def _for_the_rest(options: Mapping[str, Any]) -> dict[str, Any]:
 def check_complete(model: nn.Module, groups: Iterable[dict[str, Any]]) -> None:
     """Raise ValueError unless every trainable parameter of `model` is in exactly one group."""
     grouped = [id(parameter) for group in groups for _, parameter in group["params"]]
-    trainable = {id(p): name for name, p in model.named_parameters() if p.requires_grad}
+    trainable = {id(p): name for name, p in model.named_parameters() if is_trained(p)}
     missing = [name for key, name in trainable.items() if key not in grouped]
     twice = [name for key, name in trainable.items() if grouped.count(key) > 1]
     problems = [f"no group updates {', '.join(missing)}"] if missing else []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -17,6 +18,20 @@ class Member:
     parameter: nn.Parameter
     group: dict[str, Any]
     state: dict[str, Tensor]
+    scales: Tensor | None = None  # of a weight in int8, see kernels/int8.py
+    product_dtype: torch.dtype | None = None  # of a weight that is not stored as it is multiplied
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What products with the weight are computed in."""
+        return self.product_dtype or self.parameter.dtype
+
+    @property
+    def like(self) -> Tensor:
+        """Some tensor of that dtype on the weight's device."""
+        if self.product_dtype is None:
+            return self.parameter
+        return self.parameter.new_empty(0, dtype=self.product_dtype)
 
     @property
     def matrix(self) -> Tensor:

@@ -92,10 +92,13 @@ class ProjectedSlot(FullSlot):
 
     def receive_factors(self, factors: Factors) -> None:
         """As `receive`, from a gradient that is not multiplied out."""
+        if not self.takes_factors:
+            self.receive(factors.multiply())
+            return
         self.received += 1
         self.sum.add(factors.project(self.projector))
         if self.due:
-            self.sketch.add(factors.sketch(self._test_matrix_of_step()).float())
+            self.add_to_sketch(factors)
 
     def receive(self, grad: Tensor) -> None:
         grad = as_matrix(grad)
@@ -112,8 +115,11 @@ class ProjectedSlot(FullSlot):
         else:
             self._project_on_pending(grad)
 
-    def add_to_sketch(self, grad: Tensor) -> None:
+    def add_to_sketch(self, grad: Tensor | Factors) -> None:
         """Y += G Ω, (a, r), with Ω fixed over the micro-batches of a step."""
+        if isinstance(grad, Factors):
+            self.sketch.add(grad.sketch(self._test_matrix_of_step()).float())
+            return
         g = self._oriented(as_matrix(grad))
         self.sketch.add((g @ self._test_matrix_of_step().to(g.dtype)).float())
 
@@ -133,7 +139,7 @@ class ProjectedSlot(FullSlot):
 
     def apply(self, update: Update) -> None:
         self._change_basis()
-        direction = self.inner.direction(self.sum.take().contiguous(), update.grad_scale, self.parameter.dtype)
+        direction = self.inner.direction(self.sum.take().contiguous(), update.grad_scale, self.member.dtype)
         self._lift(update, self.projector, direction)
         if self.sketch.value is not None:
             self._turn_to(self.subspace.of_sketch(self.sketch.take()))
@@ -169,6 +175,7 @@ class ProjectedSlot(FullSlot):
             compensation=self._compensation(),
             dense=dense,
             transposed=self.transposed,
+            scales=self.member.scales,
         )
 
     def _change_basis(self) -> None:
@@ -203,5 +210,5 @@ class ProjectedSlot(FullSlot):
 
     def _test_matrix_of_step(self) -> Tensor:
         if self._omega is None:
-            self._omega = self.subspace.test_matrix().to(self.parameter.dtype)  # as the products take it
+            self._omega = self.subspace.test_matrix().to(self.member.dtype)  # as the products take it
         return self._omega

@@ -71,7 +71,7 @@ class Subspace:
     @property
     def kept_dtype(self) -> ProjectorDtype:
         chosen: ProjectorDtype | None = self.member.group["projector_dtype"]
-        return chosen or ("bfloat16" if self.member.parameter.dtype == torch.bfloat16 else "float32")
+        return chosen or ("bfloat16" if self.member.dtype == torch.bfloat16 else "float32")
 
     @property
     def nbytes(self) -> int:
@@ -80,7 +80,7 @@ class Subspace:
 
     def matrix(self, kept: Kept) -> Tensor:
         """P (a, r) in the dtype of the weight, from what `of_gradient` or `of_sketch` gave."""
-        return matrix(kept, (self.a, self.rank), self.member.parameter.dtype)
+        return matrix(kept, (self.a, self.rank), self.member.dtype)
 
     def change_to(self, kept: Kept) -> Tensor:
         """C (r, r) = P_newᵀ P_old in fp32, to a new basis as it is kept."""
@@ -103,7 +103,7 @@ class Subspace:
         raise NotImplementedError
 
     def _random(self) -> Tensor:
-        return gaussian(self.b, self.rank, mix(self.seed, self.clock()), self.member.parameter)
+        return gaussian(self.b, self.rank, mix(self.seed, self.clock()), self.member.like)
 
     def _keep(self, basis: Basis) -> Kept:
         self.fallbacks += basis.fell_back
@@ -148,7 +148,7 @@ class DctSubspace(Subspace):
         return self.rank * index_dtype(self.a).itemsize
 
     def matrix(self, kept: Kept) -> Tensor:
-        return dct_matrix(self.a, kept["projector"], self.member.parameter)
+        return dct_matrix(self.a, kept["projector"], self.member.like)
 
     def change_to(self, kept: Kept) -> Tensor:
         """Zeros and ones, exactly: Adam would divide a moment of rounding errors alone by its own size."""
@@ -181,7 +181,7 @@ class RandomSubspace(Subspace):
     @property
     def projector(self) -> Tensor:
         seed = mix(self.seed, self.schedule.last_due(self.clock()), self.member.index)
-        return seeded_basis(self.a, self.rank, seed, self.member.parameter)
+        return seeded_basis(self.a, self.rank, seed, self.member.like)
 
     @property
     def orthonormal(self) -> bool:

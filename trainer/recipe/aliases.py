@@ -32,6 +32,13 @@ FIELDS = {
     "data.hub_config": "dataset_config dataset_config_name",
     "data.split": "dataset_split",
     "data.text_field": "text_column dataset_text_field field",
+    "data.prompt_field": "field_instruction prompt_column instruction_column instruction_field prompt_key instruction_key",
+    "data.input_field": "field_input input_column input_key query_column",
+    "data.response_field": """field_output response_column output_column output_field completion_field response_key
+        output_key""",
+    "data.messages_field": "field_messages messages_column conversations_column conversation_column messages_key",
+    "data.loss_on: responses": "assistant_only_loss completion_only_loss mask_prompt response_only",
+    "data.loss_on": "train_on_inputs train_on_input train_on_prompt",
     "data.validation_fraction": "val_size val_set_size val_split_fraction validation_split_percentage",
     "data.tokenizer": "tokenizer_name tokenizer_name_or_path tokenizer_path",
     "data.max_length": """cutoff_len seq_len seq_length sequence_len sequence_length max_seq_len max_seq_length
@@ -72,6 +79,8 @@ FIELDS = {
     "train.global_batch_size": "total_batch_size train_batch_size effective_batch_size",
     "train.micro_batch_size": "per_device_train_batch_size device_batch_size",
     "train.gradient_checkpointing": "activation_checkpointing enable_activation_checkpointing use_gradient_checkpointing",
+    "train.offload_activations": "enable_activation_offloading activation_offloading",
+    "train.z_loss": "z_loss_weight z_loss_coefficient auxiliary_loss_multiplier",
     "train.device": "accelerator",
     "train.device: cpu": "no_cuda use_cpu",
     "train.save_steps": "save_every save_interval checkpoint_interval",
@@ -104,8 +113,10 @@ ADVICE = {
     "the token is read from the environment variable HF_TOKEN only": "hf_token use_auth_token",
     "sequences are packed to one length: leave it out": "group_by_length",
     "hub data are always streamed, local files memory-mapped: leave it out": "streaming",
-    "only data.text_field is read: leave it out": "remove_unused_columns",
-    "galore trains causal language models on plain text: leave it out": "stage template chat_template",
+    "only the columns that section data names are read: leave it out": "remove_unused_columns",
+    "name the columns: data.prompt_field and data.response_field, or data.messages_field": "column_map column_mapping",
+    "data.prompt_field and data.response_field, or data.messages_field, make it instruction tuning: leave it out": "stage",
+    "the chat template is the tokenizer's own: leave it out": "template chat_template prompt_style conversation_style",
     "`galore train` trains, `galore eval` evaluates: leave it out": "do_train do_eval do_predict",
     "set the interval in steps: train.save_steps, eval.eval_steps, log.logging_steps": """
         save_strategy eval_strategy evaluation_strategy logging_strategy""",
@@ -159,6 +170,7 @@ VALUES = {
     "data.source": {"hub": "hf huggingface", "local": "file files disk", "packaged": "embedded builtin"},
     "data.format": {"jsonl": "json", "txt": "text"},
     "data.packing": {"packed": "true", "paper": "false"},
+    "data.loss_on": {"responses": "response completion completions assistant false", "all": "true"},
     "data.on_bad_rows": {"error": "raise fail", "skip": "ignore"},
     "optim.method": {"lora": "qlora", "full": "freeze none"},
     "optim.lr_scheduler_type": {
@@ -174,6 +186,7 @@ VALUES = {
     "optim.state_dtype": {"8bit": "int8 8 8-bit uint8", "float32": "fp32 32bit 32"},
     "optim.accumulator_dtype": {"bfloat16": "bf16", "float32": "fp32"},
     "optim.target_modules": {"[self_attn, mlp]": "all all-linear all_linear"},
+    "train.gradient_checkpointing": {"true (and train.offload_activations: true)": "unsloth offload"},
     "train.device": {"cuda": "gpu cuda:0", "cpu": "mps"},
     "log.report_to": {"none": "null false tensorboard", "wandb": "all true"},
 }

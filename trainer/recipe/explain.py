@@ -79,7 +79,7 @@ def math_allows(field: FieldInfo, value: Any) -> bool:
     """False for what pydantic would let pass in silence: `true` as 1, and numbers that are infinite or not numbers."""
     numeric = field.takes("integer") or field.takes("number")
     if isinstance(value, bool):
-        return not numeric
+        return not numeric or field.takes("boolean")
     try:
         return not numeric or math.isfinite(float(value))
     except (TypeError, ValueError, OverflowError):

@@ -72,9 +72,9 @@ class OptimSection(Section):
         description="Rule of the update (docs/optimizer.md): AdamW, Adafactor, orthogonalised momentum by Newton-Schulz (muon) or exactly (sumo)",
     )
     momentum: float = Field(0.95, ge=0, lt=1, description="muon, sumo: decay of the momentum")
-    transport: Literal["keep", "reset", "rotate"] = Field(
-        "keep",
-        description="What the moments do when a layer's subspace changes: keep, start at 0, or rotate into the new one (LDAdam)",
+    transport: Literal["keep", "reset", "rotate"] | None = Field(
+        None,
+        description="What the moments do when a layer's subspace changes: keep (GaLore's paper), start at 0, or rotate into the new one; null rotates, and keeps with a residual, a random subspace, convention: reference",
     )
     residual: Literal["none", "fira", "apollo", "apollo-mini", "frugal"] = Field(
         "none",
@@ -109,6 +109,10 @@ class OptimSection(Section):
     accumulator_dtype: Literal["float32", "bfloat16"] = Field(
         "float32", description="Storage of gradient sums over micro-batches"
     )
+    weight_dtype: Literal["int8"] | None = Field(
+        None,
+        description="galore: how target matrices are stored; null as model.dtype says; int8: 8-bit codes and a scale per group of a row, updates rounded stochastically",
+    )
     weight_rounding: Literal["stochastic", "nearest", "compensated"] = Field(
         "stochastic",
         description="How bfloat16 weights take an fp32 update: rounded, or exactly, the rest kept in 16 more bits; float32 ones need none",
@@ -139,6 +143,11 @@ class OptimSection(Section):
     def effective_refresh(self) -> RefreshMode:
         within = self.proj_type in SKETCHABLE and self.residual == "none"
         return self.refresh or ("delayed" if within else "summed")
+
+    @property
+    def effective_transport(self) -> Literal["keep", "reset", "rotate"]:
+        found = self.proj_type != "random" and self.residual == "none" and self.convention == "paper"
+        return self.transport or ("rotate" if found else "keep")
 
     @model_validator(mode="after")
     def _settings_agree(self) -> Self:

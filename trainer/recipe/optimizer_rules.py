@@ -40,6 +40,10 @@ def _check_subspace(optim: OptimSection) -> None:
         raise ValueError(
             "transport: rotate goes from one orthonormal basis to the next; with proj_type: random write keep or reset"
         )
+    if optim.weight_dtype == "int8" and optim.weight_rounding == "compensated":
+        raise ValueError(
+            "weight_rounding: compensated is for bfloat16 weights: with weight_dtype: int8 write stochastic"
+        )
     if optim.refresh_overlap is not None and optim.proj_type == "random":
         raise ValueError("refresh_overlap compares bases that are found; with proj_type: random leave it out")
     if optim.inner != "adamw" and optim.convention == "reference":
@@ -51,6 +55,8 @@ def _check_without_subspace(optim: OptimSection) -> None:
         raise ValueError(
             f"inner: {optim.inner} is not for method: {optim.method}; sumo works in a subspace, adapters take adamw"
         )
+    if optim.weight_dtype is not None:
+        raise ValueError("weight_dtype: int8 is trained through projected gradients: it exists for method: galore only")
     if optim.method == "lora" and optim.rank < 1:
         raise ValueError("rank as a share of min(m, n) is for method: galore; adapters take a whole number")
 

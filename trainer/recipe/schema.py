@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from galore.trainer.recipe.instruction_rules import check_instruction
 from galore.trainer.recipe.optim_section import OptimSection
 from galore.trainer.recipe.section import NonNegative, Positive, Section, execution
 
@@ -75,6 +76,20 @@ class DataSection(Section):
         "auto", description="local: file format; auto goes by the file name"
     )
     text_field: str = Field("text", description="jsonl, parquet, hub: the column that holds the text")
+    prompt_field: str | None = Field(
+        None,
+        description="jsonl, parquet, hub: the column that holds the instruction; with response_field it takes the place of text_field",
+    )
+    input_field: str | None = Field(None, description="A column appended to the prompt where it is not empty")
+    response_field: str | None = Field(None, description="The column that holds the answer to the prompt")
+    messages_field: str | None = Field(
+        None,
+        description="The column that holds a conversation: a list of {role, content}, or of {from, value} as ShareGPT writes it",
+    )
+    loss_on: Literal["responses", "all"] = Field(
+        "responses",
+        description="Instructions: train on what the assistant says and on the token that ends it, or on prompts as well",
+    )
     txt_document: Literal["file", "paragraph", "line"] = Field(
         "paragraph", description="txt: what one document is; paragraphs are separated by blank lines"
     )
@@ -91,7 +106,7 @@ class DataSection(Section):
     max_length: Positive = Field(256, description="Tokens per sequence")
     packing: Literal["packed", "paper"] = Field(
         "packed",
-        description="packed: documents joined by EOS and cut into full sequences; paper: one document per row, truncated or padded",
+        description="packed: documents joined by EOS and cut into full sequences, instructions put together whole; paper: one document per row, truncated or padded",
     )
     shuffle: bool = Field(
         True, description="Permute the sequences of every epoch; the order is a pure function of (seed, step)"
@@ -110,7 +125,13 @@ class DataSection(Section):
             raise ValueError(f"source: {self.source} needs `path`")
         if self.source == "packaged" and (self.path or self.validation_path):
             raise ValueError("path is set, but source: packaged reads no files: write source: local, or path: null")
+        check_instruction(self)
         return self
+
+    @property
+    def instruct(self) -> bool:
+        """Whether rows are prompts with responses, or conversations, instead of plain text."""
+        return self.messages_field is not None or self.prompt_field is not None
 
 
 class TrainSection(Section):
@@ -122,11 +143,21 @@ class TrainSection(Section):
         None, gt=0, description="Passes over the training data; ignored when max_steps is set"
     )
     global_batch_size: Positive = Field(512, description="Sequences per optimizer step")
+    z_loss: float = Field(
+        0.0,
+        ge=0,
+        description="Coefficient on the mean squared logsumexp of the logits, added to what is optimised and reported apart; 1e-4 is common",
+    )
     micro_batch_size: Positive = execution(
         16, "Sequences per forward/backward; accumulation is global_batch_size / micro_batch_size"
     )
-    gradient_checkpointing: bool = execution(
-        False, "Recompute each block in the backward instead of keeping its activations"
+    gradient_checkpointing: bool | Positive = execution(
+        False,
+        "Recompute blocks in the backward instead of keeping their activations: true is every block, a number the first so many",
+    )
+    offload_activations: bool = execution(
+        False,
+        "CUDA: what recomputed blocks keep, their inputs, waits in host memory and comes back in time; needs gradient_checkpointing",
     )
     device: Literal["auto", "cpu", "cuda"] = execution("auto", "auto takes CUDA when there is one, and says so")
     expandable_segments: bool = execution(
@@ -148,6 +179,10 @@ class TrainSection(Section):
             )
         if self.max_steps is None and self.num_train_epochs is None:
             raise ValueError("set max_steps or num_train_epochs")
+        if self.offload_activations and not self.gradient_checkpointing:
+            raise ValueError(
+                "offload_activations moves the inputs of recomputed blocks: set gradient_checkpointing: true, or a number of blocks"
+            )
         return self
 
     @property
@@ -167,7 +202,9 @@ class EvalSection(Section):
         10_000_000, "Held-out tokens scored per evaluation; null scores all of them"
     )
     micro_batch_size: Positive | None = execution(None, "Sequences per forward; null is train.micro_batch_size")
-    sample_prompt: str | None = execution(None, "Text continued at every evaluation; null samples nothing")
+    sample_prompt: str | None = execution(
+        None, "Text continued, or instruction answered, at every evaluation; null samples nothing"
+    )
     sample_tokens: Positive = execution(60, "Length of the sample, in tokens")
 
 

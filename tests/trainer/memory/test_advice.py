@@ -21,6 +21,7 @@ from galore.trainer.recipe.load import LoadedRecipe, load_recipe
 from galore.trainer.recipe.schema import Recipe
 
 MIB = 2**20
+OFFLOADED = ("train.gradient_checkpointing=true", "train.offload_activations=true")
 WIDE = (  # a layer of which matrices are the larger part; on meta its size costs nothing
     "model.hidden_size=512",
     "model.intermediate_size=1376",
@@ -114,7 +115,7 @@ def test_a_change_helps_that_needs_less_or_gets_through(gained: int, fits: bool 
 
 def test_several_changes_together_of_which_none_can_be_left_out(wide: Callable[..., LoadedRecipe]) -> None:
     """Each rests on those before: the update in the hook goes with GaLore, and with the micro-batch made smaller."""
-    frugal = ("optim.accumulator_dtype=bfloat16", "train.gradient_checkpointing=true", "model.num_hidden_layers=2")
+    frugal = ("optim.accumulator_dtype=bfloat16", *OFFLOADED, "model.num_hidden_layers=2")
     loaded, on = wide("optim.method=full", *frugal), card(60)
     found = Adviser(loaded, on).advise()
     assert found.alone is None
@@ -160,7 +161,7 @@ def test_a_change_that_turns_out_not_to_be_needed_is_left_out(monkeypatch: pytes
 
     def needs(recipe: Recipe) -> int:
         smaller, in_bytes = recipe.train.micro_batch_size < 64, recipe.optim.state_dtype == "8bit"
-        return 100 - 1 * smaller - 10 * recipe.train.gradient_checkpointing - 20 * in_bytes
+        return 100 - 1 * smaller - 10 * (recipe.train.gradient_checkpointing is True) - 20 * in_bytes
 
     found = adviser(monkeypatch, needs, 70).advise()
     assert found.settings == {"train.gradient_checkpointing": True, "optim.state_dtype": "8bit"}
@@ -191,3 +192,30 @@ def test_what_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
         found = adviser(monkeypatch, needs, room, *settings).advise()
         assert found.room == expected
         assert (found.trials, found.mildest, found.alone, found.settings) == ((), (), None, {})
+
+
+@pytest.mark.parametrize(
+    ("now", "room", "expected"),
+    [
+        ("true", 100, False),
+        ("true", 84, 16),
+        ("true", 85, 16),
+        ("true", 71, {}),
+        ("20", 84, 16),
+        ("16", 84, {}),
+        ("false", 100, {}),
+    ],
+)
+def test_no_more_blocks_need_be_recomputed_than_make_it_fit(
+    monkeypatch: pytest.MonkeyPatch, now: str, room: int, expected: object
+) -> None:
+    """Of 32 blocks each takes one, until it is recomputed; steps are eighths of them."""
+
+    def needs(recipe: Recipe) -> int:
+        blocks = recipe.train.gradient_checkpointing
+        larger = recipe.train.micro_batch_size > 64 or recipe.data.max_length > 128
+        return 100 - (32 if blocks is True else int(blocks)) + 100 * larger
+
+    settings = (f"train.gradient_checkpointing={now}", "model.num_hidden_layers=32", "data.max_length=128")
+    found = adviser(monkeypatch, needs, room, *settings).advise()
+    assert found.room == (expected if expected == {} else {"train.gradient_checkpointing": expected})

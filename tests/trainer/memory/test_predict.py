@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable
 
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from galore.kernels import blockwise, rounding
+from galore.kernels.int8 import int8_bytes
 from galore.trainer.build import build_model
 from galore.trainer.memory.cards import card
 from galore.trainer.memory.measure import measure
@@ -32,12 +34,15 @@ METHODS: dict[str, tuple[str, ...]] = {
     "full": ("optim.method=full", "optim.max_grad_norm=1e-9"),
     "svd": (*GALORE, "optim.proj_type=svd"),
     "checkpointing": (*GALORE, "train.gradient_checkpointing=true"),
+    "offloading": (*GALORE, "train.gradient_checkpointing=1", "train.offload_activations=true"),
     "8bit": (*GALORE, "optim.state_dtype=8bit"),
+    "int8": (*GALORE, "optim.weight_dtype=int8"),
     "lora": ("optim.method=lora", "optim.max_grad_norm=1e-9"),
     "factors": ("optim.method=lora", "optim.adapter=factors"),
     "immediate": IMMEDIATE,
     "hook": (*GALORE, "optim.projection=hook"),
 }
+OFFLOADED = ("train.gradient_checkpointing=true", "train.offload_activations=true")
 VARIANTS: dict[str, tuple[str, ...]] = {
     "random": (*GALORE, "optim.proj_type=random"),
     "rotate": (*GALORE, "optim.transport=rotate", "optim.state_dtype=8bit"),
@@ -49,6 +54,10 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "muon": ("optim.method=full", "optim.max_grad_norm=1e-9", "optim.inner=muon"),
     "adafactor": ("optim.method=full", "optim.max_grad_norm=1e-9", "optim.inner=adafactor"),
     "sumo": (*GALORE, "optim.inner=sumo", "optim.transport=rotate"),
+    "int8 svd": (*GALORE, "optim.weight_dtype=int8", "optim.proj_type=svd"),
+    "int8 checkpointing": (*GALORE, "optim.weight_dtype=int8", "train.gradient_checkpointing=true"),
+    "int8 fira": (*GALORE, "optim.weight_dtype=int8", "optim.residual=fira"),
+    "int8 float": (*GALORE, "optim.weight_dtype=int8", "model.dtype=float32"),
 }
 RUNS = [
     pytest.param(method, times, marks=[pytest.mark.slow] if times == 2 and method not in ("full", "svd") else [])
@@ -88,7 +97,9 @@ def test_predicted_is_measured(tiny: Tiny, plain_cpu: None, tables: None, method
             least, most = (-once, 16) if name == "temporaries" else (0, host.get(name, 0))
             assert least <= difference <= most, f"{name} in the {stage}: {difference:+} bytes"
 
-    beside = sum(host.values()) + (LAYERS * torch.get_rng_state().nbytes if method == "checkpointing" else 0)
+    beside = sum(host.values()) + (
+        LAYERS * torch.get_rng_state().nbytes if method.endswith("checkpointing") or method == "offloading" else 0
+    )
     peak = max(predicted.requested())
     assert -beside - 0.002 * peak <= peak - measured.allocator_bytes <= 0.002 * peak
 
@@ -201,6 +212,48 @@ def test_gradient_checkpointing_trades_activations_for_recompute(tiny: Tiny) -> 
     assert recomputed["activations"] + recomputed["recompute"] < 0.7 * kept["activations"]
 
 
+KEPT = 2 * 128 * 64 * 2  # bytes of a block's input: rows, tokens, width, bf16
+
+
+def waiting(tiny: Tiny, *settings: str, layers: int = 6) -> int:
+    """Bytes of activations when the backward of the ordinary step begins."""
+    common = ("optim.method=full", "data.max_length=128", f"model.num_hidden_layers={layers}")
+    trace = on_card(tiny(*common, *settings))
+    (at,) = [at for at, what in trace.marks if what == "ordinary step: backward"]
+    return trace.by_category(at - 1)["activations"]
+
+
+def test_of_offloaded_inputs_the_last_one_is_on_the_card(tiny: Tiny) -> None:
+    """Five of six wait on the host, at the end of the forward; with fewer blocks recomputed the others keep theirs."""
+    on, all_of_them, four = (
+        "train.offload_activations=true",
+        "train.gradient_checkpointing=true",
+        "train.gradient_checkpointing=4",
+    )
+    assert waiting(tiny, all_of_them) - waiting(tiny, all_of_them, on) == 5 * KEPT
+    assert waiting(tiny, four) - waiting(tiny, four, on) == 3 * KEPT
+    assert waiting(tiny, all_of_them, on) == waiting(tiny, all_of_them, on, layers=12), "however many blocks"
+
+
+def test_every_block_that_is_not_recomputed_keeps_as_much(tiny: Tiny) -> None:
+    kept = [waiting(tiny, f"train.gradient_checkpointing={value}") for value in ("false", 1, 2, 3, 4, 5, "true")]
+    each = [fewer - more for fewer, more in itertools.pairwise(kept)]
+    assert max(each) - min(each) <= 0.01 * max(each)  # the last one's output stays for the norm after it
+    assert kept[0] > 4 * kept[-1]
+
+
+def test_what_comes_back_is_activations_two_at_a_time(tiny: Tiny) -> None:
+    trace = on_card(tiny("optim.method=full", "data.max_length=128", "model.num_hidden_layers=6", *OFFLOADED))
+    back = [
+        each
+        for each in trace.allocations
+        if each.op == "empty" and each.nbytes == KEPT and each.category == "activations"
+    ]
+    assert len(back) == 5 * 2  # of the first and the ordinary step
+    most = max(sum(each.alive(event) for each in back) for event in {each.born for each in back})
+    assert most <= 2
+
+
 @pytest.mark.parametrize("method", ["full", "full 8bit", "svd", "8bit", "lora", "factors"])
 def test_what_lasts_is_exactly_what_the_formulas_say(tiny: Tiny, tables: None, method: str) -> None:
     """After the last step: weights, 2 moments each, projectors, and what the libraries keep."""
@@ -216,6 +269,20 @@ def test_what_lasts_is_exactly_what_the_formulas_say(tiny: Tiny, tables: None, m
         "optimizer_states": states,
         "workspaces": 2 * (2 * 4096 + 8 * 16) * 2**10,
     } | ({"projectors": projectors} if projectors else {})
+
+
+def test_what_lasts_of_weights_in_8_bits_is_codes_and_scales(tiny: Tiny) -> None:
+    loaded = tiny(*METHODS["int8"])
+    trace = on_card(loaded)
+    model, _ = build_model(loaded.recipe, 256, "meta", loaded.base_dir)
+    trained = [parameter.shape for parameter in model.parameters()]
+    kept, rotary = [shape for shape in trained if tuple(shape) in MATRICES], 4 * (64 // 4 // 2) * 2
+    others = sum(shape.numel() for shape in trained if tuple(shape) not in MATRICES)
+    found = trace.by_category(len(trace.events) - 1)
+    assert len(kept) == 7 * LAYERS
+    assert found["weights"] == sum(int8_bytes(*shape) for shape in kept) + 2 * others + rotary
+    assert found["projectors"] == sum(2 * 8 * min(shape) for shape in kept)
+    assert found["optimizer_states"] == sum(state_bytes(shape, "svd") for shape in trained)
 
 
 def projected(shape: torch.Size, method: str) -> bool:

@@ -13,7 +13,8 @@ from galore.trainer.recipe.load import LoadedRecipe, load_recipe
 SEGMENTS = "nothing"
 EVALUATION = "slower evaluations"
 MICRO_BATCH = "same results; smaller products use the card less well"
-CHECKPOINTING = "same results; one more forward, about a third more time"
+CHECKPOINTING = "same results; one more forward: up to a third more time"
+OFFLOADING = "same results; host memory, and the bus in use both ways"
 BACKWARD = "same results up to rounding"
 STAGGER = "layers refresh in turns instead of together"
 RANDOMIZED = "another estimate of the same subspace"
@@ -25,7 +26,7 @@ GALORE = "low-rank projection instead of full-rank AdamW: choose the learning ra
 LENGTH = "shorter sequences: another training problem"
 IMMEDIATE = "no accumulation and no clipping: batches of one micro-batch"
 IN_ORDER = (
-    SEGMENTS, EVALUATION, MICRO_BATCH, CHECKPOINTING, BACKWARD, STAGGER, RANDOMIZED,
+    SEGMENTS, EVALUATION, MICRO_BATCH, CHECKPOINTING, OFFLOADING, BACKWARD, STAGGER, RANDOMIZED,
     ACCUMULATORS, STATES, WEIGHTS, RANK, GALORE, LENGTH, IMMEDIATE,
 )  # fmt: skip
 
@@ -59,7 +60,7 @@ EXPECTED: dict[str, list[str]] = {
     "reference": [MICRO_BATCH, CHECKPOINTING, ACCUMULATORS, STATES, IMMEDIATE],
     "immediate": [MICRO_BATCH, CHECKPOINTING, ACCUMULATORS, STATES],
     "immediate svd": [MICRO_BATCH, CHECKPOINTING, RANDOMIZED, ACCUMULATORS, STATES],
-    "frugal": [IMMEDIATE],
+    "frugal": [OFFLOADING, IMMEDIATE],
     "lavish": [SEGMENTS, MICRO_BATCH, CHECKPOINTING, ACCUMULATORS, STATES, WEIGHTS, RANK, IMMEDIATE],
 }  # fmt: skip
 REFUSED = {  # what contradicts the rest of the recipe
@@ -117,6 +118,28 @@ def steps(cost: str, *overrides: str) -> list[dict[str, Any]]:
 )
 def test_steps_are_the_mildest_first(cost: str, overrides: tuple[str, ...], key: str, values: list[object]) -> None:
     assert steps(cost, *overrides) == [{key: value} for value in values]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (("model.num_hidden_layers=32",), [4, 8, 12, 16, 20, 24, 28, True]),
+        (("model.num_hidden_layers=3",), [1, 2, True]),
+        (("model.num_hidden_layers=1",), [True]),
+        (("model.num_hidden_layers=32", "train.gradient_checkpointing=20"), [24, 28, True]),
+        (("train.gradient_checkpointing=true",), []),
+        (("model.name_or_path=some/model",), [True]),
+    ],
+)
+def test_some_blocks_are_recomputed_before_all(overrides: tuple[str, ...], expected: list[object]) -> None:
+    found = [settings["train.gradient_checkpointing"] for settings in steps(CHECKPOINTING, *overrides)]
+    assert [(type(each), each) for each in found] == [(type(each), each) for each in expected]
+
+
+def test_offloading_is_for_what_is_recomputed() -> None:
+    assert steps(OFFLOADING) == []
+    assert steps(OFFLOADING, "train.gradient_checkpointing=2") == [{"train.offload_activations": True}]
+    assert steps(OFFLOADING, "train.gradient_checkpointing=true", "train.offload_activations=true") == []
 
 
 def test_an_update_in_the_hook_brings_all_that_it_asks_for() -> None:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +33,18 @@ def build(tmp_path: Path) -> Callable[..., PreTrainedModel]:
         max_length: int = 64,
         base_dir: Path = tmp_path,
         rows: int | None = None,
+        in_int8: Sequence[str] = (),
         **fields: Any,
     ) -> PreTrainedModel:
         section = ModelSection(vocab_size=rows, **(TINY | fields))
-        return build_decoder(section, vocab_size, device=device, seed=seed, max_length=max_length, base_dir=base_dir)
+        return build_decoder(
+            section,
+            vocab_size,
+            device=device,
+            seed=seed,
+            max_length=max_length,
+            base_dir=base_dir,
+            in_int8=in_int8,
+        )
 
     return decoder

@@ -6,12 +6,15 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch import nn
 from transformers import LlamaForCausalLM, PreTrainedModel
 
 from galore.trainer.models.adapt import adapted, plain
 from galore.trainer.models.factors import Product
 from galore.trainer.models.materialise import adopt_weights
+from galore.trainer.optim.int8_linear import int8_layers
 from galore.trainer.recipe.optim_section import OptimSection
+from galore.trainer.state import model_tensors
 
 Build = Callable[..., PreTrainedModel]
 IDS = torch.arange(32).view(2, 16)
@@ -39,3 +42,19 @@ def test_other_methods_train_the_model_as_it_is(build: Build, method: str) -> No
     model = build()
     assert adapted(model, OptimSection(method=method), seed=0) is model
     assert plain(model) is model
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_weights_in_8_bits_pass_through_a_checkpoint_to_the_plain_model(build: Build, dtype: str) -> None:
+    optim = OptimSection(method="galore", weight_dtype="int8")
+    model = adapted(build(dtype=dtype), optim, seed=1).eval()
+    assert len(int8_layers(model)) == 14
+    logits, tensors = model(input_ids=IDS).logits, model_tensors(model)
+    empty = adapted(build(dtype=dtype, device="meta"), optim, seed=0)
+    adopt_weights(empty, tensors, device="cpu")
+    again = empty.eval()(input_ids=IDS).logits
+    assert torch.equal(again, logits)
+    result = plain(empty).eval()
+    assert result.state_dict().keys() == build().state_dict().keys()
+    assert {type(module) for module in result.modules() if isinstance(module, nn.Linear)} == {nn.Linear}
+    assert torch.equal(result(input_ids=IDS).logits, logits)

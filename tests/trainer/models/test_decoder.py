@@ -1,12 +1,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from transformers import LlamaForCausalLM, PreTrainedModel
 
+from galore.kernels.int8 import quantize
 from galore.trainer.errors import UserError
+from galore.trainer.optim.int8_linear import int8_layers
 
 Build = Callable[..., PreTrainedModel]
 
@@ -118,3 +123,50 @@ def test_eager_and_sdpa_agree(build: Build) -> None:
     eager, sdpa = build(attn_implementation="eager"), build(attn_implementation="sdpa")
     assert eager.config._attn_implementation == "eager"
     torch.testing.assert_close(eager(ids).logits, sdpa(ids).logits)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("source", ["drawn", "folder"])
+def test_weights_in_8_bits_are_those_numbers_rounded(
+    build: Build, tmp_path: Path, source: str, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From a folder they are rounded on the CPU, before the model moves to its device."""
+    fields: dict[str, Any] = {"dtype": dtype, "seed": 3}
+    exact = build(**fields)
+    if source == "folder":
+        exact.save_pretrained(tmp_path / "stored")
+        fields["name_or_path"] = "stored"
+    moved: list[int] = []
+    to = PreTrainedModel.to
+    monkeypatch.setattr(
+        PreTrainedModel, "to", lambda self, *a, **k: moved.append(len(int8_layers(self))) or to(self, *a, **k)
+    )
+    model = build(**fields, in_int8=("self_attn", "mlp"))
+    assert moved == ([14] if source == "folder" else [])
+    for name, module in exact.named_modules():
+        if isinstance(module, nn.Linear) and name != "lm_head":
+            layer, (codes, scales) = model.get_submodule(name), quantize(module.weight)
+            assert torch.equal(layer.weight, codes)
+            assert torch.equal(layer.weight_scale, scales)
+            assert layer.dtype == exact.dtype
+    assert len(int8_layers(model)) == 14
+    assert torch.equal(model.lm_head.weight, exact.lm_head.weight)
+    assert model.dtype == exact.dtype
+    ids = torch.arange(32).view(2, 16)
+    assert (model(ids).logits - exact(ids).logits).norm() < 0.05 * exact(ids).logits.norm()
+
+
+def test_on_meta_8_bits_have_the_same_shapes(build: Build) -> None:
+    planned, model = (build(device=device, dtype="bfloat16", in_int8=("mlp",)) for device in ("meta", "cpu"))
+    kinds = [{k: (t.shape, t.dtype) for k, t in each.state_dict().items()} for each in (planned, model)]
+    assert kinds[0] == kinds[1]
+    assert {layer.dtype for layer in int8_layers(planned)} == {torch.bfloat16}
+
+
+def test_what_cannot_be_kept_in_8_bits_is_refused(build: Build) -> None:
+    with pytest.raises(UserError, match="'embed_tokens' matches no linear layer"):
+        build(in_int8=("embed_tokens",))
+    for device in ("cpu", "meta"):
+        with pytest.raises(UserError, match="shares its weight with the embedding"):
+            build(in_int8=("mlp", "lm_head"), tie_word_embeddings=True, device=device)
+    assert len(int8_layers(build(in_int8=("mlp", "lm_head")))) == 7

@@ -47,3 +47,8 @@ def test_soft_capped_logits_are_left_whole(build: Build, tmp_path: Path) -> None
         num_key_value_heads=1, head_dim=16, final_logit_softcapping=30.0,
     ).save_pretrained(tmp_path / "gemma")  # fmt: skip
     assert split_head(build(name_or_path="gemma", random_init=True, attn_implementation="eager")) is None
+
+
+def test_a_head_in_8_bits_is_left_whole(build: Build) -> None:
+    assert split_head(build(in_int8=("lm_head",))) is None
+    assert split_head(build(in_int8=("mlp",))) is not None

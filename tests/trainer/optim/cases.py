@@ -40,7 +40,7 @@ PRESETS: dict[str, tuple[str, ...]] = {
     "galore-int8": (GALORE, "optim.projector_dtype=int8"),
     "galore-bfloat16": (GALORE, "optim.projector_dtype=bfloat16"),
     "ldadam-8bit": (GALORE, "optim.transport=rotate", "optim.state_dtype=8bit"),
-    "dct-keep": (GALORE, "optim.proj_type=dct"),
+    "dct-keep": (GALORE, "optim.proj_type=dct", "optim.transport=keep"),
     "fira-int4": (GALORE, "optim.residual=fira", "optim.projector_dtype=int4"),
     "apollo-svd": (GALORE, "optim.residual=apollo", "optim.proj_type=svd"),
     "sumo-8bit": (GALORE, "optim.inner=sumo", "optim.state_dtype=8bit"),

@@ -117,10 +117,10 @@ class Statement:
 
     def transport(self, c: Tensor) -> None:
         """The state in another basis, c = P_newᵀ P_old: as it is, from nothing, or as LDAdam, 2410.16103, rotates it."""
-        if self.optim.transport == "reset":
+        if self.optim.effective_transport == "reset":
             self.m, self.v, self.t = torch.zeros_like(self.m), torch.zeros_like(self.v), 0
             self.row, self.column = torch.zeros_like(self.row), torch.zeros_like(self.column)
-        if self.optim.transport == "rotate":
+        if self.optim.effective_transport == "rotate":
             first, second = 1 - self.b1**self.t, 1 - self.b2**self.t
             m_hat, v_hat = self.m / first, self.v / second
             self.v = second * (c**2 @ (v_hat - m_hat**2) + (c @ m_hat) ** 2).abs()

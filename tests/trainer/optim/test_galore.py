@@ -65,6 +65,7 @@ def test_twenty_steps_across_refreshes_equal_the_float64_statement(shape, conven
         proj_type="svd",
         stagger=False,
         convention=convention,
+        transport="keep",
         **settings,
     )
     exact, m, v = w.detach().double(), 0.0, 0.0

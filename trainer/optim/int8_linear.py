@@ -1,0 +1,84 @@
+"""Linear layers whose weight is kept in 8 bits and trained: multiplied as floating point, its gradient handed over as factors.
+
+No m×n gradient exists, and the weight in floating point only while a product takes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from galore.kernels.int8 import dequantize, quantize
+from galore.kernels.linear import Factors
+
+Receive = Callable[[Factors], None]
+
+
+class Int8Linear(nn.Linear):
+    """y = x (s q)ᵀ + bias; `weight` holds the codes q (m, n) in int8, the buffer `weight_scale` s (m, n / group) in bf16.
+
+    `receive` takes the factors of the weight's gradient; without one there is none.
+    """
+
+    weight_scale: Tensor
+    receive: Receive | None = None
+    transposed: bool | None = None  # how `receive` wants them oriented
+    dtype: torch.dtype  # that products are computed in
+
+    @property
+    def floating(self) -> Tensor:
+        """s q (m, n) in `dtype`, made anew."""
+        return dequantize(self.weight, self.weight_scale, self.dtype)
+
+    def forward(self, x: Tensor) -> Tensor:  # (…, n) → (…, m)
+        if self.receive is None or not torch.is_grad_enabled():
+            return nn.functional.linear(x, self.floating, self.bias)
+        handle = torch.empty(0, device=x.device, requires_grad=True)  # so that there is a backward if x needs none
+        y: Tensor = _Int8Linear.apply(x, handle, self.bias, self)  # type: ignore[no-untyped-call]
+        return y
+
+
+class _Int8Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, handle: Tensor, bias: Tensor | None, layer: Int8Linear) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.layer = layer
+        return nn.functional.linear(x, layer.floating, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, None, Tensor | None, None]:
+        (x,), (dy,), layer = ctx.saved_tensors, grads, ctx.layer
+        # first: the receiver may update the weight at once
+        dx = dy @ layer.floating if ctx.needs_input_grad[0] else None
+        layer.receive(Factors.of(x, dy, layer.transposed))
+        return dx, None, dy.flatten(0, -2).sum(0) if ctx.needs_input_grad[2] else None, None
+
+
+@torch.no_grad()
+def to_int8(linear: nn.Module) -> None:
+    """Make an `Int8Linear` of a linear layer, in place, its weight rounded to nearest."""
+    assert isinstance(linear, nn.Linear)
+    dtype = linear.weight.dtype
+    codes, scales = quantize(linear.weight)
+    linear.weight = nn.Parameter(codes, requires_grad=False)
+    linear.register_buffer("weight_scale", scales)
+    linear.__class__ = Int8Linear
+    linear.dtype = dtype  # type: ignore[assignment]
+
+
+@torch.no_grad()
+def to_floating(model: nn.Module) -> None:
+    """Make plain linear layers of all `Int8Linear` of `model`, in place."""
+    for layer in int8_layers(model):
+        weight = nn.Parameter(layer.floating)
+        del layer._buffers["weight_scale"]
+        plain: nn.Module = layer
+        plain.__class__ = nn.Linear
+        layer.weight = weight
+
+
+def int8_layers(model: nn.Module) -> list[Int8Linear]:
+    return [module for module in model.modules() if isinstance(module, Int8Linear)]
