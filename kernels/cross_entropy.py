@@ -133,7 +133,7 @@ class _LinearLoss(torch.autograd.Function):
             if d_weight is not None:
                 d_weight.add(logits, hidden[here])
             del logits  # before the next ones come
-        ctx.save_for_backward(d_hidden, d_weight.sum if d_weight else None)
+        ctx.gradients = [d_hidden, d_weight.sum if d_weight else None]  # not saved tensors: those could not be given up
         ctx.dtype = hidden.dtype
         z = z_loss * squares
         ctx.mark_non_differentiable(nll, z)
@@ -143,8 +143,11 @@ class _LinearLoss(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, upstream: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         scale = upstream.item()  # a number multiplies bf16 in fp32; a tensor would be rounded to bf16 first
-        gradients = (None if g is None else _scaled(g, scale, ctx.dtype) for g in ctx.saved_tensors)
-        return (*gradients, None, None, None, None, None)
+        made, last = ctx.gradients, not _keeps_graph()
+        ctx.gradients = None if last else made
+        if made is None:
+            raise RuntimeError("backward through this loss a second time needs retain_graph=True the first time")
+        return (*(_scaled(made, at, scale, ctx.dtype, last) for at in (0, 1)), None, None, None, None, None)
 
 
 class _WeightGradient:
@@ -167,8 +170,19 @@ class _WeightGradient:
             self.sum[here] += d_logits[:, here].T @ hidden
 
 
-def _scaled(gradient: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
-    """scale · gradient in `dtype`, without a second fp32 copy of a large gradient."""
+def _keeps_graph() -> bool:
+    """Whether the backward that is running may be asked again; where torch does not tell, it may."""
+    asked = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
+    return True if asked is None else bool(asked())
+
+
+def _scaled(made: list[Tensor | None], at: int, scale: float, dtype: torch.dtype, last: bool) -> Tensor | None:
+    """scale · made[at] in `dtype`, without a second fp32 copy of a large gradient; in place where it is the `last` use."""
+    gradient = made[at]
+    if last:
+        made[at] = None
+    if gradient is None or (last and gradient.dtype == dtype):
+        return None if gradient is None else gradient.mul_(scale)
     out = torch.empty_like(gradient, dtype=dtype)
     for at in range(0, len(out), VOCABULARY_BLOCK):
         here = slice(at, at + VOCABULARY_BLOCK)
