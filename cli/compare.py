@@ -21,7 +21,7 @@ def compare(
         str,
         typer.Option(
             metavar="A,B,…",
-            help="full, full-8bit, adafactor, muon, galore, galore-8bit, galore-keep, galore-svd, ldadam, fira, apollo, apollo-mini, q-galore, dct, sumo, galore-muon, galore-adafactor, frugal, lora, relora, low-rank; each may carry settings: galore:optim.rank=32.",
+            help="full, full-8bit, adafactor, muon, galore, galore-8bit, galore-keep, galore-svd, ldadam, fira, apollo, apollo-mini, q-galore, dct, sumo, galore-muon, galore-adafactor, frugal, frugal-rotate, lora, relora, low-rank; each may carry settings: galore:optim.rank=32.",
         ),
     ] = "full,galore,lora",
     learning_rates: Annotated[

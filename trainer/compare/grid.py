@@ -35,6 +35,7 @@ METHODS: dict[str, tuple[str, ...]] = {
     "galore-muon": ("optim.method=galore", "optim.inner=muon", "optim.transport=rotate"),
     "galore-adafactor": ("optim.method=galore", "optim.inner=adafactor", "optim.transport=rotate"),
     "frugal": ("optim.method=galore", "optim.residual=frugal", "optim.transport=reset"),
+    "frugal-rotate": ("optim.method=galore", "optim.residual=frugal", "optim.transport=rotate"),
     "lora": ("optim.method=lora",),
     "relora": ("optim.method=lora", "optim.adapter=relora"),
     "low-rank": ("optim.method=lora", "optim.adapter=factors", "optim.lora_dropout=0"),
