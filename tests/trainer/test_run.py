@@ -380,8 +380,8 @@ def test_out_of_memory_in_the_middle_of_an_update_saves_nothing(corpus, tmp_path
 
 
 def test_out_of_memory_names_settings_that_fit_and_they_resume(corpus, tmp_path, monkeypatch):
-    large = ["train.micro_batch_size=8"]
-    room = needed(corpus, large) - 1
+    large = ["train.micro_batch_size=8", "data.max_length=512", "optim.weight_rounding=nearest"]  # activations count
+    room = needed(corpus, [*large, "train.micro_batch_size=1"])
     with monkeypatch.context() as patch:
         patch.setattr(shortage, "card_of", lambda run: replace(card("rtx4090"), usable_low=room, usable_high=room))
         out_of_memory_in(patch, 2)

@@ -131,7 +131,7 @@ def test_several_changes_together_of_which_none_can_be_left_out(wide: Callable[.
         assert not fits(loaded, rest, on, brief=True), left_out
     assert [trial.profile.fits for trial in found.mildest] == [False] * (len(settings) - 1) + [True]
     assert [trial.cost for trial in found.mildest] == sorted((trial.cost for trial in found.mildest), key=COSTS.index)
-    assert all(trial.gained > 0 for trial in found.mildest)
+    assert all(trial.gained >= 0 for trial in found.mildest)  # 0: less within the segments that are there
 
 
 # -- the search itself, on needs that are made up
