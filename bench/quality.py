@@ -5,8 +5,9 @@
     python bench/quality.py final DATA OUT METHODS     the whole budget at each method's best point of the sweep
     python bench/quality.py table OUT                  Markdown of all of them
 
-METHODS as `galore compare` takes them. DATA holds litbank_fiction.{train,validation}.jsonl.gz. What is in OUT
-is not run again; QUALITY_SEEDS=1,2,3 are those of `final` (1).
+METHODS as `galore compare` takes them; `:order=bf16` adds updates of int8 weights in bf16 before they are rounded, as
+Q-GaLore's code does. DATA holds litbank_fiction.{train,validation}.jsonl.gz. What is in OUT is not run again;
+QUALITY_SEEDS=1,2,3 are those of `final` (1) and of `ablate` (0).
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from statistics import mean
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from galore.kernels import int8, projection
 from galore.trainer.build import build
 from galore.trainer.compare import grid
 from galore.trainer.loop import train
@@ -47,8 +50,8 @@ LORA = [(0.001, 1.0), (0.003, 1.0), (0.01, 1.0)]
 POINTS = {
     "full": ADAM_LIKE,
     "full-8bit": ADAM_LIKE,
-    "adafactor": ADAM_LIKE,
-    "muon": ADAM_LIKE,
+    "adafactor": [(0.02, 0.006), *ADAM_LIKE],
+    "muon": [*ADAM_LIKE, (0.02, 0.1)],
     "q-galore": IN_SUBSPACE,
     "dct": IN_SUBSPACE,
     "sumo": IN_SUBSPACE,
@@ -59,15 +62,18 @@ POINTS = {
     "galore-8bit": IN_SUBSPACE,
     "galore-svd": IN_SUBSPACE,
     "ldadam": IN_SUBSPACE,
-    "fira": [(0.02, 0.0125), (0.02, 0.025), (0.02, 0.05)],
-    "apollo": [(0.02, 0.03), (0.02, 0.06), (0.02, 0.12)],
-    "apollo-mini": [(0.02, 0.015), (0.02, 0.03), (0.02, 0.06)],
+    "fira": [*ADAM_LIKE, (0.02, 0.1)],
+    "apollo": [*IN_SUBSPACE, (0.02, 0.24)],
+    "apollo-mini": [(0.02, 0.0075), (0.02, 0.015), (0.02, 0.03), (0.02, 0.06)],
     "frugal-rotate": ADAM_LIKE,
-    "frugal": [(0.02, 0.0125), (0.02, 0.025), (0.02, 0.05)],
+    "frugal": ADAM_LIKE,
     "lora": LORA,
     "relora": LORA,
     "low-rank": LORA,
 }
+
+
+ORDER_OF_Q_GALORE = "order=bf16"
 
 
 class Silent:
@@ -77,9 +83,24 @@ class Silent:
         return lambda *args: None
 
 
+def add_update_in_bf16_(
+    codes: Tensor, scales: Tensor, update: Tensor, *, alpha: float, decay: float, **how: Any
+) -> None:
+    """`add_update_int8_`, but W + alpha·U is a bf16 sum; only the codes are rounded stochastically."""
+    weight = int8.dequantize(codes, scales, torch.bfloat16)
+    added = weight * decay + (alpha * update.view_as(weight)).bfloat16()
+    moved = added.float() - int8.dequantize(codes, scales, torch.float32)
+    EXACT(codes, scales, moved, alpha=1.0, decay=1.0, noise=how["noise"])
+
+
+EXACT = int8.add_update_int8_
+
+
 def run(data: Path, method: str, lr: float, scale: float, steps: int, seed: int) -> dict[str, Any]:
     """One training run; returns its held-out loss and what it cost."""
     name, *settings = method.split(":")
+    projection.add_update_int8_ = add_update_in_bf16_ if ORDER_OF_Q_GALORE in settings else EXACT  # type: ignore[attr-defined]
+    settings = [setting for setting in settings if setting != ORDER_OF_Q_GALORE]
     overrides = [
         *grid.METHODS[name],
         *EXTRA.get(name, ()),
@@ -163,6 +184,10 @@ def table(out: Path) -> None:
         )
 
 
+def seeds(default: str) -> list[int]:
+    return [int(seed) for seed in os.environ.get("QUALITY_SEEDS", default).split(",")]
+
+
 def main() -> None:
     command, *words = sys.argv[1:]
     if command == "table":
@@ -176,10 +201,9 @@ def main() -> None:
         found = best(out)
         point = found.get(method) or found[method.split(":")[0]]  # galore:optim.rank=32 is run at the point of galore
         if command == "ablate":
-            measure(data, out, [(method, *point, SWEEP_STEPS, 0)])
+            measure(data, out, [(method, *point, SWEEP_STEPS, seed) for seed in seeds("0")])
         else:
-            seeds = os.environ.get("QUALITY_SEEDS", "1").split(",")
-            measure(data, out, [(method, *point, STEPS, int(seed)) for seed in seeds])
+            measure(data, out, [(method, *point, STEPS, seed) for seed in seeds("1")])
 
 
 if __name__ == "__main__":

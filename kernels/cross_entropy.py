@@ -9,6 +9,9 @@ them. No product is computed twice. Softmax and loss are fp32 arithmetic whateve
 
 The z-loss c·lse², lse = log Σ exp z, which keeps the logits from drifting (Chowdhery et al., arXiv 2204.02311), adds
 2c·lse·p to dz. lse = z_t - log p_t, so that no logit is read again.
+
+dW of chunks of rows is summed in fp32. Where that would take more memory than the chunks spare, as with few tokens and a wide
+model, dW is made by chunks of the vocabulary in a second pass, from the lse of the first: one product more, no sum.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ CHUNKS = 36  # of more logits than that, so that what exists of them, fp32 copie
 SMALLEST_CHUNK = {"cpu": 320, "cuda": 224}  # rows: of fewer, adding up the weight's gradient takes too large a share
 SOFTMAX_ELEMENTS = {"cpu": 2**19, "cuda": 2**21}  # of the fp32 copy: 2 MiB stays in the cache; fewer launches on a GPU
 VOCABULARY_BLOCK = 8192  # rows of dW done together where they are fp32
+VOCABULARY_CHUNK = 2048  # columns of logits at a time in a second pass
 UNDERFLOW = 1e-30  # below this -log p_t is read from the logits, not from p_t
 
 
@@ -64,8 +68,7 @@ def linear_loss(
         targets: class of every row, (n,) int64; rows equal to `ignore_index` count for nothing.
         ignore_index: target to leave out; None when there is none to look for, which spares a GPU a synchronisation.
         chunk: rows whose logits exist at the same time. None takes equal chunks of at most 64 MiB of bf16 logits, and at
-            most a 36th of them; or a single one, where the fp32 sum of the weight's gradient over several would take more
-            than the logits.
+            most a 36th of them.
         z_loss: coefficient.
 
     Returns:
@@ -81,8 +84,9 @@ def linear_loss(
             hidden, targets = hidden.index_select(0, kept), targets.index_select(0, kept)
     needs = torch.is_grad_enabled()
     wants_hidden, wants_weight = needs and hidden.requires_grad, needs and weight.requires_grad
-    rows = chunk or _chunk_rows(len(targets), weight, wants_weight)
-    sums = _LinearLoss.apply(hidden, weight, targets, rows, wants_hidden, wants_weight, z_loss)  # type: ignore[no-untyped-call]
+    rows = chunk or _chunk_rows(len(targets), weight)
+    twice = wants_weight and chunk is None and _sum_costs_more(len(targets), rows, weight)
+    sums = _LinearLoss.apply(hidden, weight, targets, rows, wants_hidden, wants_weight, twice, z_loss)  # type: ignore[no-untyped-call]
     return LossSums(*sums)
 
 
@@ -95,16 +99,18 @@ def _check(hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int | None) -
         raise ValueError(f"chunk must be at least 1 row, not {chunk}")
 
 
-def _chunk_rows(rows: int, weight: Tensor, wants_weight: bool) -> int:
+def _chunk_rows(rows: int, weight: Tensor) -> int:
     """Rows per chunk, all equal so that no small one is left over at the end."""
-    elements = rows * weight.shape[0]
-    chunks = max(1, ceil(elements / CHUNK_ELEMENTS))
+    chunks = max(1, ceil(rows * weight.shape[0] / CHUNK_ELEMENTS))
     if chunks > 1:
         chunks = max(chunks, min(CHUNKS, rows // SMALLEST_CHUNK.get(device_type(weight), 224)))
-    chunk = max(1, ceil(rows / chunks))
-    widening = _arithmetic(weight).itemsize / weight.dtype.itemsize - 1  # of the summed gradient, per element of dW
-    spared_rows, lost_rows = rows - chunk, weight.shape[1] * widening * wants_weight
-    return chunk if spared_rows > lost_rows else max(1, rows)
+    return max(1, ceil(rows / chunks))
+
+
+def _sum_costs_more(rows: int, chunk: int, weight: Tensor) -> bool:
+    """Whether summing dW over chunks, in fp32, takes more bytes than the logits that chunks spare."""
+    widening = _arithmetic(weight).itemsize / weight.dtype.itemsize - 1  # per element of dW
+    return chunk < rows and weight.shape[1] * widening >= rows - chunk
 
 
 class _LinearLoss(torch.autograd.Function):
@@ -117,25 +123,28 @@ class _LinearLoss(torch.autograd.Function):
         rows: int,
         wants_hidden: bool,
         wants_weight: bool,
+        twice: bool,
         z_loss: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        nll, squares = _zero(hidden), _zero(hidden)
+        nll, lse = (
+            torch.empty_like(targets, dtype=_arithmetic(hidden)),
+            torch.empty_like(targets, dtype=_arithmetic(hidden)),
+        )
         d_hidden = torch.empty_like(hidden) if wants_hidden else None
-        d_weight = _WeightGradient(weight, single=len(targets) <= rows) if wants_weight else None
+        summed = _WeightGradient(weight, single=len(targets) <= rows) if wants_weight and not twice else None
         for at in range(0, len(targets), rows):
             here = slice(at, at + rows)
             logits = hidden[here] @ weight.T
-            here_nll, here_squares = softmax_minus_onehot_(logits, targets[here], z_loss)
-            nll += here_nll
-            squares += here_squares
+            softmax_minus_onehot_(logits, targets[here], nll[here], lse[here], z_loss)
             if d_hidden is not None:
                 torch.mm(logits, weight, out=d_hidden[here])
-            if d_weight is not None:
-                d_weight.add(logits, hidden[here])
+            if summed is not None:
+                summed.add(logits, hidden[here])
             del logits  # before the next ones come
-        ctx.gradients = [d_hidden, d_weight.sum if d_weight else None]  # not saved tensors: those could not be given up
+        d_weight = _by_vocabulary(hidden, weight, targets, lse, z_loss) if twice else summed and summed.sum
+        ctx.gradients = [d_hidden, d_weight]  # not saved tensors: those could not be given up
         ctx.dtype = hidden.dtype
-        z = z_loss * squares
+        nll, z = nll.sum(), z_loss * lse.square().sum()
         ctx.mark_non_differentiable(nll, z)
         return nll + z, nll, z
 
@@ -147,7 +156,7 @@ class _LinearLoss(torch.autograd.Function):
         ctx.gradients = None if last else made
         if made is None:
             raise RuntimeError("backward through this loss a second time needs retain_graph=True the first time")
-        return (*(_scaled(made, at, scale, ctx.dtype, last) for at in (0, 1)), None, None, None, None, None)
+        return (*(_scaled(made, at, scale, ctx.dtype, last) for at in (0, 1)), *[None] * 6)
 
 
 class _WeightGradient:
@@ -170,6 +179,18 @@ class _WeightGradient:
             self.sum[here] += d_logits[:, here].T @ hidden
 
 
+def _by_vocabulary(hidden: Tensor, weight: Tensor, targets: Tensor, lse: Tensor, z_loss: float) -> Tensor:  # (V, d)
+    """dW, chunk by chunk of the vocabulary, from hidden (n, d), targets (n,) and log Σ exp of each row's logits, (n,)."""
+    d_weight = torch.empty_like(weight)
+    for at in range(0, len(weight), VOCABULARY_CHUNK):
+        here = slice(at, at + VOCABULARY_CHUNK)
+        logits = hidden @ weight[here].T
+        exp_minus_onehot_(logits, targets - at, lse, z_loss)
+        torch.mm(logits.T, hidden, out=d_weight[here])
+        del logits
+    return d_weight
+
+
 def _keeps_graph() -> bool:
     """Whether the backward that is running may be asked again; where torch does not tell, it may."""
     asked = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
@@ -190,28 +211,41 @@ def _scaled(made: list[Tensor | None], at: int, scale: float, dtype: torch.dtype
     return out
 
 
-def softmax_minus_onehot_(logits: Tensor, targets: Tensor, z_loss: float = 0.0) -> tuple[Tensor, Tensor]:
+def softmax_minus_onehot_(logits: Tensor, targets: Tensor, losses: Tensor, lse: Tensor, z_loss: float = 0.0) -> None:
     """Overwrite logits z (c, V) by the gradient of their loss, softmax(z)·(1 + 2·z_loss·lse) - onehot(targets).
 
-    Returns:
-        Σ -log p_t, and Σ lse², the latter only where it counts, ().
+    Args:
+        losses, lse: (c,), written: -log p_t, and log Σ exp z.
     """
-    nll, squares = _zero(logits), _zero(logits)
     rows = max(1, SOFTMAX_ELEMENTS.get(device_type(logits), 2**21) // logits.shape[1])
-    for block, target in zip(torch.split(logits, rows), torch.split(targets.unsqueeze(1), rows), strict=True):
-        p = torch.softmax(block, dim=1, dtype=nll.dtype)
+    for block, target, loss, sums in zip(
+        *(torch.split(each, rows) for each in (logits, targets.unsqueeze(1), losses, lse)), strict=True
+    ):
+        p = torch.softmax(block, dim=1, dtype=losses.dtype)
         p_target = p.gather(1, target)
-        losses = _losses(block, target, p_target)
-        nll += losses.sum()
+        losses_here = _losses(block, target, p_target)
+        loss.copy_(losses_here.squeeze(1))
+        lse_here = losses_here + block.gather(1, target)
+        sums.copy_(lse_here.squeeze(1))
         if z_loss:
-            lse = losses + block.gather(1, target)
-            squares += lse.square().sum()
-            share = 1 + 2 * z_loss * lse
+            share = 1 + 2 * z_loss * lse_here
             p_target = p_target * share
             p.mul_(share)
         block.copy_(p.scatter_(1, target, p_target - 1))
         del p  # before the next one comes
-    return nll, squares
+
+
+def exp_minus_onehot_(logits: Tensor, targets: Tensor, lse: Tensor, z_loss: float = 0.0) -> None:
+    """The same of some columns z (n, c) of the logits, given lse (n,); `targets` (n,) outside 0 … c - 1 lie in other columns."""
+    rows = max(1, SOFTMAX_ELEMENTS.get(device_type(logits), 2**21) // logits.shape[1])
+    last = logits.shape[1] - 1
+    for block, target, sums in zip(*(torch.split(each, rows) for each in (logits, targets, lse)), strict=True):
+        p = block.to(lse.dtype).sub_(sums.unsqueeze(1)).exp_()
+        if z_loss:
+            p.mul_((1 + 2 * z_loss * sums).unsqueeze(1))
+        inside = ((target >= 0) & (target <= last)).to(p.dtype)
+        block.copy_(p.scatter_add_(1, target.clamp(0, last).unsqueeze(1), -inside.unsqueeze(1)))
+        del p
 
 
 def _losses(logits: Tensor, targets: Tensor, p_target: Tensor) -> Tensor:
@@ -220,10 +254,6 @@ def _losses(logits: Tensor, targets: Tensor, p_target: Tensor) -> Tensor:
         return -p_target.log()
     z = logits.to(p_target.dtype)
     return z.logsumexp(1, keepdim=True) - z.gather(1, targets)
-
-
-def _zero(like: Tensor) -> Tensor:
-    return torch.zeros((), dtype=_arithmetic(like), device=like.device)
 
 
 def _arithmetic(tensor: Tensor) -> torch.dtype:

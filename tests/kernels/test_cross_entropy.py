@@ -114,18 +114,42 @@ def test_many_vocabulary_blocks_and_softmax_blocks(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("rows", "dtype", "wants_weight", "expected"),
+    ("rows", "dtype", "expected"),
     [
-        (60, torch.bfloat16, True, 60),  # two chunks would spare 30 rows of logits and widen a sum of 40
-        (60, torch.bfloat16, False, 30),  # a frozen head has no such sum
-        (60, torch.float32, True, 30),  # and in fp32 it is no wider
-        (160, torch.bfloat16, True, 40),
+        (60, torch.bfloat16, True),  # two chunks spare 30 rows of logits and would widen a sum of 40
+        (60, torch.float32, False),  # in fp32 it is no wider
+        (160, torch.bfloat16, False),
+        (40, torch.bfloat16, False),  # one chunk: nothing is summed
     ],
 )
-def test_chunks_spare_more_than_their_summed_gradient_takes(monkeypatch, rows, dtype, wants_weight, expected):
+def test_a_second_pass_spares_the_sum_where_that_is_larger_than_what_chunks_spare(monkeypatch, rows, dtype, expected):
     monkeypatch.setattr(cross_entropy, "CHUNK_ELEMENTS", 40 * 100)
-    weight = torch.empty(100, 40, dtype=dtype)
-    assert cross_entropy._chunk_rows(rows, weight, wants_weight) == expected
+    passes: list[int] = []
+    second = cross_entropy._by_vocabulary
+    monkeypatch.setattr(cross_entropy, "_by_vocabulary", lambda *how: (passes.append(1), second(*how))[1])
+    hidden, weight, targets = case(rows, 40, 100, dtype, ignored=0.0)
+    linear_cross_entropy(hidden.requires_grad_(), weight, targets).backward()
+    assert not passes  # a frozen head has no sum
+    linear_cross_entropy(hidden, weight.requires_grad_(), targets).backward()
+    assert bool(passes) is expected
+
+
+@pytest.mark.parametrize("z_loss", [0.0, 0.3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("n", "d", "vocab", "columns"), [(129, 48, 1000, 128), (64, 33, 257, 256), (17, 8, 30, 100)])
+def test_a_second_pass_is_as_exact_as_full_logits(monkeypatch, n, d, vocab, columns, dtype, z_loss):
+    monkeypatch.setattr(cross_entropy, "CHUNK_ELEMENTS", 16 * vocab)
+    monkeypatch.setattr(cross_entropy, "VOCABULARY_CHUNK", columns)
+    monkeypatch.setitem(cross_entropy.SOFTMAX_ELEMENTS, "cpu", 11 * min(columns, vocab))
+    monkeypatch.setattr(cross_entropy, "_sum_costs_more", lambda *how: True)
+    inputs = case(n, d, vocab, dtype)
+    in_double = tuple(t.double() if t.is_floating_point() else t for t in inputs)
+    exact = loss_and_gradients(full_logits_with_z, in_double, 0.37, z_loss=z_loss)
+    plain = loss_and_gradients(full_logits_with_z, inputs, 0.37, z_loss=z_loss)
+    ours = loss_and_gradients(ours_with_z, inputs, 0.37, z_loss=z_loss)
+    slack = 1.25 if dtype == torch.bfloat16 else 2.0
+    for name, mine, torchs, truth in zip(("loss", "d_hidden", "d_weight"), ours, plain, exact, strict=True):
+        assert error(mine, truth) <= slack * error(torchs, truth) + 2e-7, name
 
 
 def test_default_chunks_are_equal_and_small_enough(monkeypatch):
@@ -142,7 +166,7 @@ def test_default_chunks_are_equal_and_small_enough(monkeypatch):
 @pytest.mark.parametrize(
     ("rows", "vocab", "expected"),
     [
-        (1024, 32_000, 1024),
+        (1024, 32_000, 1024),  # 64 MiB
         (1100, 32_000, 275),
         (2047, 32_000, 228),
         (8188, 32_000, 228),
@@ -152,7 +176,7 @@ def test_default_chunks_are_equal_and_small_enough(monkeypatch):
 )
 def test_of_many_logits_there_are_36_chunks_and_none_too_small_or_too_large(rows, vocab, expected):
     with meta_stands_for("cuda"):
-        assert cross_entropy._chunk_rows(rows, torch.empty(vocab, 8, device="meta"), True) == expected
+        assert cross_entropy._chunk_rows(rows, torch.empty(vocab, 8, device="meta")) == expected
 
 
 def test_float64_gradcheck():

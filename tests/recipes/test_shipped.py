@@ -6,12 +6,23 @@ from pathlib import Path
 
 import pytest
 
+from galore.trainer.format import GIB
+from galore.trainer.memory.cards import card
+from galore.trainer.memory.plan import profile_on
 from galore.trainer.recipe.load import load_recipe
 from galore.trainer.recipe.schema import Recipe
 from galore.trainer.recipe.shipped import FOLDER, about, shipped_names
 
 NAMES = shipped_names()
 SIZES = ["60m", "130m", "350m", "1b", "7b"]
+
+CARDS = {  # GiB that each may take of its card, with the context, at sequences of 2,048
+    "llama-7b-24gb": ("rtx4090", 22.0, 1024),
+    "llama-7b-16gb": ("rtx4080", 14.0, 512),
+    "llama-7b-12gb": ("rtx4070", 10.5, 256),
+    "llama-13b-24gb": ("rtx4090", 22.0, 512),
+    "llama-1b-8gb": ("rtx3070", 7.0, 512),
+}
 
 # hidden, intermediate, heads, layers, learning rate, rank, T, steps, warm-up, clip
 PAPER = {
@@ -27,7 +38,7 @@ def test_names() -> None:
     variants = ["", "-full", "-galore", "-galore-8bit", "-lora"]
     expected = [f"llama-{size}{variant}" for size in SIZES for variant in variants]
     expected.remove("llama-7b-full")  # 50 GiB of weights, gradients and states: no single consumer GPU holds them
-    assert ["demo", "finetune-instruct", *expected] == NAMES
+    assert sorted(["demo", "continue-pretraining", "finetune-instruct", *expected, *CARDS]) == sorted(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -47,8 +58,28 @@ def test_editor_header_points_to_the_schema_beside_it(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in NAMES if name.count("-") > 1])
 def test_variants_are_derived_not_cloned(name: str) -> None:
     text = (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
-    assert f"\nextends: {'-'.join(name.split('-')[:2])}\n" in text
-    assert len(text.splitlines()) < 10
+    parent = "llama-7b" if name == "llama-13b-24gb" else "-".join(name.split("-")[:2])
+    assert f"\nextends: {parent}\n" in text
+    assert len(text.splitlines()) < (25 if name in CARDS else 10)
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_card_recipes_hold_a_real_batch(name: str) -> None:
+    recipe = load_recipe(name).recipe
+    assert recipe.data.max_length == 2048
+    assert recipe.data.packing == "packed"
+    assert recipe.train.global_batch_size * recipe.data.max_length >= 131_072
+    assert recipe.optim.update == "accumulate"
+    assert recipe.optim.rank == CARDS[name][2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CARDS)
+def test_card_recipes_fit_with_room_to_spare(name: str) -> None:
+    gpu, gibibytes, _ = CARDS[name]
+    profile = profile_on(load_recipe(name), card(gpu))
+    assert profile.fits
+    assert profile.total.high <= gibibytes * GIB
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -70,7 +101,7 @@ def test_paper_settings(size: str) -> None:
 @pytest.mark.parametrize("size", SIZES)
 def test_variants_differ_in_the_method_only(size: str) -> None:
     base = load_recipe(f"llama-{size}").recipe
-    for name in [name for name in NAMES if name.startswith(f"llama-{size}-")]:
+    for name in [name for name in NAMES if name.startswith(f"llama-{size}-") and name not in CARDS]:
         recipe = load_recipe(name).recipe
         assert recipe.model_copy(update={"optim": base.optim}) == base
         method = name.split("-")[2]
@@ -87,6 +118,14 @@ def test_demo_needs_no_network_and_fits_a_laptop() -> None:
     assert recipe.model.name_or_path is None
     assert recipe.train.max_steps is not None
     assert recipe.train.max_steps * recipe.train.global_batch_size * recipe.data.max_length < 2_000_000
+
+
+def test_continued_pretraining_needs_a_model_and_text_only() -> None:
+    recipe = load_recipe("continue-pretraining").recipe
+    assert recipe.model.name_or_path is not None
+    assert recipe.model.vocab_size is None
+    assert (recipe.data.instruct, recipe.data.packing, recipe.data.tokenizer) == (False, "packed", None)
+    assert recipe.train.global_batch_size * recipe.data.max_length >= 131_072
 
 
 def test_the_instruction_recipe_needs_a_path_and_a_model_only() -> None:
