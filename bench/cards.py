@@ -50,7 +50,7 @@ def main() -> None:
         for settings in ([], *OTHERS.get(name, ())):
             label = " ".join([name, *settings])
             one = profiled(name, settings, 1)
-            held = [f"{each / GIB:.2f}" for each in one.categories().values()]
+            held = [f"{each / GIB:.2f}" for each in one.categories.values()]
             print(f"| {label} | {' | '.join(held)} | {one.total.high / GIB:.2f} |", flush=True)
             rows.append((label, CARDS[name], *largest(name, settings)))
     print("\n| recipe | card | of, GiB | largest micro-batch × 2,048 | its total, GiB |\n|---|---|---|---|---|")

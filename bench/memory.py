@@ -26,6 +26,13 @@ METHODS = {
     "GaLore, SVD": ["optim.proj_type=svd"],
     "GaLore, randomized, checkpointing": ["optim.proj_type=randomized", "train.gradient_checkpointing=true"],
     "GaLore 8-bit": ["optim.state_dtype=8bit"],
+    "GaLore, every switch of the small cards": [
+        "optim.weight_dtype=int8",
+        "optim.projector_dtype=int4",
+        "optim.state_dtype=8bit",
+        "optim.accumulator_dtype=bfloat16",
+        "train.gradient_checkpointing=true",
+    ],
     "LoRA": ["optim.method=lora"],
 }
 HOOK = ["optim.update=immediate", "optim.refresh=first-micro-batch", "optim.max_grad_norm=null"]

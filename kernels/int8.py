@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from galore.kernels.rounding import blocks_of
+from galore.kernels.rounding import blocks_of, updated_
 
 LARGEST = 127
 SMALLEST_GROUP, LARGEST_GROUP = 32, 128
@@ -72,10 +72,8 @@ def add_update_int8_(
     """
     size = group_size(codes.shape[1])
     old = scales.view(-1).float()
-    value = (codes.view(-1, size) * old[:, None]).mul_(1.0 if decay_after else decay)
-    value.add_(update.view(-1, size), alpha=alpha)
-    if decay_after:
-        value.mul_(decay)
+    value = codes.view(-1, size) * old[:, None]
+    updated_(value, update.view(-1, size), alpha, decay, decay_after)
     largest = value.abs().amax(1)
     kept = (largest <= LARGEST * old) & (largest >= LARGEST / 2 * old)
     scale = torch.where(kept, old, _scale_for(largest, HEADROOM).float())

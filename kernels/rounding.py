@@ -140,10 +140,10 @@ def add_update_(
         scratch: fp32 (k,) or more, which fp32 sums of a bf16 w are formed in; None allocates.
     """
     if w.dtype == torch.float32:
-        _updated_(w, update, alpha, decay, decay_after)
+        updated_(w, update, alpha, decay, decay_after)
         return
     value = w.float() if scratch is None else scratch[: w.numel()].copy_(w)
-    _updated_(value, update, alpha, decay, decay_after)
+    updated_(value, update, alpha, decay, decay_after)
     store_rounded_(w, value, noise)
 
 
@@ -165,11 +165,11 @@ def add_update_compensated_(
         noise: see `store_compensated_`.
     """
     value = read_compensated(w, compensation)
-    _updated_(value, update, alpha, decay, decay_after)
+    updated_(value, update, alpha, decay, decay_after)
     store_compensated_(w, compensation, value, noise)
 
 
-def _updated_(value: Tensor, update: Tensor, alpha: float, decay: float, decay_after: bool) -> None:
+def updated_(value: Tensor, update: Tensor, alpha: float, decay: float, decay_after: bool) -> None:
     """value ← decay·value + alpha·update, or decay·(value + alpha·update), in fp32."""
     if decay != 1.0 and not decay_after:
         value.mul_(decay)

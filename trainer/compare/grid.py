@@ -21,6 +21,7 @@ METHODS: dict[str, tuple[str, ...]] = {
     "galore-svd": ("optim.method=galore", "optim.proj_type=svd", "optim.transport=keep"),
     "ldadam": ("optim.method=galore", "optim.transport=rotate"),
     "fira": ("optim.method=galore", "optim.residual=fira", "optim.transport=keep"),
+    "fira-rotate": ("optim.method=galore", "optim.residual=fira", "optim.transport=rotate"),
     "apollo": ("optim.method=galore", "optim.residual=apollo", "optim.proj_type=random"),
     "apollo-mini": ("optim.method=galore", "optim.residual=apollo-mini", "optim.proj_type=random", "optim.rank=1"),
     "q-galore": (

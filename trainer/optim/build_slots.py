@@ -85,7 +85,7 @@ def build_slots(
     for index, (name, parameter, group) in enumerate(members):
         _check(name, parameter, group)
         if group["transport"] is None:
-            found = group["proj_type"] != "random" and group["residual"] == "none" and group["convention"] == "paper"
+            found = group["proj_type"] != "random" and group["convention"] == "paper"
             group["transport"] = "rotate" if found else "keep"
         if group["scale"] is None:
             within = group["rank"] is not None and group["residual"] in ("none", "fira")

@@ -68,7 +68,7 @@ class GaLoreAdamW(Stored):
             (momentum, orthogonalised by Newton-Schulz), `sumo` (exactly orthogonalised).
         momentum: decay of the momentum of `muon` and `sumo`.
         transport: what the moments do when a layer's basis changes: `keep`, `reset`, or `rotate` into the new one (LDAdam);
-            None rotates, and keeps with a residual, `random` subspaces, and `reference`.
+            None rotates, and keeps with `random` subspaces and `reference`.
         residual: what is added from outside the subspace, `none`, `fira`, `apollo`, `apollo-mini` or `frugal`; all but
             `none` need the whole summed gradient, see `trainer.optim.residual`.
         projector_dtype: how P is kept, `float32`, `bfloat16`, `int8` or `int4`; by default as the weight.

@@ -74,7 +74,7 @@ class OptimSection(Section):
     momentum: float = Field(0.95, ge=0, lt=1, description="muon, sumo: decay of the momentum")
     transport: Literal["keep", "reset", "rotate"] | None = Field(
         None,
-        description="What the moments do when a layer's subspace changes: keep (GaLore's paper), start at 0, or rotate into the new one; null rotates, and keeps with a residual, a random subspace, convention: reference",
+        description="What the moments do when a layer's subspace changes: keep (GaLore's paper), start at 0, or rotate into the new one; null rotates, and keeps with a random subspace or convention: reference",
     )
     residual: Literal["none", "fira", "apollo", "apollo-mini", "frugal"] = Field(
         "none",
@@ -146,7 +146,7 @@ class OptimSection(Section):
 
     @property
     def effective_transport(self) -> Literal["keep", "reset", "rotate"]:
-        found = self.proj_type != "random" and self.residual == "none" and self.convention == "paper"
+        found = self.proj_type != "random" and self.convention == "paper"
         return self.transport or ("rotate" if found else "keep")
 
     @model_validator(mode="after")
