@@ -31,6 +31,16 @@ METHODS = {
     "galore-svd": ["optim.method=galore", "optim.rank=8", "optim.update_proj_gap=3", "optim.proj_type=svd"],
     "galore-int8": ["optim.method=galore", "optim.rank=8", "optim.update_proj_gap=3", "optim.weight_dtype=int8"],
     "galore-8bit": ["optim.method=galore", "optim.rank=32", "optim.update_proj_gap=3", "optim.state_dtype=8bit"],
+    "small-card": [
+        "optim.method=galore",
+        "optim.rank=16",
+        "optim.update_proj_gap=3",
+        "optim.weight_dtype=int8",
+        "optim.projector_dtype=int4",
+        "optim.state_dtype=8bit",
+        "optim.accumulator_dtype=bfloat16",
+        "train.gradient_checkpointing=true",
+    ],
     "dct-sumo": [
         "optim.method=galore",
         "optim.rank=8",
