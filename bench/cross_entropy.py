@@ -3,7 +3,7 @@
     python bench/cross_entropy.py [errors] [predicted] [measured] [time] [--rounds 7] [--threads N]
 
 errors     loss and gradients of both, relative to float64
-predicted  bytes of a 7B-like head at 4×2048 tokens, from the storages that a traced training step has on a GPU
+predicted  bytes of a 7B-like head at 4×2048 tokens and at 2048, from the storages that a traced training step has on a GPU
 measured   the same on the CPU, of real tensors at a smaller width
 time       forward and backward of both, in turn in one process; medians, and the median of the ratios
 """
@@ -95,14 +95,15 @@ def apart(a: Tensor, b: Tensor) -> float:
 
 def predicted() -> None:
     print_bytes("predicted for a GPU", WIDTH_7B, "meta")
+    print_bytes("predicted for a GPU", WIDTH_7B, "meta", tokens=2048)
 
 
 def measured() -> None:
     print_bytes("counted on the CPU", 64, "cpu")
 
 
-def print_bytes(how: str, width: int, device: str) -> None:
-    print(f"\nBytes of tensors as wide as the vocabulary at their peak, {how}, {TOKENS} tokens, d = {width}.")
+def print_bytes(how: str, width: int, device: str, tokens: int = TOKENS) -> None:
+    print(f"\nBytes of tensors as wide as the vocabulary at their peak, {how}, {tokens} tokens, d = {width}.")
     print("All: with the weight's gradient and all else the loss makes.\n")
     print(
         "| V | dtype | all bf16/fp32 logits, MiB | full loss | ours | share of the logits | all of full | all of ours |"
@@ -110,8 +111,8 @@ def print_bytes(how: str, width: int, device: str) -> None:
     print("|---|---|---|---|---|---|---|---|")
     for vocabulary in VOCABULARIES:
         for dtype in DTYPES:
-            logits = TOKENS * vocabulary * dtype.itemsize
-            full, ours = (storages(loss, width, vocabulary, dtype, device) for loss in (full_loss, our_loss))
+            logits = tokens * vocabulary * dtype.itemsize
+            full, ours = (storages(loss, tokens, width, vocabulary, dtype, device) for loss in (full_loss, our_loss))
             wide = [peak(trace, vocabulary) for trace in (full, ours)]
             whole = [peak(trace, None) for trace in (full, ours)]
             sizes = f"{logits / MIB:.0f} | {wide[0] / MIB:.0f} | {wide[1] / MIB:.1f} | 1/{logits / wide[1]:.1f}"
@@ -119,9 +120,9 @@ def print_bytes(how: str, width: int, device: str) -> None:
             print(f"| {vocabulary} | {str(dtype)[6:]} | {sizes} | {both} |", flush=True)
 
 
-def storages(loss: Loss, width: int, vocabulary: int, dtype: torch.dtype, device: str) -> Trace:
+def storages(loss: Loss, tokens: int, width: int, vocabulary: int, dtype: torch.dtype, device: str) -> Trace:
     """What exists when, of one forward and backward; inputs left out."""
-    hidden, weight, targets = case(TOKENS, width, vocabulary, dtype, device)
+    hidden, weight, targets = case(tokens, width, vocabulary, dtype, device)
     tracer = SimulatedTracer() if device == "meta" else Tracer("cpu")
     tracer.label("weights", [hidden, weight, targets])
     with meta_stands_for("cuda"), tracer:
@@ -144,7 +145,12 @@ def peak(trace: Trace, vocabulary: int | None) -> int:
 def timed(rounds: int) -> None:
     print(f"\n{torch.get_num_threads()} threads, medians of {rounds} rounds; seconds of forward and backward\n")
     print("| V | d | tokens | dtype | full | ours | ratio (range) |\n|---|---|---|---|---|---|---|")
-    for vocabulary, width, tokens in ((32_000, 512, 8192), (32_000, 1024, 2048), (128_000, 512, 1024)):
+    for vocabulary, width, tokens in (
+        (32_000, 512, 8192),
+        (32_000, 1024, 2048),
+        (32_000, 4096, 2048),
+        (128_000, 512, 1024),
+    ):
         for dtype in DTYPES:
             inputs = case(tokens, width, vocabulary, dtype)
             seconds: dict[Loss, list[float]] = {full_loss: [], our_loss: []}
