@@ -32,30 +32,24 @@ def find_columns(task: Task, names: Sequence[str], labelled: bool) -> Columns:
     Raises:
         Fault: one of them is missing; of labels, where the split is `labelled`.
     """
-    label = _among(task, "label", names)
-    if label is None and labelled:
-        raise _missing(task, "label", names)
+    text_a = _required(task, task.text_a, names)
+    text_b = None if task.text_b is None else _required(task, task.text_b, names)
+    label = _required(task, "label", names) if labelled else _among(task, "label", names)
     index = next((name for name in INDEX_NAMES if name in names), None) or _among(task, "idx", names)
-    text_b = None if task.text_b is None else _text(task, task.text_b, names)
-    return Columns(_text(task, task.text_a, names), text_b, label, index)
+    return Columns(text_a, text_b, label, index)
 
 
-def _text(task: Task, wanted: str, names: Sequence[str]) -> str:
+def _required(task: Task, wanted: str, names: Sequence[str]) -> str:
     name = _among(task, wanted, names)
     if name is None:
-        raise _missing(task, wanted, names)
+        other = GLUE_NAMES.get(task.name, {}).get(wanted)
+        also = f" (or `{other}`)" if other else ""
+        there = ", ".join(name[:40] for name in names[:20]) or "none"
+        fix = f"rename the columns, or name the folder of {task.folder}; in TSV, tabs part the columns"
+        raise Fault(f"no column `{wanted}`{also} among {there}", fix)
     return name
 
 
 def _among(task: Task, wanted: str, names: Sequence[str]) -> str | None:
     accepted = (wanted, GLUE_NAMES.get(task.name, {}).get(wanted))
     return next((name for name in accepted if name in names), None)
-
-
-def _missing(task: Task, wanted: str, names: Sequence[str]) -> Fault:
-    other = GLUE_NAMES.get(task.name, {}).get(wanted)
-    also = f" (or `{other}`)" if other else ""
-    there = ", ".join(name[:40] for name in names[:20]) or "none"
-    return Fault(
-        f"no column `{wanted}`{also} among {there}", f"rename the columns, or name the folder of {task.folder}"
-    )

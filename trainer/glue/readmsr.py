@@ -51,4 +51,4 @@ def _ids(cells: dict[str, str]) -> tuple[str, str]:
     try:
         return cells[ID_COLUMNS[0]], cells[ID_COLUMNS[1]]
     except KeyError as error:
-        raise Fault(f"no column {error}", f"fetch {FILES['train']} again", line=1) from None
+        raise Fault(f"no column `{error.args[0]}`", f"fetch {FILES['train']} again", line=1) from None
