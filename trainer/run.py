@@ -7,14 +7,12 @@ from typing import Any
 
 from galore.trainer.build import Run, build
 from galore.trainer.data.batch import Progress, silent
-from galore.trainer.data.unigram import unigram_loss_nats
 from galore.trainer.durable import replace_file
 from galore.trainer.errors import UserError
-from galore.trainer.evaluate import EvalResult
 from galore.trainer.facts import facts, header, now
 from galore.trainer.loop import train
 from galore.trainer.memory.forecast import forecast
-from galore.trainer.memory.live import current_and_peak
+from galore.trainer.memory.live import current_and_peak, forget_peak
 from galore.trainer.memory.verdict import VERDICTS, reason
 from galore.trainer.metrics import Console, Metrics
 from galore.trainer.recipe.load import LoadedRecipe
@@ -22,6 +20,7 @@ from galore.trainer.record import Meter, Recorder
 from galore.trainer.report import write_report
 from galore.trainer.rundir import RunDir
 from galore.trainer.runmodel import save_model_files
+from galore.trainer.scoring import Result, baseline_facts
 from galore.trainer.signals import StopOnSignal
 from galore.trainer.wandb_sink import make_sink
 
@@ -36,6 +35,7 @@ def run_training(
     """
     directory = RunDir.create(output_dir, resume)
     with directory.locked():
+        forget_peak()
         baseline = current_and_peak("cpu").current
         run = build(loaded, directory, console, progress)
         replace_file(directory.recipe, loaded.text)  # first of all: it is what makes the directory a run to resume
@@ -76,7 +76,7 @@ def _begin(run: Run, recorder: Recorder) -> None:
     known: dict[str, Any] = {} if run.directory.fresh else run.directory.read_facts()
     if not known:
         known = facts(run, run.recipe.log.run_name or run.directory.root.resolve().name)
-        known["unigram_loss_nats"] = unigram_loss_nats(run.data) if run.has_validation else None
+        known |= baseline_facts(run.data) if run.has_validation else {}
     if not run.directory.fresh:
         known["resumes"] = [*known.get("resumes", []), {"step": run.first_step, "time": now()}]
     known["peak"] = {"flops_per_second": recorder.meter.peak.flops_per_second, "basis": recorder.meter.peak.basis}
@@ -91,9 +91,9 @@ def _begin(run: Run, recorder: Recorder) -> None:
         recorder.event(run.first_step, f"resumed after step {run.first_step}")
 
 
-def _end(run: Run, result: EvalResult | None) -> None:
+def _end(run: Run, result: Result | None) -> None:
     known = run.directory.read_facts()
     final: dict[str, Any] = {**known.get("final", {}), "step": run.total_steps}  # a finished run may be resumed, too
     if result is not None:
-        final |= {"loss_nats": result.loss_nats, "perplexity": result.perplexity, "mode": result.mode}
+        final |= result.final()
     run.directory.write_facts(known | {"finished": now(), "final": final})
