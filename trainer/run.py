@@ -46,6 +46,7 @@ def run_training(
                 result = train(run, recorder, stop)
             _end(run, result)
         finally:
+            run.optimizer.release()  # its hooks and the model hold each other, where no garbage collector sees it
             recorder.metrics.close()
             console.close()
             _report(directory, console)
