@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 from galore.trainer.recipe.check import take_unknown
 from galore.trainer.recipe.schema import TaskName
-from galore.trainer.recipe.source import Layer, merge
+from galore.trainer.recipe.source import Layer
 from galore.trainer.recipe.suggest import nearest
 
 TASKS = "tasks"
@@ -24,9 +24,14 @@ def with_task_settings(files: Sequence[Layer], above: Layer | None = None) -> li
     """All layers of a recipe in order; what is wrong with a `tasks:` is noted in the problems of its file's layer."""
     settings = [_take(layer) for layer in files]
     rest = [] if above is None else [above]
-    task = merge([*files, *rest], files[-1]).values.get("data", {}).get("task")
-    own = [each[task] for each in settings if isinstance(task, str) and task in each]
-    return [*files, *own, *rest]
+    task = _task([*files, *rest])
+    return [*files, *(each[task] for each in settings if task in each), *rest]
+
+
+def _task(layers: Sequence[Layer]) -> str:
+    """The one that the last layer with a word on it names."""
+    sections = [data for layer in layers if isinstance(data := layer.values.get("data"), Mapping)]
+    return str(next((data["task"] for data in reversed(sections) if "task" in data), ""))
 
 
 def _take(layer: Layer) -> dict[str, Layer]:
