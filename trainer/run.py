@@ -7,6 +7,7 @@ from typing import Any
 
 from galore.trainer.build import Run, build
 from galore.trainer.data.batch import Progress, silent
+from galore.trainer.data.labelled import LabelledData
 from galore.trainer.durable import replace_file
 from galore.trainer.errors import UserError
 from galore.trainer.facts import facts, header, now
@@ -63,7 +64,7 @@ def _report(directory: RunDir, console: Console) -> None:
 
 def _recorder(run: Run, console: Console, baseline: int) -> Recorder:
     dtype = next(run.model.parameters()).dtype
-    meter = Meter.of(run.model, run.device, dtype, run.recipe.data.max_length)
+    meter = Meter.of(run.model, run.device, dtype, _length(run))
     resume_step = None if run.directory.fresh else run.first_step
     sink = make_sink(run.recipe, run.directory, console.message)
     metrics = Metrics.open(run.directory.metrics, resume_step, warn=console.message, sink=sink)
@@ -71,6 +72,11 @@ def _recorder(run: Run, console: Console, baseline: int) -> Recorder:
     if run.checkpoint is not None:
         recorder.go_on_from(run.checkpoint.state)
     return recorder
+
+
+def _length(run: Run) -> int:
+    """Tokens of a sequence, for the operations that attention takes."""
+    return run.data.mean_length if isinstance(run.data, LabelledData) else run.recipe.data.max_length
 
 
 def _begin(run: Run, recorder: Recorder) -> None:

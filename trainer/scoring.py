@@ -16,6 +16,7 @@ from galore.trainer.data.unigram import unigram_loss_nats
 from galore.trainer.evaluate import EvalResult, evaluate, scoring
 from galore.trainer.glue.metrics import baseline, collapsed, score
 from galore.trainer.glue.tasks import TASKS, Task
+from galore.trainer.history import flat
 from galore.trainer.recipe.schema import Recipe
 
 Scores = Mapping[str, float]
@@ -50,15 +51,6 @@ class TaskResult:
     def final(self) -> dict[str, Any]:
         """What the facts of a run keep of the last one."""
         return {"task": self.task.name, **flat(self.scores)}
-
-
-def flat(scores: Mapping[str, Scores]) -> dict[str, float]:
-    """Scores by split in one mapping: the first split's as they are, another's with its part of the name: accuracy_mismatched."""
-    found: dict[str, float] = {}
-    for number, (split, each) in enumerate(scores.items()):
-        suffix = f"_{split.removeprefix('validation_')}" if number else ""
-        found |= {f"{metric}{suffix}": value for metric, value in each.items()}
-    return found
 
 
 Result = EvalResult | TaskResult

@@ -131,6 +131,11 @@ class LabelledData:
     def num_sequences(self) -> int:
         return len(self.train)
 
+    @property
+    def mean_length(self) -> int:
+        """Tokens of a training example, without padding."""
+        return round(len(self.train.tokens) / len(self.train))
+
     def global_batch(self, step: int) -> LabelledBatch:
         """All examples of optimizer step `step`, counted from 0: a pure function of (seed, step)."""
         return self.train.batch(self.order.rows(step, len(self.train)))

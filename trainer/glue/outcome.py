@@ -12,10 +12,9 @@ from typing import Any
 from galore.trainer.glue.grid import Cell
 from galore.trainer.glue.published import Published, published
 from galore.trainer.glue.tasks import TASKS, Task
-from galore.trainer.history import History
+from galore.trainer.history import History, flat
 from galore.trainer.recipe.schema import Recipe
 from galore.trainer.rundir import RunDir
-from galore.trainer.scoring import flat
 
 Scores = Mapping[str, float]  # by metric; of a second split `metric_split`, such as accuracy_mismatched
 
