@@ -22,6 +22,7 @@ def progress_cells(row: dict[str, Any]) -> list[Cell]:
     """Loss, perplexity, learning rate, throughput and MFU of a step; what is not known is left out."""
     shown: list[tuple[str, str, Callable[[float], str]]] = [
         ("loss", "loss_nats", lambda value: f"{value:.4f}"),
+        ("squared error", "squared_error", lambda value: f"{value:.4f}"),
         ("ppl", "perplexity", perplexity),
         ("lr", "learning_rate", learning_rate),
         ("", "tokens_per_second", rate),
@@ -42,13 +43,24 @@ def memory_cells(row: dict[str, Any], categories: bool) -> list[Cell]:
 
 
 def evaluation_cells(row: dict[str, Any]) -> list[Cell]:
-    """The score on held-out text."""
+    """The score on held-out text, or the metrics of a task."""
+    if "scores" in row:
+        return score_cells(row)
     loss, ppl = row.get("loss_nats", math.nan), row.get("perplexity", math.nan)
     cells = [
         Cell("held-out loss", str(row.get("loss_nats_is", "?")) if loss is None else f"{loss:.4f}"),
         Cell("ppl", str(row.get("perplexity_is", "?")) if ppl is None else perplexity(ppl)),
     ]
     return [*cells, Cell("", f"{row['tokens']:,} tokens")] if row.get("tokens") else cells
+
+
+def score_cells(row: dict[str, Any]) -> list[Cell]:
+    """Every metric, of every split where there are several; the alarm last, if there is one."""
+    found: list[Cell] = []
+    for split, scores in row["scores"].items():
+        found += [Cell(f"{split}:", "")] if len(row["scores"]) > 1 else []
+        found += [Cell(metric, f"{value:.4f}") for metric, value in scores.items()]
+    return [*found, *([Cell("ALARM:", row["collapsed"])] if row.get("collapsed") else [])]
 
 
 def learning_rate(value: float) -> str:

@@ -39,7 +39,7 @@ def evaluate(
     device: Device = DeviceName.auto,
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
 ) -> None:
-    """Score a model on held-out text: mean cross-entropy in nats per token, and perplexity."""
+    """Score a model on held-out text: mean cross-entropy in nats per token, and perplexity; or a classifier on its task."""
     from galore.trainer.recipe.load import load_recipe
 
     if overrides and recipe is None:
@@ -52,13 +52,17 @@ def evaluate(
     where = str(choose_device(device))
     scored = evaluate_stored(model, loaded, device=where, mode=mode.value if mode else None, max_tokens=max_tokens)
     tell_skipped(scored.skipped)
-    result = scored.result
+    facts = scored.result.row()
     if as_json:
-        facts = {"model": scored.origin, "step": scored.step, "loss_nats": result.loss_nats}
-        typer.echo(json.dumps(facts | {"perplexity": result.perplexity, "tokens": result.tokens, "mode": result.mode}))
-        return
-    typer.echo(f"{scored.origin}: loss {result.loss_nats:.4f} nats, perplexity {result.perplexity:.2f}, ", nl=False)
-    typer.echo(f"{result.tokens:,} held-out tokens, eval.mode {result.mode}")
+        typer.echo(json.dumps({"model": scored.origin, "step": scored.step} | facts))
+    elif "scores" in facts:
+        from galore.cli.cells import score_cells
+
+        typer.echo(f"{scored.origin}: {facts['task']}  " + "  ".join(map(str, score_cells(facts))))
+    else:
+        typer.echo(f"{scored.origin}: loss {facts['loss_nats']:.4f} nats, ", nl=False)
+        typer.echo(f"perplexity {facts['perplexity']:.2f}, {facts['tokens']:,} held-out tokens, ", nl=False)
+        typer.echo(f"eval.mode {facts['mode']}")
 
 
 def _own_recipe(model: str) -> str:

@@ -22,4 +22,4 @@ def export(
     written = write(model, out)
     tell_skipped(written.skipped)
     typer.echo(f"{written.folder}: {size(written.bytes)}, from {written.origin}")
-    typer.echo(f'AutoModelForCausalLM.from_pretrained("{written.folder}") loads it')
+    typer.echo(f'{written.loads}.from_pretrained("{written.folder}") loads it')

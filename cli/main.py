@@ -11,6 +11,7 @@ from galore.cli.doctor import doctor
 from galore.cli.errors import ReportingGroup
 from galore.cli.evaluate import evaluate
 from galore.cli.export import export
+from galore.cli.finetune_glue import finetune_glue
 from galore.cli.generate import generate
 from galore.cli.profile import profile_memory
 from galore.cli.recipes import app as recipes
@@ -25,6 +26,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("train")(train)
+app.command("finetune-glue")(finetune_glue)
 app.command("profile-memory")(profile_memory)
 app.command("compare")(compare)
 app.command("eval")(evaluate)

@@ -18,6 +18,7 @@ ROOMS = {
     "trainer/models": "the network: LLaMA or any causal LM, adapters, fast paths",
     "trainer/data": "text → tokens → memory-mapped rows, in an order that is a function of (seed, step)",
     "trainer/compare": "several methods on one recipe: a grid of runs, one table, one picture",
+    "trainer/glue": "the nine tasks of GLUE: rows of any layout, metrics, submission files, published numbers",
     "trainer/memory": "what one training step needs on a card: traced on meta tensors, replayed through an allocator",
     "trainer/optim": "GaLoreAdamW; knows parameters and gradients, not recipes or data",
 }

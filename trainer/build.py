@@ -8,18 +8,22 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from galore.kernels.device import device_type
 from galore.kernels.host import ask_for_expandable_segments, prepare_process
 from galore.trainer.checkpoint import Checkpoint, newest_verified
-from galore.trainer.data.batch import Progress, TrainingData, silent
-from galore.trainer.data.prepare import prepare_data
+from galore.trainer.data.batch import Progress, silent
+from galore.trainer.data.labelled import LabelledData
+from galore.trainer.data.read import Data, read_data
 from galore.trainer.data.tokenizer import id_bound
 from galore.trainer.errors import RunFailed, UserError
 from galore.trainer.format import size
+from galore.trainer.glue.tasks import TASKS
 from galore.trainer.metrics import Console
 from galore.trainer.models.adapt import adapted
 from galore.trainer.models.checkpointing import recompute_blocks
+from galore.trainer.models.classifier import build_classifier
 from galore.trainer.models.cpu import optimize_decoder
 from galore.trainer.models.decoder import build_decoder
 from galore.trainer.optim import GaLoreAdamW, hand_over_int8, project_in_backward
@@ -40,7 +44,7 @@ class Run:
     recipe: Recipe
     directory: RunDir
     console: Console
-    data: TrainingData
+    data: Data
     model: nn.Module
     optimizer: GaLoreAdamW
     device: torch.device
@@ -51,8 +55,18 @@ class Run:
 
     @property
     def has_validation(self) -> bool:
-        """Whether any text is held out."""
+        """Whether anything is held out."""
+        if isinstance(self.data, LabelledData):
+            return bool(self.data.held_out)
         return next(iter(self.data.validation_batches(1, 1)), None) is not None
+
+    def is_to_evaluate(self, done: int) -> bool:
+        """Whether an evaluation follows `done` optimizer steps: every so many of them, or passes over the data."""
+        steps, epochs = self.recipe.eval.eval_steps, self.recipe.eval.eval_epochs
+        if epochs is None or self.data.num_sequences is None:
+            return steps is not None and done % steps == 0
+        rows, batch = epochs * self.data.num_sequences, self.recipe.train.global_batch_size
+        return done * batch // rows > (done - 1) * batch // rows
 
 
 def build(loaded: LoadedRecipe, directory: RunDir, console: Console, progress: Progress = silent) -> Run:
@@ -67,7 +81,9 @@ def build(loaded: LoadedRecipe, directory: RunDir, console: Console, progress: P
     device = choose_device(recipe.train.device)
     if recipe.train.num_threads is not None:
         torch.set_num_threads(recipe.train.num_threads)
-    data = prepare_data(recipe, loaded.base_dir, progress)
+    data = read_data(recipe, loaded.base_dir, progress)
+    for note in data.notes if isinstance(data, LabelledData) else ():
+        console.message(note)
     torch.manual_seed(recipe.train.seed)  # dropout draws from the global generator, whose state checkpoints hold
     model, kernels = build_model(recipe, id_bound(data.tokenizer), str(device), loaded.base_dir)
     optimizer = attach_optimizer(model, recipe, recipe.train.accumulation)
@@ -80,7 +96,27 @@ def build(loaded: LoadedRecipe, directory: RunDir, console: Console, progress: P
 
 def build_model(recipe: Recipe, vocab_size: int, device: str, base_dir: Path) -> tuple[nn.Module, list[str]]:
     """The network in training form (adapters or factors, checkpointing, CPU paths), and lines that say which paths it takes."""
-    decoder = build_decoder(
+    network = _network(recipe, vocab_size, device, base_dir)
+    kernels = optimize_decoder(network) if device_type(device) == "cpu" else []
+    kernels += prepare_process() if device == "cpu" else []
+    model = adapted(network, recipe.optim, recipe.train.seed)
+    kernels += recompute_blocks(model, recipe.train.gradient_checkpointing, recipe.train.offload_activations)
+    return model, kernels
+
+
+def _network(recipe: Recipe, vocab_size: int, device: str, base_dir: Path) -> PreTrainedModel:
+    """A classifier where the recipe has a task, else a decoder."""
+    if recipe.data.task is not None:
+        return build_classifier(
+            recipe.model,
+            TASKS[recipe.data.task],
+            vocab_size,
+            device=device,
+            seed=recipe.train.seed,
+            max_length=recipe.data.max_length,
+            base_dir=base_dir,
+        )
+    return build_decoder(
         recipe.model,
         vocab_size,
         device=device,
@@ -89,11 +125,6 @@ def build_model(recipe: Recipe, vocab_size: int, device: str, base_dir: Path) ->
         base_dir=base_dir,
         in_int8=recipe.optim.target_modules if recipe.optim.weight_dtype == "int8" else (),
     )
-    kernels = optimize_decoder(decoder) if device_type(device) == "cpu" else []
-    kernels += prepare_process() if device == "cpu" else []
-    model = adapted(decoder, recipe.optim, recipe.train.seed)
-    kernels += recompute_blocks(model, recipe.train.gradient_checkpointing, recipe.train.offload_activations)
-    return model, kernels
 
 
 def attach_optimizer(model: nn.Module, recipe: Recipe, accumulation: int) -> GaLoreAdamW:
@@ -123,7 +154,7 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cuda" if available and name != "cpu" else "cpu")
 
 
-def total_steps(recipe: Recipe, data: TrainingData) -> int:
+def total_steps(recipe: Recipe, data: Data) -> int:
     """Optimizer steps of the whole run."""
     if recipe.train.max_steps is not None:
         return recipe.train.max_steps
@@ -191,7 +222,7 @@ def _refuse_other_mathematics(directory: RunDir, recipe: Recipe) -> None:
 
 
 def _resume(
-    directory: RunDir, console: Console, model: nn.Module, optimizer: GaLoreAdamW, data: TrainingData
+    directory: RunDir, console: Console, model: nn.Module, optimizer: GaLoreAdamW, data: Data
 ) -> Checkpoint | None:
     checkpoint, skipped = newest_verified(directory.checkpoints)
     for item in skipped:

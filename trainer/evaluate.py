@@ -6,15 +6,16 @@ import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from galore.trainer.data.batch import IGNORED, Batch
+from galore.trainer.data.batch import Batch
+from galore.trainer.data.labelled import LabelledBatch
 from galore.trainer.errors import UserError
 from galore.trainer.models.head import split_head
-from galore.trainer.step import micro_batches, summed_loss
+from galore.trainer.step import AnyBatch, micro_batches, summed_loss
 
 Mode = Literal["token", "paper"]
 
@@ -28,6 +29,14 @@ class EvalResult:
     tokens: int
     batches: int
     mode: Mode
+
+    def row(self) -> dict[str, Any]:
+        """What the metrics of a run keep of it."""
+        return self.final() | {"tokens": self.tokens}
+
+    def final(self) -> dict[str, Any]:
+        """What the facts of a run keep of the last one."""
+        return {"loss_nats": self.loss_nats, "perplexity": self.perplexity, "mode": self.mode}
 
 
 def evaluate(model: nn.Module, batches: Iterable[Batch], mode: Mode = "token") -> EvalResult:
@@ -46,7 +55,7 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], mode: Mode = "token") -
         UserError: there is nothing to score.
     """
     summed, tokens, batch_means, count = 0.0, 0, 0.0, 0
-    with _scoring(model):
+    with scoring(model):
         for batch in batches:
             loss, scored = batch_loss(model, batch)
             if scored:
@@ -59,16 +68,16 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], mode: Mode = "token") -
 
 
 @torch.no_grad()
-def batch_loss(model: nn.Module, batch: Batch) -> tuple[float, int]:
+def batch_loss(model: nn.Module, batch: AnyBatch) -> tuple[float, int]:
     """Summed cross-entropy of one batch, nats, and the number of its targets. No gradient.
 
     The float32 logits of a whole batch never exist: the training loss takes the head apart where it can, and where it
     cannot the rows go through the model one by one.
     """
-    targets = int((batch.labels[:, 1:] != IGNORED).sum())
+    targets = batch.targets
     if not targets:
         return 0.0, 0
-    rows = len(batch) if split_head(model) is not None else 1
+    rows = len(batch) if isinstance(batch, LabelledBatch) or split_head(model) is not None else 1
     return sum(float(summed_loss(model, part)) for part in micro_batches(batch, rows)), targets
 
 
@@ -81,7 +90,8 @@ def perplexity(loss_nats: float) -> float:
 
 
 @contextmanager
-def _scoring(model: nn.Module) -> Iterator[None]:
+def scoring(model: nn.Module) -> Iterator[None]:
+    """Without gradients and dropout; the model is left in the mode it was in."""
     was_training = model.training
     model.eval()
     try:

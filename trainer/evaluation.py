@@ -1,4 +1,4 @@
-"""`galore eval`: score the model of a run, or any causal model, on held-out text."""
+"""`galore eval`: score the model of a run, or any model, on what a recipe holds out."""
 
 from __future__ import annotations
 
@@ -6,21 +6,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from galore.trainer.checkpoint import Skipped
-from galore.trainer.data.batch import Progress, TrainingData
-from galore.trainer.data.prepare import prepare_data
+from galore.trainer.data.batch import Progress
+from galore.trainer.data.read import Data, read_data
 from galore.trainer.errors import UserError
-from galore.trainer.evaluate import EvalResult, Mode, evaluate
-from galore.trainer.models.decoder import check_capacity
+from galore.trainer.evaluate import Mode
+from galore.trainer.glue.tasks import TASKS
+from galore.trainer.models.capacity import check_capacity
+from galore.trainer.models.classifier import head_modules
 from galore.trainer.recipe.load import LoadedRecipe
 from galore.trainer.recipe.schema import Recipe
 from galore.trainer.runmodel import StoredModel, load_run_model
+from galore.trainer.scoring import Result, score_held_out
 
 
 @dataclass(frozen=True)
 class Scored:
     """The result, and what was scored: `origin` is the checkpoint or model, `step` None if it was no run."""
 
-    result: EvalResult
+    result: Result
     origin: str
     step: int | None
     skipped: tuple[Skipped, ...] = ()
@@ -35,7 +38,7 @@ def evaluate_stored(
     max_tokens: int | None = None,
     progress: Progress | None = None,
 ) -> Scored:
-    """Score the model `path` (run directory, folder or hub name) on the held-out text of a recipe.
+    """Score the model `path` (run directory, folder or hub name) on what a recipe holds out.
 
     Args:
         loaded: the recipe whose data, batch size and `eval` section are used; None takes the run's own.
@@ -47,12 +50,12 @@ def evaluate_stored(
     """
     stored = load_run_model(path, device)
     recipe, base_dir = _recipe(stored, loaded)
-    data = prepare_data(_for_model(recipe, stored), base_dir, progress)
+    _check_head(stored, recipe)
+    data = read_data(_for_model(recipe, stored), base_dir, progress)
     _check_data(data, stored, recipe)
-    size = recipe.eval.micro_batch_size or recipe.train.micro_batch_size
-    batches = data.validation_batches(size, max_tokens if max_tokens is not None else recipe.eval.max_tokens)
-    result = evaluate(stored.model, batches, mode or recipe.eval.mode)
-    return Scored(result, stored.origin, stored.step, stored.skipped)
+    how = {"mode": mode or recipe.eval.mode, "max_tokens": max_tokens or recipe.eval.max_tokens}
+    asked = recipe.model_copy(update={"eval": recipe.eval.model_copy(update=how)})
+    return Scored(score_held_out(stored.model, data, asked), stored.origin, stored.step, stored.skipped)
 
 
 def _recipe(stored: StoredModel, loaded: LoadedRecipe | None) -> tuple[Recipe, Path]:
@@ -77,7 +80,23 @@ def _for_model(recipe: Recipe, stored: StoredModel) -> Recipe:
     return recipe.model_copy(update={"data": recipe.data.model_copy(update={"tokenizer": tokenizer})})
 
 
-def _check_data(data: TrainingData, stored: StoredModel, recipe: Recipe) -> None:
+def _check_head(stored: StoredModel, recipe: Recipe) -> None:
+    """A classifier is scored on the task it was trained for, or one with the same labels; a causal model on text."""
+    task, classifies = recipe.data.task, bool(head_modules(stored.model))
+    if (task is not None) != classifies:
+        have, want = ("a classifier", "text to continue") if classifies else ("a causal model", f"the task {task}")
+        raise UserError(
+            f"{stored.origin} is {have}, and the recipe has {want}", fix="name another recipe with --recipe"
+        )
+    if task is None:
+        return
+    labels, known = stored.model.config.num_labels, TASKS[task].num_labels
+    if labels != known:
+        what = f"{stored.origin} tells {labels} labels apart, the task {task} has {known}"
+        raise UserError(what, fix="name the recipe of its own task with --recipe")
+
+
+def _check_data(data: Data, stored: StoredModel, recipe: Recipe) -> None:
     """The corpus of a run may have changed since, and with it the tokenizer that is trained on it."""
     if data.tokenizer.get_vocab() != stored.tokenizer.get_vocab():
         raise UserError(

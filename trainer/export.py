@@ -15,24 +15,28 @@ from galore.trainer.data.chattemplate import stop_tokens
 from galore.trainer.durable import sync_directory
 from galore.trainer.errors import RunFailed, UserError
 from galore.trainer.modelcard import model_card
+from galore.trainer.models.pretrained import kind_of
 from galore.trainer.runmodel import StoredModel, load_run_model
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written: the folder, what it was made from, the step of its weights (None if it was no run), bytes."""
+    """What was written: the folder, what it was made from, the step of its weights (None if it was no run), bytes, and
+    transformers' class that loads it."""
 
     folder: Path
     origin: str
     step: int | None
     bytes: int
+    loads: str
     skipped: tuple[Skipped, ...] = ()
 
 
 def export(run: str, out: Path) -> Exported:
     """Write the model of `run` to the folder `out`: config, generation config, safetensors, tokenizer, model card.
 
-    `AutoModelForCausalLM.from_pretrained(out)` and `AutoTokenizer.from_pretrained(out)` load it, with equal logits.
+    `AutoModelForCausalLM.from_pretrained(out)`, or of a classifier `AutoModelForSequenceClassification`, and
+    `AutoTokenizer.from_pretrained(out)` load it, with equal logits.
     Adapters are merged. The folder appears whole or not at all.
 
     Args:
@@ -58,7 +62,7 @@ def export(run: str, out: Path) -> Exported:
         sync_directory(out.parent)
     except OSError as error:
         raise RunFailed(f"cannot export: {error.strerror or error}", where=str(out)) from error
-    return Exported(out, stored.origin, stored.step, size, stored.skipped)
+    return Exported(out, stored.origin, stored.step, size, kind_of(stored.model.config).__name__, stored.skipped)
 
 
 def _refuse_used(out: Path) -> None:
@@ -70,7 +74,8 @@ def _refuse_used(out: Path) -> None:
 
 def _write(stored: StoredModel, folder: Path) -> int:
     model = stored.model
-    model.config.use_cache = True
+    if model.can_generate():
+        model.config.use_cache = True
     _name_special_tokens(stored, stored.tokenizer)
     model.save_pretrained(folder)
     stored.tokenizer.save_pretrained(folder)
@@ -80,7 +85,8 @@ def _write(stored: StoredModel, folder: Path) -> int:
 
 def _name_special_tokens(stored: StoredModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """A model built from dimensions names no special tokens; generation must stop at the tokenizer's end of text."""
-    for config in (stored.model.config, stored.model.generation_config):
+    generation = stored.model.generation_config if stored.model.can_generate() else None
+    for config in (stored.model.config, *([generation] if generation is not None else [])):
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
             if getattr(config, name, None) is None:
                 setattr(config, name, getattr(tokenizer, name))

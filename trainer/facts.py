@@ -29,7 +29,8 @@ def header(run: Run, meter: Meter) -> dict[str, Any]:
     recipe, parameters = run.recipe, list(run.model.parameters())
     trained = sum(p.numel() for p in parameters if is_trained(p))
     total = sum(p.numel() for p in parameters)
-    batch = f"{recipe.train.global_batch_size} × {recipe.data.max_length} tokens"
+    most = "" if recipe.data.task is None else "up to "
+    batch = f"{recipe.train.global_batch_size} × {most}{recipe.data.max_length} tokens"
     lines = {
         "model": f"{type(run.model).__name__}, {total:,} parameters, {trained:,} trained, {recipe.model.dtype}",
         "method": method(recipe.optim),
@@ -43,7 +44,17 @@ def header(run: Run, meter: Meter) -> dict[str, Any]:
         "output": str(run.directory.root),
     }
     notes = clamped_ranks(run.optimizer) if recipe.optim.method == "galore" else adapter_notes(run)
+    notes += _one_subspace(run)
     return lines | ({"note": "; ".join(notes)} if notes else {})
+
+
+def _one_subspace(run: Run) -> list[str]:
+    """A note for a run that is over before its subspaces have changed twice."""
+    gap = run.recipe.optim.update_proj_gap
+    if not run.optimizer.projected or 2 * gap <= run.total_steps:
+        return []
+    fix = f"optim.update_proj_gap={max(1, run.total_steps // 10)} is a tenth of the run"
+    return [f"subspaces are refreshed every {gap} steps, and the run has {run.total_steps:,}; {fix}"]
 
 
 def adapter_notes(run: Run) -> list[str]:
@@ -125,8 +136,9 @@ def _projected(run: Run) -> str:
 def _data(summary: dict[str, Any]) -> str:
     """`packaged: 1,171 documents, 1,134,514 tokens; held out 18 documents, 17,649 tokens; bad rows 3`."""
     documents, tokens = summary.get("documents", {}), summary.get("tokens", {})
+    what = "examples" if "truncated_examples" in summary else "documents"
     parts = [
-        f"{side}{documents[key]:,} documents, {tokens.get(key, 0):,} tokens"
+        f"{side}{documents[key]:,} {what}, {tokens.get(key, 0):,} tokens"
         for key, side in (("train", ""), ("validation", "held out "))
         if isinstance(documents, dict) and key in documents
     ]

@@ -12,7 +12,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from galore.trainer.data.chattemplate import prompt_text, stop_tokens
 from galore.trainer.errors import UserError
-from galore.trainer.models.decoder import positions_of
+from galore.trainer.models.capacity import positions_of
 from galore.trainer.models.lora import without_adapters
 
 

@@ -33,7 +33,10 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class History:
-    """`train` and `memory` (by category, bytes) have one entry per step, NaN where a row does not tell."""
+    """`train` and `memory` (by category, bytes) have one entry per step, NaN where a row does not tell.
+
+    The column `loss_nats` holds squared errors where that is what the run made small; `loss_unit` says which.
+    """
 
     train: dict[str, Column]
     memory: dict[str, Column]
@@ -50,6 +53,7 @@ class History:
         others: dict[str, list[Row]] = {"eval": [], "event": []}
         for row in read_rows(run_dir.metrics):
             if row.get("kind") == "train":
+                row.setdefault("loss_nats", row.get("squared_error"))
                 numbers.append(tuple(_number(row.get(name)) for name in COLUMNS))
                 categories.append(row.get("memory_by_category_bytes") or {})
             elif row.get("kind") in others:
@@ -60,6 +64,17 @@ class History:
         recipe = run_dir.recipe.read_text(errors="replace") if run_dir.recipe.is_file() else ""
         train = dict(zip(COLUMNS, table.T, strict=True))
         return cls(train, memory, others["eval"], others["event"], run_dir.read_facts(), recipe)
+
+    @property
+    def task(self) -> str | None:
+        """The task of the run, if it has one."""
+        return next((row["task"] for row in self.evaluations if "task" in row), None)
+
+    @property
+    def loss_unit(self) -> str:
+        if self.task is None:
+            return "nats per token"
+        return "squared error" if "squared_error" in self.evaluations[-1] else "nats per example"
 
     @property
     def last_step(self) -> int:
@@ -100,6 +115,15 @@ class History:
         """After how many finished steps the run was resumed, each time."""
         resumes = self.facts.get("resumes") or []
         return [int(item["step"]) for item in resumes if isinstance(item, dict) and "step" in item]
+
+
+def flat(scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Scores by split in one mapping: the first split's as they are, another's with its part of the name: accuracy_mismatched."""
+    found: dict[str, float] = {}
+    for number, (split, each) in enumerate(scores.items()):
+        suffix = f"_{split.removeprefix('validation_')}" if number else ""
+        found |= {f"{metric}{suffix}": value for metric, value in each.items()}
+    return found
 
 
 def _number(value: Any) -> float:

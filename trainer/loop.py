@@ -8,16 +8,16 @@ import time
 from galore.trainer import checkpoint
 from galore.trainer.build import Run
 from galore.trainer.errors import Interrupted, RunFailed
-from galore.trainer.evaluate import EvalResult, evaluate
 from galore.trainer.generate import sample
 from galore.trainer.record import Recorder
 from galore.trainer.schedule import learning_rate
+from galore.trainer.scoring import Result, score_held_out
 from galore.trainer.shortage import Shortage, attempt_step, gave_out, make_room
 from galore.trainer.signals import StopOnSignal
 from galore.trainer.state import capture
 
 
-def train(run: Run, recorder: Recorder, stop: StopOnSignal) -> EvalResult | None:
+def train(run: Run, recorder: Recorder, stop: StopOnSignal) -> Result | None:
     """Carry `run` out to its last step; returns the last evaluation, None without held-out data.
 
     Raises:
@@ -37,7 +37,7 @@ def train(run: Run, recorder: Recorder, stop: StopOnSignal) -> EvalResult | None
         recorder.step(done, batch, outcome, lr, time.perf_counter() - started, run.model, run.optimizer)
         if recorder.skipped_in_a_row > settings.max_skipped_steps:
             raise _gave_up(run, recorder)
-        if last or _every(run.recipe.eval.eval_steps, done):
+        if last or run.is_to_evaluate(done):
             result = evaluate_run(run, recorder, done)
         if last or stop.requested or _every(settings.save_steps, done):
             save(run, recorder, done, must=last or stop.requested is not None)
@@ -46,13 +46,12 @@ def train(run: Run, recorder: Recorder, stop: StopOnSignal) -> EvalResult | None
     return result
 
 
-def evaluate_run(run: Run, recorder: Recorder, step: int) -> EvalResult | None:
-    """Score the held-out text and write a sample."""
+def evaluate_run(run: Run, recorder: Recorder, step: int) -> Result | None:
+    """Score what is held out and write a sample."""
     settings, started = run.recipe.eval, time.perf_counter()
-    size = settings.micro_batch_size or run.recipe.train.micro_batch_size
     if not run.has_validation:
         return None
-    result = evaluate(run.model, run.data.validation_batches(size, settings.max_tokens), settings.mode)
+    result = score_held_out(run.model, run.data, run.recipe)
     text = None
     if settings.sample_prompt is not None:
         text = sample(

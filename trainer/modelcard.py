@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
+from galore.trainer.models.pretrained import kind_of
 from galore.trainer.recipe.schema import Recipe
 from galore.trainer.runmodel import StoredModel
 
 
 def model_card(stored: StoredModel) -> str:
     """Markdown with the hub's front matter. Says nothing of where the files lay on the machine that trained."""
-    front = "---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags:\n- galore\n---\n"
-    parts = [front, "# A causal language model trained with galore\n", _table("Model", _model(stored))]
+    loads = kind_of(stored.model.config).__name__
+    classifies = loads != "AutoModelForCausalLM"
+    tag = "text-classification" if classifies else "text-generation"
+    front = f"---\nlibrary_name: transformers\npipeline_tag: {tag}\ntags:\n- galore\n---\n"
+    title = "# A classifier trained with galore\n" if classifies else "# A causal language model trained with galore\n"
+    parts = [front, title, _table("Model", _model(stored))]
     if stored.recipe is not None:
         parts.append(_table("Training", _training(stored.recipe, stored.step)))
     if stored.run is not None and (final := stored.run.read_facts().get("final")):
-        parts.append(_table("Held-out text", final))
-    return "\n".join([*parts, _USE])
+        parts.append(_table("Validation" if classifies else "Held-out text", final))
+    return "\n".join([*parts, _USE.replace("AutoModelForCausalLM", loads)])
 
 
 _USE = """## Use
@@ -45,6 +50,7 @@ def _model(stored: StoredModel) -> dict[str, Any]:
 def _training(recipe: Recipe, step: int | None) -> dict[str, Any]:
     optim, train = recipe.optim, recipe.train
     facts: dict[str, Any] = {
+        **({"task": f"GLUE {recipe.data.task}"} if recipe.data.task else {}),
         "method": optim.adapter or optim.method,
         "optimizer steps": step,
         "sequences per step": train.global_batch_size,

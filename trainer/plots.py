@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from galore.trainer.format import GIB, percent, rate
-from galore.trainer.history import Column, History
+from galore.trainer.history import Column, History, flat
 from galore.trainer.memory.colors import COLORS
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def draw(history: History) -> dict[str, bytes]:
     """
     plots: dict[str, Callable[[Any, History], bool]] = {
         "loss": _loss,
+        "scores": _scores,
         "learning_rate": _learning_rate,
         "throughput": _throughput,
         "memory": _memory,
@@ -91,7 +92,8 @@ def _loss(axes: Any, history: History) -> bool:
     axes.plot(steps, loss, color=BLUE, linewidth=0.8, alpha=0.3 if many else 1, label="training, every step")
     if many:
         axes.plot(steps, smooth(loss, len(steps) // 30), color=BLUE, linewidth=1.8, label="training, smoothed")
-    scored = [(row["step"], row["loss_nats"]) for row in history.evaluations if row.get("loss_nats") is not None]
+    losses = [(row["step"], row.get("loss_nats", row.get("squared_error"))) for row in history.evaluations]
+    scored = [(step, value) for step, value in losses if value is not None]
     if scored:
         axes.plot(
             *zip(*scored, strict=True),
@@ -108,8 +110,24 @@ def _loss(axes: Any, history: History) -> bool:
     low = np.nanmin([*loss, *(value for _, value in scored)])
     high = max(np.nanpercentile(loss, 99.9), unigram or 0)
     axes.set_ylim(low - 0.06 * (high - low + 0.1), high + 0.06 * (high - low + 0.1))
-    axes.set(title="Loss", ylabel="loss (nats per token)")
-    _second_axis(axes, np.exp, _safe_log, "perplexity")
+    axes.set(title="Loss", ylabel=f"loss ({history.loss_unit})")
+    if history.task is None:
+        _second_axis(axes, np.exp, _safe_log, "perplexity")
+    return True
+
+
+def _scores(axes: Any, history: History) -> bool:
+    """Every metric of a task, and what the majority label reaches."""
+    rows = [(row["step"], flat(row["scores"])) for row in history.evaluations if "scores" in row]
+    if not rows:
+        return False
+    majority = flat(history.facts.get("baseline") or {})
+    for name, color in zip(rows[-1][1], (BLUE, ORANGE, GREEN, RED), strict=False):
+        steps, values = zip(*((step, scores[name]) for step, scores in rows), strict=True)
+        axes.plot(steps, values, color=color, marker="o", markersize=5, linewidth=1.8, label=name, clip_on=False)
+        if name in majority:
+            axes.axhline(majority[name], color=color, linewidth=1.2, linestyle="--", label=f"majority, {name}")
+    axes.set(title="Scores on the validation split", ylabel="score")
     return True
 
 

@@ -12,12 +12,13 @@ import numpy as np
 import torch
 
 from galore.trainer.data.batch import Batch
-from galore.trainer.evaluate import EvalResult, perplexity
+from galore.trainer.evaluate import perplexity
 from galore.trainer.flops import flops_per_token, model_flops_utilization
 from galore.trainer.hardware import Peak, device_peak
 from galore.trainer.memory.live import at_peak, by_category, current_and_peak
 from galore.trainer.metrics import Console, Metrics
-from galore.trainer.step import StepResult
+from galore.trainer.scoring import Result
+from galore.trainer.step import AnyBatch, StepResult
 
 
 @dataclass
@@ -53,10 +54,10 @@ class Recorder:
         self.tokens, self.skipped_in_a_row = counters["tokens"], counters["skipped_in_a_row"]
 
     def step(
-        self, step: int, batch: Batch, result: StepResult, lr: float, seconds: float, model: Any, optimizer: Any
+        self, step: int, batch: AnyBatch, result: StepResult, lr: float, seconds: float, model: Any, optimizer: Any
     ) -> None:
         """Record a finished step; `step` counts from 1."""
-        tokens, report = batch.input_ids.numel(), result.report
+        tokens, report = batch.tokens, result.report
         self.tokens += tokens
         self.skipped_in_a_row = self.skipped_in_a_row + 1 if report.skipped else 0
         memory = current_and_peak(self.device)
@@ -64,8 +65,8 @@ class Recorder:
         row = {
             "kind": "train",
             "step": step,
-            "loss_nats": result.loss_nats,
-            "perplexity": perplexity(result.loss_nats),
+            batch.loss_name: result.loss_nats,
+            "perplexity": perplexity(result.loss_nats) if isinstance(batch, Batch) else None,
             "learning_rate": lr,
             "grad_norm": report.grad_norm,
             "grad_scale": report.grad_scale,
@@ -95,15 +96,12 @@ class Recorder:
                 step, f"step {step}: {report.fallbacks} decomposition(s) did not converge, the fallback was used"
             )
 
-    def evaluation(self, step: int, result: EvalResult, started: float, sample: str | None) -> None:
+    def evaluation(self, step: int, result: Result, started: float, sample: str | None) -> None:
         """Record an evaluation that began at `started` (time.perf_counter)."""
         row = {
             "kind": "eval",
             "step": step,
-            "loss_nats": result.loss_nats,
-            "perplexity": result.perplexity,
-            "tokens": result.tokens,
-            "mode": result.mode,
+            **result.row(),
             "seconds": time.perf_counter() - started,
             "sample": sample,
         }

@@ -7,14 +7,13 @@ from typing import Any
 
 from galore.trainer.build import Run, build
 from galore.trainer.data.batch import Progress, silent
-from galore.trainer.data.unigram import unigram_loss_nats
+from galore.trainer.data.labelled import LabelledData
 from galore.trainer.durable import replace_file
 from galore.trainer.errors import UserError
-from galore.trainer.evaluate import EvalResult
 from galore.trainer.facts import facts, header, now
 from galore.trainer.loop import train
 from galore.trainer.memory.forecast import forecast
-from galore.trainer.memory.live import current_and_peak
+from galore.trainer.memory.live import current_and_peak, forget_peak
 from galore.trainer.memory.verdict import VERDICTS, reason
 from galore.trainer.metrics import Console, Metrics
 from galore.trainer.recipe.load import LoadedRecipe
@@ -22,6 +21,7 @@ from galore.trainer.record import Meter, Recorder
 from galore.trainer.report import write_report
 from galore.trainer.rundir import RunDir
 from galore.trainer.runmodel import save_model_files
+from galore.trainer.scoring import Result, baseline_facts
 from galore.trainer.signals import StopOnSignal
 from galore.trainer.wandb_sink import make_sink
 
@@ -36,6 +36,7 @@ def run_training(
     """
     directory = RunDir.create(output_dir, resume)
     with directory.locked():
+        forget_peak()
         baseline = current_and_peak("cpu").current
         run = build(loaded, directory, console, progress)
         replace_file(directory.recipe, loaded.text)  # first of all: it is what makes the directory a run to resume
@@ -46,6 +47,7 @@ def run_training(
                 result = train(run, recorder, stop)
             _end(run, result)
         finally:
+            run.optimizer.release()  # its hooks and the model hold each other, where no garbage collector sees it
             recorder.metrics.close()
             console.close()
             _report(directory, console)
@@ -62,7 +64,7 @@ def _report(directory: RunDir, console: Console) -> None:
 
 def _recorder(run: Run, console: Console, baseline: int) -> Recorder:
     dtype = next(run.model.parameters()).dtype
-    meter = Meter.of(run.model, run.device, dtype, run.recipe.data.max_length)
+    meter = Meter.of(run.model, run.device, dtype, _length(run))
     resume_step = None if run.directory.fresh else run.first_step
     sink = make_sink(run.recipe, run.directory, console.message)
     metrics = Metrics.open(run.directory.metrics, resume_step, warn=console.message, sink=sink)
@@ -72,11 +74,16 @@ def _recorder(run: Run, console: Console, baseline: int) -> Recorder:
     return recorder
 
 
+def _length(run: Run) -> int:
+    """Tokens of a sequence, for the operations that attention takes."""
+    return run.data.mean_length if isinstance(run.data, LabelledData) else run.recipe.data.max_length
+
+
 def _begin(run: Run, recorder: Recorder) -> None:
     known: dict[str, Any] = {} if run.directory.fresh else run.directory.read_facts()
     if not known:
         known = facts(run, run.recipe.log.run_name or run.directory.root.resolve().name)
-        known["unigram_loss_nats"] = unigram_loss_nats(run.data) if run.has_validation else None
+        known |= baseline_facts(run.data) if run.has_validation else {}
     if not run.directory.fresh:
         known["resumes"] = [*known.get("resumes", []), {"step": run.first_step, "time": now()}]
     known["peak"] = {"flops_per_second": recorder.meter.peak.flops_per_second, "basis": recorder.meter.peak.basis}
@@ -91,9 +98,9 @@ def _begin(run: Run, recorder: Recorder) -> None:
         recorder.event(run.first_step, f"resumed after step {run.first_step}")
 
 
-def _end(run: Run, result: EvalResult | None) -> None:
+def _end(run: Run, result: Result | None) -> None:
     known = run.directory.read_facts()
     final: dict[str, Any] = {**known.get("final", {}), "step": run.total_steps}  # a finished run may be resumed, too
     if result is not None:
-        final |= {"loss_nats": result.loss_nats, "perplexity": result.perplexity, "mode": result.mode}
+        final |= result.final()
     run.directory.write_facts(known | {"finished": now(), "final": final})

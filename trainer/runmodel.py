@@ -15,11 +15,11 @@ from galore.trainer.checkpoint import Checkpoint, Skipped, newest_verified
 from galore.trainer.errors import UserError
 from galore.trainer.models.adapt import adapted, plain
 from galore.trainer.models.attention import availability
+from galore.trainer.models.capacity import check_capacity
 from galore.trainer.models.cpu import optimize_decoder
-from galore.trainer.models.decoder import check_capacity
 from galore.trainer.models.lora import without_adapters
 from galore.trainer.models.materialise import adopt_weights
-from galore.trainer.models.pretrained import explained, load_pretrained, locate, read_config, skeleton
+from galore.trainer.models.pretrained import explained, kind_of, load_pretrained, locate, read_config, skeleton
 from galore.trainer.optim.int8_linear import int8_layers
 from galore.trainer.recipe.load import recipe_from_resolved
 from galore.trainer.recipe.schema import Recipe
@@ -66,9 +66,12 @@ def save_model_files(model: nn.Module, tokenizer: PreTrainedTokenizerBase, run: 
     """
     base: Any = without_adapters(model)
     config = copy.deepcopy(base.config)
-    config.architectures, config.use_cache = [type(base).__name__], True
+    config.architectures = [type(base).__name__]
+    if base.can_generate():
+        config.use_cache = True
     config.save_pretrained(run.root / MODEL_FOLDER)
-    base.generation_config.save_pretrained(run.root / MODEL_FOLDER)
+    if base.can_generate():
+        base.generation_config.save_pretrained(run.root / MODEL_FOLDER)
     tokenizer.save_pretrained(run.tokenizer)
 
 
@@ -102,7 +105,8 @@ def _with_weights(run: RunDir, recipe: Recipe, checkpoint: Checkpoint, device: s
     wanted = recipe.model.attn_implementation  # of the machine that trained; this one may lack it
     kernel = wanted if availability(wanted, device, recipe.model.dtype).available else "sdpa"
     folder = run.root / MODEL_FOLDER
-    base = skeleton(read_config(str(folder), None), kernel)
+    config = read_config(str(folder), None)
+    base = skeleton(config, kernel, kind_of(config))
     if (folder / "generation_config.json").is_file():
         base.generation_config = type(base.generation_config).from_pretrained(folder)
     model = adapted(base, recipe.optim, seed=0)
@@ -115,8 +119,11 @@ def _with_weights(run: RunDir, recipe: Recipe, checkpoint: Checkpoint, device: s
 def _of_name(source: str, device: str) -> StoredModel:
     config = read_config(source, None)
     stored = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
-    model = load_pretrained(source, config, revision=None, dtype=stored, attn_implementation="sdpa")
-    model.config.use_cache = True
+    model = load_pretrained(
+        source, config, revision=None, dtype=stored, attn_implementation="sdpa", kind=kind_of(config)
+    )
+    if model.can_generate():
+        model.config.use_cache = True
     model.to(device)
     return StoredModel(_ready(model, device), load_tokenizer(source), source)
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from galore.trainer.format import duration, percent, perplexity, rate, significant, size
-from galore.trainer.history import History
+from galore.trainer.history import History, flat
 from galore.trainer.markdown import details, fence, section, table
 from galore.trainer.metrics import Row
 
@@ -31,6 +31,23 @@ def status(history: History) -> str:
 
 
 def evaluations(history: History) -> str:
+    """Of a task every metric, of text its loss."""
+    return _of_task(history) if history.task else _of_text(history)
+
+
+def _of_task(history: History) -> str:
+    scored = [(row, flat(row["scores"])) for row in history.evaluations if "scores" in row]
+    names = list(scored[-1][1]) if scored else []
+    rows = [
+        (f"{row['step']:,}", *(f"{scores[name]:.4f}" for name in names), duration(row.get("seconds") or 0))
+        for row, scores in scored
+    ]
+    alarm = scored[-1][0].get("collapsed") if scored else None
+    note = f"**Alarm:** {alarm}.\n" if alarm else ""
+    return section("Evaluations", table(["step", *names, "time"], rows, "r" * (len(names) + 2)), note)
+
+
+def _of_text(history: History) -> str:
     rows = [
         (f"{row['step']:,}", _loss(row), _ppl(row), f"{row.get('tokens') or 0:,}", duration(row.get("seconds") or 0))
         for row in history.evaluations
@@ -108,6 +125,8 @@ def recipe(history: History) -> str:
 
 
 def _quality(history: History) -> list[tuple[str, str]]:
+    if history.task:
+        return _scores(history)
     rows, unigram = [], history.facts.get("unigram_loss_nats")
     last = history.evaluations[-1] if history.evaluations else None
     if last is not None:
@@ -119,6 +138,21 @@ def _quality(history: History) -> list[tuple[str, str]]:
             text += f"; the model's perplexity is {percent(math.exp(last['loss_nats'] - unigram))} of it"
         rows.append(("Unigram baseline", text))
     return rows
+
+
+def _scores(history: History) -> list[tuple[str, str]]:
+    """Every metric after the last evaluation, beside what the majority label reaches."""
+    scored = [row for row in history.evaluations if "scores" in row]
+    if not scored:
+        return []
+    majority = flat(history.facts.get("baseline") or {})
+    last, step = flat(scored[-1]["scores"]), scored[-1]["step"]
+    told = {name: f"; the majority label reaches {majority[name]:.4f}" for name in last if name in majority}
+    best = {name: max(flat(row["scores"])[name] for row in scored) for name in last}
+    return [
+        (name, f"{value:.4f} (step {step:,}), at best {best[name]:.4f}{told.get(name, '')}")
+        for name, value in last.items()
+    ]
 
 
 def _cost(history: History) -> list[tuple[str, str]]:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 import torch
 
 from galore.trainer.build import Run
-from galore.trainer.data.batch import Batch
 from galore.trainer.errors import RunFailed, UserError
 from galore.trainer.format import size
 from galore.trainer.memory.advice import Adviser
@@ -22,7 +21,7 @@ from galore.trainer.recipe.change import changed, spelled
 from galore.trainer.recipe.load import LoadedRecipe
 from galore.trainer.recipe.resume import changed_mathematics
 from galore.trainer.schedule import restarts_after
-from galore.trainer.step import StepResult, train_step
+from galore.trainer.step import AnyBatch, StepResult, train_step
 
 CPU_ALLOCATOR = "DefaultCPUAllocator"  # begins what torch says when the CPU's memory is at its end; it has no own type
 
@@ -40,7 +39,7 @@ class Shortage:
         return f"{size(self.use.current)} in use, {size(self.use.reserved)} reserved: {', '.join(parts)}"
 
 
-def attempt_step(run: Run, batch: Batch, number: int) -> StepResult | Shortage:
+def attempt_step(run: Run, batch: AnyBatch, number: int) -> StepResult | Shortage:
     """Optimizer step `number` (from 1) and the restart of adapters that may follow it, or why there was no room for it; what it had made is then given back."""
     train, optim = run.recipe.train, run.recipe.optim
     try:

@@ -10,14 +10,18 @@ from torch import Tensor, nn
 
 from galore.kernels.cross_entropy import LossSums, linear_loss
 from galore.trainer.data.batch import IGNORED, Batch
+from galore.trainer.data.labelled import LabelledBatch
 from galore.trainer.memory.live import by_category
 from galore.trainer.models.head import split_head
 from galore.trainer.optim import GaLoreAdamW, StepReport
 
+AnyBatch = Batch | LabelledBatch
+
 
 @dataclass(frozen=True)
 class StepResult:
-    """`loss_nats` is the mean cross-entropy over the step's targets, `held` the bytes by category, both before the update.
+    """`loss_nats` is the mean cross-entropy over the step's targets (squared error where they are scores), `held` the bytes
+    by category, both before the update.
 
     `restarted`: adapters that were merged and started anew after it. `z_loss`: what was optimised beside the
     cross-entropy, per target and with its coefficient.
@@ -34,7 +38,7 @@ class StepResult:
 def train_step(
     model: nn.Module,
     optimizer: GaLoreAdamW,
-    batch: Batch,
+    batch: AnyBatch,
     micro_batch_size: int,
     max_grad_norm: float | None,
     z_loss: float = 0.0,
@@ -42,7 +46,7 @@ def train_step(
     """Accumulate `batch`, clip the exact global norm of what will be applied, and update; or skip, if it is not finite.
 
     The gradient is that of the mean loss over all targets of `batch`, however it is cut into micro-batches: cross-entropy,
-    and `z_loss` times the mean squared logsumexp.
+    and `z_loss` times the mean squared logsumexp; or the squared error of scores.
     """
     targets = count_targets(batch)
     if optimizer.wants_sketch_pass:
@@ -58,7 +62,7 @@ def train_step(
 
 
 def accumulate(
-    model: nn.Module, batch: Batch, micro_batch_size: int, targets: int, z_loss: float = 0.0
+    model: nn.Module, batch: AnyBatch, micro_batch_size: int, targets: int, z_loss: float = 0.0
 ) -> tuple[float, float]:
     """Forward and backward over all micro-batches; returns the cross-entropy in nats per target, and the z-loss."""
     total, z = 0.0, 0.0
@@ -70,23 +74,34 @@ def accumulate(
     return total, z
 
 
-def micro_batches(batch: Batch, size: int) -> Iterator[Batch]:
+def micro_batches(batch: AnyBatch, size: int) -> Iterator[AnyBatch]:
     """Consecutive rows of `batch`, `size` at a time."""
     for start in range(0, len(batch), size):
         yield batch.rows(start, start + size)
 
 
-def count_targets(batch: Batch) -> int:
-    """Positions that are predicted: the first of a row never is."""
-    return max(1, int((batch.labels[:, 1:] != IGNORED).sum()))
+def count_targets(batch: AnyBatch) -> int:
+    """What a sum over `batch` is divided by."""
+    return max(1, batch.targets)
 
 
-def summed_loss(model: nn.Module, batch: Batch) -> Tensor:
+def summed_loss(model: nn.Module, batch: AnyBatch) -> Tensor:
     """Σ -log p(target) over the targets of `batch`, fp32 scalar with gradient."""
     return summed_losses(model, batch).total
 
 
-def summed_losses(model: nn.Module, batch: Batch, z_loss: float = 0.0) -> LossSums:
+def summed_losses(model: nn.Module, batch: AnyBatch, z_loss: float = 0.0) -> LossSums:
+    """What is summed over the targets of `batch`: of tokens, or of labelled examples, which know no z-loss."""
+    return labelled_losses(model, batch) if isinstance(batch, LabelledBatch) else token_losses(model, batch, z_loss)
+
+
+def labelled_losses(model: nn.Module, batch: LabelledBatch) -> LossSums:
+    """Cross-entropy of the labels of `batch`, nats; or squared errors, where they are scores."""
+    total = batch.summed_loss(model(**batch.inputs(next(model.parameters()).device)).logits)
+    return LossSums(total, total.detach(), total.new_zeros(()))
+
+
+def token_losses(model: nn.Module, batch: Batch, z_loss: float = 0.0) -> LossSums:
     """Cross-entropy and z-loss over the targets of `batch`. The logits never exist whole."""
     device = next(model.parameters()).device
     input_ids = batch.input_ids.to(device, non_blocking=True)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from galore.trainer.errors import UserError
+from galore.trainer.evaluate import EvalResult
 
 SKIPPED = (SimpleNamespace(path=Path("step-00000009"), reason="model.safetensors differs"),)
 
@@ -89,7 +90,7 @@ def test_train_dry_run(galore: Any, calls: Calls) -> None:
 
 @pytest.fixture
 def scored(calls: Calls) -> Calls:
-    result = SimpleNamespace(loss_nats=2.5, perplexity=12.1825, tokens=40_000, mode="token", batches=3)
+    result = EvalResult(loss_nats=2.5, perplexity=12.1825, tokens=40_000, mode="token", batches=3)
     calls.replace("galore.trainer.build", choose_device="cpu")
     calls.replace(
         "galore.trainer.evaluation",
@@ -142,7 +143,9 @@ def test_generate(galore: Any, calls: Calls) -> None:
 
 
 def test_export(galore: Any, calls: Calls) -> None:
-    written = SimpleNamespace(folder="/x/out", origin="runs/a/step-7", step=7, bytes=2**20, skipped=())
+    written = SimpleNamespace(
+        folder="/x/out", origin="runs/a/step-7", step=7, bytes=2**20, loads="AutoModelForCausalLM", skipped=()
+    )
     calls.replace("galore.trainer.export", export=written)
     shown = galore("export", "runs/a", "out")
     assert shown.stdout.startswith("/x/out: 1.00 MiB, from runs/a/step-7\n")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from galore.trainer.format import GIB
+from galore.trainer.glue.tasks import TASKS
 from galore.trainer.memory.cards import card
 from galore.trainer.memory.plan import profile_on
 from galore.trainer.recipe.load import load_recipe
@@ -38,7 +39,9 @@ def test_names() -> None:
     variants = ["", "-full", "-galore", "-galore-8bit", "-lora"]
     expected = [f"llama-{size}{variant}" for size in SIZES for variant in variants]
     expected.remove("llama-7b-full")  # 50 GiB of weights, gradients and states: no single consumer GPU holds them
-    assert sorted(["demo", "continue-pretraining", "finetune-instruct", *expected, *CARDS]) == sorted(NAMES)
+    glue = [f"roberta-glue{variant}" for variant in ["", "-full", "-galore-r4", "-galore-r8", "-lora-r8"]]
+    named = ["demo", "continue-pretraining", "finetune-instruct"]
+    assert sorted([*named, *glue, *expected, *CARDS]) == sorted(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -60,7 +63,7 @@ def test_variants_are_derived_not_cloned(name: str) -> None:
     text = (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
     parent = "llama-7b" if name == "llama-13b-24gb" else "-".join(name.split("-")[:2])
     assert f"\nextends: {parent}\n" in text
-    assert len(text.splitlines()) < (25 if name in CARDS else 10)
+    assert len(text.splitlines()) < (10 if name.startswith("llama") and name not in CARDS else 30)
 
 
 @pytest.mark.parametrize("name", CARDS)
@@ -135,6 +138,57 @@ def test_the_instruction_recipe_needs_a_path_and_a_model_only() -> None:
     assert recipe.data.instruct
     assert (recipe.data.loss_on, recipe.data.packing) == ("responses", "packed")
     assert (recipe.optim.method, recipe.data.tokenizer) == ("galore", None)
+
+
+GLUE = ("mnli", "sst2", "mrpc", "cola", "qnli", "qqp", "rte", "stsb")  # as the paper's table has them
+RATES = {  # of that table
+    ("galore-r4", 4, 4.0): (1e-5, 1e-5, 3e-5, 3e-5, 1e-5, 1e-5, 1e-5, 1e-5),
+    ("galore-r8", 8, 2.0): (1e-5, 2e-5, 2e-5, 1e-5, 1e-5, 2e-5, 2e-5, 3e-5),
+}
+LORA = {  # of LoRA's own paper: learning rate, epochs
+    "mnli": (5e-4, 30),
+    "sst2": (5e-4, 60),
+    "mrpc": (4e-4, 30),
+    "cola": (4e-4, 80),
+    "qnli": (4e-4, 25),
+    "qqp": (5e-4, 25),
+    "rte": (4e-4, 80),
+    "stsb": (4e-4, 40),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "rank", "scale", "task", "rate"),
+    [(*key, *each) for key, rates in RATES.items() for each in zip(GLUE, rates, strict=True)],
+)
+def test_glue_carries_the_papers_settings(name: str, rank: int, scale: float, task: str, rate: float) -> None:
+    recipe = load_recipe(f"roberta-glue-{name}", [f"data.task={task}"]).recipe
+    optim, train = recipe.optim, recipe.train
+    assert (optim.learning_rate, optim.rank, optim.scale, optim.update_proj_gap) == (rate, rank, scale, 500)
+    assert (optim.lr_scheduler_type, optim.warmup_ratio, optim.min_lr_ratio, optim.weight_decay) == ("linear", 0, 0, 0)
+    assert (train.num_train_epochs, train.global_batch_size) == (30, 32 if task == "cola" else 16)
+    assert (recipe.data.max_length, recipe.data.path, recipe.eval.eval_epochs) == (512, "nyu-mll/glue", 1)
+    assert {"query", "key", "value", "intermediate.dense", "output.dense"} <= set(optim.target_modules)
+
+
+@pytest.mark.parametrize("task", LORA)
+def test_lora_on_glue_carries_its_own_papers_settings(task: str) -> None:
+    recipe = load_recipe("roberta-glue-lora-r8", [f"data.task={task}"]).recipe
+    optim, train = recipe.optim, recipe.train
+    assert (optim.learning_rate, train.num_train_epochs) == LORA[task]
+    assert (optim.rank, optim.lora_alpha, optim.warmup_ratio, optim.weight_decay) == (8, 16, 0.06, 0.1)
+    assert train.global_batch_size == (32 if task == "cola" else 16)
+
+
+@pytest.mark.parametrize("name", ["full", "galore-r4", "galore-r8", "lora-r8"])
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_of_glue_loads_and_differs_in_the_method_and_length_only(name: str, task: str) -> None:
+    base = load_recipe("roberta-glue", [f"data.task={task}"]).recipe
+    recipe = load_recipe(f"roberta-glue-{name}", [f"data.task={task}"]).recipe
+    epochs = {"num_train_epochs": recipe.train.num_train_epochs}
+    assert recipe.model_copy(update={"optim": base.optim}) == base.model_copy(
+        update={"train": base.train.model_copy(update=epochs)}
+    )
 
 
 def test_nothing_else_lies_in_the_folder() -> None:

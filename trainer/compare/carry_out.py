@@ -8,18 +8,13 @@ from pathlib import Path
 
 from galore.trainer.compare import sheet
 from galore.trainer.compare.grid import Cell
+from galore.trainer.compare.jobs import Failures, Job, Show, Told, run_jobs
 from galore.trainer.compare.outcome import Outcome, best_of_each, outcome, standings
 from galore.trainer.compare.picture import draw
 from galore.trainer.data.batch import Progress
 from galore.trainer.durable import replace_file
-from galore.trainer.errors import RunFailed, UserError
 from galore.trainer.metrics import Console
-from galore.trainer.recipe.load import LoadedRecipe, load_recipe, recipe_from_resolved
-from galore.trainer.recipe.resume import changed_mathematics
-from galore.trainer.run import run_training
-from galore.trainer.rundir import RunDir
-
-Told = Callable[[str], None]
+from galore.trainer.recipe.load import LoadedRecipe, load_recipe
 
 
 def carry_out(
@@ -39,39 +34,18 @@ def carry_out(
         UserError: a recipe is wrong, or a run that is there was another one. Interrupted: by a signal, all saved.
     """
     loaded = [load_recipe(recipe, [*overrides, *cell.overrides]) for cell in cells]  # all errors before the first run
-    for cell, each in zip(cells, loaded, strict=True):
-        _refuse_another(root / cell.folder, each)
-    root.mkdir(parents=True, exist_ok=True)
-    failures: dict[str, str] = {}
-    for number, (cell, each) in enumerate(zip(cells, loaded, strict=True), 1):
-        directory = root / cell.folder
-        if outcome(cell, root).status == "done":
-            tell(f"{number} of {len(cells)}: {cell.folder} is done")
-            continue
-        tell(f"{number} of {len(cells)}: {cell.folder}")
-        try:
-            resume = RunDir(directory).recipe.is_file()
-            run_training(each, directory, resume, make_console(each), progress)
-        except RunFailed as error:
-            failures[cell.folder] = error.what
-            tell(f"{cell.folder} failed: {error.what}")
-        _write(loaded[0].name, [outcome(cell, root, failures.get(cell.folder, "")) for cell in cells], root)
-    found = [outcome(cell, root, failures.get(cell.folder, "")) for cell in cells]
-    _write(loaded[0].name, found, root)
-    return found
+    jobs = [Job(cell.folder, each) for cell, each in zip(cells, loaded, strict=True)]
+
+    def write(failures: Failures) -> list[Outcome]:
+        found = [outcome(cell, root, _reason(failures, cell.folder)) for cell in cells]
+        _write(loaded[0].name, found, root)
+        return found
+
+    return write(run_jobs(jobs, root, Show(make_console, progress, tell), write))
 
 
-def _refuse_another(directory: Path, loaded: LoadedRecipe) -> None:
-    file = RunDir(directory).recipe
-    if not file.is_file():
-        return
-    other = changed_mathematics(recipe_from_resolved(file.read_text(encoding="utf-8"), str(file)), loaded.recipe)
-    if other:
-        raise UserError(
-            f"holds a run of another recipe: {'; '.join(other)}",
-            where=str(directory),
-            fix="compare in another --output-dir, or move that run away",
-        )
+def _reason(failures: Failures, folder: str) -> str:
+    return failures[folder].what if folder in failures else ""
 
 
 def _write(name: str, found: list[Outcome], root: Path) -> None:

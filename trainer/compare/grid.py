@@ -67,21 +67,21 @@ class Cell:
         return "-".join(parts + ([] if self.seed is None else [f"seed{self.seed}"]))
 
 
-def grid(methods: str, learning_rates: str | None, seeds: str | None) -> list[Cell]:
+def grid(methods: str, rates_tried: str | None, seeds: str | None) -> list[Cell]:
     """All runs, seed by seed, so that an interrupted comparison has seen every method.
 
     Args:
         methods: names from METHODS, comma-separated; settings may follow each after colons: `galore:optim.rank=32`.
-        learning_rates, seeds: comma-separated numbers; None takes the recipe's own.
+        rates_tried, seeds: comma-separated numbers; None takes the recipe's own.
 
     Raises:
         UserError: a name is unknown, a number is none, or two runs would be the same.
     """
-    names = _words(methods, "--methods")
+    names = words(methods, "--methods")
     for name in names:
         _refuse_unknown(name)
-    rates = [None] if learning_rates is None else [_rate(word) for word in _words(learning_rates, RATES)]
-    numbers = [None] if seeds is None else [_seed(word) for word in _words(seeds, SEEDS)]
+    rates: list[float | None] = [None] if rates_tried is None else [*learning_rates(rates_tried)]
+    numbers = [None] if seeds is None else [_seed(word) for word in words(seeds, SEEDS)]
     cells = [Cell(name, rate, seed) for seed, name, rate in itertools.product(numbers, names, rates)]
     _refuse_twice([cell.folder for cell in cells])
     return cells
@@ -90,7 +90,13 @@ def grid(methods: str, learning_rates: str | None, seeds: str | None) -> list[Ce
 RATES, SEEDS = "--learning-rates", "--seeds"
 
 
-def _words(text: str, where: str) -> list[str]:
+def learning_rates(text: str) -> list[float]:
+    """Positive numbers between commas. Raises UserError."""
+    return [_rate(word) for word in words(text, RATES)]
+
+
+def words(text: str, where: str) -> list[str]:
+    """What stands between commas. Raises UserError, which names the option `where`."""
     words = [word.strip() for word in text.split(",")]
     if not all(words):
         raise UserError(f"{text!r} names nothing between two commas", where=where, fix="write a,b,c")

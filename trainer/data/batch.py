@@ -55,6 +55,21 @@ class Batch:
     def __len__(self) -> int:
         return len(self.sequence_ids)
 
+    @property
+    def targets(self) -> int:
+        """Positions that are predicted: the first of a row never is."""
+        return int((self.labels[:, 1:] != IGNORED).sum())
+
+    @property
+    def tokens(self) -> int:
+        """Positions that are fed, padding included."""
+        return self.input_ids.numel()
+
+    @property
+    def loss_name(self) -> str:
+        """What the loss is called in the metrics."""
+        return "loss_nats"
+
     def rows(self, start: int, stop: int) -> Batch:
         """Rows `start` to `stop`: one micro-batch."""
         return Batch(self.input_ids[start:stop], self.labels[start:stop], self.sequence_ids[start:stop])

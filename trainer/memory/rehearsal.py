@@ -9,20 +9,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from galore.kernels.linear import Factors
 from galore.trainer.build import attach_optimizer, build_model, planned_vocabulary
 from galore.trainer.data.batch import Batch
+from galore.trainer.data.labelled import full_batch
 from galore.trainer.evaluate import batch_loss
+from galore.trainer.glue.tasks import TASKS
 from galore.trainer.memory.tracer import Tracer
 from galore.trainer.models.checkpointing import offloading
 from galore.trainer.optim import GaLoreAdamW
 from galore.trainer.optim.projected import ProjectedSlot
 from galore.trainer.recipe.load import LoadedRecipe
 from galore.trainer.recipe.schema import Recipe
-from galore.trainer.step import train_step
+from galore.trainer.step import AnyBatch, train_step
 
 FIRST, ORDINARY, REFRESH, EVALUATION = "first step", "ordinary step", "refresh step", "evaluation"
 
@@ -89,10 +92,13 @@ class Rehearsal:
             batch_loss(self.model, self._batch(self.recipe.eval.micro_batch_size or self.recipe.train.micro_batch_size))
         self.model.train()
 
-    def _batch(self, rows: int) -> Batch:
-        """Token ids (rows, max_length) without padding."""
+    def _batch(self, rows: int) -> AnyBatch:
+        """Token ids (rows, max_length) without padding; of a task, with labels."""
         shape = (rows, self.recipe.data.max_length)
         ids = torch.randint(self.vocabulary, shape, generator=torch.Generator().manual_seed(0))
+        task = self.recipe.data.task
+        if task is not None:
+            return full_batch(ids.numpy(), np.float32 if TASKS[task].is_regression else np.int64)
         return Batch(ids, ids, tuple(range(rows)))
 
 

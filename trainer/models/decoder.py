@@ -11,6 +11,7 @@ from transformers import LlamaConfig, PreTrainedConfig, PreTrainedModel
 
 from galore.trainer.errors import UserError
 from galore.trainer.models.attention import check_attention
+from galore.trainer.models.capacity import check_capacity
 from galore.trainer.models.materialise import draw_weights
 from galore.trainer.models.pretrained import WHERE, load_pretrained, locate, read_config, skeleton
 from galore.trainer.optim.groups import target_modules
@@ -78,34 +79,6 @@ def llama_config(section: ModelSection, vocab_size: int) -> LlamaConfig:
         eos_token_id=None,
         pad_token_id=None,
     )
-
-
-def check_capacity(config: PreTrainedConfig, vocab_size: int, max_length: int) -> None:
-    """Refuse data that the model has no embedding rows or no positions for.
-
-    Raises:
-        UserError: with both numbers.
-    """
-    text = config.get_text_config()
-    if text.vocab_size < vocab_size:
-        raise UserError(
-            f"the model embeds {text.vocab_size} token ids, but the tokenizer has {vocab_size}",
-            where="model.vocab_size",
-            fix=f"set model.vocab_size to at least {vocab_size}, or choose the model's own tokenizer",
-        )
-    positions = positions_of(config)
-    if positions is not None and max_length > positions:
-        raise UserError(
-            f"sequences of {max_length} tokens do not fit the model's {positions} positions",
-            where="data.max_length",
-            fix=f"set data.max_length to {positions} or less",
-        )
-
-
-def positions_of(config: PreTrainedConfig) -> int | None:
-    """Longest sequence, in tokens, the model is made for; None where it has no such limit."""
-    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
-    return positions if isinstance(positions, int) and positions > 0 else None
 
 
 def _config(section: ModelSection, vocab_size: int, source: str | None) -> PreTrainedConfig:

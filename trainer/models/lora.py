@@ -23,6 +23,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from galore.trainer.errors import UserError
+from galore.trainer.models.classifier import head_modules
 from galore.trainer.optim.groups import target_modules
 from galore.trainer.recipe.optim_section import OptimSection
 
@@ -30,7 +31,7 @@ T = TypeVar("T")
 
 
 def add_adapters(model: PreTrainedModel, optim: OptimSection, seed: int) -> nn.Module:
-    """`model` wrapped by peft: adapters and `optim.train_modules` trainable, everything else frozen.
+    """`model` wrapped by peft: adapters, `optim.train_modules` and a head that classifies trainable, everything else frozen.
 
     A is drawn from `seed` (Kaiming uniform), B is zero, so the wrapped model computes what `model` did. The update is
     scaled by lora_alpha / rank, with the recipe's rank also where a layer's own is clamped. State-dict names are
@@ -45,9 +46,9 @@ def add_adapters(model: PreTrainedModel, optim: OptimSection, seed: int) -> nn.M
     ranks = adapter_ranks(model, optim)
     if optim.adapter == "relora":
         refuse_tied(model, ranks)
-    in_full = _modules_in_full(model, optim.train_modules, ranks)
+    in_full = _modules_in_full(model, [*optim.train_modules, *head_modules(model)], ranks)
     config = peft.LoraConfig(
-        task_type="CAUSAL_LM",
+        task_type=None if head_modules(model) else "CAUSAL_LM",  # SEQ_CLS would keep a second copy of the head
         r=optim.rank,
         lora_alpha=optim.lora_alpha,
         lora_dropout=optim.lora_dropout,

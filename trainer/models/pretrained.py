@@ -1,12 +1,20 @@
-"""Causal language models from a local folder or the hub: safetensors only, and never code of their own."""
+"""Causal language models and classifiers from a local folder or the hub: safetensors only, and never code of their own."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.utils import logging
 
 from galore.trainer.errors import UserError
@@ -51,31 +59,47 @@ def read_config(source: str, revision: str | None) -> PreTrainedConfig:
     return config
 
 
-def skeleton(config: PreTrainedConfig, attn_implementation: str) -> PreTrainedModel:
+def kind_of(config: PreTrainedConfig) -> Any:
+    """transformers' class for the kind of model that `config` was saved from: with a head that classifies, or causal."""
+    classifies = any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
+    return AutoModelForSequenceClassification if classifies else AutoModelForCausalLM
+
+
+def skeleton(config: PreTrainedConfig, attn_implementation: str, kind: Any = AutoModelForCausalLM) -> PreTrainedModel:
     """The model of `config` on the meta device: shapes and names, no memory, float32.
 
     Raises:
-        UserError: the configuration is not one of a causal language model, or refuses the attention kernel.
+        UserError: there is no model of that `kind` for the configuration, or it refuses the attention kernel.
     """
     source = config.name_or_path or config.model_type
     with explained(source), torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(
+        model = kind.from_config(
             config, dtype=torch.float32, attn_implementation=attn_implementation, trust_remote_code=False
         )
     return _checked(model)
 
 
 def load_pretrained(
-    source: str, config: PreTrainedConfig, *, revision: str | None, dtype: torch.dtype, attn_implementation: str
+    source: str,
+    config: PreTrainedConfig,
+    *,
+    revision: str | None,
+    dtype: torch.dtype,
+    attn_implementation: str,
+    kind: Any = AutoModelForCausalLM,
+    drawn: Callable[[str], bool] = lambda name: False,
 ) -> PreTrainedModel:
     """The model with its stored weights, cast to `dtype`, on the CPU.
+
+    Args:
+        drawn: whether a tensor may be missing, or have another shape: it is then drawn from the global random state.
 
     Raises:
         UserError: no safetensors, weights that do not fit, or weights missing.
     """
     _refuse_pickles(source)
-    with explained(source):
-        model, info = AutoModelForCausalLM.from_pretrained(
+    with explained(source), _quiet():
+        model, info = kind.from_pretrained(
             source,
             config=config,
             revision=revision,
@@ -84,10 +108,26 @@ def load_pretrained(
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,
         )
-    if missing := sorted(info["missing_keys"]):
+    if unfit := sorted(name for name, *_ in info["mismatched_keys"] if not drawn(name)):
+        raise UserError(
+            f"{source} has {len(unfit)} tensors of another shape than its model, such as {unfit[0]}", where=WHERE
+        )
+    if missing := sorted(name for name in info["missing_keys"] if not drawn(name)):
         raise UserError(f"{source} lacks {len(missing)} tensors of its model, such as {missing[0]}", where=WHERE)
     return _checked(model)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' table of tensors that are missing or left over: what matters of it is an error here."""
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
 
 
 def _checked(model: Any) -> PreTrainedModel:
@@ -128,5 +168,5 @@ class explained:  # noqa: N801 - reads as a statement: `with explained(source):`
         raise UserError(
             f"cannot use {what}: {reason}",
             where=WHERE,
-            fix="give a folder with config.json and *.safetensors, or the hub name of a causal language model",
+            fix="give a folder with config.json and *.safetensors, or the hub name of such a model",
         ) from error

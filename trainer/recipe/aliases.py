@@ -29,6 +29,8 @@ FIELDS = {
     "model.attn_implementation: sdpa": "sdp_attention",
     "data.path": "dataset datasets dataset_name dataset_dir train_file train_data_dir data_path",
     "data.validation_path": "validation_file eval_dataset",
+    "data.task": "task_name glue_task",
+    "data.max_train_samples": "max_samples num_train_samples",
     "data.hub_config": "dataset_config dataset_config_name",
     "data.split": "dataset_split",
     "data.text_field": "text_column dataset_text_field field",

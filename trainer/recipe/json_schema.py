@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, get_args
 
-from galore.trainer.recipe.fields import recipe_schema
+from galore.trainer.recipe.fields import fields, recipe_schema
+from galore.trainer.recipe.schema import TaskName
 
 EXTENDS = {
     "type": "string",
     "description": "A shipped recipe, or a file relative to this one, whose settings hold unless written here; one level",
 }
+TASKS = {
+    "type": "object",
+    "description": "Settings of single GLUE tasks, such as {cola: {optim.learning_rate: 3.0e-5}}; they go before those of the sections",
+    "propertyNames": {"enum": list(get_args(TaskName))},
+    "additionalProperties": {"type": "object", "propertyNames": {"enum": list(fields())}},
+}
 
 
 def file_schema() -> dict[str, Any]:
-    """The schema of the models, and `extends`, with which the required sections may stand in the other recipe."""
+    """The schema of the models, `tasks`, and `extends`, with which the required sections may stand in the other recipe."""
     schema = _without_titles(recipe_schema())
     required = schema.pop("required")
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "galore recipe",
         **schema,
-        "properties": {"extends": EXTENDS, **schema["properties"]},
+        "properties": {"extends": EXTENDS, "tasks": TASKS, **schema["properties"]},
         "anyOf": [{"required": ["extends"]}, {"required": required}],
     }
 

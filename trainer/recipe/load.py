@@ -17,6 +17,7 @@ from galore.trainer.recipe.problems import RecipeError
 from galore.trainer.recipe.schema import Recipe
 from galore.trainer.recipe.shipped import is_shipped, locate
 from galore.trainer.recipe.source import Layer, merge, parse, read_layer
+from galore.trainer.recipe.task_settings import with_task_settings
 
 CORPUS = [("data", "path"), ("data", "validation_path")]  # files if the source is local, else names on the hub
 MAYBE_FILES = [("data", "tokenizer"), ("model", "name_or_path")]  # files, or names on the hub
@@ -68,8 +69,8 @@ def _main_layer(name_or_path: str) -> Layer:
     return read_layer(path, str(path), path.parent.absolute())
 
 
-def _resolve(main: Layer, *above: Layer) -> Recipe:
-    layers = [*_parent_of(main), main, *above]
+def _resolve(main: Layer, above: Layer | None = None) -> Recipe:
+    layers = with_task_settings([*_parent_of(main), main], above)
     meant = set().union(*(take_unknown(layer) for layer in layers))
     merged = merge(layers, main)
     if any(problem.key == "extends" for problem in main.problems):
@@ -117,7 +118,8 @@ def anchor_paths(merged: Layer) -> None:
     """
     source = merged.values.get("data", {}).get("source", "local")
     files = [*FILES, *CORPUS] if source == "local" else FILES
-    for section, name in [*files, *MAYBE_FILES]:
+    maybe = [*MAYBE_FILES, *CORPUS] if source == "glue" else MAYBE_FILES
+    for section, name in [*files, *maybe]:
         values = merged.values.get(section, {})
         if name in values:
             directory = merged.place((section, name)).directory

@@ -9,9 +9,12 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from galore.trainer.recipe.glue_rules import check_glue
 from galore.trainer.recipe.instruction_rules import check_instruction
 from galore.trainer.recipe.optim_section import OptimSection
 from galore.trainer.recipe.section import NonNegative, Positive, Section, execution
+
+TaskName = Literal["cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli"]
 
 
 class ModelSection(Section):
@@ -19,7 +22,7 @@ class ModelSection(Section):
 
     name_or_path: str | None = Field(
         None,
-        description="Local folder or hub name of a causal LM to start from; null builds a LLaMA from the dimensions below",
+        description="Local folder or hub name of a causal LM (source: glue: of any model that can classify) to start from; null builds a LLaMA from the dimensions below",
     )
     revision: str | None = Field(None, description="Hub revision (branch, tag or commit) of `name_or_path`")
     random_init: bool = Field(False, description="Take only the configuration of `name_or_path` and draw fresh weights")
@@ -58,13 +61,17 @@ class ModelSection(Section):
 class DataSection(Section):
     """Which text, and how it becomes sequences."""
 
-    source: Literal["packaged", "local", "hub"] = Field(
+    source: Literal["packaged", "local", "hub", "glue"] = Field(
         "local",
-        description="packaged: the corpus pip brings; local: files at `path`; hub: a data set streamed from the Hugging Face hub",
+        description="packaged: the corpus pip brings; local: files at `path`; hub: a data set streamed from the Hugging Face hub; glue: sentences and labels of `task`",
+    )
+    task: TaskName | None = Field(None, description="glue: which task; `galore finetune-glue --task` sets it")
+    max_train_samples: Positive | None = Field(
+        None, description="glue: train on the first so many examples only; null takes all"
     )
     path: str | list[str] | None = execution(  # a moved corpus is the same corpus: its content is fingerprinted
         None,
-        "local: file, folder or glob (or a list of them), txt/jsonl/parquet, gzipped or not, relative to the recipe; hub: data set name",
+        "local: file, folder or glob (or a list of them), txt/jsonl/parquet, gzipped or not, relative to the recipe; hub: data set name; glue: nyu-mll/glue, or a folder of the task, in any of its layouts",
     )
     validation_path: str | list[str] | None = execution(None, "local: files to hold out instead of a share of `path`")
     hub_config: str | None = Field(None, description="hub: configuration name, such as `en`")
@@ -103,7 +110,9 @@ class DataSection(Section):
     tokenizer_vocab_size: Positive = Field(
         4096, description="Size of the byte-level BPE trained when `tokenizer` is null"
     )
-    max_length: Positive = Field(256, description="Tokens per sequence")
+    max_length: Positive = Field(
+        256, description="Tokens per sequence; glue: at most, the examples of a batch are padded to its longest"
+    )
     packing: Literal["packed", "paper"] = Field(
         "packed",
         description="packed: documents joined by EOS and cut into full sequences, instructions put together whole; paper: one document per row, truncated or padded",
@@ -121,7 +130,7 @@ class DataSection(Section):
 
     @model_validator(mode="after")
     def _source_has_path(self) -> Self:
-        if self.source in ("local", "hub") and not self.path:
+        if self.source in ("local", "hub", "glue") and not self.path:
             raise ValueError(f"source: {self.source} needs `path`")
         if self.source == "packaged" and (self.path or self.validation_path):
             raise ValueError("path is set, but source: packaged reads no files: write source: local, or path: null")
@@ -194,6 +203,9 @@ class EvalSection(Section):
     """How the held-out text is scored."""
 
     eval_steps: Positive | None = execution(1000, "Optimizer steps between evaluations; null evaluates only at the end")
+    eval_epochs: Positive | None = execution(
+        None, "Passes over the training data between evaluations, instead of eval_steps; not for a stream"
+    )
     mode: Literal["token", "paper"] = Field(
         "token",
         description="token: mean over held-out tokens; paper: mean of batch means divided by n + 1 batches, as published",
@@ -232,6 +244,7 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Self:
+        check_glue(self)
         if self.optim.update == "immediate" and self.train.accumulation > 1:
             raise ValueError(
                 f"optim.update: immediate cannot accumulate {self.train.accumulation} micro-batches: set train.micro_batch_size to "

@@ -1,0 +1,258 @@
+"""GLUE with a small encoder: GaLore against LoRA against full fine-tuning, and our loop against transformers' Trainer.
+
+    python bench/minilm.py MODEL                         the encoder
+    python bench/glue.py quality MODEL DATA OUT [TASKS]  every method at POINTS on seed 1, then its best on seeds 2 and 3
+    python bench/glue.py table OUT                       Markdown of that
+    python bench/glue.py time MODEL DATA                 wall time, the two by turns in one process
+
+DATA is a folder of GLUE. OUT gets one JSON line per run, and what is in it is not run again. Every run has one thread; length 64;
+SST-2 and STS-B their first 3,000 examples and one epoch, MRPC all of them and three.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from galore.kernels.host import prepare_process
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+prepare_process()  # before torch is imported
+
+from galore.trainer.format import duration, size  # noqa: E402
+from galore.trainer.glue.grid import Cell, grid  # noqa: E402
+from galore.trainer.glue.outcome import outcome  # noqa: E402
+from galore.trainer.glue.tasks import TASKS  # noqa: E402
+from galore.trainer.markdown import table  # noqa: E402
+
+SAME = ["data.max_length=64", "train.num_threads=1", "log.logging_steps=1000000"]
+OF_TASK = {
+    "sst2": ["data.max_train_samples=3000", "train.num_train_epochs=1"],
+    "stsb": ["data.max_train_samples=3000", "train.num_train_epochs=1"],
+    "mrpc": ["train.num_train_epochs=3"],
+}
+# A run of 188 steps sees no second subspace at the recipes' T of 500: a tenth of the run instead.
+IN_SUBSPACE = ["optim.update_proj_gap=20"]
+RECIPES = {
+    "galore-r4": ("roberta-glue-galore-r4", IN_SUBSPACE),
+    "galore-r8": ("roberta-glue-galore-r8", IN_SUBSPACE),
+    "lora-r8": ("roberta-glue-lora-r8", []),
+    "full": ("roberta-glue-full", []),
+}
+POINTS = {
+    "galore-r4": (2e-4, 3e-4, 5e-4),
+    "galore-r8": (2e-4, 3e-4, 5e-4),
+    "lora-r8": (5e-4, 1e-3, 2e-3),
+    "full": (5e-5, 1e-4, 2e-4),
+}
+SEEDS = (1, 2, 3)
+Row = dict[str, Any]
+
+
+class Silent:
+    """A console that shows nothing."""
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *args: None
+
+
+def quality(model: Path, data: Path, out: Path, tasks: list[str]) -> None:
+    """Every method at every point on the first seed, then the best point of each on the others."""
+    for task in tasks:
+        for method, rates in POINTS.items():
+            for rate in rates:
+                _once(out, model, data, task, method, rate, SEEDS[0])
+        for method in POINTS:
+            for seed in SEEDS[1:]:
+                _once(out, model, data, task, method, _best_rate(_rows(out), task, method), seed)
+
+
+def _once(out: Path, model: Path, data: Path, task: str, method: str, rate: float, seed: int) -> None:
+    key = {"task": task, "method": method, "learning_rate": rate, "seed": seed}
+    if any(key.items() <= row.items() for row in _rows(out)):
+        return
+    row = key | _run(cell(model, data, task, method, rate, seed))
+    with out.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+    print(json.dumps(row), flush=True)
+
+
+def cell(model: Path, data: Path, task: str, method: str, rate: float, seed: int) -> Cell:
+    """One run of the grid, as the command line would make it."""
+    recipe, own = RECIPES[method]
+    where = [f"model.name_or_path={model.absolute()}", f"data.path={data.absolute()}", f"train.seed={seed}"]
+    (found,) = grid(recipe, [*SAME, *OF_TASK[task], *own, *where], task, None, repr(rate))
+    return found
+
+
+def _run(one: Cell) -> Row:
+    from galore.trainer.run import run_training
+
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        run_training(one.loaded, Path(folder) / one.folder, False, Silent())
+        found = outcome(one, Path(folder))
+        return {
+            "last": found.last,
+            "best": found.best,
+            "baseline": found.baseline,
+            "optimizer_bytes": found.optimizer_bytes,
+            "peak_bytes": found.peak_bytes,
+            "step_seconds": found.seconds,
+            "wall_seconds": time.perf_counter() - began,
+        }
+
+
+def _rows(out: Path) -> list[Row]:
+    return [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()] if out.exists() else []
+
+
+def _metric(task: str) -> str:
+    return "spearman" if task == "stsb" else TASKS[task].headline
+
+
+def _best_rate(rows: list[Row], task: str, method: str) -> float:
+    own = [row for row in rows if (row["task"], row["method"], row["seed"]) == (task, method, SEEDS[0])]
+    return float(max(own, key=lambda row: row["last"][_metric(task)])["learning_rate"])
+
+
+def show_table(out: Path) -> None:
+    """One row per task and method at its best rate, then one per rate."""
+    rows, cells = _rows(out), defaultdict(list)
+    for row in rows:
+        cells[row["task"], row["method"], row["learning_rate"]].append(row)
+    head = ["task", "metric", "method", "learning rate", "median", "seeds", "optimizer", "peak memory", "steps"]
+    best = [
+        _line(task, method, rate, cells[task, method, rate])
+        for task, method in dict.fromkeys((row["task"], row["method"]) for row in rows)
+        for rate in [_best_rate(rows, task, method)]
+    ]
+    print(table(head, best, "lllrrrrrr"))
+    tried = [[*key[:2], f"{key[2]:g}", f"{100 * runs[0]['last'][_metric(key[0])]:.2f}"] for key, runs in cells.items()]
+    print(table(["task", "method", "learning rate", "seed 1"], tried, "llrr"))
+
+
+def _line(task: str, method: str, rate: float, runs: list[Row]) -> list[str]:
+    scores = [100 * run["last"][_metric(task)] for run in runs]
+    return [
+        TASKS[task].folder,
+        _metric(task),
+        method,
+        f"{rate:g}",
+        f"{median(scores):.2f}",
+        ", ".join(f"{score:.2f}" for score in scores),
+        size(runs[0]["optimizer_bytes"]),
+        size(max(run["peak_bytes"] for run in runs)),
+        duration(median(run["step_seconds"] for run in runs)),
+    ]
+
+
+ROUNDS, EXAMPLES, RATE = 5, 640, 1e-4
+
+
+def wall_time(model: Path, data: Path) -> None:
+    """Seconds of 40 steps with AdamW, one checkpoint included: ours, then transformers', by turns."""
+    ours, theirs = [], []
+    for turn in range(ROUNDS + 1):  # the first of each warms up
+        ours.append(_ours(model, data))
+        theirs.append(_theirs(model, data))
+        print(f"{'warm-up' if turn == 0 else turn}: ours {ours[-1]:.2f} s, Trainer {theirs[-1]:.2f} s", flush=True)
+    ratios = [a / b for a, b in zip(ours[1:], theirs[1:], strict=True)]
+    print(f"median: ours {median(ours[1:]):.2f} s, Trainer {median(theirs[1:]):.2f} s, ", end="")
+    print(f"ratio {median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})")
+
+
+def _timed_cell(model: Path, data: Path) -> Cell:
+    where = [f"model.name_or_path={model.absolute()}", f"data.path={data.absolute()}"]
+    rest = [f"data.max_train_samples={EXAMPLES}", "train.num_train_epochs=1", "train.save_steps=null"]
+    (found,) = grid("roberta-glue-full", [*SAME, *where, *rest], "sst2", None, repr(RATE))
+    return found
+
+
+def _ours(model: Path, data: Path) -> float:
+    """The whole loop, recording and checkpoint included; nothing is held out, so nothing is evaluated."""
+    from dataclasses import replace
+
+    from galore.trainer.build import build
+    from galore.trainer.loop import train
+    from galore.trainer.metrics import Metrics
+    from galore.trainer.record import Meter, Recorder
+    from galore.trainer.rundir import RunDir
+    from galore.trainer.signals import StopOnSignal
+
+    with tempfile.TemporaryDirectory() as folder:
+        directory = RunDir.create(Path(folder) / "run", resume=False)
+        run = build(_timed_cell(model, data).loaded, directory, Silent())
+        run = replace(run, data=replace(run.data, held_out={}))
+        meter = Meter.of(run.model, run.device, next(run.model.parameters()).dtype, run.recipe.data.max_length)
+        recorder = Recorder(Metrics.open(directory.metrics, None), Silent(), meter, run.device, 0)
+        began = time.perf_counter()
+        with StopOnSignal(lambda text: None) as stop:
+            train(run, recorder, stop)
+        seconds = time.perf_counter() - began
+        recorder.metrics.close()
+        run.optimizer.release()
+        return seconds
+
+
+def _theirs(model: Path, data: Path) -> float:
+    """transformers' Trainer, its own AdamW (fused), collator and checkpoint."""
+    import datasets
+    import torch
+    from transformers import (
+        AutoModelForSequenceClassification,
+        AutoTokenizer,
+        DataCollatorWithPadding,
+        Trainer,
+        TrainingArguments,
+    )
+
+    from galore.trainer.glue.readers import read_split
+
+    torch.set_num_threads(1)
+    rows, tokenizer = read_split(TASKS["sst2"], "train", data)[:EXAMPLES], AutoTokenizer.from_pretrained(model)
+    encoded = tokenizer([row.text_a for row in rows], truncation=True, max_length=64)
+    examples = datasets.Dataset.from_dict({**encoded, "labels": [row.label for row in rows]})
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = TrainingArguments(
+            output_dir=folder,
+            per_device_train_batch_size=16,
+            num_train_epochs=1,
+            learning_rate=RATE,
+            max_grad_norm=0.0,
+            save_strategy="epoch",
+            logging_strategy="steps",
+            logging_steps=50,
+            report_to=[],
+            disable_tqdm=True,
+            use_cpu=True,
+            seed=1,
+        )
+        trainer = Trainer(
+            AutoModelForSequenceClassification.from_pretrained(model),
+            arguments,
+            train_dataset=examples,
+            data_collator=DataCollatorWithPadding(tokenizer),
+        )
+        began = time.perf_counter()
+        trainer.train()
+        return time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    match sys.argv[1:]:
+        case ["quality", model, data, out, *tasks]:
+            quality(Path(model), Path(data), Path(out), tasks or list(OF_TASK))
+        case ["table", out]:
+            show_table(Path(out))
+        case ["time", model, data]:
+            wall_time(Path(model), Path(data))
+        case _:
+            sys.exit(__doc__)

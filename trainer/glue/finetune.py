@@ -1,0 +1,67 @@
+"""`galore finetune-glue` below its command line: the runs that are missing, and what all of them came to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from galore.trainer.compare.jobs import Failures, Job, Show, run_jobs
+from galore.trainer.durable import replace_file
+from galore.trainer.errors import UserError
+from galore.trainer.glue import sheet
+from galore.trainer.glue.grid import Cell
+from galore.trainer.glue.outcome import Outcome, outcome, standings
+from galore.trainer.glue.picture import draw
+from galore.trainer.rundir import RunDir
+
+TITLE = "Fine-tuning on GLUE"
+
+
+def finetune(cells: Sequence[Cell], root: Path, resume: bool, show: Show) -> tuple[list[Outcome], Failures]:
+    """Run what of `cells` is not done under `root`; write glue.md, glue.json and glue.png there after each.
+
+    A run that fails, be it for its data, does not stop the others.
+
+    Returns:
+        What every one of `cells` came to, and what failed.
+
+    Raises:
+        UserError: runs are there without `resume`, or they were others; or the only run has bad input. Interrupted: by a
+            signal, all saved.
+    """
+    if not resume:
+        _refuse_begun(cells, root)
+    jobs = [Job(cell.folder, cell.loaded) for cell in cells]
+
+    def write(failures: Failures) -> list[Outcome]:
+        found = [outcome(cell, root, failures[cell.folder].what if cell.folder in failures else "") for cell in cells]
+        _write(found, root)
+        return found
+
+    failures = run_jobs(jobs, root, show, write, survives=UserError)
+    if len(failures) == len(cells) and _same(failures):
+        raise next(iter(failures.values()))
+    return write(failures), failures
+
+
+def _refuse_begun(cells: Sequence[Cell], root: Path) -> None:
+    begun = [cell.folder for cell in cells if RunDir(root / cell.folder).recipe.is_file()]
+    if begun:
+        fix = "add --resume to go on with it, or choose another --output-dir"
+        raise UserError(f"already holds a run of {begun[0]}", where=str(root), fix=fix)
+
+
+def _same(failures: Failures) -> bool:
+    """Whether one message says it all."""
+    return len({str(error) for error in failures.values()}) == 1
+
+
+def _write(found: Sequence[Outcome], root: Path) -> None:
+    best = standings(found)
+    replace_file(root / "glue.md", sheet.markdown(TITLE, found))
+    replace_file(root / "glue.json", json.dumps(sheet.as_objects(found), indent=2) + "\n")
+    with suppress(ImportError):  # the table says all of it
+        if any(each.done for each in best):
+            replace_file(root / "glue.png", draw(best, TITLE))
