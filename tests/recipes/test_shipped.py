@@ -42,6 +42,7 @@ def test_names() -> None:
     glue = [f"roberta-glue{variant}" for variant in ["", "-full", "-galore-r4", "-galore-r8", "-lora-r8"]]
     named = ["demo", "continue-pretraining", "finetune-instruct"]
     assert sorted([*named, *glue, *expected, *CARDS]) == sorted(NAMES)
+    assert NAMES[:3] == named
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -18,10 +18,10 @@ def shipped_names() -> list[str]:
     return sorted((path.stem for path in FOLDER.glob("*.yaml")), key=_by_size)
 
 
-def _by_size(name: str) -> tuple[float, str]:
+def _by_size(name: str) -> tuple[bool, float, str]:
     size = name.split("-")[1] if name.startswith("llama-") else "0m"
     unit = {"m": 1e6, "b": 1e9}.get(size[-1], 0)
-    return (float(size[:-1]) * unit if size[:-1].isdigit() else 0, name)
+    return (name != "demo", float(size[:-1]) * unit if size[:-1].isdigit() else 0, name)
 
 
 def is_shipped(name: str) -> bool:
