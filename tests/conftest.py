@@ -12,7 +12,28 @@ import torch
 
 torch.set_num_threads(1)
 
-WORDS = "good bad fine dull film plot song it was the a very quite not same other [PAD] [UNK] <s> </s>".split()
+WORDS = [
+    "good",
+    "bad",
+    "fine",
+    "dull",
+    "film",
+    "plot",
+    "song",
+    "it",
+    "was",
+    "the",
+    "a",
+    "very",
+    "quite",
+    "not",
+    "same",
+    "other",
+    "[PAD]",
+    "[UNK]",
+    "<s>",
+    "</s>",
+]
 
 
 @pytest.fixture(scope="session")

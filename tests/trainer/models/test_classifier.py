@@ -65,7 +65,7 @@ def test_a_lost_layer_is_refused(tiny_roberta: Path, tmp_path: Path) -> None:
     model = build(tiny_roberta)
     weights = {name: tensor for name, tensor in model.state_dict().items() if "layer.1.output" not in name}
     model.save_pretrained(tmp_path, state_dict=weights)
-    with pytest.raises(UserError, match="lacks .* tensors of its model, such as roberta.encoder.layer.1.output"):
+    with pytest.raises(UserError, match=r"lacks .* tensors of its model, such as roberta.encoder.layer.1.output"):
         build(tmp_path)
 
 
@@ -73,7 +73,7 @@ def test_a_layer_of_another_shape_is_refused(tiny_roberta: Path, tmp_path: Path)
     model = build(tiny_roberta)
     weights = model.state_dict() | {"roberta.embeddings.word_embeddings.weight": torch.zeros(7, 32)}
     model.save_pretrained(tmp_path, state_dict=weights)
-    with pytest.raises(UserError, match="another shape than its model, such as roberta.embeddings.word_embeddings"):
+    with pytest.raises(UserError, match=r"another shape than its model, such as roberta.embeddings.word_embeddings"):
         build(tmp_path)
 
 
