@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +12,14 @@ import pytest
 import torch
 from transformers import RobertaConfig, pipeline
 
+from galore.trainer import build as build_module
 from galore.trainer import loop
 from galore.trainer.build import dry_run
 from galore.trainer.checkpoint import newest_verified
 from galore.trainer.errors import UserError
 from galore.trainer.evaluation import evaluate_stored
 from galore.trainer.export import export
+from galore.trainer.generate import sample
 from galore.trainer.memory.cards import card
 from galore.trainer.memory.compare import compare
 from galore.trainer.memory.plan import profile_on
@@ -23,6 +27,7 @@ from galore.trainer.metrics import read_rows
 from galore.trainer.recipe.load import LoadedRecipe, load_recipe
 from galore.trainer.run import run_training
 from galore.trainer.rundir import RunDir
+from galore.trainer.runmodel import load_run_model
 from galore.trainer.scoring import TaskResult
 
 METHODS = ["roberta-glue-galore-r4", "roberta-glue-lora-r8", "roberta-glue-full"]
@@ -204,3 +209,26 @@ def test_methods_are_compared_on_a_task(asked: Any) -> None:
     names = [name for name, profile in compare(asked(METHODS[0], "rte"), card("rtx4090")) if profile is not None]
     assert "AdamW" in names
     assert json.dumps(names)
+
+
+def test_a_classifier_continues_no_text(asked: Any, tmp_path: Path) -> None:
+    run_training(asked(METHODS[2], "rte", "train.max_steps=1"), tmp_path / "run", False, Quiet())
+    stored = load_run_model(str(tmp_path / "run"))
+    with pytest.raises(UserError, match="is a classifier"):
+        sample(stored.model, stored.tokenizer, "the film", 4)
+
+
+def test_a_run_lets_go_of_its_model(asked: Any, tmp_path: Path) -> None:
+    """Runs follow each other in one process: hooks must not keep the model of the last one."""
+    made: list[weakref.ref[Any]] = []
+    built = build_module.attach_optimizer
+
+    def watched(model: Any, *rest: Any) -> Any:
+        made.append(weakref.ref(model))
+        return built(model, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build_module, "attach_optimizer", watched)
+        run_training(asked(METHODS[0], "rte", "train.max_steps=2"), tmp_path / "run", False, Quiet())
+    gc.collect()
+    assert [each() for each in made] == [None]

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from galore.trainer.compare import jobs
 from galore.trainer.compare.jobs import Show
-from galore.trainer.errors import RunFailed, UserError
+from galore.trainer.errors import Interrupted, RunFailed, UserError
 from galore.trainer.glue.finetune import finetune
 from galore.trainer.glue.grid import Cell, grid
 from galore.trainer.glue.outcome import Outcome, best, standings
@@ -91,8 +92,6 @@ def test_bad_input_of_the_only_task_is_an_error_at_once(
 def test_a_run_that_failed_goes_on(
     cells: Callable[..., list[Cell]], tmp_path: Path, show: Show, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import galore.trainer.compare.jobs as jobs
-
     train = jobs.run_training
 
     def fails(loaded: Any, directory: Path, *rest: Any) -> Path:
@@ -106,6 +105,24 @@ def test_a_run_that_failed_goes_on(
     monkeypatch.setattr(jobs, "run_training", train)
     outcomes, failures = finetune(cells("rte,sst2"), tmp_path / "out", True, show)
     assert ([each.status for each in outcomes], failures) == (["done", "done"], {})
+
+
+def test_a_signal_keeps_what_is_done_and_says_how_to_go_on(
+    cells: Callable[..., list[Cell]], tmp_path: Path, show: Show, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = jobs.run_training
+
+    def stops(loaded: Any, directory: Path, *rest: Any) -> Path:
+        if directory.parent.name == "sst2":
+            raise Interrupted("by SIGINT after step 1; saved")
+        return train(loaded, directory, *rest)
+
+    monkeypatch.setattr(jobs, "run_training", stops)
+    with pytest.raises(Interrupted, match="by SIGINT") as stopped:
+        finetune(cells("rte,sst2"), tmp_path / "out", False, show)
+    assert (stopped.value.fix, stopped.value.exit_code) == ("the same command with --resume goes on", 75)
+    found = json.loads((tmp_path / "out/glue.json").read_text())
+    assert [each["status"] for each in found] == ["done", "not finished"]
 
 
 @pytest.mark.parametrize("task", ["sst2", "mnli", "stsb", "rte"])
