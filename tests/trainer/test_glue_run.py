@@ -219,12 +219,12 @@ def test_a_classifier_continues_no_text(asked: Any, tmp_path: Path) -> None:
 
 
 def test_a_run_lets_go_of_its_model(asked: Any, tmp_path: Path) -> None:
-    """Runs follow each other in one process: hooks must not keep the model of the last one."""
+    """Runs follow each other in one process: hooks must not keep the weights of the last one."""
     made: list[weakref.ref[Any]] = []
     built = build_module.attach_optimizer
 
     def watched(model: Any, *rest: Any) -> Any:
-        made.append(weakref.ref(model))
+        made.append(weakref.ref(next(model.parameters())))
         return built(model, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
