@@ -11,21 +11,21 @@ FLOORS = {
     "cli": "Typer verbs and what the terminal shows; no torch before a verb runs",
     "trainer": "recipe → run → loop → checkpoint, metrics, report",
     "kernels": "tensors only: project, Adam, lift and update, quantise, subspace, cross-entropy",
-    "recipes": "YAML only: demo, finetune-instruct, llama-60m … llama-7b and their variants",
+    "recipes": "YAML only: demo, finetune-instruct, roberta-glue, llama-60m … llama-7b and their variants",
 }
 ROOMS = {
     "trainer/recipe": "YAML, `extends:` and overrides → one frozen Recipe, or all errors at once",
-    "trainer/models": "the network: LLaMA or any causal LM, adapters, fast paths",
+    "trainer/models": "the network: LLaMA, any causal LM or classifier, adapters, fast paths",
     "trainer/data": "text → tokens → memory-mapped rows, in an order that is a function of (seed, step)",
     "trainer/compare": "several methods on one recipe: a grid of runs, one table, one picture",
-    "trainer/glue": "the nine tasks of GLUE: rows of any layout, metrics, submission files, published numbers",
+    "trainer/glue": "the nine tasks of GLUE: rows of any layout, metrics, a grid of runs, tables, submissions, published numbers",
     "trainer/memory": "what one training step needs on a card: traced on meta tensors, replayed through an allocator",
     "trainer/optim": "GaLoreAdamW; knows parameters and gradients, not recipes or data",
 }
 BESIDE = {
     "tests": "mirrors the source tree",
     "bench": "what needs time or hardware; results by date and machine",
-    "docs": "optimizer, instructions, memory profile, and this tree",
+    "docs": "optimizer, instructions, GLUE, memory profile, and this tree",
 }
 
 

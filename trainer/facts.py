@@ -14,7 +14,7 @@ import torch
 
 from galore.trainer.build import Run
 from galore.trainer.hardware import Peak, cpu_name
-from galore.trainer.models.lora import adapter_ranks, clamp_note, without_adapters
+from galore.trainer.models.lora import adapter_ranks, clamp_note, not_adapted, without_adapters
 from galore.trainer.optim.groups import is_trained
 from galore.trainer.optim.projected import ProjectedSlot
 from galore.trainer.parameters import clamped_ranks, parameter_table
@@ -61,11 +61,14 @@ def adapter_notes(run: Run) -> list[str]:
     """What to say of adapters whose rank was clamped."""
     if run.recipe.optim.method != "lora":
         return []
-    ranks = adapter_ranks(without_adapters(run.model), run.recipe.optim)
+    base = without_adapters(run.model)
+    ranks = adapter_ranks(base, run.recipe.optim)
     layers = (".base_layer", ".factor_b")  # one of each adapted layer
     adapted = {name.rpartition(".")[0]: rank for name, rank in ranks.items() if name.endswith(layers)}
     note = clamp_note(adapted, int(run.recipe.optim.rank))
-    return [note] if note else []
+    apart = not_adapted(base, run.recipe.optim)
+    left_out = f"no adapters on {', '.join(apart)}: embeddings are frozen, the head is trained in full"
+    return [*([note] if note else []), *([left_out] if apart else [])]
 
 
 def facts(run: Run, name: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 from galore.trainer.data.chattemplate import prompt_text, stop_tokens
 from galore.trainer.errors import UserError
 from galore.trainer.models.capacity import positions_of
+from galore.trainer.models.classifier import head_modules
 from galore.trainer.models.lora import without_adapters
 
 
@@ -42,8 +43,10 @@ def sample(
         chat: put the prompt into the tokenizer's chat template, and end with the assistant's turn.
 
     Raises:
-        UserError: there is no chat template to use, the prompt has no token, or does not leave room for the continuation in the model's positions.
+        UserError: the model is a classifier, there is no chat template to use, the prompt has no token, or does not leave room for the continuation in the model's positions.
     """
+    if head_modules(model):
+        raise UserError("the model is a classifier: it continues no text", fix="`galore eval` scores it")
     if chat and tokenizer.chat_template is None:
         raise UserError("the tokenizer has no chat template", where="prompt", fix="continue the text without one")
     ids = prompt_ids(model, tokenizer, prompt, max_new_tokens, chat)

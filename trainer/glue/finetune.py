@@ -9,7 +9,7 @@ from pathlib import Path
 
 from galore.trainer.compare.jobs import Failures, Job, Show, run_jobs
 from galore.trainer.durable import replace_file
-from galore.trainer.errors import UserError
+from galore.trainer.errors import Interrupted, UserError
 from galore.trainer.glue import sheet
 from galore.trainer.glue.grid import Cell
 from galore.trainer.glue.outcome import Outcome, outcome, standings
@@ -40,7 +40,11 @@ def finetune(cells: Sequence[Cell], root: Path, resume: bool, show: Show) -> tup
         _write(found, root)
         return found
 
-    failures = run_jobs(jobs, root, show, write, survives=UserError)
+    try:
+        failures = run_jobs(jobs, root, show, write, survives=UserError)
+    except Interrupted as error:
+        write({})
+        raise Interrupted(error.what, where=error.where, fix="the same command with --resume goes on") from error
     if len(failures) == len(cells) and _same(failures):
         raise next(iter(failures.values()))
     return write(failures), failures

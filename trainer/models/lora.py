@@ -74,14 +74,29 @@ def add_adapters(model: PreTrainedModel, optim: OptimSection, seed: int) -> nn.M
 def adapter_ranks(model: nn.Module, optim: OptimSection) -> dict[str, int]:
     """{path of a linear layer: rank of its adapter}, the rank clamped to the smaller side of the layer.
 
+    Of a classifier: without its head, which is trained in full, and its embeddings. `not_adapted` names what they matched.
+
     Raises:
         UserError: one of `optim.target_modules` matches no linear layer; names the nearest.
     """
+    left_out = not_adapted(model, optim)
+    patterns = [pattern for pattern in optim.target_modules if pattern not in left_out]
     try:
-        linears = target_modules(model, optim.target_modules, nn.Linear)
+        linears = target_modules(model, patterns, nn.Linear)
     except ValueError as error:
         raise UserError(str(error), where="optim.target_modules") from error
     return {name: min(optim.rank, *linear.weight.shape) for name, linear in linears.items()}
+
+
+def not_adapted(model: nn.Module, optim: OptimSection) -> list[str]:
+    """Those of `optim.target_modules` that match nothing of a classifier but embeddings and its head: GaLore projects them."""
+    head = tuple(f"{name}." for name in head_modules(model))
+    if not head:
+        return []
+    known = {name: module for name, module in model.named_modules() if isinstance(module, (nn.Linear, nn.Embedding))}
+    found = {pattern: [name for name in known if f".{pattern}." in f".{name}."] for pattern in optim.target_modules}
+    apart = {name for name, module in known.items() if isinstance(module, nn.Embedding) or f"{name}.".startswith(head)}
+    return [pattern for pattern, names in found.items() if names and set(names) <= apart]
 
 
 def refuse_tied(model: nn.Module, paths: Collection[str]) -> None:

@@ -1,0 +1,118 @@
+"""`galore finetune-glue`: what is printed where, and what a wrong folder, column, label or empty file is answered with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SMALL = ("data.max_length=32", "train.num_train_epochs=2", "optim.update_proj_gap=3")
+SENTENCES = {"sst2": {"sentence": "good"}, "rte": {"sentence1": "good", "sentence2": "bad"}}
+
+
+@pytest.fixture
+def finetune(galore: Any, tiny_roberta: Path, glue_folder: Path) -> Any:
+    def run(*arguments: str) -> Any:
+        where = () if "--data-dir" in arguments else ("--data-dir", str(glue_folder))
+        return galore("finetune-glue", *SMALL, "--model", str(tiny_roberta), *where, *arguments)
+
+    return run
+
+
+def test_one_json_object_per_task_and_method_and_nothing_else(finetune: Any) -> None:
+    shown = finetune("--task", "sst2,stsb", "--method", "galore,full", "--seeds", "2", "--json")
+    assert shown.exit_code == 0, shown.stderr
+    found = [json.loads(line) for line in shown.stdout.splitlines()]
+    assert [(each["task"], each["method"]) for each in found] == [
+        ("sst2", "galore"),
+        ("sst2", "full"),
+        ("stsb", "galore"),
+        ("stsb", "full"),
+    ]
+    assert all(0 <= each["accuracy"] <= 1 for each in found[:2])
+    assert all(-1 <= each[name] <= 1 for each in found[2:] for name in ("pearson", "spearman"))
+    for each in found:
+        assert each["seeds"] == [42, 43]
+        assert each["epochs"] == 2
+        assert each["min"] <= each[each["headline"]] <= each["max"]
+        assert min(each[name] for name in ("peak_memory_bytes", "optimizer_bytes", "seconds")) > 0
+    assert found[0]["optimizer_bytes"] < found[1]["optimizer_bytes"]
+    assert found[0]["majority_baseline"] == {"accuracy": 0.5}
+    assert "step 3/3" in shown.stderr
+
+
+def test_a_table_and_files(finetune: Any) -> None:
+    shown = finetune("--task", "rte", "--max-train-samples", "16", "--output-dir", "out", "--predict-test")
+    assert shown.exit_code == 0, shown.stderr
+    assert "wrote out/glue.md, glue.json, glue.png" in shown.stdout
+    assert "galore-r4" in shown.stdout
+    assert Path("out/submission/galore-r4/RTE.tsv").is_file()
+    assert json.loads(Path("out/glue.json").read_text())[0]["published_elsewhere"]["differs"][-1] == "16 examples"
+    again = finetune("--task", "rte", "--max-train-samples", "16", "--output-dir", "out")
+    assert (again.exit_code, again.stderr.count("\n")) == (2, 2)
+    assert "add --resume" in again.stderr
+    resumed = finetune("--task", "rte", "--max-train-samples", "16", "--output-dir", "out", "--resume")
+    assert resumed.exit_code == 0
+    assert "is done" in resumed.stdout
+
+
+def test_a_first_override_is_no_recipe(galore: Any) -> None:
+    refused = galore("finetune-glue", "optim.rnak=3")
+    assert refused.exit_code == 2
+    assert "optim.rank" in refused.stderr
+
+
+def test_a_failed_task_is_listed_and_the_others_are_there(finetune: Any) -> None:
+    shown = finetune("--task", "cola,rte", "--json")
+    assert shown.exit_code == 1
+    assert [json.loads(line)["status"].partition(":")[0] for line in shown.stdout.splitlines()] == ["failed", "done"]
+    assert "failed: cola/galore-r4" in shown.stderr
+
+
+def write(folder: Path, task: str, row: dict[str, Any] | None) -> None:
+    (folder / task).mkdir(parents=True, exist_ok=True)
+    for split in ("train", "validation"):
+        text = "" if row is None else json.dumps(row) + "\n"
+        (folder / task / f"{split}.jsonl").write_text(text)
+
+
+@pytest.mark.parametrize("task", ["sst2", "rte"])
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("nowhere", "no such folder"),
+        ("other", ""),
+        ("columns", "train.jsonl:1"),
+        ("empty", "holds no rows"),
+        ("label", "train.jsonl:1"),
+        ("broken", "train.jsonl:1"),
+    ],
+)
+def test_wrong_data_is_one_line_and_exit_code_2(
+    finetune: Any, tmp_path: Path, task: str, wrong: str, said: str
+) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    texts = SENTENCES[task]
+    if wrong == "other":
+        write(folder, "cola", {"sentence": "good", "label": 1})
+    elif wrong == "columns":
+        write(folder, task, {"words": "good", "label": 1})
+    elif wrong == "empty":
+        write(folder, task, None)
+    elif wrong == "label":
+        write(folder, task, {**texts, "label": "maybe"})
+    elif wrong == "broken":
+        write(folder, task, {**texts, "label": 1})
+        (folder / task / "train.jsonl").write_text('{"sentence": \n')
+    where = tmp_path / "absent" if wrong == "nowhere" else folder
+    refused = finetune("--task", task, "--data-dir", str(where))
+    assert refused.exit_code == 2
+    what, _, fix = refused.stderr.strip().partition("\n")
+    assert what.startswith("error: ")
+    assert said in what
+    assert fix.startswith("  → ")
+    assert "\n" not in fix
+    assert "Traceback" not in refused.output

@@ -1,0 +1,123 @@
+"""Classifiers: what is stored is kept, what is not is drawn from the seed, and adapters leave the head to be trained in full."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification, BertConfig, BertModel, RobertaConfig
+
+from galore.trainer.errors import UserError
+from galore.trainer.glue.tasks import TASKS
+from galore.trainer.models.capacity import positions_of
+from galore.trainer.models.classifier import build_classifier, head_modules
+from galore.trainer.models.lora import add_adapters, merged
+from galore.trainer.recipe.optim_section import OptimSection
+from galore.trainer.recipe.schema import ModelSection
+
+LINEAR = ("query", "key", "value", "intermediate.dense", "output.dense")
+
+
+def build(
+    folder: Path, task: str = "mnli", *, device: str = "cpu", seed: int = 1, max_length: int = 64, **more: Any
+) -> Any:
+    section = ModelSection(name_or_path=str(folder), dtype=more.pop("dtype", "float32"), **more)
+    return build_classifier(section, TASKS[task], 20, device=device, seed=seed, max_length=max_length, base_dir=Path())
+
+
+def test_the_encoder_is_the_stored_one_and_the_head_is_drawn_from_the_seed(tiny_roberta: Path) -> None:
+    state = torch.random.get_rng_state()
+    first, again, other = (build(tiny_roberta, seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    stored = load_file(tiny_roberta / "model.safetensors")
+    weights = first.state_dict()
+    kept = [name for name in stored if name.startswith("roberta.")]
+    assert kept
+    assert all(torch.equal(weights[name], stored[name]) for name in kept)
+    head = weights["classifier.dense.weight"]
+    assert torch.equal(head, again.state_dict()["classifier.dense.weight"])
+    assert not torch.equal(head, other.state_dict()["classifier.dense.weight"])
+    assert weights["classifier.out_proj.weight"].shape == (3, 32)
+    assert first.training
+
+
+def test_labels_are_named(tiny_roberta: Path) -> None:
+    config = build(tiny_roberta).config
+    assert config.id2label == {0: "entailment", 1: "neutral", 2: "contradiction"}
+    assert config.label2id["neutral"] == 1
+    assert config.problem_type == "single_label_classification"
+    scores = build(tiny_roberta, "stsb").config
+    assert (scores.num_labels, scores.problem_type) == (1, "regression")
+
+
+def test_a_head_for_other_labels_is_drawn_anew(tiny_roberta: Path, tmp_path: Path) -> None:
+    build(tiny_roberta).save_pretrained(tmp_path)
+    weights = build(tmp_path, "rte", seed=5).state_dict()
+    assert weights["classifier.out_proj.weight"].shape == (2, 32)
+    stored = load_file(tmp_path / "model.safetensors")
+    assert torch.equal(weights["classifier.dense.weight"], stored["classifier.dense.weight"])
+
+
+def test_a_lost_layer_is_refused(tiny_roberta: Path, tmp_path: Path) -> None:
+    model = build(tiny_roberta)
+    weights = {name: tensor for name, tensor in model.state_dict().items() if "layer.1.output" not in name}
+    model.save_pretrained(tmp_path, state_dict=weights)
+    with pytest.raises(UserError, match=r"lacks .* tensors of its model, such as roberta.encoder.layer.1.output"):
+        build(tmp_path)
+
+
+def test_a_layer_of_another_shape_is_refused(tiny_roberta: Path, tmp_path: Path) -> None:
+    model = build(tiny_roberta)
+    weights = model.state_dict() | {"roberta.embeddings.word_embeddings.weight": torch.zeros(7, 32)}
+    model.save_pretrained(tmp_path, state_dict=weights)
+    with pytest.raises(UserError, match=r"another shape than its model, such as roberta.embeddings.word_embeddings"):
+        build(tmp_path)
+
+
+def test_any_encoder_with_a_head_will_do(tmp_path: Path) -> None:
+    config = BertConfig(vocab_size=20, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4)
+    BertModel(config, add_pooling_layer=False).save_pretrained(tmp_path)
+    model = build(tmp_path, "rte")
+    assert isinstance(model, type(AutoModelForSequenceClassification.from_config(config)))
+    assert head_modules(model) == ["classifier"]
+
+
+def test_on_meta_nothing_is_loaded(tiny_roberta: Path) -> None:
+    model = build(tiny_roberta, device="meta", dtype="bfloat16")
+    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+
+
+def test_random_weights_on_demand(tiny_roberta: Path) -> None:
+    drawn = build(tiny_roberta, random_init=True).state_dict()["roberta.embeddings.word_embeddings.weight"]
+    stored = load_file(tiny_roberta / "model.safetensors")["roberta.embeddings.word_embeddings.weight"]
+    assert not torch.equal(drawn, stored)
+
+
+def test_positions_begin_after_the_padding(tiny_roberta: Path) -> None:
+    assert positions_of(RobertaConfig(max_position_embeddings=514, pad_token_id=1)) == 512
+    assert positions_of(BertConfig(max_position_embeddings=512)) == 512
+    with pytest.raises(UserError, match="65 tokens do not fit the model's 64 positions"):
+        build(tiny_roberta, max_length=65)
+
+
+def test_adapters_and_a_head_in_full(tiny_roberta: Path) -> None:
+    optim = OptimSection(method="lora", rank=4, lora_alpha=8, target_modules=LINEAR)
+    model = add_adapters(build(tiny_roberta), optim, seed=0)
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    heads = {name for name in trained if "lora_" not in name}
+    assert heads == {
+        f"base_model.model.classifier.{part}.{kind}" for part in ("dense", "out_proj") for kind in ("weight", "bias")
+    }
+    assert len(trained - heads) == 2 * 2 * 6  # A and B, two layers of six matrices
+    ids = torch.tensor([[18, 1, 2, 19]])
+    model.eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(0, 0.1)
+        before = model(input_ids=ids).logits
+        assert torch.allclose(merged(model)(input_ids=ids).logits, before, atol=1e-5)
