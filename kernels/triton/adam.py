@@ -107,6 +107,8 @@ def _fused(
             "R": r,
             "N": n,
             "K": k,
+            "spr": operand.strides[1],
+            "spk": operand.strides[0],
             "sgk": g.stride(0),
             "sgn": g.stride(1),
             "FP8_SCALES": fp8_scales,

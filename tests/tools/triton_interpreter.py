@@ -81,6 +81,16 @@ def interpreting() -> Iterator[None]:
 def _mend() -> None:
     interpreter._convert_float = _converted
     interpreter.InterpreterBuilder.create_dot = _dot  # type: ignore[method-assign]
+    interpreter.InterpretedFunction.__call__ = _call  # type: ignore[method-assign]
+
+
+def _call(self: Any, *args: Any, **kwargs: Any) -> Any:
+    """A call of one kernel function by another, which by itself leaves the language patched for good."""
+    scope = interpreter._patch_lang(self.fn)
+    try:
+        return self.rewrite()(*args, **kwargs)
+    finally:
+        scope.restore()
 
 
 def _values(data: np.ndarray, dtype: Any) -> torch.Tensor:

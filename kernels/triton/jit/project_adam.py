@@ -32,19 +32,19 @@ def _adam_rows(
 
 @triton.jit
 def project_adam_kernel(
-    OUT, P, P_ABSMAX, G, M, V, M_ABSMAX, V_ABSMAX, TABLES, R, N, K, sgk, sgn, FP8_SCALES, grad_scale,
+    OUT, P, P_ABSMAX, G, M, V, M_ABSMAX, V_ABSMAX, TABLES, R, N, K, spr, spk, sgk, sgn, FP8_SCALES, grad_scale,
     beta1, rest1, beta2, rest2, eps, m_factor, v_factor,
     P_BITS: tl.constexpr, DTYPE: tl.constexpr, STATE: tl.constexpr, EVEN: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
-    """`adam_tile` on Pᵀ G, P (K, R) row by row and G (K, N); N divides by 256 = BN unless STATE is FLOAT32.
+    """`adam_tile` on Pᵀ G for P (K, R) and G (K, N); N divides by 256 = BN unless STATE is FLOAT32.
 
     Adam comes in two halves of the tile's rows, which halves the registers it needs beside the sums.
     """
     row, column = tile_of(tl.program_id(0), R, N, BM, BN, GROUP)
     rm, rn = row * BM + tl.arange(0, BM), column * BN + tl.arange(0, BN)
     total = product_tile(
-        P, P_ABSMAX, G, None, rm, rn, 0, K, R, N, 1, R, sgk, sgn, FP8_SCALES, P_BITS, 0, DTYPE, BM, BN, BK, EVEN
+        P, P_ABSMAX, G, None, rm, rn, 0, K, R, N, spr, spk, sgk, sgn, FP8_SCALES, P_BITS, 0, DTYPE, BM, BN, BK, EVEN
     )
     even, odd = _halves(total * grad_scale, BM, BN)
     rm = row * BM + 2 * tl.arange(0, BM // 2)
