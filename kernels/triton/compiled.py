@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import triton
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
@@ -110,7 +109,3 @@ def _resources(built: Any) -> Resources:
 def _tool(name: str, *arguments: str) -> str:
     return subprocess.run([_TOOLS / name, *arguments], capture_output=True, text=True, check=True).stdout
 
-
-def meta(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
-    """A tensor without memory, to plan launches with."""
-    return torch.empty(*shape, dtype=dtype, device="meta")

@@ -8,7 +8,11 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
+
+pytest.importorskip("triton", reason="the kernels need the optional package triton")
+
 import triton_interpreter
 from ptx_emulator.machine import emulate
 from torch import Tensor

@@ -28,7 +28,7 @@ def _guess(y, FIRST: tl.constexpr):
         slope = tl.where(above, FIRST * 2**i / 0.9 * 10.0 ** (6 - i), slope)
         parts = tl.where(above, FIRST * 2.0**i, parts)
     place = tl.floor(y * slope - parts * (1.0 / 9.0))
-    place = tl.minimum(tl.maximum(place, 0.0), parts - 1.0)
+    place = tl.minimum(tl.where(place >= 0.0, place, 0.0), parts - 1.0)  # of nan, 0
     return (parts - FIRST + 1.0 + place).to(tl.int32)
 
 

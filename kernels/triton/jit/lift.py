@@ -19,11 +19,7 @@ from galore.kernels.triton.jit.rounding import (
 
 @triton.jit
 def _updated(value, product, alpha, decay, AFTER: tl.constexpr):
-    if AFTER:
-        value = (value + alpha * product) * decay
-    else:
-        value = value * decay + alpha * product
-    return value
+    return (value + alpha * product) * decay if AFTER else value * decay + alpha * product
 
 
 @triton.jit(do_not_specialize=["low", "high"])

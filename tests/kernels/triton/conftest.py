@@ -1,15 +1,12 @@
-"""Every test here runs on both machines: the interpreter and the emulator of PTX."""
+"""Every test that takes `machine` runs on both: the interpreter and the emulator of PTX."""
 
 import pytest
-
-triton = pytest.importorskip("triton", reason="the kernels need the optional package triton")
-
-import kernel_machines
 import torch
 
 
 @pytest.fixture(params=["interpreter", "ptx"])
 def machine(request):
+    kernel_machines = pytest.importorskip("kernel_machines")
     torch.manual_seed(0)
     chosen = kernel_machines.MACHINES[request.param]()
     with chosen.ready():

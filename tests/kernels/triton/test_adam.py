@@ -90,7 +90,11 @@ def test_from_the_gradient_with_p_in_codes(machine, bits):
 
 def test_direction_in_bf16_is_rounded_once(machine):
     rule, g, kept = AdamRule(), torch.randn(16, 512), moments("float32", 16, 512)
-    wide, narrow, plan = torch.empty(16, 512), torch.empty(16, 512, dtype=torch.bfloat16), machine.kernels.adam.adam_plan
+    wide, narrow, plan = (
+        torch.empty(16, 512),
+        torch.empty(16, 512, dtype=torch.bfloat16),
+        machine.kernels.adam.adam_plan,
+    )
     machine.run(plan(wide, g, copied(kept), rule, step=STEP))
     machine.run(plan(narrow, g, kept, rule, step=STEP))
     assert torch.equal(narrow, wide.bfloat16())
