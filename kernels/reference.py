@@ -100,7 +100,7 @@ def nearest_code(x: Tensor, values: Tensor) -> Tensor:
 
 def quantize_blocks(x: Tensor, values: Tensor, block: int = 256) -> tuple[Tensor, Tensor]:
     """x (k,) → nearest codes of x / absmax, and absmax of each block."""
-    parts = x.split(block)
+    parts = torch.split(x, block)
     absmax = torch.stack([part.abs().max() for part in parts])
     codes = [nearest_code(part / top.clamp_min(1e-45), values) for part, top in zip(parts, absmax, strict=True)]
     return torch.cat(codes).to(torch.uint8), absmax

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from galore.kernels.adam import AdamRule
+from galore.kernels.blockwise import BLOCK_SIZE
 from galore.kernels.compressed import Compressed, Matrix
 from galore.kernels.int8 import group_size
-from galore.kernels.moments import BLOCK_SIZE, Moments
+from galore.kernels.moments import Moments
 from galore.kernels.rounding import RoundingNoise
 from galore.kernels.triton.adam import adam_plan, project_adam_plan
 from galore.kernels.triton.launch import Launch

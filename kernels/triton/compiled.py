@@ -108,4 +108,3 @@ def _resources(built: Any) -> Resources:
 
 def _tool(name: str, *arguments: str) -> str:
     return subprocess.run([_TOOLS / name, *arguments], capture_output=True, text=True, check=True).stdout
-

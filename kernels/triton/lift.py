@@ -44,6 +44,7 @@ def lift_plan(
     a, b = (right.mT, left.mT) if transposed else (left, right)
     low, high = noise.words(tensor) if noise else (0, 0)
     (rows, columns), rank = w.shape, n.shape[0]
+    compensation = None if compensation is None else compensation.view(w.shape)
     arguments = {
         "W": w,
         **({"C": compensation} if scales is None else {"S": scales}),
@@ -67,7 +68,7 @@ def lift_plan(
         "B_BITS": b.bits,
         "DTYPE": language_dtype(n.dtype),
         "AFTER": decay_after,
-        "STOCHASTIC": noise is not None and w.dtype != torch.float32,
+        "STOCHASTIC": noise is not None and w.dtype != torch.float32 and not _is_exact(compensation),
         **tile.constants(),
     }
     held = sum(x.nbytes for x in (w, compensation, scales) if x is not None)
@@ -82,3 +83,8 @@ def lift_plan(
     constants |= {"SIZE": size, "BN": width, "EVEN": even}
     grid = (blocks(rows, tile.rows) * (columns // size), 1)
     return [Launch(lift_int8_kernel, grid, arguments, constants, tile.warps, tile.stages, **work)]
+
+
+def _is_exact(compensation: Tensor | None) -> bool:
+    """Whether nothing is left to round."""
+    return compensation is not None and compensation.dtype == torch.int16

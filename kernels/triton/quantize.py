@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -72,9 +74,7 @@ def dequantize_weight_plan(out: Tensor, codes: Tensor, scales: Tensor) -> list[L
     return [_flat(dequantize_weight_kernel, arguments, constants, blocks(out.numel(), FLAT))]
 
 
-def _flat(
-    kernel: object, arguments: dict[str, Tensor | int | None], constants: dict[str, int], programs: int
-) -> Launch:
+def _flat(kernel: object, arguments: dict[str, Any], constants: dict[str, int], programs: int) -> Launch:
     touched = sum(x.nbytes for x in arguments.values() if isinstance(x, Tensor))
     return Launch(kernel, (programs, 1), {**arguments}, constants, warps=4, bytes=touched)
 

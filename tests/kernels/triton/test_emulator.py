@@ -112,7 +112,7 @@ def test_a_shape_that_its_program_was_not_compiled_for():
         (r"setp\.gt\.f32", "setp.lt.f32"),
         (r"selp\.f32(\s+%r\d+), ([^,]+), ([^,]+),", r"selp.f32\1, \3, \2,"),
         (r"prmt\.b32([^;]*)0x7770U", r"prmt.b32\g<1>0x7771U"),
-        (r"shfl\.sync\.bfly\.b32([^,]*,[^,]*), \d+", r"shfl.sync.bfly.b32\1, 0"),
+        (r"redux\.sync\.max", "redux.sync.min"),
         (r"max\.s32", "min.s32"),
         (r"fma\.rn\.f32(\s+%r\d+), (%r\d+), ([^,]+), (%r\d+);", r"mul.f32\1, \2, \3;"),
     ],
