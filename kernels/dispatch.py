@@ -174,19 +174,46 @@ def explain(device: str, problems: Iterable[Problem] = ()) -> list[Path]:
     ]
 
 
+def summary(device: str, problems: Iterable[Problem]) -> list[str]:
+    """`explain` of the distinct problems in few lines: `op, op of shape, shape: implementation (reason)`.
+
+    Raises:
+        BackendError: the environment asks for a backend that cannot do one of them.
+    """
+    groups: dict[tuple[str, str], dict[str, list[str]]] = {}
+    for problem in dict.fromkeys(problems):
+        for op, case in _cases(problem).items():
+            chosen = choose(case._replace(device=torch.device(device)))
+            shapes = groups.setdefault((chosen.backend, chosen.why), {})
+            shapes.setdefault(str(problem), []).append(op)
+    lines = []
+    for (backend, why), shapes in groups.items():
+        by_ops: dict[str, list[str]] = {}
+        for shape, ops in shapes.items():
+            by_ops.setdefault(", ".join(dict.fromkeys(ops)), []).append(shape)
+        lines += [f"{ops} of {', '.join(of)}: {backend} ({why})" for ops, of in by_ops.items()]
+    return lines
+
+
 _TYPICAL = Problem((4096, 11008), 1024, torch.bfloat16, "dynamic")
 
 
 def _paths(device: torch.device, problem: Problem, gemm: str) -> list[Path]:
     """Of one shape: project, adam, lift_update."""
     shape = f" {problem}" if problem is not _TYPICAL else ""
+    cases = _cases(problem)
+    if not cases["project"].fuses:
+        cases["project"] = cases["project"]._replace(otherwise=gemm)
+    return [_path(f"{op}{shape}", _by_torch(op, device, problem), case, device) for op, case in cases.items()]
+
+
+def _cases(problem: Problem) -> dict[str, Case]:
     weight = torch.empty(*problem.shape, dtype=problem.weight, device="meta")
-    cases = {
-        "project": project(weight, problem.coded_projector)._replace(otherwise=gemm),
+    return {
+        "project": project(weight, problem.coded_projector),
         "adam": adam(weight, problem.moments),
         "lift_update": lift(weight, problem.dense, problem.group),
     }
-    return [_path(f"{op}{shape}", _by_torch(op, device, problem), case, device) for op, case in cases.items()]
 
 
 def _path(op: str, by_torch: str, case: Case, device: torch.device) -> Path:

@@ -19,6 +19,9 @@ from galore.kernels.triton.launch import Launch
 
 ALIGNMENT = 16  # what a pointer's or integer's divisibility is specialised on
 _TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
+_INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/", re.MULTILINE)
+_LABEL = re.compile(r"^(\.L_\w+):")
+_BRANCH = re.compile(r"\bBRA\b.*`\((\.L_\w+)\)")
 _USAGE = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)")
 
 
@@ -26,8 +29,8 @@ _USAGE = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)")
 class Resources:
     """Of one compiled kernel: per thread registers and bytes of stack and local memory, per block bytes of shared memory.
 
-    `tensor_core` counts matrix instructions in the PTX, `instructions` all of the machine code, `spills` its loads and
-    stores of local memory.
+    `tensor_core` counts matrix instructions in the PTX, `instructions` all of the machine code, `loop` those of its longest
+    loop, `spills` its loads and stores of local memory.
     """
 
     registers: int
@@ -37,6 +40,7 @@ class Resources:
     spills: int
     tensor_core: int
     instructions: int
+    loop: int
 
 
 @dataclass(frozen=True)
@@ -102,8 +106,23 @@ def _resources(built: Any) -> Resources:
         int(built.metadata.shared),
         len(re.findall(r"\b(?:LDL|STL)\b", machine_code)),
         len(re.findall(r"\b(?:mma\.sync|wgmma\.mma_async|tcgen05\.mma)\b", built.asm["ptx"])),
-        len(re.findall(r"^\s+/\*[0-9a-f]{4,}\*/", machine_code, re.MULTILINE)),
+        len(_INSTRUCTION.findall(machine_code)),
+        _longest_loop(machine_code),
     )
+
+
+def _longest_loop(machine_code: str) -> int:
+    """Instructions between a label and the farthest branch back to it; 0 without a loop."""
+    count, labels, longest = 0, dict[str, int](), 0
+    for line in machine_code.splitlines():
+        if label := _LABEL.match(line):
+            labels[label[1]] = count
+        elif _INSTRUCTION.match(line):
+            count += 1
+            if (branch := _BRANCH.search(line)) and branch[1] in labels:
+                back = count - labels[branch[1]]
+                longest = max(longest, back if back > 2 else 0)  # the last instruction branches to itself
+    return longest
 
 
 def _tool(name: str, *arguments: str) -> str:

@@ -1,0 +1,104 @@
+"""How long a launch should take, from nothing but its compiled code, its grid and the card's figures. Predicted, not timed.
+
+    tensor  = ⌈programs / SMs⌉ · FLOPs of a tile, padding included / (peak per SM · share)
+    memory  = bytes that must move / (bandwidth · share)
+    L2      = operand tiles of all programs / L2 bandwidth
+    issue   = warps · instructions · programs of the busiest SM / (4 per clock)
+
+The longest of them counts, and what comes after a tile's sums is hidden only where another block shares the SM.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from galore.kernels.triton.card import Card
+from galore.kernels.triton.compiled import Resources
+from galore.kernels.triton.launch import Launch, blocks
+
+HIDDEN_FROM = 2  # blocks per SM from which one computes while another waits
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Seconds, and what they are made of."""
+
+    seconds: float
+    tensor: float
+    memory: float
+    l2: float
+    issue: float
+    blocks_per_sm: int
+    waves: float
+
+    @property
+    def bound(self) -> str:
+        """What takes longest."""
+        parts = {"tensor cores": self.tensor, "memory": self.memory, "L2": self.l2, "issue": self.issue}
+        return max(parts, key=lambda name: parts[name])
+
+
+def occupancy(used: Resources, warps: int, card: Card) -> int:
+    """Blocks that fit a multiprocessor together."""
+    registers = blocks(used.registers * 32, 256) * 256 * warps
+    limits = (
+        card.blocks,
+        card.warps // warps,
+        card.registers // registers,
+        card.shared // (used.shared + card.reserved_shared),
+    )
+    return max(1, min(limits))
+
+
+def predict(launch: Launch, used: Resources, card: Card) -> Prediction:
+    """Time of one launch that finds nothing in the caches."""
+    programs = launch.grid[0] * launch.grid[1]
+    resident = occupancy(used, launch.warps, card)
+    busiest = blocks(programs, card.multiprocessors)
+    tile = _Tile.of(launch)
+    peak = card.tensor_flops[tile.dtype] * card.tensor_share / card.multiprocessors
+    tensor = busiest * tile.flops / peak
+    memory = launch.bytes / (card.memory_bandwidth * card.memory_share)
+    l2 = programs * tile.bytes / card.l2_bandwidth
+    rate = card.schedulers * card.clock
+    inside = busiest * launch.warps * used.loop * tile.rounds / rate
+    outside = busiest * launch.warps * (used.instructions - used.loop) / rate
+    main = max(tensor, memory, l2, inside)
+    seconds = max(main, inside + outside) if resident >= HIDDEN_FROM else max(main, inside) + outside
+    waves = programs / (card.multiprocessors * resident)
+    return Prediction(seconds + card.launch, tensor, memory, l2, inside + outside, resident, waves)
+
+
+def roofline(flops: float, moved: float, card: Card, dtype: str = "bf16") -> float:
+    """Seconds that an operation cannot take less than: published peaks, no share, no launch."""
+    return max(flops / card.tensor_flops[dtype], moved / card.memory_bandwidth)
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """One program's part of a product; nothing where there is none."""
+
+    flops: float
+    bytes: float
+    rounds: int
+    dtype: str
+
+    @classmethod
+    def of(cls, launch: Launch) -> _Tile:
+        if "BM" not in launch.constants:
+            return cls(0.0, 0.0, 0, "bf16")
+        rows, columns, depth = (int(launch.constants[name]) for name in ("BM", "BN", "BK"))
+        whole = int(launch.arguments["K"])  # type: ignore[arg-type]
+        summands = min(whole, int(launch.arguments.get("per_split") or whole))  # type: ignore[arg-type]
+        rounds = blocks(summands, depth)
+        size, dtype = (
+            (4, "tf32")
+            if "float32" in str(launch.constants["DTYPE"]) or "fp32" in str(launch.constants["DTYPE"])
+            else (2, "bf16")
+        )
+        products = 3 if dtype == "tf32" else 1
+        if launch.arguments.get("FP8_SCALES") is not None:
+            dtype = "e4m3"
+        return cls(
+            2.0 * rows * columns * rounds * depth * products, size * (rows + columns) * rounds * depth, rounds, dtype
+        )
