@@ -60,9 +60,8 @@ def tiles(entry: Entry) -> list[Tile]:
     """Those worth a look: none much taller than the rank, none that leaves most of the card idle if another does not."""
     if entry.op == "lift":
         columns = (128,) if entry.storage == "int8" else (64, 128)
-        return [
-            Tile(rows, width, 32, 8 if rows * width > 4096 else 4, 3) for rows in (32, 64, 128) for width in columns
-        ]
+        shapes = [(rows, width) for rows in (32, 64, 128) for width in columns]
+        return [Tile(rows, width, 32, 8 if rows * width >= 4096 else 4, 3) for rows, width in shapes]
     if entry.op == "project_adam":
         fused = [Tile(rows, 256, 32, 8, 3) for rows in (16, 32, 64) if rows <= max(16, entry.r)]
         return fused + _products(entry)

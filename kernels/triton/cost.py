@@ -89,13 +89,9 @@ class _Tile:
             return cls(0.0, 0.0, 0, "bf16")
         rows, columns, depth = (int(launch.constants[name]) for name in ("BM", "BN", "BK"))
         whole = int(launch.arguments["K"])  # type: ignore[arg-type]
-        summands = min(whole, int(launch.arguments.get("per_split") or whole))  # type: ignore[arg-type]
+        summands = min(whole, int(launch.arguments.get("per_split") or whole))
         rounds = blocks(summands, depth)
-        size, dtype = (
-            (4, "tf32")
-            if "float32" in str(launch.constants["DTYPE"]) or "fp32" in str(launch.constants["DTYPE"])
-            else (2, "bf16")
-        )
+        size, dtype = (4, "tf32") if str(launch.constants["DTYPE"]) == "fp32" else (2, "bf16")
         products = 3 if dtype == "tf32" else 1
         if launch.arguments.get("FP8_SCALES") is not None:
             dtype = "e4m3"
