@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from galore.kernels.device import device_type
-from galore.kernels.int8_compiled import no_compiler
 
-Backend = Literal["auto", "torch", "compile", "triton"]
+Backend = Literal["auto", "torch", "triton"]
 ENVIRONMENT = "GALORE_BACKEND"  # takes the place of "auto"
 OLDEST, OLDEST_E4M3 = (8, 0), (8, 9)  # compute capability: bf16 tensor cores, conversions to e4m3
 LARGEST = 1 << 31  # elements that the kernels' 32-bit offsets reach
@@ -52,7 +51,6 @@ class Case(NamedTuple):
     fuses: str
     otherwise: str = ""
     e4m3: bool = False
-    compiles: bool = False  # whether there is a compiled form, which on a CPU was measured to be faster
 
 
 def choose(case: Case, backend: Backend = "auto") -> Choice:
@@ -69,20 +67,9 @@ def choose(case: Case, backend: Backend = "auto") -> Choice:
         return Choice("triton", "asked for")
     if wanted == "torch":
         return Choice("torch", "asked for")
-    if wanted == "compile":
-        return _compile(case)
     if reason:
         return Choice("torch", reason)
     return Choice("triton", case.fuses) if case.fuses else Choice("torch", case.otherwise)
-
-
-def _compile(case: Case) -> Choice:
-    """What "compile" comes to: eager, too, is an answer where compiled code was measured to be no faster."""
-    if not case.compiles or device_type(case.device) != "cpu":
-        return Choice("torch", "compiled code was measured to be no faster than eager here (bench/LOG.md)")
-    if reason := no_compiler():
-        raise BackendError(f"backend 'compile' was asked for, but {reason}")
-    return Choice("compile", "asked for")
 
 
 def _wanted(backend: Backend) -> Backend:
@@ -146,8 +133,7 @@ def lift(w: Tensor, dense: bool, group: int = 1) -> Case:
     elif group > WIDEST_GROUP:
         against = f"{group} int8 codes share one scale, and a tile holds {WIDEST_GROUP}"
     fuses = "" if w.dtype == torch.float32 else "P N is rounded into the weight without passing through memory"
-    otherwise = "addmm_ in fp32 is one product in place already"
-    return Case(w.device, against, fuses, otherwise, compiles=w.dtype == torch.int8 and not dense)
+    return Case(w.device, against, fuses, "addmm_ in fp32 is one product in place already")
 
 
 def quantizer(x: Tensor) -> Case:

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from galore.kernels.dispatch import Backend, choose, quantizer
-from galore.kernels.int8_compiled import add_update_groups_
 from galore.kernels.rounding import blocks_of
 
 LARGEST = 127
@@ -72,7 +71,6 @@ def add_update_int8_(
     decay: float,
     decay_after: bool = False,
     noise: Tensor | None = None,
-    compiled: bool = False,
 ) -> None:
     """W ← decay·W + alpha·update, or with `decay_after` decay·(W + alpha·update), rounded once, in place.
 
@@ -80,14 +78,8 @@ def add_update_int8_(
         codes: (k, n) rows of the int8 codes, contiguous; scales: (k, n / group), bf16, the same rows.
         update: k·n elements, any floating dtype.
         noise: int32 (k·n,) in [0, 65535], as of `RoundingNoise`; None rounds to nearest.
-        compiled: in one pass by torch.compile; equal up to the order of two roundings in fp32.
     """
     size = group_size(codes.shape[1])
-    if compiled:
-        bits = None if noise is None else noise.view(-1, size)
-        groups = (codes.view(-1, size), scales.view(-1), update.view(-1, size))
-        add_update_groups_(*groups, bits, alpha, decay, decay_after)
-        return
     old = scales.view(-1).float()
     value = (codes.view(-1, size) * old[:, None]).mul_(1.0 if decay_after else decay)
     value.add_(update.view(-1, size), alpha=alpha)

@@ -132,15 +132,7 @@ def lift_update_(
         bits = noise.window(tensor, block, rows.numel()) if noise else None
         if scales is not None:
             held = (w[first:last], scales[first:last])
-            add_update_int8_(
-                *held,
-                update,
-                alpha=alpha,
-                decay=decay,
-                decay_after=decay_after,
-                noise=bits,
-                compiled=chosen.backend == "compile",
-            )
+            add_update_int8_(*held, update, alpha=alpha, decay=decay, decay_after=decay_after, noise=bits)
             continue
         if compensations is None:
             scratch = rows.new_empty(rows.numel(), dtype=torch.float32) if scratch is None else scratch

@@ -36,7 +36,7 @@ def check(device: torch.device) -> str:
     wanted = w.bfloat16().float() - 0.1 * (p.bfloat16().float() @ n.bfloat16().float())
     if not _near(lifted, wanted):
         return "its lift_update disagrees with torch"
-    out, moments = torch.empty_like(n), Moments(torch.zeros_like(n), torch.zeros_like(n))
+    out, moments = torch.zeros_like(n), Moments(torch.zeros_like(n), torch.zeros_like(n))
     run(adam_plan(out, n, moments, AdamRule(), step=1))
     return "" if _near(out, -n.sign()) else "its adam disagrees with torch"
 

@@ -50,7 +50,7 @@ def test_the_environment_takes_the_place_of_auto(monkeypatch):
         "torch, row blocks",
     }
     monkeypatch.setenv(dispatch.ENVIRONMENT, "cuda")
-    with pytest.raises(BackendError, match="there are auto, torch, compile, triton"):
+    with pytest.raises(BackendError, match="there are auto, torch, triton"):
         choose(dispatch.quantizer(torch.empty(1)))
 
 
