@@ -22,7 +22,7 @@ from galore.kernels.blockwise import dequantize, quantize_
 from galore.kernels.triton import adam, launch, lift, product, quantize, tile
 from galore.kernels.triton.compiled import Compiled, compile_launch
 
-MODULES = ("adam", "launch", "lift", "measure", "product", "quantize", "selftest", "tile")
+MODULES = ("adam", "launch", "lift", "measure", "operand", "product", "quantize", "selftest", "tile")
 KINDS = ("float32", "dynamic", "e4m3")
 BLOCK = 256
 

@@ -51,6 +51,23 @@ def load(*names: str) -> SimpleNamespace:
     return SimpleNamespace(**modules)
 
 
+@contextlib.contextmanager
+def installed(modules: SimpleNamespace) -> Iterator[None]:
+    """Inside, importing a module that `load` gave finds the interpreted copy, and its kernels may run."""
+    names = {f"{PACKAGE}.{name}": module for name, module in vars(modules).items()}
+    kept = {name: sys.modules.get(name) for name in names}
+    sys.modules.update(names)
+    try:
+        with interpreting():
+            yield
+    finally:
+        for name, module in kept.items():
+            if module is None:
+                del sys.modules[name]
+            else:
+                sys.modules[name] = module
+
+
 def loaded() -> list[str]:
     """Modules of the package that are imported."""
     return [name for name in sys.modules if name == PACKAGE or name.startswith(f"{PACKAGE}.")]
