@@ -5,7 +5,10 @@ PY := $(VENV)/bin/python
 PYTHON ?= python3
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-all check lint type fmt wheel dev prove bench clean
+# The compile gate runs with this triton beside the one that torch pins, see constraints.txt.
+NEWEST_TRITON := 3.9.0
+
+.PHONY: help demo test test-all check lint type fmt wheel dev prove bench gate gate-newest clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 12
@@ -49,6 +52,16 @@ prove: $(READY)  ## kill -9 at random moments and compare bit by bit (6 minutes)
 
 bench: $(READY)  ## speed against transformers' Trainer with galore-torch (20 minutes, a quiet machine)
 	$(PY) bench/speed.py
+
+gate: $(READY)  ## the kernels compiled for sm_89 without a GPU, and what they take of it
+	$(PY) bench/gate.py
+
+gate-newest: $(READY)  ## the compile gate again with the newest triton, in an environment on top of this one
+	$(PYTHON) -m venv build/newest
+	$(PY) -c 'import site; print("import site; site.addsitedir(%r)" % site.getsitepackages()[0])' \
+		> $$(build/newest/bin/python -c 'import site; print(site.getsitepackages()[0])')/zz-base.pth
+	build/newest/bin/python -m pip install -q --disable-pip-version-check --no-deps --ignore-installed triton==$(NEWEST_TRITON)
+	build/newest/bin/python -m pytest -q -n 2 -p no:cacheprovider tests/kernels/triton/test_compiled.py
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

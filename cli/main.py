@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from galore.cli.bench import app as bench
 from galore.cli.compare import compare
 from galore.cli.doctor import doctor
 from galore.cli.errors import ReportingGroup
@@ -34,6 +35,7 @@ app.command("generate")(generate)
 app.command("export")(export)
 app.add_typer(recipes, name="recipes")
 app.command("doctor")(doctor)
+app.add_typer(bench, name="bench")
 
 
 def _version(wanted: bool) -> None:

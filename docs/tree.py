@@ -14,6 +14,8 @@ FLOORS = {
     "recipes": "YAML only: demo, finetune-instruct, roberta-glue, llama-60m … llama-7b and their variants",
 }
 ROOMS = {
+    "kernels/triton": "the kernels for NVIDIA cards: plans of launches as data, tables of tiles, compilation without a GPU",
+    "kernels/triton/jit": "device code in Triton's language",
     "trainer/recipe": "YAML, `extends:` and overrides → one frozen Recipe, or all errors at once",
     "trainer/models": "the network: LLaMA, any causal LM or classifier, adapters, fast paths",
     "trainer/data": "text → tokens → memory-mapped rows, in an order that is a function of (seed, step)",

@@ -21,6 +21,11 @@ class AdamRule:
     eps: float = 1e-8
     convention: Convention = "paper"
 
+    def factors(self, step: int) -> tuple[float, float]:
+        """(c, d) with which the direction after `step` steps is m·c / (√v·d + ε): bias correction, before or after ε."""
+        first, second = 1 - self.beta1**step, 1 - self.beta2**step
+        return (1 / first, second**-0.5) if self.convention == "paper" else (second**0.5 / first, 1.0)
+
     def update_(
         self,
         target: Tensor,

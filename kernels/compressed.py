@@ -7,16 +7,41 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from galore.kernels.dispatch import Backend, choose, quantizer
 from galore.kernels.rounding import block_elements
 
 Bits = Literal[4, 8]
 GROUP = 128  # elements that share one absmax, along the flattened rows; divides every block_elements
 LARGEST = {torch.int8: 127, torch.uint8: 7}  # code that stands for the absmax, by the dtype of the codes
+
+
+class Compressed(NamedTuple):
+    """A matrix of `shape` as `compress` keeps it."""
+
+    codes: Tensor
+    absmax: Tensor
+    shape: tuple[int, int]
+
+    @property
+    def bits(self) -> Bits:
+        return 8 if self.codes.dtype == torch.int8 else 4
+
+    def expand(self, dtype: torch.dtype) -> Tensor:
+        """The matrix in `dtype`."""
+        return expand({"codes": self.codes, "absmax": self.absmax}, self.shape, dtype)
+
+
+Matrix = Tensor | Compressed
+
+
+def as_dense(x: Matrix, dtype: torch.dtype) -> Tensor:
+    """x in `dtype`, however it is kept."""
+    return x.expand(dtype) if isinstance(x, Compressed) else x.to(dtype)
 
 
 def compressed_bytes(shape: Sequence[int], bits: Bits) -> int:
@@ -25,7 +50,7 @@ def compressed_bytes(shape: Sequence[int], bits: Bits) -> int:
     return -(-k * bits // 8) + 2 * -(-k // GROUP)
 
 
-def compress(p: Tensor, bits: Bits) -> dict[str, Tensor]:
+def compress(p: Tensor, bits: Bits, backend: Backend = "auto") -> dict[str, Tensor]:
     """P, any shape of k elements and any floating dtype → {"codes", "absmax"}, flat, of `compressed_bytes` together.
 
     codes: int8 (k,) in [-127, 127], or uint8 (⌈k/2⌉,), two codes in [-7, 7] a byte in two's complement, the earlier one
@@ -38,15 +63,20 @@ def compress(p: Tensor, bits: Bits) -> dict[str, Tensor]:
     if bits not in (4, 8):
         raise ValueError(f"projectors are kept in 4 or 8 bits, not {bits}")
     flat = p.reshape(-1)
+    if choose(quantizer(flat), backend).backend == "triton":
+        return _compress_by_triton(flat, bits)
     parts = [_compress_block(part, bits) for part in torch.split(flat, block_elements(flat))]
     codes, absmax = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
     return {"codes": codes, "absmax": absmax}
 
 
-def expand(stored: dict[str, Tensor], shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+def expand(stored: dict[str, Tensor], shape: Sequence[int], dtype: torch.dtype, backend: Backend = "auto") -> Tensor:
     """What `compress` kept of P, as a tensor of `shape` and `dtype`: code · absmax / largest code in fp32, rounded once."""
     codes, absmax = stored["codes"], stored["absmax"]
     p = torch.empty(math.prod(shape), dtype=dtype, device=codes.device)
+    if choose(quantizer(p), backend).backend == "triton":
+        _expand_by_triton(p, codes, absmax)
+        return p.view(tuple(shape))
     size = block_elements(codes)
     for first in range(0, p.numel(), size):
         last = min(first + size, p.numel())
@@ -65,6 +95,26 @@ def gram_error(p: Tensor) -> Tensor:
     p = p.float()
     error: Tensor = torch.linalg.matrix_norm((p.mT @ p).sub_(torch.eye(p.shape[1], device=p.device)))
     return error.div_(p.shape[1] ** 0.5)
+
+
+def _compress_by_triton(flat: Tensor, bits: int) -> dict[str, Tensor]:
+    count = flat.numel() if bits == 8 else -(-flat.numel() // 2)
+    codes = flat.new_empty(count, dtype=torch.int8 if bits == 8 else torch.uint8)
+    absmax = flat.new_empty(-(-flat.numel() // GROUP), dtype=torch.float16)
+    if not flat.is_meta:
+        from galore.kernels.triton.launch import run
+        from galore.kernels.triton.quantize import compress_plan
+
+        run(compress_plan(codes, absmax, flat))
+    return {"codes": codes, "absmax": absmax}
+
+
+def _expand_by_triton(out: Tensor, codes: Tensor, absmax: Tensor) -> None:
+    if not out.is_meta:
+        from galore.kernels.triton.launch import run
+        from galore.kernels.triton.quantize import expand_plan
+
+        run(expand_plan(out, codes, absmax))
 
 
 def _compress_block(flat: Tensor, bits: int) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from galore.kernels.dispatch import Backend, choose, quantizer
 from galore.kernels.rounding import blocks_of, updated_
 
 LARGEST = 127
@@ -45,9 +46,17 @@ def quantize(w: Tensor) -> tuple[Tensor, Tensor]:
     return codes, scales
 
 
-def dequantize(codes: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
+def dequantize(codes: Tensor, scales: Tensor, dtype: torch.dtype, backend: Backend = "auto") -> Tensor:
     """s q as a new (m, n) of `dtype`, rounded once, without a further temporary."""
     m, n = codes.shape
+    if choose(quantizer(codes), backend).backend == "triton":
+        w = torch.empty_like(codes, dtype=dtype)
+        if not w.is_meta:
+            from galore.kernels.triton.launch import run
+            from galore.kernels.triton.quantize import dequantize_weight_plan
+
+            run(dequantize_weight_plan(w, codes, scales))
+        return w
     w = codes.to(dtype)
     w.view(m, -1, group_size(n)).mul_(scales.to(dtype)[..., None])
     return w

@@ -7,11 +7,15 @@ wider output.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from galore.kernels import dispatch
+from galore.kernels.compressed import Compressed, Matrix, as_dense
 from galore.kernels.device import device_type, product
+from galore.kernels.dispatch import Backend, choose
 from galore.kernels.int8 import add_update_int8_
 from galore.kernels.reference import is_transposed, orient
 from galore.kernels.rounding import RoundingNoise, add_update_, add_update_compensated_, block_elements, blocks_of
@@ -23,9 +27,31 @@ Dense = Callable[[int, int], Tensor]
 """Rows [first, last) of a term of the stored weight's shape (m, n), as (last - first, n) in fp32 or bf16; not written to."""
 
 
-def project(p: Tensor, g: Tensor) -> Tensor:
-    """R (r, b) = Pᵀ G for p (a, r) and the oriented gradient g (a, b); P is cast to the gradient's dtype."""
-    return product(p.to(g.dtype).mT, g)
+def project(p: Matrix, g: Tensor, backend: Backend = "auto") -> Tensor:
+    """R (r, b) = Pᵀ G for p (a, r), dense or in codes, and the oriented gradient g (a, b), in whose dtype P multiplies.
+
+    Raises:
+        BackendError: `backend` cannot do it; the message says why.
+    """
+    if choose(dispatch.project(g, isinstance(p, Compressed)), backend).backend == "triton":
+        return _project_by_triton(p, g)
+    return product(as_dense(p, g.dtype).mT, g)
+
+
+def _project_by_triton(p: Matrix, g: Tensor) -> Tensor:
+    if g.is_meta:
+        return g.new_empty(p.shape[1], g.shape[1], dtype=torch.float32)
+    from galore.kernels.triton.launch import run
+    from galore.kernels.triton.operand import Operand
+    from galore.kernels.triton.product import product_plan
+    from galore.kernels.triton.tuning import tile_for
+
+    operand, (a, b) = Operand.of(p), g.shape
+    r, storage = operand.shape[1], f"p{operand.bits or g.dtype.itemsize * 8}"
+    out = g.new_empty(r, b, dtype=torch.float32)
+    tile = tile_for("project", a, b, r, g.stride(0) == 1 and g.stride(1) > 1, storage)
+    run(product_plan(out, operand.mT, g, tile, dtype=g.dtype))
+    return out
 
 
 def row_blocks(w: Tensor) -> Iterator[tuple[int, int, int]]:
@@ -39,7 +65,7 @@ def _rows_per_block(w: Tensor) -> int:
 
 def lift_update_(
     w: Tensor,
-    p: Tensor | None,
+    p: Matrix | None,
     n: Tensor | None,
     *,
     alpha: float,
@@ -51,20 +77,49 @@ def lift_update_(
     dense: Dense | None = None,
     transposed: bool | None = None,
     scales: Tensor | None = None,
+    backend: Backend = "auto",
 ) -> None:
-    """W ← decay·W + alpha·(P N + D) in place, in row blocks; fp32 without D in one product.
+    """W ← decay·W + alpha·(P N + D) in place; by torch in row blocks, fp32 without D in one product; by Triton in one kernel.
+
+    The random bits of the two differ, as those of two seeds do: torch reads them from a pool, Triton hashes them from the
+    element's place.
 
     Args:
         w: (m, n) contiguous weight, fp32, bf16, or codes in int8, oriented (a, b).
-        p: (a, r) projector; n: (r, b) direction in the subspace; both None where D is all there is.
+        p: (a, r) projector, dense or in codes; n: (r, b) direction in the subspace; both None where D is all there is.
         decay_after: decay the updated weight, as the official code does.
         noise, tensor: random bits for stochastic rounding into bf16, and this weight's number in their key.
         compensation: of a bf16 w, int16 or int8 with as many elements, in place (see kernels/rounding.py).
         dense: D, asked for one block of rows of W as it is stored at a time; P N + D is formed in fp32.
         transposed: how W is oriented; None goes by the smaller side.
         scales: of a w in int8, (m, n / group), in place (see kernels/int8.py).
+
+    Raises:
+        BackendError: `backend` cannot do it; the message says why.
     """
-    product = _product(w, p, n, is_transposed(w.shape) if transposed is None else transposed)
+    transposed = is_transposed(w.shape) if transposed is None else transposed
+    group = 1 if scales is None else w.shape[1] // scales.shape[1]
+    chosen = choose(dispatch.lift(w, dense is not None or p is None, group), backend)
+    if chosen.backend == "triton":
+        assert p is not None
+        assert n is not None
+        if w.is_meta:
+            return  # one kernel, nothing beside what it is given
+        _lift_by_triton(
+            w,
+            p,
+            n,
+            alpha=alpha,
+            decay=decay,
+            decay_after=decay_after,
+            noise=noise,
+            tensor=tensor,
+            compensation=compensation,
+            transposed=transposed,
+            scales=scales,
+        )
+        return
+    product = _product(w, p, n, transposed)
     if w.dtype == torch.float32 and product is not None and dense is None:
         w.addmm_(*product, beta=1.0 if decay_after else decay, alpha=alpha)
         if decay_after and decay != 1.0:
@@ -94,12 +149,38 @@ def lift_update_(
         )
 
 
-def _product(w: Tensor, p: Tensor | None, n: Tensor | None, transposed: bool) -> tuple[Tensor, Tensor] | None:
+def _lift_by_triton(w: Tensor, p: Matrix, n: Tensor, *, transposed: bool, **options: Any) -> None:
+    from galore.kernels.triton.launch import run
+    from galore.kernels.triton.lift import lift_plan
+    from galore.kernels.triton.tuning import tile_for
+
+    a, b = (w.shape[1], w.shape[0]) if transposed else (w.shape[0], w.shape[1])
+    tile = tile_for("lift", a, b, n.shape[0], transposed, _storage(w, options))
+    run(lift_plan(w, p, n.to(_dtype(w, p, n)), tile, transposed=transposed, **options))
+
+
+def _storage(w: Tensor, options: dict[str, Any]) -> str:
+    """How tables of tiles call the way that w is kept."""
+    if (compensation := options["compensation"]) is not None:
+        return f"compensated{8 * compensation.dtype.itemsize}"
+    if w.dtype == torch.bfloat16:
+        return "stochastic" if options["noise"] else "nearest"
+    return "int8" if w.dtype == torch.int8 else "float32"
+
+
+def _dtype(w: Tensor, p: Matrix, n: Tensor) -> torch.dtype:
+    """What P and N are multiplied in."""
+    if w.is_floating_point():
+        return w.dtype
+    return p.dtype if isinstance(p, Tensor) else n.dtype
+
+
+def _product(w: Tensor, p: Matrix | None, n: Tensor | None, transposed: bool) -> tuple[Tensor, Tensor] | None:
     """(m, r) and (r, n) in the dtype of w (m, n) whose product is P N as w is stored."""
     if p is None or n is None:
         return None
-    dtype = w.dtype if w.is_floating_point() else p.dtype
-    p, n = p.to(dtype), n.to(dtype)
+    dtype = _dtype(w, p, n)
+    p, n = as_dense(p, dtype), n.to(dtype)
     return (n.mT, p.mT) if transposed else (p, n)
 
 

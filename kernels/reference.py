@@ -73,3 +73,55 @@ def lift_update(
     if convention == "reference":
         return (w - update) * (1 - lr * weight_decay)
     return w * (1 - lr * weight_decay) - update
+
+
+def random_bits(offset: Tensor, low: int, high: int) -> Tensor:
+    """Numbers in [0, 65535] for the elements at `offset` (int64) of a tensor whose key is (low, high).
+
+    h ← e ⊕ low; h ← lowbias32(h); the upper half of (h ⊕ high)·0x9E3779B1, all mod 2³². A function of the element and the
+    key alone: no rounding depends on how a kernel cuts a matrix into tiles.
+    """
+    h = (offset ^ low) & 0xFFFFFFFF
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B), (16, 1)):
+        h = ((h ^ (h >> shift)) * factor) & 0xFFFFFFFF
+    return (((h ^ (high & 0xFFFFFFFF)) * 0x9E3779B1) & 0xFFFFFFFF) >> 16
+
+
+def round_stochastically(value: Tensor, bits: Tensor) -> Tensor:
+    """fp32 → bf16: ⌊value / u + bits / 2¹⁶⌋ u with u the last place of bf16, away from 0; E = value."""
+    raw = (value.view(torch.int32) + bits.to(torch.int32)) & -(1 << 16)
+    return raw.view(torch.float32).bfloat16()
+
+
+def nearest_code(x: Tensor, values: Tensor) -> Tensor:
+    """Index of the value (256, ascending) nearest to x; of two as near the lower one (bitsandbytes, arXiv 2110.02861)."""
+    return torch.bucketize(x, (values[1:] + values[:-1]) / 2)
+
+
+def quantize_blocks(x: Tensor, values: Tensor, block: int = 256) -> tuple[Tensor, Tensor]:
+    """x (k,) → nearest codes of x / absmax, and absmax of each block."""
+    parts = torch.split(x, block)
+    absmax = torch.stack([part.abs().max() for part in parts])
+    codes = [nearest_code(part / top.clamp_min(1e-45), values) for part, top in zip(parts, absmax, strict=True)]
+    return torch.cat(codes).to(torch.uint8), absmax
+
+
+def project_factors(p: Tensor, side: Tensor, other: Tensor) -> Tensor:
+    """R (r, b) = (s P)ᵀ l = Pᵀ (sᵀ l): the projected gradient of a linear layer from its factors s (B, a), l (B, b)."""
+    return (side @ p).mT @ other
+
+
+def update_int8(
+    codes: Tensor, scales: Tensor, update: Tensor, alpha: float, decay: float, u: Tensor | float
+) -> tuple[Tensor, Tensor]:
+    """One group of an int8 weight: V = decay·s q + alpha·U; q' = ⌊V / s' + u⌋ in [-127, 127], s' = s while V fits it.
+
+    Args:
+        codes, update: (groups, size); scales: (groups,); u: uniform in [0, 1), or 1/2 for to nearest.
+    """
+    value = decay * scales[:, None] * codes + alpha * update
+    largest = value.abs().amax(1)
+    kept = (largest <= 127 * scales) & (largest >= 63.5 * scales)
+    fresh = (largest * (1.125 * (1 + 2**-7) / 127)).clamp_min(1e-30).bfloat16().to(value.dtype)
+    scale = torch.where(kept, scales, fresh)
+    return (value / scale[:, None] + u).floor().clamp(-127, 127), scale

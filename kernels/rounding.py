@@ -81,6 +81,11 @@ class RoundingNoise:
         self.pool = drawn.new_empty(2 * self.block, device=device) if device.type == "meta" else drawn.to(device)
         self.key = (seed, step)
 
+    def words(self, tensor: int) -> tuple[int, int]:
+        """Two numbers in [-2³¹, 2³¹), the key of `reference.random_bits` for all elements of a tensor in this step."""
+        key = mix(*self.key, tensor, 0x1157)
+        return (key & 0xFFFFFFFF) - (1 << 31), key >> 32
+
     def window(self, tensor: int, block: int, length: int) -> Tensor:
         """int32 (length,), values in [0, 65535]; a window longer than a block repeats the pool."""
         offset = mix(*self.key, tensor, block) % self.block

@@ -11,6 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from galore.kernels.device import device_type
+from galore.kernels.dispatch import ENVIRONMENT, BackendError, summary
 from galore.kernels.host import ask_for_expandable_segments, prepare_process
 from galore.trainer.checkpoint import Checkpoint, newest_verified
 from galore.trainer.data.batch import Progress, silent
@@ -139,9 +140,20 @@ def attach_optimizer(model: nn.Module, recipe: Recipe, accumulation: int) -> GaL
 def _told(recipe: Recipe, optimizer: GaLoreAdamW, device: torch.device) -> list[str]:
     inside = sum(slot.factored for slot in optimizer.projected)
     lines = [f"projection: of {inside} matrices inside their layers' backward"] if inside else []
+    lines += _paths(optimizer, device)
     if device.type == "cuda":
         lines.append(ask_for_expandable_segments(recipe.train.expandable_segments))
     return lines
+
+
+def _paths(optimizer: GaLoreAdamW, device: torch.device) -> list[str]:
+    """Which kernels the projected matrices take; one that was asked for and cannot run is refused before the first step."""
+    try:
+        return summary(device.type, (slot.problem for slot in optimizer.projected))
+    except BackendError as error:
+        raise UserError(
+            str(error), where=f"environment variable {ENVIRONMENT}", fix="unset it, or set torch"
+        ) from error
 
 
 def choose_device(name: str) -> torch.device:

@@ -73,7 +73,7 @@ class GaLoreAdamW(Stored):
             `none` need the whole summed gradient, see `trainer.optim.residual`.
         projector_dtype: how P is kept, `float32`, `bfloat16`, `int8` or `int4`; by default as the weight.
         convention: `paper`, or `reference` for the arithmetic order of the official code.
-        state_dtype: moments in `float32` or bitsandbytes' `8bit`.
+        state_dtype: moments in `float32`, bitsandbytes' `8bit`, or `fp8`, e4m3 in blocks.
         accumulator_dtype: precision of sums over micro-batches.
         weight_rounding: how bf16 weights take an fp32 update: `stochastic`, `nearest`, or `compensated`, exact by another 16
             bits per weight.

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from galore.kernels.adafactor import AdafactorRule
 from galore.kernels.adam import AdamRule
+from galore.kernels.direction import adam_direction_
 from galore.kernels.orthogonalize import OrthogonalRule, rms_scale
-from galore.kernels.rounding import element_blocks
 from galore.kernels.transport import Transport, transport
 from galore.trainer.optim.member import Member
-from galore.trainer.optim.moments import StateDtype, moment, new_state
+from galore.trainer.optim.moments import StateDtype, moment, moments, new_state
 
 InnerRule = Literal["adamw", "adafactor", "muon", "sumo"]
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -51,10 +51,14 @@ class AdamInner:
         """N = -m̂ / (√v̂ + ε)."""
         self.begin(gradient.shape, gradient.device)
         direction = torch.empty(gradient.shape, dtype=dtype, device=gradient.device)
-        for _, first, last in element_blocks(gradient.view(-1)):
-            part = torch.zeros(last - first, device=gradient.device)
-            self.update_(part, gradient.view(-1)[first:last], first, last, grad_scale, lr=1.0, decay=1.0)
-            direction.view(-1)[first:last] = part
+        adam_direction_(
+            direction,
+            gradient,
+            moments(self.member.state),
+            self._rule,
+            step=_steps(self.member),
+            grad_scale=grad_scale,
+        )
         return direction
 
     def update_(

@@ -16,6 +16,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from galore.kernels.compressed import Matrix
+from galore.kernels.dispatch import Problem
 from galore.kernels.linear import Factors
 from galore.kernels.projection import Dense, lift_update_, orient, project
 from galore.kernels.subspace import overlap
@@ -67,6 +69,22 @@ class ProjectedSlot(FullSlot):
         return self.subspace.projector
 
     @property
+    def problem(self) -> Problem:
+        """What the kernels are asked for, for `dispatch.explain`."""
+        (m, n), kept = self.member.matrix.shape, self.subspace.kept_dtype
+        moments = {"8bit": "dynamic", "fp8": "e4m3"}.get(self.inner.state_dtype, "float32")
+        scales = self.member.scales
+        return Problem(
+            (m, n),
+            self.rank,
+            self.parameter.dtype,
+            moments,
+            coded_projector=kept in ("int8", "int4"),
+            dense=self.group["residual"] != "none",
+            group=1 if scales is None else n // scales.shape[1],
+        )
+
+    @property
     def due(self) -> bool:
         """Whether the step being accumulated finds this layer a new subspace."""
         if self.group["proj_type"] == "random":
@@ -104,13 +122,13 @@ class ProjectedSlot(FullSlot):
         grad = as_matrix(grad)
         self.received += 1
         if not self.due:
-            self.sum.add(project(self.projector, self._oriented(grad)))
+            self.sum.add(project(self.subspace.kept, self._oriented(grad)))
         elif self.mode == "summed":
             self.whole.add(grad)
             if self.received == self.accumulation:
                 self.complete()
         elif self.mode == "delayed" and self.subspace.exists:
-            self.sum.add(project(self.projector, self._oriented(grad)))
+            self.sum.add(project(self.subspace.kept, self._oriented(grad)))
             self.add_to_sketch(grad)
         else:
             self._project_on_pending(grad)
@@ -140,7 +158,7 @@ class ProjectedSlot(FullSlot):
     def apply(self, update: Update) -> None:
         self._change_basis()
         direction = self.inner.direction(self.sum.take().contiguous(), update.grad_scale, self.member.dtype)
-        self._lift(update, self.projector, direction)
+        self._lift(update, self.subspace.kept, direction)
         if self.sketch.value is not None:
             self._turn_to(self.subspace.of_sketch(self.sketch.take()))
         self.discard()
@@ -161,7 +179,7 @@ class ProjectedSlot(FullSlot):
         moments = self.inner.nbytes(torch.Size((self.rank, self.subspace.b)))
         return moments + self._compensation_bytes, self.subspace.nbytes
 
-    def _lift(self, update: Update, p: Tensor | None, direction: Tensor | None, dense: Dense | None = None) -> None:
+    def _lift(self, update: Update, p: Matrix | None, direction: Tensor | None, dense: Dense | None = None) -> None:
         """W ← (1 - ηλ) W + ηα (P N + D)."""
         lift_update_(
             self.member.matrix,

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from galore.kernels.compressed import Compressed, Matrix
 from galore.kernels.dct import dct_matrix, index_dtype, top_columns
 from galore.kernels.reference import is_transposed, orient
 from galore.kernels.rounding import mix
@@ -23,7 +24,7 @@ from galore.kernels.subspace import (
 )
 from galore.kernels.transport import change_of_basis
 from galore.trainer.optim.inner import first_moment
-from galore.trainer.optim.kept import Kept, ProjectorDtype, keep, kept_bytes, matrix
+from galore.trainer.optim.kept import ABSMAX, CODES, Kept, ProjectorDtype, keep, kept_bytes, matrix
 from galore.trainer.optim.member import Member
 from galore.trainer.optim.refresh import RefreshSchedule
 
@@ -62,6 +63,14 @@ class Subspace:
     def projector(self) -> Tensor:
         """P (a, r) in the dtype of the weight."""
         return self.matrix(self.member.state)
+
+    @property
+    def kept(self) -> Matrix:
+        """P (a, r) as products read it: codes where it is kept so, else in the dtype of the weight."""
+        state = self.member.state
+        if ABSMAX in state:
+            return Compressed(state[CODES], state[ABSMAX], (self.a, self.rank))
+        return self.projector
 
     @property
     def orthonormal(self) -> bool:

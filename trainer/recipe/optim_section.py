@@ -103,8 +103,9 @@ class OptimSection(Section):
         "paper",
         description="reference: arithmetic order of the official code (epsilon before bias correction, decay after the update, synchronous refresh)",
     )
-    state_dtype: Literal["float32", "8bit"] = Field(
-        "float32", description="Storage of Adam's moments; 8bit is the blockwise dynamic format of bitsandbytes"
+    state_dtype: Literal["float32", "8bit", "fp8"] = Field(
+        "float32",
+        description="Storage of Adam's moments; 8bit is the blockwise dynamic format of bitsandbytes, fp8 e4m3 with the same blocks",
     )
     accumulator_dtype: Literal["float32", "bfloat16"] = Field(
         "float32", description="Storage of gradient sums over micro-batches"

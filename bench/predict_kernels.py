@@ -1,0 +1,71 @@
+"""Choose the kernels' tiles for an RTX 4090 by prediction, and tabulate what an update of LLaMA-7B should take with them.
+
+python bench/predict_kernels.py           rewrites the packaged table; minutes of compilation, no GPU
+python bench/predict_kernels.py report    the table of times as Markdown
+"""
+
+from __future__ import annotations
+
+import sys
+
+from galore.kernels.triton.card import RTX4090
+from galore.kernels.triton.predicted import Predictor, table
+from galore.kernels.triton.sequences import LLAMA_7B, RANKS, Row, fused, reference, rows, unfused, unfused_nearest
+from galore.kernels.triton.tuning import PREDICTED, write
+
+NOTE = "RTX 4090, predicted by kernels/triton/cost.py, not timed"
+COLUMNS = ("floor", "fused", "accumulated", "nearest", "unfused", "reference")
+
+
+def main() -> None:
+    if sys.argv[1:] == ["report"]:
+        report(Predictor())
+    else:
+        write(PREDICTED, {entry.key: tile for entry, tile, _ in table(Predictor())}, NOTE)
+
+
+def report(predictor: Predictor) -> None:
+    """One update of each matrix; all 224 of them; and the arithmetic of one."""
+    found = rows(predictor)
+    print("| a×b | r |", " | ".join(COLUMNS), "| % of the floor | unfused / ours | nearest / ours | reference / ours |")
+    print("|" + "---|" * (len(COLUMNS) + 6))
+    for row in found:
+        _print(f"{row.a}×{row.b}", row)
+    for r in RANKS:
+        _print("all 224, ms", _summed([row for row in found if row.r == r]))
+    a, b, r = 4096, 11008, 128
+    for name, steps in (("unfused", unfused), ("nearest", unfused_nearest), ("reference", reference)):
+        print(f"\n{name}, {a}×{b}, r = {r}:")
+        for step in steps(a, b, r):
+            print(
+                f"  {step.what}: {step.flops / 1e9:.1f} GFLOP, {step.bytes / 1e6:.0f} MB, {1e6 * step.seconds(RTX4090):.0f} µs"
+            )
+    for rank in (r, 1024):
+        plans = fused(a, b, rank)
+        print(f"\nours, {a}×{b}, r = {rank}:")
+        for launch in [*plans.project_adam, *plans.adam, *plans.lift]:
+            of, used = predictor.launch(launch), predictor.resources(launch)
+            parts = ", ".join(f"{name} {1e6 * getattr(of, name):.0f}" for name in ("tensor", "memory", "l2", "issue"))
+            shape = "×".join(str(launch.constants[name]) for name in ("BM", "BN", "BK") if name in launch.constants)
+            print(
+                f"  {launch.name} {shape}: {1e6 * of.seconds:.0f} µs, bound by {of.bound} ({parts} µs); {used.registers} registers, "
+                f"{used.shared} B shared, {of.blocks_per_sm} blocks per SM, {of.waves:.1f} waves, {launch.bytes / 1e6:.0f} MB"
+            )
+
+
+def _summed(found: list[Row]) -> Row:
+    """Milliseconds of all matrices of the model."""
+    weights = [LLAMA_7B[row.a, row.b] / 1e3 for row in found]
+    sums = {name: sum(w * getattr(row, name) for w, row in zip(weights, found, strict=True)) for name in COLUMNS}
+    return Row(0, 0, found[0].r, **sums)
+
+
+def _print(name: str, row: Row) -> None:
+    ours = min(row.fused, row.accumulated)
+    times = " | ".join(f"{getattr(row, column):.0f}" for column in COLUMNS)
+    ratios = " | ".join(f"{getattr(row, column) / ours:.2f}" for column in ("unfused", "nearest", "reference"))
+    print(f"| {name} | {row.r} | {times} | {100 * row.roofline:.0f} | {ratios} |")
+
+
+if __name__ == "__main__":
+    main()

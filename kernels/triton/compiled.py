@@ -1,0 +1,129 @@
+"""A launch compiled for a GPU that need not be there: the PTX, and what the machine code takes of the card."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import triton
+from torch import Tensor
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from galore.kernels.triton.dtypes import NAMES
+from galore.kernels.triton.launch import Launch
+
+ALIGNMENT = 16  # what a pointer's or integer's divisibility is specialised on
+_TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
+_INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/", re.MULTILINE)
+_LABEL = re.compile(r"^(\.L_\w+):")
+_BRANCH = re.compile(r"\bBRA\b.*`\((\.L_\w+)\)")
+_USAGE = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)")
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Of one compiled kernel: per thread registers and bytes of stack and local memory, per block bytes of shared memory.
+
+    `tensor_core` counts matrix instructions in the PTX, `instructions` all of the machine code, `loop` those of its longest
+    loop, `spills` its loads and stores of local memory.
+    """
+
+    registers: int
+    stack: int
+    local: int
+    shared: int
+    spills: int
+    tensor_core: int
+    instructions: int
+    loop: int
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """PTX and resources of a launch; `parameters` are the run-time arguments in the order of the PTX's parameters."""
+
+    launch: Launch
+    ptx: str
+    parameters: list[str]
+    resources: Resources
+
+
+def compile_launch(launch: Launch, capability: int = 89) -> Compiled:
+    """Compile for compute capability `capability` exactly as the launch would be on such a GPU; none is needed."""
+    names = launch.kernel.arg_names
+    unspecialised = set(launch.kernel.do_not_specialize or ())
+    signature, constants, attributes = {}, {}, {}
+    for position, name in enumerate(names):
+        kind, constant, divisible = _specialised(launch, name, name in unspecialised)
+        signature[name] = kind
+        if kind == "constexpr":
+            constants[(position,)] = constant
+        elif divisible:
+            attributes[(position,)] = [["tt.divisibility", ALIGNMENT]]
+    source = ASTSource(fn=launch.kernel, signature=signature, constexprs=constants, attrs=attributes)
+    options = {"num_warps": launch.warps, "num_stages": launch.stages}
+    built = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    parameters = [name for name in names if signature[name] != "constexpr"]
+    return Compiled(launch, built.asm["ptx"], parameters, _resources(built))
+
+
+def _specialised(launch: Launch, name: str, unspecialised: bool) -> tuple[str, Any, bool]:
+    """(type, constant, whether it is known to divide by 16) of an argument, as `triton.jit` specialises it."""
+    if name in launch.constants:
+        return "constexpr", launch.constants[name], False
+    value = launch.arguments[name]
+    if value is None:
+        return "constexpr", None, False
+    if isinstance(value, Tensor):
+        aligned = value.is_meta or value.data_ptr() % ALIGNMENT == 0
+        return f"*{NAMES[value.dtype]}", None, aligned
+    if isinstance(value, float):
+        return "fp32", None, False
+    if unspecialised:
+        return "i32", None, False
+    if value == 1:
+        return "constexpr", 1, False
+    return "i32", None, value % ALIGNMENT == 0
+
+
+def _resources(built: Any) -> Resources:
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
+        cubin.write(built.asm["cubin"])
+        cubin.flush()
+        usage = _USAGE.search(_tool("cuobjdump", "-res-usage", cubin.name))
+        machine_code = _tool("nvdisasm", "-c", cubin.name)
+    assert usage is not None, "cuobjdump tells no resource usage"
+    registers, stack, local = (int(number) for number in usage.groups())
+    return Resources(
+        registers,
+        stack,
+        local,
+        int(built.metadata.shared),
+        len(re.findall(r"\b(?:LDL|STL)\b", machine_code)),
+        len(re.findall(r"\b(?:mma\.sync|wgmma\.mma_async|tcgen05\.mma)\b", built.asm["ptx"])),
+        len(_INSTRUCTION.findall(machine_code)),
+        _longest_loop(machine_code),
+    )
+
+
+def _longest_loop(machine_code: str) -> int:
+    """Instructions between a label and the farthest branch back to it; 0 without a loop."""
+    count, labels, longest = 0, dict[str, int](), 0
+    for line in machine_code.splitlines():
+        if label := _LABEL.match(line):
+            labels[label[1]] = count
+        elif _INSTRUCTION.match(line):
+            count += 1
+            if (branch := _BRANCH.search(line)) and branch[1] in labels:
+                back = count - labels[branch[1]]
+                longest = max(longest, back if back > 2 else 0)  # the last instruction branches to itself
+    return longest
+
+
+def _tool(name: str, *arguments: str) -> str:
+    return subprocess.run([_TOOLS / name, *arguments], capture_output=True, text=True, check=True).stdout

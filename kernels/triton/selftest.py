@@ -1,0 +1,45 @@
+"""One small problem per card and process, before its kernels are trusted with weights: do they agree with torch?"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+
+from galore.kernels.adam import AdamRule
+from galore.kernels.moments import Moments
+from galore.kernels.triton.adam import adam_plan
+from galore.kernels.triton.launch import run
+from galore.kernels.triton.lift import lift_plan
+from galore.kernels.triton.tile import Tile
+
+TOLERANCE = 1e-2  # of bf16 results; a kernel that is wrong is wrong by far more
+
+
+@functools.cache
+def failure(index: int) -> str:
+    """Why the kernels are not trusted on CUDA device `index`, "" if they are."""
+    try:
+        return check(torch.device("cuda", index))
+    except Exception as error:  # a compiler, driver or launch that fails in whatever way is a reason not to use it
+        return (
+            f"its kernels do not run here: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        )
+
+
+def check(device: torch.device) -> str:
+    """Adam on dynamic codes and a lift into bf16, against torch in fp32."""
+    generator = torch.Generator().manual_seed(0)
+    p, n, w = (torch.randn(*shape, generator=generator).to(device) for shape in ((64, 16), (16, 96), (64, 96)))
+    lifted = w.bfloat16()
+    run(lift_plan(lifted, p.bfloat16(), n.bfloat16(), Tile(32, 64, 16, 4, 2), alpha=-0.1))
+    wanted = w.bfloat16().float() - 0.1 * (p.bfloat16().float() @ n.bfloat16().float())
+    if not _near(lifted, wanted):
+        return "its lift_update disagrees with torch"
+    out, moments = torch.zeros_like(n), Moments(torch.zeros_like(n), torch.zeros_like(n))
+    run(adam_plan(out, n, moments, AdamRule(), step=1))
+    return "" if _near(out, -n.sign()) else "its adam disagrees with torch"
+
+
+def _near(x: torch.Tensor, wanted: torch.Tensor) -> bool:
+    return bool((x.float() - wanted).norm() <= TOLERANCE * wanted.norm())

@@ -1,0 +1,30 @@
+"""The dynamic map of 8-bit states as one table that kernels read: values of both maps, and where each code begins."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch import Tensor
+
+from galore.kernels.blockwise import code
+
+SIGNED_MAP, UNSIGNED_MAP, SIGNED_BOUNDS, UNSIGNED_BOUNDS = 0, 256, 512, 772  # where they begin, on 16-byte boundaries
+SIZE = UNSIGNED_BOUNDS + 257
+
+
+@functools.cache
+def tables(device: torch.device) -> Tensor:
+    """fp32 (1029,) on `device`."""
+    if device.type == "meta":
+        return torch.empty(SIZE, device=device)
+    maps = [code(signed, torch.device("cpu")) for signed in (True, False)]
+    signed, unsigned = (_bounds(values) for values in maps)
+    return torch.cat([*maps, signed, torch.zeros(3), unsigned]).to(device)
+
+
+def _bounds(values: Tensor) -> Tensor:
+    """(257,): code c is the nearest one to the numbers in (bounds[c], bounds[c + 1]]."""
+    midpoints = (values[1:] + values[:-1]) / 2
+    edge = torch.tensor([torch.inf])
+    return torch.cat([-edge, midpoints, edge])

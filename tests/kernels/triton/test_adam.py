@@ -1,0 +1,117 @@
+"""Adam on stored moments, alone and fused with the projection: as near to float64 as torch, in every storage."""
+
+import pytest
+import torch
+from kernel_machines import (
+    KINDS,
+    basis,
+    copied,
+    gradient,
+    kept_matrix,
+    read,
+    relative_error,
+    stored,
+)
+
+from galore.kernels import reference
+from galore.kernels.adam import AdamRule
+
+EPS = 1e-6
+STEP, SCALE = 3, 0.5
+
+
+def moments(kind, r, b):
+    m = torch.randn(r, b) * 1e-2
+    return stored(kind, m, m.square() * torch.rand(r, b) + 1e-8)
+
+
+def exact_step(kept, g, rule):
+    """Direction and moments of one step in float64, from what is stored."""
+    m, v = (x.double() for x in read(kept))
+    direction, m, v = reference.adam(g, m, v, STEP, rule.beta1, rule.beta2, rule.eps, rule.convention)
+    return -direction, m, v
+
+
+def torch_step(kept, g, rule):
+    """The same in fp32 by torch, requantised: what the moments' storage costs anyone."""
+    m, v = (x.clone() for x in read(kept))
+    target = torch.zeros_like(m)
+    rule.update_(target, g, m, v, step=STEP, lr=1.0)
+    return target, *read(stored(kept.kind, m, v))
+
+
+def assert_as_near(kept, out, exact, by_torch):
+    ours, theirs = (out, *read(kept)), by_torch
+    for name, mine, other, truth in zip(("direction", "m", "v"), ours, theirs, exact, strict=True):
+        assert relative_error(mine, truth) <= relative_error(other, truth) * 1.001 + EPS, name
+
+
+@pytest.mark.parametrize("convention", ["paper", "reference"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shape", [(16, 512), (20, 90)])
+def test_from_an_accumulator(machine, shape, kind, convention):
+    rule, g, kept = AdamRule(convention=convention), torch.randn(*shape) * 1e-2, moments(kind, *shape)
+    exact = exact_step(kept, g.double() * SCALE, rule)
+    by_torch = torch_step(kept, g * SCALE, rule)
+    out = torch.empty(shape)
+    machine.run(machine.kernels.adam.adam_plan(out, g, kept, rule, step=STEP, grad_scale=SCALE))
+    assert_as_near(kept, out, exact, by_torch)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("split", [1, 3])
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("shape", [(64, 512, 32), (50, 256, 20), (50, 90, 20)])
+def test_from_the_gradient(machine, shape, transposed, split, kind):
+    """(50, 256): ragged rows in one kernel; (50, 90): blocks cross rows, so Adam follows on the whole sum."""
+    (a, b, r), rule = shape, AdamRule()
+    p, g, kept = basis(a, r, torch.bfloat16), gradient(a, b, transposed, torch.bfloat16), moments(kind, r, b)
+    exact = exact_step(kept, reference.project(p.double(), g.double()) * SCALE, rule)
+    by_torch = torch_step(kept, reference.project(p.float(), g.float()) * SCALE, rule)
+    out, k = torch.empty(r, b), machine.kernels
+    tile = k.tile.Tile(32, 256, 32, 4, 3, split)
+    plan = k.adam.project_adam_plan(out, p, g, kept, rule, tile, step=STEP, grad_scale=SCALE)
+    fused = split == 1 and (kind == "float32" or b % 256 == 0)
+    assert [each.name for each in plan] == (["project_adam_kernel"] if fused else ["product_kernel", "adam_kernel"])
+    machine.run(plan)
+    assert_as_near(kept, out, exact, by_torch)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_from_the_gradient_with_p_in_codes(machine, bits):
+    p, g = kept_matrix(basis(64, 32, torch.float32), bits), gradient(64, 256, False, torch.bfloat16)
+    rule, kept = AdamRule(), moments("dynamic", 32, 256)
+    r = reference.project(p.expand(torch.bfloat16).double(), g.double())
+    exact, by_torch = exact_step(kept, r, rule), torch_step(kept, r.float(), rule)
+    out, k = torch.empty(32, 256), machine.kernels
+    machine.run(k.adam.project_adam_plan(out, p, g, kept, rule, k.tile.Tile(32, 256, 32, 4, 3), step=STEP))
+    assert_as_near(kept, out, exact, by_torch)
+
+
+def test_direction_in_bf16_is_rounded_once(machine):
+    rule, g, kept = AdamRule(), torch.randn(16, 512), moments("float32", 16, 512)
+    wide, narrow, plan = (
+        torch.empty(16, 512),
+        torch.empty(16, 512, dtype=torch.bfloat16),
+        machine.kernels.adam.adam_plan,
+    )
+    machine.run(plan(wide, g, copied(kept), rule, step=STEP))
+    machine.run(plan(narrow, g, kept, rule, step=STEP))
+    assert torch.equal(narrow, wide.bfloat16())
+
+
+def test_many_steps_of_codes_drift_no_further_than_torch(machine):
+    """Errors of requantising add up alike over steps."""
+    rule, shape = AdamRule(), (8, 512)
+    ours = stored("dynamic", torch.zeros(shape), torch.zeros(shape))
+    m, v = (torch.zeros(shape, dtype=torch.float64) for _ in range(2))
+    theirs = copied(ours)
+    for step in range(1, 6):
+        g, out = torch.randn(shape) * 1e-3, torch.empty(shape)
+        machine.run(machine.kernels.adam.adam_plan(out, g, ours, rule, step=step))
+        _, m, v = reference.adam(g.double(), m, v, step, rule.beta1, rule.beta2, rule.eps)
+        values = [x.clone() for x in read(theirs)]
+        rule.update_(torch.zeros(shape), g, *values, step=step, lr=1.0)
+        theirs = stored("dynamic", *values)
+    for mine, other, truth in zip(read(ours), read(theirs), (m, v), strict=True):
+        assert relative_error(mine, truth) <= relative_error(other, truth) * 1.01
