@@ -95,7 +95,13 @@ def _begin(run: Run, recorder: Recorder) -> None:
     memory = {"memory": f"{VERDICTS[expected.fits]}. {reason(expected)}"} if expected is not None else {}
     recorder.console.start(header(run, recorder.meter) | memory, run.total_steps)
     if run.first_step:
-        recorder.event(run.first_step, f"resumed after step {run.first_step}")
+        recorder.event(run.first_step, _resumed(run))
+
+
+def _resumed(run: Run) -> str:
+    if run.first_step < run.total_steps:
+        return f"resumed after step {run.first_step}"
+    return f"finished already, after step {run.first_step} of {run.total_steps}: nothing is left to do"
 
 
 def _end(run: Run, result: Result | None) -> None:

@@ -258,6 +258,14 @@ def test_a_run_that_died_before_its_first_checkpoint_starts_anew(corpus, tmp_pat
     assert [row["step"] for row in rows(tmp_path / "run")] == list(range(1, STEPS + 1))
 
 
+def test_a_finished_run_says_that_nothing_is_left(corpus, tmp_path):
+    execute(corpus, tmp_path / "run", "train.max_steps=2")
+    before = essence(tmp_path / "run")
+    execute(corpus, tmp_path / "run", "train.max_steps=2", resume=True)
+    assert essence(tmp_path / "run") == before
+    assert "nothing is left to do" in rows(tmp_path / "run", "event")[-1]["message"]
+
+
 def test_a_damaged_checkpoint_is_skipped_and_named(corpus, tmp_path):
     out = tmp_path / "run"
     execute(corpus, out, "train.save_total_limit=5")
