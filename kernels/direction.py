@@ -12,7 +12,6 @@ from galore.kernels.dispatch import adam as case
 from galore.kernels.dispatch import project_adam as fused_case
 from galore.kernels.moments import Moments
 from galore.kernels.projection import project
-from galore.kernels.reference import is_transposed
 from galore.kernels.rounding import element_blocks
 
 
@@ -74,13 +73,24 @@ def project_adam_(
     """
     chosen = choose(fused_case(g, moments.kind), backend).backend
     if chosen == "triton":
-        from galore.kernels.triton.adam import project_adam_plan
-        from galore.kernels.triton.launch import run
-        from galore.kernels.triton.tuning import tile_for
-
-        transposed = g.stride(0) == 1 and is_transposed((g.shape[1], g.shape[0]))
-        tile = tile_for("project_adam", g.shape[0], g.shape[1], p.shape[1], transposed, moments.kind)
-        run(project_adam_plan(out, p, g, moments, rule, tile, step=step, grad_scale=grad_scale))
+        _project_adam_by_triton(out, p, g, moments, rule, step, grad_scale)
         return
     r = project(p, g, backend="torch").float()
     adam_direction_(out, r, moments, rule, step=step, grad_scale=grad_scale, backend="torch")
+
+
+def _project_adam_by_triton(
+    out: Tensor, p: Matrix, g: Tensor, moments: Moments, rule: AdamRule, step: int, grad_scale: float
+) -> None:
+    from galore.kernels.triton.tuning import tile_for
+
+    (a, b), r = g.shape, p.shape[1]
+    tile = tile_for("project_adam", a, b, r, g.stride(0) == 1 and g.stride(1) > 1, moments.kind)
+    if out.is_meta:  # where Triton need not be installed
+        if not tile.fuses(moments.kind, b):
+            out.new_empty(tile.split, r, b, dtype=torch.float32)
+        return
+    from galore.kernels.triton.adam import project_adam_plan
+    from galore.kernels.triton.launch import run
+
+    run(project_adam_plan(out, p, g, moments, rule, tile, step=step, grad_scale=grad_scale))

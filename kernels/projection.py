@@ -39,18 +39,21 @@ def project(p: Matrix, g: Tensor, backend: Backend = "auto") -> Tensor:
 
 
 def _project_by_triton(p: Matrix, g: Tensor) -> Tensor:
-    if g.is_meta:
-        return g.new_empty(p.shape[1], g.shape[1], dtype=torch.float32)
+    from galore.kernels.triton.tuning import tile_for
+
+    (a, b), r = g.shape, p.shape[1]
+    storage = f"p{p.bits if isinstance(p, Compressed) else 8 * g.dtype.itemsize}"
+    tile = tile_for("project", a, b, r, g.stride(0) == 1 and g.stride(1) > 1, storage)
+    out = g.new_empty(r, b, dtype=torch.float32)
+    if g.is_meta:  # where Triton need not be installed; parts of the sum are all there is beside the result
+        if tile.split > 1:
+            g.new_empty(tile.split, r, b, dtype=torch.float32)
+        return out
     from galore.kernels.triton.launch import run
     from galore.kernels.triton.operand import Operand
     from galore.kernels.triton.product import product_plan
-    from galore.kernels.triton.tuning import tile_for
 
-    operand, (a, b) = Operand.of(p), g.shape
-    r, storage = operand.shape[1], f"p{operand.bits or g.dtype.itemsize * 8}"
-    out = g.new_empty(r, b, dtype=torch.float32)
-    tile = tile_for("project", a, b, r, g.stride(0) == 1 and g.stride(1) > 1, storage)
-    run(product_plan(out, operand.mT, g, tile, dtype=g.dtype))
+    run(product_plan(out, Operand.of(p).mT, g, tile, dtype=g.dtype))
     return out
 
 
@@ -99,9 +102,7 @@ def lift_update_(
     """
     transposed = is_transposed(w.shape) if transposed is None else transposed
     group = 1 if scales is None else w.shape[1] // scales.shape[1]
-    chosen = choose(dispatch.lift(w, dense is not None or p is None, group), backend)
-    if chosen.backend == "triton":
-        assert p is not None
+    if p is not None and choose(dispatch.lift(w, dense is not None, group), backend).backend == "triton":
         assert n is not None
         if w.is_meta:
             return  # one kernel, nothing beside what it is given

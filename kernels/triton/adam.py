@@ -69,19 +69,14 @@ def project_adam_plan(
 ) -> list[Launch]:
     """out (r, b) ← Adam's direction for R = grad_scale · Pᵀ G, P (a, r), G oriented (a, b); R is never stored whole.
 
-    One kernel where `fuses`; otherwise partial sums of R, and Adam on their sum: it is not linear, and so cannot be
+    One kernel where the tile fuses; otherwise partial sums of R, and Adam on their sum: it is not linear, and so cannot be
     taken of the parts.
     """
-    if tile.split == 1 and fuses(moments, out.shape[1], tile):
+    if tile.fuses(moments.kind, out.shape[1]):
         return [_fused(out, p, g, moments, rule, tile, step, grad_scale, fp8_scales)]
     parts = out.new_empty(tile.split, *out.shape, dtype=torch.float32)
     product = partial_product(parts, Operand.of(p).mT, g, tile, dtype=g.dtype, fp8_scales=fp8_scales)
     return [product, *adam_plan(out, parts, moments, rule, step=step, grad_scale=grad_scale)]
-
-
-def fuses(moments: Moments, columns: int, tile: Tile) -> bool:
-    """Whether a tile holds whole blocks of the moments' storage."""
-    return moments.kind == "float32" or (columns % BLOCK_SIZE == 0 and tile.columns == BLOCK_SIZE)
 
 
 def _fused(

@@ -1,14 +1,17 @@
 """Every operation of a step says which path it takes and why; a backend that cannot is refused, never replaced."""
 
+import sys
+
 import pytest
 import torch
 
 from galore.kernels import dispatch
 from galore.kernels.adam import AdamRule
-from galore.kernels.compressed import compress
+from galore.kernels.compressed import Compressed, compress
 from galore.kernels.device import meta_stands_for
-from galore.kernels.direction import adam_direction_
+from galore.kernels.direction import adam_direction_, project_adam_
 from galore.kernels.dispatch import BackendError, Problem, choose, explain, summary
+from galore.kernels.int8 import dequantize
 from galore.kernels.moments import Moments
 from galore.kernels.projection import lift_update_, project
 
@@ -93,3 +96,24 @@ def test_on_meta_the_fused_path_allocates_nothing_of_the_weights_size():
     with meta_stands_for("cuda"), Watch():
         lift_update_(w, p, n, alpha=1.0, transposed=False, backend="torch")
     assert allocated
+
+
+def test_a_gpu_is_simulated_where_triton_is_not_installed(monkeypatch):
+    """profile-memory on any computer: the fused paths are traced, and no kernel is imported for it."""
+    for name in [name for name in sys.modules if name.split(".")[0] == "triton" or "kernels.triton" in name]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "triton", None)
+
+    def meta(*shape, dtype=torch.bfloat16):
+        return torch.empty(*shape, dtype=dtype, device="meta")
+
+    w, n = meta(256, 512), meta(16, 512)
+    moments = Moments(meta(16, 512, dtype=torch.float32), meta(16, 512, dtype=torch.float32))
+    with meta_stands_for("cuda"):
+        kept = compress(meta(256, 16), 4)
+        p = Compressed(kept["codes"], kept["absmax"], (256, 16))
+        assert project(p, w).shape == n.shape
+        lift_update_(w, p, n, alpha=1.0, transposed=False)
+        adam_direction_(n, n, moments, AdamRule(), step=1)
+        project_adam_(n, p, w, moments, AdamRule(), step=1)
+        assert dequantize(meta(256, 512, dtype=torch.int8), meta(256, 4), torch.bfloat16).dtype == torch.bfloat16
