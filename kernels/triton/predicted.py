@@ -13,6 +13,9 @@ from galore.kernels.triton.launch import Launch
 from galore.kernels.triton.tile import Tile
 
 
+REGISTERS = 248  # per thread, of 255: what one compiler gets into 255, the next one spills
+
+
 class Predictor:
     """Predicts plans; code that differs by nothing but the numbers it is given is compiled once."""
 
@@ -45,13 +48,15 @@ def _kind(value: object) -> str:
 
 
 def best(predictor: Predictor, entry: Entry) -> tuple[Tile, float]:
-    """The tile that should take least, among those that spill nothing."""
+    """The tile that should take least, among those that spill nothing and, if there are, leave registers to spare."""
     found = []
     for tile in tiles(entry):
         plan = entry.plan(tile)
-        if all(_fits(predictor.resources(launch)) for launch in plan):
-            found.append((predictor.seconds(plan), tile))
-    seconds, tile = min(found, key=lambda pair: pair[0])
+        used = [predictor.resources(launch) for launch in plan]
+        if all(map(_fits, used)):
+            tight = any(each.registers > REGISTERS for each in used)
+            found.append((tight, predictor.seconds(plan), tile))
+    _, seconds, tile = min(found, key=lambda each: each[:2])
     return tile, seconds
 
 
