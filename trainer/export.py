@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase
 
 from galore.trainer.checkpoint import Skipped
@@ -60,8 +61,8 @@ def export(run: str, out: Path) -> Exported:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
         sync_directory(out.parent)
-    except OSError as error:
-        raise RunFailed(f"cannot export: {error.strerror or error}", where=str(out)) from error
+    except (OSError, SafetensorError) as error:  # the latter where the tensors do not fit on the disk
+        raise RunFailed(f"cannot export: {getattr(error, 'strerror', None) or error}", where=str(out)) from error
     return Exported(out, stored.origin, stored.step, size, kind_of(stored.model.config).__name__, stored.skipped)
 
 

@@ -12,7 +12,6 @@ from galore.kernels.triton.cost import Prediction, predict
 from galore.kernels.triton.launch import Launch
 from galore.kernels.triton.tile import Tile
 
-
 REGISTERS = 248  # per thread, of 255: what one compiler gets into 255, the next one spills
 
 

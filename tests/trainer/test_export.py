@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
@@ -203,13 +204,22 @@ def test_an_empty_target_is_filled(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "config.json").is_file()
 
 
-def test_a_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("writer", "error"),
+    [
+        (PreTrainedTokenizerFast, OSError(28, "No space left on device")),
+        (PreTrainedModel, SafetensorError("I/O error: No space left on device (os error 28)")),
+    ],
+)
+def test_a_failure_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writer: type, error: Exception
+) -> None:
     make_run(tmp_path / "run")
 
     def disk_full(*args: Any, **kwargs: Any) -> None:
-        raise OSError(28, "No space left on device")
+        raise error
 
-    monkeypatch.setattr(PreTrainedTokenizerFast, "save_pretrained", disk_full)
+    monkeypatch.setattr(writer, "save_pretrained", disk_full)
     with pytest.raises(UserError, match="No space left") as failed:
         export(str(tmp_path / "run"), tmp_path / "out")
     assert failed.value.exit_code == 1
