@@ -102,6 +102,12 @@ class History:
         """Sum of a column."""
         return float(np.nansum(self.train[name]))
 
+    @property
+    def optimizer_bytes(self) -> int:
+        """Moments and projectors at their most; 0 where no step was recorded."""
+        held = [self.memory[name] for name in ("optimizer_states", "projectors") if name in self.memory]
+        return sum(int(column.max()) for column in held if len(column))
+
     def memory_parts(self) -> dict[str, Column]:
         """What the peak consists of, per step, bytes; on a CPU the peak is the process's, so the rest is its ground."""
         parts = {name: np.nan_to_num(column) for name, column in self.memory.items() if np.nansum(column) > 0}

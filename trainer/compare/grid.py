@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from galore.trainer.errors import UserError
@@ -79,7 +79,7 @@ def grid(methods: str, rates_tried: str | None, seeds: str | None) -> list[Cell]
     """
     names = words(methods, "--methods")
     for name in names:
-        _refuse_unknown(name)
+        refuse_unknown(name.partition(":")[0], METHODS, "method", "--methods")
     rates: list[float | None] = [None] if rates_tried is None else [*learning_rates(rates_tried)]
     numbers = [None] if seeds is None else [_seed(word) for word in words(seeds, SEEDS)]
     cells = [Cell(name, rate, seed) for seed, name, rate in itertools.product(numbers, names, rates)]
@@ -119,13 +119,13 @@ def _seed(word: str) -> int:
     return int(word)
 
 
-def _refuse_unknown(method: str) -> None:
-    name = method.partition(":")[0]
-    if name in METHODS:
+def refuse_unknown(name: str, known: Collection[str], kind: str, where: str) -> None:
+    """Raise UserError, with the nearest, for a `name` that is none of `known`; `kind` is what they are."""
+    if name in known:
         return
-    near = nearest(name, METHODS)
+    near = nearest(name, known)
     hint = f"did you mean {near[0]}? " if near else ""
-    raise UserError(f"there is no method {name!r}", where="--methods", fix=f"{hint}there are {', '.join(METHODS)}")
+    raise UserError(f"there is no {kind} {name!r}", where=where, fix=f"{hint}there are {', '.join(known)}")
 
 
 def _refuse_twice(folders: Sequence[str]) -> None:

@@ -45,7 +45,6 @@ class Outcome:
 def outcome(cell: Cell, root: Path, failure: str = "") -> Outcome:
     """The run of `cell` under `root` as it is now."""
     history = History.read(RunDir(root / cell.folder))
-    held = [history.memory.get(name) for name in ("optimizer_states", "projectors")]
     scored = [(_tokens_at(history, row["step"]), row["loss_nats"]) for row in history.evaluations]
     curve = tuple((tokens, loss) for tokens, loss in scored if loss is not None)
     done = "finished" in history.facts
@@ -54,7 +53,7 @@ def outcome(cell: Cell, root: Path, failure: str = "") -> Outcome:
         "done" if done else f"failed: {failure}" if failure else "not finished",
         curve[-1][1] if curve and done else None,
         int(history.train["tokens"][-1]) if history.last_step else 0,
-        sum(int(column.max()) for column in held if column is not None and len(column)),
+        history.optimizer_bytes,
         history.total("step_seconds"),
         curve,
     )

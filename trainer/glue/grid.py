@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from galore.trainer.compare.grid import METHODS, learning_rates, words
+from galore.trainer.compare.grid import METHODS, learning_rates, refuse_unknown, words
 from galore.trainer.errors import UserError
 from galore.trainer.glue.tasks import TASKS
 from galore.trainer.recipe.load import LoadedRecipe, load_recipe
 from galore.trainer.recipe.schema import Recipe
-from galore.trainer.recipe.suggest import nearest
 
 FAMILY = "roberta-glue"
 DEFAULT = f"{FAMILY}-galore-r4"
@@ -112,11 +110,7 @@ def method_of(recipe: Recipe) -> str:
     return (optim.adapter or optim.method) + ("-8bit" if optim.state_dtype == "8bit" else "")
 
 
-def _known(names: Sequence[str], table: Any, where: str) -> list[str]:
+def _known(names: Sequence[str], table: Collection[str], where: str) -> list[str]:
     for name in names:
-        if name not in table:
-            near = nearest(name, table)
-            hint = f"did you mean {near[0]}? " if near else ""
-            kind = "task" if where == "--task" else "method"
-            raise UserError(f"there is no {kind} {name!r}", where=where, fix=f"{hint}there are {', '.join(table)}")
+        refuse_unknown(name, table, where.removeprefix("--"), where)
     return list(dict.fromkeys(names))

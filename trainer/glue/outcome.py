@@ -50,7 +50,6 @@ def outcome(cell: Cell, root: Path, failure: str = "") -> Outcome:
     """The run of `cell` under `root` as it is now."""
     history = History.read(RunDir(root / cell.folder))
     scored = [row for row in history.evaluations if isinstance(row.get("scores"), dict)]
-    held = [history.memory[name] for name in ("optimizer_states", "projectors") if name in history.memory]
     done = "finished" in history.facts and bool(scored)
     return Outcome(
         cell,
@@ -58,7 +57,7 @@ def outcome(cell: Cell, root: Path, failure: str = "") -> Outcome:
         tuple(flat(row["scores"]) for row in scored),
         scored[-1].get("collapsed") if scored else None,
         flat(history.facts.get("baseline") or {}),
-        sum(int(column.max()) for column in held if len(column)),
+        history.optimizer_bytes,
         int(max(history.train["memory_peak_bytes"], default=0)),
         history.total("step_seconds"),
     )
