@@ -53,8 +53,9 @@ def _one_subspace(run: Run) -> list[str]:
     gap = run.recipe.optim.update_proj_gap
     if not run.optimizer.projected or 2 * gap <= run.total_steps:
         return []
-    fix = f"optim.update_proj_gap={max(1, run.total_steps // 10)} is a tenth of the run"
-    return [f"subspaces are refreshed every {gap} steps, and the run has {run.total_steps:,}; {fix}"]
+    tenth = run.total_steps // 10
+    fix = f"; optim.update_proj_gap={tenth} is a tenth of the run" if tenth else ""
+    return [f"subspaces are refreshed every {gap} steps, and the run has {run.total_steps:,}{fix}"]
 
 
 def adapter_notes(run: Run) -> list[str]:

@@ -26,6 +26,7 @@ from galore.trainer.recipe.schema import Recipe
 from galore.trainer.rundir import RunDir
 
 MODEL_FOLDER = "model"
+SHOWN = 5  # names in a message
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,18 @@ def load_run_model(path: str, device: str = "cpu") -> StoredModel:
     folder = Path(path).expanduser()
     if (folder / "recipe.yaml").is_file():
         return _of_run(RunDir.open(folder), device)
+    _refuse_several(folder)
     return _of_name(locate(path, Path.cwd()), device)
+
+
+def _refuse_several(folder: Path) -> None:
+    """Raise UserError if `folder` is none of a model, but of runs: those of a comparison, or of a fine-tuning on GLUE."""
+    runs = sorted(file.parent for pattern in ("*/recipe.yaml", "*/*/recipe.yaml") for file in folder.glob(pattern))
+    if not runs or (folder / "config.json").exists():
+        return
+    more = f" and {len(runs) - SHOWN} more" if len(runs) > SHOWN else ""
+    names = ", ".join(str(run.relative_to(folder)) for run in runs[:SHOWN])
+    raise UserError(f"holds several runs: {names}{more}", where=str(folder), fix=f"name one of them: {runs[0]}")
 
 
 def save_model_files(model: nn.Module, tokenizer: PreTrainedTokenizerBase, run: RunDir) -> None:

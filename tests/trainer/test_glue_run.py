@@ -218,6 +218,13 @@ def test_a_classifier_continues_no_text(asked: Any, tmp_path: Path) -> None:
         sample(stored.model, stored.tokenizer, "the film", 4)
 
 
+def test_a_folder_of_several_runs_is_none_of_a_model(asked: Any, tmp_path: Path) -> None:
+    run_training(asked(METHODS[2], "rte", "train.max_steps=1"), tmp_path / "all/rte/full", False, Quiet())
+    with pytest.raises(UserError, match=r"holds several runs: rte/full") as caught:
+        load_run_model(str(tmp_path / "all"))
+    assert caught.value.fix == f"name one of them: {tmp_path / 'all/rte/full'}"
+
+
 def test_a_run_lets_go_of_its_model(asked: Any, tmp_path: Path) -> None:
     """Runs follow each other in one process: hooks must not keep the weights of the last one."""
     made: list[weakref.ref[Any]] = []

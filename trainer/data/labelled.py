@@ -32,7 +32,8 @@ class Examples:
     """Encoded examples one after another: number i is `tokens[offsets[i]:offsets[i + 1]]`.
 
     `labels` are class numbers (int64) or scores (float32); `segments` is None for a model that knows none.
-    `truncated` counts the examples that were longer than allowed; `identity` tells what they were made from.
+    `truncated` counts the examples that were longer than allowed; `identity` tells what they were made from, and
+    `passed_over` where lines were that could not be read.
     """
 
     tokens: npt.NDArray[np.int32]
@@ -42,6 +43,7 @@ class Examples:
     padding: Padding
     truncated: int = 0
     identity: str = ""
+    passed_over: tuple[str, ...] = ()  # file:line
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -9,11 +9,13 @@ from pathlib import Path
 
 from galore.trainer.compare.jobs import Failures, Job, Show, run_jobs
 from galore.trainer.durable import replace_file
-from galore.trainer.errors import Interrupted, UserError
+from galore.trainer.errors import Interrupted, RunFailed, UserError
 from galore.trainer.glue import sheet
 from galore.trainer.glue.grid import Cell
 from galore.trainer.glue.outcome import Outcome, outcome, standings
 from galore.trainer.glue.picture import draw
+from galore.trainer.glue.prepare import check_splits
+from galore.trainer.models.pretrained import locate
 from galore.trainer.rundir import RunDir
 
 TITLE = "Fine-tuning on GLUE"
@@ -28,11 +30,12 @@ def finetune(cells: Sequence[Cell], root: Path, resume: bool, show: Show) -> tup
         What every one of `cells` came to, and what failed.
 
     Raises:
-        UserError: runs are there without `resume`, or they were others; or the only run has bad input. Interrupted: by a
-            signal, all saved.
+        UserError: runs are there without `resume`, or they were others; a model that is nowhere, no data for any task, or
+            bad input of the only task. Interrupted: by a signal, all saved.
     """
     if not resume:
         _refuse_begun(cells, root)
+    _refuse_missing(cells)
     jobs = [Job(cell.folder, cell.loaded) for cell in cells]
 
     def write(failures: Failures) -> list[Outcome]:
@@ -41,12 +44,10 @@ def finetune(cells: Sequence[Cell], root: Path, resume: bool, show: Show) -> tup
         return found
 
     try:
-        failures = run_jobs(jobs, root, show, write, survives=UserError)
+        failures = run_jobs(jobs, root, show, write, survives=UserError if _tasks(cells) > 1 else RunFailed)
     except Interrupted as error:
         write({})
         raise Interrupted(error.what, where=error.where, fix="the same command with --resume goes on") from error
-    if len(failures) == len(cells) and _same(failures):
-        raise next(iter(failures.values()))
     return write(failures), failures
 
 
@@ -57,9 +58,22 @@ def _refuse_begun(cells: Sequence[Cell], root: Path) -> None:
         raise UserError(f"already holds a run of {begun[0]}", where=str(root), fix=fix)
 
 
-def _same(failures: Failures) -> bool:
-    """Whether one message says it all."""
-    return len({str(error) for error in failures.values()}) == 1
+def _refuse_missing(cells: Sequence[Cell]) -> None:
+    """Before anything is written: is each model there, and the data of one task at least?"""
+    for name, base_dir in {(str(cell.recipe.model.name_or_path), cell.loaded.base_dir) for cell in cells}:
+        locate(name, base_dir)
+    errors = list[UserError]()
+    for cell in cells:
+        try:
+            check_splits(cell.recipe, cell.loaded.base_dir)
+        except UserError as error:
+            errors.append(error)
+    if len(errors) == len(cells):
+        raise errors[0]
+
+
+def _tasks(cells: Sequence[Cell]) -> int:
+    return len({cell.task for cell in cells})
 
 
 def _write(found: Sequence[Outcome], root: Path) -> None:

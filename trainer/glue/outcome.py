@@ -109,6 +109,7 @@ class Standing:
         if self.published is None:
             return []
         found = self.published.setting.differences(setting(recipe))
+        found += [f"{recipe.train.max_steps:,} steps"] if recipe.train.max_steps is not None else []
         return found + ([f"{recipe.data.max_train_samples:,} examples"] if recipe.data.max_train_samples else [])
 
 
@@ -124,9 +125,9 @@ def best(run: Outcome) -> Scores:
 
 def setting(recipe: Recipe) -> dict[str, Any]:
     """What of a recipe the paper has a word on, as `published.Setting` calls it."""
-    return {
+    epochs = {"epochs": recipe.train.num_train_epochs} if recipe.train.max_steps is None else {}
+    return epochs | {
         "model": str(recipe.model.name_or_path).rpartition("/")[2],
-        "epochs": recipe.train.num_train_epochs if recipe.train.max_steps is None else None,
         "max_length": recipe.data.max_length,
         "batch_size": recipe.train.global_batch_size,
         "lr_schedule": recipe.optim.lr_scheduler_type,

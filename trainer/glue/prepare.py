@@ -14,7 +14,7 @@ from galore.trainer.data.labelled import Examples, LabelledData, Padding
 from galore.trainer.data.mapped import Order
 from galore.trainer.data.tokenizer import given_tokenizer, tokenizer_digest
 from galore.trainer.errors import UserError
-from galore.trainer.glue.readers import read_split
+from galore.trainer.glue.readers import local_split, read_split
 from galore.trainer.glue.rows import Rows
 from galore.trainer.glue.tasks import TASKS
 from galore.trainer.recipe.schema import Recipe
@@ -48,7 +48,7 @@ def prepare_task(recipe: Recipe, base_dir: Path, progress: Progress | None = Non
         "tokens": {"train": len(train.tokens), "validation": sum(len(each.tokens) for each in held_out.values())},
         "examples": {split: len(each) for split, each in splits.items()},
         "truncated_examples": {split: each.truncated for split, each in splits.items()},
-        "bad_rows": {},
+        "bad_rows": _passed_over(splits),
     }
     order = Order(recipe.train.seed, recipe.train.global_batch_size, section.shuffle)
     return LabelledData(tokenizer, task.name, train, held_out, order, summary, _notes(splits, section.max_length))
@@ -72,11 +72,22 @@ def read_examples(
 
 def read_rows(recipe: Recipe, split: str, base_dir: Path) -> Rows:
     """One split of the recipe's task as it is. Raises UserError."""
-    section = recipe.data
-    assert section.task is not None
-    assert isinstance(section.path, str)
-    folder = base_dir / Path(section.path).expanduser()
-    return read_split(TASKS[section.task], split, folder if folder.exists() else section.path)
+    assert recipe.data.task is not None
+    return read_split(TASKS[recipe.data.task], split, _source(recipe, base_dir))
+
+
+def check_splits(recipe: Recipe, base_dir: Path) -> None:
+    """Whether the files of training and validation are there, unless they are on the hub. Raises UserError."""
+    assert recipe.data.task is not None
+    task = TASKS[recipe.data.task]
+    for split in ("train", *task.evaluation_splits):
+        local_split(task, split, _source(recipe, base_dir))
+
+
+def _source(recipe: Recipe, base_dir: Path) -> str | Path:
+    assert isinstance(recipe.data.path, str)
+    folder = base_dir / Path(recipe.data.path).expanduser()
+    return folder if folder.exists() else recipe.data.path
 
 
 def encode(
@@ -110,6 +121,7 @@ def encode(
         _padding(tokenizer),
         truncated,
         f"{rows.fingerprint} {count}",
+        tuple(rows.broken),
     )
 
 
@@ -135,6 +147,12 @@ def _encoded(
 
 def _padding(tokenizer: PreTrainedTokenizerBase) -> Padding:
     return Padding(int(tokenizer.pad_token_id), int(tokenizer.pad_token_type_id), tokenizer.padding_side == "left")
+
+
+def _passed_over(splits: dict[str, Examples]) -> dict[str, dict[str, Any]]:
+    """How many lines GLUE's own files are known to have broken, and the first of them, by what to call them."""
+    places = [place for each in splits.values() for place in each.passed_over]
+    return {"of another number of columns than the header": {"rows": len(places), "first": places[0]}} if places else {}
 
 
 def _notes(splits: dict[str, Examples], max_length: int) -> tuple[str, ...]:

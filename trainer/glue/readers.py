@@ -9,7 +9,7 @@ from pathlib import Path
 from galore.trainer.errors import UserError
 from galore.trainer.glue.examples import Raw, example_of
 from galore.trainer.glue.fault import Fault
-from galore.trainer.glue.locate import find_split
+from galore.trainer.glue.locate import SplitFiles, find_split
 from galore.trainer.glue.readarrow import read_hub, read_parquet
 from galore.trainer.glue.readlines import Ragged, read_jsonl, read_tsv
 from galore.trainer.glue.readmsr import read_msr
@@ -36,20 +36,28 @@ def read_split(task: Task, split: str, source: str | Path, cache_dir: Path | Non
     if split not in task.sizes:
         fix = f"its splits are {', '.join(task.sizes)}"
         raise UserError(f"{task.folder} has no split `{split}`", fix=fix)
-    rows = Rows(task, split)
+    rows, files = Rows(task, split), local_split(task, split, source)
+    if files is None:
+        _add(rows, f"{source} [{task.name}, {split}]", read_hub(str(source), task, split, cache_dir))
+        return rows
+    for path in files.paths:
+        _add(rows, str(path), _local(files.format, path, task, split))
+    return rows
+
+
+def local_split(task: Task, split: str, source: str | Path) -> SplitFiles | None:
+    """The files of a split; None for a data set on the hub, whose name `source` is.
+
+    Raises:
+        UserError: there is no such folder, or not the split in it.
+    """
     folder = Path(source).expanduser()
     if folder.is_dir():
-        files = find_split(task, split, folder)
-        for path in files.paths:
-            _add(rows, str(path), _local(files.format, path, task, split))
-    elif HUB_NAME.fullmatch(str(source)) and not folder.exists():
-        _add(rows, f"{source} [{task.name}, {split}]", read_hub(str(source), task, split, cache_dir))
-    else:
-        what = "is a file, not a folder" if folder.exists() else "no such folder"
-        raise UserError(
-            what, where=str(source), fix="name a folder of GLUE, or a data set of the hub such as nyu-mll/glue"
-        )
-    return rows
+        return find_split(task, split, folder)
+    if HUB_NAME.fullmatch(str(source)) and not folder.exists():
+        return None
+    what = "is a file, not a folder" if folder.exists() else "no such folder"
+    raise UserError(what, where=str(source), fix="name a folder of GLUE, or a data set of the hub such as nyu-mll/glue")
 
 
 def _local(format: str, path: Path, task: Task, split: str) -> Iterator[Raw | Ragged]:

@@ -82,11 +82,31 @@ def test_a_task_that_fails_does_not_lose_the_others(
     assert [each["status"].split(":")[0] for each in as_objects(outcomes)] == ["failed", "done", "failed"]
 
 
-def test_bad_input_of_the_only_task_is_an_error_at_once(
-    cells: Callable[..., list[Cell]], tmp_path: Path, show: Show
+def test_data_that_is_nowhere_is_an_error_before_anything_is_written(
+    cells: Callable[..., list[Cell]], tmp_path: Path, show: Show, told: list[str]
 ) -> None:
     with pytest.raises(UserError, match="CoLA"):
-        finetune(cells("cola", seeds=2), tmp_path / "out", False, show)
+        finetune(cells("cola,qqp", seeds=2), tmp_path / "out", False, show)
+    assert (told, (tmp_path / "out").exists()) == ([], False)
+
+
+def test_a_model_that_is_nowhere_is_an_error_before_anything_is_written(
+    glue_folder: Path, tmp_path: Path, show: Show
+) -> None:
+    where = [f"model.name_or_path={tmp_path / 'none'}", f"data.path={glue_folder}", *SMALL]
+    with pytest.raises(UserError, match="is not a folder"):
+        finetune(grid(None, where, "rte,sst2", "galore"), tmp_path / "out", False, show)
+    assert not (tmp_path / "out").exists()
+
+
+def test_bad_input_of_the_only_task_is_told_once(
+    cells: Callable[..., list[Cell]], glue_folder: Path, tmp_path: Path, show: Show, told: list[str]
+) -> None:
+    (glue_folder / "sst2/train.jsonl").write_text('{"sentence": "fine", "label": 7}\n')
+    with pytest.raises(UserError, match="the label is 7"):
+        finetune(cells("sst2", seeds=2), tmp_path / "out", False, show)
+    assert len(told) == 1
+    assert not (tmp_path / "out/glue.md").exists()
 
 
 def test_a_run_that_failed_goes_on(
@@ -173,6 +193,7 @@ def test_the_papers_number_stands_beside_the_same_setting_only(tiny_roberta: Pat
     assert score is None
     assert differs == ["epochs 3.0, not 30", "100 examples"]
     assert published("optim.rank=5") == (None, [])
+    assert published("train.max_steps=7") == (None, ["7 steps"])
 
 
 def test_alarms_stand_below_the_table(cells: Callable[..., list[Cell]]) -> None:

@@ -40,6 +40,16 @@ def test_both_validation_splits_of_mnli(tiny_roberta: Path, glue_folder: Path) -
     assert list(data.held_out) == ["validation_matched", "validation_mismatched"]
 
 
+def test_lines_that_glue_broke_are_counted(tiny_roberta: Path, tmp_path: Path) -> None:
+    header = "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n"
+    good = "".join(f"{number}\t1\t2\tQuestion?\tAnd?\t0\n" for number in range(1000))
+    (tmp_path / "train.tsv").write_text(header + "1\tWhat?\n" + good)
+    (tmp_path / "dev.tsv").write_text(header + good)
+    data = prepare_task(recipe(tiny_roberta, tmp_path, "qqp"), Path())
+    what = "of another number of columns than the header"
+    assert data.summary["bad_rows"] == {what: {"rows": 1, "first": f"{tmp_path / 'train.tsv'}:2"}}
+
+
 def test_the_first_examples_on_demand(tiny_roberta: Path, glue_folder: Path) -> None:
     few = prepare_task(recipe(tiny_roberta, glue_folder, "sst2", "data.max_train_samples=5"), Path())
     every = prepare_task(recipe(tiny_roberta, glue_folder, "sst2"), Path())
