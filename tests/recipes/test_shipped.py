@@ -181,7 +181,7 @@ def test_lora_on_glue_carries_its_own_papers_settings(task: str) -> None:
     assert train.global_batch_size == (32 if task == "cola" else 16)
 
 
-@pytest.mark.parametrize("name", ["full", "galore-r4", "galore-r8", "lora-r8"])
+@pytest.mark.parametrize("name", ["frugal-r4", "full", "galore-r4", "galore-r8", "lora-r8"])
 @pytest.mark.parametrize("task", TASKS)
 def test_every_task_of_glue_loads_and_differs_in_the_method_and_length_only(name: str, task: str) -> None:
     base = load_recipe("roberta-glue", [f"data.task={task}"]).recipe

@@ -17,6 +17,7 @@ DEFAULT = f"{FAMILY}-galore-r4"
 OF_METHOD = {
     "galore": (DEFAULT, ()),
     "galore-8bit": (DEFAULT, ("optim.state_dtype=8bit",)),
+    "frugal-rotate": (f"{FAMILY}-frugal-r4", ()),
     "lora": (f"{FAMILY}-lora-r8", ()),
     "full": (f"{FAMILY}-full", ()),
 }  # shipped recipes, each with the rates of its method
@@ -107,7 +108,10 @@ def _source(recipe: str | None, method: str | None) -> tuple[str, tuple[str, ...
 def method_of(recipe: Recipe) -> str:
     """The name in OF_METHOD, or of the variant."""
     optim = recipe.optim
-    return (optim.adapter or optim.method) + ("-8bit" if optim.state_dtype == "8bit" else "")
+    name = optim.adapter or optim.method
+    if optim.residual != "none":
+        name = optim.residual + ("-rotate" if optim.transport in (None, "rotate") else "")
+    return name + ("-8bit" if optim.state_dtype == "8bit" else "")
 
 
 def _known(names: Sequence[str], table: Collection[str], where: str) -> list[str]:

@@ -98,7 +98,8 @@ class Standing:
     def published(self) -> Published | None:
         """The paper's number for this task, method and rank, whatever else differs."""
         optim = self.cell.recipe.optim
-        if optim.adapter in ("relora", "factors") or optim.state_dtype == "8bit" or isinstance(optim.rank, float):
+        other = optim.adapter in ("relora", "factors") or optim.residual != "none" or optim.state_dtype == "8bit"
+        if other or isinstance(optim.rank, float):
             return None
         return published(self.task.name, optim.method, None if optim.method == "full" else optim.rank)
 

@@ -194,6 +194,7 @@ def test_the_papers_number_stands_beside_the_same_setting_only(tiny_roberta: Pat
     assert differs == ["epochs 3.0, not 30", "100 examples"]
     assert published("optim.rank=5") == (None, [])
     assert published("train.max_steps=7") == (None, ["7 steps"])
+    assert published("optim.residual=frugal") == (None, [])
 
 
 def test_alarms_stand_below_the_table(cells: Callable[..., list[Cell]]) -> None:

@@ -17,10 +17,10 @@ def test_by_itself_it_is_the_recipes_task_and_method() -> None:
 
 
 def test_every_method_has_a_recipe_of_its_own() -> None:
-    cells = grid(None, [], "cola", "galore,galore-8bit,lora,full")
-    assert [cell.label for cell in cells] == ["galore-r4", "galore-8bit-r4", "lora-r8", "full"]
-    assert [cell.learning_rate for cell in cells] == [3e-5, 3e-5, 4e-4, 2e-5]
-    assert [cell.recipe.optim.state_dtype for cell in cells] == ["float32", "8bit", "float32", "float32"]
+    cells = grid(None, [], "cola", "galore,galore-8bit,frugal-rotate,lora,full")
+    assert [cell.label for cell in cells] == ["galore-r4", "galore-8bit-r4", "frugal-rotate-r4", "lora-r8", "full"]
+    assert [cell.learning_rate for cell in cells] == [3e-5, 3e-5, 2e-4, 4e-4, 2e-5]
+    assert [cell.recipe.optim.state_dtype for cell in cells] == ["float32", "8bit", "float32", "float32", "float32"]
     assert {cell.recipe.train.global_batch_size for cell in cells} == {32}
 
 
