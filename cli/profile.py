@@ -189,6 +189,10 @@ def _verdict(fits: bool | None) -> str:
 
 
 def _measure(loaded: LoadedRecipe, as_json: bool) -> None:
+    from galore.kernels.host import prepare_process
+
+    prepare_process()  # before torch is imported
+
     from galore.trainer.memory.verify import verify
 
     with _told_on_stderr() as tell:

@@ -80,8 +80,7 @@ def build(loaded: LoadedRecipe, directory: RunDir, console: Console, progress: P
     if not directory.fresh:
         _refuse_other_mathematics(directory, recipe)
     device = choose_device(recipe.train.device)
-    if recipe.train.num_threads is not None:
-        torch.set_num_threads(recipe.train.num_threads)
+    choose_threads(recipe.train.num_threads)
     data = read_data(recipe, loaded.base_dir, progress)
     for note in data.notes if isinstance(data, LabelledData) else ():
         console.message(note)
@@ -164,6 +163,12 @@ def choose_device(name: str) -> torch.device:
             "no CUDA device is visible", where="train.device", fix="set it to auto or cpu; see `galore doctor`"
         )
     return torch.device("cuda" if available and name != "cpu" else "cpu")
+
+
+def choose_threads(number: int | None) -> None:
+    """`train.num_threads` for this process; None leaves torch's choice."""
+    if number is not None:
+        torch.set_num_threads(number)
 
 
 def total_steps(recipe: Recipe, data: Data) -> int:
