@@ -9,7 +9,7 @@ import typer
 from galore.cli.bench import app as bench
 from galore.cli.compare import compare
 from galore.cli.doctor import doctor
-from galore.cli.errors import ReportingGroup
+from galore.cli.errors import READER_LEFT, ReportingGroup
 from galore.cli.evaluate import evaluate
 from galore.cli.export import export
 from galore.cli.finetune_glue import finetune_glue
@@ -59,8 +59,13 @@ def galore(
 
 
 def main() -> None:
-    """The console script."""
-    app()
+    """The console script. Where the reader of its output leaves, as `head` does, it ends as a signal would have ended it."""
+    try:
+        app()
+    except SystemExit as leaving:
+        if isinstance(leaving.__context__, BrokenPipeError):  # which click and rich both make silent, with code 1
+            raise SystemExit(READER_LEFT) from None
+        raise
 
 
 if __name__ == "__main__":

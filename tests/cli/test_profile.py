@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import json
 import sys
@@ -140,6 +141,20 @@ def test_fit_shows_the_advice_and_writes_a_recipe_that_fits(galore: Any) -> None
     assert galore("recipes", "validate", "fitting.yaml").stdout == "fitting.yaml: ok\n"
     assert "# Resolved from long.yaml\n#   train.micro_batch_size=" in Path("fitting.yaml").read_text()
     assert json.loads(profile(galore, "fitting.yaml", "--gpu", "1GB", "--json").stdout)["fits"] is True
+
+
+def test_files_are_there_before_anything_is_printed(galore: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def left(*_: Any) -> None:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr("galore.cli.profile._show", left)
+    monkeypatch.setattr("galore.cli.memory.show_comparison", left)
+    assert galore("profile-memory", "tiny.yaml", "--fit", "fitting.yaml", "--timeline", "memory.html").exit_code == 1
+    assert Path("fitting.yaml").is_file()
+    assert Path("memory.html").is_file()
+    pytest.importorskip("matplotlib")
+    assert galore("profile-memory", "tiny.yaml", "--compare", "--picture", "bars.png").exit_code == 1
+    assert Path("bars.png").is_file()
 
 
 def test_no_advice_where_none_is_wanted(galore: Any) -> None:

@@ -49,6 +49,7 @@ def test_quick(shell: Any, tmp_path: Path, arguments: list[str], limit: float) -
 
     assert min(seconds() for _ in range(3)) < limit  # of processor time, which others on this machine do not lengthen
 
+
 UNPREPARED = """
 import os, sys
 class Torch:  # stands where torch would be found, and tells what it would have found
