@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from galore.cli.arguments import RecipeVerb
 from galore.cli.bench import app as bench
 from galore.cli.compare import compare
 from galore.cli.doctor import doctor
@@ -26,11 +27,11 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("train")(train)
-app.command("finetune-glue")(finetune_glue)
-app.command("profile-memory")(profile_memory)
-app.command("compare")(compare)
-app.command("eval")(evaluate)
+app.command("train", cls=RecipeVerb)(train)
+app.command("finetune-glue", cls=RecipeVerb)(finetune_glue)
+app.command("profile-memory", cls=RecipeVerb)(profile_memory)
+app.command("compare", cls=RecipeVerb)(compare)
+app.command("eval", cls=RecipeVerb)(evaluate)
 app.command("generate")(generate)
 app.command("export")(export)
 app.add_typer(recipes, name="recipes")

@@ -143,6 +143,14 @@ class DataSection(Section):
         return self.messages_field is not None or self.prompt_field is not None
 
 
+LARGEST_SUGGESTION = 4096
+
+
+def _largest_divisor(number: int, limit: int) -> int:
+    """The largest one that does not exceed `limit`, or what anybody would write."""
+    return max(each for each in range(1, min(limit, LARGEST_SUGGESTION) + 1) if number % each == 0)
+
+
 class TrainSection(Section):
     """How long, how large, and where."""
 
@@ -184,7 +192,8 @@ class TrainSection(Section):
     def _batches_divide(self) -> Self:
         if self.global_batch_size % self.micro_batch_size:
             raise ValueError(
-                f"global_batch_size {self.global_batch_size} is not a multiple of micro_batch_size {self.micro_batch_size}"
+                f"global_batch_size {self.global_batch_size} is not a multiple of micro_batch_size {self.micro_batch_size}: "
+                f"write micro_batch_size: {_largest_divisor(self.global_batch_size, self.micro_batch_size)}"
             )
         if self.max_steps is None and self.num_train_epochs is None:
             raise ValueError("set max_steps or num_train_epochs")
