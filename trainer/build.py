@@ -26,7 +26,7 @@ from galore.trainer.models.adapt import adapted
 from galore.trainer.models.checkpointing import recompute_blocks
 from galore.trainer.models.classifier import build_classifier
 from galore.trainer.models.cpu import optimize_decoder
-from galore.trainer.models.decoder import build_decoder
+from galore.trainer.models.decoder import build_decoder, refuse_encoder
 from galore.trainer.optim import GaLoreAdamW, hand_over_int8, project_in_backward
 from galore.trainer.parameters import ParameterRow, build_optimizer, clamped_ranks, parameter_table
 from galore.trainer.recipe.load import LoadedRecipe, recipe_from_resolved
@@ -81,6 +81,8 @@ def build(loaded: LoadedRecipe, directory: RunDir, console: Console, progress: P
         _refuse_other_mathematics(directory, recipe)
     device = choose_device(recipe.train.device)
     choose_threads(recipe.train.num_threads)
+    if recipe.data.task is None:
+        refuse_encoder(recipe.model, loaded.base_dir)  # before hours of tokenising
     data = read_data(recipe, loaded.base_dir, progress)
     for note in data.notes if isinstance(data, LabelledData) else ():
         console.message(note)

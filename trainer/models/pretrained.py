@@ -72,7 +72,7 @@ def skeleton(config: PreTrainedConfig, attn_implementation: str, kind: Any = Aut
         UserError: there is no model of that `kind` for the configuration, or it refuses the attention kernel.
     """
     source = config.name_or_path or config.model_type
-    with explained(source), torch.device("meta"):
+    with explained(source), _quiet(), torch.device("meta"):
         model = kind.from_config(
             config, dtype=torch.float32, attn_implementation=attn_implementation, trust_remote_code=False
         )
