@@ -442,6 +442,12 @@ def test_micro_batch_size_is_execution(corpus, tmp_path):
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
+def test_a_run_that_is_refused_leaves_nothing(corpus, tmp_path):
+    with pytest.raises(UserError, match="no file matches"):
+        execute(corpus, tmp_path / "runs" / "one", "data.path=nowhere.txt")
+    assert not list(tmp_path.iterdir())
+
+
 def test_header_says_what_is_projected_and_clamped(corpus, tmp_path):
     header = execute(corpus, tmp_path / "run", "train.max_steps=1").header
     assert "14 matrices" in header["projected"]
