@@ -18,6 +18,7 @@ from transformers import (
 from transformers.utils import logging
 
 from galore.trainer.errors import UserError
+from galore.trainer.offline import spare_retries
 
 logging.disable_progress_bar()  # a bar per file would tear the console's own display
 
@@ -38,6 +39,7 @@ def locate(name: str, base_dir: Path) -> str:
         raise UserError(
             f"{folder} is not a folder", where=WHERE, fix="give a folder with config.json and *.safetensors"
         )
+    spare_retries()
     return name
 
 
