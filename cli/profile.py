@@ -31,7 +31,9 @@ def profile_memory(
     overrides: Overrides = None,
     gpu: Annotated[
         str | None,
-        typer.Option(help="The card, such as rtx3090, a100-80g or 16GB.", show_default="the one here, or rtx4090"),
+        typer.Option(
+            help="The card, such as rtx3090, rtx4070-laptop or 16GB.", show_default="the one here, or rtx4090"
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     timeline: Annotated[
@@ -112,7 +114,7 @@ def _card(name: str | None) -> Card:
     from galore.trainer.memory.cards import attached, card
 
     here = attached() if name is None else None
-    return here if here is not None else card(name or DEFAULT_CARD)
+    return here if here is not None else card(DEFAULT_CARD if name is None else name)
 
 
 def _advice(loaded: LoadedRecipe, card: Card) -> Advice:

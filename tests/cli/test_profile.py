@@ -259,6 +259,7 @@ def test_timeline_as_a_picture(galore: Any) -> None:
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
+        (["--gpu", ""], 'error: --gpu: no GPU called "" is known'),
         (["--gpu", "rtx4091"], 'error: --gpu: no GPU called "rtx4091" is known'),
         (["--timeline", "x.pdf"], "error: --timeline: x.pdf is neither .html nor .png"),
         (["--compare", "--picture", "x.svg"], "error: --picture: x.svg is no .png"),
