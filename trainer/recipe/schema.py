@@ -17,6 +17,20 @@ from galore.trainer.recipe.section import NonNegative, Positive, Section, execut
 TaskName = Literal["cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli"]
 
 
+DIMENSIONS = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "max_position_embeddings",
+    "rms_norm_eps",
+    "rope_theta",
+    "initializer_range",
+    "tie_word_embeddings",
+)  # of a LLaMA that is built; a model by name brings its own
+
+
 class ModelSection(Section):
     """Which network. Either the LLaMA dimensions below (random weights) or `name_or_path` (its weights)."""
 
@@ -43,6 +57,11 @@ class ModelSection(Section):
     attn_implementation: Literal["sdpa", "flash_attention_2", "eager"] = execution(
         "sdpa", "Attention kernel; one that cannot run here is refused"
     )
+
+    @property
+    def without_effect(self) -> tuple[str, ...]:
+        """The fields that say nothing beside the others."""
+        return () if self.name_or_path is None else DIMENSIONS
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:
