@@ -28,7 +28,7 @@ from galore.trainer.models.classifier import build_classifier
 from galore.trainer.models.cpu import optimize_decoder
 from galore.trainer.models.decoder import build_decoder, refuse_encoder
 from galore.trainer.optim import GaLoreAdamW, hand_over_int8, project_in_backward
-from galore.trainer.parameters import ParameterRow, build_optimizer, clamped_ranks, parameter_table
+from galore.trainer.parameters import ParameterRow, build_optimizer, clamped_ranks, left_full_rank, parameter_table
 from galore.trainer.recipe.load import LoadedRecipe, recipe_from_resolved
 from galore.trainer.recipe.resume import changed_mathematics
 from galore.trainer.recipe.schema import Recipe
@@ -218,7 +218,8 @@ def dry_run(loaded: LoadedRecipe) -> DryRun:
     optimizer = attach_optimizer(model, recipe, recipe.train.accumulation)
     if recipe.train.device == "cuda" and not torch.cuda.is_available():
         notes.append("train.device is cuda, and no CUDA device is visible here: the run itself would be refused")
-    return DryRun(parameter_table(model, optimizer), [*notes, *clamped_ranks(optimizer), _together(model, optimizer)])
+    notes += [*clamped_ranks(optimizer), *left_full_rank(optimizer, recipe.optim.target_modules)]
+    return DryRun(parameter_table(model, optimizer), [*notes, _together(model, optimizer)])
 
 
 def _together(model: nn.Module, optimizer: GaLoreAdamW) -> str:
