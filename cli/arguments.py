@@ -4,9 +4,38 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
+
+from galore.trainer.errors import UserError
+
+
+class RecipeVerb(TyperCommand):
+    """A verb that takes a recipe and overrides, and knows a key of the recipe when it is given like an option."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        options = {
+            "--",
+            *ctx.help_option_names,
+            *(name for each in self.params for name in each.opts + each.secondary_opts),
+        }
+        for word, following in zip(args, [*args[1:], ""], strict=False):
+            name, equals, value = word.partition("=")
+            if name.startswith("--") and name not in options and not ctx.resilient_parsing:
+                _refuse_key(name, value if equals else following)
+        return super().parse_args(ctx, args)
+
+
+def _refuse_key(option: str, value: str) -> None:
+    from galore.trainer.recipe.check import setting_called
+
+    path, implied = setting_called(option.removeprefix("--"))
+    if path:
+        given = "" if value.startswith("--") or "=" in value else value
+        what = "is no option but a key of the recipe"
+        raise UserError(what, where=option, fix=f"write {path}={implied or given or '…'}")
 
 
 class DeviceName(StrEnum):

@@ -33,6 +33,7 @@ def compare(
     output_dir: Annotated[
         Path | None, typer.Option(help="Where the runs and the table are kept.", show_default="runs/compare-RECIPE")
     ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="As it does anyway: go on where it was.")] = False,
 ) -> None:
     """Train one recipe with several methods, and compare held-out loss, optimizer memory and time.
 

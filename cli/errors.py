@@ -7,6 +7,7 @@
 | 2 | bad input: recipe, option, path |
 | 75 | stopped by a signal after the state was saved: `--resume` goes on |
 | 130 | interrupted before there was anything to save |
+| 141 | the reader of a pipe left before the end of the output |
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from galore.trainer.checkpoint import Skipped
 
 BUG = "This is a bug in galore, please report it with the text above and what `galore doctor` prints."
+READER_LEFT = 128 + 13  # SIGPIPE
 TITLES = {1: "failed", 2: "error", 75: "stopped"}
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)

@@ -46,6 +46,10 @@ def evaluate(
         recipe = _own_recipe(model)
     loaded = load_recipe(recipe, overrides or []) if recipe is not None else None
 
+    from galore.kernels.host import prepare_process
+
+    prepare_process()  # before torch is imported
+
     from galore.trainer.build import choose_device
     from galore.trainer.evaluation import evaluate_stored
 

@@ -26,12 +26,18 @@ def generate(
     device: Device = DeviceName.auto,
 ) -> None:
     """Continue a prompt with a trained model."""
-    from galore.trainer.build import choose_device
+    from galore.kernels.host import prepare_process
+
+    prepare_process()  # before torch is imported
+
+    from galore.trainer.build import choose_device, choose_threads
     from galore.trainer.generate import sample
     from galore.trainer.runmodel import load_run_model
 
     stored = load_run_model(model, str(choose_device(device)))
     tell_skipped(stored.skipped)
+    if stored.recipe is not None:
+        choose_threads(stored.recipe.train.num_threads)
     typer.echo(
         sample(
             stored.model,

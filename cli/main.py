@@ -6,10 +6,11 @@ from typing import Annotated
 
 import typer
 
+from galore.cli.arguments import RecipeVerb
 from galore.cli.bench import app as bench
 from galore.cli.compare import compare
 from galore.cli.doctor import doctor
-from galore.cli.errors import ReportingGroup
+from galore.cli.errors import READER_LEFT, ReportingGroup
 from galore.cli.evaluate import evaluate
 from galore.cli.export import export
 from galore.cli.finetune_glue import finetune_glue
@@ -26,11 +27,11 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("train")(train)
-app.command("finetune-glue")(finetune_glue)
-app.command("profile-memory")(profile_memory)
-app.command("compare")(compare)
-app.command("eval")(evaluate)
+app.command("train", cls=RecipeVerb)(train)
+app.command("finetune-glue", cls=RecipeVerb)(finetune_glue)
+app.command("profile-memory", cls=RecipeVerb)(profile_memory)
+app.command("compare", cls=RecipeVerb)(compare)
+app.command("eval", cls=RecipeVerb)(evaluate)
 app.command("generate")(generate)
 app.command("export")(export)
 app.add_typer(recipes, name="recipes")
@@ -59,8 +60,13 @@ def galore(
 
 
 def main() -> None:
-    """The console script."""
-    app()
+    """The console script. Where the reader of its output leaves, as `head` does, it ends as a signal would have ended it."""
+    try:
+        app()
+    except SystemExit as leaving:
+        if isinstance(leaving.__context__, BrokenPipeError):  # which click and rich both make silent, with code 1
+            raise SystemExit(READER_LEFT) from None
+        raise
 
 
 if __name__ == "__main__":

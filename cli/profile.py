@@ -31,7 +31,9 @@ def profile_memory(
     overrides: Overrides = None,
     gpu: Annotated[
         str | None,
-        typer.Option(help="The card, such as rtx3090, a100-80g or 16GB.", show_default="the one here, or rtx4090"),
+        typer.Option(
+            help="The card, such as rtx3090, rtx4070-laptop or 16GB.", show_default="the one here, or rtx4090"
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     timeline: Annotated[
@@ -74,14 +76,17 @@ def profile_memory(
     profile = profile_on(loaded, card)
     wanted = fit is not None or (profile.fits is not True if advise is None else advise)
     advice = _advice(loaded, card) if wanted else None
+    fitting = _fitting(loaded, profile, advice)
+    if timeline is not None:  # files first: whoever reads the output may leave before its end
+        _write_timeline(timeline, profile, loaded)
+    if fit is not None and fitting is not None:
+        _write(fit, fitting.text.encode())
     if as_json:
         typer.echo(json.dumps(_as_json(profile, advice), indent=2))
     else:
         _show(loaded, profile, advice)
-    if timeline is not None:
-        _write_timeline(timeline, profile, loaded)
-    if fit is not None:
-        _write_fitting(fit, loaded, profile, advice)
+    if fit is not None and fitting is None:
+        raise UserError(f"nothing tried makes it fit {profile.card.name}", where="--fit", fix="take a smaller model")
 
 
 def _refuse_contradictions(
@@ -109,7 +114,7 @@ def _card(name: str | None) -> Card:
     from galore.trainer.memory.cards import attached, card
 
     here = attached() if name is None else None
-    return here if here is not None else card(name or DEFAULT_CARD)
+    return here if here is not None else card(DEFAULT_CARD if name is None else name)
 
 
 def _advice(loaded: LoadedRecipe, card: Card) -> Advice:
@@ -171,17 +176,17 @@ def _compare(loaded: LoadedRecipe, card: Card, as_json: bool, picture: Path | No
         for name, profile in compare(loaded, card):
             tell(f"traced {name}")
             found.append((name, profile))
+    if picture is not None:
+        from galore.trainer.memory.pictures import bars_png
+
+        bars = [(name, each.categories, _verdict(each.fits)) for name, each in found if each is not None]
+        _write(picture, bars_png(bars, card.usable_low, f"{loaded.name} on {card.name}"))
     if as_json:
         typer.echo(json.dumps({name: each and each.as_json() for name, each in found}, indent=2))
     else:
         from galore.cli.memory import show_comparison
 
         show_comparison(_console(), loaded, card, found)
-    if picture is not None:
-        from galore.trainer.memory.pictures import bars_png
-
-        bars = [(name, each.categories, _verdict(each.fits)) for name, each in found if each is not None]
-        _write(picture, bars_png(bars, card.usable_low, f"{loaded.name} on {card.name}"))
 
 
 def _verdict(fits: bool | None) -> str:
@@ -189,6 +194,10 @@ def _verdict(fits: bool | None) -> str:
 
 
 def _measure(loaded: LoadedRecipe, as_json: bool) -> None:
+    from galore.kernels.host import prepare_process
+
+    prepare_process()  # before torch is imported
+
     from galore.trainer.memory.verify import verify
 
     with _told_on_stderr() as tell:
@@ -214,15 +223,12 @@ def _write_timeline(file: Path, profile: Profile, loaded: LoadedRecipe) -> None:
         _write(file, page(profile, title).encode())
 
 
-def _write_fitting(file: Path, loaded: LoadedRecipe, profile: Profile, advice: Advice | None) -> None:
+def _fitting(loaded: LoadedRecipe, profile: Profile, advice: Advice | None) -> LoadedRecipe | None:
+    """The recipe with what was advised, if that makes it fit."""
     from galore.trainer.recipe.change import changed
 
     settings = advice.settings if advice and not profile.fits else {}
-    if not profile.fits and not settings:
-        raise UserError(f"nothing tried makes it fit {profile.card.name}", where="--fit", fix="take a smaller model")
-    fitting = changed(loaded, settings)
-    assert fitting is not None
-    _write(file, fitting.text.encode())
+    return changed(loaded, settings) if profile.fits or settings else None
 
 
 def _write(file: Path, content: bytes) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from galore.cli.arguments import Overrides, Recipe, complete_file, complete_shipped
+from galore.cli.arguments import Overrides, Recipe, RecipeVerb, complete_file, complete_shipped
 from galore.cli.errors import show as show_error
 from galore.trainer.errors import UserError
 
@@ -25,7 +25,7 @@ def list_recipes() -> None:
         typer.echo(f"{name:<{width}}  {about(name)}")
 
 
-@app.command()
+@app.command(cls=RecipeVerb)
 def show(recipe: Recipe, overrides: Overrides = None) -> None:
     """A recipe as it resolves: what it extends, overrides and defaults included, every field with its meaning."""
     from galore.trainer.recipe.load import load_recipe
@@ -33,7 +33,7 @@ def show(recipe: Recipe, overrides: Overrides = None) -> None:
     typer.echo(load_recipe(recipe, overrides or []).text, nl=False)
 
 
-@app.command()
+@app.command(cls=RecipeVerb)
 def copy(
     name: Annotated[
         str,

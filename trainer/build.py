@@ -26,9 +26,9 @@ from galore.trainer.models.adapt import adapted
 from galore.trainer.models.checkpointing import recompute_blocks
 from galore.trainer.models.classifier import build_classifier
 from galore.trainer.models.cpu import optimize_decoder
-from galore.trainer.models.decoder import build_decoder
+from galore.trainer.models.decoder import build_decoder, refuse_encoder
 from galore.trainer.optim import GaLoreAdamW, hand_over_int8, project_in_backward
-from galore.trainer.parameters import ParameterRow, build_optimizer, clamped_ranks, parameter_table
+from galore.trainer.parameters import ParameterRow, build_optimizer, clamped_ranks, left_full_rank, parameter_table
 from galore.trainer.recipe.load import LoadedRecipe, recipe_from_resolved
 from galore.trainer.recipe.resume import changed_mathematics
 from galore.trainer.recipe.schema import Recipe
@@ -80,8 +80,9 @@ def build(loaded: LoadedRecipe, directory: RunDir, console: Console, progress: P
     if not directory.fresh:
         _refuse_other_mathematics(directory, recipe)
     device = choose_device(recipe.train.device)
-    if recipe.train.num_threads is not None:
-        torch.set_num_threads(recipe.train.num_threads)
+    choose_threads(recipe.train.num_threads)
+    if recipe.data.task is None:
+        refuse_encoder(recipe.model, loaded.base_dir)  # before hours of tokenising
     data = read_data(recipe, loaded.base_dir, progress)
     for note in data.notes if isinstance(data, LabelledData) else ():
         console.message(note)
@@ -166,6 +167,12 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cuda" if available and name != "cpu" else "cpu")
 
 
+def choose_threads(number: int | None) -> None:
+    """`train.num_threads` for this process; None leaves torch's choice."""
+    if number is not None:
+        torch.set_num_threads(number)
+
+
 def total_steps(recipe: Recipe, data: Data) -> int:
     """Optimizer steps of the whole run."""
     if recipe.train.max_steps is not None:
@@ -211,7 +218,8 @@ def dry_run(loaded: LoadedRecipe) -> DryRun:
     optimizer = attach_optimizer(model, recipe, recipe.train.accumulation)
     if recipe.train.device == "cuda" and not torch.cuda.is_available():
         notes.append("train.device is cuda, and no CUDA device is visible here: the run itself would be refused")
-    return DryRun(parameter_table(model, optimizer), [*notes, *clamped_ranks(optimizer), _together(model, optimizer)])
+    notes += [*clamped_ranks(optimizer), *left_full_rank(optimizer, recipe.optim.target_modules)]
+    return DryRun(parameter_table(model, optimizer), [*notes, _together(model, optimizer)])
 
 
 def _together(model: nn.Module, optimizer: GaLoreAdamW) -> str:

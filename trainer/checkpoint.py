@@ -90,22 +90,36 @@ def save(
     files = _check_groups(tensors)
     state_json = json.dumps(dict(state), indent=1).encode()
     target, temporary = root / f"step-{step:08d}", root / f"{UNFINISHED}step-{step:08d}"
-    needed = round(1.01 * sum(map(tensor_bytes, tensors.values()))) + len(state_json) + 16 * 1024
+    needed = bytes_for(sum(map(tensor_bytes, tensors.values()))) + len(state_json)
     try:
         _make_room(root, needed, step)
         manifest = _write(temporary, step, files, state_json)
         _publish(temporary, target, manifest)
     except OSError as error:
         reason, remedy = explain(error, root, needed)
+        older = (
+            "older checkpoints are untouched" if step_directories(root) else "it begins anew, nothing was saved before"
+        )
         raise CheckpointFailed(
             f"the checkpoint of step {step} was not saved: {reason}",
             where=str(root),
-            fix=f"{remedy}, then --resume; older checkpoints are untouched",
+            fix=f"{remedy}, then --resume; {older}",
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     _rotate(root, keep, target)
     return target
+
+
+def bytes_for(tensors: int) -> int:
+    """Room that a checkpoint of so many bytes of tensors takes."""
+    return round(1.01 * tensors) + 16 * 1024
+
+
+def most_beside(root: Path, saves: int, keep: int) -> int:
+    """Checkpoints that `saves` more saves add to those in `root` at the worst moment: an older one goes after a newer one came."""
+    held = len(step_directories(root))
+    return max(min(held + saves, keep + 1) - held, min(saves, 1))
 
 
 def newest_verified(root: Path) -> tuple[Checkpoint | None, list[Skipped]]:

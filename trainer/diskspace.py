@@ -6,6 +6,7 @@ import errno
 import os
 from pathlib import Path
 
+from galore.trainer.errors import RunFailed
 from galore.trainer.format import size
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -29,6 +30,27 @@ def require(directory: Path, needed: int) -> None:
     free = free_bytes(directory)
     if free is not None and free < needed:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(directory))
+
+
+def require_for_run(directory: Path, checkpoints: int, nbytes: int) -> None:
+    """Refuse a run whose last checkpoint would find the disk full.
+
+    Args:
+        checkpoints: how many of `nbytes` each will lie there at a time beside what is there now.
+
+    Raises:
+        RunFailed: fewer bytes are free.
+    """
+    free, needed = free_bytes(directory), checkpoints * nbytes
+    if free is None or free >= needed:
+        return
+    what = f"{checkpoints} checkpoints of {size(nbytes)}" if checkpoints > 1 else f"a checkpoint of {size(nbytes)}"
+    fewer = "; or save at the end only, with train.save_steps=null" if checkpoints > 1 else ""
+    raise RunFailed(
+        f"the run needs room for {what}, and {size(free)} are free",
+        where=str(directory),
+        fix=f"free {size(max(needed - free, 2**20))} there, or choose another --output-dir{fewer}",
+    )
 
 
 def explain(error: OSError, directory: Path, needed: int) -> tuple[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from galore.trainer.build import choose_threads
 from galore.trainer.checkpoint import Skipped
 from galore.trainer.data.batch import Progress
 from galore.trainer.data.read import Data, read_data
@@ -50,6 +51,7 @@ def evaluate_stored(
     """
     stored = load_run_model(path, device)
     recipe, base_dir = _recipe(stored, loaded)
+    choose_threads(recipe.train.num_threads)
     _check_head(stored, recipe)
     data = read_data(_for_model(recipe, stored), base_dir, progress)
     _check_data(data, stored, recipe)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,14 +51,11 @@ def export(run: str, out: Path) -> Exported:
     stored = load_run_model(run)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-        try:
-            size = _write(stored, temporary)
-            temporary.chmod(0o755)  # mkdtemp keeps it private
-            temporary.rename(out)  # takes the place of an empty folder, refuses one that was filled meanwhile
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
+        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as private:
+            folder = Path(private) / out.name
+            folder.mkdir()
+            size = _write(stored, folder)
+            folder.rename(out)  # takes the place of an empty folder, refuses one that was filled meanwhile
         sync_directory(out.parent)
     except (OSError, SafetensorError) as error:  # the latter where the tensors do not fit on the disk
         raise RunFailed(f"cannot export: {getattr(error, 'strerror', None) or error}", where=str(out)) from error
@@ -80,7 +76,10 @@ def _write(stored: StoredModel, folder: Path) -> int:
     _name_special_tokens(stored, stored.tokenizer)
     model.save_pretrained(folder)
     stored.tokenizer.save_pretrained(folder)
-    (folder / "README.md").write_text(model_card(stored), encoding="utf-8")
+    card = folder / "README.md"
+    card.write_text(model_card(stored), encoding="utf-8")
+    for weights in folder.glob("*.safetensors"):  # the library lets only their owner read them
+        weights.chmod(card.stat().st_mode)
     return sum(path.stat().st_size for path in folder.iterdir())
 
 

@@ -17,7 +17,7 @@ from galore.trainer.hardware import Peak, cpu_name
 from galore.trainer.models.lora import adapter_ranks, clamp_note, not_adapted, without_adapters
 from galore.trainer.optim.groups import is_trained
 from galore.trainer.optim.projected import ProjectedSlot
-from galore.trainer.parameters import clamped_ranks, parameter_table
+from galore.trainer.parameters import clamped_ranks, left_full_rank, parameter_table
 from galore.trainer.recipe.optim_section import OptimSection
 from galore.trainer.record import Meter
 
@@ -44,7 +44,7 @@ def header(run: Run, meter: Meter) -> dict[str, Any]:
         "output": str(run.directory.root),
     }
     notes = clamped_ranks(run.optimizer) if recipe.optim.method == "galore" else adapter_notes(run)
-    notes += _one_subspace(run)
+    notes += [*left_full_rank(run.optimizer, recipe.optim.target_modules), *_one_subspace(run)]
     return lines | ({"note": "; ".join(notes)} if notes else {})
 
 

@@ -28,10 +28,11 @@ os.register_at_fork(after_in_child=_let_go_in_child)
 def exclusive(path: Path) -> Iterator[None]:
     """Hold an exclusive `flock` on the file `path`, which names the holder's pid and host.
 
-    The file stays when the lock is released: deleting it would let two processes lock two files of one name.
+    The file stays when the lock is released. Only the holder may delete it: who had opened it before is then refused, or
+    two processes would lock two files of one name.
 
     Raises:
-        UserError: another process holds it (which one), or it cannot be locked here.
+        UserError: another process holds it (which one) or deleted it just now, or it cannot be locked here.
     """
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -56,6 +57,8 @@ def exclusive(path: Path) -> Iterator[None]:
 def _acquire(descriptor: int, path: Path) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not os.fstat(descriptor).st_nlink:
+            raise UserError("was in use by another run until now", where=str(path.parent), fix="try again")
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"pid {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
     except BlockingIOError:

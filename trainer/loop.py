@@ -10,6 +10,7 @@ from galore.trainer.build import Run
 from galore.trainer.errors import Interrupted, RunFailed
 from galore.trainer.generate import sample
 from galore.trainer.record import Recorder
+from galore.trainer.rotation import step_directories
 from galore.trainer.schedule import learning_rate
 from galore.trainer.scoring import Result, score_held_out
 from galore.trainer.shortage import Shortage, attempt_step, gave_out, make_room
@@ -93,7 +94,7 @@ def _ran_out(run: Run, recorder: Recorder, step: int, shortage: Shortage) -> Run
     make_room(run)
     recorder.event(step, f"memory ran out in step {step + 1}: {shortage}")
     if run.optimizer.torn:
-        saved = "some weights had taken the step already: the newest checkpoint is what there is"
+        saved = f"some weights had taken the step already: {_newest(run)}"
     elif step == run.first_step:
         saved = "no step was done since the start: nothing is lost"
     else:
@@ -106,5 +107,11 @@ def _gave_up(run: Run, recorder: Recorder) -> RunFailed:
     return RunFailed(
         f"{recorder.skipped_in_a_row} steps in a row had gradients that are not finite",
         where=str(run.directory.root),
-        fix="the checkpoints are from before; lower optim.learning_rate or set optim.max_grad_norm and start anew",
+        fix="lower optim.learning_rate or set optim.max_grad_norm and start anew; " + _newest(run),
     )
+
+
+def _newest(run: Run) -> str:
+    """What there is to go on from."""
+    saved = step_directories(run.directory.checkpoints)
+    return f"{saved[0][1].name} is what there is" if saved else "no checkpoint was saved"

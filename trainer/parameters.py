@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 
 from galore.trainer.errors import UserError
 from galore.trainer.optim import GaLoreAdamW, adamw_groups, check_complete, galore_groups
+from galore.trainer.optim.groups import is_under
 from galore.trainer.optim.projected import ProjectedSlot
 from galore.trainer.optim.slot import FullSlot
 from galore.trainer.recipe.optim_section import OptimSection
@@ -101,6 +103,17 @@ def clamped_ranks(optimizer: GaLoreAdamW) -> list[str]:
         f"{kind}: rank {slot.group['rank']} clamped to {slot.rank}, its smaller side: a rotation, which saves nothing"
         for kind, slot in kinds.items()
     ]
+
+
+def left_full_rank(optimizer: GaLoreAdamW, targets: Sequence[str]) -> list[str]:
+    """A line about matrices under `targets` that stay full-rank, since they are no layer's weight: `in_proj_weight`, experts in one tensor."""
+    if not optimizer.projected:
+        return []
+    slots = [slot for slot in optimizer.slots.values() if slot.parameter.ndim >= 2 and is_under(slot.name, targets)]
+    kinds = {re.sub(r"\.\d+\.", ".*.", slot.name) for slot in slots if not isinstance(slot, ProjectedSlot)}
+    count = sum(slot.parameter.numel() for slot in slots if not isinstance(slot, ProjectedSlot))
+    told = f"full-rank though under {', '.join(targets)}: {', '.join(sorted(kinds))}, {count:,} parameters that are no layer's `weight`"
+    return [told] if kinds else []
 
 
 def _scale_bytes(slot: FullSlot | None) -> int:

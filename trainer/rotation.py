@@ -84,5 +84,8 @@ def _stamp_of_names(path: Path, names: list[str]) -> Stamp:
 
 
 def _entries(root: Path) -> list[Path]:
-    with os.scandir(root) as entries:
-        return [root / entry.name for entry in entries]
+    try:
+        with os.scandir(root) as entries:
+            return [root / entry.name for entry in entries]
+    except (FileNotFoundError, NotADirectoryError):  # nothing was saved yet
+        return []

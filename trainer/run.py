@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from galore.trainer.build import Run, build
+from galore.trainer.checkpoint import bytes_for, most_beside
 from galore.trainer.data.batch import Progress, silent
 from galore.trainer.data.labelled import LabelledData
+from galore.trainer.diskspace import require_for_run
 from galore.trainer.durable import replace_file
 from galore.trainer.errors import UserError
 from galore.trainer.facts import facts, header, now
@@ -23,6 +25,7 @@ from galore.trainer.rundir import RunDir
 from galore.trainer.runmodel import save_model_files
 from galore.trainer.scoring import Result, baseline_facts
 from galore.trainer.signals import StopOnSignal
+from galore.trainer.state import planned_bytes
 from galore.trainer.wandb_sink import make_sink
 
 
@@ -39,19 +42,36 @@ def run_training(
         forget_peak()
         baseline = current_and_peak("cpu").current
         run = build(loaded, directory, console, progress)
-        replace_file(directory.recipe, loaded.text)  # first of all: it is what makes the directory a run to resume
-        recorder = _recorder(run, console, baseline)
         try:
-            _begin(run, recorder)
-            with StopOnSignal(console.notice) as stop:
-                result = train(run, recorder, stop)
-            _end(run, result)
+            _require_disk(run)
+            replace_file(
+                directory.recipe, loaded.text
+            )  # before all else: it is what makes the directory a run to resume
+            _carry_out(run, _recorder(run, console, baseline))
         finally:
             run.optimizer.release()  # its hooks and the model hold each other, where no garbage collector sees it
-            recorder.metrics.close()
-            console.close()
-            _report(directory, console)
     return directory.report
+
+
+def _carry_out(run: Run, recorder: Recorder) -> None:
+    try:
+        _begin(run, recorder)
+        with StopOnSignal(run.console.notice) as stop:
+            result = train(run, recorder, stop)
+        _end(run, result)
+    finally:
+        recorder.metrics.close()
+        run.console.close()
+        _report(run.directory, run.console)
+
+
+def _require_disk(run: Run) -> None:
+    """Raise RunFailed where the last checkpoint would not fit."""
+    settings, first, last = run.recipe.train, run.first_step, run.total_steps
+    every = settings.save_steps or last
+    saves = -(-last // every) - first // every if first < last else 0  # the last step is one of them
+    most = most_beside(run.directory.checkpoints, saves, settings.save_total_limit)
+    require_for_run(run.directory.root, most, bytes_for(planned_bytes(run.model, run.optimizer)))
 
 
 def _report(directory: RunDir, console: Console) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -18,10 +18,14 @@ LOCK = ".lock"
 
 @dataclass(frozen=True)
 class RunDir:
-    """Paths of a run. `fresh` is true for a run that starts, false for one that is resumed or only read."""
+    """Paths of a run. `fresh` is true for a run that starts, false for one that is resumed or only read.
+
+    `made` are the directories that had to be made for it, the innermost first.
+    """
 
     root: Path
     fresh: bool = False
+    made: tuple[Path, ...] = ()
 
     @property
     def recipe(self) -> Path:
@@ -75,10 +79,11 @@ class RunDir:
             cls.open(path)
             return cls(path)
         try:
+            made = tuple(each for each in (path, *path.parents) if not each.exists())
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise _unwritable(path, error) from error
-        run_dir = cls(path, fresh=True)
+        run_dir = cls(path, fresh=True, made=made)
         run_dir._refuse_used()
         return run_dir
 
@@ -102,13 +107,19 @@ class RunDir:
     def locked(self) -> Iterator[Self]:
         """Keep every other process from running here. A crash of any kind releases it.
 
+        A run that ends before it wrote anything leaves nothing behind, the directory included if it was made for it.
+
         Raises:
             UserError: another run is in it (with its pid), or was started and finished here since `create`.
         """
         with exclusive(self.lock):
             if self.fresh:
                 self._refuse_used()
-            yield self
+            try:
+                yield self
+            finally:
+                if self.fresh:
+                    self._leave_no_trace()
 
     def write_facts(self, facts: Mapping[str, Any]) -> None:
         """Replace run.json atomically."""
@@ -122,9 +133,20 @@ class RunDir:
             return {}
         return facts if isinstance(facts, dict) else {}
 
+    def _leave_no_trace(self) -> None:
+        """Unless there is something: a directory that is not empty cannot be removed."""
+        with suppress(OSError):
+            if not self._contents():
+                self.lock.unlink()
+                for directory in self.made:
+                    directory.rmdir()
+
+    def _contents(self) -> list[str]:
+        return sorted(path.name for path in self.root.iterdir() if path.name != LOCK)
+
     def _refuse_used(self) -> None:
         try:
-            used = sorted(path.name for path in self.root.iterdir() if path.name != LOCK)
+            used = self._contents()
         except OSError as error:
             raise _unwritable(self.root, error) from error
         if not used:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from galore.trainer.checkpoint import Checkpoint
 from galore.trainer.optim import GaLoreAdamW
+from galore.trainer.tensorfile import tensor_bytes
 
 Groups = dict[str, dict[str, Tensor]]
 
@@ -22,6 +23,11 @@ def model_tensors(model: nn.Module) -> dict[str, Tensor]:
             seen.add(id(tensor))
             tensors[name] = tensor.detach()
     return tensors
+
+
+def planned_bytes(model: nn.Module, optimizer: GaLoreAdamW) -> int:
+    """What the tensors of `capture` will come to once every state is there, but for some bytes per parameter."""
+    return tensor_bytes(model_tensors(model)) + sum(sum(slot.planned_bytes()) for slot in optimizer.slots.values())
 
 
 def capture(model: nn.Module, optimizer: GaLoreAdamW) -> tuple[Groups, dict[str, Any]]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -79,8 +81,7 @@ main()
     assert done.stderr.rstrip().endswith(BUG)
 
 
-def test_a_reader_that_leaves_is_no_error(shell: Any) -> None:
-    code = """
+NO_READER = """
 import os, sys
 read, write = os.pipe()
 os.close(read)
@@ -88,8 +89,28 @@ os.dup2(write, 1)
 from galore.cli.main import main
 main()
 """
-    done = shell("recipes", "schema", code=code)
-    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [["recipes", "schema"], ["--help"], ["doctor"], ["recipes", "show", "demo"]], ids=" ".join
+)
+def test_a_reader_that_leaves_ends_it_silently(shell: Any, arguments: list[str]) -> None:
+    done = shell(*arguments, code=NO_READER)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_a_reader_that_leaves_does_not_end_a_run(shell: Any, tmp_path: Path) -> None:
+    tiny = [
+        "model.hidden_size=32",
+        "model.num_hidden_layers=1",
+        "data.max_length=16",
+        "optim.rank=4",
+        "train.device=cpu",
+    ]
+    short = ["train.max_steps=2", "train.global_batch_size=2", "train.micro_batch_size=2", "eval.max_tokens=100"]
+    done = shell("train", "demo", *tiny, *short, "--output-dir", "out", code=NO_READER, OMP_NUM_THREADS="1")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "finished" in json.loads((tmp_path / "out/run.json").read_text())
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import json
 import sys
@@ -142,6 +143,20 @@ def test_fit_shows_the_advice_and_writes_a_recipe_that_fits(galore: Any) -> None
     assert json.loads(profile(galore, "fitting.yaml", "--gpu", "1GB", "--json").stdout)["fits"] is True
 
 
+def test_files_are_there_before_anything_is_printed(galore: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def left(*_: Any) -> None:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr("galore.cli.profile._show", left)
+    monkeypatch.setattr("galore.cli.memory.show_comparison", left)
+    assert galore("profile-memory", "tiny.yaml", "--fit", "fitting.yaml", "--timeline", "memory.html").exit_code == 1
+    assert Path("fitting.yaml").is_file()
+    assert Path("memory.html").is_file()
+    pytest.importorskip("matplotlib")
+    assert galore("profile-memory", "tiny.yaml", "--compare", "--picture", "bars.png").exit_code == 1
+    assert Path("bars.png").is_file()
+
+
 def test_no_advice_where_none_is_wanted(galore: Any) -> None:
     shown = profile(galore, "long.yaml", "--gpu", "1GB", "--no-advise").stdout
     assert "Does not fit." in shown
@@ -244,6 +259,7 @@ def test_timeline_as_a_picture(galore: Any) -> None:
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
+        (["--gpu", ""], 'error: --gpu: no GPU called "" is known'),
         (["--gpu", "rtx4091"], 'error: --gpu: no GPU called "rtx4091" is known'),
         (["--timeline", "x.pdf"], "error: --timeline: x.pdf is neither .html nor .png"),
         (["--compare", "--picture", "x.svg"], "error: --picture: x.svg is no .png"),

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from galore.trainer.recipe.load import load_recipe, recipe_from_resolved
 from galore.trainer.recipe.shipped import SCHEMA_FILE, shipped_names
 
@@ -50,3 +52,28 @@ def test_schema(galore: Any) -> None:
     assert printed == SCHEMA_FILE.read_text(encoding="utf-8")
     assert galore("recipes", "schema", "--output", "s.json").exit_code == 0
     assert json.loads(Path("s.json").read_text(encoding="utf-8")) == json.loads(printed)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line", "fix"),
+    [
+        (["train", "demo", "--max_steps", "3"], "--max_steps", "train.max_steps=3"),
+        (["train", "--max-steps=3", "demo"], "--max-steps", "train.max_steps=3"),
+        (["train", "demo", "--train.max_steps", "3"], "--train.max_steps", "train.max_steps=3"),
+        (["train", "demo", "--task", "rte"], "--task", "data.task=rte"),
+        (["compare", "demo", "--lr", "0.1", "--methods", "full"], "--lr", "optim.learning_rate=0.1"),
+        (["train", "demo", "--bf16"], "--bf16", "model.dtype=bfloat16"),
+        (["profile-memory", "demo", "--shuffle", "--json"], "--shuffle", "data.shuffle=…"),
+        (["eval", "runs/one", "--max-length", "9"], "--max-length", "data.max_length=9"),
+        (["recipes", "show", "demo", "--rank", "4"], "--rank", "optim.rank=4"),
+    ],
+)
+def test_a_key_given_like_an_option(galore: Any, arguments: list[str], line: str, fix: str) -> None:
+    refused = galore(*arguments)
+    assert refused.exit_code == 2
+    assert refused.stderr == f"error: {line}: is no option but a key of the recipe\n  → write {fix}\n"
+
+
+def test_other_unknown_options_are_for_click(galore: Any) -> None:
+    assert "--output-dir" in galore("train", "demo", "--outputdir", "x").stderr
+    assert "No such option" in galore("generate", "runs/one", "--prompt", "a", "--rank", "4").stderr

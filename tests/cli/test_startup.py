@@ -48,3 +48,31 @@ def test_quick(shell: Any, tmp_path: Path, arguments: list[str], limit: float) -
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
     assert min(seconds() for _ in range(3)) < limit  # of processor time, which others on this machine do not lengthen
+
+
+UNPREPARED = """
+import os, sys
+class Torch:  # stands where torch would be found, and tells what it would have found
+    def find_spec(name, path=None, target=None):
+        if name == "torch":
+            print("waits:", os.environ.get("GOMP_SPINCOUNT"), flush=True)
+            os._exit(0)
+sys.meta_path.insert(0, Torch)
+from galore.cli.main import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "demo"],
+        ["compare", "demo"],
+        ["generate", "runs/one", "--prompt", "Once"],
+        ["eval", "runs/one"],
+        ["profile-memory", "demo", "--measure"],
+    ],
+)
+def test_what_computes_prepares_its_process_before_torch_is_imported(shell: Any, arguments: list[str]) -> None:
+    done = shell(*arguments, code=UNPREPARED)
+    assert done.stdout == "waits: 1000\n", done.stderr

@@ -130,7 +130,7 @@ def test_eval_overrides_change_the_recipe_of_the_run(galore: Any, scored: Calls)
 
 
 def test_generate(galore: Any, calls: Calls) -> None:
-    calls.replace("galore.trainer.build", choose_device="cpu")
+    calls.replace("galore.trainer.build", choose_device="cpu", choose_threads=None)
     calls.replace(
         "galore.trainer.runmodel", load_run_model=SimpleNamespace(model="M", tokenizer="T", skipped=(), recipe=None)
     )
@@ -140,6 +140,16 @@ def test_generate(galore: Any, calls: Calls) -> None:
     assert calls.made[1] == (("runs/a", "cpu"), {})
     settings = {"max_new_tokens": 60, "seed": 3, "temperature": 0.5, "top_p": 1.0, "top_k": 0, "chat": False}
     assert calls.made[2] == (("M", "T", "Once"), settings)
+
+
+def test_generate_takes_the_threads_of_the_run(galore: Any, calls: Calls) -> None:
+    recipe = SimpleNamespace(train=SimpleNamespace(num_threads=3), data=SimpleNamespace(instruct=True))
+    stored = SimpleNamespace(model="M", tokenizer="T", skipped=(), recipe=recipe)
+    calls.replace("galore.trainer.build", choose_device="cpu", choose_threads=None)
+    calls.replace("galore.trainer.runmodel", load_run_model=stored)
+    calls.replace("galore.trainer.generate", sample="Once upon a time")
+    galore("generate", "runs/a", "--prompt", "Once")
+    assert ((3,), {}) in calls.made
 
 
 def test_export(galore: Any, calls: Calls) -> None:

@@ -343,9 +343,13 @@ def test_a_disk_without_room_is_noticed_before_the_first_byte(root: Path, monkey
     _save(root, 1)
     monkeypatch.setattr("galore.trainer.diskspace.free_bytes", lambda directory: 1000)
     monkeypatch.setattr(checkpoint, "_write", lambda *args: pytest.fail("wrote"))
-    with pytest.raises(CheckpointFailed, match=r"1000 B are free\)\n.*free 1.00 MiB there"):
+    with pytest.raises(
+        CheckpointFailed, match=r"1000 B are free\)\n.*free 1.00 MiB there.*older checkpoints are untouched"
+    ):
         _save(root, 2)
     assert _names(root) == ["step-00000001"]
+    with pytest.raises(CheckpointFailed, match="then --resume; it begins anew, nothing was saved before"):
+        _save(root.with_name("another"), 1)
 
 
 def test_a_really_full_disk(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from galore.trainer import checkpoint
 from galore.trainer.build import build_model
@@ -80,6 +81,16 @@ def test_a_run_is_scored_on_its_own_held_out_text(run: RunDir, loaded: LoadedRec
 
 def test_max_tokens_bounds_what_is_scored(run: RunDir) -> None:
     assert evaluate_stored(str(run.root), max_tokens=64).result.tokens == 60  # 4 rows of 16, 15 targets each
+
+
+def test_the_threads_are_the_recipes(run: RunDir, loaded: LoadedRecipe) -> None:
+    threads = torch.get_num_threads()
+    train = loaded.recipe.train.model_copy(update={"num_threads": threads + 1})
+    try:
+        evaluate_stored(str(run.root), replace(loaded, recipe=loaded.recipe.model_copy(update={"train": train})))
+        assert torch.get_num_threads() == threads + 1
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_a_model_is_scored_on_a_recipes_text_with_its_own_tokenizer(

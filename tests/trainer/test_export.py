@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,18 @@ def test_the_folder_holds_everything_and_no_pickle(tmp_path: Path) -> None:
     assert not any(name.endswith((".bin", ".pt", ".pkl")) for name in names)
     assert exported.bytes == sum(path.stat().st_size for path in exported.folder.iterdir())
     assert AutoTokenizer.from_pretrained(exported.folder)("w3 w4")["input_ids"] == [3, 4]
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+def test_every_file_follows_the_umask(tmp_path: Path, umask: int) -> None:
+    make_run(tmp_path / "run")
+    before = os.umask(umask)
+    try:
+        folder = export(str(tmp_path / "run"), tmp_path / "out").folder
+    finally:
+        os.umask(before)
+    assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o666 & ~umask}
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o777 & ~umask
 
 
 def test_generation_uses_the_cache_and_stops_at_the_tokenizers_end(tmp_path: Path) -> None:

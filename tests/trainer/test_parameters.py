@@ -3,11 +3,12 @@
 from pathlib import Path
 
 import pytest
+from torch import nn
 
 from galore.kernels.int8 import int8_bytes
 from galore.trainer.build import build_model, dry_run
 from galore.trainer.errors import UserError
-from galore.trainer.parameters import build_optimizer, clamped_ranks, parameter_table
+from galore.trainer.parameters import build_optimizer, clamped_ranks, left_full_rank, parameter_table
 from galore.trainer.recipe.load import load_recipe
 
 
@@ -92,6 +93,33 @@ def test_a_rank_above_the_smaller_side_is_clamped_and_said():
     lines = clamped_ranks(build_optimizer(model, loaded.recipe.optim, accumulation=1, seed=0))
     assert [line.split(":")[0].split(".")[-2] for line in lines] == ["k_proj", "v_proj"]
     assert all("clamped to 64" in line for line in lines)
+
+
+class Attending(nn.Module):
+    """Two layers whose queries, keys and values come from one bare parameter each."""
+
+    def __init__(self):
+        super().__init__()
+        layers = (nn.TransformerEncoderLayer(32, 2, dim_feedforward=48) for _ in range(2))
+        self.layers = nn.ModuleList(layers)
+        self.head = nn.Linear(32, 8)
+
+
+def test_a_matrix_that_is_no_layers_weight_is_said_to_stay_full_rank():
+    optim = load_recipe("demo", ["optim.rank=4", "optim.target_modules=[self_attn, linear1]"]).recipe.optim
+    optimizer = build_optimizer(Attending(), optim, accumulation=1, seed=0)
+    assert {slot.name.split(".")[-2] for slot in optimizer.projected} == {"out_proj", "linear1"}
+    assert left_full_rank(optimizer, optim.target_modules) == [
+        "full-rank though under self_attn, linear1: layers.*.self_attn.in_proj_weight, 6,144 parameters that are no "
+        "layer's `weight`"
+    ]
+    assert left_full_rank(optimizer, ["linear1"]) == []
+
+
+def test_where_all_is_projected_or_nothing_there_is_nothing_to_say():
+    for method in ("galore", "full"):
+        loaded = load_recipe("demo", [f"optim.method={method}"])
+        assert not [note for note in dry_run(loaded).notes if "full-rank" in note]
 
 
 def test_a_rank_is_a_share_and_a_pattern_in_a_recipe_too():

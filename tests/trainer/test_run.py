@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from galore.trainer import checkpoint, shortage
+from galore.trainer import checkpoint, diskspace, shortage
 from galore.trainer.errors import Interrupted, RunFailed, UserError
 from galore.trainer.evaluation import evaluate_stored
 from galore.trainer.export import export
@@ -242,7 +242,7 @@ def test_a_restart_without_room_saves_nothing_half_merged(corpus, tmp_path, monk
     pytest.importorskip("peft")
     real, calls = relora.lift_update_, iter(range(1000))
     monkeypatch.setattr(relora, "lift_update_", lambda *a, **k: refuse() if next(calls) == 20 else real(*a, **k))
-    with pytest.raises(RunFailed, match="some weights had taken the step already"):
+    with pytest.raises(RunFailed, match="some weights had taken the step already: step-00000004 is"):
         execute(corpus, tmp_path / "run", *METHODS["relora"], "train.save_steps=2")
     names = {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()}
     assert names == {"step-00000002", "step-00000004"}
@@ -325,8 +325,10 @@ def test_a_nan_costs_one_step_and_is_told(corpus, tmp_path, monkeypatch):
 
 def test_too_many_bad_steps_in_a_row_end_the_run(corpus, tmp_path, monkeypatch):
     poison(monkeypatch, set(range(2, 100)))
-    with pytest.raises(RunFailed, match="3 steps in a row"):
+    with pytest.raises(RunFailed, match=r"(?s)3 steps in a row.*; step-00000003 is what there is"):
         execute(corpus, tmp_path / "run", "train.max_skipped_steps=2")
+    with pytest.raises(RunFailed, match=r"(?s)3 steps in a row.*; no checkpoint was saved"):
+        execute(corpus, tmp_path / "unsaved", "train.max_skipped_steps=2", "train.save_steps=null")
 
 
 def test_a_failed_save_is_told_and_tried_again_but_the_last_one_must_succeed(corpus, tmp_path, monkeypatch):
@@ -345,6 +347,51 @@ def test_a_failed_save_is_told_and_tried_again_but_the_last_one_must_succeed(cor
     with pytest.raises(RunFailed, match="disk is full"):
         execute(corpus, tmp_path / "two")
     assert (tmp_path / "two" / "report.md").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "count", "more"),
+    [
+        (
+            [],
+            3,
+            "save at the end only",
+        ),  # after steps 3, 6 and 8, and two are kept: the third comes before the first goes
+        (["train.save_steps=4"], 2, "save at the end only"),
+        (["train.save_steps=null"], 1, "another --output-dir"),
+        (["train.save_steps=1", "train.save_total_limit=4"], 5, "save at the end only"),
+    ],
+)
+def test_a_disk_without_room_for_the_checkpoints_is_told_before_the_run(
+    corpus, tmp_path, monkeypatch, overrides, count, more
+):
+    def with_free(free, name):
+        monkeypatch.setattr(diskspace, "free_bytes", lambda directory: free)
+        execute(corpus, tmp_path / name, *overrides)
+
+    with_free(None, "measured")
+    kept = list((tmp_path / "measured" / "checkpoints").iterdir())
+    needed = count * sum(path.stat().st_size for folder in kept for path in folder.iterdir()) / len(kept)
+    with_free(1.2 * needed, "enough")
+    words = f"{count} checkpoints" if count > 1 else "a checkpoint"
+    with pytest.raises(RunFailed, match=rf"(?s)room for {words} of .* are free.*{more}"):
+        with_free(0.9 * needed, "short")
+    assert not (tmp_path / "short").exists()
+
+
+def test_a_resumed_run_needs_room_beside_its_checkpoints_only(corpus, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        dies_at(patch, 7)
+        with pytest.raises(MemoryError):
+            execute(corpus, tmp_path / "run")
+    kept = list((tmp_path / "run" / "checkpoints").iterdir())
+    assert len(kept) == 2
+    one = sum(path.stat().st_size for path in kept[0].iterdir())
+    monkeypatch.setattr(diskspace, "free_bytes", lambda directory: 0.9 * one)
+    with pytest.raises(RunFailed, match="room for a checkpoint"):
+        execute(corpus, tmp_path / "run", resume=True)
+    monkeypatch.setattr(diskspace, "free_bytes", lambda directory: 1.2 * one)
+    execute(corpus, tmp_path / "run", resume=True)
 
 
 CUDA_SAYS = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 23.65 GiB."
@@ -392,7 +439,7 @@ def test_out_of_memory_in_the_middle_of_an_update_saves_nothing(corpus, tmp_path
         real(slot, update)
 
     monkeypatch.setattr(ProjectedSlot, "apply", third_step)
-    with pytest.raises(RunFailed, match="some weights had taken the step already"):
+    with pytest.raises(RunFailed, match="some weights had taken the step already: step-00000003 is"):
         execute(corpus, tmp_path / "run")
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000003"]
 
@@ -440,6 +487,12 @@ def test_micro_batch_size_is_execution(corpus, tmp_path):
     execute(corpus, tmp_path / "b", "train.micro_batch_size=2", "model.dtype=float32")
     losses = [[row["loss_nats"] for row in rows(tmp_path / name)] for name in "ab"]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_a_run_that_is_refused_leaves_nothing(corpus, tmp_path):
+    with pytest.raises(UserError, match="no file matches"):
+        execute(corpus, tmp_path / "runs" / "one", "data.path=nowhere.txt")
+    assert not list(tmp_path.iterdir())
 
 
 def test_header_says_what_is_projected_and_clamped(corpus, tmp_path):

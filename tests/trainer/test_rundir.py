@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,39 @@ def test_a_killed_start_can_be_started_again(tmp_path: Path) -> None:
     with RunDir.create(tmp_path, resume=False).locked():
         pass
     RunDir.create(tmp_path, resume=False)
+
+
+@pytest.mark.parametrize("there", ["", "a", "a/b"])
+def test_a_start_that_fails_leaves_what_it_found(tmp_path: Path, there: str) -> None:
+    (tmp_path / there).mkdir(parents=True, exist_ok=True)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(KeyError), RunDir.create(tmp_path / "a" / "b", resume=False).locked():
+        raise KeyError
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_start_that_fails_later_leaves_what_it_wrote(tmp_path: Path) -> None:
+    run_dir = RunDir.create(tmp_path / "a", resume=False)
+    with suppress(KeyError), run_dir.locked():
+        run_dir.recipe.write_text("")
+        raise KeyError
+    assert sorted(path.name for path in run_dir.root.iterdir()) == [".lock", "recipe.yaml"]
+
+
+def test_a_resumption_that_fails_leaves_the_lock(tmp_path: Path) -> None:
+    _run(tmp_path / "run").recipe.unlink()
+    with RunDir(tmp_path / "run").locked():
+        pass
+    assert (tmp_path / "run" / ".lock").exists()
+
+
+def test_the_lock_of_a_deleted_file_is_worth_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def deleted_meanwhile(descriptor: int, operation: int) -> None:
+        (tmp_path / ".lock").unlink()
+
+    monkeypatch.setattr("fcntl.flock", deleted_meanwhile)
+    with pytest.raises(UserError, match="until now"), RunDir(tmp_path).locked():
+        pass
 
 
 def test_a_used_directory_is_refused(tmp_path: Path) -> None:

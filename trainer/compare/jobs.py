@@ -58,7 +58,6 @@ def run_jobs(
     """
     for job in jobs:
         refuse_another(root / job.folder, job.loaded)
-    root.mkdir(parents=True, exist_ok=True)
     failures: Failures = {}
     for number, job in enumerate(jobs, 1):
         directory, line = root / job.folder, f"{number} of {len(jobs)}: {job.folder}"
@@ -74,6 +73,7 @@ def run_jobs(
         except survives as error:
             failures[job.folder] = error
             show.tell(f"{job.folder} failed: {error.where + ': ' if error.where else ''}{error.what}")
+        root.mkdir(parents=True, exist_ok=True)  # it may be that the run was refused and left nothing
         after_each(failures)
     return failures
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 
 HASH_BITS = 64
 
@@ -15,6 +16,23 @@ def content_hash(text: str) -> int:
 def is_held_out(hashed: int, fraction: float) -> bool:
     """True for about `fraction` of all contents; no document changes sides when others come or go."""
     return hashed < fraction * (1 << HASH_BITS)
+
+
+SHARES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
+
+
+def working_share(sizes: Iterable[tuple[int, float]], enough: float) -> float | None:
+    """The smallest round share at which what is held out and what remains are both `enough`; None if there is none.
+
+    Args:
+        sizes: (content hash, size) of every document, in the unit of `enough`.
+    """
+    held, rest = dict.fromkeys(SHARES, 0.0), dict.fromkeys(SHARES, 0.0)
+    for hashed, size in sizes:
+        for share in SHARES:
+            side = held if is_held_out(hashed, share) else rest
+            side[share] += size
+    return next((share for share in SHARES if min(held[share], rest[share]) >= enough), None)
 
 
 class Holdout:

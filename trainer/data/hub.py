@@ -13,6 +13,7 @@ from galore.trainer.data.extras import require
 from galore.trainer.data.quality import BadRow, BadRows, check, decode
 from galore.trainer.data.rowfields import text_of_object
 from galore.trainer.errors import RunFailed, UserError
+from galore.trainer.offline import spare_retries
 from galore.trainer.recipe.schema import DataSection
 
 State = dict[str, Any]
@@ -47,6 +48,8 @@ class HubSplit:
         Raises:
             UserError: no such data set, configuration, split or column, or no network.
         """
+        if not Path(self.path).exists():
+            spare_retries()  # before datasets is imported, which asks only once
         datasets = require("datasets", "data")
         datasets.disable_progress_bars()
         try:

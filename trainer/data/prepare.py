@@ -8,17 +8,21 @@ from typing import TYPE_CHECKING, Any
 from galore.trainer.data.batch import Progress, TrainingData, silent, throttled
 from galore.trainer.data.cache import cache_root, fingerprint
 from galore.trainer.data.chattemplate import ensure_template
+from galore.trainer.data.holdout import content_hash, working_share
 from galore.trainer.data.mapped import MappedData, Order
 from galore.trainer.data.material import Material
+from galore.trainer.data.quality import BadRows
 from galore.trainer.data.rows import rows_over
 from galore.trainer.data.tokenised import Tokenised, tokenised
 from galore.trainer.data.tokenize import threads
 from galore.trainer.data.tokenizer import given_tokenizer, id_bound, require_room, trained_tokenizer
 from galore.trainer.errors import UserError
-from galore.trainer.recipe.schema import DataSection, Recipe
+from galore.trainer.recipe.schema import Recipe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+MARGIN = 1.5  # some documents have more characters per token than others
 
 
 def prepare_data(recipe: Recipe, base_dir: Path, progress: Progress | None = None) -> TrainingData:
@@ -41,7 +45,7 @@ def prepare_data(recipe: Recipe, base_dir: Path, progress: Progress | None = Non
             return open_stream(recipe, base_dir, cache, report)
         material = Material.of(recipe.data, base_dir, cache, report)
         tokenizer = _tokenizer(recipe, base_dir, material, report)
-        return map_data(recipe, tokenizer, tokenised(material, tokenizer, report))
+        return map_data(recipe, tokenizer, material, tokenised(material, tokenizer, report))
 
 
 def _tokenizer(recipe: Recipe, base_dir: Path, material: Material, progress: Progress) -> PreTrainedTokenizerBase:
@@ -55,7 +59,7 @@ def _tokenizer(recipe: Recipe, base_dir: Path, material: Material, progress: Pro
     return tokenizer
 
 
-def map_data(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, text: Tokenised) -> MappedData:
+def map_data(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, material: Material, text: Tokenised) -> MappedData:
     """Rows over the stores, checked to be enough. Raises UserError."""
     section, train_section = recipe.data, recipe.train
     order = Order(train_section.seed, train_section.global_batch_size, section.shuffle)
@@ -69,12 +73,12 @@ def map_data(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, text: Tokenised
         "validation": validation.summary,
         "vocab_size": id_bound(tokenizer),
     }
-    _require_rows(section, len(train), len(validation), summary)
+    _require_rows(material, len(train), len(validation), summary)
     return MappedData(tokenizer, id_bound(tokenizer), train, validation, section.max_length, order, summary)
 
 
-def _require_rows(section: DataSection, train: int, validation: int, summary: dict[str, Any]) -> None:
-    documents, tokens = summary["documents"], summary["tokens"]
+def _require_rows(material: Material, train: int, validation: int, summary: dict[str, Any]) -> None:
+    section, documents, tokens = material.section, summary["documents"], summary["tokens"]
     if not documents["train"]:
         bad = "; ".join(
             f"{entry['rows']:,} {kind}, first {entry['first']}" for kind, entry in summary["bad_rows"].items()
@@ -94,5 +98,21 @@ def _require_rows(section: DataSection, train: int, validation: int, summary: di
         raise UserError(
             f"the {documents['validation']:,} held-out documents ({tokens['validation']:,} tokens) do not fill one sequence",
             where="data.validation_path" if section.validation_path else "data.validation_fraction",
-            fix="hold out more, lower data.max_length, or set data.validation_fraction: 0 to go without evaluation",
+            fix=f"{_hold_out_more(material, sum(tokens.values()))}, or set data.validation_fraction: 0 to go without evaluation",
         )
+
+
+def _hold_out_more(material: Material, tokens: int) -> str:
+    """The share of the documents that is enough to evaluate on, where there is one. Sizes in tokens go by those in characters."""
+    if material.validation:
+        return "name more files, lower data.max_length"
+    section, bad = material.section, BadRows("skip")
+    sizes = [(content_hash(document.text), len(document.text)) for document in material.train.documents(bad)]
+    whole = section.instruct or section.packing == "paper"  # a row is made of one document, however short
+    enough = 1 if whole else MARGIN * section.max_length * sum(size for _, size in sizes) / max(tokens, 1)
+    share = working_share(sizes, enough)
+    if share is None:
+        return (
+            f"no share of the {len(sizes):,} documents is enough on both sides: give more text, lower data.max_length"
+        )
+    return f"set data.validation_fraction: {share}, lower data.max_length"

@@ -53,6 +53,18 @@ NO_ECC = "PyTorch error messages of 48 GB cards without ECC; low end derived for
 AS_3090 = "derived: nominal memory less what the RTX 3090 loses"
 AS_4070 = "derived: nominal memory less what the RTX 4070 loses"
 AS_ADA = "derived: nominal memory less what the RTX 4090 and 4070 lose"
+ECC_OR_NOT = "PyTorch error messages of cards with ECC and without it"
+AS_GEFORCE = "derived: what GeForce cards offer of their nominal memory"
+SHARE = (0.955, 0.99)  # of the nominal memory, on GeForce cards
+
+
+def _geforce(name: str, key: str, nominal: float, capability: tuple[int, int], sms: int) -> Card:
+    """A card of which only published figures are known: `nominal` GB, and multiprocessors."""
+    usable = (SHARE[0] * nominal, SHARE[1] * nominal)
+    return _card(f"NVIDIA GeForce {name}", key, usable, capability, sms, AS_GEFORCE)
+
+
+TURING, AMPERE, ADA, BLACKWELL = (7, 5), (8, 6), (8, 9), (12, 0)  # compute capabilities of GeForce cards
 
 CARDS = (
     _card("NVIDIA GeForce RTX 3060", "rtx3060", (11.62, 11.76), (8, 6), 28, MESSAGES),
@@ -70,30 +82,69 @@ CARDS = (
     _card("NVIDIA GeForce RTX 5070 Ti", "rtx5070ti", (15.45, 15.49), (12, 0), 70, "a CUDA program's report, Linux"),
     _card("NVIDIA GeForce RTX 5080", "rtx5080", (15.45, 15.49), (12, 0), 84, MESSAGES),
     _card("NVIDIA GeForce RTX 5090", "rtx5090", (31.36, 31.48), (12, 0), 170, MESSAGES, (0.50, 0.70)),
+    _geforce("RTX 2060", "rtx2060", 6, TURING, 30),
+    _geforce("RTX 2060 SUPER", "rtx2060-super", 8, TURING, 34),
+    _geforce("RTX 2070", "rtx2070", 8, TURING, 36),
+    _geforce("RTX 2070 SUPER", "rtx2070-super", 8, TURING, 40),
+    _geforce("RTX 2080", "rtx2080", 8, TURING, 46),
+    _geforce("RTX 2080 SUPER", "rtx2080-super", 8, TURING, 48),
+    _geforce("RTX 2080 Ti", "rtx2080ti", 11, TURING, 68),
+    _geforce("RTX 3060 Ti", "rtx3060ti", 8, AMPERE, 38),
+    _geforce("RTX 3070 Ti", "rtx3070ti", 8, AMPERE, 48),
+    _geforce("RTX 3080 Ti", "rtx3080ti", 12, AMPERE, 80),
+    _geforce("RTX 3060 Laptop GPU", "rtx3060-laptop", 6, AMPERE, 30),
+    _geforce("RTX 3070 Laptop GPU", "rtx3070-laptop", 8, AMPERE, 40),
+    _geforce("RTX 3070 Ti Laptop GPU", "rtx3070ti-laptop", 8, AMPERE, 46),
+    _geforce("RTX 3080 Laptop GPU", "rtx3080-laptop-8g", 8, AMPERE, 48),
+    _geforce("RTX 3080 Laptop GPU", "rtx3080-laptop-16g", 16, AMPERE, 48),
+    _geforce("RTX 3080 Ti Laptop GPU", "rtx3080ti-laptop", 16, AMPERE, 58),
+    _geforce("RTX 4060", "rtx4060", 8, ADA, 24),
+    _geforce("RTX 4060 Ti", "rtx4060ti-8g", 8, ADA, 34),
+    _geforce("RTX 4070 SUPER", "rtx4070-super", 12, ADA, 56),
+    _geforce("RTX 4050 Laptop GPU", "rtx4050-laptop", 6, ADA, 20),
+    _geforce("RTX 4060 Laptop GPU", "rtx4060-laptop", 8, ADA, 24),
+    _geforce("RTX 4070 Laptop GPU", "rtx4070-laptop", 8, ADA, 36),
+    _geforce("RTX 4080 Laptop GPU", "rtx4080-laptop", 12, ADA, 58),
+    _geforce("RTX 4090 Laptop GPU", "rtx4090-laptop", 16, ADA, 76),
+    _geforce("RTX 5060", "rtx5060", 8, BLACKWELL, 30),
+    _geforce("RTX 5060 Ti", "rtx5060ti-8g", 8, BLACKWELL, 36),
+    _geforce("RTX 5060 Ti", "rtx5060ti-16g", 16, BLACKWELL, 36),
+    _geforce("RTX 5070", "rtx5070", 12, BLACKWELL, 48),
+    _geforce("RTX 5060 Laptop GPU", "rtx5060-laptop", 8, BLACKWELL, 26),
+    _geforce("RTX 5070 Laptop GPU", "rtx5070-laptop", 8, BLACKWELL, 36),
+    _geforce("RTX 5070 Ti Laptop GPU", "rtx5070ti-laptop", 12, BLACKWELL, 46),
+    _geforce("RTX 5080 Laptop GPU", "rtx5080-laptop", 16, BLACKWELL, 60),
+    _geforce("RTX 5090 Laptop GPU", "rtx5090-laptop", 24, BLACKWELL, 82),
+    _card("Tesla T4", "t4", (14.56, 14.76), (7, 5), 40, MESSAGES),
+    _card("Tesla V100-SXM2-16GB", "v100-16g", (15.70, 15.79), (7, 0), 80, OLDER),
+    _card("NVIDIA A10", "a10", (21.98, 22.20), (8, 6), 72, SAME_SIZE),
     _card("NVIDIA A10G", "a10g", (21.98, 22.20), (8, 6), 80, SAME_SIZE),
     _card("NVIDIA A100-SXM4-40GB", "a100-40g", (39.38, 39.59), (8, 0), 108, MESSAGES, (0.42, 0.60)),
     _card("NVIDIA A100-SXM4-80GB", "a100-80g", (79.14, 79.25), (8, 0), 108, MESSAGES, (0.42, 0.60)),
     _card("NVIDIA RTX A6000", "a6000", (47.40, 47.54), (8, 6), 84, NO_ECC),
+    _card("NVIDIA RTX 6000 Ada Generation", "rtx6000-ada", (44.34, 47.54), (8, 9), 142, ECC_OR_NOT),
     _card("NVIDIA L4", "l4", (21.95, 22.17), (8, 9), 58, MESSAGES),
     _card("NVIDIA L40S", "l40s", (44.34, 44.53), (8, 9), 142, MESSAGES, (0.42, 0.65)),
     _card("NVIDIA H100 80GB HBM3", "h100-80g", (79.10, 79.22), (9, 0), 132, MESSAGES),
     _card("NVIDIA H200", "h200", (139.72, 139.81), (9, 0), 132, MESSAGES, (0.45, 0.65)),
 )
 ALIASES = {"a100pcie40gb": "a100-40g", "a10080gbpcie": "a100-80g", "h100": "h100-80g"}
-TWO_SIZES = {"rtx4060ti"}  # the driver has one name for cards with 8 and with 16 GB
-BARE = re.compile(r"(\d+(?:\.\d+)?) ?gi?b?", re.IGNORECASE)
-BARE_SHARE = (0.955, 0.99)  # of the nominal memory, on GeForce cards
+TWO_SIZES = {"rtx3080laptopgpu", "rtx4060ti", "rtx5060ti"}  # the driver has one name for cards with 8 and with 16 GB
+SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([gm])i?b?", re.IGNORECASE)
 
 
 def card(name: str) -> Card:
-    """The card called `name`: its key, the driver's name or a part of it, or its memory alone, such as "24GB".
+    """The card called `name`: its key, the driver's name or a part of it, or its memory alone, such as "24GB" or "24576MB".
+
+    Memory is what is printed on the box; as nvidia-smi counts, 1 GB has 1024 MB.
 
     Raises:
         UserError: no such card is known.
     """
-    size = BARE.fullmatch(name.strip())
-    if size and float(size[1]) >= 1:
-        return _nameless(float(size[1]))
+    size = SIZE.fullmatch(name.strip())
+    nominal = float(size[1]) / (1024 if size[2].lower() == "m" else 1) if size else 0.0
+    if nominal >= 1:
+        return _nameless(nominal)
     found = KNOWN.get(_short(name))
     if found is None:
         raise _unknown(name)
@@ -123,7 +174,7 @@ def attached() -> Card | None:
 
 
 def _short(name: str) -> str:
-    return plain(name).removeprefix("nvidia").removeprefix("geforce")
+    return plain(name).removeprefix("nvidia").removeprefix("geforce").removeprefix("tesla")
 
 
 def _spellings(card: Card) -> Iterator[str]:
@@ -141,20 +192,22 @@ KNOWN |= {alias: KNOWN[plain(key)] for alias, key in ALIASES.items()}
 
 def _nameless(nominal: float) -> Card:
     """A GeForce card of `nominal` GB; the shape is the RTX 4090's, the context any card's."""
-    low, high = (round(share * nominal * GIB) for share in BARE_SHARE)
+    low, high = (round(share * nominal * GIB) for share in SHARE)
     contexts = (min(card.context_low for card in CARDS), max(card.context_high for card in CARDS))
-    basis = "derived: what GeForce cards offer of their nominal memory; with ECC, as in data centers, it is 8 % less"
+    basis = f"{AS_GEFORCE}; with ECC, as in data centers, it is 8 % less"
     return Card(f"a GPU with {nominal:g} GB", f"{nominal:g}gb", low, high, *contexts, (8, 9), 128, basis)
 
 
 def _unknown(name: str) -> UserError:
     keys = [card.key for card in CARDS]
     word = _short(name)
-    close = [key for key in keys if word and plain(key).removeprefix("rtx").startswith(word.removeprefix("rtx"))]
+    close = [each.key for each in CARDS if word == _short(each.name)]
+    close += [key for key in keys if word and plain(key).removeprefix("rtx").startswith(word.removeprefix("rtx"))]
+    close = list(dict.fromkeys(close))
     close = (close or nearest(word, keys) or nearest(f"rtx{word}", keys))[:3]
     meant = f"did you mean {' or '.join(close)}? " if close else ""
     return UserError(
         f'no GPU called "{name}" is known',
         where="--gpu",
-        fix=f'{meant}known are {", ".join(keys)}, or say how much memory it has, such as "24GB"',
+        fix=f'{meant}known are {", ".join(keys)}, or say how much memory it has, with its unit, such as "24GB"',
     )

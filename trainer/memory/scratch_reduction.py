@@ -121,6 +121,6 @@ def _ways(gpu: Gpu, inputs: int, threads: int, taken: int, grid: int) -> int:
 
 def threads_per_sm(capability: tuple[int, int]) -> int:
     """CUDA C++ programming guide, technical specifications per compute capability."""
-    if capability == (8, 0) or capability[0] in {9, 10}:
+    if capability in {(7, 0), (8, 0)} or capability[0] in {9, 10}:
         return 2048
     return 1024 if capability < (8, 0) else 1536

@@ -145,7 +145,8 @@ def attention_kernel(
     """Which kernel `scaled_dot_product_attention` takes: "flash", "efficient", "cpu" or "math".
 
     After aten/src/ATen/native/transformers/cuda/sdp_utils.cpp and sdp_utils_cpp.cpp of PyTorch: flash wants half
-    precision, no mask, heads of at most 256 and compute capability 8.0; efficient wants as many key as query heads.
+    precision, no mask, heads of at most 256 and compute capability 8.0; efficient wants as many key as query heads,
+    and bfloat16 no older card than flash.
     """
     same_size = query.shape[-1] == key.shape[-1] == value.shape[-1]
     if kind == "cpu":
@@ -153,7 +154,8 @@ def attention_kernel(
     half = query.dtype in (torch.bfloat16, torch.float16)
     if half and same_size and mask is None and query.shape[-1] <= 256 and capability >= (8, 0):
         return "flash"
-    return "efficient" if query.shape[1] == key.shape[1] else "math"
+    known = capability >= (8, 0) or query.dtype != torch.bfloat16
+    return "efficient" if known and query.shape[1] == key.shape[1] else "math"
 
 
 def _flash(q: Tensor, k: Tensor, v: Tensor, dropout: float, causal: bool, scale: float | None) -> Tensor:

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 from transformers import LlamaConfig, PreTrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from galore.trainer.errors import UserError
 from galore.trainer.models.attention import check_attention
@@ -61,6 +62,20 @@ def build_decoder(
     return model.train()
 
 
+def refuse_encoder(section: ModelSection, base_dir: Path) -> None:
+    """Raise UserError for a `name_or_path` that is an encoder by its configuration; reads nothing else of it."""
+    if section.name_or_path is not None:
+        source = locate(section.name_or_path, base_dir)
+        _refuse_encoder(read_config(source, section.revision), source)
+
+
+def _refuse_encoder(config: PreTrainedConfig, source: str) -> None:
+    """BERT and its kin load as causal models too; unless told to be decoders, they see the token they are asked for."""
+    ambiguous = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES.keys() & MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.keys()
+    if ambiguous and getattr(skeleton(config, "eager").config, "is_decoder", None) is False:
+        raise _bidirectional(config, source)
+
+
 def llama_config(section: ModelSection, vocab_size: int) -> LlamaConfig:
     """The LLaMA of the recipe's dimensions; its special tokens are the tokenizer's business, so it names none."""
     return LlamaConfig(
@@ -85,6 +100,7 @@ def _config(section: ModelSection, vocab_size: int, source: str | None) -> PreTr
     if source is None:
         return llama_config(section, vocab_size)
     config = read_config(source, section.revision)
+    _refuse_encoder(config, source)
     text = config.get_text_config()
     if section.vocab_size is not None and section.vocab_size != text.vocab_size:
         if not section.random_init:
@@ -145,13 +161,17 @@ def _linears(model: PreTrainedModel, patterns: Sequence[str]) -> list[nn.Module]
 
 @torch.no_grad()
 def _refuse_bidirectional(model: PreTrainedModel, source: str) -> None:
-    """An encoder loads as a causal model too, sees the token it is asked for, and learns nothing."""
+    """What its configuration does not tell, its logits do."""
     model.eval()
     ids = torch.tensor([[1, 2], [1, 3]], device=model.device)
     first = model(input_ids=ids, use_cache=False).logits[:, 0].float()  # (2, V), same past, different future
     if not torch.allclose(first[0], first[1], rtol=1e-3, atol=1e-3):
-        raise UserError(
-            f"{source} ({model.config.model_type}) lets a position see the tokens after it: it is not a causal model",
-            where=WHERE,
-            fix="choose a decoder, such as LLaMA, Qwen or GPT-2",
-        )
+        raise _bidirectional(model.config, source)
+
+
+def _bidirectional(config: PreTrainedConfig, source: str) -> UserError:
+    return UserError(
+        f"{source} ({config.model_type}) lets a position see the tokens after it: it is not a causal model",
+        where=WHERE,
+        fix="choose a decoder, such as LLaMA, Qwen or GPT-2; an encoder is for `galore finetune-glue`",
+    )

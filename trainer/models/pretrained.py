@@ -18,6 +18,7 @@ from transformers import (
 from transformers.utils import logging
 
 from galore.trainer.errors import UserError
+from galore.trainer.offline import spare_retries
 
 logging.disable_progress_bar()  # a bar per file would tear the console's own display
 
@@ -38,6 +39,7 @@ def locate(name: str, base_dir: Path) -> str:
         raise UserError(
             f"{folder} is not a folder", where=WHERE, fix="give a folder with config.json and *.safetensors"
         )
+    spare_retries()
     return name
 
 
@@ -72,7 +74,7 @@ def skeleton(config: PreTrainedConfig, attn_implementation: str, kind: Any = Aut
         UserError: there is no model of that `kind` for the configuration, or it refuses the attention kernel.
     """
     source = config.name_or_path or config.model_type
-    with explained(source), torch.device("meta"):
+    with explained(source), _quiet(), torch.device("meta"):
         model = kind.from_config(
             config, dtype=torch.float32, attn_implementation=attn_implementation, trust_remote_code=False
         )

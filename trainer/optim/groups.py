@@ -48,7 +48,7 @@ def target_modules(model: nn.Module, patterns: Sequence[str], kinds: type[nn.Mod
             near = difflib.get_close_matches(pattern, parts, n=1, cutoff=0.5)
             nearest = f"did you mean {near[0]}? " if near else ""
             raise ValueError(f"{pattern!r} matches no {noun}; {nearest}the model has: {', '.join(parts)}")
-    return {name: module for name, module in found.items() if any(_matches(name, pattern) for pattern in patterns)}
+    return {name: module for name, module in found.items() if is_under(name, patterns)}
 
 
 def rank_for(rank: Rank, shape: Sequence[int]) -> int:
@@ -59,6 +59,11 @@ def rank_for(rank: Rank, shape: Sequence[int]) -> int:
 def is_trained(parameter: nn.Parameter) -> bool:
     """Whether an optimizer has to take it: it needs a gradient, or holds codes, whose layer hands over factors."""
     return parameter.requires_grad or parameter.dtype == torch.int8
+
+
+def is_under(name: str, patterns: Iterable[str]) -> bool:
+    """Whether the dotted path `name` contains one of `patterns` as consecutive components."""
+    return any(_matches(name, pattern) for pattern in patterns)
 
 
 def _has_matrix(module: nn.Module) -> bool:

@@ -88,6 +88,15 @@ def what_was_meant(name: str, section: str, value: Any = None) -> Meant:
     return Meant(hint=f"the keys of `{section}` are {', '.join(section_fields(section))}" if section else ALL_SECTIONS)
 
 
+def setting_called(name: str) -> tuple[str, str]:
+    """The field that `name` means for sure (`train.max_steps`, `max-steps`, or what another toolkit calls it), and the
+    value that it says too, if it does; "" where there is none."""
+    section, _, leaf = name.rpartition(".")
+    own = [path for path in fields() if plain(path.rpartition(".")[2]) == plain(leaf) and path.startswith(section)]
+    target, _, value = CALLED.get(plain(leaf), "").partition(": ")
+    return (own[0], "") if own else (target, value) if target in fields() else ("", "")
+
+
 def _from_table(target: str) -> Meant:
     path, _, value = target.partition(": ")
     if path not in fields():

@@ -13,24 +13,30 @@ WIDTH = 118
 
 
 def dump_recipe(recipe: Recipe, header: str = "") -> str:
-    """The whole recipe, defaults included. `recipe_from_resolved` reads it back equal.
+    """The whole recipe, defaults included, but not those without effect. `recipe_from_resolved` reads it back equal.
 
     Args:
         header: lines (without `#`) that stand on top.
     """
     values = recipe.model_dump(mode="json")
     top = "".join(f"# {line}\n" for line in header.splitlines())
-    return "\n".join([top] * bool(top) + [_section(name, values[name]) for name in sections()])
+    idle = [f"model.{name}" for name in recipe.model.without_effect]
+    return "\n".join([top] * bool(top) + [_section(name, values[name], idle) for name in sections()])
 
 
-def _section(name: str, values: dict[str, Any]) -> str:
+def _section(name: str, values: dict[str, Any], idle: list[str]) -> str:
     about = section_schema(name).get("description", "")
-    body = [_leaf(field, values[field.name]) for field in fields().values() if field.section == name]
+    body = [
+        _leaf(field, values[field.name], field.path in idle)
+        for field in fields().values()
+        if field.section == name and not (field.path in idle and values[field.name] == field.schema.get("default"))
+    ]
     return "".join([*_comment(about, ""), f"{name}:\n", *body])
 
 
-def _leaf(field: FieldInfo, value: Any) -> str:
-    about = f"{field.description}. {field.expected[0].upper()}{field.expected[1:]}."
+def _leaf(field: FieldInfo, value: Any, idle: bool) -> str:
+    about = "Without effect, since name_or_path is set: " if idle else ""
+    about += f"{field.description}. {field.expected[0].upper()}{field.expected[1:]}."
     return "".join([*_comment(about, "  "), f"  {field.name}: {dump_value(value)}\n"])
 
 

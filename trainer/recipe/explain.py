@@ -100,8 +100,17 @@ def _instead(field: FieldInfo, value: Any) -> str:
         return f"write {OPTIMIZERS[word]}"
     if field.takes("array") and isinstance(value, str):
         return f"write [{value}]"
+    if field.takes("object") and re.search(r":(?! )", str(value)):
+        return f"write {{{_spaced(value)}}}, with a space after the colon, and in quotes on a command line"
     close = nearest(word, field.choices)
     return f"write {close[0]}" if close else ""
+
+
+def _spaced(value: Any) -> str:
+    """What was meant by `{mlp:0.5}`, which YAML reads as a key without a value, or by `mlp:0.5`, which is text."""
+    pairs = value if isinstance(value, Mapping) else {value: None}
+    told = (str(name) if each is None else f"{name}: {each}" for name, each in pairs.items())
+    return ", ".join(re.sub(r":(?! )", ": ", each) for each in told)
 
 
 def shown(value: Any, text: str | None = None) -> str:
@@ -132,7 +141,9 @@ def _of_models(error: ErrorDetails, layer: Layer) -> Problem:
 
 
 def _first_named(what: str, key: Key, layer: Layer) -> Key:
-    """The first field that the message names and that the recipe sets; else the section."""
+    """The first field that the message names and an override sets, else one that a file sets; else the section."""
     words = re.findall(r"\w+(?:\.\w+)?", what)
     named = [tuple(word.split(".")) if "." in word else (*key, word) for word in words]
-    return next((each for each in named if len(each) > 1 and each in layer.places), key)
+    found = [each for each in named if len(each) > 1 and each in layer.places]
+    overridden = [each for each in found if layer.places[each].is_override]
+    return next(iter([*overridden, *found]), key)

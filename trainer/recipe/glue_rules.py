@@ -12,9 +12,12 @@ def check_glue(recipe: Recipe) -> None:
     """Raise ValueError for the first contradiction."""
     data = recipe.data
     if data.source != "glue":
-        if data.task is not None or data.max_train_samples is not None:
-            name = "task" if data.task is not None else "max_train_samples"
-            raise ValueError(f"data.{name} goes with data.source: glue")
+        if data.task is not None:
+            raise ValueError(
+                f"data.task: {data.task} goes with data.source: glue: run `galore finetune-glue --task {data.task}`, or leave it out"
+            )
+        if data.max_train_samples is not None:
+            raise ValueError("data.max_train_samples goes with data.source: glue: leave it out")
         return
     if data.task is None:
         raise ValueError("data.source: glue needs data.task, such as sst2")

@@ -56,7 +56,9 @@ def _check_without_subspace(optim: OptimSection) -> None:
             f"inner: {optim.inner} is not for method: {optim.method}; sumo works in a subspace, adapters take adamw"
         )
     if optim.weight_dtype is not None:
-        raise ValueError("weight_dtype: int8 is trained through projected gradients: it exists for method: galore only")
+        raise ValueError(
+            "weight_dtype: int8 is trained through projected gradients: write weight_dtype: null, or method: galore"
+        )
     if optim.method == "lora" and optim.rank < 1:
         raise ValueError("rank as a share of min(m, n) is for method: galore; adapters take a whole number")
 

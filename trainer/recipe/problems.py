@@ -26,6 +26,11 @@ class Place:
     text: str | None = None
     directory: Path = Path()
 
+    @property
+    def is_override(self) -> bool:
+        """Whether it was written on the command line, which has no lines."""
+        return self.line == 0
+
     def __str__(self) -> str:
         return f"{self.source}:{self.line}:{self.column}" if self.line else self.source
 

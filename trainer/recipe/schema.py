@@ -17,6 +17,20 @@ from galore.trainer.recipe.section import NonNegative, Positive, Section, execut
 TaskName = Literal["cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli"]
 
 
+DIMENSIONS = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "max_position_embeddings",
+    "rms_norm_eps",
+    "rope_theta",
+    "initializer_range",
+    "tie_word_embeddings",
+)  # of a LLaMA that is built; a model by name brings its own
+
+
 class ModelSection(Section):
     """Which network. Either the LLaMA dimensions below (random weights) or `name_or_path` (its weights)."""
 
@@ -43,6 +57,11 @@ class ModelSection(Section):
     attn_implementation: Literal["sdpa", "flash_attention_2", "eager"] = execution(
         "sdpa", "Attention kernel; one that cannot run here is refused"
     )
+
+    @property
+    def without_effect(self) -> tuple[str, ...]:
+        """The fields that say nothing beside the others."""
+        return () if self.name_or_path is None else DIMENSIONS
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:
@@ -143,6 +162,14 @@ class DataSection(Section):
         return self.messages_field is not None or self.prompt_field is not None
 
 
+LARGEST_SUGGESTION = 4096
+
+
+def _largest_divisor(number: int, limit: int) -> int:
+    """The largest one that does not exceed `limit`, or what anybody would write."""
+    return max(each for each in range(1, min(limit, LARGEST_SUGGESTION) + 1) if number % each == 0)
+
+
 class TrainSection(Section):
     """How long, how large, and where."""
 
@@ -184,7 +211,8 @@ class TrainSection(Section):
     def _batches_divide(self) -> Self:
         if self.global_batch_size % self.micro_batch_size:
             raise ValueError(
-                f"global_batch_size {self.global_batch_size} is not a multiple of micro_batch_size {self.micro_batch_size}"
+                f"global_batch_size {self.global_batch_size} is not a multiple of micro_batch_size {self.micro_batch_size}: "
+                f"write micro_batch_size: {_largest_divisor(self.global_batch_size, self.micro_batch_size)}"
             )
         if self.max_steps is None and self.num_train_epochs is None:
             raise ValueError("set max_steps or num_train_epochs")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -190,6 +191,27 @@ def test_too_little_text_is_refused(
     path = write_jsonl(texts)
     with pytest.raises(UserError, match=message):
         prepare_data(recipe(**data), path.parent)
+
+
+@pytest.mark.parametrize("count", [4, 7, 30, 200])
+@pytest.mark.parametrize("packing", ["packed", "paper"])
+def test_too_little_held_out_names_a_share_that_works(
+    write_jsonl: Write, recipe: MakeRecipe, documents: list[str], count: int, packing: str
+) -> None:
+    path = write_jsonl(documents[:count])
+    with pytest.raises(UserError, match="do not fill one sequence") as caught:
+        prepare_data(recipe(validation_fraction=1e-6, packing=packing), path.parent)
+    share = re.search(r"set data.validation_fraction: ([0-9.]+), lower", caught.value.fix)
+    assert share, caught.value.fix
+    data = prepare_data(recipe(validation_fraction=float(share[1]), packing=packing), path.parent)
+    assert data.summary["validation"]["sequences"] > 0
+    assert data.summary["train"]["sequences"] > 0
+
+
+def test_one_document_cannot_be_on_both_sides(write_jsonl: Write, recipe: MakeRecipe) -> None:
+    path = write_jsonl(["a text of some length " * 50])
+    with pytest.raises(UserError, match="no share of the 1 documents is enough on both sides"):
+        prepare_data(recipe(validation_fraction=1e-9), path.parent)
 
 
 def test_without_evaluation(corpus: Path, recipe: MakeRecipe) -> None:

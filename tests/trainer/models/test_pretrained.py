@@ -10,6 +10,9 @@ from safetensors.torch import load_file, save_file
 from transformers import BertConfig, GPT2Config, GPT2LMHeadModel, PreTrainedModel, T5Config
 
 from galore.trainer.errors import UserError
+from galore.trainer.models import decoder
+from galore.trainer.models.decoder import refuse_encoder
+from galore.trainer.recipe.schema import ModelSection
 
 Build = Callable[..., PreTrainedModel]
 
@@ -106,6 +109,23 @@ def test_an_encoder_decoder_is_refused(build: Build, tmp_path: Path) -> None:
 
 
 def test_an_encoder_that_sees_the_future_is_refused(build: Build, tmp_path: Path) -> None:
+    config = BertConfig(
+        vocab_size=100, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+    )
+    config.save_pretrained(tmp_path / "bert")
+    with pytest.raises(UserError, match=r"\(bert\) lets a position see the tokens after it"):
+        build(name_or_path="bert", random_init=True, initializer_range=0.5)
+    with pytest.raises(UserError, match=r"\(bert\) lets a position see the tokens after it"):
+        refuse_encoder(ModelSection(name_or_path="bert"), tmp_path)  # without weights, as a dry run and before any data
+    config.is_decoder = True
+    config.save_pretrained(tmp_path / "decoder")
+    refuse_encoder(ModelSection(name_or_path="decoder"), tmp_path)
+
+
+def test_an_encoder_that_its_configuration_does_not_betray_is_found_by_its_logits(
+    build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoder, "_refuse_encoder", lambda *_: None)
     config = BertConfig(
         vocab_size=100, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
     )

@@ -171,7 +171,9 @@ def test_what_was_given_wrongly_is_not_called_missing(tmp_path: Path) -> None:
 def test_fields_that_do_not_agree(tmp_path: Path) -> None:
     text = "data: {source: packaged}\ntrain:\n  max_steps: 1\n  micro_batch_size: 5\noptim:\n  update: immediate\n  rank: 0"
     found = problems(tmp_path, text)
-    assert found[0] == "r.yaml:4:3: train: global_batch_size 512 is not a multiple of micro_batch_size 5"
+    assert found[0] == (
+        "r.yaml:4:3: train: global_batch_size 512 is not a multiple of micro_batch_size 5: write micro_batch_size: 4"
+    )
     assert found[1].startswith("r.yaml:6:3: optim: update: immediate steps before all gradients exist")
     assert found[2] == "r.yaml:7:3: optim.rank: expected an integer > 0 or a number > 0 and < 1, got 0"
     assert len(found) == 3
@@ -182,8 +184,41 @@ def test_disagreement_between_sections_and_with_an_override(tmp_path: Path) -> N
     assert found == ["r.yaml:3:9: data.max_length 256 exceeds model.max_position_embeddings 64"]
     found = problems(tmp_path, SMALL, "train.micro_batch_size=5")
     assert found == [
-        "override `train.micro_batch_size=5`: train: global_batch_size 512 is not a multiple of micro_batch_size 5"
+        "override `train.micro_batch_size=5`: train: global_batch_size 512 is not a multiple of micro_batch_size 5: "
+        "write micro_batch_size: 4"
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "override", "end"),
+    [
+        ("train: {max_steps: 1, global_batch_size: 16}", "train.micro_batch_size=3", "write micro_batch_size: 2"),
+        (
+            "train: {max_steps: 1, micro_batch_size: 16, global_batch_size: 16}",
+            "train.global_batch_size=9",
+            "write micro_batch_size: 9",
+        ),
+        ("optim: {weight_dtype: int8}", "optim.method=full", "write weight_dtype: null, or method: galore"),
+        ("optim: {method: full}", "optim.weight_dtype=int8", "write weight_dtype: null, or method: galore"),
+        ("optim: {method: full}", "data.task=rte", "run `galore finetune-glue --task rte`, or leave it out"),
+        ("optim: {method: full}", "data.max_train_samples=9", "leave it out"),
+    ],
+)
+def test_an_override_that_disagrees_with_the_file_is_what_is_blamed(
+    tmp_path: Path, text: str, override: str, end: str
+) -> None:
+    rest = "".join(line + "\n" for line in SMALL.splitlines() if line.partition(":")[0] != text.partition(":")[0])
+    (found,) = problems(tmp_path, rest + text, override)
+    assert found.startswith(f"override `{override}`: ")
+    assert found.endswith(f": {end}")
+
+
+@pytest.mark.parametrize("written", ["{mlp:0.5,self_attn:4}", "{mlp:0.5, self_attn: 4}", "mlp:0.5,self_attn:4"])
+def test_a_colon_without_a_space_after_it(tmp_path: Path, written: str) -> None:
+    (found,) = problems(tmp_path, SMALL, f"optim.rank_pattern={written}")
+    assert found.startswith(f"override `optim.rank_pattern={written}`: optim.rank_pattern: expected a mapping")
+    remedy = found.partition(" → ")[2].replace(",self", ", self")
+    assert remedy == "write {mlp: 0.5, self_attn: 4}, with a space after the colon, and in quotes on a command line"
 
 
 @pytest.mark.parametrize(

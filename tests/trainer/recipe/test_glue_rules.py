@@ -19,7 +19,7 @@ from galore.trainer.recipe.problems import RecipeError
         ("train.z_loss=0.1", "leave it out"),
         ("eval.sample_prompt=Why?", "leave it out"),
         ("data.task=sst3", "write sst2"),
-        ("data.source=hub", "data.task goes with data.source: glue"),
+        ("data.source=hub", "data.task: sst2 goes with data.source: glue"),
     ],
 )
 def test_refused(override: str, said: str) -> None:

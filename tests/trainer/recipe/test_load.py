@@ -158,6 +158,18 @@ def test_every_field_is_dumped_with_its_description() -> None:
     assert max(map(len, text.splitlines())) <= 120
 
 
+def test_dimensions_beside_a_model_by_name_are_left_out_or_marked() -> None:
+    loaded = load_recipe("demo", ["model.name_or_path=gpt2", "model.num_hidden_layers=3", "model.rope_theta=10000"])
+    assert "rope_theta:" not in loaded.text, "the default"
+    assert "  vocab_size: " in loaded.text, "which has an effect"
+    assert (
+        "  # Without effect, since name_or_path is set: Number of decoder blocks. An integer > 0.\n"
+        "  num_hidden_layers: 3\n" in loaded.text
+    )
+    assert recipe_from_resolved(loaded.text, "here") == loaded.recipe
+    assert "Without effect" not in load_recipe("demo").text
+
+
 def test_resolved_recipe_names_its_file() -> None:
     with pytest.raises(RecipeError, match=r"^run/recipe.yaml: 1 error\n  run/recipe.yaml:3:9: train.seed"):
         recipe_from_resolved("data:\n  source: packaged\ntrain: {seed: x, max_steps: 1}", "run/recipe.yaml")

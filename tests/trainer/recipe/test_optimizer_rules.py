@@ -13,9 +13,9 @@ INT8 = "optim.weight_dtype=int8"
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["optim.method=full"], "it exists for method: galore only"),
-        (["optim.method=lora"], "it exists for method: galore only"),
-        (["optim.method=lora", "optim.adapter=factors"], "it exists for method: galore only"),
+        (["optim.method=full"], "write weight_dtype: null, or method: galore"),
+        (["optim.method=lora"], "write weight_dtype: null, or method: galore"),
+        (["optim.method=lora", "optim.adapter=factors"], "write weight_dtype: null, or method: galore"),
         (["optim.weight_rounding=compensated"], "with weight_dtype: int8 write stochastic"),
     ],
 )

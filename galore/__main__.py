@@ -1,0 +1,5 @@
+"""`python -m galore`: what the console script does."""
+
+from galore.cli.main import main
+
+main()
