@@ -26,7 +26,6 @@ def test_wheel_in_an_empty_environment(tmp_path):
     assert "llama-7b-galore-8bit" in run(galore, "recipes", "list", cwd=tmp_path)
     assert "q_proj" in run(galore, "train", "llama-60m-galore", "--dry-run", cwd=tmp_path)
     run(galore, "doctor", cwd=tmp_path)
-    assert "galore " in run(python, "-m", "galore", "--version", cwd=tmp_path)
     run(galore, "profile-memory", "llama-60m-galore", "--gpu", "rtx4090", "--timeline", "page.html", cwd=tmp_path)
     assert "llama-60m-galore" in (tmp_path / "page.html").read_text()
     run(
