@@ -25,7 +25,6 @@ ROOMS = {
     "trainer/optim": "GaLoreAdamW; knows parameters and gradients, not recipes or data",
 }
 BESIDE = {
-    "galore": "what `python -m galore` runs, and nothing else",
     "tests": "mirrors the source tree",
     "bench": "what needs time or hardware; results by date and machine",
     "docs": "optimizer, instructions, GLUE, memory profile, and this tree",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,12 +26,6 @@ def _word(parameter: Any) -> str:
     else:
         word = "|".join(parameter.opts) + ("" if getattr(parameter, "is_flag", False) else "=")
     return word if parameter.required else f"[{word}]"
-
-
-def test_the_package_runs_as_the_console_script_does(tmp_path: Path) -> None:
-    command = [sys.executable, "-P", "-m", "galore", "recipes", "list"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
-    assert "llama-7b-galore" in done.stdout
 
 
 def test_surface() -> None:
