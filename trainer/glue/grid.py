@@ -108,7 +108,7 @@ def _source(recipe: str | None, method: str | None) -> tuple[str, tuple[str, ...
 def method_of(recipe: Recipe) -> str:
     """The name in OF_METHOD, or of the variant."""
     optim = recipe.optim
-    name = optim.adapter or optim.method
+    name: str = optim.adapter or optim.method
     if optim.residual != "none":
         name = optim.residual + ("-rotate" if optim.transport in (None, "rotate") else "")
     return name + ("-8bit" if optim.state_dtype == "8bit" else "")
