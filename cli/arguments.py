@@ -23,7 +23,8 @@ class RecipeVerb(TyperCommand):
         }
         for word, following in zip(args, [*args[1:], ""], strict=False):
             name, equals, value = word.partition("=")
-            if name.startswith("--") and name not in options and not ctx.resilient_parsing:
+            known = name in options or name.replace("_", "-") in options  # a near miss is click's to tell
+            if name.startswith("--") and not known and not ctx.resilient_parsing:
                 _refuse_key(name, value if equals else following)
         return super().parse_args(ctx, args)
 
