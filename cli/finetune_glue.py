@@ -38,7 +38,9 @@ def finetune_glue(
     ] = None,
     method: Annotated[
         str | None,
-        typer.Option(metavar="A,B,…", help="galore, galore-8bit, frugal-rotate, lora, full.", show_default="the recipe's"),
+        typer.Option(
+            metavar="A,B,…", help="galore, galore-8bit, frugal-rotate, lora, full.", show_default="the recipe's"
+        ),
     ] = None,
     model: Annotated[
         str | None, typer.Option(metavar="NAME|DIR", help="What is fine-tuned.", show_default="the recipe's")
