@@ -39,7 +39,8 @@ def test_names() -> None:
     variants = ["", "-full", "-galore", "-galore-8bit", "-lora"]
     expected = [f"llama-{size}{variant}" for size in SIZES for variant in variants]
     expected.remove("llama-7b-full")  # 50 GiB of weights, gradients and states: no single consumer GPU holds them
-    glue = [f"roberta-glue{variant}" for variant in ["", "-full", "-galore-r4", "-galore-r8", "-lora-r8"]]
+    variants = ["", "-frugal-r4", "-full", "-galore-r4", "-galore-r8", "-lora-r8"]
+    glue = [f"roberta-glue{variant}" for variant in variants]
     named = ["demo", "continue-pretraining", "finetune-instruct"]
     assert sorted([*named, *glue, *expected, *CARDS]) == sorted(NAMES)
     assert NAMES[:3] == named
