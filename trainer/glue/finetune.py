@@ -62,13 +62,14 @@ def _refuse_missing(cells: Sequence[Cell]) -> None:
     """Before anything is written: is each model there, and the data of one task at least?"""
     for name, base_dir in {(str(cell.recipe.model.name_or_path), cell.loaded.base_dir) for cell in cells}:
         locate(name, base_dir)
+    sources = {(cell.task, str(cell.recipe.data.path), cell.loaded.base_dir): cell for cell in cells}
     errors = list[UserError]()
-    for cell in cells:
+    for cell in sources.values():
         try:
             check_splits(cell.recipe, cell.loaded.base_dir)
         except UserError as error:
             errors.append(error)
-    if len(errors) == len(cells):
+    if len(errors) == len(sources):
         raise errors[0]
 
 
