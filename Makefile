@@ -8,7 +8,13 @@ READY := $(VENV)/.ready
 # The compile gate runs with this triton beside the one that torch pins, see constraints.txt.
 NEWEST_TRITON := 3.9.0
 
-.PHONY: help demo test test-all check lint type fmt wheel dev prove bench gate gate-newest clean
+# The proof on a card runs in the Python that the card's machine has, with what that lacks unpacked from wheels.
+CARD_PYTHON ?= python3
+CARD_VERSION ?= 3.12
+GPU_OUT ?= build/gpu/out
+GPU_ARGS ?=
+
+.PHONY: help demo test test-all check lint type fmt wheel dev prove bench gate gate-newest gpu gpu-wheels gpu-rehearse clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 12
@@ -62,6 +68,15 @@ gate-newest: $(READY)  ## the compile gate again with the newest triton, in an e
 		> $$(build/newest/bin/python -c 'import site; print(site.getsitepackages()[0])')/zz-base.pth
 	build/newest/bin/python -m pip install -q --disable-pip-version-check --no-deps --ignore-installed triton==$(NEWEST_TRITON)
 	build/newest/bin/python -m pytest -q -n 2 -p no:cacheprovider tests/kernels/triton/test_compiled.py
+
+gpu:  ## the proof on the card that is here, in 9 minutes: what trains, fits, repeats, and how fast (GPU_ARGS=--help)
+	$(CARD_PYTHON) bench/gpu/start.py --out $(GPU_OUT) $(GPU_ARGS)
+
+gpu-wheels:  ## build/gpu/wheels: what the machine with the card may lack, for its Python (CARD_VERSION)
+	$(PYTHON) bench/gpu/start.py --fetch $(CARD_VERSION)
+
+gpu-rehearse: $(READY)  ## the same proof without a card: every part of it, tiny, on the CPU (4 minutes)
+	$(PY) bench/gpu/start.py --rehearse --out $(GPU_OUT) $(GPU_ARGS)
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

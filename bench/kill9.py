@@ -16,12 +16,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-STEPS = 40
-SETTINGS = [
-    f"train.max_steps={STEPS}",
+SETTINGS = (
     "train.global_batch_size=8",
     "train.save_steps=3",
     "eval.eval_steps=20",
@@ -31,64 +31,79 @@ SETTINGS = [
     "model.num_hidden_layers=2",
     "optim.lora_dropout=0.1",
     "log.logging_steps=1000",
-]
+)
 METHODS = ("galore", "lora", "full")
 COMPARED = ("step", "loss_nats", "grad_norm", "learning_rate", "sample_ids_crc32", "tokens")
+Outcome = tuple[list[tuple[Any, ...]], dict[str, str]]
 
 
-def command(out: Path, method: str, accumulation: int, resume: bool) -> list[str]:
-    own = [f"optim.method={method}", f"train.micro_batch_size={8 // accumulation}"]
-    own += ["optim.scale=0.25", "optim.train_modules=[embed_tokens,lm_head]"] if method == "lora" else []
-    galore = str(Path(sys.executable).with_name("galore"))
-    return [galore, "train", "demo", *SETTINGS, *own, "--output-dir", str(out), *(["--resume"] if resume else [])]
+class Survived(NamedTuple):
+    """Kills that came before the end, and the outcomes of the run nobody killed and of the other."""
+
+    kills: int
+    expected: Outcome
+    got: Outcome
+
+    @property
+    def same(self) -> bool:
+        return self.expected == self.got
 
 
-def execute(arguments: list[str], out: Path, kill_at: int | None, delay: float) -> bool:
-    """Run to the end (True); or, `delay` seconds after step `kill_at` is recorded, kill -9 (False)."""
-    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    while kill_at is not None and process.poll() is None:
-        if steps_recorded(out) >= kill_at:
-            time.sleep(delay)
-            process.kill()
-            process.communicate()
-            return process.returncode == 0
-        time.sleep(0.005)
-    _, errors = process.communicate()
-    if process.returncode:
-        sys.exit(f"{' '.join(arguments)}\nexit code {process.returncode}\n{errors.decode()}")
-    return True
+@dataclass(frozen=True)
+class Trial:
+    """One run killed `kills` times, in `folder`, and another one nobody kills."""
+
+    method: str
+    accumulation: int
+    kills: int
+    folder: Path
+    steps: int = 40
+    settings: Sequence[str] = ()
+
+    def survive(self, rng: random.Random) -> Survived:
+        """Kill at random steps and moments, resume to the end, and compare."""
+        straight, killed, done = self.folder / "straight", self.folder / "killed", 0
+        self._execute(straight, None, 0.0)
+        for step in sorted(rng.sample(range(1, self.steps), self.kills)):
+            done += not self._execute(killed, step, rng.uniform(0.0, 0.2))
+        self._execute(killed, None, 0.0)
+        return Survived(done, self._outcome(straight), self._outcome(killed))
+
+    def _command(self, out: Path) -> list[str]:
+        own = [f"optim.method={self.method}", f"train.micro_batch_size={8 // self.accumulation}"]
+        own += [f"train.max_steps={self.steps}", *self.settings]
+        own += ["optim.scale=0.25", "optim.train_modules=[embed_tokens,lm_head]"] if self.method == "lora" else []
+        resume = ["--resume"] if (out / "recipe.yaml").exists() else []
+        galore = [sys.executable, "-m", "galore.cli.main"]
+        return [*galore, "train", "demo", *SETTINGS, *own, "--output-dir", str(out), *resume]
+
+    def _execute(self, out: Path, kill_at: int | None, delay: float) -> bool:
+        """Run to the end (True); or, `delay` seconds after step `kill_at` is recorded, kill -9 (False)."""
+        command = self._command(out)
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        while kill_at is not None and process.poll() is None:
+            if steps_recorded(out) >= kill_at:
+                time.sleep(delay)
+                process.kill()
+                process.communicate()
+                return process.returncode == 0
+            time.sleep(0.005)
+        _, errors = process.communicate()
+        if process.returncode:
+            sys.exit(f"{' '.join(command)}\nexit code {process.returncode}\n{errors.decode()}")
+        return True
+
+    def _outcome(self, out: Path) -> Outcome:
+        """Per-step rows and a digest of every tensor file of the last checkpoint."""
+        rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        steps = [tuple(row[key] for key in COMPARED) for row in rows if row["kind"] == "train"]
+        files = sorted((out / "checkpoints" / f"step-{self.steps:08d}").glob("*.safetensors"))
+        return steps, {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
 def steps_recorded(out: Path) -> int:
     metrics = out / "metrics.jsonl"
     return metrics.read_bytes().count(b'"kind": "train"') if metrics.exists() else 0
-
-
-def outcome(out: Path) -> tuple[list[tuple[Any, ...]], dict[str, str]]:
-    """Per-step rows and a digest of every tensor file of the last checkpoint."""
-    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    steps = [tuple(row[key] for key in COMPARED) for row in rows if row["kind"] == "train"]
-    files = sorted((out / "checkpoints" / f"step-{STEPS:08d}").glob("*.safetensors"))
-    return steps, {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
-
-
-def survive(method: str, accumulation: int, kills: int, rng: random.Random, folder: Path) -> int:
-    """Kill one run at `kills` random steps and moments, resume it to its end, and compare; returns the number of kills."""
-    straight, killed = folder / "straight", folder / "killed"
-    execute(command(straight, method, accumulation, resume=False), straight, None, 0.0)
-    done = 0
-    for step in sorted(rng.sample(range(1, STEPS), kills)):
-        resume = (killed / "recipe.yaml").exists()
-        done += not execute(command(killed, method, accumulation, resume), killed, step, rng.uniform(0.0, 0.2))
-    execute(command(killed, method, accumulation, resume=True), killed, None, 0.0)
-    expected, got = outcome(straight), outcome(killed)
-    if expected != got:
-        sys.exit(f"{method}, accumulation {accumulation}: NOT the same\n{expected[1]}\n{got[1]}")
-    print(
-        f"{method:7} accumulation {accumulation}: {done} kills, {len(got[0])} steps and {len(got[1])} files bit-identical",
-        flush=True,
-    )
-    return done
 
 
 def main() -> None:
@@ -100,7 +115,16 @@ def main() -> None:
     for method in METHODS:
         for accumulation in (1, 4):
             with tempfile.TemporaryDirectory() as folder:
-                total += survive(method, accumulation, arguments.kills, rng, Path(folder))
+                found = Trial(method, accumulation, arguments.kills, Path(folder)).survive(rng)
+            if not found.same:
+                sys.exit(f"{method}, accumulation {accumulation}: NOT the same\n{found.expected[1]}\n{found.got[1]}")
+            steps, files = found.got
+            print(
+                f"{method:7} accumulation {accumulation}: {found.kills} kills, {len(steps)} steps and {len(files)} files "
+                "bit-identical",
+                flush=True,
+            )
+            total += found.kills
     print(f"{total} kills survived")
 
 

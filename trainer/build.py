@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from galore.kernels.cuda import prepare_cuda
 from galore.kernels.device import device_type
 from galore.kernels.dispatch import ENVIRONMENT, BackendError, summary
 from galore.kernels.host import ask_for_expandable_segments, prepare_process
@@ -98,8 +99,9 @@ def build(loaded: LoadedRecipe, directory: RunDir, console: Console, progress: P
 
 def build_model(recipe: Recipe, vocab_size: int, device: str, base_dir: Path) -> tuple[nn.Module, list[str]]:
     """The network in training form (adapters or factors, checkpointing, CPU paths), and lines that say which paths it takes."""
+    settled = prepare_cuda(recipe.train.deterministic) if torch.device(device).type == "cuda" else []
     network = _network(recipe, vocab_size, device, base_dir)
-    kernels = optimize_decoder(network) if device_type(device) == "cpu" else []
+    kernels = settled + (optimize_decoder(network) if device_type(device) == "cpu" else [])
     kernels += prepare_process() if device == "cpu" else []
     model = adapted(network, recipe.optim, recipe.train.seed)
     kernels += recompute_blocks(model, recipe.train.gradient_checkpointing, recipe.train.offload_activations)

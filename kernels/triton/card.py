@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -13,7 +13,8 @@ class Card:
     matrix products come to.
     """
 
-    name: str
+    name: str  # as the driver says it
+    capability: int  # compute capability, 89 for 8.9
     multiprocessors: int
     clock: float
     memory_bandwidth: float
@@ -32,9 +33,31 @@ class Card:
 
 RTX4090 = Card(
     "NVIDIA GeForce RTX 4090",
+    capability=89,
     multiprocessors=128,
     clock=2.52e9,
     memory_bandwidth=1008e9,
     l2_bandwidth=4.5e12,
     tensor_flops={"bf16": 165.2e12, "tf32": 82.6e12, "e4m3": 330.3e12},
 )
+
+_HOPPER = {"bf16": 989.4e12, "tf32": 494.7e12, "e4m3": 1978.9e12}
+H100 = Card(
+    "NVIDIA H100 80GB HBM3",
+    capability=90,
+    multiprocessors=132,
+    clock=1.83e9,
+    memory_bandwidth=3350e9,
+    l2_bandwidth=5.5e12,
+    tensor_flops=_HOPPER,
+    warps=64,
+    blocks=32,
+    shared=233_472,
+)
+H200 = replace(H100, name="NVIDIA H200", memory_bandwidth=4800e9)
+CARDS = (RTX4090, H100, H200)
+
+
+def card_named(name: str) -> Card | None:
+    """The card that the driver calls `name`; None where its figures are not known."""
+    return next((card for card in CARDS if card.name == name), None)

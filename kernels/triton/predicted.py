@@ -33,7 +33,7 @@ class Predictor:
         kinds = {name: _kind(value) for name, value in launch.arguments.items()}
         name = repr((launch.name, kinds, sorted((k, str(v)) for k, v in launch.constants.items()), launch.warps))
         if name not in self._known:
-            self._known[name] = compile_launch(launch).resources
+            self._known[name] = compile_launch(launch, self.card.capability).resources
         return self._known[name]
 
 

@@ -1,10 +1,14 @@
-"""Two machines that run the kernels without a GPU, and what tests of them share."""
+"""Machines that run the kernels: two without a GPU, and the card where there is one; and what tests of them share."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import json
+import os
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,6 +26,7 @@ from galore.kernels.blockwise import dequantize, quantize_
 from galore.kernels.triton import adam, launch, lift, product, quantize, tile
 from galore.kernels.triton.compiled import Compiled, compile_launch
 
+ERRORS = "GALORE_KERNEL_ERRORS"  # names a file to which every comparison with float64 is appended, as JSON
 MODULES = ("adam", "launch", "lift", "measure", "operand", "product", "quantize", "selftest", "tile")
 KINDS = ("float32", "dynamic", "e4m3")
 BLOCK = 256
@@ -57,7 +62,37 @@ class Emulator:
             execute(compile_launch(each))
 
 
-MACHINES = {"interpreter": Interpreter, "ptx": Emulator}
+class Card:
+    """The GPU that is here: operands are copied to it, results back. Without one, the interpreter stands in for it."""
+
+    def __init__(self) -> None:
+        here = torch.cuda.is_available()
+        self.device = torch.device("cuda" if here else "cpu")
+        self.kernels = Emulator.kernels if here else _interpreted()
+        self.ready = contextlib.nullcontext if here else triton_interpreter.interpreting
+
+    def run(self, plan: list[Any]) -> None:
+        """Carry out launches on copies of their tensors' storages, shared as the originals are."""
+        storages: dict[int, tuple[Tensor, Tensor]] = {}
+        for each in plan:
+            arguments = {name: self._there(value, storages) for name, value in each.arguments.items()}
+            replace(each, arguments=arguments).run()
+        for host, there in storages.values():
+            host.copy_(there)
+
+    def _there(self, value: Any, storages: dict[int, tuple[Tensor, Tensor]]) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        storage = value.untyped_storage()
+        if storage.data_ptr() not in storages:
+            host = torch.empty(0, dtype=torch.uint8).set_(storage)
+            storages[storage.data_ptr()] = host, host.to(self.device, copy=True)
+        there = storages[storage.data_ptr()][1]
+        size = len(there) // value.element_size() * value.element_size()
+        return there[:size].view(value.dtype).as_strided(value.shape, value.stride(), value.storage_offset())
+
+
+MACHINES = {"interpreter": Interpreter, "ptx": Emulator, "card": Card}
 
 
 @functools.cache
@@ -75,6 +110,16 @@ def execute(compiled: Compiled, ptx: str | None = None) -> int:
 def relative_error(x: Tensor, exact: Tensor) -> float:
     """‖x - exact‖ / ‖exact‖ in float64."""
     return float((x.double() - exact.double()).norm() / exact.double().norm().clamp_min(1e-300))
+
+
+def assert_as_near(mine: Tensor, other: Tensor, exact: Tensor, *, slack: float = 1.0, eps: float) -> None:
+    """‖mine - exact‖ ≤ slack · ‖other - exact‖ + eps, both relative to ‖exact‖ in float64."""
+    ours, theirs = relative_error(mine, exact), relative_error(other, exact)
+    if ERRORS in os.environ:
+        test = os.environ.get("PYTEST_CURRENT_TEST", "").partition(" ")[0]
+        with Path(os.environ[ERRORS]).open("a") as out:
+            out.write(json.dumps({"test": test, "ours": ours, "torch": theirs}) + "\n")
+    assert ours <= theirs * slack + eps, (ours, theirs)
 
 
 def basis(a: int, r: int, dtype: torch.dtype) -> Tensor:

@@ -152,7 +152,7 @@ def card(name: str) -> Card:
 
 
 def attached() -> Card | None:
-    """The GPU that PyTorch would use here, with the memory it has; None without one."""
+    """The GPU that PyTorch would use here, with the memory that this process may take of it; None without one."""
     import torch
 
     if not torch.cuda.is_available():
@@ -160,17 +160,26 @@ def attached() -> Card | None:
     here = torch.cuda.get_device_properties(torch.cuda.current_device())
     known = KNOWN.get(_short(here.name))
     context = (known.context_low, known.context_high) if known else context_of(here.multi_processor_count)
+    fraction = getattr(torch.cuda, "get_per_process_memory_fraction", lambda: 1.0)()  # from torch 2.8 on
+    low, high = _usable(here.total_memory, fraction, context)
     return Card(
         name=here.name,
         key=known.key if known else _short(here.name),
-        usable_low=here.total_memory,
-        usable_high=here.total_memory,
+        usable_low=low,
+        usable_high=high,
         context_low=context[0],
         context_high=context[1],
         capability=(here.major, here.minor),
         sms=here.multi_processor_count,
         basis="the card itself",
     )
+
+
+def _usable(total: int, fraction: float, context: tuple[int, int]) -> tuple[int, int]:
+    """Bounds on bytes of a card of `total`; a share set for the process limits what its allocator takes, context apart."""
+    if fraction >= 1.0:
+        return total, total
+    return min(total, int(fraction * total) + context[0]), min(total, int(fraction * total) + context[1])
 
 
 def _short(name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from galore.kernels.cuda import as_deterministic, workspaces
 from galore.kernels.device import meta_stands_for
 from galore.trainer.memory.cards import Card
 from galore.trainer.memory.casts import cpu_workspaces
@@ -25,14 +26,18 @@ def predict(loaded: LoadedRecipe, card: Card | None, *, brief: bool = False) -> 
     Raises:
         UserError: the model cannot be built, or one of its operations cannot be traced.
     """
-    kind = "cpu" if card is None else "cuda"
-    with meta_stands_for(kind), device_operations(kind, card.capability if card else (0, 0)):
-        rehearsal = Rehearsal.prepare(loaded, "meta", _tracer(card), MICRO_BATCHES)
+    kind, deterministic = "cpu" if card is None else "cuda", loaded.recipe.train.deterministic
+    with (
+        meta_stands_for(kind),
+        device_operations(kind, card.capability if card else (0, 0)),
+        as_deterministic(deterministic and card is not None),
+    ):
+        rehearsal = Rehearsal.prepare(loaded, "meta", _tracer(card, deterministic), MICRO_BATCHES)
         rehearsal.run(brief)
     return rehearsal.tracer.trace
 
 
-def _tracer(card: Card | None) -> SimulatedTracer:
+def _tracer(card: Card | None, deterministic: bool) -> SimulatedTracer:
     if card is None:
         return SimulatedTracer(cpu_workspaces)
 
@@ -41,4 +46,4 @@ def _tracer(card: Card | None) -> SimulatedTracer:
     ) -> Sequence[tuple[int, int]]:
         return cuda_workspaces(func, args, kwargs, out, card.capability, card.sms)
 
-    return SimulatedTracer(hidden, library=library_workspaces(card.capability))
+    return SimulatedTracer(hidden, library=library_workspaces(card.capability, workspaces(deterministic)))

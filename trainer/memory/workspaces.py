@@ -5,13 +5,13 @@ Sizes follow PyTorch 2.6 to 2.14. An operation that is not in the table takes no
 
 from __future__ import annotations
 
-import os
 import re
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from galore.kernels.cuda import workspaces
 from galore.trainer.memory.scratch import Formula, Gpu, Workspace
 from galore.trainer.memory.scratch_attention import efficient_backward, efficient_forward, flash_backward, flash_forward
 from galore.trainer.memory.scratch_indexing import cumulative, embedding_backward, nonzero, product
@@ -69,13 +69,16 @@ def cuda_workspaces(
     return formula(Gpu(card_capability, sms), args, out)
 
 
-def library_workspaces(capability: tuple[int, int]) -> int:
+def library_workspaces(capability: tuple[int, int], configuration: str | None = None) -> int:
     """Bytes that cuBLAS keeps per thread and stream: once for the forward's thread, once for autograd's.
 
     As in PyTorch's aten/src/ATen/cuda/CublasHandlePool.cpp (parseChosenWorkspaceSize). cuBLASLt, which only products with
     a vector bias use, keeps 1 MiB of its own in torch 2.9 and 2.10 and shares this from 2.11 on.
+
+    Args:
+        configuration: as in CUBLAS_WORKSPACE_CONFIG; None is what the environment has there.
     """
-    sizes = re.findall(r":([0-9]+):([0-9]+)", os.environ.get("CUBLAS_WORKSPACE_CONFIG", ""))
+    sizes = re.findall(r":([0-9]+):([0-9]+)", workspaces(False) if configuration is None else configuration)
     if sizes:
         return sum(int(size) * int(count) for size, count in sizes) * KIB
     return 32 * MIB if _takes_32_mib(capability[0], _torch_version()) else (2 * 4096 + 8 * 16) * KIB

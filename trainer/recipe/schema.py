@@ -200,6 +200,10 @@ class TrainSection(Section):
         True,
         "CUDA: take memory in segments that grow, which wastes less; PYTORCH_ALLOC_CONF in the environment goes first",
     )
+    deterministic: bool = execution(
+        False,
+        "CUDA: add in one order, so that the same run gives the same bits; a CPU always does. Attention's backward is slower",
+    )
     num_threads: Positive | None = execution(None, "CPU threads; null leaves torch's choice")
     save_steps: Positive | None = execution(1000, "Optimizer steps between checkpoints; null saves only at the end")
     save_total_limit: Annotated[int, Field(ge=2)] = execution(2, "Newest checkpoints kept; never less than two")

@@ -1,10 +1,14 @@
-"""Every test that takes `machine` runs on both: the interpreter and the emulator of PTX."""
+"""Every test that takes `machine` runs on the interpreter, on the emulator of PTX, and on the card where there is one."""
+
+import os
 
 import pytest
 import torch
 
+CARD = ["card"] if torch.cuda.is_available() or "GALORE_KERNEL_ERRORS" in os.environ else []
 
-@pytest.fixture(params=["interpreter", "ptx"])
+
+@pytest.fixture(params=["interpreter", "ptx", *CARD])
 def machine(request):
     kernel_machines = pytest.importorskip("kernel_machines")
     torch.manual_seed(0)

