@@ -3,7 +3,7 @@
     python bench/gpu/start.py [arguments of `python -m gpu`]
     python bench/gpu/start.py --fetch 3.12      where there is a network: the wheels, for that version of Python
 
-Nothing is installed: `build/gpu/site` is put on PYTHONPATH. A package that this Python has already is taken from there.
+Nothing is installed: `build/gpu/site-3.x` is put on PYTHONPATH. A package that this Python has already is taken from there.
 Standard library only.
 """
 
@@ -18,7 +18,7 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-SITE = ROOT / "build/gpu/site"
+SITE = ROOT / "build/gpu" / f"site-{sys.version_info[0]}.{sys.version_info[1]}"
 WHEELS = ROOT / "build/gpu/wheels"
 FLOORS = ("cli", "trainer", "kernels", "recipes")
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_24_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")

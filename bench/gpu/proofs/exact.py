@@ -130,7 +130,8 @@ def _killed(scale: Scale, records: Records) -> None:
     import kill9
 
     os.environ |= scale.environment()
-    settings = [f"train.device={scale.device}", "train.deterministic=true", *scale.tiny(but=BATCH)]
+    settings = [f"train.device={scale.device}", "train.deterministic=true", "eval.sample_prompt=null"]
+    settings += scale.tiny(but=BATCH)
     steps, kills = (6, 1) if scale.rehearsal else (24, 2)
     methods = KILLED[:1] if scale.rehearsal else KILLED
     with tempfile.TemporaryDirectory(dir=scale.folder) as folder, ThreadPoolExecutor() as pool:

@@ -13,7 +13,7 @@ from torch import nn
 from galore.kernels import blockwise, rounding
 from galore.kernels.int8 import int8_bytes
 from galore.trainer.build import build_model
-from galore.trainer.memory.cards import card
+from galore.trainer.memory.cards import Card, card
 from galore.trainer.memory.measure import measure
 from galore.trainer.memory.predict import predict
 from galore.trainer.memory.trace import Trace
@@ -182,6 +182,19 @@ def test_a_card_has_workspaces_and_the_cpu_casts(tiny: Tiny) -> None:
 
 
 MATRICES = {(64, 64), (176, 64), (64, 176)}
+
+
+def test_one_order_of_sums_takes_more_of_a_card_and_nothing_of_a_cpu(tiny: Tiny) -> None:
+    """cuBLAS' workspaces of 32 MiB, and attention's sums once per multiprocessor and head instead of once."""
+
+    def held(card: Card | None, wanted: str) -> Counter[str]:
+        trace = predict(tiny(f"train.deterministic={wanted}", "model.dtype=bfloat16"), card)
+        return Counter(trace.by_category(len(trace.events) - 1) | {"most": max(trace.requested())})
+
+    some, all_alike = held(card("rtx4090"), "false"), held(card("rtx4090"), "true")
+    assert all_alike["workspaces"] - some["workspaces"] == 2 * (32 * 1024 - (2 * 4096 + 8 * 16)) * 1024
+    assert all_alike["most"] > some["most"]
+    assert held(None, "true") == held(None, "false")
 
 
 def full_gradients(loaded: LoadedRecipe) -> set[str]:
