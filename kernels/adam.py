@@ -59,7 +59,7 @@ class AdamRule:
             [m],
             [v],
             [],
-            [torch.tensor(float(step - 1), device=target.device)],
+            [torch.full((), step - 1, dtype=torch.float32, device=target.device)],  # a copy would be waited for
             fused=True,
             amsgrad=False,
             beta1=self.beta1,

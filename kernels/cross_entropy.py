@@ -151,7 +151,8 @@ class _LinearLoss(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, upstream: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        scale = upstream.item()  # a number multiplies bf16 in fp32; a tensor would be rounded to bf16 first
+        # a number, or a tensor of two dimensions, multiplies bf16 in fp32; one of none would be rounded to bf16 first
+        scale = upstream.view(1, 1) if device_type(upstream) == "cuda" else upstream.item()
         made, last = ctx.gradients, not _keeps_graph()
         ctx.gradients = None if last else made
         if made is None:
@@ -197,17 +198,17 @@ def _keeps_graph() -> bool:
     return True if asked is None else bool(asked())
 
 
-def _scaled(made: list[Tensor | None], at: int, scale: float, dtype: torch.dtype, last: bool) -> Tensor | None:
+def _scaled(made: list[Tensor | None], at: int, scale: Tensor | float, dtype: torch.dtype, last: bool) -> Tensor | None:
     """scale · made[at] in `dtype`, without a second fp32 copy of a large gradient; in place where it is the `last` use."""
     gradient = made[at]
     if last:
         made[at] = None
     if gradient is None or (last and gradient.dtype == dtype):
-        return None if gradient is None else gradient.mul_(scale)
+        return None if gradient is None else torch.mul(gradient, scale, out=gradient)
     out = torch.empty_like(gradient, dtype=dtype)
     for at in range(0, len(out), VOCABULARY_BLOCK):
         here = slice(at, at + VOCABULARY_BLOCK)
-        out[here] = gradient[here] * scale
+        torch.mul(gradient[here], scale, out=out[here])
     return out
 
 
@@ -223,7 +224,7 @@ def softmax_minus_onehot_(logits: Tensor, targets: Tensor, losses: Tensor, lse: 
     ):
         p = torch.softmax(block, dim=1, dtype=losses.dtype)
         p_target = p.gather(1, target)
-        losses_here = _losses(block, target, p_target)
+        losses_here = _losses(block, target, p, p_target)
         loss.copy_(losses_here.squeeze(1))
         lse_here = losses_here + block.gather(1, target)
         sums.copy_(lse_here.squeeze(1))
@@ -248,8 +249,15 @@ def exp_minus_onehot_(logits: Tensor, targets: Tensor, lse: Tensor, z_loss: floa
         del p
 
 
-def _losses(logits: Tensor, targets: Tensor, p_target: Tensor) -> Tensor:
-    """-log p_t of every row, (c, 1); where p_t has underflowed as logsumexp(z) - z_t."""
+def _losses(logits: Tensor, targets: Tensor, p: Tensor, p_target: Tensor) -> Tensor:
+    """-log p_t of every row, (c, 1); where p_t has underflowed as logsumexp(z) - z_t.
+
+    A GPU is not asked whether any has: it would be waited for. There logsumexp(z) is z_max - log p_max, which is at hand.
+    """
+    if device_type(logits) == "cuda":
+        p_max, at = p.max(1, keepdim=True)
+        z_max, z_target = (logits.gather(1, column).to(p.dtype) for column in (at, targets))
+        return torch.where(p_target > UNDERFLOW, -p_target.log(), z_max - p_max.log() - z_target)
     if (p_target > UNDERFLOW).all():
         return -p_target.log()
     z = logits.to(p_target.dtype)

@@ -32,6 +32,16 @@ def meta_stands_for(kind: str) -> Iterator[None]:
         _simulated.reset(token)
 
 
+def generator_for(device: torch.device, seed: int) -> torch.Generator:
+    """A generator on the device whose numbers it is for; where that is no GPU, on the CPU, and numbers are copied.
+
+    On a GPU they are a function of the seed and of the kind of GPU. Drawn by the CPU for it, the numbers of one step of a
+    large model would take longer than the step.
+    """
+    own = device if device.type != "meta" and device_type(device) == "cuda" else "cpu"
+    return torch.Generator(own).manual_seed(seed)
+
+
 def product(x: Tensor, y: Tensor) -> Tensor:
     """x y of matrices of one dtype; of bf16 ones fp32 on CUDA, and bf16 on the CPU, whose GEMM has no wider output."""
     if device_type(x) == "cuda" and x.dtype == torch.bfloat16:

@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
-from galore.kernels.device import device_type
+from galore.kernels.device import device_type, generator_for
 
 BLOCK = {  # elements handled at a time: the fp32 temporaries of one block stay in cache
     "cpu": 1 << 18,
@@ -74,11 +74,13 @@ class RoundingNoise:
     """
 
     def __init__(self, seed: int, step: int, device: torch.device) -> None:
-        generator = torch.Generator().manual_seed(mix(seed, step, 0x5EED))
         self.block = block_elements(device)
-        size = (0,) if device.type == "meta" else (2 * self.block,)  # nobody reads the numbers there
-        drawn = torch.randint(0, 1 << 16, size, generator=generator, dtype=torch.int32)
-        self.pool = drawn.new_empty(2 * self.block, device=device) if device.type == "meta" else drawn.to(device)
+        generator = generator_for(device, mix(seed, step, 0x5EED))
+        if device.type == "meta":  # nobody reads the numbers there
+            self.pool = torch.empty(2 * self.block, dtype=torch.int32, device=device)
+        else:
+            drawn = torch.empty(2 * self.block, dtype=torch.int32, device=generator.device)
+            self.pool = drawn.random_(0, 1 << 16, generator=generator).to(device)
         self.key = (seed, step)
 
     def words(self, tensor: int) -> tuple[int, int]:

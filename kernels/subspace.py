@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
-from galore.kernels.device import product
+from galore.kernels.device import generator_for, product
 from galore.kernels.reference import is_transposed, orient
 
 
@@ -129,18 +129,22 @@ _drawn: WeakValueDictionary[Any, Tensor] = WeakValueDictionary()
 
 
 def gaussian(rows: int, columns: int, seed: int, like: Tensor) -> Tensor:
-    """Ω (rows, columns) ~ N(0, 1), drawn in fp32 from `seed` alone, of the dtype and on the device of `like`.
+    """Ω (rows, columns) ~ N(0, 1), drawn from `seed` alone, of the dtype and on the device of `like`.
 
     All who ask for the same one while it is alive share it: do not write into it.
     """
     key = (rows, columns, seed, like.dtype, like.device)
     omega = _drawn.get(key)
     if omega is None:
-        generator = torch.Generator().manual_seed(seed)
-        empty = like.is_meta  # nobody reads the numbers there
-        omega = like.new_empty(rows, columns) if empty else torch.randn(rows, columns, generator=generator).to(like)
+        omega = like.new_empty(rows, columns) if like.is_meta else _normal(rows, columns, seed, like)
         _drawn[key] = omega
     return omega
+
+
+def _normal(rows: int, columns: int, seed: int, like: Tensor) -> Tensor:
+    generator = generator_for(like.device, seed)
+    dtype = torch.float32 if generator.device.type == "cpu" else like.dtype  # rounded afterwards, or as it is drawn
+    return torch.empty(rows, columns, dtype=dtype, device=generator.device).normal_(generator=generator).to(like)
 
 
 def seeded_basis(

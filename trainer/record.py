@@ -85,9 +85,16 @@ class Recorder:
         }
         if result.z_loss:
             row["z_loss"] = result.z_loss
+        if report.refused:
+            row["refused_parameters"] = report.refused
         self.metrics.write(row)
         self.console.step(row)
-        if report.skipped:
+        if report.refused:
+            self.event(
+                step,
+                f"step {step} skipped in part: the gradients of {report.refused} parameter(s) are not finite; the others moved",
+            )
+        elif report.skipped:
             self.event(step, f"step {step} skipped: the gradient is not finite; weights and states are as they were")
         if result.restarted:
             self.event(step, f"step {step}: {result.restarted} adapters merged into their weights and started anew")

@@ -65,13 +65,13 @@ def accumulate(
     model: nn.Module, batch: AnyBatch, micro_batch_size: int, targets: int, z_loss: float = 0.0
 ) -> tuple[float, float]:
     """Forward and backward over all micro-batches; returns the cross-entropy in nats per target, and the z-loss."""
-    total, z = 0.0, 0.0
+    total, z = torch.zeros((), dtype=torch.float64), 0.0
     for micro_batch in micro_batches(batch, micro_batch_size):
         sums = summed_losses(model, micro_batch, z_loss)
         (sums.total / targets).backward()  # type: ignore[no-untyped-call]
-        total += float(sums.cross_entropy / targets)
+        total = total + sums.cross_entropy / targets  # where it is: a GPU is not waited for before the next micro-batch
         z += float(sums.z / targets) if z_loss else 0.0
-    return total, z
+    return float(total), z
 
 
 def micro_batches(batch: AnyBatch, size: int) -> Iterator[AnyBatch]:

@@ -1,5 +1,6 @@
 """Whole runs on a small text: golden losses, bit-exact resume, signals, non-finite steps, a full disk."""
 
+import itertools
 import json
 import math
 import os
@@ -70,6 +71,13 @@ METHODS = {
     "low-rank": ["optim.method=lora", "optim.adapter=factors", "optim.rank=4"],
     "full": ["optim.method=full"],
 }
+IMMEDIATE = [
+    *METHODS["galore"],
+    "optim.update=immediate",
+    "optim.refresh=first-micro-batch",
+    "optim.max_grad_norm=null",
+    "train.micro_batch_size=8",
+]
 NEEDS = {"galore-8bit": "bitsandbytes", "lora": "peft", "relora": "peft"}
 
 
@@ -329,6 +337,29 @@ def test_too_many_bad_steps_in_a_row_end_the_run(corpus, tmp_path, monkeypatch):
         execute(corpus, tmp_path / "run", "train.max_skipped_steps=2")
     with pytest.raises(RunFailed, match=r"(?s)3 steps in a row.*; no checkpoint was saved"):
         execute(corpus, tmp_path / "unsaved", "train.max_skipped_steps=2", "train.save_steps=null")
+
+
+def test_an_immediate_run_whose_weights_are_lost_gives_up(corpus, tmp_path):
+    """Every layer steps alone there, and each refusal counts all the same."""
+    diverging = ["optim.learning_rate=1e30", "optim.warmup_ratio=0", "train.max_skipped_steps=2"]
+    with pytest.raises(RunFailed, match="3 steps in a row had gradients that are not finite"):
+        execute(corpus, tmp_path / "run", *IMMEDIATE, *diverging)
+    steps = rows(tmp_path / "run")
+    assert [row["skipped"] for row in steps[-3:]] == [True] * 3
+    assert steps[0]["grad_norm"] > 0
+
+
+def test_a_partial_step_is_in_metrics_and_events(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(ProjectedSlot, "squared_norm", squared_norm_with_a_nan(3, ProjectedSlot.squared_norm))
+    console = execute(corpus, tmp_path / "run", *IMMEDIATE)
+    (partial,) = [row for row in rows(tmp_path / "run") if row["skipped"]]
+    assert (partial["step"], partial["refused_parameters"]) == (1, 1)
+    assert any("step 1 skipped in part: the gradients of 1 parameter(s)" in message for message in console.messages)
+
+
+def squared_norm_with_a_nan(call, original):
+    calls = itertools.count(1)
+    return lambda slot: original(slot) * (math.nan if next(calls) == call else 1.0)
 
 
 def test_a_failed_save_is_told_and_tried_again_but_the_last_one_must_succeed(corpus, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -28,13 +29,34 @@ from galore.trainer.optim.subspace import ProjType
 
 @dataclass(frozen=True)
 class StepReport:
-    """What the last `step()` did: global norm before clipping, clip factor, layers refreshed, whether it was skipped."""
+    """What the last `step()` did.
+
+    Args:
+        grad_norm: global norm before clipping of what was applied, or of what was not since it is nan or inf.
+        grad_scale: the clip factor.
+        refreshed: layers that took a new subspace.
+        fallbacks: decompositions that failed, for which something else was taken.
+        skipped: whether a gradient that is not finite was left out. Then no weight has moved, nor the clock; only with
+            `update="immediate"` a step may be partial:
+        refused: parameters that kept their weight and state in it, while all others moved.
+    """
 
     grad_norm: float
     grad_scale: float
     refreshed: int
     fallbacks: int
     skipped: bool
+    refused: int = 0
+
+
+@dataclass
+class Tally:
+    """What has been applied since the last step: parameters, their Σ ‖gradient‖², layers refreshed; gradients refused."""
+
+    applied: int = 0
+    squares: float = 0.0
+    refreshed: int = 0
+    refused: int = 0
 
 
 class GaLoreAdamW(Stored):
@@ -137,8 +159,9 @@ class GaLoreAdamW(Stored):
         options = SlotOptions(refresh, stagger, update, state_dtype, accumulator_dtype, compensated, accumulation, seed)
         self.slots = build_slots(self.param_groups, self.state, options, lambda: self.clock)
         self._sketching = False
-        self._squared_norm: Tensor | None = None
+        self._norm: float | None = None  # of what is accumulated, once it is known
         self._grad_scale = 1.0
+        self._tally, self._fallbacks_told = Tally(), 0
         self._noise: RoundingNoise | None = None
         self.report: StepReport | None = None
         self.attached = True
@@ -187,7 +210,12 @@ class GaLoreAdamW(Stored):
         """Global norm of all accumulated gradients as they will be applied; `step()` scales them to `max_norm`.
 
         Returns the norm before clipping; nan or inf when any gradient is not finite.
+
+        Raises:
+            RuntimeError: with `update="immediate"`, what `max_norm` should clip is applied already.
         """
+        if self.update == "immediate" and max_norm is not None:
+            raise RuntimeError("update='immediate' has applied the gradients in the backward: nothing is left to clip")
         self._absorb_grads()
         active = self._active()
         alone = [
@@ -197,31 +225,43 @@ class GaLoreAdamW(Stored):
             raise RuntimeError(f"{alone[0]} is kept in int8: call hand_over_int8(model, optimizer) before training")
         for slot in active:
             slot.complete()
-        self._squared_norm = sum((slot.squared_norm() for slot in active), torch.zeros((), dtype=torch.float64))
-        norm = float(self._squared_norm.sqrt())
-        self._grad_scale = min(1.0, max_norm / (norm + 1e-12)) if max_norm is not None and norm > 0 else 1.0
-        return norm
+        if self.update == "immediate":
+            self._norm = self._tally.squares**0.5
+        else:
+            squares = sum((slot.squared_norm() for slot in active), torch.zeros((), dtype=torch.float64))
+            self._norm = float(squares.sqrt())
+        clips = max_norm is not None and self._norm > 0
+        self._grad_scale = min(1.0, max_norm / (self._norm + 1e-12)) if clips else 1.0
+        return self._norm
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Apply the accumulated gradients; or skip, leaving every tensor as it was, when one is not finite."""
+        """Apply the accumulated gradients; or skip, leaving every tensor as it was, when one is not finite.
+
+        `report` says which. With `update="immediate"` a gradient that is not finite is left out alone.
+        """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        norm = self.clip_grad_norm_(None) if self._squared_norm is None else float(self._squared_norm.sqrt())
-        finite = norm == norm and norm != float("inf")
-        applied = self.update == "immediate"  # in the hooks, so that no slot has a gradient any more
-        refreshed = sum(slot.due and (applied or slot.has_gradient) for slot in self.projected)
-        before = self._fallbacks()
-        if finite:
+        norm = self.clip_grad_norm_(None) if self._norm is None else self._norm
+        if math.isfinite(norm):
             update = Update(self._grad_scale, self._step_noise())
-            self.torn = True
             for slot in self._active():
-                slot.apply(update)
+                self._apply(slot, update)
+        tally, fallbacks = self._tally, self._fallbacks()
+        unmoved = not math.isfinite(norm) or (tally.refused > 0 and not tally.applied)
+        if not unmoved:
             self._tick()
-        self.torn = False
-        self.report = StepReport(norm, self._grad_scale, refreshed * finite, self._fallbacks() - before, not finite)
+        self.report = StepReport(
+            norm,
+            self._grad_scale,
+            tally.refreshed,
+            fallbacks - self._fallbacks_told,
+            skipped=unmoved or tally.refused > 0,
+            refused=0 if unmoved else tally.refused,
+        )
+        self.torn, self._tally, self._fallbacks_told = False, Tally(), fallbacks
         self.zero_grad()
         return loss
 
@@ -230,7 +270,7 @@ class GaLoreAdamW(Stored):
         super().zero_grad(set_to_none=True)
         for slot in self.slots.values():
             slot.discard()
-        self._squared_norm, self._grad_scale = None, 1.0
+        self._norm, self._grad_scale = None, 1.0
 
     def take(self, slot: ProjectedSlot, factors: Factors) -> None:
         """Accept a projected layer's gradient as factors, from the layer's own backward."""
@@ -262,11 +302,19 @@ class GaLoreAdamW(Stored):
 
     def _apply_now(self, slot: FullSlot) -> None:
         slot.complete()
-        if bool(torch.isfinite(slot.squared_norm())):
-            self.torn = True
-            slot.apply(Update(1.0, self._step_noise()))
-        else:
+        squared = float(slot.squared_norm())
+        if not math.isfinite(squared):
+            self._tally.refused += 1
             slot.discard()
+            return
+        self._tally.squares += squared
+        self._apply(slot, Update(1.0, self._step_noise()))
+
+    def _apply(self, slot: FullSlot, update: Update) -> None:
+        self.torn = True
+        self._tally.applied += 1
+        self._tally.refreshed += isinstance(slot, ProjectedSlot) and slot.due
+        slot.apply(update)
 
     def _absorb_grads(self) -> None:
         """Gradients set by hand, without a backward, are taken over as the hook would."""

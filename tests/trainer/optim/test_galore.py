@@ -252,6 +252,54 @@ def test_immediate_steps_in_the_hook():
         optimizer_for(net, update="immediate", accumulation=4)
 
 
+def test_immediate_reports_the_norm_of_what_it_applied():
+    net, plain = network(), network()
+    immediate, later = optimizer_for(net, update="immediate"), optimizer_for(plain, refresh="first-micro-batch")
+    x, y = torch.randn(16, 24), torch.randn(16, 24)
+    for each, optimizer in ((net, immediate), (plain, later)):
+        backward(each, x, y)
+        optimizer.step()
+    assert immediate.report.grad_norm == pytest.approx(later.report.grad_norm, rel=1e-6)
+    assert immediate.report.grad_norm > 0.1
+    assert (immediate.report.refreshed, immediate.report.skipped) == (3, False)
+    backward(net, x, y)
+    with pytest.raises(RuntimeError, match="nothing is left to clip"):
+        immediate.clip_grad_norm_(1.0)
+
+
+def test_a_partial_step_is_counted_and_named():
+    """One layer's gradient is not finite: it stays as it is, the others move, and the report says so."""
+    net = network()
+    optimizer = optimizer_for(net, update="immediate")
+    run(net, optimizer, 2, clip=None)
+    before = {name: p.detach().clone() for name, p in net.named_parameters()}
+    kept = {name: t.clone() for name, t in optimizer.state_tensors().items() if name.startswith("2.weight")}
+    net[2].weight.register_hook(lambda grad: grad * math.nan)
+    x, y = torch.randn(16, 24), torch.randn(16, 24)
+    backward(net, x, y)
+    optimizer.step()
+    moved = {name for name, p in net.named_parameters() if not torch.equal(p, before[name])}
+    assert moved == before.keys() - {"2.weight"}
+    assert all(torch.equal(optimizer.state_tensors()[name], tensor) for name, tensor in kept.items())
+    report = optimizer.report
+    assert (report.skipped, report.refused, optimizer.clock) == (True, 1, 3)
+    assert math.isfinite(report.grad_norm)
+    assert report.grad_norm > 0
+
+
+def test_an_immediate_step_that_moves_nothing_is_a_skipped_one():
+    net = network()
+    optimizer = optimizer_for(net, update="immediate")
+    before = [p.detach().clone() for p in net.parameters()]
+    backward(net, torch.full((16, 24), math.nan), torch.randn(16, 24))
+    optimizer.step()
+    assert all(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
+    report = optimizer.report
+    assert (report.skipped, report.refused, report.refreshed, optimizer.clock) == (True, 0, 0, 0)
+    run(net, optimizer, 1, clip=None)
+    assert (optimizer.report.skipped, optimizer.clock) == (False, 1)
+
+
 def test_decay_groups_and_settings_are_honoured():
     net = network()
     groups = galore_groups(net, 6, targets=["0"], weight_decay=0.5, scale=0.1)
