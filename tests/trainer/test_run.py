@@ -70,7 +70,7 @@ METHODS = {
     "low-rank": ["optim.method=lora", "optim.adapter=factors", "optim.rank=4"],
     "full": ["optim.method=full"],
 }
-NEEDS = {"galore-8bit": "bitsandbytes", "lora": "peft", "relora": "peft"}
+NEEDS = {"lora": "peft", "relora": "peft"}
 
 
 class Quiet:
