@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from galore.trainer.data.extras import refuse_missing
 from galore.trainer.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,16 +31,10 @@ def kernels(
 
     On a GPU times are measured, on tensors made for it; without one they are predicted for an RTX 4090.
     """
-    import importlib.util
+    refuse_missing("triton", "the table", "galore bench kernels")
 
     import torch
 
-    if importlib.util.find_spec("triton") is None:
-        raise UserError(
-            "triton is not installed",
-            where="galore bench kernels",
-            fix="pip install 'galore-llm[triton]' (Linux, x86-64)",
-        )
     here = torch.cuda.is_available()
     if tune and not here:
         raise UserError("there is no GPU to tune for", where="--tune", fix="leave it out for the predicted table")

@@ -53,12 +53,15 @@ def compare(
 
     from galore.cli.preparing import preparing
     from galore.trainer.compare.carry_out import carry_out
+    from galore.trainer.data.extras import no_plots
 
     root = output_dir or Path("runs") / f"compare-{loaded.name}"
     with preparing() as progress:
         carry_out(recipe, overrides or [], cells, root, _console, progress, lambda text: typer.secho(text, bold=True))
     typer.echo((root / "compare.md").read_text(encoding="utf-8"))
     typer.echo(f"wrote {root}/compare.md, compare.json" + (", compare.png" if (root / "compare.png").exists() else ""))
+    if why := no_plots():
+        typer.echo(why)
 
 
 def _console(loaded: LoadedRecipe) -> Console:

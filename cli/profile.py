@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from galore.cli.arguments import Overrides, Recipe
+from galore.trainer.data.extras import refuse_missing
 from galore.trainer.errors import UserError
 
 if TYPE_CHECKING:
@@ -105,6 +106,9 @@ def _refuse_contradictions(
         raise UserError(f"{picture} is no .png", where="--picture", fix="give it that ending")
     if fit is not None and fit.suffix not in (".yaml", ".yml"):
         raise UserError(f"{fit} is no .yaml", where="--fit", fix="give it that ending")
+    for option, given in (("--timeline", timeline), ("--picture", picture)):
+        if given is not None and given.suffix == ".png":
+            refuse_missing("matplotlib", "a picture", option, "write --timeline as .html" if given is timeline else "")
     for option, given in (("--timeline", timeline), ("--picture", picture), ("--fit", fit)):
         if given is not None and not given.absolute().parent.is_dir():
             raise UserError(f"there is no folder {given.parent}", where=option, fix="make it, or write elsewhere")
@@ -168,8 +172,11 @@ def _show(loaded: LoadedRecipe, profile: Profile, advice: Advice | None) -> None
 
 
 def _compare(loaded: LoadedRecipe, card: Card, as_json: bool, picture: Path | None) -> None:
+    from galore.trainer.data.extras import missing
     from galore.trainer.memory.compare import compare
 
+    if why := missing("peft"):
+        typer.echo(f"LoRA is left out: {why}", err=True)
     with _told_on_stderr() as tell:
         tell("tracing")
         found = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import logging
 from typing import Any
 
@@ -17,17 +18,44 @@ _REST = (1 << 23) - 1  # below the code in an int32
 
 
 @functools.cache
-def _functional() -> Any:
+def bitsandbytes() -> tuple[Any, str]:
+    """`bitsandbytes.functional` and "", or None and why it cannot be used: nothing but speed depends on it."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns about kernels that are not used here
-    import bitsandbytes.functional
+    try:
+        return importlib.import_module("bitsandbytes.functional"), ""
+    except ModuleNotFoundError:
+        return None, "bitsandbytes is not installed (pip install 'galore-llm[8bit]')"
+    except Exception as error:  # a library of it that this machine cannot load has many ways to say so
+        return None, f"bitsandbytes cannot be imported ({(str(error) or type(error).__name__).splitlines()[0]})"
 
-    return bitsandbytes.functional
+
+def path() -> tuple[str, str]:
+    """What reads 8-bit states where Triton's kernels do not, and why."""
+    library, why = bitsandbytes()
+    return (
+        ("torch", f"{why}; the values are the same") if library is None else ("bitsandbytes", "beside Triton's kernels")
+    )
 
 
 @functools.cache
 def code(signed: bool, device: torch.device) -> Tensor:
     """The 256 fp32 values of the dynamic map, signed for first moments and unsigned for second moments."""
-    return torch.as_tensor(_functional().create_dynamic_map(signed=signed)).to(device)
+    decades = [10.0**exponent * _middles(2 ** (exponent + (6 if signed else 7))) for exponent in range(-6, 1)]
+    opposite = [-values for values in decades] if signed else []
+    return torch.cat([*decades, *opposite, torch.tensor([0.0, 1.0])]).sort().values.to(device)
+
+
+def _middles(parts: int) -> Tensor:
+    """fp32 (parts,): the middles of equal parts of [0.1, 1]. Their edges are counted from the nearer end, each rounded once.
+
+    So does `torch.linspace` on processors that multiply and add in one instruction; others give other last bits, which
+    a format cannot have.
+    """
+    ends = torch.tensor([0.1, 1.0])
+    (low, high), step = ends.double(), ends.diff().div(parts).double()
+    edge = torch.arange(parts + 1, dtype=torch.float64)
+    edges = torch.where(edge < (parts + 1) // 2, low + step * edge, high - step * (parts - edge)).float()
+    return (edges[1:] + edges[:-1]) / 2
 
 
 @functools.cache
@@ -61,8 +89,8 @@ def _nearest(scaled: Tensor, signed: bool) -> Tensor:
 
 
 def _look_up(table: Tensor, index: Tensor) -> Tensor:
-    """table (n,) at index (blocks, 256). `index_select` is faster, but has one thread; `gather` shares out rows."""
-    if torch.get_num_threads() == 1:
+    """table (n,) at index (blocks, 256). `index_select` is faster, but has one thread on the CPU; `gather` shares out rows."""
+    if torch.get_num_threads() == 1 or device_type(table) == "cuda":
         return table.index_select(0, index.view(-1).int()).view(index.shape)
     return table.expand(SHARES, -1).gather(1, index.view(SHARES, -1).long()).view(index.shape)
 
@@ -75,21 +103,30 @@ def quantize_(codes: Tensor, absmax: Tensor, value: Tensor, signed: bool) -> Non
     On the CPU the nearest code is found here: bitsandbytes' own CPU kernel sends an exact 0 to the map's fifth value
     above it, and a moment of 0 must stay 0.
     """
-    if device_type(value) == "cuda":
-        out, state = _functional().quantize_blockwise(value, code=code(signed, value.device), blocksize=BLOCK_SIZE)
+    library, _ = bitsandbytes() if device_type(value) == "cuda" else (None, "")
+    if library is not None:
+        out, state = library.quantize_blockwise(value, code=code(signed, value.device), blocksize=BLOCK_SIZE)
         codes.copy_(out)
         absmax.copy_(state.absmax)
         return
-    tail = -value.numel() % BLOCK_SIZE
-    blocks = (torch.nn.functional.pad(value, (0, tail)) if tail else value).view(-1, BLOCK_SIZE)
+    blocks = _in_blocks(value)
     torch.maximum(blocks.amax(1).abs_(), blocks.amin(1).abs_(), out=absmax)
     blocks.div_(absmax.clamp_min(torch.finfo(torch.float32).tiny)[:, None])
     codes.copy_(_nearest(blocks, signed).view(-1)[: value.numel()])
 
 
 def dequantize(stored: Tensor, absmax: Tensor, signed: bool) -> Tensor:
-    """(uint8 (k,), absmax (⌈k/256⌉,)) → fp32 (k,)."""
-    value: Tensor = _functional().dequantize_blockwise(
-        stored, absmax=absmax, code=code(signed, stored.device), blocksize=BLOCK_SIZE
-    )
-    return value
+    """(uint8 (k,), absmax (⌈k/256⌉,)) → fp32 (k,). The same bits with and without bitsandbytes."""
+    library, _ = bitsandbytes()
+    if library is not None:
+        values = code(signed, stored.device)
+        value: Tensor = library.dequantize_blockwise(stored, absmax=absmax, code=values, blocksize=BLOCK_SIZE)
+        return value
+    values = _look_up(code(signed, stored.device), _in_blocks(stored))
+    return values.mul_(absmax[:, None]).view(-1)[: stored.numel()]
+
+
+def _in_blocks(x: Tensor) -> Tensor:
+    """x (k,) as (⌈k/256⌉, 256): itself, or a copy with zeros behind it."""
+    tail = -x.numel() % BLOCK_SIZE
+    return (torch.nn.functional.pad(x, (0, tail)) if tail else x).view(-1, BLOCK_SIZE)

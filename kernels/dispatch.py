@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
+from galore.kernels import blockwise
 from galore.kernels.device import device_type
 
 Backend = Literal["auto", "torch", "triton"]
@@ -170,6 +171,7 @@ def explain(device: str, problems: Iterable[Problem] = ()) -> list[Path]:
     return [
         Path("linear_cross_entropy", "torch, chunked", "the logits never exist whole; softmax in fp32"),
         *[path for problem in problems or (_TYPICAL,) for path in _paths(torch.device(device), problem, gemm)],
+        Path("8-bit states", *blockwise.path()),
         Path("subspace", "torch.linalg, fp32", "falls back to float64 eigh / QR, counted, where it does not converge"),
     ]
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from galore.kernels import blockwise
 from galore.kernels.cuda import prepare_cuda
 from galore.kernels.device import device_type
 from galore.kernels.dispatch import ENVIRONMENT, BackendError, summary
@@ -144,6 +145,8 @@ def _told(recipe: Recipe, optimizer: GaLoreAdamW, device: torch.device) -> list[
     inside = sum(slot.factored for slot in optimizer.projected)
     lines = [f"projection: of {inside} matrices inside their layers' backward"] if inside else []
     lines += _paths(optimizer, device)
+    if recipe.optim.state_dtype == "8bit":
+        lines.append("8-bit states: {} ({})".format(*blockwise.path()))
     if device.type == "cuda":
         lines.append(ask_for_expandable_segments(recipe.train.expandable_segments))
     return lines

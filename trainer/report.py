@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from galore.trainer import sections
+from galore.trainer.data.extras import install
 from galore.trainer.durable import replace_file
 from galore.trainer.errors import RunFailed
 from galore.trainer.history import History
@@ -12,9 +13,7 @@ from galore.trainer.markdown import section
 from galore.trainer.plots import draw
 from galore.trainer.rundir import RunDir
 
-WITHOUT_PLOTS = (
-    "Plots need matplotlib: `pip install 'galore-llm[plots]'`, then `--resume`, which writes this report anew.\n"
-)
+WITHOUT_PLOTS = f"Plots need matplotlib: `{install('matplotlib')}`, then `--resume`, which writes this report anew.\n"
 
 
 def write_report(run_dir: RunDir) -> Path:

@@ -8,6 +8,7 @@ from typing import Any
 from galore.trainer.build import Run, build
 from galore.trainer.checkpoint import bytes_for, most_beside
 from galore.trainer.data.batch import Progress, silent
+from galore.trainer.data.extras import no_plots, refuse_missing_extras
 from galore.trainer.data.labelled import LabelledData
 from galore.trainer.diskspace import require_for_run
 from galore.trainer.durable import replace_file
@@ -37,7 +38,10 @@ def run_training(
     Raises:
         UserError: bad input (exit code 2); RunFailed (1); Interrupted (75) once the state is saved.
     """
+    refuse_missing_extras(loaded.recipe)
     directory = RunDir.create(output_dir, resume)
+    if why := no_plots():
+        console.message(why)
     with directory.locked():
         forget_peak()
         baseline = current_and_peak("cpu").current

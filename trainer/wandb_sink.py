@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from galore.trainer.data.extras import require
 from galore.trainer.durable import replace_file
 from galore.trainer.errors import UserError
 from galore.trainer.metrics import Row, Sink
@@ -28,11 +29,7 @@ def make_sink(recipe: Recipe, run_dir: RunDir, warn: Callable[[str], None] = pri
     """
     if recipe.log.report_to == "none":
         return None
-    try:
-        import wandb
-    except ImportError as error:
-        fix = "pip install 'galore-llm[wandb]', or set log.report_to: none"
-        raise UserError("wandb is not installed", where="log.report_to", fix=fix) from error
+    wandb = require("wandb", "report_to: wandb", "log.report_to", "set log.report_to: none")
     return WandbSink(_begin(wandb, recipe, run_dir), warn)
 
 

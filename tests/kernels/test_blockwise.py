@@ -1,14 +1,25 @@
 """8-bit storage keeps what bitsandbytes' own format keeps, and takes the nearest of its values."""
 
+import hashlib
+
 import pytest
 import torch
 
-pytest.importorskip("bitsandbytes", reason="the 8bit extra is not installed")
 from galore.kernels import blockwise
 from galore.kernels.blockwise import BLOCK_SIZE, code, dequantize, quantize_
 from galore.kernels.device import meta_stands_for
 
 ONE = 0x3F800000  # the bits of 1.0
+
+
+@pytest.fixture
+def oracle():
+    return pytest.importorskip("bitsandbytes.functional", reason="the 8bit extra is not installed")
+
+
+@pytest.fixture
+def without_bitsandbytes(monkeypatch):
+    monkeypatch.setattr(blockwise, "bitsandbytes", lambda: (None, "blocked"))
 
 
 @pytest.fixture(params=[1, 2], autouse=True)
@@ -50,6 +61,62 @@ def beside_one(value):
     """`value` in blocks that each start with 1, so that absmax is 1."""
     rows = torch.nn.functional.pad(value, (0, -value.numel() % (BLOCK_SIZE - 1))).view(-1, BLOCK_SIZE - 1)
     return torch.nn.functional.pad(rows, (1, 0), value=1.0).view(-1)
+
+
+@pytest.mark.parametrize(("signed", "digest"), [(True, "e732639a65f4"), (False, "305f002cc112")])
+def test_the_map_is_a_constant(signed, digest):
+    values = code.__wrapped__(signed, torch.device("cpu"))
+    assert hashlib.sha256(values.numpy().astype("<f4").tobytes()).hexdigest().startswith(digest)
+
+
+@pytest.mark.skipif(torch.backends.cpu.get_cpu_capability() == "DEFAULT", reason="torch.linspace rounds twice here")
+@pytest.mark.parametrize("signed", [True, False])
+def test_the_map_is_that_of_bitsandbytes(signed, oracle):
+    theirs = oracle.create_dynamic_map(signed=signed)
+    assert torch.equal(code(signed, torch.device("cpu")).view(torch.int32), theirs.view(torch.int32))
+
+
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize("length", [0, 1, 255, 256, 257, 1000, 1 << 16])
+def test_codes_are_read_as_by_bitsandbytes(length, signed, oracle, without_bitsandbytes):
+    codes = torch.arange(length).mul(7).to(torch.uint8)
+    absmax = torch.logspace(-44, 38, -(-length // BLOCK_SIZE))
+    theirs = oracle.dequantize_blockwise(
+        codes, absmax=absmax, code=code(signed, torch.device("cpu")), blocksize=BLOCK_SIZE
+    )
+    assert torch.equal(dequantize(codes, absmax, signed).view(torch.int32), theirs.view(torch.int32))
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_no_code_of_bitsandbytes_is_nearer(signed, oracle):
+    """Its CPU kernel looks the codes up in coarse steps, and misses the nearest of some."""
+    torch.manual_seed(0)
+    value = torch.randn(1 << 14) * torch.logspace(-4, 0, 1 << 14)
+    value = value if signed else value.square()
+    (codes, absmax), values = quantized(value, signed), code(signed, torch.device("cpu"))
+    theirs, state = oracle.quantize_blockwise(value, code=values, blocksize=BLOCK_SIZE)
+    assert torch.equal(absmax, state.absmax)
+    assert (codes != theirs).float().mean() < 0.05
+    scaled = value.double() / absmax.repeat_interleave(BLOCK_SIZE)
+    near, beside = ((values[each.int()].double() - scaled).abs() for each in (codes, theirs))
+    assert bool((near <= beside + 1e-7 * scaled.abs()).all())
+
+
+def test_a_library_that_cannot_be_loaded_is_none(monkeypatch):
+    def broken(name):
+        raise OSError("libcudart.so.12: cannot open shared object file\nmore")
+
+    monkeypatch.setattr(blockwise.importlib, "import_module", broken)
+    library, why = blockwise.bitsandbytes.__wrapped__()
+    assert library is None
+    assert why == "bitsandbytes cannot be imported (libcudart.so.12: cannot open shared object file)"
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_without_bitsandbytes_a_gpu_takes_the_nearest_codes_too(signed, without_bitsandbytes, monkeypatch):
+    monkeypatch.setattr(blockwise, "device_type", lambda tensor: "cuda")
+    value = torch.linspace(-1, 1, 1000)
+    assert_nearest(value if signed else value.abs(), signed)
 
 
 @pytest.mark.parametrize("length", [256, 1000, 4096 + 17])
@@ -137,7 +204,9 @@ def test_only_what_is_given_is_written():
 
 
 @pytest.mark.parametrize("kind", ["cpu", "cuda", "meta"])
-def test_tensors_without_memory_pass(kind):
+@pytest.mark.parametrize("library", [True, False])
+def test_tensors_without_memory_pass(kind, library, request):
+    request.getfixturevalue("oracle" if library else "without_bitsandbytes")
     codes, absmax = torch.empty(600, dtype=torch.uint8, device="meta"), torch.empty(3, device="meta")
     with meta_stands_for(kind):
         quantize_(codes, absmax, torch.empty(600, device="meta"), True)

@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-pytest.importorskip("bitsandbytes", reason="the 8bit extra is not installed")
 from galore.kernels import fp8, reference
 from galore.kernels.blockwise import code
 from galore.kernels.moments import Moments

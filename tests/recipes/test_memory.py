@@ -32,7 +32,7 @@ def test_every_recipe_of_a_model_from_its_dimensions_has_its_row() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_verdict_of(name: str) -> None:
-    pytest.importorskip("bitsandbytes" if "8bit" in name else "peft" if "lora" in name else "torch")
+    pytest.importorskip("peft" if "lora" in name else "torch")
     loaded = load_recipe(name)
     profile = profile_on(loaded, card("rtx4090"))
     _, batch, allocated, total, limit, verdict = ROWS[name]

@@ -78,7 +78,7 @@ IMMEDIATE = [
     "optim.max_grad_norm=null",
     "train.micro_batch_size=8",
 ]
-NEEDS = {"galore-8bit": "bitsandbytes", "lora": "peft", "relora": "peft"}
+NEEDS = {"lora": "peft", "relora": "peft"}
 
 
 class Quiet:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from galore.trainer.data.batch import Progress
+from galore.trainer.data.extras import refuse_missing_extras
 from galore.trainer.errors import Interrupted, RunFailed, UserError
 from galore.trainer.metrics import Console
 from galore.trainer.recipe.load import LoadedRecipe, recipe_from_resolved
@@ -57,6 +58,7 @@ def run_jobs(
         UserError: a run that is there was another one. Interrupted: by a signal, all saved.
     """
     for job in jobs:
+        refuse_missing_extras(job.loaded.recipe)
         refuse_another(root / job.folder, job.loaded)
     failures: Failures = {}
     for number, job in enumerate(jobs, 1):

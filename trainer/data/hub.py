@@ -50,7 +50,7 @@ class HubSplit:
         """
         if not Path(self.path).exists():
             spare_retries()  # before datasets is imported, which asks only once
-        datasets = require("datasets", "data")
+        datasets = require("datasets")
         datasets.disable_progress_bars()
         try:
             rows = datasets.load_dataset(self.path, self.config, split=self.split, streaming=True)

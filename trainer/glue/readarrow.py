@@ -20,7 +20,7 @@ BATCH_ROWS = 4096
 
 def read_parquet(path: Path, task: Task, labelled: bool) -> Iterator[Raw]:
     """The rows of one parquet file. Raises Fault."""
-    arrow, parquet = require("pyarrow", "data"), require("pyarrow.parquet", "data")
+    arrow, parquet = require("pyarrow"), require("pyarrow.parquet")
     with opened(path) as stream, stream.seekable() as file:
         try:
             table = parquet.ParquetFile(file)
@@ -41,7 +41,7 @@ def read_hub(path: str, task: Task, split: str, cache_dir: Path | None) -> Itera
         Fault: the columns or labels are not those of the task.
         UserError: no such data set, configuration or split, or no network.
     """
-    datasets = require("datasets", "data")
+    datasets = require("datasets")
     datasets.disable_progress_bars()
     try:
         table = datasets.load_dataset(path, task.name, split=split, cache_dir=str(cache_dir) if cache_dir else None)
@@ -91,7 +91,7 @@ def _values(batch: Any, name: str | None) -> Sequence[Any]:
     """Python values of a column; texts as bytes, for Arrow does not promise UTF-8."""
     if name is None:
         return [None] * int(batch.num_rows)
-    arrow = require("pyarrow", "data")
+    arrow = require("pyarrow")
     column = batch.column(batch.schema.names.index(name))
     if arrow.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from galore.trainer.data.extras import missing
 from galore.trainer.memory.cards import Card
 from galore.trainer.memory.plan import profile_on
 from galore.trainer.memory.profile import Profile
@@ -17,7 +18,7 @@ FLOATS, BYTES = {"optim.state_dtype": "float32"}, {"optim.state_dtype": "8bit"}
 
 
 def methods(recipe: Recipe) -> dict[str, dict[str, object]]:
-    """Name → settings that make the method of `recipe`; ranks and all else stay as they are."""
+    """Name → settings that make the method of `recipe`, LoRA where peft is; ranks and all else stay as they are."""
     at_once = {
         **ADAPTER,
         "optim.method": "galore",
@@ -35,7 +36,7 @@ def methods(recipe: Recipe) -> dict[str, dict[str, object]]:
     return {
         "AdamW": {"optim.method": "full", **stepwise, **FLOATS},
         "AdamW 8-bit": {"optim.method": "full", **stepwise, **BYTES},
-        f"LoRA {rank}": {"optim.method": "lora", **stepwise, **FLOATS},
+        **({} if missing("peft") else {f"LoRA {rank}": {"optim.method": "lora", **stepwise, **FLOATS}}),
         f"GaLore {rank}": {**GALORE, **stepwise, **FLOATS},
         f"GaLore {rank}, update in the hook": {**at_once, **FLOATS},
         f"GaLore 8-bit {rank}": {**GALORE, **stepwise, **BYTES},

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from typing import Any
 
-from galore.trainer.errors import UserError
+from galore.trainer.data.extras import require
 from galore.trainer.format import GIB, size
 from galore.trainer.memory.categories import CATEGORIES, spoken
 from galore.trainer.memory.colors import COLORS
@@ -81,16 +81,9 @@ def bars_png(rows: Rows, limit: int | None, title: str) -> bytes:
 
 
 def _render(draw: Callable[[Any], None], inches: tuple[float, float]) -> bytes:
-    try:
-        from matplotlib import rc_context
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise UserError(
-            f"a picture needs the package `matplotlib`, which cannot be imported ({error})",
-            fix="pip install 'galore-llm[plots]'",
-        ) from error
-    with rc_context(STYLE | {"text.parse_math": False}):  # a title may hold a $
-        figure = Figure(figsize=inches, dpi=130, layout="constrained")
+    matplotlib, figures = require("matplotlib", "a picture"), require("matplotlib.figure", "a picture")
+    with matplotlib.rc_context(STYLE | {"text.parse_math": False}):  # a title may hold a $
+        figure = figures.Figure(figsize=inches, dpi=130, layout="constrained")
         draw(figure)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png")

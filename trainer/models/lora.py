@@ -22,6 +22,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from galore.trainer.data.extras import require
 from galore.trainer.errors import UserError
 from galore.trainer.models.classifier import head_modules
 from galore.trainer.optim.groups import target_modules
@@ -146,13 +147,7 @@ def without_adapters(model: Any) -> PreTrainedModel:
 
 def _peft() -> Any:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it; it warns about kernels not used here
-    try:
-        import peft
-    except ImportError as error:
-        raise UserError(
-            "LoRA needs the package peft", where="optim.method", fix="pip install 'galore-llm[lora]'"
-        ) from error
-    return peft
+    return require("peft", "LoRA", "optim.method")
 
 
 @contextmanager

@@ -112,6 +112,14 @@ def test_predicted_is_measured(tiny: Tiny, plain_cpu: None, tables: None, method
     assert -beside - 0.002 * peak <= peak - measured.allocator_bytes <= 0.002 * peak
 
 
+@pytest.mark.parametrize("method", ["8bit", "rotate"])
+def test_predicted_is_measured_without_bitsandbytes(
+    tiny: Tiny, plain_cpu: None, tables: None, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blockwise, "bitsandbytes", lambda: (None, "blocked"))
+    test_predicted_is_measured(tiny, plain_cpu, tables, method, 1)
+
+
 @pytest.fixture(scope="module")
 def tables() -> None:
     """Those of 8-bit codes, made once per process: an optimizer has taken a step."""
@@ -119,8 +127,8 @@ def tables() -> None:
     optimizer = GaLoreAdamW([parameter], state_dtype="8bit")
     parameter.sum().backward()
     optimizer.step()
-    for signed in (True, False):
-        blockwise.code(signed, torch.device("meta"))
+    for signed, device in itertools.product((True, False), ("cpu", "meta")):
+        blockwise.code(signed, torch.device(device))
 
 
 def without_tables(trace: Trace) -> Trace:

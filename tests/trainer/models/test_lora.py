@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import builtins
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -164,14 +164,7 @@ def test_adapters_on_meta_allocate_nothing_and_are_of_the_type_they_would_be(bui
 
 
 def test_without_peft_the_extra_is_named(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = builtins.__import__
-
-    def without_peft(name: str, *args: Any, **kwargs: Any) -> Any:
-        if name == "peft":
-            raise ImportError
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without_peft)
+    monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(UserError, match="peft") as refused:
         add_adapters(build(), lora(), seed=0)
     assert refused.value.fix == "pip install 'galore-llm[lora]'"

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from galore.kernels import reference
+from galore.kernels import blockwise, reference
 from galore.trainer.optim import GaLoreAdamW, galore_groups
 
 SHAPES = [(12, 30), (30, 12), (16, 16)]
@@ -339,3 +339,24 @@ def test_parameters_can_pass_to_another_optimizer():
     second.release()
     backward(net, torch.randn(4, 24), torch.randn(4, 24))
     assert all(p.grad is not None for p in net.parameters())
+
+
+@pytest.mark.parametrize("options", [{}, {"transport": "rotate"}])
+def test_8_bit_states_take_the_same_steps_without_bitsandbytes(options, monkeypatch):
+    pytest.importorskip("bitsandbytes", reason="the 8bit extra is not installed")
+
+    def trained():
+        torch.manual_seed(0)
+        net = nn.Linear(96, 131, bias=False)
+        optimizer = GaLoreAdamW(
+            [{"params": [net.weight], "rank": 48}], lr=1e-2, update_proj_gap=3, state_dtype="8bit", **options
+        )
+        for _ in range(7):
+            net(torch.randn(16, 96)).square().mean().backward()
+            optimizer.step()
+        assert {tensor.dtype for tensor in optimizer.state[net.weight].values()} >= {torch.uint8}
+        return net.weight
+
+    expected = trained()
+    monkeypatch.setattr(blockwise, "bitsandbytes", lambda: (None, "blocked"))
+    assert torch.equal(trained(), expected)

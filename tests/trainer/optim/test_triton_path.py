@@ -4,7 +4,6 @@ import pytest
 import torch
 
 pytest.importorskip("triton", reason="the kernels need the optional package triton")
-pytest.importorskip("bitsandbytes", reason="the 8bit extra is not installed")
 import triton_interpreter
 from kernel_machines import Interpreter, relative_error
 
