@@ -27,6 +27,7 @@ from typer.core import TyperGroup
 
 from galore.trainer.errors import RunFailed, UserError, system_error
 from galore.trainer.printable import masked, presentable, shortened
+from galore.trainer.reading import NotReadable
 
 if TYPE_CHECKING:
     from galore.trainer.checkpoint import Skipped
@@ -45,6 +46,7 @@ REMEDIES = {
     **dict.fromkeys(DISK_FULL, "free some space; `galore doctor` shows how much there is"),
     **dict.fromkeys(FORBIDDEN, "choose a place you may read and write"),
     errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ELOOP: "name a path whose links end somewhere",
     errno.EMFILE: "raise the limit of open files: ulimit -n 4096",
     errno.EFBIG: "raise the limit of file sizes, ulimit -f unlimited, or choose another file system",
     errno.ENOLCK: "choose a file system with file locks",
@@ -81,6 +83,8 @@ def as_user_error(error: Exception) -> UserError:
     """What the user is told of `error`: as it is, what the system refused, that memory ran out, or that it is a bug."""
     if isinstance(error, UserError):
         return error
+    if isinstance(error, NotReadable):
+        return UserError(str(error.strerror), where=str(error.filename), fix="name a regular file")
     if refused := system_error(error):
         return _of_system(refused, error)
     told = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -100,7 +104,7 @@ def _of_system(refused: OSError, error: Exception) -> UserError:
     if number in DISK_FULL:
         return RunFailed("the disk is full", where=where, fix=REMEDIES[number])
     what = (refused.strerror or os.strerror(number or 0)).lower()
-    if number in FORBIDDEN:
+    if number in (*FORBIDDEN, errno.ENAMETOOLONG, errno.ELOOP):
         return kind(what, where=where, fix=REMEDIES[number])
     remedy = REMEDIES.get(number or 0, "see whether the disk, the network or the file is as it should be")
     return kind(f"{what}, {_doing(error)}", where=where, fix=f"{remedy}; details are in {_keep_traceback(error)}")

@@ -29,7 +29,7 @@ from galore.trainer.models.cpu import optimize_decoder
 from galore.trainer.models.decoder import build_decoder, refuse_encoder
 from galore.trainer.optim import GaLoreAdamW, hand_over_int8, project_in_backward
 from galore.trainer.parameters import ParameterRow, build_optimizer, clamped_ranks, left_full_rank, parameter_table
-from galore.trainer.recipe.load import LoadedRecipe, recipe_from_resolved
+from galore.trainer.recipe.load import LoadedRecipe, recipe_of_run
 from galore.trainer.recipe.resume import changed_mathematics
 from galore.trainer.recipe.schema import Recipe
 from galore.trainer.rundir import RunDir
@@ -231,7 +231,7 @@ def _together(model: nn.Module, optimizer: GaLoreAdamW) -> str:
 
 
 def _refuse_other_mathematics(directory: RunDir, recipe: Recipe) -> None:
-    old = recipe_from_resolved(directory.recipe.read_text(), str(directory.recipe))
+    old = recipe_of_run(directory.recipe)
     changed = changed_mathematics(old, recipe)
     if changed:
         raise UserError(

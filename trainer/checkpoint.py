@@ -25,6 +25,7 @@ from galore.trainer.durable import Written, sync_directory, write_file
 from galore.trainer.errors import RunFailed
 from galore.trainer.manifest import NAME as MANIFEST
 from galore.trainer.manifest import Damaged, Manifest, verify
+from galore.trainer.reading import read_bounded
 from galore.trainer.rotation import REPLACED, UNFINISHED, discard, rotate, step_directories, trust, unfinished
 from galore.trainer.tensorfile import stream, tensor_bytes
 
@@ -147,7 +148,7 @@ def _open(step: int, path: Path) -> Checkpoint:
         raise Damaged(f"{MANIFEST} is of step {manifest.step}: the directory was renamed")
     if STATE not in manifest.files:
         raise Damaged(f"{MANIFEST} does not list {STATE}")
-    state = json.loads((path / STATE).read_bytes())
+    state = json.loads(read_bounded(path / STATE))
     trust(path, manifest)
     groups = tuple(name.removesuffix(SUFFIX) for name in manifest.files if name.endswith(SUFFIX))
     return Checkpoint(step, path, state, groups)

@@ -16,6 +16,7 @@ from galore.trainer.durable import sync_directory
 from galore.trainer.errors import RunFailed, UserError, system_error
 from galore.trainer.modelcard import model_card
 from galore.trainer.models.pretrained import kind_of
+from galore.trainer.reading import user_path
 from galore.trainer.runmodel import StoredModel, load_run_model
 
 
@@ -46,7 +47,7 @@ def export(run: str, out: Path) -> Exported:
         UserError: `out` is a file or a folder that is not empty, or `run` cannot be loaded.
         RunFailed: the disk is full or `out` cannot be written.
     """
-    out = out.expanduser().absolute()
+    out = user_path(str(out)).absolute()
     _refuse_used(out)
     stored = load_run_model(run)
     try:

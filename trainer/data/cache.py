@@ -16,6 +16,7 @@ from typing import Any
 
 from galore.trainer.data.batch import Progress
 from galore.trainer.errors import RunFailed, UserError, system_error
+from galore.trainer.reading import user_path
 
 LOCK_POLL_SECONDS = 0.2
 
@@ -27,7 +28,7 @@ def cache_root(cache_dir: str | None, base_dir: Path) -> Path:
         UserError: it cannot be created or written.
     """
     default = os.environ.get("GALORE_CACHE") or "~/.cache/galore"
-    root = base_dir / Path(cache_dir or default).expanduser()
+    root = base_dir / user_path(cache_dir or default)
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -14,6 +14,7 @@ from galore.trainer.data.quality import BadRow, BadRows, check, decode
 from galore.trainer.data.rowfields import text_of_object
 from galore.trainer.errors import RunFailed, UserError
 from galore.trainer.offline import spare_retries
+from galore.trainer.reading import user_path
 from galore.trainer.recipe.schema import DataSection
 
 State = dict[str, Any]
@@ -36,7 +37,7 @@ class HubSplit:
         """Raises UserError: `data.path` is a list."""
         if not isinstance(section.path, str):
             raise UserError("names several data sets", where="data.path", fix="source: hub streams one; name one")
-        local = base_dir / Path(section.path).expanduser()
+        local = base_dir / user_path(section.path)
         path = str(local) if local.exists() else section.path
         conversations = section if section.instruct else None
         return cls(path, section.hub_config, split, section.text_field, section.max_document_bytes, conversations)

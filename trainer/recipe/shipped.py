@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import galore.recipes
+from galore.trainer.reading import is_there, user_path
 from galore.trainer.recipe.problems import Place, Problem, RecipeError
 from galore.trainer.recipe.suggest import nearest
 
@@ -38,8 +39,8 @@ def locate(name_or_path: str, beside: Path = Path(), asked: tuple[Place, str] | 
     """
     if is_shipped(name_or_path):
         return FOLDER / f"{name_or_path}.yaml"
-    path = beside / Path(name_or_path).expanduser()
-    if path.exists():
+    path = beside / user_path(name_or_path)
+    if is_there(path):
         return path
     place, key = asked or (Place(name_or_path), "")
     what = "no such file" if _looks_like_file(name_or_path) else "neither a shipped recipe nor a file"

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from galore.trainer.reading import NotReadable, read_bounded
 from galore.trainer.recipe.problems import Place, Problem, RecipeError
 from galore.trainer.recipe.syntax import RecipeLoader, scalar
 
@@ -49,12 +50,12 @@ def read_text(path: Path, origin: str) -> str:
             origin, "is a folder, not a recipe", f"name a file in it: {', '.join(found[:5])}" if found else ""
         )
     try:
-        if path.stat().st_size > LARGEST_RECIPE_BYTES:
-            raise _refusal(origin, f"has {path.stat().st_size:,} bytes: a recipe is a few kilobytes of YAML")
-        text = path.read_bytes().decode("utf-8-sig")
+        text = read_bounded(path, LARGEST_RECIPE_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         what = f"is not a text file: byte {error.object[error.start]:#04x} at {error.start} is not UTF-8"
         raise _refusal(origin, what) from None
+    except NotReadable as error:
+        raise _refusal(origin, f"{error.strerror}: a recipe is a file of a few kilobytes of YAML") from None
     except OSError as error:
         raise _refusal(origin, f"cannot be read: {error.strerror}") from None
     if "\0" in text:
