@@ -72,7 +72,10 @@ def test_message_is_one_text(tmp_path: Path) -> None:
         ("optim: {rank: }", "r.yaml:3:9: optim.rank: expected an integer > 0 or a number > 0 and < 1, got nothing"),
         ("optim: {rank: null}", "r.yaml:3:9: optim.rank: expected an integer > 0 or a number > 0 and < 1, got null"),
         ("optim: {rank: [1]}", "r.yaml:3:9: optim.rank: expected an integer > 0 or a number > 0 and < 1, got [1]"),
-        ("optim: {scale: .inf}", "r.yaml:3:9: optim.scale: expected a number > 0 or null, got .inf"),
+        (
+            "optim: {scale: .inf}",
+            "r.yaml:3:9: optim.scale: expected a number ≥ 1.17549e-38 and ≤ 3.40282e+38 or null, got .inf",
+        ),
         ("optim: {learning_rate: inf}", "r.yaml:3:9: optim.learning_rate: expected a number > 0, got 'inf'"),
         ("optim: {learning_rate: nan}", "r.yaml:3:9: optim.learning_rate: expected a number > 0, got 'nan'"),
         ("optim: {adam_beta1: 1}", "r.yaml:3:9: optim.adam_beta1: expected a number ≥ 0 and < 1, got 1"),
