@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +37,8 @@ from galore.trainer.rundir import RunDir
 from galore.trainer.state import restore
 
 DRY_RUN_VOCABULARY = 32_000  # rows of the embedding where neither recipe nor model says; a dry run reads no corpus
+
+THREADS_PER_CORE = 16
 
 
 @dataclass
@@ -168,8 +171,15 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_threads(number: int | None) -> None:
-    """`train.num_threads` for this process; None leaves torch's choice."""
+    """`train.num_threads` for this process; None leaves torch's choice. Raises UserError for far more than there are cores."""
     if number is not None:
+        most = THREADS_PER_CORE * (os.cpu_count() or 1)
+        if number > most:
+            raise UserError(
+                f"is {number}, on {os.cpu_count()} cores",
+                where="train.num_threads",
+                fix=f"lower it to {most}, or leave it out",
+            )
         torch.set_num_threads(number)
 
 

@@ -17,7 +17,7 @@ from galore.trainer.recipe.overrides import parse_overrides
 from galore.trainer.recipe.problems import RecipeError
 from galore.trainer.recipe.schema import Recipe
 from galore.trainer.recipe.shipped import is_shipped, locate
-from galore.trainer.recipe.source import Layer, merge, parse, read_layer, read_text
+from galore.trainer.recipe.source import LARGEST_RESOLVED_BYTES, Layer, merge, parse, read_layer, read_text
 from galore.trainer.recipe.task_settings import with_task_settings
 
 CORPUS = [("data", "path"), ("data", "validation_path")]  # files if the source is local, else names on the hub
@@ -65,7 +65,7 @@ def recipe_from_resolved(text: str, where: str) -> Recipe:
 
 def recipe_of_run(file: Path) -> Recipe:
     """The resolved recipe that the run directory of `file` keeps. Raises RecipeError."""
-    return recipe_from_resolved(read_text(file, str(file)), str(file))
+    return recipe_from_resolved(read_text(file, str(file), LARGEST_RESOLVED_BYTES), str(file))
 
 
 def _main_layer(name_or_path: str) -> Layer:

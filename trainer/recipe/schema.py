@@ -15,6 +15,7 @@ from galore.trainer.recipe.optim_section import OptimSection
 from galore.trainer.recipe.section import (
     Bytes,
     Checkpoints,
+    Deviation,
     Epochs,
     Layers,
     Length,
@@ -70,7 +71,7 @@ class ModelSection(Section):
     max_position_embeddings: Length = Field(2048, description="Longest sequence, in tokens, that RoPE is set up for")
     rms_norm_eps: Positive = Field(1e-6, description="Epsilon of RMSNorm")
     rope_theta: Positive = Field(10000.0, description="Base of the rotary frequencies")
-    initializer_range: Positive = Field(0.02, description="Standard deviation of the initial weights")
+    initializer_range: Deviation = Field(0.02, description="Standard deviation of the initial weights")
     tie_word_embeddings: bool = Field(False, description="Share the embedding with the output head")
     dtype: Literal["float32", "bfloat16"] = Field("bfloat16", description="Storage and compute type of the weights")
     attn_implementation: Literal["sdpa", "flash_attention_2", "eager"] = execution(

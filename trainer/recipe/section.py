@@ -24,6 +24,7 @@ Epochs = Annotated[float, Field(gt=0, le=1_000_000)]
 SMALLEST, LARGEST = 1.1754943508222875e-38, 3.4028234663852886e38  # what float32 can say with all its digits
 Positive = Annotated[float, Field(gt=0, ge=SMALLEST, le=LARGEST)]
 NonNegative = Annotated[float, Field(ge=0, le=LARGEST)]
+Deviation = Annotated[float, Field(gt=0, ge=SMALLEST, le=1)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Share = Annotated[float, Field(gt=0.0, lt=1.0)]
 

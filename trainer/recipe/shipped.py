@@ -52,7 +52,8 @@ def _looks_like_file(name: str) -> bool:
 
 
 def _nearest_recipes(name: str, path: Path) -> str:
-    files = {each.name: str(each) for suffix in SUFFIXES for each in sorted(path.parent.glob(f"*{suffix}"))}
+    there = path.parent if is_there(path.parent) else Path()
+    files = {each.name: str(each) for suffix in SUFFIXES for each in sorted(there.glob(f"*{suffix}"))}
     close = [files[each] for each in nearest(path.name, files, 2)] + nearest(Path(name).stem, shipped_names(), 3)
     listed = "`galore recipes list` shows the shipped ones"
     return f"did you mean {' or '.join(close)}? {listed}" if close else listed
