@@ -17,7 +17,7 @@ import os
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -129,10 +129,12 @@ def _keep_traceback(error: Exception) -> str:
     return name
 
 
-def tell_skipped(skipped: Iterable[Skipped]) -> None:
-    """One line on stderr for every checkpoint that was passed over, and why."""
-    for item in skipped:
-        typer.echo(f"skipped {item.path.name}: {presentable(item.reason)}", err=True)
+def tell_skipped(skipped: Sequence[Skipped]) -> None:
+    """A line on stderr for each of the first checkpoints that were passed over, and why."""
+    from galore.trainer.checkpoint import told
+
+    for line in told(skipped):
+        typer.echo(presentable(line), err=True)
 
 
 def show(error: UserError, title: str = "") -> None:

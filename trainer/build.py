@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from galore.kernels.device import device_type
 from galore.kernels.dispatch import ENVIRONMENT, BackendError, summary
 from galore.kernels.host import ask_for_expandable_segments, prepare_process
-from galore.trainer.checkpoint import Checkpoint, newest_verified
+from galore.trainer.checkpoint import Checkpoint, newest_verified, told
 from galore.trainer.data.batch import Progress, silent
 from galore.trainer.data.labelled import LabelledData
 from galore.trainer.data.read import Data, read_data
@@ -255,8 +255,8 @@ def _resume(
     directory: RunDir, console: Console, model: nn.Module, optimizer: GaLoreAdamW, data: Data
 ) -> Checkpoint | None:
     checkpoint, skipped = newest_verified(directory.checkpoints)
-    for item in skipped:
-        console.message(f"skipped {item.path.name}: {item.reason}")
+    for line in told(skipped):
+        console.message(line)
     if checkpoint is None:
         console.message("no checkpoint to resume from: starting at step 0")
         return None

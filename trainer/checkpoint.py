@@ -12,7 +12,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from galore.trainer.tensorfile import stream, tensor_bytes
 
 STATE = "state.json"
 SUFFIX = ".safetensors"
+MOST_TOLD = 5  # checkpoints that were passed over, in a message
 _GROUP = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")
 
 
@@ -44,6 +45,15 @@ class Skipped:
 
     path: Path
     reason: str
+
+    def __str__(self) -> str:
+        return f"skipped {self.path.name}: {self.reason}"
+
+
+def told(skipped: Sequence[Skipped]) -> list[str]:
+    """A line for each of the first few, and one that counts the rest."""
+    more = len(skipped) - MOST_TOLD
+    return [*map(str, skipped[:MOST_TOLD]), *([f"skipped {more:,} more"] if more > 0 else [])]
 
 
 @dataclass(frozen=True)

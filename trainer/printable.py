@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 
 LONGEST_LINE = 1_500  # letters; a path may have 4,096, but a message is read
+LONGEST_NAME = 60
 MOST_LINES = 120
 LONGEST_TEXT = LONGEST_LINE * MOST_LINES
 SHORTEST_SECRET = 8  # letters of an environment variable; a shorter one would be found in every other word
@@ -48,6 +50,13 @@ def shortened(text: str, longest: int) -> str:
         return text
     tail = longest // 4
     return f"{text[: longest - tail - 1]}…{text[-tail:]}"
+
+
+def listed(names: Iterable[object], most: int = 12) -> str:
+    """`a, b, c`: the first `most` of them, each to a readable length, and how many more there are."""
+    known = list(names)
+    told = ", ".join(shortened(str(name), LONGEST_NAME) for name in known[:most])
+    return f"{told} and {len(known) - most:,} more" if len(known) > most else told
 
 
 def masked(text: str) -> str:

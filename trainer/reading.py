@@ -44,8 +44,8 @@ def open_regular(path: Path, *, follow: bool = True) -> IO[bytes]:
         OSError: it cannot be opened.
     """
     require_regular(path, path.stat(follow_symlinks=follow).st_mode)
-    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
-    file = os.fdopen(os.open(path, flags), "rb")
+    more = os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | more))  # noqa: SIM115 - Path's takes no opener
     try:
         require_regular(path, os.fstat(file.fileno()).st_mode)  # it may have been replaced meanwhile
     except BaseException:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from galore.trainer.checkpoint import Checkpoint, Skipped, newest_verified
+from galore.trainer.checkpoint import Checkpoint, Skipped, newest_verified, told
 from galore.trainer.errors import UserError
 from galore.trainer.models.adapt import adapted, plain
 from galore.trainer.models.attention import availability
@@ -106,7 +106,7 @@ def _of_run(run: RunDir, device: str) -> StoredModel:
     recipe = recipe_of_run(run.recipe)
     checkpoint, skipped = newest_verified(run.checkpoints)
     if checkpoint is None:
-        reasons = "".join(f"; {item.path.name}: {item.reason}" for item in skipped)
+        reasons = "".join(f"; {line}" for line in told(skipped))
         raise UserError(f"holds no good checkpoint yet{reasons}", where=str(run.root), fix="train on with --resume")
     tokenizer = load_tokenizer(str(run.tokenizer))
     model = _with_weights(run, recipe, checkpoint, device)

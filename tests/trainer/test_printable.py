@@ -7,7 +7,7 @@ import time
 import pytest
 
 from galore.trainer.errors import UserError
-from galore.trainer.printable import LONGEST_LINE, MOST_LINES, masked, presentable, printable, shortened
+from galore.trainer.printable import LONGEST_LINE, MOST_LINES, listed, masked, presentable, printable, shortened
 
 
 def test_control_characters() -> None:
@@ -64,3 +64,10 @@ def test_no_text_takes_long(part: str) -> None:
     begun = time.perf_counter()
     presentable(part * 10**6)
     assert time.perf_counter() - begun < 2
+
+
+def test_lists_are_cut() -> None:
+    assert listed(["a", 2]) == "a, 2"
+    assert listed([]) == ""
+    assert listed(map(str, range(200_000)), 3) == "0, 1, 2 and 199,997 more"
+    assert len(listed(["x" * 10**6] * 20)) < 1000
