@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
 from galore.trainer.errors import UserError
+from galore.trainer.reading import user_path
 
 
 class RecipeVerb(TyperCommand):
@@ -57,7 +57,7 @@ def complete_recipe(incomplete: str) -> list[str]:
 def complete_file(incomplete: str) -> list[str]:
     """YAML files and folders that begin like `incomplete`."""
     typed, slash, _ = incomplete.rpartition("/")
-    folder = Path(typed + slash).expanduser()
+    folder = user_path(typed + slash)
     found = sorted(folder.iterdir()) if folder.is_dir() else []
     names = [f"{path.name}/" if path.is_dir() else path.name for path in found if not path.name.startswith(".")]
     return [typed + slash + name for name in names if name.endswith(("/", ".yaml", ".yml"))]

@@ -84,17 +84,6 @@ def lines(cells: Iterable[Cell], width: int, gap: int = 2) -> list[list[Cell]]:
     return result
 
 
-def printable(text: str) -> str:
-    """Generated text must not be able to steer the terminal: control characters are replaced."""
-    return "".join(map(_printable, text))
-
-
-def _printable(letter: str) -> str:
-    if letter.isprintable() or letter == "\n":
-        return letter
-    return " " if letter.isspace() else "\N{REPLACEMENT CHARACTER}"
-
-
 class Eta:
     """Time left, from the mean pace since this process began, evaluations and saves included."""
 

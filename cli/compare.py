@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from galore.cli.arguments import Overrides, Recipe
+from galore.trainer.reading import read_bounded
 
 if TYPE_CHECKING:
     from galore.trainer.metrics import Console
@@ -58,7 +59,7 @@ def compare(
     root = output_dir or Path("runs") / f"compare-{loaded.name}"
     with preparing() as progress:
         carry_out(recipe, overrides or [], cells, root, _console, progress, lambda text: typer.secho(text, bold=True))
-    typer.echo((root / "compare.md").read_text(encoding="utf-8"))
+    typer.echo(read_bounded(root / "compare.md").decode())
     typer.echo(f"wrote {root}/compare.md, compare.json" + (", compare.png" if (root / "compare.png").exists() else ""))
     if why := no_plots():
         typer.echo(why)

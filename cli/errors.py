@@ -1,9 +1,9 @@
-"""The one place where an error becomes text on stderr and an exit code.
+"""The one place where an error becomes text on stderr and an exit code. Nothing but text for people ever gets there.
 
 | exit code | meaning |
 |---|---|
 | 0 | done |
-| 1 | a correct run that could not go on (disk full, loss not finite), or a bug, which keeps its traceback |
+| 1 | a correct run that could not go on (disk full, loss not finite), or a bug, whose traceback is in a file that is named |
 | 2 | bad input: recipe, option, path |
 | 75 | stopped by a signal after the state was saved: `--resume` goes on |
 | 130 | interrupted before there was anything to save |
@@ -14,23 +14,43 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable, Iterator
+import sys
+import tempfile
+import traceback
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 from typer.core import TyperGroup
 
-from galore.trainer.errors import RunFailed, UserError
+from galore.trainer.errors import RunFailed, UserError, system_error
+from galore.trainer.printable import masked, presentable, shortened
+from galore.trainer.reading import NotReadable
 
 if TYPE_CHECKING:
     from galore.trainer.checkpoint import Skipped
 
-BUG = "This is a bug in galore, please report it with the text above and what `galore doctor` prints."
+BUG = "This is a bug in galore, please report it with {} and what `galore doctor` prints"
+HERE = str(Path(__file__).parents[1])
 READER_LEFT = 128 + 13  # SIGPIPE
 TITLES = {1: "failed", 2: "error", 75: "stopped"}
+LONGEST_REASON = 300  # letters
+FRAMES = 8  # of a traceback that could be written nowhere
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+WRONG_PATH = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EEXIST, errno.ENXIO)
+NO_MEMORY = ("DefaultCPUAllocator", "CUDA out of memory", "memory allocation")  # torch's, without a type of its own
+REMEDIES = {
+    **dict.fromkeys(DISK_FULL, "free some space; `galore doctor` shows how much there is"),
+    **dict.fromkeys(FORBIDDEN, "choose a place you may read and write"),
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ELOOP: "name a path whose links end somewhere",
+    errno.EMFILE: "raise the limit of open files: ulimit -n 4096",
+    errno.EFBIG: "raise the limit of file sizes, ulimit -f unlimited, or choose another file system",
+    errno.ENOLCK: "choose a file system with file locks",
+}
 
 
 class ReportingGroup(TyperGroup):
@@ -43,44 +63,78 @@ class ReportingGroup(TyperGroup):
 
 @contextmanager
 def reported() -> Iterator[None]:
-    """Turns the errors a user can act on into a message and an exit code; lets bugs through, with a note."""
+    """Turns every error into one message and an exit code; what is for click to tell passes."""
     try:
         yield
-    except UserError as error:
-        show(error)
-        raise typer.Exit(error.exit_code) from None
     except KeyboardInterrupt:
         show(UserError("interrupted"), "stopped")
         raise typer.Exit(130) from None
-    except OSError as error:
-        known = as_user_error(error)
-        if known is None:
-            raise
-        show(known)
-        raise typer.Exit(known.exit_code) from None
-    except (typer.Exit, typer.Abort):
+    except (typer.Exit, typer.Abort, BrokenPipeError):
         raise
     except Exception as error:
-        error.add_note(BUG)
-        raise
+        if hasattr(error, "format_message"):  # wrong usage, by a class that moved between versions of typer
+            raise
+        known = as_user_error(error)
+        show(known)
+        raise typer.Exit(known.exit_code) from error
 
 
-def as_user_error(error: OSError) -> UserError | None:
-    """What the system refused, where that is for the user to mend; None for any other OSError."""
-    where = str(error.filename or "")
-    if error.errno in DISK_FULL:
-        return RunFailed(
-            "the disk is full", where=where, fix="free some space; `galore doctor` shows how much there is"
-        )
-    if error.errno in FORBIDDEN:
-        return UserError(os.strerror(error.errno).lower(), where=where, fix="choose a place you may read and write")
-    return None
+def as_user_error(error: Exception) -> UserError:
+    """What the user is told of `error`: as it is, what the system refused, that memory ran out, or that it is a bug."""
+    if isinstance(error, UserError):
+        return error
+    if isinstance(error, NotReadable):
+        return UserError(str(error.strerror), where=str(error.filename), fix="name a regular file")
+    if refused := system_error(error):
+        return _of_system(refused, error)
+    told = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or any(w in told for w in NO_MEMORY):
+        fix = "lower train.micro_batch_size or data.max_length, or free memory; `galore doctor` shows how much there is"
+        return RunFailed(f"memory ran out: {told.partition('. ')[0]}", fix=fix)
+    return RunFailed(
+        f"{type(error).__name__}: {shortened(told, LONGEST_REASON)}", fix=BUG.format(_keep_traceback(error))
+    )
 
 
-def tell_skipped(skipped: Iterable[Skipped]) -> None:
-    """One line on stderr for every checkpoint that was passed over, and why."""
-    for item in skipped:
-        typer.echo(f"skipped {item.path.name}: {item.reason}", err=True)
+def _of_system(refused: OSError, error: Exception) -> UserError:
+    number, where = refused.errno, str(refused.filename or "")
+    if number == errno.ENOMEM:
+        return as_user_error(MemoryError(refused.strerror))
+    kind = UserError if number in (*FORBIDDEN, *WRONG_PATH) else RunFailed
+    if number in DISK_FULL:
+        return RunFailed("the disk is full", where=where, fix=REMEDIES[number])
+    what = (refused.strerror or os.strerror(number or 0)).lower()
+    if number in (*FORBIDDEN, errno.ENAMETOOLONG, errno.ELOOP):
+        return kind(what, where=where, fix=REMEDIES[number])
+    remedy = REMEDIES.get(number or 0, "see whether the disk, the network or the file is as it should be")
+    return kind(f"{what}, {_doing(error)}", where=where, fix=f"{remedy}; details are in {_keep_traceback(error)}")
+
+
+def _doing(error: Exception) -> str:
+    """The innermost function of galore that `error` came through: `while in replace_file of durable.py`."""
+    inside = [each for each in traceback.extract_tb(error.__traceback__) if each.filename.startswith(HERE)]
+    return f"while in {inside[-1].name} of {Path(inside[-1].filename).name}" if inside else "outside of galore"
+
+
+def _keep_traceback(error: Exception) -> str:
+    """The name of a new file that holds the whole traceback. Where none can be written, its end goes to stderr instead."""
+    text = masked("".join(traceback.format_exception(error)))
+    try:
+        handle, name = tempfile.mkstemp(prefix="galore-", suffix=".traceback.txt")
+        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(f"galore {' '.join(map(masked, sys.argv[1:]))}\n\n{text}")
+    except OSError:
+        typer.echo(presentable("".join(traceback.format_exception(error, limit=-FRAMES, chain=False))), err=True)
+        return "the text above"
+    return name
+
+
+def tell_skipped(skipped: Sequence[Skipped]) -> None:
+    """A line on stderr for each of the first checkpoints that were passed over, and why."""
+    from galore.trainer.checkpoint import told
+
+    for line in told(skipped):
+        typer.echo(presentable(line), err=True)
 
 
 def show(error: UserError, title: str = "") -> None:

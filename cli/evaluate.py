@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,6 +11,7 @@ import typer
 from galore.cli.arguments import Device, DeviceName, Model, Overrides, complete_recipe
 from galore.cli.errors import tell_skipped
 from galore.trainer.errors import UserError
+from galore.trainer.reading import user_path
 
 
 class Mode(StrEnum):
@@ -70,7 +70,7 @@ def evaluate(
 
 
 def _own_recipe(model: str) -> str:
-    file = Path(model).expanduser() / "recipe.yaml"
+    file = user_path(model) / "recipe.yaml"
     if not file.is_file():
         raise UserError(f"{model} is no run, so it has no recipe to override", fix="name a recipe with --recipe")
     return str(file)

@@ -13,8 +13,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from galore.cli.cells import Cell, Eta, evaluation_cells, lines, memory_cells, printable, progress_cells
+from galore.cli.cells import Cell, Eta, evaluation_cells, lines, memory_cells, progress_cells
 from galore.trainer.format import duration
+from galore.trainer.printable import presentable, printable
 from galore.trainer.signals import to_stderr
 
 REFRESH_PER_SECOND = 4
@@ -56,7 +57,7 @@ class LiveConsole:
             self._terminal.print(Padding(Text(printable(row["sample"]).strip(), style="italic"), (0, 0, 0, 2)))
 
     def message(self, text: str) -> None:
-        self._terminal.print(Text(printable(text)))
+        self._terminal.print(Text(presentable(text)))
 
     def notice(self, text: str) -> None:
         if self._status is not None and self._live is not None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any, TextIO
 
-from galore.cli.cells import Cell, Eta, evaluation_cells, memory_cells, printable, progress_cells
+from galore.cli.cells import Cell, Eta, evaluation_cells, memory_cells, progress_cells
 from galore.trainer.format import duration
+from galore.trainer.printable import presentable, printable
 from galore.trainer.signals import to_stderr
 
 
@@ -37,7 +38,7 @@ class PlainConsole:
             self._print(f"  sample: {printable(row['sample']).strip()!r}")
 
     def message(self, text: str) -> None:
-        self._print(printable(text))
+        self._print(presentable(text))
 
     def notice(self, text: str) -> None:
         to_stderr(text)

@@ -82,6 +82,44 @@ def test_no_pickle_and_no_unsafe_yaml():
     assert not offenders
 
 
+UNBOUNDED = {  # function of a file → why it may read whatever is there
+    "trainer/reading.py:open_regular": "the one that asks first",
+    "trainer/recipe/shipped.py:about": "a file of the package",
+    "trainer/memory/timeline.py:_file": "a file of the package",
+    "trainer/hardware.py:cpu_name": "/proc/cpuinfo",
+    "cli/machine.py:_cpu_flags": "/proc/cpuinfo",
+    "kernels/triton/tuning.py:_read": "a table of the package, or what `galore bench kernels` wrote; kernels stand below",
+    "trainer/data/cache.py:sync_directory": "a directory, which is only synced",
+}
+
+
+def reads(call):
+    """Whether a call opens a path to read it, without asking what it is."""
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    of = getattr(getattr(call.func, "value", None), "id", "")
+    if name != "open":
+        return name in ("read_text", "read_bytes") and isinstance(call.func, ast.Attribute)
+    if of == "os":
+        return not {"O_DIRECTORY", "O_WRONLY", "O_RDWR"} & {
+            node.attr for node in ast.walk(call) if isinstance(node, ast.Attribute)
+        }
+    if of in ("self", "cls") or of[:1].isupper():  # a method of our own
+        return False
+    words = [each.value for each in [*call.args, *(k.value for k in call.keywords)] if isinstance(each, ast.Constant)]
+    return not any(set(str(word)) & set("wax+") and set(str(word)) <= set("rwaxbt+") for word in words)
+
+
+def test_no_path_is_read_without_a_limit():
+    """`galore.trainer.reading` opens regular files only, and reads them to a limit."""
+    found = set()
+    for path in SOURCES:
+        for function in ast.walk(ast.parse(path.read_text())):
+            if isinstance(function, ast.FunctionDef):
+                calls = [node for node in ast.walk(function) if isinstance(node, ast.Call) and reads(node)]
+                found |= {f"{path.relative_to(ROOT)}:{function.name}" for _ in calls}
+    assert not found - set(UNBOUNDED)
+
+
 def test_the_readme_tree_is_true():
     tree = runpy.run_path(str(ROOT / "docs/tree.py"))
     readme = (ROOT / "README.md").read_text()

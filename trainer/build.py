@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from galore.kernels.cuda import prepare_cuda
 from galore.kernels.device import device_type
 from galore.kernels.dispatch import ENVIRONMENT, BackendError, summary
 from galore.kernels.host import ask_for_expandable_segments, prepare_process
-from galore.trainer.checkpoint import Checkpoint, newest_verified
+from galore.trainer.checkpoint import Checkpoint, newest_verified, told
 from galore.trainer.data.batch import Progress, silent
 from galore.trainer.data.labelled import LabelledData
 from galore.trainer.data.read import Data, read_data
@@ -31,13 +32,15 @@ from galore.trainer.models.cpu import optimize_decoder
 from galore.trainer.models.decoder import build_decoder, refuse_encoder
 from galore.trainer.optim import GaLoreAdamW, hand_over_int8, project_in_backward
 from galore.trainer.parameters import ParameterRow, build_optimizer, clamped_ranks, left_full_rank, parameter_table
-from galore.trainer.recipe.load import LoadedRecipe, recipe_from_resolved
+from galore.trainer.recipe.load import LoadedRecipe, recipe_of_run
 from galore.trainer.recipe.resume import changed_mathematics
 from galore.trainer.recipe.schema import Recipe
 from galore.trainer.rundir import RunDir
 from galore.trainer.state import restore
 
 DRY_RUN_VOCABULARY = 32_000  # rows of the embedding where neither recipe nor model says; a dry run reads no corpus
+
+THREADS_PER_CORE = 16
 
 
 @dataclass
@@ -173,8 +176,15 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_threads(number: int | None) -> None:
-    """`train.num_threads` for this process; None leaves torch's choice."""
+    """`train.num_threads` for this process; None leaves torch's choice. Raises UserError for far more than there are cores."""
     if number is not None:
+        most = THREADS_PER_CORE * (os.cpu_count() or 1)
+        if number > most:
+            raise UserError(
+                f"is {number}, on {os.cpu_count()} cores",
+                where="train.num_threads",
+                fix=f"lower it to {most}, or leave it out",
+            )
         torch.set_num_threads(number)
 
 
@@ -236,7 +246,7 @@ def _together(model: nn.Module, optimizer: GaLoreAdamW) -> str:
 
 
 def _refuse_other_mathematics(directory: RunDir, recipe: Recipe) -> None:
-    old = recipe_from_resolved(directory.recipe.read_text(), str(directory.recipe))
+    old = recipe_of_run(directory.recipe)
     changed = changed_mathematics(old, recipe)
     if changed:
         raise UserError(
@@ -250,8 +260,8 @@ def _resume(
     directory: RunDir, console: Console, model: nn.Module, optimizer: GaLoreAdamW, data: Data
 ) -> Checkpoint | None:
     checkpoint, skipped = newest_verified(directory.checkpoints)
-    for item in skipped:
-        console.message(f"skipped {item.path.name}: {item.reason}")
+    for line in told(skipped):
+        console.message(line)
     if checkpoint is None:
         console.message("no checkpoint to resume from: starting at step 0")
         return None

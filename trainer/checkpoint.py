@@ -12,7 +12,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,13 @@ from galore.trainer.durable import Written, sync_directory, write_file
 from galore.trainer.errors import RunFailed
 from galore.trainer.manifest import NAME as MANIFEST
 from galore.trainer.manifest import Damaged, Manifest, verify
+from galore.trainer.reading import read_bounded
 from galore.trainer.rotation import REPLACED, UNFINISHED, discard, rotate, step_directories, trust, unfinished
 from galore.trainer.tensorfile import stream, tensor_bytes
 
 STATE = "state.json"
 SUFFIX = ".safetensors"
+MOST_TOLD = 5  # checkpoints that were passed over, in a message
 _GROUP = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")
 
 
@@ -43,6 +45,15 @@ class Skipped:
 
     path: Path
     reason: str
+
+    def __str__(self) -> str:
+        return f"skipped {self.path.name}: {self.reason}"
+
+
+def told(skipped: Sequence[Skipped]) -> list[str]:
+    """A line for each of the first few, and one that counts the rest."""
+    more = len(skipped) - MOST_TOLD
+    return [*map(str, skipped[:MOST_TOLD]), *([f"skipped {more:,} more"] if more > 0 else [])]
 
 
 @dataclass(frozen=True)
@@ -147,7 +158,7 @@ def _open(step: int, path: Path) -> Checkpoint:
         raise Damaged(f"{MANIFEST} is of step {manifest.step}: the directory was renamed")
     if STATE not in manifest.files:
         raise Damaged(f"{MANIFEST} does not list {STATE}")
-    state = json.loads((path / STATE).read_bytes())
+    state = json.loads(read_bounded(path / STATE))
     trust(path, manifest)
     groups = tuple(name.removesuffix(SUFFIX) for name in manifest.files if name.endswith(SUFFIX))
     return Checkpoint(step, path, state, groups)

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import re
+
+from galore.trainer.printable import presentable
+
+_OF_RUST = re.compile(r"\(os error (\d+)\)")
+
 
 class UserError(Exception):
     """Bad input. The CLI prints it as one clear message and exits with code 2.
+
+    As text it is fit for a terminal and a log, whatever it quotes.
 
     Args:
         what: what is wrong, one sentence.
@@ -20,7 +29,7 @@ class UserError(Exception):
 
     def __str__(self) -> str:
         head = f"{self.where}: {self.what}" if self.where else self.what
-        return f"{head}\n  → {self.fix}" if self.fix else head
+        return presentable(f"{head}\n  → {self.fix}" if self.fix else head)
 
 
 class RunFailed(UserError):  # noqa: N818 - it names an outcome, as the exit code does
@@ -33,3 +42,11 @@ class Interrupted(UserError):  # noqa: N818
     """A signal stopped the run after its state was saved; `--resume` goes on. Exit code 75 (EX_TEMPFAIL)."""
 
     exit_code = 75
+
+
+def system_error(error: BaseException) -> OSError | None:
+    """What the system refused, if that is what `error` tells. Libraries in Rust tell it in words, by types of all kinds."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error
+    told = _OF_RUST.search(str(error))
+    return OSError(int(told[1]), os.strerror(int(told[1]))) if told else None

@@ -13,9 +13,10 @@ from transformers import PreTrainedTokenizerBase
 from galore.trainer.checkpoint import Skipped
 from galore.trainer.data.chattemplate import stop_tokens
 from galore.trainer.durable import sync_directory
-from galore.trainer.errors import RunFailed, UserError
+from galore.trainer.errors import RunFailed, UserError, system_error
 from galore.trainer.modelcard import model_card
 from galore.trainer.models.pretrained import kind_of
+from galore.trainer.reading import user_path
 from galore.trainer.runmodel import StoredModel, load_run_model
 
 
@@ -46,7 +47,7 @@ def export(run: str, out: Path) -> Exported:
         UserError: `out` is a file or a folder that is not empty, or `run` cannot be loaded.
         RunFailed: the disk is full or `out` cannot be written.
     """
-    out = out.expanduser().absolute()
+    out = user_path(str(out)).absolute()
     _refuse_used(out)
     stored = load_run_model(run)
     try:
@@ -57,8 +58,11 @@ def export(run: str, out: Path) -> Exported:
             size = _write(stored, folder)
             folder.rename(out)  # takes the place of an empty folder, refuses one that was filled meanwhile
         sync_directory(out.parent)
-    except (OSError, SafetensorError) as error:  # the latter where the tensors do not fit on the disk
-        raise RunFailed(f"cannot export: {getattr(error, 'strerror', None) or error}", where=str(out)) from error
+    except Exception as error:
+        refused = system_error(error)
+        if refused is None and not isinstance(error, SafetensorError):
+            raise
+        raise RunFailed(f"cannot export: {refused.strerror if refused else error}", where=str(out)) from error
     return Exported(out, stored.origin, stored.step, size, kind_of(stored.model.config).__name__, stored.skipped)
 
 

@@ -13,6 +13,8 @@ from typing import Any, Literal
 
 import torch
 
+from galore.trainer.reading import read_bounded, user_path
+
 _T = 1e12
 
 # Dense peaks with float32 accumulation, FLOP/s: (bfloat16 tensor cores, float32 outside them). Names as the driver gives
@@ -92,7 +94,7 @@ def gpu_peak(name: str, dtype: torch.dtype) -> Peak:
 
 def cache_dir() -> Path:
     """$GALORE_CACHE, or ~/.cache/galore."""
-    return Path(os.environ.get("GALORE_CACHE") or Path.home() / ".cache" / "galore").expanduser()
+    return user_path(os.environ.get("GALORE_CACHE") or "~/.cache/galore")
 
 
 def measure_gemm(dtype: torch.dtype, *, size: int = GEMM_SIZE, repeats: int = 5) -> float:
@@ -132,7 +134,7 @@ def _cpu_peak(dtype: torch.dtype) -> Peak:
 
 def _read(file: Path) -> dict[str, float]:
     try:
-        entries: Any = json.loads(file.read_text(encoding="utf-8"))
+        entries: Any = json.loads(read_bounded(file))
         return {key: float(value) for key, value in entries.items() if float(value) > 0}
     except (OSError, ValueError, AttributeError, TypeError):
         return {}  # absent or damaged: measured again

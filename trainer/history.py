@@ -6,12 +6,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from galore.trainer.metrics import Row, read_rows
+from galore.trainer.reading import read_bounded
 from galore.trainer.rundir import RunDir
 
 Column = NDArray[np.float64]
@@ -61,7 +63,7 @@ class History:
         table = np.array(numbers, dtype=np.float64).reshape(len(numbers), len(COLUMNS))
         names = dict.fromkeys(name for row in categories for name in row)
         memory = {name: np.array([_number(row.get(name)) for row in categories]) for name in names}
-        recipe = run_dir.recipe.read_text(errors="replace") if run_dir.recipe.is_file() else ""
+        recipe = _text(run_dir.recipe)
         train = dict(zip(COLUMNS, table.T, strict=True))
         return cls(train, memory, others["eval"], others["event"], run_dir.read_facts(), recipe)
 
@@ -130,6 +132,13 @@ def flat(scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
         suffix = f"_{split.removeprefix('validation_')}" if number else ""
         found |= {f"{metric}{suffix}": value for metric, value in each.items()}
     return found
+
+
+def _text(path: Path) -> str:
+    try:
+        return read_bounded(path).decode(errors="replace")
+    except OSError:
+        return ""
 
 
 def _number(value: Any) -> float:

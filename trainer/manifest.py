@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, StringConstraints, ValidationError, model_validator
 
 from galore.trainer.durable import CHUNK_BYTES, Written
+from galore.trainer.reading import open_regular, read_bounded
 
 NAME = "manifest.json"
 FORMAT_VERSION = 1
@@ -83,7 +83,7 @@ def verify(directory: Path) -> Manifest:
 
 def _read(directory: Path) -> Manifest:
     try:
-        manifest = Manifest.model_validate_json((directory / NAME).read_bytes())
+        manifest = Manifest.model_validate_json(read_bounded(directory / NAME))
     except FileNotFoundError:
         raise Damaged(f"no {NAME}") from None
     except OSError as error:
@@ -112,7 +112,7 @@ def _check_size(path: Path, entry: FileEntry) -> None:
 def _check_hash(path: Path, entry: FileEntry) -> None:
     digest = hashlib.sha256()
     try:
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb", buffering=0) as file:
+        with open_regular(path, follow=False) as file:
             while chunk := file.read(CHUNK_BYTES):
                 digest.update(chunk)
     except OSError as error:

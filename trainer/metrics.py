@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any, Protocol, Self
 
 from galore.trainer.durable import replace_file
+from galore.trainer.reading import open_regular
 
 Row = dict[str, Any]
+LONGEST_ROW_BYTES = 2**20  # with a sample in it; the parts of a longer line are no JSON, and passed over
 
 
 class Console(Protocol):
@@ -105,8 +107,8 @@ def read_rows(path: Path) -> Iterator[Row]:
     """The rows of a metrics file in order. Lines cut short by a kill or a power cut are passed over."""
     if not path.exists():
         return
-    with path.open("rb") as file:
-        for line in file:
+    with open_regular(path) as file:
+        while line := file.readline(LONGEST_ROW_BYTES):
             try:
                 row = json.loads(line)
             except ValueError:

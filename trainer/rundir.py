@@ -12,6 +12,7 @@ from typing import Any, Self
 from galore.trainer.durable import replace_file
 from galore.trainer.errors import UserError
 from galore.trainer.lock import exclusive
+from galore.trainer.reading import read_bounded
 
 LOCK = ".lock"
 
@@ -128,7 +129,7 @@ class RunDir:
     def read_facts(self) -> dict[str, Any]:
         """What run.json says; empty if there is none or it cannot be read."""
         try:
-            facts = json.loads(self.facts.read_bytes())
+            facts = json.loads(read_bounded(self.facts))
         except (OSError, ValueError):
             return {}
         return facts if isinstance(facts, dict) else {}

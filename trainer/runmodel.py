@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from galore.trainer.checkpoint import Checkpoint, Skipped, newest_verified
+from galore.trainer.checkpoint import Checkpoint, Skipped, newest_verified, told
 from galore.trainer.errors import UserError
 from galore.trainer.models.adapt import adapted, plain
 from galore.trainer.models.attention import availability
@@ -21,7 +21,8 @@ from galore.trainer.models.lora import without_adapters
 from galore.trainer.models.materialise import adopt_weights
 from galore.trainer.models.pretrained import explained, kind_of, load_pretrained, locate, read_config, skeleton
 from galore.trainer.optim.int8_linear import int8_layers
-from galore.trainer.recipe.load import recipe_from_resolved
+from galore.trainer.reading import require_plain_folder, user_path
+from galore.trainer.recipe.load import recipe_of_run
 from galore.trainer.recipe.schema import Recipe
 from galore.trainer.rundir import RunDir
 
@@ -54,7 +55,7 @@ def load_run_model(path: str, device: str = "cpu") -> StoredModel:
     Raises:
         UserError: no such run or model, no good checkpoint, or weights that do not fit.
     """
-    folder = Path(path).expanduser()
+    folder = user_path(path)
     if (folder / "recipe.yaml").is_file():
         return _of_run(RunDir.open(folder), device)
     _refuse_several(folder)
@@ -94,6 +95,7 @@ def load_tokenizer(source: str, revision: str | None = None) -> PreTrainedTokeni
         UserError: it cannot be read, or would need code of its own.
     """
     with explained(source):
+        require_plain_folder(source)
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             source, revision=revision, trust_remote_code=False
         )
@@ -101,10 +103,10 @@ def load_tokenizer(source: str, revision: str | None = None) -> PreTrainedTokeni
 
 
 def _of_run(run: RunDir, device: str) -> StoredModel:
-    recipe = recipe_from_resolved(run.recipe.read_text(encoding="utf-8"), str(run.recipe))
+    recipe = recipe_of_run(run.recipe)
     checkpoint, skipped = newest_verified(run.checkpoints)
     if checkpoint is None:
-        reasons = "".join(f"; {item.path.name}: {item.reason}" for item in skipped)
+        reasons = "".join(f"; {line}" for line in told(skipped))
         raise UserError(f"holds no good checkpoint yet{reasons}", where=str(run.root), fix="train on with --resume")
     tokenizer = load_tokenizer(str(run.tokenizer))
     model = _with_weights(run, recipe, checkpoint, device)

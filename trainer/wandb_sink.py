@@ -11,6 +11,7 @@ from galore.trainer.data.extras import require
 from galore.trainer.durable import replace_file
 from galore.trainer.errors import UserError
 from galore.trainer.metrics import Row, Sink
+from galore.trainer.reading import read_bounded
 from galore.trainer.recipe.schema import LogSection, Recipe
 from galore.trainer.rundir import RunDir
 
@@ -94,7 +95,7 @@ def _remedy(log: LogSection) -> str:
 def _identity(run_dir: RunDir) -> str:
     """The run's id, made once and kept."""
     if run_dir.wandb.is_file():
-        return str(json.loads(run_dir.wandb.read_text())["id"])
+        return str(json.loads(read_bounded(run_dir.wandb))["id"])
     identity = uuid.uuid4().hex[:12]
     replace_file(run_dir.wandb, json.dumps({"id": identity}) + "\n")
     return identity

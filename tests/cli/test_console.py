@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console as Terminal
 
-from galore.cli.cells import Cell, Eta, learning_rate, lines, printable, progress_cells
+from galore.cli.cells import Cell, Eta, learning_rate, lines, progress_cells
 from galore.cli.console import make_console
 from galore.cli.live import LiveConsole, Status
 from galore.cli.plain import PlainConsole
@@ -194,7 +194,6 @@ def test_lines_break_between_cells() -> None:
 
 def test_small_formats() -> None:
     assert [learning_rate(value) for value in (0.0098, 1e-10, 1.0, 0.0)] == ["9.80e-3", "1.00e-10", "1.00e0", "0"]
-    assert printable("größe\n中文\t\x07\u202e") == "größe\n中文 " + "\N{REPLACEMENT CHARACTER}" * 2
     assert progress_cells({}) == []
 
 

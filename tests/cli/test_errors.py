@@ -1,27 +1,34 @@
-"""Errors of the user become one message and an exit code; bugs keep their traceback."""
+"""Every error becomes one message and an exit code; the traceback of a bug goes to a file."""
 
 from __future__ import annotations
 
 import errno
 import json
+import os
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import typer
 from typer.testing import CliRunner, Result
 
 from galore.cli.errors import BUG, ReportingGroup
+from galore.trainer.durable import replace_file
 from galore.trainer.errors import Interrupted, RunFailed, UserError
 
 
-def outcome(error: BaseException) -> Result:
-    """What a verb that raises `error` ends in."""
+def outcome(error: BaseException | Callable[[], None]) -> Result:
+    """What a verb that raises `error`, or calls it, ends in."""
     app = typer.Typer(cls=ReportingGroup)
 
     @app.command("fail")
     def fail() -> None:
-        raise error
+        if isinstance(error, BaseException):
+            raise error
+        error()
 
     @app.command("other")
     def other() -> None: ...
@@ -51,22 +58,93 @@ def test_for_the_user(error: BaseException, code: int, text: str) -> None:
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.parametrize("number", sorted(set(errno.errorcode) - {errno.EPIPE, errno.ESHUTDOWN}))  # a reader that left
+def test_whatever_the_system_refuses_is_one_message(
+    number: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    result = outcome(OSError(number, os.strerror(number), "/a/b"))
+    assert result.exit_code in (1, 2)
+    assert len(result.stderr.splitlines()) == 2
+    assert "Traceback" not in result.stderr
+    assert "/a/b" in result.stderr or number == errno.ENOMEM
+    assert "bug" not in result.stderr
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EACCES])
+def test_what_rust_tells_in_words_is_what_the_system_refused(number: int) -> None:
+    said = Exception(f"{os.strerror(number)} (os error {number})")
+    assert (
+        outcome(said).stderr.split(", while")[0]
+        == outcome(OSError(number, os.strerror(number))).stderr.split(", while")[0]
+    )
+
+
+def test_a_system_error_tells_what_was_being_done(tmp_path: Path) -> None:
+    def fail() -> None:
+        replace_file(tmp_path / "no" / "such", b"x")
+
+    result = outcome(fail)
+    assert result.exit_code == 2
+    assert f"{tmp_path}/no/.such.tmp: no such file or directory, while in write_file of durable.py" in result.stderr
+
+
 @pytest.mark.parametrize(
-    "error", [RuntimeError("oops"), ValueError("oops"), OSError(errno.EBADF, "Bad file descriptor")]
+    "error",
+    [
+        MemoryError(),
+        MemoryError("Unable to allocate 29.1 TiB for an array"),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: you tried 8 bytes"
+        ),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has"),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+    ],
 )
-def test_a_bug_stays_a_bug(error: Exception) -> None:
+def test_no_memory_is_one_message(error: Exception) -> None:
     result = outcome(error)
     assert result.exit_code == 1
-    assert result.exception is error
+    assert result.stderr.startswith("failed: memory ran out: ")
+    assert "lower train.micro_batch_size" in result.stderr
 
 
-def test_a_bug_asks_to_be_reported() -> None:
-    result = outcome(RuntimeError("oops"))
-    assert result.exception is not None
-    assert result.exception.__notes__ == [BUG]
+def _endless(depth: int = 0) -> None:
+    _endless_too(depth)
 
 
-def test_traceback_of_a_bug_is_printed(shell: Any) -> None:
+def _endless_too(depth: int) -> None:
+    _endless(depth + 1)
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("oops\n" * 5000), ValueError("o" * 10**6), OSError("unnumbered"), _endless]
+)
+def test_a_bug_is_one_message_and_its_traceback_in_a_file(
+    error: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    result = outcome(error)
+    assert result.exit_code == 1
+    assert len(result.stderr) < 1000
+    (file,) = tmp_path.glob("galore-*.traceback.txt")
+    assert f"This is a bug in galore, please report it with {file} and what `galore doctor` prints" in result.stderr
+    assert "Traceback (most recent call last)" in file.read_text()
+
+
+def test_a_traceback_that_no_file_takes_is_told_in_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "mkstemp", _full_disk)
+    result = outcome(_endless)
+    assert result.exit_code == 1
+    assert "Traceback" in result.stderr
+    assert "report it with the text above" in result.stderr
+    assert len(result.stderr.splitlines()) < 40
+
+
+def _full_disk(**_: Any) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_bug_in_the_console_script(shell: Any, tmp_path: Path) -> None:
     code = """
 import galore.trainer.recipe.load as load
 from galore.cli.main import main
@@ -74,11 +152,12 @@ def broken(*arguments): raise RuntimeError("a planted bug")
 load.load_recipe = broken
 main()
 """
-    done = shell("train", "demo", code=code)
+    done = shell("train", "demo", "x.hf_token=hunter2", code=code, TMPDIR=str(tmp_path))
+    (file,) = tmp_path.glob("galore-*.traceback.txt")
     assert done.returncode == 1
-    assert done.stderr.startswith("Traceback")
-    assert "RuntimeError: a planted bug" in done.stderr
-    assert done.stderr.rstrip().endswith(BUG)
+    assert done.stderr == f"failed: RuntimeError: a planted bug\n  → {BUG.format(file)}\n"
+    assert file.read_text().startswith("galore train demo x.hf_token=***\n\nTraceback")
+    assert file.stat().st_mode & 0o077 == 0
 
 
 NO_READER = """

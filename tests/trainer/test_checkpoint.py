@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from galore.trainer import checkpoint, durable, manifest, rotation
-from galore.trainer.checkpoint import CheckpointFailed, newest_verified, save
+from galore.trainer.checkpoint import CheckpointFailed, Skipped, newest_verified, save, told
 from galore.trainer.errors import RunFailed
 
 
@@ -396,3 +396,11 @@ def test_from_cuda(root: Path) -> None:
     found, _ = newest_verified(root)
     assert found is not None
     assert torch.equal(found.load("model")["w"], torch.arange(6.0).view(2, 3).T)
+
+
+def test_of_many_bad_checkpoints_a_few_are_told() -> None:
+    bad = [Skipped(Path(f"c/step-{step:08}"), "is odd") for step in range(10_000)]
+    assert told(bad[:1]) == ["skipped step-00000000: is odd"]
+    assert len(told(bad[:5])) == 5
+    assert told(bad)[5:] == ["skipped 9,995 more"]
+    assert told([]) == []

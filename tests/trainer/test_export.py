@@ -221,6 +221,7 @@ def test_an_empty_target_is_filled(tmp_path: Path) -> None:
     ("writer", "error"),
     [
         (PreTrainedTokenizerFast, OSError(28, "No space left on device")),
+        (PreTrainedTokenizerFast, Exception("No space left on device (os error 28)")),
         (PreTrainedModel, SafetensorError("I/O error: No space left on device (os error 28)")),
     ],
 )

@@ -10,7 +10,7 @@ from galore.trainer.data.batch import Progress
 from galore.trainer.data.extras import refuse_missing_extras
 from galore.trainer.errors import Interrupted, RunFailed, UserError
 from galore.trainer.metrics import Console
-from galore.trainer.recipe.load import LoadedRecipe, recipe_from_resolved
+from galore.trainer.recipe.load import LoadedRecipe, recipe_of_run
 from galore.trainer.recipe.resume import changed_mathematics
 from galore.trainer.run import run_training
 from galore.trainer.rundir import RunDir
@@ -85,7 +85,7 @@ def refuse_another(directory: Path, loaded: LoadedRecipe) -> None:
     file = RunDir(directory).recipe
     if not file.is_file():
         return
-    other = changed_mathematics(recipe_from_resolved(file.read_text(encoding="utf-8"), str(file)), loaded.recipe)
+    other = changed_mathematics(recipe_of_run(file), loaded.recipe)
     if other:
         raise UserError(
             f"holds a run of another recipe: {'; '.join(other)}",

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, NamedTuple, cast
 
 from galore.trainer.errors import UserError
+from galore.trainer.reading import open_regular
 
 CHUNK_BYTES = 1 << 20
 GZIP_MAGIC = b"\x1f\x8b"
@@ -50,7 +51,7 @@ class ByteStream:
 def opened(path: Path) -> Iterator[ByteStream]:
     """Open a file; what cannot be read becomes a UserError that names it."""
     try:
-        with path.open("rb") as raw:
+        with open_regular(path) as raw:
             gzipped = path.suffix == ".gz" or raw.read(2) == GZIP_MAGIC
             raw.seek(0)
             if not gzipped:

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from galore.trainer.data.batch import Progress
-from galore.trainer.errors import RunFailed, UserError
+from galore.trainer.errors import RunFailed, UserError, system_error
+from galore.trainer.reading import user_path
 
 LOCK_POLL_SECONDS = 0.2
 
@@ -27,7 +28,7 @@ def cache_root(cache_dir: str | None, base_dir: Path) -> Path:
         UserError: it cannot be created or written.
     """
     default = os.environ.get("GALORE_CACHE") or "~/.cache/galore"
-    root = base_dir / Path(cache_dir or default).expanduser()
+    root = base_dir / user_path(cache_dir or default)
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -63,11 +64,12 @@ def entry(path: Path, build: Callable[[Path], None], intact: Callable[[Path], bo
 
 @contextmanager
 def disk_space(folder: Path) -> Iterator[None]:
-    """A full disk, or a used-up quota, becomes RunFailed."""
+    """A full disk, or a used-up quota, becomes RunFailed, whichever library tells of it."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        refused = system_error(error)
+        if refused is None or refused.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         fix = "free some space, or set data.cache_dir to another disk"
         raise RunFailed("no space left for the tokenised data", where=str(folder), fix=fix) from error
@@ -98,6 +100,9 @@ def _locked(path: Path, progress: Progress) -> Iterator[None]:
             except BlockingIOError:
                 progress(0, 0, "waiting for another process that prepares the same data")
                 time.sleep(LOCK_POLL_SECONDS)
+            except OSError as error:
+                fix = "set data.cache_dir to a folder on a file system with file locks"
+                raise RunFailed(f"cannot be locked: {error.strerror}", where=str(path), fix=fix) from error
         yield  # closing the file releases the lock, and so does the death of the process
 
 

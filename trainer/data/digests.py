@@ -11,6 +11,7 @@ from pathlib import Path
 from galore.trainer.data.batch import Progress
 from galore.trainer.data.cache import disk_space, fingerprint, write_text
 from galore.trainer.errors import UserError
+from galore.trainer.reading import open_regular, read_bounded
 
 CHUNK_BYTES = 1 << 24
 
@@ -42,7 +43,7 @@ def _remembered_digest(path: Path, folder: Path, progress: Callable[[int], None]
     state = [stat.st_size, stat.st_mtime_ns, stat.st_ino]
     memo = folder / fingerprint(str(path.resolve()))
     try:
-        known = json.loads(memo.read_text())
+        known = json.loads(read_bounded(memo))
         if known["state"] == state:
             return str(known["sha256"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -56,7 +57,7 @@ def _remembered_digest(path: Path, folder: Path, progress: Callable[[int], None]
 
 def _digest(path: Path, progress: Callable[[int], None]) -> str:
     digest, done = hashlib.sha256(), 0
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         while chunk := file.read(CHUNK_BYTES):
             digest.update(chunk)
             done += len(chunk)

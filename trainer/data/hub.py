@@ -14,6 +14,8 @@ from galore.trainer.data.quality import BadRow, BadRows, check, decode
 from galore.trainer.data.rowfields import text_of_object
 from galore.trainer.errors import RunFailed, UserError
 from galore.trainer.offline import spare_retries
+from galore.trainer.printable import listed
+from galore.trainer.reading import user_path
 from galore.trainer.recipe.schema import DataSection
 
 State = dict[str, Any]
@@ -36,7 +38,7 @@ class HubSplit:
         """Raises UserError: `data.path` is a list."""
         if not isinstance(section.path, str):
             raise UserError("names several data sets", where="data.path", fix="source: hub streams one; name one")
-        local = base_dir / Path(section.path).expanduser()
+        local = base_dir / user_path(section.path)
         path = str(local) if local.exists() else section.path
         conversations = section if section.instruct else None
         return cls(path, section.hub_config, split, section.text_field, section.max_document_bytes, conversations)
@@ -66,7 +68,7 @@ class HubSplit:
         if rows.features is None:
             return rows
         if self.field not in rows.features:
-            what = f"`{self.field}` is not among the columns {', '.join(rows.features)}"
+            what = f"`{self.field}` is not among the columns {listed(rows.features)}"
             raise UserError(what, where="data.text_field", fix="name the column that holds the text")
         rows = rows.select_columns([self.field])
         kind = getattr(rows.features[self.field], "dtype", "")
@@ -119,7 +121,7 @@ def _columns(rows: Any, section: DataSection) -> Any:
     for field in required:
         if field not in rows.features:
             key = "data.messages_field" if section.messages_field else "data.prompt_field, data.response_field"
-            what = f"`{field}` is not among the columns {', '.join(rows.features)}"
+            what = f"`{field}` is not among the columns {listed(rows.features)}"
             raise UserError(what, where=key, fix="name the columns as the data set does")
     return rows.select_columns([*required, *(field for field in optional if field in rows.features)])
 

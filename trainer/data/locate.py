@@ -10,6 +10,7 @@ from typing import Literal
 
 from galore.trainer.data.extras import refuse_missing
 from galore.trainer.errors import UserError
+from galore.trainer.reading import NotReadable, is_there, require_regular, user_path
 
 Format = Literal["txt", "jsonl", "parquet", "verses"]
 
@@ -57,10 +58,11 @@ def format_of(path: Path) -> Format | None:
 
 
 def _expand(pattern: str, base_dir: Path, format: str, key: str) -> list[DataFile]:
-    path = base_dir / Path(pattern).expanduser()
+    path = base_dir / user_path(pattern)
     if path.is_dir():
         files = [DataFile(file, name) for file, name in _in_folder(path) if format in ("auto", name)]
-    elif path.exists():
+    elif is_there(path):
+        _require_regular(path, key)
         files = [_named(path, format, key)]
     else:
         matches = (Path(match) for match in sorted(glob.glob(str(path), recursive=True)))  # noqa: PTH207 - takes absolute ones
@@ -70,6 +72,14 @@ def _expand(pattern: str, base_dir: Path, format: str, key: str) -> list[DataFil
         what = f"no {kind} file in the folder {path}" if path.is_dir() else f"no file matches {path}"
         raise UserError(what, where=key, fix=f"`{pattern}` is looked for relative to {base_dir}")
     return files
+
+
+def _require_regular(path: Path, key: str) -> None:
+    try:
+        require_regular(path)
+    except NotReadable as error:
+        fix = "name a file, a folder or a glob; write what a pipe gives to a file first"
+        raise UserError(f"{path} {error.strerror}", where=key, fix=fix) from None
 
 
 def _in_folder(folder: Path) -> Iterator[tuple[Path, Format]]:

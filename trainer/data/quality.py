@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from galore.trainer.errors import UserError
+from galore.trainer.printable import shortened
 
 Kind = Literal[
     "invalid_utf8",
@@ -21,6 +22,8 @@ Kind = Literal[
     "no_response",
     "refused",
 ]
+
+LONGEST_DETAIL = 300  # letters
 
 MEANING: dict[Kind, str] = {
     "invalid_utf8": "not valid UTF-8",
@@ -40,6 +43,7 @@ class BadRow(Exception):  # noqa: N818 - it names a row, and travels as a value 
     """One row that cannot be trained on."""
 
     def __init__(self, kind: Kind, detail: str = "") -> None:
+        detail = shortened(detail, LONGEST_DETAIL)  # it is kept, too: with the data, and in run.json
         super().__init__(kind, detail)
         self.kind: Kind = kind
         self.detail = detail

@@ -14,6 +14,7 @@ from galore.trainer.data.extras import require
 from galore.trainer.data.quality import BadRow, decode
 from galore.trainer.data.rowfields import text_of_object
 from galore.trainer.errors import UserError
+from galore.trainer.printable import listed
 from galore.trainer.recipe.schema import DataSection
 
 PARQUET_BATCH_ROWS = 256
@@ -119,10 +120,18 @@ def _conversations(table: Any, section: DataSection) -> Iterator[list[str | BadR
     fields = [field for field in (*required, *optional) if field in names]
     if missing := [field for field in required if field not in names]:
         what = ", ".join(f"`{field}`" for field in missing)
-        yield from _all_bad(table, BadRow("missing_field", f"{what} is not among {', '.join(names)}"))
+        yield from _all_bad(table, BadRow("missing_field", f"{what} is not among {listed(names)}"))
+        return
+    if twice := _named_twice(names, fields):
+        yield from _all_bad(table, twice)
         return
     for batch in table.iter_batches(batch_size=PARQUET_BATCH_ROWS, columns=fields):
         yield [attempt(partial(_conversation, batch, index, section)) for index in range(batch.num_rows)]
+
+
+def _named_twice(names: list[str], fields: list[str]) -> BadRow | None:
+    twice = [field for field in fields if names.count(field) > 1]
+    return BadRow("wrong_type", f"`{twice[0]}` is the name of {names.count(twice[0])} columns") if twice else None
 
 
 def _conversation(batch: Any, index: int, section: DataSection) -> str:
@@ -153,7 +162,9 @@ def _columns(arrow: Any, table: Any, field: str) -> Iterator[list[str | BadRow]]
 
 def _column_fault(arrow: Any, schema: Any, field: str) -> BadRow | None:
     if field not in schema.names:
-        return BadRow("missing_field", f"`{field}` is not among {', '.join(schema.names)}")
+        return BadRow("missing_field", f"`{field}` is not among {listed(schema.names)}")
+    if twice := _named_twice(schema.names, [field]):
+        return twice
     kind = schema.field(field).type
     kind = kind.value_type if arrow.types.is_dictionary(kind) else kind
     tests = ("is_string", "is_large_string", "is_string_view", "is_binary", "is_large_binary")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from galore.trainer.data.quality import BadRow
+from galore.trainer.printable import listed
 
 
 def value_of(row: Any, field: str) -> Any:
@@ -13,7 +14,7 @@ def value_of(row: Any, field: str) -> Any:
         raise BadRow("wrong_type", f"the row is {type(row).__name__}, not an object")
     value = row.get(field)
     if value is None:
-        raise BadRow("missing_field", f"`{field}` is not among {', '.join(map(str, row)) or 'no fields'}")
+        raise BadRow("missing_field", f"`{field}` is not among {listed(row) or 'no fields'}")
     return value
 
 

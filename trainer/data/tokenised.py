@@ -19,6 +19,7 @@ from galore.trainer.data.quality import BadRow, BadRows
 from galore.trainer.data.store import StoreWriter, TokenStore, token_type
 from galore.trainer.data.tokenize import batches, encode, encoder
 from galore.trainer.data.tokenizer import id_bound, tokenizer_digest
+from galore.trainer.reading import read_bounded
 from galore.trainer.recipe.schema import DataSection
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def tokenised(material: Material, tokenizer: PreTrainedTokenizerBase, progress: 
 
     def intact(folder: Path) -> bool:
         try:
-            json.loads((folder / SUMMARY_FILE).read_text())
+            json.loads(read_bounded(folder / SUMMARY_FILE))
             return all(store.intact for store in stores(folder))
         except (OSError, ValueError):
             return False
@@ -71,7 +72,7 @@ def tokenised(material: Material, tokenizer: PreTrainedTokenizerBase, progress: 
         material.cache / "tokens" / name, lambda path: build(path, material, tokenizer, progress), intact, progress
     )
     train, validation = stores(folder)
-    return Tokenised(train, validation, name, json.loads((folder / SUMMARY_FILE).read_text()))
+    return Tokenised(train, validation, name, json.loads(read_bounded(folder / SUMMARY_FILE)))
 
 
 def _build(folder: Path, material: Material, tokenizer: PreTrainedTokenizerBase, progress: Progress) -> None:

@@ -12,6 +12,7 @@ from galore.trainer.data.packing import Frame
 from galore.trainer.data.tokenize import encoder
 from galore.trainer.errors import UserError
 from galore.trainer.offline import spare_retries
+from galore.trainer.reading import require_plain_folder, user_path
 from galore.trainer.recipe.schema import ModelSection, Recipe
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def load_tokenizer(name: str, revision: str | None, base_dir: Path, key: str) ->
     """A folder or tokenizer.json relative to `base_dir`, or a hub name. Raises UserError."""
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-    path = base_dir / Path(name).expanduser()
+    path = base_dir / user_path(name)
     fix = (
         "name a folder written by `save_pretrained`, or a tokenizer.json; hub names need the network or a filled cache"
     )
@@ -48,6 +49,7 @@ def load_tokenizer(name: str, revision: str | None, base_dir: Path, key: str) ->
     if not path.exists():
         spare_retries()
     try:
+        require_plain_folder(str(path))
         if path.is_file():
             return PreTrainedTokenizerFast(tokenizer_file=str(path))
         return AutoTokenizer.from_pretrained(str(path) if path.is_dir() else name, revision=revision, use_fast=True)

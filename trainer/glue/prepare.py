@@ -18,6 +18,7 @@ from galore.trainer.errors import UserError
 from galore.trainer.glue.readers import local_split, read_split
 from galore.trainer.glue.rows import Rows
 from galore.trainer.glue.tasks import TASKS
+from galore.trainer.reading import user_path
 from galore.trainer.recipe.schema import Recipe
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def check_splits(recipe: Recipe, base_dir: Path) -> None:
 
 def _source(recipe: Recipe, base_dir: Path) -> str | Path:
     assert isinstance(recipe.data.path, str)
-    folder = base_dir / Path(recipe.data.path).expanduser()
+    folder = base_dir / user_path(recipe.data.path)
     return folder if folder.exists() else recipe.data.path
 
 

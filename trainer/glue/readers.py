@@ -15,6 +15,7 @@ from galore.trainer.glue.readlines import Ragged, read_jsonl, read_tsv
 from galore.trainer.glue.readmsr import read_msr
 from galore.trainer.glue.rows import Rows
 from galore.trainer.glue.tasks import Task
+from galore.trainer.reading import user_path
 
 HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 MOST_BROKEN = 0.001  # of the lines of QQP, where two dozen questions hold a line break that nothing quotes
@@ -51,7 +52,7 @@ def local_split(task: Task, split: str, source: str | Path) -> SplitFiles | None
     Raises:
         UserError: there is no such folder, or not the split in it.
     """
-    folder = Path(source).expanduser()
+    folder = user_path(str(source))
     if folder.is_dir():
         return find_split(task, split, folder)
     if HUB_NAME.fullmatch(str(source)) and not folder.exists():

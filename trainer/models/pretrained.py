@@ -19,6 +19,7 @@ from transformers.utils import logging
 
 from galore.trainer.errors import UserError
 from galore.trainer.offline import spare_retries
+from galore.trainer.reading import require_plain_folder, user_path
 
 logging.disable_progress_bar()  # a bar per file would tear the console's own display
 
@@ -31,7 +32,7 @@ def locate(name: str, base_dir: Path) -> str:
     Raises:
         UserError: a path that does not exist, or a folder that no model can be read from.
     """
-    folder = base_dir / Path(name).expanduser()
+    folder = base_dir / user_path(name)
     if folder.is_dir():
         return str(folder.resolve())
     beside_others = "/" in name and folder.parent.is_dir()  # runs/nope where runs/ is: a typo, not a hub name
@@ -50,6 +51,7 @@ def read_config(source: str, revision: str | None) -> PreTrainedConfig:
         UserError: it cannot be read, would need code of its own, or describes quantised weights.
     """
     with explained(source):
+        require_plain_folder(source)
         config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
     if quantised := getattr(config, "quantization_config", None):
         kind = quantised.get("quant_method", "unknown") if isinstance(quantised, dict) else "unknown"

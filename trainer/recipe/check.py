@@ -51,8 +51,9 @@ def take_unknown(layer: Layer) -> set[str]:
 def _take_top(layer: Layer, name: str, value: Any) -> set[str]:
     """One key that stands where only sections may."""
     if not isinstance(value, Mapping):
-        return _report(layer, (name,), what_was_meant(name, "", value))
-    section = SECTION_CALLED.get(name.lower()) or next(iter(nearest(name, sections())), "")
+        return _report(layer, (name,), what_was_meant(name, "", value, guess=layer.is_told))
+    close = nearest(name, sections()) if layer.is_told else []
+    section = SECTION_CALLED.get(name.lower()) or next(iter(close), "")
     layer.report((name,), "unknown section", f"it is called `{section}`" if section else ALL_SECTIONS)
     if section and isinstance(layer.values.get(section), Mapping | None):
         layer.values[section] = {**value, **(layer.values.get(section) or {})}
@@ -66,12 +67,16 @@ def _take_inner(layer: Layer, section: str) -> set[str]:
     meant = set()
     for name in [each for each in layer.values[section] if f"{section}.{each}" not in fields()]:
         value = layer.values[section].pop(name)
-        meant |= _report(layer, (section, name), what_was_meant(name, section, value))
+        meant |= _report(layer, (section, name), what_was_meant(name, section, value, guess=layer.is_told))
     return meant
 
 
-def what_was_meant(name: str, section: str, value: Any = None) -> Meant:
-    """The field, or the advice, for a key called `name` that `section` (or the top level, "") does not have."""
+def what_was_meant(name: str, section: str, value: Any = None, *, guess: bool = True) -> Meant:
+    """The field, or the advice, for a key called `name` that `section` (or the top level, "") does not have.
+
+    Args:
+        guess: whether to look for a name that is nearly the same, which takes milliseconds.
+    """
     if name in fields():
         above, name = name.split(".")
         return Meant(f"{above}.{name}", f"write `{above}:`, and `{name}:` indented below it")
@@ -81,6 +86,8 @@ def what_was_meant(name: str, section: str, value: Any = None) -> Meant:
         return Meant("optim.method", f"in section `optim` write {OPTIMIZERS[str(value).lower()]}")
     if target := CALLED.get(plain(name)):
         return _from_table(target)
+    if not guess:
+        return Meant()
     names = [each.split(".")[1] for each in sorted(fields(), key=lambda path: not path.startswith(f"{section}."))]
     if close := nearest(name, [*names, *ALIASES]):
         known = f"{section}.{close[0]}"
@@ -106,7 +113,9 @@ def _from_table(target: str) -> Meant:
 
 
 def _report(layer: Layer, key: Key, meant: Meant) -> set[str]:
-    layer.report(key, "unknown key", meant.hint or advice(key, meant.target))
+    fix = meant.hint or (advice(key, meant.target) if meant.target else "")
+    listed = layer.is_told and any(each.fix == fix for each in layer.problems)  # all keys of a section, once
+    layer.report(key, "unknown key", "" if listed else fix)
     return {meant.target} - {""}
 
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from galore.trainer.recipe.aliases import OPTIMIZERS, VALUES, inverse
-from galore.trainer.recipe.fields import FieldInfo, fields
+from galore.trainer.recipe.fields import FieldInfo, fields, words
 from galore.trainer.recipe.problems import Problem
 from galore.trainer.recipe.schema import Recipe
 from galore.trainer.recipe.source import Key, Layer
@@ -89,7 +89,7 @@ def math_allows(field: FieldInfo, value: Any) -> bool:
 def _of_field(field: FieldInfo, value: Any, layer: Layer) -> Problem:
     place = layer.place((field.section, field.name))
     found = "nothing" if place.text == "" else shown(value, place.text)
-    return Problem(place, field.path, f"expected {field.expected}, got {found}", _instead(field, value))
+    return Problem(place, field.path, f"expected {words(field.schema, value)}, got {found}", _instead(field, value))
 
 
 def _instead(field: FieldInfo, value: Any) -> str:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 from galore.trainer.recipe.schema import Recipe
+
+TINY = 1e-30  # a lower limit below it is no limit anybody meets on purpose
+EXACT = 1e19  # whole numbers below it are written out
 
 
 @dataclass(frozen=True)
@@ -77,11 +81,12 @@ def parts(schema: dict[str, Any]) -> list[dict[str, Any]]:
     return alternatives
 
 
-def words(schema: dict[str, Any]) -> str:
-    return " or ".join(_words(part) for part in parts(schema))
+def words(schema: dict[str, Any], value: Any = None) -> str:
+    """What it takes, in words. The ends of a kind of number are left out, unless `value` is beyond them."""
+    return " or ".join(_words(part, value) for part in parts(schema))
 
 
-def _words(part: dict[str, Any]) -> str:
+def _words(part: dict[str, Any], value: Any) -> str:
     if choices := part.get("enum"):
         return f"one of {', '.join(choices)}"
     names = {
@@ -94,7 +99,29 @@ def _words(part: dict[str, Any]) -> str:
     if part["type"] == "array":
         return "a list such as [a, b]"
     if part["type"] == "object":
-        return f"a mapping such as {{name: {words(part['additionalProperties'])}}}"
+        return f"a mapping such as {{name: {words(part['additionalProperties'], value)}}}"
     signs = {"exclusiveMinimum": ">", "minimum": "≥", "exclusiveMaximum": "<", "maximum": "≤"}
-    limits = [f"{sign} {part[name]:g}" for name, sign in signs.items() if name in part]
+    far = _is_far(part, value)
+    known = {name: part[name] for name in signs if name in part and (far or _told(name, part[name]))}
+    if "minimum" in known:
+        known.pop("exclusiveMinimum", None)
+    limits = [f"{signs[name]} {_number(limit)}" for name, limit in known.items()]
     return " ".join([names[part["type"]], " and ".join(limits)]).rstrip()
+
+
+def _told(name: str, limit: float) -> bool:
+    """Whether a limit is one of this field: the ends of a kind of number (`section.py`) go without saying."""
+    return not (name == "maximum" and limit > 1) and not (name == "minimum" and 0 < limit < TINY)
+
+
+def _is_far(part: dict[str, Any], value: Any) -> bool:
+    """Whether one of the numbers in `value` is of the right sign, but beyond the ends of its kind."""
+    if isinstance(value, Mapping):
+        return any(_is_far(part, each) for each in value.values())
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return value > part.get("maximum", value) > 1 or 0 < value < part.get("minimum", 0) < TINY
+
+
+def _number(limit: float) -> str:
+    return f"{int(limit):,}" if limit < EXACT and float(limit).is_integer() else f"{limit:g}"

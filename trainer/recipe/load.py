@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from galore.trainer.reading import is_there, user_path
 from galore.trainer.recipe.check import take_unknown
 from galore.trainer.recipe.dump import dump_recipe
 from galore.trainer.recipe.explain import shown, validate
@@ -16,7 +17,7 @@ from galore.trainer.recipe.overrides import parse_overrides
 from galore.trainer.recipe.problems import RecipeError
 from galore.trainer.recipe.schema import Recipe
 from galore.trainer.recipe.shipped import is_shipped, locate
-from galore.trainer.recipe.source import Layer, merge, parse, read_layer
+from galore.trainer.recipe.source import LARGEST_RESOLVED_BYTES, Layer, merge, parse, read_layer, read_text
 from galore.trainer.recipe.task_settings import with_task_settings
 
 CORPUS = [("data", "path"), ("data", "validation_path")]  # files if the source is local, else names on the hub
@@ -60,6 +61,11 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> LoadedRecip
 def recipe_from_resolved(text: str, where: str) -> Recipe:
     """Reads a resolved recipe, as a run directory keeps it. Raises RecipeError, which names `where`."""
     return _resolve(parse(text, where, Path.cwd()))
+
+
+def recipe_of_run(file: Path) -> Recipe:
+    """The resolved recipe that the run directory of `file` keeps. Raises RecipeError."""
+    return recipe_from_resolved(read_text(file, str(file), LARGEST_RESOLVED_BYTES), str(file))
 
 
 def _main_layer(name_or_path: str) -> Layer:
@@ -131,5 +137,5 @@ def _anchored(value: Any, directory: Path, surely: bool) -> Any:
         return [_anchored(each, directory, surely) for each in value]
     if not isinstance(value, str) or not value:
         return value
-    path = Path(os.path.abspath(directory / Path(value).expanduser()))  # noqa: PTH100 - symlinks stay as they are
-    return str(path) if surely or path.exists() else value
+    path = Path(os.path.abspath(directory / user_path(value)))  # noqa: PTH100 - symlinks stay as they are
+    return str(path) if surely or is_there(path) else value

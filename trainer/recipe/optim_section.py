@@ -7,7 +7,17 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from galore.trainer.recipe.optimizer_rules import SKETCHABLE, check_optimizer
-from galore.trainer.recipe.section import Fraction, NonNegative, Positive, Section, Share, execution
+from galore.trainer.recipe.section import (
+    Fraction,
+    NonNegative,
+    Positive,
+    Section,
+    Share,
+    Steps,
+    StepsOrNone,
+    Width,
+    execution,
+)
 
 RefreshMode = Literal["delayed", "two-pass", "summed", "first-micro-batch"]
 
@@ -18,27 +28,27 @@ class OptimSection(Section):
     method: Literal["galore", "lora", "full"] = Field(
         "galore", description="galore: low-rank gradient projection; lora: adapters through peft; full: full-rank AdamW"
     )
-    learning_rate: float = Field(0.01, gt=0, description="Peak learning rate, per optimizer step")
+    learning_rate: Positive = Field(0.01, description="Peak learning rate, per optimizer step")
     lr_scheduler_type: Literal["cosine", "linear", "constant"] = Field(
         "cosine", description="Shape of the schedule after warm-up"
     )
-    warmup_steps: NonNegative | None = Field(
+    warmup_steps: StepsOrNone | None = Field(
         None, description="Linear warm-up, optimizer steps; null uses `warmup_ratio`"
     )
     warmup_ratio: Fraction = Field(0.1, description="Warm-up as a share of all optimizer steps")
     min_lr_ratio: Fraction = Field(0.1, description="Final learning rate as a share of the peak (cosine, linear)")
-    weight_decay: float = Field(0.0, ge=0, description="Decoupled weight decay; norms and biases are never decayed")
+    weight_decay: NonNegative = Field(0.0, description="Decoupled weight decay; norms and biases are never decayed")
     adam_beta1: float = Field(0.9, ge=0, lt=1, description="Decay of the first moment")
     adam_beta2: float = Field(0.999, ge=0, lt=1, description="Decay of the second moment")
-    adam_epsilon: float = Field(1e-8, gt=0, description="Added to the square root of the second moment")
-    max_grad_norm: float | None = Field(
-        1.0, gt=0, description="Global norm of what is applied is clipped to this; null never clips"
+    adam_epsilon: Positive = Field(1e-8, description="Added to the square root of the second moment")
+    max_grad_norm: Positive | None = Field(
+        1.0, description="Global norm of what is applied is clipped to this; null never clips"
     )
-    rank: Positive | Share = Field(
+    rank: Width | Share = Field(
         128,
         description="Rank r of the projection (galore) or of the adapters (lora), clamped to min(m, n); galore: or a share of min(m, n), below 1",
     )
-    rank_pattern: dict[str, Positive | Share] = Field(
+    rank_pattern: dict[str, Width | Share] = Field(
         {},
         description="galore: other ranks of some target matrices, by parts of their path: {mlp: 0.125}; the last match counts",
     )
@@ -46,14 +56,11 @@ class OptimSection(Section):
         ("self_attn", "mlp"),
         description="Layers to project or adapt: parts of their module path; each must match (galore: convolutions and embeddings too)",
     )
-    scale: float | None = Field(
+    scale: Positive | None = Field(
         None,
-        gt=0,
         description="α: factor on the update of the target matrices; null is 0.25 for galore and fira, 1 for the others",
     )
-    update_proj_gap: Positive = Field(
-        200, description="T: optimizer steps between two refreshes of one layer's subspace"
-    )
+    update_proj_gap: Steps = Field(200, description="T: optimizer steps between two refreshes of one layer's subspace")
     proj_type: Literal["svd", "randomized", "power", "dct", "random"] = Field(
         "randomized",
         description="How the subspace is found: full SVD, randomized range finder, one warm power step, columns of a DCT, or drawn from the seed and never stored",
@@ -122,13 +129,13 @@ class OptimSection(Section):
         None,
         description="lora: what is trained; null is lora; relora: adapters merged and restarted; factors: W = B·A with no W (docs/optimizer.md)",
     )
-    relora_gap: Positive | None = Field(
+    relora_gap: Steps | None = Field(
         None, description="relora: optimizer steps between two restarts; null is a quarter of the run"
     )
-    relora_warmup_steps: NonNegative | None = Field(
+    relora_warmup_steps: StepsOrNone | None = Field(
         None, description="relora: linear warm-up after a restart, optimizer steps; null is a tenth of the gap"
     )
-    lora_alpha: float = Field(32.0, gt=0, description="lora: adapters are scaled by lora_alpha / rank")
+    lora_alpha: Positive = Field(32.0, description="lora: adapters are scaled by lora_alpha / rank")
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="lora: dropout before the adapter")
     train_modules: tuple[str, ...] = Field(
         (), description="lora: modules trained in full beside the adapters, such as embed_tokens, lm_head, norm"

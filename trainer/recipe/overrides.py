@@ -9,7 +9,7 @@ from typing import Any
 from galore.trainer.recipe.check import what_was_meant
 from galore.trainer.recipe.fields import fields
 from galore.trainer.recipe.problems import Place, Problem, RecipeError
-from galore.trainer.recipe.source import Key, Layer, compose, value_of
+from galore.trainer.recipe.source import Key, Layer, compose, require_few_values, value_of
 
 
 def parse_overrides(overrides: Sequence[str]) -> Layer:
@@ -21,7 +21,7 @@ def parse_overrides(overrides: Sequence[str]) -> Layer:
     for text in overrides:
         path, equals, raw = (part.strip() for part in text.partition("="))
         place = Place(f"override `{text}`", text=raw, directory=layer.directory)
-        if problem := _refused(path, equals, raw, place):
+        if problem := _refused(path, equals, raw, place, layer.is_told):
             layer.problems.append(problem)
             continue
         key = tuple(path.split("."))
@@ -31,7 +31,7 @@ def parse_overrides(overrides: Sequence[str]) -> Layer:
     return layer
 
 
-def _refused(path: str, equals: str, raw: str, place: Place) -> Problem | None:
+def _refused(path: str, equals: str, raw: str, place: Place, guess: bool) -> Problem | None:
     if not equals:
         return Problem(place, "", "is not of the form section.key=value", "for example optim.rank=256")
     if not raw:
@@ -40,14 +40,16 @@ def _refused(path: str, equals: str, raw: str, place: Place) -> Problem | None:
         return None
     if path == "extends":
         return Problem(place, "", "`extends` belongs in a file", "name the other recipe on the command line instead")
-    meant = what_was_meant(path.rsplit(".", 1)[-1], path.split(".")[0], raw)
-    return Problem(place, "", f"there is no key `{path}`", meant.hint or f"write {meant.target}={raw}")
+    meant = what_was_meant(path.rsplit(".", 1)[-1], path.split(".")[0], raw, guess=guess)
+    fix = meant.hint or (f"write {meant.target}={raw}" if meant.target else "")
+    return Problem(place, "", f"there is no key `{path}`", fix)
 
 
 def _value(raw: str, key: Key, place: Place, layer: Layer) -> Any:
     read = Layer(place.source, layer.directory)
     read.places[key] = place
     try:
+        require_few_values(raw, place.source)
         node = compose(raw, place.source)
     except RecipeError as error:
         layer.problems += [Problem(place, "", each.what, each.fix) for each in error.problems]

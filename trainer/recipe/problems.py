@@ -8,6 +8,8 @@ from pathlib import Path
 
 from galore.trainer.errors import UserError
 
+MOST_TOLD = 20  # problems of a recipe; the rest is counted, and nobody guesses what was meant by it
+
 
 @dataclass(frozen=True)
 class Place:
@@ -58,5 +60,7 @@ class RecipeError(UserError):
             return place.source != origin, place.line == 0, place.source, place.line, place.column
 
         self.problems = sorted(dict.fromkeys(problems), key=order)
-        count = "1 error" if len(self.problems) == 1 else f"{len(self.problems)} errors"
-        super().__init__("\n".join([f"{origin}: {count}", *(f"  {problem}" for problem in self.problems)]))
+        count = "1 error" if len(self.problems) == 1 else f"{len(self.problems):,} errors"
+        told = [f"  {problem}" for problem in self.problems[:MOST_TOLD]]
+        more = [f"  … and {len(self.problems) - MOST_TOLD:,} more"] if len(self.problems) > MOST_TOLD else []
+        super().__init__("\n".join([f"{origin}: {count}", *told, *more]))

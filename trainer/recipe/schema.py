@@ -5,14 +5,34 @@ Fields marked `execution` decide how a run is carried out, not what it computes:
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from galore.trainer.recipe.glue_rules import check_glue
 from galore.trainer.recipe.instruction_rules import check_instruction
 from galore.trainer.recipe.optim_section import OptimSection
-from galore.trainer.recipe.section import NonNegative, Positive, Section, execution
+from galore.trainer.recipe.section import (
+    Bytes,
+    Checkpoints,
+    Deviation,
+    Epochs,
+    Layers,
+    Length,
+    NonNegative,
+    Pieces,
+    Positive,
+    Rows,
+    Section,
+    Seed,
+    Steps,
+    StepsOrNone,
+    Threads,
+    Tokens,
+    Vocabulary,
+    Width,
+    execution,
+)
 
 TaskName = Literal["cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli"]
 
@@ -40,18 +60,18 @@ class ModelSection(Section):
     )
     revision: str | None = Field(None, description="Hub revision (branch, tag or commit) of `name_or_path`")
     random_init: bool = Field(False, description="Take only the configuration of `name_or_path` and draw fresh weights")
-    vocab_size: Positive | None = Field(None, description="Rows of the embedding; null takes the tokenizer's size")
-    hidden_size: Positive = Field(512, description="Width of the residual stream")
-    intermediate_size: Positive = Field(1376, description="Width of the SwiGLU MLP")
-    num_hidden_layers: Positive = Field(8, description="Number of decoder blocks")
-    num_attention_heads: Positive = Field(8, description="Query heads")
-    num_key_value_heads: Positive | None = Field(
+    vocab_size: Vocabulary | None = Field(None, description="Rows of the embedding; null takes the tokenizer's size")
+    hidden_size: Width = Field(512, description="Width of the residual stream")
+    intermediate_size: Width = Field(1376, description="Width of the SwiGLU MLP")
+    num_hidden_layers: Layers = Field(8, description="Number of decoder blocks")
+    num_attention_heads: Width = Field(8, description="Query heads")
+    num_key_value_heads: Width | None = Field(
         None, description="Key/value heads (GQA); null means as many as query heads"
     )
-    max_position_embeddings: Positive = Field(2048, description="Longest sequence, in tokens, that RoPE is set up for")
-    rms_norm_eps: float = Field(1e-6, gt=0, description="Epsilon of RMSNorm")
-    rope_theta: float = Field(10000.0, gt=0, description="Base of the rotary frequencies")
-    initializer_range: float = Field(0.02, gt=0, description="Standard deviation of the initial weights")
+    max_position_embeddings: Length = Field(2048, description="Longest sequence, in tokens, that RoPE is set up for")
+    rms_norm_eps: Positive = Field(1e-6, description="Epsilon of RMSNorm")
+    rope_theta: Positive = Field(10000.0, description="Base of the rotary frequencies")
+    initializer_range: Deviation = Field(0.02, description="Standard deviation of the initial weights")
     tie_word_embeddings: bool = Field(False, description="Share the embedding with the output head")
     dtype: Literal["float32", "bfloat16"] = Field("bfloat16", description="Storage and compute type of the weights")
     attn_implementation: Literal["sdpa", "flash_attention_2", "eager"] = execution(
@@ -85,7 +105,7 @@ class DataSection(Section):
         description="packaged: the corpus pip brings; local: files at `path`; hub: a data set streamed from the Hugging Face hub; glue: sentences and labels of `task`",
     )
     task: TaskName | None = Field(None, description="glue: which task; `galore finetune-glue --task` sets it")
-    max_train_samples: Positive | None = Field(
+    max_train_samples: Rows | None = Field(
         None, description="glue: train on the first so many examples only; null takes all"
     )
     path: str | list[str] | None = execution(  # a moved corpus is the same corpus: its content is fingerprinted
@@ -126,10 +146,10 @@ class DataSection(Section):
         None,
         description="Local folder, tokenizer.json or hub name; null takes the model's, or trains a byte-level BPE on the corpus",
     )
-    tokenizer_vocab_size: Positive = Field(
+    tokenizer_vocab_size: Pieces = Field(
         4096, description="Size of the byte-level BPE trained when `tokenizer` is null"
     )
-    max_length: Positive = Field(
+    max_length: Length = Field(
         256, description="Tokens per sequence; glue: at most, the examples of a batch are padded to its longest"
     )
     packing: Literal["packed", "paper"] = Field(
@@ -139,12 +159,12 @@ class DataSection(Section):
     shuffle: bool = Field(
         True, description="Permute the sequences of every epoch; the order is a pure function of (seed, step)"
     )
-    shuffle_buffer_size: Positive = Field(10_000, description="hub: documents in the shuffle buffer of the stream")
+    shuffle_buffer_size: Rows = Field(10_000, description="hub: documents in the shuffle buffer of the stream")
     on_bad_rows: Literal["skip", "error"] = Field(
         "skip", description="Invalid UTF-8, missing field, empty, NUL bytes, oversized: count and skip, or refuse"
     )
-    max_document_bytes: Positive = Field(50_000_000, description="A row longer than this, in bytes, is a bad row")
-    num_proc: Positive | None = execution(None, "Processes or threads that tokenise; null means all cores")
+    max_document_bytes: Bytes = Field(50_000_000, description="A row longer than this, in bytes, is a bad row")
+    num_proc: Threads | None = execution(None, "Processes or threads that tokenise; null means all cores")
     cache_dir: str | None = execution(None, "Where tokenised data is kept; null means $GALORE_CACHE or ~/.cache/galore")
 
     @model_validator(mode="after")
@@ -173,21 +193,20 @@ def _largest_divisor(number: int, limit: int) -> int:
 class TrainSection(Section):
     """How long, how large, and where."""
 
-    seed: NonNegative = Field(42, description="Seed of weights, data order, subspaces and rounding")
-    max_steps: Positive | None = Field(None, description="Optimizer steps; null uses num_train_epochs")
-    num_train_epochs: float | None = Field(
-        None, gt=0, description="Passes over the training data; ignored when max_steps is set"
+    seed: Seed = Field(42, description="Seed of weights, data order, subspaces and rounding")
+    max_steps: Steps | None = Field(None, description="Optimizer steps; null uses num_train_epochs")
+    num_train_epochs: Epochs | None = Field(
+        None, description="Passes over the training data; ignored when max_steps is set"
     )
-    global_batch_size: Positive = Field(512, description="Sequences per optimizer step")
-    z_loss: float = Field(
+    global_batch_size: Rows = Field(512, description="Sequences per optimizer step")
+    z_loss: NonNegative = Field(
         0.0,
-        ge=0,
         description="Coefficient on the mean squared logsumexp of the logits, added to what is optimised and reported apart; 1e-4 is common",
     )
-    micro_batch_size: Positive = execution(
+    micro_batch_size: Rows = execution(
         16, "Sequences per forward/backward; accumulation is global_batch_size / micro_batch_size"
     )
-    gradient_checkpointing: bool | Positive = execution(
+    gradient_checkpointing: bool | Layers = execution(
         False,
         "Recompute blocks in the backward instead of keeping their activations: true is every block, a number the first so many",
     )
@@ -204,10 +223,10 @@ class TrainSection(Section):
         False,
         "CUDA: add in one order, so that the same run gives the same bits; a CPU always does. Attention's backward is slower",
     )
-    num_threads: Positive | None = execution(None, "CPU threads; null leaves torch's choice")
-    save_steps: Positive | None = execution(1000, "Optimizer steps between checkpoints; null saves only at the end")
-    save_total_limit: Annotated[int, Field(ge=2)] = execution(2, "Newest checkpoints kept; never less than two")
-    max_skipped_steps: NonNegative = execution(
+    num_threads: Threads | None = execution(None, "CPU threads; null leaves torch's choice")
+    save_steps: Steps | None = execution(1000, "Optimizer steps between checkpoints; null saves only at the end")
+    save_total_limit: Checkpoints = execution(2, "Newest checkpoints kept; never less than two")
+    max_skipped_steps: StepsOrNone = execution(
         10, "Consecutive non-finite steps that are skipped before the run gives up"
     )
 
@@ -234,28 +253,26 @@ class TrainSection(Section):
 class EvalSection(Section):
     """How the held-out text is scored."""
 
-    eval_steps: Positive | None = execution(1000, "Optimizer steps between evaluations; null evaluates only at the end")
-    eval_epochs: Positive | None = execution(
+    eval_steps: Steps | None = execution(1000, "Optimizer steps between evaluations; null evaluates only at the end")
+    eval_epochs: Steps | None = execution(
         None, "Passes over the training data between evaluations, instead of eval_steps; not for a stream"
     )
     mode: Literal["token", "paper"] = Field(
         "token",
         description="token: mean over held-out tokens; paper: mean of batch means divided by n + 1 batches, as published",
     )
-    max_tokens: Positive | None = execution(
-        10_000_000, "Held-out tokens scored per evaluation; null scores all of them"
-    )
-    micro_batch_size: Positive | None = execution(None, "Sequences per forward; null is train.micro_batch_size")
+    max_tokens: Tokens | None = execution(10_000_000, "Held-out tokens scored per evaluation; null scores all of them")
+    micro_batch_size: Rows | None = execution(None, "Sequences per forward; null is train.micro_batch_size")
     sample_prompt: str | None = execution(
         None, "Text continued, or instruction answered, at every evaluation; null samples nothing"
     )
-    sample_tokens: Positive = execution(60, "Length of the sample, in tokens")
+    sample_tokens: Length = execution(60, "Length of the sample, in tokens")
 
 
 class LogSection(Section):
     """What is written while the run goes on. metrics.jsonl is always written."""
 
-    logging_steps: Positive = execution(10, "Optimizer steps between printed lines; metrics.jsonl has every step")
+    logging_steps: Steps = execution(10, "Optimizer steps between printed lines; metrics.jsonl has every step")
     report_to: Literal["none", "wandb"] = execution("none", "Also send the metrics to Weights & Biases")
     wandb_project: str = execution("galore", "Project name at Weights & Biases")
     wandb_mode: Literal["online", "offline"] = execution(

@@ -6,8 +6,25 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Positive = Annotated[int, Field(gt=0)]
-NonNegative = Annotated[int, Field(ge=0)]
+# The kinds of number, each with its end. Beyond it lies nothing but a slip, which would cost work or memory without end.
+Layers = Annotated[int, Field(gt=0, le=10_000)]
+Width = Annotated[int, Field(gt=0, le=2**24)]  # of a matrix; heads and ranks too
+Length = Annotated[int, Field(gt=0, le=2**24)]  # of a sequence, in tokens
+Vocabulary = Annotated[int, Field(gt=0, le=2**31 - 1)]
+Pieces = Annotated[int, Field(gt=0, le=2**24)]  # of a vocabulary that is made here
+Rows = Annotated[int, Field(gt=0, le=2**24)]  # sequences or documents, which are numbered in memory
+Steps = Annotated[int, Field(gt=0, le=2**31 - 1)]
+StepsOrNone = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Checkpoints = Annotated[int, Field(ge=2, le=1_000_000)]
+Threads = Annotated[int, Field(gt=0, le=1024)]
+Bytes = Annotated[int, Field(gt=0, le=2**40)]
+Tokens = Annotated[int, Field(gt=0, le=2**63 - 1)]
+Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
+Epochs = Annotated[float, Field(gt=0, le=1_000_000)]
+SMALLEST, LARGEST = 1.1754943508222875e-38, 3.4028234663852886e38  # what float32 can say with all its digits
+Positive = Annotated[float, Field(gt=0, ge=SMALLEST, le=LARGEST)]
+NonNegative = Annotated[float, Field(ge=0, le=LARGEST)]
+Deviation = Annotated[float, Field(gt=0, ge=SMALLEST, le=1)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Share = Annotated[float, Field(gt=0.0, lt=1.0)]
 

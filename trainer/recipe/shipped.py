@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import galore.recipes
+from galore.trainer.reading import is_there, user_path
 from galore.trainer.recipe.problems import Place, Problem, RecipeError
 from galore.trainer.recipe.suggest import nearest
 
@@ -38,8 +39,8 @@ def locate(name_or_path: str, beside: Path = Path(), asked: tuple[Place, str] | 
     """
     if is_shipped(name_or_path):
         return FOLDER / f"{name_or_path}.yaml"
-    path = beside / Path(name_or_path).expanduser()
-    if path.exists():
+    path = beside / user_path(name_or_path)
+    if is_there(path):
         return path
     place, key = asked or (Place(name_or_path), "")
     what = "no such file" if _looks_like_file(name_or_path) else "neither a shipped recipe nor a file"
@@ -51,7 +52,8 @@ def _looks_like_file(name: str) -> bool:
 
 
 def _nearest_recipes(name: str, path: Path) -> str:
-    files = {each.name: str(each) for suffix in SUFFIXES for each in sorted(path.parent.glob(f"*{suffix}"))}
+    there = path.parent if is_there(path.parent) else Path()
+    files = {each.name: str(each) for suffix in SUFFIXES for each in sorted(there.glob(f"*{suffix}"))}
     close = [files[each] for each in nearest(path.name, files, 2)] + nearest(Path(name).stem, shipped_names(), 3)
     listed = "`galore recipes list` shows the shipped ones"
     return f"did you mean {' or '.join(close)}? {listed}" if close else listed

@@ -9,11 +9,14 @@ from typing import Any
 
 import yaml
 
-from galore.trainer.recipe.problems import Place, Problem, RecipeError
+from galore.trainer.reading import NotReadable, read_bounded
+from galore.trainer.recipe.problems import MOST_TOLD, Place, Problem, RecipeError
 from galore.trainer.recipe.syntax import RecipeLoader, scalar
 
 Key = tuple[str, ...]
 LARGEST_RECIPE_BYTES = 1_000_000
+LARGEST_RESOLVED_BYTES = 16_000_000  # of one that galore wrote: with absolute paths, and all defaults
+MOST_VALUES = 10_000  # lines and commas; each takes a tenth of a millisecond
 
 
 @dataclass
@@ -25,6 +28,11 @@ class Layer:
     values: dict[str, Any] = field(default_factory=dict)
     places: dict[Key, Place] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+
+    @property
+    def is_told(self) -> bool:
+        """Whether one more problem is told, or only counted."""
+        return len(self.problems) < MOST_TOLD
 
     def place(self, key: Key) -> Place:
         """The place of `key`, or of the section around it, or of the file."""
@@ -38,23 +46,32 @@ class Layer:
 
 def read_layer(path: Path, origin: str, directory: Path) -> Layer:
     """One recipe file. Raises RecipeError for a folder, a binary file, or what is not YAML."""
-    return parse(read_text(path, origin), origin, directory)
+    text = read_text(path, origin)
+    require_few_values(text, origin)
+    return parse(text, origin, directory)
 
 
-def read_text(path: Path, origin: str) -> str:
-    """The text of a recipe file, which is UTF-8 and small."""
+def require_few_values(text: str, origin: str) -> None:
+    """Raises RecipeError for a text that would take seconds to compose."""
+    if text.count(",") + text.count("\n") > MOST_VALUES:
+        what = f"has more than {MOST_VALUES:,} lines and values"
+        raise _refusal(origin, what, "a recipe has some hundred; for many files name a folder or a glob")
+
+
+def read_text(path: Path, origin: str, limit: int = LARGEST_RECIPE_BYTES) -> str:
+    """The text of a recipe file, which is UTF-8 and has no more than `limit` bytes."""
     if path.is_dir():
         found = sorted(str(each) for each in path.glob("*.y*ml"))
         raise _refusal(
             origin, "is a folder, not a recipe", f"name a file in it: {', '.join(found[:5])}" if found else ""
         )
     try:
-        if path.stat().st_size > LARGEST_RECIPE_BYTES:
-            raise _refusal(origin, f"has {path.stat().st_size:,} bytes: a recipe is a few kilobytes of YAML")
-        text = path.read_bytes().decode("utf-8-sig")
+        text = read_bounded(path, limit).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         what = f"is not a text file: byte {error.object[error.start]:#04x} at {error.start} is not UTF-8"
         raise _refusal(origin, what) from None
+    except NotReadable as error:
+        raise _refusal(origin, f"{error.strerror}: a recipe is a file of a few kilobytes of YAML") from None
     except OSError as error:
         raise _refusal(origin, f"cannot be read: {error.strerror}") from None
     if "\0" in text:

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 
+LONGEST = 60  # letters that are compared; no known word has as many
 SHORTEST = 2  # letters: one change makes any such word into any other
 
 
-def distance(a: str, b: str) -> int:
-    """Insertions, deletions, replacements and swaps of neighbours that turn `a` into `b` (optimal string alignment)."""
+def distance(a: str, b: str, limit: int = LONGEST) -> int:
+    """Insertions, deletions, replacements and swaps of neighbours that turn `a` into `b` (optimal string alignment).
+
+    Where they are more than `limit`, any number above it.
+    """
+    if abs(len(a) - len(b)) > limit:
+        return limit + 1
     before: list[int] = []
     last = list(range(len(b) + 1))
     for i, x in enumerate(a, 1):
@@ -19,9 +26,12 @@ def distance(a: str, b: str) -> int:
                 cost = min(cost, before[j - 2] + 1)
             row.append(cost)
         before, last = last, row
+        if min(min(before), min(last)) > limit:
+            return limit + 1
     return last[-1]
 
 
+@lru_cache(maxsize=4096)
 def plain(word: str) -> str:
     """`word` as it compares: `Learning-Rate`, `learningRate` and `learning_rate` are one."""
     return "".join(letter for letter in word.lower() if letter.isalnum())
@@ -29,6 +39,7 @@ def plain(word: str) -> str:
 
 def nearest(word: str, known: Iterable[str], count: int = 1) -> list[str]:
     """At most `count` words of `known` that `word` may have meant, the nearest first; none that is too far away."""
-    limit = max(len(plain(word)) // 3, len(plain(word)) > SHORTEST)
-    ranked = sorted((distance(plain(word), plain(each)), index, each) for index, each in enumerate(known))
+    meant = plain(word[:LONGEST])
+    limit = max(len(meant) // 3, len(meant) > SHORTEST)
+    ranked = sorted((distance(meant, plain(each), limit), index, each) for index, each in enumerate(known))
     return [each for steps, _, each in ranked if steps <= limit][:count]

@@ -6,12 +6,14 @@ a number and only `true` and `false` are booleans; what looks like neither a num
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
 import yaml
 
 TAG = "tag:yaml.org,2002:"
+LONGEST_NUMBER = 400  # letters; float64 ends at 1e308
 PATTERNS = {
     "null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     "bool": (r"true|True|TRUE|false|False|FALSE", list("tTfF")),
@@ -59,6 +61,8 @@ def scalar(node: yaml.ScalarNode) -> Any:
         case "bool":
             return text.lower() == "true"
         case "int":
+            if len(text) > LONGEST_NUMBER:  # beyond every limit, and Python refuses to write it out again
+                return -math.inf if text.startswith("-") else math.inf
             return int(text, 0) if text[:2] in ("0x", "0o") else int(text)
         case "float":
             return float(re.sub(r"\.(inf|nan)$", r"\1", text.lower()))

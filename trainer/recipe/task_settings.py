@@ -47,7 +47,7 @@ def _take(layer: Layer) -> dict[str, Layer]:
     found = {}
     for name, settings in tasks.items():
         if name not in NAMES:
-            close = nearest(name, NAMES)
+            close = nearest(name, NAMES) if layer.is_told else []
             fix = f"did you mean {close[0]}?" if close else f"there are {', '.join(NAMES)}"
             layer.report((TASKS, name), "is no task of GLUE", fix)
         elif not isinstance(settings, Mapping):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import signal
 import time
@@ -108,15 +109,31 @@ def test_who_waits_is_told(tmp_path: Path) -> None:
     assert "another process" in told[0]
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
-def test_a_full_disk_fails_the_run_and_leaves_nothing(tmp_path: Path, number: int) -> None:
+FULL = [errno.ENOSPC, errno.EDQUOT]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(FULL[0], "x"), OSError(FULL[1], "x"), *(Exception(f"full (os error {number})") for number in FULL)],
+)
+def test_a_full_disk_fails_the_run_and_leaves_nothing(tmp_path: Path, error: Exception) -> None:
     def build(folder: Path) -> None:
         write_once(folder)
-        raise OSError(number, os.strerror(number))
+        raise error
 
     with pytest.raises(RunFailed, match=r"no space left[\s\S]*cache_dir"):
         entry(tmp_path / "x", build, whole, silent)
     assert not (tmp_path / "x.tmp").exists()
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_file_system_without_locks_is_told(tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with pytest.raises(RunFailed, match=r"x.lock: cannot be locked: [\s\S]*set data.cache_dir"):
+        entry(tmp_path / "x", write_once, whole, silent)
 
 
 def test_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

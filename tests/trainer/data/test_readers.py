@@ -133,3 +133,26 @@ def test_consumed_bytes_grow_to_the_size_of_all_files(tmp_path: Path) -> None:
     consumed = [document.consumed for document in corpus.documents(BadRows("skip"))]
     assert consumed == sorted(consumed)
     assert consumed[-1] == corpus.total_bytes
+
+
+@pytest.mark.parametrize("fields", [{}, {"prompt_field": "text", "response_field": "b"}])
+def test_two_columns_of_one_name(tmp_path: Path, fields: dict[str, Any]) -> None:
+    pq.write_table(pa.table([["a"], ["b"], ["c"]], names=["text", "text", "b"]), tmp_path / "x.parquet")
+    assert read(tmp_path / "x.parquet", "parquet", **fields) == ([], {"wrong_type": 1})
+    with pytest.raises(UserError, match="`text` is the name of 2 columns"):
+        read(tmp_path / "x.parquet", "parquet", on_bad_rows="error", **fields)
+
+
+@pytest.mark.parametrize("format", ["parquet", "jsonl"])
+def test_a_message_about_columns_is_short_however_many_there_are(tmp_path: Path, format: Format) -> None:
+    row = {f"column{i}": 1 for i in range(20_000)}
+    path = tmp_path / f"x.{format}"
+    if format == "jsonl":
+        path.write_text(json.dumps(row))
+    else:
+        pq.write_table(pa.table({name: [1] for name in row}), path)
+    bad = BadRows("skip")
+    list(Corpus((DataFile(path, format),), DataSection(path=str(path))).documents(bad))
+    (first,) = (told["first"] for told in bad.summary.values())
+    assert "`text` is not among column0, column1," in first
+    assert len(first) < 600

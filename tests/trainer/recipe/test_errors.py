@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 
 from galore.trainer.errors import UserError
 from galore.trainer.recipe.load import load_recipe
-from galore.trainer.recipe.problems import RecipeError
+from galore.trainer.recipe.problems import MOST_TOLD, RecipeError
 
 SMALL = "data: {source: packaged}\ntrain: {max_steps: 10}\n"
 
@@ -72,7 +73,10 @@ def test_message_is_one_text(tmp_path: Path) -> None:
         ("optim: {rank: }", "r.yaml:3:9: optim.rank: expected an integer > 0 or a number > 0 and < 1, got nothing"),
         ("optim: {rank: null}", "r.yaml:3:9: optim.rank: expected an integer > 0 or a number > 0 and < 1, got null"),
         ("optim: {rank: [1]}", "r.yaml:3:9: optim.rank: expected an integer > 0 or a number > 0 and < 1, got [1]"),
-        ("optim: {scale: .inf}", "r.yaml:3:9: optim.scale: expected a number > 0 or null, got .inf"),
+        (
+            "optim: {scale: .inf}",
+            "r.yaml:3:9: optim.scale: expected a number ≥ 1.17549e-38 and ≤ 3.40282e+38 or null, got .inf",
+        ),
         ("optim: {learning_rate: inf}", "r.yaml:3:9: optim.learning_rate: expected a number > 0, got 'inf'"),
         ("optim: {learning_rate: nan}", "r.yaml:3:9: optim.learning_rate: expected a number > 0, got 'nan'"),
         ("optim: {adam_beta1: 1}", "r.yaml:3:9: optim.adam_beta1: expected a number ≥ 0 and < 1, got 1"),
@@ -248,3 +252,48 @@ def test_errors_of_the_parent_are_reported_too(tmp_path: Path) -> None:
     found = problems(tmp_path, text)
     assert [each.split(": ")[0] for each in found] == ["r.yaml:2:9", "base.yaml:4:3", "base.yaml:5:3"]
     assert problems(tmp_path, text + "optim: {rank: 4}")[-1].startswith("base.yaml:4:3: optim.lr")  # -1 is overruled
+
+
+FLOODS = {
+    "unknown keys": "optim:\n" + "".join(f"  key{i:04d}x: 1\n" for i in range(500)),
+    "many unknown keys": "optim:\n" + "".join(f"  k{i}: 1\n" for i in range(9000)),
+    "999 kB of unknown keys": "optim:\n" + "".join(f"  k{i}: 1\n" for i in range(90_000)),
+    "unknown sections": "".join(f"k{i}: {{a: 1}}\n" for i in range(9000)),
+    "the same key": "optim:\n" + "  rank: 1\n" * 9000,
+    "unknown tasks": "tasks:\n" + "".join(f"  k{i}: 1\n" for i in range(9000)),
+    "unknown settings of a task": "tasks:\n  cola:\n" + "".join(f"    optim.k{i}: 1\n" for i in range(9000)),
+    "a mapping": SMALL + "optim:\n  rank_pattern: {" + ",".join(f"k{i}: x" for i in range(9000)) + "}\n",
+    "a list": SMALL + "optim:\n  target_modules: [" + ",".join(f"{{k{i}: x}}" for i in range(9000)) + "]\n",
+    "a key": "optim:\n  " + "a" * 900_000 + ": 1\n",
+    "a value": "optim: {rank: " + "a" * 900_000 + "}\n",
+    "values in one line": "optim: {rank: [" + "1," * 400_000 + "]}\n",
+}
+
+
+@pytest.mark.parametrize("flood", FLOODS)
+def test_a_flood_of_mistakes_takes_seconds_and_a_screen(tmp_path: Path, flood: str) -> None:
+    (tmp_path / "r.yaml").write_text(FLOODS[flood])
+    begun = time.process_time()
+    with pytest.raises(RecipeError) as error:
+        load_recipe(str(tmp_path / "r.yaml"))
+    assert time.process_time() - begun < (0.5 if flood == "unknown keys" else 3)
+    assert len(str(error.value)) < 10_000
+    assert str(error.value).count("\n") <= 2 * MOST_TOLD + 1
+
+
+def test_what_is_not_told_is_counted(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(FLOODS["unknown keys"])
+    with pytest.raises(RecipeError) as error:
+        load_recipe(str(tmp_path / "r.yaml"))
+    told = str(error.value).splitlines()
+    assert told[0].endswith(": 502 errors")  # and two sections are missing
+    assert told[-1] == "  … and 482 more"
+    assert str(error.value).count("the keys of `optim` are") == 1
+
+
+def test_a_flood_of_overrides(tmp_path: Path) -> None:
+    begun = time.process_time()
+    with pytest.raises(RecipeError) as error:
+        load_recipe("demo", [f"optim.k{i}=1" for i in range(20_000)])
+    assert time.process_time() - begun < 3
+    assert len(str(error.value)) < 10_000

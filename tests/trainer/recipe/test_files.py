@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from galore.trainer.recipe import source
 from galore.trainer.recipe.load import load_recipe
 from galore.trainer.recipe.problems import RecipeError
 from galore.trainer.recipe.source import LARGEST_RECIPE_BYTES
@@ -31,7 +32,10 @@ from galore.trainer.recipe.source import LARGEST_RECIPE_BYTES
         (b"train: {seed: !!python/object/apply:os.system [ls]}", "train.seed: expected an integer"),
         (b"train: {seed: !secret x}", "train.seed: the tag !secret is not used in recipes"),
         (b"[" * 5000, "r.yaml: is nested too deeply"),
-        (b"#" * (LARGEST_RECIPE_BYTES + 1), "r.yaml: has 1,000,001 bytes: a recipe is a few kilobytes of YAML"),
+        (
+            b"#" * (LARGEST_RECIPE_BYTES + 1),
+            "r.yaml: has more than 1,000,000 bytes: a recipe is a file of a few kilobytes of YAML",
+        ),
     ],
 )
 def test_not_a_recipe(tmp_path: Path, content: bytes, expected: str) -> None:
@@ -68,10 +72,10 @@ def test_no_such_recipe(name: str, expected: str, tmp_path: Path, monkeypatch: p
 
 
 def test_unreadable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(path: Path) -> bytes:
+    def refuse(path: Path, limit: int) -> bytes:
         raise PermissionError(13, "Permission denied", str(path))
 
     (tmp_path / "r.yaml").touch()
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(source, "read_bounded", refuse)
     with pytest.raises(RecipeError, match=r"r.yaml: cannot be read: Permission denied"):
         load_recipe(str(tmp_path / "r.yaml"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from galore.trainer.recipe.suggest import distance, nearest
@@ -16,6 +18,17 @@ from galore.trainer.recipe.suggest import distance, nearest
 )
 def test_distance(a: str, b: str, steps: int) -> None:
     assert distance(a, b) == distance(b, a) == steps
+
+
+@pytest.mark.parametrize("limit", [0, 1, 2, 3, 5])
+def test_distance_with_a_limit(limit: int) -> None:
+    words = ["", "a", "ab", "ba", "rank", "rnak", "learning_rate", "lerning_raet", "kitten", "sitting"]
+    for a, b in itertools.product(words, words):
+        assert min(distance(a, b, limit), limit + 1) == min(distance(a, b), limit + 1)
+
+
+def test_a_word_without_end_is_nobody_s() -> None:
+    assert nearest("a" * 10**6, ["rank"] * 1000) == []
 
 
 def test_nearest() -> None:

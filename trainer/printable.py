@@ -1,0 +1,70 @@
+"""Text that came from elsewhere, made fit for a terminal and a log: no control characters, no secrets, no end of length."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+
+LONGEST_LINE = 1_500  # letters; a path may have 4,096, but a message is read
+LONGEST_NAME = 60
+MOST_LINES = 120
+LONGEST_TEXT = LONGEST_LINE * MOST_LINES
+SHORTEST_SECRET = 8  # letters of an environment variable; a shorter one would be found in every other word
+MASK = "***"
+
+_SECRET_VARIABLE = re.compile(r"(?:TOKEN|KEY|PASSWORD|PASSWD|SECRET)$", re.IGNORECASE)
+_NAMED = re.compile(
+    r"""((?:
+        (?:hf|hub|auth|access|api|secret|session|wandb|bearer)[_-]?(?:token|key) | (?<![a-z_-])token
+        | password | passwd | (?<![a-z])secret
+    )["'`]?\s{0,3}[=:]\s{0,3}["'`]?)[^\s"'`,;]+""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_IN_URL = re.compile(r"(://)(?:[^\s/?#]{0,300}|[^\s:/?#]{1,100}:\S{0,300})@")
+_BY_SHAPE = re.compile(r"\b(?:hf_[A-Za-z0-9]{16,}|sk-[\w-]{16,}|gh[pousr]_\w{16,}|AKIA[0-9A-Z]{16})")
+
+
+def presentable(text: str) -> str:
+    """`text` as a message may show it."""
+    lines = printable(masked(text[:LONGEST_TEXT])).split("\n")
+    more = len(lines) - MOST_LINES + text.count("\n", LONGEST_TEXT)
+    shown = [shortened(line, LONGEST_LINE) for line in lines[:MOST_LINES]]
+    return "\n".join([*shown, *([f"  … and {more:,} lines more"] if more > 0 else [])])
+
+
+def printable(text: str) -> str:
+    """Text of others must not be able to steer the terminal: control characters are replaced."""
+    return "".join(map(_printable, text))
+
+
+def _printable(letter: str) -> str:
+    if letter.isprintable() or letter == "\n":
+        return letter
+    return " " if letter.isspace() else "\N{REPLACEMENT CHARACTER}"
+
+
+def shortened(text: str, longest: int) -> str:
+    """At most `longest` letters: what is left out is left out before the end, which tells as much as the beginning."""
+    if len(text) <= longest:
+        return text
+    tail = longest // 4
+    return f"{text[: longest - tail - 1]}…{text[-tail:]}"
+
+
+def listed(names: Iterable[object], most: int = 12) -> str:
+    """`a, b, c`: the first `most` of them, each to a readable length, and how many more there are."""
+    known = list(names)
+    told = ", ".join(shortened(str(name), LONGEST_NAME) for name in known[:most])
+    return f"{told} and {len(known) - most:,} more" if len(known) > most else told
+
+
+def masked(text: str) -> str:
+    """`text` without what opens doors: passwords in URLs, values of names such as `hf_token`, and those of the environment."""
+    text = _IN_URL.sub(rf"\g<1>{MASK}@", text)
+    text = _NAMED.sub(rf"\g<1>{MASK}", text)
+    text = _BY_SHAPE.sub(MASK, text)
+    for name, value in os.environ.items():
+        if len(value) >= SHORTEST_SECRET and _SECRET_VARIABLE.search(name):
+            text = text.replace(value, MASK)
+    return text
