@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 from galore.trainer import checkpoint, loop, record, report, run, shortage, step
 from galore.trainer.data.mapped import MappedData
+from galore.trainer.data.stream import StreamedData
 from galore.trainer.errors import Interrupted, RunFailed, UserError
 from galore.trainer.hardware import Peak
 from galore.trainer.optim import GaLoreAdamW
@@ -416,3 +417,27 @@ def test_what_a_killed_rotation_left_is_removed_by_a_resume(recipe: Path, tmp_pa
     assert (saved(out), any(path.exists() for path in left)) == ([4, 6, 8], False)
     execute(recipe, out, "train.save_total_limit=2", resume=True)
     assert saved(out) == [6, 8]
+
+
+@pytest.mark.parametrize("breaks", ["read", "memory"])
+def test_a_stream_goes_on_with_the_rows_of_the_step_that_broke_off(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, breaks: str
+) -> None:
+    """They were read from it already."""
+    pytest.importorskip("datasets")
+    (tmp_path / "hub").mkdir()
+    texts = (recipe.parent / "text.txt").read_text().split("\n\n")
+    for name, part in (("train-00000-of-00001", texts[20:]), ("validation-00000-of-00001", texts[:20])):
+        lines = [json.dumps({"text": text}) for text in part]
+        (tmp_path / "hub" / f"{name}.jsonl").write_text("\n".join(lines))
+    settings = ["data.source=hub", f"data.path={tmp_path / 'hub'}", "data.shuffle_buffer_size=16"]
+    execute(recipe, tmp_path / "straight", *settings)
+    with monkeypatch.context() as patch:
+        if breaks == "read":
+            fails_at(patch, StreamedData, "global_batch", 4, OSError(5, "Input/output error", "train-00000"))
+        else:
+            fails_at(patch, GaLoreAdamW, "clip_grad_norm_", 4, torch.OutOfMemoryError("CUDA out of memory"))
+        with pytest.raises(RunFailed, match="the 4 steps before it are saved"):
+            execute(recipe, tmp_path / "run", *settings)
+    execute(recipe, tmp_path / "run", *settings, resume=True)
+    assert essence(tmp_path / "run") == essence(tmp_path / "straight")
