@@ -47,4 +47,5 @@ def train(
     console = make_console(loaded.recipe.log)
     with preparing() as progress:
         report = run_training(loaded, output_dir or Path("runs") / loaded.name, resume, console, progress)
-    console.message(f"report: {report}")
+    if report is not None:
+        console.message(f"report: {report}")

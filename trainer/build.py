@@ -16,12 +16,13 @@ from galore.kernels.cuda import prepare_cuda
 from galore.kernels.device import device_type
 from galore.kernels.dispatch import ENVIRONMENT, BackendError, summary
 from galore.kernels.host import ask_for_expandable_segments, prepare_process
-from galore.trainer.checkpoint import Checkpoint, newest_verified, told
+from galore.trainer.checkpoint import Checkpoint, newest_verified, tidy, told
 from galore.trainer.data.batch import Progress, silent
 from galore.trainer.data.labelled import LabelledData
 from galore.trainer.data.read import Data, read_data
 from galore.trainer.data.tokenizer import id_bound
 from galore.trainer.errors import RunFailed, UserError
+from galore.trainer.finite import not_finite, trained_tensors
 from galore.trainer.format import size
 from galore.trainer.glue.tasks import TASKS
 from galore.trainer.metrics import Console
@@ -35,6 +36,7 @@ from galore.trainer.parameters import ParameterRow, build_optimizer, clamped_ran
 from galore.trainer.recipe.load import LoadedRecipe, recipe_of_run
 from galore.trainer.recipe.resume import changed_mathematics
 from galore.trainer.recipe.schema import Recipe
+from galore.trainer.rotation import step_directories
 from galore.trainer.rundir import RunDir
 from galore.trainer.state import restore
 
@@ -95,7 +97,9 @@ def build(loaded: LoadedRecipe, directory: RunDir, console: Console, progress: P
     model, kernels = build_model(recipe, id_bound(data.tokenizer), str(device), loaded.base_dir)
     optimizer = attach_optimizer(model, recipe, recipe.train.accumulation)
     kernels += _told(recipe, optimizer, device)
-    checkpoint = None if directory.fresh else _resume(directory, console, model, optimizer, data)
+    checkpoint = (
+        None if directory.fresh else _resume(directory, console, model, optimizer, data, recipe.train.save_total_limit)
+    )
     first_step = checkpoint.step if checkpoint else 0
     total = total_steps(recipe, data)
     return Run(recipe, directory, console, data, model, optimizer, device, total, first_step, kernels, checkpoint)
@@ -257,18 +261,47 @@ def _refuse_other_mathematics(directory: RunDir, recipe: Recipe) -> None:
 
 
 def _resume(
-    directory: RunDir, console: Console, model: nn.Module, optimizer: GaLoreAdamW, data: Data
+    directory: RunDir, console: Console, model: nn.Module, optimizer: GaLoreAdamW, data: Data, keep: int
 ) -> Checkpoint | None:
-    checkpoint, skipped = newest_verified(directory.checkpoints)
-    for line in told(skipped):
-        console.message(line)
+    """Restore the newest checkpoint that is whole and finite; None for a run that was killed before its first.
+
+    Raises:
+        RunFailed: there are checkpoints, and none is good.
+    """
+    checkpoint = _restored(directory, console, model, optimizer)
     if checkpoint is None:
         console.message("no checkpoint to resume from: starting at step 0")
         return None
-    try:
-        restore(checkpoint, model, optimizer)
-    except ValueError as error:
-        raise RunFailed(str(error), where=str(checkpoint.path), fix="resume with the code that wrote it") from error
     data.seek(checkpoint.state["position"], checkpoint.step)
     console.message(f"resuming from {checkpoint.path.name}, verified")
+    try:
+        tidy(directory.checkpoints, keep, checkpoint.path)
+    except OSError as error:
+        console.message(f"{error.filename or directory.checkpoints} could not be deleted: {error.strerror}")
     return checkpoint
+
+
+def _restored(directory: RunDir, console: Console, model: nn.Module, optimizer: GaLoreAdamW) -> Checkpoint | None:
+    below = None
+    while True:
+        checkpoint, skipped = newest_verified(directory.checkpoints, below)
+        for line in told(skipped):
+            console.message(line)
+        if checkpoint is None:
+            break
+        try:
+            restore(checkpoint, model, optimizer)
+        except ValueError as error:
+            raise RunFailed(str(error), where=str(checkpoint.path), fix="resume with the code that wrote it") from error
+        bad = not_finite(trained_tensors(model, optimizer))
+        if not bad:
+            return checkpoint
+        console.message(f"skipped {checkpoint.path.name}: {bad[0]} holds values that are not finite")
+        below = checkpoint.step
+    if step_directories(directory.checkpoints):
+        raise RunFailed(
+            "no checkpoint in it is good, and to begin anew would throw away the run's metrics",
+            where=str(directory.checkpoints),
+            fix="see above what is wrong with each; move the folder away to begin anew, or choose another --output-dir",
+        )
+    return None

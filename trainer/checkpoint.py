@@ -22,7 +22,7 @@ from torch import Tensor
 
 from galore.trainer.diskspace import explain, require
 from galore.trainer.durable import Written, sync_directory, write_file
-from galore.trainer.errors import RunFailed
+from galore.trainer.errors import Ended, RunFailed
 from galore.trainer.manifest import NAME as MANIFEST
 from galore.trainer.manifest import Damaged, Manifest, verify
 from galore.trainer.reading import read_bounded
@@ -35,7 +35,7 @@ MOST_TOLD = 5  # checkpoints that were passed over, in a message
 _GROUP = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")
 
 
-class CheckpointFailed(RunFailed):
+class CheckpointFailed(Ended):
     """A checkpoint could not be saved. Older checkpoints are as they were, and nothing half-written is left."""
 
 
@@ -133,23 +133,39 @@ def most_beside(root: Path, saves: int, keep: int) -> int:
     return max(min(held + saves, keep + 1) - held, min(saves, 1))
 
 
-def newest_verified(root: Path) -> tuple[Checkpoint | None, list[Skipped]]:
-    """The checkpoint with the highest step whose every byte is as it was saved, and all that was passed over.
+def newest_verified(root: Path, below: int | None = None) -> tuple[Checkpoint | None, list[Skipped]]:
+    """The checkpoint with the highest step (`below` some step) whose every byte is as it was saved, and all that was passed over.
 
     Reads only, so it may look at a run that is still going on.
     """
     if not root.is_dir():
         return None, []
     skipped = [
-        Skipped(path, "unfinished: killed while it was being saved or deleted; the next save removes it")
-        for path in unfinished(root)
+        Skipped(path, "unfinished: killed while it was being saved or deleted; the next save or --resume removes it")
+        for path in (unfinished(root) if below is None else ())
     ]
     for step, path in step_directories(root):
+        if below is not None and step >= below:
+            continue
         try:
             return _open(step, path), skipped
         except Damaged as damage:
             skipped.append(Skipped(path, str(damage)))
     return None, skipped
+
+
+def tidy(root: Path, keep: int, resumed: Path) -> None:
+    """Finish what a save or a rotation left undone when it was killed; `resumed` stays. No later save may come to do so.
+
+    Raises:
+        OSError: something could not be deleted.
+    """
+    for path in unfinished(root):
+        discard(path)
+    steps = [step for step, _ in step_directories(root)]
+    if len(steps) > keep or len(set(steps)) < len(steps):
+        rotate(root, keep, resumed)
+    sync_directory(root)
 
 
 def _open(step: int, path: Path) -> Checkpoint:

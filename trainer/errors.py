@@ -38,6 +38,10 @@ class RunFailed(UserError):  # noqa: N818 - it names an outcome, as the exit cod
     exit_code = 1
 
 
+class Ended(RunFailed):
+    """The loop's own end of a run: what is whole is saved, and the message says where."""
+
+
 class Interrupted(UserError):  # noqa: N818
     """A signal stopped the run after its state was saved; `--resume` goes on. Exit code 75 (EX_TEMPFAIL)."""
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from galore.trainer.data.chattemplate import prompt_text, stop_tokens
@@ -43,7 +43,8 @@ def sample(
         chat: put the prompt into the tokenizer's chat template, and end with the assistant's turn.
 
     Raises:
-        UserError: the model is a classifier, there is no chat template to use, the prompt has no token, or does not leave room for the continuation in the model's positions.
+        UserError: the model is a classifier, there is no chat template to use, the prompt has no token, or does not leave room
+            for the continuation in the model's positions; or the model predicts nan.
     """
     if head_modules(model):
         raise UserError("the model is a classifier: it continues no text", fix="`galore eval` scores it")
@@ -56,7 +57,9 @@ def sample(
         settings.eos_token_id = stop_tokens(tokenizer)
     with _generating(generator, settings), _seeded(model, seed):
         tokens = torch.tensor([ids], device=next(model.parameters()).device)  # (1, prompt)
-        output = generator.generate(input_ids=tokens, attention_mask=torch.ones_like(tokens))
+        output = generator.generate(
+            input_ids=tokens, attention_mask=torch.ones_like(tokens), logits_processor=[_refuse_not_finite]
+        )
     continuation = output[0].tolist()
     if chat:
         return str(tokenizer.decode(continuation[len(ids) :], skip_special_tokens=True))
@@ -89,6 +92,15 @@ def prompt_ids(
             fix="shorten the prompt, or ask for fewer new tokens",
         )
     return ids
+
+
+def _refuse_not_finite(ids: Tensor, logits: Tensor) -> Tensor:
+    """A draw from nan raises on a CPU, and on a GPU leaves a process that can do nothing more."""
+    if not bool(torch.isfinite(logits.max())):  # a token that is ruled out has -inf
+        raise UserError(
+            "the model predicts nan or inf: it has diverged", fix="use an earlier checkpoint, or train anew more gently"
+        )
+    return logits
 
 
 def _settings(

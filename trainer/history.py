@@ -31,6 +31,11 @@ COLUMNS = (
     "refreshed_layers",
     "decomposition_fallbacks",
 )
+TYPES = {
+    **dict.fromkeys(("loss_nats", "squared_error", "perplexity", "tokens", "seconds"), (int, float)),
+    **dict.fromkeys(("kind", "mode", "sample", "task", "collapsed"), (str,)),
+    "scores": (dict,),
+}
 
 
 @dataclass(frozen=True)
@@ -53,11 +58,12 @@ class History:
         numbers: list[tuple[float, ...]] = []
         categories: list[Mapping[str, Any]] = []
         others: dict[str, list[Row]] = {"eval": [], "event": []}
-        for row in read_rows(run_dir.metrics):
+        for row in filter(_is_sound, read_rows(run_dir.metrics)):
             if row.get("kind") == "train":
                 row.setdefault("loss_nats", row.get("squared_error"))
                 numbers.append(tuple(_number(row.get(name)) for name in COLUMNS))
-                categories.append(row.get("memory_by_category_bytes") or {})
+                parts = row.get("memory_by_category_bytes")
+                categories.append(parts if isinstance(parts, Mapping) else {})
             elif row.get("kind") in others:
                 others[row["kind"]].append(row)
         table = np.array(numbers, dtype=np.float64).reshape(len(numbers), len(COLUMNS))
@@ -139,6 +145,15 @@ def _text(path: Path) -> str:
         return read_bounded(path).decode(errors="replace")
     except OSError:
         return ""
+
+
+def _is_sound(row: Row) -> bool:
+    """Whether what a report words is of the type it is written with; a row that was damaged since is left out."""
+    known = all(row.get(name) is None or isinstance(row[name], kind) for name, kind in TYPES.items())
+    return known and all(
+        isinstance(each, Mapping) and all(isinstance(value, float | int) for value in each.values())
+        for each in (row.get("scores") or {}).values()
+    )
 
 
 def _number(value: Any) -> float:

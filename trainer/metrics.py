@@ -35,10 +35,13 @@ class Sink(Protocol):
 
 
 class Metrics:
-    """Appends rows to a file. A full disk delays rows, it does not lose them or stop the run."""
+    """Appends rows to a file. A full disk delays rows, it does not lose them or stop the run.
 
-    def __init__(self, descriptor: int, warn: Callable[[str], None], sink: Sink | None) -> None:
-        self._descriptor, self._warn, self._sink = descriptor, warn, sink
+    `evaluated`: the last evaluation that the file held when it was opened; empty if none.
+    """
+
+    def __init__(self, descriptor: int, warn: Callable[[str], None], sink: Sink | None, evaluated: Row) -> None:
+        self._descriptor, self._warn, self._sink, self.evaluated = descriptor, warn, sink, evaluated
         self._pending = bytearray()
         self._stuck = False
 
@@ -57,9 +60,10 @@ class Metrics:
         Raises:
             OSError: the file cannot be written; it is as it was.
         """
-        rows = [] if resume_step is None else [row for row in read_rows(path) if row.get("step", 0) <= resume_step]
+        rows = [] if resume_step is None else [row for row in read_rows(path) if row["step"] <= resume_step]
         replace_file(path, b"".join(map(_line, rows)))
-        return cls(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC), warn, sink)
+        evaluated = next((row for row in reversed(rows) if row.get("kind") == "eval"), {})
+        return cls(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC), warn, sink, evaluated)
 
     def write(self, row: Row) -> None:
         """Append one row. Non-finite floats become null, with `<name>_is` saying which."""
@@ -104,16 +108,16 @@ class Metrics:
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    """The rows of a metrics file in order. Lines cut short by a kill or a power cut are passed over."""
+    """The rows of a metrics file in order. Lines cut short by a kill or a power cut, or otherwise damaged, are passed over."""
     if not path.exists():
         return
     with open_regular(path) as file:
         while line := file.readline(LONGEST_ROW_BYTES):
             try:
                 row = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
-            if isinstance(row, dict):
+            if isinstance(row, dict) and type(row.get("step")) is int:
                 yield row
 
 

@@ -15,6 +15,7 @@ from galore.trainer.memory.colors import COLORS
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+LARGEST_EXPONENT = 700  # of e, in a float
 BLUE, ORANGE, GREEN, GREY, RED = "#2563a8", "#d9700f", "#2f8f5b", "#6b7280", "#b5342d"
 STYLE = {
     "font.size": 11,
@@ -111,7 +112,7 @@ def _loss(axes: Any, history: History) -> bool:
     high = max(np.nanpercentile(loss, 99.9), unigram or 0)
     axes.set_ylim(low - 0.06 * (high - low + 0.1), high + 0.06 * (high - low + 0.1))
     axes.set(title="Loss", ylabel=f"loss ({history.loss_unit})")
-    if history.task is None:
+    if history.task is None and axes.get_ylim()[1] < LARGEST_EXPONENT:
         _second_axis(axes, np.exp, _safe_log, "perplexity")
     return True
 

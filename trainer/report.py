@@ -59,6 +59,8 @@ def _plots(history: History, run_dir: RunDir) -> str:
         figures = draw(history)
     except ImportError:
         return section("Plots", WITHOUT_PLOTS)
+    except Exception as error:  # numbers that nobody has thought of; the rest of the report tells them
+        return section("Plots", f"Not drawn: {type(error).__name__}: {error}\n")
     run_dir.plots.mkdir(exist_ok=True)
     for name, png in figures.items():
         replace_file(run_dir.plots / f"{name}.png", png)

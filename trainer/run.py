@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 from galore.trainer.build import Run, build
 from galore.trainer.checkpoint import bytes_for, most_beside
 from galore.trainer.data.batch import Progress, silent
+from galore.trainer.data.chattemplate import stop_tokens
 from galore.trainer.data.extras import no_plots, refuse_missing_extras
 from galore.trainer.data.labelled import LabelledData
 from galore.trainer.diskspace import require_for_run
 from galore.trainer.durable import replace_file
 from galore.trainer.errors import UserError
 from galore.trainer.facts import facts, header, now
+from galore.trainer.generate import prompt_ids
 from galore.trainer.loop import train
 from galore.trainer.memory.forecast import forecast
 from galore.trainer.memory.live import current_and_peak, forget_peak
@@ -22,9 +25,11 @@ from galore.trainer.metrics import Console, Metrics
 from galore.trainer.recipe.load import LoadedRecipe
 from galore.trainer.record import Meter, Recorder
 from galore.trainer.report import write_report
+from galore.trainer.rescue import described
 from galore.trainer.rundir import RunDir
 from galore.trainer.runmodel import save_model_files
-from galore.trainer.scoring import Result, baseline_facts
+from galore.trainer.saving import go_on
+from galore.trainer.scoring import Result, baseline_facts, final_of
 from galore.trainer.signals import StopOnSignal
 from galore.trainer.state import planned_bytes
 from galore.trainer.wandb_sink import make_sink
@@ -32,8 +37,9 @@ from galore.trainer.wandb_sink import make_sink
 
 def run_training(
     loaded: LoadedRecipe, output_dir: Path, resume: bool, console: Console, progress: Progress = silent
-) -> Path:
-    """Carry out a recipe in `output_dir`, or go on with the run that is there; returns the report's path.
+) -> Path | None:
+    """Carry out a recipe in `output_dir`, or go on with the run that is there; returns the report's path, None where the
+    console was told why there is none.
 
     Raises:
         UserError: bad input (exit code 2); RunFailed (1); Interrupted (75) once the state is saved.
@@ -47,26 +53,29 @@ def run_training(
         baseline = current_and_peak("cpu").current
         run = build(loaded, directory, console, progress)
         try:
+            _require_places(directory)
             _require_disk(run)
+            _require_sample(run)
             replace_file(
                 directory.recipe, loaded.text
             )  # before all else: it is what makes the directory a run to resume
-            _carry_out(run, _recorder(run, console, baseline))
+            return _carry_out(run, _recorder(run, console, baseline))
         finally:
             run.optimizer.release()  # its hooks and the model hold each other, where no garbage collector sees it
-    return directory.report
 
 
-def _carry_out(run: Run, recorder: Recorder) -> None:
+def _carry_out(run: Run, recorder: Recorder) -> Path | None:
+    report = None
     try:
         _begin(run, recorder)
         with StopOnSignal(run.console.notice) as stop:
             result = train(run, recorder, stop)
-        _end(run, result)
+        _end(run, recorder, result)
     finally:
         recorder.metrics.close()
         run.console.close()
-        _report(run.directory, run.console)
+        report = _report(run)
+    return report
 
 
 def _require_disk(run: Run) -> None:
@@ -78,12 +87,41 @@ def _require_disk(run: Run) -> None:
     require_for_run(run.directory.root, most, bytes_for(planned_bytes(run.model, run.optimizer)))
 
 
-def _report(directory: RunDir, console: Console) -> None:
+def _require_places(directory: RunDir) -> None:
+    """Raise UserError where what the run will write, at its end or before, has no place."""
+    for folder in (directory.checkpoints, directory.plots):
+        if folder.exists() and not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
+            raise UserError("is no folder that can be written to", where=str(folder), fix="move it away, or mend it")
+    if directory.report.is_dir():
+        raise UserError("is a folder, where the report is to be", where=str(directory.report), fix="move it away")
+
+
+def _require_sample(run: Run) -> None:
+    """Raise UserError where the sample that comes with an evaluation cannot be drawn, whatever the weights."""
+    settings, chat = run.recipe.eval, run.recipe.data.instruct
+    if settings.sample_prompt is None or not run.has_validation:
+        return
+    try:
+        prompt_ids(run.model, run.data.tokenizer, settings.sample_prompt, settings.sample_tokens, chat)
+        if chat:
+            stop_tokens(run.data.tokenizer)
+    except Exception as error:  # a chat template may raise anything
+        raise UserError(
+            f"no sample can be drawn: {described(error)}",
+            where="eval.sample_prompt",
+            fix="shorten it, lower eval.sample_tokens, or set eval.sample_prompt: null to go without",
+        ) from error
+
+
+def _report(run: Run) -> Path | None:
     """Write the report; a failure here must not hide how the run ended."""
     try:
-        write_report(directory)
+        return write_report(run.directory)
     except UserError as error:
-        console.message(str(error))
+        run.console.message(str(error))
+    except Exception as error:
+        run.console.message(f"the report was not written: {described(error)}\n  → {go_on(run)} writes it anew")
+    return None
 
 
 def _recorder(run: Run, console: Console, baseline: int) -> Recorder:
@@ -128,9 +166,11 @@ def _resumed(run: Run) -> str:
     return f"finished already, after step {run.first_step} of {run.total_steps}: nothing is left to do"
 
 
-def _end(run: Run, result: Result | None) -> None:
-    known = run.directory.read_facts()
+def _end(run: Run, recorder: Recorder, result: Result | None) -> None:
+    known, row = run.directory.read_facts(), recorder.metrics.evaluated
     final: dict[str, Any] = {**known.get("final", {}), "step": run.total_steps}  # a finished run may be resumed, too
     if result is not None:
         final |= result.final()
+    elif row.get("step") == run.total_steps:  # killed before it was told here
+        final |= final_of(row)
     run.directory.write_facts(known | {"finished": now(), "final": final})

@@ -65,6 +65,11 @@ class RunDir:
         return self.root / "wandb.json"
 
     @property
+    def traceback(self) -> Path:
+        """Where in the code a run broke off that no message for a user explains. Text."""
+        return self.root / "error.txt"
+
+    @property
     def lock(self) -> Path:
         return self.root / LOCK
 

@@ -56,6 +56,13 @@ class TaskResult:
 Result = EvalResult | TaskResult
 
 
+def final_of(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What `final` of the result gave whose `row` was recorded."""
+    if "task" in row:
+        return {"task": row["task"], **flat(row["scores"])}
+    return {name: row.get(name) for name in ("loss_nats", "perplexity", "mode")}
+
+
 def score_held_out(model: nn.Module, data: Data, recipe: Recipe) -> Result:
     """The score of `model` on all that `data` holds out, as section `eval` says; its mode is left as it was.
 

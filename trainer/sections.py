@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 
+from galore.trainer.evaluate import perplexity as exponential
 from galore.trainer.format import duration, percent, perplexity, rate, significant, size
 from galore.trainer.history import History, flat
 from galore.trainer.markdown import details, fence, section, table
@@ -133,9 +133,9 @@ def _quality(history: History) -> list[tuple[str, str]]:
         text = f"{_loss(last)} nats per token, perplexity {_ppl(last)} (step {last['step']:,})"
         rows.append(("Held-out loss", text))
     if unigram is not None:
-        text = f"{unigram:.4f} nats per token, perplexity {perplexity(math.exp(unigram))}"
+        text = f"{unigram:.4f} nats per token, perplexity {perplexity(exponential(unigram))}"
         if last is not None and last.get("loss_nats") is not None:
-            text += f"; the model's perplexity is {percent(math.exp(last['loss_nats'] - unigram))} of it"
+            text += f"; the model's perplexity is {percent(exponential(last['loss_nats'] - unigram))} of it"
         rows.append(("Unigram baseline", text))
     return rows
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from galore.trainer.build import Run
-from galore.trainer.errors import RunFailed, UserError
+from galore.trainer.errors import Ended, UserError
 from galore.trainer.format import size
 from galore.trainer.memory.advice import Adviser
 from galore.trainer.memory.cards import Card
@@ -68,9 +68,9 @@ def make_room(run: Run) -> None:
         torch.cuda.empty_cache()
 
 
-def gave_out(run: Run, step: int, shortage: Shortage, saved: str) -> RunFailed:
+def gave_out(run: Run, step: int, shortage: Shortage, saved: str) -> Ended:
     """The error that ends the run: the breakdown, what became of the state, and the settings that would fit."""
-    return RunFailed(
+    return Ended(
         f"memory ran out in step {step + 1}: {shortage.reason}\n  {shortage}\n  {saved}",
         where=str(run.directory.root),
         fix=_remedy(run),

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as a question the loop asks once per step, so that it can save before it leaves."""
+"""SIGINT, SIGTERM and SIGHUP as a question the loop asks once per step, so that it can save before it leaves."""
 
 from __future__ import annotations
 
@@ -10,12 +10,16 @@ from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-HANDLED = (signal.SIGINT, signal.SIGTERM)
+# SIGHUP: a terminal that vanished, by a closed laptop or a dropped ssh. SIGQUIT (Ctrl-\\) stays the system's: it is the
+# one key that ends a process which hangs where no handler of Python's is ever run.
+HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class StopOnSignal:
-    """While entered, the first SIGINT or SIGTERM only sets `requested`; the second leaves at once.
+    """While entered, the first of the handled signals only sets `requested`; the second leaves at once.
 
+    A second SIGHUP says nothing new: a closing terminal sends one by its kernel and one by its shell. One that is ignored
+    on entry, as `nohup` asks for, stays ignored.
     Leaving at once is `os._exit(128 + signum)`: no clean-up, as a kill would do, which checkpoints survive.
     Python delivers signals to the main thread only: elsewhere nothing is installed and `installed` is false.
 
@@ -32,7 +36,8 @@ class StopOnSignal:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            self._previous = {number: signal.signal(number, self._handle) for number in HANDLED}
+            taken = [number for number in HANDLED if number != signal.SIGHUP or not _ignored(number)]
+            self._previous = {number: signal.signal(number, self._handle) for number in taken}
             self.installed = True
         return self
 
@@ -45,9 +50,15 @@ class StopOnSignal:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.requested is not None:
-            os._exit(128 + number)
+            if number != signal.SIGHUP:
+                os._exit(128 + number)
+            return
         self.requested = signal.Signals(number)
         self._say(f"{self.requested.name}: saving after this step; once more leaves at once, without saving")
+
+
+def _ignored(number: signal.Signals) -> bool:
+    return signal.getsignal(number) is signal.SIG_IGN
 
 
 def to_stderr(text: str) -> None:

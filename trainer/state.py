@@ -30,11 +30,19 @@ def planned_bytes(model: nn.Module, optimizer: GaLoreAdamW) -> int:
     return tensor_bytes(model_tensors(model)) + sum(sum(slot.planned_bytes()) for slot in optimizer.slots.values())
 
 
-def capture(model: nn.Module, optimizer: GaLoreAdamW) -> tuple[Groups, dict[str, Any]]:
-    """Tensor groups `model`, `optimizer`, `rng`, and the JSON that goes with them. No tensor is copied."""
+def random_state() -> dict[str, Tensor]:
+    """The states of torch's generators, of which dropout draws."""
     rng = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         rng |= {f"cuda{index}": state for index, state in enumerate(torch.cuda.get_rng_state_all())}
+    return rng
+
+
+def capture(model: nn.Module, optimizer: GaLoreAdamW, rng: dict[str, Tensor]) -> tuple[Groups, dict[str, Any]]:
+    """Tensor groups `model`, `optimizer`, `rng`, and the JSON that goes with them. No tensor is copied.
+
+    `rng` is what `random_state` gave after the last whole step: the one that broke off may have drawn more.
+    """
     groups = {"model": model_tensors(model), "optimizer": optimizer.state_tensors(), "rng": rng}
     return groups, {"optimizer_clock": optimizer.clock}
 

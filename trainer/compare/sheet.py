@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from statistics import mean
 
 from galore.trainer.compare.outcome import Outcome, Standing, best_of_each, standings
+from galore.trainer.evaluate import perplexity as exponential
 from galore.trainer.format import duration, perplexity, size
 from galore.trainer.markdown import table
 
@@ -54,7 +54,7 @@ def _row(each: Standing) -> list[str]:
         rate,
         f"{each.loss:.4f}",
         spread,
-        perplexity(math.exp(each.loss)),
+        perplexity(exponential(each.loss)),
         f"{done[0].tokens:,}",
         size(done[0].optimizer_bytes),
         duration(mean(run.seconds for run in done)),

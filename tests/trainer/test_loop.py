@@ -1,0 +1,443 @@
+"""What a run has done is kept, whatever breaks between two steps, and no checkpoint is pushed out by one that is worth nothing."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import random
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from galore.trainer import checkpoint, loop, record, report, run, shortage, step
+from galore.trainer.data.mapped import MappedData
+from galore.trainer.data.stream import StreamedData
+from galore.trainer.errors import Interrupted, RunFailed, UserError
+from galore.trainer.hardware import Peak
+from galore.trainer.optim import GaLoreAdamW
+from galore.trainer.optim.projected import ProjectedSlot
+from galore.trainer.recipe.load import load_recipe
+from galore.trainer.record import Recorder
+from galore.trainer.rotation import step_directories
+from galore.trainer.run import run_training
+
+STEPS = 8
+METHODS = {
+    "galore": ["optim.method=galore"],
+    "galore-8bit": ["optim.method=galore", "optim.state_dtype=8bit", "optim.rank=32"],
+    "galore-fp8": ["optim.method=galore", "optim.state_dtype=fp8", "optim.rank=32"],
+    "galore-int8": ["optim.method=galore", "optim.weight_dtype=int8"],
+    "galore-fp32": ["optim.method=galore", "model.dtype=float32"],
+    "sumo": ["optim.method=galore", "optim.inner=sumo"],
+    "apollo": ["optim.method=galore", "optim.residual=apollo", "optim.proj_type=random"],
+    "lora": ["optim.method=lora"],
+    "full": ["optim.method=full"],
+    "muon": ["optim.method=full", "optim.inner=muon"],
+}
+NEEDS = {"galore-8bit": "bitsandbytes", "lora": "peft"}
+
+
+class Quiet:
+    """A console that keeps the messages."""
+
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+
+    def message(self, text: str) -> None:
+        self.messages.append(text)
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *arguments: None
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _quickly() -> Iterator[None]:
+    """Without what takes most of a short run's time, the plots and the measurement of the processor; threads as before."""
+    before = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "draw", lambda history: {})
+        patch.setattr(record, "device_peak", lambda device, dtype: Peak(None, "unknown", "not measured"))
+        yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("corpus")
+    rng = random.Random(0)
+    words = ["".join(rng.choices("aeiourstlnmkp", k=rng.randint(2, 7))) for _ in range(60)]
+    (folder / "text.txt").write_text("\n\n".join(" ".join(rng.choices(words, k=30)) for _ in range(200)))
+    (folder / "recipe.yaml").write_text(f"""
+model: {{hidden_size: 32, intermediate_size: 48, num_hidden_layers: 1, num_attention_heads: 2, max_position_embeddings: 64}}
+data: {{source: local, path: text.txt, tokenizer_vocab_size: 300, max_length: 16, validation_fraction: 0.05,
+       cache_dir: {folder / "cache"}}}
+optim: {{rank: 4, update_proj_gap: 3}}
+train: {{max_steps: {STEPS}, global_batch_size: 2, micro_batch_size: 2, save_steps: 2, num_threads: 1}}
+eval: {{eval_steps: 3, max_tokens: 64, sample_prompt: "a", sample_tokens: 3}}
+""")
+    return folder / "recipe.yaml"
+
+
+def execute(recipe: Path, out: Path, *overrides: str, resume: bool = False) -> Quiet:
+    console = Quiet()
+    run_training(load_recipe(str(recipe), overrides), out, resume, console)
+    return console
+
+
+def rows(out: Path, kind: str = "train") -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [row for row in lines if row["kind"] == kind]
+
+
+def saved(out: Path) -> list[int]:
+    return sorted(step for step, _ in step_directories(out / "checkpoints"))
+
+
+def essence(out: Path) -> Any:
+    """All that must be the same in two equal runs."""
+    names = ("step", "loss_nats", "grad_norm", "learning_rate", "sample_ids_crc32", "tokens", "mode", "sample")
+    told = [[row.get(name) for name in names] for kind in ("train", "eval") for row in rows(out, kind)]
+    last = step_directories(out / "checkpoints")[0][1]
+    return told, {path.name: path.read_bytes() for path in last.glob("*.safetensors")}
+
+
+@pytest.fixture(scope="module")
+def straight(recipe: Path, tmp_path_factory: pytest.TempPathFactory, _quickly: None) -> Path:
+    """A run that nothing happened to."""
+    out = tmp_path_factory.mktemp("straight") / "run"
+    execute(recipe, out)
+    return out
+
+
+def fails_at(monkeypatch: pytest.MonkeyPatch, place: object, name: str, call: int, error: BaseException) -> None:
+    """`place.name` raises at its call number `call`, from 0, once it has done what it does."""
+    real, calls = getattr(place, name), itertools.count()
+
+    def fragile(*arguments: Any, **options: Any) -> Any:
+        result = real(*arguments, **options)
+        if next(calls) == call:
+            raise error
+        return result
+
+    monkeypatch.setattr(place, name, fragile)
+
+
+BREAKS = {
+    "data": (MappedData, "global_batch", 5, OSError(5, "Input/output error", "tokens.bin"), 5),
+    "data, a user's": (MappedData, "global_batch", 5, UserError("no row", where="data.path", fix="look"), 5),
+    "data, failed": (MappedData, "global_batch", 5, RunFailed("the hub is gone"), 5),
+    "record": (Recorder, "step", 4, ValueError("no such column"), 5),
+    "evaluation": (loop, "score_held_out", 0, RuntimeError("device lost"), 3),
+    "last evaluation": (loop, "score_held_out", 2, MemoryError(), 8),
+}
+
+
+@pytest.mark.parametrize("where", BREAKS)
+def test_what_breaks_between_steps_ends_the_run_with_all_of_it_saved(
+    recipe: Path, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    place, name, call, error, step = BREAKS[where]
+    with monkeypatch.context() as patch:
+        fails_at(patch, place, name, call, error)
+        with pytest.raises(
+            RunFailed, match=rf"(?s)after step {step}: .*the {step} steps before it are saved.*--resume"
+        ) as it:
+            execute(recipe, tmp_path / "run")
+    assert it.value.exit_code == 1
+    assert str(error) in str(it.value).replace("\n  → ", "") or isinstance(error, OSError | UserError)
+    assert saved(tmp_path / "run")[-1] == step
+    assert "broken off" in rows(tmp_path / "run", "event")[-1]["message"]
+    assert (tmp_path / "run/report.md").exists()
+    assert (tmp_path / "run/error.txt").exists() is not isinstance(error, OSError | UserError)
+    execute(recipe, tmp_path / "run", resume=True)
+    if where != "record":  # whose row it was that got lost
+        assert essence(tmp_path / "run") == essence(straight)
+
+
+def test_a_signal_saves_first_and_the_evaluation_of_that_step_follows_on_resume(
+    recipe: Path, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = run.StopOnSignal
+
+    class Stopping(real):  # type: ignore[misc, valid-type]
+        def __enter__(self) -> Any:
+            monkeypatch.setattr(loop, "attempt_step", self.attempt)
+            return super().__enter__()
+
+        def attempt(self, parts: Any, batch: Any, number: int) -> Any:
+            self.requested = signal.SIGHUP if number == 3 else None
+            return shortage.attempt_step(parts, batch, number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "StopOnSignal", Stopping)
+        with pytest.raises(Interrupted, match="by SIGHUP after step 3; saved"):
+            execute(recipe, tmp_path / "run")
+    monkeypatch.undo()
+    assert (saved(tmp_path / "run"), rows(tmp_path / "run", "eval")) == ([2, 3], [])
+    execute(recipe, tmp_path / "run", resume=True)
+    assert essence(tmp_path / "run") == essence(straight)
+
+
+def test_a_run_killed_before_its_last_evaluation_has_it_after_a_resume(
+    recipe: Path, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place in ("score_held_out", "_end"):
+        out = tmp_path / place
+        with monkeypatch.context() as patch:
+            if place == "_end":
+                patch.setattr(run, "_end", lambda *arguments: killed())
+            else:
+                fails_at(patch, loop, place, 2, KeyboardInterrupt())
+            with pytest.raises(KeyboardInterrupt):
+                execute(recipe, out)
+        assert saved(out)[-1] == STEPS
+        execute(recipe, out, resume=True)
+        assert essence(out) == essence(straight)
+        final, expected = (json.loads((each / "run.json").read_text())["final"] for each in (out, straight))
+        assert final == expected
+        execute(recipe, out, resume=True)
+        assert len(rows(out, "eval")) == len(rows(straight, "eval")), "what is evaluated is not evaluated again"
+
+
+def killed() -> None:
+    raise KeyboardInterrupt
+
+
+def test_what_a_step_that_broke_off_had_drawn_is_drawn_again(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The dropout of the steps after a resume is that of a run that nothing happened to."""
+    pytest.importorskip("peft")
+    settings = ["optim.method=lora", "optim.lora_dropout=0.2"]
+    execute(recipe, tmp_path / "straight", *settings)
+    real, calls = step.summed_losses, itertools.count()
+
+    def fragile(*arguments: Any) -> Any:
+        sums = real(*arguments)
+        if next(calls) == 4:
+            raise RuntimeError("device lost")
+        return sums
+
+    with monkeypatch.context() as patch:
+        patch.setattr(step, "summed_losses", fragile)
+        with pytest.raises(RunFailed, match=r"(?s)RuntimeError: device lost.*the 3 steps before it are saved"):
+            execute(recipe, tmp_path / "run", *settings)
+    execute(recipe, tmp_path / "run", *settings, resume=True)
+    assert essence(tmp_path / "run") == essence(tmp_path / "straight")
+
+
+def test_nothing_half_applied_is_saved_when_a_step_breaks_off(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = ProjectedSlot.apply
+
+    def fragile(slot: ProjectedSlot, update: Any) -> None:
+        if slot.clock() == 5 and "down_proj" in slot.name:
+            raise RuntimeError("device lost")
+        real(slot, update)
+
+    monkeypatch.setattr(ProjectedSlot, "apply", fragile)
+    with pytest.raises(RunFailed, match="some weights had taken the step already: step-00000004 is the last"):
+        execute(recipe, tmp_path / "run")
+    assert saved(tmp_path / "run") == [2, 4]
+
+
+def test_a_sample_that_fails_is_an_event(
+    recipe: Path, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: Any, **options: Any) -> str:
+        raise RuntimeError("probability tensor contains either inf or nan")
+
+    monkeypatch.setattr(loop, "sample", refuse)
+    execute(recipe, tmp_path / "run")
+    told = [row["message"] for row in rows(tmp_path / "run", "event")]
+    assert [text.partition(": ")[0] for text in told] == [f"no sample after step {step}" for step in (3, 6, 8)]
+    losses = [[row["loss_nats"] for row in rows(each, "eval")] for each in (tmp_path / "run", straight)]
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no font"), RunFailed("the disk is full"), KeyError("step")])
+def test_a_report_that_fails_leaves_the_run_finished(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(report, "_compose", lambda *arguments: raises(error))
+        console = Quiet()
+        path = run_training(load_recipe(str(recipe), ["train.max_steps=1"]), tmp_path / "run", False, console)
+    assert path is None
+    assert "finished" in json.loads((tmp_path / "run/run.json").read_text())
+    if not isinstance(error, UserError):
+        assert f"--output-dir {tmp_path}/run --resume writes it anew" in console.messages[-1]
+    assert run_training(load_recipe(str(recipe), ["train.max_steps=1"]), tmp_path / "run", True, Quiet())
+    assert (tmp_path / "run/report.md").is_file()
+
+
+def raises(error: BaseException) -> Any:
+    raise error
+
+
+def test_what_can_be_known_before_the_first_step_is_refused_before_it(recipe: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"eval.sample_prompt: .*60 new ones exceed the model's 64 positions"):
+        execute(recipe, tmp_path / "run", "eval.sample_tokens=60", "eval.sample_prompt=a few words of a language")
+    assert not (tmp_path / "run").exists()
+    execute(recipe, tmp_path / "run", "eval.sample_tokens=60", "eval.sample_prompt=null", "train.max_steps=1")
+    for name, make in (("report.md", Path.mkdir), ("checkpoints", Path.touch)):
+        place = tmp_path / "run" / name
+        place.rename(tmp_path / "aside")
+        make(place)
+        with pytest.raises(UserError, match=name):
+            execute(recipe, tmp_path / "run", "train.max_steps=1", resume=True)
+        place.rmdir() if place.is_dir() else place.unlink()
+        (tmp_path / "aside").rename(place)
+
+
+def poke(monkeypatch: pytest.MonkeyPatch, after: int, name: Callable[[GaLoreAdamW], torch.Tensor]) -> None:
+    """One value of what `name` picks becomes nan when `after` steps are done."""
+    real = GaLoreAdamW.step
+
+    def step(optimizer: GaLoreAdamW, closure: Any = None) -> Any:
+        loss = real(optimizer, closure)
+        if optimizer.clock == after:
+            with torch.no_grad():
+                name(optimizer).view(-1)[0] = math.nan
+        return loss
+
+    monkeypatch.setattr(GaLoreAdamW, "step", step)
+
+
+def a_weight(optimizer: GaLoreAdamW) -> torch.Tensor:
+    slot = next(slot for slot in optimizer.slots.values() if "o_proj" in slot.name)
+    return slot.parameter.data if slot.member.scales is None else slot.member.scales
+
+
+def a_state(optimizer: GaLoreAdamW) -> torch.Tensor:
+    slot = next(slot for slot in optimizer.slots.values() if "o_proj" in slot.name)
+    return next(value for key, value in reversed(slot.state.items()) if value.is_floating_point() and value.numel() > 1)
+
+
+@pytest.mark.parametrize("after", [5, 6])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_weight_that_becomes_nan_leaves_the_finite_checkpoints(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, after: int
+) -> None:
+    """After step 6 a save is due; after step 5 only steps follow that are skipped, and the last save."""
+    pytest.importorskip(NEEDS.get(method, "torch"))
+    with monkeypatch.context() as patch:
+        poke(patch, after, a_weight)
+        with pytest.raises(RunFailed, match=r"(?s)o_proj.* not finite: not saved; step-00000004 is the last finite"):
+            execute(recipe, tmp_path / "run", *METHODS[method])
+    assert saved(tmp_path / "run") == [2, 4]
+    assert "not finite: not saved" in rows(tmp_path / "run", "event")[-1]["message"]
+    execute(recipe, tmp_path / "run", *METHODS[method], resume=True)
+    assert saved(tmp_path / "run") == [6, 8]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_so_does_a_state(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    pytest.importorskip(NEEDS.get(method, "torch"))
+    poke(monkeypatch, 6, a_state)
+    with pytest.raises(RunFailed, match=r"(?s)o_proj.* not finite: not saved; step-00000004 is the last finite"):
+        execute(recipe, tmp_path / "run", *METHODS[method])
+    assert saved(tmp_path / "run") == [2, 4]
+
+
+def test_updates_too_large_for_the_weights_do_too(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = loop.learning_rate
+    monkeypatch.setattr(
+        loop, "learning_rate", lambda optim, step, total: 1e39 if step == 4 else real(optim, step, total)
+    )
+    with pytest.raises(RunFailed, match="3 steps in a row had gradients that are not finite") as caught:
+        execute(recipe, tmp_path / "run", "optim.method=full", "train.max_skipped_steps=2")
+    assert "step-00000004 is the last finite" in str(caught.value)
+
+
+def test_a_save_that_falls_on_a_skipped_step_comes_with_the_next_good_one(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = step.summed_losses, itertools.count()
+
+    def poisoned(*arguments: Any) -> Any:
+        sums = real(*arguments)
+        return sums._replace(total=sums.total * math.nan) if next(calls) == 3 else sums
+
+    monkeypatch.setattr(step, "summed_losses", poisoned)
+    monkeypatch.setattr("galore.trainer.loop.score_held_out", lambda *arguments: raises(KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        execute(recipe, tmp_path / "run", "eval.eval_steps=5", "optim.method=full")
+    assert saved(tmp_path / "run") == [2, 5]
+
+
+def test_a_checkpoint_that_is_not_finite_is_passed_over(recipe: Path, tmp_path: Path) -> None:
+    """As earlier versions wrote them."""
+    out = tmp_path / "run"
+    execute(recipe, out, "train.save_total_limit=3")
+    for step_of in (8, 6):
+        poison(out / "checkpoints", step_of)
+    console = execute(recipe, out, "train.save_total_limit=3", resume=True)
+    assert [text for text in console.messages if text.startswith(("skipped", "resuming"))] == [
+        "skipped step-00000008: lm_head.weight holds values that are not finite",
+        "skipped step-00000006: lm_head.weight holds values that are not finite",
+        "resuming from step-00000004, verified",
+    ]
+    for step_of in (4, 6, 8):
+        poison(out / "checkpoints", step_of)
+    told = (out / "metrics.jsonl").read_text()
+    with pytest.raises(RunFailed, match="no checkpoint in it is good"):
+        execute(recipe, out, "train.save_total_limit=3", resume=True)
+    assert (out / "metrics.jsonl").read_text() == told
+
+
+def poison(root: Path, number: int) -> None:
+    """Save the checkpoint of step `number` again, with a nan in it."""
+    found = next(path for step_of, path in step_directories(root) if step_of == number)
+    tensors = {path.stem: load_file(path) for path in found.glob("*.safetensors")}
+    tensors["model"]["lm_head.weight"][3, 3] = math.nan
+    checkpoint.save(root, number, tensors, json.loads((found / "state.json").read_text()), keep=9)
+
+
+def test_what_a_killed_rotation_left_is_removed_by_a_resume(recipe: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    execute(recipe, out, "train.save_total_limit=3")
+    left = [
+        out / "checkpoints" / name for name in (".tmp-gone-step-00000002", ".tmp-step-00000008", ".old-step-00000008")
+    ]
+    for path in left:
+        shutil.copytree(out / "checkpoints/step-00000008", path)
+    assert saved(out) == [4, 6, 8, 8]
+    execute(recipe, out, "train.save_total_limit=3", resume=True)
+    assert (saved(out), any(path.exists() for path in left)) == ([4, 6, 8], False)
+    execute(recipe, out, "train.save_total_limit=2", resume=True)
+    assert saved(out) == [6, 8]
+
+
+@pytest.mark.parametrize("breaks", ["read", "memory"])
+def test_a_stream_goes_on_with_the_rows_of_the_step_that_broke_off(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, breaks: str
+) -> None:
+    """They were read from it already."""
+    pytest.importorskip("datasets")
+    (tmp_path / "hub").mkdir()
+    texts = (recipe.parent / "text.txt").read_text().split("\n\n")
+    for name, part in (("train-00000-of-00001", texts[20:]), ("validation-00000-of-00001", texts[:20])):
+        lines = [json.dumps({"text": text}) for text in part]
+        (tmp_path / "hub" / f"{name}.jsonl").write_text("\n".join(lines))
+    settings = ["data.source=hub", f"data.path={tmp_path / 'hub'}", "data.shuffle_buffer_size=16"]
+    execute(recipe, tmp_path / "straight", *settings)
+    with monkeypatch.context() as patch:
+        if breaks == "read":
+            fails_at(patch, StreamedData, "global_batch", 4, OSError(5, "Input/output error", "train-00000"))
+        else:
+            fails_at(patch, GaLoreAdamW, "clip_grad_norm_", 4, torch.OutOfMemoryError("CUDA out of memory"))
+        with pytest.raises(RunFailed, match="the 4 steps before it are saved"):
+            execute(recipe, tmp_path / "run", *settings)
+    execute(recipe, tmp_path / "run", *settings, resume=True)
+    assert essence(tmp_path / "run") == essence(tmp_path / "straight")

@@ -1,0 +1,36 @@
+"""Whether tensors hold numbers only: one pass over each, in bounded memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from galore.trainer.optim import GaLoreAdamW
+from galore.trainer.optim.int8_linear import int8_layers
+
+CHUNK = 2**22  # elements that are looked at one by one, where the sum of all does not answer
+
+
+def not_finite(tensors: Iterable[tuple[str, Tensor]]) -> list[str]:
+    """Names of those that hold an inf or a nan. Codes of quantized tensors hold none; their scales do."""
+    return [name for name, tensor in tensors if tensor.is_floating_point() and not _is_finite(tensor)]
+
+
+def trained_tensors(model: nn.Module, optimizer: GaLoreAdamW) -> Iterator[tuple[str, Tensor]]:
+    """All that a step writes to: weights, the scales of those in 8 bits, and what the optimizer keeps."""
+    yield from model.named_parameters()
+    names = {module: name for name, module in model.named_modules()}
+    yield from ((f"{names[layer]}.weight_scale", layer.weight_scale) for layer in int8_layers(model))
+    yield from optimizer.state_tensors().items()
+
+
+@torch.no_grad()
+def _is_finite(tensor: Tensor) -> bool:
+    """A sum that is finite has finite terms only, and takes no memory; one that is not may have overflowed."""
+    if tensor.element_size() > 1 and math.isfinite(float(tensor.sum())):  # bytes have no sum
+        return True
+    wide = (chunk if chunk.element_size() > 1 else chunk.float() for chunk in tensor.reshape(-1).split(CHUNK))
+    return all(bool(torch.isfinite(chunk).all()) for chunk in wide)

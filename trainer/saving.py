@@ -1,0 +1,79 @@
+"""Where a run stands between two steps, and the checkpoint of it: one of numbers only, or none."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from typing import Any, Self
+
+from torch import Tensor
+
+from galore.trainer import checkpoint
+from galore.trainer.build import Run
+from galore.trainer.errors import Ended
+from galore.trainer.finite import not_finite, trained_tensors
+from galore.trainer.record import Recorder
+from galore.trainer.rotation import step_directories
+from galore.trainer.state import capture, random_state
+
+SHOWN = 3  # names in a message
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A run after `step` whole steps: the data go on at `position`, and dropout draws on from `rng`.
+
+    Taken before the next step, which may break off when it has read data and drawn numbers already.
+    """
+
+    step: int
+    position: dict[str, Any]
+    rng: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, run: Run, step: int) -> Self:
+        return cls(step, run.data.position(), random_state())
+
+
+def save(run: Run, recorder: Recorder, at: Standing, must: bool) -> None:
+    """Write a checkpoint. One that the disk refuses is told, and the next save tries again, unless it `must`.
+
+    Raises:
+        Ended: weights or states are not finite: nothing is written, so that none pushes a finite checkpoint out.
+        CheckpointFailed: the disk refused it, and it `must`.
+    """
+    if bad := not_finite(trained_tensors(run.model, run.optimizer)):
+        raise _poisoned(run, recorder, at.step, bad)
+    tensors, state = capture(run.model, run.optimizer, at.rng)
+    state |= recorder.counters() | {"position": at.position}
+    recorder.metrics.sync()
+    try:
+        checkpoint.save(run.directory.checkpoints, at.step, tensors, state, run.recipe.train.save_total_limit)
+    except checkpoint.CheckpointFailed as error:
+        if must:
+            raise
+        recorder.event(at.step, f"{error}; training goes on, the next save tries again")
+
+
+def newest(run: Run) -> str:
+    """What there is to go on from. All of it is finite, as `save` writes nothing else."""
+    saved = step_directories(run.directory.checkpoints)
+    return f"{saved[0][1].name} is the last finite checkpoint" if saved else "no checkpoint was saved"
+
+
+def go_on(run: Run) -> str:
+    """The command that goes on with the run."""
+    folder = shlex.quote(str(run.directory.root))
+    return f"galore train {folder}/recipe.yaml --output-dir {folder} --resume"
+
+
+def _poisoned(run: Run, recorder: Recorder, step: int, names: list[str]) -> Ended:
+    shown = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+    message = f"after step {step} {shown} hold values that are not finite: not saved; {newest(run)}"
+    recorder.event(step, message)
+    return Ended(
+        message,
+        where=str(run.directory.root),
+        fix=f"{go_on(run)} repeats the steps since; where they end here again, start anew with a lower "
+        "optim.learning_rate or a higher optim.adam_epsilon",
+    )
