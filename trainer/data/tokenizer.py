@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 END_OF_TEXT = "<|endoftext|>"
 BYTES = 256
+WITHOUT_CODE = "name a tokenizer.json, or a folder whose tokenizer_config.json has no auto_map"
 
 
 def given_tokenizer(recipe: Recipe, base_dir: Path) -> PreTrainedTokenizerBase | None:
@@ -50,8 +51,12 @@ def load_tokenizer(name: str, revision: str | None, base_dir: Path, key: str) ->
     try:
         if path.is_file():
             return PreTrainedTokenizerFast(tokenizer_file=str(path))
-        return AutoTokenizer.from_pretrained(str(path) if path.is_dir() else name, revision=revision, use_fast=True)
+        source = str(path) if path.is_dir() else name
+        return AutoTokenizer.from_pretrained(source, revision=revision, use_fast=True, trust_remote_code=False)
     except Exception as error:  # the library, its parsers and its network raise types of their own
+        if "trust_remote_code" in str(error):
+            what = f"the tokenizer `{name}` needs code of its own, which galore never runs"
+            raise UserError(what, where=key, fix=WITHOUT_CODE) from error
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"the tokenizer `{name}` cannot be loaded ({reason})", where=key, fix=fix) from error
 
@@ -99,7 +104,7 @@ def trained_tokenizer(texts: Iterable[str], vocab_size: int, folder: Path, progr
         )
 
     entry(folder, build, lambda path: (path / "tokenizer.json").is_file(), progress)
-    return PreTrainedTokenizerFast.from_pretrained(folder)
+    return PreTrainedTokenizerFast.from_pretrained(folder, trust_remote_code=False)
 
 
 def train_bpe(texts: Iterator[str], vocab_size: int) -> Any:
