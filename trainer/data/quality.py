@@ -35,6 +35,8 @@ MEANING: dict[Kind, str] = {
     "refused": "the chat template refuses it",
 }
 
+SHOWN = 300  # characters of the data in a message
+
 
 class BadRow(Exception):  # noqa: N818 - it names a row, and travels as a value as often as it is raised
     """One row that cannot be trained on."""
@@ -45,7 +47,13 @@ class BadRow(Exception):  # noqa: N818 - it names a row, and travels as a value 
         self.detail = detail
 
     def __str__(self) -> str:
-        return f"{MEANING[self.kind]} ({self.detail})" if self.detail else MEANING[self.kind]
+        return f"{MEANING[self.kind]} ({shown(self.detail)})" if self.detail else MEANING[self.kind]
+
+
+def shown(text: str) -> str:
+    """Words of the data as a terminal may have them: on one line, not too long, without control characters."""
+    cut = text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in cut)
 
 
 def decode(raw: bytes) -> str:
@@ -77,10 +85,11 @@ def utf8_length(text: str) -> int:
 
 @dataclass
 class BadRows:
-    """Counts bad rows by kind, or refuses the first one."""
+    """Counts bad rows by kind, or refuses the first one; and what was noted of good ones."""
 
     policy: Literal["skip", "error"]
     counts: Counter[Kind] = field(default_factory=Counter)
+    noted: Counter[str] = field(default_factory=Counter)  # by the words of `chat.Example.notes`
     first: dict[Kind, str] = field(default_factory=dict)  # where each kind was first met
     _lock: threading.Lock = field(default_factory=threading.Lock)  # rows are read and tokenised in two threads
 

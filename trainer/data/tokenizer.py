@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from galore.trainer.data.cache import entry
 from galore.trainer.data.packing import Frame
-from galore.trainer.data.tokenize import encoder
+from galore.trainer.data.tokenize import encode, encoder
 from galore.trainer.errors import UserError
 from galore.trainer.offline import spare_retries
-from galore.trainer.recipe.schema import ModelSection, Recipe
+from galore.trainer.recipe.schema import DataSection, ModelSection, Recipe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -147,10 +147,24 @@ def frame_of(tokenizer: PreTrainedTokenizerBase, max_length: int) -> Frame:
     Raises:
         UserError: they leave no room for text in a row of `max_length`.
     """
-    bare = list(tokenizer("a", add_special_tokens=False)["input_ids"])
-    framed = list(tokenizer("a")["input_ids"])
-    start = next(i for i in range(len(framed)) if framed[i : i + len(bare)] == bare)
-    frame = Frame(tuple(framed[:start]), tuple(framed[start + len(bare) :]), int(tokenizer.pad_token_id))
+    frame = Frame(*_around(tokenizer), int(tokenizer.pad_token_id))
     if frame.room(max_length) < 1:
         raise UserError(f"is {max_length}: no room for text", where="data.max_length", fix="use a few hundred tokens")
     return frame
+
+
+def packed_beginning(tokenizer: PreTrainedTokenizerBase, section: DataSection) -> tuple[int, ...]:
+    """The special tokens, such as LLaMA's BOS, that begin a document among others; one in a row of its own has a frame."""
+    return _around(tokenizer)[0] if section.packing == "packed" else ()
+
+
+def prompt_of(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Token ids of a document that goes on after `text`, the special tokens that begin every document before it."""
+    return [*_around(tokenizer)[0], *encode(encoder(tokenizer), [text])[0]]
+
+
+def _around(tokenizer: PreTrainedTokenizerBase) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    bare = list(tokenizer("a", add_special_tokens=False)["input_ids"])
+    framed = list(tokenizer("a")["input_ids"])
+    start = next((i for i in range(len(framed)) if framed[i : i + len(bare)] == bare), None)
+    return ((), ()) if start is None else (tuple(framed[:start]), tuple(framed[start + len(bare) :]))

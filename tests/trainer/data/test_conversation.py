@@ -13,7 +13,9 @@ MESSAGES = DataSection(path="x", messages_field="messages")
 
 
 def said(row: Any, section: DataSection) -> list[tuple[str, str]]:
-    return [(message["role"], message["content"]) for message in read_conversation(conversation_of(row, section))]
+    return [
+        (message["role"], message["content"]) for message in read_conversation(conversation_of(row, section)).messages
+    ]
 
 
 def test_a_prompt_with_its_response() -> None:
