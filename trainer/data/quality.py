@@ -91,9 +91,10 @@ class BadRows:
     counts: Counter[Kind] = field(default_factory=Counter)
     noted: Counter[str] = field(default_factory=Counter)  # by the words of `chat.Example.notes`
     first: dict[Kind, str] = field(default_factory=dict)  # where each kind was first met
+    files: dict[Kind, set[str]] = field(default_factory=dict)  # those of each kind, where rows come from files
     _lock: threading.Lock = field(default_factory=threading.Lock)  # rows are read and tokenised in two threads
 
-    def add(self, bad: BadRow, where: str) -> None:
+    def add(self, bad: BadRow, where: str, file: str | None = None) -> None:
         """Count one bad row.
 
         Raises:
@@ -105,8 +106,14 @@ class BadRows:
         with self._lock:
             self.counts[bad.kind] += 1
             self.first.setdefault(bad.kind, f"{where}: {bad}")
+            if file is not None:
+                self.files.setdefault(bad.kind, set()).add(file)
 
     @property
     def summary(self) -> dict[str, Any]:
-        """JSON: how many of each kind, and where the first of them is."""
-        return {kind: {"rows": rows, "first": self.first[kind]} for kind, rows in self.counts.most_common()}
+        """JSON: how many of each kind, in how many files where they come from files, and where the first of them is."""
+        return {
+            kind: {"rows": rows, "first": self.first[kind]}
+            | ({"files": len(self.files[kind])} if kind in self.files else {})
+            for kind, rows in self.counts.most_common()
+        }
