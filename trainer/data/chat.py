@@ -116,9 +116,16 @@ class ChatEncoder:
                 start = self._start(so_far, text)
                 stop = None if start is None else self._stop(so_far, text, start)
                 if start is not None and stop is not None:
-                    yield start, stop
+                    if self._says_something(text[start:stop]):
+                        yield start, stop
                 elif self._responses_only:
                     raise _not_in_pieces(index, place)
+
+    def _says_something(self, response: str) -> bool:
+        """Whether there is more than the end of a turn, as where the template leaves out the call that is all of it."""
+        if self._ending is not None:
+            response = self._ending.sub("", response)
+        return bool(response.strip())
 
     def _start(self, conversation: Conversation, text: str) -> int | None:
         """Where the last response begins: after the prompt for it, or what `text` has of this prompt.

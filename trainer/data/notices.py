@@ -42,6 +42,4 @@ def _of_bad_rows(kind: Any, entry: dict[str, Any], total: int) -> str:
     where = f" in {entry['files']:,} files" if entry.get("files", 1) > 1 else ""
     remedy = f"; {REMEDIES[kind]}" if kind in REMEDIES else ""
     meaning = MEANING.get(kind, kind)
-    return (
-        f"left out: {rows:,} of {total:,} rows ({rows / total:.0%}){where}, {meaning}, first {entry['first']}{remedy}"
-    )
+    return f"left out: {rows:,} of {total:,} rows ({rows / total:.0%}){where}, {meaning}, first {shown(entry['first'])}{remedy}"

@@ -325,6 +325,19 @@ def test_a_call_of_a_tool_is_a_response(chatml: Any) -> None:
     assert text.endswith("assistant\n[d<|im_end|>]\n")
 
 
+def test_silence_is_no_target(chatml: Any) -> None:
+    """As of a template that leaves out the call: the model would learn to answer with the end of its turn."""
+    turns = [["user", "a"], ["assistant", "", {"tool_calls": [{"f": 1}]}], ["tool", "c"], ["assistant", "d"]]
+    whole, call = (
+        next(ChatEncoder(chatml, "responses").encode([json.dumps(part)], [""])) for part in (turns, turns[:2])
+    )
+    assert shown(chatml, whole).endswith(
+        "assistant\n<|im_end|>\n<|im_start|>tool\nc<|im_end|>\n<|im_start|>assistant\n[d<|im_end|>]\n"
+    )
+    assert isinstance(call, BadRow)
+    assert call.kind == "no_response"
+
+
 def test_a_prompt_that_the_template_refuses_is_one_message(chatml: Any) -> None:
     chatml.chat_template = "{{ raise_exception('no') }}"
     with pytest.raises(UserError, match=r"cannot be asked: the chat template refuses it \(no\)"):
