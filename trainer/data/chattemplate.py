@@ -103,7 +103,7 @@ def render(tokenizer: PreTrainedTokenizerBase, conversation: Conversation, promp
 
 def _rehearse(tokenizer: PreTrainedTokenizerBase, template: str, conversation: Conversation, prompt: bool) -> None:
     variables = dict(tokenizer.special_tokens_map) | conversation._asdict() | {"add_generation_prompt": prompt}
-    if too_much := beyond_limits(template, variables):
+    if outcome := beyond_limits(template, variables):
         fix = "give the tokenizer another one (chat_template.jinja in its folder)"
-        raise UserError(f"it takes {too_much} to render one conversation", where="the chat template", fix=fix)
+        raise UserError(f"rendering one conversation {outcome}", where="the chat template", fix=fix)
     _rehearsed.add(template)

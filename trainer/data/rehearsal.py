@@ -22,16 +22,18 @@ OUT_OF_MEMORY = 3
 
 
 def beyond_limits(template: str, variables: dict[str, Any], cpu_seconds: int = CPU_SECONDS) -> str | None:
-    """What a rendering uses too much of, in words; None where it keeps to the limits."""
+    """What becomes of a rendering that does not end well, in words; None where it keeps to the limits."""
     command = [sys.executable, "-P", __file__, str(cpu_seconds)]
     given = json.dumps({"template": template, "variables": variables}, default=str).encode()
     try:
         done = subprocess.run(command, input=given, capture_output=True, check=False, timeout=WALL_SECONDS)
     except subprocess.TimeoutExpired:
-        return f"more than {WALL_SECONDS} seconds"
+        return f"takes more than {WALL_SECONDS} seconds"
     if done.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
-        return f"more than {cpu_seconds} seconds of computing"
-    return f"more than {MEMORY_BYTES >> 30} GiB of memory" if done.returncode == OUT_OF_MEMORY else None
+        return f"takes more than {cpu_seconds} seconds of computing"
+    if done.returncode < 0:
+        return f"ends the process with {signal.Signals(-done.returncode).name}"
+    return f"takes more than {MEMORY_BYTES >> 30} GiB of memory" if done.returncode == OUT_OF_MEMORY else None
 
 
 def _limit(cpu_seconds: int) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import subprocess
 import time
 from functools import partial
 from pathlib import Path
@@ -125,3 +126,10 @@ def test_what_templates_of_transformers_may_use_passes_the_rehearsal() -> None:
     )
     variables = {"messages": HI.messages, "eos_token": "</s>"}
     assert rehearsal.rendered(template, variables) == '"Hi"%d</s>'
+
+
+def test_a_template_that_crashes_the_interpreter_crashes_only_the_child(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = subprocess.run
+    crash = ["/bin/sh", "-c", "kill -SEGV $$"]
+    monkeypatch.setattr(subprocess, "run", lambda command, **options: run(crash, **options))
+    assert rehearsal.beyond_limits("{{ 1 }}", {}) == "ends the process with SIGSEGV"
