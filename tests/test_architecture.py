@@ -120,6 +120,26 @@ def test_no_path_is_read_without_a_limit():
     assert not found - set(UNBOUNDED)
 
 
+def calls_that_may_run_code(path):
+    """Name, line and keywords of the calls with which transformers would import a model's own files; GenerationConfig has none."""
+    calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    for call in [call for call in calls if isinstance(call.func, ast.Attribute)]:
+        if call.func.attr.startswith("from_") and ast.unparse(call.func.value) != "GenerationConfig":
+            yield call.func.attr, call.lineno, {word.arg: ast.unparse(word.value) for word in call.keywords}
+
+
+def test_no_code_of_a_model_or_tokenizer_runs():
+    calls = [(path, *call) for path in SOURCES for call in calls_that_may_run_code(path)]
+    loading = [call for call in calls if call[1] in ("from_pretrained", "from_config")]
+    assert loading
+    assert not [f"{path}:{line}" for path, _, line, words in loading if words.get("trust_remote_code") != "False"]
+
+
+def test_the_data_sets_library_reads_no_loader_scripts():
+    data = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["data"]
+    assert "datasets>=4" in data  # 3 still asks on the terminal whether to run one
+
+
 def test_the_readme_tree_is_true():
     tree = runpy.run_path(str(ROOT / "docs/tree.py"))
     readme = (ROOT / "README.md").read_text()

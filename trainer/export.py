@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase
 
 from galore.trainer.checkpoint import Skipped
-from galore.trainer.data.chattemplate import stop_tokens
+from galore.trainer.data.chat import stop_tokens
 from galore.trainer.durable import sync_directory
 from galore.trainer.errors import RunFailed, UserError, system_error
 from galore.trainer.modelcard import model_card

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from galore.trainer.build import Run
+from galore.trainer.data.notices import notices
 from galore.trainer.hardware import Peak, cpu_name
 from galore.trainer.models.lora import adapter_ranks, clamp_note, not_adapted, without_adapters
 from galore.trainer.optim.groups import is_trained
@@ -44,7 +45,11 @@ def header(run: Run, meter: Meter) -> dict[str, Any]:
         "output": str(run.directory.root),
     }
     notes = clamped_ranks(run.optimizer) if recipe.optim.method == "galore" else adapter_notes(run)
-    notes += [*left_full_rank(run.optimizer, recipe.optim.target_modules), *_one_subspace(run)]
+    notes += [
+        *left_full_rank(run.optimizer, recipe.optim.target_modules),
+        *_one_subspace(run),
+        *notices(run.data.summary),
+    ]
     return lines | ({"note": "; ".join(notes)} if notes else {})
 
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from galore.trainer.data.chattemplate import prompt_text, stop_tokens
+from galore.trainer.data.chat import ChatEncoder, stop_tokens
+from galore.trainer.data.tokenizer import prompt_of
 from galore.trainer.errors import UserError
 from galore.trainer.models.capacity import positions_of
 from galore.trainer.models.classifier import head_modules
@@ -71,17 +72,14 @@ def sample(
 def prompt_ids(
     model: Any, tokenizer: PreTrainedTokenizerBase, prompt: str, max_new_tokens: int, chat: bool = False
 ) -> list[int]:
-    """Token ids of `prompt`, without an end-of-text token after it; with `chat`, as the template asks it.
+    """Token ids of `prompt`, as documents that begin so have them in training; with `chat`, as examples do.
 
     Raises:
         UserError: there are none, or prompt and continuation exceed the model's positions.
     """
-    text = prompt_text(tokenizer, prompt) if chat else prompt
-    ids = list(tokenizer(text, add_special_tokens=not chat)["input_ids"])
-    while not chat and ids and ids[-1] == tokenizer.eos_token_id:  # some tokenizers, T5's among them, end every text
-        ids.pop()
-    start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-    ids = ids or ([] if start is None else [start])
+    ids = ChatEncoder(tokenizer, "responses").prompt_ids(prompt) if chat else prompt_of(tokenizer, prompt)
+    start = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.bos_token_id
+    ids = ids or ([] if start is None else [start])  # a document follows the end of another
     if not ids:
         raise UserError("the prompt has no token to start from", where="prompt", fix="give a word to begin with")
     positions = positions_of(model.config)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from galore.trainer.checkpoint import Checkpoint, Skipped, newest_verified, told
 from galore.trainer.errors import UserError
@@ -122,7 +122,7 @@ def _with_weights(run: RunDir, recipe: Recipe, checkpoint: Checkpoint, device: s
     config = read_config(str(folder), None)
     base = skeleton(config, kernel, kind_of(config))
     if (folder / "generation_config.json").is_file():
-        base.generation_config = type(base.generation_config).from_pretrained(folder)
+        base.generation_config = GenerationConfig.from_pretrained(folder)
     model = adapted(base, recipe.optim, seed=0)
     for layer in int8_layers(model):
         layer.dtype = getattr(torch, recipe.model.dtype)

@@ -64,7 +64,7 @@ def recipe(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("instructions")
     rows = [{"instruction": f"Say {word}", "output": "yes"} for word in map(str, range(120))]
     rows.append({"instruction": "another long one", "output": "no " * 40})
-    (folder / "chat.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"instruction": "x"}]))
+    (folder / "chat.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows, *[{"instruction": "x"}] * 2]))
     (folder / "recipe.yaml").write_text(f"""
 model: {{name_or_path: {checkpoint}, dtype: float32}}
 data: {{source: local, path: chat.jsonl, prompt_field: instruction, response_field: output, max_length: 96,
@@ -106,7 +106,8 @@ def test_from_a_checkpoint_to_a_folder_that_answers(recipe: Path, tmp_path: Path
     assert steps[-1]["tokens"] == 60 * 8 * 96
     assert rows(tmp_path / "run", "eval")[-1]["sample"] == "yes"
     assert "1 truncated: longer than data.max_length" in console.header["data"]
-    assert "bad rows: 1 missing_field" in console.header["data"]
+    assert "bad rows: 2 missing_field" in console.header["data"]
+    assert "left out: 2 of 123 rows (2%), a field is missing" in console.header["note"]
 
     folder = export(str(tmp_path / "run"), tmp_path / "out").folder
     model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import tempfile
 import zlib
 from collections.abc import Iterator
@@ -11,11 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, NamedTuple, cast
 
-from galore.trainer.errors import UserError
+from galore.trainer.errors import RunFailed, UserError
 from galore.trainer.reading import open_regular
 
 CHUNK_BYTES = 1 << 20
 GZIP_MAGIC = b"\x1f\x8b"
+UNPACKED_BYTES = 1 << 26  # never too much for a temporary file
+UNPACKED_RATIO = 20  # of the size of the file; rows hardly shrink more, files made to fill a disk a thousandfold
 UTF8_BOM = b"\xef\xbb\xbf"
 
 
@@ -36,15 +39,33 @@ class ByteStream:
 
     @contextmanager
     def seekable(self) -> Iterator[IO[bytes]]:
-        """The plain bytes in a file that seeks fast; gzipped ones are unpacked into an unnamed temporary file."""
+        """The plain bytes in a file that seeks fast; gzipped ones are unpacked into an unnamed temporary file.
+
+        Raises:
+            UserError: they are many times more than the file.
+            RunFailed: there is no room for them.
+        """
         if not self.compressed:
             yield self.raw
             return
         with tempfile.TemporaryFile() as unpacked:
-            while chunk := self.plain.read(CHUNK_BYTES):
-                unpacked.write(chunk)
+            self._unpack(unpacked)
             unpacked.seek(0)
             yield unpacked
+
+    def _unpack(self, target: IO[bytes]) -> None:
+        name, fix = str(getattr(self.raw, "name", "")), "unpack it yourself with gunzip: parquet compresses by itself"
+        limit = max(UNPACKED_BYTES, UNPACKED_RATIO * os.fstat(self.raw.fileno()).st_size)
+        while chunk := self.plain.read(CHUNK_BYTES):
+            limit -= len(chunk)
+            if limit < 0:
+                what = f"unpacks to more than {UNPACKED_RATIO} times its size"
+                raise UserError(what, where=name, fix=fix)
+            try:
+                target.write(chunk)
+            except OSError as error:
+                what = f"no room in {tempfile.gettempdir()} to unpack it ({error.strerror or error})"
+                raise RunFailed(what, where=name, fix=f"{fix}, or set TMPDIR to another folder") from error
 
 
 @contextmanager

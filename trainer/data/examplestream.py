@@ -77,6 +77,7 @@ class ExampleStream:
             if isinstance(example, BadRow):
                 self._bad.add(example, places[index])
                 continue
+            self._bad.noted.update(example.notes)
             ids, targets = example.ids[: self._max_length], example.targets[: self._max_length]
             if targets.any():
                 yield first + index, Example(ids, targets)

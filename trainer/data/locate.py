@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -22,6 +22,10 @@ FORMAT_OF_SUFFIX: dict[str, Format] = {
     ".json": "jsonl",
     ".parquet": "parquet",
 }
+COLUMNS: tuple[Format, ...] = (
+    "jsonl",
+    "parquet",
+)  # beside files of these in a folder, a txt file is a license or a note
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,8 @@ def find_files(paths: str | list[str], base_dir: Path, format: str, key: str) ->
 
     Args:
         paths: files, folders (searched to any depth) or globs, relative to `base_dir`.
-        format: `auto` goes by the file name; another value says what every named file is.
+        format: `auto` goes by the file name, and takes a folder's txt files only if nothing else in it holds text; another
+            value says what every named file is.
         key: recipe key, for error messages.
 
     Raises:
@@ -52,6 +57,14 @@ def find_files(paths: str | list[str], base_dir: Path, format: str, key: str) ->
     return tuple(found.values())
 
 
+def passed_over(paths: str | list[str], base_dir: Path, files: Sequence[DataFile]) -> list[str]:
+    """Names of what lies in the folders that are named, is not hidden, and is not among the files that are read."""
+    read = {file.path for file in files}
+    folders = [base_dir / Path(pattern).expanduser() for pattern in ([paths] if isinstance(paths, str) else paths)]
+    left = (path for folder in folders if folder.is_dir() for path in _visible(folder) if path not in read)
+    return [path.name for path in left]
+
+
 def format_of(path: Path) -> Format | None:
     """By the last suffix before `.gz`."""
     return FORMAT_OF_SUFFIX.get(Path(path.name.removesuffix(".gz")).suffix.lower())
@@ -60,9 +73,16 @@ def format_of(path: Path) -> Format | None:
 def _expand(pattern: str, base_dir: Path, format: str, key: str) -> list[DataFile]:
     path = base_dir / user_path(pattern)
     if path.is_dir():
+<<<<<<< HEAD
         files = [DataFile(file, name) for file, name in _in_folder(path) if format in ("auto", name)]
     elif is_there(path):
         _require_regular(path, key)
+=======
+        files = [file for file in _in_folder(path) if format in ("auto", file.format)]
+        if format == "auto" and any(file.format in COLUMNS for file in files):
+            files = [file for file in files if file.format in COLUMNS]
+    elif path.exists():
+>>>>>>> text
         files = [_named(path, format, key)]
     else:
         matches = (Path(match) for match in sorted(glob.glob(str(path), recursive=True)))  # noqa: PTH207 - takes absolute ones
@@ -74,6 +94,7 @@ def _expand(pattern: str, base_dir: Path, format: str, key: str) -> list[DataFil
     return files
 
 
+<<<<<<< HEAD
 def _require_regular(path: Path, key: str) -> None:
     try:
         require_regular(path)
@@ -83,11 +104,18 @@ def _require_regular(path: Path, key: str) -> None:
 
 
 def _in_folder(folder: Path) -> Iterator[tuple[Path, Format]]:
+=======
+def _in_folder(folder: Path) -> Iterator[DataFile]:
+    named = ((path, format_of(path)) for path in _visible(folder))
+    yield from (DataFile(path, name) for path, name in named if name is not None)
+
+
+def _visible(folder: Path) -> Iterator[Path]:
+>>>>>>> text
     for path in sorted(folder.rglob("*")):
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        name = format_of(path)
-        if name is not None and not hidden and path.is_file():
-            yield path, name
+        if not hidden and path.is_file():
+            yield path
 
 
 def _named(path: Path, format: str, key: str) -> DataFile:

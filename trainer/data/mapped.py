@@ -94,7 +94,8 @@ def require_same_data(position: dict[str, Any], summary: dict[str, Any]) -> None
     """Raises UserError unless the position was written over the data of `summary`."""
     if position.get("fingerprint") != summary["fingerprint"]:
         raise UserError(
-            "the checkpoint was trained on other data: its files, tokenizer, packing, seed or global batch size differ",
+            "the checkpoint was trained on other data: its files, tokenizer, packing, seed or global batch size differ, or it "
+            "is of a galore that made other tokens of the same text",
             where=f"data fingerprint {summary['fingerprint']}, the checkpoint has {position.get('fingerprint')}",
             fix="restore the files and the recipe of the run, or start a new run in another --output-dir",
         )

@@ -57,6 +57,11 @@ class Material:
         return [corpus for corpus in (self.validation, self.train) if corpus]
 
     @property
+    def passed_over(self) -> list[str]:
+        """Names of files that lie beside those that are read."""
+        return sorted({name for corpus in self._corpora for name in corpus.passed_over})
+
+    @property
     def total_bytes(self) -> int:
         return sum(corpus.total_bytes for corpus in self._corpora)
 

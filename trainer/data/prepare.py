@@ -68,6 +68,7 @@ def map_data(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, material: Mater
     summary = {
         "source": section.source,
         "fingerprint": fingerprint([text.fingerprint, *options]),
+        "passed_over": material.passed_over,
         **text.summary,
         "train": train.summary,
         "validation": validation.summary,

@@ -38,6 +38,8 @@ MEANING: dict[Kind, str] = {
     "refused": "the chat template refuses it",
 }
 
+SHOWN = 300  # characters of the data in a message
+
 
 class BadRow(Exception):  # noqa: N818 - it names a row, and travels as a value as often as it is raised
     """One row that cannot be trained on."""
@@ -49,7 +51,13 @@ class BadRow(Exception):  # noqa: N818 - it names a row, and travels as a value 
         self.detail = detail
 
     def __str__(self) -> str:
-        return f"{MEANING[self.kind]} ({self.detail})" if self.detail else MEANING[self.kind]
+        return f"{MEANING[self.kind]} ({shown(self.detail)})" if self.detail else MEANING[self.kind]
+
+
+def shown(text: str) -> str:
+    """Words of the data as a terminal may have them: on one line, not too long, without control characters."""
+    cut = text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in cut)
 
 
 def decode(raw: bytes) -> str:
@@ -81,14 +89,16 @@ def utf8_length(text: str) -> int:
 
 @dataclass
 class BadRows:
-    """Counts bad rows by kind, or refuses the first one."""
+    """Counts bad rows by kind, or refuses the first one; and what was noted of good ones."""
 
     policy: Literal["skip", "error"]
     counts: Counter[Kind] = field(default_factory=Counter)
+    noted: Counter[str] = field(default_factory=Counter)  # by the words of `chat.Example.notes`
     first: dict[Kind, str] = field(default_factory=dict)  # where each kind was first met
+    files: dict[Kind, set[str]] = field(default_factory=dict)  # those of each kind, where rows come from files
     _lock: threading.Lock = field(default_factory=threading.Lock)  # rows are read and tokenised in two threads
 
-    def add(self, bad: BadRow, where: str) -> None:
+    def add(self, bad: BadRow, where: str, file: str | None = None) -> None:
         """Count one bad row.
 
         Raises:
@@ -100,8 +110,14 @@ class BadRows:
         with self._lock:
             self.counts[bad.kind] += 1
             self.first.setdefault(bad.kind, f"{where}: {bad}")
+            if file is not None:
+                self.files.setdefault(bad.kind, set()).add(file)
 
     @property
     def summary(self) -> dict[str, Any]:
-        """JSON: how many of each kind, and where the first of them is."""
-        return {kind: {"rows": rows, "first": self.first[kind]} for kind, rows in self.counts.most_common()}
+        """JSON: how many of each kind, in how many files where they come from files, and where the first of them is."""
+        return {
+            kind: {"rows": rows, "first": self.first[kind]}
+            | ({"files": len(self.files[kind])} if kind in self.files else {})
+            for kind, rows in self.counts.most_common()
+        }

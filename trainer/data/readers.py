@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from galore.trainer.data.bytestream import ByteStream, Line, bounded_lines
 from galore.trainer.data.conversation import columns_of, conversation_of
 from galore.trainer.data.extras import require
+from galore.trainer.data.jsonarray import elements, is_array
 from galore.trainer.data.quality import BadRow, decode
 from galore.trainer.data.rowfields import text_of_object
 from galore.trainer.errors import UserError
@@ -70,7 +71,13 @@ def paragraphs(lines: Iterator[Line], max_bytes: int) -> Iterator[Line]:
 
 
 def read_jsonl(stream: ByteStream, section: DataSection) -> Iterator[Row]:
-    """One JSON object per line; its text, or its conversation as JSON, is where the section says."""
+    """One JSON object per line, or all of them in one array; the text of each, or its conversation as JSON, is where the
+    section says."""
+    if is_array(stream.plain):
+        rows = elements(stream.plain, section.max_document_bytes, str(getattr(stream.raw, "name", "")))
+        for number, row in enumerate(rows, start=1):
+            yield Row(number, attempt(partial(text_of_row, row, section)), stream.consumed())
+        return
     for number, line in bounded_lines(stream.plain, section.max_document_bytes):
         yield Row(number, text_of_json(line, section), stream.consumed())
 

@@ -40,8 +40,17 @@ BEGINNING = Position(BlockStart(0, 0, None), 0, 0, 0)
 class RowStream:
     """Rows of `max_length` out of a stream of documents, the next one always known by its `position`."""
 
-    def __init__(self, blocks: Blocks, backend: Tokenizer, eos: int, max_length: int, frame: Frame | None) -> None:
-        self._blocks, self._backend, self._eos = blocks, backend, eos
+    def __init__(
+        self,
+        blocks: Blocks,
+        backend: Tokenizer,
+        eos: int,
+        max_length: int,
+        frame: Frame | None,
+        beginning: tuple[int, ...] = (),
+    ) -> None:
+        """`beginning` is what documents begin with in packed rows; rows of one document have it in their `frame`."""
+        self._blocks, self._backend, self._eos, self._beginning = blocks, backend, eos, beginning
         self._max_length, self._frame = max_length, frame  # a frame makes rows of `packing: paper`
         self.seek(BEGINNING)
 
@@ -95,6 +104,6 @@ class RowStream:
     def _open_document(self) -> None:
         skipped = self.position.token if self._rest is None else 0
         block, index, ids = next(self._documents)
-        tokens = np.array([*ids, self._eos] if ids else [], np.int64)
+        tokens = np.array([*self._beginning, *ids, self._eos] if ids else [], np.int64)
         self._rest = tokens[skipped:]
         self.position = Position(block, index, skipped, self.position.row)

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from galore.trainer.data.bytestream import opened
-from galore.trainer.data.locate import DataFile, Format, find_files
+from galore.trainer.data.locate import DataFile, Format, find_files, passed_over
 from galore.trainer.data.packaged import packaged_file, read_chapters
 from galore.trainer.data.quality import BadRow, BadRows, check
 from galore.trainer.data.readers import Reader, read_jsonl, read_parquet, read_txt
+from galore.trainer.errors import UserError
 from galore.trainer.recipe.schema import DataSection
 
 READERS: dict[Format, Reader] = {
@@ -34,6 +35,7 @@ class Corpus:
 
     files: tuple[DataFile, ...]
     section: DataSection
+    passed_over: tuple[str, ...] = ()  # names of files beside them that are not read
 
     @property
     def total_bytes(self) -> int:
@@ -58,7 +60,7 @@ class Corpus:
                 try:
                     text = accepted(content, self.section.max_document_bytes)
                 except BadRow as row:
-                    bad.add(row, where)
+                    bad.add(row, where, str(file.path))
                 else:
                     yield Document(text, where, consumed)
 
@@ -74,11 +76,19 @@ def training_corpus(section: DataSection, base_dir: Path) -> Corpus:
     """The files of `data.source` packaged or local. Raises UserError."""
     if section.source == "packaged":
         return Corpus((DataFile(packaged_file(), "verses"),), section)
-    return Corpus(find_files(section.path or [], base_dir, section.format, "data.path"), section)
+    return _local_corpus(section.path or [], section, base_dir, "data.path")
 
 
 def validation_corpus(section: DataSection, base_dir: Path) -> Corpus | None:
     """The files of `data.validation_path`, or None where a share of the documents is held out."""
     if section.validation_path is None:
         return None
-    return Corpus(find_files(section.validation_path, base_dir, section.format, "data.validation_path"), section)
+    return _local_corpus(section.validation_path, section, base_dir, "data.validation_path")
+
+
+def _local_corpus(paths: str | list[str], section: DataSection, base_dir: Path, key: str) -> Corpus:
+    files = find_files(paths, base_dir, section.format, key)
+    if section.instruct and (text := next((file.path for file in files if file.format == "txt"), None)):
+        fix = "name jsonl or parquet files, or leave out the columns of section data to train on plain text"
+        raise UserError(f"{text} is plain text: it has no columns with prompts and responses", where=key, fix=fix)
+    return Corpus(files, section, tuple(passed_over(paths, base_dir, files)))

@@ -25,7 +25,8 @@ def _paths(folder: Path, name: str) -> tuple[Path, Path]:
 
 
 class TokenStore:
-    """Documents as slices of one array: document i is `tokens[offsets[i]:offsets[i + 1]]`, its EOS included."""
+    """Documents as slices of one array: document i is `tokens[offsets[i]:offsets[i + 1]]`, its EOS included, and
+    its BOS where it is packed and the tokenizer puts one before texts."""
 
     def __init__(self, folder: Path, name: str, dtype: np.dtype[Any]) -> None:
         tokens, offsets = _paths(folder, name)
@@ -50,12 +51,19 @@ def mapped(path: Path, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
 
 
 class StoreWriter:
-    """Writes a `TokenStore`, document after document, in constant memory; without `eos_token_id` they end as they do."""
+    """Writes a `TokenStore`, document after document, in constant memory; without `eos_token_id` they end as they do.
 
-    def __init__(self, folder: Path, name: str, dtype: np.dtype[Any], eos_token_id: int | None) -> None:
+    Args:
+        beginning: what every document begins with.
+    """
+
+    def __init__(
+        self, folder: Path, name: str, dtype: np.dtype[Any], eos_token_id: int | None, beginning: tuple[int, ...] = ()
+    ) -> None:
         tokens, offsets = _paths(folder, name)
         self._tokens, self._offsets = tokens.open("wb"), offsets.open("wb")
         self._dtype = dtype
+        self._beginning = list(beginning)
         self._eos = [] if eos_token_id is None else [eos_token_id]
         self._start = 0
         self.num_tokens = 0
@@ -64,6 +72,8 @@ class StoreWriter:
 
     def extend(self, ids: list[int]) -> None:
         """Add token ids to the document at hand."""
+        if ids and self.num_tokens == self._start:
+            ids = [*self._beginning, *ids]
         self._tokens.write(np.array(ids, self._dtype).tobytes())
         self.num_tokens += len(ids)
 

@@ -34,12 +34,13 @@ from galore.trainer.data.quality import BadRow
 from galore.trainer.data.rows import rows_over
 from galore.trainer.data.rowstream import Position, RowStream
 from galore.trainer.data.store import StoreWriter, TokenStore, token_type
-from galore.trainer.data.tokenised import chat_identity
+from galore.trainer.data.tokenised import text_identity
 from galore.trainer.data.tokenize import encode_documents, encoder
 from galore.trainer.data.tokenizer import (
     frame_of,
     given_tokenizer,
     id_bound,
+    packed_beginning,
     require_room,
     tokenizer_digest,
     trained_tokenizer,
@@ -76,7 +77,8 @@ class StreamedData:
 
     @property
     def summary(self) -> dict[str, Any]:
-        counts = {"bad_rows": self.text.bad.summary, "dropped_copies_of_held_out": self.text.holdout.num_dropped}
+        bad, copies = self.text.bad, self.text.holdout.num_dropped
+        counts = {"bad_rows": bad.summary, "noted": dict(bad.noted), "dropped_copies_of_held_out": copies}
         return {**self.facts, **counts}  # of what was read so far
 
     def global_batch(self, step: int) -> Batch:
@@ -143,11 +145,12 @@ def _opener(section: DataSection, tokenizer: PreTrainedTokenizerBase, seed: int)
     """What opens the rows of a text from its beginning."""
     frame = frame_of(tokenizer, section.max_length) if section.packing == "paper" and not section.instruct else None
     backend, eos, pad = encoder(tokenizer), int(tokenizer.eos_token_id), int(tokenizer.pad_token_id)
+    beginning = packed_beginning(tokenizer, section)
 
     def open_rows(text: HubText) -> Opened:
         blocks = Blocks(text.training, section.shuffle_buffer_size, seed, section.shuffle)
         if not section.instruct:
-            return RowStream(blocks, backend, eos, section.max_length, frame)
+            return RowStream(blocks, backend, eos, section.max_length, frame, beginning)
         chat, packed = ChatEncoder(tokenizer, section.loss_on), section.packing == "packed"
         return ExampleStream(blocks, chat, text.bad, max_length=section.max_length, pad=pad, packed=packed)
 
@@ -165,7 +168,8 @@ def _store(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, cache: Path
     with disk_space(cache), tempfile.TemporaryDirectory(dir=cache) as folder:
         if source.section.instruct:
             return _example_store(texts, tokenizer, Path(folder), source)
-        with StoreWriter(Path(folder), "validation", dtype, int(tokenizer.eos_token_id)) as writer:
+        eos, beginning = int(tokenizer.eos_token_id), packed_beginning(tokenizer, source.section)
+        with StoreWriter(Path(folder), "validation", dtype, eos, beginning) as writer:
             for ids in encode_documents(encoder(tokenizer), texts):
                 writer.extend(ids)
                 writer.end_document()
@@ -183,6 +187,7 @@ def _example_store(
                 source.bad.add(example, place)
             else:
                 writer.add(example)
+                source.bad.noted.update(example.notes)
     return ExampleStore(folder, "validation", dtype)
 
 
@@ -202,7 +207,8 @@ def _facts(
     ]
     names += ["max_length", "shuffle", "shuffle_buffer_size", "max_document_bytes", "on_bad_rows"]
     options = [getattr(section, name) for name in names]
-    options += [columns_of(section), *chat_identity(section, tokenizer)] if section.instruct else []
+    options += [columns_of(section)] if section.instruct else []
+    options += text_identity(section, tokenizer)
     return {
         "source": f"{section.source}: {section.path}, split {section.split}",
         "fingerprint": fingerprint([options, tokenizer_digest(tokenizer), train.seed, train.global_batch_size]),

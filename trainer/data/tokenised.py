@@ -18,15 +18,19 @@ from galore.trainer.data.prefetch import prefetched
 from galore.trainer.data.quality import BadRow, BadRows
 from galore.trainer.data.store import StoreWriter, TokenStore, token_type
 from galore.trainer.data.tokenize import batches, encode, encoder
+<<<<<<< HEAD
 from galore.trainer.data.tokenizer import id_bound, tokenizer_digest
 from galore.trainer.reading import read_bounded
+=======
+from galore.trainer.data.tokenizer import id_bound, packed_beginning, tokenizer_digest
+>>>>>>> text
 from galore.trainer.recipe.schema import DataSection
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 STORE_FORMAT = 1
-CHAT_FORMAT = 1
+CHAT_FORMAT = 2
 SUMMARY_FILE = "summary.json"
 
 
@@ -52,7 +56,7 @@ def tokenised(material: Material, tokenizer: PreTrainedTokenizerBase, progress: 
         STORE_FORMAT,
         material.identity,
         tokenizer_digest(tokenizer),
-        *chat_identity(material.section, tokenizer),
+        *text_identity(material.section, tokenizer),
     ]
     name = fingerprint(identity)
     kind = ExampleStore if material.section.instruct else TokenStore
@@ -78,8 +82,11 @@ def tokenised(material: Material, tokenizer: PreTrainedTokenizerBase, progress: 
 def _build(folder: Path, material: Material, tokenizer: PreTrainedTokenizerBase, progress: Progress) -> None:
     bad, holdout = BadRows(material.section.on_bad_rows), material.holdout()
     dtype, eos = token_type(id_bound(tokenizer)), int(tokenizer.eos_token_id)
-    backend, total = encoder(tokenizer), material.total_bytes
-    with StoreWriter(folder, "train", dtype, eos) as train, StoreWriter(folder, "validation", dtype, eos) as validation:
+    backend, total, beginning = encoder(tokenizer), material.total_bytes, packed_beginning(tokenizer, material.section)
+    with (
+        StoreWriter(folder, "train", dtype, eos, beginning) as train,
+        StoreWriter(folder, "validation", dtype, eos, beginning) as validation,
+    ):
         writers = {"train": train, "validation": validation}
         for batch in prefetched(batches(material.pieces(bad, holdout))):
             for piece, ids in zip(batch, encode(backend, [piece.text for piece in batch]), strict=True):
@@ -104,6 +111,7 @@ def _build_examples(folder: Path, material: Material, tokenizer: PreTrainedToken
                     bad.add(example, piece.where)
                 else:
                     writers[piece.side].add(example)
+                    bad.noted.update(example.notes)
             progress(batch[-1].consumed, total, "tokenising")
     material.require_unchanged(progress)
     targets = {side: writer.num_targets for side, writer in writers.items()}
@@ -122,13 +130,15 @@ def _summarise(
         "tokens": {side: writer.num_tokens for side, writer in writers.items()},
         **more,
         "bad_rows": bad.summary,
+        "noted": dict(bad.noted),
         "dropped_copies_of_held_out": holdout.num_dropped,
     }
     (folder / SUMMARY_FILE).write_text(json.dumps(summary))
 
 
-def chat_identity(section: DataSection, tokenizer: PreTrainedTokenizerBase) -> list[Any]:
-    """JSON: what decides, beside rows and tokenizer, which tokens an example has and which of them are targets."""
+def text_identity(section: DataSection, tokenizer: PreTrainedTokenizerBase) -> list[Any]:
+    """JSON: what decides, beside rows and tokenizer, which tokens a document or an example has and which are targets."""
     if not section.instruct:
-        return []
-    return [CHAT_FORMAT, section.loss_on, tokenizer.get_chat_template(), tokenizer.special_tokens_map]
+        beginning = packed_beginning(tokenizer, section)
+        return [{"beginning": beginning}] if beginning else []
+    return [CHAT_FORMAT, section.loss_on, tokenizer.chat_template, tokenizer.special_tokens_map]

@@ -9,17 +9,22 @@ from typing import TYPE_CHECKING, Any
 
 from galore.trainer.data.cache import entry
 from galore.trainer.data.packing import Frame
-from galore.trainer.data.tokenize import encoder
+from galore.trainer.data.tokenize import encode, encoder
 from galore.trainer.errors import UserError
 from galore.trainer.offline import spare_retries
+<<<<<<< HEAD
 from galore.trainer.reading import require_plain_folder, user_path
 from galore.trainer.recipe.schema import ModelSection, Recipe
+=======
+from galore.trainer.recipe.schema import DataSection, ModelSection, Recipe
+>>>>>>> text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 END_OF_TEXT = "<|endoftext|>"
 BYTES = 256
+WITHOUT_CODE = "name a tokenizer.json, or a folder whose tokenizer_config.json has no auto_map"
 
 
 def given_tokenizer(recipe: Recipe, base_dir: Path) -> PreTrainedTokenizerBase | None:
@@ -52,8 +57,12 @@ def load_tokenizer(name: str, revision: str | None, base_dir: Path, key: str) ->
         require_plain_folder(str(path))
         if path.is_file():
             return PreTrainedTokenizerFast(tokenizer_file=str(path))
-        return AutoTokenizer.from_pretrained(str(path) if path.is_dir() else name, revision=revision, use_fast=True)
+        source = str(path) if path.is_dir() else name
+        return AutoTokenizer.from_pretrained(source, revision=revision, use_fast=True, trust_remote_code=False)
     except Exception as error:  # the library, its parsers and its network raise types of their own
+        if "trust_remote_code" in str(error):
+            what = f"the tokenizer `{name}` needs code of its own, which galore never runs"
+            raise UserError(what, where=key, fix=WITHOUT_CODE) from error
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"the tokenizer `{name}` cannot be loaded ({reason})", where=key, fix=fix) from error
 
@@ -101,7 +110,7 @@ def trained_tokenizer(texts: Iterable[str], vocab_size: int, folder: Path, progr
         )
 
     entry(folder, build, lambda path: (path / "tokenizer.json").is_file(), progress)
-    return PreTrainedTokenizerFast.from_pretrained(folder)
+    return PreTrainedTokenizerFast.from_pretrained(folder, trust_remote_code=False)
 
 
 def train_bpe(texts: Iterator[str], vocab_size: int) -> Any:
@@ -144,10 +153,24 @@ def frame_of(tokenizer: PreTrainedTokenizerBase, max_length: int) -> Frame:
     Raises:
         UserError: they leave no room for text in a row of `max_length`.
     """
-    bare = list(tokenizer("a", add_special_tokens=False)["input_ids"])
-    framed = list(tokenizer("a")["input_ids"])
-    start = next(i for i in range(len(framed)) if framed[i : i + len(bare)] == bare)
-    frame = Frame(tuple(framed[:start]), tuple(framed[start + len(bare) :]), int(tokenizer.pad_token_id))
+    frame = Frame(*_around(tokenizer), int(tokenizer.pad_token_id))
     if frame.room(max_length) < 1:
         raise UserError(f"is {max_length}: no room for text", where="data.max_length", fix="use a few hundred tokens")
     return frame
+
+
+def packed_beginning(tokenizer: PreTrainedTokenizerBase, section: DataSection) -> tuple[int, ...]:
+    """The special tokens, such as LLaMA's BOS, that begin a document among others; one in a row of its own has a frame."""
+    return _around(tokenizer)[0] if section.packing == "packed" else ()
+
+
+def prompt_of(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Token ids of a document that goes on after `text`, the special tokens that begin every document before it."""
+    return [*_around(tokenizer)[0], *encode(encoder(tokenizer), [text])[0]]
+
+
+def _around(tokenizer: PreTrainedTokenizerBase) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    bare = list(tokenizer("a", add_special_tokens=False)["input_ids"])
+    framed = list(tokenizer("a")["input_ids"])
+    start = next((i for i in range(len(framed)) if framed[i : i + len(bare)] == bare), None)
+    return ((), ()) if start is None else (tuple(framed[:start]), tuple(framed[start + len(bare) :]))

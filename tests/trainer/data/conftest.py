@@ -69,3 +69,20 @@ def recipe(tmp_path: Path) -> MakeRecipe:
         return Recipe.model_validate(sections)
 
     return make
+
+
+@pytest.fixture
+def begins_with_bos(tmp_path: Path, documents: list[str]) -> str:
+    """The folder of a tokenizer that puts <s> before a text and nothing after it, as LLaMA's does."""
+    from tokenizers import processors
+    from transformers import PreTrainedTokenizerFast
+
+    from galore.trainer.data.tokenizer import END_OF_TEXT, train_bpe
+
+    backend = train_bpe(iter(documents), 300)
+    backend.add_special_tokens(["<s>"])
+    special = [("<s>", backend.token_to_id("<s>"))]
+    backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=special)
+    names = {"bos_token": "<s>", "eos_token": END_OF_TEXT, "pad_token": END_OF_TEXT}
+    PreTrainedTokenizerFast(tokenizer_object=backend, **names).save_pretrained(tmp_path / "begins")
+    return str(tmp_path / "begins")

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+import errno
 import gzip
 import io
+import tempfile
 import tracemalloc
 from pathlib import Path
 
 import pytest
 
 from galore.trainer.data.bytestream import Line, bounded_lines, opened
-from galore.trainer.errors import UserError
+from galore.trainer.errors import RunFailed, UserError
 
 
 def lines(data: bytes, limit: int = 10) -> list[Line]:
@@ -69,3 +71,33 @@ def test_damaged_gzip_is_a_user_error(tmp_path: Path, damage: str) -> None:
 def test_an_unreadable_file_is_a_user_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be read"), opened(tmp_path / "absent.txt"):
         pass
+
+
+def test_what_unpacks_to_many_times_its_size_fills_no_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("galore.trainer.data.bytestream.UNPACKED_BYTES", 1 << 20)
+    (tmp_path / "bomb.parquet.gz").write_bytes(gzip.compress(bytes(1 << 24)))
+    with (
+        pytest.raises(UserError, match="more than 20 times its size") as caught,
+        opened(tmp_path / "bomb.parquet.gz") as stream,
+        stream.seekable(),
+    ):
+        raise AssertionError
+    assert caught.value.where == str(tmp_path / "bomb.parquet.gz")
+    (tmp_path / "fair.parquet.gz").write_bytes(gzip.compress(bytes(1 << 20)))
+    with opened(tmp_path / "fair.parquet.gz") as stream, stream.seekable() as file:
+        assert file.read() == bytes(1 << 20)
+
+
+def test_no_room_to_unpack_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(io.BytesIO):
+        def write(self, chunk: object) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", Full)
+    (tmp_path / "x.parquet.gz").write_bytes(gzip.compress(b"x"))
+    with (
+        pytest.raises(RunFailed, match=r"no room in .* to unpack it"),
+        opened(tmp_path / "x.parquet.gz") as stream,
+        stream.seekable(),
+    ):
+        raise AssertionError

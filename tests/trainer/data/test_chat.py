@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,18 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from galore.trainer.data.chat import ChatEncoder, Example
-from galore.trainer.data.chattemplate import ensure_template
+from galore.trainer.data.chat import NO_END, ChatEncoder, Example, stop_tokens
+from galore.trainer.data.chattemplate import PLAIN, ensure_template
 from galore.trainer.data.quality import BadRow
 from galore.trainer.data.tokenizer import train_bpe
 from galore.trainer.errors import UserError
 
+CHATML = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
 QUESTION = [("user", "Hi é?"), ("assistant", "Ho ho.")]
 TWO = [("system", "S"), ("user", "a"), ("assistant", "b c"), ("user", "d"), ("assistant", "e")]
 
@@ -74,8 +81,8 @@ def test_bytes_of_one_character_are_on_one_side(chatml: Any) -> None:
     assert shown(chatml, example).endswith("<|im_start|>assistant\n[é€<|im_end|>]\n")
 
 
-def plain_tokenizer(**names: str) -> PreTrainedTokenizerFast:
-    backend = train_bpe(iter(["### User:\nHi\n\n### Assistant:\nHo ho. " * 9]), 320)
+def plain_tokenizer(words: Sequence[str] = (), **names: str) -> PreTrainedTokenizerFast:
+    backend = train_bpe(iter(["### User:\nHi\n\n### Assistant:\nHo ho. " * 9, *words * 9]), 320)
     names = {"eos_token": "<|endoftext|>"} | names
     backend.add_special_tokens(list(names.values()))
     if "bos_token" in names:
@@ -208,3 +215,130 @@ def test_a_template_that_names_the_day_names_always_the_same(chatml: Any) -> Non
         chatml.chat_template
     )
     assert shown(chatml, encoded(chatml, QUESTION)).startswith("26 Jul 2024")
+
+
+def test_what_ends_a_turn_ends_an_answer_and_so_does_the_end_of_text(chatml: Any) -> None:
+    assert stop_tokens(chatml) == [chatml.eos_token_id, chatml.convert_tokens_to_ids("<|im_end|>")]
+    chatml.chat_template = PLAIN
+    assert stop_tokens(chatml) == [chatml.eos_token_id]
+    chatml.chat_template = "{% for message in messages %}{{ message['content'] + '\n' }}{% endfor %}"
+    assert stop_tokens(chatml) == [chatml.eos_token_id]
+
+
+ALWAYS_ASKS = CHATML.replace("{% if add_generation_prompt %}", "{% if true %}")
+EOS_AT_THE_LAST = CHATML.replace(
+    "'<|im_end|>' + '\n'", "('<|endoftext|>' if loop.last and message['role'] == 'assistant' else '<|im_end|>\n')"
+)
+EOS_AFTER_THE_TURN = CHATML + "{% if not add_generation_prompt %}{{ eos_token }}{% endif %}"
+
+
+@pytest.mark.parametrize("template", [ALWAYS_ASKS, EOS_AT_THE_LAST, EOS_AFTER_THE_TURN])
+def test_answers_stop_where_examples_do(chatml: Any, template: str) -> None:
+    """Whatever a template writes after the turn: the prompt of the next one (always), EOS instead, EOS as well (Phi-3)."""
+    chatml.chat_template = template
+    example = encoded(chatml, TWO)
+    assert isinstance(example, Example)
+    last = [
+        token
+        for token, target, after in zip(example.ids, example.targets, [*example.targets[1:], False], strict=True)
+        if target and not after
+    ]
+    assert len(last) == 2
+    assert last[0] == chatml.convert_tokens_to_ids("<|im_end|>")
+    assert set(last) <= set(stop_tokens(chatml))
+    assert example.notes == ()
+
+
+VICUNA = (
+    "{% for m in messages %}{% if m['role'] == 'user' %}{{ 'USER: ' + m['content'] + ' ' }}"
+    "{% else %}{{ 'ASSISTANT: ' + m['content'] + eos_token }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'ASSISTANT: ' }}{% endif %}"
+)
+
+
+@pytest.mark.parametrize("loss_on", ["responses", "all"])
+def test_a_word_that_merges_with_the_space_before_it_is_a_target(loss_on: str) -> None:
+    """And the prompt is, token by token, what the model is asked with later."""
+    tokenizer = plain_tokenizer(bos_token="<s>", words=["USER: Is it? ASSISTANT: Yes", "USER: Is it? ASSISTANT: No"])
+    tokenizer.chat_template = VICUNA
+    assert "ĠYes" in tokenizer.tokenize("ASSISTANT: Yes")
+    example = encoded(tokenizer, [("user", "Is it?"), ("assistant", "Yes")], loss_on)
+    prompt = ChatEncoder(tokenizer, loss_on).prompt_ids("Is it?")
+    assert isinstance(example, Example)
+    assert example.ids[: len(prompt)] == prompt
+    assert tokenizer.decode(example.ids[len(prompt) :]) == "Yes<|endoftext|>"
+    if loss_on == "responses":
+        assert shown(tokenizer, example) == "USER: Is it? ASSISTANT: [Yes<|endoftext|>]"
+    two = encoded(tokenizer, [("user", "Is it?"), ("assistant", "Yes"), ("user", "Is it?"), ("assistant", "No")])
+    assert shown(tokenizer, two) == (
+        "USER: Is it? ASSISTANT: [Yes<|endoftext|>]USER: Is it? ASSISTANT: [No<|endoftext|>]"
+    )
+
+
+def test_a_template_that_ends_no_turn_gets_an_end(chatml: Any) -> None:
+    """GLM's: without one the model would never stop. Nothing is added where the conversation goes on."""
+    chatml.chat_template = CHATML.replace("'<|im_end|>' + ", "")
+    example = encoded(chatml, TWO)
+    assert shown(chatml, example).endswith("assistant\n[e\n<|endoftext|>]")
+    assert isinstance(example, Example)
+    assert example.notes == (NO_END,)
+    assert encoded(chatml, TWO, "all").ids == example.ids  # type: ignore[union-attr]
+    assert encoded(chatml, [*QUESTION, ("user", "d")]).notes == ()  # type: ignore[union-attr]
+
+
+def test_what_the_template_does_not_write_is_noted(chatml: Any) -> None:
+    said = [["user", "a"], ["assistant", "b", {"reasoning_content": "hm", "name": "x"}], ["tool", 'c"d', {"id": 1}]]
+    encoder = ChatEncoder(chatml, "responses")
+
+    def notes(turns: Any) -> tuple[str, ...]:
+        example = next(encoder.encode([json.dumps(turns)], [""]))
+        assert isinstance(example, Example)
+        return example.notes
+
+    assert notes([["user", "a"], ["assistant", "b"]]) == ()
+    assert notes(said) == ("unread: reasoning_content", "unread: name", "unread: id")
+    assert notes({"tools": [{"name": "f"}], "messages": [["user", "a"], ["assistant", "b"]]}) == ("unread: tools",)
+    chatml.chat_template = "{{ tools | tojson if tools else '' }}" + CHATML.replace(
+        "message['content'] +", "(message.thinking or '') + message['content'] | tojson +"
+    )
+    assert notes(said) == ("unread: name", "unread: id")
+    assert notes({"tools": [{"name": "f"}], "messages": [["user", "a"], ["assistant", "b"]]}) == ()
+    chatml.chat_template = "{% set messages = messages | rejectattr('role', 'equalto', 'tool') | list %}" + CHATML
+    assert notes([*said, ["tool", "long"]])[-1] == "unread: messages of role tool"
+
+
+def test_a_developer_is_a_system_prompt_unless_the_template_knows_one(chatml: Any) -> None:
+    turns = [("developer", "S"), ("user", "a"), ("assistant", "b")]
+    assert shown(chatml, encoded(chatml, turns)).startswith("<|im_start|>system\nS<|im_end|>")
+    chatml.chat_template = "{# system or developer #}" + CHATML
+    assert shown(chatml, encoded(chatml, turns)).startswith("<|im_start|>developer\nS<|im_end|>")
+
+
+def test_a_call_of_a_tool_is_a_response(chatml: Any) -> None:
+    chatml.chat_template = CHATML.replace(
+        "message['content'] +", "message['content'] + (message.tool_calls or '') | string +"
+    )
+    turns = [["user", "a"], ["assistant", "", {"tool_calls": [{"f": 1}]}], ["tool", "c"], ["assistant", "d"]]
+    example = next(ChatEncoder(chatml, "responses").encode([json.dumps(turns)], [""]))
+    text = shown(chatml, example)
+    assert "assistant\n[[{'f': 1}]<|im_end|>]\n<|im_start|>tool\nc<|im_end|>\n" in text
+    assert text.endswith("assistant\n[d<|im_end|>]\n")
+
+
+def test_silence_is_no_target(chatml: Any) -> None:
+    """As of a template that leaves out the call: the model would learn to answer with the end of its turn."""
+    turns = [["user", "a"], ["assistant", "", {"tool_calls": [{"f": 1}]}], ["tool", "c"], ["assistant", "d"]]
+    whole, call = (
+        next(ChatEncoder(chatml, "responses").encode([json.dumps(part)], [""])) for part in (turns, turns[:2])
+    )
+    assert shown(chatml, whole).endswith(
+        "assistant\n<|im_end|>\n<|im_start|>tool\nc<|im_end|>\n<|im_start|>assistant\n[d<|im_end|>]\n"
+    )
+    assert isinstance(call, BadRow)
+    assert call.kind == "no_response"
+
+
+def test_a_prompt_that_the_template_refuses_is_one_message(chatml: Any) -> None:
+    chatml.chat_template = "{{ raise_exception('no') }}"
+    with pytest.raises(UserError, match=r"cannot be asked: the chat template refuses it \(no\)"):
+        ChatEncoder(chatml, "responses").prompt_ids("Hi")

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from galore.trainer.data.conversation import conversation_of, read_conversation, spoken
+from galore.trainer.data.conversation import columns_of, conversation_of, read_conversation, spoken
 from galore.trainer.data.quality import BadRow
 from galore.trainer.recipe.schema import DataSection
 
@@ -13,7 +13,9 @@ MESSAGES = DataSection(path="x", messages_field="messages")
 
 
 def said(row: Any, section: DataSection) -> list[tuple[str, str]]:
-    return [(message["role"], message["content"]) for message in read_conversation(conversation_of(row, section))]
+    return [
+        (message["role"], message["content"]) for message in read_conversation(conversation_of(row, section)).messages
+    ]
 
 
 def test_a_prompt_with_its_response() -> None:
@@ -68,3 +70,43 @@ def test_bad_rows(row: Any, section: DataSection, kind: str, detail: str) -> Non
         conversation_of(row, section)
     assert caught.value.kind == kind
     assert detail in caught.value.detail
+
+
+def test_roles_of_tools_functions_and_developers() -> None:
+    row = turns(("developer", "d"), ("human", "h"), ("function_call", "{}"), ("observation", ""), ("model", "m"))
+    expected = [("developer", "d"), ("user", "h"), ("assistant", "{}"), ("tool", ""), ("assistant", "m")]
+    assert said(row, MESSAGES) == expected
+    row = turns(("user", "h"), ("assistant", "a"), ("function", "f"), ("tool", "t"), ("gpt", "g"))
+    assert [role for role, _ in said(row, MESSAGES)] == ["user", "assistant", "tool", "tool", "assistant"]
+
+
+def test_what_a_message_holds_beside_its_words_stays_with_it() -> None:
+    calls = [{"type": "function", "function": {"name": "f", "arguments": {"q": 1}}}]
+    messages = [
+        {"role": "user", "content": "a", "name": "Ann", "tool_calls": None, "images": []},
+        {"from": "gpt", "value": None, "tool_calls": calls},
+        {"role": "assistant", "content": "x", "reasoning_content": "hm"},
+    ]
+    assert read_conversation(conversation_of({"messages": messages, "tools": None}, MESSAGES)) == (
+        [
+            {"role": "user", "content": "a", "name": "Ann"},
+            {"role": "assistant", "content": "", "tool_calls": calls},
+            {"role": "assistant", "content": "x", "reasoning_content": "hm"},
+        ],
+        None,
+    )
+
+
+@pytest.mark.parametrize("tools", [[{"name": "f"}], '[{"name": "f"}]'])
+def test_the_tools_of_a_row_go_with_its_messages(tools: Any) -> None:
+    row = turns(("user", "a"), ("assistant", "b"))
+    assert read_conversation(conversation_of(row | {"tools": tools}, MESSAGES)).tools == [{"name": "f"}]
+    assert columns_of(MESSAGES) == (["messages"], ["tools"])
+    assert spoken(conversation_of(row | {"tools": tools}, MESSAGES)) == "a\nb"
+
+
+@pytest.mark.parametrize(("tools", "kind"), [("[", "invalid_json"), ({"f": 1}, "wrong_type"), (["f"], "wrong_type")])
+def test_tools_that_are_none_make_a_bad_row(tools: Any, kind: str) -> None:
+    with pytest.raises(BadRow, match="tools") as caught:
+        conversation_of(turns(("user", "a"), ("assistant", "b")) | {"tools": tools}, MESSAGES)
+    assert caught.value.kind == kind

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from galore.trainer.data.locate import find_files
+from galore.trainer.data.locate import find_files, passed_over
 from galore.trainer.errors import UserError
 
 
@@ -24,18 +24,31 @@ def names(folder: Path, paths: str | list[str], format: str = "auto") -> list[tu
 
 def test_a_folder_is_searched_and_sorted(folder: Path) -> None:
     assert names(folder, ".") == [
-        ("a.txt.gz", "txt"),
-        ("b.txt", "txt"),
         ("d.parquet", "parquet"),
         ("deep/c.jsonl", "jsonl"),
         ("deep/c4-train.00000-of-01024.json.gz", "jsonl"),
-        ("odd[1].txt", "txt"),
     ]
 
 
 def test_format_selects_within_a_folder_and_decides_for_a_file(folder: Path) -> None:
     assert names(folder, ".", "parquet") == [("d.parquet", "parquet")]
     assert names(folder, "README.md", "txt") == [("README.md", "txt")]
+
+
+def test_a_text_beside_rows_is_read_when_it_is_named_and_told_when_it_is_not(folder: Path) -> None:
+    """LICENSE.txt beside train.jsonl."""
+    assert ("b.txt", "txt") in names(folder, [".", "b.txt"])
+    assert names(folder, ".", "txt") == [("a.txt.gz", "txt"), ("b.txt", "txt"), ("odd[1].txt", "txt")]
+    found = find_files(".", folder, "auto", "data.path")
+    assert passed_over(".", folder, found) == ["README.md", "a.txt.gz", "b.txt", "odd[1].txt"]
+    assert passed_over([".", "b.txt"], folder, find_files([".", "b.txt"], folder, "auto", "data.path"))[1:] == [
+        "a.txt.gz",
+        "odd[1].txt",
+    ]
+    assert passed_over("*.txt", folder, found) == []
+    for path in [*folder.rglob("*.jsonl"), *folder.rglob("*.gz"), *folder.rglob("*.parquet")]:
+        path.unlink()
+    assert names(folder, ".") == [("b.txt", "txt"), ("odd[1].txt", "txt")]
 
 
 def test_globs_lists_and_repetitions(folder: Path) -> None:

@@ -5,14 +5,18 @@ import json
 import os
 import re
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from tokenizers import processors
 
 from galore.trainer.data.prepare import prepare_data
+from galore.trainer.data.tokenised import text_identity
+from galore.trainer.data.tokenizer import load_tokenizer, prompt_of
 from galore.trainer.errors import UserError
 from galore.trainer.recipe.schema import Recipe
 
@@ -44,6 +48,30 @@ def test_what_the_loop_gets(corpus: Path, recipe: MakeRecipe) -> None:
     assert data.num_sequences == data.summary["train"]["sequences"] > 100
     assert data.summary["documents"]["train"] + data.summary["documents"]["validation"] == 200
     json.dumps(data.summary)
+
+
+def test_packed_documents_begin_as_prompts_do(
+    corpus: Path, recipe: MakeRecipe, begins_with_bos: str, documents: list[str]
+) -> None:
+    data = prepare_data(recipe(tokenizer=begins_with_bos), corpus.parent)
+    bos, eos = data.tokenizer.bos_token_id, data.tokenizer.eos_token_id
+    ids = [token for row in data.train.read(np.arange(len(data.train)))[0].tolist() for token in row]
+    assert ids[0] == bos
+    assert 150 < ids.count(bos) < 200
+    assert all((before == eos) == (after == bos) for before, after in pairwise(ids))
+    prompts = [prompt_of(data.tokenizer, text[:20]) for text in documents]
+    assert prompts[0] == data.tokenizer(documents[0][:20])["input_ids"]
+    starts = {tuple(ids[at : at + 5]) for at, token in enumerate(ids) if token == bos}
+    assert starts <= {tuple(prompt[:5]) for prompt in prompts} | {tuple(ids[-5:])}
+
+
+def test_the_frame_of_documents_is_in_the_name_of_the_cache(begins_with_bos: str, recipe: MakeRecipe) -> None:
+    """And a tokenizer without one, or rows that add it themselves, have the name that they always had."""
+    tokenizer = load_tokenizer(begins_with_bos, None, Path(), "data.tokenizer")
+    assert text_identity(recipe().data, tokenizer) == [{"beginning": (300,)}]
+    assert text_identity(recipe(packing="paper").data, tokenizer) == []
+    tokenizer.backend_tokenizer.post_processor = processors.ByteLevel()
+    assert text_identity(recipe().data, tokenizer) == []
 
 
 def test_a_batch_is_a_function_of_seed_and_step(corpus: Path, recipe: MakeRecipe) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -72,6 +74,19 @@ def test_resume_is_exact_at_every_step(stream: Callable[..., StreamedData], pack
         resumed.seek(json.loads(positions[step]), step)
         for later in range(step, min(step + 3, steps)):
             assert same(resumed.global_batch(later), batches[later])
+
+
+def test_documents_of_a_stream_begin_as_prompts_do(stream: Callable[..., StreamedData], begins_with_bos: str) -> None:
+    data = stream(tokenizer=begins_with_bos)
+    bos, eos = data.tokenizer.bos_token_id, data.tokenizer.eos_token_id
+    for rows in (
+        [row for batch in run(data, 9) for row in batch.input_ids.tolist()],
+        data.validation.read(np.arange(3))[0],
+    ):
+        ids = [int(token) for row in rows for token in row]
+        assert ids[0] == bos
+        assert ids.count(bos) > 1
+        assert all((before == eos) == (after == bos) for before, after in pairwise(ids))
 
 
 def test_a_run_resumed_at_every_step_is_the_uninterrupted_run(stream: Callable[..., StreamedData]) -> None:

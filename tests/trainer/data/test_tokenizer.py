@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -131,3 +135,27 @@ def test_pre_tokenizers_are_bytes() -> None:
     backend = train_bpe(iter(["x"]), 257)
     assert backend.get_vocab_size() == 257
     assert len(pre_tokenizers.ByteLevel.alphabet()) == 256
+
+
+def test_code_of_a_tokenizer_is_refused_and_nothing_is_asked(chat_tokenizer: Path, tmp_path: Path) -> None:
+    """With `y` on standard input; not one byte of it is read."""
+    canary, folder, answers = tmp_path / "canary", tmp_path / "tokenizer", tmp_path / "answers"
+    shutil.copytree(chat_tokenizer, folder)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings |= {"auto_map": {"AutoTokenizer": ["own.Own", None]}, "tokenizer_class": "Own"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    (folder / "own.py").write_text(f"open({str(canary)!r}, 'w')\nfrom transformers import PreTrainedTokenizer as Own\n")
+    answers.write_text("y\n" * 50)
+    with answers.open("rb", buffering=0) as stdin:
+        command = [sys.executable, "-P", "-c", "from galore.cli.main import main; main()", "train", "demo"]
+        command += [f"data.tokenizer={folder}", f"data.cache_dir={tmp_path}/cache"]
+        done = subprocess.run(
+            command, stdin=stdin, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert stdin.tell() == 0
+    assert not canary.exists()
+    assert done.returncode == 2
+    assert f"the tokenizer `{folder}` needs code of its own, which galore never runs" in done.stderr
+    assert done.stderr.count("error:") == 1
+    assert "trust_remote_code" not in done.stderr + done.stdout
+    assert "Traceback" not in done.stderr
