@@ -252,7 +252,7 @@ def _resume(
         return None
     try:
         restore(checkpoint, model, optimizer)
-    except ValueError as error:
+    except (ValueError, UserError) as error:
         raise RunFailed(str(error), where=str(checkpoint.path), fix="resume with the code that wrote it") from error
     data.seek(checkpoint.state["position"], checkpoint.step)
     console.message(f"resuming from {checkpoint.path.name}, verified")

@@ -24,6 +24,7 @@ from transformers import PreTrainedModel
 
 from galore.trainer.errors import UserError
 from galore.trainer.models.classifier import head_modules
+from galore.trainer.models.tensors import tensor_names
 from galore.trainer.optim.groups import target_modules
 from galore.trainer.recipe.optim_section import OptimSection
 
@@ -127,14 +128,26 @@ def clamp_note(ranks: dict[str, int], rank: int) -> str | None:
 def merged(model: nn.Module) -> PreTrainedModel:
     """The plain transformers model with W + (lora_alpha / rank)·B·A in place of each adapted W.
 
-    Works in place: `model` is used up. A model without adapters is returned as it is.
+    Works in place: `model` is used up. A model without adapters is returned as it is. A head that was tied to the
+    embedding gets a weight of its own where it alone is adapted, and the configuration says so.
     """
     if isinstance(model, PreTrainedModel):
         return model
     plain: Any = model
+    _untie_adapted(without_adapters(model))
     result = plain.merge_and_unload()
     assert isinstance(result, PreTrainedModel)
     return result.requires_grad_(True)
+
+
+def _untie_adapted(base: PreTrainedModel) -> None:
+    """Own weights for adapted layers that share theirs: what is merged into one must not move the other."""
+    adapted = {f"{name}.base_layer.weight" for name, module in base.named_modules() if hasattr(module, "lora_A")}
+    for names in tensor_names(base):
+        for name in [name for name in names if len(names) > 1 and name in adapted]:
+            layer = base.get_submodule(name.removesuffix(".weight"))
+            layer.weight = nn.Parameter(base.get_parameter(name).detach().clone())
+            base.config.get_text_config().tie_word_embeddings = base.config.tie_word_embeddings = False
 
 
 def without_adapters(model: Any) -> PreTrainedModel:
