@@ -39,6 +39,16 @@ def refuse_unlike(model: nn.Module, stored: Mapping[str, Tensor], *, where: str 
         raise UserError(f"the stored weights do not fit the model: {some(faults, '; ')}", where=where)
 
 
+def refuse_different(model: nn.Module, other: nn.Module) -> None:
+    """Raise UserError unless both have the same tensors, in the types of `model`, buffers that nothing stores included."""
+    theirs = other.state_dict()
+    refuse_unlike(model, theirs)
+    own, theirs = (dict(each.named_buffers()) | each.state_dict() for each in (model, other))
+    odd = [name for name in own if name not in theirs or not torch.equal(own[name], theirs[name].to(own[name].dtype))]
+    if odd:
+        raise UserError(f"these have other values: {some(odd)}")
+
+
 def some(names: Iterable[str], between: str = ", ") -> str:
     """The first of `names`, and how many more there are."""
     every = list(names)
