@@ -17,6 +17,7 @@ from galore.trainer.errors import RunFailed, UserError
 from galore.trainer.modelcard import model_card
 from galore.trainer.models.pretrained import kind_of, load_pretrained, read_config
 from galore.trainer.models.tensors import refuse_different
+from galore.trainer.olderreaders import add_older_keys
 from galore.trainer.runmodel import StoredModel, load_run_model
 
 
@@ -77,6 +78,7 @@ def _write(stored: StoredModel, folder: Path) -> int:
     _name_special_tokens(stored, stored.tokenizer)
     model.save_pretrained(folder)
     stored.tokenizer.save_pretrained(folder)
+    add_older_keys(folder)
     _verify(model, folder)
     card = folder / "README.md"
     card.write_text(model_card(stored), encoding="utf-8")

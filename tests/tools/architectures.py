@@ -296,9 +296,8 @@ def classifier(name: str, labels: int) -> PreTrainedModel:
 
 
 def linear_names(model: nn.Module) -> list[str]:
-    """The last parts of the paths of all plain linear layers."""
-    found = (name for name, module in model.named_modules() if type(module).forward is nn.Linear.forward)
-    return sorted({name.rpartition(".")[2] for name in found})
+    """The paths of all plain linear layers."""
+    return [name for name, module in model.named_modules() if type(module).forward is nn.Linear.forward]
 
 
 def _drawn(kind: Any, config: Any) -> PreTrainedModel:

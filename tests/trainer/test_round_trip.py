@@ -21,7 +21,7 @@ from galore.trainer.data.labelled import LabelledBatch, full_batch
 from galore.trainer.evaluate import batch_loss, scoring
 from galore.trainer.export import export
 from galore.trainer.glue.tasks import TASKS
-from galore.trainer.models.classifier import label_order
+from galore.trainer.models.classifier import head_modules, label_order
 from galore.trainer.recipe.dump import dump_recipe
 from galore.trainer.recipe.schema import Recipe
 from galore.trainer.rundir import RunDir
@@ -47,7 +47,6 @@ SAMPLE = (
     ("phimoe", "lora"),
     ("opt", "galore"),
 )
-KNOWN = {("falcon-h1", "lora"): "peft refuses"}  # what cannot be trained, and what is said
 
 
 @pytest.mark.parametrize(("name", "method"), SAMPLE)
@@ -144,13 +143,18 @@ def recipe(folder: Path, model: nn.Module, method: str, more: dict[str, Any]) ->
 
 
 def targets(model: nn.Module, method: str) -> list[str]:
-    names = architectures.linear_names(model)
-    if method == "lora":
-        return names
-    weights = {
-        name.split(".")[-2] for name, each in model.named_parameters() if each.ndim == 2 and name.endswith(".weight")
-    }
-    return sorted(set(names) | {name for name in weights if name.startswith("c_")})
+    """Parts of the paths of all that can be adapted, or projected: not the head that classifies, nor what peft refuses."""
+    head = tuple(f"{name}." for name in head_modules(model))
+    found = [name for name in architectures.linear_names(model) if not f"{name}.".startswith(head or "-")]
+    if method != "lora":
+        found += [
+            name.removesuffix(".weight") for name, each in model.named_parameters() if each.ndim == 2 and ".c_" in name
+        ]
+    elif any("mamba" in name for name, _ in model.named_modules()) or "mamba" in model.config.model_type:
+        found = [name for name in found if not name.endswith("out_proj")]
+    if not found:
+        pytest.skip("has no linear layer")
+    return sorted({".".join(name.split(".")[-2:]) for name in found})
 
 
 def trained(settings: Recipe, folder: Path, batches: list[Any], held_out: Any) -> tuple[nn.Module, float]:
