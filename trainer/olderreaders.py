@@ -36,8 +36,10 @@ def _older_config(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _older_rope(rope: dict[str, Any]) -> dict[str, Any]:
-    older = {name: rope[name] for name in ROPE_APART if name in rope}
-    if rope.get("rope_type", "default") != "default":
+    older: dict[str, Any] = {name: rope[name] for name in ROPE_APART if name in rope}
+    if rope.get("rope_type") == "longrope":  # which 4 takes with these three keys only
+        older["rope_scaling"] = {"type": "longrope"} | {name: rope[name] for name in ("short_factor", "long_factor")}
+    elif rope.get("rope_type", "default") != "default":
         older["rope_scaling"] = {name: value for name, value in rope.items() if name not in ROPE_APART}
     return older
 
