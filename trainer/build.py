@@ -31,6 +31,7 @@ from galore.trainer.models.checkpointing import recompute_blocks
 from galore.trainer.models.classifier import build_classifier
 from galore.trainer.models.cpu import optimize_decoder
 from galore.trainer.models.decoder import build_decoder, refuse_encoder
+from galore.trainer.models.linears import left_alone, router_note
 from galore.trainer.optim import GaLoreAdamW, hand_over_int8, project_in_backward
 from galore.trainer.parameters import ParameterRow, build_optimizer, clamped_ranks, left_full_rank, parameter_table
 from galore.trainer.recipe.load import LoadedRecipe, recipe_of_run
@@ -111,6 +112,9 @@ def build_model(recipe: Recipe, vocab_size: int, device: str, base_dir: Path) ->
     network = _network(recipe, vocab_size, device, base_dir)
     kernels = settled + (optimize_decoder(network) if device_type(device) == "cpu" else [])
     kernels += prepare_process() if device == "cpu" else []
+    if recipe.optim.method == "lora" or recipe.optim.weight_dtype is not None:
+        kernels += left_alone(network, recipe.optim.target_modules)
+    kernels += router_note(network)
     model = adapted(network, recipe.optim, recipe.train.seed)
     kernels += recompute_blocks(model, recipe.train.gradient_checkpointing, recipe.train.offload_activations)
     return model, kernels
@@ -291,7 +295,7 @@ def _restored(directory: RunDir, console: Console, model: nn.Module, optimizer: 
             break
         try:
             restore(checkpoint, model, optimizer)
-        except ValueError as error:
+        except (ValueError, UserError) as error:
             raise RunFailed(str(error), where=str(checkpoint.path), fix="resume with the code that wrote it") from error
         bad = not_finite(trained_tensors(model, optimizer))
         if not bad:

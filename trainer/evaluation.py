@@ -13,7 +13,7 @@ from galore.trainer.errors import UserError
 from galore.trainer.evaluate import Mode
 from galore.trainer.glue.tasks import TASKS
 from galore.trainer.models.capacity import check_capacity
-from galore.trainer.models.classifier import head_modules
+from galore.trainer.models.classifier import align_labels, head_modules
 from galore.trainer.recipe.load import LoadedRecipe
 from galore.trainer.recipe.schema import Recipe
 from galore.trainer.runmodel import StoredModel, load_run_model
@@ -96,6 +96,7 @@ def _check_head(stored: StoredModel, recipe: Recipe) -> None:
     if labels != known:
         what = f"{stored.origin} tells {labels} labels apart, the task {task} has {known}"
         raise UserError(what, fix="name the recipe of its own task with --recipe")
+    align_labels(stored.model, TASKS[task], stored.origin)
 
 
 def _check_data(data: Data, stored: StoredModel, recipe: Recipe) -> None:

@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from galore.trainer.checkpoint import Skipped
 from galore.trainer.data.chat import stop_tokens
 from galore.trainer.durable import sync_directory
 from galore.trainer.errors import RunFailed, UserError, system_error
 from galore.trainer.modelcard import model_card
-from galore.trainer.models.pretrained import kind_of
+from galore.trainer.models.pretrained import kind_of, load_pretrained, read_config
+from galore.trainer.models.tensors import refuse_different
+from galore.trainer.olderreaders import add_older_keys
 from galore.trainer.reading import user_path
 from galore.trainer.runmodel import StoredModel, load_run_model
 
@@ -80,11 +82,25 @@ def _write(stored: StoredModel, folder: Path) -> int:
     _name_special_tokens(stored, stored.tokenizer)
     model.save_pretrained(folder)
     stored.tokenizer.save_pretrained(folder)
+    add_older_keys(folder)
+    _verify(model, folder)
     card = folder / "README.md"
     card.write_text(model_card(stored), encoding="utf-8")
     for weights in folder.glob("*.safetensors"):  # the library lets only their owner read them
         weights.chmod(card.stat().st_mode)
     return sum(path.stat().st_size for path in folder.iterdir())
+
+
+def _verify(model: PreTrainedModel, folder: Path) -> None:
+    """Raise RunFailed unless what was written reads back as `model`: every tensor, and what is computed of the rest."""
+    try:
+        config = read_config(str(folder), None)
+        written = load_pretrained(
+            str(folder), config, revision=None, dtype=model.dtype, attn_implementation=None, kind=kind_of(config)
+        )
+        refuse_different(written, model)
+    except UserError as error:
+        raise RunFailed(f"the export does not read back as the model: {error.what}", where=str(folder)) from error
 
 
 def _name_special_tokens(stored: StoredModel, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -116,13 +116,14 @@ def _settings(
 def _generating(model: Any, settings: GenerationConfig) -> Iterator[None]:
     """Evaluation mode, and the model's own generation settings set aside, since `generate` would mix them in."""
     base: Any = without_adapters(model)
-    was_training, before, cached = model.training, base.generation_config, base.config.use_cache
+    config = base.config.get_text_config()
+    was_training, before, cached = model.training, base.generation_config, getattr(config, "use_cache", True)
     model.eval()
-    base.generation_config, base.config.use_cache = settings, True
+    base.generation_config, config.use_cache = settings, True
     try:
         yield
     finally:
-        base.generation_config, base.config.use_cache = before, cached
+        base.generation_config, config.use_cache = before, cached
         model.train(was_training)
 
 

@@ -32,6 +32,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 model = AutoModelForCausalLM.from_pretrained("this folder")
 tokenizer = AutoTokenizer.from_pretrained("this folder")
 ```
+
+Read by transformers 5, and by 4.57 where it has the architecture.
 """
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from galore.trainer.checkpoint import Checkpoint, Skipped, newest_verified, told
 from galore.trainer.errors import UserError
@@ -17,9 +17,10 @@ from galore.trainer.models.adapt import adapted, plain
 from galore.trainer.models.attention import availability
 from galore.trainer.models.capacity import check_capacity
 from galore.trainer.models.cpu import optimize_decoder
+from galore.trainer.models.library import explained
 from galore.trainer.models.lora import without_adapters
 from galore.trainer.models.materialise import adopt_weights
-from galore.trainer.models.pretrained import explained, kind_of, load_pretrained, locate, read_config, skeleton
+from galore.trainer.models.pretrained import kind_of, load_pretrained, locate, read_config, skeleton
 from galore.trainer.optim.int8_linear import int8_layers
 from galore.trainer.reading import require_plain_folder, user_path
 from galore.trainer.recipe.load import recipe_of_run
@@ -94,7 +95,7 @@ def load_tokenizer(source: str, revision: str | None = None) -> PreTrainedTokeni
     Raises:
         UserError: it cannot be read, or would need code of its own.
     """
-    with explained(source):
+    with explained(source, "read the tokenizer of"):
         require_plain_folder(source)
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             source, revision=revision, trust_remote_code=False
@@ -117,12 +118,13 @@ def _of_run(run: RunDir, device: str) -> StoredModel:
 def _with_weights(run: RunDir, recipe: Recipe, checkpoint: Checkpoint, device: str) -> PreTrainedModel:
     """Built without memory from the stored configuration, then given the checkpoint's tensors."""
     wanted = recipe.model.attn_implementation  # of the machine that trained; this one may lack it
-    kernel = wanted if availability(wanted, device, recipe.model.dtype).available else "sdpa"
+    kernel = wanted if availability(wanted, device, recipe.model.dtype).available else None
     folder = run.root / MODEL_FOLDER
     config = read_config(str(folder), None)
     base = skeleton(config, kernel, kind_of(config))
     if (folder / "generation_config.json").is_file():
-        base.generation_config = GenerationConfig.from_pretrained(folder)
+        with explained(str(folder), "read the generation settings of"):
+            base.generation_config = type(base.generation_config).from_pretrained(folder)
     model = adapted(base, recipe.optim, seed=0)
     for layer in int8_layers(model):
         layer.dtype = getattr(torch, recipe.model.dtype)
@@ -133,9 +135,7 @@ def _with_weights(run: RunDir, recipe: Recipe, checkpoint: Checkpoint, device: s
 def _of_name(source: str, device: str) -> StoredModel:
     config = read_config(source, None)
     stored = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
-    model = load_pretrained(
-        source, config, revision=None, dtype=stored, attn_implementation="sdpa", kind=kind_of(config)
-    )
+    model = load_pretrained(source, config, revision=None, dtype=stored, attn_implementation=None, kind=kind_of(config))
     if model.can_generate():
         model.config.use_cache = True
     model.to(device)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from galore.trainer.checkpoint import Checkpoint
+from galore.trainer.models.tensors import refuse_unlike
 from galore.trainer.optim import GaLoreAdamW
 from galore.trainer.tensorfile import tensor_bytes
 
@@ -51,7 +52,7 @@ def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: GaLoreAdamW) ->
     """Put back what `capture` gave.
 
     Raises:
-        ValueError: the tensors do not fit this model or optimizer.
+        UserError: the tensors do not fit this model. ValueError: they do not fit the optimizer.
     """
     load_model(model, checkpoint.load("model"))
     optimizer.load_state_tensors(checkpoint.load("optimizer"), checkpoint.state["optimizer_clock"])
@@ -68,15 +69,11 @@ def load_model(model: nn.Module, tensors: dict[str, Tensor]) -> None:
     """Copy `tensors` into the model in place, so that tied weights stay tied.
 
     Raises:
-        ValueError: names or shapes differ.
+        UserError: names or shapes differ. ValueError: types do.
     """
-    own = model_tensors(model)
-    if own.keys() != tensors.keys():
-        odd = sorted(own.keys() ^ tensors.keys())
-        raise ValueError(f"the checkpoint and the model do not have the same tensors: {', '.join(odd[:5])}")
+    refuse_unlike(model, tensors)
+    own = model.state_dict(keep_vars=True)
     for name, tensor in tensors.items():
-        if own[name].shape != tensor.shape or own[name].dtype != tensor.dtype:
-            raise ValueError(
-                f"{name}: {tensor.dtype} {tuple(tensor.shape)} saved, {own[name].dtype} {tuple(own[name].shape)} here"
-            )
-        own[name].copy_(tensor)
+        if own[name].dtype != tensor.dtype:
+            raise ValueError(f"{name}: {tensor.dtype} saved, {own[name].dtype} here")
+        own[name].detach().copy_(tensor)

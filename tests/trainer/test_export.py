@@ -240,6 +240,55 @@ def test_a_failure_leaves_nothing_behind(
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
+def lacking(save: Any, model: PreTrainedModel, folder: Path) -> None:
+    save(model, folder, state_dict={n: t for n, t in model.state_dict().items() if "layers.1.mlp.up" not in n})
+
+
+def rounded(save: Any, model: PreTrainedModel, folder: Path) -> None:
+    save(model, folder, state_dict={name: tensor.bfloat16().float() for name, tensor in model.state_dict().items()})
+
+
+def without_config(save: Any, model: PreTrainedModel, folder: Path) -> None:
+    save(model, folder)
+    (folder / "config.json").unlink()
+
+
+def other_base(save: Any, model: PreTrainedModel, folder: Path) -> None:
+    save(model, folder)
+    config = folder / "config.json"
+    config.write_text(config.read_text().replace('"rope_theta": 10000.0', '"rope_theta": 20000.0'))
+
+
+@pytest.mark.parametrize(
+    ("writer", "message"),
+    [
+        (lacking, r"lacks 1 tensors .*layers\.1\.mlp\.up_proj"),
+        (rounded, r"other values: .*embed_tokens"),
+        (without_config, "configuration"),
+        (other_base, r"other values: .*inv_freq"),
+    ],
+)
+def test_an_export_that_is_not_the_model_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writer: Any, message: str
+) -> None:
+    make_run(tmp_path / "run")
+    save = PreTrainedModel.save_pretrained
+    monkeypatch.setattr(PreTrainedModel, "save_pretrained", lambda self, folder: writer(save, self, folder))
+    with pytest.raises(UserError, match=f"does not read back as the model: .*{message}") as failed:
+        export(str(tmp_path / "run"), tmp_path / "out")
+    assert failed.value.exit_code == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_an_adapted_head_that_was_tied_is_exported_as_trained(tmp_path: Path) -> None:
+    model = {"tie_word_embeddings": True}
+    logits = make_run(tmp_path / "run", model, {"method": "lora", "target_modules": ["self_attn", "lm_head"]})
+    network = reload(export(str(tmp_path / "run"), tmp_path / "out").folder)
+    torch.testing.assert_close(network(IDS).logits, logits, rtol=1e-4, atol=1e-4)
+    assert network.config.tie_word_embeddings is False
+    assert network.get_output_embeddings().weight is not network.get_input_embeddings().weight
+
+
 def test_neither_a_run_nor_a_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thing").mkdir()
     save_file({"x": torch.ones(1)}, tmp_path / "thing" / "model.safetensors")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import RobertaConfig, pipeline
+from transformers import AutoModelForSequenceClassification, RobertaConfig, pipeline
 
 from galore.trainer import build as build_module
 from galore.trainer import loop
@@ -86,6 +86,9 @@ def test_a_run_learns_and_its_export_answers(asked: Any, tmp_path: Path, name: s
     assert [answer["label"] for answer in answers] == ["positive", "negative"]
     exported = evaluate_stored(str(tmp_path / "out"), asked(name, "sst2")).result
     assert exported.row()["scores"] == again.row()["scores"]
+    swap_outputs(tmp_path / "out")
+    swapped = evaluate_stored(str(tmp_path / "out"), asked(name, "sst2")).result
+    assert swapped.row()["scores"] == again.row()["scores"]
     report = (tmp_path / "run/report.md").read_text()
     assert "the majority label reaches 0.5000" in report
     assert "| step | accuracy | time |" in report
@@ -93,6 +96,15 @@ def test_a_run_learns_and_its_export_answers(asked: Any, tmp_path: Path, name: s
     assert facts["final"]["accuracy"] == scored[-1]["scores"]["validation"]["accuracy"]
     assert facts["baseline"] == {"validation": {"accuracy": 0.5}}
     assert "text-classification" in (tmp_path / "out/README.md").read_text()
+
+
+def swap_outputs(folder: Path) -> None:
+    """The same classifier with its two outputs in the other order, and its configuration saying so."""
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    for tensor in model.classifier.out_proj.parameters():
+        tensor.data = tensor.data.flip(0)
+    model.config.id2label, model.config.label2id = {0: "POSITIVE", 1: "NEGATIVE"}, {"POSITIVE": 0, "NEGATIVE": 1}
+    model.save_pretrained(folder)
 
 
 def test_scores_are_squared_errors_in_name_and_plot(asked: Any, tmp_path: Path) -> None:

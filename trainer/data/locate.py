@@ -73,16 +73,11 @@ def format_of(path: Path) -> Format | None:
 def _expand(pattern: str, base_dir: Path, format: str, key: str) -> list[DataFile]:
     path = base_dir / user_path(pattern)
     if path.is_dir():
-<<<<<<< HEAD
-        files = [DataFile(file, name) for file, name in _in_folder(path) if format in ("auto", name)]
-    elif is_there(path):
-        _require_regular(path, key)
-=======
         files = [file for file in _in_folder(path) if format in ("auto", file.format)]
         if format == "auto" and any(file.format in COLUMNS for file in files):
             files = [file for file in files if file.format in COLUMNS]
-    elif path.exists():
->>>>>>> text
+    elif is_there(path):
+        _require_regular(path, key)
         files = [_named(path, format, key)]
     else:
         matches = (Path(match) for match in sorted(glob.glob(str(path), recursive=True)))  # noqa: PTH207 - takes absolute ones
@@ -94,7 +89,6 @@ def _expand(pattern: str, base_dir: Path, format: str, key: str) -> list[DataFil
     return files
 
 
-<<<<<<< HEAD
 def _require_regular(path: Path, key: str) -> None:
     try:
         require_regular(path)
@@ -103,15 +97,12 @@ def _require_regular(path: Path, key: str) -> None:
         raise UserError(f"{path} {error.strerror}", where=key, fix=fix) from None
 
 
-def _in_folder(folder: Path) -> Iterator[tuple[Path, Format]]:
-=======
 def _in_folder(folder: Path) -> Iterator[DataFile]:
     named = ((path, format_of(path)) for path in _visible(folder))
     yield from (DataFile(path, name) for path, name in named if name is not None)
 
 
 def _visible(folder: Path) -> Iterator[Path]:
->>>>>>> text
     for path in sorted(folder.rglob("*")):
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
         if not hidden and path.is_file():

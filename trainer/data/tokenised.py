@@ -18,12 +18,8 @@ from galore.trainer.data.prefetch import prefetched
 from galore.trainer.data.quality import BadRow, BadRows
 from galore.trainer.data.store import StoreWriter, TokenStore, token_type
 from galore.trainer.data.tokenize import batches, encode, encoder
-<<<<<<< HEAD
-from galore.trainer.data.tokenizer import id_bound, tokenizer_digest
-from galore.trainer.reading import read_bounded
-=======
 from galore.trainer.data.tokenizer import id_bound, packed_beginning, tokenizer_digest
->>>>>>> text
+from galore.trainer.reading import read_bounded
 from galore.trainer.recipe.schema import DataSection
 
 if TYPE_CHECKING:

@@ -12,12 +12,8 @@ from galore.trainer.data.packing import Frame
 from galore.trainer.data.tokenize import encode, encoder
 from galore.trainer.errors import UserError
 from galore.trainer.offline import spare_retries
-<<<<<<< HEAD
 from galore.trainer.reading import require_plain_folder, user_path
-from galore.trainer.recipe.schema import ModelSection, Recipe
-=======
 from galore.trainer.recipe.schema import DataSection, ModelSection, Recipe
->>>>>>> text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -9,6 +9,7 @@ from galore.trainer.build import choose_device
 from galore.trainer.glue.outcome import Outcome, Standing, last, standings
 from galore.trainer.glue.prepare import encode, read_rows
 from galore.trainer.glue.submission import incomplete, write_submission
+from galore.trainer.models.classifier import align_labels
 from galore.trainer.runmodel import load_run_model
 from galore.trainer.scoring import predict
 
@@ -31,6 +32,7 @@ def _predicted(standing: Standing, root: Path, tell: Told) -> Iterator[Path]:
     run = max(standing.done, key=lambda each: last(each)[standing.task.headline])
     recipe = run.cell.recipe
     stored = load_run_model(str(root / run.cell.folder), str(choose_device(recipe.train.device)))
+    align_labels(stored.model, standing.task, stored.origin)
     folder = root / "submission" / standing.label
     folder.mkdir(parents=True, exist_ok=True)
     for split in standing.task.test_splits:

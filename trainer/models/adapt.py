@@ -6,8 +6,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from galore.trainer.models.factors import factorise, multiplied_out
+from galore.trainer.models.linears import plain_linears
 from galore.trainer.models.lora import add_adapters, merged
-from galore.trainer.optim.groups import target_modules
 from galore.trainer.optim.int8_linear import Int8Linear, to_floating, to_int8
 from galore.trainer.recipe.optim_section import OptimSection
 
@@ -20,7 +20,7 @@ def adapted(model: PreTrainedModel, optim: OptimSection, seed: int) -> nn.Module
     """
     form: nn.Module = model
     if optim.weight_dtype == "int8":
-        for linear in target_modules(model, optim.target_modules, nn.Linear).values():
+        for linear in plain_linears(model, optim.target_modules).values():
             if not isinstance(linear, Int8Linear):
                 to_int8(linear)
     if optim.method == "lora":

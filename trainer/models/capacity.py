@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from transformers import PreTrainedConfig
+import psutil
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from galore.trainer.errors import UserError
+from galore.trainer.format import size
+from galore.trainer.models.library import explained
+
+LAYER_OBJECTS = 32 * 1024  # bytes that the Python objects of one layer take, weights aside
 
 # number their positions from the padding token's id + 1
 AFTER_PADDING = (
@@ -21,18 +27,22 @@ AFTER_PADDING = (
 )
 
 
-def check_capacity(config: PreTrainedConfig, vocab_size: int, max_length: int) -> None:
+def check_capacity(config: PreTrainedConfig, vocab_size: int, max_length: int, rows: int | None = None) -> None:
     """Refuse data that the model has no embedding rows or no positions for.
+
+    Args:
+        rows: of the embedding, where they will be more than the configuration says.
 
     Raises:
         UserError: with both numbers.
     """
     text = config.get_text_config()
-    if text.vocab_size < vocab_size:
+    rows = rows or text.vocab_size
+    if rows < vocab_size:
         raise UserError(
-            f"the model embeds {text.vocab_size} token ids, but the tokenizer has {vocab_size}",
+            f"the model embeds {rows} token ids, but the tokenizer has {vocab_size}",
             where="model.vocab_size",
-            fix=f"set model.vocab_size to at least {vocab_size}, or choose the model's own tokenizer",
+            fix=f"train with model.vocab_size: {vocab_size}, which draws the rows that are missing",
         )
     positions = positions_of(config)
     if positions is not None and max_length > positions:
@@ -50,3 +60,54 @@ def positions_of(config: PreTrainedConfig) -> int | None:
     if not isinstance(positions, int) or positions <= 0:
         return None
     return positions - (text.pad_token_id + 1 if text.model_type in AFTER_PADDING else 0)
+
+
+def grow_vocabulary(model: PreTrainedModel, rows: int | None, seed: int) -> None:
+    """Rows of the embedding and the head for token ids up to `rows`, in place, the new ones drawn from `seed`."""
+    if rows is not None and rows > model.config.get_text_config().vocab_size:
+        with torch.random.fork_rng(devices=[]), explained(model.name_or_path, "draw more token embeddings for"):
+            torch.default_generator.manual_seed(seed)
+            model.resize_token_embeddings(rows, mean_resizing=False)
+
+
+def refuse_fewer_rows(config: PreTrainedConfig, rows: int | None, source: str) -> None:
+    """Raise UserError if `rows` of the embedding would cut off some of those that are stored."""
+    stored = config.get_text_config().vocab_size
+    if rows is not None and rows < stored:
+        raise UserError(
+            f"{source} embeds {stored} token ids, the recipe says {rows}",
+            where="model.vocab_size",
+            fix="leave model.vocab_size out, or draw fresh weights with model.random_init: true",
+        )
+
+
+def require_memory(config: PreTrainedConfig, weight_bytes: int) -> None:
+    """Refuse a model that this machine cannot hold, before any of it is built.
+
+    Args:
+        weight_bytes: bytes of one weight; 0 where none gets memory, and the layers' own objects are all there is.
+
+    Raises:
+        UserError: with both sizes.
+    """
+    layers, weights = _at_least(config)
+    needed, there = layers * LAYER_OBJECTS + weights * weight_bytes, psutil.virtual_memory().total
+    if needed > there:
+        raise UserError(
+            f"a model of {layers:,} layers and {weights:,} weights or more takes {size(needed)}, this machine has {size(there)}",
+            where="model",
+            fix="choose a smaller model",
+        )
+
+
+def _at_least(config: PreTrainedConfig) -> tuple[int, int]:
+    """Layers and weights that the dimensions of `config` cannot do without; layers that share their weights count once."""
+    text = config.get_text_config()
+    layers, width, inner, rows = (
+        max(0, value) if isinstance(value := getattr(text, name, 0), int) else 0
+        for name in ("num_hidden_layers", "hidden_size", "intermediate_size", "vocab_size")
+    )
+    own = getattr(text, "num_hidden_groups", layers)
+    return layers, rows * (getattr(text, "embedding_size", None) or width) + own * (
+        2 * width * width + 2 * width * inner
+    )

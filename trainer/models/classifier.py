@@ -8,9 +8,11 @@ import torch
 from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
 
+from galore.trainer.errors import UserError
 from galore.trainer.glue.tasks import Task
 from galore.trainer.models.attention import check_attention
-from galore.trainer.models.capacity import check_capacity
+from galore.trainer.models.capacity import check_capacity, grow_vocabulary, refuse_fewer_rows, require_memory
+from galore.trainer.models.library import WHERE
 from galore.trainer.models.materialise import draw_weights
 from galore.trainer.models.pretrained import load_pretrained, locate, read_config, skeleton
 from galore.trainer.recipe.schema import ModelSection
@@ -34,10 +36,17 @@ def build_classifier(
     if device != "meta":
         check_attention(section.attn_implementation, device, section.dtype)
     source = locate(str(section.name_or_path), base_dir)
-    config = _for_task(read_config(source, section.revision), task)
-    check_capacity(config, vocab_size, max_length)
+    stored = read_config(source, section.revision)
+    order = None if section.random_init else label_order(stored, task, source)
+    config = _for_task(stored, task)
+    if not section.random_init:
+        refuse_fewer_rows(config, section.vocab_size, source)
+    check_capacity(config, vocab_size, max_length, section.vocab_size)
     dtype = getattr(torch, section.dtype)
+    if device != "meta":
+        require_memory(config, dtype.itemsize)
     if section.random_init or device == "meta":
+        config.get_text_config().vocab_size = section.vocab_size or config.get_text_config().vocab_size
         model = skeleton(config, _kernel(section, device), KIND)
         if device == "meta":
             for parameter in model.parameters():
@@ -45,7 +54,10 @@ def build_classifier(
         else:
             draw_weights(model, dtype=dtype, device=device, seed=seed)
     else:
-        model = _from_weights(source, config, section, seed).to(dtype).to(device)
+        model = _from_weights(source, config, section, seed)
+        _reorder(model, order)
+        grow_vocabulary(model, section.vocab_size, seed)
+        model = model.to(dtype).to(device)
     model.config.dtype = dtype
     return model.train()
 
@@ -56,6 +68,57 @@ def head_modules(model: nn.Module) -> list[str]:
         return []
     children = (name for name, child in model.named_children() if any(True for _ in child.parameters()))
     return [name for name in children if name != model.base_model_prefix]
+
+
+def align_labels(model: PreTrainedModel, task: Task, source: str) -> None:
+    """Put the outputs of a classifier into the order of the labels of `task`, by their names, in place.
+
+    Raises:
+        UserError: see `label_order`.
+    """
+    _reorder(model, label_order(model.config, task, source))
+    _for_task(model.config, task)
+
+
+def label_order(config: PreTrainedConfig, task: Task, source: str) -> list[int] | None:
+    """For each label of `task`, the output of the stored head that means it; None where the outputs have no names, are a
+    score, or too many or too few for a head to be kept.
+
+    Raises:
+        UserError: as many names as the task has labels, and not the same ones.
+    """
+    names = [_label(name) for _, name in sorted((config.id2label or {}).items())]
+    heads = any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
+    nameless = all(name in (f"label_{number}", str(number)) for number, name in enumerate(names))
+    if not heads or not task.labels or len(names) != task.num_labels or nameless:
+        return None
+    wanted = [_label(name) for name in task.labels]
+    if sorted(names) != sorted(wanted):
+        raise UserError(
+            f"{source} tells {', '.join(names)} apart, the labels of {task.name} are {', '.join(wanted)}",
+            where=WHERE,
+            fix="give id2label in its config.json the task's names, in the order of the head's outputs; or take an encoder without a head",
+        )
+    return [names.index(name) for name in wanted]
+
+
+def _label(name: object) -> str:
+    return str(name).strip().lower().replace("-", "_").replace(" ", "_")
+
+
+@torch.no_grad()
+def _reorder(model: PreTrainedModel, order: list[int] | None) -> None:
+    """The last linear layer of the head has one row for each label."""
+    if order is None or order == sorted(order):
+        return
+    head = tuple(f"{name}." for name in head_modules(model))
+    rows = [
+        module
+        for name, module in model.named_modules()
+        if f"{name}.".startswith(head) and isinstance(module, nn.Linear) and module.out_features == len(order)
+    ]
+    for tensor in rows[-1].parameters():
+        tensor.copy_(tensor[order].clone())
 
 
 def _for_task(config: PreTrainedConfig, task: Task) -> PreTrainedConfig:

@@ -12,10 +12,11 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from galore.trainer.errors import UserError
 from galore.trainer.models.attention import check_attention
-from galore.trainer.models.capacity import check_capacity
+from galore.trainer.models.capacity import check_capacity, grow_vocabulary, refuse_fewer_rows, require_memory
+from galore.trainer.models.library import WHERE
+from galore.trainer.models.linears import plain_linears
 from galore.trainer.models.materialise import draw_weights
-from galore.trainer.models.pretrained import WHERE, load_pretrained, locate, read_config, skeleton
-from galore.trainer.optim.groups import target_modules
+from galore.trainer.models.pretrained import load_pretrained, locate, read_config, skeleton
 from galore.trainer.optim.int8_linear import to_int8
 from galore.trainer.recipe.schema import ModelSection
 
@@ -49,11 +50,15 @@ def build_decoder(
         check_attention(section.attn_implementation, device, section.dtype)
     source = locate(section.name_or_path, base_dir) if section.name_or_path else None
     config = _config(section, vocab_size, source)
-    check_capacity(config, vocab_size, max_length)
+    check_capacity(config, vocab_size, max_length, section.vocab_size)
+    if device != "meta":
+        require_memory(config, getattr(torch, section.dtype).itemsize)
     if source is None or section.random_init or device == "meta":
+        config.get_text_config().vocab_size = section.vocab_size or config.get_text_config().vocab_size
         model = _from_config(config, section, device=device, seed=seed, in_int8=in_int8)
     else:
         model = _from_weights(source, config, section)
+        grow_vocabulary(model, section.vocab_size, seed)
         _kept_in_int8(model, in_int8)
         model = model.to(device)
     if source is not None and device != "meta":
@@ -101,15 +106,8 @@ def _config(section: ModelSection, vocab_size: int, source: str | None) -> PreTr
         return llama_config(section, vocab_size)
     config = read_config(source, section.revision)
     _refuse_encoder(config, source)
-    text = config.get_text_config()
-    if section.vocab_size is not None and section.vocab_size != text.vocab_size:
-        if not section.random_init:
-            raise UserError(
-                f"{source} embeds {text.vocab_size} token ids, the recipe says {section.vocab_size}",
-                where="model.vocab_size",
-                fix="leave model.vocab_size out, or draw fresh weights with model.random_init: true",
-            )
-        text.vocab_size = section.vocab_size
+    if not section.random_init:
+        refuse_fewer_rows(config, section.vocab_size, source)
     return config
 
 
@@ -145,11 +143,8 @@ def _kept_in_int8(model: PreTrainedModel, patterns: Sequence[str]) -> None:
         to_int8(module)
 
 
-def _linears(model: PreTrainedModel, patterns: Sequence[str]) -> list[nn.Module]:
-    try:
-        chosen = list(target_modules(model, patterns, nn.Linear).values())
-    except ValueError as error:
-        raise UserError(str(error), where="optim.target_modules") from error
+def _linears(model: PreTrainedModel, patterns: Sequence[str]) -> list[nn.Linear]:
+    chosen = list(plain_linears(model, patterns).values())
     if any(module.weight is model.get_input_embeddings().weight for module in chosen):
         raise UserError(
             "the output head shares its weight with the embedding, whose rows are looked up as they are: no 8 bits for it",

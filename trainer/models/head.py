@@ -8,6 +8,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from galore.trainer.models.linears import is_plain
 from galore.trainer.models.lora import without_adapters
 
 
@@ -35,7 +36,7 @@ def split_head(model: nn.Module) -> SplitModel | None:
     base: Any = without_adapters(model)
     head: Any = base.get_output_embeddings()
     body: Any = base.get_decoder() if hasattr(base, "get_decoder") else base.base_model
-    if not isinstance(head, nn.Linear) or getattr(head, "bias", None) is not None or body is base:
+    if head is None or not is_plain(head) or getattr(head, "bias", None) is not None or body is base:
         return None
     if not head.weight.is_floating_point():  # codes, whose gradient the head itself has to hand over
         return None

@@ -25,7 +25,8 @@ from transformers import PreTrainedModel
 from galore.trainer.data.extras import require
 from galore.trainer.errors import UserError
 from galore.trainer.models.classifier import head_modules
-from galore.trainer.optim.groups import target_modules
+from galore.trainer.models.linears import plain_linears
+from galore.trainer.models.tensors import tensor_names
 from galore.trainer.recipe.optim_section import OptimSection
 
 T = TypeVar("T")
@@ -62,9 +63,12 @@ def add_adapters(model: PreTrainedModel, optim: OptimSection, seed: int) -> nn.M
     weight = next(model.parameters())  # on meta nothing is drawn
     with torch.random.fork_rng(devices=[]), _quiet():
         torch.default_generator.manual_seed(seed)
-        wrapped: nn.Module = peft.get_peft_model(
-            model, config, autocast_adapter_dtype=False, low_cpu_mem_usage=weight.is_meta
-        )
+        try:
+            wrapped: nn.Module = peft.get_peft_model(
+                model, config, autocast_adapter_dtype=False, low_cpu_mem_usage=weight.is_meta
+            )
+        except ValueError as error:  # layers it knows it cannot adapt, such as a Mamba block's
+            raise UserError(f"peft refuses: {error}", where="optim.target_modules", fix="leave it out") from error
     if weight.is_meta:
         _cast(wrapped, weight.dtype)
     for module in in_full:
@@ -82,11 +86,7 @@ def adapter_ranks(model: nn.Module, optim: OptimSection) -> dict[str, int]:
     """
     left_out = not_adapted(model, optim)
     patterns = [pattern for pattern in optim.target_modules if pattern not in left_out]
-    try:
-        linears = target_modules(model, patterns, nn.Linear)
-    except ValueError as error:
-        raise UserError(str(error), where="optim.target_modules") from error
-    return {name: min(optim.rank, *linear.weight.shape) for name, linear in linears.items()}
+    return {name: min(optim.rank, *linear.weight.shape) for name, linear in plain_linears(model, patterns).items()}
 
 
 def not_adapted(model: nn.Module, optim: OptimSection) -> list[str]:
@@ -128,14 +128,30 @@ def clamp_note(ranks: dict[str, int], rank: int) -> str | None:
 def merged(model: nn.Module) -> PreTrainedModel:
     """The plain transformers model with W + (lora_alpha / rank)·B·A in place of each adapted W.
 
-    Works in place: `model` is used up. A model without adapters is returned as it is.
+    Works in place: `model` is used up. A model without adapters is returned as it is. A head that was tied to the
+    embedding gets a weight of its own where it alone is adapted, and the configuration says so.
     """
     if isinstance(model, PreTrainedModel):
         return model
     plain: Any = model
+    _untie_adapted(without_adapters(model))
     result = plain.merge_and_unload()
     assert isinstance(result, PreTrainedModel)
     return result.requires_grad_(True)
+
+
+def _untie_adapted(base: PreTrainedModel) -> None:
+    """Where an adapted layer shares its weight, its own tensor for every name: what is merged into one must not move others."""
+    adapted = {f"{name}.base_layer.weight" for name, module in base.named_modules() if hasattr(module, "lora_A")}
+    tied = [names for names in tensor_names(base) if len(names) > 1]
+    if not any(name in adapted for names in tied for name in names):
+        return
+    for names in tied:
+        for name in names[1:]:
+            path, _, leaf = name.rpartition(".")
+            own = nn.Parameter(base.get_parameter(name).detach().clone())
+            setattr(base.get_submodule(path), leaf, own)
+    base.config.get_text_config().tie_word_embeddings = base.config.tie_word_embeddings = False
 
 
 def without_adapters(model: Any) -> PreTrainedModel:
@@ -159,6 +175,7 @@ def _quiet() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
+            warnings.filterwarnings("ignore", "Model has `tie_word_embeddings=True`")  # `merged` parts them
             yield
     finally:
         logger.setLevel(level)

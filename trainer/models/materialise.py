@@ -7,13 +7,14 @@ never exists.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from galore.trainer.errors import UserError
+from galore.trainer.models.tensors import refuse_unlike, some, tensor_names
 
 # transformers skips the initialisation of tensors that carry this flag
 _DRAWN = "_is_hf_initialized"
@@ -35,6 +36,7 @@ def draw_weights(
     frequencies, keep the type they were built with.
     """
     shared: dict[int, nn.Parameter] = {}
+    empty = _allocate_buffers(model)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would also move the generators of the GPUs
         for unit in _units(model, model):
@@ -44,6 +46,8 @@ def draw_weights(
                 owner._init_weights(module)
             for module, _ in unit:
                 _settle(module, dtype, device, drawn)
+    _refuse_unfilled(model, empty)
+    _move_buffers(model, device)
     for parameter in model.parameters():
         delattr(parameter, _DRAWN)
 
@@ -54,20 +58,21 @@ def adopt_weights(model: nn.Module, tensors: Mapping[str, Tensor], *, device: st
     A tied weight may be stored under any one of its names. Buffers that no checkpoint holds are computed anew.
 
     Raises:
-        UserError: naming the tensors that are missing, left over or of another shape.
+        UserError: naming the tensors that are missing, left over, of another shape, or two for one parameter; or a buffer
+            that neither the checkpoint nor the model's initialisation gives a value.
     """
-    groups = _parameter_names(model)
-    buffers = {name: buffer for name, buffer in model.named_buffers() if name in tensors}
-    _refuse_mismatch(model, tensors, groups, set(buffers))
-    for names in groups:
-        stored = next(tensors[name] for name in names if name in tensors)
-        trainable = model.get_parameter(names[0]).requires_grad
-        parameter = nn.Parameter(stored.to(device), requires_grad=trainable)
+    refuse_unlike(model, tensors)
+    _compute_buffers(model, tensors, device)
+    for names in tensor_names(model):
+        stored = next((tensors[name] for name in names if name in tensors), None)
+        if stored is None:
+            continue
+        own = _named(model, names[0])
+        value = stored.to(device)
+        if isinstance(own, nn.Parameter):
+            value = nn.Parameter(value, requires_grad=own.requires_grad)
         for name in names:
-            _set(model, name, parameter)
-    for name in buffers:
-        _set(model, name, tensors[name].to(device))
-    _compute_buffers(model, device)
+            _set(model, name, value)
 
 
 _Unit = list[tuple[nn.Module, PreTrainedModel]]
@@ -95,14 +100,37 @@ def _post_order(module: nn.Module, owner: PreTrainedModel) -> Iterator[tuple[nn.
 
 
 def _allocate(module: nn.Module, shared: dict[int, nn.Parameter]) -> None:
-    """Replace the module's own meta tensors by empty ones on the CPU; a tied weight becomes one tensor again."""
+    """Replace the module's own meta parameters by empty ones on the CPU; a tied weight becomes one tensor again."""
     for name, parameter in module._parameters.items():
         if parameter is not None and parameter.is_meta:
             fresh = nn.Parameter(torch.empty_like(parameter, device="cpu", dtype=torch.float32))
             module._parameters[name] = shared.setdefault(id(parameter), fresh)
-    for name, buffer in module._buffers.items():
-        if buffer is not None and buffer.is_meta:
-            module._buffers[name] = torch.empty_like(buffer, device="cpu")
+
+
+def _allocate_buffers(model: nn.Module, given: Collection[str] = ()) -> dict[str, Tensor]:
+    """Empty tensors on the CPU, {name: tensor}, in place of the meta buffers of `model` that are not `given`."""
+    empty: dict[str, Tensor] = {}
+    for name, buffer in model.named_buffers():
+        if buffer.is_meta and name not in given:
+            empty[name] = torch.empty_like(buffer, device="cpu")
+            _set(model, name, empty[name])
+    return empty
+
+
+def _refuse_unfilled(model: nn.Module, empty: Mapping[str, Tensor]) -> None:
+    """Raise UserError for a buffer that is still as it was allocated: nothing was ever written into it."""
+    buffers = dict(model.named_buffers())
+    if idle := [name for name, each in empty.items() if buffers[name] is each and each.numel() and not each._version]:
+        raise UserError(
+            f"nothing gives {some(idle)} a value: no stored tensor, nor the initialisation of {type(model).__name__}",
+            fix="this architecture cannot be rebuilt from its configuration; choose another",
+        )
+
+
+def _move_buffers(model: nn.Module, device: str) -> None:
+    for name, buffer in model.named_buffers():
+        if not buffer.is_meta:
+            _set(model, name, buffer.to(device))
 
 
 def _settle(module: nn.Module, dtype: torch.dtype, device: str, drawn: Callable[[nn.Module], None]) -> None:
@@ -112,31 +140,12 @@ def _settle(module: nn.Module, dtype: torch.dtype, device: str, drawn: Callable[
     for parameter in module.parameters(recurse=False):
         parameter.data = parameter.data.to(device)
         setattr(parameter, _DRAWN, True)
-    for name, buffer in module._buffers.items():
-        module._buffers[name] = None if buffer is None else buffer.to(device)
 
 
-def _parameter_names(model: nn.Module) -> list[list[str]]:
-    """The names of every parameter; a tied one has several."""
-    names: dict[int, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        names.setdefault(id(parameter), []).append(name)
-    return list(names.values())
-
-
-def _refuse_mismatch(
-    model: nn.Module, tensors: Mapping[str, Tensor], groups: list[list[str]], buffers: set[str]
-) -> None:
-    known = {name for names in groups for name in names} | buffers
-    faults = [f"{names[0]} is missing" for names in groups if not any(name in tensors for name in names)]
-    faults += [f"{name} is not in the model" for name in tensors if name not in known]
-    shapes = dict(model.named_parameters(remove_duplicate=False))
-    for name in sorted(tensors.keys() & shapes.keys()):
-        if tensors[name].shape != shapes[name].shape:
-            faults.append(f"{name} is {tuple(tensors[name].shape)}, the model has {tuple(shapes[name].shape)}")
-    if faults:
-        more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
-        raise UserError(f"the stored weights do not fit the model: {'; '.join(faults[:5])}{more}")
+def _named(model: nn.Module, name: str) -> Tensor | None:
+    path, _, leaf = name.rpartition(".")
+    module = model.get_submodule(path)
+    return module._parameters.get(leaf, module._buffers.get(leaf))
 
 
 def _set(model: nn.Module, name: str, tensor: Tensor) -> None:
@@ -148,13 +157,29 @@ def _set(model: nn.Module, name: str, tensor: Tensor) -> None:
         module._buffers[leaf] = tensor
 
 
-def _compute_buffers(model: nn.Module, device: str) -> None:
-    """Recompute the buffers that are still on meta, through the model's own initialisation."""
-    for part in model.modules():
-        if isinstance(part, PreTrainedModel):
-            for module, owner in _post_order(part, part):
-                if any(buffer is not None and buffer.is_meta for buffer in module._buffers.values()):
-                    _allocate(module, {})
-                    owner._init_weights(module)
-                    for name, buffer in module._buffers.items():
-                        module._buffers[name] = None if buffer is None else buffer.to(device)
+def _compute_buffers(model: nn.Module, given: Collection[str], device: str) -> None:
+    """Compute the buffers that are on meta and not `given`, through the model's own initialisation.
+
+    All of it runs, since a module may fill the buffers of those below it, while the parameters are still on meta, where
+    it can draw over nothing.
+    """
+    empty = _allocate_buffers(model, given)
+    if not empty:
+        return
+    for parameter in model.parameters():
+        setattr(parameter, _DRAWN, True)
+    with torch.no_grad():
+        for root in _outermost(model):
+            for module, owner in _post_order(root, root):
+                owner._init_weights(module)
+    _refuse_unfilled(model, empty)
+    _move_buffers(model, device)
+
+
+def _outermost(module: nn.Module) -> Iterator[PreTrainedModel]:
+    """The transformers models in `module` that lie in no other."""
+    if isinstance(module, PreTrainedModel):
+        yield module
+        return
+    for child in module.children():
+        yield from _outermost(child)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -18,12 +20,13 @@ from transformers import (
 from transformers.utils import logging
 
 from galore.trainer.errors import UserError
+from galore.trainer.models.capacity import require_memory
+from galore.trainer.models.library import WHERE, explained, refuse_unreadable
+from galore.trainer.models.tensors import some
 from galore.trainer.offline import spare_retries
 from galore.trainer.reading import require_plain_folder, user_path
 
 logging.disable_progress_bar()  # a bar per file would tear the console's own display
-
-WHERE = "model.name_or_path"
 
 
 def locate(name: str, base_dir: Path) -> str:
@@ -48,9 +51,11 @@ def read_config(source: str, revision: str | None) -> PreTrainedConfig:
     """The configuration of a model folder or hub name.
 
     Raises:
-        UserError: it cannot be read, would need code of its own, or describes quantised weights.
+        UserError: it cannot be read, would need code of its own, describes quantised weights, or there is none but an
+            adapter's.
     """
-    with explained(source):
+    _refuse_adapter(source)
+    with explained(source, "read the configuration of"):
         require_plain_folder(source)
         config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
     if quantised := getattr(config, "quantization_config", None):
@@ -69,14 +74,21 @@ def kind_of(config: PreTrainedConfig) -> Any:
     return AutoModelForSequenceClassification if classifies else AutoModelForCausalLM
 
 
-def skeleton(config: PreTrainedConfig, attn_implementation: str, kind: Any = AutoModelForCausalLM) -> PreTrainedModel:
+def skeleton(
+    config: PreTrainedConfig, attn_implementation: str | None, kind: Any = AutoModelForCausalLM
+) -> PreTrainedModel:
     """The model of `config` on the meta device: shapes and names, no memory, float32.
 
+    Args:
+        attn_implementation: None takes the fastest that the architecture has of sdpa and eager.
+
     Raises:
-        UserError: there is no model of that `kind` for the configuration, or it refuses the attention kernel.
+        UserError: there is no model of that `kind` for the configuration, it refuses the attention kernel, or has more
+            layers than this machine could hold.
     """
+    require_memory(config, 0)
     source = config.name_or_path or config.model_type
-    with explained(source), _quiet(), torch.device("meta"):
+    with explained(source, "build the model of"), _quiet(), torch.device("meta"):
         model = kind.from_config(
             config, dtype=torch.float32, attn_implementation=attn_implementation, trust_remote_code=False
         )
@@ -89,7 +101,7 @@ def load_pretrained(
     *,
     revision: str | None,
     dtype: torch.dtype,
-    attn_implementation: str,
+    attn_implementation: str | None,
     kind: Any = AutoModelForCausalLM,
     drawn: Callable[[str], bool] = lambda name: False,
 ) -> PreTrainedModel:
@@ -99,10 +111,13 @@ def load_pretrained(
         drawn: whether a tensor may be missing, or have another shape: it is then drawn from the global random state.
 
     Raises:
-        UserError: no safetensors, weights that do not fit, or weights missing.
+        UserError: no safetensors, weights that do not fit, are missing or left over, two tensors for one parameter, or
+            more of them than this machine's memory holds.
     """
     _refuse_pickles(source)
-    with explained(source), _quiet():
+    refuse_unreadable(Path(source))
+    require_memory(config, dtype.itemsize)
+    with explained(source, "load the weights of"), _quiet():
         model, info = kind.from_pretrained(
             source,
             config=config,
@@ -120,7 +135,27 @@ def load_pretrained(
         )
     if missing := sorted(name for name in info["missing_keys"] if not drawn(name)):
         raise UserError(f"{source} lacks {len(missing)} tensors of its model, such as {missing[0]}", where=WHERE)
+    if beyond := _layers_beyond(model, info["unexpected_keys"]):
+        raise UserError(f"{source} holds layers that its config.json does not: {some(beyond)}", where=WHERE)
+    _refuse_two_for_one(model, source)
     return _checked(model)
+
+
+def _layers_beyond(model: nn.Module, unexpected: Iterable[str]) -> list[str]:
+    """Stored tensors that are called as those of the model are, but for the number of the layer. Other heads are none."""
+    known = {re.sub(r"\d+", "*", name) for name in model.state_dict()}
+    return sorted(name for name in unexpected if re.search(r"\d", name) and re.sub(r"\d+", "*", name) in known)
+
+
+def _refuse_two_for_one(model: Any, source: str) -> None:
+    """transformers parts what the configuration ties where both are stored and differ; any other reader takes one of them."""
+    for one, other in model.get_expanded_tied_weights_keys(all_submodels=True).items():
+        if model.get_parameter_or_buffer(one) is not model.get_parameter_or_buffer(other):
+            raise UserError(
+                f"{source} stores two different tensors for {other} and {one}, which its configuration ties to one",
+                where=WHERE,
+                fix="set tie_word_embeddings: false in its config.json if both are meant, or remove one of them",
+            )
 
 
 @contextmanager
@@ -136,7 +171,21 @@ def _quiet() -> Iterator[None]:
 
 def _checked(model: Any) -> PreTrainedModel:
     assert isinstance(model, PreTrainedModel)
+    if getattr(model, "_hf_peft_config_loaded", False):  # transformers lays a hub repository's adapter on by itself
+        raise UserError(
+            f"{model.name_or_path} holds an adapter, not a model", where=WHERE, fix="merge it once with peft"
+        )
     return model
+
+
+def _refuse_adapter(source: str) -> None:
+    file = Path(source) / "adapter_config.json"
+    if file.is_file():
+        raise UserError(
+            f"{source} holds an adapter (adapter_config.json), not a model",
+            where=WHERE,
+            fix="merge it into its base once, with peft's merge_and_unload, and name the folder that save_pretrained writes",
+        )
 
 
 def _refuse_pickles(source: str) -> None:
@@ -151,26 +200,3 @@ def _refuse_pickles(source: str) -> None:
             fix="convert it once to safetensors with save_pretrained, on a machine where you trust its origin",
         )
     raise UserError(f"{folder} has no *.safetensors file", where=WHERE, fix="or set model.random_init: true")
-
-
-class explained:  # noqa: N801 - reads as a statement: `with explained(source):`
-    """Turn what transformers raises for an unusable model into one UserError."""
-
-    def __init__(self, source: str) -> None:
-        self.source = source
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if not isinstance(error, (OSError, ValueError, ImportError, RuntimeError, KeyError)):
-            return
-        if "trust_remote_code" in str(error):
-            raise UserError(f"{self.source} needs code of its own, which galore never runs", where=WHERE) from error
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), kind.__name__ if kind else "")
-        what = self.source if Path(self.source).is_dir() else f"{self.source}, which is no folder here but a hub name"
-        raise UserError(
-            f"cannot use {what}: {reason}",
-            where=WHERE,
-            fix="give a folder with config.json and *.safetensors, or the hub name of such a model",
-        ) from error

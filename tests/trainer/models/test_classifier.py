@@ -61,6 +61,42 @@ def test_a_head_for_other_labels_is_drawn_anew(tiny_roberta: Path, tmp_path: Pat
     assert torch.equal(weights["classifier.dense.weight"], stored["classifier.dense.weight"])
 
 
+def named(folder: Path, tiny_roberta: Path, names: tuple[str, ...]) -> None:
+    model = build(tiny_roberta)
+    model.config.id2label = dict(enumerate(names))
+    model.config.label2id = {name: number for number, name in enumerate(names)}
+    model.save_pretrained(folder)
+
+
+def test_outputs_are_mapped_to_the_labels_by_name(tiny_roberta: Path, tmp_path: Path) -> None:
+    named(tmp_path, tiny_roberta, ("CONTRADICTION", "neutral", "Entailment"))
+    model, stored = build(tmp_path), load_file(tmp_path / "model.safetensors")
+    assert torch.equal(model.classifier.out_proj.weight, stored["classifier.out_proj.weight"][[2, 1, 0]])
+    assert torch.equal(model.classifier.out_proj.bias, stored["classifier.out_proj.bias"][[2, 1, 0]])
+    assert model.config.id2label == {0: "entailment", 1: "neutral", 2: "contradiction"}
+
+
+def test_labels_that_do_not_map_are_refused(tiny_roberta: Path, tmp_path: Path) -> None:
+    named(tmp_path, tiny_roberta, ("yes", "no", "perhaps"))
+    with pytest.raises(
+        UserError, match=r"tells yes, no, perhaps apart, .* mnli are entailment, neutral, contradiction"
+    ):
+        build(tmp_path)
+    with pytest.raises(UserError, match="tells yes, no, perhaps apart"):
+        build(tmp_path, device="meta")
+    build(tmp_path, random_init=True)
+    build(tmp_path, "rte")  # another number of labels: that head is drawn anew
+
+
+@pytest.mark.parametrize("names", [("LABEL_0", "LABEL_1", "LABEL_2"), ("0", "1", "2")])
+def test_outputs_without_names_are_taken_in_their_order(
+    tiny_roberta: Path, tmp_path: Path, names: tuple[str, ...]
+) -> None:
+    named(tmp_path, tiny_roberta, names)
+    stored = load_file(tmp_path / "model.safetensors")
+    assert torch.equal(build(tmp_path).classifier.out_proj.weight, stored["classifier.out_proj.weight"])
+
+
 def test_a_lost_layer_is_refused(tiny_roberta: Path, tmp_path: Path) -> None:
     model = build(tiny_roberta)
     weights = {name: tensor for name, tensor in model.state_dict().items() if "layer.1.output" not in name}

@@ -4,12 +4,15 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from architectures import decoder
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PreTrainedModel
 
 from galore.trainer.errors import UserError
 from galore.trainer.models.lora import add_adapters
 from galore.trainer.models.materialise import adopt_weights
+from galore.trainer.models.pretrained import skeleton
+from galore.trainer.models.tensors import refuse_different
 from galore.trainer.recipe.optim_section import OptimSection
 
 Build = Callable[..., PreTrainedModel]
@@ -68,6 +71,38 @@ def test_tensors_that_do_not_fit_are_named(build: Build, change: Callable[[dict]
     change(tensors)
     with pytest.raises(UserError, match=message):
         adopt_weights(build(device="meta"), tensors, device="cpu")
+
+
+@pytest.mark.parametrize("name", ["gemma3", "mamba2", "gptneox", "qwen2-moe"])
+def test_what_no_checkpoint_holds_is_computed_and_draws_over_nothing(name: str) -> None:
+    model = decoder(name).eval()
+    empty = skeleton(model.config, None)
+    adopt_weights(empty, stored(model) | dict(model.state_dict()), device="cpu")
+    refuse_different(empty, model)
+    assert torch.equal(empty.eval()(IDS).logits, model(IDS).logits)
+
+
+def test_a_buffer_that_nothing_fills_is_refused(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build()
+    rotary = type(model)._init_weights
+
+    def forgetful(self: PreTrainedModel, module: torch.nn.Module) -> None:
+        if "Rotary" not in type(module).__name__:
+            rotary(self, module)
+
+    monkeypatch.setattr(PreTrainedModel, "_init_weights", forgetful)
+    monkeypatch.setattr(type(model.model), "_init_weights", forgetful, raising=False)
+    with pytest.raises(UserError, match=r"nothing gives model\.rotary_emb\.inv_freq"):
+        adopt_weights(build(device="meta"), stored(model), device="cpu")
+    with pytest.raises(UserError, match=r"nothing gives model\.rotary_emb\.inv_freq"):
+        build()
+
+
+def test_a_buffer_that_a_checkpoint_should_hold_is_missed() -> None:
+    """As with a bias of a router that is adapted without a gradient."""
+    model = decoder("deepseek3")
+    with pytest.raises(UserError, match="e_score_correction_bias is missing"):
+        adopt_weights(skeleton(model.config, None), stored(model), device="cpu")
 
 
 def test_the_float32_copy_of_the_model_never_exists(build: Build) -> None:

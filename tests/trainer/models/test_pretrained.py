@@ -152,16 +152,30 @@ def test_a_path_that_is_not_there_is_never_asked_of_the_hub(build: Build, name: 
 
 def test_a_folder_that_is_no_model_is_refused(build: Build, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=r"cannot use .*empty"):
+    with pytest.raises(UserError, match=r"cannot read the configuration of .*empty"):
         build(name_or_path="empty")
 
 
-def test_vocabulary_of_stored_weights_cannot_be_changed(build: Build, folder: Path) -> None:
-    with pytest.raises(UserError, match=r"100 .*120"):
-        build(name_or_path=str(folder), rows=120)
-    assert build(name_or_path=str(folder), rows=120, random_init=True).config.vocab_size == 120
+@pytest.mark.parametrize("tied", [False, True])
+def test_rows_for_more_tokens_are_drawn_beside_the_stored_ones(build: Build, tmp_path: Path, tied: bool) -> None:
+    build(seed=9, tie_word_embeddings=tied).save_pretrained(tmp_path / "small")
+    model, again, other = (build(101, name_or_path="small", rows=101, seed=seed) for seed in (1, 1, 2))
+    grown, stored = model.get_input_embeddings().weight, load_file(tmp_path / "small" / "model.safetensors")
+    assert torch.equal(grown[:100], stored["model.embed_tokens.weight"])
+    assert model.config.vocab_size == len(grown) == len(model.get_output_embeddings().weight) == 101
+    assert torch.equal(grown, again.get_input_embeddings().weight)
+    assert not torch.equal(grown[100], other.get_input_embeddings().weight[100])
+    assert build(101, name_or_path="small", rows=101, device="meta").config.vocab_size == 101
+
+
+def test_rows_of_stored_weights_are_not_cut_off(build: Build, folder: Path) -> None:
+    with pytest.raises(UserError, match=r"100 .*90"):
+        build(90, name_or_path=str(folder), rows=90)
+    assert build(90, name_or_path=str(folder), rows=90, random_init=True).config.vocab_size == 90
 
 
 def test_tokenizer_larger_than_the_stored_model_is_refused(build: Build, folder: Path) -> None:
-    with pytest.raises(UserError, match=r"100 .*101"):
+    with pytest.raises(UserError, match=r"100 .*101") as refused:
         build(101, name_or_path=str(folder))
+    assert "model.vocab_size: 101" in refused.value.fix
+    build(101, name_or_path=str(folder), rows=101)  # the remedy works

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from architectures import decoder
+from torch import nn
+
+from galore.trainer.errors import UserError
+from galore.trainer.models.linears import left_alone, plain_linears, router_note
+from galore.trainer.optim.int8_linear import to_int8
+
+
+class Router(nn.Linear):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x).softmax(-1)
+
+
+def network() -> nn.Module:
+    model = nn.ModuleDict({"mlp": nn.ModuleDict({"up": nn.Linear(4, 8), "router": Router(4, 2)})})
+    to_int8(model["mlp"].register_module("down", nn.Linear(64, 4)) or model["mlp"].down)  # type: ignore[union-attr]
+    return model
+
+
+def test_a_layer_that_computes_more_than_a_product_is_left_alone_and_said() -> None:
+    model = network()
+    assert list(plain_linears(model, ["mlp"])) == ["mlp.up", "mlp.down"]
+    (line,) = left_alone(model, ["mlp"])
+    assert "mlp.router (Router)" in line
+    assert left_alone(model, ["up"]) == []
+    with pytest.raises(UserError, match=r"'router' matches mlp\.router \(Router\)") as refused:
+        plain_linears(model, ["up", "router"])
+    assert refused.value.fix == "leave router out"
+
+
+def test_a_pattern_without_a_layer_is_refused() -> None:
+    with pytest.raises(UserError, match=r"'upp' matches no linear layer; did you mean up\?"):
+        plain_linears(network(), ["upp"])
+
+
+def test_an_auxiliary_loss_that_is_asked_for_and_not_added_is_said() -> None:
+    (line,) = router_note(decoder("mixtral"))
+    assert "router_aux_loss_coef" in line
+    assert router_note(decoder("qwen2-moe")) == []  # has experts, asks for nothing
+    assert router_note(decoder("llama")) == []

@@ -1,0 +1,64 @@
+"""The linear layers that may become something else: 8 bits, adapters, products."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from torch import nn
+
+from galore.trainer.errors import UserError
+from galore.trainer.optim.groups import is_under, target_modules
+from galore.trainer.optim.int8_linear import Int8Linear
+
+WHERE = "optim.target_modules"
+
+
+def plain_linears(model: nn.Module, patterns: Sequence[str]) -> dict[str, nn.Linear]:
+    """{path: layer} of the linear layers under `patterns`, without subclasses that compute something of their own, such as a
+    router: only their own forward knows what.
+
+    Raises:
+        UserError: a pattern matches no linear layer, or none but such.
+    """
+    try:
+        found = target_modules(model, patterns, nn.Linear)
+    except ValueError as error:
+        raise UserError(str(error), where=WHERE) from error
+    plain = {name: module for name, module in found.items() if is_plain(module)}
+    for pattern in patterns:
+        if not any(is_under(name, [pattern]) for name in plain):
+            name, module = next((name, module) for name, module in found.items() if is_under(name, [pattern]))
+            raise UserError(
+                f"{pattern!r} matches {name} ({type(module).__name__}), which is no plain linear layer, and nothing else",
+                where=WHERE,
+                fix=f"leave {pattern} out",
+            )
+    return plain
+
+
+def is_plain(module: nn.Module) -> bool:
+    """Whether `module` computes x Wᵀ + bias, its weight in floating point or in 8 bits."""
+    return isinstance(module, Int8Linear) or getattr(type(module), "forward", None) is nn.Linear.forward
+
+
+def left_alone(model: nn.Module, patterns: Sequence[str]) -> list[str]:
+    """A line about linear layers under `patterns` that `plain_linears` leaves out."""
+    others = {
+        re.sub(r"\.\d+\.", ".*.", name): type(module).__name__
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and not is_plain(module) and is_under(name, patterns)
+    }
+    names = ", ".join(f"{name} ({kind})" for name, kind in others.items())
+    return [f"left as they are, for they compute more than a product: {names}"] if others else []
+
+
+def router_note(model: nn.Module) -> list[str]:
+    """A line about the auxiliary loss that a mixture of experts asks for, and does not get."""
+    config = getattr(model, "config", None)
+    coefficient = getattr(config, "router_aux_loss_coef", None)
+    if not coefficient or not getattr(config, "output_router_logits", False):
+        return []
+    return [
+        f"router: trained on the cross-entropy alone, without its auxiliary loss (router_aux_loss_coef {coefficient:g})"
+    ]
