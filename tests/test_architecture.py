@@ -124,7 +124,9 @@ def calls_that_may_run_code(path):
     """Name, line and keywords of the calls with which transformers would import a model's own files; GenerationConfig has none."""
     calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
     for call in [call for call in calls if isinstance(call.func, ast.Attribute)]:
-        if call.func.attr.startswith("from_") and ast.unparse(call.func.value) != "GenerationConfig":
+        if call.func.attr.startswith("from_") and not re.search(
+            "generation_?config", ast.unparse(call.func.value), re.IGNORECASE
+        ):
             yield call.func.attr, call.lineno, {word.arg: ast.unparse(word.value) for word in call.keywords}
 
 

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from galore.trainer.reading import read_bounded
+
 ROPE_APART = ("rope_theta", "partial_rotary_factor")  # keys beside `rope_scaling` in 4, among `rope_parameters` in 5
 OF_THIS_MACHINE = ("is_local", "local_files_only")
 
@@ -17,7 +19,9 @@ def add_older_keys(folder: Path) -> None:
 
 
 def _rewrite(file: Path, change: Any) -> None:
-    values = json.loads(file.read_text(encoding="utf-8"))
+    if not file.is_file():
+        return  # whoever reads the folder back says what is missing
+    values = json.loads(read_bounded(file))
     file.write_text(json.dumps(change(values), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from galore.trainer.errors import UserError
+from galore.trainer.reading import open_regular
 
 WHERE = "model.name_or_path"
 POINTER = b"version https://git-lfs"  # how a file begins that git-lfs has not fetched
@@ -72,7 +73,7 @@ def _as_user_error(error: Exception, source: str, doing: str) -> UserError:
 def _refuse_pointers(folder: Path) -> None:
     for path in sorted(folder.iterdir()):
         if path.suffix in (".safetensors", ".json", ".model") and path.is_file():
-            with path.open("rb") as file:
+            with open_regular(path) as file:
                 if file.read(len(POINTER)) == POINTER:
                     raise UserError(
                         f"{path} is a pointer of git-lfs, not the file itself",
