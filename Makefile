@@ -51,7 +51,7 @@ fmt: $(READY)
 	$(PY) -m ruff check --fix . ; $(PY) -m ruff format .
 
 wheel: $(READY)  ## dist/*.whl, installed and run from an empty environment
-	rm -rf dist && $(PY) -m build -q --wheel && $(PY) -m pytest -q -m slow tests/test_wheel.py
+	rm -rf dist build/lib && $(PY) -m build -q --wheel && $(PY) -m pytest -q -m slow tests/test_wheel.py
 
 prove: $(READY)  ## kill -9 at random moments and compare bit by bit (6 minutes)
 	$(PY) bench/kill9.py
