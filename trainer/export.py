@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from galore.trainer.checkpoint import Skipped
 from galore.trainer.data.chat import stop_tokens
+from galore.trainer.data.chattemplate import ensure_template
 from galore.trainer.durable import sync_directory
 from galore.trainer.errors import RunFailed, UserError, system_error
 from galore.trainer.modelcard import model_card
@@ -111,6 +112,7 @@ def _name_special_tokens(stored: StoredModel, tokenizer: PreTrainedTokenizerBase
             if getattr(config, name, None) is None:
                 setattr(config, name, getattr(tokenizer, name))
     if stored.recipe is not None and stored.recipe.data.instruct:
+        ensure_template(tokenizer)
         _stop_after_answers(stored.model.generation_config, stop_tokens(tokenizer))
 
 

@@ -4,6 +4,7 @@ import os
 import shutil
 import stat
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,11 +12,11 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from galore.trainer import checkpoint
 from galore.trainer.errors import UserError
-from galore.trainer.export import export
+from galore.trainer.export import _name_special_tokens, export
 from galore.trainer.models.adapt import adapted
 from galore.trainer.models.decoder import build_decoder
 from galore.trainer.recipe.dump import dump_recipe
@@ -296,3 +297,16 @@ def test_neither_a_run_nor_a_model_is_refused(tmp_path: Path) -> None:
         export(str(tmp_path / "thing"), tmp_path / "out")
     with pytest.raises(UserError, match="is not a folder"):
         export(str(tmp_path / "nowhere"), tmp_path / "out")
+
+
+def test_the_export_of_a_run_on_instructions_knows_the_day_it_was_trained_on(chat_tokenizer: Path) -> None:
+    """Also where the run is of a galore that told its templates the day without writing it down."""
+    tokenizer = AutoTokenizer.from_pretrained(chat_tokenizer)
+    tokenizer.chat_template = "{{ strftime_now('%d %b %Y') }}" + tokenizer.chat_template
+    config = GenerationConfig(eos_token_id=5)
+    model = SimpleNamespace(config=SimpleNamespace(), generation_config=config, can_generate=lambda: True)
+    recipe = SimpleNamespace(data=SimpleNamespace(instruct=True))
+    _name_special_tokens(SimpleNamespace(model=model, recipe=recipe), tokenizer)  # type: ignore[arg-type]
+    said = tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False)
+    assert said.startswith("26 Jul 2024<|im_start|>user")
+    assert config.eos_token_id == [5, tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|im_end|>")]

@@ -87,9 +87,7 @@ def _require_rows(material: Material, train: int, validation: int, summary: dict
         raise UserError(
             f"no document to train on{f' (bad rows: {bad})' if bad else ''}",
             where=f"data.source: {section.source}",
-            fix="check data.path, data.format and the columns that section data names"
-            if bad
-            else "the files are empty, or all is held out",
+            fix=_mend(set(summary["bad_rows"])),
         )
     fix = "give more text, lower data.max_length, or set data.packing: paper"
     if not train:
@@ -101,6 +99,17 @@ def _require_rows(material: Material, train: int, validation: int, summary: dict
             where="data.validation_path" if section.validation_path else "data.validation_fraction",
             fix=f"{_hold_out_more(material, sum(tokens.values()))}, or set data.validation_fraction: 0 to go without evaluation",
         )
+
+
+def _mend(kinds: set[str]) -> str:
+    """What to do where not one row is good."""
+    if kinds == {"refused"}:
+        return "give the tokenizer another chat template (chat_template.jinja in its folder), or mend the rows"
+    if kinds == {"invalid_utf8"}:
+        return "convert the files: iconv -f LATIN1 -t UTF-8 is for those of western Europe"
+    if kinds:
+        return "check data.path, data.format and the columns that section data names"
+    return "the files are empty, or all is held out"
 
 
 def _hold_out_more(material: Material, tokens: int) -> str:
