@@ -326,7 +326,7 @@ class GaLoreAdamW(Stored):
         return [slot for slot in self.slots.values() if slot.has_gradient]
 
     def _fallbacks(self) -> int:
-        return sum(slot.subspace.fallbacks for slot in self.projected)
+        return sum(slot.fallbacks for slot in self.slots.values())
 
     def _tick(self) -> None:
         for group in self.param_groups:

@@ -20,7 +20,9 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class Inner(Protocol):
-    """A rule with its state, which is made at the first step."""
+    """A rule with its state, which is made at the first step; `fallbacks` counts decompositions in it that failed."""
+
+    fallbacks: int
 
     def nbytes(self, shape: torch.Size) -> int:
         """Of the state for gradients of `shape`; nothing is allocated."""
@@ -34,6 +36,8 @@ class Inner(Protocol):
 
 class AdamInner:
     """Adam: elementwise, so that a whole tensor passes in blocks, in place and in any storage."""
+
+    fallbacks = 0
 
     def __init__(self, member: Member, state_dtype: StateDtype) -> None:
         self.member, self.state_dtype = member, state_dtype
@@ -94,7 +98,7 @@ class MatrixInner:
     """Adafactor, or orthogonalised momentum: rules that see a matrix as a whole."""
 
     def __init__(self, member: Member, state_dtype: StateDtype) -> None:
-        self.member, self.state_dtype = member, state_dtype
+        self.member, self.state_dtype, self.fallbacks = member, state_dtype, 0
 
     def nbytes(self, shape: torch.Size) -> int:
         shapes = self._rule.state_shapes(tuple(shape))
@@ -138,7 +142,10 @@ class MatrixInner:
         if group["inner"] == "adafactor":
             return AdafactorRule(beta1=group["betas"][0] or None)
         exact = group["inner"] == "sumo"
-        return OrthogonalRule(group["momentum"], nesterov=not exact, exact=exact)
+        return OrthogonalRule(group["momentum"], nesterov=not exact, exact=exact, fell_back=self._count_fallback)
+
+    def _count_fallback(self) -> None:
+        self.fallbacks += 1
 
     @property
     def _factor(self) -> float:

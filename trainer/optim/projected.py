@@ -22,7 +22,7 @@ from galore.kernels.linear import Factors
 from galore.kernels.projection import Dense, lift_update_, orient, project
 from galore.kernels.subspace import overlap
 from galore.trainer.optim.accumulate import GradientSum
-from galore.trainer.optim.kept import Kept
+from galore.trainer.optim.kept import CODES, Kept
 from galore.trainer.optim.member import as_matrix
 from galore.trainer.optim.refresh import RefreshSchedule, may_skip, settle
 from galore.trainer.optim.slot import FullSlot, Update
@@ -52,6 +52,10 @@ class ProjectedSlot(FullSlot):
         self._omega: Tensor | None = None
         self.received, self.poisoned = 0, False
         self.factored = False  # whether the layer's own backward hands over factors, see `factored`
+
+    @property
+    def fallbacks(self) -> int:
+        return self.inner.fallbacks + self.subspace.fallbacks
 
     @property
     def rank(self) -> int:
@@ -206,6 +210,8 @@ class ProjectedSlot(FullSlot):
     def _turn_to(self, basis: Kept) -> None:
         """Make `basis` the one to project on; the state of the inner rule follows as the group's transport says."""
         kind, threshold = self.group["transport"], self.group["refresh_overlap"]
+        if basis.get(CODES) is self.state.get(CODES):
+            return  # none was found, and the old one goes on
         if self.subspace.exists and "step" in self.state:
             if kind != "keep":
                 self.inner.carry(kind, self.subspace.change_to(basis))

@@ -67,6 +67,11 @@ class FullSlot:
     def has_gradient(self) -> bool:
         return self.sum.value is not None
 
+    @property
+    def fallbacks(self) -> int:
+        """Decompositions so far that failed, for which something else was taken."""
+        return self.inner.fallbacks
+
     def receive(self, grad: Tensor) -> None:
         """Take over one micro-batch's gradient (the parameter's shape)."""
         self.sum.add(grad)
