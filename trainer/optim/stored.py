@@ -19,6 +19,18 @@ class Stored(Optimizer):
 
     slots: dict[nn.Parameter, FullSlot]
 
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Groups are given at construction; later ones are refused, since their gradients would go nowhere.
+
+        Raises:
+            ValueError: the optimizer is made already.
+        """
+        if hasattr(self, "slots"):
+            raise ValueError(
+                "a group cannot be added later: make a new GaLoreAdamW of all groups, and release() this one"
+            )
+        super().add_param_group(param_group)
+
     def state_tensors(self) -> dict[str, Tensor]:
         """Every optimizer tensor under `<parameter name>.<tensor name>`; plain tensors, without copies."""
         return {f"{slot.name}.{key}": value for slot in self.slots.values() for key, value in slot.state.items()}
