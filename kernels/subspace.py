@@ -28,7 +28,8 @@ def svd_basis(grad: Tensor, rank: int, transposed: bool | None = None) -> Basis:
 
     def by_svd() -> Tensor:
         u, _, vh = torch.linalg.svd(grad, full_matrices=False)
-        return (vh[:rank].mT if transposed else u[:, :rank]).contiguous()
+        leading: Tensor = vh[:rank].mT if transposed else u[:, :rank]
+        return leading.contiguous()
 
     def by_eigh() -> Tensor:
         g = orient(grad, transposed).double()
@@ -48,11 +49,13 @@ def range_basis(y: Tensor, rank: int) -> Basis:
     def in_float32() -> Tensor:
         q, r = torch.linalg.qr(y.float())
         signs = torch.where(torch.diagonal(r) < 0, -1.0, 1.0)
-        return (q * signs)[:, :rank].contiguous()
+        signed: Tensor = q * signs
+        return signed[:, :rank].contiguous()
 
     def in_float64() -> Tensor:
         finite = torch.nan_to_num(y.double(), nan=0.0, posinf=0.0, neginf=0.0)
-        return torch.linalg.qr(finite).Q[:, :rank].float().contiguous()
+        q: Tensor = torch.linalg.qr(finite).Q
+        return q[:, :rank].float().contiguous()
 
     return first_finite(in_float32, in_float64)
 

@@ -208,9 +208,9 @@ class GaLoreAdamW(Stored):
         else:
             squares = sum((slot.squared_norm() for slot in active), torch.zeros((), dtype=torch.float64))
             self._norm = float(squares.sqrt())
-        clips = max_norm is not None and self._norm > 0
-        self._grad_scale = min(1.0, max_norm / (self._norm + 1e-12)) if clips else 1.0
-        return self._norm
+        norm = self._norm
+        self._grad_scale = min(1.0, max_norm / (norm + 1e-12)) if max_norm is not None and norm > 0 else 1.0
+        return norm
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]

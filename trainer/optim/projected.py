@@ -179,9 +179,9 @@ class ProjectedSlot(FullSlot):
         yield from ((category, tensor) for category, tensor in held.items() if tensor is not None)
         yield from (("projectors", tensor) for tensor in (self.pending or {}).values())
 
-    def planned_bytes(self) -> tuple[int, int]:
-        moments = self.inner.nbytes(torch.Size((self.rank, self.subspace.b)))
-        return moments + self._compensation_bytes, self.subspace.nbytes
+    def planned_state(self) -> dict[str, Tensor]:
+        of_rule = self.inner.planned(torch.Size((self.rank, self.subspace.b)))
+        return of_rule | self._planned_compensation() | self.subspace.planned()
 
     def _lift(self, update: Update, p: Matrix | None, direction: Tensor | None, dense: Dense | None = None) -> None:
         """W ← (1 - ηλ) W + ηα (P N + D)."""

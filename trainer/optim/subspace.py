@@ -25,7 +25,7 @@ from galore.kernels.subspace import (
 )
 from galore.kernels.transport import change_of_basis
 from galore.trainer.optim.inner import first_moment
-from galore.trainer.optim.kept import ABSMAX, CODES, Kept, ProjectorDtype, keep, kept_bytes, matrix
+from galore.trainer.optim.kept import ABSMAX, CODES, Kept, ProjectorDtype, keep, matrix, planned
 from galore.trainer.optim.member import Member
 from galore.trainer.optim.refresh import RefreshSchedule
 
@@ -83,10 +83,9 @@ class Subspace:
         chosen: ProjectorDtype | None = self.member.group["projector_dtype"]
         return chosen or ("bfloat16" if self.member.dtype == torch.bfloat16 else "float32")
 
-    @property
-    def nbytes(self) -> int:
-        """Of what is kept."""
-        return kept_bytes((self.a, self.rank), self.kept_dtype)
+    def planned(self) -> Kept:
+        """What is kept, on `meta`."""
+        return planned((self.a, self.rank), self.kept_dtype)
 
     def matrix(self, kept: Kept) -> Tensor:
         """P (a, r) in the dtype of the weight, from what `of_gradient` or `of_sketch` gave."""
@@ -169,9 +168,8 @@ class DctSubspace(Subspace):
     def orthonormal(self) -> bool:
         return True
 
-    @property
-    def nbytes(self) -> int:
-        return self.rank * index_dtype(self.a).itemsize
+    def planned(self) -> Kept:
+        return {CODES: torch.empty(self.rank, dtype=index_dtype(self.a), device="meta")}
 
     def matrix(self, kept: Kept) -> Tensor:
         return dct_matrix(self.a, kept["projector"], self.member.like)
@@ -213,9 +211,8 @@ class RandomSubspace(Subspace):
     def orthonormal(self) -> bool:
         return False
 
-    @property
-    def nbytes(self) -> int:
-        return 0
+    def planned(self) -> Kept:
+        return {}
 
 
 KINDS: dict[ProjType, type[Subspace]] = {
