@@ -31,12 +31,8 @@ from galore.trainer.models.checkpointing import recompute_blocks
 from galore.trainer.models.classifier import build_classifier
 from galore.trainer.models.cpu import optimize_decoder
 from galore.trainer.models.decoder import build_decoder, refuse_encoder
-<<<<<<< HEAD
 from galore.trainer.models.linears import left_alone, router_note
-from galore.trainer.optim import GaLoreAdamW, hand_over_int8, project_in_backward
-=======
 from galore.trainer.optim import GaLoreAdamW, hand_over_int8, kinds_with_own_forward, project_in_backward
->>>>>>> optim
 from galore.trainer.parameters import ParameterRow, build_optimizer, clamped_ranks, left_full_rank, parameter_table
 from galore.trainer.recipe.load import LoadedRecipe, recipe_of_run
 from galore.trainer.recipe.resume import changed_mathematics
@@ -101,15 +97,10 @@ def build(loaded: LoadedRecipe, directory: RunDir, console: Console, progress: P
     torch.manual_seed(recipe.train.seed)  # dropout draws from the global generator, whose state checkpoints hold
     model, kernels = build_model(recipe, id_bound(data.tokenizer), str(device), loaded.base_dir)
     optimizer = attach_optimizer(model, recipe, recipe.train.accumulation)
-<<<<<<< HEAD
-    kernels += _told(recipe, optimizer, device)
+    kernels += _told(recipe, model, optimizer, device)
     checkpoint = (
         None if directory.fresh else _resume(directory, console, model, optimizer, data, recipe.train.save_total_limit)
     )
-=======
-    kernels += _told(recipe, model, optimizer, device)
-    checkpoint = None if directory.fresh else _resume(directory, console, model, optimizer, data)
->>>>>>> optim
     first_step = checkpoint.step if checkpoint else 0
     total = total_steps(recipe, data)
     return Run(recipe, directory, console, data, model, optimizer, device, total, first_step, kernels, checkpoint)
