@@ -15,6 +15,7 @@ from galore.trainer.data.chattemplate import stop_tokens
 from galore.trainer.durable import sync_directory
 from galore.trainer.errors import RunFailed, UserError
 from galore.trainer.modelcard import model_card
+from galore.trainer.models.generation import drop_idle
 from galore.trainer.models.pretrained import kind_of
 from galore.trainer.runmodel import StoredModel, load_run_model
 
@@ -74,6 +75,8 @@ def _write(stored: StoredModel, folder: Path) -> int:
     if model.can_generate():
         model.config.use_cache = True
     _name_special_tokens(stored, stored.tokenizer)
+    if model.can_generate():
+        drop_idle(model.generation_config)
     model.save_pretrained(folder)
     stored.tokenizer.save_pretrained(folder)
     card = folder / "README.md"
