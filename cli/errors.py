@@ -15,7 +15,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -84,10 +84,11 @@ def tell_skipped(skipped: Iterable[Skipped]) -> None:
 
 
 def show(error: UserError, title: str = "") -> None:
-    """Prints one error to stderr, in colours on a terminal."""
+    """Prints one error to stderr, in colours on a terminal; to one that vanished nothing, and the exit code is as it was."""
     from rich.console import Console
     from rich.text import Text
 
     text = Text.assemble((f"{title or TITLES.get(error.exit_code, 'error')}: ", "bold red"), str(error))
     text.highlight_regex(r"→ .*", "cyan")
-    Console(stderr=True, highlight=False, soft_wrap=True).print(text)
+    with suppress(OSError):
+        Console(stderr=True, highlight=False, soft_wrap=True).print(text)
