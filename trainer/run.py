@@ -147,6 +147,7 @@ def _begin(run: Run, recorder: Recorder) -> None:
         known["expected_memory"] = expected.as_json()
     save_model_files(run.model, run.data.tokenizer, run.directory)
     run.directory.write_facts(known)
+    run.directory.traceback.unlink(missing_ok=True)  # of what it went on from
     memory = {"memory": f"{VERDICTS[expected.fits]}. {reason(expected)}"} if expected is not None else {}
     recorder.console.start(header(run, recorder.meter) | memory, run.total_steps)
     if run.first_step:

@@ -157,6 +157,7 @@ def test_what_breaks_between_steps_ends_the_run_with_all_of_it_saved(
     assert (tmp_path / "run/report.md").exists()
     assert (tmp_path / "run/error.txt").exists() is not isinstance(error, OSError | UserError)
     execute(recipe, tmp_path / "run", resume=True)
+    assert not (tmp_path / "run/error.txt").exists()
     if where != "record":  # whose row it was that got lost
         assert essence(tmp_path / "run") == essence(straight)
 
