@@ -12,7 +12,7 @@ from galore.trainer.durable import replace_file
 from galore.trainer.errors import Ended, Interrupted, UserError
 from galore.trainer.record import Recorder
 from galore.trainer.saving import Standing, go_on, newest, save
-from galore.trainer.shortage import Shortage, gave_out, make_room
+from galore.trainer.shortage import Shortage, gave_out, is_out_of_memory, make_room
 
 
 class Rescue:
@@ -99,6 +99,8 @@ def _remedy(run: Run, error: Exception, trace: str) -> str:
         return error.fix
     if isinstance(error, OSError):
         return ""
+    if isinstance(error, MemoryError) or is_out_of_memory(error):  # in a step it is a shortage, told apart from this
+        return "lower eval.micro_batch_size"
     with suppress(OSError):
         replace_file(run.directory.traceback, trace)
         return f"{run.directory.traceback} says where, for a report if it is galore's fault"

@@ -17,7 +17,7 @@ def drop_idle(config: Any) -> None:
     Raises:
         UserError: the settings contradict each other all the same.
     """
-    idle = SAMPLING if config.do_sample is not True else ()
+    idle: tuple[str, ...] = SAMPLING if config.do_sample is not True else ()
     idle += BEAMS if (config.num_beams or 1) == 1 else ()
     idle += CACHE if config.use_cache is False else ()
     idle += tuple(getattr(config, "extra_output_flags", ())) if config.return_dict_in_generate is not True else ()
