@@ -18,7 +18,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -138,10 +138,11 @@ def tell_skipped(skipped: Sequence[Skipped]) -> None:
 
 
 def show(error: UserError, title: str = "") -> None:
-    """Prints one error to stderr, in colours on a terminal."""
+    """Prints one error to stderr, in colours on a terminal; to one that vanished nothing, and the exit code is as it was."""
     from rich.console import Console
     from rich.text import Text
 
     text = Text.assemble((f"{title or TITLES.get(error.exit_code, 'error')}: ", "bold red"), str(error))
     text.highlight_regex(r"→ .*", "cyan")
-    Console(stderr=True, highlight=False, soft_wrap=True).print(text)
+    with suppress(OSError):
+        Console(stderr=True, highlight=False, soft_wrap=True).print(text)

@@ -16,6 +16,7 @@ from galore.trainer.data.chattemplate import ensure_template
 from galore.trainer.durable import sync_directory
 from galore.trainer.errors import RunFailed, UserError, system_error
 from galore.trainer.modelcard import model_card
+from galore.trainer.models.generation import drop_idle
 from galore.trainer.models.pretrained import kind_of, load_pretrained, read_config
 from galore.trainer.models.tensors import refuse_different
 from galore.trainer.olderreaders import add_older_keys
@@ -81,6 +82,8 @@ def _write(stored: StoredModel, folder: Path) -> int:
     if model.can_generate():
         model.config.use_cache = True
     _name_special_tokens(stored, stored.tokenizer)
+    if model.can_generate():
+        drop_idle(model.generation_config)
     model.save_pretrained(folder)
     stored.tokenizer.save_pretrained(folder)
     add_older_keys(folder)

@@ -40,8 +40,10 @@ class Metrics:
     `evaluated`: the last evaluation that the file held when it was opened; empty if none.
     """
 
-    def __init__(self, descriptor: int, warn: Callable[[str], None], sink: Sink | None, evaluated: Row) -> None:
-        self._descriptor, self._warn, self._sink, self.evaluated = descriptor, warn, sink, evaluated
+    def __init__(
+        self, descriptor: int, warn: Callable[[str], None], sink: Sink | None, evaluated: Row | None = None
+    ) -> None:
+        self._descriptor, self._warn, self._sink, self.evaluated = descriptor, warn, sink, evaluated or {}
         self._pending = bytearray()
         self._stuck = False
 
@@ -62,7 +64,7 @@ class Metrics:
         """
         rows = [] if resume_step is None else [row for row in read_rows(path) if row["step"] <= resume_step]
         replace_file(path, b"".join(map(_line, rows)))
-        evaluated = next((row for row in reversed(rows) if row.get("kind") == "eval"), {})
+        evaluated = next((row for row in reversed(rows) if row.get("kind") == "eval"), None)
         return cls(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC), warn, sink, evaluated)
 
     def write(self, row: Row) -> None:

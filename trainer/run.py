@@ -9,14 +9,13 @@ from typing import Any
 from galore.trainer.build import Run, build
 from galore.trainer.checkpoint import bytes_for, most_beside
 from galore.trainer.data.batch import Progress, silent
-from galore.trainer.data.chat import stop_tokens
 from galore.trainer.data.extras import no_plots, refuse_missing_extras
 from galore.trainer.data.labelled import LabelledData
 from galore.trainer.diskspace import require_for_run
 from galore.trainer.durable import replace_file
 from galore.trainer.errors import UserError
 from galore.trainer.facts import facts, header, now
-from galore.trainer.generate import prompt_ids
+from galore.trainer.generate import rehearse
 from galore.trainer.loop import train
 from galore.trainer.memory.forecast import forecast
 from galore.trainer.memory.live import current_and_peak, forget_peak
@@ -102,10 +101,8 @@ def _require_sample(run: Run) -> None:
     if settings.sample_prompt is None or not run.has_validation:
         return
     try:
-        prompt_ids(run.model, run.data.tokenizer, settings.sample_prompt, settings.sample_tokens, chat)
-        if chat:
-            stop_tokens(run.data.tokenizer)
-    except Exception as error:  # a chat template may raise anything
+        rehearse(run.model, run.data.tokenizer, settings.sample_prompt, settings.sample_tokens, chat)
+    except Exception as error:
         raise UserError(
             f"no sample can be drawn: {described(error)}",
             where="eval.sample_prompt",
@@ -154,6 +151,7 @@ def _begin(run: Run, recorder: Recorder) -> None:
         known["expected_memory"] = expected.as_json()
     save_model_files(run.model, run.data.tokenizer, run.directory)
     run.directory.write_facts(known)
+    run.directory.traceback.unlink(missing_ok=True)  # of what it went on from
     memory = {"memory": f"{VERDICTS[expected.fits]}. {reason(expected)}"} if expected is not None else {}
     recorder.console.start(header(run, recorder.meter) | memory, run.total_steps)
     if run.first_step:

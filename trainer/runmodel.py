@@ -17,6 +17,7 @@ from galore.trainer.models.adapt import adapted, plain
 from galore.trainer.models.attention import availability
 from galore.trainer.models.capacity import check_capacity
 from galore.trainer.models.cpu import optimize_decoder
+from galore.trainer.models.generation import drop_idle
 from galore.trainer.models.library import explained
 from galore.trainer.models.lora import without_adapters
 from galore.trainer.models.materialise import adopt_weights
@@ -85,7 +86,9 @@ def save_model_files(model: nn.Module, tokenizer: PreTrainedTokenizerBase, run: 
         config.use_cache = True
     config.save_pretrained(run.root / MODEL_FOLDER)
     if base.can_generate():
-        base.generation_config.save_pretrained(run.root / MODEL_FOLDER)
+        generation = copy.deepcopy(base.generation_config)
+        drop_idle(generation)  # before the first step, what cannot be saved after the last
+        generation.save_pretrained(run.root / MODEL_FOLDER)
     tokenizer.save_pretrained(run.tokenizer)
 
 

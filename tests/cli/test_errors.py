@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import pty
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -190,6 +192,37 @@ def test_a_reader_that_leaves_does_not_end_a_run(shell: Any, tmp_path: Path) -> 
     done = shell("train", "demo", *tiny, *short, "--output-dir", "out", code=NO_READER, OMP_NUM_THREADS="1")
     assert (done.returncode, done.stderr) == (0, "")
     assert "finished" in json.loads((tmp_path / "out/run.json").read_text())
+
+
+def test_a_terminal_that_vanishes_leaves_a_saved_run(tmp_path: Path) -> None:
+    """As a closed laptop does to a run over ssh: the system sends SIGHUP, and every write fails from then on."""
+    settings = [
+        "model.hidden_size=32",
+        "model.num_hidden_layers=1",
+        "data.max_length=16",
+        "optim.rank=4",
+        "train.device=cpu",
+    ]
+    settings += [
+        "train.max_steps=100000",
+        "train.global_batch_size=2",
+        "train.micro_batch_size=2",
+        "train.save_steps=null",
+    ]
+    child, terminal = pty.fork()
+    if child == 0:
+        os.chdir(tmp_path)
+        script = "from galore.cli.entry import main; main()"
+        os.execv(
+            sys.executable, [sys.executable, "-P", "-c", script, "train", "demo", *settings, "--output-dir", "out"]
+        )
+    shown = b""
+    while b"tok/s" not in shown:  # it trains
+        shown += os.read(terminal, 65536)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 75
+    assert len(list((tmp_path / "out/checkpoints").glob("step-*"))) == 1
+    assert (tmp_path / "out/report.md").exists()
 
 
 @pytest.mark.parametrize(

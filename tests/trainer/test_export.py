@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import stat
@@ -145,6 +146,15 @@ def test_generation_uses_the_cache_and_stops_at_the_tokenizers_end(tmp_path: Pat
     model = reload(export(str(tmp_path / "run"), tmp_path / "out").folder)
     assert model.config.use_cache is True
     assert model.config.eos_token_id == model.generation_config.eos_token_id == 30
+
+
+def test_settings_of_sampling_that_a_greedy_model_carries_do_not_stop_its_export(tmp_path: Path) -> None:
+    make_run(tmp_path / "run")
+    settings = {"do_sample": False, "temperature": 0.6, "top_p": 0.9, "repetition_penalty": 1.2}
+    (tmp_path / "run/model/generation_config.json").write_text(json.dumps(settings))
+    generation = reload(export(str(tmp_path / "run"), tmp_path / "out").folder).generation_config
+    assert (generation.repetition_penalty, generation.eos_token_id) == (1.2, 30)
+    assert not generation.do_sample
 
 
 def test_the_model_card_has_the_facts_and_no_paths(tmp_path: Path) -> None:
