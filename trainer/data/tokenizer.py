@@ -11,6 +11,7 @@ from galore.trainer.data.cache import entry
 from galore.trainer.data.packing import Frame
 from galore.trainer.data.tokenize import encoder
 from galore.trainer.errors import UserError
+from galore.trainer.models.library import require_sentencepiece
 from galore.trainer.offline import spare_retries
 from galore.trainer.recipe.schema import ModelSection, Recipe
 
@@ -47,6 +48,7 @@ def load_tokenizer(name: str, revision: str | None, base_dir: Path, key: str) ->
         raise UserError(f"no such file or folder: {path}", where=key, fix=fix)
     if not path.exists():
         spare_retries()
+    require_sentencepiece(path, key)
     try:
         if path.is_file():
             return PreTrainedTokenizerFast(tokenizer_file=str(path))
