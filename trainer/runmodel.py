@@ -18,7 +18,7 @@ from galore.trainer.models.attention import availability
 from galore.trainer.models.capacity import check_capacity
 from galore.trainer.models.cpu import optimize_decoder
 from galore.trainer.models.generation import drop_idle
-from galore.trainer.models.library import explained
+from galore.trainer.models.library import explained, require_sentencepiece
 from galore.trainer.models.lora import without_adapters
 from galore.trainer.models.materialise import adopt_weights
 from galore.trainer.models.pretrained import kind_of, load_pretrained, locate, read_config, skeleton
@@ -98,6 +98,7 @@ def load_tokenizer(source: str, revision: str | None = None) -> PreTrainedTokeni
     Raises:
         UserError: it cannot be read, or would need code of its own.
     """
+    require_sentencepiece(Path(source))
     with explained(source, "read the tokenizer of"):
         require_plain_folder(source)
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(

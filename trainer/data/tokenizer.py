@@ -11,6 +11,7 @@ from galore.trainer.data.cache import entry
 from galore.trainer.data.packing import Frame
 from galore.trainer.data.tokenize import encode, encoder
 from galore.trainer.errors import UserError
+from galore.trainer.models.library import require_sentencepiece
 from galore.trainer.offline import spare_retries
 from galore.trainer.reading import require_plain_folder, user_path
 from galore.trainer.recipe.schema import DataSection, ModelSection, Recipe
@@ -49,6 +50,7 @@ def load_tokenizer(name: str, revision: str | None, base_dir: Path, key: str) ->
         raise UserError(f"no such file or folder: {path}", where=key, fix=fix)
     if not path.exists():
         spare_retries()
+    require_sentencepiece(path, key)
     try:
         require_plain_folder(str(path))
         if path.is_file():

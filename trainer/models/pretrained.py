@@ -20,7 +20,7 @@ from transformers import (
 from transformers.utils import logging
 
 from galore.trainer.errors import UserError
-from galore.trainer.models.capacity import require_memory
+from galore.trainer.models.capacity import require_layers, require_memory
 from galore.trainer.models.library import WHERE, explained, refuse_unreadable
 from galore.trainer.models.tensors import some
 from galore.trainer.offline import spare_retries
@@ -57,6 +57,8 @@ def read_config(source: str, revision: str | None) -> PreTrainedConfig:
     _refuse_adapter(source)
     with explained(source, "read the configuration of"):
         require_plain_folder(source)
+        values, _ = PreTrainedConfig.get_config_dict(source, revision=revision)
+        require_layers(values if isinstance(values, dict) else {})
         config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
     if quantised := getattr(config, "quantization_config", None):
         kind = quantised.get("quant_method", "unknown") if isinstance(quantised, dict) else "unknown"
