@@ -90,7 +90,8 @@ def as_user_error(error: Exception) -> UserError:
     told = (str(error).strip() or type(error).__name__).splitlines()[0]
     if isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or any(w in told for w in NO_MEMORY):
         fix = "lower train.micro_batch_size or data.max_length, or free memory; `galore doctor` shows how much there is"
-        return RunFailed(f"memory ran out: {told.partition('. ')[0]}", fix=fix)
+        reason = told[max(told.find(NO_MEMORY[0]), 0) :].partition(". ")[0]  # torch puts its own line of C++ before it
+        return RunFailed(f"memory ran out: {reason}", fix=fix)
     return RunFailed(
         f"{type(error).__name__}: {shortened(told, LONGEST_REASON)}", fix=BUG.format(_keep_traceback(error))
     )

@@ -105,6 +105,7 @@ def test_no_memory_is_one_message(error: Exception) -> None:
     result = outcome(error)
     assert result.exit_code == 1
     assert result.stderr.startswith("failed: memory ran out: ")
+    assert "enforce" not in result.stderr
     assert "lower train.micro_batch_size" in result.stderr
 
 
