@@ -26,7 +26,7 @@ import typer
 from typer.core import TyperGroup
 
 from galore.trainer.errors import RunFailed, UserError, system_error
-from galore.trainer.printable import masked, presentable, shortened
+from galore.trainer.printable import masked, masked_logs, presentable, shortened
 from galore.trainer.reading import NotReadable
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class ReportingGroup(TyperGroup):
     """A group of verbs whose errors reach the user as one message each."""
 
     def invoke(self, ctx: Any) -> Any:
-        with reported():
+        with masked_logs(), reported():
             return super().invoke(ctx)
 
 
@@ -73,6 +73,7 @@ def reported() -> Iterator[None]:
         raise
     except Exception as error:
         if hasattr(error, "format_message"):  # wrong usage, by a class that moved between versions of typer
+            error.message = presentable(str(getattr(error, "message", "")))
             raise
         known = as_user_error(error)
         show(known)
