@@ -107,6 +107,7 @@ def test_no_memory_is_one_message(error: Exception) -> None:
     result = outcome(error)
     assert result.exit_code == 1
     assert result.stderr.startswith("failed: memory ran out: ")
+    assert "enforce" not in result.stderr
     assert "lower train.micro_batch_size" in result.stderr
 
 
@@ -232,3 +233,31 @@ def test_wrong_usage(galore: Any, arguments: list[str]) -> None:
     result = galore(*arguments)
     assert result.exit_code == 2
     assert "Usage" in result.stderr
+
+
+def test_no_secret_of_a_command_line_or_an_environment_is_told(shell: Any, tmp_path: Path) -> None:
+    canary = {"HF_ENDPOINT": "https://me:hunter2@127.0.0.1:9", "HF_TOKEN": "hf_hunter2hunter2hunter2"}
+    code = """
+import logging
+import galore.trainer.recipe.load as load
+from galore.cli.main import main
+def told(name, overrides):
+    logging.getLogger("hub").warning("requesting HEAD %s with %s", HF, TOKEN)
+    raise RuntimeError(f"cannot connect to {HF} with {TOKEN}")
+from os import environ
+HF, TOKEN = environ["HF_ENDPOINT"], environ["HF_TOKEN"]
+if "plain" in environ: load.load_recipe = told
+main()
+"""
+    for arguments in (
+        ["train", "demo", "x.hf_token=hunter2"],
+        ["doctor", "hf_token=hunter2"],
+        ["eval", canary["HF_ENDPOINT"]],
+    ):
+        done = shell(*arguments, code=code, **canary, TMPDIR=str(tmp_path))
+        assert done.returncode == 2
+        assert "hunter2" not in done.stdout + done.stderr
+    done = shell("train", "demo", code=code, plain="1", **canary, TMPDIR=str(tmp_path))
+    assert "requesting HEAD https://***@127.0.0.1:9 with ***" in done.stderr
+    assert "hunter2" not in done.stdout + done.stderr
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and "hunter2" in path.read_text()]

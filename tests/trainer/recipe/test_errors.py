@@ -111,6 +111,13 @@ def test_values(tmp_path: Path, line: str, expected: str) -> None:
     assert problems(tmp_path, SMALL + line) == [expected]
 
 
+@pytest.mark.parametrize("text", [r'"a\0b"', r'"a\ud800b"', r'["a\0b"]'])
+@pytest.mark.parametrize("path", ["model.name_or_path", "data.path", "log.run_name", "eval.sample_prompt"])
+def test_what_no_file_can_hold(tmp_path: Path, path: str, text: str) -> None:
+    found = problems(tmp_path, SMALL, f"{path}={text}")
+    assert f"{path}: contains a NUL byte, or half of a character → write it without" in found[0]
+
+
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
