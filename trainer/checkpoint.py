@@ -163,7 +163,7 @@ def _check_groups(tensors: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Mapp
 def _make_room(root: Path, needed: int, step: int) -> None:
     """Remove what killed runs left, and refuse before the first byte if the disk cannot take `needed` bytes."""
     if not root.is_dir():
-        root.mkdir(parents=True)
+        root.mkdir()  # the run's directory is there, or it is no longer this run's
         sync_directory(root.parent)
     for path in unfinished(root):
         discard(path)

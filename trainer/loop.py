@@ -69,6 +69,7 @@ def evaluate_run(run: Run, recorder: Recorder, step: int) -> Result | None:
 
 def save(run: Run, recorder: Recorder, step: int, must: bool) -> None:
     """Write a checkpoint of `step` finished steps. One that fails is told and tried again later, unless it `must`."""
+    run.directory.require_own()
     tensors, state = capture(run.model, run.optimizer)
     state |= recorder.counters() | {"position": run.data.position()}
     recorder.metrics.sync()

@@ -10,7 +10,6 @@ from galore.trainer.checkpoint import bytes_for, most_beside
 from galore.trainer.data.batch import Progress, silent
 from galore.trainer.data.labelled import LabelledData
 from galore.trainer.diskspace import require_for_run
-from galore.trainer.durable import replace_file
 from galore.trainer.errors import UserError
 from galore.trainer.facts import facts, header, now
 from galore.trainer.loop import train
@@ -44,9 +43,8 @@ def run_training(
         run = build(loaded, directory, console, progress)
         try:
             _require_disk(run)
-            replace_file(
-                directory.recipe, loaded.text
-            )  # before all else: it is what makes the directory a run to resume
+            # before all else: it is what makes the directory a run to resume
+            directory.replace(directory.recipe, loaded.text)
             _carry_out(run, _recorder(run, console, baseline))
         finally:
             run.optimizer.release()  # its hooks and the model hold each other, where no garbage collector sees it
@@ -76,6 +74,8 @@ def _require_disk(run: Run) -> None:
 
 def _report(directory: RunDir, console: Console) -> None:
     """Write the report; a failure here must not hide how the run ended."""
+    if directory.is_lost:  # the error that ends the run says so
+        return
     try:
         write_report(directory)
     except UserError as error:
@@ -87,6 +87,7 @@ def _recorder(run: Run, console: Console, baseline: int) -> Recorder:
     meter = Meter.of(run.model, run.device, dtype, _length(run))
     resume_step = None if run.directory.fresh else run.first_step
     sink = make_sink(run.recipe, run.directory, console.message)
+    run.directory.require_own()
     metrics = Metrics.open(run.directory.metrics, resume_step, warn=console.message, sink=sink)
     recorder = Recorder(metrics, console, meter, run.device, 0 if run.device.type == "cuda" else baseline)
     if run.checkpoint is not None:

@@ -7,7 +7,6 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from galore.trainer.durable import replace_file
 from galore.trainer.errors import UserError
 from galore.trainer.metrics import Row, Sink
 from galore.trainer.recipe.schema import LogSection, Recipe
@@ -99,5 +98,5 @@ def _identity(run_dir: RunDir) -> str:
     if run_dir.wandb.is_file():
         return str(json.loads(run_dir.wandb.read_text())["id"])
     identity = uuid.uuid4().hex[:12]
-    replace_file(run_dir.wandb, json.dumps({"id": identity}) + "\n")
+    run_dir.replace(run_dir.wandb, json.dumps({"id": identity}) + "\n")
     return identity

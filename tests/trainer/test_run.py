@@ -258,6 +258,30 @@ def test_a_run_that_died_before_its_first_checkpoint_starts_anew(corpus, tmp_pat
     assert [row["step"] for row in rows(tmp_path / "run")] == list(range(1, STEPS + 1))
 
 
+def test_a_renamed_run_writes_nothing_into_the_one_that_took_its_name(corpus, tmp_path, monkeypatch):
+    out, moved = tmp_path / "run", tmp_path / "moved"
+    execute(corpus, tmp_path / "other", "train.max_steps=4")
+    other = {path: path.read_bytes() for path in sorted((tmp_path / "other").rglob("*")) if path.is_file()}
+    real = shortage.train_step
+    calls = iter(range(STEPS))
+
+    def rename_before_the_fifth(*args, **kwargs):
+        if next(calls) == 4:
+            out.rename(moved)
+            (tmp_path / "other").rename(out)
+        return real(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shortage, "train_step", rename_before_the_fifth)
+        with pytest.raises(RunFailed, match=r"renamed or replaced.*moved, with step-00000003\n"):
+            execute(corpus, out)
+    now = {path: path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
+    assert list(now.values()) == list(other.values())
+    execute(corpus, moved, resume=True)
+    execute(corpus, tmp_path / "straight")
+    assert essence(moved) == essence(tmp_path / "straight")
+
+
 def test_a_finished_run_says_that_nothing_is_left(corpus, tmp_path):
     execute(corpus, tmp_path / "run", "train.max_steps=2")
     before = essence(tmp_path / "run")
