@@ -32,6 +32,7 @@ from galore.trainer.parameters import ParameterRow, build_optimizer, clamped_ran
 from galore.trainer.recipe.load import LoadedRecipe, recipe_from_resolved
 from galore.trainer.recipe.resume import changed_mathematics
 from galore.trainer.recipe.schema import Recipe
+from galore.trainer.rotation import step_directories
 from galore.trainer.rundir import RunDir
 from galore.trainer.state import restore
 
@@ -77,8 +78,7 @@ def build(loaded: LoadedRecipe, directory: RunDir, console: Console, progress: P
         UserError: the recipe cannot be carried out here, or differs from the run's in more than its execution.
     """
     recipe = loaded.recipe
-    if not directory.fresh:
-        _refuse_other_mathematics(directory, recipe)
+    checkpoint = None if directory.fresh else _to_resume(directory, recipe, console)
     device = choose_device(recipe.train.device)
     choose_threads(recipe.train.num_threads)
     if recipe.data.task is None:
@@ -90,7 +90,8 @@ def build(loaded: LoadedRecipe, directory: RunDir, console: Console, progress: P
     model, kernels = build_model(recipe, id_bound(data.tokenizer), str(device), loaded.base_dir)
     optimizer = attach_optimizer(model, recipe, recipe.train.accumulation)
     kernels += _told(recipe, optimizer, device)
-    checkpoint = None if directory.fresh else _resume(directory, console, model, optimizer, data)
+    if checkpoint is not None:
+        _resume(checkpoint, console, model, optimizer, data)
     first_step = checkpoint.step if checkpoint else 0
     total = total_steps(recipe, data)
     return Run(recipe, directory, console, data, model, optimizer, device, total, first_step, kernels, checkpoint)
@@ -241,19 +242,28 @@ def _refuse_other_mathematics(directory: RunDir, recipe: Recipe) -> None:
         )
 
 
-def _resume(
-    directory: RunDir, console: Console, model: nn.Module, optimizer: GaLoreAdamW, data: Data
-) -> Checkpoint | None:
+def _to_resume(directory: RunDir, recipe: Recipe, console: Console) -> Checkpoint | None:
+    """The checkpoint to go on from, found before hours of tokenising; None where nothing was saved yet."""
+    _refuse_other_mathematics(directory, recipe)
     checkpoint, skipped = newest_verified(directory.checkpoints)
     for item in skipped:
         console.message(f"skipped {item.path.name}: {item.reason}")
-    if checkpoint is None:
-        console.message("no checkpoint to resume from: starting at step 0")
-        return None
+    if checkpoint is not None:
+        return checkpoint
+    if step_directories(directory.checkpoints):
+        raise RunFailed(
+            "none of the checkpoints is as it was saved",
+            where=str(directory.checkpoints),
+            fix="restore one of them; or move that directory away: --resume then starts anew at step 0",
+        )
+    console.message("no checkpoint to resume from: starting at step 0")
+    return None
+
+
+def _resume(checkpoint: Checkpoint, console: Console, model: nn.Module, optimizer: GaLoreAdamW, data: Data) -> None:
     try:
         restore(checkpoint, model, optimizer)
     except ValueError as error:
         raise RunFailed(str(error), where=str(checkpoint.path), fix="resume with the code that wrote it") from error
     data.seek(checkpoint.state["position"], checkpoint.step)
     console.message(f"resuming from {checkpoint.path.name}, verified")
-    return checkpoint

@@ -126,9 +126,21 @@ def newest_verified(root: Path) -> tuple[Checkpoint | None, list[Skipped]]:
     """The checkpoint with the highest step whose every byte is as it was saved, and all that was passed over.
 
     Reads only, so it may look at a run that is still going on.
+
+    Raises:
+        RunFailed: a checkpoint is there and cannot be read: it may be the best one, so none is taken instead of it.
     """
-    if not root.is_dir():
-        return None, []
+    try:
+        return _newest_verified(root)
+    except OSError as error:
+        raise RunFailed(
+            f"a checkpoint cannot be read: {error.strerror or error}; nothing was changed",
+            where=str(error.filename or root),
+            fix="make it readable and try again, or move that checkpoint away to go on from an older one",
+        ) from error
+
+
+def _newest_verified(root: Path) -> tuple[Checkpoint | None, list[Skipped]]:
     skipped = [
         Skipped(path, "unfinished: killed while it was being saved or deleted; the next save removes it")
         for path in unfinished(root)

@@ -70,8 +70,9 @@ def verify(directory: Path) -> Manifest:
     """Read the manifest and compare every file with it, byte for byte.
 
     Raises:
-        Damaged: the first thing found wrong: no manifest, unreadable, unknown version, a file that is missing,
+        Damaged: the first thing found wrong: no manifest, not JSON, unknown version, a file that is missing,
             of another size, or of another hash (which one).
+        OSError: a file is there and cannot be read just now, which says nothing about what is in it.
     """
     manifest = _read(directory)
     for name, entry in manifest.files.items():
@@ -84,10 +85,10 @@ def verify(directory: Path) -> Manifest:
 def _read(directory: Path) -> Manifest:
     try:
         manifest = Manifest.model_validate_json((directory / NAME).read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise Damaged(f"no {NAME}") from None
-    except OSError as error:
-        raise Damaged(f"{NAME} cannot be read: {error.strerror}") from None
+    except IsADirectoryError:
+        raise Damaged(f"{NAME} is not a regular file") from None
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
@@ -100,9 +101,8 @@ def _read(directory: Path) -> Manifest:
 def _check_size(path: Path, entry: FileEntry) -> None:
     try:
         found = path.lstat()
-    except OSError as error:
-        reason = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
-        raise Damaged(f"{path.name} {reason}") from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise Damaged(f"{path.name} is missing") from None
     if not stat.S_ISREG(found.st_mode):
         raise Damaged(f"{path.name} is not a regular file")
     if found.st_size != entry.bytes:
@@ -111,11 +111,8 @@ def _check_size(path: Path, entry: FileEntry) -> None:
 
 def _check_hash(path: Path, entry: FileEntry) -> None:
     digest = hashlib.sha256()
-    try:
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb", buffering=0) as file:
-            while chunk := file.read(CHUNK_BYTES):
-                digest.update(chunk)
-    except OSError as error:
-        raise Damaged(f"{path.name} cannot be read: {error.strerror}") from None
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb", buffering=0) as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
     if digest.hexdigest() != entry.sha256:
         raise Damaged(f"{path.name} does not match its SHA-256: its content has changed since it was saved")

@@ -171,10 +171,10 @@ class RunDir:
         self.replace(self.facts, json.dumps(dict(facts), indent=2, ensure_ascii=False) + "\n")
 
     def read_facts(self) -> dict[str, Any]:
-        """What run.json says; empty if there is none or it cannot be read."""
+        """What run.json says; empty if there is none, or it is no JSON."""
         try:
             facts = json.loads(self.facts.read_bytes())
-        except (OSError, ValueError):
+        except (FileNotFoundError, NotADirectoryError, ValueError):
             return {}
         return facts if isinstance(facts, dict) else {}
 

@@ -1,5 +1,6 @@
 """Whole runs on a small text: golden losses, bit-exact resume, signals, non-finite steps, a full disk."""
 
+import errno
 import json
 import math
 import os
@@ -300,6 +301,25 @@ def test_a_damaged_checkpoint_is_skipped_and_named(corpus, tmp_path):
     console = execute(corpus, out, "train.save_total_limit=5", resume=True)
     assert any("step-00000008" in message and "model.safetensors" in message for message in console.messages)
     assert any("step-00000006" in message and "verified" in message for message in console.messages)
+
+
+def test_a_run_whose_checkpoints_are_unreadable_or_all_damaged_is_not_begun_anew(corpus, tmp_path, unreadable):
+    out = tmp_path / "run"
+    execute(corpus, out)
+    before = (out / "metrics.jsonl").read_bytes(), (out / "report.md").read_bytes()
+    unreadable.append(("/manifest.json", errno.EIO))
+    with pytest.raises(RunFailed, match="Input/output error; nothing was changed"):
+        execute(corpus, out, resume=True)
+    unreadable.clear()
+    for manifest in (out / "checkpoints").glob("*/manifest.json"):
+        manifest.unlink()
+    with pytest.raises(RunFailed, match=r"none of the checkpoints is as it was saved\n.*move that directory away"):
+        execute(corpus, out, resume=True)
+    assert ((out / "metrics.jsonl").read_bytes(), (out / "report.md").read_bytes()) == before
+    (out / "checkpoints").rename(out / "away")
+    console = execute(corpus, out, resume=True)
+    assert "the rows of the steps before are kept in metrics.jsonl.1" in console.messages
+    assert (out / "metrics.jsonl.1").read_bytes() == before[0]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
