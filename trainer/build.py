@@ -84,7 +84,7 @@ def build(loaded: LoadedRecipe, directory: RunDir, console: Console, progress: P
     if recipe.data.task is None:
         refuse_encoder(recipe.model, loaded.base_dir)  # before hours of tokenising
     data = read_data(recipe, loaded.base_dir, progress)
-    for note in data.notes if isinstance(data, LabelledData) else ():
+    for note in data.notes:
         console.message(note)
     torch.manual_seed(recipe.train.seed)  # dropout draws from the global generator, whose state checkpoints hold
     model, kernels = build_model(recipe, id_bound(data.tokenizer), str(device), loaded.base_dir)
