@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,7 +14,8 @@ from transformers import PreTrainedModel
 from galore.kernels.device import device_type
 from galore.kernels.dispatch import ENVIRONMENT, BackendError, summary
 from galore.kernels.host import ask_for_expandable_segments, prepare_process
-from galore.trainer.checkpoint import Checkpoint, newest_verified
+from galore.trainer import identity
+from galore.trainer.checkpoint import Checkpoint, newest_state, newest_verified
 from galore.trainer.data.batch import Progress, silent
 from galore.trainer.data.labelled import LabelledData
 from galore.trainer.data.read import Data, read_data
@@ -32,8 +34,8 @@ from galore.trainer.parameters import ParameterRow, build_optimizer, clamped_ran
 from galore.trainer.recipe.load import LoadedRecipe, recipe_from_resolved
 from galore.trainer.recipe.resume import changed_mathematics
 from galore.trainer.recipe.schema import Recipe
-from galore.trainer.rotation import step_directories
 from galore.trainer.rundir import RunDir
+from galore.trainer.runmodel import stored_config
 from galore.trainer.state import restore
 
 DRY_RUN_VOCABULARY = 32_000  # rows of the embedding where neither recipe nor model says; a dry run reads no corpus
@@ -54,6 +56,7 @@ class Run:
     first_step: int
     kernels: list[str]
     checkpoint: Checkpoint | None
+    made_with: dict[str, Any] = field(default_factory=dict)  # see `identity`
 
     @property
     def has_validation(self) -> bool:
@@ -78,7 +81,8 @@ def build(loaded: LoadedRecipe, directory: RunDir, console: Console, progress: P
         UserError: the recipe cannot be carried out here, or differs from the run's in more than its execution.
     """
     recipe = loaded.recipe
-    checkpoint = None if directory.fresh else _to_resume(directory, recipe, console)
+    if not directory.fresh:
+        _refuse_other_mathematics(directory, recipe)
     device = choose_device(recipe.train.device)
     choose_threads(recipe.train.num_threads)
     if recipe.data.task is None:
@@ -88,10 +92,11 @@ def build(loaded: LoadedRecipe, directory: RunDir, console: Console, progress: P
         console.message(note)
     torch.manual_seed(recipe.train.seed)  # dropout draws from the global generator, whose state checkpoints hold
     model, kernels = build_model(recipe, id_bound(data.tokenizer), str(device), loaded.base_dir)
+    if not directory.fresh:
+        identity.require_same_config(newest_state(directory.checkpoints), stored_config(model), directory.root)
     optimizer = attach_optimizer(model, recipe, recipe.train.accumulation)
     kernels += _told(recipe, optimizer, device)
-    if checkpoint is not None:
-        _resume(checkpoint, console, model, optimizer, data)
+    checkpoint = None if directory.fresh else _resume(directory, console, model, optimizer, data)
     first_step = checkpoint.step if checkpoint else 0
     total = total_steps(recipe, data)
     return Run(recipe, directory, console, data, model, optimizer, device, total, first_step, kernels, checkpoint)
@@ -232,6 +237,11 @@ def _together(model: nn.Module, optimizer: GaLoreAdamW) -> str:
 
 
 def _refuse_other_mathematics(directory: RunDir, recipe: Recipe) -> None:
+    """By what the checkpoints were trained with; the run's recipe, a file anybody may edit, counts where there is none."""
+    state = newest_state(directory.checkpoints)
+    if identity.KEY in state:
+        identity.require_same_recipe(state, recipe, directory.root)
+        return
     old = recipe_from_resolved(directory.recipe.read_text(), str(directory.recipe))
     changed = changed_mathematics(old, recipe)
     if changed:
@@ -242,28 +252,19 @@ def _refuse_other_mathematics(directory: RunDir, recipe: Recipe) -> None:
         )
 
 
-def _to_resume(directory: RunDir, recipe: Recipe, console: Console) -> Checkpoint | None:
-    """The checkpoint to go on from, found before hours of tokenising; None where nothing was saved yet."""
-    _refuse_other_mathematics(directory, recipe)
+def _resume(
+    directory: RunDir, console: Console, model: nn.Module, optimizer: GaLoreAdamW, data: Data
+) -> Checkpoint | None:
     checkpoint, skipped = newest_verified(directory.checkpoints)
     for item in skipped:
         console.message(f"skipped {item.path.name}: {item.reason}")
-    if checkpoint is not None:
-        return checkpoint
-    if step_directories(directory.checkpoints):
-        raise RunFailed(
-            "none of the checkpoints is as it was saved",
-            where=str(directory.checkpoints),
-            fix="restore one of them; or move that directory away: --resume then starts anew at step 0",
-        )
-    console.message("no checkpoint to resume from: starting at step 0")
-    return None
-
-
-def _resume(checkpoint: Checkpoint, console: Console, model: nn.Module, optimizer: GaLoreAdamW, data: Data) -> None:
+    if checkpoint is None:
+        console.message("no checkpoint to resume from: starting at step 0")
+        return None
     try:
         restore(checkpoint, model, optimizer)
     except ValueError as error:
         raise RunFailed(str(error), where=str(checkpoint.path), fix="resume with the code that wrote it") from error
     data.seek(checkpoint.state["position"], checkpoint.step)
     console.message(f"resuming from {checkpoint.path.name}, verified")
+    return checkpoint

@@ -12,7 +12,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from galore.trainer.diskspace import explain, require
 from galore.trainer.durable import Written, sync_directory, write_file
 from galore.trainer.errors import RunFailed
 from galore.trainer.manifest import NAME as MANIFEST
-from galore.trainer.manifest import Damaged, Manifest, verify
+from galore.trainer.manifest import Damaged, Manifest, check_files, read_manifest, verify
 from galore.trainer.rotation import REPLACED, UNFINISHED, discard, rotate, step_directories, trust, unfinished
 from galore.trainer.tensorfile import stream, tensor_bytes
 
@@ -126,21 +127,9 @@ def newest_verified(root: Path) -> tuple[Checkpoint | None, list[Skipped]]:
     """The checkpoint with the highest step whose every byte is as it was saved, and all that was passed over.
 
     Reads only, so it may look at a run that is still going on.
-
-    Raises:
-        RunFailed: a checkpoint is there and cannot be read: it may be the best one, so none is taken instead of it.
     """
-    try:
-        return _newest_verified(root)
-    except OSError as error:
-        raise RunFailed(
-            f"a checkpoint cannot be read: {error.strerror or error}; nothing was changed",
-            where=str(error.filename or root),
-            fix="make it readable and try again, or move that checkpoint away to go on from an older one",
-        ) from error
-
-
-def _newest_verified(root: Path) -> tuple[Checkpoint | None, list[Skipped]]:
+    if not root.is_dir():
+        return None, []
     skipped = [
         Skipped(path, "unfinished: killed while it was being saved or deleted; the next save removes it")
         for path in unfinished(root)
@@ -153,7 +142,36 @@ def _newest_verified(root: Path) -> tuple[Checkpoint | None, list[Skipped]]:
     return None, skipped
 
 
+def newest_state(root: Path) -> dict[str, Any]:
+    """state.json of the newest checkpoint in which it is as it was saved, without reading any tensor; empty if there is none."""
+    for _, path in step_directories(root):
+        with suppress(Damaged), _readable(path):
+            files = read_manifest(path).files
+            if STATE in files:
+                check_files(path, {STATE: files[STATE]})
+                return dict(json.loads((path / STATE).read_bytes()))
+    return {}
+
+
 def _open(step: int, path: Path) -> Checkpoint:
+    with _readable(path):
+        return _opened(step, path)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """A checkpoint that is there and cannot be read just now may be the best one: RunFailed, and none is taken instead."""
+    try:
+        yield
+    except OSError as error:
+        raise RunFailed(
+            f"a checkpoint cannot be read: {error.strerror or error}; nothing was changed",
+            where=str(error.filename or path),
+            fix="make it readable and try again, or move that checkpoint away to go on from an older one",
+        ) from error
+
+
+def _opened(step: int, path: Path) -> Checkpoint:
     manifest = verify(path)
     if manifest.step != step:
         raise Damaged(f"{MANIFEST} is of step {manifest.step}: the directory was renamed")

@@ -71,7 +71,7 @@ def save(run: Run, recorder: Recorder, step: int, must: bool) -> None:
     """Write a checkpoint of `step` finished steps. One that fails is told and tried again later, unless it `must`."""
     run.directory.require_own()
     tensors, state = capture(run.model, run.optimizer)
-    state |= recorder.counters() | {"position": run.data.position()}
+    state |= recorder.counters() | run.made_with | {"position": run.data.position()}
     recorder.metrics.sync()
     try:
         checkpoint.save(run.directory.checkpoints, step, tensors, state, run.recipe.train.save_total_limit)

@@ -88,8 +88,14 @@ def check_files(directory: Path, files: Mapping[str, FileEntry]) -> None:
     """Compare `files`, all sizes before the first content. Raises as `verify` does."""
     for name, entry in files.items():
         _check_size(directory / name, entry)
-    for name, entry in files.items():
-        _check_hash(directory / name, entry)
+    check_hashes(directory, {name: entry.sha256 for name, entry in files.items()})
+
+
+def check_hashes(directory: Path, files: Mapping[str, str]) -> None:
+    """Compare the content of files with their SHA-256. Raises as `verify` does."""
+    for name, sha256 in files.items():
+        _require_file(directory / name)
+        _check_hash(directory / name, sha256)
 
 
 def read_manifest(directory: Path, name: str = NAME) -> Manifest:
@@ -109,21 +115,26 @@ def read_manifest(directory: Path, name: str = NAME) -> Manifest:
     return manifest
 
 
-def _check_size(path: Path, entry: FileEntry) -> None:
+def _require_file(path: Path) -> os.stat_result:
     try:
         found = path.lstat()
     except (FileNotFoundError, NotADirectoryError):
         raise Damaged(f"{path.name} is missing") from None
     if not stat.S_ISREG(found.st_mode):
         raise Damaged(f"{path.name} is not a regular file")
-    if found.st_size != entry.bytes:
-        raise Damaged(f"{path.name} has {found.st_size:,} bytes, not {entry.bytes:,}")
+    return found
 
 
-def _check_hash(path: Path, entry: FileEntry) -> None:
+def _check_size(path: Path, entry: FileEntry) -> None:
+    size = _require_file(path).st_size
+    if size != entry.bytes:
+        raise Damaged(f"{path.name} has {size:,} bytes, not {entry.bytes:,}")
+
+
+def _check_hash(path: Path, sha256: str) -> None:
     digest = hashlib.sha256()
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb", buffering=0) as file:
         while chunk := file.read(CHUNK_BYTES):
             digest.update(chunk)
-    if digest.hexdigest() != entry.sha256:
+    if digest.hexdigest() != sha256:
         raise Damaged(f"{path.name} does not match its SHA-256: its content has changed since it was saved")

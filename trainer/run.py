@@ -12,6 +12,7 @@ from galore.trainer.data.labelled import LabelledData
 from galore.trainer.diskspace import require_for_run
 from galore.trainer.errors import UserError
 from galore.trainer.facts import facts, header, now
+from galore.trainer.identity import files_of, identity
 from galore.trainer.loop import train
 from galore.trainer.memory.forecast import forecast
 from galore.trainer.memory.live import current_and_peak, forget_peak
@@ -21,7 +22,7 @@ from galore.trainer.recipe.load import LoadedRecipe
 from galore.trainer.record import Meter, Recorder
 from galore.trainer.report import write_report
 from galore.trainer.rundir import RunDir
-from galore.trainer.runmodel import save_model_files
+from galore.trainer.runmodel import save_model_files, stored_config
 from galore.trainer.scoring import Result, baseline_facts
 from galore.trainer.signals import StopOnSignal
 from galore.trainer.state import planned_bytes
@@ -111,7 +112,9 @@ def _begin(run: Run, recorder: Recorder) -> None:
     expected = forecast(run)
     if expected is not None:
         known["expected_memory"] = expected.as_json()
-    save_model_files(run.model, run.data.tokenizer, run.directory)
+    trained = files_of(run.checkpoint.state) if run.checkpoint is not None else {}
+    files = save_model_files(run.model, run.data.tokenizer, run.directory, trained, run.console.message)
+    run.made_with |= identity(run.recipe, stored_config(run.model), files)
     run.directory.write_facts(known)
     memory = {"memory": f"{VERDICTS[expected.fits]}. {reason(expected)}"} if expected is not None else {}
     recorder.console.start(header(run, recorder.meter) | memory, run.total_steps)

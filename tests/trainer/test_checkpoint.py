@@ -164,7 +164,7 @@ def test_damage_is_named_and_the_one_before_is_taken(root: Path, damage: Callabl
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EMFILE, errno.EACCES])
-@pytest.mark.parametrize("name", ["manifest.json", "model.safetensors", "state.json", "checkpoints"])
+@pytest.mark.parametrize("name", ["manifest.json", "model.safetensors", "state.json"])
 def test_what_cannot_be_read_is_not_damaged(
     root: Path, unreadable: list[tuple[str, int]], name: str, number: int
 ) -> None:
