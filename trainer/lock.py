@@ -96,6 +96,26 @@ def awaited(path: Path, wait: Callable[[], object] = lambda: None) -> Iterator[N
         yield  # closing the file releases the lock, and so does the death of the process
 
 
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Hold the lock of a directory itself, where the file system has such; nothing is written into it.
+
+    Raises:
+        UserError: another process holds it.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError("another process writes there", where=str(folder), fix="wait for it, or stop it") from None
+        except OSError:
+            pass  # a network's file system may lock files only
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def _acquire(descriptor: int, path: Path) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

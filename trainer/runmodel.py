@@ -15,6 +15,7 @@ from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTr
 from galore.trainer import identity
 from galore.trainer.checkpoint import Checkpoint, Skipped, newest_verified
 from galore.trainer.errors import UserError
+from galore.trainer.exported import require_as_exported
 from galore.trainer.models.adapt import adapted, plain
 from galore.trainer.models.attention import availability
 from galore.trainer.models.capacity import check_capacity
@@ -113,6 +114,7 @@ def load_tokenizer(source: str, revision: str | None = None) -> PreTrainedTokeni
     Raises:
         UserError: it cannot be read, or would need code of its own.
     """
+    require_as_exported(source, weights=False)
     with explained(source):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             source, revision=revision, trust_remote_code=False

@@ -16,15 +16,15 @@ ALWAYS_HASHED = 64 * 2**20  # bytes; a tenth of a second
 States = dict[str, list[int]]  # of the larger files
 
 
-def seal(folder: Path, known: Mapping[str, Written] | None = None, name: str = NAME) -> None:
+def seal(folder: Path, known: Mapping[str, Written]) -> None:
     """Sync all that is in the folder and write down size and hash of it; those of `known` files are not read again."""
     manifest = Manifest.of(None, synced(folder, known))
-    write_file(folder / name, [manifest.to_json()])
+    write_file(folder / NAME, [manifest.to_json()])
     _stamp(folder, manifest, _states(folder, manifest))
     sync_directory(folder)
 
 
-def require_intact(folder: Path, name: str = NAME) -> None:
+def require_intact(folder: Path) -> None:
     """Compare every file of a sealed folder with its manifest, byte for byte.
 
     A file of more than `ALWAYS_HASHED` bytes is read once, and again when its size, times or inode are no longer the
@@ -33,7 +33,7 @@ def require_intact(folder: Path, name: str = NAME) -> None:
     Raises:
         Damaged: what is wrong. OSError: it cannot be read just now.
     """
-    manifest = read_manifest(folder, name)
+    manifest = read_manifest(folder)
     now, known = _states(folder, manifest), _stamped(folder, manifest)
     unknown = {file: entry for file, entry in manifest.files.items() if file not in now or now[file] != known.get(file)}
     check_files(folder, unknown)

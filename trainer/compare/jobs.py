@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from galore.trainer.data.batch import Progress
+from galore.trainer.durable import make_directory
 from galore.trainer.errors import Interrupted, RunFailed, UserError
 from galore.trainer.metrics import Console
 from galore.trainer.recipe.load import LoadedRecipe, recipe_from_resolved
@@ -73,7 +74,7 @@ def run_jobs(
         except survives as error:
             failures[job.folder] = error
             show.tell(f"{job.folder} failed: {error.where + ': ' if error.where else ''}{error.what}")
-        root.mkdir(parents=True, exist_ok=True)  # it may be that the run was refused and left nothing
+        make_directory(root)  # it may be that the run was refused and left nothing
         after_each(failures)
     return failures
 

@@ -12,6 +12,7 @@ from galore.trainer.data.packing import Frame
 from galore.trainer.data.tokenize import encoder
 from galore.trainer.durable import Written, save_pretrained
 from galore.trainer.errors import UserError
+from galore.trainer.exported import require_as_exported
 from galore.trainer.offline import spare_retries
 from galore.trainer.recipe.schema import ModelSection, Recipe
 
@@ -48,6 +49,7 @@ def load_tokenizer(name: str, revision: str | None, base_dir: Path, key: str) ->
         raise UserError(f"no such file or folder: {path}", where=key, fix=fix)
     if not path.exists():
         spare_retries()
+    require_as_exported(str(path.parent if path.is_file() else path), weights=False)
     try:
         if path.is_file():
             return PreTrainedTokenizerFast(tokenizer_file=str(path))

@@ -18,6 +18,7 @@ from transformers import (
 from transformers.utils import logging
 
 from galore.trainer.errors import UserError
+from galore.trainer.exported import require_as_exported
 from galore.trainer.offline import spare_retries
 
 logging.disable_progress_bar()  # a bar per file would tear the console's own display
@@ -49,6 +50,7 @@ def read_config(source: str, revision: str | None) -> PreTrainedConfig:
     Raises:
         UserError: it cannot be read, would need code of its own, or describes quantised weights.
     """
+    require_as_exported(source, weights=False)
     with explained(source):
         config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
     if quantised := getattr(config, "quantization_config", None):
@@ -99,6 +101,7 @@ def load_pretrained(
     Raises:
         UserError: no safetensors, weights that do not fit, or weights missing.
     """
+    require_as_exported(source, weights=True)
     _refuse_pickles(source)
     with explained(source), _quiet():
         model, info = kind.from_pretrained(
