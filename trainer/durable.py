@@ -123,10 +123,10 @@ def replace_file(path: Path, content: bytes | str) -> None:
         OSError: nothing was changed.
     """
     data = content.encode() if isinstance(content, str) else content
-    path = path.resolve()
     if path.exists() and not path.is_file():
         path.write_bytes(data)
         return
+    path = path.resolve()
     private = temporary(path)
     try:
         private.unlink(missing_ok=True)

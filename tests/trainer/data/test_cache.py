@@ -107,6 +107,26 @@ def test_what_cannot_be_read_is_not_built_again(tmp_path: Path, unreadable: list
         get(tmp_path / "x", lambda folder: pytest.fail("was built"))
 
 
+def test_every_file_is_on_the_disk_before_the_entry_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build(folder: Path) -> None:
+        (folder / "data").write_text("whole")
+        (folder / "more").write_text("")
+
+    synced: list[str] = []
+    real = os.fsync
+
+    def note(descriptor: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    get(tmp_path / "new" / "x", build)
+    assert {"data", "more", "manifest.json"} < set(synced)
+    assert synced[-2:] == ["x.tmp", "new"]
+
+
 def test_a_failed_build_leaves_nothing(tmp_path: Path) -> None:
     def build(folder: Path) -> None:
         write_once(folder)
