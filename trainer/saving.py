@@ -42,10 +42,11 @@ def save(run: Run, recorder: Recorder, at: Standing, must: bool) -> None:
         Ended: weights or states are not finite: nothing is written, so that none pushes a finite checkpoint out.
         CheckpointFailed: the disk refused it, and it `must`.
     """
+    run.directory.require_own()
     if bad := not_finite(trained_tensors(run.model, run.optimizer)):
         raise _poisoned(run, recorder, at.step, bad)
     tensors, state = capture(run.model, run.optimizer, at.rng)
-    state |= recorder.counters() | {"position": at.position}
+    state |= recorder.counters() | run.made_with | {"position": at.position}
     recorder.metrics.sync()
     try:
         checkpoint.save(run.directory.checkpoints, at.step, tensors, state, run.recipe.train.save_total_limit)

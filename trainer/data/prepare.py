@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,16 +45,19 @@ def prepare_data(recipe: Recipe, base_dir: Path, progress: Progress | None = Non
             from galore.trainer.data.stream import open_stream  # needs an optional package
 
             return open_stream(recipe, base_dir, cache, report)
-        material = Material.of(recipe.data, base_dir, cache, report)
-        tokenizer = _tokenizer(recipe, base_dir, material, report)
-        return map_data(recipe, tokenizer, material, tokenised(material, tokenizer, report))
+        material, notes = Material.of(recipe.data, base_dir, cache, report), list[str]()
+        tokenizer = _tokenizer(recipe, base_dir, material, report, notes.append)
+        data = map_data(recipe, tokenizer, material, tokenised(material, tokenizer, report, notes.append))
+        return replace(data, notes=tuple(notes))
 
 
-def _tokenizer(recipe: Recipe, base_dir: Path, material: Material, progress: Progress) -> PreTrainedTokenizerBase:
+def _tokenizer(
+    recipe: Recipe, base_dir: Path, material: Material, progress: Progress, tell: Callable[[str], object]
+) -> PreTrainedTokenizerBase:
     given = given_tokenizer(recipe, base_dir)
     size = recipe.data.tokenizer_vocab_size
     folder = material.cache / "tokenizers" / fingerprint([material.identity, size])
-    tokenizer = given or trained_tokenizer(material.training_texts(progress), size, folder, progress)
+    tokenizer = given or trained_tokenizer(material.training_texts(progress), size, folder, progress, tell)
     require_room(recipe.model, tokenizer)
     if recipe.data.instruct:
         ensure_template(tokenizer)

@@ -20,6 +20,7 @@ from transformers import (
 from transformers.utils import logging
 
 from galore.trainer.errors import UserError
+from galore.trainer.exported import require_as_exported
 from galore.trainer.models.capacity import require_layers, require_memory
 from galore.trainer.models.library import WHERE, explained, refuse_unreadable
 from galore.trainer.models.tensors import some
@@ -55,6 +56,7 @@ def read_config(source: str, revision: str | None) -> PreTrainedConfig:
             adapter's.
     """
     _refuse_adapter(source)
+    require_as_exported(source, weights=False)
     with explained(source, "read the configuration of"):
         require_plain_folder(source)
         values, _ = PreTrainedConfig.get_config_dict(source, revision=revision)
@@ -116,6 +118,7 @@ def load_pretrained(
         UserError: no safetensors, weights that do not fit, are missing or left over, two tensors for one parameter, or
             more of them than this machine's memory holds.
     """
+    require_as_exported(source, weights=True)
     _refuse_pickles(source)
     refuse_unreadable(Path(source))
     require_memory(config, dtype.itemsize)
