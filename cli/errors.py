@@ -73,7 +73,7 @@ def reported() -> Iterator[None]:
         raise
     except Exception as error:
         if hasattr(error, "format_message"):  # wrong usage, by a class that moved between versions of typer
-            error.message = presentable(str(getattr(error, "message", "")))
+            vars(error)["message"] = presentable(str(vars(error).get("message", "")))
             raise
         known = as_user_error(error)
         show(known)
