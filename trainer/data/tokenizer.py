@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 END_OF_TEXT = "<|endoftext|>"
 BYTES = 256
 WITHOUT_CODE = "name a tokenizer.json, or a folder whose tokenizer_config.json has no auto_map"
+LARGEST_VOCABULARY = 2**31 - 1
 
 
 def given_tokenizer(recipe: Recipe, base_dir: Path) -> PreTrainedTokenizerBase | None:
@@ -73,6 +74,9 @@ def usable(tokenizer: PreTrainedTokenizerBase, key: str) -> PreTrainedTokenizerB
     if not tokenizer.is_fast:
         fix = "save it as a fast tokenizer (tokenizer.json) and name that"
         raise UserError("the tokenizer is not a fast one", where=key, fix=fix)
+    if id_bound(tokenizer) > LARGEST_VOCABULARY:
+        fix = "number its tokens from 0 on: the model has a row for every id up to the largest"
+        raise UserError(f"the tokenizer has a token of id {id_bound(tokenizer) - 1:,}", where=key, fix=fix)
     if tokenizer.eos_token_id is None:
         _find_eos(tokenizer, key)
     if tokenizer.pad_token_id is None:

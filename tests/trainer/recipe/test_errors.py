@@ -236,7 +236,8 @@ def test_a_colon_without_a_space_after_it(tmp_path: Path, written: str) -> None:
     ("override", "expected"),
     [
         ("optim.rank", "is not of the form section.key=value → for example optim.rank=256"),
-        ("optim.rank=", "has no value → write optim.rank=null for an empty value"),
+        ("optim.scale=", "has no value → write optim.scale=null for an empty value"),
+        ("optim.rank=", "has no value → it takes an integer > 0 or a number > 0 and < 1"),
         ("lr=1", "there is no key `lr` → write optim.learning_rate=1"),
         ("train.lr=1", "there is no key `train.lr` → write optim.learning_rate=1"),
         ("optim.rank.x=1", "there is no key `optim.rank.x` → the keys of `optim` are method, "),
