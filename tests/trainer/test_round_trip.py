@@ -49,6 +49,7 @@ SAMPLE = (
     ("phimoe", "lora"),
     ("opt", "galore"),
 )
+UNDRAWN = (("openai-gpt", "drawn"), ("apertus", "drawn"))
 
 
 @pytest.mark.parametrize(("name", "method"), SAMPLE)
@@ -60,6 +61,8 @@ def test_a_decoder_stays_the_same(name: str, method: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", architectures.DECODERS)
 def test_every_decoder_stays_the_same(name: str, method: str, tmp_path: Path) -> None:
+    if (name, method) in UNDRAWN:
+        pytest.skip("transformers does not draw all of its weights: refused")
     decoder_round_trip(name, method, tmp_path)
 
 
