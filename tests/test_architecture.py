@@ -89,7 +89,7 @@ UNBOUNDED = {  # function of a file → why it may read whatever is there
     "trainer/hardware.py:cpu_name": "/proc/cpuinfo",
     "cli/machine.py:_cpu_flags": "/proc/cpuinfo",
     "kernels/triton/tuning.py:_read": "a table of the package, or what `galore bench kernels` wrote; kernels stand below",
-    "trainer/data/cache.py:sync_directory": "a directory, which is only synced",
+    "trainer/data/store.py:__init__": "a file of the cache, which was verified just now",
 }
 
 

@@ -12,6 +12,8 @@ WRITING = {"write_text", "write_bytes", "save_pretrained", "makedirs", "copyfile
 CREATING = {"O_WRONLY", "O_RDWR", "O_CREAT", "O_APPEND", "O_TRUNC"}
 TEMPORARY = {"TemporaryFile", "NamedTemporaryFile", "TemporaryDirectory", "mkstemp", "mkdtemp"}
 EXCEPTIONS = {
+    ("cli/errors.py", "mkstemp"): "the traceback of a bug, for its report",
+    ("cli/errors.py", "fdopen"): "the traceback of a bug, for its report",
     ("trainer/lock.py", "os.open"): "a lock is an inode, its content only names the holder",
     ("trainer/lock.py", "open"): "a lock is an inode",
     ("trainer/metrics.py", "os.open"): "rows are appended, and synced before every checkpoint",

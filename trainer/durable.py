@@ -13,6 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+from galore.trainer.reading import open_regular
+
 CHUNK_BYTES = 16 * 2**20
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")  # how Rust, beneath tokenizers and safetensors, tells an errno
 
@@ -195,7 +197,7 @@ def synced(folder: Path, known: Mapping[str, Written] | None = None) -> dict[str
 
 def _synced(path: Path) -> Written:
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         while chunk := file.read(CHUNK_BYTES):
             digest.update(chunk)
         os.fsync(file.fileno())

@@ -8,7 +8,6 @@ from types import TracebackType
 from typing import Self
 
 from galore.trainer.build import Run
-from galore.trainer.durable import replace_file
 from galore.trainer.errors import Ended, Interrupted, UserError
 from galore.trainer.record import Recorder
 from galore.trainer.saving import Standing, go_on, newest, save
@@ -101,7 +100,7 @@ def _remedy(run: Run, error: Exception, trace: str) -> str:
         return ""
     if isinstance(error, MemoryError) or is_out_of_memory(error):  # in a step it is a shortage, told apart from this
         return "lower eval.micro_batch_size"
-    with suppress(OSError):
-        replace_file(run.directory.traceback, trace)
+    with suppress(OSError, UserError):  # the latter where the directory is another run's by now
+        run.directory.replace(run.directory.traceback, trace)
         return f"{run.directory.traceback} says where, for a report if it is galore's fault"
     return ""

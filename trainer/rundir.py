@@ -13,7 +13,7 @@ from typing import Any, Self
 from galore.trainer.durable import leftovers, make_directory, remove, replace_file
 from galore.trainer.errors import Ended, UserError
 from galore.trainer.lock import exclusive, is_lost, present_name
-from galore.trainer.reading import read_bounded
+from galore.trainer.reading import NotReadable, read_bounded
 from galore.trainer.rotation import step_directories
 
 LOCK = ".lock"
@@ -180,7 +180,7 @@ class RunDir:
         """What run.json says; empty if there is none, or it is no JSON."""
         try:
             facts = json.loads(read_bounded(self.facts))
-        except (FileNotFoundError, NotADirectoryError, ValueError):
+        except (FileNotFoundError, NotADirectoryError, NotReadable, ValueError):
             return {}
         return facts if isinstance(facts, dict) else {}
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from galore.trainer.durable import Written, replace_file, sync_directory, synced, write_file
 from galore.trainer.manifest import NAME, Manifest, check_files, read_manifest
+from galore.trainer.reading import read_bounded
 
 STAMP = ".verified"
 ALWAYS_HASHED = 64 * 2**20  # bytes; a tenth of a second
@@ -55,7 +56,7 @@ def _states(folder: Path, manifest: Manifest) -> States:
 def _stamped(folder: Path, manifest: Manifest) -> States:
     """The states in which the files were found to be what the manifest says; a stamp that cannot be read spares nothing."""
     try:
-        found = json.loads((folder / STAMP).read_bytes())
+        found = json.loads(read_bounded(folder / STAMP))
         return dict(found["files"]) if found["manifest"] == manifest.self_sha256 else {}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
