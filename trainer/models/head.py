@@ -19,9 +19,9 @@ class SplitModel(NamedTuple):
     weight: Tensor  # (V, d)
 
     def hidden(self, input_ids: Tensor) -> Tensor:
-        """Last hidden states (b, s, d), after the final norm."""
+        """Last hidden states (b, s, d), after the final norm, in the type of the head: a residual stream may be in float32."""
         out: Tensor = self.body(input_ids=input_ids, use_cache=False)[0]
-        return out
+        return out.to(self.weight.dtype)
 
 
 _plain: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from architectures import decoder
+from torch import nn
 from transformers import Gemma2Config, PreTrainedModel
 
 from galore.trainer.models.head import split_head
@@ -52,3 +54,21 @@ def test_soft_capped_logits_are_left_whole(build: Build, tmp_path: Path) -> None
 def test_a_head_in_8_bits_is_left_whole(build: Build) -> None:
     assert split_head(build(in_int8=("lm_head",))) is None
     assert split_head(build(in_int8=("mlp",))) is not None
+
+
+def test_a_residual_stream_in_float32_meets_the_head_in_its_type() -> None:
+    model = decoder("mamba").bfloat16().eval()
+    split = split_head(model)
+    assert split is not None
+    ids = torch.randint(0, 100, (2, 16))
+    assert torch.equal(split.hidden(ids) @ split.weight.T, model(ids, use_cache=False).logits)
+
+
+def test_a_head_with_a_forward_of_its_own_is_left_whole(build: Build) -> None:
+    class Doubled(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return 2 * super().forward(x)
+
+    model = build(device="meta")  # where it cannot be tried
+    model.lm_head.__class__ = Doubled
+    assert split_head(model) is None
