@@ -240,3 +240,9 @@ def test_every_recipe_is_right(folder: Path, block: Snippet) -> None:
 def test_every_link_leads_to_a_file(file: Path) -> None:
     links = re.findall(r"\]\((?!https?:)([^)#]+)", file.read_text())
     assert [each for each in links if not (file.parent / each).exists()] == []
+
+
+@pytest.mark.parametrize("name", sorted({each.text for each in spans() if re.fullmatch(r"extends: [\w-]+", each.text)}))
+def test_what_is_to_be_extended_is_there(folder: Path, name: str) -> None:
+    (folder / "shown.yaml").write_text(name)
+    load_recipe(str(folder / "shown.yaml"))
