@@ -16,9 +16,7 @@ from galore.cli.main import app
 from galore.trainer.recipe.fields import fields, sections
 
 FILES = sorted(path for floor in ("cli", "trainer", "kernels") for path in (ROOT / floor).rglob("*.py"))
-NO_SETTINGS = (
-    r"model\.safetensors|model\.layers|model\.embed_tokens|data\.js"  # files and layers, which look alike
-)
+NO_SETTINGS = r"model\.safetensors|model\.layers|model\.embed_tokens|data\.js"  # files and layers, which look alike
 OF_OTHERS = {"--upgrade"}  # options of pip and the like
 
 

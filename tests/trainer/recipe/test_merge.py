@@ -115,5 +115,6 @@ def test_a_checkpoint_takes_the_place_of_dimensions_and_of_their_tokenizer() -> 
 
 
 def test_the_tables_name_fields() -> None:
-    named = [path for line in ALTERNATIVES for each in line for path in each.split()]
+    assert {each for line in ALTERNATIVES for each in line} == set(VALUES)
+    named = [path for each in VALUES for path in each.split()]
     assert {*named, *(f"data.{name}" for name in [*OF_ONE_SOURCE, *COLUMNS])} <= set(fields())
