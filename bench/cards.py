@@ -1,6 +1,6 @@
 """The recipes named by a card: what each takes of it, and the largest micro-batch that fits: `python bench/cards.py`.
 
-Predicted by trace and replay; nothing is measured on a card. Prints two Markdown tables.
+Predicted by trace and replay; nothing is measured on a card. Prints two Markdown tables, of which docs/memory.md has the totals.
 """
 
 from __future__ import annotations

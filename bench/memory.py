@@ -2,7 +2,7 @@
 
 measured   predicted against the CPU's allocator, for real steps of LLaMA-60M and 350M (20 minutes)
 published  LLaMA-7B against figures of other code for the same settings
-shipped    every shipped recipe of a model from its dimensions on a 24 GB card
+shipped    every shipped recipe of a model from its dimensions on a 24 GB card; `shipped --write` puts it into README.md
 sizes      seconds and resident memory of a profile, from 7B to 70B
 """
 
@@ -13,14 +13,20 @@ import resource
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from galore.trainer.memory.cards import card
 from galore.trainer.memory.plan import profile_on
+from galore.trainer.memory.verdict import VERDICTS
 from galore.trainer.memory.verify import verify
-from galore.trainer.recipe.load import load_recipe
+from galore.trainer.recipe.load import LoadedRecipe, load_recipe
 from galore.trainer.recipe.shipped import shipped_names
 
 GIB = 2**30
+README = Path(__file__).parents[1] / "README.md"
+HEAD = (
+    "| recipe | micro-batch × tokens | peak in the | allocated, GiB | total, GiB | of | RTX 4090 |\n" + "|---" * 7 + "|"
+)
 METHODS = {
     "full": ["optim.method=full"],
     "GaLore, SVD": ["optim.proj_type=svd"],
@@ -78,17 +84,24 @@ def published() -> None:
 
 
 def shipped() -> None:
-    print("| recipe | micro-batch × tokens | peak in the | allocated, GiB | total, GiB | of | RTX 4090 |")
-    print("|---|---|---|---|---|---|---|")
+    print(HEAD)
+    rows = []
     for name in shipped_names():
         loaded = load_recipe(name)
-        if loaded.recipe.model.name_or_path is not None:
-            continue  # it is as large as the checkpoint that a user names
-        profile = profile_on(loaded, card("rtx4090"))
-        verdict = {True: "fits", False: "does not fit", None: "may fit"}[profile.fits]
-        batch = f"{loaded.recipe.train.micro_batch_size} × {loaded.recipe.data.max_length}"
-        sizes = f"{profile.allocated.high / GIB:.2f} | {profile.total.high / GIB:.2f} | {profile.limit.low / GIB:.2f}"
-        print(f"| {name} | {batch} | {profile.peak.phase} | {sizes} | {verdict} |", flush=True)
+        if loaded.recipe.model.name_or_path is None:  # else it is as large as the checkpoint that a user names
+            rows.append(shipped_row(loaded))
+            print(rows[-1], flush=True)
+    if "--write" in sys.argv:
+        above, _, rest = README.read_text(encoding="utf-8").partition(HEAD)
+        below = rest[rest.index("\n\n") :]
+        README.write_text(above + "\n".join([HEAD, *rows]) + below, encoding="utf-8")
+
+
+def shipped_row(loaded: LoadedRecipe) -> str:
+    profile = profile_on(loaded, card("rtx4090"))
+    batch = f"{loaded.recipe.train.micro_batch_size} × {loaded.recipe.data.max_length}"
+    sizes = f"{profile.allocated.high / GIB:.2f} | {profile.total.high / GIB:.2f} | {profile.limit.low / GIB:.2f}"
+    return f"| {loaded.name} | {batch} | {profile.peak.phase} | {sizes} | {VERDICTS[profile.fits].lower()} |"
 
 
 def sizes() -> None:

@@ -1,44 +1,86 @@
-"""The README's table of what fits on a 24 GB card is what the profile says."""
+"""What README.md and docs/memory.md say that recipes take of a card is what the profile says, to the last digit."""
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from galore.trainer.format import GIB
-from galore.trainer.memory.cards import card
-from galore.trainer.memory.plan import profile_on
-from galore.trainer.memory.verdict import VERDICTS
 from galore.trainer.recipe.load import load_recipe
 from galore.trainer.recipe.shipped import shipped_names
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-ROWS = {
-    row[0]: row
-    for row in re.findall(
-        r"^\| ([a-z0-9-]+) \| (.+) \| ([0-9.]+) \| ([0-9.]+) \| ([0-9.]+) \| ([a-z ]+) \|$", README, re.M
-    )
-}
-QUICK = ("demo", "llama-60m-galore", "llama-350m-full")
+ROOT = Path(__file__).parents[2]
+
+
+def bench(name: str) -> Any:
+    """A script of bench/, which is no package."""
+    spec = importlib.util.spec_from_file_location(f"bench_{name}", ROOT / f"bench/{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+MEMORY, CARDS = bench("memory"), bench("cards")
+TABLE = (ROOT / "README.md").read_text(encoding="utf-8").partition(MEMORY.HEAD)[2].partition("\n\n")[0]
+ROWS = {row.split()[1]: row for row in TABLE.strip().splitlines()}
 SHIPPED = [name for name in shipped_names() if load_recipe(name).recipe.model.name_or_path is None]
-NAMES = [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in SHIPPED]
+
+
+def quick(*names: str) -> Any:
+    return lambda each: [] if each in names else pytest.mark.slow
 
 
 def test_every_recipe_of_a_model_from_its_dimensions_has_its_row() -> None:
     assert list(ROWS) == SHIPPED
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_verdict_of(name: str) -> None:
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=quick("demo", "llama-60m-galore", "llama-350m-full")(name)) for name in SHIPPED]
+)
+def test_row_of(name: str) -> None:
+    """Where it fails: `python bench/memory.py shipped --write`."""
     pytest.importorskip("peft" if "lora" in name else "torch")
-    loaded = load_recipe(name)
-    profile = profile_on(loaded, card("rtx4090"))
-    _, batch, allocated, total, limit, verdict = ROWS[name]
-    assert batch == f"{loaded.recipe.train.micro_batch_size} × {loaded.recipe.data.max_length} | {profile.peak.phase}"
-    expected = [profile.allocated.high, profile.total.high, profile.limit.low]
-    assert [float(allocated), float(total), float(limit)] == pytest.approx(
-        [each / GIB for each in expected], rel=0.01, abs=0.006
-    )
-    assert verdict == VERDICTS[profile.fits].lower()
+    assert MEMORY.shipped_row(load_recipe(name)) == ROWS[name]
+
+
+SECTION = re.search(
+    r"## A card and its switches\n(.*?)\n## ", (ROOT / "docs/memory.md").read_text(encoding="utf-8"), re.S
+)
+RANKS = {"r = 1024": [], "r = 512": ["optim.rank=512"], "r = 256": ["optim.rank=256"]}
+
+
+def rows_of_cards() -> list[Any]:
+    """(recipe, settings, total, of, largest micro-batch) of the table by `python bench/cards.py`."""
+    assert SECTION is not None
+    rows: list[Any] = []
+    for label, _, total, of, largest in re.findall(
+        r"^\| (.+?) \| (.*?) ?\| ([0-9.]+) \| ([0-9.]+).*? \| (\d+) \|$", SECTION[1], re.M
+    ):
+        first, rank = label.split(", ")
+        name = rows[-1].values[0] if first == "the same" else first.strip("`")
+        marks = quick("llama-1b-8gb")(name)
+        rows.append(pytest.param(name, RANKS[rank], total, of, int(largest), marks=marks, id=f"{name}, {rank}"))
+    return rows
+
+
+def test_every_recipe_of_a_card_has_its_row() -> None:
+    assert list(dict.fromkeys(row.values[0] for row in rows_of_cards())) == list(CARDS.CARDS)
+
+
+@pytest.mark.parametrize(("name", "settings", "total", "of", "largest"), rows_of_cards())
+def test_total_of(name: str, settings: list[str], total: str, of: str, largest: int) -> None:
+    """Where it fails: `python bench/cards.py`."""
+    profile = CARDS.profiled(name, settings, 1)
+    assert (f"{profile.total.high / GIB:.2f}", f"{profile.limit.low / GIB:.2f}") == (total, of)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "settings", "total", "of", "largest"), rows_of_cards())
+def test_largest_micro_batch_of(name: str, settings: list[str], total: str, of: str, largest: int) -> None:
+    assert CARDS.largest(name, settings)[0] == largest

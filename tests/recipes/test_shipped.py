@@ -41,9 +41,9 @@ def test_names() -> None:
     expected.remove("llama-7b-full")  # 50 GiB of weights, gradients and states: no single consumer GPU holds them
     variants = ["", "-frugal-r4", "-full", "-galore-r4", "-galore-r8", "-lora-r8"]
     glue = [f"roberta-glue{variant}" for variant in variants]
-    named = ["demo", "continue-pretraining", "finetune-instruct"]
+    named = ["demo", "continue-pretraining", "finetune-chat", "finetune-instruct"]
     assert sorted([*named, *glue, *expected, *CARDS]) == sorted(NAMES)
-    assert NAMES[:3] == named
+    assert NAMES[:4] == named
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -140,6 +140,12 @@ def test_the_instruction_recipe_needs_a_path_and_a_model_only() -> None:
     assert recipe.data.instruct
     assert (recipe.data.loss_on, recipe.data.packing) == ("responses", "packed")
     assert (recipe.optim.method, recipe.data.tokenizer) == ("galore", None)
+
+
+def test_the_chat_recipe_is_that_of_instructions_on_conversations() -> None:
+    chat, instruct = load_recipe("finetune-chat").recipe, load_recipe("finetune-instruct").recipe
+    assert (chat.data.messages_field, chat.data.prompt_field, chat.data.response_field) == ("messages", None, None)
+    assert chat.model_copy(update={"data": instruct.data}) == instruct
 
 
 GLUE = ("mnli", "sst2", "mrpc", "cola", "qnli", "qqp", "rte", "stsb")  # as the paper's table has them

@@ -10,11 +10,11 @@ from galore.trainer.recipe.schema import TaskName
 
 EXTENDS = {
     "type": "string",
-    "description": "A shipped recipe, or a file relative to this one, whose settings hold unless written here; one level",
+    "description": "A shipped recipe, or a file relative to this one, whose settings hold unless written here",
 }
 TASKS = {
     "type": "object",
-    "description": "Settings of single GLUE tasks, such as {cola: {optim.learning_rate: 3.0e-5}}; they go before those of the sections",
+    "description": "Settings of single GLUE tasks, such as {cola: {optim.learning_rate: 3.0e-5}}; they go before those of the sections of the same file",
     "propertyNames": {"enum": list(get_args(TaskName))},
     "additionalProperties": {"type": "object", "propertyNames": {"enum": list(fields())}},
 }

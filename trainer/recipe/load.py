@@ -13,11 +13,12 @@ from galore.trainer.recipe.check import take_unknown
 from galore.trainer.recipe.dump import dump_recipe
 from galore.trainer.recipe.explain import read_as_meant, shown, validate
 from galore.trainer.recipe.fields import sections
+from galore.trainer.recipe.merge import merge
 from galore.trainer.recipe.overrides import parse_overrides
 from galore.trainer.recipe.problems import RecipeError
 from galore.trainer.recipe.schema import Recipe
 from galore.trainer.recipe.shipped import is_shipped, locate
-from galore.trainer.recipe.source import LARGEST_RESOLVED_BYTES, UNWRITABLE, Layer, merge, parse, read_layer, read_text
+from galore.trainer.recipe.source import LARGEST_RESOLVED_BYTES, UNWRITABLE, Layer, parse, read_layer, read_text
 from galore.trainer.recipe.task_settings import with_task_settings
 
 CORPUS = [("data", "path"), ("data", "validation_path")]  # files if the source is local, else names on the hub
@@ -52,15 +53,17 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> LoadedRecip
     Raises:
         RecipeError: with all problems of the file, of what it extends, and of the overrides.
     """
-    main = _main_layer(name_or_path)
-    recipe = _resolve(main, parse_overrides(overrides))
-    header = f"Resolved from {main.origin}" + "".join(f"\n  {each}" for each in overrides)
+    files = _chain(_main_layer(name_or_path))
+    recipe, left_out = _resolve(files, parse_overrides(overrides))
+    main, *parents = reversed(files)
+    lines = [f"Resolved from {main.origin}", *(f"  which extends {each.origin}" for each in parents)]
+    header = "\n".join([*lines, *(f"  {each}" for each in overrides), *(f"  {each}" for each in left_out)])
     return LoadedRecipe(recipe, main.origin, main.directory, dump_recipe(recipe, header))
 
 
 def recipe_from_resolved(text: str, where: str) -> Recipe:
     """Reads a resolved recipe, as a run directory keeps it. Raises RecipeError, which names `where`."""
-    return _resolve(parse(text, where, Path.cwd()))
+    return _resolve(_chain(parse(text, where, Path.cwd())))[0]
 
 
 def recipe_of_run(file: Path) -> Recipe:
@@ -75,44 +78,63 @@ def _main_layer(name_or_path: str) -> Layer:
     return read_layer(path, str(path), path.parent.absolute())
 
 
-def _resolve(main: Layer, above: Layer | None = None) -> Recipe:
-    layers = with_task_settings([*_parent_of(main), main], above)
+def _resolve(files: list[Layer], above: Layer | None = None) -> tuple[Recipe, list[str]]:
+    """The recipe, and which settings of the files others took the place of, in words."""
+    main = files[-1]
+    layers = with_task_settings(files, above)
     meant = set().union(*(take_unknown(layer) for layer in layers))
     merged = merge(layers, main)
-    if any(problem.key == "extends" for problem in main.problems):
+    if any(problem.key == "extends" for problem in merged.problems):
         meant |= set(sections())  # what a missing parent would have said is not the user's omission
     read_as_meant(merged)
     anchor_paths(merged)
     recipe, problems = validate(merged, meant)
     if recipe is None or merged.problems:
         raise RecipeError(main.origin, merged.problems + problems)
-    return recipe
+    return recipe, merged.left_out
 
 
-def _parent_of(main: Layer) -> list[Layer]:
-    """The layer below `main`, if it extends one. `extends` itself leaves the values."""
-    if "extends" not in main.values:
-        return []
-    name = main.values.pop("extends")
+def _chain(main: Layer) -> list[Layer]:
+    """What `main` extends, what that extends, and so on, from the lowest; `main` is the last one, and wins.
+
+    `extends` itself leaves the values. What is wrong with one is noted in the problems of the layer that says it.
+    """
+    layers = [main]
+    while "extends" in layers[0].values:
+        parent = _parent_of(layers[0])
+        if parent is None:
+            break
+        if parent.file in [each.file for each in layers]:
+            _report_circle(layers, parent)
+            break
+        layers.insert(0, parent)
+    return layers
+
+
+def _report_circle(layers: list[Layer], parent: Layer) -> None:
+    names = [each.origin for each in reversed(layers) if each.file is not None]
+    files = [each.file for each in reversed(layers)]
+    first = files.index(parent.file)
+    circle = " → ".join([*names[first:], names[first]])
+    layers[0].report(("extends",), f"goes round in a circle: {circle}", "take the `extends` out of one of them")
+
+
+def _parent_of(child: Layer) -> Layer | None:
+    name = child.values.pop("extends")
     if not isinstance(name, str):
-        main.report(("extends",), f"expected a shipped recipe or a file, got {shown(name)}")
-        return []
+        child.report(("extends",), f"expected a shipped recipe or a file, got {shown(name)}")
+        return None
     try:
-        parent = _read_parent(name, main)
+        return _read_parent(name, child)
     except RecipeError as error:
-        main.problems += error.problems
-        return []
-    if "extends" in parent.values:
-        above = parent.values.pop("extends")
-        fix = f"write extends: {above}, and repeat here what `{name}` adds to it"
-        main.report(("extends",), f"`{name}` itself extends `{above}`; one level is allowed", fix)
-    return [parent]
+        child.problems += error.problems
+        return None
 
 
-def _read_parent(name: str, main: Layer) -> Layer:
-    path = locate(name, main.directory, (main.place(("extends",)), "extends"))
+def _read_parent(name: str, child: Layer) -> Layer:
+    path = locate(name, child.directory, (child.place(("extends",)), "extends"))
     if is_shipped(name):
-        return read_layer(path, name, main.directory)
+        return read_layer(path, name, child.directory)
     beside_us = path.is_relative_to(Path.cwd())
     return read_layer(path, str(path.relative_to(Path.cwd()) if beside_us else path), path.parent.absolute())
 

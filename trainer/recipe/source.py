@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,20 @@ MOST_VALUES = 10_000  # lines and commas; each takes a tenth of a millisecond
 
 @dataclass
 class Layer:
-    """What one file (or the command line) says: nested values, and where each key stands."""
+    """What one file (or the command line) says: nested values, and where each key stands.
+
+    Attributes:
+        file: the one that was read, without links; None for the command line.
+        left_out: what layers said that a layer above them overruled, in words.
+    """
 
     origin: str
     directory: Path
     values: dict[str, Any] = field(default_factory=dict)
     places: dict[Key, Place] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    file: Path | None = None
+    left_out: list[str] = field(default_factory=list)
 
     @property
     def is_told(self) -> bool:
@@ -50,7 +57,9 @@ def read_layer(path: Path, origin: str, directory: Path) -> Layer:
     """One recipe file. Raises RecipeError for a folder, a binary file, or what is not YAML."""
     text = read_text(path, origin)
     require_few_values(text, origin)
-    return parse(text, origin, directory)
+    layer = parse(text, origin, directory)
+    layer.file = Path(os.path.realpath(path))
+    return layer
 
 
 def require_few_values(text: str, origin: str) -> None:
@@ -162,24 +171,3 @@ def value_of(node: yaml.Node, key: Key, layer: Layer) -> Any:
     except ValueError as error:
         layer.report(key, str(error))
         return None
-
-
-def merge(layers: list[Layer], main: Layer) -> Layer:
-    """Later layers win, key by key within a section; lists are replaced, never joined.
-
-    Args:
-        main: the layer that the result is named after; what has no place of its own is reported there.
-    """
-    merged = Layer(main.origin, main.directory)
-    for layer in layers:
-        merged.values = _merged(merged.values, layer.values)
-        merged.places |= layer.places
-        merged.problems += layer.problems
-    return merged
-
-
-def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(below)
-    for section, values in above.items():
-        merged[section] = {**below.get(section, {}), **values}
-    return merged

@@ -3,11 +3,13 @@
     tasks:
       cola: {optim.learning_rate: 3.0e-5, train.global_batch_size: 32}
 
-They lie above what the files say, and below the command line. A resolved recipe has one task, and its settings in place.
+They lie above the rest of their file, below a file that extends it, and below the command line. A resolved recipe has one
+task, and its settings in place.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
@@ -25,7 +27,8 @@ def with_task_settings(files: Sequence[Layer], above: Layer | None = None) -> li
     settings = [_take(layer) for layer in files]
     rest = [] if above is None else [above]
     task = _task([*files, *rest])
-    return [*files, *(each[task] for each in settings if task in each), *rest]
+    own = ([file, *filter(None, [each.get(task)])] for file, each in zip(files, settings, strict=True))
+    return [*itertools.chain.from_iterable(own), *rest]
 
 
 def _task(layers: Sequence[Layer]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from galore.trainer.recipe.load import load_recipe
@@ -19,12 +21,12 @@ from galore.trainer.recipe.problems import RecipeError
         ("train.z_loss=0.1", "leave it out"),
         ("eval.sample_prompt=Why?", "leave it out"),
         ("data.task=sst3", "write sst2"),
-        ("data.source=hub", "data.task: sst2 goes with data.source: glue"),
+        ("data.source=hub data.path=x data.task=sst2", "data.task: sst2 goes with data.source: glue"),
     ],
 )
 def test_refused(override: str, said: str) -> None:
     with pytest.raises(RecipeError) as caught:
-        load_recipe("roberta-glue", [override])
+        load_recipe("roberta-glue", re.split(" (?=data)", override))
     assert said in str(caught.value)
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from galore.trainer.recipe.load import LoadedRecipe, load_recipe, recipe_from_resolved
 from galore.trainer.recipe.problems import RecipeError
+from galore.trainer.recipe.shipped import shipped_names
 
 SMALL = """\
 data:
@@ -97,11 +98,64 @@ def test_extends_a_file_beside_it(write: Any) -> None:
     assert load_recipe(write("extends: ../base.yaml\ntrain: {seed: 3}", "sub/mine.yaml")).recipe.train.max_steps == 10
 
 
-def test_extends_one_level_only(write: Any) -> None:
-    write(SMALL, "a.yaml")
-    write("extends: a.yaml", "b.yaml")
-    with pytest.raises(RecipeError, match=r"c.yaml:1:1: extends: `b.yaml` itself extends `a.yaml`"):
+@pytest.mark.parametrize("name", shipped_names())
+def test_every_shipped_recipe_may_be_extended(
+    write: Any, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = load_recipe(write(f"extends: {name}\ntrain: {{seed: 7}}")).recipe
+    assert recipe == load_recipe(name, ["train.seed=7"]).recipe
+
+
+def test_a_chain_of_any_length_the_nearest_wins(write: Any) -> None:
+    write("extends: roberta-glue-galore-r4\ntrain: {seed: 0, save_steps: 5}", "0.yaml")
+    for number in range(1, 40):
+        write(f"extends: {number - 1}.yaml\ntrain: {{seed: {number}}}", f"{number}.yaml")
+    loaded = load_recipe(write("extends: 39.yaml"), ["optim.rank=3"])
+    train, optim = loaded.recipe.train, loaded.recipe.optim
+    assert (train.seed, train.save_steps, train.num_train_epochs, optim.rank) == (39, 5, 30, 3)
+    lines = loaded.text.splitlines()
+    assert lines[0].endswith("mine.yaml")
+    assert [line.split()[-1].rpartition("/")[2] for line in lines[1:44]] == [
+        *(f"{number}.yaml" for number in reversed(range(40))), "roberta-glue-galore-r4", "roberta-glue", "optim.rank=3",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("files", "circle"),
+    [
+        ({"mine": "mine.yaml"}, "mine.yaml → mine.yaml"),
+        ({"mine": "a.yaml", "a": "b.yaml", "b": "./mine.yaml"}, "mine.yaml → a.yaml → b.yaml → mine.yaml"),
+        ({"mine": "a.yaml", "a": "b.yaml", "b": "c.yaml", "c": "link.yaml"}, "a.yaml → b.yaml → c.yaml → a.yaml"),
+    ],
+)
+def test_a_circle_is_refused_by_its_files(
+    write: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], circle: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link.yaml").symlink_to("a.yaml")
+    for name, parent in files.items():
+        write(SMALL + f"extends: {parent}", f"{name}.yaml")
+    with pytest.raises(RecipeError) as error:
+        load_recipe("mine.yaml")
+    (problem,) = error.value.problems
+    assert f":5:1: extends: goes round in a circle: {circle}\n    → take" in str(error.value)
+    assert problem.place.source == f"{list(files)[-1]}.yaml"
+
+
+def test_what_is_wrong_anywhere_in_a_chain_is_told_where_it_stands(
+    write: Any, monkeypatch: Any, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write("extends: demoo\ntrain: {sead: 1}", "a.yaml")
+    write("extends: a.yaml\noptim: {rank: x}", "b.yaml")
+    with pytest.raises(RecipeError) as error:
         load_recipe(write("extends: b.yaml", "c.yaml"))
+    told = str(error.value)
+    assert "a.yaml:1:1: extends: neither a shipped recipe nor a file\n    → did you mean demo?" in told
+    assert "a.yaml:2:9: train.sead" in told
+    assert "b.yaml:2:9: optim.rank" in told
+    assert len(error.value.problems) == 3
 
 
 def test_extends_nothing_known(write: Any) -> None:

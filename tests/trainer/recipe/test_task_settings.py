@@ -44,8 +44,16 @@ def test_a_recipe_adds_to_those_of_the_one_it_extends(base: Path) -> None:
     child.write_text("extends: base.yaml\noptim: {learning_rate: 0.7}\ntasks: {cola: {optim.learning_rate: 0.8}}\n")
     cola, rte = (load_recipe(str(child), [f"data.task={task}"]).recipe for task in ("cola", "rte"))
     assert (cola.optim.learning_rate, cola.train.global_batch_size) == (0.8, 32)
-    assert rte.optim.learning_rate == 0.3
+    assert rte.optim.rank_pattern == {"query": 8}
     assert load_recipe(str(child)).recipe.optim.learning_rate == 0.7
+
+
+def test_what_a_recipe_says_for_all_tasks_goes_before_the_tasks_of_the_one_it_extends(base: Path) -> None:
+    child = base.with_name("child.yaml")
+    child.write_text("extends: base.yaml\noptim: {learning_rate: 0.7}\n")
+    assert {load_recipe(str(child), [f"data.task={task}"]).recipe.optim.learning_rate for task in ("cola", "rte")} == {
+        0.7
+    }
 
 
 def test_what_is_resolved_reads_back_the_same(base: Path) -> None:
