@@ -9,7 +9,7 @@ from typing import Any
 from galore.trainer.build import Run, build
 from galore.trainer.checkpoint import bytes_for, most_beside
 from galore.trainer.data.batch import Progress, silent
-from galore.trainer.data.chattemplate import stop_tokens
+from galore.trainer.data.chat import stop_tokens
 from galore.trainer.data.extras import no_plots, refuse_missing_extras
 from galore.trainer.data.labelled import LabelledData
 from galore.trainer.diskspace import require_for_run

@@ -1,0 +1,23 @@
+"""The parts, in order of value: what each shows, and the seconds after which it is stopped."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+
+from prove.trials import Trials
+
+
+@dataclass(frozen=True)
+class Part:
+    name: str
+    shows: str
+    cap: int
+
+    def run(self, trials: Trials) -> None:
+        """Carry it out in this process, which may fork."""
+        importlib.import_module(f"prove.parts.{self.name}").prove(trials)
+
+
+PARTS = (Part("save", "a save that is killed, refused, halved or cut off at any file operation loses nothing", 120),)
+NAMES = tuple(part.name for part in PARTS)
