@@ -19,5 +19,8 @@ class Part:
         importlib.import_module(f"prove.parts.{self.name}").prove(trials)
 
 
-PARTS = (Part("save", "a save that is killed, refused, halved or cut off at any file operation loses nothing", 120),)
+PARTS = (
+    Part("save", "a save that is killed, refused, halved or cut off at any file operation loses nothing", 120),
+    Part("crash", "runs of every method, killed once or twice, end at the same bits and leave the same names", 240),
+)
 NAMES = tuple(part.name for part in PARTS)
