@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from prove.child import Ended, run, verb
+from prove.shim import Fault, How, Operation, operations
 from prove.trials import Trials
 
 STEPS, SAVE = 8, 3
@@ -143,17 +144,37 @@ class Runs:
         return run(work, self.trials.said, **how)
 
     def made(self, name: str, method: str = "galore", **own: object) -> Path:
-        """A finished run that is there for all trials; made when it is asked for first."""
+        """A finished run that is there for all trials; made when it is asked for first. `life` tells its operations."""
         path = self.trials.folder / name
         if not path.exists():
-            ended = self.galore(self.words(path, method, **own))
-            if ended.code:
-                raise RuntimeError(f"a run that nothing happens to ends with {ended}")
+            words = self.words(path, method, **own)
+            must(self.galore(words, fault=Fault(), watch=[path], log=path.with_suffix(".log")), 0)
+        return path
+
+    def life(self, run: Path) -> list[Operation]:
+        """The file operations of a run that was `made`."""
+        return operations(run.with_suffix(".log"))
+
+    def half(self, name: str = "half", method: str = "galore") -> Path:
+        """A run that was killed after its second save, for all trials."""
+        path = self.trials.folder / name
+        if not path.exists():
+            saved = f"step-{2 * SAVE:08d}"
+            life = self.life(self.made(f"{name}-whole", method))
+            after = next(op.number for op in life if op.name == "rename" and op.path.endswith(saved))
+            fault = Fault(How.KILL_BEFORE, after + 12)
+            must(self.galore(self.words(path, method), fault=fault, watch=[path]), -9)
         return path
 
     def finished(self, path: Path, method: str = "galore", **how: Any) -> Ended:
         """Resume it to its end."""
         return self.galore(self.words(path, method, resume=True), **how)
+
+
+def must(ended: Ended, code: int) -> None:
+    """Raise RuntimeError unless what no trial is about went as it should."""
+    if ended.code != code:
+        raise RuntimeError(f"a run that trials begin with: {ended}")
 
 
 def calm() -> None:

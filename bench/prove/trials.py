@@ -45,6 +45,7 @@ class Trials:
     def fresh(self, name: str, like: Path | None = None) -> Path:
         """A path of this part at which there is nothing, or a copy of `like`."""
         path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:

@@ -22,5 +22,6 @@ class Part:
 PARTS = (
     Part("save", "a save that is killed, refused, halved or cut off at any file operation loses nothing", 120),
     Part("crash", "runs of every method, killed once or twice, end at the same bits and leave the same names", 240),
+    Part("corrupt", "no file of a run, the cache or an export is taken for good when it is damaged", 100),
 )
 NAMES = tuple(part.name for part in PARTS)
