@@ -41,6 +41,16 @@ class Disk:
             self.content.pop(path, None)
             self.names.pop(path, None)
 
+    def torn(self, operations: Iterable[Operation]) -> list[str]:
+        """Follow them; returns what was renamed before its bytes were synced."""
+        found = []
+        for operation in operations:
+            if operation.name == "rename":
+                moved = _moved(self.content, operation.source, operation.path)
+                found += [path for path, synced in moved.items() if not synced and path not in self.content]
+            self._step(operation)
+        return found
+
     def lost_bytes(self) -> list[Path]:
         """Files that are there and would be empty."""
         return [Path(path) for path, synced in self.content.items() if not synced and Path(path).is_file()]

@@ -23,5 +23,9 @@ PARTS = (
     Part("save", "a save that is killed, refused, halved or cut off at any file operation loses nothing", 120),
     Part("crash", "runs of every method, killed once or twice, end at the same bits and leave the same names", 240),
     Part("corrupt", "no file of a run, the cache or an export is taken for good when it is damaged", 100),
+    Part("disk", "every verb on a disk that refuses: one message, older files as they were, and it goes on", 120),
+    Part(
+        "durable", "all that a verb leaves is synced before it bears its name; a power cut anywhere can be resumed", 70
+    ),
 )
 NAMES = tuple(part.name for part in PARTS)
