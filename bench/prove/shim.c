@@ -65,14 +65,11 @@ static int watched(int directory, const char *path, char *out) {
 static int watched_descriptor(int fd, char *out) { return mode != OFF && fd > 2 && of_descriptor(fd, out) && below(out); }
 static void die(void) { for (;;) syscall(SYS_kill, syscall(SYS_getpid), SIGKILL); }
 
-static int meet(unsigned which, const char *name, const char *path, const char *source, size_t size) {
+// What is to happen to this operation, and its number.
+static int meet(unsigned which, long *number) {
+  *number = 0;
   if (!(classes & which)) return GO_ON;
-  long now = __sync_add_and_fetch(&counter, 1);
-  if (log_file >= 0) {
-    char line[4 * PATH_MAX + 100];
-    int n = snprintf(line, sizeof line, "%ld\t%s\t%zu\t%s\t%s\n", now, name, size, path, source);
-    syscall(SYS_write, log_file, line, n);
-  }
+  long now = *number = __sync_add_and_fetch(&counter, 1);
   if (mode == FAIL_ON && now >= target) return FAIL;
   if (mode == COUNT || now != target) return GO_ON;
   switch (mode) {
@@ -84,23 +81,31 @@ static int meet(unsigned which, const char *name, const char *path, const char *
   }
   return GO_ON;
 }
+static void tell(long number, const char *name, const char *path, const char *source, long size, int done) {
+  if (!number || log_file < 0) return;
+  char line[4 * PATH_MAX + 100];
+  int n = snprintf(line, sizeof line, "%ld\t%s\t%ld\t%s\t%s\t%d\n", number, name, size, path, source, done);
+  syscall(SYS_write, log_file, line, n);
+}
 
 #define REAL(name) static __typeof__(&name) real; if (!real) real = (__typeof__(&name))dlsym(RTLD_NEXT, #name)
 #define CARRY_OUT(which, name, path, source, size, call) do { \
-  int what = meet(which, name, path, source, size); \
-  if (what == FAIL) { errno = failure; return -1; } \
-  __typeof__(call) result = (call); \
-  if (what == DIE_AFTER) die(); \
-  return result; } while (0)
+  long number; int what = meet(which, &number); \
+  if (what == FAIL) { tell(number, name, path, source, size, 0); errno = failure; return -1; } \
+  __typeof__(call) result = (call); int error = errno; \
+  tell(number, name, path, source, size, result != -1); \
+  if (what == DIE_AFTER || what == HALF) die(); \
+  errno = error; return result; } while (0)
 
 ssize_t write(int fd, const void *data, size_t size) {
   REAL(write); char path[PATH_MAX];
   if (!watched_descriptor(fd, path)) return real(fd, data, size);
-  int what = meet(WRITE, "write", path, "", size);
-  if (what == FAIL) { errno = failure; return -1; }
-  ssize_t result = real(fd, data, what == HALF && size > 1 ? size / 2 : size);
+  long number; int what = meet(WRITE, &number);
+  if (what == FAIL) { tell(number, "write", path, "", size, 0); errno = failure; return -1; }
+  ssize_t result = real(fd, data, what == HALF && size > 1 ? size / 2 : size); int error = errno;
+  tell(number, "write", path, "", size, result != -1);
   if (what == DIE_AFTER || (what == HALF && mode == KILL_HALF)) die();
-  return result;
+  errno = error; return result;
 }
 #define WRITES(name, type) ssize_t name(int fd, const void *data, size_t size, type offset) { REAL(name); char path[PATH_MAX]; \
   if (!watched_descriptor(fd, path)) return real(fd, data, size, offset); \

@@ -47,13 +47,14 @@ class Fault:
 
 
 class Operation(NamedTuple):
-    """A line of the log. `source`: where a rename came from."""
+    """A line of the log. `source`: where a rename came from; `done`: whether it succeeded."""
 
     number: int
     name: str
     size: int
     path: str
     source: str
+    done: bool = True
 
 
 def why_not() -> str | None:
@@ -94,8 +95,8 @@ def operations(log: Path) -> list[Operation]:
     found = []
     for line in log.read_text(errors="surrogateescape").splitlines():
         parts = line.split("\t")
-        if len(parts) == 5:
-            found.append(Operation(int(parts[0]), parts[1], int(parts[2]), parts[3], parts[4]))
+        if len(parts) == 6:
+            found.append(Operation(int(parts[0]), parts[1], int(parts[2]), parts[3], parts[4], parts[5] == "1"))
     return found
 
 

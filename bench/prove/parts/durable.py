@@ -21,7 +21,7 @@ def prove(trials: Trials) -> None:
     for verb in trials.some(verbs(runs), "verbs", sample=2):
         _verb(trials, runs, verb)
     begun = _begun(trials, runs)
-    for number, how in trials.some(begun, "kills of a resumption", sample=2):
+    for number, how in trials.some(begun, "kills of a resumption", sample=2, most=40):
         _killed_resumption(trials, runs, Fault(how, number))
     life = [operation.number for operation in runs.life(runs.trials.folder / "done")]
     cuts = [(number, how) for number in life for how in (*HOWS, How.KILL_AFTER)]
@@ -32,11 +32,12 @@ def prove(trials: Trials) -> None:
 def _verb(trials: Trials, runs: Runs, verb: Verb) -> None:
     """From the log of all file operations of a verb that ends well: nothing is left to the operating system."""
     here, log = verb.prepare(trials, runs), trials.folder / "log"
+    before = set(here.rglob("*"))
     ended = runs.galore(verb.words(here), fault=Fault(), watch=[here], log=log)
     trials.check("verbs that end well", ended.code == 0, f"{verb.name}: {ended}")
     disk = Disk()
     torn = disk.torn(operations(log))
-    lost = {"bytes, when they got their name": torn, "bytes": disk.lost_bytes(), "names": disk.lost_names()}
+    lost = {"bytes, when they got their name": torn, "bytes": disk.lost_bytes(here, before), "names": disk.lost_names()}
     for what, paths in lost.items():
         names = _relative(here, paths)
         trials.check(f"synced {what}", not names, f"{verb.name}: never synced: {', '.join(names[:6])}")
