@@ -24,7 +24,7 @@ from pathlib import Path
 from prove.shim import Fault, Which, arm
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h: a child does not outlive its parent
-LIMIT = 60.0  # seconds of one child, on a busy machine; a run takes two
+LIMIT = 40.0  # seconds of one child, on a busy machine; a run takes two
 UNCAUGHT = 70  # exit code of a child whose function raised
 BUG = ("This is a bug in galore", "Traceback (most recent call last)")
 
@@ -74,7 +74,7 @@ class Ended:
 
     def __str__(self) -> str:
         how = "hung" if self.hung else f"exit {self.code}"
-        return f"{how}: {' '.join(self.said.split())[-400:]}"
+        return f"{how}: {' '.join(self.said.split())[-600:]}"
 
 
 @dataclass

@@ -39,7 +39,7 @@ class Records:
         with self.file.open("a", encoding="utf-8", errors="backslashreplace") as out:
             out.write(json.dumps(asdict(record)) + "\n")
         if record.ok is not True or record.kind == END:
-            print(f"  {record}"[: 4 * WIDTH], flush=True)
+            print(f"  {record}"[: 5 * WIDTH], flush=True)
 
     def __iter__(self) -> Iterator[Record]:
         """What is there so far; a line that was cut off is passed over."""

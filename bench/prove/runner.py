@@ -18,7 +18,7 @@ from prove.records import END, Record, Records
 from prove.trials import Trials
 
 LEAST = 3.0  # seconds that are worth beginning with
-GRACE = 30.0  # for the last trial of a part whose time is up
+GRACE = 50.0  # for the last trial of a part whose time is up: more than that of a child
 
 
 @dataclass(frozen=True)
