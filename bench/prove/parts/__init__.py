@@ -27,5 +27,6 @@ PARTS = (
     Part("durable", "what a verb leaves is synced before it bears its name; a power cut anywhere can be resumed", 80),
     Part("numbers", "NaN, infinity and 1e30 in every method are counted, and leave finite checkpoints", 70),
     Part("hostile", "pipes, devices, numbers without end and code that asks to run are refused in bounded time", 80),
+    Part("fuzz", "mutated recipes, overrides and data are read or refused; what is resolved means the same", 60),
 )
 NAMES = tuple(part.name for part in PARTS)
