@@ -54,7 +54,7 @@ fmt: $(READY)
 	$(PY) -m ruff check --fix . ; $(PY) -m ruff format .
 
 wheel: $(READY)  ## dist/*.whl, installed and run from an empty environment
-	rm -rf dist && $(PY) -m build -q --wheel && $(PY) -m pytest -q -m slow tests/test_wheel.py
+	rm -rf dist build/lib && $(PY) -m build -q --wheel && $(PY) -m pytest -q -m slow tests/test_wheel.py
 
 prove: $(READY)  ## kill, fail, corrupt, fuzz: nothing is lost and nothing lies (12 minutes; PROVE_ARGS=--help)
 	PYTHONPATH=bench $(PY) -m prove $(PROVE_ARGS)

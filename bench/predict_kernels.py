@@ -1,14 +1,14 @@
 """Choose the kernels' tiles for an RTX 4090 by prediction, and tabulate what an update of LLaMA-7B should take with them.
 
-python bench/predict_kernels.py           rewrites the packaged table; minutes of compilation, no GPU
-python bench/predict_kernels.py report    the table of times as Markdown
+python bench/predict_kernels.py                   rewrites the packaged table; minutes of compilation, no GPU
+python bench/predict_kernels.py report [CARD]     the table of times as Markdown, on that card ("NVIDIA H100 80GB HBM3")
 """
 
 from __future__ import annotations
 
 import sys
 
-from galore.kernels.triton.card import RTX4090
+from galore.kernels.triton.card import CARDS, RTX4090, card_named
 from galore.kernels.triton.predicted import Predictor, table
 from galore.kernels.triton.sequences import LLAMA_7B, RANKS, Row, fused, reference, rows, unfused, unfused_nearest
 from galore.kernels.triton.tuning import PREDICTED, write
@@ -18,8 +18,9 @@ COLUMNS = ("floor", "fused", "accumulated", "nearest", "unfused", "reference")
 
 
 def main() -> None:
-    if sys.argv[1:] == ["report"]:
-        report(Predictor())
+    if sys.argv[1:2] == ["report"]:
+        card = card_named(" ".join(sys.argv[2:]) or RTX4090.name)
+        report(Predictor(card) if card else sys.exit(f"known are {', '.join(card.name for card in CARDS)}"))
     else:
         write(PREDICTED, {entry.key: tile for entry, tile, _ in table(Predictor())}, NOTE)
 
@@ -38,7 +39,7 @@ def report(predictor: Predictor) -> None:
         print(f"\n{name}, {a}×{b}, r = {r}:")
         for step in steps(a, b, r):
             print(
-                f"  {step.what}: {step.flops / 1e9:.1f} GFLOP, {step.bytes / 1e6:.0f} MB, {1e6 * step.seconds(RTX4090):.0f} µs"
+                f"  {step.what}: {step.flops / 1e9:.1f} GFLOP, {step.bytes / 1e6:.0f} MB, {1e6 * step.seconds(predictor.card):.0f} µs"
             )
     for rank in (r, 1024):
         plans = fused(a, b, rank)

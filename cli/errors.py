@@ -18,7 +18,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ import typer
 from typer.core import TyperGroup
 
 from galore.trainer.errors import RunFailed, UserError, system_error
-from galore.trainer.printable import masked, presentable, shortened
+from galore.trainer.printable import masked, masked_logs, presentable, shortened
 from galore.trainer.reading import NotReadable
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class ReportingGroup(TyperGroup):
     """A group of verbs whose errors reach the user as one message each."""
 
     def invoke(self, ctx: Any) -> Any:
-        with reported():
+        with masked_logs(), reported():
             return super().invoke(ctx)
 
 
@@ -73,6 +73,7 @@ def reported() -> Iterator[None]:
         raise
     except Exception as error:
         if hasattr(error, "format_message"):  # wrong usage, by a class that moved between versions of typer
+            vars(error)["message"] = presentable(str(vars(error).get("message", "")))
             raise
         known = as_user_error(error)
         show(known)
@@ -90,7 +91,8 @@ def as_user_error(error: Exception) -> UserError:
     told = (str(error).strip() or type(error).__name__).splitlines()[0]
     if isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or any(w in told for w in NO_MEMORY):
         fix = "lower train.micro_batch_size or data.max_length, or free memory; `galore doctor` shows how much there is"
-        return RunFailed(f"memory ran out: {told.partition('. ')[0]}", fix=fix)
+        reason = told[max(told.find(NO_MEMORY[0]), 0) :].partition(". ")[0]  # torch puts its own line of C++ before it
+        return RunFailed(f"memory ran out: {reason}", fix=fix)
     return RunFailed(
         f"{type(error).__name__}: {shortened(told, LONGEST_REASON)}", fix=BUG.format(_keep_traceback(error))
     )
@@ -138,10 +140,11 @@ def tell_skipped(skipped: Sequence[Skipped]) -> None:
 
 
 def show(error: UserError, title: str = "") -> None:
-    """Prints one error to stderr, in colours on a terminal."""
+    """Prints one error to stderr, in colours on a terminal; to one that vanished nothing, and the exit code is as it was."""
     from rich.console import Console
     from rich.text import Text
 
     text = Text.assemble((f"{title or TITLES.get(error.exit_code, 'error')}: ", "bold red"), str(error))
     text.highlight_regex(r"→ .*", "cyan")
-    Console(stderr=True, highlight=False, soft_wrap=True).print(text)
+    with suppress(OSError):
+        Console(stderr=True, highlight=False, soft_wrap=True).print(text)

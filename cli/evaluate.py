@@ -56,6 +56,8 @@ def evaluate(
     where = str(choose_device(device))
     scored = evaluate_stored(model, loaded, device=where, mode=mode.value if mode else None, max_tokens=max_tokens)
     tell_skipped(scored.skipped)
+    for note in scored.notes:
+        typer.echo(note, err=True)
     facts = scored.result.row()
     if as_json:
         typer.echo(json.dumps({"model": scored.origin, "step": scored.step} | facts))

@@ -79,10 +79,11 @@ def schema(
     output: Annotated[Path | None, typer.Option(help="The file to write.", show_default="standard output")] = None,
 ) -> None:
     """The JSON schema of a recipe file, with which editors complete and check."""
+    from galore.trainer.durable import replace_file
     from galore.trainer.recipe.json_schema import schema_text
 
     if output is None:
         typer.echo(schema_text(), nl=False)
     else:
-        output.write_text(schema_text(), encoding="utf-8")
+        replace_file(output, schema_text())
         typer.echo(f"wrote {output}")

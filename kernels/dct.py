@@ -35,6 +35,17 @@ def dct_matrix(rows: int, indices: Tensor, like: Tensor) -> Tensor:
     return torch.where(column == 0, torch.full_like(p[:1, :1], rows**-0.5), p)
 
 
+def random_basis(rows: int, rank: int, seed: int, device: torch.device) -> Tensor:
+    """P (rows, rank) in fp32 with orthonormal columns, from `seed` alone and without any decomposition.
+
+    `rank` columns of D at random, its rows with random signs (Halko, Martinsson, Tropp 2011, section 4.6).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    columns = torch.randperm(rows, generator=generator)[:rank]
+    signs = 1.0 - 2.0 * torch.randint(2, (rows, 1), generator=generator)
+    return dct_matrix(rows, columns, torch.empty(0, device=device)).mul_(signs.to(device))
+
+
 def dct(x: Tensor) -> Tensor:
     """Dᵀ x (a, n) in fp32 for x (a, n), in O(a log a · n) by one real FFT of length a (Makhoul 1980)."""
     a, x = x.shape[0], x.float()

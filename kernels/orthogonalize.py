@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
+from galore.kernels.decompose import Basis, first_finite
 from galore.kernels.device import device_type
 
 QUINTIC = (3.4445, -4.7750, 2.0315)  # of Muon: the steepest start at 0 that still ends near 1
@@ -33,20 +33,22 @@ def orthogonalize(m: Tensor, steps: int = 5) -> Tensor:
     return (x.mT if tall else x).to(m.dtype)
 
 
-def polar_factor(m: Tensor) -> Tensor:
-    """The nearest matrix to m (a, b) with orthonormal rows or columns, U Vᵀ, in fp32; by eigh in float64 where SVD fails.
+def polar_factor(m: Tensor) -> Basis:
+    """The nearest matrix to m (a, b) with orthonormal rows or columns, U Vᵀ, in fp32; by eigh in float64 where SVD fails,
+    and by Newton-Schulz, which is not exact, where that does.
 
     Directions that m does not have (singular values within rounding of 0) stay 0: the polar factor of a rank-deficient
     matrix is a partial isometry, and that of zeros is zeros.
     """
     m = m.float()
-    try:
-        u, s, vh = torch.linalg.svd(m, full_matrices=False)
-        held = (s > s[:1] * (max(m.shape) * torch.finfo(s.dtype).eps)).to(s.dtype)
-        exact: Tensor = (u * held) @ vh
-        return exact
-    except LinAlgError:
-        return _polar_by_eigh(m)
+    return first_finite(lambda: _polar_by_svd(m), lambda: _polar_by_eigh(m), lambda: orthogonalize(m))
+
+
+def _polar_by_svd(m: Tensor) -> Tensor:
+    u, s, vh = torch.linalg.svd(m, full_matrices=False)
+    held = (s > s[:1] * (max(m.shape) * torch.finfo(s.dtype).eps)).to(s.dtype)
+    exact: Tensor = (u * held) @ vh
+    return exact
 
 
 def _polar_by_eigh(m: Tensor) -> Tensor:
@@ -82,13 +84,15 @@ def rms_scale(rows: int, columns: int) -> float:
 class OrthogonalRule:
     """Momentum, then orthogonalisation: Muon's, or `exact` in the subspace as SUMO does (arXiv 2505.24749).
 
-    SUMO-like: its moment is a plain average (`nesterov` off), transported by C = P_newᵀP_old at a refresh.
+    SUMO-like: its moment is a plain average (`nesterov` off), transported by C = P_newᵀP_old at a refresh. `fell_back` is
+    called where the exact decomposition failed and another way was taken.
     """
 
     beta: float = 0.95
     nesterov: bool = True
     exact: bool = False
     steps: int = 5
+    fell_back: Callable[[], None] = lambda: None
 
     def state_shapes(self, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
         """Names and shapes of the fp32 state, zeros at first."""
@@ -102,5 +106,11 @@ class OrthogonalRule:
         No scale factor is in it: multiply by `spectral_scale` or `rms_scale` of the weight's shape. `out` may be `grad`.
         """
         moment = momentum_(state["exp_avg"], grad, self.beta, self.nesterov)
-        direction = polar_factor(moment) if self.exact else orthogonalize(moment, self.steps)
+        direction = self._polar(moment) if self.exact else orthogonalize(moment, self.steps)
         return torch.neg(direction, out=out)
+
+    def _polar(self, moment: Tensor) -> Tensor:
+        factor, fell_back = polar_factor(moment)
+        if fell_back:
+            self.fell_back()
+        return factor

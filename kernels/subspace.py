@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
+from galore.kernels.decompose import Basis, first_finite, holds
 from galore.kernels.device import generator_for, product
 from galore.kernels.reference import is_transposed, orient
-
-
-class Basis(NamedTuple):
-    """P (a, r) in fp32 with orthonormal columns, and whether the ordinary algorithm failed on the way to it."""
-
-    p: Tensor
-    fell_back: bool
-
 
 Orthonormalise = Callable[[Tensor, int], Basis]
 
@@ -32,26 +25,39 @@ def svd_basis(grad: Tensor, rank: int, transposed: bool | None = None) -> Basis:
     """
     grad = grad.float()
     transposed = is_transposed(grad.shape) if transposed is None else transposed
-    try:
+
+    def by_svd() -> Tensor:
         u, _, vh = torch.linalg.svd(grad, full_matrices=False)
-        return Basis((vh[:rank].mT if transposed else u[:, :rank]).contiguous(), False)
-    except LinAlgError:
+        leading: Tensor = vh[:rank].mT if transposed else u[:, :rank]
+        return leading.contiguous()
+
+    def by_eigh() -> Tensor:
         g = orient(grad, transposed).double()
-        return Basis(torch.linalg.eigh(g @ g.mT).eigenvectors.flip(-1)[:, :rank].float().contiguous(), True)
+        vectors: Tensor = torch.linalg.eigh(g @ g.mT).eigenvectors
+        return vectors.flip(-1)[:, :rank].float().contiguous()
+
+    return first_finite(by_svd, by_eigh)
 
 
 def range_basis(y: Tensor, rank: int) -> Basis:
-    """An orthonormal basis of the sketch y = G Ω (a, r) by Householder QR, signs fixed so that diag(R) ≥ 0.
+    """An orthonormal basis of the sketch y = G Ω (a, r) by Householder QR, signs fixed so that diag(R) ≥ 0; in float64,
+    from what is finite of y, where that fails.
 
     A fixed sign keeps the coordinates of a slowly turning subspace steady, which the kept moments rely on.
     """
-    q, r = torch.linalg.qr(y.float())
-    signs = torch.where(torch.diagonal(r) < 0, -1.0, 1.0)
-    q = (q * signs)[:, :rank].contiguous()
-    if _holds(torch.isfinite(q).all()):
-        return Basis(q, False)
-    finite = torch.nan_to_num(y.double(), nan=0.0, posinf=0.0, neginf=0.0)
-    return Basis(torch.linalg.qr(finite).Q[:, :rank].float().contiguous(), True)
+
+    def in_float32() -> Tensor:
+        q, r = torch.linalg.qr(y.float())
+        signs = torch.where(torch.diagonal(r) < 0, -1.0, 1.0)
+        signed: Tensor = q * signs
+        return signed[:, :rank].contiguous()
+
+    def in_float64() -> Tensor:
+        finite = torch.nan_to_num(y.double(), nan=0.0, posinf=0.0, neginf=0.0)
+        q: Tensor = torch.linalg.qr(finite).Q
+        return q[:, :rank].float().contiguous()
+
+    return first_finite(in_float32, in_float64)
 
 
 def cholesky_basis(y: Tensor, rank: int) -> Basis:
@@ -61,12 +67,16 @@ def cholesky_basis(y: Tensor, rank: int) -> Basis:
     The second pass is exact to rounding if the first one left a Gram matrix near the identity, which is what is tested.
     """
     y = y.float()
-    once, _ = _cholesky_pass(unit_columns(y, y.shape[1]).p)
-    twice, gram = _cholesky_pass(once)
-    near_identity = (gram - torch.eye(gram.shape[0], device=gram.device)).norm() < 0.5  # false for nan
-    if _holds(near_identity):
-        return Basis(twice[:, :rank].contiguous(), False)
-    return Basis(range_basis(y, rank).p, True)
+
+    def in_two_passes() -> Tensor:
+        once, _ = _cholesky_pass(unit_columns(y, y.shape[1]).p)
+        twice, gram = _cholesky_pass(once)
+        near_identity = (gram - torch.eye(gram.shape[0], device=gram.device)).norm() < 0.5  # false for nan
+        if not holds(near_identity):
+            raise LinAlgError("the columns are nearly dependent")
+        return twice[:, :rank].contiguous()
+
+    return first_finite(in_two_passes, lambda: range_basis(y, rank).p)
 
 
 def unit_columns(y: Tensor, rank: int) -> Basis:
@@ -82,11 +92,6 @@ def _cholesky_pass(y: Tensor) -> tuple[Tensor, Tensor]:
     gram = y.mT @ y
     r = torch.linalg.cholesky_ex(gram, upper=True).L
     return torch.linalg.solve_triangular(r, y, upper=True, left=False), gram
-
-
-def _holds(condition: Tensor) -> bool:
-    """The condition (), true on `meta`, where it has no value."""
-    return condition.is_meta or bool(condition)
 
 
 def power_basis(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,7 +17,8 @@ from galore.kernels.cuda import prepare_cuda
 from galore.kernels.device import device_type
 from galore.kernels.dispatch import ENVIRONMENT, BackendError, summary
 from galore.kernels.host import ask_for_expandable_segments, prepare_process
-from galore.trainer.checkpoint import Checkpoint, newest_verified, tidy, told
+from galore.trainer import identity
+from galore.trainer.checkpoint import Checkpoint, newest_state, newest_verified, tidy, told
 from galore.trainer.data.batch import Progress, silent
 from galore.trainer.data.labelled import LabelledData
 from galore.trainer.data.read import Data, read_data
@@ -32,13 +34,14 @@ from galore.trainer.models.classifier import build_classifier
 from galore.trainer.models.cpu import optimize_decoder
 from galore.trainer.models.decoder import build_decoder, refuse_encoder
 from galore.trainer.models.linears import left_alone, router_note
-from galore.trainer.optim import GaLoreAdamW, hand_over_int8, project_in_backward
+from galore.trainer.optim import GaLoreAdamW, hand_over_int8, kinds_with_own_forward, project_in_backward
 from galore.trainer.parameters import ParameterRow, build_optimizer, clamped_ranks, left_full_rank, parameter_table
 from galore.trainer.recipe.load import LoadedRecipe, recipe_of_run
 from galore.trainer.recipe.resume import changed_mathematics
 from galore.trainer.recipe.schema import Recipe
 from galore.trainer.rotation import step_directories
 from galore.trainer.rundir import RunDir
+from galore.trainer.runmodel import stored_config
 from galore.trainer.state import restore
 
 DRY_RUN_VOCABULARY = 32_000  # rows of the embedding where neither recipe nor model says; a dry run reads no corpus
@@ -61,6 +64,7 @@ class Run:
     first_step: int
     kernels: list[str]
     checkpoint: Checkpoint | None
+    made_with: dict[str, Any] = field(default_factory=dict)  # see `identity`
 
     @property
     def has_validation(self) -> bool:
@@ -92,12 +96,14 @@ def build(loaded: LoadedRecipe, directory: RunDir, console: Console, progress: P
     if recipe.data.task is None:
         refuse_encoder(recipe.model, loaded.base_dir)  # before hours of tokenising
     data = read_data(recipe, loaded.base_dir, progress)
-    for note in data.notes if isinstance(data, LabelledData) else ():
+    for note in data.notes:
         console.message(note)
     torch.manual_seed(recipe.train.seed)  # dropout draws from the global generator, whose state checkpoints hold
     model, kernels = build_model(recipe, id_bound(data.tokenizer), str(device), loaded.base_dir)
+    if not directory.fresh:
+        identity.require_same_config(newest_state(directory.checkpoints), stored_config(model), directory.root)
     optimizer = attach_optimizer(model, recipe, recipe.train.accumulation)
-    kernels += _told(recipe, optimizer, device)
+    kernels += _told(recipe, model, optimizer, device)
     checkpoint = (
         None if directory.fresh else _resume(directory, console, model, optimizer, data, recipe.train.save_total_limit)
     )
@@ -152,9 +158,11 @@ def attach_optimizer(model: nn.Module, recipe: Recipe, accumulation: int) -> GaL
     return optimizer
 
 
-def _told(recipe: Recipe, optimizer: GaLoreAdamW, device: torch.device) -> list[str]:
+def _told(recipe: Recipe, model: nn.Module, optimizer: GaLoreAdamW, device: torch.device) -> list[str]:
     inside = sum(slot.factored for slot in optimizer.projected)
     lines = [f"projection: of {inside} matrices inside their layers' backward"] if inside else []
+    own = kinds_with_own_forward(optimizer, model)
+    lines += [f"projection: in the hook for {', '.join(own)}, which have a forward of their own"] if own else []
     lines += _paths(optimizer, device)
     if recipe.optim.state_dtype == "8bit":
         lines.append("8-bit states: {} ({})".format(*blockwise.path()))
@@ -254,6 +262,11 @@ def _together(model: nn.Module, optimizer: GaLoreAdamW) -> str:
 
 
 def _refuse_other_mathematics(directory: RunDir, recipe: Recipe) -> None:
+    """By what the checkpoints were trained with; the run's recipe, a file anybody may edit, counts where there is none."""
+    state = newest_state(directory.checkpoints)
+    if identity.KEY in state:
+        identity.require_same_recipe(state, recipe, directory.root)
+        return
     old = recipe_of_run(directory.recipe)
     changed = changed_mathematics(old, recipe)
     if changed:

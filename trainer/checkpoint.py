@@ -12,7 +12,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from galore.trainer.diskspace import explain, require
 from galore.trainer.durable import Written, sync_directory, write_file
 from galore.trainer.errors import Ended, RunFailed
 from galore.trainer.manifest import NAME as MANIFEST
-from galore.trainer.manifest import Damaged, Manifest, verify
+from galore.trainer.manifest import Damaged, Manifest, check_files, read_manifest, verify
 from galore.trainer.reading import read_bounded
 from galore.trainer.rotation import REPLACED, UNFINISHED, discard, rotate, step_directories, trust, unfinished
 from galore.trainer.tensorfile import stream, tensor_bytes
@@ -168,7 +169,36 @@ def tidy(root: Path, keep: int, resumed: Path) -> None:
     sync_directory(root)
 
 
+def newest_state(root: Path) -> dict[str, Any]:
+    """state.json of the newest checkpoint in which it is as it was saved, without reading any tensor; empty if there is none."""
+    for _, path in step_directories(root):
+        with suppress(Damaged), _readable(path):
+            files = read_manifest(path).files
+            if STATE in files:
+                check_files(path, {STATE: files[STATE]})
+                return dict(json.loads(read_bounded(path / STATE)))
+    return {}
+
+
 def _open(step: int, path: Path) -> Checkpoint:
+    with _readable(path):
+        return _opened(step, path)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """A checkpoint that is there and cannot be read just now may be the best one: RunFailed, and none is taken instead."""
+    try:
+        yield
+    except OSError as error:
+        raise RunFailed(
+            f"a checkpoint cannot be read: {error.strerror or error}; nothing was changed",
+            where=str(error.filename or path),
+            fix="make it readable and try again, or move that checkpoint away to go on from an older one",
+        ) from error
+
+
+def _opened(step: int, path: Path) -> Checkpoint:
     manifest = verify(path)
     if manifest.step != step:
         raise Damaged(f"{MANIFEST} is of step {manifest.step}: the directory was renamed")
@@ -190,7 +220,7 @@ def _check_groups(tensors: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Mapp
 def _make_room(root: Path, needed: int, step: int) -> None:
     """Remove what killed runs left, and refuse before the first byte if the disk cannot take `needed` bytes."""
     if not root.is_dir():
-        root.mkdir(parents=True)
+        root.mkdir()  # the run's directory is there, or it is no longer this run's
         sync_directory(root.parent)
     for path in unfinished(root):
         discard(path)

@@ -22,12 +22,16 @@ from galore.trainer.scoring import Result, score_held_out
 
 @dataclass(frozen=True)
 class Scored:
-    """The result, and what was scored: `origin` is the checkpoint or model, `step` None if it was no run."""
+    """The result, and what was scored: `origin` is the checkpoint or model, `step` None if it was no run.
+
+    `notes` is what the user should know of the data.
+    """
 
     result: Result
     origin: str
     step: int | None
     skipped: tuple[Skipped, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def evaluate_stored(
@@ -57,7 +61,7 @@ def evaluate_stored(
     _check_data(data, stored, recipe)
     how = {"mode": mode or recipe.eval.mode, "max_tokens": max_tokens or recipe.eval.max_tokens}
     asked = recipe.model_copy(update={"eval": recipe.eval.model_copy(update=how)})
-    return Scored(score_held_out(stored.model, data, asked), stored.origin, stored.step, stored.skipped)
+    return Scored(score_held_out(stored.model, data, asked), stored.origin, stored.step, stored.skipped, data.notes)
 
 
 def _recipe(stored: StoredModel, loaded: LoadedRecipe | None) -> tuple[Recipe, Path]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,21 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from galore.trainer.checkpoint import Skipped
 from galore.trainer.data.chat import stop_tokens
-from galore.trainer.durable import sync_directory
+from galore.trainer.data.chattemplate import ensure_template
+from galore.trainer.durable import (
+    make_directory,
+    remove,
+    save_pretrained,
+    sync_directory,
+    synced,
+    temporary,
+    write_file,
+)
 from galore.trainer.errors import RunFailed, UserError, system_error
+from galore.trainer.exported import sign
+from galore.trainer.lock import alone_in
 from galore.trainer.modelcard import model_card
+from galore.trainer.models.generation import drop_idle
 from galore.trainer.models.pretrained import kind_of, load_pretrained, read_config
 from galore.trainer.models.tensors import refuse_different
 from galore.trainer.olderreaders import add_older_keys
@@ -40,7 +53,7 @@ def export(run: str, out: Path) -> Exported:
 
     `AutoModelForCausalLM.from_pretrained(out)`, or of a classifier `AutoModelForSequenceClassification`, and
     `AutoTokenizer.from_pretrained(out)` load it, with equal logits.
-    Adapters are merged. The folder appears whole or not at all.
+    Adapters are merged. The folder appears whole or not at all, with digests that galore compares when it reads it again.
 
     Args:
         run: run directory (its newest verified checkpoint), model folder or hub name.
@@ -53,10 +66,8 @@ def export(run: str, out: Path) -> Exported:
     _refuse_used(out)
     stored = load_run_model(run)
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as private:
-            folder = Path(private) / out.name
-            folder.mkdir()
+        make_directory(out.parent)
+        with _private(temporary(out)) as folder:
             size = _write(stored, folder)
             folder.rename(out)  # takes the place of an empty folder, refuses one that was filled meanwhile
         sync_directory(out.parent)
@@ -66,6 +77,20 @@ def export(run: str, out: Path) -> Exported:
             raise
         raise RunFailed(f"cannot export: {refused.strerror if refused else error}", where=str(out)) from error
     return Exported(out, stored.origin, stored.step, size, kind_of(stored.model.config).__name__, stored.skipped)
+
+
+@contextmanager
+def _private(folder: Path) -> Iterator[Path]:
+    """The folder, empty and this process's alone; what a killed export left in it goes, and so does it after an error."""
+    folder.mkdir(exist_ok=True)
+    with alone_in(folder):
+        for leftover in folder.iterdir():
+            remove(leftover)
+        try:
+            yield folder
+        except BaseException:
+            remove(folder)
+            raise
 
 
 def _refuse_used(out: Path) -> None:
@@ -80,14 +105,17 @@ def _write(stored: StoredModel, folder: Path) -> int:
     if model.can_generate():
         model.config.use_cache = True
     _name_special_tokens(stored, stored.tokenizer)
-    model.save_pretrained(folder)
-    stored.tokenizer.save_pretrained(folder)
-    add_older_keys(folder)
+    if model.can_generate():
+        drop_idle(model.generation_config)
+    files = save_pretrained(folder, model, stored.tokenizer)
+    again = add_older_keys(folder)
+    files = synced(folder, {name: written for name, written in files.items() if name not in again})
     _verify(model, folder)
     card = folder / "README.md"
-    card.write_text(model_card(stored), encoding="utf-8")
+    write_file(card, [model_card(stored).encode()])
     for weights in folder.glob("*.safetensors"):  # the library lets only their owner read them
         weights.chmod(card.stat().st_mode)
+    sign(folder, files)
     return sum(path.stat().st_size for path in folder.iterdir())
 
 
@@ -111,6 +139,7 @@ def _name_special_tokens(stored: StoredModel, tokenizer: PreTrainedTokenizerBase
             if getattr(config, name, None) is None:
                 setattr(config, name, getattr(tokenizer, name))
     if stored.recipe is not None and stored.recipe.data.instruct:
+        ensure_template(tokenizer)
         _stop_after_answers(stored.model.generation_config, stop_tokens(tokenizer))
 
 

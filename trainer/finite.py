@@ -32,5 +32,6 @@ def _is_finite(tensor: Tensor) -> bool:
     """A sum that is finite has finite terms only, and takes no memory; one that is not may have overflowed."""
     if tensor.element_size() > 1 and math.isfinite(float(tensor.sum())):  # bytes have no sum
         return True
-    wide = (chunk if chunk.element_size() > 1 else chunk.float() for chunk in tensor.reshape(-1).split(CHUNK))
-    return all(bool(torch.isfinite(chunk).all()) for chunk in wide)
+    flat = tensor.reshape(-1)
+    chunks = (flat[start : start + CHUNK] for start in range(0, flat.numel(), CHUNK))
+    return all(bool(torch.isfinite(part if part.element_size() > 1 else part.float()).all()) for part in chunks)

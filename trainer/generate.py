@@ -92,6 +92,15 @@ def prompt_ids(
     return ids
 
 
+def rehearse(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, prompt: str, max_new_tokens: int, chat: bool
+) -> None:
+    """Raise what `sample` will raise whatever the weights are; a chat template may raise anything."""
+    prompt_ids(model, tokenizer, prompt, max_new_tokens, chat)
+    if chat:
+        stop_tokens(tokenizer)
+
+
 def _refuse_not_finite(ids: Tensor, logits: Tensor) -> Tensor:
     """A draw from nan raises on a CPU, and on a GPU leaves a process that can do nothing more."""
     if not bool(torch.isfinite(logits.max())):  # a token that is ruled out has -inf

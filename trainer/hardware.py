@@ -13,6 +13,9 @@ from typing import Any, Literal
 
 import torch
 
+from galore.trainer.durable import make_directory, replace_file
+from galore.trainer.errors import UserError
+from galore.trainer.lock import awaited
 from galore.trainer.reading import read_bounded, user_path
 
 _T = 1e12
@@ -142,11 +145,7 @@ def _read(file: Path) -> dict[str, float]:
 
 def _write(file: Path, entries: dict[str, float]) -> None:
     """A cache that cannot be written costs one measurement per run, so it is no error."""
-    temporary = file.with_name(f"{file.name}.{os.getpid()}")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(entries, indent=2, sort_keys=True), encoding="utf-8")
-        temporary.replace(file)
-    except OSError:
-        with suppress(OSError):
-            temporary.unlink()
+    with suppress(OSError, UserError):
+        make_directory(file.parent)
+        with awaited(file.with_name(f"{file.name}.lock")):
+            replace_file(file, json.dumps(entries, indent=2, sort_keys=True))

@@ -1,22 +1,24 @@
-"""One process per run directory: a lock that the kernel drops when its holder dies, however it dies."""
+"""Locks that the kernel drops when their holder dies, however it dies: one process per run, or one after another."""
 
 from __future__ import annotations
 
 import fcntl
 import os
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from galore.trainer.errors import UserError
 
-_held: set[int] = set()
+POLL_SECONDS = 0.2
+_held: dict[Path, int] = {}
 
 
 def _let_go_in_child() -> None:
     """A forked worker would keep the lock of a killed parent alive: it must not own it."""
-    for descriptor in _held:
+    for descriptor in _held.values():
         os.close(descriptor)
     _held.clear()
 
@@ -45,13 +47,73 @@ def exclusive(path: Path) -> Iterator[None]:
     except BaseException:
         os.close(descriptor)
         raise
-    _held.add(descriptor)
+    _held[path] = descriptor
     try:
         yield
     finally:
-        if descriptor in _held:  # not in a forked child
-            _held.discard(descriptor)
+        if _held.get(path) == descriptor:  # not in a forked child
+            del _held[path]
             os.close(descriptor)
+
+
+def is_lost(path: Path) -> bool:
+    """Whether `path`, whose lock this process holds, is another file by now, or none: its folder was renamed or replaced."""
+    if path not in _held:
+        return False
+    try:
+        return not os.path.samestat(path.stat(), os.fstat(_held[path]))
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+
+
+def present_name(path: Path) -> Path | None:
+    """Where the file lies by now that this process locked as `path`; None if it was deleted, or the system does not tell."""
+    try:
+        found = Path(f"/proc/self/fd/{_held[path]}").readlink()
+        return found if os.path.samestat(found.stat(), os.fstat(_held[path])) else None
+    except (OSError, KeyError):
+        return None
+
+
+@contextmanager
+def awaited(path: Path, wait: Callable[[], object] = lambda: None) -> Iterator[None]:
+    """Hold the lock of the file `path` once every other process has let it go; `wait` is called while one has not.
+
+    Raises:
+        UserError: it cannot be locked here.
+    """
+    with path.open("a") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                wait()
+                time.sleep(POLL_SECONDS)
+            except OSError as error:
+                fix = "set data.cache_dir, or $GALORE_CACHE, to a folder on a file system with file locks"
+                raise UserError(f"cannot be locked: {error.strerror}", where=str(path), fix=fix) from error
+        yield  # closing the file releases the lock, and so does the death of the process
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Hold the lock of a directory itself, where the file system has such; nothing is written into it.
+
+    Raises:
+        UserError: another process holds it.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError("another process writes there", where=str(folder), fix="wait for it, or stop it") from None
+        except OSError:
+            pass  # a network's file system may lock files only
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _acquire(descriptor: int, path: Path) -> None:

@@ -42,7 +42,7 @@ def train(run: Run, recorder: Recorder, stop: StopOnSignal) -> Result | None:
             rescue.stand(done)
             recorder.step(done, batch, outcome, lr, time.perf_counter() - started, run.model, run.optimizer)
             if recorder.skipped_in_a_row > settings.max_skipped_steps:
-                raise gave_up(run, recorder)
+                raise gave_up(run, recorder, done)
             due = due or _every(settings.save_steps, done)
             if last or stop.requested or (due and not recorder.skipped_in_a_row):
                 save(run, recorder, rescue.at, must=last or stop.requested is not None)

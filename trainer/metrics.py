@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -40,8 +41,10 @@ class Metrics:
     `evaluated`: the last evaluation that the file held when it was opened; empty if none.
     """
 
-    def __init__(self, descriptor: int, warn: Callable[[str], None], sink: Sink | None, evaluated: Row) -> None:
-        self._descriptor, self._warn, self._sink, self.evaluated = descriptor, warn, sink, evaluated
+    def __init__(
+        self, descriptor: int, warn: Callable[[str], None], sink: Sink | None, evaluated: Row | None = None
+    ) -> None:
+        self._descriptor, self._warn, self._sink, self.evaluated = descriptor, warn, sink, evaluated or {}
         self._pending = bytearray()
         self._stuck = False
 
@@ -52,17 +55,21 @@ class Metrics:
         """Open `path` for a run that starts (`resume_step` is None: an empty file) or goes on after `resume_step`.
 
         Rows of later steps will be computed again, so they are dropped, as is a line that a kill cut short. The file
-        is replaced atomically.
+        is replaced atomically. The steps of a run that begins again at step 0 may be all that is left of it: the file
+        is then kept as metrics.jsonl.1, or the next number that is free.
 
         Args:
-            warn: told once when the disk is full, and once when the delayed rows are written.
+            warn: told once when the disk is full, and once when the delayed rows are written; and what is kept.
 
         Raises:
-            OSError: the file cannot be written; it is as it was.
+            OSError: the file cannot be read or written; no row is lost.
         """
-        rows = [] if resume_step is None else [row for row in read_rows(path) if row["step"] <= resume_step]
+        known = [] if resume_step is None else list(read_rows(path))
+        if resume_step == 0 and any(row.get("kind") == "train" for row in known):
+            warn(f"the rows of the steps before are kept in {_keep(path).name}")
+        rows = [row for row in known if resume_step is not None and row["step"] <= resume_step]
         replace_file(path, b"".join(map(_line, rows)))
-        evaluated = next((row for row in reversed(rows) if row.get("kind") == "eval"), {})
+        evaluated = next((row for row in reversed(rows) if row.get("kind") == "eval"), None)
         return cls(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC), warn, sink, evaluated)
 
     def write(self, row: Row) -> None:
@@ -105,6 +112,13 @@ class Metrics:
         if not self._stuck:
             self._stuck = True
             self._warn(f"metrics.jsonl cannot be written ({error.strerror}); rows are kept in memory and tried again")
+
+
+def _keep(path: Path) -> Path:
+    numbers = itertools.count(1)
+    kept = next(name for number in numbers if not os.path.lexists(name := path.with_name(f"{path.name}.{number}")))
+    path.rename(kept)
+    return kept
 
 
 def read_rows(path: Path) -> Iterator[Row]:

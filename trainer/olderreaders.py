@@ -6,19 +6,23 @@ import json
 from pathlib import Path
 from typing import Any
 
+from galore.trainer.durable import replace_file
+from galore.trainer.reading import read_bounded
+
 ROPE_APART = ("rope_theta", "partial_rotary_factor")  # keys beside `rope_scaling` in 4, among `rope_parameters` in 5
 OF_THIS_MACHINE = ("is_local", "local_files_only")
 
 
-def add_older_keys(folder: Path) -> None:
-    """Write what transformers 4 looks for beside what 5 wrote into `folder`, which reads as before."""
-    _rewrite(folder / "config.json", _older_config)
-    _rewrite(folder / "tokenizer_config.json", _older_tokenizer)
+def add_older_keys(folder: Path) -> set[str]:
+    """Write what transformers 4 looks for beside what 5 wrote into `folder`, which reads as before; names of the files.
 
-
-def _rewrite(file: Path, change: Any) -> None:
-    values = json.loads(file.read_text(encoding="utf-8"))
-    file.write_text(json.dumps(change(values), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    A file that is not there stays away: whoever reads the folder back says what is missing.
+    """
+    present = {name: change for name, change in CHANGES.items() if (folder / name).is_file()}
+    for name, change in present.items():
+        values = change(json.loads(read_bounded(folder / name)))
+        replace_file(folder / name, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+    return set(present)
 
 
 def _older_config(values: dict[str, Any]) -> dict[str, Any]:
@@ -51,3 +55,6 @@ def _older_tokenizer(values: dict[str, Any]) -> dict[str, Any]:
     if isinstance(values.get("extra_special_tokens"), list):
         values["additional_special_tokens"] = values.pop("extra_special_tokens")
     return values
+
+
+CHANGES = {"config.json": _older_config, "tokenizer_config.json": _older_tokenizer}

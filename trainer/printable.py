@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
 
 LONGEST_LINE = 1_500  # letters; a path may have 4,096, but a message is read
 LONGEST_NAME = 60
@@ -16,12 +19,12 @@ MASK = "***"
 _SECRET_VARIABLE = re.compile(r"(?:TOKEN|KEY|PASSWORD|PASSWD|SECRET)$", re.IGNORECASE)
 _NAMED = re.compile(
     r"""((?:
-        (?:hf|hub|auth|access|api|secret|session|wandb|bearer)[_-]?(?:token|key) | (?<![a-z_-])token
+        (?:hf|hub|auth|access|api|secret|session|wandb|bearer)[_-]?(?:tok\w{0,3}|key) | (?<![a-z_-])token
         | password | passwd | (?<![a-z])secret
     )["'`]?\s{0,3}[=:]\s{0,3}["'`]?)[^\s"'`,;]+""",
     re.IGNORECASE | re.VERBOSE,
 )
-_IN_URL = re.compile(r"(://)(?:[^\s/?#]{0,300}|[^\s:/?#]{1,100}:\S{0,300})@")
+_IN_URL = re.compile(r"(:/{1,2})(?:[^\s/?#]{0,300}|[^\s:/?#]{1,100}:\S{0,300})@")
 _BY_SHAPE = re.compile(r"\b(?:hf_[A-Za-z0-9]{16,}|sk-[\w-]{16,}|gh[pousr]_\w{16,}|AKIA[0-9A-Z]{16})")
 
 
@@ -68,3 +71,21 @@ def masked(text: str) -> str:
         if len(value) >= SHORTEST_SECRET and _SECRET_VARIABLE.search(name):
             text = text.replace(value, MASK)
     return text
+
+
+@contextmanager
+def masked_logs() -> Iterator[None]:
+    """Masks what any library logs meanwhile: the hub's, for one, tells whole URLs when it tries again."""
+    before = logging.getLogRecordFactory()
+
+    def make(*args: Any, **more: Any) -> logging.LogRecord:
+        record = before(*args, **more)
+        with suppress(Exception):  # logging itself tells of a message that does not fit its arguments
+            record.msg, record.args = masked(record.getMessage()), None
+        return record
+
+    logging.setLogRecordFactory(make)
+    try:
+        yield
+    finally:
+        logging.setLogRecordFactory(before)

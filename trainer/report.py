@@ -6,7 +6,6 @@ from pathlib import Path
 
 from galore.trainer import sections
 from galore.trainer.data.extras import install
-from galore.trainer.durable import replace_file
 from galore.trainer.errors import RunFailed
 from galore.trainer.history import History
 from galore.trainer.markdown import section
@@ -24,7 +23,7 @@ def write_report(run_dir: RunDir) -> Path:
     """
     try:
         history = History.read(run_dir)
-        replace_file(run_dir.report, _compose(history, _plots(history, run_dir)))
+        run_dir.replace(run_dir.report, _compose(history, _plots(history, run_dir)))
     except OSError as error:
         raise RunFailed(
             f"the report was not written: {error.strerror or error}",
@@ -61,8 +60,9 @@ def _plots(history: History, run_dir: RunDir) -> str:
         return section("Plots", WITHOUT_PLOTS)
     except Exception as error:  # numbers that nobody has thought of; the rest of the report tells them
         return section("Plots", f"Not drawn: {type(error).__name__}: {error}\n")
+    run_dir.require_own()
     run_dir.plots.mkdir(exist_ok=True)
     for name, png in figures.items():
-        replace_file(run_dir.plots / f"{name}.png", png)
+        run_dir.replace(run_dir.plots / f"{name}.png", png)
     images = (f"![{name.replace('_', ' ')}]({run_dir.plots.name}/{name}.png)\n" for name in figures)
     return section("Plots", *images)

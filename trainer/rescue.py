@@ -8,11 +8,10 @@ from types import TracebackType
 from typing import Self
 
 from galore.trainer.build import Run
-from galore.trainer.durable import replace_file
 from galore.trainer.errors import Ended, Interrupted, UserError
 from galore.trainer.record import Recorder
 from galore.trainer.saving import Standing, go_on, newest, save
-from galore.trainer.shortage import Shortage, gave_out, make_room
+from galore.trainer.shortage import Shortage, gave_out, is_out_of_memory, make_room
 
 
 class Rescue:
@@ -45,8 +44,9 @@ def broken_off(run: Run, recorder: Recorder, at: Standing, error: Exception) -> 
     reason = described(error)
     trace = "".join(traceback.format_exception(error))
     traceback.clear_frames(error.__traceback__)  # they hold the tensors of what broke off
-    make_room(run)
-    with suppress(Exception):  # it may be the record that broke
+    with suppress(Exception):  # it may be the device that broke
+        make_room(run)
+    with suppress(Exception):  # or the record
         recorder.event(at.step, f"broken off after step {at.step}: {reason}")
     saved = _saved(run, recorder, at)
     return Ended(
@@ -63,12 +63,12 @@ def ran_out(run: Run, recorder: Recorder, at: Standing, shortage: Shortage) -> E
     return gave_out(run, at.step, shortage, _saved(run, recorder, at))
 
 
-def gave_up(run: Run, recorder: Recorder) -> Ended:
+def gave_up(run: Run, recorder: Recorder, step: int) -> Ended:
     """What ends a run of which too many steps in a row were skipped."""
     return Ended(
         f"{recorder.skipped_in_a_row} steps in a row had gradients that are not finite",
         where=str(run.directory.root),
-        fix=f"lower optim.learning_rate or set optim.max_grad_norm and start anew; {newest(run)}",
+        fix=f"lower optim.learning_rate or set optim.max_grad_norm and start anew; {newest(run, step)}",
     )
 
 
@@ -82,13 +82,13 @@ def described(error: Exception) -> str:
 def _saved(run: Run, recorder: Recorder, at: Standing) -> str:
     """Save what is whole, and say what there is."""
     if run.optimizer.torn:
-        return f"some weights had taken the step already: {newest(run)}"
+        return f"some weights had taken the step already: {newest(run, at.step)}"
     if at.step == run.first_step:
         return "no step was done since the start: nothing is lost"
     try:
         save(run, recorder, at, must=True)
     except Exception as error:
-        return f"the steps since the last save are lost ({described(error)}): {newest(run)}"
+        return f"the steps since the last save are lost ({described(error)}): {newest(run, at.step)}"
     return f"the {at.step} steps before it are saved"
 
 
@@ -98,7 +98,9 @@ def _remedy(run: Run, error: Exception, trace: str) -> str:
         return error.fix
     if isinstance(error, OSError):
         return ""
-    with suppress(OSError):
-        replace_file(run.directory.traceback, trace)
+    if isinstance(error, MemoryError) or is_out_of_memory(error):  # in a step it is a shortage, told apart from this
+        return "lower eval.micro_batch_size"
+    with suppress(OSError, UserError):  # the latter where the directory is another run's by now
+        run.directory.replace(run.directory.traceback, trace)
         return f"{run.directory.traceback} says where, for a report if it is galore's fault"
     return ""

@@ -9,14 +9,13 @@ from typing import Any
 from galore.trainer.build import Run, build
 from galore.trainer.checkpoint import bytes_for, most_beside
 from galore.trainer.data.batch import Progress, silent
-from galore.trainer.data.chat import stop_tokens
 from galore.trainer.data.extras import no_plots, refuse_missing_extras
 from galore.trainer.data.labelled import LabelledData
 from galore.trainer.diskspace import require_for_run
-from galore.trainer.durable import replace_file
 from galore.trainer.errors import UserError
 from galore.trainer.facts import facts, header, now
-from galore.trainer.generate import prompt_ids
+from galore.trainer.generate import rehearse
+from galore.trainer.identity import files_of, identity
 from galore.trainer.loop import train
 from galore.trainer.memory.forecast import forecast
 from galore.trainer.memory.live import current_and_peak, forget_peak
@@ -27,7 +26,7 @@ from galore.trainer.record import Meter, Recorder
 from galore.trainer.report import write_report
 from galore.trainer.rescue import described
 from galore.trainer.rundir import RunDir
-from galore.trainer.runmodel import save_model_files
+from galore.trainer.runmodel import save_model_files, stored_config
 from galore.trainer.saving import go_on
 from galore.trainer.scoring import Result, baseline_facts, final_of
 from galore.trainer.signals import StopOnSignal
@@ -56,9 +55,8 @@ def run_training(
             _require_places(directory)
             _require_disk(run)
             _require_sample(run)
-            replace_file(
-                directory.recipe, loaded.text
-            )  # before all else: it is what makes the directory a run to resume
+            # before all else: it is what makes the directory a run to resume
+            directory.replace(directory.recipe, loaded.text)
             return _carry_out(run, _recorder(run, console, baseline))
         finally:
             run.optimizer.release()  # its hooks and the model hold each other, where no garbage collector sees it
@@ -102,10 +100,8 @@ def _require_sample(run: Run) -> None:
     if settings.sample_prompt is None or not run.has_validation:
         return
     try:
-        prompt_ids(run.model, run.data.tokenizer, settings.sample_prompt, settings.sample_tokens, chat)
-        if chat:
-            stop_tokens(run.data.tokenizer)
-    except Exception as error:  # a chat template may raise anything
+        rehearse(run.model, run.data.tokenizer, settings.sample_prompt, settings.sample_tokens, chat)
+    except Exception as error:
         raise UserError(
             f"no sample can be drawn: {described(error)}",
             where="eval.sample_prompt",
@@ -115,6 +111,8 @@ def _require_sample(run: Run) -> None:
 
 def _report(run: Run) -> Path | None:
     """Write the report; a failure here must not hide how the run ended."""
+    if run.directory.is_lost:  # the error that ends the run says so
+        return None
     try:
         return write_report(run.directory)
     except UserError as error:
@@ -129,6 +127,7 @@ def _recorder(run: Run, console: Console, baseline: int) -> Recorder:
     meter = Meter.of(run.model, run.device, dtype, _length(run))
     resume_step = None if run.directory.fresh else run.first_step
     sink = make_sink(run.recipe, run.directory, console.message)
+    run.directory.require_own()
     metrics = Metrics.open(run.directory.metrics, resume_step, warn=console.message, sink=sink)
     recorder = Recorder(metrics, console, meter, run.device, 0 if run.device.type == "cuda" else baseline)
     if run.checkpoint is not None:
@@ -152,8 +151,11 @@ def _begin(run: Run, recorder: Recorder) -> None:
     expected = forecast(run)
     if expected is not None:
         known["expected_memory"] = expected.as_json()
-    save_model_files(run.model, run.data.tokenizer, run.directory)
+    trained = files_of(run.checkpoint.state) if run.checkpoint is not None else {}
+    files = save_model_files(run.model, run.data.tokenizer, run.directory, trained, run.console.message)
+    run.made_with |= identity(run.recipe, stored_config(run.model), files)
     run.directory.write_facts(known)
+    run.directory.traceback.unlink(missing_ok=True)  # of what it went on from
     memory = {"memory": f"{VERDICTS[expected.fits]}. {reason(expected)}"} if expected is not None else {}
     recorder.console.start(header(run, recorder.meter) | memory, run.total_steps)
     if run.first_step:

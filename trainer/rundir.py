@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from galore.trainer.durable import replace_file
-from galore.trainer.errors import UserError
-from galore.trainer.lock import exclusive
-from galore.trainer.reading import read_bounded
+from galore.trainer.durable import leftovers, make_directory, remove, replace_file
+from galore.trainer.errors import Ended, UserError
+from galore.trainer.lock import exclusive, is_lost, present_name
+from galore.trainer.reading import NotReadable, read_bounded
+from galore.trainer.rotation import step_directories
 
 LOCK = ".lock"
 
@@ -46,6 +48,11 @@ class RunDir:
     @property
     def checkpoints(self) -> Path:
         return self.root / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        """What the model needs beside its weights: configuration, generation defaults."""
+        return self.root / "model"
 
     @property
     def tokenizer(self) -> Path:
@@ -85,8 +92,7 @@ class RunDir:
             cls.open(path)
             return cls(path)
         try:
-            made = tuple(each for each in (path, *path.parents) if not each.exists())
-            path.mkdir(parents=True, exist_ok=True)
+            made = make_directory(path)
         except OSError as error:
             raise _unwritable(path, error) from error
         run_dir = cls(path, fresh=True, made=made)
@@ -121,34 +127,79 @@ class RunDir:
         with exclusive(self.lock):
             if self.fresh:
                 self._refuse_used()
+            for leftover in self._leftovers():
+                remove(leftover)
             try:
                 yield self
             finally:
                 if self.fresh:
                     self._leave_no_trace()
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether the directory was renamed or replaced since this process locked it: its name is another's by now."""
+        return is_lost(self.lock)
+
+    def require_own(self) -> None:
+        """Before anything is written by name: hours may have passed since the lock was taken.
+
+        Raises:
+            Ended: the name is no longer that of the directory this run began in; what is saved, and where.
+        """
+        if not self.is_lost:
+            return
+        now = present_name(self.lock)
+        if now is None:
+            saved, fix = "it, or its lock, was deleted", "start anew in another --output-dir"
+        else:
+            folder, steps = shlex.quote(str(now.parent)), step_directories(now.parent / self.checkpoints.name)
+            what = f"with {steps[0][1].name}" if steps else "without a checkpoint"
+            saved, fix = f"it lies in {now.parent}, {what}", "start anew in another --output-dir"
+            if steps:
+                fix = f"galore train {folder}/{self.recipe.name} --output-dir {folder} --resume"
+        raise Ended(
+            f"the directory of this run was renamed or replaced while it went on: {saved}",
+            where=str(self.root),
+            fix=fix,
+        )
+
+    def replace(self, path: Path, content: bytes | str) -> None:
+        """Give the file `path` of this run new content, atomically.
+
+        Raises:
+            Ended: the directory is another run's by now. OSError: nothing was changed.
+        """
+        self.require_own()
+        replace_file(path, content)
+
     def write_facts(self, facts: Mapping[str, Any]) -> None:
         """Replace run.json atomically."""
-        replace_file(self.facts, json.dumps(dict(facts), indent=2, ensure_ascii=False) + "\n")
+        self.replace(self.facts, json.dumps(dict(facts), indent=2, ensure_ascii=False) + "\n")
 
     def read_facts(self) -> dict[str, Any]:
-        """What run.json says; empty if there is none or it cannot be read."""
+        """What run.json says; empty if there is none, or it is no JSON."""
         try:
             facts = json.loads(read_bounded(self.facts))
-        except (OSError, ValueError):
+        except (FileNotFoundError, NotADirectoryError, NotReadable, ValueError):
             return {}
         return facts if isinstance(facts, dict) else {}
 
     def _leave_no_trace(self) -> None:
         """Unless there is something: a directory that is not empty cannot be removed."""
         with suppress(OSError):
-            if not self._contents():
+            if not self._contents() and not self.is_lost:
                 self.lock.unlink()
                 for directory in self.made:
                     directory.rmdir()
 
     def _contents(self) -> list[str]:
-        return sorted(path.name for path in self.root.iterdir() if path.name != LOCK)
+        own = {LOCK, *(path.name for path in self._leftovers())}
+        return sorted(path.name for path in self.root.iterdir() if path.name not in own)
+
+    def _leftovers(self) -> list[Path]:
+        """What a run that was killed while it wrote leaves beside the old content, or where there was none."""
+        parts = (self.recipe, self.metrics, self.facts, self.model, self.tokenizer, self.report, self.wandb)
+        return [path for part in parts for path in leftovers(part)]
 
     def _refuse_used(self) -> None:
         try:

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from galore.trainer import identity
 from galore.trainer.checkpoint import Checkpoint, Skipped, newest_verified, told
 from galore.trainer.errors import UserError
+from galore.trainer.exported import require_as_exported
 from galore.trainer.models.adapt import adapted, plain
 from galore.trainer.models.attention import availability
 from galore.trainer.models.capacity import check_capacity
 from galore.trainer.models.cpu import optimize_decoder
-from galore.trainer.models.library import explained
+from galore.trainer.models.generation import drop_idle
+from galore.trainer.models.library import explained, require_sentencepiece
 from galore.trainer.models.lora import without_adapters
 from galore.trainer.models.materialise import adopt_weights
 from galore.trainer.models.pretrained import kind_of, load_pretrained, locate, read_config, skeleton
@@ -27,7 +31,6 @@ from galore.trainer.recipe.load import recipe_of_run
 from galore.trainer.recipe.schema import Recipe
 from galore.trainer.rundir import RunDir
 
-MODEL_FOLDER = "model"
 SHOWN = 5  # names in a message
 
 
@@ -73,20 +76,46 @@ def _refuse_several(folder: Path) -> None:
     raise UserError(f"holds several runs: {names}{more}", where=str(folder), fix=f"name one of them: {runs[0]}")
 
 
-def save_model_files(model: nn.Module, tokenizer: PreTrainedTokenizerBase, run: RunDir) -> None:
-    """Write what a run's model needs beside its weights: configuration, generation defaults, tokenizer.
-
-    A run can then be evaluated and exported when the model or tokenizer it started from is no longer at hand.
-    """
+def stored_config(model: nn.Module) -> PreTrainedConfig:
+    """The configuration of what is beneath the adapters, as a run keeps it."""
     base: Any = without_adapters(model)
-    config = copy.deepcopy(base.config)
+    config: PreTrainedConfig = copy.deepcopy(base.config)
     config.architectures = [type(base).__name__]
     if base.can_generate():
         config.use_cache = True
-    config.save_pretrained(run.root / MODEL_FOLDER)
-    if base.can_generate():
-        base.generation_config.save_pretrained(run.root / MODEL_FOLDER)
-    tokenizer.save_pretrained(run.tokenizer)
+    return config
+
+
+def save_model_files(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    run: RunDir,
+    trained: identity.Files | None = None,
+    tell: Callable[[str], object] = str,
+) -> identity.Files:
+    """Write what a run's model needs beside its weights: configuration, generation defaults, tokenizer.
+
+    A run can then be evaluated and exported when the model or tokenizer it started from is no longer at hand. Each folder
+    is replaced as a whole, and not at all where it is what it should be.
+
+    Args:
+        trained: hashes of the files that the run's checkpoints were saved with; `tell` hears of those that are others.
+
+    Returns:
+        Their hashes, by path in the run.
+    """
+    run.require_own()
+    base: Any = without_adapters(model)
+    defaults = [_defaults(base)] if base.can_generate() else []
+    files = identity.keep(run.model, [stored_config(model), *defaults], trained or {}, tell)
+    return files | identity.keep(run.tokenizer, [tokenizer], trained or {}, tell)
+
+
+def _defaults(base: Any) -> Any:
+    """Generation defaults without what cannot be saved, which is found before the first step and not after the last."""
+    generation = copy.deepcopy(base.generation_config)
+    drop_idle(generation)
+    return generation
 
 
 def load_tokenizer(source: str, revision: str | None = None) -> PreTrainedTokenizerBase:
@@ -95,6 +124,8 @@ def load_tokenizer(source: str, revision: str | None = None) -> PreTrainedTokeni
     Raises:
         UserError: it cannot be read, or would need code of its own.
     """
+    require_sentencepiece(Path(source))
+    require_as_exported(source, weights=False)
     with explained(source, "read the tokenizer of"):
         require_plain_folder(source)
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
@@ -109,6 +140,8 @@ def _of_run(run: RunDir, device: str) -> StoredModel:
     if checkpoint is None:
         reasons = "".join(f"; {line}" for line in told(skipped))
         raise UserError(f"holds no good checkpoint yet{reasons}", where=str(run.root), fix="train on with --resume")
+    identity.require_same_recipe(checkpoint.state, recipe, run.root)
+    identity.require_same_files(checkpoint.state, run.root)
     tokenizer = load_tokenizer(str(run.tokenizer))
     model = _with_weights(run, recipe, checkpoint, device)
     check_capacity(model.config, len(tokenizer), max_length=1)
@@ -119,7 +152,7 @@ def _with_weights(run: RunDir, recipe: Recipe, checkpoint: Checkpoint, device: s
     """Built without memory from the stored configuration, then given the checkpoint's tensors."""
     wanted = recipe.model.attn_implementation  # of the machine that trained; this one may lack it
     kernel = wanted if availability(wanted, device, recipe.model.dtype).available else None
-    folder = run.root / MODEL_FOLDER
+    folder = run.model
     config = read_config(str(folder), None)
     base = skeleton(config, kernel, kind_of(config))
     if (folder / "generation_config.json").is_file():

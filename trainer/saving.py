@@ -42,10 +42,11 @@ def save(run: Run, recorder: Recorder, at: Standing, must: bool) -> None:
         Ended: weights or states are not finite: nothing is written, so that none pushes a finite checkpoint out.
         CheckpointFailed: the disk refused it, and it `must`.
     """
+    run.directory.require_own()
     if bad := not_finite(trained_tensors(run.model, run.optimizer)):
         raise _poisoned(run, recorder, at.step, bad)
     tensors, state = capture(run.model, run.optimizer, at.rng)
-    state |= recorder.counters() | {"position": at.position}
+    state |= recorder.counters() | run.made_with | {"position": at.position}
     recorder.metrics.sync()
     try:
         checkpoint.save(run.directory.checkpoints, at.step, tensors, state, run.recipe.train.save_total_limit)
@@ -55,10 +56,11 @@ def save(run: Run, recorder: Recorder, at: Standing, must: bool) -> None:
         recorder.event(at.step, f"{error}; training goes on, the next save tries again")
 
 
-def newest(run: Run) -> str:
-    """What there is to go on from. All of it is finite, as `save` writes nothing else."""
-    saved = step_directories(run.directory.checkpoints)
-    return f"{saved[0][1].name} is the last finite checkpoint" if saved else "no checkpoint was saved"
+def newest(run: Run, step: int) -> str:
+    """What there is to go on from after `step` steps. It is finite, as `save` writes nothing else; what a resumption passed
+    over may lie above."""
+    saved = [path for of, path in step_directories(run.directory.checkpoints) if of <= step]
+    return f"{saved[0].name} is the last finite checkpoint" if saved else "no checkpoint was saved"
 
 
 def go_on(run: Run) -> str:
@@ -69,7 +71,7 @@ def go_on(run: Run) -> str:
 
 def _poisoned(run: Run, recorder: Recorder, step: int, names: list[str]) -> Ended:
     shown = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
-    message = f"after step {step} {shown} hold values that are not finite: not saved; {newest(run)}"
+    message = f"after step {step} {shown} hold values that are not finite: not saved; {newest(run, step)}"
     recorder.event(step, message)
     return Ended(
         message,

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from galore.trainer.data.extras import require
-from galore.trainer.durable import replace_file
 from galore.trainer.errors import UserError
 from galore.trainer.metrics import Row, Sink
 from galore.trainer.reading import read_bounded
@@ -97,5 +96,5 @@ def _identity(run_dir: RunDir) -> str:
     if run_dir.wandb.is_file():
         return str(json.loads(read_bounded(run_dir.wandb))["id"])
     identity = uuid.uuid4().hex[:12]
-    replace_file(run_dir.wandb, json.dumps({"id": identity}) + "\n")
+    run_dir.replace(run_dir.wandb, json.dumps({"id": identity}) + "\n")
     return identity

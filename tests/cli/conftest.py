@@ -36,7 +36,7 @@ def galore(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Galore:
 @pytest.fixture
 def shell(tmp_path: Path) -> Shell:
     """The console script in a process of its own, in an empty folder."""
-    script = "from galore.cli.main import main; main()"
+    script = "from galore.cli.entry import main; main()"
 
     def run(*arguments: str, code: str = script, **environment: str) -> Any:
         command = [sys.executable, "-P", "-c", code, *arguments]

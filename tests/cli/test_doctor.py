@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import sys
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -48,6 +50,24 @@ def test_missing_packages_name_their_extra(monkeypatch: pytest.MonkeyPatch) -> N
     assert versions["peft"] == {"installed": None, "fix": "not installed: pip install 'galore-llm[lora]'"}
     assert versions["bitsandbytes"]["fix"] == "not installed: pip install 'galore-llm[8bit]'"
     assert versions["triton"]["fix"] == machine.TRITON
+
+
+def test_a_source_tree_has_no_version(galore: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", absent)
+    assert galore("--version").stdout == "galore (a source tree, not installed)\n"
+
+
+@pytest.mark.parametrize("module", [None, SimpleNamespace()])
+def test_without_the_package_that_asks_the_driver(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", module)
+    if module is not None:
+        module.NVMLError, module.nvmlInit = ValueError, lambda: None
+        module.nvmlSystemGetDriverVersion = lambda: "570.1"
+    assert machine.driver() == (None if module is None else "570.1")
+    assert ("nvidia-ml-py is not installed" in machine.no_gpu()) == (module is None)
 
 
 def test_a_gpu_is_described() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import pty
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -105,6 +107,7 @@ def test_no_memory_is_one_message(error: Exception) -> None:
     result = outcome(error)
     assert result.exit_code == 1
     assert result.stderr.startswith("failed: memory ran out: ")
+    assert "enforce" not in result.stderr
     assert "lower train.micro_batch_size" in result.stderr
 
 
@@ -192,6 +195,37 @@ def test_a_reader_that_leaves_does_not_end_a_run(shell: Any, tmp_path: Path) -> 
     assert "finished" in json.loads((tmp_path / "out/run.json").read_text())
 
 
+def test_a_terminal_that_vanishes_leaves_a_saved_run(tmp_path: Path) -> None:
+    """As a closed laptop does to a run over ssh: the system sends SIGHUP, and every write fails from then on."""
+    settings = [
+        "model.hidden_size=32",
+        "model.num_hidden_layers=1",
+        "data.max_length=16",
+        "optim.rank=4",
+        "train.device=cpu",
+    ]
+    settings += [
+        "train.max_steps=100000",
+        "train.global_batch_size=2",
+        "train.micro_batch_size=2",
+        "train.save_steps=null",
+    ]
+    child, terminal = pty.fork()
+    if child == 0:
+        os.chdir(tmp_path)
+        script = "from galore.cli.entry import main; main()"
+        os.execv(
+            sys.executable, [sys.executable, "-P", "-c", script, "train", "demo", *settings, "--output-dir", "out"]
+        )
+    shown = b""
+    while b"tok/s" not in shown:  # it trains
+        shown += os.read(terminal, 65536)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 75
+    assert len(list((tmp_path / "out/checkpoints").glob("step-*"))) == 1
+    assert (tmp_path / "out/report.md").exists()
+
+
 @pytest.mark.parametrize(
     "arguments", [["train"], ["trian"], ["train", "demo", "--outputdir", "x"], ["recipes", "copy", "demo"], ["eval"]]
 )
@@ -199,3 +233,31 @@ def test_wrong_usage(galore: Any, arguments: list[str]) -> None:
     result = galore(*arguments)
     assert result.exit_code == 2
     assert "Usage" in result.stderr
+
+
+def test_no_secret_of_a_command_line_or_an_environment_is_told(shell: Any, tmp_path: Path) -> None:
+    canary = {"HF_ENDPOINT": "https://me:hunter2@127.0.0.1:9", "HF_TOKEN": "hf_hunter2hunter2hunter2"}
+    code = """
+import logging
+import galore.trainer.recipe.load as load
+from galore.cli.main import main
+def told(name, overrides):
+    logging.getLogger("hub").warning("requesting HEAD %s with %s", HF, TOKEN)
+    raise RuntimeError(f"cannot connect to {HF} with {TOKEN}")
+from os import environ
+HF, TOKEN = environ["HF_ENDPOINT"], environ["HF_TOKEN"]
+if "plain" in environ: load.load_recipe = told
+main()
+"""
+    for arguments in (
+        ["train", "demo", "x.hf_token=hunter2"],
+        ["doctor", "hf_token=hunter2"],
+        ["eval", canary["HF_ENDPOINT"]],
+    ):
+        done = shell(*arguments, code=code, **canary, TMPDIR=str(tmp_path))
+        assert done.returncode == 2
+        assert "hunter2" not in done.stdout + done.stderr
+    done = shell("train", "demo", code=code, plain="1", **canary, TMPDIR=str(tmp_path))
+    assert "requesting HEAD https://***@127.0.0.1:9 with ***" in done.stderr
+    assert "hunter2" not in done.stdout + done.stderr
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and "hunter2" in path.read_text()]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import resource
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -77,3 +79,17 @@ def test_a_key_given_like_an_option(galore: Any, arguments: list[str], line: str
 def test_other_unknown_options_are_for_click(galore: Any) -> None:
     assert "--output-dir" in galore("train", "demo", "--outputdir", "x").stderr
     assert "No such option" in galore("generate", "runs/one", "--prompt", "a", "--rank", "4").stderr
+
+
+@pytest.mark.parametrize("command", [("copy", "demo", "mine.yaml", "--force"), ("schema", "--output", "mine.yaml")])
+def test_a_disk_that_takes_no_more_costs_no_file(galore: Any, command: tuple[str, ...]) -> None:
+    Path("mine.yaml").write_text("precious")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, limits[1]))
+    try:
+        with suppress(OSError):
+            assert galore("recipes", *command).exit_code != 0
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert Path("mine.yaml").read_text() == "precious"
+    assert [path.name for path in Path().iterdir()] == ["mine.yaml"]

@@ -76,3 +76,22 @@ main()
 def test_what_computes_prepares_its_process_before_torch_is_imported(shell: Any, arguments: list[str]) -> None:
     done = shell(*arguments, code=UNPREPARED)
     assert done.stdout == "waits: 1000\n", done.stderr
+
+
+EARLY = """
+import sys
+
+class Interrupted:
+    def find_spec(self, name, path=None, target=None):
+        if name == "typer":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupted())
+from galore.cli.entry import main
+main()
+"""
+
+
+def test_ctrl_c_while_the_verbs_are_imported_is_no_traceback(shell: Any) -> None:
+    done = shell("--help", code=EARLY)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "stopped: interrupted\n")

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
+from galore.trainer.checkpoint import Skipped
 from galore.trainer.errors import UserError
 from galore.trainer.evaluate import EvalResult
 
-SKIPPED = (SimpleNamespace(path=Path("step-00000009"), reason="model.safetensors differs"),)
+SKIPPED = (Skipped(path=Path("step-00000009"), reason="model.safetensors differs"),)
 
 
 class Calls:

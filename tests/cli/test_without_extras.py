@@ -52,12 +52,12 @@ WORK: dict[str, tuple[str, ...]] = {
 }
 NEEDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "packaged corpus": ("demo", ("train", "demo", *DECODER, "--output-dir", "never")),
-    "adapters": ("lora", ("train", "demo", *DECODER, *TEXT, "optim.method=lora", "--output-dir", "never")),
+    "adapters": ("lora", ("train", "demo", *DECODER, *TEXT, "optim.method=lora", "data.cache_dir=never", "--output-dir", "never")),
     "adapters, dry run": ("lora", ("train", "demo", *DECODER, "optim.method=lora", "--dry-run")),
     "adapters, profile": ("lora", ("profile-memory", "demo", *DECODER, "optim.method=lora")),
     "adapters, compare": ("lora", ("compare", "demo", *DECODER, *TEXT, "--output-dir", "never")),
     "adapters, GLUE": ("lora", (*GLUE, "--method", "lora", "--model", "roberta", "--data-dir", "glue", "--output-dir", "never")),
-    "tracking": ("wandb", ("train", "demo", *DECODER, *TEXT, "log.report_to=wandb", "--output-dir", "never")),
+    "tracking": ("wandb", ("train", "demo", *DECODER, *TEXT, "log.report_to=wandb", "data.cache_dir=never", "--output-dir", "never")),
     "hub": ("data", ("train", "demo", *DECODER, "data.source=hub", "data.path=a/b", "--output-dir", "never")),
     "hub, GLUE": ("data", (*GLUE, "--model", "roberta", "--output-dir", "never")),
     "parquet": (

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -43,6 +45,28 @@ def unfrozen() -> Iterator[None]:
 
     yield
     gc.unfreeze()
+
+
+_refused: list[tuple[str, int]] = []
+
+
+def _refuse(event: str, arguments: tuple[object, ...]) -> None:
+    if _refused and event in ("open", "os.scandir") and isinstance(arguments[0], (str, os.PathLike)):
+        for part, number in _refused:
+            if part in os.fspath(arguments[0]):
+                raise OSError(number, os.strerror(number), os.fspath(arguments[0]))
+
+
+@pytest.fixture(scope="session")
+def _audited() -> None:
+    sys.addaudithook(_refuse)  # stays for as long as the process: it cannot be taken back
+
+
+@pytest.fixture
+def unreadable(_audited: None) -> Iterator[list[tuple[str, int]]]:
+    """With (part, errno) in it, whatever opens a file or lists a folder with `part` in its path gets that error."""
+    yield _refused
+    _refused.clear()
 
 
 CHATML = (

@@ -163,6 +163,22 @@ def test_damage_is_named_and_the_one_before_is_taken(root: Path, damage: Callabl
         raise AssertionError(skipped[0].reason)
 
 
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EMFILE, errno.EACCES])
+@pytest.mark.parametrize("name", ["manifest.json", "model.safetensors", "state.json"])
+def test_what_cannot_be_read_is_not_damaged(
+    root: Path, unreadable: list[tuple[str, int]], name: str, number: int
+) -> None:
+    _save(root, 1)
+    _save(root, 2)
+    unreadable.append((name, number))
+    with pytest.raises(
+        RunFailed, match=rf"cannot be read: {os.strerror(number)}; nothing was changed\n.*try again"
+    ) as error:
+        newest_verified(root)
+    assert name in error.value.where
+    assert error.value.exit_code == 1
+
+
 def test_a_manifest_cannot_lead_out_of_its_directory(root: Path) -> None:
     """Also one that is consistent in itself: made with the right hashes."""
     with pytest.raises(ValueError, match="String should match pattern"):

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import stat
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,11 +13,13 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from galore.trainer import checkpoint
+from galore.trainer.data.tokenizer import load_tokenizer
 from galore.trainer.errors import UserError
-from galore.trainer.export import export
+from galore.trainer.export import _name_special_tokens, export
+from galore.trainer.lock import alone_in
 from galore.trainer.models.adapt import adapted
 from galore.trainer.models.decoder import build_decoder
 from galore.trainer.recipe.dump import dump_recipe
@@ -146,6 +150,15 @@ def test_generation_uses_the_cache_and_stops_at_the_tokenizers_end(tmp_path: Pat
     assert model.config.eos_token_id == model.generation_config.eos_token_id == 30
 
 
+def test_settings_of_sampling_that_a_greedy_model_carries_do_not_stop_its_export(tmp_path: Path) -> None:
+    make_run(tmp_path / "run")
+    settings = {"do_sample": False, "temperature": 0.6, "top_p": 0.9, "repetition_penalty": 1.2}
+    (tmp_path / "run/model/generation_config.json").write_text(json.dumps(settings))
+    generation = reload(export(str(tmp_path / "run"), tmp_path / "out").folder).generation_config
+    assert (generation.repetition_penalty, generation.eos_token_id) == (1.2, 30)
+    assert not generation.do_sample
+
+
 def test_the_model_card_has_the_facts_and_no_paths(tmp_path: Path) -> None:
     make_run(tmp_path / "run")
     export(str(tmp_path / "run"), tmp_path / "out")
@@ -197,6 +210,93 @@ def test_a_folder_can_be_loaded_and_exported_again(tmp_path: Path) -> None:
     again = export(str(first), tmp_path / "again")
     assert again.step is None
     assert torch.equal(reload(again.folder)(IDS).logits, logits)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("exported")
+    make_run(folder / "run")
+    return export(str(folder / "run"), folder / "out").folder
+
+
+NAMES = ["config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
+
+
+@pytest.mark.parametrize("name", [*NAMES, "galore-manifest.json"])
+def test_an_exported_folder_that_has_changed_is_no_longer_loaded(exported: Path, name: str) -> None:
+    load_run_model(str(exported))
+    whole = (exported / name).read_bytes()
+    try:
+        for position in range(0, len(whole), len(whole) // 10 + 1):
+            (exported / name).write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
+            with pytest.raises(UserError, match=rf"out: is not as it was exported: {name}[\s\S]*export it again"):
+                load_run_model(str(exported))
+        for content in (b"", whole[: len(whole) // 2]):
+            (exported / name).write_bytes(content)
+            with pytest.raises(UserError, match="is not as it was exported"):
+                load_run_model(str(exported))
+        if name != "galore-manifest.json":
+            (exported / name).unlink()
+            with pytest.raises(UserError, match=f"{name} is missing"):
+                load_run_model(str(exported))
+    finally:
+        (exported / name).write_bytes(whole)
+
+
+def test_a_run_or_tokenizer_does_not_begin_with_a_changed_export(exported: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(exported, tmp_path / "base"))
+    (folder / "tokenizer.json").write_text((folder / "tokenizer.json").read_text() + " ")
+    with pytest.raises(UserError, match=r"tokenizer\.json has"):
+        load_tokenizer("base", None, tmp_path, "data.tokenizer")
+    with pytest.raises(UserError, match=r"tokenizer\.json has"):
+        make_run(tmp_path / "second", {"name_or_path": "base"})
+
+
+def test_a_folder_without_digests_is_taken_as_it_is(exported: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(exported, tmp_path / "mine"))
+    (folder / "README.md").write_text("mine")
+    load_run_model(str(folder))
+    (folder / "config.json").write_text((folder / "config.json").read_text().replace("1e-06", "1e-05"))
+    (folder / "galore-manifest.json").unlink()
+    assert load_run_model(str(folder)).model.config.rms_norm_eps == 1e-05
+
+
+def test_every_file_is_on_the_disk_before_the_folder_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_run(tmp_path / "run")
+    synced: dict[str, int] = {}
+    real = os.fsync
+
+    def note(descriptor: int) -> None:
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        synced[path.name] = len(synced)
+        if path.is_file():
+            assert path.parent.name == ".out.tmp"
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    folder = export(str(tmp_path / "run"), tmp_path / "new" / "out").folder
+    assert {path.name for path in folder.iterdir()} <= synced.keys()
+    assert list(synced)[-1] == "new"
+    assert {tmp_path.name, "new", ".out.tmp"} <= synced.keys()
+
+
+def test_what_a_killed_export_left_is_used_up(tmp_path: Path) -> None:
+    make_run(tmp_path / "run")
+    (tmp_path / ".out.tmp" / "below").mkdir(parents=True)
+    (tmp_path / ".out.tmp" / "model.safetensors").write_bytes(bytes(100))
+    export(str(tmp_path / "run"), tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "run"]
+    load_run_model(str(tmp_path / "out"))
+    assert not (tmp_path / "out" / "below").exists()
+
+
+def test_two_exports_to_one_folder_do_not_mix(tmp_path: Path) -> None:
+    make_run(tmp_path / "run")
+    (tmp_path / ".out.tmp").mkdir()
+    with alone_in(tmp_path / ".out.tmp"), pytest.raises(UserError, match="another process writes there"):
+        export(str(tmp_path / "run"), tmp_path / "out")
 
 
 def test_a_used_target_is_refused_and_untouched(tmp_path: Path) -> None:
@@ -262,10 +362,10 @@ def other_base(save: Any, model: PreTrainedModel, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("writer", "message"),
     [
-        (lacking, r"lacks 1 tensors .*layers\.1\.mlp\.up_proj"),
-        (rounded, r"other values: .*embed_tokens"),
+        (lacking, r"does not read back as the model: .*lacks 1 tensors .*layers\.1\.mlp\.up_proj"),
+        (rounded, r"does not read back as the model: .*other values: .*embed_tokens"),
         (without_config, "configuration"),
-        (other_base, r"other values: .*inv_freq"),
+        (other_base, r"does not read back as the model: .*other values: .*inv_freq"),
     ],
 )
 def test_an_export_that_is_not_the_model_is_refused(
@@ -274,7 +374,7 @@ def test_an_export_that_is_not_the_model_is_refused(
     make_run(tmp_path / "run")
     save = PreTrainedModel.save_pretrained
     monkeypatch.setattr(PreTrainedModel, "save_pretrained", lambda self, folder: writer(save, self, folder))
-    with pytest.raises(UserError, match=f"does not read back as the model: .*{message}") as failed:
+    with pytest.raises(UserError, match=message) as failed:
         export(str(tmp_path / "run"), tmp_path / "out")
     assert failed.value.exit_code == 1
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
@@ -296,3 +396,16 @@ def test_neither_a_run_nor_a_model_is_refused(tmp_path: Path) -> None:
         export(str(tmp_path / "thing"), tmp_path / "out")
     with pytest.raises(UserError, match="is not a folder"):
         export(str(tmp_path / "nowhere"), tmp_path / "out")
+
+
+def test_the_export_of_a_run_on_instructions_knows_the_day_it_was_trained_on(chat_tokenizer: Path) -> None:
+    """Also where the run is of a galore that told its templates the day without writing it down."""
+    tokenizer = AutoTokenizer.from_pretrained(chat_tokenizer)
+    tokenizer.chat_template = "{{ strftime_now('%d %b %Y') }}" + tokenizer.chat_template
+    config = GenerationConfig(eos_token_id=5)
+    model = SimpleNamespace(config=SimpleNamespace(), generation_config=config, can_generate=lambda: True)
+    recipe = SimpleNamespace(data=SimpleNamespace(instruct=True))
+    _name_special_tokens(SimpleNamespace(model=model, recipe=recipe), tokenizer)  # type: ignore[arg-type]
+    said = tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False)
+    assert said.startswith("26 Jul 2024<|im_start|>user")
+    assert config.eos_token_id == [5, tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|im_end|>")]

@@ -134,3 +134,25 @@ def test_an_empty_prompt_starts_as_a_document_does() -> None:
 def test_an_empty_prompt_without_special_tokens_is_refused() -> None:
     with pytest.raises(UserError, match="no token to start from"):
         sample(llama(), PreTrainedTokenizerFast(tokenizer_object=words().backend_tokenizer), "", 2)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_model_that_has_diverged_is_told_and_draws_nothing(value: float, temperature: float) -> None:
+    model = llama()
+    with torch.no_grad():
+        model.lm_head.weight[3] = value
+    with pytest.raises(UserError, match="the model predicts nan or inf"):
+        sample(model, words(), "w1", 2, temperature=temperature)
+    assert model.generation_config.max_new_tokens is None, "its own settings are back"
+
+
+def test_tokens_that_are_ruled_out_are_no_divergence() -> None:
+    model = llama()
+    successor(model)
+
+    def rule_out(module: nn.Module, args: Any, output: Any) -> None:
+        output.logits[..., 9:12] = float("-inf")
+
+    model.register_forward_hook(rule_out)
+    assert sample(model, words(), "w3", 2, temperature=0) == "w3 w4 w5"

@@ -135,7 +135,7 @@ BREAKS = {
     "data, failed": (MappedData, "global_batch", 5, RunFailed("the hub is gone"), 5),
     "record": (Recorder, "step", 4, ValueError("no such column"), 5),
     "evaluation": (loop, "score_held_out", 0, RuntimeError("device lost"), 3),
-    "last evaluation": (loop, "score_held_out", 2, MemoryError(), 8),
+    "last evaluation": (loop, "score_held_out", 2, torch.OutOfMemoryError("CUDA out of memory"), 8),
 }
 
 
@@ -155,8 +155,11 @@ def test_what_breaks_between_steps_ends_the_run_with_all_of_it_saved(
     assert saved(tmp_path / "run")[-1] == step
     assert "broken off" in rows(tmp_path / "run", "event")[-1]["message"]
     assert (tmp_path / "run/report.md").exists()
-    assert (tmp_path / "run/error.txt").exists() is not isinstance(error, OSError | UserError)
+    bug = not isinstance(error, OSError | UserError | torch.OutOfMemoryError)
+    assert (tmp_path / "run/error.txt").exists() is bug
+    assert ("lower eval.micro_batch_size" in str(it.value)) is isinstance(error, torch.OutOfMemoryError)
     execute(recipe, tmp_path / "run", resume=True)
+    assert not (tmp_path / "run/error.txt").exists()
     if where != "record":  # whose row it was that got lost
         assert essence(tmp_path / "run") == essence(straight)
 
@@ -215,7 +218,7 @@ def test_what_a_step_that_broke_off_had_drawn_is_drawn_again(
 ) -> None:
     """The dropout of the steps after a resume is that of a run that nothing happened to."""
     pytest.importorskip("peft")
-    settings = ["optim.method=lora", "optim.lora_dropout=0.2"]
+    settings = ["optim.method=lora", "optim.lora_dropout=0.2", "eval.eval_steps=null"]
     execute(recipe, tmp_path / "straight", *settings)
     real, calls = step.summed_losses, itertools.count()
 
@@ -227,7 +230,7 @@ def test_what_a_step_that_broke_off_had_drawn_is_drawn_again(
 
     with monkeypatch.context() as patch:
         patch.setattr(step, "summed_losses", fragile)
-        with pytest.raises(RunFailed, match=r"(?s)RuntimeError: device lost.*the 3 steps before it are saved"):
+        with pytest.raises(RunFailed, match=r"(?s)RuntimeError: device lost.*the 4 steps before it are saved"):
             execute(recipe, tmp_path / "run", *settings)
     execute(recipe, tmp_path / "run", *settings, resume=True)
     assert essence(tmp_path / "run") == essence(tmp_path / "straight")

@@ -55,6 +55,22 @@ def test_what_json_lacks(path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_what_begins_again_keeps_the_rows_it_had(path: Path) -> None:
+    told: list[str] = []
+    for count in (3, 2):
+        metrics = Metrics.open(path, 0, warn=told.append)
+        for step in range(1, count + 1):
+            metrics.write({"kind": "train", "step": step})
+        metrics.close()
+    Metrics.open(path, 0, warn=told.append).close()
+    assert [len(_rows(path.with_name(name))) for name in ("metrics.jsonl.1", "metrics.jsonl.2", "metrics.jsonl")] == [
+        3,
+        2,
+        0,
+    ]
+    assert [text[-15:] for text in told] == ["metrics.jsonl.1", "metrics.jsonl.2"]
+
+
 def test_resume_drops_later_rows_and_half_a_line(path: Path) -> None:
     rows = [{"kind": "train", "step": step} for step in range(1, 6)]
     rows.insert(3, {"kind": "eval", "step": 3})

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import time
 
 import pytest
 
 from galore.trainer.errors import UserError
-from galore.trainer.printable import LONGEST_LINE, MOST_LINES, listed, masked, presentable, printable, shortened
+from galore.trainer.printable import (
+    LONGEST_LINE,
+    MOST_LINES,
+    listed,
+    masked,
+    masked_logs,
+    presentable,
+    printable,
+    shortened,
+)
 
 
 def test_control_characters() -> None:
@@ -24,6 +34,8 @@ def test_control_characters() -> None:
         ("wandb.api_key = abc", "wandb.api_key = ***"),
         ('{"password": "p w"}', '{"password": "*** w"}'),
         ("https://me:pw@host/x https://me@host", "https://***@host/x https://***@host"),
+        ("/here/https:/me:pw@host/x", "/here/https:/***@host/x"),
+        ("`optim.hf_tokn=abc`", "`optim.hf_tokn=***`"),
         ("https://me:p/w@host/x", "https://***@host/x"),
         ("not of the hub: hf_" + "a" * 34, "not of the hub: ***"),
         ("found my-very-own-secret here", "found *** here"),
@@ -71,3 +83,13 @@ def test_lists_are_cut() -> None:
     assert listed([]) == ""
     assert listed(map(str, range(200_000)), 3) == "0, 1, 2 and 199,997 more"
     assert len(listed(["x" * 10**6] * 20)) < 1000
+
+
+def test_logs_are_masked(caplog: pytest.LogCaptureFixture) -> None:
+    log = logging.getLogger("some.library")
+    with masked_logs():
+        log.warning("trying %s again in %d s", "https://me:pw@host/x", 8)
+        log.warning("100 % of hf_token=abc")
+    log.warning("%s", "https://me:pw@host/x")
+    told = ["trying https://***@host/x again in 8 s", "100 % of hf_token=***", "https://me:pw@host/x"]
+    assert [record.getMessage() for record in caplog.records] == told

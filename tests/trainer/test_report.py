@@ -2,6 +2,7 @@
 
 import json
 import math
+import random
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from galore.trainer import report
 from galore.trainer.errors import RunFailed
 from galore.trainer.history import History
 from galore.trainer.markdown import fence, table
@@ -148,6 +150,43 @@ def test_a_report_of_almost_nothing(tmp_path: Path, rows: list[dict[str, Any]]) 
 @pytest.mark.parametrize("facts", [{}, {"parameters": [], "resumes": None, "started": "?"}, {"total_steps": 1000}])
 def test_a_report_with_few_facts(tmp_path: Path, facts: dict[str, Any]) -> None:
     assert write_report(_run(tmp_path, _rows(2), facts)).read_text().startswith("# A galore run")
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_loss_beyond_what_a_float_can_raise_e_to(tmp_path: Path) -> None:
+    """A model that diverged; its plots are drawn all the same."""
+    rows = [_train(step) | {"loss_nats": 5000.0 + step} for step in range(1, 4)]
+    last = {"kind": "eval", "step": 3, "loss_nats": 5000.0, "perplexity": None, "perplexity_is": "inf"}
+    text = write_report(_run(tmp_path, [*rows, last], FACTS | {"unigram_loss_nats": 800.0})).read_text()
+    assert "5000.0000 nats per token, perplexity inf" in text
+    assert "the model's perplexity is inf % of it" in text
+    assert "Not drawn" not in text
+
+
+DAMAGE: list[Any] = [None, "x", -1, True, [], {}, [1], {"a": 1}, "nan", 2**70]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_rows_that_were_damaged_are_left_out(tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "draw", lambda history: {})
+    rng, rows = random.Random(seed), _rows(6)
+    for row in rng.sample(rows, 4):
+        name = rng.choice([*row, "step", "kind"])
+        if rng.random() < 0.3:
+            row.pop(name, None)
+        else:
+            row[name] = rng.choice(DAMAGE)
+    assert write_report(_run(tmp_path, rows, FACTS)).read_text().startswith("# tiny")
+
+
+def test_plots_that_fail_leave_the_rest_of_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(history: History) -> dict[str, bytes]:
+        raise ValueError("no font")
+
+    monkeypatch.setattr(report, "draw", broken)
+    text = write_report(_run(tmp_path, _rows(), FACTS)).read_text()
+    assert "Not drawn: ValueError: no font" in text
+    assert "perplexity 7.39" in text
 
 
 def test_an_interrupted_run_says_so(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Whole runs on a small text: golden losses, bit-exact resume, signals, non-finite steps, a full disk."""
 
+import errno
 import itertools
 import json
 import math
@@ -13,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from galore.trainer import checkpoint, diskspace, record, report, shortage
+from galore.trainer import checkpoint, diskspace, record, report, run, shortage
 from galore.trainer.errors import Interrupted, RunFailed, UserError
 from galore.trainer.evaluation import evaluate_stored
 from galore.trainer.export import export
@@ -270,6 +271,30 @@ def test_a_run_that_died_before_its_first_checkpoint_starts_anew(corpus, tmp_pat
     assert [row["step"] for row in rows(tmp_path / "run")] == list(range(1, STEPS + 1))
 
 
+def test_a_renamed_run_writes_nothing_into_the_one_that_took_its_name(corpus, tmp_path, monkeypatch):
+    out, moved = tmp_path / "run", tmp_path / "moved"
+    execute(corpus, tmp_path / "other", "train.max_steps=4")
+    other = {path: path.read_bytes() for path in sorted((tmp_path / "other").rglob("*")) if path.is_file()}
+    real = shortage.train_step
+    calls = iter(range(STEPS))
+
+    def rename_before_the_fifth(*args, **kwargs):
+        if next(calls) == 4:
+            out.rename(moved)
+            (tmp_path / "other").rename(out)
+        return real(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shortage, "train_step", rename_before_the_fifth)
+        with pytest.raises(RunFailed, match=r"renamed or replaced.*moved, with step-00000003\n"):
+            execute(corpus, out)
+    now = {path: path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
+    assert list(now.values()) == list(other.values())
+    execute(corpus, moved, resume=True)
+    execute(corpus, tmp_path / "straight")
+    assert essence(moved) == essence(tmp_path / "straight")
+
+
 def test_a_finished_run_says_that_nothing_is_left(corpus, tmp_path):
     execute(corpus, tmp_path / "run", "train.max_steps=2")
     before = essence(tmp_path / "run")
@@ -288,6 +313,21 @@ def test_a_damaged_checkpoint_is_skipped_and_named(corpus, tmp_path):
     console = execute(corpus, out, "train.save_total_limit=5", resume=True)
     assert any("step-00000008" in message and "model.safetensors" in message for message in console.messages)
     assert any("step-00000006" in message and "verified" in message for message in console.messages)
+
+
+def test_a_run_whose_checkpoints_are_unreadable_is_not_begun_anew(corpus, tmp_path, unreadable):
+    out = tmp_path / "run"
+    execute(corpus, out)
+    before = (out / "metrics.jsonl").read_bytes(), (out / "report.md").read_bytes()
+    unreadable.append(("/manifest.json", errno.EIO))
+    with pytest.raises(RunFailed, match="Input/output error; nothing was changed"):
+        execute(corpus, out, resume=True)
+    assert ((out / "metrics.jsonl").read_bytes(), (out / "report.md").read_bytes()) == before
+    unreadable.clear()
+    (out / "checkpoints").rename(out / "away")
+    console = execute(corpus, out, resume=True)
+    assert "the rows of the steps before are kept in metrics.jsonl.1" in console.messages
+    assert (out / "metrics.jsonl.1").read_bytes() == before[0]
 
 
 @pytest.mark.parametrize("number", HANDLED)
@@ -517,6 +557,78 @@ def test_resume_refuses_other_mathematics_and_takes_other_execution(corpus, tmp_
     execute(corpus, out, "train.max_steps=4", "train.save_steps=1", "train.micro_batch_size=2", resume=True)
     with pytest.raises(UserError, match="already holds a run"):
         execute(corpus, out)
+
+
+def edit(path, old, new):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def test_a_run_whose_recipe_was_edited_is_refused_with_both_values(corpus, tmp_path):
+    out = tmp_path / "run"
+    options = ("train.max_steps=4", "optim.learning_rate=0.01")
+    execute(corpus, out, *options)
+    edit(out / "recipe.yaml", "learning_rate: 0.01", "learning_rate: 0.09")
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    for use in (
+        lambda: execute(out / "recipe.yaml", out, resume=True),
+        lambda: evaluate_stored(str(out)),
+        lambda: export(str(out), tmp_path / "exported"),
+    ):
+        with pytest.raises(UserError, match=r"optim\.learning_rate: 0.01 → 0.09"):
+            use()
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file() and path.name != ".lock"} | {
+        out / ".lock": before[out / ".lock"]
+    } == before
+    execute(corpus, out, *options, resume=True)  # the recipe it was started with
+    assert "learning_rate: 0.01" in (out / "recipe.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"), [("model/config.json", "1e-06", "1e-02"), ("tokenizer/tokenizer.json", '"a"', '"b"')]
+)
+def test_a_checkpoint_is_used_with_its_own_configuration_and_tokenizer(corpus, tmp_path, name, old, new):
+    out = tmp_path / "run"
+    execute(corpus, out, "train.max_steps=4")
+    scored = evaluate_stored(str(out)).result
+    whole = (out / name).read_text()
+    edit(out / name, old, new)
+    for use in (lambda: evaluate_stored(str(out)), lambda: export(str(out), tmp_path / "exported")):
+        with pytest.raises(
+            UserError, match=f"{Path(name).name} does not match.*so the checkpoint is not used.*\n.*--resume"
+        ):
+            use()
+    console = execute(corpus, out, "train.max_steps=4", resume=True)
+    assert any("written anew" in message for message in console.messages)
+    assert (out / name).read_text() == whole
+    assert evaluate_stored(str(out)).result == scored
+
+
+def test_a_base_model_that_has_changed_is_refused(corpus, tmp_path):
+    config = Qwen2Config(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2,
+        vocab_size=320, max_position_embeddings=64,
+    )  # fmt: skip
+    Qwen2ForCausalLM(config).save_pretrained(tmp_path / "base")
+    execute(corpus, tmp_path / "export", "train.max_steps=1")
+    options = (
+        f"model.name_or_path={tmp_path / 'base'}",
+        f"data.tokenizer={tmp_path / 'export' / 'tokenizer'}",
+        "train.max_steps=2",
+    )
+    execute(corpus, tmp_path / "run", *options)
+    edit(tmp_path / "base" / "config.json", "1e-06", "1e-02")
+    with pytest.raises(UserError, match=r"rms_norm_eps: 1e-06 → 0.01\n.*restore the folder"):
+        execute(corpus, tmp_path / "run", *options, resume=True)
+
+
+def test_checkpoints_that_do_not_know_what_they_were_made_with_are_resumed(corpus, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "identity", lambda *_: {})
+        execute(corpus, tmp_path / "run", "train.max_steps=4")
+    assert evaluate_stored(str(tmp_path / "run")).step == 4
+    execute(corpus, tmp_path / "run", "train.max_steps=4", resume=True)
 
 
 def test_micro_batch_size_is_execution(corpus, tmp_path):

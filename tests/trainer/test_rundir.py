@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from galore.trainer.errors import UserError
+from galore.trainer.errors import RunFailed, UserError
 from galore.trainer.rundir import RunDir
 
 
@@ -65,6 +65,47 @@ def test_the_lock_of_a_deleted_file_is_worth_nothing(tmp_path: Path, monkeypatch
     monkeypatch.setattr("fcntl.flock", deleted_meanwhile)
     with pytest.raises(UserError, match="until now"), RunDir(tmp_path).locked():
         pass
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_renamed_directory_takes_nothing_more(tmp_path: Path, replaced: bool) -> None:
+    run_dir = _run(tmp_path / "run")
+    with RunDir.create(run_dir.root, resume=True).locked() as held:
+        run_dir.root.rename(tmp_path / "moved")
+        (tmp_path / "moved" / "checkpoints" / "step-00000007").mkdir(parents=True)
+        if replaced:
+            _run(tmp_path / "run").lock.touch()
+        before = sorted(tmp_path.rglob("*"))
+        with pytest.raises(RunFailed, match=r"lies in .*/moved, with step-00000007\n.*moved --resume"):
+            held.write_facts({})
+        assert held.is_lost
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_lock_that_was_deleted_is_lost(tmp_path: Path) -> None:
+    with RunDir(tmp_path).locked() as held:
+        held.write_facts({})
+        held.lock.unlink()
+        with pytest.raises(RunFailed, match="was deleted"):
+            held.write_facts({})
+
+
+def test_a_start_that_ends_leaves_the_directory_that_took_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    with RunDir.create(path, resume=False).locked():
+        path.rename(tmp_path / "moved")
+        path.mkdir()
+        (path / ".lock").touch()
+    assert (path / ".lock").exists()
+
+
+@pytest.mark.parametrize("name", [".recipe.yaml.tmp", ".model.tmp/config.json", ".old-tokenizer.tmp/tokenizer.json"])
+def test_what_a_killed_start_leaves_neither_blocks_nor_stays(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("model:")
+    with RunDir.create(tmp_path, resume=False).locked() as run_dir:
+        run_dir.recipe.write_text("")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "recipe.yaml"]
 
 
 def test_a_used_directory_is_refused(tmp_path: Path) -> None:

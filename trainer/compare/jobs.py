@@ -8,10 +8,12 @@ from pathlib import Path
 
 from galore.trainer.data.batch import Progress
 from galore.trainer.data.extras import refuse_missing_extras
+from galore.trainer.durable import make_directory
 from galore.trainer.errors import Interrupted, RunFailed, UserError
 from galore.trainer.metrics import Console
 from galore.trainer.recipe.load import LoadedRecipe, recipe_of_run
 from galore.trainer.recipe.resume import changed_mathematics
+from galore.trainer.rescue import described
 from galore.trainer.run import run_training
 from galore.trainer.rundir import RunDir
 
@@ -75,8 +77,11 @@ def run_jobs(
         except survives as error:
             failures[job.folder] = error
             show.tell(f"{job.folder} failed: {error.where + ': ' if error.where else ''}{error.what}")
-        root.mkdir(parents=True, exist_ok=True)  # it may be that the run was refused and left nothing
-        after_each(failures)
+        make_directory(root)  # it may be that the run was refused and left nothing
+        try:
+            after_each(failures)
+        except Exception as error:  # a table or a picture of what there is can be made once more at the end
+            show.tell(f"what there is so far could not be told: {described(error)}; the next run begins")
     return failures
 
 

@@ -96,6 +96,10 @@ class TrainingData(Protocol):
         """JSON: source, documents, tokens, sequences, bad rows by kind, fingerprint."""
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know."""
+
+    @property
     def num_sequences(self) -> int | None:
         """Training rows per epoch; None for a stream."""
 

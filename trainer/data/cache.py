@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
-import shutil
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from galore.trainer.data.batch import Progress
+from galore.trainer.durable import Written, make_directory, remove, sync_directory
 from galore.trainer.errors import RunFailed, UserError, system_error
+from galore.trainer.lock import awaited
+from galore.trainer.manifest import Damaged
 from galore.trainer.reading import user_path
+from galore.trainer.sealed import require_intact, seal
 
-LOCK_POLL_SECONDS = 0.2
+T = TypeVar("T")
 
 
 def cache_root(cache_dir: str | None, base_dir: Path) -> Path:
@@ -30,7 +32,7 @@ def cache_root(cache_dir: str | None, base_dir: Path) -> Path:
     default = os.environ.get("GALORE_CACHE") or "~/.cache/galore"
     root = base_dir / user_path(cache_dir or default)
     try:
-        root.mkdir(parents=True, exist_ok=True)
+        make_directory(root)
     except OSError as error:
         raise UserError(f"cannot be created ({error.strerror})", where=str(root), fix="set data.cache_dir") from error
     if not os.access(root, os.W_OK | os.X_OK):
@@ -43,23 +45,50 @@ def fingerprint(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def entry(path: Path, build: Callable[[Path], None], intact: Callable[[Path], bool], progress: Progress) -> Path:
-    """The directory `path`, built by `build(temporary directory)` unless it is there and `intact`.
+def entry(
+    path: Path,
+    build: Callable[[Path], Mapping[str, Written]],
+    load: Callable[[Path], T],
+    progress: Progress,
+    tell: Callable[[str], object],
+) -> T:
+    """What `load` makes of the directory `path`, which `build(temporary directory)` fills unless it is there already.
 
-    A second process that wants the same entry waits for the first. An interrupted build leaves nothing but a
-    temporary directory, which the next one removes.
+    An entry that is not byte for byte what was built, or does not load, is told and built anew. A second process that
+    wants the same entry waits for the first. An interrupted build leaves nothing but a temporary directory, which the
+    next one removes.
+
+    Args:
+        build: returns size and hash of the files that it wrote and synced itself.
 
     Raises:
-        RunFailed: the disk is full.
+        RunFailed: the disk is full, or the entry is there and cannot be read just now.
     """
-    if path.is_dir() and intact(path):
-        return path
     with disk_space(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(path.with_name(path.name + ".lock"), progress):
-            if not (path.is_dir() and intact(path)):
-                _build(path, build)
-    return path
+        make_directory(path.parent)
+        waiting = partial(progress, 0, 0, "waiting for another process that prepares the same data")
+        with awaited(path.with_name(path.name + ".lock"), waiting):
+            if path.is_dir():
+                try:
+                    return _opened(path, load)
+                except Damaged as damage:
+                    tell(f"{path} is not what was kept there ({damage}): it is made anew")
+            _build(path, build)
+            return load(path)
+
+
+def _opened(path: Path, load: Callable[[Path], T]) -> T:
+    try:
+        require_intact(path)
+    except OSError as error:
+        fix = "make it readable and try again, or set data.cache_dir to another folder"
+        raise RunFailed(f"cannot be read: {error.strerror}", where=str(error.filename or path), fix=fix) from error
+    try:
+        return load(path)
+    except OSError:
+        raise
+    except Exception as error:  # of another version of a library, which has types of its own
+        raise Damaged(str(error) or type(error).__name__) from error
 
 
 @contextmanager
@@ -75,54 +104,16 @@ def disk_space(folder: Path) -> Iterator[None]:
         raise RunFailed("no space left for the tokenised data", where=str(folder), fix=fix) from error
 
 
-def _build(path: Path, build: Callable[[Path], None]) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    for leftover in (temporary, path):  # of a killed build, or damaged
-        shutil.rmtree(leftover, ignore_errors=True)
+def _build(path: Path, build: Callable[[Path], Mapping[str, Written]]) -> None:
+    private = path.with_name(path.name + ".tmp")
+    for leftover in (private, path):  # of a killed build, or damaged
+        remove(leftover)
     try:
-        temporary.mkdir()
-        build(temporary)
-        sync_directory(temporary)
-        temporary.rename(path)
+        private.mkdir()
+        seal(private, build(private))
+        private.rename(path)
         sync_directory(path.parent)
     except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
+        with suppress(OSError):
+            remove(private)
         raise
-
-
-@contextmanager
-def _locked(path: Path, progress: Progress) -> Iterator[None]:
-    with path.open("a") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                progress(0, 0, "waiting for another process that prepares the same data")
-                time.sleep(LOCK_POLL_SECONDS)
-            except OSError as error:
-                fix = "set data.cache_dir to a folder on a file system with file locks"
-                raise RunFailed(f"cannot be locked: {error.strerror}", where=str(path), fix=fix) from error
-        yield  # closing the file releases the lock, and so does the death of the process
-
-
-def sync_directory(path: Path) -> None:
-    """Make the names in a directory durable."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace a small file at once, durably."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

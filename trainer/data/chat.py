@@ -45,6 +45,8 @@ class Example(NamedTuple):
 
 
 class Rendered(NamedTuple):
+    """A conversation as the template writes it."""
+
     text: str
     spans: list[Span]  # of all responses, or without those that cannot be found
     ended: bool  # a token of its own ends the last response, or somebody else has the last word
@@ -59,7 +61,7 @@ class ChatEncoder:
         self._backend = _exact(encoder(tokenizer))
         self._responses_only = loss_on == "responses"
         self._added = tuple(str(token) for token in tokenizer.added_tokens_decoder.values())
-        self._ending = re.compile(rf"\s*{_any_of(self._added)}+") if self._added else None
+        self._ending = re.compile(rf"\s*{_any_of(self._added)}+")
 
     def encode(self, texts: Sequence[str], places: Sequence[str]) -> Iterator[Example | BadRow]:
         """The examples of conversations in JSON, in their order; a BadRow for one that the template refuses.
@@ -123,9 +125,7 @@ class ChatEncoder:
 
     def _says_something(self, response: str) -> bool:
         """Whether there is more than the end of a turn, as where the template leaves out the call that is all of it."""
-        if self._ending is not None:
-            response = self._ending.sub("", response)
-        return bool(response.strip())
+        return bool(self._ending.sub("", response).strip())
 
     def _start(self, conversation: Conversation, text: str) -> int | None:
         """Where the last response begins: after the prompt for it, or what `text` has of this prompt.
@@ -145,16 +145,16 @@ class ChatEncoder:
     def _stop(self, conversation: Conversation, text: str, start: int) -> int | None:
         """Where the last response ends: after the token that ends a turn, or where the template ends it without one."""
         message = conversation.messages[-1]
-        words = re.compile(rf"\s*{_any_of(_words(message))}").match(text, start)
+        said = re.compile(rf"\s*{_any_of(_words(message))}").match(text, start)
         after = self._render(conversation)
         if text.startswith(after):
-            # where words alone are said, the turn ends with what the template puts right after them
-            plain = words is not None and self._ending is not None and "tool_calls" not in message
-            found = self._ending.match(text, words.end(), len(after)) if plain and words and self._ending else None
-            return found.end() if found else self._end_of_turn(text, start, len(after))
+            # after words alone a turn ends with what the template puts right behind them
+            calls = "tool_calls" in message and "tool_calls" in template_of(self._tokenizer, conversation.tools)
+            end = self._ending.match(text, said.end(), len(after)) if said and not calls else None
+            return end.end() if end else self._end_of_turn(text, start, len(after))
         # otherwise the last response of a conversation is written unlike those before it
-        found = re.compile(rf"\s*{_any_of(self._added)}").match(text, words.end()) if words else None
-        return found.end() if found else None
+        end = re.compile(rf"\s*{_any_of(self._added)}").match(text, said.end()) if said else None
+        return end.end() if end else None
 
     def _end_of_turn(self, text: str, start: int, stop: int) -> int:
         """The end of the first added tokens in a row, of all that is added tokens and white space at the end."""
@@ -253,8 +253,12 @@ def _shared(one: str, two: str) -> int:
 
 
 def _any_of(choices: Sequence[str]) -> str:
-    """A regular expression."""
-    return f"(?:{'|'.join(re.escape(choice) for choice in sorted(choices, key=len, reverse=True))})"
+    """A regular expression, which matches nothing where there is no choice."""
+    return (
+        "(?!)"
+        if not choices
+        else f"(?:{'|'.join(re.escape(choice) for choice in sorted(choices, key=len, reverse=True))})"
+    )
 
 
 def _starts(encoding: Any) -> npt.NDArray[np.int64]:

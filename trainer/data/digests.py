@@ -9,8 +9,10 @@ from functools import partial
 from pathlib import Path
 
 from galore.trainer.data.batch import Progress
-from galore.trainer.data.cache import disk_space, fingerprint, write_text
+from galore.trainer.data.cache import disk_space, fingerprint
+from galore.trainer.durable import make_directory, replace_file
 from galore.trainer.errors import UserError
+from galore.trainer.lock import awaited
 from galore.trainer.reading import open_regular, read_bounded
 
 CHUNK_BYTES = 1 << 24
@@ -44,14 +46,16 @@ def _remembered_digest(path: Path, folder: Path, progress: Callable[[int], None]
     memo = folder / fingerprint(str(path.resolve()))
     try:
         known = json.loads(read_bounded(memo))
-        if known["state"] == state:
+        if known["state"] == state and known["check"] == fingerprint([state, known["sha256"]]):
             return str(known["sha256"])
     except (OSError, ValueError, KeyError, TypeError):
         pass  # never seen, or damaged: read the file
     digest = _digest(path, progress)
     with disk_space(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        write_text(memo, json.dumps({"state": state, "sha256": digest}))
+        make_directory(folder)
+        with awaited(folder.with_name("digests.lock")):  # two processes may want the same file
+            known = {"state": state, "sha256": digest, "check": fingerprint([state, digest])}
+            replace_file(memo, json.dumps(known))
     return digest
 
 

@@ -30,7 +30,7 @@ class ExampleRows:
 
     @classmethod
     def of(cls, store: ExampleStore, max_length: int, pad: int, packed: bool) -> ExampleRows:
-        lengths = np.diff(store.offsets)
+        lengths = np.diff(store.offsets[:])
         long = np.flatnonzero(lengths > max_length)
         hopeless = [number for number in long if not _targets(store, int(number), max_length).any()]
         kept = np.setdiff1d(np.arange(len(lengths)), hopeless)
@@ -49,8 +49,8 @@ class ExampleRows:
         for row, number in enumerate(numbers.tolist()):
             at = 0
             for example in self.kept[self.bounds[number] : self.bounds[number + 1]].tolist():
-                start = int(self.store.offsets[example])
-                length = min(int(self.store.offsets[example + 1]) - start, self.max_length)
+                start, stop = self.store.span(example)
+                length = min(stop - start, self.max_length)
                 ids = self.store.tokens[start : start + length].astype(np.int64)
                 here = slice(at, at + length)
                 input_ids[row, here] = ids
@@ -60,7 +60,7 @@ class ExampleRows:
 
     @property
     def summary(self) -> dict[str, Any]:
-        lengths = np.diff(self.store.offsets)
+        lengths = np.diff(self.store.offsets[:])
         used = int(np.minimum(lengths[self.kept], self.max_length).sum())
         return {
             "sequences": len(self),
@@ -74,5 +74,5 @@ class ExampleRows:
 
 def _targets(store: ExampleStore, number: int, length: int) -> Any:
     """Which of the first `length` tokens of an example are targets, (at most length,)."""
-    start, stop = int(store.offsets[number]), int(store.offsets[number + 1])
+    start, stop = store.span(number)
     return store.targets[start : min(stop, start + length)] != 0

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
 
 from galore.trainer.data.chat import Example
-from galore.trainer.data.store import StoreWriter, TokenStore, mapped
+from galore.trainer.data.store import StoreWriter, TokenFile, TokenStore
+from galore.trainer.durable import NewFile, Written
 
 TARGET_TYPE = np.dtype("u1")
 
@@ -25,7 +24,7 @@ class ExampleStore(TokenStore):
 
     def __init__(self, folder: Path, name: str, dtype: np.dtype[Any]) -> None:
         super().__init__(folder, name, dtype)
-        self.targets: npt.NDArray[np.uint8] = mapped(_path(folder, name), TARGET_TYPE)  # (tokens,)
+        self.targets = TokenFile(_path(folder, name), TARGET_TYPE)  # (tokens,)
 
     @property
     def intact(self) -> bool:
@@ -37,7 +36,8 @@ class ExampleWriter:
 
     def __init__(self, folder: Path, name: str, dtype: np.dtype[Any]) -> None:
         self._store = StoreWriter(folder, name, dtype, eos_token_id=None)
-        self._targets = _path(folder, name).open("wb")
+        self._path = _path(folder, name)
+        self._targets = NewFile(self._path)
         self.num_targets = 0
 
     @property
@@ -54,15 +54,18 @@ class ExampleWriter:
         self._targets.write(example.targets.astype(TARGET_TYPE).tobytes())
         self.num_targets += int(example.targets.sum())
 
+    @property
+    def written(self) -> dict[str, Written]:
+        """Size and hash of the three files, by name."""
+        return {**self._store.written, self._path.name: self._targets.written}
+
     def __enter__(self) -> Self:
-        self._store.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
-            self._targets.flush()
-            os.fsync(self._targets.fileno())
-        self._targets.close()
-        self._store.__exit__(kind, error, trace)
+        try:
+            self._targets.__exit__(kind, error, trace)
+        finally:
+            self._store.__exit__(kind, error, trace)

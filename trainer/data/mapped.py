@@ -1,4 +1,4 @@
-"""Training data in memory-mapped files: every batch is a function of (seed, step)."""
+"""Training data in files: every batch is a function of (seed, step)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from galore.trainer.data.batch import Batch
 from galore.trainer.data.order import rows_of_step
 from galore.trainer.data.packing import Ids, Rows
-from galore.trainer.errors import UserError
+from galore.trainer.errors import RunFailed, UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -21,19 +21,36 @@ if TYPE_CHECKING:
 COUNT_ROWS = 1024
 
 
-def batch_of(rows: Rows, numbers: Ids) -> Batch:
-    """The rows `numbers`, (b,), as tensors."""
+def read_rows(rows: Rows, numbers: Ids, vocab_size: int) -> tuple[Ids, Ids]:
+    """input_ids and labels, (b, max_length) each, of the rows `numbers`: no id is outside the embedding.
+
+    Raises:
+        RunFailed: one is, for the files are no longer what was verified when they were opened.
+    """
     input_ids, labels = rows.read(numbers)
+    if input_ids.size and not 0 <= (worst := int(input_ids.max())) < vocab_size:
+        raise RunFailed(
+            f"the prepared data hold the token {worst}, and the tokenizer has {vocab_size}: they changed while in use",
+            fix="go on with --resume: what is no longer as it was kept is made anew",
+        )
+    return input_ids, labels
+
+
+def batch_of(rows: Rows, numbers: Ids, vocab_size: int) -> Batch:
+    """The rows `numbers`, (b,), as tensors."""
+    input_ids, labels = read_rows(rows, numbers, vocab_size)
     return Batch(torch.from_numpy(input_ids), torch.from_numpy(labels), tuple(numbers.tolist()))
 
 
-def evaluation_batches(rows: Rows, max_length: int, micro_batch_size: int, max_tokens: int | None) -> Iterator[Batch]:
+def evaluation_batches(
+    rows: Rows, max_length: int, micro_batch_size: int, max_tokens: int | None, vocab_size: int
+) -> Iterator[Batch]:
     """All rows in stored order, or as many as `max_tokens` allows (at least one), evenly spread over all of them."""
     total = len(rows)
     count = total if max_tokens is None else min(total, max(1, max_tokens // max_length))
     numbers = np.arange(count, dtype=np.int64) * total // max(count, 1)
     for start in range(0, count, micro_batch_size):
-        yield batch_of(rows, numbers[start : start + micro_batch_size])
+        yield batch_of(rows, numbers[start : start + micro_batch_size], vocab_size)
 
 
 def count_targets(labels: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64]:
@@ -65,22 +82,23 @@ class MappedData:
     max_length: int
     order: Order
     summary: dict[str, Any]
+    notes: tuple[str, ...] = ()
 
     @property
     def num_sequences(self) -> int:
         return len(self.train)
 
     def global_batch(self, step: int) -> Batch:
-        return batch_of(self.train, self.order.rows(step, len(self.train)))
+        return batch_of(self.train, self.order.rows(step, len(self.train)), self.vocab_size)
 
     def validation_batches(self, micro_batch_size: int, max_tokens: int | None) -> Iterator[Batch]:
-        return evaluation_batches(self.validation, self.max_length, micro_batch_size, max_tokens)
+        return evaluation_batches(self.validation, self.max_length, micro_batch_size, max_tokens, self.vocab_size)
 
     def token_counts(self) -> npt.NDArray[np.int64]:
         counts = np.zeros(self.vocab_size, np.int64)
         for start in range(0, len(self.train), COUNT_ROWS):
             numbers = np.arange(start, min(start + COUNT_ROWS, len(self.train)))
-            counts += count_targets(self.train.read(numbers)[1], self.vocab_size)
+            counts += count_targets(read_rows(self.train, numbers, self.vocab_size)[1], self.vocab_size)
         return counts
 
     def position(self) -> dict[str, Any]:

@@ -26,7 +26,7 @@ def notices(summary: dict[str, Any]) -> list[str]:
     for what, count in summary.get("noted", {}).items():
         if what == NO_END:
             notes.append(
-                f"the chat template does not end the last turn of {count:,} of {good:,} examples: EOS was added"
+                f"the chat template ends {count:,} of {good:,} examples without a token of its own: EOS was added"
             )
         elif count > SHARE * good:
             key = shown(what.removeprefix(UNREAD))

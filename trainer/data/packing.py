@@ -38,8 +38,9 @@ class PackedRows:
         return len(self._tokens) // self._max_length
 
     def read(self, numbers: Ids) -> tuple[Ids, Ids]:
-        at = numbers[:, None] * self._max_length + np.arange(self._max_length)
-        input_ids = self._tokens[at].astype(np.int64)
+        starts = (numbers * self._max_length).tolist()
+        rows = [self._tokens[start : start + self._max_length] for start in starts]
+        input_ids = np.array(rows, np.int64).reshape(len(numbers), self._max_length)
         return input_ids, input_ids.copy()
 
     @property
@@ -82,8 +83,9 @@ class PaperRows:
         return input_ids, labels
 
     def _row(self, number: int) -> Ids:
-        start, stop = self._store.offsets[number], self._store.offsets[number + 1] - 1  # without the stored EOS
-        return self._frame.around(self._store.tokens[start : min(stop, start + self._max_length)], self._max_length)
+        start, stop = self._store.span(number)
+        stop = min(stop - 1, start + self._max_length)  # without the stored EOS
+        return self._frame.around(self._store.tokens[start:stop], self._max_length)
 
     @property
     def summary(self) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,16 +45,19 @@ def prepare_data(recipe: Recipe, base_dir: Path, progress: Progress | None = Non
             from galore.trainer.data.stream import open_stream  # needs an optional package
 
             return open_stream(recipe, base_dir, cache, report)
-        material = Material.of(recipe.data, base_dir, cache, report)
-        tokenizer = _tokenizer(recipe, base_dir, material, report)
-        return map_data(recipe, tokenizer, material, tokenised(material, tokenizer, report))
+        material, notes = Material.of(recipe.data, base_dir, cache, report), list[str]()
+        tokenizer = _tokenizer(recipe, base_dir, material, report, notes.append)
+        data = map_data(recipe, tokenizer, material, tokenised(material, tokenizer, report, notes.append))
+        return replace(data, notes=tuple(notes))
 
 
-def _tokenizer(recipe: Recipe, base_dir: Path, material: Material, progress: Progress) -> PreTrainedTokenizerBase:
+def _tokenizer(
+    recipe: Recipe, base_dir: Path, material: Material, progress: Progress, tell: Callable[[str], object]
+) -> PreTrainedTokenizerBase:
     given = given_tokenizer(recipe, base_dir)
     size = recipe.data.tokenizer_vocab_size
     folder = material.cache / "tokenizers" / fingerprint([material.identity, size])
-    tokenizer = given or trained_tokenizer(material.training_texts(progress), size, folder, progress)
+    tokenizer = given or trained_tokenizer(material.training_texts(progress), size, folder, progress, tell)
     require_room(recipe.model, tokenizer)
     if recipe.data.instruct:
         ensure_template(tokenizer)
@@ -87,9 +92,7 @@ def _require_rows(material: Material, train: int, validation: int, summary: dict
         raise UserError(
             f"no document to train on{f' (bad rows: {bad})' if bad else ''}",
             where=f"data.source: {section.source}",
-            fix="check data.path, data.format and the columns that section data names"
-            if bad
-            else "the files are empty, or all is held out",
+            fix=_mend(set(summary["bad_rows"])),
         )
     fix = "give more text, lower data.max_length, or set data.packing: paper"
     if not train:
@@ -101,6 +104,17 @@ def _require_rows(material: Material, train: int, validation: int, summary: dict
             where="data.validation_path" if section.validation_path else "data.validation_fraction",
             fix=f"{_hold_out_more(material, sum(tokens.values()))}, or set data.validation_fraction: 0 to go without evaluation",
         )
+
+
+def _mend(kinds: set[str]) -> str:
+    """What to do where not one row is good."""
+    if kinds == {"refused"}:
+        return "give the tokenizer another chat template (chat_template.jinja in its folder), or mend the rows"
+    if kinds == {"invalid_utf8"}:
+        return "convert the files: iconv -f LATIN1 -t UTF-8 is for those of western Europe"
+    if kinds:
+        return "check data.path, data.format and the columns that section data names"
+    return "the files are empty, or all is held out"
 
 
 def _hold_out_more(material: Material, tokens: int) -> str:

@@ -1,8 +1,10 @@
-"""Tokenised documents on disk: flat token ids and document offsets, memory-mapped."""
+"""Tokenised documents on disk: flat token ids and document offsets, read where they are asked for."""
 
 from __future__ import annotations
 
 import os
+import weakref
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -10,7 +12,8 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-Tokens = npt.NDArray[np.unsignedinteger[Any]]
+from galore.trainer.durable import NewFile, Written
+from galore.trainer.errors import RunFailed
 
 OFFSET_TYPE = np.dtype("<i8")
 
@@ -30,8 +33,8 @@ class TokenStore:
 
     def __init__(self, folder: Path, name: str, dtype: np.dtype[Any]) -> None:
         tokens, offsets = _paths(folder, name)
-        self.tokens: Tokens = mapped(tokens, dtype)  # (tokens,)
-        self.offsets: npt.NDArray[np.int64] = mapped(offsets, OFFSET_TYPE)  # (documents + 1,)
+        self.tokens = TokenFile(tokens, dtype)  # (tokens,)
+        self.offsets = TokenFile(offsets, OFFSET_TYPE)  # (documents + 1,) int64
 
     @property
     def num_documents(self) -> int:
@@ -40,14 +43,53 @@ class TokenStore:
     @property
     def intact(self) -> bool:
         """Whether the two files belong together: a truncated one does not."""
-        return len(self.offsets) > 0 and int(self.offsets[-1]) == len(self.tokens)
+        return len(self.offsets) > 0 and int(self.offsets[-1:][0]) == len(self.tokens)
+
+    def span(self, number: int) -> tuple[int, int]:
+        """Where document `number` begins and ends."""
+        start, stop = self.offsets[number : number + 2].tolist()
+        return start, stop
 
 
-def mapped(path: Path, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    """The file as an array, read where it is touched."""
-    if path.stat().st_size == 0:  # an empty file cannot be mapped
-        return np.empty(0, dtype)
-    return np.memmap(path, dtype, mode="r")
+class TokenFile:
+    """A file as a flat array that is read where it is sliced.
+
+    It is not mapped: the kernel answers the reading of a mapped file that was truncated meanwhile by killing the process.
+    """
+
+    def __init__(self, path: Path, dtype: np.dtype[Any]) -> None:
+        self._path, self._dtype = path, dtype
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        weakref.finalize(self, os.close, self._descriptor)
+        self._length = os.fstat(self._descriptor).st_size // dtype.itemsize
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, where: slice) -> npt.NDArray[Any]:
+        """Neighbours, in stored order; raises RunFailed if the file has become shorter, or cannot be read any more."""
+        start, stop, _ = where.indices(self._length)
+        size = self._dtype.itemsize
+        return np.frombuffer(self._read(start * size, max(stop - start, 0) * size), self._dtype)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        return self[:] if dtype is None else self[:].astype(dtype)
+
+    def _read(self, start: int, count: int) -> bytes:
+        parts: list[bytes] = []
+        try:
+            while count and (part := os.pread(self._descriptor, count, start)):
+                parts.append(part)
+                start, count = start + len(part), count - len(part)
+        except OSError as error:
+            raise self._gone(error.strerror or str(error)) from error
+        if count:
+            raise self._gone("it has become shorter")
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _gone(self, reason: str) -> RunFailed:
+        fix = "go on with --resume: what is no longer as it was kept is made anew"
+        return RunFailed(f"cannot be read any more: {reason}", where=str(self._path), fix=fix)
 
 
 class StoreWriter:
@@ -60,8 +102,9 @@ class StoreWriter:
     def __init__(
         self, folder: Path, name: str, dtype: np.dtype[Any], eos_token_id: int | None, beginning: tuple[int, ...] = ()
     ) -> None:
-        tokens, offsets = _paths(folder, name)
-        self._tokens, self._offsets = tokens.open("wb"), offsets.open("wb")
+        self._paths = _paths(folder, name)
+        self._files = ExitStack()
+        self._tokens, self._offsets = (self._files.enter_context(NewFile(path)) for path in self._paths)
         self._dtype = dtype
         self._beginning = list(beginning)
         self._eos = [] if eos_token_id is None else [eos_token_id]
@@ -87,14 +130,15 @@ class StoreWriter:
         self._offsets.write(np.array([self.num_tokens], OFFSET_TYPE).tobytes())
         return True
 
+    @property
+    def written(self) -> dict[str, Written]:
+        """Size and hash of both files, by name."""
+        return {path.name: file.written for path, file in zip(self._paths, (self._tokens, self._offsets), strict=True)}
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for file in (self._tokens, self._offsets):
-            if kind is None:
-                file.flush()
-                os.fsync(file.fileno())
-            file.close()
+        self._files.__exit__(kind, error, trace)

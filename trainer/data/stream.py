@@ -67,6 +67,7 @@ class StreamedData:
     global_batch_size: int
     open_rows: Callable[[HubText], Opened]  # from the beginning
     facts: dict[str, Any]
+    notes: tuple[str, ...] = ()
     num_sequences: None = None
     _step: int = 0
     _last: Batch | None = None
@@ -95,7 +96,8 @@ class StreamedData:
         return self._last
 
     def validation_batches(self, micro_batch_size: int, max_tokens: int | None) -> Iterator[Batch]:
-        return evaluation_batches(self.validation, self.max_length, micro_batch_size, max_tokens)
+        bound = id_bound(self.tokenizer)
+        return evaluation_batches(self.validation, self.max_length, micro_batch_size, max_tokens, bound)
 
     def token_counts(self) -> npt.NDArray[np.int64]:
         size = id_bound(self.tokenizer)
@@ -117,11 +119,11 @@ class StreamedData:
 
 def open_stream(recipe: Recipe, base_dir: Path, cache: Path, progress: Progress) -> StreamedData:
     """Training data of `data.source: hub`. Raises UserError."""
-    section = recipe.data
+    section, notes = recipe.data, list[str]()
     text = HubText.of(section, base_dir)
     given = given_tokenizer(recipe, base_dir)
     held_out = text.held_out(recipe.eval.max_tokens, progress)
-    tokenizer = given or _trained(list(text.tokenizer_sample(progress)), section.tokenizer_vocab_size, cache, progress)
+    tokenizer = given or _trained(list(text.tokenizer_sample(progress)), section, cache, progress, notes.append)
     require_room(recipe.model, tokenizer)
     if section.instruct:
         ensure_template(tokenizer)
@@ -138,6 +140,7 @@ def open_stream(recipe: Recipe, base_dir: Path, cache: Path, progress: Progress)
         recipe.train.global_batch_size,
         open_rows,
         _facts(recipe, text, tokenizer, held_out, validation),
+        tuple(notes),
     )
 
 
@@ -157,9 +160,12 @@ def _opener(section: DataSection, tokenizer: PreTrainedTokenizerBase, seed: int)
     return open_rows
 
 
-def _trained(sample: list[str], size: int, cache: Path, progress: Progress) -> PreTrainedTokenizerBase:
+def _trained(
+    sample: list[str], section: DataSection, cache: Path, progress: Progress, tell: Callable[[str], object]
+) -> PreTrainedTokenizerBase:
+    size = section.tokenizer_vocab_size
     folder = cache / "tokenizers" / fingerprint([sample, size])
-    return trained_tokenizer(sample, size, folder, progress)
+    return trained_tokenizer(sample, size, folder, progress, tell)
 
 
 def _store(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, cache: Path, source: HubText) -> TokenStore:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from galore.trainer.data.quality import BadRow, BadRows
 from galore.trainer.data.store import StoreWriter, TokenStore, token_type
 from galore.trainer.data.tokenize import batches, encode, encoder
 from galore.trainer.data.tokenizer import id_bound, packed_beginning, tokenizer_digest
+from galore.trainer.durable import Written, write_file
 from galore.trainer.reading import read_bounded
 from galore.trainer.recipe.schema import DataSection
 
@@ -40,8 +41,10 @@ class Tokenised:
     summary: dict[str, Any]
 
 
-def tokenised(material: Material, tokenizer: PreTrainedTokenizerBase, progress: Progress) -> Tokenised:
-    """The stores of these documents under this tokenizer.
+def tokenised(
+    material: Material, tokenizer: PreTrainedTokenizerBase, progress: Progress, tell: Callable[[str], object] = str
+) -> Tokenised:
+    """The stores of these documents under this tokenizer. `tell` hears if what was kept of them is damaged.
 
     Raises:
         UserError: a file cannot be read, or a bad row is refused.
@@ -57,25 +60,22 @@ def tokenised(material: Material, tokenizer: PreTrainedTokenizerBase, progress: 
     name = fingerprint(identity)
     kind = ExampleStore if material.section.instruct else TokenStore
 
-    def stores(folder: Path) -> list[TokenStore]:
-        return [kind(folder, side, dtype) for side in ("train", "validation")]
+    def load(folder: Path) -> Tokenised:
+        train, validation = (kind(folder, side, dtype) for side in ("train", "validation"))
+        if not (train.intact and validation.intact):
+            raise ValueError("the files do not belong together")
+        return Tokenised(train, validation, name, json.loads(read_bounded(folder / SUMMARY_FILE)))
 
-    def intact(folder: Path) -> bool:
-        try:
-            json.loads(read_bounded(folder / SUMMARY_FILE))
-            return all(store.intact for store in stores(folder))
-        except (OSError, ValueError):
-            return False
+    def build(folder: Path) -> dict[str, Written]:
+        writer = _build_examples if material.section.instruct else _build
+        return writer(folder, material, tokenizer, progress)
 
-    build = _build_examples if material.section.instruct else _build
-    folder = entry(
-        material.cache / "tokens" / name, lambda path: build(path, material, tokenizer, progress), intact, progress
-    )
-    train, validation = stores(folder)
-    return Tokenised(train, validation, name, json.loads(read_bounded(folder / SUMMARY_FILE)))
+    return entry(material.cache / "tokens" / name, build, load, progress, tell)
 
 
-def _build(folder: Path, material: Material, tokenizer: PreTrainedTokenizerBase, progress: Progress) -> None:
+def _build(
+    folder: Path, material: Material, tokenizer: PreTrainedTokenizerBase, progress: Progress
+) -> dict[str, Written]:
     bad, holdout = BadRows(material.section.on_bad_rows), material.holdout()
     dtype, eos = token_type(id_bound(tokenizer)), int(tokenizer.eos_token_id)
     backend, total, beginning = encoder(tokenizer), material.total_bytes, packed_beginning(tokenizer, material.section)
@@ -91,10 +91,12 @@ def _build(folder: Path, material: Material, tokenizer: PreTrainedTokenizerBase,
                     bad.add(BadRow("empty", "the tokenizer finds no token in it"), piece.where)
             progress(batch[-1].consumed, total, "tokenising")
     material.require_unchanged(progress)
-    _summarise(folder, writers, bad, holdout, {})
+    return _summarise(folder, writers, bad, holdout, {})
 
 
-def _build_examples(folder: Path, material: Material, tokenizer: PreTrainedTokenizerBase, progress: Progress) -> None:
+def _build_examples(
+    folder: Path, material: Material, tokenizer: PreTrainedTokenizerBase, progress: Progress
+) -> dict[str, Written]:
     bad, holdout = BadRows(material.section.on_bad_rows), material.holdout()
     dtype, total = token_type(id_bound(tokenizer)), material.total_bytes
     chat = ChatEncoder(tokenizer, material.section.loss_on)
@@ -111,7 +113,7 @@ def _build_examples(folder: Path, material: Material, tokenizer: PreTrainedToken
             progress(batch[-1].consumed, total, "tokenising")
     material.require_unchanged(progress)
     targets = {side: writer.num_targets for side, writer in writers.items()}
-    _summarise(folder, writers, bad, holdout, {"targets": targets})
+    return _summarise(folder, writers, bad, holdout, {"targets": targets})
 
 
 def _summarise(
@@ -120,7 +122,8 @@ def _summarise(
     bad: BadRows,
     holdout: Holdout,
     more: dict[str, Any],
-) -> None:
+) -> dict[str, Written]:
+    """Write what they came to beside the stores; size and hash of all files."""
     summary = {
         "documents": {side: writer.num_documents for side, writer in writers.items()},
         "tokens": {side: writer.num_tokens for side, writer in writers.items()},
@@ -129,7 +132,8 @@ def _summarise(
         "noted": dict(bad.noted),
         "dropped_copies_of_held_out": holdout.num_dropped,
     }
-    (folder / SUMMARY_FILE).write_text(json.dumps(summary))
+    files = {name: written for writer in writers.values() for name, written in writer.written.items()}
+    return files | {SUMMARY_FILE: write_file(folder / SUMMARY_FILE, [json.dumps(summary).encode()])}
 
 
 def text_identity(section: DataSection, tokenizer: PreTrainedTokenizerBase) -> list[Any]:

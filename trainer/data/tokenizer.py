@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from galore.trainer.data.cache import entry
 from galore.trainer.data.packing import Frame
 from galore.trainer.data.tokenize import encode, encoder
+from galore.trainer.durable import Written, save_pretrained
 from galore.trainer.errors import UserError
+from galore.trainer.exported import require_as_exported
+from galore.trainer.models.library import require_sentencepiece
 from galore.trainer.offline import spare_retries
 from galore.trainer.reading import require_plain_folder, user_path
 from galore.trainer.recipe.schema import DataSection, ModelSection, Recipe
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 END_OF_TEXT = "<|endoftext|>"
 BYTES = 256
 WITHOUT_CODE = "name a tokenizer.json, or a folder whose tokenizer_config.json has no auto_map"
+LARGEST_VOCABULARY = 2**31 - 1
 
 
 def given_tokenizer(recipe: Recipe, base_dir: Path) -> PreTrainedTokenizerBase | None:
@@ -49,6 +53,8 @@ def load_tokenizer(name: str, revision: str | None, base_dir: Path, key: str) ->
         raise UserError(f"no such file or folder: {path}", where=key, fix=fix)
     if not path.exists():
         spare_retries()
+    require_sentencepiece(path, key)
+    require_as_exported(str(path.parent if path.is_file() else path), weights=False)
     try:
         require_plain_folder(str(path))
         if path.is_file():
@@ -68,6 +74,9 @@ def usable(tokenizer: PreTrainedTokenizerBase, key: str) -> PreTrainedTokenizerB
     if not tokenizer.is_fast:
         fix = "save it as a fast tokenizer (tokenizer.json) and name that"
         raise UserError("the tokenizer is not a fast one", where=key, fix=fix)
+    if id_bound(tokenizer) > LARGEST_VOCABULARY:
+        fix = "number its tokens from 0 on: the model has a row for every id up to the largest"
+        raise UserError(f"the tokenizer has a token of id {id_bound(tokenizer) - 1:,}", where=key, fix=fix)
     if tokenizer.eos_token_id is None:
         _find_eos(tokenizer, key)
     if tokenizer.pad_token_id is None:
@@ -85,10 +94,12 @@ def _find_eos(tokenizer: PreTrainedTokenizerBase, key: str) -> None:
     raise UserError("the tokenizer has no EOS token", where=key, fix="set eos_token in its tokenizer_config.json")
 
 
-def trained_tokenizer(texts: Iterable[str], vocab_size: int, folder: Path, progress: Any) -> PreTrainedTokenizerBase:
+def trained_tokenizer(
+    texts: Iterable[str], vocab_size: int, folder: Path, progress: Any, tell: Callable[[str], object] = str
+) -> PreTrainedTokenizerBase:
     """A byte-level BPE (GPT-2's) trained on `texts`, kept in `folder`; `texts` is not touched if it is there.
 
-    It loses nothing: decode(encode(x)) == x for every string. `<|endoftext|>` ends a text, and pads.
+    `tell` hears if what was kept is damaged. It loses nothing: decode(encode(x)) == x for every string. `<|endoftext|>` ends a text, and pads.
 
     Raises:
         UserError: `vocab_size` has no room for the 256 bytes and `<|endoftext|>`.
@@ -98,15 +109,19 @@ def trained_tokenizer(texts: Iterable[str], vocab_size: int, folder: Path, progr
     if vocab_size <= BYTES:
         raise UserError(f"is {vocab_size}, but 256 bytes and {END_OF_TEXT} need 257", where="data.tokenizer_vocab_size")
 
-    def build(temporary: Path) -> None:
+    def build(private: Path) -> dict[str, Written]:
         names = dict.fromkeys(("bos_token", "eos_token", "pad_token", "unk_token"), END_OF_TEXT)
         backend = train_bpe(iter(texts), vocab_size)
-        PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=False, **names).save_pretrained(
-            temporary
-        )
+        made = PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=False, **names)
+        return save_pretrained(private, made)
 
-    entry(folder, build, lambda path: (path / "tokenizer.json").is_file(), progress)
-    return PreTrainedTokenizerFast.from_pretrained(folder, trust_remote_code=False)
+    return entry(
+        folder,
+        build,
+        lambda path: PreTrainedTokenizerFast.from_pretrained(path, trust_remote_code=False),
+        progress,
+        tell,
+    )
 
 
 def train_bpe(texts: Iterator[str], vocab_size: int) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from galore.trainer.build import choose_device
+from galore.trainer.durable import make_directory
 from galore.trainer.glue.outcome import Outcome, Standing, last, standings
 from galore.trainer.glue.prepare import encode, read_rows
 from galore.trainer.glue.submission import incomplete, write_submission
@@ -34,7 +35,7 @@ def _predicted(standing: Standing, root: Path, tell: Told) -> Iterator[Path]:
     stored = load_run_model(str(root / run.cell.folder), str(choose_device(recipe.train.device)))
     align_labels(stored.model, standing.task, stored.origin)
     folder = root / "submission" / standing.label
-    folder.mkdir(parents=True, exist_ok=True)
+    make_directory(folder)
     for split in standing.task.test_splits:
         rows = read_rows(recipe, split, run.cell.loaded.base_dir)
         examples = encode(rows, len(rows), stored.tokenizer, recipe.data.max_length)

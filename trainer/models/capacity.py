@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import psutil
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -10,6 +13,7 @@ from galore.trainer.errors import UserError
 from galore.trainer.format import size
 from galore.trainer.models.library import explained
 
+DEPTH = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "encoder_layers", "decoder_layers")
 LAYER_OBJECTS = 32 * 1024  # bytes that the Python objects of one layer take, weights aside
 
 # number their positions from the padding token's id + 1
@@ -91,10 +95,24 @@ def require_memory(config: PreTrainedConfig, weight_bytes: int) -> None:
         UserError: with both sizes.
     """
     layers, weights = _at_least(config)
+    _require(layers, weights, weight_bytes)
+
+
+def require_layers(values: Mapping[str, Any]) -> None:
+    """The same of a configuration that is not built yet, some of which make a list as long as the model is deep."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            require_layers(value)
+        elif name in DEPTH and isinstance(value, int):
+            _require(value, 0, 0)
+
+
+def _require(layers: int, weights: int, weight_bytes: int) -> None:
     needed, there = layers * LAYER_OBJECTS + weights * weight_bytes, psutil.virtual_memory().total
     if needed > there:
+        many = f"{layers:,} layers" + (f" and {weights:,} weights or more" if weights else "")
         raise UserError(
-            f"a model of {layers:,} layers and {weights:,} weights or more takes {size(needed)}, this machine has {size(there)}",
+            f"a model of {many} takes {size(needed)}, this machine has {size(there)}",
             where="model",
             fix="choose a smaller model",
         )

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
 from galore.trainer.errors import UserError
+from galore.trainer.reading import open_regular
 
 WHERE = "model.name_or_path"
 POINTER = b"version https://git-lfs"  # how a file begins that git-lfs has not fetched
 OUR_MISTAKES = (TypeError, AttributeError, NameError, AssertionError)  # where our own code raises them
+SENTENCEPIECE = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
 LONGEST = 300  # characters of a library's reason
 
 
@@ -45,6 +48,18 @@ def refuse_unreadable(folder: Path) -> None:
             ) from error
 
 
+def require_sentencepiece(folder: Path, where: str = WHERE) -> None:
+    """Raise UserError if `folder` has its tokenizer in sentencepiece's own format alone, and nothing here reads that."""
+    if (folder / "tokenizer.json").exists() or find_spec("sentencepiece") is not None:
+        return
+    if found := next((name for name in SENTENCEPIECE if (folder / name).is_file()), None):
+        raise UserError(
+            f"{folder} has its tokenizer as {found} alone, which the package sentencepiece reads",
+            where=where,
+            fix="pip install sentencepiece protobuf; or put the tokenizer.json of the same model beside it",
+        )
+
+
 def _as_user_error(error: Exception, source: str, doing: str) -> UserError:
     text = str(error)
     if "trust_remote_code" in text:
@@ -72,7 +87,7 @@ def _as_user_error(error: Exception, source: str, doing: str) -> UserError:
 def _refuse_pointers(folder: Path) -> None:
     for path in sorted(folder.iterdir()):
         if path.suffix in (".safetensors", ".json", ".model") and path.is_file():
-            with path.open("rb") as file:
+            with open_regular(path) as file:
                 if file.read(len(POINTER)) == POINTER:
                     raise UserError(
                         f"{path} is a pointer of git-lfs, not the file itself",

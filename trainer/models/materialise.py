@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from galore.trainer.errors import UserError
+from galore.trainer.models.library import WHERE
 from galore.trainer.models.tensors import refuse_unlike, some, tensor_names
 
 # transformers skips the initialisation of tensors that carry this flag
@@ -36,7 +37,7 @@ def draw_weights(
     frequencies, keep the type they were built with.
     """
     shared: dict[int, nn.Parameter] = {}
-    empty = _allocate_buffers(model)
+    empty, idle = _allocate_buffers(model), list[nn.Parameter]()
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would also move the generators of the GPUs
         for unit in _units(model, model):
@@ -45,7 +46,9 @@ def draw_weights(
             for module, owner in unit:
                 owner._init_weights(module)
             for module, _ in unit:
+                idle += (each for each in module.parameters(recurse=False) if _is_idle(each))
                 _settle(module, dtype, device, drawn)
+    empty |= {name: each for name, each in model.named_parameters() if any(each is one for one in idle)}
     _refuse_unfilled(model, empty)
     _move_buffers(model, device)
     for parameter in model.parameters():
@@ -118,13 +121,18 @@ def _allocate_buffers(model: nn.Module, given: Collection[str] = ()) -> dict[str
 
 
 def _refuse_unfilled(model: nn.Module, empty: Mapping[str, Tensor]) -> None:
-    """Raise UserError for a buffer that is still as it was allocated: nothing was ever written into it."""
-    buffers = dict(model.named_buffers())
-    if idle := [name for name, each in empty.items() if buffers[name] is each and each.numel() and not each._version]:
+    """Raise UserError for a tensor that is still as it was allocated: nothing was ever written into it."""
+    own = dict(model.named_buffers()) | dict(model.named_parameters())
+    if idle := [name for name, each in empty.items() if own[name] is each and _is_idle(each)]:
         raise UserError(
-            f"nothing gives {some(idle)} a value: no stored tensor, nor the initialisation of {type(model).__name__}",
-            fix="this architecture cannot be rebuilt from its configuration; choose another",
+            f"nothing gives {some(idle)} a value: no stored tensor, nor what transformers initialises of {type(model).__name__}",
+            where=WHERE,
+            fix="start from stored weights, or choose another architecture",
         )
+
+
+def _is_idle(tensor: Tensor) -> bool:
+    return tensor.numel() > 0 and not tensor._version
 
 
 def _move_buffers(model: nn.Module, device: str) -> None:

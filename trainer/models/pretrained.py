@@ -20,7 +20,8 @@ from transformers import (
 from transformers.utils import logging
 
 from galore.trainer.errors import UserError
-from galore.trainer.models.capacity import require_memory
+from galore.trainer.exported import require_as_exported
+from galore.trainer.models.capacity import require_layers, require_memory
 from galore.trainer.models.library import WHERE, explained, refuse_unreadable
 from galore.trainer.models.tensors import some
 from galore.trainer.offline import spare_retries
@@ -55,8 +56,11 @@ def read_config(source: str, revision: str | None) -> PreTrainedConfig:
             adapter's.
     """
     _refuse_adapter(source)
+    require_as_exported(source, weights=False)
     with explained(source, "read the configuration of"):
         require_plain_folder(source)
+        values, _ = PreTrainedConfig.get_config_dict(source, revision=revision)
+        require_layers(values if isinstance(values, dict) else {})
         config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
     if quantised := getattr(config, "quantization_config", None):
         kind = quantised.get("quant_method", "unknown") if isinstance(quantised, dict) else "unknown"
@@ -114,6 +118,7 @@ def load_pretrained(
         UserError: no safetensors, weights that do not fit, are missing or left over, two tensors for one parameter, or
             more of them than this machine's memory holds.
     """
+    require_as_exported(source, weights=True)
     _refuse_pickles(source)
     refuse_unreadable(Path(source))
     require_memory(config, dtype.itemsize)

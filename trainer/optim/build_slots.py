@@ -15,6 +15,7 @@ from galore.trainer.optim.moments import StateDtype
 from galore.trainer.optim.projected import ProjectedSlot, RefreshMode
 from galore.trainer.optim.refresh import schedules
 from galore.trainer.optim.residual import ResidualSlot
+from galore.trainer.optim.settings import settle_group
 from galore.trainer.optim.slot import FullSlot
 from galore.trainer.optim.subspace import KINDS, ProjType
 
@@ -74,8 +75,10 @@ def build_slots(
     """One slot per parameter of the (torch) param `groups`, in order.
 
     Raises:
-        ValueError: a projected parameter is no matrix, or a parameter is not contiguous.
+        ValueError: a setting cannot be meant, a projected parameter is no matrix, or a parameter is not contiguous.
     """
+    for number, group in enumerate(groups):
+        settle_group(group, number)
     members = [
         (name, p, group) for group in groups for name, p in zip(group["param_names"], group["params"], strict=True)
     ]
@@ -112,7 +115,7 @@ def build_slots(
 def _check(name: str, parameter: Tensor, group: dict[str, Any]) -> None:
     if not parameter.is_contiguous():
         raise ValueError(f"{name} is not contiguous; call .contiguous() on it first")
-    if group["rank"] is not None and (parameter.ndim < 2 or group["rank"] <= 0):
+    if group["rank"] is not None and parameter.ndim < 2:
         raise ValueError(f"{name} of shape {tuple(parameter.shape)} cannot be projected to rank {group['rank']}")
     if parameter.dtype == torch.int8 and group["rank"] is None:
         raise ValueError(f"{name} is kept in int8, and can only be trained projected: give its group a rank")

@@ -16,7 +16,7 @@ from galore.trainer.optim.projected import ProjectedSlot
 def project_in_backward(model: nn.Module, optimizer: GaLoreAdamW) -> int:
     """Let the projected linear layers of `model` give `optimizer` factors; returns how many matrices do.
 
-    Layers with a bias keep the hook; so does a rank too high to save work, or a step that needs the whole
+    Layers with a bias, or with a forward of their own, keep the hook; so does a rank too high to save work, or a step that needs the whole
     gradient for its refresh. The results are those of the hook up to rounding.
     """
     linears = [module for module in model.modules() if isinstance(module, nn.Linear) and _takes_hooks(module)]
@@ -41,7 +41,14 @@ def hand_over_int8(model: nn.Module, optimizer: GaLoreAdamW) -> int:
 
 
 def _takes_hooks(module: nn.Linear) -> bool:
-    return not has_bias(module) and not isinstance(module, Int8Linear)
+    return not has_bias(module) and not isinstance(module, Int8Linear) and not has_own_forward(module)
+
+
+def has_own_forward(module: nn.Linear) -> bool:
+    """Whether the layer does something else than nn.Linear: a subclass may return more than the product."""
+    put = module.__dict__.get("forward")
+    ours = isinstance(put, functools.partial) and put.func is _forward
+    return type(module).forward is not nn.Linear.forward or not (put is None or ours)
 
 
 def has_bias(module: nn.Linear) -> bool:
@@ -55,6 +62,14 @@ def _forward(module: nn.Linear, slot: ProjectedSlot, optimizer: GaLoreAdamW, x: 
     if not wanted or not saves_work(rows, m, n, slot.rank):
         return nn.functional.linear(x, module.weight)
     return factored_linear(x, module.weight, functools.partial(_receive, slot, optimizer), slot.transposed)
+
+
+def kinds_with_own_forward(optimizer: GaLoreAdamW, model: nn.Module) -> list[str]:
+    """Names of the kinds of linear layers that are projected in the hook, since their own forward stays."""
+    slots = {id(slot.parameter) for slot in optimizer.projected}
+    linears = [module for module in model.modules() if isinstance(module, nn.Linear) and id(module.weight) in slots]
+    own = [module for module in linears if not isinstance(module, Int8Linear) and has_own_forward(module)]
+    return sorted({type(module).__name__ for module in own})
 
 
 @torch.no_grad()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -21,42 +20,12 @@ from galore.trainer.optim.inner import InnerRule
 from galore.trainer.optim.kept import ProjectorDtype
 from galore.trainer.optim.moments import StateDtype
 from galore.trainer.optim.projected import ProjectedSlot, RefreshMode
+from galore.trainer.optim.report import StepReport, Tally
 from galore.trainer.optim.residual import Residual
+from galore.trainer.optim.settings import check_rates, refuse_several_processes
 from galore.trainer.optim.slot import FullSlot, Update
 from galore.trainer.optim.stored import Stored
 from galore.trainer.optim.subspace import ProjType
-
-
-@dataclass(frozen=True)
-class StepReport:
-    """What the last `step()` did.
-
-    Args:
-        grad_norm: global norm before clipping of what was applied, or of what was not since it is nan or inf.
-        grad_scale: the clip factor.
-        refreshed: layers that took a new subspace.
-        fallbacks: decompositions that failed, for which something else was taken.
-        skipped: whether a gradient that is not finite was left out. Then no weight has moved, nor the clock; only with
-            `update="immediate"` a step may be partial:
-        refused: parameters that kept their weight and state in it, while all others moved.
-    """
-
-    grad_norm: float
-    grad_scale: float
-    refreshed: int
-    fallbacks: int
-    skipped: bool
-    refused: int = 0
-
-
-@dataclass
-class Tally:
-    """What has been applied since the last step: parameters, their Σ ‖gradient‖², layers refreshed; gradients refused."""
-
-    applied: int = 0
-    squares: float = 0.0
-    refreshed: int = 0
-    refused: int = 0
 
 
 class GaLoreAdamW(Stored):
@@ -99,11 +68,13 @@ class GaLoreAdamW(Stored):
         accumulator_dtype: precision of sums over micro-batches.
         weight_rounding: how bf16 weights take an fp32 update: `stochastic`, `nearest`, or `compensated`, exact by another 16
             bits per weight.
+        max_grad_norm: global norm that `step()` clips to. torch's `clip_grad_norm_(parameters)` finds no gradients to clip:
+            give this, or call `optimizer.clip_grad_norm_` before `step()`.
         accumulation: micro-batches per step where known; lets `summed` free the whole gradient inside the last hook.
         seed: of random subspaces and rounding. Everything random is a pure function of (seed, step).
 
     Raises:
-        ValueError: a setting contradicts another, a projected parameter is no matrix, a parameter is not contiguous.
+        ValueError: a setting cannot be meant or contradicts another, a projected parameter is no matrix, a parameter is not contiguous.
     """
 
     def __init__(
@@ -131,9 +102,11 @@ class GaLoreAdamW(Stored):
         state_dtype: StateDtype = "float32",
         accumulator_dtype: torch.dtype = torch.float32,
         weight_rounding: Literal["stochastic", "nearest", "compensated"] = "stochastic",
+        max_grad_norm: float | None = None,
         accumulation: int | None = None,
         seed: int = 0,
     ) -> None:
+        refuse_several_processes()
         defaults = {
             "lr": lr,
             "betas": betas,
@@ -154,6 +127,11 @@ class GaLoreAdamW(Stored):
             "clock": 0,
         }
         super().__init__(named_groups(params), defaults)
+        if max_grad_norm is not None and not (0 < max_grad_norm < math.inf and update == "accumulate"):
+            raise ValueError(
+                f"max_grad_norm={max_grad_norm!r}: a finite number above 0, and only with update='accumulate'"
+            )
+        self.max_grad_norm = max_grad_norm
         self.update, self.seed, self.stochastic = update, seed, weight_rounding == "stochastic"
         compensated = weight_rounding == "compensated"
         options = SlotOptions(refresh, stagger, update, state_dtype, accumulator_dtype, compensated, accumulation, seed)
@@ -230,9 +208,9 @@ class GaLoreAdamW(Stored):
         else:
             squares = sum((slot.squared_norm() for slot in active), torch.zeros((), dtype=torch.float64))
             self._norm = float(squares.sqrt())
-        clips = max_norm is not None and self._norm > 0
-        self._grad_scale = min(1.0, max_norm / (self._norm + 1e-12)) if clips else 1.0
-        return self._norm
+        norm = self._norm
+        self._grad_scale = min(1.0, max_norm / (norm + 1e-12)) if max_norm is not None and norm > 0 else 1.0
+        return norm
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -240,11 +218,13 @@ class GaLoreAdamW(Stored):
 
         `report` says which. With `update="immediate"` a gradient that is not finite is left out alone.
         """
+        refuse_several_processes()
+        check_rates(self.param_groups)
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        norm = self.clip_grad_norm_(None) if self._norm is None else self._norm
+        norm = self.clip_grad_norm_(self.max_grad_norm) if self._norm is None else self._norm
         if math.isfinite(norm):
             update = Update(self._grad_scale, self._step_noise())
             for slot in self._active():
@@ -326,7 +306,7 @@ class GaLoreAdamW(Stored):
         return [slot for slot in self.slots.values() if slot.has_gradient]
 
     def _fallbacks(self) -> int:
-        return sum(slot.subspace.fallbacks for slot in self.projected)
+        return sum(slot.fallbacks for slot in self.slots.values())
 
     def _tick(self) -> None:
         for group in self.param_groups:

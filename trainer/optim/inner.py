@@ -20,10 +20,12 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class Inner(Protocol):
-    """A rule with its state, which is made at the first step."""
+    """A rule with its state, which is made at the first step; `fallbacks` counts decompositions in it that failed."""
 
-    def nbytes(self, shape: torch.Size) -> int:
-        """Of the state for gradients of `shape`; nothing is allocated."""
+    fallbacks: int
+
+    def planned(self, shape: torch.Size) -> dict[str, Tensor]:
+        """The state for gradients of `shape`, on `meta`: nothing is allocated."""
 
     def direction(self, gradient: Tensor, grad_scale: float, dtype: torch.dtype) -> Tensor:
         """N, contiguous and of the gradient's shape, for grad_scale · gradient; the state takes the step."""
@@ -35,11 +37,13 @@ class Inner(Protocol):
 class AdamInner:
     """Adam: elementwise, so that a whole tensor passes in blocks, in place and in any storage."""
 
+    fallbacks = 0
+
     def __init__(self, member: Member, state_dtype: StateDtype) -> None:
         self.member, self.state_dtype = member, state_dtype
 
-    def nbytes(self, shape: torch.Size) -> int:
-        return sum(_bytes(name, shape, self.state_dtype) for name in MOMENTS)
+    def planned(self, shape: torch.Size) -> dict[str, Tensor]:
+        return _planned(dict.fromkeys(MOMENTS, (shape, self.state_dtype)))
 
     def begin(self, shape: torch.Size, device: torch.device) -> None:
         """Create the moments on first use and advance the step count."""
@@ -94,11 +98,11 @@ class MatrixInner:
     """Adafactor, or orthogonalised momentum: rules that see a matrix as a whole."""
 
     def __init__(self, member: Member, state_dtype: StateDtype) -> None:
-        self.member, self.state_dtype = member, state_dtype
+        self.member, self.state_dtype, self.fallbacks = member, state_dtype, 0
 
-    def nbytes(self, shape: torch.Size) -> int:
+    def planned(self, shape: torch.Size) -> dict[str, Tensor]:
         shapes = self._rule.state_shapes(tuple(shape))
-        return sum(_bytes(name, torch.Size(own), self._dtype(name)) for name, own in shapes.items())
+        return _planned({name: (torch.Size(own), self._dtype(name)) for name, own in shapes.items()})
 
     def direction(self, gradient: Tensor, grad_scale: float, dtype: torch.dtype) -> Tensor:
         rule, member, shapes = self._rule, self.member, self._rule.state_shapes(tuple(gradient.shape))
@@ -138,7 +142,10 @@ class MatrixInner:
         if group["inner"] == "adafactor":
             return AdafactorRule(beta1=group["betas"][0] or None)
         exact = group["inner"] == "sumo"
-        return OrthogonalRule(group["momentum"], nesterov=not exact, exact=exact)
+        return OrthogonalRule(group["momentum"], nesterov=not exact, exact=exact, fell_back=self._count_fallback)
+
+    def _count_fallback(self) -> None:
+        self.fallbacks += 1
 
     @property
     def _factor(self) -> float:
@@ -172,5 +179,8 @@ def _advance(member: Member) -> bool:
     return fresh
 
 
-def _bytes(name: str, shape: torch.Size, dtype: StateDtype) -> int:
-    return sum(tensor.nbytes for tensor in new_state(name, shape, dtype, torch.device("meta")).values())
+def _planned(moments: dict[str, tuple[torch.Size, StateDtype]]) -> dict[str, Tensor]:
+    planned = {"step": torch.empty((), dtype=torch.int64, device="meta")}
+    for name, (shape, dtype) in moments.items():
+        planned |= new_state(name, shape, dtype, torch.device("meta"))
+    return planned

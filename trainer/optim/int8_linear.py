@@ -59,7 +59,13 @@ class _Int8Linear(torch.autograd.Function):
 
 @torch.no_grad()
 def to_int8(linear: nn.Module) -> None:
-    """Make an `Int8Linear` of a linear layer, in place, its weight rounded to nearest."""
+    """Make an `Int8Linear` of a linear layer, in place, its weight rounded to nearest.
+
+    Raises:
+        ValueError: the layer is of a kind with a forward of its own, which would be lost.
+    """
+    if type(linear).forward is not nn.Linear.forward:
+        raise ValueError(f"{type(linear).__name__} has a forward of its own: its weight cannot be kept in int8")
     assert isinstance(linear, nn.Linear)
     dtype = linear.weight.dtype
     codes, scales = quantize(linear.weight)

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from galore.kernels.compressed import compress, compressed_bytes, expand
+from galore.kernels.compressed import GROUP, compress, expand
 
 ProjectorDtype = Literal["float32", "bfloat16", "int8", "int4"]
 CODES, ABSMAX = "projector", "projector_absmax"  # names in a parameter's state
@@ -29,8 +29,13 @@ def matrix(kept: Kept, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
     return kept[CODES].to(dtype)
 
 
-def kept_bytes(shape: tuple[int, int], dtype: ProjectorDtype) -> int:
-    """Bytes of what `keep` gives for P of `shape`."""
-    if dtype in ("int8", "int4"):
-        return compressed_bytes(shape, 8 if dtype == "int8" else 4)
-    return shape[0] * shape[1] * getattr(torch, dtype).itemsize  # type: ignore[no-any-return]
+def planned(shape: tuple[int, int], dtype: ProjectorDtype) -> Kept:
+    """What `keep` gives for P of `shape`, on `meta`."""
+    if dtype not in ("int8", "int4"):
+        return {CODES: torch.empty(shape, dtype=getattr(torch, dtype), device="meta")}
+    count = shape[0] * shape[1]
+    codes = (count, torch.int8) if dtype == "int8" else (-(-count // 2), torch.uint8)
+    return {
+        CODES: torch.empty(codes[0], dtype=codes[1], device="meta"),
+        ABSMAX: torch.empty(-(-count // GROUP), dtype=torch.float16, device="meta"),
+    }

@@ -22,7 +22,7 @@ from galore.kernels.linear import Factors
 from galore.kernels.projection import Dense, lift_update_, orient, project
 from galore.kernels.subspace import overlap
 from galore.trainer.optim.accumulate import GradientSum
-from galore.trainer.optim.kept import Kept
+from galore.trainer.optim.kept import CODES, Kept
 from galore.trainer.optim.member import as_matrix
 from galore.trainer.optim.refresh import RefreshSchedule, may_skip, settle
 from galore.trainer.optim.slot import FullSlot, Update
@@ -52,6 +52,10 @@ class ProjectedSlot(FullSlot):
         self._omega: Tensor | None = None
         self.received, self.poisoned = 0, False
         self.factored = False  # whether the layer's own backward hands over factors, see `factored`
+
+    @property
+    def fallbacks(self) -> int:
+        return self.inner.fallbacks + self.subspace.fallbacks
 
     @property
     def rank(self) -> int:
@@ -175,9 +179,9 @@ class ProjectedSlot(FullSlot):
         yield from ((category, tensor) for category, tensor in held.items() if tensor is not None)
         yield from (("projectors", tensor) for tensor in (self.pending or {}).values())
 
-    def planned_bytes(self) -> tuple[int, int]:
-        moments = self.inner.nbytes(torch.Size((self.rank, self.subspace.b)))
-        return moments + self._compensation_bytes, self.subspace.nbytes
+    def planned_state(self) -> dict[str, Tensor]:
+        of_rule = self.inner.planned(torch.Size((self.rank, self.subspace.b)))
+        return of_rule | self._planned_compensation() | self.subspace.planned()
 
     def _lift(self, update: Update, p: Matrix | None, direction: Tensor | None, dense: Dense | None = None) -> None:
         """W ← (1 - ηλ) W + ηα (P N + D)."""
@@ -206,6 +210,8 @@ class ProjectedSlot(FullSlot):
     def _turn_to(self, basis: Kept) -> None:
         """Make `basis` the one to project on; the state of the inner rule follows as the group's transport says."""
         kind, threshold = self.group["transport"], self.group["refresh_overlap"]
+        if basis.get(CODES) is self.state.get(CODES):
+            return  # none was found, and the old one goes on
         if self.subspace.exists and "step" in self.state:
             if kind != "keep":
                 self.inner.carry(kind, self.subspace.change_to(basis))

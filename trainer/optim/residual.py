@@ -71,9 +71,9 @@ class ResidualSlot(ProjectedSlot):
         self._lift(update, *self._terms(whole, p, r, n, update.grad_scale))
         self.discard()
 
-    def planned_bytes(self) -> tuple[int, int]:
-        moments, projector = super().planned_bytes()
-        return moments + 4 * (self.kind in LIMITED), projector
+    def planned_state(self) -> dict[str, Tensor]:
+        norm = {"residual_norm": torch.empty((), dtype=torch.float32, device="meta")} if self.kind in LIMITED else {}
+        return super().planned_state() | norm
 
     def _terms(
         self, whole: Tensor, p: Tensor, r: Tensor, n: Tensor, grad_scale: float

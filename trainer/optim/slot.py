@@ -22,8 +22,11 @@ from galore.kernels.rounding import (
 )
 from galore.trainer.optim.accumulate import GradientSum
 from galore.trainer.optim.inner import AdamInner, make_inner
+from galore.trainer.optim.kept import CODES
 from galore.trainer.optim.member import Member, as_matrix
 from galore.trainer.optim.moments import StateDtype
+
+ON_HOST = ("step", "refresh")  # counters in a parameter's state, read at every step
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,11 @@ class FullSlot:
     @property
     def has_gradient(self) -> bool:
         return self.sum.value is not None
+
+    @property
+    def fallbacks(self) -> int:
+        """Decompositions so far that failed, for which something else was taken."""
+        return self.inner.fallbacks
 
     def receive(self, grad: Tensor) -> None:
         """Take over one micro-batch's gradient (the parameter's shape)."""
@@ -128,13 +136,20 @@ class FullSlot:
 
     def planned_bytes(self) -> tuple[int, int]:
         """Bytes of the state (and what a compensated weight keeps) and of the projector once the first step is taken."""
+        sizes = {name: tensor.nbytes for name, tensor in self.planned_state().items() if name not in ON_HOST}
+        projector = sum(nbytes for name, nbytes in sizes.items() if name.startswith(CODES))
+        return sum(sizes.values()) - projector, projector
+
+    def planned_state(self) -> dict[str, Tensor]:
+        """What `state` holds once the first step is taken, on `meta`; `refresh` may come later."""
         matrix = self.parameter.ndim >= 2 and not isinstance(self.inner, AdamInner)
         shape = self.member.matrix.shape if matrix else self.parameter.shape
-        return self.inner.nbytes(shape) + self._compensation_bytes, 0
+        return self.inner.planned(shape) | self._planned_compensation()
 
-    @property
-    def _compensation_bytes(self) -> int:
-        return 2 * self.parameter.numel() * self.compensated
+    def _planned_compensation(self) -> dict[str, Tensor]:
+        if not self.compensated:
+            return {}
+        return {"compensation": torch.empty(self.parameter.numel(), dtype=torch.int16, device="meta")}
 
     def _compensation(self) -> Tensor | None:
         """The flat rest of a compensated weight; zeros at first."""

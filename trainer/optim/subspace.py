@@ -7,13 +7,14 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from galore.kernels.compressed import Compressed, Matrix
-from galore.kernels.dct import dct_matrix, index_dtype, top_columns
+from galore.kernels.dct import dct_matrix, index_dtype, random_basis, top_columns
+from galore.kernels.decompose import Basis
 from galore.kernels.reference import is_transposed, orient
 from galore.kernels.rounding import mix
 from galore.kernels.subspace import (
-    Basis,
     gaussian,
     power_basis,
     randomized_basis,
@@ -24,7 +25,7 @@ from galore.kernels.subspace import (
 )
 from galore.kernels.transport import change_of_basis
 from galore.trainer.optim.inner import first_moment
-from galore.trainer.optim.kept import ABSMAX, CODES, Kept, ProjectorDtype, keep, kept_bytes, matrix
+from galore.trainer.optim.kept import ABSMAX, CODES, Kept, ProjectorDtype, keep, matrix, planned
 from galore.trainer.optim.member import Member
 from galore.trainer.optim.refresh import RefreshSchedule
 
@@ -47,7 +48,7 @@ class Subspace:
         self.transposed = is_transposed(shape, member.group["side"])
         self.a, self.b = (shape[1], shape[0]) if self.transposed else (shape[0], shape[1])
         self.rank = min(rank, self.a, self.b)
-        self.fallbacks = 0  # decompositions that did not converge in the ordinary way
+        self.fallbacks = 0  # decompositions that failed, for which something else was taken
 
     @property
     def exists(self) -> bool:
@@ -82,10 +83,9 @@ class Subspace:
         chosen: ProjectorDtype | None = self.member.group["projector_dtype"]
         return chosen or ("bfloat16" if self.member.dtype == torch.bfloat16 else "float32")
 
-    @property
-    def nbytes(self) -> int:
-        """Of what is kept."""
-        return kept_bytes((self.a, self.rank), self.kept_dtype)
+    def planned(self) -> Kept:
+        """What is kept, on `meta`."""
+        return planned((self.a, self.rank), self.kept_dtype)
 
     def matrix(self, kept: Kept) -> Tensor:
         """P (a, r) in the dtype of the weight, from what `of_gradient` or `of_sketch` gave."""
@@ -97,16 +97,17 @@ class Subspace:
 
     def of_gradient(self, grad: Tensor) -> Kept:
         """A new basis, as it is kept, from a whole gradient (m, n)."""
-        return self._keep(self._decompose(grad))
+        return self._keep(self._found(lambda: self._decompose(grad)))
 
     def of_sketch(self, y: Tensor) -> Kept:
         """A new basis, as it is kept, from Y = G Ω (a, r) with Ω of `test_matrix`."""
-        return self._keep(range_basis(y / y.abs().max().clamp_min(1e-30), self.rank))
+        return self._keep(self._found(lambda: range_basis(y / y.abs().max().clamp_min(1e-30), self.rank)))
 
     def test_matrix(self) -> Tensor:
         """Ω (b, r): random at first, afterwards the row space of the first moment, which makes one warm power step."""
         moment = first_moment(self.member)
-        return self._random() if moment is None else range_basis(moment.mT, self.rank).p
+        rows = None if moment is None else self._found(lambda: range_basis(moment.mT, self.rank))
+        return self._random() if rows is None else rows
 
     def _decompose(self, grad: Tensor) -> Basis:
         raise NotImplementedError
@@ -114,9 +115,24 @@ class Subspace:
     def _random(self) -> Tensor:
         return gaussian(self.b, self.rank, mix(self.seed, self.clock()), self.member.like)
 
-    def _keep(self, basis: Basis) -> Kept:
+    def _found(self, decompose: Callable[[], Basis]) -> Tensor | None:
+        """P of a decomposition; None where all its ways fail. What falls back is counted, here and nowhere else."""
+        try:
+            basis = decompose()
+        except LinAlgError:
+            self.fallbacks += 1
+            return None
         self.fallbacks += basis.fell_back
-        return keep(basis.p, self.kept_dtype)
+        return basis.p
+
+    def _keep(self, p: Tensor | None) -> Kept:
+        """P as it is kept; where none was found, the one that there is goes on, and at first a random one serves."""
+        state = self.member.state
+        if p is None and self.exists:
+            return {name: state[name] for name in (CODES, ABSMAX) if name in state}
+        if p is None:
+            p = random_basis(self.a, self.rank, mix(self.seed, self.member.index), self.member.like.device)
+        return keep(p, self.kept_dtype)
 
 
 class SvdSubspace(Subspace):
@@ -152,9 +168,8 @@ class DctSubspace(Subspace):
     def orthonormal(self) -> bool:
         return True
 
-    @property
-    def nbytes(self) -> int:
-        return self.rank * index_dtype(self.a).itemsize
+    def planned(self) -> Kept:
+        return {CODES: torch.empty(self.rank, dtype=index_dtype(self.a), device="meta")}
 
     def matrix(self, kept: Kept) -> Tensor:
         return dct_matrix(self.a, kept["projector"], self.member.like)
@@ -196,9 +211,8 @@ class RandomSubspace(Subspace):
     def orthonormal(self) -> bool:
         return False
 
-    @property
-    def nbytes(self) -> int:
-        return 0
+    def planned(self) -> Kept:
+        return {}
 
 
 KINDS: dict[ProjType, type[Subspace]] = {

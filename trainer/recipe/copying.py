@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from galore.trainer.durable import make_directory, replace_file
 from galore.trainer.errors import UserError
 from galore.trainer.recipe.dump import dump_recipe
 from galore.trainer.recipe.load import load_recipe
@@ -29,6 +30,6 @@ def copy_recipe(name: str, target: Path, overrides: Sequence[str] = (), *, force
     header = (
         f"yaml-language-server: $schema={SCHEMA_FILE.as_uri()}\nCopied from {loaded.origin}; defaults are written out"
     )
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(dump_recipe(loaded.recipe, header), encoding="utf-8")
+    make_directory(file.parent)
+    replace_file(file, dump_recipe(loaded.recipe, header))
     return file

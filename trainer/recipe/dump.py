@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from typing import Any
 
+from galore.trainer.printable import printable
 from galore.trainer.recipe.fields import FieldInfo, fields, section_schema, sections
 from galore.trainer.recipe.schema import Recipe
 from galore.trainer.recipe.syntax import dump_value
@@ -19,7 +20,7 @@ def dump_recipe(recipe: Recipe, header: str = "") -> str:
         header: lines (without `#`) that stand on top.
     """
     values = recipe.model_dump(mode="json")
-    top = "".join(f"# {line}\n" for line in header.splitlines())
+    top = "".join(f"# {line}\n" for line in printable(header).splitlines())
     idle = [f"model.{name}" for name in recipe.model.without_effect]
     return "\n".join([top] * bool(top) + [_section(name, values[name], idle) for name in sections()])
 

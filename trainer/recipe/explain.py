@@ -34,7 +34,7 @@ def validate(layer: Layer, forgiven: set[str]) -> tuple[Recipe | None, list[Prob
     pydantic checks how fields agree only when each is valid by itself. What agrees or not among the *valid* fields is
     worth knowing at once too, so the rest is validated again without the invalid ones.
     """
-    values = _as_meant(layer)
+    values = {section: dict(inner) for section, inner in layer.values.items()}
     problems, bad = _errors_of_fields(values, layer)
     for section, name in (path.split(".") for path in bad):
         values[section].pop(name)
@@ -47,16 +47,14 @@ def validate(layer: Layer, forgiven: set[str]) -> tuple[Recipe | None, list[Prob
     return (None if bad else recipe), problems
 
 
-def _as_meant(layer: Layer) -> dict[str, dict[str, Any]]:
-    """Values with unquoted numbers read as text where a field takes only text: `run_name: 12` is "12"."""
-    values = {section: dict(inner) for section, inner in layer.values.items()}
+def read_as_meant(layer: Layer) -> None:
+    """Reads unquoted numbers as text where a field takes no numbers: `run_name: 12` is "12", and `path: 2024` a folder."""
     for field in fields().values():
-        value = values.get(field.section, {}).get(field.name)
+        value = layer.values.get(field.section, {}).get(field.name)
         text = layer.place((field.section, field.name)).text
         only_text = field.takes("string") and not field.choices
         if only_text and text is not None and isinstance(value, bool | int | float):
-            values[field.section][field.name] = text
-    return values
+            layer.values[field.section][field.name] = text
 
 
 def _errors_of_fields(values: Mapping[str, Mapping[str, Any]], layer: Layer) -> tuple[list[Problem], set[str]]:

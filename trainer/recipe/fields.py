@@ -120,7 +120,7 @@ def _is_far(part: dict[str, Any], value: Any) -> bool:
         return any(_is_far(part, each) for each in value.values())
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
-    return value > part.get("maximum", value) > 1 or 0 < value < part.get("minimum", 0) < TINY
+    return bool(value > part.get("maximum", value) > 1 or 0 < value < part.get("minimum", 0) < TINY)
 
 
 def _number(limit: float) -> str:

@@ -11,13 +11,13 @@ from typing import Any
 from galore.trainer.reading import is_there, user_path
 from galore.trainer.recipe.check import take_unknown
 from galore.trainer.recipe.dump import dump_recipe
-from galore.trainer.recipe.explain import shown, validate
+from galore.trainer.recipe.explain import read_as_meant, shown, validate
 from galore.trainer.recipe.fields import sections
 from galore.trainer.recipe.overrides import parse_overrides
 from galore.trainer.recipe.problems import RecipeError
 from galore.trainer.recipe.schema import Recipe
 from galore.trainer.recipe.shipped import is_shipped, locate
-from galore.trainer.recipe.source import LARGEST_RESOLVED_BYTES, Layer, merge, parse, read_layer, read_text
+from galore.trainer.recipe.source import LARGEST_RESOLVED_BYTES, UNWRITABLE, Layer, merge, parse, read_layer, read_text
 from galore.trainer.recipe.task_settings import with_task_settings
 
 CORPUS = [("data", "path"), ("data", "validation_path")]  # files if the source is local, else names on the hub
@@ -81,6 +81,7 @@ def _resolve(main: Layer, above: Layer | None = None) -> Recipe:
     merged = merge(layers, main)
     if any(problem.key == "extends" for problem in main.problems):
         meant |= set(sections())  # what a missing parent would have said is not the user's omission
+    read_as_meant(merged)
     anchor_paths(merged)
     recipe, problems = validate(merged, meant)
     if recipe is None or merged.problems:
@@ -130,6 +131,8 @@ def anchor_paths(merged: Layer) -> None:
         if name in values:
             directory = merged.place((section, name)).directory
             values[name] = _anchored(values[name], directory, (section, name) in files)
+            if UNWRITABLE.search(str(values[name])):
+                merged.report((section, name), "lies below a folder whose name is not UTF-8", "rename that folder")
 
 
 def _anchored(value: Any, directory: Path, surely: bool) -> Any:

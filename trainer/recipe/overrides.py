@@ -35,7 +35,9 @@ def _refused(path: str, equals: str, raw: str, place: Place, guess: bool) -> Pro
     if not equals:
         return Problem(place, "", "is not of the form section.key=value", "for example optim.rank=256")
     if not raw:
-        return Problem(place, "", "has no value", f"write {path}=null for an empty value")
+        field = fields().get(path)
+        empty = f"write {path}=null for an empty value" if field is None or field.takes("null") else ""
+        return Problem(place, "", "has no value", empty or f"it takes {fields()[path].expected}")
     if path in fields():
         return None
     if path == "extends":

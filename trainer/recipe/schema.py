@@ -60,7 +60,10 @@ class ModelSection(Section):
     )
     revision: str | None = Field(None, description="Hub revision (branch, tag or commit) of `name_or_path`")
     random_init: bool = Field(False, description="Take only the configuration of `name_or_path` and draw fresh weights")
-    vocab_size: Vocabulary | None = Field(None, description="Rows of the embedding; null takes the tokenizer's size")
+    vocab_size: Vocabulary | None = Field(
+        None,
+        description="Rows of the embedding; null takes the tokenizer's size, or the model's own; rows beyond those of `name_or_path` are drawn",
+    )
     hidden_size: Width = Field(512, description="Width of the residual stream")
     intermediate_size: Width = Field(1376, description="Width of the SwiGLU MLP")
     num_hidden_layers: Layers = Field(8, description="Number of decoder blocks")

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 # The kinds of number, each with its end. Beyond it lies nothing but a slip, which would cost work or memory without end.
-Layers = Annotated[int, Field(gt=0, le=10_000)]
+Layers = Annotated[int, Field(gt=0, le=2_000)]
 Width = Annotated[int, Field(gt=0, le=2**24)]  # of a matrix; heads and ranks too
 Length = Annotated[int, Field(gt=0, le=2**24)]  # of a sequence, in tokens
 Vocabulary = Annotated[int, Field(gt=0, le=2**31 - 1)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from galore.trainer.recipe.problems import MOST_TOLD, Place, Problem, RecipeErro
 from galore.trainer.recipe.syntax import RecipeLoader, scalar
 
 Key = tuple[str, ...]
+UNWRITABLE = re.compile("[\0\ud800-\udfff]")  # no path, no text of a file; YAML can spell them: "\\0", "\\ud800"
 LARGEST_RECIPE_BYTES = 1_000_000
 LARGEST_RESOLVED_BYTES = 16_000_000  # of one that galore wrote: with absolute paths, and all defaults
 MOST_VALUES = 10_000  # lines and commas; each takes a tenth of a millisecond
@@ -132,7 +134,7 @@ def _mapping(node: yaml.MappingNode, above: Key, layer: Layer) -> dict[str, Any]
     values: dict[str, Any] = {}
     for key_node, value_node in node.value:
         place = _place(key_node, layer, value_node.value if isinstance(value_node, yaml.ScalarNode) else None)
-        if not isinstance(key_node, yaml.ScalarNode):
+        if not isinstance(key_node, yaml.ScalarNode) or UNWRITABLE.search(key_node.value):
             layer.problems.append(Problem(place, ".".join(above), "a key must be a plain word"))
             continue
         key = (*above, key_node.value)
@@ -152,6 +154,9 @@ def value_of(node: yaml.Node, key: Key, layer: Layer) -> Any:
     if isinstance(node, yaml.SequenceNode):
         return [value_of(each, key, layer) for each in node.value]
     assert isinstance(node, yaml.ScalarNode)
+    if UNWRITABLE.search(node.value):
+        layer.report(key, "contains a NUL byte, or half of a character", "write it without")
+        return None
     try:
         return scalar(node)
     except ValueError as error:

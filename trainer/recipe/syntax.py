@@ -45,6 +45,14 @@ class RecipeDumper(yaml.SafeDumper):
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012
 
 
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    """In quotes with escapes where it has a line end that is none in every style."""
+    style = '"' if re.search("[\x85\u2028\u2029]", text) else None
+    return dumper.represent_scalar(f"{TAG}str", text, style=style)
+
+
+RecipeDumper.add_representer(str, _represent_text)
+
 for name, (pattern, first) in PATTERNS.items():
     for dialect in (RecipeLoader, RecipeDumper):
         dialect.add_implicit_resolver(TAG + name, re.compile(rf"^(?:{pattern})$"), first)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import tempfile
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ def prove(scale: Scale, records: Records) -> None:
     for name, settings in METHODS.items():
         _nan_step(name, settings, scale, records)
     _micro_batches(scale, records)
+    _order_of_sums(scale, records)
     _killed(scale, records)
 
 
@@ -123,6 +125,33 @@ def _micro_batches(scale: Scale, records: Records) -> None:
         share = (apart / moved) ** 0.5
         ok = share <= TOLERANCE if dtype == "float32" else None
         records.note(f"8 × 1 against 1 × 8, {dtype}: of the weights' movement", ok=ok, share=share)
+
+
+def _order_of_sums(scale: Scale, records: Records) -> None:
+    """The same steps twice, in one order of sums and in any: equal bits, and what it costs."""
+    long = [] if scale.rehearsal else ["data.max_length=2048", "model.max_position_embeddings=2048"]
+    seconds = {}
+    for deterministic in (True, False):
+        wanted = f"train.deterministic={str(deterministic).lower()}"
+        twice = [Trial.of(scale, wanted, *long, layers=8) for _ in range(2)]
+        seconds[deterministic] = min(_timed(trial, scale) for trial in twice)
+        same = all(_equal(x, y) for (_, x), (_, y) in zip(twice[0].tensors(), twice[1].tensors(), strict=True))
+        records.note(f"the same steps twice, {wanted}: equal bits", ok=same if deterministic else None, equal=same)
+    records.note("a step in one order of sums, 60M, 2,048 tokens", ratio=seconds[True] / seconds[False])
+
+
+def _timed(trial: Trial, scale: Scale) -> float:
+    """Seconds of the fastest of some steps."""
+    import torch
+
+    found = []
+    for _ in range(STEPS):
+        started = time.perf_counter()
+        trial.step()
+        if not scale.rehearsal:
+            torch.cuda.synchronize()
+        found.append(time.perf_counter() - started)
+    return min(found)
 
 
 def _killed(scale: Scale, records: Records) -> None:

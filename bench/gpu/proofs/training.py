@@ -13,9 +13,10 @@ from gpu.records import Records
 from gpu.scale import GIB, Scale
 
 RECIPE = "llama-7b-24gb"
-SAVED, KILLED, RESUMED = 3, 5, 3  # every how many steps it saves; steps before the kill; steps after it
+SAVED, KILLED, RESUMED = 4, 5, 3  # every how many steps it saves; steps before the kill; steps after it
 GAP = 2  # steps between refreshes, staggered over the matrices
-LONG = 100_000  # more steps than are waited for
+STEPS = 8  # of the whole run, so that no more than two checkpoints of 19 GB ever lie beside each other
+ENDLESS = 100_000  # tiny ones, of which many are done before one looks
 PATIENCE = 600.0
 
 
@@ -27,7 +28,7 @@ def prove(scale: Scale, records: Records) -> None:
     settings = scale.settings(
         train__global_batch_size=8,
         train__micro_batch_size=1,
-        train__max_steps=LONG,
+        train__max_steps=ENDLESS if scale.rehearsal else STEPS,
         train__save_steps=SAVED,
         optim__update_proj_gap=GAP,
         optim__warmup_ratio=0,

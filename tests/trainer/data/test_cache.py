@@ -10,17 +10,33 @@ from pathlib import Path
 
 import pytest
 
-from galore.trainer.data.batch import silent
+from galore.trainer.data.batch import Progress, silent
 from galore.trainer.data.cache import cache_root, entry, fingerprint
+from galore.trainer.durable import Written
 from galore.trainer.errors import RunFailed, UserError
 
 
-def write_once(folder: Path) -> None:
+def write_once(folder: Path) -> dict[str, Written]:
     (folder / "data").write_text("whole")
+    return {}
 
 
-def whole(folder: Path) -> bool:
-    return (folder / "data").is_file()
+def read(folder: Path) -> str:
+    return (folder / "data").read_text()
+
+
+def get(
+    path: Path,
+    build: Callable[[Path], object] = write_once,
+    progress: Progress = silent,
+    load: Callable[[Path], str] = read,
+    tell: Callable[[str], object] = str,
+) -> str:
+    def built(folder: Path) -> dict[str, Written]:
+        build(folder)
+        return {}
+
+    return entry(path, built, load, progress, tell)
 
 
 def child(work: Callable[[], object]) -> int:
@@ -43,16 +59,73 @@ def test_an_entry_is_built_once(tmp_path: Path) -> None:
         write_once(folder)
 
     for _ in range(2):
-        assert entry(tmp_path / "x", build, whole, silent) == tmp_path / "x"
+        assert get(tmp_path / "x", build) == "whole"
     assert len(built) == 1
 
 
-def test_a_damaged_entry_is_built_again(tmp_path: Path) -> None:
-    entry(tmp_path / "x", write_once, whole, silent)
-    (tmp_path / "x" / "data").unlink()
-    (tmp_path / "x" / "stray").touch()
-    entry(tmp_path / "x", write_once, whole, silent)
-    assert [path.name for path in (tmp_path / "x").iterdir()] == ["data"]
+def _flip(path: Path) -> None:
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    path.write_bytes(raw)
+
+
+@pytest.mark.parametrize("name", ["data", "manifest.json"])
+@pytest.mark.parametrize(
+    "harm", [Path.unlink, _flip, lambda path: path.write_bytes(b""), lambda path: path.rename(path.with_name("z"))]
+)
+def test_a_damaged_entry_is_told_and_built_again(tmp_path: Path, name: str, harm: Callable[[Path], object]) -> None:
+    told = list[str]()
+    get(tmp_path / "x", tell=told.append)
+    before = (tmp_path / "x" / name).read_bytes()
+    harm(tmp_path / "x" / name)
+    assert get(tmp_path / "x", tell=told.append) == "whole"
+    assert (tmp_path / "x" / name).read_bytes() == before
+    assert sorted(path.name for path in (tmp_path / "x").iterdir()) == ["data", "manifest.json"]
+    assert len(told) == 1
+    assert name in told[0]
+    assert "made anew" in told[0]
+
+
+def test_an_entry_that_does_not_load_is_built_again(tmp_path: Path) -> None:
+    calls, told = list[Path](), list[str]()
+
+    def load(folder: Path) -> str:
+        calls.append(folder)
+        if len(calls) == 2:
+            raise KeyError("another version")
+        return read(folder)
+
+    for _ in range(2):
+        get(tmp_path / "x", load=load, tell=told.append)
+    assert len(calls) == 3
+    assert "another version" in told[0]
+
+
+def test_what_cannot_be_read_is_not_built_again(tmp_path: Path, unreadable: list[tuple[str, int]]) -> None:
+    get(tmp_path / "x")
+    unreadable.append(("/x/data", errno.EIO))
+    with pytest.raises(RunFailed, match=r"x/data: cannot be read: Input/output error\n.*try again"):
+        get(tmp_path / "x", lambda folder: pytest.fail("was built"))
+
+
+def test_every_file_is_on_the_disk_before_the_entry_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build(folder: Path) -> None:
+        (folder / "data").write_text("whole")
+        (folder / "more").write_text("")
+
+    synced: list[str] = []
+    real = os.fsync
+
+    def note(descriptor: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    get(tmp_path / "new" / "x", build)
+    assert {"data", "more", "manifest.json"} < set(synced)
+    assert synced[-2:] == ["x.tmp", "new"]
 
 
 def test_a_failed_build_leaves_nothing(tmp_path: Path) -> None:
@@ -61,7 +134,7 @@ def test_a_failed_build_leaves_nothing(tmp_path: Path) -> None:
         raise UserError("bad row")
 
     with pytest.raises(UserError, match="bad row"):
-        entry(tmp_path / "x", build, whole, silent)
+        get(tmp_path / "x", build)
     assert [path.name for path in tmp_path.iterdir()] == ["x.lock"]
 
 
@@ -70,12 +143,12 @@ def test_a_killed_build_is_cleared_away(tmp_path: Path) -> None:
         (folder / "half").touch()
         os.kill(os.getpid(), signal.SIGKILL)
 
-    process = child(lambda: entry(tmp_path / "x", build_and_die, whole, silent))
+    process = child(lambda: get(tmp_path / "x", build_and_die))
     assert os.WTERMSIG(os.waitpid(process, 0)[1]) == signal.SIGKILL
     assert (tmp_path / "x.tmp" / "half").exists()
     assert not (tmp_path / "x").exists()
-    entry(tmp_path / "x", write_once, whole, silent)
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["data", "x", "x.lock"]
+    get(tmp_path / "x")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["data", "manifest.json", "x", "x.lock"]
 
 
 def test_processes_that_want_the_same_entry_build_it_once(tmp_path: Path) -> None:
@@ -87,7 +160,7 @@ def test_processes_that_want_the_same_entry_build_it_once(tmp_path: Path) -> Non
         time.sleep(0.3)
         write_once(folder)
 
-    processes = [child(lambda: entry(tmp_path / "x", build, whole, silent)) for _ in range(4)]
+    processes = [child(lambda: get(tmp_path / "x", build)) for _ in range(4)]
     assert [os.waitpid(process, 0)[1] for process in processes] == [0] * 4
     assert log.read_text() == "built\n"
 
@@ -101,10 +174,10 @@ def test_who_waits_is_told(tmp_path: Path) -> None:
         time.sleep(0.5)
         write_once(folder)
 
-    process = child(lambda: entry(tmp_path / "x", build, whole, silent))
+    process = child(lambda: get(tmp_path / "x", build))
     while not started.exists():
         time.sleep(0.01)
-    entry(tmp_path / "x", build, whole, lambda done, total, what: told.append(what))
+    get(tmp_path / "x", build, lambda done, total, what: told.append(what))
     os.waitpid(process, 0)
     assert "another process" in told[0]
 
@@ -122,7 +195,7 @@ def test_a_full_disk_fails_the_run_and_leaves_nothing(tmp_path: Path, error: Exc
         raise error
 
     with pytest.raises(RunFailed, match=r"no space left[\s\S]*cache_dir"):
-        entry(tmp_path / "x", build, whole, silent)
+        get(tmp_path / "x", build)
     assert not (tmp_path / "x.tmp").exists()
 
 
@@ -132,8 +205,8 @@ def test_a_file_system_without_locks_is_told(tmp_path: Path, number: int, monkey
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "flock", no_locks)
-    with pytest.raises(RunFailed, match=r"x.lock: cannot be locked: [\s\S]*set data.cache_dir"):
-        entry(tmp_path / "x", write_once, whole, silent)
+    with pytest.raises(UserError, match=r"x.lock: cannot be locked: [\s\S]*set data.cache_dir"):
+        get(tmp_path / "x")
 
 
 def test_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -247,6 +247,9 @@ def test_answers_stop_where_examples_do(chatml: Any, template: str) -> None:
     assert last[0] == chatml.convert_tokens_to_ids("<|im_end|>")
     assert set(last) <= set(stop_tokens(chatml))
     assert example.notes == ()
+    call = [["user", "a"], ["assistant", "b", {"tool_calls": [{"f": 1}]}]]
+    example = next(ChatEncoder(chatml, "responses").encode([json.dumps(call)], [""]))
+    assert "b<|im_end|>]" in shown(chatml, example) or "b<|endoftext|>]" in shown(chatml, example)
 
 
 VICUNA = (

@@ -30,7 +30,7 @@ def test_an_unchanged_file_is_not_read_again(tmp_path: Path, monkeypatch: pytest
     assert file_digests([path], tmp_path, silent) == before
 
 
-@pytest.mark.parametrize("change", ["content", "replaced", "memo"])
+@pytest.mark.parametrize("change", ["content", "replaced", "memo", "digit"])
 def test_a_change_is_seen(tmp_path: Path, change: str) -> None:
     path = tmp_path / "a"
     path.write_text("one")
@@ -42,10 +42,13 @@ def test_a_change_is_seen(tmp_path: Path, change: str) -> None:
         (tmp_path / "b").write_text("two")
         os.utime(tmp_path / "b", ns=(stat.st_atime_ns, stat.st_mtime_ns))
         (tmp_path / "b").replace(path)
-    else:
+    elif change == "memo":
         next((tmp_path / "digests").iterdir()).write_text("{")
+    else:
+        memo = next((tmp_path / "digests").iterdir())
+        memo.write_text(memo.read_text().replace(before[0], "0" * 64))
     after = file_digests([path], tmp_path, silent)
-    assert (after == before) is (change == "memo")
+    assert (after == before) is (change in ("memo", "digit"))
     assert after == [hashlib.sha256(path.read_bytes()).hexdigest()]
 
 

@@ -181,3 +181,17 @@ def test_a_tokenizer_trained_on_what_is_said(tmp_path: Path, instruct: MakeRecip
     assert "Count" in data.tokenizer.get_vocab()
     assert not any('"' in token and len(token) > 1 for token in data.tokenizer.get_vocab())
     assert answers(data) == sorted(f"{row['output']}<|endoftext|>" for row in GOOD)
+
+
+def test_a_template_that_refuses_every_row_is_told_as_that(
+    tmp_path: Path, instruct: MakeRecipe, chat_tokenizer: Path
+) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(chat_tokenizer)
+    tokenizer.chat_template = "{{ messages[0]['content'] | round }}"
+    tokenizer.save_pretrained(tmp_path / "broken")
+    write(tmp_path / "chat.jsonl", GOOD)
+    with pytest.raises(UserError, match=r"the chat template refuses it \(TypeError: ") as caught:
+        prepare_data(instruct(tokenizer="broken"), tmp_path)
+    assert "another chat template" in caught.value.fix

@@ -56,7 +56,7 @@ def test_what_a_template_leaves_out_and_what_was_added_are_told(tmp_path: Path, 
     left_out += ["the chat template leaves tools out of 60 of 60 conversations"]
     assert notices(summary) == left_out
     summary["noted"] = {"no end of turn": 60, "unread: name": 0}
-    assert notices(summary) == ["the chat template does not end the last turn of 60 of 60 examples: EOS was added"]
+    assert notices(summary) == ["the chat template ends 60 of 60 examples without a token of its own: EOS was added"]
 
 
 @pytest.mark.parametrize("name", ["chat.txt", "folder"])

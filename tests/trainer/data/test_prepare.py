@@ -17,7 +17,7 @@ from tokenizers import processors
 from galore.trainer.data.prepare import prepare_data
 from galore.trainer.data.tokenised import text_identity
 from galore.trainer.data.tokenizer import load_tokenizer, prompt_of
-from galore.trainer.errors import UserError
+from galore.trainer.errors import RunFailed, UserError
 from galore.trainer.recipe.schema import Recipe
 
 MakeRecipe = Callable[..., Recipe]
@@ -182,13 +182,60 @@ def test_seek_refuses_other_data(
         prepare_data(recipe(**change), corpus.parent).seek(position, 5)
 
 
-def test_damaged_tokens_are_made_again(corpus: Path, recipe: MakeRecipe, tmp_path: Path) -> None:
-    prepare_data(recipe(), corpus.parent)
-    store = next((tmp_path / "cache" / "tokens").glob("*/train.tokens"))
-    before = store.read_bytes()
-    store.write_bytes(before[:-100])
-    prepare_data(recipe(), corpus.parent)
-    assert store.read_bytes() == before
+def _flip(path: Path) -> None:
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 3] ^= 1
+    path.write_bytes(raw)
+
+
+HARM = {
+    "flip": _flip,
+    "empty": lambda path: path.write_bytes(b""),
+    "cut": lambda path: os.truncate(path, path.stat().st_size // 2),
+}
+
+
+@pytest.mark.parametrize("instruct", [False, True])
+@pytest.mark.parametrize("harm", HARM)
+def test_whatever_is_damaged_in_the_cache_is_told_and_made_again(
+    recipe: MakeRecipe, tmp_path: Path, instruct: bool, harm: str, documents: list[str]
+) -> None:
+    columns = {"prompt_field": "instruction", "response_field": "output", "max_length": 256}
+    options: dict[str, Any] = columns if instruct else {}
+    rows = [{"text": text, "instruction": text[:30], "output": text[:90]} for text in documents]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def prepared() -> tuple[Any, ...]:
+        data = prepare_data(recipe(**options), tmp_path)
+        batches = [data.global_batch(step) for step in (0, 7)]
+        tensors = [tensor.tolist() for batch in batches for tensor in (batch.input_ids, batch.labels)]
+        return data.notes, tensors, data.summary, text_of(data, "validation")
+
+    notes, *whole = prepared()
+    assert notes == ()
+    files = [path for path in (tmp_path / "cache").rglob("*") if path.is_file() and path.stat().st_size]
+    assert len({path.parent.parent.name for path in files}) >= 2
+    for path in files:
+        before = path.read_bytes()
+        HARM[harm](path)
+        notes, *again = prepared()
+        assert again == whole, path
+        assert path.read_bytes() == before
+        kept = path.parent.parent.name in ("tokens", "tokenizers")
+        assert len(notes) == kept
+        assert all("made anew" in note and str(path.parent) in note for note in notes)
+
+
+def test_an_id_beyond_the_vocabulary_never_leaves_the_store(corpus: Path, recipe: MakeRecipe, tmp_path: Path) -> None:
+    data = prepare_data(recipe(), tmp_path)
+    for side in ("train", "validation"):
+        tokens = next((tmp_path / "cache" / "tokens").glob(f"*/{side}.tokens"))
+        with tokens.open("r+b") as file:
+            file.write(b"\xff" * tokens.stat().st_size)
+    what = r"hold the token 65535, and the tokenizer has 300.*\n.*--resume"
+    for use in (lambda: data.global_batch(0), data.token_counts, lambda: list(data.validation_batches(4, None))):
+        with pytest.raises(RunFailed, match=what):
+            use()
 
 
 def test_bad_rows_are_in_the_summary(corpus: Path, recipe: MakeRecipe) -> None:

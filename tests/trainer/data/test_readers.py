@@ -9,8 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from galore.trainer.data.bytestream import opened
+from galore.trainer.data.conversation import read_conversation
 from galore.trainer.data.locate import DataFile, Format
 from galore.trainer.data.quality import BadRows
+from galore.trainer.data.readers import read_parquet
 from galore.trainer.data.sources import Corpus
 from galore.trainer.errors import UserError
 from galore.trainer.recipe.schema import DataSection
@@ -156,3 +159,25 @@ def test_a_message_about_columns_is_short_however_many_there_are(tmp_path: Path,
     (first,) = (told["first"] for told in bad.summary.values())
     assert "`text` is not among column0, column1," in first
     assert len(first) < 600
+
+
+def test_tools_and_calls_of_a_parquet_file(tmp_path: Path) -> None:
+    """Its columns fill every message with the keys of all, and hold tools as text."""
+    calls = [{"function": {"name": "f"}}]
+    messages = [
+        {"role": "user", "content": "a", "tool_calls": None},
+        {"role": "assistant", "content": None, "tool_calls": calls},
+        {"role": "tool", "content": "c", "tool_calls": []},
+    ]
+    table = pa.table({"messages": [messages], "tools": ['[{"name": "f"}]'], "id": [7]})
+    pq.write_table(table, tmp_path / "chat.parquet")
+    with opened(tmp_path / "chat.parquet") as stream:
+        (row,) = read_parquet(stream, DataSection(path="x", messages_field="messages"))
+    assert read_conversation(str(row.content)) == (
+        [
+            {"role": "user", "content": "a"},
+            {"role": "assistant", "content": "", "tool_calls": calls},
+            {"role": "tool", "content": "c"},
+        ],
+        [{"name": "f"}],
+    )

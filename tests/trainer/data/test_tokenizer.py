@@ -112,6 +112,12 @@ def test_a_tokenizer_without_an_end_is_refused() -> None:
         usable(PreTrainedTokenizerFast(tokenizer_object=backend), "data.tokenizer")
 
 
+def test_an_id_that_no_embedding_reaches_is_refused() -> None:
+    backend = Tokenizer(models.WordLevel({"a": 0, "</s>": 2**31}, unk_token="a"))
+    with pytest.raises(UserError, match="a token of id 2,147,483,648"):
+        usable(PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>"), "data.tokenizer")
+
+
 def test_a_vocabulary_without_room_for_bytes_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="257"):
         trained_tokenizer(TEXTS, 256, tmp_path / "x", silent)

@@ -86,7 +86,7 @@ def plain_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_predicted_is_measured(tiny: Tiny, plain_cpu: None, tables: None, method: str, accumulation: int) -> None:
     """At the highest moment of every stage of every step, category by category; and the peak by the allocator's count.
 
-    Real runs have three things beside, which stay on the host: token ids, step counters, and the state of the random
+    Real runs have four things beside, which stay on the host: token ids, step counters, the first sum of losses, and the state of the random
     generator that checkpointing keeps for each block.
     """
     layers = 1 if accumulation == 4 else LAYERS  # they repeat each other, and so do micro-batches: one at a time
@@ -95,7 +95,7 @@ def test_predicted_is_measured(tiny: Tiny, plain_cpu: None, tables: None, method
     predicted, measured = predict(loaded, None), measure(loaded, CPU)
     expected, found = (highest(without_tables(trace)) for trace in (predicted, measured.trace))
     assert expected.keys() == found.keys()
-    host = {"optimizer_states": 8 * 36, "logits_and_loss": 8 * ROWS * LENGTH * accumulation}
+    host = {"optimizer_states": 8 * 36, "logits_and_loss": 8 * ROWS * LENGTH * accumulation + 8}
     once = 8 * ROWS * LENGTH + 2 * 1024 * (
         method in ("8bit", "rotate")
     )  # ids of a micro-batch; the format's two maps, if new here

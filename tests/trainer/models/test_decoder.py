@@ -170,3 +170,12 @@ def test_what_cannot_be_kept_in_8_bits_is_refused(build: Build) -> None:
         with pytest.raises(UserError, match="shares its weight with the embedding"):
             build(in_int8=("mlp", "lm_head"), tie_word_embeddings=True, device=device)
     assert len(int8_layers(build(in_int8=("mlp", "lm_head")))) == 7
+
+
+@pytest.mark.parametrize(
+    ("device", "fields"),
+    [("meta", {"num_hidden_layers": 10**9}), ("cpu", {"hidden_size": 10**6}), ("cpu", {"intermediate_size": 10**9})],
+)
+def test_what_no_memory_holds_is_refused_before_it_is_built(build: Build, device: str, fields: dict[str, int]) -> None:
+    with pytest.raises(UserError, match=r"takes .* GiB, this machine has"):
+        build(device=device, **fields)

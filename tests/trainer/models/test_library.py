@@ -10,7 +10,9 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from galore.trainer.data.tokenizer import load_tokenizer as named_tokenizer
 from galore.trainer.errors import UserError
+from galore.trainer.models import library
 from galore.trainer.models.library import explained
 from galore.trainer.runmodel import load_run_model, load_tokenizer
 
@@ -63,6 +65,7 @@ def index(folder: Path) -> None:
         (index, "weights", "config.json"),
         (config(num_hidden_layers=1), "layers.1", ""),
         (config(num_hidden_layers=10**9), "this machine has", "smaller"),
+        (config(num_hidden_layers=10**12, model_type="qwen2"), "this machine has", "smaller"),
         (config(hidden_size=10**6), "this machine has", "smaller"),
         (lambda f: (f / "adapter_config.json").write_text("{}"), "adapter", "merge_and_unload"),
     ],
@@ -82,6 +85,21 @@ def test_a_tokenizer_that_cannot_be_read_is_one_message(tmp_path: Path) -> None:
     (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
     with pytest.raises(UserError, match=f"cannot read the tokenizer of {tmp_path}"):
         load_tokenizer(str(tmp_path))
+
+
+def test_a_tokenizer_in_sentencepieces_format_alone_says_what_reads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(library, "find_spec", lambda name: None)
+    (tmp_path / "tokenizer.model").write_bytes(b"\n\x0e")
+    for load in (
+        lambda: load_tokenizer(str(tmp_path)),
+        lambda: named_tokenizer(str(tmp_path), None, tmp_path, "data.tokenizer"),
+    ):
+        with pytest.raises(UserError, match=r"tokenizer\.model alone") as refused:
+            load()
+        assert "pip install sentencepiece" in refused.value.fix
+    assert refused.value.where == "data.tokenizer"
 
 
 @pytest.mark.parametrize("error", [RuntimeError, Exception, IndexError, RecursionError])

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from galore.trainer.errors import UserError
 from galore.trainer.models.lora import add_adapters
-from galore.trainer.models.materialise import adopt_weights
+from galore.trainer.models.materialise import adopt_weights, draw_weights
 from galore.trainer.models.pretrained import skeleton
 from galore.trainer.models.tensors import refuse_different
 from galore.trainer.recipe.optim_section import OptimSection
@@ -96,6 +96,13 @@ def test_a_buffer_that_nothing_fills_is_refused(build: Build, monkeypatch: pytes
         adopt_weights(build(device="meta"), stored(model), device="cpu")
     with pytest.raises(UserError, match=r"nothing gives model\.rotary_emb\.inv_freq"):
         build()
+
+
+@pytest.mark.parametrize(("name", "tensor"), [("openai-gpt", "c_attn.weight"), ("apertus", "act_fn.beta")])
+def test_weights_that_nothing_draws_are_refused(name: str, tensor: str) -> None:
+    """Their own constructors would, which are not asked on meta; transformers' `_init_weights` does not."""
+    with pytest.raises(UserError, match=f"nothing gives .*{tensor}"):
+        draw_weights(skeleton(decoder(name).config, None), dtype=torch.float32, device="cpu", seed=0)
 
 
 def test_a_buffer_that_a_checkpoint_should_hold_is_missed() -> None:

@@ -77,9 +77,10 @@ PROBLEMS = {
 class Case:
     """A preset on a problem: the section, the model, its optimizer and a gradient per step."""
 
-    def __init__(self, preset: str, problem: str) -> None:
+    def __init__(self, preset: str, problem: str, *more: str) -> None:
         self.problem = PROBLEMS[problem]
-        pairs = (o.removeprefix("optim.").split("=", 1) for o in (*COMMON, *PRESETS[preset], *self.problem.overrides))
+        overrides = (*COMMON, *PRESETS[preset], *self.problem.overrides, *more)
+        pairs = (override.removeprefix("optim.").split("=", 1) for override in overrides)
         self.optim = OptimSection(**{key: yaml.safe_load(value) for key, value in pairs})
         torch.manual_seed(0)
         self.model = nn.ModuleDict({"target": self.problem.module()})

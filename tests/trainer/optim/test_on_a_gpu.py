@@ -14,7 +14,11 @@ import pytest
 SCRIPT = Path(__file__).parents[2] / "tools" / "steps_on_a_toy_gpu.py"
 NORM = {"_local_scalar_dense in optim/galore.py: clip_grad_norm_": 1}  # clipping and skipping need it
 WAITS = {
-    "sumo": NORM | {"_linalg_svd in kernels/orthogonalize.py: polar_factor": 3},  # one a matrix
+    "sumo": NORM
+    | {
+        "_linalg_svd in kernels/orthogonalize.py: _polar_by_svd": 3,
+        "_local_scalar_dense in kernels/decompose.py: holds": 3,
+    },  # one a matrix
     "immediate": {"_local_scalar_dense in optim/galore.py: _apply_now": 16},  # every parameter of both micro-batches
 }
 ROUGH = {"bf16": 0.1, "compensated": 0.1, "int8 weights": 0.7}  # a GPU's bf16 products stay in fp32

@@ -16,7 +16,7 @@ from torch import Tensor
 from galore.kernels import rounding
 from galore.kernels.compressed import gram_error
 from galore.trainer.optim.projected import ProjectedSlot
-from galore.trainer.optim.stored import ON_HOST
+from galore.trainer.optim.slot import ON_HOST
 from galore.trainer.recipe.optim_section import OptimSection
 
 from .cases import GAP, PRESETS, PROBLEMS, STEPS, Case
@@ -81,6 +81,8 @@ def test_side_rank_basis_dtypes_and_bytes_are_what_they_should_be(preset: str, p
     kept = {name: tensor for name, tensor in slot.state.items() if name not in ON_HOST}
     assert all(tensor.dtype == torch.int64 for tensor in counters.values())
     assert {name: tensor.dtype for name, tensor in kept.items()} == dtypes_by_hand(case)
+    planned = {name: (tensor.shape, tensor.dtype) for name, tensor in slot.planned_state().items()}
+    assert {name: (t.shape, t.dtype) for name, t in slot.state.items() if name != "refresh"} == planned
     of_projector = sum(tensor.nbytes for name, tensor in kept.items() if name.startswith("projector"))
     of_state = sum(tensor.nbytes for tensor in kept.values()) - of_projector
     assert (of_state, of_projector) == slot.planned_bytes() == bytes_by_hand(case)

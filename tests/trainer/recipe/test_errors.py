@@ -111,6 +111,13 @@ def test_values(tmp_path: Path, line: str, expected: str) -> None:
     assert problems(tmp_path, SMALL + line) == [expected]
 
 
+@pytest.mark.parametrize("text", [r'"a\0b"', r'"a\ud800b"', r'["a\0b"]'])
+@pytest.mark.parametrize("path", ["model.name_or_path", "data.path", "log.run_name", "eval.sample_prompt"])
+def test_what_no_file_can_hold(tmp_path: Path, path: str, text: str) -> None:
+    found = problems(tmp_path, SMALL, f"{path}={text}")
+    assert f"{path}: contains a NUL byte, or half of a character → write it without" in found[0]
+
+
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
@@ -229,7 +236,8 @@ def test_a_colon_without_a_space_after_it(tmp_path: Path, written: str) -> None:
     ("override", "expected"),
     [
         ("optim.rank", "is not of the form section.key=value → for example optim.rank=256"),
-        ("optim.rank=", "has no value → write optim.rank=null for an empty value"),
+        ("optim.scale=", "has no value → write optim.scale=null for an empty value"),
+        ("optim.rank=", "has no value → it takes an integer > 0 or a number > 0 and < 1"),
         ("lr=1", "there is no key `lr` → write optim.learning_rate=1"),
         ("train.lr=1", "there is no key `train.lr` → write optim.learning_rate=1"),
         ("optim.rank.x=1", "there is no key `optim.rank.x` → the keys of `optim` are method, "),

@@ -55,7 +55,7 @@ def test_a_number_beyond_its_ends_is_one_line(path: str, value: str) -> None:
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("model.num_hidden_layers=1e9", "expected an integer > 0 and ≤ 10,000, got 1e9"),
+        ("model.num_hidden_layers=1e9", "expected an integer > 0 and ≤ 2,000, got 1e9"),
         ("train.seed=9223372036854775808", "an integer ≥ 0 and ≤ 9,223,372,036,854,775,807, got 9223372036854775808"),
         ("optim.adam_epsilon=1e-320", "expected a number ≥ 1.17549e-38 and ≤ 3.40282e+38, got 1e-320"),
         ("optim.rank_pattern={mlp: 1e9}", "an integer > 0 and ≤ 16,777,216 or a number > 0 and < 1}, got {mlp: 1e9}"),

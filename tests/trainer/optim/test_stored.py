@@ -1,0 +1,93 @@
+"""A state that is not this optimizer's is refused by its first tensor, and nothing is changed."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from galore.trainer.optim import GaLoreAdamW, galore_groups
+
+
+def trained(rank: int = 4, **options: Any) -> GaLoreAdamW:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(12, 20, bias=False), nn.Tanh(), nn.Linear(20, 12, bias=False))
+    groups = galore_groups(net, rank, targets=["0", "2"])
+    optimizer = GaLoreAdamW(groups, update_proj_gap=3, **options)
+    for _ in range(2):
+        net(torch.randn(6, 12)).square().sum().backward()
+        optimizer.step()
+    return optimizer
+
+
+def everything(optimizer: GaLoreAdamW) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in optimizer.state_tensors().items()}
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+ALTERED = {
+    "another shape": ("2.weight.exp_avg", lambda x: x[:2], r"2\.weight\.exp_avg: .*\(2, 20\) saved, .*\(4, 20\) here"),
+    "another dtype": ("0.weight.projector", lambda x: x.double(), r"0\.weight\.projector: torch.float64"),
+    "missing": ("0.weight.exp_avg_sq", lambda x: None, r"0\.weight\.exp_avg_sq is missing"),
+    "of no rule here": ("0.weight.row", lambda x: torch.ones(3), r"0\.weight\.row is saved, and nothing like it"),
+    "of no parameter": (
+        "7.weight.step",
+        lambda x: torch.ones(3),
+        r"no parameter for the saved tensor '7\.weight\.step'",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ALTERED)
+@pytest.mark.parametrize("through", ["tensors", "state_dict"])
+def test_an_altered_state_is_refused_by_name(name: str, through: str) -> None:
+    key, change, message = ALTERED[name]
+    optimizer, tensors = trained(), everything(trained())
+    before = everything(optimizer)
+    changed = change(tensors.get(key))
+    if through == "tensors":
+        tensors = {k: v for k, v in tensors.items() if k != key} | ({} if changed is None else {key: changed})
+        with pytest.raises(ValueError, match=message):
+            optimizer.load_state_tensors(tensors, clock=9)
+    else:
+        if name == "of no parameter":
+            pytest.skip("torch's state dict numbers its parameters")
+        state = copy.deepcopy(optimizer.state_dict())
+        layer, _, field = key.partition(".weight.")
+        of_layer = state["state"][0 if layer == "0" else 1]
+        of_layer.pop(field, None)
+        of_layer |= {} if changed is None else {field: changed}
+        with pytest.raises(ValueError, match=message):
+            optimizer.load_state_dict(state)
+    assert same(everything(optimizer), before)
+    assert optimizer.clock == 2
+
+
+@pytest.mark.parametrize(
+    "other", [{"rank": 3}, {"inner": "adafactor"}, {"projector_dtype": "int4"}, {"residual": "fira"}]
+)
+def test_the_state_of_other_settings_is_refused(other: dict[str, Any]) -> None:
+    optimizer = trained()
+    with pytest.raises(ValueError, match=r"0\.weight\."):
+        optimizer.load_state_tensors(everything(trained(**other)), clock=2)
+    with pytest.raises(ValueError, match=r"0\.weight\."):
+        optimizer.load_state_dict(trained(**other).state_dict())
+
+
+def test_the_state_of_another_optimizer_is_refused() -> None:
+    weights = [nn.Parameter(torch.ones(20, 12)), nn.Parameter(torch.ones(12, 20))]
+    adamw = torch.optim.AdamW(weights)
+    with pytest.raises(ValueError, match="not of a GaLoreAdamW"):
+        trained().load_state_dict(adamw.state_dict())
+
+
+def test_a_state_from_before_the_first_step_is_taken() -> None:
+    optimizer = trained()
+    optimizer.load_state_tensors({}, clock=0)
+    assert (optimizer.state_tensors(), optimizer.clock) == ({}, 0)
