@@ -28,5 +28,6 @@ PARTS = (
     Part("numbers", "NaN, infinity and 1e30 in every method are counted, and leave finite checkpoints", 70),
     Part("hostile", "pipes, devices, numbers without end and code that asks to run are refused in bounded time", 80),
     Part("fuzz", "mutated recipes, overrides and data are read or refused; what is resolved means the same", 60),
+    Part("together", "renamed folders, two in one folder or cache, signals, a disk that fails during --resume", 80),
 )
 NAMES = tuple(part.name for part in PARTS)
