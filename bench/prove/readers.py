@@ -9,19 +9,19 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from galore.trainer.errors import UserError
+from galore.cli.errors import as_user_error
 
 REFUSED = 2
 
 
 def asking(read: Callable[[], str]) -> Callable[[], int]:
-    """The work of a child: `read` and print its digest, or the refusal."""
+    """The work of a child: `read` and print its digest, or the refusal as the command line tells it."""
 
     def work() -> int:
         try:
             print(read())
-        except UserError as refusal:
-            print(refusal)
+        except Exception as error:
+            print(as_user_error(error))
             return REFUSED
         return 0
 

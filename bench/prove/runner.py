@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Sequence
@@ -60,7 +61,7 @@ def carry_out(part: Part, plan: Plan, records: Records, seconds: float) -> None:
     trials = Trials(part.name, records, plan.folder / part.name, plan.seed, seconds, plan.sample)
 
     def work() -> int:
-        os.environ["TMPDIR"] = str(trials.folder)
+        tempfile.tempdir = os.environ["TMPDIR"] = str(trials.folder)
         os.environ["XDG_CACHE_HOME"] = str(trials.folder / "home")
         try:
             part.run(trials)

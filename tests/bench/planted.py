@@ -1,4 +1,4 @@
-"""`python planted.py RECORDS FOLDER`: each part of the proof in a galore that has the one fault which this part is there to find."""
+"""`python planted.py RECORDS FOLDER [PART …]`: each part of the proof in a galore that has the one fault which this part is there to find."""
 
 from __future__ import annotations
 
@@ -51,7 +51,12 @@ def disk() -> None:
     from galore.trainer.recipe import copying
 
     _only("disk", "recipes copy --force")
-    copying.replace_file = lambda path, content: path.write_text(content)
+
+    def replace_file(path: Path, content: str) -> None:
+        path.write_text("")
+        path.write_text(content)
+
+    copying.replace_file = replace_file
 
 
 def durable() -> None:
@@ -122,12 +127,12 @@ class Planted(Part):
 
 
 def main() -> None:
-    records, folder = Records(Path(sys.argv[1])), Path(sys.argv[2])
+    records, folder, names = Records(Path(sys.argv[1])), Path(sys.argv[2]), sys.argv[3:]
     with_shim()
     from prove.child import preload
 
     preload()
-    for plant in PLANTS:
+    for plant in [each for each in PLANTS if not names or each.__name__ in names]:
         part = Planted(plant.__name__, str(plant.__doc__), 60)
         carry_out(part, Plan(folder, seed=1, budget=60, sample=True), records, 60)
 

@@ -35,7 +35,7 @@ KINDS = (
     Kind(r"run/recipe\.yaml", "run", REFUSED_OR_SAME),
     Kind(r"run/(metrics\.jsonl|run\.json)", "report", ENDS),
     Kind(r"run/(report\.md|plots/[^/]+|\.lock)", "run", SAME),
-    Kind(r"cache/.*\.lock", "data", SAME),
+    Kind(r"cache/.*\.lock", "data", REFUSED_OR_SAME),
     Kind(r"cache/(tokens|tokenizers)/[0-9a-f]+/[^/]+", "data", SAME),
     Kind(r"cache/digests/[0-9a-f]+", "data", SAME),
     Kind(r"export/(README\.md)", "export", SAME),

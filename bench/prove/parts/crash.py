@@ -52,7 +52,7 @@ def _log(trials: Trials) -> Path:
 def _kills(trials: Trials, method: str, life: list[Operation]) -> Iterator[Kill]:
     """Random moments of a run's life; the first of them is followed by another kill."""
     places = distinct(life)
-    for number in range(1 if trials.sample else KILLS_A_METHOD):
+    for number in range(2 if trials.sample else KILLS_A_METHOD):
         operation = trials.rng.choice(places)
         how = trials.rng.choice((How.KILL_BEFORE, How.KILL_HALF))
         again = Fault(trials.rng.choice((How.KILL_BEFORE, How.KILL_HALF)), trials.rng.randint(1, SECOND))

@@ -25,6 +25,7 @@ OTHER = 99  # seed of another checkpoint of the same step
 REFUSED, RAISED = 3, 4  # exit codes of the child: CheckpointFailed, anything else
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EDQUOT)
 CUT = "power cut"
+WHOLE = Fault(How.COUNT)  # the save ends well, and then the power goes
 
 
 def tensors(seed: int) -> dict[str, dict[str, Tensor]]:
@@ -108,7 +109,9 @@ class Case(NamedTuple):
 
 def prove(trials: Trials) -> None:
     cases = [case for situation in SITUATIONS for case in _cases(trials, situation)]
-    for case in trials.some(cases, "faults of a save", sample=60):
+    whole = [case for case in cases if case.fault == WHOLE]
+    others = trials.some([case for case in cases if case.fault != WHOLE], "faults of a save", sample=60)
+    for case in itertools.chain(whole, others):
         root, log = _prepare(trials, case.situation), trials.folder / "log"
         ended = run(lambda root=root: _save(root), trials.said, 20, fault=case.fault, watch=[root.parent], log=log)
         if case.kind == CUT:
@@ -122,7 +125,9 @@ def _cases(trials: Trials, situation: str) -> Iterator[Case]:
     root, log = _prepare(trials, situation), trials.folder / "log"
     ended = run(lambda: _save(root), trials.said, 20, fault=Fault(), watch=[root.parent], log=log)
     trials.check("no fault", ended.code == 0, f"{situation}: {ended}")
-    for operation in operations(log):
+    life = operations(log)
+    yield Case(situation, life[-1], WHOLE, CUT)
+    for operation in life:
         at = operation.number
         for how in KILLS:
             if how is not How.KILL_HALF or operation.name == "write":
