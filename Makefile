@@ -14,6 +14,9 @@ CARD_VERSION ?= 3.12
 GPU_OUT ?= build/gpu/out
 GPU_ARGS ?=
 
+# For instance PROVE_ARGS='--only crash --seed 7'.
+PROVE_ARGS ?=
+
 .PHONY: help demo test test-all check lint type fmt wheel dev prove bench gate gate-newest gpu gpu-wheels gpu-rehearse clean
 
 help:  ## this list
@@ -53,8 +56,8 @@ fmt: $(READY)
 wheel: $(READY)  ## dist/*.whl, installed and run from an empty environment
 	rm -rf dist build/lib && $(PY) -m build -q --wheel && $(PY) -m pytest -q -m slow tests/test_wheel.py
 
-prove: $(READY)  ## kill -9 at random moments and compare bit by bit (6 minutes)
-	$(PY) bench/kill9.py
+prove: $(READY)  ## kill, fail, corrupt, fuzz: nothing is lost and nothing lies (12 minutes; PROVE_ARGS=--help)
+	PYTHONPATH=bench $(PY) -m prove $(PROVE_ARGS)
 
 bench: $(READY)  ## speed against transformers' Trainer with galore-torch (20 minutes, a quiet machine)
 	$(PY) bench/speed.py

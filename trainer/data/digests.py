@@ -10,7 +10,7 @@ from pathlib import Path
 
 from galore.trainer.data.batch import Progress
 from galore.trainer.data.cache import disk_space, fingerprint
-from galore.trainer.durable import make_directory, replace_file
+from galore.trainer.durable import make_directory, remove, replace_file
 from galore.trainer.errors import UserError
 from galore.trainer.lock import awaited
 from galore.trainer.reading import open_regular, read_bounded
@@ -55,6 +55,8 @@ def _remembered_digest(path: Path, folder: Path, progress: Callable[[int], None]
         make_directory(folder)
         with awaited(folder.with_name("digests.lock")):  # two processes may want the same file
             known = {"state": state, "sha256": digest, "check": fingerprint([state, digest])}
+            if not memo.is_file():  # a pipe would be written to, and waited for
+                remove(memo)
             replace_file(memo, json.dumps(known))
     return digest
 

@@ -160,6 +160,8 @@ def anchor_paths(merged: Layer) -> None:
 def _anchored(value: Any, directory: Path, surely: bool) -> Any:
     if isinstance(value, list):
         return [_anchored(each, directory, surely) for each in value]
+    if type(value) is int:  # a folder called 2024, as YAML reads it
+        value = str(value)
     if not isinstance(value, str) or not value:
         return value
     path = Path(os.path.abspath(directory / user_path(value)))  # noqa: PTH100 - symlinks stay as they are

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -56,3 +57,15 @@ def test_an_unreadable_file_is_a_user_error(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(UserError, match="folder: cannot be read"):
         file_digests([tmp_path / "folder"], tmp_path, silent)
+
+
+@pytest.mark.parametrize("made", [os.mkfifo, os.mkdir])
+def test_what_is_no_file_in_a_memo_s_place_makes_way(tmp_path: Path, made: Callable[[Path], None]) -> None:
+    path = tmp_path / "a"
+    path.write_text("one")
+    before = file_digests([path], tmp_path, silent)
+    memo = next((tmp_path / "digests").iterdir())
+    memo.unlink()
+    made(memo)
+    assert file_digests([path], tmp_path, silent) == before
+    assert memo.is_file()

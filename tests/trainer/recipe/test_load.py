@@ -227,3 +227,9 @@ def test_dimensions_beside_a_model_by_name_are_left_out_or_marked() -> None:
 def test_resolved_recipe_names_its_file() -> None:
     with pytest.raises(RecipeError, match=r"^run/recipe.yaml: 1 error\n  run/recipe.yaml:3:9: train.seed"):
         recipe_from_resolved("data:\n  source: packaged\ntrain: {seed: x, max_steps: 1}", "run/recipe.yaml")
+
+
+def test_a_folder_whose_name_is_a_number_is_anchored_like_any_other(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("extends: demo\ndata: {source: local, path: 2024, cache_dir: 7}")
+    data = load_recipe(str(tmp_path / "mine.yaml")).recipe.data
+    assert (data.path, data.cache_dir) == (str(tmp_path / "2024"), str(tmp_path / "7"))

@@ -1,0 +1,141 @@
+"""`python planted.py RECORDS FOLDER [PART …]`: each part of the proof in a galore that has the one fault which this part is there to find."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from prove.parts import Part
+from prove.records import Records
+from prove.runner import Plan, carry_out, with_shim
+
+
+def save() -> None:
+    """A checkpoint's files bear their names before their bytes are on the disk."""
+    from galore.trainer import checkpoint, durable
+
+    def write_file(path: Path, parts: Iterable[bytes]) -> Any:
+        honest, durable.os.fsync = durable.os.fsync, lambda _: None
+        try:
+            return durable.write_file(path, parts)
+        finally:
+            durable.os.fsync = honest
+
+    checkpoint.write_file = write_file
+
+
+def crash() -> None:
+    """A resumed run begins with one weight that is another."""
+    from galore.trainer import build
+
+    honest = build.restore
+
+    def restore(checkpoint: Any, model: Any, optimizer: Any) -> None:
+        honest(checkpoint, model, optimizer)
+        next(weight for weight in model.parameters() if weight.requires_grad).data.view(-1)[0] += 1
+
+    build.restore = restore
+
+
+def corrupt() -> None:
+    """What a manifest says of the content of files is not compared."""
+    from galore.trainer import manifest
+
+    manifest._check_hash = lambda *_: None
+
+
+def disk() -> None:
+    """A file is emptied before it is written anew."""
+    from galore.trainer.recipe import copying
+
+    _only("disk", "recipes copy --force")
+
+    def replace_file(path: Path, content: str) -> None:
+        path.write_text("")
+        path.write_text(content)
+
+    copying.replace_file = replace_file
+
+
+def durable() -> None:
+    """A file is never synced."""
+    from galore.trainer.recipe import copying
+
+    _only("durable", "recipes copy")
+    copying.replace_file = lambda path, content: path.write_text(content)
+
+
+def numbers() -> None:
+    """Nobody looks whether what is saved is finite."""
+    from galore.trainer import saving
+
+    saving.not_finite = lambda _: []
+
+
+def hostile() -> None:
+    """A tokenizer's own code is trusted."""
+    from prove.parts import hostile as part
+    from transformers import AutoTokenizer
+
+    honest = AutoTokenizer.from_pretrained
+    AutoTokenizer.from_pretrained = lambda *a, **words: honest(*a, **{**words, "trust_remote_code": True})
+    part._numbers = part._given = lambda *_: []
+
+
+def fuzz() -> None:
+    """A recipe that is none raises something else."""
+    from galore.trainer.errors import UserError
+    from galore.trainer.recipe import load
+
+    honest = load.load_recipe
+
+    def load_recipe(*arguments: Any) -> Any:
+        try:
+            return honest(*arguments)
+        except UserError as error:
+            raise KeyError(str(error)) from error
+
+    load.load_recipe = load_recipe
+
+
+def together() -> None:
+    """A run writes to whatever bears the name of its folder."""
+    from galore.trainer.rundir import RunDir
+
+    RunDir.is_lost = property(lambda _: False)
+
+
+def _only(part: str, verb: str) -> None:
+    from importlib import import_module
+
+    module = import_module(f"prove.parts.{part}")
+    honest = module.verbs
+    module.verbs = lambda runs: [each for each in honest(runs) if each.name == verb]
+
+
+PLANTS: tuple[Callable[[], None], ...] = (save, crash, corrupt, disk, durable, numbers, hostile, fuzz, together)
+
+
+class Planted(Part):
+    """A part whose own process begins with the fault of its name."""
+
+    def run(self, trials: Any) -> None:
+        next(plant for plant in PLANTS if plant.__name__ == self.name)()
+        super().run(trials)
+
+
+def main() -> None:
+    records, folder, names = Records(Path(sys.argv[1])), Path(sys.argv[2]), sys.argv[3:]
+    with_shim()
+    from prove.child import preload
+
+    preload()
+    for plant in [each for each in PLANTS if not names or each.__name__ in names]:
+        part = Planted(plant.__name__, str(plant.__doc__), 60)
+        carry_out(part, Plan(folder, seed=1, budget=60, sample=True), records, 60)
+
+
+if __name__ == "__main__":
+    main()
