@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def _all(arguments: argparse.Namespace) -> None:
-    names = [name for name in arguments.only.split(",") if name]
+    names = [name.strip() for name in arguments.only.split(",") if name.strip()]
     if unknown := set(names) - set(NAMES):
         sys.exit(f"--only: no proof is called {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
     file = arguments.out.absolute() / f"{time.strftime('%Y-%m-%d-%H%M%S')}{'-rehearsal' * arguments.rehearse}.jsonl"
@@ -59,7 +59,7 @@ def _one(arguments: argparse.Namespace) -> None:
     proof = next(proof for proof in PROOFS if proof.name == arguments.name)
     try:
         proof.run(Scale(arguments.rehearse, arguments.folder), records)
-    except Exception as error:  # whatever it is, it is a finding: what was noted before it stays
+    except (Exception, SystemExit) as error:  # whatever it is, it is a finding: what was noted before it stays
         traceback.print_exc()
         records.note(f"broke off: {type(error).__name__}: {str(error)[:300]}", ok=False)
         sys.exit(1)

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from gpu.proofs import Proof
 from gpu.records import Record, Records
-from gpu.scale import Scale
+from gpu.scale import ENDS, Scale
 from gpu.surroundings import described, wrong
 
 LEAST = 10.0  # seconds that are worth beginning with
-GRACE = 5.0  # between asking a proof to stop and killing what is left of it
+GRACE = 3.0  # between asking a proof to stop and killing what is left of it
 REHEARSED = 240  # cap of a proof in a rehearsal, seconds: of a busy machine
 
 
@@ -27,12 +27,16 @@ def run_all(proofs: Sequence[Proof], scale: Scale, file: Path, budget: float) ->
     records.add(Record("machine", "rehearsal" if scale.rehearsal else "card", figures=described(), kind="machine"))
     for line in () if scale.rehearsal else wrong():
         records.add(Record("machine", line, ok=False))
-    for proof in proofs:
-        left = ends - time.monotonic()
-        if left < LEAST:
-            records.add(Record(proof.name, "left out: the budget is spent", ok=False, kind="end"))
-            continue
-        _carry_out(proof, scale, records, min(REHEARSED if scale.rehearsal else proof.cap, left))
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        for proof in proofs:
+            left = ends - time.monotonic()
+            if left < LEAST:
+                records.add(Record(proof.name, "left out: the budget is spent", ok=False, kind="end"))
+                continue
+            _carry_out(proof, scale, records, min(REHEARSED if scale.rehearsal else proof.cap, left))
+    except KeyboardInterrupt:
+        records.add(Record("runner", "interrupted: the rest is left out", ok=False))
     return all(record.ok is not False for record in records)
 
 
@@ -45,12 +49,14 @@ def command_of(proof: Proof, scale: Scale, records: Records) -> list[str]:
 def _carry_out(proof: Proof, scale: Scale, records: Records, cap: float) -> None:
     print(f"\n{proof.name}: {proof.shows} (at most {cap:.0f} s)", flush=True)
     started = time.monotonic()
-    process = subprocess.Popen(command_of(proof, scale, records), process_group=0)
+    environment = os.environ | {ENDS: str(started + cap)}
+    process = subprocess.Popen(command_of(proof, scale, records), process_group=0, env=environment)
     try:
         code, said = process.wait(timeout=cap), ""
     except subprocess.TimeoutExpired:
         code, said = 1, f"stopped at its cap of {cap:.0f} s"
-    _end_group(process)
+    finally:
+        _end_group(process)
     said = said or ("done" if code == 0 else f"ended with exit code {code}")
     figures = {"seconds": round(time.monotonic() - started, 1)}
     records.add(Record(proof.name, said, ok=said == "done", figures=figures, kind="end"))

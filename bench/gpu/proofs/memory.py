@@ -19,7 +19,7 @@ from gpu.records import Records
 from gpu.scale import Scale
 
 GOAL = 0.01  # of the measured peak
-PREDICTORS = 6  # processes at the same time
+PREDICTORS = 12  # processes at the same time: all, each on one core
 CARDS = {"7b-24gb": "rtx4090", "13b-24gb": "rtx4090", "7b-16gb": "rtx4080", "7b-12gb": "rtx4070", "1b-8gb": "rtx4060"}
 SMALL = ("demo", *(f"llama-60m{method}" for method in ("-full", "-galore", "-galore-8bit", "-lora")), "llama-350m")
 LARGE = ("llama-7b-24gb", "llama-7b-12gb", "llama-7b-16gb", "llama-13b-24gb")
@@ -86,9 +86,10 @@ def _child(verb: str, recipes: list[str], card: dict[str, Any] | None, scale: Sc
 def _compare(row: Row, awaited: Future[Any], measured: dict[str, Any], records: Records) -> None:
     what, predicted = f"{row.recipe}, segments {row.segments}", awaited.result()
     predicted = predicted[0] if isinstance(predicted, list) else predicted
-    for side, found in (("prediction", predicted), ("measurement", measured)):
-        if "failed" in found:
-            records.note(f"{what}: {side} failed: {found['failed']}", ok=False)
+    for side, found, other in (("prediction", predicted, measured), ("measurement", measured, predicted)):
+        if "failed" in found:  # what the other side said is kept
+            kept = {f"{name}_gib": other[name] / 2**30 for name in ("allocated", "total") if other.get(name)}
+            records.note(f"{what}: {side} failed: {found['failed']}", ok=False, **kept)
             return
     pairs = {"allocated": (predicted["allocated"], measured["allocated"])}
     if measured["reserved"]:
@@ -102,7 +103,8 @@ def _compare(row: Row, awaited: Future[Any], measured: dict[str, Any], records: 
         if nbytes and phase in predicted["phases"]
     }
     held = abs(errors["allocated_error"]) <= GOAL and abs(errors.get("reserved_error", 0.0)) <= GOAL
-    records.note(what, ok=held, **gib, **errors, **steps, seconds=measured["seconds"])
+    left_over = {"left_over_mib": measured["left_over"] / 2**20} if measured.get("left_over") else {}
+    records.note(what, ok=held, **errors, **gib, **steps, **left_over, seconds=measured["seconds"])
 
 
 def _here() -> dict[str, Any]:
@@ -179,17 +181,30 @@ def measure(order: dict[str, Any]) -> list[dict[str, Any]]:
     device = torch.device("cpu" if order["rehearsal"] else "cuda")
     found = []
     for name in order["recipes"]:
-        started = time.perf_counter()
+        started, left_over = time.perf_counter(), _as_if_new(device)
         measured = carried_out(_loaded(name, order), device)
         mine = {"allocated": measured.allocator_bytes, "reserved": 0, "total": 0, "phases": phases(measured.trace)}
         if device.type == "cuda":
             free, total = torch.cuda.mem_get_info()
             mine |= {"reserved": torch.cuda.max_memory_reserved()}
             mine["total"] = total - free - torch.cuda.memory_reserved() + mine["reserved"]
-            torch.cuda.empty_cache()
-        found.append(mine | {"seconds": round(time.perf_counter() - started, 1)})
+        found.append(mine | {"seconds": round(time.perf_counter() - started, 1), "left_over": left_over})
         del measured
     return found
+
+
+def _as_if_new(device: Any) -> int:
+    """Give back what an earlier recipe left in this process, cuBLAS' workspaces too; returns the bytes that stay."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    if device.type != "cuda":
+        return 0
+    torch._C._cuda_clearCublasWorkspaces()
+    torch.cuda.empty_cache()
+    return torch.cuda.memory_allocated()
 
 
 if __name__ == "__main__":
