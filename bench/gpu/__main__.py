@@ -10,7 +10,7 @@ import traceback
 from pathlib import Path
 
 from gpu.page import page, summary
-from gpu.proofs import NAMES, PROOFS
+from gpu.proofs import NAMES, PROOFS, estimated
 from gpu.records import Records
 from gpu.runner import run_all
 from gpu.scale import Scale
@@ -68,7 +68,7 @@ def _one(arguments: argparse.Namespace) -> None:
 def _estimate() -> None:
     for proof in PROOFS:
         print(f"{proof.name:10} {proof.estimate:5.0f} s, cap {proof.cap:3} s   {proof.shows}")
-    print(f"{'together':10} {sum(proof.estimate for proof in PROOFS):5.0f} s")
+    print(f"{'together':10} {estimated(PROOFS):5.0f} s")
 
 
 if __name__ == "__main__":

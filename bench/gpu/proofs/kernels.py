@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from gpu.records import Records
@@ -29,8 +30,10 @@ def prove(scale: Scale, records: Records) -> None:
         records.note("left out in a rehearsal: the self-test of the card's kernels")
     else:
         _selftest(records)
-    _real_shapes(scale, records)
-    _against_float64(scale, records)
+    with ThreadPoolExecutor(1) as beside:
+        tests = beside.submit(_against_float64, scale, records)
+        _real_shapes(scale, records)
+        tests.result()
 
 
 def _doctor(scale: Scale, records: Records) -> None:
@@ -50,7 +53,7 @@ def _selftest(records: Records) -> None:
 def _against_float64(scale: Scale, records: Records) -> None:
     errors, chosen = scale.folder / "kernel-errors.jsonl", REHEARSED if scale.rehearsal else "card"
     command = [sys.executable, "-m", "pytest", "-q", "--no-header", "-p", "no:cacheprovider", "-k", chosen]
-    command += ["--tb=line", *(f"tests/kernels/triton/{name}" for name in TESTS)]
+    command += ["--tb=line", *(str(Path("tests/kernels/triton", name)) for name in TESTS)]
     if importlib.util.find_spec("xdist") is not None and not scale.rehearsal:
         command += ["-n", str(min(WORKERS, os.cpu_count() or 1))]
     said = scale.folder / "kernels.log"
@@ -77,7 +80,9 @@ def _run(command: list[str], said: Path, environment: dict[str, str], seconds: f
 
 def _so_far(lines: list[str]) -> dict[str, int]:
     """Tests that had passed and failed when time was up, of pytest's dots."""
-    dots = "".join(line.split("[")[0].strip() for line in lines if re.fullmatch(r"[.FEs]+ *(\[ *\d+%\])?", line.strip()))
+    dots = "".join(
+        line.split("[")[0].strip() for line in lines if re.fullmatch(r"[.FEs]+ *(\[ *\d+%\])?", line.strip())
+    )
     return {"stopped, passed": dots.count("."), "failed": dots.count("F") + dots.count("E")}
 
 
