@@ -10,7 +10,7 @@ import traceback
 from pathlib import Path
 
 from gpu.page import page, summary
-from gpu.proofs import NAMES, PROOFS
+from gpu.proofs import NAMES, PROOFS, estimated
 from gpu.records import Records
 from gpu.runner import run_all
 from gpu.scale import Scale
@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def _all(arguments: argparse.Namespace) -> None:
-    names = [name for name in arguments.only.split(",") if name]
+    names = [name.strip() for name in arguments.only.split(",") if name.strip()]
     if unknown := set(names) - set(NAMES):
         sys.exit(f"--only: no proof is called {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
     file = arguments.out.absolute() / f"{time.strftime('%Y-%m-%d-%H%M%S')}{'-rehearsal' * arguments.rehearse}.jsonl"
@@ -59,7 +59,7 @@ def _one(arguments: argparse.Namespace) -> None:
     proof = next(proof for proof in PROOFS if proof.name == arguments.name)
     try:
         proof.run(Scale(arguments.rehearse, arguments.folder), records)
-    except Exception as error:  # whatever it is, it is a finding: what was noted before it stays
+    except (Exception, SystemExit) as error:  # whatever it is, it is a finding: what was noted before it stays
         traceback.print_exc()
         records.note(f"broke off: {type(error).__name__}: {str(error)[:300]}", ok=False)
         sys.exit(1)
@@ -68,7 +68,7 @@ def _one(arguments: argparse.Namespace) -> None:
 def _estimate() -> None:
     for proof in PROOFS:
         print(f"{proof.name:10} {proof.estimate:5.0f} s, cap {proof.cap:3} s   {proof.shows}")
-    print(f"{'together':10} {sum(proof.estimate for proof in PROOFS):5.0f} s")
+    print(f"{'together':10} {estimated(PROOFS):5.0f} s")
 
 
 if __name__ == "__main__":

@@ -8,24 +8,44 @@ from collections.abc import Iterable, Iterator
 from gpu.proofs import PROOFS
 from gpu.records import Record, Records, spoken
 
-MOST_LINES = 60
+MOST_LINES, MOST_LETTERS = 60, 220
+ESSENTIAL = {  # proof → parts of the names of the records that a summary has before others
+    "kernels": ("products of", "tests", "self-test", "doctor"),
+    "memory": ("7b-24gb, segments g", "13b-24gb, segments g", "7b-16gb", "7b-12gb", "1b-8gb", "350m"),
+    "exact": ("kill -9", "equal bits", "8 × 1", "one order"),
+    "speed": ("ours with", "tokens per second"),
+    "floor": ("4096×11008", "4096×4096"),
+}
 
 
 def summary(records: Records) -> str:
-    """At most 60 lines: per proof how it ended, first what failed, then figures as far as there is room."""
+    """At most 60 lines: per proof how it ended, first what failed, then of every proof as many figures as there is room for."""
     found = list(records)
     ends = {record.proof: record for record in found if record.kind == "end"}
     rows = [record for record in found if record.kind == "figure"]
     heads = [
         _headline(name, ends.get(name), rows) for name in dict.fromkeys(r.proof for r in found if r.kind != "machine")
     ]
-    wrong = [f"  {r.proof}: {r}" for r in rows if r.ok is False]
-    rest = [f"  {r.proof}: {r}" for r in rows if r.ok is not False]
-    room = MOST_LINES - len(heads) - 3
-    lines = [line[:160] for line in [*wrong, *rest]]
-    cut = len(lines) - room
-    lines = lines if cut <= 0 else [*lines[: room - 1], f"  … {cut + 1} more in the records"]
-    return "\n".join(["what was shown", *heads, "", *lines])
+    room = MOST_LINES - len(heads) - 4
+    wrong = [record for record in rows if record.ok is False][: room // 2]
+    rest = _of_each([record for record in rows if record.ok is not False], room - len(wrong))
+    lines = [f"  {record.proof}: {record}"[:MOST_LETTERS] for record in (*wrong, *rest)]
+    cut = len(rows) - len(lines)
+    return "\n".join(["what was shown", *heads, "", *lines, *([f"  … {cut} more in the records"] if cut else [])])
+
+
+def _of_each(rows: list[Record], count: int) -> list[Record]:
+    """`count` records, one of each proof in turn, its essential ones first; in their old order."""
+    ranked = []
+    for name in dict.fromkeys(record.proof for record in rows):
+        parts = ESSENTIAL.get(name, ())
+        mine = [
+            (next((rank for rank, part in enumerate(parts) if part in record.what), len(parts)), at)
+            for at, record in enumerate(rows)
+            if record.proof == name
+        ]
+        ranked += [(turn, at) for turn, (_, at) in enumerate(sorted(mine))]
+    return [rows[at] for at in sorted(at for _, at in sorted(ranked)[: max(0, count)])]
 
 
 def _headline(name: str, end: Record | None, rows: Iterable[Record]) -> str:

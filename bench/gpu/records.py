@@ -42,11 +42,15 @@ class Records:
         self.add(Record(self.proof, what, ok, figures))
 
     def add(self, record: Record) -> None:
-        with self.file.open("a", encoding="utf-8") as out:
-            out.write(json.dumps(asdict(record), ensure_ascii=False) + "\n")
-            out.flush()
-            os.fsync(out.fileno())
+        """Said first: a disk that is full costs the line in the file, and no proof."""
         print(f"  {record}", flush=True)
+        try:
+            with self.file.open("a", encoding="utf-8") as out:
+                out.write(json.dumps(asdict(record), ensure_ascii=False) + "\n")
+                out.flush()
+                os.fsync(out.fileno())
+        except OSError as error:
+            print(f"  NOT written to {self.file}: {error}", flush=True)
 
     def __iter__(self) -> Iterator[Record]:
         """What is there so far; a line that was cut off is passed over."""

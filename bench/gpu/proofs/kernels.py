@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from gpu.records import Records
 from gpu.scale import Scale
+from gpu.shapes import EPS, compared
 
 ROOT = Path(__file__).parents[3]
 TESTS = ("test_product.py", "test_adam.py", "test_lift.py", "test_quantize.py")
 REHEARSED = "card and (bf16_is_rounded_once or accumulator)"  # few, through the interpreter
 WORKERS = 8  # compile at the same time
+RESERVE = 6.0  # seconds that are left to tell what the tests had found, when they take too long
 COUNTS = re.compile(r"(\d+) (passed|failed|errors?|skipped)")
 
 
@@ -26,7 +30,10 @@ def prove(scale: Scale, records: Records) -> None:
         records.note("left out in a rehearsal: the self-test of the card's kernels")
     else:
         _selftest(records)
-    _against_float64(scale, records)
+    with ThreadPoolExecutor(1) as beside:
+        tests = beside.submit(_against_float64, scale, records)
+        _real_shapes(scale, records)
+        tests.result()
 
 
 def _doctor(scale: Scale, records: Records) -> None:
@@ -46,16 +53,54 @@ def _selftest(records: Records) -> None:
 def _against_float64(scale: Scale, records: Records) -> None:
     errors, chosen = scale.folder / "kernel-errors.jsonl", REHEARSED if scale.rehearsal else "card"
     command = [sys.executable, "-m", "pytest", "-q", "--no-header", "-p", "no:cacheprovider", "-k", chosen]
-    command += ["--tb=line", *(f"tests/kernels/triton/{name}" for name in TESTS)]
+    command += ["--tb=line", *(str(Path("tests/kernels/triton", name)) for name in TESTS)]
     if importlib.util.find_spec("xdist") is not None and not scale.rehearsal:
         command += ["-n", str(min(WORKERS, os.cpu_count() or 1))]
-    environment = scale.environment(GALORE_KERNEL_ERRORS=str(errors))
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    counts = {name: int(number) for number, name in COUNTS.findall(done.stdout.strip().splitlines()[-1])}
-    records.note("kernels against float64: tests", ok=done.returncode == 0, **counts)
-    for line in [line for line in done.stdout.splitlines() if line.startswith(("/", "E ", "FAILED"))][:12]:
+    said = scale.folder / "kernels.log"
+    code, lines = _run(command, said, scale.environment(GALORE_KERNEL_ERRORS=str(errors)), scale.left - RESERVE)
+    counts = {name: int(number) for number, name in COUNTS.findall(lines[-1])} if code is not None else _so_far(lines)
+    records.note("kernels against float64: tests", ok=code == 0, **(counts or {"said": " | ".join(lines[-3:])[-300:]}))
+    for line in [line for line in lines if line.startswith(("/", "E ", "FAILED"))][:12]:
         records.note(line[:240], ok=False)
     _largest(errors, records)
+
+
+def _run(command: list[str], said: Path, environment: dict[str, str], seconds: float) -> tuple[int | None, list[str]]:
+    """Exit code, None where it had not ended after `seconds`, and the lines of its output; workers may hold no pipe open."""
+    with said.open("w") as log:
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            code = process.wait(timeout=None if math.isinf(seconds) else max(1.0, seconds))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            code = None
+    return code, said.read_text(errors="replace").strip().splitlines() or [""]
+
+
+def _so_far(lines: list[str]) -> dict[str, int]:
+    """Tests that had passed and failed when time was up, of pytest's dots."""
+    dots = "".join(
+        line.split("[")[0].strip() for line in lines if re.fullmatch(r"[.FEs]+ *(\[ *\d+%\])?", line.strip())
+    )
+    return {"stopped, passed": dots.count("."), "failed": dots.count("F") + dots.count("E")}
+
+
+def _real_shapes(scale: Scale, records: Records) -> None:
+    """One record of all, and one of each that is not as near as torch."""
+    found = list(compared(scale))
+    worst = max(found, key=lambda each: each.ours / (each.torch + EPS))
+    records.note(
+        "products of LLaMA-7B's shapes, with the tiles of training, as near to float64 as torch",
+        ok=all(each.held for each in found),
+        products=len(found),
+        worst=worst.what,
+        ours=worst.ours,
+        torch=worst.torch,
+    )
+    for each in found:
+        if not each.held:
+            records.note(each.what, ok=False, ours=each.ours, torch=each.torch)
 
 
 def _largest(file: Path, records: Records) -> None:

@@ -18,6 +18,7 @@ GAP = 2  # steps between refreshes, staggered over the matrices
 STEPS = 8  # of the whole run, so that no more than two checkpoints of 19 GB ever lie beside each other
 ENDLESS = 100_000  # tiny ones, of which many are done before one looks
 PATIENCE = 600.0
+RESERVE = 4.0  # seconds before this proof is stopped, in which it still tells what it has seen
 
 
 def prove(scale: Scale, records: Records) -> None:
@@ -32,9 +33,14 @@ def prove(scale: Scale, records: Records) -> None:
         train__save_steps=SAVED,
         optim__update_proj_gap=GAP,
         optim__warmup_ratio=0,
+        optim__learning_rate=0.001,  # a fifth of the recipe's, which is meant for a warm-up of thousands of steps
     )
     command = scale.command("train", RECIPE, *settings, "--output-dir", str(out), limit=room)
-    first = _killed_after(KILLED, command, out, scale)
+    try:
+        first = _killed_after(KILLED, command, out, scale)
+    except RuntimeError:
+        _tell(_rows(out), records, room)
+        raise
     _tell(first, records, room)
     saved = sorted(path.name for path in (out / "checkpoints").glob("step-*"))
     records.note("killed with -9 after a checkpoint", ok=bool(saved), checkpoints=", ".join(saved))
@@ -51,13 +57,18 @@ def _killed_after(count: int, command: list[str], out: Path, scale: Scale) -> li
         process = subprocess.Popen(command, stdout=log, stderr=log, env=scale.environment())
     resumes, started = _events(out, "resumed after"), time.monotonic()
     rows: list[dict[str, Any]] = []
-    while process.poll() is None and len(rows) < count and time.monotonic() - started < PATIENCE:
+    patience = min(PATIENCE, scale.left - RESERVE)
+    while process.poll() is None and len(rows) < count and time.monotonic() - started < patience:
         time.sleep(0.1)
         begun = "--resume" not in command or _events(out, "resumed after") > resumes
         rows = _rows(out) if begun else []
     alive = process.poll() is None
     process.kill()
     process.wait()
+    if alive and len(rows) < count:
+        raise RuntimeError(
+            f"{len(rows)} of {count} steps after {time.monotonic() - started:.0f} s: {said.read_text().strip()[-600:]}"
+        )
     if not alive:
         raise RuntimeError(f"it ended by itself, exit code {process.returncode}: {said.read_text().strip()[-1500:]}")
     return _rows(out)
@@ -89,6 +100,9 @@ def _repeated(first: list[dict[str, Any]], again: list[dict[str, Any]], records:
 
 
 def _tell(rows: list[dict[str, Any]], records: Records, room: int) -> None:
+    if not rows:
+        records.note("LLaMA-7B: not a single step was recorded", ok=False)
+        return
     losses, seconds = ([row[key] for row in rows] for key in ("loss_nats", "step_seconds"))
     shown = rows[: KILLED + RESUMED]
     records.note(
