@@ -19,6 +19,7 @@ from galore.trainer.checkpoint import newest_verified
 from galore.trainer.errors import UserError
 from galore.trainer.evaluation import evaluate_stored
 from galore.trainer.export import export
+from galore.trainer.format import size
 from galore.trainer.generate import sample
 from galore.trainer.memory.cards import card
 from galore.trainer.memory.compare import compare
@@ -30,6 +31,7 @@ from galore.trainer.rundir import RunDir
 from galore.trainer.runmodel import load_run_model
 from galore.trainer.scoring import TaskResult
 
+ROOT = Path(__file__).parents[2]
 METHODS = ["roberta-glue-galore-r4", "roberta-glue-lora-r8", "roberta-glue-full"]
 
 
@@ -199,6 +201,17 @@ def test_galore_of_rank_4_holds_no_more_than_lora_of_rank_4(roberta_base: Path) 
     ]
     states = [sum(each.get(name, 0) for name in ("optimizer_states", "projectors")) for each in peaks]
     assert states[0] <= states[1]
+
+
+def test_the_documentation_has_these_figures(roberta_base: Path) -> None:
+    rank_4 = held(roberta_base, "roberta-glue-galore-r4")
+    adapters = held(roberta_base, "roberta-glue-lora-r8", "optim.rank=4")
+    full = held(roberta_base, "roberta-glue-full")
+    docs, readme = ((ROOT / name).read_text() for name in ("docs/glue.md", "README.md"))
+    for label, (weights, states, _) in {"GaLore, rank 4": rank_4, "LoRA, rank 4": adapters, "AdamW": full}.items():
+        assert f"| {label} | {size(states)} | {size(weights + states)} |" in docs
+    said = f"rank 4 keeps {size(rank_4[1])} of states and projectors for all of roberta-base, LoRA of rank 4 keeps {size(adapters[1])}"
+    assert f"{said}, AdamW {size(full[1])}" in " ".join(readme.split())
 
 
 def test_the_papers_megabytes_in_kind(roberta_base: Path) -> None:
