@@ -172,6 +172,11 @@ class Runs:
         return self.galore(self.words(path, method, resume=True), **how)
 
 
+def nothing_there(ended: Ended) -> bool:
+    """Whether a resumption found that the run had not begun when it was stopped."""
+    return ended.code == 2 and any(reason in ended.said for reason in ("holds no run", "there is no such directory"))
+
+
 def must(ended: Ended, code: int) -> None:
     """Raise RuntimeError unless what no trial is about went as it should."""
     if ended.code != code:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from prove.runs import METHODS, Runs, different, outcome
+from prove.runs import METHODS, Runs, different, nothing_there, outcome
 from prove.shim import Fault, How, Operation, distinct, operations
 from prove.trials import Trials
 
@@ -80,7 +80,7 @@ def _try(trials: Trials, runs: Runs, kill: Kill, expected: Any) -> None:
         again = runs.finished(run, kill.method, fault=kill.again, watch=[run])
         trials.check("is killed again or ends", again.code in (0, -9), f"{kill}: {again}")
     resumed = runs.finished(run, kill.method)
-    if resumed.code == 2 and "holds no run" in resumed.said:  # it was killed before there was one
+    if nothing_there(resumed):  # it was killed before there was one
         resumed = runs.galore(runs.words(run, kill.method))
     wrong = f"{resumed}" if resumed.code else different(expected, outcome(run))
     trials.check("same bits, rows and names", wrong is None, f"{wrong}; {kill}")

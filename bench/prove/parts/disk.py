@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from galore.trainer.checkpoint import newest_verified
 from prove.child import Ended
-from prove.runs import KEPT_ROWS, Runs, digests, outcome
+from prove.runs import KEPT_ROWS, Runs, digests, nothing_there, outcome
 from prove.shim import Fault, How, Operation, Which, distinct, operations
 from prove.trials import Trials
 from prove.verbs import VOLATILE, Verb, verbs
@@ -92,7 +92,7 @@ def _try(trials: Trials, runs: Runs, case: Case, whole: Whole) -> None:
     if ended.code == 0 and not verb.run:
         return
     again = runs.galore(verb.again(here))
-    if again.code == 2 and "holds no run" in again.said:  # it failed before there was one
+    if nothing_there(again):  # it failed before there was one
         again = runs.galore(verb.words(here))
     wrong = f"{again}" if again.code or again.bug else _other(whole, _whole(here, verb))
     trials.check(f"{verb.name}: gone on with", wrong is None, f"{wrong}; {case}")

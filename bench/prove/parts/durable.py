@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from prove.powercut import Disk, cut
-from prove.runs import Runs, different, outcome
+from prove.runs import Runs, different, nothing_there, outcome
 from prove.shim import Fault, How, Operation, operations
 from prove.trials import Trials
 from prove.verbs import Verb, verbs
@@ -76,7 +76,7 @@ def _cut(trials: Trials, runs: Runs, fault: Fault) -> None:
         ended = runs.galore(["eval", run, "--max-tokens", "64"])
         trials.check("eval after a power cut", ended.code == 0 and not ended.bug, f"{fault}, emptied {lost}: {ended}")
     ended = runs.finished(run)
-    if ended.code == 2 and "holds no run" in ended.said:
+    if nothing_there(ended):
         ended = runs.galore(runs.words(run))
     wrong = f"{ended}" if ended.code else different(outcome(trials.folder / "done"), outcome(run))
     trials.check("resumed after a power cut", wrong is None, f"{wrong}; {fault}, emptied {lost}")
