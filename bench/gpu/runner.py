@@ -28,12 +28,12 @@ def run_all(proofs: Sequence[Proof], scale: Scale, file: Path, budget: float) ->
     """Carry out `proofs`; returns whether every one came to its end and nothing promised failed."""
     ends = time.monotonic() + budget
     records = Records(file)
-    described, wrong = _surroundings()
-    records.add(Record("machine", "rehearsal" if scale.rehearsal else "card", figures=described, kind="machine"))
-    for line in () if scale.rehearsal else wrong:
-        records.add(Record("machine", line, ok=False))
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    signal.signal(signal.SIGTERM, _interrupted)
     try:
+        described, wrong = _surroundings()
+        records.add(Record("machine", "rehearsal" if scale.rehearsal else "card", figures=described, kind="machine"))
+        for line in () if scale.rehearsal else wrong:
+            records.add(Record("machine", line, ok=False))
         for group in groups(proofs):
             left = ends - time.monotonic()
             if left < LEAST:
@@ -44,6 +44,11 @@ def run_all(proofs: Sequence[Proof], scale: Scale, file: Path, budget: float) ->
     except KeyboardInterrupt:
         records.add(Record("runner", "interrupted: the rest is left out", ok=False))
     return all(record.ok is not False for record in records)
+
+
+def _interrupted(*_: object) -> None:
+    """As Ctrl-C does, which a shell lets a process in its background ignore."""
+    raise KeyboardInterrupt
 
 
 def _surroundings() -> tuple[dict[str, Any], list[str]]:
