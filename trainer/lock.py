@@ -82,7 +82,7 @@ def awaited(path: Path, wait: Callable[[], object] = lambda: None) -> Iterator[N
     Raises:
         UserError: it cannot be locked here.
     """
-    with path.open("a") as file:
+    with path.open("ab+", buffering=0) as file:  # a pipe in its place, opened for both ways, is not waited for
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -73,8 +73,10 @@ class Ended:
         return self.code == UNCAUGHT or any(sign in self.said for sign in BUG)
 
     def __str__(self) -> str:
+        """Of one that hung first where it stood, of another its last words."""
         how = "hung" if self.hung else f"exit {self.code}"
-        return f"{how}: {' '.join(self.said.split())[-600:]}"
+        said = " ".join(self.said.split())
+        return f"{how}: {said[:600] if self.hung else said[-600:]}"
 
 
 @dataclass

@@ -93,7 +93,7 @@ def _damage_one(
     trials: Trials, whole: Path, name: str, kind: Kind, asks: dict[str, Callable[[], str]], expected: dict[str, Ended]
 ) -> None:
     file = trials.fresh("here", like=whole) / name
-    how = damage(file, trials.rng)
+    how = damage(file, trials.rng, exchange=kind.answer != SAME)
     got = _ask(trials, kind.reader, asks)
     wrong = judge(kind.answer, expected[kind.reader], got)
     trials.check(f"damaged {_place(name)}", wrong is None, f"{wrong}: {name}, {how}: {got}")
@@ -121,12 +121,14 @@ def _place(name: str) -> str:
     return re.sub(r"[0-9a-f]{32}|\d{8}", "…", name)
 
 
-def damage(path: Path, rng: random.Random) -> str:
-    """Do something to the file; returns what."""
+def damage(path: Path, rng: random.Random, exchange: bool = True) -> str:
+    """Do something to the file, `exchange` it with its neighbour perhaps; returns what."""
     data = bytearray(path.read_bytes())
     others = sorted(each for each in path.parent.iterdir() if each.is_file() and each != path)
     kinds = ["flip"] * 8 + ["flip in the head", "truncated", "truncated", "empty", "longer", "a hole"]
-    how = rng.choice([*kinds, "deleted", "a link", "a folder", "a pipe", *(["exchanged"] * bool(others))])
+    how = rng.choice(
+        [*kinds, "deleted", "a link", "a folder", "a pipe", *(["exchanged"] * (exchange and bool(others)))]
+    )
     if how in ("deleted", "a link", "a folder", "a pipe"):
         path.unlink()
         if how == "a link":

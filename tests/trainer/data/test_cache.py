@@ -14,6 +14,7 @@ from galore.trainer.data.batch import Progress, silent
 from galore.trainer.data.cache import cache_root, entry, fingerprint
 from galore.trainer.durable import Written
 from galore.trainer.errors import RunFailed, UserError
+from galore.trainer.lock import awaited
 
 
 def write_once(folder: Path) -> dict[str, Written]:
@@ -224,3 +225,15 @@ def test_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_fingerprints_name_values() -> None:
     assert fingerprint({"a": 1, "b": [2]}) == fingerprint({"b": [2], "a": 1})
     assert fingerprint({"a": 1}) != fingerprint({"a": 2})
+
+
+def test_a_pipe_in_the_place_of_a_lock_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "entry.lock")
+    before = signal.signal(signal.SIGALRM, lambda *_: pytest.fail("it waits"))
+    signal.alarm(10)
+    try:
+        with awaited(tmp_path / "entry.lock"):
+            pass
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)

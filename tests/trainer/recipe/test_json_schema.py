@@ -71,3 +71,19 @@ def test_the_end_that_was_passed_is_told(override: str, expected: str) -> None:
 
 def test_every_field_is_described() -> None:
     assert [path for path, field in fields().items() if not field.description] == []
+
+
+def without_an_end(schema: Any) -> list[dict[str, Any]]:
+    """Parts of a schema that are numbers of any size."""
+    if isinstance(schema, list):
+        return [found for part in schema for found in without_an_end(part)]
+    if not isinstance(schema, dict):
+        return []
+    number = schema.get("type") in ("integer", "number")
+    ends = schema.keys() & {"maximum", "exclusiveMaximum", "enum", "const"}
+    return ([schema] if number and not ends else []) + without_an_end(list(schema.values()))
+
+
+def test_no_number_is_without_an_end() -> None:
+    assert not without_an_end(file_schema())
+    assert without_an_end({"properties": {"steps": {"anyOf": [{"type": "integer"}, {"type": "null"}]}}})
