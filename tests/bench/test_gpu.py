@@ -19,6 +19,7 @@ from gpu.proofs import PROOFS, estimated, exact, floor, kernels, memory, offload
 from gpu.records import Record, Records
 from gpu.scale import GIB, TINY, Outcome, Scale
 
+from galore.kernels.host import expandable_segments
 from galore.trainer.optim import GaLoreAdamW
 
 LEFT_OUT = ["floor", "offload", "fixed"]
@@ -292,6 +293,19 @@ def test_memory_a_prediction_that_breaks_off_costs_no_measurement(records) -> No
     awaited, measured = SimpleNamespace(result=lambda: {"failed": "KeyError"}), {"allocated": 2**30, "total": 0}
     memory._compare(memory.Row("demo", "growing"), awaited, measured, records)
     assert [(record.ok, record.figures) for record in records] == [(False, {"allocated_gib": 1.0})]
+
+
+@pytest.mark.parametrize("segments", [memory.GROWING, memory.FIXED])
+def test_memory_is_predicted_with_the_segments_it_is_measured_with(monkeypatch, segments: str) -> None:
+    monkeypatch.delenv("PYTORCH_ALLOC_CONF", raising=False)
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "")
+    monkeypatch.setattr(memory, "_loaded", lambda *_: expandable_segments(True))
+    monkeypatch.setattr(
+        "galore.trainer.memory.predict.predict", lambda loaded, _: SimpleNamespace(requested=lambda: [loaded])
+    )
+    monkeypatch.setattr("galore.trainer.memory.profile.phases", lambda _: {})
+    (found,) = memory.predict({"recipes": ["demo"], "card": None, "segments": segments})
+    assert found["allocated"] is (segments == memory.GROWING)
 
 
 def test_memory_every_recipe_is_limited_as_its_card_is() -> None:

@@ -56,7 +56,9 @@ def compare_all(segments: str, scale: Scale, records: Records) -> None:
         raise RuntimeError(f"the card cannot be asked: {card['failed']}")
     small, large = [row for row in wanted if row.named is None], [row for row in wanted if row.named]
     with ThreadPoolExecutor(PREDICTORS) as pool, ThreadPoolExecutor(MEASURED) as several:
-        predicted = {row.recipe: pool.submit(_child, "predict", [row.recipe], card, scale) for row in wanted}
+        predicted = {
+            row.recipe: pool.submit(_child, "predict", [row.recipe], card, scale, segments=segments) for row in wanted
+        }
 
         def compare(group: list[Row], alone: bool) -> None:
             for row, found in zip(group, _measure(group, card, scale, alone), strict=True):
@@ -141,6 +143,8 @@ def _loaded(name: str, order: dict[str, Any]) -> Any:
 
 def predict(order: dict[str, Any]) -> list[dict[str, Any]]:
     """Upper bounds in bytes for the card of `order`, None being the CPU."""
+    _set_segments(order)
+
     from galore.trainer.memory.cards import Card
     from galore.trainer.memory.plan import profile_on
     from galore.trainer.memory.predict import predict as traced
@@ -170,8 +174,7 @@ def measure(order: dict[str, Any]) -> list[dict[str, Any]]:
     """Bytes of real steps of every recipe of `order`."""
     import time
 
-    growing = order["segments"] == GROWING
-    os.environ["PYTORCH_CUDA_ALLOC_CONF"] = f"expandable_segments:{growing}"
+    _set_segments(order)
 
     import torch
 
@@ -196,6 +199,11 @@ def measure(order: dict[str, Any]) -> list[dict[str, Any]]:
         found.append(mine | {"seconds": round(time.perf_counter() - started, 1), "left_over": left_over})
         del measured
     return found
+
+
+def _set_segments(order: dict[str, Any]) -> None:
+    """For torch, before it comes, and for a prediction, which is of what the environment says."""
+    os.environ["PYTORCH_CUDA_ALLOC_CONF"] = f"expandable_segments:{order['segments'] == GROWING}"
 
 
 def _as_if_new(device: Any) -> int:
