@@ -48,7 +48,16 @@ def _steps(parameters: float, tokens: float, recomputed: bool = True) -> float:
 
 
 PROOFS = (
-    Proof("kernels", "doctor, self-test, every kernel against float64 on this card", 110, 3, other=42),
+    Proof("kernels", "doctor, self-test, every kernel against float64 on this card", 110, 3, other=42, beside=True),
+    Proof("exact", "1×8 = 8×1, kill -9 and resume, a NaN step, bit by bit", 95, 5, other=10, beside=True),
+    Proof(
+        "shortage",
+        "out of memory on purpose: message, saved state, advice that then fits",
+        90,
+        3,
+        other=30,
+        beside=True,
+    ),
     Proof(
         "training",
         "LLaMA-7B inside 23.5 GiB trains, is killed with -9 after a checkpoint, and goes on",
@@ -65,15 +74,6 @@ PROOFS = (
         4,
         flops=_steps(3 * B7 + B13, 3 * 8192) + _steps(B1, 3 * 8192),
         other=60,
-    ),
-    Proof("exact", "1×8 = 8×1, kill -9 and resume, a NaN step, bit by bit", 95, 5, other=10, beside=True),
-    Proof(
-        "shortage",
-        "out of memory on purpose: message, saved state, advice that then fits",
-        90,
-        3,
-        other=30,
-        beside=True,
     ),
     Proof(
         "speed",
