@@ -139,7 +139,10 @@ def _of_run(run: RunDir, device: str) -> StoredModel:
     checkpoint, skipped = newest_verified(run.checkpoints)
     if checkpoint is None:
         reasons = "".join(f"; {line}" for line in told(skipped))
-        raise UserError(f"holds no good checkpoint yet{reasons}", where=str(run.root), fix="train on with --resume")
+        if reasons:
+            fix = "restore them from a copy, or train anew in another --output-dir: --resume takes none of them"
+            raise UserError(f"holds no good checkpoint{reasons}", where=str(run.root), fix=fix)
+        raise UserError("holds no checkpoint yet", where=str(run.root), fix="train on with --resume")
     identity.require_same_recipe(checkpoint.state, recipe, run.root)
     identity.require_same_files(checkpoint.state, run.root)
     tokenizer = load_tokenizer(str(run.tokenizer))
