@@ -61,7 +61,8 @@ def evaluate_stored(
     _check_data(data, stored, recipe)
     how = {"mode": mode or recipe.eval.mode, "max_tokens": max_tokens or recipe.eval.max_tokens}
     asked = recipe.model_copy(update={"eval": recipe.eval.model_copy(update=how)})
-    return Scored(score_held_out(stored.model, data, asked), stored.origin, stored.step, stored.skipped, data.notes)
+    notes = (*data.notes, *_other_data(data, stored, recipe))
+    return Scored(score_held_out(stored.model, data, asked), stored.origin, stored.step, stored.skipped, notes)
 
 
 def _recipe(stored: StoredModel, loaded: LoadedRecipe | None) -> tuple[Recipe, Path]:
@@ -112,3 +113,13 @@ def _check_data(data: Data, stored: StoredModel, recipe: Recipe) -> None:
             fix="restore the corpus, or name a recipe whose held-out text to score with --recipe",
         )
     check_capacity(stored.model.config, len(stored.tokenizer), recipe.data.max_length)
+
+
+def _other_data(data: Data, stored: StoredModel, recipe: Recipe) -> list[str]:
+    """A note where the recipe of the run no longer gives the data that it was trained on."""
+    if recipe != stored.recipe or stored.data is None or data.position().get("fingerprint") == stored.data:
+        return []
+    return [
+        "the held-out text is not the run's own: its files have changed since, or it is of a galore that made other "
+        "tokens of the same text"
+    ]

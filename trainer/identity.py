@@ -102,7 +102,7 @@ def keep(folder: Path, parts: Sequence[Saved], trained: Files, tell: Callable[[s
     private = temporary(folder)
     private.mkdir()
     files = save_pretrained(private, *parts)
-    if folder.is_dir() and synced(folder) == files:
+    if not own and folder.is_dir() and synced(folder) == files:
         remove(private)
     else:
         replace_folder(folder, private)

@@ -42,6 +42,7 @@ class StoredModel:
         origin: the checkpoint's path, or the folder or hub name.
         step: optimizer steps behind the weights, `recipe`: what trained them; None for a model that is no run.
         skipped: damaged or unfinished checkpoints that were passed over.
+        data: fingerprint of the data it was trained on.
     """
 
     model: PreTrainedModel
@@ -51,6 +52,7 @@ class StoredModel:
     recipe: Recipe | None = None
     step: int | None = None
     skipped: tuple[Skipped, ...] = ()
+    data: str | None = None
 
 
 def load_run_model(path: str, device: str = "cpu") -> StoredModel:
@@ -139,13 +141,17 @@ def _of_run(run: RunDir, device: str) -> StoredModel:
     checkpoint, skipped = newest_verified(run.checkpoints)
     if checkpoint is None:
         reasons = "".join(f"; {line}" for line in told(skipped))
-        raise UserError(f"holds no good checkpoint yet{reasons}", where=str(run.root), fix="train on with --resume")
+        if reasons:
+            fix = "restore them from a copy, or train anew in another --output-dir: --resume takes none of them"
+            raise UserError(f"holds no good checkpoint{reasons}", where=str(run.root), fix=fix)
+        raise UserError("holds no checkpoint yet", where=str(run.root), fix="train on with --resume")
     identity.require_same_recipe(checkpoint.state, recipe, run.root)
     identity.require_same_files(checkpoint.state, run.root)
     tokenizer = load_tokenizer(str(run.tokenizer))
     model = _with_weights(run, recipe, checkpoint, device)
     check_capacity(model.config, len(tokenizer), max_length=1)
-    return StoredModel(model, tokenizer, str(checkpoint.path), run, recipe, checkpoint.step, tuple(skipped))
+    data = checkpoint.state.get("position", {}).get("fingerprint")
+    return StoredModel(model, tokenizer, str(checkpoint.path), run, recipe, checkpoint.step, tuple(skipped), data)
 
 
 def _with_weights(run: RunDir, recipe: Recipe, checkpoint: Checkpoint, device: str) -> PreTrainedModel:

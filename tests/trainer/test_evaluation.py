@@ -19,7 +19,7 @@ from galore.trainer.recipe.dump import dump_recipe
 from galore.trainer.recipe.load import LoadedRecipe
 from galore.trainer.recipe.schema import Recipe
 from galore.trainer.rundir import RunDir
-from galore.trainer.runmodel import save_model_files
+from galore.trainer.runmodel import load_run_model, save_model_files
 from galore.trainer.state import model_tensors
 
 
@@ -77,6 +77,17 @@ def test_a_run_is_scored_on_its_own_held_out_text(run: RunDir, loaded: LoadedRec
     assert scored.step == 7
     assert scored.origin.endswith("step-00000007")
     assert evaluate_stored(str(run.root), mode="paper").result.loss_nats == expected(loaded, "paper")
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_held_out_text_that_is_not_the_runs_own_is_told(run: RunDir, loaded: LoadedRecipe, changed: bool) -> None:
+    position = {"fingerprint": "another"} if changed else prepare_data(loaded.recipe, loaded.base_dir).position()
+    tensors = load_run_model(str(run.root)).model.state_dict()
+    checkpoint.save(run.checkpoints, 8, {"model": tensors}, {"position": position}, keep=2)
+    notes = evaluate_stored(str(run.root)).notes
+    assert any("not the run's own" in note for note in notes) == changed
+    other = LoadedRecipe(recipe(loaded.base_dir, seed=1), loaded.origin, loaded.base_dir, loaded.text)
+    assert not any("not the run's own" in note for note in evaluate_stored(str(run.root), other).notes)
 
 
 def test_max_tokens_bounds_what_is_scored(run: RunDir) -> None:

@@ -190,9 +190,19 @@ def test_a_damaged_checkpoint_is_passed_over_and_the_step_says_so(tmp_path: Path
 def test_a_run_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
     make_run(tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints")
-    with pytest.raises(UserError, match="no good checkpoint"):
+    with pytest.raises(UserError, match="no checkpoint yet") as refused:
         export(str(tmp_path / "run"), tmp_path / "out")
+    assert refused.value.fix == "train on with --resume"
     assert not (tmp_path / "out").exists()
+
+
+def test_where_every_checkpoint_is_damaged_nobody_is_sent_to_resume(tmp_path: Path) -> None:
+    make_run(tmp_path / "run")
+    for file in (tmp_path / "run" / "checkpoints").glob("*/model.safetensors"):
+        file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(UserError, match=r"no good checkpoint; skipped .*; skipped ") as refused:
+        load_run_model(str(tmp_path / "run"))
+    assert "restore them" in str(refused.value.fix)
 
 
 def test_a_run_is_whole_without_the_model_it_started_from(tmp_path: Path) -> None:

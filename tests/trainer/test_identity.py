@@ -51,8 +51,13 @@ def test_a_folder_that_is_the_same_is_not_touched(folder: Path) -> None:
     assert [path.name for path in folder.parent.iterdir()] == ["model"]
 
 
+def _pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
 @pytest.mark.parametrize(
-    "harm", [Path.unlink, lambda path: path.write_text("two"), lambda path: path.with_name("z").touch()]
+    "harm", [Path.unlink, lambda path: path.write_text("two"), lambda path: path.with_name("z").touch(), _pipe]
 )
 def test_a_folder_that_is_another_is_told_and_written_anew(folder: Path, harm: Callable[[Path], object]) -> None:
     told: list[str] = []

@@ -12,7 +12,7 @@ from galore.trainer.data.extras import refuse_missing
 from galore.trainer.errors import UserError
 from galore.trainer.reading import NotReadable, is_there, require_regular, user_path
 
-Format = Literal["txt", "jsonl", "parquet", "verses"]
+Format = Literal["txt", "jsonl", "parquet", "arrow", "verses"]
 
 FORMAT_OF_SUFFIX: dict[str, Format] = {
     ".txt": "txt",
@@ -21,11 +21,12 @@ FORMAT_OF_SUFFIX: dict[str, Format] = {
     ".ndjson": "jsonl",
     ".json": "jsonl",
     ".parquet": "parquet",
+    ".arrow": "arrow",
 }
-COLUMNS: tuple[Format, ...] = (
-    "jsonl",
-    "parquet",
-)  # beside files of these in a folder, a txt file is a license or a note
+# beside files of these in a folder, a txt file is a license or a note
+COLUMNS: tuple[Format, ...] = ("jsonl", "parquet", "arrow")
+# beside the rows that `save_to_disk` of datasets writes, they describe them
+DESCRIPTIONS = ("dataset_dict.json", "dataset_info.json", "state.json")
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,8 @@ def find_files(paths: str | list[str], base_dir: Path, format: str, key: str) ->
             found.setdefault(file.path.resolve(), file)
     if not found:
         raise UserError("is an empty list", where=key, fix="name at least one file, folder or glob")
-    if any(file.format == "parquet" for file in found.values()):
-        refuse_missing("pyarrow", "a parquet file", key)
+    if any(file.format in ("parquet", "arrow") for file in found.values()):
+        refuse_missing("pyarrow", "a parquet or Arrow file", key)
     return tuple(found.values())
 
 
@@ -74,6 +75,8 @@ def _expand(pattern: str, base_dir: Path, format: str, key: str) -> list[DataFil
     path = base_dir / user_path(pattern)
     if path.is_dir():
         files = [file for file in _in_folder(path) if format in ("auto", file.format)]
+        if any(file.format == "arrow" for file in files):
+            files = [file for file in files if not _beside_arrow(file.path.name)]
         if format == "auto" and any(file.format in COLUMNS for file in files):
             files = [file for file in files if file.format in COLUMNS]
     elif is_there(path):
@@ -100,6 +103,11 @@ def _require_regular(path: Path, key: str) -> None:
 def _in_folder(folder: Path) -> Iterator[DataFile]:
     named = ((path, format_of(path)) for path in _visible(folder))
     yield from (DataFile(path, name) for path, name in named if name is not None)
+
+
+def _beside_arrow(name: str) -> bool:
+    """Whether datasets wrote it beside the rows: what describes them, or what `map` made of them."""
+    return name in DESCRIPTIONS or (name.startswith("cache-") and name.endswith(".arrow"))
 
 
 def _visible(folder: Path) -> Iterator[Path]:

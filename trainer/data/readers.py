@@ -1,10 +1,11 @@
-"""Rows of txt, jsonl and parquet files: text, or the reason there is none."""
+"""Rows of txt, jsonl, parquet and Arrow files: text, or the reason there is none."""
 
 from __future__ import annotations
 
 import itertools
 import json
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from galore.trainer.errors import UserError
 from galore.trainer.printable import listed
 from galore.trainer.recipe.schema import DataSection
 
-PARQUET_BATCH_ROWS = 256
+BATCH_ROWS = 256
 
 
 class Row(NamedTuple):
@@ -105,20 +106,49 @@ def parse_json(line: bytes) -> Any:
 
 def read_parquet(stream: ByteStream, section: DataSection) -> Iterator[Row]:
     """The column `text_field` of a parquet file, read as bytes: the format does not promise UTF-8. Or its conversations."""
-    arrow, parquet = require("pyarrow"), require("pyarrow.parquet")
-    with stream.seekable() as file:
-        try:
-            table = parquet.ParquetFile(file)
-            size = file.seek(0, 2)
-            done, total = 0, table.metadata.num_rows
-            parts = _conversations(table, section) if section.instruct else _columns(arrow, table, section.text_field)
-            for texts in parts:
-                for offset, text in enumerate(texts):
-                    yield Row(done + offset + 1, text, size * (done + offset + 1) // total)
-                done += len(texts)
-        except arrow.ArrowException as error:
-            name = str(getattr(stream.raw, "name", ""))
-            raise UserError(f"not a readable parquet file ({error})", where=name) from error
+    parquet = require("pyarrow.parquet")
+    with stream.seekable() as file, _readable(stream, "parquet"):
+        table = parquet.ParquetFile(file)
+        size, total = file.seek(0, 2), table.metadata.num_rows
+        for number, text in enumerate(_texts(table, section), start=1):
+            yield Row(number, text, size * number // total)
+
+
+def read_arrow(stream: ByteStream, section: DataSection) -> Iterator[Row]:
+    """The same of a stream of Arrow record batches, which is what `save_to_disk` of datasets writes."""
+    arrow = require("pyarrow")
+    with _readable(stream, "Arrow"):
+        table = _Batches(arrow.ipc.open_stream(stream.plain))
+        for number, text in enumerate(_texts(table, section), start=1):
+            yield Row(number, text, stream.consumed())
+
+
+class _Batches:
+    """A stream of record batches with what is used here of a parquet file."""
+
+    def __init__(self, reader: Any) -> None:
+        self._reader = reader
+        self.schema_arrow = reader.schema
+
+    def iter_batches(self, batch_size: int, columns: list[str]) -> Iterator[Any]:
+        """The columns of all rows, so many rows at a time."""
+        for batch in self._reader:
+            for start in range(0, batch.num_rows, batch_size):
+                yield batch.slice(start, batch_size).select(columns)
+
+
+@contextmanager
+def _readable(stream: ByteStream, kind: str) -> Iterator[None]:
+    try:
+        yield
+    except require("pyarrow").ArrowException as error:
+        name = str(getattr(stream.raw, "name", ""))
+        raise UserError(f"not a readable {kind} file ({error})", where=name) from error
+
+
+def _texts(table: Any, section: DataSection) -> Iterator[str | BadRow]:
+    parts = _conversations(table, section) if section.instruct else _columns(table, section.text_field)
+    return itertools.chain.from_iterable(parts)
 
 
 def _conversations(table: Any, section: DataSection) -> Iterator[list[str | BadRow]]:
@@ -132,7 +162,7 @@ def _conversations(table: Any, section: DataSection) -> Iterator[list[str | BadR
     if twice := _named_twice(names, fields):
         yield from _all_bad(table, twice)
         return
-    for batch in table.iter_batches(batch_size=PARQUET_BATCH_ROWS, columns=fields):
+    for batch in table.iter_batches(batch_size=BATCH_ROWS, columns=fields):
         yield [attempt(partial(_conversation, batch, index, section)) for index in range(batch.num_rows)]
 
 
@@ -150,16 +180,17 @@ def _conversation(batch: Any, index: int, section: DataSection) -> str:
 
 
 def _all_bad(table: Any, fault: BadRow) -> Iterator[list[str | BadRow]]:
-    for start in range(0, table.metadata.num_rows, PARQUET_BATCH_ROWS):
-        yield [fault] * min(PARQUET_BATCH_ROWS, table.metadata.num_rows - start)
+    for batch in table.iter_batches(batch_size=BATCH_ROWS, columns=table.schema_arrow.names[:1]):
+        yield [fault] * batch.num_rows
 
 
-def _columns(arrow: Any, table: Any, field: str) -> Iterator[list[str | BadRow]]:
+def _columns(table: Any, field: str) -> Iterator[list[str | BadRow]]:
+    arrow = require("pyarrow")
     fault = _column_fault(arrow, table.schema_arrow, field)
     if fault is not None:
         yield from _all_bad(table, fault)
         return
-    for batch in table.iter_batches(batch_size=PARQUET_BATCH_ROWS, columns=[field]):
+    for batch in table.iter_batches(batch_size=BATCH_ROWS, columns=[field]):
         column = batch.column(0)
         if arrow.types.is_dictionary(column.type):
             column = column.dictionary_decode()

@@ -11,7 +11,7 @@ from galore.trainer.data.bytestream import opened
 from galore.trainer.data.locate import DataFile, Format, find_files, passed_over
 from galore.trainer.data.packaged import packaged_file, read_chapters
 from galore.trainer.data.quality import BadRow, BadRows, check
-from galore.trainer.data.readers import Reader, read_jsonl, read_parquet, read_txt
+from galore.trainer.data.readers import Reader, read_arrow, read_jsonl, read_parquet, read_txt
 from galore.trainer.errors import UserError
 from galore.trainer.recipe.schema import DataSection
 
@@ -19,6 +19,7 @@ READERS: dict[Format, Reader] = {
     "txt": read_txt,
     "jsonl": read_jsonl,
     "parquet": read_parquet,
+    "arrow": read_arrow,
     "verses": read_chapters,
 }
 

@@ -127,6 +127,8 @@ def _parent_of(child: Layer) -> Layer | None:
     try:
         return _read_parent(name, child)
     except RecipeError as error:
+        if all(problem.key != "extends" for problem in error.problems):
+            child.report(("extends",), f"`{name}` cannot be read")
         child.problems += error.problems
         return None
 

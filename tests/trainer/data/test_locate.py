@@ -81,3 +81,16 @@ def test_a_folder_without_data_is_refused(tmp_path: Path) -> None:
     (tmp_path / "README.md").touch()
     with pytest.raises(UserError, match="no txt, jsonl or parquet file in the folder"):
         names(tmp_path, ".")
+
+
+def test_a_folder_that_datasets_saved_is_its_rows(tmp_path: Path) -> None:
+    splits = ["data-00000-of-00001.arrow", "dataset_info.json", "state.json", "cache-1f2e.arrow"]
+    for name in ["dataset_dict.json", *(f"train/{each}" for each in splits)]:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert names(tmp_path, ".") == [("train/data-00000-of-00001.arrow", "arrow")]
+
+
+def test_beside_no_arrow_rows_a_file_may_have_any_name(tmp_path: Path) -> None:
+    (tmp_path / "state.json").touch()
+    assert names(tmp_path, ".") == [("state.json", "jsonl")]

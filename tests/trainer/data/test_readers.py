@@ -128,6 +128,40 @@ def test_damaged_parquet_is_a_user_error(tmp_path: Path, cut: int) -> None:
         read(path, "parquet")
 
 
+def arrow_stream(path: Path, table: pa.Table, batch: int) -> None:
+    with pa.ipc.new_stream(path, table.schema) as writer:
+        writer.write_table(table, max_chunksize=batch)
+
+
+def test_arrow_rows_are_read_and_counted_as_those_of_parquet(tmp_path: Path) -> None:
+    raw = pa.array([b"good", b"caf\xe9", None, b"", b"gut"] * 200, pa.binary())
+    table, path = pa.table({"other": range(1000), "text": raw.view(pa.string())}), tmp_path / "rows.arrow"
+    arrow_stream(path, table, batch=300)
+    counts = {"invalid_utf8": 200, "missing_field": 200, "empty": 200}
+    assert read(path, "arrow") == (["good", "gut"] * 200, counts)
+    assert read(path, "arrow", text_field="other") == ([], {"wrong_type": 1000})
+    assert read(path, "arrow", text_field="no") == ([], {"missing_field": 1000})
+    with pytest.raises(UserError, match=r"rows\.arrow:2: bad row"):
+        read(path, "arrow", on_bad_rows="error")
+
+
+def test_conversations_of_an_arrow_stream(tmp_path: Path) -> None:
+    path = tmp_path / "rows.arrow"
+    arrow_stream(path, pa.table({"q": ["a", "b"], "n": [1, 2], "r": ["x", "y"]}), batch=1)
+    texts, counts = read(path, "arrow", prompt_field="q", response_field="r")
+    assert not counts
+    assert [read_conversation(text).messages[-1]["content"] for text in texts] == ["x", "y"]
+
+
+@pytest.mark.parametrize("cut", [0, 5, 100, -40])
+def test_a_damaged_arrow_stream_is_a_user_error(tmp_path: Path, cut: int) -> None:
+    path = tmp_path / "rows.arrow"
+    arrow_stream(path, pa.table({"text": ["one", "two"] * 50}), batch=10)
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(UserError, match=r"rows\.arrow: (not a readable Arrow file|cannot be read)"):
+        read(path, "arrow")
+
+
 def test_consumed_bytes_grow_to_the_size_of_all_files(tmp_path: Path) -> None:
     for name in ("a.jsonl", "b.jsonl"):
         (tmp_path / name).write_text("".join(json.dumps({"text": f"{name} {i}"}) + "\n" for i in range(5000)))

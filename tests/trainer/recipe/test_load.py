@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,19 @@ def test_what_is_wrong_anywhere_in_a_chain_is_told_where_it_stands(
     assert "a.yaml:2:9: train.sead" in told
     assert "b.yaml:2:9: optim.rank" in told
     assert len(error.value.problems) == 3
+
+
+@pytest.mark.parametrize("parent", ["broken.yaml", "folder", "/dev/null", "pipe"])
+def test_what_an_unreadable_parent_would_have_said_is_not_missed(write: Any, tmp_path: Path, parent: str) -> None:
+    write("a: [", "broken.yaml")
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(RecipeError) as error:
+        load_recipe(write(f"optim: {{rank: 3}}\nextends: {parent}"))
+    told = str(error.value)
+    assert f"mine.yaml:2:1: extends: `{parent}` cannot be read" in told
+    assert "2 errors" in told
+    assert "section is missing" not in told
 
 
 def test_extends_nothing_known(write: Any) -> None:
