@@ -95,7 +95,7 @@ def scored(calls: Calls) -> Calls:
     calls.replace("galore.trainer.build", choose_device="cpu")
     calls.replace(
         "galore.trainer.evaluation",
-        evaluate_stored=SimpleNamespace(result=result, origin="runs/a", step=7, skipped=SKIPPED),
+        evaluate_stored=SimpleNamespace(result=result, origin="runs/a", step=7, skipped=SKIPPED, notes=["a note"]),
     )
     return calls
 
@@ -104,6 +104,7 @@ def test_eval(galore: Any, scored: Calls) -> None:
     shown = galore("eval", "runs/a", "--max-tokens", "99", "--mode", "paper")
     assert shown.stdout == "runs/a: loss 2.5000 nats, perplexity 12.18, 40,000 held-out tokens, eval.mode token\n"
     assert "skipped step-00000009: model.safetensors differs" in shown.stderr
+    assert "a note" in shown.stderr
     assert scored.made[-1] == (("runs/a", None), {"device": "cpu", "mode": "paper", "max_tokens": 99})
 
 
