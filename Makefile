@@ -14,7 +14,7 @@ CARD_VERSION ?= 3.12
 GPU_OUT ?= build/gpu/out
 GPU_ARGS ?=
 
-.PHONY: help demo test test-all check lint type fmt wheel dev prove bench gate gate-newest gpu gpu-wheels gpu-rehearse clean
+.PHONY: help demo test test-all check lint type fmt wheel dev prove mutations bench gate gate-newest gpu gpu-wheels gpu-rehearse clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 12
@@ -55,6 +55,9 @@ wheel: $(READY)  ## dist/*.whl, installed and run from an empty environment
 
 prove: $(READY)  ## kill -9 at random moments and compare bit by bit (6 minutes)
 	$(PY) bench/kill9.py
+
+mutations: $(READY)  ## faults put into a copy of the tree one by one: some test must see each (15 minutes)
+	$(PY) bench/mutations.py
 
 bench: $(READY)  ## speed against transformers' Trainer with galore-torch (20 minutes, a quiet machine)
 	$(PY) bench/speed.py
