@@ -136,11 +136,14 @@ def try_all(root: Path, chosen: list[tuple[int, Mutation]]) -> Counter[Verdict]:
     counts = Counter[Verdict]()
     with tempfile.TemporaryDirectory(prefix="mutations-") as folder:
         copy = Copy(root, Path(folder).resolve())
-        for file in sorted({mutation.tests[0] for _, mutation in chosen}):
-            choices = {mutation.tests[1] for _, mutation in chosen if mutation.tests[0] == file}
-            if not copy.passes(file, " or ".join(f"({choice})" for choice in sorted(choices))):
-                raise SystemExit(f"{file} fails, or has no such tests, without any fault")
+        proved: set[str] = set()
         for number, mutation in chosen:
+            file = mutation.tests[0]
+            if file not in proved:
+                choices = {each.tests[1] for _, each in chosen if each.tests[0] == file}
+                if not copy.passes(file, " or ".join(f"({choice})" for choice in sorted(choices))):
+                    raise SystemExit(f"{file} fails, or has no such tests, without any fault")
+                proved.add(file)
             started = time.perf_counter()
             verdict = copy.verdict(mutation)
             counts[verdict] += 1
