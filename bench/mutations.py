@@ -13,11 +13,13 @@ import importlib
 import multiprocessing
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -88,9 +90,11 @@ class Copy:
         """Whether these tests pass; None where they could not be run, and False where they hang or crash."""
         process = multiprocessing.get_context("fork").Process(target=self._run, args=(file, choice))
         process.start()
-        process.join(LIMIT)
-        if process.exitcode is None:
-            process.kill()
+        try:
+            process.join(LIMIT)
+        finally:  # with all that its tests have started
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid or 0, signal.SIGKILL)
             process.join()
         code = process.exitcode
         assert code is not None
