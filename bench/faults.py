@@ -118,14 +118,13 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         ('group["clock"] += 1', 'group["clock"] += 0', "test_twenty_steps"),
         ("            group[\"clock\"] += 1\n        self._noise = None", "            group[\"clock\"] += 1", "test_no_two_weights"),
         ("RoundingNoise(self.seed, self.clock,", "RoundingNoise(self.seed, 0,", "test_no_two_weights"),
-        ("self._norm, self._grad_scale = None, 1.0", "self._grad_scale = 1.0",
-         "test_one_times_eight or test_a_non_finite"),
+        ("self._norm, self._grad_scale = None, 1.0", "self._grad_scale = 1.0", "test_a_norm_is"),
         ("        if self._sketching:\n            if isinstance", "        if False:\n            if isinstance",
          "test_one_times_eight"),
     ]),
     "trainer/optim/slot.py": ("tests/trainer/optim/test_galore.py", [
         ('self.group["lr"] * self.group["scale"])', 'self.group["lr"] * self.group["scale"] ** 2)', "test_twenty_steps"),
-        ('self.group["lr"] * self.group["weight_decay"]', 'self.group["weight_decay"]', "test_decay_groups"),
+        ('self.group["lr"] * self.group["weight_decay"]', 'self.group["weight_decay"]', "test_twenty_steps"),
         ('float(self.group["lr"] * self.group["weight_decay"])', 'self._lr * float(self.group["weight_decay"])',
          "test_twenty_steps"),
         ("noise.window(self.member.index, block,", "noise.window(0, block,", "test_no_two_weights"),
@@ -139,10 +138,11 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         ("c.square() @ x", "c @ x", "tests/trainer/optim/test_presets.py: test_twenty_steps and adafactor and wide"),
     ]),
     "trainer/optim/moments.py": ("tests/trainer/optim/test_stored.py", [
-        ('_zero_code(name == "exp_avg", device)', "0", "tests/trainer/optim/test_presets.py: 8bit and test_twenty_steps"),
+        ('get("exp_avg_absmax"), state.get("exp_avg_sq_absmax")', 'get("exp_avg_sq_absmax"), state.get("exp_avg_absmax")',
+         "tests/kernels/test_moments.py: test_a_round_trip"),
     ]),
-    "trainer/optim/accumulate.py": ("tests/trainer/optim/test_galore.py", [
-        ("self.value.to(self.dtype).add_(term)", "self.value.add_(term)", "test_one_times_eight"),
+    "trainer/optim/accumulate.py": ("tests/trainer/optim/test_accumulate.py", [
+        ("self.value.to(self.dtype).add_(term)", "self.value.add_(term)", "test_small_terms"),
     ]),
     "trainer/optim/projected.py": ("tests/trainer/optim/test_galore.py", [
         ("self.sum.add(project(self.subspace.matrix(self.pending),",
@@ -169,8 +169,7 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
     "trainer/optim/refresh.py": ("tests/trainer/optim/test_refresh.py", [
         ("(step - self.offset) % self.gap == 0", "(step - self.offset) % self.gap == 1", "test_"),
         ("index * gap // count", "index % gap", "test_staggered_layers"),
-        ("% self.gap if step >= self.offset else 0", "% self.gap if step > self.offset else 0",
-         "tests/trainer/optim/test_subspace.py: test_random_is_a_function"),
+        ("% self.gap if step >= self.offset else 0", "% self.gap if step > self.offset else 0", "test_the_last_turn"),
         ('step < int(state["refresh"][0])', 'step <= int(state["refresh"][0])',
          "tests/trainer/optim/test_lazy_refresh.py: test_a_settled_layer"),
         ("2 if similar else 1", "2", "tests/trainer/optim/test_lazy_refresh.py: test_a_turning_layer"),
@@ -249,7 +248,6 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
     ]),
     "trainer/finite.py": ("tests/trainer/test_finite.py", [
         ("return all(bool(", "return any(bool(", "test_one_bad_value"),
-        ("if tensor.is_floating_point() and not", "if not", "test_bytes"),
     ]),
     "trainer/manifest.py": ("tests/trainer/test_checkpoint.py", [
         ("if digest.hexdigest() != sha256:", "if False:", "test_a_flipped_bit"),
@@ -260,16 +258,14 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
     "trainer/checkpoint.py": ("tests/trainer/test_checkpoint.py", [
         ("    manifest = verify(path)\n    if", "    manifest = read_manifest(path)\n    if", "test_a_flipped_bit"),
         ("if manifest.step != step:", "if False:", "test_a_renamed_directory"),
-        ("    sync_directory(directory)\n", "", "test_killed_anywhere_in_a_save"),
+        ("    sync_directory(directory)\n", "", "test_all_is_on_the_disk"),
         ("    temporary.rename(target)\n    sync_directory(target.parent)\n", "    temporary.rename(target)\n",
-         "test_killed_anywhere_in_a_save"),
+         "test_all_is_on_the_disk"),
         ("            if verify(target) == manifest:", "            if True:", "test_a_different_or_damaged"),
         ("            _set_aside(target)", "            discard(target)", "test_killed_anywhere_while_the_only"),
         ("    finally:\n        shutil.rmtree(temporary, ignore_errors=True)", "    finally:\n        pass",
          "test_a_disk_that_fills_up or test_a_really_full_disk"),
         ("    require(root, needed)", "    pass", "test_a_disk_without_room"),
-        ("below is not None and step >= below", "below is not None and step > below",
-         "tests/trainer/test_loop.py: test_a_checkpoint_that_is_not_finite"),
         ("if keep < 2:", "if keep < 1:", "test_keep_is_never"),
     ]),
     "trainer/rotation.py": ("tests/trainer/test_checkpoint.py", [
@@ -281,8 +277,8 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
     ]),
     "trainer/durable.py": ("tests/trainer/test_durable.py", [
         ("file.flush()\n                os.fsync(file.fileno())", "file.flush()",
-         "tests/trainer/test_checkpoint.py: test_killed_anywhere_in_a_save"),
-        ("        os.fsync(descriptor)", "        pass", "tests/trainer/test_checkpoint.py: test_killed_anywhere_in_a_save"),
+         "tests/trainer/test_checkpoint.py: test_all_is_on_the_disk"),
+        ("        os.fsync(descriptor)", "        pass", "tests/trainer/test_checkpoint.py: test_all_is_on_the_disk"),
         ("        os.fsync(file.fileno())\n        return", "        return", "test_what_a_library_wrote"),
     ]),
     "trainer/lock.py": ("tests/trainer/test_rundir.py", [

@@ -183,6 +183,18 @@ def test_a_non_finite_gradient_leaves_everything_as_it_was(options, when):
     assert all(bool(torch.isfinite(p).all()) for p in net.parameters())
 
 
+def test_a_norm_is_that_of_its_own_step():
+    """Also where nobody asks for it before the step."""
+    net = network()
+    optimizer = optimizer_for(net)
+    run(net, optimizer, 1)
+    before = [p.detach().clone() for p in net.parameters()]
+    backward(net, torch.full((16, 24), math.nan), torch.randn(16, 24))
+    optimizer.step()
+    assert optimizer.report.skipped
+    assert all(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("state_dtype", ["float32", "8bit"])
 @pytest.mark.parametrize("through", ["tensors", "state_dict"])
