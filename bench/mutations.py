@@ -90,11 +90,12 @@ class Copy:
         """Whether these tests pass; None where they could not be run, and False where they hang or crash."""
         process = multiprocessing.get_context("fork").Process(target=self._run, args=(file, choice))
         process.start()
+        assert process.pid is not None
         try:
             process.join(LIMIT)
         finally:  # with all that its tests have started
             with suppress(ProcessLookupError):
-                os.killpg(process.pid or 0, signal.SIGKILL)
+                os.killpg(process.pid, signal.SIGKILL)
             process.join()
         code = process.exitcode
         assert code is not None
