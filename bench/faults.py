@@ -1,6 +1,6 @@
-"""The faults of `mutations`, one a line: a file and its tests, then what is put in place of which fragment, and who sees it.
+"""The faults of `mutations`: by file and its tests, a fragment, what is put in its place, and who must see it.
 
-The last of a row chooses among the tests, as pytest's -k does; where they are in another file, it begins with that and ": ".
+The last of a row chooses among the tests, as pytest's -k does; with another file and ": " before it, among that one's.
 """
 
 # fmt: off
@@ -36,7 +36,8 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
          "largest = groups.abs().amax(1).half(), 2 ** (bits - 1)", "test_each_element"),
     ]),
     "kernels/int8.py": ("tests/kernels/test_int8.py", [
-        ("codes.view(-1, size) * old[:, None]", "codes.view(-1, size) * old.roll(1)[:, None]", "test_an_update_against"),
+        ("codes.view(-1, size) * old[:, None]", "codes.view(-1, size) * old.roll(1)[:, None]",
+         "test_an_update_against"),
         ("(largest <= LARGEST * old)", "(largest <= (LARGEST + 1) * old)", "test_an_update_against"),
         ("0.5 if noise is None", "0.0 if noise is None", "test_nearest_is_the_nearest_code"),
         (".float().add_(0.5).mul_(2.0**-16)", ".float().mul_(2.0**-16)", "test_the_random_bits_favour"),
@@ -120,7 +121,7 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         ("        if math.isfinite(norm):", "        if True:", "test_a_non_finite_gradient_leaves"),
         ("        if not unmoved:", "        if True:", "test_a_non_finite_gradient_leaves"),
         ('group["clock"] += 1', 'group["clock"] += 0', "test_twenty_steps"),
-        ("            group[\"clock\"] += 1\n        self._noise = None", "            group[\"clock\"] += 1", "test_no_two_weights"),
+        ('group["clock"] += 1\n        self._noise = None', 'group["clock"] += 1', "test_no_two_weights"),
         ("RoundingNoise(self.seed, self.clock,", "RoundingNoise(self.seed, 0,", "test_no_two_weights"),
         ("self._norm, self._grad_scale = None, 1.0", "self._grad_scale = 1.0", "test_a_norm_is"),
         ("self.torn, self._tally, self._fallbacks_told = False,", "self._tally, self._fallbacks_told =",
@@ -129,7 +130,8 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
          "test_one_times_eight"),
     ]),
     "trainer/optim/slot.py": ("tests/trainer/optim/test_galore.py", [
-        ('self.group["lr"] * self.group["scale"])', 'self.group["lr"] * self.group["scale"] ** 2)', "test_twenty_steps"),
+        ('self.group["lr"] * self.group["scale"])', 'self.group["lr"] * self.group["scale"] ** 2)',
+         "test_twenty_steps"),
         ('self.group["lr"] * self.group["weight_decay"]', 'self.group["weight_decay"]', "test_twenty_steps"),
         ('float(self.group["lr"] * self.group["weight_decay"])', 'self._lr * float(self.group["weight_decay"])',
          "test_twenty_steps"),
@@ -144,7 +146,8 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         ("c.square() @ x", "c @ x", "tests/trainer/optim/test_presets.py: test_twenty_steps and adafactor and wide"),
     ]),
     "trainer/optim/moments.py": ("tests/trainer/optim/test_stored.py", [
-        ('get("exp_avg_absmax"), state.get("exp_avg_sq_absmax")', 'get("exp_avg_sq_absmax"), state.get("exp_avg_absmax")',
+        ('get("exp_avg_absmax"), state.get("exp_avg_sq_absmax")',
+         'get("exp_avg_sq_absmax"), state.get("exp_avg_absmax")',
          "tests/kernels/test_moments.py: test_a_round_trip"),
     ]),
     "trainer/optim/accumulate.py": ("tests/trainer/optim/test_accumulate.py", [
@@ -235,7 +238,8 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         ("step > 0 and (step == run.total_steps or", "step > 0 and (", "test_a_run_killed_before_its_last_evaluation"),
     ]),
     "trainer/saving.py": ("tests/trainer/test_loop.py", [
-        ("if bad := not_finite(trained_tensors(run.model, run.optimizer)):", "if bad := []:", "test_a_weight_that_becomes_nan"),
+        ("if bad := not_finite(trained_tensors(run.model, run.optimizer)):", "if bad := []:",
+         "test_a_weight_that_becomes_nan"),
         ("        if must:", "        if False:", "tests/trainer/test_run.py: test_a_failed_save_is_told"),
         ("    run.directory.require_own()", "    pass", "tests/trainer/test_run.py: test_a_renamed_run"),
         ('{"position": at.position}', '{"position": run.data.position()}', "test_a_stream_goes_on"),

@@ -2,7 +2,7 @@
 
     python bench/mutations.py [--only 3,17]
 
-Each is put alone into a copy of the tree, and its tests run there; before that they run without any fault, and must pass.
+Each is put alone into a copy of the tree, and its tests run there; before that they must pass without any fault.
 Exit code 1 when a fault is not seen or cannot be applied.
 """
 
