@@ -56,7 +56,7 @@ wheel: $(READY)  ## dist/*.whl, installed and run from an empty environment
 prove: $(READY)  ## kill -9 at random moments and compare bit by bit (6 minutes)
 	$(PY) bench/kill9.py
 
-mutations: $(READY)  ## faults put into a copy of the tree one by one: some test must see each (15 minutes)
+mutations: $(READY)  ## faults put into a copy of the tree one by one: some test must see each (10 minutes)
 	$(PY) bench/mutations.py
 
 bench: $(READY)  ## speed against transformers' Trainer with galore-torch (20 minutes, a quiet machine)
