@@ -17,7 +17,7 @@ GPU_ARGS ?=
 # For instance PROVE_ARGS='--only crash --seed 7'.
 PROVE_ARGS ?=
 
-.PHONY: help demo test test-all check lint type fmt wheel dev prove bench gate gate-newest gpu gpu-wheels gpu-rehearse clean
+.PHONY: help demo test test-all check lint type fmt wheel dev prove mutations bench gate gate-newest gpu gpu-wheels gpu-rehearse clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 12
@@ -58,6 +58,9 @@ wheel: $(READY)  ## dist/*.whl, installed and run from an empty environment
 
 prove: $(READY)  ## kill, fail, corrupt, fuzz: nothing is lost and nothing lies (12 minutes; PROVE_ARGS=--help)
 	PYTHONPATH=bench $(PY) -m prove $(PROVE_ARGS)
+
+mutations: $(READY)  ## faults put into a copy of the tree one by one: some test must see each (10 minutes)
+	$(PY) bench/mutations.py
 
 bench: $(READY)  ## speed against transformers' Trainer with galore-torch (20 minutes, a quiet machine)
 	$(PY) bench/speed.py

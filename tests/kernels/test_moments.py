@@ -6,7 +6,7 @@ import torch
 from galore.kernels import fp8, reference
 from galore.kernels.blockwise import code
 from galore.kernels.moments import Moments
-from galore.trainer.optim.moments import moments, new_state
+from galore.trainer.optim.moments import moment, moments, new_state
 
 # largest error over the absmax of its block, of the first and of the second moment
 ERRORS = {"float32": (0.0, 0.0), "8bit": (0.0071, 0.0036), "fp8": (16 / 448 * 1.01, 32 / 448 * 1.05)}
@@ -20,7 +20,9 @@ def test_a_round_trip_in_blocks(dtype):
         state |= new_state(name, shape, dtype, torch.device("cpu"))
     kept = moments(state)
     values = torch.randn(6000), torch.rand(6000)
-    for storage, value, error in zip(kept.storages, values, ERRORS[dtype], strict=True):
+    for name, storage, value, error in zip(
+        ("exp_avg", "exp_avg_sq"), kept.storages, values, ERRORS[dtype], strict=True
+    ):
         assert not storage.read(0, 6000).any()  # zeros at first
         for first in range(0, 6000, 1024):
             last = min(first + 1024, 6000)
@@ -30,6 +32,7 @@ def test_a_round_trip_in_blocks(dtype):
         )
         assert ((storage.read(0, 6000) - value).abs() <= error * absmax + 1e-7).all()
         assert torch.equal(storage.read(512, 1024), storage.read(0, 6000)[512:1024])
+        assert torch.equal(moment(state, name).read(0, 6000), storage.read(0, 6000))
 
 
 def test_kinds_and_bytes():

@@ -138,6 +138,11 @@ def test_noise_depends_on_seed_step_tensor_and_block_only():
     assert RoundingNoise(0, 0, CPU).window(0, 0, 3 * BLOCK).numel() == 3 * BLOCK
 
 
+def test_the_pool_is_drawn_anew_in_every_step_and_not_only_read_elsewhere():
+    pools = [RoundingNoise(1, step, CPU).pool.sort().values for step in (2, 3)]
+    assert not torch.equal(*pools)
+
+
 def test_decay_before_and_after_the_update():
     w, update = torch.full((4,), 2.0), torch.ones(4)
     before, after = w.clone(), w.clone()

@@ -117,6 +117,10 @@ def _truncate(path: Path) -> None:
     os.truncate(path, path.stat().st_size - 1)
 
 
+def _lengthen(path: Path) -> None:
+    os.truncate(path, path.stat().st_size + 1)
+
+
 def _link_elsewhere(path: Path) -> None:
     elsewhere = path.parents[2] / path.name
     path.rename(elsewhere)
@@ -139,6 +143,7 @@ ELSEWHERE = {"../../secret": {"bytes": 1, "sha256": "0" * 64}}
     ("damage", "reason"),
     [
         (_truncate, r"model.safetensors has [\d,]+ bytes, not [\d,]+"),
+        (_lengthen, r"model.safetensors has [\d,]+ bytes, not [\d,]+"),
         (Path.unlink, "model.safetensors is missing"),
         (_link_elsewhere, "model.safetensors is not a regular file"),
         (lambda path: path.with_name("manifest.json").unlink(), "no manifest.json"),
@@ -300,6 +305,34 @@ def _every_kill(root: Path, action: Callable[[], object]) -> Iterator[int]:
         yield operation
         shutil.rmtree(root)
         shutil.copytree(backup, root)
+
+
+def test_all_is_on_the_disk_before_the_name_and_the_name_before_anything_goes(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a power cut leaves: nobody else syncs, and a rename may reach the disk before what was written earlier."""
+    _save(root, 1)
+    _save(root, 2)
+    events: list[tuple[str, str]] = []
+    fsync, rename = os.fsync, os.rename
+
+    def synced(number: int) -> None:
+        events.append(("sync", Path(f"/proc/self/fd/{number}").readlink().name))
+        fsync(number)
+
+    def renamed(old: Any, new: Any) -> None:
+        events.append(("rename", Path(new).name))
+        rename(old, new)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "rename", renamed)
+    saved = _save(root, 3)
+    inside = sorted(path.name for path in saved.iterdir())
+    name = events.index(("rename", saved.name))
+    assert sorted(events[: name - 1]) == [("sync", each) for each in inside]
+    assert events[name - 1] == ("sync", f".tmp-{saved.name}")
+    assert events[name + 1] == ("sync", root.name)
+    assert events[name + 2 :] == [("rename", ".tmp-gone-step-00000001"), ("sync", root.name)]
 
 
 def test_killed_anywhere_in_a_save(root: Path) -> None:

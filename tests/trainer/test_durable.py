@@ -69,3 +69,12 @@ def test_what_was_hashed_on_the_way_is_what_is_there(tmp_path: Path) -> None:
         "below/b": write_file(tmp_path / "below" / "b", []),
     }
     assert synced(tmp_path) == synced(tmp_path, known) == known
+
+
+def test_what_a_library_wrote_is_synced_with_its_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "file").write_text("by a library")
+    synced_: list[Path] = []
+    monkeypatch.setattr(os, "fsync", lambda number: synced_.append(Path(f"/proc/self/fd/{number}").readlink()))
+    synced(tmp_path)
+    assert synced_ == [tmp_path / "below", tmp_path / "below" / "file", tmp_path]

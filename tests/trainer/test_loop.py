@@ -164,28 +164,49 @@ def test_what_breaks_between_steps_ends_the_run_with_all_of_it_saved(
         assert essence(tmp_path / "run") == essence(straight)
 
 
-def test_a_signal_saves_first_and_the_evaluation_of_that_step_follows_on_resume(
-    recipe: Path, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def stop_in_step(patch: pytest.MonkeyPatch, last: int) -> None:
+    """Let a hang-up come in step `last`."""
     real = run.StopOnSignal
 
     class Stopping(real):  # type: ignore[misc, valid-type]
         def __enter__(self) -> Any:
-            monkeypatch.setattr(loop, "attempt_step", self.attempt)
+            patch.setattr(loop, "attempt_step", self.attempt)
             return super().__enter__()
 
         def attempt(self, parts: Any, batch: Any, number: int) -> Any:
-            self.requested = signal.SIGHUP if number == 3 else None
+            self.requested = signal.SIGHUP if number == last else None
             return shortage.attempt_step(parts, batch, number)
 
+    patch.setattr(run, "StopOnSignal", Stopping)
+
+
+def test_a_signal_saves_first_and_the_evaluation_of_that_step_follows_on_resume(
+    recipe: Path, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(run, "StopOnSignal", Stopping)
+        stop_in_step(patch, 3)
         with pytest.raises(Interrupted, match="by SIGHUP after step 3; saved"):
             execute(recipe, tmp_path / "run")
-    monkeypatch.undo()
     assert (saved(tmp_path / "run"), rows(tmp_path / "run", "eval")) == ([2, 3], [])
     execute(recipe, tmp_path / "run", resume=True)
     assert essence(tmp_path / "run") == essence(straight)
+
+
+def test_a_signal_whose_save_the_disk_refuses_claims_none(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = checkpoint.save
+
+    def full(root: Path, step: int, *rest: Any) -> Path:
+        if step == 3:
+            raise checkpoint.CheckpointFailed("the disk is full")
+        return real(root, step, *rest)
+
+    monkeypatch.setattr(checkpoint, "save", full)
+    stop_in_step(monkeypatch, 3)
+    with pytest.raises(checkpoint.CheckpointFailed, match="the disk is full"):
+        execute(recipe, tmp_path / "run")
+    assert saved(tmp_path / "run") == [2]
 
 
 def test_a_run_killed_before_its_last_evaluation_has_it_after_a_resume(

@@ -24,6 +24,9 @@ def test_cosine_and_linear_end_at_the_floor_and_constant_does_not_decay():
     assert set(rates(lr_scheduler_type="constant", warmup_ratio=0.0)) == {0.1}
     middle = learning_rate(OptimSection(learning_rate=0.1, warmup_steps=0, min_lr_ratio=0.0), 50, 100)
     assert middle == pytest.approx(0.05)
+    for kind in ("cosine", "linear"):  # half of the way to the floor, and not down to it half of the time
+        middle = learning_rate(OptimSection(learning_rate=0.1, warmup_steps=0, lr_scheduler_type=kind), 50, 100)
+        assert middle == pytest.approx((0.1 + 0.01) / 2)
 
 
 def test_warmup_steps_win_over_the_ratio_and_zero_means_none():

@@ -87,6 +87,12 @@ def summed_gradient(model, optimizer, data, micro_batch_size):
     return torch.cat([slot.sum.value.double().flatten() for slot in optimizer.slots.values()])
 
 
+def test_the_first_basis_is_that_of_the_whole_batch():
+    """Found in a pass of its own, or the norm would be that of another projection."""
+    steps = [trained(recipe(METHODS["galore"], accumulation=parts), steps=1)[1][0] for parts in (1, 8)]
+    assert steps[0].report.grad_norm == pytest.approx(steps[1].report.grad_norm, rel=1e-5)
+
+
 @pytest.mark.parametrize("ragged", [False, True])
 @pytest.mark.parametrize("name", METHODS)
 def test_one_times_eight_equals_eight_times_one(name, ragged):

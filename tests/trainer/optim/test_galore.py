@@ -183,6 +183,18 @@ def test_a_non_finite_gradient_leaves_everything_as_it_was(options, when):
     assert all(bool(torch.isfinite(p).all()) for p in net.parameters())
 
 
+def test_a_norm_is_that_of_its_own_step():
+    """Also where nobody asks for it before the step."""
+    net = network()
+    optimizer = optimizer_for(net)
+    run(net, optimizer, 1)
+    before = [p.detach().clone() for p in net.parameters()]
+    backward(net, torch.full((16, 24), math.nan), torch.randn(16, 24))
+    optimizer.step()
+    assert optimizer.report.skipped
+    assert all(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("state_dtype", ["float32", "8bit"])
 @pytest.mark.parametrize("through", ["tensors", "state_dict"])
@@ -324,6 +336,25 @@ def test_tied_and_repeated_weights_receive_their_whole_gradient():
     (torch.tanh(x @ w.mT) @ w.mT).square().sum().backward()
     basis = torch.linalg.svd(w.grad, full_matrices=False).Vh[:4].mT
     assert optimizer.clip_grad_norm_(None) == pytest.approx((w.grad @ basis).norm().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("rank", [None, 4])
+def test_no_two_weights_and_no_two_steps_are_rounded_alike(rank):
+    """Equal weights with equal gradients: what differs is where the fp32 sums go up and where down."""
+    ones = [nn.Parameter(torch.ones(32, 64, dtype=torch.bfloat16)) for _ in range(2)]
+    groups = [{"params": [p], "rank": rank, "scale": 1.0} for p in ones]
+    optimizer = GaLoreAdamW(groups, lr=2**-11, update_proj_gap=100, proj_type="svd", side="left")
+    gradient, moved = torch.outer(torch.ones(32), torch.linspace(1, 2, 64)), []
+    for _ in range(2):
+        before = [p.detach().clone() for p in ones]
+        for p in ones:
+            p.grad = gradient.to(p.dtype)
+        optimizer.step()
+        moved += [p.detach() != old for p, old in zip(ones, before, strict=True)]
+    shares = [float(each.float().mean()) for each in moved]
+    assert all(0.005 < share < 0.5 for share in shares), shares
+    for other, share in zip(moved[1:], shares[1:], strict=True):
+        assert float((moved[0] & other).float().mean()) < 0.75 * min(shares[0], share)
 
 
 def test_parameters_can_pass_to_another_optimizer():

@@ -1,5 +1,6 @@
 """Refresh turns: all at step 0, then each layer once per gap, never bunched."""
 
+import itertools
 from collections import Counter
 
 import pytest
@@ -14,6 +15,15 @@ def test_staggered_layers_take_turns(layers, gap):
     per_step = Counter(step for turn in turns for step in range(gap, 3 * gap) if turn.due(step))
     assert max(per_step.values()) <= -(-layers // gap)
     assert sum(per_step.values()) == 2 * layers
+    waits = [b.offset - a.offset for a, b in itertools.pairwise(turns)]
+    assert all(gap // layers <= wait <= -(-gap // layers) for wait in waits), "spread over the whole gap"
+
+
+@pytest.mark.parametrize("offset", range(4))
+def test_the_last_turn_is_the_latest_one_so_far(offset):
+    schedule = RefreshSchedule(4, offset)
+    for step in range(20):
+        assert schedule.last_due(step) == max(earlier for earlier in range(step + 1) if schedule.due(earlier))
 
 
 def test_without_stagger_all_refresh_together_as_the_official_code():

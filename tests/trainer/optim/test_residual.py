@@ -66,12 +66,13 @@ def test_micro_batches_are_summed_before_anything_is_done(residual: str) -> None
     torch.testing.assert_close(trained(1), trained(2))
 
 
-def test_clipping_scales_the_residual_as_well() -> None:
+@pytest.mark.parametrize("residual", ["fira", "frugal"])
+def test_clipping_scales_the_residual_as_well(residual: str) -> None:
     """Adam does not see the scale of its gradients, so a step of clipped ones is that of the others, limiter included."""
     results = []
     for factor, clip in ((1.0, None), (100.0, 1e3)):
         parameter = nn.Parameter(torch.ones(8, 20))
-        optimizer = optimizer_for(parameter, residual="fira", proj_type="svd", eps=1e-30)
+        optimizer = optimizer_for(parameter, residual=residual, proj_type="svd", eps=1e-30)
         for gradient in gradients((8, 20))[:3]:
             parameter.grad = gradient * factor
             norm = optimizer.clip_grad_norm_(None if clip is None else float(gradient.norm()))

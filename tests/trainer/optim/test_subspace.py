@@ -114,3 +114,13 @@ def test_random_is_a_function_of_seed_layer_and_refresh_alone() -> None:
     assert torch.equal(of_one[2], of_one[3])
     different = [of_one[0], of_one[2], first[1], other[0]]
     assert all((p - q).norm() > 1 for i, p in enumerate(different) for q in different[:i])
+
+
+def test_random_test_matrices_are_drawn_anew_for_every_refresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one gradient over and over, the sketches differ."""
+    optimizer, slot = layer((24, 60), proj_type="dct", refresh="delayed", update_proj_gap=1)
+    sketches, top = [], slot.subspace.of_sketch
+    monkeypatch.setattr(slot.subspace, "of_sketch", lambda y: sketches.append(y) or top(y))
+    for _ in range(4):
+        take(optimizer, decaying((24, 60)))
+    assert len({tuple(sketch.flatten().tolist()) for sketch in sketches}) == len(sketches) >= 3
