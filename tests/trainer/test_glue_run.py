@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, RobertaConfig, pipeline
 
 from galore.trainer import build as build_module
-from galore.trainer import loop
+from galore.trainer import exported, loop
 from galore.trainer.build import dry_run
 from galore.trainer.checkpoint import newest_verified
 from galore.trainer.errors import UserError
@@ -107,6 +107,7 @@ def swap_outputs(folder: Path) -> None:
         tensor.data = tensor.data.flip(0)
     model.config.id2label, model.config.label2id = {0: "POSITIVE", 1: "NEGATIVE"}, {"POSITIVE": 0, "NEGATIVE": 1}
     model.save_pretrained(folder)
+    (folder / exported.MANIFEST).unlink()  # it is somebody else's folder now
 
 
 def test_scores_are_squared_errors_in_name_and_plot(asked: Any, tmp_path: Path) -> None:
