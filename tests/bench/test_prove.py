@@ -34,7 +34,6 @@ def noted(tmp_path: Path) -> Records:
 
 
 @needs_gcc
-@pytest.mark.slow
 def test_a_few_trials_of_each_part_hold(tmp_path: Path) -> None:
     """A minute where nothing else runs."""
     ended = python("-m", "prove", "--sample", "--seed", 1, "--budget", 400, "--out", tmp_path, seconds=500)
