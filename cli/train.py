@@ -8,13 +8,15 @@ from typing import Annotated
 import typer
 
 from galore.cli.arguments import Overrides, Recipe
+from galore.trainer.reading import user_path
 
 
 def train(
     recipe: Recipe,
     overrides: Overrides = None,
     output_dir: Annotated[
-        Path | None, typer.Option(help="Where the run is kept.", show_default="runs/ and the recipe's name")
+        Path | None,
+        typer.Option(help="Where the run is kept.", show_default="runs/ and the recipe's name; a run's own folder"),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest good checkpoint in there.")] = False,
     dry_run: Annotated[
@@ -46,6 +48,14 @@ def train(
 
     console = make_console(loaded.recipe.log)
     with preparing() as progress:
-        report = run_training(loaded, output_dir or Path("runs") / loaded.name, resume, console, progress)
+        report = run_training(loaded, output_dir or _own_folder(recipe, loaded.name), resume, console, progress)
     if report is not None:
         console.message(f"report: {report}")
+
+
+def _own_folder(recipe: str, name: str) -> Path:
+    """Where a run goes that nobody gave a place: the folder of the run whose recipe.yaml this is, or `runs/NAME`."""
+    from galore.trainer.rundir import RunDir
+
+    run = RunDir(user_path(recipe).parent)
+    return run.root if user_path(recipe) == run.recipe and run.facts.is_file() else Path("runs") / name

@@ -18,7 +18,7 @@ from gpu.scale import Scale
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="gpu", description=__doc__)
-    parser.add_argument("--only", default=",".join(NAMES), help="proofs, separated by commas")
+    parser.add_argument("--only", default=",".join(NAMES), help=f"proofs, separated by commas: {', '.join(NAMES)}")
     parser.add_argument("--budget", type=float, default=540.0, help="seconds for all of them")
     parser.add_argument("--out", type=Path, default=Path("build/gpu/out"), help="folder of the records")
     parser.add_argument("--rehearse", action="store_true", help="every proof on the CPU, with tiny shapes")

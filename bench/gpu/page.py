@@ -31,7 +31,11 @@ def summary(records: Records) -> str:
     rest = _of_each([record for record in rows if record.ok is not False], room - len(wrong))
     lines = [f"  {record.proof}: {record}"[:MOST_LETTERS] for record in (*wrong, *rest)]
     cut = len(rows) - len(lines)
-    return "\n".join(["what was shown", *heads, "", *lines, *([f"  … {cut} more in the records"] if cut else [])])
+    rehearsed = any(record.kind == "machine" and record.what == "rehearsal" for record in found)
+    title = (
+        "what was rehearsed: times and ratios of tiny shapes on a CPU say nothing" if rehearsed else "what was shown"
+    )
+    return "\n".join([title, *heads, "", *lines, *([f"  … {cut} more in the records"] if cut else [])])
 
 
 def _of_each(rows: list[Record], count: int) -> list[Record]:

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="prove", description=__doc__)
-    parser.add_argument("--only", default=",".join(NAMES), help="parts, separated by commas")
+    parser.add_argument("--only", default=",".join(NAMES), help=f"parts, separated by commas: {', '.join(NAMES)}")
     parser.add_argument("--budget", type=float, default=720.0, help="seconds for all of them")
     parser.add_argument("--seed", type=int, help="of all that is drawn; a fresh one is printed")
     parser.add_argument("--sample", action="store_true", help="a few trials of each part, as in the tests")

@@ -48,11 +48,16 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
         (["demo"], Path("runs/demo"), False, 64),
         (["demo", "optim.rank=8", "--output-dir", "here"], Path("here"), False, 8),
         (["--resume", "sub/mine.yaml", "optim.rank=9"], Path("runs/mine"), True, 9),
+        (["--resume", "run/recipe.yaml"], Path("run"), True, 64),
+        (["--resume", "sub/recipe.yaml"], Path("runs/recipe"), True, 64),
     ],
 )
 def test_train(galore: Any, calls: Calls, arguments: list[str], directory: Path, resume: bool, rank: int) -> None:
     Path("sub").mkdir()
-    Path("sub/mine.yaml").write_text("extends: demo")
+    Path("run").mkdir()
+    for file in ("sub/mine.yaml", "sub/recipe.yaml", "run/recipe.yaml"):
+        Path(file).write_text("extends: demo")
+    Path("run/run.json").write_text("{}")
     said: list[str] = []
     console = SimpleNamespace(message=said.append)
     calls.replace("galore.cli.console", make_console=console)

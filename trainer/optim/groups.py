@@ -26,6 +26,7 @@ GROUP_OPTIONS = {
     "refresh_overlap",
 }
 NamedParameter = tuple[str, nn.Parameter]
+SHOWN = 20  # names in a message, where layers have numbers only
 
 
 Rank = int | float
@@ -47,7 +48,8 @@ def target_modules(model: nn.Module, patterns: Sequence[str], kinds: type[nn.Mod
             parts = sorted({part for name in found for part in name.split(".")[-2:] if not part.isdigit()})
             near = difflib.get_close_matches(pattern, parts, n=1, cutoff=0.5)
             nearest = f"did you mean {near[0]}? " if near else ""
-            raise ValueError(f"{pattern!r} matches no {noun}; {nearest}the model has: {', '.join(parts)}")
+            known = ", ".join(parts or sorted(found)[:SHOWN]) or "none"
+            raise ValueError(f"{pattern!r} matches no {noun}; {nearest}the model has: {known}")
     return {name: module for name, module in found.items() if is_under(name, patterns)}
 
 

@@ -36,6 +36,8 @@ def test_an_unmatched_pattern_is_an_error_that_names_the_nearest():
         galore_groups(Model(), 4, targets=["mlp", "self_atn"])
     with pytest.raises(ValueError, match="matches no weight matrix"):
         target_modules(Model(), ["attn"])
+    with pytest.raises(ValueError, match=r"the model has: 0, 2$"):
+        target_modules(nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2)), ["mlp"])
 
 
 def test_groups_cover_the_model_and_spare_vectors_from_decay():
