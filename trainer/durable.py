@@ -126,7 +126,7 @@ def replace_file(path: Path, content: bytes | str) -> None:
     """
     data = content.encode() if isinstance(content, str) else content
     if path.exists() and not path.is_file():
-        path.write_bytes(data)
+        _write_through(path, data)
         return
     path = path.resolve()
     private = temporary(path)
@@ -140,6 +140,13 @@ def replace_file(path: Path, content: bytes | str) -> None:
         private.unlink(missing_ok=True)
         raise
     sync_directory(path.parent)
+
+
+def _write_through(path: Path, data: bytes) -> None:
+    """Write to a device, or a pipe that somebody reads; one without a reader is refused at once, and not waited for."""
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC), "wb") as file:
+        os.set_blocking(file.fileno(), True)
+        file.write(data)
 
 
 def replace_folder(path: Path, complete: Path) -> None:

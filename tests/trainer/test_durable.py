@@ -22,6 +22,14 @@ def test_a_replaced_file_keeps_its_permissions_and_a_link_stays_one(tmp_path: Pa
     assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "target"]
 
 
+def test_a_pipe_that_nobody_reads_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="No such device"):
+        replace_file(tmp_path / "pipe", "content")
+    with pytest.raises(IsADirectoryError):
+        replace_file(tmp_path, "content")
+
+
 def test_what_is_no_file_is_written_to(tmp_path: Path) -> None:
     replace_file(Path(os.devnull), "nothing")
     assert stat.S_ISCHR(Path(os.devnull).stat().st_mode)
