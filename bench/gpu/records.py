@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import recordlines
+
 Kind = Literal["machine", "figure", "end"]
 
 
@@ -53,12 +55,7 @@ class Records:
             print(f"  NOT written to {self.file}: {error}", flush=True)
 
     def __iter__(self) -> Iterator[Record]:
-        """What is there so far; a line that was cut off is passed over."""
-        for line in self.file.read_text(encoding="utf-8").splitlines() if self.file.exists() else ():
-            try:
-                yield Record(**json.loads(line))
-            except (ValueError, TypeError):
-                continue
+        return recordlines.read(self.file, Record)
 
 
 def spoken(value: Any) -> str:

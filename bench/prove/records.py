@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import recordlines
+
 MOST_LINES = 60
 WIDTH = 200
 END = "end"  # kind of the record with which a part ends
@@ -42,12 +44,7 @@ class Records:
             print(f"  {record}"[: 5 * WIDTH], flush=True)
 
     def __iter__(self) -> Iterator[Record]:
-        """What is there so far; a line that was cut off is passed over."""
-        for line in self.file.read_text(encoding="utf-8").splitlines() if self.file.exists() else ():
-            try:
-                yield Record(**json.loads(line))
-            except (ValueError, TypeError):
-                continue
+        return recordlines.read(self.file, Record)
 
 
 def summary(records: Records) -> str:

@@ -55,7 +55,7 @@ def _remembered_digest(path: Path, folder: Path, progress: Callable[[int], None]
         make_directory(folder)
         with awaited(folder.with_name("digests.lock")):  # two processes may want the same file
             known = {"state": state, "sha256": digest, "check": fingerprint([state, digest])}
-            if not memo.is_file():  # a pipe would be written to, and waited for
+            if not memo.is_file():  # a pipe would be written to
                 remove(memo)
             replace_file(memo, json.dumps(known))
     return digest

@@ -9,6 +9,8 @@ import subprocess
 import time
 from pathlib import Path
 
+from kill9 import steps_recorded
+
 from gpu.records import Records
 from gpu.scale import GIB, Outcome, Scale
 
@@ -70,18 +72,13 @@ def _followed(arguments: str, saved: list[str], out: Path, scale: Scale, records
 
 def _stopped_after_a_step(command: list[str], out: Path, scale: Scale) -> None:
     """Run until one more step is recorded, then ask it to save and leave."""
-    before, started = _rows(out), time.monotonic()
+    before, started = steps_recorded(out), time.monotonic()
     process = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=scale.environment()
     )
-    while process.poll() is None and _rows(out) <= before and time.monotonic() - started < PATIENCE:
+    while process.poll() is None and steps_recorded(out) <= before and time.monotonic() - started < PATIENCE:
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate()
     if process.returncode != 75:
         raise RuntimeError(f"exit code {process.returncode} where 75 was expected: {errors.strip()[-800:]}")
-
-
-def _rows(out: Path) -> int:
-    metrics = out / "metrics.jsonl"
-    return metrics.read_bytes().count(b'"kind": "train"') if metrics.exists() else 0
