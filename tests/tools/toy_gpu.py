@@ -171,6 +171,9 @@ def _complain(mistake: str) -> None:
 
 
 def _place() -> str:
-    """The innermost line of the project's."""
-    frames = [frame for frame in traceback.extract_stack() if "/galore/" in frame.filename]
-    return f"{'/'.join(frames[-1].filename.rsplit('/', 2)[1:])}: {frames[-1].name}" if frames else "outside"
+    """The innermost line of the project's, wherever its files lie."""
+    frames = [frame for frame, _ in traceback.walk_stack(None) if frame.f_globals["__name__"].startswith("galore.")]
+    if not frames:
+        return "outside"
+    code = frames[0].f_code
+    return f"{'/'.join(code.co_filename.rsplit('/', 2)[1:])}: {code.co_name}"

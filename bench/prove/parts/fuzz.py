@@ -81,8 +81,13 @@ def _verdict(each: Input) -> str:
     except Slow:
         return f"takes more than {each.seconds:.0f} s"
     except BaseException as error:
-        places = [frame for frame in traceback.extract_tb(error.__traceback__) if "/galore/" in frame.filename]
-        where = f"{Path(places[-1].filename).name}:{places[-1].lineno}" if places else "?"
+        frames = traceback.walk_tb(error.__traceback__)
+        places = [
+            (frame.f_code.co_filename, line)
+            for frame, line in frames
+            if frame.f_globals["__name__"].startswith("galore.")
+        ]
+        where = f"{Path(places[-1][0]).name}:{places[-1][1]}" if places else "?"
         return f"{type(error).__name__} at {where}: {str(error)[:200]}"
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
