@@ -73,7 +73,7 @@ gate-newest: $(READY)  ## the compile gate again with the newest triton, in an e
 	$(PY) -c 'import site; print("import site; site.addsitedir(%r)" % site.getsitepackages()[0])' \
 		> $$(build/newest/bin/python -c 'import site; print(site.getsitepackages()[0])')/zz-base.pth
 	build/newest/bin/python -m pip install -q --disable-pip-version-check --no-deps --ignore-installed triton==$(NEWEST_TRITON)
-	build/newest/bin/python -m pytest -q -n 2 -p no:cacheprovider tests/kernels/triton/test_compiled.py
+	build/newest/bin/python -m pytest -q -n 2 -p no:cacheprovider tests/kernels/predict/test_compiled.py
 
 gpu:  ## the proof on the card that is here, in 9 minutes: what trains, fits, repeats, and how fast (GPU_ARGS=--help)
 	$(CARD_PYTHON) bench/gpu/start.py --out $(GPU_OUT) $(GPU_ARGS)

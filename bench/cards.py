@@ -5,9 +5,9 @@ Predicted by trace and replay; nothing is measured on a card. Prints two Markdow
 
 from __future__ import annotations
 
-from galore.trainer.memory.cards import card
+from galore.trainer.fit.plan import profile_on
+from galore.trainer.machine.cards import card
 from galore.trainer.memory.categories import CATEGORIES, spoken
-from galore.trainer.memory.plan import profile_on
 from galore.trainer.memory.profile import Profile
 from galore.trainer.recipe.load import load_recipe
 

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from itertools import accumulate
 
-from galore.kernels.host import prepare_process
+from galore.trainer.machine.process import prepare_process
 
 NOTES = prepare_process()
 
@@ -24,11 +24,11 @@ import torch  # noqa: E402 - after what has to come before it
 import torch.nn.functional as F  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-from galore.kernels.cross_entropy import linear_cross_entropy  # noqa: E402
 from galore.kernels.device import meta_stands_for  # noqa: E402
-from galore.trainer.memory.simulate import SimulatedTracer  # noqa: E402
-from galore.trainer.memory.trace import Trace  # noqa: E402
-from galore.trainer.memory.tracer import Tracer  # noqa: E402
+from galore.kernels.model.cross_entropy import linear_cross_entropy  # noqa: E402
+from galore.trainer.memory.trace.simulate import SimulatedTracer  # noqa: E402
+from galore.trainer.memory.trace.trace import Trace  # noqa: E402
+from galore.trainer.memory.trace.tracer import Tracer  # noqa: E402
 
 MIB = 2**20
 TOKENS = 4 * 2048

@@ -5,7 +5,7 @@ The last of a row chooses among the tests, as pytest's -k does; with another fil
 
 # fmt: off
 FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
-    "kernels/adam.py": ("tests/kernels/test_adam.py", [
+    "kernels/rules/adam.py": ("tests/kernels/rules/test_adam.py", [
         ("beta1=self.beta1,", "beta1=self.beta1 * 1.001,", "test_twenty_steps"),
         ("beta2=self.beta2,", "beta2=self.beta2 * 1.001,", "test_twenty_steps"),
         ("value=1 - self.beta2)", "value=(1 - self.beta2) * 1.001)", "test_twenty_steps"),
@@ -15,19 +15,19 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         ("            target.mul_(decay)", "            pass", "test_twenty_steps"),
         ("(1.0 - decay) / lr if lr", "(1.0 - decay) if lr", "test_twenty_steps"),
     ]),
-    "kernels/blockwise.py": ("tests/kernels/test_blockwise.py", [
+    "kernels/storage/blockwise.py": ("tests/kernels/storage/test_blockwise.py", [
         ("midpoints = (values[1:] + values[:-1]) / 2", "midpoints = values[1:]", "test_codes_are_nearest_around"),
         ("blocks.amin(1).abs_()", "blocks.amax(1)", "test_round_trip"),
         ("values.mul_(absmax[:, None])", "values.mul_(absmax.roll(1)[:, None])",
          "tests/trainer/optim/test_galore.py: test_8_bit_states_take_the_same_steps"),
         ("midpoints[lower.clamp_max(", "midpoints[(lower + 1).clamp_max(", "test_codes_are_nearest"),
     ]),
-    "kernels/moments.py": ("tests/kernels/test_moments.py", [
+    "kernels/storage/moments.py": ("tests/kernels/storage/test_moments.py", [
         ("slice(first // BLOCK_SIZE, -(", "slice(0, -first // BLOCK_SIZE - (", "test_a_round_trip_in_blocks"),
         ("signed=first)", "signed=True)", "test_a_round_trip_in_blocks"),
         ("squared=not first", "squared=first", "test_a_round_trip_in_blocks or test_an_optimizer_with_e4m3"),
     ]),
-    "kernels/compressed.py": ("tests/kernels/test_compressed.py", [
+    "kernels/ops/compressed.py": ("tests/kernels/ops/test_compressed.py", [
         ("scales = absmax[first // GROUP :", "scales = absmax.roll(1)[first // GROUP :", "test_each_element"),
         (".round_().clamp_(-largest", ".floor_().clamp_(-largest", "test_each_element"),
         ("(codes[0::2] & 15) | (codes[1::2] << 4)", "(codes[1::2] & 15) | (codes[0::2] << 4)", "test_each_element"),
@@ -35,7 +35,7 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         ("largest = groups.abs().amax(1).half(), 2 ** (bits - 1) - 1",
          "largest = groups.abs().amax(1).half(), 2 ** (bits - 1)", "test_each_element"),
     ]),
-    "kernels/int8.py": ("tests/kernels/test_int8.py", [
+    "kernels/ops/int8.py": ("tests/kernels/ops/test_int8.py", [
         ("codes.view(-1, size) * old[:, None]", "codes.view(-1, size) * old.roll(1)[:, None]",
          "test_an_update_against"),
         ("(largest <= LARGEST * old)", "(largest <= (LARGEST + 1) * old)", "test_an_update_against"),
@@ -44,7 +44,7 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         ("scales.view(-1).copy_(scale)", "scales.view(-1).copy_(old)", "test_an_update_against"),
         ("HEADROOM = 1.125", "HEADROOM = 1.0", "test_a_scale_settles"),
     ]),
-    "kernels/rounding.py": ("tests/kernels/test_rounding.py", [
+    "kernels/storage/rounding.py": ("tests/kernels/storage/test_rounding.py", [
         (".add_(noise).bitwise_and_", ".add_(noise // 2).bitwise_and_", "test_rounds_to_neighbours"),
         (".add_(noise).bitwise_and_", ".add_(1 << 15).bitwise_and_", "test_rounds_to_neighbours"),
         (".add_(noise).bitwise_and_", ".add_(noise + (1 << 15)).bitwise_and_", "test_rounds_to_neighbours"),
@@ -56,24 +56,24 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         ("else 1 << 8)", "else 1 << 7)", "test_an_8_bit_compensation"),
         ("bits.add_(1 << 15)", "bits.add_(0)", "test_a_16_bit_compensation"),
     ]),
-    "kernels/projection.py": ("tests/kernels/test_projection.py", [
+    "kernels/ops/projection.py": ("tests/kernels/ops/test_projection.py", [
         ("beta=1.0 if decay_after else decay", "beta=decay", "test_lift_update_against"),
         ("(n.mT, p.mT) if transposed else (p, n)", "(p, n)", "test_lift_update_against"),
         ("panel[first - start : last - start]", "panel[: last - first]", "test_lift_update_against or test_a_lift"),
     ]),
-    "kernels/direction.py": ("tests/trainer/optim/test_norm.py", [
+    "kernels/ops/direction.py": ("tests/trainer/optim/test_norm.py", [
         ("else g * grad_scale", "else g", "test_clipped_steps"),
     ]),
     "kernels/linear.py": ("tests/kernels/test_linear.py", [
         ("return cls(x, dy, True) if transposed", "return cls(dy, x, True) if transposed", "test_factors_against"),
     ]),
-    "kernels/transport.py": ("tests/kernels/test_transport.py", [
+    "kernels/rules/transport.py": ("tests/kernels/rules/test_transport.py", [
         ("p_new.float().mT @ p_old.float()", "p_old.float().mT @ p_new.float()", "test_"),
         ("(c.square() @ variance)", "(c @ variance)", "test_rotation_equals"),
         ("value=-1 / first**2)", "value=-1 / first)", "test_rotation_equals"),
         ("zeros[1], MOMENTS, True)", "zeros[1], MOMENTS, False)", "test_transport_says"),
     ]),
-    "kernels/residual.py": ("tests/kernels/test_residual.py", [
+    "kernels/rules/residual.py": ("tests/kernels/rules/test_residual.py", [
         ("GAMMA = 1.01", "GAMMA = 1.1", "test_"),
         ("norm > 0, norm * factor, previous", "norm > 0, norm, previous", "test_growth_is_limited"),
         ("- 2 * alpha * r_squares", "- alpha * r_squares", "test_residual_norms or test_fira_equals"),
@@ -85,15 +85,15 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         (".square().sum() / p_new.shape[1]", ".square().sum() / p_new.shape[0]",
          "tests/trainer/optim/test_lazy_refresh.py: test_the_threshold or test_a_settled_layer"),
     ]),
-    "kernels/adafactor.py": ("tests/kernels/test_adafactor.py", [
+    "kernels/rules/adafactor.py": ("tests/kernels/rules/test_adafactor.py", [
         ("1.0 - math.pow(step, self.decay)", "1.0 - math.pow(step + 1, self.decay)", "test_twenty_steps"),
         ("(row / row.mean())", "row.clone()", "test_twenty_steps"),
     ]),
-    "kernels/orthogonalize.py": ("tests/kernels/test_orthogonalize.py", [
+    "kernels/rules/orthogonalize.py": ("tests/kernels/rules/test_orthogonalize.py", [
         ("return grad.lerp(buffer, beta) if nesterov else buffer", "return buffer", "test_rule_against"),
         ("0.2 * math.sqrt(max(rows, columns))", "0.2 * math.sqrt(min(rows, columns))", "test_scale_factors"),
     ]),
-    "kernels/cross_entropy.py": ("tests/kernels/test_cross_entropy.py", [
+    "kernels/model/cross_entropy.py": ("tests/kernels/model/test_cross_entropy.py", [
         ("share = 1 + 2 * z_loss * lse_here", "share = 1 + z_loss * lse_here", "test_float64_gradcheck_of_the_z_loss"),
         ("exp_minus_onehot_(logits, targets - at,", "exp_minus_onehot_(logits, targets,", "test_a_second_pass"),
         ("self.sum[here] += d_logits", "self.sum[here] = d_logits", "test_error_is_no_larger"),
@@ -145,10 +145,10 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
          "tests/trainer/optim/test_presets.py: test_twenty_steps and svd-reset and wide"),
         ("c.square() @ x", "c @ x", "tests/trainer/optim/test_presets.py: test_twenty_steps and adafactor and wide"),
     ]),
-    "trainer/optim/moments.py": ("tests/trainer/optim/test_stored.py", [
+    "trainer/optim/moments.py": ("tests/trainer/optim/test_state.py", [
         ('get("exp_avg_absmax"), state.get("exp_avg_sq_absmax")',
          'get("exp_avg_sq_absmax"), state.get("exp_avg_absmax")',
-         "tests/kernels/test_moments.py: test_a_round_trip"),
+         "tests/kernels/storage/test_moments.py: test_a_round_trip"),
     ]),
     "trainer/optim/accumulate.py": ("tests/trainer/optim/test_accumulate.py", [
         ("self.value.to(self.dtype).add_(term)", "self.value.add_(term)", "test_small_terms"),
@@ -198,7 +198,7 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         ("self.rank, mix(self.seed, self.clock()), self.member.like)", "self.rank, self.seed, self.member.like)",
          "test_random_test_matrices"),
     ]),
-    "trainer/optim/stored.py": ("tests/trainer/optim/test_stored.py", [
+    "trainer/optim/state.py": ("tests/trainer/optim/test_state.py", [
         ('group["clock"] = clock', "pass", "tests/trainer/optim/test_galore.py: test_resume_is_bit_equal"),
         ("here.shape != there.shape or here.dtype", "here.dtype", "test_an_altered_state"),
     ]),
@@ -249,28 +249,28 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
     "trainer/rescue.py": ("tests/trainer/test_loop.py", [
         ("    if run.optimizer.torn:", "    if False:", "test_nothing_half_applied"),
     ]),
-    "trainer/state.py": ("tests/trainer/test_run.py", [
+    "trainer/checkpoint/state.py": ("tests/trainer/test_run.py", [
         ('torch.set_rng_state(rng["cpu"])', "pass", "test_resume_is_bit_exact and lora"),
-        ("if own[name].dtype != tensor.dtype:", "if False:", "tests/trainer/test_state.py: test_weights_of_another"),
+        ("if own[name].dtype != tensor.dtype:", "if False:", "tests/trainer/checkpoint/test_state.py: test_weights_of_another"),
     ]),
     "trainer/build.py": ("tests/trainer/test_run.py", [
         ('checkpoint.state["position"], checkpoint.step)', 'checkpoint.state["position"], checkpoint.step + 1)',
          "tests/trainer/test_loop.py: test_a_stream_goes_on"),
     ]),
-    "trainer/record.py": ("tests/trainer/test_run.py", [
+    "trainer/recorder.py": ("tests/trainer/test_run.py", [
         ("self.skipped_in_a_row + 1 if report.skipped else 0", "self.skipped_in_a_row + int(report.skipped)",
          "test_a_nan_costs_one_step or test_too_many_bad_steps"),
     ]),
-    "trainer/finite.py": ("tests/trainer/test_finite.py", [
+    "trainer/checkpoint/finite.py": ("tests/trainer/checkpoint/test_finite.py", [
         ("return all(bool(", "return any(bool(", "test_one_bad_value"),
     ]),
-    "trainer/manifest.py": ("tests/trainer/test_checkpoint.py", [
+    "trainer/checkpoint/manifest.py": ("tests/trainer/checkpoint/test_checkpoint.py", [
         ("if digest.hexdigest() != sha256:", "if False:", "test_a_flipped_bit"),
         ("if manifest.self_sha256 != manifest.digest():", "if False:", "test_every_byte_of_the_manifest"),
         ("if size != entry.bytes:", "if size < entry.bytes:", "test_damage_is_named"),
         ("isinstance(version, int) and version != FORMAT_VERSION", "False", "test_damage_is_named"),
     ]),
-    "trainer/checkpoint.py": ("tests/trainer/test_checkpoint.py", [
+    "trainer/checkpoint/checkpoint.py": ("tests/trainer/checkpoint/test_checkpoint.py", [
         ("    manifest = verify(path)\n    if", "    manifest = read_manifest(path)\n    if", "test_a_flipped_bit"),
         ("if manifest.step != step:", "if False:", "test_a_renamed_directory"),
         ("    sync_directory(directory)\n", "", "test_all_is_on_the_disk"),
@@ -285,7 +285,7 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
          "tests/trainer/test_run.py: test_a_disk_without_room or test_a_resumed_run_needs_room"),
         ("if keep < 2:", "if keep < 1:", "test_keep_is_never"),
     ]),
-    "trainer/rotation.py": ("tests/trainer/test_checkpoint.py", [
+    "trainer/checkpoint/rotation.py": ("tests/trainer/checkpoint/test_checkpoint.py", [
         ("or len(kept) >= keep:", "or len(kept) >= keep - 1:", "test_the_newest_by_step"),
         ("sorted(found, reverse=True)", "sorted(found, key=lambda each: -each[1].lstat().st_mtime)",
          "test_the_newest_by_step"),
@@ -293,13 +293,13 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         ("elif _is_good(path):", "else:", "test_a_damaged_checkpoint_does_not"),
         ("        path.rename(doomed)", "        doomed = path", "test_killed_anywhere"),
     ]),
-    "trainer/durable.py": ("tests/trainer/test_durable.py", [
+    "trainer/common/durable.py": ("tests/trainer/common/test_durable.py", [
         ("file.flush()\n                os.fsync(file.fileno())", "file.flush()",
-         "tests/trainer/test_checkpoint.py: test_all_is_on_the_disk"),
-        ("        os.fsync(descriptor)", "        pass", "tests/trainer/test_checkpoint.py: test_all_is_on_the_disk"),
+         "tests/trainer/checkpoint/test_checkpoint.py: test_all_is_on_the_disk"),
+        ("        os.fsync(descriptor)", "        pass", "tests/trainer/checkpoint/test_checkpoint.py: test_all_is_on_the_disk"),
         ("        os.fsync(file.fileno())\n        return", "        return", "test_what_a_library_wrote"),
     ]),
-    "trainer/lock.py": ("tests/trainer/test_rundir.py", [
+    "trainer/common/lock.py": ("tests/trainer/record/test_rundir.py", [
         ("        _acquire(descriptor, path)", "        pass", "test_a_second_run_is_refused"),
         ("if not os.fstat(descriptor).st_nlink:", "if False:", "test_the_lock_of_a_deleted_file"),
         ("os.register_at_fork(after_in_child=_let_go_in_child)", "", "test_the_lock_dies_with_a_killed_holder"),

@@ -34,7 +34,7 @@ def worker(ours: bool, threads: int | None, clock: Callable[[], float], pipe: Co
     """Answer (dtype, tokens) with (GEMM seconds, step seconds, FLOP per step), one measurement each."""
     notes: list[str] = []
     if ours:
-        from galore.kernels.host import prepare_process
+        from galore.trainer.machine.process import prepare_process
 
         notes += prepare_process()
     import torch

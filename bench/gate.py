@@ -10,8 +10,8 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from galore.kernels.triton.catalogue import NEEDS_SM89, cases
-from galore.kernels.triton.compiled import compile_launch
+from galore.kernels.predict.catalogue import NEEDS_SM89, cases
+from galore.kernels.predict.compiled import compile_launch
 
 GOLDEN = Path(__file__).parents[1] / "tests/golden/kernels-sm89.json"
 RECORDED = ("registers", "shared", "tensor_core")

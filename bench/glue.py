@@ -21,16 +21,16 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from galore.kernels.host import prepare_process
+from galore.trainer.machine.process import prepare_process
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 prepare_process()  # before torch is imported
 
-from galore.trainer.format import duration, size  # noqa: E402
-from galore.trainer.glue.grid import Cell, grid  # noqa: E402
-from galore.trainer.glue.outcome import outcome  # noqa: E402
-from galore.trainer.glue.tasks import TASKS  # noqa: E402
-from galore.trainer.markdown import table  # noqa: E402
+from galore.trainer.common.format import duration, size  # noqa: E402
+from galore.trainer.common.markdown import table  # noqa: E402
+from galore.trainer.sweep.glue.grid import Cell, grid  # noqa: E402
+from galore.trainer.sweep.glue.outcome import outcome  # noqa: E402
+from galore.trainer.tasks.glue import TASKS  # noqa: E402
 
 SAME = ["data.max_length=64", "train.num_threads=1", "log.logging_steps=1000000"]
 OF_TASK = {
@@ -188,10 +188,10 @@ def _ours(model: Path, data: Path) -> float:
 
     from galore.trainer.build import build
     from galore.trainer.loop import train
-    from galore.trainer.metrics import Metrics
-    from galore.trainer.record import Meter, Recorder
-    from galore.trainer.rundir import RunDir
-    from galore.trainer.signals import StopOnSignal
+    from galore.trainer.machine.signals import StopOnSignal
+    from galore.trainer.record.metrics import Metrics
+    from galore.trainer.record.rundir import RunDir
+    from galore.trainer.recorder import Meter, Recorder
 
     with tempfile.TemporaryDirectory() as folder:
         directory = RunDir.create(Path(folder) / "run", resume=False)
@@ -220,7 +220,7 @@ def _theirs(model: Path, data: Path) -> float:
         TrainingArguments,
     )
 
-    from galore.trainer.glue.readers import read_split
+    from galore.trainer.data.glue.readers import read_split
 
     torch.set_num_threads(1)
     rows, tokenizer = read_split(TASKS["sst2"], "train", data)[:EXAMPLES], AutoTokenizer.from_pretrained(model)

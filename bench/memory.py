@@ -15,10 +15,10 @@ import sys
 import time
 from pathlib import Path
 
-from galore.trainer.memory.cards import card
-from galore.trainer.memory.plan import profile_on
+from galore.trainer.fit.plan import profile_on
+from galore.trainer.fit.verify import verify
+from galore.trainer.machine.cards import card
 from galore.trainer.memory.verdict import VERDICTS
-from galore.trainer.memory.verify import verify
 from galore.trainer.recipe.load import LoadedRecipe, load_recipe
 from galore.trainer.recipe.shipped import shipped_names
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import sys
 
-from galore.kernels.triton.card import CARDS, RTX4090, card_named
-from galore.kernels.triton.predicted import Predictor, table
-from galore.kernels.triton.sequences import LLAMA_7B, RANKS, Row, fused, reference, rows, unfused, unfused_nearest
+from galore.kernels.predict.card import CARDS, RTX4090, card_named
+from galore.kernels.predict.predicted import Predictor, table
+from galore.kernels.predict.sequences import LLAMA_7B, RANKS, Row, fused, reference, rows, unfused, unfused_nearest
 from galore.kernels.triton.tuning import PREDICTED, write
 
-NOTE = "RTX 4090, predicted by kernels/triton/cost.py, not timed"
+NOTE = "RTX 4090, predicted by kernels/predict/cost.py, not timed"
 COLUMNS = ("floor", "fused", "accumulated", "nearest", "unfused", "reference")
 
 

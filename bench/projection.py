@@ -12,7 +12,7 @@ import statistics
 import time
 from collections.abc import Callable
 
-from galore.kernels.host import prepare_process
+from galore.trainer.machine.process import prepare_process
 
 NOTES = prepare_process()
 
@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 from galore.kernels.device import product  # noqa: E402
 from galore.kernels.linear import Factors  # noqa: E402
-from galore.kernels.reference import is_transposed, orient  # noqa: E402
+from galore.kernels.reference.operations import is_transposed, orient  # noqa: E402
 
 SHAPES = ((2048, 2048), (5461, 2048), (2048, 5461))
 RANKS = (128, 512)

@@ -21,7 +21,7 @@ from q_galore_torch import q_galore_projector
 from q_galore_torch.q_galore_projector import GaLoreProjector
 from torch import Tensor, nn
 
-from galore.kernels.compressed import compress, expand
+from galore.kernels.ops.compressed import compress, expand
 from galore.kernels.subspace import overlap
 from galore.trainer.optim import GaLoreAdamW
 

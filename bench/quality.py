@@ -25,15 +25,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from galore.kernels import int8, projection
+from galore.kernels.ops import int8, projection
 from galore.trainer.build import build
-from galore.trainer.compare import grid
 from galore.trainer.loop import train
-from galore.trainer.metrics import Metrics
+from galore.trainer.machine.signals import StopOnSignal
 from galore.trainer.recipe.load import load_recipe
-from galore.trainer.record import Meter, Recorder
-from galore.trainer.rundir import RunDir
-from galore.trainer.signals import StopOnSignal
+from galore.trainer.record.metrics import Metrics
+from galore.trainer.record.rundir import RunDir
+from galore.trainer.recorder import Meter, Recorder
+from galore.trainer.sweep.compare import grid
 
 RECIPE = str(Path(__file__).with_name("quality.yaml"))
 STEPS = 733  # × 4,096 tokens = 3.0 M

@@ -10,7 +10,7 @@ import time
 import torch
 from torch import Tensor
 
-from galore.kernels.rounding import (
+from galore.kernels.storage.rounding import (
     RoundingNoise,
     add_update_,
     add_update_compensated_,

@@ -14,7 +14,7 @@ import statistics
 import time
 from collections.abc import Callable
 
-from galore.kernels.host import prepare_process
+from galore.trainer.machine.process import prepare_process
 
 SHAPES = {"wide": [(2048, 5461)], "tall": [(5461, 2048)], "layer": 4 * [(2048, 2048)] + 3 * [(5461, 2048)]}
 RANK = 512

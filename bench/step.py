@@ -26,7 +26,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from galore.kernels.host import prepare_process
+from galore.trainer.machine.process import prepare_process
 
 SHAPES = {
     "2048×5461": [(2048, 5461)],

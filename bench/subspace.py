@@ -45,7 +45,7 @@ def model(a: int, b: int) -> tuple[Tensor, Tensor]:
     """(earlier gradient, gradient) of the block's last matrix, or of its output projection where a = b."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from galore.trainer.data.packaged import packaged_file
+    from galore.trainer.data.text.packaged import packaged_file
 
     verses = [json.loads(line)["text"] for line in packaged_file().read_text().splitlines()]
     text = torch.tensor(list("\n".join(verses).encode()))

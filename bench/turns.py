@@ -139,7 +139,7 @@ def token_ids(vocabulary: int, length: int) -> Any:
 def ours(task: Task) -> None:
     """`galore train` with its loop, records and optimizer."""
     if task.device == "cpu":
-        from galore.kernels.host import prepare_process
+        from galore.trainer.machine.process import prepare_process
 
         prepare_process()  # as `galore train` does
     import torch
@@ -147,10 +147,10 @@ def ours(task: Task) -> None:
     from galore.trainer.build import Run, attach_optimizer, build_model
     from galore.trainer.data.batch import Batch
     from galore.trainer.loop import train
-    from galore.trainer.metrics import Metrics
-    from galore.trainer.record import Meter, Recorder
-    from galore.trainer.rundir import RunDir
-    from galore.trainer.signals import StopOnSignal
+    from galore.trainer.machine.signals import StopOnSignal
+    from galore.trainer.record.metrics import Metrics
+    from galore.trainer.record.rundir import RunDir
+    from galore.trainer.recorder import Meter, Recorder
 
     recipe, baton = task.loaded(), Baton(task.device)
     vocabulary = recipe.model.vocab_size

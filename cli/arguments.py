@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from galore.trainer.errors import UserError
-from galore.trainer.reading import user_path
+from galore.trainer.common.errors import UserError
+from galore.trainer.common.reading import user_path
 
 
 class RecipeVerb(TyperCommand):
@@ -30,7 +30,7 @@ class RecipeVerb(TyperCommand):
 
 
 def _refuse_key(option: str, value: str) -> None:
-    from galore.trainer.recipe.check import setting_called
+    from galore.trainer.recipe.explain.unknown import setting_called
 
     path, implied = setting_called(option.removeprefix("--"))
     if path:
@@ -72,7 +72,7 @@ def complete_shipped(incomplete: str) -> list[tuple[str, str]]:
 
 def complete_override(incomplete: str) -> list[tuple[str, str]]:
     """Keys of a recipe, each with its meaning."""
-    from galore.trainer.recipe.fields import fields
+    from galore.trainer.recipe.explain.fields import fields
 
     return [(f"{path}=", field.description) for path, field in fields().items() if path.startswith(incomplete)]
 

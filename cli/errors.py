@@ -25,12 +25,12 @@ from typing import TYPE_CHECKING, Any
 import typer
 from typer.core import TyperGroup
 
-from galore.trainer.errors import RunFailed, UserError, system_error
-from galore.trainer.printable import masked, masked_logs, presentable, shortened
-from galore.trainer.reading import NotReadable
+from galore.trainer.common.errors import RunFailed, UserError, system_error
+from galore.trainer.common.printable import masked, masked_logs, presentable, shortened
+from galore.trainer.common.reading import NotReadable
 
 if TYPE_CHECKING:
-    from galore.trainer.checkpoint import Skipped
+    from galore.trainer.checkpoint.checkpoint import Skipped
 
 BUG = "This is a bug in galore, please report it with {} and what `galore doctor` prints"
 HERE = str(Path(__file__).parents[1])
@@ -133,7 +133,7 @@ def _keep_traceback(error: Exception) -> str:
 
 def tell_skipped(skipped: Sequence[Skipped]) -> None:
     """A line on stderr for each of the first checkpoints that were passed over, and why."""
-    from galore.trainer.checkpoint import told
+    from galore.trainer.checkpoint.checkpoint import told
 
     for line in told(skipped):
         typer.echo(presentable(line), err=True)

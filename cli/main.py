@@ -7,17 +7,17 @@ from typing import Annotated
 import typer
 
 from galore.cli.arguments import RecipeVerb
-from galore.cli.bench import app as bench
-from galore.cli.compare import compare
-from galore.cli.doctor import doctor
 from galore.cli.errors import READER_LEFT, ReportingGroup
-from galore.cli.evaluate import evaluate
-from galore.cli.export import export
-from galore.cli.finetune_glue import finetune_glue
-from galore.cli.generate import generate
-from galore.cli.profile import profile_memory
-from galore.cli.recipes import app as recipes
-from galore.cli.train import train
+from galore.cli.verbs.bench import app as bench
+from galore.cli.verbs.compare import compare
+from galore.cli.verbs.doctor import doctor
+from galore.cli.verbs.evaluate import evaluate
+from galore.cli.verbs.export import export
+from galore.cli.verbs.finetune_glue import finetune_glue
+from galore.cli.verbs.generate import generate
+from galore.cli.verbs.profile import profile_memory
+from galore.cli.verbs.recipes import app as recipes
+from galore.cli.verbs.train import train
 
 app = typer.Typer(
     name="galore",
@@ -41,7 +41,7 @@ app.add_typer(bench, name="bench")
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from galore.cli.machine import version_of
+        from galore.cli.show.machine import version_of
 
         typer.echo(f"galore {version_of('galore-llm') or '(a source tree, not installed)'}")
         raise typer.Exit

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from galore.kernels.rounding import block_elements
+from galore.kernels.storage.rounding import block_elements
 
 INT16_ROWS = 1 << 15  # up to here an index fits int16, and the integers of `dct_matrix` fit int32
 

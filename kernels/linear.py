@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from galore.kernels.reference import is_transposed
+from galore.kernels.reference.operations import is_transposed
 
 
 class Factors(NamedTuple):

@@ -12,7 +12,7 @@ from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from galore.kernels.decompose import Basis, first_finite, holds
 from galore.kernels.device import generator_for, product
-from galore.kernels.reference import is_transposed, orient
+from galore.kernels.reference.operations import is_transposed, orient
 
 Orthonormalise = Callable[[Tensor, int], Basis]
 

@@ -83,13 +83,13 @@ def test_no_pickle_and_no_unsafe_yaml():
 
 
 UNBOUNDED = {  # function of a file → why it may read whatever is there
-    "trainer/reading.py:open_regular": "the one that asks first",
+    "trainer/common/reading.py:open_regular": "the one that asks first",
     "trainer/recipe/shipped.py:about": "a file of the package",
-    "trainer/memory/timeline.py:_file": "a file of the package",
-    "trainer/hardware.py:cpu_name": "/proc/cpuinfo",
-    "cli/machine.py:_cpu_flags": "/proc/cpuinfo",
+    "trainer/memory/chart/timeline.py:_file": "a file of the package",
+    "trainer/machine/hardware.py:cpu_name": "/proc/cpuinfo",
+    "cli/show/machine.py:_cpu_flags": "/proc/cpuinfo",
     "kernels/triton/tuning.py:_read": "a table of the package, or what `galore bench kernels` wrote; kernels stand below",
-    "trainer/data/store.py:__init__": "a file of the cache, which was verified just now",
+    "trainer/data/tokens/store.py:__init__": "a file of the cache, which was verified just now",
 }
 
 
@@ -110,7 +110,7 @@ def reads(call):
 
 
 def test_no_path_is_read_without_a_limit():
-    """`galore.trainer.reading` opens regular files only, and reads them to a limit."""
+    """`galore.trainer.common.reading` opens regular files only, and reads them to a limit."""
     found = set()
     for path in SOURCES:
         for function in ast.walk(ast.parse(path.read_text())):

@@ -14,16 +14,16 @@ TEMPORARY = {"TemporaryFile", "NamedTemporaryFile", "TemporaryDirectory", "mkste
 EXCEPTIONS = {
     ("cli/errors.py", "mkstemp"): "the traceback of a bug, for its report",
     ("cli/errors.py", "fdopen"): "the traceback of a bug, for its report",
-    ("trainer/lock.py", "os.open"): "a lock is an inode, its content only names the holder",
-    ("trainer/lock.py", "open"): "a lock is an inode",
-    ("trainer/metrics.py", "os.open"): "rows are appended, and synced before every checkpoint",
+    ("trainer/common/lock.py", "os.open"): "a lock is an inode, its content only names the holder",
+    ("trainer/common/lock.py", "open"): "a lock is an inode",
+    ("trainer/record/metrics.py", "os.open"): "rows are appended, and synced before every checkpoint",
     ("trainer/memory/live.py", "write_text"): "a switch of the kernel's in /proc",
-    ("trainer/data/bytestream.py", "TemporaryFile"): "has no name, and is gone with the process",
+    ("trainer/data/text/bytestream.py", "TemporaryFile"): "has no name, and is gone with the process",
     (
-        "trainer/data/stream.py",
+        "trainer/data/stream/stream.py",
         "TemporaryDirectory",
     ): "deleted while its files are open, which are gone with the process",
-    ("kernels/triton/compiled.py", "NamedTemporaryFile"): "read by a tool while it runs",
+    ("kernels/predict/compiled.py", "NamedTemporaryFile"): "read by a tool while it runs",
     (
         "kernels/triton/tuning.py",
         "write_text",
@@ -60,10 +60,10 @@ def test_only_durable_writes_files() -> None:
     found = {
         (path.relative_to(ROOT).as_posix(), name)
         for path in SOURCES
-        if path != ROOT / "trainer/durable.py"
+        if path != ROOT / "trainer/common/durable.py"
         for name in offences(ast.parse(path.read_text()))
     }
-    assert found - EXCEPTIONS.keys() == set(), "write with galore.trainer.durable, or name the reason here"
+    assert found - EXCEPTIONS.keys() == set(), "write with galore.trainer.common.durable, or name the reason here"
     assert EXCEPTIONS.keys() - found == set(), "no longer there"
 
 

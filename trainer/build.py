@@ -12,23 +12,23 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from galore.kernels import blockwise
 from galore.kernels.cuda import prepare_cuda
 from galore.kernels.device import device_type
-from galore.kernels.dispatch import ENVIRONMENT, BackendError, summary
-from galore.kernels.host import ask_for_expandable_segments, prepare_process
-from galore.trainer import identity
-from galore.trainer.checkpoint import Checkpoint, newest_state, newest_verified, tidy, told
+from galore.kernels.ops.dispatch import ENVIRONMENT, BackendError, summary
+from galore.kernels.storage import blockwise
+from galore.trainer.checkpoint import identity
+from galore.trainer.checkpoint.checkpoint import Checkpoint, newest_state, newest_verified, tidy, told
+from galore.trainer.checkpoint.finite import not_finite, trained_tensors
+from galore.trainer.checkpoint.rotation import step_directories
+from galore.trainer.checkpoint.state import restore
+from galore.trainer.common.errors import RunFailed, UserError
+from galore.trainer.common.format import size
 from galore.trainer.data.batch import Progress, silent
-from galore.trainer.data.labelled import LabelledData
 from galore.trainer.data.read import Data, read_data
-from galore.trainer.data.tokenizer import id_bound
-from galore.trainer.errors import RunFailed, UserError
-from galore.trainer.finite import not_finite, trained_tensors
-from galore.trainer.format import size
-from galore.trainer.glue.tasks import TASKS
-from galore.trainer.metrics import Console
-from galore.trainer.models.adapt import adapted
+from galore.trainer.data.rows.labelled import LabelledData
+from galore.trainer.data.tokens.tokenizer import id_bound
+from galore.trainer.machine.process import ask_for_expandable_segments, prepare_process
+from galore.trainer.models.adapters.adapt import adapted
 from galore.trainer.models.checkpointing import recompute_blocks
 from galore.trainer.models.classifier import build_classifier
 from galore.trainer.models.cpu import optimize_decoder
@@ -37,12 +37,12 @@ from galore.trainer.models.linears import left_alone, router_note
 from galore.trainer.optim import GaLoreAdamW, hand_over_int8, kinds_with_own_forward, project_in_backward
 from galore.trainer.parameters import ParameterRow, build_optimizer, clamped_ranks, left_full_rank, parameter_table
 from galore.trainer.recipe.load import LoadedRecipe, recipe_of_run
-from galore.trainer.recipe.resume import changed_mathematics
-from galore.trainer.recipe.schema import Recipe
-from galore.trainer.rotation import step_directories
-from galore.trainer.rundir import RunDir
-from galore.trainer.runmodel import stored_config
-from galore.trainer.state import restore
+from galore.trainer.recipe.schema.recipe import Recipe
+from galore.trainer.recipe.schema.resume import changed_mathematics
+from galore.trainer.record.metrics import Console
+from galore.trainer.record.rundir import RunDir
+from galore.trainer.tasks.glue import TASKS
+from galore.trainer.trained.runmodel import stored_config
 
 DRY_RUN_VOCABULARY = 32_000  # rows of the embedding where neither recipe nor model says; a dry run reads no corpus
 

@@ -11,9 +11,9 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from galore.trainer.common.errors import UserError
 from galore.trainer.data.batch import Batch
-from galore.trainer.data.labelled import LabelledBatch
-from galore.trainer.errors import UserError
+from galore.trainer.data.rows.labelled import LabelledBatch
 from galore.trainer.models.head import split_head
 from galore.trainer.step import AnyBatch, micro_batches, summed_loss
 

@@ -14,13 +14,13 @@ import torch
 
 from galore.trainer.build import Run
 from galore.trainer.data.notices import notices
-from galore.trainer.hardware import Peak, cpu_name
-from galore.trainer.models.lora import adapter_ranks, clamp_note, not_adapted, without_adapters
+from galore.trainer.machine.hardware import Peak, cpu_name
+from galore.trainer.models.adapters.lora import adapter_ranks, clamp_note, not_adapted, without_adapters
 from galore.trainer.optim.groups import is_trained
 from galore.trainer.optim.projected import ProjectedSlot
 from galore.trainer.parameters import clamped_ranks, left_full_rank, parameter_table
-from galore.trainer.recipe.optim_section import OptimSection
-from galore.trainer.record import Meter
+from galore.trainer.recipe.schema.optim import OptimSection
+from galore.trainer.recorder import Meter
 
 PACKAGES = ("galore-llm", "torch", "transformers", "tokenizers", "peft", "bitsandbytes", "safetensors")
 

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from galore.trainer.hardware import Peak
+from galore.trainer.machine.hardware import Peak
 from galore.trainer.optim.groups import is_trained
 
 

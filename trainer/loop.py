@@ -5,15 +5,15 @@ from __future__ import annotations
 import time
 
 from galore.trainer.build import Run
-from galore.trainer.errors import Interrupted
-from galore.trainer.generate import sample
-from galore.trainer.record import Recorder
+from galore.trainer.common.errors import Interrupted
+from galore.trainer.machine.signals import StopOnSignal
+from galore.trainer.models.generate import sample
+from galore.trainer.recorder import Recorder
 from galore.trainer.rescue import Rescue, described, gave_up, ran_out
 from galore.trainer.saving import go_on, save
 from galore.trainer.schedule import learning_rate
 from galore.trainer.scoring import Result, score_held_out
 from galore.trainer.shortage import Shortage, attempt_step
-from galore.trainer.signals import StopOnSignal
 
 
 def train(run: Run, recorder: Recorder, stop: StopOnSignal) -> Result | None:

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from galore.trainer.errors import UserError
+from galore.trainer.common.errors import UserError
 from galore.trainer.optim import GaLoreAdamW, adamw_groups, check_complete, galore_groups
 from galore.trainer.optim.groups import is_under
 from galore.trainer.optim.projected import ProjectedSlot
 from galore.trainer.optim.slot import FullSlot
-from galore.trainer.recipe.optim_section import OptimSection
+from galore.trainer.recipe.schema.optim import OptimSection
 
 
 def build_optimizer(model: nn.Module, optim: OptimSection, *, accumulation: int, seed: int) -> GaLoreAdamW:

@@ -8,8 +8,8 @@ from types import TracebackType
 from typing import Self
 
 from galore.trainer.build import Run
-from galore.trainer.errors import Ended, Interrupted, UserError
-from galore.trainer.record import Recorder
+from galore.trainer.common.errors import Ended, Interrupted, UserError
+from galore.trainer.recorder import Recorder
 from galore.trainer.saving import Standing, go_on, newest, save
 from galore.trainer.shortage import Shortage, gave_out, is_out_of_memory, make_room
 

@@ -7,31 +7,31 @@ from pathlib import Path
 from typing import Any
 
 from galore.trainer.build import Run, build
-from galore.trainer.checkpoint import bytes_for, most_beside
+from galore.trainer.checkpoint.checkpoint import bytes_for, most_beside
+from galore.trainer.checkpoint.diskspace import require_for_run
+from galore.trainer.checkpoint.identity import files_of, identity
+from galore.trainer.checkpoint.state import planned_bytes
+from galore.trainer.common.errors import UserError
 from galore.trainer.data.batch import Progress, silent
-from galore.trainer.data.extras import no_plots, refuse_missing_extras
-from galore.trainer.data.labelled import LabelledData
-from galore.trainer.diskspace import require_for_run
-from galore.trainer.errors import UserError
+from galore.trainer.data.rows.labelled import LabelledData
 from galore.trainer.facts import facts, header, now
-from galore.trainer.generate import rehearse
-from galore.trainer.identity import files_of, identity
+from galore.trainer.fit.forecast import forecast
 from galore.trainer.loop import train
-from galore.trainer.memory.forecast import forecast
+from galore.trainer.machine.signals import StopOnSignal
 from galore.trainer.memory.live import current_and_peak, forget_peak
 from galore.trainer.memory.verdict import VERDICTS, reason
-from galore.trainer.metrics import Console, Metrics
+from galore.trainer.models.generate import rehearse
+from galore.trainer.recipe.extras import no_plots, refuse_missing_extras
 from galore.trainer.recipe.load import LoadedRecipe
-from galore.trainer.record import Meter, Recorder
-from galore.trainer.report import write_report
+from galore.trainer.record.metrics import Console, Metrics
+from galore.trainer.record.report import write_report
+from galore.trainer.record.rundir import RunDir
+from galore.trainer.record.wandb_sink import make_sink
+from galore.trainer.recorder import Meter, Recorder
 from galore.trainer.rescue import described
-from galore.trainer.rundir import RunDir
-from galore.trainer.runmodel import save_model_files, stored_config
 from galore.trainer.saving import go_on
 from galore.trainer.scoring import Result, baseline_facts, final_of
-from galore.trainer.signals import StopOnSignal
-from galore.trainer.state import planned_bytes
-from galore.trainer.wandb_sink import make_sink
+from galore.trainer.trained.runmodel import save_model_files, stored_config
 
 
 def run_training(

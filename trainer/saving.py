@@ -8,13 +8,13 @@ from typing import Any, Self
 
 from torch import Tensor
 
-from galore.trainer import checkpoint
 from galore.trainer.build import Run
-from galore.trainer.errors import Ended
-from galore.trainer.finite import not_finite, trained_tensors
-from galore.trainer.record import Recorder
-from galore.trainer.rotation import step_directories
-from galore.trainer.state import capture, random_state
+from galore.trainer.checkpoint import checkpoint
+from galore.trainer.checkpoint.finite import not_finite, trained_tensors
+from galore.trainer.checkpoint.rotation import step_directories
+from galore.trainer.checkpoint.state import capture, random_state
+from galore.trainer.common.errors import Ended
+from galore.trainer.recorder import Recorder
 
 SHOWN = 3  # names in a message
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from galore.trainer.recipe.optim_section import OptimSection
+from galore.trainer.recipe.schema.optim import OptimSection
 
 
 def warmup_steps(optim: OptimSection, total_steps: int) -> int:

@@ -10,14 +10,14 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from galore.trainer.data.labelled import Examples, LabelledData, batches
 from galore.trainer.data.read import Data
+from galore.trainer.data.rows.labelled import Examples, LabelledData, batches
 from galore.trainer.data.unigram import unigram_loss_nats
 from galore.trainer.evaluate import EvalResult, evaluate, scoring
-from galore.trainer.glue.metrics import baseline, collapsed, score
-from galore.trainer.glue.tasks import TASKS, Task
-from galore.trainer.history import flat
-from galore.trainer.recipe.schema import Recipe
+from galore.trainer.recipe.schema.recipe import Recipe
+from galore.trainer.record.history import flat
+from galore.trainer.tasks.glue import TASKS, Task
+from galore.trainer.tasks.metrics import baseline, collapsed, score
 
 Scores = Mapping[str, float]
 

@@ -8,18 +8,18 @@ from dataclasses import dataclass, replace
 import torch
 
 from galore.trainer.build import Run
-from galore.trainer.errors import Ended, UserError
-from galore.trainer.format import size
-from galore.trainer.memory.advice import Adviser
-from galore.trainer.memory.cards import Card
+from galore.trainer.common.errors import Ended, UserError
+from galore.trainer.common.format import size
+from galore.trainer.fit.advice import Adviser
+from galore.trainer.fit.forecast import card_of, recipe_of
+from galore.trainer.fit.remedies import Settings
+from galore.trainer.machine.cards import Card
 from galore.trainer.memory.categories import spoken
-from galore.trainer.memory.forecast import card_of, recipe_of
 from galore.trainer.memory.live import MemoryUse, by_category, current_and_peak
-from galore.trainer.memory.remedies import Settings
-from galore.trainer.models.relora import restart_adapters
+from galore.trainer.models.adapters.relora import restart_adapters
 from galore.trainer.recipe.change import changed, spelled
 from galore.trainer.recipe.load import LoadedRecipe
-from galore.trainer.recipe.resume import changed_mathematics
+from galore.trainer.recipe.schema.resume import changed_mathematics
 from galore.trainer.schedule import restarts_after
 from galore.trainer.step import AnyBatch, StepResult, train_step
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from galore.kernels.cross_entropy import LossSums, linear_loss
+from galore.kernels.model.cross_entropy import LossSums, linear_loss
 from galore.trainer.data.batch import IGNORED, Batch
-from galore.trainer.data.labelled import LabelledBatch
+from galore.trainer.data.rows.labelled import LabelledBatch
 from galore.trainer.memory.live import by_category
 from galore.trainer.models.head import split_head
 from galore.trainer.optim import GaLoreAdamW, StepReport

@@ -18,7 +18,7 @@ def main() -> None:
     arguments = sys.argv[1:]
     if arguments[:1] == ["--limit"]:
         # before torch reads its settings: the recipes ask for segments that grow, and so does this process
-        from galore.kernels.host import ask_for_expandable_segments
+        from galore.trainer.machine.process import ask_for_expandable_segments
 
         ask_for_expandable_segments(True)
         limit(int(arguments[1]))

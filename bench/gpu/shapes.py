@@ -43,8 +43,8 @@ def compared(scale: Scale) -> Iterator[Compared]:
 def _projected(a: int, b: int, r: int, bits: int, transposed: bool, device: str, ours: Any) -> Iterator[float]:
     import torch
 
-    from galore.kernels.compressed import Compressed, as_dense, compress
-    from galore.kernels.projection import project
+    from galore.kernels.ops.compressed import Compressed, as_dense, compress
+    from galore.kernels.ops.projection import project
 
     g = torch.randn(*((b, a) if transposed else (a, b)), device=device, dtype=torch.bfloat16)
     g = g.mT if transposed else g
@@ -59,9 +59,9 @@ def _projected(a: int, b: int, r: int, bits: int, transposed: bool, device: str,
 def _lifted(a: int, b: int, r: int, weight: str, transposed: bool, device: str, ours: Any) -> Iterator[float]:
     import torch
 
-    from galore.kernels import int8
-    from galore.kernels.projection import lift_update_
-    from galore.kernels.rounding import RoundingNoise, read_compensated
+    from galore.kernels.ops import int8
+    from galore.kernels.ops.projection import lift_update_
+    from galore.kernels.storage.rounding import RoundingNoise, read_compensated
 
     dtype = torch.float32 if weight == "float32" else torch.bfloat16
     p, n = (torch.randn(*shape, device=device, dtype=dtype) for shape in ((a, r), (r, b)))

@@ -30,7 +30,7 @@ def asking(read: Callable[[], str]) -> Callable[[], int]:
 
 def of_checkpoints(root: Path) -> str:
     """Step, state and tensors of the newest good one; the older one counts where it is told why."""
-    from galore.trainer.checkpoint import newest_verified
+    from galore.trainer.checkpoint.checkpoint import newest_verified
 
     found, skipped = newest_verified(root)
     if found is None:
@@ -43,8 +43,8 @@ def of_checkpoints(root: Path) -> str:
 def of_model(folder: Path) -> str:
     """Weights, configuration, tokenizer and, of a run, what its recipe computes."""
     from galore.trainer.recipe.load import load_recipe
-    from galore.trainer.recipe.resume import changed_mathematics
-    from galore.trainer.runmodel import load_run_model
+    from galore.trainer.recipe.schema.resume import changed_mathematics
+    from galore.trainer.trained.runmodel import load_run_model
 
     stored = load_run_model(str(folder))
     words = stored.tokenizer.backend_tokenizer.to_str() + repr(sorted(stored.tokenizer.special_tokens_map.items()))
@@ -71,8 +71,8 @@ def of_data(overrides: Sequence[str]) -> str:
 
 def of_report(run: Path) -> str:
     """The report of a run is written, whatever is in the files it is made of."""
-    from galore.trainer import report
-    from galore.trainer.rundir import RunDir
+    from galore.trainer.record import report
+    from galore.trainer.record.rundir import RunDir
 
     report.draw = lambda _: {}
     report.write_report(RunDir(run))

@@ -185,10 +185,11 @@ def must(ended: Ended, code: int) -> None:
 
 def calm() -> None:
     """Nothing in this child is timed, and no picture drawn: both take most of a tiny run's time."""
-    from galore.trainer import record, report
-    from galore.trainer.hardware import Peak
+    from galore.trainer import recorder
+    from galore.trainer.machine.hardware import Peak
+    from galore.trainer.record import report
 
-    record.device_peak = lambda *_: Peak(1e12, "fixed", "cpu")
+    recorder.device_peak = lambda *_: Peak(1e12, "fixed", "cpu")
     report.draw = lambda _: {}
 
 

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from galore.kernels.adam import AdamRule
-from galore.kernels.blockwise import BLOCK_SIZE
-from galore.kernels.compressed import Matrix
-from galore.kernels.moments import Moments
+from galore.kernels.ops.compressed import Matrix
+from galore.kernels.rules.adam import AdamRule
+from galore.kernels.storage.blockwise import BLOCK_SIZE
+from galore.kernels.storage.moments import Moments
 from galore.kernels.triton.dtypes import language_dtype
 from galore.kernels.triton.jit.adam import adam_kernel
 from galore.kernels.triton.jit.project_adam import project_adam_kernel

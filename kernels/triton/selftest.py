@@ -6,8 +6,8 @@ import functools
 
 import torch
 
-from galore.kernels.adam import AdamRule
-from galore.kernels.moments import Moments
+from galore.kernels.rules.adam import AdamRule
+from galore.kernels.storage.moments import Moments
 from galore.kernels.triton.adam import adam_plan
 from galore.kernels.triton.launch import run
 from galore.kernels.triton.lift import lift_plan

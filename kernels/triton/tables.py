@@ -7,7 +7,7 @@ import functools
 import torch
 from torch import Tensor
 
-from galore.kernels.blockwise import code
+from galore.kernels.storage.blockwise import code
 
 SIGNED_MAP, UNSIGNED_MAP, SIGNED_BOUNDS, UNSIGNED_BOUNDS = 0, 256, 512, 772  # where they begin, on 16-byte boundaries
 SIZE = UNSIGNED_BOUNDS + 257

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from galore.kernels.blockwise import BLOCK_SIZE
+from galore.kernels.storage.blockwise import BLOCK_SIZE
 
 
 @dataclass(frozen=True)

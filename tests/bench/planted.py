@@ -14,7 +14,8 @@ from prove.runner import Plan, carry_out, with_shim
 
 def save() -> None:
     """A checkpoint's files bear their names before their bytes are on the disk."""
-    from galore.trainer import checkpoint, durable
+    from galore.trainer.checkpoint import checkpoint
+    from galore.trainer.common import durable
 
     def write_file(path: Path, parts: Iterable[bytes]) -> Any:
         honest, durable.os.fsync = durable.os.fsync, lambda _: None
@@ -41,7 +42,7 @@ def crash() -> None:
 
 def corrupt() -> None:
     """What a manifest says of the content of files is not compared."""
-    from galore.trainer import manifest
+    from galore.trainer.checkpoint import manifest
 
     manifest._check_hash = lambda *_: None
 
@@ -86,7 +87,7 @@ def hostile() -> None:
 
 def fuzz() -> None:
     """A recipe that is none raises something else."""
-    from galore.trainer.errors import UserError
+    from galore.trainer.common.errors import UserError
     from galore.trainer.recipe import load
 
     honest = load.load_recipe
@@ -102,7 +103,7 @@ def fuzz() -> None:
 
 def together() -> None:
     """A run writes to whatever bears the name of its folder."""
-    from galore.trainer.rundir import RunDir
+    from galore.trainer.record.rundir import RunDir
 
     RunDir.is_lost = property(lambda _: False)
 

@@ -19,7 +19,7 @@ from gpu.proofs import PROOFS, estimated, exact, floor, kernels, memory, offload
 from gpu.records import Record, Records
 from gpu.scale import GIB, TINY, Outcome, Scale
 
-from galore.kernels.host import expandable_segments
+from galore.trainer.machine.process import expandable_segments
 from galore.trainer.optim import GaLoreAdamW
 
 LEFT_OUT = ["fixed"]  # shown by a second call
@@ -298,14 +298,14 @@ def test_memory_a_prediction_that_breaks_off_costs_no_measurement(records) -> No
 
 @pytest.mark.parametrize("segments", [memory.GROWING, memory.FIXED])
 def test_memory_is_predicted_with_the_segments_it_is_measured_with(monkeypatch, segments: str) -> None:
-    from galore.trainer.memory import plan  # before its parts are replaced, which it would keep
+    from galore.trainer.fit import plan  # before its parts are replaced, which it would keep
 
     assert plan.predict
     monkeypatch.delenv("PYTORCH_ALLOC_CONF", raising=False)
     monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "")
     monkeypatch.setattr(memory, "_loaded", lambda *_: expandable_segments(True))
     monkeypatch.setattr(
-        "galore.trainer.memory.predict.predict", lambda loaded, _: SimpleNamespace(requested=lambda: [loaded])
+        "galore.trainer.fit.predict.predict", lambda loaded, _: SimpleNamespace(requested=lambda: [loaded])
     )
     monkeypatch.setattr("galore.trainer.memory.profile.phases", lambda _: {})
     (found,) = memory.predict({"recipes": ["demo"], "card": None, "segments": segments})

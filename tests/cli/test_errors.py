@@ -18,8 +18,8 @@ import typer
 from typer.testing import CliRunner, Result
 
 from galore.cli.errors import BUG, ReportingGroup
-from galore.trainer.durable import replace_file
-from galore.trainer.errors import Interrupted, RunFailed, UserError
+from galore.trainer.common.durable import replace_file
+from galore.trainer.common.errors import Interrupted, RunFailed, UserError
 
 
 def outcome(error: BaseException | Callable[[], None]) -> Result:

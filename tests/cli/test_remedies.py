@@ -13,9 +13,9 @@ import typer.main
 
 import galore.cli
 from galore.cli.main import app
-from galore.trainer.recipe.fields import fields, sections
+from galore.trainer.recipe.explain.fields import fields, sections
 from galore.trainer.recipe.load import load_recipe
-from galore.trainer.recipe.problems import RecipeError
+from galore.trainer.recipe.parse.problems import RecipeError
 from galore.trainer.recipe.shipped import shipped_names
 
 ROOT = Path(galore.cli.__file__).parents[1]

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from galore.trainer.checkpoint import Skipped
-from galore.trainer.errors import UserError
+from galore.trainer.checkpoint.checkpoint import Skipped
+from galore.trainer.common.errors import UserError
 from galore.trainer.evaluate import EvalResult
 
 SKIPPED = (Skipped(path=Path("step-00000009"), reason="model.safetensors differs"),)
@@ -60,7 +60,7 @@ def test_train(galore: Any, calls: Calls, arguments: list[str], directory: Path,
     Path("run/run.json").write_text("{}")
     said: list[str] = []
     console = SimpleNamespace(message=said.append)
-    calls.replace("galore.cli.console", make_console=console)
+    calls.replace("galore.cli.show.console", make_console=console)
     calls.replace("galore.trainer.run", run_training=Path("report.md"))
     assert galore("train", *arguments).exit_code == 0
     (loaded, *rest), _ = calls.made[-1]
@@ -99,7 +99,7 @@ def scored(calls: Calls) -> Calls:
     result = EvalResult(loss_nats=2.5, perplexity=12.1825, tokens=40_000, mode="token", batches=3)
     calls.replace("galore.trainer.build", choose_device="cpu")
     calls.replace(
-        "galore.trainer.evaluation",
+        "galore.trainer.trained.evaluation",
         evaluate_stored=SimpleNamespace(result=result, origin="runs/a", step=7, skipped=SKIPPED, notes=["a note"]),
     )
     return calls
@@ -139,9 +139,10 @@ def test_eval_overrides_change_the_recipe_of_the_run(galore: Any, scored: Calls)
 def test_generate(galore: Any, calls: Calls) -> None:
     calls.replace("galore.trainer.build", choose_device="cpu", choose_threads=None)
     calls.replace(
-        "galore.trainer.runmodel", load_run_model=SimpleNamespace(model="M", tokenizer="T", skipped=(), recipe=None)
+        "galore.trainer.trained.runmodel",
+        load_run_model=SimpleNamespace(model="M", tokenizer="T", skipped=(), recipe=None),
     )
-    calls.replace("galore.trainer.generate", sample="Once upon a time")
+    calls.replace("galore.trainer.models.generate", sample="Once upon a time")
     shown = galore("generate", "runs/a", "--prompt", "Once", "--temperature", "0.5", "--seed", "3")
     assert shown.stdout == "Once upon a time\n"
     assert calls.made[1] == (("runs/a", "cpu"), {})
@@ -153,8 +154,8 @@ def test_generate_takes_the_threads_of_the_run(galore: Any, calls: Calls) -> Non
     recipe = SimpleNamespace(train=SimpleNamespace(num_threads=3), data=SimpleNamespace(instruct=True))
     stored = SimpleNamespace(model="M", tokenizer="T", skipped=(), recipe=recipe)
     calls.replace("galore.trainer.build", choose_device="cpu", choose_threads=None)
-    calls.replace("galore.trainer.runmodel", load_run_model=stored)
-    calls.replace("galore.trainer.generate", sample="Once upon a time")
+    calls.replace("galore.trainer.trained.runmodel", load_run_model=stored)
+    calls.replace("galore.trainer.models.generate", sample="Once upon a time")
     galore("generate", "runs/a", "--prompt", "Once")
     assert ((3,), {}) in calls.made
 
@@ -163,7 +164,7 @@ def test_export(galore: Any, calls: Calls) -> None:
     written = SimpleNamespace(
         folder="/x/out", origin="runs/a/step-7", step=7, bytes=2**20, loads="AutoModelForCausalLM", skipped=()
     )
-    calls.replace("galore.trainer.export", export=written)
+    calls.replace("galore.trainer.trained.export", export=written)
     shown = galore("export", "runs/a", "out")
     assert shown.stdout.startswith("/x/out: 1.00 MiB, from runs/a/step-7\n")
     assert calls.made == [(("runs/a", Path("out")), {})]
@@ -173,6 +174,6 @@ def test_errors_below_reach_the_user(galore: Any, monkeypatch: pytest.MonkeyPatc
     def export(*_: Any) -> None:
         raise UserError("is not empty", where="out")
 
-    monkeypatch.setitem(sys.modules, "galore.trainer.export", SimpleNamespace(export=export))
+    monkeypatch.setitem(sys.modules, "galore.trainer.trained.export", SimpleNamespace(export=export))
     refused = galore("export", "runs/a", "out")
     assert (refused.exit_code, refused.stderr) == (2, "error: out: is not empty\n")

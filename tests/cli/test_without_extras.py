@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import without_extras
 
-from galore.trainer.data.extras import EXTRAS
+from galore.trainer.recipe.extras import EXTRAS
 from galore.trainer.recipe.shipped import shipped_names
 
 DECODER = (

@@ -16,7 +16,7 @@ from snippets import FILES, ROOT, Snippet, blocks, commands, lines, spans
 from typer.testing import CliRunner
 
 from galore.cli.main import app
-from galore.trainer.recipe.fields import fields, sections
+from galore.trainer.recipe.explain.fields import fields, sections
 from galore.trainer.recipe.load import load_recipe
 
 TINY = """
@@ -152,10 +152,10 @@ def test_it_is_understood(folder: Path, monkeypatch: pytest.MonkeyPatch, command
     (folder / "runs/compare-my").mkdir(parents=True)
     (folder / "runs/compare-my/compare.md").write_text("")
     fake = {
-        "galore.trainer.glue.finetune": {"finetune": lambda cells, *_: (planned.extend(cells) or [], {})},
-        "galore.trainer.compare.carry_out": {"carry_out": lambda *given: planned.extend(given[2])},
+        "galore.trainer.sweep.glue.finetune": {"finetune": lambda cells, *_: (planned.extend(cells) or [], {})},
+        "galore.trainer.sweep.compare.carry_out": {"carry_out": lambda *given: planned.extend(given[2])},
         "galore.trainer.run": {"run_training": lambda loaded, *_: planned.append(loaded)},
-        "galore.cli.gluetable": {"show_table": lambda outcomes: None},
+        "galore.cli.show.gluetable": {"show_table": lambda outcomes: None},
     }
     for module, names in fake.items():
         monkeypatch.setitem(sys.modules, module, SimpleNamespace(**names))

@@ -13,7 +13,7 @@ import typer
 from snippets import ROOT
 
 from galore.cli.main import app
-from galore.trainer.recipe.fields import fields, sections
+from galore.trainer.recipe.explain.fields import fields, sections
 
 FILES = sorted(path for floor in ("cli", "trainer", "kernels") for path in (ROOT / floor).rglob("*.py"))
 NO_SETTINGS = r"model\.safetensors|model\.layers|model\.embed_tokens|data\.js"  # files and layers, which look alike

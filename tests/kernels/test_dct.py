@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from galore.kernels.dct import column_energies, dct, dct_matrix, index_dtype, top_columns
+from galore.kernels.rules.transport import change_of_basis
 from galore.kernels.subspace import gaussian
-from galore.kernels.transport import change_of_basis
 
 SIZES = [1, 2, 3, 4, 5, 37, 64]
 

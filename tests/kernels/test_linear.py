@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from galore.kernels import reference
 from galore.kernels.linear import Factors, factored_linear, saves_work
+from galore.kernels.reference import operations as reference
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from galore.kernels import reference
+from galore.kernels.reference import operations as reference
 from galore.kernels.subspace import (
     cholesky_basis,
     gaussian,

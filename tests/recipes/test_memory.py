@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from galore.trainer.format import GIB
+from galore.trainer.common.format import GIB
 from galore.trainer.recipe.load import load_recipe
 from galore.trainer.recipe.shipped import shipped_names
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from galore.trainer.format import GIB
-from galore.trainer.glue.tasks import TASKS
-from galore.trainer.memory.cards import card
-from galore.trainer.memory.plan import profile_on
+from galore.trainer.common.format import GIB
+from galore.trainer.fit.plan import profile_on
+from galore.trainer.machine.cards import card
 from galore.trainer.recipe.load import load_recipe
-from galore.trainer.recipe.schema import Recipe
+from galore.trainer.recipe.schema.recipe import Recipe
 from galore.trainer.recipe.shipped import FOLDER, about, shipped_names
+from galore.trainer.tasks.glue import TASKS
 
 NAMES = shipped_names()
 SIZES = ["60m", "130m", "350m", "1b", "7b"]

@@ -21,10 +21,11 @@ import triton_interpreter
 from ptx_emulator.machine import emulate
 from torch import Tensor
 
-from galore.kernels import compressed, fp8, moments
-from galore.kernels.blockwise import dequantize, quantize_
+from galore.kernels.ops import compressed
+from galore.kernels.predict.compiled import Compiled, compile_launch
+from galore.kernels.storage import fp8, moments
+from galore.kernels.storage.blockwise import dequantize, quantize_
 from galore.kernels.triton import adam, launch, lift, product, quantize, tile
-from galore.kernels.triton.compiled import Compiled, compile_launch
 
 ERRORS = "GALORE_KERNEL_ERRORS"  # names a file to which every comparison with float64 is appended, as JSON
 MODULES = ("adam", "launch", "lift", "measure", "operand", "product", "quantize", "selftest", "tile")

@@ -19,8 +19,8 @@ import torch
 import toy_gpu
 from torch import Tensor, nn
 
-from galore.kernels import rounding
-from galore.kernels.cross_entropy import linear_loss
+from galore.kernels.model.cross_entropy import linear_loss
+from galore.kernels.storage import rounding
 from galore.trainer.optim import GaLoreAdamW, galore_groups, hand_over_int8, project_in_backward, to_int8
 
 ROWS, WIDTH, VOCABULARY, STEPS = 32, 24, 50, 4

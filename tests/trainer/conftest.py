@@ -41,7 +41,7 @@ def tiny(unfrozen: None) -> Callable[..., LoadedRecipe]:
 @pytest.fixture(scope="session")
 def unfrozen() -> Iterator[None]:
     """Afterwards, the collector sees everything again."""
-    import galore.trainer.memory.verify  # noqa: F401 - before anything is frozen
+    import galore.trainer.fit.verify  # noqa: F401 - before anything is frozen
 
     yield
     gc.unfreeze()

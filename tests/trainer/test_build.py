@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from galore.trainer.build import THREADS_PER_CORE, choose_threads
-from galore.trainer.errors import UserError
+from galore.trainer.common.errors import UserError
 
 
 def test_threads_are_chosen_within_reason(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 from transformers import Gemma2Config, PreTrainedModel
 
+from galore.trainer.common.errors import UserError
 from galore.trainer.data.batch import IGNORED, Batch
-from galore.trainer.errors import UserError
 from galore.trainer.evaluate import evaluate, perplexity
 from galore.trainer.models.decoder import build_decoder
-from galore.trainer.recipe.schema import ModelSection
+from galore.trainer.recipe.schema.recipe import ModelSection
 
 
 def llama(**fields: Any) -> PreTrainedModel:

@@ -9,11 +9,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import GPT2Config, MixtralConfig, PreTrainedModel
 
 from galore.trainer.flops import flops_per_token, model_flops_utilization
-from galore.trainer.hardware import Peak
+from galore.trainer.machine.hardware import Peak
+from galore.trainer.models.adapters.lora import add_adapters
 from galore.trainer.models.decoder import build_decoder
-from galore.trainer.models.lora import add_adapters
-from galore.trainer.recipe.optim_section import OptimSection
-from galore.trainer.recipe.schema import ModelSection
+from galore.trainer.recipe.schema.optim import OptimSection
+from galore.trainer.recipe.schema.recipe import ModelSection
 
 SEQ = 16
 

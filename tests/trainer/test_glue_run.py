@@ -13,23 +13,24 @@ import torch
 from transformers import AutoModelForSequenceClassification, RobertaConfig, pipeline
 
 from galore.trainer import build as build_module
-from galore.trainer import exported, loop
+from galore.trainer import loop
 from galore.trainer.build import dry_run
-from galore.trainer.checkpoint import newest_verified
-from galore.trainer.errors import UserError
-from galore.trainer.evaluation import evaluate_stored
-from galore.trainer.export import export
-from galore.trainer.format import size
-from galore.trainer.generate import sample
-from galore.trainer.memory.cards import card
-from galore.trainer.memory.compare import compare
-from galore.trainer.memory.plan import profile_on
-from galore.trainer.metrics import read_rows
+from galore.trainer.checkpoint import exported
+from galore.trainer.checkpoint.checkpoint import newest_verified
+from galore.trainer.common.errors import UserError
+from galore.trainer.common.format import size
+from galore.trainer.fit.compare import compare
+from galore.trainer.fit.plan import profile_on
+from galore.trainer.machine.cards import card
+from galore.trainer.models.generate import sample
 from galore.trainer.recipe.load import LoadedRecipe, load_recipe
+from galore.trainer.record.metrics import read_rows
+from galore.trainer.record.rundir import RunDir
 from galore.trainer.run import run_training
-from galore.trainer.rundir import RunDir
-from galore.trainer.runmodel import load_run_model
 from galore.trainer.scoring import TaskResult
+from galore.trainer.trained.evaluation import evaluate_stored
+from galore.trainer.trained.export import export
+from galore.trainer.trained.runmodel import load_run_model
 
 ROOT = Path(__file__).parents[2]
 METHODS = ["roberta-glue-galore-r4", "roberta-glue-lora-r8", "roberta-glue-full"]

@@ -12,12 +12,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 from galore.trainer import shortage
 from galore.trainer.build import dry_run
-from galore.trainer.evaluation import evaluate_stored
-from galore.trainer.export import export
-from galore.trainer.memory.cards import card
-from galore.trainer.memory.plan import profile_on
+from galore.trainer.fit.plan import profile_on
+from galore.trainer.machine.cards import card
 from galore.trainer.recipe.load import load_recipe
 from galore.trainer.run import run_training
+from galore.trainer.trained.evaluation import evaluate_stored
+from galore.trainer.trained.export import export
 
 STEPS = 6
 

@@ -16,16 +16,19 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from galore.trainer import checkpoint, loop, record, report, run, shortage, step
-from galore.trainer.data.mapped import MappedData
-from galore.trainer.data.stream import StreamedData
-from galore.trainer.errors import Interrupted, RunFailed, UserError
-from galore.trainer.hardware import Peak
+from galore.trainer import loop, run, shortage, step
+from galore.trainer import recorder
+from galore.trainer.checkpoint import checkpoint
+from galore.trainer.checkpoint.rotation import step_directories
+from galore.trainer.common.errors import Interrupted, RunFailed, UserError
+from galore.trainer.data.rows.mapped import MappedData
+from galore.trainer.data.stream.stream import StreamedData
+from galore.trainer.machine.hardware import Peak
 from galore.trainer.optim import GaLoreAdamW
 from galore.trainer.optim.projected import ProjectedSlot
 from galore.trainer.recipe.load import load_recipe
-from galore.trainer.record import Recorder
-from galore.trainer.rotation import step_directories
+from galore.trainer.record import report
+from galore.trainer.recorder import Recorder
 from galore.trainer.run import run_training
 
 STEPS = 8
@@ -63,7 +66,7 @@ def _quickly() -> Iterator[None]:
     before = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(report, "draw", lambda history: {})
-        patch.setattr(record, "device_peak", lambda device, dtype: Peak(None, "unknown", "not measured"))
+        patch.setattr(recorder, "device_peak", lambda device, dtype: Peak(None, "unknown", "not measured"))
         yield
     torch.set_num_threads(before)
 

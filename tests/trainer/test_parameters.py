@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from galore.kernels.int8 import int8_bytes
+from galore.kernels.ops.int8 import int8_bytes
 from galore.trainer.build import build_model, dry_run
-from galore.trainer.errors import UserError
+from galore.trainer.common.errors import UserError
 from galore.trainer.parameters import build_optimizer, clamped_ranks, left_full_rank, parameter_table
 from galore.trainer.recipe.load import load_recipe
 

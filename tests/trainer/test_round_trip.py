@@ -14,20 +14,20 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
-from galore.trainer import checkpoint
 from galore.trainer.build import attach_optimizer, build_model
+from galore.trainer.checkpoint import checkpoint
+from galore.trainer.checkpoint.state import load_model, model_tensors
 from galore.trainer.data.batch import Batch
-from galore.trainer.data.labelled import LabelledBatch, full_batch
+from galore.trainer.data.rows.labelled import LabelledBatch, full_batch
 from galore.trainer.evaluate import batch_loss, scoring
-from galore.trainer.export import export
-from galore.trainer.glue.tasks import TASKS
 from galore.trainer.models.classifier import head_modules, label_order
 from galore.trainer.recipe.dump import dump_recipe
-from galore.trainer.recipe.schema import Recipe
-from galore.trainer.rundir import RunDir
-from galore.trainer.runmodel import load_run_model, save_model_files
-from galore.trainer.state import load_model, model_tensors
+from galore.trainer.recipe.schema.recipe import Recipe
+from galore.trainer.record.rundir import RunDir
 from galore.trainer.step import train_step
+from galore.trainer.tasks.glue import TASKS
+from galore.trainer.trained.export import export
+from galore.trainer.trained.runmodel import load_run_model, save_model_files
 
 METHODS: dict[str, dict[str, Any]] = {
     "full": {"method": "full"},

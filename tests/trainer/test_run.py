@@ -14,18 +14,21 @@ import torch
 from safetensors.torch import load_file
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from galore.trainer import checkpoint, diskspace, record, report, run, shortage
-from galore.trainer.errors import Interrupted, RunFailed, UserError
-from galore.trainer.evaluation import evaluate_stored
-from galore.trainer.export import export
-from galore.trainer.hardware import Peak
-from galore.trainer.memory.cards import card
-from galore.trainer.memory.plan import profile_on
-from galore.trainer.models import relora
+from galore.trainer import recorder
+from galore.trainer import run, shortage
+from galore.trainer.checkpoint import checkpoint, diskspace
+from galore.trainer.common.errors import Interrupted, RunFailed, UserError
+from galore.trainer.fit.plan import profile_on
+from galore.trainer.machine.cards import card
+from galore.trainer.machine.hardware import Peak
+from galore.trainer.machine.signals import HANDLED
+from galore.trainer.models.adapters import relora
 from galore.trainer.optim.projected import ProjectedSlot
 from galore.trainer.recipe.load import load_recipe
+from galore.trainer.record import report
 from galore.trainer.run import run_training
-from galore.trainer.signals import HANDLED
+from galore.trainer.trained.evaluation import evaluate_stored
+from galore.trainer.trained.export import export
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "losses-cpu.json"
 STEPS = 8
@@ -131,7 +134,7 @@ def _quickly(monkeypatch):
     """Without what takes most of a short run's time, the plots and the measurement of the processor; threads as before."""
     before = torch.get_num_threads()
     monkeypatch.setattr(report, "draw", lambda history: {})
-    monkeypatch.setattr(record, "device_peak", lambda device, dtype: Peak(None, "unknown", "not measured"))
+    monkeypatch.setattr(recorder, "device_peak", lambda device, dtype: Peak(None, "unknown", "not measured"))
     yield
     torch.set_num_threads(before)
 

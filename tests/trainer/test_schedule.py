@@ -2,7 +2,7 @@
 
 import pytest
 
-from galore.trainer.recipe.optim_section import OptimSection
+from galore.trainer.recipe.schema.optim import OptimSection
 from galore.trainer.schedule import learning_rate, restarts_after, warmup_steps
 
 

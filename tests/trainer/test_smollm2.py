@@ -9,10 +9,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from galore.trainer.export import export
-from galore.trainer.generate import sample
 from galore.trainer.models.decoder import build_decoder
-from galore.trainer.recipe.schema import ModelSection
+from galore.trainer.models.generate import sample
+from galore.trainer.recipe.schema.recipe import ModelSection
+from galore.trainer.trained.export import export
 
 pytestmark = pytest.mark.slow
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"

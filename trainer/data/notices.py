@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from galore.trainer.data.chat import NO_END, UNREAD
-from galore.trainer.data.quality import MEANING, shown
+from galore.trainer.data.text.quality import MEANING, shown
+from galore.trainer.data.tokens.chat import NO_END, UNREAD
 
 SHARE = 0.01  # of the rows; what is rarer is counted in the data line only
 NAMED = 3  # files in a notice

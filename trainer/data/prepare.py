@@ -7,19 +7,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from galore.trainer.common.errors import UserError
 from galore.trainer.data.batch import Progress, TrainingData, silent, throttled
-from galore.trainer.data.cache import cache_root, fingerprint
-from galore.trainer.data.chattemplate import ensure_template
-from galore.trainer.data.holdout import content_hash, working_share
-from galore.trainer.data.mapped import MappedData, Order
-from galore.trainer.data.material import Material
-from galore.trainer.data.quality import BadRows
-from galore.trainer.data.rows import rows_over
-from galore.trainer.data.tokenised import Tokenised, tokenised
-from galore.trainer.data.tokenize import threads
-from galore.trainer.data.tokenizer import given_tokenizer, id_bound, require_room, trained_tokenizer
-from galore.trainer.errors import UserError
-from galore.trainer.recipe.schema import Recipe
+from galore.trainer.data.rows.mapped import MappedData, Order
+from galore.trainer.data.rows.rows import rows_over
+from galore.trainer.data.text.holdout import content_hash, working_share
+from galore.trainer.data.text.quality import BadRows
+from galore.trainer.data.tokens.cache import cache_root, fingerprint
+from galore.trainer.data.tokens.chattemplate import ensure_template
+from galore.trainer.data.tokens.material import Material
+from galore.trainer.data.tokens.tokenize import threads
+from galore.trainer.data.tokens.tokenized import Tokenised, tokenised
+from galore.trainer.data.tokens.tokenizer import given_tokenizer, id_bound, require_room, trained_tokenizer
+from galore.trainer.recipe.schema.recipe import Recipe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -42,7 +42,7 @@ def prepare_data(recipe: Recipe, base_dir: Path, progress: Progress | None = Non
     cache = cache_root(recipe.data.cache_dir, base_dir)
     with threads(recipe.data.num_proc):
         if recipe.data.source == "hub":
-            from galore.trainer.data.stream import open_stream  # needs an optional package
+            from galore.trainer.data.stream.stream import open_stream  # needs an optional package
 
             return open_stream(recipe, base_dir, cache, report)
         material, notes = Material.of(recipe.data, base_dir, cache, report), list[str]()

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from galore.trainer.data.batch import Progress, TrainingData
-from galore.trainer.data.labelled import LabelledData
+from galore.trainer.data.glue.prepare import prepare_task
 from galore.trainer.data.prepare import prepare_data
-from galore.trainer.glue.prepare import prepare_task
-from galore.trainer.recipe.schema import Recipe
+from galore.trainer.data.rows.labelled import LabelledData
+from galore.trainer.recipe.schema.recipe import Recipe
 
 Data = TrainingData | LabelledData
 

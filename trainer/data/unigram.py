@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from galore.trainer.common.errors import UserError
 from galore.trainer.data.batch import TrainingData
-from galore.trainer.data.mapped import count_targets
-from galore.trainer.errors import UserError
+from galore.trainer.data.rows.mapped import count_targets
 
 BATCH_ROWS = 256
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from galore.trainer.memory.peak import folded
-from galore.trainer.memory.trace import Allocation, Trace
+from galore.trainer.memory.trace.trace import Allocation, Trace
 
 
 class Kind(NamedTuple):

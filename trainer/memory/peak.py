@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from galore.trainer.memory.categories import CATEGORIES
-from galore.trainer.memory.trace import Allocation, Trace
+from galore.trainer.memory.trace.trace import Allocation, Trace
 
 
 @dataclass(frozen=True)

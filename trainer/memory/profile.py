@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from galore.trainer.memory.allocator import Replay, replay
-from galore.trainer.memory.cards import Card
+from galore.trainer.machine.cards import Card
+from galore.trainer.memory.allocator.allocator import Replay, replay
 from galore.trainer.memory.peak import Peak, peak_of, phases
-from galore.trainer.memory.trace import Trace
+from galore.trainer.memory.trace.trace import Trace
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from galore.trainer.format import GIB, size
-from galore.trainer.memory.allocator import replay
+from galore.trainer.common.format import GIB, size
+from galore.trainer.memory.allocator.allocator import replay
 from galore.trainer.memory.profile import Bounds, Profile
 
 VERDICTS = {True: "Fits", False: "Does not fit", None: "May fit"}

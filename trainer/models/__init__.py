@@ -1,0 +1,1 @@
+"""The network: LLaMA, any causal LM or classifier, fast paths, generation."""

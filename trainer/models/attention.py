@@ -8,8 +8,8 @@ from typing import get_args
 
 import torch
 
-from galore.trainer.errors import UserError
-from galore.trainer.recipe.schema import ModelSection
+from galore.trainer.common.errors import UserError
+from galore.trainer.recipe.schema.recipe import ModelSection
 
 IMPLEMENTATIONS: tuple[str, ...] = get_args(ModelSection.model_fields["attn_implementation"].annotation)
 

@@ -9,9 +9,9 @@ import psutil
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from galore.trainer.errors import UserError
-from galore.trainer.format import size
-from galore.trainer.models.library import explained
+from galore.trainer.common.errors import UserError
+from galore.trainer.common.format import size
+from galore.trainer.common.library import explained
 
 DEPTH = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "encoder_layers", "decoder_layers")
 LAYER_OBJECTS = 32 * 1024  # bytes that the Python objects of one layer take, weights aside

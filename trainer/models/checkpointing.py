@@ -9,7 +9,7 @@ from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from galore.kernels.device import device_type
-from galore.trainer.errors import UserError
+from galore.trainer.common.errors import UserError
 from galore.trainer.models.offload import OffloadingCheckpoint, copies_for
 
 

@@ -8,14 +8,14 @@ import torch
 from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
 
-from galore.trainer.errors import UserError
-from galore.trainer.glue.tasks import Task
+from galore.trainer.common.errors import UserError
+from galore.trainer.common.library import WHERE
 from galore.trainer.models.attention import check_attention
 from galore.trainer.models.capacity import check_capacity, grow_vocabulary, refuse_fewer_rows, require_memory
-from galore.trainer.models.library import WHERE
-from galore.trainer.models.materialise import draw_weights
+from galore.trainer.models.materialize import draw_weights
 from galore.trainer.models.pretrained import load_pretrained, locate, read_config, skeleton
-from galore.trainer.recipe.schema import ModelSection
+from galore.trainer.recipe.schema.recipe import ModelSection
+from galore.trainer.tasks.glue import Task
 
 KIND = AutoModelForSequenceClassification
 

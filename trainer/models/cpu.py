@@ -10,9 +10,9 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from galore.kernels.attention import causal_attention
 from galore.kernels.device import device_type
-from galore.kernels.rms_norm import rms_norm
+from galore.kernels.model.attention import causal_attention
+from galore.kernels.model.rms_norm import rms_norm
 
 NAME = "galore_cpu"  # in transformers' registry of attention functions
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")  # compared with transformers' own path in the tests

@@ -10,15 +10,15 @@ from torch import nn
 from transformers import LlamaConfig, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
-from galore.trainer.errors import UserError
+from galore.trainer.common.errors import UserError
+from galore.trainer.common.library import WHERE
 from galore.trainer.models.attention import check_attention
 from galore.trainer.models.capacity import check_capacity, grow_vocabulary, refuse_fewer_rows, require_memory
-from galore.trainer.models.library import WHERE
 from galore.trainer.models.linears import plain_linears
-from galore.trainer.models.materialise import draw_weights
+from galore.trainer.models.materialize import draw_weights
 from galore.trainer.models.pretrained import load_pretrained, locate, read_config, skeleton
 from galore.trainer.optim.int8_linear import to_int8
-from galore.trainer.recipe.schema import ModelSection
+from galore.trainer.recipe.schema.recipe import ModelSection
 
 
 def build_decoder(

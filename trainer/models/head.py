@@ -8,8 +8,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from galore.trainer.models.adapters.lora import without_adapters
 from galore.trainer.models.linears import is_plain
-from galore.trainer.models.lora import without_adapters
 
 
 class SplitModel(NamedTuple):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from galore.trainer.errors import UserError
+from galore.trainer.common.errors import UserError
 from galore.trainer.optim.groups import is_under, target_modules
 from galore.trainer.optim.int8_linear import Int8Linear
 

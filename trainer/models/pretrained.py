@@ -19,13 +19,13 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from galore.trainer.errors import UserError
-from galore.trainer.exported import require_as_exported
+from galore.trainer.checkpoint.exported import require_as_exported
+from galore.trainer.checkpoint.tensors import some
+from galore.trainer.common.errors import UserError
+from galore.trainer.common.library import WHERE, explained, refuse_unreadable
+from galore.trainer.common.reading import require_plain_folder, user_path
+from galore.trainer.machine.offline import spare_retries
 from galore.trainer.models.capacity import require_layers, require_memory
-from galore.trainer.models.library import WHERE, explained, refuse_unreadable
-from galore.trainer.models.tensors import some
-from galore.trainer.offline import spare_retries
-from galore.trainer.reading import require_plain_folder, user_path
 
 logging.disable_progress_bar()  # a bar per file would tear the console's own display
 

@@ -10,11 +10,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from galore.kernels.adam import Convention
 from galore.kernels.linear import Factors
-from galore.kernels.reference import Side
-from galore.kernels.rounding import RoundingNoise
-from galore.kernels.transport import Transport
+from galore.kernels.reference.operations import Side
+from galore.kernels.rules.adam import Convention
+from galore.kernels.rules.transport import Transport
+from galore.kernels.storage.rounding import RoundingNoise
 from galore.trainer.optim.build_slots import SlotOptions, UpdateMode, build_slots, named_groups
 from galore.trainer.optim.inner import InnerRule
 from galore.trainer.optim.kept import ProjectorDtype
@@ -24,7 +24,7 @@ from galore.trainer.optim.report import StepReport, Tally
 from galore.trainer.optim.residual import Residual
 from galore.trainer.optim.settings import check_rates, refuse_several_processes
 from galore.trainer.optim.slot import FullSlot, Update
-from galore.trainer.optim.stored import Stored
+from galore.trainer.optim.state import Stored
 from galore.trainer.optim.subspace import ProjType
 
 

@@ -7,11 +7,11 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from galore.kernels.adafactor import AdafactorRule
-from galore.kernels.adam import AdamRule
-from galore.kernels.direction import adam_direction_
-from galore.kernels.orthogonalize import OrthogonalRule, rms_scale
-from galore.kernels.transport import Transport, transport
+from galore.kernels.ops.direction import adam_direction_
+from galore.kernels.rules.adafactor import AdafactorRule
+from galore.kernels.rules.adam import AdamRule
+from galore.kernels.rules.orthogonalize import OrthogonalRule, rms_scale
+from galore.kernels.rules.transport import Transport, transport
 from galore.trainer.optim.member import Member
 from galore.trainer.optim.moments import StateDtype, moment, moments, new_state
 

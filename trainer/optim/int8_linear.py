@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from galore.kernels.int8 import dequantize, quantize
 from galore.kernels.linear import Factors
+from galore.kernels.ops.int8 import dequantize, quantize
 
 Receive = Callable[[Factors], None]
 

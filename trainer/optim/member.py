@@ -18,7 +18,7 @@ class Member:
     parameter: nn.Parameter
     group: dict[str, Any]
     state: dict[str, Tensor]
-    scales: Tensor | None = None  # of a weight in int8, see kernels/int8.py
+    scales: Tensor | None = None  # of a weight in int8, see kernels/ops/int8.py
     product_dtype: torch.dtype | None = None  # of a weight that is not stored as it is multiplied
 
     @property

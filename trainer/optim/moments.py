@@ -7,8 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from galore.kernels import blockwise
-from galore.kernels.moments import Moments, Storage, storage
+from galore.kernels.storage import blockwise
+from galore.kernels.storage.moments import Moments, Storage, storage
 
 StateDtype = Literal["float32", "8bit", "fp8"]
 SMALLEST_QUANTIZED = 4096  # elements; smaller tensors stay fp32, as in bitsandbytes

@@ -16,10 +16,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from galore.kernels.compressed import Matrix
-from galore.kernels.dispatch import Problem
 from galore.kernels.linear import Factors
-from galore.kernels.projection import Dense, lift_update_, orient, project
+from galore.kernels.ops.compressed import Matrix
+from galore.kernels.ops.dispatch import Problem
+from galore.kernels.ops.projection import Dense, lift_update_, orient, project
 from galore.kernels.subspace import overlap
 from galore.trainer.optim.accumulate import GradientSum
 from galore.trainer.optim.kept import CODES, Kept

@@ -16,8 +16,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from galore.kernels.projection import Dense, project
-from galore.kernels.residual import apollo_scale, column_squares, fira_terms, frugal_block
+from galore.kernels.ops.projection import Dense, project
+from galore.kernels.rules.residual import apollo_scale, column_squares, fira_terms, frugal_block
 from galore.trainer.optim.member import as_matrix
 from galore.trainer.optim.projected import ProjectedSlot
 from galore.trainer.optim.slot import Update

@@ -9,9 +9,9 @@ from typing import Any, get_args
 import torch.distributed as dist
 from torch import Tensor
 
-from galore.kernels.adam import Convention
-from galore.kernels.reference import Side
-from galore.kernels.transport import Transport
+from galore.kernels.reference.operations import Side
+from galore.kernels.rules.adam import Convention
+from galore.kernels.rules.transport import Transport
 from galore.trainer.optim.inner import InnerRule
 from galore.trainer.optim.kept import ProjectorDtype
 from galore.trainer.optim.member import as_matrix

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from galore.kernels.projection import lift_update_
-from galore.kernels.rounding import (
+from galore.kernels.ops.projection import lift_update_
+from galore.kernels.storage.rounding import (
     RoundingNoise,
     element_blocks,
     read_compensated,

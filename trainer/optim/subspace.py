@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
-from galore.kernels.compressed import Compressed, Matrix
 from galore.kernels.dct import dct_matrix, index_dtype, random_basis, top_columns
 from galore.kernels.decompose import Basis
-from galore.kernels.reference import is_transposed, orient
-from galore.kernels.rounding import mix
+from galore.kernels.ops.compressed import Compressed, Matrix
+from galore.kernels.reference.operations import is_transposed, orient
+from galore.kernels.rules.transport import change_of_basis
+from galore.kernels.storage.rounding import mix
 from galore.kernels.subspace import (
     gaussian,
     power_basis,
@@ -23,7 +24,6 @@ from galore.kernels.subspace import (
     svd_basis,
     unit_columns,
 )
-from galore.kernels.transport import change_of_basis
 from galore.trainer.optim.inner import first_moment
 from galore.trainer.optim.kept import ABSMAX, CODES, Kept, ProjectorDtype, keep, matrix, planned
 from galore.trainer.optim.member import Member

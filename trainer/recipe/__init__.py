@@ -1,0 +1,1 @@
+"""YAML, `extends:` and overrides → one frozen Recipe, or all errors at once."""

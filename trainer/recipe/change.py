@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from galore.trainer.recipe.dump import dump_recipe
 from galore.trainer.recipe.load import LoadedRecipe
-from galore.trainer.recipe.schema import Recipe
+from galore.trainer.recipe.schema.recipe import Recipe
 
 
 def changed(loaded: LoadedRecipe, settings: Mapping[str, Any]) -> LoadedRecipe | None:

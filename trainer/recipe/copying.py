@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from galore.trainer.durable import make_directory, replace_file
-from galore.trainer.errors import UserError
+from galore.trainer.common.durable import make_directory, replace_file
+from galore.trainer.common.errors import UserError
 from galore.trainer.recipe.dump import dump_recipe
 from galore.trainer.recipe.load import load_recipe
 from galore.trainer.recipe.shipped import SCHEMA_FILE, SUFFIXES

@@ -5,10 +5,10 @@ from __future__ import annotations
 import textwrap
 from typing import Any
 
-from galore.trainer.printable import printable
-from galore.trainer.recipe.fields import FieldInfo, fields, section_schema, sections
-from galore.trainer.recipe.schema import Recipe
-from galore.trainer.recipe.syntax import dump_value
+from galore.trainer.common.printable import printable
+from galore.trainer.recipe.explain.fields import FieldInfo, fields, section_schema, sections
+from galore.trainer.recipe.parse.syntax import dump_value
+from galore.trainer.recipe.schema.recipe import Recipe
 
 WIDTH = 118
 

@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from galore.trainer.reading import is_there, user_path
-from galore.trainer.recipe.check import take_unknown
+from galore.trainer.common.reading import is_there, user_path
 from galore.trainer.recipe.dump import dump_recipe
-from galore.trainer.recipe.explain import read_as_meant, shown, validate
-from galore.trainer.recipe.fields import sections
+from galore.trainer.recipe.explain.fields import sections
+from galore.trainer.recipe.explain.unknown import take_unknown
+from galore.trainer.recipe.explain.values import read_as_meant, shown, validate
 from galore.trainer.recipe.merge import merge
 from galore.trainer.recipe.overrides import parse_overrides
-from galore.trainer.recipe.problems import RecipeError
-from galore.trainer.recipe.schema import Recipe
+from galore.trainer.recipe.parse.problems import RecipeError
+from galore.trainer.recipe.parse.source import LARGEST_RESOLVED_BYTES, UNWRITABLE, Layer, parse, read_layer, read_text
+from galore.trainer.recipe.schema.recipe import Recipe
 from galore.trainer.recipe.shipped import is_shipped, locate
-from galore.trainer.recipe.source import LARGEST_RESOLVED_BYTES, UNWRITABLE, Layer, parse, read_layer, read_text
 from galore.trainer.recipe.task_settings import with_task_settings
 
 CORPUS = [("data", "path"), ("data", "validation_path")]  # files if the source is local, else names on the hub

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from galore.trainer.recipe.fields import fields
-from galore.trainer.recipe.schema import DIMENSIONS
-from galore.trainer.recipe.source import Key, Layer
+from galore.trainer.recipe.explain.fields import fields
+from galore.trainer.recipe.parse.source import Key, Layer
+from galore.trainer.recipe.schema.recipe import DIMENSIONS
 
 Values = Mapping[str, Mapping[str, Any]]
 

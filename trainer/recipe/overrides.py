@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from galore.trainer.recipe.check import what_was_meant
-from galore.trainer.recipe.fields import fields
-from galore.trainer.recipe.problems import Place, Problem, RecipeError
-from galore.trainer.recipe.source import Key, Layer, compose, require_few_values, value_of
+from galore.trainer.recipe.explain.fields import fields
+from galore.trainer.recipe.explain.unknown import what_was_meant
+from galore.trainer.recipe.parse.problems import Place, Problem, RecipeError
+from galore.trainer.recipe.parse.source import Key, Layer, compose, require_few_values, value_of
 
 
 def parse_overrides(overrides: Sequence[str]) -> Layer:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import galore.recipes
-from galore.trainer.reading import is_there, user_path
-from galore.trainer.recipe.problems import Place, Problem, RecipeError
-from galore.trainer.recipe.suggest import nearest
+from galore.trainer.common.reading import is_there, user_path
+from galore.trainer.common.suggest import nearest
+from galore.trainer.recipe.parse.problems import Place, Problem, RecipeError
 
 FOLDER = Path(next(iter(galore.recipes.__path__)))
 SCHEMA_FILE = FOLDER / "recipe.schema.json"

@@ -13,10 +13,10 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
-from galore.trainer.recipe.check import take_unknown
-from galore.trainer.recipe.schema import TaskName
-from galore.trainer.recipe.source import Layer
-from galore.trainer.recipe.suggest import nearest
+from galore.trainer.common.suggest import nearest
+from galore.trainer.recipe.explain.unknown import take_unknown
+from galore.trainer.recipe.parse.source import Layer
+from galore.trainer.recipe.schema.recipe import TaskName
 
 TASKS = "tasks"
 NAMES: tuple[str, ...] = get_args(TaskName)

@@ -12,7 +12,7 @@ REHEARSED = (1, 1e-3)  # shapes, and the seconds that stand for every measuremen
 
 
 def prove(scale: Scale, records: Records) -> None:
-    from galore.kernels.triton.card import H100
+    from galore.kernels.predict.card import H100
 
     predicted = {(row.a, row.b, row.r): row for row in _predicted(scale)}
     measured = _measured(scale)
@@ -37,9 +37,9 @@ def prove(scale: Scale, records: Records) -> None:
 def _predicted(scale: Scale) -> list[Any]:
     import torch
 
-    from galore.kernels.triton.card import H100, card_named
-    from galore.kernels.triton.predicted import Predictor
-    from galore.kernels.triton.sequences import rows
+    from galore.kernels.predict.card import H100, card_named
+    from galore.kernels.predict.predicted import Predictor
+    from galore.kernels.predict.sequences import rows
 
     card = H100 if scale.rehearsal else card_named(torch.cuda.get_device_name())
     return list(rows(Predictor(card)))[: REHEARSED[0] if scale.rehearsal else None] if card else []
@@ -48,11 +48,11 @@ def _predicted(scale: Scale) -> list[Any]:
 def _measured(scale: Scale) -> list[dict[str, Any]]:
     import torch
 
-    from galore.kernels.triton.compare import measured
+    from galore.kernels.predict.timed import measured
 
     if not scale.rehearsal:
         return measured(torch.device("cuda", torch.cuda.current_device()))
-    from galore.kernels.triton.sequences import LLAMA_7B, RANKS
+    from galore.kernels.predict.sequences import LLAMA_7B, RANKS
 
     seconds = 1e6 * REHEARSED[1]
     shapes = [(a, b, r) for a, b in LLAMA_7B for r in RANKS][: REHEARSED[0]]

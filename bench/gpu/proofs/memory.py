@@ -114,7 +114,7 @@ def _compare(row: Row, awaited: Future[Any], measured: dict[str, Any], records: 
 
 def here(order: dict[str, Any]) -> dict[str, Any]:
     """The card, asked in a process that ends: a context that stays would count in what is measured."""
-    from galore.trainer.memory.cards import attached
+    from galore.trainer.machine.cards import attached
 
     card = attached()
     assert card is not None, "there is no card"
@@ -123,7 +123,7 @@ def here(order: dict[str, Any]) -> dict[str, Any]:
 
 def _room(row: Row) -> int:
     """Bytes that the allocator has on the card that the recipe names: all but the context."""
-    from galore.trainer.memory.cards import card
+    from galore.trainer.machine.cards import card
 
     assert row.named is not None
     named = card(row.named)
@@ -145,9 +145,9 @@ def predict(order: dict[str, Any]) -> list[dict[str, Any]]:
     """Upper bounds in bytes for the card of `order`, None being the CPU."""
     _set_segments(order)
 
-    from galore.trainer.memory.cards import Card
-    from galore.trainer.memory.plan import profile_on
-    from galore.trainer.memory.predict import predict as traced
+    from galore.trainer.fit.plan import profile_on
+    from galore.trainer.fit.predict import predict as traced
+    from galore.trainer.machine.cards import Card
     from galore.trainer.memory.profile import phases
 
     found = []
@@ -178,7 +178,7 @@ def measure(order: dict[str, Any]) -> list[dict[str, Any]]:
 
     import torch
 
-    from galore.trainer.memory.measure import measure as carried_out
+    from galore.trainer.fit.measure import measure as carried_out
     from galore.trainer.memory.profile import phases
 
     if "limit" in order:

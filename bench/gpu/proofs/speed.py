@@ -75,7 +75,7 @@ def _tell(size: Size, task: turns.Task, found: dict[str, list[float]], scale: Sc
 def _peak(scale: Scale) -> float | None:
     import torch
 
-    from galore.trainer.hardware import device_peak
+    from galore.trainer.machine.hardware import device_peak
 
     return device_peak(scale.device, torch.bfloat16).flops_per_second
 

@@ -22,7 +22,7 @@ RESERVE = 4.0  # seconds before this proof is stopped, in which it still tells w
 
 
 def prove(scale: Scale, records: Records) -> None:
-    from galore.trainer.memory.cards import card
+    from galore.trainer.machine.cards import card
 
     named, out = card("rtx4090"), scale.folder / "7b"
     room = named.usable_low - named.context_high

@@ -6,7 +6,7 @@ import errno
 from pathlib import Path
 from typing import NamedTuple
 
-from galore.trainer.checkpoint import newest_verified
+from galore.trainer.checkpoint.checkpoint import newest_verified
 from prove.child import Ended
 from prove.runs import KEPT_ROWS, Runs, digests, nothing_there, outcome
 from prove.shim import Fault, How, Operation, Which, distinct, operations

@@ -70,7 +70,7 @@ def _read_all(batch: Sequence[Input]) -> None:
 
 
 def _verdict(each: Input) -> str:
-    from galore.trainer.errors import UserError
+    from galore.trainer.common.errors import UserError
 
     signal.setitimer(signal.ITIMER_REAL, each.seconds)
     try:
@@ -138,7 +138,7 @@ def _overrides(trials: Trials) -> Iterator[Input]:
 
 
 def _names() -> list[str]:
-    from galore.trainer.recipe.fields import fields
+    from galore.trainer.recipe.explain.fields import fields
 
     return list(fields())
 

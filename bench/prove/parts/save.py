@@ -12,8 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from galore.trainer import rotation
-from galore.trainer.checkpoint import Checkpoint, CheckpointFailed, newest_verified, save
+from galore.trainer.checkpoint import rotation
+from galore.trainer.checkpoint.checkpoint import Checkpoint, CheckpointFailed, newest_verified, save
 from prove.child import Ended, run
 from prove.powercut import cut
 from prove.shim import KILLS, Fault, How, Operation, operations

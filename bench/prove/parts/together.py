@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from galore.trainer.checkpoint import newest_verified
+from galore.trainer.checkpoint.checkpoint import newest_verified
 from prove.child import Child, start, verb
 from prove.poison import STEP
 from prove.runs import Runs, calm, different, outcome

@@ -20,7 +20,7 @@ def tile_of(program, M, N, BM: tl.constexpr, BN: tl.constexpr, GROUP: tl.constex
 
 @triton.jit
 def read_operand(X, ABSMAX, offset, mask, BITS: tl.constexpr, DTYPE: tl.constexpr):
-    """Elements of a matrix at `offset`, in DTYPE; 8 and 4 BITS as of kernels/compressed.py, 0 as it is."""
+    """Elements of a matrix at `offset`, in DTYPE; 8 and 4 BITS as of kernels/ops/compressed.py, 0 as it is."""
     if BITS == 0:
         value = read(X + offset, mask)
     elif BITS == 8:

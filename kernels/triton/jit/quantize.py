@@ -42,7 +42,7 @@ def dequantize_kernel(OUT, CODES, ABSMAX, TABLE, count, STATE: tl.constexpr, BLO
 
 @triton.jit
 def compress_kernel(CODES, ABSMAX, P, count, BITS: tl.constexpr, GROUPS: tl.constexpr):
-    """P (count,), groups of 128 → symmetric codes in 8 or 4 bits and fp16 absmax, as kernels/compressed.py keeps them."""
+    """P (count,), groups of 128 → symmetric codes in 8 or 4 bits and fp16 absmax, as kernels/ops/compressed.py keeps them."""
     largest: tl.constexpr = 127 if BITS == 8 else 7
     group = tl.program_id(0) * GROUPS + tl.arange(0, GROUPS)
     offset = group[:, None] * 128 + tl.arange(0, 128)[None, :]
@@ -79,7 +79,7 @@ def expand_kernel(OUT, CODES, ABSMAX, count, BITS: tl.constexpr, BLOCK: tl.const
 def quantize_weight_kernel(
     CODES, S, W, rows, groups, SIZE: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr
 ):  # fmt: skip
-    """W, rows·groups groups of SIZE → int8 codes to the nearest and bf16 scales, as kernels/int8.py keeps them."""
+    """W, rows·groups groups of SIZE → int8 codes to the nearest and bf16 scales, as kernels/ops/int8.py keeps them."""
     group = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     offset = group[:, None] * SIZE + tl.arange(0, WIDTH)[None, :]
     there = group < rows * groups

@@ -27,7 +27,7 @@ def stochastic_bf16(value, bits):
 
 @triton.jit
 def read_compensated(w, c):
-    """V in fp32 of a bf16 weight and its int16 or int8 compensation, see kernels/rounding.py."""
+    """V in fp32 of a bf16 weight and its int16 or int8 compensation, see kernels/storage/rounding.py."""
     raw = w.to(tl.uint16, bitcast=True).to(tl.int32) << 16
     raw += c.to(tl.int32) << (16 - c.dtype.primitive_bitwidth)
     return raw.to(tl.float32, bitcast=True)
@@ -48,7 +48,7 @@ def split_compensated(value, bits, WIDTH: tl.constexpr, STOCHASTIC: tl.constexpr
 
 @triton.jit
 def int8_scale(largest, old):
-    """Scale of a group whose largest magnitude is `largest`: the old one while it fits (kernels/int8.py)."""
+    """Scale of a group whose largest magnitude is `largest`: the old one while it fits (kernels/ops/int8.py)."""
     kept = (largest <= 127 * old) & (largest >= 63.5 * old)
     headroom: tl.constexpr = 1.125 * (1 + 2**-7) / 127
     fresh = tl.maximum(largest * headroom, 1e-30).to(tl.bfloat16).to(tl.float32)

@@ -14,8 +14,8 @@ from kernel_machines import (
     stored,
 )
 
-from galore.kernels import reference
-from galore.kernels.adam import AdamRule
+from galore.kernels.reference import operations as reference
+from galore.kernels.rules.adam import AdamRule
 
 EPS = 1e-6
 STEP, SCALE = 3, 0.5

@@ -7,10 +7,10 @@ import torch
 from kernel_machines import basis, execute, relative_error, stored
 from ptx_emulator.faults import Fault
 
-from galore.kernels.adam import AdamRule
-from galore.kernels.rounding import RoundingNoise
+from galore.kernels.predict.compiled import compile_launch
+from galore.kernels.rules.adam import AdamRule
+from galore.kernels.storage.rounding import RoundingNoise
 from galore.kernels.triton import adam, lift, product
-from galore.kernels.triton.compiled import compile_launch
 from galore.kernels.triton.operand import Operand
 from galore.kernels.triton.tile import Tile
 

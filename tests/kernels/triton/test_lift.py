@@ -4,10 +4,11 @@ import pytest
 import torch
 from kernel_machines import Emulator, assert_as_near, basis, kept_matrix, relative_error
 
-from galore.kernels import int8, reference
-from galore.kernels.compressed import as_dense
-from galore.kernels.projection import lift_update_
-from galore.kernels.rounding import RoundingNoise, read_compensated
+from galore.kernels.ops import int8
+from galore.kernels.ops.compressed import as_dense
+from galore.kernels.ops.projection import lift_update_
+from galore.kernels.reference import operations as reference
+from galore.kernels.storage.rounding import RoundingNoise, read_compensated
 
 SHAPES = [(64, 96, 32), (50, 90, 20)]  # m, n, r
 EPS = 1e-6

@@ -4,9 +4,10 @@ import pytest
 import torch
 from kernel_machines import assert_as_near, basis, gradient, kept_matrix, relative_error
 
-from galore.kernels import fp8, reference
-from galore.kernels.compressed import as_dense
 from galore.kernels.linear import Factors
+from galore.kernels.ops.compressed import as_dense
+from galore.kernels.reference import operations as reference
+from galore.kernels.storage import fp8
 
 SHAPES = [(64, 128, 32), (50, 90, 20), (33, 130, 4)]  # a, b, r
 EPS = 2e-6  # fp32 sums in another order

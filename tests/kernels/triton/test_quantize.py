@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from galore.kernels import blockwise, compressed, fp8, int8
+from galore.kernels.ops import compressed, int8
+from galore.kernels.storage import blockwise, fp8
 
 
 def numbers(count):

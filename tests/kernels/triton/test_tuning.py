@@ -6,12 +6,13 @@ import pytest
 import torch
 from kernel_machines import Interpreter
 
-from galore.kernels.triton import catalogue, tuning
-from galore.kernels.triton.candidates import Entry, entries
-from galore.kernels.triton.card import RTX4090
-from galore.kernels.triton.compiled import Resources
-from galore.kernels.triton.cost import occupancy, predict, roofline
-from galore.kernels.triton.sequences import floor, reference, total, unfused, unfused_nearest
+from galore.kernels.predict import catalogue
+from galore.kernels.predict.candidates import Entry, entries
+from galore.kernels.predict.card import RTX4090
+from galore.kernels.predict.compiled import Resources
+from galore.kernels.predict.cost import occupancy, predict, roofline
+from galore.kernels.predict.sequences import floor, reference, total, unfused, unfused_nearest
+from galore.kernels.triton import tuning
 from galore.kernels.triton.tile import Tile
 
 LIGHT = Resources(64, 0, 0, 24_576, 0, 16, 400, 65)
@@ -100,6 +101,6 @@ def test_tuning_times_clones_and_keeps_the_fastest(own_config):
     not torch.cuda.is_available(), reason="times kernels on a GPU; its twin above has a clock of its own"
 )
 def test_on_a_gpu_measured_times_are_positive():
-    from galore.kernels.triton.compare import measured
+    from galore.kernels.predict.timed import measured
 
     assert all(row["fused"] > 0 for row in measured(torch.device("cuda"))[:1])

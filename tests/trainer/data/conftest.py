@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from galore.trainer.recipe.schema import Recipe
+from galore.trainer.recipe.schema.recipe import Recipe
 
 MakeRecipe = Callable[..., Recipe]
 WORDS = [
@@ -77,7 +77,7 @@ def begins_with_bos(tmp_path: Path, documents: list[str]) -> str:
     from tokenizers import processors
     from transformers import PreTrainedTokenizerFast
 
-    from galore.trainer.data.tokenizer import END_OF_TEXT, train_bpe
+    from galore.trainer.data.tokens.tokenizer import END_OF_TEXT, train_bpe
 
     backend = train_bpe(iter(documents), 300)
     backend.add_special_tokens(["<s>"])

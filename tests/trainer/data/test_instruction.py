@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from galore.trainer.data import tokenised
+from galore.trainer.common.errors import UserError
 from galore.trainer.data.prepare import prepare_data
-from galore.trainer.errors import UserError
-from galore.trainer.recipe.schema import Recipe
+from galore.trainer.data.tokens import tokenized
+from galore.trainer.recipe.schema.recipe import Recipe
 
 MakeRecipe = Callable[..., Recipe]
 COLUMNS = {"prompt_field": "instruction", "response_field": "output", "max_length": 192}
@@ -166,7 +166,7 @@ def test_the_cache_is_asked_for_what_the_settings_say(
     first = prepare_data(instruct(), tmp_path)
     other = prepare_data(instruct(**change), tmp_path)
     assert other.summary["fingerprint"] != first.summary["fingerprint"]
-    monkeypatch.setattr(tokenised, "_build_examples", None)  # from now on only the cache is left
+    monkeypatch.setattr(tokenized, "_build_examples", None)  # from now on only the cache is left
     again = prepare_data(instruct(), tmp_path)
     assert again.summary == first.summary
     assert np.array_equal(again.global_batch(1).labels, first.global_batch(1).labels)

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from galore.trainer.common.errors import UserError
 from galore.trainer.data.notices import notices
 from galore.trainer.data.prepare import prepare_data
-from galore.trainer.errors import UserError
-from galore.trainer.recipe.schema import Recipe
+from galore.trainer.recipe.schema.recipe import Recipe
 
 MakeRecipe = Callable[..., Recipe]
 

@@ -14,11 +14,11 @@ import pytest
 import torch
 from tokenizers import processors
 
+from galore.trainer.common.errors import RunFailed, UserError
 from galore.trainer.data.prepare import prepare_data
-from galore.trainer.data.tokenised import text_identity
-from galore.trainer.data.tokenizer import load_tokenizer, prompt_of
-from galore.trainer.errors import RunFailed, UserError
-from galore.trainer.recipe.schema import Recipe
+from galore.trainer.data.tokens.tokenized import text_identity
+from galore.trainer.data.tokens.tokenizer import load_tokenizer, prompt_of
+from galore.trainer.recipe.schema.recipe import Recipe
 
 MakeRecipe = Callable[..., Recipe]
 Write = Callable[..., Path]

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from galore.trainer.common.errors import UserError
 from galore.trainer.data.prepare import prepare_data
 from galore.trainer.data.unigram import unigram_loss_nats
-from galore.trainer.errors import UserError
-from galore.trainer.recipe.schema import Recipe
+from galore.trainer.recipe.schema.recipe import Recipe
 
 MakeRecipe = Callable[..., Recipe]
 

@@ -4,10 +4,10 @@ import random
 
 import pytest
 
-from galore.trainer.memory.cards import Card
+from galore.trainer.machine.cards import Card
 from galore.trainer.memory.categories import PASSING
 from galore.trainer.memory.profile import Profile
-from galore.trainer.memory.trace import Allocation, Trace
+from galore.trainer.memory.trace.trace import Allocation, Trace
 
 MIB = 2**20
 

@@ -6,7 +6,7 @@ import pytest
 
 from galore.trainer.memory.categories import CATEGORIES
 from galore.trainer.memory.peak import Holder, folded, peak_of, phases
-from galore.trainer.memory.trace import Allocation, Trace
+from galore.trainer.memory.trace.trace import Allocation, Trace
 
 MIB = 2**20
 

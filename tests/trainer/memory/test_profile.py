@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 import pytest
 
-from galore.trainer.memory.cards import Card
+from galore.trainer.machine.cards import Card
 from galore.trainer.memory.categories import CATEGORIES, OVERHEAD
 from galore.trainer.memory.profile import Bounds, Profile
-from galore.trainer.memory.trace import Allocation, Trace
+from galore.trainer.memory.trace.trace import Allocation, Trace
 
 MIB = 2**20
 CONTEXT_LOW, CONTEXT_HIGH = 32, 64  # MiB of the made-up card

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from galore.trainer.errors import UserError
+from galore.trainer.common.errors import UserError
 from galore.trainer.models import attention
 from galore.trainer.models.attention import all_attention, check_attention
 

@@ -11,8 +11,8 @@ from torch import nn
 
 from galore.kernels.device import meta_stands_for
 from galore.trainer.build import build_model
+from galore.trainer.common.errors import UserError
 from galore.trainer.data.batch import Batch
-from galore.trainer.errors import UserError
 from galore.trainer.models.checkpointing import offloading
 from galore.trainer.models.head import split_head
 from galore.trainer.models.offload import CudaCopies, MetaCopies, NoCopies

@@ -10,13 +10,13 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, BertConfig, BertModel, RobertaConfig
 
-from galore.trainer.errors import UserError
-from galore.trainer.glue.tasks import TASKS
+from galore.trainer.common.errors import UserError
+from galore.trainer.models.adapters.lora import add_adapters, merged
 from galore.trainer.models.capacity import positions_of
 from galore.trainer.models.classifier import build_classifier, head_modules
-from galore.trainer.models.lora import add_adapters, merged
-from galore.trainer.recipe.optim_section import OptimSection
-from galore.trainer.recipe.schema import ModelSection
+from galore.trainer.recipe.schema.optim import OptimSection
+from galore.trainer.recipe.schema.recipe import ModelSection
+from galore.trainer.tasks.glue import TASKS
 
 LINEAR = ("query", "key", "value", "intermediate.dense", "output.dense")
 

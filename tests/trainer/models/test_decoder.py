@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from transformers import LlamaForCausalLM, PreTrainedModel
 
-from galore.kernels.int8 import quantize
-from galore.trainer.errors import UserError
+from galore.kernels.ops.int8 import quantize
+from galore.trainer.common.errors import UserError
 from galore.trainer.optim.int8_linear import int8_layers
 
 Build = Callable[..., PreTrainedModel]

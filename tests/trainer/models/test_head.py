@@ -9,9 +9,9 @@ from architectures import decoder
 from torch import nn
 from transformers import Gemma2Config, PreTrainedModel
 
+from galore.trainer.models.adapters.lora import add_adapters
 from galore.trainer.models.head import split_head
-from galore.trainer.models.lora import add_adapters
-from galore.trainer.recipe.optim_section import OptimSection
+from galore.trainer.recipe.schema.optim import OptimSection
 
 Build = Callable[..., PreTrainedModel]
 

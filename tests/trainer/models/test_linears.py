@@ -5,7 +5,7 @@ import torch
 from architectures import decoder
 from torch import nn
 
-from galore.trainer.errors import UserError
+from galore.trainer.common.errors import UserError
 from galore.trainer.models.linears import left_alone, plain_linears, router_note
 from galore.trainer.optim.int8_linear import to_int8
 

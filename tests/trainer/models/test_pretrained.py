@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, GPT2Config, GPT2LMHeadModel, PreTrainedModel, T5Config
 
-from galore.trainer.errors import UserError
+from galore.trainer.common.errors import UserError
 from galore.trainer.models import decoder
 from galore.trainer.models.decoder import refuse_encoder
-from galore.trainer.recipe.schema import ModelSection
+from galore.trainer.recipe.schema.recipe import ModelSection
 
 Build = Callable[..., PreTrainedModel]
 

@@ -10,12 +10,12 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from galore.kernels import blockwise
-from galore.trainer.compare.grid import METHODS
+from galore.kernels.storage import blockwise
 from galore.trainer.optim.projected import ProjectedSlot
 from galore.trainer.optim.slot import FullSlot
 from galore.trainer.parameters import build_optimizer
-from galore.trainer.recipe.optim_section import OptimSection
+from galore.trainer.recipe.schema.optim import OptimSection
+from galore.trainer.sweep.compare.grid import METHODS
 
 from .statement import Statement, dct_basis, exact
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from galore.kernels.rounding import read_compensated
+from galore.kernels.storage.rounding import read_compensated
 from galore.trainer.optim import GaLoreAdamW
 
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from galore.kernels.compressed import gram_error
 from galore.kernels.dct import random_basis
 from galore.kernels.decompose import first_finite
+from galore.kernels.ops.compressed import gram_error
 from galore.trainer.optim.projected import ProjectedSlot
 
 from .cases import GAP, PRESETS, Case

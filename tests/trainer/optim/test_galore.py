@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from galore.kernels import blockwise, reference
+from galore.kernels.reference import operations as reference
+from galore.kernels.storage import blockwise
 from galore.trainer.optim import GaLoreAdamW, galore_groups
 
 SHAPES = [(12, 30), (30, 12), (16, 16)]

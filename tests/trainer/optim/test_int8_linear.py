@@ -15,8 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
-from galore.kernels.int8 import int8_bytes
 from galore.kernels.linear import Factors
+from galore.kernels.ops.int8 import int8_bytes
 from galore.trainer.optim import GaLoreAdamW, check_complete, galore_groups, hand_over_int8, project_in_backward
 from galore.trainer.optim.int8_linear import Int8Linear, int8_layers, to_floating, to_int8
 from galore.trainer.optim.projected import ProjectedSlot

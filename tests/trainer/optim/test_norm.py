@@ -14,7 +14,7 @@ from galore.trainer.optim import GaLoreAdamW
 from galore.trainer.optim.projected import ProjectedSlot
 from galore.trainer.optim.slot import FullSlot, Update
 from galore.trainer.parameters import build_optimizer
-from galore.trainer.recipe.optim_section import OptimSection
+from galore.trainer.recipe.schema.optim import OptimSection
 
 from .cases import COMMON, PRESETS
 

@@ -13,11 +13,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from galore.kernels import rounding
-from galore.kernels.compressed import gram_error
+from galore.kernels.ops.compressed import gram_error
+from galore.kernels.storage import rounding
 from galore.trainer.optim.projected import ProjectedSlot
 from galore.trainer.optim.slot import ON_HOST
-from galore.trainer.recipe.optim_section import OptimSection
+from galore.trainer.recipe.schema.optim import OptimSection
 
 from .cases import GAP, PRESETS, PROBLEMS, STEPS, Case
 

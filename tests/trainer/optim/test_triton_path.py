@@ -7,7 +7,7 @@ pytest.importorskip("triton", reason="the kernels need the optional package trit
 import triton_interpreter
 from kernel_machines import Interpreter, relative_error
 
-from galore.kernels import dispatch
+from galore.kernels.ops import dispatch
 from galore.trainer.optim import GaLoreAdamW
 
 

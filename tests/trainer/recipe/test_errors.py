@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from galore.trainer.errors import UserError
+from galore.trainer.common.errors import UserError
 from galore.trainer.recipe.load import load_recipe
-from galore.trainer.recipe.problems import MOST_TOLD, RecipeError
+from galore.trainer.recipe.parse.problems import MOST_TOLD, RecipeError
 
 SMALL = "data: {source: packaged}\ntrain: {max_steps: 10}\n"
 

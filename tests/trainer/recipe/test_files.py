@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from galore.trainer.recipe import source
 from galore.trainer.recipe.load import load_recipe
-from galore.trainer.recipe.problems import RecipeError
-from galore.trainer.recipe.source import LARGEST_RECIPE_BYTES
+from galore.trainer.recipe.parse import source
+from galore.trainer.recipe.parse.problems import RecipeError
+from galore.trainer.recipe.parse.source import LARGEST_RECIPE_BYTES
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from galore.trainer.errors import UserError
-from galore.trainer.recipe.fields import fields, sections
+from galore.trainer.common.errors import UserError
+from galore.trainer.recipe.explain.fields import fields, sections
 from galore.trainer.recipe.load import LoadedRecipe, load_recipe, recipe_from_resolved
+from galore.trainer.recipe.parse.source import parse
+from galore.trainer.recipe.parse.syntax import dump_value
 from galore.trainer.recipe.shipped import FOLDER, shipped_names
-from galore.trainer.recipe.source import parse
-from galore.trainer.recipe.syntax import dump_value
 
 SEED, RECIPES, OVERRIDES = 20261126, 500, 500
 SECONDS, ADDRESS_SPACE = 2.0, 4 * 2**30

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from galore.trainer.recipe.load import LoadedRecipe, load_recipe, recipe_from_resolved
-from galore.trainer.recipe.problems import RecipeError
+from galore.trainer.recipe.parse.problems import RecipeError
 from galore.trainer.recipe.shipped import shipped_names
 
 SMALL = """\

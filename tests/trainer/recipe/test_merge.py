@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from galore.trainer.recipe.fields import fields
+from galore.trainer.recipe.explain.fields import fields
 from galore.trainer.recipe.load import load_recipe, recipe_from_resolved
 from galore.trainer.recipe.merge import ALTERNATIVES, COLUMNS, OF_ONE_SOURCE
-from galore.trainer.recipe.problems import RecipeError
+from galore.trainer.recipe.parse.problems import RecipeError
 
 VALUES = {
     "train.max_steps": 30,

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from galore.trainer.recipe.load import load_recipe
-from galore.trainer.recipe.problems import RecipeError
+from galore.trainer.recipe.parse.problems import RecipeError
 
 CASES = [  # recipe, settings that contradict each other, and those that do what the message says
     ("demo", "optim.proj_type=svd optim.refresh=delayed", "optim.refresh=summed"),

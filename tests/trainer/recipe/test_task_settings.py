@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from galore.trainer.recipe.load import load_recipe, recipe_from_resolved
-from galore.trainer.recipe.problems import RecipeError
+from galore.trainer.recipe.parse.problems import RecipeError
 
 BASE = """
 data: {source: glue, task: sst2, path: nyu-mll/glue}

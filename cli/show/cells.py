@@ -1,0 +1,109 @@
+"""A row of metrics as short labelled texts, and lines made of them that break between, never inside, them."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+from galore.trainer.common.format import percent, perplexity, rate, size
+
+
+class Cell(NamedTuple):
+    label: str
+    value: str
+
+    def __str__(self) -> str:
+        return f"{self.label} {self.value}".strip()
+
+
+def progress_cells(row: dict[str, Any]) -> list[Cell]:
+    """Loss, perplexity, learning rate, throughput and MFU of a step; what is not known is left out."""
+    shown: list[tuple[str, str, Callable[[float], str]]] = [
+        ("loss", "loss_nats", lambda value: f"{value:.4f}"),
+        ("squared error", "squared_error", lambda value: f"{value:.4f}"),
+        ("ppl", "perplexity", perplexity),
+        ("lr", "learning_rate", learning_rate),
+        ("", "tokens_per_second", rate),
+        ("MFU", "mfu_fraction", percent),
+    ]
+    cells = [Cell(label, text(row[key])) for label, key, text in shown if row.get(key) is not None]
+    return [*cells, Cell("", "skipped: gradient not finite")] if row.get("skipped") else cells
+
+
+def memory_cells(row: dict[str, Any], categories: bool) -> list[Cell]:
+    """Memory now and at most so far, and on demand what the peak consists of."""
+    now, peak = row.get("memory_current_bytes"), row.get("memory_peak_bytes")
+    if now is None or peak is None:
+        return []
+    parts = row.get("memory_by_category_bytes") or {} if categories else {}
+    shown = [Cell(name.replace("_", " "), size(value)) for name, value in parts.items() if value]
+    return [Cell("memory", size(now)), Cell("peak", size(peak) + (":" if shown else "")), *shown]
+
+
+def evaluation_cells(row: dict[str, Any]) -> list[Cell]:
+    """The score on held-out text, or the metrics of a task."""
+    if "scores" in row:
+        return score_cells(row)
+    loss, ppl = row.get("loss_nats", math.nan), row.get("perplexity", math.nan)
+    cells = [
+        Cell("held-out loss", str(row.get("loss_nats_is", "?")) if loss is None else f"{loss:.4f}"),
+        Cell("ppl", str(row.get("perplexity_is", "?")) if ppl is None else perplexity(ppl)),
+    ]
+    return [*cells, Cell("", f"{row['tokens']:,} tokens")] if row.get("tokens") else cells
+
+
+def score_cells(row: dict[str, Any]) -> list[Cell]:
+    """Every metric, of every split where there are several; the alarm last, if there is one."""
+    found: list[Cell] = []
+    for split, scores in row["scores"].items():
+        found += [Cell(f"{split}:", "")] if len(row["scores"]) > 1 else []
+        found += [Cell(metric, f"{value:.4f}") for metric, value in scores.items()]
+    return [*found, *([Cell("ALARM:", row["collapsed"])] if row.get("collapsed") else [])]
+
+
+def learning_rate(value: float) -> str:
+    """`9.80e-3`: the exponent without padding."""
+    digits, exponent = f"{value:.2e}".split("e")
+    return f"{digits}e{int(exponent)}" if value else "0"
+
+
+def lines(cells: Iterable[Cell], width: int, gap: int = 2) -> list[list[Cell]]:
+    """Cells in as many lines of `width` columns as they take; a cell that is wider has a line of its own."""
+    result: list[list[Cell]] = []
+    used = 0
+    for cell in cells:
+        needed = len(str(cell))
+        if result and used + gap + needed <= width:
+            result[-1].append(cell)
+            used += gap + needed
+        else:
+            result.append([cell])
+            used = needed
+    return result
+
+
+class Eta:
+    """Time left, from the mean pace since this process began, evaluations and saves included."""
+
+    def __init__(self, total_steps: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._total, self._clock, self._began = total_steps, clock, clock()
+        self._first: int | None = None
+        self._end = self._began
+
+    def update(self, step: int) -> None:
+        """`step` steps are done, counted from the start of the run, which may have been resumed."""
+        if self._first is None:
+            self._first = step - 1
+        self._end = self._clock() + self.elapsed / (step - self._first) * (self._total - step)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since this process began."""
+        return self._clock() - self._began
+
+    @property
+    def remaining(self) -> float:
+        """Seconds, counted down between two steps."""
+        return max(0.0, self._end - self._clock())

@@ -1,0 +1,140 @@
+"""Facts about this computer and what is installed on it, for `galore doctor`."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from galore.trainer.recipe.extras import EXTRAS, install, missing
+
+CORE = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
+TRITON = "not installed: it comes with torch's CUDA builds on Linux"
+BFLOAT16 = {"amx_bf16": "AMX tiles", "avx512_bf16": "AVX-512", "bf16": "Arm BF16"}  # CPU flag → unit, the fastest first
+
+
+def examine() -> dict[str, Any]:
+    """Everything, as JSON can hold it."""
+    import torch
+
+    from galore.trainer.machine.hardware import cache_dir
+    from galore.trainer.models.attention import all_attention
+
+    gpus = [gpu(index) for index in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    device = "cuda" if gpus else "cpu"
+    return {
+        "versions": versions(),
+        "cpu": cpu(),
+        "gpus": gpus,
+        "no_gpu": "" if gpus else no_gpu(),
+        "attention": [vars(each) for each in all_attention(device, "bfloat16")],
+        "kernels": kernels(device),
+        "disk": [disk("working directory", Path.cwd()), disk("cache", cache_dir())],
+    }
+
+
+def versions() -> dict[str, dict[str, str | None]]:
+    """Installed versions; `fix` says how to get what is missing."""
+    found: dict[str, dict[str, str | None]] = {
+        "galore-llm": {"installed": version_of("galore-llm"), "fix": "not installed: this is a source tree"},
+        "python": {"installed": f"{platform.python_version()} at {sys.executable}", "fix": None},
+    }
+    for name in CORE:
+        found[name] = {"installed": version_of(name), "fix": f"not installed: pip install '{name}'"}
+    for module, extra in EXTRAS.items():
+        found[extra.distribution] = {
+            "installed": version_of(extra.distribution),
+            "fix": f"not installed: {install(module)}",
+        }
+    return found | {"triton": {"installed": version_of("triton"), "fix": TRITON}}
+
+
+def version_of(name: str) -> str | None:
+    """Of an installed distribution; None if it is not, or this is a source tree."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def cpu() -> dict[str, Any]:
+    """Model, cores, memory, and what computes bfloat16."""
+    from galore.trainer.machine.hardware import cpu_name
+
+    flags = _cpu_flags()
+    unit = next((name for flag, name in BFLOAT16.items() if flag in flags), None)
+    return {
+        "name": cpu_name(),
+        "cores": psutil.cpu_count(logical=False) or psutil.cpu_count(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "bfloat16": f"in hardware, {unit}"
+        if unit
+        else "no hardware unit is known: set model.dtype=float32 if it is slow",
+    }
+
+
+def _cpu_flags() -> set[str]:
+    info = Path("/proc/cpuinfo")
+    if not info.exists():
+        return set()
+    lines = info.read_text(encoding="utf-8", errors="replace").splitlines()
+    return set(next((line for line in lines if line.startswith(("flags", "Features"))), "").split())
+
+
+def gpu(index: int) -> dict[str, Any]:
+    """One CUDA device as torch and its driver see it."""
+    import torch
+
+    free, total = torch.cuda.mem_get_info(index)
+    major, minor = torch.cuda.get_device_capability(index)
+    return {
+        "name": torch.cuda.get_device_name(index),
+        "free_bytes": free,
+        "memory_bytes": total,
+        "compute_capability": f"{major}.{minor}",
+        "driver": driver(),
+        "cuda": torch.version.cuda,
+    }
+
+
+def driver() -> str | None:
+    """Version of the NVIDIA driver; None without driver or without the package that asks it."""
+    try:
+        import pynvml
+    except ImportError:
+        return None
+    try:
+        pynvml.nvmlInit()
+        return str(pynvml.nvmlSystemGetDriverVersion())
+    except pynvml.NVMLError:
+        return None
+
+
+def no_gpu() -> str:
+    """Why torch uses no GPU."""
+    import torch
+
+    if (version := driver()) is None:
+        why = missing("pynvml")
+        return "no GPU: runs on the CPU" + (f". No driver was asked for one: {why}" if why else "")
+    if torch.version.cuda is None:
+        return f"driver {version} is here, but this torch is built for CPUs only: see https://pytorch.org/get-started"
+    return f"driver {version} is here, but CUDA {torch.version.cuda} finds no device: is the driver old, or CUDA_VISIBLE_DEVICES set?"
+
+
+def kernels(device: str) -> list[dict[str, str]]:
+    """Which implementation of each operation runs on `device`, and why."""
+    from galore.kernels.ops.dispatch import explain
+
+    return [path._asdict() for path in explain(device)]
+
+
+def disk(what: str, path: Path) -> dict[str, Any]:
+    """Free bytes where `path` is, or will be."""
+    there = next(each for each in (path, *path.absolute().parents) if each.exists())
+    return {"what": what, "path": str(path), "free_bytes": shutil.disk_usage(there).free}

@@ -1,0 +1,100 @@
+"""`galore bench`: how fast the kernels are, measured on the GPU that is here, or predicted where there is none."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from galore.trainer.common.errors import UserError
+from galore.trainer.recipe.extras import refuse_missing
+
+if TYPE_CHECKING:
+    from galore.kernels.predict.sequences import Row
+
+app = typer.Typer(no_args_is_help=True, help="How fast the parts are, on this machine.")
+
+
+@app.callback()
+def bench() -> None:
+    """How fast the parts are, on this machine."""
+
+
+@app.command("kernels")
+def kernels(
+    tune: Annotated[bool, typer.Option("--tune", help="Time every tile and keep the fastest for this user.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """One update of each matrix of LLaMA-7B: fused kernels against cuBLAS and against the official package's sequence.
+
+    On a GPU times are measured, on tensors made for it; without one they are predicted for an RTX 4090.
+    """
+    refuse_missing("triton", "the table", "galore bench kernels")
+
+    import torch
+
+    here = torch.cuda.is_available()
+    if tune and not here:
+        raise UserError("there is no GPU to tune for", where="--tune", fix="leave it out for the predicted table")
+    if tune:
+        _tune(torch.device("cuda", torch.cuda.current_device()))
+    found = _measured(torch) if here else _predicted()
+    typer.echo(json.dumps(found, indent=2, ensure_ascii=False) if as_json else _table(found))
+
+
+def _predicted() -> dict[str, Any]:
+    from galore.kernels.predict.predicted import Predictor
+    from galore.kernels.predict.sequences import rows
+    from galore.kernels.triton.tuning import source
+
+    predictor = Predictor()
+    return {
+        "device": predictor.card.name,
+        "evidence": "predicted, not timed: there is no GPU here",
+        "tiles": source(),
+        "rows": [_row(row) for row in rows(predictor)],
+    }
+
+
+def _row(row: Row) -> dict[str, Any]:
+    return {name: round(value, 1) for name, value in asdict(row).items()} | {
+        "share of the floor": round(row.roofline, 2)
+    }
+
+
+def _measured(torch: Any) -> dict[str, Any]:
+    from galore.kernels.predict.timed import measured
+    from galore.kernels.triton.tuning import source
+
+    device = torch.device("cuda", torch.cuda.current_device())
+    return {
+        "device": torch.cuda.get_device_name(device),
+        "evidence": "measured here: CUDA events, median of 20, L2 cache flushed",
+        "tiles": source(),
+        "rows": measured(device),
+    }
+
+
+def _tune(device: Any) -> None:
+    from galore.kernels.predict.candidates import entries
+    from galore.kernels.predict.measure import cuda_timer, tune
+    from galore.kernels.triton.tuning import override_path, write
+
+    def show(entry: Any, tile: Any, seconds: float) -> None:
+        typer.echo(f"{entry.key}: {seconds * 1e6:.0f} µs with {tile}", err=True)
+
+    tiles = tune(entries(), device, cuda_timer(device), show)
+    write(override_path(), tiles, f"measured on {device}")
+    typer.echo(f"written to {override_path()}", err=True)
+
+
+def _table(found: dict[str, Any]) -> str:
+    rows = found["rows"]
+    names = list(rows[0])
+    cells = [names, *([str(row[name]) for name in names] for row in rows)]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(names))]
+    lines = ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in cells]
+    heading = f"{found['device']}, microseconds per update of one matrix; {found['evidence']}\ntiles: {found['tiles']}"
+    return "\n".join([heading, *lines])

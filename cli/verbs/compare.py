@@ -1,0 +1,71 @@
+"""`galore compare`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from galore.cli.arguments import Overrides, Recipe
+from galore.trainer.common.reading import read_bounded
+
+if TYPE_CHECKING:
+    from galore.trainer.recipe.load import LoadedRecipe
+    from galore.trainer.record.metrics import Console
+
+
+def compare(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    methods: Annotated[
+        str,
+        typer.Option(
+            metavar="A,B,…",
+            help="full, full-8bit, adafactor, muon, galore, galore-8bit, galore-keep, galore-svd, ldadam, fira, apollo, apollo-mini, q-galore, dct, sumo, galore-muon, galore-adafactor, frugal, frugal-rotate, lora, relora, low-rank; each may carry settings: galore:optim.rank=32.",
+        ),
+    ] = "full,galore,lora",
+    learning_rates: Annotated[
+        str | None, typer.Option(metavar="X,Y,…", help="Tried with every method.", show_default="the recipe's")
+    ] = None,
+    seeds: Annotated[
+        str | None, typer.Option(metavar="1,2,…", help="Every run once per seed.", show_default="the recipe's")
+    ] = None,
+    output_dir: Annotated[
+        Path | None, typer.Option(help="Where the runs and the table are kept.", show_default="runs/compare-RECIPE")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="As it does anyway: go on where it was.")] = False,
+) -> None:
+    """Train one recipe with several methods, and compare held-out loss, optimizer memory and time.
+
+    Called again it goes on where it was: runs that are done are passed over, one that was broken off is resumed.
+    Ctrl-C saves the current run and stops. Exit codes as for galore train.
+    """
+    from galore.trainer.sweep.compare.grid import grid
+
+    cells = grid(methods, learning_rates, seeds)
+
+    from galore.trainer.machine.process import ask_for_expandable_segments, prepare_process
+    from galore.trainer.recipe.load import load_recipe
+
+    loaded = load_recipe(recipe, overrides or [])
+    prepare_process()  # before torch is imported
+    ask_for_expandable_segments(loaded.recipe.train.expandable_segments)
+
+    from galore.cli.show.preparing import preparing
+    from galore.trainer.recipe.extras import no_plots
+    from galore.trainer.sweep.compare.carry_out import carry_out
+
+    root = output_dir or Path("runs") / f"compare-{loaded.name}"
+    with preparing() as progress:
+        carry_out(recipe, overrides or [], cells, root, _console, progress, lambda text: typer.secho(text, bold=True))
+    typer.echo(read_bounded(root / "compare.md").decode())
+    typer.echo(f"wrote {root}/compare.md, compare.json" + (", compare.png" if (root / "compare.png").exists() else ""))
+    if why := no_plots():
+        typer.echo(why)
+
+
+def _console(loaded: LoadedRecipe) -> Console:
+    from galore.cli.show.console import make_console
+
+    return make_console(loaded.recipe.log)

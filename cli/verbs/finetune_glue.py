@@ -1,0 +1,149 @@
+"""`galore finetune-glue`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from galore.cli.arguments import Overrides, complete_recipe
+
+if TYPE_CHECKING:
+    from galore.trainer.sweep.glue.outcome import Outcome
+    from galore.trainer.sweep.jobs import Failures, Show
+
+
+def finetune_glue(
+    recipe: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[RECIPE]",
+            help="A recipe with data.source: glue.",
+            autocompletion=complete_recipe,
+            show_default="roberta-glue-galore-r4, or the shipped one of the method",
+        ),
+    ] = None,
+    overrides: Overrides = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B,…",
+            help="cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte, wnli; or all.",
+            show_default="the recipe's",
+        ),
+    ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B,…", help="galore, galore-8bit, frugal-rotate, lora, full.", show_default="the recipe's"
+        ),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="NAME|DIR", help="What is fine-tuned.", show_default="the recipe's")
+    ] = None,
+    data_dir: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="A folder of GLUE, or of one task.", show_default="nyu-mll/glue on the hub"),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each, counted up from the recipe's seed.")] = 1,
+    learning_rates: Annotated[
+        str | None, typer.Option(metavar="X,Y,…", help="Tried with each; the best counts.", show_default="the recipe's")
+    ] = None,
+    max_train_samples: Annotated[
+        int | None, typer.Option(min=1, help="Train on the first so many examples.", show_default="all")
+    ] = None,
+    output_dir: Annotated[
+        Path | None, typer.Option(help="Where the runs and the table are kept.", show_default="runs/glue-TASK")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Pass over what is done, go on with what broke off.")
+    ] = False,
+    predict_test: Annotated[
+        bool, typer.Option("--predict-test", help="Answer the test splits too, in GLUE's submission format.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one line of JSON per task and method, all else on stderr.")
+    ] = False,
+) -> None:
+    """Fine-tune RoBERTa, or any encoder, on GLUE: GaLore against LoRA against full fine-tuning.
+
+    The loop is that of galore train. A task that fails does not stop the others: it is listed at the end, exit code 1.
+    Ctrl-C saves the current run and stops. Exit codes as for galore train.
+    """
+    if recipe is not None and "=" in recipe:  # no recipe, but a first override
+        overrides, recipe = [recipe, *(overrides or [])], None
+    given = {"model.name_or_path": model, "data.path": data_dir, "data.max_train_samples": max_train_samples}
+    settings = [*(f"{path}={_quoted(value)}" for path, value in given.items() if value is not None), *(overrides or [])]
+
+    from galore.trainer.sweep.glue.grid import grid
+
+    cells = grid(recipe, settings, task, method, learning_rates, seeds)
+
+    from galore.trainer.machine.process import ask_for_expandable_segments, prepare_process
+
+    prepare_process()  # before torch is imported
+    ask_for_expandable_segments(cells[0].recipe.train.expandable_segments)
+
+    from galore.cli.show.preparing import preparing
+    from galore.trainer.sweep.glue.finetune import finetune
+
+    root = output_dir or Path("runs") / f"glue-{task or cells[0].task}"
+    with preparing() as progress:
+        show = _show(progress, as_json)
+        outcomes, failures = finetune(cells, root, resume, show)
+        if predict_test:
+            _predict(outcomes, root, show)
+    _print(outcomes, root, as_json)
+    _end(failures)
+
+
+def _quoted(value: object) -> str:
+    """A path as YAML text, whatever it is made of."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _show(progress: object, as_json: bool) -> Show:
+    from galore.cli.show.console import make_console
+    from galore.trainer.sweep.jobs import Show
+
+    stream = sys.stderr if as_json else sys.stdout
+    return Show(
+        lambda loaded: make_console(loaded.recipe.log, stream),
+        progress,  # type: ignore[arg-type]
+        lambda text: typer.secho(text, bold=True, err=as_json),
+    )
+
+
+def _predict(outcomes: Sequence[Outcome], root: Path, show: Show) -> None:
+    from galore.trainer.sweep.glue.predict import predict_tests
+
+    predict_tests(outcomes, root, show.tell)
+
+
+def _print(outcomes: Sequence[Outcome], root: Path, as_json: bool) -> None:
+    """The table, or one line of JSON per task and method."""
+    from galore.trainer.sweep.glue.sheet import as_objects
+
+    if as_json:
+        for each in as_objects(outcomes):
+            typer.echo(json.dumps(each))
+        return
+
+    from galore.cli.show.gluetable import show_table
+    from galore.trainer.recipe.extras import no_plots
+
+    show_table(outcomes)
+    typer.echo(f"wrote {root}/glue.md, glue.json" + (", glue.png" if (root / "glue.png").exists() else ""))
+    if why := no_plots():
+        typer.echo(why)
+
+
+def _end(failures: Failures) -> None:
+    for folder, error in failures.items():
+        typer.echo(f"failed: {folder}: {error}", err=True)
+    if failures:
+        raise typer.Exit(1)

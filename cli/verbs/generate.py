@@ -1,0 +1,53 @@
+"""`galore generate`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from galore.cli.arguments import Device, DeviceName, Model
+from galore.cli.errors import tell_skipped
+
+
+def generate(
+    model: Model,
+    prompt: Annotated[str, typer.Option(help="The text to continue.", show_default=False)],
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of the continuation, in tokens.")] = 60,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token each time.")] = 1.0,
+    top_p: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Sample among the likeliest tokens with this much probability.")
+    ] = 1.0,
+    top_k: Annotated[int, typer.Option(min=0, help="Sample among this many of the likeliest tokens; 0 means all.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same text.")] = 0,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Ask in the tokenizer's chat template; a run on instructions does so anyway.")
+    ] = False,
+    device: Device = DeviceName.auto,
+) -> None:
+    """Continue a prompt with a trained model."""
+    from galore.trainer.machine.process import prepare_process
+
+    prepare_process()  # before torch is imported
+
+    from galore.trainer.build import choose_device, choose_threads
+    from galore.trainer.models.generate import sample
+    from galore.trainer.trained.runmodel import load_run_model
+
+    stored = load_run_model(model, str(choose_device(device)))
+    tell_skipped(stored.skipped)
+    if stored.recipe is not None:
+        choose_threads(stored.recipe.train.num_threads)
+    typer.echo(
+        sample(
+            stored.model,
+            stored.tokenizer,
+            prompt,
+            max_new_tokens=max_new_tokens,
+            seed=seed,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            chat=chat or (stored.recipe is not None and stored.recipe.data.instruct),
+        )
+    )

@@ -1,0 +1,89 @@
+"""`galore recipes`: what is shipped, what a recipe says once resolved, and whether it is right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from galore.cli.arguments import Overrides, Recipe, RecipeVerb, complete_file, complete_shipped
+from galore.cli.errors import show as show_error
+from galore.trainer.common.errors import UserError
+
+app = typer.Typer(no_args_is_help=True, help="List, show, copy and check recipes.")
+
+
+@app.command("list")
+def list_recipes() -> None:
+    """The shipped recipes, each with what it trains."""
+    from galore.trainer.recipe.shipped import about, shipped_names
+
+    names = shipped_names()
+    width = max(len(name) for name in names)
+    for name in names:
+        typer.echo(f"{name:<{width}}  {about(name)}")
+
+
+@app.command(cls=RecipeVerb)
+def show(recipe: Recipe, overrides: Overrides = None) -> None:
+    """A recipe as it resolves: what it extends, overrides and defaults included, every field with its meaning."""
+    from galore.trainer.recipe.load import load_recipe
+
+    typer.echo(load_recipe(recipe, overrides or []).text, nl=False)
+
+
+@app.command(cls=RecipeVerb)
+def copy(
+    name: Annotated[
+        str,
+        typer.Argument(help="A shipped recipe, or a file.", autocompletion=complete_shipped, show_default=False),
+    ],
+    file: Annotated[Path, typer.Argument(help="The file to write, or a folder for it.", show_default=False)],
+    overrides: Overrides = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False,
+) -> None:
+    """Write a recipe to a file of yours, complete and commented, ready to edit."""
+    from galore.trainer.recipe.copying import copy_recipe
+
+    written = copy_recipe(name, file, overrides or [], force=force)
+    typer.echo(
+        f"wrote {written}; check it with `galore recipes validate {written}`, run it with `galore train {written}`"
+    )
+
+
+@app.command()
+def validate(
+    files: Annotated[
+        list[str],
+        typer.Argument(help="Recipe files, or shipped names.", autocompletion=complete_file, show_default=False),
+    ],
+) -> None:
+    """Check recipes and report all their errors at once. Exit code 0 if every one is right, else 2."""
+    from galore.trainer.recipe.load import load_recipe
+
+    wrong = False
+    for file in files:
+        try:
+            load_recipe(file)
+            typer.echo(f"{file}: ok")
+        except UserError as error:
+            show_error(error)
+            wrong = True
+    if wrong:
+        raise typer.Exit(2)
+
+
+@app.command()
+def schema(
+    output: Annotated[Path | None, typer.Option(help="The file to write.", show_default="standard output")] = None,
+) -> None:
+    """The JSON schema of a recipe file, with which editors complete and check."""
+    from galore.trainer.common.durable import replace_file
+    from galore.trainer.recipe.explain.json_schema import schema_text
+
+    if output is None:
+        typer.echo(schema_text(), nl=False)
+    else:
+        replace_file(output, schema_text())
+        typer.echo(f"wrote {output}")

@@ -1,0 +1,61 @@
+"""`galore train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from galore.cli.arguments import Overrides, Recipe
+from galore.trainer.common.reading import user_path
+
+
+def train(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    output_dir: Annotated[
+        Path | None,
+        typer.Option(help="Where the run is kept.", show_default="runs/ and the recipe's name; a run's own folder"),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest good checkpoint in there.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the resolved recipe, what is trained, and its memory; then leave.")
+    ] = False,
+) -> None:
+    """Carry out a recipe: pretrain, or train on, a causal language model.
+
+    Ctrl-C saves and stops within one step; a second one leaves at once.
+    Exit codes: 0 done, 1 failed, 2 bad input, 75 stopped and saved.
+    """
+    from galore.trainer.recipe.load import load_recipe
+
+    loaded = load_recipe(recipe, overrides or [])
+    if dry_run:
+        from galore.cli.show.dryrun import show_dry_run
+
+        show_dry_run(loaded)
+        return
+
+    from galore.trainer.machine.process import ask_for_expandable_segments, prepare_process
+
+    prepare_process()  # before torch is imported
+    ask_for_expandable_segments(loaded.recipe.train.expandable_segments)
+
+    from galore.cli.show.console import make_console
+    from galore.cli.show.preparing import preparing
+    from galore.trainer.run import run_training
+
+    console = make_console(loaded.recipe.log)
+    with preparing() as progress:
+        report = run_training(loaded, output_dir or _own_folder(recipe, loaded.name), resume, console, progress)
+    if report is not None:
+        console.message(f"report: {report}")
+
+
+def _own_folder(recipe: str, name: str) -> Path:
+    """Where a run goes that nobody gave a place: the folder of the run whose recipe.yaml this is, or `runs/NAME`."""
+    from galore.trainer.record.rundir import RunDir
+
+    run = RunDir(user_path(recipe).parent)
+    return run.root if user_path(recipe) == run.recipe and run.facts.is_file() else Path("runs") / name

@@ -1,0 +1,1 @@
+"""The public operations, and who computes them on which device."""

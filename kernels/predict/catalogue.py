@@ -1,0 +1,143 @@
+"""What is compiled to see that all is well: every kernel in every storage, on the shapes of LLaMA, as it would run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from galore.kernels.ops.compressed import Compressed, Matrix
+from galore.kernels.ops.int8 import group_size
+from galore.kernels.rules.adam import AdamRule
+from galore.kernels.storage.blockwise import BLOCK_SIZE
+from galore.kernels.storage.moments import Moments
+from galore.kernels.storage.rounding import RoundingNoise
+from galore.kernels.triton.adam import adam_plan, project_adam_plan
+from galore.kernels.triton.launch import Launch
+from galore.kernels.triton.lift import lift_plan
+from galore.kernels.triton.operand import Operand
+from galore.kernels.triton.product import product_plan
+from galore.kernels.triton.quantize import (
+    compress_plan,
+    dequantize_plan,
+    dequantize_weight_plan,
+    expand_plan,
+    quantize_plan,
+    quantize_weight_plan,
+)
+from galore.kernels.triton.tile import Tile
+from galore.kernels.triton.tuning import tile_for
+
+STATES: dict[str, torch.dtype] = {
+    "float32": torch.float32,
+    "dynamic": torch.uint8,
+    "e4m3": torch.float8_e4m3fn,
+}
+WEIGHTS = ("float32", "nearest", "stochastic", "compensated16", "compensated8", "int8")
+NEEDS_SM89 = "e4m3"  # in a case's name: conversions that older cards do not have
+EVEN = (4096, 11008, 1024)  # a, b, r of LLaMA-7B's feed-forward
+RAGGED = (1000, 2730, 100)
+Case = tuple[str, list[Launch]]
+
+
+def meta(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    """A tensor without memory, to plan launches with."""
+    return torch.empty(*shape, dtype=dtype, device="meta")
+
+
+def moments(kind: str, r: int, b: int) -> Moments:
+    values = (meta(r, b, dtype=STATES[kind]), meta(r, b, dtype=STATES[kind]))
+    absmax = (meta(-(-r * b // BLOCK_SIZE), dtype=torch.float32),) * 2
+    return Moments(*values) if kind == "float32" else Moments(*values, *absmax)
+
+
+def gradient(a: int, b: int, transposed: bool, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    return meta(b, a, dtype=dtype).mT if transposed else meta(a, b, dtype=dtype)
+
+
+def projector(a: int, r: int, bits: int, dtype: torch.dtype = torch.bfloat16) -> Matrix:
+    if bits == 0:
+        return meta(a, r, dtype=dtype)
+    codes = meta(a * r, dtype=torch.int8) if bits == 8 else meta(-(-a * r // 2), dtype=torch.uint8)
+    return Compressed(codes, meta(-(-a * r // 128), dtype=torch.float16), (a, r))
+
+
+def project(
+    a: int, b: int, r: int, *, transposed: bool = False, bits: int = 0, dtype: torch.dtype = torch.bfloat16,
+    accumulate: bool = False, tile: Tile | None = None,
+) -> list[Launch]:  # fmt: skip
+    """R = Pᵀ G in fp32."""
+    tile = tile or tile_for("project", a, b, r, transposed, f"p{bits or dtype.itemsize * 8}")
+    p, g = Operand.of(projector(a, r, bits, dtype)).mT, gradient(a, b, transposed, dtype)
+    return product_plan(meta(r, b, dtype=torch.float32), p, g, tile, accumulate=accumulate, dtype=dtype)
+
+
+def fused(a: int, b: int, r: int, kind: str, *, transposed: bool = False, tile: Tile | None = None) -> list[Launch]:
+    """Projection with Adam."""
+    tile = tile or tile_for("project_adam", a, b, r, transposed, kind)
+    g = gradient(a, b, transposed)
+    return project_adam_plan(meta(r, b), projector(a, r, 0), g, moments(kind, r, b), AdamRule(), tile, step=3)
+
+
+def adam(b: int, r: int, kind: str) -> list[Launch]:
+    """Adam from an accumulator in fp32."""
+    return adam_plan(meta(r, b), meta(r, b, dtype=torch.float32), moments(kind, r, b), AdamRule(), step=3)
+
+
+def lift(
+    a: int, b: int, r: int, weights: str, *, transposed: bool = False, bits: int = 0, tile: Tile | None = None
+) -> list[Launch]:
+    """W ← decay·W + alpha·P N for one way of keeping W."""
+    tile = tile or tile_for("lift", a, b, r, transposed, weights)
+    shape, dtype = ((b, a) if transposed else (a, b)), torch.float32 if weights == "float32" else torch.bfloat16
+    w, options = meta(*shape, dtype=dtype), dict[str, Any](alpha=-1e-3, decay=0.999, transposed=transposed)
+    if weights == "int8":
+        w = meta(*shape, dtype=torch.int8)
+        options["scales"] = meta(shape[0], shape[1] // group_size(shape[1]))
+    if weights.startswith("compensated"):
+        options["compensation"] = meta(*shape, dtype=torch.int16 if weights.endswith("16") else torch.int8)
+    if weights in ("stochastic", "compensated8", "int8"):
+        options["noise"] = RoundingNoise(0, 0, torch.device("meta"))
+    return lift_plan(w, projector(a, r, bits, dtype), meta(r, b, dtype=dtype), tile, **options)
+
+
+def cases() -> Iterator[Case]:
+    """(name, plan) of everything that is compiled by the gate."""
+    for label, (a, b, r) in (("even", EVEN), ("ragged", RAGGED)):
+        for side in ("left", "right"):
+            transposed = side == "right"
+            yield f"project bf16 {side} {label}", project(a, b, r, transposed=transposed, accumulate=True)
+            for kind in STATES:
+                yield f"project_adam {kind} {side} {label}", fused(a, b, r, kind, transposed=transposed)
+            for weights in WEIGHTS:
+                yield f"lift {weights} {side} {label}", lift(a, b, r, weights, transposed=transposed)
+        yield f"project fp32 left {label}", project(a, b, r, dtype=torch.float32)
+        for bits in (4, 8):
+            yield f"project int{bits} P left {label}", project(a, b, r, bits=bits)
+            yield f"lift int{bits} P left {label}", lift(a, b, r, "stochastic", bits=bits)
+        for kind in STATES:
+            yield f"adam {kind} {label}", adam(b, r, kind)
+        yield from ((f"{name} {label}", plan) for name, plan in _quantisers(a, b))
+
+
+def essential() -> list[Case]:
+    """Those that stand for all on cards other than the one that tiles are chosen for."""
+    return [case for case in cases() if case[0].endswith("left even") or case[0] == "adam dynamic ragged"]
+
+
+def _quantisers(m: int, n: int) -> Iterator[Case]:
+    count, scales = m * n, meta(m, n // group_size(n))
+    absmax, value = meta(-(-count // BLOCK_SIZE), dtype=torch.float32), meta(count, dtype=torch.float32)
+    for kind in ("dynamic", "e4m3"):
+        codes = meta(count, dtype=STATES[kind])
+        yield f"quantize {kind}", quantize_plan(codes, absmax, value, True)
+        yield f"dequantize {kind}", dequantize_plan(value, codes, absmax, True)
+    for bits in (4, 8):
+        codes, tops, _ = projector(m, n, bits)
+        yield f"compress int{bits}", compress_plan(codes, tops, meta(m, n))
+        yield f"expand int{bits}", expand_plan(meta(m, n), codes, tops)
+    codes = meta(m, n, dtype=torch.int8)
+    yield "quantize weight", quantize_weight_plan(codes, scales, meta(m, n))
+    yield "dequantize weight", dequantize_weight_plan(meta(m, n), codes, scales)

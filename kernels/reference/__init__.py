@@ -1,0 +1,1 @@
+"""The specification: what every kernel and method computes, as one reads it in the papers."""

@@ -1,0 +1,1 @@
+"""What is done with a projected gradient: Adam, Adafactor, orthogonal steps, residuals, transport of moments."""

@@ -1,0 +1,1 @@
+"""How numbers are kept in fewer bits: layouts, block-wise codes, moments, rounding."""

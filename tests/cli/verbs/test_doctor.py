@@ -1,0 +1,99 @@
+"""`galore doctor` on any machine: it never fails, and says what to do about what is missing."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from galore.cli.show import machine
+from galore.cli.verbs.doctor import sections
+
+
+def test_json(galore: Any) -> None:
+    result = galore("doctor", "--json")
+    assert result.exit_code == 0
+    found = json.loads(result.stdout)
+    assert found["versions"]["torch"]["installed"] == importlib.metadata.version("torch")
+    assert found["cpu"]["cores"] >= 1
+    assert found["cpu"]["memory_bytes"] > 2**28
+    assert {each["name"] for each in found["attention"]} == {"sdpa", "eager", "flash_attention_2"}
+    assert all(each["reason"] for each in found["attention"])
+    assert all(each["free_bytes"] > 0 for each in found["disk"])
+    assert all(each["op"] and each["path"] and each["why"] for each in found["kernels"])
+    assert bool(found["gpus"]) != bool(found["no_gpu"])
+
+
+def test_text(galore: Any) -> None:
+    lines = galore("doctor").stdout.splitlines()
+    titles = [line for line in lines if not line.startswith(" ")]
+    assert [title for title in titles if title != "Kernels"] == [
+        "Versions",
+        "Processor",
+        "GPU",
+        "Attention",
+        "Free disk",
+    ]
+    assert any(line.startswith("  working directory  ") for line in lines)
+
+
+def test_missing_packages_name_their_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", absent)
+    versions = machine.versions()
+    assert versions["peft"] == {"installed": None, "fix": "not installed: pip install 'galore-llm[lora]'"}
+    assert versions["bitsandbytes"]["fix"] == "not installed: pip install 'galore-llm[8bit]'"
+    assert versions["triton"]["fix"] == machine.TRITON
+
+
+def test_a_source_tree_has_no_version(galore: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", absent)
+    assert galore("--version").stdout == "galore (a source tree, not installed)\n"
+
+
+@pytest.mark.parametrize("module", [None, SimpleNamespace()])
+def test_without_the_package_that_asks_the_driver(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", module)
+    if module is not None:
+        module.NVMLError, module.nvmlInit = ValueError, lambda: None
+        module.nvmlSystemGetDriverVersion = lambda: "570.1"
+    assert machine.driver() == (None if module is None else "570.1")
+    assert ("nvidia-ml-py is not installed" in machine.no_gpu()) == (module is None)
+
+
+def test_a_gpu_is_described() -> None:
+    gpu = {"name": "NVIDIA RTX 4090", "free_bytes": 23 * 2**30, "memory_bytes": 24 * 2**30}
+    more = {"compute_capability": "8.9", "driver": "570.1", "cuda": "12.8"}
+    cpu = {"name": "x", "cores": 2, "memory_bytes": 2**30, "bfloat16": "no"}
+    nothing: dict[str, Any] = {"versions": {}, "attention": [], "disk": [], "no_gpu": ""}
+    kernels = [{"op": "project", "path": "triton", "why": "CUDA"}]
+    shown = dict(sections({**nothing, "cpu": cpu, "gpus": [gpu | more], "kernels": kernels}))
+    assert shown["GPU"] == [
+        "NVIDIA RTX 4090, 23.0 GiB of 24.0 GiB free, compute capability 8.9, driver 570.1, CUDA 12.8"
+    ]
+    assert shown["Kernels"] == ["project  triton: CUDA"]
+
+
+@pytest.mark.parametrize(
+    ("driver", "cuda", "expected"),
+    [(None, None, "no GPU"), ("570.1", None, "built for CPUs only"), ("570.1", "12.8", "finds no device")],
+)
+def test_why_no_gpu(driver: str | None, cuda: str | None, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(machine, "driver", lambda: driver)
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    assert expected in machine.no_gpu()
+
+
+def test_disk_of_a_folder_that_is_not_there_yet(tmp_path: Any) -> None:
+    assert machine.disk("cache", tmp_path / "a" / "b")["free_bytes"] > 0

@@ -1,0 +1,341 @@
+"""`galore profile-memory` from the command line to its last byte, on recipes that are traced in an instant."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from galore.trainer.memory.categories import CATEGORIES, OVERHEAD
+
+GIB = 2**30
+
+TINY = """
+extends: demo
+model: {hidden_size: 64, intermediate_size: 176, num_hidden_layers: 1, vocab_size: 256}
+data: {max_length: 32}
+optim: {rank: 8}
+train: {global_batch_size: 2, micro_batch_size: 2, device: cpu}
+"""
+LONG = """
+extends: demo
+model: {hidden_size: 512, intermediate_size: 1376, num_hidden_layers: 1, vocab_size: 256, max_position_embeddings: 4096}
+data: {max_length: 4096}
+optim: {rank: 8, method: full}
+train: {global_batch_size: 8, micro_batch_size: 8, device: cpu}
+"""
+HUGE = "model.hidden_size=8192", "model.intermediate_size=28672", "model.num_attention_heads=64"
+
+
+@pytest.fixture(autouse=True)
+def recipes(galore: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the empty folder that `galore` runs in; no settings of the allocator in the environment."""
+    gc.freeze()  # every trace collects garbage; what the libraries have made is none
+    Path("tiny.yaml").write_text(TINY)
+    Path("long.yaml").write_text(LONG)
+    for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def profile(galore: Any, *arguments: str) -> Any:
+    shown = galore("profile-memory", *arguments)
+    assert shown.exit_code == 0, shown.output
+    return shown
+
+
+# -- what is shown
+
+
+def test_the_verdict_first_then_categories_totals_phases_and_holders(galore: Any) -> None:
+    shown = profile(galore, "tiny.yaml", "--gpu", "rtx3090")
+    lines = [" ".join(line.split()) for line in shown.stdout.splitlines()]
+    assert lines[0] == "tiny on NVIDIA GeForce RTX 3090"
+    assert lines[1].startswith("Fits. It needs ")
+    assert "GiB of 23.56–23.70 GiB" in lines[1]
+    assert lines[2].startswith("The peak is in the ")
+    words = shown.stdout
+    for name in (
+        "weights",
+        "optimizer states",
+        "projectors",
+        "workspaces",
+        "CUDA context",
+        "total",
+        "as nvidia-smi shows",
+    ):
+        assert name in words
+    assert "segments that grow (expandable_segments), this run" in words
+    assert "segments of fixed size (PyTorch's default)" in words
+    for step in ("first step", "ordinary step", "refresh step", "evaluation"):
+        assert step in words
+    assert "most is held by" in words
+    assert "nothing" not in words, "no advice where it fits"
+    assert shown.stderr == ""
+
+
+def test_overrides_and_the_card_count(galore: Any) -> None:
+    shown = profile(galore, "tiny.yaml", "optim.method=full", "train.expandable_segments=false", "--gpu", "24GB")
+    assert shown.stdout.startswith("tiny on a GPU with 24 GB\n")
+    assert "PyTorch's default), this run" in shown.stdout
+    assert "projectors" not in shown.stdout
+    assert "refresh step" not in shown.stdout
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_without_a_gpu_the_card_is_an_rtx_4090(galore: Any) -> None:
+    assert json.loads(profile(galore, "tiny.yaml", "--json").stdout)["card"] == "NVIDIA GeForce RTX 4090"
+
+
+# -- as JSON
+
+
+def test_json_is_one_object_with_what_is_promised(galore: Any) -> None:
+    shown = profile(galore, "tiny.yaml", "--gpu", "rtx4090", "--json")
+    found = json.loads(shown.stdout)
+    assert isinstance(found["peak_allocated_bytes"], int)
+    assert set(found["peak_reserved_bytes"]) == {"default", "expandable"}
+    assert found["peak_allocated_bytes"] <= min(found["peak_reserved_bytes"].values())
+    assert found["limit_bytes"] == round(23.51 * GIB)
+    assert found["fits"] is True
+    assert tuple(found["categories"]) == CATEGORIES + OVERHEAD
+    assert sum(found["categories"].values()) == found["total_bytes"]
+    assert found["total_bytes"] == found["peak_reserved_bytes"]["expandable"] + found["categories"]["cuda_context"]
+    assert "advice" not in found
+    assert shown.stderr == ""
+
+
+def test_json_with_advice_where_it_does_not_fit(galore: Any) -> None:
+    shown = profile(galore, "long.yaml", "--gpu", "1GB", "--json")
+    found = json.loads(shown.stdout)
+    assert found["fits"] is False
+    assert found["total_bytes"] > found["limit_bytes"]
+    assert [set(each) for each in found["advice"]] == [
+        {"settings", "gained_bytes", "total_bytes", "fits", "cost"} for _ in found["advice"]
+    ]
+    assert found["advice"][0]["settings"][0].startswith("train.micro_batch_size=")
+    assert found["settings_that_fit"]
+    assert json.loads(profile(galore, "long.yaml", "--gpu", "1GB", "--json", *found["settings_that_fit"]).stdout)[
+        "fits"
+    ]
+    assert shown.stderr == ""
+
+
+# -- advice, and a recipe that fits
+
+
+def test_fit_shows_the_advice_and_writes_a_recipe_that_fits(galore: Any) -> None:
+    shown = profile(galore, "long.yaml", "--gpu", "1GB", "--fit", "fitting.yaml")
+    assert "Does not fit." in shown.stdout
+    assert "change, the least disruptive first" in shown.stdout
+    assert "train.gradient_checkpointing=true" in shown.stdout
+    assert "same results; one more forward: up to a third more time" in shown.stdout
+    assert "One change is enough: train.micro_batch_size=" in shown.stdout
+    assert shown.stderr == "wrote fitting.yaml\n"
+
+    assert galore("recipes", "validate", "fitting.yaml").stdout == "fitting.yaml: ok\n"
+    assert "# Resolved from long.yaml\n#   train.micro_batch_size=" in Path("fitting.yaml").read_text()
+    assert json.loads(profile(galore, "fitting.yaml", "--gpu", "1GB", "--json").stdout)["fits"] is True
+
+
+def test_files_are_there_before_anything_is_printed(galore: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def left(*_: Any) -> None:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr("galore.cli.verbs.profile._show", left)
+    monkeypatch.setattr("galore.cli.show.memory.show_comparison", left)
+    assert galore("profile-memory", "tiny.yaml", "--fit", "fitting.yaml", "--timeline", "memory.html").exit_code == 1
+    assert Path("fitting.yaml").is_file()
+    assert Path("memory.html").is_file()
+    pytest.importorskip("matplotlib")
+    assert galore("profile-memory", "tiny.yaml", "--compare", "--picture", "bars.png").exit_code == 1
+    assert Path("bars.png").is_file()
+
+
+def test_no_advice_where_none_is_wanted(galore: Any) -> None:
+    shown = profile(galore, "long.yaml", "--gpu", "1GB", "--no-advise").stdout
+    assert "Does not fit." in shown
+    assert "change, the least disruptive first" not in shown
+
+
+def test_where_nothing_helps_it_is_said_and_no_recipe_is_written(galore: Any) -> None:
+    refused = galore("profile-memory", "tiny.yaml", *HUGE, "--gpu", "2GB", "--fit", "fitting.yaml")
+    assert refused.exit_code == 2
+    assert "Nothing that was tried makes it fit, not even all of it together." in refused.stdout
+    assert refused.stderr == "error: --fit: nothing tried makes it fit a GPU with 2 GB\n  → take a smaller model\n"
+    assert not Path("fitting.yaml").exists()
+
+
+def test_fit_of_what_fits_changes_nothing(galore: Any) -> None:
+    settings = ("train.global_batch_size=4", "model.max_position_embeddings=64")
+    shown = profile(galore, "tiny.yaml", *settings, "--gpu", "rtx4090", "--fit", "same.yaml")
+    assert "Room for: train.micro_batch_size=4, or data.max_length=64" in shown.stdout
+    before, after = (galore("recipes", "show", *each).stdout for each in (("tiny.yaml", *settings), ("same.yaml",)))
+    assert [line for line in before.splitlines() if line[:1] != "#"] == [
+        line for line in after.splitlines() if line[:1] != "#"
+    ]
+
+
+def test_room_as_json(galore: Any) -> None:
+    limits = ("train.global_batch_size=2", "model.max_position_embeddings=64")
+    found = json.loads(profile(galore, "tiny.yaml", *limits, "--gpu", "rtx4090", "--advise", "--json").stdout)
+    assert found["room_for"] == ["data.max_length=64"]
+    assert found["advice"] == found["settings_that_fit"] == []
+
+
+# -- comparison
+
+
+def test_compare(galore: Any) -> None:
+    pytest.importorskip("peft")
+    pytest.importorskip("matplotlib")
+    shown = profile(galore, "tiny.yaml", "--gpu", "rtx4090", "--compare", "--picture", "bars.png")
+    lines = shown.stdout.splitlines()
+    assert lines[0].startswith("tiny on NVIDIA GeForce RTX 4090, ")
+    names = ["AdamW", "AdamW 8-bit", "LoRA r=8", "GaLore r=8", "GaLore r=8, update in the hook"]
+    for name, line in zip(names, lines[2:], strict=False):
+        assert line.strip().startswith(name)
+        assert line.rstrip().endswith("yes")
+    assert shown.stderr == "wrote bars.png\n"
+    assert Path("bars.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_compare_as_json_and_with_a_method_that_is_ruled_out(galore: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from galore.trainer.fit import compare
+
+    monkeypatch.setattr(compare, "methods", lambda recipe: {"Magic": {"optim.method": "magic"}, "As it is": {}})
+    found = json.loads(profile(galore, "tiny.yaml", "--gpu", "rtx4090", "--compare", "--json").stdout)
+    assert found["Magic"] is None
+    assert found["As it is"]["fits"] is True
+    assert found["As it is"]["categories"]["projectors"] > 0
+    assert "ruled out by the recipe's other settings" in profile(galore, "tiny.yaml", "--compare").stdout
+
+
+# -- measurement
+
+
+def test_measure(galore: Any) -> None:
+    shown = profile(galore, "tiny.yaml", "--measure")
+    lines = [" ".join(line.split()) for line in shown.stdout.splitlines()]
+    assert lines[0] == "tiny on the CPU, bytes at the peak"
+    weights = next(line.split() for line in lines if line.startswith("weights"))
+    assert weights[1] == weights[2]
+    assert weights[3] == "+0.000"
+    assert "Measured: torch's CPU allocator" in shown.stdout
+
+
+def test_measure_as_json(galore: Any) -> None:
+    found = json.loads(profile(galore, "tiny.yaml", "--measure", "--json").stdout)
+    assert abs(found["error_fraction"]) < 0.005
+    assert found["categories"]["weights"]["predicted"] == found["categories"]["weights"]["measured"] > 0
+
+
+# -- over time
+
+
+def test_timeline_as_a_page(galore: Any) -> None:
+    shown = profile(galore, "tiny.yaml", "--gpu", "rtx4090", "--timeline", "memory.html")
+    assert shown.stderr == "wrote memory.html\n"
+    page = Path("memory.html").read_text()
+    assert page.lower().startswith("<!doctype html>")
+    assert "tiny on NVIDIA GeForce RTX 4090" in page
+
+
+def test_timeline_as_a_picture(galore: Any) -> None:
+    pytest.importorskip("matplotlib")
+    Path("sub").mkdir()
+    profile(galore, "tiny.yaml", "--gpu", "rtx4090", "--json", "--timeline", "sub/memory.png")
+    assert Path("sub/memory.png").read_bytes().startswith(b"\x89PNG")
+
+
+# -- what is refused: with code 2, one line, and what to do; before anything is traced
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--gpu", ""], 'error: --gpu: no GPU called "" is known'),
+        (["--gpu", "rtx4091"], 'error: --gpu: no GPU called "rtx4091" is known'),
+        (["--timeline", "x.pdf"], "error: --timeline: x.pdf is neither .html nor .png"),
+        (["--compare", "--picture", "x.svg"], "error: --picture: x.svg is no .png"),
+        (["--fit", "x.json"], "error: --fit: x.json is no .yaml"),
+        (["--timeline", "no/x.html"], "error: --timeline: there is no folder no"),
+        (["--compare", "--picture", "no/x.png"], "error: --picture: there is no folder no"),
+        (["--fit", "no/x.yaml"], "error: --fit: there is no folder no"),
+        (["--picture", "x.png"], "error: --picture: --picture draws a comparison"),
+        (["--compare", "--measure"], "error: --measure: --compare predicts and --measure runs"),
+        (["--compare", "--timeline", "x.html"], "error: --timeline: goes with the plain profile only"),
+        (["--measure", "--timeline", "x.html"], "error: --timeline: goes with the plain profile only"),
+        (["--compare", "--fit", "x.yaml"], "error: --fit: goes with the plain profile only"),
+        (["optim.rnak=3"], "error: tiny.yaml: 1 error"),
+        (["train.micro_batch_size=3"], "error: tiny.yaml: 1 error"),
+    ],
+)
+def test_refused(galore: Any, monkeypatch: pytest.MonkeyPatch, arguments: list[str], line: str) -> None:
+    monkeypatch.setitem(sys.modules, "galore.trainer.fit.predict", None)  # whoever imports it fails
+    monkeypatch.setitem(sys.modules, "galore.trainer.fit.plan", None)
+    refused = galore("profile-memory", "tiny.yaml", *arguments)
+    assert refused.exit_code == 2
+    first, *rest = refused.stderr.splitlines()
+    assert first == line
+    assert all(each.startswith("  ") for each in rest)
+    assert len(rest) <= 2
+    assert refused.stdout == ""
+    assert sorted(each.name for each in Path().iterdir()) == ["long.yaml", "tiny.yaml"]
+
+
+def test_a_recipe_that_is_not_there(galore: Any) -> None:
+    refused = galore("profile-memory", "tinny.yaml")
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert "tinny.yaml: no such file\n    → did you mean tiny.yaml?" in refused.stderr
+
+
+# -- as large as it is meant for
+
+REPORT = """
+import atexit, json, resource, sys
+def report():
+    use = resource.getrusage(resource.RUSAGE_SELF)
+    print(json.dumps([use.ru_utime + use.ru_stime, use.ru_maxrss * 1024]), file=sys.stderr)
+atexit.register(report)
+from galore.cli.main import main
+main()
+"""
+LLAMA_13B = ("hidden_size=5120", "intermediate_size=13824", "num_hidden_layers=40", "num_attention_heads=40")
+LLAMA_70B = ("hidden_size=8192", "intermediate_size=28672", "num_hidden_layers=80", "num_attention_heads=64")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model", "seconds", "weights"),
+    [
+        ((), 10, 13.4e9),
+        (LLAMA_13B, 15, 26.0e9),
+        ((*LLAMA_70B, "num_key_value_heads=8"), 30, 137.9e9),
+    ],
+)
+def test_large_models_in_seconds_and_below_a_gigabyte(
+    shell: Any, model: tuple[str, ...], seconds: float, weights: float
+) -> None:
+    overrides = [f"model.{each}" for each in model]
+    done = shell(
+        "profile-memory",
+        "llama-7b",
+        *overrides,
+        "--gpu",
+        "rtx4090",
+        "--json",
+        "--no-advise",
+        code=REPORT,
+        OMP_NUM_THREADS="1",
+    )
+    assert done.returncode == 0, done.stderr
+    used, resident = json.loads(done.stderr.splitlines()[-1])
+    assert json.loads(done.stdout)["categories"]["weights"] == pytest.approx(weights, rel=0.01)
+    assert used < seconds  # of processor time, which others on this machine do not lengthen much
+    assert resident < 1e9

@@ -1,0 +1,199 @@
+"""Residual terms against float64 statements that form every matrix in full."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from galore.kernels.reference import operations as reference
+from galore.kernels.rules import residual as module
+from galore.kernels.rules.adam import AdamRule
+from galore.kernels.rules.residual import (
+    MINI_FACTOR,
+    apollo_scale,
+    column_squares,
+    fira_terms,
+    frugal_block,
+    growth_limit_,
+    norm_ratio,
+    residual_squares,
+)
+
+BETAS = (0.9, 0.99)
+SHAPES = [(8, 20), (20, 20), (1, 7)]
+
+
+def basis(a: int, rank: int) -> Tensor:
+    return torch.linalg.qr(torch.randn(a, rank)).Q
+
+
+def gradients(a: int, b: int, steps: int = 12) -> list[Tensor]:
+    """Noise with a mean, a spike that the limiter must catch, and one column of zeros."""
+    torch.manual_seed(0)
+    mean = torch.randn(a, b)
+    grads = [(mean + torch.randn(a, b)) * (5.0 if step == 6 else 1.0) for step in range(steps)]
+    return [grad.index_fill(1, torch.tensor([b - 1]), 0.0) for grad in grads]
+
+
+def bias_correction(step: int) -> float:
+    return (1 - BETAS[1] ** step) ** 0.5 / (1 - BETAS[0] ** step)
+
+
+class Limited:
+    """The norm-growth limiter as the papers state it, on a whole matrix in float64."""
+
+    def __init__(self) -> None:
+        self.norm: float | None = None
+        self.active = 0
+
+    def __call__(self, s: Tensor, unit: float = 1.0) -> Tensor:
+        norm = s.norm().item() / unit
+        factor = 1.0 if self.norm is None or norm <= 1.01 * self.norm else 1.01 * self.norm / norm
+        self.active += factor < 1
+        self.norm = factor * norm
+        return factor * s
+
+
+def ratio(above: Tensor, below: Tensor, eps: float = 0.0) -> Tensor:
+    return torch.nan_to_num(above.norm(dim=0) / (below.norm(dim=0) + eps))
+
+
+@pytest.mark.parametrize("alpha", [None, 0.25])
+@pytest.mark.parametrize(("a", "b"), SHAPES)
+def test_fira_equals_the_float64_statement(a, b, alpha):
+    """Paper: α(P N - S), S = φ∘(G - P R); official code: αP N - φ∘(G - αP R), norms without bias correction."""
+    rank, outer = max(1, a // 2), 0.25
+    grads, p = gradients(a, b), basis(a, rank)
+    m, v, previous = torch.zeros(rank, b), torch.zeros(rank, b), torch.zeros(())
+    m64, v64, limited, p64 = m.double(), v.double(), Limited(), p.double()
+    convention = "paper" if alpha is None else "reference"
+    for step, g in enumerate(grads, 1):
+        r, n = p.mT @ g, torch.zeros(rank, b)
+        AdamRule(*BETAS, 1e-8, convention).update_(n, r, m, v, step=step, lr=1.0)
+        correction = 1.0 if alpha is None else bias_correction(step)
+        n_adjusted, scale = fira_terms(
+            r, n, g_squares=column_squares(g), previous=previous, correction=correction, reference_alpha=alpha
+        )
+        r64 = p64.mT @ g.double()
+        n64, m64, v64 = reference.adam(r64, m64, v64, step, *BETAS, 1e-8, convention)
+        if alpha is None:
+            exact = -outer * (p64 @ n64 + limited(ratio(n64, r64) * (g.double() - p64 @ r64)))
+        else:
+            phi = ratio(n64 / correction, r64, 1e-8)
+            exact = -alpha * p64 @ n64 - correction * limited(phi * (g.double() - alpha * p64 @ r64))
+        torch.testing.assert_close((outer * (p @ n_adjusted + scale * g)).double(), exact, rtol=1e-3, atol=1e-5)
+        if a > rank:
+            assert previous.item() == pytest.approx(limited.norm, rel=1e-4)
+    if a > rank:
+        assert limited.active
+
+
+def test_fira_without_a_limiter_is_the_residual_times_phi():
+    torch.manual_seed(0)
+    g, p, n = torch.randn(6, 9), basis(6, 2), torch.randn(2, 9)
+    r = p.mT @ g
+    n_adjusted, scale = fira_terms(r, n)
+    torch.testing.assert_close(scale, -n.norm(dim=0) / r.norm(dim=0))
+    torch.testing.assert_close(p @ n_adjusted + scale * g, p @ n + scale * (g - p @ r))
+
+
+@pytest.mark.parametrize("per", ["channel", "tensor"])
+@pytest.mark.parametrize("factor", [None, 2.0])
+@pytest.mark.parametrize(("a", "b"), SHAPES)
+def test_apollo_equals_the_float64_statement(a, b, per, factor):
+    rank = 1 if per == "tensor" else max(1, a // 2)
+    grads, p = gradients(a, b), torch.randn(a, rank) / rank**0.5
+    m, v, previous = torch.zeros(rank, b), torch.zeros(rank, b), torch.zeros(())
+    m64, v64, limited = m.double(), v.double(), Limited()
+    f = factor or {"channel": 1.0, "tensor": 128**0.5}[per]
+    for step, g in enumerate(grads, 1):
+        r, n = p.mT @ g, torch.zeros(rank, b)
+        AdamRule(*BETAS).update_(n, r, m, v, step=step, lr=1.0)
+        scale = apollo_scale(r, n, per=per, factor=factor, g_squares=column_squares(g), previous=previous)
+        assert scale.shape == ((b,) if per == "channel" else ())
+        r64 = p.double().mT @ g.double()
+        n64, m64, v64 = reference.adam(r64, m64, v64, step, *BETAS, 1e-8)
+        s = ratio(n64, r64) if per == "channel" else n64.norm() / r64.norm()
+        torch.testing.assert_close((scale * g).double(), -f * limited(s * g.double()), rtol=1e-3, atol=1e-5)
+        assert previous.item() == pytest.approx(limited.norm, rel=1e-4)
+    assert limited.active
+    assert pytest.approx(11.3137, abs=1e-4) == MINI_FACTOR
+
+
+@pytest.mark.parametrize("shape", [(9, 30), (30, 9), (12, 12)])
+def test_frugal_is_the_sign_of_the_residual_block_by_block_in_either_layout(shape):
+    torch.manual_seed(0)
+    w_grad = torch.randn(shape)
+    g = reference.orient(w_grad)
+    p = basis(g.shape[0], 3)
+    r = p.mT @ g
+    exact = -torch.sign(g.double() - p.double() @ (p.double().mT @ g.double()))
+    left, right = (r.mT, p.mT) if shape[0] >= shape[1] else (p, r)
+    blocks = [frugal_block(w_grad[i : i + 4], left[i : i + 4], right, 0.5) for i in range(0, shape[0], 4)]
+    torch.testing.assert_close(reference.orient(torch.cat(blocks)).double(), 0.5 * exact)
+    bf16 = frugal_block(w_grad.bfloat16(), left.bfloat16(), right.bfloat16())
+    assert bf16.dtype == torch.float32
+
+
+def test_zero_columns_and_a_zero_gradient_give_zeros():
+    r, n, previous = torch.randn(3, 5), torch.randn(3, 5), torch.zeros(())
+    r[:, 2] = 0
+    assert norm_ratio(n, r)[2] == 0
+    n_adjusted, scale = fira_terms(r, n, g_squares=r.square().sum(0), previous=previous)
+    assert bool(torch.isfinite(n_adjusted).all())
+    assert scale[2] == 0
+    assert torch.equal(n_adjusted[:, 2], n[:, 2])
+    zeros = torch.zeros(3, 5)
+    for per in ("channel", "tensor"):
+        scale = apollo_scale(zeros, n, per=per, g_squares=torch.zeros(5), previous=previous)
+        assert torch.equal(scale.abs(), torch.zeros_like(scale))
+
+
+def test_tiny_projections_do_not_overflow_the_norm():
+    r, previous = torch.full((2, 3), 1e-18), torch.ones(())
+    n_adjusted, scale = fira_terms(r, torch.ones(2, 3), g_squares=torch.full((3,), 4.0), previous=previous)
+    assert bool(torch.isfinite(n_adjusted).all())
+    assert bool(torch.isfinite(scale).all())
+    assert ((scale.double().square() * 4).sum().sqrt()).item() == pytest.approx(1.01, rel=1e-5)
+
+
+def test_growth_is_limited_and_a_step_of_norm_zero_is_not_remembered():
+    previous, factors, norms = torch.zeros(()), [], []
+    for norm in (2.0, 2.01, 4.0, 1.0, 0.0, 3.0):
+        factors.append(growth_limit_(torch.tensor(norm), previous).item())
+        norms.append(previous.item())
+    grown = 2.01 * 1.01
+    assert norms == pytest.approx([2.0, 2.01, grown, 1.0, 1.0, 1.01])
+    assert factors == pytest.approx([1.0, 1.0, grown / 4, 1.0, 1.0, 1.01 / 3])
+
+
+@pytest.mark.parametrize("alpha", [1.0, 0.25])
+def test_residual_norms_for_a_projector_that_is_not_orthonormal(alpha):
+    torch.manual_seed(0)
+    g, p = torch.randn(8, 20), basis(8, 3) + 0.05 * torch.randn(8, 3)
+    r = p.mT @ g
+    exact = (g.double() - alpha * p.double() @ r.double()).square().sum(0)
+    squares = residual_squares(column_squares(g), r, p.mT @ p, alpha)
+    torch.testing.assert_close(squares.double(), exact, rtol=1e-4, atol=1e-5)
+    assert (residual_squares(column_squares(g), r, None, alpha) - squares).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(9, 30), (30, 9), (12, 12), (5, 70)])
+def test_column_squares_in_blocks(monkeypatch, shape, dtype):
+    monkeypatch.setattr(module, "block_elements", lambda _: 64)
+    torch.manual_seed(0)
+    g = reference.orient(torch.randn(shape).to(dtype))
+    squares = column_squares(g)
+    assert squares.dtype == torch.float32
+    torch.testing.assert_close(squares.double(), g.double().square().sum(0), rtol=1e-5, atol=0.0)
+
+
+def test_no_number_is_read_on_meta():
+    g, r = torch.empty(8, 20, device="meta", dtype=torch.bfloat16), torch.empty(3, 20, device="meta")
+    state = {"g_squares": column_squares(g), "previous": torch.empty((), device="meta")}
+    n_adjusted, scale = fira_terms(r, r, gram=torch.empty(3, 3, device="meta"), **state)
+    assert (n_adjusted.shape, scale.shape) == ((3, 20), (20,))
+    assert apollo_scale(r, r, per="tensor", **state).shape == ()
+    assert frugal_block(g, torch.empty(8, 3, device="meta"), r).shape == (8, 20)

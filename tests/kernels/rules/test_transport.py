@@ -1,0 +1,139 @@
+"""Moments carried into a new basis: against float64, against moments of rotated gradients, and exact where they can be."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from galore.kernels.rules.adam import AdamRule
+from galore.kernels.rules.transport import MOMENTS, change_of_basis, rotate, transport
+
+BETAS = {"beta1": 0.9, "beta2": 0.99}
+
+
+def moments_of(grads: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Adam's moments, without bias correction."""
+    m, v = torch.zeros_like(grads[0]), torch.zeros_like(grads[0])
+    for grad in grads:
+        m = BETAS["beta1"] * m + (1 - BETAS["beta1"]) * grad
+        v = BETAS["beta2"] * v + (1 - BETAS["beta2"]) * grad**2
+    return m, v
+
+
+def some_moments(rank: int = 6, columns: int = 40, steps: int = 10) -> tuple[Tensor, Tensor]:
+    torch.manual_seed(0)
+    return moments_of([torch.randn(rank, columns) + 1 for _ in range(steps)])
+
+
+def statement(m: Tensor, v: Tensor, c: Tensor, t: int) -> tuple[Tensor, Tensor]:
+    """LDAdam's projection-aware update of the statistics, element by element."""
+    m_hat, v_hat = m / (1 - BETAS["beta1"] ** t), v / (1 - BETAS["beta2"] ** t)
+    new = torch.zeros(c.shape[0], m.shape[1], dtype=m.dtype)
+    for i in range(c.shape[0]):
+        variance = sum(c[i, k] ** 2 * (v_hat[k] - m_hat[k] ** 2) for k in range(c.shape[1]))
+        mean = sum(c[i, k] * m_hat[k] for k in range(c.shape[1]))
+        new[i] = (variance + mean**2).abs() * (1 - BETAS["beta2"] ** t)
+    return torch.einsum("ik,kj->ij", c, m), new
+
+
+def basis(rows: int, rank: int, seed: int) -> Tensor:
+    return torch.linalg.qr(torch.randn(rows, rank, generator=torch.Generator().manual_seed(seed))).Q
+
+
+@pytest.mark.parametrize("ranks", [(6, 6), (4, 6), (9, 6)])
+@pytest.mark.parametrize("step", [1, 10])
+def test_rotation_equals_the_float64_statement(ranks, step):
+    new, old = ranks
+    c = change_of_basis(basis(12, new, 1), basis(12, old, 2))
+    assert c.shape == ranks
+    m, v = some_moments(old, steps=step)
+    exact = statement(m.double(), v.double(), c.double(), step)
+    for got, expected in zip(rotate(m, v, c, step=step, **BETAS), exact, strict=True):
+        torch.testing.assert_close(got.double(), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_gaussian_gradients_in_expectation():
+    """Independent coordinates: the rotated moments and the moments of rotated gradients agree on average over columns."""
+    torch.manual_seed(0)
+    mean, deviation = torch.tensor([[2.0], [0.0], [-1.0], [0.5]]), torch.tensor([[0.5], [1.0], [2.0], [0.1]])
+    c, columns = basis(4, 4, 3), 40_000
+    grads = [mean + deviation * torch.randn(4, columns) for _ in range(12)]
+    true_m, true_v = moments_of([c @ grad for grad in grads])
+    m, v = rotate(*moments_of(grads), c, step=12, **BETAS)
+    torch.testing.assert_close(m, true_m, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(v.mean(1), true_v.mean(1), rtol=0.02, atol=0.0)
+    expected = (c.square() @ deviation.square() + (c @ mean).square()) * (1 - BETAS["beta2"] ** 12)
+    torch.testing.assert_close(v.mean(1, keepdim=True), expected, rtol=0.02, atol=0.0)
+
+
+def test_a_signed_permutation_is_exact_even_where_the_variance_is_negative():
+    m, v = some_moments(4, 8)
+    v[:, :4] *= 0.01
+    order, signs = torch.tensor([2, 0, 3, 1]), torch.tensor([1.0, -1.0, -1.0, 1.0])
+    c = torch.eye(4)[order] * signs[:, None]
+    assert bool((v / (1 - BETAS["beta2"] ** 10) < (m / (1 - BETAS["beta1"] ** 10)) ** 2).any())
+    new_m, new_v = rotate(m, v, c, step=10, **BETAS)
+    assert torch.equal(new_m, m[order] * signs[:, None])
+    torch.testing.assert_close(new_v, v[order], rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("clamp", [False, True])
+def test_the_second_moment_is_never_negative_and_clamped_directions_are_at_most_one(clamp):
+    m, v = some_moments(6, 2000)
+    v *= torch.rand_like(v)
+    new_m, new_v = rotate(m, v, basis(6, 6, 4), step=10, **BETAS, clamp_variance=clamp)
+    assert bool((new_v >= 0).all())
+    longest = ((new_m / (1 - BETAS["beta1"] ** 10)).abs() / (new_v / (1 - BETAS["beta2"] ** 10)).sqrt()).max()
+    assert (longest <= 1 + 1e-5) == clamp
+
+
+def test_before_the_first_step_there_is_nothing_to_rotate():
+    m, v = rotate(torch.zeros(3, 5), torch.zeros(3, 5), basis(3, 3, 0), step=0, **BETAS)
+    assert torch.equal(m, torch.zeros(3, 5))
+    assert torch.equal(v, torch.zeros(3, 5))
+
+
+def test_transport_says_what_changed_and_when_to_count_anew():
+    m, v = some_moments()
+    c = basis(6, 6, 5)
+    kept = transport("keep", m, v, c, step=10, **BETAS)
+    assert kept.exp_avg is m
+    assert kept.exp_avg_sq is v
+    assert kept[2:] == ((), False)
+    fresh = transport("reset", m, v, c[:4], step=10, **BETAS)
+    assert fresh.exp_avg.shape == fresh.exp_avg_sq.shape == (4, 40)
+    assert not fresh.exp_avg.any()
+    assert not fresh.exp_avg_sq.any()
+    assert fresh[2:] == (MOMENTS, True)
+    turned = transport("rotate", m, v, c, step=10, **BETAS)
+    assert torch.equal(turned.exp_avg_sq, rotate(m, v, c, step=10, **BETAS)[1])
+    assert turned[2:] == (MOMENTS, False)
+
+
+def test_keeping_moments_at_another_rank_is_refused():
+    with pytest.raises(ValueError, match="rank 6 cannot be kept at rank 4"):
+        transport("keep", *some_moments(), basis(6, 6, 5)[:4], step=10, **BETAS)
+
+
+def test_a_reset_without_a_restart_would_overshoot():
+    """The number that `Transported` warns of."""
+    rule, target = AdamRule(0.9, 0.999, 0.0), torch.zeros(4)
+    rule.update_(target, torch.ones(4), torch.zeros(4), torch.zeros(4), step=10_000, lr=1.0)
+    torch.testing.assert_close(target, torch.full((4,), -3.16), rtol=0.01, atol=0.0)
+
+
+def test_columns_do_not_mix():
+    m, v = some_moments()
+    c = basis(6, 6, 6)
+    whole = rotate(m, v, c, step=10, **BETAS)
+    part = rotate(m[:, 5:9], v[:, 5:9], c, step=10, **BETAS)
+    for got, expected in zip(part, whole, strict=True):
+        torch.testing.assert_close(got, expected[:, 5:9])
+
+
+@pytest.mark.parametrize("kind", ["keep", "reset", "rotate"])
+def test_no_number_is_read_on_meta(kind):
+    m = torch.empty(3, 5, device="meta")
+    c = change_of_basis(torch.empty(7, 3, device="meta"), torch.empty(7, 3, device="meta"))
+    assert transport(kind, m, torch.empty_like(m), c, step=4, **BETAS).exp_avg_sq.shape == (3, 5)

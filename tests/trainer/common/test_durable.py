@@ -1,0 +1,88 @@
+"""A file is the old one or the new one, and on the disk before it has its name."""
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from galore.trainer.common.durable import make_directory, replace_file, save_pretrained, synced, write_file
+
+
+def test_a_replaced_file_keeps_its_permissions_and_a_link_stays_one(tmp_path: Path) -> None:
+    target, link = tmp_path / "target", tmp_path / "link"
+    target.write_text("old")
+    target.chmod(0o640)
+    link.symlink_to("target")
+    replace_file(link, "new")
+    assert link.is_symlink()
+    assert target.read_text() == "new"
+    assert stat.S_IMODE(target.stat().st_mode) == 0o640
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "target"]
+
+
+def test_a_pipe_that_nobody_reads_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="No such device"):
+        replace_file(tmp_path / "pipe", "content")
+    with pytest.raises(IsADirectoryError):
+        replace_file(tmp_path, "content")
+
+
+def test_what_is_no_file_is_written_to(tmp_path: Path) -> None:
+    replace_file(Path(os.devnull), "nothing")
+    assert stat.S_ISCHR(Path(os.devnull).stat().st_mode)
+    reader, writer = os.pipe()
+    replace_file(Path(f"/dev/fd/{writer}"), "through a pipe")
+    assert os.read(reader, 100) == b"through a pipe"
+    os.close(reader)
+    os.close(writer)
+
+
+def test_what_is_missing_above_a_directory_is_made_and_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced_: list[Path] = []
+    monkeypatch.setattr(os, "fsync", lambda number: synced_.append(Path(f"/proc/self/fd/{number}").readlink()))
+    assert make_directory(tmp_path / "a" / "b") == (tmp_path / "a" / "b", tmp_path / "a")
+    assert synced_ == [tmp_path, tmp_path / "a"]
+    assert make_directory(tmp_path / "a" / "b") == ()
+    (tmp_path / "file").touch()
+    for path in ("file", "file/below"):
+        with pytest.raises(OSError, match="file"):
+            make_directory(tmp_path / path)
+
+
+class Bare:
+    """Fails as the libraries in Rust do: with a type of their own that holds the number in its text."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def save_pretrained(self, folder: Path) -> None:
+        raise Exception(self.text)
+
+
+def test_a_library_that_hides_what_the_system_refused(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No space left") as caught:
+        save_pretrained(tmp_path, Bare("No space left on device (os error 28)"))
+    assert caught.value.errno == errno.ENOSPC
+    with pytest.raises(Exception, match="my own fault"):
+        save_pretrained(tmp_path, Bare("my own fault"))
+
+
+def test_what_was_hashed_on_the_way_is_what_is_there(tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    known = {
+        "a": write_file(tmp_path / "a", [b"one", memoryview(b"two")]),
+        "below/b": write_file(tmp_path / "below" / "b", []),
+    }
+    assert synced(tmp_path) == synced(tmp_path, known) == known
+
+
+def test_what_a_library_wrote_is_synced_with_its_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "file").write_text("by a library")
+    synced_: list[Path] = []
+    monkeypatch.setattr(os, "fsync", lambda number: synced_.append(Path(f"/proc/self/fd/{number}").readlink()))
+    synced(tmp_path)
+    assert synced_ == [tmp_path / "below", tmp_path / "below" / "file", tmp_path]

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from galore.trainer.common.errors import UserError
+from galore.trainer.data.prepare import prepare_data
+from galore.trainer.data.text import jsonarray
+from galore.trainer.data.text.bytestream import opened
+from galore.trainer.data.text.readers import Row, read_jsonl
+from galore.trainer.recipe.schema.recipe import DataSection, Recipe
+
+ROWS: list[Any] = [{"text": "é" * 30}, {"text": 'a "quoted" ] [ one, \\ and more'}, {"body": 1}, {"text": "last"}]
+
+
+def read(path: Path, content: bytes, **section: Any) -> list[Row]:
+    path.write_bytes(content)
+    with opened(path) as stream:
+        return list(read_jsonl(stream, DataSection(path="x", **section)))
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 1 << 16])
+@pytest.mark.parametrize("layout", [{}, {"indent": 2}, {"ensure_ascii": False, "indent": 1}])
+def test_an_array_is_read_row_by_row(
+    tmp_path: Path, chunk: int, layout: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jsonarray, "CHUNK_BYTES", chunk)
+    for content in (
+        json.dumps(ROWS, **layout).encode(),
+        gzip.compress(b"\xef\xbb\xbf" + json.dumps(ROWS).encode() + b"\n"),
+    ):
+        rows = read(tmp_path / "rows.json", content)
+        assert [row.number for row in rows] == [1, 2, 3, 4]
+        assert [row.content for row in rows if row.number != 3] == [row["text"] for row in ROWS if "text" in row]
+        assert "missing" in str(rows[2].content)
+
+
+def test_an_empty_array_has_no_rows(tmp_path: Path) -> None:
+    assert read(tmp_path / "x.json", b" [ ]\n") == []
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b'[{"text": "a"}, {"text": ', "element 2 of the JSON array is damaged"),
+        (b'[{"text": "a"}', "element 2 of the JSON array is damaged"),
+        (b'[{"text": "a"} nonsense]', "element 2 of the JSON array is damaged"),
+        (b'[{"text": "a"}]\n[{"text": "b"}]', "goes on after its JSON array"),
+        (b"[" * 100_000, "damaged"),
+        (b'[{"text": "\xe9t\xe9"}]', "not valid UTF-8"),
+        (b'[{"text": "' + b"x" * 3000, "longer than 1,000 bytes"),
+    ],
+)
+def test_what_cannot_be_read_on_is_refused(tmp_path: Path, content: bytes, what: str) -> None:
+    """Everything after it would be lost without a word."""
+    with pytest.raises(UserError, match=what) as caught:
+        read(tmp_path / "x.json", content, max_document_bytes=1000)
+    assert caught.value.where == str(tmp_path / "x.json")
+
+
+def test_from_an_array_to_training_data(tmp_path: Path, documents: list[str], recipe: Callable[..., Recipe]) -> None:
+    (tmp_path / "rows.json").write_text(json.dumps([{"text": text} for text in documents], indent=4))
+    data = prepare_data(recipe(path="rows.json"), tmp_path)
+    assert sum(data.summary["documents"].values()) == len(documents)
+    assert data.summary["bad_rows"] == {}

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from galore.trainer.common.errors import UserError
+from galore.trainer.data.text.locate import find_files, passed_over
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    names = ["b.txt", "a.txt.gz", "deep/c.jsonl", "deep/c4-train.00000-of-01024.json.gz", "d.parquet", "README.md"]
+    for name in [*names, ".hidden.txt", ".git/x.txt", "odd[1].txt"]:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    return tmp_path
+
+
+def names(folder: Path, paths: str | list[str], format: str = "auto") -> list[tuple[str, str]]:
+    found = find_files(paths, folder, format, "data.path")
+    return [(str(file.path.relative_to(folder)), file.format) for file in found]
+
+
+def test_a_folder_is_searched_and_sorted(folder: Path) -> None:
+    assert names(folder, ".") == [
+        ("d.parquet", "parquet"),
+        ("deep/c.jsonl", "jsonl"),
+        ("deep/c4-train.00000-of-01024.json.gz", "jsonl"),
+    ]
+
+
+def test_format_selects_within_a_folder_and_decides_for_a_file(folder: Path) -> None:
+    assert names(folder, ".", "parquet") == [("d.parquet", "parquet")]
+    assert names(folder, "README.md", "txt") == [("README.md", "txt")]
+
+
+def test_a_text_beside_rows_is_read_when_it_is_named_and_told_when_it_is_not(folder: Path) -> None:
+    """LICENSE.txt beside train.jsonl."""
+    assert ("b.txt", "txt") in names(folder, [".", "b.txt"])
+    assert names(folder, ".", "txt") == [("a.txt.gz", "txt"), ("b.txt", "txt"), ("odd[1].txt", "txt")]
+    found = find_files(".", folder, "auto", "data.path")
+    assert passed_over(".", folder, found) == ["README.md", "a.txt.gz", "b.txt", "odd[1].txt"]
+    assert passed_over([".", "b.txt"], folder, find_files([".", "b.txt"], folder, "auto", "data.path"))[1:] == [
+        "a.txt.gz",
+        "odd[1].txt",
+    ]
+    assert passed_over("*.txt", folder, found) == []
+    for path in [*folder.rglob("*.jsonl"), *folder.rglob("*.gz"), *folder.rglob("*.parquet")]:
+        path.unlink()
+    assert names(folder, ".") == [("b.txt", "txt"), ("odd[1].txt", "txt")]
+
+
+def test_globs_lists_and_repetitions(folder: Path) -> None:
+    assert names(folder, "*.txt*") == [("a.txt.gz", "txt"), ("b.txt", "txt"), ("odd[1].txt", "txt")]
+    assert names(folder, "**/*.jsonl") == [("deep/c.jsonl", "jsonl")]
+    assert names(folder, ["d.parquet", "b.txt", "*.txt"])[:2] == [("d.parquet", "parquet"), ("b.txt", "txt")]
+    assert len(names(folder, ["b.txt", "b.txt", str(folder / "b.txt")])) == 1
+
+
+def test_a_file_whose_name_looks_like_a_glob(folder: Path) -> None:
+    assert names(folder, "odd[1].txt") == [("odd[1].txt", "txt")]
+
+
+@pytest.mark.parametrize(
+    ("paths", "message"),
+    [
+        ("absent.txt", "no file matches"),
+        ("*.csv", "no file matches"),
+        (["b.txt", "absent.txt"], "no file matches .*absent"),
+        ("README.md", "cannot tell the format"),
+        ([], "empty list"),
+    ],
+)
+def test_what_is_not_there_is_refused(folder: Path, paths: str | list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        names(folder, paths)
+
+
+def test_a_folder_without_data_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "README.md").touch()
+    with pytest.raises(UserError, match="no txt, jsonl or parquet file in the folder"):
+        names(tmp_path, ".")
+
+
+def test_a_folder_that_datasets_saved_is_its_rows(tmp_path: Path) -> None:
+    splits = ["data-00000-of-00001.arrow", "dataset_info.json", "state.json", "cache-1f2e.arrow"]
+    for name in ["dataset_dict.json", *(f"train/{each}" for each in splits)]:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert names(tmp_path, ".") == [("train/data-00000-of-00001.arrow", "arrow")]
+
+
+def test_beside_no_arrow_rows_a_file_may_have_any_name(tmp_path: Path) -> None:
+    (tmp_path / "state.json").touch()
+    assert names(tmp_path, ".") == [("state.json", "jsonl")]

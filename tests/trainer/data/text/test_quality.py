@@ -1,0 +1,25 @@
+from __future__ import annotations
+
+from galore.trainer.data.text.quality import SHOWN, BadRow, BadRows, shown
+
+
+def test_words_of_the_data_cannot_steer_a_terminal() -> None:
+    assert shown("café \x1b[2J\r\n\u202eok\x07") == r"café \x1b[2J\r\n\u202eok\x07"
+    assert str(BadRow("missing_field", "\x1b]0;owned\x07")) == r"a field is missing (\x1b]0;owned\x07)"
+
+
+def test_a_row_of_very_many_columns_makes_a_short_message() -> None:
+    bad = BadRows("skip")
+    bad.add(BadRow("missing_field", "`text` is not among " + ", ".join(map(str, range(200_000)))), "x.jsonl:1")
+    assert len(bad.summary["missing_field"]["first"]) < SHOWN + 100
+
+
+def test_files_are_counted_where_rows_come_from_files() -> None:
+    bad = BadRows("skip")
+    for file in ("a.txt", "b.txt", "a.txt"):
+        bad.add(BadRow("invalid_utf8"), f"{file}:1", file)
+    bad.add(BadRow("empty"), "row 7")
+    assert bad.summary == {
+        "invalid_utf8": {"rows": 3, "first": "a.txt:1: not valid UTF-8", "files": 2},
+        "empty": {"rows": 1, "first": "row 7: no text in it"},
+    }

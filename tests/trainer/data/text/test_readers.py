@@ -1,0 +1,217 @@
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from galore.trainer.common.errors import UserError
+from galore.trainer.data.text.bytestream import opened
+from galore.trainer.data.text.conversation import read_conversation
+from galore.trainer.data.text.locate import DataFile, Format
+from galore.trainer.data.text.quality import BadRows
+from galore.trainer.data.text.readers import read_parquet
+from galore.trainer.data.text.sources import Corpus
+from galore.trainer.recipe.schema.recipe import DataSection
+
+
+def read(path: Path, format: Format, **section: Any) -> tuple[list[str], dict[str, int]]:
+    """Good texts, and bad rows by kind."""
+    bad = BadRows(section.get("on_bad_rows", "skip"))
+    corpus = Corpus((DataFile(path, format),), DataSection(path=str(path), **section))
+    texts = [document.text for document in corpus.documents(bad)]
+    return texts, dict(bad.counts)
+
+
+BAD_LINES = {
+    "invalid_utf8": [b'{"text": "caf\xe9"}', rb'{"text": "\ud800"}', b'{"text": "\xed\xa0\x80"}'],
+    "invalid_json": [b"{", b"[" * 100_000, b'{"text": "a"} x', b"1" * 5000, b'{"text": "a\tb"}'],
+    "missing_field": [b"{}", b'{"txt": "a"}', b'{"text": null}'],
+    "wrong_type": [b'{"text": 3}', b'{"text": ["a"]}', b"[]", b'"text"', b"null"],
+    "empty": [b'{"text": ""}', b'{"text": " \\n\\t"}', b"", b"  "],
+    "nul_bytes": [rb'{"text": "a\u0000b"}'],
+    "oversized": [b'{"text": "' + b"x" * 200_000 + b'"}'],
+}
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_bad_jsonl_rows_are_counted_by_kind(tmp_path: Path, zipped: bool) -> None:
+    rows = [line for lines in BAD_LINES.values() for bad in lines for line in (bad, b'{"text": "good"}')]
+    path = tmp_path / ("rows.jsonl.gz" if zipped else "rows.jsonl")
+    data = b"\n".join(rows)
+    path.write_bytes(gzip.compress(data) if zipped else data)
+    texts, counts = read(path, "jsonl", max_document_bytes=150_000)
+    assert counts == {kind: len(lines) for kind, lines in BAD_LINES.items()}
+    assert texts == ["good"] * (len(rows) // 2)
+
+
+@pytest.mark.parametrize("kind", list(BAD_LINES))
+def test_the_first_bad_row_is_refused_by_file_and_line(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"text": "good"}\n' + BAD_LINES[kind][0] + b"\n")
+    with pytest.raises(UserError, match=r"rows\.jsonl:2: bad row"):
+        read(path, "jsonl", max_document_bytes=150_000, on_bad_rows="error")
+
+
+def test_a_row_just_as_long_as_allowed_is_good(tmp_path: Path) -> None:
+    path = tmp_path / "rows.txt"
+    path.write_text("é" * 50 + "\n" + "é" * 50 + "x\n")
+    assert read(path, "txt", txt_document="line", max_document_bytes=100) == (["é" * 50], {"oversized": 1})
+
+
+@pytest.mark.parametrize(
+    ("granularity", "expected"),
+    [("line", ["a", "b", "c", "d"]), ("paragraph", ["a\nb", "c\nd"]), ("file", ["a\r\nb\n\n \nc\nd"])],
+)
+def test_what_a_txt_document_is(tmp_path: Path, granularity: str, expected: list[str]) -> None:
+    path = tmp_path / "text.txt"
+    path.write_bytes(b"a\r\nb\n\n \nc\nd")
+    assert read(path, "txt", txt_document=granularity)[0] == expected
+
+
+def test_an_oversized_paragraph_is_one_bad_row(tmp_path: Path) -> None:
+    path = tmp_path / "text.txt"
+    path.write_text("short\n\n" + "twelve bytes\n" * 20 + "\n" + "x" * 500 + "\nrest\n\nlast\n")
+    assert read(path, "txt", max_document_bytes=100) == (["short", "last"], {"oversized": 2})
+
+
+def test_bad_txt_is_counted(tmp_path: Path) -> None:
+    path = tmp_path / "text.txt"
+    path.write_bytes(b"good\n\ncaf\xe9\n\nnul\x00\n\n\xff\xfeh\x00i\x00\n")
+    assert read(path, "txt") == (["good"], {"invalid_utf8": 2, "nul_bytes": 1})
+    assert read(path, "txt", txt_document="file") == ([], {"invalid_utf8": 1})
+
+
+def test_bad_parquet_rows_are_counted(tmp_path: Path) -> None:
+    raw = pa.array([b"good", b"caf\xe9", None, b"", b"a\x00b", b"x" * 200, "gut é".encode()], pa.binary())
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"text": raw.view(pa.string()), "other": range(7)}), path, row_group_size=3)
+    texts, counts = read(path, "parquet", max_document_bytes=100)
+    assert texts == ["good", "gut é"]
+    assert counts == {"invalid_utf8": 1, "missing_field": 1, "empty": 1, "nul_bytes": 1, "oversized": 1}
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.binary(), pa.dictionary(pa.int32(), pa.string())])
+def test_parquet_text_types(tmp_path: Path, kind: pa.DataType) -> None:
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"text": pa.array(["one", "two"], pa.string()).cast(kind)}), path)
+    assert read(path, "parquet") == (["one", "two"], {})
+
+
+def test_parquet_without_the_column(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"body": ["a"] * 300, "n": range(300)}), path)
+    assert read(path, "parquet") == ([], {"missing_field": 300})
+    assert read(path, "parquet", text_field="n") == ([], {"wrong_type": 300})
+    with pytest.raises(UserError, match=r"rows\.parquet:1: bad row: .*not among body, n"):
+        read(path, "parquet", on_bad_rows="error")
+
+
+def test_gzipped_parquet(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"text": ["one", "two"]}), path)
+    zipped = tmp_path / "rows.parquet.gz"
+    zipped.write_bytes(gzip.compress(path.read_bytes()))
+    assert read(zipped, "parquet")[0] == ["one", "two"]
+
+
+@pytest.mark.parametrize("cut", [0, 5, 100])
+def test_damaged_parquet_is_a_user_error(tmp_path: Path, cut: int) -> None:
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"text": ["one", "two"]}), path)
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(UserError, match=r"rows\.parquet: (not a readable parquet file|cannot be read)"):
+        read(path, "parquet")
+
+
+def arrow_stream(path: Path, table: pa.Table, batch: int) -> None:
+    with pa.ipc.new_stream(path, table.schema) as writer:
+        writer.write_table(table, max_chunksize=batch)
+
+
+def test_arrow_rows_are_read_and_counted_as_those_of_parquet(tmp_path: Path) -> None:
+    raw = pa.array([b"good", b"caf\xe9", None, b"", b"gut"] * 200, pa.binary())
+    table, path = pa.table({"other": range(1000), "text": raw.view(pa.string())}), tmp_path / "rows.arrow"
+    arrow_stream(path, table, batch=300)
+    counts = {"invalid_utf8": 200, "missing_field": 200, "empty": 200}
+    assert read(path, "arrow") == (["good", "gut"] * 200, counts)
+    assert read(path, "arrow", text_field="other") == ([], {"wrong_type": 1000})
+    assert read(path, "arrow", text_field="no") == ([], {"missing_field": 1000})
+    with pytest.raises(UserError, match=r"rows\.arrow:2: bad row"):
+        read(path, "arrow", on_bad_rows="error")
+
+
+def test_conversations_of_an_arrow_stream(tmp_path: Path) -> None:
+    path = tmp_path / "rows.arrow"
+    arrow_stream(path, pa.table({"q": ["a", "b"], "n": [1, 2], "r": ["x", "y"]}), batch=1)
+    texts, counts = read(path, "arrow", prompt_field="q", response_field="r")
+    assert not counts
+    assert [read_conversation(text).messages[-1]["content"] for text in texts] == ["x", "y"]
+
+
+@pytest.mark.parametrize("cut", [0, 5, 100, -40])
+def test_a_damaged_arrow_stream_is_a_user_error(tmp_path: Path, cut: int) -> None:
+    path = tmp_path / "rows.arrow"
+    arrow_stream(path, pa.table({"text": ["one", "two"] * 50}), batch=10)
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(UserError, match=r"rows\.arrow: (not a readable Arrow file|cannot be read)"):
+        read(path, "arrow")
+
+
+def test_consumed_bytes_grow_to_the_size_of_all_files(tmp_path: Path) -> None:
+    for name in ("a.jsonl", "b.jsonl"):
+        (tmp_path / name).write_text("".join(json.dumps({"text": f"{name} {i}"}) + "\n" for i in range(5000)))
+    files = tuple(DataFile(tmp_path / name, "jsonl") for name in ("a.jsonl", "b.jsonl"))
+    corpus = Corpus(files, DataSection(path="x"))
+    consumed = [document.consumed for document in corpus.documents(BadRows("skip"))]
+    assert consumed == sorted(consumed)
+    assert consumed[-1] == corpus.total_bytes
+
+
+@pytest.mark.parametrize("fields", [{}, {"prompt_field": "text", "response_field": "b"}])
+def test_two_columns_of_one_name(tmp_path: Path, fields: dict[str, Any]) -> None:
+    pq.write_table(pa.table([["a"], ["b"], ["c"]], names=["text", "text", "b"]), tmp_path / "x.parquet")
+    assert read(tmp_path / "x.parquet", "parquet", **fields) == ([], {"wrong_type": 1})
+    with pytest.raises(UserError, match="`text` is the name of 2 columns"):
+        read(tmp_path / "x.parquet", "parquet", on_bad_rows="error", **fields)
+
+
+@pytest.mark.parametrize("format", ["parquet", "jsonl"])
+def test_a_message_about_columns_is_short_however_many_there_are(tmp_path: Path, format: Format) -> None:
+    row = {f"column{i}": 1 for i in range(20_000)}
+    path = tmp_path / f"x.{format}"
+    if format == "jsonl":
+        path.write_text(json.dumps(row))
+    else:
+        pq.write_table(pa.table({name: [1] for name in row}), path)
+    bad = BadRows("skip")
+    list(Corpus((DataFile(path, format),), DataSection(path=str(path))).documents(bad))
+    (first,) = (told["first"] for told in bad.summary.values())
+    assert "`text` is not among column0, column1," in first
+    assert len(first) < 600
+
+
+def test_tools_and_calls_of_a_parquet_file(tmp_path: Path) -> None:
+    """Its columns fill every message with the keys of all, and hold tools as text."""
+    calls = [{"function": {"name": "f"}}]
+    messages = [
+        {"role": "user", "content": "a", "tool_calls": None},
+        {"role": "assistant", "content": None, "tool_calls": calls},
+        {"role": "tool", "content": "c", "tool_calls": []},
+    ]
+    table = pa.table({"messages": [messages], "tools": ['[{"name": "f"}]'], "id": [7]})
+    pq.write_table(table, tmp_path / "chat.parquet")
+    with opened(tmp_path / "chat.parquet") as stream:
+        (row,) = read_parquet(stream, DataSection(path="x", messages_field="messages"))
+    assert read_conversation(str(row.content)) == (
+        [
+            {"role": "user", "content": "a"},
+            {"role": "assistant", "content": "", "tool_calls": calls},
+            {"role": "tool", "content": "c"},
+        ],
+        [{"name": "f"}],
+    )

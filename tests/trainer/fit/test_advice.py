@@ -1,0 +1,221 @@
+"""Advice is tried: on cards made so small that a recipe does not fit, what is said to fit does, and nothing in vain."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from galore.kernels.storage import rounding
+from galore.trainer.fit import advice as module
+from galore.trainer.fit.advice import Adviser, Trial
+from galore.trainer.fit.plan import profile_on
+from galore.trainer.fit.remedies import COSTS, Settings, remedy
+from galore.trainer.machine.cards import Card
+from galore.trainer.memory.profile import Bounds, Profile
+from galore.trainer.recipe.change import changed
+from galore.trainer.recipe.load import LoadedRecipe, load_recipe
+from galore.trainer.recipe.schema.recipe import Recipe
+
+MIB = 2**20
+OFFLOADED = ("train.gradient_checkpointing=true", "train.offload_activations=true")
+WIDE = (  # a layer of which matrices are the larger part; on meta its size costs nothing
+    "model.hidden_size=512",
+    "model.intermediate_size=1376",
+    "model.num_hidden_layers=1",
+    "data.max_length=128",
+    "optim.rank=128",
+    "train.global_batch_size=8",
+    "train.micro_batch_size=8",
+)
+
+
+def card(mib: float) -> Card:
+    return Card("a small one", "small", round(mib * MIB), round(mib * MIB), 0, 0, (8, 9), 16, "made up")
+
+
+@pytest.fixture
+def wide(tiny: Callable[..., LoadedRecipe], monkeypatch: pytest.MonkeyPatch) -> Callable[..., LoadedRecipe]:
+    monkeypatch.setitem(rounding.BLOCK, "cuda", 2**17)  # else its temporaries were larger than the model
+    return lambda *overrides: tiny(*WIDE, *overrides)
+
+
+@pytest.fixture
+def traced(monkeypatch: pytest.MonkeyPatch) -> list[LoadedRecipe]:
+    """The recipes that are traced from now on."""
+    seen: list[LoadedRecipe] = []
+
+    def profile(loaded: LoadedRecipe, card: Card, *, brief: bool = False) -> Profile:
+        if not brief:  # what was found is tried once as a whole
+            return profile_on(loaded, card)
+        seen.append(loaded)
+        return profile_on(loaded, card, brief=brief)
+
+    monkeypatch.setattr(module, "profile_on", profile)
+    return seen
+
+
+def fits(loaded: LoadedRecipe, settings: Settings, on: Card, brief: bool = False) -> bool:
+    other = changed(loaded, settings)
+    return other is not None and profile_on(other, on, brief=brief).fits is True
+
+
+def test_one_change_is_enough(wide: Callable[..., LoadedRecipe], traced: list[LoadedRecipe]) -> None:
+    loaded = wide("optim.method=full")
+    on, told = card(88), []
+    found = Adviser(loaded, on, told.append).advise()
+    assert [trial.cost for trial in found.trials] == sorted((trial.cost for trial in found.trials), key=COSTS.index)
+    assert all(trial.gained > 0 for trial in found.trials)
+    as_it_is = profile_on(loaded, on, brief=True).total.high
+    assert all(trial.gained == as_it_is - trial.profile.total.high for trial in found.trials)
+
+    alone = found.alone
+    assert alone is not None
+    assert fits(loaded, alone.settings, on)
+    (size,) = alone.settings.values()
+    assert list(alone.settings) == ["train.micro_batch_size"]
+    milder = [step for step in remedy(loaded.recipe, alone.cost).steps if step["train.micro_batch_size"] > size]
+    assert not any(fits(loaded, step, on) for step in milder), "the mildest step"
+    assert found.settings == alone.settings
+    assert found.room == {}
+
+    recipes = [each.recipe for each in traced]
+    assert all(recipes.count(recipe) == 1 for recipe in recipes), "each is traced once"
+    assert len(told) == len(recipes) - 1, "each is told but the recipe itself"
+    assert "train.gradient_checkpointing=True" in told
+
+
+def test_what_is_found_is_tried_as_a_whole(wide: Callable[..., LoadedRecipe], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A whole trace may reserve more than the brief one: then everything is traced as a whole."""
+    whole: list[LoadedRecipe] = []
+
+    def profile(loaded: LoadedRecipe, on: Card, *, brief: bool = False) -> Profile:
+        found = profile_on(loaded, on, brief=brief)
+        if not brief:
+            whole.append(loaded)
+        return replace(found, card=card(70)) if not brief and len(whole) == 1 else found  # the first one does not fit
+
+    monkeypatch.setattr(module, "profile_on", profile)
+    found = Adviser(wide("optim.method=full"), card(88)).advise()
+    assert found.alone is not None
+    assert len(whole) > 3
+
+
+@pytest.mark.parametrize(
+    ("gained", "fits", "helps"), [(1, False, True), (0, True, True), (-5, True, True), (0, None, False)]
+)
+def test_a_change_helps_that_needs_less_or_gets_through(gained: int, fits: bool | None, helps: bool) -> None:
+    """Cached memory is given back in time on a full card, so that a run may fit that reserves more on an empty one."""
+    profile: Any = SimpleNamespace(fits=fits)
+    assert Trial({}, "", profile, gained).helps is helps
+
+
+def test_several_changes_together_of_which_none_can_be_left_out(wide: Callable[..., LoadedRecipe]) -> None:
+    """Each rests on those before: the update in the hook goes with GaLore, and with the micro-batch made smaller."""
+    frugal = ("optim.accumulator_dtype=bfloat16", *OFFLOADED, "model.num_hidden_layers=2")
+    loaded, on = wide("optim.method=full", *frugal), card(60)
+    found = Adviser(loaded, on).advise()
+    assert found.alone is None
+    settings = [trial.settings for trial in found.mildest]
+    assert settings[0] == {"train.micro_batch_size": 1}
+    assert {"optim.method": "galore"} in settings
+    assert settings[-1]["optim.update"] == "immediate"
+    assert settings[-1]["train.global_batch_size"] == 1
+
+    assert fits(loaded, found.settings, on)
+    for left_out in settings:
+        rest = {key: value for each in settings if each is not left_out for key, value in each.items()}
+        assert not fits(loaded, rest, on, brief=True), left_out
+    assert [trial.profile.fits for trial in found.mildest] == [False] * (len(settings) - 1) + [True]
+    assert [trial.cost for trial in found.mildest] == sorted((trial.cost for trial in found.mildest), key=COSTS.index)
+    assert all(trial.gained >= 0 for trial in found.mildest)  # 0: less within the segments that are there
+
+
+# -- the search itself, on needs that are made up
+
+
+def adviser(monkeypatch: pytest.MonkeyPatch, needs: Callable[[Recipe], int], room: int, *overrides: str) -> Adviser:
+    """Of a recipe that `needs` so much, where there is so much room."""
+
+    def profile(loaded: LoadedRecipe, card: Card, *, brief: bool = False) -> Any:
+        needed = needs(loaded.recipe)
+        return SimpleNamespace(total=Bounds(needed, needed), fits=needed <= room)
+
+    monkeypatch.setattr(module, "profile_on", profile)
+    batches = ("train.global_batch_size=64", "train.micro_batch_size=64")
+    return Adviser(load_recipe("demo", [*batches, *overrides]), card(1))
+
+
+@pytest.mark.parametrize("fitting", [32, 16, 8, 4, 2, 1])
+def test_the_mildest_step_that_fits_is_found(monkeypatch: pytest.MonkeyPatch, fitting: int) -> None:
+    found = adviser(monkeypatch, lambda recipe: recipe.train.micro_batch_size, fitting).advise()
+    assert found.settings == {"train.micro_batch_size": fitting}
+    assert [trial.gained for trial in found.mildest] == [64 - fitting]
+
+
+def test_a_change_that_turns_out_not_to_be_needed_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A smaller micro-batch comes first and gains little; with what comes after it, it need not have been."""
+
+    def needs(recipe: Recipe) -> int:
+        smaller, in_bytes = recipe.train.micro_batch_size < 64, recipe.optim.state_dtype == "8bit"
+        return 100 - 1 * smaller - 10 * (recipe.train.gradient_checkpointing is True) - 20 * in_bytes
+
+    found = adviser(monkeypatch, needs, 70).advise()
+    assert found.settings == {"train.gradient_checkpointing": True, "optim.state_dtype": "8bit"}
+    assert [trial.gained for trial in found.mildest] == [10, 20]
+    assert found.alone is None
+
+
+def test_where_nothing_helps_nothing_is_recommended(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = adviser(monkeypatch, lambda recipe: 100 + recipe.train.micro_batch_size, 99).advise()
+    assert (found.alone, found.mildest, found.settings, found.room) == (None, (), {}, {})
+    assert [(trial.settings, trial.gained, trial.profile.fits) for trial in found.trials] == [
+        ({"train.micro_batch_size": 1}, 63, False)
+    ]
+
+
+def test_what_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In doublings: up to the batch and the model's positions, or as far as the card goes."""
+
+    def needs(recipe: Recipe) -> int:
+        return recipe.train.micro_batch_size * recipe.data.max_length
+
+    settings = ("train.micro_batch_size=8", "data.max_length=32", "model.max_position_embeddings=200")
+    for room, expected in (
+        (10**6, {"train.micro_batch_size": 64, "data.max_length": 128}),
+        (8 * 32 * 3, {"train.micro_batch_size": 16, "data.max_length": 64}),
+        (8 * 32, {}),
+    ):
+        found = adviser(monkeypatch, needs, room, *settings).advise()
+        assert found.room == expected
+        assert (found.trials, found.mildest, found.alone, found.settings) == ((), (), None, {})
+
+
+@pytest.mark.parametrize(
+    ("now", "room", "expected"),
+    [
+        ("true", 100, False),
+        ("true", 84, 16),
+        ("true", 85, 16),
+        ("true", 71, {}),
+        ("20", 84, 16),
+        ("16", 84, {}),
+        ("false", 100, {}),
+    ],
+)
+def test_no_more_blocks_need_be_recomputed_than_make_it_fit(
+    monkeypatch: pytest.MonkeyPatch, now: str, room: int, expected: object
+) -> None:
+    """Of 32 blocks each takes one, until it is recomputed; steps are eighths of them."""
+
+    def needs(recipe: Recipe) -> int:
+        blocks = recipe.train.gradient_checkpointing
+        larger = recipe.train.micro_batch_size > 64 or recipe.data.max_length > 128
+        return 100 - (32 if blocks is True else int(blocks)) + 100 * larger
+
+    settings = (f"train.gradient_checkpointing={now}", "model.num_hidden_layers=32", "data.max_length=128")
+    found = adviser(monkeypatch, needs, room, *settings).advise()
+    assert found.room == (expected if expected == {} else {"train.gradient_checkpointing": expected})

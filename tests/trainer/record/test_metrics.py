@@ -1,0 +1,160 @@
+"""metrics.jsonl survives kills, resumes and full disks, and is strict JSON."""
+
+import errno
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from galore.trainer.record.metrics import Metrics, read_rows
+
+
+def _strict(text: str) -> Any:
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is not JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "metrics.jsonl"
+
+
+def _rows(path: Path) -> list[Any]:
+    return [_strict(line) for line in path.read_text().splitlines()]
+
+
+def test_rows_are_readable_at_once(path: Path) -> None:
+    metrics = Metrics.open(path, None)
+    metrics.write({"kind": "train", "step": 1, "loss_nats": 0.1 + 0.2, "skipped": False})
+    assert _rows(path) == [{"kind": "train", "step": 1, "loss_nats": 0.1 + 0.2, "skipped": False}]
+    metrics.write({"kind": "event", "step": 1, "message": "Grüße \ud800\n"})
+    assert _rows(path)[1]["message"] == "Grüße \ud800\n"
+    metrics.close()
+
+
+def test_what_json_lacks(path: Path) -> None:
+    metrics = Metrics.open(path, None)
+    metrics.write(
+        {
+            "a": float("nan"), "b": float("inf"), "c": -float("inf"), "list": [1.0, float("nan")],
+            "numpy": np.float32(0.5), "torch": torch.tensor(2), "nan": torch.tensor(float("nan")),
+            "nested": {"x": float("nan"), "y": 1},
+        }
+    )  # fmt: skip
+    assert _rows(path) == [
+        {
+            "a": None, "a_is": "nan", "b": None, "b_is": "inf", "c": None, "c_is": "-inf", "list": [1.0, None],
+            "numpy": 0.5, "torch": 2, "nan": None, "nan_is": "nan", "nested": {"x": None, "x_is": "nan", "y": 1},
+        }
+    ]  # fmt: skip
+
+
+def test_what_begins_again_keeps_the_rows_it_had(path: Path) -> None:
+    told: list[str] = []
+    for count in (3, 2):
+        metrics = Metrics.open(path, 0, warn=told.append)
+        for step in range(1, count + 1):
+            metrics.write({"kind": "train", "step": step})
+        metrics.close()
+    Metrics.open(path, 0, warn=told.append).close()
+    assert [len(_rows(path.with_name(name))) for name in ("metrics.jsonl.1", "metrics.jsonl.2", "metrics.jsonl")] == [
+        3,
+        2,
+        0,
+    ]
+    assert [text[-15:] for text in told] == ["metrics.jsonl.1", "metrics.jsonl.2"]
+
+
+def test_resume_drops_later_rows_and_half_a_line(path: Path) -> None:
+    rows = [{"kind": "train", "step": step} for step in range(1, 6)]
+    rows.insert(3, {"kind": "eval", "step": 3})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"kind": "tra')
+    metrics = Metrics.open(path, 3)
+    metrics.write({"kind": "train", "step": 4, "again": True})
+    metrics.close()
+    assert _rows(path) == [*rows[:4], {"kind": "train", "step": 4, "again": True}]
+
+
+def test_a_start_begins_with_an_empty_file(path: Path) -> None:
+    path.write_text('{"step": 0}\n')
+    Metrics.open(path, None).close()
+    assert path.read_bytes() == b""
+
+
+def test_resume_without_a_file(path: Path) -> None:
+    Metrics.open(path, 10).close()
+    assert path.read_bytes() == b""
+
+
+def test_unreadable_lines_are_passed_over(path: Path) -> None:
+    path.write_bytes(b'{"step": 1}\n\0\0\0\0\n\xff\xfe\n[1]\n{"step": 2}\n{"ste')
+    assert list(read_rows(path)) == [{"step": 1}, {"step": 2}]
+
+
+class _Disk:
+    """`os.write` of a disk with `room` bytes left."""
+
+    def __init__(self) -> None:
+        self.room = 10**9
+        self.write = os.write
+
+    def __call__(self, descriptor: int, data: bytes) -> int:
+        if self.room == 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written = self.write(descriptor, bytes(data[: self.room]))
+        self.room -= written
+        return written
+
+
+def test_a_full_disk_delays_rows_and_loses_none(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    disk = _Disk()
+    metrics = Metrics.open(path, None, warn=said.append)
+    monkeypatch.setattr("galore.trainer.record.metrics.os.write", disk)
+    metrics.write({"step": 1})
+    disk.room = 5  # the second row is cut in the middle
+    for step in (2, 3, 4):
+        metrics.write({"step": step})
+    assert len(said) == 1
+    assert "No space left" in said[0]
+    assert list(read_rows(path)) == [{"step": 1}]
+    disk.room = 10**9
+    metrics.write({"step": 5})
+    assert _rows(path) == [{"step": step} for step in range(1, 6)]
+    assert said[1:] == ["metrics.jsonl: written again, no row is missing"]
+    metrics.close()
+    assert len(said) == 2
+
+
+def test_rows_that_never_fit_are_counted(path: Path) -> None:
+    said: list[str] = []
+    metrics = Metrics(os.open("/dev/full", os.O_WRONLY), said.append, None)
+    for step in (1, 2):
+        metrics.write({"step": step})
+    metrics.close()
+    assert "2 rows were lost" in said[-1]
+
+
+def test_the_sink_gets_every_row(path: Path) -> None:
+    class Sink:
+        def __init__(self) -> None:
+            self.rows: list[Any] = []
+            self.closed = 0
+
+        def log(self, row: dict[str, Any]) -> None:
+            self.rows.append(row)
+
+        def close(self) -> None:
+            self.closed += 1
+
+    sink = Sink()
+    metrics = Metrics.open(path, None, sink=sink)
+    metrics.write({"step": 1})
+    metrics.close()
+    assert (sink.rows, sink.closed) == ([{"step": 1}], 1)

@@ -1,0 +1,198 @@
+"""Who may use a run directory, and when."""
+
+import os
+import signal
+import socket
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from galore.trainer.common.errors import RunFailed, UserError
+from galore.trainer.record.rundir import RunDir
+
+
+def _run(path: Path) -> RunDir:
+    run_dir = RunDir.create(path, resume=False)
+    run_dir.recipe.write_text("model: {}\n")
+    return run_dir
+
+
+@pytest.mark.parametrize("existing", [True, False])
+def test_a_new_run_takes_a_missing_or_empty_directory(tmp_path: Path, existing: bool) -> None:
+    path = tmp_path / "a" / "b"
+    if existing:
+        path.mkdir(parents=True)
+    run_dir = RunDir.create(path, resume=False)
+    assert run_dir.fresh
+    assert path.is_dir()
+
+
+def test_a_killed_start_can_be_started_again(tmp_path: Path) -> None:
+    with RunDir.create(tmp_path, resume=False).locked():
+        pass
+    RunDir.create(tmp_path, resume=False)
+
+
+@pytest.mark.parametrize("there", ["", "a", "a/b"])
+def test_a_start_that_fails_leaves_what_it_found(tmp_path: Path, there: str) -> None:
+    (tmp_path / there).mkdir(parents=True, exist_ok=True)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(KeyError), RunDir.create(tmp_path / "a" / "b", resume=False).locked():
+        raise KeyError
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_start_that_fails_later_leaves_what_it_wrote(tmp_path: Path) -> None:
+    run_dir = RunDir.create(tmp_path / "a", resume=False)
+    with suppress(KeyError), run_dir.locked():
+        run_dir.recipe.write_text("")
+        raise KeyError
+    assert sorted(path.name for path in run_dir.root.iterdir()) == [".lock", "recipe.yaml"]
+
+
+def test_a_resumption_that_fails_leaves_the_lock(tmp_path: Path) -> None:
+    _run(tmp_path / "run").recipe.unlink()
+    with RunDir(tmp_path / "run").locked():
+        pass
+    assert (tmp_path / "run" / ".lock").exists()
+
+
+def test_the_lock_of_a_deleted_file_is_worth_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def deleted_meanwhile(descriptor: int, operation: int) -> None:
+        (tmp_path / ".lock").unlink()
+
+    monkeypatch.setattr("fcntl.flock", deleted_meanwhile)
+    with pytest.raises(UserError, match="until now"), RunDir(tmp_path).locked():
+        pass
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_renamed_directory_takes_nothing_more(tmp_path: Path, replaced: bool) -> None:
+    run_dir = _run(tmp_path / "run")
+    with RunDir.create(run_dir.root, resume=True).locked() as held:
+        run_dir.root.rename(tmp_path / "moved")
+        (tmp_path / "moved" / "checkpoints" / "step-00000007").mkdir(parents=True)
+        if replaced:
+            _run(tmp_path / "run").lock.touch()
+        before = sorted(tmp_path.rglob("*"))
+        with pytest.raises(RunFailed, match=r"lies in .*/moved, with step-00000007\n.*moved --resume"):
+            held.write_facts({})
+        assert held.is_lost
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_lock_that_was_deleted_is_lost(tmp_path: Path) -> None:
+    with RunDir(tmp_path).locked() as held:
+        held.write_facts({})
+        held.lock.unlink()
+        with pytest.raises(RunFailed, match="was deleted"):
+            held.write_facts({})
+
+
+def test_a_start_that_ends_leaves_the_directory_that_took_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    with RunDir.create(path, resume=False).locked():
+        path.rename(tmp_path / "moved")
+        path.mkdir()
+        (path / ".lock").touch()
+    assert (path / ".lock").exists()
+
+
+@pytest.mark.parametrize("name", [".recipe.yaml.tmp", ".model.tmp/config.json", ".old-tokenizer.tmp/tokenizer.json"])
+def test_what_a_killed_start_leaves_neither_blocks_nor_stays(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("model:")
+    with RunDir.create(tmp_path, resume=False).locked() as run_dir:
+        run_dir.recipe.write_text("")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "recipe.yaml"]
+
+
+def test_a_used_directory_is_refused(tmp_path: Path) -> None:
+    _run(tmp_path / "run")
+    with pytest.raises(UserError, match=r"already holds a run\n.*add --resume") as caught:
+        RunDir.create(tmp_path / "run", resume=False)
+    assert caught.value.exit_code == 2
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").write_text("")
+    with pytest.raises(UserError, match=r"is not empty \(it holds thesis.tex\)\n.*another --output-dir"):
+        RunDir.create(tmp_path / "other", resume=False)
+
+
+def test_resume_needs_a_run(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such directory"):
+        RunDir.create(tmp_path / "missing", resume=True)
+    with pytest.raises(UserError, match=r"holds no run \(no recipe.yaml\)\n.*no --resume"):
+        RunDir.create(tmp_path, resume=True)
+    assert not (tmp_path / "missing").exists()
+    _run(tmp_path / "run")
+    assert not RunDir.create(tmp_path / "run", resume=True).fresh
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_file_is_refused(tmp_path: Path, resume: bool) -> None:
+    (tmp_path / "file").write_text("precious")
+    with pytest.raises(UserError, match="is a file, not a directory"):
+        RunDir.create(tmp_path / "file", resume)
+    with pytest.raises(UserError, match=r"Not a directory|no such directory"):
+        RunDir.create(tmp_path / "file" / "below", resume)
+    assert (tmp_path / "file").read_text() == "precious"
+
+
+def test_an_unwritable_directory_is_refused() -> None:
+    with pytest.raises(UserError, match=r"cannot be used.*\n.*you may write to"):
+        RunDir.create(Path("/proc/galore"), resume=False)
+    with pytest.raises(UserError, match="cannot be written"), RunDir(Path("/proc")).locked():
+        pass
+
+
+def test_a_second_run_is_refused_with_the_first_ones_pid(tmp_path: Path) -> None:
+    run_dir = _run(tmp_path)
+    with RunDir(tmp_path).locked():
+        with (
+            pytest.raises(UserError, match=f"pid {os.getpid()} on {socket.gethostname()}") as caught,
+            RunDir(tmp_path).locked(),
+        ):
+            pass
+        assert caught.value.exit_code == 2
+    with RunDir.create(run_dir.root, resume=True).locked():
+        pass
+
+
+def test_the_lock_dies_with_a_killed_holder_even_if_its_worker_lives(tmp_path: Path) -> None:
+    ready, announce = os.pipe()
+    holder = os.fork()
+    if holder == 0:
+        with RunDir(tmp_path).locked():
+            if os.fork() == 0:  # the worker says when it is up
+                os.write(announce, str(os.getpid()).encode())
+            signal.pause()
+    worker = int(os.read(ready, 100))
+    try:
+        with pytest.raises(UserError, match=f"pid {holder} "), RunDir(tmp_path).locked():
+            pass
+        os.kill(holder, signal.SIGKILL)
+        os.waitpid(holder, 0)
+        with RunDir(tmp_path).locked():
+            os.kill(worker, 0)  # the worker is alive and does not hold it
+    finally:
+        os.kill(worker, signal.SIGKILL)
+
+
+def test_two_starts_at_once_do_not_share_a_directory(tmp_path: Path) -> None:
+    first, second = RunDir.create(tmp_path, resume=False), RunDir.create(tmp_path, resume=False)
+    with first.locked():
+        first.recipe.write_text("")
+    with pytest.raises(UserError, match="already holds a run"), second.locked():
+        pass
+
+
+def test_facts(tmp_path: Path) -> None:
+    run_dir = RunDir(tmp_path)
+    assert run_dir.read_facts() == {}
+    run_dir.write_facts({"name": "größe", "versions": {"torch": "2"}})
+    run_dir.write_facts({"name": "größe"})
+    assert run_dir.read_facts() == {"name": "größe"}
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
+    run_dir.facts.write_text("[1")
+    assert run_dir.read_facts() == {}

@@ -1,0 +1,115 @@
+"""Weights & Biases is a guest: it may be absent, refuse or break, and the run goes on."""
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from galore.trainer.common.errors import UserError
+from galore.trainer.recipe.schema.recipe import Recipe
+from galore.trainer.record.rundir import RunDir
+from galore.trainer.record.wandb_sink import WandbSink, make_sink
+
+
+def _recipe(**log: Any) -> Recipe:
+    return Recipe.model_validate({"data": {"source": "packaged"}, "train": {"max_steps": 1}, "log": log})
+
+
+class _Service:
+    """Stands in for the wandb module, and for the run that `init` gives."""
+
+    def __init__(self, broken: str = "") -> None:
+        self.started: list[dict[str, Any]] = []
+        self.rows: list[dict[str, Any]] = []
+        self.broken, self.finished = broken, 0
+
+    def init(self, **arguments: Any) -> Any:
+        if self.broken == "init":
+            raise RuntimeError("no API key")
+        self.started.append(arguments)
+        return SimpleNamespace(define_metric=lambda *args, **kwargs: None, log=self.log, finish=self.finish)
+
+    def Settings(self, **settings: Any) -> Any:  # noqa: N802
+        return settings
+
+    def log(self, row: dict[str, Any]) -> None:
+        if self.broken == "log":
+            raise RuntimeError("network is down")
+        self.rows.append(row)
+
+    def finish(self) -> None:
+        self.finished += 1
+
+
+def _sink(monkeypatch: pytest.MonkeyPatch, service: _Service, root: Path, said: list[str], **log: Any) -> Any:
+    monkeypatch.setitem(sys.modules, "wandb", service)
+    return make_sink(_recipe(report_to="wandb", **log), RunDir(root), said.append)
+
+
+def test_not_asked_for_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    assert make_sink(_recipe(), RunDir(tmp_path)) is None
+
+
+def test_a_missing_package_is_told_with_the_way_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(UserError, match=r"log.report_to: .* needs the package `wandb`.*\n.*galore-llm\[wandb\]"):
+        make_sink(_recipe(report_to="wandb"), RunDir(tmp_path))
+
+
+def test_a_refused_start_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"no API key\n.*WANDB_API_KEY.*offline"):
+        _sink(monkeypatch, _Service("init"), tmp_path, [], wandb_mode="online")
+
+
+def test_rows_and_identity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    service = _Service()
+    for _ in range(2):  # a start and a resumption
+        sink = _sink(monkeypatch, service, tmp_path, [], wandb_project="mine")
+        sink.log(
+            {
+                "kind": "train",
+                "step": 3,
+                "loss_nats": 2.0,
+                "mfu_fraction": None,
+                "memory_by_category_bytes": {"weights": 8},
+            }
+        )
+        sink.log({"kind": "event", "step": 3, "message": "hello"})
+        sink.close()
+    assert service.rows == [{"step": 3, "train/loss_nats": 2.0, "train/memory_by_category_bytes/weights": 8}] * 2
+    first, second = service.started
+    assert first["id"] == second["id"]
+    assert (first["project"], first["name"], first["mode"], first["resume"]) == (
+        "mine",
+        tmp_path.name,
+        "offline",
+        "allow",
+    )
+    assert first["settings"]["console"] == "off"
+    assert first["config"]["train"]["max_steps"] == 1
+    assert service.finished == 2
+
+
+def test_a_failure_warns_once_and_the_run_goes_on() -> None:
+    said: list[str] = []
+    sink = WandbSink(_Service("log"), said.append)
+    for step in range(3):
+        sink.log({"kind": "train", "step": step})
+    sink.close()
+    assert len(said) == 1
+    assert "network is down" in said[0]
+
+
+def test_the_real_package_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wandb", reason="needs the wandb extra")
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 32 + "5ec7e700")
+    sink = make_sink(_recipe(report_to="wandb", run_name="tiny"), RunDir(tmp_path))
+    assert sink is not None
+    sink.log({"kind": "train", "step": 1, "loss_nats": 2.0})
+    sink.close()
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert [path.suffix for path in files].count(".wandb") == 1
+    assert not any(b"5ec7e700" in path.read_bytes() for path in files)

@@ -1,0 +1,103 @@
+"""A whole comparison on the embedded corpus: table, picture, what is done stays, what broke off goes on."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from galore.trainer import shortage
+from galore.trainer.common.errors import UserError
+from galore.trainer.data.batch import silent
+from galore.trainer.sweep.compare.carry_out import carry_out
+from galore.trainer.sweep.compare.grid import grid
+
+STEPS = 4
+
+
+class Quiet:
+    """A console that shows nothing."""
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *args: None
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> str:
+    rng = random.Random(0)
+    words = ["".join(rng.choices("aeiourstlnmkp", k=rng.randint(2, 7))) for _ in range(80)]
+    (tmp_path / "text.txt").write_text("\n\n".join(" ".join(rng.choices(words, k=40)) for _ in range(200)))
+    (tmp_path / "small.yaml").write_text(f"""
+model: {{hidden_size: 32, intermediate_size: 80, num_hidden_layers: 1, num_attention_heads: 4}}
+data: {{source: local, path: text.txt, tokenizer_vocab_size: 300, max_length: 32, validation_fraction: 0.1,
+       cache_dir: {tmp_path / "cache"}}}
+optim: {{rank: 8}}
+train: {{max_steps: {STEPS}, global_batch_size: 4, micro_batch_size: 4, save_steps: 2, num_threads: 1, device: cpu}}
+eval: {{eval_steps: 2, max_tokens: 200}}
+""")
+    return str(tmp_path / "small.yaml")
+
+
+def compared(recipe: str, out: Path, methods: str, rates: str | None = None, *overrides: str) -> tuple[Any, list[str]]:
+    told: list[str] = []
+    cells = grid(methods, rates, None)
+    found = carry_out(recipe, overrides, cells, out, lambda loaded: Quiet(), silent, told.append)  # type: ignore[arg-type, return-value]
+    return found, told
+
+
+def test_table_json_and_picture_say_what_the_runs_came_to(recipe: str, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    found, _ = compared(recipe, tmp_path / "out", "full,galore", "0.003,0.01")
+    assert [each.status for each in found] == ["done"] * 4
+    assert all(len(each.curve) == 2 and each.tokens == STEPS * 4 * 32 for each in found)
+    full, galore = found[0], found[2]
+    assert galore.optimizer_bytes < full.optimizer_bytes
+    sheet = (tmp_path / "out" / "compare.md").read_text()
+    best = min((each for each in found if each.cell.method == "galore"), key=lambda each: each.loss_nats)
+    assert f"| galore | {best.cell.learning_rate:g} | {best.loss_nats:.4f} |" in sheet
+    assert sheet.count("| galore |") == 3  # the best, and each learning rate
+    told = json.loads((tmp_path / "out" / "compare.json").read_text())
+    assert len(told["runs"]) == 4
+    assert {each["method"] for each in told["best"]} == {"full", "galore"}
+    assert (tmp_path / "out" / "compare.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_is_done_is_passed_over_and_new_methods_join(recipe: str, tmp_path: Path, monkeypatch: Any) -> None:
+    first, _ = compared(recipe, tmp_path / "out", "full")
+    calls = []
+    real = shortage.train_step
+    monkeypatch.setattr(shortage, "train_step", lambda *args: (calls.append(1), real(*args))[1])
+    again, told = compared(recipe, tmp_path / "out", "full,galore")
+    assert "full is done" in told[0]
+    assert len(calls) == STEPS
+    assert again[0] == first[0]
+
+
+def test_a_run_that_broke_off_goes_on_and_one_that_fails_does_not_lose_the_others(
+    recipe: str, tmp_path: Path, monkeypatch: Any
+) -> None:
+    real, calls = shortage.train_step, iter(range(100))
+
+    def dies(*args: Any) -> Any:
+        if next(calls) == 3:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shortage, "train_step", dies)
+        with pytest.raises(KeyboardInterrupt):
+            compared(recipe, tmp_path / "out", "full,galore")
+    nan = "galore:train.max_skipped_steps=0:optim.learning_rate=1e30"
+    found, _ = compared(recipe, tmp_path / "out", f"full,{nan},galore")
+    assert [each.status.split(":")[0] for each in found] == ["done", "failed", "done"]
+    assert "## Not done" in (tmp_path / "out" / "compare.md").read_text()
+
+
+def test_a_directory_of_another_recipe_is_refused_before_anything_runs(recipe: str, tmp_path: Path) -> None:
+    compared(recipe, tmp_path / "out", "full")
+    with pytest.raises(UserError, match=r"another recipe: train.max_steps: 4 → 5"):
+        compared(recipe, tmp_path / "out", "galore,full", None, "train.max_steps=5")
+    assert not (tmp_path / "out" / "galore").exists()

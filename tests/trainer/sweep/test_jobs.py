@@ -1,0 +1,25 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from galore.trainer.recipe.load import load_recipe
+from galore.trainer.sweep import jobs
+
+
+def test_a_table_that_cannot_be_made_does_not_stop_the_runs_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(jobs, "run_training", lambda loaded, directory, *rest: done.append(directory.name))
+    loaded, told = load_recipe("demo", []), list[str]()
+    show = jobs.Show(lambda loaded: Any, lambda *progress: None, told.append)
+
+    def broken(failures: jobs.Failures) -> None:
+        raise ZeroDivisionError("no run is done")
+
+    assert jobs.run_jobs([jobs.Job(name, loaded) for name in ("a", "b")], tmp_path, show, broken) == {}
+    assert done == ["a", "b"]
+    assert sum("ZeroDivisionError: no run is done" in text for text in told) == 2

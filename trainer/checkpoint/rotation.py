@@ -1,0 +1,91 @@
+"""Which checkpoints of a directory stay, and how the others leave without a trace of half of them."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+from galore.trainer.checkpoint.manifest import NAME, Damaged, Manifest, verify
+
+UNFINISHED = ".tmp-"
+REPLACED = ".old-"  # a good checkpoint that is making way for another of its step; until then it counts
+_STEP = re.compile(r"^(?:\.old-)?step-(\d{8,})$")
+
+Stamp = tuple[tuple[str, int, int, int], ...]
+_trusted: dict[Path, Stamp] = {}
+
+
+def step_directories(root: Path) -> list[tuple[int, Path]]:
+    """(step, path) of everything named like a checkpoint, highest step first. No file time plays a part."""
+    found = [(int(match[1]), path) for path in _entries(root) if (match := _STEP.match(path.name))]
+    return sorted(found, reverse=True)
+
+
+def unfinished(root: Path) -> list[Path]:
+    """What a save or a rotation left behind when it was killed (or is still working on)."""
+    return sorted(path for path in _entries(root) if path.name.startswith(UNFINISHED))
+
+
+def rotate(root: Path, keep: int, saved: Path) -> None:
+    """Delete all but `saved` and the newest other checkpoints that verify, `keep` in all.
+
+    Older ones are touched only once `keep` good ones are known, so a damaged checkpoint never pushes out a good one.
+
+    Raises:
+        OSError: an old checkpoint could not be deleted.
+    """
+    kept = {step for step, path in step_directories(root) if path == saved}
+    for step, path in step_directories(root):
+        if path == saved:
+            continue
+        if step in kept or len(kept) >= keep:
+            discard(path)
+        elif _is_good(path):
+            kept.add(step)
+
+
+def discard(path: Path) -> None:
+    """Delete a directory (or link, or file): its name goes first and at once, its content after."""
+    doomed = path if path.name.startswith(UNFINISHED) else path.with_name(f"{UNFINISHED}gone-{path.name}")
+    if doomed != path:
+        path.rename(doomed)
+        _trusted.pop(path, None)
+    if doomed.is_dir() and not doomed.is_symlink():
+        shutil.rmtree(doomed)
+    else:
+        doomed.unlink()
+
+
+def trust(path: Path, manifest: Manifest) -> None:
+    """Remember that this process has just verified or written `path`, so that a rotation need not hash it again."""
+    _trusted[path] = _stamp(path, manifest)
+
+
+def _is_good(path: Path) -> bool:
+    try:
+        known = _trusted.get(path)
+        if known is not None and _stamp_of_names(path, [entry[0] for entry in known]) == known:
+            return True
+        trust(path, verify(path))
+    except (Damaged, OSError):
+        return False
+    return True
+
+
+def _stamp(path: Path, manifest: Manifest) -> Stamp:
+    return _stamp_of_names(path, [NAME, *manifest.files])
+
+
+def _stamp_of_names(path: Path, names: list[str]) -> Stamp:
+    stats = [(name, (path / name).lstat()) for name in names]
+    return tuple((name, found.st_size, found.st_mtime_ns, found.st_ino) for name, found in stats)
+
+
+def _entries(root: Path) -> list[Path]:
+    try:
+        with os.scandir(root) as entries:
+            return [root / entry.name for entry in entries]
+    except (FileNotFoundError, NotADirectoryError):  # nothing was saved yet
+        return []

@@ -1,0 +1,79 @@
+"""Everything a run needs to go on exactly where it was: captured into named tensors and JSON, and put back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from galore.trainer.checkpoint.checkpoint import Checkpoint
+from galore.trainer.checkpoint.tensorfile import tensor_bytes
+from galore.trainer.checkpoint.tensors import refuse_unlike
+from galore.trainer.optim import GaLoreAdamW
+
+Groups = dict[str, dict[str, Tensor]]
+
+
+def model_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Weights and persistent buffers by name; a tensor with two names (tied weights) is stored under the first."""
+    seen: set[int] = set()
+    tensors = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if id(tensor) not in seen:
+            seen.add(id(tensor))
+            tensors[name] = tensor.detach()
+    return tensors
+
+
+def planned_bytes(model: nn.Module, optimizer: GaLoreAdamW) -> int:
+    """What the tensors of `capture` will come to once every state is there, but for some bytes per parameter."""
+    return tensor_bytes(model_tensors(model)) + sum(sum(slot.planned_bytes()) for slot in optimizer.slots.values())
+
+
+def random_state() -> dict[str, Tensor]:
+    """The states of torch's generators, of which dropout draws."""
+    rng = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        rng |= {f"cuda{index}": state for index, state in enumerate(torch.cuda.get_rng_state_all())}
+    return rng
+
+
+def capture(model: nn.Module, optimizer: GaLoreAdamW, rng: dict[str, Tensor]) -> tuple[Groups, dict[str, Any]]:
+    """Tensor groups `model`, `optimizer`, `rng`, and the JSON that goes with them. No tensor is copied.
+
+    `rng` is what `random_state` gave after the last whole step: the one that broke off may have drawn more.
+    """
+    groups = {"model": model_tensors(model), "optimizer": optimizer.state_tensors(), "rng": rng}
+    return groups, {"optimizer_clock": optimizer.clock}
+
+
+def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: GaLoreAdamW) -> None:
+    """Put back what `capture` gave.
+
+    Raises:
+        UserError: the tensors do not fit this model. ValueError: they do not fit the optimizer.
+    """
+    load_model(model, checkpoint.load("model"))
+    optimizer.load_state_tensors(checkpoint.load("optimizer"), checkpoint.state["optimizer_clock"])
+    rng = checkpoint.load("rng")
+    torch.set_rng_state(rng["cpu"])
+    for name, state in rng.items():
+        index = int(name.removeprefix("cuda")) if name != "cpu" else -1
+        if 0 <= index < torch.cuda.device_count():
+            torch.cuda.set_rng_state(state, index)
+
+
+@torch.no_grad()
+def load_model(model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Copy `tensors` into the model in place, so that tied weights stay tied.
+
+    Raises:
+        UserError: names or shapes differ. ValueError: types do.
+    """
+    refuse_unlike(model, tensors)
+    own = model.state_dict(keep_vars=True)
+    for name, tensor in tensors.items():
+        if own[name].dtype != tensor.dtype:
+            raise ValueError(f"{name}: {tensor.dtype} saved, {own[name].dtype} here")
+        own[name].detach().copy_(tensor)

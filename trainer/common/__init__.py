@@ -1,0 +1,1 @@
+"""What every floor above may use: errors, formats, durable files, reading with limits, locks."""

@@ -1,0 +1,211 @@
+"""Files that survive a power cut: every byte is on the disk before its name is. Nothing else here writes files."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from galore.trainer.common.reading import open_regular
+
+CHUNK_BYTES = 16 * 2**20
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")  # how Rust, beneath tokenizers and safetensors, tells an errno
+
+
+@dataclass(frozen=True)
+class Written:
+    """What reached the disk: length in bytes and SHA-256 (hex) of the content."""
+
+    bytes: int
+    sha256: str
+
+
+class NewFile:
+    """A file that did not exist, hashed while it is written; leaving the `with` block without an error syncs it."""
+
+    def __init__(self, path: Path) -> None:
+        self._file, self._digest, self._length = path.open("xb"), hashlib.sha256(), 0
+
+    def write(self, part: bytes | memoryview) -> None:
+        view = memoryview(part).cast("B")
+        for start in range(0, len(view), CHUNK_BYTES):
+            chunk = view[start : start + CHUNK_BYTES]
+            self._file.write(chunk)
+            self._digest.update(chunk)
+        self._length += len(view)
+
+    @property
+    def written(self) -> Written:
+        return Written(self._length, self._digest.hexdigest())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._file as file:
+            if kind is None:
+                file.flush()
+                os.fsync(file.fileno())
+
+
+def write_file(path: Path, parts: Iterable[bytes | memoryview]) -> Written:
+    """Write `parts` one after another to the new file `path`, hash them on the way, and fsync.
+
+    The parts are consumed lazily, so only one of them needs to be in memory.
+
+    Raises:
+        OSError: the disk is full, or the file exists or cannot be written.
+    """
+    with NewFile(path) as file:
+        for part in parts:
+            file.write(part)
+    return file.written
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable: a rename is only safe once its directory is synced."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_directory(path: Path) -> tuple[Path, ...]:
+    """Make `path` and what is missing above it; returns what was made, the innermost first.
+
+    Raises:
+        OSError: it cannot be made, or is a file.
+    """
+    made = []
+    for each in (path, *path.parents):
+        if each.exists():
+            break
+        made.append(each)
+    for each in reversed(made):
+        each.mkdir(exist_ok=True)
+        sync_directory(each.parent)
+    path.mkdir(exist_ok=True)  # refuses a file
+    return tuple(made)
+
+
+def temporary(path: Path) -> Path:
+    """What `path` is called until it is complete. A kill leaves it; whoever writes `path` next removes it."""
+    return path.with_name(f".{path.name}.tmp")
+
+
+def leftovers(path: Path) -> tuple[Path, Path]:
+    """What a kill may leave beside `path`: what was to take its name, and the folder that made way."""
+    return temporary(path), temporary(path.with_name(f"old-{path.name}"))
+
+
+def remove(path: Path) -> None:
+    """Delete a file, a link or a folder with all that is in it, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def replace_file(path: Path, content: bytes | str) -> None:
+    """Give `path` new content atomically: readers, and a crash at any moment, see the old or the new one.
+
+    A link stays one, and a file keeps its permissions; a device or pipe is written to. One process at a time.
+
+    Raises:
+        OSError: nothing was changed.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    if path.exists() and not path.is_file():
+        _write_through(path, data)
+        return
+    path = path.resolve()
+    private = temporary(path)
+    try:
+        private.unlink(missing_ok=True)
+        write_file(private, [data])
+        with suppress(FileNotFoundError):
+            private.chmod(path.stat().st_mode)
+        private.replace(path)
+    except BaseException:
+        private.unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
+
+
+def _write_through(path: Path, data: bytes) -> None:
+    """Write to a device, or a pipe that somebody reads; one without a reader is refused at once, and not waited for."""
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC), "wb") as file:
+        os.set_blocking(file.fileno(), True)
+        file.write(data)
+
+
+def replace_folder(path: Path, complete: Path) -> None:
+    """Give the folder `complete`, whose files are synced, the name `path`, beside it.
+
+    A kill leaves the old one, or none where it was to be replaced, or the new one: never files of both.
+    """
+    sync_directory(complete)
+    _, old = leftovers(path)
+    remove(old)
+    if path.is_dir() and any(path.iterdir()):
+        path.rename(old)
+    complete.rename(path)
+    sync_directory(path.parent)
+    remove(old)
+
+
+class Saved(Protocol):
+    """A model, configuration or tokenizer of transformers."""
+
+    def save_pretrained(self, folder: Path) -> Any: ...
+
+
+def save_pretrained(folder: Path, *parts: Saved) -> dict[str, Written]:
+    """Let `parts` write themselves into the folder, which is there; sync what is in it. Returns size and hash by name.
+
+    Raises:
+        OSError: the disk is full, or the folder cannot be written, whatever type the libraries give to that.
+    """
+    for part in parts:
+        try:
+            part.save_pretrained(folder)
+        except OSError:
+            raise
+        except Exception as error:
+            if told := _OS_ERROR.search(str(error)):
+                number = int(told[1])
+                raise OSError(number, os.strerror(number), str(folder)) from error
+            raise
+    return synced(folder)
+
+
+def synced(folder: Path, known: Mapping[str, Written] | None = None) -> dict[str, Written]:
+    """Sync every file below `folder` that is not `known` to be, and its directories; size and hash of each by its path."""
+    found = dict(known or {})
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_dir():
+            sync_directory(path)
+        elif name not in found:
+            found[name] = _synced(path)
+    sync_directory(folder)
+    return dict(sorted(found.items()))
+
+
+def _synced(path: Path) -> Written:
+    digest = hashlib.sha256()
+    with open_regular(path) as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+        os.fsync(file.fileno())
+        return Written(file.tell(), digest.hexdigest())

@@ -1,0 +1,56 @@
+"""The errors a user can cause, or must act on: each says what is wrong, where, and what to do."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from galore.trainer.common.printable import presentable
+
+_OF_RUST = re.compile(r"\(os error (\d+)\)")
+
+
+class UserError(Exception):
+    """Bad input. The CLI prints it as one clear message and exits with code 2.
+
+    As text it is fit for a terminal and a log, whatever it quotes.
+
+    Args:
+        what: what is wrong, one sentence.
+        where: file, file:line, or recipe key it concerns.
+        fix: what to do about it.
+    """
+
+    exit_code = 2
+
+    def __init__(self, what: str, *, where: str = "", fix: str = "") -> None:
+        super().__init__(what)
+        self.what, self.where, self.fix = what, where, fix
+
+    def __str__(self) -> str:
+        head = f"{self.where}: {self.what}" if self.where else self.what
+        return presentable(f"{head}\n  → {self.fix}" if self.fix else head)
+
+
+class RunFailed(UserError):  # noqa: N818 - it names an outcome, as the exit code does
+    """A correct run that could not go on (non-finite loss, full disk). Exit code 1."""
+
+    exit_code = 1
+
+
+class Ended(RunFailed):
+    """The loop's own end of a run: what is whole is saved, and the message says where."""
+
+
+class Interrupted(UserError):  # noqa: N818
+    """A signal stopped the run after its state was saved; `--resume` goes on. Exit code 75 (EX_TEMPFAIL)."""
+
+    exit_code = 75
+
+
+def system_error(error: BaseException) -> OSError | None:
+    """What the system refused, if that is what `error` tells. Libraries in Rust tell it in words, by types of all kinds."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error
+    told = _OF_RUST.search(str(error))
+    return OSError(int(told[1]), os.strerror(int(told[1]))) if told else None

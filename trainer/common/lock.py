@@ -1,0 +1,138 @@
+"""Locks that the kernel drops when their holder dies, however it dies: one process per run, or one after another."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from galore.trainer.common.errors import UserError
+
+POLL_SECONDS = 0.2
+_held: dict[Path, int] = {}
+
+
+def _let_go_in_child() -> None:
+    """A forked worker would keep the lock of a killed parent alive: it must not own it."""
+    for descriptor in _held.values():
+        os.close(descriptor)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_let_go_in_child)
+
+
+@contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Hold an exclusive `flock` on the file `path`, which names the holder's pid and host.
+
+    The file stays when the lock is released. Only the holder may delete it: who had opened it before is then refused, or
+    two processes would lock two files of one name.
+
+    Raises:
+        UserError: another process holds it (which one) or deleted it just now, or it cannot be locked here.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise UserError(
+            f"cannot be written: {error.strerror}", where=str(path.parent), fix="choose another --output-dir"
+        ) from error
+    try:
+        _acquire(descriptor, path)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    _held[path] = descriptor
+    try:
+        yield
+    finally:
+        if _held.get(path) == descriptor:  # not in a forked child
+            del _held[path]
+            os.close(descriptor)
+
+
+def is_lost(path: Path) -> bool:
+    """Whether `path`, whose lock this process holds, is another file by now, or none: its folder was renamed or replaced."""
+    if path not in _held:
+        return False
+    try:
+        return not os.path.samestat(path.stat(), os.fstat(_held[path]))
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+
+
+def present_name(path: Path) -> Path | None:
+    """Where the file lies by now that this process locked as `path`; None if it was deleted, or the system does not tell."""
+    try:
+        found = Path(f"/proc/self/fd/{_held[path]}").readlink()
+        return found if os.path.samestat(found.stat(), os.fstat(_held[path])) else None
+    except (OSError, KeyError):
+        return None
+
+
+@contextmanager
+def awaited(path: Path, wait: Callable[[], object] = lambda: None) -> Iterator[None]:
+    """Hold the lock of the file `path` once every other process has let it go; `wait` is called while one has not.
+
+    Raises:
+        UserError: it cannot be locked here.
+    """
+    with path.open("ab+", buffering=0) as file:  # a pipe in its place, opened for both ways, is not waited for
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                wait()
+                time.sleep(POLL_SECONDS)
+            except OSError as error:
+                fix = "set data.cache_dir, or $GALORE_CACHE, to a folder on a file system with file locks"
+                raise UserError(f"cannot be locked: {error.strerror}", where=str(path), fix=fix) from error
+        yield  # closing the file releases the lock, and so does the death of the process
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Hold the lock of a directory itself, where the file system has such; nothing is written into it.
+
+    Raises:
+        UserError: another process holds it.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError("another process writes there", where=str(folder), fix="wait for it, or stop it") from None
+        except OSError:
+            pass  # a network's file system may lock files only
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _acquire(descriptor: int, path: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not os.fstat(descriptor).st_nlink:
+            raise UserError("was in use by another run until now", where=str(path.parent), fix="try again")
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"pid {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+    except BlockingIOError:
+        holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "another process"
+        raise UserError(
+            f"in use by another run ({holder})",
+            where=str(path.parent),
+            fix="wait for it, stop it, or choose another --output-dir",
+        ) from None
+    except OSError as error:
+        raise UserError(
+            f"cannot be locked: {error.strerror}",
+            where=str(path.parent),
+            fix="free space, or choose an --output-dir on a file system with file locks",
+        ) from error

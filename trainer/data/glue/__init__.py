@@ -1,0 +1,1 @@
+"""The rows of GLUE's tasks, in whichever layout they come."""

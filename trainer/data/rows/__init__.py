@@ -1,0 +1,1 @@
+"""Tokens → rows of equal length, packed, ordered, memory-mapped."""

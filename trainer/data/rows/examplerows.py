@@ -1,0 +1,78 @@
+"""Rows of a fixed length out of examples: several whole ones per row, or one, and padding after them.
+
+Examples of a row attend to those before them, as documents do in pre-training: attention is plainly causal and positions
+count from the start of the row. One example per row (`packing: paper`) keeps them apart, at the price of padding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from galore.trainer.data.batch import IGNORED
+from galore.trainer.data.rows.binpack import best_fit
+from galore.trainer.data.rows.packing import Ids
+from galore.trainer.data.tokens.examplestore import ExampleStore
+
+
+@dataclass(frozen=True)
+class ExampleRows:
+    """See `packing.Rows`. An example longer than a row is cut at its end; one with no target left in it is dropped."""
+
+    store: ExampleStore
+    max_length: int
+    pad: int
+    kept: Ids  # (kept,) examples, row after row
+    bounds: Ids  # (rows + 1,): row r holds kept[bounds[r]:bounds[r + 1]]
+    truncated: int
+
+    @classmethod
+    def of(cls, store: ExampleStore, max_length: int, pad: int, packed: bool) -> ExampleRows:
+        lengths = np.diff(store.offsets[:])
+        long = np.flatnonzero(lengths > max_length)
+        hopeless = [number for number in long if not _targets(store, int(number), max_length).any()]
+        kept = np.setdiff1d(np.arange(len(lengths)), hopeless)
+        sizes = np.minimum(lengths[kept], max_length)
+        bins = best_fit(sizes, max_length) if packed else np.arange(len(kept))
+        bounds = np.concatenate([[0], np.cumsum(np.bincount(bins))]).astype(np.int64)
+        truncated = len(long) - len(hopeless)
+        return cls(store, max_length, pad, kept[np.argsort(bins, kind="stable")], bounds, truncated)
+
+    def __len__(self) -> int:
+        return len(self.bounds) - 1
+
+    def read(self, numbers: Ids) -> tuple[Ids, Ids]:
+        input_ids = np.full((len(numbers), self.max_length), self.pad, np.int64)
+        labels = np.full_like(input_ids, IGNORED)
+        for row, number in enumerate(numbers.tolist()):
+            at = 0
+            for example in self.kept[self.bounds[number] : self.bounds[number + 1]].tolist():
+                start, stop = self.store.span(example)
+                length = min(stop - start, self.max_length)
+                ids = self.store.tokens[start : start + length].astype(np.int64)
+                here = slice(at, at + length)
+                input_ids[row, here] = ids
+                labels[row, here] = np.where(_targets(self.store, example, length), ids, IGNORED)
+                at += length
+        return input_ids, labels
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        lengths = np.diff(self.store.offsets[:])
+        used = int(np.minimum(lengths[self.kept], self.max_length).sum())
+        return {
+            "sequences": len(self),
+            "examples": len(self.kept),
+            "truncated_examples": self.truncated,
+            "dropped_examples": len(lengths) - len(self.kept),
+            "dropped_tokens": int(lengths.sum()) - used,
+            "padding_tokens": len(self) * self.max_length - used,
+        }
+
+
+def _targets(store: ExampleStore, number: int, length: int) -> Any:
+    """Which of the first `length` tokens of an example are targets, (at most length,)."""
+    start, stop = store.span(number)
+    return store.targets[start : min(stop, start + length)] != 0

@@ -1,0 +1,163 @@
+"""Labelled examples of any length: batches that are padded as late as possible, and data whose order is a function of (seed, step)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from galore.trainer.data.rows.mapped import Order, require_same_data
+from galore.trainer.data.rows.packing import Ids
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Padding:
+    """What fills up a short row: of ids and of segments."""
+
+    token: int
+    segment: int = 0
+    left: bool = False
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Encoded examples one after another: number i is `tokens[offsets[i]:offsets[i + 1]]`.
+
+    `labels` are class numbers (int64) or scores (float32); `segments` is None for a model that knows none.
+    `truncated` counts the examples that were longer than allowed; `identity` tells what they were made from, and
+    `passed_over` where lines were that could not be read.
+    """
+
+    tokens: npt.NDArray[np.int32]
+    segments: npt.NDArray[np.uint8] | None
+    offsets: Ids  # (n + 1,)
+    labels: npt.NDArray[Any]  # (n,)
+    padding: Padding
+    truncated: int = 0
+    identity: str = ""
+    passed_over: tuple[str, ...] = ()  # file:line
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def loss_name(self) -> str:
+        """What the loss is called in the metrics."""
+        return "squared_error" if self.labels.dtype.kind == "f" else "loss_nats"
+
+    def batch(self, numbers: Ids) -> LabelledBatch:
+        """The examples `numbers`, (b,)."""
+        return LabelledBatch(self, numbers, torch.from_numpy(self.labels[numbers]))
+
+
+@dataclass(frozen=True)
+class LabelledBatch:
+    """Examples of one forward pass, or of a whole optimizer step. Every one of them is a target."""
+
+    examples: Examples
+    numbers: Ids  # (b,)
+    labels: Tensor  # (b,) int64 classes, or float32 scores
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @property
+    def sequence_ids(self) -> tuple[int, ...]:
+        return tuple(self.numbers.tolist())
+
+    @property
+    def targets(self) -> int:
+        return len(self)
+
+    @property
+    def tokens(self) -> int:
+        """Without padding."""
+        return int(self._lengths.sum())
+
+    @property
+    def loss_name(self) -> str:
+        return self.examples.loss_name
+
+    def summed_loss(self, logits: Tensor) -> Tensor:
+        """Σ -log p(label), nats, of logits (b, classes); Σ (output - score)² of outputs (b, 1). In fp32, ()."""
+        labels = self.labels.to(logits.device, non_blocking=True)
+        if labels.is_floating_point():
+            return nn.functional.mse_loss(logits.float().squeeze(1), labels, reduction="sum")
+        return nn.functional.cross_entropy(logits.float(), labels, reduction="sum")
+
+    @property
+    def _lengths(self) -> Ids:
+        return self.examples.offsets[self.numbers + 1] - self.examples.offsets[self.numbers]
+
+    def rows(self, start: int, stop: int) -> LabelledBatch:
+        """Rows `start` to `stop`: one micro-batch."""
+        return LabelledBatch(self.examples, self.numbers[start:stop], self.labels[start:stop])
+
+    def inputs(self, device: torch.device) -> dict[str, Tensor]:
+        """What the model takes, (b, s) each, s the length of the longest example here."""
+        lengths = self._lengths
+        width, padding = int(lengths.max()), self.examples.padding
+        columns = np.arange(width) + (lengths[:, None] - width if padding.left else 0)
+        real = (columns >= 0) & (columns < lengths[:, None])  # (b, s)
+        at = np.where(real, self.examples.offsets[self.numbers][:, None] + columns, 0)
+        arrays = {
+            "input_ids": np.where(real, self.examples.tokens[at], padding.token).astype(np.int64),
+            "attention_mask": real.astype(np.int64),
+        }
+        if self.examples.segments is not None:
+            arrays["token_type_ids"] = np.where(real, self.examples.segments[at], padding.segment).astype(np.int64)
+        return {name: torch.from_numpy(array).to(device, non_blocking=True) for name, array in arrays.items()}
+
+
+@dataclass(frozen=True)
+class LabelledData:
+    """Training examples and held-out splits of one task; beside `batch.TrainingData` for what is not text to continue."""
+
+    tokenizer: PreTrainedTokenizerBase
+    task: str
+    train: Examples
+    held_out: Mapping[str, Examples]  # by split, the one that counts first
+    order: Order
+    summary: dict[str, Any]
+    notes: tuple[str, ...] = ()  # what the user should know
+
+    @property
+    def num_sequences(self) -> int:
+        return len(self.train)
+
+    @property
+    def mean_length(self) -> int:
+        """Tokens of a training example, without padding."""
+        return round(len(self.train.tokens) / len(self.train))
+
+    def global_batch(self, step: int) -> LabelledBatch:
+        """All examples of optimizer step `step`, counted from 0: a pure function of (seed, step)."""
+        return self.train.batch(self.order.rows(step, len(self.train)))
+
+    def position(self) -> dict[str, Any]:
+        return {"fingerprint": self.summary["fingerprint"]}
+
+    def seek(self, position: dict[str, Any], step: int) -> None:
+        require_same_data(position, self.summary)
+
+
+def batches(examples: Examples, size: int) -> Iterator[LabelledBatch]:
+    """All of `examples`, the longest first: batches of like lengths waste little on padding, and memory runs out at once or never."""
+    longest_first = np.argsort(-np.diff(examples.offsets), kind="stable")
+    for start in range(0, len(examples), size):
+        yield examples.batch(longest_first[start : start + size])
+
+
+def full_batch(ids: npt.NDArray[np.int64], labels: type[np.generic]) -> LabelledBatch:
+    """Rows (b, s) of full length with label 0 each, of type `labels`: what needs the most memory."""
+    offsets = np.arange(len(ids) + 1, dtype=np.int64) * ids.shape[1]
+    examples = Examples(ids.ravel().astype(np.int32), None, offsets, np.zeros(len(ids), labels), Padding(0))
+    return examples.batch(np.arange(len(ids)))

@@ -1,0 +1,101 @@
+"""Rows of a fixed length out of stored documents: packed windows, or one document per row."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from galore.trainer.data.batch import IGNORED
+from galore.trainer.data.tokens.store import TokenStore
+
+Ids = npt.NDArray[np.int64]
+
+COUNTED_DOCUMENTS = 1 << 20
+
+
+class Rows(Protocol):
+    """Fixed-length sequences by number."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, numbers: Ids) -> tuple[Ids, Ids]:
+        """input_ids and labels, each (b, max_length), of the rows `numbers` (b,)."""
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """JSON: what became of the tokens."""
+
+
+class PackedRows:
+    """Documents as they are stored, EOS at their end, cut into windows of `max_length`; the remainder at the end is dropped."""
+
+    def __init__(self, store: TokenStore, max_length: int) -> None:
+        self._tokens, self._max_length = store.tokens, max_length
+
+    def __len__(self) -> int:
+        return len(self._tokens) // self._max_length
+
+    def read(self, numbers: Ids) -> tuple[Ids, Ids]:
+        starts = (numbers * self._max_length).tolist()
+        rows = [self._tokens[start : start + self._max_length] for start in starts]
+        input_ids = np.array(rows, np.int64).reshape(len(numbers), self._max_length)
+        return input_ids, input_ids.copy()
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        return {"sequences": len(self), "dropped_tokens": len(self._tokens) % self._max_length}
+
+
+class Frame(NamedTuple):
+    """Special tokens that a tokenizer puts around one text, and what fills a short row."""
+
+    prefix: tuple[int, ...]
+    suffix: tuple[int, ...]
+    pad: int
+
+    def room(self, max_length: int) -> int:
+        """Tokens of text in a row."""
+        return max_length - len(self.prefix) - len(self.suffix)
+
+    def around(self, ids: npt.NDArray[Any], max_length: int) -> Ids:
+        """The row before padding: text without EOS, truncated, between the special tokens."""
+        return np.concatenate([self.prefix, ids[: self.room(max_length)], self.suffix]).astype(np.int64)
+
+
+class PaperRows:
+    """One document per row, truncated or padded, as in the GaLore paper's C4 runs: the row is what
+    `tokenizer(text, truncation=True, padding="max_length")` gives, and padding is no target."""
+
+    def __init__(self, store: TokenStore, max_length: int, frame: Frame) -> None:
+        self._store, self._max_length, self._frame = store, max_length, frame
+
+    def __len__(self) -> int:
+        return self._store.num_documents
+
+    def read(self, numbers: Ids) -> tuple[Ids, Ids]:
+        input_ids = np.full((len(numbers), self._max_length), self._frame.pad, np.int64)
+        labels = np.full_like(input_ids, IGNORED)
+        for row, number in enumerate(numbers):
+            ids = self._row(int(number))
+            input_ids[row, : len(ids)] = labels[row, : len(ids)] = ids
+        return input_ids, labels
+
+    def _row(self, number: int) -> Ids:
+        start, stop = self._store.span(number)
+        stop = min(stop - 1, start + self._max_length)  # without the stored EOS
+        return self._frame.around(self._store.tokens[start:stop], self._max_length)
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        room, dropped = self._frame.room(self._max_length), 0
+        for start in range(0, len(self), COUNTED_DOCUMENTS):  # offsets may not fit into memory
+            lengths = np.diff(self._store.offsets[start : start + COUNTED_DOCUMENTS + 1]) - 1
+            dropped += int(np.maximum(lengths - room, 0).sum())
+        return {"sequences": len(self), "dropped_tokens": dropped}
+
+
+def rows_of(store: TokenStore, max_length: int, frame: Frame | None) -> Rows:
+    """Packed windows, or with a frame one document per row."""
+    return PackedRows(store, max_length) if frame is None else PaperRows(store, max_length, frame)

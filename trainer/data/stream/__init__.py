@@ -1,0 +1,1 @@
+"""Rows of documents that do not fit the disk: read while training."""

@@ -1,0 +1,109 @@
+"""Rows cut from a stream of documents, with a position from which the same rows follow again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from galore.trainer.data.batch import IGNORED
+from galore.trainer.data.rows.packing import Frame, Ids
+from galore.trainer.data.stream.blocks import Blocks, BlockStart
+from galore.trainer.data.tokens.tokenize import encode_documents
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where the next row begins: a token of a document of a block, and the number of that row."""
+
+    start: BlockStart
+    document: int
+    token: int
+    row: int
+
+    def to_json(self) -> dict[str, Any]:
+        return {"block": self.start.to_json(), "document": self.document, "token": self.token, "row": self.row}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Position:
+        return cls(BlockStart(**value["block"]), value["document"], value["token"], value["row"])
+
+
+BEGINNING = Position(BlockStart(0, 0, None), 0, 0, 0)
+
+
+class RowStream:
+    """Rows of `max_length` out of a stream of documents, the next one always known by its `position`."""
+
+    def __init__(
+        self,
+        blocks: Blocks,
+        backend: Tokenizer,
+        eos: int,
+        max_length: int,
+        frame: Frame | None,
+        beginning: tuple[int, ...] = (),
+    ) -> None:
+        """`beginning` is what documents begin with in packed rows; rows of one document have it in their `frame`."""
+        self._blocks, self._backend, self._eos, self._beginning = blocks, backend, eos, beginning
+        self._max_length, self._frame = max_length, frame  # a frame makes rows of `packing: paper`
+        self.seek(BEGINNING)
+
+    def seek(self, position: Position) -> None:
+        """Continue at `position`; nothing is read before the next row is asked for."""
+        self.position = position
+        self._rest: Ids | None = None  # of the document at hand, from the position on
+        self._documents = self._tokenised(position)
+
+    def _tokenised(self, position: Position) -> Iterator[tuple[BlockStart, int, list[int]]]:
+        first = position.document
+        for block, texts in self._blocks.from_block(position.start):
+            for index, ids in enumerate(encode_documents(self._backend, texts[first:]), start=first):
+                yield block, index, ids
+            first = 0
+
+    def next_row(self) -> tuple[Ids, Ids]:
+        """input_ids and labels, (max_length,) each."""
+        row = self._packed() if self._frame is None else self._paper(self._frame)
+        at = self.position
+        self.position = Position(at.start, at.document, at.token, at.row + 1)
+        return row
+
+    def _packed(self) -> tuple[Ids, Ids]:
+        parts, missing = list[Ids](), self._max_length
+        while missing:
+            part = self._take(missing)
+            parts.append(part)
+            missing -= len(part)
+        input_ids = np.concatenate(parts)
+        return input_ids, input_ids
+
+    def _paper(self, frame: Frame) -> tuple[Ids, Ids]:
+        document = np.empty(0, np.int64)
+        while not len(document):
+            document = self._take(None)
+        ids = frame.around(document[:-1], self._max_length)
+        padding = self._max_length - len(ids)
+        return np.pad(ids, (0, padding), constant_values=frame.pad), np.pad(ids, (0, padding), constant_values=IGNORED)
+
+    def _take(self, count: int | None) -> Ids:
+        """The next tokens of the document at hand, `count` at most; none at its end, when the next one is opened."""
+        if self._rest is None or not len(self._rest):
+            self._open_document()
+        assert self._rest is not None
+        part, self._rest = self._rest[:count], self._rest[len(self._rest[:count]) :]
+        at = self.position
+        self.position = Position(at.start, at.document, at.token + len(part), at.row)
+        return part
+
+    def _open_document(self) -> None:
+        skipped = self.position.token if self._rest is None else 0
+        block, index, ids = next(self._documents)
+        tokens = np.array([*self._beginning, *ids, self._eos] if ids else [], np.int64)
+        self._rest = tokens[skipped:]
+        self.position = Position(block, index, skipped, self.position.row)

@@ -1,0 +1,1 @@
+"""Documents from files and hub: formats, encodings, fields, quality, held-out part."""

@@ -1,0 +1,115 @@
+"""Reading bytes of a file, gzipped or not, in bounded memory."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import tempfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, NamedTuple, cast
+
+from galore.trainer.common.errors import RunFailed, UserError
+from galore.trainer.common.reading import open_regular
+
+CHUNK_BYTES = 1 << 20
+GZIP_MAGIC = b"\x1f\x8b"
+UNPACKED_BYTES = 1 << 26  # never too much for a temporary file
+UNPACKED_RATIO = 20  # of the size of the file; rows hardly shrink more, files made to fill a disk a thousandfold
+UTF8_BOM = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True)
+class ByteStream:
+    """Plain bytes, and the file they come from."""
+
+    plain: IO[bytes]
+    raw: IO[bytes]
+
+    def consumed(self) -> int:
+        """Bytes of the file read so far, as stored on disk."""
+        return self.raw.tell()
+
+    @property
+    def compressed(self) -> bool:
+        return self.plain is not self.raw
+
+    @contextmanager
+    def seekable(self) -> Iterator[IO[bytes]]:
+        """The plain bytes in a file that seeks fast; gzipped ones are unpacked into an unnamed temporary file.
+
+        Raises:
+            UserError: they are many times more than the file.
+            RunFailed: there is no room for them.
+        """
+        if not self.compressed:
+            yield self.raw
+            return
+        with tempfile.TemporaryFile() as unpacked:
+            self._unpack(unpacked)
+            unpacked.seek(0)
+            yield unpacked
+
+    def _unpack(self, target: IO[bytes]) -> None:
+        name, fix = str(getattr(self.raw, "name", "")), "unpack it yourself with gunzip: parquet compresses by itself"
+        limit = max(UNPACKED_BYTES, UNPACKED_RATIO * os.fstat(self.raw.fileno()).st_size)
+        while chunk := self.plain.read(CHUNK_BYTES):
+            limit -= len(chunk)
+            if limit < 0:
+                what = f"unpacks to more than {UNPACKED_RATIO} times its size"
+                raise UserError(what, where=name, fix=fix)
+            try:
+                target.write(chunk)
+            except OSError as error:
+                what = f"no room in {tempfile.gettempdir()} to unpack it ({error.strerror or error})"
+                raise RunFailed(what, where=name, fix=f"{fix}, or set TMPDIR to another folder") from error
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[ByteStream]:
+    """Open a file; what cannot be read becomes a UserError that names it."""
+    try:
+        with open_regular(path) as raw:
+            gzipped = path.suffix == ".gz" or raw.read(2) == GZIP_MAGIC
+            raw.seek(0)
+            if not gzipped:
+                yield ByteStream(raw, raw)
+                return
+            with gzip.GzipFile(fileobj=raw) as plain:
+                yield ByteStream(cast(IO[bytes], plain), raw)
+    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
+        what = f"damaged or truncated gzip data ({error})"
+        raise UserError(what, where=str(path), fix="fetch or compress the file again; `gzip -t` tests it") from error
+    except OSError as error:
+        raise UserError(f"cannot be read ({error.strerror or error})", where=str(path)) from error
+
+
+class Line(NamedTuple):
+    number: int  # from 1
+    content: bytes | None  # without its line end; None: longer than the limit, and skipped
+
+
+def bounded_lines(stream: IO[bytes], max_bytes: int) -> Iterator[Line]:
+    """Lines of a byte stream, never holding more than `max_bytes` of one."""
+    number = 0
+    while line := stream.readline(max_bytes + 2):
+        number += 1
+        if number == 1:
+            line = line.removeprefix(UTF8_BOM)
+        ended = line.endswith(b"\n")
+        line = line.removesuffix(b"\n").removesuffix(b"\r")
+        if len(line) <= max_bytes:
+            yield Line(number, line)
+            continue
+        del line
+        if not ended:
+            _skip_line(stream)
+        yield Line(number, None)
+
+
+def _skip_line(stream: IO[bytes]) -> None:
+    while (chunk := stream.readline(CHUNK_BYTES)) and not chunk.endswith(b"\n"):
+        pass

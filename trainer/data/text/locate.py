@@ -1,0 +1,127 @@
+"""Which files a recipe means: a file, a folder, a glob, or a list of them."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from galore.trainer.common.errors import UserError
+from galore.trainer.common.reading import NotReadable, is_there, require_regular, user_path
+from galore.trainer.recipe.extras import refuse_missing
+
+Format = Literal["txt", "jsonl", "parquet", "arrow", "verses"]
+
+FORMAT_OF_SUFFIX: dict[str, Format] = {
+    ".txt": "txt",
+    ".text": "txt",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+}
+# beside files of these in a folder, a txt file is a license or a note
+COLUMNS: tuple[Format, ...] = ("jsonl", "parquet", "arrow")
+# beside the rows that `save_to_disk` of datasets writes, they describe them
+DESCRIPTIONS = ("dataset_dict.json", "dataset_info.json", "state.json")
+
+
+@dataclass(frozen=True)
+class DataFile:
+    path: Path
+    format: Format
+
+
+def find_files(paths: str | list[str], base_dir: Path, format: str, key: str) -> tuple[DataFile, ...]:
+    """Files in the order of the list, sorted within a folder or glob, each one once.
+
+    Args:
+        paths: files, folders (searched to any depth) or globs, relative to `base_dir`.
+        format: `auto` goes by the file name, and takes a folder's txt files only if nothing else in it holds text; another
+            value says what every named file is.
+        key: recipe key, for error messages.
+
+    Raises:
+        UserError: nothing there, a file whose name does not tell its format, or parquet without the package that reads it.
+    """
+    found = dict[Path, DataFile]()
+    for pattern in [paths] if isinstance(paths, str) else paths:
+        for file in _expand(pattern, base_dir, format, key):
+            found.setdefault(file.path.resolve(), file)
+    if not found:
+        raise UserError("is an empty list", where=key, fix="name at least one file, folder or glob")
+    if any(file.format in ("parquet", "arrow") for file in found.values()):
+        refuse_missing("pyarrow", "a parquet or Arrow file", key)
+    return tuple(found.values())
+
+
+def passed_over(paths: str | list[str], base_dir: Path, files: Sequence[DataFile]) -> list[str]:
+    """Names of what lies in the folders that are named, is not hidden, and is not among the files that are read."""
+    read = {file.path for file in files}
+    folders = [base_dir / Path(pattern).expanduser() for pattern in ([paths] if isinstance(paths, str) else paths)]
+    left = (path for folder in folders if folder.is_dir() for path in _visible(folder) if path not in read)
+    return [path.name for path in left]
+
+
+def format_of(path: Path) -> Format | None:
+    """By the last suffix before `.gz`."""
+    return FORMAT_OF_SUFFIX.get(Path(path.name.removesuffix(".gz")).suffix.lower())
+
+
+def _expand(pattern: str, base_dir: Path, format: str, key: str) -> list[DataFile]:
+    path = base_dir / user_path(pattern)
+    if path.is_dir():
+        files = [file for file in _in_folder(path) if format in ("auto", file.format)]
+        if any(file.format == "arrow" for file in files):
+            files = [file for file in files if not _beside_arrow(file.path.name)]
+        if format == "auto" and any(file.format in COLUMNS for file in files):
+            files = [file for file in files if file.format in COLUMNS]
+    elif is_there(path):
+        _require_regular(path, key)
+        files = [_named(path, format, key)]
+    else:
+        matches = (Path(match) for match in sorted(glob.glob(str(path), recursive=True)))  # noqa: PTH207 - takes absolute ones
+        files = [_named(match, format, key) for match in matches if match.is_file()]
+    if not files:
+        kind = "txt, jsonl or parquet" if format == "auto" else format
+        what = f"no {kind} file in the folder {path}" if path.is_dir() else f"no file matches {path}"
+        raise UserError(what, where=key, fix=f"`{pattern}` is looked for relative to {base_dir}")
+    return files
+
+
+def _require_regular(path: Path, key: str) -> None:
+    try:
+        require_regular(path)
+    except NotReadable as error:
+        fix = "name a file, a folder or a glob; write what a pipe gives to a file first"
+        raise UserError(f"{path} {error.strerror}", where=key, fix=fix) from None
+
+
+def _in_folder(folder: Path) -> Iterator[DataFile]:
+    named = ((path, format_of(path)) for path in _visible(folder))
+    yield from (DataFile(path, name) for path, name in named if name is not None)
+
+
+def _beside_arrow(name: str) -> bool:
+    """Whether datasets wrote it beside the rows: what describes them, or what `map` made of them."""
+    return name in DESCRIPTIONS or (name.startswith("cache-") and name.endswith(".arrow"))
+
+
+def _visible(folder: Path) -> Iterator[Path]:
+    for path in sorted(folder.rglob("*")):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if not hidden and path.is_file():
+            yield path
+
+
+def _named(path: Path, format: str, key: str) -> DataFile:
+    known = format_of(path) if format == "auto" else None
+    named: dict[str, Format] = {"txt": "txt", "jsonl": "jsonl", "parquet": "parquet"}
+    name = known or named.get(format)
+    if name is None:
+        fix = f"set data.format, or use one of {', '.join(FORMAT_OF_SUFFIX)} (each also with .gz)"
+        raise UserError(f"cannot tell the format of {path}", where=key, fix=fix)
+    return DataFile(path, name)

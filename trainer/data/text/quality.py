@@ -1,0 +1,123 @@
+"""Bad rows: what makes a row bad, and whether it is counted or refused."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from galore.trainer.common.errors import UserError
+from galore.trainer.common.printable import shortened
+
+Kind = Literal[
+    "invalid_utf8",
+    "invalid_json",
+    "missing_field",
+    "wrong_type",
+    "empty",
+    "nul_bytes",
+    "oversized",
+    "wrong_role",
+    "no_response",
+    "refused",
+]
+
+LONGEST_DETAIL = 300  # letters
+
+MEANING: dict[Kind, str] = {
+    "invalid_utf8": "not valid UTF-8",
+    "invalid_json": "not valid JSON",
+    "missing_field": "a field is missing",
+    "wrong_type": "a field is not of the type it should be",
+    "empty": "no text in it",
+    "nul_bytes": "NUL bytes in the text",
+    "oversized": "longer than data.max_document_bytes",
+    "wrong_role": "a role that cannot be there",
+    "no_response": "no response to train on",
+    "refused": "the chat template refuses it",
+}
+
+SHOWN = 300  # characters of the data in a message
+
+
+class BadRow(Exception):  # noqa: N818 - it names a row, and travels as a value as often as it is raised
+    """One row that cannot be trained on."""
+
+    def __init__(self, kind: Kind, detail: str = "") -> None:
+        detail = shortened(detail, LONGEST_DETAIL)  # it is kept, too: with the data, and in run.json
+        super().__init__(kind, detail)
+        self.kind: Kind = kind
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{MEANING[self.kind]} ({shown(self.detail)})" if self.detail else MEANING[self.kind]
+
+
+def shown(text: str) -> str:
+    """Words of the data as a terminal may have them: on one line, not too long, without control characters."""
+    cut = text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in cut)
+
+
+def decode(raw: bytes) -> str:
+    """UTF-8 bytes as text. Raises BadRow."""
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise BadRow("invalid_utf8", f"byte 0x{raw[error.start]:02x} at {error.start}") from None
+
+
+def check(text: str, max_bytes: int) -> str:
+    """The text itself, if it can be trained on. Raises BadRow."""
+    if not text or text.isspace():
+        raise BadRow("empty")
+    if "\x00" in text:
+        raise BadRow("nul_bytes")
+    if len(text) > max_bytes or (not text.isascii() and utf8_length(text) > max_bytes):
+        raise BadRow("oversized", f"limit {max_bytes:,} bytes")
+    return text
+
+
+def utf8_length(text: str) -> int:
+    """Bytes of the text in UTF-8. Raises BadRow for lone surrogates, which JSON can spell and UTF-8 cannot."""
+    try:
+        return len(text.encode("utf-8"))
+    except UnicodeEncodeError:
+        raise BadRow("invalid_utf8", "lone surrogate") from None
+
+
+@dataclass
+class BadRows:
+    """Counts bad rows by kind, or refuses the first one; and what was noted of good ones."""
+
+    policy: Literal["skip", "error"]
+    counts: Counter[Kind] = field(default_factory=Counter)
+    noted: Counter[str] = field(default_factory=Counter)  # by the words of `chat.Example.notes`
+    first: dict[Kind, str] = field(default_factory=dict)  # where each kind was first met
+    files: dict[Kind, set[str]] = field(default_factory=dict)  # those of each kind, where rows come from files
+    _lock: threading.Lock = field(default_factory=threading.Lock)  # rows are read and tokenised in two threads
+
+    def add(self, bad: BadRow, where: str, file: str | None = None) -> None:
+        """Count one bad row.
+
+        Raises:
+            UserError: the policy is to refuse.
+        """
+        if self.policy == "error":
+            fix = "mend the row, or set data.on_bad_rows: skip to count and skip such rows"
+            raise UserError(f"bad row: {bad}", where=where, fix=fix)
+        with self._lock:
+            self.counts[bad.kind] += 1
+            self.first.setdefault(bad.kind, f"{where}: {bad}")
+            if file is not None:
+                self.files.setdefault(bad.kind, set()).add(file)
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """JSON: how many of each kind, in how many files where they come from files, and where the first of them is."""
+        return {
+            kind: {"rows": rows, "first": self.first[kind]}
+            | ({"files": len(self.files[kind])} if kind in self.files else {})
+            for kind, rows in self.counts.most_common()
+        }

@@ -1,0 +1,95 @@
+"""Documents of a recipe's files, in a fixed order, with bad rows counted or refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from galore.trainer.common.errors import UserError
+from galore.trainer.data.text.bytestream import opened
+from galore.trainer.data.text.locate import DataFile, Format, find_files, passed_over
+from galore.trainer.data.text.packaged import packaged_file, read_chapters
+from galore.trainer.data.text.quality import BadRow, BadRows, check
+from galore.trainer.data.text.readers import Reader, read_arrow, read_jsonl, read_parquet, read_txt
+from galore.trainer.recipe.schema.recipe import DataSection
+
+READERS: dict[Format, Reader] = {
+    "txt": read_txt,
+    "jsonl": read_jsonl,
+    "parquet": read_parquet,
+    "arrow": read_arrow,
+    "verses": read_chapters,
+}
+
+
+class Document(NamedTuple):
+    text: str
+    where: str  # file and row, for messages
+    consumed: int  # bytes of the corpus read so far, as stored on disk
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Files and how to read them."""
+
+    files: tuple[DataFile, ...]
+    section: DataSection
+    passed_over: tuple[str, ...] = ()  # names of files beside them that are not read
+
+    @property
+    def total_bytes(self) -> int:
+        return sum(file.path.stat().st_size for file in self.files)
+
+    def documents(self, bad: BadRows) -> Iterator[Document]:
+        """Every good document, file after file; bad rows go to `bad`.
+
+        Raises:
+            UserError: a file that cannot be read, or a bad row that the policy refuses.
+        """
+        before = 0
+        for file in self.files:
+            for document in self._documents_of(file, bad):
+                yield document._replace(consumed=before + document.consumed)
+            before += file.path.stat().st_size
+
+    def _documents_of(self, file: DataFile, bad: BadRows) -> Iterator[Document]:
+        with opened(file.path) as stream:
+            for number, content, consumed in READERS[file.format](stream, self.section):
+                where = f"{file.path}:{number}"
+                try:
+                    text = accepted(content, self.section.max_document_bytes)
+                except BadRow as row:
+                    bad.add(row, where, str(file.path))
+                else:
+                    yield Document(text, where, consumed)
+
+
+def accepted(content: str | BadRow, max_bytes: int) -> str:
+    """The text of a row. Raises BadRow."""
+    if isinstance(content, BadRow):
+        raise content
+    return check(content, max_bytes)
+
+
+def training_corpus(section: DataSection, base_dir: Path) -> Corpus:
+    """The files of `data.source` packaged or local. Raises UserError."""
+    if section.source == "packaged":
+        return Corpus((DataFile(packaged_file(), "verses"),), section)
+    return _local_corpus(section.path or [], section, base_dir, "data.path")
+
+
+def validation_corpus(section: DataSection, base_dir: Path) -> Corpus | None:
+    """The files of `data.validation_path`, or None where a share of the documents is held out."""
+    if section.validation_path is None:
+        return None
+    return _local_corpus(section.validation_path, section, base_dir, "data.validation_path")
+
+
+def _local_corpus(paths: str | list[str], section: DataSection, base_dir: Path, key: str) -> Corpus:
+    files = find_files(paths, base_dir, section.format, key)
+    if section.instruct and (text := next((file.path for file in files if file.format == "txt"), None)):
+        fix = "name jsonl or parquet files, or leave out the columns of section data to train on plain text"
+        raise UserError(f"{text} is plain text: it has no columns with prompts and responses", where=key, fix=fix)
+    return Corpus(files, section, tuple(passed_over(paths, base_dir, files)))

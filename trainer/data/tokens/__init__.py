@@ -1,0 +1,1 @@
+"""Documents → tokens, kept in a verified cache."""

@@ -1,0 +1,119 @@
+"""The cache directory: entries that appear whole or not at all, whoever else is writing them."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from galore.trainer.checkpoint.manifest import Damaged
+from galore.trainer.checkpoint.sealed import require_intact, seal
+from galore.trainer.common.durable import Written, make_directory, remove, sync_directory
+from galore.trainer.common.errors import RunFailed, UserError, system_error
+from galore.trainer.common.lock import awaited
+from galore.trainer.common.reading import user_path
+from galore.trainer.data.batch import Progress
+
+T = TypeVar("T")
+
+
+def cache_root(cache_dir: str | None, base_dir: Path) -> Path:
+    """`data.cache_dir`, else $GALORE_CACHE, else ~/.cache/galore; created.
+
+    Raises:
+        UserError: it cannot be created or written.
+    """
+    default = os.environ.get("GALORE_CACHE") or "~/.cache/galore"
+    root = base_dir / user_path(cache_dir or default)
+    try:
+        make_directory(root)
+    except OSError as error:
+        raise UserError(f"cannot be created ({error.strerror})", where=str(root), fix="set data.cache_dir") from error
+    if not os.access(root, os.W_OK | os.X_OK):
+        raise UserError("cannot be written", where=str(root), fix="set data.cache_dir, or $GALORE_CACHE")
+    return root
+
+
+def fingerprint(value: Any) -> str:
+    """128 bits, in hexadecimal, that name a JSON value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def entry(
+    path: Path,
+    build: Callable[[Path], Mapping[str, Written]],
+    load: Callable[[Path], T],
+    progress: Progress,
+    tell: Callable[[str], object],
+) -> T:
+    """What `load` makes of the directory `path`, which `build(temporary directory)` fills unless it is there already.
+
+    An entry that is not byte for byte what was built, or does not load, is told and built anew. A second process that
+    wants the same entry waits for the first. An interrupted build leaves nothing but a temporary directory, which the
+    next one removes.
+
+    Args:
+        build: returns size and hash of the files that it wrote and synced itself.
+
+    Raises:
+        RunFailed: the disk is full, or the entry is there and cannot be read just now.
+    """
+    with disk_space(path.parent):
+        make_directory(path.parent)
+        waiting = partial(progress, 0, 0, "waiting for another process that prepares the same data")
+        with awaited(path.with_name(path.name + ".lock"), waiting):
+            if path.is_dir():
+                try:
+                    return _opened(path, load)
+                except Damaged as damage:
+                    tell(f"{path} is not what was kept there ({damage}): it is made anew")
+            _build(path, build)
+            return load(path)
+
+
+def _opened(path: Path, load: Callable[[Path], T]) -> T:
+    try:
+        require_intact(path)
+    except OSError as error:
+        fix = "make it readable and try again, or set data.cache_dir to another folder"
+        raise RunFailed(f"cannot be read: {error.strerror}", where=str(error.filename or path), fix=fix) from error
+    try:
+        return load(path)
+    except OSError:
+        raise
+    except Exception as error:  # of another version of a library, which has types of its own
+        raise Damaged(str(error) or type(error).__name__) from error
+
+
+@contextmanager
+def disk_space(folder: Path) -> Iterator[None]:
+    """A full disk, or a used-up quota, becomes RunFailed, whichever library tells of it."""
+    try:
+        yield
+    except Exception as error:
+        refused = system_error(error)
+        if refused is None or refused.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        fix = "free some space, or set data.cache_dir to another disk"
+        raise RunFailed("no space left for the tokenised data", where=str(folder), fix=fix) from error
+
+
+def _build(path: Path, build: Callable[[Path], Mapping[str, Written]]) -> None:
+    private = path.with_name(path.name + ".tmp")
+    for leftover in (private, path):  # of a killed build, or damaged
+        remove(leftover)
+    try:
+        private.mkdir()
+        seal(private, build(private))
+        private.rename(path)
+        sync_directory(path.parent)
+    except BaseException:
+        with suppress(OSError):
+            remove(private)
+        raise

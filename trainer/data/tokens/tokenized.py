@@ -1,0 +1,144 @@
+"""The token stores of a recipe's files: found in the cache, or made in one pass over the documents."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from galore.trainer.common.durable import Written, write_file
+from galore.trainer.common.reading import read_bounded
+from galore.trainer.data.batch import Progress
+from galore.trainer.data.text.holdout import Holdout
+from galore.trainer.data.text.quality import BadRow, BadRows
+from galore.trainer.data.tokens.cache import entry, fingerprint
+from galore.trainer.data.tokens.chat import ChatEncoder
+from galore.trainer.data.tokens.examplestore import ExampleStore, ExampleWriter
+from galore.trainer.data.tokens.material import Material
+from galore.trainer.data.tokens.prefetch import prefetched
+from galore.trainer.data.tokens.store import StoreWriter, TokenStore, token_type
+from galore.trainer.data.tokens.tokenize import batches, encode, encoder
+from galore.trainer.data.tokens.tokenizer import id_bound, packed_beginning, tokenizer_digest
+from galore.trainer.recipe.schema.recipe import DataSection
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+STORE_FORMAT = 1
+CHAT_FORMAT = 2
+SUMMARY_FILE = "summary.json"
+
+
+@dataclass(frozen=True)
+class Tokenised:
+    """Both sides of a split as tokens; of instruction data, stores of examples."""
+
+    train: TokenStore
+    validation: TokenStore
+    fingerprint: str
+    summary: dict[str, Any]
+
+
+def tokenised(
+    material: Material, tokenizer: PreTrainedTokenizerBase, progress: Progress, tell: Callable[[str], object] = str
+) -> Tokenised:
+    """The stores of these documents under this tokenizer. `tell` hears if what was kept of them is damaged.
+
+    Raises:
+        UserError: a file cannot be read, or a bad row is refused.
+        RunFailed: the disk is full.
+    """
+    dtype = token_type(id_bound(tokenizer))
+    identity = [
+        STORE_FORMAT,
+        material.identity,
+        tokenizer_digest(tokenizer),
+        *text_identity(material.section, tokenizer),
+    ]
+    name = fingerprint(identity)
+    kind = ExampleStore if material.section.instruct else TokenStore
+
+    def load(folder: Path) -> Tokenised:
+        train, validation = (kind(folder, side, dtype) for side in ("train", "validation"))
+        if not (train.intact and validation.intact):
+            raise ValueError("the files do not belong together")
+        return Tokenised(train, validation, name, json.loads(read_bounded(folder / SUMMARY_FILE)))
+
+    def build(folder: Path) -> dict[str, Written]:
+        writer = _build_examples if material.section.instruct else _build
+        return writer(folder, material, tokenizer, progress)
+
+    return entry(material.cache / "tokens" / name, build, load, progress, tell)
+
+
+def _build(
+    folder: Path, material: Material, tokenizer: PreTrainedTokenizerBase, progress: Progress
+) -> dict[str, Written]:
+    bad, holdout = BadRows(material.section.on_bad_rows), material.holdout()
+    dtype, eos = token_type(id_bound(tokenizer)), int(tokenizer.eos_token_id)
+    backend, total, beginning = encoder(tokenizer), material.total_bytes, packed_beginning(tokenizer, material.section)
+    with (
+        StoreWriter(folder, "train", dtype, eos, beginning) as train,
+        StoreWriter(folder, "validation", dtype, eos, beginning) as validation,
+    ):
+        writers = {"train": train, "validation": validation}
+        for batch in prefetched(batches(material.pieces(bad, holdout))):
+            for piece, ids in zip(batch, encode(backend, [piece.text for piece in batch]), strict=True):
+                writers[piece.side].extend(ids)
+                if piece.last and not writers[piece.side].end_document():
+                    bad.add(BadRow("empty", "the tokenizer finds no token in it"), piece.where)
+            progress(batch[-1].consumed, total, "tokenising")
+    material.require_unchanged(progress)
+    return _summarise(folder, writers, bad, holdout, {})
+
+
+def _build_examples(
+    folder: Path, material: Material, tokenizer: PreTrainedTokenizerBase, progress: Progress
+) -> dict[str, Written]:
+    bad, holdout = BadRows(material.section.on_bad_rows), material.holdout()
+    dtype, total = token_type(id_bound(tokenizer)), material.total_bytes
+    chat = ChatEncoder(tokenizer, material.section.loss_on)
+    with ExampleWriter(folder, "train", dtype) as train, ExampleWriter(folder, "validation", dtype) as validation:
+        writers = {"train": train, "validation": validation}
+        for batch in prefetched(batches(material.pieces(bad, holdout))):
+            examples = chat.encode([piece.text for piece in batch], [piece.where for piece in batch])
+            for piece, example in zip(batch, examples, strict=True):
+                if isinstance(example, BadRow):
+                    bad.add(example, piece.where)
+                else:
+                    writers[piece.side].add(example)
+                    bad.noted.update(example.notes)
+            progress(batch[-1].consumed, total, "tokenising")
+    material.require_unchanged(progress)
+    targets = {side: writer.num_targets for side, writer in writers.items()}
+    return _summarise(folder, writers, bad, holdout, {"targets": targets})
+
+
+def _summarise(
+    folder: Path,
+    writers: Mapping[str, StoreWriter | ExampleWriter],
+    bad: BadRows,
+    holdout: Holdout,
+    more: dict[str, Any],
+) -> dict[str, Written]:
+    """Write what they came to beside the stores; size and hash of all files."""
+    summary = {
+        "documents": {side: writer.num_documents for side, writer in writers.items()},
+        "tokens": {side: writer.num_tokens for side, writer in writers.items()},
+        **more,
+        "bad_rows": bad.summary,
+        "noted": dict(bad.noted),
+        "dropped_copies_of_held_out": holdout.num_dropped,
+    }
+    files = {name: written for writer in writers.values() for name, written in writer.written.items()}
+    return files | {SUMMARY_FILE: write_file(folder / SUMMARY_FILE, [json.dumps(summary).encode()])}
+
+
+def text_identity(section: DataSection, tokenizer: PreTrainedTokenizerBase) -> list[Any]:
+    """JSON: what decides, beside rows and tokenizer, which tokens a document or an example has and which are targets."""
+    if not section.instruct:
+        beginning = packed_beginning(tokenizer, section)
+        return [{"beginning": beginning}] if beginning else []
+    return [CHAT_FORMAT, section.loss_on, tokenizer.chat_template, tokenizer.special_tokens_map]

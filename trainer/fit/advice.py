@@ -1,0 +1,186 @@
+"""What to change so that a recipe fits a card: every remedy is tried by tracing the changed recipe."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from galore.trainer.fit.plan import profile_on
+from galore.trainer.fit.remedies import COSTS, Remedy, Settings, remedies, remedy, some_blocks
+from galore.trainer.machine.cards import Card
+from galore.trainer.memory.profile import Bounds
+from galore.trainer.recipe.change import changed
+from galore.trainer.recipe.load import LoadedRecipe
+from galore.trainer.recipe.schema.recipe import Recipe
+
+Progress = Callable[[str], None]
+LONGEST = 2**17  # tokens per sequence that are tried
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a profile says, without its trace: dozens of traces of a large model would fill a laptop."""
+
+    total: Bounds
+    fits: bool | None
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A changed recipe's profile. `gained`: bytes less of the total than the recipe as it is."""
+
+    settings: Settings
+    cost: str
+    profile: Need
+    gained: int
+
+    @property
+    def helps(self) -> bool:
+        """Needs less; or gets through where the recipe as it is may not, by cached memory that is given back in time."""
+        return self.gained > 0 or self.profile.fits is True
+
+
+@dataclass(frozen=True)
+class Advice:
+    """`trials`: each remedy alone, at the mildest step that makes the recipe fit, or else at its last; in order.
+
+    `mildest`: those that make it fit together while the most disruptive of them is as mild as can be, each upon those
+    before it; empty where not even all of them do.
+    """
+
+    trials: tuple[Trial, ...]
+    mildest: tuple[Trial, ...]
+    room: Settings  # what could be larger, each alone, where the recipe fits as it is
+
+    @property
+    def alone(self) -> Trial | None:
+        """The least disruptive single change that is enough."""
+        return next((trial for trial in self.trials if trial.profile.fits), None)
+
+    @property
+    def settings(self) -> Settings:
+        """All settings of the mildest changes."""
+        return _merged([trial.settings for trial in self.mildest])
+
+
+class Adviser:
+    """Tries changes of one recipe on one card; a change is traced once.
+
+    Args:
+        progress: told what is tried, in a few words.
+        brief: trace without the ordinary step first; what is found is tried as a whole.
+    """
+
+    def __init__(
+        self, loaded: LoadedRecipe, card: Card, progress: Progress = lambda text: None, *, brief: bool = True
+    ) -> None:
+        self.loaded, self.card, self.progress, self.brief = loaded, card, progress, brief
+        self._known: dict[str, Need | None] = {}
+        self._base = self._profile({})
+
+    def advise(self) -> Advice:
+        """Try every remedy alone, and one upon the other until they are enough; or what there is room for."""
+        if self._fits({}):
+            return Advice((), (), self._room())
+        found = [self._best(remedy, {}) for remedy in remedies(self.loaded.recipe)]
+        trials = tuple(trial for trial in found if trial is not None and trial.helps)
+        advice = Advice(trials, tuple(self._combine()), {})
+        if self.brief and advice.mildest and not self._holds(advice.settings):
+            return Adviser(self.loaded, self.card, self.progress, brief=False).advise()
+        return advice
+
+    def _holds(self, settings: Settings) -> bool:
+        """Whether the whole run fits, too: another order of allocations may reserve a little more."""
+        other = changed(self.loaded, settings)
+        return other is not None and profile_on(other, self.card).fits is True
+
+    def _room(self) -> Settings:
+        """The largest micro-batch and the longest sequences, in doublings, and the fewest blocks to recompute, each alone."""
+        recipe = self.loaded.recipe
+        most = {"train.micro_batch_size": recipe.train.global_batch_size, "data.max_length": LONGEST}
+        now = {"train.micro_batch_size": recipe.train.micro_batch_size, "data.max_length": recipe.data.max_length}
+        found = {key: self._largest(key, now[key], most[key]) for key in most}
+        return {key: value for key, value in found.items() if value > now[key]} | self._fewer_blocks()
+
+    def _largest(self, key: str, value: int, most: int) -> int:
+        while 2 * value <= most and self._fits({key: 2 * value}):
+            value *= 2
+        return value
+
+    def _fewer_blocks(self) -> Settings:
+        """Recomputing costs time: as few blocks as fit, in eighths; nothing where the recipe's number is the least."""
+        now = self.loaded.recipe.train.gradient_checkpointing
+        fewer = [blocks for blocks in (False, *some_blocks(self.loaded.recipe)) if now is True or blocks < now]
+        steps: list[Settings] = [{"train.gradient_checkpointing": blocks} for blocks in fewer]
+        first = bisect_left(steps, True, key=self._fits)
+        return steps[first] if now is not False and first < len(steps) else {}
+
+    def _best(self, remedy: Remedy, above: Settings) -> Trial | None:
+        """The mildest step that fits, found by halving; the last step where none does."""
+        steps = [step for step in remedy.steps if changed(self.loaded, {**above, **step}) is not None]
+        if not steps:
+            return None
+        low, high = 0, len(steps) - 1
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (low, middle) if self._fits({**above, **steps[middle]}) else (middle + 1, high)
+        return self._trial(steps[low], remedy.cost, above)
+
+    def _combine(self) -> Iterator[Trial]:
+        """Remedies one upon the other, each of the recipe as changed so far, until it fits; without those not needed."""
+        taken: dict[str, Settings] = {}
+        for cost in COSTS:
+            above = _merged(taken.values())
+            trial = self._best(remedy(self._recipe(above), cost), above)
+            if trial is None or not trial.helps:
+                continue
+            taken[cost] = trial.settings
+            if trial.profile.fits:
+                yield from self._pruned(taken)
+                return
+
+    def _pruned(self, taken: dict[str, Settings]) -> Iterator[Trial]:
+        for cost in list(taken)[:-1]:
+            rest = {name: settings for name, settings in taken.items() if name != cost}
+            if self._fits(_merged(rest.values())):
+                taken = rest
+        above: Settings = {}
+        for cost, settings in taken.items():
+            trial = self._trial(settings, cost, above)
+            assert trial is not None
+            yield trial
+            above = {**above, **settings}
+
+    def _trial(self, settings: Settings, cost: str, above: Settings) -> Trial | None:
+        before, after = self._profile(above), self._profile({**above, **settings})
+        if before is None or after is None:
+            return None
+        return Trial(settings, cost, after, before.total.high - after.total.high)
+
+    def _recipe(self, settings: Settings) -> Recipe:
+        other = changed(self.loaded, settings)
+        assert other is not None
+        return other.recipe
+
+    def _fits(self, settings: Settings) -> bool:
+        profile = self._profile(settings)
+        return profile is not None and profile.fits is True
+
+    def _profile(self, settings: Settings) -> Need | None:
+        """None where the changed recipe contradicts itself."""
+        key = repr(sorted(settings.items()))
+        if key not in self._known:
+            other = changed(self.loaded, settings)
+            if other is not None and settings:
+                self.progress(", ".join(f"{path}={value}" for path, value in settings.items()))
+            self._known[key] = None if other is None else self._need(other)
+        return self._known[key]
+
+    def _need(self, loaded: LoadedRecipe) -> Need:
+        profile = profile_on(loaded, self.card, brief=self.brief)
+        return Need(profile.total, profile.fits)
+
+
+def _merged(parts: Iterable[Settings]) -> Settings:
+    return {key: value for part in parts for key, value in part.items()}

@@ -1,0 +1,70 @@
+"""A recipe's steps carried out for real, and what the device's allocator says of them."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import accumulate
+
+import torch
+
+from galore.kernels.device import device_type
+from galore.trainer.fit.rehearsal import Rehearsal
+from galore.trainer.memory.trace.trace import Trace
+from galore.trainer.memory.trace.tracer import Tracer
+from galore.trainer.memory.workspaces.casts import cpu_workspaces
+from galore.trainer.recipe.load import LoadedRecipe
+
+MICRO_BATCHES = 4  # of a step that are carried out: one more than a prediction takes to be enough
+
+
+@dataclass
+class Measurement:
+    """`allocator_bytes`: the peak that the allocator itself counted, weights included; `basis`: how it was asked."""
+
+    trace: Trace
+    allocator_bytes: int
+    basis: str
+
+
+def measure(loaded: LoadedRecipe, device: torch.device) -> Measurement:
+    """Train the first, an ordinary and a refresh step with random tokens, and evaluate once.
+
+    Raises:
+        UserError: the model cannot be built. RuntimeError: the device has too little memory.
+    """
+    tracer = Tracer(device.type, cpu_workspaces if device.type == "cpu" else None)
+    rehearsal = Rehearsal.prepare(loaded, str(device), tracer, MICRO_BATCHES)
+    trace = rehearsal.tracer.trace
+    weights = sum(each.nbytes for each in trace.allocations)
+    measurement = Measurement(trace, 0, "")
+    with (_cuda_allocator if device_type(device) == "cuda" else _cpu_allocator)(measurement, weights):
+        rehearsal.run()
+    del rehearsal
+    gc.collect()  # model, hooks and tracer refer to each other
+    return measurement
+
+
+@contextmanager
+def _cuda_allocator(measurement: Measurement, weights: int) -> Iterator[None]:
+    torch.cuda.reset_peak_memory_stats()
+    yield
+    torch.cuda.synchronize()
+    measurement.allocator_bytes = torch.cuda.max_memory_allocated()
+    measurement.basis = "torch.cuda.max_memory_allocated"
+
+
+@contextmanager
+def _cpu_allocator(measurement: Measurement, weights: int) -> Iterator[None]:
+    """The CPU's allocator reports every block to torch's profiler, those that no operation shows included."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        yield
+    assert profile.profiler is not None
+    events = profile.profiler.kineto_results.events()
+    changes = (event.nbytes() for event in events if event.name() == "[memory]")
+    measurement.allocator_bytes = weights + max(accumulate(changes), default=0)
+    measurement.basis = "torch's CPU allocator, as its profiler records it"

@@ -1,0 +1,170 @@
+"""The steps of a run whose memory differs, carried out once each: first, ordinary, one that refreshes, an evaluation."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from galore.kernels.linear import Factors
+from galore.trainer.build import attach_optimizer, build_model, planned_vocabulary
+from galore.trainer.data.batch import Batch
+from galore.trainer.data.rows.labelled import full_batch
+from galore.trainer.evaluate import batch_loss
+from galore.trainer.memory.trace.tracer import Tracer
+from galore.trainer.models.checkpointing import offloading
+from galore.trainer.optim import GaLoreAdamW
+from galore.trainer.optim.projected import ProjectedSlot
+from galore.trainer.recipe.load import LoadedRecipe
+from galore.trainer.recipe.schema.recipe import Recipe
+from galore.trainer.step import AnyBatch, train_step
+from galore.trainer.tasks.glue import TASKS
+
+FIRST, ORDINARY, REFRESH, EVALUATION = "first step", "ordinary step", "refresh step", "evaluation"
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """A recipe's model and optimizer, seen by a tracer, and the size of its vocabulary."""
+
+    recipe: Recipe
+    model: nn.Module
+    optimizer: GaLoreAdamW
+    vocabulary: int
+    tracer: Tracer
+    micro_batches: int
+
+    @classmethod
+    def prepare(cls, loaded: LoadedRecipe, device: str, tracer: Tracer, most_micro_batches: int) -> Rehearsal:
+        """Build what the recipe says on `device`, weights drawn or read, and let `tracer` see all of it.
+
+        Args:
+            most_micro_batches: of a step that are carried out, if the recipe has as many.
+        """
+        recipe = loaded.recipe
+        vocabulary, _ = planned_vocabulary(recipe)
+        model, _ = build_model(recipe, vocabulary, device, loaded.base_dir)
+        tracer.mark("model")
+        tracer.label("weights", itertools.chain(model.parameters(), model.buffers()))
+        tracer.follow(model)
+        for checkpoint in offloading(model):
+            checkpoint.fetched = lambda tensor: tracer.label("activations", [tensor])
+        _watch_gradients(model, tracer)  # before the optimizer is there, which takes them
+        micro_batches = min(most_micro_batches, recipe.train.accumulation)
+        optimizer = attach_optimizer(model, recipe, micro_batches)
+        _watch_optimizer(optimizer, tracer)
+        return cls(recipe, model, optimizer, _embedded(model), tracer, micro_batches)
+
+    def run(self, brief: bool = False) -> None:
+        """Carry out each kind of step with random tokens. Weights and states change.
+
+        Args:
+            brief: leave out the ordinary step where there is a refresh, which needs all that it needs.
+        """
+        with self.tracer, _without_collector():
+            steps = dict(clocks(self.optimizer))
+            if brief and REFRESH in steps:
+                del steps[ORDINARY]
+            for phase, clock in steps.items():
+                self.tracer.begin(phase)
+                self._step(clock)
+            self.tracer.begin(EVALUATION)
+            self._evaluate()
+        self.tracer.close()
+
+    def _step(self, clock: int) -> None:
+        for group in self.optimizer.param_groups:
+            group["clock"] = clock
+        size = self.recipe.train.micro_batch_size
+        batch = self._batch(size * self.micro_batches)
+        train_step(self.model, self.optimizer, batch, size, self.recipe.optim.max_grad_norm, self.recipe.train.z_loss)
+
+    def _evaluate(self) -> None:
+        self.model.eval()
+        with torch.no_grad():
+            batch_loss(self.model, self._batch(self.recipe.eval.micro_batch_size or self.recipe.train.micro_batch_size))
+        self.model.train()
+
+    def _batch(self, rows: int) -> AnyBatch:
+        """Token ids (rows, max_length) without padding; of a task, with labels."""
+        shape = (rows, self.recipe.data.max_length)
+        ids = torch.randint(self.vocabulary, shape, generator=torch.Generator().manual_seed(0))
+        task = self.recipe.data.task
+        if task is not None:
+            return full_batch(ids.numpy(), np.float32 if TASKS[task].is_regression else np.int64)
+        return Batch(ids, ids, tuple(range(rows)))
+
+
+def clocks(optimizer: GaLoreAdamW) -> Iterator[tuple[str, int]]:
+    """(kind of step, optimizer steps taken before it): the refresh is that of the largest matrices that share a step."""
+    yield FIRST, 0
+    due: dict[int, int] = {}
+    for slot in optimizer.projected:
+        for clock in range(1, 2 * slot.schedule.gap + 1):
+            due[clock] = due.get(clock, 0) + slot.parameter.numel() * slot.schedule.due(clock)
+    yield ORDINARY, min(due, key=lambda clock: due[clock], default=1)
+    if due:
+        yield REFRESH, max(due, key=lambda clock: due[clock])
+
+
+def _embedded(model: Any) -> int:
+    """Token ids that the model has a row for."""
+    return int(model.get_input_embeddings().weight.shape[0])
+
+
+def _watch_gradients(model: nn.Module, tracer: Tracer) -> None:
+    def seen(parameter: Tensor) -> None:
+        if parameter.grad is not None:
+            tracer.label("gradients", [parameter.grad])
+
+    _on_gradient(model.parameters(), seen)
+
+
+def _watch_optimizer(optimizer: GaLoreAdamW, tracer: Tracer) -> None:
+    """Label what the optimizer holds, as it comes: sums in the backward, moments and projectors in the step."""
+
+    def held(*_: object) -> None:
+        for category, tensor in optimizer.tensors():
+            tracer.label(category, [tensor])
+
+    def taken(parameter: Tensor) -> None:
+        assert isinstance(parameter, nn.Parameter)
+        for category, tensor in optimizer.slots[parameter].tensors():
+            tracer.label(category, [tensor])
+
+    take = optimizer.take
+
+    def watched(slot: ProjectedSlot, factors: Factors) -> None:
+        take(slot, factors)
+        taken(slot.parameter)
+
+    optimizer.take = watched  # type: ignore[method-assign]
+    _on_gradient(optimizer.slots, taken)
+    optimizer.register_step_pre_hook(held)
+    optimizer.register_step_post_hook(held)
+
+
+def _on_gradient(parameters: Iterable[Tensor], call: object) -> None:
+    for parameter in parameters:
+        if parameter.requires_grad:
+            parameter.register_post_accumulate_grad_hook(call)  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Storages die when their last reference does, never by the garbage collector's chance."""
+    enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

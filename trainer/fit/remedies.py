@@ -1,0 +1,158 @@
+"""Settings that a recipe can change to need less memory, from the least to the most disruptive, and what each costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from galore.trainer.recipe.schema.recipe import Recipe
+
+Settings = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """One kind of change. `steps`: its settings, the mildest first, such as micro-batches of 4, 2 and 1."""
+
+    cost: str
+    steps: tuple[Settings, ...]
+
+
+def remedies(recipe: Recipe) -> list[Remedy]:
+    """What could be changed in `recipe`, each once, in the order to try."""
+    return [found for cost in COSTS if (found := remedy(recipe, cost)).steps]
+
+
+def remedy(recipe: Recipe, cost: str) -> Remedy:
+    """The one of that cost; it has no step where `recipe` has nothing of the kind to change."""
+    return Remedy(cost, tuple(_STEPS[cost](recipe)))
+
+
+def halved(value: int, least: int = 1) -> Iterator[int]:
+    """value/2, value/4, … down to `least`."""
+    while value // 2 >= least:
+        value //= 2
+        yield value
+
+
+def _segments(recipe: Recipe) -> Iterator[Settings]:
+    if not recipe.train.expandable_segments:
+        yield {"train.expandable_segments": True}
+
+
+def _evaluation(recipe: Recipe) -> Iterator[Settings]:
+    if (recipe.eval.micro_batch_size or 1) > 1:
+        yield from ({"eval.micro_batch_size": size} for size in halved(recipe.eval.micro_batch_size or 1))
+
+
+def _micro_batch(recipe: Recipe) -> Iterator[Settings]:
+    size = recipe.train.micro_batch_size
+    fitting = (each for each in range(size - 1, 0, -1) if recipe.train.global_batch_size % each == 0)
+    yield from ({"train.micro_batch_size": each} for each in fitting)
+
+
+def _checkpointing(recipe: Recipe) -> Iterator[Settings]:
+    """Of a few blocks first, where the recipe says how many there are."""
+    now = recipe.train.gradient_checkpointing
+    if now is not True:
+        yield from ({"train.gradient_checkpointing": blocks} for blocks in some_blocks(recipe) if blocks > now)
+        yield {"train.gradient_checkpointing": True}
+
+
+def some_blocks(recipe: Recipe) -> list[int]:
+    """Eighths of the recipe's blocks, the smallest first, without all of them; none where their number is a file's to say."""
+    if recipe.model.name_or_path is not None:
+        return []
+    count = recipe.model.num_hidden_layers
+    return sorted({-(-count * eighths // 8) for eighths in range(1, 8)} - {count})
+
+
+def _offloading(recipe: Recipe) -> Iterator[Settings]:
+    """Upon blocks that are recomputed."""
+    if recipe.train.gradient_checkpointing and not recipe.train.offload_activations:
+        yield {"train.offload_activations": True}
+
+
+def _backward(recipe: Recipe) -> Iterator[Settings]:
+    if recipe.optim.method == "galore" and recipe.optim.projection == "hook":
+        yield {"optim.projection": "backward"}
+
+
+def _stagger(recipe: Recipe) -> Iterator[Settings]:
+    if recipe.optim.method == "galore" and not recipe.optim.stagger and recipe.optim.convention == "paper":
+        yield {"optim.stagger": True}
+
+
+def _randomized(recipe: Recipe) -> Iterator[Settings]:
+    if recipe.optim.method == "galore" and recipe.optim.proj_type == "svd" and recipe.optim.convention == "paper":
+        refresh = "first-micro-batch" if recipe.optim.update == "immediate" else None
+        yield {"optim.proj_type": "randomized", "optim.refresh": refresh}
+
+
+def _accumulators(recipe: Recipe) -> Iterator[Settings]:
+    if recipe.optim.accumulator_dtype == "float32":
+        yield {"optim.accumulator_dtype": "bfloat16"}
+
+
+def _states(recipe: Recipe) -> Iterator[Settings]:
+    if recipe.optim.state_dtype == "float32":
+        yield {"optim.state_dtype": "8bit"}
+
+
+def _projectors(recipe: Recipe) -> Iterator[Settings]:
+    if recipe.optim.method == "galore" and recipe.optim.projector_dtype not in ("int8", "int4"):
+        yield from ({"optim.projector_dtype": dtype} for dtype in ("int8", "int4"))
+
+
+def _weights(recipe: Recipe) -> Iterator[Settings]:
+    if recipe.model.dtype == "float32":
+        yield {"model.dtype": "bfloat16"}
+
+
+def _galore(recipe: Recipe) -> Iterator[Settings]:
+    if recipe.optim.method == "full":
+        yield {"optim.method": "galore"}
+
+
+def _rank(recipe: Recipe) -> Iterator[Settings]:
+    if recipe.optim.method != "full":
+        least = 4 if recipe.optim.method == "lora" else 64
+        rank = recipe.optim.rank
+        smaller = halved(rank, least) if isinstance(rank, int) else [rank / 2, rank / 4]
+        yield from ({"optim.rank": each} for each in smaller)
+
+
+def _immediate(recipe: Recipe) -> Iterator[Settings]:
+    if recipe.optim.method == "galore" and recipe.optim.update == "accumulate":
+        yield {
+            "optim.update": "immediate",
+            "optim.refresh": "first-micro-batch",
+            "optim.max_grad_norm": None,
+            "train.global_batch_size": recipe.train.micro_batch_size,
+        }
+
+
+def _length(recipe: Recipe) -> Iterator[Settings]:
+    yield from ({"data.max_length": length} for length in halved(recipe.data.max_length, 128))
+
+
+_STEPS: dict[str, Callable[[Recipe], Iterator[Settings]]] = {
+    "nothing": _segments,
+    "slower evaluations": _evaluation,
+    "same results; smaller products use the card less well": _micro_batch,
+    "same results; one more forward: up to a third more time": _checkpointing,
+    "same results; host memory, and the bus in use both ways": _offloading,
+    "same results up to rounding": _backward,
+    "layers refresh in turns instead of together": _stagger,
+    "another estimate of the same subspace": _randomized,
+    "gradient sums are rounded to 8 bits of mantissa": _accumulators,
+    "Adam's moments in 8 bits; 8-bit Adam is close to Adam in practice": _states,
+    "projectors in 8 or 4 bits, as Q-GaLore has them": _projectors,
+    "half the bits of every weight, rounded stochastically": _weights,
+    "a smaller subspace: choose the learning rate anew": _rank,
+    "low-rank projection instead of full-rank AdamW: choose the learning rate anew": _galore,
+    "shorter sequences: another training problem": _length,
+    "no accumulation and no clipping: batches of one micro-batch": _immediate,
+}
+COSTS = tuple(_STEPS)

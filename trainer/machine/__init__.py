@@ -1,0 +1,1 @@
+"""This computer and any card: processes, processors, devices, signals, the network."""

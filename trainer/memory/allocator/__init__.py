@@ -1,0 +1,1 @@
+"""PyTorch's caching allocator as numbered rules: what it reserves for a sequence of requests."""

@@ -1,0 +1,1 @@
+"""A step recorded on meta tensors: every storage from birth to death."""

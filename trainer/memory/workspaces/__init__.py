@@ -1,0 +1,1 @@
+"""What operations take beside their results, as PyTorch's source has it."""

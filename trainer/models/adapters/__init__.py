@@ -1,0 +1,1 @@
+"""LoRA, ReLoRA and factors: small matrices beside the weights."""

@@ -1,0 +1,127 @@
+"""Every field of a recipe in one table, taken from the JSON schema of the models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from galore.trainer.recipe.schema.recipe import Recipe
+
+TINY = 1e-30  # a lower limit below it is no limit anybody meets on purpose
+EXACT = 1e19  # whole numbers below it are written out
+
+
+@dataclass(frozen=True)
+class FieldInfo:
+    """One leaf: `section.name`, what it means, and which values it takes (JSON schema)."""
+
+    section: str
+    name: str
+    description: str
+    schema: dict[str, Any]
+
+    @property
+    def path(self) -> str:
+        return f"{self.section}.{self.name}"
+
+    @property
+    def expected(self) -> str:
+        """The values it takes, in words: `an integer > 0 or null`."""
+        return words(self.schema)
+
+    @property
+    def choices(self) -> list[str]:
+        return [choice for part in parts(self.schema) for choice in part.get("enum", [])]
+
+    def takes(self, kind: str) -> bool:
+        """Whether one of its types is `kind`, by JSON schema name."""
+        return any(part.get("type") == kind for part in parts(self.schema))
+
+
+@cache
+def recipe_schema() -> dict[str, Any]:
+    return Recipe.model_json_schema()
+
+
+def section_schema(section: str) -> dict[str, Any]:
+    reference: str = recipe_schema()["properties"][section]["$ref"]
+    definition: dict[str, Any] = recipe_schema()["$defs"][reference.rsplit("/", 1)[-1]]
+    return definition
+
+
+def sections() -> list[str]:
+    return list(recipe_schema()["properties"])
+
+
+@cache
+def fields() -> dict[str, FieldInfo]:
+    """All leaves by dotted path, in the order of the models."""
+    table = (
+        FieldInfo(section, name, schema.get("description", ""), schema)
+        for section in sections()
+        for name, schema in section_schema(section)["properties"].items()
+    )
+    return {field.path: field for field in table}
+
+
+def section_fields(section: str) -> list[str]:
+    """The keys of one section."""
+    return [field.name for field in fields().values() if field.section == section]
+
+
+def sections_with(name: str) -> list[str]:
+    """The sections that have a key called `name`."""
+    return [field.section for field in fields().values() if field.name == name]
+
+
+def parts(schema: dict[str, Any]) -> list[dict[str, Any]]:
+    alternatives: list[dict[str, Any]] = schema.get("anyOf", [schema])
+    return alternatives
+
+
+def words(schema: dict[str, Any], value: Any = None) -> str:
+    """What it takes, in words. The ends of a kind of number are left out, unless `value` is beyond them."""
+    return " or ".join(_words(part, value) for part in parts(schema))
+
+
+def _words(part: dict[str, Any], value: Any) -> str:
+    if choices := part.get("enum"):
+        return f"one of {', '.join(choices)}"
+    names = {
+        "integer": "an integer",
+        "number": "a number",
+        "boolean": "true or false",
+        "string": "text",
+        "null": "null",
+    }
+    if part["type"] == "array":
+        return "a list such as [a, b]"
+    if part["type"] == "object":
+        return f"a mapping such as {{name: {words(part['additionalProperties'], value)}}}"
+    signs = {"exclusiveMinimum": ">", "minimum": "≥", "exclusiveMaximum": "<", "maximum": "≤"}
+    far = _is_far(part, value)
+    known = {name: part[name] for name in signs if name in part and (far or _told(name, part[name]))}
+    if "minimum" in known:
+        known.pop("exclusiveMinimum", None)
+    limits = [f"{signs[name]} {_number(limit)}" for name, limit in known.items()]
+    return " ".join([names[part["type"]], " and ".join(limits)]).rstrip()
+
+
+def _told(name: str, limit: float) -> bool:
+    """Whether a limit is one of this field: the ends of a kind of number (`section.py`) go without saying."""
+    return not (name == "maximum" and limit > 1) and not (name == "minimum" and 0 < limit < TINY)
+
+
+def _is_far(part: dict[str, Any], value: Any) -> bool:
+    """Whether one of the numbers in `value` is of the right sign, but beyond the ends of its kind."""
+    if isinstance(value, Mapping):
+        return any(_is_far(part, each) for each in value.values())
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return bool(value > part.get("maximum", value) > 1 or 0 < value < part.get("minimum", 0) < TINY)
+
+
+def _number(limit: float) -> str:
+    return f"{int(limit):,}" if limit < EXACT and float(limit).is_integer() else f"{limit:g}"

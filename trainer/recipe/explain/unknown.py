@@ -1,0 +1,135 @@
+"""Keys that no recipe has: found before validation, each answered with what was meant."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from galore.trainer.common.suggest import nearest, plain
+from galore.trainer.recipe.explain.aliases import ADVICE, FIELDS, OPTIMIZERS, SECTIONS, inverse
+from galore.trainer.recipe.explain.fields import fields, section_fields, sections, sections_with
+from galore.trainer.recipe.parse.source import Key, Layer
+
+ALL_SECTIONS = f"the sections are {', '.join(sections())}"
+ALIASES = inverse(FIELDS) | inverse(ADVICE)
+CALLED = {plain(name): meaning for name, meaning in ALIASES.items()}
+SECTION_CALLED = inverse(SECTIONS)
+
+
+@dataclass(frozen=True)
+class Meant:
+    """What a user meant by an unknown key: a field (`target`), or a `hint` in words where there is none."""
+
+    target: str = ""
+    hint: str = ""
+
+
+def take_unknown(layer: Layer) -> set[str]:
+    """Moves every unknown key out of `layer.values` into `layer.problems`.
+
+    A section by another name (`training:`) is reported and then read as the section it stands for, so that its keys are
+    checked too. Returns the fields that the unknown keys stood for, and sections that
+    are no mappings: nobody should call these missing.
+    """
+    meant = set()
+    for name in [each for each in layer.values if each not in sections()]:
+        meant |= _take_top(layer, name, layer.values.pop(name))
+    for section in [each for each in sections() if each in layer.values]:
+        values = layer.values[section]
+        if values is None:
+            layer.values[section] = {}  # `eval:` with nothing below it
+        elif isinstance(values, Mapping):
+            meant |= _take_inner(layer, section)
+        else:
+            layer.report((section,), "is a section, it cannot have a value of its own", _below(section, values))
+            meant |= {section, *(f"{section}.{name}" for name in section_fields(section))}
+            del layer.values[section]
+    return meant
+
+
+def _take_top(layer: Layer, name: str, value: Any) -> set[str]:
+    """One key that stands where only sections may."""
+    if not isinstance(value, Mapping):
+        return _report(layer, (name,), what_was_meant(name, "", value, guess=layer.is_told))
+    close = nearest(name, sections()) if layer.is_told else []
+    section = SECTION_CALLED.get(name.lower()) or next(iter(close), "")
+    layer.report((name,), "unknown section", f"it is called `{section}`" if section else ALL_SECTIONS)
+    if section and isinstance(layer.values.get(section), Mapping | None):
+        layer.values[section] = {**value, **(layer.values.get(section) or {})}
+        layer.places = {
+            (section, *key[1:]): place for key, place in layer.places.items() if key[0] == name
+        } | layer.places
+    return set()
+
+
+def _take_inner(layer: Layer, section: str) -> set[str]:
+    meant = set()
+    for name in [each for each in layer.values[section] if f"{section}.{each}" not in fields()]:
+        value = layer.values[section].pop(name)
+        meant |= _report(layer, (section, name), what_was_meant(name, section, value, guess=layer.is_told))
+    return meant
+
+
+def what_was_meant(name: str, section: str, value: Any = None, *, guess: bool = True) -> Meant:
+    """The field, or the advice, for a key called `name` that `section` (or the top level, "") does not have.
+
+    Args:
+        guess: whether to look for a name that is nearly the same, which takes milliseconds.
+    """
+    if name in fields():
+        above, name = name.split(".")
+        return Meant(f"{above}.{name}", f"write `{above}:`, and `{name}:` indented below it")
+    if found := sections_with(name):
+        return Meant(f"{found[0]}.{name}")
+    if plain(name) == "optimizer" and str(value).lower() in OPTIMIZERS:
+        return Meant("optim.method", f"in section `optim` write {OPTIMIZERS[str(value).lower()]}")
+    if target := CALLED.get(plain(name)):
+        return _from_table(target)
+    if not guess:
+        return Meant()
+    names = [each.split(".")[1] for each in sorted(fields(), key=lambda path: not path.startswith(f"{section}."))]
+    if close := nearest(name, [*names, *ALIASES]):
+        known = f"{section}.{close[0]}"
+        return Meant(known) if known in fields() else what_was_meant(close[0], section)
+    return Meant(hint=f"the keys of `{section}` are {', '.join(section_fields(section))}" if section else ALL_SECTIONS)
+
+
+def setting_called(name: str) -> tuple[str, str]:
+    """The field that `name` means for sure (`train.max_steps`, `max-steps`, or what another toolkit calls it), and the
+    value that it says too, if it does; "" where there is none."""
+    section, _, leaf = name.rpartition(".")
+    own = [path for path in fields() if plain(path.rpartition(".")[2]) == plain(leaf) and path.startswith(section)]
+    target, _, value = CALLED.get(plain(leaf), "").partition(": ")
+    return (own[0], "") if own else (target, value) if target in fields() else ("", "")
+
+
+def _from_table(target: str) -> Meant:
+    path, _, value = target.partition(": ")
+    if path not in fields():
+        return Meant(hint=target)
+    section, name = path.split(".")
+    return Meant(path, f"in section `{section}` write `{name}: {value}`" if value else "")
+
+
+def _report(layer: Layer, key: Key, meant: Meant) -> set[str]:
+    fix = meant.hint or (advice(key, meant.target) if meant.target else "")
+    listed = layer.is_told and any(each.fix == fix for each in layer.problems)  # all keys of a section, once
+    layer.report(key, "unknown key", "" if listed else fix)
+    return {meant.target} - {""}
+
+
+def advice(key: Key, target: str) -> str:
+    """How to write `target` instead of `key`: in this section, or in another one."""
+    section, name = target.split(".")
+    if key[0] == section and len(key) > 1:
+        return f"here it is called `{name}`"
+    if key[-1] == name:
+        return f"`{name}` belongs in section {' or '.join(f'`{each}`' for each in sections_with(name))}"
+    return f"in section `{section}` it is called `{name}`"
+
+
+def _below(section: str, value: Any) -> str:
+    known = OPTIMIZERS.get(str(value).lower()) if section == "optim" else None
+    example = known or f"{section_fields(section)[0]}: …"
+    return f"write {example} below `{section}:`, indented by two spaces"

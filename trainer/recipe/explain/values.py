@@ -1,0 +1,147 @@
+"""From pydantic's errors to plain language: the place, the key, what was expected, and what was found."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from galore.trainer.common.suggest import nearest
+from galore.trainer.recipe.explain.aliases import OPTIMIZERS, VALUES, inverse
+from galore.trainer.recipe.explain.fields import FieldInfo, fields, words
+from galore.trainer.recipe.parse.problems import Problem
+from galore.trainer.recipe.parse.source import Key, Layer
+from galore.trainer.recipe.schema.recipe import Recipe
+
+LONGEST_VALUE = 60
+MISSING = {
+    "data": "add `data:` with `source: packaged`, or with `source: local` and `path:`",
+    "train": "add `train:` with `max_steps:` or `num_train_epochs:`",
+}
+
+
+def validate(layer: Layer, forgiven: set[str]) -> tuple[Recipe | None, list[Problem]]:
+    """The recipe, or everything that is wrong with the values.
+
+    Args:
+        forgiven: fields that were given under a wrong name, so that nothing is said about them being absent.
+
+    pydantic checks how fields agree only when each is valid by itself. What agrees or not among the *valid* fields is
+    worth knowing at once too, so the rest is validated again without the invalid ones.
+    """
+    values = {section: dict(inner) for section, inner in layer.values.items()}
+    problems, bad = _errors_of_fields(values, layer)
+    for section, name in (path.split(".") for path in bad):
+        values[section].pop(name)
+    try:
+        recipe = Recipe.model_validate(values)
+    except ValidationError as error:
+        absent = forgiven | bad
+        problems += [_of_models(each, layer) for each in error.errors() if not _is_about(each, absent)]
+        return None, problems
+    return (None if bad else recipe), problems
+
+
+def read_as_meant(layer: Layer) -> None:
+    """Reads unquoted numbers as text where a field takes no numbers: `run_name: 12` is "12", and `path: 2024` a folder."""
+    for field in fields().values():
+        value = layer.values.get(field.section, {}).get(field.name)
+        text = layer.place((field.section, field.name)).text
+        only_text = field.takes("string") and not field.choices
+        if only_text and text is not None and isinstance(value, bool | int | float):
+            layer.values[field.section][field.name] = text
+
+
+def _errors_of_fields(values: Mapping[str, Mapping[str, Any]], layer: Layer) -> tuple[list[Problem], set[str]]:
+    bad = {}
+    for section, inner in values.items():
+        for name, value in inner.items():
+            if not math_allows(fields()[f"{section}.{name}"], value):
+                bad[f"{section}.{name}"] = value
+    try:
+        Recipe.model_validate(values)
+    except ValidationError as error:
+        for each in error.errors():
+            path = ".".join(str(part) for part in each["loc"][:2])
+            if path in fields() and each["type"] != "missing":
+                bad[path] = values[path.split(".")[0]][path.split(".")[1]]
+    return [_of_field(fields()[path], value, layer) for path, value in bad.items()], set(bad)
+
+
+def math_allows(field: FieldInfo, value: Any) -> bool:
+    """False for what pydantic would let pass in silence: `true` as 1, and numbers that are infinite or not numbers."""
+    numeric = field.takes("integer") or field.takes("number")
+    if isinstance(value, bool):
+        return not numeric or field.takes("boolean")
+    try:
+        return not numeric or math.isfinite(float(value))
+    except (TypeError, ValueError, OverflowError):
+        return True  # pydantic says what is wrong with it
+
+
+def _of_field(field: FieldInfo, value: Any, layer: Layer) -> Problem:
+    place = layer.place((field.section, field.name))
+    found = "nothing" if place.text == "" else shown(value, place.text)
+    return Problem(place, field.path, f"expected {words(field.schema, value)}, got {found}", _instead(field, value))
+
+
+def _instead(field: FieldInfo, value: Any) -> str:
+    word = shown(value).strip("'").lower()
+    if known := inverse(VALUES.get(field.path, {})).get(word):
+        return f"write {known}"
+    if field.path == "optim.method" and word in OPTIMIZERS:
+        return f"write {OPTIMIZERS[word]}"
+    if field.takes("array") and isinstance(value, str):
+        return f"write [{value}]"
+    if field.takes("object") and re.search(r":(?! )", str(value)):
+        return f"write {{{_spaced(value)}}}, with a space after the colon, and in quotes on a command line"
+    close = nearest(word, field.choices)
+    return f"write {close[0]}" if close else ""
+
+
+def _spaced(value: Any) -> str:
+    """What was meant by `{mlp:0.5}`, which YAML reads as a key without a value, or by `mlp:0.5`, which is text."""
+    pairs = value if isinstance(value, Mapping) else {value: None}
+    told = (str(name) if each is None else f"{name}: {each}" for name, each in pairs.items())
+    return ", ".join(re.sub(r":(?! )", ": ", each) for each in told)
+
+
+def shown(value: Any, text: str | None = None) -> str:
+    """A value as it was written (`text`), or as it would be; text in quotes, cut to a readable length."""
+    plain = f"'{value}'" if isinstance(value, str) else text or json.dumps(value, ensure_ascii=False)
+    return plain if len(plain) <= LONGEST_VALUE else plain[: LONGEST_VALUE - 1] + "…"
+
+
+def _is_about(error: ErrorDetails, absent: set[str]) -> bool:
+    """Whether an error speaks of a field or section that was given, but wrongly, and so has its own message already."""
+    key = ".".join(str(part) for part in error["loc"])
+    if key in absent:
+        return True
+    named = {path.split(".")[-1] for path in absent if not key or path.startswith(f"{key}.")}
+    return error["type"] == "value_error" and any(re.search(rf"\b{name}\b", error["msg"]) for name in named)
+
+
+def _of_models(error: ErrorDetails, layer: Layer) -> Problem:
+    """A missing section, or fields that do not agree."""
+    key = tuple(str(part) for part in error["loc"])
+    if error["type"] == "missing":
+        path = ".".join(key)
+        what = "this section is missing" if len(key) == 1 else "this key is missing"
+        fix = MISSING.get(path) or f"it takes {fields()[path].expected}"
+        return Problem(layer.place(key), path, what, fix)
+    what = error["msg"].removeprefix("Value error, ")
+    return Problem(layer.place(_first_named(what, key, layer)), ".".join(key), what)
+
+
+def _first_named(what: str, key: Key, layer: Layer) -> Key:
+    """The first field that the message names and an override sets, else one that a file sets; else the section."""
+    words = re.findall(r"\w+(?:\.\w+)?", what)
+    named = [tuple(word.split(".")) if "." in word else (*key, word) for word in words]
+    found = [each for each in named if len(each) > 1 and each in layer.places]
+    overridden = [each for each in found if layer.places[each].is_override]
+    return next(iter([*overridden, *found]), key)

@@ -1,0 +1,1 @@
+"""YAML text with positions: what stands where, and what is wrong there."""

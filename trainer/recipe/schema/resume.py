@@ -1,0 +1,45 @@
+"""What may change between a run and its resumption: how it is executed, not what it computes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from galore.trainer.recipe.schema.recipe import Recipe
+from galore.trainer.recipe.schema.section import Section
+
+
+def changed_mathematics(old: Recipe, new: Recipe) -> list[str]:
+    """`section.key: old → new` for every field that differs and is not marked `execution`."""
+    return [line for name in Recipe.model_fields for line in _changes(name, getattr(old, name), getattr(new, name))]
+
+
+def mathematics(recipe: Recipe) -> dict[str, Any]:
+    """`section.key` → value as JSON, of every field that is not marked `execution`."""
+    return {
+        f"{name}.{key}": value
+        for name, section in recipe.model_dump(mode="json").items()
+        for key, value in section.items()
+        if not _is_execution(type(getattr(recipe, name)).model_fields[key].json_schema_extra)
+    }
+
+
+def other_mathematics(trained: Mapping[str, Any], recipe: Recipe) -> list[str]:
+    """`section.key: trained → here` for every value of `mathematics` that differs.
+
+    A key that only one of them has is of another version of galore, where it had its default.
+    """
+    here = mathematics(recipe)
+    return [f"{key}: {trained[key]} → {here[key]}" for key in here if key in trained and trained[key] != here[key]]
+
+
+def _changes(section_name: str, old: Section, new: Section) -> list[str]:
+    return [
+        f"{section_name}.{key}: {getattr(old, key)} → {getattr(new, key)}"
+        for key, field in type(old).model_fields.items()
+        if getattr(old, key) != getattr(new, key) and not _is_execution(field.json_schema_extra)
+    ]
+
+
+def _is_execution(extra: object) -> bool:
+    return isinstance(extra, dict) and bool(extra.get("execution"))

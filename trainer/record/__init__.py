@@ -1,0 +1,1 @@
+"""What a run leaves: its folder, metrics, history, report and plots; written, and read back."""

@@ -1,0 +1,160 @@
+"""A finished, interrupted or running run as its directory tells it: columns of numbers, evaluations, events, facts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from galore.trainer.common.reading import read_bounded
+from galore.trainer.record.metrics import Row, read_rows
+from galore.trainer.record.rundir import RunDir
+
+Column = NDArray[np.float64]
+COLUMNS = (
+    "step",
+    "loss_nats",
+    "learning_rate",
+    "tokens",
+    "tokens_per_second",
+    "step_seconds",
+    "mfu_fraction",
+    "memory_current_bytes",
+    "memory_peak_bytes",
+    "skipped",
+    "refreshed_layers",
+    "decomposition_fallbacks",
+)
+TYPES = {
+    **dict.fromkeys(("loss_nats", "squared_error", "perplexity", "tokens", "seconds"), (int, float)),
+    **dict.fromkeys(("kind", "mode", "sample", "task", "collapsed"), (str,)),
+    "scores": (dict,),
+}
+
+
+@dataclass(frozen=True)
+class History:
+    """`train` and `memory` (by category, bytes) have one entry per step, NaN where a row does not tell.
+
+    The column `loss_nats` holds squared errors where that is what the run made small; `loss_unit` says which.
+    """
+
+    train: dict[str, Column]
+    memory: dict[str, Column]
+    evaluations: list[Row]
+    events: list[Row]
+    facts: dict[str, Any]
+    recipe: str
+
+    @classmethod
+    def read(cls, run_dir: RunDir) -> Self:
+        """Whatever is there; what is missing or unreadable is left out."""
+        numbers: list[tuple[float, ...]] = []
+        categories: list[Mapping[str, Any]] = []
+        others: dict[str, list[Row]] = {"eval": [], "event": []}
+        for row in filter(_is_sound, read_rows(run_dir.metrics)):
+            if row.get("kind") == "train":
+                row.setdefault("loss_nats", row.get("squared_error"))
+                numbers.append(tuple(_number(row.get(name)) for name in COLUMNS))
+                parts = row.get("memory_by_category_bytes")
+                categories.append(parts if isinstance(parts, Mapping) else {})
+            elif row.get("kind") in others:
+                others[row["kind"]].append(row)
+        table = np.array(numbers, dtype=np.float64).reshape(len(numbers), len(COLUMNS))
+        names = dict.fromkeys(name for row in categories for name in row)
+        memory = {name: np.array([_number(row.get(name)) for row in categories]) for name in names}
+        recipe = _text(run_dir.recipe)
+        train = dict(zip(COLUMNS, table.T, strict=True))
+        return cls(train, memory, others["eval"], others["event"], run_dir.read_facts(), recipe)
+
+    @property
+    def task(self) -> str | None:
+        """The task of the run, if it has one."""
+        return next((row["task"] for row in self.evaluations if "task" in row), None)
+
+    @property
+    def loss_unit(self) -> str:
+        if self.task is None:
+            return "nats per token"
+        return "squared error" if "squared_error" in self.evaluations[-1] else "nats per example"
+
+    @property
+    def last_step(self) -> int:
+        return int(self.train["step"][-1]) if len(self.train["step"]) else 0
+
+    @property
+    def total_steps(self) -> int:
+        return int(self.facts.get("total_steps") or self.last_step)
+
+    @property
+    def wall_seconds(self) -> float | None:
+        """From the first start to the end, pauses between resumptions included."""
+        try:
+            started, finished = (datetime.fromisoformat(self.facts[key]) for key in ("started", "finished"))
+        except (KeyError, TypeError, ValueError):
+            return None
+        return (finished - started).total_seconds()
+
+    def median(self, name: str) -> float | None:
+        """Median of a column over the steps that tell it."""
+        known = self.train[name][np.isfinite(self.train[name])]
+        return float(np.median(known)) if len(known) else None
+
+    def total(self, name: str) -> float:
+        """Sum of a column."""
+        return float(np.nansum(self.train[name]))
+
+    @property
+    def optimizer_bytes(self) -> int:
+        """Moments and projectors at their most; 0 where no step was recorded."""
+        held = [self.memory[name] for name in ("optimizer_states", "projectors") if name in self.memory]
+        return sum(int(column.max()) for column in held if len(column))
+
+    def memory_parts(self) -> dict[str, Column]:
+        """What the peak consists of, per step, bytes; on a CPU the peak is the process's, so the rest is its ground."""
+        parts = {name: np.nan_to_num(column) for name, column in self.memory.items() if np.nansum(column) > 0}
+        peak = np.nan_to_num(self.train["memory_peak_bytes"])
+        ground = np.maximum(peak - sum(parts.values()), 0)
+        if parts and (ground > 0.01 * peak).any():
+            return {"interpreter_and_libraries": ground, **parts}
+        return parts
+
+    def resumed_steps(self) -> list[int]:
+        """After how many finished steps the run was resumed, each time."""
+        resumes = self.facts.get("resumes") or []
+        return [int(item["step"]) for item in resumes if isinstance(item, dict) and "step" in item]
+
+
+def flat(scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Scores by split in one mapping: the first split's as they are, another's with its part of the name: accuracy_mismatched."""
+    found: dict[str, float] = {}
+    for number, (split, each) in enumerate(scores.items()):
+        suffix = f"_{split.removeprefix('validation_')}" if number else ""
+        found |= {f"{metric}{suffix}": value for metric, value in each.items()}
+    return found
+
+
+def _text(path: Path) -> str:
+    try:
+        return read_bounded(path).decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def _is_sound(row: Row) -> bool:
+    """Whether what a report words is of the type it is written with; a row that was damaged since is left out."""
+    known = all(row.get(name) is None or isinstance(row[name], kind) for name, kind in TYPES.items())
+    return known and all(
+        isinstance(each, Mapping) and all(isinstance(value, float | int) for value in each.values())
+        for each in (row.get("scores") or {}).values()
+    )
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, (int, float)) else math.nan

@@ -1,0 +1,161 @@
+"""metrics.jsonl: one JSON line per step, evaluation and event, in a file that survives kills and full disks."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+from galore.trainer.common.durable import replace_file
+from galore.trainer.common.reading import open_regular
+
+Row = dict[str, Any]
+LONGEST_ROW_BYTES = 2**20  # with a sample in it; the parts of a longer line are no JSON, and passed over
+
+
+class Console(Protocol):
+    """What a person sees of a run while it goes on."""
+
+    def start(self, header: dict[str, Any], total_steps: int) -> None: ...
+    def step(self, row: Row) -> None: ...
+    def evaluation(self, row: Row) -> None: ...
+    def message(self, text: str) -> None: ...
+    def notice(self, text: str) -> None: ...  # may be called in a signal handler: touches no buffered stream
+    def close(self) -> None: ...
+
+
+class Sink(Protocol):
+    """Another place the rows go to. It never raises."""
+
+    def log(self, row: Row) -> None: ...
+    def close(self) -> None: ...
+
+
+class Metrics:
+    """Appends rows to a file. A full disk delays rows, it does not lose them or stop the run.
+
+    `evaluated`: the last evaluation that the file held when it was opened; empty if none.
+    """
+
+    def __init__(
+        self, descriptor: int, warn: Callable[[str], None], sink: Sink | None, evaluated: Row | None = None
+    ) -> None:
+        self._descriptor, self._warn, self._sink, self.evaluated = descriptor, warn, sink, evaluated or {}
+        self._pending = bytearray()
+        self._stuck = False
+
+    @classmethod
+    def open(
+        cls, path: Path, resume_step: int | None, *, warn: Callable[[str], None] = print, sink: Sink | None = None
+    ) -> Self:
+        """Open `path` for a run that starts (`resume_step` is None: an empty file) or goes on after `resume_step`.
+
+        Rows of later steps will be computed again, so they are dropped, as is a line that a kill cut short. The file
+        is replaced atomically. The steps of a run that begins again at step 0 may be all that is left of it: the file
+        is then kept as metrics.jsonl.1, or the next number that is free.
+
+        Args:
+            warn: told once when the disk is full, and once when the delayed rows are written; and what is kept.
+
+        Raises:
+            OSError: the file cannot be read or written; no row is lost.
+        """
+        known = [] if resume_step is None else list(read_rows(path))
+        if resume_step == 0 and any(row.get("kind") == "train" for row in known):
+            warn(f"the rows of the steps before are kept in {_keep(path).name}")
+        rows = [row for row in known if resume_step is not None and row["step"] <= resume_step]
+        replace_file(path, b"".join(map(_line, rows)))
+        evaluated = next((row for row in reversed(rows) if row.get("kind") == "eval"), None)
+        return cls(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC), warn, sink, evaluated)
+
+    def write(self, row: Row) -> None:
+        """Append one row. Non-finite floats become null, with `<name>_is` saying which."""
+        self._pending += _line(row)
+        self._flush()
+        if self._sink is not None:
+            self._sink.log(row)
+
+    def sync(self) -> None:
+        """Make what was written durable: call it before a checkpoint, whose rows must not be younger than it."""
+        self._flush()
+        try:
+            os.fsync(self._descriptor)
+        except OSError as error:
+            self._complain(error)
+
+    def close(self) -> None:
+        """Write what is left, and say so if that is impossible."""
+        self.sync()
+        if self._pending:
+            self._warn(f"metrics.jsonl: {self._pending.count(10)} rows were lost to a full disk")
+        os.close(self._descriptor)
+        if self._sink is not None:
+            self._sink.close()
+
+    def _flush(self) -> None:
+        """Hand the pending bytes to the file. A write may take a part of them: the rest stays for the next."""
+        try:
+            while self._pending:
+                del self._pending[: os.write(self._descriptor, self._pending)]
+        except OSError as error:
+            self._complain(error)
+            return
+        if self._stuck:
+            self._stuck = False
+            self._warn("metrics.jsonl: written again, no row is missing")
+
+    def _complain(self, error: OSError) -> None:
+        if not self._stuck:
+            self._stuck = True
+            self._warn(f"metrics.jsonl cannot be written ({error.strerror}); rows are kept in memory and tried again")
+
+
+def _keep(path: Path) -> Path:
+    numbers = itertools.count(1)
+    kept = next(name for number in numbers if not os.path.lexists(name := path.with_name(f"{path.name}.{number}")))
+    path.rename(kept)
+    return kept
+
+
+def read_rows(path: Path) -> Iterator[Row]:
+    """The rows of a metrics file in order. Lines cut short by a kill or a power cut, or otherwise damaged, are passed over."""
+    if not path.exists():
+        return
+    with open_regular(path) as file:
+        while line := file.readline(LONGEST_ROW_BYTES):
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(row, dict) and type(row.get("step")) is int:
+                yield row
+
+
+def finite(row: Mapping[str, Any]) -> Row:
+    """Strict JSON has no NaN: such a float becomes None beside `<name>_is`: "nan", "inf" or "-inf"."""
+    clean: Row = {}
+    for name, value in row.items():
+        clean[name] = plain = _plain(value)
+        if isinstance(plain, float) and not math.isfinite(plain):
+            clean[name], clean[f"{name}_is"] = None, str(plain)
+    return clean
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "item"):  # a NumPy or torch scalar
+        return value.item()
+    if isinstance(value, Mapping):
+        return finite(value)
+    if isinstance(value, (list, tuple)):
+        plain = [_plain(member) for member in value]
+        return [None if isinstance(member, float) and not math.isfinite(member) else member for member in plain]
+    return value
+
+
+def _line(row: Mapping[str, Any]) -> bytes:
+    text = json.dumps(finite(row), allow_nan=False, ensure_ascii=False) + "\n"
+    return text.encode(errors="backslashreplace")  # a lone surrogate becomes its JSON escape

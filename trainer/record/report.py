@@ -1,0 +1,68 @@
+"""report.md: what a run came to, readable by a person, with plots, from nothing but the run's directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from galore.trainer.common.errors import RunFailed
+from galore.trainer.common.markdown import section
+from galore.trainer.recipe.extras import install
+from galore.trainer.record import sections
+from galore.trainer.record.history import History
+from galore.trainer.record.plots import draw
+from galore.trainer.record.rundir import RunDir
+
+WITHOUT_PLOTS = f"Plots need matplotlib: `{install('matplotlib')}`, then `--resume`, which writes this report anew.\n"
+
+
+def write_report(run_dir: RunDir) -> Path:
+    """Write report.md and plots/*.png, for a run at any stage. Facts that are missing are left out.
+
+    Raises:
+        RunFailed: the files cannot be written.
+    """
+    try:
+        history = History.read(run_dir)
+        run_dir.replace(run_dir.report, _compose(history, _plots(history, run_dir)))
+    except OSError as error:
+        raise RunFailed(
+            f"the report was not written: {error.strerror or error}",
+            where=str(run_dir.root),
+            fix="free some space there; the metrics and checkpoints are complete, --resume writes the report anew",
+        ) from error
+    return run_dir.report
+
+
+def _compose(history: History, plots: str) -> str:
+    name = history.facts.get("name") or "A galore run"
+    parts = [
+        f"# {name}\n",
+        sections.status(history),
+        sections.headline(history),
+        plots,
+        sections.evaluations(history),
+        sections.samples(history),
+        sections.parameters(history),
+        sections.course(history),
+        sections.data(history),
+        sections.machine(history),
+        sections.recipe(history),
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def _plots(history: History, run_dir: RunDir) -> str:
+    if not history.last_step:
+        return ""
+    try:
+        figures = draw(history)
+    except ImportError:
+        return section("Plots", WITHOUT_PLOTS)
+    except Exception as error:  # numbers that nobody has thought of; the rest of the report tells them
+        return section("Plots", f"Not drawn: {type(error).__name__}: {error}\n")
+    run_dir.require_own()
+    run_dir.plots.mkdir(exist_ok=True)
+    for name, png in figures.items():
+        run_dir.replace(run_dir.plots / f"{name}.png", png)
+    images = (f"![{name.replace('_', ' ')}]({run_dir.plots.name}/{name}.png)\n" for name in figures)
+    return section("Plots", *images)

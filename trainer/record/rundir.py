@@ -1,0 +1,226 @@
+"""The directory of one run: what lies where in it, who may use it, and when it may be created."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from galore.trainer.checkpoint.rotation import step_directories
+from galore.trainer.common.durable import leftovers, make_directory, remove, replace_file
+from galore.trainer.common.errors import Ended, UserError
+from galore.trainer.common.lock import exclusive, is_lost, present_name
+from galore.trainer.common.reading import NotReadable, read_bounded
+
+LOCK = ".lock"
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """Paths of a run. `fresh` is true for a run that starts, false for one that is resumed or only read.
+
+    `made` are the directories that had to be made for it, the innermost first.
+    """
+
+    root: Path
+    fresh: bool = False
+    made: tuple[Path, ...] = ()
+
+    @property
+    def recipe(self) -> Path:
+        """The resolved recipe, YAML. It is what makes a directory a run."""
+        return self.root / "recipe.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON line per step, evaluation and event."""
+        return self.root / "metrics.jsonl"
+
+    @property
+    def facts(self) -> Path:
+        """What is known of the run beside its metrics: versions, hardware, data, parameters. JSON."""
+        return self.root / "run.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        """What the model needs beside its weights: configuration, generation defaults."""
+        return self.root / "model"
+
+    @property
+    def tokenizer(self) -> Path:
+        return self.root / "tokenizer"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report.md"
+
+    @property
+    def plots(self) -> Path:
+        return self.root / "plots"
+
+    @property
+    def wandb(self) -> Path:
+        """Identity of the run at Weights & Biases, so that a resumed run goes on there. JSON."""
+        return self.root / "wandb.json"
+
+    @property
+    def traceback(self) -> Path:
+        """Where in the code a run broke off that no message for a user explains. Text."""
+        return self.root / "error.txt"
+
+    @property
+    def lock(self) -> Path:
+        return self.root / LOCK
+
+    @classmethod
+    def create(cls, path: Path, resume: bool) -> Self:
+        """Prepare `path` for a run that starts, or check that it holds one to resume.
+
+        Raises:
+            UserError: not empty without `resume`, no run with it, a file, or not writable.
+        """
+        _refuse_file(path)
+        if resume:
+            cls.open(path)
+            return cls(path)
+        try:
+            made = make_directory(path)
+        except OSError as error:
+            raise _unwritable(path, error) from error
+        run_dir = cls(path, fresh=True, made=made)
+        run_dir._refuse_used()
+        return run_dir
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """A directory that holds a run, to resume or to read.
+
+        Raises:
+            UserError: it does not.
+        """
+        run_dir = cls(path)
+        _refuse_file(path)
+        if not path.is_dir():
+            raise UserError("there is no such directory", where=str(path), fix="check the path of the run")
+        if not run_dir.recipe.is_file():
+            fix = "check the path; a run that is to start here needs no --resume"
+            raise UserError(f"holds no run (no {run_dir.recipe.name})", where=str(path), fix=fix)
+        return run_dir
+
+    @contextmanager
+    def locked(self) -> Iterator[Self]:
+        """Keep every other process from running here. A crash of any kind releases it.
+
+        A run that ends before it wrote anything leaves nothing behind, the directory included if it was made for it.
+
+        Raises:
+            UserError: another run is in it (with its pid), or was started and finished here since `create`.
+        """
+        with exclusive(self.lock):
+            if self.fresh:
+                self._refuse_used()
+            for leftover in self._leftovers():
+                remove(leftover)
+            try:
+                yield self
+            finally:
+                if self.fresh:
+                    self._leave_no_trace()
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the directory was renamed or replaced since this process locked it: its name is another's by now."""
+        return is_lost(self.lock)
+
+    def require_own(self) -> None:
+        """Before anything is written by name: hours may have passed since the lock was taken.
+
+        Raises:
+            Ended: the name is no longer that of the directory this run began in; what is saved, and where.
+        """
+        if not self.is_lost:
+            return
+        now = present_name(self.lock)
+        if now is None:
+            saved, fix = "it, or its lock, was deleted", "start anew in another --output-dir"
+        else:
+            folder, steps = shlex.quote(str(now.parent)), step_directories(now.parent / self.checkpoints.name)
+            what = f"with {steps[0][1].name}" if steps else "without a checkpoint"
+            saved, fix = f"it lies in {now.parent}, {what}", "start anew in another --output-dir"
+            if steps:
+                fix = f"galore train {folder}/{self.recipe.name} --output-dir {folder} --resume"
+        raise Ended(
+            f"the directory of this run was renamed or replaced while it went on: {saved}",
+            where=str(self.root),
+            fix=fix,
+        )
+
+    def replace(self, path: Path, content: bytes | str) -> None:
+        """Give the file `path` of this run new content, atomically.
+
+        Raises:
+            Ended: the directory is another run's by now. OSError: nothing was changed.
+        """
+        self.require_own()
+        replace_file(path, content)
+
+    def write_facts(self, facts: Mapping[str, Any]) -> None:
+        """Replace run.json atomically."""
+        self.replace(self.facts, json.dumps(dict(facts), indent=2, ensure_ascii=False) + "\n")
+
+    def read_facts(self) -> dict[str, Any]:
+        """What run.json says; empty if there is none, or it is no JSON."""
+        try:
+            facts = json.loads(read_bounded(self.facts))
+        except (FileNotFoundError, NotADirectoryError, NotReadable, ValueError):
+            return {}
+        return facts if isinstance(facts, dict) else {}
+
+    def _leave_no_trace(self) -> None:
+        """Unless there is something: a directory that is not empty cannot be removed."""
+        with suppress(OSError):
+            if not self._contents() and not self.is_lost:
+                self.lock.unlink()
+                for directory in self.made:
+                    directory.rmdir()
+
+    def _contents(self) -> list[str]:
+        own = {LOCK, *(path.name for path in self._leftovers())}
+        return sorted(path.name for path in self.root.iterdir() if path.name not in own)
+
+    def _leftovers(self) -> list[Path]:
+        """What a run that was killed while it wrote leaves beside the old content, or where there was none."""
+        parts = (self.recipe, self.metrics, self.facts, self.model, self.tokenizer, self.report, self.wandb)
+        return [path for part in parts for path in leftovers(part)]
+
+    def _refuse_used(self) -> None:
+        try:
+            used = self._contents()
+        except OSError as error:
+            raise _unwritable(self.root, error) from error
+        if not used:
+            return
+        if self.recipe.is_file():
+            what, fix = "already holds a run", "add --resume to go on with it, or choose another --output-dir"
+        else:
+            what, fix = f"is not empty (it holds {used[0]})", "choose another --output-dir"
+        raise UserError(what, where=str(self.root), fix=fix)
+
+
+def _refuse_file(path: Path) -> None:
+    if path.exists() and not path.is_dir():
+        raise UserError("is a file, not a directory", where=str(path), fix="choose another --output-dir")
+
+
+def _unwritable(path: Path, error: OSError) -> UserError:
+    return UserError(
+        f"cannot be used: {error.strerror}", where=str(path), fix="choose an --output-dir you may write to"
+    )

@@ -1,0 +1,216 @@
+"""The sections of a report: each takes the run's history and gives Markdown, empty where nothing is known."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from galore.trainer.common.format import duration, percent, perplexity, rate, significant, size
+from galore.trainer.common.markdown import details, fence, section, table
+from galore.trainer.evaluate import perplexity as exponential
+from galore.trainer.record.history import History, flat
+from galore.trainer.record.metrics import Row
+
+
+def headline(history: History) -> str:
+    """The numbers a person looks for first."""
+    rows = [*_quality(history), *_cost(history)]
+    return table(["", ""], [(f"**{name}**", value) for name, value in rows])
+
+
+def status(history: History) -> str:
+    """One line: how far the run is."""
+    done, total = history.last_step, history.total_steps
+    if done < total:
+        return f"**Not finished: {done:,} of {total:,} steps are done.** `--resume` goes on.\n"
+    finished = history.facts.get("finished")
+    return (
+        f"{done:,} optimizer steps{f', finished {finished}' if finished else ''}.\n" if done else "No step is done.\n"
+    )
+
+
+def evaluations(history: History) -> str:
+    """Of a task every metric, of text its loss."""
+    return _of_task(history) if history.task else _of_text(history)
+
+
+def _of_task(history: History) -> str:
+    scored = [(row, flat(row["scores"])) for row in history.evaluations if "scores" in row]
+    names = list(scored[-1][1]) if scored else []
+    rows = [
+        (f"{row['step']:,}", *(f"{scores[name]:.4f}" for name in names), duration(row.get("seconds") or 0))
+        for row, scores in scored
+    ]
+    alarm = scored[-1][0].get("collapsed") if scored else None
+    note = f"**Alarm:** {alarm}.\n" if alarm else ""
+    return section("Evaluations", table(["step", *names, "time"], rows, "r" * (len(names) + 2)), note)
+
+
+def _of_text(history: History) -> str:
+    rows = [
+        (f"{row['step']:,}", _loss(row), _ppl(row), f"{row.get('tokens') or 0:,}", duration(row.get("seconds") or 0))
+        for row in history.evaluations
+    ]
+    head = ["step", "held-out loss (nats/token)", "perplexity", "tokens scored", "time"]
+    mode = history.evaluations[-1].get("mode") if rows else None
+    note = "Scored as in the GaLore paper (`eval.mode: paper`): batch means summed and divided by n + 1.\n"
+    return section("Evaluations", table(head, rows, "rrrrr"), note if mode == "paper" else "")
+
+
+def samples(history: History) -> str:
+    """The last sample as it is, the earlier ones folded."""
+    found = [row for row in history.evaluations if row.get("sample")]
+    if not found:
+        return ""
+    earlier = "\n".join(f"After step {row['step']:,}:\n\n{fence(row['sample'])}" for row in found[:-1])
+    last = f"After step {found[-1]['step']:,}:\n\n{fence(found[-1]['sample'])}"
+    return section("Sample", last, details(f"{len(found) - 1} earlier", earlier))
+
+
+def parameters(history: History) -> str:
+    """What is projected, with which rank, and what it costs."""
+    known = history.facts.get("parameters") or []
+    rows = [
+        (
+            row.get("name", "?"),
+            row.get("tensors", ""),
+            " × ".join(map(str, row.get("shape", ()))),
+            row.get("update", ""),
+            row.get("rank") or "–",
+            f"{row.get('count', 0):,}",
+            size(row.get("weight_bytes") or 0),
+            size((row.get("state_bytes") or 0) + (row.get("projector_bytes") or 0)),
+        )
+        for row in known
+    ]
+    total = sum(row.get("count", 0) for row in known)
+    projected = sum(row.get("count", 0) for row in known if row.get("rank"))
+    note = (
+        f"{total:,} parameters; {projected:,} of them ({percent(projected / total)}) are projected.\n" if total else ""
+    )
+    head = ["parameters", "tensors", "shape", "update", "rank", "count", "weights", "states and projectors"]
+    return section("Parameters", note, table(head, rows, "lrrlrrrr"))
+
+
+def course(history: History) -> str:
+    """What happened on the way."""
+    skipped = [int(step) for step in history.train["step"][history.train["skipped"] == 1]]
+    refreshes, fallbacks = history.total("refreshed_layers"), history.total("decomposition_fallbacks")
+    resumed = history.resumed_steps()
+    lines = [
+        f"- skipped steps (gradient not finite): {_list(skipped) or 'none'}",
+        f"- subspace refreshes: {refreshes:,.0f} layers in {int(np.sum(history.train['refreshed_layers'] > 0)):,} steps",
+        f"- decompositions that fell back: {fallbacks:,.0f}",
+        f"- resumed after step: {_list(resumed) or 'never'}",
+    ]
+    told = "".join(f"- after step {row.get('step', 0):,}: {_line(row.get('message'))}\n" for row in history.events)
+    folded = details(f"{len(history.events)} event(s)", told)
+    return section("Course of the run", "\n".join(lines) + "\n", folded) if history.last_step else ""
+
+
+def data(history: History) -> str:
+    return section("Data", _mapping(history.facts.get("data") or {}))
+
+
+def machine(history: History) -> str:
+    facts = history.facts
+    about: dict[str, Any] = {**(facts.get("device") or {}), "kernels": facts.get("kernels")}
+    about |= {"command": f"`{facts['command']}`" if facts.get("command") else None, "started": facts.get("started")}
+    return section("Machine and versions", _mapping(about | (facts.get("versions") or {})))
+
+
+def recipe(history: History) -> str:
+    return section("Recipe", details("resolved recipe", fence(history.recipe, "yaml"))) if history.recipe else ""
+
+
+def _quality(history: History) -> list[tuple[str, str]]:
+    if history.task:
+        return _scores(history)
+    rows, unigram = [], history.facts.get("unigram_loss_nats")
+    last = history.evaluations[-1] if history.evaluations else None
+    if last is not None:
+        text = f"{_loss(last)} nats per token, perplexity {_ppl(last)} (step {last['step']:,})"
+        rows.append(("Held-out loss", text))
+    if unigram is not None:
+        text = f"{unigram:.4f} nats per token, perplexity {perplexity(exponential(unigram))}"
+        if last is not None and last.get("loss_nats") is not None:
+            text += f"; the model's perplexity is {percent(exponential(last['loss_nats'] - unigram))} of it"
+        rows.append(("Unigram baseline", text))
+    return rows
+
+
+def _scores(history: History) -> list[tuple[str, str]]:
+    """Every metric after the last evaluation, beside what the majority label reaches."""
+    scored = [row for row in history.evaluations if "scores" in row]
+    if not scored:
+        return []
+    majority = flat(history.facts.get("baseline") or {})
+    last, step = flat(scored[-1]["scores"]), scored[-1]["step"]
+    told = {name: f"; the majority label reaches {majority[name]:.4f}" for name in last if name in majority}
+    best = {name: max(flat(row["scores"])[name] for row in scored) for name in last}
+    return [
+        (name, f"{value:.4f} (step {step:,}), at best {best[name]:.4f}{told.get(name, '')}")
+        for name, value in last.items()
+    ]
+
+
+def _cost(history: History) -> list[tuple[str, str]]:
+    if not history.last_step:
+        return []
+    rows = [("Tokens seen", f"{np.nanmax(history.train['tokens'], initial=0):,.0f}")]
+    wall = f", {duration(history.wall_seconds)} from start to finish" if history.wall_seconds is not None else ""
+    rows.append(("Time", f"{duration(history.total('step_seconds'))} in optimizer steps{wall}"))
+    if (throughput := history.median("tokens_per_second")) is not None:
+        rows.append(("Throughput", f"{rate(throughput)} (median over the steps)"))
+    if (mfu := history.median("mfu_fraction")) is not None:
+        rows.append(("MFU", f"{percent(mfu)} (median) of {_peak(history)}"))
+    if len(peaks := history.train["memory_peak_bytes"]) and not np.isnan(peaks).all():
+        rows.append(("Peak memory", _memory(history)))
+    return rows
+
+
+def _peak(history: History) -> str:
+    peak = history.facts.get("peak") or {}
+    flops = peak.get("flops_per_second")
+    named = f"{significant(flops / 1e12)} TFLOP/s" if flops else "the device's peak"
+    return f"{named}, {peak['basis']}" if peak.get("basis") else named
+
+
+def _memory(history: History) -> str:
+    row = int(np.nanargmax(history.train["memory_peak_bytes"]))
+    parts = {name: column[row] for name, column in history.memory_parts().items() if column[row] > 0}
+    listed = ", ".join(f"{name.replace('_', ' ')} {size(value)}" for name, value in parts.items())
+    expected = (history.facts.get("expected_memory") or {}).get("peak_allocated_bytes")
+    told = f" ({size(expected)} expected)" if expected else ""
+    return size(history.train["memory_peak_bytes"][row]) + told + (f": {listed}" if listed else "")
+
+
+def _loss(row: Row) -> str:
+    return f"{row['loss_nats']:.4f}" if row.get("loss_nats") is not None else str(row.get("loss_nats_is", "?"))
+
+
+def _ppl(row: Row) -> str:
+    return perplexity(row["perplexity"]) if row.get("perplexity") is not None else str(row.get("perplexity_is", "?"))
+
+
+def _mapping(known: dict[str, Any]) -> str:
+    rows = [(name.replace("_", " "), _value(value)) for name, value in known.items() if value not in (None, "", [], {})]
+    return table(["", ""], rows)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_value(inner)}" for name, inner in value.items())
+    if isinstance(value, (list, tuple)):
+        return "; ".join(map(_value, value))
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def _list(steps: list[int], most: int = 20) -> str:
+    more = f" and {len(steps) - most:,} more" if len(steps) > most else ""
+    return ", ".join(f"{step:,}" for step in steps[:most]) + more
+
+
+def _line(text: Any) -> str:
+    return " ".join(str(text).split())

@@ -1,0 +1,121 @@
+"""What a run writes down of itself: one row per step, evaluation and event, to metrics.jsonl and to the console."""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from galore.trainer.data.batch import Batch
+from galore.trainer.evaluate import perplexity
+from galore.trainer.flops import flops_per_token, model_flops_utilization
+from galore.trainer.machine.hardware import Peak, device_peak
+from galore.trainer.memory.live import at_peak, by_category, current_and_peak
+from galore.trainer.record.metrics import Console, Metrics
+from galore.trainer.scoring import Result
+from galore.trainer.step import AnyBatch, StepResult
+
+
+@dataclass
+class Meter:
+    """Throughput against the device's peak; `flops` per token is None where the model cannot be counted."""
+
+    flops: int | None
+    peak: Peak
+
+    @classmethod
+    def of(cls, model: Any, device: torch.device, dtype: torch.dtype, seq_len: int) -> Meter:
+        return cls(flops_per_token(model, seq_len), device_peak(str(device), dtype))
+
+    def mfu(self, tokens_per_second: float) -> float | None:
+        return model_flops_utilization(self.flops, tokens_per_second, self.peak)
+
+
+class Recorder:
+    """Turns results into rows. `tokens` counts every position that was fed, from the start of the run."""
+
+    def __init__(self, metrics: Metrics, console: Console, meter: Meter, device: torch.device, baseline: int) -> None:
+        self.metrics, self.console, self.meter = metrics, console, meter
+        self.device, self.baseline = device, baseline
+        self.tokens = 0
+        self.skipped_in_a_row = 0
+
+    def counters(self) -> dict[str, int]:
+        """What a checkpoint keeps, so that the counts go on across a resumption."""
+        return {"tokens": self.tokens, "skipped_in_a_row": self.skipped_in_a_row}
+
+    def go_on_from(self, counters: Mapping[str, Any]) -> None:
+        """Take up what `counters` gave."""
+        self.tokens, self.skipped_in_a_row = counters["tokens"], counters["skipped_in_a_row"]
+
+    def step(
+        self, step: int, batch: AnyBatch, result: StepResult, lr: float, seconds: float, model: Any, optimizer: Any
+    ) -> None:
+        """Record a finished step; `step` counts from 1."""
+        tokens, report = batch.tokens, result.report
+        self.tokens += tokens
+        self.skipped_in_a_row = self.skipped_in_a_row + 1 if report.skipped else 0
+        memory = current_and_peak(self.device)
+        categories = {name: max(now, result.held[name]) for name, now in by_category(model, optimizer).items()}
+        row = {
+            "kind": "train",
+            "step": step,
+            batch.loss_name: result.loss_nats,
+            "perplexity": perplexity(result.loss_nats) if isinstance(batch, Batch) else None,
+            "learning_rate": lr,
+            "grad_norm": report.grad_norm,
+            "grad_scale": report.grad_scale,
+            "tokens": self.tokens,
+            "targets": result.targets,
+            "tokens_per_second": tokens / seconds,
+            "step_seconds": seconds,
+            "mfu_fraction": self.meter.mfu(tokens / seconds),
+            "memory_current_bytes": memory.current,
+            "memory_peak_bytes": memory.peak,
+            "memory_by_category_bytes": at_peak(categories, memory.peak, self.baseline),
+            "sample_ids_crc32": zlib.crc32(np.asarray(batch.sequence_ids, dtype=np.int64).tobytes()),
+            "skipped": report.skipped,
+            "refreshed_layers": report.refreshed,
+            "decomposition_fallbacks": report.fallbacks,
+        }
+        if result.z_loss:
+            row["z_loss"] = result.z_loss
+        if report.refused:
+            row["refused_parameters"] = report.refused
+        self.metrics.write(row)
+        self.console.step(row)
+        if report.refused:
+            self.event(
+                step,
+                f"step {step} skipped in part: the gradients of {report.refused} parameter(s) are not finite; the others moved",
+            )
+        elif report.skipped:
+            self.event(step, f"step {step} skipped: the gradient is not finite; weights and states are as they were")
+        if result.restarted:
+            self.event(step, f"step {step}: {result.restarted} adapters merged into their weights and started anew")
+        if report.fallbacks:
+            self.event(
+                step, f"step {step}: {report.fallbacks} decomposition(s) did not converge, the fallback was used"
+            )
+
+    def evaluation(self, step: int, result: Result, started: float, sample: str | None) -> None:
+        """Record an evaluation that began at `started` (time.perf_counter)."""
+        row = {
+            "kind": "eval",
+            "step": step,
+            **result.row(),
+            "seconds": time.perf_counter() - started,
+            "sample": sample,
+        }
+        self.metrics.write(row)
+        self.console.evaluation(row)
+
+    def event(self, step: int, message: str) -> None:
+        """Record something that happened once."""
+        self.metrics.write({"kind": "event", "step": step, "message": message})
+        self.console.message(message)

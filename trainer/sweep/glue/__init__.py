@@ -1,0 +1,1 @@
+"""Tasks × methods × rates × seeds of GLUE, submissions, published numbers."""

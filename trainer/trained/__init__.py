@@ -1,0 +1,1 @@
+"""Using a finished run: the model of it, evaluation, export, model card."""

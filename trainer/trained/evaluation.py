@@ -1,0 +1,125 @@
+"""`galore eval`: score the model of a run, or any model, on what a recipe holds out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from galore.trainer.build import choose_threads
+from galore.trainer.checkpoint.checkpoint import Skipped
+from galore.trainer.common.errors import UserError
+from galore.trainer.data.batch import Progress
+from galore.trainer.data.read import Data, read_data
+from galore.trainer.evaluate import Mode
+from galore.trainer.models.capacity import check_capacity
+from galore.trainer.models.classifier import align_labels, head_modules
+from galore.trainer.recipe.load import LoadedRecipe
+from galore.trainer.recipe.schema.recipe import Recipe
+from galore.trainer.scoring import Result, score_held_out
+from galore.trainer.tasks.glue import TASKS
+from galore.trainer.trained.runmodel import StoredModel, load_run_model
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The result, and what was scored: `origin` is the checkpoint or model, `step` None if it was no run.
+
+    `notes` is what the user should know of the data.
+    """
+
+    result: Result
+    origin: str
+    step: int | None
+    skipped: tuple[Skipped, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def evaluate_stored(
+    path: str,
+    loaded: LoadedRecipe | None = None,
+    *,
+    device: str = "cpu",
+    mode: Mode | None = None,
+    max_tokens: int | None = None,
+    progress: Progress | None = None,
+) -> Scored:
+    """Score the model `path` (run directory, folder or hub name) on what a recipe holds out.
+
+    Args:
+        loaded: the recipe whose data, batch size and `eval` section are used; None takes the run's own.
+        mode: None takes the recipe's `eval.mode`.
+        max_tokens: None takes the recipe's `eval.max_tokens`.
+
+    Raises:
+        UserError: nothing to load, a plain model without a recipe, or data that does not fit the model.
+    """
+    stored = load_run_model(path, device)
+    recipe, base_dir = _recipe(stored, loaded)
+    choose_threads(recipe.train.num_threads)
+    _check_head(stored, recipe)
+    data = read_data(_for_model(recipe, stored), base_dir, progress)
+    _check_data(data, stored, recipe)
+    how = {"mode": mode or recipe.eval.mode, "max_tokens": max_tokens or recipe.eval.max_tokens}
+    asked = recipe.model_copy(update={"eval": recipe.eval.model_copy(update=how)})
+    notes = (*data.notes, *_other_data(data, stored, recipe))
+    return Scored(score_held_out(stored.model, data, asked), stored.origin, stored.step, stored.skipped, notes)
+
+
+def _recipe(stored: StoredModel, loaded: LoadedRecipe | None) -> tuple[Recipe, Path]:
+    if loaded is not None:
+        return loaded.recipe, loaded.base_dir
+    if stored.recipe is None:
+        raise UserError(
+            f"{stored.origin} is a model, not a run: it has no held-out text of its own",
+            fix="name a recipe for the data with --recipe",
+        )
+    return stored.recipe, Path.cwd()  # the paths of a resolved recipe are absolute
+
+
+def _for_model(recipe: Recipe, stored: StoredModel) -> Recipe:
+    """The recipe with the data of `recipe` and the tokenizer of the model.
+
+    A run reads its own recipe unchanged, so that the data it prepared for training is found in the cache.
+    """
+    if recipe == stored.recipe:
+        return recipe
+    tokenizer = str(stored.run.tokenizer.absolute()) if stored.run is not None else stored.origin
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"tokenizer": tokenizer})})
+
+
+def _check_head(stored: StoredModel, recipe: Recipe) -> None:
+    """A classifier is scored on the task it was trained for, or one with the same labels; a causal model on text."""
+    task, classifies = recipe.data.task, bool(head_modules(stored.model))
+    if (task is not None) != classifies:
+        have, want = ("a classifier", "text to continue") if classifies else ("a causal model", f"the task {task}")
+        raise UserError(
+            f"{stored.origin} is {have}, and the recipe has {want}", fix="name another recipe with --recipe"
+        )
+    if task is None:
+        return
+    labels, known = stored.model.config.num_labels, TASKS[task].num_labels
+    if labels != known:
+        what = f"{stored.origin} tells {labels} labels apart, the task {task} has {known}"
+        raise UserError(what, fix="name the recipe of its own task with --recipe")
+    align_labels(stored.model, TASKS[task], stored.origin)
+
+
+def _check_data(data: Data, stored: StoredModel, recipe: Recipe) -> None:
+    """The corpus of a run may have changed since, and with it the tokenizer that is trained on it."""
+    if data.tokenizer.get_vocab() != stored.tokenizer.get_vocab():
+        raise UserError(
+            "the tokenizer of the data is not the one the model was trained with: the corpus has changed since",
+            where="data.tokenizer",
+            fix="restore the corpus, or name a recipe whose held-out text to score with --recipe",
+        )
+    check_capacity(stored.model.config, len(stored.tokenizer), recipe.data.max_length)
+
+
+def _other_data(data: Data, stored: StoredModel, recipe: Recipe) -> list[str]:
+    """A note where the recipe of the run no longer gives the data that it was trained on."""
+    if recipe != stored.recipe or stored.data is None or data.position().get("fingerprint") == stored.data:
+        return []
+    return [
+        "the held-out text is not the run's own: its files have changed since, or it is of a galore that made other "
+        "tokens of the same text"
+    ]

@@ -1,0 +1,149 @@
+"""Write a trained model as a Hugging Face folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from galore.trainer.checkpoint.checkpoint import Skipped
+from galore.trainer.checkpoint.exported import sign
+from galore.trainer.checkpoint.tensors import refuse_different
+from galore.trainer.common.durable import (
+    make_directory,
+    remove,
+    save_pretrained,
+    sync_directory,
+    synced,
+    temporary,
+    write_file,
+)
+from galore.trainer.common.errors import RunFailed, UserError, system_error
+from galore.trainer.common.lock import alone_in
+from galore.trainer.common.reading import user_path
+from galore.trainer.data.tokens.chat import stop_tokens
+from galore.trainer.data.tokens.chattemplate import ensure_template
+from galore.trainer.models.pretrained import kind_of, load_pretrained, read_config
+from galore.trainer.trained.generation import drop_idle
+from galore.trainer.trained.modelcard import model_card
+from galore.trainer.trained.olderreaders import add_older_keys
+from galore.trainer.trained.runmodel import StoredModel, load_run_model
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written: the folder, what it was made from, the step of its weights (None if it was no run), bytes, and
+    transformers' class that loads it."""
+
+    folder: Path
+    origin: str
+    step: int | None
+    bytes: int
+    loads: str
+    skipped: tuple[Skipped, ...] = ()
+
+
+def export(run: str, out: Path) -> Exported:
+    """Write the model of `run` to the folder `out`: config, generation config, safetensors, tokenizer, model card.
+
+    `AutoModelForCausalLM.from_pretrained(out)`, or of a classifier `AutoModelForSequenceClassification`, and
+    `AutoTokenizer.from_pretrained(out)` load it, with equal logits.
+    Adapters are merged. The folder appears whole or not at all, with digests that galore compares when it reads it again.
+
+    Args:
+        run: run directory (its newest verified checkpoint), model folder or hub name.
+
+    Raises:
+        UserError: `out` is a file or a folder that is not empty, or `run` cannot be loaded.
+        RunFailed: the disk is full or `out` cannot be written.
+    """
+    out = user_path(str(out)).absolute()
+    _refuse_used(out)
+    stored = load_run_model(run)
+    try:
+        make_directory(out.parent)
+        with _private(temporary(out)) as folder:
+            size = _write(stored, folder)
+            folder.rename(out)  # takes the place of an empty folder, refuses one that was filled meanwhile
+        sync_directory(out.parent)
+    except Exception as error:
+        refused = system_error(error)
+        if refused is None and not isinstance(error, SafetensorError):
+            raise
+        raise RunFailed(f"cannot export: {refused.strerror if refused else error}", where=str(out)) from error
+    return Exported(out, stored.origin, stored.step, size, kind_of(stored.model.config).__name__, stored.skipped)
+
+
+@contextmanager
+def _private(folder: Path) -> Iterator[Path]:
+    """The folder, empty and this process's alone; what a killed export left in it goes, and so does it after an error."""
+    folder.mkdir(exist_ok=True)
+    with alone_in(folder):
+        for leftover in folder.iterdir():
+            remove(leftover)
+        try:
+            yield folder
+        except BaseException:
+            remove(folder)
+            raise
+
+
+def _refuse_used(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise UserError("is a file", where=str(out), fix="choose a folder that does not exist yet")
+    if out.is_dir() and any(out.iterdir()):
+        raise UserError("is not empty", where=str(out), fix="choose a folder that does not exist yet")
+
+
+def _write(stored: StoredModel, folder: Path) -> int:
+    model = stored.model
+    if model.can_generate():
+        model.config.use_cache = True
+    _name_special_tokens(stored, stored.tokenizer)
+    if model.can_generate():
+        drop_idle(model.generation_config)
+    files = save_pretrained(folder, model, stored.tokenizer)
+    again = add_older_keys(folder)
+    files = synced(folder, {name: written for name, written in files.items() if name not in again})
+    _verify(model, folder)
+    card = folder / "README.md"
+    write_file(card, [model_card(stored).encode()])
+    for weights in folder.glob("*.safetensors"):  # the library lets only their owner read them
+        weights.chmod(card.stat().st_mode)
+    sign(folder, files)
+    return sum(path.stat().st_size for path in folder.iterdir())
+
+
+def _verify(model: PreTrainedModel, folder: Path) -> None:
+    """Raise RunFailed unless what was written reads back as `model`: every tensor, and what is computed of the rest."""
+    try:
+        config = read_config(str(folder), None)
+        written = load_pretrained(
+            str(folder), config, revision=None, dtype=model.dtype, attn_implementation=None, kind=kind_of(config)
+        )
+        refuse_different(written, model)
+    except UserError as error:
+        raise RunFailed(f"the export does not read back as the model: {error.what}", where=str(folder)) from error
+
+
+def _name_special_tokens(stored: StoredModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """A model built from dimensions names no special tokens; generation must stop at the tokenizer's end of text."""
+    generation = stored.model.generation_config if stored.model.can_generate() else None
+    for config in (stored.model.config, *([generation] if generation is not None else [])):
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            if getattr(config, name, None) is None:
+                setattr(config, name, getattr(tokenizer, name))
+    if stored.recipe is not None and stored.recipe.data.instruct:
+        ensure_template(tokenizer)
+        _stop_after_answers(stored.model.generation_config, stop_tokens(tokenizer))
+
+
+def _stop_after_answers(config: Any, tokens: list[int]) -> None:
+    """The template may end a turn otherwise than the model it is used with ended its texts."""
+    known = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+    config.eos_token_id = list(dict.fromkeys([*(token for token in known if token is not None), *tokens]))

@@ -1,0 +1,188 @@
+"""The trained model of a run directory, of a folder, or of the hub, with its tokenizer."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from galore.trainer.checkpoint import identity
+from galore.trainer.checkpoint.checkpoint import Checkpoint, Skipped, newest_verified, told
+from galore.trainer.checkpoint.exported import require_as_exported
+from galore.trainer.common.errors import UserError
+from galore.trainer.common.library import explained, require_sentencepiece
+from galore.trainer.common.reading import require_plain_folder, user_path
+from galore.trainer.models.adapters.adapt import adapted, plain
+from galore.trainer.models.adapters.lora import without_adapters
+from galore.trainer.models.attention import availability
+from galore.trainer.models.capacity import check_capacity
+from galore.trainer.models.cpu import optimize_decoder
+from galore.trainer.models.materialize import adopt_weights
+from galore.trainer.models.pretrained import kind_of, load_pretrained, locate, read_config, skeleton
+from galore.trainer.optim.int8_linear import int8_layers
+from galore.trainer.recipe.load import recipe_of_run
+from galore.trainer.recipe.schema.recipe import Recipe
+from galore.trainer.record.rundir import RunDir
+from galore.trainer.trained.generation import drop_idle
+
+SHOWN = 5  # names in a message
+
+
+@dataclass(frozen=True)
+class StoredModel:
+    """A plain transformers model (adapters merged, factors multiplied out) in evaluation mode, and where it came from.
+
+    Attributes:
+        origin: the checkpoint's path, or the folder or hub name.
+        step: optimizer steps behind the weights, `recipe`: what trained them; None for a model that is no run.
+        skipped: damaged or unfinished checkpoints that were passed over.
+        data: fingerprint of the data it was trained on.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    origin: str
+    run: RunDir | None = None
+    recipe: Recipe | None = None
+    step: int | None = None
+    skipped: tuple[Skipped, ...] = ()
+    data: str | None = None
+
+
+def load_run_model(path: str, device: str = "cpu") -> StoredModel:
+    """The newest verified checkpoint of the run directory `path`; or the model of a folder or hub name.
+
+    Raises:
+        UserError: no such run or model, no good checkpoint, or weights that do not fit.
+    """
+    folder = user_path(path)
+    if (folder / "recipe.yaml").is_file():
+        return _of_run(RunDir.open(folder), device)
+    _refuse_several(folder)
+    return _of_name(locate(path, Path.cwd()), device)
+
+
+def _refuse_several(folder: Path) -> None:
+    """Raise UserError if `folder` is none of a model, but of runs: those of a comparison, or of a fine-tuning on GLUE."""
+    runs = sorted(file.parent for pattern in ("*/recipe.yaml", "*/*/recipe.yaml") for file in folder.glob(pattern))
+    if not runs or (folder / "config.json").exists():
+        return
+    more = f" and {len(runs) - SHOWN} more" if len(runs) > SHOWN else ""
+    names = ", ".join(str(run.relative_to(folder)) for run in runs[:SHOWN])
+    raise UserError(f"holds several runs: {names}{more}", where=str(folder), fix=f"name one of them: {runs[0]}")
+
+
+def stored_config(model: nn.Module) -> PreTrainedConfig:
+    """The configuration of what is beneath the adapters, as a run keeps it."""
+    base: Any = without_adapters(model)
+    config: PreTrainedConfig = copy.deepcopy(base.config)
+    config.architectures = [type(base).__name__]
+    if base.can_generate():
+        config.use_cache = True
+    return config
+
+
+def save_model_files(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    run: RunDir,
+    trained: identity.Files | None = None,
+    tell: Callable[[str], object] = str,
+) -> identity.Files:
+    """Write what a run's model needs beside its weights: configuration, generation defaults, tokenizer.
+
+    A run can then be evaluated and exported when the model or tokenizer it started from is no longer at hand. Each folder
+    is replaced as a whole, and not at all where it is what it should be.
+
+    Args:
+        trained: hashes of the files that the run's checkpoints were saved with; `tell` hears of those that are others.
+
+    Returns:
+        Their hashes, by path in the run.
+    """
+    run.require_own()
+    base: Any = without_adapters(model)
+    defaults = [_defaults(base)] if base.can_generate() else []
+    files = identity.keep(run.model, [stored_config(model), *defaults], trained or {}, tell)
+    return files | identity.keep(run.tokenizer, [tokenizer], trained or {}, tell)
+
+
+def _defaults(base: Any) -> Any:
+    """Generation defaults without what cannot be saved, which is found before the first step and not after the last."""
+    generation = copy.deepcopy(base.generation_config)
+    drop_idle(generation)
+    return generation
+
+
+def load_tokenizer(source: str, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder or hub name.
+
+    Raises:
+        UserError: it cannot be read, or would need code of its own.
+    """
+    require_sentencepiece(Path(source))
+    require_as_exported(source, weights=False)
+    with explained(source, "read the tokenizer of"):
+        require_plain_folder(source)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            source, revision=revision, trust_remote_code=False
+        )
+    return tokenizer
+
+
+def _of_run(run: RunDir, device: str) -> StoredModel:
+    recipe = recipe_of_run(run.recipe)
+    checkpoint, skipped = newest_verified(run.checkpoints)
+    if checkpoint is None:
+        reasons = "".join(f"; {line}" for line in told(skipped))
+        if reasons:
+            fix = "restore them from a copy, or train anew in another --output-dir: --resume takes none of them"
+            raise UserError(f"holds no good checkpoint{reasons}", where=str(run.root), fix=fix)
+        raise UserError("holds no checkpoint yet", where=str(run.root), fix="train on with --resume")
+    identity.require_same_recipe(checkpoint.state, recipe, run.root)
+    identity.require_same_files(checkpoint.state, run.root)
+    tokenizer = load_tokenizer(str(run.tokenizer))
+    model = _with_weights(run, recipe, checkpoint, device)
+    check_capacity(model.config, len(tokenizer), max_length=1)
+    data = checkpoint.state.get("position", {}).get("fingerprint")
+    return StoredModel(model, tokenizer, str(checkpoint.path), run, recipe, checkpoint.step, tuple(skipped), data)
+
+
+def _with_weights(run: RunDir, recipe: Recipe, checkpoint: Checkpoint, device: str) -> PreTrainedModel:
+    """Built without memory from the stored configuration, then given the checkpoint's tensors."""
+    wanted = recipe.model.attn_implementation  # of the machine that trained; this one may lack it
+    kernel = wanted if availability(wanted, device, recipe.model.dtype).available else None
+    folder = run.model
+    config = read_config(str(folder), None)
+    base = skeleton(config, kernel, kind_of(config))
+    if (folder / "generation_config.json").is_file():
+        with explained(str(folder), "read the generation settings of"):
+            base.generation_config = type(base.generation_config).from_pretrained(folder)
+    model = adapted(base, recipe.optim, seed=0)
+    for layer in int8_layers(model):
+        layer.dtype = getattr(torch, recipe.model.dtype)
+    adopt_weights(model, checkpoint.load("model"), device=device)
+    return _ready(plain(model), device)
+
+
+def _of_name(source: str, device: str) -> StoredModel:
+    config = read_config(source, None)
+    stored = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
+    model = load_pretrained(source, config, revision=None, dtype=stored, attn_implementation=None, kind=kind_of(config))
+    if model.can_generate():
+        model.config.use_cache = True
+    model.to(device)
+    return StoredModel(_ready(model, device), load_tokenizer(source), source)
+
+
+def _ready(model: PreTrainedModel, device: str) -> PreTrainedModel:
+    """On the paths a run takes on this device, so that a score is the one the run itself computed."""
+    if device == "cpu":
+        optimize_decoder(model)
+    return model.eval()
