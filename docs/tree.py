@@ -13,17 +13,6 @@ FLOORS = {
     "kernels": "tensors only: project, Adam, lift and update, quantise, subspace, cross-entropy",
     "recipes": "YAML only: demo, finetune-instruct, roberta-glue, llama-60m … llama-7b and their variants",
 }
-ROOMS = {
-    "kernels/triton": "the kernels for NVIDIA cards: plans of launches as data, tables of tiles, compilation without a GPU",
-    "kernels/triton/jit": "device code in Triton's language",
-    "trainer/recipe": "YAML, `extends:` and overrides → one frozen Recipe, or all errors at once",
-    "trainer/models": "the network: LLaMA, any causal LM or classifier, adapters, fast paths",
-    "trainer/data": "text → tokens → memory-mapped rows, in an order that is a function of (seed, step)",
-    "trainer/compare": "several methods on one recipe: a grid of runs, one table, one picture",
-    "trainer/glue": "the nine tasks of GLUE: rows of any layout, metrics, a grid of runs, tables, submissions, published numbers",
-    "trainer/memory": "what one training step needs on a card: traced on meta tensors, replayed through an allocator",
-    "trainer/optim": "GaLoreAdamW; knows parameters and gradients, not recipes or data",
-}
 BESIDE = {
     "tests": "mirrors the source tree",
     "bench": "what needs time or hardware; results by date and machine",
@@ -44,7 +33,7 @@ def branch(folder: Path, prefix: str) -> list[str]:
         last = position == len(files) + len(rooms) - 1
         edge, inner = ("└── ", "    ") if last else ("├── ", "│   ")
         name = path.name + ("/" if path.is_dir() else "")
-        text = ROOMS[str(path.relative_to(ROOT))] if path.is_dir() else first_line(path)
+        text = first_line(path / "__init__.py" if path.is_dir() else path)
         lines.append(f"{prefix}{edge}{name:<24} {text}")
         if path.is_dir():
             lines += branch(path, prefix + inner)

@@ -16,8 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from galore.trainer import loop, run, shortage, step
-from galore.trainer import recorder
+from galore.trainer import loop, recorder, run, shortage, step
 from galore.trainer.checkpoint import checkpoint
 from galore.trainer.checkpoint.rotation import step_directories
 from galore.trainer.common.errors import Interrupted, RunFailed, UserError

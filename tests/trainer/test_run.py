@@ -14,8 +14,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from galore.trainer import recorder
-from galore.trainer import run, shortage
+from galore.trainer import recorder, run, shortage
 from galore.trainer.checkpoint import checkpoint, diskspace
 from galore.trainer.common.errors import Interrupted, RunFailed, UserError
 from galore.trainer.fit.plan import profile_on
