@@ -14,7 +14,8 @@ from transformers import PreTrainedModel
 
 from galore.kernels.cuda import prepare_cuda
 from galore.kernels.device import device_type
-from galore.kernels.ops.dispatch import ENVIRONMENT, BackendError, summary
+from galore.kernels.ops.dispatch import ENVIRONMENT, BackendError
+from galore.kernels.ops.paths import summary
 from galore.kernels.storage import blockwise
 from galore.trainer.checkpoint import identity
 from galore.trainer.checkpoint.checkpoint import Checkpoint, newest_state, newest_verified, tidy, told

@@ -43,8 +43,9 @@ def compared(scale: Scale) -> Iterator[Compared]:
 def _projected(a: int, b: int, r: int, bits: int, transposed: bool, device: str, ours: Any) -> Iterator[float]:
     import torch
 
-    from galore.kernels.ops.compressed import Compressed, as_dense, compress
+    from galore.kernels.ops.compressed import as_dense, compress
     from galore.kernels.ops.projection import project
+    from galore.kernels.storage.layout import Compressed
 
     g = torch.randn(*((b, a) if transposed else (a, b)), device=device, dtype=torch.bfloat16)
     g = g.mT if transposed else g

@@ -129,7 +129,7 @@ def no_gpu() -> str:
 
 def kernels(device: str) -> list[dict[str, str]]:
     """Which implementation of each operation runs on `device`, and why."""
-    from galore.kernels.ops.dispatch import explain
+    from galore.kernels.ops.paths import explain
 
     return [path._asdict() for path in explain(device)]
 

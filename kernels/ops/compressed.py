@@ -7,41 +7,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from galore.kernels.ops.dispatch import Backend, choose, quantizer
+from galore.kernels.storage.layout import GROUP, Bits, Compressed, Matrix
 from galore.kernels.storage.rounding import block_elements
 
-Bits = Literal[4, 8]
-GROUP = 128  # elements that share one absmax, along the flattened rows; divides every block_elements
 LARGEST = {torch.int8: 127, torch.uint8: 7}  # code that stands for the absmax, by the dtype of the codes
-
-
-class Compressed(NamedTuple):
-    """A matrix of `shape` as `compress` keeps it."""
-
-    codes: Tensor
-    absmax: Tensor
-    shape: tuple[int, int]
-
-    @property
-    def bits(self) -> Bits:
-        return 8 if self.codes.dtype == torch.int8 else 4
-
-    def expand(self, dtype: torch.dtype) -> Tensor:
-        """The matrix in `dtype`."""
-        return expand({"codes": self.codes, "absmax": self.absmax}, self.shape, dtype)
-
-
-Matrix = Tensor | Compressed
 
 
 def as_dense(x: Matrix, dtype: torch.dtype) -> Tensor:
     """x in `dtype`, however it is kept."""
-    return x.expand(dtype) if isinstance(x, Compressed) else x.to(dtype)
+    if isinstance(x, Compressed):
+        return expand({"codes": x.codes, "absmax": x.absmax}, x.shape, dtype)
+    return x.to(dtype)
 
 
 def compressed_bytes(shape: Sequence[int], bits: Bits) -> int:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from galore.kernels.ops.compressed import Matrix
 from galore.kernels.ops.dispatch import Backend, choose
 from galore.kernels.ops.dispatch import adam as case
 from galore.kernels.ops.dispatch import project_adam as fused_case
 from galore.kernels.ops.projection import project
 from galore.kernels.rules.adam import AdamRule
+from galore.kernels.storage.layout import Matrix
 from galore.kernels.storage.moments import Moments
 from galore.kernels.storage.rounding import element_blocks
 

@@ -13,19 +13,13 @@ import torch
 from torch import Tensor
 
 from galore.kernels.ops.dispatch import Backend, choose, quantizer
+from galore.kernels.storage.layout import group_size
 from galore.kernels.storage.rounding import blocks_of, updated_
 
 LARGEST = 127
-SMALLEST_GROUP, LARGEST_GROUP = 32, 128
 HEADROOM = 1.125  # of a new scale over the largest number of its group
 _ROUND_UP = 1 + 2**-7  # the bf16 nearest to this much more is not below
 _TINY = 1e-30  # scale of a group of zeros
-
-
-def group_size(columns: int) -> int:
-    """Elements of a row (columns,) that share a scale: the largest divisor from 32 to 128, or else the row."""
-    divisors = (size for size in range(LARGEST_GROUP, SMALLEST_GROUP - 1, -1) if columns % size == 0)
-    return next(divisors, columns)
 
 
 def int8_bytes(rows: int, columns: int) -> int:

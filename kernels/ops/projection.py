@@ -14,10 +14,11 @@ from torch import Tensor
 
 from galore.kernels.device import device_type, product
 from galore.kernels.ops import dispatch
-from galore.kernels.ops.compressed import Compressed, Matrix, as_dense
+from galore.kernels.ops.compressed import as_dense
 from galore.kernels.ops.dispatch import Backend, choose
 from galore.kernels.ops.int8 import add_update_int8_
 from galore.kernels.reference.operations import is_transposed, orient
+from galore.kernels.storage.layout import Compressed, Matrix
 from galore.kernels.storage.rounding import (
     RoundingNoise,
     add_update_,

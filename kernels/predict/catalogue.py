@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from galore.kernels.ops.compressed import Compressed, Matrix
-from galore.kernels.ops.int8 import group_size
 from galore.kernels.rules.adam import AdamRule
 from galore.kernels.storage.blockwise import BLOCK_SIZE
+from galore.kernels.storage.layout import Compressed, Matrix, group_size
 from galore.kernels.storage.moments import Moments
 from galore.kernels.storage.rounding import RoundingNoise
 from galore.kernels.triton.adam import adam_plan, project_adam_plan

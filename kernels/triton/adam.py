@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from galore.kernels.ops.compressed import Matrix
 from galore.kernels.rules.adam import AdamRule
 from galore.kernels.storage.blockwise import BLOCK_SIZE
+from galore.kernels.storage.layout import Matrix
 from galore.kernels.storage.moments import Moments
 from galore.kernels.triton.dtypes import language_dtype
 from galore.kernels.triton.jit.adam import adam_kernel

@@ -7,8 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from galore.kernels.ops.compressed import Matrix
-from galore.kernels.ops.int8 import group_size
+from galore.kernels.storage.layout import Matrix, group_size
 from galore.kernels.storage.rounding import RoundingNoise
 from galore.kernels.triton.dtypes import language_dtype
 from galore.kernels.triton.jit.lift import lift_int8_kernel, lift_kernel

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from galore.kernels.ops.compressed import Compressed, Matrix
+from galore.kernels.storage.layout import Compressed, Matrix
 
 
 @dataclass(frozen=True)

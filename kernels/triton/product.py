@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from galore.kernels.ops.compressed import Matrix
+from galore.kernels.storage.layout import Matrix
 from galore.kernels.triton.dtypes import language_dtype
 from galore.kernels.triton.jit.product import product_kernel, reduce_kernel
 from galore.kernels.triton.launch import Launch, blocks

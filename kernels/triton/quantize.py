@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from galore.kernels.ops.int8 import group_size
+from galore.kernels.storage.layout import group_size
 from galore.kernels.triton.adam import STATES
 from galore.kernels.triton.jit.quantize import (
     compress_kernel,

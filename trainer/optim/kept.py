@@ -7,7 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from galore.kernels.ops.compressed import GROUP, compress, expand
+from galore.kernels.ops.compressed import compress, expand
+from galore.kernels.storage.layout import GROUP
 
 ProjectorDtype = Literal["float32", "bfloat16", "int8", "int4"]
 CODES, ABSMAX = "projector", "projector_absmax"  # names in a parameter's state

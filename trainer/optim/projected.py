@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from galore.kernels.linear import Factors
-from galore.kernels.ops.compressed import Matrix
-from galore.kernels.ops.dispatch import Problem
+from galore.kernels.ops.paths import Problem
 from galore.kernels.ops.projection import Dense, lift_update_, orient, project
+from galore.kernels.storage.layout import Matrix
 from galore.kernels.subspace import overlap
 from galore.trainer.optim.accumulate import GradientSum
 from galore.trainer.optim.kept import CODES, Kept

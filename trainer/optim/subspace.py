@@ -11,9 +11,9 @@ from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from galore.kernels.dct import dct_matrix, index_dtype, random_basis, top_columns
 from galore.kernels.decompose import Basis
-from galore.kernels.ops.compressed import Compressed, Matrix
 from galore.kernels.reference.operations import is_transposed, orient
 from galore.kernels.rules.transport import change_of_basis
+from galore.kernels.storage.layout import Compressed, Matrix
 from galore.kernels.storage.rounding import mix
 from galore.kernels.subspace import (
     gaussian,

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from galore.kernels.ops.compressed import GROUP, compress, compressed_bytes, expand, gram_error
+from galore.kernels.ops.compressed import compress, compressed_bytes, expand, gram_error
 from galore.kernels.storage import rounding
+from galore.kernels.storage.layout import GROUP
 
 SHAPES = [(64, 16), (512, 128), (1, 1), (1, 7), (5, 3), (37, 11), (129, 3), (128, 1), (3, 85)]
 

@@ -7,12 +7,14 @@ import torch
 
 from galore.kernels.device import meta_stands_for
 from galore.kernels.ops import dispatch
-from galore.kernels.ops.compressed import Compressed, compress
+from galore.kernels.ops.compressed import compress
 from galore.kernels.ops.direction import adam_direction_, project_adam_
-from galore.kernels.ops.dispatch import BackendError, Problem, choose, explain, summary
+from galore.kernels.ops.dispatch import BackendError, choose
 from galore.kernels.ops.int8 import dequantize
+from galore.kernels.ops.paths import Problem, explain, summary
 from galore.kernels.ops.projection import lift_update_, project
 from galore.kernels.rules.adam import AdamRule
+from galore.kernels.storage.layout import Compressed
 from galore.kernels.storage.moments import Moments
 
 BF16 = Problem((64, 96), 8, torch.bfloat16, "dynamic")

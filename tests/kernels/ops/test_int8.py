@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from galore.kernels.ops import int8
-from galore.kernels.ops.int8 import HEADROOM, add_update_int8_, dequantize, group_size, int8_bytes, quantize
+from galore.kernels.ops.int8 import HEADROOM, add_update_int8_, dequantize, int8_bytes, quantize
 from galore.kernels.ops.projection import lift_update_
 from galore.kernels.storage import rounding
+from galore.kernels.storage.layout import group_size
 from galore.kernels.storage.rounding import RoundingNoise
 
 CPU = torch.device("cpu")
