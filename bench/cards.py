@@ -5,7 +5,7 @@ Predicted by trace and replay; nothing is measured on a card. Prints two Markdow
 
 from __future__ import annotations
 
-from galore.trainer.fit.plan import profile_on
+from galore.trainer.fit.predict import profile_on
 from galore.trainer.machine.cards import card
 from galore.trainer.memory.categories import CATEGORIES, spoken
 from galore.trainer.memory.profile import Profile

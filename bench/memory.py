@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-from galore.trainer.fit.plan import profile_on
+from galore.trainer.fit.predict import profile_on
 from galore.trainer.fit.verify import verify
 from galore.trainer.machine.cards import card
 from galore.trainer.memory.verdict import VERDICTS

@@ -144,10 +144,11 @@ def ours(task: Task) -> None:
         prepare_process()  # as `galore train` does
     import torch
 
-    from galore.trainer.build import Run, attach_optimizer, build_model
+    from galore.trainer.build import Run, build_model
     from galore.trainer.data.batch import Batch
     from galore.trainer.loop import train
     from galore.trainer.machine.signals import StopOnSignal
+    from galore.trainer.optimizer import attach_optimizer
     from galore.trainer.record.metrics import Metrics
     from galore.trainer.record.rundir import RunDir
     from galore.trainer.recorder import Meter, Recorder

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,31 +21,27 @@ from galore.trainer.checkpoint.finite import not_finite, trained_tensors
 from galore.trainer.checkpoint.rotation import step_directories
 from galore.trainer.checkpoint.state import restore
 from galore.trainer.common.errors import RunFailed, UserError
-from galore.trainer.common.format import size
 from galore.trainer.data.batch import Progress, silent
-from galore.trainer.data.read import Data, read_data
+from galore.trainer.data.prepare import Data, read_data
 from galore.trainer.data.rows.labelled import LabelledData
 from galore.trainer.data.tokens.tokenizer import id_bound
+from galore.trainer.machine.device import choose_device, choose_threads
 from galore.trainer.machine.process import ask_for_expandable_segments, prepare_process
 from galore.trainer.models.adapters.adapt import adapted
+from galore.trainer.models.adapters.lora import stored_config
 from galore.trainer.models.checkpointing import recompute_blocks
 from galore.trainer.models.classifier import build_classifier
 from galore.trainer.models.cpu import optimize_decoder
 from galore.trainer.models.decoder import build_decoder, refuse_encoder
 from galore.trainer.models.linears import left_alone, router_note
-from galore.trainer.optim import GaLoreAdamW, hand_over_int8, kinds_with_own_forward, project_in_backward
-from galore.trainer.parameters import ParameterRow, build_optimizer, clamped_ranks, left_full_rank, parameter_table
+from galore.trainer.optim import GaLoreAdamW, kinds_with_own_forward
+from galore.trainer.optimizer import attach_optimizer
 from galore.trainer.recipe.load import LoadedRecipe, recipe_of_run
 from galore.trainer.recipe.schema.recipe import Recipe
 from galore.trainer.recipe.schema.resume import changed_mathematics
 from galore.trainer.record.metrics import Console
 from galore.trainer.record.rundir import RunDir
 from galore.trainer.tasks.glue import TASKS
-from galore.trainer.trained.runmodel import stored_config
-
-DRY_RUN_VOCABULARY = 32_000  # rows of the embedding where neither recipe nor model says; a dry run reads no corpus
-
-THREADS_PER_CORE = 16
 
 
 @dataclass
@@ -150,15 +144,6 @@ def _network(recipe: Recipe, vocab_size: int, device: str, base_dir: Path) -> Pr
     )
 
 
-def attach_optimizer(model: nn.Module, recipe: Recipe, accumulation: int) -> GaLoreAdamW:
-    """The recipe's optimizer on the gradients of `model`, projecting where the recipe says."""
-    optimizer = build_optimizer(model, recipe.optim, accumulation=accumulation, seed=recipe.train.seed)
-    hand_over_int8(model, optimizer)
-    if recipe.optim.projection == "backward":
-        project_in_backward(model, optimizer)
-    return optimizer
-
-
 def _told(recipe: Recipe, model: nn.Module, optimizer: GaLoreAdamW, device: torch.device) -> list[str]:
     inside = sum(slot.factored for slot in optimizer.projected)
     lines = [f"projection: of {inside} matrices inside their layers' backward"] if inside else []
@@ -182,29 +167,6 @@ def _paths(optimizer: GaLoreAdamW, device: torch.device) -> list[str]:
         ) from error
 
 
-def choose_device(name: str) -> torch.device:
-    """`auto` is CUDA where there is one; an impossible choice is refused."""
-    available = torch.cuda.is_available()
-    if name == "cuda" and not available:
-        raise UserError(
-            "no CUDA device is visible", where="train.device", fix="set it to auto or cpu; see `galore doctor`"
-        )
-    return torch.device("cuda" if available and name != "cpu" else "cpu")
-
-
-def choose_threads(number: int | None) -> None:
-    """`train.num_threads` for this process; None leaves torch's choice. Raises UserError for far more than there are cores."""
-    if number is not None:
-        most = THREADS_PER_CORE * (os.cpu_count() or 1)
-        if number > most:
-            raise UserError(
-                f"is {number}, on {os.cpu_count()} cores",
-                where="train.num_threads",
-                fix=f"lower it to {most}, or leave it out",
-            )
-        torch.set_num_threads(number)
-
-
 def total_steps(recipe: Recipe, data: Data) -> int:
     """Optimizer steps of the whole run."""
     if recipe.train.max_steps is not None:
@@ -220,46 +182,6 @@ def total_steps(recipe: Recipe, data: Data) -> int:
             fix="set train.max_steps, or lower train.global_batch_size",
         )
     return steps
-
-
-def planned_vocabulary(recipe: Recipe) -> tuple[int, list[str]]:
-    """Token ids to plan for where no tokenizer is read, and a note where the number is assumed."""
-    if recipe.model.vocab_size is not None or recipe.model.name_or_path is not None:
-        return recipe.model.vocab_size or 1, []
-    vocabulary = recipe.data.tokenizer_vocab_size if recipe.data.tokenizer is None else DRY_RUN_VOCABULARY
-    return vocabulary, [f"vocabulary of {vocabulary} assumed: model.vocab_size is not set, and no tokenizer is read"]
-
-
-@dataclass(frozen=True)
-class DryRun:
-    """What a run would train: the parameter table and the bytes of weights, moments and projectors."""
-
-    parameters: list[ParameterRow]
-    notes: list[str]
-
-
-def dry_run(loaded: LoadedRecipe) -> DryRun:
-    """Build model and optimizer without allocating them; reads no data.
-
-    Raises:
-        UserError: the model or the parameter groups cannot be built.
-    """
-    recipe = loaded.recipe
-    vocabulary, notes = planned_vocabulary(recipe)
-    model, _ = build_model(recipe, vocabulary, "meta", loaded.base_dir)
-    optimizer = attach_optimizer(model, recipe, recipe.train.accumulation)
-    if recipe.train.device == "cuda" and not torch.cuda.is_available():
-        notes.append("train.device is cuda, and no CUDA device is visible here: the run itself would be refused")
-    notes += [*clamped_ranks(optimizer), *left_full_rank(optimizer, recipe.optim.target_modules)]
-    return DryRun(parameter_table(model, optimizer), [*notes, _together(model, optimizer)])
-
-
-def _together(model: nn.Module, optimizer: GaLoreAdamW) -> str:
-    weights = sum(tensor.nbytes for tensor in itertools.chain(model.parameters(), model.buffers()))
-    kept = sum(sum(slot.planned_bytes()) for slot in optimizer.slots.values())
-    return (
-        f"weights, states and projectors are {size(weights + kept)} together; accumulators and activations come on top"
-    )
 
 
 def _refuse_other_mathematics(directory: RunDir, recipe: Recipe) -> None:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 from galore.trainer.build import Run
 from galore.trainer.common.errors import Interrupted
+from galore.trainer.evaluate import Result, score_held_out
 from galore.trainer.machine.signals import StopOnSignal
+from galore.trainer.memory.live import by_category, current_and_peak
+from galore.trainer.models.adapters.relora import restart_adapters
 from galore.trainer.models.generate import sample
 from galore.trainer.recorder import Recorder
 from galore.trainer.rescue import Rescue, described, gave_up, ran_out
 from galore.trainer.saving import go_on, save
-from galore.trainer.schedule import learning_rate
-from galore.trainer.scoring import Result, score_held_out
-from galore.trainer.shortage import Shortage, attempt_step
+from galore.trainer.schedule import learning_rate, restarts_after
+from galore.trainer.shortage import Shortage, is_out_of_memory
+from galore.trainer.step import AnyBatch, StepResult, train_step
 
 
 def train(run: Run, recorder: Recorder, stop: StopOnSignal) -> Result | None:
@@ -92,3 +96,20 @@ def _owes_evaluation(run: Run, recorder: Recorder) -> bool:
 
 def _every(interval: int | None, step: int) -> bool:
     return interval is not None and step % interval == 0
+
+
+def attempt_step(run: Run, batch: AnyBatch, number: int) -> StepResult | Shortage:
+    """Optimizer step `number` (from 1) and the restart of adapters that may follow it, or why there was no room for it; what it had made is then given back."""
+    train, optim = run.recipe.train, run.recipe.optim
+    try:
+        result = train_step(run.model, run.optimizer, batch, train.micro_batch_size, optim.max_grad_norm, train.z_loss)
+        if not restarts_after(optim, number, run.total_steps):
+            return result
+        stochastic = optim.weight_rounding != "nearest"
+        count = restart_adapters(run.model, run.optimizer, seed=train.seed, step=number, stochastic=stochastic)
+        return replace(result, restarted=count)
+    except RuntimeError as error:  # in its traceback live the tensors of the step: it must be gone before saving
+        if not is_out_of_memory(error):
+            raise
+        reason = str(error).partition(". ")[0]
+        return Shortage(reason, by_category(run.model, run.optimizer), current_and_peak(run.device))

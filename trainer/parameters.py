@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import defaultdict
 from collections.abc import Sequence
@@ -10,65 +11,15 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from galore.trainer.common.errors import UserError
-from galore.trainer.optim import GaLoreAdamW, adamw_groups, check_complete, galore_groups
+from galore.trainer.build import build_model
+from galore.trainer.common.format import size
+from galore.trainer.optim import GaLoreAdamW
 from galore.trainer.optim.groups import is_under
 from galore.trainer.optim.projected import ProjectedSlot
 from galore.trainer.optim.slot import FullSlot
-from galore.trainer.recipe.schema.optim import OptimSection
-
-
-def build_optimizer(model: nn.Module, optim: OptimSection, *, accumulation: int, seed: int) -> GaLoreAdamW:
-    """The recipe's optimizer over the trainable parameters of `model`, every one of them in exactly one group.
-
-    Raises:
-        UserError: a target pattern matches nothing, or a parameter is left over.
-    """
-    try:
-        if optim.method == "lora" and optim.adapter != "factors":
-            trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-            groups = adamw_groups(trainable, optim.weight_decay)
-        else:
-            rank = optim.rank if optim.method == "galore" else None
-            groups = galore_groups(
-                model,
-                rank,
-                targets=optim.target_modules,
-                rank_pattern=optim.rank_pattern if rank is not None else None,
-                weight_decay=optim.weight_decay,
-                scale=optim.effective_scale,
-                inner=optim.inner,
-            )
-        check_complete(model, groups)
-    except ValueError as error:
-        raise UserError(
-            str(error),
-            where="optim.target_modules" + (" or optim.rank_pattern" if optim.rank_pattern else ""),
-            fix="name parts of the layers' paths",
-        ) from error
-    return GaLoreAdamW(
-        groups,
-        lr=optim.learning_rate,
-        betas=(optim.adam_beta1, optim.adam_beta2),
-        eps=optim.adam_epsilon,
-        update_proj_gap=optim.update_proj_gap,
-        proj_type=optim.proj_type,
-        side=optim.side,
-        refresh_overlap=optim.refresh_overlap,
-        momentum=optim.momentum,
-        transport=optim.effective_transport,
-        residual=optim.residual,
-        projector_dtype=optim.projector_dtype,
-        refresh=optim.effective_refresh,
-        stagger=optim.stagger,
-        update=optim.update,
-        convention=optim.convention,
-        state_dtype=optim.state_dtype,
-        accumulator_dtype=getattr(torch, optim.accumulator_dtype),
-        weight_rounding=optim.weight_rounding,
-        accumulation=accumulation,
-        seed=seed,
-    )
+from galore.trainer.optimizer import attach_optimizer
+from galore.trainer.recipe.load import LoadedRecipe
+from galore.trainer.recipe.schema.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -137,4 +88,47 @@ def _row(kind: str, shape: tuple[int, ...], members: list[tuple[nn.Parameter, Fu
         sum(p.nbytes + _scale_bytes(slot) for p, slot in members),
         sum(states for states, _ in planned),
         sum(projectors for _, projectors in planned),
+    )
+
+
+DRY_RUN_VOCABULARY = 32_000  # rows of the embedding where neither recipe nor model says; a dry run reads no corpus
+
+
+def planned_vocabulary(recipe: Recipe) -> tuple[int, list[str]]:
+    """Token ids to plan for where no tokenizer is read, and a note where the number is assumed."""
+    if recipe.model.vocab_size is not None or recipe.model.name_or_path is not None:
+        return recipe.model.vocab_size or 1, []
+    vocabulary = recipe.data.tokenizer_vocab_size if recipe.data.tokenizer is None else DRY_RUN_VOCABULARY
+    return vocabulary, [f"vocabulary of {vocabulary} assumed: model.vocab_size is not set, and no tokenizer is read"]
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What a run would train: the parameter table and the bytes of weights, moments and projectors."""
+
+    parameters: list[ParameterRow]
+    notes: list[str]
+
+
+def dry_run(loaded: LoadedRecipe) -> DryRun:
+    """Build model and optimizer without allocating them; reads no data.
+
+    Raises:
+        UserError: the model or the parameter groups cannot be built.
+    """
+    recipe = loaded.recipe
+    vocabulary, notes = planned_vocabulary(recipe)
+    model, _ = build_model(recipe, vocabulary, "meta", loaded.base_dir)
+    optimizer = attach_optimizer(model, recipe, recipe.train.accumulation)
+    if recipe.train.device == "cuda" and not torch.cuda.is_available():
+        notes.append("train.device is cuda, and no CUDA device is visible here: the run itself would be refused")
+    notes += [*clamped_ranks(optimizer), *left_full_rank(optimizer, recipe.optim.target_modules)]
+    return DryRun(parameter_table(model, optimizer), [*notes, _together(model, optimizer)])
+
+
+def _together(model: nn.Module, optimizer: GaLoreAdamW) -> str:
+    weights = sum(tensor.nbytes for tensor in itertools.chain(model.parameters(), model.buffers()))
+    kept = sum(sum(slot.planned_bytes()) for slot in optimizer.slots.values())
+    return (
+        f"weights, states and projectors are {size(weights + kept)} together; accumulators and activations come on top"
     )

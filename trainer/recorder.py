@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from galore.trainer.common.format import exponential
 from galore.trainer.data.batch import Batch
-from galore.trainer.evaluate import perplexity
+from galore.trainer.evaluate import Result
 from galore.trainer.flops import flops_per_token, model_flops_utilization
 from galore.trainer.machine.hardware import Peak, device_peak
 from galore.trainer.memory.live import at_peak, by_category, current_and_peak
 from galore.trainer.record.metrics import Console, Metrics
-from galore.trainer.scoring import Result
 from galore.trainer.step import AnyBatch, StepResult
 
 
@@ -66,7 +66,7 @@ class Recorder:
             "kind": "train",
             "step": step,
             batch.loss_name: result.loss_nats,
-            "perplexity": perplexity(result.loss_nats) if isinstance(batch, Batch) else None,
+            "perplexity": exponential(result.loss_nats) if isinstance(batch, Batch) else None,
             "learning_rate": lr,
             "grad_norm": report.grad_norm,
             "grad_scale": report.grad_scale,

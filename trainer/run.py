@@ -14,12 +14,14 @@ from galore.trainer.checkpoint.state import planned_bytes
 from galore.trainer.common.errors import UserError
 from galore.trainer.data.batch import Progress, silent
 from galore.trainer.data.rows.labelled import LabelledData
+from galore.trainer.evaluate import Result, baseline_facts, final_of
 from galore.trainer.facts import facts, header, now
 from galore.trainer.fit.forecast import forecast
 from galore.trainer.loop import train
 from galore.trainer.machine.signals import StopOnSignal
 from galore.trainer.memory.live import current_and_peak, forget_peak
 from galore.trainer.memory.verdict import VERDICTS, reason
+from galore.trainer.models.adapters.lora import stored_config
 from galore.trainer.models.generate import rehearse
 from galore.trainer.recipe.extras import no_plots, refuse_missing_extras
 from galore.trainer.recipe.load import LoadedRecipe
@@ -30,8 +32,7 @@ from galore.trainer.record.wandb_sink import make_sink
 from galore.trainer.recorder import Meter, Recorder
 from galore.trainer.rescue import described
 from galore.trainer.saving import go_on
-from galore.trainer.scoring import Result, baseline_facts, final_of
-from galore.trainer.trained.runmodel import save_model_files, stored_config
+from galore.trainer.trained.runmodel import save_model_files
 
 
 def run_training(

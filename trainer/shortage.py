@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -15,13 +15,10 @@ from galore.trainer.fit.forecast import card_of, recipe_of
 from galore.trainer.fit.remedies import Settings
 from galore.trainer.machine.cards import Card
 from galore.trainer.memory.categories import spoken
-from galore.trainer.memory.live import MemoryUse, by_category, current_and_peak
-from galore.trainer.models.adapters.relora import restart_adapters
+from galore.trainer.memory.live import MemoryUse
 from galore.trainer.recipe.change import changed, spelled
 from galore.trainer.recipe.load import LoadedRecipe
 from galore.trainer.recipe.schema.resume import changed_mathematics
-from galore.trainer.schedule import restarts_after
-from galore.trainer.step import AnyBatch, StepResult, train_step
 
 CPU_ALLOCATOR = "DefaultCPUAllocator"  # begins what torch says when the CPU's memory is at its end; it has no own type
 
@@ -37,23 +34,6 @@ class Shortage:
     def __str__(self) -> str:
         parts = [f"{spoken(name)} {size(nbytes)}" for name, nbytes in self.held.items() if nbytes]
         return f"{size(self.use.current)} in use, {size(self.use.reserved)} reserved: {', '.join(parts)}"
-
-
-def attempt_step(run: Run, batch: AnyBatch, number: int) -> StepResult | Shortage:
-    """Optimizer step `number` (from 1) and the restart of adapters that may follow it, or why there was no room for it; what it had made is then given back."""
-    train, optim = run.recipe.train, run.recipe.optim
-    try:
-        result = train_step(run.model, run.optimizer, batch, train.micro_batch_size, optim.max_grad_norm, train.z_loss)
-        if not restarts_after(optim, number, run.total_steps):
-            return result
-        stochastic = optim.weight_rounding != "nearest"
-        count = restart_adapters(run.model, run.optimizer, seed=train.seed, step=number, stochastic=stochastic)
-        return replace(result, restarted=count)
-    except RuntimeError as error:  # in its traceback live the tensors of the step: it must be gone before saving
-        if not is_out_of_memory(error):
-            raise
-        reason = str(error).partition(". ")[0]
-        return Shortage(reason, by_category(run.model, run.optimizer), current_and_peak(run.device))
 
 
 def is_out_of_memory(error: BaseException) -> bool:

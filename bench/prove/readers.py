@@ -57,7 +57,7 @@ def of_model(folder: Path) -> str:
 
 def of_data(overrides: Sequence[str]) -> str:
     """All rows, and the tokenizer, of the data that a recipe reads."""
-    from galore.trainer.data.read import read_data
+    from galore.trainer.data.prepare import read_data
     from galore.trainer.recipe.load import load_recipe
 
     loaded = load_recipe("demo", list(overrides))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TextIO, cast
 
 from galore.cli.show.plain import PlainConsole
 from galore.cli.show.stream import Unbreakable
-from galore.trainer.recipe.schema.recipe import LogSection
+from galore.trainer.recipe.schema.train import LogSection
 
 if TYPE_CHECKING:
     from galore.trainer.record.metrics import Console

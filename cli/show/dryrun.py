@@ -11,8 +11,7 @@ from rich.table import Table
 from galore.trainer.common.format import count, size
 
 if TYPE_CHECKING:
-    from galore.trainer.build import DryRun
-    from galore.trainer.parameters import ParameterRow
+    from galore.trainer.parameters import DryRun, ParameterRow
     from galore.trainer.recipe.load import LoadedRecipe
 
 WIDTH_OF_A_PIPE = 140
@@ -22,7 +21,7 @@ def show_dry_run(loaded: LoadedRecipe) -> None:
     """Prints the recipe before the model is built, so that it is there to read if the model is refused."""
     typer.echo(loaded.text)
 
-    from galore.trainer.build import dry_run
+    from galore.trainer.parameters import dry_run
 
     planned = dry_run(loaded)
     console = Console(highlight=False, soft_wrap=False)

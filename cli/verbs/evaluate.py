@@ -50,7 +50,7 @@ def evaluate(
 
     prepare_process()  # before torch is imported
 
-    from galore.trainer.build import choose_device
+    from galore.trainer.machine.device import choose_device
     from galore.trainer.trained.evaluation import evaluate_stored
 
     where = str(choose_device(device))

@@ -119,7 +119,7 @@ def _show(progress: object, as_json: bool) -> Show:
 
 
 def _predict(outcomes: Sequence[Outcome], root: Path, show: Show) -> None:
-    from galore.trainer.sweep.glue.predict import predict_tests
+    from galore.trainer.sweep.glue.submission import predict_tests
 
     predict_tests(outcomes, root, show.tell)
 

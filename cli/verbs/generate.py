@@ -30,7 +30,7 @@ def generate(
 
     prepare_process()  # before torch is imported
 
-    from galore.trainer.build import choose_device, choose_threads
+    from galore.trainer.machine.device import choose_device, choose_threads
     from galore.trainer.models.generate import sample
     from galore.trainer.trained.runmodel import load_run_model
 

@@ -72,7 +72,7 @@ def profile_memory(
         _compare(loaded, card, as_json, picture)
         return
 
-    from galore.trainer.fit.plan import profile_on
+    from galore.trainer.fit.predict import profile_on
 
     profile = profile_on(loaded, card)
     wanted = fit is not None or (profile.fits is not True if advise is None else advise)
@@ -163,7 +163,7 @@ def _as_json(profile: Profile, advice: Advice | None) -> dict[str, object]:
 
 def _show(loaded: LoadedRecipe, profile: Profile, advice: Advice | None) -> None:
     from galore.cli.show.memory import show_advice, show_profile
-    from galore.trainer.build import planned_vocabulary
+    from galore.trainer.parameters import planned_vocabulary
 
     console = _console()
     show_profile(console, loaded, profile, planned_vocabulary(loaded.recipe)[1])

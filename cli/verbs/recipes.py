@@ -44,7 +44,7 @@ def copy(
     force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False,
 ) -> None:
     """Write a recipe to a file of yours, complete and commented, ready to edit."""
-    from galore.trainer.recipe.copying import copy_recipe
+    from galore.trainer.recipe.change import copy_recipe
 
     written = copy_recipe(name, file, overrides or [], force=force)
     typer.echo(
@@ -80,7 +80,7 @@ def schema(
 ) -> None:
     """The JSON schema of a recipe file, with which editors complete and check."""
     from galore.trainer.common.durable import replace_file
-    from galore.trainer.recipe.explain.json_schema import schema_text
+    from galore.trainer.recipe.explain.fields import schema_text
 
     if output is None:
         typer.echo(schema_text(), nl=False)

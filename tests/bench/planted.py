@@ -49,7 +49,7 @@ def corrupt() -> None:
 
 def disk() -> None:
     """A file is emptied before it is written anew."""
-    from galore.trainer.recipe import copying
+    from galore.trainer.recipe import change
 
     _only("disk", "recipes copy --force")
 
@@ -57,15 +57,15 @@ def disk() -> None:
         path.write_text("")
         path.write_text(content)
 
-    copying.replace_file = replace_file
+    change.replace_file = replace_file
 
 
 def durable() -> None:
     """A file is never synced."""
-    from galore.trainer.recipe import copying
+    from galore.trainer.recipe import change
 
     _only("durable", "recipes copy")
-    copying.replace_file = lambda path, content: path.write_text(content)
+    change.replace_file = lambda path, content: path.write_text(content)
 
 
 def numbers() -> None:

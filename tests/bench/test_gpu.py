@@ -298,9 +298,9 @@ def test_memory_a_prediction_that_breaks_off_costs_no_measurement(records) -> No
 
 @pytest.mark.parametrize("segments", [memory.GROWING, memory.FIXED])
 def test_memory_is_predicted_with_the_segments_it_is_measured_with(monkeypatch, segments: str) -> None:
-    from galore.trainer.fit import plan  # before its parts are replaced, which it would keep
+    from galore.trainer.fit import predict  # before its parts are replaced, which it would keep
 
-    assert plan.predict
+    assert predict.predict
     monkeypatch.delenv("PYTORCH_ALLOC_CONF", raising=False)
     monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "")
     monkeypatch.setattr(memory, "_loaded", lambda *_: expandable_segments(True))

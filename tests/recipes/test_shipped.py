@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from galore.trainer.common.format import GIB
-from galore.trainer.fit.plan import profile_on
+from galore.trainer.fit.predict import profile_on
 from galore.trainer.machine.cards import card
 from galore.trainer.recipe.load import load_recipe
 from galore.trainer.recipe.schema.recipe import Recipe

@@ -7,8 +7,8 @@ import os
 import pytest
 import torch
 
-from galore.trainer.build import THREADS_PER_CORE, choose_threads
 from galore.trainer.common.errors import UserError
+from galore.trainer.machine.device import THREADS_PER_CORE, choose_threads
 
 
 def test_threads_are_chosen_within_reason(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,10 +11,11 @@ from torch import nn
 from transformers import Gemma2Config, PreTrainedModel
 
 from galore.trainer.common.errors import UserError
+from galore.trainer.common.format import exponential
 from galore.trainer.data.batch import IGNORED, Batch
-from galore.trainer.evaluate import evaluate, perplexity
+from galore.trainer.evaluate import evaluate
 from galore.trainer.models.decoder import build_decoder
-from galore.trainer.recipe.schema.recipe import ModelSection
+from galore.trainer.recipe.schema.model import ModelSection
 
 
 def llama(**fields: Any) -> PreTrainedModel:
@@ -122,9 +123,9 @@ def test_nothing_to_score_is_refused() -> None:
 
 
 def test_perplexity_overflows_to_infinity() -> None:
-    assert perplexity(1.0) == pytest.approx(math.e)
-    assert perplexity(1e4) == math.inf
-    assert math.isnan(perplexity(math.nan))
+    assert exponential(1.0) == pytest.approx(math.e)
+    assert exponential(1e4) == math.inf
+    assert math.isnan(exponential(math.nan))
 
 
 def test_logits_of_the_whole_batch_never_exist(model: PreTrainedModel) -> None:

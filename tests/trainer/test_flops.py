@@ -12,8 +12,8 @@ from galore.trainer.flops import flops_per_token, model_flops_utilization
 from galore.trainer.machine.hardware import Peak
 from galore.trainer.models.adapters.lora import add_adapters
 from galore.trainer.models.decoder import build_decoder
+from galore.trainer.recipe.schema.model import ModelSection
 from galore.trainer.recipe.schema.optim import OptimSection
-from galore.trainer.recipe.schema.recipe import ModelSection
 
 SEQ = 16
 

@@ -14,20 +14,20 @@ from transformers import AutoModelForSequenceClassification, RobertaConfig, pipe
 
 from galore.trainer import build as build_module
 from galore.trainer import loop
-from galore.trainer.build import dry_run
 from galore.trainer.checkpoint import exported
 from galore.trainer.checkpoint.checkpoint import newest_verified
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.format import size
+from galore.trainer.evaluate import TaskResult
 from galore.trainer.fit.compare import compare
-from galore.trainer.fit.plan import profile_on
+from galore.trainer.fit.predict import profile_on
 from galore.trainer.machine.cards import card
 from galore.trainer.models.generate import sample
+from galore.trainer.parameters import dry_run
 from galore.trainer.recipe.load import LoadedRecipe, load_recipe
 from galore.trainer.record.metrics import read_rows
 from galore.trainer.record.rundir import RunDir
 from galore.trainer.run import run_training
-from galore.trainer.scoring import TaskResult
 from galore.trainer.trained.evaluation import evaluate_stored
 from galore.trainer.trained.export import export
 from galore.trainer.trained.runmodel import load_run_model

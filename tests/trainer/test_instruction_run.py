@@ -10,10 +10,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from galore.trainer import shortage
-from galore.trainer.build import dry_run
-from galore.trainer.fit.plan import profile_on
+from galore.trainer import loop
+from galore.trainer.fit.predict import profile_on
 from galore.trainer.machine.cards import card
+from galore.trainer.parameters import dry_run
 from galore.trainer.recipe.load import load_recipe
 from galore.trainer.run import run_training
 from galore.trainer.trained.evaluation import evaluate_stored
@@ -125,7 +125,7 @@ def test_from_a_checkpoint_to_a_folder_that_answers(recipe: Path, tmp_path: Path
 
 def test_resume_is_bit_exact(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     execute(recipe, tmp_path / "straight")
-    real, calls = shortage.train_step, iter(range(4))
+    real, calls = loop.train_step, iter(range(4))
 
     def fragile(*args: Any, **kwargs: Any) -> Any:
         if next(calls) == 3:
@@ -133,7 +133,7 @@ def test_resume_is_bit_exact(recipe: Path, tmp_path: Path, monkeypatch: pytest.M
         return real(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(shortage, "train_step", fragile)
+        patch.setattr(loop, "train_step", fragile)
         with pytest.raises(KeyboardInterrupt):
             execute(recipe, tmp_path / "broken")
     console = execute(recipe, tmp_path / "broken", resume=True)

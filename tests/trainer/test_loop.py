@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from galore.trainer import loop, recorder, run, shortage, step
+from galore.trainer import loop, recorder, run, step
 from galore.trainer.checkpoint import checkpoint
 from galore.trainer.checkpoint.rotation import step_directories
 from galore.trainer.common.errors import Interrupted, RunFailed, UserError
@@ -177,7 +177,7 @@ def stop_in_step(patch: pytest.MonkeyPatch, last: int) -> None:
 
         def attempt(self, parts: Any, batch: Any, number: int) -> Any:
             self.requested = signal.SIGHUP if number == last else None
-            return shortage.attempt_step(parts, batch, number)
+            return loop.attempt_step(parts, batch, number)
 
     patch.setattr(run, "StopOnSignal", Stopping)
 

@@ -6,9 +6,10 @@ import pytest
 from torch import nn
 
 from galore.kernels.ops.int8 import int8_bytes
-from galore.trainer.build import build_model, dry_run
+from galore.trainer.build import build_model
 from galore.trainer.common.errors import UserError
-from galore.trainer.parameters import build_optimizer, clamped_ranks, left_full_rank, parameter_table
+from galore.trainer.optimizer import build_optimizer
+from galore.trainer.parameters import clamped_ranks, dry_run, left_full_rank, parameter_table
 from galore.trainer.recipe.load import load_recipe
 
 

@@ -14,13 +14,14 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
-from galore.trainer.build import attach_optimizer, build_model
+from galore.trainer.build import build_model
 from galore.trainer.checkpoint import checkpoint
 from galore.trainer.checkpoint.state import load_model, model_tensors
 from galore.trainer.data.batch import Batch
 from galore.trainer.data.rows.labelled import LabelledBatch, full_batch
 from galore.trainer.evaluate import batch_loss, scoring
 from galore.trainer.models.classifier import head_modules, label_order
+from galore.trainer.optimizer import attach_optimizer
 from galore.trainer.recipe.dump import dump_recipe
 from galore.trainer.recipe.schema.recipe import Recipe
 from galore.trainer.record.rundir import RunDir

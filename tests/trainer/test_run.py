@@ -14,10 +14,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from galore.trainer import recorder, run, shortage
+from galore.trainer import loop, recorder, run, shortage
 from galore.trainer.checkpoint import checkpoint, diskspace
 from galore.trainer.common.errors import Interrupted, RunFailed, UserError
-from galore.trainer.fit.plan import profile_on
+from galore.trainer.fit.predict import profile_on
 from galore.trainer.machine.cards import card
 from galore.trainer.machine.hardware import Peak
 from galore.trainer.machine.signals import HANDLED
@@ -159,7 +159,7 @@ def essence(out):
 
 def dies_at(monkeypatch, step):
     """A run that ends without warning when it is about to take `step`."""
-    real = shortage.train_step
+    real = loop.train_step
     calls = iter(range(step + 1))
 
     def fragile(*args, **kwargs):
@@ -167,7 +167,7 @@ def dies_at(monkeypatch, step):
             raise KeyboardInterrupt
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(shortage, "train_step", fragile)
+    monkeypatch.setattr(loop, "train_step", fragile)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -277,7 +277,7 @@ def test_a_renamed_run_writes_nothing_into_the_one_that_took_its_name(corpus, tm
     out, moved = tmp_path / "run", tmp_path / "moved"
     execute(corpus, tmp_path / "other", "train.max_steps=4")
     other = {path: path.read_bytes() for path in sorted((tmp_path / "other").rglob("*")) if path.is_file()}
-    real = shortage.train_step
+    real = loop.train_step
     calls = iter(range(STEPS))
 
     def rename_before_the_fifth(*args, **kwargs):
@@ -287,7 +287,7 @@ def test_a_renamed_run_writes_nothing_into_the_one_that_took_its_name(corpus, tm
         return real(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(shortage, "train_step", rename_before_the_fifth)
+        patch.setattr(loop, "train_step", rename_before_the_fifth)
         with pytest.raises(RunFailed, match=r"renamed or replaced.*moved, with step-00000003\n"):
             execute(corpus, out)
     now = {path: path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
@@ -335,7 +335,7 @@ def test_a_run_whose_checkpoints_are_unreadable_is_not_begun_anew(corpus, tmp_pa
 @pytest.mark.parametrize("number", HANDLED)
 def test_a_signal_saves_within_one_step_and_resume_ends_as_if_nothing_happened(corpus, tmp_path, number, monkeypatch):
     execute(corpus, tmp_path / "straight")
-    real = shortage.train_step
+    real = loop.train_step
 
     def interrupted(*args, **kwargs):
         result = real(*args, **kwargs)
@@ -346,7 +346,7 @@ def test_a_signal_saves_within_one_step_and_resume_ends_as_if_nothing_happened(c
 
     interrupted.sent = False
     with monkeypatch.context() as patch:
-        patch.setattr(shortage, "train_step", interrupted)
+        patch.setattr(loop, "train_step", interrupted)
         with pytest.raises(Interrupted, match=r"after step 1.*saved"):
             execute(corpus, tmp_path / "run")
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000001"]
@@ -355,7 +355,7 @@ def test_a_signal_saves_within_one_step_and_resume_ends_as_if_nothing_happened(c
 
 
 def poison(monkeypatch, bad_steps):
-    real, step = shortage.train_step, iter(range(1000))
+    real, step = loop.train_step, iter(range(1000))
 
     def poisoned(model, *args):
         if next(step) in bad_steps:
@@ -366,7 +366,7 @@ def poison(monkeypatch, bad_steps):
                 hook.remove()
         return real(model, *args)
 
-    monkeypatch.setattr(shortage, "train_step", poisoned)
+    monkeypatch.setattr(loop, "train_step", poisoned)
 
 
 def test_a_nan_costs_one_step_and_is_told(corpus, tmp_path, monkeypatch):
@@ -478,7 +478,7 @@ CUDA_SAYS = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total c
 
 def out_of_memory_in(monkeypatch, step):
     """The backward of the run's step number `step` (from 0) finds no memory once it has accumulated something."""
-    real, calls = shortage.train_step, iter(range(1000))
+    real, calls = loop.train_step, iter(range(1000))
 
     def short(model, optimizer, *args):
         if next(calls) != step:
@@ -489,7 +489,7 @@ def out_of_memory_in(monkeypatch, step):
         finally:
             hook.remove()
 
-    monkeypatch.setattr(shortage, "train_step", short)
+    monkeypatch.setattr(loop, "train_step", short)
 
 
 def refuse(*_):
@@ -546,7 +546,7 @@ def test_other_runtime_errors_are_no_shortage(corpus, tmp_path, monkeypatch):
     def broken(*args):
         raise RuntimeError("shapes cannot be multiplied")
 
-    monkeypatch.setattr(shortage, "train_step", broken)
+    monkeypatch.setattr(loop, "train_step", broken)
     with pytest.raises(RunFailed, match="RuntimeError: shapes cannot be multiplied"):
         execute(corpus, tmp_path / "run")
 

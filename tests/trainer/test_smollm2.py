@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 from galore.trainer.models.decoder import build_decoder
 from galore.trainer.models.generate import sample
-from galore.trainer.recipe.schema.recipe import ModelSection
+from galore.trainer.recipe.schema.model import ModelSection
 from galore.trainer.trained.export import export
 
 pytestmark = pytest.mark.slow

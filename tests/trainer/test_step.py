@@ -10,7 +10,7 @@ from galore.trainer.build import build_model
 from galore.trainer.checkpoint.state import load_model, model_tensors
 from galore.trainer.data.batch import Batch
 from galore.trainer.models.head import split_head
-from galore.trainer.parameters import build_optimizer
+from galore.trainer.optimizer import build_optimizer
 from galore.trainer.recipe.schema.recipe import Recipe
 from galore.trainer.step import accumulate, count_targets, micro_batches, summed_loss, train_step
 

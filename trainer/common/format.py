@@ -68,3 +68,11 @@ def significant(number: float) -> str:
     """Three significant digits without an exponent: `1.34`, `58.1`, `417`."""
     digits = 2 if abs(number) < 9.995 else 1 if abs(number) < 99.95 else 0
     return f"{number:.{digits}f}"
+
+
+def exponential(loss_nats: float) -> float:
+    """exp(loss), infinite where it does not fit a float."""
+    try:
+        return math.exp(loss_nats)
+    except OverflowError:
+        return math.inf

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from galore.trainer.common.errors import UserError
 from galore.trainer.data.batch import Progress, TrainingData, silent, throttled
+from galore.trainer.data.glue.prepare import prepare_task
+from galore.trainer.data.rows.examplerows import rows_over
+from galore.trainer.data.rows.labelled import LabelledData
 from galore.trainer.data.rows.mapped import MappedData, Order
-from galore.trainer.data.rows.rows import rows_over
 from galore.trainer.data.text.holdout import content_hash, working_share
 from galore.trainer.data.text.quality import BadRows
 from galore.trainer.data.tokens.cache import cache_root, fingerprint
@@ -131,3 +133,13 @@ def _hold_out_more(material: Material, tokens: int) -> str:
             f"no share of the {len(sizes):,} documents is enough on both sides: give more text, lower data.max_length"
         )
     return f"set data.validation_fraction: {share}, lower data.max_length"
+
+
+Data = TrainingData | LabelledData
+
+
+def read_data(recipe: Recipe, base_dir: Path, progress: Progress | None = None) -> Data:
+    """Training and held-out rows of a recipe; see `prepare_data` and `prepare_task`. Raises UserError, RunFailed."""
+    if recipe.data.task is not None:
+        return prepare_task(recipe, base_dir, progress)
+    return prepare_data(recipe, base_dir, progress)

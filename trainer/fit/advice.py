@@ -6,7 +6,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from galore.trainer.fit.plan import profile_on
+from galore.trainer.fit.predict import profile_on
 from galore.trainer.fit.remedies import COSTS, Remedy, Settings, remedies, remedy, some_blocks
 from galore.trainer.machine.cards import Card
 from galore.trainer.memory.profile import Bounds

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from galore.trainer.fit.plan import profile_on
+from galore.trainer.fit.predict import profile_on
 from galore.trainer.machine.cards import Card
 from galore.trainer.memory.profile import Profile
 from galore.trainer.recipe.change import changed

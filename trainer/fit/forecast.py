@@ -6,7 +6,7 @@ from typing import Any
 
 from galore.trainer.build import Run
 from galore.trainer.common.errors import UserError
-from galore.trainer.fit.plan import profile_on
+from galore.trainer.fit.predict import profile_on
 from galore.trainer.machine.cards import Card, attached
 from galore.trainer.memory.profile import Profile
 from galore.trainer.recipe.change import changed

@@ -8,6 +8,8 @@ from galore.kernels.cuda import as_deterministic, workspaces
 from galore.kernels.device import meta_stands_for
 from galore.trainer.fit.rehearsal import Rehearsal
 from galore.trainer.machine.cards import Card
+from galore.trainer.machine.process import expandable_segments
+from galore.trainer.memory.profile import Profile
 from galore.trainer.memory.trace.simulate import SimulatedTracer, device_operations
 from galore.trainer.memory.trace.trace import Trace
 from galore.trainer.memory.workspaces.casts import cpu_workspaces
@@ -47,3 +49,14 @@ def _tracer(card: Card | None, deterministic: bool) -> SimulatedTracer:
         return cuda_workspaces(func, args, kwargs, out, card.capability, card.sms)
 
     return SimulatedTracer(hidden, library=library_workspaces(card.capability, workspaces(deterministic)))
+
+
+def profile_on(loaded: LoadedRecipe, card: Card, *, brief: bool = False) -> Profile:
+    """What `loaded` needs on `card`, with the allocator set as the recipe and the environment say; see `predict`.
+
+    Raises:
+        UserError: the model cannot be built or traced.
+    """
+    return Profile(
+        predict(loaded, card, brief=brief), card, expandable_segments(loaded.recipe.train.expandable_segments)
+    )

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from galore.kernels.linear import Factors
-from galore.trainer.build import attach_optimizer, build_model, planned_vocabulary
+from galore.trainer.build import build_model
 from galore.trainer.data.batch import Batch
 from galore.trainer.data.rows.labelled import full_batch
 from galore.trainer.evaluate import batch_loss
@@ -22,6 +22,8 @@ from galore.trainer.memory.trace.tracer import Tracer
 from galore.trainer.models.checkpointing import offloading
 from galore.trainer.optim import GaLoreAdamW
 from galore.trainer.optim.projected import ProjectedSlot
+from galore.trainer.optimizer import attach_optimizer
+from galore.trainer.parameters import planned_vocabulary
 from galore.trainer.recipe.load import LoadedRecipe
 from galore.trainer.recipe.schema.recipe import Recipe
 from galore.trainer.step import AnyBatch, train_step

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import psutil
 import torch
 
-from galore.trainer.build import choose_device
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.format import size
 from galore.trainer.fit.measure import measure
 from galore.trainer.fit.predict import predict
 from galore.trainer.machine.cards import attached
+from galore.trainer.machine.device import choose_device
 from galore.trainer.memory.categories import CATEGORIES
 from galore.trainer.memory.trace.trace import Trace
 from galore.trainer.recipe.load import LoadedRecipe

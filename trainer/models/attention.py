@@ -9,7 +9,7 @@ from typing import get_args
 import torch
 
 from galore.trainer.common.errors import UserError
-from galore.trainer.recipe.schema.recipe import ModelSection
+from galore.trainer.recipe.schema.model import ModelSection
 
 IMPLEMENTATIONS: tuple[str, ...] = get_args(ModelSection.model_fields["attn_implementation"].annotation)
 

@@ -14,7 +14,7 @@ from galore.trainer.models.attention import check_attention
 from galore.trainer.models.capacity import check_capacity, grow_vocabulary, refuse_fewer_rows, require_memory
 from galore.trainer.models.materialize import draw_weights
 from galore.trainer.models.pretrained import load_pretrained, locate, read_config, skeleton
-from galore.trainer.recipe.schema.recipe import ModelSection
+from galore.trainer.recipe.schema.model import ModelSection
 from galore.trainer.tasks.glue import Task
 
 KIND = AutoModelForSequenceClassification

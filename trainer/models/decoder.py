@@ -18,7 +18,7 @@ from galore.trainer.models.linears import plain_linears
 from galore.trainer.models.materialize import draw_weights
 from galore.trainer.models.pretrained import load_pretrained, locate, read_config, skeleton
 from galore.trainer.optim.int8_linear import to_int8
-from galore.trainer.recipe.schema.recipe import ModelSection
+from galore.trainer.recipe.schema.model import ModelSection
 
 
 def build_decoder(

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from galore.trainer.common.durable import make_directory, replace_file
+from galore.trainer.common.errors import UserError
 from galore.trainer.recipe.dump import dump_recipe
-from galore.trainer.recipe.load import LoadedRecipe
+from galore.trainer.recipe.load import LoadedRecipe, load_recipe
 from galore.trainer.recipe.schema.recipe import Recipe
+from galore.trainer.recipe.shipped import SCHEMA_FILE, SUFFIXES
 
 
 def changed(loaded: LoadedRecipe, settings: Mapping[str, Any]) -> LoadedRecipe | None:
@@ -34,3 +38,26 @@ def spelled(settings: Mapping[str, Any]) -> list[str]:
         f"{path}={words[value] if value is None or isinstance(value, bool) else value}"
         for path, value in settings.items()
     ]
+
+
+def copy_recipe(name: str, target: Path, overrides: Sequence[str] = (), *, force: bool = False) -> Path:
+    """Writes the resolved recipe, every field commented, and returns the file.
+
+    The editor header names the schema by the address of the installed file: it is always the one of this version, and
+    nothing has to be kept beside the copy. On another machine an editor only goes without completion.
+
+    Raises:
+        UserError: the recipe is wrong, or the file exists and `force` is not set.
+    """
+    loaded = load_recipe(name, overrides)
+    file = target / f"{loaded.name}.yaml" if target.is_dir() else target
+    if file.suffix not in SUFFIXES:
+        raise UserError("a recipe's name ends in .yaml", where=str(file), fix=f"write {file}.yaml")
+    if file.exists() and not force:
+        raise UserError("exists already", where=str(file), fix="choose another name, or replace it with --force")
+    header = (
+        f"yaml-language-server: $schema={SCHEMA_FILE.as_uri()}\nCopied from {loaded.origin}; defaults are written out"
+    )
+    make_directory(file.parent)
+    replace_file(file, dump_recipe(loaded.recipe, header))
+    return file

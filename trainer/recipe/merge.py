@@ -7,7 +7,7 @@ from typing import Any
 
 from galore.trainer.recipe.explain.fields import fields
 from galore.trainer.recipe.parse.source import Key, Layer
-from galore.trainer.recipe.schema.recipe import DIMENSIONS
+from galore.trainer.recipe.schema.model import DIMENSIONS
 
 Values = Mapping[str, Mapping[str, Any]]
 

@@ -16,7 +16,7 @@ from typing import Any, get_args
 from galore.trainer.common.suggest import nearest
 from galore.trainer.recipe.explain.unknown import take_unknown
 from galore.trainer.recipe.parse.source import Layer
-from galore.trainer.recipe.schema.recipe import TaskName
+from galore.trainer.recipe.schema.data import TaskName
 
 TASKS = "tasks"
 NAMES: tuple[str, ...] = get_args(TaskName)

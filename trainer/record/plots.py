@@ -9,24 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from galore.trainer.common.format import GIB, percent, rate
-from galore.trainer.memory.colors import COLORS
+from galore.trainer.common.style import BLUE, GREEN, GREY, ORANGE, RED, STYLE
+from galore.trainer.memory.categories import COLORS
 from galore.trainer.record.history import Column, History, flat
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LARGEST_EXPONENT = 700  # of e, in a float
-BLUE, ORANGE, GREEN, GREY, RED = "#2563a8", "#d9700f", "#2f8f5b", "#6b7280", "#b5342d"
-STYLE = {
-    "font.size": 11,
-    "axes.titlesize": 13,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "legend.framealpha": 0.85,
-    "legend.edgecolor": "none",
-}
 
 
 def draw(history: History) -> dict[str, bytes]:

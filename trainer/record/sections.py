@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from galore.trainer.common.format import duration, percent, perplexity, rate, significant, size
+from galore.trainer.common.format import duration, exponential, percent, perplexity, rate, significant, size
 from galore.trainer.common.markdown import details, fence, section, table
-from galore.trainer.evaluate import perplexity as exponential
 from galore.trainer.record.history import History, flat
 from galore.trainer.record.metrics import Row
 

@@ -10,7 +10,8 @@ from typing import Any
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.reading import read_bounded
 from galore.trainer.recipe.extras import require
-from galore.trainer.recipe.schema.recipe import LogSection, Recipe
+from galore.trainer.recipe.schema.recipe import Recipe
+from galore.trainer.recipe.schema.train import LogSection
 from galore.trainer.record.metrics import Row, Sink
 from galore.trainer.record.rundir import RunDir
 

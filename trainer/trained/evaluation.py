@@ -5,17 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from galore.trainer.build import choose_threads
 from galore.trainer.checkpoint.checkpoint import Skipped
 from galore.trainer.common.errors import UserError
 from galore.trainer.data.batch import Progress
-from galore.trainer.data.read import Data, read_data
-from galore.trainer.evaluate import Mode
+from galore.trainer.data.prepare import Data, read_data
+from galore.trainer.evaluate import Mode, Result, score_held_out
+from galore.trainer.machine.device import choose_threads
 from galore.trainer.models.capacity import check_capacity
 from galore.trainer.models.classifier import align_labels, head_modules
 from galore.trainer.recipe.load import LoadedRecipe
 from galore.trainer.recipe.schema.recipe import Recipe
-from galore.trainer.scoring import Result, score_held_out
 from galore.trainer.tasks.glue import TASKS
 from galore.trainer.trained.runmodel import StoredModel, load_run_model
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from galore.trainer.checkpoint import identity
 from galore.trainer.checkpoint.checkpoint import Checkpoint, Skipped, newest_verified, told
@@ -19,7 +19,7 @@ from galore.trainer.common.errors import UserError
 from galore.trainer.common.library import explained, require_sentencepiece
 from galore.trainer.common.reading import require_plain_folder, user_path
 from galore.trainer.models.adapters.adapt import adapted, plain
-from galore.trainer.models.adapters.lora import without_adapters
+from galore.trainer.models.adapters.lora import stored_config, without_adapters
 from galore.trainer.models.attention import availability
 from galore.trainer.models.capacity import check_capacity
 from galore.trainer.models.cpu import optimize_decoder
@@ -76,16 +76,6 @@ def _refuse_several(folder: Path) -> None:
     more = f" and {len(runs) - SHOWN} more" if len(runs) > SHOWN else ""
     names = ", ".join(str(run.relative_to(folder)) for run in runs[:SHOWN])
     raise UserError(f"holds several runs: {names}{more}", where=str(folder), fix=f"name one of them: {runs[0]}")
-
-
-def stored_config(model: nn.Module) -> PreTrainedConfig:
-    """The configuration of what is beneath the adapters, as a run keeps it."""
-    base: Any = without_adapters(model)
-    config: PreTrainedConfig = copy.deepcopy(base.config)
-    config.architectures = [type(base).__name__]
-    if base.can_generate():
-        config.use_cache = True
-    return config
 
 
 def save_model_files(

@@ -58,8 +58,9 @@ class Trial:
     def of(cls, scale: Scale, *settings: str, layers: int = 2) -> Trial:
         import torch
 
-        from galore.trainer.build import attach_optimizer, build_model
+        from galore.trainer.build import build_model
         from galore.trainer.data.batch import Batch
+        from galore.trainer.optimizer import attach_optimizer
         from galore.trainer.recipe.load import load_recipe
 
         sizes = {"train__global_batch_size": ROWS, "train__micro_batch_size": ROWS, "model__num_hidden_layers": layers}

@@ -145,8 +145,8 @@ def predict(order: dict[str, Any]) -> list[dict[str, Any]]:
     """Upper bounds in bytes for the card of `order`, None being the CPU."""
     _set_segments(order)
 
-    from galore.trainer.fit.plan import profile_on
     from galore.trainer.fit.predict import predict as traced
+    from galore.trainer.fit.predict import profile_on
     from galore.trainer.machine.cards import Card
     from galore.trainer.memory.profile import phases
 

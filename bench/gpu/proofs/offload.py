@@ -43,8 +43,9 @@ def _timed(scale: Scale, records: Records, *, offload: bool) -> dict[str, Any]:
     """Median seconds of a step, its loss, and the peak in bytes."""
     import torch
 
-    from galore.trainer.build import attach_optimizer, build_model
+    from galore.trainer.build import build_model
     from galore.trainer.data.batch import Batch
+    from galore.trainer.optimizer import attach_optimizer
     from galore.trainer.recipe.load import load_recipe
     from galore.trainer.step import train_step
 

@@ -175,7 +175,7 @@ def _write_parquet(path: Path) -> None:
 
 
 def _of_data(file: Path, content: bytes, overrides: Sequence[str]) -> str:
-    from galore.trainer.data.read import read_data
+    from galore.trainer.data.prepare import read_data
     from galore.trainer.recipe.load import load_recipe
 
     file.parent.mkdir()

@@ -14,7 +14,7 @@ from galore.cli.show.console import make_console
 from galore.cli.show.live import LiveConsole, Status
 from galore.cli.show.plain import PlainConsole
 from galore.cli.show.stream import Unbreakable
-from galore.trainer.recipe.schema.recipe import LogSection
+from galore.trainer.recipe.schema.train import LogSection
 
 HEADER = {"model": "LLaMA [/x], 3,456,789 parameters", "method": "GaLore r=64, α=0.25, " + "a long description " * 5}
 EVALUATION = {"kind": "eval", "step": 2, "loss_nats": 3.25, "perplexity": 25.79, "tokens": 40_000, "seconds": 1.0}

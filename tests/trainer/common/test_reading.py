@@ -23,7 +23,7 @@ from galore.trainer.data.glue.locate import find_split
 from galore.trainer.data.glue.readers import read_split
 from galore.trainer.data.text.bytestream import opened
 from galore.trainer.data.text.locate import find_files
-from galore.trainer.data.tokens.digests import file_digests
+from galore.trainer.data.tokens.cache import file_digests
 from galore.trainer.data.tokens.tokenizer import load_tokenizer
 from galore.trainer.models.pretrained import read_config
 from galore.trainer.recipe.load import load_recipe, recipe_of_run

@@ -12,7 +12,7 @@ import pytest
 from galore.kernels.storage import rounding
 from galore.trainer.fit import advice as module
 from galore.trainer.fit.advice import Adviser, Trial
-from galore.trainer.fit.plan import profile_on
+from galore.trainer.fit.predict import profile_on
 from galore.trainer.fit.remedies import COSTS, Settings, remedy
 from galore.trainer.machine.cards import Card
 from galore.trainer.memory.profile import Bounds, Profile

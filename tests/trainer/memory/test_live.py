@@ -8,7 +8,7 @@ from torch import nn
 
 from galore.trainer.memory.live import at_peak, by_category, current_and_peak
 from galore.trainer.models.decoder import build_decoder
-from galore.trainer.recipe.schema.recipe import ModelSection
+from galore.trainer.recipe.schema.model import ModelSection
 
 
 def linear() -> nn.Linear:

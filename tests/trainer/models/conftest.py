@@ -8,7 +8,7 @@ import pytest
 from transformers import PreTrainedModel
 
 from galore.trainer.models.decoder import build_decoder
-from galore.trainer.recipe.schema.recipe import ModelSection
+from galore.trainer.recipe.schema.model import ModelSection
 
 TINY = {
     "hidden_size": 32,

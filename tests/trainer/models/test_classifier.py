@@ -14,8 +14,8 @@ from galore.trainer.common.errors import UserError
 from galore.trainer.models.adapters.lora import add_adapters, merged
 from galore.trainer.models.capacity import positions_of
 from galore.trainer.models.classifier import build_classifier, head_modules
+from galore.trainer.recipe.schema.model import ModelSection
 from galore.trainer.recipe.schema.optim import OptimSection
-from galore.trainer.recipe.schema.recipe import ModelSection
 from galore.trainer.tasks.glue import TASKS
 
 LINEAR = ("query", "key", "value", "intermediate.dense", "output.dense")

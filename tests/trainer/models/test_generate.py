@@ -13,8 +13,8 @@ from galore.trainer.common.errors import UserError
 from galore.trainer.models.adapters.lora import add_adapters
 from galore.trainer.models.decoder import build_decoder
 from galore.trainer.models.generate import sample
+from galore.trainer.recipe.schema.model import ModelSection
 from galore.trainer.recipe.schema.optim import OptimSection
-from galore.trainer.recipe.schema.recipe import ModelSection
 
 WORDS = [f"w{i}" for i in range(30)]
 

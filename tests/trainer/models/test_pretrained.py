@@ -12,7 +12,7 @@ from transformers import BertConfig, GPT2Config, GPT2LMHeadModel, PreTrainedMode
 from galore.trainer.common.errors import UserError
 from galore.trainer.models import decoder
 from galore.trainer.models.decoder import refuse_encoder
-from galore.trainer.recipe.schema.recipe import ModelSection
+from galore.trainer.recipe.schema.model import ModelSection
 
 Build = Callable[..., PreTrainedModel]
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from galore.kernels.storage import blockwise
 from galore.trainer.optim.projected import ProjectedSlot
 from galore.trainer.optim.slot import FullSlot
-from galore.trainer.parameters import build_optimizer
+from galore.trainer.optimizer import build_optimizer
 from galore.trainer.recipe.schema.optim import OptimSection
 from galore.trainer.sweep.compare.grid import METHODS
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from galore.trainer.optim import GaLoreAdamW
 from galore.trainer.optim.projected import ProjectedSlot
 from galore.trainer.optim.slot import FullSlot, Update
-from galore.trainer.parameters import build_optimizer
+from galore.trainer.optimizer import build_optimizer
 from galore.trainer.recipe.schema.optim import OptimSection
 
 from .cases import COMMON, PRESETS

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from galore.trainer.data.glue.fault import Fault
+from galore.trainer.data.glue.rows import Fault
 from galore.trainer.tasks.glue import Task
 
 INDEX_NAMES = ("idx", "index")

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-from galore.trainer.data.glue.fault import Fault
-from galore.trainer.data.glue.rows import UNLABELLED, Example
+from galore.trainer.data.glue.rows import UNLABELLED, Example, Fault
 from galore.trainer.tasks.glue import HIGHEST_SCORE, LOWEST_SCORE, Task
 
 

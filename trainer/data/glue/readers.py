@@ -9,12 +9,11 @@ from pathlib import Path
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.reading import user_path
 from galore.trainer.data.glue.examples import Raw, example_of
-from galore.trainer.data.glue.fault import Fault
 from galore.trainer.data.glue.locate import SplitFiles, find_split
 from galore.trainer.data.glue.readarrow import read_hub, read_parquet
 from galore.trainer.data.glue.readlines import Ragged, read_jsonl, read_tsv
 from galore.trainer.data.glue.readmsr import read_msr
-from galore.trainer.data.glue.rows import Rows
+from galore.trainer.data.glue.rows import Fault, Rows
 from galore.trainer.tasks.glue import Task
 
 HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")

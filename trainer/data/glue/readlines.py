@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from galore.trainer.data.glue.columns import Columns, find_columns
 from galore.trainer.data.glue.examples import Raw
-from galore.trainer.data.glue.fault import Fault
+from galore.trainer.data.glue.rows import Fault
 from galore.trainer.data.text.bytestream import bounded_lines, opened
 from galore.trainer.tasks.glue import Task
 

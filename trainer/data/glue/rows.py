@@ -12,6 +12,7 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
+from galore.trainer.common.errors import UserError
 from galore.trainer.tasks.glue import Task
 
 UNLABELLED = -1  # as the hub marks the rows of its test splits
@@ -129,3 +130,16 @@ class Rows(Sequence[Example]):
 
     def __iter__(self) -> Iterator[Example]:
         return map(self.__getitem__, range(len(self)))
+
+
+class Fault(Exception):  # noqa: N818 - it names a row
+    """Becomes a UserError as soon as it is known where it happened."""
+
+    def __init__(self, what: str, fix: str = "mend or remove the row", line: int | None = None) -> None:
+        super().__init__(what)
+        self.what, self.fix, self.line = what, fix, line
+
+    def at(self, file: str, line: int | None) -> UserError:
+        """`line`, from 1, counts where the fault itself does not know better."""
+        number = self.line or line
+        return UserError(self.what, where=f"{file}:{number}" if number else file, fix=self.fix)

@@ -10,11 +10,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from transformers import PreTrainedTokenizerBase
 
 from galore.trainer.data.batch import IGNORED
 from galore.trainer.data.rows.binpack import best_fit
-from galore.trainer.data.rows.packing import Ids
+from galore.trainer.data.rows.packing import Rows, rows_of
 from galore.trainer.data.tokens.examplestore import ExampleStore
+from galore.trainer.data.tokens.store import Ids, TokenStore
+from galore.trainer.data.tokens.tokenizer import frame_of
+from galore.trainer.recipe.schema.data import DataSection
 
 
 @dataclass(frozen=True)
@@ -76,3 +80,11 @@ def _targets(store: ExampleStore, number: int, length: int) -> Any:
     """Which of the first `length` tokens of an example are targets, (at most length,)."""
     start, stop = store.span(number)
     return store.targets[start : min(stop, start + length)] != 0
+
+
+def rows_over(store: TokenStore, section: DataSection, tokenizer: PreTrainedTokenizerBase) -> Rows:
+    """Sequences of `data.max_length` out of a store, as `data.packing` says. Raises UserError."""
+    if isinstance(store, ExampleStore):
+        return ExampleRows.of(store, section.max_length, int(tokenizer.pad_token_id), section.packing == "packed")
+    frame = frame_of(tokenizer, section.max_length) if section.packing == "paper" else None
+    return rows_of(store, section.max_length, frame)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from galore.trainer.data.rows.mapped import Order, require_same_data
-from galore.trainer.data.rows.packing import Ids
+from galore.trainer.data.tokens.store import Ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -13,7 +13,8 @@ import torch
 from galore.trainer.common.errors import RunFailed, UserError
 from galore.trainer.data.batch import Batch
 from galore.trainer.data.rows.order import rows_of_step
-from galore.trainer.data.rows.packing import Ids, Rows
+from galore.trainer.data.rows.packing import Rows
+from galore.trainer.data.tokens.store import Ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

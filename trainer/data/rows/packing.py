@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from galore.trainer.data.batch import IGNORED
-from galore.trainer.data.tokens.store import TokenStore
-
-Ids = npt.NDArray[np.int64]
+from galore.trainer.data.tokens.store import Ids, TokenStore
+from galore.trainer.data.tokens.tokenizer import Frame
 
 COUNTED_DOCUMENTS = 1 << 20
 
@@ -46,22 +44,6 @@ class PackedRows:
     @property
     def summary(self) -> dict[str, Any]:
         return {"sequences": len(self), "dropped_tokens": len(self._tokens) % self._max_length}
-
-
-class Frame(NamedTuple):
-    """Special tokens that a tokenizer puts around one text, and what fills a short row."""
-
-    prefix: tuple[int, ...]
-    suffix: tuple[int, ...]
-    pad: int
-
-    def room(self, max_length: int) -> int:
-        """Tokens of text in a row."""
-        return max_length - len(self.prefix) - len(self.suffix)
-
-    def around(self, ids: npt.NDArray[Any], max_length: int) -> Ids:
-        """The row before padding: text without EOS, truncated, between the special tokens."""
-        return np.concatenate([self.prefix, ids[: self.room(max_length)], self.suffix]).astype(np.int64)
 
 
 class PaperRows:

@@ -8,11 +8,11 @@ import numpy as np
 
 from galore.trainer.common.errors import UserError
 from galore.trainer.data.batch import IGNORED
-from galore.trainer.data.rows.packing import Ids
 from galore.trainer.data.stream.blocks import Blocks, BlockStart
 from galore.trainer.data.stream.rowstream import BEGINNING, Position
 from galore.trainer.data.text.quality import BadRow, BadRows
 from galore.trainer.data.tokens.chat import ChatEncoder, Example
+from galore.trainer.data.tokens.store import Ids
 
 ENCODED_TOGETHER = 256
 

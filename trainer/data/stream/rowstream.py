@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from galore.trainer.data.batch import IGNORED
-from galore.trainer.data.rows.packing import Frame, Ids
 from galore.trainer.data.stream.blocks import Blocks, BlockStart
+from galore.trainer.data.tokens.store import Ids
 from galore.trainer.data.tokens.tokenize import encode_documents
+from galore.trainer.data.tokens.tokenizer import Frame
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -21,9 +21,9 @@ import torch
 
 from galore.trainer.common.errors import UserError
 from galore.trainer.data.batch import Batch, Progress
+from galore.trainer.data.rows.examplerows import rows_over
 from galore.trainer.data.rows.mapped import count_targets, evaluation_batches, require_same_data
 from galore.trainer.data.rows.packing import Rows
-from galore.trainer.data.rows.rows import rows_over
 from galore.trainer.data.stream.blocks import Blocks
 from galore.trainer.data.stream.examplestream import ExampleStream
 from galore.trainer.data.stream.rowstream import Position, RowStream
@@ -46,7 +46,8 @@ from galore.trainer.data.tokens.tokenizer import (
     tokenizer_digest,
     trained_tokenizer,
 )
-from galore.trainer.recipe.schema.recipe import DataSection, Recipe
+from galore.trainer.recipe.schema.data import DataSection
+from galore.trainer.recipe.schema.recipe import Recipe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

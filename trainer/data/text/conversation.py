@@ -10,9 +10,8 @@ from __future__ import annotations
 import json
 from typing import Any, NamedTuple
 
-from galore.trainer.data.text.quality import BadRow
-from galore.trainer.data.text.rowfields import text_of_object, value_of
-from galore.trainer.recipe.schema.recipe import DataSection
+from galore.trainer.data.text.quality import BadRow, text_of_object, value_of
+from galore.trainer.recipe.schema.data import DataSection
 
 Message = dict[str, Any]
 """{"role": a value of `ROLES`, "content": its words} and what else the row has for it, as chat templates take it."""

@@ -12,11 +12,10 @@ from galore.trainer.common.errors import RunFailed, UserError
 from galore.trainer.common.printable import listed
 from galore.trainer.common.reading import user_path
 from galore.trainer.data.text.conversation import columns_of, conversation_of
-from galore.trainer.data.text.quality import BadRow, BadRows, check, decode
-from galore.trainer.data.text.rowfields import text_of_object
+from galore.trainer.data.text.quality import BadRow, BadRows, check, decode, text_of_object
 from galore.trainer.machine.offline import spare_retries
 from galore.trainer.recipe.extras import require
-from galore.trainer.recipe.schema.recipe import DataSection
+from galore.trainer.recipe.schema.data import DataSection
 
 State = dict[str, Any]
 """Where a stream stands: shard and row, as `IterableDataset.state_dict()` writes them (JSON)."""

@@ -14,7 +14,7 @@ from galore.trainer.data.text.conversation import spoken
 from galore.trainer.data.text.holdout import Holdout
 from galore.trainer.data.text.hub import HubSplit, State
 from galore.trainer.data.text.quality import BadRows
-from galore.trainer.recipe.schema.recipe import DataSection
+from galore.trainer.recipe.schema.data import DataSection
 
 CHARS_PER_TOKEN = 6  # more than any usual tokenizer reaches, so that enough text is held out
 SCANNED_DOCUMENTS = 100_000

@@ -12,7 +12,7 @@ from galore.trainer.common.errors import UserError
 from galore.trainer.data.text.bytestream import ByteStream
 from galore.trainer.data.text.readers import Row
 from galore.trainer.recipe.extras import install
-from galore.trainer.recipe.schema.recipe import DataSection
+from galore.trainer.recipe.schema.data import DataSection
 
 
 def packaged_file() -> Path:

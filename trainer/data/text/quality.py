@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from galore.trainer.common.errors import UserError
-from galore.trainer.common.printable import shortened
+from galore.trainer.common.printable import listed, shortened
 
 Kind = Literal[
     "invalid_utf8",
@@ -121,3 +121,21 @@ class BadRows:
             | ({"files": len(self.files[kind])} if kind in self.files else {})
             for kind, rows in self.counts.most_common()
         }
+
+
+def value_of(row: Any, field: str) -> Any:
+    """What the column holds, never None. Raises BadRow."""
+    if not isinstance(row, dict):
+        raise BadRow("wrong_type", f"the row is {type(row).__name__}, not an object")
+    value = row.get(field)
+    if value is None:
+        raise BadRow("missing_field", f"`{field}` is not among {listed(row) or 'no fields'}")
+    return value
+
+
+def text_of_object(row: Any, field: str) -> str:
+    """The text that the column holds. Raises BadRow."""
+    text = value_of(row, field)
+    if not isinstance(text, str):
+        raise BadRow("wrong_type", f"`{field}` is {type(text).__name__}")
+    return text

@@ -14,10 +14,9 @@ from galore.trainer.common.printable import listed
 from galore.trainer.data.text.bytestream import ByteStream, Line, bounded_lines
 from galore.trainer.data.text.conversation import columns_of, conversation_of
 from galore.trainer.data.text.jsonarray import elements, is_array
-from galore.trainer.data.text.quality import BadRow, decode
-from galore.trainer.data.text.rowfields import text_of_object
+from galore.trainer.data.text.quality import BadRow, decode, text_of_object
 from galore.trainer.recipe.extras import require
-from galore.trainer.recipe.schema.recipe import DataSection
+from galore.trainer.recipe.schema.data import DataSection
 
 BATCH_ROWS = 256
 

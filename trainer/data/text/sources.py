@@ -13,7 +13,7 @@ from galore.trainer.data.text.locate import DataFile, Format, find_files, passed
 from galore.trainer.data.text.packaged import packaged_file, read_chapters
 from galore.trainer.data.text.quality import BadRow, BadRows, check
 from galore.trainer.data.text.readers import Reader, read_arrow, read_jsonl, read_parquet, read_txt
-from galore.trainer.recipe.schema.recipe import DataSection
+from galore.trainer.recipe.schema.data import DataSection
 
 READERS: dict[Format, Reader] = {
     "txt": read_txt,

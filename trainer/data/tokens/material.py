@@ -13,9 +13,9 @@ from galore.trainer.data.text.conversation import columns_of, spoken
 from galore.trainer.data.text.holdout import Holdout, content_hash
 from galore.trainer.data.text.quality import BadRows
 from galore.trainer.data.text.sources import Corpus, Document, training_corpus, validation_corpus
-from galore.trainer.data.tokens.digests import file_digests
+from galore.trainer.data.tokens.cache import file_digests
 from galore.trainer.data.tokens.tokenize import Piece, pieces
-from galore.trainer.recipe.schema.recipe import DataSection
+from galore.trainer.recipe.schema.data import DataSection
 
 TOKENIZER_TRAINING_BYTES = 1 << 26
 SAMPLE_BITS = 20  # the low ones of the content hash; the split goes by the high ones

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from galore.trainer.common.durable import Written, write_file
 from galore.trainer.common.reading import read_bounded
@@ -17,11 +18,10 @@ from galore.trainer.data.tokens.cache import entry, fingerprint
 from galore.trainer.data.tokens.chat import ChatEncoder
 from galore.trainer.data.tokens.examplestore import ExampleStore, ExampleWriter
 from galore.trainer.data.tokens.material import Material
-from galore.trainer.data.tokens.prefetch import prefetched
 from galore.trainer.data.tokens.store import StoreWriter, TokenStore, token_type
 from galore.trainer.data.tokens.tokenize import batches, encode, encoder
 from galore.trainer.data.tokens.tokenizer import id_bound, packed_beginning, tokenizer_digest
-from galore.trainer.recipe.schema.recipe import DataSection
+from galore.trainer.recipe.schema.data import DataSection
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -142,3 +142,17 @@ def text_identity(section: DataSection, tokenizer: PreTrainedTokenizerBase) -> l
         beginning = packed_beginning(tokenizer, section)
         return [{"beginning": beginning}] if beginning else []
     return [CHAT_FORMAT, section.loss_on, tokenizer.chat_template, tokenizer.special_tokens_map]
+
+
+T = TypeVar("T")
+
+
+def prefetched(items: Iterable[T]) -> Iterator[T]:
+    """The same items, the next one being made while the last one is used. What `items` raises is raised here."""
+    iterator = iter(items)
+    end = object()
+    with ThreadPoolExecutor(1, thread_name_prefix="galore-read") as pool:
+        ahead = pool.submit(next, iterator, end)
+        while (item := ahead.result()) is not end:
+            ahead = pool.submit(next, iterator, end)
+            yield item  # type: ignore[misc]  # not `end`, so a T

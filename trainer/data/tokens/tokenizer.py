@@ -5,18 +5,23 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 
 from galore.trainer.checkpoint.exported import require_as_exported
 from galore.trainer.common.durable import Written, save_pretrained
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.library import require_sentencepiece
 from galore.trainer.common.reading import require_plain_folder, user_path
-from galore.trainer.data.rows.packing import Frame
 from galore.trainer.data.tokens.cache import entry
+from galore.trainer.data.tokens.store import Ids
 from galore.trainer.data.tokens.tokenize import encode, encoder
 from galore.trainer.machine.offline import spare_retries
-from galore.trainer.recipe.schema.recipe import DataSection, ModelSection, Recipe
+from galore.trainer.recipe.schema.data import DataSection
+from galore.trainer.recipe.schema.model import ModelSection
+from galore.trainer.recipe.schema.recipe import Recipe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -185,3 +190,19 @@ def _around(tokenizer: PreTrainedTokenizerBase) -> tuple[tuple[int, ...], tuple[
     framed = list(tokenizer("a")["input_ids"])
     start = next((i for i in range(len(framed)) if framed[i : i + len(bare)] == bare), None)
     return ((), ()) if start is None else (tuple(framed[:start]), tuple(framed[start + len(bare) :]))
+
+
+class Frame(NamedTuple):
+    """Special tokens that a tokenizer puts around one text, and what fills a short row."""
+
+    prefix: tuple[int, ...]
+    suffix: tuple[int, ...]
+    pad: int
+
+    def room(self, max_length: int) -> int:
+        """Tokens of text in a row."""
+        return max_length - len(self.prefix) - len(self.suffix)
+
+    def around(self, ids: npt.NDArray[Any], max_length: int) -> Ids:
+        """The row before padding: text without EOS, truncated, between the special tokens."""
+        return np.concatenate([self.prefix, ids[: self.room(max_length)], self.suffix]).astype(np.int64)

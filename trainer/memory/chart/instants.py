@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from galore.trainer.memory.categories import spoken
+from galore.trainer.memory.categories import COLORS, spoken
 from galore.trainer.memory.chart.curve import STACK, Curve, Ints
-from galore.trainer.memory.colors import COLORS
-from galore.trainer.memory.holders import Kind, largest
+from galore.trainer.memory.peak import Kind, largest
 from galore.trainer.memory.profile import Profile
 from galore.trainer.memory.trace.trace import Trace
 from galore.trainer.memory.verdict import out_of_memory, runs_out, unit_of

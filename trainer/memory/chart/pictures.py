@@ -9,14 +9,13 @@ from itertools import groupby
 from typing import Any
 
 from galore.trainer.common.format import GIB, size
-from galore.trainer.memory.categories import CATEGORIES, spoken
+from galore.trainer.common.style import GREEN, GREY, RED, STYLE
+from galore.trainer.memory.categories import CATEGORIES, COLORS, spoken
 from galore.trainer.memory.chart.curve import Curve, curve
 from galore.trainer.memory.chart.stages import Stage
-from galore.trainer.memory.colors import COLORS
 from galore.trainer.memory.profile import Profile
 from galore.trainer.memory.verdict import VERDICTS, out_of_memory, reason, runs_out, unit_of
 from galore.trainer.recipe.extras import require
-from galore.trainer.record.plots import GREEN, GREY, RED, STYLE
 
 COLUMNS = 900  # of the picture over time, each as high as its highest moment
 FAR = 2.5  # times the memory needed: a limit above that is only told

@@ -8,10 +8,9 @@ from html import escape
 from pathlib import Path
 
 from galore.trainer.common.format import percent, size
-from galore.trainer.memory.categories import MEANING, spoken
+from galore.trainer.memory.categories import COLORS, MEANING, spoken
 from galore.trainer.memory.chart.curve import curve
 from galore.trainer.memory.chart.instants import embedded, told
-from galore.trainer.memory.colors import COLORS
 from galore.trainer.memory.peak import Holder
 from galore.trainer.memory.profile import Profile
 from galore.trainer.memory.verdict import VERDICTS, reason, span, unit_of

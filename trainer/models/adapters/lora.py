@@ -10,6 +10,7 @@ keep a second copy of each.
 
 from __future__ import annotations
 
+import copy
 import difflib
 import logging
 import re
@@ -20,7 +21,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from galore.trainer.checkpoint.tensors import tensor_names
 from galore.trainer.common.errors import UserError
@@ -214,3 +215,13 @@ def _refuse_unknown(name: str, modules: Iterable[str]) -> None:
     parts = sorted({part for path in modules for part in path.split(".") if not part.isdigit()})
     near = difflib.get_close_matches(name, parts, n=3, cutoff=0.3) or parts
     raise UserError(f"{name!r} is no module; the model has: {', '.join(near)}", where="optim.train_modules")
+
+
+def stored_config(model: nn.Module) -> PreTrainedConfig:
+    """The configuration of what is beneath the adapters, as a run keeps it."""
+    base: Any = without_adapters(model)
+    config: PreTrainedConfig = copy.deepcopy(base.config)
+    config.architectures = [type(base).__name__]
+    if base.can_generate():
+        config.use_cache = True
+    return config

@@ -8,7 +8,7 @@ from statistics import mean
 from typing import Any
 
 from galore.trainer.common.format import GIB
-from galore.trainer.record.plots import STYLE
+from galore.trainer.common.style import STYLE
 from galore.trainer.sweep.compare.outcome import Standing
 
 MIB = 2**20

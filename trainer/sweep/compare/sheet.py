@@ -6,9 +6,8 @@ import json
 from collections.abc import Sequence
 from statistics import mean
 
-from galore.trainer.common.format import duration, perplexity, size
+from galore.trainer.common.format import duration, exponential, perplexity, size
 from galore.trainer.common.markdown import table
-from galore.trainer.evaluate import perplexity as exponential
 from galore.trainer.sweep.compare.outcome import Outcome, Standing, best_of_each, standings
 
 HEAD = ["method", "learning rate", "held-out loss", "spread", "perplexity", "tokens", "optimizer", "time", "runs"]

@@ -6,7 +6,7 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
-from galore.trainer.record.plots import STYLE
+from galore.trainer.common.style import STYLE
 from galore.trainer.sweep.glue.outcome import Standing, last
 
 MIB = 2**20

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from galore.trainer.data.glue.fault import Fault
 from galore.trainer.data.glue.readarrow import check_label_names, read_hub, read_parquet
 from galore.trainer.data.glue.readers import read_split
+from galore.trainer.data.glue.rows import Fault
 from galore.trainer.tasks.glue import TASKS
 
 Refused = Callable[[str, Path, str, int | None], None]

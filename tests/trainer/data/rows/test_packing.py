@@ -7,10 +7,10 @@ import pytest
 from tokenizers import processors
 from transformers import PreTrainedTokenizerFast
 
-from galore.trainer.data.rows.packing import Frame, PackedRows, PaperRows
+from galore.trainer.data.rows.packing import PackedRows, PaperRows
 from galore.trainer.data.tokens.store import StoreWriter, TokenStore, token_type
 from galore.trainer.data.tokens.tokenize import encode
-from galore.trainer.data.tokens.tokenizer import END_OF_TEXT, frame_of, train_bpe
+from galore.trainer.data.tokens.tokenizer import END_OF_TEXT, Frame, frame_of, train_bpe
 
 EOS = 0
 

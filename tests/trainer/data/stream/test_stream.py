@@ -19,7 +19,7 @@ from galore.trainer.common.errors import UserError
 from galore.trainer.data.batch import Batch
 from galore.trainer.data.prepare import prepare_data
 from galore.trainer.data.stream.stream import StreamedData
-from galore.trainer.data.unigram import unigram_loss_nats
+from galore.trainer.evaluate import unigram_loss_nats
 from galore.trainer.recipe.schema.recipe import Recipe
 
 MakeRecipe = Callable[..., Recipe]

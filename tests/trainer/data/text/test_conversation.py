@@ -6,7 +6,7 @@ import pytest
 
 from galore.trainer.data.text.conversation import columns_of, conversation_of, read_conversation, spoken
 from galore.trainer.data.text.quality import BadRow
-from galore.trainer.recipe.schema.recipe import DataSection
+from galore.trainer.recipe.schema.data import DataSection
 
 COLUMNS = DataSection(path="x", prompt_field="instruction", input_field="input", response_field="output")
 MESSAGES = DataSection(path="x", messages_field="messages")

@@ -13,7 +13,8 @@ from galore.trainer.data.prepare import prepare_data
 from galore.trainer.data.text import jsonarray
 from galore.trainer.data.text.bytestream import opened
 from galore.trainer.data.text.readers import Row, read_jsonl
-from galore.trainer.recipe.schema.recipe import DataSection, Recipe
+from galore.trainer.recipe.schema.data import DataSection
+from galore.trainer.recipe.schema.recipe import Recipe
 
 ROWS: list[Any] = [{"text": "é" * 30}, {"text": 'a "quoted" ] [ one, \\ and more'}, {"body": 1}, {"text": "last"}]
 

@@ -10,7 +10,7 @@ from galore.trainer.common.errors import UserError
 from galore.trainer.data.text import packaged
 from galore.trainer.data.text.quality import BadRows
 from galore.trainer.data.text.sources import training_corpus
-from galore.trainer.recipe.schema.recipe import DataSection
+from galore.trainer.recipe.schema.data import DataSection
 
 
 @pytest.mark.skipif(importlib.util.find_spec("bible") is None, reason="the extra `demo` is not installed")

@@ -16,7 +16,7 @@ from galore.trainer.data.text.locate import DataFile, Format
 from galore.trainer.data.text.quality import BadRows
 from galore.trainer.data.text.readers import read_parquet
 from galore.trainer.data.text.sources import Corpus
-from galore.trainer.recipe.schema.recipe import DataSection
+from galore.trainer.recipe.schema.data import DataSection
 
 
 def read(path: Path, format: Format, **section: Any) -> tuple[list[str], dict[str, int]]:

@@ -9,7 +9,7 @@ from galore.trainer.data.batch import silent
 from galore.trainer.data.text.quality import BadRows
 from galore.trainer.data.tokens import material, tokenize
 from galore.trainer.data.tokens.material import Material
-from galore.trainer.recipe.schema.recipe import DataSection
+from galore.trainer.recipe.schema.data import DataSection
 
 Write = Callable[..., Path]
 

@@ -5,9 +5,8 @@ import sys
 import pytest
 
 from galore.trainer.common.errors import UserError
-from galore.trainer.memory.categories import CATEGORIES, OVERHEAD
+from galore.trainer.memory.categories import CATEGORIES, COLORS, OVERHEAD
 from galore.trainer.memory.chart.pictures import bars_png, timeline_png
-from galore.trainer.memory.colors import COLORS
 from galore.trainer.memory.profile import Profile
 
 GIB = 2**30

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from galore.trainer import shortage
+from galore.trainer import loop
 from galore.trainer.common.errors import UserError
 from galore.trainer.data.batch import silent
 from galore.trainer.sweep.compare.carry_out import carry_out
@@ -68,8 +68,8 @@ def test_table_json_and_picture_say_what_the_runs_came_to(recipe: str, tmp_path:
 def test_what_is_done_is_passed_over_and_new_methods_join(recipe: str, tmp_path: Path, monkeypatch: Any) -> None:
     first, _ = compared(recipe, tmp_path / "out", "full")
     calls = []
-    real = shortage.train_step
-    monkeypatch.setattr(shortage, "train_step", lambda *args: (calls.append(1), real(*args))[1])
+    real = loop.train_step
+    monkeypatch.setattr(loop, "train_step", lambda *args: (calls.append(1), real(*args))[1])
     again, told = compared(recipe, tmp_path / "out", "full,galore")
     assert "full is done" in told[0]
     assert len(calls) == STEPS
@@ -79,7 +79,7 @@ def test_what_is_done_is_passed_over_and_new_methods_join(recipe: str, tmp_path:
 def test_a_run_that_broke_off_goes_on_and_one_that_fails_does_not_lose_the_others(
     recipe: str, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    real, calls = shortage.train_step, iter(range(100))
+    real, calls = loop.train_step, iter(range(100))
 
     def dies(*args: Any) -> Any:
         if next(calls) == 3:
@@ -87,7 +87,7 @@ def test_a_run_that_broke_off_goes_on_and_one_that_fails_does_not_lose_the_other
         return real(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(shortage, "train_step", dies)
+        patch.setattr(loop, "train_step", dies)
         with pytest.raises(KeyboardInterrupt):
             compared(recipe, tmp_path / "out", "full,galore")
     nan = "galore:train.max_skipped_steps=0:optim.learning_rate=1e30"

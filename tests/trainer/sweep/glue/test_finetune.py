@@ -14,9 +14,8 @@ from galore.trainer.sweep import jobs
 from galore.trainer.sweep.glue.finetune import finetune
 from galore.trainer.sweep.glue.grid import Cell, grid
 from galore.trainer.sweep.glue.outcome import Outcome, best, standings
-from galore.trainer.sweep.glue.predict import predict_tests
 from galore.trainer.sweep.glue.sheet import as_object, as_objects, markdown
-from galore.trainer.sweep.glue.submission import submission_name
+from galore.trainer.sweep.glue.submission import predict_tests, submission_name
 from galore.trainer.sweep.jobs import Show
 from galore.trainer.tasks.glue import TASKS
 

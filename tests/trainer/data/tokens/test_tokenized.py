@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from galore.trainer.data.tokens.prefetch import prefetched
+from galore.trainer.data.tokens.tokenized import prefetched
 
 
 def test_items_keep_their_order() -> None:

@@ -9,7 +9,7 @@ from urllib.request import url2pathname
 import pytest
 
 from galore.trainer.common.errors import UserError
-from galore.trainer.recipe.copying import copy_recipe
+from galore.trainer.recipe.change import copy_recipe
 from galore.trainer.recipe.load import load_recipe
 from galore.trainer.recipe.shipped import SCHEMA_FILE
 

@@ -9,8 +9,8 @@ import pytest
 
 from galore.trainer.common.errors import UserError
 from galore.trainer.data.batch import silent
-from galore.trainer.data.tokens import digests
-from galore.trainer.data.tokens.digests import file_digests
+from galore.trainer.data.tokens import cache
+from galore.trainer.data.tokens.cache import file_digests
 
 
 def test_digests_are_sha256_and_progress_covers_all_files(tmp_path: Path) -> None:
@@ -27,7 +27,7 @@ def test_an_unchanged_file_is_not_read_again(tmp_path: Path, monkeypatch: pytest
     path = tmp_path / "a"
     path.write_text("one")
     before = file_digests([path], tmp_path, silent)
-    monkeypatch.setattr(digests, "_digest", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr(cache, "_digest", lambda *_: pytest.fail("read again"))
     assert file_digests([path], tmp_path, silent) == before
 
 

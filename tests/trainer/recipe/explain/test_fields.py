@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from galore.trainer.recipe.explain.fields import fields, parts
-from galore.trainer.recipe.explain.json_schema import file_schema, schema_text
+from galore.trainer.recipe.explain.fields import fields, file_schema, parts, schema_text
 from galore.trainer.recipe.load import load_recipe
 from galore.trainer.recipe.parse.problems import RecipeError
 from galore.trainer.recipe.shipped import SCHEMA_FILE

@@ -9,7 +9,7 @@ import pytest
 
 from galore.trainer.common.errors import UserError
 from galore.trainer.data.prepare import prepare_data
-from galore.trainer.data.unigram import unigram_loss_nats
+from galore.trainer.evaluate import unigram_loss_nats
 from galore.trainer.recipe.schema.recipe import Recipe
 
 MakeRecipe = Callable[..., Recipe]

@@ -1,7 +1,6 @@
 """The largest kinds of tensors, counted at many moments in one pass."""
 
-from galore.trainer.memory.holders import Kind, largest
-from galore.trainer.memory.peak import peak_of
+from galore.trainer.memory.peak import Kind, largest, peak_of
 
 MIB = 2**20
 

@@ -12,11 +12,10 @@ from transformers import AutoTokenizer
 
 from galore.trainer.build import build_model
 from galore.trainer.data.glue.prepare import read_rows
-from galore.trainer.data.read import read_data
+from galore.trainer.data.prepare import read_data
 from galore.trainer.data.rows.labelled import LabelledData
-from galore.trainer.evaluate import batch_loss
+from galore.trainer.evaluate import TaskResult, baseline_facts, batch_loss, predict, score_held_out, score_task
 from galore.trainer.recipe.load import load_recipe
-from galore.trainer.scoring import TaskResult, baseline_facts, predict, score_held_out, score_task
 from galore.trainer.step import accumulate, count_targets
 
 

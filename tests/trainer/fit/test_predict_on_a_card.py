@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from galore.trainer.fit.plan import profile_on
+from galore.trainer.fit.predict import profile_on
 from galore.trainer.machine.cards import card
 from galore.trainer.recipe.load import LoadedRecipe
 

@@ -1,0 +1,80 @@
+"""A recipe's `model` section: which network."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from galore.trainer.recipe.schema.section import (
+    Deviation,
+    Layers,
+    Length,
+    Positive,
+    Section,
+    Vocabulary,
+    Width,
+    execution,
+)
+
+DIMENSIONS = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "max_position_embeddings",
+    "rms_norm_eps",
+    "rope_theta",
+    "initializer_range",
+    "tie_word_embeddings",
+)  # of a LLaMA that is built; a model by name brings its own
+
+
+class ModelSection(Section):
+    """Which network. Either the LLaMA dimensions below (random weights) or `name_or_path` (its weights)."""
+
+    name_or_path: str | None = Field(
+        None,
+        description="Local folder or hub name of a causal LM (source: glue: of any model that can classify) to start from; null builds a LLaMA from the dimensions below",
+    )
+    revision: str | None = Field(None, description="Hub revision (branch, tag or commit) of `name_or_path`")
+    random_init: bool = Field(False, description="Take only the configuration of `name_or_path` and draw fresh weights")
+    vocab_size: Vocabulary | None = Field(
+        None,
+        description="Rows of the embedding; null takes the tokenizer's size, or the model's own; rows beyond those of `name_or_path` are drawn",
+    )
+    hidden_size: Width = Field(512, description="Width of the residual stream")
+    intermediate_size: Width = Field(1376, description="Width of the SwiGLU MLP")
+    num_hidden_layers: Layers = Field(8, description="Number of decoder blocks")
+    num_attention_heads: Width = Field(8, description="Query heads")
+    num_key_value_heads: Width | None = Field(
+        None, description="Key/value heads (GQA); null means as many as query heads"
+    )
+    max_position_embeddings: Length = Field(2048, description="Longest sequence, in tokens, that RoPE is set up for")
+    rms_norm_eps: Positive = Field(1e-6, description="Epsilon of RMSNorm")
+    rope_theta: Positive = Field(10000.0, description="Base of the rotary frequencies")
+    initializer_range: Deviation = Field(0.02, description="Standard deviation of the initial weights")
+    tie_word_embeddings: bool = Field(False, description="Share the embedding with the output head")
+    dtype: Literal["float32", "bfloat16"] = Field("bfloat16", description="Storage and compute type of the weights")
+    attn_implementation: Literal["sdpa", "flash_attention_2", "eager"] = execution(
+        "sdpa", "Attention kernel; one that cannot run here is refused"
+    )
+
+    @property
+    def without_effect(self) -> tuple[str, ...]:
+        """The fields that say nothing beside the others."""
+        return () if self.name_or_path is None else DIMENSIONS
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        kv = self.num_key_value_heads or self.num_attention_heads
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}"
+            )
+        if self.num_attention_heads % kv:
+            raise ValueError(
+                f"num_attention_heads {self.num_attention_heads} is not a multiple of num_key_value_heads {kv}"
+            )
+        return self

@@ -1,0 +1,121 @@
+"""A recipe's `train`, `eval` and `log` sections: how long, how large, where; what is scored, what is written."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from galore.trainer.recipe.schema.section import (
+    Checkpoints,
+    Epochs,
+    Layers,
+    Length,
+    NonNegative,
+    Rows,
+    Section,
+    Seed,
+    Steps,
+    StepsOrNone,
+    Threads,
+    Tokens,
+    execution,
+)
+
+LARGEST_SUGGESTION = 4096
+
+
+def _largest_divisor(number: int, limit: int) -> int:
+    """The largest one that does not exceed `limit`, or what anybody would write."""
+    return max(each for each in range(1, min(limit, LARGEST_SUGGESTION) + 1) if number % each == 0)
+
+
+class TrainSection(Section):
+    """How long, how large, and where."""
+
+    seed: Seed = Field(42, description="Seed of weights, data order, subspaces and rounding")
+    max_steps: Steps | None = Field(None, description="Optimizer steps; null uses num_train_epochs")
+    num_train_epochs: Epochs | None = Field(
+        None, description="Passes over the training data; ignored when max_steps is set"
+    )
+    global_batch_size: Rows = Field(512, description="Sequences per optimizer step")
+    z_loss: NonNegative = Field(
+        0.0,
+        description="Coefficient on the mean squared logsumexp of the logits, added to what is optimised and reported apart; 1e-4 is common",
+    )
+    micro_batch_size: Rows = execution(
+        16, "Sequences per forward/backward; accumulation is global_batch_size / micro_batch_size"
+    )
+    gradient_checkpointing: bool | Layers = execution(
+        False,
+        "Recompute blocks in the backward instead of keeping their activations: true is every block, a number the first so many",
+    )
+    offload_activations: bool = execution(
+        False,
+        "CUDA: what recomputed blocks keep, their inputs, waits in host memory and comes back in time; needs gradient_checkpointing",
+    )
+    device: Literal["auto", "cpu", "cuda"] = execution("auto", "auto takes CUDA when there is one, and says so")
+    expandable_segments: bool = execution(
+        True,
+        "CUDA: take memory in segments that grow, which wastes less; PYTORCH_ALLOC_CONF in the environment goes first",
+    )
+    deterministic: bool = execution(
+        False,
+        "CUDA: add in one order, so that the same run gives the same bits; a CPU always does. Attention's backward is slower",
+    )
+    num_threads: Threads | None = execution(None, "CPU threads; null leaves torch's choice")
+    save_steps: Steps | None = execution(1000, "Optimizer steps between checkpoints; null saves only at the end")
+    save_total_limit: Checkpoints = execution(2, "Newest checkpoints kept; never less than two")
+    max_skipped_steps: StepsOrNone = execution(
+        10, "Consecutive non-finite steps that are skipped before the run gives up"
+    )
+
+    @model_validator(mode="after")
+    def _batches_divide(self) -> Self:
+        if self.global_batch_size % self.micro_batch_size:
+            raise ValueError(
+                f"global_batch_size {self.global_batch_size} is not a multiple of micro_batch_size {self.micro_batch_size}: "
+                f"write micro_batch_size: {_largest_divisor(self.global_batch_size, self.micro_batch_size)}"
+            )
+        if self.max_steps is None and self.num_train_epochs is None:
+            raise ValueError("set max_steps or num_train_epochs")
+        if self.offload_activations and not self.gradient_checkpointing:
+            raise ValueError(
+                "offload_activations moves the inputs of recomputed blocks: set gradient_checkpointing: true, or a number of blocks"
+            )
+        return self
+
+    @property
+    def accumulation(self) -> int:
+        return self.global_batch_size // self.micro_batch_size
+
+
+class EvalSection(Section):
+    """How the held-out text is scored."""
+
+    eval_steps: Steps | None = execution(1000, "Optimizer steps between evaluations; null evaluates only at the end")
+    eval_epochs: Steps | None = execution(
+        None, "Passes over the training data between evaluations, instead of eval_steps; not for a stream"
+    )
+    mode: Literal["token", "paper"] = Field(
+        "token",
+        description="token: mean over held-out tokens; paper: mean of batch means divided by n + 1 batches, as published",
+    )
+    max_tokens: Tokens | None = execution(10_000_000, "Held-out tokens scored per evaluation; null scores all of them")
+    micro_batch_size: Rows | None = execution(None, "Sequences per forward; null is train.micro_batch_size")
+    sample_prompt: str | None = execution(
+        None, "Text continued, or instruction answered, at every evaluation; null samples nothing"
+    )
+    sample_tokens: Length = execution(60, "Length of the sample, in tokens")
+
+
+class LogSection(Section):
+    """What is written while the run goes on. metrics.jsonl is always written."""
+
+    logging_steps: Steps = execution(10, "Optimizer steps between printed lines; metrics.jsonl has every step")
+    report_to: Literal["none", "wandb"] = execution("none", "Also send the metrics to Weights & Biases")
+    wandb_project: str = execution("galore", "Project name at Weights & Biases")
+    wandb_mode: Literal["online", "offline"] = execution(
+        "offline", "offline writes a local run that `wandb sync` sends later"
+    )
+    run_name: str | None = execution(None, "Name of the run; null is the name of the output directory")
