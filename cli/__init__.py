@@ -1,0 +1,1 @@
+"""Typer verbs and what the terminal shows; no torch before a verb runs."""

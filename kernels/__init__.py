@@ -1,0 +1,1 @@
+"""Tensors only: project, Adam, lift and update, quantise, subspace, cross-entropy."""

@@ -1,0 +1,1 @@
+"""Recipe → run → loop → checkpoint, metrics, report."""
