@@ -83,7 +83,7 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         ("torch.diagonal(r) < 0, -1.0, 1.0", "torch.diagonal(r) < 0, 1.0, 1.0", "test_"),
         ("steps=1 + power_iterations)", "steps=1)", "test_randomized_basis_captures"),
         (".square().sum() / p_new.shape[1]", ".square().sum() / p_new.shape[0]",
-         "tests/trainer/optim/test_lazy_refresh.py: test_the_threshold or test_a_settled_layer"),
+         "tests/trainer/optim/parts/test_refresh_lazy.py: test_the_threshold or test_a_settled_layer"),
     ]),
     "kernels/rules/adafactor.py": ("tests/kernels/rules/test_adafactor.py", [
         ("1.0 - math.pow(step, self.decay)", "1.0 - math.pow(step + 1, self.decay)", "test_twenty_steps"),
@@ -137,7 +137,7 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
          "test_twenty_steps"),
         ("noise.window(self.member.index, block,", "noise.window(0, block,", "test_no_two_weights"),
     ]),
-    "trainer/optim/inner.py": ("tests/trainer/optim/test_norm.py", [
+    "trainer/optim/parts/inner.py": ("tests/trainer/optim/test_norm.py", [
         ("            grad_scale=grad_scale,", "            grad_scale=1.0,", "test_clipped_steps"),
         ("else grad * grad_scale", "else grad * grad_scale**2", "test_clipped_steps"),
         ("else gradient * grad_scale", "else gradient", "test_clipped_steps"),
@@ -145,13 +145,12 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
          "tests/trainer/optim/test_presets.py: test_twenty_steps and svd-reset and wide"),
         ("c.square() @ x", "c @ x", "tests/trainer/optim/test_presets.py: test_twenty_steps and adafactor and wide"),
     ]),
-    "trainer/optim/moments.py": ("tests/trainer/optim/test_state.py", [
+    "trainer/optim/parts/storage.py": ("tests/trainer/optim/test_state.py", [
         ('get("exp_avg_absmax"), state.get("exp_avg_sq_absmax")',
          'get("exp_avg_sq_absmax"), state.get("exp_avg_absmax")',
          "tests/kernels/storage/test_moments.py: test_a_round_trip"),
-    ]),
-    "trainer/optim/accumulate.py": ("tests/trainer/optim/test_accumulate.py", [
-        ("self.value.to(self.dtype).add_(term)", "self.value.add_(term)", "test_small_terms"),
+        ("self.value.to(self.dtype).add_(term)", "self.value.add_(term)",
+         "tests/trainer/optim/parts/test_storage_sums.py: test_small_terms"),
     ]),
     "trainer/optim/projected.py": ("tests/trainer/optim/test_galore.py", [
         ("self.sum.add(project(self.subspace.matrix(self.pending),",
@@ -163,7 +162,7 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         ("self.sketch.value = self.pending = self._omega = None", "self.sketch.value = self._omega = None",
          "test_a_non_finite or test_twenty_steps"),
         ("self.sketch.value = self.pending = self._omega = None", "self.sketch.value = self.pending = None",
-         "tests/trainer/optim/test_subspace.py: test_random_test_matrices"),
+         "tests/trainer/optim/parts/test_subspace.py: test_random_test_matrices"),
         ("tensor=self.member.index,", "tensor=0,", "test_no_two_weights"),
         ("self.subspace.change_to(basis))", "self.subspace.change_to(basis).mT)",
          "tests/trainer/optim/test_presets.py: test_twenty_steps and ldadam and wide"),
@@ -175,13 +174,13 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         ("        if self.due:\n            self.add_to_sketch(factors)", "        if False:\n            pass",
          "tests/trainer/optim/test_factored.py: test_equals_the_hook"),
     ]),
-    "trainer/optim/refresh.py": ("tests/trainer/optim/test_refresh.py", [
+    "trainer/optim/parts/refresh.py": ("tests/trainer/optim/parts/test_refresh.py", [
         ("(step - self.offset) % self.gap == 0", "(step - self.offset) % self.gap == 1", "test_"),
         ("index * gap // count", "index % gap", "test_staggered_layers"),
         ("% self.gap if step >= self.offset else 0", "% self.gap if step > self.offset else 0", "test_the_last_turn"),
         ('step < int(state["refresh"][0])', 'step <= int(state["refresh"][0])',
-         "tests/trainer/optim/test_lazy_refresh.py: test_a_settled_layer"),
-        ("2 if similar else 1", "2", "tests/trainer/optim/test_lazy_refresh.py: test_a_turning_layer"),
+         "tests/trainer/optim/parts/test_refresh_lazy.py: test_a_settled_layer"),
+        ("2 if similar else 1", "2", "tests/trainer/optim/parts/test_refresh_lazy.py: test_a_turning_layer"),
     ]),
     "trainer/optim/residual.py": ("tests/trainer/optim/test_residual.py", [
         ("* grad_scale**2,", "* grad_scale,", "test_clipping_scales"),
@@ -190,7 +189,7 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         ("None if self.subspace.orthonormal else", "None if True else",
          "tests/trainer/optim/test_presets.py: test_twenty_steps and fira-int4 and wide"),
     ]),
-    "trainer/optim/subspace.py": ("tests/trainer/optim/test_subspace.py", [
+    "trainer/optim/parts/subspace.py": ("tests/trainer/optim/parts/test_subspace.py", [
         ('is_transposed(shape, member.group["side"])', 'not is_transposed(shape, member.group["side"])',
          "tests/trainer/optim/test_galore.py: test_twenty_steps or test_bytes"),
         ("self.schedule.last_due(self.clock()), self.member.index)", "self.schedule.last_due(self.clock()))",

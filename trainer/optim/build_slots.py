@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from galore.trainer.optim.groups import rank_for
 from galore.trainer.optim.member import Member
-from galore.trainer.optim.moments import StateDtype
+from galore.trainer.optim.parts.refresh import schedules
+from galore.trainer.optim.parts.storage import StateDtype
+from galore.trainer.optim.parts.subspace import KINDS, ProjType
 from galore.trainer.optim.projected import ProjectedSlot, RefreshMode
-from galore.trainer.optim.refresh import schedules
 from galore.trainer.optim.residual import ResidualSlot
 from galore.trainer.optim.settings import settle_group
 from galore.trainer.optim.slot import FullSlot
-from galore.trainer.optim.subspace import KINDS, ProjType
 
 UpdateMode = Literal["accumulate", "immediate"]
 GALORE_SCALE = 0.25  # α of the paper

@@ -16,16 +16,15 @@ from galore.kernels.rules.adam import Convention
 from galore.kernels.rules.transport import Transport
 from galore.kernels.storage.rounding import RoundingNoise
 from galore.trainer.optim.build_slots import SlotOptions, UpdateMode, build_slots, named_groups
-from galore.trainer.optim.inner import InnerRule
-from galore.trainer.optim.kept import ProjectorDtype
-from galore.trainer.optim.moments import StateDtype
+from galore.trainer.optim.parts.inner import InnerRule
+from galore.trainer.optim.parts.storage import ProjectorDtype, StateDtype
+from galore.trainer.optim.parts.subspace import ProjType
 from galore.trainer.optim.projected import ProjectedSlot, RefreshMode
 from galore.trainer.optim.report import StepReport, Tally
 from galore.trainer.optim.residual import Residual
 from galore.trainer.optim.settings import check_rates, refuse_several_processes
 from galore.trainer.optim.slot import FullSlot, Update
 from galore.trainer.optim.state import Stored
-from galore.trainer.optim.subspace import ProjType
 
 
 class GaLoreAdamW(Stored):

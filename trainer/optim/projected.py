@@ -21,12 +21,11 @@ from galore.kernels.ops.paths import Problem
 from galore.kernels.ops.projection import Dense, lift_update_, orient, project
 from galore.kernels.storage.layout import Matrix
 from galore.kernels.subspace import overlap
-from galore.trainer.optim.accumulate import GradientSum
-from galore.trainer.optim.kept import CODES, Kept
 from galore.trainer.optim.member import as_matrix
-from galore.trainer.optim.refresh import RefreshSchedule, may_skip, settle
+from galore.trainer.optim.parts.refresh import RefreshSchedule, may_skip, settle
+from galore.trainer.optim.parts.storage import CODES, GradientSum, Kept
+from galore.trainer.optim.parts.subspace import KINDS, Subspace
 from galore.trainer.optim.slot import FullSlot, Update
-from galore.trainer.optim.subspace import KINDS, Subspace
 
 RefreshMode = Literal["delayed", "two-pass", "summed", "first-micro-batch"]
 

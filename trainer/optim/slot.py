@@ -20,11 +20,9 @@ from galore.kernels.storage.rounding import (
     store_compensated_,
     store_rounded_,
 )
-from galore.trainer.optim.accumulate import GradientSum
-from galore.trainer.optim.inner import AdamInner, make_inner
-from galore.trainer.optim.kept import CODES
 from galore.trainer.optim.member import Member, as_matrix
-from galore.trainer.optim.moments import StateDtype
+from galore.trainer.optim.parts.inner import AdamInner, make_inner
+from galore.trainer.optim.parts.storage import CODES, GradientSum, StateDtype
 
 ON_HOST = ("step", "refresh")  # counters in a parameter's state, read at every step
 

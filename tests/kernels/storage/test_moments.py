@@ -7,7 +7,7 @@ from galore.kernels.reference import operations as reference
 from galore.kernels.storage import fp8
 from galore.kernels.storage.blockwise import code
 from galore.kernels.storage.moments import Moments
-from galore.trainer.optim.moments import moment, moments, new_state
+from galore.trainer.optim.parts.storage import moment, moments, new_state
 
 # largest error over the absmax of its block, of the first and of the second moment
 ERRORS = {"float32": (0.0, 0.0), "8bit": (0.0071, 0.0036), "fp8": (16 / 448 * 1.01, 32 / 448 * 1.05)}

@@ -200,7 +200,7 @@ def test_a_norm_is_that_of_its_own_step():
 @pytest.mark.parametrize("state_dtype", ["float32", "8bit"])
 @pytest.mark.parametrize("through", ["tensors", "state_dict"])
 def test_resume_is_bit_equal(dtype, state_dtype, through, monkeypatch):
-    monkeypatch.setattr("galore.trainer.optim.moments.SMALLEST_QUANTIZED", 64)
+    monkeypatch.setattr("galore.trainer.optim.parts.storage.SMALLEST_QUANTIZED", 64)
     straight, broken = network(dtype), network(dtype)
     a, b = (optimizer_for(net, state_dtype=state_dtype) for net in (straight, broken))
     generator = torch.Generator().manual_seed(3)

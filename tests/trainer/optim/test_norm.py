@@ -24,7 +24,7 @@ SHARES = (0.3, 1 - 1e-5, 1.0, 1 + 1e-5, 3.0, None)  # of the norm that is the li
 
 @pytest.fixture(autouse=True)
 def _small_states_take_8_bits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("galore.trainer.optim.moments.SMALLEST_QUANTIZED", 16)
+    monkeypatch.setattr("galore.trainer.optim.parts.storage.SMALLEST_QUANTIZED", 16)
 
 
 class Two:

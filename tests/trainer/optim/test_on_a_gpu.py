@@ -16,7 +16,7 @@ NORM = {"_local_scalar_dense in optim/galore.py: clip_grad_norm_": 1}  # clippin
 WAITS = {
     "sumo": NORM
     | {
-        "_linalg_svd in kernels/rules/orthogonalize.py: _polar_by_svd": 3,
+        "_linalg_svd in rules/orthogonalize.py: _polar_by_svd": 3,
         "_local_scalar_dense in kernels/decompose.py: holds": 3,
     },  # one a matrix
     "immediate": {"_local_scalar_dense in optim/galore.py: _apply_now": 16},  # every parameter of both micro-batches

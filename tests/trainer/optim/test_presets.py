@@ -26,7 +26,7 @@ from .cases import GAP, PRESETS, PROBLEMS, STEPS, Case
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that a weight is several blocks, and the states of small ones take 8 bits."""
     monkeypatch.setitem(rounding.BLOCK, "cpu", 256)
-    monkeypatch.setattr("galore.trainer.optim.moments.SMALLEST_QUANTIZED", 16)
+    monkeypatch.setattr("galore.trainer.optim.parts.storage.SMALLEST_QUANTIZED", 16)
 
 
 ALL = pytest.mark.parametrize(("preset", "problem"), [(preset, problem) for preset in PRESETS for problem in PROBLEMS])

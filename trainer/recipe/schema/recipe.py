@@ -12,9 +12,7 @@ from pydantic import model_validator
 from galore.trainer.recipe.schema.data import DataSection
 from galore.trainer.recipe.schema.model import ModelSection
 from galore.trainer.recipe.schema.optim import OptimSection
-from galore.trainer.recipe.schema.section import (
-    Section,
-)
+from galore.trainer.recipe.schema.section import Section
 from galore.trainer.recipe.schema.train import EvalSection, LogSection, TrainSection
 
 

@@ -24,10 +24,10 @@ from galore.kernels.subspace import (
     svd_basis,
     unit_columns,
 )
-from galore.trainer.optim.inner import first_moment
-from galore.trainer.optim.kept import ABSMAX, CODES, Kept, ProjectorDtype, keep, matrix, planned
 from galore.trainer.optim.member import Member
-from galore.trainer.optim.refresh import RefreshSchedule
+from galore.trainer.optim.parts.inner import first_moment
+from galore.trainer.optim.parts.refresh import RefreshSchedule
+from galore.trainer.optim.parts.storage import ABSMAX, CODES, Kept, ProjectorDtype, keep, matrix, planned
 
 ProjType = Literal["svd", "randomized", "power", "random", "dct"]
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from galore.trainer.optim.accumulate import GradientSum
+from galore.trainer.optim.parts.storage import GradientSum
 
 
 @pytest.mark.parametrize(("dtype", "total"), [(torch.float32, 1 + 64 * 2**-9), (torch.bfloat16, 1.0)])

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from galore.trainer.optim import GaLoreAdamW
-from galore.trainer.optim.kept import keep, matrix, planned
+from galore.trainer.optim.parts.storage import keep, matrix, planned
 
 RANK = 6
 

@@ -13,7 +13,7 @@ from galore.kernels.rules.adam import AdamRule
 from galore.kernels.rules.orthogonalize import OrthogonalRule, rms_scale
 from galore.kernels.rules.transport import Transport, transport
 from galore.trainer.optim.member import Member
-from galore.trainer.optim.moments import StateDtype, moment, moments, new_state
+from galore.trainer.optim.parts.storage import StateDtype, moment, moments, new_state
 
 InnerRule = Literal["adamw", "adafactor", "muon", "sumo"]
 MOMENTS = ("exp_avg", "exp_avg_sq")
