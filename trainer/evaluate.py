@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,12 +20,11 @@ from galore.trainer.data.rows.labelled import Examples, LabelledBatch, LabelledD
 from galore.trainer.data.rows.mapped import count_targets
 from galore.trainer.models.head import split_head
 from galore.trainer.recipe.schema.recipe import Recipe
+from galore.trainer.recipe.schema.train import EvalMode
 from galore.trainer.record.history import flat
 from galore.trainer.step import AnyBatch, micro_batches, summed_loss
 from galore.trainer.tasks.glue import TASKS, Task
 from galore.trainer.tasks.metrics import baseline, collapsed, score
-
-Mode = Literal["token", "paper"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class EvalResult:
     perplexity: float
     tokens: int
     batches: int
-    mode: Mode
+    mode: EvalMode
 
     def row(self) -> dict[str, Any]:
         """What the metrics of a run keep of it."""
@@ -47,7 +46,7 @@ class EvalResult:
         return {"loss_nats": self.loss_nats, "perplexity": self.perplexity, "mode": self.mode}
 
 
-def evaluate(model: nn.Module, batches: Iterable[Batch], mode: Mode = "token") -> EvalResult:
+def evaluate(model: nn.Module, batches: Iterable[Batch], mode: EvalMode = "token") -> EvalResult:
     """Cross-entropy of `model` on `batches`; leaves the model in the mode (training or not) it was in.
 
     mode "token": Σ over all targets of −log p(target), divided by the number of targets. The last, smaller batch and
