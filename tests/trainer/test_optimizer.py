@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
-from typing import Any
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 from torch import nn
@@ -14,24 +15,6 @@ from galore.kernels.family import GroupSettings, Options
 from galore.trainer.optimizer import build_optimizer
 from galore.trainer.recipe.load import load_recipe
 
-OTHER: dict[str, Any] = {
-    "scale": 0.5,
-    "update_proj_gap": 7,
-    "proj_type": "power",
-    "side": "left",
-    "refresh_overlap": 0.25,
-    "inner": "adafactor",
-    "momentum": 0.5,
-    "transport": "keep",
-    "residual": "fira",
-    "projector_dtype": "int8",
-    "convention": "reference",
-    "refresh": "summed",
-    "stagger": False,
-    "update": "immediate",
-    "state_dtype": "8bit",
-    "weight_rounding": "nearest",
-}
 ALONG = {  # what else has to be said
     "convention": ["optim.proj_type=svd", "optim.stagger=false"],
     "update": ["optim.refresh=first-micro-batch", "optim.max_grad_norm=null", "train.global_batch_size=8",
@@ -39,19 +22,25 @@ ALONG = {  # what else has to be said
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", [each.name for each in dataclasses.fields(Options)])
-def test_every_option_of_a_recipe_arrives(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    value, seen = OTHER[name], []
+def another(option: dataclasses.Field[Any], kind: Any) -> Any:
+    """A value that the option does not have by itself."""
+    kind = next(each for each in get_args(kind) if each is not NoneType) if NoneType in get_args(kind) else kind
+    if get_origin(kind) is Literal:
+        return next(each for each in reversed(get_args(kind)) if each != option.default)
+    return {bool: False, int: 7, float: 0.5}[kind]
+
+
+@pytest.mark.parametrize("option", dataclasses.fields(Options), ids=lambda option: option.name)
+def test_every_option_of_a_recipe_arrives(option: dataclasses.Field[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    name, value, seen = option.name, another(option, get_type_hints(Options)[option.name]), []
     monkeypatch.setattr("galore.trainer.optim.galore.build_slots", lambda *given: seen.append(given) or {})
-    text = {True: "true", False: "false"}.get(value, value)
-    optim = load_recipe(
-        "demo", [f"optim.{name}={text}", "optim.target_modules=[target]", *ALONG.get(name, [])]
-    ).recipe.optim
+    overrides = [f"optim.{name}={str(value).lower()}", "optim.target_modules=[target]", *ALONG.get(name, [])]
+    optim = load_recipe("demo", overrides).recipe.optim
     build_optimizer(nn.ModuleDict({"target": nn.Linear(8, 6)}), optim, accumulation=1, seed=0)
     ((groups, _, settings, _),) = seen
     of_group = name in {each.name for each in dataclasses.fields(GroupSettings)}
     assert (groups[0][name] if of_group else getattr(settings, name)) == value
-    assert vars(Options())[name] != value
+    assert option.default != value
 
 
 ONE_MORE = """
