@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,14 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from galore.trainer.optim.groups import rank_for
-from galore.trainer.optim.member import Member
-from galore.trainer.optim.parts.refresh import schedules
-from galore.trainer.optim.parts.storage import StateDtype
-from galore.trainer.optim.parts.subspace import KINDS, ProjType
-from galore.trainer.optim.projected import ProjectedSlot, RefreshMode
-from galore.trainer.optim.residual import ResidualSlot
+from galore.trainer.optim.parts.inner import INNER_RULES
+from galore.trainer.optim.parts.refresh import REFRESHES, RefreshMode, Whole
+from galore.trainer.optim.parts.residual import RESIDUALS
+from galore.trainer.optim.parts.schedule import RefreshSchedule, schedules
+from galore.trainer.optim.parts.storage import GradientSum, StateDtype
+from galore.trainer.optim.parts.subspace import SUBSPACES, ProjType
+from galore.trainer.optim.parts.transport import TRANSPORTS
+from galore.trainer.optim.projected import ProjectedSlot
 from galore.trainer.optim.settings import settle_group
 from galore.trainer.optim.slot import FullSlot
+from galore.trainer.optim.weight import Weight
 
 UpdateMode = Literal["accumulate", "immediate"]
 GALORE_SCALE = 0.25  # α of the paper
@@ -40,7 +43,7 @@ class SlotOptions:
         """The refresh mode in force for a kind of subspace; raises ValueError for a combination that cannot work.
 
         Args:
-            whole: whether the whole summed gradient is kept in any case.
+            whole: whether the whole summed gradient is held in any case.
         """
         if self.update == "immediate":
             if self.refresh not in (None, "first-micro-batch") or (self.accumulation or 1) > 1:
@@ -48,9 +51,9 @@ class SlotOptions:
             return "first-micro-batch"
         if proj_type == "random":
             return "first-micro-batch"  # never asked: the subspace comes from the seed
-        sketchable = KINDS[proj_type].sketchable
+        sketchable = SUBSPACES[proj_type].sketchable
         mode = self.refresh or ("delayed" if sketchable and not whole else "summed")
-        if not sketchable and mode in ("delayed", "two-pass"):
+        if REFRESHES[mode].sketches and not sketchable:
             raise ValueError(f"refresh={mode!r} works on a linear sketch, which proj_type={proj_type!r} has no use for")
         return mode
 
@@ -93,23 +96,34 @@ def build_slots(
         if group["scale"] is None:
             within = group["rank"] is not None and group["residual"] in ("none", "fira")
             group["scale"] = GALORE_SCALE if within else 1.0
-        member = Member(name, index, parameter, group, state[parameter])
-        common = (member, options.state_dtype, options.accumulator_dtype, options.compensated)
-        kind = ProjectedSlot if group["residual"] == "none" else ResidualSlot
-        slots[parameter] = (
-            FullSlot(*common)
-            if group["rank"] is None
-            else kind(
-                *common,
-                rank=rank_for(group["rank"], member.matrix.shape),
-                mode=options.mode(group["proj_type"], whole=group["residual"] != "none"),
-                schedule=next(turns),
-                seed=options.seed,
-                clock=clock,
-                accumulation=options.accumulation,
-            )
-        )
+        weight = Weight(name, index, parameter, group, state[parameter])
+        projected_slot = group["rank"] is not None
+        slots[parameter] = _projected(weight, options, next(turns), clock) if projected_slot else _full(weight, options)
     return slots
+
+
+def _full(weight: Weight, options: SlotOptions) -> FullSlot:
+    inner = INNER_RULES[weight.group["inner"]](weight, options.state_dtype)
+    return FullSlot(weight, inner, GradientSum(options.accumulator_dtype), options.compensated)
+
+
+def _projected(weight: Weight, options: SlotOptions, schedule: RefreshSchedule, clock: Callable[[], int]) -> FullSlot:
+    group = weight.group
+    rank = rank_for(group["rank"], weight.matrix.shape)
+    inner = INNER_RULES[group["inner"]](weight, options.state_dtype)
+    subspace = SUBSPACES[group["proj_type"]](weight, rank, schedule, options.seed, clock)
+    residual = RESIDUALS[group["residual"]](subspace, inner)
+    mode = options.mode(group["proj_type"], residual.whole)
+    refresh = Whole if residual.whole else REFRESHES[mode]
+    return ProjectedSlot(
+        weight,
+        inner,
+        options.compensated,
+        subspace=subspace,
+        refresh=refresh(subspace, options.accumulator_dtype, options.accumulation),
+        transport=TRANSPORTS[group["transport"]],
+        residual=residual,
+    )
 
 
 def _check(name: str, parameter: Tensor, group: dict[str, Any]) -> None:
@@ -119,7 +133,7 @@ def _check(name: str, parameter: Tensor, group: dict[str, Any]) -> None:
         raise ValueError(f"{name} of shape {tuple(parameter.shape)} cannot be projected to rank {group['rank']}")
     if parameter.dtype == torch.int8 and group["rank"] is None:
         raise ValueError(f"{name} is kept in int8, and can only be trained projected: give its group a rank")
-    if group["inner"] in ("muon", "sumo") and parameter.ndim < 2:
+    if INNER_RULES[group["inner"]].matrices_only and parameter.ndim < 2:
         raise ValueError(f"{name} of shape {tuple(parameter.shape)} is no matrix, which inner={group['inner']!r} needs")
     if group["inner"] != "adamw" and group["convention"] == "reference":
         raise ValueError("convention='reference' is that of the official AdamW: inner='adamw'")

@@ -17,11 +17,12 @@ from galore.kernels.rules.transport import Transport
 from galore.kernels.storage.rounding import RoundingNoise
 from galore.trainer.optim.build_slots import SlotOptions, UpdateMode, build_slots, named_groups
 from galore.trainer.optim.parts.inner import InnerRule
+from galore.trainer.optim.parts.refresh import RefreshMode
+from galore.trainer.optim.parts.residual import Residual
 from galore.trainer.optim.parts.storage import ProjectorDtype, StateDtype
 from galore.trainer.optim.parts.subspace import ProjType
-from galore.trainer.optim.projected import ProjectedSlot, RefreshMode
+from galore.trainer.optim.projected import ProjectedSlot
 from galore.trainer.optim.report import StepReport, Tally
-from galore.trainer.optim.residual import Residual
 from galore.trainer.optim.settings import check_rates, refuse_several_processes
 from galore.trainer.optim.slot import FullSlot, Update
 from galore.trainer.optim.state import Stored
@@ -168,7 +169,7 @@ class GaLoreAdamW(Stored):
     @property
     def wants_sketch_pass(self) -> bool:
         """Whether the coming step wants its micro-batches once through `sketching()` before they are accumulated."""
-        return any(slot.wants_sketch_pass for slot in self.projected)
+        return any(slot.refresh.wants_pass for slot in self.projected)
 
     @contextlib.contextmanager
     def sketching(self) -> Iterator[None]:
@@ -180,7 +181,7 @@ class GaLoreAdamW(Stored):
             self._sketching = False
         with torch.no_grad():
             for slot in self.projected:
-                slot.finish_sketch()
+                slot.refresh.finish_sketch()
 
     @torch.no_grad()
     def clip_grad_norm_(self, max_norm: float | None) -> float:
@@ -196,7 +197,7 @@ class GaLoreAdamW(Stored):
         self._absorb_grads()
         active = self._active()
         alone = [
-            slot.name for slot in self.projected if slot.parameter.dtype == torch.int8 and slot.member.scales is None
+            slot.name for slot in self.projected if slot.parameter.dtype == torch.int8 and slot.weight.scales is None
         ]
         if alone:
             raise RuntimeError(f"{alone[0]} is kept in int8: call hand_over_int8(model, optimizer) before training")
@@ -254,10 +255,10 @@ class GaLoreAdamW(Stored):
     def take(self, slot: ProjectedSlot, factors: Factors) -> None:
         """Accept a projected layer's gradient as factors, from the layer's own backward."""
         if self._sketching:
-            if slot.wants_sketch_pass:
-                slot.add_to_sketch(factors)
+            if slot.refresh.wants_pass:
+                slot.refresh.add_to_sketch(factors)
             return
-        slot.receive_factors(factors)
+        slot.receive(factors)
         if self.update == "immediate":
             self._apply_now(slot)
 
@@ -272,8 +273,8 @@ class GaLoreAdamW(Stored):
         if grad is None:
             raise RuntimeError(f"another optimizer took the gradient of {slot.name}; call release() on that one first")
         if self._sketching:
-            if isinstance(slot, ProjectedSlot) and slot.wants_sketch_pass:
-                slot.add_to_sketch(grad)
+            if isinstance(slot, ProjectedSlot) and slot.refresh.wants_pass:
+                slot.refresh.add_to_sketch(grad)
             return
         slot.receive(grad)
         if self.update == "immediate":

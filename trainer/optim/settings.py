@@ -12,11 +12,11 @@ from torch import Tensor
 from galore.kernels.reference.operations import Side
 from galore.kernels.rules.adam import Convention
 from galore.kernels.rules.transport import Transport
-from galore.trainer.optim.member import as_matrix
 from galore.trainer.optim.parts.inner import InnerRule
+from galore.trainer.optim.parts.residual import Residual
 from galore.trainer.optim.parts.storage import ProjectorDtype
 from galore.trainer.optim.parts.subspace import ProjType
-from galore.trainer.optim.residual import Residual
+from galore.trainer.optim.weight import as_matrix
 
 OFFICIAL = ("std", "reverse_std", "left", "right", "full")  # proj_type of galore_torch, which is always by SVD
 CHOICES: dict[str, tuple[str | None, ...]] = {
