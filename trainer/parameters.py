@@ -68,7 +68,7 @@ def left_full_rank(optimizer: GaLoreAdamW, targets: Sequence[str]) -> list[str]:
 
 
 def _scale_bytes(slot: FullSlot | None) -> int:
-    return 0 if slot is None or slot.member.scales is None else slot.member.scales.nbytes
+    return 0 if slot is None or slot.weight.scales is None else slot.weight.scales.nbytes
 
 
 def _row(kind: str, shape: tuple[int, ...], members: list[tuple[nn.Parameter, FullSlot | None]]) -> ParameterRow:

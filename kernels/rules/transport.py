@@ -1,67 +1,14 @@
-"""What happens to Adam's moments when the basis of a subspace changes: kept, reset, or rotated into the new one."""
+"""Adam's moments in another basis of their subspace: the change of basis, and the moments rotated by it."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
-
-from galore.kernels.family import Transport
-
-MOMENTS = ("exp_avg", "exp_avg_sq")
-
-
-class Transported(NamedTuple):
-    """Moments in the new coordinates.
-
-    `changed` names those that are new tensors, which 8-bit storage has to quantise again. `restart` says that they hold
-    no past step: Adam's bias correction has to count from 0 again, or its next direction is (1-β₁)/√(1-β₂) = 3.2 times
-    too long.
-    """
-
-    exp_avg: Tensor
-    exp_avg_sq: Tensor
-    changed: tuple[str, ...]
-    restart: bool
 
 
 def change_of_basis(p_new: Tensor, p_old: Tensor) -> Tensor:
     """C (r_new, r_old) = P_newᵀ P_old in fp32; P (a, r)."""
     return p_new.float().mT @ p_old.float()
-
-
-def transport(
-    kind: Transport,
-    exp_avg: Tensor,
-    exp_avg_sq: Tensor,
-    c: Tensor,
-    *,
-    step: int,
-    beta1: float,
-    beta2: float,
-    clamp_variance: bool = False,
-) -> Transported:
-    """The moments (r_old, b) of `step` past steps, as they go on after P_old has become P_new.
-
-    Args:
-        kind: `keep` leaves them, as GaLore does; `reset` gives zeros, as FRUGAL does; `rotate` as LDAdam does.
-        c: (r_new, r_old), see `change_of_basis`.
-        clamp_variance: see `rotate`.
-
-    Raises:
-        ValueError: `keep` where the rank changes, since no old coordinate has a place in the new basis.
-    """
-    new, old = c.shape
-    if kind == "rotate":
-        rotated = rotate(exp_avg, exp_avg_sq, c, step=step, beta1=beta1, beta2=beta2, clamp_variance=clamp_variance)
-        return Transported(*rotated, MOMENTS, False)
-    if kind == "reset":
-        zeros = [moment.new_zeros(new, moment.shape[1]) for moment in (exp_avg, exp_avg_sq)]
-        return Transported(zeros[0], zeros[1], MOMENTS, True)
-    if new != old:
-        raise ValueError(f"moments of rank {old} cannot be kept at rank {new}; rotate or reset them")
-    return Transported(exp_avg, exp_avg_sq, (), False)
 
 
 def rotate(

@@ -340,7 +340,7 @@ def poke(monkeypatch: pytest.MonkeyPatch, after: int, name: Callable[[GaLoreAdam
 
 def a_weight(optimizer: GaLoreAdamW) -> torch.Tensor:
     slot = next(slot for slot in optimizer.slots.values() if "o_proj" in slot.name)
-    return slot.parameter.data if slot.member.scales is None else slot.member.scales
+    return slot.parameter.data if slot.weight.scales is None else slot.weight.scales
 
 
 def a_state(optimizer: GaLoreAdamW) -> torch.Tensor:

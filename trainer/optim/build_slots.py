@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -10,12 +10,17 @@ from torch import Tensor, nn
 
 from galore.kernels.family import refresh_of
 from galore.trainer.optim.groups import rank_for
-from galore.trainer.optim.member import Member
-from galore.trainer.optim.parts.refresh import schedules
+from galore.trainer.optim.parts.inner import INNER_RULES
+from galore.trainer.optim.parts.refresh import REFRESHES, Whole
+from galore.trainer.optim.parts.residual import RESIDUALS
+from galore.trainer.optim.parts.schedule import RefreshSchedule, schedules
+from galore.trainer.optim.parts.storage import GradientSum
+from galore.trainer.optim.parts.subspace import SUBSPACES
+from galore.trainer.optim.parts.transport import TRANSPORTS
 from galore.trainer.optim.projected import ProjectedSlot
-from galore.trainer.optim.residual import ResidualSlot
 from galore.trainer.optim.settings import OptimizerSettings, settle
 from galore.trainer.optim.slot import FullSlot
+from galore.trainer.optim.weight import Weight
 
 
 def named_groups(params: Iterable[Any]) -> list[dict[str, Any]]:
@@ -47,27 +52,36 @@ def build_slots(
     ]
     projected = [group for _, _, group, _ in members if group["rank"] is not None]
     turns = iter(schedules([group["update_proj_gap"] for group in projected], settings.stagger))
-    compensated = settings.weight_rounding == "compensated"
     slots: dict[nn.Parameter, FullSlot] = {}
     for index, (name, parameter, group, own) in enumerate(members):
         _check(name, parameter, group)
-        member = Member(name, index, parameter, group, state[parameter])
-        common = (member, settings.state_dtype, settings.accumulator_dtype, compensated)
-        kind = ProjectedSlot if own.residual == "none" else ResidualSlot
-        slots[parameter] = (
-            FullSlot(*common)
-            if group["rank"] is None
-            else kind(
-                *common,
-                rank=rank_for(group["rank"], member.matrix.shape),
-                mode=refresh_of(own),
-                schedule=next(turns),
-                seed=settings.seed,
-                clock=clock,
-                accumulation=settings.accumulation,
-            )
-        )
+        weight = Weight(name, index, parameter, group, state[parameter])
+        projected_slot = group["rank"] is not None
+        slots[parameter] = _projected(weight, own, next(turns), clock) if projected_slot else _full(weight, own)
     return slots
+
+
+def _full(weight: Weight, own: OptimizerSettings) -> FullSlot:
+    inner = INNER_RULES[weight.group["inner"]](weight, own.state_dtype)
+    return FullSlot(weight, inner, GradientSum(own.accumulator_dtype), own.weight_rounding == "compensated")
+
+
+def _projected(weight: Weight, own: OptimizerSettings, schedule: RefreshSchedule, clock: Callable[[], int]) -> FullSlot:
+    group = weight.group
+    rank = rank_for(group["rank"], weight.matrix.shape)
+    inner = INNER_RULES[group["inner"]](weight, own.state_dtype)
+    subspace = SUBSPACES[group["proj_type"]](weight, rank, schedule, own.seed, clock)
+    residual = RESIDUALS[group["residual"]](subspace, inner)
+    refresh = Whole if residual.whole else REFRESHES[refresh_of(own)]
+    return ProjectedSlot(
+        weight,
+        inner,
+        own.weight_rounding == "compensated",
+        subspace=subspace,
+        refresh=refresh(subspace, own.accumulator_dtype, own.accumulation),
+        transport=TRANSPORTS[group["transport"]],
+        residual=residual,
+    )
 
 
 def _check(name: str, parameter: Tensor, group: dict[str, Any]) -> None:
@@ -77,5 +91,5 @@ def _check(name: str, parameter: Tensor, group: dict[str, Any]) -> None:
         raise ValueError(f"{name} of shape {tuple(parameter.shape)} cannot be projected to rank {group['rank']}")
     if parameter.dtype == torch.int8 and group["rank"] is None:
         raise ValueError(f"{name} is kept in int8, and can only be trained projected: give its group a rank")
-    if group["inner"] in ("muon", "sumo") and parameter.ndim < 2:
+    if INNER_RULES[group["inner"]].matrices_only and parameter.ndim < 2:
         raise ValueError(f"{name} of shape {tuple(parameter.shape)} is no matrix, which inner={group['inner']!r} needs")

@@ -35,7 +35,7 @@ def hand_over_int8(model: nn.Module, optimizer: GaLoreAdamW) -> int:
     layers = [layer for layer in int8_layers(model) if id(layer.weight) in slots]
     for layer in layers:
         slot = slots[id(layer.weight)]
-        slot.member.scales, slot.member.product_dtype = layer.weight_scale, layer.dtype
+        slot.weight.scales, slot.weight.product_dtype = layer.weight_scale, layer.dtype
         layer.receive, layer.transposed = functools.partial(_receive, slot, optimizer), slot.transposed
     return len(layers)
 
@@ -58,7 +58,7 @@ def has_bias(module: nn.Linear) -> bool:
 
 def _forward(module: nn.Linear, slot: ProjectedSlot, optimizer: GaLoreAdamW, x: Tensor) -> Tensor:
     rows, (m, n) = x.shape[:-1].numel(), module.weight.shape
-    wanted = torch.is_grad_enabled() and optimizer.attached and slot.takes_factors
+    wanted = torch.is_grad_enabled() and optimizer.attached and slot.refresh.takes_factors
     if not wanted or not saves_work(rows, m, n, slot.rank):
         return nn.functional.linear(x, module.weight)
     return factored_linear(x, module.weight, functools.partial(_receive, slot, optimizer), slot.transposed)

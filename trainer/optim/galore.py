@@ -90,7 +90,7 @@ class GaLoreAdamW(Stored):
     @property
     def wants_sketch_pass(self) -> bool:
         """Whether the coming step wants its micro-batches once through `sketching()` before they are accumulated."""
-        return any(slot.wants_sketch_pass for slot in self.projected)
+        return any(slot.refresh.wants_pass for slot in self.projected)
 
     @contextlib.contextmanager
     def sketching(self) -> Iterator[None]:
@@ -102,7 +102,7 @@ class GaLoreAdamW(Stored):
             self._sketching = False
         with torch.no_grad():
             for slot in self.projected:
-                slot.finish_sketch()
+                slot.refresh.finish_sketch()
 
     @torch.no_grad()
     def clip_grad_norm_(self, max_norm: float | None) -> float:
@@ -118,7 +118,7 @@ class GaLoreAdamW(Stored):
         self._absorb_grads()
         active = self._active()
         alone = [
-            slot.name for slot in self.projected if slot.parameter.dtype == torch.int8 and slot.member.scales is None
+            slot.name for slot in self.projected if slot.parameter.dtype == torch.int8 and slot.weight.scales is None
         ]
         if alone:
             raise RuntimeError(f"{alone[0]} is kept in int8: call hand_over_int8(model, optimizer) before training")
@@ -176,10 +176,10 @@ class GaLoreAdamW(Stored):
     def take(self, slot: ProjectedSlot, factors: Factors) -> None:
         """Accept a projected layer's gradient as factors, from the layer's own backward."""
         if self._sketching:
-            if slot.wants_sketch_pass:
-                slot.add_to_sketch(factors)
+            if slot.refresh.wants_pass:
+                slot.refresh.add_to_sketch(factors)
             return
-        slot.receive_factors(factors)
+        slot.receive(factors)
         if self.update == "immediate":
             self._apply_now(slot)
 
@@ -194,8 +194,8 @@ class GaLoreAdamW(Stored):
         if grad is None:
             raise RuntimeError(f"another optimizer took the gradient of {slot.name}; call release() on that one first")
         if self._sketching:
-            if isinstance(slot, ProjectedSlot) and slot.wants_sketch_pass:
-                slot.add_to_sketch(grad)
+            if isinstance(slot, ProjectedSlot) and slot.refresh.wants_pass:
+                slot.refresh.add_to_sketch(grad)
             return
         slot.receive(grad)
         if self.update == "immediate":

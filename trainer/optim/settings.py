@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from galore.kernels.family import GroupSettings, Options, Side, contradiction, option, scale_of, transport_of
-from galore.trainer.optim.member import as_matrix
+from galore.trainer.optim.weight import as_matrix
 
 OFFICIAL = ("std", "reverse_std", "left", "right", "full")  # proj_type of galore_torch, which is always by SVD
 

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from galore.kernels.family import StateDtype
 from galore.kernels.ops.projection import lift_update_
 from galore.kernels.storage.rounding import (
     RoundingNoise,
@@ -21,9 +20,10 @@ from galore.kernels.storage.rounding import (
     store_compensated_,
     store_rounded_,
 )
-from galore.trainer.optim.member import Member, as_matrix
-from galore.trainer.optim.parts.inner import AdamInner, make_inner
+from galore.trainer.optim.parts.inner import AdamInner, Inner
+from galore.trainer.optim.parts.residual import Terms
 from galore.trainer.optim.parts.storage import CODES, GradientSum
+from galore.trainer.optim.weight import Weight, as_matrix
 
 ON_HOST = ("step", "refresh")  # counters in a parameter's state, read at every step
 
@@ -39,31 +39,27 @@ class Update:
 class FullSlot:
     """A parameter of any shape, its gradients as they are."""
 
-    def __init__(
-        self, member: Member, state_dtype: StateDtype, accumulator_dtype: torch.dtype, compensated: bool
-    ) -> None:
-        self.member = member
-        self.inner = make_inner(member, state_dtype)
-        self.sum = GradientSum(accumulator_dtype)
-        self.compensated = compensated and member.parameter.dtype == torch.bfloat16
+    def __init__(self, weight: Weight, inner: Inner, total: GradientSum, compensated: bool) -> None:
+        self.weight, self.inner, self.sum = weight, inner, total
+        self.compensated = compensated and weight.parameter.dtype == torch.bfloat16
 
     @property
     def name(self) -> str:
-        return self.member.name
+        return self.weight.name
 
     @property
     def parameter(self) -> nn.Parameter:
-        return self.member.parameter
+        return self.weight.parameter
 
     @property
     def group(self) -> dict[str, Any]:
         """The parameter's live torch param group."""
-        return self.member.group
+        return self.weight.group
 
     @property
     def state(self) -> dict[str, Tensor]:
         """The named tensors that are kept from step to step."""
-        return self.member.state
+        return self.weight.state
 
     @property
     def has_gradient(self) -> bool:
@@ -83,9 +79,7 @@ class FullSlot:
 
     def squared_norm(self) -> Tensor:
         """‖what is applied‖² as a float64 scalar."""
-        assert self.sum.value is not None
-        norm: Tensor = torch.linalg.vector_norm(self.sum.value, dtype=torch.float32)
-        return norm.double().square()
+        return self.sum.squared_norm()
 
     def apply(self, update: Update) -> None:
         """The inner rule and the weight update; consumes the accumulator."""
@@ -95,16 +89,22 @@ class FullSlot:
             return
         grad = grad if self.parameter.ndim < 2 else as_matrix(grad)
         direction = as_matrix(self.inner.direction(grad, update.grad_scale, torch.float32))
+        self._lift(update, Terms(None, None, lambda first, last: direction[first:last]))
+
+    def _lift(self, update: Update, terms: Terms, transposed: bool | None = None) -> None:
+        """W ← (1 - ηλ) W + ηα (P N + D)."""
         lift_update_(
-            self.member.matrix,
-            None,
-            None,
+            self.weight.matrix,
+            *terms[:2],
             alpha=self._lr,
             decay=self._decay,
+            decay_after=self.weight.in_reference_order,
             noise=update.noise,
-            tensor=self.member.index,
+            tensor=self.weight.index,
             compensation=self._compensation(),
-            dense=lambda first, last: direction[first:last],
+            dense=terms.dense,
+            transposed=transposed,
+            scales=self.weight.scales,
         )
 
     def _apply_in_blocks(self, adam: AdamInner, grad: Tensor, update: Update) -> None:
@@ -119,7 +119,7 @@ class FullSlot:
             if rest is not None:
                 store_compensated_(part, rest, value)
             elif value is not part:
-                noise = update.noise.window(self.member.index, block, last - first) if update.noise else None
+                noise = update.noise.window(self.weight.index, block, last - first) if update.noise else None
                 store_rounded_(part, value, noise)
 
     def discard(self) -> None:
@@ -128,8 +128,7 @@ class FullSlot:
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """(category of memory, tensor) for everything held now."""
-        for name, tensor in self.state.items():
-            yield "projectors" if name.startswith("projector") else "optimizer_states", tensor
+        yield from self._state_tensors()
         if self.sum.value is not None:
             yield "gradients", self.sum.value
 
@@ -142,8 +141,12 @@ class FullSlot:
     def planned_state(self) -> dict[str, Tensor]:
         """What `state` holds once the first step is taken, on `meta`; `refresh` may come later."""
         matrix = self.parameter.ndim >= 2 and not isinstance(self.inner, AdamInner)
-        shape = self.member.matrix.shape if matrix else self.parameter.shape
+        shape = self.weight.matrix.shape if matrix else self.parameter.shape
         return self.inner.planned(shape) | self._planned_compensation()
+
+    def _state_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        for name, tensor in self.state.items():
+            yield "projectors" if name.startswith(CODES) else "optimizer_states", tensor
 
     def _planned_compensation(self) -> dict[str, Tensor]:
         if not self.compensated:

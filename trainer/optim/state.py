@@ -75,10 +75,10 @@ class Stored(Optimizer):
             saved = state_dict["state"].get(index, {})
             state = {k: v.detach().clone().to("cpu" if k in ON_HOST else parameter.device) for k, v in saved.items()}
             self.state[parameter] = state
-            self.slots[parameter].member.state = state
+            self.slots[parameter].weight.state = state
         for group in self.param_groups:
             for parameter in group["params"]:
-                self.slots[parameter].member.group = group
+                self.slots[parameter].weight.group = group
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """(category, tensor) for all that is held now: `gradients` of a parameter's own size, `optimizer_states`,

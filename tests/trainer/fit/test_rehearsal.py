@@ -13,7 +13,7 @@ import torch
 from galore.kernels.device import meta_stands_for
 from galore.trainer.fit.rehearsal import Rehearsal, clocks
 from galore.trainer.memory.trace.simulate import SimulatedTracer
-from galore.trainer.optim.parts.refresh import RefreshSchedule, schedules
+from galore.trainer.optim.parts.schedule import RefreshSchedule, schedules
 from galore.trainer.recipe.load import LoadedRecipe
 
 Tiny = Callable[..., LoadedRecipe]

@@ -11,6 +11,7 @@ import yaml
 from torch import Tensor, nn
 
 from galore.kernels.storage import blockwise
+from galore.trainer.optim.parts.refresh import Delayed
 from galore.trainer.optim.projected import ProjectedSlot
 from galore.trainer.optim.slot import FullSlot
 from galore.trainer.optimizer import build_optimizer
@@ -142,7 +143,7 @@ class Case:
         if not isinstance(slot, ProjectedSlot):
             self.optimizer.step()
             return None
-        early = slot.subspace.exists and not (slot.due and slot.mode != "delayed")
+        early = slot.subspace.exists and not (slot.due and not isinstance(slot.refresh, Delayed))
         basis = self.basis() if early else None
         self.optimizer.step()
         return self.basis() if basis is None else basis

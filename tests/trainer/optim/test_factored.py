@@ -69,7 +69,7 @@ def test_no_weight_gradient_between_refreshes():
         assert all(slot.due == due for slot in optimizer.projected)
         net(torch.randn(16, 24)).square().sum().backward()
         assert seen == []
-        assert all(slot.has_gradient and (slot.sketch.value is not None) == due for slot in optimizer.projected)
+        assert all(slot.has_gradient and (slot.refresh.sketch.value is not None) == due for slot in optimizer.projected)
         optimizer.zero_grad()
 
 

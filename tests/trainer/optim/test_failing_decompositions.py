@@ -95,7 +95,7 @@ def test_training_begins_without_any_decomposition(
     assert (counts[0] > 0) == decomposes(case)
     slot = case.slot
     if isinstance(slot, ProjectedSlot) and slot.subspace.orthonormal:
-        bf16 = slot.subspace.kept_dtype == "bfloat16"
+        bf16 = slot.subspace.format.dtype == torch.bfloat16
         assert float(gram_error(slot.projector)) < (5e-3 if bf16 else 1e-6)
     same = Case(preset, "wide", *overrides)
     with torch.no_grad():

@@ -263,7 +263,8 @@ def test_trained_as_a_float_weight_is_up_to_the_rounding_of_the_update(name: str
 def whole_and_sketch(mine: Any, its: Any) -> list[tuple[Tensor | None, Tensor | None]]:
     if not isinstance(mine, ProjectedSlot):
         return []
-    return [(mine.whole.value, its.whole.value), (mine.sketch.value, its.sketch.value)]
+    ours, theirs = mine.refresh, its.refresh
+    return [(ours.whole.value, theirs.whole.value), (ours.sketch.value, theirs.sketch.value)]
 
 
 def pairs(ours: nn.Module, theirs: nn.Module) -> list[tuple[Any, Any]]:
@@ -310,7 +311,7 @@ def test_one_micro_batch_of_four_is_four_of_one(options: dict[str, Any]) -> None
         optimizer = galore(net, **options)
         accumulated(net, optimizer, inputs(1)[0].view(parts, 32 // parts, 24))
         optimizer.clip_grad_norm_(None)
-        kept.append([value for slot in optimizer.projected for value in (slot.sum.value, slot.whole.value)])
+        kept.append([value for slot in optimizer.projected for value in (slot.sum.value, slot.refresh.whole.value)])
     for a, b in zip(*kept, strict=True):
         assert (a is None) == (b is None)
         if a is not None:
@@ -372,8 +373,8 @@ def test_bytes_are_as_planned(dtype: torch.dtype, side: str) -> None:
         for category, tensor in slot.tensors():
             held[category] += tensor.nbytes
         assert slot.planned_bytes() == planned == (held["optimizer_states"] - 8, held["projectors"])
-        assert slot.projector.dtype == slot.member.dtype == dtype
-        assert slot.member.scales is not None
+        assert slot.projector.dtype == slot.weight.dtype == dtype
+        assert slot.weight.scales is not None
         assert slot.transposed == (
             side == "right" if side != "auto" else slot.parameter.shape[0] >= slot.parameter.shape[1]
         )

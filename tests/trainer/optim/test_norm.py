@@ -52,7 +52,8 @@ class Two:
 
 
 def squares(slot: FullSlot) -> float:
-    held = slot.whole.value if isinstance(slot, ProjectedSlot) and slot.whole.value is not None else slot.sum.value
+    whole = slot.refresh.whole.value if isinstance(slot, ProjectedSlot) else None
+    held = slot.sum.value if whole is None else whole
     assert held is not None
     return float(held.double().square().sum())
 

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import itertools
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from galore.kernels import family
-from galore.kernels.family import GroupSettings, Options, ProjType, contradiction, refresh_of
+from galore.kernels.family import GroupSettings
 from galore.trainer.optim import GaLoreAdamW
-from galore.trainer.optim.parts.subspace import KINDS
-from galore.trainer.optim.settings import FIELDS, PER_GROUP, OptimizerSettings, written
+from galore.trainer.optim.settings import FIELDS, PER_GROUP, OptimizerSettings
 
 
 def made(rank: int | None = 2, **options: Any) -> GaLoreAdamW:
@@ -77,11 +74,3 @@ def test_what_cannot_be_meant_is_refused_in_one_line(options: dict[str, Any], sa
 def test_what_contradicts_in_a_subspace_does_not_without_one() -> None:
     made(None, transport="rotate", proj_type="random")
     made(None, refresh="delayed", proj_type="svd")
-
-
-def test_a_mode_of_refresh_that_works_on_sketches_meets_a_subspace_that_can() -> None:
-    for proj_type, refresh in itertools.product(get_args(ProjType), (None, *get_args(family.RefreshMode))):
-        options = Options(proj_type=proj_type, refresh=refresh)
-        if contradiction(options, True, written) is None and refresh_of(options) in family.ON_SKETCHES:
-            assert KINDS[proj_type].sketchable
-    assert {name for name, kind in KINDS.items() if kind.sketchable} == set(family.SKETCHABLE)

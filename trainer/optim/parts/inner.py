@@ -1,55 +1,88 @@
-"""Inner rules on their stored state: from a gradient to a direction, whatever the rule and however its state is kept."""
+"""Inner rules on their stored state: from a gradient to a direction, however the state is stored; a class per rule."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from galore.kernels.family import StateDtype, Transport
+from galore.kernels.family import InnerRule, StateDtype
 from galore.kernels.ops.direction import adam_direction_
 from galore.kernels.rules.adafactor import AdafactorRule
 from galore.kernels.rules.adam import AdamRule
 from galore.kernels.rules.orthogonalize import OrthogonalRule, rms_scale
-from galore.kernels.rules.transport import transport
-from galore.trainer.optim.member import Member
-from galore.trainer.optim.parts.storage import moment, moments, new_state
+from galore.kernels.rules.transport import rotate
+from galore.trainer.optim.parts.storage import moment, moments, new_state, read_moment, write_moment
+from galore.trainer.optim.weight import Weight
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-class Inner(Protocol):
-    """A rule with its state, which is made at the first step; `fallbacks` counts decompositions in it that failed."""
+class Inner:
+    """A rule and its state among the weight's, made at the first step; `fallbacks` counts decompositions that failed."""
 
-    fallbacks: int
+    matrices_only = False
 
-    def planned(self, shape: torch.Size) -> dict[str, Tensor]:
-        """The state for gradients of `shape`, on `meta`: nothing is allocated."""
+    def __init__(self, weight: Weight, state_dtype: StateDtype) -> None:
+        self.weight, self.state_dtype, self.fallbacks = weight, state_dtype, 0
+
+    def shapes(self, shape: torch.Size) -> Mapping[str, tuple[int, ...]]:
+        """Names and shapes of the moments of gradients of `shape`."""
+        raise NotImplementedError
 
     def direction(self, gradient: Tensor, grad_scale: float, dtype: torch.dtype) -> Tensor:
         """N, contiguous and of the gradient's shape, for grad_scale · gradient; the state takes the step."""
+        raise NotImplementedError
 
-    def carry(self, kind: Transport, c: Tensor) -> None:
-        """Take the state (r_old, b) of past steps into a new basis; c (r_new, r_old) = P_newᵀ P_old."""
+    def rotate(self, c: Tensor) -> None:
+        """Take the moments (r_old, b) of past steps into a new basis; c (r_new, r_old) = P_newᵀ P_old."""
+        raise NotImplementedError
 
+    def reset(self) -> None:
+        """Forget all past steps, and count from 0: the next direction of Adam would be (1-β₁)/√(1-β₂) = 3.2 times too long."""
+        state = self.weight.state
+        for name in [name for name in state if name in (*MOMENTS, *ROTATED)]:
+            write_moment(state, name, torch.zeros_like(state[name], dtype=torch.float32))
+        state["step"].zero_()
 
-class AdamInner:
-    """Adam: elementwise, so that a whole tensor passes in blocks, in place and in any storage."""
+    @property
+    def started(self) -> bool:
+        """Whether there is a state."""
+        return "step" in self.weight.state
 
-    fallbacks = 0
-
-    def __init__(self, member: Member, state_dtype: StateDtype) -> None:
-        self.member, self.state_dtype = member, state_dtype
+    @property
+    def step(self) -> int:
+        """Steps that the state has taken."""
+        return int(self.weight.state["step"])
 
     def planned(self, shape: torch.Size) -> dict[str, Tensor]:
-        return _planned(dict.fromkeys(MOMENTS, (shape, self.state_dtype)))
+        """The state for gradients of `shape`, on `meta`: nothing is allocated."""
+        planned = {"step": torch.empty((), dtype=torch.int64, device="meta")}
+        return planned | self._new(shape, torch.device("meta"))
 
     def begin(self, shape: torch.Size, device: torch.device) -> None:
-        """Create the moments on first use and advance the step count."""
-        if _advance(self.member):
-            for name in MOMENTS:
-                self.member.state.update(new_state(name, shape, self.state_dtype, device))
+        """Count a step, and make the state at the first."""
+        state, fresh = self.weight.state, not self.started
+        if fresh:
+            state["step"] = torch.zeros((), dtype=torch.int64)
+        state["step"] += 1
+        if fresh:
+            state.update(self._new(shape, device))
+
+    def _new(self, shape: torch.Size, device: torch.device) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        for name, own in self.shapes(shape).items():
+            dtype = self.state_dtype if name in MOMENTS else "float32"
+            found |= new_state(name, torch.Size(own), dtype, device)
+        return found
+
+
+class AdamInner(Inner):
+    """Adam: elementwise, so that a whole tensor passes in blocks, in place and in any storage."""
+
+    def shapes(self, shape: torch.Size) -> Mapping[str, tuple[int, ...]]:
+        return dict.fromkeys(MOMENTS, shape)
 
     def direction(self, gradient: Tensor, grad_scale: float, dtype: torch.dtype) -> Tensor:
         """N = -m̂ / (√v̂ + ε)."""
@@ -58,9 +91,9 @@ class AdamInner:
         adam_direction_(
             direction,
             gradient,
-            moments(self.member.state),
+            moments(self.weight.state),
             self._rule,
-            step=_steps(self.member),
+            step=self.step,
             grad_scale=grad_scale,
         )
         return direction
@@ -69,118 +102,107 @@ class AdamInner:
         self, target: Tensor, grad: Tensor, first: int, last: int, grad_scale: float, lr: float, decay: float
     ) -> None:
         """`AdamRule.update_` on elements [first, last) of the moments."""
-        storage = [moment(self.member.state, name) for name in MOMENTS]
+        storage = [moment(self.weight.state, name) for name in MOMENTS]
         values = [part.read(first, last) for part in storage]
         grad = grad.float()
         grad = grad if grad_scale == 1.0 else grad * grad_scale
-        self._rule.update_(target, grad, values[0], values[1], step=_steps(self.member), lr=lr, decay=decay)
+        self._rule.update_(target, grad, values[0], values[1], step=self.step, lr=lr, decay=decay)
         for part, value in zip(storage, values, strict=True):
             part.write(first, last, value)
 
-    def carry(self, kind: Transport, c: Tensor) -> None:
-        storage = [moment(self.member.state, name) for name in MOMENTS]
-        shape, (beta1, beta2) = self.member.state["exp_avg"].shape, self.member.group["betas"]
-        old = [part.read(0, shape.numel()).view(shape) for part in storage]
-        carried = transport(kind, old[0], old[1], c, step=_steps(self.member), beta1=beta1, beta2=beta2)
-        for name, part in zip(MOMENTS, storage, strict=True):
-            if name in carried.changed:
-                part.write(0, shape.numel(), getattr(carried, name).reshape(-1))
-        if carried.restart:
-            self.member.state["step"].zero_()
+    def rotate(self, c: Tensor) -> None:
+        beta1, beta2 = self.weight.group["betas"]
+        m, v = (read_moment(self.weight.state, name) for name in MOMENTS)
+        rotated = rotate(m, v, c, step=self.step, beta1=beta1, beta2=beta2)
+        for name, value in zip(MOMENTS, rotated, strict=True):
+            write_moment(self.weight.state, name, value)
 
     @property
     def _rule(self) -> AdamRule:
-        beta1, beta2 = self.member.group["betas"]
-        return AdamRule(beta1, beta2, self.member.group["eps"], self.member.group["convention"])
+        beta1, beta2 = self.weight.group["betas"]
+        return AdamRule(beta1, beta2, self.weight.group["eps"], self.weight.group["convention"])
 
 
-class MatrixInner:
-    """Adafactor, or orthogonalised momentum: rules that see a matrix as a whole."""
+ROTATED = {  # as for coordinates that are uncorrelated
+    "exp_avg": lambda c, x: c @ x,
+    "row": lambda c, x: c.square() @ x,
+    "column": lambda c, x: x,
+}
 
-    def __init__(self, member: Member, state_dtype: StateDtype) -> None:
-        self.member, self.state_dtype, self.fallbacks = member, state_dtype, 0
 
-    def planned(self, shape: torch.Size) -> dict[str, Tensor]:
-        shapes = self._rule.state_shapes(tuple(shape))
-        return _planned({name: (torch.Size(own), self._dtype(name)) for name, own in shapes.items()})
-
-    def direction(self, gradient: Tensor, grad_scale: float, dtype: torch.dtype) -> Tensor:
-        rule, member, shapes = self._rule, self.member, self._rule.state_shapes(tuple(gradient.shape))
-        if _advance(member):
-            for name, shape in shapes.items():
-                member.state.update(new_state(name, torch.Size(shape), self._dtype(name), gradient.device))
-        gradient = gradient.float()
-        gradient = gradient if grad_scale == 1.0 else gradient * grad_scale
-        values = {name: self._read(name, shape) for name, shape in shapes.items()}
-        found = rule.direction_(gradient, values, step=_steps(member)) * self._factor
-        for name, value in values.items():
-            moment(member.state, name).write(0, value.numel(), value.view(-1))
-        return found.to(dtype).contiguous()
-
-    def carry(self, kind: Transport, c: Tensor) -> None:
-        """`rotate`: momentum and mean squares of rows follow as for uncorrelated coordinates; those of columns stay."""
-        if kind == "keep":
-            return
-        for name in self.member.state.keys() & {"exp_avg", "row", "column"}:
-            shape = tuple(self.member.state[name].shape)
-            value = self._read(name, shape)
-            turned = {"exp_avg": lambda x: c @ x, "row": lambda x: c.square() @ x, "column": lambda x: x}[name](value)
-            turned = torch.zeros_like(value) if kind == "reset" else turned
-            moment(self.member.state, name).write(0, value.numel(), turned.reshape(-1))
-        if kind == "reset":
-            self.member.state["step"].zero_()
-
-    def _read(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        return moment(self.member.state, name).read(0, torch.Size(shape).numel()).view(shape)
-
-    def _dtype(self, name: str) -> StateDtype:
-        return self.state_dtype if name in MOMENTS else "float32"
+class MatrixInner(Inner):
+    """A rule that sees a matrix as a whole."""
 
     @property
-    def _rule(self) -> AdafactorRule | OrthogonalRule:
-        group = self.member.group
-        if group["inner"] == "adafactor":
-            return AdafactorRule(beta1=group["betas"][0] or None)
-        exact = group["inner"] == "sumo"
-        return OrthogonalRule(group["momentum"], nesterov=not exact, exact=exact, fell_back=self._count_fallback)
+    def rule(self) -> AdafactorRule | OrthogonalRule:
+        """The rule with the settings of now."""
+        raise NotImplementedError
+
+    @property
+    def factor(self) -> float:
+        """Brings a direction to the size of Adam's, so that learning rates carry over."""
+        return 1.0
+
+    def shapes(self, shape: torch.Size) -> Mapping[str, tuple[int, ...]]:
+        return self.rule.state_shapes(tuple(shape))
+
+    def direction(self, gradient: Tensor, grad_scale: float, dtype: torch.dtype) -> Tensor:
+        self.begin(gradient.shape, gradient.device)
+        gradient = gradient.float()
+        gradient = gradient if grad_scale == 1.0 else gradient * grad_scale
+        values = {name: read_moment(self.weight.state, name) for name in self.shapes(gradient.shape)}
+        found = self.rule.direction_(gradient, values, step=self.step) * self.factor
+        for name, value in values.items():
+            write_moment(self.weight.state, name, value)
+        return found.to(dtype).contiguous()
+
+    def rotate(self, c: Tensor) -> None:
+        state = self.weight.state
+        for name in [name for name in state if name in ROTATED]:
+            write_moment(state, name, ROTATED[name](c, read_moment(state, name)))
+
+
+class AdafactorInner(MatrixInner):
+    """Adafactor, whose second moment is factored  (arXiv 1804.04235)."""
+
+    @property
+    def rule(self) -> AdafactorRule:
+        return AdafactorRule(beta1=self.weight.group["betas"][0] or None)
+
+
+class MuonInner(MatrixInner):
+    """Nesterov momentum, orthogonalised by Newton-Schulz  (Muon)."""
+
+    matrices_only = True
+    exact = False
+
+    @property
+    def rule(self) -> OrthogonalRule:
+        momentum = self.weight.group["momentum"]
+        return OrthogonalRule(momentum, nesterov=not self.exact, exact=self.exact, fell_back=self._count_fallback)
+
+    @property
+    def factor(self) -> float:
+        return rms_scale(*self.weight.matrix.shape)
 
     def _count_fallback(self) -> None:
         self.fallbacks += 1
 
-    @property
-    def _factor(self) -> float:
-        """Brings an orthogonal direction to the size of Adam's, so that learning rates carry over."""
-        return 1.0 if self.member.group["inner"] == "adafactor" else rms_scale(*self.member.matrix.shape)
+
+class SumoInner(MuonInner):
+    """Momentum, orthogonalised exactly  (SUMO, arXiv 2505.24749)."""
+
+    exact = True
 
 
-def make_inner(member: Member, state_dtype: StateDtype) -> AdamInner | MatrixInner:
-    """The rule that the member's group asks for."""
-    return (AdamInner if member.group["inner"] == "adamw" else MatrixInner)(member, state_dtype)
+INNER_RULES: dict[InnerRule, type[Inner]] = {
+    "adamw": AdamInner,
+    "adafactor": AdafactorInner,
+    "muon": MuonInner,
+    "sumo": SumoInner,
+}
 
 
-def first_moment(member: Member) -> Tensor | None:
-    """The kept average of projected gradients (r, b) in fp32; None before the first step, and for a rule without one."""
-    if "exp_avg" not in member.state:
-        return None
-    shape = member.state["exp_avg"].shape
-    return moment(member.state, "exp_avg").read(0, shape.numel()).view(shape)
-
-
-def _steps(member: Member) -> int:
-    return int(member.state["step"])
-
-
-def _advance(member: Member) -> bool:
-    """Count a step; True at the first one, when there is no state yet."""
-    fresh = "step" not in member.state
-    if fresh:
-        member.state["step"] = torch.zeros((), dtype=torch.int64)
-    member.state["step"] += 1
-    return fresh
-
-
-def _planned(moments: dict[str, tuple[torch.Size, StateDtype]]) -> dict[str, Tensor]:
-    planned = {"step": torch.empty((), dtype=torch.int64, device="meta")}
-    for name, (shape, dtype) in moments.items():
-        planned |= new_state(name, shape, dtype, torch.device("meta"))
-    return planned
+def first_moment(weight: Weight) -> Tensor | None:
+    """The average of projected gradients (r, b) in fp32; None before the first step, and for a rule without one."""
+    return read_moment(weight.state, "exp_avg") if "exp_avg" in weight.state else None

@@ -1,52 +1,194 @@
-"""When a layer's subspace is found anew: every `gap` steps, the layers spread over the gap or all together."""
+"""The gradients of a step as a projected layer takes them in, and which of them a new basis is found in: a class per mode.
+
+first-micro-batch  the first gradient of the step, while it is alive in the hook
+summed             the sum of the step's gradients, held whole for the layers being refreshed
+two-pass           a linear sketch Σ Gᵢ Ω from an extra pass over the micro-batches
+delayed            the sketch is gathered beside the projection; the new basis serves from the next step on
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-LONGEST = 32  # gaps that a settled layer may go without a refresh
+from galore.kernels.family import RefreshMode
+from galore.kernels.linear import Factors
+from galore.trainer.optim.parts.storage import GradientSum, Projector
+from galore.trainer.optim.parts.subspace import Subspace
+from galore.trainer.optim.weight import as_matrix
 
 
-@dataclass(frozen=True)
-class RefreshSchedule:
-    """The clock of one projected layer; all layers refresh at step 0.
+class Refresh:
+    """Σ Pᵀ Gᵢ of a step, with the layer's basis or, when its turn has come, as the mode says.
 
     Args:
-        gap: optimizer steps between two refreshes (T).
-        offset: this layer's turn within the gap, 0 ≤ offset < gap.
+        dtype: of sums of gradients.
+        accumulation: micro-batches of a step, where known.
     """
 
-    gap: int
-    offset: int = 0
+    def __init__(self, subspace: Subspace, dtype: torch.dtype, accumulation: int | None) -> None:
+        self.subspace, self.accumulation = subspace, accumulation
+        self.sum, self.whole, self.sketch = GradientSum(dtype), GradientSum(dtype), GradientSum(torch.float32)
+        self.basis: Projector | None = None  # that this step's gradients are projected on, if it is a new one
+        self.omega: Tensor | None = None
+        self.received, self.poisoned = 0, False
 
-    def due(self, step: int) -> bool:
-        """Whether the update number `step` (from 0) refreshes the subspace."""
-        return step == 0 or (step >= self.offset and (step - self.offset) % self.gap == 0)
+    @property
+    def has_gradient(self) -> bool:
+        return self.sum.value is not None or self.whole.value is not None or self.poisoned
 
-    def last_due(self, step: int) -> int:
-        """The latest update up to number `step` that refreshed the subspace."""
-        return step - (step - self.offset) % self.gap if step >= self.offset else 0
+    @property
+    def wants_pass(self) -> bool:
+        """Whether this step's basis comes from an extra pass over the micro-batches."""
+        return False
+
+    @property
+    def takes_factors(self) -> bool:
+        """Whether the step being accumulated can do without the whole gradient."""
+        return not self.subspace.due
+
+    def receive(self, grad: Tensor | Factors) -> None:
+        """Take over one micro-batch's gradient, of the parameter's shape or not multiplied out."""
+        if not self.takes_factors:
+            grad = multiplied(grad)
+        self.received += 1
+        if self.subspace.due:
+            self._receive_due(grad)
+        else:
+            self.sum.add(self.subspace.project(grad))
+
+    def add_to_sketch(self, grad: Tensor | Factors) -> None:
+        """Y += G Ω, (a, r), with Ω fixed over the micro-batches of a step, in the dtype that the products take."""
+        if self.omega is None:
+            self.omega = self.subspace.test_matrix().to(self.subspace.weight.dtype)
+        self.sketch.add(self.subspace.sketch(grad, self.omega))
+
+    def finish_sketch(self) -> None:
+        """Turn a sketch pass into the basis that this step will project on."""
+        if self.sketch.value is not None:
+            self.basis, self.omega = self.subspace.of_sketch(self.sketch.take()), None
+
+    def complete(self) -> None:
+        """Called once all micro-batches are in, before the norm is taken."""
+
+    def squared_norm(self) -> Tensor:
+        """‖what is applied‖² as a float64 scalar."""
+        if self.poisoned:
+            return torch.full((), torch.nan, dtype=torch.float64, device=self.subspace.weight.parameter.device)
+        return self.sum.squared_norm()
+
+    def next_basis(self) -> Projector | None:
+        """The basis that serves from the next step on, where this step has found one."""
+        return None
+
+    def discard(self) -> None:
+        """Forget the step's gradients."""
+        self.sum.value = self.whole.value = self.sketch.value = self.basis = self.omega = None
+        self.received, self.poisoned = 0, False
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """(category of memory, tensor) for everything held now."""
+        held = [("accumulators", self.sum), ("gradients", self.whole), ("accumulators", self.sketch)]
+        yield from ((category, total.value) for category, total in held if total.value is not None)
+        yield from (("projectors", tensor) for tensor in (self.basis or {}).values())
+
+    def _receive_due(self, grad: Tensor | Factors) -> None:
+        raise NotImplementedError
+
+    def _find(self, grad: Tensor) -> None:
+        """Find the step's basis in `grad`, unless it has one."""
+        if self.basis is not None:
+            return
+        if not bool(torch.isfinite(grad).all()):
+            self.poisoned = True
+            return
+        self.basis = self.subspace.of_gradient(grad)
+
+    def _project_on_new(self, grad: Tensor) -> None:
+        self._find(grad)
+        if self.basis is not None:
+            self.sum.add(self.subspace.project(grad, self.basis))
 
 
-def schedules(gaps: list[int], stagger: bool) -> list[RefreshSchedule]:
-    """One schedule per layer; with `stagger` the turns are spread evenly over each layer's gap."""
-    count = len(gaps)
-    return [RefreshSchedule(gap, index * gap // count if stagger else 0) for index, gap in enumerate(gaps)]
+class FirstMicroBatch(Refresh):
+    """The basis of the step's first gradient: which one that is depends on the split into micro-batches."""
+
+    def _receive_due(self, grad: Tensor | Factors) -> None:
+        self._project_on_new(multiplied(grad))
 
 
-def may_skip(state: dict[str, Tensor], step: int) -> bool:
-    """Whether a layer whose turn it is has found its subspace settled, see `settle`."""
-    return "refresh" in state and step < int(state["refresh"][0])
+class Summed(Refresh):
+    """The basis of the step's summed gradient."""
+
+    def complete(self) -> None:
+        if self.whole.value is not None:
+            self._project_on_new(self.whole.take())
+
+    def _receive_due(self, grad: Tensor | Factors) -> None:
+        self.whole.add(multiplied(grad))
+        if self.received == self.accumulation:
+            self.complete()
 
 
-def settle(state: dict[str, Tensor], step: int, gap: int, similar: bool) -> None:
-    """After a refresh at `step`: twice as many turns pass until the next one if the subspace hardly changed, else one.
+class TwoPass(FirstMicroBatch):
+    """The basis of a sketch from a pass of its own; without that pass, of the first gradient."""
 
-    `state` gets `refresh`, int64 (2,): the step before which no turn is taken, and how many gaps were waited for.
-    Q-GaLore (arXiv 2407.08296, section 3.2) lengthens intervals alike, and never shortens them.
-    """
-    gaps = min(LONGEST, 2 * int(state["refresh"][1])) if similar and "refresh" in state else 2 if similar else 1
-    state["refresh"] = torch.tensor([step + gaps * gap, gaps])
+    @property
+    def wants_pass(self) -> bool:
+        turn = self.subspace.schedule.due(self.subspace.clock())  # a weight that never gets a gradient is due for ever
+        return turn and self.subspace.due and self.basis is None
+
+
+class Delayed(TwoPass):
+    """The old basis once more, and beside it the sketch of the next one; the first as in `TwoPass`."""
+
+    @property
+    def wants_pass(self) -> bool:
+        return super().wants_pass and not self.subspace.exists
+
+    @property
+    def takes_factors(self) -> bool:
+        return super().takes_factors or self.subspace.exists
+
+    def next_basis(self) -> Projector | None:
+        return None if self.sketch.value is None else self.subspace.of_sketch(self.sketch.take())
+
+    def _receive_due(self, grad: Tensor | Factors) -> None:
+        if not self.subspace.exists:
+            super()._receive_due(grad)
+            return
+        self.sum.add(self.subspace.project(grad))
+        self.add_to_sketch(grad)
+
+
+class Whole(Refresh):
+    """The step's summed gradient, held whole until the update takes it; a basis is that of the sum."""
+
+    @property
+    def takes_factors(self) -> bool:
+        return False
+
+    def receive(self, grad: Tensor | Factors) -> None:
+        self.whole.add(multiplied(grad))
+
+    def complete(self) -> None:
+        if self.whole.value is not None and self.subspace.due:
+            self._find(self.whole.value)
+
+    def squared_norm(self) -> Tensor:
+        return self.whole.squared_norm()
+
+
+REFRESHES: dict[RefreshMode, type[Refresh]] = {
+    "first-micro-batch": FirstMicroBatch,
+    "summed": Summed,
+    "two-pass": TwoPass,
+    "delayed": Delayed,
+}
+
+
+def multiplied(grad: Tensor | Factors) -> Tensor:
+    """The gradient (m, n)."""
+    return grad.multiply() if isinstance(grad, Factors) else as_matrix(grad)

@@ -1,6 +1,9 @@
-"""Moments among a parameter's named tensors: made in the dtype that is asked for, found by their names."""
+"""How a parameter's tensors are stored: moments, projectors and sums of gradients, in the dtype that is asked for."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -40,35 +43,60 @@ def moments(state: dict[str, Tensor]) -> Moments:
     return Moments(state["exp_avg"], state["exp_avg_sq"], state.get("exp_avg_absmax"), state.get("exp_avg_sq_absmax"))
 
 
+def read_moment(state: dict[str, Tensor], name: str) -> Tensor:
+    """Moment `name` as a whole, in fp32."""
+    shape = state[name].shape
+    return moment(state, name).read(0, shape.numel()).view(shape)
+
+
+def write_moment(state: dict[str, Tensor], name: str, value: Tensor) -> None:
+    """Store `value` as the whole of moment `name`."""
+    moment(state, name).write(0, value.numel(), value.reshape(-1))
+
+
 CODES, ABSMAX = "projector", "projector_absmax"  # names in a parameter's state
-Kept = dict[str, Tensor]
+Projector = dict[str, Tensor]
+"""P (a, r) as named tensors: `projector`, and for codes `projector_absmax`."""
 
 
-def keep(p: Tensor, dtype: ProjectorDtype) -> Kept:
-    """P (a, r) as named tensors: `projector`, and for codes `projector_absmax`."""
-    if dtype in ("int8", "int4"):
-        stored = compress(p, 8 if dtype == "int8" else 4)
-        return {CODES: stored["codes"], ABSMAX: stored["absmax"]}
-    return {CODES: p.to(getattr(torch, dtype))}
+@dataclass(frozen=True)
+class ProjectorFormat:
+    """Projectors rounded to `dtype`; or in codes of so many `bits`, packed into it, with an fp16 scale per group of them."""
+
+    dtype: torch.dtype
+    bits: Literal[4, 8] | None = None
+
+    def encode(self, p: Tensor) -> Projector:
+        """P (a, r) as named tensors."""
+        if self.bits is None:
+            return {CODES: p.to(self.dtype)}
+        compressed = compress(p, self.bits)
+        return {CODES: compressed["codes"], ABSMAX: compressed["absmax"]}
+
+    def planned(self, shape: tuple[int, int]) -> Projector:
+        """What `encode` gives for P of `shape`, on `meta`."""
+        if self.bits is None:
+            return {CODES: torch.empty(shape, dtype=self.dtype, device="meta")}
+        count = shape[0] * shape[1]
+        return {
+            CODES: torch.empty(-(-count * self.bits // 8), dtype=self.dtype, device="meta"),
+            ABSMAX: torch.empty(-(-count // GROUP), dtype=torch.float16, device="meta"),
+        }
 
 
-def matrix(kept: Kept, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
-    """P (a, r) in `dtype`, from what `keep` gave."""
-    if ABSMAX in kept:
-        return expand({"codes": kept[CODES], "absmax": kept[ABSMAX]}, shape, dtype)
-    return kept[CODES].to(dtype)
+PROJECTOR_FORMATS: dict[ProjectorDtype, ProjectorFormat] = {
+    "float32": ProjectorFormat(torch.float32),
+    "bfloat16": ProjectorFormat(torch.bfloat16),
+    "int8": ProjectorFormat(torch.int8, 8),
+    "int4": ProjectorFormat(torch.uint8, 4),
+}
 
 
-def planned(shape: tuple[int, int], dtype: ProjectorDtype) -> Kept:
-    """What `keep` gives for P of `shape`, on `meta`."""
-    if dtype not in ("int8", "int4"):
-        return {CODES: torch.empty(shape, dtype=getattr(torch, dtype), device="meta")}
-    count = shape[0] * shape[1]
-    codes = (count, torch.int8) if dtype == "int8" else (-(-count // 2), torch.uint8)
-    return {
-        CODES: torch.empty(codes[0], dtype=codes[1], device="meta"),
-        ABSMAX: torch.empty(-(-count // GROUP), dtype=torch.float16, device="meta"),
-    }
+def decode(projector: Projector, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
+    """P (a, r) in `dtype`, from what `encode` gave."""
+    if ABSMAX in projector:
+        return expand({"codes": projector[CODES], "absmax": projector[ABSMAX]}, shape, dtype)
+    return projector[CODES].to(dtype)
 
 
 class GradientSum:
@@ -90,3 +118,9 @@ class GradientSum:
         value, self.value = self.value, None
         assert value is not None, "nothing was accumulated"
         return value
+
+    def squared_norm(self) -> Tensor:
+        """‖sum‖² as a float64 scalar."""
+        assert self.value is not None, "nothing was accumulated"
+        norm: Tensor = torch.linalg.vector_norm(self.value, dtype=torch.float32)
+        return norm.double().square()

@@ -1,4 +1,4 @@
-"""Where a layer's basis P (a, r) comes from and how it is kept: one small class per kind of subspace."""
+"""Where a layer's basis P (a, r) comes from and how it is stored: a class per kind of subspace, in a table."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 from galore.kernels.dct import dct_matrix, index_dtype, random_basis, top_columns
 from galore.kernels.decompose import Basis
 from galore.kernels.family import ProjectorDtype, ProjType
+from galore.kernels.linear import Factors
+from galore.kernels.ops.projection import project
 from galore.kernels.reference.operations import is_transposed, orient
 from galore.kernels.rules.transport import change_of_basis
 from galore.kernels.storage.layout import Compressed, Matrix
 from galore.kernels.storage.rounding import mix
 from galore.kernels.subspace import (
     gaussian,
+    overlap,
     power_basis,
     randomized_basis,
     range_basis,
@@ -24,26 +27,31 @@ from galore.kernels.subspace import (
     svd_basis,
     unit_columns,
 )
-from galore.trainer.optim.member import Member
 from galore.trainer.optim.parts.inner import first_moment
-from galore.trainer.optim.parts.refresh import RefreshSchedule
-from galore.trainer.optim.parts.storage import ABSMAX, CODES, Kept, keep, matrix, planned
+from galore.trainer.optim.parts.schedule import RefreshSchedule, may_skip, settle
+from galore.trainer.optim.parts.storage import (
+    ABSMAX,
+    CODES,
+    PROJECTOR_FORMATS,
+    Projector,
+    ProjectorFormat,
+    decode,
+)
+from galore.trainer.optim.weight import Weight, as_matrix
 
 
 class Subspace:
-    """A basis that is found in gradients and kept among the member's tensors.
+    """A basis that is found in gradients and stored among the weight's tensors.
 
     `a` is the side of the weight that is projected, `b` the other one, `transposed` how that orients the weight.
     """
 
-    sketchable = True  # whether Y = G Ω is enough to find it
-
     def __init__(
-        self, member: Member, rank: int, schedule: RefreshSchedule, seed: int, clock: Callable[[], int]
+        self, weight: Weight, rank: int, schedule: RefreshSchedule, seed: int, clock: Callable[[], int]
     ) -> None:
-        shape = member.matrix.shape
-        self.member, self.schedule, self.seed, self.clock = member, schedule, seed, clock
-        self.transposed = is_transposed(shape, member.group["side"])
+        shape = weight.matrix.shape
+        self.weight, self.schedule, self.seed, self.clock = weight, schedule, seed, clock
+        self.transposed = is_transposed(shape, weight.group["side"])
         self.a, self.b = (shape[1], shape[0]) if self.transposed else (shape[0], shape[1])
         self.rank = min(rank, self.a, self.b)
         self.fallbacks = 0  # decompositions that failed, for which something else was taken
@@ -51,7 +59,13 @@ class Subspace:
     @property
     def exists(self) -> bool:
         """Whether there is a basis to project on."""
-        return "projector" in self.member.state
+        return CODES in self.weight.state
+
+    @property
+    def due(self) -> bool:
+        """Whether the step being accumulated finds another basis; a weight without a gradient is due until it gets one."""
+        turn = self.schedule.due(self.clock()) and not may_skip(self.weight.state, self.clock())
+        return turn or not self.exists
 
     @property
     def redrawn(self) -> bool:
@@ -61,49 +75,75 @@ class Subspace:
     @property
     def projector(self) -> Tensor:
         """P (a, r) in the dtype of the weight."""
-        return self.matrix(self.member.state)
+        return self.matrix(self.weight.state)
 
     @property
-    def kept(self) -> Matrix:
-        """P (a, r) as products read it: codes where it is kept so, else in the dtype of the weight."""
-        state = self.member.state
+    def operand(self) -> Matrix:
+        """P (a, r) as products read it: codes where it is stored so, else in the dtype of the weight."""
+        state = self.weight.state
         if ABSMAX in state:
             return Compressed(state[CODES], state[ABSMAX], (self.a, self.rank))
         return self.projector
 
     @property
-    def orthonormal(self) -> bool:
-        """Whether P as it is kept is so, up to the rounding of its dtype."""
-        return self.kept_dtype in ("float32", "bfloat16")
+    def format(self) -> ProjectorFormat:
+        """How a basis that is found is stored."""
+        chosen: ProjectorDtype | None = self.weight.group["projector_dtype"]
+        return PROJECTOR_FORMATS[chosen or ("bfloat16" if self.weight.dtype == torch.bfloat16 else "float32")]
 
     @property
-    def kept_dtype(self) -> ProjectorDtype:
-        chosen: ProjectorDtype | None = self.member.group["projector_dtype"]
-        return chosen or ("bfloat16" if self.member.dtype == torch.bfloat16 else "float32")
+    def orthonormal(self) -> bool:
+        """Whether P as it is stored is so, up to the rounding of its dtype."""
+        return self.format.bits is None
 
-    def planned(self) -> Kept:
-        """What is kept, on `meta`."""
-        return planned((self.a, self.rank), self.kept_dtype)
+    def planned(self) -> Projector:
+        """What is stored, on `meta`."""
+        return self.format.planned((self.a, self.rank))
 
-    def matrix(self, kept: Kept) -> Tensor:
+    def oriented(self, grad: Tensor) -> Tensor:
+        """A gradient of the weight's own shape as (a, b)."""
+        return orient(as_matrix(grad), self.transposed)
+
+    def project(self, grad: Tensor | Factors, basis: Projector | None = None) -> Tensor:
+        """R (r, b) = Pᵀ G on the basis that there is, or on another `basis`."""
+        if isinstance(grad, Factors):
+            return grad.project(self.projector if basis is None else self.matrix(basis))
+        return project(self.operand if basis is None else self.matrix(basis), self.oriented(grad))
+
+    def sketch(self, grad: Tensor | Factors, omega: Tensor) -> Tensor:
+        """Y (a, r) = G Ω in fp32."""
+        if isinstance(grad, Factors):
+            return grad.sketch(omega).float()
+        g = self.oriented(grad)
+        return (g @ omega.to(g.dtype)).float()
+
+    def matrix(self, basis: Projector) -> Tensor:
         """P (a, r) in the dtype of the weight, from what `of_gradient` or `of_sketch` gave."""
-        return matrix(kept, (self.a, self.rank), self.member.dtype)
+        return decode(basis, (self.a, self.rank), self.weight.dtype)
 
-    def change_to(self, kept: Kept) -> Tensor:
-        """C (r, r) = P_newᵀ P_old in fp32, to a new basis as it is kept."""
-        return change_of_basis(self.matrix(kept), self.projector)
+    def change_to(self, basis: Projector) -> Tensor:
+        """C (r, r) = P_newᵀ P_old in fp32, to a new basis as it is stored."""
+        return change_of_basis(self.matrix(basis), self.projector)
 
-    def of_gradient(self, grad: Tensor) -> Kept:
-        """A new basis, as it is kept, from a whole gradient (m, n)."""
-        return self._keep(self._found(lambda: self._decompose(grad)))
+    def settle(self, basis: Projector) -> None:
+        """Let more turns pass until the next refresh where a new basis is nearly the one that there is."""
+        threshold = self.weight.group["refresh_overlap"]
+        if threshold is not None:
+            new = self.matrix(basis)
+            similar = not new.is_meta and float(overlap(self.projector, new)) >= threshold
+            settle(self.weight.state, self.clock(), self.schedule.gap, similar)
 
-    def of_sketch(self, y: Tensor) -> Kept:
-        """A new basis, as it is kept, from Y = G Ω (a, r) with Ω of `test_matrix`."""
-        return self._keep(self._found(lambda: range_basis(y / y.abs().max().clamp_min(1e-30), self.rank)))
+    def of_gradient(self, grad: Tensor) -> Projector:
+        """A new basis, as it is stored, from a whole gradient (m, n)."""
+        return self._encoded(self._found(lambda: self._decompose(grad)))
+
+    def of_sketch(self, y: Tensor) -> Projector:
+        """A new basis, as it is stored, from Y = G Ω (a, r) with Ω of `test_matrix`."""
+        return self._encoded(self._found(lambda: range_basis(y / y.abs().max().clamp_min(1e-30), self.rank)))
 
     def test_matrix(self) -> Tensor:
         """Ω (b, r): random at first, afterwards the row space of the first moment, which makes one warm power step."""
-        moment = first_moment(self.member)
+        moment = first_moment(self.weight)
         rows = None if moment is None else self._found(lambda: range_basis(moment.mT, self.rank))
         return self._random() if rows is None else rows
 
@@ -111,7 +151,7 @@ class Subspace:
         raise NotImplementedError
 
     def _random(self) -> Tensor:
-        return gaussian(self.b, self.rank, mix(self.seed, self.clock()), self.member.like)
+        return gaussian(self.b, self.rank, mix(self.seed, self.clock()), self.weight.like)
 
     def _found(self, decompose: Callable[[], Basis]) -> Tensor | None:
         """P of a decomposition; None where all its ways fail. What falls back is counted, here and nowhere else."""
@@ -123,20 +163,18 @@ class Subspace:
         self.fallbacks += basis.fell_back
         return basis.p
 
-    def _keep(self, p: Tensor | None) -> Kept:
-        """P as it is kept; where none was found, the one that there is goes on, and at first a random one serves."""
-        state = self.member.state
+    def _encoded(self, p: Tensor | None) -> Projector:
+        """P as it is stored; where none was found, the one that there is goes on, and at first a random one serves."""
+        state = self.weight.state
         if p is None and self.exists:
             return {name: state[name] for name in (CODES, ABSMAX) if name in state}
         if p is None:
-            p = random_basis(self.a, self.rank, mix(self.seed, self.member.index), self.member.like.device)
-        return keep(p, self.kept_dtype)
+            p = random_basis(self.a, self.rank, mix(self.seed, self.weight.index), self.weight.like.device)
+        return self.format.encode(p)
 
 
 class SvdSubspace(Subspace):
     """The leading singular vectors of the gradient  (GaLore, arXiv 2403.03507)."""
-
-    sketchable = False
 
     def _decompose(self, grad: Tensor) -> Basis:
         return svd_basis(grad, self.rank, self.transposed)
@@ -146,41 +184,41 @@ class RandomizedSubspace(Subspace):
     """A randomized range finder with two power iterations; from a sketch, one warm power step."""
 
     def _decompose(self, grad: Tensor) -> Basis:
-        return randomized_basis(orient(grad, self.transposed), self.rank, self.test_matrix())
+        return randomized_basis(self.oriented(grad), self.rank, self.test_matrix())
 
 
 class PowerSubspace(Subspace):
     """One warm step of block power iteration, P ← qr(G Gᵀ P); the randomized range finder where there is no P yet."""
 
     def _decompose(self, grad: Tensor) -> Basis:
-        g = orient(grad, self.transposed)
+        g = self.oriented(grad)
         if not self.exists:
             return randomized_basis(g, self.rank, self._random())
         return power_basis(g, self.projector, self.rank, halfway=unit_columns)
 
 
 class DctSubspace(Subspace):
-    """The columns of the DCT basis that align best with the gradient, kept as r indices  (arXiv 2505.17967)."""
+    """The columns of the DCT basis that align best with the gradient, stored as r indices  (arXiv 2505.17967)."""
 
     @property
     def orthonormal(self) -> bool:
         return True
 
-    def planned(self) -> Kept:
+    def planned(self) -> Projector:
         return {CODES: torch.empty(self.rank, dtype=index_dtype(self.a), device="meta")}
 
-    def matrix(self, kept: Kept) -> Tensor:
-        return dct_matrix(self.a, kept["projector"], self.member.like)
+    def matrix(self, basis: Projector) -> Tensor:
+        return dct_matrix(self.a, basis[CODES], self.weight.like)
 
-    def change_to(self, kept: Kept) -> Tensor:
+    def change_to(self, basis: Projector) -> Tensor:
         """Zeros and ones, exactly: Adam would divide a moment of rounding errors alone by its own size."""
-        return (kept["projector"][:, None] == self.member.state["projector"]).float()
+        return (basis[CODES][:, None] == self.weight.state[CODES]).float()
 
-    def of_gradient(self, grad: Tensor) -> Kept:
-        return self.of_sketch(orient(grad, self.transposed))
+    def of_gradient(self, grad: Tensor) -> Projector:
+        return self.of_sketch(self.oriented(grad))
 
-    def of_sketch(self, y: Tensor) -> Kept:
-        return {"projector": top_columns(y, self.rank)}
+    def of_sketch(self, y: Tensor) -> Projector:
+        return {CODES: top_columns(y, self.rank)}
 
     def test_matrix(self) -> Tensor:
         """Gaussian: the row norms of Dᵀ G Ω then estimate those of Dᵀ G."""
@@ -188,9 +226,9 @@ class DctSubspace(Subspace):
 
 
 class RandomSubspace(Subspace):
-    """Gaussian with variance 1/r, drawn from (seed, refresh, layer) whenever it is wanted; nothing is kept."""
+    """Gaussian with variance 1/r, drawn from (seed, refresh, layer) whenever it is wanted; nothing is stored."""
 
-    sketchable = False
+    due = False
 
     @property
     def exists(self) -> bool:
@@ -202,18 +240,18 @@ class RandomSubspace(Subspace):
 
     @property
     def projector(self) -> Tensor:
-        seed = mix(self.seed, self.schedule.last_due(self.clock()), self.member.index)
-        return seeded_basis(self.a, self.rank, seed, self.member.like)
+        seed = mix(self.seed, self.schedule.last_due(self.clock()), self.weight.index)
+        return seeded_basis(self.a, self.rank, seed, self.weight.like)
 
     @property
     def orthonormal(self) -> bool:
         return False
 
-    def planned(self) -> Kept:
+    def planned(self) -> Projector:
         return {}
 
 
-KINDS: dict[ProjType, type[Subspace]] = {
+SUBSPACES: dict[ProjType, type[Subspace]] = {
     "svd": SvdSubspace,
     "randomized": RandomizedSubspace,
     "power": PowerSubspace,

@@ -1,4 +1,4 @@
-"""Projectors in 8 and 4 bits: what is kept, that it is what is projected on, and that it resumes."""
+"""Projectors in 8 and 4 bits: what is stored, that it is what is projected on, and that it resumes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from galore.trainer.optim import GaLoreAdamW
-from galore.trainer.optim.parts.storage import keep, matrix, planned
+from galore.trainer.optim.parts.storage import PROJECTOR_FORMATS, decode
 
 RANK = 6
 
@@ -36,7 +36,7 @@ def trained(dtype: str | None, steps: int = 8, **options: object) -> tuple[Tenso
 def test_bytes_are_exactly_the_formula(dtype: str) -> None:
     _, optimizer = trained(dtype)
     (slot,) = optimizer.projected
-    nbytes = sum(tensor.nbytes for tensor in planned((24, RANK), dtype).values())  # type: ignore[arg-type]
+    nbytes = sum(tensor.nbytes for tensor in PROJECTOR_FORMATS[dtype].planned((24, RANK)).values())  # type: ignore[index]
     assert optimizer.memory_by_category()["projectors"] == nbytes == slot.planned_bytes()[1]
 
 
@@ -48,7 +48,7 @@ def test_fewer_bits_move_the_weights_nearly_as_many_do(dtype: str, most: float) 
 
 @pytest.mark.parametrize("options", [{"proj_type": "svd"}, {"transport": "rotate"}, {"residual": "fira"}])
 def test_the_basis_of_the_update_is_the_one_that_was_projected_on(options: dict[str, object]) -> None:
-    """W moves within the span of the kept P in a step that finds it (and Fira, whose residual is outside, moves too)."""
+    """W moves within the span of the stored P in a step that finds it (and Fira, whose residual is outside, moves too)."""
     parameter, optimizer = trained("int4", steps=1, **options)
     (slot,) = optimizer.projected
     p = slot.projector.double() if options.get("proj_type") == "svd" else None
@@ -75,8 +75,8 @@ def test_resumes_bit_exactly(dtype: str) -> None:
     assert torch.equal(parameter, straight)
 
 
-def test_what_is_kept_comes_back() -> None:
+def test_what_is_stored_comes_back() -> None:
     p = torch.linalg.qr(torch.randn(24, RANK)).Q
     for dtype, error in (("float32", 0.0), ("bfloat16", 4e-3), ("int8", 2e-2), ("int4", 0.2)):
-        back = matrix(keep(p, dtype), (24, RANK), torch.float32)  # type: ignore[arg-type]
+        back = decode(PROJECTOR_FORMATS[dtype].encode(p), (24, RANK), torch.float32)  # type: ignore[index]
         assert (back - p).norm() <= error * p.norm()

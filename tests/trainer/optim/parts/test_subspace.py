@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from galore.trainer.optim import GaLoreAdamW
 from galore.trainer.optim.projected import ProjectedSlot
 
-from .statement import dct_basis
+from ..statement import dct_basis
 
 RANK = 6
 SIDES = [((24, 60), "auto"), ((60, 24), "auto"), ((24, 60), "right"), ((60, 24), "left")]

@@ -1,4 +1,4 @@
-"""One parameter and what belongs to it: its name, its torch param group, the tensors that the optimizer keeps of it."""
+"""One parameter as an optimizer has it: its name, its torch param group, the tensors that go on from step to step."""
 
 from __future__ import annotations
 
@@ -10,16 +10,21 @@ from torch import Tensor, nn
 
 
 @dataclass(eq=False)
-class Member:
-    """`index` counts the optimizer's parameters; `group` is the live torch param group, `state` the named tensors."""
+class Weight:
+    """A parameter, the live torch param group it is in, and its named `state`; `index` counts the optimizer's parameters.
+
+    Args:
+        scales: of a weight in int8, see kernels/ops/int8.py.
+        product_dtype: of a weight that is not stored as it is multiplied.
+    """
 
     name: str
     index: int
     parameter: nn.Parameter
     group: dict[str, Any]
     state: dict[str, Tensor]
-    scales: Tensor | None = None  # of a weight in int8, see kernels/ops/int8.py
-    product_dtype: torch.dtype | None = None  # of a weight that is not stored as it is multiplied
+    scales: Tensor | None = None
+    product_dtype: torch.dtype | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -37,6 +42,11 @@ class Member:
     def matrix(self) -> Tensor:
         """The weight's own memory as (m, n); see `as_matrix`."""
         return as_matrix(self.parameter.data)
+
+    @property
+    def in_reference_order(self) -> bool:
+        """Whether the arithmetic goes in the order of the official code."""
+        return bool(self.group["convention"] == "reference")
 
 
 def as_matrix(x: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from galore.trainer.optim import GaLoreAdamW
-from galore.trainer.optim.parts.refresh import LONGEST
+from galore.trainer.optim.parts.schedule import LONGEST
 
 GAP, SHAPE, RANK = 2, (12, 20), 3
 Gradient = Callable[[int], Tensor]

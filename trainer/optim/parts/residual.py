@@ -1,0 +1,148 @@
+"""What an update takes of a gradient, inside the subspace and outside of it: a class per rule, in a table.
+
+All but `none` need the whole summed gradient G (m, n) when the step comes; a refresh sees that, too. P N + D is formed in
+row blocks, without a further matrix of the weight's size:
+
+    none         P N
+    fira         P N + φ∘(G - P R), φ_j = ‖N_j‖/‖R_j‖, growth of the added norm limited    (arXiv 2410.01623)
+    apollo       s∘G, s_j = ‖N_j‖/‖R_j‖, growth limited; no P N                            (arXiv 2412.05270)
+    apollo-mini  the same with one s for the whole matrix, times √128
+    frugal       P N + sign(G - P R)                                                       (arXiv 2411.07837)
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from galore.kernels.family import Residual
+from galore.kernels.ops.projection import Dense, project
+from galore.kernels.rules.residual import Per, apollo_scale, column_squares, fira_terms, frugal_block
+from galore.kernels.storage.layout import Matrix
+from galore.trainer.optim.parts.inner import Inner
+from galore.trainer.optim.parts.refresh import Refresh
+from galore.trainer.optim.parts.subspace import Subspace
+
+
+class Terms(NamedTuple):
+    """The parts of an update P N + D: P (a, r), N (r, b), and D row by row."""
+
+    p: Matrix | None
+    n: Tensor | None
+    dense: Dense | None
+
+
+class Within:
+    """P N alone, from the sum of projected gradients."""
+
+    whole = False  # whether it needs the whole summed gradient
+
+    def __init__(self, subspace: Subspace, inner: Inner) -> None:
+        self.subspace, self.inner, self.weight = subspace, inner, subspace.weight
+
+    def terms(self, gradients: Refresh, grad_scale: float) -> Terms:
+        """The update for grad_scale · what was accumulated, which is consumed; the inner rule takes the step."""
+        direction = self.inner.direction(gradients.sum.take().contiguous(), grad_scale, self.weight.dtype)
+        return Terms(self.subspace.operand, direction, None)
+
+    def planned(self) -> dict[str, Tensor]:
+        """What it adds to the weight's state, on `meta`."""
+        return {}
+
+
+class Outside(Within):
+    """A rule that sees the whole gradient beside the direction N of its projection R."""
+
+    whole = True
+
+    def terms(self, gradients: Refresh, grad_scale: float) -> Terms:
+        whole, p = gradients.whole.take(), self.subspace.projector
+        r = project(p, self.subspace.oriented(whole)).float().mul_(grad_scale).contiguous()
+        n = self.inner.direction(r, 1.0, torch.float32)
+        return self.with_residual(whole, p, r, n, grad_scale)
+
+    def with_residual(self, whole: Tensor, p: Tensor, r: Tensor, n: Tensor, grad_scale: float) -> Terms:
+        """The update from G = grad_scale · `whole` (m, n), P (a, r), R = PᵀG and N (r, b)."""
+        raise NotImplementedError
+
+
+class Frugal(Outside):
+    """FRUGAL: the sign of what is left over."""
+
+    def with_residual(self, whole: Tensor, p: Tensor, r: Tensor, n: Tensor, grad_scale: float) -> Terms:
+        return Terms(p, n, self._signs(whole, p, r, grad_scale))
+
+    def _signs(self, whole: Tensor, p: Tensor, r: Tensor, grad_scale: float) -> Dense | None:
+        """Rows of -sign(G - P R); none at full rank, where that is the sign of rounding noise."""
+        if self.subspace.rank == self.subspace.a:
+            return None
+        r = r / grad_scale
+        left, right = (r.mT, p.mT) if self.subspace.transposed else (p, r)
+        return lambda first, last: frugal_block(whole[first:last], left[first:last], right)
+
+
+class Limited(Outside):
+    """A rule that adds scale∘G and limits how its norm grows; the last norm is one fp32 number of the weight's state."""
+
+    def planned(self) -> dict[str, Tensor]:
+        return {"residual_norm": torch.empty((), dtype=torch.float32, device="meta")}
+
+    def _limits(self, whole: Tensor, grad_scale: float) -> dict[str, Any]:
+        """What the limiter of `kernels.rules.residual` asks for."""
+        state = self.weight.state
+        squares = column_squares(self.subspace.oriented(whole)) * grad_scale**2
+        if "residual_norm" not in state:
+            state["residual_norm"] = torch.zeros((), dtype=torch.float32, device=whole.device)
+        return {"g_squares": squares, "previous": state["residual_norm"], "correction": self._correction}
+
+    @property
+    def _correction(self) -> float:
+        """What the official codes multiply with only after they have limited the growth of a norm."""
+        if not self.weight.in_reference_order:
+            return 1.0
+        (beta1, beta2), step = self.weight.group["betas"], self.inner.step
+        return float((1 - beta2**step) ** 0.5 / (1 - beta1**step))
+
+    def _scaled(self, whole: Tensor, scale: Tensor) -> Dense:
+        """Rows of scale∘G; scale () or (b,), which are the rows of a transposed weight and else its columns."""
+        if scale.ndim == 1 and self.subspace.transposed:
+            return lambda first, last: whole[first:last].float() * scale[first:last, None]
+        return lambda first, last: whole[first:last].float() * scale
+
+
+class Fira(Limited):
+    """Fira: what is left over, each column scaled as the inner rule scales its projection."""
+
+    def with_residual(self, whole: Tensor, p: Tensor, r: Tensor, n: Tensor, grad_scale: float) -> Terms:
+        limits = self._limits(whole, grad_scale)
+        gram = None if self.subspace.orthonormal else p.float().mT @ p.float()
+        alpha = {"reference_alpha": self.weight.group["scale"]} if self.weight.in_reference_order else {}
+        n, scale = fira_terms(r, n, gram=gram, **limits, **alpha)
+        return Terms(p, n, self._scaled(whole, scale * grad_scale))
+
+
+class Apollo(Limited):
+    """APOLLO: the gradient itself, each column scaled as the inner rule scales its projection."""
+
+    per: Per = "channel"
+
+    def with_residual(self, whole: Tensor, p: Tensor, r: Tensor, n: Tensor, grad_scale: float) -> Terms:
+        scale = apollo_scale(r, n, per=self.per, **self._limits(whole, grad_scale))
+        return Terms(None, None, self._scaled(whole, scale * grad_scale))
+
+
+class ApolloMini(Apollo):
+    """APOLLO with one scale for the whole matrix."""
+
+    per = "tensor"
+
+
+RESIDUALS: dict[Residual, type[Within]] = {
+    "none": Within,
+    "fira": Fira,
+    "apollo": Apollo,
+    "apollo-mini": ApolloMini,
+    "frugal": Frugal,
+}
