@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from galore.trainer.optim.groups import rank_for
-from galore.trainer.optim.parts.inner import INNER_RULES
+from galore.trainer.optim.parts.inner import INNER_RULES, Inner
 from galore.trainer.optim.parts.refresh import REFRESHES, RefreshMode, Whole
 from galore.trainer.optim.parts.residual import RESIDUALS
 from galore.trainer.optim.parts.schedule import RefreshSchedule, schedules
@@ -97,20 +97,21 @@ def build_slots(
             within = group["rank"] is not None and group["residual"] in ("none", "fira")
             group["scale"] = GALORE_SCALE if within else 1.0
         weight = Weight(name, index, parameter, group, state[parameter])
-        projected_slot = group["rank"] is not None
-        slots[parameter] = _projected(weight, options, next(turns), clock) if projected_slot else _full(weight, options)
+        inner = INNER_RULES[group["inner"]](weight, options.state_dtype)
+        slots[parameter] = (
+            FullSlot(weight, inner, GradientSum(options.accumulator_dtype), options.compensated)
+            if group["rank"] is None
+            else _projected(weight, inner, options, next(turns), clock)
+        )
     return slots
 
 
-def _full(weight: Weight, options: SlotOptions) -> FullSlot:
-    inner = INNER_RULES[weight.group["inner"]](weight, options.state_dtype)
-    return FullSlot(weight, inner, GradientSum(options.accumulator_dtype), options.compensated)
-
-
-def _projected(weight: Weight, options: SlotOptions, schedule: RefreshSchedule, clock: Callable[[], int]) -> FullSlot:
+def _projected(
+    weight: Weight, inner: Inner, options: SlotOptions, schedule: RefreshSchedule, clock: Callable[[], int]
+) -> ProjectedSlot:
+    """The slot of the parts that the weight's group names; a residual that needs the whole gradient brings its refresh."""
     group = weight.group
     rank = rank_for(group["rank"], weight.matrix.shape)
-    inner = INNER_RULES[group["inner"]](weight, options.state_dtype)
     subspace = SUBSPACES[group["proj_type"]](weight, rank, schedule, options.seed, clock)
     residual = RESIDUALS[group["residual"]](subspace, inner)
     mode = options.mode(group["proj_type"], residual.whole)
