@@ -141,7 +141,7 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         ('self.group["convention"] == "reference"', 'self.group["convention"] == "paper"', "test_"),
     ]),
     "trainer/optim/parts/inner.py": ("tests/trainer/optim/test_norm.py", [
-        ("            grad_scale=grad_scale,", "            grad_scale=1.0,", "test_clipped_steps"),
+        ("step=self.step, grad_scale=grad_scale)", "step=self.step)", "test_clipped_steps"),
         ("else grad * grad_scale", "else grad * grad_scale**2", "test_clipped_steps"),
         ("else gradient * grad_scale", "else gradient", "test_clipped_steps"),
         ('        state["step"].zero_()', "        pass",
