@@ -513,7 +513,7 @@ def test_out_of_memory_in_the_middle_of_an_update_saves_nothing(corpus, tmp_path
     real = ProjectedSlot.apply
 
     def third_step(slot, update):
-        if slot.clock() == 4 and "down_proj" in slot.name:
+        if slot.subspace.clock() == 4 and "down_proj" in slot.name:
             refuse()
         real(slot, update)
 

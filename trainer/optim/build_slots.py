@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from galore.kernels.family import refresh_of
 from galore.trainer.optim.groups import rank_for
-from galore.trainer.optim.parts.inner import INNER_RULES
+from galore.trainer.optim.parts.inner import INNER_RULES, Inner
 from galore.trainer.optim.parts.refresh import REFRESHES, Whole
 from galore.trainer.optim.parts.residual import RESIDUALS
 from galore.trainer.optim.parts.schedule import RefreshSchedule, schedules
@@ -56,20 +56,21 @@ def build_slots(
     for index, (name, parameter, group, own) in enumerate(members):
         _check(name, parameter, group)
         weight = Weight(name, index, parameter, group, state[parameter])
-        projected_slot = group["rank"] is not None
-        slots[parameter] = _projected(weight, own, next(turns), clock) if projected_slot else _full(weight, own)
+        inner = INNER_RULES[group["inner"]](weight, own.state_dtype)
+        slots[parameter] = (
+            FullSlot(weight, inner, GradientSum(own.accumulator_dtype), own.weight_rounding == "compensated")
+            if group["rank"] is None
+            else _projected(weight, inner, own, next(turns), clock)
+        )
     return slots
 
 
-def _full(weight: Weight, own: OptimizerSettings) -> FullSlot:
-    inner = INNER_RULES[weight.group["inner"]](weight, own.state_dtype)
-    return FullSlot(weight, inner, GradientSum(own.accumulator_dtype), own.weight_rounding == "compensated")
-
-
-def _projected(weight: Weight, own: OptimizerSettings, schedule: RefreshSchedule, clock: Callable[[], int]) -> FullSlot:
+def _projected(
+    weight: Weight, inner: Inner, own: OptimizerSettings, schedule: RefreshSchedule, clock: Callable[[], int]
+) -> ProjectedSlot:
+    """The slot of the parts that the weight's group names; a residual that needs the whole gradient brings its refresh."""
     group = weight.group
     rank = rank_for(group["rank"], weight.matrix.shape)
-    inner = INNER_RULES[group["inner"]](weight, own.state_dtype)
     subspace = SUBSPACES[group["proj_type"]](weight, rank, schedule, own.seed, clock)
     residual = RESIDUALS[group["residual"]](subspace, inner)
     refresh = Whole if residual.whole else REFRESHES[refresh_of(own)]

@@ -14,11 +14,11 @@ from galore.kernels.linear import Factors
 from galore.kernels.ops.paths import Problem
 from galore.trainer.optim.parts.inner import Inner
 from galore.trainer.optim.parts.refresh import Refresh
-from galore.trainer.optim.parts.residual import Within
+from galore.trainer.optim.parts.residual import ResidualRule
 from galore.trainer.optim.parts.schedule import RefreshSchedule
 from galore.trainer.optim.parts.storage import CODES, Projector
 from galore.trainer.optim.parts.subspace import Subspace
-from galore.trainer.optim.parts.transport import Keep
+from galore.trainer.optim.parts.transport import TransportRule
 from galore.trainer.optim.slot import FullSlot, Update
 from galore.trainer.optim.weight import Weight
 
@@ -34,8 +34,8 @@ class ProjectedSlot(FullSlot):
         *,
         subspace: Subspace,
         refresh: Refresh,
-        transport: Keep,
-        residual: Within,
+        transport: TransportRule,
+        residual: ResidualRule,
     ) -> None:
         super().__init__(weight, inner, refresh.sum, compensated)
         self.subspace, self.refresh, self.transport, self.residual = subspace, refresh, transport, residual

@@ -58,7 +58,7 @@ class FullSlot:
 
     @property
     def state(self) -> dict[str, Tensor]:
-        """The named tensors that are kept from step to step."""
+        """The named tensors that go on from step to step."""
         return self.weight.state
 
     @property
@@ -133,7 +133,7 @@ class FullSlot:
             yield "gradients", self.sum.value
 
     def planned_bytes(self) -> tuple[int, int]:
-        """Bytes of the state (and what a compensated weight keeps) and of the projector once the first step is taken."""
+        """Bytes of the state (with the compensation of a weight) and of the projector once the first step is taken."""
         sizes = {name: tensor.nbytes for name, tensor in self.planned_state().items() if name not in ON_HOST}
         projector = sum(nbytes for name, nbytes in sizes.items() if name.startswith(CODES))
         return sum(sizes.values()) - projector, projector

@@ -61,6 +61,8 @@ class Stored(Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As in torch, except that moments and projectors keep their own dtype instead of the parameter's.
 
+        Numbers of the saved groups count from now on; what an update is composed of stays as this optimizer was made.
+
         Raises:
             ValueError: it is no such optimizer's, or a tensor is missing or of another shape or dtype; nothing was changed.
         """

@@ -88,14 +88,8 @@ class AdamInner(Inner):
         """N = -m̂ / (√v̂ + ε)."""
         self.begin(gradient.shape, gradient.device)
         direction = torch.empty(gradient.shape, dtype=dtype, device=gradient.device)
-        adam_direction_(
-            direction,
-            gradient,
-            moments(self.weight.state),
-            self._rule,
-            step=self.step,
-            grad_scale=grad_scale,
-        )
+        held = moments(self.weight.state)
+        adam_direction_(direction, gradient, held, self._rule, step=self.step, grad_scale=grad_scale)
         return direction
 
     def update_(
@@ -201,8 +195,3 @@ INNER_RULES: dict[InnerRule, type[Inner]] = {
     "muon": MuonInner,
     "sumo": SumoInner,
 }
-
-
-def first_moment(weight: Weight) -> Tensor | None:
-    """The average of projected gradients (r, b) in fp32; None before the first step, and for a rule without one."""
-    return read_moment(weight.state, "exp_avg") if "exp_avg" in weight.state else None

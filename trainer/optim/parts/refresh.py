@@ -166,9 +166,7 @@ class Delayed(TwoPass):
 class Whole(Refresh):
     """The step's summed gradient, held whole until the update takes it; a basis is that of the sum."""
 
-    @property
-    def takes_factors(self) -> bool:
-        return False
+    takes_factors = False
 
     def receive(self, grad: Tensor | Factors) -> None:
         self.whole.add(multiplied(grad))

@@ -34,8 +34,8 @@ class Terms(NamedTuple):
     dense: Dense | None
 
 
-class Within:
-    """P N alone, from the sum of projected gradients."""
+class ResidualRule:
+    """What an update is made of; here P N alone, from the sum of projected gradients."""
 
     whole = False  # whether it needs the whole summed gradient
 
@@ -52,7 +52,7 @@ class Within:
         return {}
 
 
-class Outside(Within):
+class WholeGradient(ResidualRule):
     """A rule that sees the whole gradient beside the direction N of its projection R."""
 
     whole = True
@@ -68,7 +68,7 @@ class Outside(Within):
         raise NotImplementedError
 
 
-class Frugal(Outside):
+class Frugal(WholeGradient):
     """FRUGAL: the sign of what is left over."""
 
     def with_residual(self, whole: Tensor, p: Tensor, r: Tensor, n: Tensor, grad_scale: float) -> Terms:
@@ -83,7 +83,7 @@ class Frugal(Outside):
         return lambda first, last: frugal_block(whole[first:last], left[first:last], right)
 
 
-class Limited(Outside):
+class Limited(WholeGradient):
     """A rule that adds scale∘G and limits how its norm grows; the last norm is one fp32 number of the weight's state."""
 
     def planned(self) -> dict[str, Tensor]:
@@ -139,8 +139,8 @@ class ApolloMini(Apollo):
     per = "tensor"
 
 
-RESIDUALS: dict[Residual, type[Within]] = {
-    "none": Within,
+RESIDUALS: dict[Residual, type[ResidualRule]] = {
+    "none": ResidualRule,
     "fira": Fira,
     "apollo": Apollo,
     "apollo-mini": ApolloMini,

@@ -100,7 +100,7 @@ def decode(projector: Projector, shape: tuple[int, int], dtype: torch.dtype) -> 
 
 
 class GradientSum:
-    """Σ over micro-batches in `dtype`. A first term of fewer bits is kept as it comes, until a second one is added."""
+    """Σ over micro-batches in `dtype`. A first term of fewer bits stays as it comes, until a second one is added."""
 
     def __init__(self, dtype: torch.dtype) -> None:
         self.dtype = dtype

@@ -27,7 +27,6 @@ from galore.kernels.subspace import (
     svd_basis,
     unit_columns,
 )
-from galore.trainer.optim.parts.inner import first_moment
 from galore.trainer.optim.parts.schedule import RefreshSchedule, may_skip, settle
 from galore.trainer.optim.parts.storage import (
     ABSMAX,
@@ -36,6 +35,7 @@ from galore.trainer.optim.parts.storage import (
     Projector,
     ProjectorFormat,
     decode,
+    read_moment,
 )
 from galore.trainer.optim.weight import Weight, as_matrix
 
@@ -143,8 +143,10 @@ class Subspace:
 
     def test_matrix(self) -> Tensor:
         """Ω (b, r): random at first, afterwards the row space of the first moment, which makes one warm power step."""
-        moment = first_moment(self.weight)
-        rows = None if moment is None else self._found(lambda: range_basis(moment.mT, self.rank))
+        state, rows = self.weight.state, None
+        if "exp_avg" in state:
+            moment = read_moment(state, "exp_avg")
+            rows = self._found(lambda: range_basis(moment.mT, self.rank))
         return self._random() if rows is None else rows
 
     def _decompose(self, grad: Tensor) -> Basis:

@@ -10,8 +10,8 @@ from galore.kernels.family import Transport
 from galore.trainer.optim.parts.inner import Inner
 
 
-class Keep:
-    """The state as it is, as in GaLore: what belonged to an old basis vector goes on with the new one in its place."""
+class TransportRule:
+    """A way of going on; this one keeps the state as it is, as GaLore does."""
 
     def turn(self, inner: Inner, change: Callable[[], Tensor]) -> None:
         """After a basis is found anew; `change` gives C (r, r) = P_newᵀ P_old."""
@@ -20,8 +20,8 @@ class Keep:
         """After a basis is drawn anew, and the old one is gone."""
 
 
-class Reset(Keep):
-    """Nothing of the state, and steps counted from 0, as in FRUGAL (arXiv 2411.07837)."""
+class Reset(TransportRule):
+    """Nothing of the state goes on, as in FRUGAL  (arXiv 2411.07837)."""
 
     def turn(self, inner: Inner, change: Callable[[], Tensor]) -> None:
         inner.reset()
@@ -30,11 +30,11 @@ class Reset(Keep):
         inner.reset()
 
 
-class Rotate(Keep):
-    """The state in coordinates of the new basis, as in LDAdam (arXiv 2410.16103); one that is drawn tells of no change."""
+class Rotate(TransportRule):
+    """The state in the coordinates of the new basis, as in LDAdam  (arXiv 2410.16103); one that is drawn has none."""
 
     def turn(self, inner: Inner, change: Callable[[], Tensor]) -> None:
         inner.rotate(change())
 
 
-TRANSPORTS: dict[Transport, Keep] = {"keep": Keep(), "reset": Reset(), "rotate": Rotate()}
+TRANSPORTS: dict[Transport, TransportRule] = {"keep": TransportRule(), "reset": Reset(), "rotate": Rotate()}

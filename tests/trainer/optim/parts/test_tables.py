@@ -14,7 +14,7 @@ from galore.kernels.family import InnerRule, ProjectorDtype, ProjType, RefreshMo
 from galore.trainer.optim import GaLoreAdamW
 from galore.trainer.optim.parts.inner import INNER_RULES, Inner
 from galore.trainer.optim.parts.refresh import REFRESHES, Refresh
-from galore.trainer.optim.parts.residual import RESIDUALS, Terms, Within
+from galore.trainer.optim.parts.residual import RESIDUALS, ResidualRule, Terms
 from galore.trainer.optim.parts.storage import PROJECTOR_FORMATS
 from galore.trainer.optim.parts.subspace import SUBSPACES
 from galore.trainer.optim.parts.transport import TRANSPORTS
@@ -60,7 +60,7 @@ def test_a_question_for_a_name_is_seen() -> None:
     assert not asked_for('part = TABLE["fira"]')
 
 
-class Half(Within):
+class Half(ResidualRule):
     """Half of P N, as a residual of somebody else's might be."""
 
     def terms(self, gradients: Refresh, grad_scale: float) -> Terms:
