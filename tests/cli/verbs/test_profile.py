@@ -278,7 +278,6 @@ def test_timeline_as_a_picture(galore: Any) -> None:
 )
 def test_refused(galore: Any, monkeypatch: pytest.MonkeyPatch, arguments: list[str], line: str) -> None:
     monkeypatch.setitem(sys.modules, "galore.trainer.fit.predict", None)  # whoever imports it fails
-    monkeypatch.setitem(sys.modules, "galore.trainer.fit.plan", None)
     refused = galore("profile-memory", "tiny.yaml", *arguments)
     assert refused.exit_code == 2
     first, *rest = refused.stderr.splitlines()
