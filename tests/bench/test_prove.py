@@ -84,7 +84,7 @@ print(run(lambda: 7, Path({str(tmp_path / "said")!r})).code)
 
 
 def test_a_process_with_threads_is_not_forked(tmp_path: Path) -> None:
-    program = "import threading, time\nfrom prove.child import run\nthreading.Thread(target=time.sleep, args=(5,)).start()\nrun(print, None)"
+    program = "import threading, time\nfrom prove.child import run\nthreading.Thread(target=time.sleep, args=(5,), daemon=True).start()\nrun(print, None)"
     assert "2 threads: a fork of this process may hang" in python("-c", program).stderr
 
 

@@ -22,7 +22,7 @@ DECODER = (
 )  # fmt: skip
 TEXT = ("data.source=local", "data.path=text.txt", "data.cache_dir=cache")
 EIGHT = "optim.state_dtype=8bit"
-PROFILE = ("model.num_hidden_layers=1", "--no-advise", "--gpu", "rtx4090")
+PROFILE = ("model.num_hidden_layers=1", "data.max_length=64", "--no-advise", "--gpu", "rtx4090")
 GLUE = ("finetune-glue", "--task", "sst2", "train.num_train_epochs=null", "train.max_steps=1", "data.max_length=32")
 
 WORK: dict[str, tuple[str, ...]] = {

@@ -15,6 +15,7 @@ from galore.trainer.data.batch import silent
 from galore.trainer.sweep.compare.carry_out import carry_out
 from galore.trainer.sweep.compare.grid import grid
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 STEPS = 4
 
 
