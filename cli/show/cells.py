@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from galore.trainer.common.format import percent, perplexity, rate, size
+from galore.trainer.common.format import counted, percent, perplexity, rate, size
 
 
 class Cell(NamedTuple):
@@ -51,7 +51,7 @@ def evaluation_cells(row: dict[str, Any]) -> list[Cell]:
         Cell("held-out loss", str(row.get("loss_nats_is", "?")) if loss is None else f"{loss:.4f}"),
         Cell("ppl", str(row.get("perplexity_is", "?")) if ppl is None else perplexity(ppl)),
     ]
-    return [*cells, Cell("", f"{row['tokens']:,} tokens")] if row.get("tokens") else cells
+    return [*cells, Cell("", counted(row["tokens"], "token"))] if row.get("tokens") else cells
 
 
 def score_cells(row: dict[str, Any]) -> list[Cell]:

@@ -11,6 +11,7 @@ import typer
 from galore.cli.arguments import Device, DeviceName, Model, Overrides, complete_recipe
 from galore.cli.errors import tell_skipped
 from galore.trainer.common.errors import UserError
+from galore.trainer.common.format import counted
 from galore.trainer.common.reading import user_path
 
 
@@ -67,7 +68,7 @@ def evaluate(
         typer.echo(f"{scored.origin}: {facts['task']}  " + "  ".join(map(str, score_cells(facts))))
     else:
         typer.echo(f"{scored.origin}: loss {facts['loss_nats']:.4f} nats, ", nl=False)
-        typer.echo(f"perplexity {facts['perplexity']:.2f}, {facts['tokens']:,} held-out tokens, ", nl=False)
+        typer.echo(f"perplexity {facts['perplexity']:.2f}, {counted(facts['tokens'], 'held-out token')}, ", nl=False)
         typer.echo(f"eval.mode {facts['mode']}")
 
 

@@ -133,10 +133,10 @@ def _print(outcomes: Sequence[Outcome], root: Path, as_json: bool) -> None:
             typer.echo(json.dumps(each))
         return
 
-    from galore.cli.show.gluetable import show_table
+    from galore.cli.show.gluetable import show_scores
     from galore.trainer.recipe.extras import no_plots
 
-    show_table(outcomes)
+    show_scores(outcomes)
     typer.echo(f"wrote {root}/glue.md, glue.json" + (", glue.png" if (root / "glue.png").exists() else ""))
     if why := no_plots():
         typer.echo(why)

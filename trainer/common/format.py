@@ -29,6 +29,11 @@ def count(number: float) -> str:
     return f"{significant(number)}{suffix}"
 
 
+def counted(number: int, one: str, many: str = "") -> str:
+    """A number of things: `1 document`, `1,171 documents`."""
+    return f"{number:,} {one if number == 1 else many or f'{one}s'}"
+
+
 def rate(tokens_per_second: float) -> str:
     """Throughput: `842 tok/s`, `12.3k tok/s`."""
     if tokens_per_second < 999.5:

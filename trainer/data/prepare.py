@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from galore.trainer.common.errors import UserError
+from galore.trainer.common.format import counted
 from galore.trainer.data.batch import Progress, TrainingData, silent, throttled
 from galore.trainer.data.glue.prepare import prepare_task
 from galore.trainer.data.rows.examplerows import rows_over
@@ -98,11 +99,11 @@ def _require_rows(material: Material, train: int, validation: int, summary: dict
         )
     fix = "give more text, lower data.max_length, or set data.packing: paper"
     if not train:
-        what = f"{tokens['train']:,} training tokens do not fill one sequence of {section.max_length:,}"
+        what = f"{counted(tokens['train'], 'training token')} cannot fill one sequence of {section.max_length:,}"
         raise UserError(what, where="data.max_length", fix=fix)
     if not validation and (section.validation_path is not None or section.validation_fraction > 0):
         raise UserError(
-            f"the {documents['validation']:,} held-out documents ({tokens['validation']:,} tokens) do not fill one sequence",
+            f"{counted(documents['validation'], 'held-out document')} ({counted(tokens['validation'], 'token')}) cannot fill one sequence",
             where="data.validation_path" if section.validation_path else "data.validation_fraction",
             fix=f"{_hold_out_more(material, sum(tokens.values()))}, or set data.validation_fraction: 0 to go without evaluation",
         )
@@ -129,9 +130,7 @@ def _hold_out_more(material: Material, tokens: int) -> str:
     enough = 1 if whole else MARGIN * section.max_length * sum(size for _, size in sizes) / max(tokens, 1)
     share = working_share(sizes, enough)
     if share is None:
-        return (
-            f"no share of the {len(sizes):,} documents is enough on both sides: give more text, lower data.max_length"
-        )
+        return f"no share of {counted(len(sizes), 'document')} is enough on both sides: give more text, lower data.max_length"
     return f"set data.validation_fraction: {share}, lower data.max_length"
 
 

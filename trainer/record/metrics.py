@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol, Self
 
 from galore.trainer.common.durable import replace_file
+from galore.trainer.common.format import counted
 from galore.trainer.common.reading import open_regular
 
 Row = dict[str, Any]
@@ -91,7 +92,7 @@ class Metrics:
         """Write what is left, and say so if that is impossible."""
         self.sync()
         if self._pending:
-            self._warn(f"metrics.jsonl: {self._pending.count(10)} rows were lost to a full disk")
+            self._warn(f"metrics.jsonl: {counted(self._pending.count(10), 'row')} lost to a full disk")
         os.close(self._descriptor)
         if self._sink is not None:
             self._sink.close()

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from galore.trainer.common.format import duration, exponential, percent, perplexity, rate, significant, size
+from galore.trainer.common.format import counted, duration, exponential, percent, perplexity, rate, significant, size
 from galore.trainer.common.markdown import details, fence, section, table
 from galore.trainer.record.history import History, flat
 from galore.trainer.record.metrics import Row
@@ -22,10 +22,12 @@ def status(history: History) -> str:
     """One line: how far the run is."""
     done, total = history.last_step, history.total_steps
     if done < total:
-        return f"**Not finished: {done:,} of {total:,} steps are done.** `--resume` goes on.\n"
+        return f"**Not finished: {done:,} of {counted(total, 'step')} are done.** `--resume` goes on.\n"
     finished = history.facts.get("finished")
     return (
-        f"{done:,} optimizer steps{f', finished {finished}' if finished else ''}.\n" if done else "No step is done.\n"
+        f"{counted(done, 'optimizer step')}{f', finished {finished}' if finished else ''}.\n"
+        if done
+        else "No step is done.\n"
     )
 
 

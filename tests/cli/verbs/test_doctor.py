@@ -80,7 +80,7 @@ def test_a_gpu_is_described() -> None:
     assert shown["GPU"] == [
         "NVIDIA RTX 4090, 23.0 GiB of 24.0 GiB free, compute capability 8.9, driver 570.1, CUDA 12.8"
     ]
-    assert shown["Kernels"] == ["project  triton: CUDA"]
+    assert shown["Kernels"] == [("project", "triton: CUDA")]
 
 
 @pytest.mark.parametrize(

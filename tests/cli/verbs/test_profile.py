@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from galore.trainer.common.errors import UserError
 from galore.trainer.memory.categories import CATEGORIES, OVERHEAD
 
 GIB = 2**30
@@ -155,6 +156,18 @@ def test_files_are_there_before_anything_is_printed(galore: Any, monkeypatch: py
     pytest.importorskip("matplotlib")
     assert galore("profile-memory", "tiny.yaml", "--compare", "--picture", "bars.png").exit_code == 1
     assert Path("bars.png").is_file()
+
+
+def test_the_verdict_stands_before_the_search_begins(galore: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def search(*_: Any) -> None:
+        raise UserError("the search has begun")
+
+    monkeypatch.setattr("galore.cli.verbs.profile._advice", search)
+    shown = galore("profile-memory", "long.yaml", "--gpu", "1GB")
+    assert "Does not fit. It needs " in shown.stdout
+    assert shown.stdout.splitlines()[-1].startswith("Trying what to change: ")
+    assert "--no-advise" in shown.stdout
+    assert "the search has begun" in shown.stderr
 
 
 def test_no_advice_where_none_is_wanted(galore: Any) -> None:

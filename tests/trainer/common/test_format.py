@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from galore.trainer.common.format import count, duration, percent, perplexity, rate, size
+from galore.trainer.common.format import count, counted, duration, percent, perplexity, rate, size
 
 
 @pytest.mark.parametrize(
@@ -42,3 +42,9 @@ from galore.trainer.common.format import count, duration, percent, perplexity, r
 )
 def test_numbers(function: Callable[[float], str], value: float, text: str) -> None:
     assert function(value) == text
+
+
+def test_things_are_counted() -> None:
+    told = [counted(number, "document") for number in (0, 1, 2, 1171)]
+    assert told == ["0 documents", "1 document", "2 documents", "1,171 documents"]
+    assert [counted(number, "matrix", "matrices") for number in (1, 2)] == ["1 matrix", "2 matrices"]
