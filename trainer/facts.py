@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+import galore
 from galore.kernels.ops.dispatch import ENVIRONMENT, unavailable
 from galore.trainer.build import Run
 from galore.trainer.common.format import counted
@@ -25,7 +26,7 @@ from galore.trainer.parameters import clamped_ranks, left_full_rank, parameter_t
 from galore.trainer.recipe.schema.optim import OptimSection
 from galore.trainer.recorder import Meter
 
-PACKAGES = ("galore-llm", "torch", "transformers", "tokenizers", "peft", "bitsandbytes", "safetensors")
+PACKAGES = ("torch", "transformers", "tokenizers", "peft", "bitsandbytes", "safetensors")
 
 
 def header(run: Run, meter: Meter) -> dict[str, Any]:
@@ -87,7 +88,8 @@ def facts(run: Run, name: str) -> dict[str, Any]:
         "name": name,
         "command": " ".join(sys.argv),
         "started": now(),
-        "versions": {"python": platform.python_version()} | {package: _version(package) for package in PACKAGES},
+        "versions": {"python": platform.python_version(), "galore-llm": galore.__version__}
+        | {package: _version(package) for package in PACKAGES},
         "device": {"name": _device(run), "type": run.device.type},
         "data": run.data.summary,
         "kernels": run.kernels,

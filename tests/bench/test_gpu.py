@@ -203,6 +203,7 @@ def test_what_python_lacks_comes_from_wheels_and_the_rest_is_named(tmp_path: Pat
     assert "nowhere-1.0-cp39-cp39-linux_x86_64.whl is for another Python than cp3" in told
     assert "nowhere-1.1-py3-none-any.whl cannot be unpacked" in told
     assert (tmp_path / "site/galore/kernels/reference.py").resolve().is_relative_to(start.ROOT)
+    assert (tmp_path / "site/galore/__init__.py").resolve() == start.ROOT / "galore/__init__.py"
 
 
 def test_overrides_are_tiny_in_a_rehearsal_only(scale: Scale) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from galore import __version__
 from galore.cli.show import machine
 from galore.cli.verbs.doctor import sections
 
@@ -52,12 +53,13 @@ def test_missing_packages_name_their_extra(monkeypatch: pytest.MonkeyPatch) -> N
     assert versions["triton"]["fix"] == machine.TRITON
 
 
-def test_a_source_tree_has_no_version(galore: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_version_is_known_where_nothing_is_installed(galore: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(name: str) -> str:
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(importlib.metadata, "version", absent)
-    assert galore("--version").stdout == "galore (a source tree, not installed)\n"
+    assert galore("--version").stdout == f"galore {__version__}\n"
+    assert machine.versions()["galore-llm"]["installed"] == __version__
 
 
 @pytest.mark.parametrize("module", [None, SimpleNamespace()])
