@@ -8,6 +8,7 @@ import platform
 import sys
 from dataclasses import asdict
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from galore.kernels.ops.dispatch import ENVIRONMENT, unavailable
 from galore.trainer.build import Run
 from galore.trainer.common.format import counted
 from galore.trainer.data.notices import notices
+from galore.trainer.data.text.quality import MEANING, shown
 from galore.trainer.machine.hardware import Peak, cpu_name
 from galore.trainer.models.adapters.lora import adapter_ranks, clamp_note, not_adapted, without_adapters
 from galore.trainer.models.linears import router_note
@@ -168,9 +170,15 @@ def _data(summary: dict[str, Any]) -> str:
         if isinstance(documents, dict) and key in documents
     ]
     parts += _examples(summary)
-    bad = [f"{entry['rows']:,} {kind}" for kind, entry in summary.get("bad_rows", {}).items()]
+    bad = [_bad(kind, entry) for kind, entry in summary.get("bad_rows", {}).items()]
     parts += [f"bad rows: {', '.join(bad)}"] if bad else []
     return f"{summary['source']}: {'; '.join(parts)}"
+
+
+def _bad(kind: Any, entry: dict[str, Any]) -> str:
+    """`2 missing_field, first chat.jsonl:17`."""
+    where, apart, _ = entry.get("first", "").partition(f": {MEANING.get(kind, kind)}")
+    return f"{entry['rows']:,} {kind}" + (f", first {shown(Path(where).name)}" if apart else "")
 
 
 def _examples(summary: dict[str, Any]) -> list[str]:

@@ -35,7 +35,7 @@ def evaluate(
     ] = None,
     mode: Annotated[Mode | None, typer.Option(help="Averaging of the loss.", show_default="the recipe's")] = None,
     max_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Tokens that are scored.", show_default="the recipe's")
+        int | None, typer.Option(min=1, max=2**63 - 1, help="Tokens that are scored.", show_default="the recipe's")
     ] = None,
     device: Device = DeviceName.auto,
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
@@ -75,5 +75,9 @@ def evaluate(
 def _own_recipe(model: str) -> str:
     file = user_path(model) / "recipe.yaml"
     if not file.is_file():
+        from galore.trainer.record.rundir import refuse_absent, refuse_part_of_run
+
+        refuse_part_of_run(user_path(model))
+        refuse_absent(model)
         raise UserError(f"{model} is no run, so it has no recipe to override", fix="name a recipe with --recipe")
     return str(file)

@@ -34,6 +34,12 @@ def test_one_is_no_plural(summary: dict[str, object]) -> None:
     assert not PLURAL.search(told), told
 
 
+def test_bad_rows_are_told_with_the_place_of_the_first() -> None:
+    bad = {"missing_field": {"rows": 2, "first": "/a: b/chat.jsonl:17: a field is missing (text)"}}
+    assert _data({"source": "local", "bad_rows": bad}).endswith("bad rows: 2 missing_field, first chat.jsonl:17")
+    assert _data({"source": "local", "bad_rows": {"x": {"rows": 2}}}).endswith("bad rows: 2 x")
+
+
 def test_kernels_take_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(ENVIRONMENT, raising=False)
     assert _kernels(torch.device("cpu")) == "torch (CPU)"

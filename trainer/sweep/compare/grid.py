@@ -8,6 +8,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from galore.trainer.common.errors import UserError
+from galore.trainer.common.printable import shortened
 from galore.trainer.common.suggest import nearest
 from galore.trainer.recipe.change import not_inherited, spelled
 from galore.trainer.recipe.schema.optim import OptimSection
@@ -96,6 +97,7 @@ def grid(methods: str, rates_tried: str | None, seeds: str | None) -> list[Cell]
 
 
 RATES, SEEDS = "--learning-rates", "--seeds"
+LARGEST_SEED, LONGEST_SEED = 2**63 - 1, 20  # and its digits
 
 
 def learning_rates(text: str) -> list[float]:
@@ -122,8 +124,10 @@ def _rate(word: str) -> float:
 
 
 def _seed(word: str) -> int:
-    if not word.isdecimal():
-        raise UserError(f"{word!r} is no seed", where=SEEDS, fix="write whole numbers, such as 1,2,3")
+    if not word.isdecimal() or len(word) > LONGEST_SEED or int(word) > LARGEST_SEED:
+        raise UserError(
+            f"{shortened(word, LONGEST_SEED)!r} is no seed", where=SEEDS, fix="write whole numbers, such as 1,2,3"
+        )
     return int(word)
 
 

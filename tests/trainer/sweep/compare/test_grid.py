@@ -48,6 +48,8 @@ def test_every_method_is_a_right_recipe(method: str) -> None:
         ("full", "-1", None, "no learning rate"),
         ("full", "inf", None, "no learning rate"),
         ("full", None, "1.5", "no seed"),
+        ("full", None, "9" * 19, "no seed"),
+        ("full", None, "9" * 5000, "no seed"),
         ("full,full", None, None, "twice"),
     ],
 )
