@@ -148,13 +148,11 @@ def test_it_runs_in_its_time(folder: Path, command: str) -> None:
 @pytest.mark.parametrize("command", sorted(PLANNED))
 def test_it_is_understood(folder: Path, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
     planned: list[Any] = []
-    (folder / "runs/compare-my").mkdir(parents=True)
-    (folder / "runs/compare-my/compare.md").write_text("")
     fake = {
         "galore.trainer.sweep.glue.finetune": {"finetune": lambda cells, *_: (planned.extend(cells) or [], {})},
-        "galore.trainer.sweep.compare.carry_out": {"carry_out": lambda *given: planned.extend(given[2])},
+        "galore.trainer.sweep.compare.carry_out": {"carry_out": lambda *given: planned.extend(given[2]) or []},
         "galore.trainer.run": {"run_training": lambda loaded, *_: planned.append(loaded)},
-        "galore.cli.show.gluetable": {"show_table": lambda outcomes: None},
+        "galore.cli.show.gluetable": {"show_scores": lambda outcomes: None},
     }
     for module, names in fake.items():
         monkeypatch.setitem(sys.modules, module, SimpleNamespace(**names))

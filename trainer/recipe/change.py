@@ -37,7 +37,7 @@ RANDOM = ("apollo", "apollo-mini")  # residuals whose subspace is random
 
 
 def not_inherited(optim: OptimSection, chosen: Mapping[str, Any]) -> dict[str, Any]:
-    """{"optim.key": default} of what `optim` says of its own method, and a method of other settings must not take over.
+    """{"section.key": default} of what `optim` says of its own method, and a method of other settings must not take over.
 
     A scale of GaLore's updates, for one, would multiply the learning rate of a control that projects nothing.
 

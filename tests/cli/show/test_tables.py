@@ -35,7 +35,7 @@ VERBS = {
     "doctor": (),
     "train tiny.yaml --dry-run": ("model.layers.*.post_attention_layernorm", "projected, right"),
     "profile-memory tiny.yaml --gpu rtx4090": ("most is held by", "optimizer states", "(expandable_segments)"),
-    "profile-memory tiny.yaml --gpu rtx4090 --compare": ("GaLore 8-bit", "activ.", "total"),
+    "profile-memory tiny.yaml --gpu rtx4090 --compare": ("8-bit", "activ.", "total"),
     "profile-memory long.yaml --gpu 1GB": ("train.gradient_checkpointing=true", "same results; smaller products"),
     "profile-memory tiny.yaml --measure": ("optimizer states",),
     "bench kernels": ("of the floor",),
