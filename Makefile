@@ -56,7 +56,7 @@ fmt: $(READY)
 wheel: $(READY)  ## dist/*.whl, installed and run from an empty environment
 	rm -rf dist build/lib && $(PY) -m build -q --wheel && $(PY) -m pytest -q -m slow tests/test_wheel.py
 
-prove: $(READY)  ## kill, fail, corrupt, fuzz: nothing is lost and nothing lies (12 minutes; PROVE_ARGS=--help)
+prove: $(READY)  ## kill, fail, corrupt, fuzz: nothing is lost and nothing lies (17 minutes; PROVE_ARGS=--help)
 	PYTHONPATH=bench $(PY) -m prove $(PROVE_ARGS)
 
 mutations: $(READY)  ## faults put into a copy of the tree one by one: some test must see each (10 minutes)

@@ -98,8 +98,11 @@ def _loss(axes: Any, history: History) -> bool:
     unigram = history.facts.get("unigram_loss_nats")
     if unigram is not None:
         axes.axhline(unigram, color=RED, linewidth=1.2, linestyle="--", label=f"unigram model, {unigram:.2f}")
-    low = np.nanmin([*loss, *(value for _, value in scored)])
-    high = max(np.nanpercentile(loss, 99.9), unigram or 0)
+    held_out = [value for _, value in scored]
+    low = np.nanmin([*loss, *held_out])
+    high = max(
+        np.nanpercentile(loss, 99.9), unigram or 0, *held_out
+    )  # a marker outside the frame shrinks it to nothing
     axes.set_ylim(low - 0.06 * (high - low + 0.1), high + 0.06 * (high - low + 0.1))
     axes.set(title="Loss", ylabel=f"loss ({history.loss_unit})")
     if history.task is None and axes.get_ylim()[1] < LARGEST_EXPONENT:

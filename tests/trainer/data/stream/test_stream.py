@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
+import os
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -240,7 +242,35 @@ def test_the_unigram_model_of_a_prefix(
     assert data.summary["bad_rows"]["empty"]["rows"] == 1
 
 
-def test_nothing_stays_in_the_cache_but_the_tokenizer(stream: Callable[..., StreamedData], tmp_path: Path) -> None:
-    data = stream()
-    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["tokenizers"]
-    assert list(data.validation_batches(4, None))
+@pytest.mark.parametrize("instruct", [False, True])
+def test_nothing_stays_in_the_cache_but_the_tokenizer(
+    stream: Callable[..., StreamedData], instruct: bool, tmp_path: Path
+) -> None:
+    columns = {"prompt_field": "url", "response_field": "text"} if instruct else {}
+    assert next(stream(**columns).validation_batches(2, None))
+    assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == ["held-out.lock", "tokenizers"]
+
+
+@pytest.mark.parametrize("name", ["unlink", "rmdir"])
+def test_what_a_refusing_disk_left_of_the_held_out_text_goes_with_the_next_run(
+    stream: Callable[..., StreamedData], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A deletion may be refused, on NFS for ever while a file is open: the run goes on, and the next one deletes."""
+
+    honest = getattr(Path, name)
+
+    def refuse(path: Path, **how: bool) -> None:
+        if ".held-out-" in str(path):
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), str(path))
+        honest(path, **how)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, name, refuse)
+        assert next(stream().validation_batches(2, None))
+    (left,) = (tmp_path / "cache").glob(".held-out-*.tmp")
+    (left / ".nfs0123").touch()
+    stream()
+    assert [path.name for path in left.iterdir()] == [".nfs0123"]
+    (left / ".nfs0123").unlink()
+    stream()
+    assert not left.exists()
