@@ -215,11 +215,15 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         ("(sums.total / targets).backward()", "(sums.total / max(1, micro_batch.targets)).backward()",
          "test_one_times_eight"),
         ("range(0, len(batch), size)", "range(0, len(batch) - size + 1, size)", "test_micro_batches_keep"),
-        ("= batch.labels[:, 1:]", "= batch.labels[:, :-1]", "test_loss_is_the_cross_entropy"),
         ("total = total + sums.cross_entropy / targets", "total = total + sums.total / targets", "test_z_loss_moves"),
         ("if optimizer.wants_sketch_pass:", "if False:", "test_the_first_basis"),
     ]),
-    "trainer/evaluate.py": ("tests/trainer/test_evaluate.py", [
+    "trainer/data/rows/tokenbatch.py": ("tests/trainer/test_step.py", [
+        ("= self.labels[:, 1:]", "= self.labels[:, :-1]", "test_loss_is_the_cross_entropy"),
+        ("len(self) if split_head(model) is not None else 1", "len(self)",
+         "tests/trainer/data/test_score.py: test_logits_of_the_whole"),
+    ]),
+    "trainer/data/score.py": ("tests/trainer/data/test_score.py", [
         ("batch_means / (count + 1)", "batch_means / count", "test_paper_mode"),
         ("    model.eval()", "    pass", "test_"),
         ("model.train(was_training)", "model.train()", "test_mode_is_restored"),

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from galore.trainer.build import Run
 from galore.trainer.common.errors import Interrupted
-from galore.trainer.evaluate import Result, score_held_out
+from galore.trainer.data.batch import Batch, Result
+from galore.trainer.evaluate import score_held_out
 from galore.trainer.machine.signals import StopOnSignal
 from galore.trainer.memory.live import by_category, current_and_peak
 from galore.trainer.models.adapters.relora import restart_adapters
@@ -17,7 +18,7 @@ from galore.trainer.rescue import Rescue, described, gave_up, ran_out
 from galore.trainer.saving import go_on, save
 from galore.trainer.schedule import learning_rate, restarts_after
 from galore.trainer.shortage import Shortage, is_out_of_memory
-from galore.trainer.step import AnyBatch, StepResult, train_step
+from galore.trainer.step import StepResult, train_step
 
 
 def train(run: Run, recorder: Recorder, stop: StopOnSignal) -> Result | None:
@@ -61,7 +62,7 @@ def train(run: Run, recorder: Recorder, stop: StopOnSignal) -> Result | None:
 def evaluate_run(run: Run, recorder: Recorder, step: int) -> Result | None:
     """Score what is held out and write a sample."""
     started = time.perf_counter()
-    if not run.has_validation:
+    if not run.data.has_validation:
         return None
     result = score_held_out(run.model, run.data, run.recipe)
     recorder.evaluation(step, result, started, _sample(run, recorder, step))
@@ -98,7 +99,7 @@ def _every(interval: int | None, step: int) -> bool:
     return interval is not None and step % interval == 0
 
 
-def attempt_step(run: Run, batch: AnyBatch, number: int) -> StepResult | Shortage:
+def attempt_step(run: Run, batch: Batch, number: int) -> StepResult | Shortage:
     """Optimizer step `number` (from 1) and the restart of adapters that may follow it, or why there was no room for it; what it had made is then given back."""
     train, optim = run.recipe.train, run.recipe.optim
     try:

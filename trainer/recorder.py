@@ -11,14 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from galore.trainer.common.format import exponential
-from galore.trainer.data.batch import Batch
-from galore.trainer.evaluate import Result
+from galore.trainer.data.batch import Batch, Result
 from galore.trainer.flops import flops_per_token, model_flops_utilization
 from galore.trainer.machine.hardware import Peak, device_peak
 from galore.trainer.memory.live import at_peak, by_category, current_and_peak
 from galore.trainer.record.metrics import Console, Metrics
-from galore.trainer.step import AnyBatch, StepResult
+from galore.trainer.step import StepResult
 
 
 @dataclass
@@ -54,7 +52,7 @@ class Recorder:
         self.tokens, self.skipped_in_a_row = counters["tokens"], counters["skipped_in_a_row"]
 
     def step(
-        self, step: int, batch: AnyBatch, result: StepResult, lr: float, seconds: float, model: Any, optimizer: Any
+        self, step: int, batch: Batch, result: StepResult, lr: float, seconds: float, model: Any, optimizer: Any
     ) -> None:
         """Record a finished step; `step` counts from 1."""
         tokens, report = batch.tokens, result.report
@@ -65,8 +63,7 @@ class Recorder:
         row = {
             "kind": "train",
             "step": step,
-            batch.loss_name: result.loss_nats,
-            "perplexity": exponential(result.loss_nats) if isinstance(batch, Batch) else None,
+            **batch.measures(result.loss_nats),
             "learning_rate": lr,
             "grad_norm": report.grad_norm,
             "grad_scale": report.grad_scale,

@@ -131,15 +131,6 @@ class History:
         return [int(item["step"]) for item in resumes if isinstance(item, dict) and "step" in item]
 
 
-def flat(scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """Scores by split in one mapping: the first split's as they are, another's with its part of the name: accuracy_mismatched."""
-    found: dict[str, float] = {}
-    for number, (split, each) in enumerate(scores.items()):
-        suffix = f"_{split.removeprefix('validation_')}" if number else ""
-        found |= {f"{metric}{suffix}": value for metric, value in each.items()}
-    return found
-
-
 def _text(path: Path) -> str:
     try:
         return read_bounded(path).decode(errors="replace")

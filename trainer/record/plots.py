@@ -11,7 +11,8 @@ import numpy as np
 from galore.trainer.common.format import GIB, percent, rate
 from galore.trainer.common.style import BLUE, GREEN, GREY, ORANGE, RED, STYLE
 from galore.trainer.memory.categories import COLORS
-from galore.trainer.record.history import Column, History, flat
+from galore.trainer.record.history import Column, History
+from galore.trainer.tasks.metrics import flat
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -8,8 +8,9 @@ import numpy as np
 
 from galore.trainer.common.format import duration, exponential, percent, perplexity, rate, significant, size
 from galore.trainer.common.markdown import details, fence, section, table
-from galore.trainer.record.history import History, flat
+from galore.trainer.record.history import History
 from galore.trainer.record.metrics import Row
+from galore.trainer.tasks.metrics import flat
 
 
 def headline(history: History) -> str:
