@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
+from torch.optim import Optimizer
 
 from galore.trainer.data.batch import Batch, Result
 from galore.trainer.flops import flops_per_token, model_flops_utilization
@@ -42,6 +45,7 @@ class Recorder:
         self.device, self.baseline = device, baseline
         self.tokens = 0
         self.skipped_in_a_row = 0
+        self._before = dict[str, int]()
 
     def counters(self) -> dict[str, int]:
         """What a checkpoint keeps, so that the counts go on across a resumption."""
@@ -51,15 +55,23 @@ class Recorder:
         """Take up what `counters` gave."""
         self.tokens, self.skipped_in_a_row = counters["tokens"], counters["skipped_in_a_row"]
 
-    def step(
-        self, step: int, batch: Batch, result: StepResult, lr: float, seconds: float, model: Any, optimizer: Any
-    ) -> None:
+    @contextmanager
+    def watching(self, model: nn.Module, optimizer: Optimizer) -> Iterator[None]:
+        """Meanwhile, what they hold is measured before every update, when the gradients are there, and after it."""
+        self._holds = lambda: by_category(model, optimizer)
+        hook = optimizer.register_step_pre_hook(lambda *_: self._before.update(self._holds()))
+        try:
+            yield
+        finally:
+            hook.remove()
+
+    def step(self, step: int, batch: Batch, result: StepResult, lr: float, seconds: float) -> None:
         """Record a finished step; `step` counts from 1."""
         tokens, report = batch.tokens, result.report
         self.tokens += tokens
         self.skipped_in_a_row = self.skipped_in_a_row + 1 if report.skipped else 0
         memory = current_and_peak(self.device)
-        categories = {name: max(now, result.held[name]) for name, now in by_category(model, optimizer).items()}
+        categories = {name: max(now, self._before.get(name, 0)) for name, now in self._holds().items()}
         row = {
             "kind": "train",
             "step": step,

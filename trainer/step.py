@@ -10,15 +10,13 @@ from torch import nn
 
 from galore.kernels.model.cross_entropy import LossSums
 from galore.trainer.data.batch import Batch
-from galore.trainer.memory.live import by_category
 from galore.trainer.models.head import split_head
 from galore.trainer.optim import GaLoreAdamW, StepReport
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """`loss_nats` is the mean cross-entropy over the step's targets (squared error where they are scores), `held` the bytes
-    by category, both before the update.
+    """`loss_nats` is the mean cross-entropy over the step's targets before the update; squared error where they are scores.
 
     `restarted`: adapters that were merged and started anew after it. `z_loss`: what was optimised beside the
     cross-entropy, per target and with its coefficient.
@@ -26,7 +24,6 @@ class StepResult:
 
     loss_nats: float
     targets: int
-    held: dict[str, int]
     report: StepReport
     restarted: int = 0
     z_loss: float = 0.0
@@ -52,10 +49,9 @@ def train_step(
     loss, z = accumulate(model, batch, micro_batch_size, targets, z_loss)
     if optimizer.update == "accumulate":
         optimizer.clip_grad_norm_(max_grad_norm)
-    held = by_category(model, optimizer)
     optimizer.step()
     assert optimizer.report is not None
-    return StepResult(loss, targets, held, optimizer.report, z_loss=z)
+    return StepResult(loss, targets, optimizer.report, z_loss=z)
 
 
 def accumulate(
