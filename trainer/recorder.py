@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from galore.trainer.flops import flops_per_token, model_flops_utilization
 from galore.trainer.machine.hardware import Peak, device_peak
 from galore.trainer.memory.live import at_peak, by_category, current_and_peak
 from galore.trainer.record.metrics import Console, Metrics
+from galore.trainer.record.row import EvalRow, TrainRow
 from galore.trainer.step import StepResult
 
 
@@ -46,6 +48,7 @@ class Recorder:
         self.tokens = 0
         self.skipped_in_a_row = 0
         self._before = dict[str, int]()
+        self._holds: Callable[[], dict[str, int]] = dict
 
     def counters(self) -> dict[str, int]:
         """What a checkpoint keeps, so that the counts go on across a resumption."""
@@ -58,7 +61,7 @@ class Recorder:
     @contextmanager
     def watching(self, model: nn.Module, optimizer: Optimizer) -> Iterator[None]:
         """Meanwhile, what they hold is measured before every update, when the gradients are there, and after it."""
-        self._holds = lambda: by_category(model, optimizer)
+        self._holds = partial(by_category, model, optimizer)
         hook = optimizer.register_step_pre_hook(lambda *_: self._before.update(self._holds()))
         try:
             yield
@@ -72,7 +75,7 @@ class Recorder:
         self.skipped_in_a_row = self.skipped_in_a_row + 1 if report.skipped else 0
         memory = current_and_peak(self.device)
         categories = {name: max(now, self._before.get(name, 0)) for name, now in self._holds().items()}
-        row = {
+        row: TrainRow = {
             "kind": "train",
             "step": step,
             **batch.measures(result.loss_nats),
@@ -91,11 +94,13 @@ class Recorder:
             "skipped": report.skipped,
             "refreshed_layers": report.refreshed,
             "decomposition_fallbacks": report.fallbacks,
+            "z_loss": result.z_loss,
+            "refused_parameters": report.refused,
         }
-        if result.z_loss:
-            row["z_loss"] = result.z_loss
-        if report.refused:
-            row["refused_parameters"] = report.refused
+        if not result.z_loss:
+            del row["z_loss"]
+        if not report.refused:
+            del row["refused_parameters"]
         self.metrics.write(row)
         self.console.step(row)
         if report.refused:
@@ -114,13 +119,8 @@ class Recorder:
 
     def evaluation(self, step: int, result: Result, started: float, sample: str | None) -> None:
         """Record an evaluation that began at `started` (time.perf_counter)."""
-        row = {
-            "kind": "eval",
-            "step": step,
-            **result.row(),
-            "seconds": time.perf_counter() - started,
-            "sample": sample,
-        }
+        seconds = time.perf_counter() - started
+        row = cast("EvalRow", {"kind": "eval", "step": step, **result.row(), "seconds": seconds, "sample": sample})
         self.metrics.write(row)
         self.console.evaluation(row)
 

@@ -12,6 +12,7 @@ from galore.trainer.data.rows.tokenbatch import TokenBatch
 from galore.trainer.machine.hardware import Peak
 from galore.trainer.optim.report import StepReport
 from galore.trainer.record.metrics import Metrics, read_rows
+from galore.trainer.record.row import TRAIN
 from galore.trainer.recorder import Meter, Recorder
 from galore.trainer.step import StepResult
 
@@ -25,7 +26,7 @@ class Silent:
         return lambda *arguments: None
 
 
-def test_gradients_are_counted_although_the_update_takes_them(tmp_path: Path) -> None:
+def test_gradients_are_counted_although_the_update_takes_them_and_no_column_is_missing(tmp_path: Path) -> None:
     model = nn.Linear(4, 4)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     metrics = Metrics.open(tmp_path / "metrics.jsonl", None)
@@ -37,6 +38,8 @@ def test_gradients_are_counted_although_the_update_takes_them(tmp_path: Path) ->
         recorder.step(1, TokenBatch(IDS, IDS, (0, 1)), RESULT, 0.1, 1.0)
     metrics.close()
     (row,) = read_rows(tmp_path / "metrics.jsonl")
+    assert list(row) == ["kind", *(name for name in TRAIN if name in row)]
+    assert set(TRAIN) - set(row) == {"squared_error", "z_loss", "refused_parameters"}
     parts = row["memory_by_category_bytes"]
     assert (parts["weights"], parts["gradients"]) == (80, 80)
     assert not optimizer._optimizer_step_pre_hooks

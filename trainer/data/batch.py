@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypedDict
 
 from torch import Tensor, nn
 
@@ -57,6 +57,14 @@ SplitHead = Callable[[nn.Module], Head | None]
 """Takes a model apart at its head, None where that cannot be done; whoever knows models has it: `models.head.split_head`."""
 
 
+class Measures(TypedDict, total=False):
+    """The mean loss of a step under the names that the metrics have for it."""
+
+    loss_nats: float
+    squared_error: float
+    perplexity: float | None  # of what is no text there is none
+
+
 class Batch(Protocol):
     """Rows of one forward pass, or of a whole optimizer step. Kinds: `tokenbatch.TokenBatch`, `labelled.LabelledBatch`."""
 
@@ -83,8 +91,8 @@ class Batch(Protocol):
     def rows_at_once(self, model: nn.Module, split_head: SplitHead) -> int:
         """How many rows `losses` may take without a gradient: the float32 logits of many sequences never exist together."""
 
-    def measures(self, loss: float) -> dict[str, float | None]:
-        """The mean `loss` under the names that the metrics have for it."""
+    def measures(self, loss: float) -> Measures:
+        """What the mean `loss` is."""
 
 
 class Result(Protocol):

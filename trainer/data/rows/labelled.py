@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from galore.kernels.model.cross_entropy import LossSums
-from galore.trainer.data.batch import SplitHead
+from galore.trainer.data.batch import Measures, SplitHead
 from galore.trainer.data.tokens.store import Ids
 
 
@@ -84,8 +84,10 @@ class LabelledBatch:
         """All of them: each has as many logits as there are labels."""
         return len(self)
 
-    def measures(self, loss: float) -> dict[str, float | None]:
-        return {"squared_error" if self.labels.is_floating_point() else "loss_nats": loss, "perplexity": None}
+    def measures(self, loss: float) -> Measures:
+        if self.labels.is_floating_point():
+            return {"squared_error": loss, "perplexity": None}
+        return {"loss_nats": loss, "perplexity": None}
 
     def summed_loss(self, logits: Tensor) -> Tensor:
         """Σ -log p(label), nats, of logits (b, classes); Σ (output - score)² of outputs (b, 1). In fp32, ()."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from galore.kernels.model.cross_entropy import LossSums, linear_loss
 from galore.trainer.common.format import exponential
-from galore.trainer.data.batch import IGNORED, SplitHead
+from galore.trainer.data.batch import IGNORED, Measures, SplitHead
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class TokenBatch:
         """All of them where the head can be taken apart; else one by one."""
         return len(self) if split_head(model) is not None else 1
 
-    def measures(self, loss: float) -> dict[str, float | None]:
+    def measures(self, loss: float) -> Measures:
         return {"loss_nats": loss, "perplexity": exponential(loss)}
 
 
