@@ -13,6 +13,7 @@ from galore.trainer.recipe.schema.train import EvalSection
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
 IGNORED = -100
 """Label of a position that is no target."""
 
@@ -126,7 +127,7 @@ class Data(Protocol):
 
     @property
     def mean_length(self) -> int:
-        """Tokens of a training row, without what fills up those of a task."""
+        """Tokens of a training row; where rows have no fixed length, on average and without padding."""
 
     @property
     def has_validation(self) -> bool:

@@ -105,7 +105,7 @@ def columns(kind: type) -> dict[str, Column]:
 
 
 def json_types(kind: type) -> dict[str, tuple[type, ...]]:
-    """What reading a row back gives for each field: numbers may come as either kind, and anything may be null."""
+    """What reading a row back gives for each field: numbers come as either kind."""
     number: tuple[type, ...] = (int, float)
     return {
         name: tuple(each for part in _parts(hint) for each in (number if part in number else (part,)))
