@@ -168,6 +168,51 @@ def test_the_command_line_and_recipes_import_no_torch():
         assert not roots & {"torch", "transformers", "numpy"}, path
 
 
+KIND = {"global_batch", "losses"}  # who has one of these methods is a kind of data or of batch
+
+
+def kinds():
+    """Names of the kinds, their contract included, and of what names several of them at once."""
+    trees = [ast.parse(path.read_text()) for path in (ROOT / "trainer/data").rglob("*.py")]
+    classes = [node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)]
+    return {each.name for each in classes if KIND & {getattr(part, "name", "") for part in each.body}}
+
+
+def asks_the_kind(tree, names):
+    """Lines that tell kinds apart: by isinstance, issubclass, a case, or by comparing classes."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("isinstance", "issubclass"):
+            asked = node.args[1:]
+        elif isinstance(node, (ast.Compare, ast.MatchClass)):
+            asked = [node.cls] if isinstance(node, ast.MatchClass) else [node.left, *node.comparators]
+        else:
+            continue
+        if names & {getattr(part, "id", getattr(part, "attr", "")) for each in asked for part in ast.walk(each)}:
+            yield node.lineno
+
+
+def test_nobody_asks_which_kind_of_data_it_has():
+    """What differs between the kinds is a method of theirs; the contract is trainer/data/batch.py."""
+    names = kinds()
+    assert names >= {"Data", "Batch", "MappedData", "StreamedData", "LabelledData", "TokenBatch", "LabelledBatch"}
+    outside = [path for path in SOURCES if not path.is_relative_to(ROOT / "trainer/data")]
+    found = [f"{path}:{line}" for path in outside for line in asks_the_kind(ast.parse(path.read_text()), names)]
+    assert not found
+
+
+@pytest.mark.parametrize(
+    "asks",
+    [
+        "isinstance(run.data, LabelledData)",
+        "isinstance(batch, (int, labelled.LabelledBatch))",
+        "type(batch) is TokenBatch",
+        "match data:\n    case MappedData(): pass",
+    ],
+)
+def test_a_question_after_the_kind_is_seen(asks):
+    assert list(asks_the_kind(ast.parse(asks), kinds()))
+
+
 def test_every_package_ships():
     listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
     folders = [init.parent.relative_to(ROOT) for top in TOPS for init in (ROOT / top).rglob("__init__.py")]

@@ -22,9 +22,8 @@ from galore.trainer.checkpoint.rotation import step_directories
 from galore.trainer.checkpoint.state import restore
 from galore.trainer.common.errors import RunFailed, UserError
 from galore.trainer.common.format import counted
-from galore.trainer.data.batch import Progress, silent
-from galore.trainer.data.prepare import Data, read_data
-from galore.trainer.data.rows.labelled import LabelledData
+from galore.trainer.data.batch import Data, Progress, silent
+from galore.trainer.data.prepare import read_data
 from galore.trainer.data.tokens.tokenizer import id_bound
 from galore.trainer.machine.device import choose_device, choose_threads
 from galore.trainer.machine.process import ask_for_expandable_segments, prepare_process
@@ -61,13 +60,6 @@ class Run:
     kernels: list[str]
     checkpoint: Checkpoint | None
     made_with: dict[str, Any] = field(default_factory=dict)  # see `identity`
-
-    @property
-    def has_validation(self) -> bool:
-        """Whether anything is held out."""
-        if isinstance(self.data, LabelledData):
-            return bool(self.data.held_out)
-        return next(iter(self.data.validation_batches(1, 1)), None) is not None
 
     def is_to_evaluate(self, done: int) -> bool:
         """Whether an evaluation follows `done` optimizer steps: every so many of them, or passes over the data."""

@@ -12,7 +12,7 @@ import pytest
 
 from galore.trainer.checkpoint.checkpoint import Skipped
 from galore.trainer.common.errors import UserError
-from galore.trainer.evaluate import EvalResult
+from galore.trainer.data.score import EvalResult
 
 SKIPPED = (Skipped(path=Path("step-00000009"), reason="model.safetensors differs"),)
 

@@ -18,7 +18,7 @@ from galore.trainer.checkpoint import exported
 from galore.trainer.checkpoint.checkpoint import newest_verified
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.format import size
-from galore.trainer.evaluate import TaskResult
+from galore.trainer.data.glue.score import TaskResult
 from galore.trainer.fit.compare import compare
 from galore.trainer.fit.predict import profile_on
 from galore.trainer.machine.cards import card

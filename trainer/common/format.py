@@ -69,6 +69,22 @@ def perplexity(value: float) -> str:
     return f"{value:.2f}" if value < 1000 else f"{value:,.0f}" if value < 1e7 else f"{value:.1e}"
 
 
+def loss(value: float) -> str:
+    """A loss: `3.2500`."""
+    return f"{value:.4f}"
+
+
+def learning_rate(value: float) -> str:
+    """`9.80e-3`: the exponent without padding."""
+    digits, exponent = f"{value:.2e}".split("e")
+    return f"{digits}e{int(exponent)}" if value else "0"
+
+
+def thousands(number: int) -> str:
+    """Every digit of a count: `40,000`."""
+    return f"{number:,}"
+
+
 def significant(number: float) -> str:
     """Three significant digits without an exponent: `1.34`, `58.1`, `417`."""
     digits = 2 if abs(number) < 9.995 else 1 if abs(number) < 99.95 else 0

@@ -7,13 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.format import counted
-from galore.trainer.data.batch import Progress, TrainingData, silent, throttled
+from galore.trainer.data.batch import Batch, Data, Progress, silent, throttled
 from galore.trainer.data.glue.prepare import prepare_task
 from galore.trainer.data.rows.examplerows import rows_over
-from galore.trainer.data.rows.labelled import LabelledData
+from galore.trainer.data.rows.labelled import full_batch
 from galore.trainer.data.rows.mapped import MappedData, Order
+from galore.trainer.data.rows.tokenbatch import TokenBatch
 from galore.trainer.data.text.holdout import content_hash, working_share
 from galore.trainer.data.text.quality import BadRows
 from galore.trainer.data.tokens.cache import cache_root, fingerprint
@@ -23,14 +26,18 @@ from galore.trainer.data.tokens.tokenize import threads
 from galore.trainer.data.tokens.tokenized import Tokenised, tokenised
 from galore.trainer.data.tokens.tokenizer import given_tokenizer, id_bound, require_room, trained_tokenizer
 from galore.trainer.recipe.schema.recipe import Recipe
+from galore.trainer.tasks.glue import TASKS
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedTokenizerBase
+
+    from galore.trainer.data.stream.stream import StreamedData
 
 MARGIN = 1.5  # some documents have more characters per token than others
 
 
-def prepare_data(recipe: Recipe, base_dir: Path, progress: Progress | None = None) -> TrainingData:
+def prepare_data(recipe: Recipe, base_dir: Path, progress: Progress | None = None) -> MappedData | StreamedData:
     """Training and held-out sequences of a recipe.
 
     Args:
@@ -134,11 +141,16 @@ def _hold_out_more(material: Material, tokens: int) -> str:
     return f"set data.validation_fraction: {share}, lower data.max_length"
 
 
-Data = TrainingData | LabelledData
-
-
 def read_data(recipe: Recipe, base_dir: Path, progress: Progress | None = None) -> Data:
     """Training and held-out rows of a recipe; see `prepare_data` and `prepare_task`. Raises UserError, RunFailed."""
     if recipe.data.task is not None:
         return prepare_task(recipe, base_dir, progress)
     return prepare_data(recipe, base_dir, progress)
+
+
+def fullest_batch(recipe: Recipe, ids: Tensor) -> Batch:
+    """The token ids (b, max_length) as a batch of the recipe's kind without padding, which needs the most memory."""
+    task = recipe.data.task
+    if task is not None:
+        return full_batch(ids.numpy(), np.float32 if TASKS[task].is_regression else np.int64)
+    return TokenBatch(ids, ids, tuple(range(len(ids))))

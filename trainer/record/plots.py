@@ -11,7 +11,9 @@ import numpy as np
 from galore.trainer.common.format import GIB, percent, rate
 from galore.trainer.common.style import BLUE, GREEN, GREY, ORANGE, RED, STYLE
 from galore.trainer.memory.categories import COLORS
-from galore.trainer.record.history import Column, History, flat
+from galore.trainer.record.history import Column, History
+from galore.trainer.record.row import TRAIN
+from galore.trainer.tasks.metrics import flat
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -154,7 +156,7 @@ def _throughput(axes: Any, history: History) -> bool:
     axes.axhline(median, color=GREY, linewidth=1.2, linestyle="--", label=f"median, {rate(median)}")
     axes.set_ylim(0, 1.15 * np.nanpercentile(speed, 99.5))
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    axes.set(title="Throughput", ylabel="tokens per second")
+    axes.set(title="Throughput", ylabel=TRAIN["tokens_per_second"].unit)
     mfu = history.median("mfu_fraction")
     if mfu:
         per_token = mfu / median

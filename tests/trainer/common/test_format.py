@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from galore.trainer.common.format import count, counted, duration, percent, perplexity, rate, size
+from galore.trainer.common.format import count, counted, duration, learning_rate, percent, perplexity, rate, size
 
 
 @pytest.mark.parametrize(
@@ -38,6 +38,10 @@ from galore.trainer.common.format import count, counted, duration, percent, perp
         (perplexity, 3.2e9, "3.2e+09"),
         (perplexity, math.inf, "inf"),
         (perplexity, math.nan, "nan"),
+        (learning_rate, 0.0098, "9.80e-3"),
+        (learning_rate, 1e-10, "1.00e-10"),
+        (learning_rate, 1.0, "1.00e0"),
+        (learning_rate, 0.0, "0"),
     ],
 )
 def test_numbers(function: Callable[[float], str], value: float, text: str) -> None:

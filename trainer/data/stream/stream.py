@@ -23,10 +23,12 @@ import torch
 
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.lock import awaited
-from galore.trainer.data.batch import Batch, Progress
+from galore.trainer.data.batch import Progress
 from galore.trainer.data.rows.examplerows import rows_over
-from galore.trainer.data.rows.mapped import count_targets, evaluation_batches, require_same_data
+from galore.trainer.data.rows.mapped import require_same_data
 from galore.trainer.data.rows.packing import Rows
+from galore.trainer.data.rows.textdata import TextData
+from galore.trainer.data.rows.tokenbatch import TokenBatch, count_targets
 from galore.trainer.data.stream.blocks import Blocks
 from galore.trainer.data.stream.examplestream import ExampleStream
 from galore.trainer.data.stream.rowstream import Position, RowStream
@@ -62,10 +64,11 @@ Opened = RowStream | ExampleStream
 
 
 @dataclass
-class StreamedData:
-    """See `batch.TrainingData`."""
+class StreamedData(TextData):
+    """See `batch.Data`."""
 
     tokenizer: PreTrainedTokenizerBase
+    vocab_size: int
     text: HubText
     validation: Rows
     max_length: int
@@ -75,7 +78,7 @@ class StreamedData:
     notes: tuple[str, ...] = ()
     num_sequences: None = None
     _step: int = 0
-    _last: Batch | None = None
+    _last: TokenBatch | None = None
     _rows: Opened = field(init=False)
 
     def __post_init__(self) -> None:
@@ -87,7 +90,7 @@ class StreamedData:
         counts = {"bad_rows": bad.summary, "noted": dict(bad.noted), "dropped_copies_of_held_out": copies}
         return {**self.facts, **counts}  # of what was read so far
 
-    def global_batch(self, step: int) -> Batch:
+    def global_batch(self, step: int) -> TokenBatch:
         """Raises ValueError unless `step` is the next one, or the last one again."""
         if step == self._step - 1 and self._last is not None:
             return self._last
@@ -96,19 +99,14 @@ class StreamedData:
         first = self._rows.position.row
         rows = [self._rows.next_row() for _ in range(self.global_batch_size)]
         input_ids, labels = (torch.from_numpy(np.stack(column)) for column in zip(*rows, strict=True))
-        self._last = Batch(input_ids, labels, tuple(range(first, first + len(rows))))
+        self._last = TokenBatch(input_ids, labels, tuple(range(first, first + len(rows))))
         self._step += 1
         return self._last
 
-    def validation_batches(self, micro_batch_size: int, max_tokens: int | None) -> Iterator[Batch]:
-        bound = id_bound(self.tokenizer)
-        return evaluation_batches(self.validation, self.max_length, micro_batch_size, max_tokens, bound)
-
     def token_counts(self) -> npt.NDArray[np.int64]:
-        size = id_bound(self.tokenizer)
-        rows, counts = self.open_rows(self.text.uncounted()), np.zeros(size, np.int64)
+        rows, counts = self.open_rows(self.text.uncounted()), np.zeros(self.vocab_size, np.int64)
         for _ in range(COUNTED_ROWS):
-            counts += count_targets(rows.next_row()[1][None], size)
+            counts += count_targets(rows.next_row()[1][None], self.vocab_size)
         return counts
 
     def position(self) -> dict[str, Any]:
@@ -139,6 +137,7 @@ def open_stream(recipe: Recipe, base_dir: Path, cache: Path, progress: Progress)
     open_rows = _opener(section, tokenizer, recipe.train.seed)
     return StreamedData(
         tokenizer,
+        id_bound(tokenizer),
         text,
         validation,
         section.max_length,

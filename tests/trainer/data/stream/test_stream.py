@@ -18,10 +18,9 @@ import torch
 pytest.importorskip("datasets")
 
 from galore.trainer.common.errors import UserError
-from galore.trainer.data.batch import Batch
 from galore.trainer.data.prepare import prepare_data
+from galore.trainer.data.rows.tokenbatch import TokenBatch
 from galore.trainer.data.stream.stream import StreamedData
-from galore.trainer.evaluate import unigram_loss_nats
 from galore.trainer.recipe.schema.recipe import Recipe
 
 MakeRecipe = Callable[..., Recipe]
@@ -55,11 +54,11 @@ def stream(hub: Path, recipe: MakeRecipe) -> Callable[..., StreamedData]:
     return make
 
 
-def run(data: StreamedData, steps: int) -> list[Batch]:
+def run(data: StreamedData, steps: int) -> list[TokenBatch]:
     return [data.global_batch(step) for step in range(steps)]
 
 
-def same(one: Batch, two: Batch) -> bool:
+def same(one: TokenBatch, two: TokenBatch) -> bool:
     tensors = torch.equal(one.input_ids, two.input_ids) and torch.equal(one.labels, two.labels)
     return tensors and one.sequence_ids == two.sequence_ids
 
@@ -67,7 +66,7 @@ def same(one: Batch, two: Batch) -> bool:
 @pytest.mark.parametrize("packing", ["packed", "paper"])
 def test_resume_is_exact_at_every_step(stream: Callable[..., StreamedData], packing: str) -> None:
     whole, steps = stream(packing=packing), 60  # more than an epoch
-    batches, positions = list[Batch](), list[str]()
+    batches, positions = list[TokenBatch](), list[str]()
     for step in range(steps):
         positions.append(json.dumps(whole.position()))
         batches.append(whole.global_batch(step))
@@ -230,7 +229,7 @@ def test_the_unigram_model_of_a_prefix(
     monkeypatch.setattr("galore.trainer.data.stream.stream.COUNTED_ROWS", 50)
     data = stream()
     before = data.position()
-    loss = unigram_loss_nats(data)
+    loss = data.baseline()["unigram_loss_nats"]
     targets = torch.cat([batch.labels[:, 1:].flatten() for batch in run(stream(train={"global_batch_size": 50}), 1)])
     counts = torch.bincount(targets, minlength=300).double() + 1
     held = torch.cat([batch.labels[:, 1:].flatten() for batch in data.validation_batches(4, None)])
