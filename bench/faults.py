@@ -112,6 +112,20 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         ("bitcast=True) + bits", "bitcast=True) + (bits >> 1)", "test_rounding_is_the_references and interpreter"),
         ("(largest >= 63.5 * old)", "(largest >= 0.0 * old)", "test_int8_weights and interpreter and 128"),
     ]),
+    "kernels/family.py": ("tests/kernels/test_family.py", [
+        ('projected and options.residual in ("none", "fira")', "projected", "test_defaults_that_depend"),
+        ('and options.convention == "paper"', "", "test_defaults_that_depend"),
+        ('options.update == "immediate" or ', "", "test_defaults_that_depend"),
+        ("for each in ANYWHERE + IN_A_SUBSPACE if projected", "for each in ANYWHERE if projected", "test_a_contradiction"),
+    ]),
+    "trainer/optim/settings.py": ("tests/trainer/optim/test_settings.py", [
+        ("    _check(group, PER_GROUP, name)", "    pass", "test_what_cannot_be_meant"),
+        ("if said := contradiction(own,", "if False and contradiction(own,", "test_what_cannot_be_meant"),
+        ("scale_of(own, projected)", "scale_of(own, True)", "test_a_param_group_holds"),
+    ]),
+    "trainer/optimizer.py": ("tests/trainer/test_optimizer.py", [
+        ("        **options,\n", "", "test_every_option_of_a_recipe or test_one_more"),
+    ]),
     "trainer/optim/galore.py": ("tests/trainer/optim/test_galore.py", [
         ("(norm + 1e-12)", "(norm + 1e-2)", "tests/trainer/optim/test_norm.py: test_"),
         ("self._norm = float(squares.sqrt())", "self._norm = float(squares)",

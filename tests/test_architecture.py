@@ -1,6 +1,7 @@
 """The floors hold, every package ships, the trees in the docs are true, and no room outgrows one idea."""
 
 import ast
+import collections
 import graphlib
 import itertools
 import re
@@ -18,7 +19,7 @@ LONGEST_FILE = 330  # lines
 LARGEST_FOLDER = 14  # files, those of folders in it apart
 
 FLOORS = [  # bottom first; of one floor, rooms may look into each other as long as no circle comes of it
-    "kernels.device kernels.cuda kernels.reference",
+    "kernels.family kernels.device kernels.cuda kernels.reference",
     "kernels.storage",
     "kernels.subspace kernels.decompose kernels.dct kernels.linear kernels.rules kernels.model",
     "kernels.triton",
@@ -233,6 +234,25 @@ def test_no_pickle_and_no_unsafe_yaml():
     )
     offenders = [str(path) for path in SOURCES if unsafe.search(path.read_text())]
     assert not offenders
+
+
+def literals(text):
+    """The choices of every `Literal` of two strings or more, whatever their order."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Subscript) and ast.unparse(node.value).rpartition(".")[2] == "Literal":
+            choices = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+            words = {each.value for each in choices if isinstance(each, ast.Constant) and isinstance(each.value, str)}
+            if len(words) > 1:
+                yield frozenset(words)
+
+
+def test_no_literal_stands_twice():
+    """A choice has one name and one place, `kernels/family.py` where it is the optimizer's."""
+    found = collections.Counter(each for path in SOURCES for each in literals(path.read_text()))
+    assert len(found) > 25
+    assert not [sorted(each) for each, count in found.items() if count > 1]
+    again = "x: typing.Literal['b', 'a'] | None; y: list[Literal['a', 'b']]; z: Literal['a']"
+    assert list(literals(again)) == [{"a", "b"}] * 2
 
 
 UNBOUNDED = {  # function of a file → why it may read whatever is there

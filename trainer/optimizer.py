@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from torch import nn
 
+from galore.kernels.family import Options
 from galore.trainer.common.errors import UserError
 from galore.trainer.optim import (
     GaLoreAdamW,
@@ -24,6 +27,8 @@ def build_optimizer(model: nn.Module, optim: OptimSection, *, accumulation: int,
     Raises:
         UserError: a target pattern matches nothing, or a parameter is left over.
     """
+    options = {each.name: getattr(optim, each.name) for each in dataclasses.fields(Options)}
+    of_targets = {name: options.pop(name) for name in ("scale", "inner")}
     try:
         if optim.method == "lora" and optim.adapter != "factors":
             trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
@@ -36,8 +41,7 @@ def build_optimizer(model: nn.Module, optim: OptimSection, *, accumulation: int,
                 targets=optim.target_modules,
                 rank_pattern=optim.rank_pattern if rank is not None else None,
                 weight_decay=optim.weight_decay,
-                scale=optim.effective_scale,
-                inner=optim.inner,
+                **of_targets,
             )
         check_complete(model, groups)
     except ValueError as error:
@@ -51,23 +55,10 @@ def build_optimizer(model: nn.Module, optim: OptimSection, *, accumulation: int,
         lr=optim.learning_rate,
         betas=(optim.adam_beta1, optim.adam_beta2),
         eps=optim.adam_epsilon,
-        update_proj_gap=optim.update_proj_gap,
-        proj_type=optim.proj_type,
-        side=optim.side,
-        refresh_overlap=optim.refresh_overlap,
-        momentum=optim.momentum,
-        transport=optim.effective_transport,
-        residual=optim.residual,
-        projector_dtype=optim.projector_dtype,
-        refresh=optim.effective_refresh,
-        stagger=optim.stagger,
-        update=optim.update,
-        convention=optim.convention,
-        state_dtype=optim.state_dtype,
         accumulator_dtype=getattr(torch, optim.accumulator_dtype),
-        weight_rounding=optim.weight_rounding,
         accumulation=accumulation,
         seed=seed,
+        **options,
     )
 
 

@@ -7,12 +7,11 @@ is seen as (a, b), a ≤ b unless a side is asked for, so that the projector P (
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-Side = Literal["auto", "left", "right"]
+from galore.kernels.family import Side
 
 
 def is_transposed(shape: Sequence[int], side: Side = "auto") -> bool:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
-Convention = Literal["paper", "reference"]
+from galore.kernels.family import Convention
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from galore.kernels.storage.rounding import block_elements
 
+Per = Literal["channel", "tensor"]
 GAMMA = 1.01  # largest growth of the added norm from one step to the next, in both papers
 MINI_FACTOR = 128**0.5  # of APOLLO-Mini; channel-wise APOLLO has 1
 
@@ -29,7 +30,7 @@ def column_squares(g: Tensor) -> Tensor:
     return torch.stack(parts).sum(0) if by_rows else torch.cat(parts)
 
 
-def norm_ratio(n: Tensor, r: Tensor, per: Literal["channel", "tensor"] = "channel", eps: float = 0.0) -> Tensor:
+def norm_ratio(n: Tensor, r: Tensor, per: Per = "channel", eps: float = 0.0) -> Tensor:
     """‖N_j‖ / (‖R_j‖ + ε) per column (b,), or of the whole tensors (); 0 where R is 0. n, r: fp32 (r, b)."""
     dim = 0 if per == "channel" else None
     above, below = (torch.linalg.vector_norm(x, dim=dim) for x in (n, r))
@@ -97,7 +98,7 @@ def apollo_scale(
     r: Tensor,
     n: Tensor,
     *,
-    per: Literal["channel", "tensor"] = "channel",
+    per: Per = "channel",
     factor: float | None = None,
     g_squares: Tensor | None = None,
     previous: Tensor | None = None,

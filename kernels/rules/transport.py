@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-Transport = Literal["keep", "reset", "rotate"]
+from galore.kernels.family import Transport
+
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 

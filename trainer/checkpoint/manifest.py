@@ -17,6 +17,7 @@ from galore.trainer.common.reading import NotReadable, open_regular, read_bounde
 
 NAME = "manifest.json"
 FORMAT_VERSION = 1
+Kind = Literal["galore-checkpoint", "galore-folder"]
 
 # Plain names inside the directory, none with a leading dot, hence never a path that leads elsewhere.
 _PLAIN = "[A-Za-z0-9_][A-Za-z0-9_.-]*"
@@ -43,7 +44,7 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    format: Literal["galore-checkpoint", "galore-folder"]
+    format: Kind
     version: int = FORMAT_VERSION
     step: NonNegativeInt | None
     files: dict[FileName, FileEntry]
@@ -51,7 +52,7 @@ class Manifest(BaseModel):
 
     @classmethod
     def of(cls, step: int | None, files: Mapping[str, Written]) -> Self:
-        kind: Literal["galore-checkpoint", "galore-folder"] = "galore-folder" if step is None else "galore-checkpoint"
+        kind: Kind = "galore-folder" if step is None else "galore-checkpoint"
         entries = {name: FileEntry(bytes=w.bytes, sha256=w.sha256) for name, w in sorted(files.items())}
         draft = cls(format=kind, step=step, files=entries, self_sha256="")
         return draft.model_copy(update={"self_sha256": draft.digest()})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +15,7 @@ from torch import nn
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.format import exponential
 from galore.trainer.data.batch import Batch, SplitHead
-
-Mode = Literal["token", "paper"]
+from galore.trainer.recipe.schema.train import EvalMode
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class EvalResult:
     perplexity: float
     tokens: int
     batches: int
-    mode: Mode
+    mode: EvalMode
 
     def row(self) -> dict[str, Any]:
         """What the metrics of a run keep of it."""
@@ -38,7 +37,7 @@ class EvalResult:
         return {"loss_nats": self.loss_nats, "perplexity": self.perplexity, "mode": self.mode}
 
 
-def evaluate(model: nn.Module, split_head: SplitHead, batches: Iterable[Batch], mode: Mode = "token") -> EvalResult:
+def evaluate(model: nn.Module, split_head: SplitHead, batches: Iterable[Batch], mode: EvalMode = "token") -> EvalResult:
     """Cross-entropy of `model` on `batches`; leaves the model in the mode (training or not) it was in.
 
     mode "token": Σ over all targets of −log p(target), divided by the number of targets. The last, smaller batch and

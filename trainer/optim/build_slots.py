@@ -3,56 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from galore.kernels.family import refresh_of
 from galore.trainer.optim.groups import rank_for
 from galore.trainer.optim.member import Member
 from galore.trainer.optim.parts.refresh import schedules
-from galore.trainer.optim.parts.storage import StateDtype
-from galore.trainer.optim.parts.subspace import KINDS, ProjType
-from galore.trainer.optim.projected import ProjectedSlot, RefreshMode
+from galore.trainer.optim.projected import ProjectedSlot
 from galore.trainer.optim.residual import ResidualSlot
-from galore.trainer.optim.settings import settle_group
+from galore.trainer.optim.settings import OptimizerSettings, settle
 from galore.trainer.optim.slot import FullSlot
-
-UpdateMode = Literal["accumulate", "immediate"]
-GALORE_SCALE = 0.25  # α of the paper
-
-
-@dataclass(frozen=True)
-class SlotOptions:
-    """What all slots of one optimizer share."""
-
-    refresh: RefreshMode | None
-    stagger: bool
-    update: UpdateMode
-    state_dtype: StateDtype
-    accumulator_dtype: torch.dtype
-    compensated: bool
-    accumulation: int | None
-    seed: int
-
-    def mode(self, proj_type: ProjType, whole: bool) -> RefreshMode:
-        """The refresh mode in force for a kind of subspace; raises ValueError for a combination that cannot work.
-
-        Args:
-            whole: whether the whole summed gradient is kept in any case.
-        """
-        if self.update == "immediate":
-            if self.refresh not in (None, "first-micro-batch") or (self.accumulation or 1) > 1:
-                raise ValueError("update='immediate' refreshes from the gradient in the hook and cannot accumulate")
-            return "first-micro-batch"
-        if proj_type == "random":
-            return "first-micro-batch"  # never asked: the subspace comes from the seed
-        sketchable = KINDS[proj_type].sketchable
-        mode = self.refresh or ("delayed" if sketchable and not whole else "summed")
-        if not sketchable and mode in ("delayed", "two-pass"):
-            raise ValueError(f"refresh={mode!r} works on a linear sketch, which proj_type={proj_type!r} has no use for")
-        return mode
 
 
 def named_groups(params: Iterable[Any]) -> list[dict[str, Any]]:
@@ -70,43 +33,38 @@ def named_groups(params: Iterable[Any]) -> list[dict[str, Any]]:
 
 
 def build_slots(
-    groups: list[dict[str, Any]], state: Mapping[Tensor, dict[str, Tensor]], options: SlotOptions, clock: Any
+    groups: list[dict[str, Any]], state: Mapping[Tensor, dict[str, Tensor]], settings: OptimizerSettings, clock: Any
 ) -> dict[nn.Parameter, FullSlot]:
     """One slot per parameter of the (torch) param `groups`, in order.
 
     Raises:
         ValueError: a setting cannot be meant, a projected parameter is no matrix, or a parameter is not contiguous.
     """
-    for number, group in enumerate(groups):
-        settle_group(group, number)
     members = [
-        (name, p, group) for group in groups for name, p in zip(group["param_names"], group["params"], strict=True)
+        (name, p, group, own)
+        for group, own in zip(groups, settle(groups, settings), strict=True)
+        for name, p in zip(group["param_names"], group["params"], strict=True)
     ]
-    projected = [group for _, _, group in members if group["rank"] is not None]
-    turns = iter(schedules([group["update_proj_gap"] for group in projected], options.stagger))
+    projected = [group for _, _, group, _ in members if group["rank"] is not None]
+    turns = iter(schedules([group["update_proj_gap"] for group in projected], settings.stagger))
+    compensated = settings.weight_rounding == "compensated"
     slots: dict[nn.Parameter, FullSlot] = {}
-    for index, (name, parameter, group) in enumerate(members):
+    for index, (name, parameter, group, own) in enumerate(members):
         _check(name, parameter, group)
-        if group["transport"] is None:
-            found = group["proj_type"] != "random" and group["convention"] == "paper"
-            group["transport"] = "rotate" if found else "keep"
-        if group["scale"] is None:
-            within = group["rank"] is not None and group["residual"] in ("none", "fira")
-            group["scale"] = GALORE_SCALE if within else 1.0
         member = Member(name, index, parameter, group, state[parameter])
-        common = (member, options.state_dtype, options.accumulator_dtype, options.compensated)
-        kind = ProjectedSlot if group["residual"] == "none" else ResidualSlot
+        common = (member, settings.state_dtype, settings.accumulator_dtype, compensated)
+        kind = ProjectedSlot if own.residual == "none" else ResidualSlot
         slots[parameter] = (
             FullSlot(*common)
             if group["rank"] is None
             else kind(
                 *common,
                 rank=rank_for(group["rank"], member.matrix.shape),
-                mode=options.mode(group["proj_type"], whole=group["residual"] != "none"),
+                mode=refresh_of(own),
                 schedule=next(turns),
-                seed=options.seed,
+                seed=settings.seed,
                 clock=clock,
-                accumulation=options.accumulation,
+                accumulation=settings.accumulation,
             )
         )
     return slots
@@ -121,9 +79,3 @@ def _check(name: str, parameter: Tensor, group: dict[str, Any]) -> None:
         raise ValueError(f"{name} is kept in int8, and can only be trained projected: give its group a rank")
     if group["inner"] in ("muon", "sumo") and parameter.ndim < 2:
         raise ValueError(f"{name} of shape {tuple(parameter.shape)} is no matrix, which inner={group['inner']!r} needs")
-    if group["inner"] != "adamw" and group["convention"] == "reference":
-        raise ValueError("convention='reference' is that of the official AdamW: inner='adamw'")
-    if group["transport"] == "rotate" and group["proj_type"] == "random":
-        raise ValueError(
-            "transport='rotate' goes from basis to basis, and proj_type='random' has none that is orthonormal"
-        )

@@ -5,24 +5,18 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from galore.kernels.linear import Factors
-from galore.kernels.reference.operations import Side
-from galore.kernels.rules.adam import Convention
-from galore.kernels.rules.transport import Transport
 from galore.kernels.storage.rounding import RoundingNoise
-from galore.trainer.optim.build_slots import SlotOptions, UpdateMode, build_slots, named_groups
-from galore.trainer.optim.parts.inner import InnerRule
-from galore.trainer.optim.parts.storage import ProjectorDtype, StateDtype
-from galore.trainer.optim.parts.subspace import ProjType
-from galore.trainer.optim.projected import ProjectedSlot, RefreshMode
+from galore.trainer.optim.build_slots import build_slots, named_groups
+from galore.trainer.optim.keywords import taking
+from galore.trainer.optim.projected import ProjectedSlot
 from galore.trainer.optim.report import StepReport, Tally
-from galore.trainer.optim.residual import Residual
-from galore.trainer.optim.settings import check_rates, refuse_several_processes
+from galore.trainer.optim.settings import PER_GROUP, OptimizerSettings, check_rates, refuse_several_processes
 from galore.trainer.optim.slot import FullSlot, Update
 from galore.trainer.optim.state import Stored
 
@@ -41,100 +35,28 @@ class GaLoreAdamW(Stored):
             optimizer.clip_grad_norm_(1.0)
             optimizer.step()
 
-    Args:
-        params: parameters, (name, parameter) pairs, or groups of either; a group may override any setting below and have
-            a `rank`: a number, clamped to min(m, n), or a fraction of that, below 1.
-        lr, betas, eps, weight_decay: as in AdamW; decay is decoupled.
-        scale: α, factor on the update of a group (unless given 0.25 for GaLore and Fira, 1 for the others).
-        update_proj_gap: T, steps between two refreshes of a layer's subspace.
-        proj_type: kind of subspace, see `trainer.optim.subspace`: `svd`, `randomized` (range finder), `power` (one warm
-            step of block power iteration), `dct` (columns of one fixed basis), `random` (from the seed, never stored).
-        side: which side of a weight P multiplies, `left`, `right`, or `auto`: that of the smaller dimension.
-        refresh: which gradient a refresh sees, see `trainer.optim.projected`; default `delayed` / `summed` (svd).
-        refresh_overlap: ‖P_oldᵀP_new‖²_F / r from which on a layer waits twice as long for its next refresh; None never does.
-        stagger: spread the layers' refreshes over the gap.
-        update: `accumulate`, or `immediate`: step inside the hook, without accumulation, clipping or transactional step.
-        inner: rule in the subspace, or for the whole gradient of a group without `rank`: `adamw`, `adafactor`, `muon`
-            (momentum, orthogonalised by Newton-Schulz), `sumo` (exactly orthogonalised).
-        momentum: decay of the momentum of `muon` and `sumo`.
-        transport: what the moments do when a layer's basis changes: `keep`, `reset`, or `rotate` into the new one (LDAdam);
-            None rotates, and keeps with `random` subspaces and `reference`.
-        residual: what is added from outside the subspace, `none`, `fira`, `apollo`, `apollo-mini` or `frugal`; all but
-            `none` need the whole summed gradient, see `trainer.optim.residual`.
-        projector_dtype: how P is kept, `float32`, `bfloat16`, `int8` or `int4`; by default as the weight.
-        convention: `paper`, or `reference` for the arithmetic order of the official code.
-        state_dtype: moments in `float32`, bitsandbytes' `8bit`, or `fp8`, e4m3 in blocks.
-        accumulator_dtype: precision of sums over micro-batches.
-        weight_rounding: how bf16 weights take an fp32 update: `stochastic`, `nearest`, or `compensated`, exact by another 16
-            bits per weight.
-        max_grad_norm: global norm that `step()` clips to. torch's `clip_grad_norm_(parameters)` finds no gradients to clip:
-            give this, or call `optimizer.clip_grad_norm_` before `step()`.
-        accumulation: micro-batches per step where known; lets `summed` free the whole gradient inside the last hook.
-        seed: of random subspaces and rounding. Everything random is a pure function of (seed, step).
-
-    Raises:
-        ValueError: a setting cannot be meant or contradicts another, a projected parameter is no matrix, a parameter is not contiguous.
+    Everything random is a pure function of (seed, step). Settings are those of `OptimizerSettings`, by keyword; `help` of
+    the constructor says what each means, docs/optimizer.md what for. They are checked: a value that cannot be meant, and
+    settings that contradict each other, raise ValueError.
     """
 
-    def __init__(
-        self,
-        params: Iterable[Any],
-        lr: float = 1e-2,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0.0,
-        *,
-        scale: float | None = None,
-        update_proj_gap: int = 200,
-        proj_type: ProjType = "randomized",
-        side: Side = "auto",
-        refresh: RefreshMode | None = None,
-        refresh_overlap: float | None = None,
-        stagger: bool = True,
-        update: UpdateMode = "accumulate",
-        inner: InnerRule = "adamw",
-        momentum: float = 0.95,
-        transport: Transport | None = None,
-        residual: Residual = "none",
-        projector_dtype: ProjectorDtype | None = None,
-        convention: Convention = "paper",
-        state_dtype: StateDtype = "float32",
-        accumulator_dtype: torch.dtype = torch.float32,
-        weight_rounding: Literal["stochastic", "nearest", "compensated"] = "stochastic",
-        max_grad_norm: float | None = None,
-        accumulation: int | None = None,
-        seed: int = 0,
-    ) -> None:
+    @taking(OptimizerSettings)
+    def __init__(self, params: Iterable[Any], settings: OptimizerSettings) -> None:
+        """Take over the gradients of `params`: parameters, (name, parameter) pairs, or groups of either.
+
+        A group may have its own rates and its own `GroupSettings` (kernels/family.py), and a `rank`: a number, clamped to
+        min(m, n), or a fraction of that, below 1.
+
+        Raises:
+            ValueError: a setting cannot be meant or contradicts another, a projected parameter is no matrix, a parameter
+                is not contiguous.
+        """
         refuse_several_processes()
-        defaults = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "scale": scale,
-            "rank": None,
-            "update_proj_gap": update_proj_gap,
-            "proj_type": proj_type,
-            "side": side,
-            "refresh_overlap": refresh_overlap,
-            "inner": inner,
-            "momentum": momentum,
-            "convention": convention,
-            "transport": transport,
-            "residual": residual,
-            "projector_dtype": projector_dtype,
-            "clock": 0,
-        }
+        defaults = {name: getattr(settings, name) for name in PER_GROUP} | {"rank": None, "clock": 0}
         super().__init__(named_groups(params), defaults)
-        if max_grad_norm is not None and not (0 < max_grad_norm < math.inf and update == "accumulate"):
-            raise ValueError(
-                f"max_grad_norm={max_grad_norm!r}: a finite number above 0, and only with update='accumulate'"
-            )
-        self.max_grad_norm = max_grad_norm
-        self.update, self.seed, self.stochastic = update, seed, weight_rounding == "stochastic"
-        compensated = weight_rounding == "compensated"
-        options = SlotOptions(refresh, stagger, update, state_dtype, accumulator_dtype, compensated, accumulation, seed)
-        self.slots = build_slots(self.param_groups, self.state, options, lambda: self.clock)
+        self.update, self.seed, self.max_grad_norm = settings.update, settings.seed, settings.max_grad_norm
+        self.stochastic = settings.weight_rounding == "stochastic"
+        self.slots = build_slots(self.param_groups, self.state, settings, lambda: self.clock)
         self._sketching = False
         self._norm: float | None = None  # of what is accumulated, once it is known
         self._grad_scale = 1.0

@@ -9,22 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
-GROUP_OPTIONS = {
-    "lr",
-    "betas",
-    "eps",
-    "scale",
-    "update_proj_gap",
-    "proj_type",
-    "convention",
-    "transport",
-    "residual",
-    "projector_dtype",
-    "inner",
-    "momentum",
-    "side",
-    "refresh_overlap",
-}
+from galore.trainer.optim.settings import PER_GROUP
+
+GROUP_OPTIONS = set(PER_GROUP) - {"weight_decay"}
 NamedParameter = tuple[str, nn.Parameter]
 SHOWN = 20  # names in a message, where layers have numbers only
 

@@ -11,11 +11,12 @@ Written once for the oriented weight (a, b). Which gradient a refresh of the sub
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from galore.kernels.family import RefreshMode
 from galore.kernels.linear import Factors
 from galore.kernels.ops.paths import Problem
 from galore.kernels.ops.projection import Dense, lift_update_, orient, project
@@ -26,8 +27,6 @@ from galore.trainer.optim.parts.refresh import RefreshSchedule, may_skip, settle
 from galore.trainer.optim.parts.storage import CODES, GradientSum, Kept
 from galore.trainer.optim.parts.subspace import KINDS, Subspace
 from galore.trainer.optim.slot import FullSlot, Update
-
-RefreshMode = Literal["delayed", "two-pass", "summed", "first-micro-batch"]
 
 
 class ProjectedSlot(FullSlot):

@@ -11,18 +11,18 @@ a refresh sees it as `summed` does. P N + D is formed in row blocks, without a f
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from galore.kernels.family import Residual
 from galore.kernels.ops.projection import Dense, project
-from galore.kernels.rules.residual import apollo_scale, column_squares, fira_terms, frugal_block
+from galore.kernels.rules.residual import Per, apollo_scale, column_squares, fira_terms, frugal_block
 from galore.trainer.optim.member import as_matrix
 from galore.trainer.optim.projected import ProjectedSlot
 from galore.trainer.optim.slot import Update
 
-Residual = Literal["none", "fira", "apollo", "apollo-mini", "frugal"]
 LIMITED = ("fira", "apollo", "apollo-mini")
 
 
@@ -91,7 +91,7 @@ class ResidualSlot(ProjectedSlot):
             alpha = {"reference_alpha": self.group["scale"]} if self.group["convention"] == "reference" else {}
             n, scale = fira_terms(r, n, gram=gram, **terms, **alpha)
             return p, n, self._scaled(whole, scale * grad_scale)
-        per: Literal["channel", "tensor"] = "channel" if self.kind == "apollo" else "tensor"
+        per: Per = "channel" if self.kind == "apollo" else "tensor"
         return None, None, self._scaled(whole, apollo_scale(r, n, per=per, **terms) * grad_scale)
 
     @property

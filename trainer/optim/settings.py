@@ -1,90 +1,154 @@
-"""The settings of a param group: none that cannot be meant, and those of the official package's groups as ours."""
+"""The settings of an optimizer and of each of its groups: checked, and those of the official package's groups as ours."""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import math
-from collections.abc import Callable
-from typing import Any, get_args
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import KW_ONLY, dataclass
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from galore.kernels.reference.operations import Side
-from galore.kernels.rules.adam import Convention
-from galore.kernels.rules.transport import Transport
+from galore.kernels.family import GroupSettings, Options, Side, contradiction, option, scale_of, transport_of
 from galore.trainer.optim.member import as_matrix
-from galore.trainer.optim.parts.inner import InnerRule
-from galore.trainer.optim.parts.storage import ProjectorDtype
-from galore.trainer.optim.parts.subspace import ProjType
-from galore.trainer.optim.residual import Residual
 
 OFFICIAL = ("std", "reverse_std", "left", "right", "full")  # proj_type of galore_torch, which is always by SVD
-CHOICES: dict[str, tuple[str | None, ...]] = {
-    "proj_type": get_args(ProjType),
-    "side": get_args(Side),
-    "inner": get_args(InnerRule),
-    "transport": (None, *get_args(Transport)),
-    "residual": get_args(Residual),
-    "projector_dtype": (None, *get_args(ProjectorDtype)),
-    "convention": get_args(Convention),
-}
 
 
-def _number(holds: Callable[[float], bool], optional: bool = False) -> Callable[[Any], bool]:
-    def check(value: Any) -> bool:
-        if value is None:
-            return optional
-        try:
-            number = float(value)
-        except (TypeError, ValueError):
-            return False
-        return math.isfinite(number) and holds(number)
+@dataclass(frozen=True)
+class OptimizerSettings(Options):
+    """What `GaLoreAdamW` takes beside the parameters; a group may have its own of those in `PER_GROUP`."""
 
-    return check
-
-
-RATE = _number(lambda x: x >= 0)
-NUMBERS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "lr": (RATE, "a finite number, not negative"),
-    "eps": (_number(lambda x: x > 0), "a finite number above 0"),
-    "weight_decay": (RATE, "a finite number, not negative"),
-    "scale": (_number(lambda x: x >= 0, optional=True), "a finite number, not negative, or None"),
-    "rank": (
-        _number(lambda x: x > 0 and (x < 1 or x == int(x)), optional=True),
-        "a whole number from 1, a share below 1 of the smaller side, or None",
-    ),
-    "update_proj_gap": (_number(lambda x: x >= 1 and x == int(x)), "a whole number of steps from 1"),
-    "refresh_overlap": (_number(lambda x: x >= 0, optional=True), "a finite number, not negative, or None"),
-    "momentum": (_number(lambda x: 0 <= x < 1), "a number from 0 to below 1"),
-}
+    lr: float = option(1e-2, "Learning rate", ge=0)
+    betas: tuple[float, float] = option((0.9, 0.999), "Decay of the first and of the second moment", ge=0, lt=1)
+    eps: float = option(1e-8, "Added to the square root of the second moment", gt=0)
+    weight_decay: float = option(0.0, "Decoupled weight decay", ge=0)
+    _: KW_ONLY
+    accumulator_dtype: torch.dtype = option(torch.float32, "Storage of gradient sums over micro-batches")
+    max_grad_norm: float | None = option(
+        None,
+        "Global norm that step() clips to; torch's clip_grad_norm_(parameters) finds no gradients to clip: give this, or "
+        "call that of the optimizer before step()",
+        gt=0,
+    )
+    accumulation: int | None = option(
+        None, "Micro-batches per step where known; lets summed free the whole gradient inside the last hook"
+    )
+    seed: int = option(0, "Of random subspaces and rounding; everything random is a pure function of (seed, step)")
 
 
-def settle_group(group: dict[str, Any], number: int) -> None:
-    """Turn the official package's `proj_type` into ours, in place, and check every setting.
+FIELDS = {each.name: each for each in dataclasses.fields(OptimizerSettings)}
+PER_GROUP = ("lr", "betas", "eps", "weight_decay", *(each.name for each in dataclasses.fields(GroupSettings)))
+RANK = "a whole number from 1, a share below 1 of the smaller side, or None"
+
+
+def written(name: str, value: object) -> str:
+    """An option and its value as Python has them."""
+    return f"{name}={value!r}"
+
+
+def settle(groups: list[dict[str, Any]], settings: OptimizerSettings) -> list[OptimizerSettings]:
+    """The settings of each group. In the groups the official package's `proj_type` becomes ours, and defaults that depend
+    on other settings are filled in.
 
     Raises:
-        ValueError: a setting cannot be meant; names it, its value and the group.
+        ValueError: a setting cannot be meant or contradicts another; names it, its value and the group.
     """
+    _check(vars(settings), [name for name in FIELDS if name not in PER_GROUP], "GaLoreAdamW")
+    if settings.max_grad_norm is not None and settings.update != "accumulate":
+        raise ValueError(f"{written('max_grad_norm', settings.max_grad_norm)}: only with update='accumulate'")
+    if settings.update == "immediate" and (settings.accumulation or 1) > 1:
+        raise ValueError(f"{written('accumulation', settings.accumulation)}: not with update='immediate'")
+    return [_settle_group(group, number, settings) for number, group in enumerate(groups)]
+
+
+def _settle_group(group: dict[str, Any], number: int, settings: OptimizerSettings) -> OptimizerSettings:
     name = f"group {number}" + (f" ({group['param_names'][0]} …)" if group["params"] else "")
     if group["proj_type"] in OFFICIAL:
         _settle_official(group, name)
-    for key, (holds, wanted) in NUMBERS.items():
-        if not holds(group[key]):
-            raise ValueError(f"{key}={group[key]!r} in {name}: it has to be {wanted}")
-    betas = group["betas"]
-    if not (isinstance(betas, (tuple, list)) and len(betas) == 2 and all(map(NUMBERS["momentum"][0], betas))):
-        raise ValueError(f"betas={betas!r} in {name}: they have to be two numbers from 0 to below 1")
-    for key, choices in CHOICES.items():
-        if group[key] not in choices:
-            raise ValueError(f"{key}={group[key]!r} in {name}: there are {', '.join(map(str, choices))}")
+    _check(group, PER_GROUP, name)
+    if not _is_rank(group["rank"]):
+        raise ValueError(f"{written('rank', group['rank'])} in {name}: it has to be {RANK}")
+    own, projected = _of_group(group, settings), group["rank"] is not None
+    if said := contradiction(own, projected, written):
+        raise ValueError(f"{name}: {said}")
+    group["transport"], group["scale"] = transport_of(own), scale_of(own, projected)
+    return _of_group(group, settings)
+
+
+def _of_group(group: dict[str, Any], settings: OptimizerSettings) -> OptimizerSettings:
+    return dataclasses.replace(settings, **{name: group[name] for name in PER_GROUP})
 
 
 def check_rates(groups: list[dict[str, Any]]) -> None:
     """Raise ValueError where a schedule has made the learning rate of a group something that no step can take."""
     for number, group in enumerate(groups):
-        if not RATE(group["lr"]):
-            wanted = NUMBERS["lr"][1]
-            raise ValueError(f"lr={group['lr']!r} in group {number}: it has to be {wanted}; nothing was changed")
+        if wrong := _wrong("lr", group["lr"]):
+            raise ValueError(f"{written('lr', group['lr'])} in group {number}: {wrong}; nothing was changed")
+
+
+def _check(values: Mapping[str, Any], names: Iterable[str], where: str) -> None:
+    """Raise ValueError for the first value that its declaration does not allow."""
+    for name in names:
+        if wrong := _wrong(name, values[name]):
+            raise ValueError(f"{written(name, values[name])} in {where}: {wrong}")
+
+
+def _wrong(name: str, value: Any) -> str | None:
+    """What the value of an option has to be instead; None where it may be as it is."""
+    hint, limits = _hints()[name], FIELDS[name].metadata
+    optional = NoneType in get_args(hint)
+    kind = next(each for each in get_args(hint) if each is not NoneType) if optional else hint
+    if optional and value is None:
+        return None
+    if get_origin(kind) is Literal:
+        choices = (*((None,) if optional else ()), *get_args(kind))
+        return None if value in choices else f"there are {', '.join(map(str, choices))}"
+    if kind is bool:
+        return None if value in (True, False) else "it has to be True or False"
+    if limits.keys().isdisjoint(ENDS):
+        return None
+    ends = _ends(limits) + (", or None" if optional else "")
+    if get_origin(kind) is tuple:
+        pair = isinstance(value, (tuple, list)) and len(value) == 2 and all(_is_within(each, limits) for each in value)
+        return None if pair else f"they have to be two numbers {ends}"
+    fits = _is_within(value, limits) and (kind is float or float(value).is_integer())
+    return None if fits else f"it has to be {'a whole' if kind is int else 'a finite'} number {ends}"
+
+
+ENDS: dict[str, tuple[Callable[[float, float], bool], str]] = {
+    "gt": (lambda x, end: x > end, "above"),
+    "ge": (lambda x, end: x >= end, "from"),
+    "lt": (lambda x, end: x < end, "below"),
+    "le": (lambda x, end: x <= end, "up to"),
+}
+
+
+def _is_within(value: Any, limits: Mapping[str, Any]) -> bool:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return False
+    return math.isfinite(number) and all(ENDS[end][0](number, limits[end]) for end in limits.keys() & ENDS)
+
+
+def _ends(limits: Mapping[str, Any]) -> str:
+    told = {end: limits[end] for end in ENDS if end in limits and not (end == "gt" and "ge" in limits)}
+    return " ".join(f"{ENDS[end][1]} {limit:{',' if isinstance(limit, int) else 'g'}}" for end, limit in told.items())
+
+
+def _is_rank(value: Any) -> bool:
+    return value is None or (_is_within(value, {"gt": 0}) and (value < 1 or float(value).is_integer()))
+
+
+@functools.cache
+def _hints() -> dict[str, Any]:
+    return get_type_hints(OptimizerSettings)
 
 
 def refuse_several_processes() -> None:

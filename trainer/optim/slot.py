@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from galore.kernels.family import StateDtype
 from galore.kernels.ops.projection import lift_update_
 from galore.kernels.storage.rounding import (
     RoundingNoise,
@@ -22,7 +23,7 @@ from galore.kernels.storage.rounding import (
 )
 from galore.trainer.optim.member import Member, as_matrix
 from galore.trainer.optim.parts.inner import AdamInner, make_inner
-from galore.trainer.optim.parts.storage import CODES, GradientSum, StateDtype
+from galore.trainer.optim.parts.storage import CODES, GradientSum
 
 ON_HOST = ("step", "refresh")  # counters in a parameter's state, read at every step
 

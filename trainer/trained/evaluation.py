@@ -9,13 +9,13 @@ from galore.trainer.checkpoint.checkpoint import Skipped
 from galore.trainer.common.errors import UserError
 from galore.trainer.data.batch import Data, Progress, Result
 from galore.trainer.data.prepare import read_data
-from galore.trainer.data.score import Mode
 from galore.trainer.evaluate import score_held_out
 from galore.trainer.machine.device import choose_threads
 from galore.trainer.models.capacity import check_capacity
 from galore.trainer.models.classifier import align_labels, head_modules
 from galore.trainer.recipe.load import LoadedRecipe
 from galore.trainer.recipe.schema.recipe import Recipe
+from galore.trainer.recipe.schema.train import EvalMode
 from galore.trainer.tasks.glue import TASKS
 from galore.trainer.trained.runmodel import StoredModel, load_run_model
 
@@ -39,7 +39,7 @@ def evaluate_stored(
     loaded: LoadedRecipe | None = None,
     *,
     device: str = "cpu",
-    mode: Mode | None = None,
+    mode: EvalMode | None = None,
     max_tokens: int | None = None,
     progress: Progress | None = None,
 ) -> Scored:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.printable import listed, shortened
+from galore.trainer.recipe.schema.data import BadRowPolicy
 
 Kind = Literal[
     "invalid_utf8",
@@ -91,7 +92,7 @@ def utf8_length(text: str) -> int:
 class BadRows:
     """Counts bad rows by kind, or refuses the first one; and what was noted of good ones."""
 
-    policy: Literal["skip", "error"]
+    policy: BadRowPolicy
     counts: Counter[Kind] = field(default_factory=Counter)
     noted: Counter[str] = field(default_factory=Counter)  # by the words of `chat.Example.notes`
     first: dict[Kind, str] = field(default_factory=dict)  # where each kind was first met

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from galore.kernels.family import StateDtype, Transport
 from galore.kernels.ops.direction import adam_direction_
 from galore.kernels.rules.adafactor import AdafactorRule
 from galore.kernels.rules.adam import AdamRule
 from galore.kernels.rules.orthogonalize import OrthogonalRule, rms_scale
-from galore.kernels.rules.transport import Transport, transport
+from galore.kernels.rules.transport import transport
 from galore.trainer.optim.member import Member
-from galore.trainer.optim.parts.storage import StateDtype, moment, moments, new_state
+from galore.trainer.optim.parts.storage import moment, moments, new_state
 
-InnerRule = Literal["adamw", "adafactor", "muon", "sumo"]
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
+from galore.kernels.family import ProjectorDtype, StateDtype
 from galore.kernels.ops.compressed import compress, expand
 from galore.kernels.storage import blockwise
 from galore.kernels.storage.layout import GROUP
 from galore.kernels.storage.moments import Moments, Storage, storage
 
-StateDtype = Literal["float32", "8bit", "fp8"]
 SMALLEST_QUANTIZED = 4096  # elements; smaller tensors stay fp32, as in bitsandbytes
 
 
@@ -42,7 +40,6 @@ def moments(state: dict[str, Tensor]) -> Moments:
     return Moments(state["exp_avg"], state["exp_avg_sq"], state.get("exp_avg_absmax"), state.get("exp_avg_sq_absmax"))
 
 
-ProjectorDtype = Literal["float32", "bfloat16", "int8", "int4"]
 CODES, ABSMAX = "projector", "projector_absmax"  # names in a parameter's state
 Kept = dict[str, Tensor]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -11,6 +10,7 @@ from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from galore.kernels.dct import dct_matrix, index_dtype, random_basis, top_columns
 from galore.kernels.decompose import Basis
+from galore.kernels.family import ProjectorDtype, ProjType
 from galore.kernels.reference.operations import is_transposed, orient
 from galore.kernels.rules.transport import change_of_basis
 from galore.kernels.storage.layout import Compressed, Matrix
@@ -27,9 +27,7 @@ from galore.kernels.subspace import (
 from galore.trainer.optim.member import Member
 from galore.trainer.optim.parts.inner import first_moment
 from galore.trainer.optim.parts.refresh import RefreshSchedule
-from galore.trainer.optim.parts.storage import ABSMAX, CODES, Kept, ProjectorDtype, keep, matrix, planned
-
-ProjType = Literal["svd", "randomized", "power", "random", "dct"]
+from galore.trainer.optim.parts.storage import ABSMAX, CODES, Kept, keep, matrix, planned
 
 
 class Subspace:

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from galore.trainer.recipe.schema.section import Bytes, Length, Pieces, Rows, Section, Threads, execution
 
 TaskName = Literal["cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli"]
+BadRowPolicy = Literal["skip", "error"]
 
 
 class DataSection(Section):
@@ -74,7 +75,7 @@ class DataSection(Section):
         True, description="Permute the sequences of every epoch; the order is a pure function of (seed, step)"
     )
     shuffle_buffer_size: Rows = Field(10_000, description="hub: documents in the shuffle buffer of the stream")
-    on_bad_rows: Literal["skip", "error"] = Field(
+    on_bad_rows: BadRowPolicy = Field(
         "skip", description="Invalid UTF-8, missing field, empty, NUL bytes, oversized: count and skip, or refuse"
     )
     max_document_bytes: Bytes = Field(50_000_000, description="A row longer than this, in bytes, is a bad row")

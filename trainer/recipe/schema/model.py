@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from galore.trainer.recipe.schema.section import (
     Deviation,
+    FloatType,
     Layers,
     Length,
     Positive,
@@ -56,7 +57,7 @@ class ModelSection(Section):
     rope_theta: Positive = Field(10000.0, description="Base of the rotary frequencies")
     initializer_range: Deviation = Field(0.02, description="Standard deviation of the initial weights")
     tie_word_embeddings: bool = Field(False, description="Share the embedding with the output head")
-    dtype: Literal["float32", "bfloat16"] = Field("bfloat16", description="Storage and compute type of the weights")
+    dtype: FloatType = Field("bfloat16", description="Storage and compute type of the weights")
     attn_implementation: Literal["sdpa", "flash_attention_2", "eager"] = execution(
         "sdpa", "Attention kernel; one that cannot run here is refused"
     )

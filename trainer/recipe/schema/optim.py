@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, model_validator
 
+from galore.kernels.family import (
+    ON_SKETCHES,
+    Options,
+    RefreshMode,
+    Transport,
+    contradiction,
+    refresh_of,
+    scale_of,
+    transport_of,
+)
 from galore.trainer.recipe.schema.section import (
+    FloatType,
     Fraction,
     NonNegative,
     Positive,
@@ -16,15 +27,16 @@ from galore.trainer.recipe.schema.section import (
     StepsOrNone,
     Width,
     execution,
+    with_options,
 )
 
-RefreshMode = Literal["delayed", "two-pass", "summed", "first-micro-batch"]
+Method = Literal["galore", "lora", "full"]
 
 
-class OptimSection(Section):
-    """How weights move. `galore` trains all weights; `lora` trains adapters or factors; `full` is the AdamW control."""
+class _Targets(Section):
+    """What is trained, at which rates, and which matrices in a subspace."""
 
-    method: Literal["galore", "lora", "full"] = Field(
+    method: Method = Field(
         "galore", description="galore: low-rank gradient projection; lora: adapters through peft; full: full-rank AdamW"
     )
     learning_rate: Positive = Field(0.01, description="Peak learning rate, per optimizer step")
@@ -55,74 +67,27 @@ class OptimSection(Section):
         ("self_attn", "mlp"),
         description="Layers to project or adapt: parts of their module path; each must match (galore: convolutions and embeddings too)",
     )
-    scale: Positive | None = Field(
-        None,
-        description="α: factor on the update of the target matrices; null is 0.25 for galore and fira, 1 for the others",
-    )
-    update_proj_gap: Steps = Field(200, description="T: optimizer steps between two refreshes of one layer's subspace")
-    proj_type: Literal["svd", "randomized", "power", "dct", "random"] = Field(
-        "randomized",
-        description="How the subspace is found: full SVD, randomized range finder, one warm power step, columns of a DCT, or drawn from the seed and never stored",
-    )
-    side: Literal["auto", "left", "right"] = Field(
-        "auto", description="Which side of a weight (m, n) is projected: left is m, right is n, auto the smaller one"
-    )
-    refresh_overlap: float | None = Field(
-        None,
-        gt=0,
-        le=1,
-        description="Lazy refresh: a layer whose subspace kept this share of itself waits twice as long for its next refresh; null never waits",
-    )
-    inner: Literal["adamw", "adafactor", "muon", "sumo"] = Field(
-        "adamw",
-        description="Rule of the update (docs/optimizer.md): AdamW, Adafactor, orthogonalised momentum by Newton-Schulz (muon) or exactly (sumo)",
-    )
-    momentum: float = Field(0.95, ge=0, lt=1, description="muon, sumo: decay of the momentum")
-    transport: Literal["keep", "reset", "rotate"] | None = Field(
-        None,
-        description="What the moments do when a layer's subspace changes: keep (GaLore's paper), start at 0, or rotate into the new one; null rotates, and keeps with a random subspace or convention: reference",
-    )
-    residual: Literal["none", "fira", "apollo", "apollo-mini", "frugal"] = Field(
-        "none",
-        description="What is added from outside the subspace (docs/optimizer.md); all but none keep the whole gradient until the step",
-    )
-    projector_dtype: Literal["float32", "bfloat16", "int8", "int4"] | None = Field(
-        None, description="How the projectors are kept; null is the type of the weights, int4 is Q-GaLore's"
-    )
-    refresh: RefreshMode | None = Field(
-        None,
-        description="Which gradient a refresh sees (docs/optimizer.md); null is delayed, and summed for svd and with a residual",
-    )
-    stagger: bool = Field(
-        True,
-        description="Spread the refreshes of the layers over the gap; false refreshes all in one step, as the official code does",
-    )
-    update: Literal["accumulate", "immediate"] = Field(
-        "accumulate",
-        description="accumulate: step after the backward; immediate: inside the hook, no accumulation and no clipping",
-    )
+
+
+if TYPE_CHECKING:
+
+    class _Composition(_Targets, Options):
+        """The options of the family, as they are declared there."""
+else:
+    _Composition = with_options(_Targets, Options)
+
+
+class OptimSection(_Composition):
+    """How weights move. `galore` trains all weights; `lora` trains adapters or factors; `full` is the AdamW control."""
+
     projection: Literal["backward", "hook"] = execution(
         "backward",
         "Where gradients are projected: from their factors inside the linear layers' backward, where that saves work, or in a hook",
     )
-    convention: Literal["paper", "reference"] = Field(
-        "paper",
-        description="reference: arithmetic order of the official code (epsilon before bias correction, decay after the update, synchronous refresh)",
-    )
-    state_dtype: Literal["float32", "8bit", "fp8"] = Field(
-        "float32",
-        description="Storage of Adam's moments; 8bit is the blockwise dynamic format of bitsandbytes, fp8 e4m3 with the same blocks",
-    )
-    accumulator_dtype: Literal["float32", "bfloat16"] = Field(
-        "float32", description="Storage of gradient sums over micro-batches"
-    )
+    accumulator_dtype: FloatType = Field("float32", description="Storage of gradient sums over micro-batches")
     weight_dtype: Literal["int8"] | None = Field(
         None,
         description="galore: how target matrices are stored; null as model.dtype says; int8: 8-bit codes and a scale per group of a row, updates rounded stochastically",
-    )
-    weight_rounding: Literal["stochastic", "nearest", "compensated"] = Field(
-        "stochastic",
-        description="How bfloat16 weights take an fp32 update: rounded, or exactly, the rest kept in 16 more bits; float32 ones need none",
     )
     adapter: Literal["lora", "relora", "factors"] | None = Field(
         None,
@@ -142,19 +107,15 @@ class OptimSection(Section):
 
     @property
     def effective_scale(self) -> float:
-        if self.scale is not None:
-            return self.scale
-        return 0.25 if self.method == "galore" and self.residual in ("none", "fira") else 1.0
+        return scale_of(self, self.method == "galore")
 
     @property
     def effective_refresh(self) -> RefreshMode:
-        within = self.proj_type in SKETCHABLE and self.residual == "none"
-        return self.refresh or ("delayed" if within else "summed")
+        return refresh_of(self)
 
     @property
-    def effective_transport(self) -> Literal["keep", "reset", "rotate"]:
-        found = self.proj_type != "random" and self.convention == "paper"
-        return self.transport or ("rotate" if found else "keep")
+    def effective_transport(self) -> Transport:
+        return transport_of(self)
 
     @model_validator(mode="after")
     def _settings_agree(self) -> Self:
@@ -162,16 +123,10 @@ class OptimSection(Section):
         return self
 
 
-ON_SKETCHES = ("delayed", "two-pass")
-SKETCHABLE = ("randomized", "power", "dct")  # kinds of subspace that a linear sketch is enough for
-
-
 def check_optimizer(optim: OptimSection) -> None:
     """Raise ValueError for the first contradiction."""
-    if optim.proj_type not in SKETCHABLE and optim.effective_refresh in ON_SKETCHES:
-        raise ValueError(
-            f"refresh: {optim.refresh} works on a linear sketch and needs proj_type: {', '.join(SKETCHABLE)}; with {optim.proj_type} choose summed or first-micro-batch"
-        )
+    if said := contradiction(optim, optim.method == "galore", _written):
+        raise ValueError(said)
     if optim.refresh == "two-pass" and optim.stagger:
         raise ValueError(
             "refresh: two-pass repeats the micro-batches of a refresh step; with stagger: true nearly every step is one; set stagger: false, or refresh: delayed"
@@ -190,19 +145,19 @@ def check_optimizer(optim: OptimSection) -> None:
     _check_adapter(optim)
 
 
+def _written(name: str, value: object) -> str:
+    return f"{name}: {value}"
+
+
 def _check_subspace(optim: OptimSection) -> None:
-    if optim.transport == "rotate" and optim.proj_type == "random":
-        raise ValueError(
-            "transport: rotate goes from one orthonormal basis to the next; with proj_type: random write keep or reset"
-        )
     if optim.weight_dtype == "int8" and optim.weight_rounding == "compensated":
         raise ValueError(
             "weight_rounding: compensated is for bfloat16 weights: with weight_dtype: int8 write stochastic"
         )
     if optim.refresh_overlap is not None and optim.proj_type == "random":
         raise ValueError("refresh_overlap compares bases that are found; with proj_type: random leave it out")
-    if optim.inner != "adamw" and optim.convention == "reference":
-        raise ValueError("convention: reference is that of the official AdamW: write inner: adamw")
+    if optim.refresh in ON_SKETCHES and optim.proj_type == "random":
+        raise ValueError(f"refresh: {optim.refresh} finds bases; with proj_type: random they are drawn: leave it out")
 
 
 def _check_without_subspace(optim: OptimSection) -> None:
@@ -234,7 +189,7 @@ def _check_immediate(optim: OptimSection) -> None:
         raise ValueError(
             "update: immediate steps before all gradients exist, so it cannot clip: set max_grad_norm: null, or update: accumulate (costs one r×n accumulator per layer)"
         )
-    if optim.effective_refresh != "first-micro-batch":
+    if optim.refresh != "first-micro-batch":
         raise ValueError(
             "update: immediate refreshes inside the hook: set refresh: first-micro-batch, or update: accumulate"
         )

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import dataclasses
+from typing import Annotated, Any, Literal, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, create_model
+
+from galore.kernels.family import LARGEST, MOST_STEPS, SMALLEST
 
 # The kinds of number, each with its end. Beyond it lies nothing but a slip, which would cost work or memory without end.
 Layers = Annotated[int, Field(gt=0, le=2_000)]
@@ -13,20 +16,20 @@ Length = Annotated[int, Field(gt=0, le=2**24)]  # of a sequence, in tokens
 Vocabulary = Annotated[int, Field(gt=0, le=2**31 - 1)]
 Pieces = Annotated[int, Field(gt=0, le=2**24)]  # of a vocabulary that is made here
 Rows = Annotated[int, Field(gt=0, le=2**24)]  # sequences or documents, which are numbered in memory
-Steps = Annotated[int, Field(gt=0, le=2**31 - 1)]
-StepsOrNone = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Steps = Annotated[int, Field(gt=0, le=MOST_STEPS)]
+StepsOrNone = Annotated[int, Field(ge=0, le=MOST_STEPS)]
 Checkpoints = Annotated[int, Field(ge=2, le=1_000_000)]
 Threads = Annotated[int, Field(gt=0, le=1024)]
 Bytes = Annotated[int, Field(gt=0, le=2**40)]
 Tokens = Annotated[int, Field(gt=0, le=2**63 - 1)]
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
 Epochs = Annotated[float, Field(gt=0, le=1_000_000)]
-SMALLEST, LARGEST = 1.1754943508222875e-38, 3.4028234663852886e38  # what float32 can say with all its digits
 Positive = Annotated[float, Field(gt=0, ge=SMALLEST, le=LARGEST)]
 NonNegative = Annotated[float, Field(ge=0, le=LARGEST)]
 Deviation = Annotated[float, Field(gt=0, ge=SMALLEST, le=1)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Share = Annotated[float, Field(gt=0.0, lt=1.0)]
+FloatType = Literal["float32", "bfloat16"]
 
 
 def execution(default: Any, description: str, **constraints: Any) -> Any:
@@ -36,3 +39,12 @@ def execution(default: Any, description: str, **constraints: Any) -> Any:
 
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+
+
+def with_options(section: type[Section], options: type[Any]) -> type[Section]:
+    """`section`, and after its own fields those of a dataclass, whose metadata are keywords of pydantic's Field."""
+    types = get_type_hints(options)
+    fields: dict[str, Any] = {
+        each.name: (types[each.name], Field(each.default, **each.metadata)) for each in dataclasses.fields(options)
+    }
+    return create_model(options.__name__, __base__=section, __module__=section.__module__, **fields)

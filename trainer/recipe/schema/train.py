@@ -23,6 +23,7 @@ from galore.trainer.recipe.schema.section import (
 )
 
 LARGEST_SUGGESTION = 4096
+EvalMode = Literal["token", "paper"]
 
 
 def _largest_divisor(number: int, limit: int) -> int:
@@ -97,7 +98,7 @@ class EvalSection(Section):
     eval_epochs: Steps | None = execution(
         None, "Passes over the training data between evaluations, instead of eval_steps; not for a stream"
     )
-    mode: Literal["token", "paper"] = Field(
+    mode: EvalMode = Field(
         "token",
         description="token: mean over held-out tokens; paper: mean of batch means divided by n + 1 batches, as published",
     )

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
+from galore.trainer.recipe.schema.optim import Method
 from galore.trainer.tasks.glue import TASKS
 
-Method = Literal["full", "galore", "lora"]
 SOURCE = "GaLore, arXiv 2403.03507v2"
 MEGABYTE = 10**6
 

@@ -1,0 +1,177 @@
+"""The optimizer family in words: its options, each declared once, their defaults that depend on others, what contradicts.
+
+Torch-free: of these declarations the keywords of `GaLoreAdamW`, its param groups, the section `optim` of a recipe and the
+texts of help are made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+ProjType = Literal["svd", "randomized", "power", "dct", "random"]
+Side = Literal["auto", "left", "right"]
+InnerRule = Literal["adamw", "adafactor", "muon", "sumo"]
+Transport = Literal["keep", "reset", "rotate"]
+Residual = Literal["none", "fira", "apollo", "apollo-mini", "frugal"]
+ProjectorDtype = Literal["float32", "bfloat16", "int8", "int4"]
+RefreshMode = Literal["delayed", "two-pass", "summed", "first-micro-batch"]
+UpdateMode = Literal["accumulate", "immediate"]
+Convention = Literal["paper", "reference"]
+StateDtype = Literal["float32", "8bit", "fp8"]
+WeightRounding = Literal["stochastic", "nearest", "compensated"]
+
+SKETCHABLE = ("randomized", "power", "dct")  # kinds of subspace that a linear sketch is enough for
+ON_SKETCHES = ("delayed", "two-pass")
+GALORE_SCALE = 0.25  # α of the paper
+MOST_STEPS = 2**31 - 1
+SMALLEST, LARGEST = 1.1754943508222875e-38, 3.4028234663852886e38  # what float32 can say with all its digits
+
+
+def option(default: Any, description: str, **limits: float) -> Any:
+    """A field of a dataclass with its meaning and the ends of its numbers: gt, ge, lt, le as pydantic calls them.
+
+    A description says `null` for None, as a recipe does.
+    """
+    return field(default=default, metadata={"description": description, **limits})
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupSettings:
+    """The options that each param group may have for itself."""
+
+    scale: float | None = option(
+        None,
+        "α: factor on the update of the target matrices; null is 0.25 for galore and fira, 1 for the others",
+        gt=0,
+        ge=SMALLEST,
+        le=LARGEST,
+    )
+    update_proj_gap: int = option(
+        200, "T: optimizer steps between two refreshes of one layer's subspace", gt=0, le=MOST_STEPS
+    )
+    proj_type: ProjType = option(
+        "randomized",
+        "How the subspace is found: full SVD, randomized range finder, one warm power step, columns of a DCT, or drawn from the seed and never stored",
+    )
+    side: Side = option(
+        "auto", "Which side of a weight (m, n) is projected: left is m, right is n, auto the smaller one"
+    )
+    refresh_overlap: float | None = option(
+        None,
+        "Lazy refresh: a layer whose subspace kept this share of itself waits twice as long for its next refresh; null never waits",
+        gt=0,
+        le=1,
+    )
+    inner: InnerRule = option(
+        "adamw",
+        "Rule of the update (docs/optimizer.md): AdamW, Adafactor, orthogonalised momentum by Newton-Schulz (muon) or exactly (sumo)",
+    )
+    momentum: float = option(0.95, "muon, sumo: decay of the momentum", ge=0, lt=1)
+    transport: Transport | None = option(
+        None,
+        "What the moments do when a layer's subspace changes: keep (GaLore's paper), start at 0, or rotate into the new one; null rotates, and keeps with a random subspace or convention: reference",
+    )
+    residual: Residual = option(
+        "none",
+        "What is added from outside the subspace (docs/optimizer.md); all but none keep the whole gradient until the step",
+    )
+    projector_dtype: ProjectorDtype | None = option(
+        None, "How the projectors are kept; null is the type of the weights, int4 is Q-GaLore's"
+    )
+    convention: Convention = option(
+        "paper",
+        "reference: arithmetic order of the official code (epsilon before bias correction, decay after the update, synchronous refresh)",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(GroupSettings):
+    """All options: those of a group, and those that the groups of one optimizer share."""
+
+    refresh: RefreshMode | None = option(
+        None,
+        "Which gradient a refresh sees (docs/optimizer.md); null is delayed, and summed for svd and with a residual",
+    )
+    stagger: bool = option(
+        True,
+        "Spread the refreshes of the layers over the gap; false refreshes all in one step, as the official code does",
+    )
+    update: UpdateMode = option(
+        "accumulate",
+        "accumulate: step after the backward; immediate: inside the hook, no accumulation and no clipping",
+    )
+    state_dtype: StateDtype = option(
+        "float32",
+        "Storage of Adam's moments; 8bit is the blockwise dynamic format of bitsandbytes, fp8 e4m3 with the same blocks",
+    )
+    weight_rounding: WeightRounding = option(
+        "stochastic",
+        "How bfloat16 weights take an fp32 update: rounded, or exactly, the rest kept in 16 more bits; float32 ones need none",
+    )
+
+
+def scale_of(options: GroupSettings, projected: bool) -> float:
+    """α in force."""
+    if options.scale is not None:
+        return options.scale
+    return GALORE_SCALE if projected and options.residual in ("none", "fira") else 1.0
+
+
+def transport_of(options: GroupSettings) -> Transport:
+    """What the moments do: a random subspace has no basis to rotate from, and the official code keeps them."""
+    found = options.proj_type != "random" and options.convention == "paper"
+    return options.transport or ("rotate" if found else "keep")
+
+
+def refresh_of(options: Options) -> RefreshMode:
+    """Which gradient a refresh sees; a random subspace comes from the seed and never asks for one."""
+    if options.update == "immediate" or options.proj_type == "random":
+        return "first-micro-batch"
+    within = options.proj_type in SKETCHABLE and options.residual == "none"
+    return options.refresh or ("delayed" if within else "summed")
+
+
+@dataclass(frozen=True)
+class Contradiction:
+    """Options that cannot be meant together; in `says` one in braces stands for its name and its value."""
+
+    found: Callable[[Options], bool]
+    says: str
+
+
+ANYWHERE: tuple[Contradiction, ...] = (
+    Contradiction(
+        lambda o: o.inner != "adamw" and o.convention == "reference",
+        "{convention} is that of the official AdamW, which {inner} is not: take inner adamw, or convention paper",
+    ),
+)
+IN_A_SUBSPACE: tuple[Contradiction, ...] = (
+    Contradiction(
+        lambda o: o.transport == "rotate" and o.proj_type == "random",
+        "{transport} goes from one orthonormal basis to the next, and {proj_type} has none: take keep or reset",
+    ),
+    Contradiction(
+        lambda o: o.update == "immediate" and o.refresh not in (None, "first-micro-batch"),
+        "{update} refreshes from the gradient inside the hook, {refresh} cannot: take first-micro-batch, or accumulate",
+    ),
+    Contradiction(
+        lambda o: o.refresh in ON_SKETCHES and o.proj_type not in (*SKETCHABLE, "random"),
+        "{refresh} works on a linear sketch, which is enough for "
+        + ", ".join(SKETCHABLE)
+        + "; with {proj_type} take summed or first-micro-batch",
+    ),
+)
+
+
+def contradiction(options: Options, projected: bool, write: Callable[[str, object], str]) -> str | None:
+    """The first one, its options put by `write` into the words of a recipe or of Python; None where all agree.
+
+    Args:
+        projected: whether there is a subspace at all.
+    """
+    for each in ANYWHERE + IN_A_SUBSPACE if projected else ANYWHERE:
+        if each.found(options):
+            return each.says.format(**{name: write(name, value) for name, value in vars(options).items()})
+    return None

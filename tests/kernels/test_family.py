@@ -1,0 +1,58 @@
+"""The declarations of the optimizer family: torch-free, and what is declared there is all that anybody has to be told."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+
+from galore.kernels import family
+from galore.kernels.family import Options, contradiction, refresh_of, scale_of, transport_of
+
+
+def written(name: str, value: object) -> str:
+    return f"<{name} {value}>"
+
+
+def test_neither_the_declarations_nor_a_recipe_need_torch() -> None:
+    code = "import sys, galore.kernels.family, galore.trainer.recipe.load; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+def test_defaults_that_depend_on_others() -> None:
+    assert (scale_of(Options(), True), scale_of(Options(), False)) == (0.25, 1.0)
+    assert (scale_of(Options(residual="fira"), True), scale_of(Options(residual="apollo"), True)) == (0.25, 1.0)
+    assert scale_of(Options(scale=2.0), True) == 2.0
+    assert transport_of(Options()) == "rotate"
+    assert transport_of(Options(proj_type="random")) == transport_of(Options(convention="reference")) == "keep"
+    assert transport_of(Options(proj_type="random", transport="reset")) == "reset"
+    assert refresh_of(Options()) == refresh_of(Options(proj_type="dct")) == "delayed"
+    assert refresh_of(Options(proj_type="svd")) == refresh_of(Options(residual="fira")) == "summed"
+    assert refresh_of(Options(update="immediate")) == refresh_of(Options(proj_type="random")) == "first-micro-batch"
+    assert refresh_of(Options(proj_type="svd", refresh="first-micro-batch")) == "first-micro-batch"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (Options(inner="muon", convention="reference"), "<convention reference> is that of the official AdamW"),
+        (Options(transport="rotate", proj_type="random"), "<proj_type random> has none: take keep or reset"),
+        (Options(update="immediate", refresh="summed"), "<refresh summed> cannot: take first-micro-batch"),
+        (Options(proj_type="svd", refresh="two-pass"), "with <proj_type svd> take summed or first-micro-batch"),
+    ],
+)
+def test_a_contradiction_is_told_in_the_words_of_whoever_asks(options: Options, said: str) -> None:
+    assert said in str(contradiction(options, True, written))
+    everywhere = options.inner == "muon"
+    assert (contradiction(options, False, written) is not None) == everywhere
+
+
+def test_every_contradiction_is_seen_by_a_test_above_and_no_default_is_one() -> None:
+    assert len(family.ANYWHERE + family.IN_A_SUBSPACE) == 4
+    assert contradiction(Options(), True, written) is None
+
+
+def test_every_option_says_what_it_means() -> None:
+    assert all(each.metadata["description"] for each in dataclasses.fields(Options))
