@@ -27,7 +27,7 @@ $(READY): constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt torch setuptools
 	$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[all,bench,dev]'
-	mkdir -p build/dev/galore && cd build/dev/galore && ln -sfn ../../../cli ../../../trainer ../../../kernels ../../../recipes .
+	mkdir -p build/dev/galore && cd build/dev/galore && ln -sfn ../../../cli ../../../trainer ../../../kernels ../../../recipes ../../../galore/*.py ../../../galore/py.typed .
 	touch $@
 
 dev: $(READY)  ## virtual environment with everything, pinned; link tree for mypy and the IDE
@@ -56,7 +56,7 @@ fmt: $(READY)
 wheel: $(READY)  ## dist/*.whl, installed and run from an empty environment
 	rm -rf dist build/lib && $(PY) -m build -q --wheel && $(PY) -m pytest -q -m slow tests/test_wheel.py
 
-prove: $(READY)  ## kill, fail, corrupt, fuzz: nothing is lost and nothing lies (12 minutes; PROVE_ARGS=--help)
+prove: $(READY)  ## kill, fail, corrupt, fuzz: nothing is lost and nothing lies (17 minutes; PROVE_ARGS=--help)
 	PYTHONPATH=bench $(PY) -m prove $(PROVE_ARGS)
 
 mutations: $(READY)  ## faults put into a copy of the tree one by one: some test must see each (10 minutes)

@@ -74,22 +74,24 @@ def prepare(ours: bool, dtype: str, tokens: int) -> tuple[Callable[[], None], in
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from galore.trainer.data.batch import Batch
+    from galore.trainer.data.rows.tokenbatch import TokenBatch
     from galore.trainer.flops import attention_width, flops_per_token
     from galore.trainer.models.cpu import optimize_decoder
-    from galore.trainer.step import count_targets, summed_loss
+    from galore.trainer.step import count_targets, summed_losses
 
     torch.manual_seed(0)
     config = LlamaConfig(**LLAMA_60M, use_cache=False, attn_implementation="sdpa")
     model = LlamaForCausalLM(config).to(getattr(torch, dtype)).train()
     ids = torch.randint(0, config.vocab_size, (tokens // SEQUENCE, SEQUENCE))
-    batch = Batch(ids, ids, tuple(range(len(ids))))
+    batch = TokenBatch(ids, ids, tuple(range(len(ids))))
     if ours:
         optimize_decoder(model)
 
     def step() -> None:
         model.zero_grad(set_to_none=True)
-        loss = summed_loss(model, batch) / count_targets(batch) if ours else model(input_ids=ids, labels=ids).loss
+        loss = (
+            summed_losses(model, batch).total / count_targets(batch) if ours else model(input_ids=ids, labels=ids).loss
+        )
         loss.backward()
 
     matrices = flops_per_token(model, 0)

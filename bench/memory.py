@@ -2,7 +2,7 @@
 
 measured   predicted against the CPU's allocator, for real steps of LLaMA-60M and 350M (20 minutes)
 published  LLaMA-7B against figures of other code for the same settings
-shipped    every shipped recipe of a model from its dimensions on a 24 GB card; `shipped --write` puts it into README.md
+shipped    every shipped recipe of a model from its dimensions on a 24 GB card; `shipped --write` puts it into docs/memory.md
 sizes      seconds and resident memory of a profile, from 7B to 70B
 """
 
@@ -23,7 +23,7 @@ from galore.trainer.recipe.load import LoadedRecipe, load_recipe
 from galore.trainer.recipe.shipped import shipped_names
 
 GIB = 2**30
-README = Path(__file__).parents[1] / "README.md"
+PAGE = Path(__file__).parents[1] / "docs/memory.md"
 HEAD = (
     "| recipe | micro-batch × tokens | peak in the | allocated, GiB | total, GiB | of | RTX 4090 |\n" + "|---" * 7 + "|"
 )
@@ -92,9 +92,9 @@ def shipped() -> None:
             rows.append(shipped_row(loaded))
             print(rows[-1], flush=True)
     if "--write" in sys.argv:
-        above, _, rest = README.read_text(encoding="utf-8").partition(HEAD)
+        above, _, rest = PAGE.read_text(encoding="utf-8").partition(HEAD)
         below = rest[rest.index("\n\n") :]
-        README.write_text(above + "\n".join([HEAD, *rows]) + below, encoding="utf-8")
+        PAGE.write_text(above + "\n".join([HEAD, *rows]) + below, encoding="utf-8")
 
 
 def shipped_row(loaded: LoadedRecipe) -> str:

@@ -31,7 +31,7 @@ sys.path.append(str(Path(__file__).parent))  # a safe path leaves this folder ou
 from faults import FAULTS
 
 ROOT = Path(__file__).resolve().parents[1]
-PARTS = ("bench", "cli", "docs", "kernels", "recipes", "tests", "trainer")
+PARTS = ("bench", "cli", "docs", "galore", "kernels", "recipes", "tests", "trainer")
 PACKAGES = ("cli", "kernels", "recipes", "trainer")
 PRELOADED = ("torch", "pydantic", "transformers.models.llama.modeling_llama")
 LIMIT = 300  # seconds for the tests of one fault; one that hangs them is seen
@@ -83,8 +83,8 @@ class Copy:
         for file in (file for file in root.glob("[!.]*") if file.is_file()):
             shutil.copy(file, folder)
         (self.links / "galore").mkdir(parents=True)
-        for package in PACKAGES:
-            (self.links / "galore" / package).symlink_to(folder / package)
+        for source in [*(folder / package for package in PACKAGES), *(folder / "galore").glob("*.py")]:
+            (self.links / "galore" / source.name).symlink_to(source)
 
     def passes(self, file: str, choice: str) -> bool | None:
         """Whether these tests pass; None where they could not be run, and False where they hang or crash."""

@@ -145,7 +145,7 @@ def ours(task: Task) -> None:
     import torch
 
     from galore.trainer.build import Run, build_model
-    from galore.trainer.data.batch import Batch
+    from galore.trainer.data.rows.tokenbatch import TokenBatch
     from galore.trainer.loop import train
     from galore.trainer.machine.signals import StopOnSignal
     from galore.trainer.optimizer import attach_optimizer
@@ -160,13 +160,12 @@ def ours(task: Task) -> None:
     class Data:
         num_sequences = ROWS
 
-        def global_batch(self, step: int) -> Batch:
+        def global_batch(self, step: int) -> TokenBatch:
             baton.begin()
             numbers = [(step * task.rows + row) % ROWS for row in range(task.rows)]
-            return Batch(ids[numbers], ids[numbers], tuple(numbers))
+            return TokenBatch(ids[numbers], ids[numbers], tuple(numbers))
 
-        def validation_batches(self, *args: Any) -> Any:
-            return iter(())
+        has_validation = False
 
         def position(self) -> dict[str, Any]:
             return {}

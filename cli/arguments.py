@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -37,6 +38,13 @@ def _refuse_key(option: str, value: str) -> None:
         given = "" if value.startswith("--") or "=" in value else value
         what = "is no option but a key of the recipe"
         raise UserError(what, where=option, fix=f"write {path}={implied or given or '…'}")
+
+
+def finite(value: float) -> float:
+    """Of an option: refuses `nan`, which lies within any range."""
+    if not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is no number to compute with")
+    return value
 
 
 class DeviceName(StrEnum):

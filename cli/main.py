@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+import galore
 from galore.cli.arguments import RecipeVerb
 from galore.cli.errors import READER_LEFT, ReportingGroup
 from galore.cli.verbs.bench import app as bench
@@ -41,14 +42,12 @@ app.add_typer(bench, name="bench")
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from galore.cli.show.machine import version_of
-
-        typer.echo(f"galore {version_of('galore-llm') or '(a source tree, not installed)'}")
+        typer.echo(f"galore {galore.__version__}")
         raise typer.Exit
 
 
 @app.callback()
-def galore(
+def root(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
     ] = False,

@@ -1,4 +1,7 @@
-"""The source tree with one line per file, from the files' own docstrings: `python docs/tree.py` rewrites the README's."""
+"""The folders and files of the sources, one line each, from their own docstrings.
+
+`python docs/tree.py` writes the folders into README.md and every file into docs/tree.md.
+"""
 
 from __future__ import annotations
 
@@ -7,53 +10,55 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-FLOORS = {
-    "cli": "Typer verbs and what the terminal shows; no torch before a verb runs",
-    "trainer": "recipe → run → loop → checkpoint, metrics, report",
-    "kernels": "tensors only: project, Adam, lift and update, quantise, subspace, cross-entropy",
-    "recipes": "YAML only: demo, finetune-instruct, roberta-glue, llama-60m … llama-7b and their variants",
-}
+TOPS = ("galore", "cli", "trainer", "kernels", "recipes")
 BESIDE = {
-    "tests": "mirrors the source tree",
-    "bench": "what needs time or hardware; results by date and machine",
-    "docs": "optimizer, instructions, GLUE, memory profile, and this tree",
+    "tests": "Mirrors the source tree.",
+    "bench": "What needs time or hardware; results by date and machine.",
+    "docs": "Architecture, runs, optimizer, kernels, memory, instructions, GLUE, the proof on a card.",
 }
+FOLDERS_DEEP = 2  # below the root, in the README's map
 
 
-def first_line(path: Path) -> str:
-    doc = ast.get_docstring(ast.parse(path.read_text())) or ""
+def about(path: Path) -> str:
+    """The first line of a file's docstring, or of a folder's."""
+    file = path / "__init__.py" if path.is_dir() else path
+    doc = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
     return doc.split("\n\n")[0].replace("\n", " ").strip()
 
 
-def branch(folder: Path, prefix: str) -> list[str]:
-    files = [path for path in sorted(folder.glob("*.py")) if path.name != "__init__.py"]
-    rooms = [path for path in sorted(folder.iterdir()) if (path / "__init__.py").exists()]
+def branch(folder: Path, prefix: str, deep: int | None) -> list[str]:
+    """What is in a folder: its files and folders, or where `deep` says how far to go its folders alone."""
+    files = [] if deep is not None else [path for path in sorted(folder.glob("*.py")) if path.name != "__init__.py"]
+    rooms = [path for path in sorted(folder.iterdir()) if (path / "__init__.py").exists()] if deep != 0 else []
     lines = []
-    for position, path in enumerate([*files, *rooms]):
-        last = position == len(files) + len(rooms) - 1
-        edge, inner = ("└── ", "    ") if last else ("├── ", "│   ")
-        name = path.name + ("/" if path.is_dir() else "")
-        text = first_line(path / "__init__.py" if path.is_dir() else path)
-        lines.append(f"{prefix}{edge}{name:<24} {text}")
+    for path in [*files, *rooms]:
+        edge, inner = ("└── ", "    ") if path == [*files, *rooms][-1] else ("├── ", "│   ")
+        lines.append(f"{prefix}{edge}{path.name + '/' * path.is_dir():<24} {about(path)}")
         if path.is_dir():
-            lines += branch(path, prefix + inner)
+            lines += branch(path, prefix + inner, deep and deep - 1)
     return lines
 
 
-def tree() -> str:
-    lines = ["galore/"]
-    for name, text in FLOORS.items():
-        lines.append(f"├── {name + '/':<24} {text}")
-        lines += branch(ROOT / name, "│   ")
-    for position, (name, text) in enumerate(BESIDE.items()):
-        lines.append(f"{'└' if position == len(BESIDE) - 1 else '├'}── {name + '/':<24} {text}")
+def tree(deep: int | None = None) -> str:
+    """Every file; or folders alone, `deep` levels of them."""
+    lines = ["."]
+    for name in TOPS:
+        lines.append(f"├── {name + '/':<24} {about(ROOT / name)}")
+        lines += branch(ROOT / name, "│   ", deep and deep - 1)
+    for name, text in BESIDE.items():
+        lines.append(f"{'└' if name == [*BESIDE][-1] else '├'}── {name + '/':<24} {text}")
     return "\n".join(lines) + "\n"
 
 
-def rewritten(readme: str) -> str:
-    return re.sub(r"```text\ngalore/.*?```", lambda _: f"```text\n{tree()}```", readme, flags=re.S)
+PAGES = {"README.md": tree(FOLDERS_DEEP), "docs/tree.md": tree()}
+
+
+def rewritten(page: str, text: str) -> str:
+    """The text of a page with its tree as it is now."""
+    return re.sub(r"```text\n\.\n.*?```", lambda _: f"```text\n{PAGES[page]}```", text, flags=re.S)
 
 
 if __name__ == "__main__":
-    file = ROOT / "README.md"
-    file.write_text(rewritten(file.read_text()))
+    for page in PAGES:
+        file = ROOT / page
+        file.write_text(rewritten(page, file.read_text(encoding="utf-8")), encoding="utf-8")

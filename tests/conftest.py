@@ -1,8 +1,10 @@
-"""Shared by all tests: one thread each, since they run side by side; and no hub."""
+"""Shared by all tests: one thread each, since they run side by side; no hub; and the processor is measured once."""
 
+import functools
+import gc
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -10,7 +12,32 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import pytest
 import torch
 
+from galore.trainer.machine import hardware
+
 torch.set_num_threads(1)
+
+
+def pytest_collection_finish() -> None:
+    """What the libraries and thousands of tests are made of is no garbage: every run and every trace collects."""
+    gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _measured_once() -> Iterator[None]:
+    """Every run measures the processor, for longer than most of the runs here take."""
+    measure = functools.cache(hardware.measure_gemm)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hardware, "measure_gemm", measure)
+        yield
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs without the plots of their reports: they take longer than the training, and no run fails by them."""
+    from galore.trainer.record import report
+
+    monkeypatch.setattr(report, "draw", lambda history: {})
+
 
 WORDS = [
     "good",

@@ -1,4 +1,4 @@
-"""The floors hold, every package ships, the README's tree is true, and no room outgrows one idea."""
+"""The floors hold, every package ships, the trees in the docs are true, and no room outgrows one idea."""
 
 import ast
 import collections
@@ -10,9 +10,10 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[1]
-TOPS = ("cli", "trainer", "kernels", "recipes")
+TOPS = ("cli", "trainer", "kernels", "recipes", "galore")
 SOURCES = [path for top in TOPS for path in sorted((ROOT / top).rglob("*.py"))]
 LONGEST_FILE = 330  # lines
 LARGEST_FOLDER = 14  # files, those of folders in it apart
@@ -41,6 +42,7 @@ FLOORS = [  # bottom first; of one floor, rooms may look into each other as long
     "cli.show",
     "cli.verbs",
     "cli.main cli.entry",
+    "galore",
 ]
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms.split()}
 
@@ -150,6 +152,11 @@ def test_no_folder_outgrows_one_idea(package):
     assert len(files) <= LARGEST_FOLDER
 
 
+def test_the_floors_are_those_of_the_documentation():
+    text = (ROOT / "docs/architecture.md").read_text()
+    assert re.search(r"```text\n(.*?)\n```", text, re.S)[1].splitlines() == FLOORS
+
+
 def test_the_optimizer_needs_nothing_but_torch_and_the_kernels():
     for path in [*(ROOT / "trainer/optim").rglob("*.py"), *(ROOT / "kernels").rglob("*.py")]:
         roots = {name.split(".")[0] for name in imports(path, top_level_only=True)}
@@ -157,18 +164,60 @@ def test_the_optimizer_needs_nothing_but_torch_and_the_kernels():
 
 
 def test_the_command_line_and_recipes_import_no_torch():
-    for path in [*(ROOT / "cli").rglob("*.py"), *(ROOT / "trainer/recipe").rglob("*.py")]:
+    for path in [path for room in ("cli", "galore", "trainer/recipe") for path in (ROOT / room).rglob("*.py")]:
         roots = {name.split(".")[0] for name in imports(path, top_level_only=True)}
         assert not roots & {"torch", "transformers", "numpy"}, path
 
 
+KIND = {"global_batch", "losses"}  # who has one of these methods is a kind of data or of batch
+
+
+def kinds():
+    """Names of the kinds, their contract included, and of what names several of them at once."""
+    trees = [ast.parse(path.read_text()) for path in (ROOT / "trainer/data").rglob("*.py")]
+    classes = [node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)]
+    return {each.name for each in classes if KIND & {getattr(part, "name", "") for part in each.body}}
+
+
+def asks_the_kind(tree, names):
+    """Lines that tell kinds apart: by isinstance, issubclass, a case, or by comparing classes."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("isinstance", "issubclass"):
+            asked = node.args[1:]
+        elif isinstance(node, (ast.Compare, ast.MatchClass)):
+            asked = [node.cls] if isinstance(node, ast.MatchClass) else [node.left, *node.comparators]
+        else:
+            continue
+        if names & {getattr(part, "id", getattr(part, "attr", "")) for each in asked for part in ast.walk(each)}:
+            yield node.lineno
+
+
+def test_nobody_asks_which_kind_of_data_it_has():
+    """What differs between the kinds is a method of theirs; the contract is trainer/data/batch.py."""
+    names = kinds()
+    assert names >= {"Data", "Batch", "MappedData", "StreamedData", "LabelledData", "TokenBatch", "LabelledBatch"}
+    outside = [path for path in SOURCES if not path.is_relative_to(ROOT / "trainer/data")]
+    found = [f"{path}:{line}" for path in outside for line in asks_the_kind(ast.parse(path.read_text()), names)]
+    assert not found
+
+
+@pytest.mark.parametrize(
+    "asks",
+    [
+        "isinstance(run.data, LabelledData)",
+        "isinstance(batch, (int, labelled.LabelledBatch))",
+        "type(batch) is TokenBatch",
+        "match data:\n    case MappedData(): pass",
+    ],
+)
+def test_a_question_after_the_kind_is_seen(asks):
+    assert list(asks_the_kind(ast.parse(asks), kinds()))
+
+
 def test_every_package_ships():
     listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
-    on_disk = {
-        ".".join(["galore", *init.parent.relative_to(ROOT).parts])
-        for top in TOPS
-        for init in (ROOT / top).rglob("__init__.py")
-    }
+    folders = [init.parent.relative_to(ROOT) for top in TOPS for init in (ROOT / top).rglob("__init__.py")]
+    on_disk = {".".join(["galore", *folder.parts]).removesuffix(".galore") for folder in folders}
     assert listed == on_disk
 
 
@@ -265,13 +314,21 @@ def test_no_code_of_a_model_or_tokenizer_runs():
     assert not [f"{path}:{line}" for path, line, forbidden in found if not forbidden]
 
 
+def test_hooks_of_commits_download_nothing():
+    repositories = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    hooks = [hook for repository in repositories for hook in repository["hooks"]]
+    assert {repository["repo"] for repository in repositories} == {"local"}
+    assert {(hook["language"], hook["entry"].split()[0]) for hook in hooks} == {("system", ".venv/bin/python")}
+
+
 def test_the_data_sets_library_reads_no_loader_scripts():
     data = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["data"]
     assert "datasets>=4" in data  # 3 still asks on the terminal whether to run one
 
 
-def test_the_readme_tree_is_true():
+@pytest.mark.parametrize("page", ["README.md", "docs/tree.md"])
+def test_the_tree_is_true(page):
     tree = runpy.run_path(str(ROOT / "docs/tree.py"))
-    readme = (ROOT / "README.md").read_text()
-    assert "```text\ngalore/" in readme
-    assert tree["rewritten"](readme) == readme, "run `python docs/tree.py`"
+    text = (ROOT / page).read_text()
+    assert "```text\n.\n├── " in text
+    assert tree["rewritten"](page, text) == text, "run `python docs/tree.py`"

@@ -9,6 +9,7 @@ from torch import nn
 
 from galore.trainer.optim import target_modules
 from galore.trainer.recipe.load import load_recipe
+from galore.trainer.record.rundir import RunDir
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -57,3 +58,15 @@ def test_the_fine_tuning_example_is_valid(tmp_path):
 @pytest.mark.parametrize("verb", ["train", "eval", "generate", "export", "recipes", "doctor"])
 def test_every_verb_is_shown(verb):
     assert f"galore {verb}" in README
+
+
+def test_it_is_read_in_a_few_minutes():
+    assert len(README.splitlines()) <= 200
+
+
+def test_what_a_run_leaves_is_named(tmp_path):
+    run = RunDir(tmp_path)
+    names = {getattr(run, name).name for name in vars(RunDir) if isinstance(getattr(run, name, None), Path)}
+    for page in (README, (ROOT / "docs/runs.md").read_text()):
+        said = {name.rstrip("/") for name in re.findall(r"`([\w.]+/?)`", page)}
+        assert names - {tmp_path.name, run.lock.name} <= said

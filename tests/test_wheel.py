@@ -21,14 +21,22 @@ def run(*command, cwd, code=0):
 def test_wheel_in_an_empty_environment(tmp_path):
     run(sys.executable, "-m", "build", "-q", "--wheel", "--outdir", tmp_path / "dist", cwd=ROOT)
     (wheel,) = (tmp_path / "dist").glob("*.whl")
-    packed = {name.removeprefix("galore/") for name in zipfile.ZipFile(wheel).namelist() if name.endswith(".py")}
+    packed = set(zipfile.ZipFile(wheel).namelist())
     tops = ("cli", "trainer", "kernels", "recipes")
-    there = {str(path.relative_to(ROOT)) for top in tops for path in (ROOT / top).rglob("*.py")}
-    assert packed == there, "remove build/lib, whose files setuptools packs too"
+    there = {f"galore/{path.relative_to(ROOT)}" for top in tops for path in (ROOT / top).rglob("*.py")}
+    there |= {f"galore/{path.name}" for path in (ROOT / "galore").glob("*.py")}
+    assert {name for name in packed if name.endswith(".py")} == there, (
+        "remove build/lib: setuptools packs its files too"
+    )
+    assert "galore/py.typed" in packed
+    assert any(name.endswith(".dist-info/licenses/LICENSE") for name in packed)
     run(sys.executable, "-m", "venv", tmp_path / "venv", cwd=tmp_path)
     python, galore = tmp_path / "venv/bin/python", tmp_path / "venv/bin/galore"
     run(python, "-m", "pip", "install", "-q", "-c", ROOT / "constraints.txt", "torch", cwd=tmp_path)
     run(python, "-m", "pip", "install", "-q", "-c", ROOT / "constraints.txt", wheel, cwd=tmp_path)
+    assert run(python, "-m", "galore", "--version", cwd=tmp_path) == run(galore, "--version", cwd=tmp_path)
+    names = "from galore import GaLoreAdamW, __version__, train; print(__version__, GaLoreAdamW.__module__)"
+    assert run(python, "-c", names, cwd=tmp_path).split() == [wheel.name.split("-")[1], "galore.trainer.optim.galore"]
     assert "llama-7b-galore-8bit" in run(galore, "recipes", "list", cwd=tmp_path)
     assert "q_proj" in run(galore, "train", "llama-60m-galore", "--dry-run", cwd=tmp_path)
     assert "bitsandbytes  not installed" in run(galore, "doctor", cwd=tmp_path)

@@ -21,9 +21,9 @@ from galore.trainer.checkpoint.finite import not_finite, trained_tensors
 from galore.trainer.checkpoint.rotation import step_directories
 from galore.trainer.checkpoint.state import restore
 from galore.trainer.common.errors import RunFailed, UserError
-from galore.trainer.data.batch import Progress, silent
-from galore.trainer.data.prepare import Data, read_data
-from galore.trainer.data.rows.labelled import LabelledData
+from galore.trainer.common.format import counted
+from galore.trainer.data.batch import Data, Progress, silent
+from galore.trainer.data.prepare import read_data
 from galore.trainer.data.tokens.tokenizer import id_bound
 from galore.trainer.machine.device import choose_device, choose_threads
 from galore.trainer.machine.process import ask_for_expandable_segments, prepare_process
@@ -60,13 +60,6 @@ class Run:
     kernels: list[str]
     checkpoint: Checkpoint | None
     made_with: dict[str, Any] = field(default_factory=dict)  # see `identity`
-
-    @property
-    def has_validation(self) -> bool:
-        """Whether anything is held out."""
-        if isinstance(self.data, LabelledData):
-            return bool(self.data.held_out)
-        return next(iter(self.data.validation_batches(1, 1)), None) is not None
 
     def is_to_evaluate(self, done: int) -> bool:
         """Whether an evaluation follows `done` optimizer steps: every so many of them, or passes over the data."""
@@ -146,7 +139,7 @@ def _network(recipe: Recipe, vocab_size: int, device: str, base_dir: Path) -> Pr
 
 def _told(recipe: Recipe, model: nn.Module, optimizer: GaLoreAdamW, device: torch.device) -> list[str]:
     inside = sum(slot.factored for slot in optimizer.projected)
-    lines = [f"projection: of {inside} matrices inside their layers' backward"] if inside else []
+    lines = [f"projection: of {counted(inside, 'matrix', 'matrices')} inside their layers' backward"] if inside else []
     own = kinds_with_own_forward(optimizer, model)
     lines += [f"projection: in the hook for {', '.join(own)}, which have a forward of their own"] if own else []
     lines += _paths(optimizer, device)
@@ -177,7 +170,7 @@ def total_steps(recipe: Recipe, data: Data) -> int:
     steps = int(recipe.train.num_train_epochs * data.num_sequences / recipe.train.global_batch_size)
     if steps < 1:
         raise UserError(
-            f"{recipe.train.num_train_epochs} epochs of {data.num_sequences} sequences are less than one step",
+            f"{recipe.train.num_train_epochs:g} epochs of {counted(data.num_sequences, 'sequence')} are less than one step",
             where="train.num_train_epochs",
             fix="set train.max_steps, or lower train.global_batch_size",
         )

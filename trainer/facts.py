@@ -8,21 +8,27 @@ import platform
 import sys
 from dataclasses import asdict
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import torch
 
+import galore
+from galore.kernels.ops.dispatch import ENVIRONMENT, unavailable
 from galore.trainer.build import Run
+from galore.trainer.common.format import counted
 from galore.trainer.data.notices import notices
+from galore.trainer.data.text.quality import MEANING, shown
 from galore.trainer.machine.hardware import Peak, cpu_name
 from galore.trainer.models.adapters.lora import adapter_ranks, clamp_note, not_adapted, without_adapters
+from galore.trainer.models.linears import router_note
 from galore.trainer.optim.groups import is_trained
 from galore.trainer.optim.projected import ProjectedSlot
 from galore.trainer.parameters import clamped_ranks, left_full_rank, parameter_table
 from galore.trainer.recipe.schema.optim import OptimSection
 from galore.trainer.recorder import Meter
 
-PACKAGES = ("galore-llm", "torch", "transformers", "tokenizers", "peft", "bitsandbytes", "safetensors")
+PACKAGES = ("torch", "transformers", "tokenizers", "peft", "bitsandbytes", "safetensors")
 
 
 def header(run: Run, meter: Meter) -> dict[str, Any]:
@@ -33,14 +39,14 @@ def header(run: Run, meter: Meter) -> dict[str, Any]:
     most = "" if recipe.data.task is None else "up to "
     batch = f"{recipe.train.global_batch_size} × {most}{recipe.data.max_length} tokens"
     lines = {
-        "model": f"{type(run.model).__name__}, {total:,} parameters, {trained:,} trained, {recipe.model.dtype}",
+        "model": f"{type(run.model).__name__}, {counted(total, 'parameter')}, {trained:,} trained, {recipe.model.dtype}",
         "method": method(recipe.optim),
         "projected": _projected(run),
-        "kernels": "; ".join(run.kernels) or f"attention {recipe.model.attn_implementation}",
+        "kernels": _kernels(run.device),
         "device": _device(run),
         "peak": _peak(meter.peak),
         "data": _data(run.data.summary),
-        "batch": f"{batch}, {recipe.train.accumulation} micro-batches of {recipe.train.micro_batch_size}",
+        "batch": f"{batch}, {counted(recipe.train.accumulation, 'micro-batch', 'micro-batches')} of {recipe.train.micro_batch_size}",
         "steps": f"{run.total_steps:,}" + (f", resuming after {run.first_step:,}" if run.first_step else ""),
         "output": str(run.directory.root),
     }
@@ -48,6 +54,7 @@ def header(run: Run, meter: Meter) -> dict[str, Any]:
     notes += [
         *left_full_rank(run.optimizer, recipe.optim.target_modules),
         *_one_subspace(run),
+        *router_note(run.model),
         *notices(run.data.summary),
     ]
     return lines | ({"note": "; ".join(notes)} if notes else {})
@@ -60,7 +67,7 @@ def _one_subspace(run: Run) -> list[str]:
         return []
     tenth = run.total_steps // 10
     fix = f"; optim.update_proj_gap={tenth} is a tenth of the run" if tenth else ""
-    return [f"subspaces are refreshed every {gap} steps, and the run has {run.total_steps:,}{fix}"]
+    return [f"subspaces are refreshed every {counted(gap, 'step')}, and the run has {run.total_steps:,}{fix}"]
 
 
 def adapter_notes(run: Run) -> list[str]:
@@ -83,7 +90,8 @@ def facts(run: Run, name: str) -> dict[str, Any]:
         "name": name,
         "command": " ".join(sys.argv),
         "started": now(),
-        "versions": {"python": platform.python_version()} | {package: _version(package) for package in PACKAGES},
+        "versions": {"python": platform.python_version(), "galore-llm": galore.__version__}
+        | {package: _version(package) for package in PACKAGES},
         "device": {"name": _device(run), "type": run.device.type},
         "data": run.data.summary,
         "kernels": run.kernels,
@@ -125,7 +133,7 @@ def _adapter(optim: OptimSection) -> str:
     adapter = f"LoRA r={optim.rank}, α={optim.lora_alpha}"
     if optim.adapter != "relora":
         return adapter
-    every = "quarter of the run" if optim.relora_gap is None else f"{optim.relora_gap} steps"
+    every = "quarter of the run" if optim.relora_gap is None else counted(optim.relora_gap, "step")
     return f"Re{adapter}, merged every {every}"
 
 
@@ -139,22 +147,38 @@ def _projected(run: Run) -> str:
     if not slots:
         return "nothing"
     count = sum(slot.parameter.numel() for slot in slots)
-    return f"{len(slots)} matrices, {count:,} parameters, under {', '.join(run.recipe.optim.target_modules)}"
+    return f"{counted(len(slots), 'matrix', 'matrices')}, {counted(count, 'parameter')}, under {', '.join(run.recipe.optim.target_modules)}"
+
+
+def _kernels(device: torch.device) -> str:
+    """Who computes, in a few words. Every operation with its reason is in run.json, and what could run in `galore doctor`."""
+    named, against = os.environ.get(ENVIRONMENT, "auto"), unavailable(device)
+    if named != "auto":
+        return f"{named} ({ENVIRONMENT} asks for it)"
+    if device.type == "cpu":
+        return "torch (CPU)"
+    return f"torch (CUDA; {against})" if against else "triton (CUDA), and torch where that is as fast"
 
 
 def _data(summary: dict[str, Any]) -> str:
     """`packaged: 1,171 documents, 1,134,514 tokens; held out 18 documents, 17,649 tokens; bad rows 3`."""
     documents, tokens = summary.get("documents", {}), summary.get("tokens", {})
-    what = "examples" if "truncated_examples" in summary else "documents"
+    what = "example" if "truncated_examples" in summary else "document"
     parts = [
-        f"{side}{documents[key]:,} {what}, {tokens.get(key, 0):,} tokens"
+        f"{side}{counted(documents[key], what)}, {counted(tokens.get(key, 0), 'token')}"
         for key, side in (("train", ""), ("validation", "held out "))
         if isinstance(documents, dict) and key in documents
     ]
     parts += _examples(summary)
-    bad = [f"{entry['rows']:,} {kind}" for kind, entry in summary.get("bad_rows", {}).items()]
+    bad = [_bad(kind, entry) for kind, entry in summary.get("bad_rows", {}).items()]
     parts += [f"bad rows: {', '.join(bad)}"] if bad else []
     return f"{summary['source']}: {'; '.join(parts)}"
+
+
+def _bad(kind: Any, entry: dict[str, Any]) -> str:
+    """`2 missing_field, first chat.jsonl:17`."""
+    where, apart, _ = entry.get("first", "").partition(f": {MEANING.get(kind, kind)}")
+    return f"{entry['rows']:,} {kind}" + (f", first {shown(Path(where).name)}" if apart else "")
 
 
 def _examples(summary: dict[str, Any]) -> list[str]:
@@ -162,7 +186,10 @@ def _examples(summary: dict[str, Any]) -> list[str]:
     train, targets = summary.get("train", {}), summary.get("targets", {})
     if "examples" not in train:
         return []
-    words = [f"{train['examples']:,} examples in {train['sequences']:,} sequences", f"{targets['train']:,} targets"]
+    words = [
+        f"{counted(train['examples'], 'example')} in {counted(train['sequences'], 'sequence')}",
+        counted(targets["train"], "target"),
+    ]
     for what in ("truncated", "dropped"):
         count = train[f"{what}_examples"]
         words += [f"{count:,} {what}: longer than data.max_length"] if count else []
@@ -178,7 +205,7 @@ def _peak(peak: Peak) -> str:
 def _device(run: Run) -> str:
     if run.device.type == "cuda":
         return torch.cuda.get_device_name(run.device)
-    return f"CPU, {cpu_name()}, {torch.get_num_threads()} of {os.cpu_count()} threads"
+    return f"CPU, {cpu_name()}, {torch.get_num_threads()} of {counted(os.cpu_count() or 1, 'thread')}"
 
 
 def _version(package: str) -> str | None:

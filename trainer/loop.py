@@ -7,9 +7,9 @@ from dataclasses import replace
 
 from galore.trainer.build import Run
 from galore.trainer.common.errors import Interrupted
-from galore.trainer.evaluate import Result, score_held_out
+from galore.trainer.data.batch import Batch, Result
+from galore.trainer.evaluate import score_held_out
 from galore.trainer.machine.signals import StopOnSignal
-from galore.trainer.memory.live import by_category, current_and_peak
 from galore.trainer.models.adapters.relora import restart_adapters
 from galore.trainer.models.generate import sample
 from galore.trainer.recorder import Recorder
@@ -17,7 +17,7 @@ from galore.trainer.rescue import Rescue, described, gave_up, ran_out
 from galore.trainer.saving import go_on, save
 from galore.trainer.schedule import learning_rate, restarts_after
 from galore.trainer.shortage import Shortage, is_out_of_memory
-from galore.trainer.step import AnyBatch, StepResult, train_step
+from galore.trainer.step import StepResult, train_step
 
 
 def train(run: Run, recorder: Recorder, stop: StopOnSignal) -> Result | None:
@@ -31,7 +31,7 @@ def train(run: Run, recorder: Recorder, stop: StopOnSignal) -> Result | None:
             else broke off; what was whole is saved.
     """
     settings, result, due = run.recipe.train, None, False
-    with Rescue(run, recorder) as rescue:
+    with Rescue(run, recorder) as rescue, recorder.watching(run.model, run.optimizer):
         if _owes_evaluation(run, recorder):
             result = evaluate_run(run, recorder, run.first_step)
         for step in range(run.first_step, run.total_steps):
@@ -44,7 +44,7 @@ def train(run: Run, recorder: Recorder, stop: StopOnSignal) -> Result | None:
                 raise ran_out(run, recorder, rescue.at, outcome)
             done, last = step + 1, step + 1 == run.total_steps
             rescue.stand(done)
-            recorder.step(done, batch, outcome, lr, time.perf_counter() - started, run.model, run.optimizer)
+            recorder.step(done, batch, outcome, lr, time.perf_counter() - started)
             if recorder.skipped_in_a_row > settings.max_skipped_steps:
                 raise gave_up(run, recorder, done)
             due = due or _every(settings.save_steps, done)
@@ -58,10 +58,31 @@ def train(run: Run, recorder: Recorder, stop: StopOnSignal) -> Result | None:
     return result
 
 
+def attempt_step(run: Run, batch: Batch, number: int) -> StepResult | Shortage:
+    """Optimizer step `number` (from 1), or why there was no room for it; what it had made is then given back."""
+    try:
+        return take_step(run, batch, number)
+    except RuntimeError as error:  # in its traceback live the tensors of the step: it must be gone before saving
+        if not is_out_of_memory(error):
+            raise
+        return Shortage.of(run, error)
+
+
+def take_step(run: Run, batch: Batch, number: int) -> StepResult:
+    """Optimizer step `number`; ReLoRA then merges its adapters and starts them anew, where that is due."""
+    train, optim = run.recipe.train, run.recipe.optim
+    result = train_step(run.model, run.optimizer, batch, train.micro_batch_size, optim.max_grad_norm, train.z_loss)
+    if not restarts_after(optim, number, run.total_steps):
+        return result
+    stochastic = optim.weight_rounding != "nearest"
+    count = restart_adapters(run.model, run.optimizer, seed=train.seed, step=number, stochastic=stochastic)
+    return replace(result, restarted=count)
+
+
 def evaluate_run(run: Run, recorder: Recorder, step: int) -> Result | None:
     """Score what is held out and write a sample."""
     started = time.perf_counter()
-    if not run.has_validation:
+    if not run.data.has_validation:
         return None
     result = score_held_out(run.model, run.data, run.recipe)
     recorder.evaluation(step, result, started, _sample(run, recorder, step))
@@ -96,20 +117,3 @@ def _owes_evaluation(run: Run, recorder: Recorder) -> bool:
 
 def _every(interval: int | None, step: int) -> bool:
     return interval is not None and step % interval == 0
-
-
-def attempt_step(run: Run, batch: AnyBatch, number: int) -> StepResult | Shortage:
-    """Optimizer step `number` (from 1) and the restart of adapters that may follow it, or why there was no room for it; what it had made is then given back."""
-    train, optim = run.recipe.train, run.recipe.optim
-    try:
-        result = train_step(run.model, run.optimizer, batch, train.micro_batch_size, optim.max_grad_norm, train.z_loss)
-        if not restarts_after(optim, number, run.total_steps):
-            return result
-        stochastic = optim.weight_rounding != "nearest"
-        count = restart_adapters(run.model, run.optimizer, seed=train.seed, step=number, stochastic=stochastic)
-        return replace(result, restarted=count)
-    except RuntimeError as error:  # in its traceback live the tensors of the step: it must be gone before saving
-        if not is_out_of_memory(error):
-            raise
-        reason = str(error).partition(". ")[0]
-        return Shortage(reason, by_category(run.model, run.optimizer), current_and_peak(run.device))

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from galore.trainer.build import build_model
-from galore.trainer.common.format import size
+from galore.trainer.common.format import counted, size
 from galore.trainer.optim import GaLoreAdamW
 from galore.trainer.optim.groups import is_under
 from galore.trainer.optim.projected import ProjectedSlot
@@ -47,12 +47,16 @@ def parameter_table(model: nn.Module, optimizer: GaLoreAdamW) -> list[ParameterR
 
 
 def clamped_ranks(optimizer: GaLoreAdamW) -> list[str]:
-    """A line for every kind of matrix whose smaller side is less than the rank asked for."""
+    """A line, if the smaller side of some matrices is less than the rank asked for: how many, and one of them."""
     narrow = [slot for slot in optimizer.projected if slot.group["rank"] > slot.rank]
-    kinds = {re.sub(r"\.\d+\.", ".*.", slot.name): slot for slot in narrow}
+    if not narrow:
+        return []
+    least = min(narrow, key=lambda slot: slot.rank)
+    kind, asked = re.sub(r"\.\d+\.", ".*.", least.name), least.group["rank"]
+    of = f"{len(narrow)} of {counted(len(optimizer.projected), 'projected matrix', 'projected matrices')}"
     return [
-        f"{kind}: rank {slot.group['rank']} clamped to {slot.rank}, its smaller side: a rotation, which saves nothing"
-        for kind, slot in kinds.items()
+        f"rank {asked} clamped to {least.rank}, its smaller side, in {kind}: a rotation, which saves nothing; "
+        f"so in {of}"
     ]
 
 
@@ -63,7 +67,7 @@ def left_full_rank(optimizer: GaLoreAdamW, targets: Sequence[str]) -> list[str]:
     slots = [slot for slot in optimizer.slots.values() if slot.parameter.ndim >= 2 and is_under(slot.name, targets)]
     kinds = {re.sub(r"\.\d+\.", ".*.", slot.name) for slot in slots if not isinstance(slot, ProjectedSlot)}
     count = sum(slot.parameter.numel() for slot in slots if not isinstance(slot, ProjectedSlot))
-    told = f"full-rank though under {', '.join(targets)}: {', '.join(sorted(kinds))}, {count:,} parameters that are no layer's `weight`"
+    told = f"full-rank though under {', '.join(targets)}: {', '.join(sorted(kinds))}, {counted(count, 'parameter')} that are no layer's `weight`"
     return [told] if kinds else []
 
 

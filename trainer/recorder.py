@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import numpy as np
 import torch
+from torch import nn
+from torch.optim import Optimizer
 
-from galore.trainer.common.format import exponential
-from galore.trainer.data.batch import Batch
-from galore.trainer.evaluate import Result
+from galore.trainer.data.batch import Batch, Result
 from galore.trainer.flops import flops_per_token, model_flops_utilization
 from galore.trainer.machine.hardware import Peak, device_peak
 from galore.trainer.memory.live import at_peak, by_category, current_and_peak
 from galore.trainer.record.metrics import Console, Metrics
-from galore.trainer.step import AnyBatch, StepResult
+from galore.trainer.record.row import EvalRow, TrainRow
+from galore.trainer.step import StepResult
 
 
 @dataclass
@@ -44,6 +47,8 @@ class Recorder:
         self.device, self.baseline = device, baseline
         self.tokens = 0
         self.skipped_in_a_row = 0
+        self._before = dict[str, int]()
+        self._holds: Callable[[], dict[str, int]] = dict
 
     def counters(self) -> dict[str, int]:
         """What a checkpoint keeps, so that the counts go on across a resumption."""
@@ -53,20 +58,27 @@ class Recorder:
         """Take up what `counters` gave."""
         self.tokens, self.skipped_in_a_row = counters["tokens"], counters["skipped_in_a_row"]
 
-    def step(
-        self, step: int, batch: AnyBatch, result: StepResult, lr: float, seconds: float, model: Any, optimizer: Any
-    ) -> None:
+    @contextmanager
+    def watching(self, model: nn.Module, optimizer: Optimizer) -> Iterator[None]:
+        """Meanwhile, what they hold is measured before every update, when the gradients are there, and after it."""
+        self._holds = partial(by_category, model, optimizer)
+        hook = optimizer.register_step_pre_hook(lambda *_: self._before.update(self._holds()))
+        try:
+            yield
+        finally:
+            hook.remove()
+
+    def step(self, step: int, batch: Batch, result: StepResult, lr: float, seconds: float) -> None:
         """Record a finished step; `step` counts from 1."""
         tokens, report = batch.tokens, result.report
         self.tokens += tokens
         self.skipped_in_a_row = self.skipped_in_a_row + 1 if report.skipped else 0
         memory = current_and_peak(self.device)
-        categories = {name: max(now, result.held[name]) for name, now in by_category(model, optimizer).items()}
-        row = {
+        categories = {name: max(now, self._before.get(name, 0)) for name, now in self._holds().items()}
+        row: TrainRow = {
             "kind": "train",
             "step": step,
-            batch.loss_name: result.loss_nats,
-            "perplexity": exponential(result.loss_nats) if isinstance(batch, Batch) else None,
+            **batch.measures(result.loss_nats),
             "learning_rate": lr,
             "grad_norm": report.grad_norm,
             "grad_scale": report.grad_scale,
@@ -82,11 +94,13 @@ class Recorder:
             "skipped": report.skipped,
             "refreshed_layers": report.refreshed,
             "decomposition_fallbacks": report.fallbacks,
+            "z_loss": result.z_loss,
+            "refused_parameters": report.refused,
         }
-        if result.z_loss:
-            row["z_loss"] = result.z_loss
-        if report.refused:
-            row["refused_parameters"] = report.refused
+        if not result.z_loss:
+            del row["z_loss"]
+        if not report.refused:
+            del row["refused_parameters"]
         self.metrics.write(row)
         self.console.step(row)
         if report.refused:
@@ -105,13 +119,8 @@ class Recorder:
 
     def evaluation(self, step: int, result: Result, started: float, sample: str | None) -> None:
         """Record an evaluation that began at `started` (time.perf_counter)."""
-        row = {
-            "kind": "eval",
-            "step": step,
-            **result.row(),
-            "seconds": time.perf_counter() - started,
-            "sample": sample,
-        }
+        seconds = time.perf_counter() - started
+        row = cast("EvalRow", {"kind": "eval", "step": step, **result.row(), "seconds": seconds, "sample": sample})
         self.metrics.write(row)
         self.console.evaluation(row)
 

@@ -9,6 +9,7 @@ from typing import Self
 
 from galore.trainer.build import Run
 from galore.trainer.common.errors import Ended, Interrupted, UserError
+from galore.trainer.common.format import counted
 from galore.trainer.recorder import Recorder
 from galore.trainer.saving import Standing, go_on, newest, save
 from galore.trainer.shortage import Shortage, gave_out, is_out_of_memory, make_room
@@ -66,7 +67,7 @@ def ran_out(run: Run, recorder: Recorder, at: Standing, shortage: Shortage) -> E
 def gave_up(run: Run, recorder: Recorder, step: int) -> Ended:
     """What ends a run of which too many steps in a row were skipped."""
     return Ended(
-        f"{recorder.skipped_in_a_row} steps in a row had gradients that are not finite",
+        f"{counted(recorder.skipped_in_a_row, 'step')} in a row had gradients that are not finite",
         where=str(run.directory.root),
         fix=f"lower optim.learning_rate or set optim.max_grad_norm and start anew; {newest(run, step)}",
     )

@@ -12,9 +12,8 @@ from galore.trainer.checkpoint.diskspace import require_for_run
 from galore.trainer.checkpoint.identity import files_of, identity
 from galore.trainer.checkpoint.state import planned_bytes
 from galore.trainer.common.errors import UserError
-from galore.trainer.data.batch import Progress, silent
-from galore.trainer.data.rows.labelled import LabelledData
-from galore.trainer.evaluate import Result, baseline_facts, final_of
+from galore.trainer.data.batch import Progress, Result, silent
+from galore.trainer.evaluate import final_of
 from galore.trainer.facts import facts, header, now
 from galore.trainer.fit.forecast import forecast
 from galore.trainer.loop import train
@@ -98,7 +97,7 @@ def _require_places(directory: RunDir) -> None:
 def _require_sample(run: Run) -> None:
     """Raise UserError where the sample that comes with an evaluation cannot be drawn, whatever the weights."""
     settings, chat = run.recipe.eval, run.recipe.data.instruct
-    if settings.sample_prompt is None or not run.has_validation:
+    if settings.sample_prompt is None or not run.data.has_validation:
         return
     try:
         rehearse(run.model, run.data.tokenizer, settings.sample_prompt, settings.sample_tokens, chat)
@@ -125,7 +124,7 @@ def _report(run: Run) -> Path | None:
 
 def _recorder(run: Run, console: Console, baseline: int) -> Recorder:
     dtype = next(run.model.parameters()).dtype
-    meter = Meter.of(run.model, run.device, dtype, _length(run))
+    meter = Meter.of(run.model, run.device, dtype, run.data.mean_length)
     resume_step = None if run.directory.fresh else run.first_step
     sink = make_sink(run.recipe, run.directory, console.message)
     run.directory.require_own()
@@ -136,16 +135,11 @@ def _recorder(run: Run, console: Console, baseline: int) -> Recorder:
     return recorder
 
 
-def _length(run: Run) -> int:
-    """Tokens of a sequence, for the operations that attention takes."""
-    return run.data.mean_length if isinstance(run.data, LabelledData) else run.recipe.data.max_length
-
-
 def _begin(run: Run, recorder: Recorder) -> None:
     known: dict[str, Any] = {} if run.directory.fresh else run.directory.read_facts()
     if not known:
         known = facts(run, run.recipe.log.run_name or run.directory.root.resolve().name)
-        known |= baseline_facts(run.data) if run.has_validation else {}
+        known |= run.data.baseline() if run.data.has_validation else {}
     if not run.directory.fresh:
         known["resumes"] = [*known.get("resumes", []), {"step": run.first_step, "time": now()}]
     known["peak"] = {"flops_per_second": recorder.meter.peak.flops_per_second, "basis": recorder.meter.peak.basis}

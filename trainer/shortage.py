@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 
@@ -15,7 +16,7 @@ from galore.trainer.fit.forecast import card_of, recipe_of
 from galore.trainer.fit.remedies import Settings
 from galore.trainer.machine.cards import Card
 from galore.trainer.memory.categories import spoken
-from galore.trainer.memory.live import MemoryUse
+from galore.trainer.memory.live import MemoryUse, by_category, current_and_peak
 from galore.trainer.recipe.change import changed, spelled
 from galore.trainer.recipe.load import LoadedRecipe
 from galore.trainer.recipe.schema.resume import changed_mathematics
@@ -30,6 +31,12 @@ class Shortage:
     reason: str
     held: dict[str, int]
     use: MemoryUse
+
+    @classmethod
+    def of(cls, run: Run, error: RuntimeError) -> Self:
+        """What `run` holds as torch says that there is no more; nothing of the error is kept but its first sentence."""
+        reason = str(error).partition(". ")[0]
+        return cls(reason, by_category(run.model, run.optimizer), current_and_peak(run.device))
 
     def __str__(self) -> str:
         parts = [f"{spoken(name)} {size(nbytes)}" for name, nbytes in self.held.items() if nbytes]

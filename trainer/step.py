@@ -6,22 +6,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from galore.kernels.model.cross_entropy import LossSums, linear_loss
-from galore.trainer.data.batch import IGNORED, Batch
-from galore.trainer.data.rows.labelled import LabelledBatch
-from galore.trainer.memory.live import by_category
+from galore.kernels.model.cross_entropy import LossSums
+from galore.trainer.data.batch import Batch
 from galore.trainer.models.head import split_head
 from galore.trainer.optim import GaLoreAdamW, StepReport
-
-AnyBatch = Batch | LabelledBatch
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """`loss_nats` is the mean cross-entropy over the step's targets (squared error where they are scores), `held` the bytes
-    by category, both before the update.
+    """`loss_nats` is the mean cross-entropy over the step's targets before the update; squared error where they are scores.
 
     `restarted`: adapters that were merged and started anew after it. `z_loss`: what was optimised beside the
     cross-entropy, per target and with its coefficient.
@@ -29,7 +24,6 @@ class StepResult:
 
     loss_nats: float
     targets: int
-    held: dict[str, int]
     report: StepReport
     restarted: int = 0
     z_loss: float = 0.0
@@ -38,7 +32,7 @@ class StepResult:
 def train_step(
     model: nn.Module,
     optimizer: GaLoreAdamW,
-    batch: AnyBatch,
+    batch: Batch,
     micro_batch_size: int,
     max_grad_norm: float | None,
     z_loss: float = 0.0,
@@ -55,14 +49,13 @@ def train_step(
     loss, z = accumulate(model, batch, micro_batch_size, targets, z_loss)
     if optimizer.update == "accumulate":
         optimizer.clip_grad_norm_(max_grad_norm)
-    held = by_category(model, optimizer)
     optimizer.step()
     assert optimizer.report is not None
-    return StepResult(loss, targets, held, optimizer.report, z_loss=z)
+    return StepResult(loss, targets, optimizer.report, z_loss=z)
 
 
 def accumulate(
-    model: nn.Module, batch: AnyBatch, micro_batch_size: int, targets: int, z_loss: float = 0.0
+    model: nn.Module, batch: Batch, micro_batch_size: int, targets: int, z_loss: float = 0.0
 ) -> tuple[float, float]:
     """Forward and backward over all micro-batches; returns the cross-entropy in nats per target, and the z-loss."""
     total, z = torch.zeros((), dtype=torch.float64), 0.0
@@ -74,52 +67,17 @@ def accumulate(
     return float(total), z
 
 
-def micro_batches(batch: AnyBatch, size: int) -> Iterator[AnyBatch]:
+def micro_batches(batch: Batch, size: int) -> Iterator[Batch]:
     """Consecutive rows of `batch`, `size` at a time."""
     for start in range(0, len(batch), size):
         yield batch.rows(start, start + size)
 
 
-def count_targets(batch: AnyBatch) -> int:
+def count_targets(batch: Batch) -> int:
     """What a sum over `batch` is divided by."""
     return max(1, batch.targets)
 
 
-def summed_loss(model: nn.Module, batch: AnyBatch) -> Tensor:
-    """Σ -log p(target) over the targets of `batch`, fp32 scalar with gradient."""
-    return summed_losses(model, batch).total
-
-
-def summed_losses(model: nn.Module, batch: AnyBatch, z_loss: float = 0.0) -> LossSums:
-    """What is summed over the targets of `batch`: of tokens, or of labelled examples, which know no z-loss."""
-    return labelled_losses(model, batch) if isinstance(batch, LabelledBatch) else token_losses(model, batch, z_loss)
-
-
-def labelled_losses(model: nn.Module, batch: LabelledBatch) -> LossSums:
-    """Cross-entropy of the labels of `batch`, nats; or squared errors, where they are scores."""
-    total = batch.summed_loss(model(**batch.inputs(next(model.parameters()).device)).logits)
-    return LossSums(total, total.detach(), total.new_zeros(()))
-
-
-def token_losses(model: nn.Module, batch: Batch, z_loss: float = 0.0) -> LossSums:
-    """Cross-entropy and z-loss over the targets of `batch`. The logits never exist whole."""
-    device = next(model.parameters()).device
-    input_ids = batch.input_ids.to(device, non_blocking=True)
-    targets = torch.full_like(batch.labels, IGNORED)
-    targets[:, :-1] = batch.labels[:, 1:]
-    targets = targets.view(-1)
-    split = split_head(model)
-    if split is not None:
-        kept = (
-            (targets != IGNORED).nonzero().squeeze(1)
-        )  # on the CPU, where the labels are: a GPU need not be waited for
-        rows, kept_targets = kept.to(device, non_blocking=True), targets[kept].to(device, non_blocking=True)
-        hidden = split.hidden(input_ids).flatten(0, 1).index_select(0, rows)
-        return linear_loss(hidden, split.weight, kept_targets, ignore_index=None, z_loss=z_loss)
-    targets = targets.to(device, non_blocking=True)
-    logits = model(input_ids=input_ids, use_cache=False).logits.flatten(0, 1).float()
-    cross_entropy = nn.functional.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")
-    z = cross_entropy.new_zeros(())
-    if z_loss:
-        z = z_loss * logits.logsumexp(1)[targets != IGNORED].square().sum()
-    return LossSums(cross_entropy + z, cross_entropy.detach(), z.detach())
+def summed_losses(model: nn.Module, batch: Batch, z_loss: float = 0.0) -> LossSums:
+    """What is summed over the targets of `batch`."""
+    return batch.losses(model, split_head, z_loss)

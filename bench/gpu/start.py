@@ -60,14 +60,14 @@ def main() -> None:
 
 
 def link_tree() -> None:
-    """`galore.cli`, `galore.trainer`, … as links to the folders of this checkout."""
+    """`galore`, `galore.cli`, `galore.trainer`, … as links to the files and folders of this checkout."""
     package = SITE / "galore"
     package.mkdir(parents=True, exist_ok=True)
-    for floor in FLOORS:
-        link = package / floor
-        if not link.is_symlink() or link.readlink() != ROOT / floor:
+    for source in [*(ROOT / floor for floor in FLOORS), *(ROOT / "galore").glob("*.py")]:
+        link = package / source.name
+        if not link.is_symlink() or link.readlink() != source:
             link.unlink(missing_ok=True)
-            link.symlink_to(ROOT / floor)
+            link.symlink_to(source)
 
 
 def unpack() -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import tempfile
 import time
@@ -18,7 +19,9 @@ ROOT = Path(__file__).parents[2]
 def main() -> None:
     parser = argparse.ArgumentParser(prog="prove", description=__doc__)
     parser.add_argument("--only", default=",".join(NAMES), help=f"parts, separated by commas: {', '.join(NAMES)}")
-    parser.add_argument("--budget", type=float, default=720.0, help="seconds for all of them")
+    parser.add_argument(
+        "--budget", type=float, default=math.inf, help="seconds for all of them, else what their caps come to"
+    )
     parser.add_argument("--seed", type=int, help="of all that is drawn; a fresh one is printed")
     parser.add_argument("--sample", action="store_true", help="a few trials of each part, as in the tests")
     parser.add_argument("--out", type=Path, default=ROOT / "build/prove/out", help="folder of the records")

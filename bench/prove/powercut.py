@@ -6,10 +6,19 @@ import os
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 from prove.shim import Operation
 
 BYTES = ("create", "write", "resize")
+T = TypeVar("T")
+
+
+class Synced(NamedTuple):
+    """A copy of what the last sync of a file put on the disk, and how much of it no truncation has taken since."""
+
+    copy: Path
+    length: int
 
 
 @dataclass
@@ -18,6 +27,7 @@ class Disk:
 
     content: dict[str, bool] = field(default_factory=dict)
     names: dict[str, bool] = field(default_factory=dict)
+    synced: dict[str, Synced] = field(default_factory=dict)
 
     def follow(self, operations: Iterable[Operation]) -> Disk:
         for operation in operations:
@@ -30,17 +40,24 @@ class Disk:
             return
         if name in BYTES:
             self.content[path] = False
+        if path in self.synced and (name == "resize" or (name == "create" and operation.size)):
+            copy, length = self.synced[path]
+            self.synced[path] = Synced(copy, min(length, operation.size if name == "resize" else 0))
         if name in ("create", "mkdir"):
             self.names.setdefault(path, False)
         elif name == "sync":
             self.content[path] = True
+            if operation.copy is not None:
+                self.synced[path] = Synced(operation.copy, operation.copy.stat().st_size)
             self.names |= {each: True for each in self.names if os.path.dirname(each) == path}  # noqa: PTH120
         elif name == "rename":
             self.content, self.names = (_moved(held, operation.source, path) for held in (self.content, self.names))
+            self.synced = _moved(self.synced, operation.source, path)
             self.names[path] = False
         elif name == "remove":
             self.content.pop(path, None)
             self.names.pop(path, None)
+            self.synced.pop(path, None)
 
     def torn(self, operations: Iterable[Operation]) -> list[str]:
         """Follow them; returns what is there that was renamed before its bytes were synced."""
@@ -66,18 +83,25 @@ class Disk:
 
 
 def cut(operations: Iterable[Operation]) -> list[Path]:
-    """Empty every file whose bytes were not synced, as ext4 and XFS may leave it; returns them."""
-    written = Disk().follow(operations).content
-    lost = [Path(path) for path, synced in written.items() if not synced and Path(path).is_file()]
+    """Take from every file what was written after its last sync, as ext4 and XFS may; returns them.
+
+    What has never been synced is emptied. What a truncation took is gone, and what overwrote synced bytes is not there.
+    """
+    disk = Disk().follow(operations)
+    lost = [Path(path) for path, synced in disk.content.items() if not synced and Path(path).is_file()]
     for path in lost:
-        os.truncate(path, 0)
+        kept = disk.synced.get(str(path))
+        data = kept.copy.read_bytes()[: kept.length] if kept else b""
+        with path.open("r+b") as file:
+            file.truncate(0)
+            file.write(data)
     return lost
 
 
-def _moved(held: dict[str, bool], old: str, new: str) -> dict[str, bool]:
+def _moved(held: dict[str, T], old: str, new: str) -> dict[str, T]:
     inside = f"{old}/"
     return {
-        new + path[len(old) :] if path == old or path.startswith(inside) else path: synced
-        for path, synced in held.items()
+        new + path[len(old) :] if path == old or path.startswith(inside) else path: kept
+        for path, kept in held.items()
         if not (path == new or path.startswith(f"{new}/"))
     }

@@ -25,10 +25,12 @@ static int mode = OFF, failure, log_file = -1, prefixes;
 static long target;
 static volatile long counter;
 static unsigned classes;
-static char prefix[PREFIXES][PATH_MAX];
+static char prefix[PREFIXES][PATH_MAX], copies[PATH_MAX];
 
 void shim_clear(void) { mode = OFF; prefixes = 0; }
 void shim_watch(const char *path) { if (prefixes < PREFIXES) snprintf(prefix[prefixes++], PATH_MAX, "%s", path); }
+// Copies of what each sync put on the disk are kept in a folder, under the number of the sync.
+void shim_keep(const char *folder) { snprintf(copies, PATH_MAX, "%s", folder); }
 void shim_arm(int how, long at, int error, unsigned which, int log) {
   target = at; failure = error; classes = which; log_file = log; counter = 0; mode = how;
 }
@@ -116,8 +118,19 @@ ssize_t writev(int fd, const struct iovec *parts, int count) { REAL(writev); cha
   if (!watched_descriptor(fd, path)) return real(fd, parts, count);
   CARRY_OUT(WRITE, "write", path, "", count, real(fd, parts, count)); }
 
+static int keep(int result, int fd, long number) {
+  struct stat found;
+  if (result || !number || !copies[0] || fstat(fd, &found) || !S_ISREG(found.st_mode)) return result;
+  char own[64], copy[PATH_MAX + 32], part[65536];
+  snprintf(own, sizeof own, "/proc/self/fd/%d", fd);
+  snprintf(copy, sizeof copy, "%s/%ld", copies, number);
+  int from = syscall(SYS_openat, AT_FDCWD, own, O_RDONLY), to = syscall(SYS_openat, AT_FDCWD, copy, O_WRONLY | O_CREAT | O_TRUNC, 0644);
+  for (ssize_t size; (size = syscall(SYS_read, from, part, sizeof part)) > 0;) syscall(SYS_write, to, part, size);
+  syscall(SYS_close, from); syscall(SYS_close, to);
+  return result;
+}
 #define SYNCS(name) int name(int fd) { REAL(name); char path[PATH_MAX]; \
-  if (!watched_descriptor(fd, path)) return real(fd); CARRY_OUT(SYNC, "sync", path, "", 0, real(fd)); }
+  if (!watched_descriptor(fd, path)) return real(fd); CARRY_OUT(SYNC, "sync", path, "", 0, keep(real(fd), fd, number)); }
 SYNCS(fsync)
 SYNCS(fdatasync)
 #define RESIZES(name, type) int name(int fd, type size) { REAL(name); char path[PATH_MAX]; \
@@ -161,10 +174,10 @@ int chmod(const char *name, mode_t bits) { REAL(chmod); char path[2 * PATH_MAX];
 #define KIND(how) int makes = (how) & (O_CREAT | O_TRUNC); unsigned which = makes ? CREATE : OPEN; const char *kind = makes ? "create" : "open";
 #define OPENS(name) int name(const char *file, int how, ...) { REAL(name); BITS(how) KIND(how) char path[2 * PATH_MAX]; \
   if (!watched(AT_FDCWD, file, path)) return real(file, how, bits); \
-  CARRY_OUT(which, kind, path, "", 0, real(file, how, bits)); }
+  CARRY_OUT(which, kind, path, "", !!(how & O_TRUNC), real(file, how, bits)); }
 #define OPENS_AT(name) int name(int directory, const char *file, int how, ...) { REAL(name); BITS(how) KIND(how) char path[2 * PATH_MAX]; \
   if (!watched(directory, file, path)) return real(directory, file, how, bits); \
-  CARRY_OUT(which, kind, path, "", 0, real(directory, file, how, bits)); }
+  CARRY_OUT(which, kind, path, "", !!(how & O_TRUNC), real(directory, file, how, bits)); }
 OPENS(open)
 OPENS(open64)
 OPENS_AT(openat)

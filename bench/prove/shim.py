@@ -47,7 +47,11 @@ class Fault:
 
 
 class Operation(NamedTuple):
-    """A line of the log. `source`: where a rename came from; `done`: whether it succeeded."""
+    """A line of the log.
+
+    `size`: bytes written, length that a resize gives, 1 where a create empties what was there; `source`: where a rename
+    came from; `done`: whether it succeeded; `copy`: of a file's sync, what it put on the disk.
+    """
 
     number: int
     name: str
@@ -55,6 +59,7 @@ class Operation(NamedTuple):
     path: str
     source: str
     done: bool = True
+    copy: Path | None = None
 
 
 def why_not() -> str | None:
@@ -86,7 +91,12 @@ def arm(fault: Fault, watched: Iterable[Path], which: Which, log: Path | None) -
     library.shim_clear()
     for path in watched:
         library.shim_watch(str(path).encode())
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644) if log else -1
+    descriptor = -1
+    if log is not None:
+        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        shutil.rmtree(_copies(log), ignore_errors=True)
+        _copies(log).mkdir()
+        library.shim_keep(str(_copies(log)).encode())
     library.shim_arm(int(fault.how), ctypes.c_long(fault.at), fault.error, int(which), descriptor)
 
 
@@ -96,8 +106,14 @@ def operations(log: Path) -> list[Operation]:
     for line in log.read_text(errors="surrogateescape").splitlines():
         parts = line.split("\t")
         if len(parts) == 6:
-            found.append(Operation(int(parts[0]), parts[1], int(parts[2]), parts[3], parts[4], parts[5] == "1"))
+            copy = _copies(log) / parts[0]
+            kept = copy if parts[1] == "sync" and copy.exists() else None
+            found.append(Operation(int(parts[0]), parts[1], int(parts[2]), parts[3], parts[4], parts[5] == "1", kept))
     return found
+
+
+def _copies(log: Path) -> Path:
+    return log.with_name(f"{log.name}.copies")
 
 
 def distinct(found: Sequence[Operation]) -> list[Operation]:

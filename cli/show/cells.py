@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from galore.trainer.common.format import percent, perplexity, rate, size
+from galore.trainer.common.format import counted, size
+from galore.trainer.record.row import EVAL, TRAIN, Column, EvalRow, TrainRow
 
 
 class Cell(NamedTuple):
@@ -18,55 +18,41 @@ class Cell(NamedTuple):
         return f"{self.label} {self.value}".strip()
 
 
-def progress_cells(row: dict[str, Any]) -> list[Cell]:
-    """Loss, perplexity, learning rate, throughput and MFU of a step; what is not known is left out."""
-    shown: list[tuple[str, str, Callable[[float], str]]] = [
-        ("loss", "loss_nats", lambda value: f"{value:.4f}"),
-        ("squared error", "squared_error", lambda value: f"{value:.4f}"),
-        ("ppl", "perplexity", perplexity),
-        ("lr", "learning_rate", learning_rate),
-        ("", "tokens_per_second", rate),
-        ("MFU", "mfu_fraction", percent),
-    ]
-    cells = [Cell(label, text(row[key])) for label, key, text in shown if row.get(key) is not None]
+def progress_cells(row: TrainRow) -> list[Cell]:
+    """What a terminal shows of a step: the live columns that are known."""
+    cells = [cell(column, row) for column in TRAIN.values() if column.live and row.get(column.name) is not None]
     return [*cells, Cell("", "skipped: gradient not finite")] if row.get("skipped") else cells
 
 
-def memory_cells(row: dict[str, Any], categories: bool) -> list[Cell]:
+def memory_cells(row: TrainRow, categories: bool) -> list[Cell]:
     """Memory now and at most so far, and on demand what the peak consists of."""
-    now, peak = row.get("memory_current_bytes"), row.get("memory_peak_bytes")
-    if now is None or peak is None:
+    if row.get("memory_current_bytes") is None or row.get("memory_peak_bytes") is None:
         return []
     parts = row.get("memory_by_category_bytes") or {} if categories else {}
     shown = [Cell(name.replace("_", " "), size(value)) for name, value in parts.items() if value]
-    return [Cell("memory", size(now)), Cell("peak", size(peak) + (":" if shown else "")), *shown]
+    now, peak = (cell(TRAIN[name], row) for name in ("memory_current_bytes", "memory_peak_bytes"))
+    return [now, peak._replace(value=peak.value + (":" if shown else "")), *shown]
 
 
-def evaluation_cells(row: dict[str, Any]) -> list[Cell]:
+def evaluation_cells(row: EvalRow) -> list[Cell]:
     """The score on held-out text, or the metrics of a task."""
     if "scores" in row:
         return score_cells(row)
-    loss, ppl = row.get("loss_nats", math.nan), row.get("perplexity", math.nan)
-    cells = [
-        Cell("held-out loss", str(row.get("loss_nats_is", "?")) if loss is None else f"{loss:.4f}"),
-        Cell("ppl", str(row.get("perplexity_is", "?")) if ppl is None else perplexity(ppl)),
-    ]
-    return [*cells, Cell("", f"{row['tokens']:,} tokens")] if row.get("tokens") else cells
+    cells = [cell(EVAL[name], row) for name in ("loss_nats", "perplexity")]
+    return [*cells, Cell("", counted(row["tokens"], "token"))] if row.get("tokens") else cells
 
 
-def score_cells(row: dict[str, Any]) -> list[Cell]:
+def cell(column: Column, row: Mapping[str, Any]) -> Cell:
+    return Cell(column.label, column.told(row))
+
+
+def score_cells(row: Mapping[str, Any]) -> list[Cell]:
     """Every metric, of every split where there are several; the alarm last, if there is one."""
     found: list[Cell] = []
     for split, scores in row["scores"].items():
         found += [Cell(f"{split}:", "")] if len(row["scores"]) > 1 else []
         found += [Cell(metric, f"{value:.4f}") for metric, value in scores.items()]
-    return [*found, *([Cell("ALARM:", row["collapsed"])] if row.get("collapsed") else [])]
-
-
-def learning_rate(value: float) -> str:
-    """`9.80e-3`: the exponent without padding."""
-    digits, exponent = f"{value:.2e}".split("e")
-    return f"{digits}e{int(exponent)}" if value else "0"
+    return [*found, *([cell(EVAL["collapsed"], row)] if row.get("collapsed") else [])]
 
 
 def lines(cells: Iterable[Cell], width: int, gap: int = 2) -> list[list[Cell]]:

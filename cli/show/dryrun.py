@@ -1,35 +1,41 @@
-"""`galore train --dry-run`: the resolved recipe, the parameter table, the bytes of weights and states."""
+"""`galore train --dry-run`: what the recipe sets, the parameter table, the bytes of weights and states."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from galore.cli.show.tables import numbers, say, screen, show_table
 from galore.trainer.common.format import count, size
 
 if TYPE_CHECKING:
     from galore.trainer.parameters import DryRun, ParameterRow
     from galore.trainer.recipe.load import LoadedRecipe
 
-WIDTH_OF_A_PIPE = 140
+REST = (
+    "All other settings are defaults; `galore recipes show` with the same arguments prints every one with its meaning."
+)
 
 
 def show_dry_run(loaded: LoadedRecipe) -> None:
     """Prints the recipe before the model is built, so that it is there to read if the model is refused."""
-    typer.echo(loaded.text)
+    from galore.trainer.recipe.dump import dump_settings
+
+    header = loaded.text.partition("\n\n")[0]
+    for line in [*header.splitlines(), "", *dump_settings(loaded.recipe).splitlines()]:
+        say(line, hanging="#     " if line.startswith("#") else "      ")
+    typer.echo()
+    say(REST)
 
     from galore.trainer.parameters import dry_run
 
     planned = dry_run(loaded)
-    console = Console(highlight=False, soft_wrap=False)
-    if not console.is_terminal:
-        console.width = WIDTH_OF_A_PIPE
-    console.print(parameter_table(planned))
+    typer.echo()
+    show_table(screen(), parameter_table(planned))
     for note in planned.notes:
-        console.print(f"Note: {note}", markup=False)
+        say(f"Note: {note}", hanging="  ")
 
 
 def parameter_table(planned: DryRun) -> Table:
@@ -37,8 +43,7 @@ def parameter_table(planned: DryRun) -> Table:
     table = Table(
         "parameter", "tensors", "shape", "update", "rank", "count", "weights", "states", "projectors", box=None
     )
-    for column in table.columns[1:]:
-        column.justify = "right"
+    numbers(table, range(1, len(table.columns)))
     for row in planned.parameters:
         table.add_row(*_cells(row))
     table.add_section()

@@ -17,6 +17,7 @@ from galore.cli.show.cells import Cell, Eta, evaluation_cells, lines, memory_cel
 from galore.trainer.common.format import duration
 from galore.trainer.common.printable import presentable, printable
 from galore.trainer.machine.signals import to_stderr
+from galore.trainer.record.row import EvalRow, TrainRow
 
 REFRESH_PER_SECOND = 4
 
@@ -46,15 +47,15 @@ class LiveConsole:
         )
         self._live.start()
 
-    def step(self, row: dict[str, Any]) -> None:
+    def step(self, row: TrainRow) -> None:
         if self._status is not None:
             self._status.update(row)
 
-    def evaluation(self, row: dict[str, Any]) -> None:
+    def evaluation(self, row: EvalRow) -> None:
         text = cells_text([Cell("step", f"{row['step']:,}"), *evaluation_cells(row)])
         self._terminal.print(text)
-        if row.get("sample"):
-            self._terminal.print(Padding(Text(printable(row["sample"]).strip(), style="italic"), (0, 0, 0, 2)))
+        if sample := row.get("sample"):
+            self._terminal.print(Padding(Text(printable(sample).strip(), style="italic"), (0, 0, 0, 2)))
 
     def message(self, text: str) -> None:
         self._terminal.print(Text(presentable(text)))
@@ -75,11 +76,11 @@ class Status:
     """The lines at the bottom. Drawn by the refresh thread, at whatever width the terminal has by then."""
 
     def __init__(self, total_steps: int) -> None:
-        self._total, self._row = total_steps, dict[str, Any]()
+        self._total, self._row = total_steps, TrainRow()
         self._eta = Eta(total_steps)
         self.notice = ""
 
-    def update(self, row: dict[str, Any]) -> None:
+    def update(self, row: TrainRow) -> None:
         self._eta.update(row["step"])
         self._row = row
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import psutil
 
+import galore
 from galore.trainer.recipe.extras import EXTRAS, install, missing
 
 CORE = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
@@ -41,7 +42,7 @@ def examine() -> dict[str, Any]:
 def versions() -> dict[str, dict[str, str | None]]:
     """Installed versions; `fix` says how to get what is missing."""
     found: dict[str, dict[str, str | None]] = {
-        "galore-llm": {"installed": version_of("galore-llm"), "fix": "not installed: this is a source tree"},
+        "galore-llm": {"installed": galore.__version__, "fix": None},
         "python": {"installed": f"{platform.python_version()} at {sys.executable}", "fix": None},
     }
     for name in CORE:
@@ -55,7 +56,7 @@ def versions() -> dict[str, dict[str, str | None]]:
 
 
 def version_of(name: str) -> str | None:
-    """Of an installed distribution; None if it is not, or this is a source tree."""
+    """Of an installed distribution; None if it is not."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
 
+from galore.cli.show.tables import least_width, numbers, say, show_table
 from galore.trainer.common.format import GIB, percent
 from galore.trainer.memory.categories import CATEGORIES, MEANING, OVERHEAD, spoken
 from galore.trainer.memory.verdict import VERDICTS, out_of_memory, reason, runs_out, unit_of
 
 if TYPE_CHECKING:
-    from galore.trainer.fit.advice import Advice
+    from galore.trainer.fit.advice import Advice, Trial
     from galore.trainer.fit.verify import Verification
     from galore.trainer.machine.cards import Card
     from galore.trainer.memory.peak import Holder
@@ -33,6 +34,15 @@ SHORT = {  # names that leave room for twelve columns
     "allocator_overhead": "overhead",
     "cuda_context": "context",
 }
+NARROW = {  # of a comparison where those twelve do not fit
+    "weights": ("weights",),
+    "grads": ("gradients", "accumulators"),
+    "optim.": ("optimizer_states", "projectors"),
+    "activ.": ("activations", "recompute", "logits_and_loss"),
+    "rest": ("temporaries", "workspaces", *OVERHEAD),
+}
+NOTHING_FITS = "Nothing that was tried makes it fit, not even all of it together."
+FITS = {True: "yes", False: "no", None: "maybe"}
 
 
 def gib(count: int) -> str:
@@ -52,19 +62,19 @@ class Unit(NamedTuple):
 def show_profile(console: Console, loaded: LoadedRecipe, profile: Profile, notes: Sequence[str] = ()) -> None:
     """The verdict, the categories at the peak, the peaks of the phases, and what holds the memory."""
     unit = Unit(*unit_of(profile))
-    console.print(f"[bold]{loaded.name} on {profile.card.name}[/bold]", highlight=False)
-    console.print(f"{VERDICTS[profile.fits]}. {reason(profile)}", markup=False)
-    console.print(_peak_line(profile), markup=False)
+    say(f"{loaded.name} on {profile.card.name}", bold=True)
+    say(f"{VERDICTS[profile.fits]}. {reason(profile)}")
+    say(_peak_line(profile))
     for note in notes:
-        console.print(f"Note: {note}", markup=False)
+        say(f"Note: {note}", hanging="  ")
     console.print()
-    console.print(_categories(profile, unit))
+    show_table(console, _categories(profile, unit))
     console.print()
-    console.print(_totals(profile, unit))
+    show_table(console, _totals(profile, unit))
     console.print()
-    console.print(_phases(profile, unit), markup=False)
+    say(_phases(profile, unit))
     console.print()
-    console.print(_holders(profile.peak.holders, unit))
+    show_table(console, _holders(profile.peak.holders, unit))
 
 
 def _peak_line(profile: Profile) -> str:
@@ -77,8 +87,8 @@ def _peak_line(profile: Profile) -> str:
 
 def _categories(profile: Profile, unit: Unit) -> Table:
     table = Table("category", unit.name, "of the card", "what it is", box=None)
-    for column in table.columns[1:3]:
-        column.justify = "right"
+    numbers(table, (1, 2))
+    table.columns[0].no_wrap = True
     for name, nbytes in profile.categories.items():
         if nbytes:
             share = percent(nbytes / profile.limit.low)
@@ -90,18 +100,16 @@ def _categories(profile: Profile, unit: Unit) -> Table:
 
 def _totals(profile: Profile, unit: Unit) -> Table:
     table = Table(unit.name, "allocated", "reserved", "with context", "fits", box=None)
-    for column in table.columns[1:]:
-        column.justify = "right"
+    numbers(table, range(1, len(table.columns)))
     for expandable in (False, True):
         replay, reserved = profile.replayed(expandable), profile.reserved(expandable)
         total = reserved.high + profile.card.context_high
-        fits = {True: "yes", False: "no", None: "maybe"}[profile.fits_with(expandable)]
         name = (
             "segments that grow (expandable_segments)" if expandable else "segments of fixed size (PyTorch's default)"
         )
         own = ", this run" if expandable == profile.expandable else ""
         sizes = (unit.told(each) for each in (replay.peak_allocated, reserved.high, total))
-        table.add_row(name + own, *sizes, fits)
+        table.add_row(name + own, *sizes, FITS[profile.fits_with(expandable)])
     return table
 
 
@@ -111,12 +119,14 @@ def _phases(profile: Profile, unit: Unit) -> str:
 
 
 def _holders(holders: Sequence[Holder], unit: Unit) -> Table:
-    table = Table("most is held by", "", "tensors", "shape", "type", unit.name, box=None)
-    for index in (2, 5):
-        table.columns[index].justify = "right"
+    table = Table("most is held by", "tensors", "shape", "type", unit.name, box=None)
+    numbers(table, (1, 4))
+    for index in (2, 3):
+        table.columns[index].no_wrap = True
     for each in holders[:MOST_HOLDERS]:
         shape = " × ".join(str(side) for side in each.shape)
-        table.add_row(spoken(each.category), each.module, str(each.count), shape, each.dtype, unit.told(each.nbytes))
+        name = spoken(each.category) + (f" of {each.module}" if each.module else "")
+        table.add_row(name, str(each.count), shape, each.dtype, unit.told(each.nbytes))
     return table
 
 
@@ -130,54 +140,73 @@ def show_advice(console: Console, advice: Advice) -> None:
         told = (
             f"Room for: {room}" if room else "No larger micro-batch, in doublings, and no longer sequence is possible."
         )
-        console.print(told, markup=False)
+        say(told)
         return
-    table = Table("change, the least disruptive first", "gains GiB", "total GiB", "fits", "cost", box=None)
-    for index in (1, 2, 3):
-        table.columns[index].justify = "right"
+    table = Table("change, the least disruptive first", "gains GiB", "total GiB", "fits", box=None)
+    numbers(table, (1, 2, 3))
     for trial in advice.trials:
-        fits = {True: "yes", False: "no", None: "maybe"}[trial.profile.fits]
-        table.add_row(
-            " ".join(spelled(trial.settings)), gib(trial.gained), gib(trial.profile.total.high), fits, trial.cost
-        )
-    console.print(table)
+        change = f"{' '.join(spelled(trial.settings))}\n  {trial.cost}"
+        table.add_row(change, gib(trial.gained), gib(trial.profile.total.high), FITS[trial.profile.fits])
+    show_table(console, table)
     console.print()
-    mildest = " ".join(spelled(advice.settings))
-    alone = " ".join(spelled(advice.alone.settings)) if advice.alone else ""
-    if alone:
-        console.print(f"One change is enough: {alone}", markup=False, soft_wrap=True)
-    if mildest and mildest != alone:
-        console.print(f"The mildest that fits, together: {mildest}", markup=False, soft_wrap=True)
-    if not mildest:
-        console.print("Nothing that was tried makes it fit, not even all of it together.")
+    for line in _enough(advice):
+        say(line, hanging="  ")
+
+
+def _enough(advice: Advice) -> Iterator[str]:
+    """What makes it fit, with the total of each way; the one that `--fit` writes comes last."""
+    alone, mildest, settled = advice.alone, _together(advice.mildest), _together(advice.chosen)
+    if alone is None:
+        yield f"The mildest that fits, together: {mildest}" if mildest else NOTHING_FITS
+    elif settled == _together([alone]):
+        if mildest not in ("", settled):
+            yield f"Each of them milder, but several: {mildest}"
+        yield f"One change is enough: {settled}"
+    else:
+        yield f"One change is enough, but it alters what is computed: {_together([alone])}"
+        yield f"Several that alter nothing, together, as --fit writes them: {settled}"
+
+
+def _together(trials: Sequence[Trial]) -> str:
+    from galore.trainer.fit.advice import settings_of
+    from galore.trainer.recipe.change import spelled
+
+    return (
+        f"{' '.join(spelled(settings_of(trials)))} ({gib(trials[-1].profile.total.high)} GiB in total)"
+        if trials
+        else ""
+    )
 
 
 def show_comparison(
     console: Console, loaded: LoadedRecipe, card: Card, found: Sequence[tuple[str, Profile | None]]
 ) -> None:
     """One row per method, one column per category, GiB at each method's own peak."""
-    console.print(f"[bold]{loaded.name} on {card.name}[/bold], GiB at each method's own peak", highlight=False)
-    names = [name for name in (*CATEGORIES, *OVERHEAD) if any(each and each.categories[name] for _, each in found)]
-    table = Table("method", *(SHORT.get(name, name) for name in names), "total", "fits", box=None)
-    table.columns[0].no_wrap = True
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for method, profile in found:
-        if profile is None:
-            table.add_row(method, *["" for _ in names], "", "ruled out by the recipe's other settings")
-            continue
-        cells = [gib(profile.categories[name]) for name in names]
-        fits = {True: "yes", False: "no", None: "maybe"}[profile.fits]
-        table.add_row(method, *cells, gib(profile.total.high), fits)
-    console.print(table)
+    say(f"{loaded.name} on {card.name}, GiB at each method's own peak", bold=True)
+    profiles = [(method, profile) for method, profile in found if profile is not None]
+    used = [name for name in (*CATEGORIES, *OVERHEAD) if any(each.categories[name] for _, each in profiles)]
+    table = _comparison(profiles, {SHORT.get(name, name): (name,) for name in used})
+    if least_width(table) > console.width:
+        table = _comparison(profiles, NARROW)
+    show_table(console, table)
+    for method in (method for method, profile in found if profile is None):
+        say(f"{method}: ruled out by the recipe's other settings")
+
+
+def _comparison(profiles: Sequence[tuple[str, Profile]], groups: Mapping[str, Sequence[str]]) -> Table:
+    table = Table("method", *groups, "total", "fits", box=None)
+    numbers(table, range(1, len(table.columns)))
+    for method, profile in profiles:
+        cells = [gib(sum(profile.categories[name] for name in names)) for names in groups.values()]
+        table.add_row(method, *cells, gib(profile.total.high), FITS[profile.fits])
+    return table
 
 
 def show_measured(console: Console, loaded: LoadedRecipe, found: Verification) -> None:
     """Predicted against measured, by category, with the error."""
-    console.print(f"[bold]{loaded.name} on {found.device}[/bold], bytes at the peak", highlight=False)
+    say(f"{loaded.name} on {found.device}, bytes at the peak", bold=True)
     table = Table("category", "predicted", "measured", "error", box=None)
-    for column in table.columns[1:]:
-        column.justify = "right"
+    numbers(table, range(1, len(table.columns)))
     for name, (predicted, measured) in found.categories.items():
         if predicted or measured:
             table.add_row(spoken(name), f"{predicted:,}", f"{measured:,}", found.error(predicted, measured))
@@ -188,5 +217,5 @@ def show_measured(console: Console, loaded: LoadedRecipe, found: Verification) -
         found.error(found.predicted, found.measured),
         style="bold",
     )
-    console.print(table)
-    console.print(f"Measured: {found.basis}. Peak predicted in the {found.phases[0]}, found in the {found.phases[1]}.")
+    show_table(console, table)
+    say(f"Measured: {found.basis}. Peak predicted in the {found.phases[0]}, found in the {found.phases[1]}.")

@@ -8,6 +8,7 @@ from galore.cli.show.cells import Cell, Eta, evaluation_cells, memory_cells, pro
 from galore.trainer.common.format import duration
 from galore.trainer.common.printable import presentable, printable
 from galore.trainer.machine.signals import to_stderr
+from galore.trainer.record.row import EvalRow, TrainRow
 
 
 class PlainConsole:
@@ -23,7 +24,7 @@ class PlainConsole:
         for label, value in header.items():
             self._print(f"{label + ':':<11} {value}")
 
-    def step(self, row: dict[str, Any]) -> None:
+    def step(self, row: TrainRow) -> None:
         step = row["step"]
         self._eta.update(step)
         if self._begun and step % self._logging_steps and step != self._total and not row.get("skipped"):
@@ -32,10 +33,10 @@ class PlainConsole:
         cells = [*progress_cells(row), *memory_cells(row, categories=False), Cell("ETA", duration(self._eta.remaining))]
         self._line(step, cells)
 
-    def evaluation(self, row: dict[str, Any]) -> None:
+    def evaluation(self, row: EvalRow) -> None:
         self._line(row["step"], evaluation_cells(row))
-        if row.get("sample"):
-            self._print(f"  sample: {printable(row['sample']).strip()!r}")
+        if sample := row.get("sample"):
+            self._print(f"  sample: {printable(sample).strip()!r}")
 
     def message(self, text: str) -> None:
         self._print(presentable(text))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from galore.cli.show.tables import numbers, say, screen, show_table
 from galore.trainer.common.errors import UserError
 from galore.trainer.recipe.extras import refuse_missing
 
@@ -41,7 +42,10 @@ def kernels(
     if tune:
         _tune(torch.device("cuda", torch.cuda.current_device()))
     found = _measured(torch) if here else _predicted()
-    typer.echo(json.dumps(found, indent=2, ensure_ascii=False) if as_json else _table(found))
+    if as_json:
+        typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+    else:
+        _show(found)
 
 
 def _predicted() -> dict[str, Any]:
@@ -90,11 +94,14 @@ def _tune(device: Any) -> None:
     typer.echo(f"written to {override_path()}", err=True)
 
 
-def _table(found: dict[str, Any]) -> str:
+def _show(found: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    say(f"{found['device']}, microseconds per update of one matrix; {found['evidence']}")
+    say(f"tiles: {found['tiles']}")
     rows = found["rows"]
-    names = list(rows[0])
-    cells = [names, *([str(row[name]) for name in names] for row in rows)]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(names))]
-    lines = ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in cells]
-    heading = f"{found['device']}, microseconds per update of one matrix; {found['evidence']}\ntiles: {found['tiles']}"
-    return "\n".join([heading, *lines])
+    table = Table(*rows[0], box=None)
+    numbers(table, range(len(table.columns)))
+    for row in rows:
+        table.add_row(*map(str, row.values()))
+    show_table(screen(), table)

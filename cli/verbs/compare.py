@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from galore.cli.arguments import Overrides, Recipe
-from galore.trainer.common.reading import read_bounded
+from galore.cli.show.tables import numbers, say, screen, show_table
 
 if TYPE_CHECKING:
     from galore.trainer.recipe.load import LoadedRecipe
     from galore.trainer.record.metrics import Console
+    from galore.trainer.sweep.compare.outcome import Outcome
 
 
 def compare(
@@ -58,8 +60,10 @@ def compare(
 
     root = output_dir or Path("runs") / f"compare-{loaded.name}"
     with preparing() as progress:
-        carry_out(recipe, overrides or [], cells, root, _console, progress, lambda text: typer.secho(text, bold=True))
-    typer.echo(read_bounded(root / "compare.md").decode())
+        found = carry_out(
+            recipe, overrides or [], cells, root, _console, progress, lambda text: say(text, "  ", bold=True)
+        )
+    _show(found)
     typer.echo(f"wrote {root}/compare.md, compare.json" + (", compare.png" if (root / "compare.png").exists() else ""))
     if why := no_plots():
         typer.echo(why)
@@ -69,3 +73,19 @@ def _console(loaded: LoadedRecipe) -> Console:
     from galore.cli.show.console import make_console
 
     return make_console(loaded.recipe.log)
+
+
+def _show(outcomes: Sequence[Outcome]) -> None:
+    """The rows of compare.md, every learning rate; what is not done below them."""
+    from rich.table import Table
+
+    from galore.trainer.sweep.compare.outcome import standings
+    from galore.trainer.sweep.compare.sheet import HEAD, row
+
+    table = Table(*HEAD, box=None)
+    numbers(table, range(1, len(HEAD)))
+    for each in standings(outcomes):
+        table.add_row(*row(each))
+    show_table(screen(), table)
+    for run in (run for run in outcomes if run.status != "done"):
+        say(f"{run.cell.folder}: {run.status}", hanging="  ")

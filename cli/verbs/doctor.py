@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
 import typer
+
+from galore.cli.show.tables import say, say_pairs
+
+Lines = Sequence[str | tuple[str, str]]  # sentences, or names with their texts
 
 
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
@@ -18,29 +22,25 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
         typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
         return
     for title, lines in sections(found):
-        typer.secho(title, bold=True)
+        say(title, bold=True)
         for line in lines:
-            typer.echo(f"  {line}")
+            if isinstance(line, str):
+                say(f"  {line}", hanging="  ")
+        say_pairs((line for line in lines if not isinstance(line, str)), indent="  ")
 
 
-def sections(found: dict[str, Any]) -> Iterable[tuple[str, list[str]]]:
-    """Titles and lines, from what `examine` found."""
-    from galore.trainer.common.format import size
+def sections(found: dict[str, Any]) -> Iterable[tuple[str, Lines]]:
+    """Titles and what stands below each, from what `examine` found."""
+    from galore.trainer.common.format import counted, size
 
-    yield (
-        "Versions",
-        _aligned((name, version["installed"] or version["fix"]) for name, version in found["versions"].items()),
-    )
+    yield "Versions", [(name, version["installed"] or version["fix"]) for name, version in found["versions"].items()]
     cpu = found["cpu"]
-    cores = f"{cpu['cores']} cores, {size(cpu['memory_bytes'])} of memory"
+    cores = f"{counted(cpu['cores'], 'core')}, {size(cpu['memory_bytes'])} of memory"
     yield "Processor", [cpu["name"], cores, f"bfloat16: {cpu['bfloat16']}"]
     yield "GPU", [_gpu(gpu) for gpu in found["gpus"]] or [found["no_gpu"]]
-    yield "Attention", _aligned((each["name"], _can(each["available"], each["reason"])) for each in found["attention"])
-    yield "Kernels", _aligned((each["op"], f"{each['path']}: {each['why']}") for each in found["kernels"])
-    yield (
-        "Free disk",
-        _aligned((each["what"], f"{size(each['free_bytes'])} at {each['path']}") for each in found["disk"]),
-    )
+    yield "Attention", [(each["name"], _can(each["available"], each["reason"])) for each in found["attention"]]
+    yield "Kernels", [(each["op"], f"{each['path']}: {each['why']}") for each in found["kernels"]]
+    yield "Free disk", [(each["what"], f"{size(each['free_bytes'])} at {each['path']}") for each in found["disk"]]
 
 
 def _gpu(gpu: dict[str, Any]) -> str:
@@ -53,9 +53,3 @@ def _gpu(gpu: dict[str, Any]) -> str:
 
 def _can(available: bool, reason: str) -> str:
     return f"yes: {reason}" if available else f"no: {reason}"
-
-
-def _aligned(pairs: Iterable[tuple[str, str]]) -> list[str]:
-    known = list(pairs)
-    width = max((len(name) for name, _ in known), default=0)
-    return [f"{name:<{width}}  {text}" for name, text in known]

@@ -11,6 +11,7 @@ import typer
 from galore.cli.arguments import Device, DeviceName, Model, Overrides, complete_recipe
 from galore.cli.errors import tell_skipped
 from galore.trainer.common.errors import UserError
+from galore.trainer.common.format import counted
 from galore.trainer.common.reading import user_path
 
 
@@ -34,7 +35,7 @@ def evaluate(
     ] = None,
     mode: Annotated[Mode | None, typer.Option(help="Averaging of the loss.", show_default="the recipe's")] = None,
     max_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Tokens that are scored.", show_default="the recipe's")
+        int | None, typer.Option(min=1, max=2**63 - 1, help="Tokens that are scored.", show_default="the recipe's")
     ] = None,
     device: Device = DeviceName.auto,
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
@@ -67,12 +68,16 @@ def evaluate(
         typer.echo(f"{scored.origin}: {facts['task']}  " + "  ".join(map(str, score_cells(facts))))
     else:
         typer.echo(f"{scored.origin}: loss {facts['loss_nats']:.4f} nats, ", nl=False)
-        typer.echo(f"perplexity {facts['perplexity']:.2f}, {facts['tokens']:,} held-out tokens, ", nl=False)
+        typer.echo(f"perplexity {facts['perplexity']:.2f}, {counted(facts['tokens'], 'held-out token')}, ", nl=False)
         typer.echo(f"eval.mode {facts['mode']}")
 
 
 def _own_recipe(model: str) -> str:
     file = user_path(model) / "recipe.yaml"
     if not file.is_file():
+        from galore.trainer.record.rundir import refuse_absent, refuse_part_of_run
+
+        refuse_part_of_run(user_path(model))
+        refuse_absent(model)
         raise UserError(f"{model} is no run, so it has no recipe to override", fix="name a recipe with --recipe")
     return str(file)

@@ -49,12 +49,12 @@ def finetune_glue(
         str | None,
         typer.Option(metavar="DIR", help="A folder of GLUE, or of one task.", show_default="nyu-mll/glue on the hub"),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Runs of each, counted up from the recipe's seed.")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, max=1000, help="Runs of each, counted up from the recipe's seed.")] = 1,
     learning_rates: Annotated[
         str | None, typer.Option(metavar="X,Y,…", help="Tried with each; the best counts.", show_default="the recipe's")
     ] = None,
     max_train_samples: Annotated[
-        int | None, typer.Option(min=1, help="Train on the first so many examples.", show_default="all")
+        int | None, typer.Option(min=1, max=2**24, help="Train on the first so many examples.", show_default="all")
     ] = None,
     output_dir: Annotated[
         Path | None, typer.Option(help="Where the runs and the table are kept.", show_default="runs/glue-TASK")
@@ -133,10 +133,10 @@ def _print(outcomes: Sequence[Outcome], root: Path, as_json: bool) -> None:
             typer.echo(json.dumps(each))
         return
 
-    from galore.cli.show.gluetable import show_table
+    from galore.cli.show.gluetable import show_scores
     from galore.trainer.recipe.extras import no_plots
 
-    show_table(outcomes)
+    show_scores(outcomes)
     typer.echo(f"wrote {root}/glue.md, glue.json" + (", glue.png" if (root / "glue.png").exists() else ""))
     if why := no_plots():
         typer.echo(why)

@@ -6,26 +6,43 @@ from typing import Annotated
 
 import typer
 
-from galore.cli.arguments import Device, DeviceName, Model
+from galore.cli.arguments import Device, DeviceName, Model, finite
 from galore.cli.errors import tell_skipped
+from galore.trainer.common.errors import UserError
+
+LONGEST = 1_000_000  # tokens of a continuation
+COLDEST = 1e-6  # below it logits overflow
 
 
 def generate(
     model: Model,
     prompt: Annotated[str, typer.Option(help="The text to continue.", show_default=False)],
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of the continuation, in tokens.")] = 60,
-    temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token each time.")] = 1.0,
-    top_p: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Sample among the likeliest tokens with this much probability.")
+    max_new_tokens: Annotated[
+        int, typer.Option(min=1, max=LONGEST, help="Length of the continuation, in tokens.")
+    ] = 60,
+    temperature: Annotated[
+        float, typer.Option(min=0.0, max=100.0, callback=finite, help="0 takes the likeliest token each time.")
     ] = 1.0,
-    top_k: Annotated[int, typer.Option(min=0, help="Sample among this many of the likeliest tokens; 0 means all.")] = 0,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same text.")] = 0,
+    top_p: Annotated[
+        float,
+        typer.Option(
+            min=0.0, max=1.0, callback=finite, help="Sample among the likeliest tokens with this much probability."
+        ),
+    ] = 1.0,
+    top_k: Annotated[
+        int, typer.Option(min=0, max=2**31 - 1, help="Sample among this many of the likeliest tokens; 0 means all.")
+    ] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="The same seed gives the same text.")] = 0,
     chat: Annotated[
         bool, typer.Option("--chat", help="Ask in the tokenizer's chat template; a run on instructions does so anyway.")
     ] = False,
     device: Device = DeviceName.auto,
 ) -> None:
     """Continue a prompt with a trained model."""
+    if 0 < temperature < COLDEST:
+        what = f"{temperature:g} is colder than can be computed with"
+        raise UserError(what, where="--temperature", fix="write 0 for the likeliest token each time")
+
     from galore.trainer.machine.process import prepare_process
 
     prepare_process()  # before torch is imported

@@ -12,19 +12,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from galore.cli.arguments import Overrides, Recipe
+from galore.cli.show.tables import say, screen
 from galore.trainer.common.errors import UserError
 from galore.trainer.recipe.extras import refuse_missing
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from galore.trainer.fit.advice import Advice
     from galore.trainer.machine.cards import Card
     from galore.trainer.memory.profile import Profile
     from galore.trainer.recipe.load import LoadedRecipe
 
 DEFAULT_CARD = "rtx4090"
-WIDTH_OF_A_PIPE = 140
+TRYING = "Trying what to change: a minute or two for a large model; --no-advise leaves it out."
 
 
 def profile_memory(
@@ -75,19 +74,36 @@ def profile_memory(
     from galore.trainer.fit.predict import profile_on
 
     profile = profile_on(loaded, card)
-    wanted = fit is not None or (profile.fits is not True if advise is None else advise)
-    advice = _advice(loaded, card) if wanted else None
-    fitting = _fitting(loaded, profile, advice)
     if timeline is not None:  # files first: whoever reads the output may leave before its end
         _write_timeline(timeline, profile, loaded)
+    wanted = fit is not None or (profile.fits is not True if advise is None else advise)
+    left = None if as_json else _shown(loaded, profile, TRYING if wanted else "")
+    if left is not None and fit is None:
+        raise left
+    advice = _advice(loaded, card) if wanted else None
+    fitting = _fitting(loaded, profile, advice)
     if fit is not None and fitting is not None:
         _write(fit, fitting.text.encode())
+    if left is not None:
+        raise left
     if as_json:
         typer.echo(json.dumps(_as_json(profile, advice), indent=2))
-    else:
-        _show(loaded, profile, advice)
+    elif advice is not None:
+        _show_advice(advice)
     if fit is not None and fitting is None:
         raise UserError(f"nothing tried makes it fit {profile.card.name}", where="--fit", fix="take a smaller model")
+
+
+def _shown(loaded: LoadedRecipe, profile: Profile, last: str) -> BaseException | None:
+    """Prints the profile, and `last`; what it ended with where the reader left, who may wait for a file all the same."""
+    try:
+        _show(loaded, profile)
+        if last:
+            typer.echo()
+            say(last)
+    except (BrokenPipeError, SystemExit) as left:  # the latter is rich's
+        return left
+    return None
 
 
 def _refuse_contradictions(
@@ -157,18 +173,22 @@ def _as_json(profile: Profile, advice: Advice | None) -> dict[str, object]:
             for trial in advice.trials
         ]
         found["settings_that_fit"] = spelled(advice.settings)
+        found["total_bytes_that_fit"] = advice.chosen[-1].profile.total.high if advice.chosen else None
         found["room_for"] = spelled(advice.room)
     return found
 
 
-def _show(loaded: LoadedRecipe, profile: Profile, advice: Advice | None) -> None:
-    from galore.cli.show.memory import show_advice, show_profile
+def _show(loaded: LoadedRecipe, profile: Profile) -> None:
+    from galore.cli.show.memory import show_profile
     from galore.trainer.parameters import planned_vocabulary
 
-    console = _console()
-    show_profile(console, loaded, profile, planned_vocabulary(loaded.recipe)[1])
-    if advice is not None:
-        show_advice(console, advice)
+    show_profile(screen(), loaded, profile, planned_vocabulary(loaded.recipe)[1])
+
+
+def _show_advice(advice: Advice) -> None:
+    from galore.cli.show.memory import show_advice
+
+    show_advice(screen(), advice)
 
 
 def _compare(loaded: LoadedRecipe, card: Card, as_json: bool, picture: Path | None) -> None:
@@ -193,7 +213,7 @@ def _compare(loaded: LoadedRecipe, card: Card, as_json: bool, picture: Path | No
     else:
         from galore.cli.show.memory import show_comparison
 
-        show_comparison(_console(), loaded, card, found)
+        show_comparison(screen(), loaded, card, found)
 
 
 def _verdict(fits: bool | None) -> str:
@@ -215,7 +235,7 @@ def _measure(loaded: LoadedRecipe, as_json: bool) -> None:
         return
     from galore.cli.show.memory import show_measured
 
-    show_measured(_console(), loaded, found)
+    show_measured(screen(), loaded, found)
 
 
 def _write_timeline(file: Path, profile: Profile, loaded: LoadedRecipe) -> None:
@@ -243,12 +263,3 @@ def _write(file: Path, content: bytes) -> None:
 
     replace_file(file, content)
     typer.echo(f"wrote {file}", err=True)
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    console = Console(highlight=False, soft_wrap=False)
-    if not console.is_terminal:
-        console.width = WIDTH_OF_A_PIPE
-    return console

@@ -9,6 +9,7 @@ import typer
 
 from galore.cli.arguments import Overrides, Recipe, RecipeVerb, complete_file, complete_shipped
 from galore.cli.errors import show as show_error
+from galore.cli.show.tables import say_pairs
 from galore.trainer.common.errors import UserError
 
 app = typer.Typer(no_args_is_help=True, help="List, show, copy and check recipes.")
@@ -19,10 +20,7 @@ def list_recipes() -> None:
     """The shipped recipes, each with what it trains."""
     from galore.trainer.recipe.shipped import about, shipped_names
 
-    names = shipped_names()
-    width = max(len(name) for name in names)
-    for name in names:
-        typer.echo(f"{name:<{width}}  {about(name)}")
+    say_pairs((name, about(name)) for name in shipped_names())
 
 
 @app.command(cls=RecipeVerb)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from galore.cli.arguments import Overrides, Recipe
 from galore.trainer.common.reading import user_path
+
+if TYPE_CHECKING:
+    from galore.trainer.recipe.load import LoadedRecipe
 
 
 def train(
@@ -37,6 +40,11 @@ def train(
         show_dry_run(loaded)
         return
 
+    carry_out(loaded, output_dir or own_folder(recipe, loaded.name), resume)
+
+
+def carry_out(loaded: LoadedRecipe, output_dir: Path, resume: bool) -> None:
+    """The run, in a process that is prepared for it; what it shows goes to standard output."""
     from galore.trainer.machine.process import ask_for_expandable_segments, prepare_process
 
     prepare_process()  # before torch is imported
@@ -48,12 +56,12 @@ def train(
 
     console = make_console(loaded.recipe.log)
     with preparing() as progress:
-        report = run_training(loaded, output_dir or _own_folder(recipe, loaded.name), resume, console, progress)
+        report = run_training(loaded, output_dir, resume, console, progress)
     if report is not None:
         console.message(f"report: {report}")
 
 
-def _own_folder(recipe: str, name: str) -> Path:
+def own_folder(recipe: str, name: str) -> Path:
     """Where a run goes that nobody gave a place: the folder of the run whose recipe.yaml this is, or `runs/NAME`."""
     from galore.trainer.record.rundir import RunDir
 

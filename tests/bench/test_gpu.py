@@ -203,6 +203,7 @@ def test_what_python_lacks_comes_from_wheels_and_the_rest_is_named(tmp_path: Pat
     assert "nowhere-1.0-cp39-cp39-linux_x86_64.whl is for another Python than cp3" in told
     assert "nowhere-1.1-py3-none-any.whl cannot be unpacked" in told
     assert (tmp_path / "site/galore/kernels/reference.py").resolve().is_relative_to(start.ROOT)
+    assert (tmp_path / "site/galore/__init__.py").resolve() == start.ROOT / "galore/__init__.py"
 
 
 def test_overrides_are_tiny_in_a_rehearsal_only(scale: Scale) -> None:
@@ -224,15 +225,31 @@ def test_kernels_a_failing_test_is_a_finding(records, scale, monkeypatch, tmp_pa
 def test_kernels_tests_that_take_too_long_are_told_as_far_as_they_came(
     records, scale, monkeypatch, tmp_path: Path
 ) -> None:
+    begun, waited = tmp_path / "begun", []
+
+    class Begun(subprocess.Popen[bytes]):
+        """Its time is up as soon as the last test has begun."""
+
+        def wait(self, timeout: float | None = None) -> int:
+            if timeout is None:
+                return super().wait()
+            waited.append(timeout)
+            while not begun.exists() and self.poll() is None:
+                time.sleep(0.02)
+            raise subprocess.TimeoutExpired(self.args, timeout)
+
     (tmp_path / "test_slow.py").write_text(
-        "import time\nimport pytest\n@pytest.mark.parametrize('n', range(3))\ndef test_card(n):\n    time.sleep(60 * (n == 2))\n"
+        "import pathlib, pytest, time\n@pytest.mark.parametrize('n', range(3))\ndef test_card(n):\n"
+        f"    if n == 2:\n        pathlib.Path({str(begun)!r}).touch()\n        time.sleep(60)\n"
     )
     monkeypatch.setattr(kernels, "REHEARSED", "card")
     monkeypatch.setattr(kernels, "TESTS", [str(tmp_path / "test_slow.py")])
+    monkeypatch.setattr(kernels.subprocess, "Popen", Begun)
     monkeypatch.setenv("GALORE_GPU_ENDS", str(time.monotonic() + kernels.RESERVE + 12))
     kernels._against_float64(scale, records)
     (found,) = records
     assert (found.ok, found.figures) == (False, {"stopped, passed": 2, "failed": 0})
+    assert waited == [pytest.approx(12, abs=2)]
 
 
 def test_kernels_a_wrong_product_of_a_real_shape(records, scale, monkeypatch) -> None:

@@ -14,9 +14,10 @@ FAULT = Mutation("trainer/toy.py", "x + y", "x - y", TESTS)
 @pytest.fixture
 def toy(tmp_path: Path) -> Path:
     """A tree whose test asks for the sum of 1 and 0 in vain, and of 2 and 3."""
-    for folder in ("trainer", "tests"):
+    for folder in ("galore", "trainer", "tests"):
         (tmp_path / folder).mkdir()
-    (tmp_path / "trainer/__init__.py").touch()
+    for package in ("galore", "trainer"):
+        (tmp_path / package / "__init__.py").touch()
     (tmp_path / "trainer/toy.py").write_text(
         "def add(x, y):\n    return x + y\n\n\ndef other(x, y):\n    return x * y\n"
     )

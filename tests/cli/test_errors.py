@@ -181,35 +181,30 @@ def test_a_reader_that_leaves_ends_it_silently(shell: Any, arguments: list[str])
     assert (done.returncode, done.stderr) == (141, "")
 
 
+TINY = (
+    "model.hidden_size=32", "model.intermediate_size=48", "model.num_hidden_layers=1", "model.num_attention_heads=4",
+    "data.source=local", "data.path=text.txt", "data.cache_dir=cache", "data.tokenizer_vocab_size=300", "data.max_length=16",
+    "optim.rank=4", "train.device=cpu", "train.global_batch_size=2", "train.micro_batch_size=2", "eval.max_tokens=100",
+)  # fmt: skip
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("\n\n".join(f"the quick brown fox number {k} jumps over it" for k in range(400)))
+
+
+@pytest.mark.usefixtures("text")
 def test_a_reader_that_leaves_does_not_end_a_run(shell: Any, tmp_path: Path) -> None:
-    tiny = [
-        "model.hidden_size=32",
-        "model.num_hidden_layers=1",
-        "data.max_length=16",
-        "optim.rank=4",
-        "train.device=cpu",
-    ]
-    short = ["train.max_steps=2", "train.global_batch_size=2", "train.micro_batch_size=2", "eval.max_tokens=100"]
-    done = shell("train", "demo", *tiny, *short, "--output-dir", "out", code=NO_READER, OMP_NUM_THREADS="1")
+    asked = ["train", "demo", *TINY, "train.max_steps=2", "--output-dir", "out"]
+    done = shell(*asked, code=NO_READER, OMP_NUM_THREADS="1")
     assert (done.returncode, done.stderr) == (0, "")
     assert "finished" in json.loads((tmp_path / "out/run.json").read_text())
 
 
+@pytest.mark.usefixtures("text")
 def test_a_terminal_that_vanishes_leaves_a_saved_run(tmp_path: Path) -> None:
     """As a closed laptop does to a run over ssh: the system sends SIGHUP, and every write fails from then on."""
-    settings = [
-        "model.hidden_size=32",
-        "model.num_hidden_layers=1",
-        "data.max_length=16",
-        "optim.rank=4",
-        "train.device=cpu",
-    ]
-    settings += [
-        "train.max_steps=100000",
-        "train.global_batch_size=2",
-        "train.micro_batch_size=2",
-        "train.save_steps=null",
-    ]
+    settings = [*TINY, "train.max_steps=100000", "train.save_steps=null"]
     child, terminal = pty.fork()
     if child == 0:
         os.chdir(tmp_path)

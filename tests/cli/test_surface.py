@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import typer.main
 
@@ -26,6 +26,37 @@ def _word(parameter: Any) -> str:
     else:
         word = "|".join(parameter.opts) + ("" if getattr(parameter, "is_flag", False) else "=")
     return word if parameter.required else f"[{word}]"
+
+
+def numbers() -> Iterator[tuple[str, Any]]:
+    """(name, settings) of every option that is a number."""
+    groups = [app, *(each.typer_instance for each in app.registered_groups)]
+    for callback in (each.callback for group in groups if group for each in group.registered_commands):
+        for name, hint in get_type_hints(callback, include_extras=True).items():
+            kind, *settings = get_args(hint) if hasattr(hint, "__metadata__") else (hint,)
+            if settings and {int, float} & {kind, *get_args(kind)}:
+                yield name, settings[0]
+
+
+def test_every_number_of_the_command_line_has_two_ends() -> None:
+    """Without an upper one a slip of the finger is a run without end, or a memory error."""
+    found = dict(numbers())
+    assert {"max_new_tokens", "max_tokens", "seeds", "temperature"} <= set(found)
+    assert [name for name, option in found.items() if None in (option.min, option.max)] == []
+
+
+def test_numbers_beyond_their_ends_are_refused_in_words(galore: Any) -> None:
+    for option, value in (
+        ("--max-new-tokens", "1000000000"),
+        ("--temperature", "nan"),
+        ("--temperature", "inf"),
+        ("--temperature", "1e-30"),
+        ("--top-p", "nan"),
+        ("--seed", str(2**64)),
+    ):
+        refused = galore("generate", "gpt2", "--prompt", "x", option, value)
+        assert refused.exit_code == 2, refused.output
+        assert option in refused.stderr
 
 
 def test_surface() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from galore.trainer.checkpoint.checkpoint import Skipped
 from galore.trainer.common.errors import UserError
-from galore.trainer.evaluate import EvalResult
+from galore.trainer.data.score import EvalResult
 
 SKIPPED = (Skipped(path=Path("step-00000009"), reason="model.safetensors differs"),)
 
@@ -83,7 +83,7 @@ def test_train_dry_run(galore: Any, calls: Calls) -> None:
         projector_bytes=2**19,
     )
     head = SimpleNamespace(**{**vars(row), "name": "lm_head", "rank": None, "projector_bytes": 0})
-    calls.replace("galore.trainer.build", dry_run=SimpleNamespace(parameters=[row, head], notes=["assumed [x]"]))
+    calls.replace("galore.trainer.parameters", dry_run=SimpleNamespace(parameters=[row, head], notes=["assumed [x]"]))
     shown = galore("train", "demo", "--dry-run", "optim.rank=64")
     assert shown.exit_code == 0
     assert "# Resolved from demo\n#   optim.rank=64" in shown.stdout
@@ -137,7 +137,7 @@ def test_eval_overrides_change_the_recipe_of_the_run(galore: Any, scored: Calls)
 
 
 def test_generate(galore: Any, calls: Calls) -> None:
-    calls.replace("galore.trainer.build", choose_device="cpu", choose_threads=None)
+    calls.replace("galore.trainer.machine.device", choose_device="cpu", choose_threads=None)
     calls.replace(
         "galore.trainer.trained.runmodel",
         load_run_model=SimpleNamespace(model="M", tokenizer="T", skipped=(), recipe=None),
@@ -153,7 +153,7 @@ def test_generate(galore: Any, calls: Calls) -> None:
 def test_generate_takes_the_threads_of_the_run(galore: Any, calls: Calls) -> None:
     recipe = SimpleNamespace(train=SimpleNamespace(num_threads=3), data=SimpleNamespace(instruct=True))
     stored = SimpleNamespace(model="M", tokenizer="T", skipped=(), recipe=recipe)
-    calls.replace("galore.trainer.build", choose_device="cpu", choose_threads=None)
+    calls.replace("galore.trainer.machine.device", choose_device="cpu", choose_threads=None)
     calls.replace("galore.trainer.trained.runmodel", load_run_model=stored)
     calls.replace("galore.trainer.models.generate", sample="Once upon a time")
     galore("generate", "runs/a", "--prompt", "Once")

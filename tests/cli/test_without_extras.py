@@ -22,7 +22,7 @@ DECODER = (
 )  # fmt: skip
 TEXT = ("data.source=local", "data.path=text.txt", "data.cache_dir=cache")
 EIGHT = "optim.state_dtype=8bit"
-PROFILE = ("model.num_hidden_layers=1", "--no-advise", "--gpu", "rtx4090")
+PROFILE = ("model.num_hidden_layers=1", "data.max_length=64", "--no-advise", "--gpu", "rtx4090")
 GLUE = ("finetune-glue", "--task", "sst2", "train.num_train_epochs=null", "train.max_steps=1", "data.max_length=32")
 
 WORK: dict[str, tuple[str, ...]] = {
@@ -133,8 +133,9 @@ def test_what_is_missing_is_said_before_any_work(results: dict[str, Any], folder
 def test_a_run_says_what_it_does_without(results: dict[str, Any], folder: Path) -> None:
     said = results["train"]["stdout"]
     assert "no plots: matplotlib is not installed (pip install 'galore-llm[plots]')" in said
-    assert "8-bit states: torch (bitsandbytes is not installed (pip install 'galore-llm[8bit]')" in said
-    assert "pip install 'galore-llm[plots]'" in (folder / "run/report.md").read_text()
+    report = (folder / "run/report.md").read_text()
+    assert "8-bit states: torch (bitsandbytes is not installed (pip install 'galore-llm[8bit]')" in report
+    assert "pip install 'galore-llm[plots]'" in report
     assert "no plots: " in results["compare"]["stdout"]
     assert "no plots: " in results["finetune-glue"]["stdout"]
 

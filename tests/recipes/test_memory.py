@@ -1,4 +1,4 @@
-"""What README.md and docs/memory.md say that recipes take of a card is what the profile says, to the last digit."""
+"""What docs/memory.md says that recipes take of a card is what the profile says, to the last digit."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def bench(name: str) -> Any:
 
 
 MEMORY, CARDS = bench("memory"), bench("cards")
-TABLE = (ROOT / "README.md").read_text(encoding="utf-8").partition(MEMORY.HEAD)[2].partition("\n\n")[0]
+TABLE = (ROOT / "docs/memory.md").read_text(encoding="utf-8").partition(MEMORY.HEAD)[2].partition("\n\n")[0]
 ROWS = {row.split()[1]: row for row in TABLE.strip().splitlines()}
 SHIPPED = [name for name in shipped_names() if load_recipe(name).recipe.model.name_or_path is None]
 

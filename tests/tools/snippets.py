@@ -1,4 +1,4 @@
-"""What README.md and docs/*.md tell one to type: fenced blocks, and commands in the text."""
+"""What README.md, CONTRIBUTING.md, CHANGELOG.md and docs/*.md tell one to type: fenced blocks, and commands in the text."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-FILES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
+FILES = [*(ROOT / page for page in PAGES), *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.M | re.S)
 TYPED = ("galore ", "make ", "python bench/", "python -m ", "pip install ")
 

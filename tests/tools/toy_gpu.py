@@ -13,12 +13,12 @@ import os
 import sys
 import traceback
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_map_only
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 from galore.kernels import device as devices
@@ -79,24 +79,20 @@ class ToyGpu(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs, name = dict(kwargs or {}), func.overloadpacket.__name__
-        held = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Held)]
+        tensors = _tensors((args, kwargs))
+        held = [x for x in tensors if isinstance(x, Held)]
         onto = kwargs.get("device")
         if onto is not None:
             kwargs["device"] = "cpu"
         result_is_held = bool(held) if onto is None else torch.device(onto).type == NAME
         result_is_held &= name != "copy_" or isinstance(args[0], Held)
-        self._mind(name, args, kwargs, result_is_held)
-        inner_args, inner_kwargs = tree_map_only(Held, lambda x: x.inner, (args, kwargs))
+        self._mind(name, tensors, args, kwargs, result_is_held)
+        inner_args, inner_kwargs = _changed((args, kwargs), Held, lambda x: x.inner)
         out = _computed(func, inner_args, inner_kwargs)
         owners = {id(x.inner): x for x in held}  # of what is changed in place
-        return (
-            tree_map_only(Tensor, lambda x: owners[id(x)] if id(x) in owners else Held(x), out)
-            if result_is_held
-            else out
-        )
+        return _changed(out, Tensor, lambda x: owners[id(x)] if id(x) in owners else Held(x)) if result_is_held else out
 
-    def _mind(self, name: str, args: Any, kwargs: dict[str, Any], result_is_held: bool) -> None:
-        tensors = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)]
+    def _mind(self, name: str, tensors: list[Tensor], args: Any, kwargs: dict[str, Any], result_is_held: bool) -> None:
         held = [x for x in tensors if isinstance(x, Held)]
         generator = kwargs.get("generator")
         if generator is not None and _kinds.get(generator._cdata, "cpu") != (NAME if result_is_held else "cpu"):
@@ -107,7 +103,7 @@ class ToyGpu(TorchDispatchMode):
             if crosses and not (asked and result_is_held):
                 self.wait(name)
             return
-        indices = [x for x in tree_flatten(args[1])[0] if isinstance(x, Tensor)] if name in INDEXED else []
+        indices = _tensors(args[1]) if name in INDEXED else []
         if held and any(x.dtype == torch.bool or not isinstance(x, Held) for x in indices):
             self.wait(name)
         elsewhere = [x for x in tensors if not isinstance(x, Held) and not any(x is y for y in indices)]
@@ -119,6 +115,23 @@ class ToyGpu(TorchDispatchMode):
     def wait(self, name: str) -> None:
         """Count that the host waits for the device in the line that is being carried out."""
         self.waits[f"{name} in {_place()}"] += 1
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    """Those in lists, tuples and dictionaries; torch's own walk takes longer than the operations."""
+    if isinstance(tree, Tensor):
+        return [tree]
+    branches = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, (list, tuple)) else ()
+    return [x for branch in branches for x in _tensors(branch)]
+
+
+def _changed(tree: Any, kind: type, change: Callable[[Any], Any]) -> Any:
+    """The same lists, tuples and dictionaries, with `change` of what is of this kind."""
+    if isinstance(tree, kind):
+        return change(tree)
+    if isinstance(tree, dict):
+        return {key: _changed(value, kind, change) for key, value in tree.items()}
+    return type(tree)([_changed(x, kind, change) for x in tree]) if isinstance(tree, (list, tuple)) else tree
 
 
 def start() -> ToyGpu:

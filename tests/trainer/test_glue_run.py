@@ -18,7 +18,7 @@ from galore.trainer.checkpoint import exported
 from galore.trainer.checkpoint.checkpoint import newest_verified
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.format import size
-from galore.trainer.evaluate import TaskResult
+from galore.trainer.data.glue.score import TaskResult
 from galore.trainer.fit.compare import compare
 from galore.trainer.fit.predict import profile_on
 from galore.trainer.machine.cards import card
@@ -32,6 +32,7 @@ from galore.trainer.trained.evaluation import evaluate_stored
 from galore.trainer.trained.export import export
 from galore.trainer.trained.runmodel import load_run_model
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 ROOT = Path(__file__).parents[2]
 METHODS = ["roberta-glue-galore-r4", "roberta-glue-lora-r8", "roberta-glue-full"]
 
@@ -111,7 +112,10 @@ def swap_outputs(folder: Path) -> None:
     (folder / exported.MANIFEST).unlink()  # it is somebody else's folder now
 
 
-def test_scores_are_squared_errors_in_name_and_plot(asked: Any, tmp_path: Path) -> None:
+def test_scores_are_squared_errors_in_name_and_plot(
+    asked: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()  # drawn after all
     root = tmp_path / "run"
     run_training(asked(METHODS[0], "stsb"), root, False, Quiet())
     row = rows(root, "train")[0]

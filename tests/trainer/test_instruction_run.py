@@ -19,6 +19,7 @@ from galore.trainer.run import run_training
 from galore.trainer.trained.evaluation import evaluate_stored
 from galore.trainer.trained.export import export
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 STEPS = 6
 
 

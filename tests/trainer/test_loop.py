@@ -168,7 +168,7 @@ def test_what_breaks_between_steps_ends_the_run_with_all_of_it_saved(
 
 def stop_in_step(patch: pytest.MonkeyPatch, last: int) -> None:
     """Let a hang-up come in step `last`."""
-    real = run.StopOnSignal
+    real, attempt_step = run.StopOnSignal, loop.attempt_step
 
     class Stopping(real):  # type: ignore[misc, valid-type]
         def __enter__(self) -> Any:
@@ -177,7 +177,7 @@ def stop_in_step(patch: pytest.MonkeyPatch, last: int) -> None:
 
         def attempt(self, parts: Any, batch: Any, number: int) -> Any:
             self.requested = signal.SIGHUP if number == last else None
-            return loop.attempt_step(parts, batch, number)
+            return attempt_step(parts, batch, number)
 
     patch.setattr(run, "StopOnSignal", Stopping)
 

@@ -17,10 +17,11 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from galore.trainer.build import build_model
 from galore.trainer.checkpoint import checkpoint
 from galore.trainer.checkpoint.state import load_model, model_tensors
-from galore.trainer.data.batch import Batch
 from galore.trainer.data.rows.labelled import LabelledBatch, full_batch
-from galore.trainer.evaluate import batch_loss, scoring
+from galore.trainer.data.rows.tokenbatch import TokenBatch
+from galore.trainer.data.score import batch_loss, scoring
 from galore.trainer.models.classifier import head_modules, label_order
+from galore.trainer.models.head import split_head
 from galore.trainer.optimizer import attach_optimizer
 from galore.trainer.recipe.dump import dump_recipe
 from galore.trainer.recipe.schema.recipe import Recipe
@@ -202,13 +203,13 @@ def trained(settings: Recipe, folder: Path, batches: list[Any], held_out: Any) -
 
 def loss(model: nn.Module, batch: Any) -> float:
     with scoring(model):
-        total, targets = batch_loss(model, batch)
+        total, targets = batch_loss(model, split_head, batch)
     return total / targets
 
 
-def tokens(seed: int) -> Batch:
+def tokens(seed: int) -> TokenBatch:
     ids = torch.randint(5, 250, (4, 16), generator=torch.Generator().manual_seed(seed))
-    return Batch(ids, ids.clone(), tuple(range(4)))
+    return TokenBatch(ids, ids.clone(), tuple(range(4)))
 
 
 def labelled(seed: int) -> LabelledBatch:

@@ -650,4 +650,6 @@ def test_header_says_what_is_projected_and_clamped(corpus, tmp_path):
     header = execute(corpus, tmp_path / "run", "train.max_steps=1").header
     assert "14 matrices" in header["projected"]
     assert "k_proj" in header["note"]
-    assert "clamped to 16" in header["note"]
+    assert header["note"].count("clamped to 16") == 1
+    assert header["kernels"] == "torch (CPU)"
+    assert any("attention" in line for line in json.loads((tmp_path / "run" / "run.json").read_text())["kernels"])

@@ -8,11 +8,11 @@ import torch
 import galore.trainer.step as step_module
 from galore.trainer.build import build_model
 from galore.trainer.checkpoint.state import load_model, model_tensors
-from galore.trainer.data.batch import Batch
+from galore.trainer.data.rows.tokenbatch import TokenBatch
 from galore.trainer.models.head import split_head
 from galore.trainer.optimizer import build_optimizer
 from galore.trainer.recipe.schema.recipe import Recipe
-from galore.trainer.step import accumulate, count_targets, micro_batches, summed_loss, train_step
+from galore.trainer.step import accumulate, count_targets, micro_batches, summed_losses, train_step
 
 VOCABULARY = 97
 METHODS = {
@@ -55,7 +55,7 @@ def batch(step, ragged=False):
         for row in range(8):
             labels[row, 4 + 2 * row :] = -100
         labels[5] = -100  # a prompt that fills its row: a micro-batch without a target
-    return Batch(ids, labels, tuple(range(8)))
+    return TokenBatch(ids, labels, tuple(range(8)))
 
 
 def trained(recipe, steps=4, clip=0.7, ragged=False):
@@ -131,7 +131,7 @@ def test_loss_is_the_cross_entropy_of_the_models_own_logits(tied):
     data = batch(0, ragged=True)
     logits = model(input_ids=data.input_ids).logits[:, :-1].flatten(0, 1)
     expected = torch.nn.functional.cross_entropy(logits, data.labels[:, 1:].flatten(), reduction="sum")
-    torch.testing.assert_close(summed_loss(model, data), expected, rtol=1e-5, atol=0)
+    torch.testing.assert_close(summed_losses(model, data).total, expected, rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize("split", [True, False])

@@ -29,6 +29,11 @@ def count(number: float) -> str:
     return f"{significant(number)}{suffix}"
 
 
+def counted(number: int, one: str, many: str = "") -> str:
+    """A number of things: `1 document`, `1,171 documents`."""
+    return f"{number:,} {one if number == 1 else many or f'{one}s'}"
+
+
 def rate(tokens_per_second: float) -> str:
     """Throughput: `842 tok/s`, `12.3k tok/s`."""
     if tokens_per_second < 999.5:
@@ -62,6 +67,22 @@ def perplexity(value: float) -> str:
     if not math.isfinite(value):
         return "inf" if value > 0 else "nan"
     return f"{value:.2f}" if value < 1000 else f"{value:,.0f}" if value < 1e7 else f"{value:.1e}"
+
+
+def loss(value: float) -> str:
+    """A loss: `3.2500`."""
+    return f"{value:.4f}"
+
+
+def learning_rate(value: float) -> str:
+    """`9.80e-3`: the exponent without padding."""
+    digits, exponent = f"{value:.2e}".split("e")
+    return f"{digits}e{int(exponent)}" if value else "0"
+
+
+def thousands(number: int) -> str:
+    """Every digit of a count: `40,000`."""
+    return f"{number:,}"
 
 
 def significant(number: float) -> str:

@@ -1,22 +1,21 @@
-"""What data looks like to the training loop: batches of token ids, and the promise they come with."""
+"""What data looks like to the training loop: the one contract that every kind of data and of batch keeps."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypedDict
 
-import numpy as np
-import numpy.typing as npt
-from torch import Tensor
+from torch import Tensor, nn
+
+from galore.kernels.model.cross_entropy import LossSums
+from galore.trainer.recipe.schema.train import EvalSection
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 IGNORED = -100
 """Label of a position that is no target."""
-
 
 SECONDS_BETWEEN_REPORTS = 0.1
 
@@ -44,48 +43,71 @@ def throttled(progress: Progress) -> Progress:
     return report
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Sequences of one forward pass, or of a whole optimizer step."""
+class Head(Protocol):
+    """The output head of a causal model, apart from its body: logits (b, s, V) = `hidden`(ids) @ `weight`.T"""
 
-    input_ids: Tensor  # (b, s) int64
-    labels: Tensor  # (b, s) int64, not shifted: the loss shifts; IGNORED is no target
-    sequence_ids: tuple[int, ...]  # which rows of the training data, length b
+    @property
+    def weight(self) -> Tensor:
+        """(V, d)"""
 
-    def __len__(self) -> int:
-        return len(self.sequence_ids)
+    def hidden(self, input_ids: Tensor) -> Tensor:
+        """Ids (b, s) to the last hidden states (b, s, d)."""
+
+
+SplitHead = Callable[[nn.Module], Head | None]
+"""Takes a model apart at its head, None where that cannot be done; whoever knows models has it: `models.head.split_head`."""
+
+
+class Measures(TypedDict, total=False):
+    """The mean loss of a step under the names that the metrics have for it."""
+
+    loss_nats: float
+    squared_error: float
+    perplexity: float | None  # of what is no text there is none
+
+
+class Batch(Protocol):
+    """Rows of one forward pass, or of a whole optimizer step. Kinds: `tokenbatch.TokenBatch`, `labelled.LabelledBatch`."""
+
+    @property
+    def sequence_ids(self) -> tuple[int, ...]:
+        """Which rows of the training data, length b."""
 
     @property
     def targets(self) -> int:
-        """Positions that are predicted: the first of a row never is."""
-        return int((self.labels[:, 1:] != IGNORED).sum())
+        """What the summed loss is divided by: predicted tokens, or examples."""
 
     @property
     def tokens(self) -> int:
-        """Positions that are fed, padding included."""
-        return self.input_ids.numel()
+        """What throughput counts."""
 
-    @property
-    def loss_name(self) -> str:
-        """What the loss is called in the metrics."""
-        return "loss_nats"
+    def __len__(self) -> int: ...
 
-    def rows(self, start: int, stop: int) -> Batch:
+    def rows(self, start: int, stop: int) -> Self:
         """Rows `start` to `stop`: one micro-batch."""
-        return Batch(self.input_ids[start:stop], self.labels[start:stop], self.sequence_ids[start:stop])
 
-    def shard(self, worker: int, workers: int) -> Batch:
-        """Rows `worker`, `worker + workers`, …: what one of `workers` data-parallel workers takes of a global batch.
+    def losses(self, model: nn.Module, split_head: SplitHead, z_loss: float = 0.0) -> LossSums:
+        """What is summed over the targets, with gradient; `z_loss` is a coefficient, of a kind that knows one."""
 
-        The global batch is a function of the step alone, so the union over workers is the same for any number of them.
-        """
-        if not 0 <= worker < workers:
-            raise ValueError(f"worker {worker} of {workers}")
-        return Batch(self.input_ids[worker::workers], self.labels[worker::workers], self.sequence_ids[worker::workers])
+    def rows_at_once(self, model: nn.Module, split_head: SplitHead) -> int:
+        """How many rows `losses` may take without a gradient: the float32 logits of many sequences never exist together."""
+
+    def measures(self, loss: float) -> Measures:
+        """What the mean `loss` is."""
 
 
-class TrainingData(Protocol):
-    """Training and held-out sequences of one recipe. Two kinds: `mapped.MappedData` and `stream.StreamedData`."""
+class Result(Protocol):
+    """What a model scored on held-out rows."""
+
+    def row(self) -> dict[str, Any]:
+        """What the metrics of a run keep of it."""
+
+    def final(self) -> dict[str, Any]:
+        """What the facts of a run keep of the last one."""
+
+
+class Data(Protocol):
+    """Training and held-out rows of one recipe. Kinds: `mapped.MappedData`, `stream.StreamedData`, `glue.labelled.LabelledData`."""
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -103,17 +125,33 @@ class TrainingData(Protocol):
     def num_sequences(self) -> int | None:
         """Training rows per epoch; None for a stream."""
 
-    def global_batch(self, step: int) -> Batch:
-        """All sequences of optimizer step `step`, counted from 0.
+    @property
+    def mean_length(self) -> int:
+        """Tokens of a training row; where rows have no fixed length, on average and without padding."""
 
-        Mapped data: a pure function of (seed, step). Streamed data: steps must be asked for in order.
+    @property
+    def has_validation(self) -> bool:
+        """Whether anything is held out."""
+
+    def global_batch(self, step: int) -> Batch:
+        """All rows of optimizer step `step`, counted from 0.
+
+        Mapped and labelled data: a pure function of (seed, step). Streamed data: steps must be asked for in order.
         """
 
-    def validation_batches(self, micro_batch_size: int, max_tokens: int | None) -> Iterator[Batch]:
-        """Held-out rows in a fixed order, the same every time; at most `max_tokens` tokens, but at least one row."""
+    def score(self, model: nn.Module, split_head: SplitHead, micro_batch_size: int, settings: EvalSection) -> Result:
+        """What `model` scores on all that is held out; its mode, training or not, is left as it was.
 
-    def token_counts(self) -> npt.NDArray[np.int64]:
-        """How often each token is a training target, (vocabulary,); a stream counts a fixed prefix of itself."""
+        Raises:
+            UserError: there is nothing to score.
+        """
+
+    def baseline(self) -> dict[str, Any]:
+        """JSON: what is reached without looking at the input, by the frequencies of tokens or by the most frequent label.
+
+        Raises:
+            UserError: there is nothing to score.
+        """
 
     def position(self) -> dict[str, Any]:
         """JSON that `seek` takes to go on after the last batch given out."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from galore.trainer.common.format import counted
 from galore.trainer.data.text.quality import MEANING, shown
 from galore.trainer.data.tokens.chat import NO_END, UNREAD
 
@@ -26,7 +27,7 @@ def notices(summary: dict[str, Any]) -> list[str]:
     for what, count in summary.get("noted", {}).items():
         if what == NO_END:
             notes.append(
-                f"the chat template ends {count:,} of {good:,} examples without a token of its own: EOS was added"
+                f"the chat template ends {count:,} of {counted(good, 'example')} without a token of its own: EOS was added"
             )
         elif count > SHARE * good:
             key = shown(what.removeprefix(UNREAD))
@@ -42,4 +43,4 @@ def _of_bad_rows(kind: Any, entry: dict[str, Any], total: int) -> str:
     where = f" in {entry['files']:,} files" if entry.get("files", 1) > 1 else ""
     remedy = f"; {REMEDIES[kind]}" if kind in REMEDIES else ""
     meaning = MEANING.get(kind, kind)
-    return f"left out: {rows:,} of {total:,} rows ({rows / total:.0%}){where}, {meaning}, first {shown(entry['first'])}{remedy}"
+    return f"left out: {rows:,} of {counted(total, 'row')} ({rows / total:.0%}){where}, {meaning}, first {shown(entry['first'])}{remedy}"

@@ -7,12 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from galore.trainer.common.errors import UserError
-from galore.trainer.data.batch import Progress, TrainingData, silent, throttled
+from galore.trainer.common.format import counted
+from galore.trainer.data.batch import Batch, Data, Progress, silent, throttled
 from galore.trainer.data.glue.prepare import prepare_task
 from galore.trainer.data.rows.examplerows import rows_over
-from galore.trainer.data.rows.labelled import LabelledData
+from galore.trainer.data.rows.labelled import full_batch
 from galore.trainer.data.rows.mapped import MappedData, Order
+from galore.trainer.data.rows.tokenbatch import TokenBatch
 from galore.trainer.data.text.holdout import content_hash, working_share
 from galore.trainer.data.text.quality import BadRows
 from galore.trainer.data.tokens.cache import cache_root, fingerprint
@@ -22,14 +26,18 @@ from galore.trainer.data.tokens.tokenize import threads
 from galore.trainer.data.tokens.tokenized import Tokenised, tokenised
 from galore.trainer.data.tokens.tokenizer import given_tokenizer, id_bound, require_room, trained_tokenizer
 from galore.trainer.recipe.schema.recipe import Recipe
+from galore.trainer.tasks.glue import TASKS
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedTokenizerBase
+
+    from galore.trainer.data.stream.stream import StreamedData
 
 MARGIN = 1.5  # some documents have more characters per token than others
 
 
-def prepare_data(recipe: Recipe, base_dir: Path, progress: Progress | None = None) -> TrainingData:
+def prepare_data(recipe: Recipe, base_dir: Path, progress: Progress | None = None) -> MappedData | StreamedData:
     """Training and held-out sequences of a recipe.
 
     Args:
@@ -98,11 +106,11 @@ def _require_rows(material: Material, train: int, validation: int, summary: dict
         )
     fix = "give more text, lower data.max_length, or set data.packing: paper"
     if not train:
-        what = f"{tokens['train']:,} training tokens do not fill one sequence of {section.max_length:,}"
+        what = f"{counted(tokens['train'], 'training token')} cannot fill one sequence of {section.max_length:,}"
         raise UserError(what, where="data.max_length", fix=fix)
     if not validation and (section.validation_path is not None or section.validation_fraction > 0):
         raise UserError(
-            f"the {documents['validation']:,} held-out documents ({tokens['validation']:,} tokens) do not fill one sequence",
+            f"{counted(documents['validation'], 'held-out document')} ({counted(tokens['validation'], 'token')}) cannot fill one sequence",
             where="data.validation_path" if section.validation_path else "data.validation_fraction",
             fix=f"{_hold_out_more(material, sum(tokens.values()))}, or set data.validation_fraction: 0 to go without evaluation",
         )
@@ -129,13 +137,8 @@ def _hold_out_more(material: Material, tokens: int) -> str:
     enough = 1 if whole else MARGIN * section.max_length * sum(size for _, size in sizes) / max(tokens, 1)
     share = working_share(sizes, enough)
     if share is None:
-        return (
-            f"no share of the {len(sizes):,} documents is enough on both sides: give more text, lower data.max_length"
-        )
+        return f"no share of {counted(len(sizes), 'document')} is enough on both sides: give more text, lower data.max_length"
     return f"set data.validation_fraction: {share}, lower data.max_length"
-
-
-Data = TrainingData | LabelledData
 
 
 def read_data(recipe: Recipe, base_dir: Path, progress: Progress | None = None) -> Data:
@@ -143,3 +146,11 @@ def read_data(recipe: Recipe, base_dir: Path, progress: Progress | None = None) 
     if recipe.data.task is not None:
         return prepare_task(recipe, base_dir, progress)
     return prepare_data(recipe, base_dir, progress)
+
+
+def fullest_batch(recipe: Recipe, ids: Tensor) -> Batch:
+    """The token ids (b, max_length) as a batch of the recipe's kind without padding, which needs the most memory."""
+    task = recipe.data.task
+    if task is not None:
+        return full_batch(ids.numpy(), np.float32 if TASKS[task].is_regression else np.int64)
+    return TokenBatch(ids, ids, tuple(range(len(ids))))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from galore.trainer.fit.predict import profile_on
-from galore.trainer.fit.remedies import COSTS, Remedy, Settings, remedies, remedy, some_blocks
+from galore.trainer.fit.remedies import COSTS, SAME_RESULTS, Remedy, Settings, remedies, remedy, some_blocks
 from galore.trainer.machine.cards import Card
 from galore.trainer.memory.profile import Bounds
 from galore.trainer.recipe.change import changed
@@ -36,6 +36,11 @@ class Trial:
     gained: int
 
     @property
+    def keeps_results(self) -> bool:
+        """Whether the run computes what it would have computed."""
+        return self.cost in SAME_RESULTS
+
+    @property
     def helps(self) -> bool:
         """Needs less; or gets through where the recipe as it is may not, by cached memory that is given back in time."""
         return self.gained > 0 or self.profile.fits is True
@@ -59,9 +64,19 @@ class Advice:
         return next((trial for trial in self.trials if trial.profile.fits), None)
 
     @property
+    def chosen(self) -> tuple[Trial, ...]:
+        """What to do: the one change that is enough; the mildest together where that one alters results and they do not."""
+        alone = self.alone
+        if alone is None or (
+            not alone.keeps_results and self.mildest and all(each.keeps_results for each in self.mildest)
+        ):
+            return self.mildest
+        return (alone,)
+
+    @property
     def settings(self) -> Settings:
-        """All settings of the mildest changes."""
-        return _merged([trial.settings for trial in self.mildest])
+        """All settings of what is chosen."""
+        return settings_of(self.chosen)
 
 
 class Adviser:
@@ -86,7 +101,7 @@ class Adviser:
         found = [self._best(remedy, {}) for remedy in remedies(self.loaded.recipe)]
         trials = tuple(trial for trial in found if trial is not None and trial.helps)
         advice = Advice(trials, tuple(self._combine()), {})
-        if self.brief and advice.mildest and not self._holds(advice.settings):
+        if self.brief and advice.settings and not self._holds(advice.settings):
             return Adviser(self.loaded, self.card, self.progress, brief=False).advise()
         return advice
 
@@ -184,3 +199,8 @@ class Adviser:
 
 def _merged(parts: Iterable[Settings]) -> Settings:
     return {key: value for part in parts for key, value in part.items()}
+
+
+def settings_of(trials: Iterable[Trial]) -> Settings:
+    """All settings of several trials."""
+    return _merged(trial.settings for trial in trials)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from galore.trainer.fit.predict import profile_on
 from galore.trainer.machine.cards import Card
 from galore.trainer.memory.profile import Profile
-from galore.trainer.recipe.change import changed
+from galore.trainer.recipe.change import changed, not_inherited
 from galore.trainer.recipe.extras import missing
 from galore.trainer.recipe.load import LoadedRecipe
 from galore.trainer.recipe.schema.recipe import Recipe
@@ -34,14 +34,19 @@ def methods(recipe: Recipe) -> dict[str, dict[str, object]]:
     }
     rank = f"r={recipe.optim.rank}"
     return {
-        "AdamW": {"optim.method": "full", **stepwise, **FLOATS},
-        "AdamW 8-bit": {"optim.method": "full", **stepwise, **BYTES},
-        **({} if missing("peft") else {f"LoRA {rank}": {"optim.method": "lora", **stepwise, **FLOATS}}),
+        "AdamW": {**_control(recipe, "full"), **stepwise, **FLOATS},
+        "AdamW 8-bit": {**_control(recipe, "full"), **stepwise, **BYTES},
+        **({} if missing("peft") else {f"LoRA {rank}": {**_control(recipe, "lora"), **stepwise, **FLOATS}}),
         f"GaLore {rank}": {**GALORE, **stepwise, **FLOATS},
         f"GaLore {rank}, update in the hook": {**at_once, **FLOATS},
         f"GaLore 8-bit {rank}": {**GALORE, **stepwise, **BYTES},
         f"GaLore 8-bit {rank}, update in the hook": {**at_once, **BYTES},
     }
+
+
+def _control(recipe: Recipe, method: str) -> dict[str, object]:
+    """A method that projects nothing, free of what belongs to the recipe's own."""
+    return {"optim.method": method, **not_inherited(recipe.optim, {"method": method})}
 
 
 def compare(loaded: LoadedRecipe, card: Card) -> Iterator[tuple[str, Profile | None]]:

@@ -9,25 +9,25 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from galore.kernels.linear import Factors
 from galore.trainer.build import build_model
 from galore.trainer.data.batch import Batch
-from galore.trainer.data.rows.labelled import full_batch
-from galore.trainer.evaluate import batch_loss
+from galore.trainer.data.prepare import fullest_batch
+from galore.trainer.data.score import batch_loss
+from galore.trainer.evaluate import scored_together
 from galore.trainer.memory.trace.tracer import Tracer
 from galore.trainer.models.checkpointing import offloading
+from galore.trainer.models.head import split_head
 from galore.trainer.optim import GaLoreAdamW
 from galore.trainer.optim.projected import ProjectedSlot
 from galore.trainer.optimizer import attach_optimizer
 from galore.trainer.parameters import planned_vocabulary
 from galore.trainer.recipe.load import LoadedRecipe
 from galore.trainer.recipe.schema.recipe import Recipe
-from galore.trainer.step import AnyBatch, train_step
-from galore.trainer.tasks.glue import TASKS
+from galore.trainer.step import train_step
 
 FIRST, ORDINARY, REFRESH, EVALUATION = "first step", "ordinary step", "refresh step", "evaluation"
 
@@ -91,17 +91,13 @@ class Rehearsal:
     def _evaluate(self) -> None:
         self.model.eval()
         with torch.no_grad():
-            batch_loss(self.model, self._batch(self.recipe.eval.micro_batch_size or self.recipe.train.micro_batch_size))
+            batch_loss(self.model, split_head, self._batch(scored_together(self.recipe)))
         self.model.train()
 
-    def _batch(self, rows: int) -> AnyBatch:
-        """Token ids (rows, max_length) without padding; of a task, with labels."""
+    def _batch(self, rows: int) -> Batch:
         shape = (rows, self.recipe.data.max_length)
         ids = torch.randint(self.vocabulary, shape, generator=torch.Generator().manual_seed(0))
-        task = self.recipe.data.task
-        if task is not None:
-            return full_batch(ids.numpy(), np.float32 if TASKS[task].is_regression else np.int64)
-        return Batch(ids, ids, tuple(range(rows)))
+        return fullest_batch(self.recipe, ids)
 
 
 def clocks(optimizer: GaLoreAdamW) -> Iterator[tuple[str, int]]:

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.format import GIB
+from galore.trainer.common.printable import shortened
 from galore.trainer.common.suggest import nearest, plain
+
+SHOWN = 60  # letters of a name in a message
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,7 @@ CARDS = (
 )
 ALIASES = {"a100pcie40gb": "a100-40g", "a10080gbpcie": "a100-80g", "h100": "h100-80g"}
 TWO_SIZES = {"rtx3080laptopgpu", "rtx4060ti", "rtx5060ti"}  # the driver has one name for cards with 8 and with 16 GB
+LARGEST = 100_000  # GB; no card has a hundredth of it
 SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([gm])i?b?", re.IGNORECASE)
 
 
@@ -143,7 +147,7 @@ def card(name: str) -> Card:
     """
     size = SIZE.fullmatch(name.strip())
     nominal = float(size[1]) / (1024 if size[2].lower() == "m" else 1) if size else 0.0
-    if nominal >= 1:
+    if 1 <= nominal <= LARGEST:
         return _nameless(nominal)
     found = KNOWN.get(_short(name))
     if found is None:
@@ -215,8 +219,10 @@ def _unknown(name: str) -> UserError:
     close = list(dict.fromkeys(close))
     close = (close or nearest(word, keys) or nearest(f"rtx{word}", keys))[:3]
     meant = f"did you mean {' or '.join(close)}? " if close else ""
+    if re.fullmatch(r"\d{1,3}(\.\d+)?", name.strip()) and float(name) >= 1:
+        meant = f"did you mean {name.strip()}GB? " + (f"or {' or '.join(close)}? " if close else "")
     return UserError(
-        f'no GPU called "{name}" is known',
+        f'no GPU called "{shortened(name, SHOWN)}" is known',
         where="--gpu",
         fix=f'{meant}known are {", ".join(keys)}, or say how much memory it has, with its unit, such as "24GB"',
     )

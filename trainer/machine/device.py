@@ -7,6 +7,7 @@ import os
 import torch
 
 from galore.trainer.common.errors import UserError
+from galore.trainer.common.format import counted
 
 THREADS_PER_CORE = 16
 
@@ -27,7 +28,7 @@ def choose_threads(number: int | None) -> None:
         most = THREADS_PER_CORE * (os.cpu_count() or 1)
         if number > most:
             raise UserError(
-                f"is {number}, on {os.cpu_count()} cores",
+                f"is {number}, on {counted(os.cpu_count() or 1, 'core')}",
                 where="train.num_threads",
                 fix=f"lower it to {most}, or leave it out",
             )

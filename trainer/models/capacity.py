@@ -11,9 +11,10 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.format import size
-from galore.trainer.common.library import explained
+from galore.trainer.common.library import WHERE, explained
 
 DEPTH = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "encoder_layers", "decoder_layers")
+SIZES = ("vocab_size", "hidden_size", "d_model", "n_embd", *DEPTH[:4], "num_attention_heads", "n_head")
 LAYER_OBJECTS = 32 * 1024  # bytes that the Python objects of one layer take, weights aside
 
 # number their positions from the padding token's id + 1
@@ -96,6 +97,19 @@ def require_memory(config: PreTrainedConfig, weight_bytes: int) -> None:
     """
     layers, weights = _at_least(config)
     _require(layers, weights, weight_bytes)
+
+
+def require_sizes(values: Mapping[str, Any], source: str) -> None:
+    """Raise UserError if a size of the configuration, as it is read, is zero or below."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            require_sizes(value, source)
+        elif name in SIZES and isinstance(value, int) and value < 1:
+            raise UserError(
+                f"{name} is {value} in the config.json of {source}",
+                where=WHERE,
+                fix="write the number that the stored weights have, or fetch the file again",
+            )
 
 
 def require_layers(values: Mapping[str, Any]) -> None:

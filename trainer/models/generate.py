@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from galore.trainer.common.errors import UserError
+from galore.trainer.common.format import counted
 from galore.trainer.data.tokens.chat import ChatEncoder, stop_tokens
 from galore.trainer.data.tokens.tokenizer import prompt_of
 from galore.trainer.models.adapters.lora import without_adapters
@@ -85,7 +86,7 @@ def prompt_ids(
     positions = positions_of(model.config)
     if positions is not None and len(ids) + max_new_tokens > positions:
         raise UserError(
-            f"the prompt's {len(ids)} tokens and {max_new_tokens} new ones exceed the model's {positions} positions",
+            f"the prompt of {counted(len(ids), 'token')} and {max_new_tokens:,} new ones exceed the model's {positions} positions",
             where="prompt",
             fix="shorten the prompt, or ask for fewer new tokens",
         )

@@ -25,7 +25,7 @@ from galore.trainer.common.errors import UserError
 from galore.trainer.common.library import WHERE, explained, refuse_unreadable
 from galore.trainer.common.reading import require_plain_folder, user_path
 from galore.trainer.machine.offline import spare_retries
-from galore.trainer.models.capacity import require_layers, require_memory
+from galore.trainer.models.capacity import require_layers, require_memory, require_sizes
 
 logging.disable_progress_bar()  # a bar per file would tear the console's own display
 
@@ -60,7 +60,9 @@ def read_config(source: str, revision: str | None) -> PreTrainedConfig:
     with explained(source, "read the configuration of"):
         require_plain_folder(source)
         values, _ = PreTrainedConfig.get_config_dict(source, revision=revision)
-        require_layers(values if isinstance(values, dict) else {})
+        values = values if isinstance(values, dict) else {}
+        require_sizes(values, source)
+        require_layers(values)
         config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
     if quantised := getattr(config, "quantization_config", None):
         kind = quantised.get("quant_method", "unknown") if isinstance(quantised, dict) else "unknown"

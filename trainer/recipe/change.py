@@ -13,6 +13,7 @@ from galore.trainer.common.durable import make_directory, replace_file
 from galore.trainer.common.errors import UserError
 from galore.trainer.recipe.dump import dump_recipe
 from galore.trainer.recipe.load import LoadedRecipe, load_recipe
+from galore.trainer.recipe.schema.optim import OptimSection
 from galore.trainer.recipe.schema.recipe import Recipe
 from galore.trainer.recipe.shipped import SCHEMA_FILE, SUFFIXES
 
@@ -29,6 +30,40 @@ def changed(loaded: LoadedRecipe, settings: Mapping[str, Any]) -> LoadedRecipe |
         return None
     header = f"Resolved from {loaded.origin}" + "".join(f"\n  {each}" for each in spelled(settings))
     return replace(loaded, recipe=recipe, text=dump_recipe(recipe, header))
+
+
+RESTARTS = ("relora_gap", "relora_warmup_steps")
+RANDOM = ("apollo", "apollo-mini")  # residuals whose subspace is random
+
+
+def not_inherited(optim: OptimSection, chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """{"section.key": default} of what `optim` says of its own method, and a method of other settings must not take over.
+
+    A scale of GaLore's updates, for one, would multiply the learning rate of a control that projects nothing.
+
+    Args:
+        chosen: {key of `optim`: value} that makes the other method.
+    """
+    kept = {"method": optim.method, "inner": "adamw", "residual": "none", "adapter": None, **chosen}
+    names = ["inner", "residual", "adapter", *(() if kept["adapter"] == "relora" else RESTARTS)]
+    if kept["method"] != "galore":
+        names += ["weight_dtype", "update"]
+    if optim.residual in RANDOM and kept["residual"] not in RANDOM:
+        names += ["proj_type"]
+    if _meaning_of_scale(optim.model_dump()) != _meaning_of_scale(kept):
+        names += ["scale"]
+    defaults = OptimSection()
+    return {
+        f"optim.{name}": getattr(defaults, name)
+        for name in names
+        if name not in chosen and getattr(optim, name) != getattr(defaults, name)
+    }
+
+
+def _meaning_of_scale(values: Mapping[str, Any]) -> tuple[object, ...]:
+    """What `scale` multiplies, and its default; where they differ, a number that suits the one does not suit the other."""
+    made = {name: values[name] for name in ("method", "inner", "residual", "adapter")}
+    return made["method"], made["inner"], made["adapter"], OptimSection.model_construct(**made).effective_scale
 
 
 def spelled(settings: Mapping[str, Any]) -> list[str]:

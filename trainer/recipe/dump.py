@@ -25,6 +25,16 @@ def dump_recipe(recipe: Recipe, header: str = "") -> str:
     return "\n".join([top] * bool(top) + [_section(name, values[name], idle) for name in sections()])
 
 
+def dump_settings(recipe: Recipe) -> str:
+    """What differs from the defaults, as YAML without comments."""
+    values, found = recipe.model_dump(mode="json"), dict[str, list[str]]()
+    for field in fields().values():
+        value = values[field.section][field.name]
+        if value != field.schema.get("default"):
+            found.setdefault(field.section, []).append(f"  {field.name}: {dump_value(value)}\n")
+    return "".join(f"{section}:\n{''.join(lines)}" for section, lines in found.items())
+
+
 def _section(name: str, values: dict[str, Any], idle: list[str]) -> str:
     about = section_schema(name).get("description", "")
     body = [

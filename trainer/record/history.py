@@ -7,35 +7,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from types import NoneType
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from galore.trainer.common.reading import read_bounded
-from galore.trainer.record.metrics import Row, read_rows
+from galore.trainer.record.metrics import read_rows
+from galore.trainer.record.row import TRAIN, EvalRow, EventRow, json_types
 from galore.trainer.record.rundir import RunDir
 
 Column = NDArray[np.float64]
-COLUMNS = (
-    "step",
-    "loss_nats",
-    "learning_rate",
-    "tokens",
-    "tokens_per_second",
-    "step_seconds",
-    "mfu_fraction",
-    "memory_current_bytes",
-    "memory_peak_bytes",
-    "skipped",
-    "refreshed_layers",
-    "decomposition_fallbacks",
-)
-TYPES = {
-    **dict.fromkeys(("loss_nats", "squared_error", "perplexity", "tokens", "seconds"), (int, float)),
-    **dict.fromkeys(("kind", "mode", "sample", "task", "collapsed"), (str,)),
-    "scores": (dict,),
-}
+COLUMNS = tuple(name for name, column in TRAIN.items() if column.series)
+TYPES = json_types(EvalRow)
 
 
 @dataclass(frozen=True)
@@ -47,8 +32,8 @@ class History:
 
     train: dict[str, Column]
     memory: dict[str, Column]
-    evaluations: list[Row]
-    events: list[Row]
+    evaluations: list[EvalRow]
+    events: list[EventRow]
     facts: dict[str, Any]
     recipe: str
 
@@ -57,7 +42,7 @@ class History:
         """Whatever is there; what is missing or unreadable is left out."""
         numbers: list[tuple[float, ...]] = []
         categories: list[Mapping[str, Any]] = []
-        others: dict[str, list[Row]] = {"eval": [], "event": []}
+        others: dict[str, list[Any]] = {"eval": [], "event": []}
         for row in filter(_is_sound, read_rows(run_dir.metrics)):
             if row.get("kind") == "train":
                 row.setdefault("loss_nats", row.get("squared_error"))
@@ -131,15 +116,6 @@ class History:
         return [int(item["step"]) for item in resumes if isinstance(item, dict) and "step" in item]
 
 
-def flat(scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """Scores by split in one mapping: the first split's as they are, another's with its part of the name: accuracy_mismatched."""
-    found: dict[str, float] = {}
-    for number, (split, each) in enumerate(scores.items()):
-        suffix = f"_{split.removeprefix('validation_')}" if number else ""
-        found |= {f"{metric}{suffix}": value for metric, value in each.items()}
-    return found
-
-
 def _text(path: Path) -> str:
     try:
         return read_bounded(path).decode(errors="replace")
@@ -147,9 +123,9 @@ def _text(path: Path) -> str:
         return ""
 
 
-def _is_sound(row: Row) -> bool:
+def _is_sound(row: Mapping[str, Any]) -> bool:
     """Whether what a report words is of the type it is written with; a row that was damaged since is left out."""
-    known = all(row.get(name) is None or isinstance(row[name], kind) for name, kind in TYPES.items())
+    known = all(isinstance(row.get(name), (*kind, NoneType)) for name, kind in TYPES.items())
     return known and all(
         isinstance(each, Mapping) and all(isinstance(value, float | int) for value in each.values())
         for each in (row.get("scores") or {}).values()

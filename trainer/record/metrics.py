@@ -8,12 +8,13 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, cast
 
 from galore.trainer.common.durable import replace_file
+from galore.trainer.common.format import counted
 from galore.trainer.common.reading import open_regular
+from galore.trainer.record.row import EvalRow, Row, TrainRow
 
-Row = dict[str, Any]
 LONGEST_ROW_BYTES = 2**20  # with a sample in it; the parts of a longer line are no JSON, and passed over
 
 
@@ -21,8 +22,8 @@ class Console(Protocol):
     """What a person sees of a run while it goes on."""
 
     def start(self, header: dict[str, Any], total_steps: int) -> None: ...
-    def step(self, row: Row) -> None: ...
-    def evaluation(self, row: Row) -> None: ...
+    def step(self, row: TrainRow) -> None: ...
+    def evaluation(self, row: EvalRow) -> None: ...
     def message(self, text: str) -> None: ...
     def notice(self, text: str) -> None: ...  # may be called in a signal handler: touches no buffered stream
     def close(self) -> None: ...
@@ -42,7 +43,7 @@ class Metrics:
     """
 
     def __init__(
-        self, descriptor: int, warn: Callable[[str], None], sink: Sink | None, evaluated: Row | None = None
+        self, descriptor: int, warn: Callable[[str], None], sink: Sink | None, evaluated: EvalRow | None = None
     ) -> None:
         self._descriptor, self._warn, self._sink, self.evaluated = descriptor, warn, sink, evaluated or {}
         self._pending = bytearray()
@@ -69,7 +70,7 @@ class Metrics:
             warn(f"the rows of the steps before are kept in {_keep(path).name}")
         rows = [row for row in known if resume_step is not None and row["step"] <= resume_step]
         replace_file(path, b"".join(map(_line, rows)))
-        evaluated = next((row for row in reversed(rows) if row.get("kind") == "eval"), None)
+        evaluated = cast("EvalRow | None", next((row for row in reversed(rows) if row.get("kind") == "eval"), None))
         return cls(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC), warn, sink, evaluated)
 
     def write(self, row: Row) -> None:
@@ -91,7 +92,7 @@ class Metrics:
         """Write what is left, and say so if that is impossible."""
         self.sync()
         if self._pending:
-            self._warn(f"metrics.jsonl: {self._pending.count(10)} rows were lost to a full disk")
+            self._warn(f"metrics.jsonl: {counted(self._pending.count(10), 'row')} lost to a full disk")
         os.close(self._descriptor)
         if self._sink is not None:
             self._sink.close()
@@ -121,7 +122,7 @@ def _keep(path: Path) -> Path:
     return kept
 
 
-def read_rows(path: Path) -> Iterator[Row]:
+def read_rows(path: Path) -> Iterator[dict[str, Any]]:
     """The rows of a metrics file in order. Lines cut short by a kill or a power cut, or otherwise damaged, are passed over."""
     if not path.exists():
         return
@@ -135,9 +136,9 @@ def read_rows(path: Path) -> Iterator[Row]:
                 yield row
 
 
-def finite(row: Mapping[str, Any]) -> Row:
+def finite(row: Mapping[str, Any]) -> dict[str, Any]:
     """Strict JSON has no NaN: such a float becomes None beside `<name>_is`: "nan", "inf" or "-inf"."""
-    clean: Row = {}
+    clean = dict[str, Any]()
     for name, value in row.items():
         clean[name] = plain = _plain(value)
         if isinstance(plain, float) and not math.isfinite(plain):

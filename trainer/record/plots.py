@@ -11,7 +11,9 @@ import numpy as np
 from galore.trainer.common.format import GIB, percent, rate
 from galore.trainer.common.style import BLUE, GREEN, GREY, ORANGE, RED, STYLE
 from galore.trainer.memory.categories import COLORS
-from galore.trainer.record.history import Column, History, flat
+from galore.trainer.record.history import Column, History
+from galore.trainer.record.row import TRAIN
+from galore.trainer.tasks.metrics import flat
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -98,8 +100,11 @@ def _loss(axes: Any, history: History) -> bool:
     unigram = history.facts.get("unigram_loss_nats")
     if unigram is not None:
         axes.axhline(unigram, color=RED, linewidth=1.2, linestyle="--", label=f"unigram model, {unigram:.2f}")
-    low = np.nanmin([*loss, *(value for _, value in scored)])
-    high = max(np.nanpercentile(loss, 99.9), unigram or 0)
+    held_out = [value for _, value in scored]
+    low = np.nanmin([*loss, *held_out])
+    high = max(
+        np.nanpercentile(loss, 99.9), unigram or 0, *held_out
+    )  # a marker outside the frame shrinks it to nothing
     axes.set_ylim(low - 0.06 * (high - low + 0.1), high + 0.06 * (high - low + 0.1))
     axes.set(title="Loss", ylabel=f"loss ({history.loss_unit})")
     if history.task is None and axes.get_ylim()[1] < LARGEST_EXPONENT:
@@ -151,7 +156,7 @@ def _throughput(axes: Any, history: History) -> bool:
     axes.axhline(median, color=GREY, linewidth=1.2, linestyle="--", label=f"median, {rate(median)}")
     axes.set_ylim(0, 1.15 * np.nanpercentile(speed, 99.5))
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    axes.set(title="Throughput", ylabel="tokens per second")
+    axes.set(title="Throughput", ylabel=TRAIN["tokens_per_second"].unit)
     mfu = history.median("mfu_fraction")
     if mfu:
         per_token = mfu / median

@@ -14,7 +14,8 @@ from galore.trainer.checkpoint.rotation import step_directories
 from galore.trainer.common.durable import leftovers, make_directory, remove, replace_file
 from galore.trainer.common.errors import Ended, UserError
 from galore.trainer.common.lock import exclusive, is_lost, present_name
-from galore.trainer.common.reading import NotReadable, read_bounded
+from galore.trainer.common.reading import NotReadable, read_bounded, user_path
+from galore.trainer.common.suggest import nearest
 
 LOCK = ".lock"
 
@@ -224,3 +225,29 @@ def _unwritable(path: Path, error: OSError) -> UserError:
     return UserError(
         f"cannot be used: {error.strerror}", where=str(path), fix="choose an --output-dir you may write to"
     )
+
+
+def refuse_part_of_run(folder: Path) -> None:
+    """Raise UserError, which names the run, if `folder` is a checkpoint or another part of one, and no model by itself."""
+    above = [each for each in (folder, *folder.absolute().parents) if each.name == "checkpoints"]
+    run = RunDir(above[0].absolute().parent if above else folder.absolute().parent)
+    if not run.recipe.is_file() or (not above and (not folder.is_dir() or (folder / "config.json").is_file())):
+        return
+    name = run.root.relative_to(Path.cwd()) if run.root.is_relative_to(Path.cwd()) else run.root
+    fix = f"name the run, whose newest good checkpoint is taken: galore eval {name}; likewise galore generate and galore export"
+    raise UserError("is a part of a run, and no model by itself", where=str(folder), fix=fix)
+
+
+def refuse_absent(name: str) -> None:
+    """Raise UserError, with the nearest, for a path that can only be that of a run or folder, and is not there.
+
+    Any other name is left to the hub.
+    """
+    folder = user_path(name)
+    written_as_path = name.startswith((".", "/", "~", "runs/")) or name.count("/") > 1
+    if folder.exists() or not (written_as_path or ("/" in name and folder.parent.is_dir())):
+        return
+    beside = [each.name for each in folder.parent.iterdir() if each.is_dir()] if folder.parent.is_dir() else []
+    near = nearest(folder.name, beside)
+    fix = f"did you mean {folder.parent / near[0]}?" if near else "name the folder of a run or model, or a hub name"
+    raise UserError("there is no such run or folder", where=name, fix=fix)

@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from galore.trainer.common.format import duration, exponential, percent, perplexity, rate, significant, size
+from galore.trainer.common.format import counted, duration, exponential, percent, perplexity, rate, significant, size
 from galore.trainer.common.markdown import details, fence, section, table
-from galore.trainer.record.history import History, flat
-from galore.trainer.record.metrics import Row
+from galore.trainer.record.history import History
+from galore.trainer.record.row import EVAL
+from galore.trainer.tasks.metrics import flat
 
 
 def headline(history: History) -> str:
@@ -22,10 +23,12 @@ def status(history: History) -> str:
     """One line: how far the run is."""
     done, total = history.last_step, history.total_steps
     if done < total:
-        return f"**Not finished: {done:,} of {total:,} steps are done.** `--resume` goes on.\n"
+        return f"**Not finished: {done:,} of {counted(total, 'step')} are done.** `--resume` goes on.\n"
     finished = history.facts.get("finished")
     return (
-        f"{done:,} optimizer steps{f', finished {finished}' if finished else ''}.\n" if done else "No step is done.\n"
+        f"{counted(done, 'optimizer step')}{f', finished {finished}' if finished else ''}.\n"
+        if done
+        else "No step is done.\n"
     )
 
 
@@ -47,24 +50,21 @@ def _of_task(history: History) -> str:
 
 
 def _of_text(history: History) -> str:
-    rows = [
-        (f"{row['step']:,}", _loss(row), _ppl(row), f"{row.get('tokens') or 0:,}", duration(row.get("seconds") or 0))
-        for row in history.evaluations
-    ]
-    head = ["step", "held-out loss (nats/token)", "perplexity", "tokens scored", "time"]
+    shown = [column for column in EVAL.values() if column.title]
+    rows = [[column.told(row) for column in shown] for row in history.evaluations]
+    head = [column.title for column in shown]
     mode = history.evaluations[-1].get("mode") if rows else None
     note = "Scored as in the GaLore paper (`eval.mode: paper`): batch means summed and divided by n + 1.\n"
-    return section("Evaluations", table(head, rows, "rrrrr"), note if mode == "paper" else "")
+    return section("Evaluations", table(head, rows, "r" * len(head)), note if mode == "paper" else "")
 
 
 def samples(history: History) -> str:
     """The last sample as it is, the earlier ones folded."""
-    found = [row for row in history.evaluations if row.get("sample")]
+    found = [(row["step"], sample) for row in history.evaluations if (sample := row.get("sample"))]
     if not found:
         return ""
-    earlier = "\n".join(f"After step {row['step']:,}:\n\n{fence(row['sample'])}" for row in found[:-1])
-    last = f"After step {found[-1]['step']:,}:\n\n{fence(found[-1]['sample'])}"
-    return section("Sample", last, details(f"{len(found) - 1} earlier", earlier))
+    *earlier, last = (f"After step {step:,}:\n\n{fence(sample)}" for step, sample in found)
+    return section("Sample", last, details(f"{len(earlier)} earlier", "\n".join(earlier)))
 
 
 def parameters(history: History) -> str:
@@ -129,7 +129,8 @@ def _quality(history: History) -> list[tuple[str, str]]:
     rows, unigram = [], history.facts.get("unigram_loss_nats")
     last = history.evaluations[-1] if history.evaluations else None
     if last is not None:
-        text = f"{_loss(last)} nats per token, perplexity {_ppl(last)} (step {last['step']:,})"
+        loss, ppl = EVAL["loss_nats"].told(last), EVAL["perplexity"].told(last)
+        text = f"{loss} nats per token, perplexity {ppl} (step {last['step']:,})"
         rows.append(("Held-out loss", text))
     if unigram is not None:
         text = f"{unigram:.4f} nats per token, perplexity {perplexity(exponential(unigram))}"
@@ -183,14 +184,6 @@ def _memory(history: History) -> str:
     expected = (history.facts.get("expected_memory") or {}).get("peak_allocated_bytes")
     told = f" ({size(expected)} expected)" if expected else ""
     return size(history.train["memory_peak_bytes"][row]) + told + (f": {listed}" if listed else "")
-
-
-def _loss(row: Row) -> str:
-    return f"{row['loss_nats']:.4f}" if row.get("loss_nats") is not None else str(row.get("loss_nats_is", "?"))
-
-
-def _ppl(row: Row) -> str:
-    return perplexity(row["perplexity"]) if row.get("perplexity") is not None else str(row.get("perplexity_is", "?"))
 
 
 def _mapping(known: dict[str, Any]) -> str:

@@ -12,7 +12,8 @@ from galore.trainer.common.reading import read_bounded
 from galore.trainer.recipe.extras import require
 from galore.trainer.recipe.schema.recipe import Recipe
 from galore.trainer.recipe.schema.train import LogSection
-from galore.trainer.record.metrics import Row, Sink
+from galore.trainer.record.metrics import Sink
+from galore.trainer.record.row import Row
 from galore.trainer.record.rundir import RunDir
 
 # Only what the recipe and the metrics say leaves the machine by our hand: no terminal output, no code, no git remote.

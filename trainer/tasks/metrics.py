@@ -48,6 +48,15 @@ def require_finite(predictions: Array) -> None:
         raise RunFailed(what, fix="lower the learning rate; the model has diverged")
 
 
+def flat(scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Scores by split in one mapping: the first split's as they are, another's with its part of the name: accuracy_mismatched."""
+    found: dict[str, float] = {}
+    for number, (split, each) in enumerate(scores.items()):
+        suffix = f"_{split.removeprefix('validation_')}" if number else ""
+        found |= {f"{metric}{suffix}": value for metric, value in each.items()}
+    return found
+
+
 def headline(task: Task, scores: Mapping[str, float]) -> float:
     """The one number that stands for the task; `task.headline` names it."""
     return scores[task.headline]

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from galore.trainer.checkpoint.checkpoint import Skipped
 from galore.trainer.common.errors import UserError
-from galore.trainer.data.batch import Progress
-from galore.trainer.data.prepare import Data, read_data
-from galore.trainer.evaluate import Result, score_held_out
+from galore.trainer.data.batch import Data, Progress, Result
+from galore.trainer.data.prepare import read_data
+from galore.trainer.evaluate import score_held_out
 from galore.trainer.machine.device import choose_threads
 from galore.trainer.models.capacity import check_capacity
 from galore.trainer.models.classifier import align_labels, head_modules

@@ -16,7 +16,7 @@ from galore.trainer.checkpoint import identity
 from galore.trainer.checkpoint.checkpoint import Checkpoint, Skipped, newest_verified, told
 from galore.trainer.checkpoint.exported import require_as_exported
 from galore.trainer.common.errors import UserError
-from galore.trainer.common.library import explained, require_sentencepiece
+from galore.trainer.common.library import WHERE, explained, require_sentencepiece
 from galore.trainer.common.reading import require_plain_folder, user_path
 from galore.trainer.models.adapters.adapt import adapted, plain
 from galore.trainer.models.adapters.lora import stored_config, without_adapters
@@ -28,7 +28,7 @@ from galore.trainer.models.pretrained import kind_of, load_pretrained, locate, r
 from galore.trainer.optim.int8_linear import int8_layers
 from galore.trainer.recipe.load import recipe_of_run
 from galore.trainer.recipe.schema.recipe import Recipe
-from galore.trainer.record.rundir import RunDir
+from galore.trainer.record.rundir import RunDir, refuse_absent, refuse_part_of_run
 from galore.trainer.trained.generation import drop_idle
 
 SHOWN = 5  # names in a message
@@ -64,8 +64,16 @@ def load_run_model(path: str, device: str = "cpu") -> StoredModel:
     folder = user_path(path)
     if (folder / "recipe.yaml").is_file():
         return _of_run(RunDir.open(folder), device)
+    refuse_part_of_run(folder)
     _refuse_several(folder)
-    return _of_name(locate(path, Path.cwd()), device)
+    refuse_absent(path)
+    try:
+        return _of_name(locate(path, Path.cwd()), device)
+    except UserError as error:
+        if error.where != WHERE:  # that is where a recipe names a model, and here none does
+            raise
+        absent = "" if folder.exists() else "there is no such run or folder here, and on the hub: "
+        raise UserError(absent + error.what, where=path, fix=error.fix) from error
 
 
 def _refuse_several(folder: Path) -> None:

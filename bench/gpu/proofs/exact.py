@@ -59,7 +59,7 @@ class Trial:
         import torch
 
         from galore.trainer.build import build_model
-        from galore.trainer.data.batch import Batch
+        from galore.trainer.data.rows.tokenbatch import TokenBatch
         from galore.trainer.optimizer import attach_optimizer
         from galore.trainer.recipe.load import load_recipe
 
@@ -68,7 +68,7 @@ class Trial:
         model, _ = build_model(recipe, recipe.model.vocab_size or 1, scale.device, Path())
         optimizer = attach_optimizer(model, recipe, recipe.train.accumulation)
         ids = torch.randint(recipe.model.vocab_size or 1, (ROWS, recipe.data.max_length), generator=_generator())
-        return cls(recipe, model, optimizer, Batch(ids, ids, tuple(range(ROWS))))
+        return cls(recipe, model, optimizer, TokenBatch(ids, ids, tuple(range(ROWS))))
 
     def step(self, micro_batch_size: int = ROWS) -> Any:
         from galore.trainer.step import train_step

@@ -44,7 +44,7 @@ def _timed(scale: Scale, records: Records, *, offload: bool) -> dict[str, Any]:
     import torch
 
     from galore.trainer.build import build_model
-    from galore.trainer.data.batch import Batch
+    from galore.trainer.data.rows.tokenbatch import TokenBatch
     from galore.trainer.optimizer import attach_optimizer
     from galore.trainer.recipe.load import load_recipe
     from galore.trainer.step import train_step
@@ -56,7 +56,7 @@ def _timed(scale: Scale, records: Records, *, offload: bool) -> dict[str, Any]:
     model, _ = build_model(recipe, vocabulary, scale.device, Path())
     optimizer = attach_optimizer(model, recipe, MICRO_BATCHES)
     ids = torch.randint(vocabulary, (MICRO_BATCHES, recipe.data.max_length), generator=torch.Generator().manual_seed(0))
-    batch, seconds, loss = Batch(ids, ids, tuple(range(MICRO_BATCHES))), [], None
+    batch, seconds, loss = TokenBatch(ids, ids, tuple(range(MICRO_BATCHES))), [], None
     for step in range(WARM + TIMED):
         if step == WARM and not scale.rehearsal:
             torch.cuda.reset_peak_memory_stats()

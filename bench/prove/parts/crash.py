@@ -36,7 +36,7 @@ def prove(trials: Trials) -> None:
         if not trials.check("a run left alone", base.code == 0, f"{method}: {base}"):
             continue
         expected, life = outcome(trials.folder / method), operations(_log(trials))
-        for kill in _kills(trials, method, life):
+        for kill in trials.some(_kills(trials, method, life), f"kills of {method}"):
             _try(trials, runs, kill, expected)
         if method == "galore":
             early = _early(life)

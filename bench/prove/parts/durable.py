@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterable
 from pathlib import Path
 
+from galore.trainer.record.metrics import read_rows
 from prove.powercut import Disk, cut
 from prove.runs import Runs, different, nothing_there, outcome
 from prove.shim import Fault, How, Operation, operations
@@ -20,13 +21,13 @@ def prove(trials: Trials) -> None:
     runs.made("done")
     for verb in trials.some(verbs(runs), "verbs", sample=2):
         _verb(trials, runs, verb)
-    begun = _begun(trials, runs)
-    for number, how in trials.some(begun, "kills of a resumption", sample=2, most=40):
-        _killed_resumption(trials, runs, Fault(how, number))
     life = [operation.number for operation in runs.life(runs.trials.folder / "done")]
     cuts = [(number, how) for number in life for how in (*HOWS, How.KILL_AFTER)]
     for number, how in trials.some(cuts, "power cuts", sample=2, most=30):
         _cut(trials, runs, Fault(how, number))
+    begun = _begun(trials, runs)
+    for number, how in trials.some(begun, "kills of a resumption", sample=2, most=40):
+        _killed_resumption(trials, runs, Fault(how, number))
 
 
 def _verb(trials: Trials, runs: Runs, verb: Verb) -> None:
@@ -63,20 +64,24 @@ def _killed_resumption(trials: Trials, runs: Runs, fault: Fault) -> None:
     runs.finished(run, fault=fault, watch=[run], log=log)
     lost = cut(operations(log))
     ended = runs.galore(["eval", run, "--max-tokens", "64"])
-    told = f"resumption, {fault}, emptied {_relative(run, lost)}: {ended}"
+    told = f"resumption, {fault}, took from {_relative(run, lost)}: {ended}"
     trials.check("eval after a resumption was cut off", ended.code == 0 and not ended.bug, told)
 
 
 def _cut(trials: Trials, runs: Runs, fault: Fault) -> None:
-    """A run whose power goes: with a checkpoint it can be evaluated, and it is resumed to the same bits."""
+    """A run whose power goes: with a checkpoint its rows are there, it can be evaluated, and it comes to the same bits."""
     run, log = trials.fresh("run"), trials.folder / "log"
     runs.galore(runs.words(run), fault=fault, watch=[run], log=log)
     lost = _relative(run, cut(operations(log)))
-    if any(run.glob("checkpoints/step-*")):
+    if saved := sorted(run.glob("checkpoints/step-*")):
+        steps = {row["step"] for row in read_rows(run / "metrics.jsonl") if row["kind"] == "train"}
+        missing = set(range(1, int(saved[-1].name[5:]) + 1)) - steps
+        told = f"steps {sorted(missing)} before {saved[-1].name} have no row; {fault}, took from {lost}"
+        trials.check("rows of a checkpoint after a power cut", not missing, told)
         ended = runs.galore(["eval", run, "--max-tokens", "64"])
-        trials.check("eval after a power cut", ended.code == 0 and not ended.bug, f"{fault}, emptied {lost}: {ended}")
+        trials.check("eval after a power cut", ended.code == 0 and not ended.bug, f"{fault}, took from {lost}: {ended}")
     ended = runs.finished(run)
     if nothing_there(ended):
         ended = runs.galore(runs.words(run))
     wrong = f"{ended}" if ended.code else different(outcome(trials.folder / "done"), outcome(run))
-    trials.check("resumed after a power cut", wrong is None, f"{wrong}; {fault}, emptied {lost}")
+    trials.check("resumed after a power cut", wrong is None, f"{wrong}; {fault}, took from {lost}")

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from galore import __version__
 from galore.cli.show import machine
 from galore.cli.verbs.doctor import sections
 
@@ -52,12 +53,13 @@ def test_missing_packages_name_their_extra(monkeypatch: pytest.MonkeyPatch) -> N
     assert versions["triton"]["fix"] == machine.TRITON
 
 
-def test_a_source_tree_has_no_version(galore: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_version_is_known_where_nothing_is_installed(galore: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(name: str) -> str:
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(importlib.metadata, "version", absent)
-    assert galore("--version").stdout == "galore (a source tree, not installed)\n"
+    assert galore("--version").stdout == f"galore {__version__}\n"
+    assert machine.versions()["galore-llm"]["installed"] == __version__
 
 
 @pytest.mark.parametrize("module", [None, SimpleNamespace()])
@@ -80,7 +82,7 @@ def test_a_gpu_is_described() -> None:
     assert shown["GPU"] == [
         "NVIDIA RTX 4090, 23.0 GiB of 24.0 GiB free, compute capability 8.9, driver 570.1, CUDA 12.8"
     ]
-    assert shown["Kernels"] == ["project  triton: CUDA"]
+    assert shown["Kernels"] == [("project", "triton: CUDA")]
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ def finetune(galore: Any, tiny_roberta: Path, glue_folder: Path) -> Any:
     return run
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_one_json_object_per_task_and_method_and_nothing_else(finetune: Any) -> None:
     shown = finetune("--task", "sst2,stsb", "--method", "galore,full", "--seeds", "2", "--json")
     assert shown.exit_code == 0, shown.stderr
@@ -64,6 +65,7 @@ def test_a_first_override_is_no_recipe(galore: Any) -> None:
     assert "optim.rank" in refused.stderr
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_failed_task_is_listed_and_the_others_are_there(finetune: Any) -> None:
     shown = finetune("--task", "cola,rte", "--json")
     assert shown.exit_code == 1

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from galore.trainer.common.errors import UserError
 from galore.trainer.memory.categories import CATEGORIES, OVERHEAD
 
 GIB = 2**30
@@ -157,6 +158,18 @@ def test_files_are_there_before_anything_is_printed(galore: Any, monkeypatch: py
     assert Path("bars.png").is_file()
 
 
+def test_the_verdict_stands_before_the_search_begins(galore: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def search(*_: Any) -> None:
+        raise UserError("the search has begun")
+
+    monkeypatch.setattr("galore.cli.verbs.profile._advice", search)
+    shown = galore("profile-memory", "long.yaml", "--gpu", "1GB")
+    assert "Does not fit. It needs " in shown.stdout
+    assert shown.stdout.splitlines()[-1].startswith("Trying what to change: ")
+    assert "--no-advise" in shown.stdout
+    assert "the search has begun" in shown.stderr
+
+
 def test_no_advice_where_none_is_wanted(galore: Any) -> None:
     shown = profile(galore, "long.yaml", "--gpu", "1GB", "--no-advise").stdout
     assert "Does not fit." in shown
@@ -278,7 +291,6 @@ def test_timeline_as_a_picture(galore: Any) -> None:
 )
 def test_refused(galore: Any, monkeypatch: pytest.MonkeyPatch, arguments: list[str], line: str) -> None:
     monkeypatch.setitem(sys.modules, "galore.trainer.fit.predict", None)  # whoever imports it fails
-    monkeypatch.setitem(sys.modules, "galore.trainer.fit.plan", None)
     refused = galore("profile-memory", "tiny.yaml", *arguments)
     assert refused.exit_code == 2
     first, *rest = refused.stderr.splitlines()

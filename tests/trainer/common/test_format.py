@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from galore.trainer.common.format import count, duration, percent, perplexity, rate, size
+from galore.trainer.common.format import count, counted, duration, learning_rate, percent, perplexity, rate, size
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,17 @@ from galore.trainer.common.format import count, duration, percent, perplexity, r
         (perplexity, 3.2e9, "3.2e+09"),
         (perplexity, math.inf, "inf"),
         (perplexity, math.nan, "nan"),
+        (learning_rate, 0.0098, "9.80e-3"),
+        (learning_rate, 1e-10, "1.00e-10"),
+        (learning_rate, 1.0, "1.00e0"),
+        (learning_rate, 0.0, "0"),
     ],
 )
 def test_numbers(function: Callable[[float], str], value: float, text: str) -> None:
     assert function(value) == text
+
+
+def test_things_are_counted() -> None:
+    told = [counted(number, "document") for number in (0, 1, 2, 1171)]
+    assert told == ["0 documents", "1 document", "2 documents", "1,171 documents"]
+    assert [counted(number, "matrix", "matrices") for number in (1, 2)] == ["1 matrix", "2 matrices"]

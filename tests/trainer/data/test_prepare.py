@@ -256,7 +256,7 @@ def test_a_corpus_without_the_field_says_which_fields_there_are(corpus: Path, re
     ("texts", "data", "message"),
     [
         ([], {}, "no document to train on"),
-        (["one short text"], {"validation_fraction": 0}, "do not fill one sequence of 32"),
+        (["one short text"], {"validation_fraction": 0}, "cannot fill one sequence of 32"),
         (["a text of some length " * 50], {"validation_fraction": 1e-9}, "0 held-out documents"),
     ],
 )
@@ -274,7 +274,7 @@ def test_too_little_held_out_names_a_share_that_works(
     write_jsonl: Write, recipe: MakeRecipe, documents: list[str], count: int, packing: str
 ) -> None:
     path = write_jsonl(documents[:count])
-    with pytest.raises(UserError, match="do not fill one sequence") as caught:
+    with pytest.raises(UserError, match="cannot fill one sequence") as caught:
         prepare_data(recipe(validation_fraction=1e-6, packing=packing), path.parent)
     share = re.search(r"set data.validation_fraction: ([0-9.]+), lower", caught.value.fix)
     assert share, caught.value.fix
@@ -285,7 +285,7 @@ def test_too_little_held_out_names_a_share_that_works(
 
 def test_one_document_cannot_be_on_both_sides(write_jsonl: Write, recipe: MakeRecipe) -> None:
     path = write_jsonl(["a text of some length " * 50])
-    with pytest.raises(UserError, match="no share of the 1 documents is enough on both sides"):
+    with pytest.raises(UserError, match="no share of 1 document is enough on both sides"):
         prepare_data(recipe(validation_fraction=1e-9), path.parent)
 
 

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from galore.cli.show.memory import _enough
 from galore.kernels.storage import rounding
+from galore.trainer.common.format import GIB
 from galore.trainer.fit import advice as module
 from galore.trainer.fit.advice import Adviser, Trial
 from galore.trainer.fit.predict import profile_on
@@ -219,3 +221,41 @@ def test_no_more_blocks_need_be_recomputed_than_make_it_fit(
     settings = (f"train.gradient_checkpointing={now}", "model.num_hidden_layers=32", "data.max_length=128")
     found = adviser(monkeypatch, needs, room, *settings).advise()
     assert found.room == (expected if expected == {} else {"train.gradient_checkpointing": expected})
+
+
+def smaller(*gains: tuple[bool, int]) -> int:
+    return 100 - sum(gain for taken, gain in gains if taken)
+
+
+def test_one_change_is_preferred_to_several_milder_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    def needs(recipe: Recipe) -> int:
+        return smaller(
+            (recipe.eval.micro_batch_size == 1, 20),
+            (recipe.train.micro_batch_size == 1, 20),
+            (recipe.train.gradient_checkpointing is True, 50),
+        )
+
+    found = adviser(monkeypatch, needs, 65, "eval.micro_batch_size=2").advise()
+    assert [list(trial.settings) for trial in found.mildest] == [["eval.micro_batch_size"], ["train.micro_batch_size"]]
+    assert found.settings == {"train.gradient_checkpointing": True}
+    assert list(_enough(found)) == [
+        "Each of them milder, but several: eval.micro_batch_size=1 train.micro_batch_size=1 (0.00 GiB in total)",
+        "One change is enough: train.gradient_checkpointing=true (0.00 GiB in total)",
+    ]
+
+
+def test_several_that_alter_nothing_are_preferred_to_one_that_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    def needs(recipe: Recipe) -> int:
+        return GIB * smaller(
+            (recipe.train.micro_batch_size == 1, 20),
+            (recipe.train.gradient_checkpointing is True, 20),
+            (recipe.optim.state_dtype == "8bit", 50),
+        )
+
+    found = adviser(monkeypatch, needs, 65 * GIB).advise()
+    assert found.alone is not None
+    assert found.alone.settings == {"optim.state_dtype": "8bit"}
+    assert found.settings == {"train.micro_batch_size": 1, "train.gradient_checkpointing": True}
+    told = list(_enough(found))
+    assert told[0].endswith("alters what is computed: optim.state_dtype=8bit (50.00 GiB in total)")
+    assert told[1].endswith("train.micro_batch_size=1 train.gradient_checkpointing=true (60.00 GiB in total)")

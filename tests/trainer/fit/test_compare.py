@@ -23,6 +23,9 @@ BASES: dict[str, tuple[str, ...]] = {
     "immediate": AT_ONCE,
     "immediate svd": (*AT_ONCE, "optim.proj_type=svd"),
     "full": ("optim.method=full", "optim.state_dtype=8bit"),
+    "int8": ("optim.weight_dtype=int8",),
+    "fira": ("optim.residual=fira",),
+    "sumo": ("optim.inner=sumo",),
     "lora": ("optim.method=lora", "optim.train_modules=[embed_tokens]"),
 }
 
@@ -44,6 +47,7 @@ def test_every_method_can_be_made_of_every_recipe(tiny: Tiny, base: str) -> None
         assert other is not None, name
         optim, method = other.recipe.optim, {"A": "full", "L": "lora", "G": "galore"}[name[0]]
         assert (optim.method, optim.rank) == (method, 8)
+        assert method == "galore" or (optim.inner, optim.residual, optim.weight_dtype) == ("adamw", "none", None)
         assert (optim.state_dtype == "8bit") == ("8-bit" in name)
         assert (optim.update == "immediate") == name.endswith("in the hook")
         own = None if "immediate" in base else loaded.recipe.optim.refresh

@@ -11,6 +11,7 @@ import torch
 
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.format import GIB
+from galore.trainer.common.printable import shortened
 from galore.trainer.machine.cards import AS_GEFORCE, CARDS, ECC_OR_NOT, Card, attached, card
 from galore.trainer.machine.hardware import GPU_PEAKS
 
@@ -110,7 +111,9 @@ def test_a_size_covers_the_geforce_cards_of_that_size(known: Card) -> None:
         ("rtx 4900", "did you mean rtx4090?"),
         ("RTX 4060 Ti", "did you mean rtx4060ti-16g or rtx4060ti-8g?"),
         ("RTX 3080 Laptop GPU", "did you mean rtx3080-laptop-8g or rtx3080-laptop-16g?"),
-        ("24", 'with its unit, such as "24GB"'),
+        ("24", "did you mean 24GB? "),
+        (" 8", "did you mean 8GB? "),
+        ("9" * 400 + "GB", "known are rtx3060,"),
         ("500MB", 'with its unit, such as "24GB"'),
         ("A100", "did you mean a100-40g or a100-80g?"),
         ("4091", "did you mean rtx4090?"),
@@ -123,7 +126,7 @@ def test_an_unknown_card_names_the_nearest_and_the_list(name: str, meant: str) -
     with pytest.raises(UserError) as caught:
         card(name)
     assert caught.value.where == "--gpu"
-    assert caught.value.what == f'no GPU called "{name}" is known'
+    assert caught.value.what == f'no GPU called "{shortened(name, 60)}" is known'
     assert meant in caught.value.fix
     assert "h200" in caught.value.fix
 

@@ -11,7 +11,7 @@ import pytest
 
 PROGRAM = """
 import ctypes, resource, sys
-from galore.kernels.host import reuse_freed_memory
+from galore.trainer.machine.process import reuse_freed_memory
 if {asked}:
     print(*reuse_freed_memory(), sep="\\n")
 assert "torch" not in sys.modules
@@ -73,7 +73,7 @@ def test_a_second_call_tells_the_same():
 
 SEGMENTS = """
 import os, sys
-from galore.kernels.host import *
+from galore.trainer.machine.process import *
 for wanted in (True, False):
     print(expandable_segments(wanted), ask_for_expandable_segments(wanted), os.environ.get(ALLOCATOR[1]), sep=" | ")
     os.environ.pop(ALLOCATOR[1], None)

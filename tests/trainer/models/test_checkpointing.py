@@ -12,7 +12,7 @@ from torch import nn
 from galore.kernels.device import meta_stands_for
 from galore.trainer.build import build_model
 from galore.trainer.common.errors import UserError
-from galore.trainer.data.batch import Batch
+from galore.trainer.data.rows.tokenbatch import TokenBatch
 from galore.trainer.models.checkpointing import offloading
 from galore.trainer.models.head import split_head
 from galore.trainer.models.offload import CudaCopies, MetaCopies, NoCopies
@@ -44,7 +44,7 @@ def forwards(model: nn.Module) -> list[int]:
 
 def backward(model: nn.Module, micro_batch_size: int = 2) -> tuple[float, list[torch.Tensor]]:
     ids = torch.randint(0, 256, (4, 16), generator=torch.Generator().manual_seed(0))
-    batch = Batch(ids, ids, tuple(range(4)))
+    batch = TokenBatch(ids, ids, tuple(range(4)))
     loss, _ = accumulate(model, batch, micro_batch_size, count_targets(batch))
     return loss, [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
 
@@ -116,7 +116,7 @@ def test_on_a_gpu_the_same_to_the_bit_with_less_memory(tiny: Tiny) -> None:
         assert all(isinstance(each, CudaCopies) for each in copies)
         assert bool(copies) == (offload == "true")
         ids = torch.randint(0, 256, (32, 256), generator=torch.Generator().manual_seed(0))
-        batch = Batch(ids, ids, tuple(range(32)))
+        batch = TokenBatch(ids, ids, tuple(range(32)))
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.cuda.reset_peak_memory_stats()
         loss, _ = accumulate(model, batch, 32, count_targets(batch))

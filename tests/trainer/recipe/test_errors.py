@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 
@@ -196,21 +197,21 @@ def test_disagreement_between_sections_and_with_an_override(tmp_path: Path) -> N
     found = problems(tmp_path, SMALL, "train.micro_batch_size=5")
     assert found == [
         "override `train.micro_batch_size=5`: train: global_batch_size 512 is not a multiple of micro_batch_size 5: "
-        "write micro_batch_size: 4"
+        "write train.micro_batch_size=4"
     ]
 
 
 @pytest.mark.parametrize(
     ("text", "override", "end"),
     [
-        ("train: {max_steps: 1, global_batch_size: 16}", "train.micro_batch_size=3", "write micro_batch_size: 2"),
+        ("train: {max_steps: 1, global_batch_size: 16}", "train.micro_batch_size=3", "write train.micro_batch_size=2"),
         (
             "train: {max_steps: 1, micro_batch_size: 16, global_batch_size: 16}",
             "train.global_batch_size=9",
-            "write micro_batch_size: 9",
+            "write train.micro_batch_size=9",
         ),
-        ("optim: {weight_dtype: int8}", "optim.method=full", "write weight_dtype: null, or method: galore"),
-        ("optim: {method: full}", "optim.weight_dtype=int8", "write weight_dtype: null, or method: galore"),
+        ("optim: {weight_dtype: int8}", "optim.method=full", "write optim.weight_dtype=null, or optim.method=galore"),
+        ("optim: {method: full}", "optim.weight_dtype=int8", "write optim.weight_dtype=null, or optim.method=galore"),
         ("optim: {method: full}", "data.task=rte", "run `galore finetune-glue --task rte`, or leave it out"),
         ("optim: {method: full}", "data.max_train_samples=9", "leave it out"),
     ],
@@ -305,3 +306,43 @@ def test_a_flood_of_overrides(tmp_path: Path) -> None:
         load_recipe("demo", [f"optim.k{i}=1" for i in range(20_000)])
     assert time.process_time() - begun < 3
     assert len(str(error.value)) < 10_000
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("train.max_steps=10k", "write 10000"),
+        ("train.max_steps=1.5K", "write 1500"),
+        ("train.max_steps=10,000", "write 10000"),
+        ("train.max_steps=2m", "write 2000000"),
+        ("train.max_steps=1.0005k", ""),
+        ("train.max_steps=many", ""),
+        ("optim.learning_rate=1m", ""),
+    ],
+)
+def test_a_number_with_a_suffix_is_told_written_out(override: str, told: str) -> None:
+    with pytest.raises(RecipeError) as error:
+        load_recipe("demo", [override])
+    assert [problem.fix for problem in error.value.problems] == [told]
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("data.path=x.txt", "write data.source=local, or data.path=null"),
+        ("data.source=local", "data.source=local needs `data.path`"),
+        ("optim.update=immediate", "set optim.max_grad_norm=null, or optim.update=accumulate"),
+        ("optim.residual=fira", "optim.residual=fira exists for optim.method=galore only"),
+    ],
+)
+def test_a_contradiction_of_an_override_is_told_as_overrides(override: str, told: str) -> None:
+    with pytest.raises(RecipeError) as error:
+        load_recipe("demo", [override] + (["optim.method=full"] if "fira" in override else []))
+    (problem,) = error.value.problems
+    assert told in problem.what
+    assert not re.search(r"\b(source|path|method|update|residual): ", problem.what)
+
+
+def test_a_contradiction_of_a_file_is_told_in_yaml(tmp_path: Path) -> None:
+    (found,) = problems(tmp_path, "data: {source: packaged, path: x.txt}\ntrain: {max_steps: 1}\n")
+    assert "write source: local, or path: null" in found

@@ -90,7 +90,7 @@ def test_another_source_leaves_nothing_of_the_one_before() -> None:
     assert (data.path, data.hub_config, data.tokenizer) == (None, None, "t5-base")
     data = load_recipe("roberta-glue", ["data.source=local", "data.path=x.txt"]).recipe.data
     assert (data.task, data.max_length) == (None, 512)
-    with pytest.raises(RecipeError, match="source: local needs `path`"):
+    with pytest.raises(RecipeError, match=r"data\.source=local needs `data\.path`"):
         load_recipe("llama-60m", ["data.source=local"])
 
 

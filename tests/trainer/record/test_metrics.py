@@ -138,7 +138,7 @@ def test_rows_that_never_fit_are_counted(path: Path) -> None:
     for step in (1, 2):
         metrics.write({"step": step})
     metrics.close()
-    assert "2 rows were lost" in said[-1]
+    assert "2 rows lost" in said[-1]
 
 
 def test_the_sink_gets_every_row(path: Path) -> None:

@@ -163,6 +163,15 @@ def test_a_loss_beyond_what_a_float_can_raise_e_to(tmp_path: Path) -> None:
     assert "Not drawn" not in text
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("loss", [30.0, 650.0, 720.0, 5000.0, 1e30])
+def test_a_held_out_loss_far_above_the_training_one(tmp_path: Path, loss: float) -> None:
+    last = {"kind": "eval", "step": 10, "loss_nats": loss, "perplexity": None, "perplexity_is": "inf"}
+    text = write_report(_run(tmp_path, [*_rows(10), last])).read_text()
+    assert "(plots/loss.png)" in text
+    assert "Not drawn" not in text
+
+
 DAMAGE: list[Any] = [None, "x", -1, True, [], {}, [1], {"a": 1}, "nan", 2**70]
 
 

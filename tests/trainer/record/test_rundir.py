@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from galore.trainer.common.errors import RunFailed, UserError
-from galore.trainer.record.rundir import RunDir
+from galore.trainer.record.rundir import RunDir, refuse_absent, refuse_part_of_run
+from galore.trainer.trained.runmodel import load_run_model
 
 
 def _run(path: Path) -> RunDir:
@@ -196,3 +197,52 @@ def test_facts(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
     run_dir.facts.write_text("[1")
     assert run_dir.read_facts() == {}
+
+
+@pytest.fixture
+def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What lies in the folder of a run that is called `runs/one`, seen from here."""
+    monkeypatch.chdir(tmp_path)
+    for part in ("checkpoints/step-00000010", "tokenizer", "model", "exported"):
+        (tmp_path / "runs/one" / part).mkdir(parents=True)
+    (tmp_path / "runs/one/recipe.yaml").write_text("extends: demo\n")
+    (tmp_path / "runs/one/exported/config.json").write_text("{}")
+    return tmp_path
+
+
+@pytest.mark.parametrize("part", ["checkpoints", "checkpoints/step-00000010", "tokenizer", "checkpoints/step-00000099"])
+def test_a_part_of_a_run_is_told_by_the_command_for_the_run(trained: Path, part: str) -> None:
+    with pytest.raises(UserError, match="is a part of a run") as caught:
+        load_run_model(f"runs/one/{part}")
+    assert "galore eval runs/one;" in caught.value.fix
+    assert caught.value.where == f"runs/one/{part}"
+
+
+def test_an_export_inside_a_run_and_the_run_itself_are_no_part(trained: Path) -> None:
+    refuse_part_of_run(Path("runs/one/exported"))
+    refuse_part_of_run(Path("runs/one"))
+    refuse_part_of_run(Path("runs"))
+
+
+@pytest.mark.parametrize(
+    ("name", "fix"),
+    [
+        ("runs/oen", "did you mean runs/one?"),
+        ("runs/nope", "name the folder"),
+        ("./x", "name the folder"),
+        ("a/b/c", "name the folder"),
+    ],
+)
+def test_a_run_that_is_not_there_is_no_question_to_the_hub(trained: Path, name: str, fix: str) -> None:
+    with pytest.raises(UserError, match="there is no such run or folder") as caught:
+        load_run_model(name)
+    assert caught.value.where == name
+    assert fix in caught.value.fix
+
+
+def test_runs_are_known_where_no_folder_of_them_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="no such run or folder"):
+        refuse_absent("runs/nope")
+    refuse_absent("org/model")
+    refuse_absent("gpt2")

@@ -12,8 +12,9 @@ from galore.trainer.checkpoint import checkpoint
 from galore.trainer.checkpoint.state import model_tensors
 from galore.trainer.common.errors import UserError
 from galore.trainer.data.prepare import prepare_data
-from galore.trainer.evaluate import evaluate
+from galore.trainer.data.score import evaluate
 from galore.trainer.models.decoder import build_decoder
+from galore.trainer.models.head import split_head
 from galore.trainer.recipe.dump import dump_recipe
 from galore.trainer.recipe.load import LoadedRecipe
 from galore.trainer.recipe.schema.recipe import Recipe
@@ -68,7 +69,7 @@ def expected(loaded: LoadedRecipe, mode: str = "token") -> float:
     """Straight from the parts."""
     data = prepare_data(loaded.recipe, loaded.base_dir)
     model, _ = build_model(loaded.recipe, len(data.tokenizer), "cpu", loaded.base_dir)  # on the CPU paths of a run
-    return evaluate(model, data.validation_batches(64, None), mode).loss_nats  # type: ignore[arg-type]
+    return evaluate(model, split_head, data.validation_batches(64, None), mode).loss_nats  # type: ignore[arg-type]
 
 
 def test_a_run_is_scored_on_its_own_held_out_text(run: RunDir, loaded: LoadedRecipe) -> None:

@@ -404,7 +404,7 @@ def test_neither_a_run_nor_a_model_is_refused(tmp_path: Path) -> None:
     save_file({"x": torch.ones(1)}, tmp_path / "thing" / "model.safetensors")
     with pytest.raises(UserError, match="thing"):
         export(str(tmp_path / "thing"), tmp_path / "out")
-    with pytest.raises(UserError, match="is not a folder"):
+    with pytest.raises(UserError, match="no such run or folder"):
         export(str(tmp_path / "nowhere"), tmp_path / "out")
 
 

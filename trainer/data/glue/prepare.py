@@ -11,9 +11,10 @@ import numpy as np
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.reading import user_path
 from galore.trainer.data.batch import Progress, silent, throttled
+from galore.trainer.data.glue.labelled import LabelledData
 from galore.trainer.data.glue.readers import local_split, read_split
 from galore.trainer.data.glue.rows import Rows
-from galore.trainer.data.rows.labelled import Examples, LabelledData, Padding
+from galore.trainer.data.rows.labelled import Examples, Padding
 from galore.trainer.data.rows.mapped import Order
 from galore.trainer.data.tokens.cache import fingerprint
 from galore.trainer.data.tokens.tokenizer import given_tokenizer, tokenizer_digest

@@ -1,21 +1,19 @@
-"""Labelled examples of any length: batches that are padded as late as possible, and data whose order is a function of (seed, step)."""
+"""Labelled examples of any length, in batches that are padded as late as possible."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from galore.trainer.data.rows.mapped import Order, require_same_data
+from galore.kernels.model.cross_entropy import LossSums
+from galore.trainer.data.batch import Measures, SplitHead
 from galore.trainer.data.tokens.store import Ids
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -48,11 +46,6 @@ class Examples:
     def __len__(self) -> int:
         return len(self.labels)
 
-    @property
-    def loss_name(self) -> str:
-        """What the loss is called in the metrics."""
-        return "squared_error" if self.labels.dtype.kind == "f" else "loss_nats"
-
     def batch(self, numbers: Ids) -> LabelledBatch:
         """The examples `numbers`, (b,)."""
         return LabelledBatch(self, numbers, torch.from_numpy(self.labels[numbers]))
@@ -60,7 +53,7 @@ class Examples:
 
 @dataclass(frozen=True)
 class LabelledBatch:
-    """Examples of one forward pass, or of a whole optimizer step. Every one of them is a target."""
+    """See `batch.Batch`. Every example is a target."""
 
     examples: Examples
     numbers: Ids  # (b,)
@@ -82,9 +75,19 @@ class LabelledBatch:
         """Without padding."""
         return int(self._lengths.sum())
 
-    @property
-    def loss_name(self) -> str:
-        return self.examples.loss_name
+    def losses(self, model: nn.Module, split_head: SplitHead, z_loss: float = 0.0) -> LossSums:
+        """Cross-entropy of the labels, or squared errors where they are scores. There is no z-loss of so few logits."""
+        total = self.summed_loss(model(**self.inputs(next(model.parameters()).device)).logits)
+        return LossSums(total, total.detach(), total.new_zeros(()))
+
+    def rows_at_once(self, model: nn.Module, split_head: SplitHead) -> int:
+        """All of them: each has as many logits as there are labels."""
+        return len(self)
+
+    def measures(self, loss: float) -> Measures:
+        if self.labels.is_floating_point():
+            return {"squared_error": loss, "perplexity": None}
+        return {"loss_nats": loss, "perplexity": None}
 
     def summed_loss(self, logits: Tensor) -> Tensor:
         """Σ -log p(label), nats, of logits (b, classes); Σ (output - score)² of outputs (b, 1). In fp32, ()."""
@@ -98,7 +101,6 @@ class LabelledBatch:
         return self.examples.offsets[self.numbers + 1] - self.examples.offsets[self.numbers]
 
     def rows(self, start: int, stop: int) -> LabelledBatch:
-        """Rows `start` to `stop`: one micro-batch."""
         return LabelledBatch(self.examples, self.numbers[start:stop], self.labels[start:stop])
 
     def inputs(self, device: torch.device) -> dict[str, Tensor]:
@@ -115,38 +117,6 @@ class LabelledBatch:
         if self.examples.segments is not None:
             arrays["token_type_ids"] = np.where(real, self.examples.segments[at], padding.segment).astype(np.int64)
         return {name: torch.from_numpy(array).to(device, non_blocking=True) for name, array in arrays.items()}
-
-
-@dataclass(frozen=True)
-class LabelledData:
-    """Training examples and held-out splits of one task; beside `batch.TrainingData` for what is not text to continue."""
-
-    tokenizer: PreTrainedTokenizerBase
-    task: str
-    train: Examples
-    held_out: Mapping[str, Examples]  # by split, the one that counts first
-    order: Order
-    summary: dict[str, Any]
-    notes: tuple[str, ...] = ()  # what the user should know
-
-    @property
-    def num_sequences(self) -> int:
-        return len(self.train)
-
-    @property
-    def mean_length(self) -> int:
-        """Tokens of a training example, without padding."""
-        return round(len(self.train.tokens) / len(self.train))
-
-    def global_batch(self, step: int) -> LabelledBatch:
-        """All examples of optimizer step `step`, counted from 0: a pure function of (seed, step)."""
-        return self.train.batch(self.order.rows(step, len(self.train)))
-
-    def position(self) -> dict[str, Any]:
-        return {"fingerprint": self.summary["fingerprint"]}
-
-    def seek(self, position: dict[str, Any], step: int) -> None:
-        require_same_data(position, self.summary)
 
 
 def batches(examples: Examples, size: int) -> Iterator[LabelledBatch]:

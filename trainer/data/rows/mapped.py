@@ -2,62 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from galore.trainer.common.errors import RunFailed, UserError
-from galore.trainer.data.batch import Batch
+from galore.trainer.common.errors import UserError
 from galore.trainer.data.rows.order import rows_of_step
 from galore.trainer.data.rows.packing import Rows
+from galore.trainer.data.rows.textdata import TextData, batch_of, read_rows
+from galore.trainer.data.rows.tokenbatch import TokenBatch, count_targets
 from galore.trainer.data.tokens.store import Ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 COUNT_ROWS = 1024
-
-
-def read_rows(rows: Rows, numbers: Ids, vocab_size: int) -> tuple[Ids, Ids]:
-    """input_ids and labels, (b, max_length) each, of the rows `numbers`: no id is outside the embedding.
-
-    Raises:
-        RunFailed: one is, for the files are no longer what was verified when they were opened.
-    """
-    input_ids, labels = rows.read(numbers)
-    if input_ids.size and not 0 <= (worst := int(input_ids.max())) < vocab_size:
-        raise RunFailed(
-            f"the prepared data hold the token {worst}, and the tokenizer has {vocab_size}: they changed while in use",
-            fix="go on with --resume: what is no longer as it was kept is made anew",
-        )
-    return input_ids, labels
-
-
-def batch_of(rows: Rows, numbers: Ids, vocab_size: int) -> Batch:
-    """The rows `numbers`, (b,), as tensors."""
-    input_ids, labels = read_rows(rows, numbers, vocab_size)
-    return Batch(torch.from_numpy(input_ids), torch.from_numpy(labels), tuple(numbers.tolist()))
-
-
-def evaluation_batches(
-    rows: Rows, max_length: int, micro_batch_size: int, max_tokens: int | None, vocab_size: int
-) -> Iterator[Batch]:
-    """All rows in stored order, or as many as `max_tokens` allows (at least one), evenly spread over all of them."""
-    total = len(rows)
-    count = total if max_tokens is None else min(total, max(1, max_tokens // max_length))
-    numbers = np.arange(count, dtype=np.int64) * total // max(count, 1)
-    for start in range(0, count, micro_batch_size):
-        yield batch_of(rows, numbers[start : start + micro_batch_size], vocab_size)
-
-
-def count_targets(labels: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64]:
-    """How often each id is a target in labels (b, s): the first of a row never is, for nothing predicts it."""
-    targets = labels[:, 1:]
-    return np.bincount(targets[targets >= 0], minlength=size)
 
 
 @dataclass(frozen=True)
@@ -73,8 +34,8 @@ class Order:
 
 
 @dataclass(frozen=True)
-class MappedData:
-    """See `batch.TrainingData`."""
+class MappedData(TextData):
+    """See `batch.Data`."""
 
     tokenizer: PreTrainedTokenizerBase
     vocab_size: int
@@ -89,11 +50,8 @@ class MappedData:
     def num_sequences(self) -> int:
         return len(self.train)
 
-    def global_batch(self, step: int) -> Batch:
+    def global_batch(self, step: int) -> TokenBatch:
         return batch_of(self.train, self.order.rows(step, len(self.train)), self.vocab_size)
-
-    def validation_batches(self, micro_batch_size: int, max_tokens: int | None) -> Iterator[Batch]:
-        return evaluation_batches(self.validation, self.max_length, micro_batch_size, max_tokens, self.vocab_size)
 
     def token_counts(self) -> npt.NDArray[np.int64]:
         counts = np.zeros(self.vocab_size, np.int64)

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +22,13 @@ import numpy.typing as npt
 import torch
 
 from galore.trainer.common.errors import UserError
-from galore.trainer.data.batch import Batch, Progress
+from galore.trainer.common.lock import awaited
+from galore.trainer.data.batch import Progress
 from galore.trainer.data.rows.examplerows import rows_over
-from galore.trainer.data.rows.mapped import count_targets, evaluation_batches, require_same_data
+from galore.trainer.data.rows.mapped import require_same_data
 from galore.trainer.data.rows.packing import Rows
+from galore.trainer.data.rows.textdata import TextData
+from galore.trainer.data.rows.tokenbatch import TokenBatch, count_targets
 from galore.trainer.data.stream.blocks import Blocks
 from galore.trainer.data.stream.examplestream import ExampleStream
 from galore.trainer.data.stream.rowstream import Position, RowStream
@@ -53,15 +58,17 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 COUNTED_ROWS = 4096
+HELD_OUT = "validation"  # how the files of the held-out text are called while they have names
 
 Opened = RowStream | ExampleStream
 
 
 @dataclass
-class StreamedData:
-    """See `batch.TrainingData`."""
+class StreamedData(TextData):
+    """See `batch.Data`."""
 
     tokenizer: PreTrainedTokenizerBase
+    vocab_size: int
     text: HubText
     validation: Rows
     max_length: int
@@ -71,7 +78,7 @@ class StreamedData:
     notes: tuple[str, ...] = ()
     num_sequences: None = None
     _step: int = 0
-    _last: Batch | None = None
+    _last: TokenBatch | None = None
     _rows: Opened = field(init=False)
 
     def __post_init__(self) -> None:
@@ -83,7 +90,7 @@ class StreamedData:
         counts = {"bad_rows": bad.summary, "noted": dict(bad.noted), "dropped_copies_of_held_out": copies}
         return {**self.facts, **counts}  # of what was read so far
 
-    def global_batch(self, step: int) -> Batch:
+    def global_batch(self, step: int) -> TokenBatch:
         """Raises ValueError unless `step` is the next one, or the last one again."""
         if step == self._step - 1 and self._last is not None:
             return self._last
@@ -92,19 +99,14 @@ class StreamedData:
         first = self._rows.position.row
         rows = [self._rows.next_row() for _ in range(self.global_batch_size)]
         input_ids, labels = (torch.from_numpy(np.stack(column)) for column in zip(*rows, strict=True))
-        self._last = Batch(input_ids, labels, tuple(range(first, first + len(rows))))
+        self._last = TokenBatch(input_ids, labels, tuple(range(first, first + len(rows))))
         self._step += 1
         return self._last
 
-    def validation_batches(self, micro_batch_size: int, max_tokens: int | None) -> Iterator[Batch]:
-        bound = id_bound(self.tokenizer)
-        return evaluation_batches(self.validation, self.max_length, micro_batch_size, max_tokens, bound)
-
     def token_counts(self) -> npt.NDArray[np.int64]:
-        size = id_bound(self.tokenizer)
-        rows, counts = self.open_rows(self.text.uncounted()), np.zeros(size, np.int64)
+        rows, counts = self.open_rows(self.text.uncounted()), np.zeros(self.vocab_size, np.int64)
         for _ in range(COUNTED_ROWS):
-            counts += count_targets(rows.next_row()[1][None], size)
+            counts += count_targets(rows.next_row()[1][None], self.vocab_size)
         return counts
 
     def position(self) -> dict[str, Any]:
@@ -128,13 +130,14 @@ def open_stream(recipe: Recipe, base_dir: Path, cache: Path, progress: Progress)
     require_room(recipe.model, tokenizer)
     if section.instruct:
         ensure_template(tokenizer)
-    validation = rows_over(_store(held_out, tokenizer, cache, text), section, tokenizer)
+    validation = rows_over(_store(held_out, tokenizer, cache, text, progress), section, tokenizer)
     if text.holds_out and not len(validation):
         fix = "name another data.validation_split, or set it to null and data.validation_fraction above 0"
         raise UserError("the held-out text does not fill one sequence", where="data.validation_split", fix=fix)
     open_rows = _opener(section, tokenizer, recipe.train.seed)
     return StreamedData(
         tokenizer,
+        id_bound(tokenizer),
         text,
         validation,
         section.max_length,
@@ -169,25 +172,49 @@ def _trained(
     return trained_tokenizer(sample, size, folder, progress, tell)
 
 
-def _store(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, cache: Path, source: HubText) -> TokenStore:
+def _store(
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, cache: Path, source: HubText, progress: Progress
+) -> TokenStore:
     """The texts as tokens, in files that have no name any more and vanish with the process."""
     dtype = token_type(id_bound(tokenizer))
-    with disk_space(cache), tempfile.TemporaryDirectory(dir=cache) as folder:
+    with disk_space(cache), _passing_folder(cache, progress) as folder:
         if source.section.instruct:
-            return _example_store(texts, tokenizer, Path(folder), source)
+            return _example_store(texts, tokenizer, folder, source)
         eos, beginning = int(tokenizer.eos_token_id), packed_beginning(tokenizer, source.section)
-        with StoreWriter(Path(folder), "validation", dtype, eos, beginning) as writer:
+        with StoreWriter(folder, HELD_OUT, dtype, eos, beginning) as writer:
             for ids in encode_documents(encoder(tokenizer), texts):
                 writer.extend(ids)
                 writer.end_document()
-        return TokenStore(Path(folder), "validation", dtype)
+        return TokenStore(folder, HELD_OUT, dtype)
+
+
+@contextmanager
+def _passing_folder(cache: Path, progress: Progress) -> Iterator[Path]:
+    """A new folder in the cache, gone afterwards, as is any that a kill or a refusing disk left of another."""
+    waiting = partial(progress, 0, 0, "waiting for another process that prepares its held-out text")
+    with awaited(cache / "held-out.lock", waiting):
+        for leftover in cache.glob(".held-out-*.tmp"):
+            _take_down(leftover)
+        folder = Path(tempfile.mkdtemp(prefix=".held-out-", suffix=".tmp", dir=cache))
+        try:
+            yield folder
+        finally:
+            _take_down(folder)
+
+
+def _take_down(folder: Path) -> None:
+    """Delete it as far as the disk allows. On NFS an open file stays, under another name, and must not be touched."""
+    with suppress(OSError):
+        for path in folder.glob(f"{HELD_OUT}.*"):
+            path.unlink()
+        folder.rmdir()
 
 
 def _example_store(
     texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, folder: Path, source: HubText
 ) -> ExampleStore:
     dtype, places = token_type(id_bound(tokenizer)), [f"held-out document {number + 1}" for number in range(len(texts))]
-    with ExampleWriter(folder, "validation", dtype) as writer:
+    with ExampleWriter(folder, HELD_OUT, dtype) as writer:
         examples = ChatEncoder(tokenizer, source.section.loss_on).encode(texts, places)
         for place, example in zip(places, examples, strict=True):
             if isinstance(example, BadRow):
@@ -195,7 +222,7 @@ def _example_store(
             else:
                 writer.add(example)
                 source.bad.noted.update(example.notes)
-    return ExampleStore(folder, "validation", dtype)
+    return ExampleStore(folder, HELD_OUT, dtype)
 
 
 def _facts(

@@ -21,6 +21,7 @@ from galore.trainer.common.reading import open_regular, read_bounded, user_path
 from galore.trainer.data.batch import Progress
 
 T = TypeVar("T")
+UNFINISHED = ".tmp"  # end of the name of an entry that is being built
 
 
 def cache_root(cache_dir: str | None, base_dir: Path) -> Path:
@@ -56,7 +57,7 @@ def entry(
 
     An entry that is not byte for byte what was built, or does not load, is told and built anew. A second process that
     wants the same entry waits for the first. An interrupted build leaves nothing but a temporary directory, which the
-    next one removes.
+    next build removes, of this entry or of another beside it.
 
     Args:
         build: returns size and hash of the files that it wrote and synced itself.
@@ -73,8 +74,21 @@ def entry(
                     return _opened(path, load)
                 except Damaged as damage:
                     tell(f"{path} is not what was kept there ({damage}): it is made anew")
+            _sweep(path.parent)
             _build(path, build)
             return load(path)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed builds left: nobody may ask for their entries again."""
+    for private in folder.glob(f"*{UNFINISHED}"):
+        lock = private.with_suffix(".lock")
+        with suppress(OSError), awaited(lock, _at_work):
+            remove(private)
+
+
+def _at_work() -> None:
+    raise BlockingIOError("another process builds this entry")
 
 
 def _opened(path: Path, load: Callable[[Path], T]) -> T:
@@ -105,7 +119,7 @@ def disk_space(folder: Path) -> Iterator[None]:
 
 
 def _build(path: Path, build: Callable[[Path], Mapping[str, Written]]) -> None:
-    private = path.with_name(path.name + ".tmp")
+    private = path.with_name(path.name + UNFINISHED)
     for leftover in (private, path):  # of a killed build, or damaged
         remove(leftover)
     try:

@@ -25,6 +25,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from galore.trainer.checkpoint.tensors import tensor_names
 from galore.trainer.common.errors import UserError
+from galore.trainer.common.format import counted
 from galore.trainer.models.classifier import head_modules
 from galore.trainer.models.linears import plain_linears
 from galore.trainer.recipe.extras import require
@@ -121,9 +122,7 @@ def clamp_note(ranks: dict[str, int], rank: int) -> str | None:
     if not clamped:
         return None
     name, own = next(iter(clamped.items()))
-    return (
-        f"rank {rank} exceeds the smaller side of {len(clamped)} layers and is clamped there, such as {own} in {name}"
-    )
+    return f"rank {rank} exceeds the smaller side of {counted(len(clamped), 'layer')} and is clamped there, such as {own} in {name}"
 
 
 def merged(model: nn.Module) -> PreTrainedModel:

@@ -90,8 +90,24 @@ def _of_field(field: FieldInfo, value: Any, layer: Layer) -> Problem:
     return Problem(place, field.path, f"expected {words(field.schema, value)}, got {found}", _instead(field, value))
 
 
+SUFFIXES = {"k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9}
+WRITTEN = re.compile(r"(\d+(?:\.\d+)?) ?([kmbg])?", re.IGNORECASE)
+
+
+def _number(field: FieldInfo, word: str) -> str:
+    """The number that a person meant by `10k` or `10,000`; "" where it is none."""
+    grouped = re.fullmatch(r"\d{1,3}(,\d{3})+", word) is not None
+    meant = WRITTEN.fullmatch(word.replace(",", "") if grouped else word)
+    if meant is None or not field.takes("integer") or len(word) > LONGEST_VALUE:
+        return ""
+    number = float(meant[1]) * SUFFIXES.get((meant[2] or "").lower(), 1)
+    return f"{number:.0f}" if number.is_integer() else ""
+
+
 def _instead(field: FieldInfo, value: Any) -> str:
     word = shown(value).strip("'").lower()
+    if isinstance(value, str) and (number := _number(field, word)):
+        return f"write {number}"
     if known := inverse(VALUES.get(field.path, {})).get(word):
         return f"write {known}"
     if field.path == "optim.method" and word in OPTIMIZERS:
@@ -135,7 +151,21 @@ def _of_models(error: ErrorDetails, layer: Layer) -> Problem:
         fix = MISSING.get(path) or f"it takes {fields()[path].expected}"
         return Problem(layer.place(key), path, what, fix)
     what = error["msg"].removeprefix("Value error, ")
-    return Problem(layer.place(_first_named(what, key, layer)), ".".join(key), what)
+    place = layer.place(_first_named(what, key, layer))
+    return Problem(place, ".".join(key), _as_overrides(what, ".".join(key)) if place.is_override else what)
+
+
+def _as_overrides(what: str, section: str) -> str:
+    """A message about settings in YAML, for somebody who writes them on a command line: `source: local` → `data.source=local`."""
+
+    def written(found: re.Match[str]) -> str:
+        path = found[1] if "." in found[1] else f"{section}.{found[1]}"
+        return f"{path}={found[2]}" if path in fields() else found[0]
+
+    told = re.sub(r"\b(\w+(?:\.\w+)?): ([\w-]+(?:\.\d+)?)", written, what)
+    return re.sub(
+        r"`(\w+)`", lambda found: f"`{section}.{found[1]}`" if f"{section}.{found[1]}" in fields() else found[0], told
+    )
 
 
 def _first_named(what: str, key: Key, layer: Layer) -> Key:

@@ -9,6 +9,7 @@ from pathlib import Path
 from galore.trainer.common.durable import replace_file
 from galore.trainer.data.batch import Progress
 from galore.trainer.recipe.load import LoadedRecipe, load_recipe
+from galore.trainer.recipe.schema.resume import changed_mathematics
 from galore.trainer.record.metrics import Console
 from galore.trainer.sweep.compare import sheet
 from galore.trainer.sweep.compare.grid import Cell
@@ -33,7 +34,13 @@ def carry_out(
     Raises:
         UserError: a recipe is wrong, or a run that is there was another one. Interrupted: by a signal, all saved.
     """
-    loaded = [load_recipe(recipe, [*overrides, *cell.overrides]) for cell in cells]  # all errors before the first run
+    base = load_recipe(recipe, overrides)
+    # all of them are read, and their errors raised, before the first run
+    loaded = [load_recipe(recipe, [*overrides, *cell.overrides(base.recipe.optim)]) for cell in cells]
+    for method in dict.fromkeys(cell.method for cell in cells):
+        made = load_recipe(recipe, [*overrides, *Cell(method, None, None).overrides(base.recipe.optim)])
+        changes = changed_mathematics(base.recipe, made.recipe)
+        tell(f"{method}: {', '.join(changes) or f'{base.name} as it is'}")
     jobs = [Job(cell.folder, each) for cell, each in zip(cells, loaded, strict=True)]
 
     def write(failures: Failures) -> list[Outcome]:

@@ -8,7 +8,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from galore.trainer.common.errors import UserError
+from galore.trainer.common.printable import shortened
 from galore.trainer.common.suggest import nearest
+from galore.trainer.recipe.change import not_inherited, spelled
+from galore.trainer.recipe.schema.optim import OptimSection
 
 METHODS: dict[str, tuple[str, ...]] = {
     "full": ("optim.method=full",),
@@ -51,11 +54,10 @@ class Cell:
     learning_rate: float | None
     seed: int | None
 
-    @property
-    def overrides(self) -> list[str]:
-        """Settings on top of the recipe's, as on the command line."""
+    def overrides(self, optim: OptimSection) -> list[str]:
+        """Settings on top of those of a recipe with that `optim`, as on the command line."""
         name, *own = self.method.split(":")
-        chosen = [*METHODS[name], *own]
+        chosen = [*settings_of(name, optim), *own]
         chosen += [] if self.learning_rate is None else [f"optim.learning_rate={self.learning_rate!r}"]
         return chosen + ([] if self.seed is None else [f"train.seed={self.seed}"])
 
@@ -65,6 +67,13 @@ class Cell:
         parts = [re.sub(r"[^A-Za-z0-9.-]+", "_", self.method)]
         parts += [] if self.learning_rate is None else [f"lr{self.learning_rate:g}"]
         return "-".join(parts + ([] if self.seed is None else [f"seed{self.seed}"]))
+
+
+def settings_of(method: str, optim: OptimSection) -> list[str]:
+    """Overrides that make a recipe with that `optim` the method of METHODS, free of what belongs to another method."""
+    own = METHODS[method]
+    chosen = dict(each.removeprefix("optim.").split("=") for each in own)
+    return [*spelled(not_inherited(optim, chosen)), *own]
 
 
 def grid(methods: str, rates_tried: str | None, seeds: str | None) -> list[Cell]:
@@ -88,6 +97,7 @@ def grid(methods: str, rates_tried: str | None, seeds: str | None) -> list[Cell]
 
 
 RATES, SEEDS = "--learning-rates", "--seeds"
+LARGEST_SEED, LONGEST_SEED = 2**63 - 1, 20  # and its digits
 
 
 def learning_rates(text: str) -> list[float]:
@@ -114,8 +124,10 @@ def _rate(word: str) -> float:
 
 
 def _seed(word: str) -> int:
-    if not word.isdecimal():
-        raise UserError(f"{word!r} is no seed", where=SEEDS, fix="write whole numbers, such as 1,2,3")
+    if not word.isdecimal() or len(word) > LONGEST_SEED or int(word) > LARGEST_SEED:
+        raise UserError(
+            f"{shortened(word, LONGEST_SEED)!r} is no seed", where=SEEDS, fix="write whole numbers, such as 1,2,3"
+        )
     return int(word)
 
 

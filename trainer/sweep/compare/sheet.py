@@ -17,9 +17,9 @@ def markdown(title: str, outcomes: Sequence[Outcome]) -> str:
     """One row per method at its best learning rate, then one per learning rate; nats per token, means over seeds."""
     found = standings(outcomes)
     best = best_of_each(found)
-    parts = [f"# {title}\n", table(HEAD, [_row(each) for each in best], "lrrrrrrrr")]
+    parts = [f"# {title}\n", table(HEAD, [row(each) for each in best], "lrrrrrrrr")]
     if len(found) > len(best):
-        parts += ["## Every learning rate\n", table(HEAD, [_row(each) for each in found], "lrrrrrrrr")]
+        parts += ["## Every learning rate\n", table(HEAD, [row(each) for each in found], "lrrrrrrrr")]
     bad = [f"- {each.cell.folder}: {each.status}" for each in outcomes if each.status != "done"]
     parts += ["## Not done\n", "\n".join(bad) + "\n"] if bad else []
     parts.append(
@@ -42,7 +42,8 @@ def as_json(outcomes: Sequence[Outcome]) -> str:
     return json.dumps({"runs": [each.as_json() for each in outcomes], "best": best}, indent=2) + "\n"
 
 
-def _row(each: Standing) -> list[str]:
+def row(each: Standing) -> list[str]:
+    """The cells below HEAD of one method at one learning rate."""
     done = [run for run in each.runs if run.loss_nats is not None]
     rate = "the recipe's" if each.learning_rate is None else f"{each.learning_rate:g}"
     if each.loss is None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from galore.trainer.common.errors import UserError
 from galore.trainer.recipe.load import LoadedRecipe, load_recipe
 from galore.trainer.recipe.schema.recipe import Recipe
-from galore.trainer.sweep.compare.grid import METHODS, learning_rates, refuse_unknown, words
+from galore.trainer.sweep.compare.grid import learning_rates, refuse_unknown, settings_of, words
 from galore.trainer.tasks.glue import TASKS
 
 FAMILY = "roberta-glue"
@@ -84,7 +84,7 @@ def grid(
 def _seeds(
     recipe: str | None, overrides: Sequence[str], task: str | None, method: str | None, rate: float | None, seeds: int
 ) -> Iterator[Cell]:
-    source, own = _source(recipe, method)
+    source, own = _source(recipe, method, overrides)
     fixed = [*own, *overrides, *([f"data.task={task}"] if task else [])]
     fixed += [f"optim.learning_rate={rate!r}"] if rate is not None else []
     first = load_recipe(source, fixed)
@@ -95,14 +95,15 @@ def _seeds(
         yield Cell(found, method or method_of(first.recipe), load_recipe(source, [*fixed, f"train.seed={seed}"]))
 
 
-def _source(recipe: str | None, method: str | None) -> tuple[str, tuple[str, ...]]:
+def _source(recipe: str | None, method: str | None, overrides: Sequence[str]) -> tuple[str, Sequence[str]]:
     """The recipe of a method, and what makes it that method."""
     if method is None:
         return recipe or DEFAULT, ()
     shipped, own = OF_METHOD[method]
     if recipe is None or recipe == FAMILY or recipe in {name for name, _ in OF_METHOD.values()}:
         return shipped, own
-    return recipe, METHODS[method]
+    beside = [each for each in overrides if not each.startswith("optim.")]  # those win over the method's anyway
+    return recipe, settings_of(method, load_recipe(recipe, beside).recipe.optim)
 
 
 def method_of(recipe: Recipe) -> str:

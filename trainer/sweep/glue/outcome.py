@@ -10,11 +10,12 @@ from statistics import median
 from typing import Any
 
 from galore.trainer.recipe.schema.recipe import Recipe
-from galore.trainer.record.history import History, flat
+from galore.trainer.record.history import History
 from galore.trainer.record.rundir import RunDir
 from galore.trainer.sweep.glue.grid import Cell
 from galore.trainer.sweep.glue.published import Published, published
 from galore.trainer.tasks.glue import TASKS, Task
+from galore.trainer.tasks.metrics import flat
 
 Scores = Mapping[str, float]  # by metric; of a second split `metric_split`, such as accuracy_mismatched
 

@@ -16,7 +16,8 @@ import numpy.typing as npt
 from galore.trainer.common.durable import make_directory, replace_file
 from galore.trainer.common.errors import UserError
 from galore.trainer.data.glue.prepare import encode, read_rows
-from galore.trainer.evaluate import predict
+from galore.trainer.data.glue.score import predict
+from galore.trainer.evaluate import scored_together
 from galore.trainer.machine.device import choose_device
 from galore.trainer.models.classifier import align_labels
 from galore.trainer.sweep.glue.outcome import Outcome, Standing, last, standings
@@ -123,8 +124,7 @@ def _predicted(standing: Standing, root: Path, tell: Told) -> Iterator[Path]:
     for split in standing.task.test_splits:
         rows = read_rows(recipe, split, run.cell.loaded.base_dir)
         examples = encode(rows, len(rows), stored.tokenizer, recipe.data.max_length)
-        size = recipe.eval.micro_batch_size or recipe.train.micro_batch_size
-        answers = predict(stored.model, examples, size, labelled=False).predictions
+        answers = predict(stored.model, examples, scored_together(recipe), labelled=False).predictions
         path = write_submission(folder, standing.task, split, answers, rows.indices)
         tell(incomplete(standing.task, split, len(rows)) or f"wrote {path}")
         yield path

@@ -150,8 +150,8 @@ def test_a_labelled_test_split_keeps_its_labels(tmp_path: Path) -> None:
 MEMORY = """
     import sys
     from pathlib import Path
-    from galore.trainer.glue.readers import read_split
-    from galore.trainer.glue.tasks import TASKS
+    from galore.trainer.data.glue.readers import read_split
+    from galore.trainer.tasks.glue import TASKS
     rows = read_split(TASKS[sys.argv[1]], "train", sys.argv[2])
     assert rows[len(rows) - 1].text_b.endswith(str(len(rows) - 1))
     assert "torch" not in sys.modules

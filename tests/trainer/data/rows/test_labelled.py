@@ -50,7 +50,8 @@ def test_the_loss_is_a_sum_over_labels_or_scores() -> None:
     )
     scored = examples([0.5, 2.0, 1.0, 0.0, 0.0]).batch(np.array([1, 0]))
     assert scored.summed_loss(torch.tensor([[3.0], [1.0]])).item() == pytest.approx(1.0 + 0.25)
-    assert (batch.loss_name, scored.loss_name) == ("loss_nats", "squared_error")
+    assert batch.measures(2.0) == {"loss_nats": 2.0, "perplexity": None}
+    assert scored.measures(2.0) == {"squared_error": 2.0, "perplexity": None}
 
 
 @pytest.mark.parametrize("size", [1, 2, 4, 9])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
+import os
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -16,10 +18,9 @@ import torch
 pytest.importorskip("datasets")
 
 from galore.trainer.common.errors import UserError
-from galore.trainer.data.batch import Batch
 from galore.trainer.data.prepare import prepare_data
+from galore.trainer.data.rows.tokenbatch import TokenBatch
 from galore.trainer.data.stream.stream import StreamedData
-from galore.trainer.evaluate import unigram_loss_nats
 from galore.trainer.recipe.schema.recipe import Recipe
 
 MakeRecipe = Callable[..., Recipe]
@@ -53,11 +54,11 @@ def stream(hub: Path, recipe: MakeRecipe) -> Callable[..., StreamedData]:
     return make
 
 
-def run(data: StreamedData, steps: int) -> list[Batch]:
+def run(data: StreamedData, steps: int) -> list[TokenBatch]:
     return [data.global_batch(step) for step in range(steps)]
 
 
-def same(one: Batch, two: Batch) -> bool:
+def same(one: TokenBatch, two: TokenBatch) -> bool:
     tensors = torch.equal(one.input_ids, two.input_ids) and torch.equal(one.labels, two.labels)
     return tensors and one.sequence_ids == two.sequence_ids
 
@@ -65,7 +66,7 @@ def same(one: Batch, two: Batch) -> bool:
 @pytest.mark.parametrize("packing", ["packed", "paper"])
 def test_resume_is_exact_at_every_step(stream: Callable[..., StreamedData], packing: str) -> None:
     whole, steps = stream(packing=packing), 60  # more than an epoch
-    batches, positions = list[Batch](), list[str]()
+    batches, positions = list[TokenBatch](), list[str]()
     for step in range(steps):
         positions.append(json.dumps(whole.position()))
         batches.append(whole.global_batch(step))
@@ -228,7 +229,7 @@ def test_the_unigram_model_of_a_prefix(
     monkeypatch.setattr("galore.trainer.data.stream.stream.COUNTED_ROWS", 50)
     data = stream()
     before = data.position()
-    loss = unigram_loss_nats(data)
+    loss = data.baseline()["unigram_loss_nats"]
     targets = torch.cat([batch.labels[:, 1:].flatten() for batch in run(stream(train={"global_batch_size": 50}), 1)])
     counts = torch.bincount(targets, minlength=300).double() + 1
     held = torch.cat([batch.labels[:, 1:].flatten() for batch in data.validation_batches(4, None)])
@@ -240,7 +241,35 @@ def test_the_unigram_model_of_a_prefix(
     assert data.summary["bad_rows"]["empty"]["rows"] == 1
 
 
-def test_nothing_stays_in_the_cache_but_the_tokenizer(stream: Callable[..., StreamedData], tmp_path: Path) -> None:
-    data = stream()
-    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["tokenizers"]
-    assert list(data.validation_batches(4, None))
+@pytest.mark.parametrize("instruct", [False, True])
+def test_nothing_stays_in_the_cache_but_the_tokenizer(
+    stream: Callable[..., StreamedData], instruct: bool, tmp_path: Path
+) -> None:
+    columns = {"prompt_field": "url", "response_field": "text"} if instruct else {}
+    assert next(stream(**columns).validation_batches(2, None))
+    assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == ["held-out.lock", "tokenizers"]
+
+
+@pytest.mark.parametrize("name", ["unlink", "rmdir"])
+def test_what_a_refusing_disk_left_of_the_held_out_text_goes_with_the_next_run(
+    stream: Callable[..., StreamedData], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A deletion may be refused, on NFS for ever while a file is open: the run goes on, and the next one deletes."""
+
+    honest = getattr(Path, name)
+
+    def refuse(path: Path, **how: bool) -> None:
+        if ".held-out-" in str(path):
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), str(path))
+        honest(path, **how)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, name, refuse)
+        assert next(stream().validation_batches(2, None))
+    (left,) = (tmp_path / "cache").glob(".held-out-*.tmp")
+    (left / ".nfs0123").touch()
+    stream()
+    assert [path.name for path in left.iterdir()] == [".nfs0123"]
+    (left / ".nfs0123").unlink()
+    stream()
+    assert not left.exists()

@@ -152,6 +152,19 @@ def test_a_killed_build_is_cleared_away(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["data", "manifest.json", "x", "x.lock"]
 
 
+def test_a_build_clears_away_those_that_were_killed_and_no_other(tmp_path: Path) -> None:
+    """Nobody may ask again for the entry of other settings."""
+    for name in ("gone", "busy"):
+        (tmp_path / f"{name}.tmp").mkdir()
+        (tmp_path / f"{name}.tmp" / "half").touch()
+    with awaited(tmp_path / "busy.lock"):
+        get(tmp_path / "x")
+        assert sorted(path.name for path in tmp_path.glob("*.tmp")) == ["busy.tmp"]
+        get(tmp_path / "x", lambda folder: pytest.fail("was built"))
+    get(tmp_path / "y")
+    assert not [*tmp_path.glob("*.tmp")]
+
+
 def test_processes_that_want_the_same_entry_build_it_once(tmp_path: Path) -> None:
     log = tmp_path / "log"
 

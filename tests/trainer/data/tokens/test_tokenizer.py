@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from galore.trainer.common.errors import UserError
 from galore.trainer.data.batch import silent
+from galore.trainer.data.tokens import tokenizer
 from galore.trainer.data.tokens.tokenizer import (
     END_OF_TEXT,
     frame_of,
@@ -112,9 +113,12 @@ def test_a_tokenizer_without_an_end_is_refused() -> None:
         usable(PreTrainedTokenizerFast(tokenizer_object=backend), "data.tokenizer")
 
 
-def test_an_id_that_no_embedding_reaches_is_refused() -> None:
-    backend = Tokenizer(models.WordLevel({"a": 0, "</s>": 2**31}, unk_token="a"))
-    with pytest.raises(UserError, match="a token of id 2,147,483,648"):
+def test_an_id_that_no_embedding_reaches_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a lower bound: to copy a tokenizer, the library walks over all ids up to the largest."""
+    assert tokenizer.LARGEST_VOCABULARY == 2**31 - 1
+    monkeypatch.setattr(tokenizer, "LARGEST_VOCABULARY", 2**20)
+    backend = Tokenizer(models.WordLevel({"a": 0, "</s>": 2**20}, unk_token="a"))
+    with pytest.raises(UserError, match="a token of id 1,048,576"):
         usable(PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>"), "data.tokenizer")
 
 

@@ -13,10 +13,10 @@ INT8 = "optim.weight_dtype=int8"
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["optim.method=full"], "write weight_dtype: null, or method: galore"),
-        (["optim.method=lora"], "write weight_dtype: null, or method: galore"),
-        (["optim.method=lora", "optim.adapter=factors"], "write weight_dtype: null, or method: galore"),
-        (["optim.weight_rounding=compensated"], "with weight_dtype: int8 write stochastic"),
+        (["optim.method=full"], "write optim.weight_dtype=null, or optim.method=galore"),
+        (["optim.method=lora"], "write optim.weight_dtype=null, or optim.method=galore"),
+        (["optim.method=lora", "optim.adapter=factors"], "write optim.weight_dtype=null, or optim.method=galore"),
+        (["optim.weight_rounding=compensated"], "with optim.weight_dtype=int8 write stochastic"),
     ],
 )
 def test_contradictions(overrides: list[str], message: str) -> None:

@@ -13,14 +13,17 @@ LORA, RELORA, FACTORS = "optim.method=lora", "optim.adapter=relora", "optim.adap
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ([RELORA], "adapter: relora exists for method: lora only"),
-        (["optim.method=full", "optim.adapter=lora"], "adapter: lora exists for method: lora only"),
-        ([LORA, "optim.relora_gap=10"], "relora_gap says when adapters restart: set method: lora and adapter: relora"),
+        ([RELORA], "optim.adapter=relora exists for optim.method=lora only"),
+        (["optim.method=full", "optim.adapter=lora"], "optim.adapter=lora exists for optim.method=lora only"),
+        (
+            [LORA, "optim.relora_gap=10"],
+            "relora_gap says when adapters restart: set optim.method=lora and optim.adapter=relora",
+        ),
         ([LORA, FACTORS, "optim.relora_warmup_steps=1"], "relora_warmup_steps says when"),
-        ([LORA, RELORA, "optim.relora_gap=10", "optim.relora_warmup_steps=10"], "set it below relora_gap: 10"),
-        ([LORA, RELORA, "optim.relora_gap=50", "train.max_steps=50"], "never restarts in train.max_steps: 50"),
-        ([LORA, FACTORS, "optim.lora_dropout=0.1"], "set it to 0 with adapter: factors"),
-        ([LORA, FACTORS, "model.name_or_path=gpt2"], "set model.random_init: true, or optim.adapter: lora"),
+        ([LORA, RELORA, "optim.relora_gap=10", "optim.relora_warmup_steps=10"], "set it below optim.relora_gap=10"),
+        ([LORA, RELORA, "optim.relora_gap=50", "train.max_steps=50"], "never restarts in train.max_steps=50"),
+        ([LORA, FACTORS, "optim.lora_dropout=0.1"], "set it to 0 with optim.adapter=factors"),
+        ([LORA, FACTORS, "model.name_or_path=gpt2"], "set model.random_init=true, or optim.adapter=lora"),
     ],
 )
 def test_contradictions(overrides: list[str], message: str) -> None:

@@ -14,14 +14,14 @@ from galore.trainer.recipe.parse.problems import RecipeError
     ("override", "said"),
     [
         ("data.task=null", "needs data.task"),
-        ("data.path=null", "needs `path`"),
+        ("data.path=null", "needs `data.path`"),
         ("data.path=[a, b]", "takes one data.path"),
         ("model.name_or_path=null", "needs model.name_or_path"),
         ("data.messages_field=m", "knows its columns"),
         ("train.z_loss=0.1", "leave it out"),
         ("eval.sample_prompt=Why?", "leave it out"),
         ("data.task=sst3", "write sst2"),
-        ("data.source=hub data.path=x data.task=sst2", "data.task: sst2 goes with data.source: glue"),
+        ("data.source=hub data.path=x data.task=sst2", "data.task=sst2 goes with data.source=glue"),
     ],
 )
 def test_refused(override: str, said: str) -> None:

@@ -15,6 +15,7 @@ from galore.trainer.data.batch import silent
 from galore.trainer.sweep.compare.carry_out import carry_out
 from galore.trainer.sweep.compare.grid import grid
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 STEPS = 4
 
 
@@ -71,7 +72,8 @@ def test_what_is_done_is_passed_over_and_new_methods_join(recipe: str, tmp_path:
     real = loop.train_step
     monkeypatch.setattr(loop, "train_step", lambda *args: (calls.append(1), real(*args))[1])
     again, told = compared(recipe, tmp_path / "out", "full,galore")
-    assert "full is done" in told[0]
+    assert told[:2] == ["full: optim.method: galore → full", "galore: small as it is"]
+    assert "full is done" in told[2]
     assert len(calls) == STEPS
     assert again[0] == first[0]
 

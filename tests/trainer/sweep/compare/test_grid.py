@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from galore.trainer.common.errors import UserError
-from galore.trainer.recipe.load import load_recipe
-from galore.trainer.sweep.compare.grid import METHODS, grid
+from galore.trainer.recipe.load import LoadedRecipe, load_recipe
+from galore.trainer.sweep.compare.grid import METHODS, Cell, grid
 
 
 def test_every_seed_sees_every_method_before_the_next() -> None:
@@ -21,15 +21,21 @@ def test_every_seed_sees_every_method_before_the_next() -> None:
 
 def test_settings_follow_a_method_and_come_after_its_own() -> None:
     (cell,) = grid("galore:optim.rank=32:optim.update_proj_gap=50", None, None)
-    assert cell.overrides == ["optim.method=galore", "optim.rank=32", "optim.update_proj_gap=50"]
+    demo = load_recipe("demo").recipe.optim
+    assert cell.overrides(demo) == ["optim.method=galore", "optim.rank=32", "optim.update_proj_gap=50"]
     assert cell.folder == "galore_optim.rank_32_optim.update_proj_gap_50"
-    assert load_recipe("demo", cell.overrides).recipe.optim.rank == 32
+    assert load_recipe("demo", cell.overrides(demo)).recipe.optim.rank == 32
+
+
+def made(recipe: str, cell: Cell, *overrides: str) -> LoadedRecipe:
+    base = load_recipe(recipe, overrides)
+    return load_recipe(recipe, [*overrides, *cell.overrides(base.recipe.optim)])
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_is_a_right_recipe(method: str) -> None:
     (cell,) = grid(method, "1e-3", "7")
-    recipe = load_recipe("demo", cell.overrides).recipe
+    recipe = made("demo", cell).recipe
     assert (recipe.optim.learning_rate, recipe.train.seed) == (0.001, 7)
 
 
@@ -42,9 +48,53 @@ def test_every_method_is_a_right_recipe(method: str) -> None:
         ("full", "-1", None, "no learning rate"),
         ("full", "inf", None, "no learning rate"),
         ("full", None, "1.5", "no seed"),
+        ("full", None, "9" * 19, "no seed"),
+        ("full", None, "9" * 5000, "no seed"),
         ("full,full", None, None, "twice"),
     ],
 )
 def test_wrong_grids_are_refused(methods: str, rates: str | None, seeds: str | None, message: str) -> None:
     with pytest.raises(UserError, match=message):
         grid(methods, rates, seeds)
+
+
+OTHERS = {
+    "demo": (),  # has scale: 0.25 in its file
+    "scaled": ("optim.scale=2",),
+    "fira": ("optim.residual=fira", "optim.scale=2"),
+    "apollo": ("optim.residual=apollo", "optim.proj_type=random", "optim.scale=0.5"),
+    "int8": ("optim.weight_dtype=int8",),
+    "immediate": ("optim.update=immediate", "optim.refresh=first-micro-batch", "optim.max_grad_norm=null"),
+    "muon": ("optim.method=full", "optim.inner=muon", "optim.scale=0.2"),
+    "sumo": ("optim.inner=sumo", "optim.scale=3"),
+    "relora": ("optim.method=lora", "optim.adapter=relora", "optim.relora_gap=9", "optim.scale=3"),
+    "factors": ("optim.method=lora", "optim.adapter=factors", "optim.scale=3"),
+}
+
+
+@pytest.mark.parametrize("base", OTHERS)
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_inherits_nothing_that_belongs_to_another(method: str, base: str) -> None:
+    (cell,) = grid(method, None, None)
+    before, optim = load_recipe("demo", OTHERS[base]).recipe.optim, made("demo", cell, *OTHERS[base]).recipe.optim
+    own = dict(each.removeprefix("optim.").split("=") for each in METHODS[method])
+    assert optim.method == own["method"]
+    assert optim.inner == own.get("inner", "adamw")
+    assert optim.residual == own.get("residual", "none")
+    assert optim.adapter == own.get("adapter")
+    assert optim.proj_type != "random" or "apollo" in method
+    same_kind = (optim.method, optim.inner, optim.adapter) == (before.method, before.inner, before.adapter)
+    assert optim.scale is None or (same_kind and optim.scale == before.scale)
+    if optim.method == "full":
+        assert optim.effective_scale == (0.2 if (base, method) == ("muon", "muon") else 1.0)
+
+
+def test_what_belongs_to_the_method_itself_is_the_recipes() -> None:
+    (cell,) = grid("galore-8bit", None, None)
+    optim = made("demo", cell, "optim.scale=2", "optim.proj_type=svd", "optim.update_proj_gap=7").recipe.optim
+    assert (optim.scale, optim.proj_type, optim.update_proj_gap, optim.state_dtype) == (2, "svd", 7, "8bit")
+
+
+def test_the_user_may_scale_a_control() -> None:
+    (cell,) = grid("full:optim.scale=0.5", None, None)
+    assert made("demo", cell).recipe.optim.scale == 0.5

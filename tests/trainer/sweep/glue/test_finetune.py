@@ -19,6 +19,7 @@ from galore.trainer.sweep.glue.submission import predict_tests, submission_name
 from galore.trainer.sweep.jobs import Show
 from galore.trainer.tasks.glue import TASKS
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 SMALL = ["data.max_length=32", "train.num_train_epochs=1", "train.save_steps=null", "optim.update_proj_gap=3"]
 
 

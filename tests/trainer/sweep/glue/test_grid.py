@@ -40,6 +40,16 @@ def test_a_method_goes_into_a_recipe_of_ones_own(tmp_path: Path) -> None:
     assert full.learning_rate == lora.learning_rate == 0.5
 
 
+def test_a_control_takes_nothing_over_from_a_recipe_of_galore(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("extends: roberta-glue\noptim: {rank: 4, scale: 4, residual: frugal}\n")
+    full, lora, galore = (
+        cell.recipe.optim for cell in grid(str(file), ["data.max_length=64"], "rte", "full,lora,galore")
+    )
+    assert (full.effective_scale, full.residual, lora.residual) == (1.0, "none", "none")
+    assert (galore.scale, galore.residual) == (None, "none")  # 4 was the scale of another kind of update
+
+
 @pytest.mark.parametrize(
     ("tasks", "methods", "said"),
     [

@@ -9,37 +9,36 @@ import pytest
 
 from galore.trainer.common.errors import UserError
 from galore.trainer.data.prepare import prepare_data
-from galore.trainer.evaluate import unigram_loss_nats
 from galore.trainer.recipe.schema.recipe import Recipe
 
 MakeRecipe = Callable[..., Recipe]
 
 
 @pytest.mark.parametrize("packing", ["packed", "paper"])
-@pytest.mark.parametrize("max_tokens", [None, 200])
 def test_agrees_with_counting_by_hand(
     recipe: MakeRecipe,
     write_jsonl: Callable[..., Path],
     documents: list[str],
     packing: str,
-    max_tokens: int | None,
 ) -> None:
     data = prepare_data(recipe(packing=packing, train={"global_batch_size": 1}), write_jsonl(documents).parent)
+    assert (data.has_validation, data.mean_length) == (True, 32)
     assert data.num_sequences is not None
     counts = Counter[int]()
     for step in range(data.num_sequences):
         counts.update(data.global_batch(step).labels[:, 1:].flatten().tolist())
     del counts[-100]
     total, vocabulary = sum(counts.values()), 300
-    batches = data.validation_batches(3, max_tokens)
+    batches = data.validation_batches(3, None)
     targets = [token for batch in batches for token in batch.labels[:, 1:].flatten().tolist() if token != -100]
     expected = -sum(math.log((counts[token] + 1) / (total + vocabulary)) for token in targets) / len(targets)
-    assert unigram_loss_nats(data, max_tokens) == pytest.approx(expected, rel=1e-12)
+    assert data.baseline()["unigram_loss_nats"] == pytest.approx(expected, rel=1e-12)
 
 
 def test_nothing_held_out_is_refused(
     recipe: MakeRecipe, write_jsonl: Callable[..., Path], documents: list[str]
 ) -> None:
     data = prepare_data(recipe(validation_fraction=0), write_jsonl(documents).parent)
+    assert not data.has_validation
     with pytest.raises(UserError, match="no held-out token"):
-        unigram_loss_nats(data)
+        data.baseline()

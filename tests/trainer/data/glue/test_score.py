@@ -11,12 +11,16 @@ from sklearn.metrics import accuracy_score
 from transformers import AutoTokenizer
 
 from galore.trainer.build import build_model
+from galore.trainer.data.glue.labelled import LabelledData
 from galore.trainer.data.glue.prepare import read_rows
+from galore.trainer.data.glue.score import TaskResult, predict, score_task
 from galore.trainer.data.prepare import read_data
-from galore.trainer.data.rows.labelled import LabelledData
-from galore.trainer.evaluate import TaskResult, baseline_facts, batch_loss, predict, score_held_out, score_task
+from galore.trainer.data.score import batch_loss
+from galore.trainer.evaluate import score_held_out
+from galore.trainer.models.head import split_head
 from galore.trainer.recipe.load import load_recipe
 from galore.trainer.step import accumulate, count_targets
+from galore.trainer.tasks.glue import TASKS
 
 
 def parts(model: Path, data: Path, task: str) -> tuple[torch.nn.Module, LabelledData]:
@@ -59,9 +63,9 @@ def test_predictions_are_in_the_order_of_the_rows(tiny_roberta: Path, glue_folde
     found = predict(model, examples, size)
     assert model.training  # and dropout was off meanwhile
     assert found.predictions.tolist() == alone
-    result = score_task(model, data, size)
+    result = score_task(model, TASKS["sst2"], data.held_out, size)
     assert result.headline == pytest.approx(accuracy_score(examples.labels, alone))
-    total = sum(batch_loss(model.eval(), batch)[0] for batch in [examples.batch(np.arange(24))])
+    total = sum(batch_loss(model.eval(), split_head, batch)[0] for batch in [examples.batch(np.arange(24))])
     assert result.loss == pytest.approx(total / 24, rel=1e-5)
 
 
@@ -71,14 +75,14 @@ def test_mnli_has_two_scores(tiny_roberta: Path, glue_folder: Path) -> None:
     result = score_held_out(model, data, load_recipe("roberta-glue", where).recipe)
     assert isinstance(result, TaskResult)
     assert list(result.final()) == ["task", "accuracy", "accuracy_mismatched"]
-    assert list(baseline_facts(data)["baseline"]) == ["validation_matched", "validation_mismatched"]
+    assert list(data.baseline()["baseline"]) == ["validation_matched", "validation_mismatched"]
 
 
 def test_a_collapse_is_told(tiny_roberta: Path, glue_folder: Path) -> None:
     model, data = parts(tiny_roberta, glue_folder, "sst2")
     with torch.no_grad():
         model.get_parameter("classifier.out_proj.bias").copy_(torch.tensor([9.0, -9.0]))
-    result = score_task(model, data, 8)
+    result = score_task(model, TASKS["sst2"], data.held_out, 8)
     assert result.collapsed is not None
     assert "`negative` for 100.0%" in result.collapsed
-    assert result.headline == baseline_facts(data)["baseline"]["validation"]["accuracy"]
+    assert result.headline == data.baseline()["baseline"]["validation"]["accuracy"]

@@ -1,0 +1,139 @@
+"""Nothing that a verb prints is cut at 80 columns, nor at 60: words wrap, rows become blocks."""
+
+from __future__ import annotations
+
+import gc
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from rich.table import Table
+
+from galore.cli.show.live import LiveConsole
+from galore.cli.show.tables import numbers, say, say_pairs, show_table
+
+WIDTHS = (80, 60)
+TINY = """
+extends: demo
+model: {hidden_size: 64, intermediate_size: 176, num_hidden_layers: 1, vocab_size: 256}
+data: {max_length: 32}
+optim: {rank: 8}
+train: {global_batch_size: 2, micro_batch_size: 2, device: cpu}
+"""
+LONG = """
+extends: demo
+model: {hidden_size: 512, intermediate_size: 1376, num_hidden_layers: 1, vocab_size: 256, max_position_embeddings: 4096}
+data: {max_length: 4096}
+optim: {rank: 8}
+train: {global_batch_size: 8, micro_batch_size: 8, device: cpu}
+"""
+VERBS = {
+    "recipes list": (),
+    "doctor": (),
+    "train tiny.yaml --dry-run": ("model.layers.*.post_attention_layernorm", "projected, right"),
+    "profile-memory tiny.yaml --gpu rtx4090": ("most is held by", "optimizer states", "(expandable_segments)"),
+    "profile-memory tiny.yaml --gpu rtx4090 --compare": ("8-bit", "activ.", "total"),
+    "profile-memory long.yaml --gpu 1GB": ("train.gradient_checkpointing=true", "same results; smaller products"),
+    "profile-memory tiny.yaml --measure": ("optimizer states",),
+    "bench kernels": ("of the floor",),
+}
+
+
+@pytest.fixture
+def narrow(galore: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[[int, str], str]:
+    """What a verb prints on so many columns, which it keeps to."""
+    gc.freeze()
+    Path("tiny.yaml").write_text(TINY)
+    Path("long.yaml").write_text(LONG)
+
+    def run(columns: int, command: str) -> str:
+        monkeypatch.setenv("COLUMNS", str(columns))
+        shown = galore(*command.split())
+        assert shown.exit_code == 0, shown.output
+        return check(str(shown.stdout), columns)
+
+    return run
+
+
+def check(text: str, columns: int) -> str:
+    assert [line for line in text.splitlines() if len(line) > columns] == []
+    assert "…" not in text
+    return text
+
+
+@pytest.mark.parametrize("command", VERBS)
+def test_verbs(narrow: Callable[[int, str], str], command: str) -> None:
+    if command.startswith("bench"):
+        pytest.importorskip("triton")
+    if command.endswith("--compare"):
+        pytest.importorskip("peft")
+    for columns in WIDTHS if "--gpu 1GB" not in command else WIDTHS[:1]:
+        text = narrow(columns, command)
+        for piece in VERBS[command]:
+            assert piece in text, piece
+
+
+WIDE = [["a name", *(str(10**index) for index in range(1, 12)), "1.00 MiB"], ["another", *["7"] * 11, ""]]
+
+
+def table_of(rows: list[list[str]]) -> Table:
+    table = Table("method", *(f"column {index}" for index in range(1, len(rows[0]))), box=None)
+    numbers(table, range(1, len(rows[0])))
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+@pytest.mark.parametrize("columns", [30, 60, 80, 120, 300])
+def test_no_cell_is_torn(columns: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    show_table(Console(), table_of(WIDE))
+    lines = check(capsys.readouterr().out, columns).splitlines()
+    for cell in (*WIDE[0], "another", "column 11"):
+        assert any(cell in line for line in lines), cell
+    assert len(lines) == 3 or columns < 200
+
+
+def test_only_the_text_beside_numbers_wraps(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "30")
+    show_table(Console(), table_of([["a text of some words", "12.50 GiB"]]))
+    assert [line.rstrip() for line in capsys.readouterr().out.splitlines()] == [
+        "method                column 1",
+        "a text of some       12.50 GiB",
+        "words",
+    ]
+
+
+def test_a_pipe_gets_every_text_in_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    say("word " * 100)
+    say_pairs([("name", "text " * 100)])
+    assert [len(line.split()) for line in capsys.readouterr().out.splitlines()] == [100, 101]
+
+
+def test_a_text_stands_under_a_name_that_leaves_it_no_room(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    say_pairs([("a-name-of-twenty-chars", "and a text of more than a few words")])
+    assert capsys.readouterr().out.splitlines() == ["a-name-of-twenty-chars", "  and a text of more than a few words"]
+
+
+@pytest.mark.parametrize("columns", WIDTHS)
+def test_the_header_of_a_run(columns: int) -> None:
+    terminal = Console(file=io.StringIO(), width=columns, force_terminal=True, color_system=None)
+    console = LiveConsole(terminal)
+    console.start({"method": "GaLore " + "with many words " * 12, "output": "/a/path/" + "x" * 100}, total_steps=2)
+    console.message("report: " + "runs/some/where/" * 8)
+    console.close()
+    text = terminal.file.getvalue().replace("\x1b[?25l", "").replace("\x1b[?25h", "")  # type: ignore[attr-defined]
+    head = text[: text.index("step")]
+    check(head, columns)
+    assert head.count("x") == 100

@@ -1,0 +1,145 @@
+"""`import galore`, `python -m galore` and `from galore import …` work wherever the package lies, and without torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import site
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+
+import galore
+from galore.trainer.common.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+BUILD = "from setuptools.build_meta import build_editable as build; import sys; build(sys.argv[1])"
+PROGRAM = """
+import importlib.util, runpy, sys
+import galore
+from galore import __version__, train
+import galore.trainer.machine.process, galore.recipes, galore.trainer.recipe.load
+assert importlib.util.find_spec("galore.trainer.optim")
+assert "torch" not in sys.modules
+print(galore.__file__)
+sys.argv = ["galore", "--version"]
+runpy.run_module("galore", run_name="__main__", alter_sys=True)
+"""
+
+
+class Place(NamedTuple):
+    """Where Python is started, what is on its path beside what it starts in, and what is installed."""
+
+    cwd: Path
+    path: tuple[Path, ...] = ()
+    safe: bool = False
+    installed: Path | None = None
+
+    def run(self, *arguments: str, program: str = PROGRAM) -> str:
+        """In a Python that has all but galore, whose own installation -S leaves out."""
+        first = f"import site; site.addsitedir({str(self.installed)!r})\n" if self.installed else ""
+        own = [self.installed] if self.installed else []  # before an installation's finder of the same name
+        paths = os.pathsep.join(map(str, [*own, *self.path, *site.getsitepackages()]))
+        environment = {**os.environ, "PYTHONPATH": paths, "PYTHONSAFEPATH": "1" if self.safe else ""}
+        command = [sys.executable, "-S", *(arguments or ["-c", first + program])]
+        done = subprocess.run(
+            command, cwd=self.cwd, env=environment, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The repository as links, with the link tree that the Makefile makes, and beside it an editable installation."""
+    folder = tmp_path_factory.mktemp("checkout")
+    for name in ("README.md", "LICENSE", "pyproject.toml", "galore", "cli", "trainer", "kernels", "recipes"):
+        (folder / name).symlink_to(ROOT / name)
+    (links,) = re.findall(r"^\t(mkdir -p build/dev/galore .*)$", (ROOT / "Makefile").read_text(), re.M)
+    subprocess.run(["sh", "-ec", links], cwd=folder, check=True)
+    wheels = folder / "wheels"
+    wheels.mkdir()
+    subprocess.run([sys.executable, "-c", BUILD, wheels], cwd=folder, check=True, capture_output=True)
+    (wheel,) = wheels.iterdir()
+    zipfile.ZipFile(wheel).extractall(folder / "site")
+    return folder
+
+
+PLACES = {
+    "checkout": lambda root: Place(root),
+    "on the path": lambda root: Place(root / "wheels", (root,), safe=True),
+    "link tree": lambda root: Place(root, (root / "build/dev",), safe=True),
+    "link tree, from the root": lambda root: Place(root, (root / "build/dev",)),
+    "editable": lambda root: Place(root / "wheels", installed=root / "site"),
+    "editable, from the root": lambda root: Place(root, installed=root / "site"),
+    "editable, from the root, safe": lambda root: Place(root, safe=True, installed=root / "site"),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_it_is_found(checkout: Path, place: str) -> None:
+    file, version = PLACES[place](checkout).run().splitlines()
+    assert Path(file).resolve() == ROOT / "galore/__init__.py"
+    assert version == f"galore {galore.__version__}"
+
+
+def test_python_m_in_a_checkout_where_nothing_is_installed(checkout: Path) -> None:
+    assert Place(checkout).run("-m", "galore", "--version") == f"galore {galore.__version__}\n"
+    assert "llama-60m" in Place(checkout).run("-m", "galore", "recipes", "list")
+
+
+def test_the_version_stands_in_one_place(checkout: Path) -> None:
+    (metadata,) = checkout.glob("site/*.dist-info/METADATA")
+    assert f"\nVersion: {galore.__version__}\n" in metadata.read_text()
+    assert "version" not in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def test_the_names() -> None:
+    from galore.trainer.optim import GaLoreAdamW
+
+    assert galore.GaLoreAdamW is GaLoreAdamW
+    assert issubclass(galore.GaLoreAdamW, torch.optim.Optimizer)
+    with pytest.raises(AttributeError, match="'galore' has no attribute 'GaLore'"):
+        _ = galore.GaLore
+
+
+TINY = """
+extends: llama-60m-galore
+model: {hidden_size: 16, intermediate_size: 24, num_hidden_layers: 1, num_attention_heads: 2, vocab_size: 300}
+data: {source: local, path: corpus.txt, tokenizer_vocab_size: 300, max_length: 16, validation_fraction: 0.2}
+optim: {rank: 4, update_proj_gap: 2}
+train: {max_steps: 2, global_batch_size: 4, micro_batch_size: 2, device: cpu}
+eval: {eval_steps: 1, sample_prompt: null}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GALORE_CACHE", str(tmp_path / "cache"))
+    Path("corpus.txt").write_text("\n\n".join(f"On day {number} there was a word." for number in range(99)))
+    Path("my.yaml").write_text(TINY)
+    return tmp_path
+
+
+def test_train_carries_out_a_recipe_and_goes_on(folder: Path) -> None:
+    run = galore.train(folder / "my.yaml", "optim.rank=2")
+    assert run == Path("runs/my")
+    assert "rank: 2" in (run / "recipe.yaml").read_text()
+    assert (run / "report.md").is_file()
+    assert galore.train("my.yaml", "optim.rank=2", output_dir="runs/my", resume=True) == run
+    assert json.loads((run / "run.json").read_text())["resumes"][0]["step"] == 2
+    assert json.loads((run / "run.json").read_text())["versions"]["galore-llm"] == galore.__version__
+
+
+def test_train_refuses_what_the_command_refuses(folder: Path) -> None:
+    with pytest.raises(UserError, match=r"optim\.rnak"):
+        galore.train("my.yaml", "optim.rnak=2")
+    assert not Path("runs").exists()

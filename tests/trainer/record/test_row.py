@@ -1,0 +1,59 @@
+"""A column is declared once; what shows rows takes its words from there."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from types import NoneType
+from typing import Any
+
+import pytest
+
+from galore.cli.show.cells import evaluation_cells, progress_cells
+from galore.trainer.record.row import EVAL, TRAIN, EvalRow, TrainRow, columns, json_types
+
+
+def test_every_number_of_a_row_is_a_column() -> None:
+    for kind, table in ((TrainRow, TRAIN), (EvalRow, EVAL)):
+        assert list(table) == [name for name in kind.__annotations__ if name != "kind"]
+        assert [column.name for column in table.values()] == list(table)
+    assert columns(TrainRow) == TRAIN
+
+
+def test_a_column_is_told_in_its_own_words() -> None:
+    row = {"tokens_per_second": 12_345.0, "mfu_fraction": 0.432, "memory_peak_bytes": 2**31, "learning_rate": 0.0098}
+    assert [TRAIN[name].told(row) for name in row] == ["12.3k tok/s", "43.2 %", "2.00 GiB", "9.80e-3"]
+
+
+@pytest.mark.parametrize(
+    ("row", "text"),
+    [
+        ({"loss_nats": 3.25}, "3.2500"),
+        ({"loss_nats": math.nan}, "nan"),  # as a run tells it
+        ({"loss_nats": None, "loss_nats_is": "nan"}, "nan"),  # as it is read back
+        ({"loss_nats": None, "loss_nats_is": "-inf"}, "-inf"),
+        ({"loss_nats": None}, "?"),
+        ({}, "?"),  # of a version that wrote no such column
+    ],
+)
+def test_what_is_not_finite_or_not_there_is_told(row: dict[str, Any], text: str) -> None:
+    assert EVAL["loss_nats"].told(row) == text
+
+
+def test_a_new_column_is_shown_where_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    row: TrainRow = {"loss_nats": 2.0, "grad_norm": 1.5}
+    assert [str(cell) for cell in progress_cells(row)] == ["loss 2.0000"]
+    monkeypatch.setitem(TRAIN, "grad_norm", replace(TRAIN["grad_norm"], label="norm", text="{:.2f}".format, live=True))
+    assert [str(cell) for cell in progress_cells(row)] == ["loss 2.0000", "norm 1.50"]
+
+
+def test_an_evaluation_of_an_old_row() -> None:
+    assert [str(cell) for cell in evaluation_cells({"loss_nats": 2.0})] == ["held-out loss 2.0000", "ppl ?"]
+
+
+def test_types_of_what_is_read_back() -> None:
+    number = (int, float)
+    found = json_types(EvalRow)
+    assert found["loss_nats"] == (*number, NoneType)
+    assert (found["tokens"], found["seconds"], found["scores"]) == (number, number, (dict,))
+    assert (found["kind"], found["mode"], found["sample"]) == ((str,), (str,), (str, NoneType))

@@ -1,0 +1,45 @@
+"""What a row tells of a step that nobody can see any more when it is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from galore.trainer.data.rows.tokenbatch import TokenBatch
+from galore.trainer.machine.hardware import Peak
+from galore.trainer.optim.report import StepReport
+from galore.trainer.record.metrics import Metrics, read_rows
+from galore.trainer.record.row import TRAIN
+from galore.trainer.recorder import Meter, Recorder
+from galore.trainer.step import StepResult
+
+CPU = torch.device("cpu")
+IDS = torch.zeros(2, 4, dtype=torch.int64)
+RESULT = StepResult(1.0, 6, StepReport(1.0, 1.0, 0, 0, False))
+
+
+class Silent:
+    def __getattr__(self, name: str) -> Any:
+        return lambda *arguments: None
+
+
+def test_gradients_are_counted_although_the_update_takes_them_and_no_column_is_missing(tmp_path: Path) -> None:
+    model = nn.Linear(4, 4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    metrics = Metrics.open(tmp_path / "metrics.jsonl", None)
+    recorder = Recorder(metrics, Silent(), Meter(None, Peak(None, "unknown", "")), CPU, 0)
+    with recorder.watching(model, optimizer):
+        model(torch.ones(1, 4)).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        recorder.step(1, TokenBatch(IDS, IDS, (0, 1)), RESULT, 0.1, 1.0)
+    metrics.close()
+    (row,) = read_rows(tmp_path / "metrics.jsonl")
+    assert list(row) == ["kind", *(name for name in TRAIN if name in row)]
+    assert set(TRAIN) - set(row) == {"squared_error", "z_loss", "refused_parameters"}
+    parts = row["memory_by_category_bytes"]
+    assert (parts["weights"], parts["gradients"]) == (80, 80)
+    assert not optimizer._optimizer_step_pre_hooks

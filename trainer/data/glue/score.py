@@ -1,0 +1,78 @@
+"""What a classifier scores on the held-out splits of a task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import nn
+
+from galore.trainer.data.rows.labelled import Examples, batches
+from galore.trainer.data.score import scoring
+from galore.trainer.tasks.glue import Task
+from galore.trainer.tasks.metrics import collapsed, flat, score
+
+Scores = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """`scores`: {split: {metric: value}} of whole splits, the one that counts first; `loss` is the mean over its `examples`.
+
+    `collapsed`: what to tell the user where (nearly) every prediction for that split is the same.
+    """
+
+    task: Task
+    scores: Mapping[str, Scores]
+    loss: float
+    examples: int
+    collapsed: str | None
+
+    @property
+    def main(self) -> Scores:
+        return next(iter(self.scores.values()))
+
+    @property
+    def headline(self) -> float:
+        return self.main[self.task.headline]
+
+    def row(self) -> dict[str, Any]:
+        """What the metrics of a run keep of it."""
+        name = "squared_error" if self.task.is_regression else "loss_nats"
+        return {name: self.loss, "task": self.task.name, "scores": self.scores, "collapsed": self.collapsed}
+
+    def final(self) -> dict[str, Any]:
+        """What the facts of a run keep of the last one."""
+        return {"task": self.task.name, **flat(self.scores)}
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """`predictions`: classes (n,) int64, or scores (n,) float64, in the order of the examples; `loss`: mean, 0 without labels."""
+
+    predictions: npt.NDArray[Any]
+    loss: float
+
+
+def predict(model: nn.Module, examples: Examples, size: int, labelled: bool = True) -> Outputs:
+    """What `model` says of every one of `examples`, `size` at a time; without a loss where they are not `labelled`."""
+    device = next(model.parameters()).device
+    found: npt.NDArray[Any] = np.empty(len(examples), np.promote_types(examples.labels.dtype, np.int32))
+    total = 0.0
+    with scoring(model):
+        for batch in batches(examples, size):
+            logits = model(**batch.inputs(device)).logits.float().cpu()
+            found[batch.numbers] = (logits.squeeze(1) if found.dtype.kind == "f" else logits.argmax(1)).numpy()
+            total += float(batch.summed_loss(logits)) if labelled else 0.0
+    return Outputs(found, total / len(examples))
+
+
+def score_task(model: nn.Module, task: Task, held_out: Mapping[str, Examples], size: int) -> TaskResult:
+    """The metrics of the task on every split that is held out, all of its examples."""
+    outputs = {split: predict(model, examples, size) for split, examples in held_out.items()}
+    scores = {split: score(task, found.predictions, held_out[split].labels) for split, found in outputs.items()}
+    first, found = next(iter(outputs.items()))
+    return TaskResult(task, scores, found.loss, len(held_out[first]), collapsed(task, found.predictions))

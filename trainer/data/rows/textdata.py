@@ -1,0 +1,93 @@
+"""What text to continue has in common, wherever its training rows come from: the held-out rows, and how they are scored."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from galore.trainer.common.errors import RunFailed
+from galore.trainer.data.batch import SplitHead
+from galore.trainer.data.rows.packing import Rows
+from galore.trainer.data.rows.tokenbatch import TokenBatch, count_targets
+from galore.trainer.data.score import EvalResult, evaluate, unigram_loss_nats
+from galore.trainer.data.tokens.store import Ids
+from galore.trainer.recipe.schema.train import EvalSection
+
+BASELINE_ROWS = 256
+
+
+def read_rows(rows: Rows, numbers: Ids, vocab_size: int) -> tuple[Ids, Ids]:
+    """input_ids and labels, (b, max_length) each, of the rows `numbers`: no id is outside the embedding.
+
+    Raises:
+        RunFailed: one is, for the files are no longer what was verified when they were opened.
+    """
+    input_ids, labels = rows.read(numbers)
+    if input_ids.size and not 0 <= (worst := int(input_ids.max())) < vocab_size:
+        raise RunFailed(
+            f"the prepared data hold the token {worst}, and the tokenizer has {vocab_size}: they changed while in use",
+            fix="go on with --resume: what is no longer as it was kept is made anew",
+        )
+    return input_ids, labels
+
+
+def batch_of(rows: Rows, numbers: Ids, vocab_size: int) -> TokenBatch:
+    """The rows `numbers`, (b,), as tensors."""
+    input_ids, labels = read_rows(rows, numbers, vocab_size)
+    return TokenBatch(torch.from_numpy(input_ids), torch.from_numpy(labels), tuple(numbers.tolist()))
+
+
+def evaluation_batches(
+    rows: Rows, max_length: int, micro_batch_size: int, max_tokens: int | None, vocab_size: int
+) -> Iterator[TokenBatch]:
+    """All rows in stored order, or as many as `max_tokens` allows (at least one), evenly spread over all of them."""
+    total = len(rows)
+    count = total if max_tokens is None else min(total, max(1, max_tokens // max_length))
+    numbers = np.arange(count, dtype=np.int64) * total // max(count, 1)
+    for start in range(0, count, micro_batch_size):
+        yield batch_of(rows, numbers[start : start + micro_batch_size], vocab_size)
+
+
+class TextData(ABC):
+    """The part of `batch.Data` that mapped and streamed text share. `vocab_size` is one more than the largest token id."""
+
+    vocab_size: int
+    validation: Rows
+    max_length: int
+
+    @property
+    def mean_length(self) -> int:
+        return self.max_length
+
+    @property
+    def has_validation(self) -> bool:
+        return len(self.validation) > 0
+
+    def validation_batches(self, micro_batch_size: int, max_tokens: int | None) -> Iterator[TokenBatch]:
+        """Held-out rows in a fixed order, the same every time; at most `max_tokens` tokens, but at least one row."""
+        return evaluation_batches(self.validation, self.max_length, micro_batch_size, max_tokens, self.vocab_size)
+
+    @abstractmethod
+    def token_counts(self) -> npt.NDArray[np.int64]:
+        """How often each token is a training target, (vocabulary,); a stream counts a fixed prefix of itself."""
+
+    def score(
+        self, model: nn.Module, split_head: SplitHead, micro_batch_size: int, settings: EvalSection
+    ) -> EvalResult:
+        """The mean loss of at most `settings.max_tokens` tokens."""
+        batches = self.validation_batches(micro_batch_size, settings.max_tokens)
+        return evaluate(model, split_head, batches, settings.mode)
+
+    def baseline(self) -> dict[str, Any]:
+        """The loss of the frequencies of tokens, on all that is held out."""
+        train = self.token_counts()
+        held_out = np.zeros_like(train)
+        for batch in self.validation_batches(BASELINE_ROWS, None):
+            held_out += count_targets(batch.labels.numpy(), len(train))
+        return {"unigram_loss_nats": unigram_loss_nats(train, held_out)}

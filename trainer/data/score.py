@@ -1,0 +1,106 @@
+"""Score held-out text: mean cross-entropy in nats, and perplexity; and what the frequencies of its tokens alone reach."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from galore.trainer.common.errors import UserError
+from galore.trainer.common.format import exponential
+from galore.trainer.data.batch import Batch, SplitHead
+from galore.trainer.recipe.schema.train import EvalMode
+
+
+@dataclass(frozen=True)
+class EvalResult:
+    """`loss_nats` is the mean the mode defines, `perplexity` its exponential, `tokens` the targets that were scored."""
+
+    loss_nats: float
+    perplexity: float
+    tokens: int
+    batches: int
+    mode: EvalMode
+
+    def row(self) -> dict[str, Any]:
+        """What the metrics of a run keep of it."""
+        return self.final() | {"tokens": self.tokens}
+
+    def final(self) -> dict[str, Any]:
+        """What the facts of a run keep of the last one."""
+        return {"loss_nats": self.loss_nats, "perplexity": self.perplexity, "mode": self.mode}
+
+
+def evaluate(model: nn.Module, split_head: SplitHead, batches: Iterable[Batch], mode: EvalMode = "token") -> EvalResult:
+    """Cross-entropy of `model` on `batches`; leaves the model in the mode (training or not) it was in.
+
+    mode "token": Σ over all targets of −log p(target), divided by the number of targets. The last, smaller batch and
+    rows with padding weigh by their tokens. This is the number to compare models by.
+
+    mode "paper": mean of the batch means, divided by n + 1 for n batches, as the evaluation of the GaLore paper's
+    official code does (its batch counter starts at one). All published GaLore perplexities carry this factor, which
+    lowers the loss by 1/(n+1); the mode exists to compare with them, and for nothing else.
+
+    Sums are float32 within a batch, float64 across batches. Labels are not shifted; −100 is not scored.
+
+    Raises:
+        UserError: there is nothing to score.
+    """
+    summed, tokens, batch_means, count = 0.0, 0, 0.0, 0
+    with scoring(model):
+        for batch in batches:
+            loss, scored = batch_loss(model, split_head, batch)
+            if scored:
+                summed, tokens = summed + loss, tokens + scored
+                batch_means, count = batch_means + loss / scored, count + 1
+    if not tokens:
+        raise UserError("there is no held-out token to score", where="eval", fix="raise data.validation_fraction")
+    mean = summed / tokens if mode == "token" else batch_means / (count + 1)
+    return EvalResult(mean, exponential(mean), tokens, count, mode)
+
+
+@torch.no_grad()
+def batch_loss(model: nn.Module, split_head: SplitHead, batch: Batch) -> tuple[float, int]:
+    """Summed loss of one batch, and the number of its targets. No gradient."""
+    if not batch.targets:
+        return 0.0, 0
+    size = batch.rows_at_once(model, split_head)
+    parts = (batch.rows(start, start + size) for start in range(0, len(batch), size))
+    return sum(float(part.losses(model, split_head).total) for part in parts), batch.targets
+
+
+@contextmanager
+def scoring(model: nn.Module) -> Iterator[None]:
+    """Without gradients and dropout; the model is left in the mode it was in."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)
+
+
+def unigram_loss_nats(train: npt.NDArray[np.int64], held_out: npt.NDArray[np.int64]) -> float:
+    """Mean cross-entropy, in nats per token, of the held-out targets under add-one smoothed training frequencies:
+
+        −log p(t) = log(N + V) − log(n_t + 1)
+
+    with n_t the count of t among the N training targets and V the vocabulary.
+
+    Args:
+        train, held_out: how often each token is a target, (V,).
+
+    Raises:
+        UserError: nothing is held out.
+    """
+    if not held_out.any():
+        raise UserError("no held-out token to score", where="data.validation_fraction", fix="hold out a share above 0")
+    nats = np.log(train.sum() + len(train)) - np.log(train + 1)
+    return float(nats @ held_out / held_out.sum())

@@ -1,0 +1,123 @@
+"""The rows of metrics.jsonl: what each field is, in which unit, and how a person reads it.
+
+A new column is declared here and filled in `recorder`; terminal, report and sinks take it from its `Column`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from types import UnionType
+from typing import Annotated, Any, Literal, TypedDict, get_args, get_origin, get_type_hints
+
+from galore.trainer.common.format import duration, learning_rate, loss, percent, perplexity, rate, size, thousands
+
+
+@dataclass(frozen=True)
+class Column:
+    """A field of a row; `columns` gives it its `name`.
+
+    Args:
+        unit: of the value; empty for what has none.
+        label: before the value on a terminal; empty where the value says itself what it is.
+        text: the value in words.
+        live: whether a terminal shows it of every step.
+        series: whether a history holds it, a number per step.
+        title: over it in a report's table of evaluations; empty where that has no such column.
+    """
+
+    unit: str = ""
+    label: str = ""
+    text: Callable[[Any], str] = str
+    live: bool = False
+    series: bool = False
+    title: str = ""
+    name: str = ""
+
+    def told(self, row: Mapping[str, Any]) -> str:
+        """The value in `row` in words; which one it was where it is not finite, `?` where the row does not say."""
+        value = row.get(self.name)
+        return self.text(value) if value is not None else str(row.get(f"{self.name}_is", "?"))
+
+
+class TrainRow(TypedDict, total=False):
+    """One optimizer step. Rows of earlier versions lack some."""
+
+    kind: Literal["train"]
+    step: Annotated[int, Column("optimizer steps", "step", thousands, series=True)]
+    loss_nats: Annotated[float | None, Column("nats per target", "loss", loss, live=True, series=True)]
+    squared_error: Annotated[float | None, Column("", "squared error", loss, live=True)]
+    perplexity: Annotated[float | None, Column("", "ppl", perplexity, live=True)]
+    learning_rate: Annotated[float, Column("", "lr", learning_rate, live=True, series=True)]
+    grad_norm: Annotated[float, Column()]  # before clipping
+    grad_scale: Annotated[float, Column()]  # by clipping
+    tokens: Annotated[int, Column("tokens", "tokens", thousands, series=True)]  # since the run began
+    targets: Annotated[int, Column("targets")]
+    tokens_per_second: Annotated[float, Column("tokens per second", "", rate, live=True, series=True)]
+    step_seconds: Annotated[float, Column("s", "time", duration, series=True)]
+    mfu_fraction: Annotated[float | None, Column("", "MFU", percent, live=True, series=True)]
+    memory_current_bytes: Annotated[int, Column("bytes", "memory", size, series=True)]
+    memory_peak_bytes: Annotated[int, Column("bytes", "peak", size, series=True)]  # so far
+    memory_by_category_bytes: Annotated[dict[str, int], Column("bytes")]  # of the peak
+    sample_ids_crc32: Annotated[int, Column()]
+    skipped: Annotated[bool, Column(series=True)]
+    refreshed_layers: Annotated[int, Column("layers", series=True)]
+    decomposition_fallbacks: Annotated[int, Column("decompositions", series=True)]
+    z_loss: Annotated[float, Column("nats per target")]
+    refused_parameters: Annotated[int, Column("parameters")]
+
+
+class EvalRow(TypedDict, total=False):
+    """One evaluation: of text its loss, of a task its scores by split and metric."""
+
+    kind: Literal["eval"]
+    step: Annotated[int, Column("optimizer steps", "step", thousands, title="step")]
+    loss_nats: Annotated[
+        float | None, Column("nats per target", "held-out loss", loss, title="held-out loss (nats/token)")
+    ]
+    squared_error: Annotated[float | None, Column("", "squared error", loss)]
+    perplexity: Annotated[float | None, Column("", "ppl", perplexity, title="perplexity")]
+    mode: Annotated[str, Column()]
+    tokens: Annotated[int, Column("tokens", "", thousands, title="tokens scored")]
+    task: Annotated[str, Column()]
+    scores: Annotated[dict[str, dict[str, float]], Column()]
+    collapsed: Annotated[str | None, Column("", "ALARM:")]
+    seconds: Annotated[float, Column("s", "", duration, title="time")]
+    sample: Annotated[str | None, Column()]
+
+
+class EventRow(TypedDict):
+    """Something that happened once."""
+
+    kind: Literal["event"]
+    step: int
+    message: str
+
+
+Row = TrainRow | EvalRow | EventRow
+
+
+def columns(kind: type) -> dict[str, Column]:
+    """The columns of a kind of row, by name, in the order in which they are written."""
+    hints = get_type_hints(kind, include_extras=True)
+    found = {name: part for name, hint in hints.items() for part in get_args(hint)[1:] if isinstance(part, Column)}
+    return {name: replace(column, name=name) for name, column in found.items()}
+
+
+def json_types(kind: type) -> dict[str, tuple[type, ...]]:
+    """What reading a row back gives for each field: numbers come as either kind."""
+    number: tuple[type, ...] = (int, float)
+    return {
+        name: tuple(each for part in _parts(hint) for each in (number if part in number else (part,)))
+        for name, hint in get_type_hints(kind).items()
+    }
+
+
+def _parts(hint: Any) -> list[type]:
+    """`float | None` → float, NoneType; `dict[str, int]` → dict; `Literal["a"]` → str."""
+    if get_origin(hint) is Literal:
+        return [type(value) for value in get_args(hint)]
+    return [get_origin(part) or part for part in (get_args(hint) if isinstance(hint, UnionType) else (hint,))]
+
+
+TRAIN, EVAL = columns(TrainRow), columns(EvalRow)
