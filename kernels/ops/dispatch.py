@@ -105,11 +105,6 @@ def adam(gradient: Tensor, kind: str) -> Case:
     )
 
 
-def project_adam(g: Tensor, kind: str) -> Case:
-    """`project_adam_`."""
-    return Case(g.device, _too_large(g), "R never goes through memory, where blocks allow", e4m3=kind == "e4m3")
-
-
 def project(g: Tensor, coded: bool) -> Case:
     """`project` with P in codes or as it is."""
     fuses = "P is read as codes" if coded else ""

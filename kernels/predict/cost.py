@@ -96,8 +96,6 @@ class _Tile:
         rounds = blocks(summands, depth)
         size, dtype = (4, "tf32") if str(launch.constants["DTYPE"]) == "fp32" else (2, "bf16")
         products = 3 if dtype == "tf32" else 1
-        if launch.arguments.get("FP8_SCALES") is not None:
-            dtype = "e4m3"
         return cls(
             2.0 * rows * columns * rounds * depth * products, size * (rows + columns) * rounds * depth, rounds, dtype
         )

@@ -22,7 +22,7 @@ FLUSHES = 10  # so long that the host has launched all of a run before the card 
 Timer = Callable[[Callable[[], Any]], float]
 
 
-def realised(plan: list[Launch], device: torch.device) -> list[Launch]:
+def realized(plan: list[Launch], device: torch.device) -> list[Launch]:
     """A plan that was made on `meta`, on memory of its own; launches that share a tensor go on sharing it."""
     made: dict[int, Tensor] = {}
     return [
@@ -89,7 +89,7 @@ def tune(
 def _time(entry: Entry, tile: Tile, device: torch.device, timer: Timer) -> float | None:
     from triton.runtime.errors import OutOfResources
 
-    plan = realised(entry.plan(tile), device)
+    plan = realized(entry.plan(tile), device)
     try:
         return timer(lambda: run(plan))
     except OutOfResources:

@@ -32,7 +32,6 @@ def lift_plan(
     compensation: Tensor | None = None,
     transposed: bool = False,
     scales: Tensor | None = None,
-    fp8_scales: Tensor | None = None,
 ) -> list[Launch]:
     """`projection.lift_update_` without a dense term, in one launch; random bits are keyed by `noise`, `tensor`, element.
 
@@ -56,7 +55,6 @@ def lift_plan(
         "sak": a.strides[1],
         "sbk": b.strides[0],
         "sbn": b.strides[1],
-        "FP8_SCALES": fp8_scales,
         "alpha": float(alpha),
         "decay": float(decay),
         "low": low,

@@ -23,24 +23,22 @@ def product_plan(
     *,
     accumulate: bool = False,
     dtype: torch.dtype | None = None,
-    fp8_scales: Tensor | None = None,
 ) -> list[Launch]:
     """out (M, N) ← A (M, K) B (K, N) with fp32 sums, or with `accumulate` out + A B, rounded once.
 
     Args:
         dtype: that the operands are multiplied in; by default that of whichever is not in codes.
-        fp8_scales: fp32 (2,): multiply A and B by these, round them to e4m3 and multiply that.
     """
     if tile.split == 1:
-        return [partial_product(out, a, b, tile, accumulate=accumulate, dtype=dtype, fp8_scales=fp8_scales)]
+        return [_partial(out, a, b, tile, accumulate=accumulate, dtype=dtype)]
     parts = out.new_empty(tile.split, *out.shape, dtype=torch.float32)
     return [
-        partial_product(parts, a, b, tile, dtype=dtype, fp8_scales=fp8_scales),
-        reduce_launch(out, parts, accumulate=accumulate),
+        _partial(parts, a, b, tile, dtype=dtype),
+        _reduce(out, parts, accumulate=accumulate),
     ]
 
 
-def partial_product(
+def _partial(
     out: Tensor,
     a: Matrix | Operand,
     b: Matrix | Operand,
@@ -48,7 +46,6 @@ def partial_product(
     *,
     accumulate: bool = False,
     dtype: torch.dtype | None = None,
-    fp8_scales: Tensor | None = None,
 ) -> Launch:
     """One launch of `product_kernel`; out (M, N), or (split, M, N) for a tile that splits the sum."""
     a, b = (x if isinstance(x, Operand) else Operand.of(x) for x in (a, b))
@@ -70,7 +67,6 @@ def partial_product(
             "sbk": b.strides[0],
             "sbn": b.strides[1],
             "per_split": per_split,
-            "FP8_SCALES": fp8_scales,
         },
         {
             "A_BITS": a.bits,
@@ -87,7 +83,7 @@ def partial_product(
     )
 
 
-def reduce_launch(out: Tensor, parts: Tensor, *, accumulate: bool) -> Launch:
+def _reduce(out: Tensor, parts: Tensor, *, accumulate: bool) -> Launch:
     """out ← Σ parts (split, …), or out + Σ parts."""
     count = out.numel()
     return Launch(

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from galore.kernels.storage.blockwise import BLOCK_SIZE
-
 
 @dataclass(frozen=True)
 class Tile:
@@ -32,11 +30,6 @@ class Tile:
         """Whether tiles cover a product of that shape without remainder, in each of the split's parts."""
         depth = self.depth * self.split
         return rows % self.rows == 0 and columns % self.columns == 0 and summands % depth == 0
-
-    def fuses(self, moments: str, columns: int) -> bool:
-        """Whether Adam on moments of a kind can follow within the tile: it has the whole sums, and whole blocks of 256."""
-        whole = moments == "float32" or (columns % BLOCK_SIZE == 0 and self.columns == BLOCK_SIZE)
-        return self.split == 1 and whole
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -40,7 +40,10 @@ def load(*names: str) -> SimpleNamespace:
     """
     _mend()
     parent = importlib.import_module(PARENT)
-    kept, held = {name: sys.modules.pop(name) for name in loaded()}, {name: getattr(parent, name, None) for name in PACKAGES}
+    kept, held = (
+        {name: sys.modules.pop(name) for name in loaded()},
+        {name: getattr(parent, name, None) for name in PACKAGES},
+    )
     with interpreting():
         modules = {name.rpartition(".")[2]: importlib.import_module(f"{PARENT}.{name}") for name in names}
     for name in loaded():
