@@ -6,6 +6,7 @@ is seen as (a, b), a ≤ b unless a side is asked for, so that the projector P (
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -40,6 +41,14 @@ def range_basis(g: Tensor, omega: Tensor) -> Tensor:
     q, _ = torch.linalg.qr(g @ omega)
     basis: Tensor = q
     return basis
+
+
+def dct_basis(a: int) -> Tensor:
+    """D (a, a), orthonormal: D[i, j] = √(2/a) cos(π (2i + 1) j / 2a), the column j = 0 divided by √2 (DCT-II)."""
+    i, j = torch.arange(a, dtype=torch.float64)[:, None], torch.arange(a, dtype=torch.float64)
+    d = (2 / a) ** 0.5 * torch.cos(math.pi * (2 * i + 1) * j / (2 * a))
+    d[:, 0] /= 2**0.5
+    return d
 
 
 def project(p: Tensor, g: Tensor) -> Tensor:

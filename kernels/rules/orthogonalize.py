@@ -67,11 +67,6 @@ def momentum_(buffer: Tensor, grad: Tensor, beta: float = 0.95, nesterov: bool =
     return grad.lerp(buffer, beta) if nesterov else buffer
 
 
-def spectral_scale(rows: int, columns: int) -> float:
-    """√max(1, m/n) for the update of a weight as it is stored, (m, n) = (outputs, inputs) (Jordan et al. 2024)."""
-    return math.sqrt(max(1.0, rows / columns))
-
-
 def rms_scale(rows: int, columns: int) -> float:
     """0.2·√max(m, n): an orthogonal (m, n) update gets the RMS 0.2 that AdamW's have (Moonlight, arXiv 2502.16982, eq. 4).
 
@@ -103,7 +98,7 @@ class OrthogonalRule:
     ) -> Tensor:
         """-O for the fp32 matrix `grad` (a, b), the momentum updated in place; `step` counts for nothing.
 
-        No scale factor is in it: multiply by `spectral_scale` or `rms_scale` of the weight's shape. `out` may be `grad`.
+        No scale factor is in it: multiply by `rms_scale` of the weight's shape. `out` may be `grad`.
         """
         moment = momentum_(state["exp_avg"], grad, self.beta, self.nesterov)
         direction = self._polar(moment) if self.exact else orthogonalize(moment, self.steps)

@@ -47,7 +47,7 @@ def residual_squares(g_squares: Tensor, r: Tensor, gram: Tensor | None = None, a
     return (g_squares - 2 * alpha * r_squares + alpha**2 * lifted).clamp_min_(0.0)
 
 
-def growth_limit_(norm: Tensor, previous: Tensor, gamma: float = GAMMA) -> Tensor:
+def growth_limit_(norm: Tensor, previous: Tensor) -> Tensor:
     """Factor () ≤ 1 that keeps ‖S_t‖ ≤ γ‖S_{t-1}‖ (Fira's norm-growth limiter); the limited norm goes into `previous`.
 
     Args:
@@ -55,7 +55,7 @@ def growth_limit_(norm: Tensor, previous: Tensor, gamma: float = GAMMA) -> Tenso
         previous: ‖S_{t-1}‖ after its own limit, fp32 scalar tensor, in place; 0 before the first step, which is free. A
             step of norm 0 leaves it, or nothing could ever grow again.
     """
-    allowed = gamma * previous
+    allowed = GAMMA * previous
     factor = torch.where((previous > 0) & (norm > allowed), allowed / norm, 1.0)
     previous.copy_(torch.where(norm > 0, norm * factor, previous))
     return factor
@@ -67,7 +67,6 @@ def fira_terms(
     *,
     g_squares: Tensor | None = None,
     previous: Tensor | None = None,
-    gamma: float = GAMMA,
     gram: Tensor | None = None,
     correction: float = 1.0,
     reference_alpha: float | None = None,
@@ -89,7 +88,7 @@ def fira_terms(
     if previous is not None:
         assert g_squares is not None, "the limiter needs the gradient's column norms"
         norm = _scaled_norm(scale, residual_squares(g_squares, r, gram, alpha))
-        scale = scale * growth_limit_(norm / correction, previous, gamma)
+        scale = scale * growth_limit_(norm / correction, previous)
     return torch.addcmul(n, r, scale), scale / -alpha
 
 
@@ -98,39 +97,37 @@ def apollo_scale(
     n: Tensor,
     *,
     per: Literal["channel", "tensor"] = "channel",
-    factor: float | None = None,
     g_squares: Tensor | None = None,
     previous: Tensor | None = None,
-    gamma: float = GAMMA,
     correction: float = 1.0,
 ) -> Tensor:
     """s with update s∘G, s_j = -c·f·‖N_j‖/‖R_j‖ (Zhu et al. 2024, APOLLO, arXiv 2412.05270, algorithm 1); no P N.
 
+    f is 1 for channels and √128 for tensors (the official package's `scale` is f²).
+
     Args:
         r, n: fp32 (r, b), R = PᵀG with a random P of variance 1/r.
         per: `channel`: s (b,), one per column of the longer side, as in the paper; `tensor`: s (), APOLLO-Mini's with r = 1.
-        factor: f, by default 1 for channels and √128 for tensors (the official package's `scale` is f²).
-        g_squares, previous, gamma, correction: the norm-growth limiter c, as in `fira_terms`, on ‖S‖ before f.
+        g_squares, previous, correction: the norm-growth limiter c, as in `fira_terms`, on ‖S‖ before f.
     """
     scale = norm_ratio(n, r, per)
     if previous is not None:
         assert g_squares is not None, "the limiter needs the gradient's column norms"
-        scale = scale * growth_limit_(_scaled_norm(scale, g_squares) / correction, previous, gamma)
-    return scale * -((1.0 if per == "channel" else MINI_FACTOR) if factor is None else factor)
+        scale = scale * growth_limit_(_scaled_norm(scale, g_squares) / correction, previous)
+    return scale * -(1.0 if per == "channel" else MINI_FACTOR)
 
 
-def frugal_block(g_rows: Tensor, p_rows: Tensor, r: Tensor, scale: float = 1.0) -> Tensor:
-    """-scale·sign(G - P R) in fp32 for a block of rows (Zmushko et al. 2024, FRUGAL, arXiv 2411.07837).
+def frugal_block(g_rows: Tensor, p_rows: Tensor, r: Tensor) -> Tensor:
+    """-sign(G - P R) in fp32 for a block of rows (Zmushko et al. 2024, FRUGAL, arXiv 2411.07837).
 
     Args:
         g_rows: (k, b) rows of the oriented gradient, any dtype; p_rows: the same rows (k, r) of P; r: (r, b). For rows of
             a transposed weight pass the rows of (Rᵀ, Pᵀ) instead.
-        scale: learning rate of the state-free part over that of the subspace; the official code has 1.
 
     At full rank G - P R is rounding noise, whose sign is not small: leave this term out there.
     """
     residual = torch.addmm(g_rows.float(), p_rows.float(), r.float(), alpha=-1)
-    return residual.sign_().mul_(-scale)
+    return residual.sign_().neg_()
 
 
 def _scaled_norm(scale: Tensor, squares: Tensor) -> Tensor:

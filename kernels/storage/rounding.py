@@ -28,7 +28,6 @@ BLOCK = {  # elements handled at a time: the fp32 temporaries of one block stay 
     "cpu": 1 << 18,
     "cuda": 1 << 22,  # 16 MiB each; smaller ones would cost more in launches than in work
 }
-COMPENSATION = {16: torch.int16, 8: torch.int8}  # by bits per weight
 ENOUGH = (0, 1, -1)  # blocks that say all of a loop's memory
 _MASK = (1 << 64) - 1
 

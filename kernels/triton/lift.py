@@ -15,8 +15,6 @@ from galore.kernels.triton.launch import Launch, blocks
 from galore.kernels.triton.operand import Operand
 from galore.kernels.triton.tile import Tile
 
-WIDEST_GROUP = 128  # elements of a row under one scale that a tile can hold
-
 
 def lift_plan(
     w: Tensor,

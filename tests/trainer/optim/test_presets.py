@@ -1,4 +1,4 @@
-"""Every optimizer of the family on every shape of weight, against the float64 statement, to the byte and across a resume.
+"""Every optimizer of the family on every shape of weight: against the specification, to the byte and across a resume.
 
 A new optimizer is one line of PRESETS, unless `compare` has it already; a new kind of weight is one line of PROBLEMS.
 """
@@ -35,22 +35,16 @@ ALL = pytest.mark.parametrize(("preset", "problem"), [(preset, problem) for pres
 @ALL
 def test_twenty_steps_across_refreshes_equal_the_papers_equations(preset: str, problem: str) -> None:
     case = Case(preset, problem)
-    statement, start = case.statement(), case.oriented(case.weight).double()
+    reference, start = case.reference(), case.oriented(case.weight).double()
     changes, last = [], None
     for step, gradient in enumerate(case.gradients()):
         basis = case.take(gradient)
         turned = basis is not None and last is not None and not torch.equal(basis, last)
         changes += [step] if turned else []
-        statement.step(case.oriented(gradient), basis, turned)
+        reference.step(case.oriented(gradient), basis, turned)
         last = basis
-    print(
-        "ERR",
-        preset,
-        problem,
-        float((statement.w - case.oriented(case.weight).double()).norm() / (statement.w - start).norm()),
-    )
-    moved = (statement.w - start).norm()
-    error = float((statement.w - case.oriented(case.weight).double()).norm() / moved)
+    moved = (reference.w - start).norm()
+    error = float((reference.w - case.oriented(case.weight).double()).norm() / moved)
     assert error < tolerance(case.optim)
     assert changes_are_due(case, changes), changes
 
