@@ -51,6 +51,13 @@ def dct_basis(a: int) -> Tensor:
     return d
 
 
+def gram_error(p: Tensor) -> Tensor:
+    """‖PᵀP - I‖_F / √r () of P (a, r): 0 for orthonormal columns."""
+    p = p.double()
+    error: Tensor = torch.linalg.matrix_norm(p.mT @ p - torch.eye(p.shape[1], dtype=p.dtype))
+    return error / p.shape[1] ** 0.5
+
+
 def project(p: Tensor, g: Tensor) -> Tensor:
     """R (r, b) = Pᵀ G (GaLore, eq. 2)."""
     return p.mT @ g

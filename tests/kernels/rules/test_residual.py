@@ -54,13 +54,8 @@ def was_limited(norms):
 def test_fira_equals_the_specification(a, b, convention):
     rank, habits = max(1, a // 2), methods.HABITS if convention == "reference" else ()
     grads, p = gradients(a, b), basis(a, rank)
-    m, v, previous, state, norms = (
-        torch.zeros(rank, b),
-        torch.zeros(rank, b),
-        torch.zeros(()),
-        methods.State(rank, b),
-        [],
-    )
+    m, v, previous = torch.zeros(rank, b), torch.zeros(rank, b), torch.zeros(())
+    state, norms = methods.State(rank, b), []
     for step, g in enumerate(grads, 1):
         r, n = p.mT @ g, torch.zeros(rank, b)
         AdamRule(*BETAS, 1e-8, convention).update_(n, r, m, v, step=step, lr=1.0)
@@ -89,13 +84,8 @@ def test_fira_without_a_limiter_is_the_residual_times_phi():
 def test_apollo_equals_the_specification(a, b, per, method):
     rank = 1 if per == "tensor" else max(1, a // 2)
     grads, p = gradients(a, b), torch.randn(a, rank) / rank**0.5
-    m, v, previous, state, norms = (
-        torch.zeros(rank, b),
-        torch.zeros(rank, b),
-        torch.zeros(()),
-        methods.State(rank, b),
-        [],
-    )
+    m, v, previous = torch.zeros(rank, b), torch.zeros(rank, b), torch.zeros(())
+    state, norms = methods.State(rank, b), []
     for step, g in enumerate(grads, 1):
         r, n = p.mT @ g, torch.zeros(rank, b)
         AdamRule(*BETAS).update_(n, r, m, v, step=step, lr=1.0)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from galore.kernels.ops.compressed import gram_error
+from galore.kernels.reference.operations import gram_error
 from galore.kernels.storage import rounding
 from galore.trainer.optim.projected import ProjectedSlot
 from galore.trainer.optim.slot import ON_HOST
