@@ -66,7 +66,7 @@ def linear_loss(
         hidden: last hidden states, (n, d), the dtype of `weight`.
         weight: output head, (V, d). It may be tied, or need no gradient.
         targets: class of every row, (n,) int64; rows equal to `ignore_index` count for nothing.
-        ignore_index: target to leave out; None when there is none to look for, which spares a GPU a synchronisation.
+        ignore_index: target to leave out; None when there is none to look for, which spares a GPU a synchronization.
         chunk: rows whose logits exist at the same time. None takes equal chunks of at most 64 MiB of bf16 logits, and at
             most a 36th of them.
         z_loss: coefficient.

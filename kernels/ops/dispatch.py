@@ -123,7 +123,7 @@ def lift(w: Tensor, dense: bool, group: int = 1) -> Case:
 
 
 def quantizer(x: Tensor) -> Case:
-    """Any quantiser or its inverse, on its own."""
+    """Any quantizer or its inverse, on its own."""
     return Case(x.device, _too_large(x), "one pass")
 
 

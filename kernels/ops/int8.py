@@ -23,7 +23,7 @@ _TINY = 1e-30  # scale of a group of zeros
 
 
 def int8_bytes(rows: int, columns: int) -> int:
-    """Of codes and bf16 scales of a weight (m, n)."""
+    """Bytes of the codes and bf16 scales of a weight (m, n)."""
     return rows * columns + 2 * rows * (columns // group_size(columns))
 
 

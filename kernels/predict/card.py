@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True)
 class Card:
-    """Per second and for the whole card unless said otherwise.
+    """Figures of a GPU, per second and for the whole card unless said otherwise.
 
     `l2_bandwidth` is an assumption for lack of a published figure; so are the shares of the peaks that long transfers and
     matrix products come to.

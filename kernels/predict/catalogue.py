@@ -109,16 +109,16 @@ def cases() -> Iterator[Case]:
             yield f"lift int{bits} P left {label}", lift(a, b, r, "stochastic", bits=bits)
         for kind in STATES:
             yield f"adam {kind} {label}", adam(b, r, kind)
-        yield from ((f"{name} {label}", plan) for name, plan in _quantisers(a, b))
+        yield from ((f"{name} {label}", plan) for name, plan in _quantizers(a, b))
 
 
 def essential() -> list[Case]:
-    """Those that stand for all on cards other than the one that tiles are chosen for."""
+    """The cases that stand for all on cards other than the one that tiles are chosen for."""
     others = ("adam dynamic ragged", "adam e4m3 even")
     return [case for case in cases() if case[0].endswith("left even") or case[0] in others]
 
 
-def _quantisers(m: int, n: int) -> Iterator[Case]:
+def _quantizers(m: int, n: int) -> Iterator[Case]:
     count, scales = m * n, meta(m, n // group_size(n))
     absmax, value = meta(-(-count // BLOCK_SIZE), dtype=torch.float32), meta(count, dtype=torch.float32)
     for kind in ("dynamic", "e4m3"):

@@ -17,7 +17,7 @@ from triton.compiler import ASTSource
 from galore.kernels.triton.dtypes import NAMES
 from galore.kernels.triton.launch import Launch
 
-ALIGNMENT = 16  # what a pointer's or integer's divisibility is specialised on
+ALIGNMENT = 16  # what a pointer's or integer's divisibility is specialized on
 _TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 _INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/", re.MULTILINE)
 _LABEL = re.compile(r"^(\.L_\w+):")
@@ -27,7 +27,7 @@ _USAGE = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)")
 
 @dataclass(frozen=True)
 class Resources:
-    """Of one compiled kernel: per thread registers and bytes of stack and local memory, per block bytes of shared memory.
+    """What one compiled kernel takes: per thread registers and bytes of stack and local memory, per block bytes of shared memory.
 
     `tensor_core` counts matrix instructions in the PTX, `instructions` all of the machine code, `loop` those of its longest
     loop, `spills` its loads and stores of local memory.
@@ -56,10 +56,10 @@ class Compiled:
 def compile_launch(launch: Launch, capability: int = 89) -> Compiled:
     """Compile for compute capability `capability` exactly as the launch would be on such a GPU; none is needed."""
     names = launch.kernel.arg_names
-    unspecialised = set(launch.kernel.do_not_specialize or ())
+    unspecialized = set(launch.kernel.do_not_specialize or ())
     signature, constants, attributes = {}, {}, {}
     for position, name in enumerate(names):
-        kind, constant, divisible = _specialised(launch, name, name in unspecialised)
+        kind, constant, divisible = _specialized(launch, name, name in unspecialized)
         signature[name] = kind
         if kind == "constexpr":
             constants[(position,)] = constant
@@ -72,8 +72,8 @@ def compile_launch(launch: Launch, capability: int = 89) -> Compiled:
     return Compiled(launch, built.asm["ptx"], parameters, _resources(built))
 
 
-def _specialised(launch: Launch, name: str, unspecialised: bool) -> tuple[str, Any, bool]:
-    """(type, constant, whether it is known to divide by 16) of an argument, as `triton.jit` specialises it."""
+def _specialized(launch: Launch, name: str, unspecialized: bool) -> tuple[str, Any, bool]:
+    """(type, constant, whether it is known to divide by 16) of an argument, as `triton.jit` specializes it."""
     if name in launch.constants:
         return "constexpr", launch.constants[name], False
     value = launch.arguments[name]
@@ -84,7 +84,7 @@ def _specialised(launch: Launch, name: str, unspecialised: bool) -> tuple[str, A
         return f"*{NAMES[value.dtype]}", None, aligned
     if isinstance(value, float):
         return "fp32", None, False
-    if unspecialised:
+    if unspecialized:
         return "i32", None, False
     if value == 1:
         return "constexpr", 1, False

@@ -102,7 +102,7 @@ class Row:
 
 
 def rows(predictor: Predictor) -> list[Row]:
-    """For the shapes of LLaMA-7B."""
+    """A row for each shape of LLaMA-7B and rank."""
     return [_row(predictor, a, b, r) for a, b in LLAMA_7B for r in RANKS]
 
 

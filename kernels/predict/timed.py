@@ -18,7 +18,7 @@ from galore.kernels.triton.launch import run
 
 
 def measured(device: torch.device, timer: Timer | None = None) -> list[dict[str, Any]]:
-    """Microseconds; the share is of the card's floor, given where its figures are known."""
+    """A row for each shape and rank, in microseconds, and the share of the card's floor where its figures are known."""
     timer = timer or cuda_timer(device)
     card = card_named(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
     return [_row(a, b, r, device, timer, card) for a, b in LLAMA_7B for r in RANKS]

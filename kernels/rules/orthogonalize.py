@@ -1,4 +1,4 @@
-"""Orthogonalised momentum: Newton-Schulz as in Muon, the exact polar factor for small ranks, and Muon's scale factors."""
+"""Orthogonalized momentum: Newton-Schulz as in Muon, the exact polar factor for small ranks, and Muon's scale factors."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def rms_scale(rows: int, columns: int) -> float:
 
 @dataclass(frozen=True)
 class OrthogonalRule:
-    """Momentum, then orthogonalisation: Muon's, or `exact` in the subspace as SUMO does (arXiv 2505.24749).
+    """Momentum, then orthogonalization: Muon's, or `exact` in the subspace as SUMO does (arXiv 2505.24749).
 
     SUMO-like: its moment is a plain average (`nesterov` off), transported by C = P_newᵀP_old at a refresh. `fell_back` is
     called where the exact decomposition failed and another way was taken.

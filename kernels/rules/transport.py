@@ -14,7 +14,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 class Transported(NamedTuple):
     """Moments in the new coordinates.
 
-    `changed` names those that are new tensors, which 8-bit storage has to quantise again. `restart` says that they hold
+    `changed` names those that are new tensors, which 8-bit storage has to quantize again. `restart` says that they hold
     no past step: Adam's bias correction has to count from 0 again, or its next direction is (1-β₁)/√(1-β₂) = 3.2 times
     too long.
     """

@@ -89,7 +89,7 @@ class Moments(NamedTuple):
 
     @property
     def storages(self) -> tuple[Storage, Storage]:
-        """Of m and of v."""
+        """How m and v are read and written, in this order."""
         return storage(self.m, self.m_absmax, first=True), storage(self.v, self.v_absmax, first=False)
 
 

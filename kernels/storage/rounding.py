@@ -33,7 +33,7 @@ _MASK = (1 << 64) - 1
 
 
 def mix(*words: int) -> int:
-    """A 63-bit hash of integers (splitmix64 finaliser): independent seeds from (seed, step, tensor, block)."""
+    """A 63-bit hash of integers (splitmix64 finalizer): independent seeds from (seed, step, tensor, block)."""
     state = 0x9E3779B97F4A7C15
     for word in words:
         state = ((state ^ (word & _MASK)) * 0xBF58476D1CE4E5B9) & _MASK

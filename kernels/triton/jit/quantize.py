@@ -28,7 +28,7 @@ def quantize_kernel(
 
 @triton.jit
 def dequantize_kernel(OUT, CODES, ABSMAX, TABLE, count, STATE: tl.constexpr, BLOCKS: tl.constexpr):
-    """The way back, to fp32."""
+    """OUT (count,) fp32 ← what `quantize_kernel` stored."""
     block = tl.program_id(0) * BLOCKS + tl.arange(0, BLOCKS)
     offset = block[:, None] * 256 + tl.arange(0, 256)[None, :]
     mask = offset < count
@@ -69,7 +69,7 @@ def _to_nearest(x, LARGEST: tl.constexpr):
 
 @triton.jit
 def expand_kernel(OUT, CODES, ABSMAX, count, BITS: tl.constexpr, BLOCK: tl.constexpr):
-    """The way back, in OUT's dtype."""
+    """OUT (count,), any floating dtype ← what `compress_kernel` stored."""
     offset = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     mask = offset < count
     tl.store(OUT + offset, read_operand(CODES, ABSMAX, offset, mask, BITS, OUT.dtype.element_ty), mask=mask)

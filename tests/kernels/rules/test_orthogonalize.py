@@ -118,7 +118,7 @@ def test_scale_factors():
 
 @pytest.mark.parametrize(("exact", "nesterov"), [(True, False), (True, True), (False, True)])
 def test_rule_against_jordans_momentum(exact, nesterov):
-    """B ← μB + G and G + μB, his first form, differ by a factor that orthogonalisation removes."""
+    """B ← μB + G and G + μB, his first form, differ by a factor that orthogonalization removes."""
     rule = OrthogonalRule(0.9, nesterov, exact)
     state = {name: torch.zeros(size) for name, size in rule.state_shapes((6, 10)).items()}
     buffer = torch.zeros(6, 10, dtype=torch.float64)

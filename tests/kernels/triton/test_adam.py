@@ -31,7 +31,7 @@ def exact_step(kept, g, rule):
 
 
 def torch_step(kept, g, rule):
-    """The same in fp32 by torch, requantised: what the moments' storage costs anyone."""
+    """The same in fp32 by torch, requantized: what the moments' storage costs anyone."""
     m, v = (x.clone() for x in read(kept))
     target = torch.zeros_like(m)
     rule.update_(target, g, m, v, step=STEP, lr=1.0)
@@ -68,7 +68,7 @@ def test_direction_in_bf16_is_rounded_once(machine):
 
 
 def test_many_steps_of_codes_drift_no_further_than_torch(machine):
-    """Errors of requantising add up alike over steps."""
+    """Errors of requantizing add up alike over steps."""
     rule, shape = AdamRule(), (8, 512)
     ours = stored("dynamic", torch.zeros(shape), torch.zeros(shape))
     m, v = (torch.zeros(shape, dtype=torch.float64) for _ in range(2))
