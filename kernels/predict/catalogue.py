@@ -38,6 +38,8 @@ WEIGHTS = ("float32", "nearest", "stochastic", "compensated16", "compensated8", 
 NEEDS_SM89 = "e4m3"  # in a case's name: conversions that older cards do not have
 EVEN = (4096, 11008, 1024)  # a, b, r of LLaMA-7B's feed-forward
 RAGGED = (1000, 2730, 100)
+# A sum in parts that a kernel of its own adds up.
+SPLIT = Tile(64, 64, 32, 4, 3, split=4)
 Case = tuple[str, list[Launch]]
 
 
@@ -104,6 +106,7 @@ def cases() -> Iterator[Case]:
             for weights in WEIGHTS:
                 yield f"lift {weights} {side} {label}", lift(a, b, r, weights, transposed=transposed)
         yield f"project fp32 left {label}", project(a, b, r, dtype=torch.float32)
+        yield f"project bf16 split {label}", project(a, b, r, accumulate=True, tile=SPLIT)
         for bits in (4, 8):
             yield f"project int{bits} P left {label}", project(a, b, r, bits=bits)
             yield f"lift int{bits} P left {label}", lift(a, b, r, "stochastic", bits=bits)

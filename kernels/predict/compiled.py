@@ -9,15 +9,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import triton
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from galore.kernels.triton.dtypes import NAMES
 from galore.kernels.triton.launch import Launch
 
 ALIGNMENT = 16  # what a pointer's or integer's divisibility is specialized on
+# How Triton calls torch's dtypes in a signature.
+NAMES: dict[torch.dtype, str] = {
+    torch.float32: "fp32",
+    torch.bfloat16: "bf16",
+    torch.float16: "fp16",
+    torch.uint8: "u8",
+    torch.int8: "i8",
+    torch.int16: "i16",
+    torch.int32: "i32",
+}
 _TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 _INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/", re.MULTILINE)
 _LABEL = re.compile(r"^(\.L_\w+):")

@@ -13,7 +13,7 @@ from torch import Tensor
 from galore.kernels.predict.candidates import Entry, tiles
 from galore.kernels.predict.compiled import ALIGNMENT
 from galore.kernels.triton.launch import Launch, run
-from galore.kernels.triton.tables import tables
+from galore.kernels.triton.states import tables
 from galore.kernels.triton.tile import Tile
 
 REPEATS, WARM = 20, 3
@@ -43,6 +43,8 @@ def _real(name: str, like: Tensor, device: torch.device, made: dict[int, Tensor]
     if id(like) not in made:
         memory = torch.empty_strided(like.shape, like.stride(), dtype=like.dtype, device=device)
         made[id(like)] = memory.normal_() if like.dtype in (torch.float32, torch.bfloat16) else memory.zero_()
+        if name == "V":  # a second moment
+            memory.abs_()
         assert made[id(like)].data_ptr() % ALIGNMENT == 0
     return made[id(like)]
 

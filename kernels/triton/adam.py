@@ -12,9 +12,8 @@ from galore.kernels.storage.blockwise import BLOCK_SIZE
 from galore.kernels.storage.moments import Moments
 from galore.kernels.triton.jit.adam import adam_kernel
 from galore.kernels.triton.launch import Launch, blocks
-from galore.kernels.triton.tables import tables
+from galore.kernels.triton.states import STATES, tables
 
-STATES = {"float32": 0, "dynamic": 1, "e4m3": 2}
 FLOPS = 16  # per element, about
 ADAM_BLOCKS, ADAM_WARPS = 8, 8  # blocks of 256 to a program
 

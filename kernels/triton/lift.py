@@ -9,10 +9,10 @@ from torch import Tensor
 
 from galore.kernels.storage.layout import Matrix, group_size
 from galore.kernels.storage.rounding import RoundingNoise
-from galore.kernels.triton.dtypes import language_dtype
 from galore.kernels.triton.jit.lift import lift_int8_kernel, lift_kernel
 from galore.kernels.triton.launch import Launch, blocks
 from galore.kernels.triton.operand import Operand
+from galore.kernels.triton.product import language_dtype
 from galore.kernels.triton.tile import Tile
 
 

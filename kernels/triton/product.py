@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+import triton.language as tl
 from torch import Tensor
 
 from galore.kernels.storage.layout import Matrix
-from galore.kernels.triton.dtypes import language_dtype
 from galore.kernels.triton.jit.product import product_kernel, reduce_kernel
 from galore.kernels.triton.launch import Launch, blocks
 from galore.kernels.triton.operand import Operand
@@ -94,3 +96,8 @@ def _reduce(out: Tensor, parts: Tensor, *, accumulate: bool) -> Launch:
         flops=count * parts.shape[0],
         bytes=parts.nbytes + out.nbytes * (1 + accumulate),
     )
+
+
+def language_dtype(dtype: torch.dtype) -> Any:
+    """The dtype that operands are multiplied in, as a constant of a kernel."""
+    return tl.bfloat16 if dtype == torch.bfloat16 else tl.float32

@@ -21,7 +21,7 @@ def adam_kernel(
 ):  # fmt: skip
     """OUT ← -(m·m_factor) / (√v·v_factor + ε) of grad_scale · GRAD, both moments updated in place.
 
-    All (count,) seen flat, BLOCKS blocks of 256 to a program. TABLES: fp32 (1029,), see kernels/triton/tables.py.
+    All (count,) seen flat, BLOCKS blocks of 256 to a program. TABLES: fp32 (1029,), see kernels/triton/states.py.
     """
     block = tl.program_id(0) * BLOCKS + tl.arange(0, BLOCKS)
     offset = block[:, None] * 256 + tl.arange(0, 256)[None, :]
