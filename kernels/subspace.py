@@ -1,4 +1,4 @@
-"""Orthonormal bases of a gradient's leading subspace, in fp32, with a fallback when a decomposition does not converge."""
+"""Orthonormal bases of a gradient's leading subspace, in fp32, with a fallback where a decomposition fails."""
 
 from __future__ import annotations
 
@@ -125,8 +125,8 @@ def _normal(rows: int, columns: int, seed: int, like: Tensor) -> Tensor:
 def seeded_basis(rows: int, rank: int, seed: int, like: Tensor) -> Tensor:
     """P (rows, rank), drawn from `seed` alone and so never stored, of the dtype and on the device of `like`.
 
-    Entries are N(0, 1/r), so that E‖Pᵀx‖² = ‖x‖² (APOLLO, arXiv 2412.05270, algorithm 1). Shared as in `gaussian`: do not
-    write into it.
+    Entries are N(0, 1/r), so that E‖Pᵀx‖² = ‖x‖² (APOLLO, arXiv 2412.05270, algorithm 1). Shared as in `gaussian`: do
+    not write into it.
     """
     key = ("basis", rows, rank, seed, like.dtype, like.device)
     p = _drawn.get(key)

@@ -32,10 +32,10 @@ def compress(p: Tensor, bits: Bits, backend: Backend = "auto") -> dict[str, Tens
     in the lower half. absmax: fp16 (⌈k/128⌉,), so entries must stay below 65,504; the codes are found with the rounded
     absmax, whose rounding is therefore no error.
 
-    Of a random orthonormal P the relative error ‖P̃ - P‖/‖P‖ is 0.65 % in 8 bits and 11.7 % in 4 (bf16: 0.17 %). P̃ is no
-    longer orthonormal: with a = 4r, ‖P̃ᵀP̃ - I‖_F/√r is 0.085 in 4 bits, ‖P̃ᵀP̃ - I‖₂ 0.19, and the columns are 1.4 % too
-    long in the square; in 8 bits 0.0046 and 0.0092, in bf16 0.0012. What assumes PᵀP = I, as ‖G - P R‖² = ‖G‖² - ‖R‖²
-    does, must be given P̃ᵀP̃ instead (`residual_squares(..., gram=)`).
+    Of a random orthonormal P the relative error ‖P̃ - P‖/‖P‖ is 0.65 % in 8 bits and 11.7 % in 4 (bf16: 0.17 %). P̃ is
+    no longer orthonormal: with a = 4r, ‖P̃ᵀP̃ - I‖_F/√r is 0.085 in 4 bits, ‖P̃ᵀP̃ - I‖₂ 0.19, and the columns are 1.4 %
+    too long in the square; in 8 bits 0.0046 and 0.0092, in bf16 0.0012. What assumes PᵀP = I, as ‖G - P R‖² = ‖G‖² -
+    ‖R‖² does, must be given P̃ᵀP̃ instead (`residual_squares(..., gram=)`).
     """
     if bits not in (4, 8):
         raise ValueError(f"projectors are kept in 4 or 8 bits, not {bits}")
@@ -48,7 +48,7 @@ def compress(p: Tensor, bits: Bits, backend: Backend = "auto") -> dict[str, Tens
 
 
 def expand(stored: dict[str, Tensor], shape: Sequence[int], dtype: torch.dtype, backend: Backend = "auto") -> Tensor:
-    """What `compress` kept of P, as a tensor of `shape` and `dtype`: code · absmax / largest code in fp32, rounded once."""
+    """What `compress` kept of P, in `shape` and `dtype`: code · absmax / largest code in fp32, rounded once."""
     codes, absmax = stored["codes"], stored["absmax"]
     p = torch.empty(math.prod(shape), dtype=dtype, device=codes.device)
     if choose(quantizer(p), backend).backend == "triton":

@@ -33,8 +33,8 @@ class Choice(NamedTuple):
 class Case(NamedTuple):
     """One operation on given operands: what speaks against Triton, "" if nothing, and what for it or for torch.
 
-    `fuses` says what the kernel spares beside torch's best sequence; "" where that is nothing, so that `auto` stays with
-    torch for the reason in `otherwise`.
+    `fuses` says what the kernel spares beside torch's best sequence; "" where that is nothing, so that `auto` stays
+    with torch for the reason in `otherwise`.
     """
 
     device: torch.device
@@ -112,7 +112,7 @@ def project(g: Tensor, coded: bool) -> Case:
 
 
 def lift(w: Tensor, dense: bool, group: int = 1) -> Case:
-    """`lift_update_`; `dense` where something is added beside P N, `group` the codes of an int8 weight under one scale."""
+    """`lift_update_`; `dense` if something is added beside P N, `group` codes of an int8 weight under one scale."""
     against = _too_large(w)
     if dense:
         against = "the kernel adds P N and nothing else"

@@ -20,7 +20,7 @@ class Path(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """A weight as the optimizer keeps it, without its memory: (m, n), rank, and how weight, moments and P are stored."""
+    """A weight as the optimizer keeps it, without memory: (m, n), rank, and how weight, moments and P are stored."""
 
     shape: tuple[int, int]
     rank: int

@@ -54,7 +54,7 @@ def entries() -> Iterator[Entry]:
 
 
 def tiles(entry: Entry) -> list[Tile]:
-    """Tiles worth a look: none much taller than the rank, none that leaves most of the card idle if another does not."""
+    """Tiles worth a look: none much taller than the rank, none that leaves the card mostly idle if another does not."""
     if entry.op == "lift":
         columns = (128,) if entry.storage == "int8" else (64, 128)
         shapes = [(rows, width) for rows in (32, 64, 128) for width in columns]

@@ -1,4 +1,4 @@
-"""What a GPU offers, as far as a prediction needs it: published figures, and two assumptions that are marked as such."""
+"""What a GPU offers, as far as a prediction needs it: published figures, and assumptions that are marked as such."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 class Card:
     """Figures of a GPU, per second and for the whole card unless said otherwise.
 
-    `l2_bandwidth` is an assumption for lack of a published figure; so are the shares of the peaks that long transfers and
-    matrix products come to.
+    `l2_bandwidth` is an assumption for lack of a published figure; so are the shares of the peaks that long transfers
+    and matrix products come to.
     """
 
     name: str  # as the driver says it

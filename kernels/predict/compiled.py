@@ -37,10 +37,10 @@ _USAGE = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)")
 
 @dataclass(frozen=True)
 class Resources:
-    """What one compiled kernel takes: per thread registers and bytes of stack and local memory, per block bytes of shared memory.
+    """What a compiled kernel takes: registers, bytes of stack and local memory per thread, of shared memory per block.
 
-    `tensor_core` counts matrix instructions in the PTX, `instructions` all of the machine code, `loop` those of its longest
-    loop, `spills` its loads and stores of local memory.
+    `tensor_core` counts matrix instructions in the PTX, `instructions` all of the machine code, `loop` those of its
+    longest loop, `spills` its loads and stores of local memory.
     """
 
     registers: int

@@ -1,4 +1,4 @@
-"""Kernels timed on a real card: CUDA events, cold caches, tensors of their own, so that no weight or moment is touched."""
+"""Kernels timed on a real card: CUDA events, cold caches, tensors of their own: no weight or moment is touched."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """What one update of a matrix takes by our kernels, by the best sequence of library calls, and by the official package.
 
-Each sequence is a list of steps with FLOPs and bytes of memory traffic, so that the arithmetic can be read. m·n elements
-of the weight, a·r of P, r·b of R; bf16 weights and gradients, moments in 8 bits with one fp32 absmax per 256.
+Each sequence is a list of steps with FLOPs and bytes of memory traffic, so that the arithmetic can be read. m·n
+elements of the weight, a·r of P, r·b of R; bf16 weights and gradients, moments in 8 bits with one fp32 absmax per 256.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def unfused(a: int, b: int, r: int) -> list[Step]:
 
 
 def unfused_nearest(a: int, b: int, r: int) -> list[Step]:
-    """The same rounding to nearest, which loses updates below half a place of bf16: addmm_ needs no product in memory."""
+    """`unfused` to nearest, which loses updates below half a place of bf16: addmm_ needs no product in memory."""
     mn, p, low = a * b, a * r, r * b
     return [*unfused(a, b, r)[:2], Step("addmm_(W, P, N)", 2.0 * mn * r, 2 * p + 2 * low + 4 * mn)]
 
@@ -62,7 +62,7 @@ def reference(a: int, b: int, r: int) -> list[Step]:
 
 
 def floor(a: int, b: int, r: int, card: Card) -> float:
-    """Seconds that no sequence can beat: each of the two products with what it must read and write, at published peaks."""
+    """Seconds that no sequence can beat: both products with what they must read and write, at published peaks."""
     mn, p, low = a * b, a * r, r * b
     project = roofline(2.0 * mn * r, 2 * mn + 2 * p + 2 * STATES * low + 2 * low, card)
     return project + roofline(2.0 * mn * r, 4 * mn + 2 * p + 2 * low, card)

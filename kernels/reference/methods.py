@@ -41,7 +41,7 @@ class Settings:
 
 
 class State:
-    """What is kept of one weight: moments m, v (r, b), Adafactor's row (r,) and column (b,) means, steps t, norm ‖S‖."""
+    """What is kept of one weight: moments m, v (r, b), Adafactor's row (r,) and column (b,), steps t, norm ‖S‖."""
 
     def __init__(self, *shape: int) -> None:
         self.m = self.v = torch.zeros(shape, dtype=torch.float64)
@@ -54,7 +54,7 @@ Method = Callable[[Tensor, Tensor, State, Settings, Rule], Tensor]
 
 
 def step(w: Tensor, g: Tensor, p: Tensor | None, s: State, h: Settings, method: Method, rule: Rule) -> Tensor:
-    """W ← (1 - ηλ) W - ηα U, the decay decoupled (Loshchilov & Hutter, 1711.05101); without P, U is the rule's N of G."""
+    """W ← (1 - ηλ) W - ηα U, decay decoupled (Loshchilov & Hutter, 1711.05101); without P, U is the rule's N of G."""
     u = rule(g, s, h) if p is None else method(g, p, s, h, rule)
     kept = 1 - h.lr * h.decay
     return kept * (w - h.lr * h.alpha * u) if "decay" in h.habits else kept * w - h.lr * h.alpha * u
@@ -91,7 +91,7 @@ def adafactor(r: Tensor, s: State, h: Settings) -> Tensor:
 
 
 def muon(r: Tensor, s: State, h: Settings) -> Tensor:
-    """Muon (Jordan et al. 2024): Nesterov's momentum, then Newton-Schulz; 0.2·√max(m, n) of Moonlight (2502.16982, eq. 4)."""
+    """Muon (Jordan et al. 2024): Nesterov, then Newton-Schulz; 0.2·√max(m, n) of Moonlight (2502.16982, eq. 4)."""
     s.t += 1
     s.m = h.mu * s.m + (1 - h.mu) * r
     x = h.mu * s.m + (1 - h.mu) * r
@@ -148,7 +148,7 @@ def frugal(g: Tensor, p: Tensor, s: State, h: Settings, rule: Rule) -> Tensor:
 
 
 def lora(w: Tensor, a: Tensor, b: Tensor, alpha: float, r: int) -> Tensor:
-    """LoRA (Hu et al., 2106.09685, eq. 3): W + (α/r) B A, W (m, n). ReLoRA (2307.05695) makes it the next W at a restart."""
+    """LoRA (Hu et al., 2106.09685, eq. 3): W + (α/r) B A; a restart of ReLoRA (2307.05695) makes it the next W."""
     return w + alpha / r * b @ a
 
 

@@ -94,8 +94,8 @@ def lift_update(
 def random_bits(offset: Tensor, low: int, high: int) -> Tensor:
     """Numbers in [0, 65535] for the elements at `offset` (int64) of a tensor whose key is (low, high).
 
-    h ← e ⊕ low; h ← lowbias32(h); the upper half of (h ⊕ high)·0x9E3779B1, all mod 2³². A function of the element and the
-    key alone: no rounding depends on how a kernel cuts a matrix into tiles.
+    h ← e ⊕ low; h ← lowbias32(h); the upper half of (h ⊕ high)·0x9E3779B1, all mod 2³². A function of the element and
+    the key alone: no rounding depends on how a kernel cuts a matrix into tiles.
     """
     h = (offset ^ low) & 0xFFFFFFFF
     for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B), (16, 1)):
@@ -110,7 +110,7 @@ def round_stochastically(value: Tensor, bits: Tensor) -> Tensor:
 
 
 def nearest_code(x: Tensor, values: Tensor) -> Tensor:
-    """Index of the value (256, ascending) nearest to x; of two as near the lower one (bitsandbytes, arXiv 2110.02861)."""
+    """Index of the value (256, ascending) nearest to x, of two as near the lower (bitsandbytes, arXiv 2110.02861)."""
     return torch.bucketize(x, (values[1:] + values[:-1]) / 2)
 
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Of the paper: the exponent of β̂₂ₜ = 1 - t^-0.8 (section 7.2), d, the largest root mean square of a direction (section 6),
-# and ε₁, added to the squared gradient.
+# Of the paper: the exponent of β̂₂ₜ = 1 - t^-0.8 (section 7.2), d, the largest root mean square of a direction (section
+# 6), and ε₁, added to the squared gradient.
 EXPONENT, CLIP, EPS = -0.8, 1.0, 1e-30
 
 

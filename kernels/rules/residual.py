@@ -1,8 +1,8 @@
-"""What a low-rank update adds from outside its subspace: Fira's scaled residual, APOLLO's scaled gradient, FRUGAL's sign.
+"""What a low-rank update adds from outside its subspace: Fira's residual, APOLLO's scaled gradient, FRUGAL's sign.
 
-Everything here is for the oriented (a, b) layout, a ≤ b: G (a, b), P (a, r), R = PᵀG (r, b), and the direction N (r, b),
-which carries the minus sign. "Column" is one of the b indices of the longer side. Fira and APOLLO reduce to one number per
-column, so that the update P N' + scale∘G needs no further matrix of the weight's size.
+Everything here is for the oriented (a, b) layout, a ≤ b: G (a, b), P (a, r), R = PᵀG (r, b), and the direction N (r,
+b), which carries the minus sign. "Column" is one of the b indices of the longer side. Fira and APOLLO reduce to one
+number per column, so that the update P N' + scale∘G needs no further matrix of the weight's size.
 """
 
 from __future__ import annotations
@@ -77,7 +77,8 @@ def fira_terms(
 
     Args:
         r, n: fp32 (r, b); n carries the minus sign, and so does s.
-        g_squares: `column_squares(G)`; with `previous`, the state of `growth_limit_`, it makes the limiter. Without: c = 1.
+        g_squares: `column_squares(G)`; with `previous`, the state of `growth_limit_`, it makes the limiter. Without: c
+            = 1.
         gram: see `residual_squares`.
         correction: by which the official code compares smaller norms: Adam's √(1-β₂ᵗ)/(1-β₁ᵗ), which it applies last.
         reference_alpha: α of the official code, whose update is αP N - φ∘(G - αP R) with ε = 1e-8 beside ‖R_j‖. The
@@ -107,7 +108,8 @@ def apollo_scale(
 
     Args:
         r, n: fp32 (r, b), R = PᵀG with a random P of variance 1/r.
-        per: `channel`: s (b,), one per column of the longer side, as in the paper; `tensor`: s (), APOLLO-Mini's with r = 1.
+        per: `channel`: s (b,), one per column of the longer side, as in the paper; `tensor`: s (), APOLLO-Mini's with r
+            = 1.
         g_squares, previous, correction: the norm-growth limiter c, as in `fira_terms`, on ‖S‖ before f.
     """
     scale = norm_ratio(n, r, per)
@@ -121,8 +123,8 @@ def frugal_block(g_rows: Tensor, p_rows: Tensor, r: Tensor) -> Tensor:
     """-sign(G - P R) in fp32 for a block of rows (Zmushko et al. 2024, FRUGAL, arXiv 2411.07837).
 
     Args:
-        g_rows: (k, b) rows of the oriented gradient, any dtype; p_rows: the same rows (k, r) of P; r: (r, b). For rows of
-            a transposed weight pass the rows of (Rᵀ, Pᵀ) instead.
+        g_rows: (k, b) rows of the oriented gradient, any dtype; p_rows: the same rows (k, r) of P; r: (r, b). For rows
+            of a transposed weight pass the rows of (Rᵀ, Pᵀ) instead.
 
     At full rank G - P R is rounding noise, whose sign is not small: leave this term out there.
     """
@@ -131,5 +133,5 @@ def frugal_block(g_rows: Tensor, p_rows: Tensor, r: Tensor) -> Tensor:
 
 
 def _scaled_norm(scale: Tensor, squares: Tensor) -> Tensor:
-    """‖scale∘X‖ () in fp32 from the squared column norms of X, summed in float64: a scale may be as large as 1/‖R_j‖."""
+    """‖scale∘X‖ () in fp32 from squared column norms of X, summed in float64: a scale may be as large as 1/‖R_j‖."""
     return (scale.double().square() * squares.double()).sum().sqrt().float()

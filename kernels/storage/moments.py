@@ -72,7 +72,7 @@ def _blocks(first: int, last: int) -> slice:
 
 
 class Moments(NamedTuple):
-    """m and v, each of k elements; with one fp32 absmax per 256 of them where they are codes, which e4m3 keeps of √v."""
+    """m and v, each of k elements; with an fp32 absmax per 256 of them where they are codes, which e4m3 keeps of √v."""
 
     m: Tensor
     v: Tensor

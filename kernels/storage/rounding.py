@@ -68,8 +68,9 @@ def element_blocks(flat: Tensor) -> Iterator[tuple[int, int, int]]:
 class RoundingNoise:
     """Random bits of one optimizer step, keyed by (seed, step, tensor, element block) and by nothing else.
 
-    One pool of two blocks of values is drawn per step; every block of every tensor reads a window of it at its own random
-    offset. A single element's bits are uniform; two elements share bits only by a chance that is redrawn every step.
+    One pool of two blocks of values is drawn per step; every block of every tensor reads a window of it at its own
+    random offset. A single element's bits are uniform; two elements share bits only by a chance that is redrawn every
+    step.
     """
 
     def __init__(self, seed: int, step: int, device: torch.device) -> None:
@@ -96,7 +97,7 @@ class RoundingNoise:
 
 
 def store_rounded_(w: Tensor, value: Tensor, noise: Tensor | None) -> None:
-    """Write fp32 `value` (k,), used up, into contiguous `w` (k,): stochastically into bf16 where `noise` (k,) is given."""
+    """Write fp32 `value` (k,), used up, into contiguous `w` (k,): stochastically into bf16 if `noise` (k,) is given."""
     if noise is None or w.dtype != torch.bfloat16:
         w.copy_(value)
         return
@@ -115,7 +116,8 @@ def store_compensated_(w: Tensor, compensation: Tensor, value: Tensor, noise: Te
     """Write fp32 `value` (k,), which is used up, into contiguous bf16 `w` (k,) and its compensation (k,).
 
     Args:
-        noise: int32 (k,) as of `RoundingNoise`; rounds what int8 cannot keep. int16 keeps all of `value` and needs none.
+        noise: int32 (k,) as of `RoundingNoise`; rounds what int8 cannot keep. int16 keeps all of `value` and needs
+            none.
     """
     bits = value.view(torch.int32)
     if compensation.dtype == torch.int16:

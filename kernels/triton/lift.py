@@ -31,7 +31,7 @@ def lift_plan(
     transposed: bool = False,
     scales: Tensor | None = None,
 ) -> list[Launch]:
-    """`projection.lift_update_` without a dense term, in one launch; random bits are keyed by `noise`, `tensor`, element.
+    """`projection.lift_update_` without a dense term, in one launch; random bits keyed by `noise`, `tensor`, element.
 
     Args:
         p: (a, r) dense or in codes; n: (r, b); multiplied in n's dtype.

@@ -10,8 +10,8 @@ from typing import Any
 class Tile:
     """`rows` × `columns` of the result, `depth` summands at a time, the sum in `split` parts that are added afterwards.
 
-    `group` rows of tiles run one after another, so that they share operands in the L2 cache. No result depends on a tile
-    except by the order of fp32 sums: rounding is keyed by the element.
+    `group` rows of tiles run one after another, so that they share operands in the L2 cache. No result depends on a
+    tile except by the order of fp32 sums: rounding is keyed by the element.
     """
 
     rows: int

@@ -1,4 +1,4 @@
-"""Device code: numbers in 8 bits as optimizer states keep them, bitsandbytes' dynamic map and e4m3, 256 to an absmax."""
+"""Device code: optimizer states in 8 bits, bitsandbytes' dynamic map and e4m3, 256 numbers to an absmax."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def absolute_maximum(x):
 
 @triton.jit
 def _guess(y, FIRST: tl.constexpr):
-    """Code of y ≥ 0 counted from zero's, right to ±1; FIRST values stand in the lowest decade, twice as many in the next.
+    """Code of y ≥ 0 counted from zero's, right to ±1; FIRST values are in the lowest decade, twice as many in the next.
 
     Decade i holds the means of n = FIRST·2ⁱ equal parts of [0.1, 1]·10^(i-6), from code n - FIRST + 1 on.
     """

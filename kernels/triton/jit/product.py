@@ -1,4 +1,4 @@
-"""Device code: one tile of a matrix product, its operands as they are or in 8 or 4 bits, and the kernels that store it."""
+"""Device code: one tile of a product, its operands as they are or in 8 or 4 bits, and the kernels that store it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from galore.kernels.triton.jit.memory import read
 
 @triton.jit
 def tile_of(program, M, N, BM: tl.constexpr, BN: tl.constexpr, GROUP: tl.constexpr):
-    """(row, column) of a program's tile: GROUP rows of tiles go together, so that they share operands in the L2 cache."""
+    """(row, column) of a program's tile: GROUP rows of tiles go together and share operands in the L2 cache."""
     columns = tl.cdiv(N, BN)
     first = program // (GROUP * columns) * GROUP
     rows = tl.minimum(tl.cdiv(M, BM) - first, GROUP)

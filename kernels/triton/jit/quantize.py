@@ -42,7 +42,7 @@ def dequantize_kernel(OUT, CODES, ABSMAX, TABLE, count, STATE: tl.constexpr, BLO
 
 @triton.jit
 def compress_kernel(CODES, ABSMAX, P, count, BITS: tl.constexpr, GROUPS: tl.constexpr):
-    """P (count,), groups of 128 → symmetric codes in 8 or 4 bits and fp16 absmax, as kernels/ops/compressed.py keeps them."""
+    """P (count,), groups of 128 → symmetric codes in 8 or 4 bits and fp16 absmax, see kernels/ops/compressed.py."""
     largest: tl.constexpr = 127 if BITS == 8 else 7
     group = tl.program_id(0) * GROUPS + tl.arange(0, GROUPS)
     offset = group[:, None] * 128 + tl.arange(0, 128)[None, :]
