@@ -98,6 +98,25 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         ("exp_minus_onehot_(logits, targets - at,", "exp_minus_onehot_(logits, targets,", "test_a_second_pass"),
         ("self.sum[here] += d_logits", "self.sum[here] = d_logits", "test_error_is_no_larger"),
     ]),
+    "kernels/reference/methods.py": ("tests/kernels/reference/test_methods.py", [
+        ("(v_hat - m_hat**2)", "v_hat", "test_a_signed_permutation"),
+        ("s.norm = factor * norm", "s.norm = norm", "test_growth_is_limited"),
+        ("torch.sign(g - p @ r)", "torch.sign(g)", "test_frugal_adds_signs"),
+        ('h.alpha if "α" in h.habits else 1.0', "1.0", "test_habits_change"),
+    ]),
+    "kernels/predict/predicted.py": ("tests/kernels/predict/test_predicted.py", [
+        ("and used.shared <= 101_376", "", "test_the_fastest_tile"),
+    ]),
+    "kernels/predict/measure.py": ("tests/kernels/predict/test_measure.py", [
+        ("if id(like) not in made:", "if True:", "test_a_plan_is_realized"),
+        ("    except OutOfResources:\n        return None", "    except OutOfResources:\n        raise", "test_tiles_that_do_not_fit"),
+    ]),
+    "kernels/triton/states.py": ("tests/kernels/triton/test_states.py", [
+        ("512, 772", "512, 770", "test_values_and_bounds"),
+    ]),
+    "kernels/triton/product.py": ("tests/kernels/triton/test_jit.py", [
+        ('"per_split": per_split,', '"per_split": per_split,\n            "none": 0,', "test_plans_give_kernels"),
+    ]),
     "kernels/triton/jit/adam.py": ("tests/kernels/triton/test_adam.py", [
         ("root * v_factor + eps", "(root + eps) * v_factor", "test_from_an_accumulator and interpreter and float32"),
         ("write_e4m3(V, offset, mask, V_ABSMAX, block, block_mask, root)",

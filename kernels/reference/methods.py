@@ -200,7 +200,8 @@ def newton_schulz(x: Tensor) -> Tensor:
 def polar(m: Tensor) -> Tensor:
     """U Vᵀ of M = U S Vᵀ (r, b), r ≤ b, of full rank: (M Mᵀ)^(-1/2) M."""
     values, vectors = torch.linalg.eigh(m @ m.mT)
-    return (vectors / values.sqrt()) @ vectors.mT @ m
+    factor: Tensor = (vectors / values.sqrt()) @ vectors.mT @ m
+    return factor
 
 
 def _ratio(n: Tensor, r: Tensor) -> Tensor:

@@ -46,7 +46,7 @@ def range_basis(g: Tensor, omega: Tensor) -> Tensor:
 def dct_basis(a: int) -> Tensor:
     """D (a, a), orthonormal: D[i, j] = √(2/a) cos(π (2i + 1) j / 2a), the column j = 0 divided by √2 (DCT-II)."""
     i, j = torch.arange(a, dtype=torch.float64)[:, None], torch.arange(a, dtype=torch.float64)
-    d = (2 / a) ** 0.5 * torch.cos(math.pi * (2 * i + 1) * j / (2 * a))
+    d: Tensor = (2 / a) ** 0.5 * torch.cos(math.pi * (2 * i + 1) * j / (2 * a))
     d[:, 0] /= 2**0.5
     return d
 
@@ -55,7 +55,7 @@ def gram_error(p: Tensor) -> Tensor:
     """‖PᵀP - I‖_F / √r () of P (a, r): 0 for orthonormal columns."""
     p = p.double()
     error: Tensor = torch.linalg.matrix_norm(p.mT @ p - torch.eye(p.shape[1], dtype=p.dtype))
-    return error / p.shape[1] ** 0.5
+    return error.div(p.shape[1] ** 0.5)
 
 
 def project(p: Tensor, g: Tensor) -> Tensor:
