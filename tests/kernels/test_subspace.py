@@ -76,6 +76,12 @@ def test_degenerate_sketches_give_an_orthonormal_basis():
         assert orthonormal_within(range_basis(case, 6).p)
 
 
+def test_the_signs_of_a_basis_are_those_of_its_sketch():
+    """R = PᵀY has a positive diagonal, so that a basis turns as steadily as its sketch does."""
+    y = columns_of_condition(50)
+    assert bool((torch.diagonal(range_basis(y, 20).p.mT @ y) > 0).all())
+
+
 def test_a_power_step_is_the_equation_in_float64():
     g = decaying(40, 70, 0.3)
     p = range_basis(torch.randn(40, 6), 6).p
