@@ -10,11 +10,11 @@ import sys
 
 from galore.kernels.predict.card import CARDS, RTX4090, card_named
 from galore.kernels.predict.predicted import Predictor, table
-from galore.kernels.predict.sequences import LLAMA_7B, RANKS, Row, fused, reference, rows, unfused, unfused_nearest
+from galore.kernels.predict.sequences import LLAMA_7B, RANKS, Row, ours, reference, rows, unfused, unfused_nearest
 from galore.kernels.triton.tuning import PREDICTED, write
 
 NOTE = "RTX 4090, predicted by kernels/predict/cost.py, not timed"
-COLUMNS = ("floor", "fused", "accumulated", "nearest", "unfused", "reference")
+COLUMNS = ("floor", "ours", "nearest", "unfused", "reference")
 
 
 def main() -> None:
@@ -42,9 +42,8 @@ def report(predictor: Predictor) -> None:
                 f"  {step.what}: {step.flops / 1e9:.1f} GFLOP, {step.bytes / 1e6:.0f} MB, {1e6 * step.seconds(predictor.card):.0f} µs"
             )
     for rank in (r, 1024):
-        plans = fused(a, b, rank)
         print(f"\nours, {a}×{b}, r = {rank}:")
-        for launch in [*plans.project_adam, *plans.adam, *plans.lift]:
+        for launch in ours(a, b, rank):
             of, used = predictor.launch(launch), predictor.resources(launch)
             parts = ", ".join(f"{name} {1e6 * getattr(of, name):.0f}" for name in ("tensor", "memory", "l2", "issue"))
             shape = "×".join(str(launch.constants[name]) for name in ("BM", "BN", "BK") if name in launch.constants)
@@ -62,9 +61,8 @@ def _summed(found: list[Row]) -> Row:
 
 
 def _print(name: str, row: Row) -> None:
-    ours = min(row.fused, row.accumulated)
     times = " | ".join(f"{getattr(row, column):.0f}" for column in COLUMNS)
-    ratios = " | ".join(f"{getattr(row, column) / ours:.2f}" for column in ("unfused", "nearest", "reference"))
+    ratios = " | ".join(f"{getattr(row, column) / row.ours:.2f}" for column in ("unfused", "nearest", "reference"))
     print(f"| {name} | {row.r} | {times} | {100 * row.roofline:.0f} | {ratios} |")
 
 

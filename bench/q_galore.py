@@ -4,7 +4,7 @@
 
 Lazy refresh: the gap doubles when the mean cosine of five refreshes reaches 0.4, of the first singular vector with its sign.
 INT4 projector: codes from a group's minimum to its maximum with an integer zero point that cannot lie outside of them.
-INT8 weights: dequantised to the gradient's bf16, updated there, and only then rounded stochastically to the codes. The
+INT8 weights: dequantized to the gradient's bf16, updated there, and only then rounded stochastically to the codes. The
 statement of it below gives the same codes in bf16, bit for bit, and the same arithmetic is then done in fp32.
 bitsandbytes' functions have changed their arguments since; its 32-bit Adam stands in their place in four lines.
 """

@@ -2,9 +2,10 @@
 
     pip install --no-deps apollo-torch==1.0.3 fira==1.0.2 q-galore-torch==1.0   (extra `references`; galore-torch is in `bench`)
 
-The same gradients go to theirs, to ours with `convention: reference`, and to a statement of the method in float64 that can
-take each habit of a package by itself. Which habits a trajectory has is found by trying all sets of them: the smallest set
-whose statement gives the same weights. A difference has thus a name and a proof, and ours is checked where theirs is missing.
+The same gradients go to theirs, to ours with `convention: reference`, and to the specification (kernels/reference/methods.py),
+which can take each habit of a package by itself. Which habits a trajectory has is found by trying all sets of them: the
+smallest set with which the specification gives the same weights. A difference has thus a name and a proof, and ours is
+checked where theirs is missing.
 
 fira and galore-torch run as they are. apollo-torch draws P from a generator of its own: ours is handed to it instead.
 q-galore-torch calls torch.cuda.synchronize, which is a no-op here, and bitsandbytes functions whose arguments have changed
@@ -23,18 +24,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from galore.kernels.reference import methods
+from galore.kernels.reference.methods import HABITS
 from galore.trainer.optim import GaLoreAdamW
 
 SHAPES = [(48, 96), (96, 48), (64, 64)]
 STEPS, GAP, RANK, GROUP = 20, 6, 8, 128
 LR, ALPHA, BETAS, EPS, DECAY = 1e-2, 0.25, (0.9, 0.999), 1e-3, 0.1  # ε so large that its place shows
 TOLERANCE = 1e-4  # of the way the weights went: fp32 against float64 through 20 steps of Adam
-HABITS = {
-    "ε": "ε added to √v before the bias correction",
-    "decay": "decay after the update",
-    "α": "G - αPR in place of G - PR",
-    "limiter": "growth of the norm limited before the bias correction",
-}
 SCALES = {"apollo": 1.0, "apollo-mini": 1.0}
 PACKAGES = {"galore": "galore-torch", "fira": "fira", "apollo": "apollo-torch", "apollo-mini": "apollo-torch"}
 Trajectory = list[Tensor]
@@ -61,50 +58,11 @@ def start(shape: tuple[int, int]) -> nn.Parameter:
     return nn.Parameter(torch.randn(shape, generator=torch.Generator().manual_seed(0)))
 
 
-class Statement:
-    """One method in float64 on the oriented weight (a, b), with the `habits` of a package; the paper's without any."""
-
-    def __init__(self, method: str, shape: tuple[int, int], habits: frozenset[str]) -> None:
-        self.method, self.habits, self.w = method, habits, oriented(start(shape).detach(), shape).double()
-        self.shape = shape
-        self.m: Any = 0.0
-        self.v: Any = 0.0
-        self.t, self.norm = 0, 0.0
-
-    def step(self, gradient: Tensor, p: Tensor) -> None:
-        g, p, alpha = oriented(gradient, self.shape).double(), p.double(), SCALES.get(self.method, ALPHA)
-        r, self.t = p.mT @ g, self.t + 1
-        self.m, self.v = BETAS[0] * self.m + (1 - BETAS[0]) * r, BETAS[1] * self.v + (1 - BETAS[1]) * r**2
-        first, second = 1 - BETAS[0] ** self.t, math.sqrt(1 - BETAS[1] ** self.t)
-        n = self.m / first / (self.v.sqrt() / second + EPS / (second if "ε" in self.habits else 1.0))
-        update = self.added(g, p, r, n, alpha, second / first)
-        decayed = 1 - LR * DECAY
-        self.w = decayed * (self.w - LR * update) if "decay" in self.habits else decayed * self.w - LR * update
-
-    def added(self, g: Tensor, p: Tensor, r: Tensor, n: Tensor, alpha: float, correction: float) -> Tensor:
-        if self.method == "fira":
-            ratio = n.norm(dim=0) / r.norm(dim=0)
-            if "α" in self.habits:
-                return alpha * p @ n + self.limited(ratio * (g - alpha * p @ r), correction)
-            return alpha * (p @ n + self.limited(ratio * (g - p @ r), correction))
-        if self.method == "apollo":
-            return self.limited(g * n.norm(dim=0) / r.norm(dim=0), correction)
-        if self.method == "apollo-mini":
-            return math.sqrt(128) * self.limited(g * n.norm() / r.norm(), correction)
-        return alpha * p @ n
-
-    def limited(self, s: Tensor, correction: float) -> Tensor:
-        """‖S_t‖ ≤ 1.01 ‖S_{t-1}‖."""
-        seen = s.norm().item() / (correction if "limiter" in self.habits else 1.0)
-        factor = min(1.0, 1.01 * self.norm / seen) if self.norm else 1.0
-        self.norm = factor * seen
-        return factor * s
-
-
 def ours(method: str, shape: tuple[int, int], convention: str) -> Stepper:
     weight = start(shape)
     kind = "none" if "galore" in method else method
     options = {"proj_type": "random" if "apollo" in method else "svd", "residual": kind, "convention": convention}
+    options |= {"transport": "keep"}
     optimizer = GaLoreAdamW(
         [{"params": [("weight", weight)], "rank": 1 if method == "apollo-mini" else RANK}],
         **{"lr": LR, "eps": EPS, "betas": BETAS, "weight_decay": DECAY, "scale": SCALES.get(method, ALPHA)},
@@ -197,10 +155,14 @@ def run(stepper: Stepper, shape: tuple[int, int]) -> tuple[Trajectory, list[Tens
 
 
 def stated(method: str, shape: tuple[int, int], bases: list[Tensor], habits: frozenset[str]) -> Trajectory:
-    statement, weights = Statement(method, shape, habits), []
+    """The weights by the equations of `method` on the same bases, with the `habits` of a package; the paper's without any."""
+    settings = methods.Settings(LR, SCALES.get(method, ALPHA), DECAY, *BETAS, EPS, habits=habits)
+    w = oriented(start(shape).detach(), shape).double()
+    state, weights = methods.State(bases[0].shape[1], w.shape[1]), []
     for gradient, p in zip(gradients(shape), bases, strict=True):
-        statement.step(gradient, p)
-        weights.append(oriented(statement.w, shape))
+        g, update = oriented(gradient, shape).double(), methods.METHODS.get(method, methods.galore)
+        w = methods.step(w, g, p.double(), state, settings, update, methods.adamw)
+        weights.append(oriented(w, shape))
     return weights
 
 
@@ -285,9 +247,7 @@ def main() -> None:
     found = [row(method) for method in methods]
     heads = "method | package | ours with convention | of the weights | of the way they went | verdict"
     print_table(heads, [trajectories for trajectories, _ in found])
-    heads = (
-        "method | habits of theirs | of ours | of ours, `paper` | misfit of the statement | misfit without one habit"
-    )
+    heads = "method | habits of theirs | of ours | of ours, `paper` | misfit of the specification | misfit without one habit"
     print_table(heads, [habits for _, habits in found])
     print("\n".join(f"- {short}: {long}" for short, long in HABITS.items()))
 

@@ -1,1 +1,1 @@
-"""Tensors only: project, Adam, lift and update, quantise, subspace, cross-entropy."""
+"""Tensors only: project, Adam, lift and update, quantize, subspace, cross-entropy."""

@@ -1,4 +1,4 @@
-"""Which of CUDA's ways a run takes: sums in fp32, the attention whose memory is predicted, one order of sums where asked."""
+"""Which of CUDA's ways a run takes: sums in fp32, attention whose memory is predicted, one order of sums if asked."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def prepare_cuda(deterministic: bool) -> list[str]:
     torch: cuDNN's, which it prefers on some cards, need other memory than is predicted.
 
     Args:
-        deterministic: the same bits every time, on the same card and software. Flash attention's backward otherwise adds
-            to dQ in whatever order its blocks come.
+        deterministic: the same bits every time, on the same card and software. Flash attention's backward otherwise
+            adds to dQ in whatever order its blocks come.
     """
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
     torch.backends.cuda.enable_cudnn_sdp(False)

@@ -1,4 +1,4 @@
-"""Subspaces of chosen columns of the DCT-II basis, which is the same for all matrices: r indices are all there is to keep.
+"""Subspaces of chosen columns of the DCT-II basis, the same for all matrices: r indices are all there is to keep.
 
 The method is that of arXiv 2505.17967: the columns that align best with the gradient take the place of its leading
 singular vectors. D (a, a) is orthonormal, column j is D[i, j] = √(2/a) cos(π (2i + 1) j / 2a), j = 0 divided by √2.
@@ -69,8 +69,8 @@ def column_energies(g: Tensor) -> Tensor:
 def top_columns(g: Tensor, rank: int) -> Tensor:
     """Indices (r,), ascending, of the columns of D that capture most of g (a, n): its r largest ‖Dᵀ g‖² by row.
 
-    g is an oriented gradient (a, b), or its sketch G Ω with a Gaussian Ω, whose row norms estimate those of the gradient.
-    Of equals the lower index is taken, so that the choice is the same everywhere.
+    g is an oriented gradient (a, b), or its sketch G Ω with a Gaussian Ω, whose row norms estimate those of the
+    gradient. Of equals the lower index is taken, so that the choice is the same everywhere.
     """
     best = torch.sort(column_energies(g), descending=True, stable=True).indices[:rank]
     return best.sort().values.to(index_dtype(g.shape[0]))

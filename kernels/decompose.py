@@ -18,7 +18,7 @@ class Basis(NamedTuple):
 
 
 def first_finite(*ways: Callable[[], Tensor]) -> Basis:
-    """What the first of `ways` gives that gives finite numbers and no error of linear algebra; the others are ways back.
+    """What the first of `ways` gives that ends in finite numbers and no error of linear algebra.
 
     Raises:
         LinAlgError: none does.

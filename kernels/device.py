@@ -1,4 +1,4 @@
-"""What kind of device a tensor is on; a tensor on `meta`, which has no memory, stands for the kind that is being simulated."""
+"""What kind of device a tensor is on; one on `meta`, which has no memory, stands for the kind that is simulated."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def meta_stands_for(kind: str) -> Iterator[None]:
 def generator_for(device: torch.device, seed: int) -> torch.Generator:
     """A generator on the device whose numbers it is for; where that is no GPU, on the CPU, and numbers are copied.
 
-    On a GPU they are a function of the seed and of the kind of GPU. Drawn by the CPU for it, the numbers of one step of a
-    large model would take longer than the step.
+    On a GPU they are a function of the seed and of the kind of GPU. Drawn by the CPU for it, the numbers of one step of
+    a large model would take longer than the step.
     """
     own = device if device.type != "meta" and device_type(device) == "cuda" else "cpu"
     return torch.Generator(own).manual_seed(seed)

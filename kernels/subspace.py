@@ -1,4 +1,4 @@
-"""Orthonormal bases of a gradient's leading subspace, in fp32, with a fallback when a decomposition does not converge."""
+"""Orthonormal bases of a gradient's leading subspace, in fp32, with a fallback where a decomposition fails."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
-from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
-from galore.kernels.decompose import Basis, first_finite, holds
+from galore.kernels.decompose import Basis, first_finite
 from galore.kernels.device import generator_for, product
 from galore.kernels.reference.operations import is_transposed, orient
 
-Orthonormalise = Callable[[Tensor, int], Basis]
+Orthonormalize = Callable[[Tensor, int], Basis]
 
 
 def svd_basis(grad: Tensor, rank: int, transposed: bool | None = None) -> Basis:
@@ -60,38 +59,12 @@ def range_basis(y: Tensor, rank: int) -> Basis:
     return first_finite(in_float32, in_float64)
 
 
-def cholesky_basis(y: Tensor, rank: int) -> Basis:
-    """`range_basis` by CholeskyQR2 (Fukaya et al. 2014): products and r×r factors; by Householder QR where it would fail.
-
-    Columns are brought to unit length first, so that squares neither overflow nor vanish; Q stays the same.
-    The second pass is exact to rounding if the first one left a Gram matrix near the identity, which is what is tested.
-    """
-    y = y.float()
-
-    def in_two_passes() -> Tensor:
-        once, _ = _cholesky_pass(unit_columns(y, y.shape[1]).p)
-        twice, gram = _cholesky_pass(once)
-        near_identity = (gram - torch.eye(gram.shape[0], device=gram.device)).norm() < 0.5  # false for nan
-        if not holds(near_identity):
-            raise LinAlgError("the columns are nearly dependent")
-        return twice[:, :rank].contiguous()
-
-    return first_finite(in_two_passes, lambda: range_basis(y, rank).p)
-
-
 def unit_columns(y: Tensor, rank: int) -> Basis:
     """The first `rank` columns of y (a, r) at unit length, not orthogonal: enough halfway through a power step in fp32
     from a basis that is nearly the leading one, where they nearly are.
     """
     y = y[:, :rank].float()
     return Basis(y / y.norm(dim=0).clamp_min(torch.finfo(torch.float32).tiny), False)
-
-
-def _cholesky_pass(y: Tensor) -> tuple[Tensor, Tensor]:
-    """Q = Y R⁻¹ with RᵀR = YᵀY, and YᵀY."""
-    gram = y.mT @ y
-    r = torch.linalg.cholesky_ex(gram, upper=True).L
-    return torch.linalg.solve_triangular(r, y, upper=True, left=False), gram
 
 
 def power_basis(
@@ -101,8 +74,7 @@ def power_basis(
     *,
     side: Literal["left", "right"] = "left",
     steps: int = 1,
-    orthonormalise: Orthonormalise = range_basis,
-    halfway: Orthonormalise | None = None,
+    halfway: Orthonormalize = range_basis,
 ) -> Basis:
     """Block power iteration P ← qr(G qr(Gᵀ P)) from a basis known before (Halko et al. 2011, algorithm 4.4, warm).
 
@@ -111,16 +83,14 @@ def power_basis(
         start: side "left": P (a, r), say of an earlier gradient; side "right": Q (b, r), a kept row space or random
             numbers, from which the first step is half a step, P ← qr(G Q).
         steps: at least 1.
-        orthonormalise: `range_basis` or `cholesky_basis`.
-        halfway: the same for Gᵀ P; `unit_columns` saves this QR, the larger one. None: as `orthonormalise`.
+        halfway: what makes a basis of Gᵀ P; `unit_columns` saves this QR, the larger one.
     """
-    halfway = halfway or orthonormalise
     p, q, fell_back = start, start, False
     for step in range(steps):
         if side == "left" or step > 0:
             q, failed = halfway(product(g.mT, p.to(g.dtype)), rank)
             fell_back |= failed
-        p, failed = orthonormalise(product(g, q.to(g.dtype)), rank)
+        p, failed = range_basis(product(g, q.to(g.dtype)), rank)
         fell_back |= failed
     return Basis(p, fell_back)
 
@@ -152,19 +122,17 @@ def _normal(rows: int, columns: int, seed: int, like: Tensor) -> Tensor:
     return torch.empty(rows, columns, dtype=dtype, device=generator.device).normal_(generator=generator).to(like)
 
 
-def seeded_basis(
-    rows: int, rank: int, seed: int, like: Tensor, kind: Literal["gaussian", "orthonormal"] = "gaussian"
-) -> Tensor:
+def seeded_basis(rows: int, rank: int, seed: int, like: Tensor) -> Tensor:
     """P (rows, rank), drawn from `seed` alone and so never stored, of the dtype and on the device of `like`.
 
-    "gaussian" has entries N(0, 1/r), so that E‖Pᵀx‖² = ‖x‖² (APOLLO, arXiv 2412.05270, algorithm 1); "orthonormal" is
-    an orthonormal basis of the same subspace. Shared as in `gaussian`: do not write into it.
+    Entries are N(0, 1/r), so that E‖Pᵀx‖² = ‖x‖² (APOLLO, arXiv 2412.05270, algorithm 1). Shared as in `gaussian`: do
+    not write into it.
     """
-    key = (kind, rows, rank, seed, like.dtype, like.device)
+    key = ("basis", rows, rank, seed, like.dtype, like.device)
     p = _drawn.get(key)
     if p is None:
         numbers = gaussian(rows, rank, seed, like.new_empty(0, dtype=torch.float32))
-        p = (numbers / rank**0.5 if kind == "gaussian" else range_basis(numbers, rank).p).to(like.dtype)
+        p = (numbers / rank**0.5).to(like.dtype)
         _drawn[key] = p
     return p
 

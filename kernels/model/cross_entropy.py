@@ -10,8 +10,9 @@ them. No product is computed twice. Softmax and loss are fp32 arithmetic whateve
 The z-loss c·lse², lse = log Σ exp z, which keeps the logits from drifting (Chowdhery et al., arXiv 2204.02311), adds
 2c·lse·p to dz. lse = z_t - log p_t, so that no logit is read again.
 
-dW of chunks of rows is summed in fp32. Where that would take more memory than the chunks spare, as with few tokens and a wide
-model, dW is made by chunks of the vocabulary in a second pass, from the lse of the first: one product more, no sum.
+dW of chunks of rows is summed in fp32. Where that would take more memory than the chunks spare, as with few tokens and
+a wide model, dW is made by chunks of the vocabulary in a second pass, from the lse of the first: one product more, no
+sum.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def linear_cross_entropy(
     ignore_index: int | None = -100,
     chunk: int | None = None,
 ) -> Tensor:  # () fp32
-    """Sum over the non-ignored rows of -log softmax(hidden @ weightᵀ)[target], in nats: `linear_loss` without z-loss."""
+    """Sum over the non-ignored rows of -log softmax(hidden @ weightᵀ)[target], nats: `linear_loss` without z-loss."""
     return linear_loss(hidden, weight, targets, ignore_index, chunk).total
 
 
@@ -60,15 +61,15 @@ def linear_loss(
     chunk: int | None = None,
     z_loss: float = 0.0,
 ) -> LossSums:
-    """Sums over the non-ignored rows of -log softmax(z)[target], and of z_loss · logsumexp(z)², for z = hidden @ weightᵀ.
+    """Sums over the non-ignored rows of -log softmax(z)[target] and of z_loss · logsumexp(z)², z = hidden @ weightᵀ.
 
     Args:
         hidden: last hidden states, (n, d), the dtype of `weight`.
         weight: output head, (V, d). It may be tied, or need no gradient.
         targets: class of every row, (n,) int64; rows equal to `ignore_index` count for nothing.
-        ignore_index: target to leave out; None when there is none to look for, which spares a GPU a synchronisation.
-        chunk: rows whose logits exist at the same time. None takes equal chunks of at most 64 MiB of bf16 logits, and at
-            most a 36th of them.
+        ignore_index: target to leave out; None when there is none to look for, which spares a GPU a synchronization.
+        chunk: rows whose logits exist at the same time. None takes equal chunks of at most 64 MiB of bf16 logits, and
+            at most a 36th of them.
         z_loss: coefficient.
 
     Returns:
@@ -181,7 +182,7 @@ class _WeightGradient:
 
 
 def _by_vocabulary(hidden: Tensor, weight: Tensor, targets: Tensor, lse: Tensor, z_loss: float) -> Tensor:  # (V, d)
-    """dW, chunk by chunk of the vocabulary, from hidden (n, d), targets (n,) and log Σ exp of each row's logits, (n,)."""
+    """dW by chunks of the vocabulary, from hidden (n, d), targets (n,) and log Σ exp of each row's logits, (n,)."""
     d_weight = torch.empty_like(weight)
     for at in range(0, len(weight), VOCABULARY_CHUNK):
         here = slice(at, at + VOCABULARY_CHUNK)
@@ -199,7 +200,7 @@ def _keeps_graph() -> bool:
 
 
 def _scaled(made: list[Tensor | None], at: int, scale: Tensor | float, dtype: torch.dtype, last: bool) -> Tensor | None:
-    """scale · made[at] in `dtype`, without a second fp32 copy of a large gradient; in place where it is the `last` use."""
+    """scale · made[at] in `dtype`, without a second fp32 copy of a large gradient; in place if it is the `last` use."""
     gradient = made[at]
     if last:
         made[at] = None
@@ -237,7 +238,7 @@ def softmax_minus_onehot_(logits: Tensor, targets: Tensor, losses: Tensor, lse: 
 
 
 def exp_minus_onehot_(logits: Tensor, targets: Tensor, lse: Tensor, z_loss: float = 0.0) -> None:
-    """The same of some columns z (n, c) of the logits, given lse (n,); `targets` (n,) outside 0 … c - 1 lie in other columns."""
+    """`softmax_minus_onehot_` of columns z (n, c), given lse (n,); `targets` (n,) outside 0 … c - 1 lie in others."""
     rows = max(1, SOFTMAX_ELEMENTS.get(device_type(logits), 2**21) // logits.shape[1])
     last = logits.shape[1] - 1
     for block, target, sums in zip(*(torch.split(each, rows) for each in (logits, targets, lse)), strict=True):
@@ -252,7 +253,8 @@ def exp_minus_onehot_(logits: Tensor, targets: Tensor, lse: Tensor, z_loss: floa
 def _losses(logits: Tensor, targets: Tensor, p: Tensor, p_target: Tensor) -> Tensor:
     """-log p_t of every row, (c, 1); where p_t has underflowed as logsumexp(z) - z_t.
 
-    A GPU is not asked whether any has: it would be waited for. There logsumexp(z) is z_max - log p_max, which is at hand.
+    A GPU is not asked whether any has: it would be waited for. There logsumexp(z) is z_max - log p_max, which is at
+    hand.
     """
     if device_type(logits) == "cuda":
         p_max, at = p.max(1, keepdim=True)

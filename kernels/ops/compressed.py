@@ -25,21 +25,17 @@ def as_dense(x: Matrix, dtype: torch.dtype) -> Tensor:
     return x.to(dtype)
 
 
-def compressed_bytes(shape: Sequence[int], bits: Bits) -> int:
-    """⌈k·bits/8⌉ + 2·⌈k/128⌉ bytes for the k elements of `shape`: what the tensors of `compress` hold."""
-    k = math.prod(shape)
-    return -(-k * bits // 8) + 2 * -(-k // GROUP)
-
-
 def compress(p: Tensor, bits: Bits, backend: Backend = "auto") -> dict[str, Tensor]:
-    """P, any shape of k elements and any floating dtype → {"codes", "absmax"}, flat, of `compressed_bytes` together.
+    """P, any shape of k elements and any floating dtype → {"codes", "absmax"}, flat: ⌈k·bits/8⌉ + 2·⌈k/128⌉ bytes.
 
     codes: int8 (k,) in [-127, 127], or uint8 (⌈k/2⌉,), two codes in [-7, 7] a byte in two's complement, the earlier one
     in the lower half. absmax: fp16 (⌈k/128⌉,), so entries must stay below 65,504; the codes are found with the rounded
     absmax, whose rounding is therefore no error.
 
-    Of a random orthonormal P the relative error ‖P̃ - P‖/‖P‖ is 0.65 % in 8 bits and 11.7 % in 4 (bf16: 0.17 %), and P̃
-    is no longer orthonormal: see `gram_error`.
+    Of a random orthonormal P the relative error ‖P̃ - P‖/‖P‖ is 0.65 % in 8 bits and 11.7 % in 4 (bf16: 0.17 %). P̃ is
+    no longer orthonormal: with a = 4r, ‖P̃ᵀP̃ - I‖_F/√r is 0.085 in 4 bits, ‖P̃ᵀP̃ - I‖₂ 0.19, and the columns are 1.4 %
+    too long in the square; in 8 bits 0.0046 and 0.0092, in bf16 0.0012. What assumes PᵀP = I, as ‖G - P R‖² = ‖G‖² -
+    ‖R‖² does, must be given P̃ᵀP̃ instead (`residual_squares(..., gram=)`).
     """
     if bits not in (4, 8):
         raise ValueError(f"projectors are kept in 4 or 8 bits, not {bits}")
@@ -52,7 +48,7 @@ def compress(p: Tensor, bits: Bits, backend: Backend = "auto") -> dict[str, Tens
 
 
 def expand(stored: dict[str, Tensor], shape: Sequence[int], dtype: torch.dtype, backend: Backend = "auto") -> Tensor:
-    """What `compress` kept of P, as a tensor of `shape` and `dtype`: code · absmax / largest code in fp32, rounded once."""
+    """What `compress` kept of P, in `shape` and `dtype`: code · absmax / largest code in fp32, rounded once."""
     codes, absmax = stored["codes"], stored["absmax"]
     p = torch.empty(math.prod(shape), dtype=dtype, device=codes.device)
     if choose(quantizer(p), backend).backend == "triton":
@@ -64,18 +60,6 @@ def expand(stored: dict[str, Tensor], shape: Sequence[int], dtype: torch.dtype, 
         scales = absmax[first // GROUP : -(-last // GROUP)].float() / LARGEST[codes.dtype]
         p[first:last] = _expand_block(_unpacked(codes, first, last), scales)
     return p.view(tuple(shape))
-
-
-def gram_error(p: Tensor) -> Tensor:
-    """‖PᵀP - I‖_F / √r, fp32 (), of P (a, r): 0 for orthonormal columns.
-
-    With the 4-bit P̃ of a random orthonormal P, a = 4r, it is 0.085, ‖P̃ᵀP̃ - I‖₂ is 0.19 and the columns are 1.4 % too
-    long in the square; in 8 bits 0.0046 and 0.0092; in bf16 0.0012. What assumes PᵀP = I, as ‖G - P R‖² = ‖G‖² - ‖R‖²
-    does, must be given P̃ᵀP̃ instead (`residual_squares(..., gram=)`).
-    """
-    p = p.float()
-    error: Tensor = torch.linalg.matrix_norm((p.mT @ p).sub_(torch.eye(p.shape[1], device=p.device)))
-    return error.div_(p.shape[1] ** 0.5)
 
 
 def _compress_by_triton(flat: Tensor, bits: int) -> dict[str, Tensor]:

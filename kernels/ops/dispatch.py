@@ -33,8 +33,8 @@ class Choice(NamedTuple):
 class Case(NamedTuple):
     """One operation on given operands: what speaks against Triton, "" if nothing, and what for it or for torch.
 
-    `fuses` says what the kernel spares beside torch's best sequence; "" where that is nothing, so that `auto` stays with
-    torch for the reason in `otherwise`.
+    `fuses` says what the kernel spares beside torch's best sequence; "" where that is nothing, so that `auto` stays
+    with torch for the reason in `otherwise`.
     """
 
     device: torch.device
@@ -105,11 +105,6 @@ def adam(gradient: Tensor, kind: str) -> Case:
     )
 
 
-def project_adam(g: Tensor, kind: str) -> Case:
-    """`project_adam_`."""
-    return Case(g.device, _too_large(g), "R never goes through memory, where blocks allow", e4m3=kind == "e4m3")
-
-
 def project(g: Tensor, coded: bool) -> Case:
     """`project` with P in codes or as it is."""
     fuses = "P is read as codes" if coded else ""
@@ -117,7 +112,7 @@ def project(g: Tensor, coded: bool) -> Case:
 
 
 def lift(w: Tensor, dense: bool, group: int = 1) -> Case:
-    """`lift_update_`; `dense` where something is added beside P N, `group` the codes of an int8 weight under one scale."""
+    """`lift_update_`; `dense` if something is added beside P N, `group` codes of an int8 weight under one scale."""
     against = _too_large(w)
     if dense:
         against = "the kernel adds P N and nothing else"
@@ -128,7 +123,7 @@ def lift(w: Tensor, dense: bool, group: int = 1) -> Case:
 
 
 def quantizer(x: Tensor) -> Case:
-    """Any quantiser or its inverse, on its own."""
+    """Any quantizer or its inverse, on its own."""
     return Case(x.device, _too_large(x), "one pass")
 
 

@@ -1,10 +1,10 @@
-"""Weights in 8 bits that are trained: one scale per group along a row, updates added in fp32 and rounded stochastically.
+"""Weights in 8 bits that are trained: a scale per group of a row, updates added in fp32 and rounded stochastically.
 
     W = s q,  q in [-127, 127];   V = decay·W + alpha·U in fp32;   q' = ⌊V / s' + u⌋, u uniform in [0, 1)
 
-so that E[s' q'] = V: no update is lost, however small beside s (Q-GaLore, arXiv 2407.08296, section 3.4, whose code adds in
-bf16 first and loses most of it). A scale changes only where its group has outgrown it or has shrunk to half of it, since
-every change of s rounds all of the group anew; otherwise an element that is not updated keeps its code.
+so that E[s' q'] = V: no update is lost, however small beside s (Q-GaLore, arXiv 2407.08296, section 3.4, whose code
+adds in bf16 first and loses most of it). A scale changes only where its group has outgrown it or has shrunk to half of
+it, since every change of s rounds all of the group anew; otherwise an element that is not updated keeps its code.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _TINY = 1e-30  # scale of a group of zeros
 
 
 def int8_bytes(rows: int, columns: int) -> int:
-    """Of codes and bf16 scales of a weight (m, n)."""
+    """Bytes of the codes and bf16 scales of a weight (m, n)."""
     return rows * columns + 2 * rows * (columns // group_size(columns))
 
 

@@ -20,7 +20,7 @@ class Path(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """A weight as the optimizer keeps it, without its memory: (m, n), rank, and how weight, moments and P are stored."""
+    """A weight as the optimizer keeps it, without memory: (m, n), rank, and how weight, moments and P are stored."""
 
     shape: tuple[int, int]
     rank: int
@@ -74,7 +74,7 @@ _TYPICAL = Problem((4096, 11008), 1024, torch.bfloat16, "dynamic")
 
 
 def _paths(device: torch.device, problem: Problem, gemm: str) -> list[Path]:
-    """Of one shape: project, adam, lift_update."""
+    """The paths of one shape: project, adam, lift_update."""
     shape = f" {problem}" if problem is not _TYPICAL else ""
     cases = _cases(problem)
     if not cases["project"].fuses:

@@ -31,7 +31,7 @@ __all__ = ["Dense", "lift_update_", "orient", "project"]
 
 PANEL = {"cpu": 8}  # row blocks of a product that are formed at once; elsewhere a block is large enough
 Dense = Callable[[int, int], Tensor]
-"""Rows [first, last) of a term of the stored weight's shape (m, n), as (last - first, n) in fp32 or bf16; not written to."""
+"""Rows [first, last) of a term of the stored weight's shape (m, n), as (last - first, n), fp32 or bf16; only read."""
 
 
 def project(p: Matrix, g: Tensor, backend: Backend = "auto") -> Tensor:
@@ -65,7 +65,7 @@ def _project_by_triton(p: Matrix, g: Tensor) -> Tensor:
 
 
 def row_blocks(w: Tensor) -> Iterator[tuple[int, int, int]]:
-    """(block number, first row, last row) of row blocks of w (m, n), each as many elements as its device does at a time."""
+    """(block number, first row, last row) of row blocks of w (m, n), as many elements as its device does at a time."""
     return blocks_of(w, w.shape[0], _rows_per_block(w))
 
 
@@ -89,10 +89,10 @@ def lift_update_(
     scales: Tensor | None = None,
     backend: Backend = "auto",
 ) -> None:
-    """W ← decay·W + alpha·(P N + D) in place; by torch in row blocks, fp32 without D in one product; by Triton in one kernel.
+    """W ← decay·W + alpha·(P N + D) in place: by torch in row blocks, fp32 without D in one product, or in one kernel.
 
-    The random bits of the two differ, as those of two seeds do: torch reads them from a pool, Triton hashes them from the
-    element's place.
+    The random bits of the two differ, as those of two seeds do: torch reads them from a pool, Triton hashes them from
+    the element's place.
 
     Args:
         w: (m, n) contiguous weight, fp32, bf16, or codes in int8, oriented (a, b).

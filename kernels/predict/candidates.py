@@ -14,7 +14,6 @@ SHAPES = {"small": (768, 2048), "medium": (2048, 2048), "large": (4096, 11008), 
 RANKS = (64, 128, 256, 512, 1024)
 STORAGES = {
     "project": ("p16", "p32", "p8", "p4"),
-    "project_adam": tuple(catalogue.STATES),
     "lift": catalogue.WEIGHTS,
 }
 _SPLITS = (1, 2, 4, 8)
@@ -37,8 +36,6 @@ class Entry(NamedTuple):
     def plan(self, tile: Tile) -> list[Launch]:
         """Its launches with a tile, on tensors without memory."""
         shape = (self.a, self.b, self.r)
-        if self.op == "project_adam":
-            return catalogue.fused(*shape, self.storage, transposed=self.transposed, tile=tile)
         if self.op == "lift":
             return catalogue.lift(*shape, self.storage, transposed=self.transposed, tile=tile)
         width = int(self.storage[1:])
@@ -57,18 +54,11 @@ def entries() -> Iterator[Entry]:
 
 
 def tiles(entry: Entry) -> list[Tile]:
-    """Those worth a look: none much taller than the rank, none that leaves most of the card idle if another does not."""
+    """Tiles worth a look: none much taller than the rank, none that leaves the card mostly idle if another does not."""
     if entry.op == "lift":
         columns = (128,) if entry.storage == "int8" else (64, 128)
         shapes = [(rows, width) for rows in (32, 64, 128) for width in columns]
         return [Tile(rows, width, 32, 8 if rows * width >= 4096 else 4, 3) for rows, width in shapes]
-    if entry.op == "project_adam":
-        fused = [Tile(rows, 256, 32, 8, 3) for rows in (16, 32, 64) if rows <= max(16, entry.r)]
-        return fused + _products(entry)
-    return _products(entry)
-
-
-def _products(entry: Entry) -> list[Tile]:
     shapes = [(32, 128), (64, 64), (64, 128), (128, 128)]
     return [
         Tile(rows, columns, 32, 8 if rows * columns > 4096 else 4, 3, split)

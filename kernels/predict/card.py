@@ -1,4 +1,4 @@
-"""What a GPU offers, as far as a prediction needs it: published figures, and two assumptions that are marked as such."""
+"""What a GPU offers, as far as a prediction needs it: published figures, and assumptions that are marked as such."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True)
 class Card:
-    """Per second and for the whole card unless said otherwise.
+    """Figures of a GPU, per second and for the whole card unless said otherwise.
 
-    `l2_bandwidth` is an assumption for lack of a published figure; so are the shares of the peaks that long transfers and
-    matrix products come to.
+    `l2_bandwidth` is an assumption for lack of a published figure; so are the shares of the peaks that long transfers
+    and matrix products come to.
     """
 
     name: str  # as the driver says it
@@ -38,10 +38,10 @@ RTX4090 = Card(
     clock=2.52e9,
     memory_bandwidth=1008e9,
     l2_bandwidth=4.5e12,
-    tensor_flops={"bf16": 165.2e12, "tf32": 82.6e12, "e4m3": 330.3e12},
+    tensor_flops={"bf16": 165.2e12, "tf32": 82.6e12},
 )
 
-_HOPPER = {"bf16": 989.4e12, "tf32": 494.7e12, "e4m3": 1978.9e12}
+_HOPPER = {"bf16": 989.4e12, "tf32": 494.7e12}
 H100 = Card(
     "NVIDIA H100 80GB HBM3",
     capability=90,

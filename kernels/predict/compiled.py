@@ -9,15 +9,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import triton
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from galore.kernels.triton.dtypes import NAMES
 from galore.kernels.triton.launch import Launch
 
-ALIGNMENT = 16  # what a pointer's or integer's divisibility is specialised on
+ALIGNMENT = 16  # what a pointer's or integer's divisibility is specialized on
+# How Triton calls torch's dtypes in a signature.
+NAMES: dict[torch.dtype, str] = {
+    torch.float32: "fp32",
+    torch.bfloat16: "bf16",
+    torch.float16: "fp16",
+    torch.uint8: "u8",
+    torch.int8: "i8",
+    torch.int16: "i16",
+    torch.int32: "i32",
+}
 _TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 _INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/", re.MULTILINE)
 _LABEL = re.compile(r"^(\.L_\w+):")
@@ -27,10 +37,10 @@ _USAGE = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)")
 
 @dataclass(frozen=True)
 class Resources:
-    """Of one compiled kernel: per thread registers and bytes of stack and local memory, per block bytes of shared memory.
+    """What a compiled kernel takes: registers, bytes of stack and local memory per thread, of shared memory per block.
 
-    `tensor_core` counts matrix instructions in the PTX, `instructions` all of the machine code, `loop` those of its longest
-    loop, `spills` its loads and stores of local memory.
+    `tensor_core` counts matrix instructions in the PTX, `instructions` all of the machine code, `loop` those of its
+    longest loop, `spills` its loads and stores of local memory.
     """
 
     registers: int
@@ -56,10 +66,10 @@ class Compiled:
 def compile_launch(launch: Launch, capability: int = 89) -> Compiled:
     """Compile for compute capability `capability` exactly as the launch would be on such a GPU; none is needed."""
     names = launch.kernel.arg_names
-    unspecialised = set(launch.kernel.do_not_specialize or ())
+    unspecialized = set(launch.kernel.do_not_specialize or ())
     signature, constants, attributes = {}, {}, {}
     for position, name in enumerate(names):
-        kind, constant, divisible = _specialised(launch, name, name in unspecialised)
+        kind, constant, divisible = _specialized(launch, name, name in unspecialized)
         signature[name] = kind
         if kind == "constexpr":
             constants[(position,)] = constant
@@ -72,8 +82,8 @@ def compile_launch(launch: Launch, capability: int = 89) -> Compiled:
     return Compiled(launch, built.asm["ptx"], parameters, _resources(built))
 
 
-def _specialised(launch: Launch, name: str, unspecialised: bool) -> tuple[str, Any, bool]:
-    """(type, constant, whether it is known to divide by 16) of an argument, as `triton.jit` specialises it."""
+def _specialized(launch: Launch, name: str, unspecialized: bool) -> tuple[str, Any, bool]:
+    """(type, constant, whether it is known to divide by 16) of an argument, as `triton.jit` specializes it."""
     if name in launch.constants:
         return "constexpr", launch.constants[name], False
     value = launch.arguments[name]
@@ -84,7 +94,7 @@ def _specialised(launch: Launch, name: str, unspecialised: bool) -> tuple[str, A
         return f"*{NAMES[value.dtype]}", None, aligned
     if isinstance(value, float):
         return "fp32", None, False
-    if unspecialised:
+    if unspecialized:
         return "i32", None, False
     if value == 1:
         return "constexpr", 1, False

@@ -1,12 +1,12 @@
-"""How long a launch should take, from nothing but its compiled code, its grid and the card's figures. Predicted, not timed.
+"""How long a launch should take, by its compiled code, its grid and the card's figures alone. Predicted, not timed.
 
     tensor  = ⌈programs / SMs⌉ · FLOPs of a tile, padding included / (peak per SM · share)
     memory  = bytes that must move / (bandwidth · share)
     L2      = operand tiles of all programs / L2 bandwidth
     issue   = warps · instructions · programs of the busiest SM / (4 per clock)
 
-They overlap, though not perfectly: two that are equal take 1.19 times one (the sum of their fourth powers counts). What comes
-after a tile's sums is hidden only where another block shares the SM.
+They overlap, though not perfectly: two that are equal take 1.19 times one (the sum of their fourth powers counts). What
+comes after a tile's sums is hidden only where another block shares the SM.
 """
 
 from __future__ import annotations
@@ -96,8 +96,6 @@ class _Tile:
         rounds = blocks(summands, depth)
         size, dtype = (4, "tf32") if str(launch.constants["DTYPE"]) == "fp32" else (2, "bf16")
         products = 3 if dtype == "tf32" else 1
-        if launch.arguments.get("FP8_SCALES") is not None:
-            dtype = "e4m3"
         return cls(
             2.0 * rows * columns * rounds * depth * products, size * (rows + columns) * rounds * depth, rounds, dtype
         )

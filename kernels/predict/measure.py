@@ -1,4 +1,4 @@
-"""Kernels timed on a real card: CUDA events, cold caches, tensors of their own, so that no weight or moment is touched."""
+"""Kernels timed on a real card: CUDA events, cold caches, tensors of their own: no weight or moment is touched."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from galore.kernels.predict.candidates import Entry, tiles
 from galore.kernels.predict.compiled import ALIGNMENT
 from galore.kernels.triton.launch import Launch, run
-from galore.kernels.triton.tables import tables
+from galore.kernels.triton.states import tables
 from galore.kernels.triton.tile import Tile
 
 REPEATS, WARM = 20, 3
@@ -22,7 +22,7 @@ FLUSHES = 10  # so long that the host has launched all of a run before the card 
 Timer = Callable[[Callable[[], Any]], float]
 
 
-def realised(plan: list[Launch], device: torch.device) -> list[Launch]:
+def realized(plan: list[Launch], device: torch.device) -> list[Launch]:
     """A plan that was made on `meta`, on memory of its own; launches that share a tensor go on sharing it."""
     made: dict[int, Tensor] = {}
     return [
@@ -43,6 +43,8 @@ def _real(name: str, like: Tensor, device: torch.device, made: dict[int, Tensor]
     if id(like) not in made:
         memory = torch.empty_strided(like.shape, like.stride(), dtype=like.dtype, device=device)
         made[id(like)] = memory.normal_() if like.dtype in (torch.float32, torch.bfloat16) else memory.zero_()
+        if name == "V":  # a second moment
+            memory.abs_()
         assert made[id(like)].data_ptr() % ALIGNMENT == 0
     return made[id(like)]
 
@@ -89,7 +91,7 @@ def tune(
 def _time(entry: Entry, tile: Tile, device: torch.device, timer: Timer) -> float | None:
     from triton.runtime.errors import OutOfResources
 
-    plan = realised(entry.plan(tile), device)
+    plan = realized(entry.plan(tile), device)
     try:
         return timer(lambda: run(plan))
     except OutOfResources:

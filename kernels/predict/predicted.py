@@ -26,7 +26,7 @@ class Predictor:
         return predict(launch, self.resources(launch), self.card)
 
     def seconds(self, plan: list[Launch]) -> float:
-        """Of launches one after another."""
+        """Seconds of launches one after another."""
         return sum(self.launch(each).seconds for each in plan)
 
     def resources(self, launch: Launch) -> Resources:
@@ -38,7 +38,7 @@ class Predictor:
 
 
 def _kind(value: object) -> str:
-    """What of an argument the code is specialised on."""
+    """What of an argument the code is specialized on."""
     if value is None or isinstance(value, float):
         return str(type(value))
     if isinstance(value, int):

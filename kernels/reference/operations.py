@@ -6,6 +6,7 @@ is seen as (a, b), a ≤ b unless a side is asked for, so that the projector P (
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -39,6 +40,21 @@ def range_basis(g: Tensor, omega: Tensor) -> Tensor:
     q, _ = torch.linalg.qr(g @ omega)
     basis: Tensor = q
     return basis
+
+
+def dct_basis(a: int) -> Tensor:
+    """D (a, a), orthonormal: D[i, j] = √(2/a) cos(π (2i + 1) j / 2a), the column j = 0 divided by √2 (DCT-II)."""
+    i, j = torch.arange(a, dtype=torch.float64)[:, None], torch.arange(a, dtype=torch.float64)
+    d: Tensor = (2 / a) ** 0.5 * torch.cos(math.pi * (2 * i + 1) * j / (2 * a))
+    d[:, 0] /= 2**0.5
+    return d
+
+
+def gram_error(p: Tensor) -> Tensor:
+    """‖PᵀP - I‖_F / √r () of P (a, r): 0 for orthonormal columns."""
+    p = p.double()
+    error: Tensor = torch.linalg.matrix_norm(p.mT @ p - torch.eye(p.shape[1], dtype=p.dtype))
+    return error.div(p.shape[1] ** 0.5)
 
 
 def project(p: Tensor, g: Tensor) -> Tensor:
@@ -77,8 +93,8 @@ def lift_update(
 def random_bits(offset: Tensor, low: int, high: int) -> Tensor:
     """Numbers in [0, 65535] for the elements at `offset` (int64) of a tensor whose key is (low, high).
 
-    h ← e ⊕ low; h ← lowbias32(h); the upper half of (h ⊕ high)·0x9E3779B1, all mod 2³². A function of the element and the
-    key alone: no rounding depends on how a kernel cuts a matrix into tiles.
+    h ← e ⊕ low; h ← lowbias32(h); the upper half of (h ⊕ high)·0x9E3779B1, all mod 2³². A function of the element and
+    the key alone: no rounding depends on how a kernel cuts a matrix into tiles.
     """
     h = (offset ^ low) & 0xFFFFFFFF
     for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B), (16, 1)):
@@ -93,7 +109,7 @@ def round_stochastically(value: Tensor, bits: Tensor) -> Tensor:
 
 
 def nearest_code(x: Tensor, values: Tensor) -> Tensor:
-    """Index of the value (256, ascending) nearest to x; of two as near the lower one (bitsandbytes, arXiv 2110.02861)."""
+    """Index of the value (256, ascending) nearest to x, of two as near the lower (bitsandbytes, arXiv 2110.02861)."""
     return torch.bucketize(x, (values[1:] + values[:-1]) / 2)
 
 

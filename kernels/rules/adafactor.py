@@ -9,24 +9,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+# Of the paper: the exponent of β̂₂ₜ = 1 - t^-0.8 (section 7.2), d, the largest root mean square of a direction (section
+# 6), and ε₁, added to the squared gradient.
+EXPONENT, CLIP, EPS = -0.8, 1.0, 1e-30
+
 
 @dataclass(frozen=True)
 class AdafactorRule:
-    """Adafactor's constants (Shazeer & Stern 2018, arXiv 1804.04235, algorithms 4 and 5, without relative step sizes).
+    """Adafactor (Shazeer & Stern 2018, arXiv 1804.04235, algorithms 4 and 5, without relative step sizes).
 
     Args:
         beta1: of a first moment of the clipped direction, not bias-corrected; None keeps none, as in the paper.
-        beta2: constant decay with bias correction, β̂₂ₜ = β₂(1 - β₂ᵗ⁻¹)/(1 - β₂ᵗ) (section 7.1); None for β̂₂ₜ = 1 - tᵈᵉᶜᵃʸ.
-        decay: exponent of the increasing schedule (section 7.2).
-        eps: ε₁, added to the squared gradient.
-        clip: d, the largest root mean square of the direction (section 6); None does not clip.
     """
 
     beta1: float | None = None
-    beta2: float | None = None
-    decay: float = -0.8
-    eps: float = 1e-30
-    clip: float | None = 1.0
 
     def state_shapes(self, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
         """Names and shapes of the fp32 state, zeros at first: `row` (a,) and `column` (b,) of a matrix (a, b).
@@ -50,43 +46,22 @@ class AdafactorRule:
             step: steps taken including this one, from 1.
             out: fp32, where the direction goes; may be `grad` itself, which is then overwritten.
         """
-        keep = self.beta2_at(step)
+        keep = 1.0 - math.pow(step, EXPONENT)  # 0 at the first step: the zeros that the state starts with never count
         if grad.ndim == 2:
             direction = self._factored_(grad, state["row"], state["column"], keep, out)
         else:
-            state["exp_avg_sq"].mul_(keep).addcmul_(grad, grad, value=1 - keep).add_((1 - keep) * self.eps)
+            state["exp_avg_sq"].mul_(keep).addcmul_(grad, grad, value=1 - keep).add_((1 - keep) * EPS)
             direction = torch.mul(grad, state["exp_avg_sq"].rsqrt(), out=out)
-        if self.clip is not None:
-            direction.div_((root_mean_square(direction) / self.clip).clamp_min(1.0))
+        direction.div_((root_mean_square(direction) / CLIP).clamp_min(1.0))
         if self.beta1 is None:
             return direction.neg_()
         state["exp_avg"].lerp_(direction, 1 - self.beta1)
         return torch.neg(state["exp_avg"], out=direction)
 
-    def update_(
-        self,
-        target: Tensor,
-        grad: Tensor,
-        state: Mapping[str, Tensor],
-        *,
-        step: int,
-        lr: float,
-        decay: float = 1.0,
-    ) -> None:
-        """target ← decay·target + lr·direction, all fp32 and of one shape; see `direction_`."""
-        direction = self.direction_(grad, state, step=step)
-        target.mul_(decay).add_(direction, alpha=lr)
-
-    def beta2_at(self, step: int) -> float:
-        """β̂₂ₜ, which is 0 at the first step: the zeros that the state starts with never count."""
-        if self.beta2 is None:
-            return 1.0 - math.pow(step, self.decay)
-        return self.beta2 * (1 - self.beta2 ** (step - 1)) / (1 - self.beta2**step)
-
     def _factored_(self, grad: Tensor, row: Tensor, column: Tensor, keep: float, out: Tensor | None) -> Tensor:
         for mean, dim in ((row, 1), (column, 0)):
             squares = torch.linalg.vector_norm(grad, dim=dim).square_().div_(grad.shape[dim])
-            mean.lerp_(squares.add_(self.eps), 1 - keep)
+            mean.lerp_(squares.add_(EPS), 1 - keep)
         scaled = torch.mul(grad, (row / row.mean()).rsqrt_()[:, None], out=out)
         return scaled.mul_(column.rsqrt())
 

@@ -13,7 +13,7 @@ from galore.kernels.family import Convention
 
 @dataclass(frozen=True)
 class AdamRule:
-    """Adam's constants. `paper` adds ε to √v̂, `reference` to √v before bias correction, and decays after the update."""
+    """Adam's constants. `paper` adds ε to √v̂; `reference` to √v before bias correction, decaying last."""
 
     beta1: float = 0.9
     beta2: float = 0.999
@@ -21,7 +21,7 @@ class AdamRule:
     convention: Convention = "paper"
 
     def factors(self, step: int) -> tuple[float, float]:
-        """(c, d) with which the direction after `step` steps is m·c / (√v·d + ε): bias correction, before or after ε."""
+        """(c, d) with which the direction after `step` steps is m·c / (√v·d + ε): bias correction before or after ε."""
         first, second = 1 - self.beta1**step, 1 - self.beta2**step
         return (1 / first, second**-0.5) if self.convention == "paper" else (second**0.5 / first, 1.0)
 

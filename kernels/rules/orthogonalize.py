@@ -1,4 +1,4 @@
-"""Orthogonalised momentum: Newton-Schulz as in Muon, the exact polar factor for small ranks, and Muon's scale factors."""
+"""Orthogonalized momentum: Newton-Schulz as in Muon, the exact polar factor for small ranks, the scale of updates."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ _TINY = 1e-30  # instead of a division by zero
 def orthogonalize(m: Tensor, steps: int = 5) -> Tensor:
     """m (a, b) → U S' Vᵀ of m = U S Vᵀ with S' near 1, by X ← aX + (bA + cA²)X, A = XXᵀ (Jordan et al. 2024, Muon).
 
-    Five steps bring singular values above about 1 % of ‖m‖_F to [0.68, 1.14] and leave smaller ones below. The result has
-    the dtype of m; the iteration runs in bf16 on CUDA and in fp32 elsewhere, from X = m / ‖m‖_F, whatever the size of m.
+    Five steps bring singular values above about 1 % of ‖m‖_F to [0.68, 1.14] and leave smaller ones below. The result
+    has the dtype of m; the iteration runs in bf16 on CUDA and in fp32 elsewhere, from X = m / ‖m‖_F, whatever the size
+    of m.
     """
     a, b, c = QUINTIC
     tall = m.shape[0] > m.shape[1]
@@ -34,8 +35,8 @@ def orthogonalize(m: Tensor, steps: int = 5) -> Tensor:
 
 
 def polar_factor(m: Tensor) -> Basis:
-    """The nearest matrix to m (a, b) with orthonormal rows or columns, U Vᵀ, in fp32; by eigh in float64 where SVD fails,
-    and by Newton-Schulz, which is not exact, where that does.
+    """The nearest matrix to m (a, b) with orthonormal rows or columns, U Vᵀ, in fp32; by eigh in float64 where SVD
+    fails, and by Newton-Schulz, which is not exact, where that does.
 
     Directions that m does not have (singular values within rounding of 0) stay 0: the polar factor of a rank-deficient
     matrix is a partial isometry, and that of zeros is zeros.
@@ -62,18 +63,13 @@ def _polar_by_eigh(m: Tensor) -> Tensor:
 
 
 def momentum_(buffer: Tensor, grad: Tensor, beta: float = 0.95, nesterov: bool = True) -> Tensor:
-    """B ← βB + (1 - β)G in place; returns (1 - β)G + βB for Nesterov, else B. The form of Jordan's Muon, scale aside."""
+    """B ← βB + (1 - β)G in place → (1 - β)G + βB for Nesterov, else B: the form of Jordan's Muon, scale aside."""
     buffer.lerp_(grad, 1 - beta)
     return grad.lerp(buffer, beta) if nesterov else buffer
 
 
-def spectral_scale(rows: int, columns: int) -> float:
-    """√max(1, m/n) for the update of a weight as it is stored, (m, n) = (outputs, inputs) (Jordan et al. 2024)."""
-    return math.sqrt(max(1.0, rows / columns))
-
-
 def rms_scale(rows: int, columns: int) -> float:
-    """0.2·√max(m, n): an orthogonal (m, n) update gets the RMS 0.2 that AdamW's have (Moonlight, arXiv 2502.16982, eq. 4).
+    """0.2·√max(m, n): an orthogonal (m, n) update gets AdamW's RMS, 0.2 (Moonlight, arXiv 2502.16982, eq. 4).
 
     The RMS is exact for a whole matrix; P O with O (r, b) orthogonal has √(r / a) of it.
     """
@@ -82,10 +78,10 @@ def rms_scale(rows: int, columns: int) -> float:
 
 @dataclass(frozen=True)
 class OrthogonalRule:
-    """Momentum, then orthogonalisation: Muon's, or `exact` in the subspace as SUMO does (arXiv 2505.24749).
+    """Momentum, then orthogonalization: Muon's, or `exact` in the subspace as SUMO does (arXiv 2505.24749).
 
-    SUMO-like: its moment is a plain average (`nesterov` off), transported by C = P_newᵀP_old at a refresh. `fell_back` is
-    called where the exact decomposition failed and another way was taken.
+    SUMO-like: its moment is a plain average (`nesterov` off), transported by C = P_newᵀP_old at a refresh. `fell_back`
+    is called where the exact decomposition failed and another way was taken.
     """
 
     beta: float = 0.95
@@ -103,7 +99,7 @@ class OrthogonalRule:
     ) -> Tensor:
         """-O for the fp32 matrix `grad` (a, b), the momentum updated in place; `step` counts for nothing.
 
-        No scale factor is in it: multiply by `spectral_scale` or `rms_scale` of the weight's shape. `out` may be `grad`.
+        No scale factor is in it: multiply by `rms_scale` of the weight's shape. `out` may be `grad`.
         """
         moment = momentum_(state["exp_avg"], grad, self.beta, self.nesterov)
         direction = self._polar(moment) if self.exact else orthogonalize(moment, self.steps)

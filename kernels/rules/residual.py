@@ -1,8 +1,8 @@
-"""What a low-rank update adds from outside its subspace: Fira's scaled residual, APOLLO's scaled gradient, FRUGAL's sign.
+"""What a low-rank update adds from outside its subspace: Fira's residual, APOLLO's scaled gradient, FRUGAL's sign.
 
-Everything here is for the oriented (a, b) layout, a ≤ b: G (a, b), P (a, r), R = PᵀG (r, b), and the direction N (r, b),
-which carries the minus sign. "Column" is one of the b indices of the longer side. Fira and APOLLO reduce to one number per
-column, so that the update P N' + scale∘G needs no further matrix of the weight's size.
+Everything here is for the oriented (a, b) layout, a ≤ b: G (a, b), P (a, r), R = PᵀG (r, b), and the direction N (r,
+b), which carries the minus sign. "Column" is one of the b indices of the longer side. Fira and APOLLO reduce to one
+number per column, so that the update P N' + scale∘G needs no further matrix of the weight's size.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def residual_squares(g_squares: Tensor, r: Tensor, gram: Tensor | None = None, a
     return (g_squares - 2 * alpha * r_squares + alpha**2 * lifted).clamp_min_(0.0)
 
 
-def growth_limit_(norm: Tensor, previous: Tensor, gamma: float = GAMMA) -> Tensor:
+def growth_limit_(norm: Tensor, previous: Tensor) -> Tensor:
     """Factor () ≤ 1 that keeps ‖S_t‖ ≤ γ‖S_{t-1}‖ (Fira's norm-growth limiter); the limited norm goes into `previous`.
 
     Args:
@@ -56,7 +56,7 @@ def growth_limit_(norm: Tensor, previous: Tensor, gamma: float = GAMMA) -> Tenso
         previous: ‖S_{t-1}‖ after its own limit, fp32 scalar tensor, in place; 0 before the first step, which is free. A
             step of norm 0 leaves it, or nothing could ever grow again.
     """
-    allowed = gamma * previous
+    allowed = GAMMA * previous
     factor = torch.where((previous > 0) & (norm > allowed), allowed / norm, 1.0)
     previous.copy_(torch.where(norm > 0, norm * factor, previous))
     return factor
@@ -68,7 +68,6 @@ def fira_terms(
     *,
     g_squares: Tensor | None = None,
     previous: Tensor | None = None,
-    gamma: float = GAMMA,
     gram: Tensor | None = None,
     correction: float = 1.0,
     reference_alpha: float | None = None,
@@ -79,7 +78,8 @@ def fira_terms(
 
     Args:
         r, n: fp32 (r, b); n carries the minus sign, and so does s.
-        g_squares: `column_squares(G)`; with `previous`, the state of `growth_limit_`, it makes the limiter. Without: c = 1.
+        g_squares: `column_squares(G)`; with `previous`, the state of `growth_limit_`, it makes the limiter. Without: c
+            = 1.
         gram: see `residual_squares`.
         correction: by which the official code compares smaller norms: Adam's √(1-β₂ᵗ)/(1-β₁ᵗ), which it applies last.
         reference_alpha: α of the official code, whose update is αP N - φ∘(G - αP R) with ε = 1e-8 beside ‖R_j‖. The
@@ -90,7 +90,7 @@ def fira_terms(
     if previous is not None:
         assert g_squares is not None, "the limiter needs the gradient's column norms"
         norm = _scaled_norm(scale, residual_squares(g_squares, r, gram, alpha))
-        scale = scale * growth_limit_(norm / correction, previous, gamma)
+        scale = scale * growth_limit_(norm / correction, previous)
     return torch.addcmul(n, r, scale), scale / -alpha
 
 
@@ -99,41 +99,40 @@ def apollo_scale(
     n: Tensor,
     *,
     per: Per = "channel",
-    factor: float | None = None,
     g_squares: Tensor | None = None,
     previous: Tensor | None = None,
-    gamma: float = GAMMA,
     correction: float = 1.0,
 ) -> Tensor:
     """s with update s∘G, s_j = -c·f·‖N_j‖/‖R_j‖ (Zhu et al. 2024, APOLLO, arXiv 2412.05270, algorithm 1); no P N.
 
+    f is 1 for channels and √128 for tensors (the official package's `scale` is f²).
+
     Args:
         r, n: fp32 (r, b), R = PᵀG with a random P of variance 1/r.
-        per: `channel`: s (b,), one per column of the longer side, as in the paper; `tensor`: s (), APOLLO-Mini's with r = 1.
-        factor: f, by default 1 for channels and √128 for tensors (the official package's `scale` is f²).
-        g_squares, previous, gamma, correction: the norm-growth limiter c, as in `fira_terms`, on ‖S‖ before f.
+        per: `channel`: s (b,), one per column of the longer side, as in the paper; `tensor`: s (), APOLLO-Mini's with r
+            = 1.
+        g_squares, previous, correction: the norm-growth limiter c, as in `fira_terms`, on ‖S‖ before f.
     """
     scale = norm_ratio(n, r, per)
     if previous is not None:
         assert g_squares is not None, "the limiter needs the gradient's column norms"
-        scale = scale * growth_limit_(_scaled_norm(scale, g_squares) / correction, previous, gamma)
-    return scale * -((1.0 if per == "channel" else MINI_FACTOR) if factor is None else factor)
+        scale = scale * growth_limit_(_scaled_norm(scale, g_squares) / correction, previous)
+    return scale * -(1.0 if per == "channel" else MINI_FACTOR)
 
 
-def frugal_block(g_rows: Tensor, p_rows: Tensor, r: Tensor, scale: float = 1.0) -> Tensor:
-    """-scale·sign(G - P R) in fp32 for a block of rows (Zmushko et al. 2024, FRUGAL, arXiv 2411.07837).
+def frugal_block(g_rows: Tensor, p_rows: Tensor, r: Tensor) -> Tensor:
+    """-sign(G - P R) in fp32 for a block of rows (Zmushko et al. 2024, FRUGAL, arXiv 2411.07837).
 
     Args:
-        g_rows: (k, b) rows of the oriented gradient, any dtype; p_rows: the same rows (k, r) of P; r: (r, b). For rows of
-            a transposed weight pass the rows of (Rᵀ, Pᵀ) instead.
-        scale: learning rate of the state-free part over that of the subspace; the official code has 1.
+        g_rows: (k, b) rows of the oriented gradient, any dtype; p_rows: the same rows (k, r) of P; r: (r, b). For rows
+            of a transposed weight pass the rows of (Rᵀ, Pᵀ) instead.
 
     At full rank G - P R is rounding noise, whose sign is not small: leave this term out there.
     """
     residual = torch.addmm(g_rows.float(), p_rows.float(), r.float(), alpha=-1)
-    return residual.sign_().mul_(-scale)
+    return residual.sign_().neg_()
 
 
 def _scaled_norm(scale: Tensor, squares: Tensor) -> Tensor:
-    """‖scale∘X‖ () in fp32 from the squared column norms of X, summed in float64: a scale may be as large as 1/‖R_j‖."""
+    """‖scale∘X‖ () in fp32 from squared column norms of X, summed in float64: a scale may be as large as 1/‖R_j‖."""
     return (scale.double().square() * squares.double()).sum().sqrt().float()

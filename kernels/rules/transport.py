@@ -19,15 +19,13 @@ def rotate(
     step: int,
     beta1: float,
     beta2: float,
-    clamp_variance: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Moments of the rotated gradients C g (Robert et al. 2025, LDAdam, arXiv 2410.16103, projection-aware update).
 
         M̂ = M / (1 - β₁ᵗ),  V̂ = V / (1 - β₂ᵗ);   M' = C M,   V' = (1 - β₂ᵗ) |C∘² (V̂ - M̂²) + (C M̂)²|
 
-    as if the coordinates of g were uncorrelated with mean M̂ and variance V̂ - M̂². The variance may be negative, as M̂ and
-    V̂ average over different spans; |·| keeps V' ≥ 0 and a signed permutation exact. `clamp_variance` puts the variance
-    at 0 at least instead: then |M̂'| ≤ √V̂', a rotation cannot give a huge direction, but C = I may raise V.
+    as if the coordinates of g were uncorrelated with mean M̂ and variance V̂ - M̂². That may be negative, as M̂ and V̂
+    average over different spans; |·| keeps V' ≥ 0 and a signed permutation exact.
 
     Args:
         exp_avg, exp_avg_sq: (r_old, b) without bias correction, or any of their columns: columns do not mix.
@@ -40,7 +38,5 @@ def rotate(
         return rotated, torch.zeros_like(rotated)
     first, second = 1 - beta1**step, 1 - beta2**step
     variance = (exp_avg_sq.float() / second).addcmul_(m, m, value=-1 / first**2)
-    if clamp_variance:
-        variance.clamp_min_(0.0)
     square = (c.square() @ variance).addcmul_(rotated, rotated, value=1 / first**2)
     return rotated, square.abs_().mul_(second)

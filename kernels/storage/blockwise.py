@@ -46,7 +46,7 @@ def code(signed: bool, device: torch.device) -> Tensor:
 
 
 def _middles(parts: int) -> Tensor:
-    """fp32 (parts,): the middles of equal parts of [0.1, 1]. Their edges are counted from the nearer end, each rounded once.
+    """fp32 (parts,): the middles of equal parts of [0.1, 1], edges counted from the nearer end, each rounded once.
 
     So does `torch.linspace` on processors that multiply and add in one instruction; others give other last bits, which
     a format cannot have.
@@ -89,14 +89,14 @@ def _nearest(scaled: Tensor, signed: bool) -> Tensor:
 
 
 def _look_up(table: Tensor, index: Tensor) -> Tensor:
-    """table (n,) at index (blocks, 256). `index_select` is faster, but has one thread on the CPU; `gather` shares out rows."""
+    """table (n,) at index (blocks, 256). `index_select` is faster, `gather` has more than one thread on the CPU."""
     if torch.get_num_threads() == 1 or device_type(table) == "cuda":
         return table.index_select(0, index.view(-1).int()).view(index.shape)
     return table.expand(SHARES, -1).gather(1, index.view(SHARES, -1).long()).view(index.shape)
 
 
 def quantize_(codes: Tensor, absmax: Tensor, value: Tensor, signed: bool) -> None:
-    """codes (k,) uint8, absmax (⌈k/256⌉,) fp32 ← value (k,) fp32, which is used up: each to its nearest value of the map.
+    """codes (k,) uint8, absmax (⌈k/256⌉,) fp32 ← value (k,) fp32, used up: each to its nearest value of the map.
 
     A block that holds an inf or nan reads back as nan and inf throughout.
 

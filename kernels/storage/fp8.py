@@ -15,7 +15,7 @@ LARGEST = 448.0  # of e4m3; stands for the absmax
 
 
 def quantize_(codes: Tensor, absmax: Tensor, value: Tensor) -> None:
-    """codes (k,) float8_e4m3fn, absmax (⌈k/256⌉,) fp32 ← value (k,) fp32. A block with an inf or nan reads back as nan."""
+    """codes (k,) float8_e4m3fn, absmax (⌈k/256⌉,) fp32 ← value (k,) fp32. A block with an inf or nan becomes nan."""
     blocks = torch.nn.functional.pad(value, (0, -value.numel() % BLOCK_SIZE)).view(-1, BLOCK_SIZE)
     torch.amax(blocks.abs(), 1, out=absmax)
     scale = (absmax / LARGEST).clamp_min_(torch.finfo(torch.float32).tiny)

@@ -72,7 +72,7 @@ def _blocks(first: int, last: int) -> slice:
 
 
 class Moments(NamedTuple):
-    """m and v, each of k elements; with one fp32 absmax per 256 of them where they are codes, which e4m3 keeps of √v."""
+    """m and v, each of k elements; with an fp32 absmax per 256 of them where they are codes, which e4m3 keeps of √v."""
 
     m: Tensor
     v: Tensor
@@ -89,7 +89,7 @@ class Moments(NamedTuple):
 
     @property
     def storages(self) -> tuple[Storage, Storage]:
-        """Of m and of v."""
+        """How m and v are read and written, in this order."""
         return storage(self.m, self.m_absmax, first=True), storage(self.v, self.v_absmax, first=False)
 
 

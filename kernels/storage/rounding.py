@@ -28,13 +28,12 @@ BLOCK = {  # elements handled at a time: the fp32 temporaries of one block stay 
     "cpu": 1 << 18,
     "cuda": 1 << 22,  # 16 MiB each; smaller ones would cost more in launches than in work
 }
-COMPENSATION = {16: torch.int16, 8: torch.int8}  # by bits per weight
 ENOUGH = (0, 1, -1)  # blocks that say all of a loop's memory
 _MASK = (1 << 64) - 1
 
 
 def mix(*words: int) -> int:
-    """A 63-bit hash of integers (splitmix64 finaliser): independent seeds from (seed, step, tensor, block)."""
+    """A 63-bit hash of integers (splitmix64 finalizer): independent seeds from (seed, step, tensor, block)."""
     state = 0x9E3779B97F4A7C15
     for word in words:
         state = ((state ^ (word & _MASK)) * 0xBF58476D1CE4E5B9) & _MASK
@@ -69,8 +68,9 @@ def element_blocks(flat: Tensor) -> Iterator[tuple[int, int, int]]:
 class RoundingNoise:
     """Random bits of one optimizer step, keyed by (seed, step, tensor, element block) and by nothing else.
 
-    One pool of two blocks of values is drawn per step; every block of every tensor reads a window of it at its own random
-    offset. A single element's bits are uniform; two elements share bits only by a chance that is redrawn every step.
+    One pool of two blocks of values is drawn per step; every block of every tensor reads a window of it at its own
+    random offset. A single element's bits are uniform; two elements share bits only by a chance that is redrawn every
+    step.
     """
 
     def __init__(self, seed: int, step: int, device: torch.device) -> None:
@@ -97,7 +97,7 @@ class RoundingNoise:
 
 
 def store_rounded_(w: Tensor, value: Tensor, noise: Tensor | None) -> None:
-    """Write fp32 `value` (k,), used up, into contiguous `w` (k,): stochastically into bf16 where `noise` (k,) is given."""
+    """Write fp32 `value` (k,), used up, into contiguous `w` (k,): stochastically into bf16 if `noise` (k,) is given."""
     if noise is None or w.dtype != torch.bfloat16:
         w.copy_(value)
         return
@@ -116,7 +116,8 @@ def store_compensated_(w: Tensor, compensation: Tensor, value: Tensor, noise: Te
     """Write fp32 `value` (k,), which is used up, into contiguous bf16 `w` (k,) and its compensation (k,).
 
     Args:
-        noise: int32 (k,) as of `RoundingNoise`; rounds what int8 cannot keep. int16 keeps all of `value` and needs none.
+        noise: int32 (k,) as of `RoundingNoise`; rounds what int8 cannot keep. int16 keeps all of `value` and needs
+            none.
     """
     bits = value.view(torch.int32)
     if compensation.dtype == torch.int16:

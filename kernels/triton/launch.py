@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 Argument = Tensor | int | float | None
-LARGEST_OFFSET = 1 << 31  # elements of a tensor that the kernels' 32-bit offsets reach
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,11 @@ from torch import Tensor
 
 from galore.kernels.storage.layout import Matrix, group_size
 from galore.kernels.storage.rounding import RoundingNoise
-from galore.kernels.triton.dtypes import language_dtype
 from galore.kernels.triton.jit.lift import lift_int8_kernel, lift_kernel
 from galore.kernels.triton.launch import Launch, blocks
 from galore.kernels.triton.operand import Operand
+from galore.kernels.triton.product import language_dtype
 from galore.kernels.triton.tile import Tile
-
-WIDEST_GROUP = 128  # elements of a row under one scale that a tile can hold
 
 
 def lift_plan(
@@ -32,9 +30,8 @@ def lift_plan(
     compensation: Tensor | None = None,
     transposed: bool = False,
     scales: Tensor | None = None,
-    fp8_scales: Tensor | None = None,
 ) -> list[Launch]:
-    """`projection.lift_update_` without a dense term, in one launch; random bits are keyed by `noise`, `tensor`, element.
+    """`projection.lift_update_` without a dense term, in one launch; random bits keyed by `noise`, `tensor`, element.
 
     Args:
         p: (a, r) dense or in codes; n: (r, b); multiplied in n's dtype.
@@ -56,7 +53,6 @@ def lift_plan(
         "sak": a.strides[1],
         "sbk": b.strides[0],
         "sbn": b.strides[1],
-        "FP8_SCALES": fp8_scales,
         "alpha": float(alpha),
         "decay": float(decay),
         "low": low,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+import triton.language as tl
 from torch import Tensor
 
 from galore.kernels.storage.layout import Matrix
-from galore.kernels.triton.dtypes import language_dtype
 from galore.kernels.triton.jit.product import product_kernel, reduce_kernel
 from galore.kernels.triton.launch import Launch, blocks
 from galore.kernels.triton.operand import Operand
@@ -23,24 +25,22 @@ def product_plan(
     *,
     accumulate: bool = False,
     dtype: torch.dtype | None = None,
-    fp8_scales: Tensor | None = None,
 ) -> list[Launch]:
     """out (M, N) ← A (M, K) B (K, N) with fp32 sums, or with `accumulate` out + A B, rounded once.
 
     Args:
         dtype: that the operands are multiplied in; by default that of whichever is not in codes.
-        fp8_scales: fp32 (2,): multiply A and B by these, round them to e4m3 and multiply that.
     """
     if tile.split == 1:
-        return [partial_product(out, a, b, tile, accumulate=accumulate, dtype=dtype, fp8_scales=fp8_scales)]
+        return [_partial(out, a, b, tile, accumulate=accumulate, dtype=dtype)]
     parts = out.new_empty(tile.split, *out.shape, dtype=torch.float32)
     return [
-        partial_product(parts, a, b, tile, dtype=dtype, fp8_scales=fp8_scales),
-        reduce_launch(out, parts, accumulate=accumulate),
+        _partial(parts, a, b, tile, dtype=dtype),
+        _reduce(out, parts, accumulate=accumulate),
     ]
 
 
-def partial_product(
+def _partial(
     out: Tensor,
     a: Matrix | Operand,
     b: Matrix | Operand,
@@ -48,7 +48,6 @@ def partial_product(
     *,
     accumulate: bool = False,
     dtype: torch.dtype | None = None,
-    fp8_scales: Tensor | None = None,
 ) -> Launch:
     """One launch of `product_kernel`; out (M, N), or (split, M, N) for a tile that splits the sum."""
     a, b = (x if isinstance(x, Operand) else Operand.of(x) for x in (a, b))
@@ -70,7 +69,6 @@ def partial_product(
             "sbk": b.strides[0],
             "sbn": b.strides[1],
             "per_split": per_split,
-            "FP8_SCALES": fp8_scales,
         },
         {
             "A_BITS": a.bits,
@@ -87,7 +85,7 @@ def partial_product(
     )
 
 
-def reduce_launch(out: Tensor, parts: Tensor, *, accumulate: bool) -> Launch:
+def _reduce(out: Tensor, parts: Tensor, *, accumulate: bool) -> Launch:
     """out ← Σ parts (split, …), or out + Σ parts."""
     count = out.numel()
     return Launch(
@@ -98,3 +96,8 @@ def reduce_launch(out: Tensor, parts: Tensor, *, accumulate: bool) -> Launch:
         flops=count * parts.shape[0],
         bytes=parts.nbytes + out.nbytes * (1 + accumulate),
     )
+
+
+def language_dtype(dtype: torch.dtype) -> Any:
+    """The dtype that operands are multiplied in, as a constant of a kernel."""
+    return tl.bfloat16 if dtype == torch.bfloat16 else tl.float32

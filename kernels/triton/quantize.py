@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from galore.kernels.storage.layout import group_size
-from galore.kernels.triton.adam import STATES
 from galore.kernels.triton.jit.quantize import (
     compress_kernel,
     dequantize_kernel,
@@ -18,7 +17,7 @@ from galore.kernels.triton.jit.quantize import (
     quantize_weight_kernel,
 )
 from galore.kernels.triton.launch import Launch, blocks
-from galore.kernels.triton.tables import SIGNED_BOUNDS, SIGNED_MAP, UNSIGNED_BOUNDS, UNSIGNED_MAP, tables
+from galore.kernels.triton.states import SIGNED_BOUNDS, SIGNED_MAP, STATES, UNSIGNED_BOUNDS, UNSIGNED_MAP, tables
 
 BLOCKS = 8  # of 256 elements, to a program
 GROUPS = 16  # of 128 elements, to a program

@@ -5,15 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from galore.kernels.storage.blockwise import BLOCK_SIZE
-
 
 @dataclass(frozen=True)
 class Tile:
     """`rows` × `columns` of the result, `depth` summands at a time, the sum in `split` parts that are added afterwards.
 
-    `group` rows of tiles run one after another, so that they share operands in the L2 cache. No result depends on a tile
-    except by the order of fp32 sums: rounding is keyed by the element.
+    `group` rows of tiles run one after another, so that they share operands in the L2 cache. No result depends on a
+    tile except by the order of fp32 sums: rounding is keyed by the element.
     """
 
     rows: int
@@ -32,11 +30,6 @@ class Tile:
         """Whether tiles cover a product of that shape without remainder, in each of the split's parts."""
         depth = self.depth * self.split
         return rows % self.rows == 0 and columns % self.columns == 0 and summands % depth == 0
-
-    def fuses(self, moments: str, columns: int) -> bool:
-        """Whether Adam on moments of a kind can follow within the tile: it has the whole sums, and whole blocks of 256."""
-        whole = moments == "float32" or (columns % BLOCK_SIZE == 0 and self.columns == BLOCK_SIZE)
-        return self.split == 1 and whole
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -18,12 +18,10 @@ RANKS = (16, 32, 64, 128, 256, 512, 1024)  # a rank goes by the next one of thes
 SIZES = {"small": 1 << 21, "medium": 1 << 24}  # elements of the weight, up to
 DEFAULTS = {
     "project": Tile(64, 128, 32, 8, 3),
-    "project_adam": Tile(32, 256, 32, 8, 3),
     "lift": Tile(128, 128, 32, 8, 3),
     "lift int8": Tile(64, 128, 32, 8, 3),
     "lift float32": Tile(64, 128, 32, 8, 3),
     "ragged project": Tile(64, 64, 32, 4, 3),
-    "ragged project_adam": Tile(32, 256, 32, 8, 3),
     "ragged lift": Tile(32, 128, 32, 8, 3),
 }
 MULTIPLE = 64  # of every dimension of a product whose tiles need no masks, or few
@@ -44,8 +42,7 @@ def tile_for(op: str, a: int, b: int, r: int, transposed: bool, storage: str) ->
     """The tile of `op` on an oriented weight (a, b) at rank r.
 
     Args:
-        storage: of the projector for `project` (p4, p8, p16, p32), of the moments for `project_adam`, of the weight for
-            `lift`.
+        storage: of the projector for `project` (p4, p8, p16, p32), of the weight for `lift`.
     """
     found = table().get(key(op, a, b, r, transposed, storage))
     if found:

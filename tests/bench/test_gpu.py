@@ -423,10 +423,10 @@ def test_speed_a_side_that_breaks_off_is_a_finding_and_the_others_go_on(records,
 
 
 def test_floor_a_time_below_it_was_measured_wrongly(records, scale, monkeypatch) -> None:
-    row = SimpleNamespace(a=4096, b=4096, r=128, floor=100.0, fused=150.0, accumulated=140.0)
+    row = SimpleNamespace(a=4096, b=4096, r=128, floor=100.0, ours=140.0)
     monkeypatch.setattr(floor, "_predicted", lambda _: [row])
     for seconds in (130.0, 40.0):
-        times = {"fused": seconds, "accumulated": seconds, "unfused": seconds}
+        times = {"ours": seconds, "unfused": seconds}
         monkeypatch.setattr(floor, "_measured", lambda _, times=times: [{"a": 4096, "b": 4096, "r": 128, **times}])
         floor.prove(scale, records)
     assert [record.ok for record in records if "microseconds" in record.what] == [True, False]

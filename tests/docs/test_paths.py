@@ -27,5 +27,5 @@ def test_the_changes_name_their_files() -> None:
     text = (ROOT / "docs/architecture.md").read_text()
     rows = text.partition("## Where does my change go?")[2].strip().splitlines()[2:]
     changes = [row for row in rows if row.startswith("| ")]
-    assert len(changes) == 10
+    assert len(changes) >= 10
     assert all(len(PATH.findall(row)) >= 2 for row in changes)

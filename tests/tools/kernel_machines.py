@@ -28,7 +28,8 @@ from galore.kernels.storage.blockwise import dequantize, quantize_
 from galore.kernels.triton import adam, launch, lift, product, quantize, tile
 
 ERRORS = "GALORE_KERNEL_ERRORS"  # names a file to which every comparison with float64 is appended, as JSON
-MODULES = ("adam", "launch", "lift", "measure", "operand", "product", "quantize", "selftest", "tile")
+TRITON = ("adam", "launch", "lift", "operand", "product", "quantize", "selftest", "tile")
+MODULES = (*(f"triton.{name}" for name in TRITON), "predict.catalogue", "predict.measure")
 KINDS = ("float32", "dynamic", "e4m3")
 BLOCK = 256
 

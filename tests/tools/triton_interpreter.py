@@ -21,7 +21,8 @@ import triton.language as tl
 from triton.runtime import interpreter
 from triton.runtime.jit import JITFunction
 
-PACKAGE = "galore.kernels.triton"
+PARENT = "galore.kernels"
+PACKAGES = ("triton", "predict")  # of it: where kernels are, and where their plans are kept
 FLOATS = {
     tl.float64: torch.float64,
     tl.float32: torch.float32,
@@ -33,28 +34,31 @@ LARGEST_E4M3 = 448.0
 
 
 def load(*names: str) -> SimpleNamespace:
-    """Fresh copies of the named modules of the package, every kernel in them interpreted; the others stay as they are.
+    """Fresh copies of the named modules, every kernel in them interpreted; the others stay as they are.
 
-    They run inside `interpreting()` only.
+    Named as they lie in `galore.kernels`, and known afterwards by the last part of it. They run inside `interpreting()` only.
     """
     _mend()
-    kept = {name: sys.modules.pop(name) for name in loaded()}
-    parent = importlib.import_module("galore.kernels")
-    attribute = getattr(parent, "triton", None)
+    parent = importlib.import_module(PARENT)
+    kept, held = (
+        {name: sys.modules.pop(name) for name in loaded()},
+        {name: getattr(parent, name, None) for name in PACKAGES},
+    )
     with interpreting():
-        modules = {name: importlib.import_module(f"{PACKAGE}.{name}") for name in names}
+        modules = {name.rpartition(".")[2]: importlib.import_module(f"{PARENT}.{name}") for name in names}
     for name in loaded():
         del sys.modules[name]
     sys.modules.update(kept)
-    if attribute is not None:
-        parent.triton = attribute  # type: ignore[attr-defined]
+    for name, package in held.items():
+        if package is not None:
+            setattr(parent, name, package)
     return SimpleNamespace(**modules)
 
 
 @contextlib.contextmanager
 def installed(modules: SimpleNamespace) -> Iterator[None]:
     """Inside, importing a module that `load` gave finds the interpreted copy, and its kernels may run."""
-    names = {f"{PACKAGE}.{name}": module for name, module in vars(modules).items()}
+    names = {module.__name__: module for module in vars(modules).values()}
     kept = {name: sys.modules.get(name) for name in names}
     sys.modules.update(names)
     try:
@@ -69,8 +73,8 @@ def installed(modules: SimpleNamespace) -> Iterator[None]:
 
 
 def loaded() -> list[str]:
-    """Modules of the package that are imported."""
-    return [name for name in sys.modules if name == PACKAGE or name.startswith(f"{PACKAGE}.")]
+    """Modules of the packages that are imported."""
+    return [name for name in sys.modules if any(f"{name}.".startswith(f"{PARENT}.{each}.") for each in PACKAGES)]
 
 
 @contextlib.contextmanager

@@ -14,15 +14,24 @@ E4M3 = tl.constexpr(2)  # of the second moment the square root is kept
 
 
 @triton.jit
-def adam_tile(
-    g, OUT, M, V, M_ABSMAX, V_ABSMAX, TABLES, offset, mask, block, block_mask,
-    beta1, rest1, beta2, rest2, eps, m_factor, v_factor, STATE: tl.constexpr,
+def adam_kernel(
+    OUT, GRAD, M, V, M_ABSMAX, V_ABSMAX, TABLES, count, grad_scale,
+    beta1, rest1, beta2, rest2, eps, m_factor, v_factor,
+    STATE: tl.constexpr, BLOCKS: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
-    """OUT ← -(m·m_factor) / (√v·v_factor + ε) for fp32 gradients g (rows, width), both moments updated in place.
+    """OUT ← -(m·m_factor) / (√v·v_factor + ε) of grad_scale · GRAD, both moments updated in place.
 
-    offset, mask (rows, width) of the elements; block, block_mask (rows,) of the absmax, where a row is one block.
-    TABLES: fp32 (1029,), see kernels/triton/tables.py.
+    All (count,) seen flat, BLOCKS blocks of 256 to a program. TABLES: fp32 (1029,), see kernels/triton/states.py.
     """
+    block = tl.program_id(0) * BLOCKS + tl.arange(0, BLOCKS)
+    offset = block[:, None] * 256 + tl.arange(0, 256)[None, :]
+    if EVEN:
+        mask = None
+        block_mask = None
+    else:
+        mask = offset < count
+        block_mask = block * 256 < count
+    g = read(GRAD + offset, mask).to(tl.float32) * grad_scale
     if STATE == FLOAT32:
         m = read(M + offset, mask)
         v = read(V + offset, mask)
@@ -38,7 +47,7 @@ def adam_tile(
             v = v * v
     m = beta1 * m + rest1 * g
     v = beta2 * v + rest2 * (g * g)
-    if mask is not None and STATE != FLOAT32:
+    if not EVEN and STATE != FLOAT32:
         m = tl.where(mask, m, 0.0)
         v = tl.where(mask, v, 0.0)
     root = tl.sqrt_rn(v)
@@ -53,27 +62,3 @@ def adam_tile(
     else:
         write_e4m3(M, offset, mask, M_ABSMAX, block, block_mask, m)
         write_e4m3(V, offset, mask, V_ABSMAX, block, block_mask, root)
-
-
-@triton.jit
-def adam_kernel(
-    OUT, GRAD, M, V, M_ABSMAX, V_ABSMAX, TABLES, count, grad_scale,
-    beta1, rest1, beta2, rest2, eps, m_factor, v_factor,
-    SPLIT: tl.constexpr, STATE: tl.constexpr, BLOCKS: tl.constexpr, EVEN: tl.constexpr,
-):  # fmt: skip
-    """`adam_tile` on `count` elements seen flat, BLOCKS blocks of 256 per program; GRAD (SPLIT, count) is summed first."""
-    block = tl.program_id(0) * BLOCKS + tl.arange(0, BLOCKS)
-    offset = block[:, None] * 256 + tl.arange(0, 256)[None, :]
-    if EVEN:
-        mask = None
-        block_mask = None
-    else:
-        mask = offset < count
-        block_mask = block * 256 < count
-    g = read(GRAD + offset, mask).to(tl.float32)
-    for part in tl.static_range(1, SPLIT):
-        g += read(GRAD + part * count + offset, mask).to(tl.float32)
-    adam_tile(
-        g * grad_scale, OUT, M, V, M_ABSMAX, V_ABSMAX, TABLES, offset, mask, block, block_mask,
-        beta1, rest1, beta2, rest2, eps, m_factor, v_factor, STATE,
-    )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Device code: numbers in 8 bits as optimizer states keep them, bitsandbytes' dynamic map and e4m3, 256 to an absmax."""
+"""Device code: optimizer states in 8 bits, bitsandbytes' dynamic map and e4m3, 256 numbers to an absmax."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def absolute_maximum(x):
 
 @triton.jit
 def _guess(y, FIRST: tl.constexpr):
-    """Code of y ≥ 0 counted from zero's, right to ±1; FIRST values stand in the lowest decade, twice as many in the next.
+    """Code of y ≥ 0 counted from zero's, right to ±1; FIRST values are in the lowest decade, twice as many in the next.
 
     Decade i holds the means of n = FIRST·2ⁱ equal parts of [0.1, 1]·10^(i-6), from code n - FIRST + 1 on.
     """
@@ -64,7 +64,7 @@ def read_e4m3(codes, offset, mask, absmax):
 
 @triton.jit
 def write_dynamic(codes, offset, mask, absmax, block, block_mask, bounds, value, SIGNED: tl.constexpr):
-    """Quantise the rows of `value` (rows, 256) to the dynamic map."""
+    """Quantize the rows of `value` (rows, 256) to the dynamic map."""
     largest = absolute_maximum(value)
     scaled = tl.div_rn(value, tl.maximum(largest, 1.1754944e-38)[:, None])
     tl.store(codes + offset, dynamic_code(scaled, bounds, SIGNED).to(tl.uint8), mask=mask)
@@ -73,7 +73,7 @@ def write_dynamic(codes, offset, mask, absmax, block, block_mask, bounds, value,
 
 @triton.jit
 def write_e4m3(codes, offset, mask, absmax, block, block_mask, value):
-    """Quantise the rows of `value` (rows, 256) to e4m3."""
+    """Quantize the rows of `value` (rows, 256) to e4m3."""
     largest = absolute_maximum(value)
     scale = tl.maximum(tl.div_rn(largest, 448.0), 1.1754944e-38)
     code = tl.div_rn(value, scale[:, None]).to(tl.float8e4nv)

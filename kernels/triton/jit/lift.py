@@ -24,7 +24,7 @@ def _updated(value, product, alpha, decay, AFTER: tl.constexpr):
 
 @triton.jit(do_not_specialize=["low", "high"])
 def lift_kernel(
-    W, C, A, A_ABSMAX, B, B_ABSMAX, M, N, K, sam, sak, sbk, sbn, FP8_SCALES, alpha, decay, low, high,
+    W, C, A, A_ABSMAX, B, B_ABSMAX, M, N, K, sam, sak, sbk, sbn, alpha, decay, low, high,
     A_BITS: tl.constexpr, B_BITS: tl.constexpr, DTYPE: tl.constexpr, AFTER: tl.constexpr, STOCHASTIC: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, GROUP: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
@@ -32,7 +32,7 @@ def lift_kernel(
     row, column = tile_of(tl.program_id(0), M, N, BM, BN, GROUP)
     rm, rn = row * BM + tl.arange(0, BM), column * BN + tl.arange(0, BN)
     product = product_tile(
-        A, A_ABSMAX, B, B_ABSMAX, rm, rn, 0, K, M, N, sam, sak, sbk, sbn, FP8_SCALES,
+        A, A_ABSMAX, B, B_ABSMAX, rm, rn, 0, K, M, N, sam, sak, sbk, sbn,
         A_BITS, B_BITS, DTYPE, BM, BN, BK, EVEN,
     )  # fmt: skip
     offset = rm[:, None] * N + rn[None, :]
@@ -56,7 +56,7 @@ def lift_kernel(
 
 @triton.jit(do_not_specialize=["low", "high"])
 def lift_int8_kernel(
-    W, S, A, A_ABSMAX, B, B_ABSMAX, M, N, K, sam, sak, sbk, sbn, FP8_SCALES, alpha, decay, low, high,
+    W, S, A, A_ABSMAX, B, B_ABSMAX, M, N, K, sam, sak, sbk, sbn, alpha, decay, low, high,
     A_BITS: tl.constexpr, B_BITS: tl.constexpr, DTYPE: tl.constexpr, AFTER: tl.constexpr, STOCHASTIC: tl.constexpr,
     SIZE: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, GROUP: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
@@ -67,7 +67,7 @@ def lift_int8_kernel(
     rn = group * SIZE + within
     end = (group + 1) * SIZE
     product = product_tile(
-        A, A_ABSMAX, B, B_ABSMAX, rm, rn, 0, K, M, end, sam, sak, sbk, sbn, FP8_SCALES,
+        A, A_ABSMAX, B, B_ABSMAX, rm, rn, 0, K, M, end, sam, sak, sbk, sbn,
         A_BITS, B_BITS, DTYPE, BM, BN, BK, EVEN,
     )  # fmt: skip
     offset, place = rm[:, None] * N + rn[None, :], rm * groups + group

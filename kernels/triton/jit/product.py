@@ -1,4 +1,4 @@
-"""Device code: one tile of a matrix product, its operands as they are or in 8 or 4 bits, and the kernels that store it."""
+"""Device code: one tile of a product, its operands as they are or in 8 or 4 bits, and the kernels that store it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from galore.kernels.triton.jit.memory import read
 
 @triton.jit
 def tile_of(program, M, N, BM: tl.constexpr, BN: tl.constexpr, GROUP: tl.constexpr):
-    """(row, column) of a program's tile: GROUP rows of tiles go together, so that they share operands in the L2 cache."""
+    """(row, column) of a program's tile: GROUP rows of tiles go together and share operands in the L2 cache."""
     columns = tl.cdiv(N, BN)
     first = program // (GROUP * columns) * GROUP
     rows = tl.minimum(tl.cdiv(M, BM) - first, GROUP)
@@ -35,14 +35,13 @@ def read_operand(X, ABSMAX, offset, mask, BITS: tl.constexpr, DTYPE: tl.constexp
 
 @triton.jit
 def product_tile(
-    A, A_ABSMAX, B, B_ABSMAX, rm, rn, first, last, M, N, sam, sak, sbk, sbn, FP8_SCALES,
+    A, A_ABSMAX, B, B_ABSMAX, rm, rn, first, last, M, N, sam, sak, sbk, sbn,
     A_BITS: tl.constexpr, B_BITS: tl.constexpr, DTYPE: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
     """fp32 (BM, BN) = A[rm, first:last] B[first:last, rn], operands multiplied in DTYPE with fp32 sums.
 
-    fp32 operands go through the tensor cores as three tf32 products, which keep 21 bits of each. With FP8_SCALES
-    both operands are multiplied by FP8_SCALES (2,), rounded to e4m3, and the scales taken out of the sum.
+    fp32 operands go through the tensor cores as three tf32 products, which keep 21 bits of each.
     """
     rk = tl.arange(0, BK)
     total = tl.zeros((BM, BN), tl.float32)
@@ -56,18 +55,13 @@ def product_tile(
             b_mask = (k < last)[:, None] & (rn < N)[None, :]
         a = read_operand(A, A_ABSMAX, rm[:, None] * sam + k[None, :] * sak, a_mask, A_BITS, DTYPE)
         b = read_operand(B, B_ABSMAX, k[:, None] * sbk + rn[None, :] * sbn, b_mask, B_BITS, DTYPE)
-        if FP8_SCALES is not None:
-            a = (a.to(tl.float32) * tl.load(FP8_SCALES)).to(tl.float8e4nv)
-            b = (b.to(tl.float32) * tl.load(FP8_SCALES + 1)).to(tl.float8e4nv)
         total = tl.dot(a, b, total, input_precision="tf32x3")
-    if FP8_SCALES is not None:
-        total = tl.div_rn(total, tl.load(FP8_SCALES) * tl.load(FP8_SCALES + 1))
     return total
 
 
 @triton.jit
 def product_kernel(
-    OUT, A, A_ABSMAX, B, B_ABSMAX, M, N, K, sam, sak, sbk, sbn, per_split, FP8_SCALES,
+    OUT, A, A_ABSMAX, B, B_ABSMAX, M, N, K, sam, sak, sbk, sbn, per_split,
     A_BITS: tl.constexpr, B_BITS: tl.constexpr, DTYPE: tl.constexpr, ACCUMULATE: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, GROUP: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
@@ -77,7 +71,7 @@ def product_kernel(
     rm, rn = row * BM + tl.arange(0, BM), column * BN + tl.arange(0, BN)
     first = split * per_split
     total = product_tile(
-        A, A_ABSMAX, B, B_ABSMAX, rm, rn, first, tl.minimum(first + per_split, K), M, N, sam, sak, sbk, sbn, FP8_SCALES,
+        A, A_ABSMAX, B, B_ABSMAX, rm, rn, first, tl.minimum(first + per_split, K), M, N, sam, sak, sbk, sbn,
         A_BITS, B_BITS, DTYPE, BM, BN, BK, EVEN,
     )  # fmt: skip
     offset = split * M * N + rm[:, None] * N + rn[None, :]

@@ -28,7 +28,7 @@ def quantize_kernel(
 
 @triton.jit
 def dequantize_kernel(OUT, CODES, ABSMAX, TABLE, count, STATE: tl.constexpr, BLOCKS: tl.constexpr):
-    """The way back, to fp32."""
+    """OUT (count,) fp32 ← what `quantize_kernel` stored."""
     block = tl.program_id(0) * BLOCKS + tl.arange(0, BLOCKS)
     offset = block[:, None] * 256 + tl.arange(0, 256)[None, :]
     mask = offset < count
@@ -42,7 +42,7 @@ def dequantize_kernel(OUT, CODES, ABSMAX, TABLE, count, STATE: tl.constexpr, BLO
 
 @triton.jit
 def compress_kernel(CODES, ABSMAX, P, count, BITS: tl.constexpr, GROUPS: tl.constexpr):
-    """P (count,), groups of 128 → symmetric codes in 8 or 4 bits and fp16 absmax, as kernels/ops/compressed.py keeps them."""
+    """P (count,), groups of 128 → symmetric codes in 8 or 4 bits and fp16 absmax, see kernels/ops/compressed.py."""
     largest: tl.constexpr = 127 if BITS == 8 else 7
     group = tl.program_id(0) * GROUPS + tl.arange(0, GROUPS)
     offset = group[:, None] * 128 + tl.arange(0, 128)[None, :]
@@ -69,7 +69,7 @@ def _to_nearest(x, LARGEST: tl.constexpr):
 
 @triton.jit
 def expand_kernel(OUT, CODES, ABSMAX, count, BITS: tl.constexpr, BLOCK: tl.constexpr):
-    """The way back, in OUT's dtype."""
+    """OUT (count,), any floating dtype ← what `compress_kernel` stored."""
     offset = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     mask = offset < count
     tl.store(OUT + offset, read_operand(CODES, ABSMAX, offset, mask, BITS, OUT.dtype.element_ty), mask=mask)

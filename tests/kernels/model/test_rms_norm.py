@@ -13,7 +13,7 @@ EPS = 1e-5
 
 
 def plain(x: Tensor, weight: Tensor) -> Tensor:
-    """What LlamaRMSNorm does: normalise in fp32, round, then multiply by the gain."""
+    """What LlamaRMSNorm does: normalize in fp32, round, then multiply by the gain."""
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     return weight * (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + EPS)).to(x.dtype)
 

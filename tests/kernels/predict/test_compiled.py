@@ -44,9 +44,7 @@ def test_other_cards(name, capability):
     for launch in ESSENTIAL[name]:
         used = compile_launch(launch, capability).resources
         check(used, name)
-        assert (used.tensor_core > 0) == (
-            launch.name in ("product_kernel", "project_adam_kernel", "lift_kernel", "lift_int8_kernel")
-        )
+        assert (used.tensor_core > 0) == (launch.name in ("product_kernel", "lift_kernel", "lift_int8_kernel"))
 
 
 def test_nothing_recorded_is_missing():

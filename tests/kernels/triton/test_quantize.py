@@ -1,4 +1,4 @@
-"""Quantisers give the codes of torch's own, bit for bit, and read back the same numbers."""
+"""Quantizers give the codes of torch's own, bit for bit, and read back the same numbers."""
 
 import pytest
 import torch

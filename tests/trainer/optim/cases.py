@@ -10,6 +10,8 @@ import torch
 import yaml
 from torch import Tensor, nn
 
+from galore.kernels.reference import methods
+from galore.kernels.reference.operations import dct_basis
 from galore.kernels.storage import blockwise
 from galore.trainer.optim.parts.refresh import Delayed
 from galore.trainer.optim.projected import ProjectedSlot
@@ -17,8 +19,6 @@ from galore.trainer.optim.slot import FullSlot
 from galore.trainer.optimizer import build_optimizer
 from galore.trainer.recipe.schema.optim import OptimSection
 from galore.trainer.sweep.compare.grid import METHODS
-
-from .statement import Statement, dct_basis, exact
 
 STEPS, GAP, RANK = 20, 5, 5
 COMMON = (
@@ -120,9 +120,8 @@ class Case:
         x = x.detach().reshape(self.problem.matrix)
         return (x.T if self.turned else x).clone()
 
-    def statement(self) -> Statement:
-        stored = blockwise_storage if self.optim.state_dtype == "8bit" else exact
-        return Statement(self.oriented(self.weight), self.rank, self.problem.matrix, self.optim, stored)
+    def reference(self) -> Reference:
+        return Reference(self.oriented(self.weight), self.rank, self.optim)
 
     def gradients(self) -> Iterator[Tensor]:
         """Of a leading subspace that turns, over noise; one much larger; of an embedding half the rows."""
@@ -156,9 +155,44 @@ class Case:
         return self.slot.projector.clone()
 
 
-def blockwise_storage(name: str, moment: Tensor) -> Tensor:
+class Reference:
+    """W (a, b) by the equations of the papers, in float64, under the settings of a recipe."""
+
+    def __init__(self, weight: Tensor, rank: int, optim: OptimSection) -> None:
+        self.w, self.optim, self.p = weight.double(), optim, None
+        self.state = methods.State(rank, weight.shape[1])
+        self.settings = methods.Settings(
+            lr=optim.learning_rate,
+            alpha=optim.effective_scale,
+            decay=optim.weight_decay,
+            beta1=optim.adam_beta1,
+            beta2=optim.adam_beta2,
+            eps=optim.adam_epsilon,
+            mu=optim.momentum,
+            longer=max(weight.shape),
+        )
+
+    def step(self, g: Tensor, p: Tensor | None, turned: bool) -> None:
+        """For the gradient g (a, b); `turned`: p (a, r) is not the basis of the last step."""
+        p = None if p is None else p.double()
+        if turned and self.p is not None:
+            kept = self.state.m
+            methods.TRANSPORTS[self.optim.effective_transport](self.state, p.mT @ self.p, self.settings)
+            if self.state.m is not kept:
+                self._store()
+        method, rule = methods.METHODS[self.optim.residual], methods.RULES[self.optim.inner]
+        self.w = methods.step(self.w, g.double(), p, self.state, self.settings, method, rule)
+        self._store()
+        self.p = p
+
+    def _store(self) -> None:
+        if self.optim.state_dtype == "8bit":
+            self.state.m, self.state.v = blockwise_storage(self.state.m, True), blockwise_storage(self.state.v, False)
+
+
+def blockwise_storage(moment: Tensor, signed: bool) -> Tensor:
     """What bitsandbytes' 8-bit format leaves of a moment."""
-    flat, signed = moment.float().reshape(-1).clone(), name == "exp_avg"
+    flat = moment.float().reshape(-1).clone()
     codes, absmax = torch.zeros(flat.numel(), dtype=torch.uint8), torch.zeros(math.ceil(flat.numel() / 256))
     blockwise.quantize_(codes, absmax, flat, signed)
     return blockwise.dequantize(codes, absmax, signed).view(moment.shape).double()

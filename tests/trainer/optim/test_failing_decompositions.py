@@ -12,7 +12,7 @@ from torch import Tensor
 
 from galore.kernels.dct import random_basis
 from galore.kernels.decompose import first_finite
-from galore.kernels.ops.compressed import gram_error
+from galore.kernels.reference.operations import gram_error
 from galore.trainer.optim.projected import ProjectedSlot
 
 from .cases import GAP, PRESETS, Case

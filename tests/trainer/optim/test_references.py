@@ -1,17 +1,12 @@
-"""`convention: reference` against what the packages of GaLore, Fira and APOLLO compute, stated here in float64.
-
-All of them add ε to √v before the bias correction, multiply by the correction last, and decay the updated weight. Fira
-subtracts αPR from the gradient and multiplies P N alone by α. The growth of a norm is limited before the correction.
-"""
+"""`convention: reference` against what the packages of GaLore, Fira and APOLLO compute: the papers with all their habits."""
 
 from __future__ import annotations
-
-import math
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from galore.kernels.reference import methods, operations
 from galore.trainer.optim import GaLoreAdamW
 
 STEPS, GAP, RANK, LR, ALPHA, BETAS, EPS, DECAY = 20, 6, 4, 1e-2, 0.25, (0.9, 0.999), 1e-3, 0.1
@@ -26,23 +21,6 @@ def gradients(shape: tuple[int, int]) -> list[Tensor]:
     ]
 
 
-def limited(s: Tensor, last: list[float]) -> Tensor:
-    norm = s.norm().item()
-    factor = min(1.0, 1.01 * last[-1] / norm) if last else 1.0
-    last.append(factor * norm)
-    return factor * s
-
-
-def uncorrected(method: str, g: Tensor, p: Tensor, r: Tensor, n: Tensor, last: list[float]) -> Tensor:
-    """The update before the bias correction, α included."""
-    scale = n.norm() / r.norm() if method == "apollo-mini" else n.norm(dim=0) / r.norm(dim=0)
-    if method == "fira":
-        return ALPHA * p @ n + limited(scale * (g - ALPHA * p @ r), last)
-    if method == "none":
-        return ALPHA * p @ n
-    return ALPHA * (math.sqrt(128) if method == "apollo-mini" else 1.0) * limited(scale * g, last)
-
-
 @pytest.mark.parametrize("shape", [(12, 30), (30, 12), (16, 16)])
 @pytest.mark.parametrize("method", ["none", "fira", "apollo", "apollo-mini"])
 def test_the_reference_convention_is_the_packages_arithmetic(method: str, shape: tuple[int, int]) -> None:
@@ -55,20 +33,14 @@ def test_the_reference_convention_is_the_packages_arithmetic(method: str, shape:
         convention="reference",
     )
     (slot,) = optimizer.projected
-    turned = shape[0] >= shape[1]
-    start = weight.detach().double().clone()
-    w = start.mT if turned else start
-    m, v, last = torch.zeros(()), torch.zeros(()), list[float]()
-    for step, gradient in enumerate(gradients(shape), 1):
+    settings = methods.Settings(LR, ALPHA, DECAY, *BETAS, EPS, habits=frozenset(methods.HABITS))
+    start = operations.orient(weight.detach().double()).clone()
+    w, state = start, methods.State(RANK, start.shape[1])
+    for gradient in gradients(shape):
         p = slot.projector.double() if draws else None  # before the clock moves on
         weight.grad = gradient.clone()
         optimizer.step()
         p = slot.projector.double() if p is None else p
-        g = gradient.double().mT if turned else gradient.double()
-        r = p.mT @ g
-        m, v = BETAS[0] * m + (1 - BETAS[0]) * r, BETAS[1] * v + (1 - BETAS[1]) * r * r
-        correction = math.sqrt(1 - BETAS[1] ** step) / (1 - BETAS[0] ** step)
-        update = correction * uncorrected(method, g, p, r, m / (v.sqrt() + EPS), last)
-        w = (1 - LR * DECAY) * (w - LR * update)
-    w = w.mT if turned else w
-    assert (weight.double() - w).norm() < 1e-4 * (w - start).norm()
+        g = operations.orient(gradient.double())
+        w = methods.step(w, g, p, state, settings, methods.METHODS[method], methods.adamw)
+    assert (operations.orient(weight.detach().double()) - w).norm() < 1e-4 * (w - start).norm()

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from transformers import LlamaForCausalLM, PreTrainedModel
 
+from galore.kernels.reference import methods
 from galore.trainer.common.errors import UserError
 from galore.trainer.models.adapters.lora import adapter_ranks, add_adapters, clamp_note, merged
 from galore.trainer.recipe.schema.optim import OptimSection
@@ -80,7 +81,7 @@ def test_update_is_scaled_by_alpha_over_the_recipes_rank(build: Build, rank: int
     result = merged(model).state_dict()
     for path in ("model.layers.0.self_attn.k_proj", "model.layers.1.mlp.down_proj"):
         a, b = state[f"{path}.lora_A.default.weight"], state[f"{path}.lora_B.default.weight"]
-        expected = state[f"{path}.base_layer.weight"] + 8.0 / rank * (b @ a)
+        expected = methods.lora(state[f"{path}.base_layer.weight"], a, b, alpha=8.0, r=rank)
         torch.testing.assert_close(result[f"{path}.weight"], expected)
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from galore.kernels.reference import methods
 from galore.trainer.common.errors import UserError
 from galore.trainer.models.adapters import relora
 from galore.trainer.models.adapters.lora import add_adapters
@@ -48,6 +49,9 @@ def test_the_function_stays_and_adapters_begin_anew(build: Build) -> None:
     assert restart(model, optimizer) == 14
     torch.testing.assert_close(model(input_ids=IDS).logits, logits)
     for name, tensor in model.state_dict().items():
+        if name.endswith("base_layer.weight"):
+            a, b = (before[name.replace("base_layer", f"lora_{factor}.default")] for factor in "AB")
+            torch.testing.assert_close(tensor, methods.lora(before[name], a, b, alpha=8.0, r=4))
         assert torch.equal(tensor, before[name]) == ("lora" not in name and "base_layer" not in name), name
         if "lora_B" in name:
             assert not tensor.any()

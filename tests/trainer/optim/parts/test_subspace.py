@@ -8,10 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from galore.kernels.reference.operations import dct_basis
 from galore.trainer.optim import GaLoreAdamW
 from galore.trainer.optim.projected import ProjectedSlot
-
-from ..statement import dct_basis
 
 RANK = 6
 SIDES = [((24, 60), "auto"), ((60, 24), "auto"), ((24, 60), "right"), ((60, 24), "left")]

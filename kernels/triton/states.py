@@ -1,4 +1,4 @@
-"""The dynamic map of 8-bit states as one table that kernels read: values of both maps, and where each code begins."""
+"""Optimizer states as kernels know them: the number of each storage, and the dynamic map as one table to read."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ from torch import Tensor
 
 from galore.kernels.storage.blockwise import code
 
-SIGNED_MAP, UNSIGNED_MAP, SIGNED_BOUNDS, UNSIGNED_BOUNDS = 0, 256, 512, 772  # where they begin, on 16-byte boundaries
+STATES = {"float32": 0, "dynamic": 1, "e4m3": 2}
+
+# Of the table: where values of both maps begin, and the bounds of each code, on 16-byte boundaries.
+SIGNED_MAP, UNSIGNED_MAP, SIGNED_BOUNDS, UNSIGNED_BOUNDS = 0, 256, 512, 772
 SIZE = UNSIGNED_BOUNDS + 257
 
 
 @functools.cache
 def tables(device: torch.device) -> Tensor:
-    """fp32 (1029,) on `device`."""
+    """The table, fp32 (1029,), on `device`."""
     if device.type == "meta":
         return torch.empty(SIZE, device=device)
     maps = [code(signed, torch.device("cpu")) for signed in (True, False)]

@@ -1,0 +1,178 @@
+"""The specification against what can be known without it: libraries, and what each paper's equations imply."""
+
+import itertools
+
+import pytest
+import torch
+
+from galore.kernels.reference import methods
+from galore.kernels.reference.methods import Settings, State
+
+A, B, R = 6, 10, 3
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
+def matrix(*shape):
+    return torch.randn(*shape, dtype=torch.float64)
+
+
+def basis(rank=R):
+    return torch.linalg.qr(matrix(A, rank)).Q
+
+
+def test_the_whole_gradient_under_adamw_takes_the_steps_of_torch():
+    w, theirs = matrix(A, B), torch.nn.Parameter(torch.empty(A, B, dtype=torch.float64))
+    theirs.data.copy_(w)
+    optimizer = torch.optim.AdamW([theirs], lr=0.02, betas=(0.8, 0.9), eps=1e-3, weight_decay=0.1)
+    state, settings = State(A, B), Settings(0.02, decay=0.1, beta1=0.8, beta2=0.9, eps=1e-3)
+    for _ in range(10):
+        theirs.grad = matrix(A, B)
+        w = methods.step(w, theirs.grad, None, state, settings, methods.galore, methods.adamw)
+        optimizer.step()
+    torch.testing.assert_close(w, theirs.detach())
+
+
+@pytest.mark.parametrize("shape", [(A, B), (B,)])
+def test_adafactor_takes_the_directions_of_its_authors_code(shape):
+    """As transformers keeps it, without the relative step sizes."""
+    optimization = pytest.importorskip("transformers.optimization")
+    theirs, state = torch.nn.Parameter(torch.zeros(shape, dtype=torch.float64)), State(*shape)
+    options = {"lr": 1.0, "scale_parameter": False, "relative_step": False, "warmup_init": False, "beta1": 0.9}
+    optimizer = optimization.Adafactor([theirs], **options)
+    w = torch.zeros(shape, dtype=torch.float64)
+    for _ in range(10):
+        theirs.grad = matrix(*shape)
+        w = w - methods.adafactor(theirs.grad, state, Settings(1.0, beta1=0.9))
+        optimizer.step()
+    torch.testing.assert_close(w, theirs.detach(), rtol=1e-6, atol=1e-6)
+
+
+def test_muon_and_sumo_move_along_the_singular_vectors_of_the_momentum():
+    g = matrix(R, B)
+    u, s, vh = torch.linalg.svd(g, full_matrices=False)
+    quintic = s / s.norm()
+    for _ in range(5):
+        quintic = 3.4445 * quintic - 4.7750 * quintic**3 + 2.0315 * quintic**5
+    first = Settings(1.0, longer=25)  # 0.2·√25 = 1
+    torch.testing.assert_close(methods.muon(g, State(R, B), first), (u * quintic) @ vh)
+    torch.testing.assert_close(methods.sumo(g, State(R, B), first), u @ vh)
+
+
+def test_sumo_averages_and_muon_looks_ahead():
+    one, two, h = matrix(R, B), matrix(R, B), Settings(1.0, mu=0.5)
+    for rule, ahead in ((methods.sumo, lambda m, g: m), (methods.muon, lambda m, g: 0.5 * m + 0.5 * g)):
+        state = State(R, B)
+        rule(one, state, h)
+        n, m = rule(two, state, h), 0.25 * one + 0.5 * two
+        torch.testing.assert_close(state.m, m)
+        whitened = methods.polar if rule is methods.sumo else methods.newton_schulz
+        torch.testing.assert_close(n, 0.2 * whitened(ahead(m, two)))
+
+
+@pytest.mark.parametrize("rule", methods.RULES.values(), ids=methods.RULES)
+@pytest.mark.parametrize("name", ["none", "frugal", "fira"])
+def test_a_subspace_that_is_everything_is_the_rule_itself(name, rule):
+    """With P = I nothing is left over."""
+    g, h = matrix(A, B), Settings(1.0)
+    u = methods.METHODS[name](g, torch.eye(A, dtype=torch.float64), State(A, B), h, rule)
+    torch.testing.assert_close(u, rule(g, State(A, B), h))
+
+
+@pytest.mark.parametrize("name", ["none", "fira"])
+def test_within_the_subspace_the_update_is_the_direction(name):
+    p, g, h = basis(), matrix(A, B), Settings(1.0)
+    u = methods.METHODS[name](g, p, State(R, B), h, methods.adamw)
+    torch.testing.assert_close(p.mT @ u, methods.adamw(p.mT @ g, State(R, B), h))
+    assert (torch.linalg.matrix_rank(u) == R) == (name == "none")
+
+
+def test_firas_residual_is_scaled_column_by_column_as_the_direction_is():
+    p, g, h = basis(), matrix(A, B), Settings(1.0)
+    r = p.mT @ g
+    n = methods.adamw(r, State(R, B), h)
+    outside = methods.fira(g, p, State(R, B), h, methods.adamw) - p @ n
+    torch.testing.assert_close(outside.norm(dim=0) / (g - p @ r).norm(dim=0), n.norm(dim=0) / r.norm(dim=0))
+
+
+def test_apollo_scales_columns_and_apollo_mini_the_matrix():
+    p, g, h = matrix(A, R), matrix(A, B), Settings(1.0)
+    r = p.mT @ g
+    n = methods.adamw(r, State(R, B), h)
+    scales = methods.apollo(g, p, State(R, B), h, methods.adamw) / g
+    torch.testing.assert_close(scales, (n.norm(dim=0) / r.norm(dim=0)).expand(A, B))
+    mini = methods.apollo_mini(g, p, State(R, B), h, methods.adamw) / g
+    torch.testing.assert_close(mini, (128**0.5 * n.norm() / r.norm()).expand(A, B))
+
+
+def test_frugal_adds_signs():
+    p, g, h = basis(), matrix(A, B), Settings(1.0)
+    signs = methods.frugal(g, p, State(R, B), h, methods.adamw) - methods.galore(g, p, State(R, B), h, methods.adamw)
+    torch.testing.assert_close(signs.abs(), torch.ones_like(signs))
+    assert bool((signs * (g - p @ p.mT @ g) > 0).all())
+
+
+def test_growth_is_limited_after_the_first_step_and_by_the_package_before_the_correction():
+    x, h, packaged = matrix(A, B), Settings(1.0), Settings(1.0, habits=frozenset({"limiter"}))
+    norms, state = [], State(A, B)
+    for size in (1.0, 1.005, 4.0, 4.0, 0.5, 0.6):
+        norms.append(float(methods.limited(size * x, state, h).norm() / x.norm()))
+    assert norms == pytest.approx([1.0, 1.005, 1.005 * 1.01, 1.005 * 1.01**2, 0.5, 0.505])
+    state = State(A, B)
+    for state.t in (1, 2):  # the correction grows less than S shrinks, and more than by 1 %
+        norms.append(float(methods.limited(x, state, packaged).norm() / x.norm()))
+    (first, second), correct = norms[-2:], [(1 - 0.999**t) ** 0.5 / (1 - 0.9**t) for t in (1, 2)]
+    assert (first, second) == pytest.approx((1.0, min(1.0, 1.01 * correct[1] / correct[0])))
+
+
+def test_habits_change_what_they_say():
+    p, g, h = basis(), matrix(A, B), {"lr": 0.1, "alpha": 0.25, "decay": 0.5, "eps": 0.1}
+
+    def after(*habits):
+        settings, w = Settings(**h, habits=frozenset(habits)), torch.ones(A, B, dtype=torch.float64)
+        return methods.step(w, g, p, State(R, B), settings, methods.fira, methods.adamw)
+
+    plain = after()
+    u = (0.95 - plain) / 0.025
+    torch.testing.assert_close(after("decay"), 0.95 * (1 - 0.025 * u))
+    assert all(
+        not torch.equal(after(one), after(other)) for one, other in itertools.combinations(("ε", "α", "decay"), 2)
+    )
+    inside = p.mT @ (0.95 - after("α")) / 0.025  # P N and (1 - α) P R scaled by φ, over α
+    r = p.mT @ g
+    n = methods.adamw(r, State(R, B), Settings(**h))
+    torch.testing.assert_close(inside, n + 3 * n.norm(dim=0) / r.norm(dim=0) * r)
+
+
+def test_a_signed_permutation_of_the_basis_permutes_the_state():
+    h, state = Settings(1.0, beta2=0.99), State(R, B)
+    for _ in range(5):
+        methods.adamw(matrix(R, B), state, h)
+    m, v = state.m, state.v
+    order, signs = torch.tensor([2, 0, 1]), torch.tensor([1.0, -1.0, -1.0], dtype=torch.float64)[:, None]
+    state.row = torch.arange(3.0, dtype=torch.float64)
+    methods.keep(state, torch.eye(R), h)
+    assert state.m is m
+    methods.rotate(state, torch.eye(R, dtype=torch.float64)[order] * signs, h)
+    torch.testing.assert_close(state.m, m[order] * signs)
+    torch.testing.assert_close(state.v, v[order])
+    assert state.row.tolist() == [2, 0, 1]
+    methods.reset(state, torch.eye(R), h)
+    assert (state.t, float(state.m.norm() + state.v.norm() + state.row.norm())) == (0, 0.0)
+
+
+def test_what_a_new_basis_has_no_direction_for_is_lost():
+    h, state = Settings(1.0), State(R, B)
+    g = matrix(R, B)
+    methods.adamw(g, state, h)
+    methods.rotate(state, torch.eye(R, dtype=torch.float64)[:1], h)
+    torch.testing.assert_close(state.m, 0.1 * g[:1])
+    torch.testing.assert_close(state.v, 0.001 * g[:1] ** 2)
+
+
+def test_lora_is_the_product_of_its_factors():
+    w, a, b = matrix(A, B), matrix(2, B), matrix(A, 2)
+    torch.testing.assert_close(methods.lora(w, a, b, alpha=6.0, r=2) - w, 3 * torch.einsum("mr,rn->mn", b, a))
