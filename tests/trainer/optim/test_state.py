@@ -91,3 +91,12 @@ def test_a_state_from_before_the_first_step_is_taken() -> None:
     optimizer = trained()
     optimizer.load_state_tensors({}, clock=0)
     assert (optimizer.state_tensors(), optimizer.clock) == ({}, 0)
+
+
+def test_an_option_that_is_younger_than_a_state_dict_stays_as_it_is() -> None:
+    saved, other = trained().state_dict(), trained(momentum=0.5, scale=2.0)
+    for group in saved["param_groups"]:
+        del group["momentum"], group["scale"]
+    other.load_state_dict(saved)
+    assert {(group["momentum"], group["scale"]) for group in other.param_groups} == {(0.5, 2.0)}
+    assert all(slot.group in other.param_groups and slot._lr == 2e-2 for slot in other.slots.values())
