@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from galore.cli.arguments import Overrides, Recipe
-from galore.cli.show.tables import say, screen
+from galore.cli.show.tables import say, say_pairs, screen
 from galore.trainer.common.errors import UserError
 from galore.trainer.recipe.extras import refuse_missing
 
 if TYPE_CHECKING:
     from galore.trainer.fit.advice import Advice
+    from galore.trainer.fit.plan import Plan
     from galore.trainer.machine.cards import Card
     from galore.trainer.memory.profile import Profile
     from galore.trainer.recipe.load import LoadedRecipe
 
-DEFAULT_CARD = "rtx4090"
 TRYING = "Trying what to change: a minute or two for a large model; --no-advise leaves it out."
 
 
@@ -66,7 +66,9 @@ def profile_memory(
     if measure:
         _measure(loaded, as_json)
         return
-    card = _card(gpu)
+    from galore.trainer.machine.cards import card_or_default
+
+    card = card_or_default(gpu)
     if compare:
         _compare(loaded, card, as_json, picture)
         return
@@ -87,7 +89,7 @@ def profile_memory(
     if left is not None:
         raise left
     if as_json:
-        typer.echo(json.dumps(_as_json(profile, advice), indent=2))
+        typer.echo(json.dumps(_as_json(profile, _planned(loaded, card), advice), indent=2))
     elif advice is not None:
         _show_advice(advice)
     if fit is not None and fitting is None:
@@ -130,13 +132,6 @@ def _refuse_contradictions(
             raise UserError(f"there is no folder {given.parent}", where=option, fix="make it, or write elsewhere")
 
 
-def _card(name: str | None) -> Card:
-    from galore.trainer.machine.cards import attached, card
-
-    here = attached() if name is None else None
-    return here if here is not None else card(DEFAULT_CARD if name is None else name)
-
-
 def _advice(loaded: LoadedRecipe, card: Card) -> Advice:
     from galore.trainer.fit.advice import Adviser
 
@@ -157,10 +152,17 @@ def _told_on_stderr() -> Iterator[Callable[[str], None]]:
         yield status.update
 
 
-def _as_json(profile: Profile, advice: Advice | None) -> dict[str, object]:
+def _planned(loaded: LoadedRecipe, card: Card) -> Plan:
+    from galore.trainer.fit.plan import plan
+    from galore.trainer.parameters import dry_run
+
+    return plan(loaded.recipe, dry_run(loaded).costs, card.name)
+
+
+def _as_json(profile: Profile, plan: Plan, advice: Advice | None) -> dict[str, object]:
     from galore.trainer.recipe.change import spelled
 
-    found = profile.as_json()
+    found = profile.as_json() | {"plan": plan.as_json()}
     if advice is not None:
         found["advice"] = [
             {
@@ -179,10 +181,13 @@ def _as_json(profile: Profile, advice: Advice | None) -> dict[str, object]:
 
 
 def _show(loaded: LoadedRecipe, profile: Profile) -> None:
+    from galore.cli.show.dryrun import plan_lines
     from galore.cli.show.memory import show_profile
     from galore.trainer.parameters import planned_vocabulary
 
     show_profile(screen(), loaded, profile, planned_vocabulary(loaded.recipe)[1])
+    typer.echo()
+    say_pairs(plan_lines(_planned(loaded, profile.card)))
 
 
 def _show_advice(advice: Advice) -> None:

@@ -77,6 +77,8 @@ def test_the_verdict_first_then_categories_totals_phases_and_holders(galore: Any
         assert step in words
     assert "most is held by" in words
     assert "nothing" not in words, "no advice where it fits"
+    assert "run 500 steps × 64 tokens = 32.0k tokens, padding included" in lines
+    assert any(line.startswith("time ") and line.endswith("(assumed)") for line in lines)
     assert shown.stderr == ""
 
 
@@ -108,6 +110,8 @@ def test_json_is_one_object_with_what_is_promised(galore: Any) -> None:
     assert sum(found["categories"].values()) == found["total_bytes"]
     assert found["total_bytes"] == found["peak_reserved_bytes"]["expandable"] + found["categories"]["cuda_context"]
     assert "advice" not in found
+    assert found["plan"]["tokens"] == 500 * 64
+    assert found["plan"]["seconds"][0] < found["plan"]["seconds"][1]
     assert shown.stderr == ""
 
 
