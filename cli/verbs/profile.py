@@ -79,9 +79,12 @@ def profile_memory(
     if timeline is not None:  # files first: whoever reads the output may leave before its end
         _write_timeline(timeline, profile, loaded)
     wanted = fit is not None or (profile.fits is not True if advise is None else advise)
-    left = None if as_json else _shown(loaded, profile, TRYING if wanted else "")
+    searched = wanted and not profile.fits
+    left = None if as_json else _left(lambda: _show(loaded, profile))
     if left is not None and fit is None:
         raise left
+    shipped = _shipped(loaded, card) if searched else None
+    left = left or (None if as_json or not wanted else _left(lambda: _before_the_search(shipped)))
     advice = _advice(loaded, card) if wanted else None
     fitting = _fitting(loaded, profile, advice)
     if fit is not None and fitting is not None:
@@ -89,23 +92,31 @@ def profile_memory(
     if left is not None:
         raise left
     if as_json:
-        typer.echo(json.dumps(_as_json(profile, _planned(loaded, card), advice), indent=2))
+        typer.echo(json.dumps(_as_json(profile, _planned(loaded, card), advice, shipped), indent=2))
     elif advice is not None:
         _show_advice(advice)
     if fit is not None and fitting is None:
-        raise UserError(f"nothing tried makes it fit {profile.card.name}", where="--fit", fix="take a smaller model")
+        fix = f"take the shipped recipe {shipped[0]}, or a smaller model" if shipped else "take a smaller model"
+        raise UserError(f"nothing tried makes it fit {profile.card.name}", where="--fit", fix=fix)
 
 
-def _shown(loaded: LoadedRecipe, profile: Profile, last: str) -> BaseException | None:
-    """Prints the profile, and `last`; what it ended with where the reader left, who may wait for a file all the same."""
+def _left(show: Callable[[], None]) -> BaseException | None:
+    """Prints; what it ended with where the reader left, who may wait for a file all the same."""
     try:
-        _show(loaded, profile)
-        if last:
-            typer.echo()
-            say(last)
+        show()
     except (BrokenPipeError, SystemExit) as left:  # the latter is rich's
         return left
     return None
+
+
+def _before_the_search(shipped: tuple[str, Profile] | None) -> None:
+    from galore.cli.show.memory import gib
+
+    typer.echo()
+    if shipped is not None:
+        name, profile = shipped
+        say(f"The shipped recipe {name} trains the same model and fits: {gib(profile.total.high)} GiB in total.")
+    say(TRYING)
 
 
 def _refuse_contradictions(
@@ -139,6 +150,13 @@ def _advice(loaded: LoadedRecipe, card: Card) -> Advice:
         return Adviser(loaded, card, lambda text: tell(f"trying {text}")).advise()
 
 
+def _shipped(loaded: LoadedRecipe, card: Card) -> tuple[str, Profile] | None:
+    from galore.trainer.fit.shipped import shipped_that_fits
+
+    with _told_on_stderr() as tell:
+        return shipped_that_fits(loaded, card, lambda name: tell(f"trying {name}"))
+
+
 @contextmanager
 def _told_on_stderr() -> Iterator[Callable[[str], None]]:
     """A line that says what is being done, on a terminal only."""
@@ -159,7 +177,9 @@ def _planned(loaded: LoadedRecipe, card: Card) -> Plan:
     return plan(loaded.recipe, dry_run(loaded).costs, card.name)
 
 
-def _as_json(profile: Profile, plan: Plan, advice: Advice | None) -> dict[str, object]:
+def _as_json(
+    profile: Profile, plan: Plan, advice: Advice | None, shipped: tuple[str, Profile] | None
+) -> dict[str, object]:
     from galore.trainer.recipe.change import spelled
 
     found = profile.as_json() | {"plan": plan.as_json()}
@@ -177,6 +197,9 @@ def _as_json(profile: Profile, plan: Plan, advice: Advice | None) -> dict[str, o
         found["settings_that_fit"] = spelled(advice.settings)
         found["total_bytes_that_fit"] = advice.chosen[-1].profile.total.high if advice.chosen else None
         found["room_for"] = spelled(advice.room)
+        found["shipped_that_fits"] = (
+            {"recipe": shipped[0], "total_bytes": shipped[1].total.high} if shipped is not None else None
+        )
     return found
 
 

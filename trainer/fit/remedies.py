@@ -110,6 +110,11 @@ def _weights(recipe: Recipe) -> Iterator[Settings]:
         yield {"model.dtype": "bfloat16"}
 
 
+def _codes(recipe: Recipe) -> Iterator[Settings]:
+    if recipe.optim.method == "galore" and recipe.optim.weight_dtype is None:
+        yield {"optim.weight_dtype": "int8"}
+
+
 def _galore(recipe: Recipe) -> Iterator[Settings]:
     if recipe.optim.method == "full":
         yield {"optim.method": "galore"}
@@ -150,6 +155,7 @@ _STEPS: dict[str, Callable[[Recipe], Iterator[Settings]]] = {
     "Adam's moments in 8 bits; 8-bit Adam is close to Adam in practice": _states,
     "projectors in 8 or 4 bits, as Q-GaLore has them": _projectors,
     "half the bits of every weight, rounded stochastically": _weights,
+    "target matrices in 8 bits, rounded stochastically, as Q-GaLore has them": _codes,
     "a smaller subspace: choose the learning rate anew": _rank,
     "low-rank projection instead of full-rank AdamW: choose the learning rate anew": _galore,
     "shorter sequences: another training problem": _length,

@@ -7,6 +7,7 @@ import gc
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ import torch
 
 from galore.trainer.common.errors import UserError
 from galore.trainer.memory.categories import CATEGORIES, OVERHEAD
+from galore.trainer.memory.profile import Bounds
 
 GIB = 2**30
 
@@ -172,6 +174,20 @@ def test_the_verdict_stands_before_the_search_begins(galore: Any, monkeypatch: p
     assert shown.stdout.splitlines()[-1].startswith("Trying what to change: ")
     assert "--no-advise" in shown.stdout
     assert "the search has begun" in shown.stderr
+
+
+def test_a_shipped_recipe_of_the_same_model_is_named_before_the_search(
+    galore: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = SimpleNamespace(total=Bounds(GIB, GIB))
+    monkeypatch.setattr("galore.trainer.fit.shipped.shipped_that_fits", lambda *_: ("llama-tiny", other))
+    shown = profile(galore, "long.yaml", "--gpu", "1GB").stdout
+    told = "The shipped recipe llama-tiny trains the same model and fits: 1.00 GiB in total.\nTrying what to change"
+    assert told in shown
+    found = json.loads(profile(galore, "long.yaml", "--gpu", "1GB", "--json").stdout)
+    assert found["shipped_that_fits"] == {"recipe": "llama-tiny", "total_bytes": GIB}
+    refused = galore("profile-memory", "tiny.yaml", *HUGE, "--gpu", "2GB", "--fit", "fitting.yaml")
+    assert refused.stderr.endswith("→ take the shipped recipe llama-tiny, or a smaller model\n")
 
 
 def test_no_advice_where_none_is_wanted(galore: Any) -> None:

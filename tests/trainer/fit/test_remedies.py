@@ -21,13 +21,14 @@ RANDOMIZED = "another estimate of the same subspace"
 ACCUMULATORS = "gradient sums are rounded to 8 bits of mantissa"
 STATES = "Adam's moments in 8 bits; 8-bit Adam is close to Adam in practice"
 WEIGHTS = "half the bits of every weight, rounded stochastically"
+CODES = "target matrices in 8 bits, rounded stochastically, as Q-GaLore has them"
 RANK = "a smaller subspace: choose the learning rate anew"
 GALORE = "low-rank projection instead of full-rank AdamW: choose the learning rate anew"
 LENGTH = "shorter sequences: another training problem"
 IMMEDIATE = "no accumulation and no clipping: batches of one micro-batch"
 IN_ORDER = (
     SEGMENTS, EVALUATION, MICRO_BATCH, CHECKPOINTING, OFFLOADING, BACKWARD, STAGGER, RANDOMIZED,
-    ACCUMULATORS, STATES, WEIGHTS, RANK, GALORE, LENGTH, IMMEDIATE,
+    ACCUMULATORS, STATES, WEIGHTS, CODES, RANK, GALORE, LENGTH, IMMEDIATE,
 )  # fmt: skip
 
 BATCHES = ("train.global_batch_size=24", "train.micro_batch_size=8", "data.max_length=128")
@@ -52,16 +53,16 @@ BASES: dict[str, tuple[str, ...]] = {
 EXPECTED: dict[str, list[str]] = {
     "full": [MICRO_BATCH, CHECKPOINTING, ACCUMULATORS, STATES, GALORE],
     "lora": [MICRO_BATCH, CHECKPOINTING, ACCUMULATORS, STATES, RANK],
-    "galore": [MICRO_BATCH, CHECKPOINTING, ACCUMULATORS, STATES, IMMEDIATE],
+    "galore": [MICRO_BATCH, CHECKPOINTING, ACCUMULATORS, STATES, CODES, IMMEDIATE],
     "svd, together, in the hook": [
-        MICRO_BATCH, CHECKPOINTING, BACKWARD, STAGGER, RANDOMIZED, ACCUMULATORS, STATES, IMMEDIATE
+        MICRO_BATCH, CHECKPOINTING, BACKWARD, STAGGER, RANDOMIZED, ACCUMULATORS, STATES, CODES, IMMEDIATE
     ],
-    "two passes": [MICRO_BATCH, CHECKPOINTING, STAGGER, ACCUMULATORS, STATES, IMMEDIATE],
-    "reference": [MICRO_BATCH, CHECKPOINTING, ACCUMULATORS, STATES, IMMEDIATE],
-    "immediate": [MICRO_BATCH, CHECKPOINTING, ACCUMULATORS, STATES],
-    "immediate svd": [MICRO_BATCH, CHECKPOINTING, RANDOMIZED, ACCUMULATORS, STATES],
-    "frugal": [OFFLOADING, IMMEDIATE],
-    "lavish": [SEGMENTS, MICRO_BATCH, CHECKPOINTING, ACCUMULATORS, STATES, WEIGHTS, RANK, IMMEDIATE],
+    "two passes": [MICRO_BATCH, CHECKPOINTING, STAGGER, ACCUMULATORS, STATES, CODES, IMMEDIATE],
+    "reference": [MICRO_BATCH, CHECKPOINTING, ACCUMULATORS, STATES, CODES, IMMEDIATE],
+    "immediate": [MICRO_BATCH, CHECKPOINTING, ACCUMULATORS, STATES, CODES],
+    "immediate svd": [MICRO_BATCH, CHECKPOINTING, RANDOMIZED, ACCUMULATORS, STATES, CODES],
+    "frugal": [OFFLOADING, CODES, IMMEDIATE],
+    "lavish": [SEGMENTS, MICRO_BATCH, CHECKPOINTING, ACCUMULATORS, STATES, WEIGHTS, CODES, RANK, IMMEDIATE],
 }  # fmt: skip
 REFUSED = {  # what contradicts the rest of the recipe
     ("two passes", STAGGER),  # every step would be two
