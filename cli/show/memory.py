@@ -136,10 +136,8 @@ def show_advice(console: Console, advice: Advice) -> None:
 
     console.print()
     if not advice.trials:
-        room = ", or ".join(spelled(advice.room))
-        told = (
-            f"Room for: {room}" if room else "No larger micro-batch, in doublings, and no longer sequence is possible."
-        )
+        room = ", or ".join(" ".join(spelled(settings)) for settings in advice.room)
+        told = f"Room for: {room}" if room else "No larger micro-batch and no longer sequence is possible."
         say(told)
         return
     table = Table("change, the least disruptive first", "gains GiB", "total GiB", "fits", box=None)

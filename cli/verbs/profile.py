@@ -14,6 +14,7 @@ import typer
 from galore.cli.arguments import Overrides, Recipe
 from galore.cli.show.tables import say, say_pairs, screen
 from galore.trainer.common.errors import UserError
+from galore.trainer.common.format import size
 from galore.trainer.recipe.extras import refuse_missing
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from galore.trainer.recipe.load import LoadedRecipe
 
 TRYING = "Trying what to change: a minute or two for a large model; --no-advise leaves it out."
+QUICK = 10_000  # events of a trace; of fewer a search takes a second or two
+SEARCH = "finds the largest micro-batch and the longest sequences that use it, in some ten traces like this one."
 
 
 def profile_memory(
@@ -95,6 +98,8 @@ def profile_memory(
         typer.echo(json.dumps(_as_json(profile, _planned(loaded, card), advice, shipped), indent=2))
     elif advice is not None:
         _show_advice(advice)
+    elif advise is None:
+        _show_room(loaded, profile)
     if fit is not None and fitting is None:
         fix = f"take the shipped recipe {shipped[0]}, or a smaller model" if shipped else "take a smaller model"
         raise UserError(f"nothing tried makes it fit {profile.card.name}", where="--fit", fix=fix)
@@ -196,7 +201,7 @@ def _as_json(
         ]
         found["settings_that_fit"] = spelled(advice.settings)
         found["total_bytes_that_fit"] = advice.chosen[-1].profile.total.high if advice.chosen else None
-        found["room_for"] = spelled(advice.room)
+        found["room_for"] = [" ".join(spelled(settings)) for settings in advice.room]
         found["shipped_that_fits"] = (
             {"recipe": shipped[0], "total_bytes": shipped[1].total.high} if shipped is not None else None
         )
@@ -217,6 +222,18 @@ def _show_advice(advice: Advice) -> None:
     from galore.cli.show.memory import show_advice
 
     show_advice(screen(), advice)
+
+
+def _show_room(loaded: LoadedRecipe, profile: Profile) -> None:
+    """Of a run that fits: what there is room for where that is found at once, or how to ask for it."""
+    spare, train = profile.limit.low - profile.total.high, loaded.recipe.train
+    if spare <= 0 or train.micro_batch_size == train.global_batch_size:
+        return
+    if len(profile.trace.events) > QUICK:
+        typer.echo()
+        say(f"{size(spare)} to spare: --advise {SEARCH}")
+    elif (advice := _advice(loaded, profile.card)).room:
+        _show_advice(advice)
 
 
 def _compare(loaded: LoadedRecipe, card: Card, as_json: bool, picture: Path | None) -> None:

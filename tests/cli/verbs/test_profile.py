@@ -214,6 +214,16 @@ def test_fit_of_what_fits_changes_nothing(galore: Any) -> None:
     ]
 
 
+def test_a_run_that_fits_is_told_what_it_has_room_for(galore: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = ("tiny.yaml", "train.global_batch_size=4", "model.max_position_embeddings=32", "--gpu", "rtx4090")
+    assert profile(galore, *small).stdout.endswith("\nRoom for: train.micro_batch_size=4\n")
+    assert "Room for" not in profile(galore, *small, "--no-advise").stdout
+    monkeypatch.setattr("galore.cli.verbs.profile.QUICK", 10)
+    last = profile(galore, *small).stdout.splitlines()[-1]
+    assert last.startswith("22.9 GiB to spare: --advise finds the largest micro-batch")
+    assert last.endswith("in some ten traces like this one.")
+
+
 def test_room_as_json(galore: Any) -> None:
     limits = ("train.global_batch_size=2", "model.max_position_embeddings=64")
     found = json.loads(profile(galore, "tiny.yaml", *limits, "--gpu", "rtx4090", "--advise", "--json").stdout)

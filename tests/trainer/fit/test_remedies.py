@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from galore.trainer.fit.remedies import COSTS, halved, remedies, remedy
+from galore.trainer.fit.remedies import COSTS, halved, larger_micro_batches, remedies, remedy
 from galore.trainer.recipe.change import changed
 from galore.trainer.recipe.load import LoadedRecipe, load_recipe
 
@@ -176,3 +176,18 @@ def test_a_recipe_that_can_be_changed_no_more(method: str) -> None:
         possible = [each for each in found if each is not None]
         loaded = possible[0] if possible else loaded
     assert possible == []
+
+
+def test_larger_micro_batches_divide_the_global_batch_or_one_near_it() -> None:
+    """LLaMA-1B: 24 rows with 504 sequences a step instead of 512; nothing far from what the recipe trains."""
+    found = {
+        each["train.micro_batch_size"]: each.get("train.global_batch_size", 512)
+        for each in larger_micro_batches(load_recipe("llama-1b").recipe)
+    }
+    assert {32: 512, 64: 512, 512: 512, 20: 520, 24: 504, 28: 504}.items() <= found.items()
+    assert list(found) == sorted(found)
+    assert min(found) > 16
+    assert all(batch % size == 0 and abs(batch - 512) <= 0.05 * 512 for size, batch in found.items())
+    odd = larger_micro_batches(load_recipe("demo", [*BATCHES, "train.micro_batch_size=4"]).recipe)
+    assert odd[-1] == {"train.micro_batch_size": 24}
+    assert {"train.micro_batch_size": 6} in odd
