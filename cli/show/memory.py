@@ -11,7 +11,7 @@ from rich.table import Table
 from galore.cli.show.tables import least_width, numbers, say, show_table
 from galore.trainer.common.format import GIB, percent
 from galore.trainer.memory.categories import CATEGORIES, MEANING, OVERHEAD, spoken
-from galore.trainer.memory.verdict import VERDICTS, out_of_memory, reason, runs_out, unit_of
+from galore.trainer.memory.verdict import VERDICTS, out_of_memory, place, reason, runs_out, unit_of
 
 if TYPE_CHECKING:
     from galore.trainer.fit.advice import Advice, Trial
@@ -64,7 +64,7 @@ def show_profile(console: Console, loaded: LoadedRecipe, profile: Profile, notes
     unit = Unit(*unit_of(profile))
     say(f"{loaded.name} on {profile.card.name}", bold=True)
     say(f"{VERDICTS[profile.fits]}. {reason(profile)}")
-    say(_peak_line(profile))
+    say(_peak_line(profile, unit))
     for note in notes:
         say(f"Note: {note}", hanging="  ")
     console.print()
@@ -77,12 +77,11 @@ def show_profile(console: Console, loaded: LoadedRecipe, profile: Profile, notes
     show_table(console, _holders(profile.peak.holders, unit))
 
 
-def _peak_line(profile: Profile) -> str:
-    peak = profile.peak
-    where = f", in {peak.module}" if peak.module else ""
-    end = runs_out(profile)
+def _peak_line(profile: Profile, unit: Unit) -> str:
+    peak, end = profile.peak, runs_out(profile)
     gone = "" if end is None else f" {out_of_memory(profile).capitalize()}: {profile.trace.mark_at(end)}."
-    return f"The peak is in the {peak.phase}{where} ({peak.op}).{gone}"
+    most = f"{unit.told(profile.allocated.high)} {unit.name} are allocated at the peak"
+    return f"{most}: {place(peak)} ({peak.op}).{gone}"
 
 
 def _categories(profile: Profile, unit: Unit) -> Table:
@@ -99,7 +98,7 @@ def _categories(profile: Profile, unit: Unit) -> Table:
 
 
 def _totals(profile: Profile, unit: Unit) -> Table:
-    table = Table(unit.name, "allocated", "reserved", "with context", "fits", box=None)
+    table = Table(unit.name, "allocated", "reserved", "total", "fits", box=None)
     numbers(table, range(1, len(table.columns)))
     for expandable in (False, True):
         replay, reserved = profile.replayed(expandable), profile.reserved(expandable)

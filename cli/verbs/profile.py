@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from galore.trainer.recipe.load import LoadedRecipe
 
 TRYING = "Trying what to change: a minute or two for a large model; --no-advise leaves it out."
+ROOM = "Trying larger micro-batches and longer sequences, in some ten traces like this one."
 QUICK = 10_000  # events of a trace; of fewer a search takes a second or two
 SEARCH = "finds the largest micro-batch and the longest sequences that use it, in some ten traces like this one."
 
@@ -87,7 +88,7 @@ def profile_memory(
     if left is not None and fit is None:
         raise left
     shipped = _shipped(loaded, card) if searched else None
-    left = left or (None if as_json or not wanted else _left(lambda: _before_the_search(shipped)))
+    left = left or (None if as_json or not wanted else _left(lambda: _before_the_search(profile.fits, shipped)))
     advice = _advice(loaded, card) if wanted else None
     fitting = _fitting(loaded, profile, advice)
     if fit is not None and fitting is not None:
@@ -114,14 +115,14 @@ def _left(show: Callable[[], None]) -> BaseException | None:
     return None
 
 
-def _before_the_search(shipped: tuple[str, Profile] | None) -> None:
+def _before_the_search(fits: bool | None, shipped: tuple[str, Profile] | None) -> None:
     from galore.cli.show.memory import gib
 
     typer.echo()
     if shipped is not None:
         name, profile = shipped
         say(f"The shipped recipe {name} trains the same model and fits: {gib(profile.total.high)} GiB in total.")
-    say(TRYING)
+    say(ROOM if fits else TRYING)
 
 
 def _refuse_contradictions(

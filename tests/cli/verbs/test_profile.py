@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gc
 import json
+import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -59,9 +60,15 @@ def test_the_verdict_first_then_categories_totals_phases_and_holders(galore: Any
     shown = profile(galore, "tiny.yaml", "--gpu", "rtx3090")
     lines = [" ".join(line.split()) for line in shown.stdout.splitlines()]
     assert lines[0] == "tiny on NVIDIA GeForce RTX 3090"
-    assert lines[1].startswith("Fits. It needs ")
+    assert lines[1].startswith("Fits. Its total is ")
     assert "GiB of 23.56–23.70 GiB" in lines[1]
-    assert lines[2].startswith("The peak is in the ")
+    assert re.match(r"\d+\.\d\d MiB are allocated at the peak: refresh step: update \(linalg_qr\)\.$", lines[2]), lines[
+        2
+    ]
+    assert f" {lines[2].partition(' ')[0]} " in next(line for line in lines if "this run" in line), (
+        "one name, one number"
+    )
+    assert "MiB allocated reserved total fits" in lines
     words = shown.stdout
     for name in (
         "weights",
@@ -170,7 +177,7 @@ def test_the_verdict_stands_before_the_search_begins(galore: Any, monkeypatch: p
 
     monkeypatch.setattr("galore.cli.verbs.profile._advice", search)
     shown = galore("profile-memory", "long.yaml", "--gpu", "1GB")
-    assert "Does not fit. It needs " in shown.stdout
+    assert "Does not fit. Its total is " in shown.stdout
     assert shown.stdout.splitlines()[-1].startswith("Trying what to change: ")
     assert "--no-advise" in shown.stdout
     assert "the search has begun" in shown.stderr
