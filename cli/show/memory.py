@@ -41,6 +41,10 @@ NARROW = {  # of a comparison where those twelve do not fit
     "activ.": ("activations", "recompute", "logits_and_loss"),
     "rest": ("temporaries", "workspaces", *OVERHEAD),
 }
+ADAPTERS_ALONE = (
+    "LoRA trains its adapters alone here. The shipped -lora recipes also train embeddings, head and norms, as GaLore "
+    "does, and need more: optim.train_modules=[embed_tokens,lm_head,norm]."
+)
 NOTHING_FITS = "Nothing that was tried makes it fit, not even all of it together."
 FITS = {True: "yes", False: "no", None: "maybe"}
 
@@ -188,6 +192,9 @@ def show_comparison(
     show_table(console, table)
     for method in (method for method, profile in found if profile is None):
         say(f"{method}: ruled out by the recipe's other settings")
+    if not loaded.recipe.optim.train_modules and any(method.startswith("LoRA") for method, _ in profiles):
+        console.print()
+        say(ADAPTERS_ALONE)
 
 
 def _comparison(profiles: Sequence[tuple[str, Profile]], groups: Mapping[str, Sequence[str]]) -> Table:

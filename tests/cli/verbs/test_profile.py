@@ -251,8 +251,18 @@ def test_compare(galore: Any) -> None:
     for name, line in zip(names, lines[2:], strict=False):
         assert line.strip().startswith(name)
         assert line.rstrip().endswith("yes")
+    assert lines[-1].startswith("LoRA trains its adapters alone here. The shipped -lora recipes also train embeddings")
     assert shown.stderr == "wrote bars.png\n"
     assert Path("bars.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_compare_with_lora_that_trains_more_than_its_adapters(galore: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from galore.trainer.fit import compare
+
+    pytest.importorskip("peft")
+    monkeypatch.setattr(compare, "methods", lambda recipe: {"LoRA r=8": {}})
+    settings = ("optim.method=lora", "optim.train_modules=[embed_tokens,lm_head,norm]")
+    assert "adapters alone" not in profile(galore, "tiny.yaml", *settings, "--compare").stdout
 
 
 def test_compare_as_json_and_with_a_method_that_is_ruled_out(galore: Any, monkeypatch: pytest.MonkeyPatch) -> None:
