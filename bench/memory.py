@@ -2,7 +2,7 @@
 
 measured   predicted against the CPU's allocator, for real steps of LLaMA-60M and 350M (20 minutes)
 published  LLaMA-7B against figures of other code for the same settings
-shipped    every shipped recipe of a model from its dimensions on a 24 GB card; `shipped --write` puts it into docs/memory.md
+shipped    every shipped recipe of a model from its dimensions on a 24 GB card; `shipped --write` puts it into docs/memory.md and fit/shipped.json
 sizes      seconds and resident memory of a profile, from 7B to 70B
 """
 
@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 from galore.trainer.fit.predict import profile_on
+from galore.trainer.fit.shipped import TABLE
 from galore.trainer.fit.verify import verify
 from galore.trainer.machine.cards import card
 from galore.trainer.memory.verdict import VERDICTS
@@ -95,6 +96,13 @@ def shipped() -> None:
         above, _, rest = PAGE.read_text(encoding="utf-8").partition(HEAD)
         below = rest[rest.index("\n\n") :]
         PAGE.write_text(above + "\n".join([HEAD, *rows]) + below, encoding="utf-8")
+        TABLE.write_text(json.dumps(totals(rows), indent=1) + "\n", encoding="utf-8")
+
+
+def totals(rows: list[str]) -> dict[str, float]:
+    """Recipe → total in GiB, of the rows of the page."""
+    cells = [[cell.strip() for cell in row.split("|")] for row in rows]
+    return {row[1]: float(row[5]) for row in cells}
 
 
 def shipped_row(loaded: LoadedRecipe) -> str:

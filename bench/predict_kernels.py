@@ -7,10 +7,20 @@ python bench/predict_kernels.py report [CARD]     the table of times as Markdown
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 
 from galore.kernels.predict.card import CARDS, RTX4090, card_named
 from galore.kernels.predict.predicted import Predictor, table
-from galore.kernels.predict.sequences import LLAMA_7B, RANKS, Row, ours, reference, rows, unfused, unfused_nearest
+from galore.kernels.predict.sequences import (
+    MATRICES,
+    Row,
+    all_matrices,
+    ours,
+    reference,
+    rows,
+    unfused,
+    unfused_nearest,
+)
 from galore.kernels.triton.tuning import PREDICTED, write
 
 NOTE = "RTX 4090, predicted by kernels/predict/cost.py, not timed"
@@ -32,8 +42,8 @@ def report(predictor: Predictor) -> None:
     print("|" + "---|" * (len(COLUMNS) + 6))
     for row in found:
         _print(f"{row.a}×{row.b}", row)
-    for r in RANKS:
-        _print("all 224, ms", _summed([row for row in found if row.r == r]))
+    for times in all_matrices([asdict(row) for row in found]):
+        _print(f"all {MATRICES}, ms", Row(0, 0, **times))
     a, b, r = 4096, 11008, 128
     for name, steps in (("unfused", unfused), ("nearest", unfused_nearest), ("reference", reference)):
         print(f"\n{name}, {a}×{b}, r = {r}:")
@@ -51,13 +61,6 @@ def report(predictor: Predictor) -> None:
                 f"  {launch.name} {shape}: {1e6 * of.seconds:.0f} µs, bound by {of.bound} ({parts} µs); {used.registers} registers, "
                 f"{used.shared} B shared, {of.blocks_per_sm} blocks per SM, {of.waves:.1f} waves, {launch.bytes / 1e6:.0f} MB"
             )
-
-
-def _summed(found: list[Row]) -> Row:
-    """Milliseconds of all matrices of the model."""
-    weights = [LLAMA_7B[row.a, row.b] / 1e3 for row in found]
-    sums = {name: sum(w * getattr(row, name) for w, row in zip(weights, found, strict=True)) for name in COLUMNS}
-    return Row(0, 0, found[0].r, **sums)
 
 
 def _print(name: str, row: Row) -> None:

@@ -259,6 +259,7 @@ UNBOUNDED = {  # function of a file → why it may read whatever is there
     "trainer/common/reading.py:open_regular": "the one that asks first",
     "trainer/recipe/shipped.py:about": "a file of the package",
     "trainer/memory/chart/timeline.py:_file": "a file of the package",
+    "trainer/fit/shipped.py:candidates": "a table of the package",
     "trainer/machine/hardware.py:cpu_name": "/proc/cpuinfo",
     "cli/show/machine.py:_cpu_flags": "/proc/cpuinfo",
     "kernels/triton/tuning.py:_read": "a table of the package, or what `galore bench kernels` wrote; kernels stand below",

@@ -33,6 +33,17 @@ def flops_per_token(model: nn.Module, seq_len: int) -> int | None:
     return 2 * passes + 12 * attention_width(model) * seq_len
 
 
+def recomputed_flops_per_token(model: Any, seq_len: int, blocks: bool | int) -> int | None:
+    """FLOPs of one more forward of the first `blocks` blocks, or of all, for one token: 2·N_blocks + 4·L·H·Q·S of them."""
+    matrices = _matrices(model)
+    if matrices is None or not blocks:
+        return None if matrices is None else 0
+    head = model.get_output_embeddings()
+    inside = sum(weight.numel() for weight in matrices if head is None or weight is not head.weight)
+    share = 1.0 if blocks is True else blocks / model.config.get_text_config().num_hidden_layers
+    return round(share * (2 * inside + 4 * attention_width(model) * seq_len))
+
+
 def attention_width(model: Any) -> int:
     """L·H·Q: the number of query channels over all layers."""
     config = model.config.get_text_config()

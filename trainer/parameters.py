@@ -7,12 +7,16 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
 from galore.trainer.build import build_model
+from galore.trainer.checkpoint.checkpoint import bytes_for
+from galore.trainer.checkpoint.state import planned_bytes
 from galore.trainer.common.format import counted, size
+from galore.trainer.flops import flops_per_token, recomputed_flops_per_token
 from galore.trainer.optim import GaLoreAdamW
 from galore.trainer.optim.groups import is_under
 from galore.trainer.optim.projected import ProjectedSlot
@@ -107,11 +111,21 @@ def planned_vocabulary(recipe: Recipe) -> tuple[int, list[str]]:
 
 
 @dataclass(frozen=True)
+class Costs:
+    """What a run's length multiplies: FLOPs of a token, recomputation included (None: unknown), a checkpoint's bytes, token ids."""
+
+    flops_per_token: int | None
+    checkpoint_bytes: int
+    vocabulary: int
+
+
+@dataclass(frozen=True)
 class DryRun:
-    """What a run would train: the parameter table and the bytes of weights, moments and projectors."""
+    """What a run would train: the parameter table, the bytes of weights, moments and projectors, and what they cost."""
 
     parameters: list[ParameterRow]
     notes: list[str]
+    costs: Costs
 
 
 def dry_run(loaded: LoadedRecipe) -> DryRun:
@@ -127,7 +141,20 @@ def dry_run(loaded: LoadedRecipe) -> DryRun:
     if recipe.train.device == "cuda" and not torch.cuda.is_available():
         notes.append("train.device is cuda, and no CUDA device is visible here: the run itself would be refused")
     notes += [*clamped_ranks(optimizer), *left_full_rank(optimizer, recipe.optim.target_modules)]
-    return DryRun(parameter_table(model, optimizer), [*notes, _together(model, optimizer)])
+    return DryRun(
+        parameter_table(model, optimizer), [*notes, _together(model, optimizer)], _costs(model, optimizer, recipe)
+    )
+
+
+def _costs(model: Any, optimizer: GaLoreAdamW, recipe: Recipe) -> Costs:
+    length = recipe.data.max_length
+    once = flops_per_token(model, length)
+    again = recomputed_flops_per_token(model, length, recipe.train.gradient_checkpointing)
+    return Costs(
+        None if once is None or again is None else once + again,
+        bytes_for(planned_bytes(model, optimizer)),
+        int(model.get_input_embeddings().weight.shape[0]),
+    )
 
 
 def _together(model: nn.Module, optimizer: GaLoreAdamW) -> str:

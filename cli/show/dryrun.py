@@ -1,16 +1,18 @@
-"""`galore train --dry-run`: what the recipe sets, the parameter table, the bytes of weights and states."""
+"""`galore train --dry-run`: what the recipe sets, the parameter table, the bytes of weights and states, and the run's plan."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import typer
 from rich.table import Table
 
-from galore.cli.show.tables import numbers, say, screen, show_table
-from galore.trainer.common.format import count, size
+from galore.cli.show.tables import numbers, say, say_pairs, screen, show_table
+from galore.trainer.common.format import count, counted, significant, size
 
 if TYPE_CHECKING:
+    from galore.trainer.fit.plan import Plan, Range
     from galore.trainer.parameters import DryRun, ParameterRow
     from galore.trainer.recipe.load import LoadedRecipe
 
@@ -19,7 +21,10 @@ REST = (
 )
 
 
-def show_dry_run(loaded: LoadedRecipe) -> None:
+SPANS = ((2 * 86_400, 86_400, "days"), (2 * 3600, 3600, "hours"), (120, 60, "minutes"), (0, 1, "seconds"))
+
+
+def show_dry_run(loaded: LoadedRecipe, card: str) -> None:
     """Prints the recipe before the model is built, so that it is there to read if the model is refused."""
     from galore.trainer.recipe.dump import dump_settings
 
@@ -36,6 +41,71 @@ def show_dry_run(loaded: LoadedRecipe) -> None:
     show_table(screen(), parameter_table(planned))
     for note in planned.notes:
         say(f"Note: {note}", hanging="  ")
+
+    from galore.trainer.fit.plan import plan
+
+    typer.echo()
+    say_pairs(plan_lines(plan(loaded.recipe, planned.costs, card)))
+
+
+def plan_lines(plan: Plan) -> Iterator[tuple[str, str]]:
+    """(what, how much) of a run as a whole."""
+    per_step, tokens = f"{plan.tokens_per_step:,} tokens", plan.tokens
+    if tokens is None:
+        passes = f"{plan.epochs:g} epoch{'' if plan.epochs == 1 else 's'}"
+        yield "run", f"{passes}, {per_step} a step; tokens and steps are not known: no corpus is read here"
+    else:
+        yield "run", f"{counted(plan.steps or 0, 'step')} × {per_step} = {count(tokens)} tokens, padding included"
+        yield "epochs", "not known: no corpus is read here"
+    if plan.flops_per_token is None:
+        yield "FLOPs", "not known for a model of this kind"
+    elif plan.flops is None:
+        yield "FLOPs", f"{_power(plan.flops_per_token)} a token, recomputation included"
+    else:
+        yield "FLOPs", f"{_power(plan.flops)}, recomputation included"
+    yield from _time(plan)
+    kept = f"{plan.checkpoints} × {size(plan.checkpoint_bytes)}"
+    writing = ", the one being written included" if plan.checkpoints > 1 else ", at the end"
+    yield "checkpoints", f"{kept} = {size(plan.disk_bytes)}{writing}"
+    each = plan.cache_bytes_per_token
+    stream = "none of the training text: it is streamed, or read whole"
+    yield "token cache", f"{size(each * 10**9)} per billion tokens of the corpus" if each else stream
+
+
+def _time(plan: Plan) -> Iterator[tuple[str, str]]:
+    if plan.peak is None:
+        yield "time", f"not estimated: no published peak is known for {plan.card} and this type; --gpu names a card"
+        return
+    from galore.trainer.fit.plan import ASSUMED
+
+    low, high = ASSUMED
+    tokens, unit = (10**9, "a billion tokens take ") if plan.tokens is None else (plan.tokens, "")
+    share = f"{100 * low:.0f}–{100 * high:.0f} % of its {plan.peak / 1e12:.0f} TFLOP/s"
+    if (seconds := plan.seconds_of(tokens)) is not None:
+        yield "time", f"{unit}{span(seconds)} on an {plan.card}, if it reaches {share} (assumed)"
+    if plan.watts is None:
+        yield "energy", "not estimated: no board power is known for this card"
+    elif (energy := plan.kilowatt_hours) is not None:
+        yield "energy", f"{_kilowatt_hours(energy)} for the card alone, at its {plan.watts} W (assumed)"
+
+
+def _power(number: int) -> str:
+    return f"{number:.2e}".replace("e+", "e")
+
+
+def span(seconds: Range) -> str:
+    """`157–262 days`: in the largest unit of which the shorter time has two."""
+    unit, name = next((each, name) for least, each, name in SPANS if seconds[0] >= least)
+    return _between(seconds, unit, name)
+
+
+def _kilowatt_hours(energy: Range) -> str:
+    return _between(energy, 1000, "MWh") if energy[0] >= 1000 else _between(energy, 1, "kWh")
+
+
+def _between(ends: Range, unit: float, name: str) -> str:
+    low, high = (significant(end / unit) for end in ends)
+    return f"{low} {name}" if low == high else f"{low}–{high} {name}"
 
 
 def parameter_table(planned: DryRun) -> Table:

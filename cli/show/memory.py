@@ -11,7 +11,7 @@ from rich.table import Table
 from galore.cli.show.tables import least_width, numbers, say, show_table
 from galore.trainer.common.format import GIB, percent
 from galore.trainer.memory.categories import CATEGORIES, MEANING, OVERHEAD, spoken
-from galore.trainer.memory.verdict import VERDICTS, out_of_memory, reason, runs_out, unit_of
+from galore.trainer.memory.verdict import VERDICTS, out_of_memory, place, reason, runs_out, unit_of
 
 if TYPE_CHECKING:
     from galore.trainer.fit.advice import Advice, Trial
@@ -41,6 +41,10 @@ NARROW = {  # of a comparison where those twelve do not fit
     "activ.": ("activations", "recompute", "logits_and_loss"),
     "rest": ("temporaries", "workspaces", *OVERHEAD),
 }
+ADAPTERS_ALONE = (
+    "LoRA trains its adapters alone here. The shipped -lora recipes also train embeddings, head and norms, as GaLore "
+    "does, and need more: optim.train_modules=[embed_tokens,lm_head,norm]."
+)
 NOTHING_FITS = "Nothing that was tried makes it fit, not even all of it together."
 FITS = {True: "yes", False: "no", None: "maybe"}
 
@@ -64,7 +68,7 @@ def show_profile(console: Console, loaded: LoadedRecipe, profile: Profile, notes
     unit = Unit(*unit_of(profile))
     say(f"{loaded.name} on {profile.card.name}", bold=True)
     say(f"{VERDICTS[profile.fits]}. {reason(profile)}")
-    say(_peak_line(profile))
+    say(_peak_line(profile, unit))
     for note in notes:
         say(f"Note: {note}", hanging="  ")
     console.print()
@@ -77,12 +81,11 @@ def show_profile(console: Console, loaded: LoadedRecipe, profile: Profile, notes
     show_table(console, _holders(profile.peak.holders, unit))
 
 
-def _peak_line(profile: Profile) -> str:
-    peak = profile.peak
-    where = f", in {peak.module}" if peak.module else ""
-    end = runs_out(profile)
+def _peak_line(profile: Profile, unit: Unit) -> str:
+    peak, end = profile.peak, runs_out(profile)
     gone = "" if end is None else f" {out_of_memory(profile).capitalize()}: {profile.trace.mark_at(end)}."
-    return f"The peak is in the {peak.phase}{where} ({peak.op}).{gone}"
+    most = f"{unit.told(profile.allocated.high)} {unit.name} are allocated at the peak"
+    return f"{most}: {place(peak)} ({peak.op}).{gone}"
 
 
 def _categories(profile: Profile, unit: Unit) -> Table:
@@ -99,7 +102,7 @@ def _categories(profile: Profile, unit: Unit) -> Table:
 
 
 def _totals(profile: Profile, unit: Unit) -> Table:
-    table = Table(unit.name, "allocated", "reserved", "with context", "fits", box=None)
+    table = Table(unit.name, "allocated", "reserved", "total", "fits", box=None)
     numbers(table, range(1, len(table.columns)))
     for expandable in (False, True):
         replay, reserved = profile.replayed(expandable), profile.reserved(expandable)
@@ -136,10 +139,8 @@ def show_advice(console: Console, advice: Advice) -> None:
 
     console.print()
     if not advice.trials:
-        room = ", or ".join(spelled(advice.room))
-        told = (
-            f"Room for: {room}" if room else "No larger micro-batch, in doublings, and no longer sequence is possible."
-        )
+        room = ", or ".join(" ".join(spelled(settings)) for settings in advice.room)
+        told = f"Room for: {room}" if room else "No larger micro-batch and no longer sequence is possible."
         say(told)
         return
     table = Table("change, the least disruptive first", "gains GiB", "total GiB", "fits", box=None)
@@ -191,6 +192,9 @@ def show_comparison(
     show_table(console, table)
     for method in (method for method, profile in found if profile is None):
         say(f"{method}: ruled out by the recipe's other settings")
+    if not loaded.recipe.optim.train_modules and any(method.startswith("LoRA") for method, _ in profiles):
+        console.print()
+        say(ADAPTERS_ALONE)
 
 
 def _comparison(profiles: Sequence[tuple[str, Profile]], groups: Mapping[str, Sequence[str]]) -> Table:

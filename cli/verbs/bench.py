@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,9 +11,11 @@ import typer
 
 from galore.cli.show.tables import numbers, say, screen, show_table
 from galore.trainer.common.errors import UserError
+from galore.trainer.common.format import percent
 from galore.trainer.recipe.extras import refuse_missing
 
 if TYPE_CHECKING:
+    from galore.kernels.predict.card import Card
     from galore.kernels.predict.sequences import Row
 
 app = typer.Typer(no_args_is_help=True, help="How fast the parts are, on this machine.")
@@ -54,12 +57,25 @@ def _predicted() -> dict[str, Any]:
     from galore.kernels.triton.tuning import source
 
     predictor = Predictor()
+    found = rows(predictor)
     return {
         "device": predictor.card.name,
         "evidence": "predicted, not timed: there is no GPU here",
         "tiles": source(),
-        "rows": [_row(row) for row in rows(predictor)],
+        "rows": [_row(row) for row in found],
+        "all": _all([asdict(row) for row in found], predictor.card),
     }
+
+
+def _all(found: Sequence[Mapping[str, float]], card: Card | None) -> list[dict[str, float]]:
+    """Milliseconds of a step's update by rank, and its share of the step on a card whose peak is known."""
+    from galore.kernels.predict.sequences import all_matrices, step_seconds
+
+    def row(times: dict[str, float]) -> dict[str, float]:
+        share = {"share of a step": round(times["ours"] / 1e3 / step_seconds(card), 4)} if card else {}
+        return {name: round(value, 1) for name, value in times.items()} | share
+
+    return [row(times) for times in all_matrices(found)]
 
 
 def _row(row: Row) -> dict[str, Any]:
@@ -69,15 +85,18 @@ def _row(row: Row) -> dict[str, Any]:
 
 
 def _measured(torch: Any) -> dict[str, Any]:
+    from galore.kernels.predict.card import card_named
     from galore.kernels.predict.timed import measured
     from galore.kernels.triton.tuning import source
 
     device = torch.device("cuda", torch.cuda.current_device())
+    name, found = torch.cuda.get_device_name(device), measured(device)
     return {
-        "device": torch.cuda.get_device_name(device),
+        "device": name,
         "evidence": "measured here: CUDA events, median of 20, L2 cache flushed",
         "tiles": source(),
-        "rows": measured(device),
+        "rows": found,
+        "all": _all(found, card_named(name)),
     }
 
 
@@ -95,13 +114,32 @@ def _tune(device: Any) -> None:
 
 
 def _show(found: dict[str, Any]) -> None:
-    from rich.table import Table
+    from galore.kernels.predict.sequences import MATRICES, TOKENS
 
     say(f"{found['device']}, microseconds per update of one matrix; {found['evidence']}")
     say(f"tiles: {found['tiles']}")
-    rows = found["rows"]
+    _show_rows([_named(row) for row in found["rows"]])
+    typer.echo()
+    say(f"All {MATRICES} matrices of LLaMA-7B, milliseconds per step; {found['evidence']}")
+    _show_rows(found["all"])
+    if "share of a step" in found["all"][0]:
+        say(
+            f"The share is that of `ours` in a step of {TOKENS:,} tokens: forward and backward "
+            "predicted at 85 % of the card's published peak."
+        )
+
+
+def _named(row: dict[str, Any]) -> dict[str, Any]:
+    """With shape and rank as one name."""
+    rest = {name: value for name, value in row.items() if name not in ("a", "b", "r")}
+    return {"matrix": f"{row['a']}×{row['b']}, r={row['r']}"} | rest
+
+
+def _show_rows(rows: list[dict[str, Any]]) -> None:
+    from rich.table import Table
+
     table = Table(*rows[0], box=None)
     numbers(table, range(len(table.columns)))
     for row in rows:
-        table.add_row(*map(str, row.values()))
+        table.add_row(*(percent(value) if name == "share of a step" else str(value) for name, value in row.items()))
     show_table(screen(), table)

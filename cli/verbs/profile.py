@@ -12,18 +12,22 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from galore.cli.arguments import Overrides, Recipe
-from galore.cli.show.tables import say, screen
+from galore.cli.show.tables import say, say_pairs, screen
 from galore.trainer.common.errors import UserError
+from galore.trainer.common.format import size
 from galore.trainer.recipe.extras import refuse_missing
 
 if TYPE_CHECKING:
     from galore.trainer.fit.advice import Advice
+    from galore.trainer.fit.plan import Plan
     from galore.trainer.machine.cards import Card
     from galore.trainer.memory.profile import Profile
     from galore.trainer.recipe.load import LoadedRecipe
 
-DEFAULT_CARD = "rtx4090"
 TRYING = "Trying what to change: a minute or two for a large model; --no-advise leaves it out."
+ROOM = "Trying larger micro-batches and longer sequences, in some ten traces like this one."
+QUICK = 10_000  # events of a trace; of fewer a search takes a second or two
+SEARCH = "finds the largest micro-batch and the longest sequences that use it, in some ten traces like this one."
 
 
 def profile_memory(
@@ -66,7 +70,9 @@ def profile_memory(
     if measure:
         _measure(loaded, as_json)
         return
-    card = _card(gpu)
+    from galore.trainer.machine.cards import card_or_default
+
+    card = card_or_default(gpu)
     if compare:
         _compare(loaded, card, as_json, picture)
         return
@@ -77,9 +83,12 @@ def profile_memory(
     if timeline is not None:  # files first: whoever reads the output may leave before its end
         _write_timeline(timeline, profile, loaded)
     wanted = fit is not None or (profile.fits is not True if advise is None else advise)
-    left = None if as_json else _shown(loaded, profile, TRYING if wanted else "")
+    searched = wanted and not profile.fits
+    left = None if as_json else _left(lambda: _show(loaded, profile))
     if left is not None and fit is None:
         raise left
+    shipped = _shipped(loaded, card) if searched else None
+    left = left or (None if as_json or not wanted else _left(lambda: _before_the_search(profile.fits, shipped)))
     advice = _advice(loaded, card) if wanted else None
     fitting = _fitting(loaded, profile, advice)
     if fit is not None and fitting is not None:
@@ -87,23 +96,33 @@ def profile_memory(
     if left is not None:
         raise left
     if as_json:
-        typer.echo(json.dumps(_as_json(profile, advice), indent=2))
+        typer.echo(json.dumps(_as_json(profile, _planned(loaded, card), advice, shipped), indent=2))
     elif advice is not None:
         _show_advice(advice)
+    elif advise is None:
+        _show_room(loaded, profile)
     if fit is not None and fitting is None:
-        raise UserError(f"nothing tried makes it fit {profile.card.name}", where="--fit", fix="take a smaller model")
+        fix = f"take the shipped recipe {shipped[0]}, or a smaller model" if shipped else "take a smaller model"
+        raise UserError(f"nothing tried makes it fit {profile.card.name}", where="--fit", fix=fix)
 
 
-def _shown(loaded: LoadedRecipe, profile: Profile, last: str) -> BaseException | None:
-    """Prints the profile, and `last`; what it ended with where the reader left, who may wait for a file all the same."""
+def _left(show: Callable[[], None]) -> BaseException | None:
+    """Prints; what it ended with where the reader left, who may wait for a file all the same."""
     try:
-        _show(loaded, profile)
-        if last:
-            typer.echo()
-            say(last)
+        show()
     except (BrokenPipeError, SystemExit) as left:  # the latter is rich's
         return left
     return None
+
+
+def _before_the_search(fits: bool | None, shipped: tuple[str, Profile] | None) -> None:
+    from galore.cli.show.memory import gib
+
+    typer.echo()
+    if shipped is not None:
+        name, profile = shipped
+        say(f"The shipped recipe {name} trains the same model and fits: {gib(profile.total.high)} GiB in total.")
+    say(ROOM if fits else TRYING)
 
 
 def _refuse_contradictions(
@@ -130,18 +149,18 @@ def _refuse_contradictions(
             raise UserError(f"there is no folder {given.parent}", where=option, fix="make it, or write elsewhere")
 
 
-def _card(name: str | None) -> Card:
-    from galore.trainer.machine.cards import attached, card
-
-    here = attached() if name is None else None
-    return here if here is not None else card(DEFAULT_CARD if name is None else name)
-
-
 def _advice(loaded: LoadedRecipe, card: Card) -> Advice:
     from galore.trainer.fit.advice import Adviser
 
     with _told_on_stderr() as tell:
         return Adviser(loaded, card, lambda text: tell(f"trying {text}")).advise()
+
+
+def _shipped(loaded: LoadedRecipe, card: Card) -> tuple[str, Profile] | None:
+    from galore.trainer.fit.shipped import shipped_that_fits
+
+    with _told_on_stderr() as tell:
+        return shipped_that_fits(loaded, card, lambda name: tell(f"trying {name}"))
 
 
 @contextmanager
@@ -157,10 +176,19 @@ def _told_on_stderr() -> Iterator[Callable[[str], None]]:
         yield status.update
 
 
-def _as_json(profile: Profile, advice: Advice | None) -> dict[str, object]:
+def _planned(loaded: LoadedRecipe, card: Card) -> Plan:
+    from galore.trainer.fit.plan import plan
+    from galore.trainer.parameters import dry_run
+
+    return plan(loaded.recipe, dry_run(loaded).costs, card.name)
+
+
+def _as_json(
+    profile: Profile, plan: Plan, advice: Advice | None, shipped: tuple[str, Profile] | None
+) -> dict[str, object]:
     from galore.trainer.recipe.change import spelled
 
-    found = profile.as_json()
+    found = profile.as_json() | {"plan": plan.as_json()}
     if advice is not None:
         found["advice"] = [
             {
@@ -174,21 +202,39 @@ def _as_json(profile: Profile, advice: Advice | None) -> dict[str, object]:
         ]
         found["settings_that_fit"] = spelled(advice.settings)
         found["total_bytes_that_fit"] = advice.chosen[-1].profile.total.high if advice.chosen else None
-        found["room_for"] = spelled(advice.room)
+        found["room_for"] = [" ".join(spelled(settings)) for settings in advice.room]
+        found["shipped_that_fits"] = (
+            {"recipe": shipped[0], "total_bytes": shipped[1].total.high} if shipped is not None else None
+        )
     return found
 
 
 def _show(loaded: LoadedRecipe, profile: Profile) -> None:
+    from galore.cli.show.dryrun import plan_lines
     from galore.cli.show.memory import show_profile
     from galore.trainer.parameters import planned_vocabulary
 
     show_profile(screen(), loaded, profile, planned_vocabulary(loaded.recipe)[1])
+    typer.echo()
+    say_pairs(plan_lines(_planned(loaded, profile.card)))
 
 
 def _show_advice(advice: Advice) -> None:
     from galore.cli.show.memory import show_advice
 
     show_advice(screen(), advice)
+
+
+def _show_room(loaded: LoadedRecipe, profile: Profile) -> None:
+    """Of a run that fits: what there is room for where that is found at once, or how to ask for it."""
+    spare, train = profile.limit.low - profile.total.high, loaded.recipe.train
+    if spare <= 0 or train.micro_batch_size == train.global_batch_size:
+        return
+    if len(profile.trace.events) > QUICK:
+        typer.echo()
+        say(f"{size(spare)} to spare: --advise {SEARCH}")
+    elif (advice := _advice(loaded, profile.card)).room:
+        _show_advice(advice)
 
 
 def _compare(loaded: LoadedRecipe, card: Card, as_json: bool, picture: Path | None) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from galore.cli.arguments import Overrides, Recipe
+from galore.trainer.common.errors import UserError
 from galore.trainer.common.reading import user_path
 
 if TYPE_CHECKING:
@@ -23,8 +24,15 @@ def train(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest good checkpoint in there.")] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the resolved recipe, what is trained, and its memory; then leave.")
+        bool,
+        typer.Option("--dry-run", help="Show the recipe, what is trained, and tokens, disk and time; then leave."),
     ] = False,
+    gpu: Annotated[
+        str | None,
+        typer.Option(
+            help="With --dry-run: the card to plan for, such as rtx3090.", show_default="the one here, or rtx4090"
+        ),
+    ] = None,
 ) -> None:
     """Carry out a recipe: pretrain, or train on, a causal language model.
 
@@ -33,11 +41,16 @@ def train(
     """
     from galore.trainer.recipe.load import load_recipe
 
+    if gpu is not None and not dry_run:
+        raise UserError(
+            "chooses the card that a dry run plans for", where="--gpu", fix="add --dry-run, or leave it out"
+        )
     loaded = load_recipe(recipe, overrides or [])
     if dry_run:
         from galore.cli.show.dryrun import show_dry_run
+        from galore.trainer.machine.cards import card_or_default
 
-        show_dry_run(loaded)
+        show_dry_run(loaded, card_or_default(gpu).name)
         return
 
     carry_out(loaded, output_dir or own_folder(recipe, loaded.name), resume)

@@ -6,6 +6,7 @@ elements of the weight, a·r of P, r·b of R; bf16 weights and gradients, moment
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from galore.kernels.predict import catalogue
@@ -104,6 +105,30 @@ class Row:
 def rows(predictor: Predictor) -> list[Row]:
     """A row for each shape of LLaMA-7B and rank."""
     return [_row(predictor, a, b, r) for a, b in LLAMA_7B for r in RANKS]
+
+
+TOKENS = 131_072  # of a step, as the recipes of LLaMA-7B have it
+MATRICES = sum(LLAMA_7B.values())
+
+
+def all_matrices(found: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
+    """Milliseconds of one update of every projected matrix, for each rank, from microseconds of one of each shape."""
+    times = [name for name in found[0] if name not in ("a", "b", "r", "share of the floor")]
+    ranks = dict.fromkeys(row["r"] for row in found)
+    return [
+        {"r": r}
+        | {
+            name: sum(LLAMA_7B[int(row["a"]), int(row["b"])] * row[name] / 1e3 for row in found if row["r"] == r)
+            for name in times
+        }
+        for r in ranks
+    ]
+
+
+def step_seconds(card: Card) -> float:
+    """Of TOKENS tokens through LLaMA-7B, forward and backward, products taken to reach their share of the card's peak."""
+    weights = sum(a * b * count for (a, b), count in LLAMA_7B.items()) + 32_000 * 4096
+    return 6.0 * weights * TOKENS / (card.tensor_flops["bf16"] * card.tensor_share)
 
 
 def _row(predictor: Predictor, a: int, b: int, r: int) -> Row:

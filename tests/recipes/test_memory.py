@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,11 @@ MEMORY, CARDS = bench("memory"), bench("cards")
 TABLE = (ROOT / "docs/memory.md").read_text(encoding="utf-8").partition(MEMORY.HEAD)[2].partition("\n\n")[0]
 ROWS = {row.split()[1]: row for row in TABLE.strip().splitlines()}
 SHIPPED = [name for name in shipped_names() if load_recipe(name).recipe.model.name_or_path is None]
+
+
+def test_the_table_by_which_shipped_recipes_are_found_is_the_page_s() -> None:
+    """Where it fails: `python bench/memory.py shipped --write`."""
+    assert json.loads(MEMORY.TABLE.read_text(encoding="utf-8")) == MEMORY.totals(list(ROWS.values()))
 
 
 def quick(*names: str) -> Any:

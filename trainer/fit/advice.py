@@ -7,7 +7,16 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from galore.trainer.fit.predict import profile_on
-from galore.trainer.fit.remedies import COSTS, SAME_RESULTS, Remedy, Settings, remedies, remedy, some_blocks
+from galore.trainer.fit.remedies import (
+    COSTS,
+    SAME_RESULTS,
+    Remedy,
+    Settings,
+    larger_micro_batches,
+    remedies,
+    remedy,
+    some_blocks,
+)
 from galore.trainer.machine.cards import Card
 from galore.trainer.memory.profile import Bounds
 from galore.trainer.recipe.change import changed
@@ -56,7 +65,7 @@ class Advice:
 
     trials: tuple[Trial, ...]
     mildest: tuple[Trial, ...]
-    room: Settings  # what could be larger, each alone, where the recipe fits as it is
+    room: tuple[Settings, ...]  # what could be larger, each alone, where the recipe fits as it is
 
     @property
     def alone(self) -> Trial | None:
@@ -100,7 +109,7 @@ class Adviser:
             return Advice((), (), self._room())
         found = [self._best(remedy, {}) for remedy in remedies(self.loaded.recipe)]
         trials = tuple(trial for trial in found if trial is not None and trial.helps)
-        advice = Advice(trials, tuple(self._combine()), {})
+        advice = Advice(trials, tuple(self._combine()), ())
         if self.brief and advice.settings and not self._holds(advice.settings):
             return Adviser(self.loaded, self.card, self.progress, brief=False).advise()
         return advice
@@ -110,18 +119,36 @@ class Adviser:
         other = changed(self.loaded, settings)
         return other is not None and profile_on(other, self.card).fits is True
 
-    def _room(self) -> Settings:
-        """The largest micro-batch and the longest sequences, in doublings, and the fewest blocks to recompute, each alone."""
-        recipe = self.loaded.recipe
-        most = {"train.micro_batch_size": recipe.train.global_batch_size, "data.max_length": LONGEST}
-        now = {"train.micro_batch_size": recipe.train.micro_batch_size, "data.max_length": recipe.data.max_length}
-        found = {key: self._largest(key, now[key], most[key]) for key in most}
-        return {key: value for key, value in found.items() if value > now[key]} | self._fewer_blocks()
+    def _room(self) -> tuple[Settings, ...]:
+        """The largest micro-batches, the longest sequences, in doublings, and the fewest blocks to recompute, each alone."""
+        found = (*self._larger_batches(), self._longer(), self._fewer_blocks())
+        return tuple(settings for settings in found if settings)
 
-    def _largest(self, key: str, value: int, most: int) -> int:
-        while 2 * value <= most and self._fits({key: 2 * value}):
-            value *= 2
-        return value
+    def _larger_batches(self) -> Iterator[Settings]:
+        """The largest that divides the global batch, and a larger one that another global batch makes room for."""
+        steps = larger_micro_batches(self.loaded.recipe)
+        fitting = steps[: self._fitting(steps, self.loaded.recipe.train.micro_batch_size)]
+        dividing = next((step for step in reversed(fitting) if len(step) == 1 and self._fits(step)), {})
+        yield dividing
+        yield from (step for step in fitting[-1:] if step != dividing)
+
+    def _fitting(self, steps: list[Settings], now: int) -> int:
+        """How many of `steps` fit, each of which needs more than those before: doublings, then halves of the last one."""
+        sizes = [step["train.micro_batch_size"] for step in steps]
+        least, most, reached = 0, len(steps), now
+        while least < most:
+            at = min(bisect_left(sizes, 2 * reached), most - 1)
+            if not self._fits(steps[at]):
+                most = at
+                break
+            least, reached = at + 1, sizes[at]
+        return bisect_left(steps, True, least, most, key=lambda step: not self._fits(step))
+
+    def _longer(self) -> Settings:
+        now = length = self.loaded.recipe.data.max_length
+        while 2 * length <= LONGEST and self._fits({"data.max_length": 2 * length}):
+            length *= 2
+        return {"data.max_length": length} if length > now else {}
 
     def _fewer_blocks(self) -> Settings:
         """Recomputing costs time: as few blocks as fit, in eighths; nothing where the recipe's number is the least."""

@@ -9,6 +9,7 @@ from typing import Any
 from galore.trainer.recipe.schema.recipe import Recipe
 
 Settings = dict[str, Any]
+MOST_ROWS = 65_536  # of a micro-batch that are tried
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,25 @@ def halved(value: int, least: int = 1) -> Iterator[int]:
     while value // 2 >= least:
         value //= 2
         yield value
+
+
+SAME_BATCH = 0.05  # a global batch that differs by no more than this share trains much the same
+
+
+def larger_micro_batches(recipe: Recipe) -> list[Settings]:
+    """Micro-batches above the recipe's, ascending: all that divide its global batch, and round ones with another near it.
+
+    Round are those of three binary digits, 4 in every doubling, such as 16, 20, 24 and 28.
+    """
+    batch, now = recipe.train.global_batch_size, recipe.train.micro_batch_size
+    steps: list[Settings] = []
+    for size in range(now + 1, min(batch, MOST_ROWS) + 1):
+        other = max(1, round(batch / size)) * size
+        if other == batch:
+            steps.append({"train.micro_batch_size": size})
+        elif size % (1 << max(0, size.bit_length() - 3)) == 0 and abs(other - batch) <= SAME_BATCH * batch:
+            steps.append({"train.micro_batch_size": size, "train.global_batch_size": other})
+    return steps
 
 
 def _segments(recipe: Recipe) -> Iterator[Settings]:
@@ -110,6 +130,11 @@ def _weights(recipe: Recipe) -> Iterator[Settings]:
         yield {"model.dtype": "bfloat16"}
 
 
+def _codes(recipe: Recipe) -> Iterator[Settings]:
+    if recipe.optim.method == "galore" and recipe.optim.weight_dtype is None:
+        yield {"optim.weight_dtype": "int8"}
+
+
 def _galore(recipe: Recipe) -> Iterator[Settings]:
     if recipe.optim.method == "full":
         yield {"optim.method": "galore"}
@@ -150,6 +175,7 @@ _STEPS: dict[str, Callable[[Recipe], Iterator[Settings]]] = {
     "Adam's moments in 8 bits; 8-bit Adam is close to Adam in practice": _states,
     "projectors in 8 or 4 bits, as Q-GaLore has them": _projectors,
     "half the bits of every weight, rounded stochastically": _weights,
+    "target matrices in 8 bits, rounded stochastically, as Q-GaLore has them": _codes,
     "a smaller subspace: choose the learning rate anew": _rank,
     "low-rank projection instead of full-rank AdamW: choose the learning rate anew": _galore,
     "shorter sequences: another training problem": _length,

@@ -133,6 +133,7 @@ CARDS = (
 )
 ALIASES = {"a100pcie40gb": "a100-40g", "a10080gbpcie": "a100-80g", "h100": "h100-80g"}
 TWO_SIZES = {"rtx3080laptopgpu", "rtx4060ti", "rtx5060ti"}  # the driver has one name for cards with 8 and with 16 GB
+DEFAULT = "rtx4090"
 LARGEST = 100_000  # GB; no card has a hundredth of it
 SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([gm])i?b?", re.IGNORECASE)
 
@@ -153,6 +154,16 @@ def card(name: str) -> Card:
     if found is None:
         raise _unknown(name)
     return found
+
+
+def card_or_default(name: str | None) -> Card:
+    """The card called `name`; without one the GPU that is here, or an RTX 4090.
+
+    Raises:
+        UserError: no such card is known.
+    """
+    here = attached() if name is None else None
+    return here if here is not None else card(DEFAULT if name is None else name)
 
 
 def attached() -> Card | None:

@@ -57,6 +57,38 @@ GPU_PEAKS: dict[str, tuple[float, float]] = {
     "H200": (989.4 * _T, 66.9 * _T),
 }
 
+# Power limit of the whole board as published, watts: NVIDIA's product pages and datasheets ("total graphics power", "max
+# thermal design power"). Of two sizes or settings under one name it is the higher; boards of other makers take up to 10 % more.
+GPU_WATTS: dict[str, int] = {
+    "RTX 5090": 575,
+    "RTX 5080": 360,
+    "RTX 5070 Ti": 300,
+    "RTX 5070": 250,
+    "RTX 4090": 450,
+    "RTX 4080 SUPER": 320,
+    "RTX 4080": 320,
+    "RTX 4070 Ti SUPER": 285,
+    "RTX 4070 Ti": 285,
+    "RTX 4070": 200,
+    "RTX 4060 Ti": 165,
+    "RTX 4060": 115,
+    "RTX 3090 Ti": 450,
+    "RTX 3090": 350,
+    "RTX 3070": 220,
+    "RTX 3060": 170,
+    "A100-SXM4-40GB": 400,
+    "A100-SXM4-80GB": 400,
+    "A100-PCIE-40GB": 250,
+    "A100 80GB PCIe": 300,
+    "A30": 165,
+    "L4": 72,
+    "L40S": 350,
+    "H100 80GB HBM3": 700,
+    "H100 NVL": 400,
+    "H100 PCIe": 350,
+    "H200": 700,
+}
+
 GEMM_SIZE = 2048
 
 
@@ -85,7 +117,7 @@ def device_peak(device: str, dtype: torch.dtype) -> Peak:
 
 def gpu_peak(name: str, dtype: torch.dtype) -> Peak:
     """Peak of the GPU called `name` by the driver."""
-    entry = GPU_PEAKS.get(name.removeprefix("NVIDIA ").removeprefix("GeForce "))
+    entry = GPU_PEAKS.get(_brief(name))
     if entry is None:
         return Peak(None, "unknown", name, f"{name} is not in the table of GPU peaks; MFU is left out")
     if dtype == torch.bfloat16:
@@ -93,6 +125,15 @@ def gpu_peak(name: str, dtype: torch.dtype) -> Peak:
     if dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest":  # TF32 is another peak
         return Peak(entry[1], "table", name)
     return Peak(None, "unknown", name, f"no table entry for {dtype} on {name} with these settings; MFU is left out")
+
+
+def gpu_watts(name: str) -> int | None:
+    """Published power limit of the board that the driver calls `name`; None where it is not known."""
+    return GPU_WATTS.get(_brief(name))
+
+
+def _brief(name: str) -> str:
+    return name.removeprefix("NVIDIA ").removeprefix("GeForce ")
 
 
 def cache_dir() -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from galore.trainer.common.format import GIB, size
 from galore.trainer.memory.allocator.allocator import replay
+from galore.trainer.memory.peak import Peak
 from galore.trainer.memory.profile import Bounds, Profile
 
 VERDICTS = {True: "Fits", False: "Does not fit", None: "May fit"}
@@ -12,7 +13,7 @@ VERDICTS = {True: "Fits", False: "Does not fit", None: "May fit"}
 def reason(profile: Profile) -> str:
     """What it needs, what there is, and what that comes to."""
     needs, spare = profile.total, profile.limit.low - profile.total.high
-    told = f"It needs {span(needs)} of {span(profile.limit)}"
+    told = f"Its total is {span(needs)} of {span(profile.limit)}"
     if profile.fits and spare > 0:
         return f"{told}, {size(spare)} to spare."
     if profile.fits:
@@ -26,6 +27,13 @@ def span(bounds: Bounds) -> str:
     """`22.95 GiB` or `22.95–23.40 GiB`."""
     low, high = (f"{each / GIB:.2f}" for each in (bounds.low, bounds.high))
     return f"{low} GiB" if low == high else f"{low}–{high} GiB"
+
+
+def place(peak: Peak) -> str:
+    """`refresh step: backward, in model.layers.3.mlp`: in which step and module the peak is."""
+    if peak.module:
+        return f"{peak.phase}, in {peak.module}"
+    return f"{peak.phase}, in the loss" if peak.phase.endswith((": forward", ": backward")) else peak.phase
 
 
 def runs_out(profile: Profile) -> int | None:

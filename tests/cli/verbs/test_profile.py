@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import gc
 import json
+import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ import torch
 
 from galore.trainer.common.errors import UserError
 from galore.trainer.memory.categories import CATEGORIES, OVERHEAD
+from galore.trainer.memory.profile import Bounds
 
 GIB = 2**30
 
@@ -57,9 +60,15 @@ def test_the_verdict_first_then_categories_totals_phases_and_holders(galore: Any
     shown = profile(galore, "tiny.yaml", "--gpu", "rtx3090")
     lines = [" ".join(line.split()) for line in shown.stdout.splitlines()]
     assert lines[0] == "tiny on NVIDIA GeForce RTX 3090"
-    assert lines[1].startswith("Fits. It needs ")
+    assert lines[1].startswith("Fits. Its total is ")
     assert "GiB of 23.56–23.70 GiB" in lines[1]
-    assert lines[2].startswith("The peak is in the ")
+    assert re.match(r"\d+\.\d\d MiB are allocated at the peak: refresh step: update \(linalg_qr\)\.$", lines[2]), lines[
+        2
+    ]
+    assert f" {lines[2].partition(' ')[0]} " in next(line for line in lines if "this run" in line), (
+        "one name, one number"
+    )
+    assert "MiB allocated reserved total fits" in lines
     words = shown.stdout
     for name in (
         "weights",
@@ -77,6 +86,8 @@ def test_the_verdict_first_then_categories_totals_phases_and_holders(galore: Any
         assert step in words
     assert "most is held by" in words
     assert "nothing" not in words, "no advice where it fits"
+    assert "run 500 steps × 64 tokens = 32.0k tokens, padding included" in lines
+    assert any(line.startswith("time ") and line.endswith("(assumed)") for line in lines)
     assert shown.stderr == ""
 
 
@@ -108,6 +119,8 @@ def test_json_is_one_object_with_what_is_promised(galore: Any) -> None:
     assert sum(found["categories"].values()) == found["total_bytes"]
     assert found["total_bytes"] == found["peak_reserved_bytes"]["expandable"] + found["categories"]["cuda_context"]
     assert "advice" not in found
+    assert found["plan"]["tokens"] == 500 * 64
+    assert found["plan"]["seconds"][0] < found["plan"]["seconds"][1]
     assert shown.stderr == ""
 
 
@@ -164,10 +177,24 @@ def test_the_verdict_stands_before_the_search_begins(galore: Any, monkeypatch: p
 
     monkeypatch.setattr("galore.cli.verbs.profile._advice", search)
     shown = galore("profile-memory", "long.yaml", "--gpu", "1GB")
-    assert "Does not fit. It needs " in shown.stdout
+    assert "Does not fit. Its total is " in shown.stdout
     assert shown.stdout.splitlines()[-1].startswith("Trying what to change: ")
     assert "--no-advise" in shown.stdout
     assert "the search has begun" in shown.stderr
+
+
+def test_a_shipped_recipe_of_the_same_model_is_named_before_the_search(
+    galore: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = SimpleNamespace(total=Bounds(GIB, GIB))
+    monkeypatch.setattr("galore.trainer.fit.shipped.shipped_that_fits", lambda *_: ("llama-tiny", other))
+    shown = profile(galore, "long.yaml", "--gpu", "1GB").stdout
+    told = "The shipped recipe llama-tiny trains the same model and fits: 1.00 GiB in total.\nTrying what to change"
+    assert told in shown
+    found = json.loads(profile(galore, "long.yaml", "--gpu", "1GB", "--json").stdout)
+    assert found["shipped_that_fits"] == {"recipe": "llama-tiny", "total_bytes": GIB}
+    refused = galore("profile-memory", "tiny.yaml", *HUGE, "--gpu", "2GB", "--fit", "fitting.yaml")
+    assert refused.stderr.endswith("→ take the shipped recipe llama-tiny, or a smaller model\n")
 
 
 def test_no_advice_where_none_is_wanted(galore: Any) -> None:
@@ -194,6 +221,16 @@ def test_fit_of_what_fits_changes_nothing(galore: Any) -> None:
     ]
 
 
+def test_a_run_that_fits_is_told_what_it_has_room_for(galore: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = ("tiny.yaml", "train.global_batch_size=4", "model.max_position_embeddings=32", "--gpu", "rtx4090")
+    assert profile(galore, *small).stdout.endswith("\nRoom for: train.micro_batch_size=4\n")
+    assert "Room for" not in profile(galore, *small, "--no-advise").stdout
+    monkeypatch.setattr("galore.cli.verbs.profile.QUICK", 10)
+    last = profile(galore, *small).stdout.splitlines()[-1]
+    assert last.startswith("22.9 GiB to spare: --advise finds the largest micro-batch")
+    assert last.endswith("in some ten traces like this one.")
+
+
 def test_room_as_json(galore: Any) -> None:
     limits = ("train.global_batch_size=2", "model.max_position_embeddings=64")
     found = json.loads(profile(galore, "tiny.yaml", *limits, "--gpu", "rtx4090", "--advise", "--json").stdout)
@@ -214,8 +251,18 @@ def test_compare(galore: Any) -> None:
     for name, line in zip(names, lines[2:], strict=False):
         assert line.strip().startswith(name)
         assert line.rstrip().endswith("yes")
+    assert lines[-1].startswith("LoRA trains its adapters alone here. The shipped -lora recipes also train embeddings")
     assert shown.stderr == "wrote bars.png\n"
     assert Path("bars.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_compare_with_lora_that_trains_more_than_its_adapters(galore: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from galore.trainer.fit import compare
+
+    pytest.importorskip("peft")
+    monkeypatch.setattr(compare, "methods", lambda recipe: {"LoRA r=8": {}})
+    settings = ("optim.method=lora", "optim.train_modules=[embed_tokens,lm_head,norm]")
+    assert "adapters alone" not in profile(galore, "tiny.yaml", *settings, "--compare").stdout
 
 
 def test_compare_as_json_and_with_a_method_that_is_ruled_out(galore: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from galore.trainer.common.format import GIB
 from galore.trainer.fit import advice as module
 from galore.trainer.fit.advice import Adviser, Trial
 from galore.trainer.fit.predict import profile_on
-from galore.trainer.fit.remedies import COSTS, Settings, remedy
+from galore.trainer.fit.remedies import COSTS, Settings, larger_micro_batches, remedy
 from galore.trainer.machine.cards import Card
 from galore.trainer.memory.profile import Bounds, Profile
 from galore.trainer.recipe.change import changed
@@ -82,7 +82,7 @@ def test_one_change_is_enough(wide: Callable[..., LoadedRecipe], traced: list[Lo
     milder = [step for step in remedy(loaded.recipe, alone.cost).steps if step["train.micro_batch_size"] > size]
     assert not any(fits(loaded, step, on) for step in milder), "the mildest step"
     assert found.settings == alone.settings
-    assert found.room == {}
+    assert found.room == ()
 
     recipes = [each.recipe for each in traced]
     assert all(recipes.count(recipe) == 1 for recipe in recipes), "each is traced once"
@@ -173,23 +173,24 @@ def test_a_change_that_turns_out_not_to_be_needed_is_left_out(monkeypatch: pytes
 
 def test_where_nothing_helps_nothing_is_recommended(monkeypatch: pytest.MonkeyPatch) -> None:
     found = adviser(monkeypatch, lambda recipe: 100 + recipe.train.micro_batch_size, 99).advise()
-    assert (found.alone, found.mildest, found.settings, found.room) == (None, (), {}, {})
+    assert (found.alone, found.mildest, found.settings, found.room) == (None, (), {}, ())
     assert [(trial.settings, trial.gained, trial.profile.fits) for trial in found.trials] == [
         ({"train.micro_batch_size": 1}, 63, False)
     ]
 
 
 def test_what_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In doublings: up to the batch and the model's positions, or as far as the card goes."""
+    """Up to the batch and the model's positions, or as far as the card goes."""
 
     def needs(recipe: Recipe) -> int:
         return recipe.train.micro_batch_size * recipe.data.max_length
 
-    settings = ("train.micro_batch_size=8", "data.max_length=32", "model.max_position_embeddings=200")
+    settings = ("train.micro_batch_size=4", "data.max_length=32", "model.max_position_embeddings=200")
     for room, expected in (
-        (10**6, {"train.micro_batch_size": 64, "data.max_length": 128}),
-        (8 * 32 * 3, {"train.micro_batch_size": 16, "data.max_length": 64}),
-        (8 * 32, {}),
+        (10**6, ({"train.micro_batch_size": 64}, {"data.max_length": 128})),
+        (8 * 32 + 31, ({"train.micro_batch_size": 8}, {"data.max_length": 64})),
+        (7 * 32, ({"train.micro_batch_size": 7, "train.global_batch_size": 63},)),
+        (4 * 32 + 31, ()),
     ):
         found = adviser(monkeypatch, needs, room, *settings).advise()
         assert found.room == expected
@@ -220,7 +221,38 @@ def test_no_more_blocks_need_be_recomputed_than_make_it_fit(
 
     settings = (f"train.gradient_checkpointing={now}", "model.num_hidden_layers=32", "data.max_length=128")
     found = adviser(monkeypatch, needs, room, *settings).advise()
-    assert found.room == (expected if expected == {} else {"train.gradient_checkpointing": expected})
+    assert found.room == (() if expected == {} else ({"train.gradient_checkpointing": expected},))
+
+
+@pytest.mark.parametrize("now", [1, 3, 16, 64])
+@pytest.mark.parametrize("batch", [64, 192, 504, 512])
+def test_the_largest_micro_batches_are_found_in_few_traces(
+    monkeypatch: pytest.MonkeyPatch, now: int, batch: int
+) -> None:
+    """Against trying all of them; a micro-batch that is found is one that was tried."""
+    if batch % now:
+        pytest.skip("no recipe")
+    settings = (
+        "model.max_position_embeddings=128",
+        f"train.global_batch_size={batch}",
+        f"train.micro_batch_size={now}",
+    )
+    tried: list[int] = []
+
+    def needs(recipe: Recipe) -> int:
+        tried.append(recipe.train.micro_batch_size)
+        return recipe.train.micro_batch_size
+
+    every = larger_micro_batches(load_recipe("demo", list(settings)).recipe)
+    for room in (now, now + 1, 2 * now + 1, 24, 31, 100, batch - 1, batch):
+        tried.clear()
+        steps = [each for each in every if each["train.micro_batch_size"] <= max(room, now)]
+        dividing = [each for each in steps if len(each) == 1]
+        expected = dividing[-1:] + [each for each in steps[-1:] if each not in dividing]
+        found = adviser(monkeypatch, needs, max(room, now), *settings).advise()
+        assert list(found.room) == expected
+        assert {each["train.micro_batch_size"] for each in expected} <= set(tried)
+        assert len(tried) <= 2 + (batch // now).bit_length() + 4
 
 
 def smaller(*gains: tuple[bool, int]) -> int:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from galore.trainer.fit.remedies import COSTS, halved, remedies, remedy
+from galore.trainer.fit.remedies import COSTS, halved, larger_micro_batches, remedies, remedy
 from galore.trainer.recipe.change import changed
 from galore.trainer.recipe.load import LoadedRecipe, load_recipe
 
@@ -21,13 +21,14 @@ RANDOMIZED = "another estimate of the same subspace"
 ACCUMULATORS = "gradient sums are rounded to 8 bits of mantissa"
 STATES = "Adam's moments in 8 bits; 8-bit Adam is close to Adam in practice"
 WEIGHTS = "half the bits of every weight, rounded stochastically"
+CODES = "target matrices in 8 bits, rounded stochastically, as Q-GaLore has them"
 RANK = "a smaller subspace: choose the learning rate anew"
 GALORE = "low-rank projection instead of full-rank AdamW: choose the learning rate anew"
 LENGTH = "shorter sequences: another training problem"
 IMMEDIATE = "no accumulation and no clipping: batches of one micro-batch"
 IN_ORDER = (
     SEGMENTS, EVALUATION, MICRO_BATCH, CHECKPOINTING, OFFLOADING, BACKWARD, STAGGER, RANDOMIZED,
-    ACCUMULATORS, STATES, WEIGHTS, RANK, GALORE, LENGTH, IMMEDIATE,
+    ACCUMULATORS, STATES, WEIGHTS, CODES, RANK, GALORE, LENGTH, IMMEDIATE,
 )  # fmt: skip
 
 BATCHES = ("train.global_batch_size=24", "train.micro_batch_size=8", "data.max_length=128")
@@ -52,16 +53,16 @@ BASES: dict[str, tuple[str, ...]] = {
 EXPECTED: dict[str, list[str]] = {
     "full": [MICRO_BATCH, CHECKPOINTING, ACCUMULATORS, STATES, GALORE],
     "lora": [MICRO_BATCH, CHECKPOINTING, ACCUMULATORS, STATES, RANK],
-    "galore": [MICRO_BATCH, CHECKPOINTING, ACCUMULATORS, STATES, IMMEDIATE],
+    "galore": [MICRO_BATCH, CHECKPOINTING, ACCUMULATORS, STATES, CODES, IMMEDIATE],
     "svd, together, in the hook": [
-        MICRO_BATCH, CHECKPOINTING, BACKWARD, STAGGER, RANDOMIZED, ACCUMULATORS, STATES, IMMEDIATE
+        MICRO_BATCH, CHECKPOINTING, BACKWARD, STAGGER, RANDOMIZED, ACCUMULATORS, STATES, CODES, IMMEDIATE
     ],
-    "two passes": [MICRO_BATCH, CHECKPOINTING, STAGGER, ACCUMULATORS, STATES, IMMEDIATE],
-    "reference": [MICRO_BATCH, CHECKPOINTING, ACCUMULATORS, STATES, IMMEDIATE],
-    "immediate": [MICRO_BATCH, CHECKPOINTING, ACCUMULATORS, STATES],
-    "immediate svd": [MICRO_BATCH, CHECKPOINTING, RANDOMIZED, ACCUMULATORS, STATES],
-    "frugal": [OFFLOADING, IMMEDIATE],
-    "lavish": [SEGMENTS, MICRO_BATCH, CHECKPOINTING, ACCUMULATORS, STATES, WEIGHTS, RANK, IMMEDIATE],
+    "two passes": [MICRO_BATCH, CHECKPOINTING, STAGGER, ACCUMULATORS, STATES, CODES, IMMEDIATE],
+    "reference": [MICRO_BATCH, CHECKPOINTING, ACCUMULATORS, STATES, CODES, IMMEDIATE],
+    "immediate": [MICRO_BATCH, CHECKPOINTING, ACCUMULATORS, STATES, CODES],
+    "immediate svd": [MICRO_BATCH, CHECKPOINTING, RANDOMIZED, ACCUMULATORS, STATES, CODES],
+    "frugal": [OFFLOADING, CODES, IMMEDIATE],
+    "lavish": [SEGMENTS, MICRO_BATCH, CHECKPOINTING, ACCUMULATORS, STATES, WEIGHTS, CODES, RANK, IMMEDIATE],
 }  # fmt: skip
 REFUSED = {  # what contradicts the rest of the recipe
     ("two passes", STAGGER),  # every step would be two
@@ -175,3 +176,18 @@ def test_a_recipe_that_can_be_changed_no_more(method: str) -> None:
         possible = [each for each in found if each is not None]
         loaded = possible[0] if possible else loaded
     assert possible == []
+
+
+def test_larger_micro_batches_divide_the_global_batch_or_one_near_it() -> None:
+    """LLaMA-1B: 24 rows with 504 sequences a step instead of 512; nothing far from what the recipe trains."""
+    found = {
+        each["train.micro_batch_size"]: each.get("train.global_batch_size", 512)
+        for each in larger_micro_batches(load_recipe("llama-1b").recipe)
+    }
+    assert {32: 512, 64: 512, 512: 512, 20: 520, 24: 504, 28: 504}.items() <= found.items()
+    assert list(found) == sorted(found)
+    assert min(found) > 16
+    assert all(batch % size == 0 and abs(batch - 512) <= 0.05 * 512 for size, batch in found.items())
+    odd = larger_micro_batches(load_recipe("demo", [*BATCHES, "train.micro_batch_size=4"]).recipe)
+    assert odd[-1] == {"train.micro_batch_size": 24}
+    assert {"train.micro_batch_size": 6} in odd

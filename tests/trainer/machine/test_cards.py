@@ -13,7 +13,7 @@ from galore.trainer.common.errors import UserError
 from galore.trainer.common.format import GIB
 from galore.trainer.common.printable import shortened
 from galore.trainer.machine.cards import AS_GEFORCE, CARDS, ECC_OR_NOT, Card, attached, card
-from galore.trainer.machine.hardware import GPU_PEAKS
+from galore.trainer.machine.hardware import GPU_PEAKS, GPU_WATTS, gpu_watts
 
 
 @pytest.mark.parametrize(
@@ -171,3 +171,9 @@ def test_an_attached_card_need_not_be_known(monkeypatch: pytest.MonkeyPatch) -> 
 def test_the_module_needs_no_torch() -> None:
     program = "import sys, galore.trainer.machine.cards; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_every_peak_has_a_power() -> None:
+    assert GPU_PEAKS.keys() == GPU_WATTS.keys()
+    assert gpu_watts("NVIDIA GeForce RTX 4090") == 450
+    assert gpu_watts("a GPU with 24 GB") is None

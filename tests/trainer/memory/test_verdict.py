@@ -1,7 +1,10 @@
 """The verdict says what is so."""
 
+import pytest
+
+from galore.trainer.memory.peak import Peak
 from galore.trainer.memory.profile import Bounds, Profile
-from galore.trainer.memory.verdict import VERDICTS, out_of_memory, reason, runs_out, span
+from galore.trainer.memory.verdict import VERDICTS, out_of_memory, place, reason, runs_out, span
 
 MIB = 2**20
 
@@ -33,3 +36,16 @@ def test_does_not_fit_from_the_event_that_finds_no_room(trace, card):
 def test_a_range_is_told_where_two_ends_can_be_told_apart():
     assert span(Bounds(2**30, 2**30 + 5)) == "1.00 GiB"
     assert span(Bounds(2**30, 2**31)) == "1.00–2.00 GiB"
+
+
+@pytest.mark.parametrize(
+    ("phase", "module", "said"),
+    [
+        ("refresh step: backward", "model.layers.3.mlp", "refresh step: backward, in model.layers.3.mlp"),
+        ("first step: forward", "", "first step: forward, in the loss"),
+        ("refresh step: update", "", "refresh step: update"),
+        ("model", "", "model"),
+    ],
+)
+def test_where_the_peak_is(phase, module, said):
+    assert place(Peak(0, phase, module, "mul", {}, ())) == said

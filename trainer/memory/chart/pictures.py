@@ -34,13 +34,13 @@ def timeline_png(profile: Profile, title: str) -> bytes:
     Raises:
         UserError: matplotlib is not installed.
     """
-    found, (unit, unit_name) = curve(profile), unit_of(profile)
+    found, (unit, _) = curve(profile), unit_of(profile)
     context = profile.card.context_high
     foot = context if context > found.reserved.max() / 2 else 0  # cut off where there is little to see above it
 
     def draw(figure: Any) -> None:
         axes, strip = figure.subplots(2, height_ratios=(13, 1), sharex=True)
-        _areas(axes, found, foot, unit, unit_name)
+        _areas(axes, profile, found, foot)
         _limits(axes, profile, found, foot, unit)
         _strip(strip, found.stages)
         axes.set_title(title, pad=26)
@@ -89,11 +89,12 @@ def _render(draw: Callable[[Any], None], inches: tuple[float, float]) -> bytes:
     return buffer.getvalue()
 
 
-def _areas(axes: Any, found: Curve, foot: int, unit: int, unit_name: str) -> None:
-    chosen = found.envelope(COLUMNS)
+def _areas(axes: Any, profile: Profile, found: Curve, foot: int) -> None:
+    (unit, unit_name), chosen = unit_of(profile), found.envelope(COLUMNS)
     places, reserved = found.places[chosen], (found.reserved[chosen] - foot) / unit
     parts = {name: part[chosen] / unit for name, part in found.parts.items() if not (foot and name == "cuda_context")}
     peak = found.total[found.peak]
+    told = f"allocated at the peak, {profile.allocated.high / unit:.2f} {unit_name}"
     axes.stackplot(places, *parts.values(), colors=[COLORS[name] for name in parts], linewidth=0, step="post")
     (line,) = axes.step(places, reserved, where="post", color=GREY, linewidth=1.3)
     (dot,) = axes.plot(found.places[found.peak], (peak - foot) / unit, "o", color="black", markerfacecolor="white")
@@ -103,7 +104,7 @@ def _areas(axes: Any, found: Curve, foot: int, unit: int, unit_name: str) -> Non
     axes.set_axisbelow(True)
     axes.tick_params(axis="x", bottom=False, labelbottom=False)
     _legend(
-        axes, [name for name in reversed(parts) if parts[name].any()], {"reserved": line, f"peak, {size(peak)}": dot}
+        axes, [name for name in reversed(parts) if parts[name].any()], {"total: reserved and context": line, told: dot}
     )
 
 

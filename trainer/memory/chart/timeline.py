@@ -13,7 +13,7 @@ from galore.trainer.memory.chart.curve import curve
 from galore.trainer.memory.chart.instants import embedded, told
 from galore.trainer.memory.peak import Holder
 from galore.trainer.memory.profile import Profile
-from galore.trainer.memory.verdict import VERDICTS, reason, span, unit_of
+from galore.trainer.memory.verdict import VERDICTS, place, reason, span, unit_of
 
 FOLDER = Path(__file__).parent / "timeline-page"
 SCRIPTS = ("data.js", "chart.js", "moment.js", "hands.js")  # in this order
@@ -33,7 +33,7 @@ def page(profile: Profile, title: str) -> str:
         "because": reason(profile),
         "facts": "\n".join(_fact(*fact) for fact in _facts(profile)),
         "unit": unit_of(profile)[1],
-        "where": escape(f"In the {peak.phase}, when {_maker(peak.op, peak.module)} asks for more."),
+        "where": escape(f"In the {place(peak)}, when {peak.op} asks for more."),
         "categories": _categories(profile),
         "holders": _holders(profile),
         "phases": _phases(profile),
@@ -57,7 +57,7 @@ def _facts(profile: Profile) -> list[tuple[str, str, str]]:
         ("Reserved, default segments", span(profile.reserved(False)), setting[False]),
         ("Reserved, expandable segments", span(profile.reserved(True)), setting[True]),
         ("Card", span(profile.limit), card.name),
-        ("Peak", peak.phase, _maker(peak.op, peak.module)),
+        ("At the peak", place(peak), peak.op),
     ]
 
 
@@ -76,7 +76,7 @@ def _categories(profile: Profile) -> str:
         return (swatch + escape(spoken(name)) + meaning, _told(profile, nbytes), _share(profile, nbytes))
 
     rows = [row(name, nbytes) for name, nbytes in profile.categories.items() if nbytes]
-    total = ("together", _told(profile, profile.total.high), _share(profile, profile.total.high))
+    total = ("total", _told(profile, profile.total.high), _share(profile, profile.total.high))
     return _table(("category", unit_of(profile)[1], "of the card"), rows, total)
 
 

@@ -40,6 +40,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._live: dict[int, int] = {}  # storage → number of its allocation
         self._watched: dict[int, weakref.ref[Any]] = {}
         self._modules: list[str] = []
+        self._owners: dict[int, str] = {}  # parameter → the first module that has it
         self._made_by: list[tuple[int, str]] = []  # (autograd's sequence number, module entered or left)
         self._turn = 0  # allocations before this stage began
         self._hooks: list[Any] = []
@@ -50,6 +51,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Know which of `model`'s modules is running, until `close`."""
         for name, module in model.named_modules():
             enter, leave = functools.partial(self._enter, name), self._leave
+            for parameter in module.parameters(recurse=False):
+                self._owners.setdefault(id(parameter), name)
             self._hooks += [
                 module.register_forward_pre_hook(enter),
                 module.register_forward_hook(leave, always_call=True),
@@ -103,10 +106,12 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._turn_to("update")
 
     def _module(self) -> str:
-        """The innermost module that runs, or whose backward runs."""
+        """The innermost module that runs, or whose backward runs; of the loss there is none."""
         if self._modules or self.stage != "backward":
             return self._modules[-1] if self._modules else ""
         node = torch._C._current_autograd_node()
+        if hasattr(node, "variable"):  # the end of a parameter's gradient, with what hooks make of it
+            return self._owners.get(id(node.variable), "")
         at = bisect_right(self._made_by, node._sequence_nr(), key=lambda entry: entry[0]) if node is not None else 0
         return self._made_by[at - 1][1] if 0 < at <= len(self._made_by) else ""
 

@@ -38,10 +38,11 @@ def test_timeline(profile, drawn):
     assert size_of(timeline_png(profile, r"a run for $\nope$")) == (1560, 806)
     axes, _ = drawn[0].axes
     assert axes.get_title(loc="left") == r"a run for $\nope$"
-    assert any(said.startswith("Fits. It needs") for said in words(drawn[0]))
+    assert any(said.startswith("Fits. Its total is") for said in words(drawn[0]))
     assert {"first step", "evaluation", "F", "B"} <= set(words(drawn[0]))
     legend = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert {"weights", "activations", "temporaries", "reserved"} <= set(legend)
+    assert {"weights", "activations", "temporaries", "total: reserved and context"} <= set(legend)
+    assert f"allocated at the peak, {profile.allocated.high / 2**20:.2f} MiB" in legend
     assert "gradients" not in legend  # there are none
 
 

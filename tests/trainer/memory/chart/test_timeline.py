@@ -55,9 +55,9 @@ def test_it_says_the_numbers_without_javascript(profile):
     assert "Fits." in text
     assert "weights parameters and buffers of the model 8.00 3.1 %" in text
     assert "activations kept by the forward for the backward 4.00 1.6 %" in text
-    assert f"together {profile.total.high / MIB:.2f}" in text
+    assert f"total {profile.total.high / MIB:.2f}" in text
     assert "first step: backward" in text
-    assert "mm in model.layers.1.mlp" in text
+    assert "first step: backward, in model.layers.1.mlp mm" in text
     assert "Test <GPU> & Co" in text
     assert "evaluation 9.00" in text
 

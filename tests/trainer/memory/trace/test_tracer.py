@@ -234,6 +234,27 @@ def test_the_backward_belongs_to_the_module_whose_forward_it_is(checkpointed: bo
     assert products == expected[:-1]  # the input wants no gradient
 
 
+def test_what_a_hook_makes_of_a_gradient_belongs_to_the_parameters_module() -> None:
+    def hook(parameter: Tensor) -> None:
+        assert parameter.grad is not None
+        torch.tanh(parameter.grad)
+
+    model = Model()
+    for parameter in model.parameters():
+        parameter.register_post_accumulate_grad_hook(hook)
+
+    def work(tracer: Tracer) -> None:
+        model(torch.ones(2, 4)).sum().backward()
+
+    backward = stretch(traced(work, model), "step: backward")
+    assert [each.module for each in backward if each.op == "tanh"] == [
+        "layers.1.up",
+        "layers.1.down",
+        "layers.0.up",
+        "layers.0.down",
+    ]
+
+
 def test_the_first_operation_of_a_module_is_its_own() -> None:
     model = nn.Sequential(nn.Tanh(), nn.Sigmoid())
 

@@ -148,7 +148,7 @@ function border(x0, y0, x1, y1, dash) {
 function drawPeak() {
   const x = toX(places[data.peak]), y = toY(total[data.peak]), right = box.left + box.width;
   if (x < box.left || x > right) return;
-  const words = `${whole() && !hidden.has(CONTEXT) ? "peak" : "shown at the peak:"} ${size(total[data.peak])}`;
+  const words = `${whole() && !hidden.has(CONTEXT) ? "at the peak, allocated and context:" : "shown at the peak:"} ${size(total[data.peak])}`;
   text(words, clamp(x, box.left + 330, right - 60), box.top - 11, "center"); // beside a limit far above
   area(x, box.top - 3, x + 1, y, "quiet", 0.6);
   pen.beginPath();

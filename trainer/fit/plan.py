@@ -1,0 +1,116 @@
+"""What a run comes to before it begins: tokens, FLOPs, disk, and time and energy at an assumed share of a card's peak."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from galore.trainer.data.tokens.store import token_type
+from galore.trainer.machine.hardware import gpu_peak, gpu_watts
+
+if TYPE_CHECKING:
+    from galore.trainer.parameters import Costs
+    from galore.trainer.recipe.schema.data import DataSection
+    from galore.trainer.recipe.schema.recipe import Recipe
+
+ASSUMED = (0.3, 0.5)  # of a card's peak, all that is computed counted: an assumption, no measurement
+KWH = 3.6e6  # joules
+
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run in numbers; None is what cannot be known without its data, or of that card.
+
+    Attributes:
+        tokens_per_step: padding included; of a task at most.
+        flops_per_token: forward, backward and what is recomputed; the optimizer's own products left out.
+        checkpoints: on the disk at a time: those that are kept, and the one being written.
+        cache_bytes_per_token: of the tokenised corpus; None where none is kept.
+        peak: published FLOP/s of the card in the type of the weights. `watts`: published power limit of its board.
+    """
+
+    card: str
+    steps: int | None
+    epochs: float | None
+    tokens_per_step: int
+    flops_per_token: int | None
+    checkpoint_bytes: int
+    checkpoints: int
+    cache_bytes_per_token: int | None
+    peak: float | None
+    watts: int | None
+
+    @property
+    def tokens(self) -> int | None:
+        """Of the whole run."""
+        return None if self.steps is None else self.steps * self.tokens_per_step
+
+    @property
+    def flops(self) -> int | None:
+        """Of the whole run."""
+        return None if self.tokens is None or self.flops_per_token is None else self.tokens * self.flops_per_token
+
+    @property
+    def disk_bytes(self) -> int:
+        """Of all checkpoints that exist at a time."""
+        return self.checkpoints * self.checkpoint_bytes
+
+    @property
+    def seconds(self) -> Range | None:
+        """(least, most) of the whole run, at the larger and the smaller of the assumed shares."""
+        return self.seconds_of(self.tokens)
+
+    def seconds_of(self, tokens: int | None) -> Range | None:
+        """(least, most) of so many tokens."""
+        if tokens is None or self.flops_per_token is None or self.peak is None:
+            return None
+        at_peak = tokens * self.flops_per_token / self.peak
+        return at_peak / ASSUMED[1], at_peak / ASSUMED[0]
+
+    @property
+    def kilowatt_hours(self) -> Range | None:
+        """(least, most) of the card alone, at its power limit all the time."""
+        if self.seconds is None or self.watts is None:
+            return None
+        return self.seconds[0] * self.watts / KWH, self.seconds[1] * self.watts / KWH
+
+    def as_json(self) -> dict[str, object]:
+        """All of it, with the shares that are assumed."""
+        derived = ("tokens", "flops", "disk_bytes", "seconds", "kilowatt_hours")
+        return {**asdict(self), **{name: getattr(self, name) for name in derived}, "assumed_share_of_peak": ASSUMED}
+
+
+def plan(recipe: Recipe, costs: Costs, card: str) -> Plan:
+    """The run of `recipe` on the GPU that the driver calls `card`. Reads no data."""
+    train = recipe.train
+    dtype = {"bfloat16": torch.bfloat16, "float32": torch.float32}[recipe.model.dtype]
+    return Plan(
+        card=card,
+        steps=train.max_steps,
+        epochs=train.num_train_epochs if train.max_steps is None else None,
+        tokens_per_step=train.global_batch_size * recipe.data.max_length,
+        flops_per_token=costs.flops_per_token,
+        checkpoint_bytes=costs.checkpoint_bytes,
+        checkpoints=_checkpoints(train.max_steps, train.save_steps, train.save_total_limit),
+        cache_bytes_per_token=_cached(recipe.data, costs.vocabulary),
+        peak=gpu_peak(card, dtype).flops_per_second,
+        watts=gpu_watts(card),
+    )
+
+
+def _checkpoints(steps: int | None, every: int | None, keep: int) -> int:
+    """A run saves at its end, too; the oldest goes after a newer one came."""
+    if every is None:
+        return 1
+    return keep + 1 if steps is None else min(-(-steps // every), keep + 1)
+
+
+def _cached(data: DataSection, vocabulary: int) -> int | None:
+    """A stream keeps no tokens of its training text; of instructions every token has a byte that says whether it is a target."""
+    if data.source not in ("packaged", "local"):
+        return None
+    return int(token_type(vocabulary).itemsize) + data.instruct

@@ -1,0 +1,52 @@
+"""A shipped recipe of the same model that fits a card: found in a table of totals, and traced on the card before it is named."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from galore.trainer.common.format import GIB
+from galore.trainer.fit.predict import profile_on
+from galore.trainer.machine.cards import Card, card
+from galore.trainer.memory.profile import Profile
+from galore.trainer.recipe.load import LoadedRecipe, load_recipe
+from galore.trainer.recipe.schema.recipe import Recipe
+
+TABLE = Path(__file__).with_name(
+    "shipped.json"
+)  # GiB in total on REFERENCE; by `python bench/memory.py shipped --write`
+REFERENCE = "rtx4090"
+MOST = 2  # that are traced: where the table is right the first one fits
+
+
+def shipped_that_fits(
+    loaded: LoadedRecipe, on: Card, progress: Callable[[str], None] = lambda text: None
+) -> tuple[str, Profile] | None:
+    """The name and the profile of one, of the same method if possible, that uses the card best; None where there is none."""
+    for _, name in zip(range(MOST), candidates(loaded, on), strict=False):
+        progress(name)
+        profile = profile_on(load_recipe(name), on)
+        if profile.fits:
+            return name, profile
+    return None
+
+
+def candidates(loaded: LoadedRecipe, on: Card) -> Iterator[str]:
+    """Names of other shipped recipes of this model that should fit by the table, the best first."""
+    room = (on.usable_low - on.context_high + card(REFERENCE).context_high) / GIB
+    totals: dict[str, float] = json.loads(TABLE.read_text(encoding="utf-8"))
+    others = {name: load_recipe(name).recipe for name, total in totals.items() if total <= room}
+    model, method = _model(loaded.recipe), loaded.recipe.optim.method
+    same = [name for name, recipe in others.items() if name != loaded.name and _model(recipe) == model]
+
+    def rank(name: str) -> tuple[bool, bool, float]:
+        other = others[name].optim.method
+        return other != method, other != "galore", -totals[name]
+
+    yield from sorted(same, key=rank)
+
+
+def _model(recipe: Recipe) -> dict[str, object]:
+    """Its weights; how long its sequences may be is no part of them."""
+    return recipe.model.model_dump(exclude={"max_position_embeddings"})
