@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from galore.trainer.build import Run, build
-from galore.trainer.checkpoint.checkpoint import bytes_for, most_beside
+from galore.trainer.build import Run, build, refuse_other_mathematics
+from galore.trainer.checkpoint.checkpoint import bytes_for, most_beside, newest_verified
 from galore.trainer.checkpoint.diskspace import require_for_run
-from galore.trainer.checkpoint.identity import files_of, identity
+from galore.trainer.checkpoint.identity import files_of, identity, require_same_files, require_same_recipe
 from galore.trainer.checkpoint.state import planned_bytes
 from galore.trainer.common.errors import UserError
 from galore.trainer.data.batch import Progress, silent
@@ -24,9 +24,10 @@ from galore.trainer.memory.verdict import VERDICTS, reason
 from galore.trainer.models.adapters.lora import stored_config
 from galore.trainer.models.generate import rehearse
 from galore.trainer.recipe.extras import no_plots, refuse_missing_extras
-from galore.trainer.recipe.load import LoadedRecipe
+from galore.trainer.recipe.load import LoadedRecipe, recipe_of_run
+from galore.trainer.recipe.schema.recipe import Recipe
 from galore.trainer.record.metrics import Console, Metrics
-from galore.trainer.record.report import write_report
+from galore.trainer.record.report import is_reported, write_report
 from galore.trainer.record.rundir import RunDir
 from galore.trainer.record.wandb_sink import make_sink
 from galore.trainer.recorder import Meter, Recorder
@@ -38,8 +39,9 @@ from galore.trainer.trained.runmodel import save_model_files
 def run_training(
     loaded: LoadedRecipe, output_dir: Path, resume: bool, console: Console, progress: Progress = silent
 ) -> Path | None:
-    """Carry out a recipe in `output_dir`, or go on with the run that is there; returns the report's path, None where the
-    console was told why there is none.
+    """Carry out a recipe in `output_dir`; returns the report's path, None where the console was told why there is none.
+
+    With `resume` a run that is there goes on, and one that is finished and whole stays as it is, to the byte.
 
     Raises:
         UserError: bad input (exit code 2); RunFailed (1); Interrupted (75) once the state is saved.
@@ -48,7 +50,12 @@ def run_training(
     directory = RunDir.create(output_dir, resume)
     if why := no_plots():
         console.message(why)
+    if resume and directory.fresh:
+        console.message(f"{directory.root} holds no run yet: starting one")
     with directory.locked():
+        if not directory.fresh and _is_done(directory, loaded.recipe):
+            console.message(f"{directory.root} is finished: nothing is left to do, and nothing was changed")
+            return directory.report
         forget_peak()
         baseline = current_and_peak("cpu").current
         run = build(loaded, directory, console, progress)
@@ -61,6 +68,27 @@ def run_training(
             return _carry_out(run, _recorder(run, console, baseline))
         finally:
             run.optimizer.release()  # its hooks and the model hold each other, where no garbage collector sees it
+
+
+def _is_done(directory: RunDir, recipe: Recipe) -> bool:
+    """Whether the run came to its end, and all it left is still there. What is not is mended by carrying it out again.
+
+    Raises:
+        UserError: the run that is there computes something else than `recipe`. RunFailed: a checkpoint cannot be read.
+    """
+    known = directory.read_facts()
+    if "finished" not in known:
+        return False
+    refuse_other_mathematics(directory, recipe)
+    last, skipped = newest_verified(directory.checkpoints)
+    if last is None or skipped or last.step != known.get("total_steps"):
+        return False
+    try:
+        require_same_recipe(last.state, recipe_of_run(directory.recipe), directory.root)
+        require_same_files(last.state, directory.root)
+    except UserError:
+        return False
+    return is_reported(directory, str(known["finished"]))
 
 
 def _carry_out(run: Run, recorder: Recorder) -> Path | None:
@@ -148,6 +176,8 @@ def _begin(run: Run, recorder: Recorder) -> None:
         known |= baseline_facts(run.data) if run.has_validation else {}
     if not run.directory.fresh:
         known["resumes"] = [*known.get("resumes", []), {"step": run.first_step, "time": now()}]
+    if run.first_step < run.total_steps:
+        known.pop("finished", None)  # its last checkpoint was lost since
     known["peak"] = {"flops_per_second": recorder.meter.peak.flops_per_second, "basis": recorder.meter.peak.basis}
     expected = forecast(run)
     if expected is not None:

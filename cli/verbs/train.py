@@ -21,7 +21,9 @@ def train(
         Path | None,
         typer.Option(help="Where the run is kept.", show_default="runs/ and the recipe's name; a run's own folder"),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest good checkpoint in there.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in there, or start it if there is none yet.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the resolved recipe, what is trained, and its memory; then leave.")
     ] = False,

@@ -297,11 +297,41 @@ def test_a_renamed_run_writes_nothing_into_the_one_that_took_its_name(corpus, tm
     assert essence(moved) == essence(tmp_path / "straight")
 
 
-def test_a_finished_run_says_that_nothing_is_left(corpus, tmp_path):
+def test_one_command_starts_a_run_goes_on_with_it_and_leaves_it_alone_at_its_end(corpus, tmp_path, monkeypatch):
+    def again():
+        return execute(corpus, tmp_path / "run", "train.max_steps=4", resume=True)
+
+    with monkeypatch.context() as patch:
+        dies_at(patch, 3)
+        with pytest.raises(KeyboardInterrupt):
+            again()
+    assert any("step-00000003, verified" in message for message in again().messages)
+    before = content(tmp_path / "run")
+    console = again()
+    assert console.messages == [f"{tmp_path}/run is finished: nothing is left to do, and nothing was changed"]
+    assert content(tmp_path / "run") == before
+    with pytest.raises(UserError, match="max_steps: 4 → 5"):
+        execute(corpus, tmp_path / "run", "train.max_steps=5", resume=True)
+    assert execute(corpus, tmp_path / "new", "train.max_steps=1", resume=True).messages[0].endswith("starting one")
+
+
+def content(out):
+    """Of every file; the lock names its last holder."""
+    return {path: path.read_bytes() for path in out.rglob("*") if path.is_file() and path.name != ".lock"}
+
+
+@pytest.mark.parametrize("lost", ["report.md", "model/config.json", "recipe.yaml", "checkpoints/.tmp-step-00000009"])
+def test_what_a_finished_run_lost_is_mended(corpus, tmp_path, lost):
     execute(corpus, tmp_path / "run", "train.max_steps=2")
-    before = essence(tmp_path / "run")
+    before = content(tmp_path / "run")
+    (tmp_path / "run" / lost).write_text("")
     execute(corpus, tmp_path / "run", "train.max_steps=2", resume=True)
-    assert essence(tmp_path / "run") == before
+    now = content(tmp_path / "run")
+    assert now.keys() == before.keys()
+    assert [
+        path.name for path in now if now[path] != before[path] and path.suffix not in (".md", ".json", ".jsonl")
+    ] == []
+    assert now[tmp_path / "run" / "report.md"]
     assert "nothing is left to do" in rows(tmp_path / "run", "event")[-1]["message"]
 
 
@@ -621,6 +651,7 @@ def test_a_base_model_that_has_changed_is_refused(corpus, tmp_path):
     )
     execute(corpus, tmp_path / "run", *options)
     edit(tmp_path / "base" / "config.json", "1e-06", "1e-02")
+    (tmp_path / "run" / "report.md").unlink()  # something is left to do
     with pytest.raises(UserError, match=r"rms_norm_eps: 1e-06 → 0.01\n.*restore the folder"):
         execute(corpus, tmp_path / "run", *options, resume=True)
 
@@ -630,6 +661,7 @@ def test_checkpoints_that_do_not_know_what_they_were_made_with_are_resumed(corpu
         patch.setattr(run, "identity", lambda *_: {})
         execute(corpus, tmp_path / "run", "train.max_steps=4")
     assert evaluate_stored(str(tmp_path / "run")).step == 4
+    (tmp_path / "run" / "report.md").unlink()  # something is left to do
     execute(corpus, tmp_path / "run", "train.max_steps=4", resume=True)
 
 

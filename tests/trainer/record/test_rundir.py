@@ -120,14 +120,22 @@ def test_a_used_directory_is_refused(tmp_path: Path) -> None:
         RunDir.create(tmp_path / "other", resume=False)
 
 
-def test_resume_needs_a_run(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no such directory"):
-        RunDir.create(tmp_path / "missing", resume=True)
-    with pytest.raises(UserError, match=r"holds no run \(no recipe.yaml\)\n.*no --resume"):
-        RunDir.create(tmp_path, resume=True)
-    assert not (tmp_path / "missing").exists()
+def test_resume_starts_what_is_not_there_yet_and_takes_what_is(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert RunDir.create(tmp_path / "missing", resume=True).fresh
+    assert RunDir.create(tmp_path / "empty", resume=True).fresh
     _run(tmp_path / "run")
     assert not RunDir.create(tmp_path / "run", resume=True).fresh
+    with pytest.raises(UserError, match=r"is not empty \(it holds empty\)"):
+        RunDir.create(tmp_path, resume=True)
+
+
+def test_only_a_run_is_read(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such directory"):
+        RunDir.open(tmp_path / "missing")
+    with pytest.raises(UserError, match=r"holds no run \(no recipe.yaml\)"):
+        RunDir.open(tmp_path)
+    assert not (tmp_path / "missing").exists()
 
 
 @pytest.mark.parametrize("resume", [True, False])
