@@ -103,8 +103,8 @@ class Recorder:
                 step, f"step {step}: {report.fallbacks} decomposition(s) did not converge, the fallback was used"
             )
 
-    def evaluation(self, step: int, result: Result, started: float, sample: str | None) -> None:
-        """Record an evaluation that began at `started` (time.perf_counter)."""
+    def evaluation(self, step: int, result: Result, started: float, sample: str | None, question: str | None) -> None:
+        """Record an evaluation that began at `started` (time.perf_counter); `question` where the sample is an answer."""
         row = {
             "kind": "eval",
             "step": step,
@@ -112,6 +112,8 @@ class Recorder:
             "seconds": time.perf_counter() - started,
             "sample": sample,
         }
+        if question is not None:
+            row["question"] = question
         self.metrics.write(row)
         self.console.evaluation(row)
 

@@ -53,8 +53,9 @@ class LiveConsole:
     def evaluation(self, row: dict[str, Any]) -> None:
         text = cells_text([Cell("step", f"{row['step']:,}"), *evaluation_cells(row)])
         self._terminal.print(text)
-        if row.get("sample"):
-            self._terminal.print(Padding(Text(printable(row["sample"]).strip(), style="italic"), (0, 0, 0, 2)))
+        for name, style in (("question", "dim"), ("sample", "italic")):
+            if row.get(name):
+                self._terminal.print(Padding(Text(printable(row[name]).strip(), style=style), (0, 0, 0, 2)))
 
     def message(self, text: str) -> None:
         self._terminal.print(Text(presentable(text)))

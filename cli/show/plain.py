@@ -34,6 +34,8 @@ class PlainConsole:
 
     def evaluation(self, row: dict[str, Any]) -> None:
         self._line(row["step"], evaluation_cells(row))
+        if row.get("question"):
+            self._print(f"  question: {printable(row['question']).strip()!r}")
         if row.get("sample"):
             self._print(f"  sample: {printable(row['sample']).strip()!r}")
 

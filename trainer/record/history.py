@@ -33,7 +33,7 @@ COLUMNS = (
 )
 TYPES = {
     **dict.fromkeys(("loss_nats", "squared_error", "perplexity", "tokens", "seconds"), (int, float)),
-    **dict.fromkeys(("kind", "mode", "sample", "task", "collapsed"), (str,)),
+    **dict.fromkeys(("kind", "mode", "sample", "question", "task", "collapsed"), (str,)),
     "scores": (dict,),
 }
 

@@ -64,9 +64,16 @@ def samples(history: History) -> str:
     found = [row for row in history.evaluations if row.get("sample")]
     if not found:
         return ""
-    earlier = "\n".join(f"After step {row['step']:,}:\n\n{fence(row['sample'])}" for row in found[:-1])
-    last = f"After step {found[-1]['step']:,}:\n\n{fence(found[-1]['sample'])}"
-    return section("Sample", last, details(f"{len(found) - 1} earlier", earlier))
+    earlier = "\n".join(map(_sample, found[:-1]))
+    return section("Sample", _sample(found[-1]), details(f"{len(found) - 1} earlier", earlier))
+
+
+def _sample(row: Row) -> str:
+    """A text that goes on from a prompt, or the answer to a question, with the question."""
+    when = f"After step {row['step']:,}" if row["step"] else "Before the first step"
+    if not row.get("question"):
+        return f"{when}:\n\n{fence(row['sample'])}"
+    return f"{when}, to the question\n\n{fence(row['question'])}\nthe answer:\n\n{fence(row['sample'])}"
 
 
 def parameters(history: History) -> str:
@@ -132,13 +139,21 @@ def _quality(history: History) -> list[tuple[str, str]]:
     last = history.evaluations[-1] if history.evaluations else None
     if last is not None:
         text = f"{_loss(last)} nats per token, perplexity {_ppl(last)} (step {last['step']:,})"
-        rows.append(("Held-out loss", text))
+        rows.append(("Held-out loss", text + _since_start(history)))
     if unigram is not None:
         text = f"{unigram:.4f} nats per token, perplexity {perplexity(exponential(unigram))}"
         if last is not None and last.get("loss_nats") is not None:
             text += f"; the model's perplexity is {percent(exponential(last['loss_nats'] - unigram))} of it"
         rows.append(("Unigram baseline", text))
     return rows
+
+
+def _since_start(history: History) -> str:
+    """What the last evaluation is to be set against: that of the model before its first step."""
+    first, last = history.evaluations[0], history.evaluations[-1]
+    if first["step"] or not last["step"]:
+        return ""
+    return f"; before the first step {_loss(first)}, perplexity {_ppl(first)}"
 
 
 def _scores(history: History) -> list[tuple[str, str]]:
