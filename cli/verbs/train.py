@@ -53,7 +53,9 @@ def carry_out(loaded: LoadedRecipe, output_dir: Path, resume: bool) -> None:
     ask_for_expandable_segments(loaded.recipe.train.expandable_segments)
 
     from galore.cli.show.console import make_console
+    from galore.cli.show.nextcommands import next_commands
     from galore.cli.show.preparing import preparing
+    from galore.trainer.record.rundir import RunDir
     from galore.trainer.run import run_training
 
     console = make_console(loaded.recipe.log)
@@ -61,6 +63,7 @@ def carry_out(loaded: LoadedRecipe, output_dir: Path, resume: bool) -> None:
         report = run_training(loaded, output_dir, resume, console, progress)
     if report is not None:
         console.message(f"report: {report}")
+    console.message(next_commands(RunDir(output_dir), loaded.recipe))
 
 
 def own_folder(recipe: str, name: str) -> Path:
