@@ -92,6 +92,7 @@ def facts(run: Run, name: str) -> dict[str, Any]:
         "started": now(),
         "versions": {"python": platform.python_version(), "galore-llm": galore.__version__}
         | {package: _version(package) for package in PACKAGES},
+        "method": method(run.recipe.optim),
         "device": {"name": _device(run), "type": run.device.type},
         "data": run.data.summary,
         "kernels": run.kernels,

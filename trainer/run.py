@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from galore.trainer.checkpoint.checkpoint import bytes_for, most_beside, newest_
 from galore.trainer.checkpoint.diskspace import require_for_run
 from galore.trainer.checkpoint.identity import files_of, identity, require_same_files, require_same_recipe
 from galore.trainer.checkpoint.state import planned_bytes
-from galore.trainer.common.errors import UserError
+from galore.trainer.common.errors import Interrupted, UserError
 from galore.trainer.data.batch import Progress, silent
 from galore.trainer.data.rows.labelled import LabelledData
 from galore.trainer.evaluate import Result, baseline_facts, final_of
@@ -98,6 +99,9 @@ def _carry_out(run: Run, recorder: Recorder) -> Path | None:
         with StopOnSignal(run.console.notice) as stop:
             result = train(run, recorder, stop)
         _end(run, recorder, result)
+    except BaseException as error:
+        _note_end(run.directory, error)
+        raise
     finally:
         recorder.metrics.close()
         run.console.close()
@@ -176,8 +180,8 @@ def _begin(run: Run, recorder: Recorder) -> None:
         known |= baseline_facts(run.data) if run.has_validation else {}
     if not run.directory.fresh:
         known["resumes"] = [*known.get("resumes", []), {"step": run.first_step, "time": now()}]
-    if run.first_step < run.total_steps:
-        known.pop("finished", None)  # its last checkpoint was lost since
+    for stale in ("ended", *(["finished"] if run.first_step < run.total_steps else [])):
+        known.pop(stale, None)
     known["peak"] = {"flops_per_second": recorder.meter.peak.flops_per_second, "basis": recorder.meter.peak.basis}
     expected = forecast(run)
     if expected is not None:
@@ -197,6 +201,14 @@ def _resumed(run: Run) -> str:
     if run.first_step < run.total_steps:
         return f"resumed after step {run.first_step}"
     return f"finished already, after step {run.first_step} of {run.total_steps}: nothing is left to do"
+
+
+def _note_end(directory: RunDir, error: BaseException) -> None:
+    """Keep in run.json how the run ended before its last step; what hinders that must not hide the end itself."""
+    how = "interrupted" if isinstance(error, (Interrupted, KeyboardInterrupt)) else "failed"
+    with suppress(OSError, UserError):
+        if known := directory.read_facts():
+            directory.write_facts(known | {"ended": {"as": how, "time": now()}})
 
 
 def _end(run: Run, recorder: Recorder, result: Result | None) -> None:

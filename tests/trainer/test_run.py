@@ -25,6 +25,7 @@ from galore.trainer.models.adapters import relora
 from galore.trainer.optim.projected import ProjectedSlot
 from galore.trainer.recipe.load import load_recipe
 from galore.trainer.record import report
+from galore.trainer.record.listing import list_runs
 from galore.trainer.run import run_training
 from galore.trainer.trained.evaluation import evaluate_stored
 from galore.trainer.trained.export import export
@@ -305,7 +306,10 @@ def test_one_command_starts_a_run_goes_on_with_it_and_leaves_it_alone_at_its_end
         dies_at(patch, 3)
         with pytest.raises(KeyboardInterrupt):
             again()
+    assert [(each.state, each.resumes_after) for each in list_runs(tmp_path)] == [("interrupted", 3)]
     assert any("step-00000003, verified" in message for message in again().messages)
+    (listed,) = list_runs(tmp_path)
+    assert (listed.state, listed.method, listed.step, listed.total_steps) == ("finished", "GaLore r=128", 4, 4)
     before = content(tmp_path / "run")
     console = again()
     assert console.messages == [f"{tmp_path}/run is finished: nothing is left to do, and nothing was changed"]
@@ -411,6 +415,7 @@ def test_too_many_bad_steps_in_a_row_end_the_run(corpus, tmp_path, monkeypatch):
     poison(monkeypatch, set(range(3, 100)))
     with pytest.raises(RunFailed, match=r"(?s)3 steps in a row.*; step-00000003 is the last finite checkpoint"):
         execute(corpus, tmp_path / "run", "train.max_skipped_steps=2")
+    assert [each.state for each in list_runs(tmp_path)] == ["failed"]
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000003"]
     poison(monkeypatch, set(range(2, 100)))
     with pytest.raises(RunFailed, match=r"(?s)3 steps in a row.*; no checkpoint was saved"):

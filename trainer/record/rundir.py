@@ -180,7 +180,7 @@ class RunDir:
         """What run.json says; empty if there is none, or it is no JSON."""
         try:
             facts = json.loads(read_bounded(self.facts))
-        except (FileNotFoundError, NotADirectoryError, NotReadable, ValueError):
+        except (FileNotFoundError, NotADirectoryError, NotReadable, ValueError, RecursionError):
             return {}
         return facts if isinstance(facts, dict) else {}
 

@@ -1,14 +1,17 @@
 """Who may use a run directory, and when."""
 
+import fcntl
 import os
 import signal
 import socket
+import threading
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from galore.trainer.common.errors import RunFailed, UserError
+from galore.trainer.common.lock import is_held
 from galore.trainer.record.rundir import RunDir, refuse_absent, refuse_part_of_run
 from galore.trainer.trained.runmodel import load_run_model
 
@@ -166,6 +169,17 @@ def test_a_second_run_is_refused_with_the_first_ones_pid(tmp_path: Path) -> None
         assert caught.value.exit_code == 2
     with RunDir.create(run_dir.root, resume=True).locked():
         pass
+
+
+def test_who_asks_whether_a_run_goes_on_does_not_hinder_its_start(tmp_path: Path) -> None:
+    lock = RunDir(tmp_path).lock
+    assert not is_held(lock)
+    with lock.open("w") as asking:
+        fcntl.flock(asking, fcntl.LOCK_SH)
+        threading.Timer(0.02, lambda: fcntl.flock(asking, fcntl.LOCK_UN)).start()
+        with RunDir(tmp_path).locked():
+            assert is_held(lock)
+    assert not is_held(lock)
 
 
 def test_the_lock_dies_with_a_killed_holder_even_if_its_worker_lives(tmp_path: Path) -> None:
