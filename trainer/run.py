@@ -191,8 +191,8 @@ def _begin(run: Run, recorder: Recorder) -> None:
     run.made_with |= identity(run.recipe, stored_config(run.model), files)
     run.directory.write_facts(known)
     run.directory.traceback.unlink(missing_ok=True)  # of what it went on from
-    memory = {"memory": f"{VERDICTS[expected.fits]}. {reason(expected)}"} if expected is not None else {}
-    recorder.console.start(header(run, recorder.meter) | memory, run.total_steps)
+    memory = f"{VERDICTS[expected.fits]}. {reason(expected)}" if expected is not None else ""
+    recorder.console.start(header(run, recorder.meter, memory), run.total_steps)
     if run.first_step:
         recorder.event(run.first_step, _resumed(run))
 

@@ -10,12 +10,20 @@ from typing import Any, NamedTuple
 from galore.trainer.common.format import counted, percent, perplexity, rate, size
 
 
+DETAILS = ("projected", "kernels", "peak")  # of a run's header; run.json and the report hold them
+
+
 class Cell(NamedTuple):
     label: str
     value: str
 
     def __str__(self) -> str:
         return f"{self.label} {self.value}".strip()
+
+
+def header_items(header: dict[str, Any], verbose: bool) -> list[tuple[str, str]]:
+    """Labels and texts of what is known of a run at its start; the machine's details only where they are asked for."""
+    return [(label, str(value)) for label, value in header.items() if verbose or label not in DETAILS]
 
 
 def progress_cells(row: dict[str, Any]) -> list[Cell]:

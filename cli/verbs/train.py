@@ -24,6 +24,7 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in there, or start it if there is none yet.")
     ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Begin with the machine's details, too.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the resolved recipe, what is trained, and its memory; then leave.")
     ] = False,
@@ -42,10 +43,10 @@ def train(
         show_dry_run(loaded)
         return
 
-    carry_out(loaded, output_dir or own_folder(recipe, loaded.name), resume)
+    carry_out(loaded, output_dir or own_folder(recipe, loaded.name), resume, verbose)
 
 
-def carry_out(loaded: LoadedRecipe, output_dir: Path, resume: bool) -> None:
+def carry_out(loaded: LoadedRecipe, output_dir: Path, resume: bool, verbose: bool = False) -> None:
     """The run, in a process that is prepared for it; what it shows goes to standard output."""
     from galore.trainer.machine.process import ask_for_expandable_segments, prepare_process
 
@@ -58,7 +59,7 @@ def carry_out(loaded: LoadedRecipe, output_dir: Path, resume: bool) -> None:
     from galore.trainer.record.rundir import RunDir
     from galore.trainer.run import run_training
 
-    console = make_console(loaded.recipe.log)
+    console = make_console(loaded.recipe.log, verbose=verbose)
     with preparing() as progress:
         report = run_training(loaded, output_dir, resume, console, progress)
     if report is not None:

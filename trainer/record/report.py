@@ -49,6 +49,7 @@ def _compose(history: History, plots: str) -> str:
         f"# {name}\n",
         sections.status(history),
         sections.headline(history),
+        sections.notes(history),
         plots,
         sections.evaluations(history),
         sections.samples(history),

@@ -14,8 +14,15 @@ from galore.trainer.record.metrics import Row
 
 def headline(history: History) -> str:
     """The numbers a person looks for first."""
-    rows = [*_quality(history), *_cost(history)]
+    method = history.facts.get("method")
+    rows = [*([("Method", str(method))] if method else []), *_quality(history), *_cost(history)]
     return table(["", ""], [(f"**{name}**", value) for name, value in rows])
+
+
+def notes(history: History) -> str:
+    """What was to be known of the run before its first step."""
+    known = history.facts.get("notes")
+    return "".join(f"- {_line(each)}\n" for each in known) if isinstance(known, list) else ""
 
 
 def status(history: History) -> str:
