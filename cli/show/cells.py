@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 from galore.trainer.common.format import counted, percent, perplexity, rate, size
 
-
 DETAILS = ("projected", "kernels", "peak")  # of a run's header; run.json and the report hold them
 
 

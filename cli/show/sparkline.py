@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -38,7 +39,7 @@ class Course:
             return ""
         if len(values) > width:
             edges = [at * len(values) // width for at in range(width + 1)]
-            values = [_mean(values[begin:end]) for begin, end in zip(edges, edges[1:], strict=False)]
+            values = [_mean(values[begin:end]) for begin, end in itertools.pairwise(edges)]
         low, high = min(values), max(values)
         return "".join(marks[round((len(marks) - 1) * _share(value, low, high))] for value in values)
 

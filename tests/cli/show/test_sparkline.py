@@ -27,6 +27,7 @@ def test_many_values_are_means_of_equal_spans() -> None:
         assert len(line) <= width
         assert line[0] == BLOCKS[-1]
         assert list(line) == sorted(line, reverse=True)
+    assert drawn([float(step) for step in range(100_000)], 8) == BLOCKS
     course = Course()
     for value in falling:
         course.add(value)
