@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import galore
-from galore.cli.arguments import RecipeVerb
+from galore.cli.arguments import RecipeVerb, Verb
 from galore.cli.errors import READER_LEFT, ReportingGroup
 from galore.cli.verbs.bench import app as bench
 from galore.cli.verbs.compare import compare
@@ -33,12 +33,12 @@ app.command("train", cls=RecipeVerb)(train)
 app.command("finetune-glue", cls=RecipeVerb)(finetune_glue)
 app.command("profile-memory", cls=RecipeVerb)(profile_memory)
 app.command("compare", cls=RecipeVerb)(compare)
-app.command("runs")(runs)
+app.command("runs", cls=Verb)(runs)
 app.command("eval", cls=RecipeVerb)(evaluate)
-app.command("generate")(generate)
-app.command("export")(export)
+app.command("generate", cls=Verb)(generate)
+app.command("export", cls=Verb)(export)
 app.add_typer(recipes, name="recipes")
-app.command("doctor")(doctor)
+app.command("doctor", cls=Verb)(doctor)
 app.add_typer(bench, name="bench")
 
 

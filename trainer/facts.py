@@ -102,7 +102,7 @@ def facts(run: Run, name: str) -> dict[str, Any]:
         "name": name,
         "command": " ".join(sys.argv),
         "started": now(),
-        "versions": {"python": platform.python_version(), "galore-llm": galore.__version__}
+        "versions": {"python": platform.python_version(), "galore": galore.__version__}
         | {package: _version(package) for package in PACKAGES},
         "method": method(run.recipe.optim),
         "device": {"name": _device(run), "type": run.device.type},

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from galore.cli.arguments import Verb, VerbGroup
 from galore.cli.show.tables import numbers, say, screen, show_table
 from galore.trainer.common.errors import UserError
 from galore.trainer.recipe.extras import refuse_missing
@@ -15,7 +16,7 @@ from galore.trainer.recipe.extras import refuse_missing
 if TYPE_CHECKING:
     from galore.kernels.predict.sequences import Row
 
-app = typer.Typer(no_args_is_help=True, help="How fast the parts are, on this machine.")
+app = typer.Typer(cls=VerbGroup, no_args_is_help=True, help="How fast the parts are, on this machine.")
 
 
 @app.callback()
@@ -23,7 +24,7 @@ def bench() -> None:
     """How fast the parts are, on this machine."""
 
 
-@app.command("kernels")
+@app.command("kernels", cls=Verb)
 def kernels(
     tune: Annotated[bool, typer.Option("--tune", help="Time every tile and keep the fastest for this user.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
