@@ -44,12 +44,17 @@ class RecipeVerb(Verb):
             *ctx.help_option_names,
             *(name for each in self.params for name in each.opts + each.secondary_opts),
         }
+        near = {_letters(each) for each in options if each.startswith("-")}
         for word, following in zip(args, [*args[1:], ""], strict=False):
             name, equals, value = word.partition("=")
-            known = name in options or name.replace("_", "-") in options  # a near miss is click's to tell
+            known = name in options or _letters(name) in near  # a near miss is click's to tell
             if name.startswith("--") and not known and not ctx.resilient_parsing:
                 _refuse_key(name, value if equals else following, ctx.command_path)
         return super().parse_args(ctx, args)
+
+
+def _letters(option: str) -> str:
+    return option.replace("-", "").replace("_", "")
 
 
 RECIPE_OPTIONS = ("config", "config-file", "config-name", "cfg", "recipe", "recipe-file", "yaml")  # as others call it
