@@ -10,7 +10,9 @@ from typing import Any
 from galore.trainer.build import Run, build, refuse_other_mathematics
 from galore.trainer.checkpoint.checkpoint import bytes_for, most_beside, newest_verified
 from galore.trainer.checkpoint.diskspace import require_for_run
+from galore.trainer.checkpoint.finite import not_finite
 from galore.trainer.checkpoint.identity import files_of, identity, require_same_files, require_same_recipe
+from galore.trainer.checkpoint.rotation import step_directories
 from galore.trainer.checkpoint.state import planned_bytes
 from galore.trainer.common.errors import Interrupted, UserError
 from galore.trainer.data.batch import Progress, silent
@@ -82,7 +84,12 @@ def _is_done(directory: RunDir, recipe: Recipe) -> bool:
         return False
     refuse_other_mathematics(directory, recipe)
     last, skipped = newest_verified(directory.checkpoints)
+    saved = [step for step, _ in step_directories(directory.checkpoints)]
     if last is None or skipped or last.step != known.get("total_steps"):
+        return False
+    if len(set(saved)) < len(saved) or len(saved) > recipe.train.save_total_limit:
+        return False
+    if any(not_finite(last.load(group).items()) for group in last.groups):  # earlier versions saved such
         return False
     try:
         require_same_recipe(last.state, recipe_of_run(directory.recipe), directory.root)
