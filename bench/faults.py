@@ -278,7 +278,7 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
          "tests/trainer/test_run.py: test_too_many_bad_steps"),
         ("if last or stop.requested or (", "if last or (", "test_a_signal_saves_first"),
         ("must=last or stop.requested is not None)", "must=last)", "test_a_signal_whose_save"),
-        ("step > 0 and (step == run.total_steps or", "step > 0 and (", "test_a_run_killed_before_its_last_evaluation"),
+        ("due = step == run.total_steps or", "due =", "test_a_run_killed_before_its_last_evaluation"),
     ]),
     "trainer/saving.py": ("tests/trainer/test_loop.py", [
         ("if bad := not_finite(trained_tensors(run.model, run.optimizer)):", "if bad := []:",

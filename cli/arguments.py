@@ -7,13 +7,35 @@ from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.reading import user_path
 
 
-class RecipeVerb(TyperCommand):
+def without_values(parameters: list[Any]) -> list[Any]:
+    """The parameters of a verb, flags among them shown without a type, as none follows them."""
+    for each in parameters:
+        if getattr(each, "is_flag", False) and each.metavar is None:
+            each.metavar = ""
+    return parameters
+
+
+class Verb(TyperCommand):
+    """What every verb is made of."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return without_values(super().get_params(ctx))
+
+
+class VerbGroup(TyperGroup):
+    """Verbs below one name."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return without_values(super().get_params(ctx))
+
+
+class RecipeVerb(Verb):
     """A verb that takes a recipe and overrides, and knows a key of the recipe when it is given like an option."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -22,22 +44,37 @@ class RecipeVerb(TyperCommand):
             *ctx.help_option_names,
             *(name for each in self.params for name in each.opts + each.secondary_opts),
         }
+        near = {_letters(each) for each in options if each.startswith("-")}
         for word, following in zip(args, [*args[1:], ""], strict=False):
             name, equals, value = word.partition("=")
-            known = name in options or name.replace("_", "-") in options  # a near miss is click's to tell
+            known = name in options or _letters(name) in near  # a near miss is click's to tell
             if name.startswith("--") and not known and not ctx.resilient_parsing:
-                _refuse_key(name, value if equals else following)
+                _refuse_key(name, value if equals else following, ctx.command_path)
         return super().parse_args(ctx, args)
 
 
-def _refuse_key(option: str, value: str) -> None:
-    from galore.trainer.recipe.explain.unknown import setting_called
+def _letters(option: str) -> str:
+    return option.replace("-", "").replace("_", "")
 
-    path, implied = setting_called(option.removeprefix("--"))
+
+RECIPE_OPTIONS = ("config", "config-file", "config-name", "cfg", "recipe", "recipe-file", "yaml")  # as others call it
+
+
+def _refuse_key(option: str, value: str, command: str) -> None:
+    """Raise UserError for what is no option, where it is known what was meant; the rest is click's to tell."""
+    from galore.trainer.recipe.explain.unknown import advice_on, setting_called
+
+    name = option.removeprefix("--")
+    given = "" if value.startswith("--") or "=" in value else value
+    if name.replace("_", "-") in RECIPE_OPTIONS:
+        what = "is no option: the recipe is an argument"
+        raise UserError(what, where=option, fix=f"write {command} {given or 'RECIPE'}")
+    path, implied = setting_called(name)
     if path:
-        given = "" if value.startswith("--") or "=" in value else value
         what = "is no option but a key of the recipe"
         raise UserError(what, where=option, fix=f"write {path}={implied or given or '…'}")
+    if told := advice_on(name):
+        raise UserError("is no option", where=option, fix=told)
 
 
 def finite(value: float) -> float:

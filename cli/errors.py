@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
-from typer.core import TyperGroup
 
+from galore.cli.arguments import VerbGroup
 from galore.trainer.common.errors import RunFailed, UserError, system_error
 from galore.trainer.common.printable import masked, masked_logs, presentable, shortened
 from galore.trainer.common.reading import NotReadable
@@ -53,8 +53,27 @@ REMEDIES = {
 }
 
 
-class ReportingGroup(TyperGroup):
+MEANT = {
+    "run": "galore train RECIPE",
+    "fit": "galore profile-memory RECIPE --fit FILE",
+    "finetune": "galore train finetune-instruct, or for the tasks of GLUE galore finetune-glue RECIPE",
+    "pretrain": "galore train RECIPE",
+    "resume": "galore train RECIPE --output-dir DIR --resume",
+    "evaluate": "galore eval RUN",
+    "chat": "galore generate RUN --chat --prompt TEXT",
+    "list": "galore runs, or galore recipes list",
+    "memory": "galore profile-memory RECIPE",
+}  # verbs of other tools
+
+
+class ReportingGroup(VerbGroup):
     """A group of verbs whose errors reach the user as one message each."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        meant = MEANT.get(args[0].lower().replace("-", "").replace("_", ""))
+        if meant and args[0] not in self.commands:
+            raise UserError("is no verb", where=args[0], fix=f"write {meant}")
+        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         with masked_logs(), reported():

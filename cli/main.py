@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import galore
-from galore.cli.arguments import RecipeVerb
+from galore.cli.arguments import RecipeVerb, Verb
 from galore.cli.errors import READER_LEFT, ReportingGroup
 from galore.cli.verbs.bench import app as bench
 from galore.cli.verbs.compare import compare
@@ -18,6 +18,7 @@ from galore.cli.verbs.finetune_glue import finetune_glue
 from galore.cli.verbs.generate import generate
 from galore.cli.verbs.profile import profile_memory
 from galore.cli.verbs.recipes import app as recipes
+from galore.cli.verbs.runs import runs
 from galore.cli.verbs.train import train
 
 app = typer.Typer(
@@ -32,11 +33,12 @@ app.command("train", cls=RecipeVerb)(train)
 app.command("finetune-glue", cls=RecipeVerb)(finetune_glue)
 app.command("profile-memory", cls=RecipeVerb)(profile_memory)
 app.command("compare", cls=RecipeVerb)(compare)
+app.command("runs", cls=Verb)(runs)
 app.command("eval", cls=RecipeVerb)(evaluate)
-app.command("generate")(generate)
-app.command("export")(export)
+app.command("generate", cls=Verb)(generate)
+app.command("export", cls=Verb)(export)
 app.add_typer(recipes, name="recipes")
-app.command("doctor")(doctor)
+app.command("doctor", cls=Verb)(doctor)
 app.add_typer(bench, name="bench")
 
 

@@ -23,7 +23,7 @@ def train(recipe: str | Path, *overrides: str, output_dir: str | Path | None = N
         recipe: the name of a shipped recipe, or a YAML file.
         overrides: settings above it, each one string as on the command line: `"optim.rank=64"`.
         output_dir: where the run is kept; `runs/` and the recipe's name if it is left out.
-        resume: go on from the newest good checkpoint in there.
+        resume: go on with the run in there, or start it if there is none yet.
 
     Raises:
         UserError: (this and the others: galore.trainer.common.errors) bad input, and what to do about it; nothing was begun.

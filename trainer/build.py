@@ -78,7 +78,7 @@ def build(loaded: LoadedRecipe, directory: RunDir, console: Console, progress: P
     """
     recipe = loaded.recipe
     if not directory.fresh:
-        _refuse_other_mathematics(directory, recipe)
+        refuse_other_mathematics(directory, recipe)
     device = choose_device(recipe.train.device)
     choose_threads(recipe.train.num_threads)
     if recipe.data.task is None:
@@ -177,8 +177,11 @@ def total_steps(recipe: Recipe, data: Data) -> int:
     return steps
 
 
-def _refuse_other_mathematics(directory: RunDir, recipe: Recipe) -> None:
-    """By what the checkpoints were trained with; the run's recipe, a file anybody may edit, counts where there is none."""
+def refuse_other_mathematics(directory: RunDir, recipe: Recipe) -> None:
+    """Raise UserError where `recipe` computes something else than the run in `directory`.
+
+    By what the checkpoints were trained with; the run's recipe, a file anybody may edit, counts where there is none.
+    """
     state = newest_state(directory.checkpoints)
     if identity.KEY in state:
         identity.require_same_recipe(state, recipe, directory.root)

@@ -31,8 +31,12 @@ from galore.trainer.recorder import Meter
 PACKAGES = ("torch", "transformers", "tokenizers", "peft", "bitsandbytes", "safetensors")
 
 
-def header(run: Run, meter: Meter) -> dict[str, Any]:
-    """The run in a few lines, label → text, in reading order."""
+def header(run: Run, meter: Meter, memory: str) -> dict[str, Any]:
+    """The run in a few lines, label → text, in reading order: what a person wants first, the machine's details, notes.
+
+    Args:
+        memory: whether it fits, as far as that is known.
+    """
     recipe, parameters = run.recipe, list(run.model.parameters())
     trained = sum(p.numel() for p in parameters if is_trained(p))
     total = sum(p.numel() for p in parameters)
@@ -41,23 +45,31 @@ def header(run: Run, meter: Meter) -> dict[str, Any]:
     lines = {
         "model": f"{type(run.model).__name__}, {counted(total, 'parameter')}, {trained:,} trained, {recipe.model.dtype}",
         "method": method(recipe.optim),
-        "projected": _projected(run),
-        "kernels": _kernels(run.device),
-        "device": _device(run),
-        "peak": _peak(meter.peak),
         "data": _data(run.data.summary),
         "batch": f"{batch}, {counted(recipe.train.accumulation, 'micro-batch', 'micro-batches')} of {recipe.train.micro_batch_size}",
         "steps": f"{run.total_steps:,}" + (f", resuming after {run.first_step:,}" if run.first_step else ""),
+        "device": _device(run),
+        "memory": memory,
         "output": str(run.directory.root),
+        "projected": _projected(run),
+        "kernels": _kernels(run.device),
+        "peak": _peak(meter.peak),
+        "note": "; ".join(notes(run)),
     }
-    notes = clamped_ranks(run.optimizer) if recipe.optim.method == "galore" else adapter_notes(run)
-    notes += [
+    return {label: text for label, text in lines.items() if text}
+
+
+def notes(run: Run) -> list[str]:
+    """What a person should know of the run before they wait for it."""
+    recipe = run.recipe
+    found = clamped_ranks(run.optimizer) if recipe.optim.method == "galore" else adapter_notes(run)
+    return [
+        *found,
         *left_full_rank(run.optimizer, recipe.optim.target_modules),
         *_one_subspace(run),
         *router_note(run.model),
         *notices(run.data.summary),
     ]
-    return lines | ({"note": "; ".join(notes)} if notes else {})
 
 
 def _one_subspace(run: Run) -> list[str]:
@@ -90,9 +102,11 @@ def facts(run: Run, name: str) -> dict[str, Any]:
         "name": name,
         "command": " ".join(sys.argv),
         "started": now(),
-        "versions": {"python": platform.python_version(), "galore-llm": galore.__version__}
+        "versions": {"python": platform.python_version(), "galore": galore.__version__}
         | {package: _version(package) for package in PACKAGES},
+        "method": method(run.recipe.optim),
         "device": {"name": _device(run), "type": run.device.type},
+        "notes": notes(run),
         "data": run.data.summary,
         "kernels": run.kernels,
         "parameters": [asdict(row) for row in parameter_table(run.model, run.optimizer)],

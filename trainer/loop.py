@@ -85,7 +85,9 @@ def evaluate_run(run: Run, recorder: Recorder, step: int) -> Result | None:
     if not run.data.has_validation:
         return None
     result = score_held_out(run.model, run.data, run.recipe)
-    recorder.evaluation(step, result, started, _sample(run, recorder, step))
+    drawn = _sample(run, recorder, step)
+    question = run.recipe.eval.sample_prompt if run.recipe.data.instruct and drawn is not None else None
+    recorder.evaluation(step, result, started, drawn, question)
     return result
 
 
@@ -109,9 +111,9 @@ def _sample(run: Run, recorder: Recorder, step: int) -> str | None:
 
 
 def _owes_evaluation(run: Run, recorder: Recorder) -> bool:
-    """Whether the run stopped between the checkpoint it resumes from and the evaluation of that step."""
+    """Whether an evaluation comes before the next step: of the start, or of a checkpoint the run stopped right after."""
     step = run.first_step
-    due = step > 0 and (step == run.total_steps or run.is_to_evaluate(step))
+    due = step == run.total_steps or run.is_to_evaluate(step) if step else run.recipe.evaluates_at_start
     return due and recorder.metrics.evaluated.get("step") != step
 
 

@@ -117,10 +117,12 @@ class Recorder:
                 step, f"step {step}: {report.fallbacks} decomposition(s) did not converge, the fallback was used"
             )
 
-    def evaluation(self, step: int, result: Result, started: float, sample: str | None) -> None:
-        """Record an evaluation that began at `started` (time.perf_counter)."""
+    def evaluation(self, step: int, result: Result, started: float, sample: str | None, question: str | None) -> None:
+        """Record an evaluation that began at `started` (time.perf_counter); `question` where the sample is an answer."""
         seconds = time.perf_counter() - started
         row = cast("EvalRow", {"kind": "eval", "step": step, **result.row(), "seconds": seconds, "sample": sample})
+        if question is not None:
+            row["question"] = question
         self.metrics.write(row)
         self.console.evaluation(row)
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from galore.trainer.build import Run, build
-from galore.trainer.checkpoint.checkpoint import bytes_for, most_beside
+from galore.trainer.build import Run, build, refuse_other_mathematics
+from galore.trainer.checkpoint.checkpoint import bytes_for, most_beside, newest_verified
 from galore.trainer.checkpoint.diskspace import require_for_run
-from galore.trainer.checkpoint.identity import files_of, identity
+from galore.trainer.checkpoint.finite import not_finite
+from galore.trainer.checkpoint.identity import files_of, identity, require_same_files, require_same_recipe
+from galore.trainer.checkpoint.rotation import step_directories
 from galore.trainer.checkpoint.state import planned_bytes
-from galore.trainer.common.errors import UserError
+from galore.trainer.common.errors import Interrupted, UserError
 from galore.trainer.data.batch import Progress, Result, silent
 from galore.trainer.evaluate import final_of
 from galore.trainer.facts import facts, header, now
@@ -23,9 +26,10 @@ from galore.trainer.memory.verdict import VERDICTS, reason
 from galore.trainer.models.adapters.lora import stored_config
 from galore.trainer.models.generate import rehearse
 from galore.trainer.recipe.extras import no_plots, refuse_missing_extras
-from galore.trainer.recipe.load import LoadedRecipe
+from galore.trainer.recipe.load import LoadedRecipe, recipe_of_run
+from galore.trainer.recipe.schema.recipe import Recipe
 from galore.trainer.record.metrics import Console, Metrics
-from galore.trainer.record.report import write_report
+from galore.trainer.record.report import is_reported, write_report
 from galore.trainer.record.rundir import RunDir
 from galore.trainer.record.wandb_sink import make_sink
 from galore.trainer.recorder import Meter, Recorder
@@ -37,8 +41,9 @@ from galore.trainer.trained.runmodel import save_model_files
 def run_training(
     loaded: LoadedRecipe, output_dir: Path, resume: bool, console: Console, progress: Progress = silent
 ) -> Path | None:
-    """Carry out a recipe in `output_dir`, or go on with the run that is there; returns the report's path, None where the
-    console was told why there is none.
+    """Carry out a recipe in `output_dir`; returns the report's path, None where the console was told why there is none.
+
+    With `resume` a run that is there goes on, and one that is finished and whole stays as it is, to the byte.
 
     Raises:
         UserError: bad input (exit code 2); RunFailed (1); Interrupted (75) once the state is saved.
@@ -47,7 +52,12 @@ def run_training(
     directory = RunDir.create(output_dir, resume)
     if why := no_plots():
         console.message(why)
+    if resume and directory.fresh:
+        console.message(f"{directory.root} holds no run yet: starting one")
     with directory.locked():
+        if not directory.fresh and _is_done(directory, loaded.recipe):
+            console.message(f"{directory.root} is finished: nothing is left to do, and nothing was changed")
+            return directory.report
         forget_peak()
         baseline = current_and_peak("cpu").current
         run = build(loaded, directory, console, progress)
@@ -62,6 +72,32 @@ def run_training(
             run.optimizer.release()  # its hooks and the model hold each other, where no garbage collector sees it
 
 
+def _is_done(directory: RunDir, recipe: Recipe) -> bool:
+    """Whether the run came to its end, and all it left is still there. What is not is mended by carrying it out again.
+
+    Raises:
+        UserError: the run that is there computes something else than `recipe`. RunFailed: a checkpoint cannot be read.
+    """
+    known = directory.read_facts()
+    if "finished" not in known:
+        return False
+    refuse_other_mathematics(directory, recipe)
+    last, skipped = newest_verified(directory.checkpoints)
+    saved = [step for step, _ in step_directories(directory.checkpoints)]
+    if last is None or skipped or last.step != known.get("total_steps"):
+        return False
+    if len(set(saved)) < len(saved) or len(saved) > recipe.train.save_total_limit:
+        return False
+    if any(not_finite(last.load(group).items()) for group in last.groups):  # earlier versions saved such
+        return False
+    try:
+        require_same_recipe(last.state, recipe_of_run(directory.recipe), directory.root)
+        require_same_files(last.state, directory.root)
+    except UserError:
+        return False
+    return is_reported(directory, str(known["finished"]))
+
+
 def _carry_out(run: Run, recorder: Recorder) -> Path | None:
     report = None
     try:
@@ -69,6 +105,9 @@ def _carry_out(run: Run, recorder: Recorder) -> Path | None:
         with StopOnSignal(run.console.notice) as stop:
             result = train(run, recorder, stop)
         _end(run, recorder, result)
+    except BaseException as error:
+        _note_end(run.directory, error)
+        raise
     finally:
         recorder.metrics.close()
         run.console.close()
@@ -142,6 +181,8 @@ def _begin(run: Run, recorder: Recorder) -> None:
         known |= run.data.baseline() if run.data.has_validation else {}
     if not run.directory.fresh:
         known["resumes"] = [*known.get("resumes", []), {"step": run.first_step, "time": now()}]
+    for stale in ("ended", *(["finished"] if run.first_step < run.total_steps else [])):
+        known.pop(stale, None)
     known["peak"] = {"flops_per_second": recorder.meter.peak.flops_per_second, "basis": recorder.meter.peak.basis}
     expected = forecast(run)
     if expected is not None:
@@ -151,8 +192,8 @@ def _begin(run: Run, recorder: Recorder) -> None:
     run.made_with |= identity(run.recipe, stored_config(run.model), files)
     run.directory.write_facts(known)
     run.directory.traceback.unlink(missing_ok=True)  # of what it went on from
-    memory = {"memory": f"{VERDICTS[expected.fits]}. {reason(expected)}"} if expected is not None else {}
-    recorder.console.start(header(run, recorder.meter) | memory, run.total_steps)
+    memory = f"{VERDICTS[expected.fits]}. {reason(expected)}" if expected is not None else ""
+    recorder.console.start(header(run, recorder.meter, memory), run.total_steps)
     if run.first_step:
         recorder.event(run.first_step, _resumed(run))
 
@@ -161,6 +202,14 @@ def _resumed(run: Run) -> str:
     if run.first_step < run.total_steps:
         return f"resumed after step {run.first_step}"
     return f"finished already, after step {run.first_step} of {run.total_steps}: nothing is left to do"
+
+
+def _note_end(directory: RunDir, error: BaseException) -> None:
+    """Keep in run.json how the run ended before its last step; what hinders that must not hide the end itself."""
+    how = "interrupted" if isinstance(error, (Interrupted, KeyboardInterrupt)) else "failed"
+    with suppress(OSError, UserError):
+        if known := directory.read_facts():
+            directory.write_facts(known | {"ended": {"as": how, "time": now()}})
 
 
 def _end(run: Run, recorder: Recorder, result: Result | None) -> None:

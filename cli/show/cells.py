@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 from galore.trainer.common.format import counted, size
 from galore.trainer.record.row import EVAL, TRAIN, Column, EvalRow, TrainRow
 
+DETAILS = ("projected", "kernels", "peak")  # of a run's header; run.json and the report hold them
+
 
 class Cell(NamedTuple):
     label: str
@@ -16,6 +18,11 @@ class Cell(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.label} {self.value}".strip()
+
+
+def header_items(header: dict[str, Any], verbose: bool) -> list[tuple[str, str]]:
+    """Labels and texts of what is known of a run at its start; the machine's details only where they are asked for."""
+    return [(label, str(value)) for label, value in header.items() if verbose or label not in DETAILS]
 
 
 def progress_cells(row: TrainRow) -> list[Cell]:

@@ -13,15 +13,17 @@ if TYPE_CHECKING:
     from galore.trainer.record.metrics import Console
 
 
-def make_console(log: LogSection, stream: TextIO | None = None) -> Console:
+def make_console(log: LogSection, stream: TextIO | None = None, *, verbose: bool = False) -> Console:
     """The console for `stream` (standard output). It never raises: what cannot be shown is not shown."""
     output = cast(TextIO, Unbreakable(stream or sys.stdout))
     if not output.isatty():
-        return PlainConsole(output, log.logging_steps)
+        return PlainConsole(output, log.logging_steps, verbose)
 
     from rich.console import Console as Terminal
 
     from galore.cli.show.live import LiveConsole
 
     terminal = Terminal(file=output, highlight=False)
-    return LiveConsole(terminal) if terminal.is_interactive else PlainConsole(output, log.logging_steps)
+    return (
+        LiveConsole(terminal, verbose) if terminal.is_interactive else PlainConsole(output, log.logging_steps, verbose)
+    )

@@ -40,19 +40,21 @@ def examine() -> dict[str, Any]:
 
 
 def versions() -> dict[str, dict[str, str | None]]:
-    """Installed versions; `fix` says how to get what is missing."""
+    """Installed versions; of what is missing, `fix` says how to get it."""
     found: dict[str, dict[str, str | None]] = {
-        "galore-llm": {"installed": galore.__version__, "fix": None},
+        "galore": {"installed": galore.__version__, "fix": None, "distribution": "galore-llm"},
         "python": {"installed": f"{platform.python_version()} at {sys.executable}", "fix": None},
     }
     for name in CORE:
-        found[name] = {"installed": version_of(name), "fix": f"not installed: pip install '{name}'"}
+        found[name] = _version(name, f"not installed: pip install '{name}'")
     for module, extra in EXTRAS.items():
-        found[extra.distribution] = {
-            "installed": version_of(extra.distribution),
-            "fix": f"not installed: {install(module)}",
-        }
-    return found | {"triton": {"installed": version_of("triton"), "fix": TRITON}}
+        found[extra.distribution] = _version(extra.distribution, f"not installed: {install(module)}")
+    return found | {"triton": _version("triton", TRITON)}
+
+
+def _version(name: str, fix: str) -> dict[str, str | None]:
+    installed = version_of(name)
+    return {"installed": installed, "fix": None if installed else fix}
 
 
 def version_of(name: str) -> str | None:

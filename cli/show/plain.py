@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TextIO
 
-from galore.cli.show.cells import Cell, Eta, evaluation_cells, memory_cells, progress_cells
+from galore.cli.show.cells import Cell, Eta, evaluation_cells, header_items, memory_cells, progress_cells
 from galore.trainer.common.format import duration
 from galore.trainer.common.printable import presentable, printable
 from galore.trainer.machine.signals import to_stderr
@@ -14,15 +14,15 @@ from galore.trainer.record.row import EvalRow, TrainRow
 class PlainConsole:
     """Lines for log files: never wrapped, no colours, flushed at once."""
 
-    def __init__(self, stream: TextIO, logging_steps: int) -> None:
-        self._stream, self._logging_steps = stream, logging_steps
+    def __init__(self, stream: TextIO, logging_steps: int, verbose: bool = False) -> None:
+        self._stream, self._logging_steps, self._verbose = stream, logging_steps, verbose
         self._total, self._eta = 0, Eta(0)
         self._begun = False
 
     def start(self, header: dict[str, Any], total_steps: int) -> None:
         self._total, self._eta, self._begun = total_steps, Eta(total_steps), False
-        for label, value in header.items():
-            self._print(f"{label + ':':<11} {value}")
+        for label, text in header_items(header, self._verbose):
+            self._print(f"{label + ':':<11} {text}")
 
     def step(self, row: TrainRow) -> None:
         step = row["step"]
@@ -35,8 +35,9 @@ class PlainConsole:
 
     def evaluation(self, row: EvalRow) -> None:
         self._line(row["step"], evaluation_cells(row))
-        if sample := row.get("sample"):
-            self._print(f"  sample: {printable(sample).strip()!r}")
+        for name, text in (("question", row.get("question")), ("sample", row.get("sample"))):
+            if text:
+                self._print(f"  {name}: {printable(text).strip()!r}")
 
     def message(self, text: str) -> None:
         self._print(presentable(text))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from galore.cli.arguments import Verb, VerbGroup
 from galore.cli.show.tables import numbers, say, screen, show_table
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.format import percent
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from galore.kernels.predict.card import Card
     from galore.kernels.predict.sequences import Row
 
-app = typer.Typer(no_args_is_help=True, help="How fast the parts are, on this machine.")
+app = typer.Typer(cls=VerbGroup, no_args_is_help=True, help="How fast the parts are, on this machine.")
 
 
 @app.callback()
@@ -26,7 +27,7 @@ def bench() -> None:
     """How fast the parts are, on this machine."""
 
 
-@app.command("kernels")
+@app.command("kernels", cls=Verb)
 def kernels(
     tune: Annotated[bool, typer.Option("--tune", help="Time every tile and keep the fastest for this user.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

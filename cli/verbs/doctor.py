@@ -33,7 +33,7 @@ def sections(found: dict[str, Any]) -> Iterable[tuple[str, Lines]]:
     """Titles and what stands below each, from what `examine` found."""
     from galore.trainer.common.format import counted, size
 
-    yield "Versions", [(name, version["installed"] or version["fix"]) for name, version in found["versions"].items()]
+    yield "Versions", [(name, _version(each)) for name, each in found["versions"].items()]
     cpu = found["cpu"]
     cores = f"{counted(cpu['cores'], 'core')}, {size(cpu['memory_bytes'])} of memory"
     yield "Processor", [cpu["name"], cores, f"bfloat16: {cpu['bfloat16']}"]
@@ -41,6 +41,11 @@ def sections(found: dict[str, Any]) -> Iterable[tuple[str, Lines]]:
     yield "Attention", [(each["name"], _can(each["available"], each["reason"])) for each in found["attention"]]
     yield "Kernels", [(each["op"], f"{each['path']}: {each['why']}") for each in found["kernels"]]
     yield "Free disk", [(each["what"], f"{size(each['free_bytes'])} at {each['path']}") for each in found["disk"]]
+
+
+def _version(of: dict[str, str | None]) -> str:
+    named = f", distribution {of['distribution']}" if of.get("distribution") else ""
+    return f"{of['installed'] or of['fix']}{named}"
 
 
 def _gpu(gpu: dict[str, Any]) -> str:

@@ -7,15 +7,15 @@ from typing import Annotated
 
 import typer
 
-from galore.cli.arguments import Overrides, Recipe, RecipeVerb, complete_file, complete_shipped
+from galore.cli.arguments import Overrides, Recipe, RecipeVerb, Verb, VerbGroup, complete_file, complete_shipped
 from galore.cli.errors import show as show_error
 from galore.cli.show.tables import say_pairs
 from galore.trainer.common.errors import UserError
 
-app = typer.Typer(no_args_is_help=True, help="List, show, copy and check recipes.")
+app = typer.Typer(cls=VerbGroup, no_args_is_help=True, help="List, show, copy and check recipes.")
 
 
-@app.command("list")
+@app.command("list", cls=Verb)
 def list_recipes() -> None:
     """The shipped recipes, each with what it trains."""
     from galore.trainer.recipe.shipped import about, shipped_names
@@ -44,13 +44,16 @@ def copy(
     """Write a recipe to a file of yours, complete and commented, ready to edit."""
     from galore.trainer.recipe.change import copy_recipe
 
+    made = not file.is_dir() and not file.parent.is_dir()
     written = copy_recipe(name, file, overrides or [], force=force)
+    if made:
+        typer.echo(f"made the folder {file.parent}")
     typer.echo(
         f"wrote {written}; check it with `galore recipes validate {written}`, run it with `galore train {written}`"
     )
 
 
-@app.command()
+@app.command(cls=Verb)
 def validate(
     files: Annotated[
         list[str],
@@ -72,7 +75,7 @@ def validate(
         raise typer.Exit(2)
 
 
-@app.command()
+@app.command(cls=Verb)
 def schema(
     output: Annotated[Path | None, typer.Option(help="The file to write.", show_default="standard output")] = None,
 ) -> None:

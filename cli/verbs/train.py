@@ -22,7 +22,10 @@ def train(
         Path | None,
         typer.Option(help="Where the run is kept.", show_default="runs/ and the recipe's name; a run's own folder"),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest good checkpoint in there.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in there, or start it if there is none yet.")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Begin with the machine's details, too.")] = False,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Show the recipe, what is trained, and tokens, disk and time; then leave."),
@@ -53,10 +56,10 @@ def train(
         show_dry_run(loaded, card_or_default(gpu).name)
         return
 
-    carry_out(loaded, output_dir or own_folder(recipe, loaded.name), resume)
+    carry_out(loaded, output_dir or own_folder(recipe, loaded.name), resume, verbose)
 
 
-def carry_out(loaded: LoadedRecipe, output_dir: Path, resume: bool) -> None:
+def carry_out(loaded: LoadedRecipe, output_dir: Path, resume: bool, verbose: bool = False) -> None:
     """The run, in a process that is prepared for it; what it shows goes to standard output."""
     from galore.trainer.machine.process import ask_for_expandable_segments, prepare_process
 
@@ -64,14 +67,17 @@ def carry_out(loaded: LoadedRecipe, output_dir: Path, resume: bool) -> None:
     ask_for_expandable_segments(loaded.recipe.train.expandable_segments)
 
     from galore.cli.show.console import make_console
+    from galore.cli.show.nextcommands import next_commands
     from galore.cli.show.preparing import preparing
+    from galore.trainer.record.rundir import RunDir
     from galore.trainer.run import run_training
 
-    console = make_console(loaded.recipe.log)
+    console = make_console(loaded.recipe.log, verbose=verbose)
     with preparing() as progress:
         report = run_training(loaded, output_dir, resume, console, progress)
     if report is not None:
         console.message(f"report: {report}")
+    console.message(next_commands(RunDir(output_dir), loaded.recipe))
 
 
 def own_folder(recipe: str, name: str) -> Path:

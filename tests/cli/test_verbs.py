@@ -65,7 +65,8 @@ def test_train(galore: Any, calls: Calls, arguments: list[str], directory: Path,
     assert galore("train", *arguments).exit_code == 0
     (loaded, *rest), _ = calls.made[-1]
     assert rest[:3] == [directory, resume, console]
-    assert said == ["report: report.md"]
+    assert said[0] == "report: report.md"
+    assert f"galore generate {directory} --prompt 'In the beginning'" in said[1]
     assert loaded.recipe.optim.rank == rank
     assert calls.made[0][0] == (loaded.recipe.log,)
 

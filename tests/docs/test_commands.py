@@ -57,6 +57,7 @@ PLANNED = {  # is understood to the last word and planned; training itself is le
     "galore finetune-glue --task sst2 --model DIR --data-dir DIR --method frugal-rotate "
     "--learning-rates 5e-4,1e-3,2e-3 --max-train-samples 3000 train.num_train_epochs=1 optim.update_proj_gap=5",
     "galore train roberta-glue-galore-r4 data.task=rte",
+    "galore train demo --output-dir runs/demo --resume",
     "galore compare my.yaml --methods full,galore,lora,relora,low-rank",
     "galore compare my.yaml --methods full,galore,lora --learning-rates 0.003,0.01",
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,31 @@ def test_resume_is_bit_exact(recipe: Path, tmp_path: Path, monkeypatch: pytest.M
     console = execute(recipe, tmp_path / "broken", resume=True)
     assert any("step-00000002" in message for message in console.messages)
     assert essence(tmp_path / "broken") == essence(tmp_path / "straight")
+
+
+def test_it_is_scored_before_the_first_step_and_goes_as_if_it_were_not(recipe: Path, tmp_path: Path) -> None:
+    dropout = ["optim.method=lora", "optim.rank=4", "optim.lora_dropout=0.2"]  # draws from the global generator
+    for overrides in ([], dropout):
+        for start in ("null", "false"):
+            execute(recipe, tmp_path / start, *overrides, f"eval.at_start={start}")
+        assert [row["step"] for row in rows(tmp_path / "null", "eval")] == [0, 3, 6]
+        assert [row["step"] for row in rows(tmp_path / "false", "eval")] == [3, 6]
+        assert essence(tmp_path / "null") == essence(tmp_path / "false")
+        assert rows(tmp_path / "null", "eval")[1:][0]["loss_nats"] == rows(tmp_path / "false", "eval")[0]["loss_nats"]
+        first, *_, last = rows(tmp_path / "null", "eval")
+        assert first["question"] == last["question"] == "Say 7"
+        assert f"before the first step {first['loss_nats']:.4f}, " in (tmp_path / "null" / "report.md").read_text()
+        for start in ("null", "false"):
+            shutil.rmtree(tmp_path / start)
+
+
+def test_a_score_of_the_start_is_made_once(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train_step", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            execute(recipe, tmp_path / "run")
+    execute(recipe, tmp_path / "run", resume=True)
+    assert [row["step"] for row in rows(tmp_path / "run", "eval")] == [0, 3, 6]
 
 
 def test_micro_batches_do_not_matter(recipe: Path, tmp_path: Path) -> None:

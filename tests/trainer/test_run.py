@@ -25,6 +25,7 @@ from galore.trainer.models.adapters import relora
 from galore.trainer.optim.projected import ProjectedSlot
 from galore.trainer.recipe.load import load_recipe
 from galore.trainer.record import report
+from galore.trainer.record.listing import list_runs
 from galore.trainer.run import run_training
 from galore.trainer.trained.evaluation import evaluate_stored
 from galore.trainer.trained.export import export
@@ -297,11 +298,44 @@ def test_a_renamed_run_writes_nothing_into_the_one_that_took_its_name(corpus, tm
     assert essence(moved) == essence(tmp_path / "straight")
 
 
-def test_a_finished_run_says_that_nothing_is_left(corpus, tmp_path):
+def test_one_command_starts_a_run_goes_on_with_it_and_leaves_it_alone_at_its_end(corpus, tmp_path, monkeypatch):
+    def again():
+        return execute(corpus, tmp_path / "run", "train.max_steps=4", resume=True)
+
+    with monkeypatch.context() as patch:
+        dies_at(patch, 3)
+        with pytest.raises(KeyboardInterrupt):
+            again()
+    assert [(each.state, each.resumes_after) for each in list_runs(tmp_path)] == [("interrupted", 3)]
+    assert any("step-00000003, verified" in message for message in again().messages)
+    (listed,) = list_runs(tmp_path)
+    assert (listed.state, listed.method, listed.step, listed.total_steps) == ("finished", "GaLore r=128", 4, 4)
+    before = content(tmp_path / "run")
+    console = again()
+    assert console.messages == [f"{tmp_path}/run is finished: nothing is left to do, and nothing was changed"]
+    assert content(tmp_path / "run") == before
+    with pytest.raises(UserError, match="max_steps: 4 → 5"):
+        execute(corpus, tmp_path / "run", "train.max_steps=5", resume=True)
+    assert execute(corpus, tmp_path / "new", "train.max_steps=1", resume=True).messages[0].endswith("starting one")
+
+
+def content(out):
+    """Of every file; the lock names its last holder."""
+    return {path: path.read_bytes() for path in out.rglob("*") if path.is_file() and path.name != ".lock"}
+
+
+@pytest.mark.parametrize("lost", ["report.md", "model/config.json", "recipe.yaml", "checkpoints/.tmp-step-00000009"])
+def test_what_a_finished_run_lost_is_mended(corpus, tmp_path, lost):
     execute(corpus, tmp_path / "run", "train.max_steps=2")
-    before = essence(tmp_path / "run")
+    before = content(tmp_path / "run")
+    (tmp_path / "run" / lost).write_text("")
     execute(corpus, tmp_path / "run", "train.max_steps=2", resume=True)
-    assert essence(tmp_path / "run") == before
+    now = content(tmp_path / "run")
+    assert now.keys() == before.keys()
+    assert [
+        path.name for path in now if now[path] != before[path] and path.suffix not in (".md", ".json", ".jsonl")
+    ] == []
+    assert now[tmp_path / "run" / "report.md"]
     assert "nothing is left to do" in rows(tmp_path / "run", "event")[-1]["message"]
 
 
@@ -381,6 +415,7 @@ def test_too_many_bad_steps_in_a_row_end_the_run(corpus, tmp_path, monkeypatch):
     poison(monkeypatch, set(range(3, 100)))
     with pytest.raises(RunFailed, match=r"(?s)3 steps in a row.*; step-00000003 is the last finite checkpoint"):
         execute(corpus, tmp_path / "run", "train.max_skipped_steps=2")
+    assert [each.state for each in list_runs(tmp_path)] == ["failed"]
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000003"]
     poison(monkeypatch, set(range(2, 100)))
     with pytest.raises(RunFailed, match=r"(?s)3 steps in a row.*; no checkpoint was saved"):
@@ -621,6 +656,7 @@ def test_a_base_model_that_has_changed_is_refused(corpus, tmp_path):
     )
     execute(corpus, tmp_path / "run", *options)
     edit(tmp_path / "base" / "config.json", "1e-06", "1e-02")
+    (tmp_path / "run" / "report.md").unlink()  # something is left to do
     with pytest.raises(UserError, match=r"rms_norm_eps: 1e-06 → 0.01\n.*restore the folder"):
         execute(corpus, tmp_path / "run", *options, resume=True)
 
@@ -630,6 +666,7 @@ def test_checkpoints_that_do_not_know_what_they_were_made_with_are_resumed(corpu
         patch.setattr(run, "identity", lambda *_: {})
         execute(corpus, tmp_path / "run", "train.max_steps=4")
     assert evaluate_stored(str(tmp_path / "run")).step == 4
+    (tmp_path / "run" / "report.md").unlink()  # something is left to do
     execute(corpus, tmp_path / "run", "train.max_steps=4", resume=True)
 
 

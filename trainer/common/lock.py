@@ -56,6 +56,23 @@ def exclusive(path: Path) -> Iterator[None]:
             os.close(descriptor)
 
 
+def is_held(path: Path) -> bool:
+    """Whether a process holds the lock of `path`. It is asked for as a reader and let go at once."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def is_lost(path: Path) -> bool:
     """Whether `path`, whose lock this process holds, is another file by now, or none: its folder was renamed or replaced."""
     if path not in _held:
@@ -116,9 +133,18 @@ def alone_in(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _acquire(descriptor: int, path: Path) -> None:
+def _lock(descriptor: int) -> None:
+    """Twice, since `is_held` may be asking just now."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        time.sleep(POLL_SECONDS)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _acquire(descriptor: int, path: Path) -> None:
+    try:
+        _lock(descriptor)
         if not os.fstat(descriptor).st_nlink:
             raise UserError("was in use by another run until now", where=str(path.parent), fix="try again")
         os.ftruncate(descriptor, 0)

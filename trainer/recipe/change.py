@@ -15,7 +15,7 @@ from galore.trainer.recipe.dump import dump_recipe
 from galore.trainer.recipe.load import LoadedRecipe, load_recipe
 from galore.trainer.recipe.schema.optim import OptimSection
 from galore.trainer.recipe.schema.recipe import Recipe
-from galore.trainer.recipe.shipped import SCHEMA_FILE, SUFFIXES
+from galore.trainer.recipe.shipped import SUFFIXES
 
 
 def changed(loaded: LoadedRecipe, settings: Mapping[str, Any]) -> LoadedRecipe | None:
@@ -75,11 +75,13 @@ def spelled(settings: Mapping[str, Any]) -> list[str]:
     ]
 
 
+SCHEMA = "`galore recipes schema` gives editors the schema to complete by"
+
+
 def copy_recipe(name: str, target: Path, overrides: Sequence[str] = (), *, force: bool = False) -> Path:
     """Writes the resolved recipe, every field commented, and returns the file.
 
-    The editor header names the schema by the address of the installed file: it is always the one of this version, and
-    nothing has to be kept beside the copy. On another machine an editor only goes without completion.
+    It names no schema, whose address would be one of this machine, but how editors get one.
 
     Raises:
         UserError: the recipe is wrong, or the file exists and `force` is not set.
@@ -90,9 +92,7 @@ def copy_recipe(name: str, target: Path, overrides: Sequence[str] = (), *, force
         raise UserError("a recipe's name ends in .yaml", where=str(file), fix=f"write {file}.yaml")
     if file.exists() and not force:
         raise UserError("exists already", where=str(file), fix="choose another name, or replace it with --force")
-    header = (
-        f"yaml-language-server: $schema={SCHEMA_FILE.as_uri()}\nCopied from {loaded.origin}; defaults are written out"
-    )
+    header = f"Copied from {loaded.origin}; defaults are written out. {SCHEMA}"
     make_directory(file.parent)
     replace_file(file, dump_recipe(loaded.recipe, header))
     return file

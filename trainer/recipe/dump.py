@@ -47,7 +47,10 @@ def _section(name: str, values: dict[str, Any], idle: list[str]) -> str:
 
 def _leaf(field: FieldInfo, value: Any, idle: bool) -> str:
     about = "Without effect, since name_or_path is set: " if idle else ""
-    about += f"{field.description}. {field.expected[0].upper()}{field.expected[1:]}."
+    expected = field.expected  # a value to write keeps its own letters
+    if not expected.startswith(tuple(field.choices) or "\0"):
+        expected = expected[0].upper() + expected[1:]
+    about += f"{field.description}. {expected}."
     return "".join([*_comment(about, "  "), f"  {field.name}: {dump_value(value)}\n"])
 
 

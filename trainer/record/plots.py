@@ -18,6 +18,7 @@ from galore.trainer.tasks.metrics import flat
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+VISIBLE = 0.01  # of a plot's height; lines nearer to each other are one
 LARGEST_EXPONENT = 700  # of e, in a float
 
 
@@ -176,7 +177,8 @@ def _memory(axes: Any, history: History) -> bool:
         labels = [key.replace("_", " ") for key in parts]
         colors = [COLORS.get(key, GREY) for key in parts]
         axes.stackplot(steps, *parts.values(), labels=labels, colors=colors, linewidth=0)
-    axes.plot(steps, now / unit, color="black", linewidth=1, linestyle="--", label="in use after the step")
+    if (peak - now > VISIBLE * np.nanmax(peak)).any():  # else it lies under the other line
+        axes.plot(steps, now / unit, color="black", linewidth=1, linestyle="--", label="in use after the step")
     axes.plot(steps, peak / unit, color="black", linewidth=1.6, label="peak so far")
     axes.set_ylim(0, 1.08 * np.nanmax(peak) / unit)
     axes.set(title="Memory", ylabel=f"memory ({name})")

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from galore.trainer.common.errors import RunFailed
 from galore.trainer.common.markdown import section
-from galore.trainer.recipe.extras import install
+from galore.trainer.common.reading import read_bounded
+from galore.trainer.recipe.extras import install, no_plots
 from galore.trainer.record import sections
 from galore.trainer.record.history import History
 from galore.trainer.record.plots import draw
@@ -33,12 +34,22 @@ def write_report(run_dir: RunDir) -> Path:
     return run_dir.report
 
 
+def is_reported(run_dir: RunDir, finished: str) -> bool:
+    """Whether the report tells of the run that ended at the time `finished`, with the plots that can be drawn here."""
+    try:
+        text = read_bounded(run_dir.report).decode(errors="replace")
+    except OSError:
+        return False
+    return finished in text and (WITHOUT_PLOTS not in text or bool(no_plots()))
+
+
 def _compose(history: History, plots: str) -> str:
     name = history.facts.get("name") or "A galore run"
     parts = [
         f"# {name}\n",
         sections.status(history),
         sections.headline(history),
+        sections.notes(history),
         plots,
         sections.evaluations(history),
         sections.samples(history),

@@ -84,6 +84,7 @@ class EvalRow(TypedDict, total=False):
     collapsed: Annotated[str | None, Column("", "ALARM:")]
     seconds: Annotated[float, Column("s", "", duration, title="time")]
     sample: Annotated[str | None, Column()]
+    question: Annotated[str, Column()]  # to which the sample is the answer
 
 
 class EventRow(TypedDict):

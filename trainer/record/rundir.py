@@ -83,14 +83,13 @@ class RunDir:
 
     @classmethod
     def create(cls, path: Path, resume: bool) -> Self:
-        """Prepare `path` for a run that starts, or check that it holds one to resume.
+        """Prepare `path` for a run that starts; with `resume` take the run that it holds, if it holds one.
 
         Raises:
-            UserError: not empty without `resume`, no run with it, a file, or not writable.
+            UserError: holds a run, without `resume`; holds something else; is a file, or not writable.
         """
         _refuse_file(path)
-        if resume:
-            cls.open(path)
+        if resume and cls(path).recipe.is_file():
             return cls(path)
         try:
             made = make_directory(path)
@@ -102,7 +101,7 @@ class RunDir:
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """A directory that holds a run, to resume or to read.
+        """A directory that holds a run, to read.
 
         Raises:
             UserError: it does not.
@@ -112,8 +111,8 @@ class RunDir:
         if not path.is_dir():
             raise UserError("there is no such directory", where=str(path), fix="check the path of the run")
         if not run_dir.recipe.is_file():
-            fix = "check the path; a run that is to start here needs no --resume"
-            raise UserError(f"holds no run (no {run_dir.recipe.name})", where=str(path), fix=fix)
+            what = f"holds no run (no {run_dir.recipe.name})"
+            raise UserError(what, where=str(path), fix="check the path of the run")
         return run_dir
 
     @contextmanager
@@ -181,7 +180,7 @@ class RunDir:
         """What run.json says; empty if there is none, or it is no JSON."""
         try:
             facts = json.loads(read_bounded(self.facts))
-        except (FileNotFoundError, NotADirectoryError, NotReadable, ValueError):
+        except (FileNotFoundError, NotADirectoryError, NotReadable, ValueError, RecursionError):
             return {}
         return facts if isinstance(facts, dict) else {}
 

@@ -9,14 +9,21 @@ import numpy as np
 from galore.trainer.common.format import counted, duration, exponential, percent, perplexity, rate, significant, size
 from galore.trainer.common.markdown import details, fence, section, table
 from galore.trainer.record.history import History
-from galore.trainer.record.row import EVAL
+from galore.trainer.record.row import EVAL, EvalRow
 from galore.trainer.tasks.metrics import flat
 
 
 def headline(history: History) -> str:
     """The numbers a person looks for first."""
-    rows = [*_quality(history), *_cost(history)]
+    method = history.facts.get("method")
+    rows = [*([("Method", str(method))] if method else []), *_quality(history), *_cost(history)]
     return table(["", ""], [(f"**{name}**", value) for name, value in rows])
+
+
+def notes(history: History) -> str:
+    """What was to be known of the run before its first step."""
+    known = history.facts.get("notes")
+    return "".join(f"- {_line(each)}\n" for each in known) if isinstance(known, list) else ""
 
 
 def status(history: History) -> str:
@@ -60,11 +67,19 @@ def _of_text(history: History) -> str:
 
 def samples(history: History) -> str:
     """The last sample as it is, the earlier ones folded."""
-    found = [(row["step"], sample) for row in history.evaluations if (sample := row.get("sample"))]
+    found = [row for row in history.evaluations if row.get("sample")]
     if not found:
         return ""
-    *earlier, last = (f"After step {step:,}:\n\n{fence(sample)}" for step, sample in found)
-    return section("Sample", last, details(f"{len(earlier)} earlier", "\n".join(earlier)))
+    earlier = "\n".join(map(_sample, found[:-1]))
+    return section("Sample", _sample(found[-1]), details(f"{len(found) - 1} earlier", earlier))
+
+
+def _sample(row: EvalRow) -> str:
+    """A text that goes on from a prompt, or the answer to a question, with the question."""
+    when = f"After step {row['step']:,}" if row["step"] else "Before the first step"
+    if not row.get("question"):
+        return f"{when}:\n\n{fence(row['sample'] or '')}"
+    return f"{when}, to the question\n\n{fence(row['question'])}\nthe answer:\n\n{fence(row['sample'] or '')}"
 
 
 def parameters(history: History) -> str:
@@ -131,13 +146,21 @@ def _quality(history: History) -> list[tuple[str, str]]:
     if last is not None:
         loss, ppl = EVAL["loss_nats"].told(last), EVAL["perplexity"].told(last)
         text = f"{loss} nats per token, perplexity {ppl} (step {last['step']:,})"
-        rows.append(("Held-out loss", text))
+        rows.append(("Held-out loss", text + _since_start(history)))
     if unigram is not None:
         text = f"{unigram:.4f} nats per token, perplexity {perplexity(exponential(unigram))}"
         if last is not None and last.get("loss_nats") is not None:
             text += f"; the model's perplexity is {percent(exponential(last['loss_nats'] - unigram))} of it"
         rows.append(("Unigram baseline", text))
     return rows
+
+
+def _since_start(history: History) -> str:
+    """What the last evaluation is to be set against: that of the model before its first step."""
+    first, last = history.evaluations[0], history.evaluations[-1]
+    if first["step"] or not last["step"]:
+        return ""
+    return f"; before the first step {EVAL['loss_nats'].told(first)}, perplexity {EVAL['perplexity'].told(first)}"
 
 
 def _scores(history: History) -> list[tuple[str, str]]:

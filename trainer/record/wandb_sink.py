@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shlex
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from galore.trainer.common.errors import UserError
@@ -24,7 +26,8 @@ def make_sink(recipe: Recipe, run_dir: RunDir, warn: Callable[[str], None] = pri
     """The sink that `log.report_to` names, or None. A resumed run goes on under the id kept in its directory.
 
     Args:
-        warn: told once if Weights & Biases fails while the run goes on.
+        warn: told where it is recorded, at the end how to send what was recorded offline, and once if Weights & Biases
+            fails while the run goes on.
 
     Raises:
         UserError: wandb is not installed, or refuses to begin (no login, no network).
@@ -32,14 +35,20 @@ def make_sink(recipe: Recipe, run_dir: RunDir, warn: Callable[[str], None] = pri
     if recipe.log.report_to == "none":
         return None
     wandb = require("wandb", "report_to: wandb", "log.report_to", "set log.report_to: none")
-    return WandbSink(_begin(wandb, recipe, run_dir), warn)
+    run = _begin(wandb, recipe, run_dir)
+    if recipe.log.wandb_mode == "online":
+        warn(f"wandb records at {run.url}")
+        return WandbSink(run, warn)
+    folder = Path(run.dir).parent
+    warn(f"wandb records offline in {folder}")
+    return WandbSink(run, warn, f"wandb recorded offline: `wandb sync {shlex.quote(str(folder))}` sends it")
 
 
 class WandbSink:
     """Sends rows under `train/…` and `eval/…` over their own step; after the first failure it is silent."""
 
-    def __init__(self, run: Any, warn: Callable[[str], None]) -> None:
-        self._run, self._warn, self._alive = run, warn, True
+    def __init__(self, run: Any, warn: Callable[[str], None], at_the_end: str = "") -> None:
+        self._run, self._warn, self._alive, self._at_the_end = run, warn, True, at_the_end
 
     def log(self, row: Row) -> None:
         if row.get("kind") in ("train", "eval"):
@@ -48,6 +57,8 @@ class WandbSink:
 
     def close(self) -> None:
         self._try(self._run.finish)
+        if self._at_the_end:
+            self._warn(self._at_the_end)
 
     def _try(self, action: Callable[[], object]) -> None:
         if not self._alive:

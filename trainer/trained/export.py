@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ from galore.trainer.trained.modelcard import model_card
 from galore.trainer.trained.olderreaders import add_older_keys
 from galore.trainer.trained.runmodel import StoredModel, load_run_model
 
+FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR)  # to make a folder there
+
 
 @dataclass(frozen=True)
 class Exported:
@@ -59,8 +62,8 @@ def export(run: str, out: Path) -> Exported:
         run: run directory (its newest verified checkpoint), model folder or hub name.
 
     Raises:
-        UserError: `out` is a file or a folder that is not empty, or `run` cannot be loaded.
-        RunFailed: the disk is full or `out` cannot be written.
+        UserError: `out` is a file, a folder that is not empty, or cannot be written; or `run` cannot be loaded.
+        RunFailed: the disk refused it, as a full one does.
     """
     out = user_path(str(out)).absolute()
     _refuse_used(out)
@@ -75,7 +78,11 @@ def export(run: str, out: Path) -> Exported:
         refused = system_error(error)
         if refused is None and not isinstance(error, SafetensorError):
             raise
-        raise RunFailed(f"cannot export: {refused.strerror if refused else error}", where=str(out)) from error
+        if refused is not None and refused.errno in FORBIDDEN:
+            what = f"cannot be written: {refused.strerror}"
+            raise UserError(what, where=str(out), fix="choose a folder you may write to") from error
+        fix = "free some space, or choose a folder on another disk" if refused is not None else ""
+        raise RunFailed(f"cannot export: {refused.strerror if refused else error}", where=str(out), fix=fix) from error
     return Exported(out, stored.origin, stored.step, size, kind_of(stored.model.config).__name__, stored.skipped)
 
 

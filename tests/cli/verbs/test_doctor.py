@@ -20,6 +20,9 @@ def test_json(galore: Any) -> None:
     assert result.exit_code == 0
     found = json.loads(result.stdout)
     assert found["versions"]["torch"]["installed"] == importlib.metadata.version("torch")
+    assert found["versions"]["galore"] == {"installed": __version__, "fix": None, "distribution": "galore-llm"}
+    for name, each in found["versions"].items():
+        assert (each["installed"] is None) == ("not installed" in (each["fix"] or "")), name
     assert found["cpu"]["cores"] >= 1
     assert found["cpu"]["memory_bytes"] > 2**28
     assert {each["name"] for each in found["attention"]} == {"sdpa", "eager", "flash_attention_2"}
@@ -40,6 +43,8 @@ def test_text(galore: Any) -> None:
         "Free disk",
     ]
     assert any(line.startswith("  working directory  ") for line in lines)
+    named = [line for line in lines if "distribution" in line]
+    assert [" ".join(line.split()) for line in named] == [f"galore {__version__}, distribution galore-llm"]
 
 
 def test_missing_packages_name_their_extra(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,7 +64,7 @@ def test_the_version_is_known_where_nothing_is_installed(galore: Any, monkeypatc
 
     monkeypatch.setattr(importlib.metadata, "version", absent)
     assert galore("--version").stdout == f"galore {__version__}\n"
-    assert machine.versions()["galore-llm"]["installed"] == __version__
+    assert machine.versions()["galore"]["installed"] == __version__
 
 
 @pytest.mark.parametrize("module", [None, SimpleNamespace()])

@@ -38,6 +38,12 @@ def test_copy_then_validate(galore: Any) -> None:
     assert (again.exit_code, again.stderr.splitlines()[0]) == (2, "error: mine.yaml: exists already")
 
 
+def test_copy_says_that_it_made_a_folder(galore: Any) -> None:
+    copied = galore("recipes", "copy", "demo", "nodir/deep/x.yaml").stdout.splitlines()
+    assert copied[0] == "made the folder nodir/deep"
+    assert not any("made" in galore("recipes", "copy", "demo", place).stdout for place in ("nodir/y.yaml", "nodir"))
+
+
 def test_validate_reports_every_file(galore: Any) -> None:
     Path("a.yaml").write_text("lr: 1")
     Path("b.yaml").write_text("")
@@ -74,6 +80,39 @@ def test_a_key_given_like_an_option(galore: Any, arguments: list[str], line: str
     refused = galore(*arguments)
     assert refused.exit_code == 2
     assert refused.stderr == f"error: {line}: is no option but a key of the recipe\n  → write {fix}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["train", "demo", "--batch-size", "4"], "train.global_batch_size"),
+        (
+            ["train", "--config", "x.yaml"],
+            "--config: is no option: the recipe is an argument\n  → write galore train x.yaml\n",
+        ),
+        (["train", "--config_file=x.yaml"], "write galore train x.yaml\n"),
+        (["profile-memory", "--recipe"], "write galore profile-memory RECIPE\n"),
+        (["train", "demo", "--gradient-accumulation-steps", "8"], "train.global_batch_size"),
+        (["train", "demo", "--trust-remote-code"], "never run: leave it out"),
+        (["run", "demo"], "run: is no verb\n  → write galore train RECIPE\n"),
+        (["fit", "demo"], "write galore profile-memory RECIPE --fit FILE\n"),
+        (["finetune"], "galore train finetune-instruct, or for the tasks of GLUE galore finetune-glue RECIPE\n"),
+        (["fine-tune", "x"], "galore train finetune-instruct"),
+    ],
+)
+def test_what_other_tools_call_it_is_answered(galore: Any, arguments: list[str], told: str) -> None:
+    refused = galore(*arguments)
+    assert refused.exit_code == 2
+    assert told in refused.stderr
+
+
+@pytest.mark.parametrize(
+    "verb", ["", "train", "runs", "doctor", "generate", "recipes", "recipes copy", "recipes validate", "bench kernels"]
+)
+def test_a_flag_looks_as_if_it_took_no_value(galore: Any, verb: str) -> None:
+    shown = galore(*verb.split(), "--help").stdout
+    assert "--help" in shown
+    assert "<bool>" not in shown
 
 
 def test_other_unknown_options_are_for_click(galore: Any) -> None:

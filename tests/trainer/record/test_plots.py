@@ -1,8 +1,10 @@
-"""Smoothing, the one calculation that the plots do."""
+"""Smoothing, the one calculation that the plots do, and lines that can be seen."""
 
 import numpy as np
+import pytest
 
-from galore.trainer.record.plots import smooth
+from galore.trainer.record.history import COLUMNS, History
+from galore.trainer.record.plots import _memory, smooth
 
 
 def test_smooth_is_the_mean_around_each_value() -> None:
@@ -16,3 +18,13 @@ def test_smooth_of_a_constant_and_of_a_line_does_not_lag() -> None:
     assert np.allclose(smooth(np.full(50, 2.5), 9), 2.5)
     line = np.arange(50.0)
     assert np.allclose(smooth(line, 9)[4:-4], line[4:-4])
+
+
+@pytest.mark.parametrize(("now", "seen"), [(1e9, False), (0.999e9, False), (0.9e9, True), (np.nan, False)])
+def test_the_legend_of_memory_names_no_line_that_lies_under_another(now: float, seen: bool) -> None:
+    figures = pytest.importorskip("matplotlib.figure", reason="needs the plots extra")
+    steps = {name: np.arange(1.0, 10.0) for name in COLUMNS}
+    steps |= {"memory_peak_bytes": np.full(9, 1e9), "memory_current_bytes": np.full(9, now)}
+    axes = figures.Figure().add_subplot()
+    assert _memory(axes, History(steps, {}, [], [], {}, ""))
+    assert ("in use after the step" in axes.get_legend_handles_labels()[1]) == seen

@@ -112,6 +112,22 @@ def test_a_whole_report(tmp_path: Path) -> None:
     assert "None" not in text
 
 
+def test_method_and_notes_are_told(tmp_path: Path) -> None:
+    told = FACTS | {"method": "GaLore r=8, α=0.25", "notes": ["left out: 4 of 9 rows", "two\nlines"]}
+    text = write_report(_run(tmp_path, _rows(), told)).read_text()
+    assert "| **Method** | GaLore r=8, α=0.25 |" in text
+    assert "\n\n- left out: 4 of 9 rows\n- two lines\n\n" in text
+
+
+def test_an_answer_is_shown_with_its_question_and_the_end_with_the_start(tmp_path: Path) -> None:
+    asked = {"question": "Who | made `it`?", "sample": "Nobody."}
+    start = _evaluation(0) | asked | {"loss_nats": 3.0, "perplexity": math.exp(3.0)}
+    text = write_report(_run(tmp_path, [start, *_rows(), _evaluation(60) | asked], FACTS)).read_text()
+    assert "(step 60); before the first step 3.0000, perplexity 20.09 |" in text
+    assert "After step 60, to the question\n\n```\nWho | made `it`?\n```\n\nthe answer:\n\n```\nNobody.\n```" in text
+    assert "Before the first step, to the question" in text
+
+
 def test_plots_are_png_and_shown(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="needs the plots extra")
     text = write_report(_run(tmp_path, _rows(), FACTS)).read_text()

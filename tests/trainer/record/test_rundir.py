@@ -1,14 +1,17 @@
 """Who may use a run directory, and when."""
 
+import fcntl
 import os
 import signal
 import socket
+import threading
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from galore.trainer.common.errors import RunFailed, UserError
+from galore.trainer.common.lock import is_held
 from galore.trainer.record.rundir import RunDir, refuse_absent, refuse_part_of_run
 from galore.trainer.trained.runmodel import load_run_model
 
@@ -120,14 +123,22 @@ def test_a_used_directory_is_refused(tmp_path: Path) -> None:
         RunDir.create(tmp_path / "other", resume=False)
 
 
-def test_resume_needs_a_run(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no such directory"):
-        RunDir.create(tmp_path / "missing", resume=True)
-    with pytest.raises(UserError, match=r"holds no run \(no recipe.yaml\)\n.*no --resume"):
-        RunDir.create(tmp_path, resume=True)
-    assert not (tmp_path / "missing").exists()
+def test_resume_starts_what_is_not_there_yet_and_takes_what_is(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert RunDir.create(tmp_path / "missing", resume=True).fresh
+    assert RunDir.create(tmp_path / "empty", resume=True).fresh
     _run(tmp_path / "run")
     assert not RunDir.create(tmp_path / "run", resume=True).fresh
+    with pytest.raises(UserError, match=r"is not empty \(it holds empty\)"):
+        RunDir.create(tmp_path, resume=True)
+
+
+def test_only_a_run_is_read(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such directory"):
+        RunDir.open(tmp_path / "missing")
+    with pytest.raises(UserError, match=r"holds no run \(no recipe.yaml\)"):
+        RunDir.open(tmp_path)
+    assert not (tmp_path / "missing").exists()
 
 
 @pytest.mark.parametrize("resume", [True, False])
@@ -158,6 +169,17 @@ def test_a_second_run_is_refused_with_the_first_ones_pid(tmp_path: Path) -> None
         assert caught.value.exit_code == 2
     with RunDir.create(run_dir.root, resume=True).locked():
         pass
+
+
+def test_who_asks_whether_a_run_goes_on_does_not_hinder_its_start(tmp_path: Path) -> None:
+    lock = RunDir(tmp_path).lock
+    assert not is_held(lock)
+    with lock.open("w") as asking:
+        fcntl.flock(asking, fcntl.LOCK_SH)
+        threading.Timer(0.02, lambda: fcntl.flock(asking, fcntl.LOCK_UN)).start()
+        with RunDir(tmp_path).locked():
+            assert is_held(lock)
+    assert not is_held(lock)
 
 
 def test_the_lock_dies_with_a_killed_holder_even_if_its_worker_lives(tmp_path: Path) -> None:

@@ -29,7 +29,8 @@ class _Service:
         if self.broken == "init":
             raise RuntimeError("no API key")
         self.started.append(arguments)
-        return SimpleNamespace(define_metric=lambda *args, **kwargs: None, log=self.log, finish=self.finish)
+        known = {"dir": f"{arguments['dir']}/wandb/offline-run-1/files", "url": "https://wandb.example/mine/1"}
+        return SimpleNamespace(define_metric=lambda *args, **kwargs: None, log=self.log, finish=self.finish, **known)
 
     def Settings(self, **settings: Any) -> Any:  # noqa: N802
         return settings
@@ -93,6 +94,17 @@ def test_rows_and_identity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert service.finished == 2
 
 
+def test_it_is_told_where_it_is_recorded_and_how_it_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, said = tmp_path / "a run", list[str]()
+    folder.mkdir()
+    _sink(monkeypatch, _Service(), folder, said).close()
+    kept = folder / "wandb" / "offline-run-1"
+    assert said == [f"wandb records offline in {kept}", f"wandb recorded offline: `wandb sync '{kept}'` sends it"]
+    said.clear()
+    _sink(monkeypatch, _Service(), folder, said, wandb_mode="online").close()
+    assert said == ["wandb records at https://wandb.example/mine/1"]
+
+
 def test_a_failure_warns_once_and_the_run_goes_on() -> None:
     said: list[str] = []
     sink = WandbSink(_Service("log"), said.append)
@@ -106,10 +118,12 @@ def test_a_failure_warns_once_and_the_run_goes_on() -> None:
 def test_the_real_package_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb", reason="needs the wandb extra")
     monkeypatch.setenv("WANDB_API_KEY", "0" * 32 + "5ec7e700")
-    sink = make_sink(_recipe(report_to="wandb", run_name="tiny"), RunDir(tmp_path))
+    said: list[str] = []
+    sink = make_sink(_recipe(report_to="wandb", run_name="tiny"), RunDir(tmp_path), said.append)
     assert sink is not None
     sink.log({"kind": "train", "step": 1, "loss_nats": 2.0})
     sink.close()
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert [path.suffix for path in files].count(".wandb") == 1
+    assert said[0] == f"wandb records offline in {next(each.parent for each in files if each.suffix == '.wandb')}"
     assert not any(b"5ec7e700" in path.read_bytes() for path in files)

@@ -320,6 +320,14 @@ def test_a_used_target_is_refused_and_untouched(tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "out") == ["mine.txt"]  # noqa: PTH208
 
 
+def test_a_place_that_cannot_be_written_to_is_bad_input(tmp_path: Path) -> None:
+    make_run(tmp_path / "run")
+    for place in ("/proc/out", "/proc/self/a/b"):
+        with pytest.raises(UserError, match=r"cannot be written: .*\n.*choose a folder you may write to") as caught:
+            export(str(tmp_path / "run"), Path(place))
+        assert caught.value.exit_code == 2
+
+
 def test_an_empty_target_is_filled(tmp_path: Path) -> None:
     make_run(tmp_path / "run")
     (tmp_path / "out").mkdir()

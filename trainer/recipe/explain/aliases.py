@@ -190,7 +190,11 @@ VALUES = {
     "optim.target_modules": {"[self_attn, mlp]": "all all-linear all_linear"},
     "train.gradient_checkpointing": {"true (and train.offload_activations: true)": "unsloth offload"},
     "train.device": {"cuda": "gpu cuda:0", "cpu": "mps"},
-    "log.report_to": {"none": "null false tensorboard", "wandb": "all true"},
+    "log.report_to": {
+        "none": "null false",
+        "wandb": "all true",
+        "wandb (it works offline, too; every step is in the run's metrics.jsonl anyway)": "tensorboard mlflow comet_ml csv",
+    },
 }
 
 

@@ -35,7 +35,7 @@ class FieldInfo:
 
     @property
     def choices(self) -> list[str]:
-        return [choice for part in parts(self.schema) for choice in part.get("enum", [])]
+        return [choice for part in parts(self.schema) for choice in _choices(part)]
 
     def takes(self, kind: str) -> bool:
         """Whether one of its types is `kind`, by JSON schema name."""
@@ -88,9 +88,14 @@ def words(schema: dict[str, Any], value: Any = None) -> str:
     return " or ".join(_words(part, value) for part in parts(schema))
 
 
+def _choices(part: dict[str, Any]) -> list[str]:
+    """The only values that it takes, where these are few."""
+    return part.get("enum") or ([part["const"]] if "const" in part else [])
+
+
 def _words(part: dict[str, Any], value: Any) -> str:
-    if choices := part.get("enum"):
-        return f"one of {', '.join(choices)}"
+    if choices := _choices(part):
+        return f"one of {', '.join(choices)}" if len(choices) > 1 else choices[0]
     names = {
         "integer": "an integer",
         "number": "a number",

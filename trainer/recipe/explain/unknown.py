@@ -104,6 +104,12 @@ def setting_called(name: str) -> tuple[str, str]:
     return (own[0], "") if own else (target, value) if target in fields() else ("", "")
 
 
+def advice_on(name: str) -> str:
+    """What to do instead, in words, where no single field takes the place of `name`; "" where nothing is known."""
+    told = CALLED.get(plain(name), "")
+    return "" if told.partition(": ")[0] in fields() else told
+
+
 def _from_table(target: str) -> Meant:
     path, _, value = target.partition(": ")
     if path not in fields():

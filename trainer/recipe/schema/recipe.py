@@ -26,6 +26,15 @@ class Recipe(Section):
     eval: EvalSection = EvalSection()
     log: LogSection = LogSection()
 
+    @property
+    def evaluates_at_start(self) -> bool:
+        """Whether the model is scored before the first step.
+
+        By default a pretrained one is. Of fresh weights, or under a task's new head, the baseline tells as much.
+        """
+        tuned = self.model.name_or_path is not None and not self.model.random_init and self.data.task is None
+        return tuned if self.eval.at_start is None else self.eval.at_start
+
     @model_validator(mode="after")
     def _sections_agree(self) -> Self:
         check_glue(self)

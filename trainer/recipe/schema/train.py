@@ -98,6 +98,9 @@ class EvalSection(Section):
     eval_epochs: Steps | None = execution(
         None, "Passes over the training data between evaluations, instead of eval_steps; not for a stream"
     )
+    at_start: bool | None = execution(
+        None, "Score before the first step too; null does so where a pretrained language model is tuned"
+    )
     mode: EvalMode = Field(
         "token",
         description="token: mean over held-out tokens; paper: mean of batch means divided by n + 1 batches, as published",

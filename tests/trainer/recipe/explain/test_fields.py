@@ -68,6 +68,13 @@ def test_the_end_that_was_passed_is_told(override: str, expected: str) -> None:
     assert str(error.value).endswith(expected)
 
 
+def test_the_only_value_of_a_field_is_named() -> None:
+    loaded = load_recipe("demo")
+    assert "row, updates rounded stochastically. int8 or null.\n" in loaded.text
+    with pytest.raises(RecipeError, match=r"expected int8 or null, got 'int4'\n +→ write int8"):
+        load_recipe("demo", ["optim.weight_dtype=int4"])
+
+
 def test_every_field_is_described() -> None:
     assert [path for path, field in fields().items() if not field.description] == []
 

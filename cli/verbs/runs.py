@@ -1,0 +1,72 @@
+"""`galore runs`: what was trained here, how far it is, and what of it can go on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from galore.trainer.common.errors import UserError
+from galore.trainer.common.format import count, size
+from galore.trainer.common.printable import printable
+
+if TYPE_CHECKING:
+    from galore.trainer.record.listing import Listed
+
+DEFAULT = "runs"
+HEAD = ("run", "method", "model", "steps", "loss", "on disk", "state")
+
+
+def runs(
+    folder: Annotated[str, typer.Argument(metavar="FOLDER", help="Where to look, folders in it too.")] = DEFAULT,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """The runs below a folder: method, size of the model, steps done and planned, last loss, room on disk, state."""
+    from galore.trainer.common.reading import user_path
+    from galore.trainer.record.listing import list_runs
+
+    root = user_path(folder)
+    if not root.is_dir() and folder != DEFAULT:
+        raise UserError("is no folder", where=folder, fix="name the folder that holds runs, or one above it")
+    found = list_runs(root)
+    if as_json:
+        typer.echo(json.dumps([each.as_json() for each in found], indent=2, ensure_ascii=False))
+    elif found:
+        _show(found, root)
+    else:
+        typer.echo(f"there is no run at or below {printable(folder)}; `galore train demo` makes one")
+
+
+def _show(found: list[Listed], root: Path) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from galore.cli.show.tables import numbers, screen, show_table
+
+    table = Table(*HEAD, box=None)
+    for each in found:
+        table.add_row(*(Text(printable(cell)) for cell in _cells(each, root)))
+    numbers(table, (2, 3, 4, 5))
+    show_table(screen(), table)
+
+
+def _cells(run: Listed, root: Path) -> tuple[str, ...]:
+    name = str(run.folder.relative_to(root)) if run.folder != root else str(root)
+    done, planned = ("?" if number is None else f"{number:,}" for number in (run.step or 0, run.total_steps))
+    return (
+        name,
+        run.method or "?",
+        "?" if run.parameters is None else count(run.parameters),
+        f"{done}/{planned}",
+        "" if run.loss is None else f"{run.loss:.4f}",
+        size(run.bytes),
+        _state(run),
+    )
+
+
+def _state(run: Listed) -> str:
+    if run.problem:
+        return f"{run.state}: {run.problem}"
+    return run.state if run.resumes_after is None else f"{run.state}, resumable after {run.resumes_after:,}"

@@ -1,0 +1,58 @@
+"""`galore runs` on 80 columns, as JSON, and where there is nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+def make(name: str, **facts: Any) -> None:
+    run = Path(name)
+    run.mkdir(parents=True)
+    (run / "recipe.yaml").write_text("optim:\n  method: full\n")
+    known = {"method": "full-rank AdamW, factor 1", "parameters": [{"count": 9_630_000}], "total_steps": 150_000}
+    (run / "run.json").write_text(json.dumps(known | facts))
+    (run / "metrics.jsonl").write_text('{"kind": "train", "step": 12345, "loss_nats": 3.14159}\n')
+
+
+@pytest.mark.parametrize("columns", [80, 60])
+def test_every_run_is_readable(galore: Any, monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    make("runs/llama-60m", finished="2026")
+    make("runs/a [b]\x1b[31m red", ended={"as": "failed"})
+    Path("runs/a [b]\x1b[31m red/checkpoints/step-00012000").mkdir(parents=True)
+    make("runs/broken")
+    Path("runs/broken/run.json").write_text("{")
+    shown = galore("runs").stdout
+    assert all(len(line) <= columns for line in shown.splitlines()), shown
+    assert "\x1b" not in shown
+    words = " ".join(shown.split())
+    for piece in (
+        "llama-60m",
+        "9.63M",
+        "12,345/150,000",
+        "3.1416",
+        "finished",
+        "a [b]",
+        "run.json is no JSON",
+        "12,000",
+    ):
+        assert piece in words, piece
+
+
+def test_json_and_the_last_run_alone(galore: Any) -> None:
+    make("elsewhere/one")
+    (found,) = json.loads(galore("runs", "elsewhere/one", "--json").stdout)
+    assert (found["folder"], found["state"], found["step"]) == ("elsewhere/one", "interrupted", 12345)
+
+
+def test_no_runs(galore: Any) -> None:
+    nothing = galore("runs")
+    assert (nothing.exit_code, nothing.stdout.startswith("there is no run at or below runs")) == (0, True)
+    assert galore("runs", "--json").stdout == "[]\n"
+    refused = galore("runs", "nowhere")
+    assert refused.exit_code == 2
+    assert "nowhere: is no folder" in refused.stderr
