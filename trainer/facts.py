@@ -17,7 +17,7 @@ import galore
 from galore.kernels.ops.dispatch import ENVIRONMENT, unavailable
 from galore.trainer.build import Run
 from galore.trainer.common.format import counted
-from galore.trainer.data.notices import notices
+from galore.trainer.data.notices import alarms, remarks
 from galore.trainer.data.text.quality import MEANING, shown
 from galore.trainer.machine.hardware import Peak, cpu_name
 from galore.trainer.models.adapters.lora import adapter_ranks, clamp_note, not_adapted, without_adapters
@@ -55,9 +55,10 @@ def header(run: Run, meter: Meter) -> dict[str, Any]:
         *left_full_rank(run.optimizer, recipe.optim.target_modules),
         *_one_subspace(run),
         *router_note(run.model),
-        *notices(run.data.summary),
+        *remarks(run.data.summary),
     ]
-    return lines | ({"note": "; ".join(notes)} if notes else {})
+    loud = alarms(run.data.summary)
+    return lines | ({"warning": "; ".join(loud)} if loud else {}) | ({"note": "; ".join(notes)} if notes else {})
 
 
 def _one_subspace(run: Run) -> list[str]:
@@ -94,6 +95,7 @@ def facts(run: Run, name: str) -> dict[str, Any]:
         | {package: _version(package) for package in PACKAGES},
         "device": {"name": _device(run), "type": run.device.type},
         "data": run.data.summary,
+        "warnings": alarms(run.data.summary),
         "kernels": run.kernels,
         "parameters": [asdict(row) for row in parameter_table(run.model, run.optimizer)],
         "total_steps": run.total_steps,

@@ -35,7 +35,7 @@ class LiveConsole:
         table.add_column(style="dim", no_wrap=True)
         table.add_column(overflow="fold")
         for label, value in header.items():
-            table.add_row(label, Text(printable(str(value))))
+            table.add_row(label, Text(printable(str(value)), style="bold yellow" if label == "warning" else ""))
         self._terminal.print(table, Text())
         self._status = Status(total_steps)
         self._live = Live(

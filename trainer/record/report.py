@@ -38,6 +38,7 @@ def _compose(history: History, plots: str) -> str:
     parts = [
         f"# {name}\n",
         sections.status(history),
+        sections.warnings(history),
         sections.headline(history),
         plots,
         sections.evaluations(history),
