@@ -216,7 +216,7 @@ def test_the_extras_are_those_of_the_package() -> None:
 
 
 def test_no_block_is_of_a_kind_that_nobody_tries() -> None:
-    assert {each.language for each in blocks()} <= {"sh", "yaml", "python", "text"}
+    assert {each.language for each in blocks()} <= {"sh", "bash", "yaml", "python", "text"}
     assert len(blocks("python")) == 1, "tests/test_readme.py runs one"
 
 
