@@ -17,7 +17,7 @@ import galore
 from galore.kernels.ops.dispatch import ENVIRONMENT, unavailable
 from galore.trainer.build import Run
 from galore.trainer.common.format import counted
-from galore.trainer.data.notices import notices
+from galore.trainer.data.notices import alarms, remarks
 from galore.trainer.data.text.quality import MEANING, shown
 from galore.trainer.machine.hardware import Peak, cpu_name
 from galore.trainer.models.adapters.lora import adapter_ranks, clamp_note, not_adapted, without_adapters
@@ -54,6 +54,7 @@ def header(run: Run, meter: Meter, memory: str) -> dict[str, Any]:
         "projected": _projected(run),
         "kernels": _kernels(run.device),
         "peak": _peak(meter.peak),
+        "warning": "; ".join(alarms(run.data.summary)),
         "note": "; ".join(notes(run)),
     }
     return {label: text for label, text in lines.items() if text}
@@ -68,7 +69,7 @@ def notes(run: Run) -> list[str]:
         *left_full_rank(run.optimizer, recipe.optim.target_modules),
         *_one_subspace(run),
         *router_note(run.model),
-        *notices(run.data.summary),
+        *remarks(run.data.summary),
     ]
 
 
@@ -108,6 +109,7 @@ def facts(run: Run, name: str) -> dict[str, Any]:
         "device": {"name": _device(run), "type": run.device.type},
         "notes": notes(run),
         "data": run.data.summary,
+        "warnings": alarms(run.data.summary),
         "kernels": run.kernels,
         "parameters": [asdict(row) for row in parameter_table(run.model, run.optimizer)],
         "total_steps": run.total_steps,

@@ -193,7 +193,10 @@ def _begin(run: Run, recorder: Recorder) -> None:
     run.directory.write_facts(known)
     run.directory.traceback.unlink(missing_ok=True)  # of what it went on from
     memory = f"{VERDICTS[expected.fits]}. {reason(expected)}" if expected is not None else ""
-    recorder.console.start(header(run, recorder.meter, memory), run.total_steps)
+    shown = header(run, recorder.meter, memory)
+    recorder.console.start(shown, run.total_steps)
+    if "warning" in shown:
+        recorder.console.notice(f"warning: {shown['warning'].partition(', first ')[0]}")
     if run.first_step:
         recorder.event(run.first_step, _resumed(run))
 

@@ -40,7 +40,7 @@ class LiveConsole:
         table.add_column(style="dim", no_wrap=True)
         table.add_column(overflow="fold")
         for label, lines_of in self._header(header):
-            table.add_row(label, Text("\n").join(lines_of))
+            table.add_row(label, Text("\n", style="bold yellow" if label == "warning" else "").join(lines_of))
         self._terminal.print(table, Text())
         self._status = Status(total_steps)
         self._live = Live(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -127,13 +126,6 @@ def merged(here: Path) -> None:
     PeftModel.from_pretrained(base, here / "adapter").merge_and_unload().save_pretrained(here / "merged")
 
 
-def iconv(here: Path) -> None:
-    file = here / "latin/a.txt"
-    file.write_bytes(
-        subprocess.run(["iconv", "-f", "LATIN1", "-t", "UTF-8", file], capture_output=True, check=True).stdout
-    )
-
-
 UNSEALED = delete("model/galore-manifest.json")
 TALK = "".join(json.dumps({"ask": f"why {n}", "answer": f"because {n}"}) + "\n" for n in range(60))
 LAST_ONLY = "{% for m in messages %}{{ m.content if loop.last else '#' }}{% endfor %}{{ eos_token }}"
@@ -181,8 +173,10 @@ CASES = {
                    rename("text/a.txt", "text/a.dat")),
     "bad row": Case(TRAIN + INSTRUCT + " data.on_bad_rows=error", "set data.on_bad_rows: skip",
                     "data.on_bad_rows=skip", text("talk/b.jsonl", TALK + "{\n")),
-    "Latin-1": Case(TRAIN + " data.path=latin", "iconv -f LATIN1 -t UTF-8", "", text("latin/a.txt",
-                    "".join(f"un caf\xe9 et {n} autres\n\n" for n in range(300)).encode("latin-1")), iconv),
+    "Latin-1": Case(TRAIN + " data.path=latin", "(data\\.encoding=\\w+) reads them", "{1}", text("latin/a.txt",
+                             "".join(f"un caf\xe9 et {n} autres\n\n" for n in range(300)).encode("latin-1"))),
+    "wide letters": Case(TRAIN + " data.path=wide", "(data\\.encoding=\\S+) reads them", "{1}", text("wide/a.txt",
+                         "\n\n".join(f"the {n} of a {n * n} and {n % 7}" for n in range(300)).encode("utf-16"))),
     "held out: more": Case(TRAIN + " data.validation_fraction=0.001", "data.validation_fraction.*?(0\\.\\d+)",
                            "data.validation_fraction={1}"),
     "cache": Case(TRAIN, "set data.cache_dir", "data.cache_dir=other", both(delete("cache"), text("cache", "x"))),

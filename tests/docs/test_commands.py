@@ -217,8 +217,11 @@ def test_the_extras_are_those_of_the_package() -> None:
 
 
 def test_no_block_is_of_a_kind_that_nobody_tries() -> None:
-    assert {each.language for each in blocks()} <= {"sh", "yaml", "python", "text"}
-    assert len(blocks("python")) == 1, "tests/test_readme.py runs one"
+    assert {each.language for each in blocks()} <= {"sh", "bash", "yaml", "python", "text"}
+    assert [each.file for each in blocks("python")].count("README.md") == 1, "tests/test_readme.py runs one"
+    assert {each.file for each in blocks("python")} <= {"README.md", "own-loop.md"}, (
+        "and test_own_loop.py those of its page"
+    )
 
 
 def test_every_setting_that_is_named_is_a_field() -> None:

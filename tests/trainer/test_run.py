@@ -6,6 +6,7 @@ import json
 import math
 import os
 import random
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -143,6 +144,21 @@ def execute(corpus, out, *overrides, resume=False):
     console = Quiet()
     run_training(load_recipe(str(corpus), overrides), out, resume, console)
     return console
+
+
+def test_a_corpus_of_which_much_is_left_out_is_told_everywhere(corpus, tmp_path):
+    text = (corpus.parent / "text.txt").read_text()
+    halves = text[: len(text) // 2], text[len(text) // 2 :].replace("e", "é")
+    (tmp_path / "mixed.txt").write_bytes(halves[0].encode() + halves[1].encode("latin-1"))
+    console = execute(corpus, tmp_path / "run", f"data.path={tmp_path / 'mixed.txt'}", "train.max_steps=1")
+    told = console.header["warning"]
+    assert re.match(
+        r"left out: \d+ of 600 rows \(50%, 50% of the bytes\), not valid UTF-8, first \S+mixed\.txt:\d+: ", told
+    )
+    assert told.endswith("they look like cp1252: data.encoding=cp1252 reads them")
+    assert f"warning: {told.partition(', first ')[0]}" in console.messages
+    assert told in (tmp_path / "run" / "report.md").read_text()
+    assert "warning" not in execute(corpus, tmp_path / "good", "train.max_steps=1").header
 
 
 def rows(out, kind="train"):

@@ -13,6 +13,7 @@ from galore.trainer.common.errors import UserError
 from galore.trainer.common.format import counted
 from galore.trainer.data.batch import Batch, Data, Progress, silent, throttled
 from galore.trainer.data.glue.prepare import prepare_task
+from galore.trainer.data.notices import encoding_remedy
 from galore.trainer.data.rows.examplerows import rows_over
 from galore.trainer.data.rows.labelled import full_batch
 from galore.trainer.data.rows.mapped import MappedData, Order
@@ -74,6 +75,10 @@ def _tokenizer(
     return tokenizer
 
 
+def _trains_tokenizer(recipe: Recipe) -> bool:
+    return recipe.data.tokenizer is None and recipe.model.name_or_path is None
+
+
 def map_data(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, material: Material, text: Tokenised) -> MappedData:
     """Rows over the stores, checked to be enough. Raises UserError."""
     section, train_section = recipe.data, recipe.train
@@ -84,10 +89,12 @@ def map_data(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, material: Mater
         "source": section.source,
         "fingerprint": fingerprint([text.fingerprint, *options]),
         "passed_over": material.passed_over,
+        **material.extent,
         **text.summary,
         "train": train.summary,
         "validation": validation.summary,
         "vocab_size": id_bound(tokenizer),
+        **({"asked_vocab_size": section.tokenizer_vocab_size} if _trains_tokenizer(recipe) else {}),
     }
     _require_rows(material, len(train), len(validation), summary)
     return MappedData(tokenizer, id_bound(tokenizer), train, validation, section.max_length, order, summary)
@@ -102,7 +109,7 @@ def _require_rows(material: Material, train: int, validation: int, summary: dict
         raise UserError(
             f"no document to train on{f' (bad rows: {bad})' if bad else ''}",
             where=f"data.source: {section.source}",
-            fix=_mend(set(summary["bad_rows"])),
+            fix=_mend(summary),
         )
     fix = "give more text, lower data.max_length, or set data.packing: paper"
     if not train:
@@ -116,12 +123,15 @@ def _require_rows(material: Material, train: int, validation: int, summary: dict
         )
 
 
-def _mend(kinds: set[str]) -> str:
+def _mend(summary: dict[str, Any]) -> str:
     """What to do where not one row is good."""
+    kinds = set(summary["bad_rows"])
     if kinds == {"refused"}:
         return "give the tokenizer another chat template (chat_template.jinja in its folder), or mend the rows"
-    if kinds == {"invalid_utf8"}:
-        return "convert the files: iconv -f LATIN1 -t UTF-8 is for those of western Europe"
+    if looks := encoding_remedy(summary):
+        return looks
+    if kinds and kinds <= {"invalid_utf8", "undecodable"}:
+        return "set data.encoding to what the files are in, or convert them: iconv -f LATIN1 -t UTF-8 is for those of western Europe"
     if kinds:
         return "check data.path, data.format and the columns that section data names"
     return "the files are empty, or all is held out"

@@ -87,7 +87,10 @@ def _projected(
 
 def _check(name: str, parameter: Tensor, group: dict[str, Any]) -> None:
     if not parameter.is_contiguous():
-        raise ValueError(f"{name} is not contiguous; call .contiguous() on it first")
+        raise ValueError(
+            f"{name} is not contiguous; keep weights contiguous (no model.to(memory_format=channels_last)) and give inputs as "
+            "x.contiguous(memory_format=torch.channels_last)"
+        )
     if group["rank"] is not None and parameter.ndim < 2:
         raise ValueError(f"{name} of shape {tuple(parameter.shape)} cannot be projected to rank {group['rank']}")
     if parameter.dtype == torch.int8 and group["rank"] is None:

@@ -20,6 +20,11 @@ from galore.trainer.optim.settings import PER_GROUP, OptimizerSettings, check_ra
 from galore.trainer.optim.slot import FullSlot, Update
 from galore.trainer.optim.state import Stored
 
+SCALED = (
+    "a GradScaler finds no gradients to unscale here, and none are needed: use bfloat16 autocast without a scaler, or "
+    "GradScaler(enabled=False)"
+)
+
 
 class GaLoreAdamW(Stored):
     """AdamW whose state of matrix weights lives in a low-rank subspace of their gradients.
@@ -39,6 +44,9 @@ class GaLoreAdamW(Stored):
     the constructor says what each means, docs/optimizer.md what for. They are checked: a value that cannot be meant, and
     settings that contradict each other, raise ValueError.
     """
+
+    # a GradScaler then asks nobody for gradients, and tells `step` of itself
+    _step_supports_amp_scaling = True
 
     @taking(OptimizerSettings)
     def __init__(self, params: Iterable[Any], settings: OptimizerSettings) -> None:
@@ -140,6 +148,7 @@ class GaLoreAdamW(Stored):
         `report` says which. With `update="immediate"` a gradient that is not finite is left out alone.
         """
         refuse_several_processes()
+        self._refuse_scaler()
         check_rates(self.param_groups)
         loss = None
         if closure is not None:
@@ -189,6 +198,8 @@ class GaLoreAdamW(Stored):
         grad, parameter.grad = parameter.grad, None
         assert isinstance(parameter, nn.Parameter)
         slot = self.slots[parameter]
+        if grad is not None and grad.is_sparse:
+            raise ValueError(f"{slot.name} has a sparse gradient: make the embedding with sparse=False")
         if grad is None and isinstance(slot, ProjectedSlot) and slot.factored:
             return  # the hook fires all the same; the layer's backward has handed over its factors
         if grad is None:
@@ -222,6 +233,12 @@ class GaLoreAdamW(Stored):
         for parameter in self.slots:
             if parameter.grad is not None:
                 self._on_gradient(parameter)
+
+    def _refuse_scaler(self) -> None:
+        """A GradScaler leaves its findings here; they are forgotten, so that a step without one goes on."""
+        if self.__dict__.pop("found_inf", None) is not None:
+            self.__dict__.pop("grad_scale", None)
+            raise RuntimeError(SCALED)
 
     def _active(self) -> list[FullSlot]:
         return [slot for slot in self.slots.values() if slot.has_gradient]

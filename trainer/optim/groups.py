@@ -13,6 +13,7 @@ from galore.trainer.optim.settings import PER_GROUP
 
 GROUP_OPTIONS = set(PER_GROUP) - {"weight_decay"}
 NamedParameter = tuple[str, nn.Parameter]
+TARGETS = ("self_attn", "mlp")
 SHOWN = 20  # names in a message, where layers have numbers only
 
 
@@ -81,7 +82,7 @@ def galore_groups(
     model: nn.Module,
     rank: Rank | None,
     *,
-    targets: Sequence[str] = ("self_attn", "mlp"),
+    targets: Sequence[str] | None = None,
     rank_pattern: Mapping[str, Rank] | None = None,
     weight_decay: float = 0.0,
     **options: Any,
@@ -91,7 +92,8 @@ def galore_groups(
     Args:
         rank: subspace dimension r of the target weights, or a fraction of min(m, n) below 1; None keeps them full-rank,
             with the same `options`.
-        targets: parts of module paths; see `target_modules`. Of a convolution and an embedding too.
+        targets: parts of module paths, `("self_attn", "mlp")` if left out; see the function `target_modules`. That is also
+            what recipes call them, and a keyword of that name is taken. Of a convolution and an embedding too.
         rank_pattern: other ranks for targets whose path contains a key; of several the last one that matches.
         options: further settings of the target groups, such as `scale` or `update_proj_gap`. `inner="adafactor"` goes for
             the rest too, other inner rules are for the targets.
@@ -99,9 +101,14 @@ def galore_groups(
     Raises:
         ValueError: a pattern matches nothing, or no target weight is trainable. TypeError: an option is unknown.
     """
+    as_in_recipes = options.pop("target_modules", None)
     unknown = set(options) - GROUP_OPTIONS
     if unknown:
-        raise TypeError(f"unknown group options {sorted(unknown)}; a group takes {sorted(GROUP_OPTIONS)}")
+        known = sorted(GROUP_OPTIONS | {"targets", "rank_pattern", "weight_decay"})
+        raise TypeError(f"unknown group options {sorted(unknown)}; a group takes {known}")
+    if targets is not None and as_in_recipes is not None:
+        raise TypeError("target_modules is targets under its recipe's name: give one")
+    targets = targets or as_in_recipes or TARGETS
     modules = target_modules(model, targets)
     ranks: dict[int, Rank | None] = {id(module.weight): rank for module in modules.values()}
     for pattern, own in (rank_pattern or {}).items():

@@ -48,6 +48,7 @@ def _compose(history: History, plots: str) -> str:
     parts = [
         f"# {name}\n",
         sections.status(history),
+        sections.warnings(history),
         sections.headline(history),
         sections.notes(history),
         plots,

@@ -39,6 +39,12 @@ def status(history: History) -> str:
     )
 
 
+def warnings(history: History) -> str:
+    """What makes the data other than they are meant to be."""
+    found = history.facts.get("warnings") or []
+    return f"**Warning**\n\n{fence(chr(10).join(map(str, found)), 'text')}" if found else ""
+
+
 def evaluations(history: History) -> str:
     """Of a task every metric, of text its loss."""
     return _of_task(history) if history.task else _of_text(history)

@@ -136,6 +136,16 @@ def test_live_lines_fit_and_no_number_is_torn(width: int) -> None:
         assert "ETA" in text
 
 
+def test_a_warning_stands_out_in_the_header_of_a_terminal() -> None:
+    terminal = Terminal(file=io.StringIO(), width=60, force_terminal=True, color_system="standard")
+    console = LiveConsole(terminal)
+    console.start({"data": "local", "warning": "left out: 9 of 10"}, total_steps=2)
+    console.close()
+    shown = terminal.file.getvalue()  # type: ignore[attr-defined]
+    assert "\x1b[1;33mleft out: 9 of 10" in shown
+    assert "33mlocal" not in shown
+
+
 def test_live_console_shows_header_evaluations_and_messages() -> None:
     terminal = Terminal(file=io.StringIO(), width=60, force_terminal=True, color_system=None)
     console = LiveConsole(terminal)

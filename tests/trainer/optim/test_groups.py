@@ -100,3 +100,11 @@ def test_a_rank_pattern_that_matches_no_target_is_an_error():
         galore_groups(Model(), 4, rank_pattern={"mlpp": 2})
     with pytest.raises(ValueError, match=r"'embed' of rank_pattern matches none"):
         galore_groups(Model(), 4, rank_pattern={"embed": 2})
+
+
+def test_targets_under_the_name_that_recipes_have() -> None:
+    net = nn.ModuleDict({"mlp": nn.Linear(4, 4), "other": nn.Linear(4, 4)})
+    named = galore_groups(net, 2, target_modules=("mlp",))
+    assert [name for name, _ in named[0]["params"]] == ["mlp.weight"]
+    with pytest.raises(TypeError, match="give one"):
+        galore_groups(net, 2, targets=("mlp",), target_modules=("mlp",))

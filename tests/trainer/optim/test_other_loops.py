@@ -251,6 +251,6 @@ def test_a_gradient_scaler_finds_nothing_to_unscale_and_says_so() -> None:
     optimizer, before = galore(net), weights(net)
     scaler = torch.amp.GradScaler("cpu")
     scaler.scale(net(torch.ones(2, 12)).sum()).backward()
-    with pytest.raises(AssertionError, match="No inf checks were recorded"):
+    with pytest.raises(RuntimeError, match=r"use bfloat16 autocast without a scaler, or GradScaler\(enabled=False\)"):
         scaler.step(optimizer)
     assert torch.equal(weights(net), before)

@@ -128,6 +128,13 @@ def test_an_answer_is_shown_with_its_question_and_the_end_with_the_start(tmp_pat
     assert "Before the first step, to the question" in text
 
 
+def test_what_is_wrong_with_the_data_stands_first_and_steers_no_markdown(tmp_path: Path) -> None:
+    warned = FACTS | {"warnings": ["left out: 9 of 10 rows, as cp1252: <b>` ``` |", "misread: 3"]}
+    text = write_report(_run(tmp_path, _rows(), warned)).read_text()
+    assert "**Warning**\n\n````text\nleft out: 9 of 10 rows, as cp1252: <b>` ``` |\nmisread: 3\n````\n" in text
+    assert text.index("**Warning**") < text.index("nats per token")
+
+
 def test_plots_are_png_and_shown(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="needs the plots extra")
     text = write_report(_run(tmp_path, _rows(), FACTS)).read_text()

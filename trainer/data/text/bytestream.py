@@ -33,6 +33,10 @@ class ByteStream:
         """Bytes of the file read so far, as stored on disk."""
         return self.raw.tell()
 
+    def size(self) -> int:
+        """Bytes of the whole file, as stored on disk."""
+        return os.fstat(self.raw.fileno()).st_size
+
     @property
     def compressed(self) -> bool:
         return self.plain is not self.raw
@@ -55,7 +59,7 @@ class ByteStream:
 
     def _unpack(self, target: IO[bytes]) -> None:
         name, fix = str(getattr(self.raw, "name", "")), "unpack it yourself with gunzip: parquet compresses by itself"
-        limit = max(UNPACKED_BYTES, UNPACKED_RATIO * os.fstat(self.raw.fileno()).st_size)
+        limit = max(UNPACKED_BYTES, UNPACKED_RATIO * self.size())
         while chunk := self.plain.read(CHUNK_BYTES):
             limit -= len(chunk)
             if limit < 0:

@@ -10,6 +10,8 @@ from typing import IO, Any
 
 from galore.trainer.common.errors import UserError
 from galore.trainer.data.text.bytestream import UTF8_BOM
+from galore.trainer.data.text.encodings import looks_like
+from galore.trainer.recipe.schema.data import UTF8
 
 CHUNK_BYTES = 1 << 16
 SEPARATORS = re.compile(r"[\s,]*")
@@ -22,13 +24,16 @@ def is_array(stream: IO[bytes]) -> bool:
     return bytes(peekable.peek(CHUNK_BYTES)).removeprefix(UTF8_BOM).lstrip()[:1] == b"["
 
 
-def elements(stream: IO[bytes], max_bytes: int, where: str) -> Iterator[Any]:
+def elements(stream: IO[bytes], max_bytes: int, where: str, encoding: str = UTF8) -> Iterator[Any]:
     """The values in the array, never holding more than one and what was read with it.
+
+    Args:
+        encoding: what the UTF-8 of the stream was made from, for messages.
 
     Raises:
         UserError: what cannot be read, since nothing after it can be found; or a value longer than `max_bytes`.
     """
-    text, ended, number = _Text(stream, where), False, 0
+    text, ended, number = _Text(stream, where, encoding), False, 0
     text.take(re.compile(r"\s*\["))
     while not ended:
         text.take(SEPARATORS)
@@ -62,8 +67,8 @@ def _value(text: _Text, max_bytes: int, number: int, where: str) -> Any:
 class _Text:
     """What was read and not yet taken; twice as much is read each time a value is not whole."""
 
-    def __init__(self, stream: IO[bytes], where: str) -> None:
-        self._stream, self._where = stream, where
+    def __init__(self, stream: IO[bytes], where: str, encoding: str) -> None:
+        self._stream, self._where, self._encoding = stream, where, encoding
         self._decode = codecs.getincrementaldecoder("utf-8-sig")().decode
         self.rest, self.ended = "", False
 
@@ -73,8 +78,16 @@ class _Text:
         try:
             self.rest += self._decode(chunk, self.ended)
         except UnicodeDecodeError as error:
-            what = f"not valid UTF-8 (byte 0x{error.object[error.start]:02x})"
-            raise UserError(what, where=self._where, fix="convert it: iconv -f LATIN1 -t UTF-8") from None
+            raise self._not_text(error) from None
+
+    def _not_text(self, error: UnicodeDecodeError) -> UserError:
+        if self._encoding != UTF8:
+            fix = "set data.encoding to what it is in, or convert it: iconv -f LATIN1 -t UTF-8"
+            return UserError(f"not text in {self._encoding}", where=self._where, fix=fix)
+        guess = looks_like(error.object, error.start)
+        what = f"not valid UTF-8 (byte 0x{error.object[error.start]:02x})"
+        fix = f"data.encoding={guess.encoding if guess else 'NAME'} reads files of another encoding"
+        return UserError(what, where=self._where, fix=f"{fix}, or convert it: iconv -f LATIN1 -t UTF-8")
 
     def take(self, pattern: re.Pattern[str]) -> None:
         """Drop what the pattern matches, however far that goes."""

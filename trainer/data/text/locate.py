@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from galore.trainer.common.errors import UserError
+from galore.trainer.common.printable import listed
 from galore.trainer.common.reading import NotReadable, is_there, require_regular, user_path
 from galore.trainer.recipe.extras import refuse_missing
 
@@ -22,6 +23,27 @@ FORMAT_OF_SUFFIX: dict[str, Format] = {
     ".json": "jsonl",
     ".parquet": "parquet",
     ".arrow": "arrow",
+}
+FROM_CSV = (
+    "make jsonl of it: python -c 'import csv, json, sys; csv.field_size_limit(2**30); "
+    "[print(json.dumps(row)) for row in csv.DictReader(sys.stdin{dialect})]' < NAME{suffix} > NAME.jsonl; "
+    "data.text_field is then the name of a column"
+)
+# how a file of a kind that is not read becomes one that is
+REMEDIES = {
+    (".csv",): FROM_CSV.format(suffix=".csv", dialect=""),
+    (".tsv", ".tab"): FROM_CSV.format(suffix=".tsv", dialect=', dialect="excel-tab"'),
+    (".zip", ".tar", ".tgz", ".zst", ".xz", ".bz2", ".7z"): "unpack it, or pack it as .gz",
+    (".epub", ".html", ".htm", ".docx", ".odt", ".rtf"): "make text of it: pandoc -t plain -o NAME.txt NAME",
+    (".pdf",): "make text of it: pdftotext NAME.pdf NAME.txt",
+    (
+        ".md",
+        ".rst",
+        ".tex",
+        ".log",
+        ".srt",
+        ".py",
+    ): "to read such files as plain text, name them by a glob and set data.format: txt",
 }
 # beside files of these in a folder, a txt file is a license or a note
 COLUMNS: tuple[Format, ...] = ("jsonl", "parquet", "arrow")
@@ -86,10 +108,27 @@ def _expand(pattern: str, base_dir: Path, format: str, key: str) -> list[DataFil
         matches = (Path(match) for match in sorted(glob.glob(str(path), recursive=True)))  # noqa: PTH207 - takes absolute ones
         files = [_named(match, format, key) for match in matches if match.is_file()]
     if not files:
-        kind = "txt, jsonl or parquet" if format == "auto" else format
-        what = f"no {kind} file in the folder {path}" if path.is_dir() else f"no file matches {path}"
-        raise UserError(what, where=key, fix=f"`{pattern}` is looked for relative to {base_dir}")
+        raise _nothing_found(pattern, path, base_dir, format, key)
     return files
+
+
+def _nothing_found(pattern: str, path: Path, base_dir: Path, format: str, key: str) -> UserError:
+    kind = "txt, jsonl or parquet" if format == "auto" else format
+    if not path.is_dir():
+        fix = f"check the name: `{pattern}` is looked for relative to {base_dir}"
+        return UserError(f"no file matches {path}", where=key, fix=fix)
+    names = [found.name for found in _visible(path)]
+    if not names:
+        fix = f"put {kind} files into it, or name the folder that has them"
+        return UserError(f"the folder {path} is empty", where=key, fix=fix)
+    known = next((remedy for name in names if (remedy := remedy_for(name))), "name the folder that has them")
+    what = f"no {kind} file in the folder {path}, which holds {listed(names)}"
+    return UserError(what, where=key, fix=known if format == "auto" else f"data.format: auto takes every kind; {known}")
+
+
+def remedy_for(name: str) -> str:
+    """How a file of a kind that is not read becomes one that is; "" where nothing is known."""
+    return next((remedy for suffixes, remedy in REMEDIES.items() if name.lower().endswith(suffixes)), "")
 
 
 def _require_regular(path: Path, key: str) -> None:
@@ -123,5 +162,5 @@ def _named(path: Path, format: str, key: str) -> DataFile:
     name = known or named.get(format)
     if name is None:
         fix = f"set data.format, or use one of {', '.join(FORMAT_OF_SUFFIX)} (each also with .gz)"
-        raise UserError(f"cannot tell the format of {path}", where=key, fix=fix)
+        raise UserError(f"cannot tell the format of {path}", where=key, fix=remedy_for(path.name) or fix)
     return DataFile(path, name)

@@ -9,10 +9,12 @@ from typing import Any, Literal
 
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.printable import listed, shortened
-from galore.trainer.recipe.schema.data import BadRowPolicy
+from galore.trainer.data.text.encodings import SEEN_BYTES, is_wide, looks_like
+from galore.trainer.recipe.schema.data import UTF8, BadRowPolicy
 
 Kind = Literal[
     "invalid_utf8",
+    "undecodable",
     "invalid_json",
     "missing_field",
     "wrong_type",
@@ -28,6 +30,7 @@ LONGEST_DETAIL = 300  # letters
 
 MEANING: dict[Kind, str] = {
     "invalid_utf8": "not valid UTF-8",
+    "undecodable": "not text in data.encoding",
     "invalid_json": "not valid JSON",
     "missing_field": "a field is missing",
     "wrong_type": "a field is not of the type it should be",
@@ -43,13 +46,14 @@ SHOWN = 300  # characters of the data in a message
 
 
 class BadRow(Exception):  # noqa: N818 - it names a row, and travels as a value as often as it is raised
-    """One row that cannot be trained on."""
+    """One row that cannot be trained on. `encoding`: what it looks like to be in, if it is text at all."""
 
-    def __init__(self, kind: Kind, detail: str = "") -> None:
+    def __init__(self, kind: Kind, detail: str = "", encoding: str | None = None) -> None:
         detail = shortened(detail, LONGEST_DETAIL)  # it is kept, too: with the data, and in run.json
         super().__init__(kind, detail)
         self.kind: Kind = kind
         self.detail = detail
+        self.encoding = encoding
 
     def __str__(self) -> str:
         return f"{MEANING[self.kind]} ({shown(self.detail)})" if self.detail else MEANING[self.kind]
@@ -61,12 +65,20 @@ def shown(text: str) -> str:
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in cut)
 
 
-def decode(raw: bytes) -> str:
-    """UTF-8 bytes as text. Raises BadRow."""
+def decode(raw: bytes, encoding: str = UTF8) -> str:
+    """UTF-8 bytes as text. `encoding`: what they are made from, see `encodings.transcoded`. Raises BadRow."""
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise BadRow("invalid_utf8", f"byte 0x{raw[error.start]:02x} at {error.start}") from None
+        if encoding != UTF8:
+            raise BadRow("undecodable", f"{encoding}, after {len(raw[: error.start].decode()):,} letters") from None
+        raise _not_utf8(raw, error.start) from None
+
+
+def _not_utf8(raw: bytes, start: int) -> BadRow:
+    guess, what = looks_like(raw, start), f"byte 0x{raw[start]:02x} at {start}"
+    words = f"; as {guess.encoding} it reads: {guess.words}" if guess and guess.words else ""
+    return BadRow("invalid_utf8", what + words, guess.encoding if guess else None)
 
 
 def check(text: str, max_bytes: int) -> str:
@@ -74,7 +86,7 @@ def check(text: str, max_bytes: int) -> str:
     if not text or text.isspace():
         raise BadRow("empty")
     if "\x00" in text:
-        raise BadRow("nul_bytes")
+        raise BadRow("nul_bytes", encoding="utf-16" if is_wide(text[:SEEN_BYTES].encode("utf-8", "replace")) else None)
     if len(text) > max_bytes or (not text.isascii() and utf8_length(text) > max_bytes):
         raise BadRow("oversized", f"limit {max_bytes:,} bytes")
     return text
@@ -97,10 +109,12 @@ class BadRows:
     noted: Counter[str] = field(default_factory=Counter)  # by the words of `chat.Example.notes`
     first: dict[Kind, str] = field(default_factory=dict)  # where each kind was first met
     files: dict[Kind, set[str]] = field(default_factory=dict)  # those of each kind, where rows come from files
+    sizes: Counter[Kind] = field(default_factory=Counter)  # bytes, as stored on disk, where rows come from files
+    looks: dict[Kind, Counter[str]] = field(default_factory=dict)  # encodings that rows of each kind look like
     _lock: threading.Lock = field(default_factory=threading.Lock)  # rows are read and tokenised in two threads
 
-    def add(self, bad: BadRow, where: str, file: str | None = None) -> None:
-        """Count one bad row.
+    def add(self, bad: BadRow, where: str, file: str | None = None, size: int = 0) -> None:
+        """Count one bad row, which takes `size` bytes of its file.
 
         Raises:
             UserError: the policy is to refuse.
@@ -111,17 +125,24 @@ class BadRows:
         with self._lock:
             self.counts[bad.kind] += 1
             self.first.setdefault(bad.kind, f"{where}: {bad}")
+            if bad.encoding is not None:
+                self.looks.setdefault(bad.kind, Counter())[bad.encoding] += 1
             if file is not None:
                 self.files.setdefault(bad.kind, set()).add(file)
+                self.sizes[bad.kind] += size
 
     @property
     def summary(self) -> dict[str, Any]:
-        """JSON: how many of each kind, in how many files where they come from files, and where the first of them is."""
+        """JSON: how many of each kind, where the first of them is, in how many files and bytes where they come from
+        files, and what encoding they look like."""
         return {
-            kind: {"rows": rows, "first": self.first[kind]}
-            | ({"files": len(self.files[kind])} if kind in self.files else {})
+            kind: {"rows": rows, "first": self.first[kind]} | self._more(kind)
             for kind, rows in self.counts.most_common()
         }
+
+    def _more(self, kind: Kind) -> dict[str, Any]:
+        places = {"files": len(self.files[kind]), "bytes": self.sizes[kind]} if kind in self.files else {}
+        return places | ({"looks_like": dict(self.looks[kind])} if kind in self.looks else {})
 
 
 def value_of(row: Any, field: str) -> Any:

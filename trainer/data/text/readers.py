@@ -16,7 +16,7 @@ from galore.trainer.data.text.conversation import columns_of, conversation_of
 from galore.trainer.data.text.jsonarray import elements, is_array
 from galore.trainer.data.text.quality import BadRow, decode, text_of_object
 from galore.trainer.recipe.extras import require
-from galore.trainer.recipe.schema.data import DataSection
+from galore.trainer.recipe.schema.data import UTF8, DataSection
 
 BATCH_ROWS = 256
 
@@ -38,8 +38,8 @@ def attempt(parse: Callable[[], str]) -> str | BadRow:
         return bad
 
 
-def text_of_bytes(raw: bytes | None) -> str | BadRow:
-    return BadRow("oversized") if raw is None else attempt(lambda: decode(raw))
+def text_of_bytes(raw: bytes | None, encoding: str = UTF8) -> str | BadRow:
+    return BadRow("oversized") if raw is None else attempt(lambda: decode(raw, encoding))
 
 
 def read_txt(stream: ByteStream, section: DataSection) -> Iterator[Row]:
@@ -47,11 +47,11 @@ def read_txt(stream: ByteStream, section: DataSection) -> Iterator[Row]:
     limit = section.max_document_bytes
     if section.txt_document == "file":
         whole = stream.plain.read(limit + 1)
-        yield Row(1, text_of_bytes(whole if len(whole) <= limit else None), stream.consumed())
+        yield Row(1, text_of_bytes(whole if len(whole) <= limit else None, section.encoding), stream.size())
         return
     lines = bounded_lines(stream.plain, limit)
     for line in lines if section.txt_document == "line" else paragraphs(lines, limit):
-        yield Row(line.number, text_of_bytes(line.content), stream.consumed())
+        yield Row(line.number, text_of_bytes(line.content, section.encoding), stream.consumed())
 
 
 def paragraphs(lines: Iterator[Line], max_bytes: int) -> Iterator[Line]:
@@ -74,7 +74,8 @@ def read_jsonl(stream: ByteStream, section: DataSection) -> Iterator[Row]:
     """One JSON object per line, or all of them in one array; the text of each, or its conversation as JSON, is where the
     section says."""
     if is_array(stream.plain):
-        rows = elements(stream.plain, section.max_document_bytes, str(getattr(stream.raw, "name", "")))
+        name = str(getattr(stream.raw, "name", ""))
+        rows = elements(stream.plain, section.max_document_bytes, name, section.encoding)
         for number, row in enumerate(rows, start=1):
             yield Row(number, attempt(partial(text_of_row, row, section)), stream.consumed())
         return
@@ -87,7 +88,7 @@ def text_of_json(line: bytes | None, section: DataSection) -> str | BadRow:
         return BadRow("oversized")
     if not line.strip():
         return BadRow("empty")
-    return attempt(lambda: text_of_row(parse_json(line), section))
+    return attempt(lambda: text_of_row(parse_json(line, section.encoding), section))
 
 
 def text_of_row(row: Any, section: DataSection) -> str:
@@ -95,10 +96,10 @@ def text_of_row(row: Any, section: DataSection) -> str:
     return conversation_of(row, section) if section.instruct else text_of_object(row, section.text_field)
 
 
-def parse_json(line: bytes) -> Any:
+def parse_json(line: bytes, encoding: str) -> Any:
     """A JSON value. Raises BadRow."""
     try:
-        return json.loads(decode(line))
+        return json.loads(decode(line, encoding))
     except (ValueError, RecursionError) as error:
         raise BadRow("invalid_json", str(error)) from None
 

@@ -9,11 +9,12 @@ from typing import NamedTuple
 
 from galore.trainer.common.errors import UserError
 from galore.trainer.data.text.bytestream import opened
+from galore.trainer.data.text.encodings import MISREAD, is_misread, transcoded
 from galore.trainer.data.text.locate import DataFile, Format, find_files, passed_over
 from galore.trainer.data.text.packaged import packaged_file, read_chapters
 from galore.trainer.data.text.quality import BadRow, BadRows, check
 from galore.trainer.data.text.readers import Reader, read_arrow, read_jsonl, read_parquet, read_txt
-from galore.trainer.recipe.schema.data import DataSection
+from galore.trainer.recipe.schema.data import UTF8, DataSection
 
 READERS: dict[Format, Reader] = {
     "txt": read_txt,
@@ -55,15 +56,20 @@ class Corpus:
             before += file.path.stat().st_size
 
     def _documents_of(self, file: DataFile, bad: BadRows) -> Iterator[Document]:
+        encoding, before = self.section.encoding, 0
         with opened(file.path) as stream:
-            for number, content, consumed in READERS[file.format](stream, self.section):
+            plain = stream if encoding == UTF8 else transcoded(stream, encoding)
+            for number, content, consumed in READERS[file.format](plain, self.section):
                 where = f"{file.path}:{number}"
                 try:
                     text = accepted(content, self.section.max_document_bytes)
                 except BadRow as row:
-                    bad.add(row, where, str(file.path))
+                    bad.add(row, where, str(file.path), consumed - before)
                 else:
+                    if encoding != UTF8 and is_misread(text, encoding):
+                        bad.noted[MISREAD] += 1
                     yield Document(text, where, consumed)
+                before = consumed
 
 
 def accepted(content: str | BadRow, max_bytes: int) -> str:
@@ -92,4 +98,8 @@ def _local_corpus(paths: str | list[str], section: DataSection, base_dir: Path, 
     if section.instruct and (text := next((file.path for file in files if file.format == "txt"), None)):
         fix = "name jsonl or parquet files, or leave out the columns of section data to train on plain text"
         raise UserError(f"{text} is plain text: it has no columns with prompts and responses", where=key, fix=fix)
+    other = next((file for file in files if file.format not in ("txt", "jsonl")), None)
+    if other is not None and section.encoding != UTF8:
+        fix = "leave out data.encoding, or name txt and jsonl files alone"
+        raise UserError(f"{other.path} is {other.format}, whose text is UTF-8", where="data.encoding", fix=fix)
     return Corpus(files, section, tuple(passed_over(paths, base_dir, files)))

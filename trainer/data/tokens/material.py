@@ -15,7 +15,7 @@ from galore.trainer.data.text.quality import BadRows
 from galore.trainer.data.text.sources import Corpus, Document, training_corpus, validation_corpus
 from galore.trainer.data.tokens.cache import file_digests
 from galore.trainer.data.tokens.tokenize import Piece, pieces
-from galore.trainer.recipe.schema.data import DataSection
+from galore.trainer.recipe.schema.data import UTF8, DataSection
 
 TOKENIZER_TRAINING_BYTES = 1 << 26
 SAMPLE_BITS = 20  # the low ones of the content hash; the split goes by the high ones
@@ -50,7 +50,9 @@ class Material:
             "txt_document": section.txt_document,
             "max_document_bytes": section.max_document_bytes,
             "on_bad_rows": section.on_bad_rows,
-        } | ({"conversations": columns_of(section)} if section.instruct else {})
+            **({} if section.encoding == UTF8 else {"encoding": section.encoding}),
+            **({"conversations": columns_of(section)} if section.instruct else {}),
+        }
 
     @property
     def _corpora(self) -> list[Corpus]:
@@ -60,6 +62,13 @@ class Material:
     def passed_over(self) -> list[str]:
         """Names of files that lie beside those that are read."""
         return sorted({name for corpus in self._corpora for name in corpus.passed_over})
+
+    @property
+    def extent(self) -> dict[str, int]:
+        """JSON: files and bytes; and how many files are cut into paragraphs although nobody said so."""
+        files = [file for corpus in self._corpora for file in corpus.files]
+        told = "txt_document" in self.section.model_fields_set or any(file.format != "txt" for file in files)
+        return {"files": len(files), "bytes": self.total_bytes} | ({} if told else {"files_of_paragraphs": len(files)})
 
     @property
     def total_bytes(self) -> int:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import codecs
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from galore.trainer.recipe.schema.section import Bytes, Length, Pieces, Rows, Section, Threads, execution
+
+UTF8 = "utf-8"
+NO_FILE_IS = ("idna", "punycode", "undefined", "unicode-escape", "raw-unicode-escape")  # text encodings to Python
 
 TaskName = Literal["cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli"]
 BadRowPolicy = Literal["skip", "error"]
@@ -35,6 +39,11 @@ class DataSection(Section):
     )
     format: Literal["auto", "txt", "jsonl", "parquet"] = Field(
         "auto", description="local: file format; auto goes by the file name"
+    )
+    encoding: str = Field(
+        UTF8,
+        max_length=40,
+        description="local: encoding of txt and jsonl, by the name Python has for it: utf-8, latin-1, cp1252, utf-16, shift-jis, …; all files are read so",
     )
     text_field: str = Field("text", description="jsonl, parquet, hub: the column that holds the text")
     prompt_field: str | None = Field(
@@ -82,12 +91,26 @@ class DataSection(Section):
     num_proc: Threads | None = execution(None, "Processes or threads that tokenise; null means all cores")
     cache_dir: str | None = execution(None, "Where tokenised data is kept; null means $GALORE_CACHE or ~/.cache/galore")
 
+    @field_validator("encoding")
+    @classmethod
+    def _one_name(cls, name: str) -> str:
+        """The codec's own name where there is a codec, so that every spelling is the same recipe."""
+        return codec_name(name) or name
+
     @model_validator(mode="after")
     def _source_has_path(self) -> Self:
         if self.source in ("local", "hub", "glue") and not self.path:
             raise ValueError(f"source: {self.source} needs `path`")
         if self.source == "packaged" and (self.path or self.validation_path):
             raise ValueError("path is set, but source: packaged reads no files: write source: local, or path: null")
+        if codec_name(self.encoding) is None:
+            raise ValueError(
+                f"encoding: {self.encoding!r} is no encoding of text that Python knows, and none is guessed: write utf-8, "
+                "latin-1, cp1252 (western Europe), cp1250, cp1251, utf-16, shift-jis, gb18030 or another"
+            )
+        if self.encoding != UTF8 and (self.source != "local" or self.format == "parquet"):
+            kind = f"source: {self.source}" if self.source != "local" else "format: parquet"
+            raise ValueError(f"encoding is for local txt and jsonl, and {kind} is UTF-8: leave it out")
         check_instruction(self)
         return self
 
@@ -95,6 +118,15 @@ class DataSection(Section):
     def instruct(self) -> bool:
         """Whether rows are prompts with responses, or conversations, instead of plain text."""
         return self.messages_field is not None or self.prompt_field is not None
+
+
+def codec_name(encoding: str) -> str | None:
+    """Python's own name of an encoding that files of text may have; None where there is no such codec."""
+    try:
+        codec = codecs.lookup(encoding)
+    except (LookupError, ValueError):
+        return None
+    return codec.name if codec._is_text_encoding and codec.name not in NO_FILE_IS else None
 
 
 def check_instruction(data: DataSection) -> None:

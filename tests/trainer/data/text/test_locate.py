@@ -1,11 +1,17 @@
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from galore.trainer.common.errors import UserError
 from galore.trainer.data.text.locate import find_files, passed_over
+from galore.trainer.data.text.quality import BadRows
+from galore.trainer.data.text.sources import training_corpus
+from galore.trainer.recipe.schema.data import DataSection
 
 
 @pytest.fixture
@@ -81,6 +87,40 @@ def test_a_folder_without_data_is_refused(tmp_path: Path) -> None:
     (tmp_path / "README.md").touch()
     with pytest.raises(UserError, match="no txt, jsonl or parquet file in the folder"):
         names(tmp_path, ".")
+
+
+@pytest.mark.parametrize(
+    ("held", "what", "fix"),
+    [
+        ([], r"the folder .* is empty", r"put txt, jsonl or parquet files into it"),
+        (["sub/x.csv"], r"which holds x\.csv", r"csv\.DictReader"),
+        (["x.pdf", "note.md"], r"which holds note\.md, x\.pdf", r"set data\.format: txt"),
+        (["x.bin"], r"which holds x\.bin", r"name the folder that has them"),
+    ],
+)
+def test_a_folder_without_data_says_what_it_holds_and_what_to_do(
+    tmp_path: Path, held: list[str], what: str, fix: str
+) -> None:
+    for name in held:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    with pytest.raises(UserError, match=what) as caught:
+        names(tmp_path, ".")
+    assert re.search(fix, caught.value.fix or "")
+
+
+@pytest.mark.parametrize(("name", "apart"), [("My file.csv", ","), ("x.tsv", "\t")])
+def test_what_is_said_of_csv_makes_rows_of_it(tmp_path: Path, name: str, apart: str) -> None:
+    (tmp_path / name).write_text(f"id{apart}body\n1{apart}café\n2{apart}{'a' * 200_000}\n")
+    with pytest.raises(UserError, match="cannot tell the format") as caught:
+        names(tmp_path, name)
+    fix = caught.value.fix or ""
+    command = fix.partition("make jsonl of it: ")[2].partition("; data.text_field")[0]
+    command = command.replace(f"< NAME{Path(name).suffix}", f"< '{name}'").replace("python", sys.executable)
+    subprocess.run(command, shell=True, cwd=tmp_path, check=True)
+    section = DataSection(path="NAME.jsonl", text_field="body")
+    texts = [document.text for document in training_corpus(section, tmp_path).documents(BadRows("error"))]
+    assert texts == ["café", "a" * 200_000]
 
 
 def test_a_folder_that_datasets_saved_is_its_rows(tmp_path: Path) -> None:

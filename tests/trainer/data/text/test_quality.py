@@ -17,9 +17,10 @@ def test_a_row_of_very_many_columns_makes_a_short_message() -> None:
 def test_files_are_counted_where_rows_come_from_files() -> None:
     bad = BadRows("skip")
     for file in ("a.txt", "b.txt", "a.txt"):
-        bad.add(BadRow("invalid_utf8"), f"{file}:1", file)
+        bad.add(BadRow("invalid_utf8", encoding="cp1252" if file == "a.txt" else None), f"{file}:1", file, size=7)
     bad.add(BadRow("empty"), "row 7")
+    known = {"rows": 3, "first": "a.txt:1: not valid UTF-8", "files": 2, "bytes": 21, "looks_like": {"cp1252": 2}}
     assert bad.summary == {
-        "invalid_utf8": {"rows": 3, "first": "a.txt:1: not valid UTF-8", "files": 2},
+        "invalid_utf8": known,
         "empty": {"rows": 1, "first": "row 7: no text in it"},
     }
