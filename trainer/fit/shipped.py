@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from galore.trainer.common.format import GIB
+from galore.trainer.common.reading import read_bounded
 from galore.trainer.fit.predict import profile_on
 from galore.trainer.machine.cards import Card, card
 from galore.trainer.memory.profile import Profile
@@ -35,7 +36,7 @@ def shipped_that_fits(
 def candidates(loaded: LoadedRecipe, on: Card) -> Iterator[str]:
     """Names of other shipped recipes of this model that should fit by the table, the best first."""
     room = (on.usable_low - on.context_high + card(REFERENCE).context_high) / GIB
-    totals: dict[str, float] = json.loads(TABLE.read_text(encoding="utf-8"))
+    totals: dict[str, float] = json.loads(read_bounded(TABLE))
     others = {name: load_recipe(name).recipe for name, total in totals.items() if total <= room}
     model, method = _model(loaded.recipe), loaded.recipe.optim.method
     same = [name for name, recipe in others.items() if name != loaded.name and _model(recipe) == model]
