@@ -12,8 +12,12 @@ import pytest
 from galore.trainer import loop
 from galore.trainer.common.errors import UserError
 from galore.trainer.data.batch import silent
-from galore.trainer.sweep.compare.carry_out import carry_out
+from galore.trainer.recipe.load import load_recipe
 from galore.trainer.sweep.compare.grid import grid
+from galore.trainer.sweep.compare.run import compare
+from galore.trainer.sweep.compare.standing import final_loss
+from galore.trainer.sweep.jobs import Show
+from galore.trainer.sweep.outcome import Outcome, Sweep
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 STEPS = 4
@@ -42,24 +46,32 @@ eval: {{eval_steps: 2, max_tokens: 200}}
     return str(tmp_path / "small.yaml")
 
 
-def compared(recipe: str, out: Path, methods: str, rates: str | None = None, *overrides: str) -> tuple[Any, list[str]]:
+def compared(
+    recipe: str, out: Path, methods: str, rates: str | None = None, *overrides: str
+) -> tuple[list[Outcome], list[str]]:
+    found, told = swept(recipe, out, methods, rates, *overrides)
+    return found.compared, told
+
+
+def swept(recipe: str, out: Path, methods: str, rates: str | None = None, *overrides: str) -> tuple[Sweep, list[str]]:
     told: list[str] = []
-    cells = grid(methods, rates, None)
-    found = carry_out(recipe, overrides, cells, out, lambda loaded: Quiet(), silent, told.append)  # type: ignore[arg-type, return-value]
-    return found, told
+    show = Show(lambda loaded: Quiet(), silent, told.append)  # type: ignore[arg-type, return-value]
+    return compare(load_recipe(recipe, overrides), grid(recipe, overrides, methods, rates), out, show), told
 
 
-def test_table_json_and_picture_say_what_the_runs_came_to(recipe: str, tmp_path: Path) -> None:
+def test_table_json_and_plot_say_what_the_runs_came_to(recipe: str, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     found, _ = compared(recipe, tmp_path / "out", "full,galore", "0.003,0.01")
     assert [each.status for each in found] == ["done"] * 4
-    assert all(len(each.curve) == 2 and each.tokens == STEPS * 4 * 32 for each in found)
+    assert all(
+        len(each.held_out) == 2 and len(each.training) == STEPS and each.tokens == STEPS * 4 * 32 for each in found
+    )
     full, galore = found[0], found[2]
     assert galore.optimizer_bytes < full.optimizer_bytes
-    sheet = (tmp_path / "out" / "compare.md").read_text()
-    best = min((each for each in found if each.cell.method == "galore"), key=lambda each: each.loss_nats)
-    assert f"| galore | {best.cell.learning_rate:g} | {best.loss_nats:.4f} |" in sheet
-    assert sheet.count("| galore |") == 3  # the best, and each learning rate
+    table = (tmp_path / "out" / "compare.md").read_text()
+    best = min((each for each in found if each.trial.label == "galore"), key=lambda each: final_loss(each) or 0)
+    assert f"| galore | {best.trial.learning_rate:g} | {final_loss(best):.4f} |" in table
+    assert table.count("| galore |") == 3  # the best, and each learning rate
     told = json.loads((tmp_path / "out" / "compare.json").read_text())
     assert len(told["runs"]) == 4
     assert {each["method"] for each in told["best"]} == {"full", "galore"}
