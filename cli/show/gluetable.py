@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from galore.cli.show.tables import numbers, say, screen, show_table
+from galore.cli.show.tables import least_width, numbers, say, screen, show_table
 
 if TYPE_CHECKING:
     from galore.trainer.sweep.outcome import Sweep
@@ -20,14 +21,26 @@ def show_scores(sweep: Sweep) -> None:
     from galore.trainer.sweep.glue.table import HEAD, rows
 
     console, found = screen(), standings(sweep.compared)
-    table = Table(*HEAD, box=None)
-    numbers(table, range(AS_TEXT, len(HEAD)))
-    for row in rows(found):
-        table.add_row(*row)
+    table = _table(HEAD, rows(found), AS_TEXT)
+    if least_width(table) > console.width:  # each row becomes a block, which its task alone would not name
+        table = _table(["task", *_apart(HEAD)], [[f"{row[0]}, {row[2]}", *_apart(row)] for row in rows(found)], 2)
     show_table(console, table)
     for run in (run for each in found for run in each.done if run.collapsed):
         console.print(f"ALARM: {run.trial.folder}: {run.collapsed}", style="bold red", markup=False)
     show_missing(sweep)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], texts: int) -> Table:
+    table = Table(*head, box=None)
+    numbers(table, range(texts, len(head)))
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _apart(row: Sequence[str]) -> list[str]:
+    """A row without task and method."""
+    return [row[1], *row[AS_TEXT:]]
 
 
 def show_missing(sweep: Sweep) -> None:

@@ -13,61 +13,75 @@ from galore.trainer.common.errors import UserError
 from galore.trainer.models.classifier import build_classifier, head_modules
 from galore.trainer.optim.groups import is_under
 from galore.trainer.parameters import dry_run
-from galore.trainer.recipe.change import changed
+from galore.trainer.recipe.change import changed, spelled
 from galore.trainer.recipe.load import load_recipe
 from galore.trainer.recipe.methods import GLUE
+from galore.trainer.recipe.schema.recipe import Recipe
 from galore.trainer.sweep.glue.grid import task_of
 from galore.trainer.sweep.options import Trial
 from galore.trainer.tasks.glue import TASKS
 
-KEY = "optim.target_modules"
+TARGETS, ATTENTION = "optim.target_modules", "model.attn_implementation"
 FEW = 4  # rows of a table that is no matrix to project: token types
+Settings = Mapping[str, Any]  # {section.key: value}
 
 
 def fitted(trials: Sequence[Trial], tell: Callable[[str], None]) -> list[Trial]:
-    """`trials`, each with modules that its model has: the layers are known by RoBERTa's names to the shipped recipes.
+    """`trials`, each with modules and attention that its model has: the shipped recipes know the layers by RoBERTa's names.
 
     Before any data is read, model and optimizer of each kind are built without allocating them.
 
     Raises:
-        UserError: a model cannot be read; a pattern that somebody chose matches nothing in it.
+        UserError: a model cannot be read; it lacks what somebody chose.
     """
-    shipped = load_recipe(GLUE).recipe.optim.target_modules
-    targets: dict[str, Sequence[str] | None] = {}
+    shipped = load_recipe(GLUE).recipe
+    known: dict[str, Settings] = {}
     for trial in trials:
-        if _kind(trial) not in targets:
-            targets[_kind(trial)] = found = _targets(trial, shipped)
-            if found:
-                tell(
-                    f"{trial.recipe.model.name_or_path}: {KEY}=[{','.join(found)}], the recipe's kinds by their names there"
-                )
-    return [_with(trial, targets[_kind(trial)]) for trial in trials]
+        if _kind(trial) not in known:
+            known[_kind(trial)] = settings = _settings(trial, shipped)
+            for line in spelled({key: _shown(value) for key, value in settings.items()}):
+                tell(f"{trial.recipe.model.name_or_path}, {trial.label}: {line}, in place of what RoBERTa has")
+    return [_with(trial, known[_kind(trial)]) for trial in trials]
+
+
+def _shown(value: Any) -> Any:
+    return f"[{','.join(value)}]" if isinstance(value, tuple) else value
 
 
 def _kind(trial: Trial) -> str:
     """What decides whether model and optimizer can be built."""
-    return repr(
-        (trial.loaded.base_dir, task_of(trial), trial.recipe.model, trial.method, trial.recipe.optim.target_modules)
-    )
+    recipe = trial.recipe
+    return repr((trial.loaded.base_dir, task_of(trial), recipe.model, trial.label, recipe.optim.target_modules))
 
 
-def _targets(trial: Trial, shipped: Sequence[str]) -> Sequence[str] | None:
-    """Those of the model, where it has not the recipe's; None where it has."""
-    try:
-        dry_run(trial.loaded)
-    except UserError as error:
-        if not error.where.startswith(KEY) or trial.recipe.optim.target_modules != shipped:
-            raise
-        found = targets_of(_classifier(trial))
-        dry_run(_with(trial, found).loaded)
-        return found
-    return None
+def _settings(trial: Trial, shipped: Recipe) -> Settings:
+    """What the model has other names for, or not at all, and nobody chose; nothing where it has the recipe's."""
+    settings: dict[str, Any] = {}
+    while True:
+        now = _with(trial, settings)
+        try:
+            dry_run(now.loaded)
+            return settings
+        except UserError as error:
+            mended = _mended(error.where, now, shipped)
+            if not mended or mended.keys() <= settings.keys():
+                raise
+            settings |= mended
 
 
-def _with(trial: Trial, targets: Sequence[str] | None) -> Trial:
-    if targets is None:
+def _mended(where: str, trial: Trial, shipped: Recipe) -> Settings:
+    recipe = trial.recipe
+    if where.startswith(TARGETS) and recipe.optim.target_modules == shipped.optim.target_modules:
+        return {TARGETS: tuple(targets_of(_classifier(trial)))}
+    if where == ATTENTION and recipe.model.attn_implementation == shipped.model.attn_implementation:
+        return {ATTENTION: "eager"}
+    return {}
+
+
+def _with(trial: Trial, settings: Settings) -> Trial:
+    if not settings:
         return trial
-    loaded = changed(trial.loaded, {KEY: tuple(targets)})
+    loaded = changed(trial.loaded, settings)
     assert loaded is not None
     return replace(trial, loaded=loaded)
 

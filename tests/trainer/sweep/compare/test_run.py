@@ -115,3 +115,39 @@ def test_a_directory_of_another_recipe_is_refused_before_anything_runs(recipe: s
     with pytest.raises(UserError, match=r"another recipe: train.max_steps: 4 → 5"):
         compared(recipe, tmp_path / "out", "galore,full", None, "train.max_steps=5")
     assert not (tmp_path / "out" / "galore").exists()
+
+
+def test_a_smaller_call_keeps_what_lies_in_the_folder(recipe: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first, _ = compared(recipe, out, "full,galore:optim.rank=4", "0.003,0.01")
+    again, _ = compared(recipe, out, "galore:optim.rank=4", "0.01")
+    assert {(each.trial.label, each.trial.folder, each.held_out) for each in again} == {
+        (each.trial.label, each.trial.folder, each.held_out) for each in first
+    }
+    table = (out / "compare.md").read_text()
+    assert table.count("| full |") == table.count("| galore:optim.rank=4 |") == 3
+    (out / "compare.json").unlink()  # of the folder alone
+    compared(recipe, out, "lora")
+    table = (out / "compare.md").read_text()
+    assert table.count("| full |") == table.count("| galore_optim.rank_4 |") == 3
+
+
+def test_runs_of_other_settings_are_told_apart(recipe: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    compared(recipe, out, "full", "0.003")
+    (out / "torn").mkdir()
+    (out / "torn/recipe.yaml").write_text("optim: {rank")
+    found, _ = swept(recipe, out, "full,galore:train.max_steps=3", "0.01", "train.max_steps=2")
+    assert [each.trial.folder for each in found.compared] == ["full-lr0.01", "galore_train.max_steps_3-lr0.01"]
+    text = (out / "compare.md").read_text()
+    assert "## Of other settings, not compared\n\n- full-lr0.003: done; train.max_steps is 4, not 2\n" in text
+    assert "- torn: its recipe cannot be read: " in text
+    runs = json.loads((out / "compare.json").read_text())["runs"]
+    assert [run.get("differs") for run in runs] == [None, None, ["train.max_steps is 4, not 2"]]
+    again, _ = swept(recipe, out, "full", "0.01", "train.max_steps=2")
+    assert {*again.apart} == {"full-lr0.003"}
+
+
+def test_a_run_without_a_rate_is_at_the_recipes(recipe: str, tmp_path: Path) -> None:
+    compared(recipe, tmp_path / "out", "full")
+    assert "| full | 0.01 |" in (tmp_path / "out" / "compare.md").read_text()
