@@ -78,7 +78,14 @@ class Sweep:
     @property
     def apart(self) -> dict[str, str]:
         """The runs that are of other settings, and which."""
-        return {run.trial.folder: f"{run.status}; {', '.join(run.differs)}" for run in self.other}
+        return {run.trial.folder: f"{_came_to(run)}; {', '.join(run.differs)}" for run in self.other}
+
+
+def _came_to(run: Outcome) -> str:
+    """`done, held-out loss 3.2100`, or with the scores of a task."""
+    if run.epochs:
+        return ", ".join([run.status, *(f"{metric} {100 * value:.2f}" for metric, value in run.epochs[-1].items())])
+    return run.status + (f", held-out loss {run.held_out[-1][1]:.4f}" if run.held_out else "")
 
 
 def outcome(trial: Trial, root: Path, failure: str = "", differs: Sequence[str] = ()) -> Outcome:

@@ -85,12 +85,13 @@ def setting(recipe: Recipe) -> dict[str, Any]:
 
 
 def standings(outcomes: Sequence[Outcome]) -> list[Scored]:
-    """Every task × method at its best learning rate, in the order of `outcomes`."""
-    found = []
+    """Every task × method at its best learning rate, task by task, in the order of `outcomes`."""
+    found = list[Scored]()
     for runs in grouped(outcomes, lambda trial: (task_of(trial), trial.label)):
         tried = [Scored(own) for own in grouped(runs, lambda trial: trial.learning_rate)]
         found.append(max(tried, key=lambda each: (len(each.done), each.score) if each.done else (0, 0.0)))
-    return found
+    tasks = list(dict.fromkeys(each.task.name for each in found))
+    return sorted(found, key=lambda each: tasks.index(each.task.name))
 
 
 def differences(trial: Trial, among: Sequence[Trial]) -> list[str]:

@@ -140,7 +140,10 @@ def test_runs_of_other_settings_are_told_apart(recipe: str, tmp_path: Path) -> N
     found, _ = swept(recipe, out, "full,galore:train.max_steps=3", "0.01", "train.max_steps=2")
     assert [each.trial.folder for each in found.compared] == ["full-lr0.01", "galore_train.max_steps_3-lr0.01"]
     text = (out / "compare.md").read_text()
-    assert "## Of other settings, not compared\n\n- full-lr0.003: done; train.max_steps is 4, not 2\n" in text
+    (other,) = found.other
+    loss = f"{other.held_out[-1][1]:.4f}"
+    apart = f"- full-lr0.003: done, held-out loss {loss}; train.max_steps is 4, not 2\n"
+    assert f"## Of other settings, not compared\n\n{apart}" in text
     assert "- torn: its recipe cannot be read: " in text
     runs = json.loads((out / "compare.json").read_text())["runs"]
     assert [run.get("differs") for run in runs] == [None, None, ["train.max_steps is 4, not 2"]]
