@@ -22,7 +22,7 @@ from galore.trainer.sweep.options import Trial
 from galore.trainer.tasks.glue import TASKS
 
 TARGETS, ATTENTION = "optim.target_modules", "model.attn_implementation"
-FEW = 4  # rows of a table that is no matrix to project: token types
+FEW = 4  # rows of what is no matrix to project: token types, and the labels of the last layer
 Settings = Mapping[str, Any]  # {section.key: value}
 
 
@@ -104,8 +104,6 @@ def targets_of(model: PreTrainedModel) -> list[str]:
         on_top, table = f"{name}.".startswith(head), isinstance(module, nn.Embedding)
         if min(module.weight.shape) > FEW:
             groups[2 if on_top else int(table)].add(name)
-    last = [name for name in known if name in groups[2] or f"{name}.".startswith(head)][-1:]
-    groups[2].difference_update(last)
     return list(dict.fromkeys(_shortest(name, group, known) for group in groups for name in known if name in group))
 
 
