@@ -28,8 +28,10 @@ prepare_process()  # before torch is imported
 
 from galore.trainer.common.format import duration, size  # noqa: E402
 from galore.trainer.common.markdown import table  # noqa: E402
-from galore.trainer.sweep.glue.grid import Cell, grid  # noqa: E402
-from galore.trainer.sweep.glue.outcome import outcome  # noqa: E402
+from galore.trainer.sweep.glue.grid import grid  # noqa: E402
+from galore.trainer.sweep.glue.standing import best, last  # noqa: E402
+from galore.trainer.sweep.options import Trial  # noqa: E402
+from galore.trainer.sweep.outcome import outcome  # noqa: E402
 from galore.trainer.tasks.glue import TASKS  # noqa: E402
 
 SAME = ["data.max_length=64", "train.num_threads=1", "log.logging_steps=1000000"]
@@ -86,7 +88,7 @@ def _once(out: Path, model: Path, data: Path, task: str, method: str, rate: floa
     print(json.dumps(row), flush=True)
 
 
-def cell(model: Path, data: Path, task: str, method: str, rate: float, seed: int) -> Cell:
+def cell(model: Path, data: Path, task: str, method: str, rate: float, seed: int) -> Trial:
     """One run of the grid, as the command line would make it."""
     recipe, own = RECIPES[method]
     where = [f"model.name_or_path={model.absolute()}", f"data.path={data.absolute()}", f"train.seed={seed}"]
@@ -94,7 +96,7 @@ def cell(model: Path, data: Path, task: str, method: str, rate: float, seed: int
     return found
 
 
-def _run(one: Cell) -> Row:
+def _run(one: Trial) -> Row:
     from galore.trainer.run import run_training
 
     with tempfile.TemporaryDirectory() as folder:
@@ -102,8 +104,8 @@ def _run(one: Cell) -> Row:
         run_training(one.loaded, Path(folder) / one.folder, False, Silent())
         found = outcome(one, Path(folder))
         return {
-            "last": found.last,
-            "best": found.best,
+            "last": last(found),
+            "best": best(found),
             "baseline": found.baseline,
             "optimizer_bytes": found.optimizer_bytes,
             "peak_bytes": found.peak_bytes,
@@ -175,7 +177,7 @@ def wall_time(model: Path, data: Path) -> None:
     print(f"ratio {median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})")
 
 
-def _timed_cell(model: Path, data: Path) -> Cell:
+def _timed_cell(model: Path, data: Path) -> Trial:
     where = [f"model.name_or_path={model.absolute()}", f"data.path={data.absolute()}"]
     rest = [f"data.max_train_samples={EXAMPLES}", "train.num_train_epochs=1", "train.save_steps=null"]
     (found,) = grid("roberta-glue-full", [*SAME, *where, *rest], "sst2", None, repr(RATE))

@@ -30,10 +30,10 @@ from galore.trainer.build import build
 from galore.trainer.loop import train
 from galore.trainer.machine.signals import StopOnSignal
 from galore.trainer.recipe.load import load_recipe
+from galore.trainer.recipe.methods import METHODS
 from galore.trainer.record.metrics import Metrics
 from galore.trainer.record.rundir import RunDir
 from galore.trainer.recorder import Meter, Recorder
-from galore.trainer.sweep.compare import grid
 
 RECIPE = str(Path(__file__).with_name("quality.yaml"))
 STEPS = 733  # × 4,096 tokens = 3.0 M
@@ -102,7 +102,7 @@ def run(data: Path, method: str, lr: float, scale: float, steps: int, seed: int)
     projection.add_update_int8_ = add_update_in_bf16_ if ORDER_OF_Q_GALORE in settings else EXACT  # type: ignore[attr-defined]
     settings = [setting for setting in settings if setting != ORDER_OF_Q_GALORE]
     overrides = [
-        *grid.METHODS[name],
+        *METHODS[name].settings,
         *EXTRA.get(name, ()),
         *settings,
         f"optim.learning_rate={lr}",

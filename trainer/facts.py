@@ -25,7 +25,7 @@ from galore.trainer.models.linears import router_note
 from galore.trainer.optim.groups import is_trained
 from galore.trainer.optim.projected import ProjectedSlot
 from galore.trainer.parameters import clamped_ranks, left_full_rank, parameter_table
-from galore.trainer.recipe.schema.optim import OptimSection
+from galore.trainer.recipe.methods import described
 from galore.trainer.recorder import Meter
 
 PACKAGES = ("torch", "transformers", "tokenizers", "peft", "bitsandbytes", "safetensors")
@@ -44,7 +44,7 @@ def header(run: Run, meter: Meter, memory: str) -> dict[str, Any]:
     batch = f"{recipe.train.global_batch_size} × {most}{recipe.data.max_length} tokens"
     lines = {
         "model": f"{type(run.model).__name__}, {counted(total, 'parameter')}, {trained:,} trained, {recipe.model.dtype}",
-        "method": method(recipe.optim),
+        "method": described(recipe.optim),
         "data": _data(run.data.summary),
         "batch": f"{batch}, {counted(recipe.train.accumulation, 'micro-batch', 'micro-batches')} of {recipe.train.micro_batch_size}",
         "steps": f"{run.total_steps:,}" + (f", resuming after {run.first_step:,}" if run.first_step else ""),
@@ -105,7 +105,7 @@ def facts(run: Run, name: str) -> dict[str, Any]:
         "started": now(),
         "versions": {"python": platform.python_version(), "galore": galore.__version__}
         | {package: _version(package) for package in PACKAGES},
-        "method": method(run.recipe.optim),
+        "method": described(run.recipe.optim),
         "device": {"name": _device(run), "type": run.device.type},
         "notes": notes(run),
         "data": run.data.summary,
@@ -115,42 +115,6 @@ def facts(run: Run, name: str) -> dict[str, Any]:
         "total_steps": run.total_steps,
         "resumes": [],
     }
-
-
-RULES = {
-    "adamw": "AdamW",
-    "adafactor": "Adafactor",
-    "muon": "Muon, AdamW beside the target matrices",
-}  # what full rank offers
-
-
-def method(optim: OptimSection) -> str:
-    """The optimizer in one line."""
-    states = f"{optim.state_dtype} states"
-    if optim.method == "galore":
-        refresh = "" if optim.proj_type == "random" else f", refresh {optim.effective_refresh}"
-        refresh += "" if optim.refresh_overlap is None else f", lazy from an overlap of {optim.refresh_overlap}"
-        inner = "" if optim.inner == "adamw" else f", {optim.inner}"
-        residual = "" if optim.residual == "none" else f", residual {optim.residual}"
-        transport = f", moments {optim.effective_transport}"
-        weights = "" if optim.weight_dtype is None else f", {optim.weight_dtype} weights"
-        return (
-            f"GaLore r={optim.rank}, α={optim.effective_scale}, T={optim.update_proj_gap}, {optim.proj_type}{refresh}"
-            f"{', staggered' if optim.stagger else ''}, update {optim.update}{inner}{residual}{transport}{weights}, {states}"
-        )
-    if optim.method == "lora":
-        return f"{_adapter(optim)}, {states}"
-    return f"full-rank {RULES[optim.inner]}, factor {optim.effective_scale} on the target matrices, {states}"
-
-
-def _adapter(optim: OptimSection) -> str:
-    if optim.adapter == "factors":
-        return f"products of rank {optim.rank} in place of the target matrices, factor {optim.effective_scale} on them"
-    adapter = f"LoRA r={optim.rank}, α={optim.lora_alpha}"
-    if optim.adapter != "relora":
-        return adapter
-    every = "quarter of the run" if optim.relora_gap is None else counted(optim.relora_gap, "step")
-    return f"Re{adapter}, merged every {every}"
 
 
 def now() -> str:

@@ -1,4 +1,4 @@
-"""What a fine-tuning on GLUE came to, as a table: one row per task and method."""
+"""What a sweep came to on a screen: the table of a fine-tuning on GLUE, and what a table does not have."""
 
 from __future__ import annotations
 
@@ -7,24 +7,45 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from galore.cli.show.tables import numbers, screen, show_table
+from galore.cli.show.tables import least_width, numbers, say, screen, show_table
 
 if TYPE_CHECKING:
-    from galore.trainer.sweep.glue.outcome import Outcome
+    from galore.trainer.sweep.outcome import Sweep
 
 AS_TEXT = 3  # columns to the left that are no numbers
 
 
-def show_scores(outcomes: Sequence[Outcome]) -> None:
-    """Prints the rows of glue.md; alarms below it."""
-    from galore.trainer.sweep.glue.outcome import standings
-    from galore.trainer.sweep.glue.sheet import HEAD, rows
+def show_scores(sweep: Sweep) -> None:
+    """Prints the rows of glue.md; alarms and what is missing below it."""
+    from galore.trainer.sweep.glue.standing import standings
+    from galore.trainer.sweep.glue.table import HEAD, rows
 
-    console, found = screen(), standings(outcomes)
-    table = Table(*HEAD, box=None)
-    numbers(table, range(AS_TEXT, len(HEAD)))
-    for row in rows(found):
-        table.add_row(*row)
+    console, found = screen(), standings(sweep.compared)
+    table = _table(HEAD, rows(found), AS_TEXT)
+    if least_width(table) > console.width:  # each row becomes a block, which its task alone would not name
+        table = _table(["task", *_apart(HEAD)], [[f"{row[0]}, {row[2]}", *_apart(row)] for row in rows(found)], 2)
     show_table(console, table)
     for run in (run for each in found for run in each.done if run.collapsed):
-        console.print(f"ALARM: {run.cell.folder}: {run.collapsed}", style="bold red", markup=False)
+        console.print(f"ALARM: {run.trial.folder}: {run.collapsed}", style="bold red", markup=False)
+    show_missing(sweep)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], texts: int) -> Table:
+    table = Table(*head, box=None)
+    numbers(table, range(texts, len(head)))
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _apart(row: Sequence[str]) -> list[str]:
+    """A row without task and method."""
+    return [row[1], *row[AS_TEXT:]]
+
+
+def show_missing(sweep: Sweep) -> None:
+    """The runs that a table does not have, and why."""
+    for folder, why in sweep.undone.items():
+        say(f"{folder}: {why}", hanging="  ")
+    for folder, why in sweep.apart.items():
+        say(f"not compared: {folder}: {why}", hanging="  ")

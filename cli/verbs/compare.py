@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,11 +9,12 @@ import typer
 
 from galore.cli.arguments import Overrides, Recipe
 from galore.cli.show.tables import numbers, say, screen, show_table
+from galore.trainer.recipe.methods import listed
 
 if TYPE_CHECKING:
     from galore.trainer.recipe.load import LoadedRecipe
     from galore.trainer.record.metrics import Console
-    from galore.trainer.sweep.compare.outcome import Outcome
+    from galore.trainer.sweep.outcome import Sweep
 
 
 def compare(
@@ -24,7 +24,7 @@ def compare(
         str,
         typer.Option(
             metavar="A,B,…",
-            help="full, full-8bit, adafactor, muon, galore, galore-8bit, galore-keep, galore-svd, ldadam, fira, apollo, apollo-mini, q-galore, dct, sumo, galore-muon, galore-adafactor, frugal, frugal-rotate, lora, relora, low-rank; each may carry settings: galore:optim.rank=32.",
+            help=f"{listed()}. Each may carry settings: galore:optim.rank=32.",
         ),
     ] = "full,galore,lora",
     learning_rates: Annotated[
@@ -41,11 +41,12 @@ def compare(
     """Train one recipe with several methods, and compare held-out loss, optimizer memory and time.
 
     Called again it goes on where it was: runs that are done are passed over, one that was broken off is resumed.
+    The table has every run in the folder, those of earlier calls too.
     Ctrl-C saves the current run and stops. Exit codes as for galore train.
     """
     from galore.trainer.sweep.compare.grid import grid
 
-    cells = grid(methods, learning_rates, seeds)
+    trials = grid(recipe, overrides or [], methods, learning_rates, seeds)
 
     from galore.trainer.machine.process import ask_for_expandable_segments, prepare_process
     from galore.trainer.recipe.load import load_recipe
@@ -56,13 +57,13 @@ def compare(
 
     from galore.cli.show.preparing import preparing
     from galore.trainer.recipe.extras import no_plots
-    from galore.trainer.sweep.compare.carry_out import carry_out
+    from galore.trainer.sweep.compare.run import compare as run
+    from galore.trainer.sweep.jobs import Show
 
     root = output_dir or Path("runs") / f"compare-{loaded.name}"
     with preparing() as progress:
-        found = carry_out(
-            recipe, overrides or [], cells, root, _console, progress, lambda text: say(text, "  ", bold=True)
-        )
+        show = Show(_console, progress, lambda text: say(text, "  ", bold=True))
+        found = run(loaded, trials, root, show)
     _show(found)
     typer.echo(f"wrote {root}/compare.md, compare.json" + (", compare.png" if (root / "compare.png").exists() else ""))
     if why := no_plots():
@@ -75,17 +76,17 @@ def _console(loaded: LoadedRecipe) -> Console:
     return make_console(loaded.recipe.log)
 
 
-def _show(outcomes: Sequence[Outcome]) -> None:
+def _show(found: Sweep) -> None:
     """The rows of compare.md, every learning rate; what is not done below them."""
     from rich.table import Table
 
-    from galore.trainer.sweep.compare.outcome import standings
-    from galore.trainer.sweep.compare.sheet import HEAD, row
+    from galore.cli.show.gluetable import show_missing
+    from galore.trainer.sweep.compare.standing import standings
+    from galore.trainer.sweep.compare.table import HEAD, row
 
     table = Table(*HEAD, box=None)
     numbers(table, range(1, len(HEAD)))
-    for each in standings(outcomes):
+    for each in standings(found.compared):
         table.add_row(*row(each))
     show_table(screen(), table)
-    for run in (run for run in outcomes if run.status != "done"):
-        say(f"{run.cell.folder}: {run.status}", hanging="  ")
+    show_missing(found)

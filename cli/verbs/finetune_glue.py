@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from galore.cli.arguments import Overrides, complete_recipe
+from galore.trainer.common.errors import UserError
+from galore.trainer.recipe.methods import METHODS, listed
 
 if TYPE_CHECKING:
-    from galore.trainer.sweep.glue.outcome import Outcome
     from galore.trainer.sweep.jobs import Failures, Show
+    from galore.trainer.sweep.options import Trial
+    from galore.trainer.sweep.outcome import Sweep
+
+
+def _own() -> str:
+    named = ", ".join(name for name, method in METHODS.items() if method.glue)
+    return f"With a recipe and rates of their own: {named}"
 
 
 def finetune_glue(
@@ -32,15 +42,13 @@ def finetune_glue(
         str | None,
         typer.Option(
             metavar="A,B,…",
-            help="cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte, wnli; or all.",
+            help="cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte, wnli, or as GLUE writes them: SST-2; or all.",
             show_default="the recipe's",
         ),
     ] = None,
     method: Annotated[
         str | None,
-        typer.Option(
-            metavar="A,B,…", help="galore, galore-8bit, frugal-rotate, lora, full.", show_default="the recipe's"
-        ),
+        typer.Option(metavar="A,B,…", help=f"{_own()}. By their settings: {listed()}.", show_default="the recipe's"),
     ] = None,
     model: Annotated[
         str | None, typer.Option(metavar="NAME|DIR", help="What is fine-tuned.", show_default="the recipe's")
@@ -76,29 +84,61 @@ def finetune_glue(
     """
     if recipe is not None and "=" in recipe:  # no recipe, but a first override
         overrides, recipe = [recipe, *(overrides or [])], None
-    given = {"model.name_or_path": model, "data.path": data_dir, "data.max_train_samples": max_train_samples}
-    settings = [*(f"{path}={_quoted(value)}" for path, value in given.items() if value is not None), *(overrides or [])]
+    given = {"--model": model, "--data-dir": data_dir, "--max-train-samples": max_train_samples}
+    typed = {KEYS[option]: option for option, value in given.items() if value is not None}
+    settings = [*(f"{path}={_quoted(given[option])}" for path, option in typed.items()), *(overrides or [])]
 
     from galore.trainer.sweep.glue.grid import grid
 
-    cells = grid(recipe, settings, task, method, learning_rates, seeds)
+    with as_typed(typed):
+        trials = grid(recipe, settings, task, method, learning_rates, seeds)
 
     from galore.trainer.machine.process import ask_for_expandable_segments, prepare_process
 
     prepare_process()  # before torch is imported
-    ask_for_expandable_segments(cells[0].recipe.train.expandable_segments)
+    ask_for_expandable_segments(trials[0].recipe.train.expandable_segments)
 
     from galore.cli.show.preparing import preparing
     from galore.trainer.sweep.glue.finetune import finetune
 
-    root = output_dir or Path("runs") / f"glue-{task or cells[0].task}"
-    with preparing() as progress:
+    root = output_dir or Path("runs") / f"glue-{_tasks(task, trials)}"
+    with preparing() as progress, as_typed(typed):
         show = _show(progress, as_json)
-        outcomes, failures = finetune(cells, root, resume, show)
-        if predict_test:
-            _predict(outcomes, root, show)
-    _print(outcomes, root, as_json)
+        found, failures = finetune(trials, root, resume, show, predict_test)
+    _print(found, root, as_json)
+    if predict_test:
+        _predict(trials, found, root, show)
     _end(failures)
+
+
+KEYS = {"--model": "model.name_or_path", "--data-dir": "data.path", "--max-train-samples": "data.max_train_samples"}
+
+
+@contextmanager
+def as_typed(options: Mapping[str, str]) -> Iterator[None]:
+    """Errors name the options that were typed, {key of the recipe: option}, and not the keys that they stand for."""
+    try:
+        yield
+    except UserError as error:
+        error.what, error.where, error.fix = (_as_typed(text, options) for text in (error.what, error.where, error.fix))
+        raise
+
+
+def _as_typed(text: str, options: Mapping[str, str]) -> str:
+    for key, option in options.items():
+        text = re.sub(rf'override `{key}="?([^`"]*)"?`', rf"{option} \1", text)
+        text = re.sub(rf"(?<![\w./-]){key}=", f"{option} ", text)
+        text = re.sub(rf"(?<![\w./-]){key}(?![\w.])", option, text)
+    return text
+
+
+def _tasks(typed: str | None, trials: Sequence[Trial]) -> str:
+    """What the folder of a call is named after."""
+    return (
+        "all"
+        if (typed or "").strip().lower() == "all"
+        else ",".join(dict.fromkeys(str(each.recipe.data.task) for each in trials))
+    )
 
 
 def _quoted(value: object) -> str:
@@ -118,25 +158,27 @@ def _show(progress: object, as_json: bool) -> Show:
     )
 
 
-def _predict(outcomes: Sequence[Outcome], root: Path, show: Show) -> None:
+def _predict(trials: Sequence[Trial], found: Sweep, root: Path, show: Show) -> None:
     from galore.trainer.sweep.glue.submission import predict_tests
 
-    predict_tests(outcomes, root, show.tell)
+    predict_tests(
+        [run for run in found.compared if run.trial.folder in {each.folder for each in trials}], root, show.tell
+    )
 
 
-def _print(outcomes: Sequence[Outcome], root: Path, as_json: bool) -> None:
+def _print(found: Sweep, root: Path, as_json: bool) -> None:
     """The table, or one line of JSON per task and method."""
-    from galore.trainer.sweep.glue.sheet import as_objects
+    from galore.trainer.sweep.glue.table import as_objects
 
     if as_json:
-        for each in as_objects(outcomes):
+        for each in as_objects(found):
             typer.echo(json.dumps(each))
         return
 
     from galore.cli.show.gluetable import show_scores
     from galore.trainer.recipe.extras import no_plots
 
-    show_scores(outcomes)
+    show_scores(found)
     typer.echo(f"wrote {root}/glue.md, glue.json" + (", glue.png" if (root / "glue.png").exists() else ""))
     if why := no_plots():
         typer.echo(why)

@@ -149,11 +149,12 @@ def test_it_runs_in_its_time(folder: Path, command: str) -> None:
 @pytest.mark.parametrize("command", sorted(PLANNED))
 def test_it_is_understood(folder: Path, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
     planned: list[Any] = []
+    nothing = SimpleNamespace(compared=[], undone={}, apart={})
     fake = {
-        "galore.trainer.sweep.glue.finetune": {"finetune": lambda cells, *_: (planned.extend(cells) or [], {})},
-        "galore.trainer.sweep.compare.carry_out": {"carry_out": lambda *given: planned.extend(given[2]) or []},
+        "galore.trainer.sweep.glue.finetune": {"finetune": lambda trials, *_: (planned.extend(trials) or nothing, {})},
+        "galore.trainer.sweep.compare.run": {"compare": lambda loaded, trials, *_: planned.extend(trials) or nothing},
         "galore.trainer.run": {"run_training": lambda loaded, *_: planned.append(loaded)},
-        "galore.cli.show.gluetable": {"show_scores": lambda outcomes: None},
+        "galore.cli.show.gluetable": {"show_scores": lambda found: None, "show_missing": lambda found: None},
     }
     for module, names in fake.items():
         monkeypatch.setitem(sys.modules, module, SimpleNamespace(**names))

@@ -16,17 +16,10 @@ from galore.trainer.record.metrics import Console
 from galore.trainer.record.rundir import RunDir
 from galore.trainer.rescue import described
 from galore.trainer.run import run_training
+from galore.trainer.sweep.options import Trial
+from galore.trainer.sweep.outcome import Beside, Sweep, sweep
 
-Told = Callable[[str], None]
 Failures = dict[str, UserError]  # by folder
-
-
-@dataclass(frozen=True)
-class Job:
-    """A run, and where it is kept, inside the folder of all of them."""
-
-    folder: str
-    loaded: LoadedRecipe
 
 
 @dataclass(frozen=True)
@@ -35,7 +28,7 @@ class Show:
 
     console: Callable[[LoadedRecipe], Console]
     progress: Progress
-    tell: Told
+    tell: Callable[[str], None]
 
 
 def is_done(directory: Path) -> bool:
@@ -43,46 +36,57 @@ def is_done(directory: Path) -> bool:
     return "finished" in RunDir(directory).read_facts()
 
 
-def run_jobs(
-    jobs: Sequence[Job],
+def run_trials(
+    trials: Sequence[Trial],
+    more: Sequence[Beside],
     root: Path,
     show: Show,
-    after_each: Callable[[Failures], object],
+    write: Callable[[Sweep], object],
+    go_on: str,
     survives: type[UserError] = RunFailed,
-) -> Failures:
-    """Run what of `jobs` is not done under `root`; returns what failed, and why.
+) -> tuple[Sweep, Failures]:
+    """Run what of `trials` is not done under `root`; returns what all came to, and what failed, and why.
 
     Args:
-        after_each: called with the failures so far once a run is over.
+        more: the runs that lie there beside them.
+        write: called with all of them once a run is over, and at the end.
+        go_on: what a person does after a signal.
         survives: failures of this kind are noted, and the next run begins; any other ends it all.
 
     Raises:
         UserError: a run that is there was another one. Interrupted: by a signal, all saved.
     """
-    for job in jobs:
-        refuse_missing_extras(job.loaded.recipe)
-        refuse_another(root / job.folder, job.loaded)
+    for trial in trials:
+        refuse_missing_extras(trial.recipe)
+        refuse_another(root / trial.folder, trial.loaded)
     failures: Failures = {}
-    for number, job in enumerate(jobs, 1):
-        directory, line = root / job.folder, f"{number} of {len(jobs)}: {job.folder}"
+
+    def written() -> Sweep:
+        found = sweep(trials, more, root, {folder: error.what for folder, error in failures.items()})
+        write(found)
+        return found
+
+    for number, trial in enumerate(trials, 1):
+        directory, line = root / trial.folder, f"{number} of {len(trials)}: {trial.folder}"
         if is_done(directory):
             show.tell(f"{line} is done")
             continue
         show.tell(line)
         try:
             resume = RunDir(directory).recipe.is_file()
-            run_training(job.loaded, directory, resume, show.console(job.loaded), show.progress)
-        except Interrupted:
-            raise
+            run_training(trial.loaded, directory, resume, show.console(trial.loaded), show.progress)
+        except Interrupted as error:
+            written()
+            raise Interrupted(error.what, where=error.where, fix=go_on) from error
         except survives as error:
-            failures[job.folder] = error
-            show.tell(f"{job.folder} failed: {error.where + ': ' if error.where else ''}{error.what}")
+            failures[trial.folder] = error
+            show.tell(f"{trial.folder} failed: {error.where + ': ' if error.where else ''}{error.what}")
         make_directory(root)  # it may be that the run was refused and left nothing
         try:
-            after_each(failures)
-        except Exception as error:  # a table or a picture of what there is can be made once more at the end
+            written()
+        except Exception as error:  # a table or a plot of what there is can be made once more at the end
             show.tell(f"what there is so far could not be told: {described(error)}; the next run begins")
-    return failures
+    return written(), failures
 
 
 def refuse_another(directory: Path, loaded: LoadedRecipe) -> None:

@@ -118,3 +118,69 @@ def test_wrong_data_is_one_line_and_exit_code_2(
     assert fix.startswith("  → ")
     assert "\n" not in fix
     assert "Traceback" not in refused.output
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_table_covers_the_folder_and_is_read_at_any_width(finetune: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = ("--max-train-samples", "8", "train.num_train_epochs=1", "--output-dir", "out")
+    whole = finetune("--task", "SST-2,rte", "--method", "galore,full", *few)
+    assert whole.exit_code == 0, whole.stderr
+    objects = json.loads(Path("out/glue.json").read_text())
+    for columns in (80, 60):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        again = finetune("--task", "rte", "--method", "full", *few, "--resume")
+        lines = again.stdout.splitlines()
+        assert "\u2026" not in again.stdout
+        assert [line for line in lines if len(line) > columns] == []
+        for each in objects:
+            assert any(f"{100 * each[each['headline']]:.2f}" in line for line in lines)
+        assert {line.strip() for line in lines} >= {"RTE, full", "RTE, galore-r4", "SST-2, full", "SST-2, galore-r4"}
+    found = json.loads(Path("out/glue.json").read_text())
+    assert sorted(map(json.dumps, found)) == sorted(map(json.dumps, objects))
+    table = Path("out/glue.md").read_text()
+    assert all(
+        f"| {task} | accuracy | {label} |" in table for task in ("SST-2", "RTE") for label in ("galore-r4", "full")
+    )
+
+
+def test_a_test_split_that_is_nowhere_is_told_before_training(finetune: Any, glue_folder: Path) -> None:
+    (glue_folder / "rte/test.jsonl").unlink()
+    refused = finetune("--task", "sst2,rte", "--predict-test", "--json", "--output-dir", "out")
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert "test" in refused.stderr
+    assert not Path("out").exists()
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_scores_are_printed_before_the_test_splits_are_answered(finetune: Any, glue_folder: Path) -> None:
+    (glue_folder / "rte/test.jsonl").write_text('{"sentence1": 3}\n')
+    refused = finetune("--task", "rte", "--predict-test", "--json", "--output-dir", "out")
+    assert (refused.exit_code, json.loads(refused.stdout)["task"]) == (2, "rte")
+    assert "test.jsonl:1" in refused.stderr
+
+
+def test_errors_name_the_options_that_were_typed(finetune: Any, galore: Any) -> None:
+    refused = galore("finetune-glue", "roberta-glue", "--task", "rte", "--data-dir", "")
+    assert "--data-dir" in refused.stderr
+    assert "data.path" not in refused.stderr
+    refused = galore("finetune-glue", "demo", "--task", "rte", "--data-dir", "glue")
+    assert (refused.exit_code, refused.stderr.splitlines()[0]) == (2, "error: demo: is no recipe for GLUE")
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_an_encoder_of_another_family_is_trained(finetune: Any, tiny_roberta: Path, tmp_path: Path) -> None:
+    from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_roberta)
+    config = AutoConfig.for_model("distilbert", vocab_size=len(tokenizer), dim=32, hidden_dim=48, n_layers=1, n_heads=2)
+    AutoModelForMaskedLM.from_config(config).save_pretrained(tmp_path / "distil")
+    tokenizer.save_pretrained(tmp_path / "distil")
+    more = ("--method", "galore,lora", "--max-train-samples", "16", "--output-dir", "out")
+    shown = finetune("--task", "rte", "--model", str(tmp_path / "distil"), *more)
+    assert shown.exit_code == 0, shown.stderr
+    assert (
+        "optim.target_modules=[q_lin,k_lin,v_lin,out_lin,lin1,lin2,word_embeddings,position_embeddings,pre_class"
+        in shown.stdout
+    )
+    again = finetune("--task", "rte", "--model", str(tmp_path / "distil"), *more, "--resume")
+    assert again.stdout.count("is done") == 2

@@ -17,8 +17,8 @@ from galore.trainer.optim.parts.refresh import Delayed
 from galore.trainer.optim.projected import ProjectedSlot
 from galore.trainer.optim.slot import FullSlot
 from galore.trainer.optimizer import build_optimizer
+from galore.trainer.recipe.methods import METHODS
 from galore.trainer.recipe.schema.optim import OptimSection
-from galore.trainer.sweep.compare.grid import METHODS
 
 STEPS, GAP, RANK = 20, 5, 5
 COMMON = (
@@ -31,7 +31,7 @@ COMMON = (
 )
 GALORE = "optim.method=galore"
 PRESETS: dict[str, tuple[str, ...]] = {
-    **{name: overrides for name, overrides in METHODS.items() if "optim.method=lora" not in overrides},
+    **{name: each.settings for name, each in METHODS.items() if "optim.method=lora" not in each.settings},
     "galore-power": (GALORE, "optim.proj_type=power"),
     "galore-random": (GALORE, "optim.proj_type=random"),
     "galore-random-reset": (GALORE, "optim.proj_type=random", "optim.transport=reset"),

@@ -7,6 +7,8 @@ import pytest
 
 from galore.trainer.recipe.load import load_recipe
 from galore.trainer.sweep import jobs
+from galore.trainer.sweep.options import Trial
+from galore.trainer.sweep.outcome import Sweep
 
 
 def test_a_table_that_cannot_be_made_does_not_stop_the_runs_after_it(
@@ -15,11 +17,13 @@ def test_a_table_that_cannot_be_made_does_not_stop_the_runs_after_it(
     done: list[str] = []
     monkeypatch.setattr(jobs, "run_training", lambda loaded, directory, *rest: done.append(directory.name))
     loaded, told = load_recipe("demo", []), list[str]()
-    show = jobs.Show(lambda loaded: Any, lambda *progress: None, told.append)
+    show, times = jobs.Show(lambda loaded: Any, lambda *progress: None, told.append), iter(range(9))
 
-    def broken(failures: jobs.Failures) -> None:
-        raise ZeroDivisionError("no run is done")
+    def broken(found: Sweep) -> None:
+        if next(times) < 2:
+            raise ZeroDivisionError("no run is done")
 
-    assert jobs.run_jobs([jobs.Job(name, loaded) for name in ("a", "b")], tmp_path, show, broken) == {}
+    trials = [Trial(name, "galore", "galore", loaded) for name in ("a", "b")]
+    assert jobs.run_trials(trials, [], tmp_path, show, broken, "go on")[1] == {}
     assert done == ["a", "b"]
     assert sum("ZeroDivisionError: no run is done" in text for text in told) == 2

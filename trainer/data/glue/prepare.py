@@ -80,11 +80,15 @@ def read_rows(recipe: Recipe, split: str, base_dir: Path) -> Rows:
     return read_split(TASKS[recipe.data.task], split, _source(recipe, base_dir))
 
 
-def check_splits(recipe: Recipe, base_dir: Path) -> None:
-    """Whether the files of training and validation are there, unless they are on the hub, and what reads them. Raises UserError."""
+def check_splits(recipe: Recipe, base_dir: Path, splits: Sequence[str] = ()) -> None:
+    """Whether the files of `splits` are there, unless they are on the hub, and what reads them. Raises UserError.
+
+    Args:
+        splits: none of them are those of training and validation.
+    """
     assert recipe.data.task is not None
     task = TASKS[recipe.data.task]
-    for split in ("train", *task.evaluation_splits):
+    for split in splits or ("train", *task.evaluation_splits):
         files = local_split(task, split, _source(recipe, base_dir))
         if files is None:
             refuse_missing("datasets", "a data set of the hub", "data.path", "name a local folder of GLUE")

@@ -1,86 +1,78 @@
-"""`galore finetune-glue` below its command line: the runs that are missing, and what all of them came to."""
+"""`galore finetune-glue` below its command line: the runs that are missing, and what the folder holds after each."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
-from galore.trainer.common.durable import replace_file
-from galore.trainer.common.errors import Interrupted, RunFailed, UserError
+from galore.trainer.common.errors import RunFailed, UserError
 from galore.trainer.data.glue.prepare import check_splits
 from galore.trainer.models.pretrained import locate
 from galore.trainer.record.rundir import RunDir
-from galore.trainer.sweep.glue import sheet
-from galore.trainer.sweep.glue.grid import Cell
-from galore.trainer.sweep.glue.outcome import Outcome, outcome, standings
-from galore.trainer.sweep.glue.picture import draw
-from galore.trainer.sweep.jobs import Failures, Job, Show, run_jobs
+from galore.trainer.sweep.glue import table
+from galore.trainer.sweep.glue.grid import task_of, trial_of
+from galore.trainer.sweep.glue.plot import draw
+from galore.trainer.sweep.glue.standing import differences
+from galore.trainer.sweep.glue.submission import check_tests
+from galore.trainer.sweep.glue.targets import fitted
+from galore.trainer.sweep.jobs import Failures, Show, run_trials
+from galore.trainer.sweep.options import Trial
+from galore.trainer.sweep.outcome import Sweep, beside
+from galore.trainer.sweep.table import write
 
 TITLE = "Fine-tuning on GLUE"
 
 
-def finetune(cells: Sequence[Cell], root: Path, resume: bool, show: Show) -> tuple[list[Outcome], Failures]:
-    """Run what of `cells` is not done under `root`; write glue.md, glue.json and glue.png there after each.
+def finetune(
+    trials: Sequence[Trial], root: Path, resume: bool, show: Show, tests: bool = False
+) -> tuple[Sweep, Failures]:
+    """Run what of `trials` is not done under `root`; write glue.md, glue.json and glue.png there after each.
 
     A run that fails, be it for its data, does not stop the others.
 
+    Args:
+        tests: the test splits will be answered, and have to be there.
+
     Returns:
-        What every one of `cells` came to, and what failed.
+        What every run in the folder came to, those of earlier calls included, and what failed now.
 
     Raises:
-        UserError: runs are there without `resume`, or they were others; a model that is nowhere, no data for any task, or
-            bad input of the only task. Interrupted: by a signal, all saved.
+        UserError: runs are there without `resume`, or they were others; a model that is nowhere or has no such modules, no
+            data for any task, or bad input of the only task. Interrupted: by a signal, all saved.
     """
     if not resume:
-        _refuse_begun(cells, root)
-    _refuse_missing(cells)
-    jobs = [Job(cell.folder, cell.loaded) for cell in cells]
+        _refuse_begun(trials, root)
+    _refuse_missing(trials)
+    if tests:
+        check_tests(trials)
+    trials = fitted(trials, show.tell)
+    more = beside(root, trials, 2, trial_of, differences)
 
-    def write(failures: Failures) -> list[Outcome]:
-        found = [outcome(cell, root, failures[cell.folder].what if cell.folder in failures else "") for cell in cells]
-        _write(found, root)
-        return found
+    def written(found: Sweep) -> None:
+        write(root, "glue", table.markdown(TITLE, found), table.as_objects(found), partial(draw, found.compared, TITLE))
 
-    try:
-        failures = run_jobs(jobs, root, show, write, survives=UserError if _tasks(cells) > 1 else RunFailed)
-    except Interrupted as error:
-        write({})
-        raise Interrupted(error.what, where=error.where, fix="the same command with --resume goes on") from error
-    return write(failures), failures
+    survives = UserError if len({task_of(trial) for trial in trials}) > 1 else RunFailed
+    return run_trials(trials, more, root, show, written, "the same command with --resume goes on", survives)
 
 
-def _refuse_begun(cells: Sequence[Cell], root: Path) -> None:
-    begun = [cell.folder for cell in cells if RunDir(root / cell.folder).recipe.is_file()]
+def _refuse_begun(trials: Sequence[Trial], root: Path) -> None:
+    begun = [trial.folder for trial in trials if RunDir(root / trial.folder).recipe.is_file()]
     if begun:
         fix = "add --resume to go on with it, or choose another --output-dir"
         raise UserError(f"already holds a run of {begun[0]}", where=str(root), fix=fix)
 
 
-def _refuse_missing(cells: Sequence[Cell]) -> None:
+def _refuse_missing(trials: Sequence[Trial]) -> None:
     """Before anything is written: is each model there, and the data of one task at least?"""
-    for name, base_dir in {(str(cell.recipe.model.name_or_path), cell.loaded.base_dir) for cell in cells}:
+    for name, base_dir in {(str(trial.recipe.model.name_or_path), trial.loaded.base_dir) for trial in trials}:
         locate(name, base_dir)
-    sources = {(cell.task, str(cell.recipe.data.path), cell.loaded.base_dir): cell for cell in cells}
+    sources = {(task_of(trial), str(trial.recipe.data.path), trial.loaded.base_dir): trial for trial in trials}
     errors = list[UserError]()
-    for cell in sources.values():
+    for trial in sources.values():
         try:
-            check_splits(cell.recipe, cell.loaded.base_dir)
+            check_splits(trial.recipe, trial.loaded.base_dir)
         except UserError as error:
             errors.append(error)
     if len(errors) == len(sources):
         raise errors[0]
-
-
-def _tasks(cells: Sequence[Cell]) -> int:
-    return len({cell.task for cell in cells})
-
-
-def _write(found: Sequence[Outcome], root: Path) -> None:
-    best = standings(found)
-    replace_file(root / "glue.md", sheet.markdown(TITLE, found))
-    replace_file(root / "glue.json", json.dumps(sheet.as_objects(found), indent=2) + "\n")
-    with suppress(ImportError):  # the table says all of it
-        if any(each.done for each in best):
-            replace_file(root / "glue.png", draw(best, TITLE))

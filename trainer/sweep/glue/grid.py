@@ -4,54 +4,19 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from pathlib import PurePosixPath
 
 from galore.trainer.common.errors import UserError
+from galore.trainer.common.suggest import plain
 from galore.trainer.recipe.load import LoadedRecipe, load_recipe
+from galore.trainer.recipe.methods import GLUE, GLUE_DEFAULT, METHODS
+from galore.trainer.recipe.parse.problems import RecipeError
 from galore.trainer.recipe.schema.recipe import Recipe
-from galore.trainer.sweep.compare.grid import learning_rates, refuse_unknown, settings_of, words
+from galore.trainer.sweep.options import Trial, learning_rates, load_trial, method_overrides, refuse_unknown, words
 from galore.trainer.tasks.glue import TASKS
 
-FAMILY = "roberta-glue"
-DEFAULT = f"{FAMILY}-galore-r4"
-OF_METHOD = {
-    "galore": (DEFAULT, ()),
-    "galore-8bit": (DEFAULT, ("optim.state_dtype=8bit",)),
-    "frugal-rotate": (f"{FAMILY}-frugal-r4", ()),
-    "lora": (f"{FAMILY}-lora-r8", ()),
-    "full": (f"{FAMILY}-full", ()),
-}  # shipped recipes, each with the rates of its method
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One run. `method` is as in OF_METHOD, `learning_rate` and `seed` those of its recipe."""
-
-    task: str
-    method: str
-    loaded: LoadedRecipe
-
-    @property
-    def recipe(self) -> Recipe:
-        return self.loaded.recipe
-
-    @property
-    def learning_rate(self) -> float:
-        return self.recipe.optim.learning_rate
-
-    @property
-    def seed(self) -> int:
-        return self.recipe.train.seed
-
-    @property
-    def label(self) -> str:
-        """The method with its rank: `galore-r4`."""
-        return self.method if self.recipe.optim.method == "full" else f"{self.method}-r{self.recipe.optim.rank}"
-
-    @property
-    def folder(self) -> str:
-        """Where the run is kept, inside the folder of all of them."""
-        return f"{self.task}/{self.label}-lr{self.learning_rate:g}-seed{self.seed}"
+OWN_RECIPES = {method.glue for method in METHODS.values() if method.glue}
 
 
 def grid(
@@ -61,58 +26,110 @@ def grid(
     methods: str | None,
     rates: str | None = None,
     seeds: int = 1,
-) -> list[Cell]:
+) -> list[Trial]:
     """All runs, task by task, each with its settings resolved.
 
     Args:
         recipe: None takes the shipped one of each method. A method goes into a recipe of one's own as an override.
-        tasks: comma-separated, or `all`; None takes the recipe's. `methods`: comma-separated names from OF_METHOD;
-            None takes the recipe's. `rates`: comma-separated learning rates, None takes the recipe's.
+        tasks: comma-separated, by the hub's name or GLUE's own, or `all`; None takes the recipe's.
+        methods: comma-separated names from METHODS; None takes the recipe's.
+        rates: comma-separated learning rates, None takes the recipe's.
         seeds: how many, counted up from the recipe's.
 
     Raises:
         UserError: a name is unknown, or a recipe is wrong.
     """
-    chosen = [None] if methods is None else _known(words(methods, "--method"), OF_METHOD, "--method")
-    named = [None] if tasks is None else [*TASKS] if tasks == "all" else _known(words(tasks, "--task"), TASKS, "--task")
+    chosen = [None] if methods is None else _known(words(methods, "--method"), METHODS, "--method")
+    named = [None] if tasks is None else _tasks(tasks)
     tried = [None] if rates is None else learning_rates(rates)
+    if recipe is not None:
+        _refuse_text(recipe, overrides)
     plans = itertools.product(named, chosen, tried)
-    cells = [cell for plan in plans for cell in _seeds(recipe, overrides, *plan, seeds)]
-    return list({cell.folder: cell for cell in cells}.values())
+    trials = [trial for plan in plans for trial in _seeds(recipe, overrides, *plan, seeds)]
+    return list({trial.folder: trial for trial in trials}.values())
+
+
+def task_of(trial: Trial) -> str:
+    """The name in TASKS."""
+    task = trial.recipe.data.task
+    assert task is not None
+    return task
+
+
+def trial_of(folder: str, loaded: LoadedRecipe) -> Trial:
+    """The trial that a folder holds.
+
+    Raises:
+        UserError: a run that is there has no task.
+    """
+    if loaded.recipe.data.task is None:
+        raise UserError("is no run on GLUE", where=folder)
+    name = PurePosixPath(folder).name
+    label = name.removesuffix(_suffix(loaded.recipe))
+    return Trial(folder, label.removesuffix(_rank(loaded.recipe)), label, loaded)
+
+
+def _tasks(text: str) -> list[str]:
+    if text.strip().lower() == "all":
+        return [*TASKS]
+    called = {plain(name): task.name for task in TASKS.values() for name in (task.name, task.folder)}
+    return _known([called.get(plain(word), word) for word in words(text, "--task")], TASKS, "--task")
 
 
 def _seeds(
     recipe: str | None, overrides: Sequence[str], task: str | None, method: str | None, rate: float | None, seeds: int
-) -> Iterator[Cell]:
+) -> Iterator[Trial]:
     source, own = _source(recipe, method, overrides)
     fixed = [*own, *overrides, *([f"data.task={task}"] if task else [])]
     fixed += [f"optim.learning_rate={rate!r}"] if rate is not None else []
-    first = load_recipe(source, fixed)
+    first = load_trial(source, fixed, method)
     found = first.recipe.data.task
     if found is None:
-        raise UserError("is no recipe for GLUE", where=source, fix=f"write `extends: {FAMILY}` in it, or name a task")
+        raise UserError("names no task", where=source, fix="name one: --task sst2")
+    name = method or method_of(first.recipe)
     for seed in range(first.recipe.train.seed, first.recipe.train.seed + seeds):
-        yield Cell(found, method or method_of(first.recipe), load_recipe(source, [*fixed, f"train.seed={seed}"]))
+        loaded = load_recipe(source, [*fixed, f"train.seed={seed}"])
+        label = name + _rank(loaded.recipe)
+        yield Trial(f"{found}/{label}{_suffix(loaded.recipe)}", name, label, loaded)
+
+
+def _refuse_text(source: str, overrides: Sequence[str]) -> None:
+    """Raise UserError for a recipe of text, whatever a task would make of its other settings."""
+    if any(each.startswith("data.source=") for each in overrides):
+        return
+    with suppress(RecipeError):  # which may need what the command line adds, and is read once more with it
+        if load_recipe(source).recipe.data.source != "glue":
+            raise UserError("is no recipe for GLUE", where=source, fix=f"write `extends: {GLUE}` in it")
 
 
 def _source(recipe: str | None, method: str | None, overrides: Sequence[str]) -> tuple[str, Sequence[str]]:
     """The recipe of a method, and what makes it that method."""
     if method is None:
-        return recipe or DEFAULT, ()
-    shipped, own = OF_METHOD[method]
-    if recipe is None or recipe == FAMILY or recipe in {name for name, _ in OF_METHOD.values()}:
-        return shipped, own
+        return recipe or GLUE_DEFAULT, ()
+    shipped = METHODS[method].glue
+    if recipe is None or recipe == GLUE or recipe in OWN_RECIPES:
+        if shipped is not None:
+            return shipped, ()
+        recipe = GLUE_DEFAULT
     beside = [each for each in overrides if not each.startswith("optim.")]  # those win over the method's anyway
-    return recipe, settings_of(method, load_recipe(recipe, beside).recipe.optim)
+    return recipe, method_overrides(method, load_recipe(recipe, beside).recipe.optim)
 
 
 def method_of(recipe: Recipe) -> str:
-    """The name in OF_METHOD, or of the variant."""
+    """What a recipe's method is called in the names of folders."""
     optim = recipe.optim
     name: str = optim.adapter or optim.method
     if optim.residual != "none":
         name = optim.residual + ("-rotate" if optim.transport in (None, "rotate") else "")
     return name + ("-8bit" if optim.state_dtype == "8bit" else "")
+
+
+def _rank(recipe: Recipe) -> str:
+    return "" if recipe.optim.method == "full" else f"-r{recipe.optim.rank}"
+
+
+def _suffix(recipe: Recipe) -> str:
+    return f"-lr{recipe.optim.learning_rate:g}-seed{recipe.train.seed}"
 
 
 def _known(names: Sequence[str], table: Collection[str], where: str) -> list[str]:

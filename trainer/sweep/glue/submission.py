@@ -15,13 +15,16 @@ import numpy.typing as npt
 
 from galore.trainer.common.durable import make_directory, replace_file
 from galore.trainer.common.errors import UserError
-from galore.trainer.data.glue.prepare import encode, read_rows
+from galore.trainer.data.glue.prepare import check_splits, encode, read_rows
 from galore.trainer.data.glue.score import predict
 from galore.trainer.evaluate import scored_together
 from galore.trainer.machine.device import choose_device
 from galore.trainer.models.classifier import align_labels
-from galore.trainer.sweep.glue.outcome import Outcome, Standing, last, standings
-from galore.trainer.tasks.glue import HIGHEST_SCORE, LOWEST_SCORE, Task
+from galore.trainer.sweep.glue.grid import task_of
+from galore.trainer.sweep.glue.standing import Scored, last, standings
+from galore.trainer.sweep.options import Trial
+from galore.trainer.sweep.outcome import Outcome
+from galore.trainer.tasks.glue import HIGHEST_SCORE, LOWEST_SCORE, TASKS, Task
 from galore.trainer.tasks.metrics import require_finite
 from galore.trainer.trained.runmodel import load_run_model
 
@@ -99,10 +102,13 @@ def _require_distinct(numbers: npt.NDArray[np.int64], task: Task, split: str) ->
         raise UserError(what, where=f"{task.folder} {split}", fix="fetch the test data again")
 
 
-Told = Callable[[str], None]
+def check_tests(trials: Sequence[Trial]) -> None:
+    """Before anything is trained: are the files of every test split there? Those of the hub are. Raises UserError."""
+    for trial in {(task_of(each), str(each.recipe.data.path)): each for each in trials}.values():
+        check_splits(trial.recipe, trial.loaded.base_dir, TASKS[task_of(trial)].test_splits)
 
 
-def predict_tests(outcomes: Sequence[Outcome], root: Path, tell: Told) -> list[Path]:
+def predict_tests(outcomes: Sequence[Outcome], root: Path, tell: Callable[[str], None]) -> list[Path]:
     """The test splits of every task and method that is done, by its seed with the best validation score.
 
     Returns:
@@ -114,15 +120,15 @@ def predict_tests(outcomes: Sequence[Outcome], root: Path, tell: Told) -> list[P
     return [path for each in standings(outcomes) if each.done for path in _predicted(each, root, tell)]
 
 
-def _predicted(standing: Standing, root: Path, tell: Told) -> Iterator[Path]:
+def _predicted(standing: Scored, root: Path, tell: Callable[[str], None]) -> Iterator[Path]:
     run = max(standing.done, key=lambda each: last(each)[standing.task.headline])
-    recipe = run.cell.recipe
-    stored = load_run_model(str(root / run.cell.folder), str(choose_device(recipe.train.device)))
+    recipe = run.trial.recipe
+    stored = load_run_model(str(root / run.trial.folder), str(choose_device(recipe.train.device)))
     align_labels(stored.model, standing.task, stored.origin)
     folder = root / "submission" / standing.label
     make_directory(folder)
     for split in standing.task.test_splits:
-        rows = read_rows(recipe, split, run.cell.loaded.base_dir)
+        rows = read_rows(recipe, split, run.trial.loaded.base_dir)
         examples = encode(rows, len(rows), stored.tokenizer, recipe.data.max_length)
         answers = predict(stored.model, examples, scored_together(recipe), labelled=False).predictions
         path = write_submission(folder, standing.task, split, answers, rows.indices)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import pytest
 
 from galore.trainer.common.errors import UserError
-from galore.trainer.recipe.load import LoadedRecipe, load_recipe
-from galore.trainer.sweep.compare.grid import METHODS, Cell, grid
+from galore.trainer.recipe.load import load_recipe
+from galore.trainer.recipe.methods import METHODS
+from galore.trainer.sweep.compare.grid import grid
+from galore.trainer.sweep.options import Trial
 
 
 def test_every_seed_sees_every_method_before_the_next() -> None:
-    cells = grid("full, galore", "0.003,0.01", "1,2")
-    assert [cell.folder for cell in cells] == [
+    trials = grid("demo", [], "full, galore", "0.003,0.01", "1,2")
+    assert [trial.folder for trial in trials] == [
         f"{method}-lr{rate}-seed{seed}"
         for seed in (1, 2)
         for method in ("full", "galore")
@@ -20,23 +22,31 @@ def test_every_seed_sees_every_method_before_the_next() -> None:
 
 
 def test_settings_follow_a_method_and_come_after_its_own() -> None:
-    (cell,) = grid("galore:optim.rank=32:optim.update_proj_gap=50", None, None)
-    demo = load_recipe("demo").recipe.optim
-    assert cell.overrides(demo) == ["optim.method=galore", "optim.rank=32", "optim.update_proj_gap=50"]
-    assert cell.folder == "galore_optim.rank_32_optim.update_proj_gap_50"
-    assert load_recipe("demo", cell.overrides(demo)).recipe.optim.rank == 32
+    (trial,) = grid("demo", [], "galore:optim.rank=32:optim.update_proj_gap=50")
+    assert (trial.method, trial.label) == ("galore", "galore:optim.rank=32:optim.update_proj_gap=50")
+    assert trial.folder == "galore_optim.rank_32_optim.update_proj_gap_50"
+    assert (trial.recipe.optim.rank, trial.recipe.optim.update_proj_gap) == (32, 50)
 
 
-def made(recipe: str, cell: Cell, *overrides: str) -> LoadedRecipe:
-    base = load_recipe(recipe, overrides)
-    return load_recipe(recipe, [*overrides, *cell.overrides(base.recipe.optim)])
+def made(method: str, *overrides: str) -> Trial:
+    (trial,) = grid("demo", overrides, method)
+    return trial
+
+
+def test_the_numbers_that_are_not_said_are_the_recipes() -> None:
+    demo, trial = load_recipe("demo").recipe, made("full")
+    assert (trial.learning_rate, trial.seed) == (demo.optim.learning_rate, demo.train.seed)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_is_a_right_recipe(method: str) -> None:
-    (cell,) = grid(method, "1e-3", "7")
-    recipe = made("demo", cell).recipe
-    assert (recipe.optim.learning_rate, recipe.train.seed) == (0.001, 7)
+    (trial,) = grid("demo", [], method, "1e-3", "7")
+    assert (trial.learning_rate, trial.seed) == (0.001, 7)
+
+
+def test_what_a_method_contradicts_names_the_method() -> None:
+    with pytest.raises(UserError, match=r"method galore:optim.rank=0: demo: 1 error"):
+        grid("demo", [], "full,galore:optim.rank=0")
 
 
 @pytest.mark.parametrize(
@@ -55,7 +65,7 @@ def test_every_method_is_a_right_recipe(method: str) -> None:
 )
 def test_wrong_grids_are_refused(methods: str, rates: str | None, seeds: str | None, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        grid(methods, rates, seeds)
+        grid("demo", [], methods, rates, seeds)
 
 
 OTHERS = {
@@ -75,9 +85,8 @@ OTHERS = {
 @pytest.mark.parametrize("base", OTHERS)
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_inherits_nothing_that_belongs_to_another(method: str, base: str) -> None:
-    (cell,) = grid(method, None, None)
-    before, optim = load_recipe("demo", OTHERS[base]).recipe.optim, made("demo", cell, *OTHERS[base]).recipe.optim
-    own = dict(each.removeprefix("optim.").split("=") for each in METHODS[method])
+    before, optim = load_recipe("demo", OTHERS[base]).recipe.optim, made(method, *OTHERS[base]).recipe.optim
+    own = dict(each.removeprefix("optim.").split("=") for each in METHODS[method].settings)
     assert optim.method == own["method"]
     assert optim.inner == own.get("inner", "adamw")
     assert optim.residual == own.get("residual", "none")
@@ -90,11 +99,9 @@ def test_a_method_inherits_nothing_that_belongs_to_another(method: str, base: st
 
 
 def test_what_belongs_to_the_method_itself_is_the_recipes() -> None:
-    (cell,) = grid("galore-8bit", None, None)
-    optim = made("demo", cell, "optim.scale=2", "optim.proj_type=svd", "optim.update_proj_gap=7").recipe.optim
+    optim = made("galore-8bit", "optim.scale=2", "optim.proj_type=svd", "optim.update_proj_gap=7").recipe.optim
     assert (optim.scale, optim.proj_type, optim.update_proj_gap, optim.state_dtype) == (2, "svd", 7, "8bit")
 
 
 def test_the_user_may_scale_a_control() -> None:
-    (cell,) = grid("full:optim.scale=0.5", None, None)
-    assert made("demo", cell).recipe.optim.scale == 0.5
+    assert made("full:optim.scale=0.5").recipe.optim.scale == 0.5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ import pytest
 from galore.trainer.common.errors import Interrupted, RunFailed, UserError
 from galore.trainer.sweep import jobs
 from galore.trainer.sweep.glue.finetune import finetune
-from galore.trainer.sweep.glue.grid import Cell, grid
-from galore.trainer.sweep.glue.outcome import Outcome, best, standings
-from galore.trainer.sweep.glue.sheet import as_object, as_objects, markdown
+from galore.trainer.sweep.glue.grid import grid
+from galore.trainer.sweep.glue.standing import best, standings
 from galore.trainer.sweep.glue.submission import predict_tests, submission_name
+from galore.trainer.sweep.glue.table import as_object, as_objects, markdown
 from galore.trainer.sweep.jobs import Show
+from galore.trainer.sweep.options import Trial
+from galore.trainer.sweep.outcome import Outcome, Sweep
 from galore.trainer.tasks.glue import TASKS
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -39,8 +42,8 @@ def show(told: list[str]) -> Show:
 
 
 @pytest.fixture
-def cells(tiny_roberta: Path, glue_folder: Path) -> Callable[..., list[Cell]]:
-    def make(tasks: str, methods: str = "galore", **more: Any) -> list[Cell]:
+def cells(tiny_roberta: Path, glue_folder: Path) -> Callable[..., list[Trial]]:
+    def make(tasks: str, methods: str = "galore", **more: Any) -> list[Trial]:
         where = [f"model.name_or_path={tiny_roberta}", f"data.path={glue_folder}", *SMALL]
         return grid(None, where, tasks, methods, **more)
 
@@ -48,18 +51,18 @@ def cells(tiny_roberta: Path, glue_folder: Path) -> Callable[..., list[Cell]]:
 
 
 def test_done_is_done_and_new_runs_join(
-    cells: Callable[..., list[Cell]], tmp_path: Path, show: Show, told: list[str]
+    cells: Callable[..., list[Trial]], tmp_path: Path, show: Show, told: list[str]
 ) -> None:
     root = tmp_path / "out"
     first, failed = finetune(cells("rte"), root, False, show)
-    assert (first[0].status, failed) == ("done", {})
+    assert (first.compared[0].status, failed) == ("done", {})
     with pytest.raises(UserError, match="already holds a run of rte/"):
         finetune(cells("rte,sst2"), root, False, show)
     told.clear()
     both, _ = finetune(cells("rte,sst2", "galore,lora"), root, True, show)
-    assert [each.status for each in both] == ["done"] * 4
+    assert [each.status for each in both.compared] == ["done"] * 4
     assert told[0].endswith("rte/galore-r4-lr1e-05-seed42 is done")
-    assert both[0] == first[0]
+    assert both.compared[0] == first.compared[0]
     objects = json.loads((root / "glue.json").read_text())
     assert [(each["task"], each["method"]) for each in objects] == [
         ("rte", "galore"),
@@ -71,19 +74,19 @@ def test_done_is_done_and_new_runs_join(
 
 
 def test_a_task_that_fails_does_not_lose_the_others(
-    cells: Callable[..., list[Cell]], tmp_path: Path, show: Show
+    cells: Callable[..., list[Trial]], tmp_path: Path, show: Show
 ) -> None:
-    outcomes, failures = finetune(cells("cola,rte,qqp"), tmp_path / "out", False, show)
-    assert [each.status.split(":")[0] for each in outcomes] == ["failed", "done", "failed"]
+    found, failures = finetune(cells("cola,rte,qqp"), tmp_path / "out", False, show)
+    assert [each.status.split(":")[0] for each in found.compared] == ["failed", "done", "failed"]
     assert [folder.split("/")[0] for folder in failures] == ["cola", "qqp"]
     text = (tmp_path / "out/glue.md").read_text()
     assert "## Not done\n\n- cola/galore" in text
     assert "| CoLA | matthews_correlation | galore-r4 | 3e-05 | – |" in text
-    assert [each["status"].split(":")[0] for each in as_objects(outcomes)] == ["failed", "done", "failed"]
+    assert [each["status"].split(":")[0] for each in as_objects(found)] == ["failed", "done", "failed"]
 
 
 def test_data_that_is_nowhere_is_an_error_before_anything_is_written(
-    cells: Callable[..., list[Cell]], tmp_path: Path, show: Show, told: list[str]
+    cells: Callable[..., list[Trial]], tmp_path: Path, show: Show, told: list[str]
 ) -> None:
     with pytest.raises(UserError, match="CoLA"):
         finetune(cells("cola,qqp", seeds=2), tmp_path / "out", False, show)
@@ -100,7 +103,7 @@ def test_a_model_that_is_nowhere_is_an_error_before_anything_is_written(
 
 
 def test_bad_input_of_the_only_task_is_told_once(
-    cells: Callable[..., list[Cell]], glue_folder: Path, tmp_path: Path, show: Show, told: list[str]
+    cells: Callable[..., list[Trial]], glue_folder: Path, tmp_path: Path, show: Show, told: list[str]
 ) -> None:
     (glue_folder / "sst2/train.jsonl").write_text('{"sentence": "fine", "label": 7}\n')
     with pytest.raises(UserError, match="the label is 7"):
@@ -110,7 +113,7 @@ def test_bad_input_of_the_only_task_is_told_once(
 
 
 def test_a_run_that_failed_goes_on(
-    cells: Callable[..., list[Cell]], tmp_path: Path, show: Show, monkeypatch: pytest.MonkeyPatch
+    cells: Callable[..., list[Trial]], tmp_path: Path, show: Show, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train = jobs.run_training
 
@@ -123,12 +126,12 @@ def test_a_run_that_failed_goes_on(
     _, failures = finetune(cells("rte,sst2"), tmp_path / "out", False, show)
     assert [error.what for error in failures.values()] == ["the disk is full"]
     monkeypatch.setattr(jobs, "run_training", train)
-    outcomes, failures = finetune(cells("rte,sst2"), tmp_path / "out", True, show)
-    assert ([each.status for each in outcomes], failures) == (["done", "done"], {})
+    found, failures = finetune(cells("rte,sst2"), tmp_path / "out", True, show)
+    assert ([each.status for each in found.compared], failures) == (["done", "done"], {})
 
 
 def test_a_signal_keeps_what_is_done_and_says_how_to_go_on(
-    cells: Callable[..., list[Cell]], tmp_path: Path, show: Show, monkeypatch: pytest.MonkeyPatch
+    cells: Callable[..., list[Trial]], tmp_path: Path, show: Show, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train = jobs.run_training
 
@@ -147,26 +150,35 @@ def test_a_signal_keeps_what_is_done_and_says_how_to_go_on(
 
 @pytest.mark.parametrize("task", ["sst2", "mnli", "stsb", "rte"])
 def test_the_test_splits_are_answered(
-    cells: Callable[..., list[Cell]], tmp_path: Path, show: Show, told: list[str], task: str
+    cells: Callable[..., list[Trial]], tmp_path: Path, show: Show, told: list[str], task: str
 ) -> None:
     root = tmp_path / "out"
-    outcomes, _ = finetune(cells(task), root, False, show)
-    written = predict_tests(outcomes, root, told.append)
+    found, _ = finetune(cells(task), root, False, show)
+    written = predict_tests(found.compared, root, told.append)
     assert [path.name for path in written] == [submission_name(TASKS[task], split) for split in TASKS[task].test_splits]
     lines = written[0].read_text().splitlines()
     assert (lines[0], len(lines)) == ("index\tprediction", 4)
     assert "GLUE's server takes it with all" in told[-1]
 
 
-def outcome(cells: Callable[..., list[Cell]], rate: str, seeds: int, *scores: list[float]) -> list[Outcome]:
+def outcome(cells: Callable[..., list[Trial]], rate: str, seeds: int, *scores: list[float]) -> list[Outcome]:
     made = cells("mrpc", rates=rate, seeds=seeds)
     return [
-        Outcome(cell, "done", tuple({"accuracy": 0.5, "f1": each} for each in own), None, {"f1": 0.8}, 10, 20, 3.0)
+        Outcome(
+            cell,
+            "done",
+            9,
+            10,
+            20,
+            3.0,
+            epochs=tuple({"accuracy": 0.5, "f1": each} for each in own),
+            baseline={"f1": 0.8},
+        )
         for cell, own in zip(made, scores, strict=True)
     ]
 
 
-def test_medians_over_seeds_at_the_best_rate(cells: Callable[..., list[Cell]]) -> None:
+def test_medians_over_seeds_at_the_best_rate(cells: Callable[..., list[Trial]]) -> None:
     low = outcome(cells, "1e-5", 3, [0.9, 0.1], [0.2, 0.3], [0.2, 0.2])
     high = outcome(cells, "1e-4", 3, [0.95, 0.5], [0.6, 0.7], [0.9, 0.6])
     (standing,) = standings([*low, *high])
@@ -177,14 +189,14 @@ def test_medians_over_seeds_at_the_best_rate(cells: Callable[..., list[Cell]]) -
     assert standing.spread("f1", best)["median"] == 0.9
     assert facts["seeds"] == [42, 43, 44]
     assert "| MRPC | f1 | galore-r4 | 0.0001 | 60.00 | 50.00–70.00 | 90.00 | 80.00 | (92.25) |" in markdown(
-        "T", [*low, *high]
+        "T", Sweep([*low, *high], [], {})
     )
 
 
 def test_the_papers_number_stands_beside_the_same_setting_only(tiny_roberta: Path) -> None:
     def published(*more: str) -> tuple[float | None, list[str]]:
         (cell,) = grid(None, list(more), "mrpc", "galore")
-        run = Outcome(cell, "done", ({"accuracy": 0.5, "f1": 0.9},), None, {}, 1, 1, 1.0)
+        run = Outcome(cell, "done", 1, 1, 1, 1.0, epochs=({"accuracy": 0.5, "f1": 0.9},))
         facts = as_object(standings([run])[0])
         return facts["published"], (facts["published_elsewhere"] or {}).get("differs", [])
 
@@ -197,8 +209,8 @@ def test_the_papers_number_stands_beside_the_same_setting_only(tiny_roberta: Pat
     assert published("optim.residual=frugal") == (None, [])
 
 
-def test_alarms_stand_below_the_table(cells: Callable[..., list[Cell]]) -> None:
+def test_alarms_stand_below_the_table(cells: Callable[..., list[Trial]]) -> None:
     (run,) = outcome(cells, "1e-5", 1, [0.8])
-    alarmed = Outcome(run.cell, "done", run.epochs, "the model answers `x`", run.baseline, 1, 1, 1.0)
-    assert "- mrpc/galore-r4-lr1e-05-seed42: the model answers `x`" in markdown("T", [alarmed])
+    alarmed = replace(run, collapsed="the model answers `x`")
+    assert "- mrpc/galore-r4-lr1e-05-seed42: the model answers `x`" in markdown("T", Sweep([alarmed], [], {}))
     assert as_object(standings([alarmed])[0])["collapsed"] == ["the model answers `x`"]

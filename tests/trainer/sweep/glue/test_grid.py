@@ -7,29 +7,29 @@ from pathlib import Path
 import pytest
 
 from galore.trainer.common.errors import UserError
-from galore.trainer.sweep.glue.grid import grid
+from galore.trainer.sweep.glue.grid import grid, task_of
 from galore.trainer.tasks.glue import TASKS
 
 
 def test_by_itself_it_is_the_recipes_task_and_method() -> None:
-    (cell,) = grid(None, [], None, None)
-    assert (cell.task, cell.method, cell.folder) == ("sst2", "galore", "sst2/galore-r4-lr1e-05-seed42")
+    (trial,) = grid(None, [], None, None)
+    assert (task_of(trial), trial.method, trial.folder) == ("sst2", "galore", "sst2/galore-r4-lr1e-05-seed42")
 
 
 def test_every_method_has_a_recipe_of_its_own() -> None:
-    cells = grid(None, [], "cola", "galore,galore-8bit,frugal-rotate,lora,full")
-    assert [cell.label for cell in cells] == ["galore-r4", "galore-8bit-r4", "frugal-rotate-r4", "lora-r8", "full"]
-    assert [cell.learning_rate for cell in cells] == [3e-5, 3e-5, 2e-4, 4e-4, 2e-5]
-    assert [cell.recipe.optim.state_dtype for cell in cells] == ["float32", "8bit", "float32", "float32", "float32"]
-    assert {cell.recipe.train.global_batch_size for cell in cells} == {32}
+    trials = grid(None, [], "cola", "galore,galore-8bit,frugal-rotate,lora,full")
+    assert [trial.label for trial in trials] == ["galore-r4", "galore-8bit-r4", "frugal-rotate-r4", "lora-r8", "full"]
+    assert [trial.learning_rate for trial in trials] == [3e-5, 3e-5, 2e-4, 4e-4, 2e-5]
+    assert [trial.recipe.optim.state_dtype for trial in trials] == ["float32", "8bit", "float32", "float32", "float32"]
+    assert {trial.recipe.train.global_batch_size for trial in trials} == {32}
 
 
 def test_all_tasks_rates_and_seeds() -> None:
-    cells = grid(None, ["train.seed=7"], "all", "galore,lora", "1e-4,2e-4", seeds=3)
-    assert len(cells) == 9 * 2 * 2 * 3 == len({cell.folder for cell in cells})
-    assert list(dict.fromkeys(cell.task for cell in cells)) == list(TASKS)
-    assert {cell.seed for cell in cells} == {7, 8, 9}
-    assert {cell.learning_rate for cell in cells} == {1e-4, 2e-4}
+    trials = grid(None, ["train.seed=7"], "all", "galore,lora", "1e-4,2e-4", seeds=3)
+    assert len(trials) == 9 * 2 * 2 * 3 == len({trial.folder for trial in trials})
+    assert list(dict.fromkeys(task_of(trial) for trial in trials)) == list(TASKS)
+    assert {trial.seed for trial in trials} == {7, 8, 9}
+    assert {trial.learning_rate for trial in trials} == {1e-4, 2e-4}
 
 
 def test_a_method_goes_into_a_recipe_of_ones_own(tmp_path: Path) -> None:
@@ -44,7 +44,7 @@ def test_a_control_takes_nothing_over_from_a_recipe_of_galore(tmp_path: Path) ->
     file = tmp_path / "mine.yaml"
     file.write_text("extends: roberta-glue\noptim: {rank: 4, scale: 4, residual: frugal}\n")
     full, lora, galore = (
-        cell.recipe.optim for cell in grid(str(file), ["data.max_length=64"], "rte", "full,lora,galore")
+        trial.recipe.optim for trial in grid(str(file), ["data.max_length=64"], "rte", "full,lora,galore")
     )
     assert (full.effective_scale, full.residual, lora.residual) == (1.0, "none", "none")
     assert (galore.scale, galore.residual) == (None, "none")  # 4 was the scale of another kind of update
@@ -67,3 +67,15 @@ def test_unknown_names(tasks: str, methods: str | None, said: str) -> None:
 def test_a_recipe_of_text_is_refused() -> None:
     with pytest.raises(UserError, match="is no recipe for GLUE"):
         grid("demo", [], None, None)
+
+
+def test_tasks_are_taken_as_the_tables_print_them() -> None:
+    trials = grid(None, [], "SST-2, CoLA,stsb,STS-B", None)
+    assert [task_of(trial) for trial in trials] == ["sst2", "cola", "stsb"]
+    assert len(grid(None, [], "All", None)) == len(TASKS)
+
+
+def test_a_method_without_a_recipe_of_its_own_goes_into_that_of_galore() -> None:
+    (fira,) = grid(None, [], "cola", "fira-rotate")
+    assert (fira.folder, fira.learning_rate) == ("cola/fira-rotate-r4-lr3e-05-seed42", 3e-5)
+    assert (fira.recipe.optim.residual, fira.recipe.optim.transport) == ("fira", "rotate")

@@ -7,9 +7,11 @@ from statistics import mean, median
 from typing import Any
 
 from galore.trainer.common.format import duration, size
-from galore.trainer.common.markdown import table
-from galore.trainer.sweep.glue.outcome import Outcome, Standing, best, last, standings
+from galore.trainer.common.markdown import section, table
 from galore.trainer.sweep.glue.published import SOURCE
+from galore.trainer.sweep.glue.standing import Scored, best, last, standings
+from galore.trainer.sweep.outcome import Sweep
+from galore.trainer.sweep.table import missing
 
 HEAD = [
     "task",
@@ -28,38 +30,36 @@ HEAD = [
 ]
 
 
-def rows(found: Sequence[Standing]) -> list[list[str]]:
+def rows(found: Sequence[Scored]) -> list[list[str]]:
     """The cells below HEAD, one row per task and method; scores in percent."""
     return [_row(each) for each in found]
 
 
-def markdown(title: str, outcomes: Sequence[Outcome]) -> str:
+def markdown(title: str, sweep: Sweep) -> str:
     """The table, what is alarming or missing, and how to read it."""
-    found = standings(outcomes)
+    found = standings(sweep.compared)
     parts = [f"# {title}\n", table(HEAD, rows(found), "lllrrrrrrrrrr"), _means(found)]
-    alarms = [f"- {run.cell.folder}: {run.collapsed}" for each in found for run in each.done if run.collapsed]
-    parts += ["## Alarms\n", "\n".join(alarms) + "\n"] if alarms else []
-    undone = [f"- {run.cell.folder}: {run.status}" for run in outcomes if run.status != "done"]
-    parts += ["## Not done\n", "\n".join(undone) + "\n"] if undone else []
-    return "\n".join(part for part in [*parts, _NOTES, _differing(found)] if part)
+    alarms = "".join(f"- {run.trial.folder}: {run.collapsed}\n" for each in found for run in each.done if run.collapsed)
+    parts += [section("Alarms", alarms), *missing(sweep), _NOTES, _differing(found)]
+    return "\n".join(part for part in parts if part)
 
 
-def as_objects(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
+def as_objects(sweep: Sweep) -> list[dict[str, Any]]:
     """One JSON object per task and method, at its best learning rate."""
-    return [as_object(each) for each in standings(outcomes)]
+    return [as_object(each) for each in standings(sweep.compared)]
 
 
-def as_object(standing: Standing) -> dict[str, Any]:
+def as_object(standing: Scored) -> dict[str, Any]:
     """Every metric under its scikit-learn name: the median over the seeds after the last epoch. Bytes, seconds."""
-    cell, done = standing.cell, standing.done
-    optim, paper = cell.recipe.optim, standing.published
+    trial, done = standing.trial, standing.done
+    optim, paper = trial.recipe.optim, standing.published
     facts: dict[str, Any] = {
-        "task": cell.task,
-        "method": cell.method,
+        "task": standing.task.name,
+        "method": trial.method,
         "rank": None if optim.method == "full" else optim.rank,
-        "model": cell.recipe.model.name_or_path,
-        "learning_rate": cell.learning_rate,
-        "seeds": [run.cell.seed for run in done],
+        "model": trial.recipe.model.name_or_path,
+        "learning_rate": standing.learning_rate,
+        "seeds": [run.trial.seed for run in done],
         "status": "done" if len(done) == len(standing.runs) else standing.failure,
         "headline": standing.task.headline,
         "published": None if paper is None or standing.differences else paper.score,
@@ -67,13 +67,13 @@ def as_object(standing: Standing) -> dict[str, Any]:
     }
     if not done:
         return facts
-    spreads = {metric: standing.spread(metric, last) for metric in done[0].last}
+    spreads = {metric: standing.spread(metric, last) for metric in last(done[0])}
     return facts | {
         **{metric: spread["median"] for metric, spread in spreads.items()},
         "min": spreads[standing.task.headline]["min"],
         "max": spreads[standing.task.headline]["max"],
         "last_epoch": spreads,
-        "best_epoch": {metric: standing.spread(metric, best) for metric in done[0].best},
+        "best_epoch": {metric: standing.spread(metric, best) for metric in best(done[0])},
         "majority_baseline": dict(done[0].baseline),
         "collapsed": [run.collapsed for run in done if run.collapsed],
         "epochs": len(done[0].epochs),
@@ -83,12 +83,11 @@ def as_object(standing: Standing) -> dict[str, Any]:
     }
 
 
-def _row(each: Standing) -> list[str]:
+def _row(each: Scored) -> list[str]:
     facts = as_object(each)
-    name = [each.task.folder, each.task.headline, each.label, f"{each.cell.learning_rate:g}"]
-    seeds = f"{len(each.done)} of {len(each.runs)}"
+    name = [each.task.folder, each.task.headline, each.label, f"{each.learning_rate:g}"]
     if not each.done:
-        return [*name, *("–" for _ in HEAD[4:-1]), seeds]
+        return [*name, *("–" for _ in HEAD[4:-1]), each.count]
     span = f"{_percent(facts['min'])}–{_percent(facts['max'])}" if len(each.done) > 1 else ""
     alarm = " ⚠" if facts["collapsed"] else ""
     return [
@@ -101,11 +100,11 @@ def _row(each: Standing) -> list[str]:
         size(facts["optimizer_bytes"]),
         size(facts["peak_memory_bytes"]),
         duration(facts["seconds"]),
-        seeds,
+        each.count,
     ]
 
 
-def _paper(each: Standing) -> str:
+def _paper(each: Scored) -> str:
     if each.published is None:
         return ""
     return f"({_percent(each.published.score)})" if each.differences else _percent(each.published.score)
@@ -115,7 +114,7 @@ def _percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.2f}"
 
 
-def _means(found: Sequence[Standing]) -> str:
+def _means(found: Sequence[Scored]) -> str:
     """One line per method that has more than one task."""
     scores: Mapping[str, list[float]] = {each.label: [] for each in found}
     for each in found:
@@ -129,7 +128,7 @@ def _means(found: Sequence[Standing]) -> str:
     return "\n".join(lines) + "\n" if lines else ""
 
 
-def _differing(found: Sequence[Standing]) -> str:
+def _differing(found: Sequence[Scored]) -> str:
     lines = [f"- {each.task.folder}, {each.label}: {', '.join(each.differences)}" for each in found if each.differences]
     return f"Runs whose setting is not the paper's ({SOURCE}):\n\n" + "\n".join(lines) + "\n" if lines else ""
 

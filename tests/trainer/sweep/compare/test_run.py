@@ -12,8 +12,12 @@ import pytest
 from galore.trainer import loop
 from galore.trainer.common.errors import UserError
 from galore.trainer.data.batch import silent
-from galore.trainer.sweep.compare.carry_out import carry_out
+from galore.trainer.recipe.load import load_recipe
 from galore.trainer.sweep.compare.grid import grid
+from galore.trainer.sweep.compare.run import compare
+from galore.trainer.sweep.compare.standing import final_loss
+from galore.trainer.sweep.jobs import Show
+from galore.trainer.sweep.outcome import Outcome, Sweep
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 STEPS = 4
@@ -42,24 +46,32 @@ eval: {{eval_steps: 2, max_tokens: 200}}
     return str(tmp_path / "small.yaml")
 
 
-def compared(recipe: str, out: Path, methods: str, rates: str | None = None, *overrides: str) -> tuple[Any, list[str]]:
+def compared(
+    recipe: str, out: Path, methods: str, rates: str | None = None, *overrides: str
+) -> tuple[list[Outcome], list[str]]:
+    found, told = swept(recipe, out, methods, rates, *overrides)
+    return found.compared, told
+
+
+def swept(recipe: str, out: Path, methods: str, rates: str | None = None, *overrides: str) -> tuple[Sweep, list[str]]:
     told: list[str] = []
-    cells = grid(methods, rates, None)
-    found = carry_out(recipe, overrides, cells, out, lambda loaded: Quiet(), silent, told.append)  # type: ignore[arg-type, return-value]
-    return found, told
+    show = Show(lambda loaded: Quiet(), silent, told.append)  # type: ignore[arg-type, return-value]
+    return compare(load_recipe(recipe, overrides), grid(recipe, overrides, methods, rates), out, show), told
 
 
-def test_table_json_and_picture_say_what_the_runs_came_to(recipe: str, tmp_path: Path) -> None:
+def test_table_json_and_plot_say_what_the_runs_came_to(recipe: str, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     found, _ = compared(recipe, tmp_path / "out", "full,galore", "0.003,0.01")
     assert [each.status for each in found] == ["done"] * 4
-    assert all(len(each.curve) == 2 and each.tokens == STEPS * 4 * 32 for each in found)
+    assert all(
+        len(each.held_out) == 2 and len(each.training) == STEPS and each.tokens == STEPS * 4 * 32 for each in found
+    )
     full, galore = found[0], found[2]
     assert galore.optimizer_bytes < full.optimizer_bytes
-    sheet = (tmp_path / "out" / "compare.md").read_text()
-    best = min((each for each in found if each.cell.method == "galore"), key=lambda each: each.loss_nats)
-    assert f"| galore | {best.cell.learning_rate:g} | {best.loss_nats:.4f} |" in sheet
-    assert sheet.count("| galore |") == 3  # the best, and each learning rate
+    table = (tmp_path / "out" / "compare.md").read_text()
+    best = min((each for each in found if each.trial.label == "galore"), key=lambda each: final_loss(each) or 0)
+    assert f"| galore | {best.trial.learning_rate:g} | {final_loss(best):.4f} |" in table
+    assert table.count("| galore |") == 3  # the best, and each learning rate
     told = json.loads((tmp_path / "out" / "compare.json").read_text())
     assert len(told["runs"]) == 4
     assert {each["method"] for each in told["best"]} == {"full", "galore"}
@@ -103,3 +115,42 @@ def test_a_directory_of_another_recipe_is_refused_before_anything_runs(recipe: s
     with pytest.raises(UserError, match=r"another recipe: train.max_steps: 4 → 5"):
         compared(recipe, tmp_path / "out", "galore,full", None, "train.max_steps=5")
     assert not (tmp_path / "out" / "galore").exists()
+
+
+def test_a_smaller_call_keeps_what_lies_in_the_folder(recipe: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first, _ = compared(recipe, out, "full,galore:optim.rank=4", "0.003,0.01")
+    again, _ = compared(recipe, out, "galore:optim.rank=4", "0.01")
+    assert {(each.trial.label, each.trial.folder, each.held_out) for each in again} == {
+        (each.trial.label, each.trial.folder, each.held_out) for each in first
+    }
+    table = (out / "compare.md").read_text()
+    assert table.count("| full |") == table.count("| galore:optim.rank=4 |") == 3
+    (out / "compare.json").unlink()  # of the folder alone
+    compared(recipe, out, "lora")
+    table = (out / "compare.md").read_text()
+    assert table.count("| full |") == table.count("| galore_optim.rank_4 |") == 3
+
+
+def test_runs_of_other_settings_are_told_apart(recipe: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    compared(recipe, out, "full", "0.003")
+    (out / "torn").mkdir()
+    (out / "torn/recipe.yaml").write_text("optim: {rank")
+    found, _ = swept(recipe, out, "full,galore:train.max_steps=3", "0.01", "train.max_steps=2")
+    assert [each.trial.folder for each in found.compared] == ["full-lr0.01", "galore_train.max_steps_3-lr0.01"]
+    text = (out / "compare.md").read_text()
+    (other,) = found.other
+    loss = f"{other.held_out[-1][1]:.4f}"
+    apart = f"- full-lr0.003: done, held-out loss {loss}; train.max_steps is 4, not 2\n"
+    assert f"## Of other settings, not compared\n\n{apart}" in text
+    assert "- torn: its recipe cannot be read: " in text
+    runs = json.loads((out / "compare.json").read_text())["runs"]
+    assert [run.get("differs") for run in runs] == [None, None, ["train.max_steps is 4, not 2"]]
+    again, _ = swept(recipe, out, "full", "0.01", "train.max_steps=2")
+    assert {*again.apart} == {"full-lr0.003"}
+
+
+def test_a_run_without_a_rate_is_at_the_recipes(recipe: str, tmp_path: Path) -> None:
+    compared(recipe, tmp_path / "out", "full")
+    assert "| full | 0.01 |" in (tmp_path / "out" / "compare.md").read_text()

@@ -1,0 +1,116 @@
+"""The methods that verbs know by name: what each is, the settings that make a recipe it, and the line that names it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from galore.trainer.common.format import counted
+
+if TYPE_CHECKING:
+    from galore.trainer.recipe.schema.optim import OptimSection
+
+GLUE = "roberta-glue"
+GLUE_DEFAULT = f"{GLUE}-galore-r4"
+
+
+@dataclass(frozen=True)
+class Method:
+    """One method. `settings`: overrides that make a recipe it; `glue`: its own shipped recipe for GLUE, with its own rates."""
+
+    name: str
+    help: str
+    settings: tuple[str, ...]
+    glue: str | None = None
+
+
+def _galore(name: str, help: str, *settings: str, glue: str | None = None) -> Method:
+    return Method(name, help, ("optim.method=galore", *settings), glue)
+
+
+_ALL = (
+    Method("full", "AdamW, the control", ("optim.method=full",), f"{GLUE}-full"),
+    Method("full-8bit", "AdamW with 8-bit states", ("optim.method=full", "optim.state_dtype=8bit")),
+    Method("adafactor", "at full rank", ("optim.method=full", "optim.inner=adafactor")),
+    Method("muon", "at full rank", ("optim.method=full", "optim.inner=muon")),
+    _galore("galore", "moments rotate with the subspace", glue=GLUE_DEFAULT),
+    _galore("galore-8bit", "with 8-bit states", "optim.state_dtype=8bit"),
+    _galore("galore-keep", "moments stay as they are, as in the paper", "optim.transport=keep"),
+    _galore("galore-svd", "the same, by exact SVD", "optim.proj_type=svd", "optim.transport=keep"),
+    _galore("ldadam", "rotating moments, said explicitly", "optim.transport=rotate"),
+    _galore("fira", "the rest of the gradient, scaled", "optim.residual=fira", "optim.transport=keep"),
+    _galore("fira-rotate", "with rotating moments", "optim.residual=fira", "optim.transport=rotate"),
+    _galore("apollo", "scales channels, random subspace", "optim.residual=apollo", "optim.proj_type=random"),
+    _galore(
+        "apollo-mini",
+        "scales matrices, rank 1",
+        "optim.residual=apollo-mini",
+        "optim.proj_type=random",
+        "optim.rank=1",
+    ),
+    _galore(
+        "q-galore",
+        "INT4 projectors, lazy refresh, 8-bit states",
+        "optim.state_dtype=8bit",
+        "optim.projector_dtype=int4",
+        "optim.refresh_overlap=0.4",
+        "optim.transport=keep",
+    ),
+    _galore("dct", "subspace of cosines", "optim.proj_type=dct", "optim.transport=rotate"),
+    _galore("sumo", "exact orthogonalization in the subspace", "optim.inner=sumo", "optim.transport=rotate"),
+    _galore("galore-muon", "Newton-Schulz in the subspace", "optim.inner=muon", "optim.transport=rotate"),
+    _galore("galore-adafactor", "Adafactor in the subspace", "optim.inner=adafactor", "optim.transport=rotate"),
+    _galore("frugal", "signs of the rest", "optim.residual=frugal", "optim.transport=reset"),
+    _galore(
+        "frugal-rotate",
+        "with rotating moments",
+        "optim.residual=frugal",
+        "optim.transport=rotate",
+        glue=f"{GLUE}-frugal-r4",
+    ),
+    Method("lora", "adapters", ("optim.method=lora",), f"{GLUE}-lora-r8"),
+    Method("relora", "adapters, merged and restarted", ("optim.method=lora", "optim.adapter=relora")),
+    Method("low-rank", "W = B·A", ("optim.method=lora", "optim.adapter=factors", "optim.lora_dropout=0")),
+)
+METHODS = {each.name: each for each in _ALL}
+
+
+def listed() -> str:
+    """Every method with what it is, for the help of a verb."""
+    return "; ".join(f"{each.name} ({each.help})" for each in _ALL)
+
+
+RULES = {
+    "adamw": "AdamW",
+    "adafactor": "Adafactor",
+    "muon": "Muon, AdamW beside the target matrices",
+}  # what full rank offers
+
+
+def described(optim: OptimSection) -> str:
+    """The method of a recipe in one line, as the header of a run has it."""
+    states = f"{optim.state_dtype} states"
+    if optim.method == "galore":
+        refresh = "" if optim.proj_type == "random" else f", refresh {optim.effective_refresh}"
+        refresh += "" if optim.refresh_overlap is None else f", lazy from an overlap of {optim.refresh_overlap}"
+        inner = "" if optim.inner == "adamw" else f", {optim.inner}"
+        residual = "" if optim.residual == "none" else f", residual {optim.residual}"
+        transport = f", moments {optim.effective_transport}"
+        weights = "" if optim.weight_dtype is None else f", {optim.weight_dtype} weights"
+        return (
+            f"GaLore r={optim.rank}, α={optim.effective_scale}, T={optim.update_proj_gap}, {optim.proj_type}{refresh}"
+            f"{', staggered' if optim.stagger else ''}, update {optim.update}{inner}{residual}{transport}{weights}, {states}"
+        )
+    if optim.method == "lora":
+        return f"{_adapter(optim)}, {states}"
+    return f"full-rank {RULES[optim.inner]}, factor {optim.effective_scale} on the target matrices, {states}"
+
+
+def _adapter(optim: OptimSection) -> str:
+    if optim.adapter == "factors":
+        return f"products of rank {optim.rank} in place of the target matrices, factor {optim.effective_scale} on them"
+    adapter = f"LoRA r={optim.rank}, α={optim.lora_alpha}"
+    if optim.adapter != "relora":
+        return adapter
+    every = "quarter of the run" if optim.relora_gap is None else counted(optim.relora_gap, "step")
+    return f"Re{adapter}, merged every {every}"

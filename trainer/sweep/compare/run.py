@@ -1,0 +1,46 @@
+"""Run a comparison: every trial that is not done, one after the other, and what the folder holds after each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from galore.trainer.recipe.load import LoadedRecipe
+from galore.trainer.recipe.schema.resume import changed_mathematics
+from galore.trainer.sweep.compare import table
+from galore.trainer.sweep.compare.grid import labels_of, trial_of
+from galore.trainer.sweep.compare.plot import draw
+from galore.trainer.sweep.compare.standing import differences
+from galore.trainer.sweep.jobs import Show, run_trials
+from galore.trainer.sweep.options import Trial
+from galore.trainer.sweep.outcome import OWN, Sweep, beside
+from galore.trainer.sweep.table import write
+
+
+def compare(base: LoadedRecipe, trials: Sequence[Trial], root: Path, show: Show) -> Sweep:
+    """Run what of `trials` is not done under `root`; write compare.md, compare.json and compare.png there after each.
+
+    A run that fails is told in the table, and the others go on. Runs that are there are taken up or passed over, and those
+    of earlier calls stand beside them.
+
+    Raises:
+        UserError: a run that is there was another one. Interrupted: by a signal, all saved.
+    """
+    firsts = {trial.label: trial for trial in reversed(trials)}
+    for label in dict.fromkeys(trial.label for trial in trials):
+        show.tell(f"{label}: {_changes(base, firsts[label]) or f'{base.name} as it is'}")
+    labels, title = labels_of(root / "compare.json"), f"{base.name}: methods compared"
+    more = beside(root, trials, 1, lambda folder, loaded: trial_of(folder, loaded, labels), differences)
+
+    def written(found: Sweep) -> None:
+        plot = partial(draw, found.compared, title)
+        write(root, "compare", table.markdown(title, found), table.as_object(found), plot)
+
+    return run_trials(trials, more, root, show, written, go_on="the same command goes on")[0]
+
+
+def _changes(base: LoadedRecipe, trial: Trial) -> str:
+    """What a method changes in the recipe; its rates and seeds stand in the table."""
+    changes = changed_mathematics(base.recipe, trial.recipe)
+    return ", ".join(each for each in changes if not each.startswith(tuple(f"{key}:" for key in OWN)))

@@ -1,0 +1,55 @@
+"""How the methods of a comparison stand: held-out loss over the seeds, and the best learning rate of each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import mean
+
+from galore.trainer.sweep.options import Trial
+from galore.trainer.sweep.outcome import OWN, Outcome, Standing, differing, grouped
+
+
+@dataclass(frozen=True)
+class Compared(Standing):
+    """A method at one learning rate, over its seeds that are done."""
+
+    @property
+    def losses(self) -> list[float]:
+        return [loss for run in self.done if (loss := final_loss(run)) is not None]
+
+    @property
+    def loss(self) -> float | None:
+        """Mean over the seeds; None where none is done."""
+        return mean(self.losses) if self.losses else None
+
+
+def final_loss(run: Outcome) -> float | None:
+    """The last held-out loss of a run that is done, nats per token."""
+    return run.held_out[-1][1] if run.done and run.held_out else None
+
+
+def standings(outcomes: Sequence[Outcome]) -> list[Compared]:
+    """Methods and learning rates, the lowest mean loss first; those without a result last."""
+    found = [Compared(runs) for runs in grouped(outcomes, lambda trial: (trial.label, trial.learning_rate))]
+    return sorted(found, key=lambda each: (each.loss is None, each.loss or 0.0))
+
+
+def best_of_each(found: Sequence[Compared]) -> list[Compared]:
+    """Of every method its best learning rate, in the order of `standings`."""
+    best: dict[str, Compared] = {}
+    for each in found:
+        if each.loss is not None:
+            best.setdefault(each.label, each)
+    return list(best.values())
+
+
+def differences(trial: Trial, among: Sequence[Trial]) -> list[str]:
+    """What keeps `trial` from being compared: another model, other data or steps; in one method any other setting at all.
+
+    Settings that a method carries, and which its folder names, are its own.
+    """
+    same = next((each for each in among if each.label == trial.label), None)
+    if same is not None:
+        return differing(trial, same, OWN.__contains__)
+    return differing(trial, among[0], lambda key: key in OWN or key.startswith("optim.") or key in trial.folder)

@@ -1,0 +1,103 @@
+"""What the options of a sweep say: names and numbers between commas, and the trial that each combination is."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from galore.trainer.common.errors import UserError
+from galore.trainer.common.printable import shortened
+from galore.trainer.common.suggest import nearest
+from galore.trainer.recipe.change import not_inherited, spelled
+from galore.trainer.recipe.load import LoadedRecipe, load_recipe
+from galore.trainer.recipe.methods import METHODS
+from galore.trainer.recipe.parse.problems import RecipeError
+from galore.trainer.recipe.schema.optim import OptimSection
+from galore.trainer.recipe.schema.recipe import Recipe
+
+RATES, SEEDS = "--learning-rates", "--seeds"
+LARGEST_SEED, LONGEST_SEED = 2**63 - 1, 20  # and its digits
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run of a sweep, kept in `folder` below that of all. Trials of one `label` differ in learning rate and seed only."""
+
+    folder: str
+    method: str
+    label: str
+    loaded: LoadedRecipe
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.loaded.recipe
+
+    @property
+    def learning_rate(self) -> float:
+        return self.recipe.optim.learning_rate
+
+    @property
+    def seed(self) -> int:
+        return self.recipe.train.seed
+
+
+def method_overrides(name: str, optim: OptimSection) -> list[str]:
+    """Overrides that make a recipe with that `optim` the method of METHODS, free of what belongs to another method."""
+    own = METHODS[name].settings
+    chosen = dict(each.removeprefix("optim.").split("=") for each in own)
+    return [*spelled(not_inherited(optim, chosen)), *own]
+
+
+def load_trial(recipe: str, overrides: Sequence[str], method: str | None) -> LoadedRecipe:
+    """A recipe made the `method` that was asked for by name. Raises UserError, which names the method."""
+    try:
+        return load_recipe(recipe, overrides)
+    except RecipeError as error:
+        if method is None:
+            raise
+        raise UserError(error.what, where=f"method {method}") from error
+
+
+def words(text: str, where: str) -> list[str]:
+    """What stands between commas. Raises UserError, which names the option `where`."""
+    words = [word.strip() for word in text.split(",")]
+    if not all(words):
+        raise UserError(f"{text!r} names nothing between two commas", where=where, fix="write a,b,c")
+    return words
+
+
+def refuse_unknown(name: str, known: Collection[str], kind: str, where: str) -> None:
+    """Raise UserError, with the nearest, for a `name` that is none of `known`; `kind` is what they are."""
+    if name in known:
+        return
+    near = nearest(name, known)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise UserError(f"there is no {kind} {name!r}", where=where, fix=f"{hint}there are {', '.join(known)}")
+
+
+def learning_rates(text: str) -> list[float]:
+    """Positive numbers between commas. Raises UserError."""
+    return [_rate(word) for word in words(text, RATES)]
+
+
+def seeds(text: str) -> list[int]:
+    """Whole numbers between commas. Raises UserError."""
+    return [_seed(word) for word in words(text, SEEDS)]
+
+
+def _rate(word: str) -> float:
+    try:
+        value = float(word)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise UserError(f"{word!r} is no learning rate", where=RATES, fix="write positive numbers, such as 0.003,0.01")
+    return value
+
+
+def _seed(word: str) -> int:
+    if not word.isdecimal() or len(word) > LONGEST_SEED or int(word) > LARGEST_SEED:
+        raise UserError(
+            f"{shortened(word, LONGEST_SEED)!r} is no seed", where=SEEDS, fix="write whole numbers, such as 1,2,3"
+        )
+    return int(word)

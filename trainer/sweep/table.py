@@ -1,0 +1,35 @@
+"""What a sweep writes: Markdown whose last parts are what is missing, JSON, and a plot where there is something to draw."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from galore.trainer.common.durable import replace_file
+from galore.trainer.common.markdown import section
+from galore.trainer.sweep.outcome import Sweep
+
+
+def missing(found: Sweep) -> list[str]:
+    """Sections of the runs that the table does not have: not done, or of other settings."""
+    parts = [
+        section("Not done", _lines(found.undone)),
+        section("Of other settings, not compared", _lines(found.apart)),
+    ]
+    return [part for part in parts if part]
+
+
+def write(root: Path, stem: str, markdown: str, objects: Any, plot: Callable[[], bytes | None]) -> None:
+    """STEM.md, STEM.json and STEM.png under `root`, each whole or not at all."""
+    replace_file(root / f"{stem}.md", markdown)
+    replace_file(root / f"{stem}.json", json.dumps(objects, indent=2) + "\n")
+    with suppress(ImportError):  # the table says all of it
+        if png := plot():
+            replace_file(root / f"{stem}.png", png)
+
+
+def _lines(reasons: Mapping[str, str]) -> str:
+    return "".join(f"- {folder}: {why}\n" for folder, why in reasons.items())
