@@ -66,7 +66,7 @@ class GroupSettings:
     )
     inner: InnerRule = option(
         "adamw",
-        "Rule of the update (docs/optimizer.md): AdamW, Adafactor, orthogonalised momentum by Newton-Schulz (muon) or exactly (sumo)",
+        "Rule of the update (docs/optimizer.md): AdamW, Adafactor, orthogonalized momentum by Newton-Schulz (muon) or exactly (sumo)",
     )
     momentum: float = option(0.95, "muon, sumo: decay of the momentum", ge=0, lt=1)
     transport: Transport | None = option(

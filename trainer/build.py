@@ -82,7 +82,7 @@ def build(loaded: LoadedRecipe, directory: RunDir, console: Console, progress: P
     device = choose_device(recipe.train.device)
     choose_threads(recipe.train.num_threads)
     if recipe.data.task is None:
-        refuse_encoder(recipe.model, loaded.base_dir)  # before hours of tokenising
+        refuse_encoder(recipe.model, loaded.base_dir)  # before hours of tokenizing
     data = read_data(recipe, loaded.base_dir, progress)
     for note in data.notes:
         console.message(note)
@@ -178,7 +178,7 @@ def total_steps(recipe: Recipe, data: Data) -> int:
 
 
 def _refuse_other_mathematics(directory: RunDir, recipe: Recipe) -> None:
-    """By what the checkpoints were trained with; the run's recipe, a file anybody may edit, counts where there is none."""
+    """Compare with what the checkpoints were trained with; without one, with the run's recipe, which may be edited."""
     state = newest_state(directory.checkpoints)
     if identity.KEY in state:
         identity.require_same_recipe(state, recipe, directory.root)

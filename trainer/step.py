@@ -18,7 +18,7 @@ from galore.trainer.optim import GaLoreAdamW, StepReport
 class StepResult:
     """`loss_nats` is the mean cross-entropy over the step's targets before the update; squared error where they are scores.
 
-    `restarted`: adapters that were merged and started anew after it. `z_loss`: what was optimised beside the
+    `restarted`: adapters that were merged and started anew after it. `z_loss`: what was optimized beside the
     cross-entropy, per target and with its coefficient.
     """
 

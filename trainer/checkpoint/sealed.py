@@ -63,7 +63,7 @@ def _stamped(folder: Path, manifest: Manifest) -> States:
 
 
 def _stamp(folder: Path, manifest: Manifest, states: States) -> None:
-    """Without one, for instance in a folder that cannot be written, every file is read at every start."""
+    """Write the stamp. Without one, as in a folder that cannot be written, every file is read at every start."""
     if states:
         with suppress(OSError):
             replace_file(folder / STAMP, json.dumps({"manifest": manifest.self_sha256, "files": states}))

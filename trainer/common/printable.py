@@ -48,7 +48,7 @@ def _printable(letter: str) -> str:
 
 
 def shortened(text: str, longest: int) -> str:
-    """At most `longest` letters: what is left out is left out before the end, which tells as much as the beginning."""
+    """`text` in at most `longest` letters: the gap lies before the end, which tells as much as the beginning."""
     if len(text) <= longest:
         return text
     tail = longest // 4

@@ -31,7 +31,7 @@ def silent(done_bytes: int, total_bytes: int, what: str) -> None:
 
 
 def throttled(progress: Progress) -> Progress:
-    """The same progress, told ten times a second at most: there are many documents in a second."""
+    """`progress`, told ten times a second at most: there are many documents in a second."""
     last = dict[str, float]()
 
     def report(done_bytes: int, total_bytes: int, what: str) -> None:

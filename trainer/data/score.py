@@ -77,7 +77,7 @@ def batch_loss(model: nn.Module, split_head: SplitHead, batch: Batch) -> tuple[f
 
 @contextmanager
 def scoring(model: nn.Module) -> Iterator[None]:
-    """Without gradients and dropout; the model is left in the mode it was in."""
+    """A context without gradients and dropout; the model is left in the mode it was in."""
     was_training = model.training
     model.eval()
     try:

@@ -183,7 +183,7 @@ class Adviser:
         return profile is not None and profile.fits is True
 
     def _profile(self, settings: Settings) -> Need | None:
-        """None where the changed recipe contradicts itself."""
+        """The profile of the changed recipe; None where it contradicts itself."""
         key = repr(sorted(settings.items()))
         if key not in self._known:
             other = changed(self.loaded, settings)

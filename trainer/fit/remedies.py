@@ -53,7 +53,7 @@ def _micro_batch(recipe: Recipe) -> Iterator[Settings]:
 
 
 def _checkpointing(recipe: Recipe) -> Iterator[Settings]:
-    """Of a few blocks first, where the recipe says how many there are."""
+    """Checkpointing of a few blocks first, where the recipe says how many there are."""
     now = recipe.train.gradient_checkpointing
     if now is not True:
         yield from ({"train.gradient_checkpointing": blocks} for blocks in some_blocks(recipe) if blocks > now)

@@ -16,7 +16,7 @@ HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class StopOnSignal:
-    """While entered, the first of the handled signals only sets `requested`; the second leaves at once.
+    """A context in which the first of the handled signals only sets `requested`; the second leaves at once.
 
     A second SIGHUP says nothing new: a closing terminal sends one by its kernel and one by its shell. One that is ignored
     on entry, as `nohup` asks for, stays ignored.

@@ -113,7 +113,7 @@ def require_sizes(values: Mapping[str, Any], source: str) -> None:
 
 
 def require_layers(values: Mapping[str, Any]) -> None:
-    """The same of a configuration that is not built yet, some of which make a list as long as the model is deep."""
+    """Refuse such a depth before a configuration is built: some make a list as long as the model is deep."""
     for name, value in values.items():
         if isinstance(value, dict):
             require_layers(value)

@@ -81,8 +81,8 @@ def align_labels(model: PreTrainedModel, task: Task, source: str) -> None:
 
 
 def label_order(config: PreTrainedConfig, task: Task, source: str) -> list[int] | None:
-    """For each label of `task`, the output of the stored head that means it; None where the outputs have no names, are a
-    score, or too many or too few for a head to be kept.
+    """The stored head's output for each label of `task`; None where the outputs have no names, are a score, or too many
+    or too few for a head to be kept.
 
     Raises:
         UserError: as many names as the task has labels, and not the same ones.

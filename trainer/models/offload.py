@@ -48,7 +48,7 @@ class CudaCopies:
         torch.cuda.current_stream(self.device).wait_event(done)
 
     def _copy(self, to: Tensor, source: Tensor) -> tuple[Tensor, torch.cuda.Event]:
-        """After all that the computation has been asked for: it makes `source`, or may still use the memory of `to`."""
+        """A copy after all queued computation, which makes `source`, or may still use the memory of `to`."""
         self.stream.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(self.stream):
             to.copy_(source, non_blocking=True)
@@ -70,7 +70,7 @@ class MetaCopies:
 
 
 class NoCopies:
-    """On the CPU tensors are on the host as they are."""
+    """The CPU's copies, none: its tensors are on the host as they are."""
 
     def send(self, tensor: Tensor) -> tuple[Tensor, None]:
         return tensor, None

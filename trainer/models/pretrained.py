@@ -52,7 +52,7 @@ def read_config(source: str, revision: str | None) -> PreTrainedConfig:
     """The configuration of a model folder or hub name.
 
     Raises:
-        UserError: it cannot be read, would need code of its own, describes quantised weights, or there is none but an
+        UserError: it cannot be read, would need code of its own, describes quantized weights, or there is none but an
             adapter's.
     """
     _refuse_adapter(source)
@@ -64,10 +64,10 @@ def read_config(source: str, revision: str | None) -> PreTrainedConfig:
         require_sizes(values, source)
         require_layers(values)
         config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
-    if quantised := getattr(config, "quantization_config", None):
-        kind = quantised.get("quant_method", "unknown") if isinstance(quantised, dict) else "unknown"
+    if quantized := getattr(config, "quantization_config", None):
+        kind = quantized.get("quant_method", "unknown") if isinstance(quantized, dict) else "unknown"
         raise UserError(
-            f"{source} holds quantised weights ({kind}), which cannot be trained",
+            f"{source} holds quantized weights ({kind}), which cannot be trained",
             where=WHERE,
             fix="start from the float weights",
         )
@@ -167,7 +167,7 @@ def _refuse_two_for_one(model: Any, source: str) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without transformers' table of tensors that are missing or left over: what matters of it is an error here."""
+    """A context without transformers' table of tensors missing or left over: what matters of it is an error here."""
     level = logging.get_verbosity()
     logging.set_verbosity_error()
     try:

@@ -59,7 +59,7 @@ class Stored(Optimizer):
             group["clock"] = clock
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As in torch, except that moments and projectors keep their own dtype instead of the parameter's.
+        """Load a state as torch does, except that moments and projectors keep their own dtype, not the parameter's.
 
         Numbers of the saved groups count from now on; what an update is composed of stays as this optimizer was made.
 

@@ -184,7 +184,7 @@ def _memory(axes: Any, history: History) -> bool:
 
 
 def _second_axis(axes: Any, forward: Any, inverse: Any, label: str) -> None:
-    """The same values in another unit, on the right, with round numbers for ticks."""
+    """An axis on the right, of the values in another unit, with round numbers for ticks."""
     second = axes.secondary_yaxis("right", functions=(forward, inverse))
     second.set_ylabel(label)
     low, high = (float(forward(edge)) for edge in axes.get_ylim())

@@ -142,7 +142,7 @@ class RunDir:
         return is_lost(self.lock)
 
     def require_own(self) -> None:
-        """Before anything is written by name: hours may have passed since the lock was taken.
+        """Check, before anything is written by name, that it is this run's: hours may have passed since it was locked.
 
         Raises:
             Ended: the name is no longer that of the directory this run began in; what is saved, and where.
@@ -186,7 +186,7 @@ class RunDir:
         return facts if isinstance(facts, dict) else {}
 
     def _leave_no_trace(self) -> None:
-        """Unless there is something: a directory that is not empty cannot be removed."""
+        """Remove the directories that were made, unless there is something: one that is not empty cannot be removed."""
         with suppress(OSError):
             if not self._contents() and not self.is_lost:
                 self.lock.unlink()

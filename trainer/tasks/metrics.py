@@ -102,7 +102,7 @@ def _accuracy(true: Array, predicted: Array) -> float:
 
 
 def _f1(true: Array, predicted: Array) -> float:
-    """Of class 1: paraphrase, duplicate."""
+    """F1 of class 1: paraphrase, duplicate."""
     from sklearn.metrics import f1_score
 
     return float(f1_score(true, predicted, labels=[1], average=None, zero_division=0.0)[0])

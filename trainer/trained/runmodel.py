@@ -180,7 +180,7 @@ def _of_name(source: str, device: str) -> StoredModel:
 
 
 def _ready(model: PreTrainedModel, device: str) -> PreTrainedModel:
-    """On the paths a run takes on this device, so that a score is the one the run itself computed."""
+    """The model on the paths a run takes on this device, so that a score is the one the run itself computed."""
     if device == "cpu":
         optimize_decoder(model)
     return model.eval()

@@ -67,7 +67,7 @@ def passed_over(paths: str | list[str], base_dir: Path, files: Sequence[DataFile
 
 
 def format_of(path: Path) -> Format | None:
-    """By the last suffix before `.gz`."""
+    """The format that the last suffix before `.gz` names."""
     return FORMAT_OF_SUFFIX.get(Path(path.name.removesuffix(".gz")).suffix.lower())
 
 

@@ -97,7 +97,7 @@ class BadRows:
     noted: Counter[str] = field(default_factory=Counter)  # by the words of `chat.Example.notes`
     first: dict[Kind, str] = field(default_factory=dict)  # where each kind was first met
     files: dict[Kind, set[str]] = field(default_factory=dict)  # those of each kind, where rows come from files
-    _lock: threading.Lock = field(default_factory=threading.Lock)  # rows are read and tokenised in two threads
+    _lock: threading.Lock = field(default_factory=threading.Lock)  # rows are read and tokenized in two threads
 
     def add(self, bad: BadRow, where: str, file: str | None = None) -> None:
         """Count one bad row.

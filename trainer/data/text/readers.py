@@ -114,7 +114,7 @@ def read_parquet(stream: ByteStream, section: DataSection) -> Iterator[Row]:
 
 
 def read_arrow(stream: ByteStream, section: DataSection) -> Iterator[Row]:
-    """The same of a stream of Arrow record batches, which is what `save_to_disk` of datasets writes."""
+    """The column of a stream of Arrow record batches, which is what `save_to_disk` of datasets writes."""
     arrow = require("pyarrow")
     with _readable(stream, "Arrow"):
         table = _Batches(arrow.ipc.open_stream(stream.plain))

@@ -272,7 +272,7 @@ def _crossed(encoding: Any, borders: Sequence[int]) -> bool:
 
 
 def _exact(backend: Tokenizer) -> Tokenizer:
-    """The same tokenizer without its post-processor, which would move the bounds of tokens away from white space."""
+    """The tokenizer without its post-processor, which would move the bounds of tokens away from white space."""
     state = json.loads(backend.to_str())
     state["post_processor"] = None
     return Tokenizer.from_str(json.dumps(state))

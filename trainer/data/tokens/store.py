@@ -1,4 +1,4 @@
-"""Tokenised documents on disk: flat token ids and document offsets, read where they are asked for."""
+"""Tokenized documents on disk: flat token ids and document offsets, read where they are asked for."""
 
 from __future__ import annotations
 

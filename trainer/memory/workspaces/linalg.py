@@ -18,7 +18,7 @@ QR_LEAST = 196608  # elements: geqrf of even a 3×3 matrix (cuSOLVER 12, JAX's c
 
 
 class Sizes(NamedTuple):
-    """Of a batch of matrices: rows, columns, the lesser of both, bytes per element, matrices."""
+    """The sizes of a batch of matrices: rows, columns, the lesser of both, bytes per element, matrices."""
 
     m: int
     n: int

@@ -39,7 +39,7 @@ class Product(nn.Module):
         return _linear((b.float() @ a.float()).to(b.dtype), self.factor_b.bias)
 
 
-def factorise(model: PreTrainedModel, optim: OptimSection, seed: int) -> PreTrainedModel:
+def factorize(model: PreTrainedModel, optim: OptimSection, seed: int) -> PreTrainedModel:
     """`model`, in place, with a `Product` for each linear layer under `optim.target_modules`; whose weights are gone.
 
     A and B are Gaussian, drawn in float32 from (seed, layer) and cast, of one deviation σ with √r·σ² the model's

@@ -92,7 +92,7 @@ def adapter_ranks(model: nn.Module, optim: OptimSection) -> dict[str, int]:
 
 
 def not_adapted(model: nn.Module, optim: OptimSection) -> list[str]:
-    """Those of `optim.target_modules` that match nothing of a classifier but embeddings and its head: GaLore projects them."""
+    """Names of `optim.target_modules` that match only a classifier's embeddings and its head: GaLore projects them."""
     head = tuple(f"{name}." for name in head_modules(model))
     if not head:
         return []
@@ -168,7 +168,7 @@ def _peft() -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what peft's imports say of matters that play no part here: 4-bit inference, a renamed attribute."""
+    """A context without what peft's imports say of what plays no part here: 4-bit inference, a renamed attribute."""
     logger = logging.getLogger("bitsandbytes")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -165,7 +165,7 @@ class AdafactorInner(MatrixInner):
 
 
 class MuonInner(MatrixInner):
-    """Nesterov momentum, orthogonalised by Newton-Schulz  (Muon)."""
+    """Nesterov momentum, orthogonalized by Newton-Schulz  (Muon)."""
 
     matrices_only = True
     exact = False
@@ -184,7 +184,7 @@ class MuonInner(MatrixInner):
 
 
 class SumoInner(MuonInner):
-    """Momentum, orthogonalised exactly  (SUMO, arXiv 2505.24749)."""
+    """Momentum, orthogonalized exactly  (SUMO, arXiv 2505.24749)."""
 
     exact = True
 

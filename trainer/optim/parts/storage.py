@@ -39,7 +39,7 @@ def moment(state: dict[str, Tensor], name: str) -> Storage:
 
 
 def moments(state: dict[str, Tensor]) -> Moments:
-    """Both of Adam's."""
+    """Both moments of Adam in a parameter's `state`."""
     return Moments(state["exp_avg"], state["exp_avg_sq"], state.get("exp_avg_absmax"), state.get("exp_avg_sq_absmax"))
 
 

@@ -46,7 +46,7 @@ class RecipeDumper(yaml.SafeDumper):
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    """In quotes with escapes where it has a line end that is none in every style."""
+    """The node of a string, in quotes with escapes where it has a line end that is none in every style."""
     style = '"' if re.search("[\x85\u2028\u2029]", text) else None
     return dumper.represent_scalar(f"{TAG}str", text, style=style)
 

@@ -79,8 +79,8 @@ class DataSection(Section):
         "skip", description="Invalid UTF-8, missing field, empty, NUL bytes, oversized: count and skip, or refuse"
     )
     max_document_bytes: Bytes = Field(50_000_000, description="A row longer than this, in bytes, is a bad row")
-    num_proc: Threads | None = execution(None, "Processes or threads that tokenise; null means all cores")
-    cache_dir: str | None = execution(None, "Where tokenised data is kept; null means $GALORE_CACHE or ~/.cache/galore")
+    num_proc: Threads | None = execution(None, "Processes or threads that tokenize; null means all cores")
+    cache_dir: str | None = execution(None, "Where tokenized data is kept; null means $GALORE_CACHE or ~/.cache/galore")
 
     @model_validator(mode="after")
     def _source_has_path(self) -> Self:

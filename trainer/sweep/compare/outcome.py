@@ -93,7 +93,7 @@ def standings(outcomes: Sequence[Outcome]) -> list[Standing]:
 
 
 def best_of_each(found: Sequence[Standing]) -> list[Standing]:
-    """Of every method its best learning rate, in the order of `standings`."""
+    """The best learning rate of every method, in the order of `standings`."""
     best: dict[str, Standing] = {}
     for each in found:
         if each.loss is not None:

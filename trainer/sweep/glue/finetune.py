@@ -59,7 +59,7 @@ def _refuse_begun(cells: Sequence[Cell], root: Path) -> None:
 
 
 def _refuse_missing(cells: Sequence[Cell]) -> None:
-    """Before anything is written: is each model there, and the data of one task at least?"""
+    """Raise UserError, before anything is written, unless each model is there, and the data of one task at least."""
     for name, base_dir in {(str(cell.recipe.model.name_or_path), cell.loaded.base_dir) for cell in cells}:
         locate(name, base_dir)
     sources = {(cell.task, str(cell.recipe.data.path), cell.loaded.base_dir): cell for cell in cells}

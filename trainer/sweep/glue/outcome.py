@@ -43,7 +43,7 @@ class Outcome:
 
     @property
     def best(self) -> Scores:
-        """Of the epoch with the highest headline."""
+        """The scores of the epoch with the highest headline."""
         return max(self.epochs, key=lambda scores: scores[TASKS[self.cell.task].headline])
 
 
@@ -116,12 +116,12 @@ class Standing:
 
 
 def last(run: Outcome) -> Scores:
-    """After the last epoch: the model that is kept."""
+    """The scores after the last epoch: those of the model that is kept."""
     return run.last
 
 
 def best(run: Outcome) -> Scores:
-    """After the best epoch, chosen by the very split it is scored on."""
+    """The scores after the best epoch, chosen by the very split it is scored on."""
     return run.best
 
 
