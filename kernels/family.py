@@ -1,7 +1,7 @@
-"""The optimizer family in words: its options, each declared once, their defaults that depend on others, what contradicts.
+"""The optimizer family in words: its options, each declared once, defaults that depend on others, what contradicts.
 
-Torch-free: of these declarations the keywords of `GaLoreAdamW`, its param groups, the section `optim` of a recipe and the
-texts of help are made.
+Torch-free: of these declarations the keywords of `GaLoreAdamW`, its param groups, the section `optim` of a recipe and
+the texts of help are made.
 """
 
 from __future__ import annotations

@@ -3,9 +3,11 @@
 import ast
 import collections
 import graphlib
+import io
 import itertools
 import re
 import runpy
+import tokenize
 import tomllib
 from pathlib import Path
 
@@ -416,3 +418,43 @@ def test_words_are_spelled_with_z():
 def test_a_word_with_s_is_seen(word):
     assert len(with_s(f"({word.replace('-', '')})")) == 1
     assert not with_s("raise noise precise advise otherwise premise blockwise, tokenized analysis")
+
+
+def ill_laid(text):
+    """Lines over 120, but for code with a long message in it, and comments right behind an opening bracket."""
+    strings = [node.value for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Expr)]
+    words = {
+        line for each in strings if isinstance(each, ast.Constant) for line in range(each.lineno, each.end_lineno + 1)
+    }
+    found = set()
+    for before, token in itertools.pairwise(tokenize.generate_tokens(io.StringIO(text).readline)):
+        if token.type == tokenize.COMMENT and not re.match("# (type: ignore|noqa)", token.string):
+            words.add(token.start[0])
+            found |= {token.start[0]} if before.string in ("(", "[", "{") else set()
+    for number, line in enumerate(text.splitlines(), start=1):
+        code = re.sub(r"  # (type: ignore|noqa).*", "", line)
+        if len(code) > 120 and (number in words or not set("'\"") & set(code)):
+            found.add(number)
+    return found
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_of)
+def test_comments_stand_above_and_lines_end_in_time(path):
+    assert not ill_laid(path.read_text())
+
+
+@pytest.mark.parametrize(
+    ("text", "seen"),
+    [
+        ("kept = {  # why\n    1: 2,\n}", True),
+        (f"# {'long ' * 30}", True),
+        (f'"""Short.\n\n{"long " * 30}\n"""', True),
+        (f"x = 1  # {'long ' * 30}", True),
+        (f"x = {'1 + ' * 40}1", True),
+        (f"x = '{'long ' * 30}'", False),
+        (f"x = {'1 + ' * 27}1  # type: ignore[no-untyped-call]", False),
+        ("# why\nkept = {\n    1: 2,  # which\n}", False),
+    ],
+)
+def test_an_ill_laid_line_is_seen(text, seen):
+    assert bool(ill_laid(text)) is seen

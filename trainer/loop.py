@@ -27,8 +27,8 @@ def train(run: Run, recorder: Recorder, stop: StopOnSignal) -> Result | None:
 
     Raises:
         Interrupted: a signal came; the state was saved after the step it came in.
-        Ended: too many steps in a row were not finite, memory ran out, the last checkpoint could not be saved, or anything
-            else broke off; what was whole is saved.
+        Ended: too many steps in a row were not finite, memory ran out, the last checkpoint could not be saved, or
+            anything else broke off; what was whole is saved.
     """
     settings, result, due = run.recipe.train, None, False
     with Rescue(run, recorder) as rescue, recorder.watching(run.model, run.optimizer):

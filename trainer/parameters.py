@@ -61,7 +61,7 @@ def clamped_ranks(optimizer: GaLoreAdamW) -> list[str]:
 
 
 def left_full_rank(optimizer: GaLoreAdamW, targets: Sequence[str]) -> list[str]:
-    """A line about matrices under `targets` that stay full-rank, since they are no layer's weight: `in_proj_weight`, experts in one tensor."""
+    """A line about matrices under `targets` that stay full-rank, no layer's weight: `in_proj_weight`, experts."""
     if not optimizer.projected:
         return []
     slots = [slot for slot in optimizer.slots.values() if slot.parameter.ndim >= 2 and is_under(slot.name, targets)]

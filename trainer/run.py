@@ -37,8 +37,8 @@ from galore.trainer.trained.runmodel import save_model_files
 def run_training(
     loaded: LoadedRecipe, output_dir: Path, resume: bool, console: Console, progress: Progress = silent
 ) -> Path | None:
-    """Carry out a recipe in `output_dir`, or go on with the run that is there; returns the report's path, None where the
-    console was told why there is none.
+    """Carry out a recipe in `output_dir`, or go on with the run that is there; returns the report's path, None where
+    the console was told why there is none.
 
     Raises:
         UserError: bad input (exit code 2); RunFailed (1); Interrupted (75) once the state is saved.

@@ -95,7 +95,7 @@ def profile_memory(
 
 
 def _shown(loaded: LoadedRecipe, profile: Profile, last: str) -> BaseException | None:
-    """Prints the profile, and `last`; what it ended with where the reader left, who may wait for a file all the same."""
+    """Prints the profile, and `last`; what it ended with where the reader left, who may still wait for a file."""
     try:
         _show(loaded, profile)
         if last:

@@ -49,7 +49,7 @@ def refuse_unreadable(folder: Path) -> None:
 
 
 def require_sentencepiece(folder: Path, where: str = WHERE) -> None:
-    """Raise UserError if `folder` has its tokenizer in sentencepiece's own format alone, and nothing here reads that."""
+    """Raise UserError if `folder` has its tokenizer in sentencepiece's own format alone, and nothing reads that."""
     if (folder / "tokenizer.json").exists() or find_spec("sentencepiece") is not None:
         return
     if found := next((name for name in SENTENCEPIECE if (folder / name).is_file()), None):

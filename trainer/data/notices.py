@@ -19,7 +19,7 @@ REMEDIES = {
 
 
 def notices(summary: dict[str, Any]) -> list[str]:
-    """Bad rows and parts of rows that nobody reads, from 1 % on; files that are not read; what was added to examples."""
+    """Bad rows and parts of rows that nobody reads, from 1 % on; files that are not read; additions to examples."""
     documents, bad = summary.get("documents", {}), summary.get("bad_rows", {})
     good = sum(documents.values()) if isinstance(documents, dict) else int(documents)
     total = good + sum(entry["rows"] for entry in bad.values())

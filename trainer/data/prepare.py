@@ -128,7 +128,7 @@ def _mend(kinds: set[str]) -> str:
 
 
 def _hold_out_more(material: Material, tokens: int) -> str:
-    """The share of the documents that is enough to evaluate on, where there is one. Sizes in tokens go by those in characters."""
+    """The share of documents that is enough to evaluate on, if any is. Sizes in tokens go by those in characters."""
     if material.validation:
         return "name more files, lower data.max_length"
     section, bad = material.section, BadRows("skip")

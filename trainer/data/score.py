@@ -1,4 +1,4 @@
-"""Score held-out text: mean cross-entropy in nats, and perplexity; and what the frequencies of its tokens alone reach."""
+"""Score held-out text: mean cross-entropy in nats, perplexity, and what the frequencies of its tokens alone reach."""
 
 from __future__ import annotations
 

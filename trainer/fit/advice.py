@@ -42,7 +42,7 @@ class Trial:
 
     @property
     def helps(self) -> bool:
-        """Needs less; or gets through where the recipe as it is may not, by cached memory that is given back in time."""
+        """Needs less; or gets through where the recipe as it is may not, by cached memory given back in time."""
         return self.gained > 0 or self.profile.fits is True
 
 
@@ -65,7 +65,7 @@ class Advice:
 
     @property
     def chosen(self) -> tuple[Trial, ...]:
-        """What to do: the one change that is enough; the mildest together where that one alters results and they do not."""
+        """What to do: the one change that is enough; the mildest together where only that one alters results."""
         alone = self.alone
         if alone is None or (
             not alone.keeps_results and self.mildest and all(each.keeps_results for each in self.mildest)
@@ -111,7 +111,7 @@ class Adviser:
         return other is not None and profile_on(other, self.card).fits is True
 
     def _room(self) -> Settings:
-        """The largest micro-batch and the longest sequences, in doublings, and the fewest blocks to recompute, each alone."""
+        """The largest micro-batch and longest sequences, in doublings, and fewest blocks to recompute, each alone."""
         recipe = self.loaded.recipe
         most = {"train.micro_batch_size": recipe.train.global_batch_size, "data.max_length": LONGEST}
         now = {"train.micro_batch_size": recipe.train.micro_batch_size, "data.max_length": recipe.data.max_length}
@@ -143,7 +143,7 @@ class Adviser:
         return self._trial(steps[low], remedy.cost, above)
 
     def _combine(self) -> Iterator[Trial]:
-        """Remedies one upon the other, each of the recipe as changed so far, until it fits; without those not needed."""
+        """Remedies one upon the other, each of the recipe as changed so far, until it fits; none that is not needed."""
         taken: dict[str, Settings] = {}
         for cost in COSTS:
             above = _merged(taken.values())

@@ -61,7 +61,7 @@ def _checkpointing(recipe: Recipe) -> Iterator[Settings]:
 
 
 def some_blocks(recipe: Recipe) -> list[int]:
-    """Eighths of the recipe's blocks, the smallest first, without all of them; none where their number is a file's to say."""
+    """Eighths of the recipe's blocks, the smallest first, without all; none where a file says their number."""
     if recipe.model.name_or_path is not None:
         return []
     count = recipe.model.num_hidden_layers

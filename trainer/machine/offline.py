@@ -18,7 +18,8 @@ def spare_retries() -> None:
     """Put the hub's libraries into their offline mode, before a name is used, if they could only wait in vain.
 
     They retry every file of a model for half a minute, which helps on a slow network. Without any, cached files are
-    found at once this way, and the lack of others is told at once. A proxy resolves names itself: nothing is known then.
+    found at once this way, and the lack of others is told at once. A proxy resolves names itself: nothing is known
+    then.
     """
     from huggingface_hub import constants
 

@@ -133,7 +133,7 @@ def _require(layers: int, weights: int, weight_bytes: int) -> None:
 
 
 def _at_least(config: PreTrainedConfig) -> tuple[int, int]:
-    """Layers and weights that the dimensions of `config` cannot do without; layers that share their weights count once."""
+    """Layers and weights that the dimensions of `config` cannot do without; layers that share weights count once."""
     text = config.get_text_config()
     layers, width, inner, rows = (
         max(0, value) if isinstance(value := getattr(text, name, 0), int) else 0

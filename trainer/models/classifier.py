@@ -26,8 +26,8 @@ def build_classifier(
     """The recipe's model with a head for `task` on `device`, weights in `section.dtype`, in training mode.
 
     What the stored weights lack of the head is drawn from `seed`, in float32; so is a stored head for another number of
-    labels, and a pooler, which pre-training need not have. The global random state is left as it was. On `device="meta"`
-    nothing is allocated or loaded.
+    labels, and a pooler, which pre-training need not have. The global random state is left as it was. On
+    `device="meta"` nothing is allocated or loaded.
 
     Raises:
         UserError: the model cannot be read, has no such head, too few embeddings or positions for the data, or the

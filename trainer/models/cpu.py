@@ -21,7 +21,7 @@ ONLY_SDPA = ("position_bias", "softcap", "s_aux", "cache", "output_attentions") 
 
 
 def optimize_decoder(model: PreTrainedModel) -> list[str]:
-    """Route `model`'s attention and RMSNorm to the fastest kernels on the CPU; returns lines that say what runs and why.
+    """Route `model`'s attention and RMSNorm to the fastest kernels on the CPU; returns lines: what runs, and why.
 
     Parameters, their names and the saved configuration stay as they are, and the result is that of `sdpa` up to
     rounding. Call it before adapters are added.

@@ -1,8 +1,8 @@
 """Give a model built on the meta device its tensors: freshly drawn, or taken from a checkpoint.
 
-A skeleton on `meta` costs no memory. Weights are then drawn in float32 on the CPU, one decoder block at a time, and cast
-at once: float32 and bfloat16 runs start from the same numbers on every device, and the float32 copy of the whole model
-never exists.
+A skeleton on `meta` costs no memory. Weights are then drawn in float32 on the CPU, one decoder block at a time, and
+cast at once: float32 and bfloat16 runs start from the same numbers on every device, and the float32 copy of the whole
+model never exists.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ def adopt_weights(model: nn.Module, tensors: Mapping[str, Tensor], *, device: st
     A tied weight may be stored under any one of its names. Buffers that no checkpoint holds are computed anew.
 
     Raises:
-        UserError: naming the tensors that are missing, left over, of another shape, or two for one parameter; or a buffer
-            that neither the checkpoint nor the model's initialization gives a value.
+        UserError: naming the tensors that are missing, left over, of another shape, or two for one parameter; or a
+            buffer that neither the checkpoint nor the model's initialization gives a value.
     """
     refuse_unlike(model, tensors)
     _compute_buffers(model, tensors, device)

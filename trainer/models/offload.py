@@ -20,7 +20,7 @@ from galore.kernels.device import device_type
 
 
 class Copies(Protocol):
-    """Copies in the order they are asked for, each told by what to `wait` for before its result, or its source, is touched."""
+    """Copies in the order they are asked for, each with what to `wait` for before its result or source is touched."""
 
     def send(self, tensor: Tensor) -> tuple[Any, Any]:
         """(what is on the host, what to wait for) of a copy that has begun."""
@@ -56,7 +56,7 @@ class CudaCopies:
 
 
 class MetaCopies:
-    """CUDA's memory, as a trace of `meta` tensors sees it: nothing of a tensor that has left, all of one that is back."""
+    """CUDA's memory, as a trace of `meta` tensors sees it: nothing of a tensor that left, all of one that is back."""
 
     def send(self, tensor: Tensor) -> tuple[tuple[torch.Size, torch.dtype], None]:
         return (tensor.shape, tensor.dtype), None

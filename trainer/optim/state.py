@@ -64,7 +64,8 @@ class Stored(Optimizer):
         Numbers of the saved groups count from now on; what an update is composed of stays as this optimizer was made.
 
         Raises:
-            ValueError: it is no such optimizer's, or a tensor is missing or of another shape or dtype; nothing was changed.
+            ValueError: it is no such optimizer's, or a tensor is missing or of another shape or dtype; nothing was
+                changed.
         """
         if any("clock" not in group for group in state_dict["param_groups"]):
             raise ValueError("this state dict is not of a GaLoreAdamW: its groups have no clock")

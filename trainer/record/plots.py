@@ -102,9 +102,8 @@ def _loss(axes: Any, history: History) -> bool:
         axes.axhline(unigram, color=RED, linewidth=1.2, linestyle="--", label=f"unigram model, {unigram:.2f}")
     held_out = [value for _, value in scored]
     low = np.nanmin([*loss, *held_out])
-    high = max(
-        np.nanpercentile(loss, 99.9), unigram or 0, *held_out
-    )  # a marker outside the frame shrinks it to nothing
+    # A marker outside the frame shrinks it to nothing.
+    high = max(np.nanpercentile(loss, 99.9), unigram or 0, *held_out)
     axes.set_ylim(low - 0.06 * (high - low + 0.1), high + 0.06 * (high - low + 0.1))
     axes.set(title="Loss", ylabel=f"loss ({history.loss_unit})")
     if history.task is None and axes.get_ylim()[1] < LARGEST_EXPONENT:

@@ -228,7 +228,7 @@ def _unwritable(path: Path, error: OSError) -> UserError:
 
 
 def refuse_part_of_run(folder: Path) -> None:
-    """Raise UserError, which names the run, if `folder` is a checkpoint or another part of one, and no model by itself."""
+    """Raise UserError, which names the run, if `folder` is a checkpoint or another part of one, no model by itself."""
     above = [each for each in (folder, *folder.absolute().parents) if each.name == "checkpoints"]
     run = RunDir(above[0].absolute().parent if above else folder.absolute().parent)
     if not run.recipe.is_file() or (not above and (not folder.is_dir() or (folder / "config.json").is_file())):

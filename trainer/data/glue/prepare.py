@@ -81,7 +81,7 @@ def read_rows(recipe: Recipe, split: str, base_dir: Path) -> Rows:
 
 
 def check_splits(recipe: Recipe, base_dir: Path) -> None:
-    """Whether the files of training and validation are there, unless they are on the hub, and what reads them. Raises UserError."""
+    """Raise UserError unless training and validation files are there, or on the hub, and their reader is installed."""
     assert recipe.data.task is not None
     task = TASKS[recipe.data.task]
     for split in ("train", *task.evaluation_splits):

@@ -120,7 +120,7 @@ class LabelledBatch:
 
 
 def batches(examples: Examples, size: int) -> Iterator[LabelledBatch]:
-    """All of `examples`, the longest first: batches of like lengths waste little on padding, and memory runs out at once or never."""
+    """All of `examples`, the longest first: like lengths need little padding, and memory runs out at once or never."""
     longest_first = np.argsort(-np.diff(examples.offsets), kind="stable")
     for start in range(0, len(examples), size):
         yield examples.batch(longest_first[start : start + size])

@@ -54,7 +54,8 @@ class TokenStore:
 class TokenFile:
     """A file as a flat array that is read where it is sliced.
 
-    It is not mapped: the kernel answers the reading of a mapped file that was truncated meanwhile by killing the process.
+    It is not mapped: the kernel answers the reading of a mapped file that was truncated meanwhile by killing the
+    process.
     """
 
     def __init__(self, path: Path, dtype: np.dtype[Any]) -> None:

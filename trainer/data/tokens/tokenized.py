@@ -137,7 +137,7 @@ def _summarize(
 
 
 def text_identity(section: DataSection, tokenizer: PreTrainedTokenizerBase) -> list[Any]:
-    """JSON: what decides, beside rows and tokenizer, which tokens a document or an example has and which are targets."""
+    """JSON: what decides, beside rows and tokenizer, which tokens a document or an example has, and its targets."""
     if not section.instruct:
         beginning = packed_beginning(tokenizer, section)
         return [{"beginning": beginning}] if beginning else []

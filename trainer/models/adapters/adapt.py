@@ -1,4 +1,4 @@
-"""What method: lora makes of a model: adapters beside its matrices, or products in their place; and the plain model again."""
+"""What method: lora makes of a model: adapters beside its matrices, or products in their place; and back again."""
 
 from __future__ import annotations
 
@@ -29,6 +29,6 @@ def adapted(model: PreTrainedModel, optim: OptimSection, seed: int) -> nn.Module
 
 
 def plain(model: nn.Module) -> PreTrainedModel:
-    """The transformers model that computes what `model` does: adapters merged, products multiplied out, weights in floating point."""
+    """The transformers model that computes what `model` does: adapters merged, products formed, floating point."""
     to_floating(model)
     return multiplied_out(merged(model))

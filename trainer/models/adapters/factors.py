@@ -1,4 +1,4 @@
-"""Matrices trained as products W = B·A of rank r from a random start, no full weight kept: the low-rank control of GaLore's table.
+"""Matrices trained as products W = B·A of rank r from a random start, no W: the low-rank control of GaLore's table.
 
 Unlike an adapter a product can never leave rank r. Everything else in the model is trained in full.
 """

@@ -61,7 +61,7 @@ Projector = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class ProjectorFormat:
-    """Projectors rounded to `dtype`; or in codes of so many `bits`, packed into it, with an fp16 scale per group of them."""
+    """Projectors rounded to `dtype`; or codes of so many `bits`, packed into it, an fp16 scale per group."""
 
     dtype: torch.dtype
     bits: Literal[4, 8] | None = None

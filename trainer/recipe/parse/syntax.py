@@ -1,7 +1,7 @@
 """The YAML that recipes speak: the core schema of YAML 1.2, without anchors, tags or duplicate keys.
 
-PyYAML follows YAML 1.1, where `1e-3` is a string, `on` a boolean, `010` eight and `12:30` the number 750. Here `1e-3` is
-a number and only `true` and `false` are booleans; what looks like neither a number, a boolean nor null is text.
+PyYAML follows YAML 1.1, where `1e-3` is a string, `on` a boolean, `010` eight and `12:30` the number 750. Here `1e-3`
+is a number and only `true` and `false` are booleans; what looks like neither a number, a boolean nor null is text.
 """
 
 from __future__ import annotations

@@ -23,7 +23,8 @@ class DataSection(Section):
     max_train_samples: Rows | None = Field(
         None, description="glue: train on the first so many examples only; null takes all"
     )
-    path: str | list[str] | None = execution(  # a moved corpus is the same corpus: its content is fingerprinted
+    # A moved corpus is the same corpus: its content is fingerprinted.
+    path: str | list[str] | None = execution(
         None,
         "local: file, folder or glob (or a list of them), txt/jsonl/parquet, gzipped or not, relative to the recipe; hub: data set name; glue: nyu-mll/glue, or a folder of the task, in any of its layouts",
     )

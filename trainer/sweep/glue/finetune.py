@@ -30,8 +30,8 @@ def finetune(cells: Sequence[Cell], root: Path, resume: bool, show: Show) -> tup
         What every one of `cells` came to, and what failed.
 
     Raises:
-        UserError: runs are there without `resume`, or they were others; a model that is nowhere, no data for any task, or
-            bad input of the only task. Interrupted: by a signal, all saved.
+        UserError: runs are there without `resume`, or they were others; a model that is nowhere, no data for any task,
+            or bad input of the only task. Interrupted: by a signal, all saved.
     """
     if not resume:
         _refuse_begun(cells, root)

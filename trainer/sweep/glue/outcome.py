@@ -1,4 +1,4 @@
-"""What the runs of a fine-tuning came to, read from their directories: one by one, and per task and method over seeds."""
+"""What the runs of a fine-tuning came to, read from their directories: each, and per task and method over seeds."""
 
 from __future__ import annotations
 
