@@ -143,7 +143,7 @@ def most_beside(root: Path, saves: int, keep: int) -> int:
 
 
 def newest_verified(root: Path, below: int | None = None) -> tuple[Checkpoint | None, list[Skipped]]:
-    """The checkpoint with the highest step (`below` some step) whose bytes are as they were saved; those passed over.
+    """The checkpoint with the highest step (`below` some step) whose bytes are as saved, and those passed over.
 
     Reads only, so it may look at a run that is still going on.
     """
@@ -195,7 +195,7 @@ def _open(step: int, path: Path) -> Checkpoint:
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Raise RunFailed: a checkpoint that cannot be read just now may be the best one, so none is taken instead."""
+    """A context that raises RunFailed for what cannot be read: it may be the best checkpoint; none is taken instead."""
     try:
         yield
     except OSError as error:

@@ -29,6 +29,6 @@ def adapted(model: PreTrainedModel, optim: OptimSection, seed: int) -> nn.Module
 
 
 def plain(model: nn.Module) -> PreTrainedModel:
-    """The transformers model that computes what `model` does: adapters merged, products formed, floating point."""
+    """The transformers model that computes what `model` does: adapters merged, products multiplied out, no codes."""
     to_floating(model)
     return multiplied_out(merged(model))
