@@ -78,14 +78,14 @@ def _refuse_key(option: str, value: str, command: str) -> None:
 
 
 def finite(value: float) -> float:
-    """Of an option: refuses `nan`, which lies within any range."""
+    """The number given to an option, unless it is `nan`, which lies within any range."""
     if not math.isfinite(value):
         raise typer.BadParameter(f"{value} is no number to compute with")
     return value
 
 
 class DeviceName(StrEnum):
-    """As `train.device` of a recipe."""
+    """Devices, as `train.device` of a recipe names them."""
 
     auto = "auto"
     cpu = "cpu"

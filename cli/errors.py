@@ -3,7 +3,7 @@
 | exit code | meaning |
 |---|---|
 | 0 | done |
-| 1 | a correct run that could not go on (disk full, loss not finite), or a bug, whose traceback is in a file that is named |
+| 1 | a correct run that could not go on (disk full, loss not finite), or a bug, whose traceback is in a file it names |
 | 2 | bad input: recipe, option, path |
 | 75 | stopped by a signal after the state was saved: `--resume` goes on |
 | 130 | interrupted before there was anything to save |
@@ -138,7 +138,7 @@ def _doing(error: Exception) -> str:
 
 
 def _keep_traceback(error: Exception) -> str:
-    """The name of a new file that holds the whole traceback. Where none can be written, its end goes to stderr instead."""
+    """The name of a new file that holds the whole traceback. Where none can be written, its end goes to stderr."""
     text = masked("".join(traceback.format_exception(error)))
     try:
         handle, name = tempfile.mkstemp(prefix="galore-", suffix=".traceback.txt")
@@ -159,7 +159,7 @@ def tell_skipped(skipped: Sequence[Skipped]) -> None:
 
 
 def show(error: UserError, title: str = "") -> None:
-    """Prints one error to stderr, in colours on a terminal; to one that vanished nothing, and the exit code is as it was."""
+    """Prints one error to stderr, in colours on a terminal; nothing to one that vanished, and the exit code stays."""
     from rich.console import Console
     from rich.text import Text
 

@@ -61,7 +61,7 @@ def root(
 
 
 def main() -> None:
-    """The console script. Where the reader of its output leaves, as `head` does, it ends as a signal would have ended it."""
+    """The console script. Where the reader of its output leaves, as `head` does, it ends as by a signal."""
     try:
         app()
     except SystemExit as leaving:

@@ -26,7 +26,7 @@ def train(recipe: str | Path, *overrides: str, output_dir: str | Path | None = N
         resume: go on with the run in there, or start it if there is none yet.
 
     Raises:
-        UserError: (this and the others: galore.trainer.common.errors) bad input, and what to do about it; nothing was begun.
+        UserError: (this and the others: galore.trainer.common.errors) bad input, and what to do; nothing was begun.
         RunFailed: the run could not go on; what was whole is saved.
         Interrupted: a signal came, and the state was saved after the current step.
     """

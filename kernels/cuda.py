@@ -33,7 +33,7 @@ def prepare_cuda(deterministic: bool) -> list[str]:
 
 @contextmanager
 def as_deterministic(wanted: bool) -> Iterator[None]:
-    """Inside, operations on `meta` count the memory that they take in one order of sums, or in any."""
+    """A context in which operations on `meta` count the memory they take in one order of sums, or in any."""
     before = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(wanted)
     try:

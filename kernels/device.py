@@ -24,7 +24,7 @@ def device_type(of: Tensor | torch.device | str) -> str:
 
 @contextmanager
 def meta_stands_for(kind: str) -> Iterator[None]:
-    """Inside, `meta` tensors take the paths of `kind` ("cpu" or "cuda")."""
+    """A context in which `meta` tensors take the paths of `kind` ("cpu" or "cuda")."""
     token = _simulated.set(kind)
     try:
         yield

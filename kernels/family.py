@@ -1,7 +1,7 @@
-"""The optimizer family in words: its options, each declared once, their defaults that depend on others, what contradicts.
+"""The optimizer family in words: its options, each declared once, defaults that depend on others, what contradicts.
 
-Torch-free: of these declarations the keywords of `GaLoreAdamW`, its param groups, the section `optim` of a recipe and the
-texts of help are made.
+Torch-free: of these declarations the keywords of `GaLoreAdamW`, its param groups, the section `optim` of a recipe and
+the texts of help are made.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class GroupSettings:
     )
     inner: InnerRule = option(
         "adamw",
-        "Rule of the update (docs/optimizer.md): AdamW, Adafactor, orthogonalised momentum by Newton-Schulz (muon) or exactly (sumo)",
+        "Rule of the update (docs/optimizer.md): AdamW, Adafactor, orthogonalized momentum by Newton-Schulz (muon) or exactly (sumo)",
     )
     momentum: float = option(0.95, "muon, sumo: decay of the momentum", ge=0, lt=1)
     transport: Transport | None = option(

@@ -28,7 +28,7 @@ class Factors(NamedTuple):
 
     @classmethod
     def of(cls, x: Tensor, dy: Tensor, transposed: bool | None = None) -> Factors:
-        """From inputs x (…, n) and output gradients dy (…, m) of a weight (m, n); None goes by the smaller side."""
+        """Factors from inputs x (…, n) and output gradients dy (…, m) of a weight (m, n); None: the smaller side."""
         x, dy = x.flatten(0, -2), dy.flatten(0, -2)
         if transposed is None:
             transposed = is_transposed((dy.shape[1], x.shape[1]))

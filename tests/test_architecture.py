@@ -3,9 +3,11 @@
 import ast
 import collections
 import graphlib
+import io
 import itertools
 import re
 import runpy
+import tokenize
 import tomllib
 from pathlib import Path
 
@@ -334,3 +336,127 @@ def test_the_tree_is_true(page):
     text = (ROOT / page).read_text()
     assert "```text\n.\n├── " in text
     assert tree["rewritten"](page, text) == text, "run `python docs/tree.py`"
+
+
+# Words that lead to a subject which never comes. "Which …", "Where …", "When …" and "From … to …" have one.
+NO_SUBJECT = re.compile(
+    r"(Of|As|In|By|To|For|At|On|Under|With|Without|After|Before|During|Beside|Beyond|Inside|Within|Among|Between|Against"
+    r"|Through|Like|While|Until|Since|Unless|Because|From(?!.* to )|That|It|Its|He|They|Their|Them|These|Those|None"
+    r"|So|And|Or|But|Then|Such|Not|Nor|(Both|The same) (of|as|for)|One for|All of them)\b"
+)
+
+
+def subjectless(tree):
+    """Docstrings that begin so, of a module and of all classes and functions in it."""
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            said = ast.get_docstring(node) or ""
+            if NO_SUBJECT.match(said):
+                yield getattr(node, "name", "module"), said.splitlines()[0]
+
+
+def test_a_docstring_names_its_subject():
+    assert not [(str(path), *each) for path in SOURCES for each in subjectless(ast.parse(path.read_text()))]
+
+
+@pytest.mark.parametrize(
+    ("said", "seen"),
+    [
+        ("Of what is kept.", True),
+        ("As in torch.", True),
+        ("Inside, nothing is counted.", True),
+        ("The same of a stream.", True),
+        ("From inputs of a layer.", True),
+        ("All of them.", True),
+        ("From a recipe to a run.", False),
+        ("Which blocks are computed again.", False),
+        ("All of `examples`, the longest first.", False),
+        ("Offsets of documents.", False),
+    ],
+)
+def test_a_docstring_without_a_subject_is_seen(said, seen):
+    texts = f'"""{said}"""', f'class _A:\n    async def _f(self):\n        """{said}"""'
+    assert all(bool(list(subjectless(ast.parse(text)))) is seen for text in texts)
+
+
+# Stems whose verbs and nouns are spelled -ize, -yze.
+STEMS = """
+    categor central character compart custom diagonal digit discret emphas equal factor final formal general harmon
+    initial item legal linear local material maxim memor minim modern modular neutral normal optim organ orthogonal
+    orthonormal parallel parameter penal popular prior quant random rational real recogn regular sanit serial special
+    stabil standard summar symbol symmetr synchron synthes token total util vector visual
+"""
+BRITISH = re.compile(rf"(?i)(({'|'.join(STEMS.split())})is(e[drs]?|ers|ing|able|ations?)|(ana|cata)lys(e[drs]?|ing))$")
+# What others write in a recipe, and we understand.
+FROM_USERS = {"trainer/recipe/explain/aliases.py": "optimisation", "tests/test_architecture.py": "optimisation"}
+
+
+def written():
+    """Every file of ours that somebody wrote, but for what was measured."""
+    suffixes = {".py", ".md", ".yaml", ".json", ".js", ".css", ".html", ".toml"}
+    tops = [ROOT / top for top in (*TOPS, "tests", "bench", "docs")]
+    apart = {ROOT / "bench/LOG.md", *(ROOT / "bench/results").rglob("*")}
+    found = [path for top in tops for path in top.rglob("*") if path.suffix in suffixes and path not in apart]
+    return [*ROOT.glob("*.md"), *found]
+
+
+def with_s(text):
+    """Words of a text, or parts of its names, whose -is- is to be -iz-."""
+    return {word for word in set(re.findall(r"[A-Z]?[a-z]+|[A-Z]+", text)) if BRITISH.search(word)}
+
+
+def test_words_are_spelled_with_z():
+    found = {}
+    for path in written():
+        name = path.relative_to(ROOT).as_posix()
+        words = with_s(path.read_text()) - {FROM_USERS.get(name)}
+        found |= {name: words} if words else {}
+    assert not found
+
+
+@pytest.mark.parametrize(
+    "word", ["tokeni-sed", "Quanti-serTest", "_summari-se", "analy-sing", "test_normali-sation", "REALI-SE"]
+)
+def test_a_word_with_s_is_seen(word):
+    assert len(with_s(f"({word.replace('-', '')})")) == 1
+    assert not with_s("raise noise precise advise otherwise premise blockwise, tokenized analysis")
+
+
+def ill_laid(text):
+    """Lines over 120, but for code with a long message in it, and comments right behind an opening bracket."""
+    strings = [node.value for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Expr)]
+    words = {
+        line for each in strings if isinstance(each, ast.Constant) for line in range(each.lineno, each.end_lineno + 1)
+    }
+    found = set()
+    for before, token in itertools.pairwise(tokenize.generate_tokens(io.StringIO(text).readline)):
+        if token.type == tokenize.COMMENT and not re.match("# (type: ignore|noqa)", token.string):
+            words.add(token.start[0])
+            found |= {token.start[0]} if before.string in ("(", "[", "{") else set()
+    for number, line in enumerate(text.splitlines(), start=1):
+        code = re.sub(r"  # (type: ignore|noqa).*", "", line)
+        if len(code) > 120 and (number in words or not set("'\"") & set(code)):
+            found.add(number)
+    return found
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_of)
+def test_comments_stand_above_and_lines_end_in_time(path):
+    assert not ill_laid(path.read_text())
+
+
+@pytest.mark.parametrize(
+    ("text", "seen"),
+    [
+        ("kept = {  # why\n    1: 2,\n}", True),
+        (f"# {'long ' * 30}", True),
+        (f'"""Short.\n\n{"long " * 30}\n"""', True),
+        (f"x = 1  # {'long ' * 30}", True),
+        (f"x = {'1 + ' * 40}1", True),
+        (f"x = '{'long ' * 30}'", False),
+        (f"x = {'1 + ' * 27}1  # type: ignore[no-untyped-call]", False),
+        ("# why\nkept = {\n    1: 2,  # which\n}", False),
+    ],
+)
+def test_an_ill_laid_line_is_seen(text, seen):
+    assert bool(ill_laid(text)) is seen

@@ -82,7 +82,7 @@ def build(loaded: LoadedRecipe, directory: RunDir, console: Console, progress: P
     device = choose_device(recipe.train.device)
     choose_threads(recipe.train.num_threads)
     if recipe.data.task is None:
-        refuse_encoder(recipe.model, loaded.base_dir)  # before hours of tokenising
+        refuse_encoder(recipe.model, loaded.base_dir)  # before hours of tokenizing
     data = read_data(recipe, loaded.base_dir, progress)
     for note in data.notes:
         console.message(note)
@@ -101,7 +101,7 @@ def build(loaded: LoadedRecipe, directory: RunDir, console: Console, progress: P
 
 
 def build_model(recipe: Recipe, vocab_size: int, device: str, base_dir: Path) -> tuple[nn.Module, list[str]]:
-    """The network in training form (adapters or factors, checkpointing, CPU paths), and lines that say which paths it takes."""
+    """The network in training form (adapters or factors, checkpointing, CPU paths), and lines that name its paths."""
     settled = prepare_cuda(recipe.train.deterministic) if torch.device(device).type == "cuda" else []
     network = _network(recipe, vocab_size, device, base_dir)
     kernels = settled + (optimize_decoder(network) if device_type(device) == "cpu" else [])
@@ -151,7 +151,7 @@ def _told(recipe: Recipe, model: nn.Module, optimizer: GaLoreAdamW, device: torc
 
 
 def _paths(optimizer: GaLoreAdamW, device: torch.device) -> list[str]:
-    """Which kernels the projected matrices take; one that was asked for and cannot run is refused before the first step."""
+    """Which kernels the projected matrices take; one that was asked for and cannot run is refused at once."""
     try:
         return summary(device.type, (slot.problem for slot in optimizer.projected))
     except BackendError as error:

@@ -131,7 +131,7 @@ def _projected(run: Run) -> str:
 
 
 def _kernels(device: torch.device) -> str:
-    """Who computes, in a few words. Every operation with its reason is in run.json, and what could run in `galore doctor`."""
+    """Who computes, in a few words. Operations and their reasons are in run.json, what could run in `galore doctor`."""
     named, against = os.environ.get(ENVIRONMENT, "auto"), unavailable(device)
     if named != "auto":
         return f"{named} ({ENVIRONMENT} asks for it)"

@@ -34,7 +34,7 @@ def flops_per_token(model: nn.Module, seq_len: int) -> int | None:
 
 
 def recomputed_flops_per_token(model: Any, seq_len: int, blocks: bool | int) -> int | None:
-    """FLOPs of one more forward of the first `blocks` blocks, or of all, for one token: 2·N_blocks + 4·L·H·Q·S of them."""
+    """FLOPs of one more forward of the first `blocks` blocks, or of all, for one token: 2·N_blocks + 4·L·H·Q·S."""
     matrices = _matrices(model)
     if matrices is None or not blocks:
         return None if matrices is None else 0

@@ -27,8 +27,8 @@ def train(run: Run, recorder: Recorder, stop: StopOnSignal) -> Result | None:
 
     Raises:
         Interrupted: a signal came; the state was saved after the step it came in.
-        Ended: too many steps in a row were not finite, memory ran out, the last checkpoint could not be saved, or anything
-            else broke off; what was whole is saved.
+        Ended: too many steps in a row were not finite, memory ran out, the last checkpoint could not be saved, or
+            anything else broke off; what was whole is saved.
     """
     settings, result, due = run.recipe.train, None, False
     with Rescue(run, recorder) as rescue, recorder.watching(run.model, run.optimizer):
@@ -111,7 +111,7 @@ def _sample(run: Run, recorder: Recorder, step: int) -> str | None:
 
 
 def _owes_evaluation(run: Run, recorder: Recorder) -> bool:
-    """Whether an evaluation comes before the next step: of the start, or of a checkpoint the run stopped right after."""
+    """Whether an evaluation comes before the next step: of the start, or of a checkpoint it stopped right after."""
     step = run.first_step
     due = step == run.total_steps or run.is_to_evaluate(step) if step else run.recipe.evaluates_at_start
     return due and recorder.metrics.evaluated.get("step") != step

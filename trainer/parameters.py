@@ -65,7 +65,7 @@ def clamped_ranks(optimizer: GaLoreAdamW) -> list[str]:
 
 
 def left_full_rank(optimizer: GaLoreAdamW, targets: Sequence[str]) -> list[str]:
-    """A line about matrices under `targets` that stay full-rank, since they are no layer's weight: `in_proj_weight`, experts in one tensor."""
+    """A line about matrices under `targets` that stay full-rank, no layer's weight: `in_proj_weight`, experts."""
     if not optimizer.projected:
         return []
     slots = [slot for slot in optimizer.slots.values() if slot.parameter.ndim >= 2 and is_under(slot.name, targets)]
@@ -112,7 +112,7 @@ def planned_vocabulary(recipe: Recipe) -> tuple[int, list[str]]:
 
 @dataclass(frozen=True)
 class Costs:
-    """What a run's length multiplies: FLOPs of a token, recomputation included (None: unknown), a checkpoint's bytes, token ids."""
+    """What a run's length multiplies: FLOPs of a token (None: unknown), a checkpoint's bytes, token ids."""
 
     flops_per_token: int | None
     checkpoint_bytes: int

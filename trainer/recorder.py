@@ -118,7 +118,7 @@ class Recorder:
             )
 
     def evaluation(self, step: int, result: Result, started: float, sample: str | None, question: str | None) -> None:
-        """Record an evaluation that began at `started` (time.perf_counter); `question` where the sample is an answer."""
+        """Record an evaluation begun at `started` (time.perf_counter); `question` where the sample is an answer."""
         seconds = time.perf_counter() - started
         row = cast("EvalRow", {"kind": "eval", "step": step, **result.row(), "seconds": seconds, "sample": sample})
         if question is not None:

@@ -16,7 +16,7 @@ from galore.trainer.shortage import Shortage, gave_out, is_out_of_memory, make_r
 
 
 class Rescue:
-    """While entered, an exception of any kind ends the run only once the last `stand` is saved.
+    """A context that an exception of any kind leaves only once the last `stand` is saved.
 
     Raises:
         Ended: on leaving, in place of the exception; it says what broke off and what there is to go on from.

@@ -57,8 +57,8 @@ def save(run: Run, recorder: Recorder, at: Standing, must: bool) -> None:
 
 
 def newest(run: Run, step: int) -> str:
-    """What there is to go on from after `step` steps. It is finite, as `save` writes nothing else; what a resumption passed
-    over may lie above."""
+    """What there is to go on from after `step` steps. It is finite, as `save` writes nothing else; what a resumption
+    passed over may lie above."""
     saved = [path for of, path in step_directories(run.directory.checkpoints) if of <= step]
     return f"{saved[0].name} is the last finite checkpoint" if saved else "no checkpoint was saved"
 

@@ -1,4 +1,4 @@
-"""The learning rate as a function of the optimizer step: linear warm-up, then cosine, linear or constant; ReLoRA's restarts."""
+"""The learning rate by optimizer step: linear warm-up, then cosine, linear or constant; ReLoRA's restarts."""
 
 from __future__ import annotations
 

@@ -16,9 +16,9 @@ from galore.trainer.optim import GaLoreAdamW, StepReport
 
 @dataclass(frozen=True)
 class StepResult:
-    """`loss_nats` is the mean cross-entropy over the step's targets before the update; squared error where they are scores.
+    """`loss_nats`: mean cross-entropy over the step's targets before the update; squared error where they are scores.
 
-    `restarted`: adapters that were merged and started anew after it. `z_loss`: what was optimised beside the
+    `restarted`: adapters that were merged and started anew after it. `z_loss`: what was optimized beside the
     cross-entropy, per target and with its coefficient.
     """
 
@@ -39,8 +39,8 @@ def train_step(
 ) -> StepResult:
     """Accumulate `batch`, clip the exact global norm of what will be applied, and update; or skip, if it is not finite.
 
-    The gradient is that of the mean loss over all targets of `batch`, however it is cut into micro-batches: cross-entropy,
-    and `z_loss` times the mean squared logsumexp; or the squared error of scores.
+    The gradient is that of the mean loss over all targets of `batch`, however it is cut into micro-batches:
+    cross-entropy, and `z_loss` times the mean squared logsumexp; or the squared error of scores.
     """
     targets = count_targets(batch)
     if optimizer.wants_sketch_pass:

@@ -1,4 +1,4 @@
-"""`galore train --dry-run`: what the recipe sets, the parameter table, the bytes of weights and states, and the run's plan."""
+"""`galore train --dry-run`: what the recipe sets, the parameter table, bytes of weights and states, the run's plan."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def _version(name: str, fix: str) -> dict[str, str | None]:
 
 
 def version_of(name: str) -> str | None:
-    """Of an installed distribution; None if it is not."""
+    """The version of a distribution; None if it is not installed."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from galore.trainer.recipe.load import LoadedRecipe
 
 MOST_HOLDERS = 8
-SHORT = {  # names that leave room for twelve columns
+# Names that leave room for twelve columns.
+SHORT = {
     "optimizer_states": "states",
     "projectors": "P",
     "accumulators": "accum.",
@@ -34,7 +35,8 @@ SHORT = {  # names that leave room for twelve columns
     "allocator_overhead": "overhead",
     "cuda_context": "context",
 }
-NARROW = {  # of a comparison where those twelve do not fit
+# The columns of a comparison where those twelve do not fit.
+NARROW = {
     "weights": ("weights",),
     "grads": ("gradients", "accumulators"),
     "optim.": ("optimizer_states", "projectors"),

@@ -1,4 +1,4 @@
-"""A progress bar while data are prepared: fingerprinting, tokenizer training, tokenising. Shown on a terminal only."""
+"""A progress bar while data are prepared: fingerprinting, tokenizer training, tokenizing. Shown on a terminal only."""
 
 from __future__ import annotations
 

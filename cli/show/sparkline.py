@@ -33,7 +33,7 @@ class Course:
             self._span *= 2
 
     def line(self, width: int, marks: str = BLOCKS) -> str:
-        """At most `width` marks, the lowest for the lowest mean; empty before there are two."""
+        """The course in at most `width` marks, the lowest for the lowest mean; empty before there are two."""
         values = [*self._means, *([_mean(self._open)] if self._open else [])]
         if len(values) < 2 or width < 2:
             return ""

@@ -28,7 +28,7 @@ def screen() -> Console:
 
 
 def say(text: str, hanging: str = "", bold: bool = False) -> None:
-    """A paragraph, wrapped between words; in a pipe one line, for grep. `hanging` indents what follows the first line."""
+    """A paragraph, wrapped between words; in a pipe one line, for grep. `hanging` indents all but the first line."""
     typer.secho("\n".join(_wrapped(text, _width(), hanging)), bold=bold)
 
 

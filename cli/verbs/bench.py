@@ -131,7 +131,7 @@ def _show(found: dict[str, Any]) -> None:
 
 
 def _named(row: dict[str, Any]) -> dict[str, Any]:
-    """With shape and rank as one name."""
+    """A row with shape and rank as one name."""
     rest = {name: value for name, value in row.items() if name not in ("a", "b", "r")}
     return {"matrix": f"{row['a']}×{row['b']}, r={row['r']}"} | rest
 

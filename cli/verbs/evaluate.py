@@ -40,7 +40,8 @@ def evaluate(
     device: Device = DeviceName.auto,
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
 ) -> None:
-    """Score a model on held-out text: mean cross-entropy in nats per token, and perplexity; or a classifier on its task."""
+    """Score a model on held-out text: mean cross-entropy in nats per token, and perplexity; or a classifier on its
+    task."""
     from galore.trainer.recipe.load import load_recipe
 
     if overrides and recipe is None:

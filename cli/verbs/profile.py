@@ -226,7 +226,7 @@ def _show_advice(advice: Advice) -> None:
 
 
 def _show_room(loaded: LoadedRecipe, profile: Profile) -> None:
-    """Of a run that fits: what there is room for where that is found at once, or how to ask for it."""
+    """What a run that fits has room for, where that is found at once, or how to ask for it."""
     spare, train = profile.limit.low - profile.total.high, loaded.recipe.train
     if spare <= 0 or train.micro_batch_size == train.global_batch_size:
         return

@@ -33,9 +33,9 @@ def compress(p: Tensor, bits: Bits, backend: Backend = "auto") -> dict[str, Tens
     absmax, whose rounding is therefore no error.
 
     Of a random orthonormal P the relative error ‖P̃ - P‖/‖P‖ is 0.65 % in 8 bits and 11.7 % in 4 (bf16: 0.17 %). P̃ is
-    no longer orthonormal: with a = 4r, ‖P̃ᵀP̃ - I‖_F/√r is 0.085 in 4 bits, ‖P̃ᵀP̃ - I‖₂ 0.19, and the columns are 1.4 %
-    too long in the square; in 8 bits 0.0046 and 0.0092, in bf16 0.0012. What assumes PᵀP = I, as ‖G - P R‖² = ‖G‖² -
-    ‖R‖² does, must be given P̃ᵀP̃ instead (`residual_squares(..., gram=)`).
+    no longer orthonormal: with a = 4r, ‖P̃ᵀP̃ - I‖_F/√r is 0.085 in 4 bits, ‖P̃ᵀP̃ - I‖₂ 0.19, and the columns are
+    1.4 % too long in the square; in 8 bits 0.0046 and 0.0092, in bf16 0.0012. What assumes PᵀP = I, as ‖G - P R‖² =
+    ‖G‖² - ‖R‖² does, must be given P̃ᵀP̃ instead (`residual_squares(..., gram=)`).
     """
     if bits not in (4, 8):
         raise ValueError(f"projectors are kept in 4 or 8 bits, not {bits}")

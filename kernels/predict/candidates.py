@@ -34,7 +34,7 @@ class Entry(NamedTuple):
         return key(*self)
 
     def plan(self, tile: Tile) -> list[Launch]:
-        """Its launches with a tile, on tensors without memory."""
+        """The launches of the entry with a tile, on tensors without memory."""
         shape = (self.a, self.b, self.r)
         if self.op == "lift":
             return catalogue.lift(*shape, self.storage, transposed=self.transposed, tile=tile)

@@ -126,7 +126,7 @@ def all_matrices(found: Sequence[Mapping[str, float]]) -> list[dict[str, float]]
 
 
 def step_seconds(card: Card) -> float:
-    """Of TOKENS tokens through LLaMA-7B, forward and backward, products taken to reach their share of the card's peak."""
+    """Forward and backward of TOKENS tokens through LLaMA-7B, at the share of the card's peak that products reach."""
     weights = sum(a * b * count for (a, b), count in LLAMA_7B.items()) + 32_000 * 4096
     return 6.0 * weights * TOKENS / (card.tensor_flops["bf16"] * card.tensor_share)
 

@@ -24,7 +24,8 @@ from torch import Tensor
 
 from galore.kernels.device import device_type, generator_for
 
-BLOCK = {  # elements handled at a time: the fp32 temporaries of one block stay in cache
+# Elements handled at a time: the fp32 temporaries of one block stay in cache.
+BLOCK = {
     "cpu": 1 << 18,
     "cuda": 1 << 22,  # 16 MiB each; smaller ones would cost more in launches than in work
 }

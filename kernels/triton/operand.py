@@ -29,7 +29,7 @@ class Operand:
 
     @property
     def mT(self) -> Operand:  # noqa: N802 - as of tensors
-        """The same elements, seen transposed."""
+        """The elements, seen transposed."""
         return Operand(self.values, self.absmax, self.bits, self.shape[::-1], self.strides[::-1])
 
     @property

@@ -23,7 +23,7 @@ class Tile:
     group: int = 8
 
     def constants(self) -> dict[str, int]:
-        """As the kernels name them."""
+        """The sizes as the kernels name them."""
         return {"BM": self.rows, "BN": self.columns, "BK": self.depth, "GROUP": self.group}
 
     def even(self, rows: int, columns: int, summands: int) -> bool:

@@ -137,13 +137,13 @@ def bytes_for(tensors: int) -> int:
 
 
 def most_beside(root: Path, saves: int, keep: int) -> int:
-    """Checkpoints that `saves` more saves add to those in `root` at the worst moment: an older one goes after a newer one came."""
+    """Checkpoints that `saves` more saves add to those in `root` at most: an older one goes after a newer one came."""
     held = len(step_directories(root))
     return max(min(held + saves, keep + 1) - held, min(saves, 1))
 
 
 def newest_verified(root: Path, below: int | None = None) -> tuple[Checkpoint | None, list[Skipped]]:
-    """The checkpoint with the highest step (`below` some step) whose every byte is as it was saved, and all that was passed over.
+    """The checkpoint with the highest step (`below` some step) whose bytes are as saved, and those passed over.
 
     Reads only, so it may look at a run that is still going on.
     """
@@ -164,7 +164,7 @@ def newest_verified(root: Path, below: int | None = None) -> tuple[Checkpoint | 
 
 
 def tidy(root: Path, keep: int, resumed: Path) -> None:
-    """Finish what a save or a rotation left undone when it was killed; `resumed` stays. No later save may come to do so.
+    """Finish what a save or a rotation left undone when it was killed; `resumed` stays. No later save may do so.
 
     Raises:
         OSError: something could not be deleted.
@@ -178,7 +178,7 @@ def tidy(root: Path, keep: int, resumed: Path) -> None:
 
 
 def newest_state(root: Path) -> dict[str, Any]:
-    """state.json of the newest checkpoint in which it is as it was saved, without reading any tensor; empty if there is none."""
+    """state.json of the newest checkpoint in which it is as it was saved; empty if there is none. Reads no tensor."""
     for _, path in step_directories(root):
         with suppress(Damaged), _readable(path):
             files = read_manifest(path).files
@@ -195,7 +195,7 @@ def _open(step: int, path: Path) -> Checkpoint:
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """A checkpoint that is there and cannot be read just now may be the best one: RunFailed, and none is taken instead."""
+    """A context that raises RunFailed for what cannot be read: it may be the best checkpoint; none is taken instead."""
     try:
         yield
     except OSError as error:

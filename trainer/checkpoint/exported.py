@@ -1,4 +1,4 @@
-"""Model folders that galore exported carry digests, which it compares when it reads them again; transformers passes them over.
+"""Digests in the model folders that galore exports, compared when it reads them again; transformers passes them over.
 
 A folder without them is taken like anybody's.
 """
@@ -22,7 +22,7 @@ def sign(folder: Path, files: dict[str, Written]) -> None:
 
 
 def require_as_exported(source: str, *, weights: bool) -> None:
-    """Compare the weights of the folder `source`, or all else that it holds of a model, with its digests, if it has any.
+    """Compare the weights of the folder `source`, or all else it holds of a model, with its digests, if it has any.
 
     Raises:
         UserError: a file is another one. RunFailed: it cannot be read just now.

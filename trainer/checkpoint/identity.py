@@ -1,4 +1,4 @@
-"""What a checkpoint needs beside its tensors: recipe, configuration and tokenizer. It knows them, and is used with no others.
+"""What a checkpoint needs beside its tensors, and is used with no other: recipe, configuration and tokenizer.
 
     state.json: made_with: {mathematics: {section.key: value}, config: {key: value}, files: {path in the run: SHA-256}}
 
@@ -55,7 +55,7 @@ def require_same_recipe(state: State, recipe: Recipe, run: Path) -> None:
 
 
 def require_same_config(state: State, config: PreTrainedConfig, run: Path) -> None:
-    """Raise UserError, with both values, if the model that was built is another function than the one that was trained."""
+    """Raise UserError, with both values, if the model that was built is another function than the trained one."""
     trained, here = dict(_flat(state.get(KEY, {}).get("config", {}))), dict(_flat(_values(config)))
     changed = [
         f"{key}: {trained[key]} → {here[key]}" for key in trained.keys() & here.keys() if trained[key] != here[key]
@@ -87,8 +87,8 @@ def require_same_files(state: State, run: Path) -> None:
 def keep(folder: Path, parts: Sequence[Saved], trained: Files, tell: Callable[[str], object]) -> Files:
     """Let `parts` be the content of `folder`, in one step; hashes by path in the run.
 
-    Files that are those a checkpoint was `trained` with stay: another version of a library may write the same otherwise.
-    `tell` hears of others.
+    Files that are those a checkpoint was `trained` with stay: another version of a library may write the same
+    otherwise. `tell` hears of others.
     """
     own = {name: sha for name, sha in trained.items() if name.startswith(f"{folder.name}/")}
     try:

@@ -54,7 +54,7 @@ def _states(folder: Path, manifest: Manifest) -> States:
 
 
 def _stamped(folder: Path, manifest: Manifest) -> States:
-    """The states in which the files were found to be what the manifest says; a stamp that cannot be read spares nothing."""
+    """The states in which the files were found to be what the manifest says; an unreadable stamp spares nothing."""
     try:
         found = json.loads(read_bounded(folder / STAMP))
         return dict(found["files"]) if found["manifest"] == manifest.self_sha256 else {}
@@ -63,7 +63,7 @@ def _stamped(folder: Path, manifest: Manifest) -> States:
 
 
 def _stamp(folder: Path, manifest: Manifest, states: States) -> None:
-    """Without one, for instance in a folder that cannot be written, every file is read at every start."""
+    """Write the stamp. Without one, as in a folder that cannot be written, every file is read at every start."""
     if states:
         with suppress(OSError):
             replace_file(folder / STAMP, json.dumps({"manifest": manifest.self_sha256, "files": states}))

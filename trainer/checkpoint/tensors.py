@@ -40,7 +40,7 @@ def refuse_unlike(model: nn.Module, stored: Mapping[str, Tensor], *, where: str 
 
 
 def refuse_different(model: nn.Module, other: nn.Module) -> None:
-    """Raise UserError unless both have the same tensors, in the types of `model`, buffers that nothing stores included."""
+    """Raise UserError unless both have the same tensors, in the types of `model`; unstored buffers included."""
     theirs = other.state_dict()
     refuse_unlike(model, theirs)
     own, theirs = (dict(each.named_buffers()) | each.state_dict() for each in (model, other))

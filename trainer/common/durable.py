@@ -190,7 +190,7 @@ def save_pretrained(folder: Path, *parts: Saved) -> dict[str, Written]:
 
 
 def synced(folder: Path, known: Mapping[str, Written] | None = None) -> dict[str, Written]:
-    """Sync every file below `folder` that is not `known` to be, and its directories; size and hash of each by its path."""
+    """Sync every file below `folder` that is not `known` to be, and its directories; size and hash by path."""
     found = dict(known or {})
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()

@@ -49,7 +49,7 @@ class Interrupted(UserError):  # noqa: N818
 
 
 def system_error(error: BaseException) -> OSError | None:
-    """What the system refused, if that is what `error` tells. Libraries in Rust tell it in words, by types of all kinds."""
+    """What the system refused, if `error` tells of that. Libraries in Rust tell it in words, by types of all kinds."""
     if isinstance(error, OSError) and error.errno is not None:
         return error
     told = _OF_RUST.search(str(error))

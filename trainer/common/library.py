@@ -49,7 +49,7 @@ def refuse_unreadable(folder: Path) -> None:
 
 
 def require_sentencepiece(folder: Path, where: str = WHERE) -> None:
-    """Raise UserError if `folder` has its tokenizer in sentencepiece's own format alone, and nothing here reads that."""
+    """Raise UserError if `folder` has its tokenizer in sentencepiece's own format alone, and nothing reads that."""
     if (folder / "tokenizer.json").exists() or find_spec("sentencepiece") is not None:
         return
     if found := next((name for name in SENTENCEPIECE if (folder / name).is_file()), None):
@@ -97,7 +97,7 @@ def _refuse_pointers(folder: Path) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """One line: the library's own words, with the error's name where they are not a sentence."""
+    """The library's own words in one line, with the error's name where they are not a sentence."""
     text = " ".join("".join(c if c.isprintable() else " " for c in str(error)).split())
     plain = isinstance(error, (OSError, ValueError, ImportError)) and text
     return text[:LONGEST] if plain else f"{type(error).__name__}: {text}"[:LONGEST].removesuffix(": ")

@@ -30,8 +30,8 @@ os.register_at_fork(after_in_child=_let_go_in_child)
 def exclusive(path: Path) -> Iterator[None]:
     """Hold an exclusive `flock` on the file `path`, which names the holder's pid and host.
 
-    The file stays when the lock is released. Only the holder may delete it: who had opened it before is then refused, or
-    two processes would lock two files of one name.
+    The file stays when the lock is released. Only the holder may delete it: who had opened it before is then refused,
+    or two processes would lock two files of one name.
 
     Raises:
         UserError: another process holds it (which one) or deleted it just now, or it cannot be locked here.
@@ -74,7 +74,7 @@ def is_held(path: Path) -> bool:
 
 
 def is_lost(path: Path) -> bool:
-    """Whether `path`, whose lock this process holds, is another file by now, or none: its folder was renamed or replaced."""
+    """Whether `path`, whose lock this process holds, is another file, or none: its folder was renamed or replaced."""
     if path not in _held:
         return False
     try:
@@ -84,7 +84,7 @@ def is_lost(path: Path) -> bool:
 
 
 def present_name(path: Path) -> Path | None:
-    """Where the file lies by now that this process locked as `path`; None if it was deleted, or the system does not tell."""
+    """Where the file now lies that this process locked as `path`; None if it was deleted, or nothing tells."""
     try:
         found = Path(f"/proc/self/fd/{_held[path]}").readlink()
         return found if os.path.samestat(found.stat(), os.fstat(_held[path])) else None

@@ -1,4 +1,4 @@
-"""Text that came from elsewhere, made fit for a terminal and a log: no control characters, no secrets, no end of length."""
+"""Text from elsewhere made fit for a terminal and a log: no control characters, no secrets, a limited length."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _printable(letter: str) -> str:
 
 
 def shortened(text: str, longest: int) -> str:
-    """At most `longest` letters: what is left out is left out before the end, which tells as much as the beginning."""
+    """`text` in at most `longest` letters: the gap lies before the end, which tells as much as the beginning."""
     if len(text) <= longest:
         return text
     tail = longest // 4
@@ -63,7 +63,7 @@ def listed(names: Iterable[object], most: int = 12) -> str:
 
 
 def masked(text: str) -> str:
-    """`text` without what opens doors: passwords in URLs, values of names such as `hf_token`, and those of the environment."""
+    """`text` without secrets: passwords in URLs, values of names such as `hf_token`, and those of the environment."""
     text = _IN_URL.sub(rf"\g<1>{MASK}@", text)
     text = _NAMED.sub(rf"\g<1>{MASK}", text)
     text = _BY_SHAPE.sub(MASK, text)

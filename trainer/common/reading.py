@@ -24,7 +24,7 @@ class NotReadable(OSError):  # noqa: N818 - it says what the path is
 
 
 def user_path(text: str) -> Path:
-    """A path as somebody typed it: `~` is their home; what looks like the home of a user that there is not stays as it is."""
+    """A path as somebody typed it: `~` is their home; what looks like the home of an unknown user stays as it is."""
     return Path(os.path.expanduser(text))  # noqa: PTH111 - Path's own raises for such a user
 
 
@@ -62,7 +62,7 @@ def require_regular(path: Path, mode: int | None = None) -> None:
 
 
 def require_plain_folder(folder: str) -> None:
-    """Raises NotReadable for a pipe or a device in `folder`, if it is one: libraries read whatever has the name they look for."""
+    """Raises NotReadable for a pipe or a device in `folder`, if it is one: libraries read whatever has the name."""
     if os.path.isdir(folder):  # noqa: PTH112 - a name too long is no folder, Path's own raises
         for path in Path(folder).iterdir():
             if path.exists() and not path.is_dir():

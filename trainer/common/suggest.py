@@ -38,7 +38,7 @@ def plain(word: str) -> str:
 
 
 def nearest(word: str, known: Iterable[str], count: int = 1) -> list[str]:
-    """At most `count` words of `known` that `word` may have meant, the nearest first; none that is too far away."""
+    """The words of `known` that `word` may mean, the nearest first, `count` at most; none that is too far away."""
     meant = plain(word[:LONGEST])
     limit = max(len(meant) // 3, len(meant) > SHORTEST)
     ranked = sorted((distance(meant, plain(each), limit), index, each) for index, each in enumerate(known))

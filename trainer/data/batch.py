@@ -31,7 +31,7 @@ def silent(done_bytes: int, total_bytes: int, what: str) -> None:
 
 
 def throttled(progress: Progress) -> Progress:
-    """The same progress, told ten times a second at most: there are many documents in a second."""
+    """`progress`, told ten times a second at most: there are many documents in a second."""
     last = dict[str, float]()
 
     def report(done_bytes: int, total_bytes: int, what: str) -> None:
@@ -55,7 +55,7 @@ class Head(Protocol):
 
 
 SplitHead = Callable[[nn.Module], Head | None]
-"""Takes a model apart at its head, None where that cannot be done; whoever knows models has it: `models.head.split_head`."""
+"""Takes a model apart at its head; None where it cannot be. Who knows models has it: `models.head.split_head`."""
 
 
 class Measures(TypedDict, total=False):
@@ -67,7 +67,7 @@ class Measures(TypedDict, total=False):
 
 
 class Batch(Protocol):
-    """Rows of one forward pass, or of a whole optimizer step. Kinds: `tokenbatch.TokenBatch`, `labelled.LabelledBatch`."""
+    """Rows of one forward pass, or of an optimizer step. Kinds: `tokenbatch.TokenBatch`, `labelled.LabelledBatch`."""
 
     @property
     def sequence_ids(self) -> tuple[int, ...]:
@@ -90,7 +90,7 @@ class Batch(Protocol):
         """What is summed over the targets, with gradient; `z_loss` is a coefficient, of a kind that knows one."""
 
     def rows_at_once(self, model: nn.Module, split_head: SplitHead) -> int:
-        """How many rows `losses` may take without a gradient: the float32 logits of many sequences never exist together."""
+        """How many rows `losses` may take without a gradient: float32 logits of many sequences never exist together."""
 
     def measures(self, loss: float) -> Measures:
         """What the mean `loss` is."""
@@ -107,7 +107,7 @@ class Result(Protocol):
 
 
 class Data(Protocol):
-    """Training and held-out rows of one recipe. Kinds: `mapped.MappedData`, `stream.StreamedData`, `glue.labelled.LabelledData`."""
+    """Training and held-out rows. Kinds: `mapped.MappedData`, `stream.StreamedData`, `glue.labelled.LabelledData`."""
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -147,7 +147,7 @@ class Data(Protocol):
         """
 
     def baseline(self) -> dict[str, Any]:
-        """JSON: what is reached without looking at the input, by the frequencies of tokens or by the most frequent label.
+        """JSON: what is reached without the input, by the frequencies of tokens or by the most frequent label.
 
         Raises:
             UserError: there is nothing to score.

@@ -29,7 +29,7 @@ def notices(summary: dict[str, Any]) -> list[str]:
 
 
 def alarms(summary: dict[str, Any]) -> list[str]:
-    """What makes a corpus another than the one that is meant: rows left out or misread, from 1 % of rows or bytes on."""
+    """What makes a corpus another than the one that is meant: rows left out or misread, from 1 % on."""
     good, notes = _good(summary), _left_out(summary, lambda kind: kind != EMPTY)
     if (misread := summary.get("noted", {}).get(MISREAD, 0)) > SHARE * good:
         notes.append(
@@ -40,7 +40,7 @@ def alarms(summary: dict[str, Any]) -> list[str]:
 
 
 def remarks(summary: dict[str, Any]) -> list[str]:
-    """Empty rows, parts of rows that nobody reads, files that are not read, what was added to examples, what a document is."""
+    """Empty rows, parts and files that nobody reads, what was added to examples, what a document is."""
     good, notes = _good(summary), _left_out(summary, lambda kind: kind == EMPTY)
     for what, count in summary.get("noted", {}).items():
         if what == NO_END:
@@ -106,7 +106,7 @@ def _other_encoding(entry: dict[str, Any], summary: dict[str, Any]) -> str:
 
 
 def _books(summary: dict[str, Any], good: int) -> list[str]:
-    """Of txt files that are cut into paragraphs because nobody said otherwise."""
+    """A remark on txt files that are cut into paragraphs because nobody said otherwise."""
     files = summary.get("files_of_paragraphs", 0)
     if not files or good < PARAGRAPHS * files or summary["bytes"] > BYTES * good:
         return []

@@ -1,4 +1,4 @@
-"""From a recipe to training data: find the text, tokenise it once, map it."""
+"""From a recipe to training data: find the text, tokenize it once, map it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from galore.trainer.data.tokens.cache import cache_root, fingerprint
 from galore.trainer.data.tokens.chattemplate import ensure_template
 from galore.trainer.data.tokens.material import Material
 from galore.trainer.data.tokens.tokenize import threads
-from galore.trainer.data.tokens.tokenized import Tokenised, tokenised
+from galore.trainer.data.tokens.tokenized import Tokenized, tokenized
 from galore.trainer.data.tokens.tokenizer import given_tokenizer, id_bound, require_room, trained_tokenizer
 from galore.trainer.recipe.schema.recipe import Recipe
 from galore.trainer.tasks.glue import TASKS
@@ -43,7 +43,7 @@ def prepare_data(recipe: Recipe, base_dir: Path, progress: Progress | None = Non
 
     Args:
         base_dir: what relative paths of the recipe are relative to.
-        progress: told how far fingerprinting, tokenizer training and tokenising are.
+        progress: told how far fingerprinting, tokenizer training and tokenizing are.
 
     Raises:
         UserError: no or unreadable files, refused bad rows, no usable tokenizer, too little text.
@@ -58,7 +58,7 @@ def prepare_data(recipe: Recipe, base_dir: Path, progress: Progress | None = Non
             return open_stream(recipe, base_dir, cache, report)
         material, notes = Material.of(recipe.data, base_dir, cache, report), list[str]()
         tokenizer = _tokenizer(recipe, base_dir, material, report, notes.append)
-        data = map_data(recipe, tokenizer, material, tokenised(material, tokenizer, report, notes.append))
+        data = map_data(recipe, tokenizer, material, tokenized(material, tokenizer, report, notes.append))
         return replace(data, notes=tuple(notes))
 
 
@@ -79,7 +79,7 @@ def _trains_tokenizer(recipe: Recipe) -> bool:
     return recipe.data.tokenizer is None and recipe.model.name_or_path is None
 
 
-def map_data(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, material: Material, text: Tokenised) -> MappedData:
+def map_data(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, material: Material, text: Tokenized) -> MappedData:
     """Rows over the stores, checked to be enough. Raises UserError."""
     section, train_section = recipe.data, recipe.train
     order = Order(train_section.seed, train_section.global_batch_size, section.shuffle)
@@ -138,7 +138,7 @@ def _mend(summary: dict[str, Any]) -> str:
 
 
 def _hold_out_more(material: Material, tokens: int) -> str:
-    """The share of the documents that is enough to evaluate on, where there is one. Sizes in tokens go by those in characters."""
+    """The share of documents that is enough to evaluate on, if any is. Sizes in tokens go by those in characters."""
     if material.validation:
         return "name more files, lower data.max_length"
     section, bad = material.section, BadRows("skip")

@@ -1,4 +1,4 @@
-"""Score held-out text: mean cross-entropy in nats, and perplexity; and what the frequencies of its tokens alone reach."""
+"""Score held-out text: mean cross-entropy in nats, perplexity, and what the frequencies of its tokens alone reach."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def batch_loss(model: nn.Module, split_head: SplitHead, batch: Batch) -> tuple[f
 
 @contextmanager
 def scoring(model: nn.Module) -> Iterator[None]:
-    """Without gradients and dropout; the model is left in the mode it was in."""
+    """A context without gradients and dropout; the model is left in the mode it was in."""
     was_training = model.training
     model.eval()
     try:

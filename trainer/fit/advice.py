@@ -51,7 +51,7 @@ class Trial:
 
     @property
     def helps(self) -> bool:
-        """Needs less; or gets through where the recipe as it is may not, by cached memory that is given back in time."""
+        """Needs less; or gets through where the recipe as it is may not, by cached memory given back in time."""
         return self.gained > 0 or self.profile.fits is True
 
 
@@ -74,7 +74,7 @@ class Advice:
 
     @property
     def chosen(self) -> tuple[Trial, ...]:
-        """What to do: the one change that is enough; the mildest together where that one alters results and they do not."""
+        """What to do: the one change that is enough; the mildest together where only that one alters results."""
         alone = self.alone
         if alone is None or (
             not alone.keeps_results and self.mildest and all(each.keeps_results for each in self.mildest)
@@ -120,7 +120,7 @@ class Adviser:
         return other is not None and profile_on(other, self.card).fits is True
 
     def _room(self) -> tuple[Settings, ...]:
-        """The largest micro-batches, the longest sequences, in doublings, and the fewest blocks to recompute, each alone."""
+        """The largest micro-batches, the longest sequences and the fewest blocks to recompute, each alone."""
         found = (*self._larger_batches(), self._longer(), self._fewer_blocks())
         return tuple(settings for settings in found if settings)
 
@@ -133,7 +133,7 @@ class Adviser:
         yield from (step for step in fitting[-1:] if step != dividing)
 
     def _fitting(self, steps: list[Settings], now: int) -> int:
-        """How many of `steps` fit, each of which needs more than those before: doublings, then halves of the last one."""
+        """How many of `steps` fit, each of which needs more than those before: by doublings, then halves."""
         sizes = [step["train.micro_batch_size"] for step in steps]
         least, most, reached = 0, len(steps), now
         while least < most:
@@ -170,7 +170,7 @@ class Adviser:
         return self._trial(steps[low], remedy.cost, above)
 
     def _combine(self) -> Iterator[Trial]:
-        """Remedies one upon the other, each of the recipe as changed so far, until it fits; without those not needed."""
+        """Remedies one upon the other, each of the recipe as changed so far, until it fits; none that is not needed."""
         taken: dict[str, Settings] = {}
         for cost in COSTS:
             above = _merged(taken.values())
@@ -210,7 +210,7 @@ class Adviser:
         return profile is not None and profile.fits is True
 
     def _profile(self, settings: Settings) -> Need | None:
-        """None where the changed recipe contradicts itself."""
+        """The profile of the changed recipe; None where it contradicts itself."""
         key = repr(sorted(settings.items()))
         if key not in self._known:
             other = changed(self.loaded, settings)

@@ -1,4 +1,4 @@
-"""What a run comes to before it begins: tokens, FLOPs, disk, and time and energy at an assumed share of a card's peak."""
+"""What a run comes to: tokens, FLOPs, disk, and time and energy at an assumed share of a card's peak."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Plan:
         tokens_per_step: padding included; of a task at most.
         flops_per_token: forward, backward and what is recomputed; the optimizer's own products left out.
         checkpoints: on the disk at a time: those that are kept, and the one being written.
-        cache_bytes_per_token: of the tokenised corpus; None where none is kept.
+        cache_bytes_per_token: of the tokenized corpus; None where none is kept.
         peak: published FLOP/s of the card in the type of the weights. `watts`: published power limit of its board.
     """
 
@@ -46,17 +46,17 @@ class Plan:
 
     @property
     def tokens(self) -> int | None:
-        """Of the whole run."""
+        """Tokens of the whole run."""
         return None if self.steps is None else self.steps * self.tokens_per_step
 
     @property
     def flops(self) -> int | None:
-        """Of the whole run."""
+        """FLOPs of the whole run."""
         return None if self.tokens is None or self.flops_per_token is None else self.tokens * self.flops_per_token
 
     @property
     def disk_bytes(self) -> int:
-        """Of all checkpoints that exist at a time."""
+        """Bytes of all checkpoints that exist at a time."""
         return self.checkpoints * self.checkpoint_bytes
 
     @property
@@ -110,7 +110,7 @@ def _checkpoints(steps: int | None, every: int | None, keep: int) -> int:
 
 
 def _cached(data: DataSection, vocabulary: int) -> int | None:
-    """A stream keeps no tokens of its training text; of instructions every token has a byte that says whether it is a target."""
+    """Bytes of a token in the cache: a stream keeps none; of instructions one byte says whether it is a target."""
     if data.source not in ("packaged", "local"):
         return None
     return int(token_type(vocabulary).itemsize) + data.instruct

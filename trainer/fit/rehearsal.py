@@ -1,4 +1,4 @@
-"""The steps of a run whose memory differs, carried out once each: first, ordinary, one that refreshes, an evaluation."""
+"""The steps of a run whose memory differs, carried out once each: first, ordinary, refresh, an evaluation."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class Rehearsal:
 
 
 def clocks(optimizer: GaLoreAdamW) -> Iterator[tuple[str, int]]:
-    """(kind of step, optimizer steps taken before it): the refresh is that of the largest matrices that share a step."""
+    """(kind of step, optimizer steps taken before it): the refresh is of the largest matrices that share a step."""
     yield FIRST, 0
     due: dict[int, int] = {}
     for slot in optimizer.projected:

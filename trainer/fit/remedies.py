@@ -41,7 +41,7 @@ SAME_BATCH = 0.05  # a global batch that differs by no more than this share trai
 
 
 def larger_micro_batches(recipe: Recipe) -> list[Settings]:
-    """Micro-batches above the recipe's, ascending: all that divide its global batch, and round ones with another near it.
+    """Micro-batches above the recipe's, ascending: divisors of its global batch, and round ones of one near it.
 
     Round are those of three binary digits, 4 in every doubling, such as 16, 20, 24 and 28.
     """
@@ -73,7 +73,7 @@ def _micro_batch(recipe: Recipe) -> Iterator[Settings]:
 
 
 def _checkpointing(recipe: Recipe) -> Iterator[Settings]:
-    """Of a few blocks first, where the recipe says how many there are."""
+    """Checkpointing of a few blocks first, where the recipe says how many there are."""
     now = recipe.train.gradient_checkpointing
     if now is not True:
         yield from ({"train.gradient_checkpointing": blocks} for blocks in some_blocks(recipe) if blocks > now)
@@ -81,7 +81,7 @@ def _checkpointing(recipe: Recipe) -> Iterator[Settings]:
 
 
 def some_blocks(recipe: Recipe) -> list[int]:
-    """Eighths of the recipe's blocks, the smallest first, without all of them; none where their number is a file's to say."""
+    """Eighths of the recipe's blocks, the smallest first, without all; none where a file says their number."""
     if recipe.model.name_or_path is not None:
         return []
     count = recipe.model.num_hidden_layers

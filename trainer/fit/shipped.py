@@ -1,4 +1,4 @@
-"""A shipped recipe of the same model that fits a card: found in a table of totals, and traced on the card before it is named."""
+"""A shipped recipe of the same model that fits a card: found in a table of totals, and traced before it is named."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MOST = 2  # that are traced: where the table is right the first one fits
 def shipped_that_fits(
     loaded: LoadedRecipe, on: Card, progress: Callable[[str], None] = lambda text: None
 ) -> tuple[str, Profile] | None:
-    """The name and the profile of one, of the same method if possible, that uses the card best; None where there is none."""
+    """Name and profile of the one that uses the card best, of the same method if possible; None where none fits."""
     for _, name in zip(range(MOST), candidates(loaded, on), strict=False):
         progress(name)
         profile = profile_on(load_recipe(name), on)
@@ -49,5 +49,5 @@ def candidates(loaded: LoadedRecipe, on: Card) -> Iterator[str]:
 
 
 def _model(recipe: Recipe) -> dict[str, object]:
-    """Its weights; how long its sequences may be is no part of them."""
+    """The model's dimensions; how long its sequences may be is no part of them."""
     return recipe.model.model_dump(exclude={"max_position_embeddings"})

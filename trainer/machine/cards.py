@@ -139,7 +139,7 @@ SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([gm])i?b?", re.IGNORECASE)
 
 
 def card(name: str) -> Card:
-    """The card called `name`: its key, the driver's name or a part of it, or its memory alone, such as "24GB" or "24576MB".
+    """The card called `name`: its key, the driver's name or a part of it, or its memory, such as "24GB" or "24576MB".
 
     Memory is what is printed on the box; as nvidia-smi counts, 1 GB has 1024 MB.
 
@@ -191,7 +191,7 @@ def attached() -> Card | None:
 
 
 def _usable(total: int, fraction: float, context: tuple[int, int]) -> tuple[int, int]:
-    """Bounds on bytes of a card of `total`; a share set for the process limits what its allocator takes, context apart."""
+    """Bounds on bytes of a card of `total`; a share set for the process limits its allocator, context apart."""
     if fraction >= 1.0:
         return total, total
     return min(total, int(fraction * total) + context[0]), min(total, int(fraction * total) + context[1])

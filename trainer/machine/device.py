@@ -23,7 +23,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_threads(number: int | None) -> None:
-    """`train.num_threads` for this process; None leaves torch's choice. Raises UserError for far more than there are cores."""
+    """`train.num_threads` for this process; None leaves torch's choice. Raises UserError for far more than cores."""
     if number is not None:
         most = THREADS_PER_CORE * (os.cpu_count() or 1)
         if number > most:

@@ -20,8 +20,9 @@ from galore.trainer.common.reading import read_bounded, user_path
 
 _T = 1e12
 
-# Dense peaks with float32 accumulation, FLOP/s: (bfloat16 tensor cores, float32 outside them). Names as the driver gives
-# them, without "NVIDIA" and "GeForce"; a laptop or cut-down variant has another name and other clocks, so it is not here.
+# Dense peaks with float32 accumulation, FLOP/s: (bfloat16 tensor cores, float32 outside them). Names as the driver
+# gives them, without "NVIDIA" and "GeForce"; a laptop or cut-down variant has another name and other clocks, so it is
+# not here.
 # Sources: NVIDIA's product datasheets (data center) and architecture white papers (GeForce). Sparsity is never counted.
 GPU_PEAKS: dict[str, tuple[float, float]] = {
     # Blackwell GeForce: RTX Blackwell GPU architecture white paper, "peak FP16/BF16 tensor with FP32 accumulate"
@@ -57,8 +58,9 @@ GPU_PEAKS: dict[str, tuple[float, float]] = {
     "H200": (989.4 * _T, 66.9 * _T),
 }
 
-# Power limit of the whole board as published, watts: NVIDIA's product pages and datasheets ("total graphics power", "max
-# thermal design power"). Of two sizes or settings under one name it is the higher; boards of other makers take up to 10 % more.
+# Power limit of the whole board as published, watts: NVIDIA's product pages and datasheets ("total graphics power",
+# "max thermal design power"). Of two sizes or settings under one name it is the higher; boards of other makers take
+# up to 10 % more.
 GPU_WATTS: dict[str, int] = {
     "RTX 5090": 575,
     "RTX 5080": 360,

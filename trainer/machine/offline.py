@@ -15,10 +15,11 @@ SECOND_TRY = 1.0  # seconds after a first failure: a resolver may stumble
 
 @functools.cache
 def spare_retries() -> None:
-    """Before a hub name is used: put the hub's libraries into their offline mode if they could only wait in vain.
+    """Put the hub's libraries into their offline mode, before a name is used, if they could only wait in vain.
 
     They retry every file of a model for half a minute, which helps on a slow network. Without any, cached files are
-    found at once this way, and the lack of others is told at once. A proxy resolves names itself: nothing is known then.
+    found at once this way, and the lack of others is told at once. A proxy resolves names itself: nothing is known
+    then.
     """
     from huggingface_hub import constants
 

@@ -30,7 +30,7 @@ WAITING = ("OMP_WAIT_POLICY", SPINS)
 
 
 def prepare_process() -> tuple[str, ...]:
-    """What a process that trains on the CPU should ask for before it imports torch; returns lines that say what was done.
+    """What a process that trains on the CPU should ask for before it imports torch; returns lines that say what it did.
 
     What the user has set in the environment is respected. May be called again: it only tells then.
     """

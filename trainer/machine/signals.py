@@ -16,10 +16,10 @@ HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class StopOnSignal:
-    """While entered, the first of the handled signals only sets `requested`; the second leaves at once.
+    """A context in which the first of the handled signals only sets `requested`; the second leaves at once.
 
-    A second SIGHUP says nothing new: a closing terminal sends one by its kernel and one by its shell. One that is ignored
-    on entry, as `nohup` asks for, stays ignored.
+    A second SIGHUP says nothing new: a closing terminal sends one by its kernel and one by its shell. One that is
+    ignored on entry, as `nohup` asks for, stays ignored.
     Leaving at once is `os._exit(128 + signum)`: no clean-up, as a kill would do, which checkpoints survive.
     Python delivers signals to the main thread only: elsewhere nothing is installed and `installed` is false.
 

@@ -70,7 +70,7 @@ def current_and_peak(device: str | torch.device) -> MemoryUse:
 
 
 def forget_peak() -> None:
-    """Count peaks from here on, in a process that has carried out another run before: its garbage goes back to the system.
+    """Count peaks from here on, in a process that carried out another run: its garbage goes back to the system.
 
     On a CPU this takes Linux; elsewhere the peak stays that of the process.
     """

@@ -87,7 +87,7 @@ class Kind(NamedTuple):
 
 
 def largest(trace: Trace, moments: Iterable[int], most: int) -> list[list[tuple[Kind, int]]]:
-    """For each of the ascending `moments`: the kinds that hold most right after it, and how many of each exist."""
+    """The kinds that hold most right after each of the ascending `moments`, and how many of each exist."""
     kinds = _kinds(trace.allocations)
     alive: Counter[Kind] = Counter()
     found, done = [], 0

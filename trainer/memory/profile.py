@@ -1,4 +1,4 @@
-"""What a traced run needs on a card: what PyTorch's allocator makes of it, the context beside it, and whether it fits."""
+"""What a traced run needs on a card: what PyTorch's allocator makes of it, the context beside it, whether it fits."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def place(peak: Peak) -> str:
 
 
 def runs_out(profile: Profile) -> int | None:
-    """The event that finds no room, at upper bounds of needs and lower bounds of room; None where the run surely fits."""
+    """The event that finds no room, at upper bounds of needs, lower ones of room; None where the run surely fits."""
     if profile.fits:
         return None
     room = profile.card.usable_low - profile.card.context_high

@@ -113,7 +113,7 @@ def require_sizes(values: Mapping[str, Any], source: str) -> None:
 
 
 def require_layers(values: Mapping[str, Any]) -> None:
-    """The same of a configuration that is not built yet, some of which make a list as long as the model is deep."""
+    """Refuse such a depth before a configuration is built: some make a list as long as the model is deep."""
     for name, value in values.items():
         if isinstance(value, dict):
             require_layers(value)
@@ -133,7 +133,7 @@ def _require(layers: int, weights: int, weight_bytes: int) -> None:
 
 
 def _at_least(config: PreTrainedConfig) -> tuple[int, int]:
-    """Layers and weights that the dimensions of `config` cannot do without; layers that share their weights count once."""
+    """Layers and weights that the dimensions of `config` cannot do without; layers that share weights count once."""
     text = config.get_text_config()
     layers, width, inner, rows = (
         max(0, value) if isinstance(value := getattr(text, name, 0), int) else 0

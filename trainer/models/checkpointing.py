@@ -47,7 +47,7 @@ def offloading(model: nn.Module) -> Iterator[OffloadingCheckpoint]:
 
 
 def _enable(model: Any, settings: dict[str, bool]) -> None:
-    """Transformers 5 gave the switch a new name. On meta there is no generator, whose state would be kept for dropout."""
+    """Transformers 5 renamed the switch. On meta there is no generator, whose state would be kept for dropout."""
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     enable(settings)
 

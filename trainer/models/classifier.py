@@ -26,8 +26,8 @@ def build_classifier(
     """The recipe's model with a head for `task` on `device`, weights in `section.dtype`, in training mode.
 
     What the stored weights lack of the head is drawn from `seed`, in float32; so is a stored head for another number of
-    labels, and a pooler, which pre-training need not have. The global random state is left as it was. On `device="meta"`
-    nothing is allocated or loaded.
+    labels, and a pooler, which pre-training need not have. The global random state is left as it was. On
+    `device="meta"` nothing is allocated or loaded.
 
     Raises:
         UserError: the model cannot be read, has no such head, too few embeddings or positions for the data, or the
@@ -81,8 +81,8 @@ def align_labels(model: PreTrainedModel, task: Task, source: str) -> None:
 
 
 def label_order(config: PreTrainedConfig, task: Task, source: str) -> list[int] | None:
-    """For each label of `task`, the output of the stored head that means it; None where the outputs have no names, are a
-    score, or too many or too few for a head to be kept.
+    """The stored head's output for each label of `task`; None where the outputs have no names, are a score, or too many
+    or too few for a head to be kept.
 
     Raises:
         UserError: as many names as the task has labels, and not the same ones.

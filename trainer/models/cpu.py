@@ -1,4 +1,4 @@
-"""Which kernels a decoder runs on the CPU: our own attention and normalisation where they are faster."""
+"""Which kernels a decoder runs on the CPU: our own attention and normalization where they are faster."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ONLY_SDPA = ("position_bias", "softcap", "s_aux", "cache", "output_attentions") 
 
 
 def optimize_decoder(model: PreTrainedModel) -> list[str]:
-    """Route `model`'s attention and RMSNorm to the fastest kernels on the CPU; returns lines that say what runs and why.
+    """Route `model`'s attention and RMSNorm to the fastest kernels on the CPU; returns lines: what runs, and why.
 
     Parameters, their names and the saved configuration stay as they are, and the result is that of `sdpa` up to
     rounding. Call it before adapters are added.
@@ -39,7 +39,7 @@ def optimize_decoder(model: PreTrainedModel) -> list[str]:
     return [
         f"attention: batched bf16 products, fp32 softmax (up to {LONGEST} tokens per sequence; "
         "sdpa for padding masks, dropout and decoding)",
-        f"normalisation: {len(norms)} RMSNorm in fp32 blocks that stay in the cache",
+        f"normalization: {len(norms)} RMSNorm in fp32 blocks that stay in the cache",
     ]
 
 

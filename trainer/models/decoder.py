@@ -40,7 +40,8 @@ def build_decoder(
         vocab_size: number of token ids of the tokenizer; the embedding must have as many rows at least.
         max_length: longest sequence, in tokens, that the run will feed.
         base_dir: folder that a relative `section.name_or_path` is seen from.
-        in_int8: parts of the paths of linear layers whose weights are kept in 8 bits; they never lie on `device` otherwise.
+        in_int8: parts of the paths of linear layers whose weights are kept in 8 bits; they never lie on `device`
+            otherwise.
 
     Raises:
         UserError: the model cannot be read or trained, its vocabulary or positions are too few for the data, or the

@@ -32,7 +32,7 @@ def sample(
     top_k: int = 0,
     chat: bool = False,
 ) -> str:
-    """`prompt` and its continuation, or with `chat` the answer to it alone: at most `max_new_tokens` tokens, ending early at the end-of-text token.
+    """`prompt` and its continuation, or with `chat` the answer alone: `max_new_tokens` at most, fewer at end-of-text.
 
     The same `seed` gives the same text on the same device, and the global random state is as before on return; so are
     the model's mode (training or not) and its use of the key/value cache.
@@ -45,8 +45,8 @@ def sample(
         chat: put the prompt into the tokenizer's chat template, and end with the assistant's turn.
 
     Raises:
-        UserError: the model is a classifier, there is no chat template to use, the prompt has no token, or does not leave room
-            for the continuation in the model's positions; or the model predicts nan.
+        UserError: the model is a classifier, there is no chat template to use, the prompt has no token, or does not
+            leave room for the continuation in the model's positions; or the model predicts nan.
     """
     if head_modules(model):
         raise UserError("the model is a classifier: it continues no text", fix="`galore eval` scores it")

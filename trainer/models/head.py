@@ -19,7 +19,7 @@ class SplitModel(NamedTuple):
     weight: Tensor  # (V, d)
 
     def hidden(self, input_ids: Tensor) -> Tensor:
-        """Last hidden states (b, s, d), after the final norm, in the type of the head: a residual stream may be in float32."""
+        """Last hidden states (b, s, d), after the final norm, in the head's type: a residual stream may be float32."""
         out: Tensor = self.body(input_ids=input_ids, use_cache=False)[0]
         return out.to(self.weight.dtype)
 

@@ -15,8 +15,8 @@ WHERE = "optim.target_modules"
 
 
 def plain_linears(model: nn.Module, patterns: Sequence[str]) -> dict[str, nn.Linear]:
-    """{path: layer} of the linear layers under `patterns`, without subclasses that compute something of their own, such as a
-    router: only their own forward knows what.
+    """{path: layer} of the linear layers under `patterns`, without subclasses that compute something of their own, such
+    as a router: only their own forward knows what.
 
     Raises:
         UserError: a pattern matches no linear layer, or none but such.

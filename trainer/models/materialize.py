@@ -1,8 +1,8 @@
 """Give a model built on the meta device its tensors: freshly drawn, or taken from a checkpoint.
 
-A skeleton on `meta` costs no memory. Weights are then drawn in float32 on the CPU, one decoder block at a time, and cast
-at once: float32 and bfloat16 runs start from the same numbers on every device, and the float32 copy of the whole model
-never exists.
+A skeleton on `meta` costs no memory. Weights are then drawn in float32 on the CPU, one decoder block at a time, and
+cast at once: float32 and bfloat16 runs start from the same numbers on every device, and the float32 copy of the whole
+model never exists.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from galore.trainer.checkpoint.tensors import refuse_unlike, some, tensor_names
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.library import WHERE
 
-# transformers skips the initialisation of tensors that carry this flag
+# transformers skips the initialization of tensors that carry this flag
 _DRAWN = "_is_hf_initialized"
 
 
@@ -61,8 +61,8 @@ def adopt_weights(model: nn.Module, tensors: Mapping[str, Tensor], *, device: st
     A tied weight may be stored under any one of its names. Buffers that no checkpoint holds are computed anew.
 
     Raises:
-        UserError: naming the tensors that are missing, left over, of another shape, or two for one parameter; or a buffer
-            that neither the checkpoint nor the model's initialisation gives a value.
+        UserError: naming the tensors that are missing, left over, of another shape, or two for one parameter; or a
+            buffer that neither the checkpoint nor the model's initialization gives a value.
     """
     refuse_unlike(model, tensors)
     _compute_buffers(model, tensors, device)
@@ -82,7 +82,7 @@ _Unit = list[tuple[nn.Module, PreTrainedModel]]
 
 
 def _units(module: nn.Module, owner: PreTrainedModel) -> Iterator[_Unit]:
-    """Groups of modules that are initialised together, children first.
+    """Groups of modules that are initialized together, children first.
 
     A decoder block is one group, since some models rescale a child's weight from its parent.
     """
@@ -125,7 +125,7 @@ def _refuse_unfilled(model: nn.Module, empty: Mapping[str, Tensor]) -> None:
     own = dict(model.named_buffers()) | dict(model.named_parameters())
     if idle := [name for name, each in empty.items() if own[name] is each and _is_idle(each)]:
         raise UserError(
-            f"nothing gives {some(idle)} a value: no stored tensor, nor what transformers initialises of {type(model).__name__}",
+            f"nothing gives {some(idle)} a value: no stored tensor, nor what transformers initializes of {type(model).__name__}",
             where=WHERE,
             fix="start from stored weights, or choose another architecture",
         )
@@ -166,7 +166,7 @@ def _set(model: nn.Module, name: str, tensor: Tensor) -> None:
 
 
 def _compute_buffers(model: nn.Module, given: Collection[str], device: str) -> None:
-    """Compute the buffers that are on meta and not `given`, through the model's own initialisation.
+    """Compute the buffers that are on meta and not `given`, through the model's own initialization.
 
     All of it runs, since a module may fill the buffers of those below it, while the parameters are still on meta, where
     it can draw over nothing.

@@ -20,7 +20,7 @@ from galore.kernels.device import device_type
 
 
 class Copies(Protocol):
-    """Copies in the order they are asked for, each told by what to `wait` for before its result, or its source, is touched."""
+    """Copies in the order they are asked for, each with what to `wait` for before its result or source is touched."""
 
     def send(self, tensor: Tensor) -> tuple[Any, Any]:
         """(what is on the host, what to wait for) of a copy that has begun."""
@@ -48,7 +48,7 @@ class CudaCopies:
         torch.cuda.current_stream(self.device).wait_event(done)
 
     def _copy(self, to: Tensor, source: Tensor) -> tuple[Tensor, torch.cuda.Event]:
-        """After all that the computation has been asked for: it makes `source`, or may still use the memory of `to`."""
+        """A copy after all queued computation, which makes `source`, or may still use the memory of `to`."""
         self.stream.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(self.stream):
             to.copy_(source, non_blocking=True)
@@ -56,7 +56,7 @@ class CudaCopies:
 
 
 class MetaCopies:
-    """CUDA's memory, as a trace of `meta` tensors sees it: nothing of a tensor that has left, all of one that is back."""
+    """CUDA's memory, as a trace of `meta` tensors sees it: nothing of a tensor that left, all of one that is back."""
 
     def send(self, tensor: Tensor) -> tuple[tuple[torch.Size, torch.dtype], None]:
         return (tensor.shape, tensor.dtype), None
@@ -70,7 +70,7 @@ class MetaCopies:
 
 
 class NoCopies:
-    """On the CPU tensors are on the host as they are."""
+    """The CPU's copies, none: its tensors are on the host as they are."""
 
     def send(self, tensor: Tensor) -> tuple[Tensor, None]:
         return tensor, None

@@ -1,4 +1,4 @@
-"""Causal language models and classifiers from a local folder or the hub: safetensors only, and never code of their own."""
+"""Causal language models and classifiers from a local folder or the hub: safetensors only, never code of their own."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def read_config(source: str, revision: str | None) -> PreTrainedConfig:
     """The configuration of a model folder or hub name.
 
     Raises:
-        UserError: it cannot be read, would need code of its own, describes quantised weights, or there is none but an
+        UserError: it cannot be read, would need code of its own, describes quantized weights, or there is none but an
             adapter's.
     """
     _refuse_adapter(source)
@@ -64,10 +64,10 @@ def read_config(source: str, revision: str | None) -> PreTrainedConfig:
         require_sizes(values, source)
         require_layers(values)
         config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
-    if quantised := getattr(config, "quantization_config", None):
-        kind = quantised.get("quant_method", "unknown") if isinstance(quantised, dict) else "unknown"
+    if quantized := getattr(config, "quantization_config", None):
+        kind = quantized.get("quant_method", "unknown") if isinstance(quantized, dict) else "unknown"
         raise UserError(
-            f"{source} holds quantised weights ({kind}), which cannot be trained",
+            f"{source} holds quantized weights ({kind}), which cannot be trained",
             where=WHERE,
             fix="start from the float weights",
         )
@@ -75,7 +75,7 @@ def read_config(source: str, revision: str | None) -> PreTrainedConfig:
 
 
 def kind_of(config: PreTrainedConfig) -> Any:
-    """transformers' class for the kind of model that `config` was saved from: with a head that classifies, or causal."""
+    """transformers' class for the kind of model `config` was saved from: with a head that classifies, or causal."""
     classifies = any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
     return AutoModelForSequenceClassification if classifies else AutoModelForCausalLM
 
@@ -149,13 +149,13 @@ def load_pretrained(
 
 
 def _layers_beyond(model: nn.Module, unexpected: Iterable[str]) -> list[str]:
-    """Stored tensors that are called as those of the model are, but for the number of the layer. Other heads are none."""
+    """Stored tensors that are called as those of the model are, but for the layer's number. Other heads are none."""
     known = {re.sub(r"\d+", "*", name) for name in model.state_dict()}
     return sorted(name for name in unexpected if re.search(r"\d", name) and re.sub(r"\d+", "*", name) in known)
 
 
 def _refuse_two_for_one(model: Any, source: str) -> None:
-    """transformers parts what the configuration ties where both are stored and differ; any other reader takes one of them."""
+    """Refuse parameters that the configuration ties and files store twice, unequal: transformers alone parts them."""
     for one, other in model.get_expanded_tied_weights_keys(all_submodels=True).items():
         if model.get_parameter_or_buffer(one) is not model.get_parameter_or_buffer(other):
             raise UserError(
@@ -167,7 +167,7 @@ def _refuse_two_for_one(model: Any, source: str) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without transformers' table of tensors that are missing or left over: what matters of it is an error here."""
+    """A context without transformers' table of tensors missing or left over: what matters of it is an error here."""
     level = logging.get_verbosity()
     logging.set_verbosity_error()
     try:

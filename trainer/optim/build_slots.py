@@ -68,7 +68,7 @@ def build_slots(
 def _projected(
     weight: Weight, inner: Inner, own: OptimizerSettings, schedule: RefreshSchedule, clock: Callable[[], int]
 ) -> ProjectedSlot:
-    """The slot of the parts that the weight's group names; a residual that needs the whole gradient brings its refresh."""
+    """The slot of the parts that the weight's group names; a residual of the whole gradient brings its refresh."""
     group = weight.group
     rank = rank_for(group["rank"], weight.matrix.shape)
     subspace = SUBSPACES[group["proj_type"]](weight, rank, schedule, own.seed, clock)

@@ -16,8 +16,8 @@ from galore.trainer.optim.projected import ProjectedSlot
 def project_in_backward(model: nn.Module, optimizer: GaLoreAdamW) -> int:
     """Let the projected linear layers of `model` give `optimizer` factors; returns how many matrices do.
 
-    Layers with a bias, or with a forward of their own, keep the hook; so does a rank too high to save work, or a step that needs the whole
-    gradient for its refresh. The results are those of the hook up to rounding.
+    Layers with a bias, or with a forward of their own, keep the hook; so does a rank too high to save work, or a step
+    that needs the whole gradient for its refresh. The results are those of the hook up to rounding.
     """
     linears = [module for module in model.modules() if isinstance(module, nn.Linear) and _takes_hooks(module)]
     slots = {id(slot.parameter): slot for slot in optimizer.projected}

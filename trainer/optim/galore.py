@@ -29,9 +29,9 @@ SCALED = (
 class GaLoreAdamW(Stored):
     """AdamW whose state of matrix weights lives in a low-rank subspace of their gradients.
 
-    A group with a `rank` is projected, any other group is plain AdamW. Gradients are taken over as the backward produces
-    them: a projected m×n gradient becomes r×max(m, n) and is freed at once, and `parameter.grad` is None after every
-    `backward()`. Sums over micro-batches are exact, no weight moves before `step()`.
+    A group with a `rank` is projected, any other group is plain AdamW. Gradients are taken over as the backward
+    produces them: a projected m×n gradient becomes r×max(m, n) and is freed at once, and `parameter.grad` is None after
+    every `backward()`. Sums over micro-batches are exact, no weight moves before `step()`.
 
         optimizer = GaLoreAdamW(galore_groups(model, rank=128), lr=1e-2)
         for batch in batches:
@@ -40,9 +40,9 @@ class GaLoreAdamW(Stored):
             optimizer.clip_grad_norm_(1.0)
             optimizer.step()
 
-    Everything random is a pure function of (seed, step). Settings are those of `OptimizerSettings`, by keyword; `help` of
-    the constructor says what each means, docs/optimizer.md what for. They are checked: a value that cannot be meant, and
-    settings that contradict each other, raise ValueError.
+    Everything random is a pure function of (seed, step). Settings are those of `OptimizerSettings`, by keyword; `help`
+    of the constructor says what each means, docs/optimizer.md what for. They are checked: a value that cannot be meant,
+    and settings that contradict each other, raise ValueError.
     """
 
     # a GradScaler then asks nobody for gradients, and tells `step` of itself
@@ -52,12 +52,12 @@ class GaLoreAdamW(Stored):
     def __init__(self, params: Iterable[Any], settings: OptimizerSettings) -> None:
         """Take over the gradients of `params`: parameters, (name, parameter) pairs, or groups of either.
 
-        A group may have its own rates and its own `GroupSettings` (kernels/family.py), and a `rank`: a number, clamped to
-        min(m, n), or a fraction of that, below 1.
+        A group may have its own rates and its own `GroupSettings` (kernels/family.py), and a `rank`: a number, clamped
+        to min(m, n), or a fraction of that, below 1.
 
         Raises:
-            ValueError: a setting cannot be meant or contradicts another, a projected parameter is no matrix, a parameter
-                is not contiguous.
+            ValueError: a setting cannot be meant or contradicts another, a projected parameter is no matrix, a
+                parameter is not contiguous.
         """
         refuse_several_processes()
         defaults = {name: getattr(settings, name) for name in PER_GROUP} | {"rank": None, "clock": 0}
@@ -73,11 +73,9 @@ class GaLoreAdamW(Stored):
         self.report: StepReport | None = None
         self.attached = True
         self.torn = False  # whether some weights have taken a step that others have not
-        self._hooks = [
-            p.register_post_accumulate_grad_hook(self._on_gradient)  # type: ignore[no-untyped-call]
-            for p in self.slots
-            if p.requires_grad  # codes do not; their layer hands over factors
-        ]
+        # Codes require no gradient; their layer hands over factors.
+        floating = [p for p in self.slots if p.requires_grad]
+        self._hooks = [p.register_post_accumulate_grad_hook(self._on_gradient) for p in floating]  # type: ignore[no-untyped-call]
 
     def release(self) -> None:
         """Let go of the parameters: backward fills `parameter.grad` again, and another optimizer may take them."""

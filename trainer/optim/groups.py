@@ -21,8 +21,8 @@ Rank = int | float
 
 
 def target_modules(model: nn.Module, patterns: Sequence[str], kinds: type[nn.Module] = nn.Module) -> dict[str, Any]:
-    """Modules with a weight of two or more dimensions (linear, convolution, embedding) whose dotted path contains one of
-    `patterns` as consecutive components.
+    """Modules with a weight of two or more dimensions (linear, convolution, embedding) whose dotted path contains one
+    of `patterns` as consecutive components.
 
     Raises:
         ValueError: a pattern matches no such module of `kinds`; names the nearest path components.
@@ -92,11 +92,11 @@ def galore_groups(
     Args:
         rank: subspace dimension r of the target weights, or a fraction of min(m, n) below 1; None keeps them full-rank,
             with the same `options`.
-        targets: parts of module paths, `("self_attn", "mlp")` if left out; see the function `target_modules`. That is also
-            what recipes call them, and a keyword of that name is taken. Of a convolution and an embedding too.
+        targets: parts of module paths, `("self_attn", "mlp")` if left out; see the function `target_modules`. The name of
+            that is what recipes call them, and taken as a keyword. Convolutions and embeddings count.
         rank_pattern: other ranks for targets whose path contains a key; of several the last one that matches.
-        options: further settings of the target groups, such as `scale` or `update_proj_gap`. `inner="adafactor"` goes for
-            the rest too, other inner rules are for the targets.
+        options: further settings of the target groups, such as `scale` or `update_proj_gap`. `inner="adafactor"` goes
+            for the rest too, other inner rules are for the targets.
 
     Raises:
         ValueError: a pattern matches nothing, or no target weight is trainable. TypeError: an option is unknown.

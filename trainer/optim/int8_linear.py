@@ -1,4 +1,4 @@
-"""Linear layers whose weight is kept in 8 bits and trained: multiplied as floating point, its gradient handed over as factors.
+"""Linear layers with a trained weight in 8 bits: multiplied as floating point, its gradient handed over as factors.
 
 No m×n gradient exists, and the weight in floating point only while a product takes it.
 """
@@ -18,7 +18,7 @@ Receive = Callable[[Factors], None]
 
 
 class Int8Linear(nn.Linear):
-    """y = x (s q)ᵀ + bias; `weight` holds the codes q (m, n) in int8, the buffer `weight_scale` s (m, n / group) in bf16.
+    """y = x (s q)ᵀ + bias; `weight` is the codes q (m, n) in int8, the buffer `weight_scale` s (m, n / group) in bf16.
 
     `receive` takes the factors of the weight's gradient; without one there is none.
     """

@@ -29,7 +29,7 @@ class StepReport:
 
 @dataclass
 class Tally:
-    """What has been applied since the last step: parameters, their Σ ‖gradient‖², layers refreshed; gradients refused."""
+    """What was applied since the last step: parameters, their Σ ‖gradient‖², layers refreshed; gradients refused."""
 
     applied: int = 0
     squares: float = 0.0

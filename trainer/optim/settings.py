@@ -1,4 +1,4 @@
-"""The settings of an optimizer and of each of its groups: checked, and those of the official package's groups as ours."""
+"""The settings of an optimizer and of its groups: checked, and those of the official package's groups as ours."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def written(name: str, value: object) -> str:
 
 
 def settle(groups: list[dict[str, Any]], settings: OptimizerSettings) -> list[OptimizerSettings]:
-    """The settings of each group. In the groups the official package's `proj_type` becomes ours, and defaults that depend
-    on other settings are filled in.
+    """The settings of each group. In the groups the official package's `proj_type` becomes ours, and defaults that
+    depend on other settings are filled in.
 
     Raises:
         ValueError: a setting cannot be meant or contradicts another; names it, its value and the group.
@@ -152,7 +152,7 @@ def _hints() -> dict[str, Any]:
 
 
 def refuse_several_processes() -> None:
-    """Raise RuntimeError in a group of processes: each would find subspaces and take steps of its own, and drift apart."""
+    """Raise RuntimeError in a group of processes: each would find its own subspaces and steps, and drift apart."""
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         raise RuntimeError(
             f"torch.distributed runs {dist.get_world_size()} processes, and GaLoreAdamW trains in one: DistributedDataParallel "
@@ -161,7 +161,7 @@ def refuse_several_processes() -> None:
 
 
 def _settle_official(group: dict[str, Any], name: str) -> None:
-    """`std` projects the smaller side and `reverse_std` the larger one, square matrices from the right and from the left."""
+    """Settle a `proj_type`: `std` projects the smaller side, `reverse_std` the larger; squares from right and left."""
     kind = group["proj_type"]
     if kind == "full":
         raise ValueError(f"proj_type='full' in {name}: projecting both sides is not offered; take left, right or std")

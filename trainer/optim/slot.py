@@ -1,6 +1,7 @@
 """One parameter's place in the optimizer: what it accumulates, and how its update is applied.
 
-Nothing but accumulators changes before `apply`: a step that is given up leaves weights, moments and projectors untouched.
+Nothing but accumulators changes before `apply`: a step that is given up leaves weights, moments and projectors
+untouched.
 """
 
 from __future__ import annotations

@@ -59,12 +59,13 @@ class Stored(Optimizer):
             group["clock"] = clock
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As in torch, except that moments and projectors keep their own dtype instead of the parameter's.
+        """Load a state as torch does, except that moments and projectors keep their own dtype, not the parameter's.
 
         Numbers of the saved groups count from now on; what an update is composed of stays as this optimizer was made.
 
         Raises:
-            ValueError: it is no such optimizer's, or a tensor is missing or of another shape or dtype; nothing was changed.
+            ValueError: it is no such optimizer's, or a tensor is missing or of another shape or dtype; nothing was
+                changed.
         """
         if any("clock" not in group for group in state_dict["param_groups"]):
             raise ValueError("this state dict is not of a GaLoreAdamW: its groups have no clock")

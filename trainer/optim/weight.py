@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 @dataclass(eq=False)
 class Weight:
-    """A parameter, the live torch param group it is in, and its named `state`; `index` counts the optimizer's parameters.
+    """A parameter, the live torch param group it is in, and its named `state`; `index` is its number in the optimizer.
 
     Args:
         scales: of a weight in int8, see kernels/ops/int8.py.

@@ -37,7 +37,7 @@ RANDOM = ("apollo", "apollo-mini")  # residuals whose subspace is random
 
 
 def not_inherited(optim: OptimSection, chosen: Mapping[str, Any]) -> dict[str, Any]:
-    """{"section.key": default} of what `optim` says of its own method, and a method of other settings must not take over.
+    """{"section.key": default} of what `optim` says of its own method, which another method must not take over.
 
     A scale of GaLore's updates, for one, would multiply the learning rate of a control that projects nothing.
 
@@ -61,7 +61,7 @@ def not_inherited(optim: OptimSection, chosen: Mapping[str, Any]) -> dict[str, A
 
 
 def _meaning_of_scale(values: Mapping[str, Any]) -> tuple[object, ...]:
-    """What `scale` multiplies, and its default; where they differ, a number that suits the one does not suit the other."""
+    """What `scale` multiplies, and its default; where they differ, no number suits both."""
     made = {name: values[name] for name in ("method", "inner", "residual", "adapter")}
     return made["method"], made["inner"], made["adapter"], OptimSection.model_construct(**made).effective_scale
 

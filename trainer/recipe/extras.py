@@ -39,7 +39,7 @@ def install(module: str) -> str:
 
 
 def missing(module: str) -> str:
-    """That it is not installed, and the command that brings it; "" if it is there. Nothing is imported."""
+    """A note that a module is not installed, and what installs it; "" if it is there. Nothing is imported."""
     if sys.modules.get(module) or (module not in sys.modules and importlib.util.find_spec(module)):
         return ""
     return f"{EXTRAS[module].distribution} is not installed ({install(module)})"
@@ -70,7 +70,7 @@ def _needed(what: str, module: str, why: str, where: str, otherwise: str) -> Use
 
 
 def refuse_missing_extras(recipe: Recipe) -> None:
-    """Before any work is done: raise UserError if `recipe` needs a package that is not installed.
+    """Raise UserError, before any work is done, if `recipe` needs a package that is not installed.
 
     What files of data need is known where they are found, see `find_files` and `check_splits`.
     """

@@ -32,7 +32,8 @@ class LoadedRecipe:
 
     Attributes:
         origin: the file, or the shipped name.
-        base_dir: what relative data paths are relative to: the folder of the file; the working directory for a shipped name.
+        base_dir: what relative data paths are relative to: the folder of the file; the working directory for a shipped
+            name.
         text: the resolved recipe as commented YAML, overrides and defaults included.
     """
 

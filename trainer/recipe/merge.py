@@ -1,4 +1,4 @@
-"""Layers of a recipe on top of each other: the upper one wins, key by key, and against what its keys are alternatives to."""
+"""Layers of a recipe on top of each other: the upper one wins, key by key and over alternatives to its keys."""
 
 from __future__ import annotations
 

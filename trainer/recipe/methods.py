@@ -16,7 +16,7 @@ GLUE_DEFAULT = f"{GLUE}-galore-r4"
 
 @dataclass(frozen=True)
 class Method:
-    """One method. `settings`: overrides that make a recipe it; `glue`: its own shipped recipe for GLUE, with its own rates."""
+    """One method. `settings`: overrides that make a recipe it; `glue`: its own shipped recipe for GLUE."""
 
     name: str
     help: str

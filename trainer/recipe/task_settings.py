@@ -3,8 +3,8 @@
     tasks:
       cola: {optim.learning_rate: 3.0e-5, train.global_batch_size: 32}
 
-They lie above the rest of their file, below a file that extends it, and below the command line. A resolved recipe has one
-task, and its settings in place.
+They lie above the rest of their file, below a file that extends it, and below the command line. A resolved recipe has
+one task, and its settings in place.
 """
 
 from __future__ import annotations

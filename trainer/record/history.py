@@ -79,7 +79,7 @@ class History:
 
     @property
     def wall_seconds(self) -> float | None:
-        """From the first start to the end, pauses between resumptions included."""
+        """Seconds from the first start to the end, pauses between resumptions included."""
         try:
             started, finished = (datetime.fromisoformat(self.facts[key]) for key in ("started", "finished"))
         except (KeyError, TypeError, ValueError):
@@ -111,7 +111,7 @@ class History:
         return parts
 
     def resumed_steps(self) -> list[int]:
-        """After how many finished steps the run was resumed, each time."""
+        """How many steps were finished each time the run was resumed."""
         resumes = self.facts.get("resumes") or []
         return [int(item["step"]) for item in resumes if isinstance(item, dict) and "step" in item]
 

@@ -1,4 +1,4 @@
-"""The runs below a folder, each in a few facts, from small files and the last lines of long ones: quick, whatever is broken."""
+"""The runs below a folder, each in a few facts, from small files and the ends of long ones, whatever is broken."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ METHOD = re.compile(r"^optim:$.*?^  method: (\w+)$", re.MULTILINE | re.DOTALL)  
 class Listed:
     """One run; None is what is not known. `state`: finished, running, failed, interrupted or damaged.
 
-    `loss` is of the last step, `held_out_loss` of the last evaluation if it is near the end. `resumes_after` is the step
+    `loss` is of the last step, `held_out_loss` of the last evaluation near the end. `resumes_after` is the step
     of the newest checkpoint of a run that can go on; `problem` says what is damaged.
     """
 

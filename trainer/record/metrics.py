@@ -123,7 +123,7 @@ def _keep(path: Path) -> Path:
 
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a metrics file in order. Lines cut short by a kill or a power cut, or otherwise damaged, are passed over."""
+    """The rows of a metrics file in order. Lines cut short by a kill or a power cut, or damaged, are passed over."""
     if not path.exists():
         return
     with open_regular(path) as file:

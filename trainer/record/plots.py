@@ -103,9 +103,8 @@ def _loss(axes: Any, history: History) -> bool:
         axes.axhline(unigram, color=RED, linewidth=1.2, linestyle="--", label=f"unigram model, {unigram:.2f}")
     held_out = [value for _, value in scored]
     low = np.nanmin([*loss, *held_out])
-    high = max(
-        np.nanpercentile(loss, 99.9), unigram or 0, *held_out
-    )  # a marker outside the frame shrinks it to nothing
+    # A marker outside the frame shrinks it to nothing.
+    high = max(np.nanpercentile(loss, 99.9), unigram or 0, *held_out)
     axes.set_ylim(low - 0.06 * (high - low + 0.1), high + 0.06 * (high - low + 0.1))
     axes.set(title="Loss", ylabel=f"loss ({history.loss_unit})")
     if history.task is None and axes.get_ylim()[1] < LARGEST_EXPONENT:
@@ -186,7 +185,7 @@ def _memory(axes: Any, history: History) -> bool:
 
 
 def _second_axis(axes: Any, forward: Any, inverse: Any, label: str) -> None:
-    """The same values in another unit, on the right, with round numbers for ticks."""
+    """An axis on the right, of the values in another unit, with round numbers for ticks."""
     second = axes.secondary_yaxis("right", functions=(forward, inverse))
     second.set_ylabel(label)
     low, high = (float(forward(edge)) for edge in axes.get_ylim())

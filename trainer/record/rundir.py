@@ -141,7 +141,7 @@ class RunDir:
         return is_lost(self.lock)
 
     def require_own(self) -> None:
-        """Before anything is written by name: hours may have passed since the lock was taken.
+        """Check, before anything is written by name, that it is this run's: hours may have passed since it was locked.
 
         Raises:
             Ended: the name is no longer that of the directory this run began in; what is saved, and where.
@@ -185,7 +185,7 @@ class RunDir:
         return facts if isinstance(facts, dict) else {}
 
     def _leave_no_trace(self) -> None:
-        """Unless there is something: a directory that is not empty cannot be removed."""
+        """Remove the directories that were made, unless there is something: one that is not empty cannot be removed."""
         with suppress(OSError):
             if not self._contents() and not self.is_lost:
                 self.lock.unlink()
@@ -227,7 +227,7 @@ def _unwritable(path: Path, error: OSError) -> UserError:
 
 
 def refuse_part_of_run(folder: Path) -> None:
-    """Raise UserError, which names the run, if `folder` is a checkpoint or another part of one, and no model by itself."""
+    """Raise UserError, which names the run, if `folder` is a checkpoint or another part of one, no model by itself."""
     above = [each for each in (folder, *folder.absolute().parents) if each.name == "checkpoints"]
     run = RunDir(above[0].absolute().parent if above else folder.absolute().parent)
     if not run.recipe.is_file() or (not above and (not folder.is_dir() or (folder / "config.json").is_file())):

@@ -46,7 +46,7 @@ def warnings(history: History) -> str:
 
 
 def evaluations(history: History) -> str:
-    """Of a task every metric, of text its loss."""
+    """Every metric of a task, or the loss of text."""
     return _of_task(history) if history.task else _of_text(history)
 
 

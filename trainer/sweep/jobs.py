@@ -1,4 +1,4 @@
-"""Runs one after the other: what is done is passed over, what broke off is taken up, what fails does not stop the rest."""
+"""Runs one after the other: what is done is passed over, what broke off goes on, what fails does not stop the rest."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ LARGEST_SEED, LONGEST_SEED = 2**63 - 1, 20  # and its digits
 
 @dataclass(frozen=True)
 class Trial:
-    """One run of a sweep, kept in `folder` below that of all. Trials of one `label` differ in learning rate and seed only."""
+    """One run of a sweep, kept in `folder` below that of all. Trials of one `label` differ in rate and seed only."""
 
     folder: str
     method: str

@@ -1,4 +1,4 @@
-"""What the runs of a sweep came to, read from their directories: those that a call asks for, and those that lie beside them."""
+"""What the runs of a sweep came to, from their directories: those a call asks for, and those beside them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ OWN = ("optim.learning_rate", "train.seed")  # of a trial among those of one lab
 class Outcome:
     """One run. `status`: "done", "failed: <why>", or "not finished".
 
-    `optimizer_bytes`: states and projectors, at most; `peak_bytes`: of the process on a CPU, handed out by the allocator
+    `optimizer_bytes`: states and projectors, at most; `peak_bytes`: of the process on a CPU, of the allocator
     on a GPU; `seconds`: in optimizer steps; `training`: the loss, smoothed; `held_out`: that of every evaluation;
     `epochs`: the scores of every evaluation of a task; `differs`: what keeps it from standing beside the others.
     """
@@ -55,7 +55,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Beside:
-    """A run that lies in the folder and was not asked for: a trial with what it has otherwise; or why it cannot be read."""
+    """A run in the folder that was not asked for: a trial with what it has otherwise, or why it cannot be read."""
 
     folder: str
     trial: Trial | None
@@ -157,7 +157,9 @@ def beside(
 
 
 def differing(trial: Trial, other: Trial, ignored: Callable[[str], bool]) -> list[str]:
-    """What `trial` computes otherwise than `other`, apart from keys that are `ignored`: "train.max_steps is 30, not 20"."""
+    """What `trial` computes otherwise than `other`, apart from keys that are `ignored`: "train.max_steps is 30, not
+    20".
+    """
     own, others = mathematics(trial.recipe), mathematics(other.recipe)
     return [f"{key} is {own[key]}, not {others[key]}" for key in own if own[key] != others[key] and not ignored(key)]
 

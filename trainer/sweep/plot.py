@@ -31,7 +31,7 @@ def render(size: tuple[float, float], title: str, paint: Callable[[Any], None]) 
 
 
 def colors_of(labels: Iterable[str]) -> dict[str, Any]:
-    """One for each label."""
+    """A colour for each label."""
     from matplotlib import colormaps
 
     known = list(dict.fromkeys(labels))

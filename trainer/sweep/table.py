@@ -1,4 +1,4 @@
-"""What a sweep writes: Markdown whose last parts are what is missing, JSON, and a plot where there is something to draw."""
+"""What a sweep writes: Markdown whose last parts are what is missing, JSON, and a plot if there is any."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scores of predictions under their scikit-learn names, the majority baseline, and the alarm when a run collapses to it."""
+"""Scores of predictions under scikit-learn's names, the majority baseline, and the alarm when a run collapses to it."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def require_finite(predictions: Array) -> None:
 
 
 def flat(scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """Scores by split in one mapping: the first split's as they are, another's with its part of the name: accuracy_mismatched."""
+    """Scores by split in one mapping: the first split's as they are, another's with its name: accuracy_mismatched."""
     found: dict[str, float] = {}
     for number, (split, each) in enumerate(scores.items()):
         suffix = f"_{split.removeprefix('validation_')}" if number else ""
@@ -73,7 +73,7 @@ def baseline(task: Task, labels: Values, train_labels: Values | None = None) -> 
 
 
 def collapsed(task: Task, predictions: Values) -> str | None:
-    """What to tell the user when a run answers (nearly) the same every time; None where it does not, or too few are known."""
+    """What to tell the user when a run (nearly) always answers the same; None if it does not, or too few are known."""
     predicted = np.asarray(predictions)
     if len(predicted) < FEWEST_PREDICTIONS:
         return None
@@ -102,7 +102,7 @@ def _accuracy(true: Array, predicted: Array) -> float:
 
 
 def _f1(true: Array, predicted: Array) -> float:
-    """Of class 1: paraphrase, duplicate."""
+    """F1 of class 1: paraphrase, duplicate."""
     from sklearn.metrics import f1_score
 
     return float(f1_score(true, predicted, labels=[1], average=None, zero_division=0.0)[0])

@@ -56,7 +56,8 @@ def export(run: str, out: Path) -> Exported:
 
     `AutoModelForCausalLM.from_pretrained(out)`, or of a classifier `AutoModelForSequenceClassification`, and
     `AutoTokenizer.from_pretrained(out)` load it, with equal logits.
-    Adapters are merged. The folder appears whole or not at all, with digests that galore compares when it reads it again.
+    Adapters are merged. The folder appears whole or not at all, with digests that galore compares when it reads it
+    again.
 
     Args:
         run: run directory (its newest verified checkpoint), model folder or hub name.
@@ -88,7 +89,7 @@ def export(run: str, out: Path) -> Exported:
 
 @contextmanager
 def _private(folder: Path) -> Iterator[Path]:
-    """The folder, empty and this process's alone; what a killed export left in it goes, and so does it after an error."""
+    """The folder, empty and this process's alone; what a killed export left in it goes, and it goes after an error."""
     folder.mkdir(exist_ok=True)
     with alone_in(folder):
         for leftover in folder.iterdir():

@@ -1,4 +1,4 @@
-"""Configuration and tokenizer files that transformers 4 reads as the same model: 5 has moved, renamed and nested some keys."""
+"""Configuration and tokenizer that transformers 4 reads as the same model: 5 moved, renamed and nested some keys."""
 
 from __future__ import annotations
 

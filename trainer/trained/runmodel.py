@@ -77,7 +77,7 @@ def load_run_model(path: str, device: str = "cpu") -> StoredModel:
 
 
 def _refuse_several(folder: Path) -> None:
-    """Raise UserError if `folder` is none of a model, but of runs: those of a comparison, or of a fine-tuning on GLUE."""
+    """Raise UserError if `folder` is none of a model, but of runs: of a comparison, or of a fine-tuning on GLUE."""
     runs = sorted(file.parent for pattern in ("*/recipe.yaml", "*/*/recipe.yaml") for file in folder.glob(pattern))
     if not runs or (folder / "config.json").exists():
         return
@@ -95,8 +95,8 @@ def save_model_files(
 ) -> identity.Files:
     """Write what a run's model needs beside its weights: configuration, generation defaults, tokenizer.
 
-    A run can then be evaluated and exported when the model or tokenizer it started from is no longer at hand. Each folder
-    is replaced as a whole, and not at all where it is what it should be.
+    A run can then be evaluated and exported when the model or tokenizer it started from is no longer at hand. Each
+    folder is replaced as a whole, and not at all where it is what it should be.
 
     Args:
         trained: hashes of the files that the run's checkpoints were saved with; `tell` hears of those that are others.
@@ -180,7 +180,7 @@ def _of_name(source: str, device: str) -> StoredModel:
 
 
 def _ready(model: PreTrainedModel, device: str) -> PreTrainedModel:
-    """On the paths a run takes on this device, so that a score is the one the run itself computed."""
+    """The model on the paths a run takes on this device, so that a score is the one the run itself computed."""
     if device == "cpu":
         optimize_decoder(model)
     return model.eval()

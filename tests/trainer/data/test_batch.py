@@ -8,7 +8,7 @@ def test_progress_is_told_seldom_but_always_of_the_end() -> None:
     report = throttled(lambda *fact: told.append(fact))
     for done in range(1001):
         report(done, 1000, "reading")
-    report(0, 1000, "tokenising")
+    report(0, 1000, "tokenizing")
     assert told[0] == (0, 1000, "reading")
-    assert told[-2:] == [(1000, 1000, "reading"), (0, 1000, "tokenising")]
+    assert told[-2:] == [(1000, 1000, "reading"), (0, 1000, "tokenizing")]
     assert len(told) < 20

@@ -149,7 +149,7 @@ def test_every_format_gives_the_same_data(
 def test_tokens_are_reused_and_moved_files_are_the_same_data(corpus: Path, recipe: MakeRecipe) -> None:
     told = list[str]()
     first = prepare_data(recipe(), corpus.parent, lambda done, total, what: told.append(what))
-    assert {"fingerprinting", "training the tokenizer", "tokenising"} <= set(told)
+    assert {"fingerprinting", "training the tokenizer", "tokenizing"} <= set(told)
     (corpus.parent / "moved").mkdir()
     corpus.rename(corpus.parent / "moved" / "renamed.jsonl")
     told.clear()
@@ -325,7 +325,7 @@ def test_an_embedding_that_is_too_small_is_refused(corpus: Path, recipe: MakeRec
 
 def test_a_file_that_changes_while_it_is_read(corpus: Path, recipe: MakeRecipe, tmp_path: Path) -> None:
     def meddle(done: int, total: int, what: str) -> None:
-        if what == "tokenising":
+        if what == "tokenizing":
             os.utime(corpus, ns=(1, 1))
             corpus.write_bytes(corpus.read_bytes() + b"\n")
 

@@ -96,9 +96,9 @@ def test_code_of_its_own_is_never_run(build: Build, folder: Path) -> None:
         build(name_or_path=str(folder))
 
 
-def test_quantised_weights_are_refused(build: Build, folder: Path) -> None:
+def test_quantized_weights_are_refused(build: Build, folder: Path) -> None:
     edit_config(folder, quantization_config={"quant_method": "gptq", "bits": 4})
-    with pytest.raises(UserError, match=r"quantised weights \(gptq\)"):
+    with pytest.raises(UserError, match=r"quantized weights \(gptq\)"):
         build(name_or_path=str(folder))
 
 

@@ -83,7 +83,7 @@ def layer_with_factors(
 @DTYPES
 @SHAPES
 @pytest.mark.parametrize("bias", [False, True])
-def test_forward_and_gradients_are_those_of_the_dequantised_weight(
+def test_forward_and_gradients_are_those_of_the_dequantized_weight(
     shape: tuple[int, int], dtype: torch.dtype, bias: bool
 ) -> None:
     theirs, ours, received = layer_with_factors(shape, dtype, bias)

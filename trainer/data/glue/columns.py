@@ -9,7 +9,8 @@ from galore.trainer.data.glue.rows import Fault
 from galore.trainer.tasks.glue import Task
 
 INDEX_NAMES = ("idx", "index")
-GLUE_NAMES: Mapping[str, Mapping[str, str]] = {  # task: {the hub's name: that of GLUE's own files}
+# By task: {the hub's name: that of GLUE's own files}.
+GLUE_NAMES: Mapping[str, Mapping[str, str]] = {
     "mrpc": {"sentence1": "#1 String", "sentence2": "#2 String", "label": "Quality"},
     "stsb": {"label": "score"},
     "qqp": {"label": "is_duplicate", "idx": "id"},

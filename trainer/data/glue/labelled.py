@@ -54,7 +54,7 @@ class LabelledData:
         return score_task(model, TASKS[self.task], self.held_out, micro_batch_size)
 
     def baseline(self) -> dict[str, Any]:
-        """By split, what the most frequent label, or the mean score, of the training examples reaches."""
+        """What the most frequent label, or the mean score, of the training examples reaches in each split."""
         task = TASKS[self.task]
         splits = self.held_out.items()
         return {"baseline": {split: dict(baseline(task, each.labels, self.train.labels)) for split, each in splits}}

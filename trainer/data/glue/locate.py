@@ -82,7 +82,7 @@ def _folders_of_tasks(source: Path) -> list[Path]:
 
 
 def _candidates(task: Task, split: str, folder: Path) -> Iterator[SplitFiles]:
-    """One for each set of files that could be the split."""
+    """The sets of files that could be the split."""
     shards = dict[tuple[str, int], list[Path]]()  # by format and how many there should be
     for path in sorted(folder.iterdir()):
         match = FILE_NAME.fullmatch(path.name.lower())

@@ -20,7 +20,7 @@ Scores = Mapping[str, float]
 
 @dataclass(frozen=True)
 class TaskResult:
-    """`scores`: {split: {metric: value}} of whole splits, the one that counts first; `loss` is the mean over its `examples`.
+    """`scores`: {split: {metric: value}} of whole splits, the one that counts first; `loss`: mean over its `examples`.
 
     `collapsed`: what to tell the user where (nearly) every prediction for that split is the same.
     """
@@ -51,7 +51,7 @@ class TaskResult:
 
 @dataclass(frozen=True)
 class Outputs:
-    """`predictions`: classes (n,) int64, or scores (n,) float64, in the order of the examples; `loss`: mean, 0 without labels."""
+    """`predictions`: classes (n,) int64, or scores (n,) float64, in order; `loss`: mean, 0 without labels."""
 
     predictions: npt.NDArray[Any]
     loss: float

@@ -13,8 +13,8 @@ Ids = npt.NDArray[np.int64]
 def best_fit(lengths: Ids, capacity: int) -> Ids:
     """The bin of each thing, (n,): longest first, each into the fullest bin that has room for it.
 
-    Needs at most 11/9 of the fewest bins possible, plus one (Johnson 1973). Bins are numbered by the first thing in them,
-    so that the numbers follow the order of the things as far as they can. Deterministic; n log(capacity) steps.
+    Needs at most 11/9 of the fewest bins possible, plus one (Johnson 1973). Bins are numbered by the first thing in
+    them, so that the numbers follow the order of the things as far as they can. Deterministic; n log(capacity) steps.
 
     Args:
         lengths: (n,), each in 1 … capacity.

@@ -1,7 +1,8 @@
 """Rows of a fixed length out of examples: several whole ones per row, or one, and padding after them.
 
-Examples of a row attend to those before them, as documents do in pre-training: attention is plainly causal and positions
-count from the start of the row. One example per row (`packing: paper`) keeps them apart, at the price of padding.
+Examples of a row attend to those before them, as documents do in pre-training: attention is plainly causal and
+positions count from the start of the row. One example per row (`packing: paper`) keeps them apart, at the price of
+padding.
 """
 
 from __future__ import annotations

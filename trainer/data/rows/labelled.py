@@ -72,7 +72,7 @@ class LabelledBatch:
 
     @property
     def tokens(self) -> int:
-        """Without padding."""
+        """How many tokens the rows hold, padding apart."""
         return int(self._lengths.sum())
 
     def losses(self, model: nn.Module, split_head: SplitHead, z_loss: float = 0.0) -> LossSums:
@@ -81,7 +81,7 @@ class LabelledBatch:
         return LossSums(total, total.detach(), total.new_zeros(()))
 
     def rows_at_once(self, model: nn.Module, split_head: SplitHead) -> int:
-        """All of them: each has as many logits as there are labels."""
+        """All rows: each has as many logits as there are labels."""
         return len(self)
 
     def measures(self, loss: float) -> Measures:
@@ -120,7 +120,7 @@ class LabelledBatch:
 
 
 def batches(examples: Examples, size: int) -> Iterator[LabelledBatch]:
-    """All of `examples`, the longest first: batches of like lengths waste little on padding, and memory runs out at once or never."""
+    """All of `examples`, the longest first: like lengths need little padding, and memory runs out at once or never."""
     longest_first = np.argsort(-np.diff(examples.offsets), kind="stable")
     for start in range(0, len(examples), size):
         yield examples.batch(longest_first[start : start + size])

@@ -39,7 +39,7 @@ def _feistel(value: Words, half: np.uint64, key: Words) -> Words:
 
 
 def _mix(word: Words) -> Words:
-    """The finaliser of SplitMix64 (Steele, Lea and Flood 2014); arithmetic is modulo 2⁶⁴."""
+    """The finalizer of SplitMix64 (Steele, Lea and Flood 2014); arithmetic is modulo 2⁶⁴."""
     word = word + np.uint64(0x9E3779B97F4A7C15)
     word = (word ^ word >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
     word = (word ^ word >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)

@@ -27,7 +27,7 @@ class Rows(Protocol):
 
 
 class PackedRows:
-    """Documents as they are stored, EOS at their end, cut into windows of `max_length`; the remainder at the end is dropped."""
+    """Documents as they are stored, EOS at their end, cut into windows of `max_length`; the remainder is dropped."""
 
     def __init__(self, store: TokenStore, max_length: int) -> None:
         self._tokens, self._max_length = store.tokens, max_length

@@ -1,4 +1,4 @@
-"""What text to continue has in common, wherever its training rows come from: the held-out rows, and how they are scored."""
+"""What text to continue has in common, wherever its training rows come from: held-out rows and how they are scored."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def evaluation_batches(
 
 
 class TextData(ABC):
-    """The part of `batch.Data` that mapped and streamed text share. `vocab_size` is one more than the largest token id."""
+    """What mapped and streamed text share of `batch.Data`. `vocab_size` is one more than the largest token id."""
 
     vocab_size: int
     validation: Rows

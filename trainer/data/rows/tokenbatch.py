@@ -71,7 +71,7 @@ class TokenBatch:
         return LossSums(cross_entropy + z, cross_entropy.detach(), z.detach())
 
     def rows_at_once(self, model: nn.Module, split_head: SplitHead) -> int:
-        """All of them where the head can be taken apart; else one by one."""
+        """All rows where the head can be taken apart; else one by one."""
         return len(self) if split_head(model) is not None else 1
 
     def measures(self, loss: float) -> Measures:

@@ -59,9 +59,9 @@ class RowStream:
         """Continue at `position`; nothing is read before the next row is asked for."""
         self.position = position
         self._rest: Ids | None = None  # of the document at hand, from the position on
-        self._documents = self._tokenised(position)
+        self._documents = self._tokenized(position)
 
-    def _tokenised(self, position: Position) -> Iterator[tuple[BlockStart, int, list[int]]]:
+    def _tokenized(self, position: Position) -> Iterator[tuple[BlockStart, int, list[int]]]:
         first = position.document
         for block, texts in self._blocks.from_block(position.start):
             for index, ids in enumerate(encode_documents(self._backend, texts[first:]), start=first):

@@ -1,4 +1,4 @@
-"""Training data that is tokenised as it arrives from the hub.
+"""Training data that is tokenized as it arrives from the hub.
 
 What resume can promise: with the data set unchanged, the rows after a resume are exactly those of a run that was never
 stopped. The position holds the shard and row where the current block of documents began (as the `datasets` library

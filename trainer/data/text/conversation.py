@@ -1,8 +1,9 @@
 """Rows of instruction data as conversations: a prompt with its response, or a list of messages.
 
-What a message holds beside its words (`reasoning_content`, `tool_calls`, `name` and whatever else) stays with it, and so do
-the `tools` of a row: the chat template decides what of it is written. A conversation travels as one line of JSON, so that whatever handles the text of a document handles it too: the split by
-content, the limits, the blocks of a stream.
+What a message holds beside its words (`reasoning_content`, `tool_calls`, `name` and whatever else) stays with it, and
+so do the `tools` of a row: the chat template decides what of it is written. A conversation travels as one line of JSON,
+so that whatever handles the text of a document handles it too: the split by content, the limits, the blocks of a
+stream.
 """
 
 from __future__ import annotations

@@ -43,8 +43,8 @@ class HubSplit:
         return cls(path, section.hub_config, split, section.text_field, section.max_document_bytes, conversations)
 
     def open(self) -> Any:
-        """An `IterableDataset` of the text column alone, as bytes: a stored string need not be UTF-8; or of those of prompts
-        and responses.
+        """An `IterableDataset` of the text column alone, as bytes: a stored string need not be UTF-8; or of those of
+        prompts and responses.
 
         Raises:
             UserError: no such data set, configuration, split or column, or no network.

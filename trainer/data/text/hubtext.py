@@ -48,7 +48,7 @@ class HubText:
         return cls(section, train, validation, holdout, BadRows(section.on_bad_rows))
 
     def uncounted(self) -> HubText:
-        """The same texts for another reading, whose bad rows are not counted again."""
+        """The texts for another reading, whose bad rows are not counted again."""
         return replace(self, bad=BadRows(self.section.on_bad_rows), holdout=copy(self.holdout))
 
     @property

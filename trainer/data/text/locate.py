@@ -62,12 +62,13 @@ def find_files(paths: str | list[str], base_dir: Path, format: str, key: str) ->
 
     Args:
         paths: files, folders (searched to any depth) or globs, relative to `base_dir`.
-        format: `auto` goes by the file name, and takes a folder's txt files only if nothing else in it holds text; another
-            value says what every named file is.
+        format: `auto` goes by the file name, and takes a folder's txt files only if nothing else in it holds text;
+            another value says what every named file is.
         key: recipe key, for error messages.
 
     Raises:
-        UserError: nothing there, a file whose name does not tell its format, or parquet without the package that reads it.
+        UserError: nothing there, a file whose name does not tell its format, or parquet without the package that reads
+            it.
     """
     found = dict[Path, DataFile]()
     for pattern in [paths] if isinstance(paths, str) else paths:
@@ -89,7 +90,7 @@ def passed_over(paths: str | list[str], base_dir: Path, files: Sequence[DataFile
 
 
 def format_of(path: Path) -> Format | None:
-    """By the last suffix before `.gz`."""
+    """The format that the last suffix before `.gz` names."""
     return FORMAT_OF_SUFFIX.get(Path(path.name.removesuffix(".gz")).suffix.lower())
 
 

@@ -111,7 +111,7 @@ class BadRows:
     files: dict[Kind, set[str]] = field(default_factory=dict)  # those of each kind, where rows come from files
     sizes: Counter[Kind] = field(default_factory=Counter)  # bytes, as stored on disk, where rows come from files
     looks: dict[Kind, Counter[str]] = field(default_factory=dict)  # encodings that rows of each kind look like
-    _lock: threading.Lock = field(default_factory=threading.Lock)  # rows are read and tokenised in two threads
+    _lock: threading.Lock = field(default_factory=threading.Lock)  # rows are read and tokenized in two threads
 
     def add(self, bad: BadRow, where: str, file: str | None = None, size: int = 0) -> None:
         """Count one bad row, which takes `size` bytes of its file.

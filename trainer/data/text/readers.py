@@ -71,8 +71,8 @@ def paragraphs(lines: Iterator[Line], max_bytes: int) -> Iterator[Line]:
 
 
 def read_jsonl(stream: ByteStream, section: DataSection) -> Iterator[Row]:
-    """One JSON object per line, or all of them in one array; the text of each, or its conversation as JSON, is where the
-    section says."""
+    """One JSON object per line, or all of them in one array; the text of each, or its conversation as JSON, is where
+    the section says."""
     if is_array(stream.plain):
         name = str(getattr(stream.raw, "name", ""))
         rows = elements(stream.plain, section.max_document_bytes, name, section.encoding)
@@ -105,7 +105,7 @@ def parse_json(line: bytes, encoding: str) -> Any:
 
 
 def read_parquet(stream: ByteStream, section: DataSection) -> Iterator[Row]:
-    """The column `text_field` of a parquet file, read as bytes: the format does not promise UTF-8. Or its conversations."""
+    """The column `text_field` of a parquet file, as bytes: the format does not promise UTF-8. Or its conversations."""
     parquet = require("pyarrow.parquet")
     with stream.seekable() as file, _readable(stream, "parquet"):
         table = parquet.ParquetFile(file)
@@ -115,7 +115,7 @@ def read_parquet(stream: ByteStream, section: DataSection) -> Iterator[Row]:
 
 
 def read_arrow(stream: ByteStream, section: DataSection) -> Iterator[Row]:
-    """The same of a stream of Arrow record batches, which is what `save_to_disk` of datasets writes."""
+    """The column of a stream of Arrow record batches, which is what `save_to_disk` of datasets writes."""
     arrow = require("pyarrow")
     with _readable(stream, "Arrow"):
         table = _Batches(arrow.ipc.open_stream(stream.plain))

@@ -115,7 +115,7 @@ def disk_space(folder: Path) -> Iterator[None]:
         if refused is None or refused.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         fix = "free some space, or set data.cache_dir to another disk"
-        raise RunFailed("no space left for the tokenised data", where=str(folder), fix=fix) from error
+        raise RunFailed("no space left for the tokenized data", where=str(folder), fix=fix) from error
 
 
 def _build(path: Path, build: Callable[[Path], Mapping[str, Written]]) -> None:

@@ -1,7 +1,8 @@
 """Conversations as tokens: the tokenizer's chat template, and which tokens are targets.
 
 Where a response lies is found by rendering the conversation in steps: up to the prompt for the assistant, and up to the
-end of what it says. Each rendering is the beginning of the whole, so their lengths are the bounds, whatever the template.
+end of what it says. Each rendering is the beginning of the whole, so their lengths are the bounds, whatever the
+template.
 """
 
 from __future__ import annotations
@@ -39,9 +40,8 @@ class Example(NamedTuple):
 
     ids: list[int]  # n
     targets: npt.NDArray[np.bool_]  # (n,)
-    notes: tuple[
-        str, ...
-    ] = ()  # what a reader of the run should know: NO_END, or UNREAD and what the template left out
+    # What a reader of the run should know: NO_END, or UNREAD and what the template left out.
+    notes: tuple[str, ...] = ()
 
 
 class Rendered(NamedTuple):
@@ -172,7 +172,7 @@ class ChatEncoder:
         return text.endswith(self._added, *span) or str(self._tokenizer.eos_token) in text[span[1] :]
 
     def _unread(self, conversation: Conversation, text: str) -> Iterator[str]:
-        """What the template does not write: keys without which it renders the same, tools, and the words of whole roles."""
+        """What the template does not write: keys without which it renders the same, tools, words of whole roles."""
         messages, template = conversation.messages, template_of(self._tokenizer, conversation.tools)
         for key in dict.fromkeys(key for message in messages for key in message if key not in ("role", "content")):
             names = THOUGHTS if key in THOUGHTS else (key,)
@@ -272,7 +272,7 @@ def _crossed(encoding: Any, borders: Sequence[int]) -> bool:
 
 
 def _exact(backend: Tokenizer) -> Tokenizer:
-    """The same tokenizer without its post-processor, which would move the bounds of tokens away from white space."""
+    """The tokenizer without its post-processor, which would move the bounds of tokens away from white space."""
     state = json.loads(backend.to_str())
     state["post_processor"] = None
     return Tokenizer.from_str(json.dumps(state))

@@ -1,7 +1,7 @@
 """Which chat template a run uses, and the one way it is rendered: for training, evaluation, samples and answers.
 
-The tokenizer's own template, or a plain one, for tokenizers of models that were never made to chat, which the run and its
-export then carry along; the end of a response is the tokenizer's EOS:
+The tokenizer's own template, or a plain one, for tokenizers of models that were never made to chat, which the run and
+its export then carry along; the end of a response is the tokenizer's EOS:
 
     ### User:
     What is the capital of France?
@@ -46,8 +46,8 @@ _rehearsed = set[str]()  # templates that kept to their limits once in this proc
 
 
 def ensure_template(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Give a tokenizer without a chat template the plain one, which begins with BOS where texts of this tokenizer do; and
-    stop the clock of one that has its own."""
+    """Give a tokenizer without a chat template the plain one, which begins with BOS where texts of this tokenizer do;
+    and stop the clock of one that has its own."""
     given: Any = tokenizer.chat_template
     if given is None:
         ids = list(tokenizer("a")["input_ids"])

@@ -91,7 +91,7 @@ class Material:
                 yield side, document._replace(consumed=before + document.consumed)
 
     def pieces(self, bad: BadRows, holdout: Holdout) -> Iterator[Piece]:
-        """Documents in parts that are tokenised one by one; conversations in one."""
+        """Documents in parts that are tokenized one by one; conversations in one."""
         for side, document in self.documents(bad, holdout):
             whole = self.section.instruct  # a template wants all of a conversation
             for part, last in [(document.text, True)] if whole else pieces(document.text):

@@ -1,8 +1,8 @@
 """A chat template as a program in a process of its own, with limits on time and memory: does it come to an end?
 
-Templates come with models and are programs: loops in loops, strings that double. Run as a script it reads one rendering to
-do, as JSON, from standard input; its exit status is the answer. What it renders is thrown away: everything but a limit
-that was reached is told by the real rendering.
+Templates come with models and are programs: loops in loops, strings that double. Run as a script it reads one rendering
+to do, as JSON, from standard input; its exit status is the answer. What it renders is thrown away: everything but a
+limit that was reached is told by the real rendering.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def _limit(cpu_seconds: int) -> None:
 
 
 def rendered(template: str, variables: dict[str, Any]) -> str:
-    """What the template writes, in an environment as `transformers.utils.chat_template_utils` makes it, whose import takes longer than all the rest."""
+    """What the template writes, in an environment as transformers makes it, whose import takes longer than the rest."""
     from jinja2 import nodes
     from jinja2.ext import Extension, loopcontrols
     from jinja2.sandbox import ImmutableSandboxedEnvironment

@@ -1,4 +1,4 @@
-"""Tokenised documents on disk: flat token ids and document offsets, read where they are asked for."""
+"""Tokenized documents on disk: flat token ids and document offsets, read where they are asked for."""
 
 from __future__ import annotations
 
@@ -54,7 +54,8 @@ class TokenStore:
 class TokenFile:
     """A file as a flat array that is read where it is sliced.
 
-    It is not mapped: the kernel answers the reading of a mapped file that was truncated meanwhile by killing the process.
+    It is not mapped: the kernel answers the reading of a mapped file that was truncated meanwhile by killing the
+    process.
     """
 
     def __init__(self, path: Path, dtype: np.dtype[Any]) -> None:

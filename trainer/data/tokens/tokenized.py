@@ -32,7 +32,7 @@ SUMMARY_FILE = "summary.json"
 
 
 @dataclass(frozen=True)
-class Tokenised:
+class Tokenized:
     """Both sides of a split as tokens; of instruction data, stores of examples."""
 
     train: TokenStore
@@ -41,9 +41,9 @@ class Tokenised:
     summary: dict[str, Any]
 
 
-def tokenised(
+def tokenized(
     material: Material, tokenizer: PreTrainedTokenizerBase, progress: Progress, tell: Callable[[str], object] = str
-) -> Tokenised:
+) -> Tokenized:
     """The stores of these documents under this tokenizer. `tell` hears if what was kept of them is damaged.
 
     Raises:
@@ -60,11 +60,11 @@ def tokenised(
     name = fingerprint(identity)
     kind = ExampleStore if material.section.instruct else TokenStore
 
-    def load(folder: Path) -> Tokenised:
+    def load(folder: Path) -> Tokenized:
         train, validation = (kind(folder, side, dtype) for side in ("train", "validation"))
         if not (train.intact and validation.intact):
             raise ValueError("the files do not belong together")
-        return Tokenised(train, validation, name, json.loads(read_bounded(folder / SUMMARY_FILE)))
+        return Tokenized(train, validation, name, json.loads(read_bounded(folder / SUMMARY_FILE)))
 
     def build(folder: Path) -> dict[str, Written]:
         writer = _build_examples if material.section.instruct else _build
@@ -89,9 +89,9 @@ def _build(
                 writers[piece.side].extend(ids)
                 if piece.last and not writers[piece.side].end_document():
                     bad.add(BadRow("empty", "the tokenizer finds no token in it"), piece.where)
-            progress(batch[-1].consumed, total, "tokenising")
+            progress(batch[-1].consumed, total, "tokenizing")
     material.require_unchanged(progress)
-    return _summarise(folder, writers, bad, holdout, {})
+    return _summarize(folder, writers, bad, holdout, {})
 
 
 def _build_examples(
@@ -110,13 +110,13 @@ def _build_examples(
                 else:
                     writers[piece.side].add(example)
                     bad.noted.update(example.notes)
-            progress(batch[-1].consumed, total, "tokenising")
+            progress(batch[-1].consumed, total, "tokenizing")
     material.require_unchanged(progress)
     targets = {side: writer.num_targets for side, writer in writers.items()}
-    return _summarise(folder, writers, bad, holdout, {"targets": targets})
+    return _summarize(folder, writers, bad, holdout, {"targets": targets})
 
 
-def _summarise(
+def _summarize(
     folder: Path,
     writers: Mapping[str, StoreWriter | ExampleWriter],
     bad: BadRows,
@@ -137,7 +137,7 @@ def _summarise(
 
 
 def text_identity(section: DataSection, tokenizer: PreTrainedTokenizerBase) -> list[Any]:
-    """JSON: what decides, beside rows and tokenizer, which tokens a document or an example has and which are targets."""
+    """JSON: what decides, beside rows and tokenizer, which tokens a document or an example has, and its targets."""
     if not section.instruct:
         beginning = packed_beginning(tokenizer, section)
         return [{"beginning": beginning}] if beginning else []
@@ -148,7 +148,7 @@ T = TypeVar("T")
 
 
 def prefetched(items: Iterable[T]) -> Iterator[T]:
-    """The same items, the next one being made while the last one is used. What `items` raises is raised here."""
+    """`items`, the next one being made while the last one is used. What making them raises is raised here."""
     iterator = iter(items)
     end = object()
     with ThreadPoolExecutor(1, thread_name_prefix="galore-read") as pool:

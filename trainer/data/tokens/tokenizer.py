@@ -104,7 +104,8 @@ def trained_tokenizer(
 ) -> PreTrainedTokenizerBase:
     """A byte-level BPE (GPT-2's) trained on `texts`, kept in `folder`; `texts` is not touched if it is there.
 
-    `tell` hears if what was kept is damaged. It loses nothing: decode(encode(x)) == x for every string. `<|endoftext|>` ends a text, and pads.
+    `tell` hears if what was kept is damaged. It loses nothing: decode(encode(x)) == x for every string. `<|endoftext|>`
+    ends a text, and pads.
 
     Raises:
         UserError: `vocab_size` has no room for the 256 bytes and `<|endoftext|>`.
@@ -176,7 +177,7 @@ def frame_of(tokenizer: PreTrainedTokenizerBase, max_length: int) -> Frame:
 
 
 def packed_beginning(tokenizer: PreTrainedTokenizerBase, section: DataSection) -> tuple[int, ...]:
-    """The special tokens, such as LLaMA's BOS, that begin a document among others; one in a row of its own has a frame."""
+    """The special tokens, such as LLaMA's BOS, that begin a document among others; one in its own row has a frame."""
     return _around(tokenizer)[0] if section.packing == "packed" else ()
 
 

@@ -33,7 +33,8 @@ class ExpandableAllocator(CachingAllocator):
     """Serves requests and frees as PyTorch would with expandable segments, on a device with `limit` bytes.
 
     Attributes:
-        unmapped: the blocks of each pool without memory, by ascending address; the others are those of CachingAllocator.
+        unmapped: the blocks of each pool without memory, by ascending address; the others are those of
+            CachingAllocator.
     """
 
     least_rest_large = UNIT

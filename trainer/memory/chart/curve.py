@@ -50,7 +50,7 @@ class Curve:
         return float(np.interp(event, *edges(self.stages)))
 
     def envelope(self, columns: int) -> Ints:
-        """The moment with most memory of each of `columns` equal stretches of time; none of a stretch without moments."""
+        """The moment with most memory of each of `columns` equal stretches of time; none of a stretch without any."""
         column = np.floor(self.places * columns)
         order = np.lexsort((self.total, column))
         last = np.append(column[order][1:] != column[order][:-1], True)

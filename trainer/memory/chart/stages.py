@@ -73,7 +73,7 @@ def _numbered(marks: list[str]) -> list[tuple[str, str]]:
 
 
 def _widths(events: list[int], phases: list[str]) -> list[float]:
-    """Of each stage; 1 together."""
+    """The width of each stage; 1 together."""
     roots = [sqrt(count) for count in events]
     runs = [[root for _, root in run] for _, run in groupby(zip(phases, roots, strict=True), key=lambda pair: pair[0])]
     spare = max(0.0, 1 - LEAST_SHARE * len(runs))

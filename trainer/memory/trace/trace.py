@@ -31,7 +31,7 @@ class Allocation:
 
 @dataclass
 class Trace:
-    """`events`: i + 1 where allocation i is born, -(i + 1) where it dies. `marks`: (index into events, what begins there)."""
+    """`events`: i + 1 where allocation i is born, -(i + 1) where it dies. `marks`: (index of an event, what begins)."""
 
     allocations: list[Allocation] = field(default_factory=list)
     events: list[int] = field(default_factory=list)

@@ -24,7 +24,7 @@ Hidden = Callable[[Any, tuple[Any, ...], dict[str, Any], Any], Sequence[tuple[in
 
 
 class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Inside, every storage on `device_type` that an operation makes enters `trace`.
+    """A context in which every storage on `device_type` that an operation makes enters `trace`.
 
     Args:
         hidden: (lower, upper) bytes of scratch memory that an operation takes below the dispatcher, freed at its end.

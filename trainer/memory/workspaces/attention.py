@@ -71,7 +71,7 @@ def _head(size: int) -> int:
 
 
 def efficient_forward(gpu: Gpu, args: tuple[Any, ...], out: Any) -> list[Workspace]:
-    """A float32 output for wide heads in half precision (mem_eff_attention/kernel_forward.h, kNeedsOutputAccumulator)."""
+    """Float32 output for wide heads in half precision (mem_eff_attention/kernel_forward.h, kNeedsOutputAccumulator)."""
     query, _, value = args[:3]
     b, h, tokens, size = query.shape
     wide = query.dtype in HALF and max(size, value.shape[3]) > 128
@@ -116,7 +116,7 @@ def kernels(capability: tuple[int, int], half: bool, size: int) -> list[tuple[in
 def _kernel_workspace(
     kernel: tuple[int, int, bool], half: bool, heads: int, tokens: int, keys: int, size: int, value_size: int
 ) -> int:
-    """kernel_backward.h, Params::workspace_size: dQ tiles with a lock each; dK and dV where registers do not hold them."""
+    """dQ tiles with a lock each; dK and dV where registers do not hold them (kernel_backward.h, workspace_size)."""
     rows, columns, in_registers = kernel
     tile = 16 + rows * columns * FLOAT
     elements = blocks(tokens, rows) * blocks(size, columns) * tile // FLOAT

@@ -73,7 +73,7 @@ def cumulative(gpu: Gpu, args: tuple[Any, ...], out: Any) -> list[Workspace]:
 
 
 def product(first: int) -> Formula:
-    """Copies of operands that cuBLAS cannot read in place (cuda/Blas.cpp, prepare_matrix_for_cublas and its batch form)."""
+    """Copies of operands that cuBLAS cannot read in place (cuda/Blas.cpp, prepare_matrix_for_cublas, or in batches)."""
 
     def formula(gpu: Gpu, args: tuple[Any, ...], out: Any) -> list[Workspace]:
         return exact(*(_unreadable(operand) for operand in args[first : first + 2]))

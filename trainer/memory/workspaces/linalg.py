@@ -18,7 +18,7 @@ QR_LEAST = 196608  # elements: geqrf of even a 3×3 matrix (cuSOLVER 12, JAX's c
 
 
 class Sizes(NamedTuple):
-    """Of a batch of matrices: rows, columns, the lesser of both, bytes per element, matrices."""
+    """The sizes of a batch of matrices: rows, columns, the lesser of both, bytes per element, matrices."""
 
     m: int
     n: int
@@ -45,8 +45,9 @@ def qr(gpu: Gpu, args: tuple[Any, ...], out: Any) -> list[Workspace]:
 def svd(gpu: Gpu, args: tuple[Any, ...], out: Any) -> list[Workspace]:
     """svd_cusolver_gesvdj: a column-major copy, U and V even where only values are wanted, and the work array.
 
-    gesvdj took 2k² + 143k + 4160 elements for k×k, k² more for a rectangle (CUDA.jl issues 1880 and 598), and 264 per row
-    of a 2²⁰-row matrix (pytorch issue 155811). Its fallback gesvd, after 400 sweeps without convergence, is not counted.
+    gesvdj took 2k² + 143k + 4160 elements for k×k, k² more for a rectangle (CUDA.jl issues 1880 and 598), and 264 per
+    row of a 2²⁰-row matrix (pytorch issue 155811). Its fallback gesvd, after 400 sweeps without convergence, is not
+    counted.
     """
     m, n, k, e, batch = _sizes(args[0])
     vectors = 0 if at(args, 2, True) else batch * (m + n) * k * e

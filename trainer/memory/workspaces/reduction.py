@@ -29,7 +29,7 @@ class Axis(NamedTuple):
 
 
 def reduction(dims_at: int) -> Formula:
-    """Of an operation whose argument `dims_at` names the reduced dimensions."""
+    """Workspaces of an operation whose argument `dims_at` names the reduced dimensions."""
 
     def formula(gpu: Gpu, args: tuple[Any, ...], out: Any) -> list[Workspace]:
         source = args[0]
@@ -40,7 +40,7 @@ def reduction(dims_at: int) -> Formula:
 
 
 def extremum(dims_at: int, indexed: bool = False) -> Formula:
-    """Of an operation that compares in the input's own type, or values with their `indexed` places."""
+    """Workspaces of an operation that compares in the input's own type, or values with their `indexed` places."""
 
     def formula(gpu: Gpu, args: tuple[Any, ...], out: Any) -> list[Workspace]:
         source, dims = args[0], at(args, dims_at, None)

@@ -77,8 +77,8 @@ def cuda_workspaces(
 def library_workspaces(capability: tuple[int, int], configuration: str | None = None) -> int:
     """Bytes that cuBLAS keeps per thread and stream: once for the forward's thread, once for autograd's.
 
-    As in PyTorch's aten/src/ATen/cuda/CublasHandlePool.cpp (parseChosenWorkspaceSize). cuBLASLt, which only products with
-    a vector bias use, keeps 1 MiB of its own in torch 2.9 and 2.10 and shares this from 2.11 on.
+    As in PyTorch's aten/src/ATen/cuda/CublasHandlePool.cpp (parseChosenWorkspaceSize). cuBLASLt, which only products
+    with a vector bias use, keeps 1 MiB of its own in torch 2.9 and 2.10 and shares this from 2.11 on.
 
     Args:
         configuration: as in CUBLAS_WORKSPACE_CONFIG; None is what the environment has there.

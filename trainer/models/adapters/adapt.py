@@ -1,11 +1,11 @@
-"""What method: lora makes of a model: adapters beside its matrices, or products in their place; and the plain model again."""
+"""What method: lora makes of a model: adapters beside its matrices, or products in their place; and back again."""
 
 from __future__ import annotations
 
 from torch import nn
 from transformers import PreTrainedModel
 
-from galore.trainer.models.adapters.factors import factorise, multiplied_out
+from galore.trainer.models.adapters.factors import factorize, multiplied_out
 from galore.trainer.models.adapters.lora import add_adapters, merged
 from galore.trainer.models.linears import plain_linears
 from galore.trainer.optim.int8_linear import Int8Linear, to_floating, to_int8
@@ -16,7 +16,7 @@ def adapted(model: PreTrainedModel, optim: OptimSection, seed: int) -> nn.Module
     """`model` in the form that `optim` trains; as it is unless method: lora. `model` is used up.
 
     Raises:
-        UserError: see `add_adapters` and `factorise`.
+        UserError: see `add_adapters` and `factorize`.
     """
     form: nn.Module = model
     if optim.weight_dtype == "int8":
@@ -24,11 +24,11 @@ def adapted(model: PreTrainedModel, optim: OptimSection, seed: int) -> nn.Module
             if not isinstance(linear, Int8Linear):
                 to_int8(linear)
     if optim.method == "lora":
-        form = factorise(model, optim, seed) if optim.adapter == "factors" else add_adapters(model, optim, seed)
+        form = factorize(model, optim, seed) if optim.adapter == "factors" else add_adapters(model, optim, seed)
     return form
 
 
 def plain(model: nn.Module) -> PreTrainedModel:
-    """The transformers model that computes what `model` does: adapters merged, products multiplied out, weights in floating point."""
+    """The transformers model that computes what `model` does: adapters merged, products multiplied out, no codes."""
     to_floating(model)
     return multiplied_out(merged(model))

@@ -1,4 +1,4 @@
-"""Matrices trained as products W = B·A of rank r from a random start, no full weight kept: the low-rank control of GaLore's table.
+"""Matrices trained as products W = B·A of rank r from a random start, no W: the low-rank control of GaLore's table.
 
 Unlike an adapter a product can never leave rank r. Everything else in the model is trained in full.
 """
@@ -39,7 +39,7 @@ class Product(nn.Module):
         return _linear((b.float() @ a.float()).to(b.dtype), self.factor_b.bias)
 
 
-def factorise(model: PreTrainedModel, optim: OptimSection, seed: int) -> PreTrainedModel:
+def factorize(model: PreTrainedModel, optim: OptimSection, seed: int) -> PreTrainedModel:
     """`model`, in place, with a `Product` for each linear layer under `optim.target_modules`; whose weights are gone.
 
     A and B are Gaussian, drawn in float32 from (seed, layer) and cast, of one deviation σ with √r·σ² the model's

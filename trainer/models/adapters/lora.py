@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 
 def add_adapters(model: PreTrainedModel, optim: OptimSection, seed: int) -> nn.Module:
-    """`model` wrapped by peft: adapters, `optim.train_modules` and a head that classifies trainable, everything else frozen.
+    """`model` wrapped by peft: adapters, `optim.train_modules` and a classifying head trainable, all else frozen.
 
     A is drawn from `seed` (Kaiming uniform), B is zero, so the wrapped model computes what `model` did. The update is
     scaled by lora_alpha / rank, with the recipe's rank also where a layer's own is clamped. State-dict names are
@@ -43,8 +43,8 @@ def add_adapters(model: PreTrainedModel, optim: OptimSection, seed: int) -> nn.M
     adapted is `base_model.model.<its name>`. The global random state is left as it was.
 
     Raises:
-        UserError: peft is not installed, a pattern matches nothing, a module is both adapted and trained in full, or ReLoRA would
-            merge into a weight that another module shares.
+        UserError: peft is not installed, a pattern matches nothing, a module is both adapted and trained in full, or
+            ReLoRA would merge into a weight that another module shares.
     """
     peft = _peft()
     ranks = adapter_ranks(model, optim)
@@ -81,7 +81,8 @@ def add_adapters(model: PreTrainedModel, optim: OptimSection, seed: int) -> nn.M
 def adapter_ranks(model: nn.Module, optim: OptimSection) -> dict[str, int]:
     """{path of a linear layer: rank of its adapter}, the rank clamped to the smaller side of the layer.
 
-    Of a classifier: without its head, which is trained in full, and its embeddings. `not_adapted` names what they matched.
+    Of a classifier: without its head, which is trained in full, and its embeddings. `not_adapted` names what they
+    matched.
 
     Raises:
         UserError: one of `optim.target_modules` matches no linear layer; names the nearest.
@@ -92,7 +93,7 @@ def adapter_ranks(model: nn.Module, optim: OptimSection) -> dict[str, int]:
 
 
 def not_adapted(model: nn.Module, optim: OptimSection) -> list[str]:
-    """Those of `optim.target_modules` that match nothing of a classifier but embeddings and its head: GaLore projects them."""
+    """Names of `optim.target_modules` that match only a classifier's embeddings and its head: GaLore projects them."""
     head = tuple(f"{name}." for name in head_modules(model))
     if not head:
         return []
@@ -141,7 +142,7 @@ def merged(model: nn.Module) -> PreTrainedModel:
 
 
 def _untie_adapted(base: PreTrainedModel) -> None:
-    """Where an adapted layer shares its weight, its own tensor for every name: what is merged into one must not move others."""
+    """Give every name its own tensor where an adapted layer shares its weight: a merge into one moves no other."""
     adapted = {f"{name}.base_layer.weight" for name, module in base.named_modules() if hasattr(module, "lora_A")}
     tied = [names for names in tensor_names(base) if len(names) > 1]
     if not any(name in adapted for names in tied for name in names):
@@ -168,7 +169,7 @@ def _peft() -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what peft's imports say of matters that play no part here: 4-bit inference, a renamed attribute."""
+    """A context without what peft's imports say of what plays no part here: 4-bit inference, a renamed attribute."""
     logger = logging.getLogger("bitsandbytes")
     level = logger.level
     logger.setLevel(logging.ERROR)

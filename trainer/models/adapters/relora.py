@@ -1,4 +1,4 @@
-"""ReLoRA: adapters that are merged into the frozen weights every so often and started anew (Lialin et al., arXiv 2307.05695).
+"""ReLoRA: adapters merged into the frozen weights every so often and started anew (Lialin et al., arXiv 2307.05695).
 
 Each adapter is of rank r, their sum over the restarts is not. Of the paper's ways to forget what Adam knows of the old
 adapter (99 % of the moments by magnitude, a random share, all) it is all here, the step count of the bias correction
@@ -37,9 +37,9 @@ class Adapted:
 def restart_adapters(model: nn.Module, optimizer: GaLoreAdamW, *, seed: int, step: int, stochastic: bool) -> int:
     """W ← W + scaling·B A for every adapter of `model`; then A drawn anew, B = 0, and both without moments.
 
-    B A is formed in fp32 and added once: a bf16 W is rounded stochastically, for most of a small update would be lost to
-    the nearest. All that is random is a function of (seed, step, layer). `optimizer.torn` is set while some layers are
-    merged and others are not: what is there then must not be saved.
+    B A is formed in fp32 and added once: a bf16 W is rounded stochastically, for most of a small update would be lost
+    to the nearest. All that is random is a function of (seed, step, layer). `optimizer.torn` is set while some layers
+    are merged and others are not: what is there then must not be saved.
 
     Args:
         step: optimizer steps of the run so far.
@@ -81,6 +81,6 @@ def _merge(layer: Adapted, noise: RoundingNoise | None, index: int) -> None:
 
 
 def _drawn(like: Tensor, seed: int) -> Tensor:
-    """As peft draws A: Kaiming uniform, in float32."""
+    """A new A as peft draws it: Kaiming uniform, in float32."""
     generator = torch.Generator().manual_seed(seed)
     return nn.init.kaiming_uniform_(torch.empty(like.shape), a=math.sqrt(5), generator=generator)

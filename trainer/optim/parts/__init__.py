@@ -1,1 +1,1 @@
-"""The parts an update is composed of, each in a table: subspaces, refreshes, transports, inner rules, residuals, storage."""
+"""The parts of an update, each in a table: subspaces, refreshes, transports, inner rules, residuals, storage."""

@@ -20,7 +20,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class Inner:
-    """A rule and its state among the weight's, made at the first step; `fallbacks` counts decompositions that failed."""
+    """A rule and its state among the weight's, made at the first step; `fallbacks` counts failed decompositions."""
 
     matrices_only = False
 
@@ -40,7 +40,7 @@ class Inner:
         raise NotImplementedError
 
     def reset(self) -> None:
-        """Forget all past steps, and count from 0: the next direction of Adam would be (1-β₁)/√(1-β₂) = 3.2 times too long."""
+        """Forget all past steps, and count from 0: else Adam's next step is (1-β₁)/√(1-β₂) = 3.2 times too long."""
         state = self.weight.state
         for name in [name for name in state if name in (*MOMENTS, *ROTATED)]:
             write_moment(state, name, torch.zeros_like(state[name], dtype=torch.float32))
@@ -117,7 +117,8 @@ class AdamInner(Inner):
         return AdamRule(beta1, beta2, self.weight.group["eps"], self.weight.group["convention"])
 
 
-ROTATED = {  # as for coordinates that are uncorrelated
+# How each state of a matrix rule follows a change C of coordinates, as if those were uncorrelated.
+ROTATED = {
     "exp_avg": lambda c, x: c @ x,
     "row": lambda c, x: c.square() @ x,
     "column": lambda c, x: x,
@@ -165,7 +166,7 @@ class AdafactorInner(MatrixInner):
 
 
 class MuonInner(MatrixInner):
-    """Nesterov momentum, orthogonalised by Newton-Schulz  (Muon)."""
+    """Nesterov momentum, orthogonalized by Newton-Schulz  (Muon)."""
 
     matrices_only = True
     exact = False
@@ -184,7 +185,7 @@ class MuonInner(MatrixInner):
 
 
 class SumoInner(MuonInner):
-    """Momentum, orthogonalised exactly  (SUMO, arXiv 2505.24749)."""
+    """Momentum, orthogonalized exactly  (SUMO, arXiv 2505.24749)."""
 
     exact = True
 

@@ -1,4 +1,4 @@
-"""The gradients of a step as a projected layer takes them in, and which of them a new basis is found in: a class per mode.
+"""The gradients of a step as a projected layer takes them in, and which give a new basis: a class per mode.
 
 first-micro-batch  the first gradient of the step, while it is alive in the hook
 summed             the sum of the step's gradients, held whole for the layers being refreshed

@@ -1,7 +1,7 @@
 """What an update takes of a gradient, inside the subspace and outside of it: a class per rule, in a table.
 
-All but `none` need the whole summed gradient G (m, n) when the step comes; a refresh sees that, too. P N + D is formed in
-row blocks, without a further matrix of the weight's size:
+All but `none` need the whole summed gradient G (m, n) when the step comes; a refresh sees that, too. P N + D is formed
+in row blocks, without a further matrix of the weight's size:
 
     none         P N
     fira         P N + φ∘(G - P R), φ_j = ‖N_j‖/‖R_j‖, growth of the added norm limited    (arXiv 2410.01623)
@@ -84,7 +84,7 @@ class Frugal(WholeGradient):
 
 
 class Limited(WholeGradient):
-    """A rule that adds scale∘G and limits how its norm grows; the last norm is one fp32 number of the weight's state."""
+    """A rule that adds scale∘G and limits how its norm grows; the last norm is an fp32 number of the weight's state."""
 
     def planned(self) -> dict[str, Tensor]:
         return {"residual_norm": torch.empty((), dtype=torch.float32, device="meta")}

@@ -43,7 +43,7 @@ def may_skip(state: dict[str, Tensor], step: int) -> bool:
 
 
 def settle(state: dict[str, Tensor], step: int, gap: int, similar: bool) -> None:
-    """After a refresh at `step`: twice as many turns pass until the next one if the subspace hardly changed, else one.
+    """Put off the refresh after the one at `step`: by twice as many turns if the subspace hardly changed, else by one.
 
     `state` gets `refresh`, int64 (2,): the step before which no turn is taken, and how many gaps were waited for.
     Q-GaLore (arXiv 2407.08296, section 3.2) lengthens intervals alike, and never shortens them.

@@ -39,7 +39,7 @@ def moment(state: dict[str, Tensor], name: str) -> Storage:
 
 
 def moments(state: dict[str, Tensor]) -> Moments:
-    """Both of Adam's."""
+    """Both moments of Adam in a parameter's `state`."""
     return Moments(state["exp_avg"], state["exp_avg_sq"], state.get("exp_avg_absmax"), state.get("exp_avg_sq_absmax"))
 
 
@@ -61,7 +61,7 @@ Projector = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class ProjectorFormat:
-    """Projectors rounded to `dtype`; or in codes of so many `bits`, packed into it, with an fp16 scale per group of them."""
+    """Projectors rounded to `dtype`; or codes of so many `bits`, packed into it, an fp16 scale per group."""
 
     dtype: torch.dtype
     bits: Literal[4, 8] | None = None

@@ -63,7 +63,7 @@ class Subspace:
 
     @property
     def due(self) -> bool:
-        """Whether the step being accumulated finds another basis; a weight without a gradient is due until it gets one."""
+        """Whether the step being accumulated finds another basis; due until there is a gradient to find it in."""
         turn = self.schedule.due(self.clock()) and not may_skip(self.weight.state, self.clock())
         return turn or not self.exists
 

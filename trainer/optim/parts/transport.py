@@ -14,10 +14,10 @@ class TransportRule:
     """A way of going on; this one keeps the state as it is, as GaLore does."""
 
     def turn(self, inner: Inner, change: Callable[[], Tensor]) -> None:
-        """After a basis is found anew; `change` gives C (r, r) = P_newᵀ P_old."""
+        """What happens after a basis is found anew; `change` gives C (r, r) = P_newᵀ P_old."""
 
     def redraw(self, inner: Inner) -> None:
-        """After a basis is drawn anew, and the old one is gone."""
+        """What happens after a basis is drawn anew, and the old one is gone."""
 
 
 class Reset(TransportRule):

@@ -110,7 +110,7 @@ ADVICE = {
     "write optim.lora_alpha (LoRA) or optim.scale (GaLore)": "alpha",
     "float16 is not supported; write model.dtype: bfloat16": "fp16 float16 half",
     "float32 matrix products follow torch's own setting: leave it out": "tf32",
-    "base weights are not quantised: leave it out": "load_in_8bit load_in_4bit quantization_bit quantize",
+    "base weights are not quantized: leave it out": "load_in_8bit load_in_4bit quantization_bit quantize",
     "code from the hub is never run: leave it out": "trust_remote_code",
     "the token is read from the environment variable HF_TOKEN only": "hf_token use_auth_token",
     "sequences are packed to one length: leave it out": "group_by_length",

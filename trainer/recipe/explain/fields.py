@@ -147,7 +147,7 @@ TASKS = {
 
 
 def file_schema() -> dict[str, Any]:
-    """The schema of the models, `tasks`, and `extends`, with which the required sections may stand in the other recipe."""
+    """The schema of the models, `tasks`, and `extends`, with which required sections may stand in the other recipe."""
     schema = _without_titles(recipe_schema())
     required = schema.pop("required")
     return {

@@ -48,7 +48,7 @@ def validate(layer: Layer, forgiven: set[str]) -> tuple[Recipe | None, list[Prob
 
 
 def read_as_meant(layer: Layer) -> None:
-    """Reads unquoted numbers as text where a field takes no numbers: `run_name: 12` is "12", and `path: 2024` a folder."""
+    """Reads unquoted numbers as text where a field takes none: `run_name: 12` is "12", and `path: 2024` a folder."""
     for field in fields().values():
         value = layer.values.get(field.section, {}).get(field.name)
         text = layer.place((field.section, field.name)).text
@@ -156,7 +156,7 @@ def _of_models(error: ErrorDetails, layer: Layer) -> Problem:
 
 
 def _as_overrides(what: str, section: str) -> str:
-    """A message about settings in YAML, for somebody who writes them on a command line: `source: local` → `data.source=local`."""
+    """A message about settings in YAML, for one who writes a command line: `source: local` → `data.source=local`."""
 
     def written(found: re.Match[str]) -> str:
         path = found[1] if "." in found[1] else f"{section}.{found[1]}"

@@ -52,7 +52,7 @@ class Problem:
 
 
 class RecipeError(UserError):
-    """Everything that is wrong with one recipe: first its own lines in their order, then what it extends, then overrides."""
+    """Everything that is wrong with a recipe: its own lines in their order, then what it extends, then overrides."""
 
     def __init__(self, origin: str, problems: Iterable[Problem]) -> None:
         def order(problem: Problem) -> tuple[bool, bool, str, int, int]:

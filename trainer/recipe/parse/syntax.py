@@ -1,7 +1,7 @@
 """The YAML that recipes speak: the core schema of YAML 1.2, without anchors, tags or duplicate keys.
 
-PyYAML follows YAML 1.1, where `1e-3` is a string, `on` a boolean, `010` eight and `12:30` the number 750. Here `1e-3` is
-a number and only `true` and `false` are booleans; what looks like neither a number, a boolean nor null is text.
+PyYAML follows YAML 1.1, where `1e-3` is a string, `on` a boolean, `010` eight and `12:30` the number 750. Here `1e-3`
+is a number and only `true` and `false` are booleans; what looks like neither a number, a boolean nor null is text.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class RecipeDumper(yaml.SafeDumper):
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    """In quotes with escapes where it has a line end that is none in every style."""
+    """The node of a string, in quotes with escapes where it has a line end that is none in every style."""
     style = '"' if re.search("[\x85\u2028\u2029]", text) else None
     return dumper.represent_scalar(f"{TAG}str", text, style=style)
 

@@ -27,7 +27,8 @@ class DataSection(Section):
     max_train_samples: Rows | None = Field(
         None, description="glue: train on the first so many examples only; null takes all"
     )
-    path: str | list[str] | None = execution(  # a moved corpus is the same corpus: its content is fingerprinted
+    # A moved corpus is the same corpus: its content is fingerprinted.
+    path: str | list[str] | None = execution(
         None,
         "local: file, folder or glob (or a list of them), txt/jsonl/parquet, gzipped or not, relative to the recipe; hub: data set name; glue: nyu-mll/glue, or a folder of the task, in any of its layouts",
     )
@@ -88,8 +89,8 @@ class DataSection(Section):
         "skip", description="Invalid UTF-8, missing field, empty, NUL bytes, oversized: count and skip, or refuse"
     )
     max_document_bytes: Bytes = Field(50_000_000, description="A row longer than this, in bytes, is a bad row")
-    num_proc: Threads | None = execution(None, "Processes or threads that tokenise; null means all cores")
-    cache_dir: str | None = execution(None, "Where tokenised data is kept; null means $GALORE_CACHE or ~/.cache/galore")
+    num_proc: Threads | None = execution(None, "Processes or threads that tokenize; null means all cores")
+    cache_dir: str | None = execution(None, "Where tokenized data is kept; null means $GALORE_CACHE or ~/.cache/galore")
 
     @field_validator("encoding")
     @classmethod

@@ -1,4 +1,4 @@
-"""A recipe's `optim` section: how weights move, as a composition of subspace, transport, inner rule, residual and precision."""
+"""A recipe's `optim` section: how weights move, by subspace, transport, inner rule, residual and precision."""
 
 from __future__ import annotations
 

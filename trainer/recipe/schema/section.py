@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from galore.kernels.family import LARGEST, MOST_STEPS, SMALLEST
 
-# The kinds of number, each with its end. Beyond it lies nothing but a slip, which would cost work or memory without end.
+# The kinds of number, each with its end. Beyond it lies nothing but a slip, which would cost work or memory without
+# end.
 Layers = Annotated[int, Field(gt=0, le=2_000)]
 Width = Annotated[int, Field(gt=0, le=2**24)]  # of a matrix; heads and ranks too
 Length = Annotated[int, Field(gt=0, le=2**24)]  # of a sequence, in tokens

@@ -42,7 +42,7 @@ class TrainSection(Section):
     global_batch_size: Rows = Field(512, description="Sequences per optimizer step")
     z_loss: NonNegative = Field(
         0.0,
-        description="Coefficient on the mean squared logsumexp of the logits, added to what is optimised and reported apart; 1e-4 is common",
+        description="Coefficient on the mean squared logsumexp of the logits, added to what is optimized and reported apart; 1e-4 is common",
     )
     micro_batch_size: Rows = execution(
         16, "Sequences per forward/backward; accumulation is global_batch_size / micro_batch_size"

@@ -21,7 +21,7 @@ from galore.trainer.sweep.table import write
 def compare(base: LoadedRecipe, trials: Sequence[Trial], root: Path, show: Show) -> Sweep:
     """Run what of `trials` is not done under `root`; write compare.md, compare.json and compare.png there after each.
 
-    A run that fails is told in the table, and the others go on. Runs that are there are taken up or passed over, and those
+    A run that fails is told in the table, and the others go on. Runs that are there go on or are passed over; those
     of earlier calls stand beside them.
 
     Raises:

@@ -36,7 +36,7 @@ def standings(outcomes: Sequence[Outcome]) -> list[Compared]:
 
 
 def best_of_each(found: Sequence[Compared]) -> list[Compared]:
-    """Of every method its best learning rate, in the order of `standings`."""
+    """The best learning rate of every method, in the order of `standings`."""
     best: dict[str, Compared] = {}
     for each in found:
         if each.loss is not None:
@@ -45,7 +45,7 @@ def best_of_each(found: Sequence[Compared]) -> list[Compared]:
 
 
 def differences(trial: Trial, among: Sequence[Trial]) -> list[str]:
-    """What keeps `trial` from being compared: another model, other data or steps; in one method any other setting at all.
+    """What keeps `trial` from being compared: another model, other data or steps; in one method any other setting.
 
     Settings that a method carries, and which its folder names, are its own.
     """

@@ -38,7 +38,7 @@ def finetune(
         What every run in the folder came to, those of earlier calls included, and what failed now.
 
     Raises:
-        UserError: runs are there without `resume`, or they were others; a model that is nowhere or has no such modules, no
+        UserError: runs are there without `resume`, or they were others; a model is nowhere or has no such modules, no
             data for any task, or bad input of the only task. Interrupted: by a signal, all saved.
     """
     if not resume:
@@ -64,7 +64,7 @@ def _refuse_begun(trials: Sequence[Trial], root: Path) -> None:
 
 
 def _refuse_missing(trials: Sequence[Trial]) -> None:
-    """Before anything is written: is each model there, and the data of one task at least?"""
+    """Raise UserError before anything is written unless each model is there, and the data of one task at least."""
     for name, base_dir in {(str(trial.recipe.model.name_or_path), trial.loaded.base_dir) for trial in trials}:
         locate(name, base_dir)
     sources = {(task_of(trial), str(trial.recipe.data.path), trial.loaded.base_dir): trial for trial in trials}

@@ -33,7 +33,7 @@ class Setting:
     scale: float | None = None  # GaLore's α
 
     def differences(self, ours: Mapping[str, Any]) -> list[str]:
-        """What `ours`, values by field, has otherwise: "epochs 3, not 30". Fields that it leaves out are not compared."""
+        """What `ours`, values by field, has otherwise: "epochs 3, not 30". Fields it leaves out are not compared."""
         pairs = [
             (field.name, ours[field.name], getattr(self, field.name)) for field in fields(self) if field.name in ours
         ]
@@ -63,12 +63,13 @@ class Average:
 
 
 _TASKS = ("mnli", "sst2", "mrpc", "cola", "qnli", "qqp", "rte", "stsb")
-_PERCENT: Mapping[tuple[Method, int | None], tuple[float, ...]] = {  # in the order of _TASKS
+# In the order of _TASKS; the learning rates are GaLore's, by rank.
+_PERCENT: Mapping[tuple[Method, int | None], tuple[float, ...]] = {
     ("full", None): (87.18, 94.57, 91.30, 62.24, 92.33, 92.28, 79.42, 90.92),
     ("galore", 4): (87.00, 94.04, 92.25, 60.35, 92.24, 91.06, 79.42, 90.73),
     ("lora", 4): (86.82, 92.89, 91.07, 61.38, 92.18, 91.29, 78.70, 90.57),
 }
-_LEARNING_RATES: Mapping[int, tuple[float, ...]] = {  # of GaLore, by rank, in the order of _TASKS
+_LEARNING_RATES: Mapping[int, tuple[float, ...]] = {
     4: (1e-5, 1e-5, 3e-5, 3e-5, 1e-5, 1e-5, 1e-5, 1e-5),
     8: (1e-5, 2e-5, 2e-5, 1e-5, 1e-5, 2e-5, 2e-5, 3e-5),
 }

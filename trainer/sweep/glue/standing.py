@@ -61,12 +61,12 @@ class Scored(Standing):
 
 
 def last(run: Outcome) -> Scores:
-    """After the last epoch: the model that is kept."""
+    """Scores after the last epoch, those of the model that is kept."""
     return run.epochs[-1]
 
 
 def best(run: Outcome) -> Scores:
-    """After the epoch with the highest headline, chosen by the very split it is scored on."""
+    """Scores after the epoch with the highest headline, chosen by the very split it is scored on."""
     return max(run.epochs, key=lambda scores: scores[TASKS[task_of(run.trial)].headline])
 
 
@@ -95,7 +95,7 @@ def standings(outcomes: Sequence[Outcome]) -> list[Scored]:
 
 
 def differences(trial: Trial, among: Sequence[Trial]) -> list[str]:
-    """What keeps `trial` from standing beside others of its task: another model or other data; in one method any setting."""
+    """What keeps `trial` from others of its task: another model or other data; in one method any setting."""
     task = [each for each in among if task_of(each) == task_of(trial)]
     same = next((each for each in task if each.label == trial.label), None)
     if same is not None:

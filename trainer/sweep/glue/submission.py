@@ -103,7 +103,7 @@ def _require_distinct(numbers: npt.NDArray[np.int64], task: Task, split: str) ->
 
 
 def check_tests(trials: Sequence[Trial]) -> None:
-    """Before anything is trained: are the files of every test split there? Those of the hub are. Raises UserError."""
+    """Raise UserError before anything is trained unless the files of every test split are there, or on the hub."""
     for trial in {(task_of(each), str(each.recipe.data.path)): each for each in trials}.values():
         check_splits(trial.recipe, trial.loaded.base_dir, TASKS[task_of(trial)].test_splits)
 

@@ -1,4 +1,4 @@
-"""Which modules of an encoder are projected or adapted: those of the recipe, or the same kinds in a model of other names."""
+"""Which modules of an encoder are projected or adapted: the recipe's, or the same kinds under other names."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Settings = Mapping[str, Any]  # {section.key: value}
 
 
 def fitted(trials: Sequence[Trial], tell: Callable[[str], None]) -> list[Trial]:
-    """`trials`, each with modules and attention that its model has: the shipped recipes know the layers by RoBERTa's names.
+    """`trials`, each with modules and attention that its model has: shipped recipes know RoBERTa's names.
 
     Before any data is read, model and optimizer of each kind are built without allocating them.
 

@@ -10,7 +10,7 @@ import torch
 from transformers import LlamaForCausalLM, PreTrainedModel
 
 from galore.trainer.common.errors import UserError
-from galore.trainer.models.adapters.factors import Product, factorise, multiplied_out
+from galore.trainer.models.adapters.factors import Product, factorize, multiplied_out
 from galore.trainer.recipe.schema.optim import OptimSection
 
 Build = Callable[..., PreTrainedModel]
@@ -24,7 +24,7 @@ def factors(**fields: Any) -> OptimSection:
 
 def test_no_full_matrix_is_left_and_everything_is_trained(build: Build) -> None:
     plain = build().state_dict()
-    model = factorise(build(), factors(), seed=0)
+    model = factorize(build(), factors(), seed=0)
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     assert f"{Q}.weight" in plain
     assert f"{Q}.weight" not in shapes
@@ -38,7 +38,7 @@ def test_no_full_matrix_is_left_and_everything_is_trained(build: Build) -> None:
 
 @pytest.mark.parametrize(("rank", "size"), [(4, 0.02), (16, 0.02), (16, 0.1)])
 def test_products_start_at_the_size_the_matrices_would_have_had(build: Build, rank: int, size: float) -> None:
-    model = factorise(build(initializer_range=size, num_hidden_layers=6), factors(rank=rank), seed=0)
+    model = factorize(build(initializer_range=size, num_hidden_layers=6), factors(rank=rank), seed=0)
     products = [module for module in model.modules() if isinstance(module, Product)]
     entries = torch.cat([product.multiplied().weight.detach().flatten() for product in products])
     assert entries.std().item() == pytest.approx(size, rel=0.1)
@@ -47,10 +47,10 @@ def test_products_start_at_the_size_the_matrices_would_have_had(build: Build, ra
 
 def test_factors_are_drawn_from_the_seed_in_float32_and_cast(build: Build) -> None:
     before = torch.get_rng_state()
-    exact = factorise(build(), factors(), seed=7).state_dict()
+    exact = factorize(build(), factors(), seed=7).state_dict()
     assert torch.equal(torch.get_rng_state(), before)
-    rounded = factorise(build(dtype="bfloat16"), factors(), seed=7).state_dict()
-    other = factorise(build(), factors(), seed=8).state_dict()
+    rounded = factorize(build(dtype="bfloat16"), factors(), seed=7).state_dict()
+    other = factorize(build(), factors(), seed=8).state_dict()
     for name, tensor in exact.items():
         assert torch.equal(rounded[name], tensor.bfloat16()), name
         if "factor" in name:
@@ -59,13 +59,13 @@ def test_factors_are_drawn_from_the_seed_in_float32_and_cast(build: Build) -> No
 
 
 def test_ranks_are_clamped_to_the_smaller_side(build: Build) -> None:
-    shapes = {name: tuple(p.shape) for name, p in factorise(build(), factors(rank=20), seed=0).named_parameters()}
+    shapes = {name: tuple(p.shape) for name, p in factorize(build(), factors(rank=20), seed=0).named_parameters()}
     assert shapes["model.layers.0.self_attn.k_proj.factor_a.weight"] == (16, 32)
     assert shapes[f"{Q}.factor_a.weight"] == (20, 32)
 
 
 def test_multiplied_out_is_the_plain_model_and_computes_the_same(build: Build) -> None:
-    model = factorise(build(), factors(), seed=0).eval()
+    model = factorize(build(), factors(), seed=0).eval()
     logits = model(IDS).logits
     result = multiplied_out(model)
     assert type(result) is LlamaForCausalLM
@@ -85,10 +85,10 @@ def test_a_bias_stays(build: Build) -> None:
 
 
 def test_on_meta_nothing_is_allocated_and_types_are_those_of_the_weights(build: Build) -> None:
-    model = factorise(build(device="meta", dtype="bfloat16"), factors(), seed=0)
+    model = factorize(build(device="meta", dtype="bfloat16"), factors(), seed=0)
     assert all(parameter.is_meta and parameter.dtype == torch.bfloat16 for parameter in model.parameters())
 
 
 def test_a_head_that_is_the_embedding_is_no_product(build: Build) -> None:
     with pytest.raises(UserError, match=r"lm_head has one weight with model\.embed_tokens"):
-        factorise(build(tie_word_embeddings=True), factors(target_modules=("mlp", "lm_head")), seed=0)
+        factorize(build(tie_word_embeddings=True), factors(target_modules=("mlp", "lm_head")), seed=0)
