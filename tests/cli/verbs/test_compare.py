@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+ABSENT = ("demo", "data.source=local", "data.path=absent.txt", "train.device=cpu")  # no run of it would begin
+
 
 @pytest.mark.parametrize(
     ("arguments", "told"),
@@ -19,7 +21,7 @@ import pytest
     ],
 )
 def test_what_is_wrong_is_named_and_nothing_is_written(galore: Any, arguments: list[str], told: str) -> None:
-    refused = galore("compare", "demo", *arguments)
+    refused = galore("compare", *ABSENT, *arguments)
     assert refused.exit_code == 2
     assert told in refused.stderr
     assert not list(Path().iterdir())
@@ -29,7 +31,7 @@ def test_what_is_wrong_is_named_and_nothing_is_written(galore: Any, arguments: l
 def test_the_folder_that_is_written_to(galore: Any, given: list[str], root: str) -> None:
     Path("runs").mkdir()
     Path(root).write_text("a file stands where the folder should")
-    refused = galore("compare", "demo", "train.device=cpu", *given)
+    refused = galore("compare", *ABSENT, *given)
     assert refused.exit_code != 0
     assert root in refused.stderr
     assert Path(root).is_file()
