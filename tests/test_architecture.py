@@ -171,6 +171,37 @@ def test_the_command_line_and_recipes_import_no_torch():
         assert not roots & {"torch", "transformers", "numpy"}, path
 
 
+def imported_by_tests():
+    """Modules that a test names in an import, each with what is taken from it, which may be a module too."""
+    for path in (ROOT / "tests").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.level == 0:
+                yield from (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))
+            elif isinstance(node, ast.Import):
+                yield from (alias.name for alias in node.names)
+
+
+def uncovered(sources, imported):
+    """Sources that have no mirror, tests/X/test_Y.py or tests/X/test_Y_ASPECT.py, and that no test imports."""
+    for path in sources:
+        name = path.relative_to(ROOT)
+        mirrors = [*(ROOT / "tests" / name.parent).glob(f"test_{name.stem}.py")]
+        mirrors += (ROOT / "tests" / name.parent).glob(f"test_{name.stem}_*.py")
+        if path.name != "__init__.py" and not mirrors and f"galore.{module_of(path)}" not in imported:
+            yield str(name)
+
+
+def test_every_source_is_covered_by_name():
+    found = uncovered(SOURCES, set(imported_by_tests()))
+    assert not list(found)
+
+
+def test_an_uncovered_source_is_seen():
+    planted = [ROOT / "trainer/nobody.py", ROOT / "trainer/rescue.py", ROOT / "trainer/nobody/__init__.py"]
+    assert list(uncovered(planted, set(imported_by_tests()))) == ["trainer/nobody.py"]
+    assert not list(uncovered(planted, {"galore.trainer.nobody"}))
+
+
 KIND = {"global_batch", "losses"}  # who has one of these methods is a kind of data or of batch
 
 

@@ -92,8 +92,8 @@ def galore_groups(
     Args:
         rank: subspace dimension r of the target weights, or a fraction of min(m, n) below 1; None keeps them full-rank,
             with the same `options`.
-        targets: parts of module paths, `("self_attn", "mlp")` if left out; see the function `target_modules`. The name of
-            that is what recipes call them, and taken as a keyword. Convolutions and embeddings count.
+        targets: parts of module paths, `("self_attn", "mlp")` if left out; see the function `target_modules`. Its name,
+            which recipes have for them, is taken as a keyword, too. Convolutions and embeddings count.
         rank_pattern: other ranks for targets whose path contains a key; of several the last one that matches.
         options: further settings of the target groups, such as `scale` or `update_proj_gap`. `inner="adafactor"` goes
             for the rest too, other inner rules are for the targets.

@@ -1,0 +1,41 @@
+"""The parameter table of a dry run and its sum; the recipe is there to read even if the model is refused."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, NoReturn
+
+import pytest
+
+from galore.cli.show.dryrun import REST, parameter_table
+from galore.trainer import parameters
+from galore.trainer.common.errors import UserError
+from galore.trainer.parameters import ParameterRow
+from galore.trainer.recipe.load import LoadedRecipe
+
+MIB = 2**20
+UP = ParameterRow("model.layers.*.up", 4, (688, 256), "projected, right", 64, 704_512, MIB, 3 * MIB, MIB // 2)
+NORM = ParameterRow("model.norm", 1, (256,), "full rank", None, 256, 512, 2048, 0)
+
+
+def test_a_row_per_kind_and_their_sum() -> None:
+    planned: Any = SimpleNamespace(parameters=[UP, NORM])
+    table = parameter_table(planned)
+    cells = list(zip(*(column.cells for column in table.columns), strict=True))
+    assert cells[0] == (
+        "model.layers.*.up", "4", "688 × 256", "projected, right", "64", "705k", "1.00 MiB", "3.00 MiB", "512 KiB",
+    )  # fmt: skip
+    assert cells[1][2:5] == ("256", "full rank", "")
+    assert cells[2] == ("together", "5", "", "", "", "705k", "1.00 MiB", "3.00 MiB", "512 KiB")
+
+
+def test_a_model_that_is_refused_leaves_the_recipe_to_read(galore: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(loaded: LoadedRecipe) -> NoReturn:
+        raise UserError("no such model")
+
+    monkeypatch.setattr(parameters, "dry_run", refuse)
+    shown = galore("train", "demo", "--dry-run", "optim.rank=17")
+    assert (shown.exit_code, shown.stderr) == (2, "error: no such model\n")
+    assert "# Resolved from demo\n" in shown.stdout
+    assert "rank: 17" in shown.stdout
+    assert shown.stdout.rstrip().endswith(REST)

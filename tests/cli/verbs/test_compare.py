@@ -1,0 +1,37 @@
+"""`galore compare`: what is refused is refused before anything is trained or written, and where it is kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ABSENT = ("demo", "data.source=local", "data.path=absent.txt", "train.device=cpu")  # no run of it would begin
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--methods", "galore,adamm"], "adamm"),
+        (["--methods", "galore:optim.rang=3"], "optim.rang"),
+        (["--learning-rates", "1e-3,fast"], "fast"),
+        (["--seeds", "1,one"], "one"),
+        (["optim.rang=3"], "optim.rang"),
+    ],
+)
+def test_what_is_wrong_is_named_and_nothing_is_written(galore: Any, arguments: list[str], told: str) -> None:
+    refused = galore("compare", *ABSENT, *arguments)
+    assert refused.exit_code == 2
+    assert told in refused.stderr
+    assert not list(Path().iterdir())
+
+
+@pytest.mark.parametrize(("given", "root"), [([], "runs/compare-demo"), (["--output-dir", "here", "--resume"], "here")])
+def test_the_folder_that_is_written_to(galore: Any, given: list[str], root: str) -> None:
+    Path("runs").mkdir()
+    Path(root).write_text("a file stands where the folder should")
+    refused = galore("compare", *ABSENT, *given)
+    assert refused.exit_code != 0
+    assert root in refused.stderr
+    assert Path(root).is_file()

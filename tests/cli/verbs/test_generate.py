@@ -1,0 +1,30 @@
+"""`galore generate`: what is drawn, and with which threads."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+
+def test_generate(galore: Any, calls: Any) -> None:
+    calls.replace("galore.trainer.machine.device", choose_device="cpu", choose_threads=None)
+    calls.replace(
+        "galore.trainer.trained.runmodel",
+        load_run_model=SimpleNamespace(model="M", tokenizer="T", skipped=(), recipe=None),
+    )
+    calls.replace("galore.trainer.models.generate", sample="Once upon a time")
+    shown = galore("generate", "runs/a", "--prompt", "Once", "--temperature", "0.5", "--seed", "3")
+    assert shown.stdout == "Once upon a time\n"
+    assert calls.made[1] == (("runs/a", "cpu"), {})
+    settings = {"max_new_tokens": 60, "seed": 3, "temperature": 0.5, "top_p": 1.0, "top_k": 0, "chat": False}
+    assert calls.made[2] == (("M", "T", "Once"), settings)
+
+
+def test_generate_takes_the_threads_of_the_run(galore: Any, calls: Any) -> None:
+    recipe = SimpleNamespace(train=SimpleNamespace(num_threads=3), data=SimpleNamespace(instruct=True))
+    stored = SimpleNamespace(model="M", tokenizer="T", skipped=(), recipe=recipe)
+    calls.replace("galore.trainer.machine.device", choose_device="cpu", choose_threads=None)
+    calls.replace("galore.trainer.trained.runmodel", load_run_model=stored)
+    calls.replace("galore.trainer.models.generate", sample="Once upon a time")
+    galore("generate", "runs/a", "--prompt", "Once")
+    assert ((3,), {}) in calls.made

@@ -1,0 +1,95 @@
+"""`galore train`: where a run goes, and what a dry run shows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    ("arguments", "directory", "resume", "rank"),
+    [
+        (["demo"], Path("runs/demo"), False, 64),
+        (["demo", "optim.rank=8", "--output-dir", "here"], Path("here"), False, 8),
+        (["--resume", "sub/mine.yaml", "optim.rank=9"], Path("runs/mine"), True, 9),
+        (["--resume", "run/recipe.yaml"], Path("run"), True, 64),
+        (["--resume", "sub/recipe.yaml"], Path("runs/recipe"), True, 64),
+    ],
+)
+def test_train(galore: Any, calls: Any, arguments: list[str], directory: Path, resume: bool, rank: int) -> None:
+    Path("sub").mkdir()
+    Path("run").mkdir()
+    for file in ("sub/mine.yaml", "sub/recipe.yaml", "run/recipe.yaml"):
+        Path(file).write_text("extends: demo")
+    Path("run/run.json").write_text("{}")
+    said: list[str] = []
+    console = SimpleNamespace(message=said.append)
+    calls.replace("galore.cli.show.console", make_console=console)
+    calls.replace("galore.trainer.run", run_training=Path("report.md"))
+    assert galore("train", *arguments).exit_code == 0
+    (loaded, *rest), _ = calls.made[-1]
+    assert rest[:3] == [directory, resume, console]
+    assert said[0] == "report: report.md"
+    assert f"galore generate {directory} --prompt 'In the beginning'" in said[1]
+    assert loaded.recipe.optim.rank == rank
+    assert calls.made[0][0] == (loaded.recipe.log,)
+
+
+def test_train_dry_run(galore: Any, calls: Any) -> None:
+    row = SimpleNamespace(
+        name="model.layers.*.mlp.up_proj",
+        tensors=4,
+        shape=(688, 256),
+        update="projected, right",
+        rank=64,
+        count=704_512,
+        weight_bytes=2**20,
+        state_bytes=3 * 2**20,
+        projector_bytes=2**19,
+    )
+    head = SimpleNamespace(**{**vars(row), "name": "lm_head", "rank": None, "projector_bytes": 0})
+    costs = SimpleNamespace(flops_per_token=7 * 10**9, checkpoint_bytes=2**30, vocabulary=2048)
+    found = SimpleNamespace(parameters=[row, head], notes=["assumed [x]"], costs=costs)
+    calls.replace("galore.trainer.parameters", dry_run=found)
+    shown = galore("train", "demo", "--dry-run", "optim.rank=64", "train.max_steps=100000", "--gpu", "rtx4090")
+    assert shown.exit_code == 0
+    assert "# Resolved from demo\n#   optim.rank=64" in shown.stdout
+    lines = [" ".join(line.split()) for line in shown.stdout.splitlines()]
+    assert "model.layers.*.mlp.up_proj 4 688 × 256 projected, right 64 705k 1.00 MiB 3.00 MiB 512 KiB" in lines
+    assert "together 8 1.41M 2.00 MiB 6.00 MiB 512 KiB" in lines
+    assert "Note: assumed [x]" in lines
+    assert lines[-7:] == [
+        "run 100,000 steps × 2,048 tokens = 205M tokens, padding included",
+        "epochs not known: no corpus is read here",
+        "FLOPs 1.43e18, recomputation included",
+        "time 4.82–8.04 hours on an NVIDIA GeForce RTX 4090, if it reaches 30–50 % of its 165 TFLOP/s (assumed)",
+        "energy 2.17–3.62 kWh for the card alone, at its 450 W (assumed)",
+        "checkpoints 3 × 1.00 GiB = 3.00 GiB, the one being written included",
+        "token cache 1.86 GiB per billion tokens of the corpus",
+    ]
+    assert not Path("runs").exists()
+    refused = galore("train", "demo", "--gpu", "rtx4090")
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert "--gpu: chooses the card that a dry run plans for\n  → add --dry-run" in refused.stderr
+    refused = galore("train", "demo", "--dry-run", "--gpu", "rtx4091")
+    assert (refused.exit_code, refused.stdout) == (2, "")
+
+
+def test_a_dry_run_says_what_it_cannot_know(galore: Any, calls: Any) -> None:
+    """Epochs leave the tokens open; a card without a published peak, a model without a count, the time."""
+    costs = SimpleNamespace(flops_per_token=7 * 10**9, checkpoint_bytes=2**30, vocabulary=2048)
+    found = SimpleNamespace(parameters=[], notes=[], costs=costs)
+    calls.replace("galore.trainer.parameters", dry_run=found)
+    epochs = ("train.max_steps=null", "train.num_train_epochs=2", "train.save_steps=null")
+    shown = galore("train", "demo", "--dry-run", *epochs, "--gpu", "h200").stdout
+    assert "2 epochs, 2,048 tokens a step; tokens and steps are not known" in shown
+    assert "a billion tokens take 3.93–6.55 hours on an NVIDIA H200" in shown
+    assert "1 × 1.00 GiB = 1.00 GiB, at the end" in shown
+    assert "time         not estimated" in galore("train", "demo", "--dry-run", "--gpu", "24GB").stdout
+    costs.flops_per_token = None
+    shown = galore("train", "demo", "--dry-run", "--gpu", "rtx4090").stdout
+    assert "FLOPs        not known" in shown
+    assert "\ntime  " not in shown

@@ -1,0 +1,66 @@
+"""From groups to slots: names are given where there are none, and what cannot be trained so is refused by its name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from galore.trainer.optim import GaLoreAdamW
+from galore.trainer.optim.build_slots import named_groups
+from galore.trainer.optim.projected import ProjectedSlot
+
+
+def parameter(*shape: int) -> nn.Parameter:
+    return nn.Parameter(torch.ones(shape))
+
+
+def names(params: Any) -> list[list[str]]:
+    return [[name for name, _ in group["params"]] for group in named_groups(params)]
+
+
+def test_the_nameless_are_numbered_across_groups() -> None:
+    one, two, three = (parameter(2) for _ in range(3))
+    assert names([one, two]) == [["parameter0", "parameter1"]]
+    assert names(iter([("a", one), two])) == [["a", "parameter1"]]
+    assert names([{"params": one}, {"params": iter([("b", two), three])}]) == [["parameter0"], ["b", "parameter2"]]
+    assert names([]) == [[]]
+
+
+def test_the_callers_groups_are_left_as_they_are() -> None:
+    group = {"params": [parameter(2)], "rank": None}
+    named_groups([group])
+    assert isinstance(group["params"][0], nn.Parameter)  # type: ignore[index]
+
+
+def test_one_slot_per_parameter_in_order_and_of_its_kind() -> None:
+    wide, tall, norm = parameter(4, 6), parameter(8, 3), parameter(5)
+    groups = [{"params": [("wide", wide), ("tall", tall)], "rank": 5}, {"params": [("norm", norm)], "rank": None}]
+    slots = GaLoreAdamW(groups).slots
+    assert list(slots) == [wide, tall, norm]
+    assert [(slot.name, isinstance(slot, ProjectedSlot)) for slot in slots.values()] == [
+        ("wide", True),
+        ("tall", True),
+        ("norm", False),
+    ]
+    assert [slot.rank for slot in slots.values() if isinstance(slot, ProjectedSlot)] == [4, 3]  # the smaller side
+
+
+@pytest.mark.parametrize(
+    ("made", "options", "said"),
+    [
+        (nn.Parameter(torch.ones(6, 4).t()), {"rank": 2}, "w is not contiguous; call .contiguous()"),
+        (parameter(6), {"rank": 2}, r"w of shape \(6,\) cannot be projected to rank 2"),
+        (
+            nn.Parameter(torch.ones(4, 6, dtype=torch.int8), requires_grad=False),
+            {"rank": None},
+            "w is kept in int8, and can only be trained projected: give its group a rank",
+        ),
+        (parameter(6), {"rank": None, "inner": "muon"}, r"w of shape \(6,\) is no matrix, which inner='muon' needs"),
+    ],
+)
+def test_what_cannot_be_trained_so_is_named(made: nn.Parameter, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        GaLoreAdamW([{"params": [("w", made)], **options}])

@@ -1,0 +1,95 @@
+"""A wrong value is answered with what was expected, what was found as it was written, and what to write instead."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from galore.trainer.recipe.explain.fields import fields
+from galore.trainer.recipe.explain.values import LONGEST_VALUE, math_allows, read_as_meant, shown, validate
+from galore.trainer.recipe.overrides import parse_overrides
+from galore.trainer.recipe.parse.problems import Problem
+
+WHOLE = ("data.source=packaged", "train.max_steps=3")
+
+
+def problems(*overrides: str, forgiven: frozenset[str] = frozenset()) -> list[Problem]:
+    layer = parse_overrides(overrides)
+    assert not layer.problems
+    recipe, found = validate(layer, set(forgiven))
+    assert forgiven or (recipe is None) == bool(found)
+    return found
+
+
+def test_a_good_recipe_has_no_problems() -> None:
+    assert problems(*WHOLE) == []
+
+
+@pytest.mark.parametrize(
+    ("override", "found", "fix"),
+    [
+        ("train.max_steps=10k", "got '10k'", "write 10000"),
+        ("train.max_steps='10,000'", "got '10,000'", "write 10000"),
+        ("train.max_steps='10,00'", "got '10,00'", ""),
+        ("train.max_steps=0.5k", "got '0.5k'", "write 500"),
+        ("train.max_steps=ten", "got 'ten'", ""),
+        ("train.max_steps=true", "got true", ""),
+        ("train.max_steps=.inf", "got .inf", ""),
+        ("optim.method=galor", "got 'galor'", "write galore"),
+        ("optim.target_modules=mlp", "got 'mlp'", "write [mlp]"),
+        ("optim.rank_pattern={mlp:0.5}", "", "write {mlp: 0.5}, with a space after the colon"),
+    ],
+)
+def test_what_was_found_and_what_to_write(override: str, found: str, fix: str) -> None:
+    (problem,) = problems(*WHOLE, override)
+    assert problem.key == override.partition("=")[0]
+    assert problem.what.startswith("expected ")
+    assert found in problem.what
+    assert problem.fix.startswith(fix)
+    assert bool(problem.fix) == bool(fix)
+
+
+def test_all_that_is_wrong_is_told_at_once() -> None:
+    found = problems("data.source=packaged", "optim.rank=-1", "optim.learning_rate=x")
+    assert {each.key for each in found} >= {"optim.rank", "optim.learning_rate", "train"}
+
+
+def test_a_missing_section_says_what_to_add() -> None:
+    (problem,) = problems("data.source=packaged")
+    assert (problem.key, problem.what) == ("train", "this section is missing")
+    assert "max_steps" in problem.fix
+
+
+def test_what_was_given_under_a_wrong_name_is_not_missed() -> None:
+    assert problems("data.source=packaged", "train.seed=1")
+    assert problems("data.source=packaged", "train.seed=1", forgiven=frozenset({"train.max_steps"})) == []
+
+
+def test_unquoted_numbers_are_text_where_text_is_asked_for() -> None:
+    layer = parse_overrides(["data.path=2024", "log.run_name=0012", "train.max_steps=3"])
+    read_as_meant(layer)
+    assert layer.values == {"data": {"path": "2024"}, "log": {"run_name": "0012"}, "train": {"max_steps": 3}}
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "allowed"),
+    [
+        ("train.max_steps", True, False),
+        ("data.shuffle", True, True),
+        ("optim.learning_rate", float("nan"), False),
+        ("optim.learning_rate", 10**400, True),  # which pydantic refuses
+        ("optim.learning_rate", 0.1, True),
+        ("data.path", float("inf"), True),
+    ],
+)
+def test_what_pydantic_would_let_pass(path: str, value: Any, allowed: bool) -> None:
+    assert math_allows(fields()[path], value) is allowed
+
+
+def test_values_are_shown_as_written_and_cut() -> None:
+    assert shown("a") == "'a'"
+    assert shown(1e-3, "1.0e-3") == "1.0e-3"
+    assert shown({"ä": None}) == '{"ä": null}'
+    assert len(shown("x" * 500)) == LONGEST_VALUE
+    assert shown("x" * 500).endswith("…")

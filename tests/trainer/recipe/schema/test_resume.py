@@ -1,0 +1,45 @@
+"""Between a run and its resumption only what carries it out may change; what it computes is told as it changed."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from galore.trainer.recipe.load import load_recipe
+from galore.trainer.recipe.schema.recipe import Recipe
+from galore.trainer.recipe.schema.resume import changed_mathematics, mathematics, other_mathematics
+
+
+def recipe(*overrides: str) -> Recipe:
+    return load_recipe("demo", list(overrides)).recipe
+
+
+@pytest.mark.parametrize("override", ["train.device=cpu", "train.num_threads=1", "data.path=moved.txt"])
+def test_execution_may_change(override: str) -> None:
+    files = ("data.source=local", "data.path=here.txt")
+    old, new = recipe(*files), recipe(*files, override)
+    assert old != new
+    assert changed_mathematics(old, new) == []
+    assert mathematics(old) == mathematics(new)
+
+
+def test_what_it_computes_is_told_from_old_to_new() -> None:
+    old, new = recipe("optim.rank=8", "train.seed=1"), recipe("optim.rank=9", "train.seed=2")
+    assert changed_mathematics(old, new) == ["optim.rank: 8 → 9", "train.seed: 1 → 2"]
+    assert changed_mathematics(new, old) == ["optim.rank: 9 → 8", "train.seed: 2 → 1"]
+
+
+def test_mathematics_is_json_of_every_other_field() -> None:
+    known = mathematics(recipe("optim.rank=8"))
+    assert json.loads(json.dumps(known)) == known
+    assert known["optim.rank"] == 8
+    assert not {"train.device", "data.path", "train.num_threads"} & known.keys()
+
+
+def test_a_key_of_another_version_had_its_default() -> None:
+    here = recipe("optim.rank=8")
+    trained = mathematics(here) | {"optim.of_tomorrow": 1}
+    del trained["train.seed"]
+    assert other_mathematics(trained, here) == []
+    assert other_mathematics(trained | {"optim.rank": 4}, here) == ["optim.rank: 4 → 8"]
