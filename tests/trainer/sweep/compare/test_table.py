@@ -25,7 +25,7 @@ RUNS = [
 
 def test_a_row_is_the_mean_over_seeds_with_their_spread() -> None:
     full, _, lora = standings(RUNS)
-    assert row(full) == ["full", "0.01", "4.2500", "4.0000–4.5000", "70.11", "1,234", "1.00 MiB", "1m00s", "2"]
+    assert row(full) == ["full", "0.01", "4.2500", "4.0000–4.5000", "70.11", "1,234", "1.00 MiB", "1m00s", "2 of 2"]
     assert row(lora)[2:-1] == ["–"] * (len(HEAD) - 3)
 
 
