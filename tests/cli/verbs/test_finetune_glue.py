@@ -122,7 +122,7 @@ def test_wrong_data_is_one_line_and_exit_code_2(
 
 @pytest.mark.usefixtures("undrawn")
 def test_the_table_covers_the_folder_and_is_read_at_any_width(finetune: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    few = ("--max-train-samples", "8", "train.num_train_epochs=1", "--output-dir", "out")
+    few = ("--max-train-samples", "16", "train.num_train_epochs=1", "--output-dir", "out")
     whole = finetune("--task", "SST-2,rte", "--method", "galore,full", *few)
     assert whole.exit_code == 0, whole.stderr
     objects = json.loads(Path("out/glue.json").read_text())

@@ -135,7 +135,7 @@ def test_parent_of_a_recipe(put: Callable[[str], Path], tmp_path: Path) -> None:
 
 def test_data_path(put: Callable[[str], Path], tmp_path: Path) -> None:
     path = put("x.jsonl")
-    with at_once(), pytest.raises(UserError, match=r"not a regular file|no txt, jsonl or parquet file in the folder"):
+    with at_once(), pytest.raises(UserError, match=r"not a regular file|the folder .* is empty"):
         find_files(str(path), tmp_path, "auto", "data.path")
     with at_once(), pytest.raises(UserError, match="not a regular file"), opened(path):
         pass

@@ -51,7 +51,7 @@ def test_one_slot_per_parameter_in_order_and_of_its_kind() -> None:
 @pytest.mark.parametrize(
     ("made", "options", "said"),
     [
-        (nn.Parameter(torch.ones(6, 4).t()), {"rank": 2}, "w is not contiguous; call .contiguous()"),
+        (nn.Parameter(torch.ones(6, 4).t()), {"rank": 2}, "w is not contiguous; keep weights contiguous"),
         (parameter(6), {"rank": 2}, r"w of shape \(6,\) cannot be projected to rank 2"),
         (
             nn.Parameter(torch.ones(4, 6, dtype=torch.int8), requires_grad=False),
