@@ -109,7 +109,7 @@ def test_from_a_checkpoint_to_a_folder_that_answers(recipe: Path, tmp_path: Path
     assert rows(tmp_path / "run", "eval")[-1]["sample"] == "yes"
     assert "1 truncated: longer than data.max_length" in console.header["data"]
     assert "bad rows: 2 missing_field" in console.header["data"]
-    assert "left out: 2 of 123 rows (2%), a field is missing" in console.header["warning"]
+    assert "left out: 2 of 123 rows (2%, 1% of the bytes), a field is missing" in console.header["warning"]
 
     folder = export(str(tmp_path / "run"), tmp_path / "out").folder
     model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
