@@ -45,3 +45,7 @@ def __getattr__(name: str) -> Any:
     from galore.trainer.optim import GaLoreAdamW
 
     return GaLoreAdamW
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -19,6 +19,7 @@ from galore.trainer.build import Run
 from galore.trainer.common.format import counted
 from galore.trainer.data.notices import alarms, remarks
 from galore.trainer.data.text.quality import MEANING, shown
+from galore.trainer.data.tokens.tokenizer import id_bound
 from galore.trainer.machine.hardware import Peak, cpu_name
 from galore.trainer.models.adapters.lora import adapter_ranks, clamp_note, not_adapted, without_adapters
 from galore.trainer.models.linears import router_note
@@ -68,9 +69,34 @@ def notes(run: Run) -> list[str]:
         *found,
         *left_full_rank(run.optimizer, recipe.optim.target_modules),
         *_one_subspace(run),
+        *_cut_off(run),
+        *_rows_of_no_token(run),
         *router_note(run.model),
         *remarks(run.data.summary),
     ]
+
+
+def _cut_off(run: Run) -> list[str]:
+    """A note where one document a row leaves most of the tokens out, from 1 % on."""
+    data, summary = run.recipe.data, run.data.summary
+    tokens, rows = (summary.get("tokens") or {}).get("train"), run.data.num_sequences
+    if data.packing != "paper" or tokens is None or rows is None:
+        return []
+    cut = tokens - rows * data.max_length
+    if cut <= tokens // 100:
+        return []
+    return [
+        f"data.packing: paper keeps the first {data.max_length} tokens of each document: {cut / tokens:.0%} of {tokens:,} "
+        "tokens are left out at least; data.packing=packed trains on all"
+    ]
+
+
+def _rows_of_no_token(run: Run) -> list[str]:
+    """A note where a new model's embedding has more than twice the rows that the tokenizer has ids."""
+    known, asked = id_bound(run.data.tokenizer), run.recipe.model.vocab_size
+    if asked is None or run.recipe.model.name_or_path is not None or asked <= 2 * known:
+        return []
+    return [f"the embedding has {asked:,} rows, the tokenizer {known:,} ids: model.vocab_size=null makes as many"]
 
 
 def _one_subspace(run: Run) -> list[str]:

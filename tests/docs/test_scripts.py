@@ -101,7 +101,4 @@ def test_the_line_for_cron_starts_a_run_or_goes_on(here: Path) -> None:
     text = (ROOT / "docs/week.md").read_text()
     (line,) = [each.removeprefix("@reboot ") for each in text.splitlines() if each.startswith("@reboot ")]
     line = line.replace("/home/me/work", str(here)).replace(".venv/bin/galore", "galore")
-    assert carried_out(line, here) == ["galore train my.yaml --output-dir runs/week"]
-    (here / "runs/week").mkdir(parents=True)
-    (here / "runs/week/recipe.yaml").touch()
     assert carried_out(line, here) == ["galore train my.yaml --output-dir runs/week --resume"]

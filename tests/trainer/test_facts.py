@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from galore.kernels.ops.dispatch import ENVIRONMENT
-from galore.trainer.facts import _data, _kernels
+from galore.trainer.facts import _cut_off, _data, _kernels, _rows_of_no_token
 
 ONE = {"train": 1, "validation": 1}
 PLURAL = re.compile(r"(?<![\d,.])1 [a-z-]+s\b")
@@ -45,3 +47,26 @@ def test_kernels_take_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     assert _kernels(torch.device("cpu")) == "torch (CPU)"
     monkeypatch.setenv(ENVIRONMENT, "torch")
     assert _kernels(torch.device("cpu")) == f"torch ({ENVIRONMENT} asks for it)"
+
+
+def planned(packing: str, rows: int | None, vocabulary: int | None = None) -> Any:
+    """A run of 1,000 tokens in rows of 100."""
+    recipe = SimpleNamespace(
+        data=SimpleNamespace(packing=packing, max_length=100),
+        model=SimpleNamespace(vocab_size=vocabulary, name_or_path=None),
+    )
+    data = SimpleNamespace(summary={"tokens": {"train": 1000}}, num_sequences=rows, tokenizer=range(300))
+    return SimpleNamespace(recipe=recipe, data=data)
+
+
+def test_what_one_document_a_row_leaves_out_is_told() -> None:
+    (note,) = _cut_off(planned("paper", 4))
+    assert "60% of 1,000 tokens are left out at least; data.packing=packed" in note
+    assert not _cut_off(planned("packed", 4)) + _cut_off(planned("paper", 10)) + _cut_off(planned("paper", None))
+
+
+def test_rows_that_no_token_has_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("galore.trainer.facts.id_bound", len)
+    (note,) = _rows_of_no_token(planned("packed", 4, 32_000))
+    assert "32,000 rows, the tokenizer 300 ids: model.vocab_size=null" in note
+    assert not _rows_of_no_token(planned("packed", 4, 600)) + _rows_of_no_token(planned("packed", 4))

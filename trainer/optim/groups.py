@@ -109,6 +109,8 @@ def galore_groups(
     if targets is not None and as_in_recipes is not None:
         raise TypeError("target_modules is targets under its recipe's name: give one")
     targets = targets or as_in_recipes or TARGETS
+    if isinstance(targets, str):
+        raise TypeError(f"targets is a sequence of parts of module paths: write ({targets!r},)")
     modules = target_modules(model, targets)
     ranks: dict[int, Rank | None] = {id(module.weight): rank for module in modules.values()}
     for pattern, own in (rank_pattern or {}).items():

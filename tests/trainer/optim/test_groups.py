@@ -106,5 +106,7 @@ def test_targets_under_the_name_that_recipes_have() -> None:
     net = nn.ModuleDict({"mlp": nn.Linear(4, 4), "other": nn.Linear(4, 4)})
     named = galore_groups(net, 2, target_modules=("mlp",))
     assert [name for name, _ in named[0]["params"]] == ["mlp.weight"]
+    with pytest.raises(TypeError, match=r"write \('mlp',\)"):
+        galore_groups(net, 2, targets="mlp")
     with pytest.raises(TypeError, match="give one"):
         galore_groups(net, 2, targets=("mlp",), target_modules=("mlp",))
