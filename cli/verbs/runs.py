@@ -32,7 +32,7 @@ def runs(
         raise UserError("is no folder", where=folder, fix="name the folder that holds runs, or one above it")
     found = list_runs(root)
     if as_json:
-        typer.echo(json.dumps([each.as_json() for each in found], indent=2, ensure_ascii=False))
+        typer.echo(json.dumps([each.as_json() for each in found], indent=2))
     elif found:
         _show(found, root)
     else:

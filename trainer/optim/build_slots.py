@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -23,12 +24,17 @@ from galore.trainer.optim.slot import FullSlot
 from galore.trainer.optim.weight import Weight
 
 
-def named_groups(params: Iterable[Any]) -> list[dict[str, Any]]:
-    """Param groups whose parameters are (name, parameter) pairs; nameless ones are numbered."""
+def named_groups(params: Iterable[Any], full_rank: Mapping[str, Any] = MappingProxyType({})) -> list[dict[str, Any]]:
+    """Param groups whose parameters are (name, parameter) pairs; nameless ones are numbered.
+
+    `full_rank` are settings of the groups without a rank that do not say otherwise.
+    """
     items = list(params)
     groups = [dict(item) for item in items] if items and isinstance(items[0], dict) else [{"params": items}]
     count = 0
     for group in groups:
+        if group.get("rank") is None:
+            group.update({name: value for name, value in full_rank.items() if name not in group})
         group["params"] = [group["params"]] if isinstance(group["params"], Tensor) else list(group["params"])
         for position, item in enumerate(group["params"]):
             if isinstance(item, Tensor):

@@ -61,7 +61,7 @@ class GaLoreAdamW(Stored):
         """
         refuse_several_processes()
         defaults = {name: getattr(settings, name) for name in PER_GROUP} | {"rank": None, "clock": 0}
-        super().__init__(named_groups(params), defaults)
+        super().__init__(named_groups(params, full_rank={"scale": 1.0}), defaults)
         self.update, self.seed, self.max_grad_norm = settings.update, settings.seed, settings.max_grad_norm
         self.stochastic = settings.weight_rounding == "stochastic"
         self.slots = build_slots(self.param_groups, self.state, settings, lambda: self.clock)
@@ -76,6 +76,10 @@ class GaLoreAdamW(Stored):
         # Codes require no gradient; their layer hands over factors.
         floating = [p for p in self.slots if p.requires_grad]
         self._hooks = [p.register_post_accumulate_grad_hook(self._on_gradient) for p in floating]  # type: ignore[no-untyped-call]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """No copy: hooks of the parameters hold this very object. Raises TypeError for `copy.deepcopy` and pickle."""
+        raise TypeError("a GaLoreAdamW cannot be copied, its hooks hold it: make a new one and load_state_dict into it")
 
     def release(self) -> None:
         """Let go of the parameters: backward fills `parameter.grad` again, and another optimizer may take them."""
@@ -118,7 +122,10 @@ class GaLoreAdamW(Stored):
 
         Raises:
             RuntimeError: with `update="immediate"`, what `max_norm` should clip is applied already.
+            ValueError: `max_norm` is negative or nan.
         """
+        if max_norm is not None and not max_norm >= 0:
+            raise ValueError(f"max_norm={max_norm!r}: it has to be a number from 0, or None")
         if self.update == "immediate" and max_norm is not None:
             raise RuntimeError("update='immediate' has applied the gradients in the backward: nothing is left to clip")
         self._absorb_grads()

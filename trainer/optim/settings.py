@@ -14,7 +14,17 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from galore.kernels.family import GroupSettings, Options, Side, contradiction, option, scale_of, transport_of
+from galore.kernels.family import (
+    LARGEST,
+    SMALLEST,
+    GroupSettings,
+    Options,
+    Side,
+    contradiction,
+    option,
+    scale_of,
+    transport_of,
+)
 from galore.trainer.optim.weight import as_matrix
 
 OFFICIAL = ("std", "reverse_std", "left", "right", "full")  # proj_type of galore_torch, which is always by SVD
@@ -24,10 +34,10 @@ OFFICIAL = ("std", "reverse_std", "left", "right", "full")  # proj_type of galor
 class OptimizerSettings(Options):
     """What `GaLoreAdamW` takes beside the parameters; a group may have its own of those in `PER_GROUP`."""
 
-    lr: float = option(1e-2, "Learning rate", ge=0)
+    lr: float = option(1e-2, "Learning rate", ge=0, le=LARGEST)
     betas: tuple[float, float] = option((0.9, 0.999), "Decay of the first and of the second moment", ge=0, lt=1)
-    eps: float = option(1e-8, "Added to the square root of the second moment", gt=0)
-    weight_decay: float = option(0.0, "Decoupled weight decay", ge=0)
+    eps: float = option(1e-8, "Added to the square root of the second moment", gt=0, ge=SMALLEST, le=LARGEST)
+    weight_decay: float = option(0.0, "Decoupled weight decay", ge=0, le=LARGEST)
     _: KW_ONLY
     accumulator_dtype: torch.dtype = option(torch.float32, "Storage of gradient sums over micro-batches")
     max_grad_norm: float | None = option(
@@ -44,6 +54,8 @@ class OptimizerSettings(Options):
 
 FIELDS = {each.name: each for each in dataclasses.fields(OptimizerSettings)}
 PER_GROUP = ("lr", "betas", "eps", "weight_decay", *(each.name for each in dataclasses.fields(GroupSettings)))
+NUMBERS = ("lr", "betas", "eps", "weight_decay", "scale", "momentum")  # a loaded state brings them
+COMPOSITION = tuple(name for name in PER_GROUP if name not in NUMBERS)  # it stays as an optimizer was made
 RANK = "a whole number from 1, a share below 1 of the smaller side, or None"
 
 
@@ -83,6 +95,12 @@ def _settle_group(group: dict[str, Any], number: int, settings: OptimizerSetting
 
 def _of_group(group: dict[str, Any], settings: OptimizerSettings) -> OptimizerSettings:
     return dataclasses.replace(settings, **{name: group[name] for name in PER_GROUP})
+
+
+def check_saved(groups: list[dict[str, Any]]) -> None:
+    """Raise ValueError where the options of saved groups cannot be meant."""
+    for number, group in enumerate(groups):
+        _check(group, [name for name in NUMBERS if name in group], f"saved group {number}")
 
 
 def check_rates(groups: list[dict[str, Any]]) -> None:
@@ -130,9 +148,11 @@ ENDS: dict[str, tuple[Callable[[float, float], bool], str]] = {
 
 
 def _is_within(value: Any, limits: Mapping[str, Any]) -> bool:
+    if isinstance(value, (str, bytes, bool)):
+        return False
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return False
     return math.isfinite(number) and all(ENDS[end][0](number, limits[end]) for end in limits.keys() & ENDS)
 

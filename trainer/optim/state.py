@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from galore.trainer.optim.settings import COMPOSITION, check_saved
 from galore.trainer.optim.slot import ON_HOST, FullSlot
 
 
@@ -73,11 +74,12 @@ class Stored(Optimizer):
         parameters = [p for group in self.param_groups for p in group["params"]]
         for index, parameter in zip(ids, parameters, strict=False):  # torch refuses another number of them
             _check_state(self.slots[parameter], state_dict["state"].get(index, {}))
+        check_saved(state_dict["param_groups"])
         here = self.param_groups
         super().load_state_dict(state_dict)
-        # an option that is younger than the state stays as it is here
+        # an option of the composition, or one that is younger than the state, stays as it is here
         for group, ours in zip(self.param_groups, here, strict=True):
-            group.update({name: value for name, value in ours.items() if name not in group})
+            group.update({name: value for name, value in ours.items() if name in COMPOSITION or name not in group})
         for index, parameter in zip(ids, parameters, strict=True):
             saved = state_dict["state"].get(index, {})
             state = {k: v.detach().clone().to("cpu" if k in ON_HOST else parameter.device) for k, v in saved.items()}

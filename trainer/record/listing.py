@@ -14,6 +14,7 @@ from typing import Any
 from galore.trainer.checkpoint.rotation import step_directories
 from galore.trainer.common.lock import is_held
 from galore.trainer.common.reading import open_regular, read_bounded
+from galore.trainer.record.metrics import whole
 from galore.trainer.record.rundir import RunDir
 
 DEEPEST = 5  # folders below the first; a sweep keeps its runs three down
@@ -54,7 +55,7 @@ def _runs_below(folder: Path, depth: int = DEEPEST, seen: frozenset[tuple[int, i
     """Hidden folders apart, and those that cannot be looked into; a link that leads back up is not followed."""
     try:
         with os.scandir(folder) as entries:
-            found = {entry.name: entry.is_dir() for entry in entries}
+            found = {entry.name: _is_folder(entry) for entry in entries}
         stat = folder.stat()
     except OSError:
         return
@@ -63,6 +64,13 @@ def _runs_below(folder: Path, depth: int = DEEPEST, seen: frozenset[tuple[int, i
     elif depth and (place := (stat.st_dev, stat.st_ino)) not in seen:
         for name in (name for name, is_folder in found.items() if is_folder and not name.startswith(".")):
             yield from _runs_below(folder / name, depth - 1, seen | {place})
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
 
 
 def _listed(run: RunDir) -> Listed:
@@ -163,7 +171,7 @@ def _tail(path: Path, limit: int) -> tuple[list[bytes], bool]:
 
 def _row(line: bytes) -> dict[str, Any]:
     try:
-        row = json.loads(line)
+        row = json.loads(line, parse_int=whole)
     except (ValueError, RecursionError):
         return {}
     return row if isinstance(row, dict) else {}
@@ -194,5 +202,10 @@ def _whole(value: Any) -> int | None:
 
 
 def _number(value: Any) -> float | None:
-    known = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if known else None
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None

@@ -16,6 +16,7 @@ from galore.trainer.common.reading import open_regular
 from galore.trainer.record.row import EvalRow, Row, TrainRow
 
 LONGEST_ROW_BYTES = 2**20  # with a sample in it; the parts of a longer line are no JSON, and passed over
+MOST_DIGITS = 300  # of a float
 
 
 class Console(Protocol):
@@ -129,11 +130,16 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
     with open_regular(path) as file:
         while line := file.readline(LONGEST_ROW_BYTES):
             try:
-                row = json.loads(line)
+                row = json.loads(line, parse_int=whole)
             except (ValueError, RecursionError):
                 continue
             if isinstance(row, dict) and type(row.get("step")) is int:
                 yield row
+
+
+def whole(text: str) -> int | float:
+    """A whole number of a row; one that no float can be is infinite."""
+    return int(text) if len(text) < MOST_DIGITS else float(text)
 
 
 def finite(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import inspect
+import re
 from typing import Any
 
 import pytest
@@ -74,3 +76,48 @@ def test_what_cannot_be_meant_is_refused_in_one_line(options: dict[str, Any], sa
 def test_what_contradicts_in_a_subspace_does_not_without_one() -> None:
     made(None, transport="rotate", proj_type="random")
     made(None, refresh="delayed", proj_type="svd")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"lr": "1e-2"}, "lr='1e-2'"),
+        ({"lr": 10**400}, "lr=1000"),
+        ({"eps": 1e-300}, "eps=1e-300"),
+        ({"betas": ("0.9", "0.99")}, "betas"),
+        ({"momentum": True}, "momentum=True"),
+    ],
+)
+def test_what_only_looks_like_a_number_is_refused(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(said)):
+        GaLoreAdamW([nn.Parameter(torch.ones(3))], **options)
+
+
+def test_a_scale_for_all_is_one_of_the_projected() -> None:
+    groups = [{"params": [nn.Parameter(torch.ones(4, 4))], "rank": 2}, {"params": [nn.Parameter(torch.ones(3))]}]
+    assert [group["scale"] for group in GaLoreAdamW(groups, scale=0.5).param_groups] == [0.5, 1.0]
+
+
+def test_a_loaded_state_brings_numbers_that_are_checked_and_no_composition() -> None:
+    def made(**options: Any) -> GaLoreAdamW:
+        return GaLoreAdamW([{"params": [nn.Parameter(torch.ones(4, 4))], "rank": 2, **options}])
+
+    ours = made(transport="keep", update_proj_gap=7)
+    ours.load_state_dict(made(transport="reset", update_proj_gap=3, lr=0.5).state_dict())
+    (group,) = ours.param_groups
+    assert (group["transport"], group["update_proj_gap"], group["lr"]) == ("keep", 7, 0.5)
+    damaged = made().state_dict()
+    damaged["param_groups"][0]["betas"] = (2, 2)
+    with pytest.raises(ValueError, match="saved group 0"):
+        ours.load_state_dict(damaged)
+
+
+@pytest.mark.parametrize("norm", [-1.0, float("nan")])
+def test_a_norm_that_would_turn_the_gradient_is_refused(norm: float) -> None:
+    with pytest.raises(ValueError, match="max_norm"):
+        GaLoreAdamW([nn.Parameter(torch.ones(3))]).clip_grad_norm_(norm)
+
+
+def test_a_copy_is_refused_with_what_to_do() -> None:
+    with pytest.raises(TypeError, match="load_state_dict into it"):
+        copy.deepcopy(made())

@@ -137,3 +137,15 @@ def test_a_thousand_runs_in_seconds(tmp_path: Path) -> None:
     began = time.process_time()
     assert len(list_runs(tmp_path)) == 1000
     assert time.process_time() - began < 5
+
+
+def test_a_link_to_itself_hides_nothing(tmp_path: Path) -> None:
+    run = tmp_path / "a"
+    run.mkdir()
+    (run / "recipe.yaml").write_text("")
+    (run / "run.json").write_text('{"method": "\\ud800"}')
+    (run / "metrics.jsonl").write_text('{"kind": "train", "step": 7, "loss_nats": 1' + "0" * 400 + "}\n")
+    (tmp_path / "loop").symlink_to("loop")
+    (found,) = list_runs(tmp_path)
+    assert found.folder == run
+    assert found.loss is None
