@@ -34,7 +34,7 @@ OFFICIAL = ("std", "reverse_std", "left", "right", "full")  # proj_type of galor
 class OptimizerSettings(Options):
     """What `GaLoreAdamW` takes beside the parameters; a group may have its own of those in `PER_GROUP`."""
 
-    lr: float = option(1e-2, "Learning rate", ge=0, le=LARGEST)
+    lr: float = option(1e-2, "Learning rate", ge=0)
     betas: tuple[float, float] = option((0.9, 0.999), "Decay of the first and of the second moment", ge=0, lt=1)
     eps: float = option(1e-8, "Added to the square root of the second moment", gt=0, ge=SMALLEST, le=LARGEST)
     weight_decay: float = option(0.0, "Decoupled weight decay", ge=0, le=LARGEST)
