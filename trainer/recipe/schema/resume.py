@@ -30,15 +30,28 @@ def other_mathematics(trained: Mapping[str, Any], recipe: Recipe) -> list[str]:
     A key that only one of them has is of another version of galore, where it had its default.
     """
     here = mathematics(recipe)
-    return [f"{key}: {trained[key]} → {here[key]}" for key in here if key in trained and trained[key] != here[key]]
+    return [
+        f"{key}: {_written(trained[key])} → {_written(here[key])}"
+        for key in here
+        if key in trained and trained[key] != here[key]
+    ]
 
 
 def _changes(section_name: str, old: Section, new: Section) -> list[str]:
     return [
-        f"{section_name}.{key}: {getattr(old, key)} → {getattr(new, key)}"
+        f"{section_name}.{key}: {_written(getattr(old, key))} → {_written(getattr(new, key))}"
         for key, field in type(old).model_fields.items()
         if getattr(old, key) != getattr(new, key) and not _is_execution(field.json_schema_extra)
     ]
+
+
+def _written(value: Any) -> str:
+    """A value as a recipe has it, where Python has another word."""
+    return (
+        {None: "null", True: "true", False: "false"}[value]
+        if value is None or value is True or value is False
+        else f"{value}"
+    )
 
 
 def _is_execution(extra: object) -> bool:

@@ -43,3 +43,9 @@ def test_a_key_of_another_version_had_its_default() -> None:
     del trained["train.seed"]
     assert other_mathematics(trained, here) == []
     assert other_mathematics(trained | {"optim.rank": 4}, here) == ["optim.rank: 4 → 8"]
+
+
+def test_a_value_is_written_as_a_recipe_has_it() -> None:
+    old, new = (load_recipe("demo", [each]).recipe for each in ("optim.scale=0.5", "optim.scale=null"))
+    assert changed_mathematics(old, new) == ["optim.scale: 0.5 → null"]
+    assert other_mathematics(mathematics(old), new) == ["optim.scale: 0.5 → null"]
