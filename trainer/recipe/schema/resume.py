@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -47,11 +48,7 @@ def _changes(section_name: str, old: Section, new: Section) -> list[str]:
 
 def _written(value: Any) -> str:
     """A value as a recipe has it, where Python has another word."""
-    return (
-        {None: "null", True: "true", False: "false"}[value]
-        if value is None or value is True or value is False
-        else f"{value}"
-    )
+    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
 
 
 def _is_execution(extra: object) -> bool:
