@@ -40,6 +40,9 @@ HERE = {  # runs by itself: → what makes it small
     "galore profile-memory my.yaml": [],
     "galore profile-memory my.yaml --no-advise": [],
     "galore train my.yaml --dry-run": [],
+    "galore recipes show demo": [],
+    "galore recipes show my.yaml": [],
+    "galore recipes schema --output recipe.schema.json": [],
 }
 SLOW = {
     "galore profile-memory llama-7b-galore-8bit": [],
@@ -58,6 +61,9 @@ PLANNED = {  # is understood to the last word and planned; training itself is le
     "--learning-rates 5e-4,1e-3,2e-3 --max-train-samples 3000 train.num_train_epochs=1 optim.update_proj_gap=5",
     "galore train roberta-glue-galore-r4 data.task=rte",
     "galore train demo --output-dir runs/demo --resume",
+    "galore train my.yaml",
+    "galore train my.yaml optim.rank=64",
+    "galore compare my.yaml --learning-rates 0.003,0.01,0.03",
     "galore compare my.yaml --methods full,galore,lora,relora,low-rank",
     "galore compare my.yaml --methods full,galore,lora --learning-rates 0.003,0.01",
 }
