@@ -18,6 +18,7 @@ from galore.cli.verbs.finetune_glue import finetune_glue
 from galore.cli.verbs.generate import generate
 from galore.cli.verbs.profile import profile_memory
 from galore.cli.verbs.recipes import app as recipes
+from galore.cli.verbs.report import report, web
 from galore.cli.verbs.runs import runs
 from galore.cli.verbs.train import train
 
@@ -34,6 +35,8 @@ app.command("finetune-glue", cls=RecipeVerb)(finetune_glue)
 app.command("profile-memory", cls=RecipeVerb)(profile_memory)
 app.command("compare", cls=RecipeVerb)(compare)
 app.command("runs", cls=Verb)(runs)
+app.command("report", cls=Verb)(report)
+app.command("web", cls=Verb)(web)
 app.command("eval", cls=RecipeVerb)(evaluate)
 app.command("generate", cls=Verb)(generate)
 app.command("export", cls=Verb)(export)

@@ -49,7 +49,7 @@ class TrainRow(TypedDict, total=False):
     squared_error: Annotated[float | None, Column("", "squared error", loss, live=True)]
     perplexity: Annotated[float | None, Column("", "ppl", perplexity, live=True)]
     learning_rate: Annotated[float, Column("", "lr", learning_rate, live=True, series=True)]
-    grad_norm: Annotated[float, Column()]  # before clipping
+    grad_norm: Annotated[float, Column(series=True)]  # before clipping
     grad_scale: Annotated[float, Column()]  # by clipping
     tokens: Annotated[int, Column("tokens", "tokens", thousands, series=True)]  # since the run began
     targets: Annotated[int, Column("targets")]

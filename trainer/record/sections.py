@@ -15,9 +15,13 @@ from galore.trainer.tasks.metrics import flat
 
 def headline(history: History) -> str:
     """The numbers a person looks for first."""
+    return table(["", ""], [(f"**{name}**", value) for name, value in facts(history)])
+
+
+def facts(history: History) -> list[tuple[str, str]]:
+    """What those numbers are, and each in words."""
     method = history.facts.get("method")
-    rows = [*([("Method", str(method))] if method else []), *_quality(history), *_cost(history)]
-    return table(["", ""], [(f"**{name}**", value) for name, value in rows])
+    return [*([("Method", str(method))] if method else []), *_quality(history), *_cost(history)]
 
 
 def notes(history: History) -> str:
