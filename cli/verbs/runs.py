@@ -10,7 +10,7 @@ import typer
 
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.format import count, size
-from galore.trainer.common.printable import printable
+from galore.trainer.common.printable import LONGEST_CELL, printable, shortened
 
 if TYPE_CHECKING:
     from galore.trainer.record.listing import Listed
@@ -47,7 +47,7 @@ def _show(found: list[Listed], root: Path) -> None:
 
     table = Table(*HEAD, box=None)
     for each in found:
-        table.add_row(*(Text(printable(cell)) for cell in _cells(each, root)))
+        table.add_row(*(Text(shortened(printable(cell), LONGEST_CELL)) for cell in _cells(each, root)))
     numbers(table, (2, 3, 4, 5))
     show_table(screen(), table)
 

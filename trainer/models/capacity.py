@@ -14,7 +14,10 @@ from galore.trainer.common.format import size
 from galore.trainer.common.library import WHERE, explained
 
 DEPTH = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "encoder_layers", "decoder_layers")
-SIZES = ("vocab_size", "hidden_size", "d_model", "n_embd", *DEPTH[:4], "num_attention_heads", "n_head")
+SIZES = (
+    *("vocab_size", "hidden_size", "d_model", "n_embd", "intermediate_size", "d_ff", *DEPTH[:4]),
+    *("num_attention_heads", "num_heads", "n_head", "num_key_value_heads", "num_kv_heads", "head_dim", "d_kv"),
+)
 LAYER_OBJECTS = 32 * 1024  # bytes that the Python objects of one layer take, weights aside
 
 # number their positions from the padding token's id + 1

@@ -29,18 +29,18 @@ class Kill(NamedTuple):
 def prove(trials: Trials) -> None:
     runs = Runs(trials)
     methods = ["galore", "lora"] if trials.sample else list(METHODS)
-    for method in trials.some(methods, "methods", sample=2):
+    for method in trials.some(methods, "methods", least=8):
         base = runs.galore(
             runs.words(trials.folder / method, method), fault=Fault(), watch=[trials.folder / method], log=_log(trials)
         )
         if not trials.check("a run left alone", base.code == 0, f"{method}: {base}"):
             continue
         expected, life = outcome(trials.folder / method), operations(_log(trials))
-        for kill in trials.some(_kills(trials, method, life), f"kills of {method}"):
+        for kill in trials.some(_kills(trials, method, life), f"kills of {method}", least=1):
             _try(trials, runs, kill, expected)
         if method == "galore":
             early = _early(life)
-            for kill in trials.some(early, "kills before the first step", sample=3):
+            for kill in trials.some(early, "kills before the first step", sample=3, least=5):
                 _try(trials, runs, kill, expected)
         trials.fresh(method)
 

@@ -43,6 +43,11 @@ def test_every_run_is_readable(galore: Any, monkeypatch: pytest.MonkeyPatch, col
         assert piece in words, piece
 
 
+def test_a_fact_of_absurd_length_is_cut_short(galore: Any) -> None:
+    make("runs/one", method="m" * 100_000)
+    assert len(galore("runs").stdout) < 3_000
+
+
 def test_json_and_the_last_run_alone(galore: Any) -> None:
     make("elsewhere/one")
     (found,) = json.loads(galore("runs", "elsewhere/one", "--json").stdout)

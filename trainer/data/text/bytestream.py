@@ -99,7 +99,7 @@ class Line(NamedTuple):
 def bounded_lines(stream: IO[bytes], max_bytes: int) -> Iterator[Line]:
     """Lines of a byte stream, never holding more than `max_bytes` of one."""
     number = 0
-    while line := stream.readline(max_bytes + 2):
+    while line := stream.readline(max_bytes + 2 + (0 if number else len(UTF8_BOM))):
         number += 1
         if number == 1:
             line = line.removeprefix(UTF8_BOM)

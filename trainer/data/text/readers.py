@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.printable import listed
-from galore.trainer.data.text.bytestream import ByteStream, Line, bounded_lines
+from galore.trainer.data.text.bytestream import UTF8_BOM, ByteStream, Line, bounded_lines
 from galore.trainer.data.text.conversation import columns_of, conversation_of
 from galore.trainer.data.text.jsonarray import elements, is_array
 from galore.trainer.data.text.quality import BadRow, decode, text_of_object
@@ -46,7 +46,7 @@ def read_txt(stream: ByteStream, section: DataSection) -> Iterator[Row]:
     """One document per file, per paragraph (blank lines part them) or per line, as `txt_document` says."""
     limit = section.max_document_bytes
     if section.txt_document == "file":
-        whole = stream.plain.read(limit + 1)
+        whole = stream.plain.read(limit + 1 + len(UTF8_BOM)).removeprefix(UTF8_BOM)
         yield Row(1, text_of_bytes(whole if len(whole) <= limit else None, section.encoding), stream.size())
         return
     lines = bounded_lines(stream.plain, limit)

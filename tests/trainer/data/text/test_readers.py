@@ -73,6 +73,15 @@ def test_what_a_txt_document_is(tmp_path: Path, granularity: str, expected: list
     assert read(path, "txt", txt_document=granularity)[0] == expected
 
 
+@pytest.mark.parametrize("granularity", ["file", "paragraph", "line"])
+def test_a_mark_of_utf8_at_the_start_is_no_letter_of_a_document(tmp_path: Path, granularity: str) -> None:
+    path = tmp_path / "x.txt"
+    path.write_bytes(b"\xef\xbb\xbf" + b"a" * 100)
+    assert read(path, "txt", txt_document=granularity, max_document_bytes=100) == (["a" * 100], {})
+    path.write_bytes(b"\xef\xbb\xbf" + b"a" * 101)
+    assert read(path, "txt", txt_document=granularity, max_document_bytes=100) == ([], {"oversized": 1})
+
+
 def test_an_oversized_paragraph_is_one_bad_row(tmp_path: Path) -> None:
     path = tmp_path / "text.txt"
     path.write_text("short\n\n" + "twelve bytes\n" * 20 + "\n" + "x" * 500 + "\nrest\n\nlast\n")
