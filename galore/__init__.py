@@ -31,11 +31,15 @@ def train(recipe: str | Path, *overrides: str, output_dir: str | Path | None = N
         Interrupted: a signal came, and the state was saved after the current step.
     """
     from galore.cli.verbs.train import carry_out, own_folder
+    from galore.trainer.common.errors import UserError, in_python
     from galore.trainer.recipe.load import load_recipe
 
     loaded = load_recipe(str(recipe), overrides)
     root = own_folder(str(recipe), loaded.name) if output_dir is None else Path(output_dir)
-    carry_out(loaded, root, resume)
+    try:
+        carry_out(loaded, root, resume)
+    except UserError as error:
+        raise in_python(error)  # noqa: B904 - the same one, whose words are other
     return root
 
 

@@ -51,17 +51,15 @@ def parameter_table(model: nn.Module, optimizer: GaLoreAdamW) -> list[ParameterR
 
 
 def clamped_ranks(optimizer: GaLoreAdamW) -> list[str]:
-    """A line, if the smaller side of some matrices is less than the rank asked for: how many, and one of them."""
-    narrow = [slot for slot in optimizer.projected if slot.group["rank"] > slot.rank]
-    if not narrow:
+    """A line, if some matrices are projected to the whole of their smaller side: how many, and one of them."""
+    whole = [slot for slot in optimizer.projected if slot.rank == min(slot.weight.matrix.shape)]
+    if not whole:
         return []
-    least = min(narrow, key=lambda slot: slot.rank)
+    least = min(whole, key=lambda slot: slot.rank)
     kind, asked = re.sub(r"\.\d+\.", ".*.", least.name), least.group["rank"]
-    of = f"{len(narrow)} of {counted(len(optimizer.projected), 'projected matrix', 'projected matrices')}"
-    return [
-        f"rank {asked} clamped to {least.rank}, its smaller side, in {kind}: a rotation, which saves nothing; "
-        f"so in {of}"
-    ]
+    of = f"{len(whole)} of {counted(len(optimizer.projected), 'projected matrix', 'projected matrices')}"
+    rank = f"clamped to {least.rank}, its smaller side," if asked > least.rank else "is the whole of the smaller side"
+    return [f"rank {asked} {rank} in {kind}: a rotation, which saves nothing; so in {of}"]
 
 
 def left_full_rank(optimizer: GaLoreAdamW, targets: Sequence[str]) -> list[str]:

@@ -16,6 +16,7 @@ from galore.trainer.checkpoint.rotation import step_directories
 from galore.trainer.checkpoint.state import planned_bytes
 from galore.trainer.common.errors import Interrupted, UserError
 from galore.trainer.data.batch import Progress, Result, silent
+from galore.trainer.data.notices import notices
 from galore.trainer.evaluate import final_of
 from galore.trainer.facts import facts, header, now
 from galore.trainer.fit.forecast import forecast
@@ -105,6 +106,9 @@ def _carry_out(run: Run, recorder: Recorder) -> Path | None:
         with StopOnSignal(run.console.notice) as stop:
             result = train(run, recorder, stop)
         _end(run, recorder, result)
+        if known := notices(run.data.summary):
+            more = f"; {len(known) - 1} more at the top" if len(known) > 1 else ""
+            run.console.message(f"data:   {known[0]}{more}")
     except BaseException as error:
         _note_end(run.directory, error)
         raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -53,7 +54,8 @@ def train(
         from galore.cli.show.dryrun import show_dry_run
         from galore.trainer.machine.cards import card_or_default
 
-        show_dry_run(loaded, card_or_default(gpu).name)
+        command = ["galore", "profile-memory", recipe, *(overrides or []), *(["--gpu", gpu] if gpu else [])]
+        show_dry_run(loaded, card_or_default(gpu).name, shlex.join(command))
         return
 
     carry_out(loaded, output_dir or own_folder(recipe, loaded.name), resume, verbose)

@@ -157,6 +157,7 @@ def test_a_corpus_of_which_much_is_left_out_is_told_everywhere(corpus, tmp_path)
     )
     assert told.endswith("they look like cp1252: data.encoding=cp1252 reads them")
     assert f"warning: {told.partition(', first ')[0]}" in console.messages
+    assert console.messages[-1].startswith("data:   left out: ")  # once more where it is read: at the end
     assert told in (tmp_path / "run" / "report.md").read_text()
     assert "warning" not in execute(corpus, tmp_path / "good", "train.max_steps=1").header
 

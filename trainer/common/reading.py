@@ -36,6 +36,12 @@ def is_there(path: Path) -> bool:
         return False
 
 
+def means_a_path(name: str, base_dir: Path) -> bool:
+    """Whether `name` can only be a path, no name on the hub: as it is written, or `runs/nope` where there is `runs`."""
+    written = name.startswith((".", "/", "~")) or name.count("/") > 1
+    return written or ("/" in name and is_there((base_dir / user_path(name)).parent))
+
+
 def open_regular(path: Path, *, follow: bool = True) -> IO[bytes]:
     """Open a regular file, at once: a pipe without a writer is not waited for, a device is not touched.
 

@@ -27,7 +27,8 @@ class Listed:
     """One run; None is what is not known. `state`: finished, running, failed, interrupted or damaged.
 
     `loss` is of the last step, `held_out_loss` of the last evaluation near the end. `resumes_after` is the step
-    of the newest checkpoint of a run that can go on; `problem` says what is damaged.
+    of the newest checkpoint of a run that can go on; `written` when anything of its metrics last was, in seconds of
+    the epoch; `problem` says what is damaged.
     """
 
     folder: Path
@@ -40,6 +41,7 @@ class Listed:
     held_out_loss: float | None = None
     bytes: int = 0
     resumes_after: int | None = None
+    written: float | None = None
     problem: str = ""
 
     def as_json(self) -> dict[str, Any]:
@@ -98,6 +100,7 @@ def _of_files(run: RunDir) -> Listed:
         _number(steps.get("loss_nats", steps.get("squared_error"))),
         _number(evaluations.get("loss_nats", evaluations.get("squared_error"))),
         _size(run.root),
+        written=_written(run),
     )
     saved = step_directories(run.checkpoints)
     return replace(listed, resumes_after=saved[0][0]) if saved and listed.state in ("failed", "interrupted") else listed
@@ -179,6 +182,16 @@ def _row(line: bytes) -> dict[str, Any]:
 
 def _last(rows: list[dict[str, Any]], kind: str) -> dict[str, Any]:
     return next((row for row in reversed(rows) if row.get("kind") == kind), {})
+
+
+def _written(run: RunDir) -> float | None:
+    """The metrics grow until the last step; of a run without a step it is when it began."""
+    for file in (run.metrics, run.recipe):
+        try:
+            return file.stat().st_mtime
+        except OSError:
+            continue
+    return None
 
 
 def _size(folder: Path) -> int:

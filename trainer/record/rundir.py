@@ -14,7 +14,7 @@ from galore.trainer.checkpoint.rotation import step_directories
 from galore.trainer.common.durable import leftovers, make_directory, remove, replace_file
 from galore.trainer.common.errors import Ended, UserError
 from galore.trainer.common.lock import exclusive, is_lost, present_name
-from galore.trainer.common.reading import NotReadable, read_bounded, user_path
+from galore.trainer.common.reading import NotReadable, means_a_path, read_bounded, user_path
 from galore.trainer.common.suggest import nearest
 
 LOCK = ".lock"
@@ -243,8 +243,7 @@ def refuse_absent(name: str) -> None:
     Any other name is left to the hub.
     """
     folder = user_path(name)
-    written_as_path = name.startswith((".", "/", "~", "runs/")) or name.count("/") > 1
-    if folder.exists() or not (written_as_path or ("/" in name and folder.parent.is_dir())):
+    if folder.exists() or not (name.startswith("runs/") or means_a_path(name, Path())):
         return
     beside = [each.name for each in folder.parent.iterdir() if each.is_dir()] if folder.parent.is_dir() else []
     near = nearest(folder.name, beside)

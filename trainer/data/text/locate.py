@@ -11,6 +11,7 @@ from typing import Literal
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.printable import listed
 from galore.trainer.common.reading import NotReadable, is_there, require_regular, user_path
+from galore.trainer.common.suggest import nearest
 from galore.trainer.recipe.extras import refuse_missing
 
 Format = Literal["txt", "jsonl", "parquet", "arrow", "verses"]
@@ -116,7 +117,10 @@ def _expand(pattern: str, base_dir: Path, format: str, key: str) -> list[DataFil
 def _nothing_found(pattern: str, path: Path, base_dir: Path, format: str, key: str) -> UserError:
     kind = "txt, jsonl or parquet" if format == "auto" else format
     if not path.is_dir():
-        fix = f"check the name: `{pattern}` is looked for relative to {base_dir}"
+        beside = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
+        near = nearest(path.name, beside)
+        relative = "" if user_path(pattern).is_absolute() else f": `{pattern}` is looked for relative to {base_dir}"
+        fix = f"did you mean {path.with_name(near[0])}?" if near else f"check the name{relative}"
         return UserError(f"no file matches {path}", where=key, fix=fix)
     names = [found.name for found in _visible(path)]
     if not names:
