@@ -9,6 +9,7 @@ stream.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from galore.trainer.data.text.quality import BadRow, text_of_object, value_of
@@ -69,10 +70,23 @@ def spoken(text: str) -> str:
 
 def columns_of(section: DataSection) -> tuple[list[str], list[str]]:
     """The columns that a row must have, and those that it may have."""
-    named = [section.messages_field] if section.messages_field else [section.prompt_field, section.response_field]
-    required = [field for field in named if field is not None] if section.instruct else [section.text_field]
-    optional = [section.input_field, TOOLS if section.messages_field else None]
-    return required, [field for field in optional if field is not None]
+    if section.messages_field:
+        return [section.messages_field], [TOOLS]
+    if not section.instruct:
+        return names_of(section.text_field), []
+    required = [*names_of(section.prompt_field), *names_of(section.response_field)]
+    return required, names_of(section.input_field)
+
+
+def keys_of(section: DataSection) -> dict[str, list[str]]:
+    """The columns that each key of section data names."""
+    keys = ("messages_field", "prompt_field", "response_field", "input_field", "text_field")
+    return {key: names_of(getattr(section, key)) for key in keys}
+
+
+def names_of(columns: str | Sequence[str] | None) -> list[str]:
+    """The columns of a key that takes one or several."""
+    return [columns] if isinstance(columns, str) else list(columns or ())
 
 
 def _message(role: str, content: str, more: dict[str, Any] | None = None) -> Message:

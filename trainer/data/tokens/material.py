@@ -51,6 +51,7 @@ class Material:
             "max_document_bytes": section.max_document_bytes,
             "on_bad_rows": section.on_bad_rows,
             **({} if section.encoding == UTF8 else {"encoding": section.encoding}),
+            **({"delimiter": section.delimiter} if section.delimiter else {}),
             **({"conversations": columns_of(section)} if section.instruct else {}),
         }
 
