@@ -18,6 +18,7 @@ from galore.trainer.data.rows.examplerows import rows_over
 from galore.trainer.data.rows.labelled import full_batch
 from galore.trainer.data.rows.mapped import MappedData, Order
 from galore.trainer.data.rows.tokenbatch import TokenBatch
+from galore.trainer.data.text.conversation import READING
 from galore.trainer.data.text.holdout import content_hash, working_share
 from galore.trainer.data.text.quality import BadRows
 from galore.trainer.data.tokens.cache import cache_root, fingerprint
@@ -84,7 +85,8 @@ def map_data(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, material: Mater
     section, train_section = recipe.data, recipe.train
     order = Order(train_section.seed, train_section.global_batch_size, section.shuffle)
     train, validation = (rows_over(store, section, tokenizer) for store in (text.train, text.validation))
-    options = [section.packing, section.max_length, order.seed, order.global_batch_size, order.shuffle]
+    options: list[Any] = [section.packing, section.max_length, order.seed, order.global_batch_size, order.shuffle]
+    options += [READING] if READING in text.summary.get("noted", {}) else []  # a run of before read other rows
     summary = {
         "source": section.source,
         "fingerprint": fingerprint([text.fingerprint, *options]),

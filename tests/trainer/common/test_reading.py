@@ -19,9 +19,9 @@ from galore.trainer.checkpoint.checkpoint import newest_verified
 from galore.trainer.checkpoint.manifest import NAME
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.reading import NotReadable, is_there, open_regular, read_bounded, user_path
+from galore.trainer.data.formats.bytestream import opened
 from galore.trainer.data.glue.locate import find_split
 from galore.trainer.data.glue.readers import read_split
-from galore.trainer.data.text.bytestream import opened
 from galore.trainer.data.text.locate import find_files
 from galore.trainer.data.tokens.cache import file_digests
 from galore.trainer.data.tokens.tokenizer import load_tokenizer

@@ -32,7 +32,7 @@ from galore.trainer.data.rows.tokenbatch import TokenBatch, count_targets
 from galore.trainer.data.stream.blocks import Blocks
 from galore.trainer.data.stream.examplestream import ExampleStream
 from galore.trainer.data.stream.rowstream import Position, RowStream
-from galore.trainer.data.text.conversation import columns_of
+from galore.trainer.data.text.conversation import identity_of
 from galore.trainer.data.text.hubtext import HubText
 from galore.trainer.data.text.quality import BadRow
 from galore.trainer.data.tokens.cache import disk_space, fingerprint
@@ -241,7 +241,7 @@ def _facts(
     ]
     names += ["max_length", "shuffle", "shuffle_buffer_size", "max_document_bytes", "on_bad_rows"]
     options = [getattr(section, name) for name in names]
-    options += [columns_of(section)] if section.instruct else []
+    options += [identity_of(section)] if section.instruct else []
     options += text_identity(section, tokenizer)
     return {
         "source": f"{section.source}: {section.path}, split {section.split}",

@@ -9,7 +9,7 @@ from typing import Any
 
 from galore.trainer.common.errors import UserError
 from galore.trainer.data.batch import Progress
-from galore.trainer.data.text.conversation import columns_of, spoken
+from galore.trainer.data.text.conversation import identity_of, spoken
 from galore.trainer.data.text.holdout import Holdout, content_hash
 from galore.trainer.data.text.quality import BadRows
 from galore.trainer.data.text.sources import Corpus, Document, training_corpus, validation_corpus
@@ -51,7 +51,8 @@ class Material:
             "max_document_bytes": section.max_document_bytes,
             "on_bad_rows": section.on_bad_rows,
             **({} if section.encoding == UTF8 else {"encoding": section.encoding}),
-            **({"conversations": columns_of(section)} if section.instruct else {}),
+            **({"delimiter": section.delimiter} if section.delimiter else {}),
+            **({"conversations": identity_of(section)} if section.instruct else {}),
         }
 
     @property

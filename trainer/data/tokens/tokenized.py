@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 STORE_FORMAT = 1
 CHAT_FORMAT = 2
+READING_OF_ROWS = 2  # what was kept of the first reading lacks messages in parts
 SUMMARY_FILE = "summary.json"
 
 
@@ -58,6 +59,7 @@ def tokenized(
         *text_identity(material.section, tokenizer),
     ]
     name = fingerprint(identity)
+    folder = fingerprint([*identity, READING_OF_ROWS]) if material.section.instruct else name
     kind = ExampleStore if material.section.instruct else TokenStore
 
     def load(folder: Path) -> Tokenized:
@@ -70,7 +72,7 @@ def tokenized(
         writer = _build_examples if material.section.instruct else _build
         return writer(folder, material, tokenizer, progress)
 
-    return entry(material.cache / "tokens" / name, build, load, progress, tell)
+    return entry(material.cache / "tokens" / folder, build, load, progress, tell)
 
 
 def _build(

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import codecs
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from galore.trainer.recipe.schema.section import Bytes, Length, Pieces, Rows, Section, Threads, execution
 
 UTF8 = "utf-8"
+BINARY = ("parquet", "arrow")  # formats whose text is UTF-8 by themselves
 NO_FILE_IS = ("idna", "punycode", "undefined", "unicode-escape", "raw-unicode-escape")  # text encodings to Python
 
 TaskName = Literal["cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli"]
 BadRowPolicy = Literal["skip", "error"]
+ColumnName = Annotated[str, Field(min_length=1)]
+Columns = ColumnName | Annotated[list[ColumnName], Field(min_length=1)]
 
 
 class DataSection(Section):
@@ -30,7 +33,7 @@ class DataSection(Section):
     # A moved corpus is the same corpus: its content is fingerprinted.
     path: str | list[str] | None = execution(
         None,
-        "local: file, folder or glob (or a list of them), txt/jsonl/parquet, gzipped or not, relative to the recipe; hub: data set name; glue: nyu-mll/glue, or a folder of the task, in any of its layouts",
+        "local: file, folder or glob (or a list of them), txt/jsonl/csv/tsv/parquet/arrow, compressed (.gz, .bz2, .xz, .zst) or not, relative to the recipe; hub: data set name; glue: nyu-mll/glue, or a folder of the task, in any of its layouts",
     )
     validation_path: str | list[str] | None = execution(None, "local: files to hold out instead of a share of `path`")
     hub_config: str | None = Field(None, description="hub: configuration name, such as `en`")
@@ -38,21 +41,32 @@ class DataSection(Section):
     validation_split: str | None = Field(
         "validation", description="hub: split to evaluate on; null holds out a share of `split`"
     )
-    format: Literal["auto", "txt", "jsonl", "parquet"] = Field(
+    format: Literal["auto", "txt", "jsonl", "csv", "tsv", "parquet", "arrow"] = Field(
         "auto", description="local: file format; auto goes by the file name"
+    )
+    delimiter: str | None = Field(
+        None,
+        min_length=1,
+        max_length=1,
+        description="csv, tsv: the sign between two fields; null means the comma, in tsv the tab",
     )
     encoding: str = Field(
         UTF8,
         max_length=40,
-        description="local: encoding of txt and jsonl, by the name Python has for it: utf-8, latin-1, cp1252, utf-16, shift-jis, …; all files are read so",
+        description="local: encoding of txt, jsonl and csv, by the name Python has for it: utf-8, latin-1, cp1252, utf-16, shift-jis, …; all files are read so",
     )
-    text_field: str = Field("text", description="jsonl, parquet, hub: the column that holds the text")
-    prompt_field: str | None = Field(
+    text_field: Columns = Field(
+        "text",
+        description="The column that holds the text, or a list of columns, joined by an empty line where they are not empty",
+    )
+    prompt_field: Columns | None = Field(
         None,
-        description="jsonl, parquet, hub: the column that holds the instruction; with response_field it takes the place of text_field",
+        description="The column (or columns, joined by an empty line) that holds the instruction, or the messages before the answer; with response_field it takes the place of text_field",
     )
     input_field: str | None = Field(None, description="A column appended to the prompt where it is not empty")
-    response_field: str | None = Field(None, description="The column that holds the answer to the prompt")
+    response_field: str | None = Field(
+        None, description="The column that holds the answer to the prompt, or the messages of it"
+    )
     messages_field: str | None = Field(
         None,
         description="The column that holds a conversation: a list of {role, content}, or of {from, value} as ShareGPT writes it",
@@ -109,9 +123,9 @@ class DataSection(Section):
                 f"encoding: {self.encoding!r} is no encoding of text that Python knows, and none is guessed: write utf-8, "
                 "latin-1, cp1252 (western Europe), cp1250, cp1251, utf-16, shift-jis, gb18030 or another"
             )
-        if self.encoding != UTF8 and (self.source != "local" or self.format == "parquet"):
-            kind = f"source: {self.source}" if self.source != "local" else "format: parquet"
-            raise ValueError(f"encoding is for local txt and jsonl, and {kind} is UTF-8: leave it out")
+        if self.encoding != UTF8 and (self.source != "local" or self.format in BINARY):
+            kind = f"source: {self.source}" if self.source != "local" else f"format: {self.format}"
+            raise ValueError(f"encoding is for local txt, jsonl and csv, and {kind} is UTF-8: leave it out")
         check_instruction(self)
         return self
 
@@ -141,4 +155,4 @@ def check_instruction(data: DataSection) -> None:
         raise ValueError("input_field is appended to the prompt: set prompt_field and response_field too")
     if data.instruct and (data.source == "packaged" or data.format == "txt"):
         kind = "source: packaged" if data.source == "packaged" else "format: txt"
-        raise ValueError(f"{kind} has no columns: prompts and responses come from jsonl, parquet or the hub")
+        raise ValueError(f"{kind} has no columns: prompts and responses come from jsonl, csv, parquet or the hub")
