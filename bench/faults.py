@@ -247,8 +247,11 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
     "trainer/schedule.py": ("tests/trainer/test_schedule.py", [
         ("optim.learning_rate * (step + 1) / warmup", "optim.learning_rate * step / warmup", "test_warm_up"),
         ("if step < warmup:", "if step <= warmup:", "test_warm_up"),
-        ("max(1, total_steps - warmup))", "max(1, total_steps))", "test_cosine_and_linear"),
-        ("floor + (1.0 - floor) * decay", "max(floor, decay)", "test_cosine_and_linear"),
+        ("max(1, total - warmup))", "max(1, total))", "test_cosine_and_linear"),
+        ("optim.min_lr_ratio + (1.0 - optim.min_lr_ratio) * share", "max(optim.min_lr_ratio, share)",
+         "test_cosine_and_linear"),
+        ("(step - (total - decay))", "(step + 1 - (total - decay))", "test_after_warm_up_every"),
+        ("% 1.0) if progress < 1", "% 1.0) if progress < 2", "test_after_warm_up_every"),
         ("(step % gap + 1) / max(1, warmup)", "(step % gap) / max(1, warmup)", "test_after_each_restart"),
     ]),
     "trainer/step.py": ("tests/trainer/test_step.py", [

@@ -1,10 +1,13 @@
-"""The learning rate by optimizer step: linear warm-up, then cosine, linear or constant; ReLoRA's restarts."""
+"""The learning rate by optimizer step: linear warm-up, then one of the table's shapes; ReLoRA's restarts."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
-from galore.trainer.recipe.schema.optim import OptimSection
+from galore.trainer.recipe.schema.optim import DecayType, OptimSection, ScheduleName
+
+Shape = Callable[[OptimSection, int, int, int], float]  # step, steps of warm-up, all steps → share of the peak
 
 
 def warmup_steps(optim: OptimSection, total_steps: int) -> int:
@@ -12,8 +15,14 @@ def warmup_steps(optim: OptimSection, total_steps: int) -> int:
     return optim.warmup_steps if optim.warmup_steps is not None else round(optim.warmup_ratio * total_steps)
 
 
+def decay_steps(optim: OptimSection, total_steps: int) -> int:
+    """Optimizer steps at the end of warmup_stable_decay in which the rate falls; none of them is of the warm-up."""
+    asked = optim.lr_decay_steps if optim.lr_decay_steps is not None else round(optim.lr_decay_ratio * total_steps)
+    return max(0, min(asked, total_steps - warmup_steps(optim, total_steps)))
+
+
 def learning_rate(optim: OptimSection, step: int, total_steps: int) -> float:
-    """Learning rate of update number `step` (from 0); it ends at `min_lr_ratio` of the peak.
+    """Learning rate of update number `step` (from 0).
 
     After a restart of ReLoRA's adapters it rises linearly from near 0, and meets the schedule again.
     """
@@ -46,13 +55,56 @@ def _scheduled(optim: OptimSection, step: int, total_steps: int) -> float:
     warmup = warmup_steps(optim, total_steps)
     if step < warmup:
         return optim.learning_rate * (step + 1) / warmup
-    progress = min(1.0, (step - warmup) / max(1, total_steps - warmup))
-    return optim.learning_rate * _shape(optim.lr_scheduler_type, progress, optim.min_lr_ratio)
+    return optim.learning_rate * SHAPES[optim.lr_scheduler_type](optim, step, warmup, total_steps)
 
 
-def _shape(kind: str, progress: float, floor: float) -> float:
-    """Share of the peak after `progress` (0 to 1) of the decay."""
-    if kind == "constant":
-        return 1.0
-    decay = 0.5 * (1 + math.cos(math.pi * progress)) if kind == "cosine" else 1.0 - progress
-    return floor + (1.0 - floor) * decay
+def _falling(shape: Callable[[OptimSection, float], float]) -> Shape:
+    """A shape that falls from the peak to `min_lr_ratio` of it over the steps after warm-up."""
+
+    def share(optim: OptimSection, step: int, warmup: int, total: int) -> float:
+        progress = min(1.0, (step - warmup) / max(1, total - warmup))
+        return _above_floor(optim, shape(optim, progress))
+
+    return share
+
+
+def _warmup_stable_decay(optim: OptimSection, step: int, warmup: int, total: int) -> float:
+    decay = decay_steps(optim, total)
+    progress = min(1.0, (step - (total - decay)) / max(1, decay))
+    return 1.0 if progress <= 0 else _above_floor(optim, DECAYS[optim.lr_decay_type or "cosine"](progress))
+
+
+def _inverse_sqrt(optim: OptimSection, step: int, warmup: int, total: int) -> float:
+    timescale = warmup or 10_000
+    return 1.0 / math.sqrt((step + timescale - warmup) / timescale)
+
+
+def _above_floor(optim: OptimSection, share: float) -> float:
+    return optim.min_lr_ratio + (1.0 - optim.min_lr_ratio) * share
+
+
+def _cosine(progress: float) -> float:
+    return 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def _restarted(optim: OptimSection, progress: float) -> float:
+    return _cosine((optim.lr_num_cycles or 1) * progress % 1.0) if progress < 1 else 0.0
+
+
+# What the last steps of warmup_stable_decay may look like, from 1 to 0.
+DECAYS: dict[DecayType, Callable[[float], float]] = {
+    "cosine": _cosine,
+    "linear": lambda progress: 1.0 - progress,
+    "1-sqrt": lambda progress: 1.0 - math.sqrt(progress),
+}
+# Share of the peak at a step after warm-up, under the names and as the formulas of transformers.get_scheduler.
+SHAPES: dict[ScheduleName, Shape] = {
+    "cosine": _falling(lambda _, progress: _cosine(progress)),
+    "linear": _falling(lambda _, progress: 1.0 - progress),
+    "constant": lambda optim, step, warmup, total: 1.0,
+    "constant_with_warmup": lambda optim, step, warmup, total: 1.0,
+    "warmup_stable_decay": _warmup_stable_decay,
+    "cosine_with_restarts": _falling(_restarted),
+    "polynomial": _falling(lambda optim, progress: (1.0 - progress) ** (optim.lr_power or 1.0)),
+    "inverse_sqrt": _inverse_sqrt,
+}
