@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from galore.trainer.build import Run, build, refuse_other_mathematics
+from galore.trainer.build import Run, build, refuse_other_mathematics, trained_schedule
 from galore.trainer.checkpoint.checkpoint import bytes_for, most_beside, newest_verified
 from galore.trainer.checkpoint.diskspace import require_for_run
 from galore.trainer.checkpoint.finite import not_finite
@@ -85,6 +85,8 @@ def _is_done(directory: RunDir, recipe: Recipe) -> bool:
     last, skipped = newest_verified(directory.checkpoints)
     saved = [step for step, _ in step_directories(directory.checkpoints)]
     if last is None or skipped or last.step != known.get("total_steps"):
+        return False
+    if trained_schedule(directory, last.state, recipe) != recipe:
         return False
     if len(set(saved)) < len(saved) or len(saved) > recipe.train.save_total_limit:
         return False
@@ -179,6 +181,8 @@ def _begin(run: Run, recorder: Recorder) -> None:
     if not known:
         known = facts(run, run.recipe.log.run_name or run.directory.root.resolve().name)
         known |= run.data.baseline() if run.data.has_validation else {}
+    planned = known["total_steps"] if isinstance(known.get("total_steps"), int) else run.total_steps
+    known["total_steps"] = run.total_steps
     if not run.directory.fresh:
         known["resumes"] = [*known.get("resumes", []), {"step": run.first_step, "time": now()}]
     for stale in ("ended", *(["finished"] if run.first_step < run.total_steps else [])):
@@ -198,12 +202,13 @@ def _begin(run: Run, recorder: Recorder) -> None:
     if "warning" in shown:
         recorder.console.notice(f"warning: {shown['warning'].partition(', first ')[0]}")
     if run.first_step:
-        recorder.event(run.first_step, _resumed(run))
+        recorder.event(run.first_step, _resumed(run, planned))
 
 
-def _resumed(run: Run) -> str:
+def _resumed(run: Run, planned: int) -> str:
     if run.first_step < run.total_steps:
-        return f"resumed after step {run.first_step}"
+        other = f"; {run.total_steps:,} steps are planned, and were {planned:,}" if planned != run.total_steps else ""
+        return f"resumed after step {run.first_step}{other}"
     return f"finished already, after step {run.first_step} of {run.total_steps}: nothing is left to do"
 
 

@@ -1,10 +1,16 @@
-"""The learning rate by optimizer step: linear warm-up, then one of the table's shapes; ReLoRA's restarts."""
+"""The learning rate by optimizer step: linear warm-up, then one of the table's shapes; ReLoRA's restarts.
+
+A run may be given another length or shape where it keeps the rates of the steps that are done.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 
+from galore.trainer.common.errors import UserError
+from galore.trainer.common.format import counted
+from galore.trainer.common.format import learning_rate as rate_in_words
 from galore.trainer.recipe.schema.optim import DecayType, OptimSection, ScheduleName
 
 Shape = Callable[[OptimSection, int, int, int], float]  # step, steps of warm-up, all steps → share of the peak
@@ -40,6 +46,54 @@ def restarts_after(optim: OptimSection, done: int, total_steps: int) -> bool:
     """Whether adapters are merged and restarted once `done` steps are done; not at the end, where nothing follows."""
     gap = restart_gap(optim, total_steps)
     return gap is not None and done % gap == 0 and 0 < done < total_steps
+
+
+def refuse_other_rates(
+    before: tuple[OptimSection, int], after: tuple[OptimSection, int], done: int, where: str
+) -> None:
+    """Raise UserError, with a remedy, if one of `done` steps, taken `before`, has another rate or restart `after`.
+
+    Args:
+        before: section `optim` and number of all steps, as `after`.
+    """
+    optim, total = after
+    if done > total:
+        raise UserError(
+            f"the run has done {counted(done, 'step')}, and {total:,} are asked for",
+            where=where,
+            fix=f"set train.max_steps to {done} or more",
+        )
+    if before == after or (step := _first_other(before, after, done)) is None:
+        return
+    lengths = {"warmup_steps": warmup_steps(*before), "relora_gap": restart_gap(*before)}
+    changes = [{name: lengths[name]} for name in lengths] + [lengths]
+    kept = (each for each in changes if _first_other(before, (optim.model_copy(update=each), total), done) is None)
+    remedy = " ".join(f"optim.{name}={value}" for name, value in next(kept, {}).items())
+    had, has = (rate_in_words(learning_rate(each[0], step, each[1])) for each in (before, after))
+    raise UserError(
+        f"the {counted(done, 'step')} that are done would have had other learning rates: step {step + 1} had {had}, "
+        f"and has {has} in {counted(total, 'step')} of {optim.lr_scheduler_type}",
+        where=where,
+        fix=f"add {remedy}, as it was before" if remedy else _no_way_on(before, done),
+    )
+
+
+def _first_other(before: tuple[OptimSection, int], after: tuple[OptimSection, int], done: int) -> int | None:
+    """The first of `done` updates, from 0, that has another rate, or that a restart follows in one of them only."""
+    (was, total), (now, new_total) = before, after
+    for step in range(done):
+        same_rate = learning_rate(was, step, total) == learning_rate(now, step, new_total)
+        if not same_rate or restarts_after(was, step + 1, total) != restarts_after(now, step + 1, new_total):
+            return step
+    return None
+
+
+def _no_way_on(before: tuple[OptimSection, int], done: int) -> str:
+    optim, total = before
+    anew = "train on from its model: galore export RUN OUT, and a recipe with model.name_or_path: OUT"
+    if optim.lr_scheduler_type == "warmup_stable_decay":
+        return f"a run goes on until its decay begins, here after step {total - decay_steps(optim, total):,}; {anew}"
+    return f"{optim.lr_scheduler_type} was laid out for {counted(total, 'step')}; warmup_stable_decay is not; {anew}"
 
 
 def _risen(optim: OptimSection, step: int, total_steps: int) -> float:

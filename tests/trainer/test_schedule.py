@@ -5,8 +5,17 @@ from typing import get_args
 import pytest
 import torch
 
+from galore.trainer.common.errors import UserError
 from galore.trainer.recipe.schema.optim import DecayType, OptimSection, ScheduleName
-from galore.trainer.schedule import DECAYS, SHAPES, decay_steps, learning_rate, restarts_after, warmup_steps
+from galore.trainer.schedule import (
+    DECAYS,
+    SHAPES,
+    decay_steps,
+    learning_rate,
+    refuse_other_rates,
+    restarts_after,
+    warmup_steps,
+)
 
 
 def rates(total=100, **settings):
@@ -130,3 +139,52 @@ def test_what_belongs_to_another_schedule_is_refused(name):
     value = "linear" if name == "lr_decay_type" else 2
     with pytest.raises(ValueError, match=f"{name} is of another schedule: set lr_scheduler_type: "):
         OptimSection(lr_scheduler_type="linear", **{name: value})
+
+
+RELORA = {"method": "lora", "adapter": "relora", "lr_scheduler_type": "constant", "warmup_steps": 3}
+KEEP = [
+    ({"lr_scheduler_type": "constant", "warmup_steps": 5}, {}, 100),
+    ({"lr_scheduler_type": "constant_with_warmup", "warmup_ratio": 0}, {}, 100),
+    ({"lr_scheduler_type": "inverse_sqrt", "warmup_steps": 5}, {}, 100),
+    ({"lr_scheduler_type": "warmup_stable_decay", "warmup_steps": 5, "lr_decay_steps": 20}, {}, 80),
+    ({"lr_scheduler_type": "constant", "warmup_steps": 5}, {"lr_scheduler_type": "warmup_stable_decay"}, 100),
+    ({**RELORA, "relora_gap": 30}, {}, 95),
+    ({"lr_scheduler_type": "cosine", "warmup_steps": 10}, {"min_lr_ratio": 0.5}, 10),  # nothing of the decay is done
+]
+# settings before, what is changed with the length, steps done, what the error says
+LOSE = [
+    ({"lr_scheduler_type": "cosine", "warmup_steps": 0}, {}, 50, "cosine was laid out for 100 steps"),
+    ({"lr_scheduler_type": "linear"}, {}, 5, r"step 1 had 1.00e-2.*\n.*optim\.warmup_steps=10, as it was"),
+    ({"lr_scheduler_type": "polynomial", "warmup_steps": 0}, {}, 50, "polynomial was laid out"),
+    ({"lr_scheduler_type": "cosine_with_restarts", "warmup_steps": 0}, {}, 50, "cosine_with_restarts was laid"),
+    (
+        {"lr_scheduler_type": "warmup_stable_decay", "warmup_steps": 5, "lr_decay_steps": 20},
+        {},
+        82,
+        "until its decay begins, here after step 80;",
+    ),
+    ({"lr_scheduler_type": "constant", "warmup_steps": 0}, {"warmup_steps": 3}, 2, r"optim\.warmup_steps=0, as it"),
+    (RELORA, {}, 60, r"optim\.relora_gap=25, as it was before"),
+    ({**RELORA, "relora_gap": 50}, {}, 100, "constant was laid out"),
+]
+
+
+@pytest.mark.parametrize(("settings", "change", "done"), KEEP)
+def test_a_length_or_shape_that_leaves_the_steps_done_as_they_were_is_taken(settings, change, done):
+    before, after = (OptimSection(learning_rate=0.1, **each) for each in (settings, settings | change))
+    refuse_other_rates((before, 100), (after, 200), done, "run")
+    refuse_other_rates((before, 100), (before, 100), 100, "run")
+
+
+@pytest.mark.parametrize(("settings", "change", "done", "says"), LOSE)
+def test_a_length_that_makes_other_rates_of_steps_that_are_done_is_refused(settings, change, done, says):
+    before, after = (OptimSection(learning_rate=0.1, **each) for each in (settings, settings | change))
+    with pytest.raises(UserError, match=says):
+        refuse_other_rates((before, 100), (after, 200), done, "run")
+
+
+def test_fewer_steps_than_are_done_are_refused():
+    optim = OptimSection(lr_scheduler_type="constant", warmup_steps=0)
+    refuse_other_rates((optim, 100), (optim, 60), 60, "run")
+    with pytest.raises(UserError, match="has done 61 steps, and 60 are asked for"):
+        refuse_other_rates((optim, 100), (optim, 60), 61, "run")
