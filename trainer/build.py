@@ -40,7 +40,8 @@ from galore.trainer.optimizer import attach_optimizer
 from galore.trainer.recipe.load import LoadedRecipe, recipe_of_run
 from galore.trainer.recipe.schema.recipe import Recipe
 from galore.trainer.recipe.schema.resume import SCHEDULE, changed_mathematics, mathematics, with_schedule
-from galore.trainer.record.metrics import Console
+from galore.trainer.record.heldout import HeldOut
+from galore.trainer.record.metrics import Console, read_rows
 from galore.trainer.record.rundir import RunDir
 from galore.trainer.schedule import refuse_other_rates
 from galore.trainer.tasks.glue import TASKS
@@ -62,6 +63,7 @@ class Run:
     kernels: list[str]
     checkpoint: Checkpoint | None
     made_with: dict[str, Any] = field(default_factory=dict)  # see `identity`
+    stopped_early: int | None = None  # the step after which held-out losses ended it
 
     def is_to_evaluate(self, done: int) -> bool:
         """Whether an evaluation follows `done` optimizer steps: every so many of them, or passes over the data."""
@@ -223,10 +225,20 @@ def _resume(
     data.seek(checkpoint.state["position"], checkpoint.step)
     console.message(f"resuming from {checkpoint.path.name}, verified")
     try:
-        tidy(directory.checkpoints, recipe.train.save_total_limit, checkpoint.path)
+        tidy(
+            directory.checkpoints, recipe.train.save_total_limit, checkpoint.path, _best(directory, checkpoint, recipe)
+        )
     except OSError as error:
         console.message(f"{error.filename or directory.checkpoints} could not be deleted: {error.strerror}")
     return checkpoint
+
+
+def _best(directory: RunDir, resumed: Checkpoint, recipe: Recipe) -> int | None:
+    """The step of the checkpoint that stays for its held-out loss, of those the run goes on from."""
+    if not recipe.train.save_best:
+        return None
+    held_out = HeldOut.of(read_rows(directory.metrics), until=resumed.step)
+    return held_out.best([step for step, _ in step_directories(directory.checkpoints)])
 
 
 def _restored(directory: RunDir, console: Console, model: nn.Module, optimizer: GaLoreAdamW) -> Checkpoint | None:

@@ -91,6 +91,8 @@ FIELDS = {
     "train.device": "accelerator",
     "train.device: cpu": "no_cuda use_cpu",
     "train.save_steps": "save_every save_interval checkpoint_interval",
+    "train.save_best": "load_best_model_at_end save_best_model save_best_checkpoint keep_best",
+    "train.early_stopping_patience": "early_stopping patience early_stopping_rounds early_stopping_steps",
     "train.save_total_limit": "keep_last_n_checkpoints",
     "eval.eval_steps": "eval_every eval_interval evals_per_epoch",
     "eval.max_tokens": "max_eval_tokens eval_iters",
@@ -127,6 +129,8 @@ ADVICE = {
     "`galore train` trains, `galore eval` evaluates: leave it out": "do_train do_eval do_predict",
     "set the interval in steps: train.save_steps, eval.eval_steps, log.logging_steps": """
         save_strategy eval_strategy evaluation_strategy logging_strategy""",
+    "the best checkpoint is that of the lowest held-out loss: train.save_best keeps it": """
+        metric_for_best_model greater_is_better monitor""",
     "checkpoints are always safetensors with a manifest: leave it out": "save_safetensors save_only_model",
     "it is given on the command line: galore train RECIPE --output-dir DIR": "output_dir out_dir save_dir",
     "a folder that holds a run is never overwritten: choose another --output-dir, or --resume": "overwrite_output_dir",
@@ -186,7 +190,7 @@ VALUES = {
         "warmup_stable_decay": "wsd trapezoidal trapezoid warmup_stable_decay_lr",
         "inverse_sqrt": "rsqrt inverse_square_root inv_sqrt",
         "polynomial": "poly polynomial_decay",
-        "constant (no schedule here looks at the loss)": """
+        "constant (no schedule here looks at the loss; train.early_stopping_patience does)": """
             reduce_lr_on_plateau plateau greedy""",
         "constant": "none null",
     },
