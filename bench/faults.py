@@ -247,8 +247,11 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
     "trainer/schedule.py": ("tests/trainer/test_schedule.py", [
         ("optim.learning_rate * (step + 1) / warmup", "optim.learning_rate * step / warmup", "test_warm_up"),
         ("if step < warmup:", "if step <= warmup:", "test_warm_up"),
-        ("max(1, total_steps - warmup))", "max(1, total_steps))", "test_cosine_and_linear"),
-        ("floor + (1.0 - floor) * decay", "max(floor, decay)", "test_cosine_and_linear"),
+        ("max(1, total - warmup))", "max(1, total))", "test_cosine_and_linear"),
+        ("optim.min_lr_ratio + (1.0 - optim.min_lr_ratio) * share", "max(optim.min_lr_ratio, share)",
+         "test_cosine_and_linear"),
+        ("(step - (total - decay))", "(step + 1 - (total - decay))", "test_after_warm_up_every"),
+        ("% 1.0) if progress < 1", "% 1.0) if progress < 2", "test_after_warm_up_every"),
         ("(step % gap + 1) / max(1, warmup)", "(step % gap) / max(1, warmup)", "test_after_each_restart"),
     ]),
     "trainer/step.py": ("tests/trainer/test_step.py", [
@@ -278,6 +281,7 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
          "tests/trainer/test_run.py: test_too_many_bad_steps"),
         ("if last or stop.requested or (", "if last or (", "test_a_signal_saves_first"),
         ("must=last or stop.requested is not None)", "must=last)", "test_a_signal_whose_save"),
+        ("or held_out.since_best < patience or", "or held_out.since_best <= patience or", "test_early_stopping_ends"),
         ("due = step == run.total_steps or", "due =", "test_a_run_killed_before_its_last_evaluation"),
     ]),
     "trainer/saving.py": ("tests/trainer/test_loop.py", [
@@ -335,10 +339,11 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         ("if keep < 2:", "if keep < 1:", "test_keep_is_never"),
     ]),
     "trainer/checkpoint/rotation.py": ("tests/trainer/checkpoint/test_checkpoint.py", [
-        ("or len(kept) >= keep:", "or len(kept) >= keep - 1:", "test_the_newest_by_step"),
+        ("or (len(kept) >= keep and", "or (len(kept) >= keep - 1 and", "test_the_newest_by_step"),
+        ("keep and step != best):", "keep):", "tests/trainer/test_loop.py: test_the_best_checkpoint"),
         ("sorted(found, reverse=True)", "sorted(found, key=lambda each: -each[1].lstat().st_mtime)",
          "test_the_newest_by_step"),
-        ("if step in kept or len(kept)", "if len(kept)", "test_killed_anywhere_while_the_only"),
+        ("if step in kept or (len(kept)", "if (len(kept)", "test_killed_anywhere_while_the_only"),
         ("elif _is_good(path):", "else:", "test_a_damaged_checkpoint_does_not"),
         ("        path.rename(doomed)", "        doomed = path", "test_killed_anywhere"),
     ]),

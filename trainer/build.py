@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,9 +39,11 @@ from galore.trainer.optim import GaLoreAdamW, kinds_with_own_forward
 from galore.trainer.optimizer import attach_optimizer
 from galore.trainer.recipe.load import LoadedRecipe, recipe_of_run
 from galore.trainer.recipe.schema.recipe import Recipe
-from galore.trainer.recipe.schema.resume import changed_mathematics
-from galore.trainer.record.metrics import Console
+from galore.trainer.recipe.schema.resume import SCHEDULE, changed_mathematics, mathematics, with_schedule
+from galore.trainer.record.heldout import HeldOut
+from galore.trainer.record.metrics import Console, read_rows
 from galore.trainer.record.rundir import RunDir
+from galore.trainer.schedule import refuse_other_rates
 from galore.trainer.tasks.glue import TASKS
 
 
@@ -60,6 +63,7 @@ class Run:
     kernels: list[str]
     checkpoint: Checkpoint | None
     made_with: dict[str, Any] = field(default_factory=dict)  # see `identity`
+    stopped_early: int | None = None  # the step after which held-out losses ended it
 
     def is_to_evaluate(self, done: int) -> bool:
         """Whether an evaluation follows `done` optimizer steps: every so many of them, or passes over the data."""
@@ -92,9 +96,7 @@ def build(loaded: LoadedRecipe, directory: RunDir, console: Console, progress: P
         identity.require_same_config(newest_state(directory.checkpoints), stored_config(model), directory.root)
     optimizer = attach_optimizer(model, recipe, recipe.train.accumulation)
     kernels += _told(recipe, model, optimizer, device)
-    checkpoint = (
-        None if directory.fresh else _resume(directory, console, model, optimizer, data, recipe.train.save_total_limit)
-    )
+    checkpoint = None if directory.fresh else _resume(directory, console, model, optimizer, data, recipe)
     first_step = checkpoint.step if checkpoint else 0
     total = total_steps(recipe, data)
     return Run(recipe, directory, console, data, model, optimizer, device, total, first_step, kernels, checkpoint)
@@ -178,7 +180,7 @@ def total_steps(recipe: Recipe, data: Data) -> int:
 
 
 def refuse_other_mathematics(directory: RunDir, recipe: Recipe) -> None:
-    """Raise UserError where `recipe` computes something else than the run in `directory`.
+    """Raise UserError where `recipe` computes something else than the run in `directory`, its schedule apart.
 
     By what the checkpoints were trained with; the run's recipe, a file anybody may edit, counts where there is none.
     """
@@ -187,7 +189,7 @@ def refuse_other_mathematics(directory: RunDir, recipe: Recipe) -> None:
         identity.require_same_recipe(state, recipe, directory.root)
         return
     old = recipe_of_run(directory.recipe)
-    changed = changed_mathematics(old, recipe)
+    changed = [line for line in changed_mathematics(old, recipe) if line.partition(":")[0] not in SCHEDULE]
     if changed:
         raise UserError(
             "the recipe computes something else than this run: " + "; ".join(changed),
@@ -196,25 +198,47 @@ def refuse_other_mathematics(directory: RunDir, recipe: Recipe) -> None:
         )
 
 
+def trained_schedule(directory: RunDir, state: Mapping[str, Any], recipe: Recipe) -> Recipe:
+    """`recipe` with the length and learning rates that the run in `directory` had when it saved `state`."""
+    known = (
+        state[identity.KEY]["mathematics"] if identity.KEY in state else mathematics(recipe_of_run(directory.recipe))
+    )
+    return with_schedule(recipe, known)
+
+
 def _resume(
-    directory: RunDir, console: Console, model: nn.Module, optimizer: GaLoreAdamW, data: Data, keep: int
+    directory: RunDir, console: Console, model: nn.Module, optimizer: GaLoreAdamW, data: Data, recipe: Recipe
 ) -> Checkpoint | None:
     """Restore the newest checkpoint that is whole and finite; None for a run that was killed before its first.
 
     Raises:
-        RunFailed: there are checkpoints, and none is good.
+        UserError: the steps before it would have had other learning rates. RunFailed: there are checkpoints, and none
+            is good.
     """
     checkpoint = _restored(directory, console, model, optimizer)
     if checkpoint is None:
         console.message("no checkpoint to resume from: starting at step 0")
         return None
+    trained = trained_schedule(directory, checkpoint.state, recipe)
+    before, after = ((each.optim, total_steps(each, data)) for each in (trained, recipe))
+    refuse_other_rates(before, after, checkpoint.step, str(directory.root))
     data.seek(checkpoint.state["position"], checkpoint.step)
     console.message(f"resuming from {checkpoint.path.name}, verified")
     try:
-        tidy(directory.checkpoints, keep, checkpoint.path)
+        tidy(
+            directory.checkpoints, recipe.train.save_total_limit, checkpoint.path, _best(directory, checkpoint, recipe)
+        )
     except OSError as error:
         console.message(f"{error.filename or directory.checkpoints} could not be deleted: {error.strerror}")
     return checkpoint
+
+
+def _best(directory: RunDir, resumed: Checkpoint, recipe: Recipe) -> int | None:
+    """The step of the checkpoint that stays for its held-out loss, of those the run goes on from."""
+    if not recipe.train.save_best:
+        return None
+    held_out = HeldOut.of(read_rows(directory.metrics), until=resumed.step)
+    return held_out.best([step for step, _ in step_directories(directory.checkpoints)])
 
 
 def _restored(directory: RunDir, console: Console, model: nn.Module, optimizer: GaLoreAdamW) -> Checkpoint | None:

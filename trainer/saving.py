@@ -49,11 +49,23 @@ def save(run: Run, recorder: Recorder, at: Standing, must: bool) -> None:
     state |= recorder.counters() | run.made_with | {"position": at.position}
     recorder.metrics.sync()
     try:
-        checkpoint.save(run.directory.checkpoints, at.step, tensors, state, run.recipe.train.save_total_limit)
+        keep, best = run.recipe.train.save_total_limit, best_step(run, recorder, at.step)
+        checkpoint.save(run.directory.checkpoints, at.step, tensors, state, keep, best)
     except checkpoint.CheckpointFailed as error:
         if must:
             raise
         recorder.event(at.step, f"{error}; training goes on, the next save tries again")
+
+
+def best_step(run: Run, recorder: Recorder, now: int) -> int | None:
+    """The step of the lowest held-out loss that has a checkpoint, or is `now`; None where the recipe keeps none."""
+    if not run.recipe.train.save_best:
+        return None
+    return recorder.metrics.held_out.best({now, *saved_steps(run)})
+
+
+def saved_steps(run: Run) -> set[int]:
+    return {step for step, _ in step_directories(run.directory.checkpoints)}
 
 
 def newest(run: Run, step: int) -> str:

@@ -1,5 +1,6 @@
 """Whole runs on a small text: golden losses, bit-exact resume, signals, non-finite steps, a full disk."""
 
+import contextlib
 import errno
 import itertools
 import json
@@ -331,7 +332,7 @@ def test_one_command_starts_a_run_goes_on_with_it_and_leaves_it_alone_at_its_end
     console = again()
     assert console.messages == [f"{tmp_path}/run is finished: nothing is left to do, and nothing was changed"]
     assert content(tmp_path / "run") == before
-    with pytest.raises(UserError, match="max_steps: 4 → 5"):
+    with pytest.raises(UserError, match="in 5 steps of cosine"):
         execute(corpus, tmp_path / "run", "train.max_steps=5", resume=True)
     assert execute(corpus, tmp_path / "new", "train.max_steps=1", resume=True).messages[0].endswith("starting one")
 
@@ -611,6 +612,48 @@ def test_resume_refuses_other_mathematics_and_takes_other_execution(corpus, tmp_
     execute(corpus, out, "train.max_steps=4", "train.save_steps=1", "train.micro_batch_size=2", resume=True)
     with pytest.raises(UserError, match="already holds a run"):
         execute(corpus, out)
+
+
+CONSTANT = ["optim.lr_scheduler_type=constant", "optim.warmup_steps=2"]
+WSD = ["optim.lr_scheduler_type=warmup_stable_decay", "optim.warmup_steps=1", "optim.lr_decay_steps=2"]
+LONGER = {
+    # settings of the short run, how many of its steps it does, settings of the long one
+    "constant, by epochs": ([*CONSTANT, "train.max_steps=null", "train.num_train_epochs=0.02"], 4, CONSTANT),
+    "before the decay": ([*WSD, "train.max_steps=6"], 4, WSD),
+    "a decay at the end of a constant rate": ([*CONSTANT[:1], "optim.warmup_steps=1", "train.max_steps=4"], 4, WSD),
+}
+
+
+@pytest.mark.parametrize("case", LONGER)
+def test_a_run_made_longer_is_the_run_that_was_as_long_from_the_start(corpus, tmp_path, case, monkeypatch):
+    short, done, long = LONGER[case]
+    short, long = [*short, "eval.sample_prompt=null"], [*long, f"train.max_steps={STEPS}", "eval.sample_prompt=null"]
+    with monkeypatch.context() as patch:
+        dies_at(patch, done)
+        with contextlib.suppress(KeyboardInterrupt):
+            execute(corpus, tmp_path / "run", *short, "train.save_steps=1")
+    assert rows(tmp_path / "run")[-1]["step"] == done
+    execute(corpus, tmp_path / "run", *long, resume=True)
+    execute(corpus, tmp_path / "straight", *long)
+    assert essence(tmp_path / "run") == essence(tmp_path / "straight")
+    (listed,) = (each for each in list_runs(tmp_path) if each.folder.name == "run")
+    assert (listed.state, listed.step, listed.total_steps) == ("finished", STEPS, STEPS)
+    before = content(tmp_path / "run")
+    assert "nothing was changed" in execute(corpus, tmp_path / "run", *long, resume=True).messages[-1]
+    assert content(tmp_path / "run") == before
+
+
+def test_a_run_whose_rates_knew_their_end_is_made_longer_with_its_warm_up_or_not_at_all(corpus, tmp_path):
+    out, longer = tmp_path / "run", f"train.max_steps={STEPS}"
+    execute(corpus, out, CONSTANT[0], "optim.warmup_ratio=0.5", "train.max_steps=4")
+    before = content(out)
+    with pytest.raises(UserError, match=r"step 1 had .*\n.*add optim\.warmup_steps=2, as it was before"):
+        execute(corpus, out, CONSTANT[0], "optim.warmup_ratio=0.5", longer, resume=True)
+    with pytest.raises(UserError, match="has done 4 steps, and 3 are asked for"):
+        execute(corpus, out, *CONSTANT, "train.max_steps=3", resume=True)
+    assert content(out) == before
+    execute(corpus, out, *CONSTANT, longer, resume=True)
+    assert "8 steps are planned, and were 4" in rows(out, "event")[-1]["message"]
 
 
 def edit(path, old, new):

@@ -89,7 +89,12 @@ class Checkpoint:
 
 
 def save(
-    root: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any], keep: int
+    root: Path,
+    step: int,
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    state: Mapping[str, Any],
+    keep: int,
+    best: int | None = None,
 ) -> Path:
     """Write `root/step-<step>` atomically, then delete the oldest so that `keep` verified checkpoints remain.
 
@@ -99,7 +104,7 @@ def save(
     Args:
         tensors: group name → tensor name → tensor, on any device; copied to the host one at a time.
         state: what JSON can hold; floats come back exactly.
-        keep: number of checkpoints to keep, at least 2.
+        keep: number of checkpoints to keep, at least 2; `best` is the step of another one that stays.
 
     Raises:
         CheckpointFailed: full disk or any other OSError.
@@ -127,7 +132,7 @@ def save(
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    _rotate(root, keep, target)
+    _rotate(root, keep, target, best)
     return target
 
 
@@ -163,8 +168,11 @@ def newest_verified(root: Path, below: int | None = None) -> tuple[Checkpoint | 
     return None, skipped
 
 
-def tidy(root: Path, keep: int, resumed: Path) -> None:
+def tidy(root: Path, keep: int, resumed: Path, best: int | None = None) -> None:
     """Finish what a save or a rotation left undone when it was killed; `resumed` stays. No later save may do so.
+
+    Args:
+        best: step of a checkpoint that stays beside the `keep` newest.
 
     Raises:
         OSError: something could not be deleted.
@@ -173,7 +181,7 @@ def tidy(root: Path, keep: int, resumed: Path) -> None:
         discard(path)
     steps = [step for step, _ in step_directories(root)]
     if len(steps) > keep or len(set(steps)) < len(steps):
-        rotate(root, keep, resumed)
+        rotate(root, keep, resumed, best)
     sync_directory(root)
 
 
@@ -267,9 +275,9 @@ def _set_aside(target: Path) -> None:
     target.rename(aside)
 
 
-def _rotate(root: Path, keep: int, saved: Path) -> None:
+def _rotate(root: Path, keep: int, saved: Path, best: int | None) -> None:
     try:
-        rotate(root, keep, saved)
+        rotate(root, keep, saved, best)
         sync_directory(root)
     except OSError as error:
         raise CheckpointFailed(

@@ -16,6 +16,7 @@ ALTERNATIVES = (
     ("train.max_steps", "train.num_train_epochs"),
     ("eval.eval_steps", "eval.eval_epochs"),
     ("optim.warmup_steps", "optim.warmup_ratio"),
+    ("optim.lr_decay_steps", "optim.lr_decay_ratio"),
     ("data.validation_path", "data.validation_fraction"),
     ("data.tokenizer", "data.tokenizer_vocab_size"),
     ("data.text_field", "data.prompt_field data.input_field data.response_field", "data.messages_field"),

@@ -33,14 +33,13 @@ def notes(history: History) -> str:
 def status(history: History) -> str:
     """One line: how far the run is."""
     done, total = history.last_step, history.total_steps
-    if done < total:
+    early = "stopped_early" in history.facts
+    if done < total and not early:
         return f"**Not finished: {done:,} of {counted(total, 'step')} are done.** `--resume` goes on.\n"
     finished = history.facts.get("finished")
-    return (
-        f"{counted(done, 'optimizer step')}{f', finished {finished}' if finished else ''}.\n"
-        if done
-        else "No step is done.\n"
-    )
+    told = f", finished {finished}" if finished else ""
+    told += f", stopped early of {total:,}: the held-out loss fell no more" if early else ""
+    return f"{counted(done, 'optimizer step')}{told}.\n" if done else "No step is done.\n"
 
 
 def warnings(history: History) -> str:

@@ -19,6 +19,8 @@ VALUES = {
     "eval.eval_epochs": 2,
     "optim.warmup_steps": 9,
     "optim.warmup_ratio": 0.03,
+    "optim.lr_decay_steps": 3,
+    "optim.lr_decay_ratio": 0.2,
     "data.validation_path": "/held/out.jsonl",
     "data.validation_fraction": 0.2,
     "data.tokenizer": "t5-base",
@@ -35,6 +37,8 @@ def layer(paths: str, value: Any) -> str:
     lines: dict[str, list[str]] = {"data": ["source: local", "path: x.jsonl"], "train": []}
     if not paths.startswith("train"):
         lines["train"].append("max_steps: 5")
+    if paths.startswith("optim.lr_decay"):
+        lines["optim"] = ["lr_scheduler_type: warmup_stable_decay"]
     for path in paths.split():
         lines.setdefault(path.split(".")[0], []).append(f"{path.split('.')[1]}: {value}")
     return "".join(f"{section}: {{{', '.join(each)}}}\n" for section, each in lines.items())

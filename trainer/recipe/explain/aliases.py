@@ -55,7 +55,12 @@ FIELDS = {
     "optim.lr_scheduler_type": "scheduler lr_scheduler lr_schedule",
     "optim.warmup_steps": "warmup num_warmup_steps lr_warmup_steps",
     "optim.warmup_ratio": "warmup_fraction lr_warmup_fraction",
-    "optim.min_lr_ratio": "min_lr min_lr_rate cosine_min_lr_ratio",
+    "optim.min_lr_ratio": "min_lr min_lr_rate cosine_min_lr_ratio lr_end",
+    "optim.lr_decay_steps": "decay_steps num_decay_steps cooldown_steps lr_cooldown_steps",
+    "optim.lr_decay_ratio": "decay_ratio decay_fraction cooldown_ratio lr_decay_fraction",
+    "optim.lr_decay_type": "decay_type cooldown_type",
+    "optim.lr_num_cycles": "num_cycles cycles lr_cycles",
+    "optim.lr_power": "power lr_scheduler_power",
     "optim.weight_decay": "wd",
     "optim.adam_beta1": "beta1",
     "optim.adam_beta2": "beta2",
@@ -86,6 +91,8 @@ FIELDS = {
     "train.device": "accelerator",
     "train.device: cpu": "no_cuda use_cpu",
     "train.save_steps": "save_every save_interval checkpoint_interval",
+    "train.save_best": "load_best_model_at_end save_best_model save_best_checkpoint keep_best",
+    "train.early_stopping_patience": "early_stopping patience early_stopping_rounds early_stopping_steps",
     "train.save_total_limit": "keep_last_n_checkpoints",
     "eval.eval_steps": "eval_every eval_interval evals_per_epoch",
     "eval.max_tokens": "max_eval_tokens eval_iters",
@@ -122,6 +129,8 @@ ADVICE = {
     "`galore train` trains, `galore eval` evaluates: leave it out": "do_train do_eval do_predict",
     "set the interval in steps: train.save_steps, eval.eval_steps, log.logging_steps": """
         save_strategy eval_strategy evaluation_strategy logging_strategy""",
+    "the best checkpoint is that of the lowest held-out loss: train.save_best keeps it": """
+        metric_for_best_model greater_is_better monitor""",
     "checkpoints are always safetensors with a manifest: leave it out": "save_safetensors save_only_model",
     "it is given on the command line: galore train RECIPE --output-dir DIR": "output_dir out_dir save_dir",
     "a folder that holds a run is never overwritten: choose another --output-dir, or --resume": "overwrite_output_dir",
@@ -176,9 +185,13 @@ VALUES = {
     "data.on_bad_rows": {"error": "raise fail", "skip": "ignore"},
     "optim.method": {"lora": "qlora", "full": "freeze none"},
     "optim.lr_scheduler_type": {
-        "cosine": "cosine_restarts cosine_with_restarts",
-        "cosine (its end is optim.min_lr_ratio)": "cosine_with_min_lr",
-        "constant (its warm-up is optim.warmup_steps)": "constant_with_warmup",
+        "cosine_with_restarts": "cosine_restarts cosine_with_hard_restarts",
+        "cosine (its end is optim.min_lr_ratio)": "cosine_with_min_lr cosine_warmup_with_min_lr",
+        "warmup_stable_decay": "wsd trapezoidal trapezoid warmup_stable_decay_lr",
+        "inverse_sqrt": "rsqrt inverse_square_root inv_sqrt",
+        "polynomial": "poly polynomial_decay",
+        "constant (no schedule here looks at the loss; train.early_stopping_patience does)": """
+            reduce_lr_on_plateau plateau greedy""",
         "constant": "none null",
     },
     "optim.proj_type": {

@@ -31,6 +31,17 @@ from galore.trainer.recipe.schema.section import (
 )
 
 Method = Literal["galore", "lora", "full"]
+ScheduleName = Literal[
+    "cosine",
+    "linear",
+    "constant",
+    "constant_with_warmup",
+    "warmup_stable_decay",
+    "cosine_with_restarts",
+    "polynomial",
+    "inverse_sqrt",
+]
+DecayType = Literal["cosine", "linear", "1-sqrt"]
 
 
 class _Targets(Section):
@@ -40,14 +51,27 @@ class _Targets(Section):
         "galore", description="galore: low-rank gradient projection; lora: adapters through peft; full: full-rank AdamW"
     )
     learning_rate: Positive = Field(0.01, description="Peak learning rate, per optimizer step")
-    lr_scheduler_type: Literal["cosine", "linear", "constant"] = Field(
-        "cosine", description="Shape of the schedule after warm-up"
+    lr_scheduler_type: ScheduleName = Field(
+        "cosine", description="Shape of the schedule after warm-up, as transformers calls it (docs/runs.md)"
     )
     warmup_steps: StepsOrNone | None = Field(
         None, description="Linear warm-up, optimizer steps; null uses `warmup_ratio`"
     )
     warmup_ratio: Fraction = Field(0.1, description="Warm-up as a share of all optimizer steps")
-    min_lr_ratio: Fraction = Field(0.1, description="Final learning rate as a share of the peak (cosine, linear)")
+    min_lr_ratio: Fraction = Field(
+        0.1, description="Final learning rate as a share of the peak; not for constant and inverse_sqrt"
+    )
+    lr_decay_steps: Steps | None = Field(
+        None, description="warmup_stable_decay: optimizer steps of the decay at the end; null uses `lr_decay_ratio`"
+    )
+    lr_decay_ratio: Fraction = Field(
+        0.1, description="warmup_stable_decay: the decay as a share of all optimizer steps"
+    )
+    lr_decay_type: DecayType | None = Field(
+        None, description="warmup_stable_decay: how the rate falls at the end; null is cosine"
+    )
+    lr_num_cycles: Steps | None = Field(None, description="cosine_with_restarts: cycles after warm-up; null is 1")
+    lr_power: Positive | None = Field(None, description="polynomial: power of what is left of the run; null is 1")
     weight_decay: NonNegative = Field(0.0, description="Decoupled weight decay; norms and biases are never decayed")
     adam_beta1: float = Field(0.9, ge=0, lt=1, description="Decay of the first moment")
     adam_beta2: float = Field(0.999, ge=0, lt=1, description="Decay of the second moment")
@@ -125,6 +149,7 @@ class OptimSection(_Composition):
 
 def check_optimizer(optim: OptimSection) -> None:
     """Raise ValueError for the first contradiction."""
+    _check_schedule(optim)
     if said := contradiction(optim, optim.method == "galore", _written):
         raise ValueError(said)
     if optim.refresh == "two-pass" and optim.stagger:
@@ -143,6 +168,20 @@ def check_optimizer(optim: OptimSection) -> None:
     if optim.update == "immediate":
         _check_immediate(optim)
     _check_adapter(optim)
+
+
+OF_SCHEDULE: dict[str, ScheduleName] = {
+    "lr_decay_steps": "warmup_stable_decay",
+    "lr_decay_type": "warmup_stable_decay",
+    "lr_num_cycles": "cosine_with_restarts",
+    "lr_power": "polynomial",
+}
+
+
+def _check_schedule(optim: OptimSection) -> None:
+    for name, schedule in OF_SCHEDULE.items():
+        if getattr(optim, name) is not None and optim.lr_scheduler_type != schedule:
+            raise ValueError(f"{name} is of another schedule: set lr_scheduler_type: {schedule}, or leave it out")
 
 
 def _written(name: str, value: object) -> str:

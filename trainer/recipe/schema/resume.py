@@ -1,4 +1,4 @@
-"""What may change between a run and its resumption: how it is executed, not what it computes."""
+"""What may change between a run and its resumption: how it is executed, and how it goes on, not what it computed."""
 
 from __future__ import annotations
 
@@ -8,6 +8,23 @@ from typing import Any
 
 from galore.trainer.recipe.schema.recipe import Recipe
 from galore.trainer.recipe.schema.section import Section
+
+# Keys that say how many steps there are and which rate each has: they may be others where the steps that are done keep
+# their rates, which `galore.trainer.schedule` compares.
+SCHEDULE = (
+    "train.max_steps",
+    "train.num_train_epochs",
+    "optim.lr_scheduler_type",
+    "optim.warmup_steps",
+    "optim.warmup_ratio",
+    "optim.min_lr_ratio",
+    "optim.lr_decay_steps",
+    "optim.lr_decay_ratio",
+    "optim.lr_decay_type",
+    "optim.lr_num_cycles",
+    "optim.lr_power",
+    "optim.relora_gap",
+)
 
 
 def changed_mathematics(old: Recipe, new: Recipe) -> list[str]:
@@ -26,7 +43,7 @@ def mathematics(recipe: Recipe) -> dict[str, Any]:
 
 
 def other_mathematics(trained: Mapping[str, Any], recipe: Recipe) -> list[str]:
-    """`section.key: trained → here` for every value of `mathematics` that differs.
+    """`section.key: trained → here` for every value of `mathematics` that differs, those of the `SCHEDULE` apart.
 
     A key that only one of them has is of another version of galore, where it had its default.
     """
@@ -34,8 +51,19 @@ def other_mathematics(trained: Mapping[str, Any], recipe: Recipe) -> list[str]:
     return [
         f"{key}: {_written(trained[key])} → {_written(here[key])}"
         for key in here
-        if key in trained and trained[key] != here[key]
+        if key in trained and trained[key] != here[key] and key not in SCHEDULE
     ]
+
+
+def with_schedule(recipe: Recipe, trained: Mapping[str, Any]) -> Recipe:
+    """`recipe` with the `SCHEDULE` of `mathematics` that were trained with; a key it does not know had its default."""
+    sections: dict[str, dict[str, Any]] = {"train": {}, "optim": {}}
+    for path in SCHEDULE:
+        section, key = path.split(".")
+        default = type(getattr(recipe, section)).model_fields[key].default
+        sections[section][key] = trained.get(path, default)
+    changed = {name: getattr(recipe, name).model_copy(update=values) for name, values in sections.items()}
+    return recipe.model_copy(update=changed)
 
 
 def _changes(section_name: str, old: Section, new: Section) -> list[str]:

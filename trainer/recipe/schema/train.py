@@ -67,6 +67,12 @@ class TrainSection(Section):
     num_threads: Threads | None = execution(None, "CPU threads; null leaves torch's choice")
     save_steps: Steps | None = execution(1000, "Optimizer steps between checkpoints; null saves only at the end")
     save_total_limit: Checkpoints = execution(2, "Newest checkpoints kept; never less than two")
+    save_best: bool = execution(
+        False, "Keep the checkpoint of the lowest held-out loss, too: galore eval RUN --checkpoint best"
+    )
+    early_stopping_patience: Steps | None = execution(
+        None, "Evaluations in a row without a new lowest held-out loss after which the run ends; null never"
+    )
     max_skipped_steps: StepsOrNone = execution(
         10, "Consecutive non-finite steps that are skipped before the run gives up"
     )

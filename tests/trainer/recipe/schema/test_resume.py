@@ -8,7 +8,13 @@ import pytest
 
 from galore.trainer.recipe.load import load_recipe
 from galore.trainer.recipe.schema.recipe import Recipe
-from galore.trainer.recipe.schema.resume import changed_mathematics, mathematics, other_mathematics
+from galore.trainer.recipe.schema.resume import (
+    SCHEDULE,
+    changed_mathematics,
+    mathematics,
+    other_mathematics,
+    with_schedule,
+)
 
 
 def recipe(*overrides: str) -> Recipe:
@@ -43,6 +49,15 @@ def test_a_key_of_another_version_had_its_default() -> None:
     del trained["train.seed"]
     assert other_mathematics(trained, here) == []
     assert other_mathematics(trained | {"optim.rank": 4}, here) == ["optim.rank: 4 → 8"]
+
+
+def test_the_schedule_is_compared_apart_and_comes_back_as_it_was_trained() -> None:
+    old = recipe("optim.lr_scheduler_type=linear", "optim.warmup_ratio=0.2", "train.max_steps=7")
+    new = recipe("optim.lr_scheduler_type=constant", "train.max_steps=9")
+    assert other_mathematics(mathematics(old), new) == []
+    assert with_schedule(new, mathematics(old)) == old
+    assert with_schedule(new, {}).optim.lr_scheduler_type == "cosine", "the default of a version that knew no other"
+    assert set(SCHEDULE) <= mathematics(new).keys()
 
 
 def test_a_value_is_written_as_a_recipe_has_it() -> None:
