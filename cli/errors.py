@@ -60,7 +60,6 @@ MEANT = {
     "pretrain": "galore train RECIPE",
     "resume": "galore train RECIPE --output-dir DIR --resume",
     "evaluate": "galore eval RUN",
-    "chat": "galore generate RUN --chat --prompt TEXT",
     "list": "galore runs, or galore recipes list",
     "memory": "galore profile-memory RECIPE",
 }  # verbs of other tools

@@ -10,6 +10,7 @@ import galore
 from galore.cli.arguments import RecipeVerb, Verb
 from galore.cli.errors import READER_LEFT, ReportingGroup
 from galore.cli.verbs.bench import app as bench
+from galore.cli.verbs.chat import chat
 from galore.cli.verbs.compare import compare
 from galore.cli.verbs.doctor import doctor
 from galore.cli.verbs.evaluate import evaluate
@@ -39,6 +40,7 @@ app.command("report", cls=Verb)(report)
 app.command("web", cls=Verb)(web)
 app.command("eval", cls=RecipeVerb)(evaluate)
 app.command("generate", cls=Verb)(generate)
+app.command("chat", cls=Verb)(chat)
 app.command("export", cls=Verb)(export)
 app.add_typer(recipes, name="recipes")
 app.command("doctor", cls=Verb)(doctor)

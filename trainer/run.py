@@ -33,7 +33,7 @@ from galore.trainer.record.heldout import HeldOut
 from galore.trainer.record.metrics import Console, Metrics, read_rows
 from galore.trainer.record.report import is_reported, write_report
 from galore.trainer.record.rundir import RunDir
-from galore.trainer.record.wandb_sink import make_sink
+from galore.trainer.record.trackers.sink import make_sink
 from galore.trainer.recorder import Meter, Recorder
 from galore.trainer.rescue import described
 from galore.trainer.saving import go_on
@@ -195,7 +195,9 @@ def _recorder(run: Run, console: Console, baseline: int) -> Recorder:
     dtype = next(run.model.parameters()).dtype
     meter = Meter.of(run.model, run.device, dtype, run.data.mean_length)
     resume_step = None if run.directory.fresh else run.first_step
-    sink = make_sink(run.recipe, run.directory, console.message)
+    rows = run.data.num_sequences
+    epoch = rows / run.recipe.train.global_batch_size if rows is not None else None
+    sink = make_sink(run.recipe, run.directory, console.message, step=run.first_step, steps_per_epoch=epoch)
     run.directory.require_own()
     metrics = Metrics.open(run.directory.metrics, resume_step, warn=console.message, sink=sink)
     recorder = Recorder(metrics, console, meter, run.device, 0 if run.device.type == "cuda" else baseline)

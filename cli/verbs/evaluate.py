@@ -69,7 +69,10 @@ def evaluate(
         typer.echo(f"{scored.origin}: {facts['task']}  " + "  ".join(map(str, score_cells(facts))))
     else:
         typer.echo(f"{scored.origin}: loss {facts['loss_nats']:.4f} nats, ", nl=False)
-        typer.echo(f"perplexity {facts['perplexity']:.2f}, {counted(facts['tokens'], 'held-out token')}, ", nl=False)
+        typer.echo(f"perplexity {facts['perplexity']:.2f}, ", nl=False)
+        if "bits_per_byte" in facts:
+            typer.echo(f"{facts['bits_per_byte']:.4f} bits per byte, ", nl=False)
+        typer.echo(f"{counted(facts['tokens'], 'held-out token')}, ", nl=False)
         typer.echo(f"eval.mode {facts['mode']}")
 
 

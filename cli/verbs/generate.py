@@ -39,9 +39,7 @@ def generate(
     device: Device = DeviceName.auto,
 ) -> None:
     """Continue a prompt with a trained model."""
-    if 0 < temperature < COLDEST:
-        what = f"{temperature:g} is colder than can be computed with"
-        raise UserError(what, where="--temperature", fix="write 0 for the likeliest token each time")
+    refuse_too_cold(temperature)
 
     from galore.trainer.machine.process import prepare_process
 
@@ -68,3 +66,10 @@ def generate(
             chat=chat or (stored.recipe is not None and stored.recipe.data.instruct),
         )
     )
+
+
+def refuse_too_cold(temperature: float) -> None:
+    """Raise UserError for a temperature whose logits overflow."""
+    if 0 < temperature < COLDEST:
+        what = f"{temperature:g} is colder than can be computed with"
+        raise UserError(what, where="--temperature", fix="write 0 for the likeliest token each time")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,17 +21,28 @@ from galore.trainer.recipe.schema.train import EvalMode
 
 @dataclass(frozen=True)
 class EvalResult:
-    """`loss_nats` is the mean the mode defines, `perplexity` its exponential, `tokens` the targets that were scored."""
+    """`loss_nats` is the mean the mode defines, `perplexity` its exponential, `tokens` the targets that were scored.
+
+    `nats` is the sum over them, whatever the mode; `bytes` is what they spell, 0 where that is not known.
+    """
 
     loss_nats: float
     perplexity: float
     tokens: int
     batches: int
     mode: EvalMode
+    nats: float = 0.0
+    bytes: int = 0
+
+    @property
+    def bits_per_byte(self) -> float | None:
+        """What models with different tokenizers are compared by; None where it is not known."""
+        return self.nats / math.log(2) / self.bytes if self.bytes else None
 
     def row(self) -> dict[str, Any]:
         """What the metrics of a run keep of it."""
-        return self.final() | {"tokens": self.tokens}
+        known = {} if self.bits_per_byte is None else {"bits_per_byte": self.bits_per_byte}
+        return self.final() | known | {"tokens": self.tokens}
 
     def final(self) -> dict[str, Any]:
         """What the facts of a run keep of the last one."""
@@ -62,7 +74,7 @@ def evaluate(model: nn.Module, split_head: SplitHead, batches: Iterable[Batch], 
     if not tokens:
         raise UserError("there is no held-out token to score", where="eval", fix="raise data.validation_fraction")
     mean = summed / tokens if mode == "token" else batch_means / (count + 1)
-    return EvalResult(mean, exponential(mean), tokens, count, mode)
+    return EvalResult(mean, exponential(mean), tokens, count, mode, nats=summed)
 
 
 @torch.no_grad()

@@ -77,6 +77,7 @@ class EvalRow(TypedDict, total=False):
     ]
     squared_error: Annotated[float | None, Column("", "squared error", loss)]
     perplexity: Annotated[float | None, Column("", "ppl", perplexity, title="perplexity")]
+    bits_per_byte: Annotated[float, Column("bits per byte of the held-out text", "bits/byte", loss, title="bits/byte")]
     mode: Annotated[str, Column()]
     tokens: Annotated[int, Column("tokens", "", thousands, title="tokens scored")]
     task: Annotated[str, Column()]

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 from galore.trainer.checkpoint.rotation import step_directories
 from galore.trainer.common.durable import leftovers, make_directory, remove, replace_file
@@ -16,6 +16,7 @@ from galore.trainer.common.errors import Ended, UserError
 from galore.trainer.common.lock import exclusive, is_lost, present_name
 from galore.trainer.common.reading import NotReadable, means_a_path, read_bounded, user_path
 from galore.trainer.common.suggest import nearest
+from galore.trainer.recipe.schema.train import Tracker
 
 LOCK = ".lock"
 
@@ -67,10 +68,9 @@ class RunDir:
     def plots(self) -> Path:
         return self.root / "plots"
 
-    @property
-    def wandb(self) -> Path:
-        """Identity of the run at Weights & Biases, so that a resumed run goes on there. JSON."""
-        return self.root / "wandb.json"
+    def tracker(self, name: str) -> Path:
+        """Identity of the run at the tracker `name`, so that a resumed run goes on there. JSON."""
+        return self.root / f"{name}.json"
 
     @property
     def traceback(self) -> Path:
@@ -198,7 +198,8 @@ class RunDir:
 
     def _leftovers(self) -> list[Path]:
         """What a run that was killed while it wrote leaves beside the old content, or where there was none."""
-        parts = (self.recipe, self.metrics, self.facts, self.model, self.tokenizer, self.report, self.wandb)
+        parts = (self.recipe, self.metrics, self.facts, self.model, self.tokenizer, self.report)
+        parts += tuple(map(self.tracker, get_args(Tracker)))
         return [path for part in parts for path in leftovers(part)]
 
     def _refuse_used(self) -> None:

@@ -66,7 +66,7 @@ def _of_task(history: History) -> str:
 
 
 def _of_text(history: History) -> str:
-    shown = [column for column in EVAL.values() if column.title]
+    shown = [each for each in EVAL.values() if each.title and any(each.name in row for row in history.evaluations)]
     rows = [[column.told(row) for column in shown] for row in history.evaluations]
     head = [column.title for column in shown]
     mode = history.evaluations[-1].get("mode") if rows else None
@@ -154,7 +154,10 @@ def _quality(history: History) -> list[tuple[str, str]]:
     last = history.evaluations[-1] if history.evaluations else None
     if last is not None:
         loss, ppl = EVAL["loss_nats"].told(last), EVAL["perplexity"].told(last)
-        text = f"{loss} nats per token, perplexity {ppl} (step {last['step']:,})"
+        per_byte = (
+            f", {EVAL['bits_per_byte'].told(last)} bits per byte" if last.get("bits_per_byte") is not None else ""
+        )
+        text = f"{loss} nats per token, perplexity {ppl}{per_byte} (step {last['step']:,})"
         rows.append(("Held-out loss", text + _since_start(history)))
     if unigram is not None:
         text = f"{unigram:.4f} nats per token, perplexity {perplexity(exponential(unigram))}"

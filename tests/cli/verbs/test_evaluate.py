@@ -17,7 +17,7 @@ SKIPPED = (Skipped(path=Path("step-00000009"), reason="model.safetensors differs
 
 @pytest.fixture
 def scored(calls: Any) -> Any:
-    result = EvalResult(loss_nats=2.5, perplexity=12.1825, tokens=40_000, mode="token", batches=3)
+    result = EvalResult(loss_nats=2.5, perplexity=12.1825, tokens=40_000, mode="token", batches=3, nats=100_000.0, bytes=160_000)
     calls.replace("galore.trainer.build", choose_device="cpu")
     calls.replace(
         "galore.trainer.trained.evaluation",
@@ -28,7 +28,8 @@ def scored(calls: Any) -> Any:
 
 def test_eval(galore: Any, scored: Any) -> None:
     shown = galore("eval", "runs/a", "--max-tokens", "99", "--mode", "paper")
-    assert shown.stdout == "runs/a: loss 2.5000 nats, perplexity 12.18, 40,000 held-out tokens, eval.mode token\n"
+    told = "loss 2.5000 nats, perplexity 12.18, 0.9017 bits per byte, 40,000 held-out tokens, eval.mode token"
+    assert shown.stdout == f"runs/a: {told}\n"
     assert "skipped step-00000009: model.safetensors differs" in shown.stderr
     assert "a note" in shown.stderr
     assert scored.made[-1] == (("runs/a", None), {"device": "cpu", "mode": "paper", "max_tokens": 99})
@@ -41,6 +42,7 @@ def test_eval_json(galore: Any, scored: Any) -> None:
         "step": 7,
         "loss_nats": 2.5,
         "perplexity": 12.1825,
+        "bits_per_byte": pytest.approx(0.90168, abs=1e-5),
         "tokens": 40_000,
         "mode": "token",
     }

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +17,12 @@ from galore.trainer.data.batch import SplitHead
 from galore.trainer.data.rows.packing import Rows
 from galore.trainer.data.rows.tokenbatch import TokenBatch, count_targets
 from galore.trainer.data.score import EvalResult, evaluate, unigram_loss_nats
+from galore.trainer.data.tokens.bytelengths import byte_lengths
 from galore.trainer.data.tokens.store import Ids
 from galore.trainer.recipe.schema.train import EvalSection
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 BASELINE_ROWS = 256
 
@@ -57,6 +62,7 @@ def evaluation_batches(
 class TextData(ABC):
     """What mapped and streamed text share of `batch.Data`. `vocab_size` is one more than the largest token id."""
 
+    tokenizer: PreTrainedTokenizerBase
     vocab_size: int
     validation: Rows
     max_length: int
@@ -80,9 +86,17 @@ class TextData(ABC):
     def score(
         self, model: nn.Module, split_head: SplitHead, micro_batch_size: int, settings: EvalSection
     ) -> EvalResult:
-        """The mean loss of at most `settings.max_tokens` tokens."""
-        batches = self.validation_batches(micro_batch_size, settings.max_tokens)
-        return evaluate(model, split_head, batches, settings.mode)
+        """The mean loss of at most `settings.max_tokens` tokens, and the bytes that the scored targets spell."""
+        counts = np.zeros(self.vocab_size, np.int64)
+
+        def counted() -> Iterator[TokenBatch]:
+            for batch in self.validation_batches(micro_batch_size, settings.max_tokens):
+                np.add(counts, count_targets(batch.labels.numpy(), len(counts)), out=counts)
+                yield batch
+
+        result = evaluate(model, split_head, counted(), settings.mode)
+        lengths = byte_lengths(self.tokenizer, len(counts))
+        return result if lengths is None else replace(result, bytes=int(counts @ lengths))
 
     def baseline(self) -> dict[str, Any]:
         """The loss of the frequencies of tokens, on all that is held out."""

@@ -81,9 +81,13 @@ class ChatEncoder:
     def prompt_ids(self, prompt: str) -> list[int]:
         """What stands before the answer to `prompt` in an example. Raises UserError if the template refuses it."""
         try:
-            text = self._render(Conversation([{"role": "user", "content": prompt}]), prompt=True)
+            return self.asked_ids([{"role": "user", "content": prompt}])
         except BadRow as bad:
             raise UserError(f"cannot be asked: {bad}", where="prompt", fix="continue the text without --chat") from bad
+
+    def asked_ids(self, messages: list[Message]) -> list[int]:
+        """What stands before the answer to the last of `messages`. Raises BadRow if the template refuses them."""
+        text = self._render(Conversation(messages), prompt=True)
         return list(self._backend.encode(text, add_special_tokens=False).ids)
 
     def _rendered(self, conversation: Conversation, place: str) -> Rendered | BadRow:

@@ -102,7 +102,7 @@ FIELDS = {
     "log.logging_steps": "log_interval log_every log_every_n_steps",
     "log.report_to": "metric_logger logger_name",
     "log.report_to: wandb": "use_wandb",
-    "log.wandb_project": "project",
+    "log.wandb_project": "project trackio_project",
     "log.run_name": "wandb_name wandb_run_name experiment_name name",
 }
 
@@ -205,8 +205,9 @@ VALUES = {
     "train.device": {"cuda": "gpu cuda:0", "cpu": "mps"},
     "log.report_to": {
         "none": "null false",
-        "wandb": "all true",
-        "wandb (it works offline, too; every step is in the run's metrics.jsonl anyway)": "tensorboard mlflow comet_ml csv",
+        "[wandb, tensorboard]": "all true",
+        "none (every step is in the run's metrics.jsonl)": "csv json jsonl disk",
+        "wandb, tensorboard, trackio or mlflow": "comet_ml comet neptune clearml swanlab aim dvclive",
     },
 }
 
