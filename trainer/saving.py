@@ -49,11 +49,14 @@ def save(run: Run, recorder: Recorder, at: Standing, must: bool) -> None:
     state |= recorder.counters() | run.made_with | {"position": at.position}
     recorder.metrics.sync()
     try:
-        checkpoint.save(run.directory.checkpoints, at.step, tensors, state, run.recipe.train.save_total_limit)
+        keep = run.recipe.train.save_total_limit
+        folder = checkpoint.save(run.directory.checkpoints, at.step, tensors, state, keep)
     except checkpoint.CheckpointFailed as error:
         if must:
             raise
         recorder.event(at.step, f"{error}; training goes on, the next save tries again")
+    else:
+        recorder.tell(at.step, "on_save", at.step, folder)
 
 
 def newest(run: Run, step: int) -> str:
