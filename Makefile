@@ -27,7 +27,7 @@ $(READY): constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt torch setuptools
 	$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[all,bench,dev]'
-	mkdir -p build/dev/galore && cd build/dev/galore && ln -sfn ../../../cli ../../../trainer ../../../kernels ../../../recipes ../../../galore/*.py ../../../galore/py.typed .
+	mkdir -p build/dev/galore && cd build/dev/galore && ln -sfn ../../../cli ../../../trainer ../../../kernels ../../../recipes ../../../galore/*.py ../../../galore/py.typed ../../../galore/integrations .
 	touch $@
 
 dev: $(READY)  ## virtual environment with everything, pinned; link tree for mypy and the IDE

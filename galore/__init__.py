@@ -2,28 +2,51 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from galore.trainer.optim import GaLoreAdamW
+    from galore.trainer.record.callbacks import Callback, StopTraining
+    from galore.trainer.trained.result import TrainedRun
 
 __version__ = "0.1.0"
-__all__ = ["GaLoreAdamW", "__version__", "train"]
+__all__ = ["Callback", "GaLoreAdamW", "StopTraining", "__version__", "train"]
 
 _HERE = Path(__file__).parent
 if not (_HERE / "cli").exists() and (_HERE.parent / "cli" / "__init__.py").is_file():
     __path__.append(str(_HERE.parent))  # a checkout: what is `galore.cli` once installed lies beside this folder
 
+_ELSEWHERE = {
+    "Callback": "galore.trainer.record.callbacks",
+    "GaLoreAdamW": "galore.trainer.optim",
+    "StopTraining": "galore.trainer.record.callbacks",
+}
 
-def train(recipe: str | Path, *overrides: str, output_dir: str | Path | None = None, resume: bool = False) -> Path:
-    """Carry out a recipe as `galore train` does; returns the directory of the run.
+
+def train(
+    recipe: str | Path,
+    *overrides: str,
+    output_dir: str | Path | None = None,
+    resume: bool = False,
+    callbacks: Sequence[Any] = (),
+    **settings: Any,
+) -> TrainedRun:
+    """Carry out a recipe as `galore train` does; returns the run, with its rows, what it came to, and the model.
+
+        run = galore.train("my.yaml", optim={"rank": 64}, callbacks=[Mine()])
+        run.final, run.load_model().model
 
     Args:
         recipe: the name of a shipped recipe, or a YAML file.
         overrides: settings above it, each one string as on the command line: `"optim.rank=64"`.
         output_dir: where the run is kept; `runs/` and the recipe's name if it is left out.
         resume: go on with the run in there, or start it if there is none yet.
+        callbacks: objects with methods of `galore.Callback`, told of the run while it goes on.
+        settings: the same as overrides, by section: `optim={"rank": 64}`.
 
     Raises:
         UserError: (this and the others: galore.trainer.common.errors) bad input, and what to do; nothing was begun.
@@ -31,24 +54,41 @@ def train(recipe: str | Path, *overrides: str, output_dir: str | Path | None = N
         Interrupted: a signal came, and the state was saved after the current step.
     """
     from galore.cli.verbs.train import carry_out, own_folder
-    from galore.trainer.common.errors import UserError, in_python
+    from galore.integrations.notebook import notebook_console
+    from galore.trainer.common.errors import Interrupted, UserError, in_python
     from galore.trainer.recipe.load import load_recipe
+    from galore.trainer.record.callbacks import Callbacks
 
-    loaded = load_recipe(str(recipe), overrides)
+    listening = Callbacks(callbacks)
+    loaded = load_recipe(str(recipe), [*overrides, *_as_overrides(settings)])
     root = own_folder(str(recipe), loaded.name) if output_dir is None else Path(output_dir)
+    stopped = ""
     try:
-        carry_out(loaded, root, resume)
+        carry_out(loaded, root, resume, console=notebook_console(), callbacks=listening)
+    except Interrupted:
+        stopped = listening.asked
+        if not stopped:
+            raise
     except UserError as error:
         raise in_python(error)  # noqa: B904 - the same one, whose words are other
-    return root
+    from galore.trainer.trained.result import TrainedRun
+
+    return TrainedRun(root, stopped)
+
+
+def _as_overrides(settings: Mapping[str, Any]) -> Iterator[str]:
+    """`optim={"rank": 64}` and `**{"optim.rank": 64}` as the command line has them."""
+    for section, values in settings.items():
+        named = {f"{section}.{key}": value for key, value in values.items()} if isinstance(values, Mapping) else {}
+        for key, value in (named or {section: values}).items():
+            text = str(value) if isinstance(value, Path) else value
+            yield f"{key}={json.dumps(text, ensure_ascii=False)}"
 
 
 def __getattr__(name: str) -> Any:
-    if name != "GaLoreAdamW":
+    if name not in _ELSEWHERE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from galore.trainer.optim import GaLoreAdamW
-
-    return GaLoreAdamW
+    return getattr(import_module(_ELSEWHERE[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -250,7 +250,8 @@ def test_a_question_after_the_kind_is_seen(asks):
 def test_every_package_ships():
     listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
     folders = [init.parent.relative_to(ROOT) for top in TOPS for init in (ROOT / top).rglob("__init__.py")]
-    on_disk = {".".join(["galore", *folder.parts]).removesuffix(".galore") for folder in folders}
+    on_disk = {f"galore.{'.'.join(folder.parts)}".removesuffix(".galore") for folder in folders}
+    on_disk = {name.replace("galore.galore.", "galore.") for name in on_disk}
     assert listed == on_disk
 
 

@@ -24,7 +24,7 @@ def test_wheel_in_an_empty_environment(tmp_path):
     packed = set(zipfile.ZipFile(wheel).namelist())
     tops = ("cli", "trainer", "kernels", "recipes")
     there = {f"galore/{path.relative_to(ROOT)}" for top in tops for path in (ROOT / top).rglob("*.py")}
-    there |= {f"galore/{path.name}" for path in (ROOT / "galore").glob("*.py")}
+    there |= {str(path.relative_to(ROOT)) for path in (ROOT / "galore").rglob("*.py")}
     assert {name for name in packed if name.endswith(".py")} == there, (
         "remove build/lib: setuptools packs its files too"
     )

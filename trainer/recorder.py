@@ -19,8 +19,9 @@ from galore.trainer.data.batch import Batch, Result
 from galore.trainer.flops import flops_per_token, model_flops_utilization
 from galore.trainer.machine.hardware import Peak, device_peak
 from galore.trainer.memory.live import at_peak, by_category, current_and_peak
+from galore.trainer.record.callbacks import Callbacks
 from galore.trainer.record.metrics import Console, Metrics
-from galore.trainer.record.row import EvalRow, TrainRow
+from galore.trainer.record.row import EvalRow, EventRow, TrainRow
 from galore.trainer.step import StepResult
 
 
@@ -40,11 +41,21 @@ class Meter:
 
 
 class Recorder:
-    """Turns results into rows. `tokens` counts every position that was fed, from the start of the run."""
+    """Turns results into rows. `last` is the step that was recorded last, `tokens` counts every position that was fed, from the start of the run."""
 
-    def __init__(self, metrics: Metrics, console: Console, meter: Meter, device: torch.device, baseline: int) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        console: Console,
+        meter: Meter,
+        device: torch.device,
+        baseline: int,
+        callbacks: Callbacks | None = None,
+    ) -> None:
         self.metrics, self.console, self.meter = metrics, console, meter
+        self.callbacks = callbacks or Callbacks()
         self.device, self.baseline = device, baseline
+        self.last = 0
         self.tokens = 0
         self.skipped_in_a_row = 0
         self._before = dict[str, int]()
@@ -71,6 +82,7 @@ class Recorder:
     def step(self, step: int, batch: Batch, result: StepResult, lr: float, seconds: float) -> None:
         """Record a finished step; `step` counts from 1."""
         tokens, report = batch.tokens, result.report
+        self.last = step
         self.tokens += tokens
         self.skipped_in_a_row = self.skipped_in_a_row + 1 if report.skipped else 0
         memory = current_and_peak(self.device)
@@ -103,6 +115,7 @@ class Recorder:
             del row["refused_parameters"]
         self.metrics.write(row)
         self.console.step(row)
+        self.tell(step, "on_step", row)
         if report.refused:
             self.event(
                 step,
@@ -125,8 +138,19 @@ class Recorder:
             row["question"] = question
         self.metrics.write(row)
         self.console.evaluation(row)
+        self.tell(step, "on_evaluate", row)
 
     def event(self, step: int, message: str) -> None:
         """Record something that happened once."""
-        self.metrics.write({"kind": "event", "step": step, "message": message})
+        self.tell(step, "on_event", self._event(step, message))
+
+    def tell(self, step: int, hook: str, *what: Any) -> None:
+        """Tell the callbacks; what those that raise leave is recorded as an event, of which no callback hears."""
+        for complaint in self.callbacks.tell(hook, *what):
+            self._event(step, complaint)
+
+    def _event(self, step: int, message: str) -> EventRow:
+        row: EventRow = {"kind": "event", "step": step, "message": message}
+        self.metrics.write(row)
         self.console.message(message)
+        return row

@@ -29,6 +29,7 @@ from galore.trainer.models.generate import rehearse
 from galore.trainer.recipe.extras import no_plots, refuse_missing_extras
 from galore.trainer.recipe.load import LoadedRecipe, recipe_of_run
 from galore.trainer.recipe.schema.recipe import Recipe
+from galore.trainer.record.callbacks import Callbacks
 from galore.trainer.record.heldout import HeldOut
 from galore.trainer.record.metrics import Console, Metrics, read_rows
 from galore.trainer.record.report import is_reported, write_report
@@ -41,7 +42,12 @@ from galore.trainer.trained.runmodel import save_model_files
 
 
 def run_training(
-    loaded: LoadedRecipe, output_dir: Path, resume: bool, console: Console, progress: Progress = silent
+    loaded: LoadedRecipe,
+    output_dir: Path,
+    resume: bool,
+    console: Console,
+    progress: Progress = silent,
+    callbacks: Callbacks | None = None,
 ) -> Path | None:
     """Carry out a recipe in `output_dir`; returns the report's path, None where the console was told why there is none.
 
@@ -70,7 +76,7 @@ def run_training(
             _require_held_out(run)
             # before all else: it is what makes the directory a run to resume
             directory.replace(directory.recipe, loaded.text)
-            return _carry_out(run, _recorder(run, console, baseline))
+            return _carry_out(run, _recorder(run, console, baseline, callbacks))
         finally:
             run.optimizer.release()  # its hooks and the model hold each other, where no garbage collector sees it
 
@@ -117,6 +123,7 @@ def _carry_out(run: Run, recorder: Recorder) -> Path | None:
     try:
         _begin(run, recorder)
         with StopOnSignal(run.console.notice) as stop:
+            recorder.callbacks.stop_by(stop.ask)
             result = train(run, recorder, stop)
         _end(run, recorder, result)
         if known := notices(run.data.summary):
@@ -126,6 +133,8 @@ def _carry_out(run: Run, recorder: Recorder) -> Path | None:
         _note_end(run.directory, error)
         raise
     finally:
+        with suppress(OSError, UserError):
+            recorder.tell(max(run.first_step, recorder.last), "on_end", run.directory.read_facts())
         recorder.metrics.close()
         run.console.close()
         report = _report(run)
@@ -191,7 +200,7 @@ def _report(run: Run) -> Path | None:
     return None
 
 
-def _recorder(run: Run, console: Console, baseline: int) -> Recorder:
+def _recorder(run: Run, console: Console, baseline: int, callbacks: Callbacks | None) -> Recorder:
     dtype = next(run.model.parameters()).dtype
     meter = Meter.of(run.model, run.device, dtype, run.data.mean_length)
     resume_step = None if run.directory.fresh else run.first_step
@@ -200,7 +209,8 @@ def _recorder(run: Run, console: Console, baseline: int) -> Recorder:
     sink = make_sink(run.recipe, run.directory, console.message, step=run.first_step, steps_per_epoch=epoch)
     run.directory.require_own()
     metrics = Metrics.open(run.directory.metrics, resume_step, warn=console.message, sink=sink)
-    recorder = Recorder(metrics, console, meter, run.device, 0 if run.device.type == "cuda" else baseline)
+    taken = 0 if run.device.type == "cuda" else baseline
+    recorder = Recorder(metrics, console, meter, run.device, taken, callbacks)
     if run.checkpoint is not None:
         recorder.go_on_from(run.checkpoint.state)
     return recorder
@@ -229,6 +239,7 @@ def _begin(run: Run, recorder: Recorder) -> None:
     memory = f"{VERDICTS[expected.fits]}. {reason(expected)}" if expected is not None else ""
     shown = header(run, recorder.meter, memory)
     recorder.console.start(shown, run.total_steps)
+    recorder.tell(run.first_step, "on_start", shown, run.total_steps)
     if "warning" in shown:
         recorder.console.notice(f"warning: {shown['warning'].partition(', first ')[0]}")
     if run.first_step:

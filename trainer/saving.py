@@ -50,11 +50,13 @@ def save(run: Run, recorder: Recorder, at: Standing, must: bool) -> None:
     recorder.metrics.sync()
     try:
         keep, best = run.recipe.train.save_total_limit, best_step(run, recorder, at.step)
-        checkpoint.save(run.directory.checkpoints, at.step, tensors, state, keep, best)
+        folder = checkpoint.save(run.directory.checkpoints, at.step, tensors, state, keep, best)
     except checkpoint.CheckpointFailed as error:
         if must:
             raise
         recorder.event(at.step, f"{error}; training goes on, the next save tries again")
+    else:
+        recorder.tell(at.step, "on_save", at.step, folder)
 
 
 def best_step(run: Run, recorder: Recorder, now: int) -> int | None:

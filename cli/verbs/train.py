@@ -14,6 +14,8 @@ from galore.trainer.common.reading import user_path
 
 if TYPE_CHECKING:
     from galore.trainer.recipe.load import LoadedRecipe
+    from galore.trainer.record.callbacks import Callbacks
+    from galore.trainer.record.metrics import Console
 
 
 def train(
@@ -61,8 +63,15 @@ def train(
     carry_out(loaded, output_dir or own_folder(recipe, loaded.name), resume, verbose)
 
 
-def carry_out(loaded: LoadedRecipe, output_dir: Path, resume: bool, verbose: bool = False) -> None:
-    """The run, in a process that is prepared for it; what it shows goes to standard output."""
+def carry_out(
+    loaded: LoadedRecipe,
+    output_dir: Path,
+    resume: bool,
+    verbose: bool = False,
+    console: Console | None = None,
+    callbacks: Callbacks | None = None,
+) -> None:
+    """The run, in a process that is prepared for it; what it shows goes to `console`, or to standard output."""
     from galore.trainer.machine.process import ask_for_expandable_segments, prepare_process
 
     prepare_process()  # before torch is imported
@@ -74,9 +83,9 @@ def carry_out(loaded: LoadedRecipe, output_dir: Path, resume: bool, verbose: boo
     from galore.trainer.record.rundir import RunDir
     from galore.trainer.run import run_training
 
-    console = make_console(loaded.recipe.log, verbose=verbose)
+    console = console or make_console(loaded.recipe.log, verbose=verbose)
     with preparing() as progress:
-        report = run_training(loaded, output_dir, resume, console, progress)
+        report = run_training(loaded, output_dir, resume, console, progress, callbacks)
     if report is not None:
         console.message(f"report: {report}")
     console.message(next_commands(RunDir(output_dir), loaded.recipe))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -79,23 +78,37 @@ def _in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.parametrize("index", range(len(BLOCKS)), ids=["torch", "Trainer", "accelerate"])
-def test_a_block_runs(index: int) -> None:
-    if index and importlib.util.find_spec("accelerate") is None:
-        pytest.skip("accelerate is not installed")
+NEEDS = {"torch": "torch", "Trainer": "accelerate", "accelerate": "accelerate", "Lightning": "lightning"}
+
+
+@pytest.mark.parametrize(("index", "kind"), enumerate(NEEDS), ids=NEEDS)
+def test_a_block_runs(index: int, kind: str) -> None:
+    pytest.importorskip(NEEDS[kind], reason=f"{NEEDS[kind]} is not installed")
     model, rows = network(), [{"x": x, "labels": y} for x, y in zip(*batch(7), strict=True)]
     before = weights(model)
-    given = {"model": model, "batches": [batch(seed) for seed in range(4)], "torch": torch, "rows": rows}
+    given: dict[str, Any] = {
+        "__name__": "block",
+        "model": model,
+        "batches": [batch(seed) for seed in range(4)],
+        "torch": torch,
+        "rows": rows,
+    }
     exec(f"{BLOCKS[0].partition('groups =')[0] if index else ''}{BLOCKS[index]}", given)
     optimizer = given["optimizer"]
     assert isinstance(optimizer, GaLoreAdamW)
-    assert optimizer.clock == (4, 4, 2)[index]
+    assert optimizer.clock == {"torch": 4, "Trainer": 4}.get(kind, 2)
     assert optimizer.report is not None
     assert optimizer.report.grad_norm > 0
     assert not torch.equal(weights(model), before)
-    if index == 1:
+    if kind == "Trainer":
         assert given["trainer"].state.log_history[-1]["train_loss"] > 0
         assert [path.name for path in Path("out").iterdir()] == ["checkpoint-4"]
+    if kind == "Lightning":
+        assert given["trainer"].logged_metrics["grad_norm"] == pytest.approx(optimizer.report.grad_norm)
+
+
+def test_every_block_is_run() -> None:
+    assert len(BLOCKS) == len(NEEDS)
 
 
 @says("`torch.nn.utils.clip_grad_norm_`")
@@ -321,10 +334,7 @@ def accelerating() -> None:
 
 @says("Lightning")
 def lightning() -> None:
-    name = next((name for name in ("lightning", "pytorch_lightning") if importlib.util.find_spec(name)), None)
-    if name is None:
-        pytest.skip("lightning is not installed")
-    library: Any = importlib.import_module(name)
+    library: Any = pytest.importorskip("lightning", reason="lightning is not installed")
 
     class Module(library.LightningModule):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -335,13 +345,29 @@ def lightning() -> None:
             return nn.functional.mse_loss(self.net(rows[0]), rows[1])
 
         def configure_optimizers(self) -> GaLoreAdamW:
-            return galore(self.net, max_grad_norm=1.0)
+            return galore(self.net)
 
-    module = Module()
-    before = weights(module)
-    loader: Any = [batch(seed) for seed in range(3)]
-    library.Trainer(max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False).fit(module, loader)
-    assert not torch.equal(weights(module), before)
+    class Clipping(Module):
+        def configure_gradient_clipping(self, optimizer: Any, gradient_clip_val: Any = None, **_: Any) -> None:
+            optimizer.clip_grad_norm_(gradient_clip_val)
+
+    rows: Any = [batch(seed) for seed in range(2)]  # Lightning goes on exactly between epochs only
+    loader = torch.utils.data.DataLoader(rows, batch_size=None)
+
+    def trained(module: Any, epochs: int, folder: str, goes_on: str | None = None, **options: Any) -> Tensor:
+        quiet = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
+        trainer = library.Trainer(max_epochs=epochs, accelerator="cpu", **quiet, **options)
+        trainer.fit(module, loader, ckpt_path=goes_on)
+        trainer.save_checkpoint(folder)
+        return weights(module)
+
+    free = trained(Module(), 2, "free")
+    assert torch.equal(trained(Module(), 2, "idle", gradient_clip_val=1e-3), free)
+    whole = trained(Clipping(), 2, "whole", gradient_clip_val=1e-3)
+    assert not torch.equal(whole, free)
+    trained(Clipping(), 1, "half", gradient_clip_val=1e-3)
+    assert torch.equal(trained(Clipping(), 2, "again", "half", gradient_clip_val=1e-3), whole)
+    assert torch.isfinite(trained(Module(), 1, "bf16", precision="bf16-mixed")).all()
 
 
 @pytest.mark.parametrize("row", ROWS)

@@ -11,7 +11,7 @@ import sys
 import tomllib
 import zipfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -131,13 +131,73 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_train_carries_out_a_recipe_and_goes_on(folder: Path) -> None:
     run = galore.train(folder / "my.yaml", "optim.rank=2")
-    assert run == Path("runs/my")
-    assert "rank: 2" in (run / "recipe.yaml").read_text()
-    assert (run / "report.md").is_file()
-    (run / "report.md").unlink()  # something is left to do
+    assert run.dir == Path(run) == Path("runs/my")
+    assert "rank: 2" in (run.dir / "recipe.yaml").read_text()
+    assert run.report.is_file()
+    run.report.unlink()  # something is left to do
     assert galore.train("my.yaml", "optim.rank=2", output_dir="runs/my", resume=True) == run
-    assert json.loads((run / "run.json").read_text())["resumes"][0]["step"] == 2
-    assert json.loads((run / "run.json").read_text())["versions"]["galore"] == galore.__version__
+    assert json.loads((run.dir / "run.json").read_text())["resumes"][0]["step"] == 2
+    assert run.facts["versions"]["galore"] == galore.__version__
+
+
+def test_train_gives_the_run(folder: Path) -> None:
+    run = galore.train("my.yaml", optim={"rank": 2}, **{"data.path": Path("corpus.txt")})
+    assert "rank: 2" in (run.dir / "recipe.yaml").read_text()
+    losses = {kind: [row["loss_nats"] for row in run.rows if row["kind"] == kind] for kind in ("train", "eval")}
+    assert len(losses["train"]) == 2
+    assert (run.train_loss, run.final["loss_nats"]) == (losses["train"][-1], losses["eval"][-1])
+    assert run.checkpoint == Path("runs/my/checkpoints/step-00000002")
+    assert run.stopped == ""
+    stored = run.load_model()
+    assert stored.step == 2
+    assert stored.model(torch.tensor([[1, 2]])).logits.shape == (1, 2, 300)
+
+
+def test_the_page_about_python_runs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (block,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs/runs.md").read_text(), re.M | re.S)
+    given: dict[str, Any] = {"__name__": "block"}
+    exec(block.replace("< 2", "< 9"), given)
+    assert "Patience.on_evaluate: low enough" in capsys.readouterr().out
+    assert len(given["losses"]) == 2
+    assert given["model"].num_parameters() > 0
+
+
+class Watching(galore.Callback):
+    """Writes down what it hears; breaks at every evaluation and asks to stop after step 1."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[str, object]] = []
+
+    def on_start(self, header: dict[str, str], total_steps: int) -> None:
+        self.heard.append(("start", total_steps))
+
+    def on_step(self, row: dict[str, Any]) -> None:
+        self.heard.append(("step", row["step"]))
+        raise galore.StopTraining("seen enough")
+
+    def on_evaluate(self, row: dict[str, Any]) -> None:
+        raise ZeroDivisionError("by a callback")
+
+    def on_save(self, step: int, folder: Path) -> None:
+        assert folder.is_dir()
+        self.heard.append(("save", step))
+
+    def on_end(self, facts: dict[str, Any]) -> None:
+        self.heard.append(("end", facts.get("ended", {}).get("as", "finished")))
+
+
+def test_a_callback_is_told_may_stop_and_breaks_nothing(folder: Path) -> None:
+    watching = Watching()
+    run = galore.train("my.yaml", callbacks=[watching])
+    assert watching.heard == [("start", 2), ("step", 1), ("save", 1), ("end", "interrupted")]
+    assert run.stopped == "Watching.on_step: seen enough"
+    assert run.checkpoint == Path("runs/my/checkpoints/step-00000001")
+    again = galore.train("my.yaml", resume=True, callbacks=[watching])
+    assert watching.heard[4:] == [("start", 2), ("step", 2), ("save", 2), ("end", "finished")]
+    assert again.stopped == ""
+    messages = [row["message"] for row in again.rows if row["kind"] == "event"]
+    assert messages[0] == "asked to stop by Watching.on_step: seen enough"
+    assert sum("ZeroDivisionError: by a callback" in message for message in messages) == 1
 
 
 def test_train_refuses_what_the_command_refuses(folder: Path) -> None:

@@ -7,12 +7,20 @@ import signal
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from types import FrameType, TracebackType
 from typing import Any, Self
 
 # SIGHUP: a terminal that vanished, by a closed laptop or a dropped ssh. SIGQUIT (Ctrl-\\) stays the system's: it is the
 # one key that ends a process which hangs where no handler of Python's is ever run.
 HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@dataclass(frozen=True)
+class Request:
+    """A wish to stop that is no signal: `name` says whose."""
+
+    name: str
 
 
 class StopOnSignal:
@@ -30,7 +38,7 @@ class StopOnSignal:
 
     def __init__(self, say: Callable[[str], None] | None = None) -> None:
         self._say = say or to_stderr
-        self.requested: signal.Signals | None = None
+        self.requested: signal.Signals | Request | None = None
         self.installed = False
         self._previous: dict[signal.Signals, Any] = {}
 
@@ -48,8 +56,12 @@ class StopOnSignal:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: was not set from Python
         self._previous, self.installed = {}, False
 
+    def ask(self, who: str) -> None:
+        """Set `requested` as a signal does, unless something has before."""
+        self.requested = self.requested or Request(who)
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.requested is not None:
+        if isinstance(self.requested, signal.Signals):
             if number != signal.SIGHUP:
                 os._exit(128 + number)
             return

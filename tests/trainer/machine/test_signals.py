@@ -89,3 +89,19 @@ def test_elsewhere_than_in_the_main_thread_nothing_is_installed() -> None:
     thread.start()
     thread.join()
     assert seen == [(False, True)]
+
+
+def test_a_wish_is_a_request_by_name_and_a_signal_after_it_does_not_leave_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    left: list[int] = []
+    monkeypatch.setattr(os, "_exit", left.append)
+    with StopOnSignal(lambda text: None) as stop:
+        stop.ask("a callback")
+        assert stop.requested is not None
+        assert stop.requested.name == "a callback"
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.requested.name == "SIGTERM"
+        stop.ask("another")
+        assert stop.requested.name == "SIGTERM"
+    assert left == []

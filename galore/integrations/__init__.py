@@ -1,0 +1,1 @@
+"""GaLore inside other libraries' training loops."""
