@@ -25,6 +25,7 @@ from galore.kernels.family import (
     scale_of,
     transport_of,
 )
+from galore.trainer.optim.ranks import Ranks
 from galore.trainer.optim.weight import as_matrix
 
 OFFICIAL = ("std", "reverse_std", "left", "right", "full")  # proj_type of galore_torch, which is always by SVD
@@ -50,6 +51,10 @@ class OptimizerSettings(Options):
         None, "Micro-batches per step where known; lets summed free the whole gradient inside the last hook"
     )
     seed: int = option(0, "Of random subspaces and rounding; everything random is a pure function of (seed, step)")
+    ranks: Ranks | None = option(
+        None,
+        "Processes that train together, each on its share of the micro-batches: sums are taken over all of them before the norm",
+    )
 
 
 FIELDS = {each.name: each for each in dataclasses.fields(OptimizerSettings)}
@@ -74,6 +79,10 @@ def settle(groups: list[dict[str, Any]], settings: OptimizerSettings) -> list[Op
     _check(vars(settings), [name for name in FIELDS if name not in PER_GROUP], "GaLoreAdamW")
     if settings.max_grad_norm is not None and settings.update != "accumulate":
         raise ValueError(f"{written('max_grad_norm', settings.max_grad_norm)}: only with update='accumulate'")
+    if settings.update == "immediate" and settings.ranks is not None:
+        raise ValueError(
+            "update='immediate' applies each gradient in the backward, before ranks could sum it: not with ranks"
+        )
     if settings.update == "immediate" and (settings.accumulation or 1) > 1:
         raise ValueError(f"{written('accumulation', settings.accumulation)}: not with update='immediate'")
     return [_settle_group(group, number, settings) for number, group in enumerate(groups)]

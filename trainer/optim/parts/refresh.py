@@ -17,6 +17,7 @@ from galore.kernels.family import RefreshMode
 from galore.kernels.linear import Factors
 from galore.trainer.optim.parts.storage import GradientSum, Projector
 from galore.trainer.optim.parts.subspace import Subspace
+from galore.trainer.optim.ranks import Part, Ranks
 from galore.trainer.optim.weight import as_matrix
 
 
@@ -26,10 +27,15 @@ class Refresh:
     Args:
         dtype: of sums of gradients.
         accumulation: micro-batches of a step, where known.
+        ranks: processes that train together, all on the same basis.
     """
 
-    def __init__(self, subspace: Subspace, dtype: torch.dtype, accumulation: int | None) -> None:
-        self.subspace, self.accumulation = subspace, accumulation
+    def __init__(
+        self, subspace: Subspace, dtype: torch.dtype, accumulation: int | None, ranks: Ranks | None = None
+    ) -> None:
+        self.subspace, self.ranks = subspace, ranks
+        # What the last hook could free has to be summed over the ranks first.
+        self.accumulation = accumulation if ranks is None else None
         self.sum, self.whole, self.sketch = GradientSum(dtype), GradientSum(dtype), GradientSum(torch.float32)
         self.basis: Projector | None = None  # that this step's gradients are projected on, if it is a new one
         self.omega: Tensor | None = None
@@ -65,6 +71,18 @@ class Refresh:
             self.omega = self.subspace.test_matrix().to(self.subspace.weight.dtype)
         self.sketch.add(self.subspace.sketch(grad, self.omega))
 
+    def parts(self) -> Iterator[Part]:
+        """What ranks add up. A gradient that was poisoned on one of them is so on all: nan is a sum that says it."""
+        if self.poisoned and self.sum.value is None:
+            self.sum.value = torch.full((self.subspace.rank, self.subspace.b), torch.nan, device=self._device)
+        yield Part(self.sum, (self.subspace.rank, self.subspace.b))
+        yield Part(self.whole, tuple(self.subspace.weight.matrix.shape))
+        yield self.sketched()
+
+    def sketched(self) -> Part:
+        """The sketch alone, which a pass of its own gathers."""
+        return Part(self.sketch, (self.subspace.a, self.subspace.rank))
+
     def finish_sketch(self) -> None:
         """Turn a sketch pass into the basis that this step will project on."""
         if self.sketch.value is not None:
@@ -76,8 +94,12 @@ class Refresh:
     def squared_norm(self) -> Tensor:
         """‖what is applied‖² as a float64 scalar."""
         if self.poisoned:
-            return torch.full((), torch.nan, dtype=torch.float64, device=self.subspace.weight.parameter.device)
+            return torch.full((), torch.nan, dtype=torch.float64, device=self._device)
         return self.sum.squared_norm()
+
+    @property
+    def _device(self) -> torch.device:
+        return self.subspace.weight.parameter.device
 
     def next_basis(self) -> Projector | None:
         """The basis that serves from the next step on, where this step has found one."""
@@ -117,6 +139,24 @@ class FirstMicroBatch(Refresh):
 
     def _receive_due(self, grad: Tensor | Factors) -> None:
         self._project_on_new(multiplied(grad))
+
+    def _find(self, grad: Tensor) -> None:
+        """Of several ranks the first one's gradient decides, and all wait for it in the same hook."""
+        if self.ranks is None or self.basis is not None:
+            super()._find(grad)
+            return
+        if self.ranks.rank == 0:
+            super()._find(grad)
+        found = torch.tensor([float(self.basis is not None)], device=self._device)
+        self.ranks.copy_first_([found])
+        if not found.item():
+            self.poisoned = True
+            return
+        if self.basis is None:
+            self.basis = {
+                name: torch.empty_like(each, device=self._device) for name, each in self.subspace.planned().items()
+            }
+        self.ranks.copy_first_(list(self.basis.values()))
 
 
 class Summed(Refresh):

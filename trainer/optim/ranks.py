@@ -1,0 +1,61 @@
+"""Processes that train one model together: what the optimizer asks of them, and what it lets them sum.
+
+All ranks hold the same P, so Σ PᵀGᵢ = Pᵀ ΣGᵢ: what is summed over ranks is R (r×b), never G (m×n), unless a method needs the whole
+gradient. Sums are the same bits on every rank, and with them everything that follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from galore.trainer.optim.parts.storage import GradientSum
+
+
+class Ranks(Protocol):
+    """A group of processes. Every call is made by all of them, in the same order, with tensors of the same shapes."""
+
+    @property
+    def rank(self) -> int:
+        """The number of this process, from 0."""
+
+    @property
+    def size(self) -> int:
+        """How many there are."""
+
+    def sum_(self, tensors: Sequence[Tensor]) -> None:
+        """Replace each tensor by its sum over the ranks."""
+
+    def copy_first_(self, tensors: Sequence[Tensor]) -> None:
+        """Replace each tensor by that of rank 0."""
+
+    def are_equal(self, number: float) -> bool:
+        """Whether all ranks have the same bits."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A sum of one parameter's gradients, and the shape it has where there is any."""
+
+    total: GradientSum
+    shape: tuple[int, ...]
+
+
+def share(ranks: Ranks, parts: Sequence[Part], device: torch.device) -> None:
+    """Sum each part over the ranks. One that some ranks do not have counts as zeros there; one that none has stays absent."""
+    held = torch.tensor([float(part.total.value is not None) for part in parts], device=device)
+    ranks.sum_([held])
+    ranks.sum_([_whole(part, device) for part, count in zip(parts, held.tolist(), strict=True) if count])
+
+
+def _whole(part: Part, device: torch.device) -> Tensor:
+    total = part.total
+    if total.value is None:
+        total.value = torch.zeros(part.shape, dtype=total.dtype, device=device)
+    total.value = total.value.to(total.dtype).contiguous()
+    return total.value

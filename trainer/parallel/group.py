@@ -1,0 +1,107 @@
+"""The processes that torchrun started, as one group: what they sum, copy and agree on, with its bytes counted."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+BUCKET_BYTES = 25 * 2**20  # tensors that are sent together
+PATIENCE = timedelta(hours=2)  # one rank may tokenize or save while the others wait; a dead one is noticed at once
+
+
+@dataclass
+class Group:
+    """All ranks; see `trainer.optim.ranks.Ranks`. `sent` counts the bytes that went into each kind of collective."""
+
+    rank: int
+    size: int
+    sent: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this rank writes what a run leaves."""
+        return self.rank == 0
+
+    def sum_(self, tensors: Sequence[Tensor]) -> None:
+        """Replace each tensor by its sum over the ranks: the same bits on all of them."""
+        for bucket in buckets(tensors):
+            flat = bucket[0].view(-1) if len(bucket) == 1 else torch.cat([each.reshape(-1) for each in bucket])
+            dist.all_reduce(flat)
+            self.sent["sum"] += flat.nbytes
+            if len(bucket) > 1:
+                parts = flat.split([each.numel() for each in bucket])
+                for each, part in zip(bucket, parts, strict=True):
+                    each.copy_(part.view_as(each))
+
+    def copy_first_(self, tensors: Sequence[Tensor]) -> None:
+        """Replace each tensor by that of rank 0."""
+        for each in tensors:
+            dist.broadcast(each, 0)
+            self.sent["copy"] += each.nbytes
+
+    def are_equal(self, number: float) -> bool:
+        """Whether all ranks have the same bits of a number."""
+        return len(set(self.gathered(struct.pack("<d", number)))) == 1
+
+    def total(self, number: float) -> float:
+        """The sum of a number over the ranks, in the order of the ranks."""
+        return sum(struct.unpack("<d", each)[0] for each in self.gathered(struct.pack("<d", number)))
+
+    def gathered(self, eight: bytes) -> list[bytes]:
+        """Eight bytes of each rank."""
+        own = torch.frombuffer(bytearray(eight), dtype=torch.int64).to(_device())
+        every = [torch.empty_like(own) for _ in range(self.size)]
+        dist.all_gather(every, own)
+        self.sent["small"] += own.nbytes
+        return [each.cpu().numpy().tobytes() for each in every]
+
+    def wait(self) -> None:
+        """Come here, all of you."""
+        self.gathered(bytes(8))
+
+
+def buckets(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
+    """The tensors in their order, neighbours of one dtype together up to BUCKET_BYTES; a larger one by itself."""
+    found: list[Tensor] = []
+    for each in tensors:
+        fits = found and found[0].dtype == each.dtype and sum(t.nbytes for t in found) + each.nbytes <= BUCKET_BYTES
+        if found and not fits:
+            yield found
+            found = []
+        found.append(each)
+    if found:
+        yield found
+
+
+def started_by_torchrun() -> bool:
+    """Whether this process is one of several."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def join(device: str) -> Group | None:
+    """The group of all processes that torchrun started; None for one that is alone. `device`: cuda or cpu."""
+    if not started_by_torchrun():
+        return None
+    if device == "cuda":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=PATIENCE)
+    return Group(dist.get_rank(), dist.get_world_size())
+
+
+def leave() -> None:
+    """End the group, if there is one."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _device() -> torch.device:
+    return torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
