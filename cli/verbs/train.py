@@ -80,12 +80,17 @@ def carry_out(
     from galore.cli.show.console import make_console
     from galore.cli.show.nextcommands import next_commands
     from galore.cli.show.preparing import preparing
+    from galore.trainer.parallel.group import join
     from galore.trainer.record.rundir import RunDir
-    from galore.trainer.run import run_training
+    from galore.trainer.run import follow, run_training
 
+    group = join(loaded.recipe.train.device)
+    if group is not None and not group.is_first:
+        follow(loaded, group)
+        return
     console = console or make_console(loaded.recipe.log, verbose=verbose)
     with preparing() as progress:
-        report = run_training(loaded, output_dir, resume, console, progress, callbacks)
+        report = run_training(loaded, output_dir, resume, console, progress, callbacks, group)
     if report is not None:
         console.message(f"report: {report}")
     console.message(next_commands(RunDir(output_dir), loaded.recipe))

@@ -2,19 +2,42 @@
 
 from __future__ import annotations
 
+import json
 import os
 import struct
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Any, Protocol, Self, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from galore.kernels.storage.rounding import mix
+from galore.trainer.machine.signals import Request
+
 BUCKET_BYTES = 25 * 2**20  # tensors that are sent together
 PATIENCE = timedelta(hours=2)  # one rank may tokenize or save while the others wait; a dead one is noticed at once
+
+
+class Rows(Protocol):
+    """A batch that gives out some of its rows."""
+
+    def __len__(self) -> int: ...
+
+    def rows(self, start: int, stop: int) -> Self: ...
+
+
+class Wish(Protocol):
+    """A wish to stop, a signal's or anybody's."""
+
+    @property
+    def name(self) -> str: ...
+
+
+Shared = TypeVar("Shared", bound=Rows)
 
 
 @dataclass
@@ -55,6 +78,30 @@ class Group:
         """The sum of a number over the ranks, in the order of the ranks."""
         return sum(struct.unpack("<d", each)[0] for each in self.gathered(struct.pack("<d", number)))
 
+    def share(self, batch: Shared) -> Shared:
+        """This rank's rows of a batch that all of them know: as many as any other's, but for one."""
+        return batch.rows(len(batch) * self.rank // self.size, len(batch) * (self.rank + 1) // self.size)
+
+    def first_of(self, wish: Wish | None) -> Wish | None:
+        """The wish of the first rank that has one."""
+        own = (wish.name if wish else "").encode()[:8].ljust(8, b"\0")
+        found = next((each for each in self.gathered(own) if any(each)), None)
+        return wish if found in (None, own) else Request(found.rstrip(b"\0").decode(errors="replace"))
+
+    def seed_step(self, seed: int, step: int) -> None:
+        """Let dropout draw other numbers on every rank, and the same ones where a step is taken again."""
+        torch.manual_seed(mix(seed, step, self.rank))
+
+    def from_first(self, document: Any = None) -> Any:
+        """What rank 0 says, JSON, on all of them."""
+        text = torch.frombuffer(bytearray(json.dumps(document).encode()), dtype=torch.uint8).to(_device())
+        length = torch.tensor([len(text)], device=_device())
+        dist.broadcast(length, 0)
+        if not self.is_first:
+            text = torch.empty(int(length), dtype=torch.uint8, device=_device())
+        dist.broadcast(text, 0)
+        return json.loads(text.cpu().numpy().tobytes())
+
     def gathered(self, eight: bytes) -> list[bytes]:
         """Eight bytes of each rank."""
         own = torch.frombuffer(bytearray(eight), dtype=torch.int64).to(_device())
@@ -87,13 +134,14 @@ def started_by_torchrun() -> bool:
 
 
 def join(device: str) -> Group | None:
-    """The group of all processes that torchrun started; None for one that is alone. `device`: cuda or cpu."""
+    """The group of all processes that torchrun started; None for one that is alone. `device` as a recipe names it."""
     if not started_by_torchrun():
         return None
-    if device == "cuda":
+    on_cuda = torch.cuda.is_available() and device != "cpu"
+    if on_cuda:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=PATIENCE)
+        dist.init_process_group("nccl" if on_cuda else "gloo", timeout=PATIENCE)
     return Group(dist.get_rank(), dist.get_world_size())
 
 
