@@ -80,13 +80,21 @@ def carry_out(
     from galore.cli.show.console import make_console
     from galore.cli.show.nextcommands import next_commands
     from galore.cli.show.preparing import preparing
-    from galore.trainer.parallel.group import join
+    from galore.trainer.common.errors import Interrupted, RunFailed
+    from galore.trainer.parallel.group import RankLost, join
     from galore.trainer.record.rundir import RunDir
     from galore.trainer.run import follow, run_training
 
     group = join(loaded.recipe.train.device)
     if group is not None and not group.is_first:
-        follow(loaded, group)
+        try:
+            follow(loaded, group)
+        except (Interrupted, RunFailed) as ended:
+            lost = isinstance(ended, RankLost) or isinstance(ended.__cause__, RankLost)
+            # Rank 0 tells both; if it is rank 0 that is gone, rank 1 does.
+            if isinstance(ended, Interrupted) or (lost and group.rank > 1):
+                raise typer.Exit(ended.exit_code) from ended
+            raise
         return
     console = console or make_console(loaded.recipe.log, verbose=verbose)
     with preparing() as progress:

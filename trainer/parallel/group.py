@@ -7,6 +7,7 @@ import os
 import struct
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Protocol, Self, TypeVar
@@ -16,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from galore.kernels.storage.rounding import mix
+from galore.trainer.common.errors import RunFailed
 from galore.trainer.machine.signals import Request
 
 BUCKET_BYTES = 25 * 2**20  # tensors that are sent together
@@ -57,7 +59,8 @@ class Group:
         """Replace each tensor by its sum over the ranks: the same bits on all of them."""
         for bucket in buckets(tensors):
             flat = bucket[0].view(-1) if len(bucket) == 1 else torch.cat([each.reshape(-1) for each in bucket])
-            dist.all_reduce(flat)
+            with reaching(self):
+                dist.all_reduce(flat)
             self.sent["sum"] += flat.nbytes
             if len(bucket) > 1:
                 parts = flat.split([each.numel() for each in bucket])
@@ -67,7 +70,8 @@ class Group:
     def copy_first_(self, tensors: Sequence[Tensor]) -> None:
         """Replace each tensor by that of rank 0."""
         for each in tensors:
-            dist.broadcast(each, 0)
+            with reaching(self):
+                dist.broadcast(each, 0)
             self.sent["copy"] += each.nbytes
 
     def are_equal(self, number: float) -> bool:
@@ -96,23 +100,43 @@ class Group:
         """What rank 0 says, JSON, on all of them."""
         text = torch.frombuffer(bytearray(json.dumps(document).encode()), dtype=torch.uint8).to(_device())
         length = torch.tensor([len(text)], device=_device())
-        dist.broadcast(length, 0)
-        if not self.is_first:
-            text = torch.empty(int(length), dtype=torch.uint8, device=_device())
-        dist.broadcast(text, 0)
+        with reaching(self):
+            dist.broadcast(length, 0)
+            if not self.is_first:
+                text = torch.empty(int(length), dtype=torch.uint8, device=_device())
+            dist.broadcast(text, 0)
         return json.loads(text.cpu().numpy().tobytes())
 
     def gathered(self, eight: bytes) -> list[bytes]:
         """Eight bytes of each rank."""
         own = torch.frombuffer(bytearray(eight), dtype=torch.int64).to(_device())
         every = [torch.empty_like(own) for _ in range(self.size)]
-        dist.all_gather(every, own)
+        with reaching(self):
+            dist.all_gather(every, own)
         self.sent["small"] += own.nbytes
         return [each.cpu().numpy().tobytes() for each in every]
 
     def wait(self) -> None:
         """Come here, all of you."""
         self.gathered(bytes(8))
+
+
+class RankLost(RunFailed):
+    """Another process of the group is gone, or cannot be reached."""
+
+
+@contextmanager
+def reaching(group: Group) -> Iterator[None]:
+    """What torch.distributed raises in a collective, as RankLost: its own words name sockets and lines of C++."""
+    try:
+        yield
+    except RuntimeError as error:
+        told = f"another of the {group.size} processes ended, or cannot be reached"
+        raise RankLost(
+            told,
+            where=f"rank {group.rank}",
+            fix="see what it said; torchrun --max-restarts=N starts all of them again, and --resume goes on",
+        ) from error
 
 
 def buckets(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
