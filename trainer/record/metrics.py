@@ -40,12 +40,19 @@ class Sink(Protocol):
 class Metrics:
     """Appends rows to a file. A full disk delays rows, it does not lose them or stop the run.
 
-    `evaluated`: the last evaluation that the file held when it was opened; empty if none.
+    `evaluated`: the last evaluation that the file held when it was opened; empty if none. `absent`: the steps before,
+    of which it had no row.
     """
 
     def __init__(
-        self, descriptor: int, warn: Callable[[str], None], sink: Sink | None, evaluated: EvalRow | None = None
+        self,
+        descriptor: int,
+        warn: Callable[[str], None],
+        sink: Sink | None,
+        evaluated: EvalRow | None = None,
+        absent: int = 0,
     ) -> None:
+        self.absent = absent
         self._descriptor, self._warn, self._sink, self.evaluated = descriptor, warn, sink, evaluated or {}
         self._pending = bytearray()
         self._stuck = False
@@ -72,7 +79,10 @@ class Metrics:
         rows = [row for row in known if resume_step is not None and row["step"] <= resume_step]
         replace_file(path, b"".join(map(_line, rows)))
         evaluated = cast("EvalRow | None", next((row for row in reversed(rows) if row.get("kind") == "eval"), None))
-        return cls(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC), warn, sink, evaluated)
+        absent = len(
+            set(range(1, (resume_step or 0) + 1)) - {row["step"] for row in rows if row.get("kind") == "train"}
+        )
+        return cls(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC), warn, sink, evaluated, absent)
 
     def write(self, row: Row) -> None:
         """Append one row. Non-finite floats become null, with `<name>_is` saying which."""
