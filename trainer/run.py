@@ -156,8 +156,6 @@ def _require_places(directory: RunDir) -> None:
     for folder in (directory.checkpoints, directory.plots):
         if folder.exists() and not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
             raise UserError("is no folder that can be written to", where=str(folder), fix="move it away, or mend it")
-    if directory.report.is_dir():
-        raise UserError("is a folder, where the report is to be", where=str(directory.report), fix="move it away")
 
 
 def _require_held_out(run: Run) -> None:
@@ -243,7 +241,14 @@ def _begin(run: Run, recorder: Recorder) -> None:
     if "warning" in shown:
         recorder.console.notice(f"warning: {shown['warning'].partition(', first ')[0]}")
     if run.first_step:
-        recorder.event(run.first_step, _resumed(run, planned))
+        recorder.event(run.first_step, _resumed(run, planned) + _told_of_absent(run, recorder.metrics.absent))
+
+
+def _told_of_absent(run: Run, rows: int) -> str:
+    if not rows:
+        return ""
+    of = f"{rows:,} of the {run.first_step:,} steps before"
+    return f"; {run.directory.metrics.name} has lost the rows of {of}, which report and plots then lack"
 
 
 def _resumed(run: Run, planned: int) -> str:

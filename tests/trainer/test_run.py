@@ -364,7 +364,15 @@ def test_a_damaged_checkpoint_is_skipped_and_named(corpus, tmp_path):
     raw = bytearray(newest.read_bytes())
     raw[-7] ^= 4
     newest.write_bytes(raw)
+    kept = [
+        line for line in (out / "metrics.jsonl").read_text().splitlines(True) if json.loads(line)["step"] not in (2, 3)
+    ]
+    (out / "metrics.jsonl").write_text("".join(kept))
     console = execute(corpus, out, "train.save_total_limit=5", resume=True)
+    told = [row["message"] for row in rows(out, "event")]
+    assert any(
+        text.startswith("resumed after step 6; metrics.jsonl has lost the rows of 2 of the 6 steps") for text in told
+    )
     assert any("step-00000008" in message and "model.safetensors" in message for message in console.messages)
     assert any("step-00000006" in message and "verified" in message for message in console.messages)
 

@@ -103,16 +103,23 @@ def require_memory(config: PreTrainedConfig, weight_bytes: int) -> None:
 
 
 def require_sizes(values: Mapping[str, Any], source: str) -> None:
-    """Raise UserError if a size of the configuration, as it is read, is zero or below."""
+    """Raise UserError if a size of the configuration, as it is read, is zero or below, or heads cannot share others."""
     for name, value in values.items():
         if isinstance(value, dict):
             require_sizes(value, source)
         elif name in SIZES and isinstance(value, int) and value < 1:
-            raise UserError(
-                f"{name} is {value} in the config.json of {source}",
-                where=WHERE,
-                fix="write the number that the stored weights have, or fetch the file again",
-            )
+            raise _unfit(f"{name} is {value}", source)
+    heads, shared = values.get("num_attention_heads"), values.get("num_key_value_heads")
+    if isinstance(heads, int) and isinstance(shared, int) and heads % shared:
+        raise _unfit(f"num_attention_heads {heads} is not a multiple of num_key_value_heads {shared}", source)
+
+
+def _unfit(what: str, source: str) -> UserError:
+    return UserError(
+        f"{what} in the config.json of {source}",
+        where=WHERE,
+        fix="write the number that the stored weights have, or fetch the file again",
+    )
 
 
 def require_layers(values: Mapping[str, Any]) -> None:

@@ -133,6 +133,37 @@ def test_resume_starts_what_is_not_there_yet_and_takes_what_is(tmp_path: Path) -
         RunDir.create(tmp_path, resume=True)
 
 
+@pytest.mark.parametrize("name", ["metrics.jsonl", "run.json", "report.md", "wandb.json", "error.txt"])
+def test_a_folder_in_the_place_of_a_file_is_told_before_anything_is_done(tmp_path: Path, name: str) -> None:
+    _run(tmp_path)
+    (tmp_path / name).unlink(missing_ok=True)
+    (tmp_path / name).mkdir()
+    with pytest.raises(UserError, match=rf"{name}: is a folder, where the run has a file\n.*move it away"):
+        RunDir.create(tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("resume", [True, False])
+@pytest.mark.parametrize("part", ["run.json", "checkpoints/step-00000003"])
+@pytest.mark.parametrize("folder", [True, False])
+def test_a_run_without_its_recipe_is_told_so_with_what_to_do(
+    tmp_path: Path, part: str, folder: bool, resume: bool
+) -> None:
+    if part.endswith("json"):
+        (tmp_path / part).write_text("{}")
+    else:
+        (tmp_path / part).mkdir(parents=True)
+    if folder:
+        (tmp_path / "recipe.yaml").mkdir()
+    told = rf"whose recipe.yaml is {'no file' if folder else 'missing'}\n.*trained with to {tmp_path}/recipe.yaml"
+    for ask in (
+        lambda: RunDir.create(tmp_path, resume),
+        lambda: RunDir.open(tmp_path),
+        lambda: load_run_model(str(tmp_path)),
+    ):
+        with pytest.raises(UserError, match=told):
+            ask()
+
+
 def test_only_a_run_is_read(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such directory"):
         RunDir.open(tmp_path / "missing")
