@@ -43,9 +43,10 @@ def generate(
         what = f"{temperature:g} is colder than can be computed with"
         raise UserError(what, where="--temperature", fix="write 0 for the likeliest token each time")
 
-    from galore.trainer.machine.process import prepare_process
+    from galore.trainer.machine.process import import_libraries, prepare_process
 
     prepare_process()  # before torch is imported
+    import_libraries()
 
     from galore.trainer.machine.device import choose_device, choose_threads
     from galore.trainer.models.generate import sample

@@ -63,10 +63,11 @@ def train(
 
 def carry_out(loaded: LoadedRecipe, output_dir: Path, resume: bool, verbose: bool = False) -> None:
     """The run, in a process that is prepared for it; what it shows goes to standard output."""
-    from galore.trainer.machine.process import ask_for_expandable_segments, prepare_process
+    from galore.trainer.machine.process import ask_for_expandable_segments, import_libraries, prepare_process
 
     prepare_process()  # before torch is imported
     ask_for_expandable_segments(loaded.recipe.train.expandable_segments)
+    import_libraries()
 
     from galore.cli.show.console import make_console
     from galore.cli.show.nextcommands import next_commands
