@@ -48,9 +48,10 @@ def evaluate(
         recipe = _own_recipe(model)
     loaded = load_recipe(recipe, overrides or []) if recipe is not None else None
 
-    from galore.trainer.machine.process import prepare_process
+    from galore.trainer.machine.process import import_libraries, prepare_process
 
     prepare_process()  # before torch is imported
+    import_libraries()
 
     from galore.trainer.machine.device import choose_device
     from galore.trainer.trained.evaluation import evaluate_stored

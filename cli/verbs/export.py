@@ -17,6 +17,10 @@ def export(
 ) -> None:
     """Write a Hugging Face folder: safetensors, configuration and tokenizer; LoRA adapters are merged."""
     from galore.trainer.common.format import size
+    from galore.trainer.machine.process import import_libraries
+
+    import_libraries()
+
     from galore.trainer.trained.export import export as write
 
     written = write(model, out)

@@ -41,9 +41,10 @@ def generate(
     """Continue a prompt with a trained model."""
     refuse_too_cold(temperature)
 
-    from galore.trainer.machine.process import prepare_process
+    from galore.trainer.machine.process import import_libraries, prepare_process
 
     prepare_process()  # before torch is imported
+    import_libraries()
 
     from galore.trainer.machine.device import choose_device, choose_threads
     from galore.trainer.models.generate import sample

@@ -72,10 +72,11 @@ def carry_out(
     callbacks: Callbacks | None = None,
 ) -> None:
     """The run, in a process that is prepared for it; what it shows goes to `console`, or to standard output."""
-    from galore.trainer.machine.process import ask_for_expandable_segments, prepare_process
+    from galore.trainer.machine.process import ask_for_expandable_segments, import_libraries, prepare_process
 
     prepare_process()  # before torch is imported
     ask_for_expandable_segments(loaded.recipe.train.expandable_segments)
+    import_libraries()
 
     from galore.cli.show.console import make_console
     from galore.cli.show.nextcommands import next_commands
