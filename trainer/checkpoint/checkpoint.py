@@ -168,6 +168,21 @@ def newest_verified(root: Path, below: int | None = None) -> tuple[Checkpoint | 
     return None, skipped
 
 
+def verified(root: Path, step: int) -> Checkpoint:
+    """The checkpoint of `step`, whose bytes are as saved.
+
+    Raises:
+        Damaged: none is, and why not. RunFailed: one cannot be read just now.
+    """
+    damage = Damaged("it is not there")
+    for _, path in (each for each in step_directories(root) if each[0] == step):
+        try:
+            return _open(step, path)
+        except Damaged as found:
+            damage = found
+    raise damage
+
+
 def tidy(root: Path, keep: int, resumed: Path, best: int | None = None) -> None:
     """Finish what a save or a rotation left undone when it was killed; `resumed` stays. No later save may do so.
 
