@@ -22,7 +22,8 @@ def train(recipe: str | Path, *overrides: str, output_dir: str | Path | None = N
     Args:
         recipe: the name of a shipped recipe, or a YAML file.
         overrides: settings above it, each one string as on the command line: `"optim.rank=64"`.
-        output_dir: where the run is kept; `runs/` and the recipe's name if it is left out.
+        output_dir: where the run is kept; `runs/` and the recipe's name if it is left out, with a number from the
+            second on.
         resume: go on with the run in there, or start it if there is none yet.
 
     Raises:
@@ -34,7 +35,7 @@ def train(recipe: str | Path, *overrides: str, output_dir: str | Path | None = N
     from galore.trainer.recipe.load import load_recipe
 
     loaded = load_recipe(str(recipe), overrides)
-    root = own_folder(str(recipe), loaded.name) if output_dir is None else Path(output_dir)
+    root = own_folder(str(recipe), loaded, resume) if output_dir is None else Path(output_dir)
     carry_out(loaded, root, resume)
     return root
 
