@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from galore.cli.arguments import Device, DeviceName, Model, Overrides, complete_recipe
+from galore.cli.arguments import Chosen, Device, DeviceName, Model, Overrides, complete_recipe
 from galore.cli.errors import tell_skipped
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.format import counted
@@ -37,6 +37,7 @@ def evaluate(
     max_tokens: Annotated[
         int | None, typer.Option(min=1, max=2**63 - 1, help="Tokens that are scored.", show_default="the recipe's")
     ] = None,
+    checkpoint: Chosen = None,
     device: Device = DeviceName.auto,
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
 ) -> None:
@@ -57,7 +58,14 @@ def evaluate(
     from galore.trainer.trained.evaluation import evaluate_stored
 
     where = str(choose_device(device))
-    scored = evaluate_stored(model, loaded, device=where, mode=mode.value if mode else None, max_tokens=max_tokens)
+    scored = evaluate_stored(
+        model,
+        loaded,
+        device=where,
+        mode=mode.value if mode else None,
+        max_tokens=max_tokens,
+        checkpoint=checkpoint,
+    )
     tell_skipped(scored.skipped)
     for note in scored.notes:
         typer.echo(note, err=True)
@@ -78,11 +86,11 @@ def evaluate(
 
 
 def _own_recipe(model: str) -> str:
-    file = user_path(model) / "recipe.yaml"
-    if not file.is_file():
-        from galore.trainer.record.rundir import refuse_absent, refuse_part_of_run
+    from galore.trainer.record.rundir import refuse_absent, refuse_part_of_run, run_of
 
+    run = run_of(user_path(model))
+    if run is None:
         refuse_part_of_run(user_path(model))
         refuse_absent(model)
         raise UserError(f"{model} is no run, so it has no recipe to override", fix="name a recipe with --recipe")
-    return str(file)
+    return str(run.recipe)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from galore.cli.arguments import Device, DeviceName, Model, finite
+from galore.cli.arguments import Chosen, Device, DeviceName, Model, finite
 from galore.cli.errors import tell_skipped
 from galore.trainer.common.errors import UserError
 
@@ -36,6 +36,7 @@ def generate(
     chat: Annotated[
         bool, typer.Option("--chat", help="Ask in the tokenizer's chat template; a run on instructions does so anyway.")
     ] = False,
+    checkpoint: Chosen = None,
     device: Device = DeviceName.auto,
 ) -> None:
     """Continue a prompt with a trained model."""
@@ -50,7 +51,7 @@ def generate(
     from galore.trainer.models.generate import sample
     from galore.trainer.trained.runmodel import load_run_model
 
-    stored = load_run_model(model, str(choose_device(device)))
+    stored = load_run_model(model, str(choose_device(device)), checkpoint)
     tell_skipped(stored.skipped)
     if stored.recipe is not None:
         choose_threads(stored.recipe.train.num_threads)

@@ -8,13 +8,14 @@ import math
 import os
 import random
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
 from galore.trainer import loop, recorder, run, shortage
 from galore.trainer.checkpoint import checkpoint, diskspace
@@ -227,9 +228,30 @@ def test_weights_in_8_bits_are_scored_and_exported_as_they_were_trained(corpus, 
     tensors, kept = (load_file(path / "model.safetensors") for path in (tmp_path / "out", newest(tmp_path / "run")))
     assert {tensor.dtype for tensor in tensors.values()} == {torch.bfloat16}
     assert not any("scale" in name for name in tensors)
+    assert not (newest(tmp_path / "run") / "config.json").exists(), "transformers would take the codes for weights"
     assert {name.rpartition(".")[2] for name, tensor in kept.items() if tensor.dtype == torch.int8} == {"weight"}
     losses = [[row["loss_nats"] for row in rows(tmp_path / name)] for name in ("run", "plain")]
     assert losses[0] == pytest.approx(losses[1], rel=0.01)
+
+
+def test_a_checkpoint_of_a_run_is_a_model_folder_for_transformers_and_for_every_verb(corpus, tmp_path):
+    execute(corpus, tmp_path / "run", "train.max_steps=2", "train.save_steps=1", "eval.eval_steps=1")
+    first, last = (tmp_path / "run" / "checkpoints" / f"step-0000000{step}" for step in (1, 2))
+    ids = AutoTokenizer.from_pretrained(first)("a few words", return_tensors="pt").input_ids
+    with torch.no_grad():
+        logits = [AutoModelForCausalLM.from_pretrained(path).eval()(ids).logits for path in (first, last)]
+    assert not torch.equal(*logits)
+    scored = [evaluate_stored(str(path)) for path in (first, last, tmp_path / "run", tmp_path / "run" / "recipe.yaml")]
+    assert [each.step for each in scored] == [1, 2, 2, 2]
+    assert [each.result.loss_nats for each in scored[:2]] == [
+        row["loss_nats"] for row in rows(tmp_path / "run", "eval")
+    ]
+    assert export(str(first), tmp_path / "out").step == 1
+    exported = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+    with torch.no_grad():
+        assert torch.equal(exported(ids).logits, logits[0])
+    shutil.copytree(first, tmp_path / "copy", ignore=shutil.ignore_patterns("optimizer*", "rng*", "state*"))
+    assert evaluate_stored(str(tmp_path / "copy"), load_recipe(str(corpus))).step is None
 
 
 def newest(out):
@@ -267,6 +289,7 @@ def test_adapters_restart_with_the_step_and_are_whole_in_its_checkpoint(corpus, 
     checkpoints = tmp_path / "run" / "checkpoints"
     merged, last = (load_file(checkpoints / f"step-0000000{step}" / "model.safetensors") for step in (3, 8))
     assert not any(tensor.any() for name, tensor in merged.items() if "lora_B" in name)
+    assert not list(checkpoints.glob("*/config.json")), "transformers would draw what the adapters are beside"
     assert all(not torch.equal(merged[name], last[name]) for name in merged if "base_layer" in name)
     score = rows(tmp_path / "run", "eval")[-1]["loss_nats"]
     assert evaluate_stored(str(tmp_path / "run")).result.loss_nats == pytest.approx(score, rel=2e-3)

@@ -250,6 +250,21 @@ def refuse_without_recipe(folder: Path) -> None:
     )
 
 
+def run_of(path: Path) -> RunDir | None:
+    """The run whose directory, recipe or checkpoint `path` is; None for anything else."""
+    root = path.absolute().parent.parent if is_checkpoint(path) else path.parent if path.name == "recipe.yaml" else path
+    run = RunDir(root)
+    is_run = run.recipe.is_file() and (path.name != "recipe.yaml" or run.facts.is_file())
+    return run if is_run else None
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether `path` is a checkpoint in the directory of a run."""
+    folder = path.absolute()
+    known = folder.parent.name == "checkpoints" and (folder.parent.parent / "recipe.yaml").is_file()
+    return known and any(folder == each for _, each in step_directories(folder.parent))
+
+
 def refuse_part_of_run(folder: Path) -> None:
     """Raise UserError, which names the run, if `folder` is a checkpoint or another part of one, no model by itself; or
     a run without its recipe."""

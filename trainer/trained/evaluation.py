@@ -41,6 +41,7 @@ def evaluate_stored(
     device: str = "cpu",
     mode: EvalMode | None = None,
     max_tokens: int | None = None,
+    checkpoint: str | None = None,
     progress: Progress | None = None,
 ) -> Scored:
     """Score the model `path` (run directory, folder or hub name) on what a recipe holds out.
@@ -49,11 +50,12 @@ def evaluate_stored(
         loaded: the recipe whose data, batch size and `eval` section are used; None takes the run's own.
         mode: None takes the recipe's `eval.mode`.
         max_tokens: None takes the recipe's `eval.max_tokens`.
+        checkpoint: of a run: newest, best or a step.
 
     Raises:
         UserError: nothing to load, a plain model without a recipe, or data that does not fit the model.
     """
-    stored = load_run_model(path, device)
+    stored = load_run_model(path, device, checkpoint)
     recipe, base_dir = _recipe(stored, loaded)
     choose_threads(recipe.train.num_threads)
     _check_head(stored, recipe)

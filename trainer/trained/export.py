@@ -51,7 +51,7 @@ class Exported:
     skipped: tuple[Skipped, ...] = ()
 
 
-def export(run: str, out: Path) -> Exported:
+def export(run: str, out: Path, checkpoint: str | None = None) -> Exported:
     """Write the model of `run` to the folder `out`: config, generation config, safetensors, tokenizer, model card.
 
     `AutoModelForCausalLM.from_pretrained(out)`, or of a classifier `AutoModelForSequenceClassification`, and
@@ -60,7 +60,8 @@ def export(run: str, out: Path) -> Exported:
     again.
 
     Args:
-        run: run directory (its newest verified checkpoint), model folder or hub name.
+        run: run directory (its newest verified checkpoint), checkpoint, model folder or hub name.
+        checkpoint: of a run directory: newest, best or a step.
 
     Raises:
         UserError: `out` is a file, a folder that is not empty, or cannot be written; or `run` cannot be loaded.
@@ -68,7 +69,7 @@ def export(run: str, out: Path) -> Exported:
     """
     out = user_path(str(out)).absolute()
     _refuse_used(out)
-    stored = load_run_model(run)
+    stored = load_run_model(run, checkpoint=checkpoint)
     try:
         make_directory(out.parent)
         with _private(temporary(out)) as folder:

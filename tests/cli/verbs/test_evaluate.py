@@ -29,12 +29,15 @@ def scored(calls: Any) -> Any:
 
 
 def test_eval(galore: Any, scored: Any) -> None:
-    shown = galore("eval", "runs/a", "--max-tokens", "99", "--mode", "paper")
+    shown = galore("eval", "runs/a", "--max-tokens", "99", "--mode", "paper", "--checkpoint", "best")
     told = "loss 2.5000 nats, perplexity 12.18, 0.9017 bits per byte, 40,000 held-out tokens, eval.mode token"
     assert shown.stdout == f"runs/a: {told}\n"
     assert "skipped step-00000009: model.safetensors differs" in shown.stderr
     assert "a note" in shown.stderr
-    assert scored.made[-1] == (("runs/a", None), {"device": "cpu", "mode": "paper", "max_tokens": 99})
+    assert scored.made[-1] == (
+        ("runs/a", None),
+        {"device": "cpu", "mode": "paper", "max_tokens": 99, "checkpoint": "best"},
+    )
 
 
 def test_eval_json(galore: Any, scored: Any) -> None:

@@ -17,9 +17,9 @@ def test_export(galore: Any, calls: Any) -> None:
         folder="/x/out", origin="runs/a/step-7", step=7, bytes=2**20, loads="AutoModelForCausalLM", skipped=()
     )
     calls.replace("galore.trainer.trained.export", export=written)
-    shown = galore("export", "runs/a", "out")
+    shown = galore("export", "runs/a", "out", "--checkpoint", "7")
     assert shown.stdout.startswith("/x/out: 1.00 MiB, from runs/a/step-7\n")
-    assert calls.made == [(("runs/a", Path("out")), {})]
+    assert calls.made == [(("runs/a", Path("out"), "7"), {})]
 
 
 def test_errors_below_reach_the_user(galore: Any, monkeypatch: pytest.MonkeyPatch) -> None:

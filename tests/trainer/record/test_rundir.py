@@ -12,7 +12,7 @@ import pytest
 
 from galore.trainer.common.errors import RunFailed, UserError
 from galore.trainer.common.lock import is_held
-from galore.trainer.record.rundir import RunDir, refuse_absent, refuse_part_of_run
+from galore.trainer.record.rundir import RunDir, is_checkpoint, refuse_absent, refuse_part_of_run, run_of
 from galore.trainer.trained.runmodel import load_run_model
 
 
@@ -263,12 +263,24 @@ def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("part", ["checkpoints", "checkpoints/step-00000010", "tokenizer", "checkpoints/step-00000099"])
+@pytest.mark.parametrize("part", ["checkpoints", "tokenizer", "checkpoints/step-00000099"])
 def test_a_part_of_a_run_is_told_by_the_command_for_the_run(trained: Path, part: str) -> None:
     with pytest.raises(UserError, match="is a part of a run") as caught:
         load_run_model(f"runs/one/{part}")
     assert "galore eval runs/one;" in caught.value.fix
     assert caught.value.where == f"runs/one/{part}"
+
+
+def test_a_run_is_known_by_its_folder_its_recipe_and_its_checkpoints(trained: Path) -> None:
+    run = RunDir(trained / "runs/one")
+    assert run_of(run.recipe) is None, "any recipe, as far as one sees"
+    run.facts.write_text("{}")
+    paths = (run.root, run.recipe, run.checkpoints / "step-00000010", run.checkpoints, run.root / "exported")
+    assert [run_of(path) for path in paths] == [run, run, run, None, None]
+    found = run_of(Path("runs/one/checkpoints/step-00000010/"))
+    assert found == run
+    assert is_checkpoint(Path("runs/one/checkpoints/step-00000010"))
+    assert not is_checkpoint(Path("runs/one/checkpoints/step-00000011"))
 
 
 def test_an_export_inside_a_run_and_the_run_itself_are_no_part(trained: Path) -> None:
