@@ -17,7 +17,9 @@ SKIPPED = (Skipped(path=Path("step-00000009"), reason="model.safetensors differs
 
 @pytest.fixture
 def scored(calls: Any) -> Any:
-    result = EvalResult(loss_nats=2.5, perplexity=12.1825, tokens=40_000, mode="token", batches=3, nats=100_000.0, bytes=160_000)
+    result = EvalResult(
+        loss_nats=2.5, perplexity=12.1825, tokens=40_000, mode="token", batches=3, nats=100_000.0, bytes=160_000
+    )
     calls.replace("galore.trainer.build", choose_device="cpu")
     calls.replace(
         "galore.trainer.trained.evaluation",
