@@ -17,7 +17,8 @@ def require_push(name: str) -> None:
     Raises:
         UserError: the name is none, there is no token, or the hub refuses it or cannot be reached.
     """
-    from huggingface_hub.utils import HFValidationError, validate_repo_id
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
     try:
         validate_repo_id(name)
@@ -59,10 +60,8 @@ def _api() -> Any:
 
     token = next((os.environ[name] for name in TOKENS if os.environ.get(name)), None)
     if token is None:
-        what = "pushing needs a token that may write"
-        raise UserError(
-            what, where="HF_TOKEN", fix="set HF_TOKEN in the environment, from the settings of your account"
-        )
+        what = "needs a token that may write, and there is no HF_TOKEN in the environment"
+        raise UserError(what, where="--push", fix="set HF_TOKEN to one from the settings of your account")
     return HfApi(token=token)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
@@ -89,8 +88,8 @@ def _results(recipe: Recipe, final: dict[str, Any], tag: str) -> Iterator[EvalRe
 
 
 def _on_hub(name: str) -> bool:
-    """Whether it can only be a name of the hub: a local path is told nobody."""
-    return HUB_NAME.fullmatch(name) is not None and not Path(name).exists()
+    """Whether it is a name of the hub: local paths of a resolved recipe are absolute, and told nobody."""
+    return HUB_NAME.fullmatch(name) is not None
 
 
 def _model(stored: StoredModel) -> dict[str, Any]:

@@ -77,7 +77,7 @@ def test_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
         require_push("mine")
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(UserError, match=r"HF_TOKEN: pushing needs a token"):
+    with pytest.raises(UserError, match=r"--push: needs a token .* no HF_TOKEN in the environment"):
         require_push("mine")
 
 

@@ -63,7 +63,7 @@ def _as_go(template: str, messages: list[dict[str, str]]) -> str:
             if role == message["role"]:
                 block = re.sub(
                     r"\{\{ if \$i \}\}(.*?)\{\{ else \}\}(.*?)\{\{ end \}\}",
-                    lambda found: found[1] if index else found[2],
+                    lambda found, index=index: found[1] if index else found[2],  # type: ignore[misc]
                     block,
                     flags=re.S,
                 )
