@@ -7,7 +7,8 @@ from __future__ import annotations
 
 # field, or `field: value` where the other name says both → other names
 FIELDS = {
-    "model.name_or_path": """model_name_or_path pretrained_model_name_or_path base_model model_name model_config
+    "model.name_or_path": """model_name_or_path pretrained_model_name_or_path base_model
+        base_model_config model_name model_config
         checkpoint_dir initial_checkpoint_dir""",
     "model.revision": "model_revision revision_of_model",
     "model.random_init": "train_from_scratch reinit_weights",
@@ -27,12 +28,12 @@ FIELDS = {
     "model.attn_implementation": "flash_attn",
     "model.attn_implementation: flash_attention_2": "flash_attention use_flash_attention_2",
     "model.attn_implementation: sdpa": "sdp_attention",
-    "data.path": "dataset datasets dataset_name dataset_dir train_file train_data_dir data_path",
-    "data.validation_path": "validation_file eval_dataset",
+    "data.path": """dataset datasets dataset_name dataset_dir train_file train_data_dir data_path
+        data_files json_path train_data_path pretraining_dataset""",
+    "data.validation_path": "validation_file eval_dataset test_datasets val_data_path dataset_val",
     "data.task": "task_name glue_task",
-    "data.max_train_samples": "max_samples num_train_samples",
     "data.hub_config": "dataset_config dataset_config_name",
-    "data.split": "dataset_split",
+    "data.split": "dataset_split dataset_train_split",
     "data.text_field": "text_column dataset_text_field field",
     "data.prompt_field": "field_instruction prompt_column instruction_column instruction_field prompt_key instruction_key",
     "data.input_field": "field_input input_column input_key query_column",
@@ -40,14 +41,16 @@ FIELDS = {
         output_key""",
     "data.messages_field": "field_messages messages_column conversations_column conversation_column messages_key",
     "data.loss_on: responses": "assistant_only_loss completion_only_loss mask_prompt response_only",
+    "data.validation_split": "dataset_test_split",
     "data.loss_on": "train_on_inputs train_on_input train_on_prompt",
     "data.validation_fraction": "val_size val_set_size val_split_fraction validation_split_percentage",
-    "data.tokenizer": "tokenizer_name tokenizer_name_or_path tokenizer_path",
+    "data.tokenizer": "tokenizer_name tokenizer_name_or_path tokenizer_path tokenizer_dir tokenizer_config",
     "data.max_length": """cutoff_len seq_len seq_length sequence_len sequence_length max_seq_len max_seq_length
         block_size context_length model_max_length""",
     "data.packing": "sample_packing neat_packing packed",
     "data.shuffle_buffer_size": "buffer_size",
-    "data.num_proc": "preprocessing_num_workers dataset_processes dataloader_num_workers num_workers workers",
+    "data.shuffle": "shuffle_dataset",
+    "data.num_proc": "preprocessing_num_workers dataset_processes dataset_num_proc dataloader_num_workers num_workers workers",
     "data.cache_dir": "tokenized_path dataset_prepared_path",
     "optim.method": "optimizer finetuning_type",
     "optim.method: galore": "use_galore",
@@ -55,7 +58,7 @@ FIELDS = {
     "optim.lr_scheduler_type": "scheduler lr_scheduler lr_schedule",
     "optim.warmup_steps": "warmup num_warmup_steps lr_warmup_steps",
     "optim.warmup_ratio": "warmup_fraction lr_warmup_fraction",
-    "optim.min_lr_ratio": "min_lr min_lr_rate cosine_min_lr_ratio lr_end",
+    "optim.min_lr_ratio": "min_lr_rate cosine_min_lr_ratio",
     "optim.lr_decay_steps": "decay_steps num_decay_steps cooldown_steps lr_cooldown_steps",
     "optim.lr_decay_ratio": "decay_ratio decay_fraction cooldown_ratio lr_decay_fraction",
     "optim.lr_decay_type": "decay_type cooldown_type",
@@ -80,7 +83,7 @@ FIELDS = {
     "optim.relora_warmup_steps": "restart_warmup_steps relora_warmup",
     "optim.lora_dropout": "dropout",
     "optim.train_modules": "additional_target modules_to_save lora_modules_to_save",
-    "train.seed": "data_seed",
+    "train.seed": "data_seed random_state random_seed",
     "train.max_steps": "num_training_steps total_steps train_steps num_steps steps max_iters",
     "train.num_train_epochs": "epochs num_epochs n_epochs",
     "train.global_batch_size": "total_batch_size train_batch_size effective_batch_size",
@@ -94,11 +97,11 @@ FIELDS = {
     "train.save_best": "load_best_model_at_end save_best_model save_best_checkpoint keep_best",
     "train.early_stopping_patience": "early_stopping patience early_stopping_rounds early_stopping_steps",
     "train.save_total_limit": "keep_last_n_checkpoints",
-    "eval.eval_steps": "eval_every eval_interval evals_per_epoch",
-    "eval.max_tokens": "max_eval_tokens eval_iters",
+    "eval.eval_steps": "eval_every eval_interval eval_freq run_val_every_n_steps",
+    "eval.max_tokens": "max_eval_tokens eval_tokens",
     "eval.micro_batch_size": "per_device_eval_batch_size eval_batch_size",
     "eval.sample_prompt": "prompt",
-    "eval.sample_tokens": "max_new_tokens",
+    "eval.sample_tokens": "max_new_tokens eval_max_new_tokens",
     "log.logging_steps": "log_interval log_every log_every_n_steps",
     "log.report_to": "metric_logger logger_name",
     "log.report_to: wandb": "use_wandb",
@@ -144,7 +147,8 @@ ADVICE = {
 SECTIONS = {
     "optim": "optimizer optimization optimisation galore lora peft",
     "train": "training trainer training_args training_arguments",
-    "data": "dataset datasets tokenizer",
+    "data": "dataset datasets",
+    "model": "checkpointer model_args model_arguments",
     "eval": "evaluation",
     "log": "logging logger wandb metric_logger",
 }
