@@ -46,6 +46,7 @@ def evaluation_cells(row: EvalRow) -> list[Cell]:
     if "scores" in row:
         return score_cells(row)
     cells = [cell(EVAL[name], row) for name in ("loss_nats", "perplexity")]
+    cells += [cell(EVAL["loss_nats_by_source"], row)] if "loss_nats_by_source" in row else []
     return [*cells, Cell("", counted(row["tokens"], "token"))] if row.get("tokens") else cells
 
 

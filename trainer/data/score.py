@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -20,13 +20,15 @@ from galore.trainer.recipe.schema.train import EvalMode
 
 @dataclass(frozen=True)
 class EvalResult:
-    """`loss_nats` is the mean the mode defines, `perplexity` its exponential, `tokens` the targets that were scored."""
+    """`loss_nats` is the mean the mode defines, `perplexity` its exponential, `tokens` the targets that were scored;
+    `sources` has the loss of each source, where there are several."""
 
     loss_nats: float
     perplexity: float
     tokens: int
     batches: int
     mode: EvalMode
+    sources: Mapping[str, float] | None = None
 
     def row(self) -> dict[str, Any]:
         """What the metrics of a run keep of it."""
@@ -34,7 +36,8 @@ class EvalResult:
 
     def final(self) -> dict[str, Any]:
         """What the facts of a run keep of the last one."""
-        return {"loss_nats": self.loss_nats, "perplexity": self.perplexity, "mode": self.mode}
+        by_source = {} if self.sources is None else {"loss_nats_by_source": dict(self.sources)}
+        return {"loss_nats": self.loss_nats, "perplexity": self.perplexity, "mode": self.mode, **by_source}
 
 
 def evaluate(model: nn.Module, split_head: SplitHead, batches: Iterable[Batch], mode: EvalMode = "token") -> EvalResult:
@@ -60,9 +63,26 @@ def evaluate(model: nn.Module, split_head: SplitHead, batches: Iterable[Batch], 
                 summed, tokens = summed + loss, tokens + scored
                 batch_means, count = batch_means + loss / scored, count + 1
     if not tokens:
-        raise UserError("there is no held-out token to score", where="eval", fix="raise data.validation_fraction")
+        raise _nothing_to_score()
     mean = summed / tokens if mode == "token" else batch_means / (count + 1)
     return EvalResult(mean, exponential(mean), tokens, count, mode)
+
+
+def together(results: Sequence[EvalResult]) -> EvalResult:
+    """One result of several, as if their batches had been scored together. Raises UserError: there is none."""
+    if not results:
+        raise _nothing_to_score()
+    mode = results[0].mode
+    extra = 0 if mode == "token" else 1  # what the paper's mode divides by beyond the number of batches
+    sizes = [each.tokens if mode == "token" else each.batches + extra for each in results]
+    tokens, batches = (sum(getattr(each, name) for each in results) for name in ("tokens", "batches"))
+    whole = sum(each.loss_nats * size for each, size in zip(results, sizes, strict=True))
+    mean = whole / (tokens if mode == "token" else batches + extra)
+    return EvalResult(mean, exponential(mean), tokens, batches, mode)
+
+
+def _nothing_to_score() -> UserError:
+    return UserError("there is no held-out token to score", where="eval", fix="raise data.validation_fraction")
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ Values = Mapping[str, Mapping[str, Any]]
 
 # Of each line one alternative is meant: what one layer sets, overrules the others in the layers below.
 ALTERNATIVES = (
+    ("data.path", "data.sources"),
     ("train.max_steps", "train.num_train_epochs"),
     ("eval.eval_steps", "eval.eval_epochs"),
     ("optim.warmup_steps", "optim.warmup_ratio"),
@@ -20,7 +21,16 @@ ALTERNATIVES = (
     ("data.tokenizer", "data.tokenizer_vocab_size"),
     ("data.text_field", "data.prompt_field data.input_field data.response_field", "data.messages_field"),
 )
-OF_ONE_SOURCE = ["path", "validation_path", "hub_config", "split", "validation_split", "task", "max_train_samples"]
+OF_ONE_SOURCE = [
+    "path",
+    "sources",
+    "validation_path",
+    "hub_config",
+    "split",
+    "validation_split",
+    "task",
+    "max_train_samples",
+]
 COLUMNS = ["text_field", "prompt_field", "input_field", "response_field", "messages_field"]
 
 

@@ -43,14 +43,18 @@ def batch_of(rows: Rows, numbers: Ids, vocab_size: int) -> TokenBatch:
     return TokenBatch(torch.from_numpy(input_ids), torch.from_numpy(labels), tuple(numbers.tolist()))
 
 
+def evaluation_rows(total: int, max_length: int, max_tokens: int | None) -> Ids:
+    """Numbers of the rows that are scored: all, or as many as `max_tokens` allows (at least one), evenly spread."""
+    count = total if max_tokens is None else min(total, max(1, max_tokens // max_length))
+    return np.arange(count, dtype=np.int64) * total // max(count, 1)
+
+
 def evaluation_batches(
     rows: Rows, max_length: int, micro_batch_size: int, max_tokens: int | None, vocab_size: int
 ) -> Iterator[TokenBatch]:
-    """All rows in stored order, or as many as `max_tokens` allows (at least one), evenly spread over all of them."""
-    total = len(rows)
-    count = total if max_tokens is None else min(total, max(1, max_tokens // max_length))
-    numbers = np.arange(count, dtype=np.int64) * total // max(count, 1)
-    for start in range(0, count, micro_batch_size):
+    """The `evaluation_rows` in stored order."""
+    numbers = evaluation_rows(len(rows), max_length, max_tokens)
+    for start in range(0, len(numbers), micro_batch_size):
         yield batch_of(rows, numbers[start : start + micro_batch_size], vocab_size)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,3 +117,27 @@ class Material:
                 raise UserError(
                     "changed while it was being read", where=str(path), fix="start again once it is written"
                 )
+
+
+@dataclass(frozen=True)
+class Materials:
+    """The sources of a recipe, as far as their tokenizer goes."""
+
+    parts: tuple[Material, ...]
+
+    @classmethod
+    def of(cls, parts: Sequence[Material]) -> Materials:
+        return cls(tuple(parts))
+
+    @property
+    def cache(self) -> Path:
+        return self.parts[0].cache
+
+    @property
+    def identity(self) -> Any:
+        """JSON that names them; of a single one its own."""
+        return self.parts[0].identity if len(self.parts) == 1 else [part.identity for part in self.parts]
+
+    def training_texts(self, progress: Progress) -> Iterator[str]:
+        """What a tokenizer is trained on, source after source; weights do not count here."""
+        return itertools.chain.from_iterable(part.training_texts(progress) for part in self.parts)
