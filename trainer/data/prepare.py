@@ -67,9 +67,9 @@ def prepare_data(recipe: Recipe, base_dir: Path, progress: Progress | None = Non
         material, notes = Materials.of(parts), list[str]()
         tokenizer = _tokenizer(recipe, base_dir, material, report, notes.append)
         data = list[MappedData]()
-        for part, label in zip(parts, recipe.data.labels, strict=True):
+        for one, label in zip(parts, recipe.data.labels, strict=True):
             with _told_of(label):
-                data.append(map_data(recipe, tokenizer, part, tokenized(part, tokenizer, report, notes.append)))
+                data.append(map_data(recipe, tokenizer, one, tokenized(one, tokenizer, report, notes.append)))
         whole = data[0] if recipe.data.sources is None else _mixed(recipe.data.sources, data)
         return replace(whole, notes=(*notes, *whole.notes))
 
@@ -92,6 +92,9 @@ def _tokenizer(
     recipe: Recipe, base_dir: Path, material: Materials, progress: Progress, tell: Callable[[str], object]
 ) -> PreTrainedTokenizerBase:
     given = given_tokenizer(recipe, base_dir)
+    if given is None and any(part.tokens_field for part in recipe.data.parts):
+        fix = "set data.tokenizer to the tokenizer that made the tokens"
+        raise UserError("tokens mean nothing without their tokenizer", where="data.tokens_field", fix=fix)
     size = recipe.data.tokenizer_vocab_size
     folder = material.cache / "tokenizers" / fingerprint([material.identity, size])
     tokenizer = given or trained_tokenizer(material.training_texts(progress), size, folder, progress, tell)
@@ -170,7 +173,7 @@ def _hold_out_more(material: Material, tokens: int) -> str:
         return "name more files, lower data.max_length"
     section, bad = material.section, BadRows("skip")
     sizes = [(content_hash(document.text), len(document.text)) for document in material.train.documents(bad)]
-    whole = section.instruct or section.packing == "paper"  # a row is made of one document, however short
+    whole = section.examples or section.packing == "paper"  # a row is made of one document, however short
     enough = 1 if whole else MARGIN * section.max_length * sum(size for _, size in sizes) / max(tokens, 1)
     share = working_share(sizes, enough)
     if share is None:

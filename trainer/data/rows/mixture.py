@@ -1,4 +1,4 @@
-"""Several sources as one: whose turn it is at each position, as a function of numbers, and their rows under one number."""
+"""Several sources as one: whose turn it is at each position, a function of numbers, and all rows under one number."""
 
 from __future__ import annotations
 
@@ -98,8 +98,7 @@ class MixedRows:
         return input_ids, labels
 
     def positions(self, numbers: Ids) -> Ids | None:
-        """Of each token in its document, (b, max_length), where documents of a source do not see each other; else as
-        in one document."""
+        """Positions of tokens in their documents, (b, max_length), where a source isolates them; else in the row."""
         found = np.tile(np.arange(self._max_length), (len(numbers), 1))
         restart = False
         for part, here, own in self._by_part(numbers):

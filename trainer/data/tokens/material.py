@@ -53,6 +53,11 @@ class Material:
             "on_bad_rows": section.on_bad_rows,
             **({} if section.encoding == UTF8 else {"encoding": section.encoding}),
             **({"delimiter": section.delimiter} if section.delimiter else {}),
+            **(
+                {"tokens": [section.tokens_field, section.labels_field, section.examples]}
+                if section.tokens_field
+                else {}
+            ),
             **({"conversations": identity_of(section)} if section.instruct else {}),
         }
 
@@ -95,7 +100,8 @@ class Material:
     def pieces(self, bad: BadRows, holdout: Holdout) -> Iterator[Piece]:
         """Documents in parts that are tokenized one by one; conversations in one."""
         for side, document in self.documents(bad, holdout):
-            whole = self.section.instruct  # a template wants all of a conversation
+            # a template wants all of a conversation, and tokens are in one piece
+            whole = self.section.instruct or self.section.tokens_field is not None
             for part, last in [(document.text, True)] if whole else pieces(document.text):
                 yield Piece(part, side, last, document.where, document.consumed)
 

@@ -75,6 +75,14 @@ class DataSection(Section):
         None,
         description="The column that holds a conversation: a list of {role, content}, or of {from, value} as ShareGPT writes it",
     )
+    tokens_field: str | None = Field(
+        None,
+        description="local: the column that holds tokens already, a list of ids of `tokenizer`; those that a column attention_mask has 0 for are left out",
+    )
+    labels_field: str | None = Field(
+        None,
+        description="The column beside tokens_field that holds the token where it is a target, else -100; null makes every token one",
+    )
     loss_on: Literal["responses", "all"] = Field(
         "responses",
         description="Instructions: train on what the assistant says and on the token that ends it, or on prompts as well",
@@ -153,6 +161,18 @@ class DataSection(Section):
         return self.model_copy(update=given)
 
     @property
+    def one_column(self) -> str | None:
+        """The column of text that is all of a row, where it is."""
+        alone = isinstance(self.text_field, str) and not self.instruct and self.tokens_field is None
+        return str(self.text_field) if alone else None
+
+    @property
+    def examples(self) -> bool:
+        """Whether rows stay whole, each with targets of its own, instead of being text to continue."""
+        given = self.tokens_field is not None and (self.labels_field is not None or self.packing == "paper")
+        return self.instruct or given
+
+    @property
     def instruct(self) -> bool:
         """Whether rows are prompts with responses, or conversations, instead of plain text."""
         own = self.messages_field is not None or self.prompt_field is not None
@@ -196,6 +216,16 @@ def check_instruction(data: DataSection) -> None:
         raise ValueError("messages_field holds whole conversations: leave out prompt_field and response_field, or it")
     if data.input_field is not None and data.prompt_field is None:
         raise ValueError("input_field is appended to the prompt: set prompt_field and response_field too")
+    if data.labels_field is not None and data.tokens_field is None:
+        raise ValueError("labels_field says which tokens are targets: set tokens_field, the column of the tokens, too")
+    if data.tokens_field is not None and data.instruct:
+        raise ValueError(
+            "tokens_field holds tokens already: leave out messages_field, prompt_field and response_field, or it"
+        )
+    if data.tokens_field is not None and data.source != "local":
+        raise ValueError(f"tokens_field is for local files, and source: {data.source} has none: leave it out")
+    if data.tokens_field is not None and data.format == "txt":
+        raise ValueError("format: txt has no columns: tokens come from jsonl, parquet or Arrow files")
     if data.instruct and (data.source == "packaged" or data.format == "txt"):
         kind = "source: packaged" if data.source == "packaged" else "format: txt"
         raise ValueError(f"{kind} has no columns: prompts and responses come from jsonl, csv, parquet or the hub")

@@ -14,7 +14,15 @@ TxtDocument = Literal["file", "paragraph", "line"]
 ColumnName = Annotated[str, Field(min_length=1)]
 Columns = ColumnName | Annotated[list[ColumnName], Field(min_length=1)]
 
-FIELDS = ("text_field", "prompt_field", "input_field", "response_field", "messages_field")
+FIELDS = (
+    "text_field",
+    "prompt_field",
+    "input_field",
+    "response_field",
+    "messages_field",
+    "tokens_field",
+    "labels_field",
+)
 """Keys of columns: a source that sets one takes none of the section's."""
 
 
@@ -37,6 +45,8 @@ class SourceSection(Section):
     input_field: str | None = None
     response_field: str | None = None
     messages_field: str | None = None
+    tokens_field: str | None = None
+    labels_field: str | None = None
 
     @model_serializer(mode="wrap")
     def _said(self, every: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -45,7 +55,7 @@ class SourceSection(Section):
 
     @property
     def label(self) -> str:
-        """Its name, or that of its first file or folder."""
+        """The name it has, or that of its first file or folder."""
         first = self.path if isinstance(self.path, str) else next(iter(self.path), "")
         return self.name or Path(first).name.partition(".")[0] or first
 
