@@ -158,6 +158,23 @@ def anchor_paths(merged: Layer) -> None:
             values[name] = _anchored(values[name], directory, (section, name) in files)
             if UNWRITABLE.search(str(values[name])):
                 merged.report((section, name), "lies below a folder whose name is not UTF-8", "rename that folder")
+    _anchor_sources(merged)
+
+
+def _anchor_sources(merged: Layer) -> None:
+    """Makes the paths of the sources of data absolute, each in a copy: others may extend the same file."""
+    values, key = merged.values.get("data", {}), ("data", "sources")
+    if isinstance(values.get("sources"), list):
+        directory = merged.place(key).directory
+        values["sources"] = [
+            {
+                name: _anchored(value, directory, True) if (("data", name) in CORPUS) else value
+                for name, value in each.items()
+            }
+            if isinstance(each, dict)
+            else each
+            for each in values["sources"]
+        ]
 
 
 def _anchored(value: Any, directory: Path, surely: bool) -> Any:

@@ -159,6 +159,8 @@ def _quality(history: History) -> list[tuple[str, str]]:
         )
         text = f"{loss} nats per token, perplexity {ppl}{per_byte} (step {last['step']:,})"
         rows.append(("Held-out loss", text + _since_start(history)))
+        if "loss_nats_by_source" in last:
+            rows.append(("Held-out loss by source", _line(EVAL["loss_nats_by_source"].told(last))))
     if unigram is not None:
         text = f"{unigram:.4f} nats per token, perplexity {perplexity(exponential(unigram))}"
         if last is not None and last.get("loss_nats") is not None:

@@ -96,7 +96,7 @@ def read_csv(stream: ByteStream, section: DataSection) -> Iterator[Row]:
 
 
 def read_tsv(stream: ByteStream, section: DataSection) -> Iterator[Row]:
-    """The same with tabs."""
+    """The rows of a table as `read_csv` reads them, with tabs."""
     return _table(stream, section, section.delimiter or "\t")
 
 

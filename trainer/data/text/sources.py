@@ -90,11 +90,13 @@ def validation_corpus(section: DataSection, base_dir: Path) -> Corpus | None:
 
 def _local_corpus(paths: str | list[str], section: DataSection, base_dir: Path, key: str) -> Corpus:
     files = find_files(paths, base_dir, section.format, key)
-    if section.instruct and (text := next((file.path for file in files if not KINDS[file.format].columns), None)):
+    if section.one_column is None and (
+        text := next((file.path for file in files if not KINDS[file.format].columns), None)
+    ):
         fix = (
             "name files of rows (jsonl, csv, parquet), or leave out the columns of section data to train on plain text"
         )
-        raise UserError(f"{text} is plain text: it has no columns with prompts and responses", where=key, fix=fix)
+        raise UserError(f"{text} is plain text: it has no columns", where=key, fix=fix)
     other = next((file for file in files if not KINDS[file.format].encoded), None)
     if other is not None and section.encoding != UTF8:
         fix = "leave out data.encoding, or name txt, jsonl and csv files alone"
