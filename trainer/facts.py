@@ -71,6 +71,7 @@ def notes(run: Run) -> list[str]:
         *_one_subspace(run),
         *_cut_off(run),
         *_rows_of_no_token(run),
+        *_new_tokens(run),
         *router_note(run.model),
         *remarks(run.data.summary),
     ]
@@ -97,6 +98,16 @@ def _rows_of_no_token(run: Run) -> list[str]:
     if asked is None or run.recipe.model.name_or_path is not None or asked <= 2 * known:
         return []
     return [f"the embedding has {asked:,} rows, the tokenizer {known:,} ids: model.vocab_size=null makes as many"]
+
+
+def _new_tokens(run: Run) -> list[str]:
+    """What became of the tokens that the recipe adds, and what is trained for them beside adapters."""
+    named, ids = run.recipe.model.new_tokens, sorted(run.data.summary.get("new_tokens", {}).values())
+    if not named:
+        return []
+    which = f"{counted(len(ids), 'id')} from {ids[0]} on" if ids else "the tokenizer has them all"
+    beside = "; embedding and head are trained in full beside the adapters" * (run.recipe.optim.method == "lora")
+    return [f"model.new_tokens: {which}; rows that are new start at the mean of the others{beside}"]
 
 
 def _one_subspace(run: Run) -> list[str]:

@@ -21,11 +21,11 @@ from galore.trainer.data.rows.tokenbatch import TokenBatch
 from galore.trainer.data.text.holdout import content_hash, working_share
 from galore.trainer.data.text.quality import BadRows
 from galore.trainer.data.tokens.cache import cache_root, fingerprint
-from galore.trainer.data.tokens.chattemplate import ensure_template
+from galore.trainer.data.tokens.extend import extend
 from galore.trainer.data.tokens.material import Material
 from galore.trainer.data.tokens.tokenize import threads
 from galore.trainer.data.tokens.tokenized import Tokenized, tokenized
-from galore.trainer.data.tokens.tokenizer import given_tokenizer, id_bound, require_room, trained_tokenizer
+from galore.trainer.data.tokens.tokenizer import given_tokenizer, id_bound, trained_tokenizer
 from galore.trainer.recipe.schema.recipe import Recipe
 from galore.trainer.tasks.glue import TASKS
 
@@ -57,22 +57,20 @@ def prepare_data(recipe: Recipe, base_dir: Path, progress: Progress | None = Non
 
             return open_stream(recipe, base_dir, cache, report)
         material, notes = Material.of(recipe.data, base_dir, cache, report), list[str]()
-        tokenizer = _tokenizer(recipe, base_dir, material, report, notes.append)
+        tokenizer, added = _tokenizer(recipe, base_dir, material, report, notes.append)
         data = map_data(recipe, tokenizer, material, tokenized(material, tokenizer, report, notes.append))
-        return replace(data, notes=tuple(notes))
+        return replace(data, notes=tuple(notes), summary=data.summary | ({"new_tokens": added} if added else {}))
 
 
 def _tokenizer(
     recipe: Recipe, base_dir: Path, material: Material, progress: Progress, tell: Callable[[str], object]
-) -> PreTrainedTokenizerBase:
+) -> tuple[PreTrainedTokenizerBase, dict[str, int]]:
+    """The tokenizer, and the tokens that the recipe added to it."""
     given = given_tokenizer(recipe, base_dir)
     size = recipe.data.tokenizer_vocab_size
     folder = material.cache / "tokenizers" / fingerprint([material.identity, size])
     tokenizer = given or trained_tokenizer(material.training_texts(progress), size, folder, progress, tell)
-    require_room(recipe.model, tokenizer)
-    if recipe.data.instruct:
-        ensure_template(tokenizer)
-    return tokenizer
+    return tokenizer, extend(tokenizer, recipe, base_dir, tell)
 
 
 def _trains_tokenizer(recipe: Recipe) -> bool:
@@ -127,7 +125,7 @@ def _mend(summary: dict[str, Any]) -> str:
     """What to do where not one row is good."""
     kinds = set(summary["bad_rows"])
     if kinds == {"refused"}:
-        return "give the tokenizer another chat template (chat_template.jinja in its folder), or mend the rows"
+        return "choose another chat template (data.chat_template), or mend the rows"
     if looks := encoding_remedy(summary):
         return looks
     if kinds and kinds <= {"invalid_utf8", "undecodable"}:

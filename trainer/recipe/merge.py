@@ -21,7 +21,7 @@ ALTERNATIVES = (
     ("data.text_field", "data.prompt_field data.input_field data.response_field", "data.messages_field"),
 )
 OF_ONE_SOURCE = ["path", "validation_path", "hub_config", "split", "validation_split", "task", "max_train_samples"]
-COLUMNS = ["text_field", "prompt_field", "input_field", "response_field", "messages_field"]
+COLUMNS = ["text_field", "prompt_field", "input_field", "response_field", "messages_field", "chat_template"]
 
 
 def merge(layers: list[Layer], main: Layer) -> Layer:

@@ -7,6 +7,7 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from galore.trainer.recipe.chattemplates import CHAT_TEMPLATES, SUFFIXES
 from galore.trainer.recipe.schema.section import Bytes, Length, Pieces, Rows, Section, Threads, execution
 
 UTF8 = "utf-8"
@@ -57,9 +58,14 @@ class DataSection(Section):
         None,
         description="The column that holds a conversation: a list of {role, content}, or of {from, value} as ShareGPT writes it",
     )
-    loss_on: Literal["responses", "all"] = Field(
+    chat_template: str | None = Field(
+        None,
+        max_length=1000,
+        description=f"How conversations are written: {', '.join(CHAT_TEMPLATES)}, or a file FILE.jinja; null takes the tokenizer's own, or plain if it has none",
+    )
+    loss_on: Literal["response", "responses", "last", "all"] = Field(
         "responses",
-        description="Instructions: train on what the assistant says and on the token that ends it, or on prompts as well",
+        description="Instructions: train on what the assistant says and on the token that ends it, on its last turn only, or on prompts as well; response means responses",
     )
     txt_document: Literal["file", "paragraph", "line"] = Field(
         "paragraph", description="txt: what one document is; paragraphs are separated by blank lines"
@@ -97,6 +103,11 @@ class DataSection(Section):
     def _one_name(cls, name: str) -> str:
         """The codec's own name where there is a codec, so that every spelling is the same recipe."""
         return codec_name(name) or name
+
+    @field_validator("loss_on")
+    @classmethod
+    def _one_spelling(cls, choice: str) -> str:
+        return "responses" if choice == "response" else choice
 
     @model_validator(mode="after")
     def _source_has_path(self) -> Self:
@@ -139,6 +150,12 @@ def check_instruction(data: DataSection) -> None:
         raise ValueError("messages_field holds whole conversations: leave out prompt_field and response_field, or it")
     if data.input_field is not None and data.prompt_field is None:
         raise ValueError("input_field is appended to the prompt: set prompt_field and response_field too")
+    if data.chat_template is not None and not data.instruct:
+        raise ValueError("chat_template writes conversations: set messages_field, or prompt_field and response_field")
+    if data.chat_template not in (None, *CHAT_TEMPLATES) and not str(data.chat_template).endswith(SUFFIXES):
+        raise ValueError(
+            f"chat_template: {data.chat_template} is neither a file ({', '.join(SUFFIXES)}) nor one of {', '.join(CHAT_TEMPLATES)}"
+        )
     if data.instruct and (data.source == "packaged" or data.format == "txt"):
         kind = "source: packaged" if data.source == "packaged" else "format: txt"
         raise ValueError(f"{kind} has no columns: prompts and responses come from jsonl, parquet or the hub")
