@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from galore.trainer.machine.device import choose_device, choose_threads
 from galore.trainer.machine.process import ask_for_expandable_segments, prepare_process
 from galore.trainer.models.adapters.adapt import adapted
 from galore.trainer.models.adapters.lora import stored_config, train_embeddings
+from galore.trainer.models.capacity import NewTokens
 from galore.trainer.models.checkpointing import recompute_blocks
 from galore.trainer.models.classifier import build_classifier
 from galore.trainer.models.cpu import optimize_decoder
@@ -88,8 +88,8 @@ def build(loaded: LoadedRecipe, directory: RunDir, console: Console, progress: P
     for note in data.notes:
         console.message(note)
     torch.manual_seed(recipe.train.seed)  # dropout draws from the global generator, whose state checkpoints hold
-    added = data.summary.get("new_tokens", {}).values()
-    model, kernels = build_model(recipe, id_bound(data.tokenizer), str(device), loaded.base_dir, added)
+    new = NewTokens(data.summary.get("new_tokens", {}).values(), data.tokenizer.convert_ids_to_tokens)
+    model, kernels = build_model(recipe, id_bound(data.tokenizer), str(device), loaded.base_dir, new)
     if not directory.fresh:
         identity.require_same_config(newest_state(directory.checkpoints), stored_config(model), directory.root)
     optimizer = attach_optimizer(model, recipe, recipe.train.accumulation)
@@ -103,15 +103,15 @@ def build(loaded: LoadedRecipe, directory: RunDir, console: Console, progress: P
 
 
 def build_model(
-    recipe: Recipe, vocab_size: int, device: str, base_dir: Path, added: Collection[int] = ()
+    recipe: Recipe, vocab_size: int, device: str, base_dir: Path, new: NewTokens | None = None
 ) -> tuple[nn.Module, list[str]]:
     """The network in training form (adapters or factors, checkpointing, CPU paths), and lines that name its paths.
 
     Args:
-        added: token ids that the recipe adds to those of the tokenizer.
+        new: what the recipe adds to the tokenizer.
     """
     settled = prepare_cuda(recipe.train.deterministic) if torch.device(device).type == "cuda" else []
-    network = _network(recipe, vocab_size, device, base_dir, added)
+    network = _network(recipe, vocab_size, device, base_dir, new or NewTokens())
     kernels = settled + (optimize_decoder(network) if device_type(device) == "cpu" else [])
     kernels += prepare_process() if device == "cpu" else []
     if recipe.optim.method == "lora" or recipe.optim.weight_dtype is not None:
@@ -124,7 +124,7 @@ def build_model(
     return model, kernels
 
 
-def _network(recipe: Recipe, vocab_size: int, device: str, base_dir: Path, added: Collection[int]) -> PreTrainedModel:
+def _network(recipe: Recipe, vocab_size: int, device: str, base_dir: Path, new: NewTokens) -> PreTrainedModel:
     """A classifier where the recipe has a task, else a decoder."""
     if recipe.data.task is not None:
         return build_classifier(
@@ -135,7 +135,7 @@ def _network(recipe: Recipe, vocab_size: int, device: str, base_dir: Path, added
             seed=recipe.train.seed,
             max_length=recipe.data.max_length,
             base_dir=base_dir,
-            added=added,
+            new=new,
         )
     return build_decoder(
         recipe.model,
@@ -145,7 +145,7 @@ def _network(recipe: Recipe, vocab_size: int, device: str, base_dir: Path, added
         max_length=recipe.data.max_length,
         base_dir=base_dir,
         in_int8=recipe.optim.target_modules if recipe.optim.weight_dtype == "int8" else (),
-        added=added,
+        new=new,
     )
 
 

@@ -46,7 +46,7 @@ def header(run: Run, meter: Meter, memory: str) -> dict[str, Any]:
     lines = {
         "model": f"{type(run.model).__name__}, {counted(total, 'parameter')}, {trained:,} trained, {recipe.model.dtype}",
         "method": described(recipe.optim),
-        "data": _data(run.data.summary),
+        "data": data_line(run.data.summary),
         "batch": f"{batch}, {counted(recipe.train.accumulation, 'micro-batch', 'micro-batches')} of {recipe.train.micro_batch_size}",
         "steps": f"{run.total_steps:,}" + (f", resuming after {run.first_step:,}" if run.first_step else ""),
         "device": _device(run),
@@ -177,7 +177,7 @@ def _kernels(device: torch.device) -> str:
     return f"torch (CUDA; {against})" if against else "triton (CUDA), and torch where that is as fast"
 
 
-def _data(summary: dict[str, Any]) -> str:
+def data_line(summary: dict[str, Any]) -> str:
     """`packaged: 1,171 documents, 1,134,514 tokens; held out 18 documents, 17,649 tokens; bad rows 3`."""
     documents, tokens = summary.get("documents", {}), summary.get("tokens", {})
     what = "example" if "truncated_examples" in summary else "document"

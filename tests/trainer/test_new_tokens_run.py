@@ -12,6 +12,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from galore.trainer import loop
+from galore.trainer.data.batch import Progress, silent
+from galore.trainer.data.survey import survey
 from galore.trainer.parameters import dry_run
 from galore.trainer.recipe.chattemplates import CHAT_TEMPLATES
 from galore.trainer.recipe.load import load_recipe
@@ -71,10 +73,12 @@ eval: {{eval_steps: 4}}
     return folder / "recipe.yaml"
 
 
-def execute(recipe: Path, out: Path, *overrides: str, resume: bool = False) -> dict[str, Any]:
+def execute(
+    recipe: Path, out: Path, *overrides: str, resume: bool = False, progress: Progress = silent
+) -> dict[str, Any]:
     console, before = Quiet(), torch.get_num_threads()
     try:
-        run_training(load_recipe(str(recipe), overrides), out, resume, console)
+        run_training(load_recipe(str(recipe), overrides), out, resume, console, progress)
     finally:
         torch.set_num_threads(before)
     return console.header
@@ -138,6 +142,18 @@ def test_a_dry_run_counts_their_rows(recipe: Path) -> None:
     updates = {row.name.removeprefix("base_model.model."): row.update for row in lora}
     assert updates["model.embed_tokens"] == updates["lm_head"] == "full rank"
     assert updates["model.norm"] == "frozen"
+
+
+def test_a_run_finds_what_was_prepared(recipe: Path, tmp_path: Path) -> None:
+    """No text is tokenized again, and the data are the same."""
+    overrides, seen = ["train.max_steps=1", f"data.cache_dir={tmp_path / 'cache'}"], set[str]()
+    loaded = load_recipe(str(recipe), overrides)
+    prepared = survey(loaded.recipe, loaded.base_dir)
+    assert prepared.made
+    execute(recipe, tmp_path / "run", *overrides, progress=lambda done, total, what: seen.add(what))
+    facts = json.loads((tmp_path / "run" / "run.json").read_text())["data"]
+    assert facts["fingerprint"] == prepared.summary["fingerprint"]
+    assert "tokenizing" not in seen
 
 
 def test_another_template_is_other_data(recipe: Path, tmp_path: Path) -> None:

@@ -95,7 +95,8 @@ def map_data(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, material: Mater
         **({"asked_vocab_size": section.tokenizer_vocab_size} if _trains_tokenizer(recipe) else {}),
     }
     _require_rows(material, len(train), len(validation), summary)
-    return MappedData(tokenizer, id_bound(tokenizer), train, validation, section.max_length, order, summary)
+    size, folder = id_bound(tokenizer), text.folder
+    return MappedData(tokenizer, size, train, validation, section.max_length, order, summary, cache=folder)
 
 
 def _require_rows(material: Material, train: int, validation: int, summary: dict[str, Any]) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import psutil
 import torch
@@ -12,10 +12,12 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.format import size
 from galore.trainer.common.library import WHERE, explained
+from galore.trainer.data.tokens.extend import setting
 from galore.trainer.recipe.schema.model import ModelSection
 
 DEPTH = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "encoder_layers", "decoder_layers")
 SIZES = ("vocab_size", "hidden_size", "d_model", "n_embd", *DEPTH[:4], "num_attention_heads", "n_head")
+MOST_NEW = 16  # tokens that a message names; more of them are those of another model
 LAYER_OBJECTS = 32 * 1024  # bytes that the Python objects of one layer take, weights aside
 
 # number their positions from the padding token's id + 1
@@ -33,11 +35,25 @@ AFTER_PADDING = (
 )
 
 
-def check_capacity(config: PreTrainedConfig, vocab_size: int, max_length: int, rows: int | None = None) -> None:
+class NewTokens(NamedTuple):
+    """Token ids that `model.new_tokens` added to the tokenizer, and what any id of it is called."""
+
+    ids: Collection[int] = ()
+    called: Callable[[int], Any] = str
+
+
+def check_capacity(
+    config: PreTrainedConfig,
+    vocab_size: int,
+    max_length: int,
+    rows: int | None = None,
+    called: Callable[[int], Any] = str,
+) -> None:
     """Refuse data that the model has no embedding rows or no positions for.
 
     Args:
         rows: of the embedding, where they will be more than the configuration says.
+        called: what a token id is called.
 
     Raises:
         UserError: with both numbers.
@@ -45,12 +61,13 @@ def check_capacity(config: PreTrainedConfig, vocab_size: int, max_length: int, r
     text = config.get_text_config()
     rows = rows or text.vocab_size
     if rows < vocab_size:
-        beyond = f"id {rows} has" if vocab_size == rows + 1 else f"ids {rows} to {vocab_size - 1} have"
-        raise UserError(
-            f"the model embeds {rows} token ids, but the tokenizer has {vocab_size}: {beyond} no row",
-            where="model.new_tokens",
-            fix="name these tokens in model.new_tokens, which gives them rows; or take the model's own tokenizer (data.tokenizer: null)",
+        fix = (
+            f"is it another model's? data.tokenizer=null takes this one's own; model.vocab_size={vocab_size} draws rows"
         )
+        if vocab_size - rows <= MOST_NEW:
+            fix = f"{setting([str(called(each)) for each in range(rows, vocab_size)])} gives the tokens beyond it rows"
+        what = f"the model embeds {rows} token ids, but the tokenizer has {vocab_size}"
+        raise UserError(what, where="model.new_tokens", fix=fix)
     positions = positions_of(config)
     if positions is not None and max_length > positions:
         raise UserError(
@@ -77,11 +94,11 @@ def rows_wanted(section: ModelSection, config: PreTrainedConfig, vocab_size: int
     return max(vocab_size, int(config.get_text_config().vocab_size))
 
 
-def new_rows(section: ModelSection, config: PreTrainedConfig, vocab_size: int, added: Collection[int]) -> list[int]:
-    """Where `model.new_tokens` are named, the token ids that were `added` to the tokenizer, and those that the stored
+def new_rows(section: ModelSection, config: PreTrainedConfig, vocab_size: int, new: NewTokens) -> list[int]:
+    """Where `model.new_tokens` are named, the token ids that were added to the tokenizer, and those that the stored
     embedding has no row for."""
     stored = int(config.get_text_config().vocab_size)
-    return sorted({*added, *range(stored, vocab_size)}) if section.new_tokens else []
+    return sorted({*new.ids, *range(stored, vocab_size)}) if section.new_tokens else []
 
 
 def grow_vocabulary(model: PreTrainedModel, rows: int | None, seed: int, new: Sequence[int] = ()) -> None:
@@ -116,7 +133,7 @@ def refuse_fewer_rows(config: PreTrainedConfig, rows: int | None, source: str) -
         raise UserError(
             f"{source} embeds {stored} token ids, the recipe says {rows}",
             where="model.vocab_size",
-            fix="leave it out: rows are added for model.new_tokens; or draw fresh weights with model.random_init: true",
+            fix="leave model.vocab_size out: rows are added for model.new_tokens; or draw fresh weights with model.random_init: true",
         )
 
 

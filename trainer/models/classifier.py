@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -13,6 +12,7 @@ from galore.trainer.common.errors import UserError
 from galore.trainer.common.library import WHERE
 from galore.trainer.models.attention import check_attention
 from galore.trainer.models.capacity import (
+    NewTokens,
     check_capacity,
     grow_vocabulary,
     new_rows,
@@ -37,7 +37,7 @@ def build_classifier(
     seed: int,
     max_length: int,
     base_dir: Path,
-    added: Collection[int] = (),
+    new: NewTokens = NewTokens(),  # noqa: B008 - it cannot change
 ) -> PreTrainedModel:
     """The recipe's model with a head for `task` on `device`, weights in `section.dtype`, in training mode.
 
@@ -46,7 +46,7 @@ def build_classifier(
     `device="meta"` nothing is allocated or loaded.
 
     Args:
-        added: token ids that `model.new_tokens` added to the tokenizer.
+        new: what `model.new_tokens` added to the tokenizer.
 
     Raises:
         UserError: the model cannot be read, has no such head, too few embeddings or positions for the data, or the
@@ -60,8 +60,8 @@ def build_classifier(
     config = _for_task(stored, task)
     if not section.random_init:
         refuse_fewer_rows(config, section.vocab_size, source)
-    rows, new = rows_wanted(section, config, vocab_size), new_rows(section, config, vocab_size, added)
-    check_capacity(config, vocab_size, max_length, rows)
+    rows, fresh = rows_wanted(section, config, vocab_size), new_rows(section, config, vocab_size, new)
+    check_capacity(config, vocab_size, max_length, rows, new.called)
     dtype = getattr(torch, section.dtype)
     if device != "meta":
         require_memory(config, dtype.itemsize)
@@ -76,7 +76,7 @@ def build_classifier(
     else:
         model = _from_weights(source, config, section, seed)
         _reorder(model, order)
-        grow_vocabulary(model, rows, seed, new)
+        grow_vocabulary(model, rows, seed, fresh)
         model = model.to(dtype).to(device)
     model.config.dtype = dtype
     return model.train()

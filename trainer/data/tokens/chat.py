@@ -136,7 +136,8 @@ class ChatEncoder:
             if message["role"] != "assistant" and not wanted[index]:
                 before = self._render(conversation._replace(messages=conversation.messages[:index])) if index else ""
                 said = re.compile(_any_of(_words(message))).search(text, _shared(before, text))
-                yield from [said.span()] * (said is not None)
+                if said:
+                    yield said.span()
 
     def _says_something(self, response: str) -> bool:
         """Whether there is more than the end of a turn, as where the template leaves out the call that is all of it."""

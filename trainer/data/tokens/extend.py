@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,7 +38,7 @@ def extend(
     if absent := [token for token in chosen.tokens if token not in _whole(tokenizer)] if chosen else []:
         tell(
             f"data.chat_template: {recipe.data.chat_template} writes {' and '.join(absent)}, which this tokenizer cuts into "
-            f"several tokens each; model.new_tokens={_written(absent)} makes each one"
+            f"several tokens each; {setting(absent)} makes each one"
         )
     return added
 
@@ -66,5 +68,6 @@ def _whole(tokenizer: PreTrainedTokenizerBase) -> set[str]:
     return {str(token) for token in tokenizer.added_tokens_decoder.values()}
 
 
-def _written(tokens: Sequence[str]) -> str:
-    return "'[{}]'".format(",".join(f'"{token}"' for token in tokens))
+def setting(tokens: Sequence[str]) -> str:
+    """The override that names new tokens, as it is typed in a shell."""
+    return f"model.new_tokens={shlex.quote(json.dumps(list(tokens), ensure_ascii=False, separators=(',', ':')))}"

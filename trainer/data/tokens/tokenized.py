@@ -39,6 +39,7 @@ class Tokenized:
     validation: TokenStore
     fingerprint: str
     summary: dict[str, Any]
+    folder: Path
 
 
 def tokenized(
@@ -64,7 +65,7 @@ def tokenized(
         train, validation = (kind(folder, side, dtype) for side in ("train", "validation"))
         if not (train.intact and validation.intact):
             raise ValueError("the files do not belong together")
-        return Tokenized(train, validation, name, json.loads(read_bounded(folder / SUMMARY_FILE)))
+        return Tokenized(train, validation, name, json.loads(read_bounded(folder / SUMMARY_FILE)), folder)
 
     def build(folder: Path) -> dict[str, Written]:
         writer = _build_examples if material.section.instruct else _build
