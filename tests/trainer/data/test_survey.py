@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
+from galore.trainer.checkpoint.manifest import NAME as MANIFEST
+from galore.trainer.checkpoint.sealed import STAMP, seal
 from galore.trainer.common.errors import UserError
 from galore.trainer.data.prepare import prepare_data
 from galore.trainer.data.survey import COUNTED, Lengths, survey
+from galore.trainer.data.tokens.chat import UNREAD
 from galore.trainer.recipe.load import load_recipe
 from galore.trainer.recipe.schema.recipe import Recipe
 
@@ -60,6 +63,20 @@ def test_the_second_time_it_is_there(chats: Recipe, tmp_path: Path) -> None:
     assert (first.cache / "train.tokens").is_file()
     assert json.loads(json.dumps(first.as_json())) == {**again.as_json(), "made": True}
     assert not survey(with_data(chats, max_length=32), tmp_path).made
+
+
+def test_what_was_kept_before_marks_were_read_is_made_anew(chats: Recipe, tmp_path: Path) -> None:
+    """Messages of `weight: 0` are targets in it, which the notes of that time tell."""
+    kept = survey(chats, tmp_path).cache
+    assert kept is not None
+    summary = json.loads((kept / "summary.json").read_text()) | {"noted": {f"{UNREAD}weight": 1}}
+    (kept / "summary.json").write_text(json.dumps(summary))
+    for name in (MANIFEST, STAMP):
+        (kept / name).unlink(missing_ok=True)
+    seal(kept, {})
+    again = survey(chats, tmp_path)
+    assert again.made
+    assert "messages with train or weight are targets in it" in again.notes[0]
 
 
 @pytest.mark.parametrize("packing", ["packed", "paper"])
