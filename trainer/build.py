@@ -29,7 +29,8 @@ from galore.trainer.data.tokens.tokenizer import id_bound
 from galore.trainer.machine.device import choose_device, choose_threads
 from galore.trainer.machine.process import ask_for_expandable_segments, prepare_process
 from galore.trainer.models.adapters.adapt import adapted
-from galore.trainer.models.adapters.lora import stored_config
+from galore.trainer.models.adapters.lora import stored_config, train_embeddings
+from galore.trainer.models.capacity import NewTokens
 from galore.trainer.models.checkpointing import recompute_blocks
 from galore.trainer.models.classifier import build_classifier
 from galore.trainer.models.cpu import optimize_decoder
@@ -91,7 +92,8 @@ def build(loaded: LoadedRecipe, directory: RunDir, console: Console, progress: P
     for note in data.notes:
         console.message(note)
     torch.manual_seed(recipe.train.seed)  # dropout draws from the global generator, whose state checkpoints hold
-    model, kernels = build_model(recipe, id_bound(data.tokenizer), str(device), loaded.base_dir)
+    new = NewTokens(data.summary.get("new_tokens", {}).values(), data.tokenizer.convert_ids_to_tokens)
+    model, kernels = build_model(recipe, id_bound(data.tokenizer), str(device), loaded.base_dir, new)
     if not directory.fresh:
         identity.require_same_config(newest_state(directory.checkpoints), stored_config(model), directory.root)
     optimizer = attach_optimizer(model, recipe, recipe.train.accumulation)
@@ -102,21 +104,29 @@ def build(loaded: LoadedRecipe, directory: RunDir, console: Console, progress: P
     return Run(recipe, directory, console, data, model, optimizer, device, total, first_step, kernels, checkpoint)
 
 
-def build_model(recipe: Recipe, vocab_size: int, device: str, base_dir: Path) -> tuple[nn.Module, list[str]]:
-    """The network in training form (adapters or factors, checkpointing, CPU paths), and lines that name its paths."""
+def build_model(
+    recipe: Recipe, vocab_size: int, device: str, base_dir: Path, new: NewTokens | None = None
+) -> tuple[nn.Module, list[str]]:
+    """The network in training form (adapters or factors, checkpointing, CPU paths), and lines that name its paths.
+
+    Args:
+        new: what the recipe adds to the tokenizer.
+    """
     settled = prepare_cuda(recipe.train.deterministic) if torch.device(device).type == "cuda" else []
-    network = _network(recipe, vocab_size, device, base_dir)
+    network = _network(recipe, vocab_size, device, base_dir, new or NewTokens())
     kernels = settled + (optimize_decoder(network) if device_type(device) == "cpu" else [])
     kernels += prepare_process() if device == "cpu" else []
     if recipe.optim.method == "lora" or recipe.optim.weight_dtype is not None:
         kernels += left_alone(network, recipe.optim.target_modules)
     kernels += router_note(network)
     model = adapted(network, recipe.optim, recipe.train.seed)
+    if recipe.model.new_tokens and recipe.optim.method == "lora":
+        train_embeddings(model)
     kernels += recompute_blocks(model, recipe.train.gradient_checkpointing, recipe.train.offload_activations)
     return model, kernels
 
 
-def _network(recipe: Recipe, vocab_size: int, device: str, base_dir: Path) -> PreTrainedModel:
+def _network(recipe: Recipe, vocab_size: int, device: str, base_dir: Path, new: NewTokens) -> PreTrainedModel:
     """A classifier where the recipe has a task, else a decoder."""
     if recipe.data.task is not None:
         return build_classifier(
@@ -127,6 +137,7 @@ def _network(recipe: Recipe, vocab_size: int, device: str, base_dir: Path) -> Pr
             seed=recipe.train.seed,
             max_length=recipe.data.max_length,
             base_dir=base_dir,
+            new=new,
         )
     return build_decoder(
         recipe.model,
@@ -136,6 +147,7 @@ def _network(recipe: Recipe, vocab_size: int, device: str, base_dir: Path) -> Pr
         max_length=recipe.data.max_length,
         base_dir=base_dir,
         in_int8=recipe.optim.target_modules if recipe.optim.weight_dtype == "int8" else (),
+        new=new,
     )
 
 

@@ -222,7 +222,7 @@ def _show(loaded: LoadedRecipe, profile: Profile) -> None:
     from galore.cli.show.memory import show_profile
     from galore.trainer.parameters import planned_vocabulary
 
-    show_profile(screen(), loaded, profile, planned_vocabulary(loaded.recipe)[1])
+    show_profile(screen(), loaded, profile, planned_vocabulary(loaded)[1])
     typer.echo()
     say_pairs(plan_lines(_planned(loaded, profile.card)))
 

@@ -39,6 +39,7 @@ HERE = {  # runs by itself: → what makes it small
     "galore profile-memory my.yaml --measure": [],
     "galore profile-memory my.yaml": [],
     "galore profile-memory my.yaml --no-advise": [],
+    "galore prepare my.yaml": [],
     "galore train my.yaml --dry-run": [],
     "galore recipes show demo": [],
     "galore recipes show my.yaml": [],

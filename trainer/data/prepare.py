@@ -24,11 +24,11 @@ from galore.trainer.data.text.conversation import READING
 from galore.trainer.data.text.holdout import content_hash, working_share
 from galore.trainer.data.text.quality import BadRows
 from galore.trainer.data.tokens.cache import cache_root, fingerprint
-from galore.trainer.data.tokens.chattemplate import ensure_template
+from galore.trainer.data.tokens.extend import extend
 from galore.trainer.data.tokens.material import Material, Materials
 from galore.trainer.data.tokens.tokenize import threads
 from galore.trainer.data.tokens.tokenized import Tokenized, tokenized
-from galore.trainer.data.tokens.tokenizer import given_tokenizer, id_bound, require_room, trained_tokenizer
+from galore.trainer.data.tokens.tokenizer import given_tokenizer, id_bound, trained_tokenizer
 from galore.trainer.recipe.schema.recipe import Recipe
 from galore.trainer.recipe.schema.source import SourceSection
 from galore.trainer.tasks.glue import TASKS
@@ -65,13 +65,14 @@ def prepare_data(recipe: Recipe, base_dir: Path, progress: Progress | None = Non
             with _told_of(label):
                 parts.append(Material.of(part, base_dir, cache, report))
         material, notes = Materials.of(parts), list[str]()
-        tokenizer = _tokenizer(recipe, base_dir, material, report, notes.append)
+        tokenizer, added = _tokenizer(recipe, base_dir, material, report, notes.append)
         data = list[MappedData]()
         for one, label in zip(parts, recipe.data.labels, strict=True):
             with _told_of(label):
                 data.append(map_data(recipe, tokenizer, one, tokenized(one, tokenizer, report, notes.append)))
         whole = data[0] if recipe.data.sources is None else _mixed(recipe.data.sources, data)
-        return replace(whole, notes=(*notes, *whole.notes))
+        summary = whole.summary | ({"new_tokens": added} if added else {})
+        return replace(whole, notes=(*notes, *whole.notes), summary=summary)
 
 
 @contextmanager
@@ -90,7 +91,8 @@ def _mixed(sources: list[SourceSection], data: list[MappedData]) -> MixedData:
 
 def _tokenizer(
     recipe: Recipe, base_dir: Path, material: Materials, progress: Progress, tell: Callable[[str], object]
-) -> PreTrainedTokenizerBase:
+) -> tuple[PreTrainedTokenizerBase, dict[str, int]]:
+    """The tokenizer, and the tokens that the recipe added to it."""
     given = given_tokenizer(recipe, base_dir)
     if given is None and any(part.tokens_field for part in recipe.data.parts):
         fix = "set data.tokenizer to the tokenizer that made the tokens"
@@ -98,10 +100,7 @@ def _tokenizer(
     size = recipe.data.tokenizer_vocab_size
     folder = material.cache / "tokenizers" / fingerprint([material.identity, size])
     tokenizer = given or trained_tokenizer(material.training_texts(progress), size, folder, progress, tell)
-    require_room(recipe.model, tokenizer)
-    if recipe.data.instruct:
-        ensure_template(tokenizer)
-    return tokenizer
+    return tokenizer, extend(tokenizer, recipe, base_dir, tell)
 
 
 def _trains_tokenizer(recipe: Recipe) -> bool:
@@ -127,7 +126,8 @@ def map_data(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, material: Mater
         **({"asked_vocab_size": section.tokenizer_vocab_size} if _trains_tokenizer(recipe) else {}),
     }
     _require_rows(material, len(train), len(validation), summary)
-    return MappedData(tokenizer, id_bound(tokenizer), train, validation, section.max_length, order, summary)
+    size, folder = id_bound(tokenizer), text.folder
+    return MappedData(tokenizer, size, train, validation, section.max_length, order, summary, cache=folder)
 
 
 def _require_rows(material: Material, train: int, validation: int, summary: dict[str, Any]) -> None:
@@ -157,7 +157,7 @@ def _mend(summary: dict[str, Any]) -> str:
     """What to do where not one row is good."""
     kinds = set(summary["bad_rows"])
     if kinds == {"refused"}:
-        return "give the tokenizer another chat template (chat_template.jinja in its folder), or mend the rows"
+        return "choose another chat template (data.chat_template), or mend the rows"
     if looks := encoding_remedy(summary):
         return looks
     if kinds and kinds <= {"invalid_utf8", "undecodable"}:

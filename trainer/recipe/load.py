@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from galore.trainer.common.reading import is_there, user_path
+from galore.trainer.recipe.chattemplates import SUFFIXES
 from galore.trainer.recipe.dump import dump_recipe
 from galore.trainer.recipe.explain.fields import sections
 from galore.trainer.recipe.explain.unknown import take_unknown
@@ -150,6 +151,8 @@ def anchor_paths(merged: Layer) -> None:
     """
     source = merged.values.get("data", {}).get("source", "local")
     files = [*FILES, *CORPUS] if source == "local" else FILES
+    if str(merged.values.get("data", {}).get("chat_template")).endswith(SUFFIXES):
+        files = [*files, ("data", "chat_template")]
     maybe = [*MAYBE_FILES, *CORPUS] if source == "glue" else MAYBE_FILES
     for section, name in [*files, *maybe]:
         values = merged.values.get(section, {})

@@ -86,7 +86,7 @@ def _of_another_kind(below: Values, above: Values) -> Iterator[tuple[str, list[s
     """What belongs to another source of data, or to a model that is built, where the layer above changes that."""
     source = above.get("data", {}).get("source")
     if source is not None and source != below.get("data", {}).get("source", "local"):
-        columns = FIELDS if source in ("packaged", "glue") else []
+        columns = [*FIELDS, "chat_template"] if source in ("packaged", "glue") else []
         yield "data.source", [f"data.{name}" for name in [*OF_ONE_SOURCE, *columns]]
     before, after = (each.get("model", {}) for each in (below, _merged(below, above)))
     if before.get("name_or_path") is None and after.get("name_or_path") is not None and not after.get("random_init"):

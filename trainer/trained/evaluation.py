@@ -79,14 +79,17 @@ def _recipe(stored: StoredModel, loaded: LoadedRecipe | None) -> tuple[Recipe, P
 
 
 def _for_model(recipe: Recipe, stored: StoredModel) -> Recipe:
-    """The recipe with the data of `recipe` and the tokenizer of the model.
+    """The recipe with the data of `recipe` and the tokenizer of the model, with its tokens and the template that it has.
 
     A run reads its own recipe unchanged, so that the data it prepared for training is found in the cache.
     """
     if recipe == stored.recipe:
         return recipe
     tokenizer = str(stored.run.tokenizer.absolute()) if stored.run is not None else stored.origin
-    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"tokenizer": tokenizer})})
+    template = recipe.data.chat_template if stored.tokenizer.chat_template is None else None
+    data = recipe.data.model_copy(update={"tokenizer": tokenizer, "chat_template": template})
+    model = recipe.model.model_copy(update={"new_tokens": []})
+    return recipe.model_copy(update={"data": data, "model": model})
 
 
 def _check_head(stored: StoredModel, recipe: Recipe) -> None:

@@ -7,6 +7,7 @@ padding.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,9 +65,15 @@ class ExampleRows:
         return input_ids, labels
 
     @property
+    def used(self) -> int:
+        return int(np.minimum(np.diff(self.store.offsets[:])[self.kept], self.max_length).sum())
+
+    def lengths(self) -> Iterator[Ids]:
+        return self.store.lengths()
+
+    @property
     def summary(self) -> dict[str, Any]:
-        lengths = np.diff(self.store.offsets[:])
-        used = int(np.minimum(lengths[self.kept], self.max_length).sum())
+        lengths, used = np.diff(self.store.offsets[:]), self.used
         return {
             "sequences": len(self),
             "examples": len(self.kept),

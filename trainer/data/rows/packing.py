@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -9,8 +10,6 @@ import numpy as np
 from galore.trainer.data.batch import IGNORED
 from galore.trainer.data.tokens.store import Ids, TokenStore
 from galore.trainer.data.tokens.tokenizer import Frame
-
-COUNTED_DOCUMENTS = 1 << 20
 
 
 class Rows(Protocol):
@@ -25,12 +24,19 @@ class Rows(Protocol):
     def summary(self) -> dict[str, Any]:
         """JSON: what became of the tokens."""
 
+    @property
+    def used(self) -> int:
+        """Tokens in all rows, padding apart."""
+
+    def lengths(self) -> Iterator[Ids]:
+        """Tokens of the documents as they are stored, a block of them at a time."""
+
 
 class PackedRows:
     """Documents as they are stored, EOS at their end, cut into windows of `max_length`; the remainder is dropped."""
 
     def __init__(self, store: TokenStore, max_length: int) -> None:
-        self._tokens, self._max_length = store.tokens, max_length
+        self._store, self._tokens, self._max_length = store, store.tokens, max_length
 
     def __len__(self) -> int:
         return len(self._tokens) // self._max_length
@@ -44,6 +50,13 @@ class PackedRows:
     @property
     def summary(self) -> dict[str, Any]:
         return {"sequences": len(self), "dropped_tokens": len(self._tokens) % self._max_length}
+
+    @property
+    def used(self) -> int:
+        return len(self) * self._max_length
+
+    def lengths(self) -> Iterator[Ids]:
+        return self._store.lengths()
 
 
 class PaperRows:
@@ -71,11 +84,18 @@ class PaperRows:
 
     @property
     def summary(self) -> dict[str, Any]:
-        room, dropped = self._frame.room(self._max_length), 0
-        for start in range(0, len(self), COUNTED_DOCUMENTS):  # offsets may not fit into memory
-            lengths = np.diff(self._store.offsets[start : start + COUNTED_DOCUMENTS + 1]) - 1
-            dropped += int(np.maximum(lengths - room, 0).sum())
+        room = self._frame.room(self._max_length)
+        dropped = sum(int(np.maximum(lengths - 1 - room, 0).sum()) for lengths in self.lengths())
         return {"sequences": len(self), "dropped_tokens": dropped}
+
+    @property
+    def used(self) -> int:
+        room = self._frame.room(self._max_length)
+        around = self._max_length - room
+        return sum(int((np.minimum(lengths - 1, room) + around).sum()) for lengths in self.lengths())
+
+    def lengths(self) -> Iterator[Ids]:
+        return self._store.lengths()
 
 
 def rows_of(store: TokenStore, max_length: int, frame: Frame | None) -> Rows:

@@ -37,8 +37,8 @@ from galore.trainer.data.text.hubtext import HubText
 from galore.trainer.data.text.quality import BadRow
 from galore.trainer.data.tokens.cache import disk_space, fingerprint
 from galore.trainer.data.tokens.chat import ChatEncoder
-from galore.trainer.data.tokens.chattemplate import ensure_template
 from galore.trainer.data.tokens.examplestore import ExampleStore, ExampleWriter
+from galore.trainer.data.tokens.extend import extend
 from galore.trainer.data.tokens.store import StoreWriter, TokenStore, token_type
 from galore.trainer.data.tokens.tokenize import encode_documents, encoder
 from galore.trainer.data.tokens.tokenized import text_identity
@@ -47,7 +47,6 @@ from galore.trainer.data.tokens.tokenizer import (
     given_tokenizer,
     id_bound,
     packed_beginning,
-    require_room,
     tokenizer_digest,
     trained_tokenizer,
 )
@@ -127,9 +126,7 @@ def open_stream(recipe: Recipe, base_dir: Path, cache: Path, progress: Progress)
     given = given_tokenizer(recipe, base_dir)
     held_out = text.held_out(recipe.eval.max_tokens, progress)
     tokenizer = given or _trained(list(text.tokenizer_sample(progress)), section, cache, progress, notes.append)
-    require_room(recipe.model, tokenizer)
-    if section.instruct:
-        ensure_template(tokenizer)
+    added = extend(tokenizer, recipe, base_dir, notes.append)
     validation = rows_over(_store(held_out, tokenizer, cache, text, progress), section, tokenizer)
     if text.holds_out and not len(validation):
         fix = "name another data.validation_split, or set it to null and data.validation_fraction above 0"
@@ -143,7 +140,7 @@ def open_stream(recipe: Recipe, base_dir: Path, cache: Path, progress: Progress)
         section.max_length,
         recipe.train.global_batch_size,
         open_rows,
-        _facts(recipe, text, tokenizer, held_out, validation),
+        _facts(recipe, text, tokenizer, held_out, validation) | ({"new_tokens": added} if added else {}),
         tuple(notes),
     )
 

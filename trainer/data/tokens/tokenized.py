@@ -16,9 +16,10 @@ from galore.trainer.data.batch import Progress
 from galore.trainer.data.text.holdout import Holdout
 from galore.trainer.data.text.quality import BadRow, BadRows
 from galore.trainer.data.tokens.cache import entry, fingerprint
-from galore.trainer.data.tokens.chat import ChatEncoder
+from galore.trainer.data.tokens.chat import UNREAD, ChatEncoder
 from galore.trainer.data.tokens.examplestore import ExampleStore, ExampleWriter
 from galore.trainer.data.tokens.given import GivenTokens
+from galore.trainer.data.tokens.learned import MARKS
 from galore.trainer.data.tokens.material import Material
 from galore.trainer.data.tokens.store import StoreWriter, TokenStore, token_type
 from galore.trainer.data.tokens.tokenize import batches, encode, encoder
@@ -42,6 +43,7 @@ class Tokenized:
     validation: TokenStore
     fingerprint: str
     summary: dict[str, Any]
+    folder: Path
 
 
 def tokenized(
@@ -68,7 +70,10 @@ def tokenized(
         train, validation = (kind(folder, side, dtype) for side in ("train", "validation"))
         if not (train.intact and validation.intact):
             raise ValueError("the files do not belong together")
-        return Tokenized(train, validation, name, json.loads(read_bounded(folder / SUMMARY_FILE)))
+        summary = json.loads(read_bounded(folder / SUMMARY_FILE))
+        if any(f"{UNREAD}{mark}" in summary.get("noted", {}) for mark in MARKS):
+            raise ValueError(f"messages with {' or '.join(MARKS)} are targets in it")
+        return Tokenized(train, validation, name, summary, folder)
 
     def build(folder: Path) -> dict[str, Written]:
         writer = _build_examples if material.section.examples else _build

@@ -13,6 +13,7 @@ FIELDS = {
     "model.revision": "model_revision revision_of_model",
     "model.random_init": "train_from_scratch reinit_weights",
     "model.vocab_size": "padded_vocab_size",
+    "model.new_tokens": "add_tokens new_special_tokens additional_special_tokens add_special_tokens special_tokens",
     "model.hidden_size": "n_embd d_model embed_dim dim",
     "model.intermediate_size": "ffn_hidden_size intermediate_dim d_ff",
     "model.num_hidden_layers": "n_layer n_layers num_layers",
@@ -40,6 +41,8 @@ FIELDS = {
     "data.response_field": """field_output response_column output_column output_field completion_field response_key
         output_key""",
     "data.messages_field": "field_messages messages_column conversations_column conversation_column messages_key",
+    "data.chat_template": "template prompt_style conversation_style chat_template_path",
+    "data.loss_on: last": "mask_history",
     "data.loss_on: responses": "assistant_only_loss completion_only_loss mask_prompt response_only",
     "data.validation_split": "dataset_test_split",
     "data.loss_on": "train_on_inputs train_on_input train_on_prompt",
@@ -128,7 +131,6 @@ ADVICE = {
     "only the columns that section data names are read: leave it out": "remove_unused_columns",
     "name the columns: data.prompt_field and data.response_field, or data.messages_field": "column_map column_mapping",
     "data.prompt_field and data.response_field, or data.messages_field, make it instruction tuning: leave it out": "stage",
-    "the chat template is the tokenizer's own: leave it out": "template chat_template prompt_style conversation_style",
     "`galore train` trains, `galore eval` evaluates: leave it out": "do_train do_eval do_predict",
     "set the interval in steps: train.save_steps, eval.eval_steps, log.logging_steps": """
         save_strategy eval_strategy evaluation_strategy logging_strategy""",

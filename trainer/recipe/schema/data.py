@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from galore.trainer.recipe.chattemplates import CHAT_TEMPLATES, SUFFIXES
 from galore.trainer.recipe.schema.section import Bytes, Length, Pieces, Rows, Section, Threads, execution
 from galore.trainer.recipe.schema.source import FIELDS, Columns, FileFormat, SourceSection, TxtDocument
 
@@ -83,9 +84,14 @@ class DataSection(Section):
         None,
         description="The column beside tokens_field that holds the token where it is a target, else -100; null makes every token one",
     )
-    loss_on: Literal["responses", "all"] = Field(
+    chat_template: str | None = Field(
+        None,
+        max_length=1000,
+        description=f"How conversations are written: {', '.join(CHAT_TEMPLATES)}, or a file FILE.jinja; null takes the tokenizer's own, or plain if it has none",
+    )
+    loss_on: Literal["response", "responses", "last", "all"] = Field(
         "responses",
-        description="Instructions: train on what the assistant says and on the token that ends it, or on prompts as well",
+        description="Instructions: train on what the assistant says and on the token that ends it, on its last turn only, or on prompts as well; response means responses",
     )
     txt_document: TxtDocument = Field(
         "paragraph", description="txt: what one document is; paragraphs are separated by blank lines"
@@ -123,6 +129,11 @@ class DataSection(Section):
     def _one_name(cls, name: str) -> str:
         """The codec's own name where there is a codec, so that every spelling is the same recipe."""
         return codec_name(name) or name
+
+    @field_validator("loss_on")
+    @classmethod
+    def _one_spelling(cls, choice: str) -> str:
+        return "responses" if choice == "response" else choice
 
     @model_validator(mode="after")
     def _source_has_path(self) -> Self:
@@ -226,6 +237,12 @@ def check_instruction(data: DataSection) -> None:
         raise ValueError(f"tokens_field is for local files, and source: {data.source} has none: leave it out")
     if data.tokens_field is not None and data.format == "txt":
         raise ValueError("format: txt has no columns: tokens come from jsonl, parquet or Arrow files")
+    if data.chat_template is not None and not data.instruct:
+        raise ValueError("chat_template writes conversations: set messages_field, or prompt_field and response_field")
+    if data.chat_template not in (None, *CHAT_TEMPLATES) and not str(data.chat_template).endswith(SUFFIXES):
+        raise ValueError(
+            f"chat_template: {data.chat_template} is neither a file ({', '.join(SUFFIXES)}) nor one of {', '.join(CHAT_TEMPLATES)}"
+        )
     if data.instruct and (data.source == "packaged" or data.format == "txt"):
         kind = "source: packaged" if data.source == "packaged" else "format: txt"
         raise ValueError(f"{kind} has no columns: prompts and responses come from jsonl, csv, parquet or the hub")

@@ -35,7 +35,7 @@ def test_packed_rows_are_the_joined_documents(tmp_path: Path) -> None:
 
 
 def test_dropped_tokens_are_counted_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("galore.trainer.data.rows.packing.COUNTED_DOCUMENTS", 2)
+    monkeypatch.setattr("galore.trainer.data.tokens.store.COUNTED_DOCUMENTS", 2)
     store = store_of(tmp_path, [[1] * length for length in (3, 5, 7, 1, 9)])
     assert PaperRows(store, 4, Frame((), (), pad=9)).summary == {"sequences": 5, "dropped_tokens": 1 + 3 + 5}
 

@@ -15,6 +15,7 @@ pytest.importorskip("datasets")
 from galore.trainer.common.errors import UserError
 from galore.trainer.data.prepare import prepare_data
 from galore.trainer.data.stream.stream import StreamedData
+from galore.trainer.recipe.chattemplates import CHAT_TEMPLATES
 from galore.trainer.recipe.schema.recipe import Recipe
 
 MakeRecipe = Callable[..., Recipe]
@@ -61,6 +62,13 @@ def test_an_epoch_trains_on_every_response_once(stream: Callable[..., StreamedDa
     assert data.summary["bad_rows"]["no_response"]["rows"] >= 1
     held_out = [answer for batch in data.validation_batches(4, None) for answer in answers(data, batch)]
     assert sorted(held_out) == sorted(f"{turns[1][1]}<|im_end|>" for turns in TURNS[5:8])
+
+
+def test_a_stream_has_the_template_and_the_tokens_of_its_recipe(stream: Callable[..., StreamedData]) -> None:
+    data = stream(chat_template="phi3", loss_on="last")
+    assert data.tokenizer.chat_template == CHAT_TEMPLATES["phi3"].text
+    assert "model.new_tokens=" in data.notes[0]
+    assert "0 1<|end|>" in {each for step in range(30) for each in answers(data, data.global_batch(step))}
 
 
 @pytest.mark.parametrize("packing", ["packed", "paper"])
