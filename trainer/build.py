@@ -35,12 +35,14 @@ from galore.trainer.models.checkpointing import recompute_blocks
 from galore.trainer.models.classifier import build_classifier
 from galore.trainer.models.cpu import optimize_decoder
 from galore.trainer.models.decoder import build_decoder, refuse_encoder
+from galore.trainer.models.isolation import isolate_documents
 from galore.trainer.models.linears import left_alone, router_note
 from galore.trainer.optim import GaLoreAdamW, kinds_with_own_forward
 from galore.trainer.optimizer import attach_optimizer
+from galore.trainer.recipe.change import changed
 from galore.trainer.recipe.load import LoadedRecipe, recipe_of_run
 from galore.trainer.recipe.schema.recipe import Recipe
-from galore.trainer.recipe.schema.resume import SCHEDULE, changed_mathematics, mathematics, with_schedule
+from galore.trainer.recipe.schema.resume import SCHEDULE, changed_mathematics, mathematics, taken_over, with_schedule
 from galore.trainer.record.heldout import HeldOut
 from galore.trainer.record.metrics import Console, read_rows
 from galore.trainer.record.rundir import RunDir
@@ -115,6 +117,7 @@ def build_model(
     settled = prepare_cuda(recipe.train.deterministic) if torch.device(device).type == "cuda" else []
     network = _network(recipe, vocab_size, device, base_dir, new or NewTokens())
     kernels = settled + (optimize_decoder(network) if device_type(device) == "cpu" else [])
+    kernels += isolate_documents(network) if recipe.data.isolates else []
     kernels += prepare_process() if device == "cpu" else []
     if recipe.optim.method == "lora" or recipe.optim.weight_dtype is not None:
         kernels += left_alone(network, recipe.optim.target_modules)
@@ -191,6 +194,14 @@ def total_steps(recipe: Recipe, data: Data) -> int:
     return steps
 
 
+def going_on(loaded: LoadedRecipe, directory: RunDir) -> LoadedRecipe:
+    """`loaded` for the run in `directory`: what it leaves to the run, see `BEFORE`, is as the run did it so far."""
+    state = newest_state(directory.checkpoints)
+    known = state.get(identity.KEY, {}).get("mathematics") or mathematics(recipe_of_run(directory.recipe))
+    settings = taken_over(known, loaded.recipe)
+    return changed(loaded, settings) or loaded if any(value is not None for value in settings.values()) else loaded
+
+
 def refuse_other_mathematics(directory: RunDir, recipe: Recipe) -> None:
     """Raise UserError where `recipe` computes something else than the run in `directory`, its schedule apart.
 
@@ -201,10 +212,10 @@ def refuse_other_mathematics(directory: RunDir, recipe: Recipe) -> None:
         identity.require_same_recipe(state, recipe, directory.root)
         return
     old = recipe_of_run(directory.recipe)
-    changed = [line for line in changed_mathematics(old, recipe) if line.partition(":")[0] not in SCHEDULE]
-    if changed:
+    others = [line for line in changed_mathematics(old, recipe) if line.partition(":")[0] not in SCHEDULE]
+    if others:
         raise UserError(
-            "the recipe computes something else than this run: " + "; ".join(changed),
+            "the recipe computes something else than this run: " + "; ".join(others),
             where=str(directory.root),
             fix="resume with the run's own recipe.yaml, or start anew in another --output-dir",
         )

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from galore.trainer.build import Run, build, refuse_other_mathematics, trained_schedule
+from galore.trainer.build import Run, build, going_on, refuse_other_mathematics, trained_schedule
 from galore.trainer.checkpoint.checkpoint import bytes_for, most_beside, newest_verified
 from galore.trainer.checkpoint.diskspace import require_for_run
 from galore.trainer.checkpoint.finite import not_finite
@@ -63,6 +63,8 @@ def run_training(
     if resume and directory.fresh:
         console.message(f"{directory.root} holds no run yet: starting one")
     with directory.locked():
+        if not directory.fresh:
+            loaded = going_on(loaded, directory)
         if not directory.fresh and _is_done(directory, loaded.recipe):
             console.message(f"{directory.root} is finished: nothing is left to do, and nothing was changed")
             return directory.report

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.format import counted
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
     from galore.trainer.data.stream.stream import StreamedData
 
+EXAMPLE = 128  # tokens of a document that does not see the others of its row, where none is at hand
 MARGIN = 1.5  # some documents have more characters per token than others
 
 
@@ -193,4 +195,5 @@ def fullest_batch(recipe: Recipe, ids: Tensor) -> Batch:
     task = recipe.data.task
     if task is not None:
         return full_batch(ids.numpy(), np.float32 if TASKS[task].is_regression else np.int64)
-    return TokenBatch(ids, ids, tuple(range(len(ids))))
+    at = torch.arange(ids.shape[1]).remainder(EXAMPLE).expand(ids.shape) if recipe.data.isolates else None
+    return TokenBatch(ids, ids, tuple(range(len(ids))), at)

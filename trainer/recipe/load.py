@@ -19,6 +19,7 @@ from galore.trainer.recipe.overrides import parse_overrides
 from galore.trainer.recipe.parse.problems import RecipeError
 from galore.trainer.recipe.parse.source import LARGEST_RESOLVED_BYTES, UNWRITABLE, Layer, parse, read_layer, read_text
 from galore.trainer.recipe.schema.recipe import Recipe
+from galore.trainer.recipe.schema.resume import as_before
 from galore.trainer.recipe.shipped import is_shipped, locate
 from galore.trainer.recipe.task_settings import with_task_settings
 
@@ -70,7 +71,10 @@ def recipe_from_resolved(text: str, where: str) -> Recipe:
 
 def recipe_of_run(file: Path) -> Recipe:
     """The resolved recipe that the run directory of `file` keeps. Raises RecipeError."""
-    return recipe_from_resolved(read_text(file, str(file), LARGEST_RESOLVED_BYTES), str(file))
+    layer = parse(read_text(file, str(file), LARGEST_RESOLVED_BYTES), str(file), Path.cwd())
+    parts = ((name, section) for name, section in layer.values.items() if isinstance(section, dict))
+    known = {f"{name}.{key}" for name, section in parts for key in section}
+    return as_before(_resolve(_chain(layer))[0], known)
 
 
 def _main_layer(name_or_path: str) -> Layer:

@@ -13,6 +13,7 @@ from galore.trainer.evaluate import score_held_out
 from galore.trainer.machine.device import choose_threads
 from galore.trainer.models.capacity import check_capacity
 from galore.trainer.models.classifier import align_labels, head_modules
+from galore.trainer.models.isolation import isolate_documents
 from galore.trainer.recipe.load import LoadedRecipe
 from galore.trainer.recipe.schema.recipe import Recipe
 from galore.trainer.recipe.schema.train import EvalMode
@@ -61,6 +62,8 @@ def evaluate_stored(
     _check_head(stored, recipe)
     data = read_data(_for_model(recipe, stored), base_dir, progress)
     _check_data(data, stored, recipe)
+    if recipe.data.isolates:
+        isolate_documents(stored.model)
     how = {"mode": mode or recipe.eval.mode, "max_tokens": max_tokens or recipe.eval.max_tokens}
     asked = recipe.model_copy(update={"eval": recipe.eval.model_copy(update=how)})
     notes = (*data.notes, *_other_data(data, stored, recipe))

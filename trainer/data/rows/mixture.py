@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, cast
+from itertools import chain
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -102,7 +103,7 @@ class MixedRows:
         found = np.tile(np.arange(self._max_length), (len(numbers), 1))
         restart = False
         for part, here, own in self._by_part(numbers):
-            at = cast(Any, part).positions(own)
+            at = part.positions(own)
             if at is not None:
                 found[here], restart = at, True
         return found if restart else None
@@ -116,6 +117,13 @@ class MixedRows:
     @property
     def summary(self) -> dict[str, Any]:
         return merged([part.summary for part in self.parts])
+
+    @property
+    def used(self) -> int:
+        return sum(part.used for part in self.parts)
+
+    def lengths(self) -> Iterator[Ids]:
+        return chain.from_iterable(part.lengths() for part in self.parts)
 
 
 def merged(summaries: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import nn
 
 from galore.trainer.common.errors import RunFailed
@@ -45,7 +44,7 @@ def read_rows(rows: Rows, numbers: Ids, vocab_size: int) -> tuple[Ids, Ids]:
 def batch_of(rows: Rows, numbers: Ids, vocab_size: int) -> TokenBatch:
     """The rows `numbers`, (b,), as tensors."""
     input_ids, labels = read_rows(rows, numbers, vocab_size)
-    return TokenBatch(torch.from_numpy(input_ids), torch.from_numpy(labels), tuple(numbers.tolist()))
+    return TokenBatch.of(input_ids, labels, numbers.tolist(), rows.positions(numbers))
 
 
 def evaluation_rows(total: int, max_length: int, max_tokens: int | None) -> Ids:

@@ -51,6 +51,8 @@ FIELDS = {
     "data.max_length": """cutoff_len seq_len seq_length sequence_len sequence_length max_seq_len max_seq_length
         block_size context_length model_max_length""",
     "data.packing": "sample_packing neat_packing packed",
+    "data.isolate_documents": """padding_free block_diag_attn document_masking reset_position_ids
+        reset_attention_mask""",
     "data.shuffle_buffer_size": "buffer_size",
     "data.shuffle": "shuffle_dataset",
     "data.num_proc": "preprocessing_num_workers dataset_processes dataset_num_proc dataloader_num_workers num_workers workers",

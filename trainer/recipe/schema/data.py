@@ -113,6 +113,10 @@ class DataSection(Section):
         "packed",
         description="packed: documents joined by EOS and cut into full sequences, instructions put together whole; paper: one document per row, truncated or padded",
     )
+    isolate_documents: bool | None = Field(
+        None,
+        description="packed: the documents or examples of a sequence do not see each other, and each counts its own positions; null isolates instructions, not text",
+    )
     shuffle: bool = Field(
         True, description="Permute the sequences of every epoch; the order is a pure function of (seed, step)"
     )
@@ -153,6 +157,12 @@ class DataSection(Section):
             raise ValueError(f"encoding is for local txt, jsonl and csv, and {kind} is UTF-8: leave it out")
         check_instruction(self)
         return self
+
+    @property
+    def isolates(self) -> bool:
+        """Whether rows hold several documents that do not see each other."""
+        wanted = self.examples if self.isolate_documents is None else self.isolate_documents
+        return wanted and self.packing == "packed" and self.task is None
 
     @property
     def parts(self) -> list[DataSection]:
