@@ -201,13 +201,15 @@ class RunDir:
 
     def _leftovers(self) -> list[Path]:
         """What a run that was killed while it wrote leaves beside the old content, or where there was none."""
-        parts = (self.recipe, self.metrics, self.facts, self.model, self.tokenizer, self.report)
-        parts += tuple(map(self.tracker, get_args(Tracker)))
+        parts = [self.recipe, self.metrics, self.facts, self.model, self.tokenizer, self.report, *self._trackers()]
         return [path for part in parts for path in leftovers(part)]
+
+    def _trackers(self) -> list[Path]:
+        return [self.tracker(name) for name in get_args(Tracker)]
 
     def _refuse_folders(self) -> None:
         """Raise UserError where a folder has the name of a file that the run writes anew, or goes on with."""
-        for file in (self.metrics, self.facts, self.report, self.wandb, self.traceback):
+        for file in (self.metrics, self.facts, self.report, self.traceback, *self._trackers()):
             if file.is_dir():
                 raise UserError("is a folder, where the run has a file", where=str(file), fix="move it away")
 

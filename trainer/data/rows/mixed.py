@@ -83,8 +83,8 @@ def mix(sources: dict[str, MappedData], weights: Sequence[float]) -> MixedData:
         order,
         summary,
         tuple(notes),
-        sources,
-        counts,
+        sources=sources,
+        shares=counts,
     )
 
 
