@@ -100,6 +100,8 @@ def schema(
 
     if output is None:
         typer.echo(schema_text(), nl=False)
+    elif not output.absolute().parent.is_dir():
+        raise UserError(f"there is no folder {output.parent}", where="--output", fix="make it, or write elsewhere")
     else:
         replace_file(output, schema_text())
         typer.echo(f"wrote {output}")
