@@ -51,9 +51,7 @@ def copy(
     written = copy_recipe(name, file, overrides or [], force=force)
     if made:
         typer.echo(f"made the folder {file.parent}")
-    typer.echo(
-        f"wrote {written}; check it with `galore recipes validate {written}`, run it with `galore train {written}`"
-    )
+    say(f"wrote {written}; check it with `galore recipes validate {written}`, run it with `galore train {written}`")
 
 
 @app.command(cls=Verb)
