@@ -72,7 +72,7 @@ class Material:
 
     @property
     def extent(self) -> dict[str, Any]:
-        """JSON: files and bytes; splits that are read together; and how many files are cut into paragraphs although nobody said so."""
+        """JSON: files, bytes, splits that are read together; how many files are cut into paragraphs unasked."""
         files = [file for corpus in self._corpora for file in corpus.files]
         told = "txt_document" in self.section.model_fields_set or any(file.format != "txt" for file in files)
         splits = {"splits": list(self.train.splits)} if self.train.splits else {}
