@@ -106,7 +106,9 @@ def _new_tokens(run: Run) -> list[str]:
     if not named:
         return []
     which = f"{counted(len(ids), 'id')} from {ids[0]} on" if ids else "the tokenizer has them all"
-    beside = "; embedding and head are trained in full beside the adapters" * (run.recipe.optim.method == "lora")
+    optim = run.recipe.optim
+    beside = "; embedding and head are trained in full beside the adapters, unless adapted"
+    beside *= optim.method == "lora" and optim.adapter != "factors"
     return [f"model.new_tokens: {which}; rows that are new start at the mean of the others{beside}"]
 
 
