@@ -164,6 +164,12 @@ def test_a_model_is_scored_with_the_tokens_that_it_has(recipe: Path) -> None:
     assert evaluate_stored(model, loaded).result.row()["tokens"] > 0
 
 
+def test_of_a_new_model_all_rows_are_drawn(recipe: Path, tmp_path: Path) -> None:
+    header = execute(recipe, tmp_path / "run", "model.random_init=true", "train.max_steps=1")
+    assert "model.new_tokens: 2 ids from 257 on; their rows are drawn like all others" in header["note"]
+    assert load_run_model(str(tmp_path / "run")).model.config.vocab_size == ROWS + 2
+
+
 def test_another_template_is_other_data(recipe: Path, tmp_path: Path) -> None:
     names = set()
     for template in ("chatml", "zephyr"):
