@@ -58,6 +58,8 @@ PLANNED = {  # is understood to the last word and planned; training itself is le
     "--learning-rates 5e-4,1e-3,2e-3 --max-train-samples 3000 train.num_train_epochs=1 optim.update_proj_gap=5",
     "galore train roberta-glue-galore-r4 data.task=rte",
     "galore train demo --output-dir runs/demo --resume",
+    "galore train runs/demo --resume",
+    "galore train runs/demo --resume train.max_steps=40000",
     "galore compare my.yaml --methods full,galore,lora,relora,low-rank",
     "galore compare my.yaml --methods full,galore,lora --learning-rates 0.003,0.01",
 }
@@ -149,6 +151,9 @@ def test_it_runs_in_its_time(folder: Path, command: str) -> None:
 @pytest.mark.parametrize("command", sorted(PLANNED))
 def test_it_is_understood(folder: Path, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
     planned: list[Any] = []
+    for name, text in (("recipe.yaml", "extends: demo"), ("run.json", "{}")):
+        (folder / "runs/demo").mkdir(parents=True, exist_ok=True)
+        (folder / "runs/demo" / name).write_text(text)
     nothing = SimpleNamespace(compared=[], undone={}, apart={})
     fake = {
         "galore.trainer.sweep.glue.finetune": {"finetune": lambda trials, *_: (planned.extend(trials) or nothing, {})},
