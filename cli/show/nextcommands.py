@@ -25,7 +25,7 @@ def _commands(run: RunDir, recipe: Recipe) -> Iterator[str]:
     if recipe.data.task is None:  # a classifier continues no text
         yield f"galore generate {folder} --prompt {shlex.quote(_prompt(recipe))}"
     if BASELINES & run.read_facts().keys():
-        yield f"galore eval {folder}"
+        yield f"galore eval {folder}{' --checkpoint best' if recipe.train.save_best else ''}"
     yield f"galore export {folder} OUT"
 
 

@@ -49,6 +49,8 @@ SLOW = {
 PLANNED = {  # is understood to the last word and planned; training itself is left out
     "galore finetune-glue --task sst2",
     "galore finetune-glue --task cola",
+    "galore train runs/demo --resume",
+    "galore train runs/demo --resume train.max_steps=40000",
     "galore finetune-glue --task mrpc,rte --method galore,lora,full --seeds 5",
     "galore finetune-glue --task all --resume",
     "galore finetune-glue --task all --output-dir runs/all --resume",
@@ -58,8 +60,6 @@ PLANNED = {  # is understood to the last word and planned; training itself is le
     "--learning-rates 5e-4,1e-3,2e-3 --max-train-samples 3000 train.num_train_epochs=1 optim.update_proj_gap=5",
     "galore train roberta-glue-galore-r4 data.task=rte",
     "galore train demo --output-dir runs/demo --resume",
-    "galore train runs/demo --resume",
-    "galore train runs/demo --resume train.max_steps=40000",
     "galore compare my.yaml --methods full,galore,lora,relora,low-rank",
     "galore compare my.yaml --methods full,galore,lora --learning-rates 0.003,0.01",
 }
