@@ -58,6 +58,8 @@ ON_A_RUN = {
 PLANNED = {  # is understood to the last word and planned; training itself is left out
     "galore finetune-glue --task sst2",
     "galore finetune-glue --task cola",
+    "galore train runs/demo --resume",
+    "galore train runs/demo --resume train.max_steps=40000",
     "galore finetune-glue --task mrpc,rte --method galore,lora,full --seeds 5",
     "galore finetune-glue --task all --resume",
     "galore finetune-glue --task all --output-dir runs/all --resume",
@@ -170,6 +172,9 @@ def test_it_runs_in_its_time(folder: Path, command: str) -> None:
 @pytest.mark.parametrize("command", sorted(PLANNED))
 def test_it_is_understood(folder: Path, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
     planned: list[Any] = []
+    for name, text in (("recipe.yaml", "extends: demo"), ("run.json", "{}")):
+        (folder / "runs/demo").mkdir(parents=True, exist_ok=True)
+        (folder / "runs/demo" / name).write_text(text)
     nothing = SimpleNamespace(compared=[], undone={}, apart={})
     fake = {
         "galore.trainer.sweep.glue.finetune": {"finetune": lambda trials, *_: (planned.extend(trials) or nothing, {})},
