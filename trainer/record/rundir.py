@@ -198,8 +198,8 @@ class RunDir:
 
     def _leftovers(self) -> list[Path]:
         """What a run that was killed while it wrote leaves beside the old content, or where there was none."""
-        parts = (self.recipe, self.metrics, self.facts, self.model, self.tokenizer, self.report)
-        parts += tuple(map(self.tracker, get_args(Tracker)))
+        own = (self.recipe, self.metrics, self.facts, self.model, self.tokenizer, self.report)
+        parts = (*own, *map(self.tracker, get_args(Tracker)))
         return [path for part in parts for path in leftovers(part)]
 
     def _refuse_used(self) -> None:
