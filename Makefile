@@ -17,7 +17,7 @@ GPU_ARGS ?=
 # For instance PROVE_ARGS='--only crash --seed 7'.
 PROVE_ARGS ?=
 
-.PHONY: help demo test test-all check lint type fmt wheel dev prove mutations bench gate gate-newest gpu gpu-wheels gpu-rehearse clean
+.PHONY: help demo test test-all check lint type fmt wheel dev prove mutations bench gate gate-newest gpu gpu-wheels gpu-rehearse docs clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 12
@@ -83,6 +83,11 @@ gpu-wheels:  ## build/gpu/wheels: what the machine with the card may lack, for i
 
 gpu-rehearse: $(READY)  ## the same proof without a card: every part of it, tiny, on the CPU (4 minutes)
 	$(PY) bench/gpu/start.py --rehearse --out $(GPU_OUT) $(GPU_ARGS)
+
+docs: $(READY)  ## build/site: the documentation as a site, links checked, read without a network
+	$(PYTHON) -m venv build/docs
+	build/docs/bin/python -m pip install -q --disable-pip-version-check -r docs/requirements.txt
+	NO_MKDOCS_2_WARNING=1 build/docs/bin/python -m mkdocs build -q
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

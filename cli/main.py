@@ -10,14 +10,17 @@ import galore
 from galore.cli.arguments import RecipeVerb, Verb
 from galore.cli.errors import READER_LEFT, ReportingGroup
 from galore.cli.verbs.bench import app as bench
+from galore.cli.verbs.chat import chat
 from galore.cli.verbs.compare import compare
 from galore.cli.verbs.doctor import doctor
 from galore.cli.verbs.evaluate import evaluate
 from galore.cli.verbs.export import export
 from galore.cli.verbs.finetune_glue import finetune_glue
 from galore.cli.verbs.generate import generate
+from galore.cli.verbs.prepare import prepare
 from galore.cli.verbs.profile import profile_memory
 from galore.cli.verbs.recipes import app as recipes
+from galore.cli.verbs.report import report, web
 from galore.cli.verbs.runs import runs
 from galore.cli.verbs.train import train
 
@@ -30,12 +33,16 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("train", cls=RecipeVerb)(train)
+app.command("prepare", cls=RecipeVerb)(prepare)
 app.command("finetune-glue", cls=RecipeVerb)(finetune_glue)
 app.command("profile-memory", cls=RecipeVerb)(profile_memory)
 app.command("compare", cls=RecipeVerb)(compare)
 app.command("runs", cls=Verb)(runs)
+app.command("report", cls=Verb)(report)
+app.command("web", cls=Verb)(web)
 app.command("eval", cls=RecipeVerb)(evaluate)
 app.command("generate", cls=Verb)(generate)
+app.command("chat", cls=Verb)(chat)
 app.command("export", cls=Verb)(export)
 app.add_typer(recipes, name="recipes")
 app.command("doctor", cls=Verb)(doctor)

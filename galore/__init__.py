@@ -43,7 +43,8 @@ def train(
     Args:
         recipe: the name of a shipped recipe, or a YAML file.
         overrides: settings above it, each one string as on the command line: `"optim.rank=64"`.
-        output_dir: where the run is kept; `runs/` and the recipe's name if it is left out.
+        output_dir: where the run is kept; `runs/` and the recipe's name if it is left out, with a number from the
+            second on.
         resume: go on with the run in there, or start it if there is none yet.
         callbacks: objects with methods of `galore.Callback`, told of the run while it goes on.
         settings: the same as overrides, by section: `optim={"rank": 64}`.
@@ -55,13 +56,13 @@ def train(
     """
     from galore.cli.verbs.train import carry_out, own_folder
     from galore.integrations.notebook import notebook_console
-    from galore.trainer.common.errors import Interrupted
+    from galore.trainer.common.errors import Interrupted, UserError, in_python
     from galore.trainer.recipe.load import load_recipe
     from galore.trainer.record.callbacks import Callbacks
 
     listening = Callbacks(callbacks)
     loaded = load_recipe(str(recipe), [*overrides, *_as_overrides(settings)])
-    root = own_folder(str(recipe), loaded.name) if output_dir is None else Path(output_dir)
+    root = own_folder(str(recipe), loaded, resume) if output_dir is None else Path(output_dir)
     stopped = ""
     try:
         carry_out(loaded, root, resume, console=notebook_console(), callbacks=listening)
@@ -69,6 +70,8 @@ def train(
         stopped = listening.asked
         if not stopped:
             raise
+    except UserError as error:
+        raise in_python(error)  # noqa: B904 - the same one, whose words are other
     from galore.trainer.trained.result import TrainedRun
 
     return TrainedRun(root, stopped)

@@ -293,7 +293,7 @@ UNBOUNDED = {  # function of a file → why it may read whatever is there
     "trainer/common/reading.py:open_regular": "the one that asks first",
     "trainer/common/lock.py:is_held": "opened to be locked, never read",
     "trainer/recipe/shipped.py:about": "a file of the package",
-    "trainer/memory/chart/timeline.py:_file": "a file of the package",
+    "trainer/common/page.py:read_part": "a file of the package",
     "trainer/fit/shipped.py:candidates": "a table of the package",
     "trainer/machine/hardware.py:cpu_name": "/proc/cpuinfo",
     "cli/show/machine.py:_cpu_flags": "/proc/cpuinfo",

@@ -18,7 +18,7 @@ EXCEPTIONS = {
     ("trainer/common/lock.py", "open"): "a lock is an inode",
     ("trainer/record/metrics.py", "os.open"): "rows are appended, and synced before every checkpoint",
     ("trainer/memory/live.py", "write_text"): "a switch of the kernel's in /proc",
-    ("trainer/data/text/bytestream.py", "TemporaryFile"): "has no name, and is gone with the process",
+    ("trainer/data/formats/bytestream.py", "TemporaryFile"): "has no name, and is gone with the process",
     (
         "trainer/data/stream/stream.py",
         "mkdtemp",

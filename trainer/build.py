@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,19 +29,24 @@ from galore.trainer.data.tokens.tokenizer import id_bound
 from galore.trainer.machine.device import choose_device, choose_threads
 from galore.trainer.machine.process import ask_for_expandable_segments, prepare_process
 from galore.trainer.models.adapters.adapt import adapted
-from galore.trainer.models.adapters.lora import stored_config
+from galore.trainer.models.adapters.lora import stored_config, train_embeddings
+from galore.trainer.models.capacity import NewTokens
 from galore.trainer.models.checkpointing import recompute_blocks
 from galore.trainer.models.classifier import build_classifier
 from galore.trainer.models.cpu import optimize_decoder
 from galore.trainer.models.decoder import build_decoder, refuse_encoder
+from galore.trainer.models.isolation import isolate_documents
 from galore.trainer.models.linears import left_alone, router_note
 from galore.trainer.optim import GaLoreAdamW, kinds_with_own_forward
 from galore.trainer.optimizer import attach_optimizer
+from galore.trainer.recipe.change import changed
 from galore.trainer.recipe.load import LoadedRecipe, recipe_of_run
 from galore.trainer.recipe.schema.recipe import Recipe
-from galore.trainer.recipe.schema.resume import changed_mathematics
-from galore.trainer.record.metrics import Console
+from galore.trainer.recipe.schema.resume import SCHEDULE, changed_mathematics, mathematics, taken_over, with_schedule
+from galore.trainer.record.heldout import HeldOut
+from galore.trainer.record.metrics import Console, read_rows
 from galore.trainer.record.rundir import RunDir
+from galore.trainer.schedule import refuse_other_rates
 from galore.trainer.tasks.glue import TASKS
 
 
@@ -60,6 +66,7 @@ class Run:
     kernels: list[str]
     checkpoint: Checkpoint | None
     made_with: dict[str, Any] = field(default_factory=dict)  # see `identity`
+    stopped_early: int | None = None  # the step after which held-out losses ended it
 
     def is_to_evaluate(self, done: int) -> bool:
         """Whether an evaluation follows `done` optimizer steps: every so many of them, or passes over the data."""
@@ -87,34 +94,42 @@ def build(loaded: LoadedRecipe, directory: RunDir, console: Console, progress: P
     for note in data.notes:
         console.message(note)
     torch.manual_seed(recipe.train.seed)  # dropout draws from the global generator, whose state checkpoints hold
-    model, kernels = build_model(recipe, id_bound(data.tokenizer), str(device), loaded.base_dir)
+    new = NewTokens(data.summary.get("new_tokens", {}).values(), data.tokenizer.convert_ids_to_tokens)
+    model, kernels = build_model(recipe, id_bound(data.tokenizer), str(device), loaded.base_dir, new)
     if not directory.fresh:
         identity.require_same_config(newest_state(directory.checkpoints), stored_config(model), directory.root)
     optimizer = attach_optimizer(model, recipe, recipe.train.accumulation)
     kernels += _told(recipe, model, optimizer, device)
-    checkpoint = (
-        None if directory.fresh else _resume(directory, console, model, optimizer, data, recipe.train.save_total_limit)
-    )
+    checkpoint = None if directory.fresh else _resume(directory, console, model, optimizer, data, recipe)
     first_step = checkpoint.step if checkpoint else 0
     total = total_steps(recipe, data)
     return Run(recipe, directory, console, data, model, optimizer, device, total, first_step, kernels, checkpoint)
 
 
-def build_model(recipe: Recipe, vocab_size: int, device: str, base_dir: Path) -> tuple[nn.Module, list[str]]:
-    """The network in training form (adapters or factors, checkpointing, CPU paths), and lines that name its paths."""
+def build_model(
+    recipe: Recipe, vocab_size: int, device: str, base_dir: Path, new: NewTokens | None = None
+) -> tuple[nn.Module, list[str]]:
+    """The network in training form (adapters or factors, checkpointing, CPU paths), and lines that name its paths.
+
+    Args:
+        new: what the recipe adds to the tokenizer.
+    """
     settled = prepare_cuda(recipe.train.deterministic) if torch.device(device).type == "cuda" else []
-    network = _network(recipe, vocab_size, device, base_dir)
+    network = _network(recipe, vocab_size, device, base_dir, new or NewTokens())
     kernels = settled + (optimize_decoder(network) if device_type(device) == "cpu" else [])
+    kernels += isolate_documents(network) if recipe.data.isolates else []
     kernels += prepare_process() if device == "cpu" else []
     if recipe.optim.method == "lora" or recipe.optim.weight_dtype is not None:
         kernels += left_alone(network, recipe.optim.target_modules)
     kernels += router_note(network)
     model = adapted(network, recipe.optim, recipe.train.seed)
+    if recipe.model.new_tokens and recipe.optim.method == "lora":
+        train_embeddings(model)
     kernels += recompute_blocks(model, recipe.train.gradient_checkpointing, recipe.train.offload_activations)
     return model, kernels
 
 
-def _network(recipe: Recipe, vocab_size: int, device: str, base_dir: Path) -> PreTrainedModel:
+def _network(recipe: Recipe, vocab_size: int, device: str, base_dir: Path, new: NewTokens) -> PreTrainedModel:
     """A classifier where the recipe has a task, else a decoder."""
     if recipe.data.task is not None:
         return build_classifier(
@@ -125,6 +140,7 @@ def _network(recipe: Recipe, vocab_size: int, device: str, base_dir: Path) -> Pr
             seed=recipe.train.seed,
             max_length=recipe.data.max_length,
             base_dir=base_dir,
+            new=new,
         )
     return build_decoder(
         recipe.model,
@@ -134,6 +150,7 @@ def _network(recipe: Recipe, vocab_size: int, device: str, base_dir: Path) -> Pr
         max_length=recipe.data.max_length,
         base_dir=base_dir,
         in_int8=recipe.optim.target_modules if recipe.optim.weight_dtype == "int8" else (),
+        new=new,
     )
 
 
@@ -177,8 +194,16 @@ def total_steps(recipe: Recipe, data: Data) -> int:
     return steps
 
 
+def going_on(loaded: LoadedRecipe, directory: RunDir) -> LoadedRecipe:
+    """`loaded` for the run in `directory`: what it leaves to the run, see `BEFORE`, is as the run did it so far."""
+    state = newest_state(directory.checkpoints)
+    known = state.get(identity.KEY, {}).get("mathematics") or mathematics(recipe_of_run(directory.recipe))
+    settings = taken_over(known, loaded.recipe)
+    return changed(loaded, settings) or loaded if any(value is not None for value in settings.values()) else loaded
+
+
 def refuse_other_mathematics(directory: RunDir, recipe: Recipe) -> None:
-    """Raise UserError where `recipe` computes something else than the run in `directory`.
+    """Raise UserError where `recipe` computes something else than the run in `directory`, its schedule apart.
 
     By what the checkpoints were trained with; the run's recipe, a file anybody may edit, counts where there is none.
     """
@@ -187,34 +212,56 @@ def refuse_other_mathematics(directory: RunDir, recipe: Recipe) -> None:
         identity.require_same_recipe(state, recipe, directory.root)
         return
     old = recipe_of_run(directory.recipe)
-    changed = changed_mathematics(old, recipe)
-    if changed:
+    others = [line for line in changed_mathematics(old, recipe) if line.partition(":")[0] not in SCHEDULE]
+    if others:
         raise UserError(
-            "the recipe computes something else than this run: " + "; ".join(changed),
+            "the recipe computes something else than this run: " + "; ".join(others),
             where=str(directory.root),
             fix="resume with the run's own recipe.yaml, or start anew in another --output-dir",
         )
 
 
+def trained_schedule(directory: RunDir, state: Mapping[str, Any], recipe: Recipe) -> Recipe:
+    """`recipe` with the length and learning rates that the run in `directory` had when it saved `state`."""
+    known = (
+        state[identity.KEY]["mathematics"] if identity.KEY in state else mathematics(recipe_of_run(directory.recipe))
+    )
+    return with_schedule(recipe, known)
+
+
 def _resume(
-    directory: RunDir, console: Console, model: nn.Module, optimizer: GaLoreAdamW, data: Data, keep: int
+    directory: RunDir, console: Console, model: nn.Module, optimizer: GaLoreAdamW, data: Data, recipe: Recipe
 ) -> Checkpoint | None:
     """Restore the newest checkpoint that is whole and finite; None for a run that was killed before its first.
 
     Raises:
-        RunFailed: there are checkpoints, and none is good.
+        UserError: the steps before it would have had other learning rates. RunFailed: there are checkpoints, and none
+            is good.
     """
     checkpoint = _restored(directory, console, model, optimizer)
     if checkpoint is None:
         console.message("no checkpoint to resume from: starting at step 0")
         return None
+    trained = trained_schedule(directory, checkpoint.state, recipe)
+    before, after = ((each.optim, total_steps(each, data)) for each in (trained, recipe))
+    refuse_other_rates(before, after, checkpoint.step, str(directory.root))
     data.seek(checkpoint.state["position"], checkpoint.step)
     console.message(f"resuming from {checkpoint.path.name}, verified")
     try:
-        tidy(directory.checkpoints, keep, checkpoint.path)
+        tidy(
+            directory.checkpoints, recipe.train.save_total_limit, checkpoint.path, _best(directory, checkpoint, recipe)
+        )
     except OSError as error:
         console.message(f"{error.filename or directory.checkpoints} could not be deleted: {error.strerror}")
     return checkpoint
+
+
+def _best(directory: RunDir, resumed: Checkpoint, recipe: Recipe) -> int | None:
+    """The step of the checkpoint that stays for its held-out loss, of those the run goes on from."""
+    if not recipe.train.save_best:
+        return None
+    held_out = HeldOut.of(read_rows(directory.metrics), until=resumed.step)
+    return held_out.best([step for step, _ in step_directories(directory.checkpoints)])
 
 
 def _restored(directory: RunDir, console: Console, model: nn.Module, optimizer: GaLoreAdamW) -> Checkpoint | None:

@@ -14,14 +14,14 @@ from galore.trainer.models.adapters.relora import restart_adapters
 from galore.trainer.models.generate import sample
 from galore.trainer.recorder import Recorder
 from galore.trainer.rescue import Rescue, described, gave_up, ran_out
-from galore.trainer.saving import go_on, save
+from galore.trainer.saving import Standing, best_step, go_on, save, saved_steps
 from galore.trainer.schedule import learning_rate, restarts_after
 from galore.trainer.shortage import Shortage, is_out_of_memory
 from galore.trainer.step import StepResult, train_step
 
 
 def train(run: Run, recorder: Recorder, stop: StopOnSignal) -> Result | None:
-    """Carry `run` out to its last step; returns the last evaluation, None without held-out data.
+    """Carry `run` out to its last step, or until it is stopped early; returns the last evaluation, None without any.
 
     A step is saved before it is evaluated. No step is saved that follows on skipped ones: the next good one is.
 
@@ -34,6 +34,9 @@ def train(run: Run, recorder: Recorder, stop: StopOnSignal) -> Result | None:
     with Rescue(run, recorder) as rescue, recorder.watching(run.model, run.optimizer):
         if _owes_evaluation(run, recorder):
             result = evaluate_run(run, recorder, run.first_step)
+            keep_best(run, recorder, rescue.at)
+        if stops_early(run, recorder, rescue.at):
+            return result
         for step in range(run.first_step, run.total_steps):
             started, lr = time.perf_counter(), learning_rate(run.recipe.optim, step, run.total_steps)
             for group in run.optimizer.param_groups:
@@ -55,7 +58,30 @@ def train(run: Run, recorder: Recorder, stop: StopOnSignal) -> Result | None:
                 raise Interrupted(f"by {stop.requested.name} after step {done}; saved", fix=go_on(run))
             if last or run.is_to_evaluate(done):
                 result = evaluate_run(run, recorder, done)
+                keep_best(run, recorder, rescue.at)
+                if not last and stops_early(run, recorder, rescue.at):
+                    break
     return result
+
+
+def keep_best(run: Run, recorder: Recorder, at: Standing) -> None:
+    """Save what was just evaluated, if the recipe asks for it, it is the best so far, and no save took it already."""
+    is_best = best_step(run, recorder, at.step) == at.step
+    if is_best and not recorder.skipped_in_a_row and at.step not in saved_steps(run):
+        save(run, recorder, at, must=False)
+
+
+def stops_early(run: Run, recorder: Recorder, at: Standing) -> bool:
+    """Whether too many evaluations brought no new lowest loss; the run then ends here, saved."""
+    patience, held_out = run.recipe.train.early_stopping_patience, recorder.metrics.held_out
+    if patience is None or held_out.since_best < patience or at.step == run.total_steps:
+        return False
+    if at.step not in saved_steps(run):
+        save(run, recorder, at, must=True)
+    run.stopped_early = at.step
+    lowest = f"the lowest held-out loss was that after step {held_out.best()}"
+    recorder.event(at.step, f"stopped early after step {at.step}: {lowest}, {held_out.since_best} evaluations ago")
+    return True
 
 
 def attempt_step(run: Run, batch: Batch, number: int) -> StepResult | Shortage:

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from galore.trainer.build import Run, build, refuse_other_mathematics
+from galore.trainer.build import Run, build, going_on, refuse_other_mathematics, trained_schedule
 from galore.trainer.checkpoint.checkpoint import bytes_for, most_beside, newest_verified
 from galore.trainer.checkpoint.diskspace import require_for_run
 from galore.trainer.checkpoint.finite import not_finite
@@ -16,6 +16,7 @@ from galore.trainer.checkpoint.rotation import step_directories
 from galore.trainer.checkpoint.state import planned_bytes
 from galore.trainer.common.errors import Interrupted, UserError
 from galore.trainer.data.batch import Progress, Result, silent
+from galore.trainer.data.notices import notices
 from galore.trainer.evaluate import final_of
 from galore.trainer.facts import facts, header, now
 from galore.trainer.fit.forecast import forecast
@@ -29,10 +30,11 @@ from galore.trainer.recipe.extras import no_plots, refuse_missing_extras
 from galore.trainer.recipe.load import LoadedRecipe, recipe_of_run
 from galore.trainer.recipe.schema.recipe import Recipe
 from galore.trainer.record.callbacks import Callbacks
-from galore.trainer.record.metrics import Console, Metrics
+from galore.trainer.record.heldout import HeldOut
+from galore.trainer.record.metrics import Console, Metrics, read_rows
 from galore.trainer.record.report import is_reported, write_report
 from galore.trainer.record.rundir import RunDir
-from galore.trainer.record.wandb_sink import make_sink
+from galore.trainer.record.trackers.sink import make_sink
 from galore.trainer.recorder import Meter, Recorder
 from galore.trainer.rescue import described
 from galore.trainer.saving import go_on
@@ -61,6 +63,8 @@ def run_training(
     if resume and directory.fresh:
         console.message(f"{directory.root} holds no run yet: starting one")
     with directory.locked():
+        if not directory.fresh:
+            loaded = going_on(loaded, directory)
         if not directory.fresh and _is_done(directory, loaded.recipe):
             console.message(f"{directory.root} is finished: nothing is left to do, and nothing was changed")
             return directory.report
@@ -71,6 +75,7 @@ def run_training(
             _require_places(directory)
             _require_disk(run)
             _require_sample(run)
+            _require_held_out(run)
             # before all else: it is what makes the directory a run to resume
             directory.replace(directory.recipe, loaded.text)
             return _carry_out(run, _recorder(run, console, baseline, callbacks))
@@ -90,9 +95,11 @@ def _is_done(directory: RunDir, recipe: Recipe) -> bool:
     refuse_other_mathematics(directory, recipe)
     last, skipped = newest_verified(directory.checkpoints)
     saved = [step for step, _ in step_directories(directory.checkpoints)]
-    if last is None or skipped or last.step != known.get("total_steps"):
+    if last is None or skipped or last.step != _ended_at(directory, known, recipe):
         return False
-    if len(set(saved)) < len(saved) or len(saved) > recipe.train.save_total_limit:
+    if trained_schedule(directory, last.state, recipe) != recipe:
+        return False
+    if len(set(saved)) < len(saved) or len(saved) > recipe.train.save_total_limit + recipe.train.save_best:
         return False
     if any(not_finite(last.load(group).items()) for group in last.groups):  # earlier versions saved such
         return False
@@ -104,6 +111,15 @@ def _is_done(directory: RunDir, recipe: Recipe) -> bool:
     return is_reported(directory, str(known["finished"]))
 
 
+def _ended_at(directory: RunDir, known: dict[str, Any], recipe: Recipe) -> Any:
+    """The last step of a finished run: where it was stopped early, if `recipe` has no more patience, or the planned."""
+    patience = recipe.train.early_stopping_patience
+    if "stopped_early" not in known or patience is None:
+        return known.get("total_steps")
+    worse = HeldOut.of(read_rows(directory.metrics)).since_best
+    return known["stopped_early" if worse >= patience else "total_steps"]
+
+
 def _carry_out(run: Run, recorder: Recorder) -> Path | None:
     report = None
     try:
@@ -112,6 +128,9 @@ def _carry_out(run: Run, recorder: Recorder) -> Path | None:
             recorder.callbacks.stop_by(stop.ask)
             result = train(run, recorder, stop)
         _end(run, recorder, result)
+        if known := notices(run.data.summary):
+            more = f"; {len(known) - 1} more at the top" if len(known) > 1 else ""
+            run.console.message(f"data:   {known[0]}{more}")
     except BaseException as error:
         _note_end(run.directory, error)
         raise
@@ -129,7 +148,8 @@ def _require_disk(run: Run) -> None:
     settings, first, last = run.recipe.train, run.first_step, run.total_steps
     every = settings.save_steps or last
     saves = -(-last // every) - first // every if first < last else 0  # the last step is one of them
-    most = most_beside(run.directory.checkpoints, saves, settings.save_total_limit)
+    saves, keep = (last - first if settings.save_best else saves), settings.save_total_limit + settings.save_best
+    most = most_beside(run.directory.checkpoints, saves, keep)
     require_for_run(run.directory.root, most, bytes_for(planned_bytes(run.model, run.optimizer)))
 
 
@@ -138,8 +158,18 @@ def _require_places(directory: RunDir) -> None:
     for folder in (directory.checkpoints, directory.plots):
         if folder.exists() and not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
             raise UserError("is no folder that can be written to", where=str(folder), fix="move it away, or mend it")
-    if directory.report.is_dir():
-        raise UserError("is a folder, where the report is to be", where=str(directory.report), fix="move it away")
+
+
+def _require_held_out(run: Run) -> None:
+    """Raise UserError where held-out losses are to choose, and there are none."""
+    train = run.recipe.train
+    if (train.save_best or train.early_stopping_patience is not None) and not run.data.has_validation:
+        key = "save_best" if train.save_best else "early_stopping_patience"
+        raise UserError(
+            "asks for held-out losses, and nothing is held out",
+            where=f"train.{key}",
+            fix="set data.validation_path or data.validation_fraction, or leave it out",
+        )
 
 
 def _require_sample(run: Run) -> None:
@@ -174,7 +204,9 @@ def _recorder(run: Run, console: Console, baseline: int, callbacks: Callbacks | 
     dtype = next(run.model.parameters()).dtype
     meter = Meter.of(run.model, run.device, dtype, run.data.mean_length)
     resume_step = None if run.directory.fresh else run.first_step
-    sink = make_sink(run.recipe, run.directory, console.message)
+    rows = run.data.num_sequences
+    epoch = rows / run.recipe.train.global_batch_size if rows is not None else None
+    sink = make_sink(run.recipe, run.directory, console.message, step=run.first_step, steps_per_epoch=epoch)
     run.directory.require_own()
     metrics = Metrics.open(run.directory.metrics, resume_step, warn=console.message, sink=sink)
     taken = 0 if run.device.type == "cuda" else baseline
@@ -189,9 +221,11 @@ def _begin(run: Run, recorder: Recorder) -> None:
     if not known:
         known = facts(run, run.recipe.log.run_name or run.directory.root.resolve().name)
         known |= run.data.baseline() if run.data.has_validation else {}
+    planned = known["total_steps"] if isinstance(known.get("total_steps"), int) else run.total_steps
+    known["total_steps"] = run.total_steps
     if not run.directory.fresh:
         known["resumes"] = [*known.get("resumes", []), {"step": run.first_step, "time": now()}]
-    for stale in ("ended", *(["finished"] if run.first_step < run.total_steps else [])):
+    for stale in ("ended", "stopped_early", *(["finished"] if run.first_step < run.total_steps else [])):
         known.pop(stale, None)
     known["peak"] = {"flops_per_second": recorder.meter.peak.flops_per_second, "basis": recorder.meter.peak.basis}
     expected = forecast(run)
@@ -209,12 +243,20 @@ def _begin(run: Run, recorder: Recorder) -> None:
     if "warning" in shown:
         recorder.console.notice(f"warning: {shown['warning'].partition(', first ')[0]}")
     if run.first_step:
-        recorder.event(run.first_step, _resumed(run))
+        recorder.event(run.first_step, _resumed(run, planned) + _told_of_absent(run, recorder.metrics.absent))
 
 
-def _resumed(run: Run) -> str:
+def _told_of_absent(run: Run, rows: int) -> str:
+    if not rows:
+        return ""
+    of = f"{rows:,} of the {run.first_step:,} steps before"
+    return f"; {run.directory.metrics.name} has lost the rows of {of}, which report and plots then lack"
+
+
+def _resumed(run: Run, planned: int) -> str:
     if run.first_step < run.total_steps:
-        return f"resumed after step {run.first_step}"
+        other = f"; {run.total_steps:,} steps are planned, and were {planned:,}" if planned != run.total_steps else ""
+        return f"resumed after step {run.first_step}{other}"
     return f"finished already, after step {run.first_step} of {run.total_steps}: nothing is left to do"
 
 
@@ -228,9 +270,12 @@ def _note_end(directory: RunDir, error: BaseException) -> None:
 
 def _end(run: Run, recorder: Recorder, result: Result | None) -> None:
     known, row = run.directory.read_facts(), recorder.metrics.evaluated
-    final: dict[str, Any] = {**known.get("final", {}), "step": run.total_steps}  # a finished run may be resumed, too
+    last = run.stopped_early or run.total_steps
+    final: dict[str, Any] = {**known.get("final", {}), "step": last}  # a finished run may be resumed, too
     if result is not None:
         final |= result.final()
-    elif row.get("step") == run.total_steps:  # killed before it was told here
+    elif row.get("step") == last:  # killed before it was told here
         final |= final_of(row)
+    if run.stopped_early is not None:
+        known["stopped_early"] = run.stopped_early
     run.directory.write_facts(known | {"finished": now(), "final": final})

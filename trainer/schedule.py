@@ -1,10 +1,19 @@
-"""The learning rate by optimizer step: linear warm-up, then cosine, linear or constant; ReLoRA's restarts."""
+"""The learning rate by optimizer step: linear warm-up, then one of the table's shapes; ReLoRA's restarts.
+
+A run may be given another length or shape where it keeps the rates of the steps that are done.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
-from galore.trainer.recipe.schema.optim import OptimSection
+from galore.trainer.common.errors import UserError
+from galore.trainer.common.format import counted
+from galore.trainer.common.format import learning_rate as rate_in_words
+from galore.trainer.recipe.schema.optim import DecayType, OptimSection, ScheduleName
+
+Shape = Callable[[OptimSection, int, int, int], float]  # step, steps of warm-up, all steps → share of the peak
 
 
 def warmup_steps(optim: OptimSection, total_steps: int) -> int:
@@ -12,8 +21,14 @@ def warmup_steps(optim: OptimSection, total_steps: int) -> int:
     return optim.warmup_steps if optim.warmup_steps is not None else round(optim.warmup_ratio * total_steps)
 
 
+def decay_steps(optim: OptimSection, total_steps: int) -> int:
+    """Optimizer steps at the end of warmup_stable_decay in which the rate falls; none of them is of the warm-up."""
+    asked = optim.lr_decay_steps if optim.lr_decay_steps is not None else round(optim.lr_decay_ratio * total_steps)
+    return max(0, min(asked, total_steps - warmup_steps(optim, total_steps)))
+
+
 def learning_rate(optim: OptimSection, step: int, total_steps: int) -> float:
-    """Learning rate of update number `step` (from 0); it ends at `min_lr_ratio` of the peak.
+    """Learning rate of update number `step` (from 0).
 
     After a restart of ReLoRA's adapters it rises linearly from near 0, and meets the schedule again.
     """
@@ -33,6 +48,54 @@ def restarts_after(optim: OptimSection, done: int, total_steps: int) -> bool:
     return gap is not None and done % gap == 0 and 0 < done < total_steps
 
 
+def refuse_other_rates(
+    before: tuple[OptimSection, int], after: tuple[OptimSection, int], done: int, where: str
+) -> None:
+    """Raise UserError, with a remedy, if one of `done` steps, taken `before`, has another rate or restart `after`.
+
+    Args:
+        before: section `optim` and number of all steps, as `after`.
+    """
+    optim, total = after
+    if done > total:
+        raise UserError(
+            f"the run has done {counted(done, 'step')}, and {total:,} are asked for",
+            where=where,
+            fix=f"set train.max_steps to {done} or more",
+        )
+    if before == after or (step := _first_other(before, after, done)) is None:
+        return
+    lengths = {"warmup_steps": warmup_steps(*before), "relora_gap": restart_gap(*before)}
+    changes = [{name: lengths[name]} for name in lengths] + [lengths]
+    kept = (each for each in changes if _first_other(before, (optim.model_copy(update=each), total), done) is None)
+    remedy = " ".join(f"optim.{name}={value}" for name, value in next(kept, {}).items())
+    had, has = (rate_in_words(learning_rate(each[0], step, each[1])) for each in (before, after))
+    raise UserError(
+        f"the {counted(done, 'step')} that are done would have had other learning rates: step {step + 1} had {had}, "
+        f"and has {has} in {counted(total, 'step')} of {optim.lr_scheduler_type}",
+        where=where,
+        fix=f"add {remedy}, as it was before" if remedy else _no_way_on(before, done),
+    )
+
+
+def _first_other(before: tuple[OptimSection, int], after: tuple[OptimSection, int], done: int) -> int | None:
+    """The first of `done` updates, from 0, that has another rate, or that a restart follows in one of them only."""
+    (was, total), (now, new_total) = before, after
+    for step in range(done):
+        same_rate = learning_rate(was, step, total) == learning_rate(now, step, new_total)
+        if not same_rate or restarts_after(was, step + 1, total) != restarts_after(now, step + 1, new_total):
+            return step
+    return None
+
+
+def _no_way_on(before: tuple[OptimSection, int], done: int) -> str:
+    optim, total = before
+    anew = "train on from its model: galore export RUN OUT, and a recipe with model.name_or_path: OUT"
+    if optim.lr_scheduler_type == "warmup_stable_decay":
+        return f"a run goes on until its decay begins, here after step {total - decay_steps(optim, total):,}; {anew}"
+    return f"{optim.lr_scheduler_type} was laid out for {counted(total, 'step')}; warmup_stable_decay is not; {anew}"
+
+
 def _risen(optim: OptimSection, step: int, total_steps: int) -> float:
     """Share of the scheduled rate that update number `step` has come back to since the last restart."""
     gap = restart_gap(optim, total_steps)
@@ -46,13 +109,56 @@ def _scheduled(optim: OptimSection, step: int, total_steps: int) -> float:
     warmup = warmup_steps(optim, total_steps)
     if step < warmup:
         return optim.learning_rate * (step + 1) / warmup
-    progress = min(1.0, (step - warmup) / max(1, total_steps - warmup))
-    return optim.learning_rate * _shape(optim.lr_scheduler_type, progress, optim.min_lr_ratio)
+    return optim.learning_rate * SHAPES[optim.lr_scheduler_type](optim, step, warmup, total_steps)
 
 
-def _shape(kind: str, progress: float, floor: float) -> float:
-    """Share of the peak after `progress` (0 to 1) of the decay."""
-    if kind == "constant":
-        return 1.0
-    decay = 0.5 * (1 + math.cos(math.pi * progress)) if kind == "cosine" else 1.0 - progress
-    return floor + (1.0 - floor) * decay
+def _falling(shape: Callable[[OptimSection, float], float]) -> Shape:
+    """A shape that falls from the peak to `min_lr_ratio` of it over the steps after warm-up."""
+
+    def share(optim: OptimSection, step: int, warmup: int, total: int) -> float:
+        progress = min(1.0, (step - warmup) / max(1, total - warmup))
+        return _above_floor(optim, shape(optim, progress))
+
+    return share
+
+
+def _warmup_stable_decay(optim: OptimSection, step: int, warmup: int, total: int) -> float:
+    decay = decay_steps(optim, total)
+    progress = min(1.0, (step - (total - decay)) / max(1, decay))
+    return 1.0 if progress <= 0 else _above_floor(optim, DECAYS[optim.lr_decay_type or "cosine"](progress))
+
+
+def _inverse_sqrt(optim: OptimSection, step: int, warmup: int, total: int) -> float:
+    timescale = warmup or 10_000
+    return 1.0 / math.sqrt((step + timescale - warmup) / timescale)
+
+
+def _above_floor(optim: OptimSection, share: float) -> float:
+    return optim.min_lr_ratio + (1.0 - optim.min_lr_ratio) * share
+
+
+def _cosine(progress: float) -> float:
+    return 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def _restarted(optim: OptimSection, progress: float) -> float:
+    return _cosine((optim.lr_num_cycles or 1) * progress % 1.0) if progress < 1 else 0.0
+
+
+# What the last steps of warmup_stable_decay may look like, from 1 to 0.
+DECAYS: dict[DecayType, Callable[[float], float]] = {
+    "cosine": _cosine,
+    "linear": lambda progress: 1.0 - progress,
+    "1-sqrt": lambda progress: 1.0 - math.sqrt(progress),
+}
+# Share of the peak at a step after warm-up, under the names and as the formulas of transformers.get_scheduler.
+SHAPES: dict[ScheduleName, Shape] = {
+    "cosine": _falling(lambda _, progress: _cosine(progress)),
+    "linear": _falling(lambda _, progress: 1.0 - progress),
+    "constant": lambda optim, step, warmup, total: 1.0,
+    "constant_with_warmup": lambda optim, step, warmup, total: 1.0,
+    "warmup_stable_decay": _warmup_stable_decay,
+    "cosine_with_restarts": _falling(_restarted),
+    "polynomial": _falling(lambda optim, progress: (1.0 - progress) ** (optim.lr_power or 1.0)),
+    "inverse_sqrt": _inverse_sqrt,
+}

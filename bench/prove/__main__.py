@@ -20,7 +20,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="prove", description=__doc__)
     parser.add_argument("--only", default=",".join(NAMES), help=f"parts, separated by commas: {', '.join(NAMES)}")
     parser.add_argument(
-        "--budget", type=float, default=math.inf, help="seconds for all of them, else what their caps come to"
+        "--budget",
+        type=float,
+        default=math.inf,
+        help="seconds for all of them, each by its share, else what their caps come to; the fewest trials of a busy machine may take twice as long",
     )
     parser.add_argument("--seed", type=int, help="of all that is drawn; a fresh one is printed")
     parser.add_argument("--sample", action="store_true", help="a few trials of each part, as in the tests")

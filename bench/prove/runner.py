@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import os
 import sys
 import tempfile
@@ -20,11 +21,13 @@ from prove.trials import Trials
 
 LEAST = 3.0  # seconds that are worth beginning with
 GRACE = 50.0  # for the last trial of a part whose time is up: more than that of a child
+LATE = 2.0  # times its seconds, for the fewest trials of a part where the machine is busy
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How parts are carried out: in `folder`, from `seed`, all within `budget` seconds; `sample`: a few trials of each."""
+    """How parts are carried out: in `folder`, from `seed`, all within `budget` seconds, of which each has a share by its
+    cap; `sample`: a few trials of each."""
 
     folder: Path
     seed: int
@@ -46,13 +49,19 @@ def run_all(parts: Sequence[Part], plan: Plan, records: Records) -> bool:
     ends = time.monotonic() + plan.budget
     gc.collect()
     gc.freeze()
-    for part in parts:
+    for number, part in enumerate(parts):
         left = ends - time.monotonic()
         if left < LEAST:
             records.add(Record(part.name, END, False, "left out: the budget is spent"))
             continue
-        carry_out(part, plan, records, min(part.cap, left))
+        share = part.cap / sum(each.cap for each in parts[number:])
+        carry_out(part, plan, records, part.cap if math.isinf(left) else share * left)
     return all(record.ok is not False for record in records)
+
+
+def longest(seconds: float) -> float:
+    """When a part of so many seconds is stopped."""
+    return LATE * seconds + GRACE
 
 
 def carry_out(part: Part, plan: Plan, records: Records, seconds: float) -> None:
@@ -71,6 +80,6 @@ def carry_out(part: Part, plan: Plan, records: Records, seconds: float) -> None:
             return 1
         return 0
 
-    ended = start(work, said=None).wait(seconds + GRACE)
+    ended = start(work, said=None).wait(longest(seconds))
     told = "done" if ended.code == 0 else "stopped at its cap" if ended.hung else f"exit {ended.code}"
     records.add(Record(part.name, END, ended.code == 0, told, round(ended.seconds, 1)))

@@ -15,7 +15,8 @@ T = TypeVar("T")
 
 
 class Trials:
-    """`sample`: only a few of each kind, for a test. `rng` is the seed's; `ends` is when time is up."""
+    """`sample`: only a few of each kind, for a test. `rng` is the seed's; `ends` is when time is up, except for the
+    fewest trials that each kind takes whatever the clock says."""
 
     def __init__(self, part: str, records: Records, folder: Path, seed: int, seconds: float, sample: bool) -> None:
         self.part, self.records, self.folder, self.sample = part, records, folder, sample
@@ -23,13 +24,16 @@ class Trials:
         self.ends = time.monotonic() + seconds
         folder.mkdir(parents=True, exist_ok=True)
 
-    def some(self, cases: Iterable[T], what: str, sample: int = 2, most: int | None = None) -> Iterator[T]:
-        """`cases` in an order of the seed, as many as there is time for; those left out are counted."""
+    def some(
+        self, cases: Iterable[T], what: str, sample: int = 2, most: int | None = None, least: int = 0
+    ) -> Iterator[T]:
+        """`cases` in an order of the seed, as many as there is time for, `least` of them in any case; those left out
+        are counted."""
         chosen = list(cases)
         self.rng.shuffle(chosen)
         chosen = chosen[: sample if self.sample else most]
         for number, case in enumerate(chosen):
-            if time.monotonic() > self.ends:
+            if number >= least and not self.sample and time.monotonic() > self.ends:
                 self.note(f"no time for {len(chosen) - number:,} of {len(chosen):,} {what}")
                 return
             yield case

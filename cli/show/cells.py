@@ -45,7 +45,9 @@ def evaluation_cells(row: EvalRow) -> list[Cell]:
     """The score on held-out text, or the metrics of a task."""
     if "scores" in row:
         return score_cells(row)
-    cells = [cell(EVAL[name], row) for name in ("loss_nats", "perplexity")]
+    known = ("bits_per_byte",) if row.get("bits_per_byte") is not None else ()
+    cells = [cell(EVAL[name], row) for name in ("loss_nats", "perplexity", *known)]
+    cells += [cell(EVAL["loss_nats_by_source"], row)] if "loss_nats_by_source" in row else []
     return [*cells, Cell("", counted(row["tokens"], "token"))] if row.get("tokens") else cells
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 from rich.table import Table
 
-from galore.cli.show.tables import numbers, say, say_pairs, screen, show_table
+from galore.cli.show.tables import least_width, numbers, say, say_pairs, screen, show_table
 from galore.trainer.common.format import count, counted, significant, size
 
 if TYPE_CHECKING:
@@ -21,11 +21,19 @@ REST = (
 )
 
 
+LEAST = {"seconds": 1, "minutes": 1, "hours": 1, "days": 1, "kWh": 0.01, "MWh": 1}  # less is not told as a number
 SPANS = ((2 * 86_400, 86_400, "days"), (2 * 3600, 3600, "hours"), (120, 60, "minutes"), (0, 1, "seconds"))
 
 
-def show_dry_run(loaded: LoadedRecipe, card: str) -> None:
-    """Prints the recipe before the model is built, so that it is there to read if the model is refused."""
+def show_dry_run(loaded: LoadedRecipe, card: str, profiling: str) -> None:
+    """Prints the recipe before the model is built, so that it is there to read if the model is refused.
+
+    Args:
+        profiling: the command that says whether a step fits the card.
+
+    Raises:
+        UserError: the model cannot be built; or, once all is shown, the run would find no data here.
+    """
     from galore.trainer.recipe.dump import dump_settings
 
     header = loaded.text.partition("\n\n")[0]
@@ -38,14 +46,35 @@ def show_dry_run(loaded: LoadedRecipe, card: str) -> None:
 
     planned = dry_run(loaded)
     typer.echo()
-    show_table(screen(), parameter_table(planned))
+    _show_parameters(planned)
     for note in planned.notes:
         say(f"Note: {note}", hanging="  ")
 
     from galore.trainer.fit.plan import plan
 
     typer.echo()
-    say_pairs(plan_lines(plan(loaded.recipe, planned.costs, card)))
+    step = f"of a step, and whether it fits: {profiling}"
+    say_pairs([*plan_lines(plan(loaded.recipe, planned.costs, card)), ("memory", step)])
+    _refuse_absent(loaded)
+
+
+def _show_parameters(planned: DryRun) -> None:
+    console, table = screen(), parameter_table(planned)
+    narrow = narrow_table(planned)
+    fits_narrow_only = least_width(narrow) <= console.width < least_width(table)
+    show_table(console, narrow if fits_narrow_only else table)
+
+
+def _refuse_absent(loaded: LoadedRecipe) -> None:
+    """Raise UserError for the first file of the recipe that is not here; the others are told before it."""
+    from galore.cli.errors import show
+    from galore.trainer.data.here import not_here
+
+    if absent := not_here(loaded.recipe, loaded.base_dir):
+        typer.echo()
+        for error in absent[1:]:
+            show(error)
+        raise absent[0]
 
 
 def plan_lines(plan: Plan) -> Iterator[tuple[str, str]]:
@@ -104,8 +133,31 @@ def _kilowatt_hours(energy: Range) -> str:
 
 
 def _between(ends: Range, unit: float, name: str) -> str:
+    if ends[1] < LEAST[name] * unit:
+        return f"less than {LEAST[name]:g} {name.removesuffix('s')}"
     low, high = (significant(end / unit) for end in ends)
     return f"{low} {name}" if low == high else f"{low}–{high} {name}"
+
+
+def narrow_table(planned: DryRun) -> Table:
+    """The same in fewer columns: layers stand in a row above theirs, projectors count as state, `count` is left out."""
+    table = Table("parameter", "", "shape", "update", "weights", "state + P", box=None)
+    numbers(table, range(1, len(table.columns)))
+    table.columns[0].no_wrap = True
+    above = ""
+    for row in planned.parameters:
+        layers, star, name = row.name.rpartition(".*.")
+        if star and layers != above:
+            table.add_row(f"{layers}.*")
+        above = layers
+        update = row.update.removeprefix("projected, ") + (f" {row.rank}" if row.rank else "")
+        sizes = size(row.weight_bytes), size(row.state_bytes + row.projector_bytes)
+        table.add_row(f"  {name}" if star else row.name, f"{row.tensors} ×", _shape(row), update, *sizes)
+    weights, kept = (sum(getattr(row, f"{kind}_bytes") for row in planned.parameters) for kind in KINDS[:2])
+    kept += sum(row.projector_bytes for row in planned.parameters)
+    tensors = sum(row.tensors for row in planned.parameters)
+    table.add_row("together", str(tensors), "", "", size(weights), size(kept), style="bold")
+    return table
 
 
 def parameter_table(planned: DryRun) -> Table:
@@ -132,6 +184,9 @@ KINDS = ("weight", "state", "projector")
 
 
 def _cells(row: ParameterRow) -> list[str]:
-    shape = " × ".join(str(side) for side in row.shape)
     sizes = [size(getattr(row, f"{kind}_bytes")) for kind in KINDS]
-    return [row.name, str(row.tensors), shape, row.update, str(row.rank or ""), count(row.count), *sizes]
+    return [row.name, str(row.tensors), _shape(row), row.update, str(row.rank or ""), count(row.count), *sizes]
+
+
+def _shape(row: ParameterRow) -> str:
+    return " × ".join(str(side) for side in row.shape)

@@ -1,8 +1,8 @@
-"""What a sweep came to on a screen: the table of a fine-tuning on GLUE, and what a table does not have."""
+"""What a sweep came to on a screen: losses of a comparison, scores on GLUE, and what a table does not have."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -10,9 +10,39 @@ from rich.table import Table
 from galore.cli.show.tables import least_width, numbers, say, screen, show_table
 
 if TYPE_CHECKING:
-    from galore.trainer.sweep.outcome import Sweep
+    from galore.trainer.sweep.outcome import Standing, Sweep
 
+NARROW = ("method", "rate", "held-out\nloss", "tokens", "optimizer", "time", "runs")  # of a comparison
 AS_TEXT = 3  # columns to the left that are no numbers
+
+
+def show_losses(sweep: Sweep) -> None:
+    """Prints the rows of compare.md, every learning rate; what is of earlier calls or not done below them."""
+    from galore.trainer.sweep.compare.standing import standings
+    from galore.trainer.sweep.compare.table import HEAD, row
+
+    console, found = screen(), standings(sweep.compared)
+    rows = [row(each) for each in found]
+    table = _table(HEAD, rows, 1)
+    narrow = _table(NARROW, map(_narrowed, rows), 1)
+    if least_width(narrow) <= console.width < least_width(table):
+        table = narrow
+    show_table(console, table)
+    _show_earlier(found)
+    show_missing(sweep)
+
+
+def _narrowed(row: Sequence[str]) -> list[str]:
+    """Without the perplexity, which the loss tells; the spread stands below the mean."""
+    method, rate, loss, spread, _, *rest = row
+    return [method, rate, f"{loss}\n{spread}" if spread not in ("", "–") else loss, *rest]
+
+
+def _show_earlier(found: Sequence[Standing]) -> None:
+    from galore.trainer.sweep.table import of_earlier_calls
+
+    if told := of_earlier_calls(found):
+        say(told, hanging="  ")
 
 
 def show_scores(sweep: Sweep) -> None:
@@ -27,10 +57,11 @@ def show_scores(sweep: Sweep) -> None:
     show_table(console, table)
     for run in (run for each in found for run in each.done if run.collapsed):
         console.print(f"ALARM: {run.trial.folder}: {run.collapsed}", style="bold red", markup=False)
+    _show_earlier(found)
     show_missing(sweep)
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], texts: int) -> Table:
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]], texts: int) -> Table:
     table = Table(*head, box=None)
     numbers(table, range(texts, len(head)))
     for row in rows:

@@ -24,6 +24,8 @@ def _commands(run: RunDir, recipe: Recipe) -> Iterator[str]:
     folder = shlex.quote(str(run.root))
     if recipe.data.task is None:  # a classifier continues no text
         yield f"galore generate {folder} --prompt {shlex.quote(_prompt(recipe))}"
+    if recipe.data.instruct:
+        yield f"galore chat {folder}"
     if BASELINES & run.read_facts().keys():
         yield f"galore eval {folder}"
     yield f"galore export {folder} OUT"

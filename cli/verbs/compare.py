@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from galore.cli.arguments import Overrides, Recipe
-from galore.cli.show.tables import numbers, say, screen, show_table
+from galore.cli.show.tables import say
 from galore.trainer.recipe.methods import listed
 
 if TYPE_CHECKING:
     from galore.trainer.recipe.load import LoadedRecipe
     from galore.trainer.record.metrics import Console
-    from galore.trainer.sweep.outcome import Sweep
 
 
 def compare(
@@ -48,13 +47,15 @@ def compare(
 
     trials = grid(recipe, overrides or [], methods, learning_rates, seeds)
 
-    from galore.trainer.machine.process import ask_for_expandable_segments, prepare_process
+    from galore.trainer.machine.process import ask_for_expandable_segments, import_libraries, prepare_process
     from galore.trainer.recipe.load import load_recipe
 
     loaded = load_recipe(recipe, overrides or [])
     prepare_process()  # before torch is imported
     ask_for_expandable_segments(loaded.recipe.train.expandable_segments)
+    import_libraries()
 
+    from galore.cli.show.gluetable import show_losses
     from galore.cli.show.preparing import preparing
     from galore.trainer.recipe.extras import no_plots
     from galore.trainer.sweep.compare.run import compare as run
@@ -64,7 +65,7 @@ def compare(
     with preparing() as progress:
         show = Show(_console, progress, lambda text: say(text, "  ", bold=True))
         found = run(loaded, trials, root, show)
-    _show(found)
+    show_losses(found)
     typer.echo(f"wrote {root}/compare.md, compare.json" + (", compare.png" if (root / "compare.png").exists() else ""))
     if why := no_plots():
         typer.echo(why)
@@ -74,19 +75,3 @@ def _console(loaded: LoadedRecipe) -> Console:
     from galore.cli.show.console import make_console
 
     return make_console(loaded.recipe.log)
-
-
-def _show(found: Sweep) -> None:
-    """The rows of compare.md, every learning rate; what is not done below them."""
-    from rich.table import Table
-
-    from galore.cli.show.gluetable import show_missing
-    from galore.trainer.sweep.compare.standing import standings
-    from galore.trainer.sweep.compare.table import HEAD, row
-
-    table = Table(*HEAD, box=None)
-    numbers(table, range(1, len(HEAD)))
-    for each in standings(found.compared):
-        table.add_row(*row(each))
-    show_table(screen(), table)
-    show_missing(found)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +26,11 @@ if TYPE_CHECKING:
     from galore.trainer.memory.profile import Profile
     from galore.trainer.recipe.load import LoadedRecipe
 
-TRYING = "Trying what to change: a minute or two for a large model; --no-advise leaves it out."
+LONGEST = 120  # seconds of a search that nobody asked for
+TO_THE_END = "Trying what to change, to the end: minutes for a large model."
+TRYING = (
+    f"Trying what to change, for {LONGEST // 60} minutes at most: --advise tries to the end, --no-advise leaves it out."
+)
 ROOM = "Trying larger micro-batches and longer sequences, in some ten traces like this one."
 QUICK = 10_000  # events of a trace; of fewer a search takes a second or two
 SEARCH = "finds the largest micro-batch and the longest sequences that use it, in some ten traces like this one."
@@ -87,9 +93,10 @@ def profile_memory(
     left = None if as_json else _left(lambda: _show(loaded, profile))
     if left is not None and fit is None:
         raise left
+    until = time.monotonic() + LONGEST if advise is None and fit is None else math.inf
     shipped = _shipped(loaded, card) if searched else None
-    left = left or (None if as_json or not wanted else _left(lambda: _before_the_search(profile.fits, shipped)))
-    advice = _advice(loaded, card) if wanted else None
+    left = left or (None if as_json or not wanted else _left(lambda: _before_the_search(profile.fits, shipped, until)))
+    advice = _advice(loaded, card, until) if wanted else None
     fitting = _fitting(loaded, profile, advice)
     if fit is not None and fitting is not None:
         _write(fit, fitting.text.encode())
@@ -115,14 +122,14 @@ def _left(show: Callable[[], None]) -> BaseException | None:
     return None
 
 
-def _before_the_search(fits: bool | None, shipped: tuple[str, Profile] | None) -> None:
+def _before_the_search(fits: bool | None, shipped: tuple[str, Profile] | None, until: float) -> None:
     from galore.cli.show.memory import gib
 
     typer.echo()
     if shipped is not None:
         name, profile = shipped
         say(f"The shipped recipe {name} trains the same model and fits: {gib(profile.total.high)} GiB in total.")
-    say(ROOM if fits else TRYING)
+    say(ROOM if fits else TRYING if until < math.inf else TO_THE_END)
 
 
 def _refuse_contradictions(
@@ -149,11 +156,11 @@ def _refuse_contradictions(
             raise UserError(f"there is no folder {given.parent}", where=option, fix="make it, or write elsewhere")
 
 
-def _advice(loaded: LoadedRecipe, card: Card) -> Advice:
+def _advice(loaded: LoadedRecipe, card: Card, until: float = math.inf) -> Advice:
     from galore.trainer.fit.advice import Adviser
 
     with _told_on_stderr() as tell:
-        return Adviser(loaded, card, lambda text: tell(f"trying {text}")).advise()
+        return Adviser(loaded, card, lambda text: tell(f"trying {text}"), until=until).advise()
 
 
 def _shipped(loaded: LoadedRecipe, card: Card) -> tuple[str, Profile] | None:
@@ -200,6 +207,7 @@ def _as_json(
             }
             for trial in advice.trials
         ]
+        found["advice_unfinished"] = advice.unfinished
         found["settings_that_fit"] = spelled(advice.settings)
         found["total_bytes_that_fit"] = advice.chosen[-1].profile.total.high if advice.chosen else None
         found["room_for"] = [" ".join(spelled(settings)) for settings in advice.room]
@@ -214,7 +222,7 @@ def _show(loaded: LoadedRecipe, profile: Profile) -> None:
     from galore.cli.show.memory import show_profile
     from galore.trainer.parameters import planned_vocabulary
 
-    show_profile(screen(), loaded, profile, planned_vocabulary(loaded.recipe)[1])
+    show_profile(screen(), loaded, profile, planned_vocabulary(loaded)[1])
     typer.echo()
     say_pairs(plan_lines(_planned(loaded, profile.card)))
 

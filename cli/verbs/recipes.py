@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from galore.cli.arguments import Overrides, Recipe, RecipeVerb, Verb, VerbGroup, complete_file, complete_shipped
 from galore.cli.errors import show as show_error
-from galore.cli.show.tables import say_pairs
+from galore.cli.show.tables import say, say_pairs
 from galore.trainer.common.errors import UserError
+
+if TYPE_CHECKING:
+    from galore.trainer.recipe.load import LoadedRecipe
 
 Toolkit = Literal["llama-factory", "axolotl", "torchtune"]
 
@@ -62,19 +65,31 @@ def validate(
         typer.Argument(help="Recipe files, or shipped names.", autocompletion=complete_file, show_default=False),
     ],
 ) -> None:
-    """Check recipes and report all their errors at once. Exit code 0 if every one is right, else 2."""
+    """Check recipes and report all their errors at once. Exit code 0 if every one is right, else 2.
+
+    Files that a recipe names and that are not here are told below it: it may be right all the same, elsewhere.
+    """
     from galore.trainer.recipe.load import load_recipe
 
     wrong = False
     for file in files:
         try:
-            load_recipe(file)
-            typer.echo(f"{file}: ok")
+            _say_right(load_recipe(file), file)
         except UserError as error:
             show_error(error)
             wrong = True
     if wrong:
         raise typer.Exit(2)
+
+
+def _say_right(loaded: LoadedRecipe, file: str) -> None:
+    from galore.trainer.data.here import not_here, only_on_the_hub
+
+    absent = [str(error) for error in not_here(loaded.recipe, loaded.base_dir)]
+    say(f"{file}: ok" + (", but not all that it names is here; a run here would be refused" if absent else ""), "  ")
+    for told in [*absent, *only_on_the_hub(loaded.recipe, loaded.base_dir)]:
+        for line in told.splitlines():
+            say(f"  {line}", hanging="    ")
 
 
 @app.command("convert", cls=Verb)

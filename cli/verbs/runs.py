@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from galore.trainer.common.errors import UserError
-from galore.trainer.common.format import count, size
-from galore.trainer.common.printable import printable
+from galore.trainer.common.format import age, count, size
+from galore.trainer.common.printable import LONGEST_CELL, printable, shortened
 
 if TYPE_CHECKING:
     from galore.trainer.record.listing import Listed
 
 DEFAULT = "runs"
-HEAD = ("run", "method", "model", "steps", "loss", "on disk", "state")
+HEAD = ("run", "method", "model", "steps", "loss", "on disk", "age", "state")
 
 
 def runs(
     folder: Annotated[str, typer.Argument(metavar="FOLDER", help="Where to look, folders in it too.")] = DEFAULT,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """The runs below a folder: method, size of the model, steps done and planned, last loss, room on disk, state."""
+    """The runs below a folder: method, size of the model, steps done and planned, last loss, room on disk, how long ago
+    the last step was, state."""
     from galore.trainer.common.reading import user_path
     from galore.trainer.record.listing import list_runs
 
@@ -47,8 +49,8 @@ def _show(found: list[Listed], root: Path) -> None:
 
     table = Table(*HEAD, box=None)
     for each in found:
-        table.add_row(*(Text(printable(cell)) for cell in _cells(each, root)))
-    numbers(table, (2, 3, 4, 5))
+        table.add_row(*(Text(shortened(printable(cell), LONGEST_CELL)) for cell in _cells(each, root)))
+    numbers(table, (2, 3, 4, 5, 6))
     show_table(screen(), table)
 
 
@@ -62,6 +64,7 @@ def _cells(run: Listed, root: Path) -> tuple[str, ...]:
         f"{done}/{planned}",
         "" if run.loss is None else f"{run.loss:.4f}",
         size(run.bytes),
+        "" if run.written is None else age(time.time() - run.written),
         _state(run),
     )
 

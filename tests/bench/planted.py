@@ -1,15 +1,22 @@
-"""`python planted.py RECORDS FOLDER [PART …]`: each part of the proof in a galore that has the one fault which this part is there to find."""
+"""`python planted.py RECORDS FOLDER [PART …]`: each part of the proof in a galore that has the one fault which this part is there to find.
+
+A part ends where it has told of its fault; one that does not fails at its end. Exit code 1 where one did not tell.
+"""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from prove.parts import Part
-from prove.records import Records
+from prove.records import END, Records
 from prove.runner import Plan, carry_out, with_shim
+from prove.trials import Trials
+
+SECONDS = 60.0  # of a part
 
 
 def save() -> None:
@@ -116,15 +123,40 @@ def _only(part: str, verb: str) -> None:
     module.verbs = lambda runs: [each for each in honest(runs) if each.name == verb]
 
 
-PLANTS: tuple[Callable[[], None], ...] = (save, crash, corrupt, disk, durable, numbers, hostile, fuzz, together)
+PLANTS: dict[Callable[[], None], str] = {
+    save: "the newest good one is",
+    crash: "other checkpoints",
+    corrupt: "silently taken",
+    disk: "my.yaml is another",
+    durable: "never synced: my.yaml",
+    numbers: "that is not finite",
+    hostile: "its code ran",
+    fuzz: "KeyError",
+    together: "run",
+}
+
+
+class Told(BaseException):
+    """The part has told of its fault; past `except Exception`."""
 
 
 class Planted(Part):
     """A part whose own process begins with the fault of its name."""
 
-    def run(self, trials: Any) -> None:
-        next(plant for plant in PLANTS if plant.__name__ == self.name)()
-        super().run(trials)
+    def run(self, trials: Trials) -> None:
+        plant = next(plant for plant in PLANTS if plant.__name__ == self.name)
+        honest = trials.check
+
+        def check(kind: str, ok: bool, told: object = "") -> bool:
+            if not honest(kind, ok, told) and PLANTS[plant] in f"{kind}: {told}":
+                raise Told
+            return ok
+
+        trials.check = check  # type: ignore[method-assign]
+        plant()
+        with suppress(Told):
+            super().run(trials)
+            raise RuntimeError(f"has not told of its fault: {plant.__doc__}")
 
 
 def main() -> None:
@@ -134,8 +166,9 @@ def main() -> None:
 
     preload()
     for plant in [each for each in PLANTS if not names or each.__name__ in names]:
-        part = Planted(plant.__name__, str(plant.__doc__), 60)
-        carry_out(part, Plan(folder, seed=1, budget=60, sample=True), records, 60)
+        part = Planted(plant.__name__, str(plant.__doc__), int(SECONDS))
+        carry_out(part, Plan(folder, seed=1, budget=SECONDS, sample=True), records, SECONDS)
+    sys.exit(any(record.kind == END and not record.ok for record in records))
 
 
 if __name__ == "__main__":

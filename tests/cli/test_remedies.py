@@ -106,7 +106,7 @@ def test_an_override_that_is_told_to_be_written_loads(override: str) -> None:
         ("train.device", "mps"),
         ("log.report_to", "null"),
         ("optim.rank_pattern", "mlp:0.5"),
-        ("optim.lr_scheduler_type", "cosine_with_restarts"),
+        ("optim.lr_scheduler_type", "wsd"),
     ],
 )
 def test_a_value_that_is_told_to_be_written_loads(path: str, value: str) -> None:

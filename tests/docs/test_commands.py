@@ -39,12 +39,21 @@ HERE = {  # runs by itself: → what makes it small
     "galore profile-memory my.yaml --measure": [],
     "galore profile-memory my.yaml": [],
     "galore profile-memory my.yaml --no-advise": [],
+    "galore prepare my.yaml": [],
     "galore train my.yaml --dry-run": [],
+    "galore recipes show demo": [],
+    "galore recipes show my.yaml": [],
+    "galore recipes schema --output recipe.schema.json": [],
 }
 SLOW = {
     "galore profile-memory llama-7b-galore-8bit": [],
     "galore profile-memory llama-7b-galore --fit smaller.yaml": SMALL,
     "galore compare my.yaml --methods full,galore,lora --learning-rates 0.003,0.01": [],
+}
+ON_A_RUN = {
+    "galore web runs/one",
+    "galore web runs/one runs/two --output both.html",
+    "galore report runs/one --html",
 }
 PLANNED = {  # is understood to the last word and planned; training itself is left out
     "galore finetune-glue --task sst2",
@@ -58,6 +67,9 @@ PLANNED = {  # is understood to the last word and planned; training itself is le
     "--learning-rates 5e-4,1e-3,2e-3 --max-train-samples 3000 train.num_train_epochs=1 optim.update_proj_gap=5",
     "galore train roberta-glue-galore-r4 data.task=rte",
     "galore train demo --output-dir runs/demo --resume",
+    "galore train my.yaml",
+    "galore train my.yaml optim.rank=64",
+    "galore compare my.yaml --learning-rates 0.003,0.01,0.03",
     "galore compare my.yaml --methods full,galore,lora,relora,low-rank",
     "galore compare my.yaml --methods full,galore,lora --learning-rates 0.003,0.01",
 }
@@ -77,7 +89,7 @@ def is_mention(words: list[str]) -> bool:
 def decided(command: str) -> bool:
     if command.startswith(("make ", "python bench/", "pip install ")):
         return True  # a test below is about all of these
-    known = command in {*IN_ORDER, *HERE, *SLOW, *PLANNED, *NEEDS_A_GPU, *BY_THE_SHELL}
+    known = command in {*IN_ORDER, *HERE, *SLOW, *ON_A_RUN, *PLANNED, *NEEDS_A_GPU, *BY_THE_SHELL}
     return known or (command.startswith("galore ") and is_mention(command.split()))
 
 
@@ -87,7 +99,7 @@ def test_somebody_decided_how_it_is_tried(command: Snippet) -> None:
 
 
 def test_no_decision_outlives_its_command() -> None:
-    assert {*HERE, *SLOW, *PLANNED, *NEEDS_A_GPU} <= {each.text for each in TYPED}
+    assert {*HERE, *SLOW, *ON_A_RUN, *PLANNED, *NEEDS_A_GPU} <= {each.text for each in TYPED}
 
 
 @pytest.fixture
@@ -138,6 +150,15 @@ def runs(folder: Path, command: str, more: list[str]) -> None:
 @pytest.mark.parametrize("command", HERE)
 def test_it_runs(folder: Path, command: str) -> None:
     runs(folder, command, HERE[command])
+
+
+@pytest.mark.parametrize("command", sorted(ON_A_RUN))
+def test_it_works_on_runs(folder: Path, command: str) -> None:
+    for name in ("one", "two"):
+        (folder / "runs" / name).mkdir(parents=True)
+        (folder / "runs" / name / "recipe.yaml").write_text("extends: demo")
+        (folder / "runs" / name / "metrics.jsonl").write_text('{"kind": "train", "step": 1, "loss_nats": 3.0}\n')
+    assert type_in(command).exit_code == 0
 
 
 @pytest.mark.slow

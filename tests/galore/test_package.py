@@ -204,3 +204,10 @@ def test_train_refuses_what_the_command_refuses(folder: Path) -> None:
     with pytest.raises(UserError, match=r"optim\.rnak"):
         galore.train("my.yaml", "optim.rnak=2")
     assert not Path("runs").exists()
+
+
+def test_train_says_what_to_do_in_the_words_of_a_call(folder: Path) -> None:
+    Path("runs").write_text("a file")
+    with pytest.raises(UserError) as refused:
+        galore.train("my.yaml", output_dir="runs")
+    assert "choose another output_dir" in refused.value.fix

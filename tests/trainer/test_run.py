@@ -1,5 +1,6 @@
 """Whole runs on a small text: golden losses, bit-exact resume, signals, non-finite steps, a full disk."""
 
+import contextlib
 import errno
 import itertools
 import json
@@ -7,13 +8,14 @@ import math
 import os
 import random
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
 from galore.trainer import loop, recorder, run, shortage
 from galore.trainer.checkpoint import checkpoint, diskspace
@@ -157,6 +159,7 @@ def test_a_corpus_of_which_much_is_left_out_is_told_everywhere(corpus, tmp_path)
     )
     assert told.endswith("they look like cp1252: data.encoding=cp1252 reads them")
     assert f"warning: {told.partition(', first ')[0]}" in console.messages
+    assert console.messages[-1].startswith("data:   left out: ")  # once more where it is read: at the end
     assert told in (tmp_path / "run" / "report.md").read_text()
     assert "warning" not in execute(corpus, tmp_path / "good", "train.max_steps=1").header
 
@@ -225,9 +228,30 @@ def test_weights_in_8_bits_are_scored_and_exported_as_they_were_trained(corpus, 
     tensors, kept = (load_file(path / "model.safetensors") for path in (tmp_path / "out", newest(tmp_path / "run")))
     assert {tensor.dtype for tensor in tensors.values()} == {torch.bfloat16}
     assert not any("scale" in name for name in tensors)
+    assert not (newest(tmp_path / "run") / "config.json").exists(), "transformers would take the codes for weights"
     assert {name.rpartition(".")[2] for name, tensor in kept.items() if tensor.dtype == torch.int8} == {"weight"}
     losses = [[row["loss_nats"] for row in rows(tmp_path / name)] for name in ("run", "plain")]
     assert losses[0] == pytest.approx(losses[1], rel=0.01)
+
+
+def test_a_checkpoint_of_a_run_is_a_model_folder_for_transformers_and_for_every_verb(corpus, tmp_path):
+    execute(corpus, tmp_path / "run", "train.max_steps=2", "train.save_steps=1", "eval.eval_steps=1")
+    first, last = (tmp_path / "run" / "checkpoints" / f"step-0000000{step}" for step in (1, 2))
+    ids = AutoTokenizer.from_pretrained(first)("a few words", return_tensors="pt").input_ids
+    with torch.no_grad():
+        logits = [AutoModelForCausalLM.from_pretrained(path).eval()(ids).logits for path in (first, last)]
+    assert not torch.equal(*logits)
+    scored = [evaluate_stored(str(path)) for path in (first, last, tmp_path / "run", tmp_path / "run" / "recipe.yaml")]
+    assert [each.step for each in scored] == [1, 2, 2, 2]
+    assert [each.result.loss_nats for each in scored[:2]] == [
+        row["loss_nats"] for row in rows(tmp_path / "run", "eval")
+    ]
+    assert export(str(first), tmp_path / "out").step == 1
+    exported = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+    with torch.no_grad():
+        assert torch.equal(exported(ids).logits, logits[0])
+    shutil.copytree(first, tmp_path / "copy", ignore=shutil.ignore_patterns("optimizer*", "rng*", "state*"))
+    assert evaluate_stored(str(tmp_path / "copy"), load_recipe(str(corpus))).step is None
 
 
 def newest(out):
@@ -265,6 +289,7 @@ def test_adapters_restart_with_the_step_and_are_whole_in_its_checkpoint(corpus, 
     checkpoints = tmp_path / "run" / "checkpoints"
     merged, last = (load_file(checkpoints / f"step-0000000{step}" / "model.safetensors") for step in (3, 8))
     assert not any(tensor.any() for name, tensor in merged.items() if "lora_B" in name)
+    assert not list(checkpoints.glob("*/config.json")), "transformers would draw what the adapters are beside"
     assert all(not torch.equal(merged[name], last[name]) for name in merged if "base_layer" in name)
     score = rows(tmp_path / "run", "eval")[-1]["loss_nats"]
     assert evaluate_stored(str(tmp_path / "run")).result.loss_nats == pytest.approx(score, rel=2e-3)
@@ -330,7 +355,7 @@ def test_one_command_starts_a_run_goes_on_with_it_and_leaves_it_alone_at_its_end
     console = again()
     assert console.messages == [f"{tmp_path}/run is finished: nothing is left to do, and nothing was changed"]
     assert content(tmp_path / "run") == before
-    with pytest.raises(UserError, match="max_steps: 4 → 5"):
+    with pytest.raises(UserError, match="in 5 steps of cosine"):
         execute(corpus, tmp_path / "run", "train.max_steps=5", resume=True)
     assert execute(corpus, tmp_path / "new", "train.max_steps=1", resume=True).messages[0].endswith("starting one")
 
@@ -362,7 +387,15 @@ def test_a_damaged_checkpoint_is_skipped_and_named(corpus, tmp_path):
     raw = bytearray(newest.read_bytes())
     raw[-7] ^= 4
     newest.write_bytes(raw)
+    kept = [
+        line for line in (out / "metrics.jsonl").read_text().splitlines(True) if json.loads(line)["step"] not in (2, 3)
+    ]
+    (out / "metrics.jsonl").write_text("".join(kept))
     console = execute(corpus, out, "train.save_total_limit=5", resume=True)
+    told = [row["message"] for row in rows(out, "event")]
+    assert any(
+        text.startswith("resumed after step 6; metrics.jsonl has lost the rows of 2 of the 6 steps") for text in told
+    )
     assert any("step-00000008" in message and "model.safetensors" in message for message in console.messages)
     assert any("step-00000006" in message and "verified" in message for message in console.messages)
 
@@ -610,6 +643,48 @@ def test_resume_refuses_other_mathematics_and_takes_other_execution(corpus, tmp_
     execute(corpus, out, "train.max_steps=4", "train.save_steps=1", "train.micro_batch_size=2", resume=True)
     with pytest.raises(UserError, match="already holds a run"):
         execute(corpus, out)
+
+
+CONSTANT = ["optim.lr_scheduler_type=constant", "optim.warmup_steps=2"]
+WSD = ["optim.lr_scheduler_type=warmup_stable_decay", "optim.warmup_steps=1", "optim.lr_decay_steps=2"]
+LONGER = {
+    # settings of the short run, how many of its steps it does, settings of the long one
+    "constant, by epochs": ([*CONSTANT, "train.max_steps=null", "train.num_train_epochs=0.02"], 4, CONSTANT),
+    "before the decay": ([*WSD, "train.max_steps=6"], 4, WSD),
+    "a decay at the end of a constant rate": ([*CONSTANT[:1], "optim.warmup_steps=1", "train.max_steps=4"], 4, WSD),
+}
+
+
+@pytest.mark.parametrize("case", LONGER)
+def test_a_run_made_longer_is_the_run_that_was_as_long_from_the_start(corpus, tmp_path, case, monkeypatch):
+    short, done, long = LONGER[case]
+    short, long = [*short, "eval.sample_prompt=null"], [*long, f"train.max_steps={STEPS}", "eval.sample_prompt=null"]
+    with monkeypatch.context() as patch:
+        dies_at(patch, done)
+        with contextlib.suppress(KeyboardInterrupt):
+            execute(corpus, tmp_path / "run", *short, "train.save_steps=1")
+    assert rows(tmp_path / "run")[-1]["step"] == done
+    execute(corpus, tmp_path / "run", *long, resume=True)
+    execute(corpus, tmp_path / "straight", *long)
+    assert essence(tmp_path / "run") == essence(tmp_path / "straight")
+    (listed,) = (each for each in list_runs(tmp_path) if each.folder.name == "run")
+    assert (listed.state, listed.step, listed.total_steps) == ("finished", STEPS, STEPS)
+    before = content(tmp_path / "run")
+    assert "nothing was changed" in execute(corpus, tmp_path / "run", *long, resume=True).messages[-1]
+    assert content(tmp_path / "run") == before
+
+
+def test_a_run_whose_rates_knew_their_end_is_made_longer_with_its_warm_up_or_not_at_all(corpus, tmp_path):
+    out, longer = tmp_path / "run", f"train.max_steps={STEPS}"
+    execute(corpus, out, CONSTANT[0], "optim.warmup_ratio=0.5", "train.max_steps=4")
+    before = content(out)
+    with pytest.raises(UserError, match=r"step 1 had .*\n.*add optim\.warmup_steps=2, as it was before"):
+        execute(corpus, out, CONSTANT[0], "optim.warmup_ratio=0.5", longer, resume=True)
+    with pytest.raises(UserError, match="has done 4 steps, and 3 are asked for"):
+        execute(corpus, out, *CONSTANT, "train.max_steps=3", resume=True)
+    assert content(out) == before
+    execute(corpus, out, *CONSTANT, longer, resume=True)
+    assert "8 steps are planned, and were 4" in rows(out, "event")[-1]["message"]
 
 
 def edit(path, old, new):

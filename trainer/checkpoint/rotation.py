@@ -28,8 +28,8 @@ def unfinished(root: Path) -> list[Path]:
     return sorted(path for path in _entries(root) if path.name.startswith(UNFINISHED))
 
 
-def rotate(root: Path, keep: int, saved: Path) -> None:
-    """Delete all but `saved` and the newest other checkpoints that verify, `keep` in all.
+def rotate(root: Path, keep: int, saved: Path, best: int | None = None) -> None:
+    """Delete all but `saved`, the newest other checkpoints that verify, `keep` in all, and the one of step `best`.
 
     Older ones are touched only once `keep` good ones are known, so a damaged checkpoint never pushes out a good one.
 
@@ -40,7 +40,7 @@ def rotate(root: Path, keep: int, saved: Path) -> None:
     for step, path in step_directories(root):
         if path == saved:
             continue
-        if step in kept or len(kept) >= keep:
+        if step in kept or (len(kept) >= keep and step != best):
             discard(path)
         elif _is_good(path):
             kept.add(step)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shlex
 
 from galore.trainer.common.printable import presentable
 
+_COMMAND = re.compile(r"galore train (?P<arguments>.+?) --output-dir (?P<folder>'[^']*'|\S+) --resume")
+_ARGUMENTS = {"--output-dir": "output_dir", "--resume": "resume=True"}
 _OF_RUST = re.compile(r"\(os error (\d+)\)")
 
 
@@ -46,6 +50,23 @@ class Interrupted(UserError):  # noqa: N818
     """A signal stopped the run after its state was saved; `--resume` goes on. Exit code 75 (EX_TEMPFAIL)."""
 
     exit_code = 75
+
+
+def in_python(error: UserError) -> UserError:
+    """The same error, what to do said to somebody who called `galore.train`, not to one who typed `galore train`."""
+    told = _COMMAND.sub(_call, error.fix)
+    for option, argument in _ARGUMENTS.items():
+        told = told.replace(option, argument)
+    error.fix = told
+    return error
+
+
+def _call(command: re.Match[str]) -> str:
+    """`galore train R K=V --output-dir D --resume` as a call."""
+    recipe, *settings = shlex.split(command["arguments"])
+    given = [*(json.dumps(each, ensure_ascii=False) for each in (recipe, *settings))]
+    (folder,) = shlex.split(command["folder"])
+    return f"galore.train({', '.join(given)}, output_dir={json.dumps(folder, ensure_ascii=False)}, resume=True)"
 
 
 def system_error(error: BaseException) -> OSError | None:

@@ -57,6 +57,14 @@ def duration(seconds: float) -> str:
     return f"{days}d{hours:02d}h"
 
 
+def age(seconds: float) -> str:
+    """How long ago, in the largest unit of which there is one: `now`, `5m`, `3h`, `12d`."""
+    for unit, name in ((86_400, "d"), (3600, "h"), (60, "m")):
+        if seconds >= unit:
+            return f"{seconds / unit:.0f}{name}"
+    return "now"
+
+
 def percent(fraction: float) -> str:
     """A fraction of one: `43.2 %`."""
     return f"{100 * fraction:.1f} %"

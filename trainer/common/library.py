@@ -96,10 +96,12 @@ def _refuse_pointers(folder: Path) -> None:
                     )
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     """The library's own words in one line, with the error's name where they are not a sentence."""
+    if type(error).__name__.startswith("StrictDataclass") and error.__cause__ is not None:
+        return _reason(error.__cause__)  # a sentence that names field and value, which huggingface_hub wraps twice
     text = " ".join("".join(c if c.isprintable() else " " for c in str(error)).split())
-    plain = isinstance(error, (OSError, ValueError, ImportError)) and text
+    plain = (isinstance(error, (OSError, ValueError, ImportError)) or text.startswith("Field ")) and text
     return text[:LONGEST] if plain else f"{type(error).__name__}: {text}"[:LONGEST].removesuffix(": ")
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 LONGEST_LINE = 1_500  # letters; a path may have 4,096, but a message is read
 LONGEST_NAME = 60
+LONGEST_CELL = 200  # of a table; a path is read whole, as far as anybody made it to be read
 MOST_LINES = 120
 LONGEST_TEXT = LONGEST_LINE * MOST_LINES
 SHORTEST_SECRET = 8  # letters of an environment variable; a shorter one would be found in every other word

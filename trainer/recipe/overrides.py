@@ -48,6 +48,8 @@ def _refused(path: str, equals: str, raw: str, place: Place, guess: bool) -> Pro
 
 
 def _value(raw: str, key: Key, place: Place, layer: Layer) -> Any:
+    if raw.startswith("*"):  # a glob: there is no anchor that an alias of YAML could name
+        return raw
     read = Layer(place.source, layer.directory)
     read.places[key] = place
     try:

@@ -18,6 +18,7 @@ from galore.trainer.record.metrics import whole
 from galore.trainer.record.rundir import RunDir
 
 DEEPEST = 5  # folders below the first; a sweep keeps its runs three down
+PARTS = {"recipe.yaml", "run.json", "metrics.jsonl", "checkpoints"}  # of a run; other tools leave one of them
 TAIL_BYTES = (2**15, 2**21)  # of metrics.jsonl; the second where no step is in the first
 METHOD = re.compile(r"^optim:$.*?^  method: (\w+)$", re.MULTILINE | re.DOTALL)  # in a recipe as runs write it
 
@@ -27,7 +28,8 @@ class Listed:
     """One run; None is what is not known. `state`: finished, running, failed, interrupted or damaged.
 
     `loss` is of the last step, `held_out_loss` of the last evaluation near the end. `resumes_after` is the step
-    of the newest checkpoint of a run that can go on; `problem` says what is damaged.
+    of the newest checkpoint of a run that can go on; `written` when anything of its metrics last was, in seconds of
+    the epoch; `problem` says what is damaged.
     """
 
     folder: Path
@@ -40,6 +42,7 @@ class Listed:
     held_out_loss: float | None = None
     bytes: int = 0
     resumes_after: int | None = None
+    written: float | None = None
     problem: str = ""
 
     def as_json(self) -> dict[str, Any]:
@@ -59,7 +62,7 @@ def _runs_below(folder: Path, depth: int = DEEPEST, seen: frozenset[tuple[int, i
         stat = folder.stat()
     except OSError:
         return
-    if "recipe.yaml" in found and found.keys() & {"run.json", "metrics.jsonl", "checkpoints"}:
+    if found.keys() & {"recipe.yaml", "run.json"} and len(found.keys() & PARTS) > 1:
         yield folder
     elif depth and (place := (stat.st_dev, stat.st_ino)) not in seen:
         for name in (name for name, is_folder in found.items() if is_folder and not name.startswith(".")):
@@ -82,6 +85,8 @@ def _listed(run: RunDir) -> Listed:
 
 
 def _of_files(run: RunDir) -> Listed:
+    if not run.recipe.is_file():
+        raise ValueError(f"{run.recipe.name} is missing, or no file")
     facts = _facts(run)
     steps, evaluations = _last_rows(run.metrics)
     parts = facts.get("parameters")
@@ -98,6 +103,7 @@ def _of_files(run: RunDir) -> Listed:
         _number(steps.get("loss_nats", steps.get("squared_error"))),
         _number(evaluations.get("loss_nats", evaluations.get("squared_error"))),
         _size(run.root),
+        written=_written(run),
     )
     saved = step_directories(run.checkpoints)
     return replace(listed, resumes_after=saved[0][0]) if saved and listed.state in ("failed", "interrupted") else listed
@@ -179,6 +185,16 @@ def _row(line: bytes) -> dict[str, Any]:
 
 def _last(rows: list[dict[str, Any]], kind: str) -> dict[str, Any]:
     return next((row for row in reversed(rows) if row.get("kind") == kind), {})
+
+
+def _written(run: RunDir) -> float | None:
+    """The metrics grow until the last step; of a run without a step it is when it began."""
+    for file in (run.metrics, run.recipe):
+        try:
+            return file.stat().st_mtime
+        except OSError:
+            continue
+    return None
 
 
 def _size(folder: Path) -> int:

@@ -13,6 +13,7 @@ from typing import Any, Protocol, Self, cast
 from galore.trainer.common.durable import replace_file
 from galore.trainer.common.format import counted
 from galore.trainer.common.reading import open_regular
+from galore.trainer.record.heldout import HeldOut
 from galore.trainer.record.row import EvalRow, Row, TrainRow
 
 LONGEST_ROW_BYTES = 2**20  # with a sample in it; the parts of a longer line are no JSON, and passed over
@@ -40,13 +41,22 @@ class Sink(Protocol):
 class Metrics:
     """Appends rows to a file. A full disk delays rows, it does not lose them or stop the run.
 
-    `evaluated`: the last evaluation that the file held when it was opened; empty if none.
+    `evaluated`: the last evaluation that the file held when it was opened; empty if none. `held_out`: all losses of
+    evaluations, those written since too. `absent`: the steps before, of which it had no row.
     """
 
     def __init__(
-        self, descriptor: int, warn: Callable[[str], None], sink: Sink | None, evaluated: EvalRow | None = None
+        self,
+        descriptor: int,
+        warn: Callable[[str], None],
+        sink: Sink | None,
+        evaluated: EvalRow | None = None,
+        held_out: HeldOut | None = None,
+        absent: int = 0,
     ) -> None:
+        self.absent = absent
         self._descriptor, self._warn, self._sink, self.evaluated = descriptor, warn, sink, evaluated or {}
+        self.held_out = held_out or HeldOut()
         self._pending = bytearray()
         self._stuck = False
 
@@ -72,11 +82,16 @@ class Metrics:
         rows = [row for row in known if resume_step is not None and row["step"] <= resume_step]
         replace_file(path, b"".join(map(_line, rows)))
         evaluated = cast("EvalRow | None", next((row for row in reversed(rows) if row.get("kind") == "eval"), None))
-        return cls(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC), warn, sink, evaluated)
+        absent = len(
+            set(range(1, (resume_step or 0) + 1)) - {row["step"] for row in rows if row.get("kind") == "train"}
+        )
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        return cls(descriptor, warn, sink, evaluated, HeldOut.of(rows), absent)
 
     def write(self, row: Row) -> None:
         """Append one row. Non-finite floats become null, with `<name>_is` saying which."""
         self._pending += _line(row)
+        self.held_out.add(row)
         self._flush()
         if self._sink is not None:
             self._sink.log(row)

@@ -44,23 +44,24 @@ def is_reported(run_dir: RunDir, finished: str) -> bool:
 
 
 def _compose(history: History, plots: str) -> str:
+    first, rest = texts(history)
     name = history.facts.get("name") or "A galore run"
-    parts = [
-        f"# {name}\n",
-        sections.status(history),
-        sections.warnings(history),
-        sections.headline(history),
-        sections.notes(history),
-        plots,
-        sections.evaluations(history),
-        sections.samples(history),
-        sections.parameters(history),
-        sections.course(history),
-        sections.data(history),
-        sections.machine(history),
-        sections.recipe(history),
-    ]
-    return "\n".join(part for part in parts if part)
+    return "\n".join(part for part in (f"# {name}\n", *first, plots, *rest) if part)
+
+
+def texts(history: History) -> tuple[list[str], list[str]]:
+    """The sections before a report's pictures, and those after them; empty where nothing is known."""
+    first = (sections.status, sections.warnings, sections.headline, sections.notes)
+    rest = (
+        sections.evaluations,
+        sections.samples,
+        sections.parameters,
+        sections.course,
+        sections.data,
+        sections.machine,
+        sections.recipe,
+    )
+    return [each(history) for each in first], [each(history) for each in rest]
 
 
 def _plots(history: History, run_dir: RunDir) -> str:

@@ -13,6 +13,11 @@ from typing import Annotated, Any, Literal, TypedDict, get_args, get_origin, get
 from galore.trainer.common.format import duration, learning_rate, loss, percent, perplexity, rate, size, thousands
 
 
+def by_name(losses: Mapping[str, float]) -> str:
+    """`code 1.2345, books 3.1415`"""
+    return ", ".join(f"{name} {loss(value)}" for name, value in losses.items())
+
+
 @dataclass(frozen=True)
 class Column:
     """A field of a row; `columns` gives it its `name`.
@@ -49,7 +54,7 @@ class TrainRow(TypedDict, total=False):
     squared_error: Annotated[float | None, Column("", "squared error", loss, live=True)]
     perplexity: Annotated[float | None, Column("", "ppl", perplexity, live=True)]
     learning_rate: Annotated[float, Column("", "lr", learning_rate, live=True, series=True)]
-    grad_norm: Annotated[float, Column()]  # before clipping
+    grad_norm: Annotated[float, Column(series=True)]  # before clipping
     grad_scale: Annotated[float, Column()]  # by clipping
     tokens: Annotated[int, Column("tokens", "tokens", thousands, series=True)]  # since the run began
     targets: Annotated[int, Column("targets")]
@@ -77,6 +82,8 @@ class EvalRow(TypedDict, total=False):
     ]
     squared_error: Annotated[float | None, Column("", "squared error", loss)]
     perplexity: Annotated[float | None, Column("", "ppl", perplexity, title="perplexity")]
+    bits_per_byte: Annotated[float, Column("bits per byte of the held-out text", "bits/byte", loss, title="bits/byte")]
+    loss_nats_by_source: Annotated[dict[str, float], Column("nats per target", "by source", by_name)]
     mode: Annotated[str, Column()]
     tokens: Annotated[int, Column("tokens", "", thousands, title="tokens scored")]
     task: Annotated[str, Column()]

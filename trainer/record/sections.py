@@ -15,9 +15,13 @@ from galore.trainer.tasks.metrics import flat
 
 def headline(history: History) -> str:
     """The numbers a person looks for first."""
+    return table(["", ""], [(f"**{name}**", value) for name, value in facts(history)])
+
+
+def facts(history: History) -> list[tuple[str, str]]:
+    """What those numbers are, and each in words."""
     method = history.facts.get("method")
-    rows = [*([("Method", str(method))] if method else []), *_quality(history), *_cost(history)]
-    return table(["", ""], [(f"**{name}**", value) for name, value in rows])
+    return [*([("Method", str(method))] if method else []), *_quality(history), *_cost(history)]
 
 
 def notes(history: History) -> str:
@@ -29,14 +33,13 @@ def notes(history: History) -> str:
 def status(history: History) -> str:
     """One line: how far the run is."""
     done, total = history.last_step, history.total_steps
-    if done < total:
+    early = "stopped_early" in history.facts
+    if done < total and not early:
         return f"**Not finished: {done:,} of {counted(total, 'step')} are done.** `--resume` goes on.\n"
     finished = history.facts.get("finished")
-    return (
-        f"{counted(done, 'optimizer step')}{f', finished {finished}' if finished else ''}.\n"
-        if done
-        else "No step is done.\n"
-    )
+    told = f", finished {finished}" if finished else ""
+    told += f", stopped early of {total:,}: the held-out loss fell no more" if early else ""
+    return f"{counted(done, 'optimizer step')}{told}.\n" if done else "No step is done.\n"
 
 
 def warnings(history: History) -> str:
@@ -63,7 +66,7 @@ def _of_task(history: History) -> str:
 
 
 def _of_text(history: History) -> str:
-    shown = [column for column in EVAL.values() if column.title]
+    shown = [each for each in EVAL.values() if each.title and any(each.name in row for row in history.evaluations)]
     rows = [[column.told(row) for column in shown] for row in history.evaluations]
     head = [column.title for column in shown]
     mode = history.evaluations[-1].get("mode") if rows else None
@@ -151,8 +154,13 @@ def _quality(history: History) -> list[tuple[str, str]]:
     last = history.evaluations[-1] if history.evaluations else None
     if last is not None:
         loss, ppl = EVAL["loss_nats"].told(last), EVAL["perplexity"].told(last)
-        text = f"{loss} nats per token, perplexity {ppl} (step {last['step']:,})"
+        per_byte = (
+            f", {EVAL['bits_per_byte'].told(last)} bits per byte" if last.get("bits_per_byte") is not None else ""
+        )
+        text = f"{loss} nats per token, perplexity {ppl}{per_byte} (step {last['step']:,})"
         rows.append(("Held-out loss", text + _since_start(history)))
+        if "loss_nats_by_source" in last:
+            rows.append(("Held-out loss by source", _line(EVAL["loss_nats_by_source"].told(last))))
     if unigram is not None:
         text = f"{unigram:.4f} nats per token, perplexity {perplexity(exponential(unigram))}"
         if last is not None and last.get("loss_nats") is not None:

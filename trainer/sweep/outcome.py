@@ -32,7 +32,8 @@ class Outcome:
 
     `optimizer_bytes`: states and projectors, at most; `peak_bytes`: of the process on a CPU, of the allocator
     on a GPU; `seconds`: in optimizer steps; `training`: the loss, smoothed; `held_out`: that of every evaluation;
-    `epochs`: the scores of every evaluation of a task; `differs`: what keeps it from standing beside the others.
+    `epochs`: the scores of every evaluation of a task; `differs`: what keeps it from standing beside the others;
+    `earlier`: it lay in the folder, and this call did not ask for it.
     """
 
     trial: Trial
@@ -47,6 +48,7 @@ class Outcome:
     collapsed: str | None = None
     baseline: Scores = field(default_factory=dict)
     differs: tuple[str, ...] = ()
+    earlier: bool = False
 
     @property
     def done(self) -> bool:
@@ -89,7 +91,9 @@ def _came_to(run: Outcome) -> str:
     return run.status + (f", held-out loss {run.held_out[-1][1]:.4f}" if run.held_out else "")
 
 
-def outcome(trial: Trial, root: Path, failure: str = "", differs: Sequence[str] = ()) -> Outcome:
+def outcome(
+    trial: Trial, root: Path, failure: str = "", differs: Sequence[str] = (), *, earlier: bool = False
+) -> Outcome:
     """The run of `trial` under `root` as it is now."""
     history = History.read(RunDir(root / trial.folder))
     scored = [row for row in history.evaluations if isinstance(row.get("scores"), dict)]
@@ -108,6 +112,7 @@ def outcome(trial: Trial, root: Path, failure: str = "", differs: Sequence[str] 
         scored[-1].get("collapsed") if scored else None,
         flat(history.facts.get("baseline") or {}),
         tuple(differs),
+        earlier,
     )
 
 
@@ -167,7 +172,7 @@ def differing(trial: Trial, other: Trial, ignored: Callable[[str], bool]) -> lis
 def sweep(trials: Sequence[Trial], more: Sequence[Beside], root: Path, failures: Mapping[str, str]) -> Sweep:
     """What all of them came to; `failures`: why, by folder."""
     own = [outcome(trial, root, failures.get(trial.folder, "")) for trial in trials]
-    others = [outcome(each.trial, root, differs=each.differs) for each in more if each.trial is not None]
+    others = [outcome(each.trial, root, differs=each.differs, earlier=True) for each in more if each.trial is not None]
     return Sweep(
         [*own, *(each for each in others if not each.differs)],
         [each for each in others if each.differs],
@@ -196,6 +201,11 @@ class Standing:
     @property
     def done(self) -> tuple[Outcome, ...]:
         return tuple(run for run in self.runs if run.done)
+
+    @property
+    def earlier(self) -> bool:
+        """Whether this call asked for none of its runs."""
+        return all(run.earlier for run in self.runs)
 
     @property
     def count(self) -> str:

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from galore.trainer.common.durable import replace_file
 from galore.trainer.common.markdown import section
-from galore.trainer.sweep.outcome import Sweep
+from galore.trainer.sweep.outcome import Standing, Sweep
+
+
+def of_earlier_calls(found: Sequence[Standing]) -> str:
+    """A sentence about the rows of a table that the call did not ask for; "" where there is none."""
+    rows = (f"{_task(each)}{each.label} at {each.learning_rate:g}" for each in found if each.earlier)
+    told = ", ".join(rows)
+    return f"Of earlier calls into this folder: {told}." if told else ""
+
+
+def _task(each: Standing) -> str:
+    task = each.trial.recipe.data.task
+    return f"{task}, " if task else ""
 
 
 def missing(found: Sweep) -> list[str]:

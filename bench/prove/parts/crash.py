@@ -29,18 +29,18 @@ class Kill(NamedTuple):
 def prove(trials: Trials) -> None:
     runs = Runs(trials)
     methods = ["galore", "lora"] if trials.sample else list(METHODS)
-    for method in trials.some(methods, "methods", sample=2):
+    for method in trials.some(methods, "methods", least=8):
         base = runs.galore(
             runs.words(trials.folder / method, method), fault=Fault(), watch=[trials.folder / method], log=_log(trials)
         )
         if not trials.check("a run left alone", base.code == 0, f"{method}: {base}"):
             continue
         expected, life = outcome(trials.folder / method), operations(_log(trials))
-        for kill in trials.some(_kills(trials, method, life), f"kills of {method}"):
+        for kill in trials.some(_kills(trials, method, life), f"kills of {method}", least=1):
             _try(trials, runs, kill, expected)
         if method == "galore":
             early = _early(life)
-            for kill in trials.some(early, "kills before the first step", sample=3):
+            for kill in trials.some(early, "kills before the first step", sample=3, least=5):
                 _try(trials, runs, kill, expected)
         trials.fresh(method)
 
@@ -50,10 +50,12 @@ def _log(trials: Trials) -> Path:
 
 
 def _kills(trials: Trials, method: str, life: list[Operation]) -> Iterator[Kill]:
-    """Random moments of a run's life; the first of them is followed by another kill."""
+    """Random moments of a run's life; the first of them has a checkpoint to go on from, and is followed by another kill."""
     places = distinct(life)
+    saves = [op.number for op in places if op.name == "rename" and Path(op.path).name.startswith("step-")]
+    between = [op for op in places if saves[0] < op.number < saves[-1]]
     for number in range(2 if trials.sample else KILLS_A_METHOD):
-        operation = trials.rng.choice(places)
+        operation = trials.rng.choice(between if number < TWICE else places)
         how = trials.rng.choice((How.KILL_BEFORE, How.KILL_HALF))
         again = Fault(trials.rng.choice((How.KILL_BEFORE, How.KILL_HALF)), trials.rng.randint(1, SECOND))
         yield Kill(method, operation, Fault(how, operation.number), again if number < TWICE else None)

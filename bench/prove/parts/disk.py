@@ -39,12 +39,12 @@ def prove(trials: Trials) -> None:
     runs = Runs(trials)
     runs.made("done")
     cases, wholes = [], {}
-    for verb in trials.some(verbs(runs), "verbs", sample=2):
+    for verb in trials.some(verbs(runs), "verbs", least=8):
         found = _life(trials, runs, verb)
         if found is not None:
             wholes[verb.name], life = found
             cases += _cases(trials, verb, life)
-    for case in trials.some(cases, "refused operations", sample=5):
+    for case in trials.some(cases, "refused operations", sample=5, least=30):
         _try(trials, runs, case, wholes[case.verb.name])
 
 

@@ -42,7 +42,7 @@ def prove(trials: Trials) -> None:
     known = [each for each in inputs if each.kind.startswith("once")]
     _judge(trials, known)
     _judge(trials, trials.some([each for each in inputs if each not in known], "mutated recipes", sample=30))
-    _judge(trials, trials.some(_files(trials), "mutated data files", sample=4))
+    _judge(trials, trials.some(_files(trials), "mutated data files", sample=4, least=20))
 
 
 def _judge(trials: Trials, inputs: Iterator[Input] | Sequence[Input]) -> None:

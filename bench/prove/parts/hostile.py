@@ -54,7 +54,7 @@ def prove(trials: Trials) -> None:
         *_given(trials, runs),
         *_asking(trials, runs, exported, canary),
     ]
-    for case in trials.some(given, "hostile inputs", sample=6):
+    for case in trials.some(given, "hostile inputs", sample=6, least=40):
         ended = runs.galore(case.words, limit=LIMIT, memory=MEMORY, stdin=YES)
         wrong = _wrong(ended, case.refused) or ("its code ran" if canary.exists() else None)
         trials.check(case.name.partition(":")[0], wrong is None, f"{wrong}; {case.name}: {ended}")
@@ -71,7 +71,7 @@ def prove(trials: Trials) -> None:
         for file, what in itertools.product(_opened(trials, runs, root, words), LEADS)
     ]
     wholes = {root: trials.fresh(f"{root.name}-whole", like=root) for root in (run, exported)}
-    for name, file, what in trials.some(opened, "files that are replaced", sample=4):
+    for name, file, what in trials.some(opened, "files that are replaced", sample=4, least=20):
         root, words = readers[name]
         shutil.rmtree(root)
         shutil.copytree(wholes[root], root)

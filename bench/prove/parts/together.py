@@ -35,7 +35,7 @@ def prove(trials: Trials) -> None:
         _unreadable: [errno.EIO, errno.ESTALE, errno.EMFILE, errno.EACCES],
     }
     cases = [(kind, value) for kind, values in kinds.items() for value in (values[:1] if trials.sample else values)]
-    for kind, value in trials.some(cases, "of several at work", sample=len(kinds)):
+    for kind, value in trials.some(cases, "of several at work", sample=len(kinds), least=12):
         kind(trials, runs, value)
 
 

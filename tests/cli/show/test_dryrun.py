@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from galore.cli.show.dryrun import REST, parameter_table
+from galore.cli.show.dryrun import REST, narrow_table, parameter_table, span
 from galore.trainer import parameters
 from galore.trainer.common.errors import UserError
 from galore.trainer.parameters import ParameterRow
@@ -39,3 +39,29 @@ def test_a_model_that_is_refused_leaves_the_recipe_to_read(galore: Any, monkeypa
     assert "# Resolved from demo\n" in shown.stdout
     assert "rank: 17" in shown.stdout
     assert shown.stdout.rstrip().endswith(REST)
+
+
+def test_in_fewer_columns_layers_stand_above_what_they_hold() -> None:
+    planned: Any = SimpleNamespace(parameters=[UP, NORM])
+    table = narrow_table(planned)
+    assert list(zip(*(column.cells for column in table.columns), strict=True)) == [
+        ("model.layers.*", "", "", "", "", ""),
+        ("  up", "4 ×", "688 × 256", "right 64", "1.00 MiB", "3.50 MiB"),
+        ("model.norm", "1 ×", "256", "full rank", "512 B", "2.00 KiB"),
+        ("together", "5", "", "", "1.00 MiB", "3.50 MiB"),
+    ]
+
+
+def test_a_run_that_would_find_no_data_is_refused_once_all_is_shown(galore: Any) -> None:
+    absent = ("data.source=local", "data.path=absent/*.txt", "data.validation_path=gone.txt")
+    shown = galore("train", "demo", "--dry-run", *absent, "--gpu", "rtx3090")
+    assert shown.exit_code == 2
+    command = "galore profile-memory demo data.source=local 'data.path=absent/*.txt' data.validation_path=gone.txt"
+    assert f"{command} --gpu rtx3090\n" in shown.stdout
+    assert shown.stderr.count("error: data.validation_path: no file matches ") == 1
+    assert shown.stderr.count("error: data.path: no file matches ") == 1
+
+
+def test_no_time_is_told_as_nought() -> None:
+    assert span((0.001, 0.002)) == "less than 1 second"
+    assert span((0.4, 1.2)) == "0.40–1.20 seconds"

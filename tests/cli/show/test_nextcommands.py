@@ -32,3 +32,8 @@ def test_a_classifier_continues_no_text(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text('{"baseline": {}}')
     told = commands(RunDir(tmp_path), "roberta-glue-galore-r4", "data.task=rte")
     assert [words[1] for words in told] == ["eval", "export"]
+
+
+def test_a_run_on_instructions_can_be_talked_to(tmp_path: Path) -> None:
+    told = commands(RunDir(tmp_path), "finetune-instruct", "model.name_or_path=m", "data.path=x.jsonl")
+    assert [words[1] for words in told] == ["generate", "chat", "export"]

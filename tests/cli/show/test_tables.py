@@ -33,7 +33,7 @@ train: {global_batch_size: 8, micro_batch_size: 8, device: cpu}
 VERBS = {
     "recipes list": (),
     "doctor": (),
-    "train tiny.yaml --dry-run": ("model.layers.*.post_attention_layernorm", "projected, right", "per billion tokens"),
+    "train tiny.yaml --dry-run": ("post_attention_layernorm", "right", "per billion tokens"),
     "profile-memory tiny.yaml --gpu rtx4090": ("most is held by", "optimizer states", "(expandable_segments)"),
     "profile-memory tiny.yaml --gpu rtx4090 --compare": ("8-bit", "activ.", "total"),
     "profile-memory long.yaml --gpu 1GB": ("train.gradient_checkpointing=true", "same results; smaller products"),

@@ -55,6 +55,20 @@ def test_validate_reports_every_file(galore: Any) -> None:
     assert "c.yaml: no such file" in result.stderr
 
 
+def test_validate_tells_what_is_not_here(galore: Any) -> None:
+    """A recipe is right or wrong wherever it is read; whether its data are here is another question."""
+    Path("here.txt").write_text("text")
+    Path("a.yaml").write_text("extends: demo\ndata: {source: local, path: hare.txt}\n")
+    Path("b.yaml").write_text("extends: demo\ndata: {source: local, path: here.txt}\n")
+    checked = galore("recipes", "validate", "a.yaml", "b.yaml")
+    assert checked.exit_code == 0
+    first, *told, last = checked.stdout.splitlines()
+    assert first == "a.yaml: ok, but not all that it names is here; a run here would be refused"
+    assert told[0].startswith("  data.path: no file matches ")
+    assert told[1].endswith("/here.txt?")
+    assert last == "b.yaml: ok"
+
+
 def test_schema(galore: Any) -> None:
     printed = galore("recipes", "schema").stdout
     assert printed == SCHEMA_FILE.read_text(encoding="utf-8")

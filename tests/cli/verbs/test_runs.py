@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ def test_every_run_is_readable(galore: Any, monkeypatch: pytest.MonkeyPatch, col
     make("runs/llama-60m", finished="2026")
     make("runs/a [b]\x1b[31m red", ended={"as": "failed"})
     Path("runs/a [b]\x1b[31m red/checkpoints/step-00012000").mkdir(parents=True)
+    os.utime("runs/a [b]\x1b[31m red/metrics.jsonl", (0, time.time() - 3.2 * 86_400))
     make("runs/broken")
     Path("runs/broken/run.json").write_text("{")
     shown = galore("runs").stdout
@@ -39,8 +42,14 @@ def test_every_run_is_readable(galore: Any, monkeypatch: pytest.MonkeyPatch, col
         "a [b]",
         "run.json is no JSON",
         "12,000",
+        "3d",
     ):
         assert piece in words, piece
+
+
+def test_a_fact_of_absurd_length_is_cut_short(galore: Any) -> None:
+    make("runs/one", method="m" * 100_000)
+    assert len(galore("runs").stdout) < 3_000
 
 
 def test_json_and_the_last_run_alone(galore: Any) -> None:

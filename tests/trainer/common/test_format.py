@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from galore.trainer.common.format import count, counted, duration, learning_rate, percent, perplexity, rate, size
+from galore.trainer.common.format import age, count, counted, duration, learning_rate, percent, perplexity, rate, size
 
 
 @pytest.mark.parametrize(
@@ -46,6 +46,10 @@ from galore.trainer.common.format import count, counted, duration, learning_rate
 )
 def test_numbers(function: Callable[[float], str], value: float, text: str) -> None:
     assert function(value) == text
+
+
+def test_age():
+    assert [age(seconds) for seconds in (-1, 59, 60, 7200, 3.2 * 86_400)] == ["now", "now", "1m", "2h", "3d"]
 
 
 def test_things_are_counted() -> None:

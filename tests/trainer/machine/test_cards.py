@@ -117,6 +117,7 @@ def test_a_size_covers_the_geforce_cards_of_that_size(known: Card) -> None:
         ("500MB", 'with its unit, such as "24GB"'),
         ("A100", "did you mean a100-40g or a100-80g?"),
         ("4091", "did you mean rtx4090?"),
+        ("rtx49", "did you mean rtx4090 or "),
         ("0GB", "known are rtx3060,"),
         ("", "known are rtx3060,"),
         ("voodoo", 'or say how much memory it has, with its unit, such as "24GB"'),

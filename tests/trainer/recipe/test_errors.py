@@ -104,7 +104,10 @@ def test_message_is_one_text(tmp_path: Path) -> None:
             "model: {dtype: bf16}",
             "r.yaml:3:9: model.dtype: expected one of float32, bfloat16, got 'bf16' → write bfloat16",
         ),
-        ("log: {report_to: null}", "r.yaml:3:7: log.report_to: expected one of none, wandb, got null → write none"),
+        (
+            "log: {report_to: null}",
+            "r.yaml:3:7: log.report_to: expected none or one of wandb, tensorboard, trackio, mlflow or a list such as [a, b], got null → write none",
+        ),
         (f"eval: {{mode: {'x' * 99}}}", f"r.yaml:3:8: eval.mode: expected one of token, paper, got '{'x' * 58}…"),
     ],
 )

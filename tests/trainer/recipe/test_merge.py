@@ -9,8 +9,9 @@ import pytest
 
 from galore.trainer.recipe.explain.fields import fields
 from galore.trainer.recipe.load import load_recipe, recipe_from_resolved
-from galore.trainer.recipe.merge import ALTERNATIVES, COLUMNS, OF_ONE_SOURCE
+from galore.trainer.recipe.merge import ALTERNATIVES, OF_ONE_SOURCE
 from galore.trainer.recipe.parse.problems import RecipeError
+from galore.trainer.recipe.schema.source import FIELDS
 
 VALUES = {
     "train.max_steps": 30,
@@ -19,15 +20,20 @@ VALUES = {
     "eval.eval_epochs": 2,
     "optim.warmup_steps": 9,
     "optim.warmup_ratio": 0.03,
+    "optim.lr_decay_steps": 3,
+    "optim.lr_decay_ratio": 0.2,
     "data.validation_path": "/held/out.jsonl",
     "data.validation_fraction": 0.2,
     "data.tokenizer": "t5-base",
     "data.tokenizer_vocab_size": 999,
     "data.text_field": "body",
     "data.messages_field": "talk",
+    "data.tokens_field data.labels_field": "ids",
     "data.prompt_field data.input_field data.response_field": "column",
 }
-PAIRS = [(one, other) for line in ALTERNATIVES for one in line for other in line if one != other]
+# every recipe here has a path; what overrules it is tried in test_files.py
+OTHERS = [line for line in ALTERNATIVES if "data.path" not in line]
+PAIRS = [(one, other) for line in OTHERS for one in line for other in line if one != other]
 
 
 def layer(paths: str, value: Any) -> str:
@@ -35,6 +41,8 @@ def layer(paths: str, value: Any) -> str:
     lines: dict[str, list[str]] = {"data": ["source: local", "path: x.jsonl"], "train": []}
     if not paths.startswith("train"):
         lines["train"].append("max_steps: 5")
+    if paths.startswith("optim.lr_decay"):
+        lines["optim"] = ["lr_scheduler_type: warmup_stable_decay"]
     for path in paths.split():
         lines.setdefault(path.split(".")[0], []).append(f"{path.split('.')[1]}: {value}")
     return "".join(f"{section}: {{{', '.join(each)}}}\n" for section, each in lines.items())
@@ -115,6 +123,6 @@ def test_a_checkpoint_takes_the_place_of_dimensions_and_of_their_tokenizer() -> 
 
 
 def test_the_tables_name_fields() -> None:
-    assert {each for line in ALTERNATIVES for each in line} == set(VALUES)
+    assert {each for line in OTHERS for each in line} == set(VALUES)
     named = [path for each in VALUES for path in each.split()]
-    assert {*named, *(f"data.{name}" for name in [*OF_ONE_SOURCE, *COLUMNS])} <= set(fields())
+    assert {*named, *(f"data.{name}" for name in [*OF_ONE_SOURCE, *FIELDS])} <= set(fields())

@@ -47,6 +47,10 @@ def test_a_run_in_a_few_facts(tmp_path: Path) -> None:
     assert told == ("finished", "GaLore r=64", 1024, 100, 200, 8.0, 5.5)
     assert found.bytes == sum(path.stat().st_size for path in run.iterdir())
     assert json.loads(json.dumps(found.as_json()))["folder"] == str(run)
+    os.utime(run / "metrics.jsonl", (0, 12_345.0))
+    assert only(run).written == 12_345.0
+    (run / "metrics.jsonl").unlink()
+    assert only(run).written == (run / "recipe.yaml").stat().st_mtime
     (run / "run.json").write_text(json.dumps({"finished": "2026"}))  # an older run wrote no method down
     assert (only(run).method, only(run).total_steps) == ("lora", None)
 
@@ -99,6 +103,8 @@ DAMAGED: dict[str, tuple[Callable[[Path], object], str]] = {
     "rows": (write("metrics.jsonl", b"\x00" * 5000), "metrics.jsonl holds no row"),
     "a pipe": (pipe("metrics.jsonl"), "is a pipe, not a regular file"),
     "another": (pipe("run.json"), "is a pipe, not a regular file"),
+    "no recipe": (lambda run: (run / "recipe.yaml").unlink(), "recipe.yaml is missing, or no file"),
+    "no file": (pipe("recipe.yaml"), "recipe.yaml is missing, or no file"),
 }
 
 

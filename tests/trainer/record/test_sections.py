@@ -79,3 +79,11 @@ def test_a_task_is_told_by_its_metrics_and_an_alarm() -> None:
     assert "0.7500" in text
     assert "**Alarm:** one label only." in text
     assert "at best 0.7500" in sections.headline(history(evaluations=rows))
+
+
+def test_bits_per_byte_are_told_where_they_are_known() -> None:
+    scored = {"step": 1, "loss_nats": 2.0, "perplexity": 7.389, "tokens": 10, "seconds": 1.0}
+    old, new = history(evaluations=[scored]), history(evaluations=[scored | {"bits_per_byte": 0.75}])
+    assert "bits" not in sections.evaluations(old) + sections.headline(old)
+    assert "| bits/byte |" in sections.evaluations(new)
+    assert "perplexity 7.39, 0.7500 bits per byte (step 1)" in sections.headline(new)

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from galore.trainer.common.errors import UserError
+from galore.trainer.data.formats.bytestream import opened
 from galore.trainer.data.glue.columns import Columns, find_columns
 from galore.trainer.data.glue.examples import Raw
 from galore.trainer.data.glue.rows import Fault
-from galore.trainer.data.text.bytestream import opened
 from galore.trainer.recipe.extras import require
 from galore.trainer.tasks.glue import Task
 

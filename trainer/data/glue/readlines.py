@@ -8,10 +8,10 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from galore.trainer.data.formats.bytestream import bounded_lines, opened
 from galore.trainer.data.glue.columns import Columns, find_columns
 from galore.trainer.data.glue.examples import Raw
 from galore.trainer.data.glue.rows import Fault
-from galore.trainer.data.text.bytestream import bounded_lines, opened
 from galore.trainer.tasks.glue import Task
 
 LONGEST_LINE = 1 << 20  # bytes; a row of MNLI with all its parse trees has a few thousand

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from galore.trainer.common.errors import UserError
+from galore.trainer.data.formats.bytestream import bounded_lines, opened
 from galore.trainer.data.glue.examples import Raw
 from galore.trainer.data.glue.readlines import LONGEST_LINE, Ragged, read_cells
 from galore.trainer.data.glue.rows import Fault
-from galore.trainer.data.text.bytestream import bounded_lines, opened
 from galore.trainer.tasks.glue import Task
 
 FILES = {

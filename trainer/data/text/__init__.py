@@ -1,1 +1,1 @@
-"""Documents from files and hub: formats, encodings, fields, quality, held-out part."""
+"""Documents from files and hub: rows by format and column, quality, held-out part."""

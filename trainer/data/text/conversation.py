@@ -9,10 +9,12 @@ stream.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from galore.trainer.data.text.quality import BadRow, text_of_object, value_of
 from galore.trainer.recipe.schema.data import DataSection
+from galore.trainer.recipe.schema.source import FIELDS
 
 Message = dict[str, Any]
 """{"role": a value of `ROLES`, "content": its words} and what else the row has for it, as chat templates take it."""
@@ -30,7 +32,13 @@ ROLES = {
     "function": "tool",
     "observation": "tool",
 }
+CALLS = "tool_calls"
+MASK = "attention_mask"  # the column beside tokens, as tokenizers write it
 TOOLS = "tools"  # the column beside the messages; OpenAI, ShareGPT and transformers agree on the name
+
+NOT_LEARNED = {"weight": 0}  # what a message says of itself that is no target, as OpenAI's fine-tuning has it
+READING = "reading"
+"""A conversation that needed more than the first reading of rows did has this key, so that it is told from before."""
 
 EMPTY: tuple[Any, ...] = (None, "", [], {})  # columns of parquet files fill keys that a message does not have
 
@@ -44,21 +52,23 @@ class Conversation(NamedTuple):
 
 def conversation_of(row: Any, section: DataSection) -> str:
     """The conversation of one parsed row, as JSON. Raises BadRow."""
-    tools = None
     if section.messages_field is not None:
         messages = _of_messages(value_of(row, section.messages_field), section.messages_field)
-        tools = _tools(row.get(TOOLS))
     else:
         messages = _of_columns(row, section)
+    tools = _tools(row.get(TOOLS))
     _require_trainable(messages)
+    later = [message.pop(READING, False) for message in messages]
+    more: dict[str, Any] = {READING: 2} if any(later) or (tools and section.messages_field is None) else {}
+    more |= {TOOLS: tools} if tools else {}
     turns = [_as_turn(message) for message in messages]
-    return json.dumps({TOOLS: tools, "messages": turns} if tools else turns, ensure_ascii=False, default=str)
+    return json.dumps({**more, "messages": turns} if more else turns, ensure_ascii=False, default=str)
 
 
 def read_conversation(text: str) -> Conversation:
     """What `conversation_of` wrote."""
     value = json.loads(text)
-    turns, tools = (value["messages"], value[TOOLS]) if isinstance(value, dict) else (value, None)
+    turns, tools = (value["messages"], value.get(TOOLS)) if isinstance(value, dict) else (value, None)
     return Conversation([_message(role, content, *more) for role, content, *more in turns], tools)
 
 
@@ -69,10 +79,35 @@ def spoken(text: str) -> str:
 
 def columns_of(section: DataSection) -> tuple[list[str], list[str]]:
     """The columns that a row must have, and those that it may have."""
-    named = [section.messages_field] if section.messages_field else [section.prompt_field, section.response_field]
-    required = [field for field in named if field is not None] if section.instruct else [section.text_field]
-    optional = [section.input_field, TOOLS if section.messages_field else None]
-    return required, [field for field in optional if field is not None]
+    if section.tokens_field:
+        return [section.tokens_field, *names_of(section.labels_field)], [MASK]
+    if section.messages_field:
+        return [section.messages_field], [TOOLS]
+    if not section.instruct:
+        return names_of(section.text_field), []
+    required = [*names_of(section.prompt_field), *names_of(section.response_field)]
+    return required, [*names_of(section.input_field), TOOLS]
+
+
+def identity_of(section: DataSection) -> list[list[str]]:
+    """The columns as JSON that names the data of a run: those that a row of the section's kind always might have."""
+    required, optional = columns_of(section)
+    return [required, optional if section.messages_field else names_of(section.input_field)]
+
+
+def needed_later_reading(text: str) -> bool:
+    """Whether what `conversation_of` wrote was read otherwise, or not at all, before messages had parts."""
+    return text.startswith(f'{{"{READING}"')
+
+
+def keys_of(section: DataSection) -> dict[str, list[str]]:
+    """The columns that each key of section data names."""
+    return {key: names_of(getattr(section, key)) for key in reversed(FIELDS)}
+
+
+def names_of(columns: str | Sequence[str] | None) -> list[str]:
+    """The columns of a key that takes one or several."""
+    return [columns] if isinstance(columns, str) else list(columns or ())
 
 
 def _message(role: str, content: str, more: dict[str, Any] | None = None) -> Message:
@@ -99,19 +134,43 @@ def _tools(value: Any) -> list[dict[str, Any]] | None:
 
 
 def _of_columns(row: Any, section: DataSection) -> list[Message]:
-    assert section.prompt_field is not None
-    assert section.response_field is not None
-    prompt, response = text_of_object(row, section.prompt_field), text_of_object(row, section.response_field)
+    prompt, response = (_said(row, field) for field in (section.prompt_field, section.response_field))
     if section.input_field is not None and row.get(section.input_field) is not None:
         added = text_of_object(row, section.input_field)
+        if isinstance(prompt, list):
+            raise BadRow(
+                "wrong_type", f"`{section.input_field}` is added to a text, and the prompt is a list of messages"
+            )
         prompt = "\n\n".join(part for part in (prompt, added) if part.strip())
-    return [_message("user", prompt), _message("assistant", response)]
+    before = [_message("user", prompt)] if isinstance(prompt, str) else prompt
+    before = [message | (NOT_LEARNED if message["role"] == "assistant" else {}) for message in before]
+    return before + ([_message("assistant", response)] if isinstance(response, str) else response)
+
+
+def _said(row: Any, field: str | Sequence[str] | None) -> str | list[Message]:
+    """The text of a column or several; or its messages, where it holds a list of them."""
+    assert field is not None
+    value = row.get(field) if isinstance(row, dict) and isinstance(field, str) else None
+    if isinstance(value, list) and isinstance(field, str) and all(isinstance(turn, dict) for turn in value):
+        return _of_messages(value, field)
+    return text_of_object(row, field)
 
 
 def _of_messages(value: Any, field: str) -> list[Message]:
-    if not isinstance(value, list):
+    turns = from_text(value)
+    if not isinstance(turns, list):
         raise BadRow("wrong_type", f"`{field}` is {type(value).__name__}, not a list of messages")
-    return [_of_turn(turn, f"`{field}`[{index}]") for index, turn in enumerate(value)]
+    return [_of_turn(turn, f"`{field}`[{index}]") for index, turn in enumerate(turns)]
+
+
+def from_text(value: Any) -> Any:
+    """The list or object that a text spells in JSON, as tables and OpenAI's arguments hold them; else the value."""
+    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError):
+            return value
+    return value
 
 
 def _of_turn(turn: Any, place: str) -> Message:
@@ -120,15 +179,49 @@ def _of_turn(turn: Any, place: str) -> Message:
     role_key, content_key = ("from", "value") if turn.get("role") is None and "from" in turn else ("role", "content")
     role, content = turn.get(role_key), turn.get(content_key)
     more = {key: value for key, value in turn.items() if key not in (role_key, content_key) and value not in EMPTY}
-    if content is None and "tool_calls" in more:
-        content = ""
+    if CALLS in more:
+        calls = with_arguments(more[CALLS])
+        more |= {CALLS: calls} | ({READING: True} if calls != more[CALLS] else {})
+        content = "" if content is None else content
     if not isinstance(role, str) or role not in ROLES:
         raise BadRow("wrong_role", f"{place} has {role_key}: {role!r}; known are {', '.join(ROLES)}")
-    if not isinstance(content, str):
-        raise BadRow(
-            "missing_field" if content is None else "wrong_type", f"{place} has {content_key}: {type(content).__name__}"
-        )
-    return _message(ROLES[role], content, more)
+    if content is None:
+        raise BadRow("missing_field", f"{place} has {content_key}: NoneType")
+    return _message(ROLES[role], _words_of(content, f"{place} has {content_key}"), more)
+
+
+def _words_of(content: Any, place: str) -> str:
+    """The words of a message; those of several parts are joined by line ends, as servers of models do it."""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        raise BadRow("wrong_type", f"{place}: {type(content).__name__}")
+    return "\n".join(_words_of_part(part, f"{place}[{index}]") for index, part in enumerate(content))
+
+
+def _words_of_part(part: Any, place: str) -> str:
+    text = part.get("text") if isinstance(part, dict) else part
+    kind = part.get("type", "text") if isinstance(part, dict) else "text"
+    if kind != "text":
+        raise BadRow("no_text", f"{place}: {kind}")
+    if not isinstance(text, str):
+        raise BadRow("wrong_type", f"{place}: {type(text).__name__}")
+    return text
+
+
+def with_arguments(calls: Any) -> Any:
+    """The calls of a message with the arguments as objects, which templates write as JSON; OpenAI has them as text."""
+    if not isinstance(calls, list):
+        return calls
+    return [_with_arguments(call) for call in calls]
+
+
+def _with_arguments(call: Any) -> Any:
+    if not isinstance(call, dict):
+        return call
+    if isinstance(call.get("function"), dict):
+        return call | {"function": _with_arguments(call["function"])}
+    return call | {"arguments": from_text(call["arguments"])} if "arguments" in call else call
 
 
 def _require_trainable(messages: list[Message]) -> None:
@@ -139,7 +232,7 @@ def _require_trainable(messages: list[Message]) -> None:
     if "user" not in roles[: roles.index("assistant")]:
         raise BadRow("wrong_role", "the assistant speaks before the user does")
     for message in messages:
-        if not message["content"].strip() and message["role"] != "tool" and "tool_calls" not in message:
+        if not message["content"].strip() and message["role"] != "tool" and CALLS not in message:
             assistant = message["role"] == "assistant"
             raise BadRow("no_response" if assistant else "empty", f"the {message['role']} says nothing")
         if "\x00" in message["content"]:

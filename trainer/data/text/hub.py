@@ -11,8 +11,9 @@ from typing import Any
 from galore.trainer.common.errors import RunFailed, UserError
 from galore.trainer.common.printable import listed
 from galore.trainer.common.reading import user_path
-from galore.trainer.data.text.conversation import columns_of, conversation_of
+from galore.trainer.data.text.conversation import columns_of, keys_of
 from galore.trainer.data.text.quality import BadRow, BadRows, check, decode, text_of_object
+from galore.trainer.data.text.shapes import text_of_row
 from galore.trainer.machine.offline import spare_retries
 from galore.trainer.recipe.extras import require
 from galore.trainer.recipe.schema.data import DataSection
@@ -30,7 +31,7 @@ class HubSplit:
     split: str
     field: str
     max_document_bytes: int
-    conversations: DataSection | None = None  # whose columns are read instead of `field`
+    rows: DataSection | None = None  # whose columns are read instead of `field`
 
     @classmethod
     def of(cls, section: DataSection, base_dir: Path, split: str) -> HubSplit:
@@ -39,8 +40,8 @@ class HubSplit:
             raise UserError("names several data sets", where="data.path", fix="source: hub streams one; name one")
         local = base_dir / user_path(section.path)
         path = str(local) if local.exists() else section.path
-        conversations = section if section.instruct else None
-        return cls(path, section.hub_config, split, section.text_field, section.max_document_bytes, conversations)
+        field, limit = section.one_column, section.max_document_bytes
+        return cls(path, section.hub_config, split, field or "", limit, section if field is None else None)
 
     def open(self) -> Any:
         """An `IterableDataset` of the text column alone, as bytes: a stored string need not be UTF-8; or of those of
@@ -61,7 +62,7 @@ class HubSplit:
                 where=f"data.path: {self.path}, hub_config: {self.config}, split: {self.split}",
                 fix="check the three names and the network; a local folder in the same layout works too",
             ) from error
-        return self._text_column(rows, datasets) if self.conversations is None else _columns(rows, self.conversations)
+        return self._text_column(rows, datasets) if self.rows is None else _columns(rows, self.rows)
 
     def _text_column(self, rows: Any, datasets: Any) -> Any:
         if rows.features is None:
@@ -93,8 +94,8 @@ class HubSplit:
                     yield text, rows.state_dict()
 
     def _text(self, row: dict[str, Any]) -> str:
-        if self.conversations is not None:
-            return conversation_of(row, self.conversations)
+        if self.rows is not None:
+            return text_of_row(row, self.rows)
         value = row.get(self.field)
         return decode(value) if isinstance(value, bytes) else text_of_object(row, self.field)
 
@@ -119,9 +120,9 @@ def _columns(rows: Any, section: DataSection) -> Any:
     required, optional = columns_of(section)
     for field in required:
         if field not in rows.features:
-            key = "data.messages_field" if section.messages_field else "data.prompt_field, data.response_field"
+            key = next(key for key, names in keys_of(section).items() if field in names)
             what = f"`{field}` is not among the columns {listed(rows.features)}"
-            raise UserError(what, where=key, fix="name the columns as the data set does")
+            raise UserError(what, where=f"data.{key}", fix="name the columns as the data set does")
     return rows.select_columns([*required, *(field for field in optional if field in rows.features)])
 
 

@@ -6,34 +6,19 @@ import glob
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.printable import listed
 from galore.trainer.common.reading import NotReadable, is_there, require_regular, user_path
+from galore.trainer.common.suggest import nearest
+from galore.trainer.data.formats.compression import COMPRESSIONS
+from galore.trainer.data.text.kinds import FORMAT_OF_SUFFIX, KINDS, READ, Format, format_of
 from galore.trainer.recipe.extras import refuse_missing
 
-Format = Literal["txt", "jsonl", "parquet", "arrow", "verses"]
-
-FORMAT_OF_SUFFIX: dict[str, Format] = {
-    ".txt": "txt",
-    ".text": "txt",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "jsonl",
-    ".parquet": "parquet",
-    ".arrow": "arrow",
-}
-FROM_CSV = (
-    "make jsonl of it: python -c 'import csv, json, sys; csv.field_size_limit(2**30); "
-    "[print(json.dumps(row)) for row in csv.DictReader(sys.stdin{dialect})]' < NAME{suffix} > NAME.jsonl; "
-    "data.text_field is then the name of a column"
-)
 # how a file of a kind that is not read becomes one that is
 REMEDIES = {
-    (".csv",): FROM_CSV.format(suffix=".csv", dialect=""),
-    (".tsv", ".tab"): FROM_CSV.format(suffix=".tsv", dialect=', dialect="excel-tab"'),
-    (".zip", ".tar", ".tgz", ".zst", ".xz", ".bz2", ".7z"): "unpack it, or pack it as .gz",
+    (".zip", ".tar", ".tgz", ".7z"): "unpack it; single files may be packed as .gz, .bz2, .xz or .zst",
+    (".xlsx", ".xls", ".ods"): "save the sheet as csv, whose first line names the columns",
     (".epub", ".html", ".htm", ".docx", ".odt", ".rtf"): "make text of it: pandoc -t plain -o NAME.txt NAME",
     (".pdf",): "make text of it: pdftotext NAME.pdf NAME.txt",
     (
@@ -45,8 +30,6 @@ REMEDIES = {
         ".py",
     ): "to read such files as plain text, name them by a glob and set data.format: txt",
 }
-# beside files of these in a folder, a txt file is a license or a note
-COLUMNS: tuple[Format, ...] = ("jsonl", "parquet", "arrow")
 # beside the rows that `save_to_disk` of datasets writes, they describe them
 DESCRIPTIONS = ("dataset_dict.json", "dataset_info.json", "state.json")
 
@@ -62,7 +45,7 @@ def find_files(paths: str | list[str], base_dir: Path, format: str, key: str) ->
 
     Args:
         paths: files, folders (searched to any depth) or globs, relative to `base_dir`.
-        format: `auto` goes by the file name, and takes a folder's txt files only if nothing else in it holds text;
+        format: `auto` goes by the file name, and takes of a folder the files of the lowest rank, see `kinds`;
             another value says what every named file is.
         key: recipe key, for error messages.
 
@@ -76,8 +59,10 @@ def find_files(paths: str | list[str], base_dir: Path, format: str, key: str) ->
             found.setdefault(file.path.resolve(), file)
     if not found:
         raise UserError("is an empty list", where=key, fix="name at least one file, folder or glob")
-    if any(file.format in ("parquet", "arrow") for file in found.values()):
-        refuse_missing("pyarrow", "a parquet or Arrow file", key)
+    for file in found.values():
+        packages = [KINDS[file.format].package, "pyarrow" if file.path.suffix.lower() == ".zst" else ""]
+        for package in filter(None, packages):
+            refuse_missing(package, file.path.name, key)
     return tuple(found.values())
 
 
@@ -89,19 +74,15 @@ def passed_over(paths: str | list[str], base_dir: Path, files: Sequence[DataFile
     return [path.name for path in left]
 
 
-def format_of(path: Path) -> Format | None:
-    """The format that the last suffix before `.gz` names."""
-    return FORMAT_OF_SUFFIX.get(Path(path.name.removesuffix(".gz")).suffix.lower())
-
-
 def _expand(pattern: str, base_dir: Path, format: str, key: str) -> list[DataFile]:
     path = base_dir / user_path(pattern)
     if path.is_dir():
         files = [file for file in _in_folder(path) if format in ("auto", file.format)]
         if any(file.format == "arrow" for file in files):
             files = [file for file in files if not _beside_arrow(file.path.name)]
-        if format == "auto" and any(file.format in COLUMNS for file in files):
-            files = [file for file in files if file.format in COLUMNS]
+        if format == "auto":
+            ranks = [KINDS[file.format].rank for file in files]
+            files = [file for file, rank in zip(files, ranks, strict=True) if rank == min(ranks)]
     elif is_there(path):
         _require_regular(path, key)
         files = [_named(path, format, key)]
@@ -114,9 +95,12 @@ def _expand(pattern: str, base_dir: Path, format: str, key: str) -> list[DataFil
 
 
 def _nothing_found(pattern: str, path: Path, base_dir: Path, format: str, key: str) -> UserError:
-    kind = "txt, jsonl or parquet" if format == "auto" else format
+    kind = READ if format == "auto" else format
     if not path.is_dir():
-        fix = f"check the name: `{pattern}` is looked for relative to {base_dir}"
+        beside = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
+        near = nearest(path.name, beside)
+        relative = "" if user_path(pattern).is_absolute() else f": `{pattern}` is looked for relative to {base_dir}"
+        fix = f"did you mean {path.with_name(near[0])}?" if near else f"check the name{relative}"
         return UserError(f"no file matches {path}", where=key, fix=fix)
     names = [found.name for found in _visible(path)]
     if not names:
@@ -158,10 +142,8 @@ def _visible(folder: Path) -> Iterator[Path]:
 
 
 def _named(path: Path, format: str, key: str) -> DataFile:
-    known = format_of(path) if format == "auto" else None
-    named: dict[str, Format] = {"txt": "txt", "jsonl": "jsonl", "parquet": "parquet"}
-    name = known or named.get(format)
+    name = format_of(path) if format == "auto" else next((known for known in KINDS if known == format), None)
     if name is None:
-        fix = f"set data.format, or use one of {', '.join(FORMAT_OF_SUFFIX)} (each also with .gz)"
+        fix = f"set data.format, or use one of {', '.join(FORMAT_OF_SUFFIX)} (each also with {', '.join(COMPRESSIONS)})"
         raise UserError(f"cannot tell the format of {path}", where=key, fix=remedy_for(path.name) or fix)
     return DataFile(path, name)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from galore.trainer.common.errors import UserError
-from galore.trainer.data.text.bytestream import ByteStream
+from galore.trainer.data.formats.bytestream import ByteStream
 from galore.trainer.data.text.readers import Row
 from galore.trainer.recipe.extras import install
 from galore.trainer.recipe.schema.data import DataSection

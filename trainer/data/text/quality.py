@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.printable import listed, shortened
-from galore.trainer.data.text.encodings import SEEN_BYTES, is_wide, looks_like
+from galore.trainer.data.formats.encodings import SEEN_BYTES, is_wide, looks_like
 from galore.trainer.recipe.schema.data import UTF8, BadRowPolicy
 
 Kind = Literal[
     "invalid_utf8",
     "undecodable",
     "invalid_json",
+    "invalid_csv",
     "missing_field",
     "wrong_type",
     "empty",
     "nul_bytes",
     "oversized",
+    "no_text",
+    "wrong_token",
     "wrong_role",
     "no_response",
     "refused",
@@ -32,11 +36,14 @@ MEANING: dict[Kind, str] = {
     "invalid_utf8": "not valid UTF-8",
     "undecodable": "not text in data.encoding",
     "invalid_json": "not valid JSON",
+    "invalid_csv": "not a row of the table",
     "missing_field": "a field is missing",
     "wrong_type": "a field is not of the type it should be",
     "empty": "no text in it",
     "nul_bytes": "NUL bytes in the text",
     "oversized": "longer than data.max_document_bytes",
+    "no_text": "an image, a sound or another part that is no text",
+    "wrong_token": "a token that the tokenizer does not have",
     "wrong_role": "a role that cannot be there",
     "no_response": "no response to train on",
     "refused": "the chat template refuses it",
@@ -57,6 +64,14 @@ class BadRow(Exception):  # noqa: N818 - it names a row, and travels as a value 
 
     def __str__(self) -> str:
         return f"{MEANING[self.kind]} ({shown(self.detail)})" if self.detail else MEANING[self.kind]
+
+
+def attempt(parse: Callable[[], str]) -> str | BadRow:
+    """What `parse` returns, or the BadRow it raises."""
+    try:
+        return parse()
+    except BadRow as bad:
+        return bad
 
 
 def shown(text: str) -> str:
@@ -155,9 +170,20 @@ def value_of(row: Any, field: str) -> Any:
     return value
 
 
-def text_of_object(row: Any, field: str) -> str:
-    """The text that the column holds. Raises BadRow."""
-    text = value_of(row, field)
-    if not isinstance(text, str):
-        raise BadRow("wrong_type", f"`{field}` is {type(text).__name__}")
-    return text
+def named_twice(names: Sequence[str], fields: Sequence[str]) -> BadRow | None:
+    """What is wrong with every row of a table in which one of `fields` is the name of several columns."""
+    twice = [field for field in fields if names.count(field) > 1]
+    return BadRow("wrong_type", f"`{twice[0]}` is the name of {names.count(twice[0])} columns") if twice else None
+
+
+def text_of_object(row: Any, field: str | Sequence[str]) -> str:
+    """The text that the column holds, or those of several, joined by an empty line where they are not empty. Raises
+    BadRow."""
+    if isinstance(field, str):
+        text = value_of(row, field)
+        if not isinstance(text, str):
+            raise BadRow("wrong_type", f"`{field}` is {type(text).__name__}")
+        return text
+    there = [name for name in field if not isinstance(row, dict) or name not in row or row[name] is not None]
+    texts = [text_of_object(row, name) for name in there]
+    return "\n\n".join(text for text in texts if text.strip())

@@ -1,24 +1,23 @@
-"""Rows of txt, jsonl, parquet and Arrow files: text, or the reason there is none."""
+"""Rows of txt, jsonl, CSV and TSV files: text, or the reason there is none."""
 
 from __future__ import annotations
 
 import itertools
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
 from galore.trainer.common.errors import UserError
-from galore.trainer.common.printable import listed
-from galore.trainer.data.text.bytestream import ByteStream, Line, bounded_lines
-from galore.trainer.data.text.conversation import columns_of, conversation_of
-from galore.trainer.data.text.jsonarray import elements, is_array
-from galore.trainer.data.text.quality import BadRow, decode, text_of_object
-from galore.trainer.recipe.extras import require
+from galore.trainer.data.formats.bytestream import UTF8_BOM, ByteStream, Line, bounded_lines
+from galore.trainer.data.formats.delimited import records
+from galore.trainer.data.formats.jsonarray import elements, is_array
+from galore.trainer.data.text.conversation import columns_of
+from galore.trainer.data.text.quality import BadRow, attempt, decode, named_twice, shown
+from galore.trainer.data.text.shapes import text_of_row
 from galore.trainer.recipe.schema.data import UTF8, DataSection
 
-BATCH_ROWS = 256
+OTHER_DELIMITERS = (";", "\t", "|", ",")
 
 
 class Row(NamedTuple):
@@ -30,14 +29,6 @@ class Row(NamedTuple):
 Reader = Callable[[ByteStream, DataSection], Iterator[Row]]
 
 
-def attempt(parse: Callable[[], str]) -> str | BadRow:
-    """What `parse` returns, or the BadRow it raises."""
-    try:
-        return parse()
-    except BadRow as bad:
-        return bad
-
-
 def text_of_bytes(raw: bytes | None, encoding: str = UTF8) -> str | BadRow:
     return BadRow("oversized") if raw is None else attempt(lambda: decode(raw, encoding))
 
@@ -46,7 +37,7 @@ def read_txt(stream: ByteStream, section: DataSection) -> Iterator[Row]:
     """One document per file, per paragraph (blank lines part them) or per line, as `txt_document` says."""
     limit = section.max_document_bytes
     if section.txt_document == "file":
-        whole = stream.plain.read(limit + 1)
+        whole = stream.plain.read(limit + 1 + len(UTF8_BOM)).removeprefix(UTF8_BOM)
         yield Row(1, text_of_bytes(whole if len(whole) <= limit else None, section.encoding), stream.size())
         return
     lines = bounded_lines(stream.plain, limit)
@@ -91,11 +82,6 @@ def text_of_json(line: bytes | None, section: DataSection) -> str | BadRow:
     return attempt(lambda: text_of_row(parse_json(line, section.encoding), section))
 
 
-def text_of_row(row: Any, section: DataSection) -> str:
-    """The text of one parsed row, or its conversation as JSON. Raises BadRow."""
-    return conversation_of(row, section) if section.instruct else text_of_object(row, section.text_field)
-
-
 def parse_json(line: bytes, encoding: str) -> Any:
     """A JSON value. Raises BadRow."""
     try:
@@ -104,108 +90,55 @@ def parse_json(line: bytes, encoding: str) -> Any:
         raise BadRow("invalid_json", str(error)) from None
 
 
-def read_parquet(stream: ByteStream, section: DataSection) -> Iterator[Row]:
-    """The column `text_field` of a parquet file, as bytes: the format does not promise UTF-8. Or its conversations."""
-    parquet = require("pyarrow.parquet")
-    with stream.seekable() as file, _readable(stream, "parquet"):
-        table = parquet.ParquetFile(file)
-        size, total = file.seek(0, 2), table.metadata.num_rows
-        for number, text in enumerate(_texts(table, section), start=1):
-            yield Row(number, text, size * number // total)
+def read_csv(stream: ByteStream, section: DataSection) -> Iterator[Row]:
+    """The rows of a table whose first record names the columns; fields are parted by commas unless the section says."""
+    return _table(stream, section, section.delimiter or ",")
 
 
-def read_arrow(stream: ByteStream, section: DataSection) -> Iterator[Row]:
-    """The column of a stream of Arrow record batches, which is what `save_to_disk` of datasets writes."""
-    arrow = require("pyarrow")
-    with _readable(stream, "Arrow"):
-        table = _Batches(arrow.ipc.open_stream(stream.plain))
-        for number, text in enumerate(_texts(table, section), start=1):
-            yield Row(number, text, stream.consumed())
+def read_tsv(stream: ByteStream, section: DataSection) -> Iterator[Row]:
+    """The rows of a table as `read_csv` reads them, with tabs."""
+    return _table(stream, section, section.delimiter or "\t")
 
 
-class _Batches:
-    """A stream of record batches with what is used here of a parquet file."""
-
-    def __init__(self, reader: Any) -> None:
-        self._reader = reader
-        self.schema_arrow = reader.schema
-
-    def iter_batches(self, batch_size: int, columns: list[str]) -> Iterator[Any]:
-        """The columns of all rows, so many rows at a time."""
-        for batch in self._reader:
-            for start in range(0, batch.num_rows, batch_size):
-                yield batch.slice(start, batch_size).select(columns)
-
-
-@contextmanager
-def _readable(stream: ByteStream, kind: str) -> Iterator[None]:
-    try:
-        yield
-    except require("pyarrow").ArrowException as error:
-        name = str(getattr(stream.raw, "name", ""))
-        raise UserError(f"not a readable {kind} file ({error})", where=name) from error
-
-
-def _texts(table: Any, section: DataSection) -> Iterator[str | BadRow]:
-    parts = _conversations(table, section) if section.instruct else _columns(table, section.text_field)
-    return itertools.chain.from_iterable(parts)
-
-
-def _conversations(table: Any, section: DataSection) -> Iterator[list[str | BadRow]]:
-    required, optional = columns_of(section)
-    names = table.schema_arrow.names
-    fields = [field for field in (*required, *optional) if field in names]
-    if missing := [field for field in required if field not in names]:
-        what = ", ".join(f"`{field}`" for field in missing)
-        yield from _all_bad(table, BadRow("missing_field", f"{what} is not among {listed(names)}"))
+def _table(stream: ByteStream, section: DataSection, delimiter: str) -> Iterator[Row]:
+    rows = records(stream.plain, delimiter, section.max_document_bytes)
+    header = next(rows, None)
+    if header is None:
         return
-    if twice := _named_twice(names, fields):
-        yield from _all_bad(table, twice)
-        return
-    for batch in table.iter_batches(batch_size=BATCH_ROWS, columns=fields):
-        yield [attempt(partial(_conversation, batch, index, section)) for index in range(batch.num_rows)]
+    names = _names(header.fields, str(getattr(stream.raw, "name", "")), delimiter, section)
+    twice = named_twice(names, [*itertools.chain(*columns_of(section))])
+    for number, fields in rows:
+        yield Row(number, twice or attempt(partial(_text_of_fields, fields, names, section)), stream.consumed())
 
 
-def _named_twice(names: list[str], fields: list[str]) -> BadRow | None:
-    twice = [field for field in fields if names.count(field) > 1]
-    return BadRow("wrong_type", f"`{twice[0]}` is the name of {names.count(twice[0])} columns") if twice else None
+def _names(fields: list[str] | str | None, where: str, delimiter: str, section: DataSection) -> list[str]:
+    """The names of the columns. Raises UserError where the first record cannot hold them."""
+    if not isinstance(fields, list) or not any(fields):
+        what = fields if isinstance(fields, str) else "it is too long" if fields is None else "it is empty"
+        raise UserError(f"the first line does not name the columns ({what})", where=where, fix="put their names there")
+    names = [name.encode("utf-8", "surrogateescape").decode("utf-8", "replace") for name in fields]
+    other = next((sign for sign in OTHER_DELIMITERS if sign != delimiter and sign in names[0]), None)
+    if len(names) == 1 and other and names[0] not in columns_of(section)[0]:
+        what = f"the first line has {other!r} and no {delimiter!r} in it: {shown(names[0])}"
+        raise UserError(what, where=where, fix=f"set data.delimiter: {other!r}")
+    return names
 
 
-def _conversation(batch: Any, index: int, section: DataSection) -> str:
-    try:
-        row = {name: batch.column(name)[index].as_py() for name in batch.schema.names}
-    except UnicodeDecodeError as error:
-        raise BadRow("invalid_utf8", str(error)) from None
+def _text_of_fields(fields: list[str] | str | None, names: list[str], section: DataSection) -> str:
+    if fields is None:
+        raise BadRow("oversized")
+    if isinstance(fields, str):
+        raise BadRow("invalid_csv", fields)
+    if not fields:
+        raise BadRow("empty")
+    if len(fields) > len(names):
+        raise BadRow("invalid_csv", f"{len(fields)} fields, and the first line names {len(names)}")
+    needed = {*itertools.chain(*columns_of(section))}
+    row = {
+        name: _decoded(field, section) if name in needed else field for name, field in zip(names, fields, strict=False)
+    }
     return text_of_row(row, section)
 
 
-def _all_bad(table: Any, fault: BadRow) -> Iterator[list[str | BadRow]]:
-    for batch in table.iter_batches(batch_size=BATCH_ROWS, columns=table.schema_arrow.names[:1]):
-        yield [fault] * batch.num_rows
-
-
-def _columns(table: Any, field: str) -> Iterator[list[str | BadRow]]:
-    arrow = require("pyarrow")
-    fault = _column_fault(arrow, table.schema_arrow, field)
-    if fault is not None:
-        yield from _all_bad(table, fault)
-        return
-    for batch in table.iter_batches(batch_size=BATCH_ROWS, columns=[field]):
-        column = batch.column(0)
-        if arrow.types.is_dictionary(column.type):
-            column = column.dictionary_decode()
-        raws = column.cast(arrow.large_binary()).to_pylist()
-        yield [BadRow("missing_field", f"`{field}` is null") if raw is None else text_of_bytes(raw) for raw in raws]
-
-
-def _column_fault(arrow: Any, schema: Any, field: str) -> BadRow | None:
-    if field not in schema.names:
-        return BadRow("missing_field", f"`{field}` is not among {listed(schema.names)}")
-    if twice := _named_twice(schema.names, [field]):
-        return twice
-    kind = schema.field(field).type
-    kind = kind.value_type if arrow.types.is_dictionary(kind) else kind
-    tests = ("is_string", "is_large_string", "is_string_view", "is_binary", "is_large_binary")
-    if any(getattr(arrow.types, test, lambda _: False)(kind) for test in tests):
-        return None
-    return BadRow("wrong_type", f"`{field}` is {kind}")
+def _decoded(field: str, section: DataSection) -> str:
+    return field if field.isascii() else decode(field.encode("utf-8", "surrogateescape"), section.encoding)

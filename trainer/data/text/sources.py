@@ -8,21 +8,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from galore.trainer.common.errors import UserError
-from galore.trainer.data.text.bytestream import opened
-from galore.trainer.data.text.encodings import MISREAD, is_misread, transcoded
-from galore.trainer.data.text.locate import DataFile, Format, find_files, passed_over
-from galore.trainer.data.text.packaged import packaged_file, read_chapters
+from galore.trainer.data.formats.bytestream import opened
+from galore.trainer.data.formats.encodings import MISREAD, is_misread, transcoded
+from galore.trainer.data.text.conversation import READING, needed_later_reading
+from galore.trainer.data.text.kinds import KINDS
+from galore.trainer.data.text.locate import DataFile, find_files, passed_over
+from galore.trainer.data.text.packaged import packaged_file
 from galore.trainer.data.text.quality import BadRow, BadRows, check
-from galore.trainer.data.text.readers import Reader, read_arrow, read_jsonl, read_parquet, read_txt
 from galore.trainer.recipe.schema.data import UTF8, DataSection
-
-READERS: dict[Format, Reader] = {
-    "txt": read_txt,
-    "jsonl": read_jsonl,
-    "parquet": read_parquet,
-    "arrow": read_arrow,
-    "verses": read_chapters,
-}
 
 
 class Document(NamedTuple):
@@ -59,7 +52,7 @@ class Corpus:
         encoding, before = self.section.encoding, 0
         with opened(file.path) as stream:
             plain = stream if encoding == UTF8 else transcoded(stream, encoding)
-            for number, content, consumed in READERS[file.format](plain, self.section):
+            for number, content, consumed in KINDS[file.format].read(plain, self.section):
                 where = f"{file.path}:{number}"
                 try:
                     text = accepted(content, self.section.max_document_bytes)
@@ -68,6 +61,8 @@ class Corpus:
                 else:
                     if encoding != UTF8 and is_misread(text, encoding):
                         bad.noted[MISREAD] += 1
+                    if self.section.instruct and needed_later_reading(text):
+                        bad.noted[READING] += 1
                     yield Document(text, where, consumed)
                 before = consumed
 
@@ -95,11 +90,15 @@ def validation_corpus(section: DataSection, base_dir: Path) -> Corpus | None:
 
 def _local_corpus(paths: str | list[str], section: DataSection, base_dir: Path, key: str) -> Corpus:
     files = find_files(paths, base_dir, section.format, key)
-    if section.instruct and (text := next((file.path for file in files if file.format == "txt"), None)):
-        fix = "name jsonl or parquet files, or leave out the columns of section data to train on plain text"
-        raise UserError(f"{text} is plain text: it has no columns with prompts and responses", where=key, fix=fix)
-    other = next((file for file in files if file.format not in ("txt", "jsonl")), None)
+    if section.one_column is None and (
+        text := next((file.path for file in files if not KINDS[file.format].columns), None)
+    ):
+        fix = (
+            "name files of rows (jsonl, csv, parquet), or leave out the columns of section data to train on plain text"
+        )
+        raise UserError(f"{text} is plain text: it has no columns", where=key, fix=fix)
+    other = next((file for file in files if not KINDS[file.format].encoded), None)
     if other is not None and section.encoding != UTF8:
-        fix = "leave out data.encoding, or name txt and jsonl files alone"
+        fix = "leave out data.encoding, or name txt, jsonl and csv files alone"
         raise UserError(f"{other.path} is {other.format}, whose text is UTF-8", where="data.encoding", fix=fix)
     return Corpus(files, section, tuple(passed_over(paths, base_dir, files)))

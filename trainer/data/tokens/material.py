@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from galore.trainer.common.errors import UserError
 from galore.trainer.data.batch import Progress
-from galore.trainer.data.text.conversation import columns_of, spoken
+from galore.trainer.data.text.conversation import identity_of, spoken
 from galore.trainer.data.text.holdout import Holdout, content_hash
 from galore.trainer.data.text.quality import BadRows
 from galore.trainer.data.text.sources import Corpus, Document, training_corpus, validation_corpus
@@ -51,7 +52,13 @@ class Material:
             "max_document_bytes": section.max_document_bytes,
             "on_bad_rows": section.on_bad_rows,
             **({} if section.encoding == UTF8 else {"encoding": section.encoding}),
-            **({"conversations": columns_of(section)} if section.instruct else {}),
+            **({"delimiter": section.delimiter} if section.delimiter else {}),
+            **(
+                {"tokens": [section.tokens_field, section.labels_field, section.examples]}
+                if section.tokens_field
+                else {}
+            ),
+            **({"conversations": identity_of(section)} if section.instruct else {}),
         }
 
     @property
@@ -93,7 +100,8 @@ class Material:
     def pieces(self, bad: BadRows, holdout: Holdout) -> Iterator[Piece]:
         """Documents in parts that are tokenized one by one; conversations in one."""
         for side, document in self.documents(bad, holdout):
-            whole = self.section.instruct  # a template wants all of a conversation
+            # a template wants all of a conversation, and tokens are in one piece
+            whole = self.section.instruct or self.section.tokens_field is not None
             for part, last in [(document.text, True)] if whole else pieces(document.text):
                 yield Piece(part, side, last, document.where, document.consumed)
 
@@ -115,3 +123,27 @@ class Material:
                 raise UserError(
                     "changed while it was being read", where=str(path), fix="start again once it is written"
                 )
+
+
+@dataclass(frozen=True)
+class Materials:
+    """The sources of a recipe, as far as their tokenizer goes."""
+
+    parts: tuple[Material, ...]
+
+    @classmethod
+    def of(cls, parts: Sequence[Material]) -> Materials:
+        return cls(tuple(parts))
+
+    @property
+    def cache(self) -> Path:
+        return self.parts[0].cache
+
+    @property
+    def identity(self) -> Any:
+        """JSON that names them; of a single one its own."""
+        return self.parts[0].identity if len(self.parts) == 1 else [part.identity for part in self.parts]
+
+    def training_texts(self, progress: Progress) -> Iterator[str]:
+        """What a tokenizer is trained on, source after source; weights do not count here."""
+        return itertools.chain.from_iterable(part.training_texts(progress) for part in self.parts)

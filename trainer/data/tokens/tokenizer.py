@@ -14,7 +14,7 @@ from galore.trainer.checkpoint.exported import require_as_exported
 from galore.trainer.common.durable import Written, save_pretrained
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.library import require_sentencepiece
-from galore.trainer.common.reading import require_plain_folder, user_path
+from galore.trainer.common.reading import means_a_path, require_plain_folder, user_path
 from galore.trainer.data.tokens.cache import entry
 from galore.trainer.data.tokens.store import Ids
 from galore.trainer.data.tokens.tokenize import encode, encoder
@@ -54,7 +54,7 @@ def load_tokenizer(name: str, revision: str | None, base_dir: Path, key: str) ->
     fix = (
         "name a folder written by `save_pretrained`, or a tokenizer.json; hub names need the network or a filled cache"
     )
-    if not path.exists() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
+    if not path.exists() and means_a_path(name, base_dir):
         raise UserError(f"no such file or folder: {path}", where=key, fix=fix)
     if not path.exists():
         spare_retries()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import numpy as np
 
+from galore.trainer.common.page import as_script
 from galore.trainer.memory.categories import COLORS, spoken
 from galore.trainer.memory.chart.curve import STACK, Curve, Ints
 from galore.trainer.memory.peak import Kind, largest
@@ -31,8 +31,7 @@ def embedded(profile: Profile, curve: Curve) -> str:
     Numbers that change little are differences to the one before (`moments`, `parts`, `reserved`); categories, strings
     and kinds of tensors are numbers of the entries in `names`, `words` and `kinds`.
     """
-    text = json.dumps(_document(profile, curve), separators=(",", ":"))  # ASCII
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    return as_script(_document(profile, curve))
 
 
 def _document(profile: Profile, curve: Curve) -> dict[str, Any]:

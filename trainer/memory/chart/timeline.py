@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
 from galore.trainer.common.format import percent, size
+from galore.trainer.common.page import filled, read_part
 from galore.trainer.memory.categories import COLORS, MEANING, spoken
 from galore.trainer.memory.chart.curve import curve
 from galore.trainer.memory.chart.instants import embedded, told
@@ -26,8 +26,8 @@ def page(profile: Profile, title: str) -> str:
     peak = profile.peak
     values = {
         "title": escape(title),
-        "style": _file("page.css"),
-        "script": "\n".join(map(_file, SCRIPTS)),
+        "style": read_part(FOLDER / "page.css"),
+        "script": "\n".join(read_part(FOLDER / name) for name in SCRIPTS),
         "mood": MOODS[profile.fits],
         "verdict": f"{VERDICTS[profile.fits]}.",
         "because": reason(profile),
@@ -40,11 +40,7 @@ def page(profile: Profile, title: str) -> str:
         "basis": escape(f"Sizes are predicted, at upper bounds where there are two. The card's: {profile.card.basis}."),
         "data": embedded(profile, curve(profile)),
     }
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], _file("page.html"))
-
-
-def _file(name: str) -> str:
-    return (FOLDER / name).read_text(encoding="utf-8").strip()
+    return filled(FOLDER / "page.html", values)
 
 
 def _facts(profile: Profile) -> list[tuple[str, str, str]]:

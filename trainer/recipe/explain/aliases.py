@@ -13,6 +13,7 @@ FIELDS = {
     "model.revision": "model_revision revision_of_model",
     "model.random_init": "train_from_scratch reinit_weights",
     "model.vocab_size": "padded_vocab_size",
+    "model.new_tokens": "add_tokens new_special_tokens additional_special_tokens add_special_tokens special_tokens",
     "model.hidden_size": "n_embd d_model embed_dim dim",
     "model.intermediate_size": "ffn_hidden_size intermediate_dim d_ff",
     "model.num_hidden_layers": "n_layer n_layers num_layers",
@@ -40,6 +41,8 @@ FIELDS = {
     "data.response_field": """field_output response_column output_column output_field completion_field response_key
         output_key""",
     "data.messages_field": "field_messages messages_column conversations_column conversation_column messages_key",
+    "data.chat_template": "template prompt_style conversation_style chat_template_path",
+    "data.loss_on: last": "mask_history",
     "data.loss_on: responses": "assistant_only_loss completion_only_loss mask_prompt response_only",
     "data.validation_split": "dataset_test_split",
     "data.loss_on": "train_on_inputs train_on_input train_on_prompt",
@@ -48,6 +51,8 @@ FIELDS = {
     "data.max_length": """cutoff_len seq_len seq_length sequence_len sequence_length max_seq_len max_seq_length
         block_size context_length model_max_length""",
     "data.packing": "sample_packing neat_packing packed",
+    "data.isolate_documents": """padding_free block_diag_attn document_masking reset_position_ids
+        reset_attention_mask""",
     "data.shuffle_buffer_size": "buffer_size",
     "data.shuffle": "shuffle_dataset",
     "data.num_proc": "preprocessing_num_workers dataset_processes dataset_num_proc dataloader_num_workers num_workers workers",
@@ -59,6 +64,11 @@ FIELDS = {
     "optim.warmup_steps": "warmup num_warmup_steps lr_warmup_steps",
     "optim.warmup_ratio": "warmup_fraction lr_warmup_fraction",
     "optim.min_lr_ratio": "min_lr_rate cosine_min_lr_ratio",
+    "optim.lr_decay_steps": "decay_steps num_decay_steps cooldown_steps lr_cooldown_steps",
+    "optim.lr_decay_ratio": "decay_ratio decay_fraction cooldown_ratio lr_decay_fraction",
+    "optim.lr_decay_type": "decay_type cooldown_type",
+    "optim.lr_num_cycles": "num_cycles cycles lr_cycles",
+    "optim.lr_power": "power lr_scheduler_power",
     "optim.weight_decay": "wd",
     "optim.adam_beta1": "beta1",
     "optim.adam_beta2": "beta2",
@@ -89,6 +99,8 @@ FIELDS = {
     "train.device": "accelerator",
     "train.device: cpu": "no_cuda use_cpu",
     "train.save_steps": "save_every save_interval checkpoint_interval",
+    "train.save_best": "load_best_model_at_end save_best_model save_best_checkpoint keep_best",
+    "train.early_stopping_patience": "early_stopping patience early_stopping_rounds early_stopping_steps",
     "train.save_total_limit": "keep_last_n_checkpoints",
     "eval.eval_steps": "eval_every eval_interval eval_freq run_val_every_n_steps",
     "eval.max_tokens": "max_eval_tokens eval_tokens",
@@ -98,7 +110,7 @@ FIELDS = {
     "log.logging_steps": "log_interval log_every log_every_n_steps",
     "log.report_to": "metric_logger logger_name",
     "log.report_to: wandb": "use_wandb",
-    "log.wandb_project": "project",
+    "log.wandb_project": "project trackio_project",
     "log.run_name": "wandb_name wandb_run_name experiment_name name",
 }
 
@@ -121,10 +133,11 @@ ADVICE = {
     "only the columns that section data names are read: leave it out": "remove_unused_columns",
     "name the columns: data.prompt_field and data.response_field, or data.messages_field": "column_map column_mapping",
     "data.prompt_field and data.response_field, or data.messages_field, make it instruction tuning: leave it out": "stage",
-    "the chat template is the tokenizer's own: leave it out": "template chat_template prompt_style conversation_style",
     "`galore train` trains, `galore eval` evaluates: leave it out": "do_train do_eval do_predict",
     "set the interval in steps: train.save_steps, eval.eval_steps, log.logging_steps": """
         save_strategy eval_strategy evaluation_strategy logging_strategy""",
+    "the best checkpoint is that of the lowest held-out loss: train.save_best keeps it": """
+        metric_for_best_model greater_is_better monitor""",
     "checkpoints are always safetensors with a manifest: leave it out": "save_safetensors save_only_model",
     "it is given on the command line: galore train RECIPE --output-dir DIR": "output_dir out_dir save_dir",
     "a folder that holds a run is never overwritten: choose another --output-dir, or --resume": "overwrite_output_dir",
@@ -180,9 +193,13 @@ VALUES = {
     "data.on_bad_rows": {"error": "raise fail", "skip": "ignore"},
     "optim.method": {"lora": "qlora", "full": "freeze none"},
     "optim.lr_scheduler_type": {
-        "cosine": "cosine_restarts cosine_with_restarts",
-        "cosine (its end is optim.min_lr_ratio)": "cosine_with_min_lr",
-        "constant (its warm-up is optim.warmup_steps)": "constant_with_warmup",
+        "cosine_with_restarts": "cosine_restarts cosine_with_hard_restarts",
+        "cosine (its end is optim.min_lr_ratio)": "cosine_with_min_lr cosine_warmup_with_min_lr",
+        "warmup_stable_decay": "wsd trapezoidal trapezoid warmup_stable_decay_lr",
+        "inverse_sqrt": "rsqrt inverse_square_root inv_sqrt",
+        "polynomial": "poly polynomial_decay",
+        "constant (no schedule here looks at the loss; train.early_stopping_patience does)": """
+            reduce_lr_on_plateau plateau greedy""",
         "constant": "none null",
     },
     "optim.proj_type": {
@@ -196,8 +213,9 @@ VALUES = {
     "train.device": {"cuda": "gpu cuda:0", "cpu": "mps"},
     "log.report_to": {
         "none": "null false",
-        "wandb": "all true",
-        "wandb (it works offline, too; every step is in the run's metrics.jsonl anyway)": "tensorboard mlflow comet_ml csv",
+        "[wandb, tensorboard]": "all true",
+        "none (every step is in the run's metrics.jsonl)": "csv json jsonl disk",
+        "wandb, tensorboard, trackio or mlflow": "comet_ml comet neptune clearml swanlab aim dvclive",
     },
 }
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, model_validator
 
 from galore.kernels.family import (
-    ON_SKETCHES,
     Options,
     RefreshMode,
     Transport,
@@ -31,6 +31,17 @@ from galore.trainer.recipe.schema.section import (
 )
 
 Method = Literal["galore", "lora", "full"]
+ScheduleName = Literal[
+    "cosine",
+    "linear",
+    "constant",
+    "constant_with_warmup",
+    "warmup_stable_decay",
+    "cosine_with_restarts",
+    "polynomial",
+    "inverse_sqrt",
+]
+DecayType = Literal["cosine", "linear", "1-sqrt"]
 
 
 class _Targets(Section):
@@ -40,14 +51,27 @@ class _Targets(Section):
         "galore", description="galore: low-rank gradient projection; lora: adapters through peft; full: full-rank AdamW"
     )
     learning_rate: Positive = Field(0.01, description="Peak learning rate, per optimizer step")
-    lr_scheduler_type: Literal["cosine", "linear", "constant"] = Field(
-        "cosine", description="Shape of the schedule after warm-up"
+    lr_scheduler_type: ScheduleName = Field(
+        "cosine", description="Shape of the schedule after warm-up, as transformers calls it (docs/runs.md)"
     )
     warmup_steps: StepsOrNone | None = Field(
         None, description="Linear warm-up, optimizer steps; null uses `warmup_ratio`"
     )
     warmup_ratio: Fraction = Field(0.1, description="Warm-up as a share of all optimizer steps")
-    min_lr_ratio: Fraction = Field(0.1, description="Final learning rate as a share of the peak (cosine, linear)")
+    min_lr_ratio: Fraction = Field(
+        0.1, description="Final learning rate as a share of the peak; not for constant and inverse_sqrt"
+    )
+    lr_decay_steps: Steps | None = Field(
+        None, description="warmup_stable_decay: optimizer steps of the decay at the end; null uses `lr_decay_ratio`"
+    )
+    lr_decay_ratio: Fraction = Field(
+        0.1, description="warmup_stable_decay: the decay as a share of all optimizer steps"
+    )
+    lr_decay_type: DecayType | None = Field(
+        None, description="warmup_stable_decay: how the rate falls at the end; null is cosine"
+    )
+    lr_num_cycles: Steps | None = Field(None, description="cosine_with_restarts: cycles after warm-up; null is 1")
+    lr_power: Positive | None = Field(None, description="polynomial: power of what is left of the run; null is 1")
     weight_decay: NonNegative = Field(0.0, description="Decoupled weight decay; norms and biases are never decayed")
     adam_beta1: float = Field(0.9, ge=0, lt=1, description="Decay of the first moment")
     adam_beta2: float = Field(0.999, ge=0, lt=1, description="Decay of the second moment")
@@ -125,28 +149,37 @@ class OptimSection(_Composition):
 
 def check_optimizer(optim: OptimSection) -> None:
     """Raise ValueError for the first contradiction."""
+    _check_schedule(optim)
     if said := contradiction(optim, optim.method == "galore", _written):
         raise ValueError(said)
-    if optim.refresh == "two-pass" and optim.stagger:
-        raise ValueError(
-            "refresh: two-pass repeats the micro-batches of a refresh step; with stagger: true nearly every step is one; set stagger: false, or refresh: delayed"
-        )
     if optim.method == "galore":
         _check_subspace(optim)
     else:
         _check_without_subspace(optim)
-    as_published = not optim.stagger and optim.proj_type in ("svd", "random")
-    if optim.convention == "reference" and optim.method == "galore" and not as_published:
-        raise ValueError("convention: reference means stagger: false and proj_type: svd (or random)")
-    if optim.residual != "none":
-        _check_residual(optim)
-    if optim.update == "immediate":
-        _check_immediate(optim)
+    if optim.residual != "none" and optim.method != "galore":
+        raise ValueError(f"residual: {optim.residual} exists for method: galore only")
+    if optim.update == "immediate" and optim.method != "galore":
+        raise ValueError("update: immediate exists for method: galore only")
     _check_adapter(optim)
 
 
+OF_SCHEDULE: dict[str, ScheduleName] = {
+    "lr_decay_steps": "warmup_stable_decay",
+    "lr_decay_type": "warmup_stable_decay",
+    "lr_num_cycles": "cosine_with_restarts",
+    "lr_power": "polynomial",
+}
+
+
+def _check_schedule(optim: OptimSection) -> None:
+    for name, schedule in OF_SCHEDULE.items():
+        if getattr(optim, name) is not None and optim.lr_scheduler_type != schedule:
+            raise ValueError(f"{name} is of another schedule: set lr_scheduler_type: {schedule}, or leave it out")
+
+
 def _written(name: str, value: object) -> str:
-    return f"{name}: {value}"
+    """An option and its value as a recipe has them."""
+    return f"{name}: {json.dumps(value) if isinstance(value, bool | None) else value}"
 
 
 def _check_subspace(optim: OptimSection) -> None:
@@ -154,45 +187,17 @@ def _check_subspace(optim: OptimSection) -> None:
         raise ValueError(
             "weight_rounding: compensated is for bfloat16 weights: with weight_dtype: int8 write stochastic"
         )
-    if optim.refresh_overlap is not None and optim.proj_type == "random":
-        raise ValueError("refresh_overlap compares bases that are found; with proj_type: random leave it out")
-    if optim.refresh in ON_SKETCHES and optim.proj_type == "random":
-        raise ValueError(f"refresh: {optim.refresh} finds bases; with proj_type: random they are drawn: leave it out")
 
 
 def _check_without_subspace(optim: OptimSection) -> None:
-    if optim.inner == "sumo" or (optim.inner != "adamw" and optim.method == "lora"):
-        raise ValueError(
-            f"inner: {optim.inner} is not for method: {optim.method}; sumo works in a subspace, adapters take adamw"
-        )
+    if optim.inner != "adamw" and optim.method == "lora":
+        raise ValueError(f"inner: {optim.inner} is not for method: lora: adapters take adamw")
     if optim.weight_dtype is not None:
         raise ValueError(
             "weight_dtype: int8 is trained through projected gradients: write weight_dtype: null, or method: galore"
         )
     if optim.method == "lora" and optim.rank < 1:
         raise ValueError("rank as a share of min(m, n) is for method: galore; adapters take a whole number")
-
-
-def _check_residual(optim: OptimSection) -> None:
-    if optim.method != "galore":
-        raise ValueError(f"residual: {optim.residual} exists for method: galore only")
-    if optim.update == "accumulate" and optim.refresh not in (None, "summed"):
-        raise ValueError(
-            f"residual: {optim.residual} keeps the whole summed gradient, and a refresh sees that: leave out refresh"
-        )
-
-
-def _check_immediate(optim: OptimSection) -> None:
-    if optim.method != "galore":
-        raise ValueError("update: immediate exists for method: galore only")
-    if optim.max_grad_norm is not None:
-        raise ValueError(
-            "update: immediate steps before all gradients exist, so it cannot clip: set max_grad_norm: null, or update: accumulate (costs one r×n accumulator per layer)"
-        )
-    if optim.refresh != "first-micro-batch":
-        raise ValueError(
-            "update: immediate refreshes inside the hook: set refresh: first-micro-batch, or update: accumulate"
-        )
 
 
 def _check_adapter(optim: OptimSection) -> None:

@@ -48,6 +48,10 @@ class Recipe(Section):
                 "optim.adapter: factors draws the target matrices and has no use for those of model.name_or_path: set "
                 "model.random_init: true, or optim.adapter: lora"
             )
+        if self.train.early_stopping_patience and self.eval.eval_steps is None and self.eval.eval_epochs is None:
+            raise ValueError(
+                "train.early_stopping_patience counts evaluations: set eval.eval_steps or eval.eval_epochs"
+            )
         if (self.optim.relora_gap or 0) >= (self.train.max_steps or float("inf")):
             raise ValueError(
                 f"optim.relora_gap: {self.optim.relora_gap} never restarts in train.max_steps: {self.train.max_steps}: lower it, "

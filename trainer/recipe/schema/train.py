@@ -24,6 +24,7 @@ from galore.trainer.recipe.schema.section import (
 
 LARGEST_SUGGESTION = 4096
 EvalMode = Literal["token", "paper"]
+Tracker = Literal["wandb", "tensorboard", "trackio", "mlflow"]  # by the module that each needs
 
 
 def _largest_divisor(number: int, limit: int) -> int:
@@ -67,6 +68,12 @@ class TrainSection(Section):
     num_threads: Threads | None = execution(None, "CPU threads; null leaves torch's choice")
     save_steps: Steps | None = execution(1000, "Optimizer steps between checkpoints; null saves only at the end")
     save_total_limit: Checkpoints = execution(2, "Newest checkpoints kept; never less than two")
+    save_best: bool = execution(
+        False, "Keep the checkpoint of the lowest held-out loss, too: galore eval RUN --checkpoint best"
+    )
+    early_stopping_patience: Steps | None = execution(
+        None, "Evaluations in a row without a new lowest held-out loss after which the run ends; null never"
+    )
     max_skipped_steps: StepsOrNone = execution(
         10, "Consecutive non-finite steps that are skipped before the run gives up"
     )
@@ -117,9 +124,19 @@ class LogSection(Section):
     """What is written while the run goes on. metrics.jsonl is always written."""
 
     logging_steps: Steps = execution(10, "Optimizer steps between printed lines; metrics.jsonl has every step")
-    report_to: Literal["none", "wandb"] = execution("none", "Also send the metrics to Weights & Biases")
-    wandb_project: str = execution("galore", "Project name at Weights & Biases")
-    wandb_mode: Literal["online", "offline"] = execution(
-        "offline", "offline writes a local run that `wandb sync` sends later"
+    report_to: Literal["none"] | Tracker | tuple[Tracker, ...] = execution(
+        "none", "Trackers that the metrics are sent to as well: one, or a list of them"
+    )
+    wandb_project: str | None = execution(
+        None, "Project at Weights & Biases and trackio, experiment of MLflow; null takes WANDB_PROJECT, or galore"
+    )
+    wandb_mode: Literal["online", "offline"] | None = execution(
+        None, "offline writes a local run that `wandb sync` sends later; null takes WANDB_MODE, or offline"
     )
     run_name: str | None = execution(None, "Name of the run; null is the name of the output directory")
+
+    @property
+    def trackers(self) -> tuple[str, ...]:
+        """The trackers of `report_to`, each once."""
+        named = (self.report_to,) if isinstance(self.report_to, str) else self.report_to
+        return tuple(name for name in dict.fromkeys(named) if name != "none")

@@ -10,7 +10,7 @@ from galore.trainer.common.format import duration, exponential, perplexity, size
 from galore.trainer.common.markdown import table
 from galore.trainer.sweep.compare.standing import Compared, best_of_each, final_loss, standings
 from galore.trainer.sweep.outcome import Outcome, Sweep
-from galore.trainer.sweep.table import missing
+from galore.trainer.sweep.table import missing, of_earlier_calls
 
 HEAD = ["method", "learning rate", "held-out loss", "spread", "perplexity", "tokens", "optimizer", "time", "runs"]
 
@@ -22,6 +22,8 @@ def markdown(title: str, found: Sweep) -> str:
     parts = [f"# {title}\n", _table(best)]
     if len(every) > len(best):
         parts += ["## Every learning rate\n", _table(every)]
+    if earlier := of_earlier_calls(every):
+        parts.append(f"{earlier}\n")
     parts += missing(found)
     parts.append(
         "`optimizer` is the bytes of moments and projectors; `time` is in optimizer steps, without evaluations.\n"

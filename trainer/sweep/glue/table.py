@@ -11,7 +11,7 @@ from galore.trainer.common.markdown import section, table
 from galore.trainer.sweep.glue.published import SOURCE
 from galore.trainer.sweep.glue.standing import Scored, best, last, standings
 from galore.trainer.sweep.outcome import Sweep
-from galore.trainer.sweep.table import missing
+from galore.trainer.sweep.table import missing, of_earlier_calls
 
 HEAD = [
     "task",
@@ -40,7 +40,7 @@ def markdown(title: str, sweep: Sweep) -> str:
     found = standings(sweep.compared)
     parts = [f"# {title}\n", table(HEAD, rows(found), "lllrrrrrrrrrr"), _means(found)]
     alarms = "".join(f"- {run.trial.folder}: {run.collapsed}\n" for each in found for run in each.done if run.collapsed)
-    parts += [section("Alarms", alarms), *missing(sweep), _NOTES, _differing(found)]
+    parts += [section("Alarms", alarms), of_earlier_calls(found), *missing(sweep), _NOTES, _differing(found)]
     return "\n".join(part for part in parts if part)
 
 

@@ -4,12 +4,17 @@ import math
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
 from galore.trainer.common.errors import UserError
 from galore.trainer.data.prepare import prepare_data
 from galore.trainer.recipe.schema.recipe import Recipe
+from galore.trainer.recipe.schema.train import EvalSection
 
 MakeRecipe = Callable[..., Recipe]
 
@@ -42,3 +47,32 @@ def test_nothing_held_out_is_refused(
     assert not data.has_validation
     with pytest.raises(UserError, match="no held-out token"):
         data.baseline()
+
+
+@pytest.mark.parametrize("mode", ["token", "paper"])
+def test_bits_are_told_by_the_bytes_of_the_text_that_was_scored(
+    recipe: MakeRecipe, write_jsonl: Callable[..., Path], documents: list[str], mode: str
+) -> None:
+    data = prepare_data(recipe(validation_fraction=0.3), write_jsonl([*documents, "ä 猫 " * 40]).parent)
+    scored = EvalSection.model_validate({"mode": mode, "max_tokens": 32 * 5})
+    result: Any = data.score(_Uniform(), lambda model: None, 2, scored)
+    rows = [row for batch in data.validation_batches(2, 32 * 5) for row in batch.labels.tolist()]
+    ids = [[token for token in row[1:] if token != -100] for row in rows]
+    text = [data.tokenizer.decode(row, skip_special_tokens=True) for row in ids]
+    total = sum(len(part.encode()) for part in text)
+    cut = sum(part.count("\N{REPLACEMENT CHARACTER}") for part in text)  # letters that a row begins or ends in
+    assert result.bytes == pytest.approx(total, abs=3 * cut)
+    assert cut or result.bytes == total
+    nats = math.log(data.vocab_size) * sum(map(len, ids))
+    assert result.row()["bits_per_byte"] == pytest.approx(nats / math.log(2) / result.bytes, rel=1e-5)
+
+
+class _Uniform(nn.Module):
+    """Every token is as likely as any other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+
+    def forward(self, input_ids: torch.Tensor, use_cache: bool) -> Any:
+        return SimpleNamespace(logits=torch.zeros(*input_ids.shape, 300))

@@ -1,10 +1,19 @@
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
-from galore.trainer.data.text.conversation import columns_of, conversation_of, read_conversation, spoken
+from galore.trainer.data.text.conversation import (
+    columns_of,
+    conversation_of,
+    identity_of,
+    needed_later_reading,
+    read_conversation,
+    spoken,
+    with_arguments,
+)
 from galore.trainer.data.text.quality import BadRow
 from galore.trainer.recipe.schema.data import DataSection
 
@@ -110,3 +119,56 @@ def test_tools_that_are_none_make_a_bad_row(tools: Any, kind: str) -> None:
     with pytest.raises(BadRow, match="tools") as caught:
         conversation_of(turns(("user", "a"), ("assistant", "b")) | {"tools": tools}, MESSAGES)
     assert caught.value.kind == kind
+
+
+CALL = {"type": "function", "function": {"name": "f", "arguments": '{"q": [1, "é"]}'}}
+
+
+def test_arguments_as_text_become_objects() -> None:
+    messages = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": None, "tool_calls": [CALL]},
+        {"role": "tool", "tool_call_id": "1", "content": "b"},
+    ]
+    text = conversation_of({"messages": messages}, MESSAGES)
+    assert needed_later_reading(text)
+    calls = read_conversation(text).messages[1]["tool_calls"]
+    assert calls == [{"type": "function", "function": {"name": "f", "arguments": {"q": [1, "é"]}}}]
+    assert with_arguments([{"name": "f", "arguments": "{"}, "x"]) == [{"name": "f", "arguments": "{"}, "x"]
+    read = {"messages": [messages[0], messages[1] | {"tool_calls": calls}]}
+    assert not needed_later_reading(conversation_of(read, MESSAGES))
+
+
+def test_content_in_parts_is_its_texts() -> None:
+    parts = [{"type": "text", "text": "What is"}, "this?", {"text": "Say.", "image": None}]
+    assert said(turns(("user", parts), ("assistant", "b")), MESSAGES)[0] == ("user", "What is\nthis?\nSay.")
+
+
+@pytest.mark.parametrize(
+    "part", [{"type": "image_url", "image_url": {"url": "x"}}, {"type": "image"}, {"type": "audio"}]
+)
+def test_a_part_that_is_no_text_makes_a_bad_row(part: dict[str, Any]) -> None:
+    with pytest.raises(BadRow, match=str(part["type"])) as caught:
+        conversation_of(turns(("user", [{"type": "text", "text": "a"}, part]), ("assistant", "b")), MESSAGES)
+    assert caught.value.kind == "no_text"
+
+
+def test_messages_as_text_are_read_as_json() -> None:
+    row = {"messages": json.dumps(turns(("user", "Hi"), ("assistant", "Hello"))["messages"])}
+    assert said(row, MESSAGES) == [("user", "Hi"), ("assistant", "Hello")]
+
+
+def test_prompt_and_response_may_be_messages_of_which_those_before_are_not_learned() -> None:
+    section = DataSection(path="x", prompt_field="prompt", response_field="completion")
+    prompt = turns(("system", "s"), ("user", "a"), ("assistant", "b"), ("user", "c"))["messages"]
+    row = {"prompt": prompt, "completion": [{"role": "assistant", "content": "d"}], "tools": [{"name": "f"}]}
+    found = read_conversation(conversation_of(row, section))
+    assert [message.get("weight") for message in found.messages] == [None, None, 0, None, None]
+    assert found.messages[-1] == {"role": "assistant", "content": "d"}
+    assert found.tools == [{"name": "f"}]
+    assert columns_of(section) == (["prompt", "completion"], ["tools"])
+    assert identity_of(section) == [["prompt", "completion"], []]
+    assert said({"prompt": "a", "completion": "b"}, section) == [("user", "a"), ("assistant", "b")]
+    mixed = DataSection(path="x", prompt_field="prompt", response_field="completion", input_field="more")
+    with pytest.raises(BadRow, match="the prompt is a list of messages"):
+        conversation_of(row | {"more": "x"}, mixed)

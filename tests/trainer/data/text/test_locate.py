@@ -1,17 +1,15 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from galore.trainer.common.errors import UserError
+from galore.trainer.data.formats.compression import COMPRESSIONS
+from galore.trainer.data.text.kinds import KINDS, Format
 from galore.trainer.data.text.locate import find_files, passed_over
-from galore.trainer.data.text.quality import BadRows
-from galore.trainer.data.text.sources import training_corpus
-from galore.trainer.recipe.schema.data import DataSection
+from galore.trainer.recipe import extras
 
 
 @pytest.fixture
@@ -85,15 +83,15 @@ def test_what_is_not_there_is_refused(folder: Path, paths: str | list[str], mess
 
 def test_a_folder_without_data_is_refused(tmp_path: Path) -> None:
     (tmp_path / "README.md").touch()
-    with pytest.raises(UserError, match="no txt, jsonl or parquet file in the folder"):
+    with pytest.raises(UserError, match="no txt, jsonl, csv, tsv, parquet or arrow file in the folder"):
         names(tmp_path, ".")
 
 
 @pytest.mark.parametrize(
     ("held", "what", "fix"),
     [
-        ([], r"the folder .* is empty", r"put txt, jsonl or parquet files into it"),
-        (["sub/x.csv"], r"which holds x\.csv", r"csv\.DictReader"),
+        ([], r"the folder .* is empty", r"put txt, jsonl, csv, tsv, parquet or arrow files into it"),
+        (["sub/x.xlsx"], r"which holds x\.xlsx", r"save the sheet as csv"),
         (["x.pdf", "note.md"], r"which holds note\.md, x\.pdf", r"set data\.format: txt"),
         (["x.bin"], r"which holds x\.bin", r"name the folder that has them"),
     ],
@@ -109,18 +107,32 @@ def test_a_folder_without_data_says_what_it_holds_and_what_to_do(
     assert re.search(fix, caught.value.fix or "")
 
 
-@pytest.mark.parametrize(("name", "apart"), [("My file.csv", ","), ("x.tsv", "\t")])
-def test_what_is_said_of_csv_makes_rows_of_it(tmp_path: Path, name: str, apart: str) -> None:
-    (tmp_path / name).write_text(f"id{apart}body\n1{apart}café\n2{apart}{'a' * 200_000}\n")
-    with pytest.raises(UserError, match="cannot tell the format") as caught:
+def test_a_table_stands_behind_rows_and_before_text(tmp_path: Path) -> None:
+    for name in ("train.jsonl", "metadata.csv", "more.tsv.zst", "README.txt"):
+        (tmp_path / name).touch()
+    assert names(tmp_path, ".") == [("train.jsonl", "jsonl")]
+    (tmp_path / "train.jsonl").unlink()
+    assert names(tmp_path, ".") == [("metadata.csv", "csv"), ("more.tsv.zst", "tsv")]
+
+
+@pytest.mark.parametrize("end", ["", *COMPRESSIONS])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_format_is_told_by_every_name_it_has(tmp_path: Path, kind: Format, end: str) -> None:
+    for suffix in KINDS[kind].suffixes:
+        path = tmp_path / f"some{suffix.upper()}{end}"
+        path.touch()
+        assert names(tmp_path, path.name) == [(path.name, kind)]
+
+
+@pytest.mark.parametrize("name", ["x.parquet", "x.arrow", "x.txt.zst"])
+def test_what_needs_a_package_says_which_before_it_is_read(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(extras, "missing", lambda module: f"{module} is not installed")
+    (tmp_path / name).touch()
+    with pytest.raises(UserError, match=rf"{name} needs the package `pyarrow`") as caught:
         names(tmp_path, name)
-    fix = caught.value.fix or ""
-    command = fix.partition("make jsonl of it: ")[2].partition("; data.text_field")[0]
-    command = command.replace(f"< NAME{Path(name).suffix}", f"< '{name}'").replace("python", sys.executable)
-    subprocess.run(command, shell=True, cwd=tmp_path, check=True)
-    section = DataSection(path="NAME.jsonl", text_field="body")
-    texts = [document.text for document in training_corpus(section, tmp_path).documents(BadRows("error"))]
-    assert texts == ["café", "a" * 200_000]
+    assert "galore-llm[data]" in (caught.value.fix or "")
 
 
 def test_a_folder_that_datasets_saved_is_its_rows(tmp_path: Path) -> None:

@@ -10,11 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from galore.trainer.common.errors import UserError
-from galore.trainer.data.text.bytestream import opened
+from galore.trainer.data.formats.bytestream import opened
+from galore.trainer.data.text.columns import read_parquet
 from galore.trainer.data.text.conversation import read_conversation
-from galore.trainer.data.text.locate import DataFile, Format
+from galore.trainer.data.text.kinds import Format
+from galore.trainer.data.text.locate import DataFile
 from galore.trainer.data.text.quality import BadRows
-from galore.trainer.data.text.readers import read_parquet
 from galore.trainer.data.text.sources import Corpus
 from galore.trainer.recipe.schema.data import DataSection
 
@@ -71,6 +72,15 @@ def test_what_a_txt_document_is(tmp_path: Path, granularity: str, expected: list
     path = tmp_path / "text.txt"
     path.write_bytes(b"a\r\nb\n\n \nc\nd")
     assert read(path, "txt", txt_document=granularity)[0] == expected
+
+
+@pytest.mark.parametrize("granularity", ["file", "paragraph", "line"])
+def test_a_mark_of_utf8_at_the_start_is_no_letter_of_a_document(tmp_path: Path, granularity: str) -> None:
+    path = tmp_path / "x.txt"
+    path.write_bytes(b"\xef\xbb\xbf" + b"a" * 100)
+    assert read(path, "txt", txt_document=granularity, max_document_bytes=100) == (["a" * 100], {})
+    path.write_bytes(b"\xef\xbb\xbf" + b"a" * 101)
+    assert read(path, "txt", txt_document=granularity, max_document_bytes=100) == ([], {"oversized": 1})
 
 
 def test_an_oversized_paragraph_is_one_bad_row(tmp_path: Path) -> None:
@@ -215,3 +225,83 @@ def test_tools_and_calls_of_a_parquet_file(tmp_path: Path) -> None:
         ],
         [{"name": "f"}],
     )
+
+
+TABLE = b"""id,title,text
+1,One,"first, ""quoted""
+of two lines"
+2,Two,second
+
+3,Three
+4,Four,fourth,extra
+5,Five,"open" here
+6,Six,caf\xe9
+7,Seven,
+8,Eight,caf\xc3\xa9
+"""
+
+
+@pytest.mark.parametrize(("format", "apart"), [("csv", b","), ("tsv", b"\t"), ("csv", b";")])
+def test_a_table_is_read_by_its_first_line_and_its_bad_rows_are_counted(
+    tmp_path: Path, format: Format, apart: bytes
+) -> None:
+    (tmp_path / "x").write_bytes(TABLE.replace(b",", apart))
+    more = {"delimiter": ";"} if apart == b";" else {}
+    texts, counts = read(tmp_path / "x", format, **more)
+    assert texts == [f'first{apart.decode()} "quoted"\nof two lines', "second", "café"]
+    assert counts == {"empty": 2, "missing_field": 1, "invalid_csv": 2, "invalid_utf8": 1}
+
+
+def test_the_first_bad_row_of_a_table_is_refused_by_its_first_line(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_bytes(b'text\n"a\nb"\n"c\nd" e\n')
+    with pytest.raises(UserError, match=r"x\.csv:4: bad row: not a row of the table"):
+        read(tmp_path / "x.csv", "csv", on_bad_rows="error")
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (b"title;text\na;b\n", r"has ';' and no ',' in it: title;text"),
+        (b"\n1,2\n", r"does not name the columns \(it is empty\)"),
+        (b'"text\n1,2\n', r"does not name the columns \(unexpected end"),
+    ],
+)
+def test_a_table_without_names_of_columns_is_refused(tmp_path: Path, table: bytes, message: str) -> None:
+    (tmp_path / "x.csv").write_bytes(table)
+    with pytest.raises(UserError, match=message) as caught:
+        read(tmp_path / "x.csv", "csv")
+    assert caught.value.where == str(tmp_path / "x.csv")
+    assert caught.value.fix in ("set data.delimiter: ';'", "put their names there")
+
+
+def test_two_columns_of_a_table_of_one_name(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_bytes(b"text,text,n,n\na,b,1,2\n")
+    assert read(tmp_path / "x.csv", "csv") == ([], {"wrong_type": 1})
+
+
+ARTICLES = [{"title": "One", "body": "first"}, {"title": None, "body": "second"}, {"title": " ", "body": ""}]
+
+
+def test_several_columns_are_joined_where_they_are_not_empty(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*ARTICLES, {"body": "x"}]))
+    pq.write_table(pa.Table.from_pylist(ARTICLES), tmp_path / "x.parquet")
+    (tmp_path / "x.csv").write_text('title,body\nOne,first\n,second\n" ",\n')
+    names: list[tuple[str, Format]] = [("x.jsonl", "jsonl"), ("x.parquet", "parquet"), ("x.csv", "csv")]
+    for name, format in names:
+        missing = {"missing_field": 1} if format == "jsonl" else {}
+        found = read(tmp_path / name, format, text_field=["title", "body"])
+        assert found == (["One\n\nfirst", "second"], {"empty": 1} | missing)
+    assert read(tmp_path / "x.parquet", "parquet", text_field=["title", "text"]) == ([], {"missing_field": 3})
+
+
+@pytest.mark.parametrize("end", ["", ".gz"])
+def test_an_arrow_file_with_an_index_is_read_as_a_stream_is(tmp_path: Path, end: str) -> None:
+    table, sink = pa.table({"text": [f"row {n}" for n in range(600)]}), pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table, max_chunksize=250)
+    data = bytes(sink.getvalue())
+    (tmp_path / f"x.feather{end}").write_bytes(gzip.compress(data) if end else data)
+    assert read(tmp_path / f"x.feather{end}", "arrow") == ([f"row {n}" for n in range(600)], {})
+    (tmp_path / "half.arrow").write_bytes(data[: len(data) // 2])
+    with pytest.raises(UserError, match=r"half\.arrow: not a readable Arrow file"):
+        read(tmp_path / "half.arrow", "arrow")

@@ -126,6 +126,9 @@ def test_a_smaller_call_keeps_what_lies_in_the_folder(recipe: str, tmp_path: Pat
     }
     table = (out / "compare.md").read_text()
     assert table.count("| full |") == table.count("| galore:optim.rank=4 |") == 3
+    (earlier,) = (line for line in table.splitlines() if line.startswith("Of earlier calls into this folder: "))
+    assert all(each in earlier for each in ("full at 0.003", "full at 0.01", "galore:optim.rank=4 at 0.003"))
+    assert "galore:optim.rank=4 at 0.01" not in earlier
     (out / "compare.json").unlink()  # of the folder alone
     compared(recipe, out, "lora")
     table = (out / "compare.md").read_text()

@@ -7,7 +7,7 @@ import io
 from typing import IO, NamedTuple, cast
 
 from galore.trainer.common.errors import UserError
-from galore.trainer.data.text.bytestream import ByteStream
+from galore.trainer.data.formats.bytestream import ByteStream
 
 MISREAD = "UTF-8 read as another encoding"
 CHUNK_BYTES = 1 << 16

@@ -10,7 +10,7 @@ import pytest
 from galore.trainer.common.errors import UserError
 from galore.trainer.recipe.schema.recipe import Recipe
 from galore.trainer.record.rundir import RunDir
-from galore.trainer.record.wandb_sink import WandbSink, make_sink
+from galore.trainer.record.trackers.sink import make_sink
 
 
 def _recipe(**log: Any) -> Recipe:
@@ -49,17 +49,6 @@ def _sink(monkeypatch: pytest.MonkeyPatch, service: _Service, root: Path, said: 
     return make_sink(_recipe(report_to="wandb", **log), RunDir(root), said.append)
 
 
-def test_not_asked_for_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "wandb", None)
-    assert make_sink(_recipe(), RunDir(tmp_path)) is None
-
-
-def test_a_missing_package_is_told_with_the_way_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(UserError, match=r"log.report_to: .* needs the package `wandb`.*\n.*galore-llm\[wandb\]"):
-        make_sink(_recipe(report_to="wandb"), RunDir(tmp_path))
-
-
 def test_a_refused_start_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"no API key\n.*WANDB_API_KEY.*offline"):
         _sink(monkeypatch, _Service("init"), tmp_path, [], wandb_mode="online")
@@ -80,7 +69,8 @@ def test_rows_and_identity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         )
         sink.log({"kind": "event", "step": 3, "message": "hello"})
         sink.close()
-    assert service.rows == [{"step": 3, "train/loss_nats": 2.0, "train/memory_by_category_bytes/weights": 8}] * 2
+    own = {"step": 3, "train/loss_nats": 2.0, "train/memory_by_category_bytes/weights": 8}
+    assert service.rows == [own | {"train/loss": 2.0, "train/global_step": 3}] * 2
     first, second = service.started
     assert first["id"] == second["id"]
     assert (first["project"], first["name"], first["mode"], first["resume"]) == (
@@ -105,14 +95,25 @@ def test_it_is_told_where_it_is_recorded_and_how_it_is_sent(tmp_path: Path, monk
     assert said == ["wandb records at https://wandb.example/mine/1"]
 
 
-def test_a_failure_warns_once_and_the_run_goes_on() -> None:
-    said: list[str] = []
-    sink = WandbSink(_Service("log"), said.append)
-    for step in range(3):
-        sink.log({"kind": "train", "step": step})
-    sink.close()
-    assert len(said) == 1
-    assert "network is down" in said[0]
+@pytest.mark.parametrize("log", [{}, {"wandb_project": "mine", "run_name": "this", "wandb_mode": "offline"}])
+def test_the_environment_holds_where_the_recipe_is_silent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: dict[str, Any]
+) -> None:
+    for name, value in (("MODE", "online"), ("PROJECT", "theirs"), ("NAME", "that")):
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    service, said = _Service(), list[str]()
+    _sink(monkeypatch, service, tmp_path, said, **log).close()
+    (started,) = service.started
+    found = (started["project"], started["name"], started["mode"])
+    assert found == (("mine", "this", "offline") if log else ("theirs", "that", "online"))
+    assert ("records at" in said[0]) is not bool(log)
+
+
+def test_one_that_is_disabled_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    said = list[str]()
+    _sink(monkeypatch, _Service(), tmp_path, said).close()
+    assert said == ["wandb is disabled by WANDB_MODE and records nothing"]
 
 
 def test_the_real_package_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,22 +1,20 @@
-"""Reading bytes of a file, gzipped or not, in bounded memory."""
+"""Reading bytes of a file, compressed or not, in bounded memory."""
 
 from __future__ import annotations
 
-import gzip
 import os
 import tempfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, NamedTuple, cast
+from typing import IO, NamedTuple
 
 from galore.trainer.common.errors import RunFailed, UserError
 from galore.trainer.common.reading import open_regular
+from galore.trainer.data.formats.compression import MAGIC_BYTES, Compression, compression_of, is_damage
 
 CHUNK_BYTES = 1 << 20
-GZIP_MAGIC = b"\x1f\x8b"
 UNPACKED_BYTES = 1 << 26  # never too much for a temporary file
 UNPACKED_RATIO = 20  # of the size of the file; rows hardly shrink more, files made to fill a disk a thousandfold
 UTF8_BOM = b"\xef\xbb\xbf"
@@ -43,7 +41,7 @@ class ByteStream:
 
     @contextmanager
     def seekable(self) -> Iterator[IO[bytes]]:
-        """The plain bytes in a file that seeks fast; gzipped ones are unpacked into an unnamed temporary file.
+        """The plain bytes in a file that seeks fast; compressed ones are unpacked into an unnamed temporary file.
 
         Raises:
             UserError: they are many times more than the file.
@@ -58,7 +56,7 @@ class ByteStream:
             yield unpacked
 
     def _unpack(self, target: IO[bytes]) -> None:
-        name, fix = str(getattr(self.raw, "name", "")), "unpack it yourself with gunzip: parquet compresses by itself"
+        name, fix = str(getattr(self.raw, "name", "")), "unpack it yourself: parquet compresses by itself"
         limit = max(UNPACKED_BYTES, UNPACKED_RATIO * self.size())
         while chunk := self.plain.read(CHUNK_BYTES):
             limit -= len(chunk)
@@ -75,19 +73,23 @@ class ByteStream:
 @contextmanager
 def opened(path: Path) -> Iterator[ByteStream]:
     """Open a file; what cannot be read becomes a UserError that names it."""
+    kind: Compression | None = None
     try:
         with open_regular(path) as raw:
-            gzipped = path.suffix == ".gz" or raw.read(2) == GZIP_MAGIC
+            kind = compression_of(path.name, raw.read(MAGIC_BYTES))
             raw.seek(0)
-            if not gzipped:
+            if kind is None:
                 yield ByteStream(raw, raw)
                 return
-            with gzip.GzipFile(fileobj=raw) as plain:
-                yield ByteStream(cast(IO[bytes], plain), raw)
-    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
-        what = f"damaged or truncated gzip data ({error})"
-        raise UserError(what, where=str(path), fix="fetch or compress the file again; `gzip -t` tests it") from error
-    except OSError as error:
+            with kind.unpack(raw) as plain:
+                yield ByteStream(plain, raw)
+    except Exception as error:
+        if kind is not None and is_damage(error):
+            what = f"damaged or truncated {kind.name} data ({error})"
+            fix = f"fetch or compress the file again; `{kind.tests}` tests it"
+            raise UserError(what, where=str(path), fix=fix) from error
+        if not isinstance(error, OSError):
+            raise
         raise UserError(f"cannot be read ({error.strerror or error})", where=str(path)) from error
 
 
@@ -99,7 +101,7 @@ class Line(NamedTuple):
 def bounded_lines(stream: IO[bytes], max_bytes: int) -> Iterator[Line]:
     """Lines of a byte stream, never holding more than `max_bytes` of one."""
     number = 0
-    while line := stream.readline(max_bytes + 2):
+    while line := stream.readline(max_bytes + 2 + (0 if number else len(UTF8_BOM))):
         number += 1
         if number == 1:
             line = line.removeprefix(UTF8_BOM)
@@ -110,10 +112,11 @@ def bounded_lines(stream: IO[bytes], max_bytes: int) -> Iterator[Line]:
             continue
         del line
         if not ended:
-            _skip_line(stream)
+            skip_line(stream)
         yield Line(number, None)
 
 
-def _skip_line(stream: IO[bytes]) -> None:
+def skip_line(stream: IO[bytes]) -> None:
+    """Read on to the end of a line."""
     while (chunk := stream.readline(CHUNK_BYTES)) and not chunk.endswith(b"\n"):
         pass

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from typing import IO, Any
 
 from galore.trainer.common.errors import UserError
-from galore.trainer.data.text.bytestream import UTF8_BOM
-from galore.trainer.data.text.encodings import looks_like
+from galore.trainer.data.formats.bytestream import UTF8_BOM
+from galore.trainer.data.formats.encodings import looks_like
 from galore.trainer.recipe.schema.data import UTF8
 
 CHUNK_BYTES = 1 << 16

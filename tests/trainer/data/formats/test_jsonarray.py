@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from galore.trainer.common.errors import UserError
+from galore.trainer.data.formats import jsonarray
+from galore.trainer.data.formats.bytestream import opened
 from galore.trainer.data.prepare import prepare_data
-from galore.trainer.data.text import jsonarray
-from galore.trainer.data.text.bytestream import opened
 from galore.trainer.data.text.readers import Row, read_jsonl
 from galore.trainer.recipe.schema.data import DataSection
 from galore.trainer.recipe.schema.recipe import Recipe

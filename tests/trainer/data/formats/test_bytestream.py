@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from galore.trainer.common.errors import RunFailed, UserError
-from galore.trainer.data.text.bytestream import Line, bounded_lines, opened
+from galore.trainer.data.formats.bytestream import Line, bounded_lines, opened
 
 
 def lines(data: bytes, limit: int = 10) -> list[Line]:
@@ -74,7 +74,7 @@ def test_an_unreadable_file_is_a_user_error(tmp_path: Path) -> None:
 
 
 def test_what_unpacks_to_many_times_its_size_fills_no_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("galore.trainer.data.text.bytestream.UNPACKED_BYTES", 1 << 20)
+    monkeypatch.setattr("galore.trainer.data.formats.bytestream.UNPACKED_BYTES", 1 << 20)
     (tmp_path / "bomb.parquet.gz").write_bytes(gzip.compress(bytes(1 << 24)))
     with (
         pytest.raises(UserError, match="more than 20 times its size") as caught,

@@ -17,9 +17,10 @@ import pytest
 from pydantic import ValidationError
 
 from galore.trainer.common.errors import UserError
-from galore.trainer.data.text.bytestream import ByteStream
-from galore.trainer.data.text.encodings import is_misread, looks_like, transcoded
-from galore.trainer.data.text.locate import DataFile, Format
+from galore.trainer.data.formats.bytestream import ByteStream
+from galore.trainer.data.formats.encodings import is_misread, looks_like, transcoded
+from galore.trainer.data.text.kinds import Format
+from galore.trainer.data.text.locate import DataFile
 from galore.trainer.data.text.quality import BadRows
 from galore.trainer.data.text.sources import Corpus, training_corpus
 from galore.trainer.recipe.schema.data import UTF8, DataSection
@@ -177,7 +178,7 @@ def test_an_encoding_has_one_name(spelled: str) -> None:
 
 def test_what_is_utf_8_by_itself_takes_no_encoding(tmp_path: Path) -> None:
     for other in ({"source": "packaged"}, {"source": "hub", "path": "x"}, {"path": "x", "format": "parquet"}):
-        with pytest.raises(ValidationError, match="encoding is for local txt and jsonl"):
+        with pytest.raises(ValidationError, match="encoding is for local txt, jsonl and csv"):
             DataSection(encoding="latin-1", **other)  # type: ignore[arg-type]
     pq.write_table(pa.table({"text": ["a"]}), tmp_path / "x.parquet")
     with pytest.raises(UserError, match=r"x\.parquet is parquet, whose text is UTF-8"):

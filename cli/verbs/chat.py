@@ -1,0 +1,129 @@
+"""`galore chat`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from galore.cli.arguments import Chosen, Device, DeviceName, Model, finite
+from galore.cli.errors import show, tell_skipped
+from galore.cli.verbs.generate import LONGEST, refuse_too_cold
+from galore.trainer.common.errors import UserError
+from galore.trainer.common.printable import printable
+
+if TYPE_CHECKING:
+    from galore.trainer.trained.chat import Chat
+
+LONGEST_MESSAGE = 2**20  # letters of a line from a pipe
+HELP = "/reset forgets the conversation, /system TEXT sets what it begins with, /exit leaves; Ctrl-C stops an answer"
+
+
+def chat(
+    model: Model,
+    system: Annotated[str, typer.Option(help="The system prompt the conversation begins with.")] = "",
+    max_new_tokens: Annotated[int, typer.Option(min=1, max=LONGEST, help="Length of an answer, in tokens.")] = 512,
+    temperature: Annotated[
+        float, typer.Option(min=0.0, max=100.0, callback=finite, help="0 takes the likeliest token each time.")
+    ] = 0.7,
+    top_p: Annotated[
+        float,
+        typer.Option(
+            min=0.0, max=1.0, callback=finite, help="Sample among the likeliest tokens with this much probability."
+        ),
+    ] = 0.95,
+    seed: Annotated[int, typer.Option(min=0, max=2**62, help="The same seed gives the same answers.")] = 0,
+    checkpoint: Chosen = None,
+    device: Device = DeviceName.auto,
+) -> None:
+    """Talk to a trained model in its chat template. From a pipe, each line is a turn.
+
+    In the conversation: /reset, /system TEXT, /exit; Ctrl-C stops an answer.
+    """
+    refuse_too_cold(temperature)
+
+    from galore.trainer.machine.process import import_libraries, prepare_process
+
+    prepare_process()  # before torch is imported
+    import_libraries()
+
+    from galore.trainer.machine.device import choose_device, choose_threads
+    from galore.trainer.trained.chat import Chat
+    from galore.trainer.trained.runmodel import load_run_model
+
+    stored = load_run_model(model, str(choose_device(device)), checkpoint)
+    tell_skipped(stored.skipped)
+    if stored.recipe is not None:
+        choose_threads(stored.recipe.train.num_threads)
+    talk = Chat(stored, max_new_tokens, temperature, top_p, seed, system)
+    if sys.stdin.isatty():
+        typer.echo(f"{stored.origin}\n{HELP}", err=True)
+        _converse(talk, _typed(), patient=True)
+    else:
+        _converse(talk, _piped(), patient=False)
+
+
+def _converse(talk: Chat, lines: Iterator[str], patient: bool) -> None:
+    """Answer line after line; where somebody sits there, `patient`, what cannot be answered ends nothing."""
+    for line in lines:
+        command, _, rest = line.strip().partition(" ")
+        if command in ("/exit", "/quit"):
+            return
+        try:
+            if command.startswith("/"):
+                _command(talk, command, rest.strip())
+            elif line.strip():
+                _turn(talk, line.strip())
+        except UserError as error:
+            if not patient:
+                raise
+            show(error)
+        except KeyboardInterrupt:
+            if not patient:
+                raise
+            typer.echo(" (stopped)")
+
+
+def _turn(talk: Chat, text: str) -> None:
+    forgotten = talk.answer(text, _say)
+    typer.echo("")
+    if forgotten:
+        typer.echo(f"(the first {forgotten} messages are forgotten: the model has no room for more)", err=True)
+
+
+def _say(piece: str) -> None:
+    """A model may say anything, and steers no terminal with it."""
+    typer.echo(printable(piece), nl=False)
+    sys.stdout.flush()
+
+
+def _command(talk: Chat, command: str, rest: str) -> None:
+    known: dict[str, Callable[[], object]] = {
+        "/reset": talk.reset,
+        "/system": lambda: setattr(talk, "system", rest),
+        "/help": lambda: typer.echo(HELP, err=True),
+    }
+    if command not in known:
+        raise UserError("is no command of a conversation", where=command, fix=HELP)
+    known[command]()
+
+
+def _typed() -> Iterator[str]:
+    """Lines as they are typed, until Ctrl-D; with the history and the keys of readline, where there is one."""
+    with suppress(ImportError):
+        import readline  # noqa: F401
+    while True:
+        try:
+            yield input("> ")
+        except EOFError:
+            typer.echo("")
+            return
+
+
+def _piped() -> Iterator[str]:
+    """The lines of standard input, each to a limit; bytes that are no text are replaced."""
+    while line := sys.stdin.buffer.readline(LONGEST_MESSAGE):
+        yield line.decode(errors="replace")

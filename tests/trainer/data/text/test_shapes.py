@@ -1,0 +1,15 @@
+from __future__ import annotations
+
+import json
+
+from galore.trainer.data.text.shapes import text_of_row
+from galore.trainer.recipe.schema.data import DataSection
+
+ROW = {"title": "One", "body": "first", "reply": "yes"}
+
+
+def test_a_row_is_a_text_or_a_conversation() -> None:
+    assert text_of_row(ROW, DataSection(path="x", text_field="body")) == "first"
+    assert text_of_row(ROW, DataSection(path="x", text_field=["title", "body"])) == "One\n\nfirst"
+    section = DataSection(path="x", prompt_field=["title", "body"], response_field="reply")
+    assert json.loads(text_of_row(ROW, section)) == [["user", "One\n\nfirst"], ["assistant", "yes"]]

@@ -1,0 +1,97 @@
+"""The page of runs: whole, closed to markup from elsewhere, with what a report says, or a comparison."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from galore.trainer.record.history import History
+from galore.trainer.record.rundir import RunDir
+from galore.trainer.record.webpage import html, page
+
+EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(1)>"
+
+
+@pytest.fixture
+def make_history(tmp_path: Path) -> Any:
+    def make(name: str, *, steps: int = 3, recipe: str = "train: {seed: 1}", message: str = "said") -> History:
+        run = RunDir(tmp_path / name)
+        run.root.mkdir()
+        run.recipe.write_text(recipe)
+        run.facts.write_text(json.dumps({"name": name, "method": "GaLore", "total_steps": 3}))
+        rows: list[dict[str, Any]] = [
+            {"kind": "train", "step": step, "loss_nats": 3.0, "tokens": step, "step_seconds": 1.0}
+            for step in range(1, steps + 1)
+        ]
+        rows += [
+            {"kind": "eval", "step": steps, "loss_nats": 2.5, "perplexity": 12.2, "sample": message},
+            {"kind": "event", "step": 1, "message": message},
+        ]
+        run.metrics.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+        return History.read(run)
+
+    return make
+
+
+def data_of(text: str) -> Any:
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)
+    assert found
+    return json.loads(found[1])
+
+
+def test_one_run_shows_its_report_and_curves(make_history: Any) -> None:
+    text = page({"runs/one": make_history("one")})
+    assert "<title>one</title>" in text
+    assert "{{" not in text
+    for said in (
+        "Held-out loss",
+        "<h2>Evaluations</h2>",
+        "<h2>Sample</h2>",
+        "<details>\n<summary>resolved recipe</summary>",
+    ):
+        assert said in text
+    assert data_of(text)["runs"][0]["y"]["loss"] == [3.0] * 3
+
+
+def test_several_runs_are_compared(make_history: Any) -> None:
+    found = {"a": make_history("a"), "b": make_history("b", steps=2, recipe="train: {seed: 2}\noptim: {rank: 4}")}
+    text = page(found)
+    assert "<title>2 runs</title>" in text
+    assert re.search(r"<td>Steps</td>\s*<td>3 of 3</td>\s*<td>2 of 3</td>", text)
+    differing = text.partition("Settings that differ")[2]
+    assert re.search(r"<td>train.seed</td>\s*<td>1</td>\s*<td>2</td>", differing)
+    assert re.search(r"<td>optim.rank</td>\s*<td></td>\s*<td>4</td>", differing)
+    assert [run["name"] for run in data_of(text)["runs"]] == ["a", "b"]
+
+
+def test_markup_from_elsewhere_is_text(make_history: Any) -> None:
+    text = page(
+        {EVIL: make_history("one", message=EVIL, recipe=f"a: '{EVIL}'"), "b": make_history("two", message=EVIL)}
+    )
+    one = page(
+        {"x": History(**{**vars(make_history("three", message=EVIL)), "facts": {"name": EVIL, "notes": [EVIL]}})}
+    )
+    for made in (text, one):
+        assert made.count("<script") == 2
+        assert made.count("</script>") == 2
+        assert "<img" not in made
+    assert data_of(text)["runs"][0]["name"] == EVIL
+
+
+@pytest.mark.parametrize(
+    "markdown",
+    ["<details>\n<summary><b>x</b></summary>\n\ny\n</details>\n", "<b>x</b>", "a <i>b</i>", "[x](javascript:alert(1))"],
+)
+def test_no_markup_but_that_of_folded_parts(markdown: str) -> None:
+    made = html(markdown)
+    assert not re.search(r"<(b|i|a)\b", made)
+
+
+def test_a_page_loads_nothing(make_history: Any) -> None:
+    text = page({"runs/one": make_history("one")})
+    assert "default-src 'none'" in text
+    assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", text)

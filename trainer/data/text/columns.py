@@ -1,0 +1,136 @@
+"""Rows of parquet and Arrow files: text, or the reason there is none."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, cast
+
+from galore.trainer.common.errors import UserError
+from galore.trainer.common.printable import listed
+from galore.trainer.data.formats.bytestream import ByteStream
+from galore.trainer.data.text.conversation import columns_of
+from galore.trainer.data.text.quality import BadRow, attempt, named_twice
+from galore.trainer.data.text.readers import Row, text_of_bytes
+from galore.trainer.data.text.shapes import text_of_row
+from galore.trainer.recipe.extras import require
+from galore.trainer.recipe.schema.data import DataSection
+
+BATCH_ROWS = 256
+INDEXED = b"ARROW1"  # begins a file of Arrow that is no stream
+
+
+def read_parquet(stream: ByteStream, section: DataSection) -> Iterator[Row]:
+    """The column `text_field` of a parquet file, as bytes: the format does not promise UTF-8. Or its conversations."""
+    parquet = require("pyarrow.parquet")
+    with stream.seekable() as file, _readable(stream, "parquet"):
+        table = parquet.ParquetFile(file)
+        size, total = file.seek(0, 2), table.metadata.num_rows
+        for number, text in enumerate(_texts(table, section), start=1):
+            yield Row(number, text, size * number // total)
+
+
+def read_arrow(stream: ByteStream, section: DataSection) -> Iterator[Row]:
+    """The column of Arrow record batches: a stream of them, which is what `save_to_disk` of datasets writes, or a file
+    with an index, which is what Feather is."""
+    arrow, plain = require("pyarrow"), cast(Any, stream.plain)
+    with _readable(stream, "Arrow"):
+        if plain.peek(len(INDEXED)).startswith(INDEXED):
+            with stream.seekable() as file:
+                reader = arrow.ipc.open_file(file)
+                batches = map(reader.get_batch, range(reader.num_record_batches))
+                yield from _numbered(_Batches(reader.schema, batches), section, stream)
+        else:
+            reader = arrow.ipc.open_stream(stream.plain)
+            yield from _numbered(_Batches(reader.schema, reader), section, stream)
+
+
+def _numbered(table: _Batches, section: DataSection, stream: ByteStream) -> Iterator[Row]:
+    for number, text in enumerate(_texts(table, section), start=1):
+        yield Row(number, text, stream.consumed())
+
+
+class _Batches:
+    """Record batches with what is used here of a parquet file."""
+
+    def __init__(self, schema: Any, batches: Iterable[Any]) -> None:
+        self._batches = batches
+        self.schema_arrow = schema
+
+    def iter_batches(self, batch_size: int, columns: list[str]) -> Iterator[Any]:
+        """The columns of all rows, so many rows at a time."""
+        for batch in self._batches:
+            for start in range(0, batch.num_rows, batch_size):
+                yield batch.slice(start, batch_size).select(columns)
+
+
+@contextmanager
+def _readable(stream: ByteStream, kind: str) -> Iterator[None]:
+    try:
+        yield
+    except require("pyarrow").ArrowException as error:
+        name = str(getattr(stream.raw, "name", ""))
+        raise UserError(f"not a readable {kind} file ({error})", where=name) from error
+
+
+def _texts(table: Any, section: DataSection) -> Iterator[str | BadRow]:
+    field = section.one_column
+    parts = _rows(table, section) if field is None else _columns(table, field)
+    return itertools.chain.from_iterable(parts)
+
+
+def _rows(table: Any, section: DataSection) -> Iterator[list[str | BadRow]]:
+    required, optional = columns_of(section)
+    names = table.schema_arrow.names
+    fields = [field for field in (*required, *optional) if field in names]
+    if missing := [field for field in required if field not in names]:
+        what = ", ".join(f"`{field}`" for field in missing)
+        yield from _all_bad(table, BadRow("missing_field", f"{what} is not among {listed(names)}"))
+        return
+    if twice := named_twice(names, fields):
+        yield from _all_bad(table, twice)
+        return
+    for batch in table.iter_batches(batch_size=BATCH_ROWS, columns=fields):
+        yield [attempt(partial(_row, batch, index, section)) for index in range(batch.num_rows)]
+
+
+def _row(batch: Any, index: int, section: DataSection) -> str:
+    try:
+        row = {name: batch.column(name)[index].as_py() for name in batch.schema.names}
+    except UnicodeDecodeError as error:
+        raise BadRow("invalid_utf8", str(error)) from None
+    return text_of_row(row, section)
+
+
+def _all_bad(table: Any, fault: BadRow) -> Iterator[list[str | BadRow]]:
+    for batch in table.iter_batches(batch_size=BATCH_ROWS, columns=table.schema_arrow.names[:1]):
+        yield [fault] * batch.num_rows
+
+
+def _columns(table: Any, field: str) -> Iterator[list[str | BadRow]]:
+    arrow = require("pyarrow")
+    fault = _column_fault(arrow, table.schema_arrow, field)
+    if fault is not None:
+        yield from _all_bad(table, fault)
+        return
+    for batch in table.iter_batches(batch_size=BATCH_ROWS, columns=[field]):
+        column = batch.column(0)
+        if arrow.types.is_dictionary(column.type):
+            column = column.dictionary_decode()
+        raws = column.cast(arrow.large_binary()).to_pylist()
+        yield [BadRow("missing_field", f"`{field}` is null") if raw is None else text_of_bytes(raw) for raw in raws]
+
+
+def _column_fault(arrow: Any, schema: Any, field: str) -> BadRow | None:
+    if field not in schema.names:
+        return BadRow("missing_field", f"`{field}` is not among {listed(schema.names)}")
+    if twice := named_twice(schema.names, [field]):
+        return twice
+    kind = schema.field(field).type
+    kind = kind.value_type if arrow.types.is_dictionary(kind) else kind
+    tests = ("is_string", "is_large_string", "is_string_view", "is_binary", "is_large_binary")
+    if any(getattr(arrow.types, test, lambda _: False)(kind) for test in tests):
+        return None
+    return BadRow("wrong_type", f"`{field}` is {kind}")

@@ -1,0 +1,42 @@
+"""The held-out losses of a run by step: which was the lowest, and how many evaluations came since."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, Self
+
+
+class HeldOut:
+    """Losses, or squared errors, in the order of the steps. The score before the first step does not count."""
+
+    def __init__(self) -> None:
+        self._losses = dict[int, float]()
+
+    @classmethod
+    def of(cls, rows: Iterable[Mapping[str, Any]], until: int | None = None) -> Self:
+        """The losses in the rows of a metrics file, those after step `until` left out."""
+        held_out = cls()
+        for row in rows:
+            if until is None or row["step"] <= until:
+                held_out.add(row)
+        return held_out
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Take up a row of the metrics if it is an evaluation; a loss that is no number is none."""
+        loss = row.get("loss_nats", row.get("squared_error"))
+        if row.get("kind") == "eval" and row["step"] > 0:
+            self._losses[row["step"]] = loss if isinstance(loss, float | int) and math.isfinite(loss) else math.inf
+
+    def best(self, steps: Collection[int] | None = None) -> int | None:
+        """The step of the lowest loss, the first of equal ones, among `steps`, if given; None where there is none."""
+        known = {step: loss for step, loss in self._losses.items() if steps is None or step in steps}
+        best = min(known, key=lambda step: known[step], default=None)
+        return best if best is not None and known[best] < math.inf else None
+
+    @property
+    def since_best(self) -> int:
+        """Evaluations after that of the lowest loss; all of them where no loss is a number."""
+        steps = list(self._losses)
+        best = self.best()
+        return len(steps) - (0 if best is None else steps.index(best) + 1)

@@ -1,0 +1,1 @@
+"""Trackers that a run reports to as well, each a small adapter."""

@@ -1,0 +1,103 @@
+"""The trackers that `log.report_to` names, as one sink of the metrics. Whatever happens in them never stops a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from galore.trainer.common.errors import UserError
+from galore.trainer.recipe.extras import require
+from galore.trainer.recipe.schema.recipe import Recipe
+from galore.trainer.record.metrics import Sink
+from galore.trainer.record.row import Row
+from galore.trainer.record.rundir import RunDir
+from galore.trainer.record.trackers.mlflow import MlflowTracker
+from galore.trainer.record.trackers.tensorboard import TensorBoardTracker
+from galore.trainer.record.trackers.tracker import Start, Tracker, Values, values_of
+from galore.trainer.record.trackers.trackio import TrackioTracker
+from galore.trainer.record.trackers.wandb import WandbTracker
+
+TRACKERS: dict[str, Callable[[Any, Start], Tracker]] = {
+    "wandb": WandbTracker,
+    "tensorboard": TensorBoardTracker,
+    "trackio": TrackioTracker,
+    "mlflow": MlflowTracker,
+}  # by the module that each needs
+
+
+def make_sink(
+    recipe: Recipe,
+    run_dir: RunDir,
+    warn: Callable[[str], None] = print,
+    *,
+    step: int = 0,
+    steps_per_epoch: float | None = None,
+) -> Sink | None:
+    """The sink to all trackers that `log.report_to` names, or None where it names none.
+
+    Args:
+        warn: told where numbers go, at the end what is left to do, and once of a tracker that fails.
+        step: optimizer steps that are done already.
+
+    Raises:
+        UserError: a package is not installed, or a tracker refuses to begin (no login, no network).
+    """
+    start = Start(recipe.log, recipe.model_dump(mode="json"), run_dir, step, warn)
+    begun = list[Guarded]()
+    try:
+        for name in recipe.log.trackers:
+            begun.append(Guarded(name, _begin(name, start), warn))
+    except BaseException:
+        Trackers(begun, None).close()
+        raise
+    return Trackers(begun, steps_per_epoch) if begun else None
+
+
+def _begin(name: str, start: Start) -> Tracker:
+    module = require(name, f"report_to: {name}", "log.report_to", "take it out of log.report_to")
+    try:
+        return TRACKERS[name](module, start)
+    except UserError:
+        raise
+    except Exception as error:
+        what = f"{name} does not start: {error}"
+        raise UserError(what, where="log.report_to", fix="mend that, or take it out of log.report_to") from error
+
+
+class Trackers:
+    """Hands the values of steps and evaluations to every tracker."""
+
+    def __init__(self, trackers: Sequence[Guarded], steps_per_epoch: float | None) -> None:
+        self._trackers, self._steps_per_epoch = trackers, steps_per_epoch
+
+    def log(self, row: Row) -> None:
+        if row.get("kind") in ("train", "eval"):
+            values = values_of(row, self._steps_per_epoch)
+            for tracker in self._trackers:
+                tracker.log(row["step"], values)
+
+    def close(self) -> None:
+        for tracker in self._trackers:
+            tracker.close()
+
+
+class Guarded:
+    """A tracker that is silent after its first failure, which is told once."""
+
+    def __init__(self, name: str, tracker: Tracker, warn: Callable[[str], None]) -> None:
+        self._name, self._tracker, self._warn, self._alive = name, tracker, warn, True
+
+    def log(self, step: int, values: Values) -> None:
+        self._try(lambda: self._tracker.log(step, values))
+
+    def close(self) -> None:
+        self._try(self._tracker.close)
+
+    def _try(self, action: Callable[[], object]) -> None:
+        if not self._alive:
+            return
+        try:
+            action()
+        except Exception as error:  # whatever a network service can think of
+            self._alive = False
+            self._warn(f"{self._name} stopped working ({error}); the run goes on, metrics.jsonl has everything")

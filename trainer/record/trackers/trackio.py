@@ -1,0 +1,34 @@
+"""Trackio: a dashboard on this machine, or in a Space or on a server that its own environment variables name."""
+
+from __future__ import annotations
+
+import inspect
+import uuid
+from typing import Any
+
+from galore.trainer.record.trackers.tracker import PROJECT, Start, Values, numbers
+
+# Curves of the run alone, and a Space that it makes is nobody else's to read. Versions differ in what they know.
+PRIVATE = {"auto_log_gpu": False, "auto_log_cpu": False, "embed": False, "private": True}
+
+
+class TrackioTracker:
+    """A run is found again by its name, so its name has an id."""
+
+    def __init__(self, trackio: Any, start: Start) -> None:
+        known = inspect.signature(trackio.init).parameters
+        project = start.log.wandb_project or PROJECT
+        self._run = trackio.init(
+            project=project,
+            name=start.identity("trackio", lambda: f"{start.log.run_name or start.name}-{uuid.uuid4().hex[:6]}"),
+            config=start.config,
+            resume="allow",
+            **{name: value for name, value in PRIVATE.items() if name in known},
+        )
+        start.tell(f"trackio records in project {project}: `trackio show` shows the curves")
+
+    def log(self, step: int, values: Values) -> None:
+        self._run.log(numbers(values), step=step)
+
+    def close(self) -> None:
+        self._run.finish()
