@@ -42,7 +42,10 @@ class Meter:
 
 
 class Recorder:
-    """Turns results into rows. `last` is the step that was recorded last, `tokens` counts every position that was fed, from the start of the run."""
+    """Turns results into rows. `last` is the step that was recorded last.
+
+    `tokens` counts every position that was fed, from the start of the run.
+    """
 
     def __init__(
         self,

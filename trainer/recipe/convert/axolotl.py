@@ -8,7 +8,9 @@ from typing import Any
 
 from galore.trainer.recipe.convert.draft import (
     ALPACA,
+    OFF,
     Draft,
+    Rule,
     Tool,
     accumulation,
     clipping,
@@ -89,12 +91,12 @@ def _per_epoch(draft: Draft, key: str, value: Any) -> None:
 
 def _project(draft: Draft, key: str, value: Any) -> None:
     if is_off(value):
-        return draft.leave(key, "it is off, as it is here")
+        return draft.leave(key, OFF)
     draft.settings["log.report_to"] = "wandb"
     return draft.take(key, "log.wandb_project", value)
 
 
-TABLE = {
+TABLE: dict[str, str | Rule] = {
     "adapter": _method,
     "datasets": _datasets,
     "pretraining_dataset": _datasets,

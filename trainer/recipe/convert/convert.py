@@ -50,7 +50,8 @@ def convert(file: str, tool_name: str | None = None) -> Converted:
         raise RecipeError(file, layer.problems)
     written = _flat(layer.values)
     tool = _tool(written, file, tool_name)
-    values = resolved(tool.defaults | written) if tool is TORCHTUNE else tool.defaults | written
+    together = {**tool.defaults, **written}
+    values = resolved(together) if tool is TORCHTUNE else together
     draft = Draft(values, lambda key: _line(layer, key, key in written))
     for key in values:
         _one(draft, tool, key)
@@ -97,7 +98,7 @@ def _tool(values: Mapping[str, Any], file: str, name: str | None) -> Tool:
 
 
 def _settle(draft: Draft) -> None:
-    """What settings need of each other, and what a file may leave open; paths that exist here lead there from anywhere."""
+    """What settings need of each other, and what a file may leave open; paths that exist lead there from anywhere."""
     settings = draft.settings
     local = settings.get("data.source") == "local"
     for path in ("model.name_or_path", *(["data.path"] if local else [])):
@@ -118,7 +119,7 @@ def _anchored(path: Any) -> Any:
 
 
 def _leave_out_what_is_refused(draft: Draft, file: str) -> None:
-    """Until the recipe is right, drop the settings that it is not right with.
+    """Settings that the recipe is not right with are dropped until it is right.
 
     Raises:
         UserError: it is wrong, and not by one of them.

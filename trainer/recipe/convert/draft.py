@@ -15,6 +15,7 @@ from galore.trainer.recipe.explain.values import shown
 from galore.trainer.recipe.parse.syntax import dump_value
 
 Fate = Literal["taken", "changed", "left out"]
+OFF = "it is off, as it is here"
 NOTHING = "nothing here takes its place"
 
 
@@ -54,7 +55,7 @@ class Draft:
         wanted = yaml.safe_load(fixed) if fixed else _here(path, value)
         self.settings[path] = wanted
         why = f"{path}: {dump_value(wanted)}" + (f" ({note})" if note else "")
-        self._tell(key, "taken" if wanted == value and not note else "changed", path, why)
+        self._tell(key, "taken" if wanted == self.values.get(key) and not note else "changed", path, why)
 
     def leave(self, key: str, why: str) -> None:
         self._tell(key, "left out", "", why)
@@ -64,7 +65,7 @@ class Draft:
         value, name = self.values[key], key.rpartition(".")[2]
         target, fixed = setting_called(name)
         if is_off(value) and not (target and not fixed and fields()[target].takes("boolean")):
-            return self.leave(key, "it is off, as it is here")
+            return self.leave(key, OFF)
         if target:
             return self.take(key, f"{target}: {fixed}" if fixed else target, value)
         return self.leave(key, advice_on(name) or NOTHING)
@@ -132,7 +133,7 @@ def switch(on: str, off: str = "") -> Rule:
         if target:
             draft.take(key, target, value)
         else:
-            draft.leave(key, "it is off, as it is here")
+            draft.leave(key, OFF)
 
     return rule
 
@@ -203,6 +204,8 @@ def modules(draft: Draft, key: str, value: Any) -> None:
     elif not is_off(value):
         names = [each.strip() for each in value.split(",")] if isinstance(value, str) else value
         draft.take(key, "optim.target_modules", names)
+    else:
+        draft.leave(key, OFF)
 
 
 def columns(draft: Draft, key: str, fields_of: Mapping[str, str], why: str) -> None:

@@ -10,6 +10,7 @@ from galore.trainer.common.reading import NotReadable, read_bounded
 from galore.trainer.recipe.convert.draft import (
     ALPACA,
     Draft,
+    Rule,
     Tool,
     absent,
     accumulation,
@@ -104,7 +105,7 @@ def _attention(draft: Draft, key: str, value: Any) -> None:
         draft.take(key, "model.attn_implementation", value)
 
 
-TABLE = {
+TABLE: dict[str, str | Rule] = {
     "stage": _stage,
     "finetuning_type": _method,
     "use_galore": switch("optim.method: galore"),

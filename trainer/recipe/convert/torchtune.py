@@ -7,7 +7,9 @@ from typing import Any
 
 from galore.trainer.recipe.convert.draft import (
     ALPACA,
+    OFF,
     Draft,
+    Rule,
     Tool,
     absent,
     accumulation,
@@ -83,7 +85,7 @@ def _steps(draft: Draft, key: str, value: Any) -> None:
     if type(value) is int and type(epochs) is int and value > 0:
         draft.take(key, f"train.max_steps: {value * epochs}", value, f"{key} × epochs")
     else:
-        draft.leave(key, "it is off, as it is here")
+        draft.leave(key, OFF)
 
 
 def resolved(values: dict[str, Any]) -> dict[str, Any]:
@@ -102,8 +104,8 @@ def _held_out(draft: Draft, key: str, value: Any) -> None:
 
 
 PART_OF_DATA = absent("it is part of section data")
-MODEL = {"_component_": _model, "lora_attn_modules": "optim.target_modules"}
-TABLE = {
+MODEL: dict[str, str | Rule] = {"_component_": _model, "lora_attn_modules": "optim.target_modules"}
+TABLE: dict[str, str | Rule] = {
     **{f"model.{name}": rule for name, rule in MODEL.items()},
     "tokenizer._component_": absent("the model's own tokenizer is used"),
     "tokenizer.path": absent("the model's own tokenizer is used; data.tokenizer names another"),

@@ -13,7 +13,7 @@ FIELDS = {
     "model.revision": "model_revision revision_of_model",
     "model.random_init": "train_from_scratch reinit_weights",
     "model.vocab_size": "padded_vocab_size",
-    "model.new_tokens": "add_tokens new_special_tokens additional_special_tokens add_special_tokens special_tokens",
+    "model.new_tokens": "add_tokens new_special_tokens additional_special_tokens add_special_tokens special_tokens tokens",
     "model.hidden_size": "n_embd d_model embed_dim dim",
     "model.intermediate_size": "ffn_hidden_size intermediate_dim d_ff",
     "model.num_hidden_layers": "n_layer n_layers num_layers",
@@ -68,7 +68,7 @@ FIELDS = {
     "optim.warmup_ratio": "warmup_fraction lr_warmup_fraction",
     "optim.min_lr_ratio": "min_lr_rate cosine_min_lr_ratio",
     "optim.lr_decay_steps": "decay_steps num_decay_steps cooldown_steps lr_cooldown_steps",
-    "optim.lr_decay_ratio": "decay_ratio decay_fraction cooldown_ratio lr_decay_fraction",
+    "optim.lr_decay_ratio": "decay_ratio decay_fraction cooldown_ratio warmdown_ratio lr_decay_fraction",
     "optim.lr_decay_type": "decay_type cooldown_type",
     "optim.lr_num_cycles": "num_cycles cycles lr_cycles",
     "optim.lr_power": "power lr_scheduler_power",
@@ -218,7 +218,7 @@ VALUES = {
         "none": "null false",
         "[wandb, tensorboard]": "all true",
         "none (every step is in the run's metrics.jsonl)": "csv json jsonl disk",
-        "wandb, tensorboard, trackio or mlflow": "comet_ml comet neptune clearml swanlab aim dvclive",
+        "wandb (or tensorboard, trackio, mlflow)": "comet_ml comet neptune clearml swanlab aim dvclive",
     },
 }
 

@@ -66,7 +66,7 @@ APART = {
         use_fast_tokenizer tokenizer_legacy tokenizer_use_fast architecture strict model_class use_fast""",
     "the embedding grows to the tokenizer by itself: leave it out": """
         resize_vocab resize_token_embeddings resize_token_embeddings_to_32x""",
-    "special tokens are those of the tokenizer: set them there": "pad_token eos_token bos_token unk_token tokens",
+    "special tokens are those of the tokenizer: set them there": "pad_token eos_token bos_token unk_token",
     "RoPE is as the model has it: leave it out": "rope_scaling rope_scaling_factor overrides_of_model_config",
     "a class is not named here: model.name_or_path, data.…, optim.method and log.report_to say what is built": """
         _component_ class_path init_args model_init_kwargs checkpoint_files recipe_checkpoint""",

@@ -135,6 +135,8 @@ def _instead(field: FieldInfo, value: Any) -> str:
         return f"write {number}"
     if known := inverse(VALUES.get(field.path, {})).get(word):
         return f"write {known}"
+    if field.path == "data.source" and "/" in word:
+        return f"write hub, or local, and {value} as path"
     if field.path == "optim.method" and word in OPTIMIZERS:
         return f"write {OPTIMIZERS[word]}"
     if field.takes("array") and isinstance(value, str):

@@ -107,6 +107,8 @@ def test_there_are_fifty_of_each() -> None:
         ("datasets", [{"path": "x"}], "which takes text or a list"),
         ("gradient_checkpointing_kwargs", {"use_reentrant": False}, "torch's own way"),
         ("tokenizer", {"path": "x"}, "it is called `tokenizer`"),
+        ("warmdown_ratio", 0.4, "it is called `lr_decay_ratio`"),
+        ("load_best_model_at_end", True, "it is called `save_best`"),
     ],
 )
 def test_units_and_kinds_are_minded(key: str, value: Any, said: str, tmp_path: Path) -> None:
