@@ -60,7 +60,7 @@ def test_a_row_tells_the_energy_since_the_one_before_and_an_evaluation_is_no_ste
     model = nn.Linear(4, 4)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     metrics = Metrics.open(tmp_path / "metrics.jsonl", None)
-    recorder = Recorder(metrics, Silent(), Meter(None, Peak(None, "unknown", "")), CPU, 0, power)
+    recorder = Recorder(metrics, Silent(), Meter(None, Peak(None, "unknown", "")), CPU, 0, power=power)
     with recorder.watching(model, optimizer):
         for step in (1, 2, 3):
             power._sample()
