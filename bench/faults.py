@@ -134,17 +134,41 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         ('projected and options.residual in ("none", "fira")', "projected", "test_defaults_that_depend"),
         ('and options.convention == "paper"', "", "test_defaults_that_depend"),
         ('options.update == "immediate" or ', "", "test_defaults_that_depend"),
-        ("for each in ANYWHERE + IN_A_SUBSPACE if projected", "for each in ANYWHERE if projected", "test_a_contradiction"),
+        ("(IN_A_SUBSPACE if projected else WITHOUT_ONE)", "WITHOUT_ONE", "test_a_contradiction"),
+        ('if other else self.value)', "if False else self.value)", "test_a_contradiction"),
     ]),
     "trainer/optim/settings.py": ("tests/trainer/optim/test_settings.py", [
         ("    _check(group, PER_GROUP, name)", "    pass", "test_what_cannot_be_meant"),
         ("if said := contradiction(own,", "if False and contradiction(own,", "test_what_cannot_be_meant"),
         ("scale_of(own, projected)", "scale_of(own, True)", "test_a_param_group_holds"),
+        ("if said := contradiction(own, projected, written)", "if said := contradiction(own, True, written)",
+         "test_what_a_recipe_refuses"),
+        ("for name in group.keys() - known - {\"clock\"}:", "for name in ():", "test_an_option_of_a_group"),
+        ("object.__setattr__(self, name, plain(value))", "pass", "test_numbers_of_numpy"),
+    ]),
+    "trainer/optim/clipping.py": ("tests/trainer/optim/test_other_loops.py", [
+        ("if name in frame.f_code.co_names]", "if False]", "test_clipping_that_finds_no_gradients"),
+        ("        frame = frame.f_back", "        return", "test_clipping_that_finds_no_gradients"),
+    ]),
+    "trainer/record/metrics.py": ("tests/trainer/record/test_metrics.py", [
+        ("range(1, (resume_step or 0) + 1)", "range(resume_step or 0)", "test_rows_that_were_taken_away"),
+    ]),
+    "trainer/record/rundir.py": ("tests/trainer/record/test_rundir.py", [
+        ("            cls(path)._refuse_folders()", "            pass", "test_a_folder_in_the_place"),
+        ("if run.recipe.is_file() or not (", "if True or not (", "test_a_run_without_its_recipe"),
+    ]),
+    "trainer/data/text/readers.py": ("tests/trainer/data/text/test_readers.py", [
+        ("len(UTF8_BOM)).removeprefix(UTF8_BOM)", "len(UTF8_BOM))", "test_a_mark_of_utf8"),
+    ]),
+    "trainer/data/formats/bytestream.py": ("tests/trainer/data/text/test_readers.py", [
+        ("max_bytes + 2 + (0 if number else len(UTF8_BOM))", "max_bytes + 2", "test_a_mark_of_utf8"),
     ]),
     "trainer/optimizer.py": ("tests/trainer/test_optimizer.py", [
         ("        **options,\n", "", "test_every_option_of_a_recipe or test_one_more"),
     ]),
     "trainer/optim/galore.py": ("tests/trainer/optim/test_galore.py", [
+        ("if self._norm is None and self.max_grad_norm is None and not", "if not",
+         "tests/trainer/optim/test_other_loops.py: test_clipping_that_is_asked"),
         ("(norm + 1e-12)", "(norm + 1e-2)", "tests/trainer/optim/test_norm.py: test_"),
         ("self._norm = float(squares.sqrt())", "self._norm = float(squares)",
          "tests/trainer/optim/test_norm.py: test_what_is_applied"),

@@ -144,8 +144,16 @@ Model = Annotated[
     str,
     typer.Argument(
         metavar="RUN|MODEL",
-        help="The folder of a run (its newest good checkpoint), a Hugging Face folder, or a hub name.",
+        help="The folder of a run (its newest good checkpoint), a checkpoint, a Hugging Face folder, or a hub name.",
         show_default=False,
+    ),
+]
+Chosen = Annotated[
+    str | None,
+    typer.Option(
+        "--checkpoint",
+        help="Of a run: newest, best (lowest held-out loss), or a step.",
+        show_default="the newest good one",
     ),
 ]
 Device = Annotated[DeviceName, typer.Option(help="auto takes CUDA when there is one.")]

@@ -60,6 +60,8 @@ MEANT = {
     "pretrain": "galore train RECIPE",
     "resume": "galore train RECIPE --output-dir DIR --resume",
     "evaluate": "galore eval RUN",
+    "preprocess": "galore prepare RECIPE",
+    "tokenize": "galore prepare RECIPE",
     "list": "galore runs, or galore recipes list",
     "memory": "galore profile-memory RECIPE",
 }  # verbs of other tools

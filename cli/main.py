@@ -17,6 +17,7 @@ from galore.cli.verbs.evaluate import evaluate
 from galore.cli.verbs.export import export
 from galore.cli.verbs.finetune_glue import finetune_glue
 from galore.cli.verbs.generate import generate
+from galore.cli.verbs.prepare import prepare
 from galore.cli.verbs.profile import profile_memory
 from galore.cli.verbs.recipes import app as recipes
 from galore.cli.verbs.report import report, web
@@ -32,6 +33,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("train", cls=RecipeVerb)(train)
+app.command("prepare", cls=RecipeVerb)(prepare)
 app.command("finetune-glue", cls=RecipeVerb)(finetune_glue)
 app.command("profile-memory", cls=RecipeVerb)(profile_memory)
 app.command("compare", cls=RecipeVerb)(compare)

@@ -43,7 +43,8 @@ def train(
     Args:
         recipe: the name of a shipped recipe, or a YAML file.
         overrides: settings above it, each one string as on the command line: `"optim.rank=64"`.
-        output_dir: where the run is kept; `runs/` and the recipe's name if it is left out.
+        output_dir: where the run is kept; `runs/` and the recipe's name if it is left out, with a number from the
+            second on.
         resume: go on with the run in there, or start it if there is none yet.
         callbacks: objects with methods of `galore.Callback`, told of the run while it goes on.
         settings: the same as overrides, by section: `optim={"rank": 64}`.
@@ -61,7 +62,7 @@ def train(
 
     listening = Callbacks(callbacks)
     loaded = load_recipe(str(recipe), [*overrides, *_as_overrides(settings)])
-    root = own_folder(str(recipe), loaded.name) if output_dir is None else Path(output_dir)
+    root = own_folder(str(recipe), loaded, resume) if output_dir is None else Path(output_dir)
     stopped = ""
     try:
         carry_out(loaded, root, resume, console=notebook_console(), callbacks=listening)

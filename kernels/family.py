@@ -135,7 +135,8 @@ def refresh_of(options: Options) -> RefreshMode:
 
 @dataclass(frozen=True)
 class Contradiction:
-    """Options that cannot be meant together; in `says` one in braces stands for its name and its value."""
+    """Options that cannot be meant together. In `says` one in braces stands for its name and its value, or for its name
+    and the value to give it, {stagger:False}."""
 
     found: Callable[[Options], bool]
     says: str
@@ -145,6 +146,17 @@ ANYWHERE: tuple[Contradiction, ...] = (
     Contradiction(
         lambda o: o.inner != "adamw" and o.convention == "reference",
         "{convention} is that of the official AdamW, which {inner} is not: take inner adamw, or convention paper",
+    ),
+    Contradiction(
+        lambda o: o.update == "immediate" and vars(o).get("max_grad_norm") is not None,
+        "{update} steps before all gradients exist, so it cannot clip to {max_grad_norm}: set {max_grad_norm:None}, or "
+        "{update:accumulate} (costs one r×n accumulator per layer)",
+    ),
+)
+WITHOUT_ONE: tuple[Contradiction, ...] = (
+    Contradiction(
+        lambda o: o.inner == "sumo",
+        "{inner} works in a subspace: take it for matrices with a rank, and adamw or muon here",
     ),
 )
 IN_A_SUBSPACE: tuple[Contradiction, ...] = (
@@ -162,6 +174,28 @@ IN_A_SUBSPACE: tuple[Contradiction, ...] = (
         + ", ".join(SKETCHABLE)
         + "; with {proj_type} take summed or first-micro-batch",
     ),
+    Contradiction(
+        lambda o: o.refresh in ON_SKETCHES and o.proj_type == "random",
+        "{refresh} finds bases, and with {proj_type} they are drawn: set {refresh:None}",
+    ),
+    Contradiction(
+        lambda o: o.refresh == "two-pass" and o.stagger,
+        "{refresh} repeats the micro-batches of a refresh step, and with {stagger} nearly every step is one: set "
+        "{stagger:False}, or {refresh:delayed}",
+    ),
+    Contradiction(
+        lambda o: o.refresh_overlap is not None and o.proj_type == "random",
+        "{refresh_overlap} compares bases that are found, and with {proj_type} they are drawn: set {refresh_overlap:None}",
+    ),
+    Contradiction(
+        lambda o: o.convention == "reference" and (o.stagger or o.proj_type not in ("svd", "random")),
+        "{convention} is that of the official code, which refreshes all layers in one step, and not by {proj_type} with "
+        "{stagger}: set {stagger:False} and {proj_type:svd} (or random)",
+    ),
+    Contradiction(
+        lambda o: o.residual != "none" and o.update == "accumulate" and o.refresh not in (None, "summed"),
+        "{residual} keeps the whole summed gradient, and a refresh sees that, not what {refresh} says: set {refresh:None}",
+    ),
 )
 
 
@@ -171,7 +205,19 @@ def contradiction(options: Options, projected: bool, write: Callable[[str, objec
     Args:
         projected: whether there is a subspace at all.
     """
-    for each in ANYWHERE + IN_A_SUBSPACE if projected else ANYWHERE:
+    for each in ANYWHERE + (IN_A_SUBSPACE if projected else WITHOUT_ONE):
         if each.found(options):
-            return each.says.format(**{name: write(name, value) for name, value in vars(options).items()})
+            return each.says.format(**{name: _Told(name, value, write) for name, value in vars(options).items()})
     return None
+
+
+@dataclass(frozen=True)
+class _Told:
+    """An option as `says` names it."""
+
+    name: str
+    value: object
+    write: Callable[[str, object], str]
+
+    def __format__(self, other: str) -> str:
+        return self.write(self.name, {"None": None, "False": False}.get(other, other) if other else self.value)

@@ -29,18 +29,21 @@ from galore.trainer.data.tokens.tokenizer import id_bound
 from galore.trainer.machine.device import choose_device, choose_threads
 from galore.trainer.machine.process import ask_for_expandable_segments, prepare_process
 from galore.trainer.models.adapters.adapt import adapted
-from galore.trainer.models.adapters.lora import stored_config
+from galore.trainer.models.adapters.lora import stored_config, train_embeddings
+from galore.trainer.models.capacity import NewTokens
 from galore.trainer.models.checkpointing import recompute_blocks
 from galore.trainer.models.classifier import build_classifier
 from galore.trainer.models.cpu import optimize_decoder
 from galore.trainer.models.decoder import build_decoder, refuse_encoder
+from galore.trainer.models.isolation import isolate_documents
 from galore.trainer.models.linears import left_alone, router_note
 from galore.trainer.optim import GaLoreAdamW, kinds_with_own_forward
 from galore.trainer.optimizer import attach_optimizer
 from galore.trainer.parallel.group import Group
+from galore.trainer.recipe.change import changed
 from galore.trainer.recipe.load import LoadedRecipe, recipe_of_run
 from galore.trainer.recipe.schema.recipe import Recipe
-from galore.trainer.recipe.schema.resume import SCHEDULE, changed_mathematics, mathematics, with_schedule
+from galore.trainer.recipe.schema.resume import SCHEDULE, changed_mathematics, mathematics, taken_over, with_schedule
 from galore.trainer.record.heldout import HeldOut
 from galore.trainer.record.metrics import Console, read_rows
 from galore.trainer.record.rundir import RunDir
@@ -105,7 +108,8 @@ def build(
     for note in data.notes:
         console.message(note)
     torch.manual_seed(recipe.train.seed)  # dropout draws from the global generator, whose state checkpoints hold
-    model, kernels = build_model(recipe, id_bound(data.tokenizer), str(device), loaded.base_dir)
+    new = NewTokens(data.summary.get("new_tokens", {}).values(), data.tokenizer.convert_ids_to_tokens)
+    model, kernels = build_model(recipe, id_bound(data.tokenizer), str(device), loaded.base_dir, new)
     if not directory.fresh:
         identity.require_same_config(newest_state(directory.checkpoints), stored_config(model), directory.root)
     optimizer = attach_optimizer(model, recipe, recipe.train.accumulation, group)
@@ -133,21 +137,30 @@ def refuse_in_group(recipe: Recipe, group: Group | None) -> None:
         raise UserError(what, where="train.global_batch_size", fix="start fewer processes, or raise it")
 
 
-def build_model(recipe: Recipe, vocab_size: int, device: str, base_dir: Path) -> tuple[nn.Module, list[str]]:
-    """The network in training form (adapters or factors, checkpointing, CPU paths), and lines that name its paths."""
+def build_model(
+    recipe: Recipe, vocab_size: int, device: str, base_dir: Path, new: NewTokens | None = None
+) -> tuple[nn.Module, list[str]]:
+    """The network in training form (adapters or factors, checkpointing, CPU paths), and lines that name its paths.
+
+    Args:
+        new: what the recipe adds to the tokenizer.
+    """
     settled = prepare_cuda(recipe.train.deterministic) if torch.device(device).type == "cuda" else []
-    network = _network(recipe, vocab_size, device, base_dir)
+    network = _network(recipe, vocab_size, device, base_dir, new or NewTokens())
     kernels = settled + (optimize_decoder(network) if device_type(device) == "cpu" else [])
+    kernels += isolate_documents(network) if recipe.data.isolates else []
     kernels += prepare_process() if device == "cpu" else []
     if recipe.optim.method == "lora" or recipe.optim.weight_dtype is not None:
         kernels += left_alone(network, recipe.optim.target_modules)
     kernels += router_note(network)
     model = adapted(network, recipe.optim, recipe.train.seed)
+    if recipe.model.new_tokens and recipe.optim.method == "lora":
+        train_embeddings(model)
     kernels += recompute_blocks(model, recipe.train.gradient_checkpointing, recipe.train.offload_activations)
     return model, kernels
 
 
-def _network(recipe: Recipe, vocab_size: int, device: str, base_dir: Path) -> PreTrainedModel:
+def _network(recipe: Recipe, vocab_size: int, device: str, base_dir: Path, new: NewTokens) -> PreTrainedModel:
     """A classifier where the recipe has a task, else a decoder."""
     if recipe.data.task is not None:
         return build_classifier(
@@ -158,6 +171,7 @@ def _network(recipe: Recipe, vocab_size: int, device: str, base_dir: Path) -> Pr
             seed=recipe.train.seed,
             max_length=recipe.data.max_length,
             base_dir=base_dir,
+            new=new,
         )
     return build_decoder(
         recipe.model,
@@ -167,6 +181,7 @@ def _network(recipe: Recipe, vocab_size: int, device: str, base_dir: Path) -> Pr
         max_length=recipe.data.max_length,
         base_dir=base_dir,
         in_int8=recipe.optim.target_modules if recipe.optim.weight_dtype == "int8" else (),
+        new=new,
     )
 
 
@@ -210,6 +225,14 @@ def total_steps(recipe: Recipe, data: Data) -> int:
     return steps
 
 
+def going_on(loaded: LoadedRecipe, directory: RunDir) -> LoadedRecipe:
+    """`loaded` for the run in `directory`: what it leaves to the run, see `BEFORE`, is as the run did it so far."""
+    state = newest_state(directory.checkpoints)
+    known = state.get(identity.KEY, {}).get("mathematics") or mathematics(recipe_of_run(directory.recipe))
+    settings = taken_over(known, loaded.recipe)
+    return changed(loaded, settings) or loaded if any(value is not None for value in settings.values()) else loaded
+
+
 def refuse_other_mathematics(directory: RunDir, recipe: Recipe) -> None:
     """Raise UserError where `recipe` computes something else than the run in `directory`, its schedule apart.
 
@@ -220,10 +243,10 @@ def refuse_other_mathematics(directory: RunDir, recipe: Recipe) -> None:
         identity.require_same_recipe(state, recipe, directory.root)
         return
     old = recipe_of_run(directory.recipe)
-    changed = [line for line in changed_mathematics(old, recipe) if line.partition(":")[0] not in SCHEDULE]
-    if changed:
+    others = [line for line in changed_mathematics(old, recipe) if line.partition(":")[0] not in SCHEDULE]
+    if others:
         raise UserError(
-            "the recipe computes something else than this run: " + "; ".join(changed),
+            "the recipe computes something else than this run: " + "; ".join(others),
             where=str(directory.root),
             fix="resume with the run's own recipe.yaml, or start anew in another --output-dir",
         )

@@ -46,7 +46,7 @@ def header(run: Run, meter: Meter, memory: str) -> dict[str, Any]:
     lines = {
         "model": f"{type(run.model).__name__}, {counted(total, 'parameter')}, {trained:,} trained, {recipe.model.dtype}",
         "method": described(recipe.optim),
-        "data": _data(run.data.summary),
+        "data": data_line(run.data.summary),
         "batch": f"{batch}, {counted(recipe.train.accumulation, 'micro-batch', 'micro-batches')} of {recipe.train.micro_batch_size}",
         "steps": f"{run.total_steps:,}" + (f", resuming after {run.first_step:,}" if run.first_step else ""),
         "device": _device(run),
@@ -71,6 +71,7 @@ def notes(run: Run) -> list[str]:
         *_one_subspace(run),
         *_cut_off(run),
         *_rows_of_no_token(run),
+        *_new_tokens(run),
         *router_note(run.model),
         *remarks(run.data.summary),
     ]
@@ -97,6 +98,20 @@ def _rows_of_no_token(run: Run) -> list[str]:
     if asked is None or run.recipe.model.name_or_path is not None or asked <= 2 * known:
         return []
     return [f"the embedding has {asked:,} rows, the tokenizer {known:,} ids: model.vocab_size=null makes as many"]
+
+
+def _new_tokens(run: Run) -> list[str]:
+    """What became of the tokens that the recipe adds, and what is trained for them beside adapters."""
+    named, ids = run.recipe.model.new_tokens, sorted(run.data.summary.get("new_tokens", {}).values())
+    if not named:
+        return []
+    which = f"{counted(len(ids), 'id')} from {ids[0]} on" if ids else "the tokenizer has them all"
+    if run.recipe.model.name_or_path is None or run.recipe.model.random_init:
+        return [f"model.new_tokens: {which}; their rows are drawn like all others"]
+    optim = run.recipe.optim
+    beside = "; embedding and head are trained in full beside the adapters, unless adapted"
+    beside *= optim.method == "lora" and optim.adapter != "factors"
+    return [f"model.new_tokens: {which}; rows that are new start at the mean of the others{beside}"]
 
 
 def _one_subspace(run: Run) -> list[str]:
@@ -166,7 +181,7 @@ def _kernels(device: torch.device) -> str:
     return f"torch (CUDA; {against})" if against else "triton (CUDA), and torch where that is as fast"
 
 
-def _data(summary: dict[str, Any]) -> str:
+def data_line(summary: dict[str, Any]) -> str:
     """`packaged: 1,171 documents, 1,134,514 tokens; held out 18 documents, 17,649 tokens; bad rows 3`."""
     documents, tokens = summary.get("documents", {}), summary.get("tokens", {})
     what = "example" if "truncated_examples" in summary else "document"

@@ -16,6 +16,8 @@ from galore.trainer.build import build_model
 from galore.trainer.checkpoint.checkpoint import bytes_for
 from galore.trainer.checkpoint.state import planned_bytes
 from galore.trainer.common.format import counted, size
+from galore.trainer.data.tokens.extend import add_tokens
+from galore.trainer.data.tokens.tokenizer import given_tokenizer, id_bound
 from galore.trainer.flops import flops_per_token, recomputed_flops_per_token
 from galore.trainer.optim import GaLoreAdamW
 from galore.trainer.optim.groups import is_under
@@ -100,11 +102,20 @@ def _row(kind: str, shape: tuple[int, ...], members: list[tuple[nn.Parameter, Fu
 DRY_RUN_VOCABULARY = 32_000  # rows of the embedding where neither recipe nor model says; a dry run reads no corpus
 
 
-def planned_vocabulary(recipe: Recipe) -> tuple[int, list[str]]:
-    """Token ids to plan for where no tokenizer is read, and a note where the number is assumed."""
-    if recipe.model.vocab_size is not None or recipe.model.name_or_path is not None:
-        return recipe.model.vocab_size or 1, []
+def planned_vocabulary(loaded: LoadedRecipe) -> tuple[int, list[str]]:
+    """Token ids to plan for, and a note where the number is assumed: a tokenizer is read for its new tokens only."""
+    recipe = loaded.recipe
+    if recipe.model.vocab_size is not None:
+        return recipe.model.vocab_size, []
+    new = recipe.model.new_tokens
+    if recipe.model.name_or_path is not None:
+        tokenizer = given_tokenizer(recipe, loaded.base_dir) if new else None
+        if tokenizer is None:
+            return 1, []
+        add_tokens(tokenizer, new)
+        return id_bound(tokenizer), []
     vocabulary = recipe.data.tokenizer_vocab_size if recipe.data.tokenizer is None else DRY_RUN_VOCABULARY
+    vocabulary += len(new)
     return vocabulary, [f"vocabulary of {vocabulary} assumed: model.vocab_size is not set, and no tokenizer is read"]
 
 
@@ -133,7 +144,7 @@ def dry_run(loaded: LoadedRecipe) -> DryRun:
         UserError: the model or the parameter groups cannot be built.
     """
     recipe = loaded.recipe
-    vocabulary, notes = planned_vocabulary(recipe)
+    vocabulary, notes = planned_vocabulary(loaded)
     model, _ = build_model(recipe, vocabulary, "meta", loaded.base_dir)
     optimizer = attach_optimizer(model, recipe, recipe.train.accumulation)
     if recipe.train.device == "cuda" and not torch.cuda.is_available():

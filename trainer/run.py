@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from galore.trainer.build import Run, build, refuse_other_mathematics, trained_schedule
+from galore.trainer.build import Run, build, going_on, refuse_other_mathematics, trained_schedule
 from galore.trainer.checkpoint.checkpoint import bytes_for, most_beside, newest_verified
 from galore.trainer.checkpoint.diskspace import require_for_run
 from galore.trainer.checkpoint.finite import not_finite
@@ -24,20 +24,23 @@ from galore.trainer.facts import facts, header, now
 from galore.trainer.fit.forecast import forecast
 from galore.trainer.loop import train
 from galore.trainer.machine.hardware import Peak
+from galore.trainer.machine.power import PowerMeter
 from galore.trainer.machine.signals import StopOnSignal
 from galore.trainer.memory.live import current_and_peak, forget_peak
 from galore.trainer.memory.verdict import VERDICTS, reason
 from galore.trainer.models.adapters.lora import stored_config
 from galore.trainer.models.generate import rehearse
 from galore.trainer.parallel.group import Group
-from galore.trainer.recipe.extras import no_plots, refuse_missing_extras
+from galore.trainer.recipe.extras import missing, no_plots, refuse_missing_extras
 from galore.trainer.recipe.load import LoadedRecipe, recipe_of_run
 from galore.trainer.recipe.schema.recipe import Recipe
 from galore.trainer.record.callbacks import Callbacks
 from galore.trainer.record.heldout import HeldOut
+from galore.trainer.record.history import History
 from galore.trainer.record.metrics import SILENT, Console, Metrics, read_rows
 from galore.trainer.record.report import is_reported, write_report
 from galore.trainer.record.rundir import RunDir
+from galore.trainer.record.sections import spent
 from galore.trainer.record.trackers.sink import make_sink
 from galore.trainer.recorder import Meter, Recorder
 from galore.trainer.rescue import described
@@ -69,6 +72,8 @@ def run_training(
     if resume and directory.fresh:
         console.message(f"{directory.root} holds no run yet: starting one")
     with directory.locked():
+        if not directory.fresh:
+            loaded = going_on(loaded, directory)
         if not directory.fresh and _is_done(directory, loaded.recipe):
             console.message(f"{directory.root} is finished: nothing is left to do, and nothing was changed")
             if group is not None:
@@ -114,7 +119,7 @@ def follow(loaded: LoadedRecipe, group: Group) -> None:
     if not directory.recipe.is_file():
         what = f"rank {group.rank} finds no run here, which rank 0 has begun"
         raise RunFailed(what, where=told["root"], fix="keep runs on a file system that all machines share")
-    run = build(loaded, directory, SILENT, silent, group)
+    run = build(loaded if directory.fresh else going_on(loaded, directory), directory, SILENT, silent, group)
     try:
         if run.first_step != told["step"]:
             what = f"rank {group.rank} goes on after step {run.first_step}, rank 0 after {told['step']}"
@@ -213,8 +218,6 @@ def _require_places(directory: RunDir) -> None:
     for folder in (directory.checkpoints, directory.plots):
         if folder.exists() and not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
             raise UserError("is no folder that can be written to", where=str(folder), fix="move it away, or mend it")
-    if directory.report.is_dir():
-        raise UserError("is a folder, where the report is to be", where=str(directory.report), fix="move it away")
 
 
 def _require_held_out(run: Run) -> None:
@@ -249,7 +252,10 @@ def _report(run: Run) -> Path | None:
     if run.directory.is_lost:  # the error that ends the run says so
         return None
     try:
-        return write_report(run.directory)
+        report = write_report(run.directory)
+        if energy := spent(History.read(run.directory)):
+            run.console.message(f"energy: {energy}")
+        return report
     except UserError as error:
         run.console.message(str(error))
     except Exception as error:
@@ -266,8 +272,11 @@ def _recorder(run: Run, console: Console, baseline: int, callbacks: Callbacks | 
     sink = make_sink(run.recipe, run.directory, console.message, step=run.first_step, steps_per_epoch=epoch)
     run.directory.require_own()
     metrics = Metrics.open(run.directory.metrics, resume_step, warn=console.message, sink=sink)
-    taken = 0 if run.device.type == "cuda" else baseline
-    recorder = Recorder(metrics, console, meter, run.device, taken, callbacks)
+    on_gpu = run.device.type == "cuda"
+    if on_gpu and (why := missing("pynvml")):
+        console.message(f"no energy, power and temperature: {why}")
+    power = PowerMeter.of(run.device)
+    recorder = Recorder(metrics, console, meter, run.device, 0 if on_gpu else baseline, callbacks, power)
     if run.checkpoint is not None:
         recorder.go_on_from(run.checkpoint.state)
     return recorder
@@ -300,7 +309,14 @@ def _begin(run: Run, recorder: Recorder) -> None:
     if "warning" in shown:
         recorder.console.notice(f"warning: {shown['warning'].partition(', first ')[0]}")
     if run.first_step:
-        recorder.event(run.first_step, _resumed(run, planned))
+        recorder.event(run.first_step, _resumed(run, planned) + _told_of_absent(run, recorder.metrics.absent))
+
+
+def _told_of_absent(run: Run, rows: int) -> str:
+    if not rows:
+        return ""
+    of = f"{rows:,} of the {run.first_step:,} steps before"
+    return f"; {run.directory.metrics.name} has lost the rows of {of}, which report and plots then lack"
 
 
 def _resumed(run: Run, planned: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 from torch import Tensor
@@ -52,13 +53,21 @@ def save(run: Run, recorder: Recorder, at: Standing, must: bool) -> None:
     recorder.metrics.sync()
     try:
         keep, best = run.recipe.train.save_total_limit, best_step(run, recorder, at.step)
-        folder = checkpoint.save(run.directory.checkpoints, at.step, tensors, state, keep, best)
+        folder = checkpoint.save(run.directory.checkpoints, at.step, tensors, state, keep, best, _beside(run))
     except checkpoint.CheckpointFailed as error:
         if must:
             raise
         recorder.event(at.step, f"{error}; training goes on, the next save tries again")
     else:
         recorder.tell(at.step, "on_save", at.step, folder)
+
+
+def _beside(run: Run) -> list[Path]:
+    """What makes a checkpoint a model folder; of adapters, factors or 8-bit weights transformers would read none."""
+    optim = run.recipe.optim
+    if optim.method == "lora" or optim.weight_dtype is not None:
+        return []
+    return [run.directory.model, run.directory.tokenizer]
 
 
 def best_step(run: Run, recorder: Recorder, now: int) -> int | None:

@@ -47,6 +47,7 @@ ADAPTERS_ALONE = (
     "LoRA trains its adapters alone here. The shipped -lora recipes also train embeddings, head and norms, as GaLore "
     "does, and need more: optim.train_modules=[embed_tokens,lm_head,norm]."
 )
+UNFINISHED = "The time is over before all was tried: --advise tries to the end, several changes together included."
 NOTHING_FITS = "Nothing that was tried makes it fit, not even all of it together."
 FITS = {True: "yes", False: "no", None: "maybe"}
 
@@ -140,6 +141,9 @@ def show_advice(console: Console, advice: Advice) -> None:
     from galore.trainer.recipe.change import spelled
 
     console.print()
+    if advice.unfinished and not advice.trials:
+        say(UNFINISHED)
+        return
     if not advice.trials:
         room = ", or ".join(" ".join(spelled(settings)) for settings in advice.room)
         told = f"Room for: {room}" if room else "No larger micro-batch and no longer sequence is possible."
@@ -159,7 +163,9 @@ def show_advice(console: Console, advice: Advice) -> None:
 def _enough(advice: Advice) -> Iterator[str]:
     """What makes it fit, with the total of each way; the one that `--fit` writes comes last."""
     alone, mildest, settled = advice.alone, _together(advice.mildest), _together(advice.chosen)
-    if alone is None:
+    if advice.unfinished:
+        yield f"One change is enough: {_together([alone])}" if alone else UNFINISHED
+    elif alone is None:
         yield f"The mildest that fits, together: {mildest}" if mildest else NOTHING_FITS
     elif settled == _together([alone]):
         if mildest not in ("", settled):

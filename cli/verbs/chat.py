@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from galore.cli.arguments import Device, DeviceName, Model, finite
+from galore.cli.arguments import Chosen, Device, DeviceName, Model, finite
 from galore.cli.errors import show, tell_skipped
 from galore.cli.verbs.generate import LONGEST, refuse_too_cold
 from galore.trainer.common.errors import UserError
@@ -36,6 +36,7 @@ def chat(
         ),
     ] = 0.95,
     seed: Annotated[int, typer.Option(min=0, max=2**62, help="The same seed gives the same answers.")] = 0,
+    checkpoint: Chosen = None,
     device: Device = DeviceName.auto,
 ) -> None:
     """Talk to a trained model in its chat template. From a pipe, each line is a turn.
@@ -44,15 +45,16 @@ def chat(
     """
     refuse_too_cold(temperature)
 
-    from galore.trainer.machine.process import prepare_process
+    from galore.trainer.machine.process import import_libraries, prepare_process
 
     prepare_process()  # before torch is imported
+    import_libraries()
 
     from galore.trainer.machine.device import choose_device, choose_threads
     from galore.trainer.trained.chat import Chat
     from galore.trainer.trained.runmodel import load_run_model
 
-    stored = load_run_model(model, str(choose_device(device)))
+    stored = load_run_model(model, str(choose_device(device)), checkpoint)
     tell_skipped(stored.skipped)
     if stored.recipe is not None:
         choose_threads(stored.recipe.train.num_threads)

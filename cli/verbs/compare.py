@@ -47,12 +47,13 @@ def compare(
 
     trials = grid(recipe, overrides or [], methods, learning_rates, seeds)
 
-    from galore.trainer.machine.process import ask_for_expandable_segments, prepare_process
+    from galore.trainer.machine.process import ask_for_expandable_segments, import_libraries, prepare_process
     from galore.trainer.recipe.load import load_recipe
 
     loaded = load_recipe(recipe, overrides or [])
     prepare_process()  # before torch is imported
     ask_for_expandable_segments(loaded.recipe.train.expandable_segments)
+    import_libraries()
 
     from galore.cli.show.gluetable import show_losses
     from galore.cli.show.preparing import preparing

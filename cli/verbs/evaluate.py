@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from enum import StrEnum
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
-from galore.cli.arguments import Device, DeviceName, Model, Overrides, complete_recipe
+from galore.cli.arguments import Chosen, Device, DeviceName, Model, Overrides, complete_recipe
 from galore.cli.errors import tell_skipped
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.format import counted
@@ -37,26 +38,61 @@ def evaluate(
     max_tokens: Annotated[
         int | None, typer.Option(min=1, max=2**63 - 1, help="Tokens that are scored.", show_default="the recipe's")
     ] = None,
+    checkpoint: Chosen = None,
+    tasks: Annotated[
+        str | None,
+        typer.Option(help="Benchmarks of lm-eval instead, such as hellaswag,arc_easy.", show_default=False),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, max=2**31, help="With --tasks: examples of each task.", show_default="all")
+    ] = None,
+    shots: Annotated[
+        int | None,
+        typer.Option(min=0, max=1000, help="With --tasks: examples in the prompt.", show_default="the task's own"),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, max=4096, help="With --tasks: requests of one forward.")] = 1,
+    include_path: Annotated[
+        Path | None, typer.Option(help="With --tasks: a folder with task files of your own.", show_default=False)
+    ] = None,
+    chat: Annotated[bool, typer.Option("--chat", help="With --tasks: ask in the chat template.")] = False,
     device: Device = DeviceName.auto,
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
 ) -> None:
-    """Score a model on held-out text: mean cross-entropy in nats per token, and perplexity; or a classifier on its
-    task."""
+    """Score a model on held-out text: mean cross-entropy in nats per token, perplexity, bits per byte; a classifier on
+    its task; or with --tasks on benchmarks of lm-eval."""
+    if tasks is not None:
+        if overrides or recipe is not None or mode is not None or max_tokens is not None:
+            what, fix = "scores no held-out text", "leave recipe, overrides, --mode and --max-tokens out"
+            raise UserError(what, where="--tasks", fix=fix)
+        _on_tasks(model, tasks, (limit, shots, batch_size, include_path, chat, checkpoint), device, as_json)
+        return
+    for given, option in ((limit, "--limit"), (shots, "--shots"), (include_path, "--include-path"), (chat, "--chat")):
+        if given:
+            raise UserError("is for benchmarks", where=option, fix="add --tasks NAMES, or leave it out")
+
     from galore.trainer.recipe.load import load_recipe
 
     if overrides and recipe is None:
         recipe = _own_recipe(model)
     loaded = load_recipe(recipe, overrides or []) if recipe is not None else None
 
-    from galore.trainer.machine.process import prepare_process
+    from galore.trainer.machine.process import import_libraries, prepare_process
 
     prepare_process()  # before torch is imported
+    import_libraries()
 
     from galore.trainer.machine.device import choose_device
     from galore.trainer.trained.evaluation import evaluate_stored
 
     where = str(choose_device(device))
-    scored = evaluate_stored(model, loaded, device=where, mode=mode.value if mode else None, max_tokens=max_tokens)
+    scored = evaluate_stored(
+        model,
+        loaded,
+        device=where,
+        mode=mode.value if mode else None,
+        max_tokens=max_tokens,
+        checkpoint=checkpoint,
+    )
     tell_skipped(scored.skipped)
     for note in scored.notes:
         typer.echo(note, err=True)
@@ -76,12 +112,37 @@ def evaluate(
         typer.echo(f"eval.mode {facts['mode']}")
 
 
-def _own_recipe(model: str) -> str:
-    file = user_path(model) / "recipe.yaml"
-    if not file.is_file():
-        from galore.trainer.record.rundir import refuse_absent, refuse_part_of_run
+def _on_tasks(model: str, tasks: str, how: tuple[Any, ...], device: DeviceName, as_json: bool) -> None:
+    """Score benchmarks and print their table, or one line of JSON."""
+    from galore.trainer.machine.process import prepare_process
+    from galore.trainer.recipe.extras import refuse_missing
 
+    refuse_missing("lm_eval", "eval --tasks", "--tasks")
+    names = [name.strip() for name in tasks.split(",") if name.strip()]
+    if not names:
+        raise UserError("names no task", where="--tasks", fix="write --tasks hellaswag,arc_easy")
+    prepare_process()  # before torch is imported
+
+    from galore.cli.show.tasktable import show_scores
+    from galore.trainer.machine.device import choose_device
+    from galore.trainer.trained.harness import Asked, evaluate_tasks
+
+    scored = evaluate_tasks(model, Asked(names, *how), str(choose_device(device)))
+    tell_skipped(scored.skipped)
+    if as_json:
+        known = {"model": scored.origin, "step": scored.step, "results": scored.results}
+        typer.echo(json.dumps(known | {"versions": scored.versions, "shots": scored.num_fewshot}))
+    else:
+        typer.echo(scored.origin)
+        show_scores(scored)
+
+
+def _own_recipe(model: str) -> str:
+    from galore.trainer.record.rundir import refuse_absent, refuse_part_of_run, run_of
+
+    run = run_of(user_path(model))
+    if run is None:
         refuse_part_of_run(user_path(model))
         refuse_absent(model)
         raise UserError(f"{model} is no run, so it has no recipe to override", fix="name a recipe with --recipe")
-    return str(file)
+    return str(run.recipe)

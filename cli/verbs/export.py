@@ -2,24 +2,74 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from galore.cli.arguments import Model
+from galore.cli.arguments import Chosen, Model
 from galore.cli.errors import tell_skipped
+
+SIZE = re.compile(r"[1-9]\d{0,5}[KMGT]i?B")
 
 
 def export(
     model: Model,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A folder that does not exist yet.", show_default=False)],
+    checkpoint: Chosen = None,
+    max_shard_size: Annotated[
+        str | None,
+        typer.Option(help="Largest file of weights, such as 5GB.", show_default="transformers' own"),
+    ] = None,
+    ollama: Annotated[bool, typer.Option("--ollama", help="Write a Modelfile for `ollama create`.")] = False,
+    push: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Upload it to this model repository of the hub; HF_TOKEN must be set.",
+            show_default=False,
+        ),
+    ] = None,
+    private: Annotated[bool, typer.Option("--private", help="With --push: nobody else may read it.")] = False,
+    license: Annotated[str, typer.Option(help="Licence in the model card, such as apache-2.0.")] = "",
 ) -> None:
     """Write a Hugging Face folder: safetensors, configuration and tokenizer; LoRA adapters are merged."""
+    if max_shard_size is not None and not SIZE.fullmatch(max_shard_size):
+        raise typer.BadParameter(f"{max_shard_size} is no size such as 5GB or 500MB", param_hint="--max-shard-size")
+    if private and push is None:
+        raise typer.BadParameter("is for what is pushed: add --push NAME", param_hint="--private")
     from galore.trainer.common.format import size
+    from galore.trainer.machine.process import import_libraries
+
+    import_libraries()
+
+    from galore.trainer.trained.export import Extras
     from galore.trainer.trained.export import export as write
 
-    written = write(model, out)
+    if push is not None:
+        from galore.trainer.trained.hub import require_push
+
+        require_push(push)
+    name = push.rpartition("/")[2] if push is not None else out.name
+    written = write(model, out, Extras(max_shard_size, ollama, name, license), checkpoint)
     tell_skipped(written.skipped)
     typer.echo(f"{written.folder}: {size(written.bytes)}, from {written.origin}")
     typer.echo(f'{written.loads}.from_pretrained("{written.folder}") loads it')
+    if ollama:
+        typer.echo(f"ollama create {_tag(name)} -f {written.folder}/Modelfile")
+    if written.note:
+        typer.echo(written.note, err=True)
+    if written.loads == "AutoModelForCausalLM" and written.own_tokenizer:
+        typer.echo("no GGUF: llama.cpp's converter knows no tokenizer that was trained on a run's own corpus")
+    elif written.loads == "AutoModelForCausalLM":
+        typer.echo(f"GGUF, with llama.cpp: python convert_hf_to_gguf.py {written.folder} --outtype auto")
+    if push is not None:
+        from galore.trainer.trained.hub import push as upload
+
+        typer.echo(f"pushed to {upload(written.folder, push, private)}")
+
+
+def _tag(name: str) -> str:
+    """A name that Ollama takes."""
+    return re.sub(r"[^a-z0-9._-]", "-", name.lower()) or "model"

@@ -93,9 +93,10 @@ def finetune_glue(
     with as_typed(typed):
         trials = grid(recipe, settings, task, method, learning_rates, seeds)
 
-    from galore.trainer.machine.process import ask_for_expandable_segments, prepare_process
+    from galore.trainer.machine.process import ask_for_expandable_segments, import_libraries, prepare_process
 
     prepare_process()  # before torch is imported
+    import_libraries()
     ask_for_expandable_segments(trials[0].recipe.train.expandable_segments)
 
     from galore.cli.show.preparing import preparing

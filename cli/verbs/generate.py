@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from galore.cli.arguments import Device, DeviceName, Model, finite
+from galore.cli.arguments import Chosen, Device, DeviceName, Model, finite
 from galore.cli.errors import tell_skipped
 from galore.trainer.common.errors import UserError
 
@@ -36,20 +36,22 @@ def generate(
     chat: Annotated[
         bool, typer.Option("--chat", help="Ask in the tokenizer's chat template; a run on instructions does so anyway.")
     ] = False,
+    checkpoint: Chosen = None,
     device: Device = DeviceName.auto,
 ) -> None:
     """Continue a prompt with a trained model."""
     refuse_too_cold(temperature)
 
-    from galore.trainer.machine.process import prepare_process
+    from galore.trainer.machine.process import import_libraries, prepare_process
 
     prepare_process()  # before torch is imported
+    import_libraries()
 
     from galore.trainer.machine.device import choose_device, choose_threads
     from galore.trainer.models.generate import sample
     from galore.trainer.trained.runmodel import load_run_model
 
-    stored = load_run_model(model, str(choose_device(device)))
+    stored = load_run_model(model, str(choose_device(device)), checkpoint)
     tell_skipped(stored.skipped)
     if stored.recipe is not None:
         choose_threads(stored.recipe.train.num_threads)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -14,6 +14,8 @@ from galore.trainer.common.errors import UserError
 
 if TYPE_CHECKING:
     from galore.trainer.recipe.load import LoadedRecipe
+
+Toolkit = Literal["llama-factory", "axolotl", "torchtune"]
 
 app = typer.Typer(cls=VerbGroup, no_args_is_help=True, help="List, show, copy and check recipes.")
 
@@ -51,9 +53,7 @@ def copy(
     written = copy_recipe(name, file, overrides or [], force=force)
     if made:
         typer.echo(f"made the folder {file.parent}")
-    typer.echo(
-        f"wrote {written}; check it with `galore recipes validate {written}`, run it with `galore train {written}`"
-    )
+    say(f"wrote {written}; check it with `galore recipes validate {written}`, run it with `galore train {written}`")
 
 
 @app.command(cls=Verb)
@@ -90,6 +90,32 @@ def _say_right(loaded: LoadedRecipe, file: str) -> None:
             say(f"  {line}", hanging="    ")
 
 
+@app.command("convert", cls=Verb)
+def convert_file(
+    file: Annotated[Path, typer.Argument(help="A training file of another toolkit, YAML.", show_default=False)],
+    tool: Annotated[
+        Toolkit | None,
+        typer.Option("--from", help="Whose file it is.", show_default="what its keys say"),
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="The recipe to write.", show_default="standard output")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False,
+) -> None:
+    """Make a recipe of a LLaMA-Factory, axolotl or torchtune file, and say what became of each line."""
+    from galore.trainer.common.durable import replace_file
+    from galore.trainer.recipe.convert.convert import convert
+
+    made = convert(str(file), tool)
+    if output is None:
+        typer.echo(made.text, nl=False)
+        return
+    if output.exists() and not force:
+        raise UserError("exists", where=str(output), fix="choose another --output, or --force")
+    replace_file(output, made.text)
+    for line in map(str, made.told):
+        typer.echo(line)
+    typer.echo(f"wrote {output}: {made.counts}; check it with `galore train {output} --dry-run`")
+
+
 @app.command(cls=Verb)
 def schema(
     output: Annotated[Path | None, typer.Option(help="The file to write.", show_default="standard output")] = None,
@@ -100,6 +126,8 @@ def schema(
 
     if output is None:
         typer.echo(schema_text(), nl=False)
+    elif not output.absolute().parent.is_dir():
+        raise UserError(f"there is no folder {output.parent}", where="--output", fix="make it, or write elsewhere")
     else:
         replace_file(output, schema_text())
         typer.echo(f"wrote {output}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -23,7 +25,10 @@ def train(
     overrides: Overrides = None,
     output_dir: Annotated[
         Path | None,
-        typer.Option(help="Where the run is kept.", show_default="runs/ and the recipe's name; a run's own folder"),
+        typer.Option(
+            help="Where the run is kept.",
+            show_default="runs/ and the recipe's name, with a number from the second on; a run's own folder",
+        ),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in there, or start it if there is none yet.")
@@ -60,7 +65,7 @@ def train(
         show_dry_run(loaded, card_or_default(gpu).name, shlex.join(command))
         return
 
-    carry_out(loaded, output_dir or own_folder(recipe, loaded.name), resume, verbose)
+    carry_out(loaded, output_dir or own_folder(recipe, loaded, resume), resume, verbose)
 
 
 def carry_out(
@@ -72,10 +77,11 @@ def carry_out(
     callbacks: Callbacks | None = None,
 ) -> None:
     """The run, in a process that is prepared for it; what it shows goes to `console`, or to standard output."""
-    from galore.trainer.machine.process import ask_for_expandable_segments, prepare_process
+    from galore.trainer.machine.process import ask_for_expandable_segments, import_libraries, prepare_process
 
     prepare_process()  # before torch is imported
     ask_for_expandable_segments(loaded.recipe.train.expandable_segments)
+    import_libraries()
 
     from galore.cli.show.console import make_console
     from galore.cli.show.nextcommands import next_commands
@@ -104,9 +110,55 @@ def carry_out(
     console.message(next_commands(RunDir(output_dir), loaded.recipe))
 
 
-def own_folder(recipe: str, name: str) -> Path:
-    """Where a run goes that nobody gave a place: the folder of the run whose recipe.yaml this is, or `runs/NAME`."""
+def own_folder(recipe: str, loaded: LoadedRecipe, resume: bool = False) -> Path:
+    """Where a run goes that nobody gave a place: the folder of the run that `recipe` is, or `runs/NAME`.
+
+    A second run of a recipe goes to `runs/NAME-2`. With `resume` it is the folder of its only run.
+
+    Raises:
+        UserError: there are several to go on with, and which ones.
+    """
+    from galore.trainer.recipe.shipped import is_shipped
+    from galore.trainer.record.rundir import RunDir, run_of
+
+    if not is_shipped(recipe) and (run := run_of(user_path(recipe))) is not None:
+        return run.root
+    root = Path("runs") / loaded.name
+    numbered = (root if number == 1 else root.with_name(f"{root.name}-{number}") for number in itertools.count(1))
+    if not resume:
+        free = next(path for path in numbered if not RunDir(path).recipe.is_file())
+        if free != root:
+            typer.echo(f"{root} holds a run already: this one goes to {free}; --resume goes on with a run")
+        return free
+    found = _runs_of(root, loaded.origin)
+    if len(found) > 1:
+        from galore.trainer.record.listing import list_runs
+
+        states = (each for path in found for each in list_runs(path))
+        told = "; ".join(f"{each.folder}, {each.state} after step {each.step or 0:,}" for each in states)
+        raise UserError(
+            f"there are several runs of {loaded.name}: {told or ', '.join(map(str, found))}",
+            where="--resume",
+            fix=f"name the one that is to go on: galore train {shlex.quote(str(found[-1]))} --resume",
+        )
+    return next(iter(found), root)
+
+
+def _runs_of(root: Path, origin: str) -> list[Path]:
+    """The runs at `root` and its numbered neighbours, but for those that name another recipe as theirs."""
     from galore.trainer.record.rundir import RunDir
 
-    run = RunDir(user_path(recipe).parent)
-    return run.root if user_path(recipe) == run.recipe and run.facts.is_file() else Path("runs") / name
+    number = re.compile(rf"{re.escape(root.name)}-(\d{{1,9}})$")
+    beside = root.parent.iterdir() if root.parent.is_dir() else ()
+    numbered = sorted((int(found[1]), path) for path in beside if (found := number.match(path.name)))
+    runs = [path for path in (root, *(path for _, path in numbered)) if RunDir(path).recipe.is_file()]
+    return [path for path in runs if path == root or _origin(path) in (origin, str(RunDir(path).recipe))]
+
+
+def _origin(run: Path) -> str:
+    """The recipe that the run in a folder was resolved from, as the first line of its own says."""
+    from galore.trainer.common.reading import read_bounded
+    from galore.trainer.record.rundir import RunDir
+
+    first = read_bounded(RunDir(run).recipe).partition(b"\n")[0]
+    return first.decode(errors="replace").strip().removeprefix("# Resolved from ")

@@ -1,4 +1,4 @@
-"""What a run shows in a notebook: one table that follows it, evaluations and messages below; no terminal's control codes."""
+"""What a run shows in a notebook: one table that follows it, evaluations and messages below; no control codes."""
 
 from __future__ import annotations
 

@@ -115,7 +115,7 @@ def to_adapter(here: Path) -> None:
 
 def wider(here: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(here / "model")
-    tokenizer.add_tokens(["<more>"])
+    tokenizer.add_tokens(["|more|"])
     tokenizer.save_pretrained(here / "wider")
 
 
@@ -147,7 +147,7 @@ CASES = {
                            text("model/model.safetensors", "x"),
                            both(delete("model"), lambda here: typed("export run model"))),
     "positions": Case(STORED + " data.max_length=128", "set data.max_length to (\\d+) or less", "data.max_length={1}"),
-    "rows": Case(STORED + " data.tokenizer=wider", "train with model.vocab_size: (\\d+)", "model.vocab_size={1}",
+    "rows": Case(STORED + " data.tokenizer=wider", "model.new_tokens='(\\S+)' gives", "model.new_tokens={1}",
                  wider),
     "fewer rows: out": Case(STORED + " model.vocab_size=299", "leave model.vocab_size out", "model.vocab_size=299>"),
     "room": Case(TRAIN + " model.vocab_size=200", "set it to (\\d+) or more, or to null", "model.vocab_size={1}"),

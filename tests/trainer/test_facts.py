@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from galore.kernels.ops.dispatch import ENVIRONMENT
-from galore.trainer.facts import _cut_off, _data, _kernels, _rows_of_no_token
+from galore.trainer.facts import _cut_off, _kernels, _rows_of_no_token, data_line
 
 ONE = {"train": 1, "validation": 1}
 PLURAL = re.compile(r"(?<![\d,.])1 [a-z-]+s\b")
@@ -31,15 +31,15 @@ PLURAL = re.compile(r"(?<![\d,.])1 [a-z-]+s\b")
     ],
 )
 def test_one_is_no_plural(summary: dict[str, object]) -> None:
-    told = _data(summary)
+    told = data_line(summary)
     assert "held out 1 " in told
     assert not PLURAL.search(told), told
 
 
 def test_bad_rows_are_told_with_the_place_of_the_first() -> None:
     bad = {"missing_field": {"rows": 2, "first": "/a: b/chat.jsonl:17: a field is missing (text)"}}
-    assert _data({"source": "local", "bad_rows": bad}).endswith("bad rows: 2 missing_field, first chat.jsonl:17")
-    assert _data({"source": "local", "bad_rows": {"x": {"rows": 2}}}).endswith("bad rows: 2 x")
+    assert data_line({"source": "local", "bad_rows": bad}).endswith("bad rows: 2 missing_field, first chat.jsonl:17")
+    assert data_line({"source": "local", "bad_rows": {"x": {"rows": 2}}}).endswith("bad rows: 2 x")
 
 
 def test_kernels_take_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

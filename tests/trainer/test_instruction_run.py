@@ -12,10 +12,13 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from galore.trainer import loop
+from galore.trainer.checkpoint import identity
+from galore.trainer.common.errors import UserError
+from galore.trainer.data.prepare import prepare_data
 from galore.trainer.fit.predict import profile_on
 from galore.trainer.machine.cards import card
 from galore.trainer.parameters import dry_run
-from galore.trainer.recipe.load import load_recipe
+from galore.trainer.recipe.load import load_recipe, recipe_of_run
 from galore.trainer.run import run_training
 from galore.trainer.trained.evaluation import evaluate_stored
 from galore.trainer.trained.export import export
@@ -193,3 +196,68 @@ def test_the_dry_run_and_the_memory_profile_need_no_data(recipe: Path) -> None:
     loaded = load_recipe(str(recipe), ["data.path=nowhere.jsonl"])
     assert dry_run(loaded).parameters
     assert profile_on(loaded, card("rtx4090")).fits
+
+
+# -- examples that do not see each other
+
+
+SAME = (
+    "optim.method=full",
+    "optim.learning_rate=0.001",
+    "train.max_steps=4",
+    "train.save_steps=4",
+    "data.shuffle=false",
+)
+
+
+def test_packed_and_isolated_is_one_example_per_row(recipe: Path, tmp_path: Path) -> None:
+    """All examples in each step, as many to a row as fit or one to each: the same losses; others if they leak."""
+    ways = {"paper": ["data.packing=paper"], "packed": [], "leaking": ["data.isolate_documents=false"]}
+    losses, held_out = {}, {}
+    for name, settings in ways.items():
+        count = prepare_data(load_recipe(str(recipe), settings).recipe, recipe.parent).num_sequences
+        out = tmp_path / name
+        sizes = (f"train.global_batch_size={count}", f"train.micro_batch_size={count}")
+        execute(recipe, out, *SAME, *settings, *sizes)
+        assert isolates(out) is (name == "packed")
+        losses[name] = [row["loss_nats"] for row in rows(out)]
+        held_out[name] = rows(out, "eval")[-1]["loss_nats"]
+        assert len({row["targets"] for row in rows(out)}) == 1
+    assert losses["packed"] == pytest.approx(losses["paper"], rel=1e-5)
+    assert held_out["packed"] == pytest.approx(held_out["paper"], rel=1e-5)
+    assert losses["leaking"] != pytest.approx(losses["paper"], rel=1e-4)
+    scored = {name: evaluate_stored(str(tmp_path / name)).result.loss_nats for name in ways}
+    assert scored == pytest.approx(held_out)
+
+
+def isolates(out: Path) -> bool:
+    return any("isolated" in line for line in json.loads((out / "run.json").read_text())["kernels"])
+
+
+def test_a_run_of_before_goes_on_as_it_was(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its recipe and its checkpoints know nothing of `isolate_documents`: its examples saw each other, and go on to."""
+    key, leaking = "isolate_documents", "data.isolate_documents=false"
+    execute(recipe, tmp_path / "straight", leaking)
+    real, calls, known = loop.train_step, iter(range(4)), identity.mathematics
+
+    def fragile(*args: Any, **kwargs: Any) -> Any:
+        if next(calls) == 3:
+            raise KeyboardInterrupt
+        return real(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train_step", fragile)
+        patch.setattr(identity, "mathematics", lambda recipe: {k: v for k, v in known(recipe).items() if key not in k})
+        with pytest.raises(KeyboardInterrupt):
+            execute(recipe, tmp_path / "old", leaking)
+    file = tmp_path / "old" / "recipe.yaml"
+    file.write_text("".join(line for line in file.read_text().splitlines(keepends=True) if f"{key}:" not in line))
+
+    assert not recipe_of_run(file).data.isolates
+    with pytest.raises(UserError, match=f"data.{key}: false → true"):
+        execute(recipe, tmp_path / "old", f"data.{key}=true", resume=True)
+    execute(recipe, tmp_path / "old", resume=True)
+    assert not isolates(tmp_path / "old")
+    assert essence(tmp_path / "old") == essence(tmp_path / "straight")
+    assert f"{key}: false" in file.read_text()
+    execute(recipe, tmp_path / "old", resume=True)  # nothing is left to do, and nothing is refused

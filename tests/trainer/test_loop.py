@@ -30,6 +30,7 @@ from galore.trainer.recipe.load import load_recipe
 from galore.trainer.record import report
 from galore.trainer.recorder import Recorder
 from galore.trainer.run import run_training
+from galore.trainer.trained.runmodel import load_run_model
 
 STEPS = 8
 METHODS = {
@@ -497,6 +498,10 @@ def test_the_best_checkpoint_stays_beside_the_newest_and_is_known_after_a_restar
     assert saved(tmp_path / "run") == [2, 4], "1 was the best once"
     execute(recipe, tmp_path / "run", *BEST, resume=True)
     assert saved(tmp_path / "run") == [2, 4, 8]
+    assert load_run_model(str(tmp_path / "run"), checkpoint="best").step == 2
+    assert load_run_model(str(tmp_path / "run/checkpoints/step-00000004")).step == 4
+    with pytest.raises(UserError, match="chooses a checkpoint of a run, and this is one"):
+        load_run_model(str(tmp_path / "run/checkpoints/step-00000004"), checkpoint="best")
     assert essence(tmp_path / "run")[1] == essence(straight)[1]
     assert "nothing was changed" in execute(recipe, tmp_path / "run", *BEST, resume=True).messages[-1]
     execute(recipe, tmp_path / "run", *BEST, "train.save_best=false", resume=True)

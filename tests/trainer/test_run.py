@@ -8,13 +8,16 @@ import math
 import os
 import random
 import re
+import shutil
+import sys
+import types
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
 from galore.trainer import loop, recorder, run, shortage
 from galore.trainer.checkpoint import checkpoint, diskspace
@@ -22,12 +25,14 @@ from galore.trainer.common.errors import Interrupted, RunFailed, UserError
 from galore.trainer.fit.predict import profile_on
 from galore.trainer.machine.cards import card
 from galore.trainer.machine.hardware import Peak
+from galore.trainer.machine.power import PowerMeter, Sample
 from galore.trainer.machine.signals import HANDLED
 from galore.trainer.models.adapters import relora
 from galore.trainer.optim.projected import ProjectedSlot
 from galore.trainer.recipe.load import load_recipe
 from galore.trainer.record import report
 from galore.trainer.record.listing import list_runs
+from galore.trainer.record.trackers.sink import TRACKERS
 from galore.trainer.run import run_training
 from galore.trainer.trained.evaluation import evaluate_stored
 from galore.trainer.trained.export import export
@@ -163,6 +168,29 @@ def test_a_corpus_of_which_much_is_left_out_is_told_everywhere(corpus, tmp_path)
     assert "warning" not in execute(corpus, tmp_path / "good", "train.max_steps=1").header
 
 
+def test_trackers_hear_of_every_step_and_the_energy_is_told_at_the_end(corpus, tmp_path, monkeypatch):
+    heard, joules = [], itertools.count(0, 1000)
+    fake = types.SimpleNamespace(
+        log=lambda step, values: heard.append((step, values)), close=lambda: heard.append("end")
+    )
+    monkeypatch.setitem(sys.modules, "mlflow", types.ModuleType("mlflow"))
+    monkeypatch.setitem(TRACKERS, "mlflow", lambda module, start: fake)
+    power = PowerMeter(lambda: Sample(float(next(joules)), 250.0, 60), seconds=0.001)
+    monkeypatch.setattr(run, "PowerMeter", types.SimpleNamespace(of=lambda device: power))
+    console = execute(corpus, tmp_path / "run", "train.max_steps=2", "log.report_to=[mlflow]")
+    *steps, scored, end = heard
+    assert [step for step, _ in steps] == [1, 2]
+    facts = json.loads((tmp_path / "run/run.json").read_text())
+    expected = 2 * 8 / facts["data"]["train"]["sequences"]
+    assert steps[1][1]["train/epoch"] == pytest.approx(expected)
+    assert steps[1][1]["train/loss"] == rows(tmp_path / "run")[1]["loss_nats"]
+    assert scored[1]["eval/bits_per_byte"] > 0
+    assert end == "end"
+    (told,) = [each for each in console.messages if each.startswith("energy: ")]
+    assert "J per token; 250 W (median), 60 °C at most" in told
+    assert f"| **Energy** | {told.removeprefix('energy: ')} |" in (tmp_path / "run/report.md").read_text()
+
+
 def rows(out, kind="train"):
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return [row for row in lines if row["kind"] == kind]
@@ -227,9 +255,30 @@ def test_weights_in_8_bits_are_scored_and_exported_as_they_were_trained(corpus, 
     tensors, kept = (load_file(path / "model.safetensors") for path in (tmp_path / "out", newest(tmp_path / "run")))
     assert {tensor.dtype for tensor in tensors.values()} == {torch.bfloat16}
     assert not any("scale" in name for name in tensors)
+    assert not (newest(tmp_path / "run") / "config.json").exists(), "transformers would take the codes for weights"
     assert {name.rpartition(".")[2] for name, tensor in kept.items() if tensor.dtype == torch.int8} == {"weight"}
     losses = [[row["loss_nats"] for row in rows(tmp_path / name)] for name in ("run", "plain")]
     assert losses[0] == pytest.approx(losses[1], rel=0.01)
+
+
+def test_a_checkpoint_of_a_run_is_a_model_folder_for_transformers_and_for_every_verb(corpus, tmp_path):
+    execute(corpus, tmp_path / "run", "train.max_steps=2", "train.save_steps=1", "eval.eval_steps=1")
+    first, last = (tmp_path / "run" / "checkpoints" / f"step-0000000{step}" for step in (1, 2))
+    ids = AutoTokenizer.from_pretrained(first)("a few words", return_tensors="pt").input_ids
+    with torch.no_grad():
+        logits = [AutoModelForCausalLM.from_pretrained(path).eval()(ids).logits for path in (first, last)]
+    assert not torch.equal(*logits)
+    scored = [evaluate_stored(str(path)) for path in (first, last, tmp_path / "run", tmp_path / "run" / "recipe.yaml")]
+    assert [each.step for each in scored] == [1, 2, 2, 2]
+    assert [each.result.loss_nats for each in scored[:2]] == [
+        row["loss_nats"] for row in rows(tmp_path / "run", "eval")
+    ]
+    assert export(str(first), tmp_path / "out").step == 1
+    exported = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+    with torch.no_grad():
+        assert torch.equal(exported(ids).logits, logits[0])
+    shutil.copytree(first, tmp_path / "copy", ignore=shutil.ignore_patterns("optimizer*", "rng*", "state*"))
+    assert evaluate_stored(str(tmp_path / "copy"), load_recipe(str(corpus))).step is None
 
 
 def newest(out):
@@ -267,6 +316,7 @@ def test_adapters_restart_with_the_step_and_are_whole_in_its_checkpoint(corpus, 
     checkpoints = tmp_path / "run" / "checkpoints"
     merged, last = (load_file(checkpoints / f"step-0000000{step}" / "model.safetensors") for step in (3, 8))
     assert not any(tensor.any() for name, tensor in merged.items() if "lora_B" in name)
+    assert not list(checkpoints.glob("*/config.json")), "transformers would draw what the adapters are beside"
     assert all(not torch.equal(merged[name], last[name]) for name in merged if "base_layer" in name)
     score = rows(tmp_path / "run", "eval")[-1]["loss_nats"]
     assert evaluate_stored(str(tmp_path / "run")).result.loss_nats == pytest.approx(score, rel=2e-3)
@@ -364,7 +414,15 @@ def test_a_damaged_checkpoint_is_skipped_and_named(corpus, tmp_path):
     raw = bytearray(newest.read_bytes())
     raw[-7] ^= 4
     newest.write_bytes(raw)
+    kept = [
+        line for line in (out / "metrics.jsonl").read_text().splitlines(True) if json.loads(line)["step"] not in (2, 3)
+    ]
+    (out / "metrics.jsonl").write_text("".join(kept))
     console = execute(corpus, out, "train.save_total_limit=5", resume=True)
+    told = [row["message"] for row in rows(out, "event")]
+    assert any(
+        text.startswith("resumed after step 6; metrics.jsonl has lost the rows of 2 of the 6 steps") for text in told
+    )
     assert any("step-00000008" in message and "model.safetensors" in message for message in console.messages)
     assert any("step-00000006" in message and "verified" in message for message in console.messages)
 

@@ -1,6 +1,6 @@
 """Checkpoints: either whole and verified, or not there. Safetensors and JSON only.
 
-    root/step-00000100/{GROUP.safetensors …, state.json, manifest.json}
+    root/step-00000100/{GROUP.safetensors …, state.json, manifest.json, of a plain model what `modelfolder` adds}
 
 A checkpoint is written under another name, every file and then the directory is synced, and one rename makes it
 visible. `manifest.json` holds size and SHA-256 of each file; a checkpoint that differs in one bit is never loaded.
@@ -24,6 +24,7 @@ from torch import Tensor
 from galore.trainer.checkpoint.diskspace import explain, require
 from galore.trainer.checkpoint.manifest import NAME as MANIFEST
 from galore.trainer.checkpoint.manifest import Damaged, Manifest, check_files, read_manifest, verify
+from galore.trainer.checkpoint.modelfolder import INDEX, index, link
 from galore.trainer.checkpoint.rotation import (
     REPLACED,
     UNFINISHED,
@@ -95,6 +96,7 @@ def save(
     state: Mapping[str, Any],
     keep: int,
     best: int | None = None,
+    beside: Sequence[Path] = (),
 ) -> Path:
     """Write `root/step-<step>` atomically, then delete the oldest so that `keep` verified checkpoints remain.
 
@@ -105,6 +107,8 @@ def save(
         tensors: group name → tensor name → tensor, on any device; copied to the host one at a time.
         state: what JSON can hold; floats come back exactly.
         keep: number of checkpoints to keep, at least 2; `best` is the step of another one that stays.
+        beside: folders with configuration and tokenizer, where the group `model` holds the weights as transformers
+            names them: the checkpoint is then a model folder, too.
 
     Raises:
         CheckpointFailed: full disk or any other OSError.
@@ -115,10 +119,11 @@ def save(
     files = _check_groups(tensors)
     state_json = json.dumps(dict(state), indent=1).encode()
     target, temporary = root / f"step-{step:08d}", root / f"{UNFINISHED}step-{step:08d}"
-    needed = bytes_for(sum(map(tensor_bytes, tensors.values()))) + len(state_json)
+    small = {STATE: state_json} | ({INDEX: index(tensors["model"])} if beside else {})
+    needed = bytes_for(sum(map(tensor_bytes, tensors.values()))) + sum(map(len, small.values()))
     try:
         _make_room(root, needed, step)
-        manifest = _write(temporary, step, files, state_json)
+        manifest = _write(temporary, step, files, small, beside)
         _publish(temporary, target, manifest)
     except OSError as error:
         reason, remedy = explain(error, root, needed)
@@ -166,6 +171,21 @@ def newest_verified(root: Path, below: int | None = None) -> tuple[Checkpoint | 
         except Damaged as damage:
             skipped.append(Skipped(path, str(damage)))
     return None, skipped
+
+
+def verified(root: Path, step: int) -> Checkpoint:
+    """The checkpoint of `step`, whose bytes are as saved.
+
+    Raises:
+        Damaged: none is, and why not. RunFailed: one cannot be read just now.
+    """
+    damage = Damaged("it is not there")
+    for _, path in (each for each in step_directories(root) if each[0] == step):
+        try:
+            return _open(step, path)
+        except Damaged as found:
+            damage = found
+    raise damage
 
 
 def tidy(root: Path, keep: int, resumed: Path, best: int | None = None) -> None:
@@ -243,12 +263,19 @@ def _make_room(root: Path, needed: int, step: int) -> None:
     require(root, needed)
 
 
-def _write(directory: Path, step: int, groups: Mapping[str, Mapping[str, Tensor]], state_json: bytes) -> Manifest:
+def _write(
+    directory: Path,
+    step: int,
+    groups: Mapping[str, Mapping[str, Tensor]],
+    small: Mapping[str, bytes],
+    beside: Sequence[Path],
+) -> Manifest:
     directory.mkdir()
     files: dict[str, Written] = {name: write_file(directory / name, stream(group)) for name, group in groups.items()}
-    files[STATE] = write_file(directory / STATE, [state_json])
+    files |= {name: write_file(directory / name, [content]) for name, content in small.items()}
     manifest = Manifest.of(step, files)
     write_file(directory / MANIFEST, [manifest.to_json()])
+    link(directory, beside)
     sync_directory(directory)
     return manifest
 

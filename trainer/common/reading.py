@@ -68,10 +68,13 @@ def require_regular(path: Path, mode: int | None = None) -> None:
 
 
 def require_plain_folder(folder: str) -> None:
-    """Raises NotReadable for a pipe or a device in `folder`, if it is one: libraries read whatever has the name."""
+    """Raises NotReadable for a pipe or a device in `folder`, if it is one: libraries read whatever has the name.
+
+    Not for a text for people, which none reads.
+    """
     if os.path.isdir(folder):  # noqa: PTH112 - a name too long is no folder, Path's own raises
         for path in Path(folder).iterdir():
-            if path.exists() and not path.is_dir():
+            if path.exists() and not path.is_dir() and path.suffix != ".md":
                 require_regular(path)
 
 

@@ -50,8 +50,8 @@ class Head(Protocol):
     def weight(self) -> Tensor:
         """(V, d)"""
 
-    def hidden(self, input_ids: Tensor) -> Tensor:
-        """Ids (b, s) to the last hidden states (b, s, d)."""
+    def hidden(self, input_ids: Tensor, **arguments: Any) -> Tensor:
+        """Ids (b, s), and what the body takes beside them, to the last hidden states (b, s, d)."""
 
 
 SplitHead = Callable[[nn.Module], Head | None]

@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.format import counted
 from galore.trainer.data.batch import Batch, Data, Progress, silent, throttled
 from galore.trainer.data.glue.prepare import prepare_task
-from galore.trainer.data.notices import encoding_remedy
+from galore.trainer.data.notices import REMEDIES, encoding_remedy
 from galore.trainer.data.rows.examplerows import rows_over
 from galore.trainer.data.rows.labelled import full_batch
 from galore.trainer.data.rows.mapped import MappedData, Order
+from galore.trainer.data.rows.mixed import MixedData, mix
 from galore.trainer.data.rows.tokenbatch import TokenBatch
 from galore.trainer.data.text.conversation import READING
 from galore.trainer.data.text.holdout import content_hash, working_share
 from galore.trainer.data.text.quality import BadRows
 from galore.trainer.data.tokens.cache import cache_root, fingerprint
-from galore.trainer.data.tokens.chattemplate import ensure_template
-from galore.trainer.data.tokens.material import Material
+from galore.trainer.data.tokens.extend import extend
+from galore.trainer.data.tokens.material import Material, Materials
 from galore.trainer.data.tokens.tokenize import threads
 from galore.trainer.data.tokens.tokenized import Tokenized, tokenized
-from galore.trainer.data.tokens.tokenizer import given_tokenizer, id_bound, require_room, trained_tokenizer
+from galore.trainer.data.tokens.tokenizer import given_tokenizer, id_bound, trained_tokenizer
 from galore.trainer.recipe.schema.recipe import Recipe
+from galore.trainer.recipe.schema.source import SourceSection
 from galore.trainer.tasks.glue import TASKS
 
 if TYPE_CHECKING:
@@ -36,6 +40,7 @@ if TYPE_CHECKING:
 
     from galore.trainer.data.stream.stream import StreamedData
 
+EXAMPLE = 128  # tokens of a document that does not see the others of its row, where none is at hand
 MARGIN = 1.5  # some documents have more characters per token than others
 
 
@@ -57,23 +62,47 @@ def prepare_data(recipe: Recipe, base_dir: Path, progress: Progress | None = Non
             from galore.trainer.data.stream.stream import open_stream  # needs an optional package
 
             return open_stream(recipe, base_dir, cache, report)
-        material, notes = Material.of(recipe.data, base_dir, cache, report), list[str]()
-        tokenizer = _tokenizer(recipe, base_dir, material, report, notes.append)
-        data = map_data(recipe, tokenizer, material, tokenized(material, tokenizer, report, notes.append))
-        return replace(data, notes=tuple(notes))
+        parts = list[Material]()
+        for part, label in zip(recipe.data.parts, recipe.data.labels, strict=True):
+            with _told_of(label):
+                parts.append(Material.of(part, base_dir, cache, report))
+        material, notes = Materials.of(parts), list[str]()
+        tokenizer, added = _tokenizer(recipe, base_dir, material, report, notes.append)
+        data = list[MappedData]()
+        for one, label in zip(parts, recipe.data.labels, strict=True):
+            with _told_of(label):
+                data.append(map_data(recipe, tokenizer, one, tokenized(one, tokenizer, report, notes.append)))
+        whole = data[0] if recipe.data.sources is None else _mixed(recipe.data.sources, data)
+        summary = whole.summary | ({"new_tokens": added} if added else {})
+        return replace(whole, notes=(*notes, *whole.notes), summary=summary)
+
+
+@contextmanager
+def _told_of(label: str) -> Iterator[None]:
+    """An error that is about one of several sources says which."""
+    try:
+        yield
+    except UserError as error:
+        error.where += f" (data.sources: {label})" * bool(label)
+        raise
+
+
+def _mixed(sources: list[SourceSection], data: list[MappedData]) -> MixedData:
+    return mix({each.label: one for each, one in zip(sources, data, strict=True)}, [each.weight for each in sources])
 
 
 def _tokenizer(
-    recipe: Recipe, base_dir: Path, material: Material, progress: Progress, tell: Callable[[str], object]
-) -> PreTrainedTokenizerBase:
+    recipe: Recipe, base_dir: Path, material: Materials, progress: Progress, tell: Callable[[str], object]
+) -> tuple[PreTrainedTokenizerBase, dict[str, int]]:
+    """The tokenizer, and the tokens that the recipe added to it."""
     given = given_tokenizer(recipe, base_dir)
+    if given is None and any(part.tokens_field for part in recipe.data.parts):
+        fix = "set data.tokenizer to the tokenizer that made the tokens"
+        raise UserError("tokens mean nothing without their tokenizer", where="data.tokens_field", fix=fix)
     size = recipe.data.tokenizer_vocab_size
     folder = material.cache / "tokenizers" / fingerprint([material.identity, size])
     tokenizer = given or trained_tokenizer(material.training_texts(progress), size, folder, progress, tell)
-    require_room(recipe.model, tokenizer)
-    if recipe.data.instruct:
-        ensure_template(tokenizer)
-    return tokenizer
+    return tokenizer, extend(tokenizer, recipe, base_dir, tell)
 
 
 def _trains_tokenizer(recipe: Recipe) -> bool:
@@ -82,7 +111,7 @@ def _trains_tokenizer(recipe: Recipe) -> bool:
 
 def map_data(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, material: Material, text: Tokenized) -> MappedData:
     """Rows over the stores, checked to be enough. Raises UserError."""
-    section, train_section = recipe.data, recipe.train
+    section, train_section = material.section, recipe.train
     order = Order(train_section.seed, train_section.global_batch_size, section.shuffle)
     train, validation = (rows_over(store, section, tokenizer) for store in (text.train, text.validation))
     options: list[Any] = [section.packing, section.max_length, order.seed, order.global_batch_size, order.shuffle]
@@ -99,7 +128,8 @@ def map_data(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, material: Mater
         **({"asked_vocab_size": section.tokenizer_vocab_size} if _trains_tokenizer(recipe) else {}),
     }
     _require_rows(material, len(train), len(validation), summary)
-    return MappedData(tokenizer, id_bound(tokenizer), train, validation, section.max_length, order, summary)
+    size, folder = id_bound(tokenizer), text.folder
+    return MappedData(tokenizer, size, train, validation, section.max_length, order, summary, cache=folder)
 
 
 def _require_rows(material: Material, train: int, validation: int, summary: dict[str, Any]) -> None:
@@ -129,11 +159,13 @@ def _mend(summary: dict[str, Any]) -> str:
     """What to do where not one row is good."""
     kinds = set(summary["bad_rows"])
     if kinds == {"refused"}:
-        return "give the tokenizer another chat template (chat_template.jinja in its folder), or mend the rows"
+        return "choose another chat template (data.chat_template), or mend the rows"
     if looks := encoding_remedy(summary):
         return looks
     if kinds and kinds <= {"invalid_utf8", "undecodable"}:
         return "set data.encoding to what the files are in, or convert them: iconv -f LATIN1 -t UTF-8 is for those of western Europe"
+    if kinds == {"invalid_json"}:
+        return REMEDIES["invalid_json"]
     if kinds:
         return "check data.path, data.format and the columns that section data names"
     return "the files are empty, or all is held out"
@@ -145,7 +177,7 @@ def _hold_out_more(material: Material, tokens: int) -> str:
         return "name more files, lower data.max_length"
     section, bad = material.section, BadRows("skip")
     sizes = [(content_hash(document.text), len(document.text)) for document in material.train.documents(bad)]
-    whole = section.instruct or section.packing == "paper"  # a row is made of one document, however short
+    whole = section.examples or section.packing == "paper"  # a row is made of one document, however short
     enough = 1 if whole else MARGIN * section.max_length * sum(size for _, size in sizes) / max(tokens, 1)
     share = working_share(sizes, enough)
     if share is None:
@@ -165,4 +197,5 @@ def fullest_batch(recipe: Recipe, ids: Tensor) -> Batch:
     task = recipe.data.task
     if task is not None:
         return full_batch(ids.numpy(), np.float32 if TASKS[task].is_regression else np.int64)
-    return TokenBatch(ids, ids, tuple(range(len(ids))))
+    at = torch.arange(ids.shape[1]).remainder(EXAMPLE).expand(ids.shape) if recipe.data.isolates else None
+    return TokenBatch(ids, ids, tuple(range(len(ids))), at)

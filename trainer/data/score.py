@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +23,8 @@ from galore.trainer.recipe.schema.train import EvalMode
 class EvalResult:
     """`loss_nats` is the mean the mode defines, `perplexity` its exponential, `tokens` the targets that were scored.
 
-    `nats` is the sum over them, whatever the mode; `bytes` is what they spell, 0 where that is not known.
+    `nats` is the sum over them, whatever the mode; `bytes` is what they spell, 0 where that is not known. `sources`
+    has the loss of each source, where there are several.
     """
 
     loss_nats: float
@@ -33,6 +34,7 @@ class EvalResult:
     mode: EvalMode
     nats: float = 0.0
     bytes: int = 0
+    sources: Mapping[str, float] | None = None
 
     @property
     def bits_per_byte(self) -> float | None:
@@ -46,7 +48,8 @@ class EvalResult:
 
     def final(self) -> dict[str, Any]:
         """What the facts of a run keep of the last one."""
-        return {"loss_nats": self.loss_nats, "perplexity": self.perplexity, "mode": self.mode}
+        by_source = {} if self.sources is None else {"loss_nats_by_source": dict(self.sources)}
+        return {"loss_nats": self.loss_nats, "perplexity": self.perplexity, "mode": self.mode, **by_source}
 
 
 def evaluate(model: nn.Module, split_head: SplitHead, batches: Iterable[Batch], mode: EvalMode = "token") -> EvalResult:
@@ -72,9 +75,28 @@ def evaluate(model: nn.Module, split_head: SplitHead, batches: Iterable[Batch], 
                 summed, tokens = summed + loss, tokens + scored
                 batch_means, count = batch_means + loss / scored, count + 1
     if not tokens:
-        raise UserError("there is no held-out token to score", where="eval", fix="raise data.validation_fraction")
+        raise _nothing_to_score()
     mean = summed / tokens if mode == "token" else batch_means / (count + 1)
     return EvalResult(mean, exponential(mean), tokens, count, mode, nats=summed)
+
+
+def together(results: Sequence[EvalResult]) -> EvalResult:
+    """One result of several, as if their batches had been scored together. Raises UserError: there is none."""
+    if not results:
+        raise _nothing_to_score()
+    mode = results[0].mode
+    extra = 0 if mode == "token" else 1  # what the paper's mode divides by beyond the number of batches
+    sizes = [each.tokens if mode == "token" else each.batches + extra for each in results]
+    tokens, batches = (sum(getattr(each, name) for each in results) for name in ("tokens", "batches"))
+    whole = sum(each.loss_nats * size for each, size in zip(results, sizes, strict=True))
+    mean = whole / (tokens if mode == "token" else batches + extra)
+    nats, known = sum(each.nats for each in results), all(each.bytes for each in results)
+    spelled = sum(each.bytes for each in results) if known else 0
+    return EvalResult(mean, exponential(mean), tokens, batches, mode, nats=nats, bytes=spelled)
+
+
+def _nothing_to_score() -> UserError:
+    return UserError("there is no held-out token to score", where="eval", fix="raise data.validation_fraction")
 
 
 @torch.no_grad()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -22,6 +24,11 @@ from galore.trainer.memory.profile import Bounds
 from galore.trainer.recipe.change import changed
 from galore.trainer.recipe.load import LoadedRecipe
 from galore.trainer.recipe.schema.recipe import Recipe
+
+
+class OutOfTime(Exception):  # noqa: N818 - it ends a search, and is no fault
+    """A search took longer than it may."""
+
 
 Progress = Callable[[str], None]
 LONGEST = 2**17  # tokens per sequence that are tried
@@ -60,12 +67,13 @@ class Advice:
     """`trials`: each remedy alone, at the mildest step that makes the recipe fit, or else at its last; in order.
 
     `mildest`: those that make it fit together while the most disruptive of them is as mild as can be, each upon those
-    before it; empty where not even all of them do.
+    before it; empty where not even all of them do. `unfinished`: the time was over before all was tried.
     """
 
     trials: tuple[Trial, ...]
     mildest: tuple[Trial, ...]
     room: tuple[Settings, ...]  # what could be larger, each alone, where the recipe fits as it is
+    unfinished: bool = False
 
     @property
     def alone(self) -> Trial | None:
@@ -94,12 +102,20 @@ class Adviser:
     Args:
         progress: told what is tried, in a few words.
         brief: trace without the ordinary step first; what is found is tried as a whole.
+        until: of `time.monotonic`: no trace begins later.
     """
 
     def __init__(
-        self, loaded: LoadedRecipe, card: Card, progress: Progress = lambda text: None, *, brief: bool = True
+        self,
+        loaded: LoadedRecipe,
+        card: Card,
+        progress: Progress = lambda text: None,
+        *,
+        brief: bool = True,
+        until: float = math.inf,
     ) -> None:
         self.loaded, self.card, self.progress, self.brief = loaded, card, progress, brief
+        self.until = until
         self._known: dict[str, Need | None] = {}
         self._base = self._profile({})
 
@@ -107,11 +123,16 @@ class Adviser:
         """Try every remedy alone, and one upon the other until they are enough; or what there is room for."""
         if self._fits({}):
             return Advice((), (), self._room())
-        found = [self._best(remedy, {}) for remedy in remedies(self.loaded.recipe)]
-        trials = tuple(trial for trial in found if trial is not None and trial.helps)
-        advice = Advice(trials, tuple(self._combine()), ())
-        if self.brief and advice.settings and not self._holds(advice.settings):
-            return Adviser(self.loaded, self.card, self.progress, brief=False).advise()
+        trials: list[Trial] = []
+        try:
+            for each in remedies(self.loaded.recipe):
+                trial = self._best(each, {})
+                trials += [trial] if trial is not None and trial.helps else []
+            advice = Advice(tuple(trials), tuple(self._combine()), ())
+            if self.brief and advice.settings and not self._holds(advice.settings):
+                return Adviser(self.loaded, self.card, self.progress, brief=False, until=self.until).advise()
+        except OutOfTime:
+            return Advice(tuple(trials), (), (), unfinished=True)
         return advice
 
     def _holds(self, settings: Settings) -> bool:
@@ -213,6 +234,8 @@ class Adviser:
         """The profile of the changed recipe; None where it contradicts itself."""
         key = repr(sorted(settings.items()))
         if key not in self._known:
+            if settings and time.monotonic() > self.until:
+                raise OutOfTime
             other = changed(self.loaded, settings)
             if other is not None and settings:
                 self.progress(", ".join(f"{path}={value}" for path, value in settings.items()))

@@ -113,4 +113,4 @@ def _cached(data: DataSection, vocabulary: int) -> int | None:
     """Bytes of a token in the cache: a stream keeps none; of instructions one byte says whether it is a target."""
     if data.source not in ("packaged", "local"):
         return None
-    return int(token_type(vocabulary).itemsize) + data.instruct
+    return int(token_type(vocabulary).itemsize) + data.examples

@@ -51,7 +51,7 @@ class Rehearsal:
             most_micro_batches: of a step that are carried out, if the recipe has as many.
         """
         recipe = loaded.recipe
-        vocabulary, _ = planned_vocabulary(recipe)
+        vocabulary, _ = planned_vocabulary(loaded)
         model, _ = build_model(recipe, vocabulary, device, loaded.base_dir)
         tracer.mark("model")
         tracer.label("weights", itertools.chain(model.parameters(), model.buffers()))

@@ -11,7 +11,15 @@ from transformers import AutoModelForSequenceClassification, PreTrainedConfig, P
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.library import WHERE
 from galore.trainer.models.attention import check_attention
-from galore.trainer.models.capacity import check_capacity, grow_vocabulary, refuse_fewer_rows, require_memory
+from galore.trainer.models.capacity import (
+    NewTokens,
+    check_capacity,
+    grow_vocabulary,
+    new_rows,
+    refuse_fewer_rows,
+    require_memory,
+    rows_wanted,
+)
 from galore.trainer.models.materialize import draw_weights
 from galore.trainer.models.pretrained import load_pretrained, locate, read_config, skeleton
 from galore.trainer.recipe.schema.model import ModelSection
@@ -21,13 +29,24 @@ KIND = AutoModelForSequenceClassification
 
 
 def build_classifier(
-    section: ModelSection, task: Task, vocab_size: int, *, device: str, seed: int, max_length: int, base_dir: Path
+    section: ModelSection,
+    task: Task,
+    vocab_size: int,
+    *,
+    device: str,
+    seed: int,
+    max_length: int,
+    base_dir: Path,
+    new: NewTokens = NewTokens(),  # noqa: B008 - it cannot change
 ) -> PreTrainedModel:
     """The recipe's model with a head for `task` on `device`, weights in `section.dtype`, in training mode.
 
     What the stored weights lack of the head is drawn from `seed`, in float32; so is a stored head for another number of
     labels, and a pooler, which pre-training need not have. The global random state is left as it was. On
     `device="meta"` nothing is allocated or loaded.
+
+    Args:
+        new: what `model.new_tokens` added to the tokenizer.
 
     Raises:
         UserError: the model cannot be read, has no such head, too few embeddings or positions for the data, or the
@@ -41,12 +60,13 @@ def build_classifier(
     config = _for_task(stored, task)
     if not section.random_init:
         refuse_fewer_rows(config, section.vocab_size, source)
-    check_capacity(config, vocab_size, max_length, section.vocab_size)
+    rows, fresh = rows_wanted(section, config, vocab_size), new_rows(section, config, vocab_size, new)
+    check_capacity(config, vocab_size, max_length, rows, new.called)
     dtype = getattr(torch, section.dtype)
     if device != "meta":
         require_memory(config, dtype.itemsize)
     if section.random_init or device == "meta":
-        config.get_text_config().vocab_size = section.vocab_size or config.get_text_config().vocab_size
+        config.get_text_config().vocab_size = rows or config.get_text_config().vocab_size
         model = skeleton(config, _kernel(section, device), KIND)
         if device == "meta":
             for parameter in model.parameters():
@@ -56,7 +76,7 @@ def build_classifier(
     else:
         model = _from_weights(source, config, section, seed)
         _reorder(model, order)
-        grow_vocabulary(model, section.vocab_size, seed)
+        grow_vocabulary(model, rows, seed, fresh)
         model = model.to(dtype).to(device)
     model.config.dtype = dtype
     return model.train()

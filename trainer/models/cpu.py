@@ -78,9 +78,14 @@ def attention_forward(
     return output
 
 
+def changes_scores(kwargs: dict[str, Any]) -> bool:
+    """Whether an argument asks for more than causal attention."""
+    return any(kwargs.get(name) is not None and kwargs[name] is not False for name in ONLY_SDPA)
+
+
 def _is_causal(module: nn.Module, kwargs: dict[str, Any]) -> bool:
     """Plain causal attention: no argument changes the scores."""
-    if any(kwargs.get(name) is not None and kwargs[name] is not False for name in ONLY_SDPA):
+    if changes_scores(kwargs):
         return False
     given = kwargs.get("is_causal")
     return bool(getattr(module, "is_causal", True) if given is None else given)

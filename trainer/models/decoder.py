@@ -13,7 +13,15 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.library import WHERE
 from galore.trainer.models.attention import check_attention
-from galore.trainer.models.capacity import check_capacity, grow_vocabulary, refuse_fewer_rows, require_memory
+from galore.trainer.models.capacity import (
+    NewTokens,
+    check_capacity,
+    grow_vocabulary,
+    new_rows,
+    refuse_fewer_rows,
+    require_memory,
+    rows_wanted,
+)
 from galore.trainer.models.linears import plain_linears
 from galore.trainer.models.materialize import draw_weights
 from galore.trainer.models.pretrained import load_pretrained, locate, read_config, skeleton
@@ -30,6 +38,7 @@ def build_decoder(
     max_length: int,
     base_dir: Path,
     in_int8: Sequence[str] = (),
+    new: NewTokens = NewTokens(),  # noqa: B008 - it cannot change
 ) -> PreTrainedModel:
     """The model of a recipe on `device`, weights in `section.dtype`, in training mode, key/value cache off.
 
@@ -42,6 +51,7 @@ def build_decoder(
         base_dir: folder that a relative `section.name_or_path` is seen from.
         in_int8: parts of the paths of linear layers whose weights are kept in 8 bits; they never lie on `device`
             otherwise.
+        new: what `model.new_tokens` added to the tokenizer.
 
     Raises:
         UserError: the model cannot be read or trained, its vocabulary or positions are too few for the data, or the
@@ -51,15 +61,16 @@ def build_decoder(
         check_attention(section.attn_implementation, device, section.dtype)
     source = locate(section.name_or_path, base_dir) if section.name_or_path else None
     config = _config(section, vocab_size, source)
-    check_capacity(config, vocab_size, max_length, section.vocab_size)
+    rows, fresh = rows_wanted(section, config, vocab_size), new_rows(section, config, vocab_size, new)
+    check_capacity(config, vocab_size, max_length, rows, new.called)
     if device != "meta":
         require_memory(config, getattr(torch, section.dtype).itemsize)
     if source is None or section.random_init or device == "meta":
-        config.get_text_config().vocab_size = section.vocab_size or config.get_text_config().vocab_size
+        config.get_text_config().vocab_size = rows or config.get_text_config().vocab_size
         model = _from_config(config, section, device=device, seed=seed, in_int8=in_int8)
     else:
         model = _from_weights(source, config, section)
-        grow_vocabulary(model, section.vocab_size, seed)
+        grow_vocabulary(model, rows, seed, fresh)
         _kept_in_int8(model, in_int8)
         model = model.to(device)
     if source is not None and device != "meta":

@@ -18,9 +18,9 @@ class SplitModel(NamedTuple):
     body: nn.Module  # ids (b, s) → hidden states (b, s, d)
     weight: Tensor  # (V, d)
 
-    def hidden(self, input_ids: Tensor) -> Tensor:
+    def hidden(self, input_ids: Tensor, **arguments: Any) -> Tensor:
         """Last hidden states (b, s, d), after the final norm, in the head's type: a residual stream may be float32."""
-        out: Tensor = self.body(input_ids=input_ids, use_cache=False)[0]
+        out: Tensor = self.body(input_ids=input_ids, use_cache=False, **arguments)[0]
         return out.to(self.weight.dtype)
 
 

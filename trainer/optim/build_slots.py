@@ -19,7 +19,7 @@ from galore.trainer.optim.parts.storage import GradientSum
 from galore.trainer.optim.parts.subspace import SUBSPACES
 from galore.trainer.optim.parts.transport import TRANSPORTS
 from galore.trainer.optim.projected import ProjectedSlot
-from galore.trainer.optim.settings import OptimizerSettings, settle
+from galore.trainer.optim.settings import OptimizerSettings, refuse_unknown, settle
 from galore.trainer.optim.slot import FullSlot
 from galore.trainer.optim.weight import Weight
 
@@ -30,7 +30,10 @@ def named_groups(params: Iterable[Any], full_rank: Mapping[str, Any] = MappingPr
     `full_rank` are settings of the groups without a rank that do not say otherwise.
     """
     items = list(params)
-    groups = [dict(item) for item in items] if items and isinstance(items[0], dict) else [{"params": items}]
+    if not items:
+        raise ValueError("there are no parameters to train: the list, or the generator, is empty")
+    groups = [dict(item) for item in items] if isinstance(items[0], dict) else [{"params": items}]
+    refuse_unknown(groups)
     count = 0
     for group in groups:
         if group.get("rank") is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from galore.kernels.linear import Factors
 from galore.kernels.storage.rounding import RoundingNoise
 from galore.trainer.optim.build_slots import build_slots, named_groups
+from galore.trainer.optim.clipping import warn_of_clipping
 from galore.trainer.optim.keywords import taking
 from galore.trainer.optim.projected import ProjectedSlot
 from galore.trainer.optim.ranks import share
@@ -75,6 +77,7 @@ class GaLoreAdamW(Stored):
         self._noise: RoundingNoise | None = None
         self.report: StepReport | None = None
         self.attached = True
+        self._asked_of_clipping = False
         self.torn = False  # whether some weights have taken a step that others have not
         # Codes require no gradient; their layer hands over factors.
         floating = [p for p in self.slots if p.requires_grad]
@@ -171,6 +174,9 @@ class GaLoreAdamW(Stored):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        if self._norm is None and self.max_grad_norm is None and not self._asked_of_clipping:
+            self._asked_of_clipping = True
+            warn_of_clipping(sys._getframe(1))
         norm = self.clip_grad_norm_(self.max_grad_norm) if self._norm is None else self._norm
         if math.isfinite(norm):
             update = Update(self._grad_scale, self._step_noise())

@@ -65,14 +65,15 @@ def _matches(name: str, pattern: str) -> bool:
     return f".{pattern}." in f".{name}."
 
 
-def adamw_groups(named: Iterable[NamedParameter], weight_decay: float, **options: Any) -> list[dict[str, Any]]:
-    """Two groups: matrices with `weight_decay`; vectors (norms, biases) without; both with the `options`."""
+def adamw_groups(named: Iterable[NamedParameter], weight_decay: float | None, **options: Any) -> list[dict[str, Any]]:
+    """Two groups: matrices with `weight_decay`, None leaves it to the optimizer's keyword; vectors (norms, biases)
+    without; both with the `options`."""
     matrices: list[NamedParameter] = []
     vectors: list[NamedParameter] = []
     for name, parameter in named:
         (matrices if parameter.ndim >= 2 else vectors).append((name, parameter))
     groups = [
-        {"params": matrices, "weight_decay": weight_decay, **options},
+        {"params": matrices, **_decayed(weight_decay), **options},
         {"params": vectors, "weight_decay": 0.0, **options},
     ]
     return [group for group in groups if group["params"]]
@@ -84,7 +85,7 @@ def galore_groups(
     *,
     targets: Sequence[str] | None = None,
     rank_pattern: Mapping[str, Rank] | None = None,
-    weight_decay: float = 0.0,
+    weight_decay: float | None = None,
     **options: Any,
 ) -> list[dict[str, Any]]:
     """Groups for `GaLoreAdamW`: the weights of the target modules by rank, and the full-rank rest.
@@ -95,6 +96,7 @@ def galore_groups(
         targets: parts of module paths, `("self_attn", "mlp")` if left out; see the function `target_modules`. Its name,
             which recipes have for them, is taken as a keyword, too. Convolutions and embeddings count.
         rank_pattern: other ranks for targets whose path contains a key; of several the last one that matches.
+        weight_decay: of matrices, None leaves it to the optimizer's keyword; vectors (norms, biases) have none.
         options: further settings of the target groups, such as `scale` or `update_proj_gap`. `inner="adafactor"` goes
             for the rest too, other inner rules are for the targets.
 
@@ -126,11 +128,15 @@ def galore_groups(
             members.append((name, parameter))
     if not by_rank:
         raise ValueError(f"no weight under {', '.join(targets)} is trainable")
-    shared = {"weight_decay": weight_decay, **options}
+    shared = {**_decayed(weight_decay), **options}
     target = [
         {"params": members, **shared, **({} if own is None else {"rank": own})} for own, members in by_rank.items()
     ]
     return [*target, *adamw_groups(rest, weight_decay, **_for_the_rest(options))]
+
+
+def _decayed(weight_decay: float | None) -> dict[str, float]:
+    return {} if weight_decay is None else {"weight_decay": weight_decay}
 
 
 def _for_the_rest(options: Mapping[str, Any]) -> dict[str, Any]:

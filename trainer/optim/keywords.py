@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import functools
 import inspect
 import textwrap
@@ -26,8 +27,15 @@ def taking(
     def decorate(init: Callable[[Any, Iterable[Any], S], None]) -> Callable[Concatenate[Any, Iterable[Any], P], None]:
         @functools.wraps(init)
         def constructor(self: Any, params: Iterable[Any], *args: P.args, **keywords: P.kwargs) -> None:
-            init(self, params, settings(*args, **keywords))
+            try:
+                made = settings(*args, **keywords)
+            except TypeError as error:
+                said = str(error).replace(f"{cast(Any, settings).__name__}.__init__()", f"{owner}()")
+                near = difflib.get_close_matches(said.split("'")[1] if "'" in said else "", known, n=1)
+                raise TypeError(said + (f": did you mean {near[0]!r}?" if near else "")) from None
+            init(self, params, made)
 
+        owner, known = init.__qualname__.partition(".")[0], [each.name for each in _parameters(settings)]
         first = list(inspect.signature(init).parameters.values())[:2]
         vars(constructor)["__signature__"] = inspect.Signature([*first, *_parameters(settings)], return_annotation=None)
         constructor.__doc__ = f"{inspect.cleandoc(init.__doc__ or '')}\n\nArgs:\n{manual(settings)}"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import functools
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass
+from numbers import Integral, Real
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -16,6 +18,7 @@ from torch import Tensor
 
 from galore.kernels.family import (
     LARGEST,
+    MOST_STEPS,
     SMALLEST,
     GroupSettings,
     Options,
@@ -48,25 +51,54 @@ class OptimizerSettings(Options):
         gt=0,
     )
     accumulation: int | None = option(
-        None, "Micro-batches per step where known; lets summed free the whole gradient inside the last hook"
+        None,
+        "Micro-batches per step where known; lets summed free the whole gradient inside the last hook",
+        ge=1,
+        le=MOST_STEPS,
     )
-    seed: int = option(0, "Of random subspaces and rounding; everything random is a pure function of (seed, step)")
+    seed: int = option(
+        0, "Of random subspaces and rounding; everything random is a pure function of (seed, step)", ge=0, le=2**63 - 1
+    )
     ranks: Ranks | None = option(
         None,
         "Processes that train together, each on its share of the micro-batches: sums are taken over all of them before the norm",
     )
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            object.__setattr__(self, name, plain(value))
 
 
 FIELDS = {each.name: each for each in dataclasses.fields(OptimizerSettings)}
 PER_GROUP = ("lr", "betas", "eps", "weight_decay", *(each.name for each in dataclasses.fields(GroupSettings)))
 NUMBERS = ("lr", "betas", "eps", "weight_decay", "scale", "momentum")  # a loaded state brings them
 COMPOSITION = tuple(name for name in PER_GROUP if name not in NUMBERS)  # it stays as an optimizer was made
+OTHERS = ("params", "param_names", "rank", "initial_lr", "name")  # initial_lr is a schedule's, name whose group it is
 RANK = "a whole number from 1, a share below 1 of the smaller side, or None"
 
 
 def written(name: str, value: object) -> str:
     """An option and its value as Python has them."""
     return f"{name}={value!r}"
+
+
+def plain(value: Any) -> Any:
+    """A number of NumPy as Python's own, which states can be saved with and seeds are added to; all else as it is."""
+    if isinstance(value, (bool, int, float)):
+        return value
+    return int(value) if isinstance(value, Integral) else float(value) if isinstance(value, Real) else value
+
+
+def refuse_unknown(groups: Iterable[Mapping[str, Any]]) -> None:
+    """Raise ValueError for a key of a param group that would have no effect; names the nearest that has one."""
+    known = (*OTHERS, *PER_GROUP)
+    for number, group in enumerate(groups):
+        for name in group.keys() - known - {"clock"}:
+            if name in FIELDS:
+                raise ValueError(f"{name!r} in group {number} is of all groups: give it to GaLoreAdamW as a keyword")
+            near = difflib.get_close_matches(str(name), known, n=1)
+            fix = f"did you mean {near[0]!r}?" if near else f"a group takes {', '.join(sorted(known))}"
+            raise ValueError(f"{name!r} in group {number} is no option of a param group: {fix}")
 
 
 def settle(groups: list[dict[str, Any]], settings: OptimizerSettings) -> list[OptimizerSettings]:
@@ -77,8 +109,6 @@ def settle(groups: list[dict[str, Any]], settings: OptimizerSettings) -> list[Op
         ValueError: a setting cannot be meant or contradicts another; names it, its value and the group.
     """
     _check(vars(settings), [name for name in FIELDS if name not in PER_GROUP], "GaLoreAdamW")
-    if settings.max_grad_norm is not None and settings.update != "accumulate":
-        raise ValueError(f"{written('max_grad_norm', settings.max_grad_norm)}: only with update='accumulate'")
     if settings.update == "immediate" and settings.ranks is not None:
         raise ValueError(
             "update='immediate' applies each gradient in the backward, before ranks could sum it: not with ranks"
@@ -90,6 +120,7 @@ def settle(groups: list[dict[str, Any]], settings: OptimizerSettings) -> list[Op
 
 def _settle_group(group: dict[str, Any], number: int, settings: OptimizerSettings) -> OptimizerSettings:
     name = f"group {number}" + (f" ({group['param_names'][0]} …)" if group["params"] else "")
+    group.update({key: plain(group[key]) for key in (*PER_GROUP, "rank")})
     if group["proj_type"] in OFFICIAL:
         _settle_official(group, name)
     _check(group, PER_GROUP, name)
@@ -138,8 +169,9 @@ def _wrong(name: str, value: Any) -> str | None:
         return None if value in choices else f"there are {', '.join(map(str, choices))}"
     if kind is bool:
         return None if value in (True, False) else "it has to be True or False"
-    if limits.keys().isdisjoint(ENDS):
-        return None
+    if kind is torch.dtype:
+        floating = isinstance(value, torch.dtype) and value.is_floating_point
+        return None if floating else "it has to be a floating-point dtype, such as torch.float32"
     ends = _ends(limits) + (", or None" if optional else "")
     if get_origin(kind) is tuple:
         pair = isinstance(value, (tuple, list)) and len(value) == 2 and all(_is_within(each, limits) for each in value)

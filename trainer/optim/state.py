@@ -68,6 +68,8 @@ class Stored(Optimizer):
             ValueError: it is no such optimizer's, or a tensor is missing or of another shape or dtype; nothing was
                 changed.
         """
+        if missing := {"state", "param_groups"} - state_dict.keys():
+            raise ValueError(f"this is no state dict of an optimizer: it has no {' and no '.join(sorted(missing))}")
         if any("clock" not in group for group in state_dict["param_groups"]):
             raise ValueError("this state dict is not of a GaLoreAdamW: its groups have no clock")
         ids = [index for group in state_dict["param_groups"] for index in group["params"]]

@@ -33,6 +33,7 @@ EXTRAS = {
     "mlflow": Extra("mlflow", "mlflow"),
     "pynvml": Extra("cuda", "nvidia-ml-py"),
     "triton": Extra("triton", "triton"),
+    "lm_eval": Extra("eval", "lm-eval"),
 }  # by module
 
 

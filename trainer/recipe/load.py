@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from galore.trainer.common.reading import is_there, user_path
+from galore.trainer.recipe.chattemplates import SUFFIXES
 from galore.trainer.recipe.dump import dump_recipe
 from galore.trainer.recipe.explain.fields import sections
 from galore.trainer.recipe.explain.unknown import take_unknown
@@ -18,6 +19,7 @@ from galore.trainer.recipe.overrides import parse_overrides
 from galore.trainer.recipe.parse.problems import RecipeError
 from galore.trainer.recipe.parse.source import LARGEST_RESOLVED_BYTES, UNWRITABLE, Layer, parse, read_layer, read_text
 from galore.trainer.recipe.schema.recipe import Recipe
+from galore.trainer.recipe.schema.resume import as_before
 from galore.trainer.recipe.shipped import is_shipped, locate
 from galore.trainer.recipe.task_settings import with_task_settings
 
@@ -69,7 +71,10 @@ def recipe_from_resolved(text: str, where: str) -> Recipe:
 
 def recipe_of_run(file: Path) -> Recipe:
     """The resolved recipe that the run directory of `file` keeps. Raises RecipeError."""
-    return recipe_from_resolved(read_text(file, str(file), LARGEST_RESOLVED_BYTES), str(file))
+    layer = parse(read_text(file, str(file), LARGEST_RESOLVED_BYTES), str(file), Path.cwd())
+    parts = ((name, section) for name, section in layer.values.items() if isinstance(section, dict))
+    known = {f"{name}.{key}" for name, section in parts for key in section}
+    return as_before(_resolve(_chain(layer))[0], known)
 
 
 def _main_layer(name_or_path: str) -> Layer:
@@ -150,6 +155,8 @@ def anchor_paths(merged: Layer) -> None:
     """
     source = merged.values.get("data", {}).get("source", "local")
     files = [*FILES, *CORPUS] if source == "local" else FILES
+    if str(merged.values.get("data", {}).get("chat_template")).endswith(SUFFIXES):
+        files = [*files, ("data", "chat_template")]
     maybe = [*MAYBE_FILES, *CORPUS] if source == "glue" else MAYBE_FILES
     for section, name in [*files, *maybe]:
         values = merged.values.get(section, {})
@@ -158,6 +165,23 @@ def anchor_paths(merged: Layer) -> None:
             values[name] = _anchored(values[name], directory, (section, name) in files)
             if UNWRITABLE.search(str(values[name])):
                 merged.report((section, name), "lies below a folder whose name is not UTF-8", "rename that folder")
+    _anchor_sources(merged)
+
+
+def _anchor_sources(merged: Layer) -> None:
+    """Makes the paths of the sources of data absolute, each in a copy: others may extend the same file."""
+    values, key = merged.values.get("data", {}), ("data", "sources")
+    if isinstance(values.get("sources"), list):
+        directory = merged.place(key).directory
+        values["sources"] = [
+            {
+                name: _anchored(value, directory, True) if (("data", name) in CORPUS) else value
+                for name, value in each.items()
+            }
+            if isinstance(each, dict)
+            else each
+            for each in values["sources"]
+        ]
 
 
 def _anchored(value: Any, directory: Path, surely: bool) -> Any:

@@ -8,21 +8,36 @@ from typing import Any
 from galore.trainer.recipe.explain.fields import fields
 from galore.trainer.recipe.parse.source import Key, Layer
 from galore.trainer.recipe.schema.model import DIMENSIONS
+from galore.trainer.recipe.schema.source import FIELDS
 
 Values = Mapping[str, Mapping[str, Any]]
 
 # Of each line one alternative is meant: what one layer sets, overrules the others in the layers below.
 ALTERNATIVES = (
+    ("data.path", "data.sources"),
     ("train.max_steps", "train.num_train_epochs"),
     ("eval.eval_steps", "eval.eval_epochs"),
     ("optim.warmup_steps", "optim.warmup_ratio"),
     ("optim.lr_decay_steps", "optim.lr_decay_ratio"),
     ("data.validation_path", "data.validation_fraction"),
     ("data.tokenizer", "data.tokenizer_vocab_size"),
-    ("data.text_field", "data.prompt_field data.input_field data.response_field", "data.messages_field"),
+    (
+        "data.text_field",
+        "data.prompt_field data.input_field data.response_field",
+        "data.messages_field",
+        "data.tokens_field data.labels_field",
+    ),
 )
-OF_ONE_SOURCE = ["path", "validation_path", "hub_config", "split", "validation_split", "task", "max_train_samples"]
-COLUMNS = ["text_field", "prompt_field", "input_field", "response_field", "messages_field"]
+OF_ONE_SOURCE = [
+    "path",
+    "sources",
+    "validation_path",
+    "hub_config",
+    "split",
+    "validation_split",
+    "task",
+    "max_train_samples",
+]
 
 
 def merge(layers: list[Layer], main: Layer) -> Layer:
@@ -71,7 +86,7 @@ def _of_another_kind(below: Values, above: Values) -> Iterator[tuple[str, list[s
     """What belongs to another source of data, or to a model that is built, where the layer above changes that."""
     source = above.get("data", {}).get("source")
     if source is not None and source != below.get("data", {}).get("source", "local"):
-        columns = COLUMNS if source in ("packaged", "glue") else []
+        columns = [*FIELDS, "chat_template"] if source in ("packaged", "glue") else []
         yield "data.source", [f"data.{name}" for name in [*OF_ONE_SOURCE, *columns]]
     before, after = (each.get("model", {}) for each in (below, _merged(below, above)))
     if before.get("name_or_path") is None and after.get("name_or_path") is not None and not after.get("random_init"):

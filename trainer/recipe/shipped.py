@@ -30,7 +30,7 @@ def is_shipped(name: str) -> bool:
 
 
 def locate(name_or_path: str, beside: Path = Path(), asked: tuple[Place, str] | None = None) -> Path:
-    """The file of a shipped name, or of a path relative to `beside`.
+    """The file of a shipped name, of a path relative to `beside`, or of the run whose folder that is.
 
     Args:
         asked: the place and key that name it; default is the name itself.
@@ -41,7 +41,7 @@ def locate(name_or_path: str, beside: Path = Path(), asked: tuple[Place, str] | 
         return FOLDER / f"{name_or_path}.yaml"
     path = beside / user_path(name_or_path)
     if is_there(path):
-        return path
+        return path / "recipe.yaml" if is_there(path / "recipe.yaml") else path
     place, key = asked or (Place(name_or_path), "")
     what = "no such file" if _looks_like_file(name_or_path) else "neither a shipped recipe nor a file"
     raise RecipeError(place.source, [Problem(place, key, what, _nearest_recipes(name_or_path, path))])

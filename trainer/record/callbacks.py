@@ -37,7 +37,7 @@ class Callback:
         """A checkpoint is on the disk."""
 
     def on_end(self, facts: dict[str, Any]) -> None:
-        """The run is over; `facts` is run.json, with `finished`, or with `ended` where it did not come to its last step."""
+        """The run is over; `facts` is run.json, with `finished`, or `ended` where its last step was not reached."""
 
 
 HOOKS = tuple(name for name in vars(Callback) if name.startswith("on_"))

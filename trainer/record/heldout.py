@@ -15,7 +15,7 @@ class HeldOut:
 
     @classmethod
     def of(cls, rows: Iterable[Mapping[str, Any]], until: int | None = None) -> Self:
-        """Of the rows of a metrics file, those after step `until` left out."""
+        """The losses in the rows of a metrics file, those after step `until` left out."""
         held_out = cls()
         for row in rows:
             if until is None or row["step"] <= until:

@@ -18,6 +18,7 @@ from galore.trainer.record.metrics import whole
 from galore.trainer.record.rundir import RunDir
 
 DEEPEST = 5  # folders below the first; a sweep keeps its runs three down
+PARTS = {"recipe.yaml", "run.json", "metrics.jsonl", "checkpoints"}  # of a run; other tools leave one of them
 TAIL_BYTES = (2**15, 2**21)  # of metrics.jsonl; the second where no step is in the first
 METHOD = re.compile(r"^optim:$.*?^  method: (\w+)$", re.MULTILINE | re.DOTALL)  # in a recipe as runs write it
 
@@ -61,7 +62,7 @@ def _runs_below(folder: Path, depth: int = DEEPEST, seen: frozenset[tuple[int, i
         stat = folder.stat()
     except OSError:
         return
-    if "recipe.yaml" in found and found.keys() & {"run.json", "metrics.jsonl", "checkpoints"}:
+    if found.keys() & {"recipe.yaml", "run.json"} and len(found.keys() & PARTS) > 1:
         yield folder
     elif depth and (place := (stat.st_dev, stat.st_ino)) not in seen:
         for name in (name for name, is_folder in found.items() if is_folder and not name.startswith(".")):
@@ -84,6 +85,8 @@ def _listed(run: RunDir) -> Listed:
 
 
 def _of_files(run: RunDir) -> Listed:
+    if not run.recipe.is_file():
+        raise ValueError(f"{run.recipe.name} is missing, or no file")
     facts = _facts(run)
     steps, evaluations = _last_rows(run.metrics)
     parts = facts.get("parameters")

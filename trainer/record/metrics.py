@@ -56,7 +56,7 @@ class Metrics:
     """Appends rows to a file. A full disk delays rows, it does not lose them or stop the run.
 
     `evaluated`: the last evaluation that the file held when it was opened; empty if none. `held_out`: all losses of
-    evaluations, those written since too.
+    evaluations, those written since too. `absent`: the steps before, of which it had no row.
     """
 
     def __init__(
@@ -66,7 +66,9 @@ class Metrics:
         sink: Sink | None,
         evaluated: EvalRow | None = None,
         held_out: HeldOut | None = None,
+        absent: int = 0,
     ) -> None:
+        self.absent = absent
         self._descriptor, self._warn, self._sink, self.evaluated = descriptor, warn, sink, evaluated or {}
         self.held_out = held_out or HeldOut()
         self._pending = bytearray()
@@ -94,8 +96,11 @@ class Metrics:
         rows = [row for row in known if resume_step is not None and row["step"] <= resume_step]
         replace_file(path, b"".join(map(_line, rows)))
         evaluated = cast("EvalRow | None", next((row for row in reversed(rows) if row.get("kind") == "eval"), None))
+        absent = len(
+            set(range(1, (resume_step or 0) + 1)) - {row["step"] for row in rows if row.get("kind") == "train"}
+        )
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
-        return cls(descriptor, warn, sink, evaluated, HeldOut.of(rows))
+        return cls(descriptor, warn, sink, evaluated, HeldOut.of(rows), absent)
 
     @classmethod
     def unwritten(cls, evaluations: Sequence[EvalRow]) -> Self:

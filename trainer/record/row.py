@@ -13,6 +13,11 @@ from typing import Annotated, Any, Literal, TypedDict, get_args, get_origin, get
 from galore.trainer.common.format import duration, learning_rate, loss, percent, perplexity, rate, size, thousands
 
 
+def by_name(losses: Mapping[str, float]) -> str:
+    """`code 1.2345, books 3.1415`"""
+    return ", ".join(f"{name} {loss(value)}" for name, value in losses.items())
+
+
 @dataclass(frozen=True)
 class Column:
     """A field of a row; `columns` gives it its `name`.
@@ -59,6 +64,9 @@ class TrainRow(TypedDict, total=False):
     memory_current_bytes: Annotated[int, Column("bytes", "memory", size, series=True)]
     memory_peak_bytes: Annotated[int, Column("bytes", "peak", size, series=True)]  # so far
     memory_by_category_bytes: Annotated[dict[str, int], Column("bytes")]  # of the peak
+    energy_joules: Annotated[float, Column("J", series=True)]  # of the card, since the step before
+    power_watts: Annotated[float, Column("W", series=True)]
+    temperature_celsius: Annotated[int, Column("°C", series=True)]
     sample_ids_crc32: Annotated[int, Column()]
     skipped: Annotated[bool, Column(series=True)]
     refreshed_layers: Annotated[int, Column("layers", series=True)]
@@ -78,6 +86,7 @@ class EvalRow(TypedDict, total=False):
     squared_error: Annotated[float | None, Column("", "squared error", loss)]
     perplexity: Annotated[float | None, Column("", "ppl", perplexity, title="perplexity")]
     bits_per_byte: Annotated[float, Column("bits per byte of the held-out text", "bits/byte", loss, title="bits/byte")]
+    loss_nats_by_source: Annotated[dict[str, float], Column("nats per target", "by source", by_name)]
     mode: Annotated[str, Column()]
     tokens: Annotated[int, Column("tokens", "", thousands, title="tokens scored")]
     task: Annotated[str, Column()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -90,6 +91,7 @@ class RunDir:
         """
         _refuse_file(path)
         if resume and cls(path).recipe.is_file():
+            cls(path)._refuse_folders()
             return cls(path)
         try:
             made = make_directory(path)
@@ -110,6 +112,7 @@ class RunDir:
         _refuse_file(path)
         if not path.is_dir():
             raise UserError("there is no such directory", where=str(path), fix="check the path of the run")
+        refuse_without_recipe(path)
         if not run_dir.recipe.is_file():
             what = f"holds no run (no {run_dir.recipe.name})"
             raise UserError(what, where=str(path), fix="check the path of the run")
@@ -198,9 +201,17 @@ class RunDir:
 
     def _leftovers(self) -> list[Path]:
         """What a run that was killed while it wrote leaves beside the old content, or where there was none."""
-        parts = (self.recipe, self.metrics, self.facts, self.model, self.tokenizer, self.report)
-        parts += tuple(map(self.tracker, get_args(Tracker)))
+        parts = [self.recipe, self.metrics, self.facts, self.model, self.tokenizer, self.report, *self._trackers()]
         return [path for part in parts for path in leftovers(part)]
+
+    def _trackers(self) -> list[Path]:
+        return [self.tracker(name) for name in get_args(Tracker)]
+
+    def _refuse_folders(self) -> None:
+        """Raise UserError where a folder has the name of a file that the run writes anew, or goes on with."""
+        for file in (self.metrics, self.facts, self.report, self.traceback, *self._trackers()):
+            if file.is_dir():
+                raise UserError("is a folder, where the run has a file", where=str(file), fix="move it away")
 
     def _refuse_used(self) -> None:
         try:
@@ -209,6 +220,7 @@ class RunDir:
             raise _unwritable(self.root, error) from error
         if not used:
             return
+        refuse_without_recipe(self.root)
         if self.recipe.is_file():
             what, fix = "already holds a run", "add --resume to go on with it, or choose another --output-dir"
         else:
@@ -227,8 +239,38 @@ def _unwritable(path: Path, error: OSError) -> UserError:
     )
 
 
+def refuse_without_recipe(folder: Path) -> None:
+    """Raise UserError if `folder` is that of a run whose recipe is not there, or is no file."""
+    run = RunDir(folder)
+    if run.recipe.is_file() or not (run.facts.is_file() or step_directories(run.checkpoints)):
+        return
+    how = "is no file" if os.path.lexists(run.recipe) else "is missing"
+    raise UserError(
+        f"holds a run whose {run.recipe.name} {how}",
+        where=str(folder),
+        fix=f"write the recipe that it was trained with to {run.recipe}; its checkpoints know whether it is the same",
+    )
+
+
+def run_of(path: Path) -> RunDir | None:
+    """The run whose directory, recipe or checkpoint `path` is; None for anything else."""
+    root = path.absolute().parent.parent if is_checkpoint(path) else path.parent if path.name == "recipe.yaml" else path
+    run = RunDir(root)
+    is_run = run.recipe.is_file() and (path.name != "recipe.yaml" or run.facts.is_file())
+    return run if is_run else None
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether `path` is a checkpoint in the directory of a run."""
+    folder = path.absolute()
+    known = folder.parent.name == "checkpoints" and (folder.parent.parent / "recipe.yaml").is_file()
+    return known and any(folder == each for _, each in step_directories(folder.parent))
+
+
 def refuse_part_of_run(folder: Path) -> None:
-    """Raise UserError, which names the run, if `folder` is a checkpoint or another part of one, no model by itself."""
+    """Raise UserError, which names the run, if `folder` is a checkpoint or another part of one, no model by itself; or
+    a run without its recipe."""
+    refuse_without_recipe(folder)
     above = [each for each in (folder, *folder.absolute().parents) if each.name == "checkpoints"]
     run = RunDir(above[0].absolute().parent if above else folder.absolute().parent)
     if not run.recipe.is_file() or (not above and (not folder.is_dir() or (folder / "config.json").is_file())):

@@ -13,6 +13,7 @@ from galore.trainer.evaluate import score_held_out
 from galore.trainer.machine.device import choose_threads
 from galore.trainer.models.capacity import check_capacity
 from galore.trainer.models.classifier import align_labels, head_modules
+from galore.trainer.models.isolation import isolate_documents
 from galore.trainer.recipe.load import LoadedRecipe
 from galore.trainer.recipe.schema.recipe import Recipe
 from galore.trainer.recipe.schema.train import EvalMode
@@ -41,6 +42,7 @@ def evaluate_stored(
     device: str = "cpu",
     mode: EvalMode | None = None,
     max_tokens: int | None = None,
+    checkpoint: str | None = None,
     progress: Progress | None = None,
 ) -> Scored:
     """Score the model `path` (run directory, folder or hub name) on what a recipe holds out.
@@ -49,16 +51,19 @@ def evaluate_stored(
         loaded: the recipe whose data, batch size and `eval` section are used; None takes the run's own.
         mode: None takes the recipe's `eval.mode`.
         max_tokens: None takes the recipe's `eval.max_tokens`.
+        checkpoint: of a run: newest, best or a step.
 
     Raises:
         UserError: nothing to load, a plain model without a recipe, or data that does not fit the model.
     """
-    stored = load_run_model(path, device)
+    stored = load_run_model(path, device, checkpoint)
     recipe, base_dir = _recipe(stored, loaded)
     choose_threads(recipe.train.num_threads)
     _check_head(stored, recipe)
     data = read_data(_for_model(recipe, stored), base_dir, progress)
     _check_data(data, stored, recipe)
+    if recipe.data.isolates:
+        isolate_documents(stored.model)
     how = {"mode": mode or recipe.eval.mode, "max_tokens": max_tokens or recipe.eval.max_tokens}
     asked = recipe.model_copy(update={"eval": recipe.eval.model_copy(update=how)})
     notes = (*data.notes, *_other_data(data, stored, recipe))
@@ -77,14 +82,17 @@ def _recipe(stored: StoredModel, loaded: LoadedRecipe | None) -> tuple[Recipe, P
 
 
 def _for_model(recipe: Recipe, stored: StoredModel) -> Recipe:
-    """The recipe with the data of `recipe` and the tokenizer of the model.
+    """The recipe with the data of `recipe` and the tokenizer of the model, with the tokens and template that it has.
 
     A run reads its own recipe unchanged, so that the data it prepared for training is found in the cache.
     """
     if recipe == stored.recipe:
         return recipe
     tokenizer = str(stored.run.tokenizer.absolute()) if stored.run is not None else stored.origin
-    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"tokenizer": tokenizer})})
+    template = recipe.data.chat_template if stored.tokenizer.chat_template is None else None
+    data = recipe.data.model_copy(update={"tokenizer": tokenizer, "chat_template": template})
+    model = recipe.model.model_copy(update={"new_tokens": []})
+    return recipe.model_copy(update={"data": data, "model": model})
 
 
 def _check_head(stored: StoredModel, recipe: Recipe) -> None:

@@ -32,6 +32,8 @@ from galore.trainer.data.tokens.chattemplate import ensure_template
 from galore.trainer.models.pretrained import kind_of, load_pretrained, read_config
 from galore.trainer.trained.generation import drop_idle
 from galore.trainer.trained.modelcard import model_card
+from galore.trainer.trained.modelfile import NAME as MODELFILE
+from galore.trainer.trained.modelfile import modelfile
 from galore.trainer.trained.olderreaders import add_older_keys
 from galore.trainer.trained.runmodel import StoredModel, load_run_model
 
@@ -41,7 +43,7 @@ FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR
 @dataclass(frozen=True)
 class Exported:
     """What was written: the folder, what it was made from, the step of its weights (None if it was no run), bytes, and
-    transformers' class that loads it."""
+    transformers' class that loads it, and what is to be known of the Modelfile."""
 
     folder: Path
     origin: str
@@ -49,9 +51,28 @@ class Exported:
     bytes: int
     loads: str
     skipped: tuple[Skipped, ...] = ()
+    note: str = ""
+    own_tokenizer: bool = False  # trained on the run's corpus
 
 
-def export(run: str, out: Path) -> Exported:
+@dataclass(frozen=True)
+class Extras:
+    """What an export has beside what every one has.
+
+    Args:
+        max_shard_size: of a file of weights, as transformers takes it; None leaves that to transformers.
+        ollama: write a Modelfile.
+        name: of the model in its card.
+        license: an identifier of the hub, in the card.
+    """
+
+    max_shard_size: str | None = None
+    ollama: bool = False
+    name: str = ""
+    license: str = ""
+
+
+def export(run: str, out: Path, extras: Extras = Extras(), checkpoint: str | None = None) -> Exported:
     """Write the model of `run` to the folder `out`: config, generation config, safetensors, tokenizer, model card.
 
     `AutoModelForCausalLM.from_pretrained(out)`, or of a classifier `AutoModelForSequenceClassification`, and
@@ -60,7 +81,8 @@ def export(run: str, out: Path) -> Exported:
     again.
 
     Args:
-        run: run directory (its newest verified checkpoint), model folder or hub name.
+        run: run directory (its newest verified checkpoint), checkpoint, model folder or hub name.
+        checkpoint: of a run directory: newest, best or a step.
 
     Raises:
         UserError: `out` is a file, a folder that is not empty, or cannot be written; or `run` cannot be loaded.
@@ -68,11 +90,11 @@ def export(run: str, out: Path) -> Exported:
     """
     out = user_path(str(out)).absolute()
     _refuse_used(out)
-    stored = load_run_model(run)
+    stored = load_run_model(run, checkpoint=checkpoint)
     try:
         make_directory(out.parent)
         with _private(temporary(out)) as folder:
-            size = _write(stored, folder)
+            size, note = _write(stored, folder, extras)
             folder.rename(out)  # takes the place of an empty folder, refuses one that was filled meanwhile
         sync_directory(out.parent)
     except Exception as error:
@@ -84,7 +106,9 @@ def export(run: str, out: Path) -> Exported:
             raise UserError(what, where=str(out), fix="choose a folder you may write to") from error
         fix = "free some space, or choose a folder on another disk" if refused is not None else ""
         raise RunFailed(f"cannot export: {refused.strerror if refused else error}", where=str(out), fix=fix) from error
-    return Exported(out, stored.origin, stored.step, size, kind_of(stored.model.config).__name__, stored.skipped)
+    recipe, loads = stored.recipe, kind_of(stored.model.config).__name__
+    own = recipe is not None and recipe.data.tokenizer is None and recipe.model.name_or_path is None
+    return Exported(out, stored.origin, stored.step, size, loads, stored.skipped, note, own)
 
 
 @contextmanager
@@ -108,23 +132,37 @@ def _refuse_used(out: Path) -> None:
         raise UserError("is not empty", where=str(out), fix="choose a folder that does not exist yet")
 
 
-def _write(stored: StoredModel, folder: Path) -> int:
+def _write(stored: StoredModel, folder: Path, extras: Extras) -> tuple[int, str]:
     model = stored.model
     if model.can_generate():
         model.config.use_cache = True
     _name_special_tokens(stored, stored.tokenizer)
     if model.can_generate():
         drop_idle(model.generation_config)
-    files = save_pretrained(folder, model, stored.tokenizer)
+    text, note = modelfile(model, stored.tokenizer) if extras.ollama else ("", "")
+    files = save_pretrained(folder, Sharded(model, extras.max_shard_size), stored.tokenizer)
     again = add_older_keys(folder)
     files = synced(folder, {name: written for name, written in files.items() if name not in again})
     _verify(model, folder)
     card = folder / "README.md"
-    write_file(card, [model_card(stored).encode()])
+    write_file(card, [model_card(stored, extras.name, extras.license).encode()])
+    if text:
+        write_file(folder / MODELFILE, [text.encode()])
     for weights in folder.glob("*.safetensors"):  # the library lets only their owner read them
         weights.chmod(card.stat().st_mode)
     sign(folder, files)
-    return sum(path.stat().st_size for path in folder.iterdir())
+    return sum(path.stat().st_size for path in folder.iterdir()), note
+
+
+@dataclass(frozen=True)
+class Sharded:
+    """A model that is saved in files of a size."""
+
+    model: PreTrainedModel
+    size: str | None
+
+    def save_pretrained(self, folder: Path) -> None:
+        self.model.save_pretrained(folder, **({} if self.size is None else {"max_shard_size": self.size}))
 
 
 def _verify(model: PreTrainedModel, folder: Path) -> None:

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import math
+import re
+from collections.abc import Iterator
 from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
 
 from galore.trainer.models.pretrained import kind_of
 from galore.trainer.recipe.schema.recipe import Recipe
 from galore.trainer.trained.runmodel import StoredModel
 
+GLUE = "nyu-mll/glue"
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
-def model_card(stored: StoredModel) -> str:
-    """Markdown with the hub's front matter. Says nothing of where the files lay on the machine that trained."""
+
+def model_card(stored: StoredModel, name: str = "", license: str = "") -> str:
+    """Markdown with the hub's front matter. Says nothing of where the files lay on the machine that trained.
+
+    Args:
+        name: of the model; `license`: an identifier of the hub.
+    """
     loads = kind_of(stored.model.config).__name__
     classifies = loads != "AutoModelForCausalLM"
     tag = "text-classification" if classifies else "text-generation"
-    front = f"---\nlibrary_name: transformers\npipeline_tag: {tag}\ntags:\n- galore\n---\n"
+    front = f"---\n{_front(stored, tag, name or 'model', license)}\n---\n"
     title = "# A classifier trained with galore\n" if classifies else "# A causal language model trained with galore\n"
     parts = [front, title, _table("Model", _model(stored))]
     if stored.recipe is not None:
@@ -35,6 +47,49 @@ tokenizer = AutoTokenizer.from_pretrained("this folder")
 
 Read by transformers 5, and by 4.57 where it has the architecture.
 """
+
+
+def _front(stored: StoredModel, tag: str, name: str, license: str) -> str:
+    """YAML that the hub reads: where the model comes from, as far as that is on the hub, and its scores."""
+    known: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": tag, "tags": ["galore"]}
+    known |= {"license": license} if license else {}
+    recipe, final = stored.recipe, stored.run.read_facts().get("final") if stored.run is not None else None
+    if recipe is not None:
+        base = recipe.model.name_or_path
+        if base is not None and _on_hub(base) and not recipe.model.random_init:
+            known |= {"base_model": base, "base_model_relation": "finetune"}
+        known |= {"datasets": _datasets(recipe)} if _datasets(recipe) else {}
+    if recipe is not None and final and (results := list(_results(recipe, final, tag))):
+        known |= {"model_name": name, "eval_results": results}
+    return str(ModelCardData(**known).to_yaml())
+
+
+def _datasets(recipe: Recipe) -> list[str]:
+    """Names of the hub; a file of one's own is nobody else's."""
+    if recipe.data.task:
+        return [GLUE]
+    named = recipe.data.path if isinstance(recipe.data.path, (list, tuple)) else [recipe.data.path]
+    return [each for each in named if recipe.data.source == "hub" and isinstance(each, str) and _on_hub(each)]
+
+
+def _results(recipe: Recipe, final: dict[str, Any], tag: str) -> Iterator[EvalResult]:
+    """One entry per finite score of what was held out."""
+    of = _datasets(recipe)
+    data: dict[str, Any] = {
+        "dataset_type": of[0] if of else "text",
+        "dataset_name": recipe.data.task or "held-out text",
+    }
+    data |= {"dataset_config": recipe.data.task} if recipe.data.task else {}
+    how = " (mean of batch means over n + 1)" if final.get("mode") == "paper" else ""
+    for metric, value in final.items():
+        if metric != "step" and isinstance(value, float) and math.isfinite(value):
+            title = f"{metric.replace('_', ' ')}{how}"
+            yield EvalResult(task_type=tag, metric_type=metric, metric_name=title, metric_value=value, **data)
+
+
+def _on_hub(name: str) -> bool:
+    """Whether it is a name of the hub: local paths of a resolved recipe are absolute, and told nobody."""
+    return HUB_NAME.fullmatch(name) is not None
 
 
 def _model(stored: StoredModel) -> dict[str, Any]:

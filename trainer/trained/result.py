@@ -42,12 +42,12 @@ class TrainedRun(os.PathLike[str]):
 
     @property
     def final(self) -> dict[str, Any]:
-        """The last evaluation, such as `loss_nats` and `perplexity`, with its `step`; empty for a run that is not over."""
+        """The last evaluation, such as `loss_nats` and `perplexity`, with its `step`; empty while a run is not over."""
         return dict(self.facts.get("final", {}))
 
     @property
     def train_loss(self) -> float | None:
-        """In nats per target, of the last step; None where there is none, or it was not finite."""
+        """Loss of the last step, in nats per target; None where there is none, or it was not finite."""
         losses = [row.get("loss_nats", row.get("squared_error")) for row in self.rows if row.get("kind") == "train"]
         return losses[-1] if losses else None
 
@@ -63,7 +63,7 @@ class TrainedRun(os.PathLike[str]):
         return found.path if found else None
 
     def load_model(self, device: str = "cpu") -> StoredModel:
-        """Its model, as `model` a plain one of transformers, with its `tokenizer`.
+        """The trained model, as `model` a plain one of transformers, and its `tokenizer`.
 
         Raises:
             UserError: no checkpoint is whole.

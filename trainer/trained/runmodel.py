@@ -13,7 +13,7 @@ from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from galore.trainer.checkpoint import identity
-from galore.trainer.checkpoint.checkpoint import Checkpoint, Skipped, newest_verified, told
+from galore.trainer.checkpoint.checkpoint import Checkpoint, Skipped
 from galore.trainer.checkpoint.exported import require_as_exported
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.library import WHERE, explained, require_sentencepiece
@@ -28,7 +28,8 @@ from galore.trainer.models.pretrained import kind_of, load_pretrained, locate, r
 from galore.trainer.optim.int8_linear import int8_layers
 from galore.trainer.recipe.load import recipe_of_run
 from galore.trainer.recipe.schema.recipe import Recipe
-from galore.trainer.record.rundir import RunDir, refuse_absent, refuse_part_of_run
+from galore.trainer.record.rundir import RunDir, is_checkpoint, refuse_absent, refuse_part_of_run, run_of
+from galore.trainer.trained.choose import NEWEST, choose
 from galore.trainer.trained.generation import drop_idle
 
 SHOWN = 5  # names in a message
@@ -55,15 +56,28 @@ class StoredModel:
     data: str | None = None
 
 
-def load_run_model(path: str, device: str = "cpu") -> StoredModel:
-    """The newest verified checkpoint of the run directory `path`; or the model of a folder or hub name.
+def load_run_model(path: str, device: str = "cpu", checkpoint: str | None = None) -> StoredModel:
+    """A verified checkpoint of the run directory `path`, or `path` itself if it is one; or the model of a folder or hub
+    name.
+
+    Args:
+        checkpoint: of a run: `newest`, which is the default, `best` or a step.
 
     Raises:
         UserError: no such run or model, no good checkpoint, or weights that do not fit.
     """
     folder = user_path(path)
-    if (folder / "recipe.yaml").is_file():
-        return _of_run(RunDir.open(folder), device)
+    if (run := run_of(folder)) is not None:
+        named = folder.name if is_checkpoint(folder) else None
+        if named is not None and checkpoint is not None:
+            raise UserError(
+                "chooses a checkpoint of a run, and this is one",
+                where="--checkpoint",
+                fix=f"name {run.root}, or leave it out",
+            )
+        return _of_run(run, device, named or checkpoint or NEWEST)
+    if checkpoint is not None:
+        raise UserError(f"chooses a checkpoint of a run, and {path} is none", where="--checkpoint", fix="leave it out")
     refuse_part_of_run(folder)
     _refuse_several(folder)
     refuse_absent(path)
@@ -134,15 +148,9 @@ def load_tokenizer(source: str, revision: str | None = None) -> PreTrainedTokeni
     return tokenizer
 
 
-def _of_run(run: RunDir, device: str) -> StoredModel:
+def _of_run(run: RunDir, device: str, asked: str) -> StoredModel:
     recipe = recipe_of_run(run.recipe)
-    checkpoint, skipped = newest_verified(run.checkpoints)
-    if checkpoint is None:
-        reasons = "".join(f"; {line}" for line in told(skipped))
-        if reasons:
-            fix = "restore them from a copy, or train anew in another --output-dir: --resume takes none of them"
-            raise UserError(f"holds no good checkpoint{reasons}", where=str(run.root), fix=fix)
-        raise UserError("holds no checkpoint yet", where=str(run.root), fix="train on with --resume")
+    checkpoint, skipped = choose(run, asked)
     identity.require_same_recipe(checkpoint.state, recipe, run.root)
     identity.require_same_files(checkpoint.state, run.root)
     tokenizer = load_tokenizer(str(run.tokenizer))

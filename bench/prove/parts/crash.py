@@ -50,10 +50,12 @@ def _log(trials: Trials) -> Path:
 
 
 def _kills(trials: Trials, method: str, life: list[Operation]) -> Iterator[Kill]:
-    """Random moments of a run's life; the first of them is followed by another kill."""
+    """Random moments of a run's life; the first of them has a checkpoint to go on from, and is followed by another kill."""
     places = distinct(life)
+    saves = [op.number for op in places if op.name == "rename" and Path(op.path).name.startswith("step-")]
+    between = [op for op in places if saves[0] < op.number < saves[-1]]
     for number in range(2 if trials.sample else KILLS_A_METHOD):
-        operation = trials.rng.choice(places)
+        operation = trials.rng.choice(between if number < TWICE else places)
         how = trials.rng.choice((How.KILL_BEFORE, How.KILL_HALF))
         again = Fault(trials.rng.choice((How.KILL_BEFORE, How.KILL_HALF)), trials.rng.randint(1, SECOND))
         yield Kill(method, operation, Fault(how, operation.number), again if number < TWICE else None)

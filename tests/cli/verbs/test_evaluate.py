@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,12 +30,15 @@ def scored(calls: Any) -> Any:
 
 
 def test_eval(galore: Any, scored: Any) -> None:
-    shown = galore("eval", "runs/a", "--max-tokens", "99", "--mode", "paper")
+    shown = galore("eval", "runs/a", "--max-tokens", "99", "--mode", "paper", "--checkpoint", "best")
     told = "loss 2.5000 nats, perplexity 12.18, 0.9017 bits per byte, 40,000 held-out tokens, eval.mode token"
     assert shown.stdout == f"runs/a: {told}\n"
     assert "skipped step-00000009: model.safetensors differs" in shown.stderr
     assert "a note" in shown.stderr
-    assert scored.made[-1] == (("runs/a", None), {"device": "cpu", "mode": "paper", "max_tokens": 99})
+    assert scored.made[-1] == (
+        ("runs/a", None),
+        {"device": "cpu", "mode": "paper", "max_tokens": 99, "checkpoint": "best"},
+    )
 
 
 def test_eval_json(galore: Any, scored: Any) -> None:
@@ -59,3 +63,54 @@ def test_eval_overrides_change_the_recipe_of_the_run(galore: Any, scored: Any) -
     refused = galore("eval", "model", "eval.max_tokens=5")
     assert refused.exit_code == 2
     assert "model is no run" in refused.stderr
+
+
+@pytest.fixture
+def tasks(calls: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setitem(sys.modules, "lm_eval", SimpleNamespace())
+    scored = SimpleNamespace(
+        results={"arc_easy": {"acc": 0.25, "acc_stderr": 0.01}}, versions={"arc_easy": 1.0}, num_fewshot={"arc_easy": 0},
+        origin="runs/a/step-7", step=7, skipped=SKIPPED,
+    )  # fmt: skip
+    calls.replace("galore.trainer.machine.device", choose_device="cpu")
+    calls.replace("galore.trainer.trained.harness", evaluate_tasks=scored, Asked="asked")
+    return calls
+
+
+def test_benchmarks(galore: Any, tasks: Any) -> None:
+    shown = galore(
+        "eval", "runs/a", "--tasks", "arc_easy, hellaswag", "--limit", "9", "--batch-size", "4", "--shots", "0"
+    )
+    assert shown.stdout.splitlines()[0] == "runs/a/step-7"
+    assert shown.stdout.splitlines()[2].split() == ["arc_easy", "acc", "0.2500", "0.0100", "0"]
+    assert "skipped step-00000009" in shown.stderr
+    assert tasks.made[-3] == ((["arc_easy", "hellaswag"], 9, 0, 4, None, False), {})
+    assert tasks.made[-1] == (("runs/a", "asked", "cpu"), {})
+    facts = json.loads(galore("eval", "runs/a", "--tasks", "arc_easy", "--json").stdout)
+    assert facts["results"] == {"arc_easy": {"acc": 0.25, "acc_stderr": 0.01}}
+    assert (facts["model"], facts["step"], facts["versions"]) == ("runs/a/step-7", 7, {"arc_easy": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--tasks", "a", "--recipe", "demo"), "--tasks: scores no held-out text"),
+        (("--tasks", "a", "eval.max_tokens=5"), "--tasks: scores no held-out text"),
+        (("--tasks", " , "), "--tasks: names no task"),
+        (("--limit", "5"), "--limit: is for benchmarks"),
+        (("--chat",), "--chat: is for benchmarks"),
+    ],
+)
+def test_benchmarks_and_held_out_text_are_not_mixed(
+    galore: Any, tasks: Any, options: tuple[str, ...], told: str
+) -> None:
+    refused = galore("eval", "runs/a", *options)
+    assert refused.exit_code == 2
+    assert told in refused.stderr
+
+
+def test_benchmarks_need_their_extra(galore: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    refused = galore("eval", "runs/a", "--tasks", "arc_easy")
+    assert refused.exit_code == 2
+    assert "galore-llm[eval]" in refused.stderr

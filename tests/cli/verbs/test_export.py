@@ -12,20 +12,71 @@ import pytest
 from galore.trainer.common.errors import UserError
 
 
-def test_export(galore: Any, calls: Any) -> None:
-    written = SimpleNamespace(
-        folder="/x/out", origin="runs/a/step-7", step=7, bytes=2**20, loads="AutoModelForCausalLM", skipped=()
+@pytest.fixture
+def written(calls: Any) -> Any:
+    made = SimpleNamespace(
+        folder="/x/out",
+        origin="runs/a/step-7",
+        step=7,
+        bytes=2**20,
+        loads="AutoModelForCausalLM",
+        skipped=(),
+        note="",
+        own_tokenizer=False,
     )
-    calls.replace("galore.trainer.trained.export", export=written)
-    shown = galore("export", "runs/a", "out")
+    calls.replace("galore.trainer.trained.export", export=made, Extras="extras")
+    calls.replace("galore.trainer.trained.hub", require_push=None, push="https://hub.example/me/mine")
+    return calls
+
+
+def test_export(galore: Any, written: Any) -> None:
+    shown = galore("export", "runs/a", "out", "--checkpoint", "7")
     assert shown.stdout.startswith("/x/out: 1.00 MiB, from runs/a/step-7\n")
-    assert calls.made == [(("runs/a", Path("out")), {})]
+    assert "convert_hf_to_gguf.py /x/out" in shown.stdout
+    assert written.made == [((None, False, "out", ""), {}), (("runs/a", Path("out"), "extras", "7"), {})]
+
+
+def test_ollama_and_the_hub(galore: Any, written: Any) -> None:
+    options = ("--push", "me/Mine", "--private", "--ollama", "--max-shard-size", "5GB", "--license", "mit")
+    shown = galore("export", "runs/a", "out", *options)
+    assert "ollama create mine -f /x/out/Modelfile" in shown.stdout
+    assert shown.stdout.endswith("pushed to https://hub.example/me/mine\n")
+    (asked, extras, made, pushed) = written.made
+    assert asked == (("me/Mine",), {})  # before any work
+    assert extras == (("5GB", True, "Mine", "mit"), {})
+    assert made[0] == ("runs/a", Path("out"), "extras", None)
+    assert pushed == (("/x/out", "me/Mine", True), {})
+
+
+def test_a_tokenizer_that_llama_cpp_cannot_know(galore: Any, calls: Any) -> None:
+    made = SimpleNamespace(
+        folder="/x/out",
+        origin="m",
+        step=7,
+        bytes=1,
+        loads="AutoModelForCausalLM",
+        skipped=(),
+        note="",
+        own_tokenizer=True,
+    )
+    calls.replace("galore.trainer.trained.export", export=made, Extras="extras")
+    assert "no GGUF: " in galore("export", "runs/a", "out").stdout
+
+
+@pytest.mark.parametrize("options", [("--max-shard-size", "5"), ("--private",)])
+def test_options_that_say_nothing_are_refused(galore: Any, written: Any, options: tuple[str, ...]) -> None:
+    refused = galore("export", "runs/a", "out", *options)
+    assert refused.exit_code == 2
+    assert options[0] in refused.stderr
+    assert not written.made
 
 
 def test_errors_below_reach_the_user(galore: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def export(*_: Any) -> None:
         raise UserError("is not empty", where="out")
 
-    monkeypatch.setitem(sys.modules, "galore.trainer.trained.export", SimpleNamespace(export=export))
+    monkeypatch.setitem(
+        sys.modules, "galore.trainer.trained.export", SimpleNamespace(export=export, Extras=lambda *_: None)
+    )
     refused = galore("export", "runs/a", "out")
     assert (refused.exit_code, refused.stderr) == (2, "error: out: is not empty\n")

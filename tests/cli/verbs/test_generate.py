@@ -13,9 +13,11 @@ def test_generate(galore: Any, calls: Any) -> None:
         load_run_model=SimpleNamespace(model="M", tokenizer="T", skipped=(), recipe=None),
     )
     calls.replace("galore.trainer.models.generate", sample="Once upon a time")
-    shown = galore("generate", "runs/a", "--prompt", "Once", "--temperature", "0.5", "--seed", "3")
+    shown = galore(
+        "generate", "runs/a", "--prompt", "Once", "--temperature", "0.5", "--seed", "3", "--checkpoint", "best"
+    )
     assert shown.stdout == "Once upon a time\n"
-    assert calls.made[1] == (("runs/a", "cpu"), {})
+    assert calls.made[1] == (("runs/a", "cpu", "best"), {})
     settings = {"max_new_tokens": 60, "seed": 3, "temperature": 0.5, "top_p": 1.0, "top_k": 0, "chat": False}
     assert calls.made[2] == (("M", "T", "Once"), settings)
 

@@ -16,6 +16,7 @@ import pytest
         (["demo", "optim.rank=8", "--output-dir", "here"], Path("here"), False, 8),
         (["--resume", "sub/mine.yaml", "optim.rank=9"], Path("runs/mine"), True, 9),
         (["--resume", "run/recipe.yaml"], Path("run"), True, 64),
+        (["run", "--resume"], Path("run"), True, 64),
         (["--resume", "sub/recipe.yaml"], Path("runs/recipe"), True, 64),
     ],
 )
@@ -36,6 +37,47 @@ def test_train(galore: Any, calls: Any, arguments: list[str], directory: Path, r
     assert f"galore generate {directory} --prompt 'In the beginning'" in said[1]
     assert loaded.recipe.optim.rank == rank
     assert calls.made[0][0] == (loaded.recipe.log,)
+
+
+def runs_of(origin: str, *names: str) -> None:
+    for name in names:
+        folder = Path("runs") / name
+        folder.mkdir(parents=True)
+        (folder / "recipe.yaml").write_text(f"# Resolved from {origin}\nextends: demo")
+        (folder / "run.json").write_text('{"finished": "yesterday"}')
+
+
+def test_a_second_run_of_a_recipe_gets_a_number_and_says_so(galore: Any, calls: Any) -> None:
+    calls.replace("galore.cli.show.console", make_console=SimpleNamespace(message=lambda text: None))
+    calls.replace("galore.trainer.run", run_training=None)
+    runs_of("demo", "demo", "demo-2")
+    shown = galore("train", "demo")
+    assert calls.made[-1][0][1] == Path("runs/demo-3")
+    assert "runs/demo holds a run already: this one goes to runs/demo-3" in shown.stdout
+    galore("train", "runs/demo-2")
+    assert calls.made[-1][0][1] == Path("runs/demo-2"), "which is then refused, as it holds a run"
+
+
+def test_resume_goes_on_with_the_only_run_of_a_recipe_and_asks_which_of_several(galore: Any, calls: Any) -> None:
+    calls.replace("galore.cli.show.console", make_console=SimpleNamespace(message=lambda text: None))
+    calls.replace("galore.trainer.run", run_training=None)
+    runs_of("mine/demo-7.yaml", "demo-7")
+    galore("train", "demo", "--resume")
+    assert calls.made[-1][0][1] == Path("runs/demo"), "that of another recipe, whose name ends so, is not its second"
+    runs_of("demo", "demo-2")
+    galore("train", "demo", "--resume")
+    assert calls.made[-1][0][1] == Path("runs/demo-2")
+    runs_of("demo", "demo")
+    made = len(calls.made)
+    refused = galore("train", "demo", "--resume")
+    assert refused.exit_code == 2
+    assert (
+        "several runs of demo: runs/demo, finished after step 0; runs/demo-2, finished after step 0" in refused.stderr
+    )
+    assert "galore train runs/demo-2 --resume" in refused.stderr
+    assert len(calls.made) == made
+    galore("train", "demo", "--resume", "--output-dir", "runs/demo")
+    assert calls.made[-1][0][1] == Path("runs/demo")
 
 
 def test_train_dry_run(galore: Any, calls: Any) -> None:

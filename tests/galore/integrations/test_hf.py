@@ -178,7 +178,7 @@ def test_images_and_text() -> None:
         ({"rank": 4, "refresh": "two-pass"}, {}, "twice"),
         ({"rank": 4, "rnak": 2}, {}, "rnak"),
         ({"rank": 4, "targets": ["mpl"]}, {}, "did you mean mlp"),
-        ({"rank": 4, "update": "immediate"}, {}, "max_grad_norm"),
+        ({"rank": 4, "update": "immediate"}, {"gradient_accumulation_steps": 1}, "max_grad_norm"),
         ({"rank": 4, "update": "immediate"}, {"max_grad_norm": 0}, "accumulation=2"),
     ],
 )

@@ -9,7 +9,7 @@ import shutil
 import signal
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,14 @@ import pytest
 from galore.trainer.checkpoint.checkpoint import newest_verified
 from galore.trainer.checkpoint.manifest import NAME
 from galore.trainer.common.errors import UserError
-from galore.trainer.common.reading import NotReadable, is_there, open_regular, read_bounded, user_path
+from galore.trainer.common.reading import (
+    NotReadable,
+    is_there,
+    open_regular,
+    read_bounded,
+    require_plain_folder,
+    user_path,
+)
 from galore.trainer.data.formats.bytestream import opened
 from galore.trainer.data.glue.locate import find_split
 from galore.trainer.data.glue.readers import read_split
@@ -204,3 +211,12 @@ def test_a_line_of_metrics_without_end(tmp_path: Path) -> None:
         file.truncate(2**26)
     with at_once():
         assert list(read_rows(tmp_path / "m.jsonl")) == [{"step": 1}]
+
+
+@pytest.mark.parametrize(("name", "refused"), [("config.json", True), ("merges.txt", True), ("README.md", False)])
+def test_a_pipe_in_a_folder_of_a_model_is_refused_where_a_library_may_read_it(
+    tmp_path: Path, name: str, refused: bool
+) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(NotReadable, match="is a pipe") if refused else nullcontext():
+        require_plain_folder(str(tmp_path))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from galore.cli.show.memory import _enough
+from galore.cli.show.memory import UNFINISHED, _enough
 from galore.kernels.storage import rounding
 from galore.trainer.common.format import GIB
 from galore.trainer.fit import advice as module
@@ -291,3 +291,17 @@ def test_several_that_alter_nothing_are_preferred_to_one_that_does(monkeypatch: 
     told = list(_enough(found))
     assert told[0].endswith("alters what is computed: optim.state_dtype=8bit (50.00 GiB in total)")
     assert told[1].endswith("train.micro_batch_size=1 train.gradient_checkpointing=true (60.00 GiB in total)")
+
+
+def test_a_search_whose_time_is_over_tells_what_was_tried(
+    wide: Callable[..., LoadedRecipe], traced: list[LoadedRecipe], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded, on = wide("optim.method=full"), card(30)
+    assert not profile_on(loaded, on, brief=True).fits
+    clock = iter(range(100))
+    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
+    found = Adviser(loaded, on, until=0).advise()  # one trace, the recipe's own apart
+    assert found.unfinished
+    assert len(traced) == 2
+    assert (found.mildest, found.room) == ((), ())
+    assert [*_enough(found)] == [UNFINISHED]

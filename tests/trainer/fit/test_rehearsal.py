@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from galore.kernels.device import meta_stands_for
+from galore.kernels.model import segments
 from galore.trainer.fit.rehearsal import Rehearsal, clocks
-from galore.trainer.memory.trace.simulate import SimulatedTracer
+from galore.trainer.memory.trace.simulate import SimulatedTracer, device_operations
 from galore.trainer.optim.parts.schedule import RefreshSchedule, schedules
 from galore.trainer.recipe.load import LoadedRecipe
 
@@ -170,3 +171,33 @@ def test_the_collector_rests_meanwhile(tiny: Tiny, monkeypatch: pytest.MonkeyPat
     finally:
         gc.enable()
     assert set(seen) == {False}
+
+
+# -- documents that do not see each other
+
+
+def operations(loaded: LoadedRecipe, kind: str, capability: tuple[int, int]) -> set[str]:
+    """Names of the operations of a run on `meta` tensors that stand for `kind`."""
+    seen = set[str]()
+
+    def hidden(func: Any, *_: object) -> list[tuple[int, int]]:
+        seen.add(func._schema.name)
+        return []
+
+    with meta_stands_for(kind), device_operations(kind, capability):
+        Rehearsal.prepare(loaded, "meta", SimulatedTracer(hidden), 1).run(brief=True)
+    return seen
+
+
+def test_isolated_documents_are_traced_through_the_attention_they_take(tiny: Tiny) -> None:
+    varlen = {"torch_attn::_varlen_attn", "torch_attn::_varlen_attn_backward"}
+    flash = "aten::_scaled_dot_product_flash_attention"
+    isolated = ("data.isolate_documents=true", "data.max_length=128", "train.gradient_checkpointing=true")
+    if segments.varlen_attn is not None:
+        found = operations(tiny(*isolated, "model.dtype=bfloat16"), "cuda", (8, 9))
+        assert varlen <= found
+        assert flash not in found
+    for dtype, card in (("float32", (8, 9)), ("bfloat16", (7, 5))):
+        assert not varlen & operations(tiny(*isolated, f"model.dtype={dtype}"), "cuda", card)
+    assert flash in operations(tiny("data.max_length=128", "model.dtype=bfloat16"), "cuda", (8, 9))
+    assert f"{flash}_for_cpu" in operations(tiny(*isolated, "model.dtype=float32"), "cpu", (0, 0))

@@ -118,3 +118,25 @@ def test_torchs_new_name_of_the_settings_goes_before_the_old():
             "PYTORCH_CUDA_ALLOC_CONF": f"expandable_segments:{old}",
         }
         assert run(program, **both) == [new]
+
+
+LIBRARIES = """
+import gc, sys
+from galore.trainer.machine.process import import_libraries
+class Torch:
+    def find_spec(name, path=None, target=None):
+        if name == "torch":
+            print("collecting:", gc.isenabled())
+sys.meta_path.insert(0, Torch)
+import_libraries()
+print("collecting:", gc.isenabled(), "transformers.modeling_utils" in sys.modules, gc.get_freeze_count() > 100_000)
+before = gc.get_freeze_count()
+made = [[] for _ in range(10)]
+import_libraries()
+print(gc.get_freeze_count() == before)
+"""
+
+
+def test_libraries_are_imported_without_looking_for_garbage():
+    first, *_, last, again = run(LIBRARIES)
+    assert (first, last, again) == ("collecting: False", "collecting: True True True", "True")

@@ -63,6 +63,7 @@ def index(folder: Path) -> None:
         (config(num_attention_heads=0, head_dim=None), "num_attention_heads is 0", "stored weights have"),
         (config(num_key_value_heads=0), "num_key_value_heads is 0", "stored weights have"),
         (config(num_key_value_heads=-2), "num_key_value_heads is -2", "stored weights have"),
+        (config(num_key_value_heads=3), "is not a multiple of num_key_value_heads 3", "stored weights have"),
         (config(head_dim=0), "head_dim is 0", "stored weights have"),
         (config(intermediate_size=0), "intermediate_size is 0", "stored weights have"),
         (config(vocab_size=-3), "vocab_size is -3", "stored weights have"),

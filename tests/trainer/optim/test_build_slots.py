@@ -26,7 +26,8 @@ def test_the_nameless_are_numbered_across_groups() -> None:
     assert names([one, two]) == [["parameter0", "parameter1"]]
     assert names(iter([("a", one), two])) == [["a", "parameter1"]]
     assert names([{"params": one}, {"params": iter([("b", two), three])}]) == [["parameter0"], ["b", "parameter2"]]
-    assert names([]) == [[]]
+    with pytest.raises(ValueError, match="no parameters to train"):
+        names([])
 
 
 def test_the_callers_groups_are_left_as_they_are() -> None:

@@ -50,6 +50,14 @@ def test_groups_cover_the_model_and_spare_vectors_from_decay():
     check_complete(model, [target, matrices, vectors])
 
 
+def test_a_decay_is_the_optimizers_where_the_groups_say_nothing_and_never_of_vectors():
+    for groups, expected in [
+        (galore_groups(Model(), 4), [0.3, 0.3, 0.0]),
+        (galore_groups(Model(), 4, weight_decay=0.1), [0.1, 0.1, 0.0]),
+    ]:
+        assert [group["weight_decay"] for group in GaLoreAdamW(groups, weight_decay=0.3).param_groups] == expected
+
+
 def test_a_parameter_nobody_updates_or_two_groups_update_is_an_error():
     model = Model()
     groups = galore_groups(model, 4)

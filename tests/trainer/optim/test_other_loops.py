@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from galore.trainer.optim import GaLoreAdamW, galore_groups, kinds_with_own_forward, project_in_backward, to_int8
+from galore.trainer.optim.clipping import CLIPPERS
 
 
 def network() -> nn.Sequential:
@@ -145,8 +147,40 @@ def test_max_grad_norm_clips_as_the_call_before_the_step_does() -> None:
     for wrong in (math.nan, 0.0, -1.0, math.inf):
         with pytest.raises(ValueError, match="max_grad_norm"):
             galore(network(), max_grad_norm=wrong)
-    with pytest.raises(ValueError, match="only with update='accumulate'"):
+    with pytest.raises(ValueError, match="update='immediate' steps before all gradients exist"):
         galore(network(), max_grad_norm=1.0, update="immediate")
+
+
+@pytest.mark.parametrize("scheduled", [False, True])
+def test_clipping_that_finds_no_gradients_is_told_once(scheduled: bool) -> None:
+    net = network()
+    optimizer = galore(net)
+    if scheduled:  # which wraps step
+        torch.optim.lr_scheduler.ConstantLR(optimizer)
+
+    def clipped_by_torch() -> None:
+        backward(net)
+        assert nn.utils.clip_grad_norm_(net.parameters(), 1.0) == 0
+        optimizer.step()
+
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        clipped_by_torch()
+        clipped_by_torch()
+    assert [str(each.message).partition(":")[0] for each in told] == [f"clipped_by_torch names {CLIPPERS[0]}"]
+    assert told[0].filename == __file__
+
+
+def test_clipping_that_is_asked_of_the_optimizer_is_told_nothing() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for options in ({}, {"max_grad_norm": 1.0}):
+            net = network()
+            optimizer = galore(net, **options)
+            backward(net)
+            if not options:
+                optimizer.clip_grad_norm_(1.0)
+            optimizer.step()
 
 
 class Pair(nn.Linear):

@@ -5,16 +5,20 @@ from __future__ import annotations
 import copy
 import dataclasses
 import inspect
+import random
 import re
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from galore.kernels.family import GroupSettings
+from galore.kernels.family import GroupSettings, Options
 from galore.trainer.optim import GaLoreAdamW
 from galore.trainer.optim.settings import FIELDS, PER_GROUP, OptimizerSettings
+from galore.trainer.recipe.schema.optim import OptimSection
 
 
 def made(rank: int | None = 2, **options: Any) -> GaLoreAdamW:
@@ -63,6 +67,15 @@ def test_a_param_group_holds_the_declared_options_and_no_others() -> None:
         ({"transport": "rotate", "proj_type": "random"}, "transport='rotate' goes from one orthonormal basis"),
         ({"update": "immediate", "refresh": "summed"}, "refresh='summed' cannot"),
         ({"update": "immediate", "accumulation": 2}, "accumulation=2"),
+        ({"update": "immediate", "max_grad_norm": 1.0}, "it cannot clip to max_grad_norm=1.0: set max_grad_norm=None"),
+        ({"refresh": "two-pass"}, "with stagger=True nearly every step is one: set stagger=False"),
+        ({"accumulator_dtype": "bfloat16"}, "it has to be a floating-point dtype, such as torch.float32"),
+        ({"accumulator_dtype": torch.int8}, "accumulator_dtype=torch.int8 in GaLoreAdamW"),
+        ({"accumulation": "2"}, "accumulation='2' in GaLoreAdamW: it has to be a whole number from 1"),
+        ({"accumulation": 0}, "accumulation=0 in GaLoreAdamW"),
+        ({"seed": "1"}, "seed='1' in GaLoreAdamW: it has to be a whole number from 0"),
+        ({"seed": -1}, "seed=-1 in GaLoreAdamW"),
+        ({"rank": "2"}, "rank='2' in group 0 (w …): it has to be a whole number from 1, a share below 1"),
         ({"inner": "muon", "convention": "reference"}, "which inner='muon' is not"),
     ],
 )
@@ -71,6 +84,57 @@ def test_what_cannot_be_meant_is_refused_in_one_line(options: dict[str, Any], sa
         made(**options)
     assert said in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def drawn(rng: random.Random) -> dict[str, Any]:
+    """Every option of the family, each at its default half of the time."""
+    few: dict[str, list[Any]] = {
+        "stagger": [True, False],
+        "update_proj_gap": [3],
+        "refresh_overlap": [0.5],
+        "scale": [0.5],
+        "momentum": [0.9],
+    }
+    hints = get_type_hints(Options)
+    values = {
+        each.name: few.get(each.name)
+        or [
+            None,
+            *get_args(next(k for k in (*get_args(hints[each.name]), hints[each.name]) if get_origin(k) is Literal)),
+        ]
+        for each in dataclasses.fields(Options)
+    }
+    chosen = {name: rng.choice(known) for name, known in values.items() if rng.random() < 0.5}
+    return {name: value for name, value in chosen.items() if value is not None or name in ("refresh", "transport")}
+
+
+def said(make: Callable[[], object]) -> str | None:
+    """What it is refused with, in the words of a recipe; None where it is taken."""
+    try:
+        make()
+    except ValueError as error:  # pydantic's is one, too
+        text = next(line for line in str(error).split("\n") if ": " in line or "=" in line)
+        text = re.sub(r"(\w+)='?([^'\s,:]+)'?", r"\1: \2", text.replace("None", "null"))
+        return re.sub(r"True|False", lambda found: found[0].lower(), text)
+    return None
+
+
+@pytest.mark.parametrize("method", ["galore", "full"])
+def test_what_a_recipe_refuses_the_optimizer_refuses_in_the_same_words(method: str) -> None:
+    rng = random.Random(method)
+    refused = 0
+    for _ in range(300):
+        options = drawn(rng)
+        if method == "full":
+            options |= {"residual": "none", "update": "accumulate"}
+        norm = rng.choice((None, None, 1.0))
+        ours = said(lambda: made(2 if method == "galore" else None, max_grad_norm=norm, **options))  # noqa: B023
+        theirs = said(lambda: OptimSection(method=method, max_grad_norm=norm, **options))  # noqa: B023
+        assert (ours is None) == (theirs is None), (options, ours, theirs)
+        if ours and theirs:
+            refused += 1
+            assert ours.partition("): ")[2] == theirs.partition("Value error, ")[2].partition(" [type")[0], options
+    assert refused > 20
 
 
 def test_what_contradicts_in_a_subspace_does_not_without_one() -> None:
@@ -91,6 +155,55 @@ def test_what_contradicts_in_a_subspace_does_not_without_one() -> None:
 def test_what_only_looks_like_a_number_is_refused(options: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=re.escape(said)):
         GaLoreAdamW([nn.Parameter(torch.ones(3))], **options)
+
+
+def test_numbers_of_numpy_are_as_good_and_become_pythons_own() -> None:
+    optimizer = made(
+        np.int64(2), seed=np.int64(2**40), lr=np.float32(0.5), update_proj_gap=np.int32(3), proj_type="random"
+    )
+    optimizer.slots[optimizer.param_groups[0]["params"][0]].parameter.sum().backward()
+    optimizer.step()
+    (group,) = optimizer.param_groups
+    assert [type(each) for each in (optimizer.seed, group["lr"], group["update_proj_gap"], group["rank"])] == [
+        int, float, int, int,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        (
+            "update_proj_gapp",
+            "'update_proj_gapp' in group 1 is no option of a param group: did you mean 'update_proj_gap'?",
+        ),
+        ("lam", "'lam' in group 1 is no option of a param group: a group takes betas, convention"),
+        ("state_dtype", "'state_dtype' in group 1 is of all groups: give it to GaLoreAdamW as a keyword"),
+    ],
+)
+def test_an_option_of_a_group_that_would_do_nothing_is_refused(key: str, said: str) -> None:
+    groups = [{"params": [nn.Parameter(torch.ones(3))]}, {"params": [nn.Parameter(torch.ones(3))], key: 1}]
+    with pytest.raises(ValueError, match=re.escape(said)):
+        GaLoreAdamW(groups)
+    again = GaLoreAdamW([{"params": [nn.Parameter(torch.ones(3))], "name": "norms", "initial_lr": 0.1}])
+    GaLoreAdamW(again.param_groups)
+
+
+def test_what_is_no_keyword_is_told_of_the_class_with_the_nearest() -> None:
+    with pytest.raises(TypeError, match=r"^GaLoreAdamW\(\) got an unexpected .*: did you mean 'refresh_overlap'\?"):
+        made(refresh_overlp=0.5)
+    with pytest.raises(TypeError, match=r"^GaLoreAdamW\(\) takes from 1 to 5 positional arguments but 7 were given$"):
+        GaLoreAdamW([nn.Parameter(torch.ones(3))], 0.1, (0.9, 0.99), 1e-8, 0.0, 1, 2)  # type: ignore[misc, arg-type]
+
+
+@pytest.mark.parametrize(("state", "said"), [({}, "no param_groups and no state"), ({"state": {}}, "no param_groups")])
+def test_a_state_that_is_none_is_refused(state: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        made().load_state_dict(state)
+
+
+def test_no_parameters_are_refused() -> None:
+    with pytest.raises(ValueError, match="there are no parameters to train"):
+        GaLoreAdamW([])
 
 
 def test_a_scale_for_all_is_one_of_the_projected() -> None:

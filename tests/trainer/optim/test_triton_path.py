@@ -40,7 +40,7 @@ def steps(shape, dtype, **options):
 
 CASES = {
     "fp32": (torch.float32, {}),
-    "fp32, reference": (torch.float32, {"convention": "reference"}),
+    "fp32, reference": (torch.float32, {"convention": "reference", "proj_type": "svd", "stagger": False}),
     "8 bit": (torch.float32, {"state_dtype": "8bit"}),
     "fp8": (torch.float32, {"state_dtype": "fp8"}),
     "bf16": (torch.bfloat16, {"weight_rounding": "nearest"}),

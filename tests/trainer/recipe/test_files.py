@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from galore.trainer.recipe.load import load_recipe
+from galore.trainer.recipe.load import load_recipe, recipe_from_resolved
 from galore.trainer.recipe.parse import source
 from galore.trainer.recipe.parse.problems import RecipeError
 from galore.trainer.recipe.parse.source import LARGEST_RECIPE_BYTES
@@ -79,3 +79,19 @@ def test_unreadable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(source, "read_bounded", refuse)
     with pytest.raises(RecipeError, match=r"r.yaml: cannot be read: Permission denied"):
         load_recipe(str(tmp_path / "r.yaml"))
+
+
+def test_sources_of_data_are_relative_to_their_file_and_read_back_from_the_resolved_recipe(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(
+        "extends: llama-60m-galore\ndata:\n  source: local\n  sources:\n"
+        "    - {path: code, weight: 2}\n    - {path: [a, /b], name: c, validation_path: d, text_field: [t, u]}\n"
+    )
+    loaded = load_recipe(str(tmp_path / "r.yaml"))
+    one, two = loaded.recipe.data.sources or []
+    assert (one.path, one.weight, one.label) == (f"{tmp_path}/code", 2, "code")
+    assert (two.path, two.validation_path) == ([f"{tmp_path}/a", "/b"], f"{tmp_path}/d")
+    assert recipe_from_resolved(loaded.text, "x") == loaded.recipe
+    assert load_recipe(str(tmp_path / "r.yaml"), ["data.path=x"]).recipe.data.sources is None
+    assert load_recipe(str(tmp_path / "r.yaml"), ["data.sources=[{path: e}]"]).recipe.data.parts[0].path == str(
+        Path.cwd() / "e"
+    )

@@ -9,8 +9,9 @@ import pytest
 
 from galore.trainer.recipe.explain.fields import fields
 from galore.trainer.recipe.load import load_recipe, recipe_from_resolved
-from galore.trainer.recipe.merge import ALTERNATIVES, COLUMNS, OF_ONE_SOURCE
+from galore.trainer.recipe.merge import ALTERNATIVES, OF_ONE_SOURCE
 from galore.trainer.recipe.parse.problems import RecipeError
+from galore.trainer.recipe.schema.source import FIELDS
 
 VALUES = {
     "train.max_steps": 30,
@@ -27,9 +28,12 @@ VALUES = {
     "data.tokenizer_vocab_size": 999,
     "data.text_field": "body",
     "data.messages_field": "talk",
+    "data.tokens_field data.labels_field": "ids",
     "data.prompt_field data.input_field data.response_field": "column",
 }
-PAIRS = [(one, other) for line in ALTERNATIVES for one in line for other in line if one != other]
+# every recipe here has a path; what overrules it is tried in test_files.py
+OTHERS = [line for line in ALTERNATIVES if "data.path" not in line]
+PAIRS = [(one, other) for line in OTHERS for one in line for other in line if one != other]
 
 
 def layer(paths: str, value: Any) -> str:
@@ -119,6 +123,6 @@ def test_a_checkpoint_takes_the_place_of_dimensions_and_of_their_tokenizer() -> 
 
 
 def test_the_tables_name_fields() -> None:
-    assert {each for line in ALTERNATIVES for each in line} == set(VALUES)
+    assert {each for line in OTHERS for each in line} == set(VALUES)
     named = [path for each in VALUES for path in each.split()]
-    assert {*named, *(f"data.{name}" for name in [*OF_ONE_SOURCE, *COLUMNS])} <= set(fields())
+    assert {*named, *(f"data.{name}" for name in [*OF_ONE_SOURCE, *FIELDS])} <= set(fields())

@@ -29,7 +29,7 @@ CASES = [  # recipe, settings that contradict each other, and those that do what
     ("demo", "optim.residual=fira optim.refresh=delayed", "optim.refresh=null"),
     ("demo", "optim.update=immediate", "optim.update=accumulate"),
     ("demo", "train.global_batch_size=32 optim.update=immediate",
-     "optim.max_grad_norm=null optim.refresh=first-micro-batch train.micro_batch_size=32"),
+     "optim.max_grad_norm=null train.micro_batch_size=32"),
     ("demo", "optim.adapter=relora", "optim.method=lora"),
     ("demo", "optim.relora_gap=5", "optim.method=lora optim.adapter=relora"),
     ("demo", "optim.relora_gap=5", "optim.relora_gap=null"),

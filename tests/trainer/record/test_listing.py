@@ -103,6 +103,8 @@ DAMAGED: dict[str, tuple[Callable[[Path], object], str]] = {
     "rows": (write("metrics.jsonl", b"\x00" * 5000), "metrics.jsonl holds no row"),
     "a pipe": (pipe("metrics.jsonl"), "is a pipe, not a regular file"),
     "another": (pipe("run.json"), "is a pipe, not a regular file"),
+    "no recipe": (lambda run: (run / "recipe.yaml").unlink(), "recipe.yaml is missing, or no file"),
+    "no file": (pipe("recipe.yaml"), "recipe.yaml is missing, or no file"),
 }
 
 

@@ -81,6 +81,14 @@ def test_resume_drops_later_rows_and_half_a_line(path: Path) -> None:
     assert _rows(path) == [*rows[:4], {"kind": "train", "step": 4, "again": True}]
 
 
+@pytest.mark.parametrize(("kept", "absent"), [((1, 2, 3, 4), 0), ((1, 3, 4), 1), ((), 3), ((2, 2), 2)])
+def test_rows_that_were_taken_away_are_counted(path: Path, kept: tuple[int, ...], absent: int) -> None:
+    path.write_text("".join(json.dumps({"kind": "train", "step": step}) + "\n" for step in kept))
+    metrics = Metrics.open(path, 3)
+    metrics.close()
+    assert metrics.absent == absent
+
+
 def test_a_start_begins_with_an_empty_file(path: Path) -> None:
     path.write_text('{"step": 0}\n')
     Metrics.open(path, None).close()

@@ -12,7 +12,7 @@ import pytest
 
 from galore.trainer.common.errors import RunFailed, UserError
 from galore.trainer.common.lock import is_held
-from galore.trainer.record.rundir import RunDir, refuse_absent, refuse_part_of_run
+from galore.trainer.record.rundir import RunDir, is_checkpoint, refuse_absent, refuse_part_of_run, run_of
 from galore.trainer.trained.runmodel import load_run_model
 
 
@@ -133,6 +133,37 @@ def test_resume_starts_what_is_not_there_yet_and_takes_what_is(tmp_path: Path) -
         RunDir.create(tmp_path, resume=True)
 
 
+@pytest.mark.parametrize("name", ["metrics.jsonl", "run.json", "report.md", "wandb.json", "error.txt"])
+def test_a_folder_in_the_place_of_a_file_is_told_before_anything_is_done(tmp_path: Path, name: str) -> None:
+    _run(tmp_path)
+    (tmp_path / name).unlink(missing_ok=True)
+    (tmp_path / name).mkdir()
+    with pytest.raises(UserError, match=rf"{name}: is a folder, where the run has a file\n.*move it away"):
+        RunDir.create(tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("resume", [True, False])
+@pytest.mark.parametrize("part", ["run.json", "checkpoints/step-00000003"])
+@pytest.mark.parametrize("folder", [True, False])
+def test_a_run_without_its_recipe_is_told_so_with_what_to_do(
+    tmp_path: Path, part: str, folder: bool, resume: bool
+) -> None:
+    if part.endswith("json"):
+        (tmp_path / part).write_text("{}")
+    else:
+        (tmp_path / part).mkdir(parents=True)
+    if folder:
+        (tmp_path / "recipe.yaml").mkdir()
+    told = rf"whose recipe.yaml is {'no file' if folder else 'missing'}\n.*trained with to {tmp_path}/recipe.yaml"
+    for ask in (
+        lambda: RunDir.create(tmp_path, resume),
+        lambda: RunDir.open(tmp_path),
+        lambda: load_run_model(str(tmp_path)),
+    ):
+        with pytest.raises(UserError, match=told):
+            ask()
+
+
 def test_only_a_run_is_read(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such directory"):
         RunDir.open(tmp_path / "missing")
@@ -232,12 +263,24 @@ def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("part", ["checkpoints", "checkpoints/step-00000010", "tokenizer", "checkpoints/step-00000099"])
+@pytest.mark.parametrize("part", ["checkpoints", "tokenizer", "checkpoints/step-00000099"])
 def test_a_part_of_a_run_is_told_by_the_command_for_the_run(trained: Path, part: str) -> None:
     with pytest.raises(UserError, match="is a part of a run") as caught:
         load_run_model(f"runs/one/{part}")
     assert "galore eval runs/one;" in caught.value.fix
     assert caught.value.where == f"runs/one/{part}"
+
+
+def test_a_run_is_known_by_its_folder_its_recipe_and_its_checkpoints(trained: Path) -> None:
+    run = RunDir(trained / "runs/one")
+    assert run_of(run.recipe) is None, "any recipe, as far as one sees"
+    run.facts.write_text("{}")
+    paths = (run.root, run.recipe, run.checkpoints / "step-00000010", run.checkpoints, run.root / "exported")
+    assert [run_of(path) for path in paths] == [run, run, run, None, None]
+    found = run_of(Path("runs/one/checkpoints/step-00000010/"))
+    assert found == run
+    assert is_checkpoint(Path("runs/one/checkpoints/step-00000010"))
+    assert not is_checkpoint(Path("runs/one/checkpoints/step-00000011"))
 
 
 def test_an_export_inside_a_run_and_the_run_itself_are_no_part(trained: Path) -> None:

@@ -25,7 +25,7 @@ from galore.trainer.models.decoder import build_decoder
 from galore.trainer.recipe.dump import dump_recipe
 from galore.trainer.recipe.schema.recipe import Recipe
 from galore.trainer.record.rundir import RunDir
-from galore.trainer.trained.export import _name_special_tokens, export
+from galore.trainer.trained.export import Extras, _name_special_tokens, export
 from galore.trainer.trained.runmodel import load_run_model, save_model_files
 
 IDS = torch.arange(30).view(2, 15)
@@ -80,6 +80,7 @@ def test_transformers_loads_what_was_trained(tmp_path: Path, tied: bool, dtype: 
     logits = make_run(tmp_path / "run", {"tie_word_embeddings": tied, "dtype": dtype})
     exported = export(str(tmp_path / "run"), tmp_path / "out")
     assert exported.step == 20
+    assert exported.own_tokenizer
     assert exported.folder == tmp_path / "out"
     model = reload(exported.folder)
     assert model.dtype == getattr(torch, dtype)
@@ -427,3 +428,13 @@ def test_the_export_of_a_run_on_instructions_knows_the_day_it_was_trained_on(cha
     said = tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False)
     assert said.startswith("26 Jul 2024<|im_start|>user")
     assert config.eos_token_id == [5, tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|im_end|>")]
+
+
+def test_shards_and_a_modelfile_are_read_back_as_the_model(tmp_path: Path) -> None:
+    logits = make_run(tmp_path / "run")
+    exported = export(str(tmp_path / "run"), tmp_path / "out", Extras(max_shard_size="20KB", ollama=True))
+    assert len([*exported.folder.glob("model-*.safetensors")]) > 1
+    assert (exported.folder / "model.safetensors.index.json").is_file()
+    assert torch.equal(reload(exported.folder)(IDS).logits, logits)
+    assert (exported.folder / "Modelfile").read_text().startswith("FROM .\n")
+    assert load_run_model(str(exported.folder)).step is None  # its digests hold

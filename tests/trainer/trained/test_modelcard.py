@@ -63,3 +63,33 @@ def test_its_scores_and_no_place(tmp_path: Path) -> None:
     assert "## Held-out text\n\n| | |\n|---|---|\n| loss nats | 3.2512 |\n| tokens | 40 |\n" in text
     assert "secret" not in text
     assert str(tmp_path) not in text
+
+
+def test_what_the_hub_reads_of_it(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path / "run", resume=False)
+    run.write_facts({"final": {"step": 7, "loss_nats": 3.25, "perplexity": float("inf"), "mode": "token"}})
+    overrides = ["model.name_or_path=some/base", "data.source=hub", "data.path=their/data"]
+    recipe = load_recipe("finetune-instruct", overrides).recipe
+    text = card(run=run, recipe=recipe, step=7)
+    front = yaml.safe_load(
+        model_card(StoredModel(_llama(), None, "x", run, recipe, 7), "mine", "mit").split("---\n")[1]
+    )  # type: ignore[arg-type]
+    assert (front["base_model"], front["datasets"], front["license"]) == ("some/base", ["their/data"], "mit")
+    (result,) = front["model-index"][0]["results"]
+    assert front["model-index"][0]["name"] == "mine"
+    assert result["dataset"]["type"] == "their/data"
+    assert result["metrics"] == [{"type": "loss_nats", "value": 3.25, "name": "loss nats"}]
+    assert "license" not in yaml.safe_load(text.split("---\n")[1])
+
+
+def test_a_local_base_and_local_data_are_told_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "some/base").mkdir(parents=True)
+    for base in (str(tmp_path / "secret"), "some/base"):
+        recipe = load_recipe("demo", [f"model.name_or_path={base}", "data.source=local", "data.path=secret/x"]).recipe
+        front = yaml.safe_load(card(recipe=recipe, step=7).split("---\n")[1])
+        assert not {"base_model", "datasets"} & set(front)
+
+
+def _llama() -> Any:
+    return LlamaForCausalLM(LlamaConfig(vocab_size=10, **SIZES))

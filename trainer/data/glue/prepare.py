@@ -17,6 +17,7 @@ from galore.trainer.data.glue.rows import Rows
 from galore.trainer.data.rows.labelled import Examples, Padding
 from galore.trainer.data.rows.mapped import Order
 from galore.trainer.data.tokens.cache import fingerprint
+from galore.trainer.data.tokens.extend import extend
 from galore.trainer.data.tokens.tokenizer import given_tokenizer, tokenizer_digest
 from galore.trainer.recipe.extras import refuse_missing
 from galore.trainer.recipe.schema.recipe import Recipe
@@ -39,7 +40,7 @@ def prepare_task(recipe: Recipe, base_dir: Path, progress: Progress | None = Non
     report = throttled(progress) if progress else silent
     section = recipe.data
     assert section.task is not None
-    task, tokenizer = TASKS[section.task], task_tokenizer(recipe, base_dir)
+    task, (tokenizer, added) = TASKS[section.task], task_tokenizer(recipe, base_dir)
     train = read_examples(recipe, "train", base_dir, tokenizer, report)
     held_out = {split: read_examples(recipe, split, base_dir, tokenizer, report) for split in task.evaluation_splits}
     splits = {"train": train, **held_out}
@@ -53,16 +54,17 @@ def prepare_task(recipe: Recipe, base_dir: Path, progress: Progress | None = Non
         "examples": {split: len(each) for split, each in splits.items()},
         "truncated_examples": {split: each.truncated for split, each in splits.items()},
         "bad_rows": _passed_over(splits),
+        **({"new_tokens": added} if added else {}),
     }
     order = Order(recipe.train.seed, recipe.train.global_batch_size, section.shuffle)
     return LabelledData(tokenizer, task.name, train, held_out, order, summary, _notes(splits, section.max_length))
 
 
-def task_tokenizer(recipe: Recipe, base_dir: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer that the recipe names, or its model's. Raises UserError."""
+def task_tokenizer(recipe: Recipe, base_dir: Path) -> tuple[PreTrainedTokenizerBase, dict[str, int]]:
+    """The tokenizer that the recipe names, or its model's, and the tokens that it adds. Raises UserError."""
     tokenizer = given_tokenizer(recipe, base_dir)
     assert tokenizer is not None  # a task has a model, and a model its tokenizer
-    return tokenizer
+    return tokenizer, extend(tokenizer, recipe, base_dir)
 
 
 def read_examples(

@@ -1,12 +1,13 @@
 """Rows of a fixed length out of examples: several whole ones per row, or one, and padding after them.
 
-Examples of a row attend to those before them, as documents do in pre-training: attention is plainly causal and
-positions count from the start of the row. One example per row (`packing: paper`) keeps them apart, at the price of
-padding.
+Isolated examples of a row have positions of their own and do not see each other; padding is one more of them. The
+others attend to those before them, as documents do in pre-training: attention is plainly causal and positions count
+from the start of the row.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from galore.trainer.data.batch import IGNORED
 from galore.trainer.data.rows.binpack import best_fit
-from galore.trainer.data.rows.packing import Rows, rows_of
+from galore.trainer.data.rows.packing import Rows, restarting, rows_of
 from galore.trainer.data.tokens.examplestore import ExampleStore
 from galore.trainer.data.tokens.store import Ids, TokenStore
 from galore.trainer.data.tokens.tokenizer import frame_of
@@ -32,9 +33,10 @@ class ExampleRows:
     kept: Ids  # (kept,) examples, row after row
     bounds: Ids  # (rows + 1,): row r holds kept[bounds[r]:bounds[r + 1]]
     truncated: int
+    isolated: bool = False
 
     @classmethod
-    def of(cls, store: ExampleStore, max_length: int, pad: int, packed: bool) -> ExampleRows:
+    def of(cls, store: ExampleStore, max_length: int, pad: int, packed: bool, isolated: bool = False) -> ExampleRows:
         lengths = np.diff(store.offsets[:])
         long = np.flatnonzero(lengths > max_length)
         hopeless = [number for number in long if not _targets(store, int(number), max_length).any()]
@@ -43,7 +45,7 @@ class ExampleRows:
         bins = best_fit(sizes, max_length) if packed else np.arange(len(kept))
         bounds = np.concatenate([[0], np.cumsum(np.bincount(bins))]).astype(np.int64)
         truncated = len(long) - len(hopeless)
-        return cls(store, max_length, pad, kept[np.argsort(bins, kind="stable")], bounds, truncated)
+        return cls(store, max_length, pad, kept[np.argsort(bins, kind="stable")], bounds, truncated, isolated)
 
     def __len__(self) -> int:
         return len(self.bounds) - 1
@@ -53,9 +55,9 @@ class ExampleRows:
         labels = np.full_like(input_ids, IGNORED)
         for row, number in enumerate(numbers.tolist()):
             at = 0
-            for example in self.kept[self.bounds[number] : self.bounds[number + 1]].tolist():
-                start, stop = self.store.span(example)
-                length = min(stop - start, self.max_length)
+            for example in self._examples(number):
+                start, _ = self.store.span(example)
+                length = self._length(example)
                 ids = self.store.tokens[start : start + length].astype(np.int64)
                 here = slice(at, at + length)
                 input_ids[row, here] = ids
@@ -63,10 +65,30 @@ class ExampleRows:
                 at += length
         return input_ids, labels
 
+    def positions(self, numbers: Ids) -> Ids | None:
+        if not self.isolated:
+            return None
+        ends = (np.cumsum([self._length(each) for each in self._examples(number)]) for number in numbers.tolist())
+        return restarting(self.max_length, [row[row < self.max_length] for row in ends])
+
+    def _examples(self, row: int) -> list[int]:
+        examples: list[int] = self.kept[self.bounds[row] : self.bounds[row + 1]].tolist()
+        return examples
+
+    def _length(self, example: int) -> int:
+        start, stop = self.store.span(example)
+        return min(stop - start, self.max_length)
+
+    @property
+    def used(self) -> int:
+        return int(np.minimum(np.diff(self.store.offsets[:])[self.kept], self.max_length).sum())
+
+    def lengths(self) -> Iterator[Ids]:
+        return self.store.lengths()
+
     @property
     def summary(self) -> dict[str, Any]:
-        lengths = np.diff(self.store.offsets[:])
-        used = int(np.minimum(lengths[self.kept], self.max_length).sum())
+        lengths, used = np.diff(self.store.offsets[:]), self.used
         return {
             "sequences": len(self),
             "examples": len(self.kept),
@@ -86,6 +108,7 @@ def _targets(store: ExampleStore, number: int, length: int) -> Any:
 def rows_over(store: TokenStore, section: DataSection, tokenizer: PreTrainedTokenizerBase) -> Rows:
     """Sequences of `data.max_length` out of a store, as `data.packing` says. Raises UserError."""
     if isinstance(store, ExampleStore):
-        return ExampleRows.of(store, section.max_length, int(tokenizer.pad_token_id), section.packing == "packed")
+        pad, packed = int(tokenizer.pad_token_id), section.packing == "packed"
+        return ExampleRows.of(store, section.max_length, pad, packed, section.isolates)
     frame = frame_of(tokenizer, section.max_length) if section.packing == "paper" else None
-    return rows_of(store, section.max_length, frame)
+    return rows_of(store, section.max_length, frame, section.isolates)

@@ -46,6 +46,15 @@ class Examples:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def used(self) -> int:
+        """Tokens of all examples."""
+        return len(self.tokens)
+
+    def lengths(self) -> Iterator[Ids]:
+        """Tokens of the examples as they are fed, all of them at once."""
+        yield np.diff(self.offsets)
+
     def batch(self, numbers: Ids) -> LabelledBatch:
         """The examples `numbers`, (b,)."""
         return LabelledBatch(self, numbers, torch.from_numpy(self.labels[numbers]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,6 +46,7 @@ class MappedData(TextData):
     order: Order
     summary: dict[str, Any]
     notes: tuple[str, ...] = ()
+    cache: Path | None = None  # the folder that holds the tokens
 
     @property
     def num_sequences(self) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -9,8 +11,6 @@ import numpy as np
 from galore.trainer.data.batch import IGNORED
 from galore.trainer.data.tokens.store import Ids, TokenStore
 from galore.trainer.data.tokens.tokenizer import Frame
-
-COUNTED_DOCUMENTS = 1 << 20
 
 
 class Rows(Protocol):
@@ -21,16 +21,28 @@ class Rows(Protocol):
     def read(self, numbers: Ids) -> tuple[Ids, Ids]:
         """input_ids and labels, each (b, max_length), of the rows `numbers` (b,)."""
 
+    def positions(self, numbers: Ids) -> Ids | None:
+        """(b, max_length), of each token in its document; None where documents see each other, or a row is one."""
+
     @property
     def summary(self) -> dict[str, Any]:
         """JSON: what became of the tokens."""
+
+    @property
+    def used(self) -> int:
+        """Tokens in all rows, padding apart."""
+
+    def lengths(self) -> Iterator[Ids]:
+        """Tokens of the documents as they are stored, a block of them at a time."""
 
 
 class PackedRows:
     """Documents as they are stored, EOS at their end, cut into windows of `max_length`; the remainder is dropped."""
 
-    def __init__(self, store: TokenStore, max_length: int) -> None:
-        self._tokens, self._max_length = store.tokens, max_length
+    def __init__(self, store: TokenStore, max_length: int, isolated: bool = False) -> None:
+        self._store, self._tokens, self._max_length = store, store.tokens, max_length
+        self._offsets = store.offsets
+        self._isolated = isolated
 
     def __len__(self) -> int:
         return len(self._tokens) // self._max_length
@@ -41,9 +53,28 @@ class PackedRows:
         input_ids = np.array(rows, np.int64).reshape(len(numbers), self._max_length)
         return input_ids, input_ids.copy()
 
+    def positions(self, numbers: Ids) -> Ids | None:
+        if not self._isolated:
+            return None
+        return restarting(self._max_length, [self._starts(int(number)) for number in numbers])
+
+    def _starts(self, number: int) -> Ids:
+        """Where documents begin in a row, but for its first token, which may go on with one."""
+        begin = number * self._max_length
+        after = bisect_right(range(len(self._offsets)), begin, key=lambda at: int(self._offsets[at : at + 1][0]))
+        starts = self._offsets[after : after + self._max_length] - begin  # a document has a token at least
+        return starts[starts < self._max_length]
+
     @property
     def summary(self) -> dict[str, Any]:
         return {"sequences": len(self), "dropped_tokens": len(self._tokens) % self._max_length}
+
+    @property
+    def used(self) -> int:
+        return len(self) * self._max_length
+
+    def lengths(self) -> Iterator[Ids]:
+        return self._store.lengths()
 
 
 class PaperRows:
@@ -64,6 +95,9 @@ class PaperRows:
             input_ids[row, : len(ids)] = labels[row, : len(ids)] = ids
         return input_ids, labels
 
+    def positions(self, numbers: Ids) -> Ids | None:
+        return None
+
     def _row(self, number: int) -> Ids:
         start, stop = self._store.span(number)
         stop = min(stop - 1, start + self._max_length)  # without the stored EOS
@@ -71,13 +105,28 @@ class PaperRows:
 
     @property
     def summary(self) -> dict[str, Any]:
-        room, dropped = self._frame.room(self._max_length), 0
-        for start in range(0, len(self), COUNTED_DOCUMENTS):  # offsets may not fit into memory
-            lengths = np.diff(self._store.offsets[start : start + COUNTED_DOCUMENTS + 1]) - 1
-            dropped += int(np.maximum(lengths - room, 0).sum())
+        room = self._frame.room(self._max_length)
+        dropped = sum(int(np.maximum(lengths - 1 - room, 0).sum()) for lengths in self.lengths())
         return {"sequences": len(self), "dropped_tokens": dropped}
 
+    @property
+    def used(self) -> int:
+        room = self._frame.room(self._max_length)
+        around = self._max_length - room
+        return sum(int((np.minimum(lengths - 1, room) + around).sum()) for lengths in self.lengths())
 
-def rows_of(store: TokenStore, max_length: int, frame: Frame | None) -> Rows:
+    def lengths(self) -> Iterator[Ids]:
+        return self._store.lengths()
+
+
+def restarting(max_length: int, rows: Sequence[Sequence[int] | Ids]) -> Ids:
+    """Positions (b, max_length) that begin anew where each of `rows` says, and at its first token."""
+    begins = np.zeros((len(rows), max_length), np.int64)
+    for row, starts in enumerate(rows):
+        begins[row, starts] = starts
+    return np.arange(max_length) - np.maximum.accumulate(begins, axis=1)
+
+
+def rows_of(store: TokenStore, max_length: int, frame: Frame | None, isolated: bool = False) -> Rows:
     """Packed windows, or with a frame one document per row."""
-    return PackedRows(store, max_length) if frame is None else PaperRows(store, max_length, frame)
+    return PackedRows(store, max_length, isolated) if frame is None else PaperRows(store, max_length, frame)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import nn
 
 from galore.trainer.common.errors import RunFailed
@@ -19,7 +18,7 @@ from galore.trainer.data.rows.tokenbatch import TokenBatch, count_targets
 from galore.trainer.data.score import EvalResult, evaluate, unigram_loss_nats
 from galore.trainer.data.tokens.bytelengths import byte_lengths
 from galore.trainer.data.tokens.store import Ids
-from galore.trainer.recipe.schema.train import EvalSection
+from galore.trainer.recipe.schema.train import EvalMode, EvalSection
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -45,17 +44,21 @@ def read_rows(rows: Rows, numbers: Ids, vocab_size: int) -> tuple[Ids, Ids]:
 def batch_of(rows: Rows, numbers: Ids, vocab_size: int) -> TokenBatch:
     """The rows `numbers`, (b,), as tensors."""
     input_ids, labels = read_rows(rows, numbers, vocab_size)
-    return TokenBatch(torch.from_numpy(input_ids), torch.from_numpy(labels), tuple(numbers.tolist()))
+    return TokenBatch.of(input_ids, labels, numbers.tolist(), rows.positions(numbers))
+
+
+def evaluation_rows(total: int, max_length: int, max_tokens: int | None) -> Ids:
+    """Numbers of the rows that are scored: all, or as many as `max_tokens` allows (at least one), evenly spread."""
+    count = total if max_tokens is None else min(total, max(1, max_tokens // max_length))
+    return np.arange(count, dtype=np.int64) * total // max(count, 1)
 
 
 def evaluation_batches(
     rows: Rows, max_length: int, micro_batch_size: int, max_tokens: int | None, vocab_size: int
 ) -> Iterator[TokenBatch]:
-    """All rows in stored order, or as many as `max_tokens` allows (at least one), evenly spread over all of them."""
-    total = len(rows)
-    count = total if max_tokens is None else min(total, max(1, max_tokens // max_length))
-    numbers = np.arange(count, dtype=np.int64) * total // max(count, 1)
-    for start in range(0, count, micro_batch_size):
+    """The `evaluation_rows` in stored order."""
+    numbers = evaluation_rows(len(rows), max_length, max_tokens)
+    for start in range(0, len(numbers), micro_batch_size):
         yield batch_of(rows, numbers[start : start + micro_batch_size], vocab_size)
 
 
@@ -86,15 +89,22 @@ class TextData(ABC):
     def score(
         self, model: nn.Module, split_head: SplitHead, micro_batch_size: int, settings: EvalSection
     ) -> EvalResult:
-        """The mean loss of at most `settings.max_tokens` tokens, and the bytes that the scored targets spell."""
+        """The mean loss of at most `settings.max_tokens` tokens."""
+        batches = self.validation_batches(micro_batch_size, settings.max_tokens)
+        return self.scored(model, split_head, batches, settings.mode)
+
+    def scored(
+        self, model: nn.Module, split_head: SplitHead, batches: Iterable[TokenBatch], mode: EvalMode
+    ) -> EvalResult:
+        """The mean loss of `batches`, and the bytes that their targets spell."""
         counts = np.zeros(self.vocab_size, np.int64)
 
         def counted() -> Iterator[TokenBatch]:
-            for batch in self.validation_batches(micro_batch_size, settings.max_tokens):
+            for batch in batches:
                 np.add(counts, count_targets(batch.labels.numpy(), len(counts)), out=counts)
                 yield batch
 
-        result = evaluate(model, split_head, counted(), settings.mode)
+        result = evaluate(model, split_head, counted(), mode)
         lengths = byte_lengths(self.tokenizer, len(counts))
         return result if lengths is None else replace(result, bytes=int(counts @ lengths))
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,8 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from galore.kernels.model.cross_entropy import LossSums, linear_loss
+from galore.kernels.model.segments import Segments
 from galore.trainer.common.format import exponential
 from galore.trainer.data.batch import IGNORED, Measures, SplitHead
+from galore.trainer.data.tokens.store import Ids
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,15 @@ class TokenBatch:
     input_ids: Tensor  # (b, s) int64
     labels: Tensor  # (b, s) int64, not shifted: the loss shifts; IGNORED is no target
     sequence_ids: tuple[int, ...]  # which rows of the training data, length b
+    positions: Tensor | None = None  # (b, s) int64, of each token in its document, where documents are isolated
+
+    @classmethod
+    def of(cls, input_ids: Ids, labels: Ids, sequence_ids: Iterable[int], positions: Ids | None) -> TokenBatch:
+        """Rows (b, s) as tensors. Nothing predicts the first token of an isolated document."""
+        if positions is not None:
+            labels = np.where(positions == 0, IGNORED, labels)
+        at = None if positions is None else torch.from_numpy(positions)
+        return cls(torch.from_numpy(input_ids), torch.from_numpy(labels), tuple(sequence_ids), at)
 
     def __len__(self) -> int:
         return len(self.sequence_ids)
@@ -36,7 +49,7 @@ class TokenBatch:
         return self.input_ids.numel()
 
     def rows(self, start: int, stop: int) -> TokenBatch:
-        return TokenBatch(self.input_ids[start:stop], self.labels[start:stop], self.sequence_ids[start:stop])
+        return self._at(slice(start, stop))
 
     def shard(self, worker: int, workers: int) -> TokenBatch:
         """Rows `worker`, `worker + workers`, …: what one of `workers` data-parallel workers takes of a global batch.
@@ -45,13 +58,17 @@ class TokenBatch:
         """
         if not 0 <= worker < workers:
             raise ValueError(f"worker {worker} of {workers}")
-        its = slice(worker, None, workers)
-        return TokenBatch(self.input_ids[its], self.labels[its], self.sequence_ids[its])
+        return self._at(slice(worker, None, workers))
+
+    def _at(self, rows: slice) -> TokenBatch:
+        positions = None if self.positions is None else self.positions[rows]
+        return TokenBatch(self.input_ids[rows], self.labels[rows], self.sequence_ids[rows], positions)
 
     def losses(self, model: nn.Module, split_head: SplitHead, z_loss: float = 0.0) -> LossSums:
         """Cross-entropy, and the z-loss where its coefficient is not 0."""
         device = next(model.parameters()).device
         input_ids = self.input_ids.to(device, non_blocking=True)
+        isolating = {} if self.positions is None else model_arguments(self.positions, device)
         targets = torch.full_like(self.labels, IGNORED)
         targets[:, :-1] = self.labels[:, 1:]
         targets = targets.view(-1)
@@ -60,10 +77,10 @@ class TokenBatch:
             # found on the CPU, where the labels are: a GPU need not be waited for
             kept = (targets != IGNORED).nonzero().squeeze(1)
             rows, kept_targets = kept.to(device, non_blocking=True), targets[kept].to(device, non_blocking=True)
-            hidden = head.hidden(input_ids).flatten(0, 1).index_select(0, rows)
+            hidden = head.hidden(input_ids, **isolating).flatten(0, 1).index_select(0, rows)
             return linear_loss(hidden, head.weight, kept_targets, ignore_index=None, z_loss=z_loss)
         targets = targets.to(device, non_blocking=True)
-        logits = model(input_ids=input_ids, use_cache=False).logits.flatten(0, 1).float()
+        logits = model(input_ids=input_ids, use_cache=False, **isolating).logits.flatten(0, 1).float()
         cross_entropy = nn.functional.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")
         z = cross_entropy.new_zeros(())
         if z_loss:
@@ -76,6 +93,24 @@ class TokenBatch:
 
     def measures(self, loss: float) -> Measures:
         return {"loss_nats": loss, "perplexity": exponential(loss)}
+
+
+def model_arguments(positions: Tensor, device: torch.device) -> dict[str, Any]:
+    """What a model is given beside ids (b, s) whose documents do not see each other, under transformers' names.
+
+    Args:
+        positions: of each token in its document, (b, s) on the CPU; 0 begins one.
+    """
+    segments = Segments.of(positions, device)
+    bounds, longest = segments.bounds, segments.longest
+    return {
+        "position_ids": positions.to(device, non_blocking=True),
+        "segments": segments,
+        "cu_seq_lens_q": bounds,
+        "cu_seq_lens_k": bounds,
+        "max_length_q": longest,
+        "max_length_k": longest,
+    }
 
 
 def count_targets(labels: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64]:

@@ -8,11 +8,11 @@ import numpy as np
 
 from galore.trainer.common.errors import UserError
 from galore.trainer.data.batch import IGNORED
+from galore.trainer.data.rows.packing import restarting
 from galore.trainer.data.stream.blocks import Blocks, BlockStart
-from galore.trainer.data.stream.rowstream import BEGINNING, Position
+from galore.trainer.data.stream.rowstream import BEGINNING, Position, Row
 from galore.trainer.data.text.quality import BadRow, BadRows
 from galore.trainer.data.tokens.chat import ChatEncoder, Example
-from galore.trainer.data.tokens.store import Ids
 
 ENCODED_TOGETHER = 256
 
@@ -24,10 +24,18 @@ class ExampleStream:
     """
 
     def __init__(
-        self, blocks: Blocks, chat: ChatEncoder, bad: BadRows, *, max_length: int, pad: int, packed: bool
+        self,
+        blocks: Blocks,
+        chat: ChatEncoder,
+        bad: BadRows,
+        *,
+        max_length: int,
+        pad: int,
+        packed: bool,
+        isolated: bool = False,
     ) -> None:
         self._blocks, self._chat, self._bad = blocks, chat, bad
-        self._max_length, self._pad, self._packed = max_length, pad, packed
+        self._max_length, self._pad, self._packed, self._isolated = max_length, pad, packed, isolated
         self.seek(BEGINNING)
 
     def seek(self, position: Position) -> None:
@@ -36,21 +44,21 @@ class ExampleStream:
         self._next: Example | None = None  # the one at the position
         self._examples = self._encoded(position)
 
-    def next_row(self) -> tuple[Ids, Ids]:
-        """input_ids and labels, (max_length,) each."""
+    def next_row(self) -> Row:
         input_ids = np.full(self._max_length, self._pad, np.int64)
         labels = np.full_like(input_ids, IGNORED)
-        at = 0
+        at, starts = 0, list[int]()
         example = self._peek()
         while not at or (self._packed and at + len(example.ids) <= self._max_length):
             here = slice(at, at + len(example.ids))
             input_ids[here] = example.ids
             labels[here] = np.where(example.targets, example.ids, IGNORED)
             at, self._next = here.stop, None
+            starts += [at] if at < self._max_length else []
             example = self._peek()
         now = self.position
         self.position = Position(now.start, now.document, 0, now.row + 1)
-        return input_ids, labels
+        return Row(input_ids, labels, restarting(self._max_length, [starts])[0] if self._isolated else None)
 
     def _peek(self) -> Example:
         """The next example, not yet taken; the position is where it stands."""

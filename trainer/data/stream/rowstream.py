@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from galore.trainer.data.batch import IGNORED
+from galore.trainer.data.rows.packing import restarting
 from galore.trainer.data.stream.blocks import Blocks, BlockStart
 from galore.trainer.data.tokens.store import Ids
 from galore.trainer.data.tokens.tokenize import encode_documents
@@ -38,6 +39,14 @@ class Position:
 BEGINNING = Position(BlockStart(0, 0, None), 0, 0, 0)
 
 
+class Row(NamedTuple):
+    """(max_length,) each; `positions` of each token in its document, where the documents of a row are isolated."""
+
+    input_ids: Ids
+    labels: Ids
+    positions: Ids | None = None
+
+
 class RowStream:
     """Rows of `max_length` out of a stream of documents, the next one always known by its `position`."""
 
@@ -49,9 +58,11 @@ class RowStream:
         max_length: int,
         frame: Frame | None,
         beginning: tuple[int, ...] = (),
+        isolated: bool = False,
     ) -> None:
         """`beginning` is what documents begin with in packed rows; rows of one document have it in their `frame`."""
         self._blocks, self._backend, self._eos, self._beginning = blocks, backend, eos, beginning
+        self._isolated = isolated
         self._max_length, self._frame = max_length, frame  # a frame makes rows of `packing: paper`
         self.seek(BEGINNING)
 
@@ -68,29 +79,31 @@ class RowStream:
                 yield block, index, ids
             first = 0
 
-    def next_row(self) -> tuple[Ids, Ids]:
-        """input_ids and labels, (max_length,) each."""
+    def next_row(self) -> Row:
         row = self._packed() if self._frame is None else self._paper(self._frame)
         at = self.position
         self.position = Position(at.start, at.document, at.token, at.row + 1)
         return row
 
-    def _packed(self) -> tuple[Ids, Ids]:
-        parts, missing = list[Ids](), self._max_length
+    def _packed(self) -> Row:
+        parts, starts, missing = list[Ids](), list[int](), self._max_length
         while missing:
             part = self._take(missing)
             parts.append(part)
+            if self.position.token == len(part):
+                starts.append(self._max_length - missing)
             missing -= len(part)
         input_ids = np.concatenate(parts)
-        return input_ids, input_ids
+        return Row(input_ids, input_ids, restarting(self._max_length, [starts])[0] if self._isolated else None)
 
-    def _paper(self, frame: Frame) -> tuple[Ids, Ids]:
+    def _paper(self, frame: Frame) -> Row:
         document = np.empty(0, np.int64)
         while not len(document):
             document = self._take(None)
         ids = frame.around(document[:-1], self._max_length)
         padding = self._max_length - len(ids)
-        return np.pad(ids, (0, padding), constant_values=frame.pad), np.pad(ids, (0, padding), constant_values=IGNORED)
+        padded = (np.pad(ids, (0, padding), constant_values=fill) for fill in (frame.pad, IGNORED))
+        return Row(*padded)
 
     def _take(self, count: int | None) -> Ids:
         """The next tokens of the document at hand, `count` at most; none at its end, when the next one is opened."""

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.lock import awaited
@@ -37,8 +36,8 @@ from galore.trainer.data.text.hubtext import HubText
 from galore.trainer.data.text.quality import BadRow
 from galore.trainer.data.tokens.cache import disk_space, fingerprint
 from galore.trainer.data.tokens.chat import ChatEncoder
-from galore.trainer.data.tokens.chattemplate import ensure_template
 from galore.trainer.data.tokens.examplestore import ExampleStore, ExampleWriter
+from galore.trainer.data.tokens.extend import extend
 from galore.trainer.data.tokens.store import StoreWriter, TokenStore, token_type
 from galore.trainer.data.tokens.tokenize import encode_documents, encoder
 from galore.trainer.data.tokens.tokenized import text_identity
@@ -47,7 +46,6 @@ from galore.trainer.data.tokens.tokenizer import (
     given_tokenizer,
     id_bound,
     packed_beginning,
-    require_room,
     tokenizer_digest,
     trained_tokenizer,
 )
@@ -98,8 +96,10 @@ class StreamedData(TextData):
             raise ValueError(f"step {step} of a stream that stands before step {self._step}")
         first = self._rows.position.row
         rows = [self._rows.next_row() for _ in range(self.global_batch_size)]
-        input_ids, labels = (torch.from_numpy(np.stack(column)) for column in zip(*rows, strict=True))
-        self._last = TokenBatch(input_ids, labels, tuple(range(first, first + len(rows))))
+        input_ids, labels = np.stack([row.input_ids for row in rows]), np.stack([row.labels for row in rows])
+        own = [row.positions for row in rows if row.positions is not None]
+        positions = np.stack(own) if own else None
+        self._last = TokenBatch.of(input_ids, labels, range(first, first + len(rows)), positions)
         self._step += 1
         return self._last
 
@@ -127,9 +127,7 @@ def open_stream(recipe: Recipe, base_dir: Path, cache: Path, progress: Progress)
     given = given_tokenizer(recipe, base_dir)
     held_out = text.held_out(recipe.eval.max_tokens, progress)
     tokenizer = given or _trained(list(text.tokenizer_sample(progress)), section, cache, progress, notes.append)
-    require_room(recipe.model, tokenizer)
-    if section.instruct:
-        ensure_template(tokenizer)
+    added = extend(tokenizer, recipe, base_dir, notes.append)
     validation = rows_over(_store(held_out, tokenizer, cache, text, progress), section, tokenizer)
     if text.holds_out and not len(validation):
         fix = "name another data.validation_split, or set it to null and data.validation_fraction above 0"
@@ -143,7 +141,7 @@ def open_stream(recipe: Recipe, base_dir: Path, cache: Path, progress: Progress)
         section.max_length,
         recipe.train.global_batch_size,
         open_rows,
-        _facts(recipe, text, tokenizer, held_out, validation),
+        _facts(recipe, text, tokenizer, held_out, validation) | ({"new_tokens": added} if added else {}),
         tuple(notes),
     )
 
@@ -152,14 +150,14 @@ def _opener(section: DataSection, tokenizer: PreTrainedTokenizerBase, seed: int)
     """What opens the rows of a text from its beginning."""
     frame = frame_of(tokenizer, section.max_length) if section.packing == "paper" and not section.instruct else None
     backend, eos, pad = encoder(tokenizer), int(tokenizer.eos_token_id), int(tokenizer.pad_token_id)
-    beginning = packed_beginning(tokenizer, section)
+    beginning, length, isolated = packed_beginning(tokenizer, section), section.max_length, section.isolates
 
     def open_rows(text: HubText) -> Opened:
         blocks = Blocks(text.training, section.shuffle_buffer_size, seed, section.shuffle)
         if not section.instruct:
-            return RowStream(blocks, backend, eos, section.max_length, frame, beginning)
+            return RowStream(blocks, backend, eos, length, frame, beginning, isolated)
         chat, packed = ChatEncoder(tokenizer, section.loss_on), section.packing == "packed"
-        return ExampleStream(blocks, chat, text.bad, max_length=section.max_length, pad=pad, packed=packed)
+        return ExampleStream(blocks, chat, text.bad, max_length=length, pad=pad, packed=packed, isolated=isolated)
 
     return open_rows
 

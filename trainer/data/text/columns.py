@@ -76,9 +76,8 @@ def _readable(stream: ByteStream, kind: str) -> Iterator[None]:
 
 
 def _texts(table: Any, section: DataSection) -> Iterator[str | BadRow]:
-    field = section.text_field
-    plain = isinstance(field, str) and not section.instruct
-    parts = _columns(table, str(field)) if plain else _rows(table, section)
+    field = section.one_column
+    parts = _rows(table, section) if field is None else _columns(table, field)
     return itertools.chain.from_iterable(parts)
 
 

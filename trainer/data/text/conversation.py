@@ -1,4 +1,4 @@
-"""Rows of instruction data as conversations: a prompt with its response, each a text or messages, or a list of messages.
+"""Rows of instruction data as conversations: a prompt with its response, or a list of messages.
 
 What a message holds beside its words (`reasoning_content`, `tool_calls`, `name` and whatever else) stays with it, and
 so do the `tools` of a row: the chat template decides what of it is written. A conversation travels as one line of JSON,
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from galore.trainer.data.text.quality import BadRow, text_of_object, value_of
 from galore.trainer.recipe.schema.data import DataSection
+from galore.trainer.recipe.schema.source import FIELDS
 
 Message = dict[str, Any]
 """{"role": a value of `ROLES`, "content": its words} and what else the row has for it, as chat templates take it."""
@@ -32,6 +33,7 @@ ROLES = {
     "observation": "tool",
 }
 CALLS = "tool_calls"
+MASK = "attention_mask"  # the column beside tokens, as tokenizers write it
 TOOLS = "tools"  # the column beside the messages; OpenAI, ShareGPT and transformers agree on the name
 
 NOT_LEARNED = {"weight": 0}  # what a message says of itself that is no target, as OpenAI's fine-tuning has it
@@ -57,7 +59,7 @@ def conversation_of(row: Any, section: DataSection) -> str:
     tools = _tools(row.get(TOOLS))
     _require_trainable(messages)
     later = [message.pop(READING, False) for message in messages]
-    more = {READING: 2} if any(later) or (tools and section.messages_field is None) else {}
+    more: dict[str, Any] = {READING: 2} if any(later) or (tools and section.messages_field is None) else {}
     more |= {TOOLS: tools} if tools else {}
     turns = [_as_turn(message) for message in messages]
     return json.dumps({**more, "messages": turns} if more else turns, ensure_ascii=False, default=str)
@@ -77,6 +79,8 @@ def spoken(text: str) -> str:
 
 def columns_of(section: DataSection) -> tuple[list[str], list[str]]:
     """The columns that a row must have, and those that it may have."""
+    if section.tokens_field:
+        return [section.tokens_field, *names_of(section.labels_field)], [MASK]
     if section.messages_field:
         return [section.messages_field], [TOOLS]
     if not section.instruct:
@@ -98,8 +102,7 @@ def needed_later_reading(text: str) -> bool:
 
 def keys_of(section: DataSection) -> dict[str, list[str]]:
     """The columns that each key of section data names."""
-    keys = ("messages_field", "prompt_field", "response_field", "input_field", "text_field")
-    return {key: names_of(getattr(section, key)) for key in keys}
+    return {key: names_of(getattr(section, key)) for key in reversed(FIELDS)}
 
 
 def names_of(columns: str | Sequence[str] | None) -> list[str]:
@@ -154,13 +157,13 @@ def _said(row: Any, field: str | Sequence[str] | None) -> str | list[Message]:
 
 
 def _of_messages(value: Any, field: str) -> list[Message]:
-    turns = _from_text(value)
+    turns = from_text(value)
     if not isinstance(turns, list):
         raise BadRow("wrong_type", f"`{field}` is {type(value).__name__}, not a list of messages")
     return [_of_turn(turn, f"`{field}`[{index}]") for index, turn in enumerate(turns)]
 
 
-def _from_text(value: Any) -> Any:
+def from_text(value: Any) -> Any:
     """The list or object that a text spells in JSON, as tables and OpenAI's arguments hold them; else the value."""
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
         try:
@@ -218,7 +221,7 @@ def _with_arguments(call: Any) -> Any:
         return call
     if isinstance(call.get("function"), dict):
         return call | {"function": _with_arguments(call["function"])}
-    return call | {"arguments": _from_text(call["arguments"])} if "arguments" in call else call
+    return call | {"arguments": from_text(call["arguments"])} if "arguments" in call else call
 
 
 def _require_trainable(messages: list[Message]) -> None:

@@ -40,9 +40,8 @@ class HubSplit:
             raise UserError("names several data sets", where="data.path", fix="source: hub streams one; name one")
         local = base_dir / user_path(section.path)
         path = str(local) if local.exists() else section.path
-        field = section.text_field
-        one = isinstance(field, str) and not section.instruct
-        return cls(path, section.hub_config, split, str(field), section.max_document_bytes, None if one else section)
+        field, limit = section.one_column, section.max_document_bytes
+        return cls(path, section.hub_config, split, field or "", limit, section if field is None else None)
 
     def open(self) -> Any:
         """An `IterableDataset` of the text column alone, as bytes: a stored string need not be UTF-8; or of those of

@@ -1,14 +1,48 @@
-"""What a row of columns is to train on, as the recipe names its columns: a text, or a conversation."""
+"""What a row of columns is to train on, as the recipe names its columns: a text, a conversation, or tokens."""
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
-from galore.trainer.data.text.conversation import conversation_of
-from galore.trainer.data.text.quality import text_of_object
+from galore.trainer.data.batch import IGNORED
+from galore.trainer.data.text.conversation import MASK, conversation_of, from_text
+from galore.trainer.data.text.quality import BadRow, text_of_object, value_of
 from galore.trainer.recipe.schema.data import DataSection
 
 
 def text_of_row(row: Any, section: DataSection) -> str:
-    """The text of one parsed row, or its conversation as JSON. Raises BadRow."""
+    """The text of one parsed row; or its conversation, or its tokens, as JSON. Raises BadRow."""
+    if section.tokens_field is not None:
+        return tokens_of_row(row, section.tokens_field, section.labels_field)
     return conversation_of(row, section) if section.instruct else text_of_object(row, section.text_field)
+
+
+def tokens_of_row(row: Any, tokens_field: str, labels_field: str | None) -> str:
+    """JSON: the ids that the row's `attention_mask` leaves in, and for each whether it is a target. Raises BadRow."""
+    ids = _numbers(row, tokens_field)
+    mask = _numbers(row, MASK) if row.get(MASK) is not None else [1] * len(ids)
+    labels = ids if labels_field is None else _numbers(row, labels_field)
+    if not len(ids) == len(mask) == len(labels):
+        lengths = f"{len(ids)} tokens, {len(labels)} labels and {len(mask)} of {MASK}"
+        raise BadRow("wrong_type", f"{lengths} are not of one length")
+    for token, label in zip(ids, labels, strict=True):
+        if label not in (IGNORED, token):
+            raise BadRow("wrong_type", f"a label is {label}, which is neither {IGNORED} nor its token, {token}")
+    there = [(token, label) for token, label, seen in zip(ids, labels, mask, strict=True) if seen]
+    if not there:
+        raise BadRow("empty")
+    targets = {} if labels_field is None else {"targets": "".join("01"[label != IGNORED] for _, label in there)}
+    return json.dumps({"ids": [token for token, _ in there], **targets})
+
+
+def _numbers(row: Any, field: str) -> list[int]:
+    value = from_text(value_of(row, field))
+    if not isinstance(value, list) or not all(type(each) is int for each in value):
+        found = (
+            f"has {next(type(each) for each in value if type(each) is not int).__name__}"
+            if isinstance(value, list)
+            else f"is {type(value).__name__}"
+        )
+        raise BadRow("wrong_type", f"`{field}` {found}, not a list of whole numbers")
+    return value

@@ -21,6 +21,7 @@ from galore.trainer.common.errors import UserError
 from galore.trainer.data.text.conversation import Conversation, Message, read_conversation
 from galore.trainer.data.text.quality import BadRow
 from galore.trainer.data.tokens.chattemplate import render, template_of
+from galore.trainer.data.tokens.learned import learned, without_marks
 from galore.trainer.data.tokens.tokenize import encoder
 
 if TYPE_CHECKING:
@@ -48,18 +49,19 @@ class Rendered(NamedTuple):
     """A conversation as the template writes it."""
 
     text: str
-    spans: list[Span]  # of all responses, or without those that cannot be found
+    spans: dict[Span, bool]  # of all responses, or without those that cannot be found: whether it is a target
+    silent: list[Span]  # words of others that are no target, although all are
     ended: bool  # a token of its own ends the last response, or somebody else has the last word
     notes: tuple[str, ...]
 
 
 class ChatEncoder:
-    """Turns conversations into examples. `loss_on` is that of `recipe.schema.DataSection`."""
+    """Turns conversations into examples. `loss_on` is that of `recipe.schema.DataSection`; see `learned`."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, loss_on: str) -> None:
         self._tokenizer: Any = tokenizer
         self._backend = _exact(encoder(tokenizer))
-        self._responses_only = loss_on == "responses"
+        self._loss_on, self._all = loss_on, loss_on == "all"
         self._added = tuple(str(token) for token in tokenizer.added_tokens_decoder.values())
         self._ending = re.compile(rf"\s*{_any_of(self._added)}+")
 
@@ -93,11 +95,14 @@ class ChatEncoder:
     def _rendered(self, conversation: Conversation, place: str) -> Rendered | BadRow:
         conversation = self._in_known_roles(conversation)
         try:
+            wanted = learned(conversation.messages, self._loss_on)
+            conversation = conversation._replace(messages=without_marks(conversation.messages))
             text = self._render(conversation)
-            spans = list(self._spans(conversation, text, place))
-            last = spans[-1] if spans else (0, len(text.rstrip()))
+            spans = dict(self._spans(conversation, text, place, wanted))
+            silent = list(self._silent(conversation, text, wanted)) if self._all else []
+            last = next(reversed(spans), (0, len(text.rstrip())))
             ended = conversation.messages[-1]["role"] != "assistant" or self._has_end(text, last)
-            return Rendered(text, spans, ended, tuple(self._unread(conversation, text)))
+            return Rendered(text, spans, silent, ended, tuple(self._unread(conversation, text)))
         except BadRow as bad:
             return bad
 
@@ -115,7 +120,9 @@ class ChatEncoder:
     def _render(self, conversation: Conversation, prompt: bool = False) -> str:
         return render(self._tokenizer, conversation, prompt)
 
-    def _spans(self, conversation: Conversation, text: str, place: str) -> Iterator[Span]:
+    def _spans(
+        self, conversation: Conversation, text: str, place: str, wanted: Sequence[bool]
+    ) -> Iterator[tuple[Span, bool]]:
         for index, message in enumerate(conversation.messages):
             if message["role"] == "assistant":
                 so_far = conversation._replace(messages=conversation.messages[: index + 1])
@@ -123,9 +130,18 @@ class ChatEncoder:
                 stop = None if start is None else self._stop(so_far, text, start)
                 if start is not None and stop is not None:
                     if self._says_something(text[start:stop]):
-                        yield start, stop
-                elif self._responses_only:
+                        yield (start, stop), wanted[index]
+                elif wanted[index] != self._all:
                     raise _not_in_pieces(index, place)
+
+    def _silent(self, conversation: Conversation, text: str, wanted: Sequence[bool]) -> Iterator[Span]:
+        """Where the words of messages stand that are nobody's response and no targets."""
+        for index, message in enumerate(conversation.messages):
+            if message["role"] != "assistant" and not wanted[index]:
+                before = self._render(conversation._replace(messages=conversation.messages[:index])) if index else ""
+                said = re.compile(_any_of(_words(message))).search(text, _shared(before, text))
+                if said:
+                    yield said.span()
 
     def _says_something(self, response: str) -> bool:
         """Whether there is more than the end of a turn, as where the template leaves out the call that is all of it."""
@@ -199,14 +215,15 @@ class ChatEncoder:
         ids, starts = list(encoding.ids), _starts(encoding)
         if _crossed(encoding, borders):
             ids, starts = self._in_parts(item.text, borders)
-        targets = np.full(len(ids), not self._responses_only)
-        for start, stop in item.spans:
-            targets |= (starts >= start) & (starts < stop)
+        targets = np.full(len(ids), self._all)
+        for (start, stop), wanted in {**item.spans, **dict.fromkeys(item.silent, False)}.items():
+            targets[(starts >= start) & (starts < stop)] = wanted
         if not targets[1:].any():
             return BadRow("no_response", "no token in it is a target")
         notes = item.notes
         if not item.ended:
-            ids, targets, notes = [*ids, self._tokenizer.eos_token_id], np.append(targets, True), (*notes, NO_END)
+            last = next(reversed(item.spans.values()), self._all)
+            ids, targets, notes = [*ids, self._tokenizer.eos_token_id], np.append(targets, last), (*notes, NO_END)
         targets[:1] = False
         return Example(ids, targets, notes)
 
@@ -286,5 +303,5 @@ def _not_in_pieces(index: int, place: str) -> UserError:
     return UserError(
         f"the chat template does not render a conversation piece by piece: message {index + 1} cannot be found in the whole",
         where=place,
-        fix="give the tokenizer a template that only ever appends (chat_template.jinja in its folder), or set data.loss_on: all",
+        fix="choose a template that only ever appends (data.chat_template), or set data.loss_on: all",
     )

@@ -1,7 +1,7 @@
 """Which chat template a run uses, and the one way it is rendered: for training, evaluation, samples and answers.
 
-The tokenizer's own template, or a plain one, for tokenizers of models that were never made to chat, which the run and
-its export then carry along; the end of a response is the tokenizer's EOS:
+The recipe's, the tokenizer's own, or a plain one for tokenizers of models that were never made to chat; the run and its
+export carry it along. Of the plain one the end of a response is the tokenizer's EOS:
 
     ### User:
     What is the capital of France?
@@ -17,25 +17,25 @@ from __future__ import annotations
 
 import re
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jinja2 import TemplateSyntaxError
+
 from galore.trainer.common.errors import UserError
+from galore.trainer.common.reading import read_bounded, user_path
 from galore.trainer.data.text.conversation import Conversation
 from galore.trainer.data.text.quality import BadRow
-from galore.trainer.data.tokens.rehearsal import beyond_limits
+from galore.trainer.data.tokens.rehearsal import beyond_limits, environment
+from galore.trainer.recipe.chattemplates import CHAT_TEMPLATES, ChatTemplate
+from galore.trainer.recipe.schema.data import DataSection
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-PLAIN = (
-    "{% for message in messages %}"
-    "{% if not loop.first %}{{ '\\n\\n' }}{% endif %}"
-    "{{ '### ' + message['role'] | capitalize + ':\\n' + message['content'] | trim }}"
-    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ '\\n\\n### Assistant:\\n' }}{% endif %}"
-)
+PLAIN = CHAT_TEMPLATES["plain"].text
 BEGINNING = "{{ bos_token }}"
+LARGEST_TEMPLATE = 1 << 20  # bytes of a file; the longest of a known model has 30,000
 
 TODAY = datetime(2024, 7, 26)  # the day that Llama 3's template falls back to
 CLOCK = "strftime_now"
@@ -45,19 +45,48 @@ DIRECTIVE = re.compile(r"%[-#]?[A-Za-z]")
 _rehearsed = set[str]()  # templates that kept to their limits once in this process
 
 
-def ensure_template(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Give a tokenizer without a chat template the plain one, which begins with BOS where texts of this tokenizer do;
-    and stop the clock of one that has its own."""
+def chosen_template(section: DataSection, base_dir: Path) -> ChatTemplate | None:
+    """What `data.chat_template` names, or the text of the file it names; None leaves it to the tokenizer.
+
+    Raises:
+        UserError: there is no such file, or it is no template.
+    """
+    name = section.chat_template
+    if name is None or name in CHAT_TEMPLATES:
+        return None if name is None else CHAT_TEMPLATES[name]
+    path = base_dir / user_path(name)
+    fix = f"name a file with a Jinja template, or one of {', '.join(CHAT_TEMPLATES)}"
+    try:
+        text = read_bounded(path, LARGEST_TEMPLATE).decode()
+        environment().parse(text)
+        return ChatTemplate(text)
+    except TemplateSyntaxError as error:
+        raise UserError(f"is no template: {error.message}", where=f"{path}:{error.lineno}", fix=fix) from error
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise UserError(f"{path} cannot be read: {reason}", where="data.chat_template", fix=fix) from error
+
+
+def ensure_template(tokenizer: PreTrainedTokenizerBase, chosen: ChatTemplate | None = None) -> None:
+    """Give a tokenizer the template that is `chosen`, or the plain one where it has none; without its clock.
+
+    A template of ours that names no BOS begins with it where texts of this tokenizer do.
+    """
     given: Any = tokenizer.chat_template
-    if given is None:
-        ids = list(tokenizer("a")["input_ids"])
-        begins = tokenizer.bos_token_id is not None and ids[0] == tokenizer.bos_token_id
-        tokenizer.chat_template = BEGINNING * begins + PLAIN
-    elif isinstance(given, dict):
-        named: Any = {name: with_stopped_clock(template) for name, template in given.items()}
-        tokenizer.chat_template = named
+    if chosen is not None or given is None:
+        ours = chosen or CHAT_TEMPLATES["plain"]
+        begins = ours in CHAT_TEMPLATES.values() and "bos_token" not in ours.text and _begins_with_bos(tokenizer)
+        given = BEGINNING * begins + ours.text
+    if isinstance(given, dict):
+        given = {name: with_stopped_clock(template) for name, template in given.items()}
     else:
-        tokenizer.chat_template = with_stopped_clock(given)
+        given = with_stopped_clock(given)
+    tokenizer.chat_template = given
+
+
+def _begins_with_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
+    ids = list(tokenizer("a")["input_ids"])
+    return tokenizer.bos_token_id is not None and ids[0] == tokenizer.bos_token_id
 
 
 def with_stopped_clock(template: str) -> str:
@@ -104,6 +133,6 @@ def render(tokenizer: PreTrainedTokenizerBase, conversation: Conversation, promp
 def _rehearse(tokenizer: PreTrainedTokenizerBase, template: str, conversation: Conversation, prompt: bool) -> None:
     variables = dict(tokenizer.special_tokens_map) | conversation._asdict() | {"add_generation_prompt": prompt}
     if outcome := beyond_limits(template, variables):
-        fix = "give the tokenizer another one (chat_template.jinja in its folder)"
+        fix = "choose another one with data.chat_template"
         raise UserError(f"rendering one conversation {outcome}", where="the chat template", fix=fix)
     _rehearsed.add(template)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,11 @@ class Material:
             "on_bad_rows": section.on_bad_rows,
             **({} if section.encoding == UTF8 else {"encoding": section.encoding}),
             **({"delimiter": section.delimiter} if section.delimiter else {}),
+            **(
+                {"tokens": [section.tokens_field, section.labels_field, section.examples]}
+                if section.tokens_field
+                else {}
+            ),
             **({"conversations": identity_of(section)} if section.instruct else {}),
         }
 
@@ -65,11 +71,13 @@ class Material:
         return sorted({name for corpus in self._corpora for name in corpus.passed_over})
 
     @property
-    def extent(self) -> dict[str, int]:
-        """JSON: files and bytes; and how many files are cut into paragraphs although nobody said so."""
+    def extent(self) -> dict[str, Any]:
+        """JSON: files, bytes, splits that are read together; how many files are cut into paragraphs unasked."""
         files = [file for corpus in self._corpora for file in corpus.files]
         told = "txt_document" in self.section.model_fields_set or any(file.format != "txt" for file in files)
-        return {"files": len(files), "bytes": self.total_bytes} | ({} if told else {"files_of_paragraphs": len(files)})
+        splits = {"splits": list(self.train.splits)} if self.train.splits else {}
+        paragraphs = {} if told else {"files_of_paragraphs": len(files)}
+        return {"files": len(files), "bytes": self.total_bytes, **splits, **paragraphs}
 
     @property
     def total_bytes(self) -> int:
@@ -94,7 +102,8 @@ class Material:
     def pieces(self, bad: BadRows, holdout: Holdout) -> Iterator[Piece]:
         """Documents in parts that are tokenized one by one; conversations in one."""
         for side, document in self.documents(bad, holdout):
-            whole = self.section.instruct  # a template wants all of a conversation
+            # a template wants all of a conversation, and tokens are in one piece
+            whole = self.section.instruct or self.section.tokens_field is not None
             for part, last in [(document.text, True)] if whole else pieces(document.text):
                 yield Piece(part, side, last, document.where, document.consumed)
 
@@ -116,3 +125,27 @@ class Material:
                 raise UserError(
                     "changed while it was being read", where=str(path), fix="start again once it is written"
                 )
+
+
+@dataclass(frozen=True)
+class Materials:
+    """The sources of a recipe, as far as their tokenizer goes."""
+
+    parts: tuple[Material, ...]
+
+    @classmethod
+    def of(cls, parts: Sequence[Material]) -> Materials:
+        return cls(tuple(parts))
+
+    @property
+    def cache(self) -> Path:
+        return self.parts[0].cache
+
+    @property
+    def identity(self) -> Any:
+        """JSON that names them; of a single one its own."""
+        return self.parts[0].identity if len(self.parts) == 1 else [part.identity for part in self.parts]
+
+    def training_texts(self, progress: Progress) -> Iterator[str]:
+        """What a tokenizer is trained on, source after source; weights do not count here."""
+        return itertools.chain.from_iterable(part.training_texts(progress) for part in self.parts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import weakref
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +17,9 @@ from galore.trainer.common.durable import NewFile, Written
 from galore.trainer.common.errors import RunFailed
 
 OFFSET_TYPE = np.dtype("<i8")
+COUNTED_DOCUMENTS = 1 << 20
+
+Ids = npt.NDArray[np.int64]
 
 
 def token_type(vocab_size: int) -> np.dtype[Any]:
@@ -44,6 +48,11 @@ class TokenStore:
     def intact(self) -> bool:
         """Whether the two files belong together: a truncated one does not."""
         return len(self.offsets) > 0 and int(self.offsets[-1:][0]) == len(self.tokens)
+
+    def lengths(self) -> Iterator[Ids]:
+        """Tokens of every document, a block of documents at a time: offsets may not fit into memory."""
+        for start in range(0, self.num_documents, COUNTED_DOCUMENTS):
+            yield np.diff(self.offsets[start : start + COUNTED_DOCUMENTS + 1])
 
     def span(self, number: int) -> tuple[int, int]:
         """Where document `number` begins and ends."""
@@ -143,6 +152,3 @@ class StoreWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._files.__exit__(kind, error, trace)
-
-
-Ids = npt.NDArray[np.int64]

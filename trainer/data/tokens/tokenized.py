@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,8 +16,10 @@ from galore.trainer.data.batch import Progress
 from galore.trainer.data.text.holdout import Holdout
 from galore.trainer.data.text.quality import BadRow, BadRows
 from galore.trainer.data.tokens.cache import entry, fingerprint
-from galore.trainer.data.tokens.chat import ChatEncoder
+from galore.trainer.data.tokens.chat import UNREAD, ChatEncoder
 from galore.trainer.data.tokens.examplestore import ExampleStore, ExampleWriter
+from galore.trainer.data.tokens.given import GivenTokens
+from galore.trainer.data.tokens.learned import MARKS
 from galore.trainer.data.tokens.material import Material
 from galore.trainer.data.tokens.store import StoreWriter, TokenStore, token_type
 from galore.trainer.data.tokens.tokenize import batches, encode, encoder
@@ -40,6 +43,7 @@ class Tokenized:
     validation: TokenStore
     fingerprint: str
     summary: dict[str, Any]
+    folder: Path
 
 
 def tokenized(
@@ -60,16 +64,19 @@ def tokenized(
     ]
     name = fingerprint(identity)
     folder = fingerprint([*identity, READING_OF_ROWS]) if material.section.instruct else name
-    kind = ExampleStore if material.section.instruct else TokenStore
+    kind = ExampleStore if material.section.examples else TokenStore
 
     def load(folder: Path) -> Tokenized:
         train, validation = (kind(folder, side, dtype) for side in ("train", "validation"))
         if not (train.intact and validation.intact):
             raise ValueError("the files do not belong together")
-        return Tokenized(train, validation, name, json.loads(read_bounded(folder / SUMMARY_FILE)))
+        summary = json.loads(read_bounded(folder / SUMMARY_FILE))
+        if any(f"{UNREAD}{mark}" in summary.get("noted", {}) for mark in MARKS):
+            raise ValueError(f"messages with {' or '.join(MARKS)} are targets in it")
+        return Tokenized(train, validation, name, summary, folder)
 
     def build(folder: Path) -> dict[str, Written]:
-        writer = _build_examples if material.section.instruct else _build
+        writer = _build_examples if material.section.examples else _build
         return writer(folder, material, tokenizer, progress)
 
     return entry(material.cache / "tokens" / folder, build, load, progress, tell)
@@ -80,14 +87,20 @@ def _build(
 ) -> dict[str, Written]:
     bad, holdout = BadRows(material.section.on_bad_rows), material.holdout()
     dtype, eos = token_type(id_bound(tokenizer)), int(tokenizer.eos_token_id)
-    backend, total, beginning = encoder(tokenizer), material.total_bytes, packed_beginning(tokenizer, material.section)
+    given = GivenTokens(tokenizer) if material.section.tokens_field else None
+    beginning = () if given else packed_beginning(tokenizer, material.section)
+    encoded = given.documents if given else partial(encode, encoder(tokenizer))
+    total = material.total_bytes
     with (
         StoreWriter(folder, "train", dtype, eos, beginning) as train,
         StoreWriter(folder, "validation", dtype, eos, beginning) as validation,
     ):
         writers = {"train": train, "validation": validation}
         for batch in prefetched(batches(material.pieces(bad, holdout))):
-            for piece, ids in zip(batch, encode(backend, [piece.text for piece in batch]), strict=True):
+            for piece, ids in zip(batch, encoded([piece.text for piece in batch]), strict=True):
+                if isinstance(ids, BadRow):
+                    bad.add(ids, piece.where)
+                    continue
                 writers[piece.side].extend(ids)
                 if piece.last and not writers[piece.side].end_document():
                     bad.add(BadRow("empty", "the tokenizer finds no token in it"), piece.where)
@@ -101,7 +114,8 @@ def _build_examples(
 ) -> dict[str, Written]:
     bad, holdout = BadRows(material.section.on_bad_rows), material.holdout()
     dtype, total = token_type(id_bound(tokenizer)), material.total_bytes
-    chat = ChatEncoder(tokenizer, material.section.loss_on)
+    section = material.section
+    chat = GivenTokens(tokenizer) if section.tokens_field else ChatEncoder(tokenizer, section.loss_on)
     with ExampleWriter(folder, "train", dtype) as train, ExampleWriter(folder, "validation", dtype) as validation:
         writers = {"train": train, "validation": validation}
         for batch in prefetched(batches(material.pieces(bad, holdout))):
@@ -140,6 +154,8 @@ def _summarize(
 
 def text_identity(section: DataSection, tokenizer: PreTrainedTokenizerBase) -> list[Any]:
     """JSON: what decides, beside rows and tokenizer, which tokens a document or an example has, and its targets."""
+    if section.tokens_field is not None:
+        return []
     if not section.instruct:
         beginning = packed_beginning(tokenizer, section)
         return [{"beginning": beginning}] if beginning else []

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from galore.kernels.model import segments
 from galore.trainer.common.errors import UserError
 from galore.trainer.memory.trace.tracer import Tracer
 
@@ -92,11 +93,14 @@ def device_operations(kind: str, capability: tuple[int, int]) -> Iterator[None]:
     if kind == "cuda":
         replaced["dropout"] = _fused_dropout
     original = {name: getattr(torch.nn.functional, name) for name in replaced}
+    asked = segments.capability
     vars(torch.nn.functional).update(replaced)
+    vars(segments)["capability"] = lambda device: capability
     try:
         yield
     finally:
         vars(torch.nn.functional).update(original)
+        vars(segments)["capability"] = asked
 
 
 def _attention(

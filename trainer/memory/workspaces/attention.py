@@ -65,6 +65,16 @@ def flash_backward(gpu: Gpu, args: tuple[Any, ...], out: Any) -> list[Workspace]
     return exact(*turned, rows, parts * rows * _head(size), expanded, expanded)
 
 
+def varlen_backward(gpu: Gpu, args: tuple[Any, ...], out: Any) -> list[Workspace]:
+    """What `flash_backward` takes, of segments (tokens, heads, head size): 128 rows more for each (mha_varlen_bwd)."""
+    gradient, query, key, _, forward, _, bounds = args[:7]
+    (tokens, h, size), segments = query.shape, bounds.numel() - 1
+    rows = h * (tokens + 128 * segments) * FLOAT
+    expanded = tokens * h * size * query.element_size() if key.shape[1] != h else 0
+    parts = blocks(gpu.sms, segments * h) if torch.are_deterministic_algorithms_enabled() else 1
+    return exact(copied(gradient), copied(forward), rows, parts * rows * _head(size), expanded, expanded)
+
+
 def _head(size: int) -> int:
     """The head size that flash attention's float32 accumulators are made for."""
     return up(size, 32 if size <= 128 else 64)

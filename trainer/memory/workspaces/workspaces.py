@@ -17,6 +17,7 @@ from galore.trainer.memory.workspaces.attention import (
     efficient_forward,
     flash_backward,
     flash_forward,
+    varlen_backward,
 )
 from galore.trainer.memory.workspaces.indexing import cumulative, embedding_backward, nonzero, product
 from galore.trainer.memory.workspaces.linalg import eigh, qr, svd
@@ -33,6 +34,7 @@ FORMULAS: dict[str, Formula] = {
     "aten::_scaled_dot_product_flash_attention_backward": flash_backward,
     "aten::_scaled_dot_product_efficient_attention": efficient_forward,
     "aten::_scaled_dot_product_efficient_attention_backward": efficient_backward,
+    "torch_attn::_varlen_attn_backward": varlen_backward,
     "aten::embedding_dense_backward": embedding_backward,
     "aten::nonzero": nonzero,
     "aten::cumsum": cumulative,

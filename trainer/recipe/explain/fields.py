@@ -83,6 +83,14 @@ def parts(schema: dict[str, Any]) -> list[dict[str, Any]]:
     return alternatives
 
 
+def item_schema(field: FieldInfo) -> dict[str, Any]:
+    """The keys of the items of a list of mappings, each with its schema; empty for any other field."""
+    items = (part["items"] for part in parts(field.schema) if part.get("type") == "array")
+    references = [item["$ref"] for item in items if "$ref" in item]
+    definitions: dict[str, Any] = recipe_schema()["$defs"]
+    return definitions[references[0].rsplit("/", 1)[-1]]["properties"] if references else {}
+
+
 def words(schema: dict[str, Any], value: Any = None) -> str:
     """What it takes, in words. The ends of a kind of number are left out, unless `value` is beyond them."""
     return " or ".join(_words(part, value) for part in parts(schema))
@@ -104,7 +112,7 @@ def _words(part: dict[str, Any], value: Any) -> str:
         "null": "null",
     }
     if part["type"] == "array":
-        return "a list such as [a, b]"
+        return "a list of mappings" if "$ref" in part["items"] else "a list such as [a, b]"
     if part["type"] == "object":
         return f"a mapping such as {{name: {words(part['additionalProperties'], value)}}}"
     signs = {"exclusiveMinimum": ">", "minimum": "≥", "exclusiveMaximum": "<", "maximum": "≤"}

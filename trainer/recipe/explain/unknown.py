@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from galore.trainer.common.suggest import nearest, plain
-from galore.trainer.recipe.explain.aliases import ADVICE, FIELDS, OPTIMIZERS, SECTIONS, inverse
-from galore.trainer.recipe.explain.fields import fields, section_fields, sections, sections_with
+from galore.trainer.common.suggest import distance, nearest, plain
+from galore.trainer.recipe.explain.aliases import ADVICE, FIELDS, OPTIMIZERS, SECTIONS, VALUES, inverse
+from galore.trainer.recipe.explain.apart import APART
+from galore.trainer.recipe.explain.fields import FieldInfo, fields, section_fields, sections, sections_with
 from galore.trainer.recipe.parse.source import Key, Layer
 
 ALL_SECTIONS = f"the sections are {', '.join(sections())}"
-ALIASES = inverse(FIELDS) | inverse(ADVICE)
+ALIASES = inverse(FIELDS) | inverse(ADVICE) | inverse(APART)
 CALLED = {plain(name): meaning for name, meaning in ALIASES.items()}
 SECTION_CALLED = inverse(SECTIONS)
 
@@ -50,7 +51,8 @@ def take_unknown(layer: Layer) -> set[str]:
 
 def _take_top(layer: Layer, name: str, value: Any) -> set[str]:
     """One key that stands where only sections may."""
-    if not isinstance(value, Mapping):
+    known_key = name.lower() not in SECTION_CALLED and (plain(name) in CALLED or sections_with(name))
+    if not isinstance(value, Mapping) or known_key:
         return _report(layer, (name,), what_was_meant(name, "", value, guess=layer.is_told))
     close = nearest(name, sections()) if layer.is_told else []
     section = SECTION_CALLED.get(name.lower()) or next(iter(close), "")
@@ -81,18 +83,26 @@ def what_was_meant(name: str, section: str, value: Any = None, *, guess: bool = 
         above, name = name.split(".")
         return Meant(f"{above}.{name}", f"write `{above}:`, and `{name}:` indented below it")
     if found := sections_with(name):
-        return Meant(f"{found[0]}.{name}")
+        return _from_table(f"{found[0]}.{name}", value)
+    if section and (told := CALLED.get(plain(f"{section}.{name}"))):
+        return _from_table(told, value)
     if plain(name) == "optimizer" and str(value).lower() in OPTIMIZERS:
         return Meant("optim.method", f"in section `optim` write {OPTIMIZERS[str(value).lower()]}")
     if target := CALLED.get(plain(name)):
-        return _from_table(target)
+        return _from_table(target, value)
     if not guess:
         return Meant()
     names = [each.split(".")[1] for each in sorted(fields(), key=lambda path: not path.startswith(f"{section}."))]
-    if close := nearest(name, [*names, *ALIASES]):
+    if close := nearest(name, names) or _nearly(name):
         known = f"{section}.{close[0]}"
         return Meant(known) if known in fields() else what_was_meant(close[0], section)
     return Meant(hint=f"the keys of `{section}` are {', '.join(section_fields(section))}" if section else ALL_SECTIONS)
+
+
+def _nearly(name: str) -> list[str]:
+    """The name of another toolkit that this is but for a slip: two names of theirs are often nearly the same."""
+    slips = max(1, len(plain(name)) // 8)
+    return [each for each in nearest(name, ALIASES) if distance(plain(each), plain(name)) <= slips]
 
 
 def setting_called(name: str) -> tuple[str, str]:
@@ -110,12 +120,30 @@ def advice_on(name: str) -> str:
     return "" if told.partition(": ")[0] in fields() else told
 
 
-def _from_table(target: str) -> Meant:
+def _from_table(target: str, given: Any = None) -> Meant:
+    """What the tables say of a name, which was `given` a value."""
     path, _, value = target.partition(": ")
     if path not in fields():
         return Meant(hint=target)
     section, name = path.split(".")
-    return Meant(path, f"in section `{section}` write `{name}: {value}`" if value else "")
+    field = fields()[path]
+    if value and given is False and str(field.schema.get("default")) != value:
+        return Meant(path, "it is off unless it is asked for: leave it out")
+    if value and given is not False:
+        return Meant(path, f"in section `{section}` write `{name}: {value}`")
+    if value or not _takes(field, given):
+        return Meant(path, f"in section `{section}` it is called `{name}`, which takes {field.expected}")
+    return Meant(path)
+
+
+def _takes(field: FieldInfo, value: Any) -> bool:
+    """Whether a value is of a kind that the field takes, or one whose place there is another value known for."""
+    if value is None or isinstance(value, str) or str(value).lower() in inverse(VALUES.get(field.path, {})):
+        return True
+    if isinstance(value, list):
+        return field.takes("array") and not any(isinstance(each, Mapping) for each in value)
+    kinds = {bool: ("boolean",), int: ("integer", "number"), float: ("integer", "number")}
+    return any(field.takes(kind) for kind in kinds.get(type(value), ("object",)))
 
 
 def _report(layer: Layer, key: Key, meant: Meant) -> set[str]:
@@ -136,6 +164,6 @@ def advice(key: Key, target: str) -> str:
 
 
 def _below(section: str, value: Any) -> str:
-    known = OPTIMIZERS.get(str(value).lower()) if section == "optim" else None
+    known = OPTIMIZERS.get(str(value).lower(), "method: galore") if section == "optim" else None
     example = known or f"{section_fields(section)[0]}: …"
     return f"write {example} below `{section}:`, indented by two spaces"

@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 
 from galore.trainer.common.suggest import nearest
 from galore.trainer.recipe.explain.aliases import OPTIMIZERS, VALUES, inverse
-from galore.trainer.recipe.explain.fields import FieldInfo, fields, words
+from galore.trainer.recipe.explain.fields import FieldInfo, fields, item_schema, words
 from galore.trainer.recipe.parse.problems import Problem
 from galore.trainer.recipe.parse.source import Key, Layer
 from galore.trainer.recipe.schema.recipe import Recipe
@@ -58,7 +58,7 @@ def read_as_meant(layer: Layer) -> None:
 
 
 def _errors_of_fields(values: Mapping[str, Mapping[str, Any]], layer: Layer) -> tuple[list[Problem], set[str]]:
-    bad = {}
+    bad, inside = {}, dict[str, list[Problem]]()
     for section, inner in values.items():
         for name, value in inner.items():
             if not math_allows(fields()[f"{section}.{name}"], value):
@@ -68,9 +68,34 @@ def _errors_of_fields(values: Mapping[str, Mapping[str, Any]], layer: Layer) -> 
     except ValidationError as error:
         for each in error.errors():
             path = ".".join(str(part) for part in each["loc"][:2])
-            if path in fields() and each["type"] != "missing":
+            if path in fields() and (each["type"] != "missing" or len(each["loc"]) > 2):
                 bad[path] = values[path.split(".")[0]][path.split(".")[1]]
-    return [_of_field(fields()[path], value, layer) for path, value in bad.items()], set(bad)
+                if item_schema(fields()[path]):
+                    inside.setdefault(path, []).extend(_of_item(fields()[path], each, layer))
+    problems = [inside.get(path) or [_of_field(fields()[path], value, layer)] for path, value in bad.items()]
+    return [problem for each in problems for problem in each], set(bad)
+
+
+def _of_item(field: FieldInfo, error: ErrorDetails, layer: Layer) -> list[Problem]:
+    """What is wrong within one item of a list of mappings; nothing where it is the list."""
+    place = tuple(str(part) for part in error["loc"])
+    if len(place) < 3 or not place[2].isdecimal():
+        return []
+    schema, item = item_schema(field), ".".join(place[:3])
+    if len(place) == 3:
+        what = f"expected a mapping such as {{{', '.join(f'{name}: …' for name in list(schema)[:3])}}}"
+        return [Problem(layer.place(place), item, f"{what}, got {shown(error['input'])}")]
+    name, key = place[3], place[:4]
+    if error["type"] == "extra_forbidden":
+        close = nearest(name, list(schema))
+        fix = f"write {close[0]}" if close else f"it takes {', '.join(schema)}"
+        return [Problem(layer.place(key), item, f"there is no key `{name}`", fix)]
+    if error["type"] == "missing":
+        return [
+            Problem(layer.place(place[:3]), item, f"the key `{name}` is missing", f"it takes {words(schema[name])}")
+        ]
+    what = f"expected {words(schema[name], error['input'])}, got {shown(error['input'])}"
+    return [Problem(layer.place(key), ".".join(key), what)]
 
 
 def math_allows(field: FieldInfo, value: Any) -> bool:
@@ -110,6 +135,8 @@ def _instead(field: FieldInfo, value: Any) -> str:
         return f"write {number}"
     if known := inverse(VALUES.get(field.path, {})).get(word):
         return f"write {known}"
+    if field.path == "data.source" and "/" in word:
+        return f"write hub, or local, and {value} as path"
     if field.path == "optim.method" and word in OPTIMIZERS:
         return f"write {OPTIMIZERS[word]}"
     if field.takes("array") and isinstance(value, str):

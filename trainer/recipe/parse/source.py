@@ -161,7 +161,7 @@ def value_of(node: yaml.Node, key: Key, layer: Layer) -> Any:
     if isinstance(node, yaml.MappingNode):
         return _mapping(node, key, layer)
     if isinstance(node, yaml.SequenceNode):
-        return [value_of(each, key, layer) for each in node.value]
+        return [value_of(each, (*key, str(number)), layer) for number, each in enumerate(node.value)]
     assert isinstance(node, yaml.ScalarNode)
     if UNWRITABLE.search(node.value):
         layer.report(key, "contains a NUL byte, or half of a character", "write it without")

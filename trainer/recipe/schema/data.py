@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import codecs
-from typing import Annotated, Literal, Self
+from collections import Counter
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from galore.trainer.recipe.chattemplates import CHAT_TEMPLATES, SUFFIXES
 from galore.trainer.recipe.schema.section import Bytes, Length, Pieces, Rows, Section, Threads, execution
+from galore.trainer.recipe.schema.source import FIELDS, Columns, FileFormat, SourceSection, TxtDocument
 
 UTF8 = "utf-8"
 BINARY = ("parquet", "arrow")  # formats whose text is UTF-8 by themselves
 NO_FILE_IS = ("idna", "punycode", "undefined", "unicode-escape", "raw-unicode-escape")  # text encodings to Python
 
 TaskName = Literal["cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli"]
+MOST_SOURCES = 64
 BadRowPolicy = Literal["skip", "error"]
-ColumnName = Annotated[str, Field(min_length=1)]
-Columns = ColumnName | Annotated[list[ColumnName], Field(min_length=1)]
 
 
 class DataSection(Section):
@@ -36,14 +38,17 @@ class DataSection(Section):
         "local: file, folder or glob (or a list of them), txt/jsonl/csv/tsv/parquet/arrow, compressed (.gz, .bz2, .xz, .zst) or not, relative to the recipe; hub: data set name; glue: nyu-mll/glue, or a folder of the task, in any of its layouts",
     )
     validation_path: str | list[str] | None = execution(None, "local: files to hold out instead of a share of `path`")
+    # The fingerprint of the data has the weights, too.
+    sources: Annotated[list[SourceSection], Field(min_length=1, max_length=MOST_SOURCES)] | None = execution(
+        None,
+        "local: several sources instead of `path`, mixed by weight: a list of {path, name, weight, …}, each with keys of this section where it is read otherwise",
+    )
     hub_config: str | None = Field(None, description="hub: configuration name, such as `en`")
     split: str = Field("train", description="hub: split to train on")
     validation_split: str | None = Field(
         "validation", description="hub: split to evaluate on; null holds out a share of `split`"
     )
-    format: Literal["auto", "txt", "jsonl", "csv", "tsv", "parquet", "arrow"] = Field(
-        "auto", description="local: file format; auto goes by the file name"
-    )
+    format: FileFormat = Field("auto", description="local: file format; auto goes by the file name")
     delimiter: str | None = Field(
         None,
         min_length=1,
@@ -71,11 +76,24 @@ class DataSection(Section):
         None,
         description="The column that holds a conversation: a list of {role, content}, or of {from, value} as ShareGPT writes it",
     )
-    loss_on: Literal["responses", "all"] = Field(
-        "responses",
-        description="Instructions: train on what the assistant says and on the token that ends it, or on prompts as well",
+    tokens_field: str | None = Field(
+        None,
+        description="local: the column that holds tokens already, a list of ids of `tokenizer`; those that a column attention_mask has 0 for are left out",
     )
-    txt_document: Literal["file", "paragraph", "line"] = Field(
+    labels_field: str | None = Field(
+        None,
+        description="The column beside tokens_field that holds the token where it is a target, else -100; null makes every token one",
+    )
+    chat_template: str | None = Field(
+        None,
+        max_length=1000,
+        description=f"How conversations are written: {', '.join(CHAT_TEMPLATES)}, or a file FILE.jinja; null takes the tokenizer's own, or plain if it has none",
+    )
+    loss_on: Literal["response", "responses", "last", "all"] = Field(
+        "responses",
+        description="Instructions: train on what the assistant says and on the token that ends it, on its last turn only, or on prompts as well; response means responses",
+    )
+    txt_document: TxtDocument = Field(
         "paragraph", description="txt: what one document is; paragraphs are separated by blank lines"
     )
     validation_fraction: float = Field(
@@ -95,6 +113,10 @@ class DataSection(Section):
         "packed",
         description="packed: documents joined by EOS and cut into full sequences, instructions put together whole; paper: one document per row, truncated or padded",
     )
+    isolate_documents: bool | None = Field(
+        None,
+        description="packed: the documents or examples of a sequence do not see each other, and each counts its own positions; null isolates instructions, not text",
+    )
     shuffle: bool = Field(
         True, description="Permute the sequences of every epoch; the order is a pure function of (seed, step)"
     )
@@ -112,10 +134,17 @@ class DataSection(Section):
         """The codec's own name where there is a codec, so that every spelling is the same recipe."""
         return codec_name(name) or name
 
+    @field_validator("loss_on")
+    @classmethod
+    def _one_spelling(cls, choice: str) -> str:
+        return "responses" if choice == "response" else choice
+
     @model_validator(mode="after")
     def _source_has_path(self) -> Self:
-        if self.source in ("local", "hub", "glue") and not self.path:
-            raise ValueError(f"source: {self.source} needs `path`")
+        if self.sources is not None:
+            check_sources(self, self.sources)
+        elif self.source in ("local", "hub", "glue") and not self.path:
+            raise ValueError(f"source: {self.source} needs `path`{', or `sources`' * (self.source == 'local')}")
         if self.source == "packaged" and (self.path or self.validation_path):
             raise ValueError("path is set, but source: packaged reads no files: write source: local, or path: null")
         if codec_name(self.encoding) is None:
@@ -130,9 +159,64 @@ class DataSection(Section):
         return self
 
     @property
+    def isolates(self) -> bool:
+        """Whether rows hold several documents that do not see each other."""
+        wanted = self.examples if self.isolate_documents is None else self.isolate_documents
+        return wanted and self.packing == "packed" and self.task is None
+
+    @property
+    def parts(self) -> list[DataSection]:
+        """This section for each of its sources; itself where it names none."""
+        return [self._part(each) for each in self.sources or []] or [self]
+
+    @property
+    def labels(self) -> list[str]:
+        """What each of the parts is called; "" where there is one."""
+        return [each.label for each in self.sources or []] or [""]
+
+    def _part(self, source: SourceSection) -> DataSection:
+        given: dict[str, Any] = {"sources": None, **source.settings}
+        if given.keys() & set(FIELDS):
+            given = {key: type(self).model_fields[key].default for key in FIELDS} | given
+        given["encoding"] = codec_name(str(given.get("encoding", self.encoding))) or given["encoding"]
+        return self.model_copy(update=given)
+
+    @property
+    def one_column(self) -> str | None:
+        """The column of text that is all of a row, where it is."""
+        alone = isinstance(self.text_field, str) and not self.instruct and self.tokens_field is None
+        return str(self.text_field) if alone else None
+
+    @property
+    def examples(self) -> bool:
+        """Whether rows stay whole, each with targets of its own, instead of being text to continue."""
+        given = self.tokens_field is not None and (self.labels_field is not None or self.packing == "paper")
+        return self.instruct or given
+
+    @property
     def instruct(self) -> bool:
         """Whether rows are prompts with responses, or conversations, instead of plain text."""
-        return self.messages_field is not None or self.prompt_field is not None
+        own = self.messages_field is not None or self.prompt_field is not None
+        return own or (self.sources is not None and any(part.instruct for part in self.parts))
+
+
+def check_sources(data: DataSection, sources: list[SourceSection]) -> None:
+    """Raise ValueError for the first contradiction."""
+    if data.source != "local":
+        raise ValueError(f"sources are local files, and source: {data.source} has none: write source: local")
+    if data.path is not None or data.validation_path is not None:
+        key = "path" if data.path is not None else "validation_path"
+        raise ValueError(f"{key} is set, but each of the sources names its own: leave it out")
+    names = Counter(each.label for each in sources)
+    if twice := [name for name, count in names.items() if count > 1]:
+        raise ValueError(f"{names[twice[0]]} of the sources are called {twice[0]}: give each a name")
+    for source, part in zip(sources, data.parts, strict=True):
+        try:
+            if codec_name(part.encoding) is None or (part.encoding != UTF8 and part.format in BINARY):
+                raise ValueError(f"encoding {part.encoding} does not go with format {part.format}, or is none")
+            check_instruction(part)
+        except ValueError as error:
+            raise ValueError(f"sources, {source.label}: {error}") from None
 
 
 def codec_name(encoding: str) -> str | None:
@@ -153,6 +237,22 @@ def check_instruction(data: DataSection) -> None:
         raise ValueError("messages_field holds whole conversations: leave out prompt_field and response_field, or it")
     if data.input_field is not None and data.prompt_field is None:
         raise ValueError("input_field is appended to the prompt: set prompt_field and response_field too")
+    if data.labels_field is not None and data.tokens_field is None:
+        raise ValueError("labels_field says which tokens are targets: set tokens_field, the column of the tokens, too")
+    if data.tokens_field is not None and data.instruct:
+        raise ValueError(
+            "tokens_field holds tokens already: leave out messages_field, prompt_field and response_field, or it"
+        )
+    if data.tokens_field is not None and data.source != "local":
+        raise ValueError(f"tokens_field is for local files, and source: {data.source} has none: leave it out")
+    if data.tokens_field is not None and data.format == "txt":
+        raise ValueError("format: txt has no columns: tokens come from jsonl, parquet or Arrow files")
+    if data.chat_template is not None and not data.instruct:
+        raise ValueError("chat_template writes conversations: set messages_field, or prompt_field and response_field")
+    if data.chat_template not in (None, *CHAT_TEMPLATES) and not str(data.chat_template).endswith(SUFFIXES):
+        raise ValueError(
+            f"chat_template: {data.chat_template} is neither a file ({', '.join(SUFFIXES)}) nor one of {', '.join(CHAT_TEMPLATES)}"
+        )
     if data.instruct and (data.source == "packaged" or data.format == "txt"):
         kind = "source: packaged" if data.source == "packaged" else "format: txt"
         raise ValueError(f"{kind} has no columns: prompts and responses come from jsonl, csv, parquet or the hub")

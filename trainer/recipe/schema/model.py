@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from galore.trainer.recipe.schema.section import (
     Deviation,
@@ -17,6 +17,8 @@ from galore.trainer.recipe.schema.section import (
     Width,
     execution,
 )
+
+NewToken = Annotated[str, Field(min_length=1, max_length=200)]
 
 DIMENSIONS = (
     "hidden_size",
@@ -45,6 +47,11 @@ class ModelSection(Section):
         None,
         description="Rows of the embedding; null takes the tokenizer's size, or the model's own; rows beyond those of `name_or_path` are drawn",
     )
+    new_tokens: list[NewToken] = Field(
+        [],
+        max_length=10_000,
+        description="Tokens that are added to the tokenizer, such as <|im_end|>; embedding and head get a row for each, which starts at the mean of the others",
+    )
     hidden_size: Width = Field(512, description="Width of the residual stream")
     intermediate_size: Width = Field(1376, description="Width of the SwiGLU MLP")
     num_hidden_layers: Layers = Field(8, description="Number of decoder blocks")
@@ -66,6 +73,15 @@ class ModelSection(Section):
     def without_effect(self) -> tuple[str, ...]:
         """The fields that say nothing beside the others."""
         return () if self.name_or_path is None else DIMENSIONS
+
+    @field_validator("new_tokens")
+    @classmethod
+    def _are_words(cls, tokens: list[str]) -> list[str]:
+        if blank := [token for token in tokens if not token.strip() or "\0" in token]:
+            raise ValueError(f"{blank[0]!r} is no token: a token is a word, such as <|im_end|>")
+        if len(set(tokens)) < len(tokens):
+            raise ValueError("a token stands in it twice: leave one out")
+        return tokens
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from galore.trainer.recipe.schema.recipe import Recipe
@@ -26,6 +26,27 @@ SCHEDULE = (
     "optim.relora_gap",
 )
 
+BEFORE: dict[str, Any] = {"data.isolate_documents": False}
+"""Keys of which null may mean something else than what was done before they existed, and what that was.
+
+A run that goes on takes null as what it did so far.
+"""
+
+
+def as_before(recipe: Recipe, known: Collection[str]) -> Recipe:
+    """The recipe of a run whose file has the keys `known`: it did without the others what was done before them."""
+    for path in BEFORE.keys() - known:
+        name, key = path.split(".")
+        section = getattr(recipe, name).model_copy(update={key: BEFORE[path]})
+        recipe = recipe.model_copy(update={name: section})
+    return recipe
+
+
+def taken_over(trained: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
+    """{`section.key`: value} of a run with the mathematics `trained`, for the keys of `BEFORE` that are null here."""
+    here = mathematics(recipe)
+    return {path: value for path, value in (BEFORE | dict(trained)).items() if path in BEFORE and here[path] is None}
+
 
 def changed_mathematics(old: Recipe, new: Recipe) -> list[str]:
     """`section.key: old → new` for every field that differs and is not marked `execution`."""
@@ -45,13 +66,14 @@ def mathematics(recipe: Recipe) -> dict[str, Any]:
 def other_mathematics(trained: Mapping[str, Any], recipe: Recipe) -> list[str]:
     """`section.key: trained → here` for every value of `mathematics` that differs, those of the `SCHEDULE` apart.
 
-    A key that only one of them has is of another version of galore, where it had its default.
+    A key that only one of them has is of another version of galore, where it had its default, or the value of `BEFORE`.
     """
-    here = mathematics(recipe)
+    here, trained = mathematics(recipe), BEFORE | dict(trained) if trained else {}
     return [
         f"{key}: {_written(trained[key])} → {_written(here[key])}"
         for key in here
         if key in trained and trained[key] != here[key] and key not in SCHEDULE
+        if key in trained and trained[key] != here[key] and not _taken_over(key, here[key])
     ]
 
 
@@ -70,8 +92,14 @@ def _changes(section_name: str, old: Section, new: Section) -> list[str]:
     return [
         f"{section_name}.{key}: {_written(getattr(old, key))} → {_written(getattr(new, key))}"
         for key, field in type(old).model_fields.items()
-        if getattr(old, key) != getattr(new, key) and not _is_execution(field.json_schema_extra)
+        if getattr(old, key) != getattr(new, key)
+        and not _is_execution(field.json_schema_extra)
+        and not _taken_over(f"{section_name}.{key}", getattr(new, key))
     ]
+
+
+def _taken_over(path: str, value: Any) -> bool:
+    return path in BEFORE and value is None
 
 
 def _written(value: Any) -> str:

@@ -65,3 +65,15 @@ def test_a_store_whose_targets_are_cut_short_is_not_intact(tmp_path: Path) -> No
 
 def test_no_example_is_no_row(tmp_path: Path) -> None:
     assert len(ExampleRows.of(store_of(tmp_path), 4, PAD, packed=True)) == 0
+
+
+def test_isolated_examples_and_padding_count_their_own_positions(tmp_path: Path) -> None:
+    store = store_of(tmp_path, ([1, 2], 1), ([3, 4, 5, 6], 2), ([7, 8, 1], 2), ([5, 5], 1))
+    rows = ExampleRows.of(store, 5, PAD, packed=True, isolated=True)
+    positions = rows.positions(np.arange(len(rows)))
+    assert positions is not None
+    assert positions.tolist() == [[0, 1, 0, 1, 2], [0, 1, 2, 3, 0], [0, 1, 0, 1, 2]]
+    assert ExampleRows.of(store, 5, PAD, packed=True).positions(np.arange(3)) is None
+    long = ExampleRows.of(store, 3, PAD, packed=True, isolated=True).positions(np.arange(4))
+    assert long is not None
+    assert [0, 1, 2] in long.tolist()  # cut at its end

@@ -35,7 +35,7 @@ def test_packed_rows_are_the_joined_documents(tmp_path: Path) -> None:
 
 
 def test_dropped_tokens_are_counted_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("galore.trainer.data.rows.packing.COUNTED_DOCUMENTS", 2)
+    monkeypatch.setattr("galore.trainer.data.tokens.store.COUNTED_DOCUMENTS", 2)
     store = store_of(tmp_path, [[1] * length for length in (3, 5, 7, 1, 9)])
     assert PaperRows(store, 4, Frame((), (), pad=9)).summary == {"sequences": 5, "dropped_tokens": 1 + 3 + 5}
 
@@ -63,3 +63,28 @@ def test_paper_rows_are_what_the_tokenizer_makes(tmp_path: Path, template: str |
     assert input_ids.tolist() == wanted["input_ids"]
     assert (labels != -100).tolist() == (np.array(wanted["attention_mask"]) == 1).tolist()
     assert np.array_equal(labels[labels != -100], input_ids[labels != -100])
+
+
+def test_isolated_documents_count_their_own_positions(tmp_path: Path) -> None:
+    """Rows [1 2 3 EOS] [4 EOS 5 6] [7 8 EOS 9]: the second document of 5 goes on in another row, from 0 again."""
+    store = store_of(tmp_path, [[1, 2, 3], [4], [5, 6, 7, 8], [9, 9]])
+    rows = PackedRows(store, 4, isolated=True)
+    positions = rows.positions(np.array([2, 1, 0]))
+    assert positions is not None
+    assert positions.tolist() == [[0, 1, 2, 0], [0, 1, 0, 1], [0, 1, 2, 3]]
+    assert positions.dtype == np.int64
+    assert PackedRows(store, 4).positions(np.array([0])) is None
+    assert PaperRows(store, 4, Frame((), (), pad=9)).positions(np.array([0])) is None
+
+
+def test_positions_are_those_of_every_document_wherever_rows_cut(tmp_path: Path) -> None:
+    sizes = np.random.default_rng(0).integers(1, 9, 60)
+    store = store_of(tmp_path, [[1] * int(size) for size in sizes])
+    flat = np.concatenate([np.arange(size + 1) for size in sizes])
+    for length in (1, 3, 7, 16):
+        rows = PackedRows(store, length, isolated=True)
+        found = rows.positions(np.arange(len(rows)))
+        expected = flat[: len(rows) * length].reshape(-1, length)
+        cut = np.minimum.accumulate(np.where(expected == 0, 0, expected[:, :1]), axis=1)  # what began before the row
+        assert found is not None
+        assert found.tolist() == (expected - cut).tolist()

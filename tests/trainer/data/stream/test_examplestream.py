@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,6 +17,7 @@ pytest.importorskip("datasets")
 from galore.trainer.common.errors import UserError
 from galore.trainer.data.prepare import prepare_data
 from galore.trainer.data.stream.stream import StreamedData
+from galore.trainer.recipe.chattemplates import CHAT_TEMPLATES
 from galore.trainer.recipe.schema.recipe import Recipe
 
 MakeRecipe = Callable[..., Recipe]
@@ -63,6 +66,13 @@ def test_an_epoch_trains_on_every_response_once(stream: Callable[..., StreamedDa
     assert sorted(held_out) == sorted(f"{turns[1][1]}<|im_end|>" for turns in TURNS[5:8])
 
 
+def test_a_stream_has_the_template_and_the_tokens_of_its_recipe(stream: Callable[..., StreamedData]) -> None:
+    data = stream(chat_template="phi3", loss_on="last")
+    assert data.tokenizer.chat_template == CHAT_TEMPLATES["phi3"].text
+    assert "model.new_tokens=" in data.notes[0]
+    assert "0 1<|end|>" in {each for step in range(30) for each in answers(data, data.global_batch(step))}
+
+
 @pytest.mark.parametrize("packing", ["packed", "paper"])
 def test_resume_is_exact_at_every_step(stream: Callable[..., StreamedData], packing: str) -> None:
     whole, steps = stream(packing=packing), 30
@@ -100,3 +110,18 @@ def test_what_is_trained_on_is_in_the_fingerprint(stream: Callable[..., Streamed
     stream().seek(position, 0)
     with pytest.raises(UserError, match="other data"):
         stream(loss_on="all").seek(position, 0)
+
+
+def test_examples_of_a_row_are_isolated_unless_told_otherwise(stream: Callable[..., StreamedData]) -> None:
+    batch = stream().global_batch(0)
+    start = stream().tokenizer.convert_tokens_to_ids("<|im_start|>")
+    assert batch.positions is not None
+    for ids, positions in zip(batch.input_ids.tolist(), batch.positions.tolist(), strict=True):
+        turns = [at for at, token in enumerate(ids) if token == start]
+        begins = turns[::2]  # of a user and of an assistant
+        assert len(begins) > 1
+        assert [at for at, position in enumerate(positions) if position == 0][: len(begins)] == begins
+        assert all(later in (0, earlier + 1) for earlier, later in pairwise(positions))
+    assert stream(isolate_documents=False).global_batch(0).positions is None
+    assert stream(packing="paper").global_batch(0).positions is None
+    assert stream().validation.positions(np.array([0])) is not None

@@ -24,12 +24,16 @@ def texts(state: Any) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def stream(
-    max_length: int = 4, size: int = 2, frame: Frame | None = None, beginning: tuple[int, ...] = ()
+    max_length: int = 4,
+    size: int = 2,
+    frame: Frame | None = None,
+    beginning: tuple[int, ...] = (),
+    isolated: bool = False,
 ) -> RowStream:
     backend = Tokenizer(models.WordLevel({f"w{each}": each for each in range(WORDS)}, unk_token="w0"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     blocks = Blocks(texts, size, seed=0, shuffle=False)
-    return RowStream(blocks, backend, EOS, max_length, frame, beginning)
+    return RowStream(blocks, backend, EOS, max_length, frame, beginning, isolated)
 
 
 def rows(of: RowStream, count: int) -> list[list[int]]:
@@ -43,7 +47,7 @@ def test_packed_rows_are_the_documents_one_after_another() -> None:
 
 
 def test_labels_of_packed_rows_are_the_rows() -> None:
-    ids, labels = stream().next_row()
+    ids, labels, _ = stream().next_row()
     assert ids.tolist() == labels.tolist()
 
 
@@ -81,3 +85,16 @@ def test_nothing_is_read_before_a_row_is_asked_for(monkeypatch: pytest.MonkeyPat
     assert of.position == BEGINNING
     with pytest.raises(StopIteration):
         of.next_row()
+
+
+def test_isolated_documents_of_a_stream_count_their_own_positions() -> None:
+    """Rows [1 2 3 4] [5 6 7 8] [EOS 9 EOS 10] [11 EOS 12 13] …, wherever they are gone on from."""
+    of = stream(isolated=True)
+    found = [of.next_row().positions.tolist() for _ in range(2)]
+    position = Position.from_json(json.loads(json.dumps(of.position.to_json())))
+    found += [of.next_row().positions.tolist() for _ in range(3)]
+    assert found[:4] == [[0, 1, 2, 3], [0, 1, 2, 3], [0, 0, 1, 0], [0, 1, 0, 1]]
+    again = stream(isolated=True)
+    again.seek(position)
+    assert [again.next_row().positions.tolist() for _ in range(3)] == found[2:]
+    assert stream().next_row().positions is None

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from galore.kernels.cuda import as_deterministic
 from galore.trainer.memory.workspaces.attention import kernels, key_splits
 
-from .operations import aten, f32, heads, same, scratch
+from .operations import aten, f32, heads, meta, same, scratch
 
 FLASH = aten._scaled_dot_product_flash_attention.default
 FLASH_BACKWARD = aten._scaled_dot_product_flash_attention_backward.default
@@ -153,3 +154,21 @@ def test_efficient_backward_splits_few_heads() -> None:
 )
 def test_efficient_kernels(capability: tuple[int, int], size: int, chosen: list[tuple[int, int, bool]]) -> None:
     assert kernels(capability, True, size) == chosen
+
+
+@pytest.mark.parametrize(("groups", "segments"), [(32, 1), (32, 5), (8, 5)])
+def test_segments_take_128_rows_more_each(groups: int, segments: int) -> None:
+    varlen = pytest.importorskip("torch.nn.attention.varlen", reason="came with torch 2.10")
+    assert varlen.varlen_attn is not None
+    q, k, bounds = meta(1000, 32, 72), meta(1000, groups, 72), meta(segments + 1, dtype=torch.int32)
+    lse, state = meta(32, 1000, dtype=f32), meta(2, dtype=torch.uint64)
+    backward = torch.ops.torch_attn._varlen_attn_backward.default
+    found = scratch(backward, q, q, k, k, q, lse, bounds, bounds, 1000, 1000, True, state)
+    rows = 32 * (1000 + 128 * segments) * 4
+    expanded = [1000 * 32 * 72 * 2] * 2 if groups != 32 else []
+    assert found == same(rows, rows * 96, *expanded)
+    with as_deterministic(True):  # 128 multiprocessors hold 4 blocks of 32 heads, or one of more
+        assert (
+            scratch(backward, q, q, k, k, q, lse, bounds, bounds, 1000, 1000, True, state)[1]
+            == same(rows * 96 * -(-128 // (32 * segments)))[0]
+        )

@@ -6,6 +6,7 @@ import pytest
 
 from galore.trainer.common.suggest import plain
 from galore.trainer.recipe.explain.aliases import ADVICE, FIELDS, OPTIMIZERS, SECTIONS, VALUES, inverse
+from galore.trainer.recipe.explain.apart import APART
 from galore.trainer.recipe.explain.fields import fields, sections, sections_with
 from galore.trainer.recipe.explain.unknown import ALIASES, what_was_meant
 from galore.trainer.recipe.load import load_recipe
@@ -30,7 +31,7 @@ def test_written_values_are_valid() -> None:
 
 
 def test_no_name_is_one_of_ours_and_none_is_written_twice() -> None:
-    names = [name for table in (FIELDS, ADVICE) for names in table.values() for name in names.split()]
+    names = [name for table in (FIELDS, ADVICE, APART) for names in table.values() for name in names.split()]
     assert [name for name in names if sections_with(name)] == []
     assert len({plain(name) for name in names}) == len(names) == len(ALIASES)
     assert len(inverse(SECTIONS)) == sum(len(names.split()) for names in SECTIONS.values())

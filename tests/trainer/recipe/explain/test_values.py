@@ -93,3 +93,24 @@ def test_values_are_shown_as_written_and_cut() -> None:
     assert shown({"ä": None}) == '{"ä": null}'
     assert len(shown("x" * 500)) == LONGEST_VALUE
     assert shown("x" * 500).endswith("…")
+
+
+SEVERAL = ("data.source=local", "train.max_steps=3")
+
+
+@pytest.mark.parametrize(
+    ("sources", "key", "what", "fix"),
+    [
+        ("[{path: a, wieght: 2}]", "data.sources.0", "there is no key `wieght`", "write weight"),
+        ("[{path: a}, {weight: 2}]", "data.sources.1", "the key `path` is missing", "it takes "),
+        ("[{path: a, weight: -1}]", "data.sources.0.weight", "expected a number > 0, got -1", ""),
+        ("[{path: a, format: jsnl}]", "data.sources.0.format", "expected one of auto, txt, jsonl", ""),
+        ("[a]", "data.sources.0", "expected a mapping such as {path: …, name: …, weight: …}, got 'a'", ""),
+        ("a", "data.sources", "expected a list of mappings or null, got 'a'", ""),
+    ],
+)
+def test_what_is_wrong_within_an_item_of_a_list_says_which(sources: str, key: str, what: str, fix: str) -> None:
+    (found,) = problems(*SEVERAL, f"data.sources={sources}")
+    assert found.key == key
+    assert what in found.what
+    assert fix in found.fix

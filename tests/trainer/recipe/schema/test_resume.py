@@ -10,9 +10,11 @@ from galore.trainer.recipe.load import load_recipe
 from galore.trainer.recipe.schema.recipe import Recipe
 from galore.trainer.recipe.schema.resume import (
     SCHEDULE,
+    as_before,
     changed_mathematics,
     mathematics,
     other_mathematics,
+    taken_over,
     with_schedule,
 )
 
@@ -64,3 +66,48 @@ def test_a_value_is_written_as_a_recipe_has_it() -> None:
     old, new = (load_recipe("demo", [each]).recipe for each in ("optim.scale=0.5", "optim.scale=null"))
     assert changed_mathematics(old, new) == ["optim.scale: 0.5 → null"]
     assert other_mathematics(mathematics(old), new) == ["optim.scale: 0.5 → null"]
+
+
+CHAT = ("data.source=local", "data.path=x.jsonl", "data.messages_field=messages")
+KEY = "data.isolate_documents"
+
+
+def test_null_is_what_a_run_did_so_far() -> None:
+    """Before there was `isolate_documents`, examples of a row saw each other; with it, null isolates them."""
+    here, old = recipe(*CHAT), {key: value for key, value in mathematics(recipe(*CHAT)).items() if key != KEY}
+    assert here.data.isolates
+    assert other_mathematics(old, here) == []
+    assert taken_over(old, here) == {KEY: False}
+    assert taken_over(mathematics(here), here) == {KEY: None}
+    assert taken_over(mathematics(here) | {KEY: True}, here) == {KEY: True}
+    assert taken_over(old, recipe(*CHAT, f"{KEY}=true")) == {}
+
+
+def test_what_is_asked_for_must_be_what_the_run_did() -> None:
+    asked, refused = recipe(*CHAT, f"{KEY}=true"), recipe(*CHAT, f"{KEY}=false")
+    old = {key: value for key, value in mathematics(asked).items() if key != KEY}
+    assert other_mathematics(old, asked) == [f"{KEY}: false → true"]
+    assert other_mathematics(old, refused) == []
+    assert changed_mathematics(refused, asked) == [f"{KEY}: false → true"]
+    assert changed_mathematics(refused, recipe(*CHAT)) == []
+    assert other_mathematics({}, asked) == []  # a checkpoint that does not know
+
+
+def test_a_recipe_that_lacks_a_key_did_without_it() -> None:
+    known = mathematics(recipe(*CHAT)).keys()
+    assert as_before(recipe(*CHAT), known) == recipe(*CHAT)
+    assert as_before(recipe(*CHAT), known - {KEY}).data.isolates is False
+
+
+@pytest.mark.parametrize(
+    ("settings", "isolates"),
+    [
+        (CHAT, True),
+        ((*CHAT, "data.packing=paper"), False),
+        ((*CHAT, f"{KEY}=false"), False),
+        ((), False),
+        ((f"{KEY}=true",), True),
+    ],
+)
+def test_instructions_are_isolated_and_text_is_not(settings: tuple[str, ...], isolates: bool) -> None:
+    assert recipe(*settings).data.isolates is isolates

@@ -1,0 +1,121 @@
+"""Rows of tokens, from files to batches."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from galore.trainer.common.errors import UserError
+from galore.trainer.data.prepare import prepare_data
+from galore.trainer.data.text.quality import BadRow
+from galore.trainer.data.text.shapes import tokens_of_row
+from galore.trainer.data.tokens.given import GivenTokens
+from galore.trainer.recipe.schema.recipe import Recipe
+
+MakeRecipe = Callable[..., Recipe]
+ROW = {"ids": [5, 6, 7, 0], "labels": [-100, 6, 7, -100], "attention_mask": [1, 1, 1, 0]}
+
+
+def test_what_is_masked_is_left_out_and_labels_are_targets() -> None:
+    assert json.loads(tokens_of_row(ROW, "ids", None)) == {"ids": [5, 6, 7]}
+    assert json.loads(tokens_of_row(ROW, "ids", "labels")) == {"ids": [5, 6, 7], "targets": "011"}
+    assert json.loads(tokens_of_row({"ids": "[1, 2]"}, "ids", None)) == {"ids": [1, 2]}
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "detail"),
+    [
+        ({"ids": None}, "missing_field", "`ids`"),
+        ({"ids": "abc"}, "wrong_type", "`ids` is str"),
+        ({"ids": [1, 2.0, 3, 4]}, "wrong_type", "`ids` has float"),
+        ({"ids": [1, True, 3, 4]}, "wrong_type", "`ids` has bool"),
+        ({"ids": [1]}, "wrong_type", "not of one length"),
+        ({"labels": [5, 6, 8, -100]}, "wrong_type", "a label is 8, which is neither -100 nor its token, 7"),
+        ({"attention_mask": [0, 0, 0, 0]}, "empty", ""),
+    ],
+)
+def test_bad_rows(change: dict[str, Any], kind: str, detail: str) -> None:
+    with pytest.raises(BadRow) as caught:
+        tokens_of_row(ROW | change, "ids", "labels")
+    assert caught.value.kind == kind
+    assert detail in caught.value.detail
+
+
+@pytest.fixture
+def ids(tmp_path: Path, chat_tokenizer: Path) -> list[list[int]]:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(chat_tokenizer)
+    return [tokenizer(f"text {n} of some")["input_ids"] + [tokenizer.eos_token_id] * (n % 2) for n in range(90)]
+
+
+@pytest.fixture
+def given(tmp_path: Path, recipe: MakeRecipe, chat_tokenizer: Path) -> Callable[..., Any]:
+    def prepare(rows: list[dict[str, Any]], **data: Any) -> Any:
+        (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        settings = {"path": "rows.jsonl", "tokens_field": "input_ids", "tokenizer": str(chat_tokenizer)} | data
+        return prepare_data(recipe(**{"validation_fraction": 0, **settings}), tmp_path)
+
+    return prepare
+
+
+def test_documents_are_the_tokens_and_one_end(given: Callable[..., Any], ids: list[list[int]]) -> None:
+    data = given([{"input_ids": each} for each in ids])
+    eos = data.tokenizer.eos_token_id
+    expected = [token for each in ids for token in [*each, *([] if each[-1] == eos else [eos])]]
+    rows = data.train.read(np.arange(len(data.train)))[0]
+    assert rows.ravel().tolist() == expected[: rows.size]
+
+
+@pytest.mark.parametrize("more", [{"labels_field": "labels"}, {"packing": "paper"}])
+def test_examples_are_the_tokens_as_they_are(
+    given: Callable[..., Any], ids: list[list[int]], more: dict[str, Any]
+) -> None:
+    rows = [{"input_ids": each, "labels": [-100] * 5 + each[5:]} for each in ids]
+    data = given(rows, **more)
+    found, labels = data.train.read(np.arange(len(data.train)))
+    wanted = [each[5:] if "labels_field" in more else each[1:] for each in ids]
+    assert sorted(labels[labels >= 0].tolist()) == sorted(token for each in wanted for token in each)
+    assert np.array_equal(found[labels >= 0], labels[labels >= 0])
+
+
+def test_a_token_beyond_the_vocabulary_makes_a_bad_row(given: Callable[..., Any], ids: list[list[int]]) -> None:
+    rows = [{"input_ids": each, "labels": each} for each in [*ids, [1, 99_999], [-1, 2]]]
+    for more in ({}, {"labels_field": "labels"}):
+        found = given(rows, **more).summary["bad_rows"]
+        assert found["wrong_token"]["rows"] == 2
+        assert "rows.jsonl:91: a token that the tokenizer does not have (99999, of " in found["wrong_token"]["first"]
+
+
+def test_tokens_need_their_tokenizer(given: Callable[..., Any], ids: list[list[int]]) -> None:
+    with pytest.raises(UserError, match="mean nothing without their tokenizer") as caught:
+        given([{"input_ids": ids[0]}], tokenizer=None)
+    assert caught.value.where == "data.tokens_field"
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"labels_field": "x", "tokens_field": None}, "set tokens_field"),
+        ({"messages_field": "x"}, "tokens_field holds tokens already"),
+        ({"source": "packaged", "path": None}, "tokens_field is for local files"),
+        ({"format": "txt"}, "format: txt has no columns"),
+    ],
+)
+def test_contradictions_are_refused(given: Callable[..., Any], data: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        given([], **data)
+
+
+def test_a_row_without_a_target_is_none(chat_tokenizer: Path) -> None:
+    from transformers import AutoTokenizer
+
+    encoder = GivenTokens(AutoTokenizer.from_pretrained(chat_tokenizer))
+    (row,) = encoder.encode(['{"ids": [1, 2], "targets": "10"}'], ["x"])
+    assert isinstance(row, BadRow)
+    assert row.kind == "no_response"

@@ -1,0 +1,197 @@
+"""Files of other toolkits become recipes that validate, and every line of them is accounted for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from galore.cli.main import app
+from galore.cli.verbs.recipes import Toolkit
+from galore.trainer.common.errors import UserError
+from galore.trainer.recipe.convert.convert import TOOLS, convert
+from galore.trainer.recipe.load import load_recipe
+
+FILES = Path(__file__).parent / "files"
+
+
+def write(folder: Path, tool: str, without: tuple[str, ...] = (), **changes: Any) -> str:
+    """The example of a toolkit with some keys changed."""
+    values = yaml.safe_load((FILES / f"{tool}.yaml").read_text())
+    values = {key: value for key, value in values.items() if key not in without} | changes
+    (folder / "theirs.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+    return str(folder / "theirs.yaml")
+
+
+def settings(text: str) -> dict[str, Any]:
+    return {
+        f"{section}.{key}": value for section, inner in yaml.safe_load(text).items() for key, value in inner.items()
+    }
+
+
+EXPECTED: dict[str, dict[str, Any]] = {
+    "llama-factory": {
+        "optim.method": "galore", "optim.rank": 64, "optim.update_proj_gap": 100, "optim.learning_rate": 1e-5,
+        "train.micro_batch_size": 2, "train.global_batch_size": 16, "train.num_train_epochs": 3, "data.max_length": 1024,
+        "data.validation_fraction": 0.1, "eval.eval_epochs": 1, "train.gradient_checkpointing": True,
+        "data.prompt_field": "instruction", "optim.target_modules": ["self_attn", "mlp"],
+    },
+    "axolotl": {
+        "optim.method": "lora", "optim.rank": 16, "optim.lora_alpha": 32, "optim.state_dtype": "8bit",
+        "train.micro_batch_size": 2, "train.global_batch_size": 8, "data.path": "tatsu-lab/alpaca", "data.source": "hub",
+        "data.packing": "packed", "data.loss_on": "responses", "eval.eval_epochs": 1, "log.report_to": "wandb",
+        "log.wandb_project": "mine", "model.attn_implementation": "flash_attention_2", "optim.warmup_steps": 10,
+    },
+    "torchtune": {
+        "optim.method": "full", "optim.state_dtype": "8bit", "optim.learning_rate": 2e-5, "optim.warmup_steps": 100,
+        "model.name_or_path": "/tmp/Llama-3.2-1B", "train.micro_batch_size": 4, "train.global_batch_size": 32,
+        "train.max_steps": 100, "data.path": "tatsu-lab/alpaca", "data.packing": "paper", "model.dtype": "bfloat16",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_an_example_becomes_a_recipe(tool: str, tmp_path: Path) -> None:
+    out = tmp_path / "mine.yaml"
+    done = CliRunner().invoke(app, ["recipes", "convert", str(FILES / f"{tool}.yaml"), "--output", str(out)])
+    assert done.exit_code == 0, done.output
+    recipe = load_recipe(str(out)).recipe.model_dump(mode="json")
+    found = {path: recipe[path.split(".")[0]][path.split(".")[1]] for path in EXPECTED[tool]}
+    assert found == EXPECTED[tool]
+    assert f"a file of {tool}" in out.read_text()
+    assert f"wrote {out}" in done.output
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_every_line_is_told_with_its_number(tool: str) -> None:
+    lines = (FILES / f"{tool}.yaml").read_text().splitlines()
+    made = convert(str(FILES / f"{tool}.yaml"))
+    told = [each for each in made.told if each.line]
+    assert made.tool == tool
+    assert len({each.key for each in told}) == len(told)
+    for each in told:
+        assert lines[each.line - 1].strip().startswith(f"{each.key.rpartition('.')[2]}:")
+    keys = {number for number, line in enumerate(lines, start=1) if ":" in line and not line.strip().startswith("#")}
+    values = yaml.safe_load("\n".join(lines))
+    inside = [number for number in keys - {each.line for each in told} if lines[number - 1].startswith((" ", "-"))]
+    sections = {key for key, value in values.items() if isinstance(value, dict)}
+    missed = [lines[number - 1] for number in keys - {each.line for each in told} - set(inside)]
+    assert {line.partition(":")[0] for line in missed} <= sections
+    assert "left out" in made.text
+    for each in told:
+        assert f"# {each}" in made.text
+
+
+def test_what_the_recipe_does_not_take_is_left_out_with_the_reason(tmp_path: Path) -> None:
+    made = convert(write(tmp_path, "axolotl", learning_rate="fast", lr_scheduler="sideways"))
+    told = {each.key: each for each in made.told if each.line}
+    assert told["learning_rate"].fate == "left out"
+    assert "does not take it: expected a number" in told["learning_rate"].why
+    assert "optim.lr_scheduler_type does not take it" in told["lr_scheduler"].why
+    load_recipe(write_text(tmp_path, made.text))
+
+
+def write_text(folder: Path, text: str) -> str:
+    (folder / "made.yaml").write_text(text)
+    return str(folder / "made.yaml")
+
+
+def test_data_sets_of_llama_factory_are_looked_up(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    chat = {"file_name": "chat.jsonl", "formatting": "sharegpt", "columns": {"messages": "talk"}}
+    (tmp_path / "data/dataset_info.json").write_text(json.dumps({"chat": chat, "far": {"hf_hub_url": "me/far"}}))
+    (tmp_path / "data/chat.jsonl").write_text("{}")
+    given = {"dataset_dir": str(tmp_path / "data")}
+    local = settings(convert(write(tmp_path, "llama-factory", **given, dataset="chat")).text)
+    assert local["data.path"] == str(tmp_path / "data/chat.jsonl")
+    assert local["data.messages_field"] == "talk"
+    far = settings(convert(write(tmp_path, "llama-factory", **given, dataset="far")).text)
+    assert (far["data.source"], far["data.path"]) == ("hub", "me/far")
+    text = settings(convert(write(tmp_path, "llama-factory", dataset="notes", stage="pt")).text)
+    assert text["data.text_field"] == "text"
+
+
+@pytest.mark.parametrize(
+    ("datasets", "expected"),
+    [
+        ([{"path": "a.jsonl", "type": "completion", "field": "body"}, {"path": "b.jsonl", "type": "completion"}],
+         {"data.path": ["a.jsonl", "b.jsonl"], "data.text_field": "body", "data.source": "local"}),
+        ([{"path": "json", "data_files": "c.json", "type": "chat_template"}],
+         {"data.path": "c.json", "data.messages_field": "messages"}),
+        ([{"path": "me/x", "name": "en", "type": {"field_instruction": "q", "field_output": "a"}}],
+         {"data.hub_config": "en", "data.prompt_field": "q", "data.response_field": "a"}),
+    ],
+)  # fmt: skip
+def test_data_sets_of_axolotl(datasets: Any, expected: dict[str, Any], tmp_path: Path) -> None:
+    found = settings(convert(write(tmp_path, "axolotl", datasets=datasets)).text)
+    assert {path: found.get(path) for path in expected} == expected
+
+
+def test_settings_that_contradict_each_other_are_not_both_taken(tmp_path: Path) -> None:
+    theirs = {"enable_activation_checkpointing": False, "enable_activation_offloading": True}
+    made = convert(write(tmp_path, "torchtune", **theirs))
+    (told,) = [each for each in made.told if each.key == "enable_activation_offloading"]
+    assert told.fate == "left out"
+    assert "moves the inputs of recomputed blocks" in told.why
+    load_recipe(write_text(tmp_path, made.text))
+
+
+def test_zero_is_a_number_and_defaults_are_those_of_the_toolkit(tmp_path: Path) -> None:
+    made = settings(
+        convert(write(tmp_path, "llama-factory", without=("warmup_ratio", "val_size"), weight_decay=0)).text
+    )
+    assert (made["optim.warmup_ratio"], made["optim.weight_decay"], made["optim.min_lr_ratio"]) == (0, 0, 0)
+    assert made["data.validation_fraction"] == 0
+    bare = settings(convert(write(tmp_path, "torchtune", without=("lr_scheduler",))).text)
+    assert bare["optim.lr_scheduler_type"] == "constant"
+    lora = settings(
+        convert(write(tmp_path, "llama-factory", without=("use_galore", "galore_rank"), finetuning_type="lora")).text
+    )
+    assert lora["optim.rank"] == 8
+
+
+def test_a_second_data_set_of_the_hub_is_said_to_be_left_out() -> None:
+    (told,) = [each for each in convert(str(FILES / "axolotl.yaml")).told if each.key == "datasets"]
+    assert "1 more data sets left out" in told.why
+
+
+def test_methods(tmp_path: Path) -> None:
+    layerwise = {"galore_layerwise": True, "gradient_accumulation_steps": 1}
+    assert settings(convert(write(tmp_path, "llama-factory", **layerwise)).text)["optim.update"] == "immediate"
+    lora = convert(
+        write(tmp_path, "llama-factory", without=("use_galore",), finetuning_type="lora", lora_target="q_proj, v_proj")
+    )
+    assert settings(lora.text)["optim.target_modules"] == ["q_proj", "v_proj"]
+    full = settings(convert(write(tmp_path, "axolotl", without=("adapter",))).text)
+    assert full["optim.method"] == "full"
+    unclipped = settings(convert(write(tmp_path, "torchtune", without=("clip_grad_norm",))).text)
+    assert unclipped["optim.max_grad_norm"] is None
+
+
+def test_what_is_no_file_of_a_toolkit(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="of no toolkit"):
+        convert(str(Path(__file__).parents[4] / "recipes/demo.yaml"))
+    (tmp_path / "bare.yaml").write_text("base_model: x\nsequence_len: 8\n")
+    with pytest.raises(UserError, match=r"gives no recipe: data"):
+        convert(str(tmp_path / "bare.yaml"))
+    with pytest.raises(UserError, match="cannot be read"):
+        convert(str(tmp_path / "absent.yaml"))
+
+
+def test_the_command_knows_every_toolkit() -> None:
+    assert get_args(Toolkit) == tuple(TOOLS)
+
+
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    out = tmp_path / "mine.yaml"
+    out.write_text("mine")
+    command = ["recipes", "convert", str(FILES / "axolotl.yaml"), "--output", str(out)]
+    assert CliRunner().invoke(app, command).exit_code != 0
+    assert out.read_text() == "mine"
+    assert CliRunner().invoke(app, [*command, "--force"]).exit_code == 0
+    printed = CliRunner().invoke(app, [*command[:3], "--from", "axolotl"]).output
+    assert settings(printed)["optim.method"] == "lora"

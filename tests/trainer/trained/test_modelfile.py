@@ -1,0 +1,138 @@
+"""Ollama's Modelfile: its template writes what the chat template writes, or there is none and it is said why."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
+
+from galore.trainer.common.errors import UserError
+from galore.trainer.data.text.conversation import Conversation
+from galore.trainer.data.tokens.chattemplate import PLAIN, render
+from galore.trainer.trained.modelfile import modelfile, pieces_of
+
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+QWEN = "{% if messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nBe kind.<|im_end|>\n' }}{% endif %}" + CHATML
+LLAMA3 = (
+    "{{ bos_token }}{% for m in messages %}{{ '<|start|>' + m['role'] + '<|end|>\n\n' + m['content'] | trim + '<|eot|>' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|start|>assistant<|end|>\n\n' }}{% endif %}"
+)
+GEMMA = (
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    "{% for m in messages %}{{ '<turn>' + ('model' if m['role'] == 'assistant' else m['role']) + '\n' + m['content'] + '</turn>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<turn>model\n' }}{% endif %}"
+)
+MISTRAL = (
+    "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}{{ '[INST] ' + m['content'] + ' [/INST]' }}"
+    "{% elif m['role'] == 'assistant' %}{{ ' ' + m['content'] + eos_token }}{% endif %}{% endfor %}"
+)
+BRACES = CHATML.replace("<|im_start|>' + m", "{{x}}' + m").replace("<|im_start|>assistant", "{{x}}assistant")
+THINKS = CHATML.replace("m['content']", "('' if not loop.last and m['role'] == 'assistant' else m['content'])")
+COUNTS = CHATML.replace("m['role'] +", "m['role'] + (loop.index | string) +")
+
+
+def _tokenizer(template: str | None) -> PreTrainedTokenizerFast:
+    backend = Tokenizer(models.WordLevel({"a": 0, "<|im_end|>": 1, "</s>": 2, "<s>": 3}, unk_token="a"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    made = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", bos_token="<s>")
+    made.add_special_tokens({"additional_special_tokens": ["<|im_end|>"]})
+    made.chat_template = template
+    return made
+
+
+def _model(**more: Any) -> LlamaForCausalLM:
+    sizes: Any = {"hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2}
+    return LlamaForCausalLM(LlamaConfig(vocab_size=10, max_position_embeddings=128, **sizes, **more))
+
+
+def _as_go(template: str, messages: list[dict[str, str]]) -> str:
+    """What Go makes of the few things that our templates have."""
+    head, body, tail = re.fullmatch(r"(\{\{ range [^}]*\}\})(.*)\{\{ end \}\}(.*?)", template, re.S).groups()  # type: ignore[union-attr]
+    assert head == "{{ range $i, $_ := .Messages }}"
+    text = ""
+    for index, message in enumerate(messages):
+        for role, block in re.findall(
+            r'\{\{ if eq \.Role "(\w+)" \}\}(.*?\{\{ \.Content \}\}.*?)\{\{ end \}\}', body, re.S
+        ):
+            if role == message["role"]:
+                block = re.sub(
+                    r"\{\{ if \$i \}\}(.*?)\{\{ else \}\}(.*?)\{\{ end \}\}",
+                    lambda found, index=index: found[1] if index else found[2],  # type: ignore[misc]
+                    block,
+                    flags=re.S,
+                )
+                text += block.replace("{{ .Content }}", message["content"])
+    return text + tail
+
+
+@pytest.mark.parametrize(
+    ("template", "system"),
+    [(CHATML, True), (QWEN, True), (LLAMA3, True), (PLAIN, True), (GEMMA, False), (MISTRAL, False)],
+    ids=["chatml", "qwen", "llama3", "plain", "gemma", "mistral"],
+)
+def test_known_templates_are_said_letter_by_letter(template: str, system: bool) -> None:
+    tokenizer = _tokenizer(template)
+    found, note = pieces_of(tokenizer)
+    assert found is not None
+    assert (found.system is not None) is system
+    assert ("system prompts are left out" in note) is not system
+    turns = [
+        {"role": "user", "content": "one"},
+        {"role": "assistant", "content": "two"},
+        {"role": "user", "content": "three"},
+    ]
+    for messages in (turns[:1], turns, *([[{"role": "system", "content": "zero"}, *turns]] if system else [])):
+        expected = render(tokenizer, Conversation(messages), True).removeprefix("<s>")
+        assert _as_go(found.template(), messages) == expected
+
+
+def test_braces_are_no_actions_of_go() -> None:
+    found, _ = pieces_of(_tokenizer(BRACES))
+    assert found is not None
+    assert '{{ if eq .Role "assistant" }}' in found.template()
+    assert '{{ "{{x}}assistant\\n" }}{{ .Content }}' not in found.template()  # it stands in `later` parts, quoted
+    assert '"{{x}}' in found.template()
+
+
+@pytest.mark.parametrize(
+    ("template", "why"),
+    [
+        (THINKS, "does not write every message"),
+        (COUNTS, "the same turn in two ways"),
+        (CHATML.replace("<|im_end|>", '"""'), "which Modelfile cannot"),
+        ("{{ raise_exception('never') }}", "never"),
+    ],
+)
+def test_what_ollama_cannot_say_is_told(template: str, why: str) -> None:
+    found, note = pieces_of(_tokenizer(template))
+    assert found is None
+    assert why in note
+    assert "no TEMPLATE, write one" in note
+
+
+def test_the_file() -> None:
+    model = _model()
+    model.generation_config.update(do_sample=True, temperature=0.6, repetition_penalty=1.1)
+    text, note = modelfile(model, _tokenizer(CHATML))
+    assert text.startswith('FROM .\nTEMPLATE """{{ range $i, $_ := .Messages }}')
+    assert 'PARAMETER stop "</s>"\n' in text
+    assert 'PARAMETER stop "<|im_end|>"\n' in text
+    assert "PARAMETER temperature 0.6\n" in text
+    assert "PARAMETER repeat_penalty 1.1\n" in text
+    assert text.endswith("PARAMETER num_ctx 128\n")
+    assert "tools" in note
+    base, note = modelfile(_model(), _tokenizer(None))
+    assert base == 'FROM .\nTEMPLATE """{{ .Prompt }}"""\nPARAMETER num_ctx 128\n'
+    assert note == ""
+
+
+def test_a_classifier_is_refused() -> None:
+    classifier: Any = LlamaForSequenceClassification(_model().config)
+    with pytest.raises(UserError, match=r"--ollama: is a classifier"):
+        modelfile(classifier, _tokenizer(None))

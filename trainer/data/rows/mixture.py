@@ -1,0 +1,140 @@
+"""Several sources as one: whose turn it is at each position, a function of numbers, and all rows under one number."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from galore.trainer.data.rows.mapped import Order
+from galore.trainer.data.rows.order import permute
+from galore.trainer.data.rows.packing import Rows
+from galore.trainer.data.tokens.store import Ids
+
+LONGEST_PERIOD = 4096  # positions after which the counts are exact; other weights are rounded to it
+
+
+def shares(weights: Sequence[float]) -> tuple[int, ...]:
+    """Positions of each source in one period: exactly as the decimals say if they need no more than 4,096 of them,
+    else to within one of that many, and never none."""
+    exact = [Fraction(str(weight)) for weight in weights]
+    whole = [each * math.lcm(*(part.denominator for part in exact)) for each in exact]
+    counts = [int(each) // math.gcd(*map(int, whole)) for each in whole]
+    if sum(counts) <= LONGEST_PERIOD:
+        return tuple(counts)
+    wanted = [each * LONGEST_PERIOD / sum(exact) for each in exact]
+    floors = [max(1, math.floor(each)) for each in wanted]
+    rest = sorted(range(len(wanted)), key=lambda at: (floors[at] - wanted[at], at))
+    for at in rest[: max(0, LONGEST_PERIOD - sum(floors))]:
+        floors[at] += 1
+    return tuple(floors)
+
+
+@dataclass(frozen=True)
+class MixedOrder(Order):
+    """Which rows a step sees where `MixedRows` has them.
+
+    Positions are cut into periods. In each every source has its share, spread evenly, or with `shuffle` permuted by
+    (seed, period). What a source is given of them it fills with its own epochs, each a permutation of its rows.
+    """
+
+    sizes: tuple[int, ...]  # rows of each source
+    shares: tuple[int, ...]
+
+    def rows(self, step: int, num_sequences: int) -> Ids:
+        positions = step * self.global_batch_size + np.arange(self.global_batch_size, dtype=np.int64)
+        period = sum(self.shares)
+        found = np.empty_like(positions)
+        for number in range(int(positions[0]) // period, int(positions[-1]) // period + 1):
+            here = positions // period == number
+            found[here] = self._rows_of(number, positions[here] % period)
+        return found
+
+    def _rows_of(self, number: int, entries: Ids) -> Ids:
+        """Rows at some entries of a period."""
+        pattern, found, before = self._pattern(number), np.empty_like(entries), 0
+        for source, (size, share) in enumerate(zip(self.sizes, self.shares, strict=True)):
+            its = pattern == source
+            turn = number * share + np.cumsum(its)[entries] - 1
+            mine = its[entries]
+            epoch, index = np.divmod(turn[mine], size)
+            index = permute(index, size, self.seed + source, epoch) if self.shuffle else index
+            found[mine] = before + index
+            before += size
+        return found
+
+    def _pattern(self, number: int) -> npt.NDArray[np.int64]:
+        """Whose turn it is at each entry of a period."""
+        turns = sorted(
+            ((2 * turn + 1) / (2 * share), source) for source, share in enumerate(self.shares) for turn in range(share)
+        )
+        pattern = np.array([source for _, source in turns], np.int64)
+        if not self.shuffle:
+            return pattern
+        entries = np.arange(len(pattern), dtype=np.int64)
+        return pattern[permute(entries, len(pattern), self.seed, np.full_like(entries, number))]
+
+
+class MixedRows:
+    """The rows of several sources, one source after the other. See `packing.Rows`."""
+
+    def __init__(self, parts: Sequence[Rows], max_length: int) -> None:
+        self.parts, self._max_length = parts, max_length
+        self._bounds = np.cumsum([0, *map(len, parts)])
+
+    def __len__(self) -> int:
+        return int(self._bounds[-1])
+
+    def read(self, numbers: Ids) -> tuple[Ids, Ids]:
+        input_ids = np.empty((len(numbers), self._max_length), np.int64)
+        labels = np.empty_like(input_ids)
+        for part, here, own in self._by_part(numbers):
+            input_ids[here], labels[here] = part.read(own)
+        return input_ids, labels
+
+    def positions(self, numbers: Ids) -> Ids | None:
+        """Positions of tokens in their documents, (b, max_length), where a source isolates them; else in the row."""
+        found = np.tile(np.arange(self._max_length), (len(numbers), 1))
+        restart = False
+        for part, here, own in self._by_part(numbers):
+            at = part.positions(own)
+            if at is not None:
+                found[here], restart = at, True
+        return found if restart else None
+
+    def _by_part(self, numbers: Ids) -> list[tuple[Rows, npt.NDArray[np.bool_], Ids]]:
+        """Each source that has some of the rows, where they are among `numbers`, and what it calls them itself."""
+        owner = np.searchsorted(self._bounds, numbers, side="right") - 1
+        found = [(part, owner == at, int(self._bounds[at])) for at, part in enumerate(self.parts)]
+        return [(part, here, numbers[here] - start) for part, here, start in found if here.any()]
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        return merged([part.summary for part in self.parts])
+
+    @property
+    def used(self) -> int:
+        return sum(part.used for part in self.parts)
+
+    def lengths(self) -> Iterator[Ids]:
+        return chain.from_iterable(part.lengths() for part in self.parts)
+
+
+def merged(summaries: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One summary of several: numbers are added, names put together, and of a text the first is told."""
+    found: dict[str, Any] = {}
+    for key in dict.fromkeys(key for each in summaries for key in each):
+        values = [each[key] for each in summaries if key in each]
+        if isinstance(values[0], dict):
+            found[key] = merged(values)
+        elif isinstance(values[0], list):
+            found[key] = [item for value in values for item in value]
+        else:
+            found[key] = sum(values) if isinstance(values[0], int) else values[0]
+    return found

@@ -1,0 +1,157 @@
+"""What a recipe's training data come to: lengths of documents, what is cut off, rows and tokens of an epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from galore.trainer.common.errors import UserError
+from galore.trainer.data.batch import Progress, silent
+from galore.trainer.data.prepare import read_data
+from galore.trainer.data.tokens.store import Ids
+from galore.trainer.recipe.schema.recipe import Recipe
+
+COUNTED = 1 << 16  # lengths from here on are counted together
+
+
+class Surveyed(Protocol):
+    """What the rows of every kind know of themselves."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def used(self) -> int:
+        """Tokens in all rows, padding apart."""
+
+    def lengths(self) -> Iterator[Ids]:
+        """Tokens of the documents or examples, before any is cut, a block of them at a time."""
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """How long the documents of one side are, in tokens, those of the tokenizer's own included."""
+
+    counts: Ids  # (COUNTED + 1,): documents of each length, the last those of COUNTED and more
+    total: int
+    longest: int
+
+    @classmethod
+    def of(cls, blocks: Iterator[Ids]) -> Lengths:
+        counts, total, longest = np.zeros(COUNTED + 1, np.int64), 0, 0
+        for block in blocks:
+            counts += np.bincount(np.minimum(block, COUNTED), minlength=COUNTED + 1)
+            total, longest = total + int(block.sum()), max(longest, int(block.max(initial=0)))
+        return cls(counts, total, longest)
+
+    def quantile(self, share: float) -> int:
+        """The shortest length that `share` of the documents do not exceed; COUNTED at most."""
+        return int(np.searchsorted(np.cumsum(self.counts), share * self.counts.sum()))
+
+    def longer_than(self, length: int) -> int:
+        """How many documents are; of lengths up to COUNTED."""
+        return int(self.counts[length + 1 :].sum())
+
+    def histogram(self, max_length: int) -> list[tuple[int, int, int]]:
+        """(from, to, documents): powers of two, and `max_length`, are where one class ends and the next begins."""
+        edges = sorted({*(1 << power for power in range(17)), *([max_length + 1] if max_length < COUNTED else [])})
+        classes = [(low, high - 1, int(self.counts[low:high].sum())) for low, high in pairwise(edges)]
+        classes.append((COUNTED, max(self.longest, COUNTED), int(self.counts[COUNTED:].sum())))
+        filled = [number for number, (*_, documents) in enumerate(classes) if documents]
+        return classes[filled[0] : filled[-1] + 1] if filled else []
+
+
+@dataclass(frozen=True)
+class Survey:
+    """`summary`: that of the data; `cache`: the folder that holds the tokens, None where none are kept; `made`: whether
+    this call made it; `cut_examples`: documents that lose their end, or all of themselves, to `max_length`."""
+
+    summary: dict[str, Any]
+    notes: tuple[str, ...]
+    lengths: Lengths
+    max_length: int
+    rows: int
+    used: int
+    positions: int
+    cut_examples: int
+    cut_tokens: int | None
+    cache: Path | None
+    made: bool
+
+    @property
+    def efficiency(self) -> float:
+        """The share of the positions of an epoch that hold a token."""
+        return self.used / max(self.positions, 1)
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it as JSON."""
+        lengths = self.lengths
+        return {
+            "data": self.summary,
+            "notes": list(self.notes),
+            "rows_per_epoch": self.rows,
+            "tokens_per_epoch": self.used,
+            "packing_efficiency": self.efficiency,
+            "max_length": self.max_length,
+            "cut_documents": self.cut_examples,
+            "cut_tokens": self.cut_tokens,
+            "lengths": {
+                "mean": lengths.total / max(int(lengths.counts.sum()), 1),
+                "median": lengths.quantile(0.5),
+                "p95": lengths.quantile(0.95),
+                "longest": lengths.longest,
+                "histogram": [
+                    {"from": low, "to": high, "documents": documents}
+                    for low, high, documents in lengths.histogram(self.max_length)
+                ],
+            },
+            "cache": None if self.cache is None else str(self.cache),
+            "made": self.made,
+        }
+
+
+def survey(recipe: Recipe, base_dir: Path, progress: Progress = silent) -> Survey:
+    """Prepare the data of a recipe as a run does, so that the run finds them, and measure what they come to.
+
+    Raises:
+        UserError: a stream, of which nothing can be prepared; or what `read_data` raises.
+    """
+    section, seen = recipe.data, set[str]()
+    if section.source == "hub":
+        what = "data of the hub are streamed and tokenized while a run goes on: there is nothing to prepare"
+        raise UserError(what, where="data.source: hub", fix="download the files and name them: source: local")
+
+    def report(done_bytes: int, total_bytes: int, what: str) -> None:
+        seen.add(what)
+        progress(done_bytes, total_bytes, what)
+
+    data: Any = read_data(recipe, base_dir, report)
+    train: Surveyed = data.train
+    lengths, summary = Lengths.of(train.lengths()), data.summary
+    return Survey(
+        summary,
+        data.notes,
+        lengths,
+        section.max_length,
+        rows=len(train),
+        used=train.used,
+        positions=train.used if section.task else len(train) * section.max_length,
+        cut_examples=_cut(recipe, lengths, summary),
+        cut_tokens=None if section.task else int(summary["train"]["dropped_tokens"]),
+        cache=getattr(data, "cache", None),
+        made="tokenizing" in seen,
+    )
+
+
+def _cut(recipe: Recipe, lengths: Lengths, summary: dict[str, Any]) -> int:
+    """How many documents do not stay whole. Packed text loses none: a document goes on in the next row."""
+    section = recipe.data
+    if section.task:
+        return int(summary["truncated_examples"]["train"])
+    if section.instruct:
+        return int(summary["train"]["truncated_examples"] + summary["train"]["dropped_examples"])
+    return lengths.longer_than(section.max_length) if section.packing == "paper" else 0

@@ -1,0 +1,45 @@
+"""Rows that are tokens already: checked against the vocabulary, and taken as they are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from galore.trainer.data.text.quality import BadRow
+from galore.trainer.data.tokens.chat import Example
+from galore.trainer.data.tokens.tokenizer import id_bound
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class GivenTokens:
+    """Turns what `shapes.tokens_of_row` wrote into documents or examples; no token is added to an example."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._bound, self._eos = id_bound(tokenizer), tokenizer.eos_token_id
+
+    def documents(self, texts: Sequence[str]) -> list[list[int] | BadRow]:
+        """The ids of each, without the EOS that ends it: a store of documents puts one there."""
+        found = [self._checked(json.loads(text)["ids"]) for text in texts]
+        ended = (isinstance(ids, list) and len(ids) > 1 and ids[-1] == self._eos for ids in found)
+        return [ids[:-1] if cut and isinstance(ids, list) else ids for ids, cut in zip(found, ended, strict=True)]
+
+    def encode(self, texts: Sequence[str], places: Sequence[str]) -> Iterator[Example | BadRow]:
+        """Examples whose targets are those of the row, but for the first, which nothing predicts."""
+        for text in texts:
+            value = json.loads(text)
+            ids = self._checked(value["ids"])
+            if isinstance(ids, BadRow):
+                yield ids
+                continue
+            targets = np.array([mark == "1" for mark in value.get("targets", "1" * len(ids))])
+            targets[:1] = False
+            yield Example(ids, targets) if targets.any() else BadRow("no_response", "no token in it is a target")
+
+    def _checked(self, ids: list[int]) -> list[int] | BadRow:
+        wrong = next((each for each in ids if not 0 <= each < self._bound), None)
+        return ids if wrong is None else BadRow("wrong_token", f"{wrong}, of {self._bound:,}")

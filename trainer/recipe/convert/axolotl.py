@@ -1,0 +1,127 @@
+"""Axolotl's keys: those whose meaning the names alone do not give."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from galore.trainer.recipe.convert.draft import (
+    ALPACA,
+    OFF,
+    Draft,
+    Rule,
+    Tool,
+    accumulation,
+    clipping,
+    columns,
+    is_off,
+    modules,
+    positive,
+    switch,
+    whole_steps,
+)
+
+SUFFIXES = (".json", ".jsonl", ".parquet", ".txt", ".csv", ".arrow", ".gz")
+
+
+def _method(draft: Draft, key: str, value: Any) -> None:
+    """Adapters, or none."""
+    relora = "; galore's way of it is optim.adapter: relora" if not is_off(draft.values.get("relora")) else ""
+    if is_off(value):
+        draft.take(key, "optim.method: full", value)
+    elif value in ("lora", "qlora"):
+        note = "base weights are not quantized" if value == "qlora" else ""
+        draft.take(key, "optim.method: lora", value, note + relora)
+    else:
+        draft.take(key, "optim.method: full", value, f"{value} is not offered")
+
+
+def _datasets(draft: Draft, key: str, value: Any) -> None:
+    """The first of the data sets, and others of its kind where all are files."""
+    listed = value if isinstance(value, list) else [value]
+    entries = [each if isinstance(each, Mapping) else {"path": str(each)} for each in listed]
+    first = entries[0]
+    named = first.get("data_files") or first.get("path")
+    files = [each.get("data_files") or each.get("path") for each in entries]
+    if _is_local(first) and all(_is_local(each) and each.get("type") == first.get("type") for each in entries):
+        paths = [str(path) for each in files for path in (each if isinstance(each, list) else [each])]
+        draft.settings |= {"data.source": "local", "data.path": paths if len(paths) > 1 else paths[0]}
+        left = 0
+    else:
+        source = "local" if _is_local(first) else "hub"
+        draft.settings |= {"data.source": source, "data.path": named if source == "local" else str(first.get("path"))}
+        draft.settings |= {"data.validation_split": None} if source == "hub" else {}
+        left = len(entries) - 1
+    for name, path in (("name", "hub_config"), ("split", "split")):
+        if first.get(name) and draft.settings["data.source"] == "hub":
+            draft.settings[f"data.{path}"] = first[name]
+    more = f"; {left} more data sets left out" if left else ""
+    why = f"data.path: {draft.settings['data.path']}, of type {first.get('type', 'text')}{more}"
+    columns(draft, key, _fields(first, pretraining=key == "pretraining_dataset"), why)
+
+
+def _is_local(entry: Mapping[str, Any]) -> bool:
+    path = str(entry.get("path", ""))
+    return bool(entry.get("data_files") or entry.get("ds_type")) or path.endswith(SUFFIXES) or Path(path).exists()
+
+
+def _fields(entry: Mapping[str, Any], pretraining: bool) -> dict[str, str]:
+    kind = entry.get("type", "")
+    if isinstance(kind, Mapping):
+        own = {"prompt_field": "field_instruction", "input_field": "field_input", "response_field": "field_output"}
+        return {path: str(kind[name]) for path, name in own.items() if kind.get(name)}
+    if pretraining or kind in ("completion", "pretrain"):
+        return {"text_field": str(entry.get("field") or entry.get("text_column") or "text")}
+    if "sharegpt" in str(kind):
+        return {"messages_field": str(entry.get("field_messages", "conversations"))}
+    if "chat_template" in str(kind):
+        return {"messages_field": str(entry.get("field_messages", "messages"))}
+    return ALPACA
+
+
+def _per_epoch(draft: Draft, key: str, value: Any) -> None:
+    if value == 1:
+        draft.take(key, "eval.eval_epochs: 1", value)
+    elif value == 0:
+        draft.take(key, "eval.eval_steps: null", value)
+    else:
+        draft.leave(key, "write eval.eval_steps: the steps of an epoch / evals_per_epoch")
+
+
+def _project(draft: Draft, key: str, value: Any) -> None:
+    if is_off(value):
+        return draft.leave(key, OFF)
+    draft.settings["log.report_to"] = "wandb"
+    return draft.take(key, "log.wandb_project", value)
+
+
+TABLE: dict[str, str | Rule] = {
+    "adapter": _method,
+    "datasets": _datasets,
+    "pretraining_dataset": _datasets,
+    "lora_target_linear": modules,
+    "lora_target_modules": modules,
+    "sample_packing": switch("data.packing: packed", "data.packing: paper"),
+    "train_on_inputs": switch("data.loss_on: all", "data.loss_on: responses"),
+    "gradient_accumulation_steps": accumulation("micro_batch_size"),
+    "micro_batch_size": "train.micro_batch_size",
+    "max_steps": positive("train.max_steps", "num_epochs counts"),
+    "max_grad_norm": clipping,
+    "optimizer": Draft.optimizer,
+    "evals_per_epoch": _per_epoch,
+    "eval_steps": whole_steps("eval.eval_steps"),
+    "save_steps": whole_steps("train.save_steps"),
+    "val_set_size": "data.validation_fraction",
+    "gradient_checkpointing": switch("train.gradient_checkpointing: true", "train.gradient_checkpointing: false"),
+    "flash_attention": switch("model.attn_implementation: flash_attention_2"),
+    "wandb_project": _project,
+    "bf16": switch("model.dtype: bfloat16"),
+    "fp16": switch("model.dtype: bfloat16"),
+    "bfloat16": switch("model.dtype: bfloat16"),
+}
+DEFAULTS = {
+    "adapter": None, "num_epochs": 1, "micro_batch_size": 1, "gradient_accumulation_steps": 1, "sequence_len": 512,
+    "warmup_ratio": 0.0, "cosine_min_lr_ratio": 0.0, "val_set_size": 0.0, "learning_rate": 5e-5,
+}  # fmt: skip
+AXOLOTL = Tool("axolotl", ("base_model", "sequence_len", "datasets", "num_epochs", "val_set_size"), TABLE, DEFAULTS)

@@ -1,0 +1,155 @@
+"""From a file of another toolkit to a recipe that validates, and what became of each of its lines."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from galore.trainer.common.errors import UserError
+from galore.trainer.common.printable import printable
+from galore.trainer.common.reading import user_path
+from galore.trainer.recipe.convert.axolotl import AXOLOTL
+from galore.trainer.recipe.convert.draft import Draft, Told, Tool
+from galore.trainer.recipe.convert.llama_factory import LLAMA_FACTORY
+from galore.trainer.recipe.convert.torchtune import TORCHTUNE, resolved
+from galore.trainer.recipe.load import recipe_from_resolved
+from galore.trainer.recipe.parse.problems import Problem, RecipeError
+from galore.trainer.recipe.parse.source import Layer, read_layer
+
+TOOLS = {tool.name: tool for tool in (LLAMA_FACTORY, AXOLOTL, TORCHTUNE)}
+MOST_ROUNDS = 20  # of leaving out what the recipe refuses
+FATES = ("taken", "changed", "left out")
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A recipe as YAML, `told` in its first lines."""
+
+    text: str
+    told: tuple[Told, ...]
+    tool: str
+
+    @property
+    def counts(self) -> str:
+        """`12 taken, 5 changed, 3 left out`."""
+        return ", ".join(f"{sum(each.fate == fate for each in self.told)} {fate}" for fate in FATES)
+
+
+def convert(file: str, tool_name: str | None = None) -> Converted:
+    """The recipe that does what `file` does, as far as galore does it.
+
+    Raises:
+        UserError: it cannot be read, is of no toolkit that is known, or says too little to make a recipe of.
+    """
+    path = user_path(file)
+    layer = read_layer(path, file, Path.cwd())
+    if layer.problems:
+        raise RecipeError(file, layer.problems)
+    written = _flat(layer.values)
+    tool = _tool(written, file, tool_name)
+    together = {**tool.defaults, **written}
+    values = resolved(together) if tool is TORCHTUNE else together
+    draft = Draft(values, lambda key: _line(layer, key, key in written))
+    for key in values:
+        _one(draft, tool, key)
+    _settle(draft)
+    _leave_out_what_is_refused(draft, file)
+    told = tuple(sorted(draft.told, key=lambda each: (each.line == 0, each.line)))
+    return Converted(_text(draft, told, file, tool), told, tool.name)
+
+
+def _one(draft: Draft, tool: Tool, key: str) -> None:
+    rule, value = tool.table.get(key), draft.values[key]
+    if rule is None:
+        draft.by_name(key)
+    elif isinstance(rule, str):
+        draft.take(key, rule, value)
+    else:
+        rule(draft, key, value)
+
+
+def _flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """`{"optimizer": {"lr": 1}}` as `{"optimizer.lr": 1}`, two levels deep."""
+    found = dict[str, Any]()
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value and not above:
+            found |= _flat(value, f"{key}.")
+        else:
+            found[f"{above}{key}"] = value
+    return found
+
+
+def _line(layer: Layer, key: str, is_written: bool) -> int:
+    return layer.place(tuple(key.split("."))).line if is_written else 0
+
+
+def _tool(values: Mapping[str, Any], file: str, name: str | None) -> Tool:
+    if name is not None:
+        return TOOLS[name]
+    found = max(TOOLS.values(), key=lambda tool: len(values.keys() & set(tool.signs)))
+    if len(values.keys() & set(found.signs)) < 2:
+        raise UserError(
+            f"is of no toolkit that is known here: {', '.join(TOOLS)}", where=file, fix="name it with --from"
+        )
+    return found
+
+
+def _settle(draft: Draft) -> None:
+    """What settings need of each other, and what a file may leave open; paths that exist lead there from anywhere."""
+    settings = draft.settings
+    local = settings.get("data.source") == "local"
+    for path in ("model.name_or_path", *(["data.path"] if local else [])):
+        if path in settings:
+            settings[path] = _anchored(settings[path])
+    if settings.get("optim.update") == "immediate":
+        settings |= {"optim.refresh": "first-micro-batch", "optim.max_grad_norm": None}
+    micro = settings.setdefault("train.micro_batch_size", 1)
+    settings.setdefault("train.global_batch_size", micro)
+    if not any(settings.get(path) for path in ("train.max_steps", "train.num_train_epochs")):
+        settings["train.num_train_epochs"] = 1
+
+
+def _anchored(path: Any) -> Any:
+    if isinstance(path, list):
+        return [_anchored(each) for each in path]
+    return str(Path(path).absolute()) if isinstance(path, str) and Path(path).exists() else path
+
+
+def _leave_out_what_is_refused(draft: Draft, file: str) -> None:
+    """Settings that the recipe is not right with are dropped until it is right.
+
+    Raises:
+        UserError: it is wrong, and not by one of them.
+    """
+    for _ in range(MOST_ROUNDS):
+        try:
+            recipe_from_resolved(draft.text(), file)
+            return
+        except RecipeError as error:
+            refused = {path: each.what for each in error.problems if (path := _blamed(draft, each))}
+            if not refused:
+                told = "; ".join(f"{each.key}: {each.what}" for each in error.problems)
+                raise UserError(
+                    f"gives no recipe: {told}", where=file, fix="mend the file, or write these yourself"
+                ) from error
+        for path, what in refused.items():
+            draft.drop(path, f"{path} does not take it: {what}")
+    raise UserError("gives no recipe", where=file, fix="write one from `galore recipes copy demo FILE`")
+
+
+def _blamed(draft: Draft, problem: Problem) -> str:
+    """The setting that a problem is about: its key, or the first that is named where settings contradict each other."""
+    if problem.key in draft.settings:
+        return problem.key
+    ours = [f"{problem.key}.{word}" for word in re.findall(r"\w+", problem.what)]
+    told = {each.path for each in draft.told if each.fate != "left out"}
+    return next((path for path in ours if path in told and path in draft.settings), "")
+
+
+def _text(draft: Draft, told: tuple[Told, ...], file: str, tool: Tool) -> str:
+    head = [f"Made from {file}, a file of {tool.name}. What became of its lines:", *map(str, told)]
+    comment = "".join(f"# {line}\n" for each in head for line in printable(each).splitlines())
+    return f"{comment}\n{draft.text()}"

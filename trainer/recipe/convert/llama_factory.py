@@ -1,0 +1,146 @@
+"""LLaMA-Factory's keys: those whose meaning the names alone do not give."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from galore.trainer.common.reading import NotReadable, read_bounded
+from galore.trainer.recipe.convert.draft import (
+    ALPACA,
+    Draft,
+    Rule,
+    Tool,
+    absent,
+    accumulation,
+    clipping,
+    columns,
+    interval,
+    is_off,
+    modules,
+    positive,
+    switch,
+    whole_steps,
+)
+
+MICRO = "per_device_train_batch_size"
+INDEX = "dataset_info.json"
+HOLD_OUT = "it is a number of examples: write data.validation_fraction, a share"
+
+
+def _method(draft: Draft, key: str, value: Any) -> None:
+    """Full training, adapters, or GaLore in one of its names."""
+    galore = draft.values.get("use_galore") is True or draft.values.get("use_apollo") is True
+    draft.settings |= {"optim.rank": 16, "optim.scale": 2.0} if galore else {"optim.rank": 8} if value == "lora" else {}
+    if value == "lora" and not galore:
+        draft.take(key, "optim.method: lora", value)
+    elif value == "full" or galore:
+        draft.take(key, f"optim.method: {'galore' if galore else 'full'}", value)
+    else:
+        draft.take(key, "optim.method: full", value, f"{value} is not offered")
+
+
+def _stage(draft: Draft, key: str, value: Any) -> None:
+    if value in ("sft", "pt"):
+        draft.leave(key, "the fields of section data say whether rows are instructions or text")
+    else:
+        draft.leave(key, "the recipe trains on its targets only; docs/own-loop.md for GaLore in TRL's trainers")
+
+
+def _dataset(draft: Draft, key: str, value: Any) -> None:
+    """The names of data sets, looked up in dataset_info.json where that is at hand."""
+    names = [each.strip() for each in value.split(",")] if isinstance(value, str) else [str(each) for each in value]
+    folder = Path(str(draft.values.get("dataset_dir", "data")))
+    known = _index(folder)
+    entries = [known.get(name, {}) for name in names]
+    first = entries[0] if isinstance(entries[0], dict) else {}
+    if hub := first.get("hf_hub_url"):
+        draft.settings |= {"data.source": "hub", "data.path": hub, "data.validation_split": None}
+    else:
+        files = [
+            str(folder / str(entry.get("file_name", f"{name}.json")))
+            for name, entry in zip(names, entries, strict=True)
+        ]
+        draft.settings |= {"data.source": "local", "data.path": files if len(files) > 1 else files[0]}
+    found = f"as {folder / INDEX} says" if first else f"there is no entry in {folder / INDEX}: check path and fields"
+    more = f"; {', '.join(names[1:])} of the hub left out" if first.get("hf_hub_url") and names[1:] else ""
+    columns(draft, key, _fields(draft, first), f"data.path: {draft.settings['data.path']}, {found}{more}")
+
+
+def _index(folder: Path) -> dict[str, Any]:
+    try:
+        known = json.loads(read_bounded(folder / INDEX))
+    except (OSError, NotReadable, ValueError, RecursionError):
+        return {}
+    return {name: entry for name, entry in known.items() if isinstance(entry, dict)} if isinstance(known, dict) else {}
+
+
+def _fields(draft: Draft, entry: dict[str, Any]) -> dict[str, str]:
+    named = entry.get("columns") if isinstance(entry.get("columns"), dict) else {}
+    assert isinstance(named, dict)
+    if draft.values.get("stage") == "pt":
+        return {"text_field": str(named.get("prompt", "text"))}
+    if entry.get("formatting") in ("sharegpt", "openai"):
+        return {"messages_field": str(named.get("messages", "conversations"))}
+    own = {"prompt_field": "prompt", "input_field": "query", "response_field": "response"}
+    return {path: str(named.get(own[path], column)) for path, column in ALPACA.items()}
+
+
+def _held_out(draft: Draft, key: str, value: Any) -> None:
+    if isinstance(value, float | int) and 0 <= value < 1:
+        draft.take(key, "data.validation_fraction", value)
+    else:
+        draft.leave(key, HOLD_OUT)
+
+
+def _recomputed(draft: Draft, key: str, value: Any) -> None:
+    draft.take(key, f"train.gradient_checkpointing: {'false' if value is True else 'true'}", value)
+
+
+def _attention(draft: Draft, key: str, value: Any) -> None:
+    if value == "auto" or is_off(value):
+        draft.leave(key, "model.attn_implementation is sdpa unless it is set")
+    else:
+        draft.take(key, "model.attn_implementation", value)
+
+
+TABLE: dict[str, str | Rule] = {
+    "stage": _stage,
+    "finetuning_type": _method,
+    "use_galore": switch("optim.method: galore"),
+    "galore_target": modules,
+    "lora_target": modules,
+    "dataset": _dataset,
+    "dataset_dir": absent("it is part of data.path"),
+    "eval_dataset": absent("write its files as data.validation_path"),
+    "val_size": _held_out,
+    "packing": switch("data.packing: packed", "data.packing: paper"),
+    "neat_packing": switch("data.packing: packed"),
+    "train_on_prompt": switch("data.loss_on: all", "data.loss_on: responses"),
+    "gradient_accumulation_steps": accumulation(MICRO),
+    "max_steps": positive("train.max_steps", "num_train_epochs counts"),
+    "max_grad_norm": clipping,
+    "optim": Draft.optimizer,
+    "eval_strategy": interval("eval.eval_steps", "eval.eval_epochs: 1"),
+    "evaluation_strategy": interval("eval.eval_steps", "eval.eval_epochs: 1"),
+    "save_strategy": interval("train.save_steps"),
+    "eval_steps": whole_steps("eval.eval_steps"),
+    "save_steps": whole_steps("train.save_steps"),
+    "logging_steps": whole_steps("log.logging_steps"),
+    "warmup_steps": positive("optim.warmup_steps", "warmup_ratio counts"),
+    "disable_gradient_checkpointing": _recomputed,
+    "flash_attn": _attention,
+    "fp16": switch("model.dtype: bfloat16"),
+    "pure_bf16": switch("model.dtype: bfloat16"),
+    "bf16": switch("model.dtype: bfloat16"),
+}
+DEFAULTS = {
+    "finetuning_type": "lora", "learning_rate": 5e-5, "lr_scheduler_type": "linear", "warmup_ratio": 0.0,
+    "min_lr_rate": 0.0, "val_size": 0.0,
+    "num_train_epochs": 3, MICRO: 8, "gradient_accumulation_steps": 1, "cutoff_len": 2048,
+    "disable_gradient_checkpointing": False,
+}  # fmt: skip
+LLAMA_FACTORY = Tool(
+    "llama-factory", ("finetuning_type", "cutoff_len", "stage", "template", "dataset_dir"), TABLE, DEFAULTS
+)
