@@ -160,7 +160,7 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
     "trainer/data/text/readers.py": ("tests/trainer/data/text/test_readers.py", [
         ("len(UTF8_BOM)).removeprefix(UTF8_BOM)", "len(UTF8_BOM))", "test_a_mark_of_utf8"),
     ]),
-    "trainer/data/text/bytestream.py": ("tests/trainer/data/text/test_readers.py", [
+    "trainer/data/formats/bytestream.py": ("tests/trainer/data/text/test_readers.py", [
         ("max_bytes + 2 + (0 if number else len(UTF8_BOM))", "max_bytes + 2", "test_a_mark_of_utf8"),
     ]),
     "trainer/optimizer.py": ("tests/trainer/test_optimizer.py", [

@@ -78,13 +78,18 @@ def keys_page() -> str:
     ]
     for name, section in schema["properties"].items():
         lines += [f"## {name}", "", section.get("description", ""), ""]
-        lines += [*table(definition(schema, section))]
+        keys = definition(schema, section)
+        lines += [*table(keys)]
+        for key, field in keys.items():
+            if inner := definition(schema, field):
+                lines += [f"### {name}.{key}, each", "", *table(inner)]
     return "\n".join(lines) + "\n"
 
 
 def definition(schema: dict[str, Any], section: dict[str, Any]) -> dict[str, Any]:
-    """The keys of a section by name; none of a key that is no section."""
-    chosen = next((each for each in (section, *section.get("anyOf", ())) if "$ref" in each), None)
+    """The keys of a section, or of each section of a list, by name; none of what is neither."""
+    ways = (section, *section.get("anyOf", ()))
+    chosen = next((each for way in ways for each in (way, way.get("items", {})) if "$ref" in each), None)
     return schema["$defs"][chosen["$ref"].rpartition("/")[2]]["properties"] if chosen else section.get("properties", {})
 
 
@@ -109,6 +114,8 @@ def values(field: dict[str, Any]) -> str:
         return " or ".join(dict.fromkeys(values(each) for each in field["anyOf"]))
     if field.get("type") == "array":
         return f"list of {values(field.get('items', {}))}"
+    if "$ref" in field:
+        return "mapping"
     names = {
         "string": "text",
         "integer": "whole number",

@@ -70,3 +70,19 @@ def test_what_a_run_leaves_is_named(tmp_path):
     for page in (README, (ROOT / "docs/runs.md").read_text()):
         said = {name.rstrip("/") for name in re.findall(r"`([\w.]+/?)`", page)}
         assert names - {tmp_path.name, run.lock.name} <= said
+
+
+RESULTS = ROOT / "bench/results"
+FIGURES = {
+    RESULTS / "2026-11-22-epyc-2core-optimizers.md": ("4.5192", "4.5200", "4.5206"),
+    RESULTS / "2026-11-22-epyc-2core.md": ("1.43", "24 kills"),
+    ROOT / "docs/memory.md": ("21.85", "23.51", "0.01 %"),
+    ROOT / "docs/glue.md": ("6.78", "9.58", "951"),
+}
+
+
+@pytest.mark.parametrize("file", FIGURES, ids=lambda file: file.name)
+def test_a_figure_stands_where_it_was_written_by_a_command(file):
+    for figure in FIGURES[file]:
+        assert figure in README
+        assert figure in file.read_text()

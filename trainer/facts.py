@@ -106,7 +106,11 @@ def _new_tokens(run: Run) -> list[str]:
     if not named:
         return []
     which = f"{counted(len(ids), 'id')} from {ids[0]} on" if ids else "the tokenizer has them all"
-    beside = "; embedding and head are trained in full beside the adapters" * (run.recipe.optim.method == "lora")
+    if run.recipe.model.name_or_path is None or run.recipe.model.random_init:
+        return [f"model.new_tokens: {which}; their rows are drawn like all others"]
+    optim = run.recipe.optim
+    beside = "; embedding and head are trained in full beside the adapters, unless adapted"
+    beside *= optim.method == "lora" and optim.adapter != "factors"
     return [f"model.new_tokens: {which}; rows that are new start at the mean of the others{beside}"]
 
 

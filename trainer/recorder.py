@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from galore.trainer.data.batch import Batch, Result
 from galore.trainer.flops import flops_per_token, model_flops_utilization
 from galore.trainer.machine.hardware import Peak, device_peak
+from galore.trainer.machine.power import PowerMeter
 from galore.trainer.memory.live import at_peak, by_category, current_and_peak
 from galore.trainer.record.callbacks import Callbacks
 from galore.trainer.record.metrics import Console, Metrics
@@ -54,10 +55,11 @@ class Recorder:
         device: torch.device,
         baseline: int,
         callbacks: Callbacks | None = None,
+        power: PowerMeter | None = None,
     ) -> None:
         self.metrics, self.console, self.meter = metrics, console, meter
         self.callbacks = callbacks or Callbacks()
-        self.device, self.baseline = device, baseline
+        self.device, self.baseline, self.power = device, baseline, power
         self.last = 0
         self.tokens = 0
         self.skipped_in_a_row = 0
@@ -78,7 +80,8 @@ class Recorder:
         self._holds = partial(by_category, model, optimizer)
         hook = optimizer.register_step_pre_hook(lambda *_: self._before.update(self._holds()))
         try:
-            yield
+            with self.power.running() if self.power is not None else nullcontext():
+                yield
         finally:
             hook.remove()
 
@@ -90,6 +93,7 @@ class Recorder:
         self.skipped_in_a_row = self.skipped_in_a_row + 1 if report.skipped else 0
         memory = current_and_peak(self.device)
         categories = {name: max(now, self._before.get(name, 0)) for name, now in self._holds().items()}
+        drawn = self.power.take() if self.power is not None else None
         row: TrainRow = {
             "kind": "train",
             "step": step,
@@ -105,6 +109,7 @@ class Recorder:
             "memory_current_bytes": memory.current,
             "memory_peak_bytes": memory.peak,
             "memory_by_category_bytes": at_peak(categories, memory.peak, self.baseline),
+            **(drawn or {}),
             "sample_ids_crc32": zlib.crc32(np.asarray(batch.sequence_ids, dtype=np.int64).tobytes()),
             "skipped": report.skipped,
             "refreshed_layers": report.refreshed,
@@ -142,6 +147,8 @@ class Recorder:
         self.metrics.write(row)
         self.console.evaluation(row)
         self.tell(step, "on_evaluate", row)
+        if self.power is not None:
+            self.power.take()  # what an evaluation took is not the next step's
 
     def event(self, step: int, message: str) -> None:
         """Record something that happened once."""

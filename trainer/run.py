@@ -21,19 +21,22 @@ from galore.trainer.evaluate import final_of
 from galore.trainer.facts import facts, header, now
 from galore.trainer.fit.forecast import forecast
 from galore.trainer.loop import train
+from galore.trainer.machine.power import PowerMeter
 from galore.trainer.machine.signals import StopOnSignal
 from galore.trainer.memory.live import current_and_peak, forget_peak
 from galore.trainer.memory.verdict import VERDICTS, reason
 from galore.trainer.models.adapters.lora import stored_config
 from galore.trainer.models.generate import rehearse
-from galore.trainer.recipe.extras import no_plots, refuse_missing_extras
+from galore.trainer.recipe.extras import missing, no_plots, refuse_missing_extras
 from galore.trainer.recipe.load import LoadedRecipe, recipe_of_run
 from galore.trainer.recipe.schema.recipe import Recipe
 from galore.trainer.record.callbacks import Callbacks
 from galore.trainer.record.heldout import HeldOut
+from galore.trainer.record.history import History
 from galore.trainer.record.metrics import Console, Metrics, read_rows
 from galore.trainer.record.report import is_reported, write_report
 from galore.trainer.record.rundir import RunDir
+from galore.trainer.record.sections import spent
 from galore.trainer.record.trackers.sink import make_sink
 from galore.trainer.recorder import Meter, Recorder
 from galore.trainer.rescue import described
@@ -192,7 +195,10 @@ def _report(run: Run) -> Path | None:
     if run.directory.is_lost:  # the error that ends the run says so
         return None
     try:
-        return write_report(run.directory)
+        report = write_report(run.directory)
+        if energy := spent(History.read(run.directory)):
+            run.console.message(f"energy: {energy}")
+        return report
     except UserError as error:
         run.console.message(str(error))
     except Exception as error:
@@ -209,8 +215,11 @@ def _recorder(run: Run, console: Console, baseline: int, callbacks: Callbacks | 
     sink = make_sink(run.recipe, run.directory, console.message, step=run.first_step, steps_per_epoch=epoch)
     run.directory.require_own()
     metrics = Metrics.open(run.directory.metrics, resume_step, warn=console.message, sink=sink)
-    taken = 0 if run.device.type == "cuda" else baseline
-    recorder = Recorder(metrics, console, meter, run.device, taken, callbacks)
+    on_gpu = run.device.type == "cuda"
+    if on_gpu and (why := missing("pynvml")):
+        console.message(f"no energy, power and temperature: {why}")
+    power = PowerMeter.of(run.device)
+    recorder = Recorder(metrics, console, meter, run.device, 0 if on_gpu else baseline, callbacks, power)
     if run.checkpoint is not None:
         recorder.go_on_from(run.checkpoint.state)
     return recorder

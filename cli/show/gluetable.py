@@ -33,7 +33,7 @@ def show_losses(sweep: Sweep) -> None:
 
 
 def _narrowed(row: Sequence[str]) -> list[str]:
-    """Without the perplexity, which the loss tells; the spread stands below the mean."""
+    """A row without its perplexity, which the loss tells; the spread stands below the mean."""
     method, rate, loss, spread, _, *rest = row
     return [method, rate, f"{loss}\n{spread}" if spread not in ("", "–") else loss, *rest]
 

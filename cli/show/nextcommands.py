@@ -27,7 +27,7 @@ def _commands(run: RunDir, recipe: Recipe) -> Iterator[str]:
     if recipe.data.instruct:
         yield f"galore chat {folder}"
     if BASELINES & run.read_facts().keys():
-        yield f"galore eval {folder}"
+        yield f"galore eval {folder}{' --checkpoint best' if recipe.train.save_best else ''}"
     yield f"galore export {folder} OUT"
 
 

@@ -60,7 +60,9 @@ def export(
         typer.echo(f"ollama create {_tag(name)} -f {written.folder}/Modelfile")
     if written.note:
         typer.echo(written.note, err=True)
-    if written.loads == "AutoModelForCausalLM":
+    if written.loads == "AutoModelForCausalLM" and written.own_tokenizer:
+        typer.echo("no GGUF: llama.cpp's converter knows no tokenizer that was trained on a run's own corpus")
+    elif written.loads == "AutoModelForCausalLM":
         typer.echo(f"GGUF, with llama.cpp: python convert_hf_to_gguf.py {written.folder} --outtype auto")
     if push is not None:
         from galore.trainer.trained.hub import push as upload

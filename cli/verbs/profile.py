@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +13,7 @@ import typer
 
 from galore.cli.arguments import Overrides, Recipe
 from galore.cli.show.tables import say, say_pairs, screen
+from galore.cli.verbs.profile_beside import compared, measured, told_on_stderr, write_file
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.format import size
 from galore.trainer.recipe.extras import refuse_missing
@@ -27,9 +26,9 @@ if TYPE_CHECKING:
     from galore.trainer.recipe.load import LoadedRecipe
 
 LONGEST = 120  # seconds of a search that nobody asked for
-TO_THE_END = "Trying what to change, to the end: minutes for a large model."
+TO_THE_END = "Trying what to change: to the end, minutes for a large model."
 TRYING = (
-    f"Trying what to change, for {LONGEST // 60} minutes at most: --advise tries to the end, --no-advise leaves it out."
+    f"Trying what to change: {LONGEST // 60} minutes at most; --advise tries to the end, --no-advise leaves it out."
 )
 ROOM = "Trying larger micro-batches and longer sequences, in some ten traces like this one."
 QUICK = 10_000  # events of a trace; of fewer a search takes a second or two
@@ -74,13 +73,13 @@ def profile_memory(
 
     loaded = load_recipe(recipe, overrides or [])
     if measure:
-        _measure(loaded, as_json)
+        measured(loaded, as_json)
         return
     from galore.trainer.machine.cards import card_or_default
 
     card = card_or_default(gpu)
     if compare:
-        _compare(loaded, card, as_json, picture)
+        compared(loaded, card, as_json, picture)
         return
 
     from galore.trainer.fit.predict import profile_on
@@ -99,7 +98,7 @@ def profile_memory(
     advice = _advice(loaded, card, until) if wanted else None
     fitting = _fitting(loaded, profile, advice)
     if fit is not None and fitting is not None:
-        _write(fit, fitting.text.encode())
+        write_file(fit, fitting.text.encode())
     if left is not None:
         raise left
     if as_json:
@@ -159,28 +158,15 @@ def _refuse_contradictions(
 def _advice(loaded: LoadedRecipe, card: Card, until: float = math.inf) -> Advice:
     from galore.trainer.fit.advice import Adviser
 
-    with _told_on_stderr() as tell:
+    with told_on_stderr() as tell:
         return Adviser(loaded, card, lambda text: tell(f"trying {text}"), until=until).advise()
 
 
 def _shipped(loaded: LoadedRecipe, card: Card) -> tuple[str, Profile] | None:
     from galore.trainer.fit.shipped import shipped_that_fits
 
-    with _told_on_stderr() as tell:
+    with told_on_stderr() as tell:
         return shipped_that_fits(loaded, card, lambda name: tell(f"trying {name}"))
-
-
-@contextmanager
-def _told_on_stderr() -> Iterator[Callable[[str], None]]:
-    """A line that says what is being done, on a terminal only."""
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    if not sys.stderr.isatty():
-        yield lambda text: None
-        return
-    with console.status("") as status:
-        yield status.update
 
 
 def _planned(loaded: LoadedRecipe, card: Card) -> Plan:
@@ -245,63 +231,16 @@ def _show_room(loaded: LoadedRecipe, profile: Profile) -> None:
         _show_advice(advice)
 
 
-def _compare(loaded: LoadedRecipe, card: Card, as_json: bool, picture: Path | None) -> None:
-    from galore.trainer.fit.compare import compare
-    from galore.trainer.recipe.extras import missing
-
-    if why := missing("peft"):
-        typer.echo(f"LoRA is left out: {why}", err=True)
-    with _told_on_stderr() as tell:
-        tell("tracing")
-        found = []
-        for name, profile in compare(loaded, card):
-            tell(f"traced {name}")
-            found.append((name, profile))
-    if picture is not None:
-        from galore.trainer.memory.chart.pictures import bars_png
-
-        bars = [(name, each.categories, _verdict(each.fits)) for name, each in found if each is not None]
-        _write(picture, bars_png(bars, card.usable_low, f"{loaded.name} on {card.name}"))
-    if as_json:
-        typer.echo(json.dumps({name: each and each.as_json() for name, each in found}, indent=2))
-    else:
-        from galore.cli.show.memory import show_comparison
-
-        show_comparison(screen(), loaded, card, found)
-
-
-def _verdict(fits: bool | None) -> str:
-    return {True: "fits", False: "does not fit", None: "may fit"}[fits]
-
-
-def _measure(loaded: LoadedRecipe, as_json: bool) -> None:
-    from galore.trainer.machine.process import prepare_process
-
-    prepare_process()  # before torch is imported
-
-    from galore.trainer.fit.verify import verify
-
-    with _told_on_stderr() as tell:
-        tell("training real steps")
-        found = verify(loaded)
-    if as_json:
-        typer.echo(json.dumps(found.as_json(), indent=2))
-        return
-    from galore.cli.show.memory import show_measured
-
-    show_measured(screen(), loaded, found)
-
-
 def _write_timeline(file: Path, profile: Profile, loaded: LoadedRecipe) -> None:
     title = f"{loaded.name} on {profile.card.name}"
     if file.suffix == ".png":
         from galore.trainer.memory.chart.pictures import timeline_png
 
-        _write(file, timeline_png(profile, title))
+        write_file(file, timeline_png(profile, title))
     else:
         from galore.trainer.memory.chart.timeline import page
 
-        _write(file, page(profile, title).encode())
+        write_file(file, page(profile, title).encode())
 
 
 def _fitting(loaded: LoadedRecipe, profile: Profile, advice: Advice | None) -> LoadedRecipe | None:
@@ -310,10 +249,3 @@ def _fitting(loaded: LoadedRecipe, profile: Profile, advice: Advice | None) -> L
 
     settings = advice.settings if advice and not profile.fits else {}
     return changed(loaded, settings) if profile.fits or settings else None
-
-
-def _write(file: Path, content: bytes) -> None:
-    from galore.trainer.common.durable import replace_file
-
-    replace_file(file, content)
-    typer.echo(f"wrote {file}", err=True)

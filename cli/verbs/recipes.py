@@ -53,9 +53,7 @@ def copy(
     written = copy_recipe(name, file, overrides or [], force=force)
     if made:
         typer.echo(f"made the folder {file.parent}")
-    typer.echo(
-        f"wrote {written}; check it with `galore recipes validate {written}`, run it with `galore train {written}`"
-    )
+    say(f"wrote {written}; check it with `galore recipes validate {written}`, run it with `galore train {written}`")
 
 
 @app.command(cls=Verb)
@@ -128,6 +126,8 @@ def schema(
 
     if output is None:
         typer.echo(schema_text(), nl=False)
+    elif not output.absolute().parent.is_dir():
+        raise UserError(f"there is no folder {output.parent}", where="--output", fix="make it, or write elsewhere")
     else:
         replace_file(output, schema_text())
         typer.echo(f"wrote {output}")

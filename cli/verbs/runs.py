@@ -14,6 +14,10 @@ from galore.trainer.common.format import age, count, size
 from galore.trainer.common.printable import LONGEST_CELL, printable, shortened
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from rich.table import Table
+
     from galore.trainer.record.listing import Listed
 
 DEFAULT = "runs"
@@ -42,16 +46,31 @@ def runs(
 
 
 def _show(found: list[Listed], root: Path) -> None:
+    """The table; without the size of the models where that makes it fit."""
+    from galore.cli.show.tables import least_width, screen, show_table
+
+    console, rows = screen(), [_cells(each, root) for each in found]
+    table, narrow = _table(HEAD, rows), _table(_narrowed(HEAD), map(_narrowed, rows))
+    fits_narrow_only = least_width(narrow) <= console.width < least_width(table)
+    show_table(console, narrow if fits_narrow_only else table)
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    from galore.cli.show.tables import numbers, screen, show_table
+    from galore.cli.show.tables import numbers
 
-    table = Table(*HEAD, box=None)
-    for each in found:
-        table.add_row(*(Text(shortened(printable(cell), LONGEST_CELL)) for cell in _cells(each, root)))
-    numbers(table, (2, 3, 4, 5, 6))
-    show_table(screen(), table)
+    table = Table(*head, box=None)
+    for row in rows:
+        table.add_row(*(Text(shortened(printable(cell), LONGEST_CELL)) for cell in row))
+    numbers(table, range(2, len(head) - 1))
+    return table
+
+
+def _narrowed(row: Sequence[str]) -> list[str]:
+    """A row without the size of its model."""
+    return [cell for index, cell in enumerate(row) if index != HEAD.index("model")]
 
 
 def _cells(run: Listed, root: Path) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -14,6 +15,20 @@ from typer.testing import CliRunner, Result
 
 from galore.cli.main import app
 
+TINY = """
+extends: demo
+model: {hidden_size: 64, intermediate_size: 176, num_hidden_layers: 1, vocab_size: 256}
+data: {max_length: 32}
+optim: {rank: 8}
+train: {global_batch_size: 2, micro_batch_size: 2, device: cpu}
+"""
+LONG = """
+extends: demo
+model: {hidden_size: 512, intermediate_size: 1376, num_hidden_layers: 1, vocab_size: 256, max_position_embeddings: 4096}
+data: {max_length: 4096}
+optim: {rank: 8, method: full}
+train: {global_batch_size: 8, micro_batch_size: 8, device: cpu}
+"""
 Galore = Callable[..., Result]
 Shell = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -46,3 +61,13 @@ def shell(tmp_path: Path) -> Shell:
         )
 
     return run
+
+
+@pytest.fixture
+def traced_recipes(galore: Galore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """tiny.yaml and long.yaml in the empty folder that `galore` runs in; no settings of the allocator from outside."""
+    gc.freeze()  # every trace collects garbage; what the libraries have made is none
+    Path("tiny.yaml").write_text(TINY)
+    Path("long.yaml").write_text(LONG)
+    for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
+        monkeypatch.delenv(name, raising=False)

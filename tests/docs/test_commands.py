@@ -58,6 +58,8 @@ ON_A_RUN = {
 PLANNED = {  # is understood to the last word and planned; training itself is left out
     "galore finetune-glue --task sst2",
     "galore finetune-glue --task cola",
+    "galore train runs/demo --resume",
+    "galore train runs/demo --resume train.max_steps=40000",
     "galore finetune-glue --task mrpc,rte --method galore,lora,full --seeds 5",
     "galore finetune-glue --task all --resume",
     "galore finetune-glue --task all --output-dir runs/all --resume",
@@ -74,6 +76,12 @@ PLANNED = {  # is understood to the last word and planned; training itself is le
     "galore compare my.yaml --methods full,galore,lora --learning-rates 0.003,0.01",
 }
 NEEDS_A_GPU = {"galore bench kernels --tune"}
+NEEDS_MORE = {  # somebody who types, an extra, or the hub: its options are known, and its own tests try it
+    "galore chat runs/one",
+    "galore eval runs/one --tasks hellaswag,arc_easy --limit 100",
+    "galore export runs/one exported --max-shard-size 5GB --ollama --license apache-2.0",
+    "galore export runs/one exported --push OWNER/MODEL --private",
+}
 BY_THE_SHELL = {"galore --install-completion", "source .venv/bin/activate", "python -m galore"}
 TYPED = [Snippet(each.file, each.language, each.text.replace("RECIPE", "my.yaml")) for each in commands()]
 
@@ -89,7 +97,7 @@ def is_mention(words: list[str]) -> bool:
 def decided(command: str) -> bool:
     if command.startswith(("make ", "python bench/", "pip install ")):
         return True  # a test below is about all of these
-    known = command in {*IN_ORDER, *HERE, *SLOW, *ON_A_RUN, *PLANNED, *NEEDS_A_GPU, *BY_THE_SHELL}
+    known = command in {*IN_ORDER, *HERE, *SLOW, *ON_A_RUN, *PLANNED, *NEEDS_A_GPU, *NEEDS_MORE, *BY_THE_SHELL}
     return known or (command.startswith("galore ") and is_mention(command.split()))
 
 
@@ -99,7 +107,7 @@ def test_somebody_decided_how_it_is_tried(command: Snippet) -> None:
 
 
 def test_no_decision_outlives_its_command() -> None:
-    assert {*HERE, *SLOW, *ON_A_RUN, *PLANNED, *NEEDS_A_GPU} <= {each.text for each in TYPED}
+    assert {*HERE, *SLOW, *ON_A_RUN, *PLANNED, *NEEDS_A_GPU, *NEEDS_MORE} <= {each.text for each in TYPED}
 
 
 @pytest.fixture
@@ -170,6 +178,9 @@ def test_it_runs_in_its_time(folder: Path, command: str) -> None:
 @pytest.mark.parametrize("command", sorted(PLANNED))
 def test_it_is_understood(folder: Path, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
     planned: list[Any] = []
+    for name, text in (("recipe.yaml", "extends: demo"), ("run.json", "{}")):
+        (folder / "runs/demo").mkdir(parents=True, exist_ok=True)
+        (folder / "runs/demo" / name).write_text(text)
     nothing = SimpleNamespace(compared=[], undone={}, apart={})
     fake = {
         "galore.trainer.sweep.glue.finetune": {"finetune": lambda trials, *_: (planned.extend(trials) or nothing, {})},

@@ -117,7 +117,8 @@ def test_new_tokens_are_trained_resumed_scored_and_exported(
     )
     model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
     assert model.generation_config.eos_token_id == [256, 258]
-    again = evaluate_stored(str(folder), load_recipe(str(recipe))).result.row()
+    # a model is scored in the template that it has, whatever that of the recipe
+    again = evaluate_stored(str(folder), load_recipe(str(recipe), ["data.chat_template=zephyr"])).result.row()
     assert again["loss_nats"] == pytest.approx(last["loss_nats"], rel=1e-5)
 
     real, calls = loop.train_step, iter(range(4))
@@ -154,6 +155,19 @@ def test_a_run_finds_what_was_prepared(recipe: Path, tmp_path: Path) -> None:
     facts = json.loads((tmp_path / "run" / "run.json").read_text())["data"]
     assert facts["fingerprint"] == prepared.summary["fingerprint"]
     assert "tokenizing" not in seen
+
+
+def test_a_model_is_scored_with_the_tokens_that_it_has(recipe: Path) -> None:
+    """The base knows neither the new tokens of the recipe nor a template: it is asked in bytes."""
+    loaded = load_recipe(str(recipe), ["data.chat_template=null"])
+    model = str(recipe.parent / "model")
+    assert evaluate_stored(model, loaded).result.row()["tokens"] > 0
+
+
+def test_of_a_new_model_all_rows_are_drawn(recipe: Path, tmp_path: Path) -> None:
+    header = execute(recipe, tmp_path / "run", "model.random_init=true", "train.max_steps=1")
+    assert "model.new_tokens: 2 ids from 257 on; their rows are drawn like all others" in header["note"]
+    assert load_run_model(str(tmp_path / "run")).model.config.vocab_size == ROWS + 2
 
 
 def test_another_template_is_other_data(recipe: Path, tmp_path: Path) -> None:

@@ -9,7 +9,9 @@ import torch
 from torch import nn
 
 from galore.trainer.data.rows.tokenbatch import TokenBatch
+from galore.trainer.data.score import EvalResult
 from galore.trainer.machine.hardware import Peak
+from galore.trainer.machine.power import PowerMeter, Sample
 from galore.trainer.optim.report import StepReport
 from galore.trainer.record.metrics import Metrics, read_rows
 from galore.trainer.record.row import TRAIN
@@ -39,7 +41,34 @@ def test_gradients_are_counted_although_the_update_takes_them_and_no_column_is_m
     metrics.close()
     (row,) = read_rows(tmp_path / "metrics.jsonl")
     assert list(row) == ["kind", *(name for name in TRAIN if name in row)]
-    assert set(TRAIN) - set(row) == {"squared_error", "z_loss", "refused_parameters"}
+    assert set(TRAIN) - set(row) == {
+        "squared_error",
+        "z_loss",
+        "refused_parameters",
+        "energy_joules",
+        "power_watts",
+        "temperature_celsius",
+    }
     parts = row["memory_by_category_bytes"]
     assert (parts["weights"], parts["gradients"]) == (80, 80)
     assert not optimizer._optimizer_step_pre_hooks
+
+
+def test_a_row_tells_the_energy_since_the_one_before_and_an_evaluation_is_no_steps(tmp_path: Path) -> None:
+    joules = iter(range(0, 10_000, 100))
+    power = PowerMeter(lambda: Sample(float(next(joules)), 250.0, 60), seconds=60)
+    model = nn.Linear(4, 4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    metrics = Metrics.open(tmp_path / "metrics.jsonl", None)
+    recorder = Recorder(metrics, Silent(), Meter(None, Peak(None, "unknown", "")), CPU, 0, power=power)
+    with recorder.watching(model, optimizer):
+        for step in (1, 2, 3):
+            power._sample()
+            recorder.step(step, TokenBatch(IDS, IDS, (0, 1)), RESULT, 0.1, 1.0)
+            if step == 2:
+                power._sample()
+                recorder.evaluation(2, EvalResult(1.0, 2.7, 8, 1, "token"), 0.0, None, None)
+    metrics.close()
+    rows = [row for row in read_rows(tmp_path / "metrics.jsonl") if row["kind"] == "train"]
+    assert [row["energy_joules"] for row in rows] == [100.0, 100.0, 100.0]
+    assert (rows[0]["power_watts"], rows[0]["temperature_celsius"]) == (250.0, 60)

@@ -9,6 +9,8 @@ import os
 import random
 import re
 import shutil
+import sys
+import types
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,12 +25,14 @@ from galore.trainer.common.errors import Interrupted, RunFailed, UserError
 from galore.trainer.fit.predict import profile_on
 from galore.trainer.machine.cards import card
 from galore.trainer.machine.hardware import Peak
+from galore.trainer.machine.power import PowerMeter, Sample
 from galore.trainer.machine.signals import HANDLED
 from galore.trainer.models.adapters import relora
 from galore.trainer.optim.projected import ProjectedSlot
 from galore.trainer.recipe.load import load_recipe
 from galore.trainer.record import report
 from galore.trainer.record.listing import list_runs
+from galore.trainer.record.trackers.sink import TRACKERS
 from galore.trainer.run import run_training
 from galore.trainer.trained.evaluation import evaluate_stored
 from galore.trainer.trained.export import export
@@ -162,6 +166,29 @@ def test_a_corpus_of_which_much_is_left_out_is_told_everywhere(corpus, tmp_path)
     assert console.messages[-1].startswith("data:   left out: ")  # once more where it is read: at the end
     assert told in (tmp_path / "run" / "report.md").read_text()
     assert "warning" not in execute(corpus, tmp_path / "good", "train.max_steps=1").header
+
+
+def test_trackers_hear_of_every_step_and_the_energy_is_told_at_the_end(corpus, tmp_path, monkeypatch):
+    heard, joules = [], itertools.count(0, 1000)
+    fake = types.SimpleNamespace(
+        log=lambda step, values: heard.append((step, values)), close=lambda: heard.append("end")
+    )
+    monkeypatch.setitem(sys.modules, "mlflow", types.ModuleType("mlflow"))
+    monkeypatch.setitem(TRACKERS, "mlflow", lambda module, start: fake)
+    power = PowerMeter(lambda: Sample(float(next(joules)), 250.0, 60), seconds=0.001)
+    monkeypatch.setattr(run, "PowerMeter", types.SimpleNamespace(of=lambda device: power))
+    console = execute(corpus, tmp_path / "run", "train.max_steps=2", "log.report_to=[mlflow]")
+    *steps, scored, end = heard
+    assert [step for step, _ in steps] == [1, 2]
+    facts = json.loads((tmp_path / "run/run.json").read_text())
+    expected = 2 * 8 / facts["data"]["train"]["sequences"]
+    assert steps[1][1]["train/epoch"] == pytest.approx(expected)
+    assert steps[1][1]["train/loss"] == rows(tmp_path / "run")[1]["loss_nats"]
+    assert scored[1]["eval/bits_per_byte"] > 0
+    assert end == "end"
+    (told,) = [each for each in console.messages if each.startswith("energy: ")]
+    assert "J per token; 250 W (median), 60 °C at most" in told
+    assert f"| **Energy** | {told.removeprefix('energy: ')} |" in (tmp_path / "run/report.md").read_text()
 
 
 def rows(out, kind="train"):

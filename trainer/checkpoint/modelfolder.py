@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from torch import Tensor
 
 from galore.trainer.checkpoint.tensorfile import tensor_bytes
-from galore.trainer.common.durable import write_file
+from galore.trainer.common.durable import sync_directory, write_file
 from galore.trainer.common.reading import read_bounded
 
 WEIGHTS = "model.safetensors"
@@ -45,7 +44,10 @@ def link(checkpoint: Path, folders: Iterable[Path]) -> None:
 
 
 def _copy(source: Path, name: Path) -> None:
-    if source.is_dir():
-        shutil.copytree(source, name)
-    else:
+    if not source.is_dir():
         write_file(name, [read_bounded(source)])
+        return
+    name.mkdir()
+    for inner in source.iterdir():
+        _copy(inner, name / inner.name)
+    sync_directory(name)

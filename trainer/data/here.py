@@ -19,7 +19,7 @@ def not_here(recipe: Recipe, base_dir: Path) -> list[UserError]:
 
 
 def only_on_the_hub(recipe: Recipe, base_dir: Path) -> list[str]:
-    """A line for a model that no folder here is, and no path was meant by: perhaps a name of the hub, perhaps a typo."""
+    """A line for a model that is no folder here and no path by its form: a name on the hub, or a typo."""
     name = recipe.model.name_or_path
     if name is None or is_there(base_dir / user_path(name)) or means_a_path(name, base_dir):
         return []

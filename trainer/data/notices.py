@@ -18,6 +18,7 @@ PARAGRAPHS, BYTES = 100, 1500  # a txt file of more paragraphs than this, and of
 REMEDIES = {
     "invalid_utf8": "data.encoding=NAME reads files of another encoding, or convert them: `iconv -f LATIN1 -t UTF-8`",
     "undecodable": "set data.encoding to what they are in",
+    "invalid_json": "a file is one object a line, or one array of objects: `jq -c .` puts each on a line",
     "missing_field": "check the columns that section data names",
     "oversized": "raise data.max_document_bytes",
 }
@@ -53,6 +54,12 @@ def remarks(summary: dict[str, Any]) -> list[str]:
     if names := summary.get("passed_over"):
         more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
         notes.append(f"not read: {', '.join(map(shown, names[:NAMED]))}{more}; to train on one, name it in data.path")
+    if splits := summary.get("splits"):
+        others = ", ".join(name for name in splits if name != "train")
+        notes.append(
+            f"the folder's splits are all trained on, train and {others}: name the files of one in data.path, and of another in "
+            "data.validation_path"
+        )
     return [*notes, *_books(summary, good), *_small_vocabulary(summary)]
 
 

@@ -15,7 +15,7 @@ from galore.trainer.common.errors import UserError
 from galore.trainer.common.format import counted
 from galore.trainer.data.batch import Batch, Data, Progress, silent, throttled
 from galore.trainer.data.glue.prepare import prepare_task
-from galore.trainer.data.notices import encoding_remedy
+from galore.trainer.data.notices import REMEDIES, encoding_remedy
 from galore.trainer.data.rows.examplerows import rows_over
 from galore.trainer.data.rows.labelled import full_batch
 from galore.trainer.data.rows.mapped import MappedData, Order
@@ -164,6 +164,8 @@ def _mend(summary: dict[str, Any]) -> str:
         return looks
     if kinds and kinds <= {"invalid_utf8", "undecodable"}:
         return "set data.encoding to what the files are in, or convert them: iconv -f LATIN1 -t UTF-8 is for those of western Europe"
+    if kinds == {"invalid_json"}:
+        return REMEDIES["invalid_json"]
     if kinds:
         return "check data.path, data.format and the columns that section data names"
     return "the files are empty, or all is held out"

@@ -90,8 +90,11 @@ def positions_of(config: PreTrainedConfig) -> int | None:
 
 
 def rows_wanted(section: ModelSection, config: PreTrainedConfig, vocab_size: int) -> int | None:
-    """Rows of the embedding that a recipe asks for: none in particular, `model.vocab_size`, or, where `model.new_tokens`
-    are named, as many as the tokenizer has ids, unless the stored embedding has spare ones."""
+    """Rows of the embedding that a recipe asks for, None for no number in particular.
+
+    Where `model.new_tokens` are named without `model.vocab_size`, they are as many as the tokenizer has ids, unless the
+    stored embedding has spare ones.
+    """
     if section.vocab_size is not None or not section.new_tokens:
         return section.vocab_size
     return max(vocab_size, int(config.get_text_config().vocab_size))

@@ -64,6 +64,9 @@ class TrainRow(TypedDict, total=False):
     memory_current_bytes: Annotated[int, Column("bytes", "memory", size, series=True)]
     memory_peak_bytes: Annotated[int, Column("bytes", "peak", size, series=True)]  # so far
     memory_by_category_bytes: Annotated[dict[str, int], Column("bytes")]  # of the peak
+    energy_joules: Annotated[float, Column("J", series=True)]  # of the card, since the step before
+    power_watts: Annotated[float, Column("W", series=True)]
+    temperature_celsius: Annotated[int, Column("°C", series=True)]
     sample_ids_crc32: Annotated[int, Column()]
     skipped: Annotated[bool, Column(series=True)]
     refreshed_layers: Annotated[int, Column("layers", series=True)]

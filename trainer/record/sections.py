@@ -8,6 +8,7 @@ import numpy as np
 
 from galore.trainer.common.format import counted, duration, exponential, percent, perplexity, rate, significant, size
 from galore.trainer.common.markdown import details, fence, section, table
+from galore.trainer.machine.power import in_words
 from galore.trainer.record.history import History
 from galore.trainer.record.row import EVAL, EvalRow
 from galore.trainer.tasks.metrics import flat
@@ -202,9 +203,21 @@ def _cost(history: History) -> list[tuple[str, str]]:
         rows.append(("Throughput", f"{rate(throughput)} (median over the steps)"))
     if (mfu := history.median("mfu_fraction")) is not None:
         rows.append(("MFU", f"{percent(mfu)} (median) of {_peak(history)}"))
+    if energy := spent(history):
+        rows.append(("Energy", energy))
     if len(peaks := history.train["memory_peak_bytes"]) and not np.isnan(peaks).all():
         rows.append(("Peak memory", _memory(history)))
     return rows
+
+
+def spent(history: History) -> str:
+    """The energy of the steps that tell it, per token; "" where none does."""
+    train, known = history.train, np.isfinite(history.train["energy_joules"])
+    watts, celsius = history.median("power_watts"), train["temperature_celsius"][known]
+    if watts is None or not known.any():
+        return ""
+    tokens = float(np.nansum((train["tokens_per_second"] * train["step_seconds"])[known]))
+    return in_words(history.total("energy_joules"), tokens, watts, float(np.nanmax(celsius)))
 
 
 def _peak(history: History) -> str:

@@ -32,7 +32,7 @@ class Pieces(TextStreamer):  # type: ignore[misc]
 
 @dataclass
 class Chat:
-    """The messages so far. `temperature`, `top_p`, `seed`: as of `models.generate.sample`; `max_new_tokens` of an answer."""
+    """The messages so far, and how answers are drawn: as by `models.generate.sample`."""
 
     stored: StoredModel
     max_new_tokens: int = 512

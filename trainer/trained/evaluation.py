@@ -82,7 +82,7 @@ def _recipe(stored: StoredModel, loaded: LoadedRecipe | None) -> tuple[Recipe, P
 
 
 def _for_model(recipe: Recipe, stored: StoredModel) -> Recipe:
-    """The recipe with the data of `recipe` and the tokenizer of the model, with its tokens and the template that it has.
+    """The recipe with the data of `recipe` and the tokenizer of the model, with the tokens and template that it has.
 
     A run reads its own recipe unchanged, so that the data it prepared for training is found in the cache.
     """

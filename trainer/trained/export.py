@@ -52,6 +52,7 @@ class Exported:
     loads: str
     skipped: tuple[Skipped, ...] = ()
     note: str = ""
+    own_tokenizer: bool = False  # trained on the run's corpus
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,9 @@ def export(run: str, out: Path, extras: Extras = Extras(), checkpoint: str | Non
             raise UserError(what, where=str(out), fix="choose a folder you may write to") from error
         fix = "free some space, or choose a folder on another disk" if refused is not None else ""
         raise RunFailed(f"cannot export: {refused.strerror if refused else error}", where=str(out), fix=fix) from error
-    return Exported(out, stored.origin, stored.step, size, kind_of(stored.model.config).__name__, stored.skipped, note)
+    recipe, loads = stored.recipe, kind_of(stored.model.config).__name__
+    own = recipe is not None and recipe.data.tokenizer is None and recipe.model.name_or_path is None
+    return Exported(out, stored.origin, stored.step, size, loads, stored.skipped, note, own)
 
 
 @contextmanager

@@ -61,7 +61,7 @@ class Pieces:
         return text + self.prompt
 
     def template(self) -> str:
-        """In Go, with an end to `range` and `if` that leave no space behind."""
+        """A template of Go, which adds no space of its own."""
         system = ""
         if self.system is not None:
             before, after = map(_literal, self.system)

@@ -24,6 +24,7 @@ def test_a_language_model_is_generated_from_scored_and_exported(tmp_path: Path) 
     assert asked == [["galore", "generate", name, "--prompt", "it's"], ["galore", "export", name, "OUT"]]
     run.facts.write_text('{"unigram_loss_nats": 7.0}')
     assert ["galore", "eval", name] in commands(run, "demo")
+    assert ["galore", "eval", name, "--checkpoint", "best"] in commands(run, "demo", "train.save_best=true")
     for prompt in ("null", "x" * 41, '"a\\nb"'):
         assert commands(run, "demo", f"eval.sample_prompt={prompt}")[0][-1] == "…"
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 import io
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,20 +14,6 @@ from galore.cli.show.live import LiveConsole
 from galore.cli.show.tables import numbers, say, say_pairs, show_table
 
 WIDTHS = (80, 60)
-TINY = """
-extends: demo
-model: {hidden_size: 64, intermediate_size: 176, num_hidden_layers: 1, vocab_size: 256}
-data: {max_length: 32}
-optim: {rank: 8}
-train: {global_batch_size: 2, micro_batch_size: 2, device: cpu}
-"""
-LONG = """
-extends: demo
-model: {hidden_size: 512, intermediate_size: 1376, num_hidden_layers: 1, vocab_size: 256, max_position_embeddings: 4096}
-data: {max_length: 4096}
-optim: {rank: 8}
-train: {global_batch_size: 8, micro_batch_size: 8, device: cpu}
-"""
 VERBS = {
     "recipes list": (),
     "doctor": (),
@@ -43,11 +27,8 @@ VERBS = {
 
 
 @pytest.fixture
-def narrow(galore: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[[int, str], str]:
+def narrow(galore: Any, traced_recipes: None, monkeypatch: pytest.MonkeyPatch) -> Callable[[int, str], str]:
     """What a verb prints on so many columns, which it keeps to."""
-    gc.freeze()
-    Path("tiny.yaml").write_text(TINY)
-    Path("long.yaml").write_text(LONG)
 
     def run(columns: int, command: str) -> str:
         monkeypatch.setenv("COLUMNS", str(columns))

@@ -15,7 +15,14 @@ from galore.trainer.common.errors import UserError
 @pytest.fixture
 def written(calls: Any) -> Any:
     made = SimpleNamespace(
-        folder="/x/out", origin="runs/a/step-7", step=7, bytes=2**20, loads="AutoModelForCausalLM", skipped=(), note=""
+        folder="/x/out",
+        origin="runs/a/step-7",
+        step=7,
+        bytes=2**20,
+        loads="AutoModelForCausalLM",
+        skipped=(),
+        note="",
+        own_tokenizer=False,
     )
     calls.replace("galore.trainer.trained.export", export=made, Extras="extras")
     calls.replace("galore.trainer.trained.hub", require_push=None, push="https://hub.example/me/mine")
@@ -39,6 +46,21 @@ def test_ollama_and_the_hub(galore: Any, written: Any) -> None:
     assert extras == (("5GB", True, "Mine", "mit"), {})
     assert made[0] == ("runs/a", Path("out"), "extras", None)
     assert pushed == (("/x/out", "me/Mine", True), {})
+
+
+def test_a_tokenizer_that_llama_cpp_cannot_know(galore: Any, calls: Any) -> None:
+    made = SimpleNamespace(
+        folder="/x/out",
+        origin="m",
+        step=7,
+        bytes=1,
+        loads="AutoModelForCausalLM",
+        skipped=(),
+        note="",
+        own_tokenizer=True,
+    )
+    calls.replace("galore.trainer.trained.export", export=made, Extras="extras")
+    assert "no GGUF: " in galore("export", "runs/a", "out").stdout
 
 
 @pytest.mark.parametrize("options", [("--max-shard-size", "5"), ("--private",)])

@@ -62,3 +62,11 @@ def test_a_stream_is_refused_in_one_sentence(galore: Any) -> None:
     refused = galore("prepare", "demo", "data.source=hub", "data.path=a/b")
     assert refused.exit_code == 2
     assert "nothing to prepare" in refused.stderr
+
+
+def test_a_task_of_glue_says_that_nothing_is_kept(galore: Any, tiny_roberta: Path, glue_folder: Path) -> None:
+    where = [f"model.name_or_path={tiny_roberta}", f"data.path={glue_folder}", "data.task=sst2", "data.max_length=9"]
+    said = galore("prepare", "roberta-glue", *where).stdout
+    assert "none: examples of a task are encoded at every start" in said
+    assert "24 rows" in said
+    assert "exceed data.max_length 9\n" in said

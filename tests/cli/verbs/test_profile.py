@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import gc
 import json
 import re
 import sys
@@ -20,31 +19,10 @@ from galore.trainer.memory.profile import Bounds
 
 GIB = 2**30
 
-TINY = """
-extends: demo
-model: {hidden_size: 64, intermediate_size: 176, num_hidden_layers: 1, vocab_size: 256}
-data: {max_length: 32}
-optim: {rank: 8}
-train: {global_batch_size: 2, micro_batch_size: 2, device: cpu}
-"""
-LONG = """
-extends: demo
-model: {hidden_size: 512, intermediate_size: 1376, num_hidden_layers: 1, vocab_size: 256, max_position_embeddings: 4096}
-data: {max_length: 4096}
-optim: {rank: 8, method: full}
-train: {global_batch_size: 8, micro_batch_size: 8, device: cpu}
-"""
 HUGE = "model.hidden_size=8192", "model.intermediate_size=28672", "model.num_attention_heads=64"
 
 
-@pytest.fixture(autouse=True)
-def recipes(galore: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the empty folder that `galore` runs in; no settings of the allocator in the environment."""
-    gc.freeze()  # every trace collects garbage; what the libraries have made is none
-    Path("tiny.yaml").write_text(TINY)
-    Path("long.yaml").write_text(LONG)
-    for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
-        monkeypatch.delenv(name, raising=False)
+pytestmark = pytest.mark.usefixtures("traced_recipes")
 
 
 def profile(galore: Any, *arguments: str) -> Any:
@@ -236,63 +214,6 @@ def test_room_as_json(galore: Any) -> None:
     found = json.loads(profile(galore, "tiny.yaml", *limits, "--gpu", "rtx4090", "--advise", "--json").stdout)
     assert found["room_for"] == ["data.max_length=64"]
     assert found["advice"] == found["settings_that_fit"] == []
-
-
-# -- comparison
-
-
-def test_compare(galore: Any) -> None:
-    pytest.importorskip("peft")
-    pytest.importorskip("matplotlib")
-    shown = profile(galore, "tiny.yaml", "--gpu", "rtx4090", "--compare", "--picture", "bars.png")
-    lines = shown.stdout.splitlines()
-    assert lines[0].startswith("tiny on NVIDIA GeForce RTX 4090, ")
-    names = ["AdamW", "AdamW 8-bit", "LoRA r=8", "GaLore r=8", "GaLore r=8, update in the hook"]
-    for name, line in zip(names, lines[2:], strict=False):
-        assert line.strip().startswith(name)
-        assert line.rstrip().endswith("yes")
-    assert lines[-1].startswith("LoRA trains its adapters alone here. The shipped -lora recipes also train embeddings")
-    assert shown.stderr == "wrote bars.png\n"
-    assert Path("bars.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_compare_with_lora_that_trains_more_than_its_adapters(galore: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from galore.trainer.fit import compare
-
-    pytest.importorskip("peft")
-    monkeypatch.setattr(compare, "methods", lambda recipe: {"LoRA r=8": {}})
-    settings = ("optim.method=lora", "optim.train_modules=[embed_tokens,lm_head,norm]")
-    assert "adapters alone" not in profile(galore, "tiny.yaml", *settings, "--compare").stdout
-
-
-def test_compare_as_json_and_with_a_method_that_is_ruled_out(galore: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from galore.trainer.fit import compare
-
-    monkeypatch.setattr(compare, "methods", lambda recipe: {"Magic": {"optim.method": "magic"}, "As it is": {}})
-    found = json.loads(profile(galore, "tiny.yaml", "--gpu", "rtx4090", "--compare", "--json").stdout)
-    assert found["Magic"] is None
-    assert found["As it is"]["fits"] is True
-    assert found["As it is"]["categories"]["projectors"] > 0
-    assert "ruled out by the recipe's other settings" in profile(galore, "tiny.yaml", "--compare").stdout
-
-
-# -- measurement
-
-
-def test_measure(galore: Any) -> None:
-    shown = profile(galore, "tiny.yaml", "--measure")
-    lines = [" ".join(line.split()) for line in shown.stdout.splitlines()]
-    assert lines[0] == "tiny on the CPU, bytes at the peak"
-    weights = next(line.split() for line in lines if line.startswith("weights"))
-    assert weights[1] == weights[2]
-    assert weights[3] == "+0.000"
-    assert "Measured: torch's CPU allocator" in shown.stdout
-
-
-def test_measure_as_json(galore: Any) -> None:
-    found = json.loads(profile(galore, "tiny.yaml", "--measure", "--json").stdout)
-    assert abs(found["error_fraction"]) < 0.005
-    assert found["categories"]["weights"]["predicted"] == found["categories"]["weights"]["measured"] > 0
 
 
 # -- over time

@@ -55,6 +55,12 @@ def test_validate_reports_every_file(galore: Any) -> None:
     assert "c.yaml: no such file" in result.stderr
 
 
+def test_a_file_in_a_folder_that_is_not_there(galore: Any) -> None:
+    refused = galore("recipes", "schema", "--output", "nowhere/s.json")
+    assert refused.exit_code == 2
+    assert refused.stderr == "error: --output: there is no folder nowhere\n  → make it, or write elsewhere\n"
+
+
 def test_validate_tells_what_is_not_here(galore: Any) -> None:
     """A recipe is right or wrong wherever it is read; whether its data are here is another question."""
     Path("here.txt").write_text("text")

@@ -52,6 +52,14 @@ def test_a_fact_of_absurd_length_is_cut_short(galore: Any) -> None:
     assert len(galore("runs").stdout) < 3_000
 
 
+def test_a_sweep_is_a_table_on_80_columns(galore: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    make("runs/compare/galore-seed2", finished="2026", method="GaLore r=8, x")
+    head, row = galore("runs").stdout.splitlines()
+    assert head.split() == ["run", "method", "steps", "loss", "on", "disk", "age", "state"]
+    assert row.startswith("compare/galore-seed2  GaLore r=8  12,345/150,000  3.1416")
+
+
 def test_json_and_the_last_run_alone(galore: Any) -> None:
     make("elsewhere/one")
     (found,) = json.loads(galore("runs", "elsewhere/one", "--json").stdout)

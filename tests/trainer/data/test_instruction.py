@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from galore.trainer.common.errors import UserError
+from galore.trainer.data import prepare
 from galore.trainer.data.prepare import prepare_data
 from galore.trainer.data.tokens import tokenized
 from galore.trainer.recipe.schema.recipe import Recipe
@@ -195,3 +196,20 @@ def test_a_template_that_refuses_every_row_is_told_as_that(
     with pytest.raises(UserError, match=r"the chat template refuses it \(TypeError: ") as caught:
         prepare_data(instruct(tokenizer="broken"), tmp_path)
     assert "another chat template" in caught.value.fix
+
+
+def test_rows_that_an_earlier_version_read_otherwise_are_other_data(
+    tmp_path: Path, instruct: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run of before would go on with tokens of other rows."""
+    columns = {"prompt_field": None, "response_field": None, "messages_field": "messages", "validation_fraction": 0}
+    for arguments, noted in (({"n": 1}, False), ('{"n": 1}', True)):
+        call = {"type": "function", "function": {"name": "f", "arguments": arguments}}
+        chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "tool_calls": [call]}]
+        write(tmp_path / "chat.jsonl", [{"messages": chat}] * 20)
+        with monkeypatch.context() as patch:
+            now = prepare_data(instruct(**columns), tmp_path).summary
+            patch.setattr(prepare, "READING", "of before")
+            before = prepare_data(instruct(**columns), tmp_path).summary
+        assert ("reading" in now["noted"]) is noted
+        assert (now["fingerprint"] != before["fingerprint"]) is noted

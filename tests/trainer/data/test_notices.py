@@ -171,3 +171,32 @@ def test_plain_text_has_no_conversations(tmp_path: Path, recipe: MakeRecipe, nam
     path.write_text("Hello\n\nthere")
     with pytest.raises(UserError, match="is plain text: it has no columns"):
         prepare_data(recipe(path=name, messages_field="messages"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("names", "others"),
+    [
+        (["train.jsonl", "test.jsonl"], "test"),
+        (["data/train-00000-of-00001.jsonl", "data/validation-0.jsonl", "data/test-0.jsonl"], "test and validation"),
+        (["train/x.jsonl", "dev/x.jsonl"], "dev"),
+        (["train.jsonl", "testimony.jsonl"], ""),
+        (["test.jsonl", "other.jsonl"], ""),
+    ],
+)
+def test_splits_that_are_trained_on_together_are_told(tmp_path: Path, names: list[str], others: str) -> None:
+    for name in names:
+        (tmp_path / "all" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "all" / name).write_text('{"text": "a"}\n')
+    material = Material.of(DataSection(path="all"), tmp_path, tmp_path, silent)
+    told = [each for each in notices(material.extent | {"documents": {}}) if "splits" in each]
+    assert len(told) == bool(others)
+    assert all(f"train and {others.replace(' and', ',')}:" in each for each in told)
+    by_name = Material.of(DataSection(path=[f"all/{name}" for name in names]), tmp_path, tmp_path, silent)
+    assert "splits" not in by_name.extent
+
+
+def test_one_object_over_many_lines_says_what_a_file_is(tmp_path: Path, recipe: MakeRecipe) -> None:
+    (tmp_path / "train.json").write_text(json.dumps({"data": [{"text": "a"}, {"text": "b"}]}, indent=2))
+    with pytest.raises(UserError, match="no document to train on") as caught:
+        prepare_data(recipe(path="train.json"), tmp_path)
+    assert "one object a line" in (caught.value.fix or "")

@@ -87,3 +87,14 @@ def test_bits_per_byte_are_told_where_they_are_known() -> None:
     assert "bits" not in sections.evaluations(old) + sections.headline(old)
     assert "| bits/byte |" in sections.evaluations(new)
     assert "perplexity 7.39, 0.7500 bits per byte (step 1)" in sections.headline(new)
+
+
+def test_energy_is_told_by_the_tokens_of_the_steps_that_tell_it() -> None:
+    columns = {
+        "energy_joules": [np.nan, 10.0, 30.0],
+        "power_watts": [np.nan, 100, 300],
+        "temperature_celsius": [np.nan, 60, 70],
+    }
+    known = history(3, tokens_per_second=[50.0] * 3, step_seconds=[2.0] * 3, tokens=[100, 200, 300], **columns)
+    assert "| **Energy** | 0.04 kJ, 0.2 J per token; 200 W (median), 70 °C at most |" in sections.headline(known)
+    assert "Energy" not in sections.headline(history(3, tokens_per_second=[50.0] * 3, tokens=[100, 200, 300]))

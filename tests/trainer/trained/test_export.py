@@ -80,6 +80,7 @@ def test_transformers_loads_what_was_trained(tmp_path: Path, tied: bool, dtype: 
     logits = make_run(tmp_path / "run", {"tie_word_embeddings": tied, "dtype": dtype})
     exported = export(str(tmp_path / "run"), tmp_path / "out")
     assert exported.step == 20
+    assert exported.own_tokenizer
     assert exported.folder == tmp_path / "out"
     model = reload(exported.folder)
     assert model.dtype == getattr(torch, dtype)

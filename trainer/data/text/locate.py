@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,8 @@ REMEDIES = {
 }
 # beside the rows that `save_to_disk` of datasets writes, they describe them
 DESCRIPTIONS = ("dataset_dict.json", "dataset_info.json", "state.json")
+
+SPLIT = re.compile(r"(train|test|validation|valid|val|dev|eval)(?![a-z])", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,17 @@ def passed_over(paths: str | list[str], base_dir: Path, files: Sequence[DataFile
     folders = [base_dir / Path(pattern).expanduser() for pattern in ([paths] if isinstance(paths, str) else paths)]
     left = (path for folder in folders if folder.is_dir() for path in _visible(folder) if path not in read)
     return [path.name for path in left]
+
+
+def splits_among(paths: str | list[str], base_dir: Path, files: Sequence[DataFile]) -> list[str]:
+    """Names of the splits, `train` and others, whose files are all read because the folder around them is named."""
+    folders = [base_dir / Path(pattern).expanduser() for pattern in ([paths] if isinstance(paths, str) else paths)]
+    found = set[str]()
+    for folder in [each for each in folders if each.is_dir()]:
+        inside = [file.path.relative_to(folder) for file in files if file.path.is_relative_to(folder)]
+        words = (match[0].lower() for path in inside for part in path.parts if (match := SPLIT.match(part)))
+        found |= set(words)
+    return sorted(found) if "train" in found and len(found) > 1 else []
 
 
 def _expand(pattern: str, base_dir: Path, format: str, key: str) -> list[DataFile]:

@@ -106,9 +106,11 @@ def _table(stream: ByteStream, section: DataSection, delimiter: str) -> Iterator
     if header is None:
         return
     names = _names(header.fields, str(getattr(stream.raw, "name", "")), delimiter, section)
-    twice = named_twice(names, [*itertools.chain(*columns_of(section))])
+    needed = list(itertools.chain(*columns_of(section)))
+    twice, places = named_twice(names, needed), {name: names.index(name) for name in needed if name in names}
     for number, fields in rows:
-        yield Row(number, twice or attempt(partial(_text_of_fields, fields, names, section)), stream.consumed())
+        read = partial(_text_of_fields, fields, names, places, section)
+        yield Row(number, twice or attempt(read), stream.consumed())
 
 
 def _names(fields: list[str] | str | None, where: str, delimiter: str, section: DataSection) -> list[str]:
@@ -124,7 +126,9 @@ def _names(fields: list[str] | str | None, where: str, delimiter: str, section: 
     return names
 
 
-def _text_of_fields(fields: list[str] | str | None, names: list[str], section: DataSection) -> str:
+def _text_of_fields(
+    fields: list[str] | str | None, names: list[str], places: dict[str, int], section: DataSection
+) -> str:
     if fields is None:
         raise BadRow("oversized")
     if isinstance(fields, str):
@@ -133,11 +137,10 @@ def _text_of_fields(fields: list[str] | str | None, names: list[str], section: D
         raise BadRow("empty")
     if len(fields) > len(names):
         raise BadRow("invalid_csv", f"{len(fields)} fields, and the first line names {len(names)}")
-    needed = {*itertools.chain(*columns_of(section))}
-    row = {
-        name: _decoded(field, section) if name in needed else field for name, field in zip(names, fields, strict=False)
-    }
-    return text_of_row(row, section)
+    row = {name: _decoded(fields[place], section) for name, place in places.items() if place < len(fields)}
+    if len(row) < len(places):
+        raise BadRow("missing_field", f"{len(fields)} fields, and the first line names {len(names)}")
+    return text_of_row(row if places else dict.fromkeys(names, ""), section)
 
 
 def _decoded(field: str, section: DataSection) -> str:

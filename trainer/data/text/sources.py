@@ -12,7 +12,7 @@ from galore.trainer.data.formats.bytestream import opened
 from galore.trainer.data.formats.encodings import MISREAD, is_misread, transcoded
 from galore.trainer.data.text.conversation import READING, needed_later_reading
 from galore.trainer.data.text.kinds import KINDS
-from galore.trainer.data.text.locate import DataFile, find_files, passed_over
+from galore.trainer.data.text.locate import DataFile, find_files, passed_over, splits_among
 from galore.trainer.data.text.packaged import packaged_file
 from galore.trainer.data.text.quality import BadRow, BadRows, check
 from galore.trainer.recipe.schema.data import UTF8, DataSection
@@ -31,6 +31,7 @@ class Corpus:
     files: tuple[DataFile, ...]
     section: DataSection
     passed_over: tuple[str, ...] = ()  # names of files beside them that are not read
+    splits: tuple[str, ...] = ()  # names of those that are read although one may mean the first alone
 
     @property
     def total_bytes(self) -> int:
@@ -101,4 +102,5 @@ def _local_corpus(paths: str | list[str], section: DataSection, base_dir: Path, 
     if other is not None and section.encoding != UTF8:
         fix = "leave out data.encoding, or name txt, jsonl and csv files alone"
         raise UserError(f"{other.path} is {other.format}, whose text is UTF-8", where="data.encoding", fix=fix)
-    return Corpus(files, section, tuple(passed_over(paths, base_dir, files)))
+    splits = splits_among(paths, base_dir, files)
+    return Corpus(files, section, tuple(passed_over(paths, base_dir, files)), tuple(splits))

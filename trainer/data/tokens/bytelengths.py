@@ -23,7 +23,7 @@ def byte_lengths(tokenizer: PreTrainedTokenizerBase, size: int) -> npt.NDArray[n
     """Bytes of UTF-8 by token id, (size,); None for a vocabulary whose tokens do not say where spaces are.
 
     Exact for byte-level tokens, and for sentencepiece's but for the space it may put before a text, which counts as one
-    byte. Special tokens are no text and have none. A tokenizer that normalizes is measured on what it makes of the text.
+    byte. Special tokens are no text and have none. Of a tokenizer that normalizes, it is the normalized text's.
     """
     backend = encoder(tokenizer)
     kinds = set(_kinds(json.loads(backend.to_str())["decoder"]))

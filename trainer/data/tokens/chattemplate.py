@@ -20,11 +20,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jinja2 import TemplateSyntaxError
+
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.reading import read_bounded, user_path
 from galore.trainer.data.text.conversation import Conversation
 from galore.trainer.data.text.quality import BadRow
-from galore.trainer.data.tokens.rehearsal import beyond_limits
+from galore.trainer.data.tokens.rehearsal import beyond_limits, environment
 from galore.trainer.recipe.chattemplates import CHAT_TEMPLATES, ChatTemplate
 from galore.trainer.recipe.schema.data import DataSection
 
@@ -47,7 +49,7 @@ def chosen_template(section: DataSection, base_dir: Path) -> ChatTemplate | None
     """What `data.chat_template` names, or the text of the file it names; None leaves it to the tokenizer.
 
     Raises:
-        UserError: there is no such file, or it is no text.
+        UserError: there is no such file, or it is no template.
     """
     name = section.chat_template
     if name is None or name in CHAT_TEMPLATES:
@@ -55,7 +57,11 @@ def chosen_template(section: DataSection, base_dir: Path) -> ChatTemplate | None
     path = base_dir / user_path(name)
     fix = f"name a file with a Jinja template, or one of {', '.join(CHAT_TEMPLATES)}"
     try:
-        return ChatTemplate(read_bounded(path, LARGEST_TEMPLATE).decode())
+        text = read_bounded(path, LARGEST_TEMPLATE).decode()
+        environment().parse(text)
+        return ChatTemplate(text)
+    except TemplateSyntaxError as error:
+        raise UserError(f"is no template: {error.message}", where=f"{path}:{error.lineno}", fix=fix) from error
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise UserError(f"{path} cannot be read: {reason}", where="data.chat_template", fix=fix) from error

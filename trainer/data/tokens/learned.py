@@ -16,7 +16,7 @@ MARKS: dict[str, tuple[Any, ...]] = {"train": (False, True), "weight": (0, 1)}
 
 
 def learned(messages: Sequence[Message], loss_on: str) -> list[bool]:
-    """For each message whether its words are targets. Raises BadRow for a mark that has another value."""
+    """Whether the words of each message are targets. Raises BadRow for a mark that has another value."""
     spoken = [message["role"] == "assistant" for message in messages]
     last = max((index for index, is_answer in enumerate(spoken) if is_answer), default=-1)
     wanted = {"all": [True] * len(spoken), "last": [index == last for index in range(len(spoken))]}

@@ -71,11 +71,13 @@ class Material:
         return sorted({name for corpus in self._corpora for name in corpus.passed_over})
 
     @property
-    def extent(self) -> dict[str, int]:
-        """JSON: files and bytes; and how many files are cut into paragraphs although nobody said so."""
+    def extent(self) -> dict[str, Any]:
+        """JSON: files, bytes, splits that are read together; how many files are cut into paragraphs unasked."""
         files = [file for corpus in self._corpora for file in corpus.files]
         told = "txt_document" in self.section.model_fields_set or any(file.format != "txt" for file in files)
-        return {"files": len(files), "bytes": self.total_bytes} | ({} if told else {"files_of_paragraphs": len(files)})
+        splits = {"splits": list(self.train.splits)} if self.train.splits else {}
+        paragraphs = {} if told else {"files_of_paragraphs": len(files)}
+        return {"files": len(files), "bytes": self.total_bytes, **splits, **paragraphs}
 
     @property
     def total_bytes(self) -> int:

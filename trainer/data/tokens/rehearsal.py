@@ -47,7 +47,12 @@ def _limit(cpu_seconds: int) -> None:
 
 
 def rendered(template: str, variables: dict[str, Any]) -> str:
-    """What the template writes, in an environment as transformers makes it, whose import takes longer than the rest."""
+    """What the template writes."""
+    return str(environment().from_string(template).render(**variables))
+
+
+def environment() -> Any:
+    """An environment for templates as transformers makes it, whose import takes longer than the rest."""
     from jinja2 import nodes
     from jinja2.ext import Extension, loopcontrols
     from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -62,12 +67,10 @@ def rendered(template: str, variables: dict[str, Any]) -> str:
     def raise_exception(message: str) -> None:
         raise ValueError(message)
 
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
-    )
-    environment.filters["tojson"] = lambda value, **options: json.dumps(value, **options)
-    environment.globals |= {"raise_exception": raise_exception, "strftime_now": lambda pattern: pattern}
-    return environment.from_string(template).render(**variables)
+    made = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
+    made.filters["tojson"] = lambda value, **options: json.dumps(value, **options)
+    made.globals |= {"raise_exception": raise_exception, "strftime_now": lambda pattern: pattern}
+    return made
 
 
 if __name__ == "__main__":

@@ -79,8 +79,10 @@ def add_adapters(model: PreTrainedModel, optim: OptimSection, seed: int) -> nn.M
 
 
 def train_embeddings(model: nn.Module) -> None:
-    """Train embedding and head in full, where adapters have frozen them: rows of new tokens begin as all alike, and only
-    a gradient tells them apart."""
+    """Train embedding and head in full, where adapters have frozen them.
+
+    Rows of new tokens begin as all alike, and only a gradient tells them apart.
+    """
     base: Any = without_adapters(model)
     for layer in (base.get_input_embeddings(), base.get_output_embeddings()):
         if layer is not None and not hasattr(layer, "lora_A") and layer.weight.is_floating_point():

@@ -32,6 +32,9 @@ FIELDS = {
     "data.path": """dataset datasets dataset_name dataset_dir train_file train_data_dir data_path
         data_files json_path train_data_path pretraining_dataset""",
     "data.validation_path": "validation_file eval_dataset test_datasets val_data_path dataset_val",
+    "data.sources": "dataset_mixer dataset_mixture data_mixture data_sources interleave_datasets",
+    "data.delimiter": "sep csv_delimiter csv_sep",
+    "data.tokens_field": "input_ids_field tokens_column",
     "data.task": "task_name glue_task",
     "data.hub_config": "dataset_config dataset_config_name",
     "data.split": "dataset_split dataset_train_split",

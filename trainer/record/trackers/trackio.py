@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import io
 import uuid
+from contextlib import redirect_stdout
 from typing import Any
 
 from galore.trainer.record.trackers.tracker import PROJECT, Start, Values, numbers
@@ -18,17 +20,16 @@ class TrackioTracker:
     def __init__(self, trackio: Any, start: Start) -> None:
         known = inspect.signature(trackio.init).parameters
         project = start.log.wandb_project or PROJECT
-        self._run = trackio.init(
-            project=project,
-            name=start.identity("trackio", lambda: f"{start.log.run_name or start.name}-{uuid.uuid4().hex[:6]}"),
-            config=start.config,
-            resume="allow",
-            **{name: value for name, value in PRIVATE.items() if name in known},
-        )
+        name = start.identity("trackio", lambda: f"{start.log.run_name or start.name}-{uuid.uuid4().hex[:6]}")
+        private = {each: value for each, value in PRIVATE.items() if each in known}
+        # it prints in colours, whatever the output is
+        with redirect_stdout(io.StringIO()):
+            self._run = trackio.init(project=project, name=name, config=start.config, resume="allow", **private)
         start.tell(f"trackio records in project {project}: `trackio show` shows the curves")
 
     def log(self, step: int, values: Values) -> None:
         self._run.log(numbers(values), step=step)
 
     def close(self) -> None:
-        self._run.finish()
+        with redirect_stdout(io.StringIO()):
+            self._run.finish()

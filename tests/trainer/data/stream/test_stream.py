@@ -6,6 +6,7 @@ import errno
 import gzip
 import json
 import os
+import re
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -195,6 +196,7 @@ def test_bad_rows_are_counted_or_refused(hub: Path, stream: Callable[..., Stream
         ({"path": "absent/dataset"}, "cannot be opened"),
         ({"split": "test"}, r"Bad split: test\. Available splits: \['train', 'validation'\]"),
         ({"text_field": "body"}, "`body` is not among the columns text, url"),
+        ({"text_field": ["url", "body"]}, "`body` is not among the columns text, url"),
         ({"validation_path": "held.txt"}, "is for local files"),
         ({"path": ["dataset", "dataset"]}, "names several data sets"),
     ],
@@ -207,6 +209,13 @@ def test_what_cannot_be_streamed_is_a_user_error(
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match=message):
         stream(**changes)
+
+
+def test_several_columns_are_one_text(stream: Callable[..., StreamedData]) -> None:
+    data = stream(text_field=["url", "text"])
+    texts = [text for text, _ in data.text.training(None)]
+    assert texts
+    assert all(re.fullmatch(r"x\n\n.+", text, re.DOTALL) for text in texts)
 
 
 def test_a_damaged_shard_is_a_user_error(hub: Path, stream: Callable[..., StreamedData]) -> None:

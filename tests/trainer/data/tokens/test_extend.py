@@ -86,6 +86,17 @@ def test_a_file_that_is_no_template_is_one_message(bare: Any, tmp_path: Path, co
     assert "chatml" in caught.value.fix
 
 
+def test_a_template_that_cannot_be_read_as_one_is_told_with_its_line(bare: Any, tmp_path: Path) -> None:
+    (tmp_path / "mine.jinja").write_text("{% for m in messages %}\n{{ m.content \n")
+    with pytest.raises(UserError, match="is no template: ") as caught:
+        extend(bare, recipe(chat_template="mine.jinja"), tmp_path)
+    assert str(caught.value.where).endswith("mine.jinja:2")
+    (tmp_path / "mine.jinja").write_text(
+        "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}"
+    )
+    extend(bare, recipe(chat_template="mine.jinja"), tmp_path)
+
+
 @pytest.mark.parametrize(
     ("settings", "what"),
     [

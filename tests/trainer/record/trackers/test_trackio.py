@@ -20,6 +20,7 @@ class _Service:
     def init(self, project: str, name: str, config: Any, resume: str, embed: bool, private: bool | None = None) -> Any:
         known = {"project": project, "name": name, "config": config, "resume": resume, "private": private}
         self.started.append(known)
+        print("noise")
         return self
 
     def log(self, values: dict[str, float], step: int) -> None:
@@ -38,7 +39,7 @@ def _run(folder: Path, said: list[str], **log: Any) -> None:
 
 
 def test_a_resumed_run_has_its_name_and_two_of_one_name_are_two(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     service, said = _Service(), list[str]()
     monkeypatch.setitem(sys.modules, "trackio", service)  # type: ignore[arg-type]
@@ -53,6 +54,7 @@ def test_a_resumed_run_has_its_name_and_two_of_one_name_are_two(
     assert service.started[0]["project"] == "mine"
     assert service.rows[0] == (1, {"train/loss_nats": 2.0, "train/loss": 2.0, "train/global_step": 1.0})
     assert service.finished == 3
+    assert capsys.readouterr().out == ""
     assert said[0] == "trackio records in project mine: `trackio show` shows the curves"
 
 

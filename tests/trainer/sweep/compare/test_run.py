@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import random
+import weakref
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from galore.trainer import loop
+from galore.trainer import loop, run
 from galore.trainer.common.errors import UserError
 from galore.trainer.data.batch import silent
 from galore.trainer.recipe.load import load_recipe
@@ -157,3 +158,19 @@ def test_runs_of_other_settings_are_told_apart(recipe: str, tmp_path: Path) -> N
 def test_a_run_without_a_rate_is_at_the_recipes(recipe: str, tmp_path: Path) -> None:
     compared(recipe, tmp_path / "out", "full")
     assert "| full | 0.01 |" in (tmp_path / "out" / "compare.md").read_text()
+
+
+def test_nothing_of_a_run_is_kept_while_the_next_one_goes_on(
+    recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, models, alive = run.build, list[Any](), list[int]()
+
+    def build(*args: Any) -> Any:
+        alive.append(sum(each() is not None for each in models))
+        made = real(*args)
+        models.extend((weakref.ref(made.model), weakref.ref(made.optimizer)))
+        return made
+
+    monkeypatch.setattr(run, "build", build)
+    compared(recipe, tmp_path / "out", "full,galore,fira,galore-8bit")
+    assert alive == [0, 0, 0, 0]
