@@ -16,6 +16,7 @@ from galore.trainer.recipe.convert.draft import (
     clipping,
     columns,
     is_off,
+    local_files,
     modules,
     positive,
     switch,
@@ -38,27 +39,29 @@ def _method(draft: Draft, key: str, value: Any) -> None:
 
 
 def _datasets(draft: Draft, key: str, value: Any) -> None:
-    """The first of the data sets, and others of its kind where all are files."""
+    """All data sets where they are files; the first one where it is of the hub."""
     listed = value if isinstance(value, list) else [value]
     entries = [each if isinstance(each, Mapping) else {"path": str(each)} for each in listed]
-    first = entries[0]
-    named = first.get("data_files") or first.get("path")
-    files = [each.get("data_files") or each.get("path") for each in entries]
-    if _is_local(first) and all(_is_local(each) and each.get("type") == first.get("type") for each in entries):
-        paths = [str(path) for each in files for path in (each if isinstance(each, list) else [each])]
-        draft.settings |= {"data.source": "local", "data.path": paths if len(paths) > 1 else paths[0]}
-        left = 0
-    else:
-        source = "local" if _is_local(first) else "hub"
-        draft.settings |= {"data.source": source, "data.path": named if source == "local" else str(first.get("path"))}
-        draft.settings |= {"data.validation_split": None} if source == "hub" else {}
-        left = len(entries) - 1
+    local = [each for each in entries if _is_local(each)]
+    chosen = local or entries[:1]
+    left = len(entries) - len(chosen)
+    more = f"; {left} of the hub left out" if left else ""
+    pretraining = key == "pretraining_dataset"
+    if local:
+        sets = [(_files(each), _fields(each, pretraining)) for each in local]
+        return local_files(draft, key, sets, f"of type {local[0].get('type', 'text')}{more}")
+    first = chosen[0]
+    draft.settings |= {"data.source": "hub", "data.path": str(first["path"]), "data.validation_split": None}
     for name, path in (("name", "hub_config"), ("split", "split")):
-        if first.get(name) and draft.settings["data.source"] == "hub":
+        if first.get(name):
             draft.settings[f"data.{path}"] = first[name]
-    more = f"; {left} more data sets left out" if left else ""
-    why = f"data.path: {draft.settings['data.path']}, of type {first.get('type', 'text')}{more}"
-    columns(draft, key, _fields(first, pretraining=key == "pretraining_dataset"), why)
+    why = f"data.path: {first['path']}, of type {first.get('type', 'text')}{more}"
+    return columns(draft, key, _fields(first, pretraining), why)
+
+
+def _files(entry: Mapping[str, Any]) -> list[str]:
+    named = entry.get("data_files") or entry.get("path")
+    return [str(each) for each in (named if isinstance(named, list) else [named])]
 
 
 def _is_local(entry: Mapping[str, Any]) -> bool:

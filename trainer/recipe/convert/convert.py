@@ -68,7 +68,10 @@ def _one(draft: Draft, tool: Tool, key: str) -> None:
     elif isinstance(rule, str):
         draft.take(key, rule, value)
     else:
-        rule(draft, key, value)
+        try:
+            rule(draft, key, value)
+        except (TypeError, ValueError, AttributeError, LookupError):
+            draft.leave(key, "its value is not of a kind that is known here")
 
 
 def _flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
@@ -104,6 +107,8 @@ def _settle(draft: Draft) -> None:
     for path in ("model.name_or_path", *(["data.path"] if local else [])):
         if path in settings:
             settings[path] = _anchored(settings[path])
+    for source in settings.get("data.sources", []):
+        source["path"] = _anchored(source["path"])
     if settings.get("optim.update") == "immediate":
         settings |= {"optim.refresh": "first-micro-batch", "optim.max_grad_norm": None}
     micro = settings.setdefault("train.micro_batch_size", 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -213,6 +213,19 @@ def columns(draft: Draft, key: str, fields_of: Mapping[str, str], why: str) -> N
     for path, column in fields_of.items():
         draft.settings[f"data.{path}"] = column
     draft.told.append(Told(draft.line_of(key), key, draft.values.get(key), "changed", "", why))
+
+
+def local_files(draft: Draft, key: str, sets: Sequence[tuple[list[str], Mapping[str, str]]], why: str) -> None:
+    """Files with the columns of each: one path or list of them, or sources where the columns differ."""
+    draft.settings["data.source"] = "local"
+    if all(fields_of == sets[0][1] for _, fields_of in sets):
+        paths = [path for files, _ in sets for path in files]
+        draft.settings["data.path"] = paths if len(paths) > 1 else paths[0]
+        columns(draft, key, sets[0][1], f"data.path: {dump_value(draft.settings['data.path'])}, {why}")
+    else:
+        sources = [{"path": files if len(files) > 1 else files[0], **fields_of} for files, fields_of in sets]
+        draft.settings["data.sources"] = sources
+        columns(draft, key, {}, f"data.sources, {why}, which is read in {len(sets)} ways")
 
 
 ALPACA = {"prompt_field": "instruction", "input_field": "input", "response_field": "output"}

@@ -18,6 +18,7 @@ from galore.trainer.recipe.convert.draft import (
     columns,
     interval,
     is_off,
+    local_files,
     modules,
     positive,
     switch,
@@ -53,19 +54,22 @@ def _dataset(draft: Draft, key: str, value: Any) -> None:
     names = [each.strip() for each in value.split(",")] if isinstance(value, str) else [str(each) for each in value]
     folder = Path(str(draft.values.get("dataset_dir", "data")))
     known = _index(folder)
-    entries = [known.get(name, {}) for name in names]
-    first = entries[0] if isinstance(entries[0], dict) else {}
-    if hub := first.get("hf_hub_url"):
-        draft.settings |= {"data.source": "hub", "data.path": hub, "data.validation_split": None}
-    else:
-        files = [
-            str(folder / str(entry.get("file_name", f"{name}.json")))
-            for name, entry in zip(names, entries, strict=True)
-        ]
-        draft.settings |= {"data.source": "local", "data.path": files if len(files) > 1 else files[0]}
-    found = f"as {folder / INDEX} says" if first else f"there is no entry in {folder / INDEX}: check path and fields"
-    more = f"; {', '.join(names[1:])} of the hub left out" if first.get("hf_hub_url") and names[1:] else ""
-    columns(draft, key, _fields(draft, first), f"data.path: {draft.settings['data.path']}, {found}{more}")
+    entries = {name: known.get(name, {}) for name in names}
+    on_hub = [name for name in names if "hf_hub_url" in entries[name]]
+    files = {name: str(folder / str(entries[name].get("file_name", f"{name}.json"))) for name in names}
+    local = [([files[name]], _fields(draft, entries[name])) for name in names if name not in on_hub]
+    absent_from = [name for name in names if not entries[name]]
+    found = f"as {folder / INDEX} says"
+    if absent_from:
+        found = f"and {', '.join(absent_from)} not in {folder / INDEX}: check path and fields"
+    if local:
+        more = f"; {', '.join(on_hub)} of the hub left out" if on_hub else ""
+        return local_files(draft, key, local, found + more)
+    first = entries[names[0]]
+    hub = str(first["hf_hub_url"])
+    draft.settings |= {"data.source": "hub", "data.path": hub, "data.validation_split": None}
+    more = f"; {', '.join(names[1:])} left out" if names[1:] else ""
+    return columns(draft, key, _fields(draft, first), f"data.path: {hub}, {found}{more}")
 
 
 def _index(folder: Path) -> dict[str, Any]:

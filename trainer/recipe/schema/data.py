@@ -214,7 +214,8 @@ def check_sources(data: DataSection, sources: list[SourceSection]) -> None:
         try:
             if codec_name(part.encoding) is None or (part.encoding != UTF8 and part.format in BINARY):
                 raise ValueError(f"encoding {part.encoding} does not go with format {part.format}, or is none")
-            check_instruction(part)
+            if any(getattr(part, key) is not None for key in FIELDS[1:]):  # of text there is nothing to contradict
+                check_instruction(part)
         except ValueError as error:
             raise ValueError(f"sources, {source.label}: {error}") from None
 

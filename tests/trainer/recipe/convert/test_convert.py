@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any, get_args
@@ -118,7 +119,7 @@ def test_data_sets_of_llama_factory_are_looked_up(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("datasets", "expected"),
     [
-        ([{"path": "a.jsonl", "type": "completion", "field": "body"}, {"path": "b.jsonl", "type": "completion"}],
+        ([{"path": "a.jsonl", "type": "completion", "field": "body"}, {"path": "b.jsonl", "type": "completion", "field": "body"}],
          {"data.path": ["a.jsonl", "b.jsonl"], "data.text_field": "body", "data.source": "local"}),
         ([{"path": "json", "data_files": "c.json", "type": "chat_template"}],
          {"data.path": "c.json", "data.messages_field": "messages"}),
@@ -156,7 +157,47 @@ def test_zero_is_a_number_and_defaults_are_those_of_the_toolkit(tmp_path: Path) 
 
 def test_a_second_data_set_of_the_hub_is_said_to_be_left_out() -> None:
     (told,) = [each for each in convert(str(FILES / "axolotl.yaml")).told if each.key == "datasets"]
-    assert "1 more data sets left out" in told.why
+    assert "1 of the hub left out" in told.why
+
+
+def test_files_that_are_read_in_several_ways_are_sources(tmp_path: Path) -> None:
+    theirs = [{"path": "a.jsonl", "type": "alpaca"}, {"path": "b.jsonl", "type": "chat_template"}]
+    made = convert(write(tmp_path, "axolotl", datasets=theirs))
+    first, second = settings(made.text)["data.sources"]
+    assert (first["path"], first["prompt_field"]) == ("a.jsonl", "instruction")
+    assert (second["path"], second["messages_field"]) == ("b.jsonl", "messages")
+    (tmp_path / "data").mkdir()
+    info = {
+        "x": {"file_name": "x.json"},
+        "y": {"file_name": "y.json", "formatting": "sharegpt"},
+        "z": {"hf_hub_url": "z"},
+    }
+    (tmp_path / "data/dataset_info.json").write_text(json.dumps(info))
+    again = convert(write(tmp_path, "llama-factory", dataset="x,y,z", dataset_dir=str(tmp_path / "data")))
+    assert [len(each) for each in settings(again.text)["data.sources"]] == [4, 2]
+    (told,) = [each for each in again.told if each.key == "dataset"]
+    assert "z of the hub left out" in told.why
+
+
+@pytest.mark.parametrize("value", [None, [], {}, 0, -1.5, "x", [[]], [1], {"a": 1}, True, [None], "2e400"], ids=str)
+@pytest.mark.parametrize("tool", TOOLS)
+def test_no_value_breaks_a_rule(tool: str, value: Any, tmp_path: Path) -> None:
+    theirs: dict[str, Any] = {}
+    for key in TOOLS[tool].table:
+        section, _, name = key.rpartition(".")
+        if section:
+            theirs.setdefault(section, {})[name] = copy.deepcopy(value)
+        elif key not in theirs:
+            theirs[key] = copy.deepcopy(value)
+    assert outcome(write(tmp_path, tool, **theirs), tool, tmp_path) in ("a recipe", "no recipe")
+
+
+def outcome(file: str, tool: str, folder: Path) -> str:
+    try:
+        load_recipe(write_text(folder, convert(file, tool).text))
+    except UserError as error:
+        return "no recipe" if "gives no recipe" in str(error) else str(error)
+    return "a recipe"
 
 
 def test_methods(tmp_path: Path) -> None:
