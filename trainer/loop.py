@@ -115,7 +115,7 @@ def evaluate_run(run: Run, recorder: Recorder, step: int) -> Result | None:
     started = time.perf_counter()
     if not run.data.has_validation:
         return None
-    result = score_held_out(run.model, run.data, run.recipe)
+    result = score_held_out(run.model, run.data, run.recipe, run.group)
     drawn = _sample(run, recorder, step)
     question = run.recipe.eval.sample_prompt if run.recipe.data.instruct and drawn is not None else None
     recorder.evaluation(step, result, started, drawn, question)

@@ -34,6 +34,9 @@ class Ranks(Protocol):
     def copy_first_(self, tensors: Sequence[Tensor]) -> None:
         """Replace each tensor by that of rank 0."""
 
+    def total(self, number: float) -> float:
+        """The sum of a number over the ranks."""
+
     def are_equal(self, number: float) -> bool:
         """Whether all ranks have the same bits."""
 

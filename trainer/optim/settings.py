@@ -172,6 +172,12 @@ def _wrong(name: str, value: Any) -> str | None:
     if kind is torch.dtype:
         floating = isinstance(value, torch.dtype) and value.is_floating_point
         return None if floating else "it has to be a floating-point dtype, such as torch.float32"
+    if kind is Ranks:
+        return (
+            None
+            if hasattr(value, "sum_")
+            else "it has to be a group of processes, see galore.trainer.optim.ranks, or None"
+        )
     ends = _ends(limits) + (", or None" if optional else "")
     if get_origin(kind) is tuple:
         pair = isinstance(value, (tuple, list)) and len(value) == 2 and all(_is_within(each, limits) for each in value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import struct
 from collections import Counter
@@ -63,9 +64,10 @@ class Group:
                 dist.all_reduce(flat)
             self.sent["sum"] += flat.nbytes
             if len(bucket) > 1:
-                parts = flat.split([each.numel() for each in bucket])
-                for each, part in zip(bucket, parts, strict=True):
-                    each.copy_(part.view_as(each))
+                start = 0
+                for each in bucket:
+                    each.copy_(flat[start : start + each.numel()].view_as(each))
+                    start += each.numel()
 
     def copy_first_(self, tensors: Sequence[Tensor]) -> None:
         """Replace each tensor by that of rank 0."""
@@ -79,8 +81,8 @@ class Group:
         return len(set(self.gathered(struct.pack("<d", number)))) == 1
 
     def total(self, number: float) -> float:
-        """The sum of a number over the ranks, in the order of the ranks."""
-        return sum(struct.unpack("<d", each)[0] for each in self.gathered(struct.pack("<d", number)))
+        """The sum of a number over the ranks, rounded once."""
+        return math.fsum(struct.unpack("<d", each)[0] for each in self.gathered(struct.pack("<d", number)))
 
     def share(self, batch: Shared) -> Shared:
         """This rank's rows of a batch that all of them know: as many as any other's, but for one."""
