@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from galore.cli.show.cells import Cell, lines
+from galore.cli.show.progress.cells import Cell, lines
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -24,7 +24,7 @@ def prepare(
 
     prepare_process()  # before torch is imported
 
-    from galore.cli.show.preparing import preparing
+    from galore.cli.show.progress.preparing import preparing
     from galore.cli.show.survey import show_survey
     from galore.trainer.data.survey import survey
 

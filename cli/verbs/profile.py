@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from galore.cli.arguments import Overrides, Recipe
+from galore.cli.show.profilebeside import compared, measured, told_on_stderr, write_file
 from galore.cli.show.tables import say, say_pairs, screen
-from galore.cli.verbs.profile_beside import compared, measured, told_on_stderr, write_file
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.format import size
 from galore.trainer.recipe.extras import refuse_missing

@@ -28,7 +28,7 @@ def test_train(galore: Any, calls: Any, arguments: list[str], directory: Path, r
     Path("run/run.json").write_text("{}")
     said: list[str] = []
     console = SimpleNamespace(message=said.append)
-    calls.replace("galore.cli.show.console", make_console=console)
+    calls.replace("galore.cli.show.progress.console", make_console=console)
     calls.replace("galore.trainer.run", run_training=Path("report.md"))
     assert galore("train", *arguments).exit_code == 0
     (loaded, *rest), _ = calls.made[-1]
@@ -48,7 +48,7 @@ def runs_of(origin: str, *names: str) -> None:
 
 
 def test_a_second_run_of_a_recipe_gets_a_number_and_says_so(galore: Any, calls: Any) -> None:
-    calls.replace("galore.cli.show.console", make_console=SimpleNamespace(message=lambda text: None))
+    calls.replace("galore.cli.show.progress.console", make_console=SimpleNamespace(message=lambda text: None))
     calls.replace("galore.trainer.run", run_training=None)
     runs_of("demo", "demo", "demo-2")
     shown = galore("train", "demo")
@@ -59,7 +59,7 @@ def test_a_second_run_of_a_recipe_gets_a_number_and_says_so(galore: Any, calls: 
 
 
 def test_resume_goes_on_with_the_only_run_of_a_recipe_and_asks_which_of_several(galore: Any, calls: Any) -> None:
-    calls.replace("galore.cli.show.console", make_console=SimpleNamespace(message=lambda text: None))
+    calls.replace("galore.cli.show.progress.console", make_console=SimpleNamespace(message=lambda text: None))
     calls.replace("galore.trainer.run", run_training=None)
     runs_of("mine/demo-7.yaml", "demo-7")
     galore("train", "demo", "--resume")

@@ -14,8 +14,16 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from galore.cli.show.cells import Cell, Eta, evaluation_cells, header_items, lines, memory_cells, progress_cells
-from galore.cli.show.sparkline import ASCII, BLOCKS, Course
+from galore.cli.show.progress.cells import (
+    Cell,
+    Eta,
+    evaluation_cells,
+    header_items,
+    lines,
+    memory_cells,
+    progress_cells,
+)
+from galore.cli.show.progress.sparkline import ASCII, BLOCKS, Course
 from galore.trainer.common.format import duration
 from galore.trainer.common.printable import presentable, printable
 from galore.trainer.machine.signals import to_stderr
