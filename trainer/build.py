@@ -123,7 +123,7 @@ def build(
 
 
 def refuse_in_group(recipe: Recipe, group: Group | None) -> None:
-    """Raise UserError for what several processes cannot share, and for a group that the recipe asks for and is not there."""
+    """Raise UserError for what processes cannot share, and for a group that the recipe asks for and is not there."""
     if group is None:
         if recipe.parallel.mode == "ddp":
             fix = "start it with torchrun --nproc-per-node=N -m galore train RECIPE, or set parallel.mode: auto"

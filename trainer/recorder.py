@@ -16,10 +16,10 @@ from torch import nn
 from torch.optim import Optimizer
 
 from galore.trainer.data.batch import Batch, Result
-from galore.trainer.flops import flops_per_token, model_flops_utilization
 from galore.trainer.machine.hardware import Peak, device_peak
 from galore.trainer.machine.power import PowerMeter
 from galore.trainer.memory.live import at_peak, by_category, current_and_peak
+from galore.trainer.models.flops import flops_per_token, model_flops_utilization
 from galore.trainer.record.callbacks import Callbacks
 from galore.trainer.record.metrics import Console, Metrics
 from galore.trainer.record.row import EvalRow, EventRow, TrainRow

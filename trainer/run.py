@@ -7,8 +7,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from galore.trainer.build import Run, build, going_on, refuse_other_mathematics, trained_schedule
 from galore.trainer.checkpoint.checkpoint import bytes_for, most_beside, newest_verified
 from galore.trainer.checkpoint.diskspace import require_for_run
@@ -16,14 +14,14 @@ from galore.trainer.checkpoint.finite import not_finite
 from galore.trainer.checkpoint.identity import files_of, identity, require_same_files, require_same_recipe
 from galore.trainer.checkpoint.rotation import step_directories
 from galore.trainer.checkpoint.state import planned_bytes
-from galore.trainer.common.errors import Interrupted, RunFailed, UserError
+from galore.trainer.common.errors import Interrupted, UserError
 from galore.trainer.data.batch import Progress, Result, silent
 from galore.trainer.data.notices import notices
 from galore.trainer.evaluate import final_of
 from galore.trainer.facts import facts, header, now
 from galore.trainer.fit.forecast import forecast
+from galore.trainer.follow import lead
 from galore.trainer.loop import train
-from galore.trainer.machine.hardware import Peak
 from galore.trainer.machine.power import PowerMeter
 from galore.trainer.machine.signals import StopOnSignal
 from galore.trainer.memory.live import current_and_peak, forget_peak
@@ -37,7 +35,7 @@ from galore.trainer.recipe.schema.recipe import Recipe
 from galore.trainer.record.callbacks import Callbacks
 from galore.trainer.record.heldout import HeldOut
 from galore.trainer.record.history import History
-from galore.trainer.record.metrics import SILENT, Console, Metrics, read_rows
+from galore.trainer.record.metrics import Console, Metrics, read_rows
 from galore.trainer.record.report import is_reported, write_report
 from galore.trainer.record.rundir import RunDir
 from galore.trainer.record.sections import spent
@@ -91,56 +89,10 @@ def run_training(
             directory.replace(directory.recipe, loaded.text)
             recorder = _recorder(run, console, baseline, callbacks)
             if group is not None:
-                _lead(run, recorder, group)
+                lead(run, group)
             return _carry_out(run, recorder)
         finally:
             run.optimizer.release()  # its hooks and the model hold each other, where no garbage collector sees it
-
-
-def _lead(run: Run, recorder: Recorder, group: Group) -> None:
-    """Let the others build the same run: its data are in the cache by now, and its checkpoint was chosen."""
-    held_out = list(read_rows(run.directory.metrics))
-    scored = [{**row, "sample": None, "question": None} for row in held_out if row.get("kind") == "eval"]
-    told = {"root": str(run.directory.root.resolve()), "fresh": run.directory.fresh, "step": run.first_step}
-    group.from_first({**told, "evaluations": scored})
-    _require_same_weights(run, group)
-
-
-def follow(loaded: LoadedRecipe, group: Group) -> None:
-    """Take every step of the run that rank 0 carries out, on this rank's share of each batch, and write nothing.
-
-    Raises:
-        Interrupted, Ended: as on rank 0. RunFailed: this rank does not have what rank 0 has.
-    """
-    told = group.from_first()
-    if told is None:
-        return
-    directory = RunDir(Path(told["root"]), fresh=told["fresh"])
-    if not directory.recipe.is_file():
-        what = f"rank {group.rank} finds no run here, which rank 0 has begun"
-        raise RunFailed(what, where=told["root"], fix="keep runs on a file system that all machines share")
-    run = build(loaded if directory.fresh else going_on(loaded, directory), directory, SILENT, silent, group)
-    try:
-        if run.first_step != told["step"]:
-            what = f"rank {group.rank} goes on after step {run.first_step}, rank 0 after {told['step']}"
-            raise RunFailed(what, where=told["root"], fix="keep runs on a file system that all machines share")
-        _require_same_weights(run, group)
-        meter = Meter(None, Peak(None, "unknown", str(run.device)))
-        recorder = Recorder(Metrics.unwritten(told["evaluations"]), SILENT, meter, run.device, 0)
-        if run.checkpoint is not None:
-            recorder.go_on_from(run.checkpoint.state)
-        with StopOnSignal(SILENT.notice) as stop:
-            train(run, recorder, stop)
-    finally:
-        run.optimizer.release()
-
-
-def _require_same_weights(run: Run, group: Group) -> None:
-    """Raise RunFailed where the ranks begin with different weights."""
-    total = sum(float(each.detach().sum(dtype=torch.float64)) for each in run.model.parameters())
-    if not group.are_equal(total):
-        what = "the ranks begin with different weights"
-        raise RunFailed(what, where=str(run.directory.root), fix="give all machines the same versions, files and cards")
 
 
 def _is_done(directory: RunDir, recipe: Recipe) -> bool:

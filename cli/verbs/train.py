@@ -87,9 +87,10 @@ def carry_out(
     from galore.cli.show.progress.nextcommands import next_commands
     from galore.cli.show.progress.preparing import preparing
     from galore.trainer.common.errors import Interrupted, RunFailed
+    from galore.trainer.follow import follow
     from galore.trainer.parallel.group import RankLost, join
     from galore.trainer.record.rundir import RunDir
-    from galore.trainer.run import follow, run_training
+    from galore.trainer.run import run_training
 
     group = join(loaded.recipe.train.device)
     if group is not None and not group.is_first:

@@ -1,20 +1,17 @@
 """Processes that train one model together: what the optimizer asks of them, and what it lets them sum.
 
-All ranks hold the same P, so Σ PᵀGᵢ = Pᵀ ΣGᵢ: what is summed over ranks is R (r×b), never G (m×n), unless a method needs the whole
-gradient. Sums are the same bits on every rank, and with them everything that follows.
+All ranks hold the same P, so Σ PᵀGᵢ = Pᵀ ΣGᵢ: what is summed over ranks is R (r×b), never G (m×n), unless a method
+needs the whole gradient. Sums are the same bits on every rank, and with them everything that follows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from galore.trainer.optim.parts.storage import GradientSum
 
 
 class Ranks(Protocol):
@@ -41,16 +38,23 @@ class Ranks(Protocol):
         """Whether all ranks have the same bits."""
 
 
+class Total(Protocol):
+    """A sum of gradients, None before the first."""
+
+    dtype: torch.dtype
+    value: Tensor | None
+
+
 @dataclass(frozen=True)
 class Part:
     """A sum of one parameter's gradients, and the shape it has where there is any."""
 
-    total: GradientSum
+    total: Total
     shape: tuple[int, ...]
 
 
 def share(ranks: Ranks, parts: Sequence[Part], device: torch.device) -> None:
-    """Sum each part over the ranks. One that some ranks do not have counts as zeros there; one that none has stays absent."""
+    """Sum each part over the ranks. What some do not have counts as zeros there; what none has stays absent."""
     held = torch.tensor([float(part.total.value is not None) for part in parts], device=device)
     ranks.sum_([held])
     ranks.sum_([_whole(part, device) for part, count in zip(parts, held.tolist(), strict=True) if count])

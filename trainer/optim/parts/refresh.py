@@ -141,7 +141,7 @@ class FirstMicroBatch(Refresh):
         self._project_on_new(multiplied(grad))
 
     def _find(self, grad: Tensor) -> None:
-        """Of several ranks the first one's gradient decides, and all wait for it in the same hook."""
+        """The same; of several ranks the first one's gradient decides, and all wait for it in the same hook."""
         if self.ranks is None or self.basis is not None:
             super()._find(grad)
             return
