@@ -95,6 +95,9 @@ class ProjectedSlot(FullSlot):
     def parts(self) -> Iterator[Part]:
         return self.refresh.parts()
 
+    def sends(self, turn: bool) -> dict[str, int]:
+        return self.refresh.sends(turn and not self.subspace.drawn)
+
     def complete(self) -> None:
         self.refresh.complete()
 

@@ -13,6 +13,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+HELD = torch.float32.itemsize  # bytes that say whether a rank has something
+
 
 class Ranks(Protocol):
     """A group of processes. Every call is made by all of them, in the same order, with tensors of the same shapes."""
@@ -55,7 +57,7 @@ class Part:
 
 def share(ranks: Ranks, parts: Sequence[Part], device: torch.device) -> None:
     """Sum each part over the ranks. What some do not have counts as zeros there; what none has stays absent."""
-    held = torch.tensor([float(part.total.value is not None) for part in parts], device=device)
+    held = torch.tensor([float(part.total.value is not None) for part in parts], dtype=torch.float32, device=device)
     ranks.sum_([held])
     ranks.sum_([_whole(part, device) for part, count in zip(parts, held.tolist(), strict=True) if count])
 

@@ -80,6 +80,10 @@ class FullSlot:
         """The sums that ranks add up before `complete`."""
         yield Part(self.sum, tuple(self.parameter.shape))
 
+    def sends(self, turn: bool) -> dict[str, int]:
+        """Bytes, by kind, that go from this rank to the others in a step; on its `turn` one that finds a basis."""
+        return {"full-rank sums": self.parameter.numel() * self.sum.dtype.itemsize}
+
     def complete(self) -> None:
         """Called once all micro-batches are in, before the norm is taken."""
 

@@ -80,6 +80,11 @@ class Group:
         """Whether all ranks have the same bits of a number."""
         return len(set(self.gathered(struct.pack("<d", number)))) == 1
 
+    @property
+    def backend(self) -> str:
+        """Which library carries it: gloo or nccl."""
+        return str(dist.get_backend())
+
     def total(self, number: float) -> float:
         """The sum of a number over the ranks, rounded once."""
         return math.fsum(struct.unpack("<d", each)[0] for each in self.gathered(struct.pack("<d", number)))
@@ -117,10 +122,6 @@ class Group:
             dist.all_gather(every, own)
         self.sent["small"] += own.nbytes
         return [each.cpu().numpy().tobytes() for each in every]
-
-    def wait(self) -> None:
-        """Come here, all of you."""
-        self.gathered(bytes(8))
 
 
 class RankLost(RunFailed):
