@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
 from galore.trainer.build import Run, build, going_on
-from galore.trainer.common.errors import RunFailed
+from galore.trainer.common.errors import RunFailed, UserError
 from galore.trainer.data.batch import silent
 from galore.trainer.loop import train
 from galore.trainer.machine.hardware import Peak
 from galore.trainer.machine.signals import StopOnSignal
-from galore.trainer.parallel.group import Group
+from galore.trainer.parallel.group import Group, ToldElsewhere
 from galore.trainer.recipe.load import LoadedRecipe
 from galore.trainer.record.metrics import SILENT, Metrics, read_rows
 from galore.trainer.record.rundir import RunDir
@@ -28,15 +30,29 @@ def lead(run: Run, group: Group) -> None:
     _require_same_weights(run, group)
 
 
+@contextmanager
+def telling(group: Group | None) -> Iterator[None]:
+    """Where rank 0 breaks off before it leads, the others hear with which exit code, and leave the telling to it."""
+    try:
+        yield
+    except UserError as error:
+        if group is not None:
+            group.from_first({"ended": error.exit_code})
+        raise
+
+
 def follow(loaded: LoadedRecipe, group: Group) -> None:
     """Take every step of the run that rank 0 carries out, on this rank's share of each batch, and write nothing.
 
     Raises:
-        Interrupted, Ended: as on rank 0. RunFailed: this rank does not have what rank 0 has.
+        Interrupted, Ended: as on rank 0. RunFailed: this rank does not have what rank 0 has. ToldElsewhere: rank 0
+            tells why there is no run.
     """
     told = group.from_first()
     if told is None:
         return
+    if "ended" in told:
+        raise ToldElsewhere(told["ended"])
     directory = RunDir(Path(told["root"]), fresh=told["fresh"])
     if not directory.recipe.is_file():
         what = f"rank {group.rank} finds no run here, which rank 0 has begun"

@@ -6,7 +6,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, cast
 
@@ -34,8 +34,11 @@ class Meter:
     peak: Peak
 
     @classmethod
-    def of(cls, model: Any, device: torch.device, dtype: torch.dtype, seq_len: int) -> Meter:
-        return cls(flops_per_token(model, seq_len), device_peak(str(device), dtype))
+    def of(cls, model: Any, device: torch.device, dtype: torch.dtype, seq_len: int, devices: int = 1) -> Meter:
+        peak = device_peak(str(device), dtype)
+        if peak.flops_per_second is not None:
+            peak = replace(peak, flops_per_second=devices * peak.flops_per_second)
+        return cls(flops_per_token(model, seq_len), peak)
 
     def mfu(self, tokens_per_second: float) -> float | None:
         return model_flops_utilization(self.flops, tokens_per_second, self.peak)

@@ -18,7 +18,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from galore.kernels.storage.rounding import mix
-from galore.trainer.common.errors import RunFailed
+from galore.trainer.common.errors import RunFailed, UserError
+from galore.trainer.machine.process import processes
 from galore.trainer.machine.signals import Request
 
 BUCKET_BYTES = 25 * 2**20  # tensors that are sent together
@@ -128,6 +129,14 @@ class RankLost(RunFailed):
     """Another process of the group is gone, or cannot be reached."""
 
 
+class ToldElsewhere(UserError):  # noqa: N818 - it names an outcome
+    """An error that rank 0 tells its reader: this process ends with the same exit code, and says nothing."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__("told by rank 0")
+        self.exit_code = exit_code
+
+
 @contextmanager
 def reaching(group: Group) -> Iterator[None]:
     """What torch.distributed raises in a collective, as RankLost: its own words name sockets and lines of C++."""
@@ -155,14 +164,9 @@ def buckets(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
         yield found
 
 
-def started_by_torchrun() -> bool:
-    """Whether this process is one of several."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
-
-
 def join(device: str) -> Group | None:
     """The group of all processes that torchrun started; None for one that is alone. `device` as a recipe names it."""
-    if not started_by_torchrun():
+    if processes() == 1:
         return None
     on_cuda = torch.cuda.is_available() and device != "cpu"
     if on_cuda:
