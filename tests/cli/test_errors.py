@@ -17,6 +17,7 @@ import torch
 import typer
 from typer.testing import CliRunner, Result
 
+from galore.cli import errors
 from galore.cli.errors import BUG, ReportingGroup
 from galore.trainer.common.durable import replace_file
 from galore.trainer.common.errors import Interrupted, RunFailed, UserError
@@ -276,6 +277,7 @@ def test_torchrun_starts_what_trains_and_nothing_else(monkeypatch: pytest.Monkey
 def test_what_is_wrong_with_a_command_is_told_once_a_machine_and_a_failure_by_each(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(errors, "IN_GROUPS", ("fail",))
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert outcome(UserError("wrong")).stderr == ""
