@@ -37,7 +37,7 @@ from galore.trainer.run import run_training
 
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 WAYS = ("isolated", "leaking", "trl")
-EXAMPLES, LENGTH, ROWS, RATE, SAVE = 600, 256, 2, 1e-5, 10
+EXAMPLES, LENGTH, ROWS, RATE, SAVE = 600, 192, 1, 1e-5, 100
 RECIPE = f"""
 model: {{name_or_path: model, dtype: float32}}
 data: {{source: local, path: chat.jsonl, prompt_field: prompt, response_field: response, max_length: {LENGTH},
