@@ -91,4 +91,5 @@ def _cells(run: Listed, root: Path) -> tuple[str, ...]:
 def _state(run: Listed) -> str:
     if run.problem:
         return f"{run.state}: {run.problem}"
-    return run.state if run.resumes_after is None else f"{run.state}, resumable after {run.resumes_after:,}"
+    more = [f"resumable after {run.resumes_after:,}"] if run.resumes_after is not None else []
+    return ", ".join([run.state, *more, *(["stopped early"] if run.stopped_early else [])])
