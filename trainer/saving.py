@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -88,8 +87,7 @@ def newest(run: Run, step: int) -> str:
 
 def go_on(run: Run) -> str:
     """The command that goes on with the run."""
-    folder = shlex.quote(str(run.directory.root))
-    return f"galore train {folder}/recipe.yaml --output-dir {folder} --resume"
+    return run.directory.go_on()
 
 
 def _poisoned(run: Run, recorder: Recorder, step: int, names: list[str]) -> Ended:

@@ -319,3 +319,9 @@ def test_runs_are_known_where_no_folder_of_them_is(tmp_path: Path, monkeypatch: 
         refuse_absent("runs/nope")
     refuse_absent("org/model")
     refuse_absent("gpt2")
+
+
+def test_the_command_that_goes_on_is_one_for_a_shell_and_names_no_shipped_recipe() -> None:
+    assert RunDir(Path("runs/my own")).go_on() == "galore train 'runs/my own' --resume"
+    assert RunDir(Path("r")).go_on("data.path=[a, b]") == "galore train r 'data.path=[a, b]' --resume"
+    assert RunDir(Path("demo")).go_on() == "galore train ./demo --resume"
