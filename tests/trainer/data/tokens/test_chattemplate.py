@@ -95,6 +95,7 @@ DOUBLES = "{% set box = namespace(text='x') %}{% for i in range(60) %}{% set box
         (LOOPS, "more than 1 seconds of computing"),
         (DOUBLES, "more than 1 (GiB of memory|seconds of computing)"),
         ("{{ 'x' * 10 ** 11 }}", "GiB of memory"),
+        ("{% for i in range(99999) %}{{ 'x' * 10000 }}{% endfor %}", "writes more than 67,108,864 letters"),
     ],
 )
 def test_a_template_that_does_not_end_is_refused(
