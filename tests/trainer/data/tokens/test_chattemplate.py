@@ -110,6 +110,15 @@ def test_a_template_that_does_not_end_is_refused(
     assert time.perf_counter() - started < 60
 
 
+def test_a_template_that_writes_far_more_than_is_said_refuses_the_row(chatml: Any) -> None:
+    """Many conversations are held at a time: what each may come to goes by what it says."""
+    long = Conversation([{"role": "user", "content": "x" * 1_000_000}])
+    assert len(render(chatml, long)) > 1_000_000
+    chatml.chat_template = "{{ 'x' * 1000000 }}"
+    with pytest.raises(BadRow, match="writes 1,000,000 letters for"):
+        render(chatml, HI)
+
+
 def test_a_template_is_rehearsed_once(chatml: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     render(chatml, HI)
 
