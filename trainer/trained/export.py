@@ -107,7 +107,7 @@ def export(run: str, out: Path, extras: Extras = Extras(), checkpoint: str | Non
         fix = "free some space, or choose a folder on another disk" if refused is not None else ""
         raise RunFailed(f"cannot export: {refused.strerror if refused else error}", where=str(out), fix=fix) from error
     recipe, loads = stored.recipe, kind_of(stored.model.config).__name__
-    own = recipe is not None and recipe.data.tokenizer is None and recipe.model.name_or_path is None
+    own = recipe is not None and recipe.trains_tokenizer
     return Exported(out, stored.origin, stored.step, size, loads, stored.skipped, note, own)
 
 
