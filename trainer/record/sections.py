@@ -9,7 +9,7 @@ import numpy as np
 from galore.trainer.common.format import counted, duration, exponential, percent, perplexity, rate, significant, size
 from galore.trainer.common.markdown import details, fence, section, table
 from galore.trainer.common.printable import listed
-from galore.trainer.machine.power import in_words
+from galore.trainer.machine.power import energy_in_words
 from galore.trainer.record.history import History
 from galore.trainer.record.row import EVAL, EvalRow
 from galore.trainer.tasks.metrics import flat
@@ -220,7 +220,7 @@ def spent(history: History) -> str:
     if watts is None or not known.any():
         return ""
     tokens = float(np.nansum((train["tokens_per_second"] * train["step_seconds"])[known]))
-    return in_words(history.total("energy_joules"), tokens, watts, float(np.nanmax(celsius)))
+    return energy_in_words(history.total("energy_joules"), tokens, watts, float(np.nanmax(celsius)))
 
 
 def _peak(history: History) -> str:
