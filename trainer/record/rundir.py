@@ -92,7 +92,7 @@ class RunDir:
         """
         _refuse_file(path)
         if resume and cls(path).recipe.is_file():
-            cls(path)._refuse_folders()
+            cls(path)._refuse_misplaced()
             return cls(path)
         try:
             made = make_directory(path)
@@ -213,11 +213,14 @@ class RunDir:
     def _trackers(self) -> list[Path]:
         return [self.tracker(name) for name in get_args(Tracker)]
 
-    def _refuse_folders(self) -> None:
-        """Raise UserError where a folder has the name of a file that the run writes anew, or goes on with."""
+    def _refuse_misplaced(self) -> None:
+        """Raise UserError where a folder has the name of a file that the run goes on with, or a file that of a folder."""
         for file in (self.metrics, self.facts, self.report, self.traceback, *self._trackers()):
             if file.is_dir():
                 raise UserError("is a folder, where the run has a file", where=str(file), fix="move it away")
+        for folder in (self.model, self.tokenizer):
+            if folder.exists() and not folder.is_dir():
+                raise UserError("is no folder, where the run has one", where=str(folder), fix="move it away")
 
     def _refuse_used(self) -> None:
         try:

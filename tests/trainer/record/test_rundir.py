@@ -142,6 +142,14 @@ def test_a_folder_in_the_place_of_a_file_is_told_before_anything_is_done(tmp_pat
         RunDir.create(tmp_path, resume=True)
 
 
+@pytest.mark.parametrize("name", ["model", "tokenizer"])
+def test_a_file_in_the_place_of_a_folder_is_told_before_anything_is_done(tmp_path: Path, name: str) -> None:
+    _run(tmp_path)
+    (tmp_path / name).write_text("")
+    with pytest.raises(UserError, match=rf"{name}: is no folder, where the run has one\n.*move it away"):
+        RunDir.create(tmp_path, resume=True)
+
+
 @pytest.mark.parametrize("resume", [True, False])
 @pytest.mark.parametrize("part", ["run.json", "checkpoints/step-00000003"])
 @pytest.mark.parametrize("folder", [True, False])

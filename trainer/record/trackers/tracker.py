@@ -19,7 +19,7 @@ PROJECT = "galore"
 
 
 class Tracker(Protocol):
-    """Takes the values of a row. It may raise: `sink.Guarded` stands before it."""
+    """Takes the values of a row. It may raise: `guarded.Guarded` stands before it."""
 
     def log(self, step: int, values: Values) -> None: ...
     def close(self) -> None: ...
