@@ -66,7 +66,7 @@ def prepare_data(recipe: Recipe, base_dir: Path, progress: Progress | None = Non
         for part, label in zip(recipe.data.parts, recipe.data.labels, strict=True):
             with _told_of(label):
                 parts.append(Material.of(part, base_dir, cache, report))
-        material, notes = Materials.of(parts), list[str]()
+        material, notes = Materials(tuple(parts)), list[str]()
         tokenizer, added = _tokenizer(recipe, base_dir, material, report, notes.append)
         data = list[MappedData]()
         for one, label in zip(parts, recipe.data.labels, strict=True):
@@ -105,10 +105,6 @@ def _tokenizer(
     return tokenizer, extend(tokenizer, recipe, base_dir, tell)
 
 
-def _trains_tokenizer(recipe: Recipe) -> bool:
-    return recipe.data.tokenizer is None and recipe.model.name_or_path is None
-
-
 def map_data(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, material: Material, text: Tokenized) -> MappedData:
     """Rows over the stores, checked to be enough. Raises UserError."""
     section, train_section = material.section, recipe.train
@@ -125,7 +121,7 @@ def map_data(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, material: Mater
         "train": train.summary,
         "validation": validation.summary,
         "vocab_size": id_bound(tokenizer),
-        **({"asked_vocab_size": section.tokenizer_vocab_size} if _trains_tokenizer(recipe) else {}),
+        **({"asked_vocab_size": section.tokenizer_vocab_size} if recipe.trains_tokenizer else {}),
     }
     _require_rows(material, len(train), len(validation), summary)
     size, folder = id_bound(tokenizer), text.folder

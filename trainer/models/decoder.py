@@ -12,7 +12,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.library import WHERE, explained
-from galore.trainer.models.attention import check_attention
+from galore.trainer.models.attention import attention_on, check_attention
 from galore.trainer.models.capacity import (
     NewTokens,
     check_capacity,
@@ -127,8 +127,7 @@ def _from_config(
     config: PreTrainedConfig, section: ModelSection, *, device: str, seed: int, in_int8: Sequence[str]
 ) -> PreTrainedModel:
     dtype = getattr(torch, section.dtype)
-    flash_on_meta = device == "meta" and section.attn_implementation == "flash_attention_2"
-    model = skeleton(config, "sdpa" if flash_on_meta else section.attn_implementation)
+    model = skeleton(config, attention_on(section, device))
     if device == "meta":
         for parameter in model.parameters():
             parameter.data = parameter.data.to(dtype)

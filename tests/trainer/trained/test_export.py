@@ -25,7 +25,7 @@ from galore.trainer.models.decoder import build_decoder
 from galore.trainer.recipe.dump import dump_recipe
 from galore.trainer.recipe.schema.recipe import Recipe
 from galore.trainer.record.rundir import RunDir
-from galore.trainer.trained.export import Extras, _name_special_tokens, export
+from galore.trainer.trained.export import ExportOptions, _name_special_tokens, export
 from galore.trainer.trained.runmodel import load_run_model, save_model_files
 
 IDS = torch.arange(30).view(2, 15)
@@ -432,7 +432,7 @@ def test_the_export_of_a_run_on_instructions_knows_the_day_it_was_trained_on(cha
 
 def test_shards_and_a_modelfile_are_read_back_as_the_model(tmp_path: Path) -> None:
     logits = make_run(tmp_path / "run")
-    exported = export(str(tmp_path / "run"), tmp_path / "out", Extras(max_shard_size="20KB", ollama=True))
+    exported = export(str(tmp_path / "run"), tmp_path / "out", ExportOptions(max_shard_size="20KB", ollama=True))
     assert len([*exported.folder.glob("model-*.safetensors")]) > 1
     assert (exported.folder / "model.safetensors.index.json").is_file()
     assert torch.equal(reload(exported.folder)(IDS).logits, logits)

@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassifi
 from galore.trainer.common.errors import UserError
 from galore.trainer.data.text.conversation import Conversation
 from galore.trainer.data.tokens.chattemplate import PLAIN, render
-from galore.trainer.trained.modelfile import modelfile, pieces_of
+from galore.trainer.trained.modelfile import modelfile, turns_of
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
@@ -78,7 +78,7 @@ def _as_go(template: str, messages: list[dict[str, str]]) -> str:
 )
 def test_known_templates_are_said_letter_by_letter(template: str, system: bool) -> None:
     tokenizer = _tokenizer(template)
-    found, note = pieces_of(tokenizer)
+    found, note = turns_of(tokenizer)
     assert found is not None
     assert (found.system is not None) is system
     assert ("system prompts are left out" in note) is not system
@@ -93,7 +93,7 @@ def test_known_templates_are_said_letter_by_letter(template: str, system: bool) 
 
 
 def test_braces_are_no_actions_of_go() -> None:
-    found, _ = pieces_of(_tokenizer(BRACES))
+    found, _ = turns_of(_tokenizer(BRACES))
     assert found is not None
     assert '{{ if eq .Role "assistant" }}' in found.template()
     assert '{{ "{{x}}assistant\\n" }}{{ .Content }}' not in found.template()  # it stands in `later` parts, quoted
@@ -110,7 +110,7 @@ def test_braces_are_no_actions_of_go() -> None:
     ],
 )
 def test_what_ollama_cannot_say_is_told(template: str, why: str) -> None:
-    found, note = pieces_of(_tokenizer(template))
+    found, note = turns_of(_tokenizer(template))
     assert found is None
     assert why in note
     assert "no TEMPLATE, write one" in note
