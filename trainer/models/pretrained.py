@@ -22,7 +22,7 @@ from transformers.utils import logging
 from galore.trainer.checkpoint.exported import require_as_exported
 from galore.trainer.checkpoint.tensors import some
 from galore.trainer.common.errors import UserError
-from galore.trainer.common.library import WHERE, explained, refuse_unreadable
+from galore.trainer.common.library import WHERE, explained, refuse_gguf, refuse_unreadable
 from galore.trainer.common.reading import means_a_path, require_plain_folder, user_path
 from galore.trainer.machine.offline import spare_retries
 from galore.trainer.models.capacity import require_layers, require_memory, require_sizes
@@ -40,6 +40,7 @@ def locate(name: str, base_dir: Path) -> str:
     if folder.is_dir():
         return str(folder.resolve())
     if folder.exists() or means_a_path(name, base_dir):
+        refuse_gguf(folder)
         raise UserError(
             f"{folder} is not a folder", where=WHERE, fix="give a folder with config.json and *.safetensors"
         )
