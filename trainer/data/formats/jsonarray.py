@@ -24,8 +24,8 @@ def is_array(stream: IO[bytes]) -> bool:
     return bytes(peekable.peek(CHUNK_BYTES)).removeprefix(UTF8_BOM).lstrip()[:1] == b"["
 
 
-def elements(stream: IO[bytes], max_bytes: int, where: str, encoding: str = UTF8) -> Iterator[Any]:
-    """The values in the array, never holding more than one and what was read with it.
+def elements(stream: IO[bytes], max_bytes: int, where: str, encoding: str = UTF8) -> Iterator[tuple[int, Any]]:
+    """The values in the array, each with the line it begins on, never holding more than one and what was read with it.
 
     Args:
         encoding: what the UTF-8 of the stream was made from, for messages.
@@ -40,7 +40,7 @@ def elements(stream: IO[bytes], max_bytes: int, where: str, encoding: str = UTF8
         ended = text.rest.startswith("]")
         if not ended:
             number += 1
-            yield _value(text, max_bytes, number, where)
+            yield text.line, _value(text, max_bytes, number, where)
     text.take(re.compile(r"\]\s*"))
     if text.rest:
         raise UserError("the file goes on after its JSON array", where=where, fix=FIX)
@@ -51,7 +51,7 @@ def _value(text: _Text, max_bytes: int, number: int, where: str) -> Any:
         try:
             value, end = json.JSONDecoder().raw_decode(text.rest)
             if end < len(text.rest) or text.ended:
-                text.rest = text.rest[end:]
+                text.drop(end)
                 return value
         except (ValueError, RecursionError) as error:
             if text.ended or isinstance(error, RecursionError):
@@ -70,7 +70,7 @@ class _Text:
     def __init__(self, stream: IO[bytes], where: str, encoding: str) -> None:
         self._stream, self._where, self._encoding = stream, where, encoding
         self._decode = codecs.getincrementaldecoder("utf-8-sig")().decode
-        self.rest, self.ended = "", False
+        self.rest, self.line, self.ended = "", 1, False
 
     def read(self) -> None:
         chunk = self._stream.read(max(CHUNK_BYTES, len(self.rest)))
@@ -94,8 +94,12 @@ class _Text:
         while True:
             found = pattern.match(self.rest)
             if found and (found.end() < len(self.rest) or self.ended):
-                self.rest = self.rest[found.end() :]
+                self.drop(found.end())
                 return
             if self.ended:
                 return
             self.read()
+
+    def drop(self, length: int) -> None:
+        self.line += self.rest.count("\n", 0, length)
+        self.rest = self.rest[length:]
