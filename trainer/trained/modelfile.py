@@ -35,7 +35,7 @@ PROBES = ("u", "uau", "uauau", "su", "suau")  # conversations by the roles of th
 
 
 @dataclass(frozen=True)
-class Pieces:
+class Turns:
     """What a template writes around the messages.
 
     Args:
@@ -81,8 +81,8 @@ def modelfile(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tup
     if tokenizer.chat_template is None:
         lines.append('TEMPLATE """{{ .Prompt }}"""')
     else:
-        pieces, note = pieces_of(tokenizer)
-        lines += [f'TEMPLATE """{pieces.template()}"""'] if pieces is not None else []
+        turns, note = turns_of(tokenizer)
+        lines += [f'TEMPLATE """{turns.template()}"""'] if turns is not None else []
         stops = stop_tokens(tokenizer)
     lines += [f"PARAMETER stop {_quoted(str(tokenizer.decode([token])))}" for token in stops]
     generation: Any = model.generation_config
@@ -95,7 +95,7 @@ def modelfile(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tup
     return "\n".join(lines) + "\n", note
 
 
-def pieces_of(tokenizer: PreTrainedTokenizerBase) -> tuple[Pieces | None, str]:
+def turns_of(tokenizer: PreTrainedTokenizerBase) -> tuple[Turns | None, str]:
     """What the chat template writes around messages, None where Ollama cannot say it; and what is left out, or why."""
     try:
         found = _found(tokenizer)
@@ -103,26 +103,30 @@ def pieces_of(tokenizer: PreTrainedTokenizerBase) -> tuple[Pieces | None, str]:
         return None, f"the chat template has no counterpart in Ollama ({error}): {NAME} has no TEMPLATE, write one"
     if '"""' in found.template():
         return None, f'the chat template writes """, which {NAME} cannot: it has no TEMPLATE, write one'
-    left = "" if found.system else ", and system prompts are left out: the template has no turn of their own for them"
-    return found, f"what the chat template does with tools is not in {NAME}{left}"
+    left = (
+        [f"what the chat template does with tools is not in {NAME}"] if "tool" in str(tokenizer.chat_template) else []
+    )
+    if not found.system:
+        left.append("system prompts are left out: the template has no turn of their own for them")
+    return found, ", and ".join(left)
 
 
-def _found(tokenizer: PreTrainedTokenizerBase) -> Pieces:
-    """Raises ValueError or BadRow where the template writes otherwise than `Pieces` can."""
+def _found(tokenizer: PreTrainedTokenizerBase) -> Turns:
+    """Raises ValueError or BadRow where the template writes otherwise than `Turns` can."""
     first, between, later, again, after = _split(tokenizer, "uaua", prompt=False)
     if between != again:
         raise ValueError("it writes the same turn in two ways")
     if not later.startswith(after):
         raise ValueError("it ends the last turn otherwise than those before")
     _, prompt = _split(tokenizer, "u")
-    plain = Pieces(first, later.removeprefix(after), None, (between, after), prompt)
+    plain = Turns(first, later.removeprefix(after), None, (between, after), prompt)
     _require_same(tokenizer, plain, [probe for probe in PROBES if "s" not in probe])
     try:
         before, middle, _ = _split(tokenizer, "su")
         if not middle.endswith(plain.later):
             return plain
         system = before, middle.removesuffix(plain.later)
-        whole = Pieces(plain.first, plain.later, system, plain.answer, prompt)
+        whole = Turns(plain.first, plain.later, system, plain.answer, prompt)
         _require_same(tokenizer, whole, PROBES)
     except (BadRow, ValueError):
         return plain
@@ -130,7 +134,7 @@ def _found(tokenizer: PreTrainedTokenizerBase) -> Pieces:
 
 
 def _split(tokenizer: PreTrainedTokenizerBase, roles: str, prompt: bool = True) -> list[str]:
-    """What stands before, between and after the words of the messages. BOS is left out: Ollama puts it there."""
+    """What stands before, between and after the words of the messages."""
     words = _words(roles)
     text, parts = _rendered(tokenizer, roles, prompt), list[str]()
     for word in words:
@@ -141,14 +145,23 @@ def _split(tokenizer: PreTrainedTokenizerBase, roles: str, prompt: bool = True) 
     return [*parts, text]
 
 
-def _require_same(tokenizer: PreTrainedTokenizerBase, pieces: Pieces, probes: Sequence[str]) -> None:
-    if any(pieces.write(probe, _words(probe)) != _rendered(tokenizer, probe, True) for probe in probes):
+def _require_same(tokenizer: PreTrainedTokenizerBase, turns: Turns, probes: Sequence[str]) -> None:
+    if any(turns.write(probe, _words(probe)) != _rendered(tokenizer, probe, True) for probe in probes):
         raise ValueError("what it writes of a turn depends on the others")
 
 
 def _rendered(tokenizer: PreTrainedTokenizerBase, roles: str, prompt: bool) -> str:
     messages = [{"role": ROLES[role], "content": word} for role, word in zip(roles, _words(roles), strict=True)]
-    return render(tokenizer, Conversation(messages), prompt).removeprefix(str(tokenizer.bos_token or ""))
+    text = render(tokenizer, Conversation(messages), prompt)
+    return text.removeprefix(str(tokenizer.bos_token or "")) if _puts_bos(tokenizer) else text
+
+
+def _puts_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether every text begins with BOS, in Ollama too: the template must not write it a second time.
+
+    Where none does, BOS belongs to the template: SmolLM2's is the <|im_start|> of the first turn.
+    """
+    return tokenizer.bos_token_id is not None and tokenizer.bos_token_id in tokenizer("a")["input_ids"][:1]
 
 
 def _words(roles: str) -> list[str]:

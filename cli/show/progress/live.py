@@ -27,7 +27,7 @@ from galore.cli.show.progress.sparkline import ASCII, BLOCKS, Course
 from galore.trainer.common.format import duration
 from galore.trainer.common.printable import presentable, printable
 from galore.trainer.machine.signals import to_stderr
-from galore.trainer.record.row import EvalRow, TrainRow
+from galore.trainer.record.row import EvalRow, TrainRow, loss_of
 
 REFRESH_PER_SECOND = 4
 WHOLE = ("output",)  # what people copy is never cut
@@ -114,7 +114,7 @@ class Status:
 
     def update(self, row: TrainRow) -> None:
         self._eta.update(row["step"])
-        loss = row.get("loss_nats", row.get("squared_error"))
+        loss = loss_of(row)
         self._course.add(math.nan if loss is None else loss)
         self._row = row
 
