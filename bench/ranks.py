@@ -1,12 +1,14 @@
 """Several processes on this machine against one: losses, bytes, kills and time.
 
-    python bench/ranks.py [--kills 6] [--seed 0] [--minutes 8]      what there is time for, in this order
+    python bench/ranks.py [kills] [speed] [table] [--kills 20] [--seed 0] [--minutes 60]
 
-3. 2 and 4 processes by gloo against one with more accumulation, per method: the largest difference of a loss, a
-   gradient norm and a held-out loss, and the bytes sent in an ordinary step, predicted and counted.
-1. `kill -9` of a random rank at a random step, `--resume`, again and again: every row and tensor as of the run nobody
-   killed.
-2. Two processes of one thread against one process of two threads.
+kills  `kill -9` of a random rank at a random step, `--resume`, again and again: every row and tensor as of the run
+       nobody killed.
+speed  Two processes of one thread against one process of two threads.
+table  2 and 4 processes by gloo against one with more accumulation, per method: the largest relative difference of a
+       loss, a gradient norm and a held-out loss, and the bytes sent in an ordinary step.
+
+After so many minutes no further kill, and no further method, is begun.
 """
 
 from __future__ import annotations
@@ -120,10 +122,10 @@ def table(root: Path, until: float) -> None:
 
 
 def kills(root: Path, count: int, rng: random.Random, until: float) -> None:
-    settings = ["train.max_steps=60", "train.save_steps=3", "eval.eval_steps=30"]
+    settings = ["train.max_steps=40", "train.save_steps=3", "eval.eval_steps=20"]
     straight, killed, done = root / "straight", root / "killed", {0: 0, 1: 0}
     finish(start(straight, 2, settings))
-    for step in sorted(rng.sample(range(2, 58), count)):
+    for step in sorted(rng.sample(range(2, 38), count)):
         if time.monotonic() > until:
             break
         processes, rank = start(killed, 2, settings), rng.randrange(2)
@@ -145,7 +147,7 @@ def kills(root: Path, count: int, rng: random.Random, until: float) -> None:
 
 
 def speed(root: Path) -> None:
-    large = ["model.hidden_size=256", "model.intermediate_size=688", "data.max_length=256", "optim.rank=64"]
+    large = ["model.hidden_size=256", "model.intermediate_size=688", "data.max_length=128", "optim.rank=64"]
     settings = [*large, "train.save_steps=null", "eval.eval_steps=null", "optim.update_proj_gap=200"]
     found = {}
     for name, ranks, threads in (("one process, two threads", 1, 2), ("two processes, a thread each", 2, 1)):
@@ -159,15 +161,19 @@ def speed(root: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=6)
+    parser.add_argument("parts", nargs="*", default=["kills", "speed", "table"])
+    parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=60.0)
     arguments = parser.parse_args()
-    began, share = time.monotonic(), 60 * arguments.minutes / 10
+    until = time.monotonic() + 60 * arguments.minutes
     with tempfile.TemporaryDirectory() as folder:
-        kills(Path(folder) / "kills", arguments.kills, random.Random(arguments.seed), began + 4 * share)
-        speed(Path(folder) / "speed")
-        table(Path(folder) / "table", began + 9 * share)
+        if "kills" in arguments.parts:
+            kills(Path(folder) / "kills", arguments.kills, random.Random(arguments.seed), until)
+        if "speed" in arguments.parts:
+            speed(Path(folder) / "speed")
+        if "table" in arguments.parts:
+            table(Path(folder) / "table", until)
 
 
 if __name__ == "__main__":

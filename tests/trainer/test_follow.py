@@ -36,7 +36,7 @@ STEPS = [
     "eval.max_tokens=500",
     "optim.update_proj_gap=2",
 ]
-SHARED = ["text", "uneven", "instructions", "isolated", "labels"]
+SHARED = ["text", "uneven", "instructions", "isolated", "labels", "streamed"]
 RESUMED = ["two then two", "two then one", "one then two"]
 
 
@@ -97,7 +97,19 @@ def recipes(root, tiny_roberta, chat_tokenizer):
         "train.num_train_epochs=2", "train.global_batch_size=8", "train.micro_batch_size=4", "train.device=cpu",
         "model.dtype=float32", "optim.update_proj_gap=3",
     ]  # fmt: skip
+    (root / "hub").mkdir()
+    for split, first, count in (("train", 20, 200), ("validation", 0, 20)):
+        lines = [
+            {"text": f"document {n} is of {n % 13} words and {'very ' * (n % 9)}long"} for n in range(first, count)
+        ]
+        texts = "".join(json.dumps(line) + "\n" for line in lines)
+        (root / "hub" / f"{split}-00000-of-00001.jsonl").write_text(texts)
+    stream = [
+        "data.source=hub", f"data.path={root / 'hub'}", "data.shuffle_buffer_size=16", f"data.tokenizer={chat_tokenizer}",
+        "model.vocab_size=300",
+    ]  # fmt: skip
     return {
+        "streamed": [tiny[0], [*tiny[1], *stream]],
         "text": tiny,
         "uneven": ["demo", [*tiny[1], "train.global_batch_size=5", "train.micro_batch_size=5"]],
         "instructions": [str(root / "instructions.yaml"), []],

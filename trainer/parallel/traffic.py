@@ -1,4 +1,4 @@
-"""Bytes that a rank gives into the collectives of one optimizer step, by kind, from the shapes alone; and their time."""
+"""Bytes that a rank gives into the collectives of an optimizer step, by kind, from the shapes alone; and their time."""
 
 from __future__ import annotations
 
@@ -33,5 +33,5 @@ def _is_turn(slot: FullSlot, clock: int | None) -> bool:
 
 
 def seconds(sent: int, size: int, bytes_per_second: float) -> float:
-    """Time of a ring all-reduce of `sent` bytes on `size` ranks at a link's nominal rate: each sends 2 (N - 1) / N of them."""
+    """Time of a ring all-reduce of `sent` bytes at a link's nominal rate: each of `size` ranks sends 2 (N - 1) / N of them."""
     return 2 * (size - 1) / size * sent / bytes_per_second
