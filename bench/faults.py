@@ -154,7 +154,7 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         ("range(1, (resume_step or 0) + 1)", "range(resume_step or 0)", "test_rows_that_were_taken_away"),
     ]),
     "trainer/record/rundir.py": ("tests/trainer/record/test_rundir.py", [
-        ("            cls(path)._refuse_folders()", "            pass", "test_a_folder_in_the_place"),
+        ("            cls(path)._refuse_misplaced()", "            pass", "test_a_folder_in_the_place"),
         ("if run.recipe.is_file() or not (", "if True or not (", "test_a_run_without_its_recipe"),
     ]),
     "trainer/data/text/readers.py": ("tests/trainer/data/text/test_readers.py", [

@@ -84,6 +84,17 @@ def finite(value: float) -> float:
     return value
 
 
+COLDEST = 1e-6  # of temperatures; below it logits overflow
+
+
+def warm_enough(value: float) -> float:
+    """The temperature given to an option. Raises UserError for one that nothing can be computed with."""
+    if 0 < finite(value) < COLDEST:
+        what = f"{value:g} is colder than can be computed with"
+        raise UserError(what, where="--temperature", fix="write 0 for the likeliest token each time")
+    return value
+
+
 class DeviceName(StrEnum):
     """Devices, as `train.device` of a recipe names them."""
 
@@ -154,6 +165,15 @@ Chosen = Annotated[
         "--checkpoint",
         help="Of a run: newest, best (lowest held-out loss), or a step.",
         show_default="the newest good one",
+    ),
+]
+Temperature = Annotated[
+    float, typer.Option(min=0.0, max=100.0, callback=warm_enough, help="0 takes the likeliest token each time.")
+]
+TopP = Annotated[
+    float,
+    typer.Option(
+        min=0.0, max=1.0, callback=finite, help="Sample among the likeliest tokens with this much probability."
     ),
 ]
 Device = Annotated[DeviceName, typer.Option(help="auto takes CUDA when there is one.")]

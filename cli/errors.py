@@ -58,7 +58,7 @@ MEANT = {
     "fit": "galore profile-memory RECIPE --fit FILE",
     "finetune": "galore train finetune-instruct, or for the tasks of GLUE galore finetune-glue RECIPE",
     "pretrain": "galore train RECIPE",
-    "resume": "galore train RECIPE --output-dir DIR --resume",
+    "resume": "galore train RUN --resume",
     "evaluate": "galore eval RUN",
     "preprocess": "galore prepare RECIPE",
     "tokenize": "galore prepare RECIPE",

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
+import typer
 from torch import nn
 
+from galore.cli.main import app
 from galore.trainer.optim import target_modules
 from galore.trainer.recipe.load import load_recipe
 from galore.trainer.record.rundir import RunDir
@@ -55,7 +57,7 @@ def test_the_fine_tuning_example_is_valid(tmp_path):
     assert recipe.data.instruct
 
 
-@pytest.mark.parametrize("verb", ["train", "eval", "generate", "export", "recipes", "doctor"])
+@pytest.mark.parametrize("verb", [*typer.main.get_command(app).commands])
 def test_every_verb_is_shown(verb):
     assert f"galore {verb}" in README
 
@@ -86,3 +88,22 @@ def test_a_figure_stands_where_it_was_written_by_a_command(file):
     for figure in FIGURES[file]:
         assert figure in README
         assert figure in file.read_text()
+
+
+def test_the_faults_are_those_of_the_table_that_make_prove_wrote():
+    text = (RESULTS / "2026-11-26-epyc-2core-faults.md").read_text()
+    table = text.split("## make prove")[1].split("What did not hold")[0]
+    tried, held = (
+        sum(map(int, column))
+        for column in zip(*re.findall(r"\| ([\d]+) \| ([\d]+) \|", table.replace(",", "")), strict=True)
+    )
+    assert f"{held:,} of {tried:,} kills" in README
+    assert f"the other {['no', 'one', 'two', 'three', 'four'][tried - held]}" in README
+
+
+def test_the_faults_that_are_planted_are_at_least_so_many(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "bench")
+    count = sum(len(rows) for _, rows in __import__("faults").FAULTS.values())
+    for page in (README, (ROOT / "CONTRIBUTING.md").read_text()):
+        (said,) = re.findall(r"(\d+) (?:small )?faults", page)
+        assert int(said) <= count < int(said) + 50

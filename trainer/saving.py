@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -14,10 +13,9 @@ from galore.trainer.checkpoint import checkpoint
 from galore.trainer.checkpoint.finite import not_finite, trained_tensors
 from galore.trainer.checkpoint.rotation import step_directories
 from galore.trainer.checkpoint.state import capture, random_state
+from galore.trainer.checkpoint.tensors import some
 from galore.trainer.common.errors import Ended
 from galore.trainer.recorder import Recorder
-
-SHOWN = 3  # names in a message
 
 
 @dataclass(frozen=True)
@@ -88,13 +86,11 @@ def newest(run: Run, step: int) -> str:
 
 def go_on(run: Run) -> str:
     """The command that goes on with the run."""
-    folder = shlex.quote(str(run.directory.root))
-    return f"galore train {folder}/recipe.yaml --output-dir {folder} --resume"
+    return run.directory.go_on()
 
 
 def _poisoned(run: Run, recorder: Recorder, step: int, names: list[str]) -> Ended:
-    shown = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
-    message = f"after step {step} {shown} hold values that are not finite: not saved; {newest(run, step)}"
+    message = f"after step {step} {some(names)} hold values that are not finite: not saved; {newest(run, step)}"
     recorder.event(step, message)
     return Ended(
         message,

@@ -78,7 +78,7 @@ def _remedy(run: Run) -> str:
         return f"no change of settings is known to fit; see: galore profile-memory {folder}/recipe.yaml --advise"
     if changed_mathematics(loaded.recipe, fitting.recipe):
         return f"start anew with {words}: no milder change fits this card"
-    return f"galore train {folder}/recipe.yaml {words} --output-dir {folder} --resume"
+    return run.directory.go_on(*spelled(settings))
 
 
 def _settings_that_fit(loaded: LoadedRecipe, card: Card) -> Settings:

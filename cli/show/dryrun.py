@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 from rich.table import Table
 
-from galore.cli.show.tables import least_width, numbers, say, say_pairs, screen, show_table
+from galore.cli.show.tables import numbers, say, say_pairs, screen, show_table
 from galore.trainer.common.format import count, counted, significant, size
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def show_dry_run(loaded: LoadedRecipe, card: str, profiling: str) -> None:
 
     planned = dry_run(loaded)
     typer.echo()
-    _show_parameters(planned)
+    show_table(screen(), parameter_table(planned), narrow_table(planned))
     for note in planned.notes:
         say(f"Note: {note}", hanging="  ")
 
@@ -56,13 +56,6 @@ def show_dry_run(loaded: LoadedRecipe, card: str, profiling: str) -> None:
     step = f"of a step, and whether it fits: {profiling}"
     say_pairs([*plan_lines(plan(loaded.recipe, planned.costs, card)), ("memory", step)])
     _refuse_absent(loaded)
-
-
-def _show_parameters(planned: DryRun) -> None:
-    console, table = screen(), parameter_table(planned)
-    narrow = narrow_table(planned)
-    fits_narrow_only = least_width(narrow) <= console.width < least_width(table)
-    show_table(console, narrow if fits_narrow_only else table)
 
 
 def _refuse_absent(loaded: LoadedRecipe) -> None:

@@ -21,13 +21,9 @@ def show_losses(sweep: Sweep) -> None:
     from galore.trainer.sweep.compare.standing import standings
     from galore.trainer.sweep.compare.table import HEAD, row
 
-    console, found = screen(), standings(sweep.compared)
+    found = standings(sweep.compared)
     rows = [row(each) for each in found]
-    table = _table(HEAD, rows, 1)
-    narrow = _table(NARROW, map(_narrowed, rows), 1)
-    if least_width(narrow) <= console.width < least_width(table):
-        table = narrow
-    show_table(console, table)
+    show_table(screen(), _table(HEAD, rows, 1), _table(NARROW, map(_narrowed, rows), 1))
     _show_earlier(found)
     show_missing(sweep)
 

@@ -56,7 +56,7 @@ def histogram(found: Survey, recipe: Recipe) -> list[str]:
 
 
 def _what(recipe: Recipe) -> str:
-    return "example" if recipe.data.task or recipe.data.instruct else "document"
+    return "example" if recipe.data.task or any(part.examples for part in recipe.data.parts) else "document"
 
 
 def _epoch(found: Survey, recipe: Recipe) -> str:
@@ -72,9 +72,9 @@ def _packing(found: Survey, recipe: Recipe) -> str:
 
 
 def _cut(found: Survey, recipe: Recipe) -> str:
-    kept, all_of = found.cut_examples, int(found.lengths.counts.sum())
-    what = f"{kept:,} of {counted(all_of, _what(recipe))} ({percent(kept / max(all_of, 1))}) exceed data.max_length {found.max_length:,}"
-    if not recipe.data.task and not recipe.data.instruct and recipe.data.packing == "packed":
+    cut, whole = found.cut_examples, found.whole
+    what = f"{cut:,} of {counted(whole, _what(recipe))} ({percent(cut / max(whole, 1))}) exceed data.max_length {found.max_length:,}"
+    if not whole:
         what = "nothing: a document that exceeds a row goes on in the next"
     if found.cut_tokens is None:
         return what
@@ -90,5 +90,5 @@ def _lengths(found: Survey) -> str:
 def _cache(found: Survey) -> str:
     if found.cache is None:
         return "none: examples of a task are encoded at every start"
-    total = sum(path.stat().st_size for path in found.cache.iterdir())
+    total = sum(path.stat().st_size for folder in found.folders for path in folder.iterdir())
     return f"{found.cache}, {size(total)}, {'made now' if found.made else 'there already'}"

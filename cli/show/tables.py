@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from galore.cli.show.cells import Cell, lines
+from galore.cli.show.progress.cells import Cell, lines
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -45,8 +45,14 @@ def say_pairs(pairs: Iterable[tuple[str, str]], indent: str = "") -> None:
         say(f"{indent}  {text}", hanging=f"{indent}  ")
 
 
-def show_table(console: Console, table: Table) -> None:
-    """A table; columns that are not `no_wrap` give way, and never so far that a word is torn."""
+def show_table(console: Console, table: Table, narrow: Table | None = None) -> None:
+    """A table; columns that are not `no_wrap` give way, and never so far that a word is torn.
+
+    Args:
+        narrow: the same in fewer columns, shown where that fits and `table` does not.
+    """
+    if narrow is not None and least_width(narrow) <= console.width < least_width(table):
+        table = narrow
     spare = console.width - least_width(table)
     if spare < 0:
         _show_blocks(console, table)

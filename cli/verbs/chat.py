@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from galore.cli.arguments import Chosen, Device, DeviceName, Model, finite
-from galore.cli.errors import show, tell_skipped
-from galore.cli.verbs.generate import LONGEST, refuse_too_cold
+from galore.cli.arguments import Chosen, Device, DeviceName, Model, Temperature, TopP
+from galore.cli.errors import show
+from galore.cli.verbs.generate import LONGEST, load_to_generate
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.printable import printable
 
@@ -26,15 +26,8 @@ def chat(
     model: Model,
     system: Annotated[str, typer.Option(help="The system prompt the conversation begins with.")] = "",
     max_new_tokens: Annotated[int, typer.Option(min=1, max=LONGEST, help="Length of an answer, in tokens.")] = 512,
-    temperature: Annotated[
-        float, typer.Option(min=0.0, max=100.0, callback=finite, help="0 takes the likeliest token each time.")
-    ] = 0.7,
-    top_p: Annotated[
-        float,
-        typer.Option(
-            min=0.0, max=1.0, callback=finite, help="Sample among the likeliest tokens with this much probability."
-        ),
-    ] = 0.95,
+    temperature: Temperature = 0.7,
+    top_p: TopP = 0.95,
     seed: Annotated[int, typer.Option(min=0, max=2**62, help="The same seed gives the same answers.")] = 0,
     checkpoint: Chosen = None,
     device: Device = DeviceName.auto,
@@ -43,21 +36,10 @@ def chat(
 
     In the conversation: /reset, /system TEXT, /exit; Ctrl-C stops an answer.
     """
-    refuse_too_cold(temperature)
+    stored = load_to_generate(model, device, checkpoint)
 
-    from galore.trainer.machine.process import import_libraries, prepare_process
-
-    prepare_process()  # before torch is imported
-    import_libraries()
-
-    from galore.trainer.machine.device import choose_device, choose_threads
     from galore.trainer.trained.chat import Chat
-    from galore.trainer.trained.runmodel import load_run_model
 
-    stored = load_run_model(model, str(choose_device(device)), checkpoint)
-    tell_skipped(stored.skipped)
-    if stored.recipe is not None:
-        choose_threads(stored.recipe.train.num_threads)
     talk = Chat(stored, max_new_tokens, temperature, top_p, seed, system)
     if sys.stdin.isatty():
         typer.echo(f"{stored.origin}\n{HELP}", err=True)

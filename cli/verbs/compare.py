@@ -56,7 +56,7 @@ def compare(
     import_libraries()
 
     from galore.cli.show.gluetable import show_losses
-    from galore.cli.show.preparing import preparing
+    from galore.cli.show.progress.preparing import preparing
     from galore.trainer.recipe.extras import no_plots
     from galore.trainer.sweep.compare.run import compare as run
     from galore.trainer.sweep.jobs import Show
@@ -72,6 +72,6 @@ def compare(
 
 
 def _console(loaded: LoadedRecipe) -> Console:
-    from galore.cli.show.console import make_console
+    from galore.cli.show.progress.console import make_console
 
     return make_console(loaded.recipe.log)

@@ -100,7 +100,7 @@ def evaluate(
     if as_json:
         typer.echo(json.dumps({"model": scored.origin, "step": scored.step} | facts))
     elif "scores" in facts:
-        from galore.cli.show.cells import score_cells
+        from galore.cli.show.progress.cells import score_cells
 
         typer.echo(f"{scored.origin}: {facts['task']}  " + "  ".join(map(str, score_cells(facts))))
     else:

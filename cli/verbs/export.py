@@ -44,7 +44,7 @@ def export(
 
     import_libraries()
 
-    from galore.trainer.trained.export import Extras
+    from galore.trainer.trained.export import ExportOptions
     from galore.trainer.trained.export import export as write
 
     if push is not None:
@@ -52,7 +52,7 @@ def export(
 
         require_push(push)
     name = push.rpartition("/")[2] if push is not None else out.name
-    written = write(model, out, Extras(max_shard_size, ollama, name, license), checkpoint)
+    written = write(model, out, ExportOptions(max_shard_size, ollama, name, license), checkpoint)
     tell_skipped(written.skipped)
     typer.echo(f"{written.folder}: {size(written.bytes)}, from {written.origin}")
     typer.echo(f'{written.loads}.from_pretrained("{written.folder}") loads it')

@@ -99,7 +99,7 @@ def finetune_glue(
     import_libraries()
     ask_for_expandable_segments(trials[0].recipe.train.expandable_segments)
 
-    from galore.cli.show.preparing import preparing
+    from galore.cli.show.progress.preparing import preparing
     from galore.trainer.sweep.glue.finetune import finetune
 
     root = output_dir or Path("runs") / f"glue-{_tasks(task, trials)}"
@@ -148,7 +148,7 @@ def _quoted(value: object) -> str:
 
 
 def _show(progress: object, as_json: bool) -> Show:
-    from galore.cli.show.console import make_console
+    from galore.cli.show.progress.console import make_console
     from galore.trainer.sweep.jobs import Show
 
     stream = sys.stderr if as_json else sys.stdout

@@ -24,10 +24,12 @@ def prepare(
 
     prepare_process()  # before torch is imported
 
-    from galore.cli.show.preparing import preparing
+    from galore.cli.show.progress.preparing import preparing
     from galore.cli.show.survey import show_survey
     from galore.trainer.data.survey import survey
+    from galore.trainer.models.pretrained import refuse_longer_sequences
 
+    refuse_longer_sequences(loaded.recipe, loaded.base_dir)
     with preparing() as progress:
         found = survey(loaded.recipe, loaded.base_dir, progress)
     if as_json:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from galore.cli.arguments import Overrides, Recipe
+from galore.cli.show.profilebeside import compared, measured, told_on_stderr, write_file
 from galore.cli.show.tables import say, say_pairs, screen
-from galore.cli.verbs.profile_beside import compared, measured, told_on_stderr, write_file
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.format import size
 from galore.trainer.recipe.extras import refuse_missing
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from galore.trainer.memory.profile import Profile
     from galore.trainer.recipe.load import LoadedRecipe
 
-LONGEST = 120  # seconds of a search that nobody asked for
+LONGEST = 120  # seconds until a search that nobody asked for tries nothing more
 TO_THE_END = "Trying what to change: to the end, minutes for a large model."
 TRYING = (
-    f"Trying what to change: {LONGEST // 60} minutes at most; --advise tries to the end, --no-advise leaves it out."
+    f"Trying what to change, for {LONGEST // 60} minutes in all; --advise tries to the end, --no-advise leaves it out."
 )
 ROOM = "Trying larger micro-batches and longer sequences, in some ten traces like this one."
 QUICK = 10_000  # events of a trace; of fewer a search takes a second or two
@@ -69,6 +69,7 @@ def profile_memory(
     through a model of PyTorch's CUDA allocator.
     """
     _refuse_contradictions(compare, picture, measure, timeline, fit)
+    until = time.monotonic() + LONGEST if advise is None and fit is None else math.inf
     from galore.trainer.recipe.load import load_recipe
 
     loaded = load_recipe(recipe, overrides or [])
@@ -92,7 +93,6 @@ def profile_memory(
     left = None if as_json else _left(lambda: _show(loaded, profile))
     if left is not None and fit is None:
         raise left
-    until = time.monotonic() + LONGEST if advise is None and fit is None else math.inf
     shipped = _shipped(loaded, card) if searched else None
     left = left or (None if as_json or not wanted else _left(lambda: _before_the_search(profile.fits, shipped, until)))
     advice = _advice(loaded, card, until) if wanted else None

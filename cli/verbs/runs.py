@@ -47,12 +47,10 @@ def runs(
 
 def _show(found: list[Listed], root: Path) -> None:
     """The table; without the size of the models where that makes it fit."""
-    from galore.cli.show.tables import least_width, screen, show_table
+    from galore.cli.show.tables import screen, show_table
 
-    console, rows = screen(), [_cells(each, root) for each in found]
-    table, narrow = _table(HEAD, rows), _table(_narrowed(HEAD), map(_narrowed, rows))
-    fits_narrow_only = least_width(narrow) <= console.width < least_width(table)
-    show_table(console, narrow if fits_narrow_only else table)
+    rows = [_cells(each, root) for each in found]
+    show_table(screen(), _table(HEAD, rows), _table(_narrowed(HEAD), map(_narrowed, rows)))
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
@@ -91,4 +89,5 @@ def _cells(run: Listed, root: Path) -> tuple[str, ...]:
 def _state(run: Listed) -> str:
     if run.problem:
         return f"{run.state}: {run.problem}"
-    return run.state if run.resumes_after is None else f"{run.state}, resumable after {run.resumes_after:,}"
+    more = [f"resumable after {run.resumes_after:,}"] if run.resumes_after is not None else []
+    return ", ".join([run.state, *more, *(["stopped early"] if run.stopped_early else [])])

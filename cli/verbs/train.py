@@ -83,9 +83,9 @@ def carry_out(
     ask_for_expandable_segments(loaded.recipe.train.expandable_segments)
     import_libraries()
 
-    from galore.cli.show.console import make_console
-    from galore.cli.show.nextcommands import next_commands
-    from galore.cli.show.preparing import preparing
+    from galore.cli.show.progress.console import make_console
+    from galore.cli.show.progress.nextcommands import next_commands
+    from galore.cli.show.progress.preparing import preparing
     from galore.trainer.record.rundir import RunDir
     from galore.trainer.run import run_training
 

@@ -16,7 +16,7 @@ from prove.records import END, Records
 from prove.runner import Plan, carry_out, with_shim
 from prove.trials import Trials
 
-SECONDS = 60.0  # of a part
+SECONDS = 120.0  # of a part
 
 
 def save() -> None:

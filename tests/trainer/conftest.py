@@ -6,7 +6,10 @@ import gc
 import os
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,6 +39,29 @@ def tiny(unfrozen: None) -> Callable[..., LoadedRecipe]:
 
     gc.freeze()  # every rehearsal collects garbage; what the libraries have made is none
     return load
+
+
+@pytest.fixture
+def breaking_off(monkeypatch: pytest.MonkeyPatch) -> Callable[..., AbstractContextManager[pytest.MonkeyPatch]]:
+    """A context in which a run is interrupted once `done` steps are done; what else is patched in it ends with it."""
+
+    @contextmanager
+    def after(done: int) -> Iterator[pytest.MonkeyPatch]:
+        from galore.trainer import loop
+
+        real, steps = loop.train_step, count()
+
+        def fragile(*arguments: Any, **options: Any) -> Any:
+            if next(steps) == done:
+                raise KeyboardInterrupt
+            return real(*arguments, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, "train_step", fragile)
+            with pytest.raises(KeyboardInterrupt):
+                yield patch
+
+    return after
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,6 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from galore.trainer import loop
 from galore.trainer.checkpoint import identity
 from galore.trainer.common.errors import UserError
 from galore.trainer.data.prepare import prepare_data
@@ -128,19 +127,10 @@ def test_from_a_checkpoint_to_a_folder_that_answers(recipe: Path, tmp_path: Path
     assert tokenizer.decode(answer) == "yes<|im_end|>"
 
 
-def test_resume_is_bit_exact(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resume_is_bit_exact(recipe: Path, tmp_path: Path, breaking_off: Any) -> None:
     execute(recipe, tmp_path / "straight")
-    real, calls = loop.train_step, iter(range(4))
-
-    def fragile(*args: Any, **kwargs: Any) -> Any:
-        if next(calls) == 3:
-            raise KeyboardInterrupt
-        return real(*args, **kwargs)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "train_step", fragile)
-        with pytest.raises(KeyboardInterrupt):
-            execute(recipe, tmp_path / "broken")
+    with breaking_off(3):
+        execute(recipe, tmp_path / "broken")
     console = execute(recipe, tmp_path / "broken", resume=True)
     assert any("step-00000002" in message for message in console.messages)
     assert essence(tmp_path / "broken") == essence(tmp_path / "straight")
@@ -162,11 +152,9 @@ def test_it_is_scored_before_the_first_step_and_goes_as_if_it_were_not(recipe: P
             shutil.rmtree(tmp_path / start)
 
 
-def test_a_score_of_the_start_is_made_once(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "train_step", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):
-            execute(recipe, tmp_path / "run")
+def test_a_score_of_the_start_is_made_once(recipe: Path, tmp_path: Path, breaking_off: Any) -> None:
+    with breaking_off(0):
+        execute(recipe, tmp_path / "run")
     execute(recipe, tmp_path / "run", resume=True)
     assert [row["step"] for row in rows(tmp_path / "run", "eval")] == [0, 3, 6]
 
@@ -234,22 +222,14 @@ def isolates(out: Path) -> bool:
     return any("isolated" in line for line in json.loads((out / "run.json").read_text())["kernels"])
 
 
-def test_a_run_of_before_goes_on_as_it_was(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_of_before_goes_on_as_it_was(recipe: Path, tmp_path: Path, breaking_off: Any) -> None:
     """Its recipe and its checkpoints know nothing of `isolate_documents`: its examples saw each other, and go on to."""
     key, leaking = "isolate_documents", "data.isolate_documents=false"
     execute(recipe, tmp_path / "straight", leaking)
-    real, calls, known = loop.train_step, iter(range(4)), identity.mathematics
-
-    def fragile(*args: Any, **kwargs: Any) -> Any:
-        if next(calls) == 3:
-            raise KeyboardInterrupt
-        return real(*args, **kwargs)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "train_step", fragile)
+    known = identity.mathematics
+    with breaking_off(3) as patch:
         patch.setattr(identity, "mathematics", lambda recipe: {k: v for k, v in known(recipe).items() if key not in k})
-        with pytest.raises(KeyboardInterrupt):
-            execute(recipe, tmp_path / "old", leaking)
+        execute(recipe, tmp_path / "old", leaking)
     file = tmp_path / "old" / "recipe.yaml"
     file.write_text("".join(line for line in file.read_text().splitlines(keepends=True) if f"{key}:" not in line))
 

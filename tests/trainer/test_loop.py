@@ -302,7 +302,7 @@ def test_a_report_that_fails_leaves_the_run_finished(
     assert path is None
     assert "finished" in json.loads((tmp_path / "run/run.json").read_text())
     if not isinstance(error, UserError):
-        assert f"--output-dir {tmp_path}/run --resume writes it anew" in console.messages[-1]
+        assert f"galore train {tmp_path}/run --resume writes it anew" in console.messages[-1]
     assert run_training(load_recipe(str(recipe), ["train.max_steps=1"]), tmp_path / "run", True, Quiet())
     assert (tmp_path / "run/report.md").is_file()
 

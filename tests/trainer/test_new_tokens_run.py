@@ -11,7 +11,6 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from galore.trainer import loop
 from galore.trainer.data.batch import Progress, silent
 from galore.trainer.data.survey import survey
 from galore.trainer.parameters import dry_run
@@ -91,7 +90,7 @@ def weights(out: Path) -> list[tuple[str, bytes]]:
 
 @pytest.mark.parametrize("overrides", [[], ["optim.method=lora", "optim.rank=4"]], ids=["galore", "lora"])
 def test_new_tokens_are_trained_resumed_scored_and_exported(
-    recipe: Path, tmp_path: Path, overrides: list[str], monkeypatch: pytest.MonkeyPatch
+    recipe: Path, tmp_path: Path, overrides: list[str], breaking_off: Any
 ) -> None:
     header = execute(recipe, tmp_path / "run", *overrides)
     assert "model.new_tokens: 2 ids from 257 on; rows that are new start at the mean" in header["note"]
@@ -107,7 +106,8 @@ def test_new_tokens_are_trained_resumed_scored_and_exported(
 
     recorded = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     last = [row for row in recorded if row["kind"] == "eval"][-1]
-    assert evaluate_stored(str(tmp_path / "run")).result.row()["loss_nats"] == last["loss_nats"]
+    scored = evaluate_stored(str(tmp_path / "run")).result.row()["loss_nats"]
+    assert scored == pytest.approx(last["loss_nats"], rel=1e-6 if overrides else 0)  # adapters are merged, which rounds
 
     folder = export(str(tmp_path / "run"), tmp_path / "out").folder
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -121,17 +121,8 @@ def test_new_tokens_are_trained_resumed_scored_and_exported(
     again = evaluate_stored(str(folder), load_recipe(str(recipe), ["data.chat_template=zephyr"])).result.row()
     assert again["loss_nats"] == pytest.approx(last["loss_nats"], rel=1e-5)
 
-    real, calls = loop.train_step, iter(range(4))
-
-    def fragile(*args: Any, **kwargs: Any) -> Any:
-        if next(calls) == 3:
-            raise KeyboardInterrupt
-        return real(*args, **kwargs)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "train_step", fragile)
-        with pytest.raises(KeyboardInterrupt):
-            execute(recipe, tmp_path / "broken", *overrides)
+    with breaking_off(3):
+        execute(recipe, tmp_path / "broken", *overrides)
     execute(recipe, tmp_path / "broken", *overrides, resume=True)
     assert weights(tmp_path / "broken") == weights(tmp_path / "run")
 

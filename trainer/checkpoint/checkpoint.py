@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -83,10 +84,17 @@ class Checkpoint:
         """
         if group not in self.groups:
             raise RunFailed(f"the checkpoint has no {group!r}; it holds {', '.join(self.groups)}", where=str(self.path))
+        name = f"{group}{SUFFIX}"
         try:
-            return dict(load_file(self.path / f"{group}{SUFFIX}", device="cpu"))
-        except OSError as error:
-            raise RunFailed(f"{group}{SUFFIX} cannot be read: {error}", where=str(self.path)) from error
+            return dict(load_file(self.path / name, device="cpu"))
+        except (OSError, SafetensorError, RuntimeError) as error:
+            # torch maps the file, and names it where the disk refuses that; what names no file is memory's.
+            if isinstance(error, RuntimeError) and name not in str(error):
+                raise
+            what = f"cannot be read, which it could a moment ago: {' '.join(str(error).split())}"
+            raise RunFailed(
+                what, where=str(self.path / name), fix="see whether its disk answers, and try again"
+            ) from error
 
 
 def save(

@@ -1,18 +1,26 @@
-"""Digests in the model folders that galore exports, compared when it reads them again; transformers passes them over.
+"""Digests in the model folders that galore writes, compared when it reads them again; transformers passes them over.
 
-A folder without them is taken like anybody's.
+An exported folder has a file of its own for them; a checkpoint, which is a model folder too, has its manifest, and in
+its state the digests of what lies beside the weights. A folder without them is taken like anybody's.
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
-from galore.trainer.checkpoint.manifest import Damaged, Manifest, check_files, read_manifest
+from galore.trainer.checkpoint import modelfolder
+from galore.trainer.checkpoint.checkpoint import STATE
+from galore.trainer.checkpoint.identity import files_of
+from galore.trainer.checkpoint.manifest import NAME as CHECKPOINT_MANIFEST
+from galore.trainer.checkpoint.manifest import Damaged, Manifest, check_files, check_hashes, read_manifest
 from galore.trainer.common.durable import Written, sync_directory, write_file
 from galore.trainer.common.errors import RunFailed, UserError
+from galore.trainer.common.reading import read_bounded
 
 MANIFEST = "galore-manifest.json"
 WEIGHTS = ".safetensors"
+CHECKPOINT = b'"galore-checkpoint"'
 
 
 def sign(folder: Path, files: dict[str, Written]) -> None:
@@ -28,20 +36,38 @@ def require_as_exported(source: str, *, weights: bool) -> None:
         UserError: a file is another one. RunFailed: it cannot be read just now.
     """
     folder = Path(source)
-    if not folder.is_dir() or not (folder / MANIFEST).exists():
+    if not folder.is_dir():
         return
+    what, fix = "is not as it was saved", "take another checkpoint of the run, or restore this one from a copy"
     try:
-        files = read_manifest(folder, MANIFEST).files
-        check_files(folder, {name: entry for name, entry in files.items() if name.endswith(WEIGHTS) is weights})
+        if (folder / MANIFEST).exists():
+            what = "is not as it was exported"
+            fix = f"export it again; or, if you changed it yourself, delete {MANIFEST}"
+            files = read_manifest(folder, MANIFEST).files
+            check_files(folder, {name: entry for name, entry in files.items() if name.endswith(WEIGHTS) is weights})
+        elif _is_checkpoint(folder):
+            _check_checkpoint(folder, weights)
     except Damaged as damage:
-        raise UserError(
-            f"is not as it was exported: {damage}",
-            where=str(folder),
-            fix=f"export it again; or, if you changed it yourself, delete {MANIFEST}",
-        ) from None
+        raise UserError(f"{what}: {damage}", where=str(folder), fix=fix) from None
     except OSError as error:
         raise RunFailed(
             f"cannot be read: {error.strerror}",
             where=str(error.filename or folder),
             fix="make it readable, and try again",
         ) from error
+
+
+def _is_checkpoint(folder: Path) -> bool:
+    path = folder / CHECKPOINT_MANIFEST
+    return path.is_file() and CHECKPOINT in read_bounded(path)
+
+
+def _check_checkpoint(folder: Path, weights: bool) -> None:
+    """Raise Damaged unless the weights, or what links and copies beside them lead to, are those that were saved."""
+    files = read_manifest(folder).files
+    check_files(folder, {name: files[name] for name in (modelfolder.WEIGHTS if weights else STATE,) if name in files})
+    state = {} if weights or STATE not in files else json.loads(read_bounded(folder / STATE))
+    for name, sha256 in files_of(state).items():
+        beside = (folder / name.partition("/")[2]).resolve()
+        if beside.is_file():
+            check_hashes(beside.parent, {beside.name: sha256})

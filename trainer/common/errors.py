@@ -9,7 +9,10 @@ import shlex
 
 from galore.trainer.common.printable import presentable
 
-_COMMAND = re.compile(r"galore train (?P<arguments>.+?) --output-dir (?P<folder>'[^']*'|\S+) --resume")
+_WORD = r"(?:'[^']*'|[^\s'])+"
+_COMMAND = re.compile(
+    rf"galore train (?P<recipe>{_WORD})(?P<settings>(?: (?=\S*=){_WORD})*)(?: --output-dir (?P<folder>{_WORD}))? --resume"
+)
 _ARGUMENTS = {"--output-dir": "output_dir", "--resume": "resume=True"}
 _OF_RUST = re.compile(r"\(os error (\d+)\)")
 
@@ -62,11 +65,10 @@ def in_python(error: UserError) -> UserError:
 
 
 def _call(command: re.Match[str]) -> str:
-    """`galore train R K=V --output-dir D --resume` as a call."""
-    recipe, *settings = shlex.split(command["arguments"])
-    given = [*(json.dumps(each, ensure_ascii=False) for each in (recipe, *settings))]
-    (folder,) = shlex.split(command["folder"])
-    return f"galore.train({', '.join(given)}, output_dir={json.dumps(folder, ensure_ascii=False)}, resume=True)"
+    """`galore train R K=V --output-dir D --resume` as a call; the folder may be left out."""
+    given = [json.dumps(each, ensure_ascii=False) for each in shlex.split(command["recipe"] + command["settings"])]
+    folders = [f"output_dir={json.dumps(each, ensure_ascii=False)}" for each in shlex.split(command["folder"] or "")]
+    return f"galore.train({', '.join([*given, *folders, 'resume=True'])})"
 
 
 def system_error(error: BaseException) -> OSError | None:

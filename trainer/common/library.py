@@ -74,8 +74,9 @@ def _as_user_error(error: Exception, source: str, doing: str) -> UserError:
     if folder.is_dir():
         try:
             _refuse_pointers(folder)
-        except UserError as pointer:
-            return pointer
+            refuse_gguf(folder)
+        except UserError as known:
+            return known
     what = source if folder.exists() else f"{source}, which is no folder here but a hub name"
     return UserError(
         f"cannot {doing} {what}: {_reason(error)}",
@@ -94,6 +95,19 @@ def _refuse_pointers(folder: Path) -> None:
                         where=WHERE,
                         fix=f"run `git lfs pull` in {folder}",
                     )
+
+
+def refuse_gguf(path: Path) -> None:
+    """Raise UserError where `path` is a file of llama.cpp, or a folder with nothing else that holds a model."""
+    files = sorted(path.glob("*.gguf")) if path.is_dir() and not (path / "config.json").exists() else [path]
+    if files and files[0].suffix == ".gguf":
+        load = f"AutoModelForCausalLM.from_pretrained({str(files[0].parent)!r}, gguf_file={files[0].name!r})"
+        raise UserError(
+            f"{files[0]} is GGUF, which is not read here",
+            where=WHERE,
+            fix="give the folder that it was converted from (config.json, *.safetensors), or convert it back with "
+            f"transformers and the package gguf: {load}.save_pretrained('OUT'), and the same with AutoTokenizer",
+        )
 
 
 def _reason(error: BaseException) -> str:

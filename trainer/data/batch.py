@@ -1,18 +1,21 @@
-"""What data looks like to the training loop: the one contract that every kind of data and of batch keeps."""
+"""What data looks like to the training loop: the one contract that every kind of data and of batch keeps.
+
+It imports no torch: what looks for the files of a recipe comes by here, too.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypedDict
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias, TypedDict
 
-from torch import Tensor, nn
-
-from galore.kernels.model.cross_entropy import LossSums
 from galore.trainer.recipe.schema.train import EvalSection
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
     from transformers import PreTrainedTokenizerBase
+
+    from galore.kernels.model.cross_entropy import LossSums
 
 IGNORED = -100
 """Label of a position that is no target."""
@@ -54,7 +57,7 @@ class Head(Protocol):
         """Ids (b, s), and what the body takes beside them, to the last hidden states (b, s, d)."""
 
 
-SplitHead = Callable[[nn.Module], Head | None]
+SplitHead: TypeAlias = "Callable[[nn.Module], Head | None]"
 """Takes a model apart at its head; None where it cannot be. Who knows models has it: `models.head.split_head`."""
 
 

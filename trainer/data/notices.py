@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from galore.trainer.common.format import counted
+from galore.trainer.common.printable import listed
 from galore.trainer.data.formats.encodings import MISREAD
 from galore.trainer.data.text.quality import MEANING, shown
 from galore.trainer.data.tokens.chat import NO_END, UNREAD
@@ -52,8 +53,7 @@ def remarks(summary: dict[str, Any]) -> list[str]:
             key = shown(what.removeprefix(UNREAD))
             notes.append(f"the chat template leaves {key} out of {count:,} of {good:,} conversations")
     if names := summary.get("passed_over"):
-        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-        notes.append(f"not read: {', '.join(map(shown, names[:NAMED]))}{more}; to train on one, name it in data.path")
+        notes.append(f"not read: {listed(map(shown, names), NAMED)}; to train on one, name it in data.path")
     if splits := summary.get("splits"):
         others = ", ".join(name for name in splits if name != "train")
         notes.append(

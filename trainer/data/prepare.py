@@ -66,7 +66,7 @@ def prepare_data(recipe: Recipe, base_dir: Path, progress: Progress | None = Non
         for part, label in zip(recipe.data.parts, recipe.data.labels, strict=True):
             with _told_of(label):
                 parts.append(Material.of(part, base_dir, cache, report))
-        material, notes = Materials.of(parts), list[str]()
+        material, notes = Materials(tuple(parts)), list[str]()
         tokenizer, added = _tokenizer(recipe, base_dir, material, report, notes.append)
         data = list[MappedData]()
         for one, label in zip(parts, recipe.data.labels, strict=True):
@@ -105,10 +105,6 @@ def _tokenizer(
     return tokenizer, extend(tokenizer, recipe, base_dir, tell)
 
 
-def _trains_tokenizer(recipe: Recipe) -> bool:
-    return recipe.data.tokenizer is None and recipe.model.name_or_path is None
-
-
 def map_data(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, material: Material, text: Tokenized) -> MappedData:
     """Rows over the stores, checked to be enough. Raises UserError."""
     section, train_section = material.section, recipe.train
@@ -125,7 +121,7 @@ def map_data(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, material: Mater
         "train": train.summary,
         "validation": validation.summary,
         "vocab_size": id_bound(tokenizer),
-        **({"asked_vocab_size": section.tokenizer_vocab_size} if _trains_tokenizer(recipe) else {}),
+        **({"asked_vocab_size": section.tokenizer_vocab_size} if recipe.trains_tokenizer else {}),
     }
     _require_rows(material, len(train), len(validation), summary)
     size, folder = id_bound(tokenizer), text.folder
@@ -143,6 +139,7 @@ def _require_rows(material: Material, train: int, validation: int, summary: dict
             where=f"data.source: {section.source}",
             fix=_mend(summary),
         )
+    _require_targets(summary, section.max_length)
     fix = "give more text, lower data.max_length, or set data.packing: paper"
     if not train:
         what = f"{counted(tokens['train'], 'training token')} cannot fill one sequence of {section.max_length:,}"
@@ -155,10 +152,19 @@ def _require_rows(material: Material, train: int, validation: int, summary: dict
         )
 
 
+def _require_targets(summary: dict[str, Any], max_length: int) -> None:
+    """Raise UserError where every example of a side is cut off before the first token that it is to learn."""
+    for side, name in (("train", "example"), ("validation", "held-out example")):
+        dropped, documents = summary[side].get("dropped_examples", 0), summary["documents"][side]
+        if dropped and dropped == documents:
+            what = f"no token to learn in the first {max_length:,} of {counted(dropped, name)}, which is all of them"
+            raise UserError(what, where="data.max_length", fix="raise it, as far as model and memory allow")
+
+
 def _mend(summary: dict[str, Any]) -> str:
     """What to do where not one row is good."""
     kinds = set(summary["bad_rows"])
-    if kinds == {"refused"}:
+    if kinds and kinds <= {"refused", "no_response"}:
         return "choose another chat template (data.chat_template), or mend the rows"
     if looks := encoding_remedy(summary):
         return looks
@@ -180,7 +186,7 @@ def _hold_out_more(material: Material, tokens: int) -> str:
     whole = section.examples or section.packing == "paper"  # a row is made of one document, however short
     enough = 1 if whole else MARGIN * section.max_length * sum(size for _, size in sizes) / max(tokens, 1)
     share = working_share(sizes, enough)
-    if share is None:
+    if share is None or share <= section.validation_fraction:
         return f"no share of {counted(len(sizes), 'document')} is enough on both sides: give more text, lower data.max_length"
     return f"set data.validation_fraction: {share}, lower data.max_length"
 

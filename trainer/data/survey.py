@@ -67,8 +67,9 @@ class Lengths:
 
 @dataclass(frozen=True)
 class Survey:
-    """`summary`: that of the data; `cache`: the folder that holds the tokens, None where none are kept; `made`: whether
-    this call made it; `cut_examples`: documents that lose their end, or all of themselves, to `max_length`."""
+    """`summary`: that of the data; `folders`: where the tokens of each source lie, empty where none are kept; `made`:
+    whether this call made them; `whole`: how many documents or examples are to stay in one row; `cut_examples`: those of
+    them that lose their end, or all of themselves, to `max_length`."""
 
     summary: dict[str, Any]
     notes: tuple[str, ...]
@@ -77,10 +78,16 @@ class Survey:
     rows: int
     used: int
     positions: int
+    whole: int
     cut_examples: int
     cut_tokens: int | None
-    cache: Path | None
+    folders: tuple[Path, ...]
     made: bool
+
+    @property
+    def cache(self) -> Path | None:
+        """The folder that holds the tokens, of several sources those of all; None where none are kept."""
+        return self.folders[0].parent if len(self.folders) > 1 else next(iter(self.folders), None)
 
     @property
     def efficiency(self) -> float:
@@ -132,6 +139,7 @@ def survey(recipe: Recipe, base_dir: Path, progress: Progress = silent) -> Surve
     data: Any = read_data(recipe, base_dir, report)
     train: Surveyed = data.train
     lengths, summary = Lengths.of(train.lengths()), data.summary
+    whole, cut = (sum(counts) for counts in zip(*_fates(recipe, data), strict=True))
     return Survey(
         summary,
         data.notes,
@@ -140,18 +148,33 @@ def survey(recipe: Recipe, base_dir: Path, progress: Progress = silent) -> Surve
         rows=len(train),
         used=train.used,
         positions=train.used if section.task else len(train) * section.max_length,
-        cut_examples=_cut(recipe, lengths, summary),
+        whole=whole,
+        cut_examples=cut,
         cut_tokens=None if section.task else int(summary["train"]["dropped_tokens"]),
-        cache=getattr(data, "cache", None),
+        folders=tuple(each.cache for each in _sources(data) if getattr(each, "cache", None) is not None),
         made="tokenizing" in seen,
     )
 
 
-def _cut(recipe: Recipe, lengths: Lengths, summary: dict[str, Any]) -> int:
-    """How many documents do not stay whole. Packed text loses none: a document goes on in the next row."""
-    section = recipe.data
-    if section.task:
-        return int(summary["truncated_examples"]["train"])
-    if section.instruct:
-        return int(summary["train"]["truncated_examples"] + summary["train"]["dropped_examples"])
-    return lengths.longer_than(section.max_length) if section.packing == "paper" else 0
+def _fates(recipe: Recipe, data: Any) -> Iterator[tuple[int, int]]:
+    """Of each source, how many documents or examples are to stay whole, and how many of these do not.
+
+    Packed text has none of either: a document goes on in the next row.
+    """
+    if recipe.data.task:
+        yield len(data.train), int(data.summary["truncated_examples"]["train"])
+        return
+    for section, source in zip(recipe.data.parts, _sources(data), strict=True):
+        rows: dict[str, int] = source.train.summary
+        if section.examples:
+            dropped = rows["dropped_examples"]
+            yield rows["examples"] + dropped, rows["truncated_examples"] + dropped
+        elif section.packing == "paper":
+            yield len(source.train), Lengths.of(source.train.lengths()).longer_than(section.max_length)
+        else:
+            yield 0, 0
+
+
+def _sources(data: Any) -> list[Any]:
+    """The data of each source; the whole where there is one."""
+    return list(getattr(data, "sources", {"": data}).values())

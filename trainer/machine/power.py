@@ -112,7 +112,7 @@ class _Reader:
         return Sample(joules, watts, celsius)
 
 
-def in_words(joules: float, tokens: float, watts: float, celsius: float) -> str:
+def energy_in_words(joules: float, tokens: float, watts: float, celsius: float) -> str:
     """Energy of the steps in words, with the power and the highest temperature beside it."""
     per_token = f", {joules / tokens:.3g} J per token" if tokens else ""
     return f"{significant(joules / 1000)} kJ{per_token}; {watts:,.0f} W (median), {celsius:.0f} °C at most"

@@ -38,6 +38,12 @@ def check_attention(name: str, device: str, dtype: str) -> None:
         )
 
 
+def attention_on(section: ModelSection, device: str) -> str:
+    """The kernel a network is built with: on `device="meta"` none runs, and flash attention need not be installed."""
+    flash_on_meta = device == "meta" and section.attn_implementation == "flash_attention_2"
+    return "sdpa" if flash_on_meta else section.attn_implementation
+
+
 def all_attention(device: str, dtype: str) -> list[Availability]:
     """Every kernel a recipe may name, in the order of the schema, with its reason."""
     return [availability(name, device, dtype) for name in IMPLEMENTATIONS]

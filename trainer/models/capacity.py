@@ -71,6 +71,11 @@ def check_capacity(
             fix = f"{setting([str(called(each)) for each in range(rows, vocab_size)])} gives the tokens beyond it rows"
         what = f"the model embeds {rows} token ids, but the tokenizer has {vocab_size}"
         raise UserError(what, where="model.new_tokens", fix=fix)
+    require_positions(config, max_length)
+
+
+def require_positions(config: PreTrainedConfig, max_length: int) -> None:
+    """Raise UserError for sequences that are longer than the model has positions for."""
     positions = positions_of(config)
     if positions is not None and max_length > positions:
         raise UserError(

@@ -10,7 +10,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedConfig, P
 
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.library import WHERE
-from galore.trainer.models.attention import check_attention
+from galore.trainer.models.attention import attention_on, check_attention
 from galore.trainer.models.capacity import (
     NewTokens,
     check_capacity,
@@ -67,7 +67,7 @@ def build_classifier(
         require_memory(config, dtype.itemsize)
     if section.random_init or device == "meta":
         config.get_text_config().vocab_size = rows or config.get_text_config().vocab_size
-        model = skeleton(config, _kernel(section, device), KIND)
+        model = skeleton(config, attention_on(section, device), KIND)
         if device == "meta":
             for parameter in model.parameters():
                 parameter.data = parameter.data.to(dtype)
@@ -151,11 +151,6 @@ def _for_task(config: PreTrainedConfig, task: Task) -> PreTrainedConfig:
     if config.pad_token_id is None:  # decoders find the last token by it; as `tokenizer.usable` pads
         config.pad_token_id = config.eos_token_id
     return config
-
-
-def _kernel(section: ModelSection, device: str) -> str:
-    flash_on_meta = device == "meta" and section.attn_implementation == "flash_attention_2"
-    return "sdpa" if flash_on_meta else section.attn_implementation
 
 
 def _from_weights(source: str, config: PreTrainedConfig, section: ModelSection, seed: int) -> PreTrainedModel:

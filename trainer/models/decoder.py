@@ -11,8 +11,8 @@ from transformers import LlamaConfig, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from galore.trainer.common.errors import UserError
-from galore.trainer.common.library import WHERE
-from galore.trainer.models.attention import check_attention
+from galore.trainer.common.library import WHERE, explained
+from galore.trainer.models.attention import attention_on, check_attention
 from galore.trainer.models.capacity import (
     NewTokens,
     check_capacity,
@@ -127,8 +127,7 @@ def _from_config(
     config: PreTrainedConfig, section: ModelSection, *, device: str, seed: int, in_int8: Sequence[str]
 ) -> PreTrainedModel:
     dtype = getattr(torch, section.dtype)
-    flash_on_meta = device == "meta" and section.attn_implementation == "flash_attention_2"
-    model = skeleton(config, "sdpa" if flash_on_meta else section.attn_implementation)
+    model = skeleton(config, attention_on(section, device))
     if device == "meta":
         for parameter in model.parameters():
             parameter.data = parameter.data.to(dtype)
@@ -168,10 +167,11 @@ def _linears(model: PreTrainedModel, patterns: Sequence[str]) -> list[nn.Linear]
 
 @torch.no_grad()
 def _refuse_bidirectional(model: PreTrainedModel, source: str) -> None:
-    """What its configuration does not tell, its logits do."""
+    """What its configuration does not tell, its logits do; or its first forward, that sizes do not go together."""
     model.eval()
     ids = torch.tensor([[1, 2], [1, 3]], device=model.device)
-    first = model(input_ids=ids, use_cache=False).logits[:, 0].float()  # (2, V), same past, different future
+    with explained(source, "run"):
+        first = model(input_ids=ids, use_cache=False).logits[:, 0].float()  # (2, V), same past, different future
     if not torch.allclose(first[0], first[1], rtol=1e-3, atol=1e-3):
         raise _bidirectional(model.config, source)
 

@@ -22,10 +22,11 @@ from transformers.utils import logging
 from galore.trainer.checkpoint.exported import require_as_exported
 from galore.trainer.checkpoint.tensors import some
 from galore.trainer.common.errors import UserError
-from galore.trainer.common.library import WHERE, explained, refuse_unreadable
+from galore.trainer.common.library import WHERE, explained, refuse_gguf, refuse_unreadable
 from galore.trainer.common.reading import means_a_path, require_plain_folder, user_path
 from galore.trainer.machine.offline import spare_retries
-from galore.trainer.models.capacity import require_layers, require_memory, require_sizes
+from galore.trainer.models.capacity import require_layers, require_memory, require_positions, require_sizes
+from galore.trainer.recipe.schema.recipe import Recipe
 
 logging.disable_progress_bar()  # a bar per file would tear the console's own display
 
@@ -40,6 +41,7 @@ def locate(name: str, base_dir: Path) -> str:
     if folder.is_dir():
         return str(folder.resolve())
     if folder.exists() or means_a_path(name, base_dir):
+        refuse_gguf(folder)
         raise UserError(
             f"{folder} is not a folder", where=WHERE, fix="give a folder with config.json and *.safetensors"
         )
@@ -71,6 +73,17 @@ def read_config(source: str, revision: str | None) -> PreTrainedConfig:
             fix="start from the float weights",
         )
     return config
+
+
+def refuse_longer_sequences(recipe: Recipe, base_dir: Path) -> None:
+    """Raise UserError for data that the recipe's model has no positions for. Of a hub's model only where its tokenizer
+    is asked for as well: data alone need no network."""
+    section, data = recipe.model, recipe.data
+    if section.name_or_path is None:
+        return
+    source = locate(section.name_or_path, base_dir)
+    if Path(source).is_dir() or data.tokenizer is None:
+        require_positions(read_config(source, section.revision), data.max_length)
 
 
 def kind_of(config: PreTrainedConfig) -> Any:

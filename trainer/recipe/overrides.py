@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from galore.trainer.common.printable import shortened
 from galore.trainer.recipe.explain.fields import fields
 from galore.trainer.recipe.explain.unknown import what_was_meant
 from galore.trainer.recipe.parse.problems import Place, Problem, RecipeError
 from galore.trainer.recipe.parse.source import Key, Layer, compose, require_few_values, value_of
+
+LONGEST_TOLD = 300  # letters of one in a message
 
 
 def parse_overrides(overrides: Sequence[str]) -> Layer:
@@ -20,7 +23,7 @@ def parse_overrides(overrides: Sequence[str]) -> Layer:
     layer = Layer("command line", Path.cwd())
     for text in overrides:
         path, equals, raw = (part.strip() for part in text.partition("="))
-        place = Place(f"override `{text}`", text=raw, directory=layer.directory)
+        place = Place(f"override `{shortened(text, LONGEST_TOLD)}`", text=raw, directory=layer.directory)
         if problem := _refused(path, equals, raw, place, layer.is_told):
             layer.problems.append(problem)
             continue

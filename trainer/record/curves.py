@@ -10,7 +10,7 @@ import numpy as np
 from galore.trainer.common.style import BLUE, GREEN, GREY, ORANGE, RED
 from galore.trainer.memory.categories import COLORS
 from galore.trainer.record.history import Column, History
-from galore.trainer.record.row import TRAIN
+from galore.trainer.record.row import TRAIN, loss_of
 
 # Of a curve; a longer run has the means of as many stretches.
 POINTS = 1_000
@@ -71,7 +71,7 @@ def _run(name: str, history: History, color: str, *, stacked: bool) -> dict[str,
 
 def _held(history: History, axes: Mapping[str, Column]) -> dict[str, Any]:
     """Held-out losses, each where the run was then."""
-    scored = [(row["step"], row.get("loss_nats", row.get("squared_error"))) for row in history.evaluations]
+    scored = [(row["step"], loss_of(row)) for row in history.evaluations]
     known = [(step, loss) for step, loss in scored if loss is not None]
     done = np.searchsorted(history.train["step"], [step for step, _ in known], side="right")
     places = {key: np.concatenate([[0.0], column])[done].tolist() for key, column in axes.items()}

@@ -6,6 +6,8 @@ import math
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Self
 
+from galore.trainer.record.row import loss_of
+
 
 class HeldOut:
     """Losses, or squared errors, in the order of the steps. The score before the first step does not count."""
@@ -24,7 +26,7 @@ class HeldOut:
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Take up a row of the metrics if it is an evaluation; a loss that is no number is none."""
-        loss = row.get("loss_nats", row.get("squared_error"))
+        loss = loss_of(row)
         if row.get("kind") == "eval" and row["step"] > 0:
             self._losses[row["step"]] = loss if isinstance(loss, float | int) and math.isfinite(loss) else math.inf
 

@@ -75,7 +75,8 @@ class History:
 
     @property
     def total_steps(self) -> int:
-        return int(self.facts.get("total_steps") or self.last_step)
+        known = self.facts.get("total_steps")
+        return known if isinstance(known, int) and known > 0 else self.last_step
 
     @property
     def wall_seconds(self) -> float | None:

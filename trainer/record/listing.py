@@ -15,6 +15,7 @@ from galore.trainer.checkpoint.rotation import step_directories
 from galore.trainer.common.lock import is_held
 from galore.trainer.common.reading import open_regular, read_bounded
 from galore.trainer.record.metrics import whole
+from galore.trainer.record.row import loss_of
 from galore.trainer.record.rundir import RunDir
 
 DEEPEST = 5  # folders below the first; a sweep keeps its runs three down
@@ -29,7 +30,8 @@ class Listed:
 
     `loss` is of the last step, `held_out_loss` of the last evaluation near the end. `resumes_after` is the step
     of the newest checkpoint of a run that can go on; `written` when anything of its metrics last was, in seconds of
-    the epoch; `problem` says what is damaged.
+    the epoch; `stopped_early`: finished before its last step, for the held-out loss fell no more; `problem` says what is
+    damaged.
     """
 
     folder: Path
@@ -43,6 +45,7 @@ class Listed:
     bytes: int = 0
     resumes_after: int | None = None
     written: float | None = None
+    stopped_early: bool = False
     problem: str = ""
 
     def as_json(self) -> dict[str, Any]:
@@ -100,10 +103,11 @@ def _of_files(run: RunDir) -> Listed:
         sum(counts) or None,
         _whole(steps.get("step")),
         _whole(facts.get("total_steps")),
-        _number(steps.get("loss_nats", steps.get("squared_error"))),
-        _number(evaluations.get("loss_nats", evaluations.get("squared_error"))),
+        _number(loss_of(steps)),
+        _number(loss_of(evaluations)),
         _size(run.root),
         written=_written(run),
+        stopped_early="finished" in facts and "stopped_early" in facts,
     )
     saved = step_directories(run.checkpoints)
     return replace(listed, resumes_after=saved[0][0]) if saved and listed.state in ("failed", "interrupted") else listed

@@ -12,7 +12,7 @@ from galore.trainer.common.format import GIB, percent, rate
 from galore.trainer.common.style import BLUE, GREEN, GREY, ORANGE, RED, STYLE
 from galore.trainer.memory.categories import COLORS
 from galore.trainer.record.history import Column, History
-from galore.trainer.record.row import TRAIN
+from galore.trainer.record.row import TRAIN, loss_of
 from galore.trainer.tasks.metrics import flat
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def _loss(axes: Any, history: History) -> bool:
     axes.plot(steps, loss, color=BLUE, linewidth=0.8, alpha=0.3 if many else 1, label="training, every step")
     if many:
         axes.plot(steps, smooth(loss, len(steps) // 30), color=BLUE, linewidth=1.8, label="training, smoothed")
-    losses = [(row["step"], row.get("loss_nats", row.get("squared_error"))) for row in history.evaluations]
+    losses = [(row["step"], loss_of(row)) for row in history.evaluations]
     scored = [(step, value) for step, value in losses if value is not None]
     if scored:
         axes.plot(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from galore.trainer.common.errors import RunFailed
@@ -61,7 +62,15 @@ def texts(history: History) -> tuple[list[str], list[str]]:
         sections.machine,
         sections.recipe,
     )
-    return [each(history) for each in first], [each(history) for each in rest]
+    return [_told(each, history) for each in first], [_told(each, history) for each in rest]
+
+
+def _told(part: Callable[[History], str], history: History) -> str:
+    """A section; where run.json has what no run writes, that it has."""
+    try:
+        return part(history)
+    except Exception as error:
+        return section(part.__name__.capitalize(), f"Not told: run.json is damaged ({type(error).__name__}: {error})\n")
 
 
 def _plots(history: History, run_dir: RunDir) -> str:

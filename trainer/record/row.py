@@ -108,6 +108,11 @@ class EventRow(TypedDict):
 Row = TrainRow | EvalRow | EventRow
 
 
+def loss_of(row: Mapping[str, Any]) -> Any:
+    """What a row was minimized or scored by: its `loss_nats`, or of a regression its `squared_error`; None for neither."""
+    return row.get("loss_nats", row.get("squared_error"))
+
+
 def columns(kind: type) -> dict[str, Column]:
     """The columns of a kind of row, by name, in the order in which they are written."""
     hints = get_type_hints(kind, include_extras=True)

@@ -18,6 +18,7 @@ from galore.trainer.common.lock import exclusive, is_lost, present_name
 from galore.trainer.common.reading import NotReadable, means_a_path, read_bounded, user_path
 from galore.trainer.common.suggest import nearest
 from galore.trainer.recipe.schema.train import Tracker
+from galore.trainer.recipe.shipped import is_shipped
 
 LOCK = ".lock"
 
@@ -91,7 +92,7 @@ class RunDir:
         """
         _refuse_file(path)
         if resume and cls(path).recipe.is_file():
-            cls(path)._refuse_folders()
+            cls(path)._refuse_misplaced()
             return cls(path)
         try:
             made = make_directory(path)
@@ -155,16 +156,21 @@ class RunDir:
         if now is None:
             saved, fix = "it, or its lock, was deleted", "start anew in another --output-dir"
         else:
-            folder, steps = shlex.quote(str(now.parent)), step_directories(now.parent / self.checkpoints.name)
+            steps = step_directories(now.parent / self.checkpoints.name)
             what = f"with {steps[0][1].name}" if steps else "without a checkpoint"
             saved, fix = f"it lies in {now.parent}, {what}", "start anew in another --output-dir"
             if steps:
-                fix = f"galore train {folder}/{self.recipe.name} --output-dir {folder} --resume"
+                fix = RunDir(now.parent).go_on()
         raise Ended(
             f"the directory of this run was renamed or replaced while it went on: {saved}",
             where=str(self.root),
             fix=fix,
         )
+
+    def go_on(self, *settings: str) -> str:
+        """The command that goes on with the run, with other `settings` if given, such as `train.micro_batch_size=2`."""
+        folder = f"./{self.root}" if is_shipped(str(self.root)) else str(self.root)
+        return shlex.join(["galore", "train", folder, *settings, "--resume"])
 
     def replace(self, path: Path, content: bytes | str) -> None:
         """Give the file `path` of this run new content, atomically.
@@ -207,11 +213,14 @@ class RunDir:
     def _trackers(self) -> list[Path]:
         return [self.tracker(name) for name in get_args(Tracker)]
 
-    def _refuse_folders(self) -> None:
-        """Raise UserError where a folder has the name of a file that the run writes anew, or goes on with."""
+    def _refuse_misplaced(self) -> None:
+        """Raise UserError where a folder has the name of a file that the run goes on with, or a file that of a folder."""
         for file in (self.metrics, self.facts, self.report, self.traceback, *self._trackers()):
             if file.is_dir():
                 raise UserError("is a folder, where the run has a file", where=str(file), fix="move it away")
+        for folder in (self.model, self.tokenizer):
+            if folder.exists() and not folder.is_dir():
+                raise UserError("is no folder, where the run has one", where=str(folder), fix="move it away")
 
     def _refuse_used(self) -> None:
         try:

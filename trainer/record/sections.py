@@ -8,10 +8,13 @@ import numpy as np
 
 from galore.trainer.common.format import counted, duration, exponential, percent, perplexity, rate, significant, size
 from galore.trainer.common.markdown import details, fence, section, table
-from galore.trainer.machine.power import in_words
+from galore.trainer.common.printable import listed
+from galore.trainer.machine.power import energy_in_words
 from galore.trainer.record.history import History
 from galore.trainer.record.row import EVAL, EvalRow
 from galore.trainer.tasks.metrics import flat
+
+MOST_STEPS = 20  # in a list of them
 
 
 def headline(history: History) -> str:
@@ -222,7 +225,7 @@ def spent(history: History) -> str:
     if watts is None or not known.any():
         return ""
     tokens = float(np.nansum((train["tokens_per_second"] * train["step_seconds"])[known]))
-    return in_words(history.total("energy_joules"), tokens, watts, float(np.nanmax(celsius)))
+    return energy_in_words(history.total("energy_joules"), tokens, watts, float(np.nanmax(celsius)))
 
 
 def _peak(history: History) -> str:
@@ -254,9 +257,8 @@ def _value(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
-def _list(steps: list[int], most: int = 20) -> str:
-    more = f" and {len(steps) - most:,} more" if len(steps) > most else ""
-    return ", ".join(f"{step:,}" for step in steps[:most]) + more
+def _list(steps: list[int]) -> str:
+    return listed((f"{step:,}" for step in steps), MOST_STEPS)
 
 
 def _line(text: Any) -> str:

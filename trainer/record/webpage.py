@@ -14,6 +14,7 @@ from markdown_it import MarkdownIt
 from galore.trainer.common.format import counted
 from galore.trainer.common.markdown import section, table
 from galore.trainer.common.page import as_script, filled, read_part
+from galore.trainer.recipe.parse.syntax import RecipeLoader
 from galore.trainer.record import sections
 from galore.trainer.record.curves import POINTS, curves, is_reduced
 from galore.trainer.record.history import History
@@ -54,7 +55,7 @@ def of_one(history: History) -> tuple[str, str]:
 def comparison(histories: Mapping[str, History]) -> tuple[str, str]:
     """Markdown before the curves and after them: what each run came to, and the settings in which they differ."""
     told = {
-        name: {"Steps": f"{each.last_step:,} of {each.total_steps:,}", **dict(sections.facts(each))}
+        name: {"Steps": f"{each.last_step:,} of {each.total_steps:,}", **_facts(each)}
         for name, each in histories.items()
     }
     names = dict.fromkeys(name for facts in told.values() for name in facts)
@@ -85,9 +86,16 @@ def _folded(text: str) -> str:
 
 def _recipe(history: History) -> Any:
     try:
-        return yaml.safe_load(history.recipe)
-    except yaml.YAMLError:
+        return yaml.load(history.recipe, RecipeLoader)
+    except (yaml.YAMLError, ValueError, RecursionError):
         return {}
+
+
+def _facts(history: History) -> dict[str, str]:
+    try:
+        return dict(sections.facts(history))
+    except Exception as error:
+        return {"run.json": f"damaged ({type(error).__name__}: {error})"}
 
 
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:

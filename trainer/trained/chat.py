@@ -18,7 +18,7 @@ from galore.trainer.models.generate import continued, require_generator, setting
 from galore.trainer.trained.runmodel import StoredModel
 
 
-class Pieces(TextStreamer):  # type: ignore[misc]
+class AnswerStreamer(TextStreamer):  # type: ignore[misc]
     """Hands over words as soon as they are whole, and keeps all of them."""
 
     def __init__(self, tokenizer: Any, tell: Callable[[str], object]) -> None:
@@ -66,15 +66,15 @@ class Chat:
         """
         turns = [*self.messages, {"role": "user", "content": text}]
         ids, room, forgotten = self._fitting(turns)
-        pieces = Pieces(self.stored.tokenizer, tell)
+        streamer = AnswerStreamer(self.stored.tokenizer, tell)
         settings = settings_of(self.stored.tokenizer, room, self.temperature, self.top_p)
         settings.eos_token_id = self._stops
         try:
-            continued(self.stored.model, ids, settings, self.seed + len(self.messages), pieces)
+            continued(self.stored.model, ids, settings, self.seed + len(self.messages), streamer)
         except KeyboardInterrupt:
-            self._keep(turns[forgotten:], pieces.said)
+            self._keep(turns[forgotten:], streamer.said)
             raise
-        self._keep(turns[forgotten:], pieces.said)
+        self._keep(turns[forgotten:], streamer.said)
         return forgotten
 
     def _keep(self, turns: list[Message], said: str) -> None:

@@ -56,7 +56,7 @@ class Exported:
 
 
 @dataclass(frozen=True)
-class Extras:
+class ExportOptions:
     """What an export has beside what every one has.
 
     Args:
@@ -72,7 +72,7 @@ class Extras:
     license: str = ""
 
 
-def export(run: str, out: Path, extras: Extras = Extras(), checkpoint: str | None = None) -> Exported:
+def export(run: str, out: Path, options: ExportOptions = ExportOptions(), checkpoint: str | None = None) -> Exported:
     """Write the model of `run` to the folder `out`: config, generation config, safetensors, tokenizer, model card.
 
     `AutoModelForCausalLM.from_pretrained(out)`, or of a classifier `AutoModelForSequenceClassification`, and
@@ -94,7 +94,7 @@ def export(run: str, out: Path, extras: Extras = Extras(), checkpoint: str | Non
     try:
         make_directory(out.parent)
         with _private(temporary(out)) as folder:
-            size, note = _write(stored, folder, extras)
+            size, note = _write(stored, folder, options)
             folder.rename(out)  # takes the place of an empty folder, refuses one that was filled meanwhile
         sync_directory(out.parent)
     except Exception as error:
@@ -107,7 +107,7 @@ def export(run: str, out: Path, extras: Extras = Extras(), checkpoint: str | Non
         fix = "free some space, or choose a folder on another disk" if refused is not None else ""
         raise RunFailed(f"cannot export: {refused.strerror if refused else error}", where=str(out), fix=fix) from error
     recipe, loads = stored.recipe, kind_of(stored.model.config).__name__
-    own = recipe is not None and recipe.data.tokenizer is None and recipe.model.name_or_path is None
+    own = recipe is not None and recipe.trains_tokenizer
     return Exported(out, stored.origin, stored.step, size, loads, stored.skipped, note, own)
 
 
@@ -132,20 +132,20 @@ def _refuse_used(out: Path) -> None:
         raise UserError("is not empty", where=str(out), fix="choose a folder that does not exist yet")
 
 
-def _write(stored: StoredModel, folder: Path, extras: Extras) -> tuple[int, str]:
+def _write(stored: StoredModel, folder: Path, options: ExportOptions) -> tuple[int, str]:
     model = stored.model
     if model.can_generate():
         model.config.use_cache = True
     _name_special_tokens(stored, stored.tokenizer)
     if model.can_generate():
         drop_idle(model.generation_config)
-    text, note = modelfile(model, stored.tokenizer) if extras.ollama else ("", "")
-    files = save_pretrained(folder, Sharded(model, extras.max_shard_size), stored.tokenizer)
+    text, note = modelfile(model, stored.tokenizer) if options.ollama else ("", "")
+    files = save_pretrained(folder, Sharded(model, options.max_shard_size), stored.tokenizer)
     again = add_older_keys(folder)
     files = synced(folder, {name: written for name, written in files.items() if name not in again})
     _verify(model, folder)
     card = folder / "README.md"
-    write_file(card, [model_card(stored, extras.name, extras.license).encode()])
+    write_file(card, [model_card(stored, options.name, options.license).encode()])
     if text:
         write_file(folder / MODELFILE, [text.encode()])
     for weights in folder.glob("*.safetensors"):  # the library lets only their owner read them

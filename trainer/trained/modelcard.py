@@ -27,7 +27,8 @@ def model_card(stored: StoredModel, name: str = "", license: str = "") -> str:
     classifies = loads != "AutoModelForCausalLM"
     tag = "text-classification" if classifies else "text-generation"
     front = f"---\n{_front(stored, tag, name or 'model', license)}\n---\n"
-    title = "# A classifier trained with galore\n" if classifies else "# A causal language model trained with galore\n"
+    taught = " on instructions" if stored.recipe is not None and stored.recipe.data.instruct else ""
+    title = f"# A {'classifier' if classifies else 'causal language model'} trained with galore{taught}\n"
     parts = [front, title, _table("Model", _model(stored))]
     if stored.recipe is not None:
         parts.append(_table("Training", _training(stored.recipe, stored.step)))

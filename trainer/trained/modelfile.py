@@ -35,7 +35,7 @@ PROBES = ("u", "uau", "uauau", "su", "suau")  # conversations by the roles of th
 
 
 @dataclass(frozen=True)
-class Pieces:
+class Turns:
     """What a template writes around the messages.
 
     Args:
@@ -81,8 +81,8 @@ def modelfile(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tup
     if tokenizer.chat_template is None:
         lines.append('TEMPLATE """{{ .Prompt }}"""')
     else:
-        pieces, note = pieces_of(tokenizer)
-        lines += [f'TEMPLATE """{pieces.template()}"""'] if pieces is not None else []
+        turns, note = turns_of(tokenizer)
+        lines += [f'TEMPLATE """{turns.template()}"""'] if turns is not None else []
         stops = stop_tokens(tokenizer)
     lines += [f"PARAMETER stop {_quoted(str(tokenizer.decode([token])))}" for token in stops]
     generation: Any = model.generation_config
@@ -95,7 +95,7 @@ def modelfile(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tup
     return "\n".join(lines) + "\n", note
 
 
-def pieces_of(tokenizer: PreTrainedTokenizerBase) -> tuple[Pieces | None, str]:
+def turns_of(tokenizer: PreTrainedTokenizerBase) -> tuple[Turns | None, str]:
     """What the chat template writes around messages, None where Ollama cannot say it; and what is left out, or why."""
     try:
         found = _found(tokenizer)
@@ -111,22 +111,22 @@ def pieces_of(tokenizer: PreTrainedTokenizerBase) -> tuple[Pieces | None, str]:
     return found, ", and ".join(left)
 
 
-def _found(tokenizer: PreTrainedTokenizerBase) -> Pieces:
-    """Raises ValueError or BadRow where the template writes otherwise than `Pieces` can."""
+def _found(tokenizer: PreTrainedTokenizerBase) -> Turns:
+    """Raises ValueError or BadRow where the template writes otherwise than `Turns` can."""
     first, between, later, again, after = _split(tokenizer, "uaua", prompt=False)
     if between != again:
         raise ValueError("it writes the same turn in two ways")
     if not later.startswith(after):
         raise ValueError("it ends the last turn otherwise than those before")
     _, prompt = _split(tokenizer, "u")
-    plain = Pieces(first, later.removeprefix(after), None, (between, after), prompt)
+    plain = Turns(first, later.removeprefix(after), None, (between, after), prompt)
     _require_same(tokenizer, plain, [probe for probe in PROBES if "s" not in probe])
     try:
         before, middle, _ = _split(tokenizer, "su")
         if not middle.endswith(plain.later):
             return plain
         system = before, middle.removesuffix(plain.later)
-        whole = Pieces(plain.first, plain.later, system, plain.answer, prompt)
+        whole = Turns(plain.first, plain.later, system, plain.answer, prompt)
         _require_same(tokenizer, whole, PROBES)
     except (BadRow, ValueError):
         return plain
@@ -145,8 +145,8 @@ def _split(tokenizer: PreTrainedTokenizerBase, roles: str, prompt: bool = True) 
     return [*parts, text]
 
 
-def _require_same(tokenizer: PreTrainedTokenizerBase, pieces: Pieces, probes: Sequence[str]) -> None:
-    if any(pieces.write(probe, _words(probe)) != _rendered(tokenizer, probe, True) for probe in probes):
+def _require_same(tokenizer: PreTrainedTokenizerBase, turns: Turns, probes: Sequence[str]) -> None:
+    if any(turns.write(probe, _words(probe)) != _rendered(tokenizer, probe, True) for probe in probes):
         raise ValueError("what it writes of a turn depends on the others")
 
 

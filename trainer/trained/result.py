@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from galore.trainer.checkpoint.checkpoint import newest_verified
 from galore.trainer.record.metrics import read_rows
+from galore.trainer.record.row import loss_of
 from galore.trainer.record.rundir import RunDir
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class TrainedRun(os.PathLike[str]):
     @property
     def train_loss(self) -> float | None:
         """Loss of the last step, in nats per target; None where there is none, or it was not finite."""
-        losses = [row.get("loss_nats", row.get("squared_error")) for row in self.rows if row.get("kind") == "train"]
+        losses = [loss_of(row) for row in self.rows if row.get("kind") == "train"]
         return losses[-1] if losses else None
 
     @property

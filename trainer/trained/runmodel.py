@@ -17,6 +17,7 @@ from galore.trainer.checkpoint.checkpoint import Checkpoint, Skipped
 from galore.trainer.checkpoint.exported import require_as_exported
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.library import WHERE, explained, require_sentencepiece
+from galore.trainer.common.printable import listed
 from galore.trainer.common.reading import require_plain_folder, user_path
 from galore.trainer.models.adapters.adapt import adapted, plain
 from galore.trainer.models.adapters.lora import stored_config, without_adapters
@@ -95,9 +96,8 @@ def _refuse_several(folder: Path) -> None:
     runs = sorted(file.parent for pattern in ("*/recipe.yaml", "*/*/recipe.yaml") for file in folder.glob(pattern))
     if not runs or (folder / "config.json").exists():
         return
-    more = f" and {len(runs) - SHOWN} more" if len(runs) > SHOWN else ""
-    names = ", ".join(str(run.relative_to(folder)) for run in runs[:SHOWN])
-    raise UserError(f"holds several runs: {names}{more}", where=str(folder), fix=f"name one of them: {runs[0]}")
+    names = listed((run.relative_to(folder) for run in runs), SHOWN)
+    raise UserError(f"holds several runs: {names}", where=str(folder), fix=f"name one of them: {runs[0]}")
 
 
 def save_model_files(

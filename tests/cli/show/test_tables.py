@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from galore.cli.show.live import LiveConsole
+from galore.cli.show.progress.live import LiveConsole
 from galore.cli.show.tables import numbers, say, say_pairs, show_table
 
 WIDTHS = (80, 60)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 
 def test_generate(galore: Any, calls: Any) -> None:
     calls.replace("galore.trainer.machine.device", choose_device="cpu", choose_threads=None)
@@ -30,3 +32,10 @@ def test_generate_takes_the_threads_of_the_run(galore: Any, calls: Any) -> None:
     calls.replace("galore.trainer.models.generate", sample="Once upon a time")
     galore("generate", "runs/a", "--prompt", "Once")
     assert ((3,), {}) in calls.made
+
+
+@pytest.mark.parametrize("verb", [["generate", "runs/a", "--prompt", "Once"], ["chat", "runs/a"]])
+def test_what_cannot_be_computed_with_is_refused_before_anything_is_loaded(galore: Any, verb: list[str]) -> None:
+    cold, not_a_number = (galore(*verb, "--temperature", given) for given in ("1e-7", "nan"))
+    assert (cold.exit_code, not_a_number.exit_code) == (2, 2)
+    assert "1e-07 is colder than can be computed with" in cold.stderr

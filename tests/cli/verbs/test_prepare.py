@@ -45,6 +45,17 @@ def test_prepare_json(galore: Any, recipe: str) -> None:
     assert facts["made"]
 
 
+def test_sequences_that_the_model_has_no_positions_for_are_not_prepared(
+    galore: Any, recipe: str, tmp_path: Path
+) -> None:
+    config = {"model_type": "llama", "max_position_embeddings": 32, "num_hidden_layers": 1, "hidden_size": 16}
+    Path("model").mkdir()
+    Path("model/config.json").write_text(json.dumps(config | {"num_attention_heads": 2, "intermediate_size": 24}))
+    refused = galore("prepare", recipe, "model.name_or_path=model", "data.tokenizer_vocab_size=300")
+    assert (refused.exit_code, Path("cache").exists()) == (2, False)
+    assert "set data.max_length to 32 or less" in refused.stderr
+
+
 def test_a_bar_is_as_long_as_its_share_and_none_is_lost(galore: Any, recipe: str) -> None:
     from galore.trainer.data.survey import survey
     from galore.trainer.recipe.load import load_recipe

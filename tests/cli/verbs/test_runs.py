@@ -47,6 +47,11 @@ def test_every_run_is_readable(galore: Any, monkeypatch: pytest.MonkeyPatch, col
         assert piece in words, piece
 
 
+def test_a_run_that_was_stopped_early_says_so(galore: Any) -> None:
+    make("runs/one", finished="2026", stopped_early=12345)
+    assert "finished, stopped early" in " ".join(galore("runs").stdout.split())
+
+
 def test_a_fact_of_absurd_length_is_cut_short(galore: Any) -> None:
     make("runs/one", method="m" * 100_000)
     assert len(galore("runs").stdout) < 3_000

@@ -28,7 +28,7 @@ def test_train(galore: Any, calls: Any, arguments: list[str], directory: Path, r
     Path("run/run.json").write_text("{}")
     said: list[str] = []
     console = SimpleNamespace(message=said.append)
-    calls.replace("galore.cli.show.console", make_console=console)
+    calls.replace("galore.cli.show.progress.console", make_console=console)
     calls.replace("galore.trainer.run", run_training=Path("report.md"))
     assert galore("train", *arguments).exit_code == 0
     (loaded, *rest), _ = calls.made[-1]
@@ -48,7 +48,7 @@ def runs_of(origin: str, *names: str) -> None:
 
 
 def test_a_second_run_of_a_recipe_gets_a_number_and_says_so(galore: Any, calls: Any) -> None:
-    calls.replace("galore.cli.show.console", make_console=SimpleNamespace(message=lambda text: None))
+    calls.replace("galore.cli.show.progress.console", make_console=SimpleNamespace(message=lambda text: None))
     calls.replace("galore.trainer.run", run_training=None)
     runs_of("demo", "demo", "demo-2")
     shown = galore("train", "demo")
@@ -59,7 +59,7 @@ def test_a_second_run_of_a_recipe_gets_a_number_and_says_so(galore: Any, calls: 
 
 
 def test_resume_goes_on_with_the_only_run_of_a_recipe_and_asks_which_of_several(galore: Any, calls: Any) -> None:
-    calls.replace("galore.cli.show.console", make_console=SimpleNamespace(message=lambda text: None))
+    calls.replace("galore.cli.show.progress.console", make_console=SimpleNamespace(message=lambda text: None))
     calls.replace("galore.trainer.run", run_training=None)
     runs_of("mine/demo-7.yaml", "demo-7")
     galore("train", "demo", "--resume")
@@ -103,7 +103,8 @@ def test_train_dry_run(galore: Any, calls: Any) -> None:
     assert "model.layers.*.mlp.up_proj 4 688 × 256 projected, right 64 705k 1.00 MiB 3.00 MiB 512 KiB" in lines
     assert "together 8 1.41M 2.00 MiB 6.00 MiB 512 KiB" in lines
     assert "Note: assumed [x]" in lines
-    assert lines[-7:] == [
+    assert lines[-1].endswith("galore profile-memory demo optim.rank=64 train.max_steps=100000 --gpu rtx4090")
+    assert lines[-8:-1] == [
         "run 100,000 steps × 2,048 tokens = 205M tokens, padding included",
         "epochs not known: no corpus is read here",
         "FLOPs 1.43e18, recomputation included",

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from galore.trainer.checkpoint import checkpoint, manifest, rotation
@@ -183,6 +184,34 @@ def test_what_cannot_be_read_is_not_damaged(
         newest_verified(root)
     assert name in error.value.where
     assert error.value.exit_code == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("unable to open file </x/model.safetensors> in read-only mode: Input/output error (5)"),
+        SafetensorError("Error while deserializing header: incomplete metadata"),
+        OSError(errno.EIO, os.strerror(errno.EIO)),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_file_that_fails_once_it_is_verified(root: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    """Whatever its reader raises: the disk's refusal has no errno there."""
+    _save(root, 1)
+    found, _ = newest_verified(root)
+    assert found is not None
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(checkpoint, "load_file", refuse)
+    with pytest.raises(RunFailed, match="cannot be read, which it could a moment ago") as told:
+        found.load("model")
+    assert told.value.where.endswith("model.safetensors")
+    monkeypatch.setattr(error, "args", ("DefaultCPUAllocator: can't allocate memory",))
+    if type(error) is RuntimeError:
+        with pytest.raises(RuntimeError, match="DefaultCPUAllocator"):
+            found.load("model")
 
 
 def test_a_manifest_cannot_lead_out_of_its_directory(root: Path) -> None:

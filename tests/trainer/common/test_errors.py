@@ -25,6 +25,8 @@ def test_an_error_as_text() -> None:
             "go on with galore train r/recipe.yaml train.micro_batch_size=2 --output-dir r --resume, or wait",
             'go on with galore.train("r/recipe.yaml", "train.micro_batch_size=2", output_dir="r", resume=True), or wait',
         ),
+        ("galore train 'a b' 'optim.a=[b, c]' --resume", 'galore.train("a b", "optim.a=[b, c]", resume=True)'),
+        ("write galore train RECIPE, or add --resume", "write galore train RECIPE, or add resume=True"),
         ("write optim.rank=4", "write optim.rank=4"),
     ],
 )

@@ -213,3 +213,12 @@ def test_rows_that_an_earlier_version_read_otherwise_are_other_data(
             before = prepare_data(instruct(**columns), tmp_path).summary
         assert ("reading" in now["noted"]) is noted
         assert (now["fingerprint"] != before["fingerprint"]) is noted
+
+
+@pytest.mark.parametrize("packing", ["packed", "paper"])
+def test_prompts_that_fill_every_row_are_told_as_that(tmp_path: Path, instruct: MakeRecipe, packing: str) -> None:
+    """More text would not help, nor would another share."""
+    write(tmp_path / "chat.jsonl", [{"instruction": f"Count to {n} " * 30, "output": "no"} for n in range(40)])
+    expected = r"data.max_length: no token to learn in the first 64 of \d+ examples, which is all of them"
+    with pytest.raises(UserError, match=expected):
+        prepare_data(instruct(packing=packing, max_length=64), tmp_path)

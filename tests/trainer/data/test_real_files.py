@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import bz2
 import csv
-import gzip
 import io
 import itertools
 import json
@@ -14,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import packers
 import pyarrow as pa
 import pyarrow.feather
 import pyarrow.parquet as pq
@@ -76,20 +75,7 @@ def lines(rows: list[Row]) -> bytes:
     return "".join(row["body"].replace("\n", " ") + "\n" for row in rows).encode()
 
 
-def zstd(data: bytes) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pa.CompressedOutputStream(sink, "zstd") as packed:
-        packed.write(data)
-    return bytes(sink.getvalue())
-
-
-PACK: dict[str, Callable[[bytes], bytes]] = {
-    "": bytes,
-    ".gz": gzip.compress,
-    ".bz2": bz2.compress,
-    ".xz": lzma.compress,
-    ".zst": zstd,
-}
+PACK = {"": bytes, **packers.PACK}
 
 
 class Case(NamedTuple):
@@ -310,7 +296,7 @@ def test_every_bad_row_is_counted_with_its_line(tmp_path: Path, tokenizer: Any, 
     ("name", "data", "message", "fix"),
     [
         ("semi.csv", table(";")(TEXTS), "has ';' and no ',' in it", r"set data\.delimiter: ';'"),
-        ("half.jsonl.zst", zstd(jsonl(TEXTS))[:-9], "damaged or truncated zstd data", "zstd -t"),
+        ("half.jsonl.zst", packers.zstd(jsonl(TEXTS))[:-9], "damaged or truncated zstd data", "zstd -t"),
         ("half.csv.xz", lzma.compress(table()(TEXTS))[:-9], "damaged or truncated xz data", "xz -t"),
         ("half.parquet", parquet(TEXTS)[:-9], "not a readable parquet file", ""),
         ("sheet.xlsx", b"PK", "cannot tell the format", "save the sheet as csv"),

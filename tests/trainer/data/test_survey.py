@@ -48,7 +48,7 @@ def test_conversations_are_measured_as_they_are_fed(
     short = len(tokenizer("<|im_start|>user\n0<|im_end|>\n<|im_start|>assistant\nyes<|im_end|>\n")["input_ids"])
     assert found.lengths.counts[short] == SHORT
     assert (found.lengths.longest, found.lengths.quantile(0.5)) == (short - 3 + 3 * LONG, short)
-    assert (found.cut_examples, found.cut_tokens) == (1, short - 3 + 3 * LONG - 64)
+    assert (found.whole, found.cut_examples, found.cut_tokens) == (SHORT + 1, 1, short - 3 + 3 * LONG - 64)
     assert (found.rows, found.used) == (data.num_sequences, SHORT * short + 64)
     fed = data.train.read(np.arange(found.rows))  # type: ignore[union-attr]
     assert found.efficiency == pytest.approx(found.used / fed[0].size)
@@ -92,6 +92,27 @@ def test_text(tmp_path: Path, chat_tokenizer: Path, packing: str) -> None:
     else:
         assert (found.rows, found.used, found.cut_examples, found.cut_tokens) == (3, 10 + 16 + 16, 2, 34 + 4)
         assert found.efficiency == pytest.approx(42 / 48)
+
+
+def test_tokens_with_labels_are_examples_which_may_be_cut(tmp_path: Path, chat_tokenizer: Path) -> None:
+    rows = [{"ids": list(range(5, 5 + size)), "labels": list(range(5, 5 + size))} for size in (10, 40, 20)]
+    (tmp_path / "tokens.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows))
+    data = {"path": "tokens.jsonl", "tokens_field": "ids", "labels_field": "labels", "tokenizer": str(chat_tokenizer)}
+    data |= {"max_length": 16, "validation_fraction": 0, "cache_dir": str(tmp_path / "cache")}
+    found = survey(Recipe.model_validate({"data": data, "train": {"max_steps": 1}}), tmp_path)
+    assert (found.whole, found.cut_examples, found.cut_tokens) == (3, 2, 24 + 4)
+
+
+def test_of_a_mixture_only_what_is_to_stay_whole_counts(chats: Recipe, tmp_path: Path) -> None:
+    """Packed text among conversations goes on in the next row, however long it is."""
+    (tmp_path / "text.jsonl").write_text(json.dumps({"text": "a" * 500}) + "\n")
+    sources = [{"path": "text.jsonl"}, {"path": "chat.jsonl", "messages_field": "messages"}]
+    data = chats.data.model_dump() | {"path": None, "messages_field": None, "sources": sources}
+    found = survey(Recipe.model_validate({"data": data, "train": {"max_steps": 1}}), tmp_path)
+    assert int(found.lengths.counts.sum()) == 1 + SHORT + 1
+    assert (found.whole, found.cut_examples) == (SHORT + 1, 1)
+    assert found.cache == tmp_path / "cache" / "tokens"
+    assert [(folder / "train.tokens").is_file() for folder in found.folders] == [True, True]
 
 
 def test_a_task_of_glue_keeps_nothing(tiny_roberta: Path, glue_folder: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from galore.trainer.machine.power import PowerMeter, Sample, in_words
+from galore.trainer.machine.power import PowerMeter, Sample, energy_in_words
 
 
 class _Error(Exception):
@@ -124,4 +124,4 @@ def test_what_the_driver_raises_ends_the_readings_alone() -> None:
 
 
 def test_words() -> None:
-    assert in_words(12_345.0, 1e6, 312.4, 71.0) == "12.3 kJ, 0.0123 J per token; 312 W (median), 71 °C at most"
+    assert energy_in_words(12_345.0, 1e6, 312.4, 71.0) == "12.3 kJ, 0.0123 J per token; 312 W (median), 71 °C at most"

@@ -156,6 +156,15 @@ def test_a_folder_that_is_no_model_is_refused(build: Build, tmp_path: Path) -> N
         build(name_or_path="empty")
 
 
+@pytest.mark.parametrize("name", ["q4", "q4/model.gguf"])
+def test_gguf_is_named_and_how_to_convert_it_back(build: Build, tmp_path: Path, name: str) -> None:
+    (tmp_path / "q4").mkdir()
+    (tmp_path / "q4/model.gguf").write_bytes(b"GGUF")
+    with pytest.raises(UserError, match="is GGUF") as refused:
+        build(name_or_path=name)
+    assert f"from_pretrained({str(tmp_path / 'q4')!r}, gguf_file='model.gguf')" in str(refused.value)
+
+
 @pytest.mark.parametrize("tied", [False, True])
 def test_rows_for_more_tokens_are_drawn_beside_the_stored_ones(build: Build, tmp_path: Path, tied: bool) -> None:
     build(seed=9, tie_word_embeddings=tied).save_pretrained(tmp_path / "small")

@@ -71,6 +71,14 @@ def test_states(tmp_path: Path) -> None:
     assert only(stopped).state == "interrupted"
 
 
+def test_a_run_that_was_stopped_early_is_finished_before_its_last_step(tmp_path: Path) -> None:
+    early = make(tmp_path / "early", finished="2026", stopped_early=100)
+    whole = make(tmp_path / "whole", finished="2026")
+    going_on = make(tmp_path / "going-on", stopped_early=100)
+    found = {each.folder: (each.state, each.stopped_early) for each in list_runs(tmp_path)}
+    assert found == {early: ("finished", True), whole: ("finished", False), going_on: ("interrupted", False)}
+
+
 def test_where_runs_are_looked_for(tmp_path: Path) -> None:
     make(tmp_path / "sweep/rte/galore")
     make(tmp_path / "sweep/rte/galore/checkpoints/inner")

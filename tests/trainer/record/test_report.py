@@ -176,6 +176,12 @@ def test_a_report_with_few_facts(tmp_path: Path, facts: dict[str, Any]) -> None:
 
 
 @pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("wrong", [[], 5, "x", {"a": []}, -1, 1e300])
+def test_facts_of_types_that_no_run_writes_cost_their_sections(tmp_path: Path, wrong: Any) -> None:
+    told = write_report(_run(tmp_path, _rows(), dict.fromkeys([*FACTS, "method", "notes"], wrong))).read_text()
+    assert "## Evaluations" in told
+
+
 def test_a_loss_beyond_what_a_float_can_raise_e_to(tmp_path: Path) -> None:
     """A model that diverged; its plots are drawn all the same."""
     rows = [_train(step) | {"loss_nats": 5000.0 + step} for step in range(1, 4)]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from galore.cli.show.cells import evaluation_cells, progress_cells
+from galore.cli.show.progress.cells import evaluation_cells, progress_cells
 from galore.trainer.record.row import EVAL, TRAIN, EvalRow, TrainRow, columns, json_types
 
 

@@ -142,6 +142,14 @@ def test_a_folder_in_the_place_of_a_file_is_told_before_anything_is_done(tmp_pat
         RunDir.create(tmp_path, resume=True)
 
 
+@pytest.mark.parametrize("name", ["model", "tokenizer"])
+def test_a_file_in_the_place_of_a_folder_is_told_before_anything_is_done(tmp_path: Path, name: str) -> None:
+    _run(tmp_path)
+    (tmp_path / name).write_text("")
+    with pytest.raises(UserError, match=rf"{name}: is no folder, where the run has one\n.*move it away"):
+        RunDir.create(tmp_path, resume=True)
+
+
 @pytest.mark.parametrize("resume", [True, False])
 @pytest.mark.parametrize("part", ["run.json", "checkpoints/step-00000003"])
 @pytest.mark.parametrize("folder", [True, False])
@@ -311,3 +319,9 @@ def test_runs_are_known_where_no_folder_of_them_is(tmp_path: Path, monkeypatch: 
         refuse_absent("runs/nope")
     refuse_absent("org/model")
     refuse_absent("gpt2")
+
+
+def test_the_command_that_goes_on_is_one_for_a_shell_and_names_no_shipped_recipe() -> None:
+    assert RunDir(Path("runs/my own")).go_on() == "galore train 'runs/my own' --resume"
+    assert RunDir(Path("r")).go_on("data.path=[a, b]") == "galore train r 'data.path=[a, b]' --resume"
+    assert RunDir(Path("demo")).go_on() == "galore train ./demo --resume"

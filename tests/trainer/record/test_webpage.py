@@ -68,6 +68,15 @@ def test_several_runs_are_compared(make_history: Any) -> None:
     assert [run["name"] for run in data_of(text)["runs"]] == ["a", "b"]
 
 
+def test_what_is_damaged_in_one_of_several_costs_its_column(make_history: Any) -> None:
+    bomb = "a: &a [x, x]\n" + "".join(
+        f"{chr(98 + n)}: &{chr(98 + n)} [*{chr(97 + n)}, *{chr(97 + n)}]\n" for n in range(24)
+    )
+    found = {"a": make_history("a", recipe=bomb), "b": make_history("b", recipe="[" * 100_000)}
+    found["b"].facts.update({key: [] for key in ("model", "parameters", "finished", "total_steps", "energy")})
+    assert "<td>3 of 3</td>" in page(found)
+
+
 def test_markup_from_elsewhere_is_text(make_history: Any) -> None:
     text = page(
         {EVIL: make_history("one", message=EVIL, recipe=f"a: '{EVIL}'"), "b": make_history("two", message=EVIL)}

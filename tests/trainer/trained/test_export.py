@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import stat
+from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,10 +23,11 @@ from galore.trainer.common.lock import alone_in
 from galore.trainer.data.tokens.tokenizer import load_tokenizer
 from galore.trainer.models.adapters.adapt import adapted
 from galore.trainer.models.decoder import build_decoder
+from galore.trainer.models.pretrained import load_pretrained, read_config
 from galore.trainer.recipe.dump import dump_recipe
 from galore.trainer.recipe.schema.recipe import Recipe
 from galore.trainer.record.rundir import RunDir
-from galore.trainer.trained.export import Extras, _name_special_tokens, export
+from galore.trainer.trained.export import ExportOptions, _name_special_tokens, export
 from galore.trainer.trained.runmodel import load_run_model, save_model_files
 
 IDS = torch.arange(30).view(2, 15)
@@ -254,6 +256,32 @@ def test_an_exported_folder_that_has_changed_is_no_longer_loaded(exported: Path,
         (exported / name).write_bytes(whole)
 
 
+@pytest.mark.parametrize("links", [True, False])
+def test_a_checkpoint_that_has_changed_is_no_model_folder(exported: Path, tmp_path: Path, links: bool) -> None:
+    """Neither where it lies, with its links, nor copied elsewhere with what they lead to."""
+    run = Path(shutil.copytree(exported.parent / "run", tmp_path / "run", symlinks=True))
+    old, beside = next((run / "checkpoints").iterdir()), [run / "model", run / "tokenizer"]
+    files = {f"{each.name}/{path.name}": sha256(path.read_bytes()) for each in beside for path in each.iterdir()}
+    state = {"made_with": {"files": {name: digest.hexdigest() for name, digest in files.items()}}}
+    tensors = {"model": load_file(old / "model.safetensors")}
+    folder = checkpoint.save(run / "checkpoints", 21, tensors, state, keep=2, beside=beside)
+    folder = folder if links else Path(shutil.copytree(folder, tmp_path / "copy"))
+
+    def begun() -> None:
+        config = read_config(str(folder), None)
+        load_pretrained(str(folder), config, revision=None, dtype=torch.float32, attn_implementation=None)
+        load_tokenizer(str(folder), None, Path(), "data.tokenizer")
+
+    begun()
+    for name in [*NAMES, "manifest.json", "state.json"]:
+        whole = (folder / name).read_bytes()
+        middle = len(whole) // 2
+        (folder / name).write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
+        with pytest.raises(UserError, match=rf"is not as it was saved: {name}[\s\S]*another checkpoint"):
+            begun()
+        (folder / name).write_bytes(whole)
+
+
 def test_a_run_or_tokenizer_does_not_begin_with_a_changed_export(exported: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(exported, tmp_path / "base"))
     (folder / "tokenizer.json").write_text((folder / "tokenizer.json").read_text() + " ")
@@ -432,7 +460,7 @@ def test_the_export_of_a_run_on_instructions_knows_the_day_it_was_trained_on(cha
 
 def test_shards_and_a_modelfile_are_read_back_as_the_model(tmp_path: Path) -> None:
     logits = make_run(tmp_path / "run")
-    exported = export(str(tmp_path / "run"), tmp_path / "out", Extras(max_shard_size="20KB", ollama=True))
+    exported = export(str(tmp_path / "run"), tmp_path / "out", ExportOptions(max_shard_size="20KB", ollama=True))
     assert len([*exported.folder.glob("model-*.safetensors")]) > 1
     assert (exported.folder / "model.safetensors.index.json").is_file()
     assert torch.equal(reload(exported.folder)(IDS).logits, logits)

@@ -55,6 +55,18 @@ def test_how_it_was_trained(override: str, told: list[str], untold: list[str]) -
     assert not [each for each in untold if each in text]
 
 
+def test_a_model_of_instructions_is_called_one(tmp_path: Path) -> None:
+    (tmp_path / "chat.jsonl").touch()
+    (tmp_path / "model").mkdir()
+    (tmp_path / "my.yaml").write_text(
+        "extends: finetune-chat\nmodel: {name_or_path: model}\ndata: {path: chat.jsonl}\n"
+    )
+    assert "language model trained with galore on instructions\n" in card(
+        recipe=load_recipe(str(tmp_path / "my.yaml")).recipe, step=7
+    )
+    assert "language model trained with galore\n" in card(recipe=load_recipe("demo").recipe, step=7)
+
+
 def test_its_scores_and_no_place(tmp_path: Path) -> None:
     run = RunDir.create(tmp_path / "run", resume=False)
     run.write_facts({"final": {"loss_nats": 3.2512345, "tokens": 40}})

@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassifi
 from galore.trainer.common.errors import UserError
 from galore.trainer.data.text.conversation import Conversation
 from galore.trainer.data.tokens.chattemplate import PLAIN, render
-from galore.trainer.trained.modelfile import modelfile, pieces_of
+from galore.trainer.trained.modelfile import modelfile, turns_of
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
@@ -81,7 +81,7 @@ def _as_go(template: str, messages: list[dict[str, str]]) -> str:
 )
 def test_known_templates_are_said_letter_by_letter(template: str, system: bool) -> None:
     tokenizer = _tokenizer(template)
-    found, note = pieces_of(tokenizer)
+    found, note = turns_of(tokenizer)
     assert found is not None
     assert (found.system is not None) is system
     assert ("system prompts are left out" in note) is not system
@@ -99,7 +99,7 @@ def test_known_templates_are_said_letter_by_letter(template: str, system: bool) 
 @pytest.mark.parametrize("begins_with_bos", [True, False])
 def test_bos_is_written_where_the_tokenizer_puts_none(template: str, bos: str, begins_with_bos: bool) -> None:
     tokenizer = _tokenizer(template, bos, begins_with_bos)
-    found, _ = pieces_of(tokenizer)
+    found, _ = turns_of(tokenizer)
     assert found is not None
     for roles in (["user"], ["system", "user"]):
         messages = [{"role": role, "content": "one"} for role in roles]
@@ -116,11 +116,11 @@ def test_bos_is_written_where_the_tokenizer_puts_none(template: str, bos: str, b
     ],
 )
 def test_the_note_tells_what_is_left_out_of_this_template(template: str, note: str) -> None:
-    assert pieces_of(_tokenizer(template))[1] == note
+    assert turns_of(_tokenizer(template))[1] == note
 
 
 def test_braces_are_no_actions_of_go() -> None:
-    found, _ = pieces_of(_tokenizer(BRACES))
+    found, _ = turns_of(_tokenizer(BRACES))
     assert found is not None
     assert '{{ if eq .Role "assistant" }}' in found.template()
     assert '{{ "{{x}}assistant\\n" }}{{ .Content }}' not in found.template()  # it stands in `later` parts, quoted
@@ -137,7 +137,7 @@ def test_braces_are_no_actions_of_go() -> None:
     ],
 )
 def test_what_ollama_cannot_say_is_told(template: str, why: str) -> None:
-    found, note = pieces_of(_tokenizer(template))
+    found, note = turns_of(_tokenizer(template))
     assert found is None
     assert why in note
     assert "no TEMPLATE, write one" in note

@@ -21,12 +21,14 @@ MAGIC_BYTES = 10
 
 @dataclass(frozen=True)
 class Compression:
-    """One kind. `unpack` gives a stream of the plain bytes, `tests` is the command that verifies a file."""
+    """One kind. `unpack` gives a stream of the plain bytes; `tests` is the command that verifies a file, `package` what
+    unpacking needs."""
 
     name: str
     magic: re.Pattern[bytes]
     unpack: Callable[[IO[bytes]], IO[bytes]]
     tests: str
+    package: str = ""
 
 
 def _gzip(raw: IO[bytes]) -> IO[bytes]:
@@ -50,7 +52,7 @@ COMPRESSIONS = {
     ".gz": Compression("gzip", re.compile(rb"\x1f\x8b"), _gzip, "gzip -t"),
     ".bz2": Compression("bzip2", re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)"), _bz2, "bzip2 -t"),
     ".xz": Compression("xz", re.compile(rb"\xfd7zXZ\x00"), _xz, "xz -t"),
-    ".zst": Compression("zstd", re.compile(rb"\x28\xb5\x2f\xfd"), _zstd, "zstd -t"),
+    ".zst": Compression("zstd", re.compile(rb"\x28\xb5\x2f\xfd"), _zstd, "zstd -t", "pyarrow"),
 }  # by the end of the name
 
 
@@ -59,8 +61,8 @@ def unpacked_name(name: str) -> str:
     return next((name[: -len(end)] for end in COMPRESSIONS if name.lower().endswith(end)), name)
 
 
-def compression_of(name: str, beginning: bytes) -> Compression | None:
-    """The kind that the name of a file says, or its first bytes; None for a plain file."""
+def compression_of(name: str, beginning: bytes = b"") -> Compression | None:
+    """The kind that the name of a file says, or its first bytes, if given; None for a plain file."""
     named = next((kind for end, kind in COMPRESSIONS.items() if name.lower().endswith(end)), None)
     return named or next((kind for kind in COMPRESSIONS.values() if kind.magic.match(beginning)), None)
 

@@ -14,7 +14,7 @@ from galore.trainer.data.formats.encodings import looks_like
 from galore.trainer.recipe.schema.data import UTF8
 
 CHUNK_BYTES = 1 << 16
-SEPARATORS = re.compile(r"[\s,]*")
+SPACE, SEPARATORS = re.compile(r"\s*"), re.compile(r"[\s,]*")
 FIX = "mend the file, or write one object a line (jsonl), where a damaged row is only counted"
 
 
@@ -34,49 +34,58 @@ def elements(stream: IO[bytes], max_bytes: int, where: str, encoding: str = UTF8
         UserError: what cannot be read, since nothing after it can be found; or a value longer than `max_bytes`.
     """
     text, ended, number = _Text(stream, where, encoding), False, 0
-    text.take(re.compile(r"\s*\["))
+    text.take(SPACE)
+    text.at += 1  # the bracket, which `is_array` saw
     while not ended:
         text.take(SEPARATORS)
-        ended = text.rest.startswith("]")
+        ended = text.text.startswith("]", text.at)
         if not ended:
             number += 1
             yield text.line, _value(text, max_bytes, number, where)
-    text.take(re.compile(r"\]\s*"))
-    if text.rest:
+    text.at += 1
+    text.take(SPACE)
+    if text.left:
         raise UserError("the file goes on after its JSON array", where=where, fix=FIX)
 
 
 def _value(text: _Text, max_bytes: int, number: int, where: str) -> Any:
     while True:
         try:
-            value, end = json.JSONDecoder().raw_decode(text.rest)
-            if end < len(text.rest) or text.ended:
-                text.drop(end)
+            value, end = json.JSONDecoder().raw_decode(text.text, text.at)
+            if end < len(text.text) or text.ended:
+                text.advance(end)
                 return value
         except (ValueError, RecursionError) as error:
             if text.ended or isinstance(error, RecursionError):
                 raise UserError(
-                    f"element {number} of the JSON array is damaged ({error})", where=where, fix=FIX
+                    f"element {number} of the JSON array is damaged ({getattr(error, 'msg', error)})",
+                    where=where,
+                    fix=FIX,
                 ) from None
-        if len(text.rest) > max_bytes:
+        if text.left > max_bytes:
             what = f"element {number} of the JSON array is longer than {max_bytes:,} bytes, or never ends"
             raise UserError(what, where=where, fix=f"{FIX}; data.max_document_bytes is the limit")
         text.read()
 
 
 class _Text:
-    """What was read and not yet taken; twice as much is read each time a value is not whole."""
+    """What was read and not yet taken, from `at` on; twice as much is read each time a value is not whole."""
 
     def __init__(self, stream: IO[bytes], where: str, encoding: str) -> None:
         self._stream, self._where, self._encoding = stream, where, encoding
         self._decode = codecs.getincrementaldecoder("utf-8-sig")().decode
-        self.rest, self.line, self.ended = "", 1, False
+        self.text, self.at, self.line, self.ended = "", 0, 1, False
+
+    @property
+    def left(self) -> int:
+        """Letters that are not taken."""
+        return len(self.text) - self.at
 
     def read(self) -> None:
-        chunk = self._stream.read(max(CHUNK_BYTES, len(self.rest)))
+        chunk = self._stream.read(max(CHUNK_BYTES, self.left))
         self.ended = not chunk
         try:
-            self.rest += self._decode(chunk, self.ended)
+            self.text, self.at = self.text[self.at :] + self._decode(chunk, self.ended), 0
         except UnicodeDecodeError as error:
             raise self._not_text(error) from None
 
@@ -90,16 +99,15 @@ class _Text:
         return UserError(what, where=self._where, fix=f"{fix}, or convert it: iconv -f LATIN1 -t UTF-8")
 
     def take(self, pattern: re.Pattern[str]) -> None:
-        """Drop what the pattern matches, however far that goes."""
+        """Drop all that the pattern matches, which may be nothing, however far that goes; never holding it."""
         while True:
-            found = pattern.match(self.rest)
-            if found and (found.end() < len(self.rest) or self.ended):
-                self.drop(found.end())
-                return
-            if self.ended:
+            found = pattern.match(self.text, self.at)
+            self.advance(found.end() if found else self.at)
+            if self.left or self.ended:
                 return
             self.read()
 
-    def drop(self, length: int) -> None:
-        self.line += self.rest.count("\n", 0, length)
-        self.rest = self.rest[length:]
+    def advance(self, to: int) -> None:
+        """Go on at `to`; `line` is the one it is in."""
+        self.line += self.text.count("\n", self.at, to)
+        self.at = to

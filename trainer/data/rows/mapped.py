@@ -46,7 +46,7 @@ class MappedData(TextData):
     order: Order
     summary: dict[str, Any]
     notes: tuple[str, ...] = ()
-    cache: Path | None = None  # the folder that holds the tokens
+    cache: Path | None = None  # the folder that holds the tokens; each of several sources has its own
 
     @property
     def num_sequences(self) -> int:

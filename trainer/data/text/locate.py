@@ -12,7 +12,7 @@ from galore.trainer.common.errors import UserError
 from galore.trainer.common.printable import listed
 from galore.trainer.common.reading import NotReadable, is_there, require_regular, user_path
 from galore.trainer.common.suggest import nearest
-from galore.trainer.data.formats.compression import COMPRESSIONS
+from galore.trainer.data.formats.compression import COMPRESSIONS, compression_of
 from galore.trainer.data.text.kinds import FORMAT_OF_SUFFIX, KINDS, READ, Format, format_of
 from galore.trainer.recipe.extras import refuse_missing
 
@@ -63,9 +63,10 @@ def find_files(paths: str | list[str], base_dir: Path, format: str, key: str) ->
     if not found:
         raise UserError("is an empty list", where=key, fix="name at least one file, folder or glob")
     for file in found.values():
-        packages = [KINDS[file.format].package, "pyarrow" if file.path.suffix.lower() == ".zst" else ""]
-        for package in filter(None, packages):
-            refuse_missing(package, file.path.name, key)
+        packed = compression_of(file.path.name)
+        for package in (KINDS[file.format].package, packed.package if packed else ""):
+            if package:
+                refuse_missing(package, file.path.name, key)
     return tuple(found.values())
 
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 PLAIN = CHAT_TEMPLATES["plain"].text
 BEGINNING = "{{ bos_token }}"
 LARGEST_TEMPLATE = 1 << 20  # bytes of a file; the longest of a known model has 30,000
+OWN_LETTERS, MOST_TIMES = 1 << 18, 16  # beside what a conversation says, and of that: many are held at a time
 
 TODAY = datetime(2024, 7, 26)  # the day that Llama 3's template falls back to
 CLOCK = "strftime_now"
@@ -122,12 +123,15 @@ def render(tokenizer: PreTrainedTokenizerBase, conversation: Conversation, promp
     library: Any = tokenizer
     options = {"tools": conversation.tools, "add_generation_prompt": prompt}
     try:
-        return str(library.apply_chat_template(messages, chat_template=template, tokenize=False, **options))
+        text = str(library.apply_chat_template(messages, chat_template=template, tokenize=False, **options))
     except ImportError:
         raise
     except Exception as error:  # a template is a program, and raises whatever its expressions raise
         kind = "" if type(error).__module__.startswith("jinja2") else f"{type(error).__name__}: "
         raise BadRow("refused", f"{kind}{str(error).partition(chr(10))[0]}") from error
+    if len(text) > OWN_LETTERS and len(text) > OWN_LETTERS + MOST_TIMES * len(said := str(conversation)):
+        raise BadRow("refused", f"it writes {len(text):,} letters for {len(said):,}")
+    return text
 
 
 def _rehearse(tokenizer: PreTrainedTokenizerBase, template: str, conversation: Conversation, prompt: bool) -> None:

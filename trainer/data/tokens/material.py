@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -132,10 +132,6 @@ class Materials:
     """The sources of a recipe, as far as their tokenizer goes."""
 
     parts: tuple[Material, ...]
-
-    @classmethod
-    def of(cls, parts: Sequence[Material]) -> Materials:
-        return cls(tuple(parts))
 
     @property
     def cache(self) -> Path:

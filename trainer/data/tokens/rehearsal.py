@@ -8,6 +8,7 @@ limit that was reached is told by the real rendering.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import resource
 import signal
@@ -18,7 +19,8 @@ from typing import Any
 CPU_SECONDS = 5
 MEMORY_BYTES = 1 << 30
 WALL_SECONDS = 120  # for a machine that is busy with something else
-OUT_OF_MEMORY = 3
+MOST_LETTERS = 1 << 26  # of one conversation, which is held several times; data.max_document_bytes is less
+OUT_OF_MEMORY, TOO_LONG = 3, 4
 
 
 def beyond_limits(template: str, variables: dict[str, Any], cpu_seconds: int = CPU_SECONDS) -> str | None:
@@ -33,7 +35,10 @@ def beyond_limits(template: str, variables: dict[str, Any], cpu_seconds: int = C
         return f"takes more than {cpu_seconds} seconds of computing"
     if done.returncode < 0:
         return f"ends the process with {signal.Signals(-done.returncode).name}"
-    return f"takes more than {MEMORY_BYTES >> 30} GiB of memory" if done.returncode == OUT_OF_MEMORY else None
+    return {
+        OUT_OF_MEMORY: f"takes more than {MEMORY_BYTES >> 30} GiB of memory",
+        TOO_LONG: f"writes more than {MOST_LETTERS:,} letters",
+    }.get(done.returncode)
 
 
 def _limit(cpu_seconds: int) -> None:
@@ -46,9 +51,18 @@ def _limit(cpu_seconds: int) -> None:
             resource.setrlimit(kind, (soft, soft + (kind == resource.RLIMIT_CPU)))
 
 
+class TooLong(Exception):  # noqa: N818 - it says what a rendering is, and never leaves this file
+    pass
+
+
 def rendered(template: str, variables: dict[str, Any]) -> str:
-    """What the template writes."""
-    return str(environment().from_string(template).render(**variables))
+    """What the template writes. Raises TooLong as soon as that is known."""
+    text = io.StringIO()
+    for part in environment().from_string(template).generate(**variables):
+        text.write(part)
+        if text.tell() > MOST_LETTERS:
+            raise TooLong
+    return text.getvalue()
 
 
 def environment() -> Any:
@@ -79,5 +93,7 @@ if __name__ == "__main__":
         rendered(**json.load(sys.stdin))
     except MemoryError:
         sys.exit(OUT_OF_MEMORY)
+    except TooLong:
+        sys.exit(TOO_LONG)
     except Exception:  # the template's own, told when it is rendered in earnest
         sys.exit(0)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, get_args
 
+from galore.trainer.common.format import counted
 from galore.trainer.recipe.schema.data import TaskName
 from galore.trainer.recipe.schema.recipe import Recipe
 
@@ -112,7 +114,7 @@ def _words(part: dict[str, Any], value: Any) -> str:
         "null": "null",
     }
     if part["type"] == "array":
-        return "a list of mappings" if "$ref" in part["items"] else "a list such as [a, b]"
+        return f"a list{' of mappings' if '$ref' in part['items'] else ' such as [a, b]'}{_size(part, value)}"
     if part["type"] == "object":
         return f"a mapping such as {{name: {words(part['additionalProperties'], value)}}}"
     signs = {"exclusiveMinimum": ">", "minimum": "≥", "exclusiveMaximum": "<", "maximum": "≤"}
@@ -121,7 +123,18 @@ def _words(part: dict[str, Any], value: Any) -> str:
     if "minimum" in known:
         known.pop("exclusiveMinimum", None)
     limits = [f"{signs[name]} {_number(limit)}" for name, limit in known.items()]
-    return " ".join([names[part["type"]], " and ".join(limits)]).rstrip()
+    return " ".join([names[part["type"]] + _size(part, value), " and ".join(limits)]).rstrip()
+
+
+def _size(part: dict[str, Any], value: Any) -> str:
+    """How long a text or list may be, where `value` is one and is not so long."""
+    kind, unit = ("Length", "letter") if part["type"] == "string" else ("Items", "item")
+    least, most = part.get(f"min{kind}", 0), part.get(f"max{kind}")
+    if not isinstance(value, str if kind == "Length" else list) or least <= len(value) <= (most or math.inf):
+        return ""
+    if most is None or len(value) < least:
+        return f" of {counted(least, unit)} or more" if least != most else f" of {counted(least, unit)}"
+    return f" of at most {counted(most, unit)}"
 
 
 def _told(name: str, limit: float) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pydantic import ValidationError
@@ -61,8 +61,11 @@ def _errors_of_fields(values: Mapping[str, Mapping[str, Any]], layer: Layer) -> 
     bad, inside = {}, dict[str, list[Problem]]()
     for section, inner in values.items():
         for name, value in inner.items():
-            if not math_allows(fields()[f"{section}.{name}"], value):
-                bad[f"{section}.{name}"] = value
+            field = fields()[f"{section}.{name}"]
+            if not math_allows(field, value):
+                bad[field.path] = value
+            if wrong := list(_wrong_in_items(field, value, layer)):
+                bad[field.path], inside[field.path] = value, wrong
     try:
         Recipe.model_validate(values)
     except ValidationError as error:
@@ -70,10 +73,32 @@ def _errors_of_fields(values: Mapping[str, Mapping[str, Any]], layer: Layer) -> 
             path = ".".join(str(part) for part in each["loc"][:2])
             if path in fields() and (each["type"] != "missing" or len(each["loc"]) > 2):
                 bad[path] = values[path.split(".")[0]][path.split(".")[1]]
-                if item_schema(fields()[path]):
-                    inside.setdefault(path, []).extend(_of_item(fields()[path], each, layer))
+                found = _of_item if item_schema(fields()[path]) else _said
+                inside.setdefault(path, []).extend(found(fields()[path], each, layer))
     problems = [inside.get(path) or [_of_field(fields()[path], value, layer)] for path, value in bad.items()]
     return [problem for each in problems for problem in each], set(bad)
+
+
+def _wrong_in_items(field: FieldInfo, value: Any, layer: Layer) -> Iterator[Problem]:
+    """What pydantic would let pass in the items of a list of mappings, see `math_allows`."""
+    schema = item_schema(field)
+    for index, item in enumerate(value) if schema and isinstance(value, list) else ():
+        for name, each in item.items() if isinstance(item, Mapping) else ():
+            inner = FieldInfo(field.section, name, "", schema.get(name, {}))
+            if isinstance(each, bool) and not math_allows(inner, each):
+                key = (field.section, field.name, str(index), name)
+                what = f"expected {words(inner.schema, each)}, got {shown(each)}"
+                yield Problem(layer.place(key), ".".join(key), what)
+
+
+def _said(field: FieldInfo, error: ErrorDetails, layer: Layer) -> list[Problem]:
+    """What a rule of the field says, or of one item of a list; nothing where the type is wrong."""
+    place = tuple(str(part) for part in error["loc"])
+    item = len(place) == 3 and place[2].isdecimal() and not error["type"].endswith("_type")
+    if not item and error["type"] != "value_error":
+        return []
+    what = error["msg"].removeprefix("Value error, ")
+    return [Problem(layer.place(place), ".".join(place), f"{what}, got {shown(error['input'])}" if item else what)]
 
 
 def _of_item(field: FieldInfo, error: ErrorDetails, layer: Layer) -> list[Problem]:

@@ -78,7 +78,7 @@ class ModelSection(Section):
     @classmethod
     def _are_words(cls, tokens: list[str]) -> list[str]:
         if blank := [token for token in tokens if not token.strip() or "\0" in token]:
-            raise ValueError(f"{blank[0]!r} is no token: a token is a word, such as <|im_end|>")
+            raise ValueError(f"{blank[0]!r} is white space, or has a NUL byte in it: write a word, such as <|im_end|>")
         if len(set(tokens)) < len(tokens):
             raise ValueError("a token stands in it twice: leave one out")
         return tokens

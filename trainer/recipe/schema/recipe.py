@@ -35,6 +35,11 @@ class Recipe(Section):
         tuned = self.model.name_or_path is not None and not self.model.random_init and self.data.task is None
         return tuned if self.eval.at_start is None else self.eval.at_start
 
+    @property
+    def trains_tokenizer(self) -> bool:
+        """Whether the tokenizer is trained on the corpus, as neither a tokenizer nor a model is named."""
+        return self.data.tokenizer is None and self.model.name_or_path is None
+
     @model_validator(mode="after")
     def _sections_agree(self) -> Self:
         check_glue(self)

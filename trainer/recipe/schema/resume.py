@@ -72,8 +72,7 @@ def other_mathematics(trained: Mapping[str, Any], recipe: Recipe) -> list[str]:
     return [
         f"{key}: {_written(trained[key])} → {_written(here[key])}"
         for key in here
-        if key in trained and trained[key] != here[key] and key not in SCHEDULE
-        if key in trained and trained[key] != here[key] and not _taken_over(key, here[key])
+        if key in trained and trained[key] != here[key] and key not in SCHEDULE and not _taken_over(key, here[key])
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from galore.trainer.common.errors import UserError
@@ -11,9 +12,10 @@ from galore.trainer.recipe.schema.recipe import Recipe
 from galore.trainer.record.metrics import Sink
 from galore.trainer.record.row import Row
 from galore.trainer.record.rundir import RunDir
+from galore.trainer.record.trackers.guarded import Guarded
 from galore.trainer.record.trackers.mlflow import MlflowTracker
 from galore.trainer.record.trackers.tensorboard import TensorBoardTracker
-from galore.trainer.record.trackers.tracker import Start, Tracker, Values, values_of
+from galore.trainer.record.trackers.tracker import Start, Tracker, values_of
 from galore.trainer.record.trackers.trackio import TrackioTracker
 from galore.trainer.record.trackers.wandb import WandbTracker
 
@@ -46,7 +48,7 @@ def make_sink(
     begun = list[Guarded]()
     try:
         for name in recipe.log.trackers:
-            begun.append(Guarded(name, _begin(name, start), warn))
+            begun.append(Guarded(name, partial(_begin, name, start), warn))
     except BaseException:
         Trackers(begun, None).close()
         raise
@@ -79,25 +81,3 @@ class Trackers:
     def close(self) -> None:
         for tracker in self._trackers:
             tracker.close()
-
-
-class Guarded:
-    """A tracker that is silent after its first failure, which is told once."""
-
-    def __init__(self, name: str, tracker: Tracker, warn: Callable[[str], None]) -> None:
-        self._name, self._tracker, self._warn, self._alive = name, tracker, warn, True
-
-    def log(self, step: int, values: Values) -> None:
-        self._try(lambda: self._tracker.log(step, values))
-
-    def close(self) -> None:
-        self._try(self._tracker.close)
-
-    def _try(self, action: Callable[[], object]) -> None:
-        if not self._alive:
-            return
-        try:
-            action()
-        except Exception as error:  # whatever a network service can think of
-            self._alive = False
-            self._warn(f"{self._name} stopped working ({error}); the run goes on, metrics.jsonl has everything")

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from galore.trainer.common.reading import read_bounded
 from galore.trainer.recipe.schema.train import LogSection
-from galore.trainer.record.row import Row
+from galore.trainer.record.row import Row, loss_of
 from galore.trainer.record.rundir import RunDir
 
 Values = dict[str, Any]
@@ -19,7 +19,7 @@ PROJECT = "galore"
 
 
 class Tracker(Protocol):
-    """Takes the values of a row. It may raise: `sink.Guarded` stands before it."""
+    """Takes the values of a row. It may raise: `guarded.Guarded` stands before it."""
 
     def log(self, step: int, values: Values) -> None: ...
     def close(self) -> None: ...
@@ -63,7 +63,7 @@ def values_of(row: Row, steps_per_epoch: float | None) -> Values:
         steps_per_epoch: None where an epoch has no end, as of a stream.
     """
     known = {name: value for name, value in _flat(row) if value is not None}
-    loss = row.get("loss_nats", row.get("squared_error"))
+    loss = loss_of(row)
     known |= {f"{row['kind']}/loss": loss} if loss is not None else {}
     known["train/global_step"] = row["step"]
     return known | ({"train/epoch": row["step"] / steps_per_epoch} if steps_per_epoch else {})

@@ -1,34 +1,17 @@
 from __future__ import annotations
 
-import bz2
-import gzip
 import lzma
 import tracemalloc
-from collections.abc import Callable
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
+from packers import PACK
 
 from galore.trainer.common.errors import UserError
 from galore.trainer.data.formats import compression
 from galore.trainer.data.formats.bytestream import bounded_lines, opened
 from galore.trainer.data.formats.compression import COMPRESSIONS, unpacked_name
 
-
-def zstd(data: bytes) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pa.CompressedOutputStream(sink, "zstd") as packed:
-        packed.write(data)
-    return bytes(sink.getvalue())
-
-
-PACK: dict[str, Callable[[bytes], bytes]] = {
-    ".gz": gzip.compress,
-    ".bz2": bz2.compress,
-    ".xz": lzma.compress,
-    ".zst": zstd,
-}
 TEXT = b"".join(b"line %d\n" % number for number in range(9_000))
 
 

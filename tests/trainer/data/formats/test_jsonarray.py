@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
+import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -86,3 +89,21 @@ def test_from_an_array_to_training_data(tmp_path: Path, documents: list[str], re
     data = prepare_data(recipe(path="rows.json"), tmp_path)
     assert sum(data.summary["documents"].values()) == len(documents)
     assert data.summary["bad_rows"] == {}
+
+
+def test_white_space_is_not_held(tmp_path: Path) -> None:
+    """However much of it stands between two values, as a file that is made to fill memory has it."""
+    (tmp_path / "x.json").write_bytes(gzip.compress(b"[" + b" " * 30_000_000 + b'{"text": "a"}]'))
+    tracemalloc.start()
+    with opened(tmp_path / "x.json") as stream:
+        assert [row.content for row in read_jsonl(stream, DataSection(path="x"))] == ["a"]
+    held = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert held < 5_000_000
+
+
+def test_small_values_behind_a_large_one_are_not_moved_each_time() -> None:
+    large = b'["' + b"x" * 20_000_000 + b'"' + b",1" * 100_000 + b"]"
+    began = time.process_time()
+    assert sum(1 for _ in jsonarray.elements(io.BytesIO(large), 50_000_000, "x.json")) == 100_001
+    assert time.process_time() - began < 5

@@ -95,6 +95,7 @@ DOUBLES = "{% set box = namespace(text='x') %}{% for i in range(60) %}{% set box
         (LOOPS, "more than 1 seconds of computing"),
         (DOUBLES, "more than 1 (GiB of memory|seconds of computing)"),
         ("{{ 'x' * 10 ** 11 }}", "GiB of memory"),
+        ("{% for i in range(99999) %}{{ 'x' * 10000 }}{% endfor %}", "writes more than 67,108,864 letters"),
     ],
 )
 def test_a_template_that_does_not_end_is_refused(
@@ -107,6 +108,15 @@ def test_a_template_that_does_not_end_is_refused(
         render(chatml, HI)
     assert caught.value.exit_code == 2
     assert time.perf_counter() - started < 60
+
+
+def test_a_template_that_writes_far_more_than_is_said_refuses_the_row(chatml: Any) -> None:
+    """Many conversations are held at a time: what each may come to goes by what it says."""
+    long = Conversation([{"role": "user", "content": "x" * 1_000_000}])
+    assert len(render(chatml, long)) > 1_000_000
+    chatml.chat_template = "{{ 'x' * 1000000 }}"
+    with pytest.raises(BadRow, match="writes 1,000,000 letters for"):
+        render(chatml, HI)
 
 
 def test_a_template_is_rehearsed_once(chatml: Any, monkeypatch: pytest.MonkeyPatch) -> None:

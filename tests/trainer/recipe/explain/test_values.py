@@ -107,6 +107,9 @@ SEVERAL = ("data.source=local", "train.max_steps=3")
         ("[{path: a, format: jsnl}]", "data.sources.0.format", "expected one of auto, txt, jsonl", ""),
         ("[a]", "data.sources.0", "expected a mapping such as {path: …, name: …, weight: …}, got 'a'", ""),
         ("a", "data.sources", "expected a list of mappings or null, got 'a'", ""),
+        ("[]", "data.sources", "expected a list of mappings of 1 item or more or null, got []", ""),
+        ("[{path: a, weight: true}]", "data.sources.0.weight", "expected a number > 0, got true", ""),
+        ("[{path: a, delimiter: ';;'}]", "data.sources.0.delimiter", "text of at most 1 letter or null, got ';;'", ""),
     ],
 )
 def test_what_is_wrong_within_an_item_of_a_list_says_which(sources: str, key: str, what: str, fix: str) -> None:
@@ -114,3 +117,20 @@ def test_what_is_wrong_within_an_item_of_a_list_says_which(sources: str, key: st
     assert found.key == key
     assert what in found.what
     assert fix in found.fix
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "what"),
+    [
+        ("data.delimiter=;;", "data.delimiter", "expected text of at most 1 letter or null, got ';;'"),
+        ("data.text_field=[]", "data.text_field", "expected text or a list such as [a, b] of 1 item or more, got []"),
+        ("model.new_tokens=[a, a]", "model.new_tokens", "a token stands in it twice: leave one out"),
+        ("model.new_tokens=[' ']", "model.new_tokens", "' ' is white space, or has a NUL byte in it"),
+        (f"model.new_tokens=[{'x' * 999}]", "model.new_tokens.0", "String should have at most 200 characters, got"),
+    ],
+)
+def test_a_rule_of_a_field_is_told_and_not_its_type(override: str, key: str, what: str) -> None:
+    (found,) = problems(*WHOLE, override)
+    assert found.key == key
+    assert found.what.startswith(what)
+    assert len(str(found)) < 600

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, TextIO, cast
 
-from galore.cli.show.plain import PlainConsole
-from galore.cli.show.stream import Unbreakable
+from galore.cli.show.progress.plain import PlainConsole
+from galore.cli.show.progress.stream import Unbreakable
 from galore.trainer.recipe.schema.train import LogSection
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def make_console(log: LogSection, stream: TextIO | None = None, *, verbose: bool
 
     from rich.console import Console as Terminal
 
-    from galore.cli.show.live import LiveConsole
+    from galore.cli.show.progress.live import LiveConsole
 
     terminal = Terminal(file=output, highlight=False)
     return (

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from galore.cli.show.preparing import preparing
+from galore.cli.show.progress.preparing import preparing
 
 
 class Terminal(io.StringIO):

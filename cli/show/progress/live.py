@@ -14,12 +14,20 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from galore.cli.show.cells import Cell, Eta, evaluation_cells, header_items, lines, memory_cells, progress_cells
-from galore.cli.show.sparkline import ASCII, BLOCKS, Course
+from galore.cli.show.progress.cells import (
+    Cell,
+    Eta,
+    evaluation_cells,
+    header_items,
+    lines,
+    memory_cells,
+    progress_cells,
+)
+from galore.cli.show.progress.sparkline import ASCII, BLOCKS, Course
 from galore.trainer.common.format import duration
 from galore.trainer.common.printable import presentable, printable
 from galore.trainer.machine.signals import to_stderr
-from galore.trainer.record.row import EvalRow, TrainRow
+from galore.trainer.record.row import EvalRow, TrainRow, loss_of
 
 REFRESH_PER_SECOND = 4
 WHOLE = ("output",)  # what people copy is never cut
@@ -106,7 +114,7 @@ class Status:
 
     def update(self, row: TrainRow) -> None:
         self._eta.update(row["step"])
-        loss = row.get("loss_nats", row.get("squared_error"))
+        loss = loss_of(row)
         self._course.add(math.nan if loss is None else loss)
         self._row = row
 

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from rich.console import Console as Terminal
 
-from galore.cli.show.cells import Cell, Eta, lines, progress_cells
-from galore.cli.show.console import make_console
-from galore.cli.show.live import LiveConsole, Status
-from galore.cli.show.plain import PlainConsole
-from galore.cli.show.stream import Unbreakable
+from galore.cli.show.progress.cells import Cell, Eta, lines, progress_cells
+from galore.cli.show.progress.console import make_console
+from galore.cli.show.progress.live import LiveConsole, Status
+from galore.cli.show.progress.plain import PlainConsole
+from galore.cli.show.progress.stream import Unbreakable
 from galore.trainer.recipe.schema.train import LogSection
 
 HEADER = {"model": "LLaMA [/x], 3,456,789 parameters", "method": "GaLore r=64, α=0.25, " + "a long description " * 5}
@@ -239,5 +239,7 @@ def test_characters_that_the_encoding_lacks() -> None:
 
 
 def test_torch_is_not_imported() -> None:
-    program = "import sys, galore.cli.show.console, galore.cli.show.live; sys.exit('torch' in sys.modules)"
+    program = (
+        "import sys, galore.cli.show.progress.console, galore.cli.show.progress.live; sys.exit('torch' in sys.modules)"
+    )
     subprocess.run([sys.executable, "-P", "-c", program], check=True)

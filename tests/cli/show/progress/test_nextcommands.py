@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from galore.cli.show.nextcommands import next_commands
+from galore.cli.show.progress.nextcommands import next_commands
 from galore.trainer.recipe.load import load_recipe
 from galore.trainer.record.rundir import RunDir
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TextIO
 
-from galore.cli.show.cells import Cell, Eta, evaluation_cells, header_items, memory_cells, progress_cells
+from galore.cli.show.progress.cells import Cell, Eta, evaluation_cells, header_items, memory_cells, progress_cells
 from galore.trainer.common.format import duration
 from galore.trainer.common.printable import presentable, printable
 from galore.trainer.machine.signals import to_stderr

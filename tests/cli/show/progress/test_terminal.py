@@ -15,7 +15,7 @@ import pytest
 
 ROWS = 24
 PROGRAM = """
-from galore.cli.show.console import make_console
+from galore.cli.show.progress.console import make_console
 from galore.trainer.recipe.schema.train import LogSection
 console = make_console(LogSection(), verbose={verbose})
 console.start({{

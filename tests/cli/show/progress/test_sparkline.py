@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from galore.cli.show.sparkline import ASCII, BLOCKS, MOST, Course
+from galore.cli.show.progress.sparkline import ASCII, BLOCKS, MOST, Course
 
 
 def drawn(values: list[float], width: int, marks: str = BLOCKS) -> str:

@@ -1,0 +1,1 @@
+"""What a run shows while it goes on: live lines on a terminal, plain ones elsewhere."""
