@@ -109,7 +109,7 @@ Row = TrainRow | EvalRow | EventRow
 
 
 def loss_of(row: Mapping[str, Any]) -> Any:
-    """What a row was minimized or scored by: `loss_nats`, of a regression `squared_error`; None where it has neither."""
+    """What a row was minimized or scored by: `loss_nats`, or `squared_error` of a regression; None without either."""
     return row.get("loss_nats", row.get("squared_error"))
 
 

@@ -86,7 +86,7 @@ def _folded(text: str) -> str:
 
 def _recipe(history: History) -> Any:
     try:
-        return RecipeLoader(history.recipe).get_single_data()  # type: ignore[no-untyped-call]
+        return RecipeLoader(history.recipe).get_single_data()
     except (yaml.YAMLError, ValueError, RecursionError):
         return {}
 
