@@ -103,6 +103,7 @@ def convert_file(
     """Make a recipe of a LLaMA-Factory, axolotl or torchtune file, and say what became of each line."""
     from galore.trainer.common.durable import replace_file
     from galore.trainer.recipe.convert.convert import convert
+    from galore.trainer.recipe.convert.draft import INDENT
 
     made = convert(str(file), tool)
     if output is None:
@@ -112,8 +113,8 @@ def convert_file(
         raise UserError("exists", where=str(output), fix="choose another --output, or --force")
     replace_file(output, made.text)
     for line in map(str, made.told):
-        typer.echo(line)
-    typer.echo(f"wrote {output}: {made.counts}; check it with `galore train {output} --dry-run`")
+        say(line, hanging=" " * INDENT)
+    say(f"wrote {output}: {made.counts}; check it with `galore train {output} --dry-run`")
 
 
 @app.command(cls=Verb)

@@ -103,8 +103,12 @@ def turns_of(tokenizer: PreTrainedTokenizerBase) -> tuple[Turns | None, str]:
         return None, f"the chat template has no counterpart in Ollama ({error}): {NAME} has no TEMPLATE, write one"
     if '"""' in found.template():
         return None, f'the chat template writes """, which {NAME} cannot: it has no TEMPLATE, write one'
-    left = "" if found.system else ", and system prompts are left out: the template has no turn of their own for them"
-    return found, f"what the chat template does with tools is not in {NAME}{left}"
+    left = (
+        [f"what the chat template does with tools is not in {NAME}"] if "tool" in str(tokenizer.chat_template) else []
+    )
+    if not found.system:
+        left.append("system prompts are left out: the template has no turn of their own for them")
+    return found, ", and ".join(left)
 
 
 def _found(tokenizer: PreTrainedTokenizerBase) -> Turns:
@@ -130,7 +134,7 @@ def _found(tokenizer: PreTrainedTokenizerBase) -> Turns:
 
 
 def _split(tokenizer: PreTrainedTokenizerBase, roles: str, prompt: bool = True) -> list[str]:
-    """What stands before, between and after the words of the messages. BOS is left out: Ollama puts it there."""
+    """What stands before, between and after the words of the messages."""
     words = _words(roles)
     text, parts = _rendered(tokenizer, roles, prompt), list[str]()
     for word in words:
@@ -148,7 +152,16 @@ def _require_same(tokenizer: PreTrainedTokenizerBase, turns: Turns, probes: Sequ
 
 def _rendered(tokenizer: PreTrainedTokenizerBase, roles: str, prompt: bool) -> str:
     messages = [{"role": ROLES[role], "content": word} for role, word in zip(roles, _words(roles), strict=True)]
-    return render(tokenizer, Conversation(messages), prompt).removeprefix(str(tokenizer.bos_token or ""))
+    text = render(tokenizer, Conversation(messages), prompt)
+    return text.removeprefix(str(tokenizer.bos_token or "")) if _puts_bos(tokenizer) else text
+
+
+def _puts_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether every text begins with BOS, in Ollama too: the template must not write it a second time.
+
+    Where none does, BOS belongs to the template: SmolLM2's is the <|im_start|> of the first turn.
+    """
+    return tokenizer.bos_token_id is not None and tokenizer.bos_token_id in tokenizer("a")["input_ids"][:1]
 
 
 def _words(roles: str) -> list[str]:

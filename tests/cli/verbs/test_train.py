@@ -103,7 +103,8 @@ def test_train_dry_run(galore: Any, calls: Any) -> None:
     assert "model.layers.*.mlp.up_proj 4 688 × 256 projected, right 64 705k 1.00 MiB 3.00 MiB 512 KiB" in lines
     assert "together 8 1.41M 2.00 MiB 6.00 MiB 512 KiB" in lines
     assert "Note: assumed [x]" in lines
-    assert lines[-7:] == [
+    assert lines[-1].endswith("galore profile-memory demo optim.rank=64 train.max_steps=100000 --gpu rtx4090")
+    assert lines[-8:-1] == [
         "run 100,000 steps × 2,048 tokens = 205M tokens, padding included",
         "epochs not known: no corpus is read here",
         "FLOPs 1.43e18, recomputation included",

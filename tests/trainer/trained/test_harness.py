@@ -45,7 +45,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> _Harness:
         monkeypatch.setitem(sys.modules, name, made)
     monkeypatch.setattr(harness, "require_generator", lambda model: None)
     tokenizer: Any = SimpleNamespace(chat_template=None)
-    monkeypatch.setattr(harness, "load_run_model", lambda path, device: StoredModel("M", tokenizer, "here"))  # type: ignore[arg-type]
+    monkeypatch.setattr(harness, "load_run_model", lambda path, device, checkpoint: StoredModel("M", tokenizer, "here"))  # type: ignore[arg-type]
     return made  # type: ignore[no-any-return]
 
 

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
 from galore.trainer.common.errors import UserError
@@ -37,10 +37,13 @@ THINKS = CHATML.replace("m['content']", "('' if not loop.last and m['role'] == '
 COUNTS = CHATML.replace("m['role'] +", "m['role'] + (loop.index | string) +")
 
 
-def _tokenizer(template: str | None) -> PreTrainedTokenizerFast:
-    backend = Tokenizer(models.WordLevel({"a": 0, "<|im_end|>": 1, "</s>": 2, "<s>": 3}, unk_token="a"))
+def _tokenizer(template: str | None, bos: str = "<s>", begins_with_bos: bool = True) -> PreTrainedTokenizerFast:
+    words = {"a": 0, "<|im_end|>": 1, "</s>": 2, "<s>": 3, "<|im_start|>": 4}
+    backend = Tokenizer(models.WordLevel(words, unk_token="a"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    made = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", bos_token="<s>")
+    if begins_with_bos:
+        backend.post_processor = processors.TemplateProcessing(f"{bos} $A", special_tokens=[(bos, words[bos])])
+    made = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", bos_token=bos)
     made.add_special_tokens({"additional_special_tokens": ["<|im_end|>"]})
     made.chat_template = template
     return made
@@ -92,6 +95,30 @@ def test_known_templates_are_said_letter_by_letter(template: str, system: bool) 
         assert _as_go(found.template(), messages) == expected
 
 
+@pytest.mark.parametrize(("template", "bos"), [(QWEN, "<|im_start|>"), (LLAMA3, "<s>")], ids=["smollm2", "llama3"])
+@pytest.mark.parametrize("begins_with_bos", [True, False])
+def test_bos_is_written_where_the_tokenizer_puts_none(template: str, bos: str, begins_with_bos: bool) -> None:
+    tokenizer = _tokenizer(template, bos, begins_with_bos)
+    found, _ = turns_of(tokenizer)
+    assert found is not None
+    for roles in (["user"], ["system", "user"]):
+        messages = [{"role": role, "content": "one"} for role in roles]
+        written = _as_go(found.template(), messages)
+        assert (bos if begins_with_bos else "") + written == render(tokenizer, Conversation(messages), True)
+
+
+@pytest.mark.parametrize(
+    ("template", "note"),
+    [
+        (CHATML, ""),
+        ("{% if tools %}{{ tools }}{% endif %}" + CHATML, "what the chat template does with tools is not in Modelfile"),
+        (GEMMA, "system prompts are left out: the template has no turn of their own for them"),
+    ],
+)
+def test_the_note_tells_what_is_left_out_of_this_template(template: str, note: str) -> None:
+    assert turns_of(_tokenizer(template))[1] == note
+
+
 def test_braces_are_no_actions_of_go() -> None:
     found, _ = turns_of(_tokenizer(BRACES))
     assert found is not None
@@ -119,7 +146,7 @@ def test_what_ollama_cannot_say_is_told(template: str, why: str) -> None:
 def test_the_file() -> None:
     model = _model()
     model.generation_config.update(do_sample=True, temperature=0.6, repetition_penalty=1.1)
-    text, note = modelfile(model, _tokenizer(CHATML))
+    text, note = modelfile(model, _tokenizer("{{ tools and '' }}" + CHATML))
     assert text.startswith('FROM .\nTEMPLATE """{{ range $i, $_ := .Messages }}')
     assert 'PARAMETER stop "</s>"\n' in text
     assert 'PARAMETER stop "<|im_end|>"\n' in text

@@ -24,8 +24,8 @@ def is_array(stream: IO[bytes]) -> bool:
     return bytes(peekable.peek(CHUNK_BYTES)).removeprefix(UTF8_BOM).lstrip()[:1] == b"["
 
 
-def elements(stream: IO[bytes], max_bytes: int, where: str, encoding: str = UTF8) -> Iterator[Any]:
-    """The values in the array, never holding more than one and what was read with it.
+def elements(stream: IO[bytes], max_bytes: int, where: str, encoding: str = UTF8) -> Iterator[tuple[int, Any]]:
+    """The values in the array, each with the line it begins on, never holding more than one and what was read with it.
 
     Args:
         encoding: what the UTF-8 of the stream was made from, for messages.
@@ -41,7 +41,7 @@ def elements(stream: IO[bytes], max_bytes: int, where: str, encoding: str = UTF8
         ended = text.text.startswith("]", text.at)
         if not ended:
             number += 1
-            yield _value(text, max_bytes, number, where)
+            yield text.line, _value(text, max_bytes, number, where)
     text.at += 1
     text.take(SPACE)
     if text.left:
@@ -53,7 +53,7 @@ def _value(text: _Text, max_bytes: int, number: int, where: str) -> Any:
         try:
             value, end = json.JSONDecoder().raw_decode(text.text, text.at)
             if end < len(text.text) or text.ended:
-                text.at = end
+                text.advance(end)
                 return value
         except (ValueError, RecursionError) as error:
             if text.ended or isinstance(error, RecursionError):
@@ -74,7 +74,7 @@ class _Text:
     def __init__(self, stream: IO[bytes], where: str, encoding: str) -> None:
         self._stream, self._where, self._encoding = stream, where, encoding
         self._decode = codecs.getincrementaldecoder("utf-8-sig")().decode
-        self.text, self.at, self.ended = "", 0, False
+        self.text, self.at, self.line, self.ended = "", 0, 1, False
 
     @property
     def left(self) -> int:
@@ -102,7 +102,12 @@ class _Text:
         """Drop all that the pattern matches, which may be nothing, however far that goes; never holding it."""
         while True:
             found = pattern.match(self.text, self.at)
-            self.at = found.end() if found else self.at
+            self.advance(found.end() if found else self.at)
             if self.left or self.ended:
                 return
             self.read()
+
+    def advance(self, to: int) -> None:
+        """Go on at `to`; `line` is the one it is in."""
+        self.line += self.text.count("\n", self.at, to)
+        self.at = to

@@ -24,6 +24,7 @@ class Row(NamedTuple):
     number: int  # line for text formats, row for parquet; from 1
     content: str | BadRow
     consumed: int  # bytes of the file read so far, as stored on disk
+    element: int = 0  # of a JSON array; from 1
 
 
 Reader = Callable[[ByteStream, DataSection], Iterator[Row]]
@@ -67,8 +68,8 @@ def read_jsonl(stream: ByteStream, section: DataSection) -> Iterator[Row]:
     if is_array(stream.plain):
         name = str(getattr(stream.raw, "name", ""))
         rows = elements(stream.plain, section.max_document_bytes, name, section.encoding)
-        for number, row in enumerate(rows, start=1):
-            yield Row(number, attempt(partial(text_of_row, row, section)), stream.consumed())
+        for element, (line, row) in enumerate(rows, start=1):
+            yield Row(line, attempt(partial(text_of_row, row, section)), stream.consumed(), element)
         return
     for number, line in bounded_lines(stream.plain, section.max_document_bytes):
         yield Row(number, text_of_json(line, section), stream.consumed())

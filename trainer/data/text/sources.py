@@ -53,8 +53,8 @@ class Corpus:
         encoding, before = self.section.encoding, 0
         with opened(file.path) as stream:
             plain = stream if encoding == UTF8 else transcoded(stream, encoding)
-            for number, content, consumed in KINDS[file.format].read(plain, self.section):
-                where = f"{file.path}:{number}"
+            for number, content, consumed, element in KINDS[file.format].read(plain, self.section):
+                where = f"{file.path}:{number}" + (f" (element {element})" if element else "")
                 try:
                     text = accepted(content, self.section.max_document_bytes)
                 except BadRow as row:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.printable import printable
 from galore.trainer.common.reading import user_path
@@ -21,6 +23,7 @@ from galore.trainer.recipe.parse.source import Layer, read_layer
 
 TOOLS = {tool.name: tool for tool in (LLAMA_FACTORY, AXOLOTL, TORCHTUNE)}
 MOST_ROUNDS = 20  # of leaving out what the recipe refuses
+ARGUMENTS = re.compile(r"(\s*\w+\s*=[^,=]+)(,\s*\w+\s*=[^,=]+)*")
 FATES = ("taken", "changed", "left out")
 
 
@@ -75,14 +78,23 @@ def _one(draft: Draft, tool: Tool, key: str) -> None:
 
 
 def _flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """`{"optimizer": {"lr": 1}}` as `{"optimizer.lr": 1}`, two levels deep."""
+    """`{"optimizer": {"lr": 1}}` as `{"optimizer.lr": 1}`, two levels deep; and `optim_args: lr=1` as `optim_args.lr: 1`."""
     found = dict[str, Any]()
-    for key, value in values.items():
+    for key, given in values.items():
+        value = _arguments(given) if key == "optim_args" else given
         if isinstance(value, Mapping) and value and not above:
             found |= _flat(value, f"{key}.")
         else:
             found[f"{above}{key}"] = value
     return found
+
+
+def _arguments(value: Any) -> Any:
+    """Arguments of an optimizer in one text, as Hugging Face's Trainer has them: `rank=64, update_proj_gap=100`."""
+    if not isinstance(value, str) or not ARGUMENTS.fullmatch(value):
+        return value
+    pairs = (each.split("=") for each in value.split(","))
+    return {name.strip(): yaml.safe_load(number) for name, number in pairs}
 
 
 def _line(layer: Layer, key: str, is_written: bool) -> int:
@@ -109,7 +121,7 @@ def _settle(draft: Draft) -> None:
             settings[path] = _anchored(settings[path])
     for source in settings.get("data.sources", []):
         source["path"] = _anchored(source["path"])
-    if settings.get("optim.update") == "immediate":
+    if settings.get("optim.update") == "immediate" and settings.get("optim.method") == "galore":
         settings |= {"optim.refresh": "first-micro-batch", "optim.max_grad_norm": None}
     micro = settings.setdefault("train.micro_batch_size", 1)
     settings.setdefault("train.global_batch_size", micro)

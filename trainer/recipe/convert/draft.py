@@ -17,6 +17,7 @@ from galore.trainer.recipe.parse.syntax import dump_value
 Fate = Literal["taken", "changed", "left out"]
 OFF = "it is off, as it is here"
 NOTHING = "nothing here takes its place"
+INDENT = len("line 1234 left out  ")  # of what is told of a line, where it goes on
 
 
 def is_off(value: Any) -> bool:
@@ -53,7 +54,7 @@ class Draft:
         """Set `target`, a path, or `path: value` where the name says both."""
         path, _, fixed = target.partition(": ")
         wanted = yaml.safe_load(fixed) if fixed else _here(path, value)
-        self.settings[path] = wanted
+        self._set(path, wanted)
         why = f"{path}: {dump_value(wanted)}" + (f" ({note})" if note else "")
         self._tell(key, "taken" if wanted == self.values.get(key) and not note else "changed", path, why)
 
@@ -66,6 +67,9 @@ class Draft:
         target, fixed = setting_called(name)
         if is_off(value) and not (target and not fixed and fields()[target].takes("boolean")):
             return self.leave(key, OFF)
+        first = next((each for each in self.told if each.line and each.path == target and each.path), None)
+        if first is not None and not fixed:
+            return self.leave(key, f"{target} is what {first.key} in line {first.line} says")
         if target:
             return self.take(key, f"{target}: {fixed}" if fixed else target, value)
         return self.leave(key, advice_on(name) or NOTHING)
@@ -78,7 +82,8 @@ class Draft:
         lines = dict(line.split(": ") for line in known.replace(" and ", ", ").split(", "))
         if lines["method"] == "full":
             del lines["method"]
-        self.settings |= {f"optim.{setting}": value for setting, value in lines.items()}
+        for setting, value in lines.items():
+            self._set(f"optim.{setting}", value)
         told = ", ".join(f"optim.{setting}: {value}" for setting, value in lines.items())
         return self._tell(key, "changed", "", told or "AdamW, as it is here")
 
@@ -98,6 +103,11 @@ class Draft:
             for name, values in by_section.items()
             if values
         )
+
+    def _set(self, path: str, value: Any) -> None:
+        """What the file says takes the place of a default, of which nothing is told then."""
+        self.settings[path] = value
+        self.told = [each for each in self.told if each.line or each.path != path]
 
     def _tell(self, key: str, fate: Fate, path: str, why: str) -> None:
         self.told.append(Told(self.line_of(key), key, self.values.get(key), fate, path, why))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from galore.trainer.common.reading import NotReadable, read_bounded
+from galore.trainer.recipe.chattemplates import CHAT_TEMPLATES
 from galore.trainer.recipe.convert.draft import (
     ALPACA,
     Draft,
@@ -61,7 +62,8 @@ def _dataset(draft: Draft, key: str, value: Any) -> None:
     absent_from = [name for name in names if not entries[name]]
     found = f"as {folder / INDEX} says"
     if absent_from:
-        found = f"and {', '.join(absent_from)} not in {folder / INDEX}: check path and fields"
+        where = f"not in {folder / INDEX}" if (folder / INDEX).exists() else f"looked up in no {folder / INDEX} here"
+        found = f"and {', '.join(absent_from)} {where}: check path and fields, or convert where LLaMA-Factory ran"
     if local:
         more = f"; {', '.join(on_hub)} of the hub left out" if on_hub else ""
         return local_files(draft, key, local, found + more)
@@ -109,6 +111,16 @@ def _attention(draft: Draft, key: str, value: Any) -> None:
         draft.take(key, "model.attn_implementation", value)
 
 
+def _template(draft: Draft, key: str, value: Any) -> None:
+    """A chat template by name, where one is called so here."""
+    if is_off(value):
+        draft.leave(key, "the tokenizer's own is taken")
+    elif value in CHAT_TEMPLATES:
+        draft.take(key, "data.chat_template", value)
+    else:
+        draft.leave(key, f"the tokenizer's own is taken; data.chat_template names another: {', '.join(CHAT_TEMPLATES)}")
+
+
 TABLE: dict[str, str | Rule] = {
     "stage": _stage,
     "finetuning_type": _method,
@@ -119,6 +131,8 @@ TABLE: dict[str, str | Rule] = {
     "dataset_dir": absent("it is part of data.path"),
     "eval_dataset": absent("write its files as data.validation_path"),
     "val_size": _held_out,
+    "template": _template,
+    "dataloader_num_workers": absent("rows are memory-mapped, no workers read them ahead: leave it out"),
     "packing": switch("data.packing: packed", "data.packing: paper"),
     "neat_packing": switch("data.packing: packed"),
     "train_on_prompt": switch("data.loss_on: all", "data.loss_on: responses"),

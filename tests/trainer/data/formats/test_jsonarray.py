@@ -15,7 +15,10 @@ from galore.trainer.common.errors import UserError
 from galore.trainer.data.formats import jsonarray
 from galore.trainer.data.formats.bytestream import opened
 from galore.trainer.data.prepare import prepare_data
+from galore.trainer.data.text.locate import DataFile
+from galore.trainer.data.text.quality import BadRows
 from galore.trainer.data.text.readers import Row, read_jsonl
+from galore.trainer.data.text.sources import Corpus
 from galore.trainer.recipe.schema.data import DataSection
 from galore.trainer.recipe.schema.recipe import Recipe
 
@@ -39,9 +42,23 @@ def test_an_array_is_read_row_by_row(
         gzip.compress(b"\xef\xbb\xbf" + json.dumps(ROWS).encode() + b"\n"),
     ):
         rows = read(tmp_path / "rows.json", content)
-        assert [row.number for row in rows] == [1, 2, 3, 4]
-        assert [row.content for row in rows if row.number != 3] == [row["text"] for row in ROWS if "text" in row]
+        assert [row.element for row in rows] == [1, 2, 3, 4]
+        assert [row.content for row in rows if row.element != 3] == [row["text"] for row in ROWS if "text" in row]
         assert "missing" in str(rows[2].content)
+
+
+@pytest.mark.parametrize("chunk", [1, 1 << 16])
+def test_a_bad_element_is_named_by_the_line_that_an_editor_shows(
+    tmp_path: Path, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jsonarray, "CHUNK_BYTES", chunk)
+    written = json.dumps(ROWS, indent=2)
+    (tmp_path / "rows.json").write_text(written)
+    line = written[: written.index('"body"')].count("\n")
+    bad = BadRows("skip")
+    corpus = Corpus((DataFile(tmp_path / "rows.json", "jsonl"),), DataSection(path="x"))
+    assert len(list(corpus.documents(bad))) == 3
+    assert bad.first["missing_field"].startswith(f"{tmp_path}/rows.json:{line} (element 3): ")
 
 
 def test_an_empty_array_has_no_rows(tmp_path: Path) -> None:

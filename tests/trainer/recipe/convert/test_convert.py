@@ -101,6 +101,68 @@ def write_text(folder: Path, text: str) -> str:
     return str(folder / "made.yaml")
 
 
+def test_arguments_in_one_text_are_taken_one_by_one(tmp_path: Path) -> None:
+    theirs = {"optimizer": "galore_adamw", "optim_args": "rank=64, update_proj_gap=100,scale=2.0, x=1"}
+    made = convert(write(tmp_path, "axolotl", ("adapter", "lora_r"), **theirs))
+    found = settings(made.text)
+    assert (found["optim.rank"], found["optim.update_proj_gap"], found["optim.scale"]) == (64, 100, 2.0)
+    (told,) = [each for each in made.told if each.key == "optim_args.x"]
+    assert told.fate == "left out"
+    for value in ("rank", "rank=64,", "rank=1=2", 5):
+        (told,) = [
+            each for each in convert(write(tmp_path, "axolotl", optim_args=value)).told if "optim_args" in each.key
+        ]
+        assert told.fate == "left out"
+
+
+def test_of_two_names_of_a_setting_the_first_is_taken(tmp_path: Path) -> None:
+    made = convert(write(tmp_path, "llama-factory", preprocessing_num_workers=8, num_proc=2, dataloader_num_workers=4))
+    told = {each.key: each for each in made.told}
+    assert settings(made.text)["data.num_proc"] == 8
+    assert "data.num_proc is what preprocessing_num_workers in line" in told["num_proc"].why
+    assert told["dataloader_num_workers"].fate == "left out"
+
+
+def test_a_default_that_the_file_takes_the_place_of_is_not_told(tmp_path: Path) -> None:
+    made = convert(write(tmp_path, "axolotl", without=("adapter",), optimizer="galore_adamw"))
+    assert settings(made.text)["optim.method"] == "galore"
+    assert not any("optim.method: full" in each.why for each in made.told)
+
+
+def test_what_goes_with_a_setting_is_left_out_with_it(tmp_path: Path) -> None:
+    made = convert(write(tmp_path, "torchtune", optimizer_in_bwd=True, clip_grad_norm=1.0))
+    found = settings(made.text)
+    assert {"optim.update", "optim.refresh"}.isdisjoint(found)
+    assert found["optim.max_grad_norm"] == 1.0
+
+
+@pytest.mark.parametrize(("name", "taken"), [("llama3", "llama3"), ("smollm2", None), (None, None)])
+def test_a_template_of_llama_factory(name: str | None, taken: str | None, tmp_path: Path) -> None:
+    made = convert(write(tmp_path, "llama-factory", template=name))
+    (told,) = [each for each in made.told if each.key == "template"]
+    assert settings(made.text).get("data.chat_template") == taken
+    assert taken or "the tokenizer's own is taken" in told.why
+
+
+def test_an_index_that_is_not_here_is_not_said_to_lack_names(tmp_path: Path) -> None:
+    def told(**given: Any) -> str:
+        made = convert(write(tmp_path, "llama-factory", dataset="mine", dataset_dir=str(tmp_path), **given))
+        return next(each.why for each in made.told if each.key == "dataset")
+
+    assert f"mine looked up in no {tmp_path}/dataset_info.json here" in told()
+    (tmp_path / "dataset_info.json").write_text("{}")
+    assert f"mine not in {tmp_path}/dataset_info.json" in told()
+
+
+def test_what_is_told_is_wrapped(tmp_path: Path) -> None:
+    done = CliRunner().invoke(
+        app,
+        ["recipes", "convert", str(FILES / "axolotl.yaml"), "--output", str(tmp_path / "x.yaml")],
+        env={"COLUMNS": "80"},
+    )
+    assert max(map(len, done.output.splitlines())) <= 80
+
+
 def test_data_sets_of_llama_factory_are_looked_up(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     chat = {"file_name": "chat.jsonl", "formatting": "sharegpt", "columns": {"messages": "talk"}}
