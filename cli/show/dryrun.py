@@ -76,7 +76,7 @@ def plan_lines(plan: Plan) -> Iterator[tuple[str, str]]:
     per_step, tokens = f"{plan.tokens_per_step:,} tokens", plan.tokens
     if tokens is None:
         passes = f"{plan.epochs:g} epoch{'' if plan.epochs == 1 else 's'}"
-        yield "run", f"{passes}, {per_step} a step; tokens and steps are not known: no corpus is read here"
+        yield "run", f"{passes}, {per_step} a step; tokens and steps are not known here: `galore prepare` counts them"
     else:
         yield "run", f"{counted(plan.steps or 0, 'step')} × {per_step} = {count(tokens)} tokens, padding included"
         yield "epochs", "not known: no corpus is read here"

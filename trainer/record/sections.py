@@ -137,7 +137,12 @@ def course(history: History) -> str:
 
 
 def data(history: History) -> str:
-    return section("Data", _mapping(history.facts.get("data") or {}))
+    known = dict(history.facts.get("data") or {})
+    known["bad_rows"] = [
+        f"{each['rows']:,} {kind}, first {each['first']}" if isinstance(each, dict) else f"{each} {kind}"
+        for kind, each in (known.get("bad_rows") or {}).items()
+    ]
+    return section("Data", _mapping(known))
 
 
 def machine(history: History) -> str:

@@ -128,7 +128,7 @@ def test_a_dry_run_says_what_it_cannot_know(galore: Any, calls: Any) -> None:
     calls.replace("galore.trainer.parameters", dry_run=found)
     epochs = ("train.max_steps=null", "train.num_train_epochs=2", "train.save_steps=null")
     shown = galore("train", "demo", "--dry-run", *epochs, "--gpu", "h200").stdout
-    assert "2 epochs, 2,048 tokens a step; tokens and steps are not known" in shown
+    assert "2 epochs, 2,048 tokens a step; tokens and steps are not known here: `galore prepare` counts them" in shown
     assert "a billion tokens take 3.93–6.55 hours on an NVIDIA H200" in shown
     assert "1 × 1.00 GiB = 1.00 GiB, at the end" in shown
     assert "time         not estimated" in galore("train", "demo", "--dry-run", "--gpu", "24GB").stdout

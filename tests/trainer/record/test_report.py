@@ -103,7 +103,7 @@ def test_a_whole_report(tmp_path: Path) -> None:
         "````\nsample of 60 with ``` and |\n````",
         "<summary>1 earlier</summary>",
         "| documents | 31,102 |",
-        "| bad rows | empty 0, nul 2 |",
+        "| bad rows | 0 empty; 2 nul |",
         "| torch | 2.13.0 |",
         "hidden_size: 4",
     ):

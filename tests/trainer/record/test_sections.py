@@ -98,3 +98,12 @@ def test_energy_is_told_by_the_tokens_of_the_steps_that_tell_it() -> None:
     known = history(3, tokens_per_second=[50.0] * 3, step_seconds=[2.0] * 3, tokens=[100, 200, 300], **columns)
     assert "| **Energy** | 0.04 kJ, 0.2 J per token; 200 W (median), 70 °C at most |" in sections.headline(known)
     assert "Energy" not in sections.headline(history(3, tokens_per_second=[50.0] * 3, tokens=[100, 200, 300]))
+
+
+def test_bad_rows_are_told_by_kind_and_place() -> None:
+    bad = {
+        "wrong_type": {"rows": 1200, "first": "/x/a.json:7 (element 2): not text", "files": 1, "bytes": 0},
+        "empty": 3,
+    }
+    text = sections.data(history(facts={"data": {"bad_rows": bad}}))
+    assert "| 1,200 wrong_type, first /x/a.json:7 (element 2): not text; 3 empty |" in text
