@@ -33,5 +33,5 @@ def _is_turn(slot: FullSlot, clock: int | None) -> bool:
 
 
 def seconds(sent: int, size: int, bytes_per_second: float) -> float:
-    """Time of a ring all-reduce of `sent` bytes at a link's nominal rate: each of `size` ranks sends 2 (N - 1) / N of them."""
+    """Time of a ring all-reduce of `sent` bytes at a link's nominal rate: each rank sends 2 (N - 1) / N of them."""
     return 2 * (size - 1) / size * sent / bytes_per_second
