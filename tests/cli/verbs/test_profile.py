@@ -294,9 +294,9 @@ LLAMA_70B = ("hidden_size=8192", "intermediate_size=28672", "num_hidden_layers=8
 @pytest.mark.parametrize(
     ("model", "seconds", "weights"),
     [
-        ((), 10, 13.4e9),
-        (LLAMA_13B, 15, 26.0e9),
-        ((*LLAMA_70B, "num_key_value_heads=8"), 30, 137.9e9),
+        ((), 20, 13.4e9),
+        (LLAMA_13B, 30, 26.0e9),
+        ((*LLAMA_70B, "num_key_value_heads=8"), 60, 137.9e9),
     ],
 )
 def test_large_models_in_seconds_and_below_a_gigabyte(
@@ -312,10 +312,12 @@ def test_large_models_in_seconds_and_below_a_gigabyte(
         "--json",
         "--no-advise",
         code=REPORT,
+        timeout=10 * seconds,
         OMP_NUM_THREADS="1",
     )
     assert done.returncode == 0, done.stderr
     used, resident = json.loads(done.stderr.splitlines()[-1])
     assert json.loads(done.stdout)["categories"]["weights"] == pytest.approx(weights, rel=0.01)
-    assert used < seconds  # of processor time, which others on this machine do not lengthen much
+    # Processor time, twice that of a quiet machine: half a core, shared with others, counts as a whole one.
+    assert used < seconds
     assert resident < 1e9
