@@ -70,9 +70,11 @@ def refuse_other_rates(
     kept = (each for each in changes if _first_other(before, (optim.model_copy(update=each), total), done) is None)
     remedy = " ".join(f"optim.{name}={value}" for name, value in next(kept, {}).items())
     had, has = (rate_in_words(learning_rate(each[0], step, each[1])) for each in (before, after))
+    what = f"would have had other learning rates: step {step + 1} had {had}, and has {has}"
+    if learning_rate(before[0], step, before[1]) == learning_rate(optim, step, total):
+        what = f"would have had their adapters restarted at other places, after step {step + 1} or not"
     raise UserError(
-        f"the {counted(done, 'step')} that are done would have had other learning rates: step {step + 1} had {had}, "
-        f"and has {has} in {counted(total, 'step')} of {optim.lr_scheduler_type}",
+        f"the {counted(done, 'step')} that are done {what} in {counted(total, 'step')} of {optim.lr_scheduler_type}",
         where=where,
         fix=f"add {remedy}, as it was before" if remedy else _no_way_on(before, done),
     )

@@ -64,7 +64,8 @@ def evaluate(
         if overrides or recipe is not None or mode is not None or max_tokens is not None:
             what, fix = "scores no held-out text", "leave recipe, overrides, --mode and --max-tokens out"
             raise UserError(what, where="--tasks", fix=fix)
-        _on_tasks(model, tasks, (limit, shots, batch_size, include_path, chat, checkpoint), device, as_json)
+        asked = {"limit": limit, "num_fewshot": shots, "batch_size": batch_size, "include_path": include_path}
+        _on_tasks(model, tasks, {**asked, "apply_chat_template": chat, "checkpoint": checkpoint}, device, as_json)
         return
     for given, option in ((limit, "--limit"), (shots, "--shots"), (include_path, "--include-path"), (chat, "--chat")):
         if given:
@@ -112,8 +113,8 @@ def evaluate(
         typer.echo(f"eval.mode {facts['mode']}")
 
 
-def _on_tasks(model: str, tasks: str, how: tuple[Any, ...], device: DeviceName, as_json: bool) -> None:
-    """Score benchmarks and print their table, or one line of JSON."""
+def _on_tasks(model: str, tasks: str, asked: dict[str, Any], device: DeviceName, as_json: bool) -> None:
+    """Score benchmarks and print their table, or one line of JSON; `asked`: fields of `harness.Asked`."""
     from galore.trainer.machine.process import prepare_process
     from galore.trainer.recipe.extras import refuse_missing
 
@@ -127,7 +128,7 @@ def _on_tasks(model: str, tasks: str, how: tuple[Any, ...], device: DeviceName, 
     from galore.trainer.machine.device import choose_device
     from galore.trainer.trained.harness import Asked, evaluate_tasks
 
-    scored = evaluate_tasks(model, Asked(names, *how), str(choose_device(device)))
+    scored = evaluate_tasks(model, Asked(names, **asked), str(choose_device(device)))
     tell_skipped(scored.skipped)
     if as_json:
         known = {"model": scored.origin, "step": scored.step, "results": scored.results}

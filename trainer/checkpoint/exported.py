@@ -57,6 +57,18 @@ def require_as_exported(source: str, *, weights: bool) -> None:
         ) from error
 
 
+def refuse_bare_checkpoint(source: str) -> None:
+    """Raise UserError if `source` is a checkpoint that no model can be made of by itself."""
+    folder = Path(source)
+    if _is_checkpoint(folder) and not (folder / "config.json").exists():
+        raise UserError(
+            "is a checkpoint without the configuration of a model: of adapters, of an older galore, or a copy without "
+            "what its links lead to",
+            where=str(folder),
+            fix="name the folder that `galore export RUN OUT` writes",
+        )
+
+
 def _is_checkpoint(folder: Path) -> bool:
     path = folder / CHECKPOINT_MANIFEST
     return path.is_file() and CHECKPOINT in read_bounded(path)

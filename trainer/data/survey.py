@@ -68,8 +68,8 @@ class Lengths:
 @dataclass(frozen=True)
 class Survey:
     """`summary`: that of the data; `folders`: where the tokens of each source lie, empty where none are kept; `made`:
-    whether this call made them; `whole`: how many documents or examples are to stay in one row; `cut_examples`: those of
-    them that lose their end, or all of themselves, to `max_length`."""
+    whether this call made them; `whole`: how many documents or examples are to stay in one row; `cut_examples`: those
+    of them that lose their end, or all of themselves, to `max_length`."""
 
     summary: dict[str, Any]
     notes: tuple[str, ...]
@@ -157,7 +157,7 @@ def survey(recipe: Recipe, base_dir: Path, progress: Progress = silent) -> Surve
 
 
 def _fates(recipe: Recipe, data: Any) -> Iterator[tuple[int, int]]:
-    """Of each source, how many documents or examples are to stay whole, and how many of these do not.
+    """How many documents or examples of each source are to stay whole, and how many of these do not.
 
     Packed text has none of either: a document goes on in the next row.
     """

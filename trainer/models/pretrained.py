@@ -19,7 +19,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from galore.trainer.checkpoint.exported import require_as_exported
+from galore.trainer.checkpoint.exported import refuse_bare_checkpoint, require_as_exported
 from galore.trainer.checkpoint.tensors import some
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.library import WHERE, explained, refuse_gguf, refuse_unreadable
@@ -57,6 +57,7 @@ def read_config(source: str, revision: str | None) -> PreTrainedConfig:
             adapter's.
     """
     _refuse_adapter(source)
+    refuse_bare_checkpoint(source)
     require_as_exported(source, weights=False)
     with explained(source, "read the configuration of"):
         require_plain_folder(source)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import textwrap
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from galore.trainer.common.printable import printable
@@ -33,6 +35,15 @@ def dump_settings(recipe: Recipe) -> str:
         if value != field.schema.get("default"):
             found.setdefault(field.section, []).append(f"  {field.name}: {dump_value(value)}\n")
     return "".join(f"{section}:\n{''.join(lines)}" for section, lines in found.items())
+
+
+def dotted(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str]]:
+    """("optim.rank", "128") …: a recipe, JSON, for a place that takes no sections."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from dotted(value, f"{before}{name}.")
+        else:
+            yield f"{before}{name}", value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _section(name: str, values: dict[str, Any], idle: list[str]) -> str:

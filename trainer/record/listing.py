@@ -30,8 +30,8 @@ class Listed:
 
     `loss` is of the last step, `held_out_loss` of the last evaluation near the end. `resumes_after` is the step
     of the newest checkpoint of a run that can go on; `written` when anything of its metrics last was, in seconds of
-    the epoch; `stopped_early`: finished before its last step, for the held-out loss fell no more; `problem` says what is
-    damaged.
+    the epoch; `stopped_early`: finished before its last step, for the held-out loss fell no more; `problem` says what
+    is damaged.
     """
 
     folder: Path

@@ -109,7 +109,7 @@ Row = TrainRow | EvalRow | EventRow
 
 
 def loss_of(row: Mapping[str, Any]) -> Any:
-    """What a row was minimized or scored by: its `loss_nats`, or of a regression its `squared_error`; None for neither."""
+    """What a row was minimized or scored by: its `loss_nats`, or of a regression its `squared_error`; else None."""
     return row.get("loss_nats", row.get("squared_error"))
 
 

@@ -214,7 +214,7 @@ class RunDir:
         return [self.tracker(name) for name in get_args(Tracker)]
 
     def _refuse_misplaced(self) -> None:
-        """Raise UserError where a folder has the name of a file that the run goes on with, or a file that of a folder."""
+        """Raise UserError where a folder has the name of a file that the run goes on with, or a file a folder's."""
         for file in (self.metrics, self.facts, self.report, self.traceback, *self._trackers()):
             if file.is_dir():
                 raise UserError("is a folder, where the run has a file", where=str(file), fix="move it away")

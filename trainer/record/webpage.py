@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from html import escape
 from pathlib import Path
-from typing import Any
 
-import yaml
 from markdown_it import MarkdownIt
 
 from galore.trainer.common.format import counted
 from galore.trainer.common.markdown import section, table
 from galore.trainer.common.page import as_script, filled, read_part
-from galore.trainer.recipe.parse.syntax import RecipeLoader
+from galore.trainer.recipe.dump import dotted
+from galore.trainer.recipe.parse.problems import RecipeError
+from galore.trainer.recipe.parse.source import parse
 from galore.trainer.record import sections
 from galore.trainer.record.curves import POINTS, curves, is_reduced
 from galore.trainer.record.history import History
@@ -60,13 +60,10 @@ def comparison(histories: Mapping[str, History]) -> tuple[str, str]:
     }
     names = dict.fromkeys(name for facts in told.values() for name in facts)
     rows = [(name, *(facts.get(name, "") for facts in told.values())) for name in names]
-    flat = {name: dict(_leaves(_recipe(each))) for name, each in histories.items()}
-    keys = dict.fromkeys(key for leaves in flat.values() for key in leaves)
-    differing = [
-        (key, *(str(leaves.get(key, "")) for leaves in flat.values()))
-        for key in keys
-        if len({str(leaves.get(key, "")) for leaves in flat.values()}) > 1
-    ]
+    recipes = [_settings(each) for each in histories.values()]
+    keys = dict.fromkeys(key for each in recipes for key in each)
+    settings = [(key, *(each.get(key, "") for each in recipes)) for key in keys]
+    differing = [row for row in settings if len(set(row[1:])) > 1]
     head = ["", *histories]
     return table(head, rows), section("Settings that differ", table(head, differing))
 
@@ -84,10 +81,11 @@ def _folded(text: str) -> str:
     return text if FOLDED.fullmatch(text) else f"<p>{escape(text)}</p>"
 
 
-def _recipe(history: History) -> Any:
+def _settings(history: History) -> dict[str, str]:
+    """Dotted keys with their values; nothing of a recipe that cannot be read."""
     try:
-        return yaml.load(history.recipe, RecipeLoader)
-    except (yaml.YAMLError, ValueError, RecursionError):
+        return dict(dotted(parse(history.recipe, "recipe.yaml", Path()).values))
+    except RecipeError:
         return {}
 
 
@@ -96,12 +94,3 @@ def _facts(history: History) -> dict[str, str]:
         return dict(sections.facts(history))
     except Exception as error:
         return {"run.json": f"damaged ({type(error).__name__}: {error})"}
-
-
-def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys with their values."""
-    if isinstance(value, dict) and value:
-        for key, inner in value.items():
-            yield from _leaves(inner, f"{path}.{key}".lstrip("."))
-    else:
-        yield path, value

@@ -84,7 +84,8 @@ def test_benchmarks(galore: Any, tasks: Any) -> None:
     assert shown.stdout.splitlines()[0] == "runs/a/step-7"
     assert shown.stdout.splitlines()[2].split() == ["arc_easy", "acc", "0.2500", "0.0100", "0"]
     assert "skipped step-00000009" in shown.stderr
-    assert tasks.made[-3] == ((["arc_easy", "hellaswag"], 9, 0, 4, None, False, None), {})
+    asked = {"limit": 9, "num_fewshot": 0, "batch_size": 4, "include_path": None}
+    assert tasks.made[-3] == ((["arc_easy", "hellaswag"],), asked | {"apply_chat_template": False, "checkpoint": None})
     assert tasks.made[-1] == (("runs/a", "asked", "cpu"), {})
     facts = json.loads(galore("eval", "runs/a", "--tasks", "arc_easy", "--json").stdout)
     assert facts["results"] == {"arc_easy": {"acc": 0.25, "acc_stderr": 0.01}}

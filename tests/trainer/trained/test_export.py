@@ -273,6 +273,9 @@ def test_a_checkpoint_that_has_changed_is_no_model_folder(exported: Path, tmp_pa
         load_tokenizer(str(folder), None, Path(), "data.tokenizer")
 
     begun()
+    copy = Path(shutil.copytree(old, tmp_path / "bare"))
+    with pytest.raises(UserError, match="is a checkpoint without the configuration of a model"):
+        read_config(str(copy), None)
     for name in [*NAMES, "manifest.json", "state.json"]:
         whole = (folder / name).read_bytes()
         middle = len(whole) // 2

@@ -62,6 +62,11 @@ class BadRow(Exception):  # noqa: N818 - it names a row, and travels as a value 
         self.detail = detail
         self.encoding = encoding
 
+    def bare(self) -> BadRow:
+        """Itself, without the frames it came through, which hold the row and all that was made of it."""
+        self.__traceback__ = self.__context__ = self.__cause__ = None
+        return self
+
     def __str__(self) -> str:
         return f"{MEANING[self.kind]} ({shown(self.detail)})" if self.detail else MEANING[self.kind]
 
@@ -71,7 +76,7 @@ def attempt(parse: Callable[[], str]) -> str | BadRow:
     try:
         return parse()
     except BadRow as bad:
-        return bad
+        return bad.bare()
 
 
 def shown(text: str) -> str:

@@ -68,8 +68,8 @@ def read_jsonl(stream: ByteStream, section: DataSection) -> Iterator[Row]:
     if is_array(stream.plain):
         name = str(getattr(stream.raw, "name", ""))
         rows = elements(stream.plain, section.max_document_bytes, name, section.encoding)
-        for element, (begins, row) in enumerate(rows, start=1):
-            yield Row(begins, attempt(partial(text_of_row, row, section)), stream.consumed(), element)
+        for element, (at, row) in enumerate(rows, start=1):
+            yield Row(at, attempt(partial(text_of_row, row, section)), stream.consumed(), element)
         return
     for number, line in bounded_lines(stream.plain, section.max_document_bytes):
         yield Row(number, text_of_json(line, section), stream.consumed())

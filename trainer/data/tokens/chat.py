@@ -104,7 +104,7 @@ class ChatEncoder:
             ended = conversation.messages[-1]["role"] != "assistant" or self._has_end(text, last)
             return Rendered(text, spans, silent, ended, tuple(self._unread(conversation, text)))
         except BadRow as bad:
-            return bad
+            return bad.bare()
 
     def _in_known_roles(self, conversation: Conversation) -> Conversation:
         """A developer's word is a system prompt to all templates but those that know developers."""

@@ -78,7 +78,7 @@ def _one(draft: Draft, tool: Tool, key: str) -> None:
 
 
 def _flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """`{"optimizer": {"lr": 1}}` as `{"optimizer.lr": 1}`, two levels deep, `optim_args: lr=1` too."""
+    """`{"optimizer": {"lr": 1}}` as `{"optimizer.lr": 1}`, two levels deep; `optim_args: lr=1` likewise."""
     found = dict[str, Any]()
     for key, given in values.items():
         value = _arguments(given) if key == "optim_args" else given

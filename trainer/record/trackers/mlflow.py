@@ -6,7 +6,8 @@ import os
 import time
 from typing import Any
 
-from galore.trainer.record.trackers.tracker import PROJECT, Start, Values, flat_config, numbers
+from galore.trainer.recipe.dump import dotted
+from galore.trainer.record.trackers.tracker import PROJECT, Start, Values, numbers
 
 LONGEST_PARAM = 500  # letters, as every version takes
 MOST_PARAMS = 100  # of one request
@@ -27,7 +28,7 @@ class MlflowTracker:
         number = known.experiment_id if known is not None else self._client.create_experiment(experiment)
         made = str(self._client.create_run(number, run_name=start.log.run_name or start.name).info.run_id)
         param = self._mlflow.entities.Param
-        params = [param(name, value[:LONGEST_PARAM]) for name, value in flat_config(start.config)]
+        params = [param(name, value[:LONGEST_PARAM]) for name, value in dotted(start.config)]
         for first in range(0, len(params), MOST_PARAMS):
             self._client.log_batch(made, params=params[first : first + MOST_PARAMS])
         return made

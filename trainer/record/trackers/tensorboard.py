@@ -5,7 +5,8 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
-from galore.trainer.record.trackers.tracker import Start, Values, flat_config, numbers
+from galore.trainer.recipe.dump import dotted
+from galore.trainer.record.trackers.tracker import Start, Values, numbers
 
 FOLDER = "tensorboard"
 
@@ -19,7 +20,7 @@ class TensorBoardTracker:
         folder = start.run_dir.root / FOLDER
         purge = start.step + 1 if start.step else None
         self._writer: Any = SummaryWriter(str(folder), purge_step=purge)
-        rows = "\n".join(f"| {name} | {value} |" for name, value in flat_config(start.config))
+        rows = "\n".join(f"| {name} | {value} |" for name, value in dotted(start.config))
         self._writer.add_text("recipe", f"| key | value |\n|---|---|\n{rows}", start.step)
         start.tell(f"TensorBoard: `tensorboard --logdir {shlex.quote(str(start.run_dir.root))}` shows the curves")
 

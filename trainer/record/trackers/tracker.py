@@ -75,15 +75,6 @@ def numbers(values: Values) -> dict[str, float]:
     return {name: value for name, value in known.items() if math.isfinite(value)}
 
 
-def flat_config(config: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str]]:
-    """("optim.rank", "128") …: a recipe for a tracker that takes no sections."""
-    for name, value in config.items():
-        if isinstance(value, Mapping):
-            yield from flat_config(value, f"{before}{name}.")
-        else:
-            yield before + name, value if isinstance(value, str) else json.dumps(value)
-
-
 def _flat(row: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """("train/loss_nats", 2.5), ("train/memory_by_category_bytes/weights", 1024) …"""
     for name, value in row.items():

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from galore.trainer.data.text.quality import SHOWN, BadRow, BadRows, shown
+from galore.trainer.data.text.quality import SHOWN, BadRow, BadRows, attempt, shown
 
 
 def test_words_of_the_data_cannot_steer_a_terminal() -> None:
@@ -24,3 +24,17 @@ def test_files_are_counted_where_rows_come_from_files() -> None:
         "invalid_utf8": known,
         "empty": {"rows": 1, "first": "row 7: no text in it"},
     }
+
+
+def test_a_bad_row_that_is_kept_holds_nothing_of_the_row() -> None:
+    """Its traceback would: the frames with the row, and all that was made of it."""
+
+    def parse() -> str:
+        try:
+            raise ValueError("x" * 1000)
+        except ValueError as error:
+            raise BadRow("empty", str(error)) from error
+
+    bad = attempt(parse)
+    assert isinstance(bad, BadRow)
+    assert (bad.__traceback__, bad.__cause__, bad.__context__) == (None, None, None)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from galore.trainer.record.trackers.tracker import flat_config, numbers, values_of
+from galore.trainer.record.trackers.tracker import numbers, values_of
 
 
 def test_the_names_of_other_trainers() -> None:
@@ -32,9 +32,3 @@ def test_an_evaluation_has_its_loss_and_a_stream_no_epoch(row: dict[str, Any], l
 
 def test_numbers_are_what_a_curve_can_show() -> None:
     assert numbers({"a": 1, "b": True, "c": "text", "d": math.nan, "e": 0.5}) == {"a": 1.0, "b": 1.0, "e": 0.5}
-
-
-def test_a_recipe_without_sections() -> None:
-    config = {"optim": {"rank": 8, "target_modules": ["a"], "betas": {"one": None}}, "name": "x"}
-    flat = {"optim.rank": "8", "optim.target_modules": '["a"]', "optim.betas.one": "null", "name": "x"}
-    assert dict(flat_config(config)) == flat
