@@ -75,8 +75,8 @@ def prepare(ours: bool, dtype: str, tokens: int) -> tuple[Callable[[], None], in
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from galore.trainer.data.rows.tokenbatch import TokenBatch
-    from galore.trainer.flops import attention_width, flops_per_token
     from galore.trainer.models.cpu import optimize_decoder
+    from galore.trainer.models.flops import attention_width, flops_per_token
     from galore.trainer.step import count_targets, summed_losses
 
     torch.manual_seed(0)

@@ -28,6 +28,7 @@ from galore.cli.arguments import VerbGroup
 from galore.trainer.common.errors import RunFailed, UserError, system_error
 from galore.trainer.common.printable import masked, masked_logs, presentable, shortened
 from galore.trainer.common.reading import NotReadable
+from galore.trainer.machine.process import is_first, processes
 
 if TYPE_CHECKING:
     from galore.trainer.checkpoint.checkpoint import Skipped
@@ -66,6 +67,8 @@ MEANT = {
     "memory": "galore profile-memory RECIPE",
 }  # verbs of other tools
 
+IN_GROUPS = ("train", "doctor")  # verbs that torchrun may start
+
 
 class ReportingGroup(VerbGroup):
     """A group of verbs whose errors reach the user as one message each."""
@@ -74,6 +77,9 @@ class ReportingGroup(VerbGroup):
         meant = MEANT.get(args[0].lower().replace("-", "").replace("_", ""))
         if meant and args[0] not in self.commands:
             raise UserError("is no verb", where=args[0], fix=f"write {meant}")
+        if processes() > 1 and args[0] in self.commands and args[0] not in IN_GROUPS:
+            what = f"runs in one process, and torchrun started {processes()}"
+            raise UserError(what, where=f"galore {args[0]}", fix="start it without torchrun")
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
@@ -96,7 +102,9 @@ def reported() -> Iterator[None]:
             vars(error)["message"] = presentable(str(vars(error).get("message", "")))
             raise
         known = as_user_error(error)
-        show(known)
+        # what is wrong with a command is so on every rank of a machine
+        if known.exit_code != UserError.exit_code or is_first(on_machine=True):
+            show(known)
         raise typer.Exit(known.exit_code) from error
 
 

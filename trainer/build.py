@@ -39,6 +39,7 @@ from galore.trainer.models.isolation import isolate_documents
 from galore.trainer.models.linears import left_alone, router_note
 from galore.trainer.optim import GaLoreAdamW, kinds_with_own_forward
 from galore.trainer.optimizer import attach_optimizer
+from galore.trainer.parallel.group import Group
 from galore.trainer.recipe.change import changed
 from galore.trainer.recipe.load import LoadedRecipe, recipe_of_run
 from galore.trainer.recipe.schema.recipe import Recipe
@@ -67,6 +68,12 @@ class Run:
     checkpoint: Checkpoint | None
     made_with: dict[str, Any] = field(default_factory=dict)  # see `identity`
     stopped_early: int | None = None  # the step after which held-out losses ended it
+    group: Group | None = None  # the processes that carry it out together
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process is the one that writes what the run leaves."""
+        return self.group is None or self.group.is_first
 
     def is_to_evaluate(self, done: int) -> bool:
         """Whether an evaluation follows `done` optimizer steps: every so many of them, or passes over the data."""
@@ -77,7 +84,13 @@ class Run:
         return done * batch // rows > (done - 1) * batch // rows
 
 
-def build(loaded: LoadedRecipe, directory: RunDir, console: Console, progress: Progress = silent) -> Run:
+def build(
+    loaded: LoadedRecipe,
+    directory: RunDir,
+    console: Console,
+    progress: Progress = silent,
+    group: Group | None = None,
+) -> Run:
     """Read the data, build model and optimizer, and restore the newest verified checkpoint of a resumed run.
 
     Raises:
@@ -86,6 +99,7 @@ def build(loaded: LoadedRecipe, directory: RunDir, console: Console, progress: P
     recipe = loaded.recipe
     if not directory.fresh:
         refuse_other_mathematics(directory, recipe)
+    refuse_in_group(recipe, group)
     device = choose_device(recipe.train.device)
     choose_threads(recipe.train.num_threads)
     if recipe.data.task is None:
@@ -98,12 +112,29 @@ def build(loaded: LoadedRecipe, directory: RunDir, console: Console, progress: P
     model, kernels = build_model(recipe, id_bound(data.tokenizer), str(device), loaded.base_dir, new)
     if not directory.fresh:
         identity.require_same_config(newest_state(directory.checkpoints), stored_config(model), directory.root)
-    optimizer = attach_optimizer(model, recipe, recipe.train.accumulation)
+    optimizer = attach_optimizer(model, recipe, recipe.train.accumulation, group)
     kernels += _told(recipe, model, optimizer, device)
     checkpoint = None if directory.fresh else _resume(directory, console, model, optimizer, data, recipe)
     first_step = checkpoint.step if checkpoint else 0
     total = total_steps(recipe, data)
-    return Run(recipe, directory, console, data, model, optimizer, device, total, first_step, kernels, checkpoint)
+    return Run(
+        recipe, directory, console, data, model, optimizer, device, total, first_step, kernels, checkpoint, group=group
+    )
+
+
+def refuse_in_group(recipe: Recipe, group: Group | None) -> None:
+    """Raise UserError for what processes cannot share, and for a group that the recipe asks for and is not there."""
+    if group is None:
+        if recipe.parallel.mode == "ddp":
+            fix = "start it with torchrun --nproc-per-node=N -m galore train RECIPE, or set parallel.mode: auto"
+            raise UserError("ddp asks for several processes, and this is one", where="parallel.mode", fix=fix)
+        return
+    if recipe.optim.update == "immediate":
+        what = "immediate applies each gradient in the backward, before the processes could add theirs up"
+        raise UserError(what, where="optim.update", fix="set optim.update: accumulate, or start one process")
+    if recipe.train.global_batch_size < group.size:
+        what = f"{recipe.train.global_batch_size} sequences cannot be shared by {group.size} processes"
+        raise UserError(what, where="train.global_batch_size", fix="start fewer processes, or raise it")
 
 
 def build_model(

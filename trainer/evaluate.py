@@ -9,17 +9,18 @@ from torch import nn
 
 from galore.trainer.data.batch import Data, Result
 from galore.trainer.models.head import split_head
+from galore.trainer.optim.ranks import Ranks
 from galore.trainer.recipe.schema.recipe import Recipe
 from galore.trainer.tasks.metrics import flat
 
 
-def score_held_out(model: nn.Module, data: Data, recipe: Recipe) -> Result:
+def score_held_out(model: nn.Module, data: Data, recipe: Recipe, ranks: Ranks | None = None) -> Result:
     """The score of `model` on all that `data` holds out, as section `eval` says; its mode is left as it was.
 
     Raises:
         UserError: there is nothing to score.
     """
-    return data.score(model, split_head, scored_together(recipe), recipe.eval)
+    return data.score(model, split_head, scored_together(recipe), recipe.eval, ranks)
 
 
 def scored_together(recipe: Recipe) -> int:

@@ -16,7 +16,7 @@ import torch
 import galore
 from galore.kernels.ops.dispatch import ENVIRONMENT, unavailable
 from galore.trainer.build import Run
-from galore.trainer.common.format import counted
+from galore.trainer.common.format import counted, size
 from galore.trainer.data.notices import alarms, remarks
 from galore.trainer.data.text.quality import MEANING, shown
 from galore.trainer.data.tokens.tokenizer import id_bound
@@ -25,6 +25,7 @@ from galore.trainer.models.adapters.lora import adapter_ranks, clamp_note, not_a
 from galore.trainer.models.linears import router_note
 from galore.trainer.optim.groups import is_trained
 from galore.trainer.optim.projected import ProjectedSlot
+from galore.trainer.parallel.traffic import traffic
 from galore.trainer.parameters import clamped_ranks, left_full_rank, parameter_table
 from galore.trainer.recipe.methods import described
 from galore.trainer.recorder import Meter
@@ -47,7 +48,8 @@ def header(run: Run, meter: Meter, memory: str) -> dict[str, Any]:
         "model": f"{type(run.model).__name__}, {counted(total, 'parameter')}, {trained:,} trained, {recipe.model.dtype}",
         "method": described(recipe.optim),
         "data": data_line(run.data.summary),
-        "batch": f"{batch}, {counted(recipe.train.accumulation, 'micro-batch', 'micro-batches')} of {recipe.train.micro_batch_size}",
+        "batch": f"{batch}, {_micro_batches(run)}",
+        "ranks": _ranks(run),
         "steps": f"{run.total_steps:,}" + (f", resuming after {run.first_step:,}" if run.first_step else ""),
         "device": _device(run),
         "memory": memory,
@@ -59,6 +61,30 @@ def header(run: Run, meter: Meter, memory: str) -> dict[str, Any]:
         "note": "; ".join(notes(run)),
     }
     return {label: text for label, text in lines.items() if text}
+
+
+def _micro_batches(run: Run) -> str:
+    train = run.recipe.train
+    if run.group is None:
+        return f"{counted(train.accumulation, 'micro-batch', 'micro-batches')} of {train.micro_batch_size}"
+    fewest, more = divmod(train.global_batch_size, run.group.size)
+    rows = f"{fewest} or {fewest + 1}" if more else str(fewest)
+    return f"{rows} on each of {run.group.size} processes, in micro-batches of {train.micro_batch_size}"
+
+
+def _ranks(run: Run) -> str:
+    if run.group is None:
+        return ""
+    sent = size(traffic(run.optimizer).total())
+    return f"{run.group.size} processes, {run.group.backend}; {sent} sent a step"
+
+
+def parallel(run: Run) -> dict[str, Any]:
+    """What run.json says of the processes, with the bytes that each gives into an ordinary step's collectives."""
+    if run.group is None:
+        return {"mode": "one process", "ranks": 1}
+    sent = {kind: count for kind, count in traffic(run.optimizer).items() if count}
+    return {"mode": "ddp", "ranks": run.group.size, "backend": run.group.backend, "sent_bytes_per_step": sent}
 
 
 def notes(run: Run) -> list[str]:
@@ -154,6 +180,7 @@ def facts(run: Run, name: str) -> dict[str, Any]:
         "kernels": run.kernels,
         "parameters": [asdict(row) for row in parameter_table(run.model, run.optimizer)],
         "total_steps": run.total_steps,
+        "parallel": parallel(run),
         "resumes": [],
     }
 

@@ -51,11 +51,12 @@ def train(run: Run, recorder: Recorder, stop: StopOnSignal) -> Result | None:
             if recorder.skipped_in_a_row > settings.max_skipped_steps:
                 raise gave_up(run, recorder, done)
             due = due or _every(settings.save_steps, done)
-            if last or stop.requested or (due and not recorder.skipped_in_a_row):
-                save(run, recorder, rescue.at, must=last or stop.requested is not None)
+            asked = stop.requested if run.group is None else run.group.first_of(stop.requested)
+            if last or asked or (due and not recorder.skipped_in_a_row):
+                save(run, recorder, rescue.at, must=last or asked is not None)
                 due = False
-            if stop.requested and not last:
-                raise Interrupted(f"by {stop.requested.name} after step {done}; saved", fix=go_on(run))
+            if asked and not last:
+                raise Interrupted(f"by {asked.name} after step {done}; saved", fix=go_on(run))
             if last or run.is_to_evaluate(done):
                 result = evaluate_run(run, recorder, done)
                 keep_best(run, recorder, rescue.at)
@@ -96,8 +97,12 @@ def attempt_step(run: Run, batch: Batch, number: int) -> StepResult | Shortage:
 
 def take_step(run: Run, batch: Batch, number: int) -> StepResult:
     """Optimizer step `number`; ReLoRA then merges its adapters and starts them anew, where that is due."""
+    if run.group is not None:
+        run.group.seed_step(run.recipe.train.seed, number)
     train, optim = run.recipe.train, run.recipe.optim
-    result = train_step(run.model, run.optimizer, batch, train.micro_batch_size, optim.max_grad_norm, train.z_loss)
+    result = train_step(
+        run.model, run.optimizer, batch, train.micro_batch_size, optim.max_grad_norm, train.z_loss, run.group
+    )
     if not restarts_after(optim, number, run.total_steps):
         return result
     stochastic = optim.weight_rounding != "nearest"
@@ -110,7 +115,7 @@ def evaluate_run(run: Run, recorder: Recorder, step: int) -> Result | None:
     started = time.perf_counter()
     if not run.data.has_validation:
         return None
-    result = score_held_out(run.model, run.data, run.recipe)
+    result = score_held_out(run.model, run.data, run.recipe, run.group)
     drawn = _sample(run, recorder, step)
     question = run.recipe.eval.sample_prompt if run.recipe.data.instruct and drawn is not None else None
     recorder.evaluation(step, result, started, drawn, question)
@@ -120,7 +125,7 @@ def evaluate_run(run: Run, recorder: Recorder, step: int) -> Result | None:
 def _sample(run: Run, recorder: Recorder, step: int) -> str | None:
     """The sample that the recipe asks for; why there is none is an event."""
     settings = run.recipe.eval
-    if settings.sample_prompt is None:
+    if settings.sample_prompt is None or not run.writes:
         return None
     try:
         return sample(

@@ -17,11 +17,14 @@ from galore.trainer.optim import (
     hand_over_int8,
     project_in_backward,
 )
+from galore.trainer.optim.ranks import Ranks
 from galore.trainer.recipe.schema.optim import OptimSection
 from galore.trainer.recipe.schema.recipe import Recipe
 
 
-def build_optimizer(model: nn.Module, optim: OptimSection, *, accumulation: int, seed: int) -> GaLoreAdamW:
+def build_optimizer(
+    model: nn.Module, optim: OptimSection, *, accumulation: int, seed: int, ranks: Ranks | None = None
+) -> GaLoreAdamW:
     """The recipe's optimizer over the trainable parameters of `model`, every one of them in exactly one group.
 
     Raises:
@@ -58,13 +61,14 @@ def build_optimizer(model: nn.Module, optim: OptimSection, *, accumulation: int,
         accumulator_dtype=getattr(torch, optim.accumulator_dtype),
         accumulation=accumulation,
         seed=seed,
+        ranks=ranks,
         **options,
     )
 
 
-def attach_optimizer(model: nn.Module, recipe: Recipe, accumulation: int) -> GaLoreAdamW:
+def attach_optimizer(model: nn.Module, recipe: Recipe, accumulation: int, ranks: Ranks | None = None) -> GaLoreAdamW:
     """The recipe's optimizer on the gradients of `model`, projecting where the recipe says."""
-    optimizer = build_optimizer(model, recipe.optim, accumulation=accumulation, seed=recipe.train.seed)
+    optimizer = build_optimizer(model, recipe.optim, accumulation=accumulation, seed=recipe.train.seed, ranks=ranks)
     hand_over_int8(model, optimizer)
     if recipe.optim.projection == "backward":
         project_in_backward(model, optimizer)

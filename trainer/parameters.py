@@ -18,7 +18,7 @@ from galore.trainer.checkpoint.state import planned_bytes
 from galore.trainer.common.format import counted, size
 from galore.trainer.data.tokens.extend import add_tokens
 from galore.trainer.data.tokens.tokenizer import given_tokenizer, id_bound
-from galore.trainer.flops import flops_per_token, recomputed_flops_per_token
+from galore.trainer.models.flops import flops_per_token, recomputed_flops_per_token
 from galore.trainer.optim import GaLoreAdamW
 from galore.trainer.optim.groups import is_under
 from galore.trainer.optim.projected import ProjectedSlot

@@ -6,7 +6,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, cast
 
@@ -16,10 +16,10 @@ from torch import nn
 from torch.optim import Optimizer
 
 from galore.trainer.data.batch import Batch, Result
-from galore.trainer.flops import flops_per_token, model_flops_utilization
 from galore.trainer.machine.hardware import Peak, device_peak
 from galore.trainer.machine.power import PowerMeter
 from galore.trainer.memory.live import at_peak, by_category, current_and_peak
+from galore.trainer.models.flops import flops_per_token, model_flops_utilization
 from galore.trainer.record.callbacks import Callbacks
 from galore.trainer.record.metrics import Console, Metrics
 from galore.trainer.record.row import EvalRow, EventRow, TrainRow
@@ -34,8 +34,11 @@ class Meter:
     peak: Peak
 
     @classmethod
-    def of(cls, model: Any, device: torch.device, dtype: torch.dtype, seq_len: int) -> Meter:
-        return cls(flops_per_token(model, seq_len), device_peak(str(device), dtype))
+    def of(cls, model: Any, device: torch.device, dtype: torch.dtype, seq_len: int, devices: int = 1) -> Meter:
+        peak = device_peak(str(device), dtype)
+        if peak.flops_per_second is not None:
+            peak = replace(peak, flops_per_second=devices * peak.flops_per_second)
+        return cls(flops_per_token(model, seq_len), peak)
 
     def mfu(self, tokens_per_second: float) -> float | None:
         return model_flops_utilization(self.flops, tokens_per_second, self.peak)

@@ -86,6 +86,8 @@ def _saved(run: Run, recorder: Recorder, at: Standing) -> str:
         return f"some weights had taken the step already: {newest(run, at.step)}"
     if at.step == run.first_step:
         return "no step was done since the start: nothing is lost"
+    if not run.writes:
+        return newest(run, at.step)
     try:
         save(run, recorder, at, must=True)
     except Exception as error:

@@ -20,6 +20,7 @@ from galore.trainer.data.notices import notices
 from galore.trainer.evaluate import final_of
 from galore.trainer.facts import facts, header, now
 from galore.trainer.fit.forecast import forecast
+from galore.trainer.follow import lead, telling
 from galore.trainer.loop import train
 from galore.trainer.machine.power import PowerMeter
 from galore.trainer.machine.signals import StopOnSignal
@@ -27,6 +28,7 @@ from galore.trainer.memory.live import current_and_peak, forget_peak
 from galore.trainer.memory.verdict import VERDICTS, reason
 from galore.trainer.models.adapters.lora import stored_config
 from galore.trainer.models.generate import rehearse
+from galore.trainer.parallel.group import Group
 from galore.trainer.recipe.extras import missing, no_plots, refuse_missing_extras
 from galore.trainer.recipe.load import LoadedRecipe, recipe_of_run
 from galore.trainer.recipe.schema.recipe import Recipe
@@ -51,37 +53,48 @@ def run_training(
     console: Console,
     progress: Progress = silent,
     callbacks: Callbacks | None = None,
+    group: Group | None = None,
 ) -> Path | None:
     """Carry out a recipe in `output_dir`; returns the report's path, None where the console was told why there is none.
 
-    With `resume` a run that is there goes on, and one that is finished and whole stays as it is, to the byte.
+    With `resume` a run that is there goes on, and one that is finished and whole stays as it is, to the byte. In a
+    `group` this is rank 0, and the others `follow`.
 
     Raises:
         UserError: bad input (exit code 2); RunFailed (1); Interrupted (75) once the state is saved.
     """
-    refuse_missing_extras(loaded.recipe)
-    directory = RunDir.create(output_dir, resume)
+    with telling(group):
+        refuse_missing_extras(loaded.recipe)
+        directory = RunDir.create(output_dir, resume)
     if why := no_plots():
         console.message(why)
     if resume and directory.fresh:
         console.message(f"{directory.root} holds no run yet: starting one")
     with directory.locked():
-        if not directory.fresh:
-            loaded = going_on(loaded, directory)
-        if not directory.fresh and _is_done(directory, loaded.recipe):
+        with telling(group):
+            loaded = loaded if directory.fresh else going_on(loaded, directory)
+            done = not directory.fresh and _is_done(directory, loaded.recipe)
+        if done:
             console.message(f"{directory.root} is finished: nothing is left to do, and nothing was changed")
+            if group is not None:
+                group.from_first(None)
             return directory.report
         forget_peak()
         baseline = current_and_peak("cpu").current
-        run = build(loaded, directory, console, progress)
+        with telling(group):
+            run = build(loaded, directory, console, progress, group)
         try:
-            _require_places(directory)
-            _require_disk(run)
-            _require_sample(run)
-            _require_held_out(run)
-            # before all else: it is what makes the directory a run to resume
-            directory.replace(directory.recipe, loaded.text)
-            return _carry_out(run, _recorder(run, console, baseline, callbacks))
+            with telling(group):
+                _require_places(directory)
+                _require_disk(run)
+                _require_sample(run)
+                _require_held_out(run)
+                # before all else: it is what makes the directory a run to resume
+                directory.replace(directory.recipe, loaded.text)
+                recorder = _recorder(run, console, baseline, callbacks)
+            if group is not None:
+                lead(run, group)
+            return _carry_out(run, recorder)
         finally:
             run.optimizer.release()  # its hooks and the model hold each other, where no garbage collector sees it
 
@@ -208,7 +221,8 @@ def _report(run: Run) -> Path | None:
 
 def _recorder(run: Run, console: Console, baseline: int, callbacks: Callbacks | None) -> Recorder:
     dtype = next(run.model.parameters()).dtype
-    meter = Meter.of(run.model, run.device, dtype, run.data.mean_length)
+    ranks = 1 if run.group is None else run.group.size
+    meter = Meter.of(run.model, run.device, dtype, run.data.mean_length, ranks)
     resume_step = None if run.directory.fresh else run.first_step
     rows = run.data.num_sequences
     epoch = rows / run.recipe.train.global_batch_size if rows is not None else None

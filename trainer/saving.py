@@ -41,6 +41,8 @@ def save(run: Run, recorder: Recorder, at: Standing, must: bool) -> None:
         Ended: weights or states are not finite: nothing is written, so that none pushes a finite checkpoint out.
         CheckpointFailed: the disk refused it, and it `must`.
     """
+    if not run.writes:
+        return
     run.directory.require_own()
     if bad := not_finite(trained_tensors(run.model, run.optimizer)):
         raise _poisoned(run, recorder, at.step, bad)

@@ -12,6 +12,7 @@ from galore.kernels.model.cross_entropy import LossSums
 from galore.trainer.data.batch import Batch
 from galore.trainer.models.head import split_head
 from galore.trainer.optim import GaLoreAdamW, StepReport
+from galore.trainer.parallel.group import Group
 
 
 @dataclass(frozen=True)
@@ -36,17 +37,22 @@ def train_step(
     micro_batch_size: int,
     max_grad_norm: float | None,
     z_loss: float = 0.0,
+    group: Group | None = None,
 ) -> StepResult:
     """Accumulate `batch`, clip the exact global norm of what will be applied, and update; or skip, if it is not finite.
 
     The gradient is that of the mean loss over all targets of `batch`, however it is cut into micro-batches:
-    cross-entropy, and `z_loss` times the mean squared logsumexp; or the squared error of scores.
+    cross-entropy, and `z_loss` times the mean squared logsumexp; or the squared error of scores. Of several processes
+    each takes a share of the rows, and what each finds is added up.
     """
     targets = count_targets(batch)
+    batch = batch if group is None else group.share(batch)
     if optimizer.wants_sketch_pass:
         with optimizer.sketching():
             accumulate(model, batch, micro_batch_size, targets, z_loss)
     loss, z = accumulate(model, batch, micro_batch_size, targets, z_loss)
+    if group is not None:
+        loss, z = group.total(loss), group.total(z)
     if optimizer.update == "accumulate":
         optimizer.clip_grad_norm_(max_grad_norm)
     optimizer.step()

@@ -13,6 +13,7 @@ from galore.trainer.common.format import count, counted, significant, size
 
 if TYPE_CHECKING:
     from galore.trainer.fit.plan import Plan, Range
+    from galore.trainer.fit.ranks import Sent
     from galore.trainer.parameters import DryRun, ParameterRow
     from galore.trainer.recipe.load import LoadedRecipe
 
@@ -92,6 +93,17 @@ def plan_lines(plan: Plan) -> Iterator[tuple[str, str]]:
     each = plan.cache_bytes_per_token
     stream = "none of the training text: it is streamed, or read whole"
     yield "token cache", f"{size(each * 10**9)} per billion tokens of the corpus" if each else stream
+
+
+def rank_lines(sent: Sent) -> Iterator[tuple[str, str]]:
+    """(what, how much) of each of several processes; above it stands the memory of one."""
+    ordinary, most = sum(sent.ordinary.values()), sum(sent.most.values())
+    kinds = ", ".join(f"{size(each)} {kind}" for kind, each in sent.ordinary.items() if each and kind != "flags")
+    yield "processes", f"{sent.size}, ddp: the memory above is of each, with its share of the batch"
+    yield "sent a step", f"{size(ordinary)} by each ({kinds}); whole gradients would be {size(sent.gradients)}"
+    yield "at most", f"{size(most)} in a step that finds subspaces"
+    times = ", ".join(f"{each:.2g} s by {link}" for link, each in sent.seconds.items())
+    yield "predicted", f"{times}, at the link's nominal rate"
 
 
 def _time(plan: Plan) -> Iterator[tuple[str, str]]:

@@ -6,6 +6,7 @@ import importlib.metadata
 import platform
 import shutil
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +34,25 @@ def examine() -> dict[str, Any]:
         "cpu": cpu(),
         "gpus": gpus,
         "no_gpu": "" if gpus else no_gpu(),
+        "ranks": ranks(bool(gpus)),
         "attention": [vars(each) for each in all_attention(device, "bfloat16")],
         "kernels": kernels(device),
         "disk": [disk("working directory", Path.cwd()), disk("cache", cache_dir())],
     }
+
+
+def ranks(gpus: bool) -> dict[str, Any]:
+    """The processes that torchrun started, after they have met, and what carries their sums."""
+    from galore.trainer.parallel.group import join, leave
+
+    group = join("auto" if gpus else "cpu")
+    if group is None:
+        return {"size": 1, "backend": None, "machines": 1}
+    try:
+        names = group.gathered(zlib.crc32(platform.node().encode()).to_bytes(8, "little"))
+        return {"size": group.size, "backend": group.backend, "machines": len(set(names))}
+    finally:
+        leave()
 
 
 def versions() -> dict[str, dict[str, str | None]]:

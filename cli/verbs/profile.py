@@ -21,6 +21,7 @@ from galore.trainer.recipe.extras import refuse_missing
 if TYPE_CHECKING:
     from galore.trainer.fit.advice import Advice
     from galore.trainer.fit.plan import Plan
+    from galore.trainer.fit.ranks import Sent
     from galore.trainer.machine.cards import Card
     from galore.trainer.memory.profile import Profile
     from galore.trainer.recipe.load import LoadedRecipe
@@ -44,6 +45,12 @@ def profile_memory(
             help="The card, such as rtx3090, rtx4070-laptop or 16GB.", show_default="the one here, or rtx4090"
         ),
     ] = None,
+    gpus: Annotated[
+        int,
+        typer.Option(
+            min=1, max=4096, help="Processes, one a card: memory of each, what it sends, and how long that takes."
+        ),
+    ] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     timeline: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write memory over time: an .html page or a .png picture.")
@@ -69,6 +76,9 @@ def profile_memory(
     through a model of PyTorch's CUDA allocator.
     """
     _refuse_contradictions(compare, picture, measure, timeline, fit)
+    if gpus > 1 and (compare or measure or fit is not None):
+        other = "--compare" if compare else "--measure" if measure else "--fit"
+        raise UserError("goes with the plain profile only", where="--gpus", fix=f"leave out {other}")
     until = time.monotonic() + LONGEST if advise is None and fit is None else math.inf
     from galore.trainer.recipe.load import load_recipe
 
@@ -85,12 +95,12 @@ def profile_memory(
 
     from galore.trainer.fit.predict import profile_on
 
-    profile = profile_on(loaded, card)
+    profile = profile_on(_of_one(loaded, gpus), card)
     if timeline is not None:  # files first: whoever reads the output may leave before its end
         _write_timeline(timeline, profile, loaded)
     wanted = fit is not None or (profile.fits is not True if advise is None else advise)
     searched = wanted and not profile.fits
-    left = None if as_json else _left(lambda: _show(loaded, profile))
+    left = None if as_json else _left(lambda: _show(loaded, profile, gpus))
     if left is not None and fit is None:
         raise left
     shipped = _shipped(loaded, card) if searched else None
@@ -102,7 +112,8 @@ def profile_memory(
     if left is not None:
         raise left
     if as_json:
-        typer.echo(json.dumps(_as_json(profile, _planned(loaded, card), advice, shipped), indent=2))
+        sent = {} if gpus == 1 else {"parallel": _sent(loaded, gpus).as_json()}
+        typer.echo(json.dumps(_as_json(profile, _planned(loaded, card), advice, shipped) | sent, indent=2))
     elif advice is not None:
         _show_advice(advice)
     elif advise is None:
@@ -203,7 +214,19 @@ def _as_json(
     return found
 
 
-def _show(loaded: LoadedRecipe, profile: Profile) -> None:
+def _of_one(loaded: LoadedRecipe, gpus: int) -> LoadedRecipe:
+    from galore.trainer.fit.ranks import of_one_rank
+
+    return loaded if gpus == 1 else of_one_rank(loaded, gpus)
+
+
+def _sent(loaded: LoadedRecipe, gpus: int) -> Sent:
+    from galore.trainer.fit.ranks import sent_by
+
+    return sent_by(loaded, gpus)
+
+
+def _show(loaded: LoadedRecipe, profile: Profile, gpus: int) -> None:
     from galore.cli.show.dryrun import plan_lines
     from galore.cli.show.memory import show_profile
     from galore.trainer.parameters import planned_vocabulary
@@ -211,6 +234,11 @@ def _show(loaded: LoadedRecipe, profile: Profile) -> None:
     show_profile(screen(), loaded, profile, planned_vocabulary(loaded)[1])
     typer.echo()
     say_pairs(plan_lines(_planned(loaded, profile.card)))
+    if gpus > 1:
+        from galore.cli.show.dryrun import rank_lines
+
+        typer.echo()
+        say_pairs(rank_lines(_sent(loaded, gpus)))
 
 
 def _show_advice(advice: Advice) -> None:

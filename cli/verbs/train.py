@@ -50,6 +50,7 @@ def train(
     Ctrl-C saves and stops within one step; a second one leaves at once.
     Exit codes: 0 done, 1 failed, 2 bad input, 75 stopped and saved.
     """
+    from galore.trainer.machine.process import is_first
     from galore.trainer.recipe.load import load_recipe
 
     if gpu is not None and not dry_run:
@@ -57,6 +58,8 @@ def train(
             "chooses the card that a dry run plans for", where="--gpu", fix="add --dry-run, or leave it out"
         )
     loaded = load_recipe(recipe, overrides or [])
+    if dry_run and not is_first():
+        return
     if dry_run:
         from galore.cli.show.dryrun import show_dry_run
         from galore.trainer.machine.cards import card_or_default
@@ -65,7 +68,9 @@ def train(
         show_dry_run(loaded, card_or_default(gpu).name, shlex.join(command))
         return
 
-    carry_out(loaded, output_dir or own_folder(recipe, loaded, resume), resume, verbose)
+    # rank 0 says where; the others hear it from there
+    root = output_dir or (own_folder(recipe, loaded, resume) if is_first() else Path())
+    carry_out(loaded, root, resume, verbose)
 
 
 def carry_out(
@@ -86,12 +91,26 @@ def carry_out(
     from galore.cli.show.progress.console import make_console
     from galore.cli.show.progress.nextcommands import next_commands
     from galore.cli.show.progress.preparing import preparing
+    from galore.trainer.common.errors import Interrupted, RunFailed
+    from galore.trainer.follow import follow
+    from galore.trainer.parallel.group import RankLost, ToldElsewhere, join
     from galore.trainer.record.rundir import RunDir
     from galore.trainer.run import run_training
 
+    group = join(loaded.recipe.train.device)
+    if group is not None and not group.is_first:
+        try:
+            follow(loaded, group)
+        except (Interrupted, RunFailed, ToldElsewhere) as ended:
+            lost = isinstance(ended, RankLost) or isinstance(ended.__cause__, RankLost)
+            # Rank 0 tells both; if it is rank 0 that is gone, rank 1 does.
+            if isinstance(ended, (Interrupted, ToldElsewhere)) or (lost and group.rank > 1):
+                raise typer.Exit(ended.exit_code) from ended
+            raise
+        return
     console = console or make_console(loaded.recipe.log, verbose=verbose)
     with preparing() as progress:
-        report = run_training(loaded, output_dir, resume, console, progress, callbacks)
+        report = run_training(loaded, output_dir, resume, console, progress, callbacks, group)
     if report is not None:
         console.message(f"report: {report}")
     console.message(next_commands(RunDir(output_dir), loaded.recipe))

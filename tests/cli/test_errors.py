@@ -17,6 +17,7 @@ import torch
 import typer
 from typer.testing import CliRunner, Result
 
+from galore.cli import errors
 from galore.cli.errors import BUG, ReportingGroup
 from galore.trainer.common.durable import replace_file
 from galore.trainer.common.errors import Interrupted, RunFailed, UserError
@@ -256,3 +257,28 @@ main()
     assert "requesting HEAD https://***@127.0.0.1:9 with ***" in done.stderr
     assert "hunter2" not in done.stdout + done.stderr
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and "hunter2" in path.read_text()]
+
+
+@pytest.mark.parametrize("verb", ["compare", "finetune-glue", "eval", "export", "prepare"])
+def test_torchrun_starts_what_trains_and_nothing_else(monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
+    from galore.cli.main import app as verbs
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    said = []
+    for rank in ("0", "1"):
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        done = CliRunner().invoke(verbs, [verb, "demo"])
+        assert done.exit_code == 2
+        said.append(done.stderr)
+    assert f"galore {verb}: runs in one process, and torchrun started 2" in said[0]
+    assert said[1] == ""
+
+
+def test_what_is_wrong_with_a_command_is_told_once_a_machine_and_a_failure_by_each(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(errors, "IN_GROUPS", ("fail",))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert outcome(UserError("wrong")).stderr == ""
+    assert "broken" in outcome(RunFailed("broken")).stderr

@@ -38,6 +38,7 @@ HERE = {  # runs by itself: → what makes it small
     "galore profile-memory llama-7b --compare --picture methods.png": SMALL,
     "galore profile-memory my.yaml --timeline memory.html": [],
     "galore profile-memory my.yaml --measure": [],
+    "galore profile-memory llama-7b-galore-8bit --gpus 2": SMALL,
     "galore profile-memory my.yaml": [],
     "galore profile-memory my.yaml --no-advise": [],
     "galore prepare my.yaml": [],

@@ -78,7 +78,13 @@ def _in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-NEEDS = {"torch": "torch", "Trainer": "accelerate", "accelerate": "accelerate", "Lightning": "lightning"}
+NEEDS = {
+    "torch": "torch",
+    "ranks": "torch",
+    "Trainer": "accelerate",
+    "accelerate": "accelerate",
+    "Lightning": "lightning",
+}
 
 
 @pytest.mark.parametrize(("index", "kind"), enumerate(NEEDS), ids=NEEDS)
@@ -96,7 +102,7 @@ def test_a_block_runs(index: int, kind: str) -> None:
     exec(f"{BLOCKS[0].partition('groups =')[0] if index else ''}{BLOCKS[index]}", given)
     optimizer = given["optimizer"]
     assert isinstance(optimizer, GaLoreAdamW)
-    assert optimizer.clock == {"torch": 4, "Trainer": 4}.get(kind, 2)
+    assert optimizer.clock == {"torch": 4, "ranks": 4, "Trainer": 4}.get(kind, 2)
     assert optimizer.report is not None
     assert optimizer.report.grad_norm > 0
     assert not torch.equal(weights(model), before)

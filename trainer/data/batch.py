@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from galore.kernels.model.cross_entropy import LossSums
+    from galore.trainer.optim.ranks import Ranks
 
 IGNORED = -100
 """Label of a position that is no target."""
@@ -142,8 +143,17 @@ class Data(Protocol):
         Mapped and labelled data: a pure function of (seed, step). Streamed data: steps must be asked for in order.
         """
 
-    def score(self, model: nn.Module, split_head: SplitHead, micro_batch_size: int, settings: EvalSection) -> Result:
+    def score(
+        self,
+        model: nn.Module,
+        split_head: SplitHead,
+        micro_batch_size: int,
+        settings: EvalSection,
+        ranks: Ranks | None = None,
+    ) -> Result:
         """What `model` scores on all that is held out; its mode, training or not, is left as it was.
+
+        Several `ranks` share the work, and all of them get the whole result.
 
         Raises:
             UserError: there is nothing to score.

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,10 @@ from torch import nn
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.format import exponential
 from galore.trainer.data.batch import Batch, SplitHead
+from galore.trainer.optim.ranks import Ranks
 from galore.trainer.recipe.schema.train import EvalMode
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -52,8 +55,16 @@ class EvalResult:
         return {"loss_nats": self.loss_nats, "perplexity": self.perplexity, "mode": self.mode, **by_source}
 
 
-def evaluate(model: nn.Module, split_head: SplitHead, batches: Iterable[Batch], mode: EvalMode = "token") -> EvalResult:
+def evaluate(
+    model: nn.Module,
+    split_head: SplitHead,
+    batches: Iterable[Batch],
+    mode: EvalMode = "token",
+    ranks: Ranks | None = None,
+) -> EvalResult:
     """Cross-entropy of `model` on `batches`; leaves the model in the mode (training or not) it was in.
+
+    Of several `ranks`, which all have the batches, each scores every so many of them, and the sums are added up.
 
     mode "token": Σ over all targets of −log p(target), divided by the number of targets. The last, smaller batch and
     rows with padding weigh by their tokens. This is the number to compare models by.
@@ -69,15 +80,25 @@ def evaluate(model: nn.Module, split_head: SplitHead, batches: Iterable[Batch], 
     """
     summed, tokens, batch_means, count = 0.0, 0, 0.0, 0
     with scoring(model):
-        for batch in batches:
+        for batch in shared_out(batches, ranks):
             loss, scored = batch_loss(model, split_head, batch)
             if scored:
                 summed, tokens = summed + loss, tokens + scored
                 batch_means, count = batch_means + loss / scored, count + 1
+    if ranks is not None:
+        summed, batch_means = ranks.total(summed), ranks.total(batch_means)
+        tokens, count = int(ranks.total(tokens)), int(ranks.total(count))
     if not tokens:
         raise _nothing_to_score()
     mean = summed / tokens if mode == "token" else batch_means / (count + 1)
     return EvalResult(mean, exponential(mean), tokens, count, mode, nats=summed)
+
+
+def shared_out(items: Iterable[T], ranks: Ranks | None) -> Iterator[T]:
+    """This rank's share of what all ranks have: every so many of the items; all of them where it is alone."""
+    for number, item in enumerate(items):
+        if ranks is None or number % ranks.size == ranks.rank:
+            yield item
 
 
 def together(results: Sequence[EvalResult]) -> EvalResult:

@@ -31,6 +31,16 @@ SPINS = "GOMP_SPINCOUNT"  # rounds that a waiting thread spins before it sleeps;
 WAITING = ("OMP_WAIT_POLICY", SPINS)
 
 
+def processes() -> int:
+    """How many processes torchrun started together with this one, itself counted; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_first(on_machine: bool = False) -> bool:
+    """Whether this is the first of them, which speaks for all; `on_machine`: of those on this machine."""
+    return processes() == 1 or os.environ.get("LOCAL_RANK" if on_machine else "RANK", "0") == "0"
+
+
 def prepare_process() -> tuple[str, ...]:
     """What a process that trains on the CPU should ask for before it imports torch; returns lines that say what it did.
 

@@ -88,7 +88,7 @@ def _projected(
         inner,
         own.weight_rounding == "compensated",
         subspace=subspace,
-        refresh=refresh(subspace, own.accumulator_dtype, own.accumulation),
+        refresh=refresh(subspace, own.accumulator_dtype, own.accumulation, own.ranks),
         transport=TRANSPORTS[group["transport"]],
         residual=residual,
     )

@@ -17,6 +17,7 @@ from galore.trainer.optim.build_slots import build_slots, named_groups
 from galore.trainer.optim.clipping import warn_of_clipping
 from galore.trainer.optim.keywords import taking
 from galore.trainer.optim.projected import ProjectedSlot
+from galore.trainer.optim.ranks import share
 from galore.trainer.optim.report import StepReport, Tally
 from galore.trainer.optim.settings import PER_GROUP, OptimizerSettings, check_rates, refuse_several_processes
 from galore.trainer.optim.slot import FullSlot, Update
@@ -61,7 +62,9 @@ class GaLoreAdamW(Stored):
             ValueError: a setting cannot be meant or contradicts another, a projected parameter is no matrix, a
                 parameter is not contiguous.
         """
-        refuse_several_processes()
+        self.ranks = settings.ranks
+        if self.ranks is None:
+            refuse_several_processes()
         defaults = {name: getattr(settings, name) for name in PER_GROUP} | {"rank": None, "clock": 0}
         super().__init__(named_groups(params, full_rank={"scale": 1.0}), defaults)
         self.update, self.seed, self.max_grad_norm = settings.update, settings.seed, settings.max_grad_norm
@@ -114,6 +117,8 @@ class GaLoreAdamW(Stored):
         finally:
             self._sketching = False
         with torch.no_grad():
+            if self.ranks is not None:
+                share(self.ranks, [slot.refresh.sketched() for slot in self.projected], self._device)
             for slot in self.projected:
                 slot.refresh.finish_sketch()
 
@@ -132,6 +137,8 @@ class GaLoreAdamW(Stored):
         if self.update == "immediate" and max_norm is not None:
             raise RuntimeError("update='immediate' has applied the gradients in the backward: nothing is left to clip")
         self._absorb_grads()
+        if self.ranks is not None:
+            share(self.ranks, [part for slot in self.slots.values() for part in slot.parts()], self._device)
         active = self._active()
         alone = [
             slot.name for slot in self.projected if slot.parameter.dtype == torch.int8 and slot.weight.scales is None
@@ -146,6 +153,10 @@ class GaLoreAdamW(Stored):
             squares = sum((slot.squared_norm() for slot in active), torch.zeros((), dtype=torch.float64))
             self._norm = float(squares.sqrt())
         norm = self._norm
+        if self.ranks is not None and not self.ranks.are_equal(norm):
+            raise RuntimeError(
+                f"the ranks have drifted apart: the gradient's norm is {norm!r} on rank {self.ranks.rank}"
+            )
         self._grad_scale = min(1.0, max_norm / (norm + 1e-12)) if max_norm is not None and norm > 0 else 1.0
         return norm
 
@@ -155,7 +166,8 @@ class GaLoreAdamW(Stored):
 
         `report` says which. With `update="immediate"` a gradient that is not finite is left out alone.
         """
-        refuse_several_processes()
+        if self.ranks is None:
+            refuse_several_processes()
         self._refuse_scaler()
         check_rates(self.param_groups)
         loss = None
@@ -250,6 +262,10 @@ class GaLoreAdamW(Stored):
         if self.__dict__.pop("found_inf", None) is not None:
             self.__dict__.pop("grad_scale", None)
             raise RuntimeError(SCALED)
+
+    @property
+    def _device(self) -> torch.device:
+        return next(iter(self.slots)).device
 
     def _active(self) -> list[FullSlot]:
         return [slot for slot in self.slots.values() if slot.has_gradient]

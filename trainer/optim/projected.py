@@ -19,6 +19,7 @@ from galore.trainer.optim.parts.schedule import RefreshSchedule
 from galore.trainer.optim.parts.storage import CODES, Projector
 from galore.trainer.optim.parts.subspace import Subspace
 from galore.trainer.optim.parts.transport import TransportRule
+from galore.trainer.optim.ranks import Part
 from galore.trainer.optim.slot import FullSlot, Update
 from galore.trainer.optim.weight import Weight
 
@@ -90,6 +91,12 @@ class ProjectedSlot(FullSlot):
 
     def receive(self, grad: Tensor | Factors) -> None:
         self.refresh.receive(grad)
+
+    def parts(self) -> Iterator[Part]:
+        return self.refresh.parts()
+
+    def sends(self, turn: bool) -> dict[str, int]:
+        return self.refresh.sends(turn and not self.subspace.drawn)
 
     def complete(self) -> None:
         self.refresh.complete()

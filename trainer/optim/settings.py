@@ -28,6 +28,7 @@ from galore.kernels.family import (
     scale_of,
     transport_of,
 )
+from galore.trainer.optim.ranks import Ranks
 from galore.trainer.optim.weight import as_matrix
 
 OFFICIAL = ("std", "reverse_std", "left", "right", "full")  # proj_type of galore_torch, which is always by SVD
@@ -57,6 +58,10 @@ class OptimizerSettings(Options):
     )
     seed: int = option(
         0, "Of random subspaces and rounding; everything random is a pure function of (seed, step)", ge=0, le=2**63 - 1
+    )
+    ranks: Ranks | None = option(
+        None,
+        "Processes that train together, each on its share of the micro-batches: sums are taken over all of them before the norm",
     )
 
     def __post_init__(self) -> None:
@@ -104,6 +109,10 @@ def settle(groups: list[dict[str, Any]], settings: OptimizerSettings) -> list[Op
         ValueError: a setting cannot be meant or contradicts another; names it, its value and the group.
     """
     _check(vars(settings), [name for name in FIELDS if name not in PER_GROUP], "GaLoreAdamW")
+    if settings.update == "immediate" and settings.ranks is not None:
+        raise ValueError(
+            "update='immediate' applies each gradient in the backward, before ranks could sum it: not with ranks"
+        )
     if settings.update == "immediate" and (settings.accumulation or 1) > 1:
         raise ValueError(f"{written('accumulation', settings.accumulation)}: not with update='immediate'")
     return [_settle_group(group, number, settings) for number, group in enumerate(groups)]
@@ -163,6 +172,12 @@ def _wrong(name: str, value: Any) -> str | None:
     if kind is torch.dtype:
         floating = isinstance(value, torch.dtype) and value.is_floating_point
         return None if floating else "it has to be a floating-point dtype, such as torch.float32"
+    if kind is Ranks:
+        return (
+            None
+            if hasattr(value, "sum_")
+            else "it has to be a group of processes, see galore.trainer.optim.ranks, or None"
+        )
     ends = _ends(limits) + (", or None" if optional else "")
     if get_origin(kind) is tuple:
         pair = isinstance(value, (tuple, list)) and len(value) == 2 and all(_is_within(each, limits) for each in value)

@@ -24,6 +24,7 @@ from galore.kernels.storage.rounding import (
 from galore.trainer.optim.parts.inner import AdamInner, Inner
 from galore.trainer.optim.parts.residual import Terms
 from galore.trainer.optim.parts.storage import CODES, GradientSum
+from galore.trainer.optim.ranks import Part
 from galore.trainer.optim.weight import Weight, as_matrix
 
 ON_HOST = ("step", "refresh")  # counters in a parameter's state, read at every step
@@ -74,6 +75,14 @@ class FullSlot:
     def receive(self, grad: Tensor) -> None:
         """Take over one micro-batch's gradient (the parameter's shape)."""
         self.sum.add(grad)
+
+    def parts(self) -> Iterator[Part]:
+        """The sums that ranks add up before `complete`."""
+        yield Part(self.sum, tuple(self.parameter.shape))
+
+    def sends(self, turn: bool) -> dict[str, int]:
+        """Bytes, by kind, that go from this rank to the others in a step; on its `turn` one that finds a basis."""
+        return {"full-rank sums": self.parameter.numel() * self.sum.dtype.itemsize}
 
     def complete(self) -> None:
         """Called once all micro-batches are in, before the norm is taken."""

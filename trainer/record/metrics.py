@@ -6,7 +6,7 @@ import itertools
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self, cast
 
@@ -29,6 +29,20 @@ class Console(Protocol):
     def message(self, text: str) -> None: ...
     def notice(self, text: str) -> None: ...  # may be called in a signal handler: touches no buffered stream
     def close(self) -> None: ...
+
+
+class Silent:
+    """The console of a process that nobody watches."""
+
+    def start(self, header: dict[str, Any], total_steps: int) -> None: ...
+    def step(self, row: TrainRow) -> None: ...
+    def evaluation(self, row: EvalRow) -> None: ...
+    def message(self, text: str) -> None: ...
+    def notice(self, text: str) -> None: ...
+    def close(self) -> None: ...
+
+
+SILENT = Silent()
 
 
 class Sink(Protocol):
@@ -87,6 +101,12 @@ class Metrics:
         )
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
         return cls(descriptor, warn, sink, evaluated, HeldOut.of(rows), absent)
+
+    @classmethod
+    def unwritten(cls, evaluations: Sequence[EvalRow]) -> Self:
+        """Metrics of a process that writes none, after the `evaluations` that the one which does has written."""
+        descriptor = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+        return cls(descriptor, lambda _: None, None, evaluations[-1] if evaluations else None, HeldOut.of(evaluations))
 
     def write(self, row: Row) -> None:
         """Append one row. Non-finite floats become null, with `<name>_is` saying which."""

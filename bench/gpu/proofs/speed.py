@@ -84,7 +84,7 @@ def _flops_per_token(task: turns.Task) -> int | None:
     from pathlib import Path
 
     from galore.trainer.build import build_model
-    from galore.trainer.flops import flops_per_token
+    from galore.trainer.models.flops import flops_per_token
 
     recipe = task.loaded()
     model, _ = build_model(recipe, recipe.model.vocab_size or 1, "meta", Path())

@@ -12,7 +12,7 @@ import pytest
 
 from galore import __version__
 from galore.cli.show import machine
-from galore.cli.verbs.doctor import sections
+from galore.cli.verbs.doctor import _ranks, sections
 
 
 def test_json(galore: Any) -> None:
@@ -39,9 +39,11 @@ def test_text(galore: Any) -> None:
         "Versions",
         "Processor",
         "GPU",
+        "Processes",
         "Attention",
         "Free disk",
     ]
+    assert "  one; torchrun --nproc-per-node=N -m galore train RECIPE starts N that train together" in lines
     assert any(line.startswith("  working directory  ") for line in lines)
     named = [line for line in lines if "distribution" in line]
     assert [" ".join(line.split()) for line in named] == [f"galore {__version__}, distribution galore-llm"]
@@ -81,7 +83,7 @@ def test_a_gpu_is_described() -> None:
     gpu = {"name": "NVIDIA RTX 4090", "free_bytes": 23 * 2**30, "memory_bytes": 24 * 2**30}
     more = {"compute_capability": "8.9", "driver": "570.1", "cuda": "12.8"}
     cpu = {"name": "x", "cores": 2, "memory_bytes": 2**30, "bfloat16": "no"}
-    nothing: dict[str, Any] = {"versions": {}, "attention": [], "disk": [], "no_gpu": ""}
+    nothing: dict[str, Any] = {"versions": {}, "attention": [], "disk": [], "no_gpu": "", "ranks": {"size": 1}}
     kernels = [{"op": "project", "path": "triton", "why": "CUDA"}]
     shown = dict(sections({**nothing, "cpu": cpu, "gpus": [gpu | more], "kernels": kernels}))
     assert shown["GPU"] == [
@@ -104,3 +106,14 @@ def test_why_no_gpu(driver: str | None, cuda: str | None, expected: str, monkeyp
 
 def test_disk_of_a_folder_that_is_not_there_yet(tmp_path: Any) -> None:
     assert machine.disk("cache", tmp_path / "a" / "b")["free_bytes"] > 0
+
+
+def test_processes_that_torchrun_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    from galore.trainer.parallel import group as parallel
+
+    answers = [machine.zlib.crc32(name).to_bytes(8, "little") for name in (b"one", b"one", b"two")]
+    met = SimpleNamespace(size=3, backend="gloo", gathered=lambda own: answers)
+    monkeypatch.setattr(parallel, "join", lambda device: met)
+    found = machine.ranks(gpus=False)
+    assert found == {"size": 3, "backend": "gloo", "machines": 2}
+    assert _ranks(found) == "3 by torchrun on 2 machines, gloo: all have met"

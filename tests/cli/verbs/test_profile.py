@@ -321,3 +321,22 @@ def test_large_models_in_seconds_and_below_a_gigabyte(
     # Processor time, twice that of a quiet machine: half a core, shared with others, counts as a whole one.
     assert used < seconds
     assert resident < 1e9
+
+
+# -- several processes
+
+
+def test_gpus_show_what_each_sends(galore: Any) -> None:
+    shown = profile(galore, "tiny.yaml", "--gpu", "rtx3090", "--gpus", "2", "--no-advise").stdout
+    assert "2, ddp: the memory above is of each" in shown
+    assert "by 10 GbE" in shown
+    assert "nominal rate" in shown
+    found = json.loads(profile(galore, "tiny.yaml", "--gpu", "rtx3090", "--gpus", "2", "--json", "--no-advise").stdout)
+    assert found["parallel"]["size"] == 2
+    assert sum(found["parallel"]["ordinary"].values()) < found["parallel"]["gradients"]
+
+
+def test_gpus_go_with_the_plain_profile(galore: Any) -> None:
+    shown = galore("profile-memory", "tiny.yaml", "--gpus", "2", "--compare")
+    assert shown.exit_code == 2
+    assert "leave out --compare" in shown.stderr

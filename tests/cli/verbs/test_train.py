@@ -136,3 +136,19 @@ def test_a_dry_run_says_what_it_cannot_know(galore: Any, calls: Any) -> None:
     shown = galore("train", "demo", "--dry-run", "--gpu", "rtx4090").stdout
     assert "FLOPs        not known" in shown
     assert "\ntime  " not in shown
+
+
+def test_the_first_process_alone_chooses_the_folder_and_shows_a_dry_run(
+    galore: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    roots: list[Path] = []
+    monkeypatch.setattr("galore.cli.verbs.train.carry_out", lambda loaded, root, *_: roots.append(root))
+    Path("runs/demo").mkdir(parents=True)
+    Path("runs/demo/recipe.yaml").write_text("")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        shown = galore("train", "demo")
+        assert (shown.exit_code, "runs/demo-2" in shown.stdout) == (0, rank == "0")
+    assert roots == [Path("runs/demo-2"), Path()]
+    assert galore("train", "demo", "--dry-run").stdout == ""

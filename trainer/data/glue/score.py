@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import nn
 
 from galore.trainer.data.rows.labelled import Examples, batches
-from galore.trainer.data.score import scoring
+from galore.trainer.data.score import scoring, shared_out
+from galore.trainer.optim.ranks import Ranks
 from galore.trainer.tasks.glue import Task
 from galore.trainer.tasks.metrics import collapsed, flat, score
 
@@ -57,22 +59,33 @@ class Outputs:
     loss: float
 
 
-def predict(model: nn.Module, examples: Examples, size: int, labelled: bool = True) -> Outputs:
-    """What `model` says of every one of `examples`, `size` at a time; without a loss where they are not `labelled`."""
+def predict(
+    model: nn.Module, examples: Examples, size: int, labelled: bool = True, ranks: Ranks | None = None
+) -> Outputs:
+    """What `model` says of every one of `examples`, `size` at a time; without a loss where they are not `labelled`.
+
+    Of several `ranks` each takes every so many of the batches, and all of them get all answers.
+    """
     device = next(model.parameters()).device
-    found: npt.NDArray[Any] = np.empty(len(examples), np.promote_types(examples.labels.dtype, np.int32))
+    found: npt.NDArray[Any] = np.zeros(len(examples), np.promote_types(examples.labels.dtype, np.int32))
     total = 0.0
     with scoring(model):
-        for batch in batches(examples, size):
+        for batch in shared_out(batches(examples, size), ranks):
             logits = model(**batch.inputs(device)).logits.float().cpu()
             found[batch.numbers] = (logits.squeeze(1) if found.dtype.kind == "f" else logits.argmax(1)).numpy()
             total += float(batch.summed_loss(logits)) if labelled else 0.0
+    if ranks is not None:
+        answers = torch.from_numpy(found).to(device)
+        ranks.sum_([answers])
+        found, total = answers.cpu().numpy(), ranks.total(total)
     return Outputs(found, total / len(examples))
 
 
-def score_task(model: nn.Module, task: Task, held_out: Mapping[str, Examples], size: int) -> TaskResult:
+def score_task(
+    model: nn.Module, task: Task, held_out: Mapping[str, Examples], size: int, ranks: Ranks | None = None
+) -> TaskResult:
     """The metrics of the task on every split that is held out, all of its examples."""
-    outputs = {split: predict(model, examples, size) for split, examples in held_out.items()}
+    outputs = {split: predict(model, examples, size, ranks=ranks) for split, examples in held_out.items()}
     scores = {split: score(task, found.predictions, held_out[split].labels) for split, found in outputs.items()}
     first, found = next(iter(outputs.items()))
     return TaskResult(task, scores, found.loss, len(held_out[first]), collapsed(task, found.predictions))

@@ -16,6 +16,7 @@ from galore.trainer.data.rows.mixture import MixedOrder, MixedRows, merged, shar
 from galore.trainer.data.rows.textdata import batch_of, evaluation_rows
 from galore.trainer.data.score import EvalResult, together
 from galore.trainer.data.tokens.cache import fingerprint
+from galore.trainer.optim.ranks import Ranks
 from galore.trainer.recipe.schema.train import EvalSection
 
 
@@ -38,7 +39,12 @@ class MixedData(MappedData):
         return np.rint(counts).astype(np.int64)
 
     def score(
-        self, model: nn.Module, split_head: SplitHead, micro_batch_size: int, settings: EvalSection
+        self,
+        model: nn.Module,
+        split_head: SplitHead,
+        micro_batch_size: int,
+        settings: EvalSection,
+        ranks: Ranks | None = None,
     ) -> EvalResult:
         """The mean loss over what is held out of all sources together, and of each."""
         rows = cast(MixedRows, self.validation)
@@ -50,7 +56,7 @@ class MixedData(MappedData):
             starts = range(0, len(own), micro_batch_size)
             batches = (batch_of(source.validation, own[at : at + micro_batch_size], self.vocab_size) for at in starts)
             if len(own):
-                results[name] = self.scored(model, split_head, batches, settings.mode)
+                results[name] = self.scored(model, split_head, batches, settings.mode, ranks)
             start = stop
         whole = together(list(results.values()))
         return replace(whole, sources={name: result.loss_nats for name, result in results.items()})

@@ -18,6 +18,7 @@ from galore.trainer.data.rows.tokenbatch import TokenBatch, count_targets
 from galore.trainer.data.score import EvalResult, evaluate, unigram_loss_nats
 from galore.trainer.data.tokens.bytelengths import byte_lengths
 from galore.trainer.data.tokens.store import Ids
+from galore.trainer.optim.ranks import Ranks
 from galore.trainer.recipe.schema.train import EvalMode, EvalSection
 
 if TYPE_CHECKING:
@@ -87,14 +88,24 @@ class TextData(ABC):
         """How often each token is a training target, (vocabulary,); a stream counts a fixed prefix of itself."""
 
     def score(
-        self, model: nn.Module, split_head: SplitHead, micro_batch_size: int, settings: EvalSection
+        self,
+        model: nn.Module,
+        split_head: SplitHead,
+        micro_batch_size: int,
+        settings: EvalSection,
+        ranks: Ranks | None = None,
     ) -> EvalResult:
         """The mean loss of at most `settings.max_tokens` tokens."""
         batches = self.validation_batches(micro_batch_size, settings.max_tokens)
-        return self.scored(model, split_head, batches, settings.mode)
+        return self.scored(model, split_head, batches, settings.mode, ranks)
 
     def scored(
-        self, model: nn.Module, split_head: SplitHead, batches: Iterable[TokenBatch], mode: EvalMode
+        self,
+        model: nn.Module,
+        split_head: SplitHead,
+        batches: Iterable[TokenBatch],
+        mode: EvalMode,
+        ranks: Ranks | None = None,
     ) -> EvalResult:
         """The mean loss of `batches`, and the bytes that their targets spell."""
         counts = np.zeros(self.vocab_size, np.int64)
@@ -104,7 +115,7 @@ class TextData(ABC):
                 np.add(counts, count_targets(batch.labels.numpy(), len(counts)), out=counts)
                 yield batch
 
-        result = evaluate(model, split_head, counted(), mode)
+        result = evaluate(model, split_head, counted(), mode, ranks)
         lengths = byte_lengths(self.tokenizer, len(counts))
         return result if lengths is None else replace(result, bytes=int(counts @ lengths))
 

@@ -17,6 +17,7 @@ from galore.kernels.family import RefreshMode
 from galore.kernels.linear import Factors
 from galore.trainer.optim.parts.storage import GradientSum, Projector
 from galore.trainer.optim.parts.subspace import Subspace
+from galore.trainer.optim.ranks import HELD, Part, Ranks
 from galore.trainer.optim.weight import as_matrix
 
 
@@ -26,10 +27,15 @@ class Refresh:
     Args:
         dtype: of sums of gradients.
         accumulation: micro-batches of a step, where known.
+        ranks: processes that train together, all on the same basis.
     """
 
-    def __init__(self, subspace: Subspace, dtype: torch.dtype, accumulation: int | None) -> None:
-        self.subspace, self.accumulation = subspace, accumulation
+    def __init__(
+        self, subspace: Subspace, dtype: torch.dtype, accumulation: int | None, ranks: Ranks | None = None
+    ) -> None:
+        self.subspace, self.ranks = subspace, ranks
+        # What the last hook could free has to be summed over the ranks first.
+        self.accumulation = accumulation if ranks is None else None
         self.sum, self.whole, self.sketch = GradientSum(dtype), GradientSum(dtype), GradientSum(torch.float32)
         self.basis: Projector | None = None  # that this step's gradients are projected on, if it is a new one
         self.omega: Tensor | None = None
@@ -42,6 +48,10 @@ class Refresh:
     @property
     def wants_pass(self) -> bool:
         """Whether this step's basis comes from an extra pass over the micro-batches."""
+        return False
+
+    def passes(self, first: bool) -> bool:
+        """Whether a turn is such a pass, that of the `first` step or a later one."""
         return False
 
     @property
@@ -65,6 +75,22 @@ class Refresh:
             self.omega = self.subspace.test_matrix().to(self.subspace.weight.dtype)
         self.sketch.add(self.subspace.sketch(grad, self.omega))
 
+    def parts(self) -> Iterator[Part]:
+        """What ranks add up. A gradient that was poisoned on one of them is so on all: nan is a sum that says it."""
+        if self.poisoned and self.sum.value is None:
+            self.sum.value = torch.full((self.subspace.rank, self.subspace.b), torch.nan, device=self._device)
+        yield Part(self.sum, (self.subspace.rank, self.subspace.b))
+        yield Part(self.whole, tuple(self.subspace.weight.matrix.shape))
+        yield self.sketched()
+
+    def sketched(self) -> Part:
+        """The sketch alone, which a pass of its own gathers."""
+        return Part(self.sketch, (self.subspace.a, self.subspace.rank))
+
+    def sends(self, turn: bool) -> dict[str, int]:
+        """Bytes, by kind, that go from this rank to the others in a step; on its `turn` one that finds a basis."""
+        return {"projected sums": self.subspace.rank * self.subspace.b * self.sum.dtype.itemsize}
+
     def finish_sketch(self) -> None:
         """Turn a sketch pass into the basis that this step will project on."""
         if self.sketch.value is not None:
@@ -76,8 +102,12 @@ class Refresh:
     def squared_norm(self) -> Tensor:
         """‖what is applied‖² as a float64 scalar."""
         if self.poisoned:
-            return torch.full((), torch.nan, dtype=torch.float64, device=self.subspace.weight.parameter.device)
+            return torch.full((), torch.nan, dtype=torch.float64, device=self._device)
         return self.sum.squared_norm()
+
+    @property
+    def _device(self) -> torch.device:
+        return self.subspace.weight.parameter.device
 
     def next_basis(self) -> Projector | None:
         """The basis that serves from the next step on, where this step has found one."""
@@ -118,9 +148,36 @@ class FirstMicroBatch(Refresh):
     def _receive_due(self, grad: Tensor | Factors) -> None:
         self._project_on_new(multiplied(grad))
 
+    def sends(self, turn: bool) -> dict[str, int]:
+        bases = {"bases": HELD + sum(each.nbytes for each in self.subspace.planned().values())}
+        return super().sends(turn) | (bases if turn else {})
+
+    def _find(self, grad: Tensor) -> None:
+        """The same; of several ranks the first one's gradient decides, and all wait for it in the same hook."""
+        if self.ranks is None or self.basis is not None:
+            super()._find(grad)
+            return
+        if self.poisoned:  # by then they may have different numbers of micro-batches left
+            return
+        if self.ranks.rank == 0:
+            super()._find(grad)
+        found = torch.tensor([float(self.basis is not None)], device=self._device)
+        self.ranks.copy_first_([found])
+        if not found.item():
+            self.poisoned = True
+            return
+        if self.basis is None:
+            self.basis = {
+                name: torch.empty_like(each, device=self._device) for name, each in self.subspace.planned().items()
+            }
+        self.ranks.copy_first_(list(self.basis.values()))
+
 
 class Summed(Refresh):
     """The basis of the step's summed gradient."""
+
+    def sends(self, turn: bool) -> dict[str, int]:
+        return whole_gradient(self) if turn else super().sends(turn)
 
     def complete(self) -> None:
         if self.whole.value is not None:
@@ -140,6 +197,13 @@ class TwoPass(FirstMicroBatch):
         turn = self.subspace.schedule.due(self.subspace.clock())  # a weight that never gets a gradient is due for ever
         return turn and self.subspace.due and self.basis is None
 
+    def passes(self, first: bool) -> bool:
+        return not self.subspace.drawn
+
+    def sends(self, turn: bool) -> dict[str, int]:
+        sketches = {"sketches": self.subspace.a * self.subspace.rank * self.sketch.dtype.itemsize}
+        return Refresh.sends(self, turn) | (sketches if turn else {})
+
 
 class Delayed(TwoPass):
     """The old basis once more, and beside it the sketch of the next one; the first as in `TwoPass`."""
@@ -147,6 +211,9 @@ class Delayed(TwoPass):
     @property
     def wants_pass(self) -> bool:
         return super().wants_pass and not self.subspace.exists
+
+    def passes(self, first: bool) -> bool:
+        return super().passes(first) and first
 
     @property
     def takes_factors(self) -> bool:
@@ -168,6 +235,9 @@ class Whole(Refresh):
 
     takes_factors = False
 
+    def sends(self, turn: bool) -> dict[str, int]:
+        return whole_gradient(self)
+
     def receive(self, grad: Tensor | Factors) -> None:
         self.whole.add(multiplied(grad))
 
@@ -185,6 +255,11 @@ REFRESHES: dict[RefreshMode, type[Refresh]] = {
     "two-pass": TwoPass,
     "delayed": Delayed,
 }
+
+
+def whole_gradient(refresh: Refresh) -> dict[str, int]:
+    """Bytes that go to the other ranks where they sum the gradient (m, n) itself."""
+    return {"whole gradients": refresh.subspace.weight.matrix.numel() * refresh.whole.dtype.itemsize}
 
 
 def multiplied(grad: Tensor | Factors) -> Tensor:

@@ -56,6 +56,8 @@ class Subspace:
         self.rank = min(rank, self.a, self.b)
         self.fallbacks = 0  # decompositions that failed, for which something else was taken
 
+    drawn = False  # whether a basis is a function of its seed alone
+
     @property
     def exists(self) -> bool:
         """Whether there is a basis to project on."""
@@ -230,7 +232,7 @@ class DctSubspace(Subspace):
 class RandomSubspace(Subspace):
     """Gaussian with variance 1/r, drawn from (seed, refresh, layer) whenever it is wanted; nothing is stored."""
 
-    due = False
+    due, drawn = False, True
 
     @property
     def exists(self) -> bool:

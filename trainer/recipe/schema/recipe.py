@@ -12,6 +12,7 @@ from pydantic import model_validator
 from galore.trainer.recipe.schema.data import DataSection
 from galore.trainer.recipe.schema.model import ModelSection
 from galore.trainer.recipe.schema.optim import OptimSection
+from galore.trainer.recipe.schema.parallel import ParallelSection
 from galore.trainer.recipe.schema.section import Section
 from galore.trainer.recipe.schema.train import EvalSection, LogSection, TrainSection
 
@@ -23,6 +24,7 @@ class Recipe(Section):
     data: DataSection
     optim: OptimSection = OptimSection()
     train: TrainSection
+    parallel: ParallelSection = ParallelSection()
     eval: EvalSection = EvalSection()
     log: LogSection = LogSection()
 

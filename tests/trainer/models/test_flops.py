@@ -8,10 +8,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import GPT2Config, MixtralConfig, PreTrainedModel
 
-from galore.trainer.flops import flops_per_token, model_flops_utilization
 from galore.trainer.machine.hardware import Peak
 from galore.trainer.models.adapters.lora import add_adapters
 from galore.trainer.models.decoder import build_decoder
+from galore.trainer.models.flops import flops_per_token, model_flops_utilization
 from galore.trainer.recipe.schema.model import ModelSection
 from galore.trainer.recipe.schema.optim import OptimSection
 

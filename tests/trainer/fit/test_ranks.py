@@ -1,0 +1,34 @@
+"""What a recipe sends and holds on several processes, without any of them."""
+
+import pytest
+
+from galore.trainer.common.errors import UserError
+from galore.trainer.fit.ranks import of_one_rank, sent_by
+from galore.trainer.parallel.traffic import LINKS
+from galore.trainer.recipe.load import load_recipe
+
+
+def test_llama_7b_sends_a_tenth_of_its_gradients():
+    sent = sent_by(load_recipe("llama-7b-galore-8bit", ["optim.rank=256"]), 2)
+    layer = 4 * 256 * 4096 + 3 * 256 * 11008
+    assert sent.ordinary["projected sums"] == 2 * 32 * layer
+    assert sent.ordinary["full-rank sums"] == 2 * (2 * 32000 * 4096 + 65 * 4096)
+    assert round(sum(sent.ordinary.values()) / 1e9, 1) == 1.3
+    assert round(sent.gradients / 1e9, 1) == 13.5
+    assert sent.seconds["10 GbE"] == pytest.approx(sum(sent.ordinary.values()) / LINKS["10 GbE"])
+    assert sum(sent.most.values()) > sum(sent.ordinary.values())
+
+
+@pytest.mark.parametrize(
+    ("batch", "micro", "size", "expected"),
+    [(8, 2, 2, (4, 2)), (8, 8, 2, (4, 4)), (6, 2, 4, (2, 2)), (10, 2, 4, (4, 2))],
+)
+def test_one_rank_has_the_largest_share(batch, micro, size, expected):
+    sizes = [f"train.global_batch_size={batch}", f"train.micro_batch_size={micro}"]
+    train = of_one_rank(load_recipe("demo", sizes), size).recipe.train
+    assert (train.global_batch_size, train.micro_batch_size) == expected
+
+
+def test_more_processes_than_sequences_are_refused():
+    with pytest.raises(UserError, match="4 sequences cannot be shared by 5 processes"):
+        of_one_rank(load_recipe("demo", ["train.global_batch_size=4", "train.micro_batch_size=1"]), 5)

@@ -1,0 +1,98 @@
+"""The group of ranks, with one of them; what two do is in tests/trainer/optim/test_ranks.py."""
+
+import itertools
+import signal
+from collections import Counter
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from galore.trainer.machine.signals import Request
+from galore.trainer.parallel import group as module
+from galore.trainer.parallel.group import Group, RankLost, buckets, join, leave, reaching
+
+
+@pytest.fixture
+def alone(tmp_path):
+    """The group of one process, over a file."""
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    yield Group(0, 1)
+    leave()
+    assert not dist.is_initialized()
+
+
+class Batch(list):
+    def rows(self, start, stop):
+        return Batch(self[start:stop])
+
+
+@pytest.mark.parametrize("rows", range(3, 12))
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_every_row_is_one_ranks_and_shares_differ_by_one(rows, size):
+    shares = [Group(rank, size).share(Batch(range(rows))) for rank in range(size)]
+    assert list(itertools.chain(*shares)) == list(range(rows))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_buckets_keep_the_order_split_at_a_dtype_and_have_a_size(monkeypatch):
+    monkeypatch.setattr(module, "BUCKET_BYTES", 40)
+    small, wide, half = torch.zeros(4), torch.zeros(20), torch.zeros(4, dtype=torch.bfloat16)
+    found = list(buckets([small, small, small, wide, small, half, half]))
+    assert [len(each) for each in found] == [2, 1, 1, 1, 2]
+    assert not list(buckets([]))
+
+
+def test_sums_go_back_where_they_came_from_and_are_counted(alone):
+    first, second = torch.arange(6.0).view(2, 3), torch.arange(4.0)
+    alone.sum_([first, second])
+    assert torch.equal(first, torch.arange(6.0).view(2, 3))
+    assert torch.equal(second, torch.arange(4.0))
+    alone.copy_first_([second])
+    assert alone.sent == Counter(sum=40, copy=16)
+    assert alone.backend == "gloo"
+
+
+def test_what_the_first_says_everybody_hears(alone):
+    assert alone.from_first({"root": "a/ü", "step": 3}) == {"root": "a/ü", "step": 3}
+    assert alone.from_first(None) is None
+
+
+@pytest.mark.parametrize("wish", [None, signal.SIGTERM, Request("a callback")])
+def test_a_wish_is_everybodys(alone, wish):
+    assert alone.first_of(wish) is wish
+
+
+def test_the_wish_of_another_rank_has_its_name(alone, monkeypatch):
+    monkeypatch.setattr(alone.__class__, "gathered", lambda self, own: [own, b"SIGTERM\0", b"SIGHUP\0\0"])
+    assert alone.first_of(None).name == "SIGTERM"
+
+
+def test_numbers_are_compared_by_their_bits_and_summed_once(alone, monkeypatch):
+    assert alone.total(0.1) == 0.1
+    assert alone.are_equal(float("nan"))
+    monkeypatch.setattr(alone.__class__, "gathered", lambda self, own: [own, bytes(8)])
+    assert alone.are_equal(0.0)
+    assert not alone.are_equal(-0.0)
+
+
+def test_dropout_differs_by_rank_and_is_the_same_again():
+    drawn = {}
+    for rank, step in [(0, 1), (1, 1), (0, 2), (0, 1)]:
+        Group(rank, 2).seed_step(7, step)
+        drawn.setdefault((rank, step), []).append(float(torch.rand(())))
+    assert len({values[0] for values in drawn.values()}) == 3
+    assert drawn[0, 1][0] == drawn[0, 1][1]
+
+
+def test_a_lost_rank_is_one_error_without_torchs_words():
+    with pytest.raises(RankLost, match="another of the 2 processes ended") as raised, reaching(Group(1, 2)):
+        raise RuntimeError("[../third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer")
+    assert "gloo" not in str(raised.value)
+
+
+def test_one_process_is_no_group(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert join("cpu") is None
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert join("cpu") is None

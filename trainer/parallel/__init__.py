@@ -1,0 +1,1 @@
+"""Several processes, one model: sums over ranks, on torch.distributed."""

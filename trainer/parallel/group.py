@@ -1,0 +1,186 @@
+"""The processes that torchrun started, as one group: what they sum, copy and agree on, with its bytes counted."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import struct
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, Protocol, Self, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from galore.kernels.storage.rounding import mix
+from galore.trainer.common.errors import RunFailed, UserError
+from galore.trainer.machine.process import processes
+from galore.trainer.machine.signals import Request
+
+BUCKET_BYTES = 25 * 2**20  # tensors that are sent together
+PATIENCE = timedelta(hours=2)  # one rank may tokenize or save while the others wait; a dead one is noticed at once
+
+
+class Rows(Protocol):
+    """A batch that gives out some of its rows."""
+
+    def __len__(self) -> int: ...
+
+    def rows(self, start: int, stop: int) -> Self: ...
+
+
+class Wish(Protocol):
+    """A wish to stop, a signal's or anybody's."""
+
+    @property
+    def name(self) -> str: ...
+
+
+Shared = TypeVar("Shared", bound=Rows)
+
+
+@dataclass
+class Group:
+    """All ranks; see `trainer.optim.ranks.Ranks`. `sent` counts the bytes that went into each kind of collective."""
+
+    rank: int
+    size: int
+    sent: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this rank writes what a run leaves."""
+        return self.rank == 0
+
+    def sum_(self, tensors: Sequence[Tensor]) -> None:
+        """Replace each tensor by its sum over the ranks: the same bits on all of them."""
+        for bucket in buckets(tensors):
+            flat = bucket[0].view(-1) if len(bucket) == 1 else torch.cat([each.reshape(-1) for each in bucket])
+            with reaching(self):
+                dist.all_reduce(flat)
+            self.sent["sum"] += flat.nbytes
+            if len(bucket) > 1:
+                start = 0
+                for each in bucket:
+                    each.copy_(flat[start : start + each.numel()].view_as(each))
+                    start += each.numel()
+
+    def copy_first_(self, tensors: Sequence[Tensor]) -> None:
+        """Replace each tensor by that of rank 0."""
+        for each in tensors:
+            with reaching(self):
+                dist.broadcast(each, 0)
+            self.sent["copy"] += each.nbytes
+
+    def are_equal(self, number: float) -> bool:
+        """Whether all ranks have the same bits of a number."""
+        return len(set(self.gathered(struct.pack("<d", number)))) == 1
+
+    @property
+    def backend(self) -> str:
+        """Which library carries it: gloo or nccl."""
+        return str(dist.get_backend())
+
+    def total(self, number: float) -> float:
+        """The sum of a number over the ranks, rounded once."""
+        return math.fsum(struct.unpack("<d", each)[0] for each in self.gathered(struct.pack("<d", number)))
+
+    def share(self, batch: Shared) -> Shared:
+        """This rank's rows of a batch that all of them know: as many as any other's, but for one."""
+        return batch.rows(len(batch) * self.rank // self.size, len(batch) * (self.rank + 1) // self.size)
+
+    def first_of(self, wish: Wish | None) -> Wish | None:
+        """The wish of the first rank that has one."""
+        own = (wish.name if wish else "").encode()[:8].ljust(8, b"\0")
+        found = next((each for each in self.gathered(own) if any(each)), None)
+        return wish if found in (None, own) else Request(found.rstrip(b"\0").decode(errors="replace"))
+
+    def seed_step(self, seed: int, step: int) -> None:
+        """Let dropout draw other numbers on every rank, and the same ones where a step is taken again."""
+        torch.manual_seed(mix(seed, step, self.rank))
+
+    def from_first(self, document: Any = None) -> Any:
+        """What rank 0 says, JSON, on all of them."""
+        text = torch.frombuffer(bytearray(json.dumps(document).encode()), dtype=torch.uint8).to(_device())
+        length = torch.tensor([len(text)], device=_device())
+        with reaching(self):
+            dist.broadcast(length, 0)
+            if not self.is_first:
+                text = torch.empty(int(length), dtype=torch.uint8, device=_device())
+            dist.broadcast(text, 0)
+        return json.loads(text.cpu().numpy().tobytes())
+
+    def gathered(self, eight: bytes) -> list[bytes]:
+        """Eight bytes of each rank."""
+        own = torch.frombuffer(bytearray(eight), dtype=torch.int64).to(_device())
+        every = [torch.empty_like(own) for _ in range(self.size)]
+        with reaching(self):
+            dist.all_gather(every, own)
+        self.sent["small"] += own.nbytes
+        return [each.cpu().numpy().tobytes() for each in every]
+
+
+class RankLost(RunFailed):
+    """Another process of the group is gone, or cannot be reached."""
+
+
+class ToldElsewhere(UserError):  # noqa: N818 - it names an outcome
+    """An error that rank 0 tells its reader: this process ends with the same exit code, and says nothing."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__("told by rank 0")
+        self.exit_code = exit_code
+
+
+@contextmanager
+def reaching(group: Group) -> Iterator[None]:
+    """What torch.distributed raises in a collective, as RankLost: its own words name sockets and lines of C++."""
+    try:
+        yield
+    except RuntimeError as error:
+        told = f"another of the {group.size} processes ended, or cannot be reached"
+        raise RankLost(
+            told,
+            where=f"rank {group.rank}",
+            fix="see what it said; torchrun --max-restarts=N starts all of them again, and --resume goes on",
+        ) from error
+
+
+def buckets(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
+    """The tensors in their order, neighbours of one dtype together up to BUCKET_BYTES; a larger one by itself."""
+    found: list[Tensor] = []
+    for each in tensors:
+        fits = found and found[0].dtype == each.dtype and sum(t.nbytes for t in found) + each.nbytes <= BUCKET_BYTES
+        if found and not fits:
+            yield found
+            found = []
+        found.append(each)
+    if found:
+        yield found
+
+
+def join(device: str) -> Group | None:
+    """The group of all processes that torchrun started; None for one that is alone. `device` as a recipe names it."""
+    if processes() == 1:
+        return None
+    on_cuda = torch.cuda.is_available() and device != "cpu"
+    if on_cuda:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if on_cuda else "gloo", timeout=PATIENCE)
+    return Group(dist.get_rank(), dist.get_world_size())
+
+
+def leave() -> None:
+    """End the group, if there is one."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _device() -> torch.device:
+    return torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
