@@ -86,7 +86,7 @@ def _folded(text: str) -> str:
 
 def _recipe(history: History) -> Any:
     try:
-        return yaml.load(history.recipe, RecipeLoader)
+        return RecipeLoader(history.recipe).get_single_data()
     except (yaml.YAMLError, ValueError, RecursionError):
         return {}
 
