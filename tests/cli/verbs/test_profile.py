@@ -6,6 +6,7 @@ import errno
 import json
 import re
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from galore.cli.verbs import profile as verb
 from galore.trainer.common.errors import UserError
 from galore.trainer.memory.categories import CATEGORIES, OVERHEAD
 from galore.trainer.memory.profile import Bounds
@@ -267,6 +269,26 @@ def test_refused(galore: Any, monkeypatch: pytest.MonkeyPatch, arguments: list[s
     assert len(rest) <= 2
     assert refused.stdout == ""
     assert sorted(each.name for each in Path().iterdir()) == ["long.yaml", "tiny.yaml"]
+
+
+def test_an_unasked_search_has_what_the_first_trace_leaves_of_its_time(
+    galore: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    traced, asked = [], []
+
+    def profile_on(*_: Any) -> Any:
+        traced.append(time.monotonic())
+        return SimpleNamespace(fits=False)
+
+    def advice(loaded: Any, card: Any, until: float) -> None:
+        asked.append(until)
+
+    monkeypatch.setattr("galore.trainer.fit.predict.profile_on", profile_on)
+    for name, does in (("_advice", advice), ("_show", lambda *_: None), ("_shipped", lambda *_: None)):
+        monkeypatch.setattr(verb, name, does)
+    monkeypatch.setattr(verb, "_show_room", lambda *_: None)
+    assert galore("profile-memory", "tiny.yaml", "--gpu", "rtx4090").exit_code == 0
+    assert asked[0] <= traced[0] + verb.LONGEST
 
 
 def test_a_recipe_that_is_not_there(galore: Any) -> None:
