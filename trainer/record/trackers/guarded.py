@@ -1,4 +1,4 @@
-"""A tracker in a thread of its own, where it may fail or hang: the run goes on, and waits for it no longer than it says."""
+"""A tracker in a thread of its own, where it may fail or hang: the run goes on, and does not wait for it for long."""
 
 from __future__ import annotations
 
