@@ -51,7 +51,7 @@ def read_arrow(stream: ByteStream, section: DataSection) -> Iterator[Row]:
 
 
 def _require_end(stream: ByteStream) -> None:
-    """Raise UserError where a stream was cut between two batches, or another follows it, whose rows nobody would miss."""
+    """Raise UserError where a stream was cut between two batches, or another follows: nobody would miss their rows."""
     name, more = str(getattr(stream.raw, "name", "")), bool(stream.plain.read(1))
     if more:
         raise UserError("goes on after the end of its Arrow stream", where=name, fix="make a file of each stream")

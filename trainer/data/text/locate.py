@@ -147,7 +147,7 @@ def _in_folder(folder: Path) -> Iterator[DataFile]:
 
 
 def _as_saved(files: list[DataFile], key: str) -> list[DataFile]:
-    """Of folders that `save_to_disk` of datasets wrote, the files that state.json names: others are of a save before.
+    """Files without those of an earlier save, in folders of `save_to_disk` of datasets: state.json names the others.
 
     Raises UserError for one that is not there.
     """
