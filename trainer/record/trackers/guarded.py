@@ -1,8 +1,4 @@
-<<<<<<< HEAD
 """A tracker in a thread of its own, where it may fail or hang: the run goes on, and waits for it a bounded time."""
-=======
-"""A tracker in a thread of its own, where it may fail or hang: the run goes on, and does not wait for it for long."""
->>>>>>> attack18
 
 from __future__ import annotations
 
