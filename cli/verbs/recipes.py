@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Toolkit = Literal["llama-factory", "axolotl", "torchtune"]
 
-app = typer.Typer(cls=VerbGroup, no_args_is_help=True, help="List, show, copy and check recipes.")
+app = typer.Typer(cls=VerbGroup, no_args_is_help=True, help="List, show, copy, convert and check recipes.")
 
 
 @app.command("list", cls=Verb)

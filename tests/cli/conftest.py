@@ -53,11 +53,11 @@ def shell(tmp_path: Path) -> Shell:
     """The console script in a process of its own, in an empty folder."""
     script = "from galore.cli.entry import main; main()"
 
-    def run(*arguments: str, code: str = script, **environment: str) -> Any:
+    def run(*arguments: str, code: str = script, timeout: float = 60, **environment: str) -> Any:
         command = [sys.executable, "-P", "-c", code, *arguments]
         variables = {**os.environ, **environment}
         return subprocess.run(
-            command, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=60, check=False
+            command, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=timeout, check=False
         )
 
     return run

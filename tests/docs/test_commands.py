@@ -83,7 +83,7 @@ NEEDS_MORE = {  # somebody who types, an extra, or the hub: its options are know
     "galore chat runs/one",
     "galore eval runs/one --tasks hellaswag,arc_easy --limit 100",
     "galore export runs/one exported --max-shard-size 5GB --ollama --license apache-2.0",
-    "galore export runs/one exported --ollama",
+    "galore export runs/one exported --ollama --push OWNER/MODEL --private",
     "galore export runs/one exported --push OWNER/MODEL --private",
 }
 BY_THE_SHELL = {"galore --install-completion", "source .venv/bin/activate", "python -m galore"}

@@ -75,10 +75,14 @@ def _is_checkpoint(folder: Path) -> bool:
 
 
 def _check_checkpoint(folder: Path, weights: bool) -> None:
-    """Raise Damaged unless the weights, or what links and copies beside them lead to, are those that were saved."""
-    files = read_manifest(folder).files
-    check_files(folder, {name: files[name] for name in (modelfolder.WEIGHTS if weights else STATE,) if name in files})
-    state = {} if weights or STATE not in files else json.loads(read_bounded(folder / STATE))
+    """Raise Damaged unless the weights, or what links and copies beside them lead to, are those that were saved.
+
+    A copy may lack the state that a run goes on from; then nothing knows what lies beside its weights.
+    """
+    files, has_state = read_manifest(folder).files, (folder / STATE).exists()
+    wanted = [modelfolder.WEIGHTS] if weights else [STATE] * has_state
+    check_files(folder, {name: files[name] for name in wanted if name in files})
+    state = json.loads(read_bounded(folder / STATE)) if has_state and not weights else {}
     for name, sha256 in files_of(state).items():
         beside = (folder / name.partition("/")[2]).resolve()
         if beside.is_file():

@@ -24,7 +24,7 @@ def written(calls: Any) -> Any:
         note="",
         own_tokenizer=False,
     )
-    calls.replace("galore.trainer.trained.export", export=made, Extras="extras")
+    calls.replace("galore.trainer.trained.export", export=made, ExportOptions="options")
     calls.replace("galore.trainer.trained.hub", require_push=None, push="https://hub.example/me/mine")
     return calls
 
@@ -33,7 +33,7 @@ def test_export(galore: Any, written: Any) -> None:
     shown = galore("export", "runs/a", "out", "--checkpoint", "7")
     assert shown.stdout.startswith("/x/out: 1.00 MiB, from runs/a/step-7\n")
     assert "convert_hf_to_gguf.py /x/out" in shown.stdout
-    assert written.made == [((None, False, "out", ""), {}), (("runs/a", Path("out"), "extras", "7"), {})]
+    assert written.made == [((None, False, "out", ""), {}), (("runs/a", Path("out"), "options", "7"), {})]
 
 
 def test_ollama_and_the_hub(galore: Any, written: Any) -> None:
@@ -44,7 +44,7 @@ def test_ollama_and_the_hub(galore: Any, written: Any) -> None:
     (asked, extras, made, pushed) = written.made
     assert asked == (("me/Mine",), {})  # before any work
     assert extras == (("5GB", True, "Mine", "mit"), {})
-    assert made[0] == ("runs/a", Path("out"), "extras", None)
+    assert made[0] == ("runs/a", Path("out"), "options", None)
     assert pushed == (("/x/out", "me/Mine", True), {})
 
 
@@ -59,7 +59,7 @@ def test_a_tokenizer_that_llama_cpp_cannot_know(galore: Any, calls: Any) -> None
         note="",
         own_tokenizer=True,
     )
-    calls.replace("galore.trainer.trained.export", export=made, Extras="extras")
+    calls.replace("galore.trainer.trained.export", export=made, ExportOptions="options")
     assert "no GGUF: " in galore("export", "runs/a", "out").stdout
 
 
@@ -76,7 +76,7 @@ def test_errors_below_reach_the_user(galore: Any, monkeypatch: pytest.MonkeyPatc
         raise UserError("is not empty", where="out")
 
     monkeypatch.setitem(
-        sys.modules, "galore.trainer.trained.export", SimpleNamespace(export=export, Extras=lambda *_: None)
+        sys.modules, "galore.trainer.trained.export", SimpleNamespace(export=export, ExportOptions=lambda *_: None)
     )
     refused = galore("export", "runs/a", "out")
     assert (refused.exit_code, refused.stderr) == (2, "error: out: is not empty\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -18,7 +19,8 @@ from galore.trainer.data.text.shapes import text_of_row
 from galore.trainer.recipe.extras import require
 from galore.trainer.recipe.schema.data import DataSection
 
-BATCH_ROWS = 256
+BATCH_ROWS = 16  # rows are held at once; one of 50 MB takes a few bytes of a file that is made for it
+END = b"\xff\xff\xff\xff\0\0\0\0"  # of a stream, as every writer of today leaves it
 INDEXED = b"ARROW1"  # begins a file of Arrow that is no stream
 
 
@@ -45,6 +47,19 @@ def read_arrow(stream: ByteStream, section: DataSection) -> Iterator[Row]:
         else:
             reader = arrow.ipc.open_stream(stream.plain)
             yield from _numbered(_Batches(reader.schema, reader), section, stream)
+            _require_end(stream)
+
+
+def _require_end(stream: ByteStream) -> None:
+    """Raise UserError where a stream was cut between two batches, or another follows: nobody would miss their rows."""
+    name, more = str(getattr(stream.raw, "name", "")), bool(stream.plain.read(1))
+    if more:
+        raise UserError("goes on after the end of its Arrow stream", where=name, fix="make a file of each stream")
+    if not stream.compressed:
+        stream.raw.seek(-min(len(END), stream.size()), os.SEEK_END)
+        if stream.raw.read() != END:
+            what = "is cut short: the mark at the end of an Arrow stream is not there"
+            raise UserError(what, where=name, fix="fetch or write the file again")
 
 
 def _numbered(table: _Batches, section: DataSection, stream: ByteStream) -> Iterator[Row]:
@@ -109,18 +124,22 @@ def _all_bad(table: Any, fault: BadRow) -> Iterator[list[str | BadRow]]:
         yield [fault] * batch.num_rows
 
 
-def _columns(table: Any, field: str) -> Iterator[list[str | BadRow]]:
+def _columns(table: Any, field: str) -> Iterator[Iterable[str | BadRow]]:
     arrow = require("pyarrow")
     fault = _column_fault(arrow, table.schema_arrow, field)
     if fault is not None:
         yield from _all_bad(table, fault)
         return
     for batch in table.iter_batches(batch_size=BATCH_ROWS, columns=[field]):
-        column = batch.column(0)
+        column, places = batch.column(0), range(batch.num_rows)
         if arrow.types.is_dictionary(column.type):
-            column = column.dictionary_decode()
-        raws = column.cast(arrow.large_binary()).to_pylist()
-        yield [BadRow("missing_field", f"`{field}` is null") if raw is None else text_of_bytes(raw) for raw in raws]
+            column, places = column.dictionary, column.indices.to_pylist()
+        raws = column.cast(arrow.large_binary())
+        yield (_of_bytes(None if at is None else raws[at].as_py(), field) for at in places)
+
+
+def _of_bytes(raw: bytes | None, field: str) -> str | BadRow:
+    return BadRow("missing_field", f"`{field}` is null") if raw is None else text_of_bytes(raw)
 
 
 def _column_fault(arrow: Any, schema: Any, field: str) -> BadRow | None:

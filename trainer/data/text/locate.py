@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.printable import listed
-from galore.trainer.common.reading import NotReadable, is_there, require_regular, user_path
+from galore.trainer.common.reading import NotReadable, is_there, read_bounded, require_regular, user_path
 from galore.trainer.common.suggest import nearest
 from galore.trainer.data.formats.compression import COMPRESSIONS, compression_of
 from galore.trainer.data.text.kinds import FORMAT_OF_SUFFIX, KINDS, READ, Format, format_of
@@ -95,6 +96,7 @@ def _expand(pattern: str, base_dir: Path, format: str, key: str) -> list[DataFil
         files = [file for file in _in_folder(path) if format in ("auto", file.format)]
         if any(file.format == "arrow" for file in files):
             files = [file for file in files if not _beside_arrow(file.path.name)]
+            files = _as_saved(files, key)
         if format == "auto":
             ranks = [KINDS[file.format].rank for file in files]
             files = [file for file, rank in zip(files, ranks, strict=True) if rank == min(ranks)]
@@ -142,6 +144,30 @@ def _require_regular(path: Path, key: str) -> None:
 def _in_folder(folder: Path) -> Iterator[DataFile]:
     named = ((path, format_of(path)) for path in _visible(folder))
     yield from (DataFile(path, name) for path, name in named if name is not None)
+
+
+def _as_saved(files: list[DataFile], key: str) -> list[DataFile]:
+    """Files without those of an earlier save, in folders of `save_to_disk` of datasets: state.json names the others.
+
+    Raises UserError for one that is not there.
+    """
+    kept = list[DataFile]()
+    for folder in dict.fromkeys(file.path.parent for file in files):
+        here = {file.path.name: file for file in files if file.path.parent == folder}
+        named = _named_in_state(folder / "state.json")
+        if absent := [name for name in named if not (folder / name).is_file()]:
+            what = f"{folder / absent[0]} is not there, and state.json beside it names it"
+            raise UserError(what, where=key, fix="fetch or save the data set again")
+        kept += [file for name, file in here.items() if not named or name in named]
+    return kept
+
+
+def _named_in_state(path: Path) -> list[str]:
+    try:
+        names = [each["filename"] for each in json.loads(read_bounded(path))["_data_files"]]
+    except (OSError, ValueError, RecursionError, LookupError, TypeError):
+        return []
+    return [name for name in names if isinstance(name, str)]
 
 
 def _beside_arrow(name: str) -> bool:

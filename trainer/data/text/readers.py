@@ -68,11 +68,11 @@ def read_jsonl(stream: ByteStream, section: DataSection) -> Iterator[Row]:
     if is_array(stream.plain):
         name = str(getattr(stream.raw, "name", ""))
         rows = elements(stream.plain, section.max_document_bytes, name, section.encoding)
-        for element, (at, row) in enumerate(rows, start=1):
-            yield Row(at, attempt(partial(text_of_row, row, section)), stream.consumed(), element)
+        for element, (number, row) in enumerate(rows, start=1):
+            yield Row(number, attempt(partial(text_of_row, row, section)), stream.consumed(), element)
         return
-    for number, line in bounded_lines(stream.plain, section.max_document_bytes):
-        yield Row(number, text_of_json(line, section), stream.consumed())
+    for number, content in bounded_lines(stream.plain, section.max_document_bytes):
+        yield Row(number, text_of_json(content, section), stream.consumed())
 
 
 def text_of_json(line: bytes | None, section: DataSection) -> str | BadRow:

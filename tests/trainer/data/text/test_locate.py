@@ -143,6 +143,19 @@ def test_a_folder_that_datasets_saved_is_its_rows(tmp_path: Path) -> None:
     assert names(tmp_path, ".") == [("train/data-00000-of-00001.arrow", "arrow")]
 
 
+def test_of_a_saved_folder_all_that_it_names_and_nothing_else(tmp_path: Path) -> None:
+    """Half of a data set, or files of a save before, would be trained on without a word."""
+    for number in range(3):
+        (tmp_path / f"data-{number}.arrow").touch()
+    (tmp_path / "state.json").write_text(
+        '{"_data_files": [{"filename": "data-0.arrow"}, {"filename": "data-2.arrow"}]}'
+    )
+    assert names(tmp_path, ".") == [("data-0.arrow", "arrow"), ("data-2.arrow", "arrow")]
+    (tmp_path / "data-2.arrow").unlink()
+    with pytest.raises(UserError, match=r"data-2\.arrow is not there, and state\.json beside it names it"):
+        names(tmp_path, ".")
+
+
 def test_beside_no_arrow_rows_a_file_may_have_any_name(tmp_path: Path) -> None:
     (tmp_path / "state.json").touch()
     assert names(tmp_path, ".") == [("state.json", "jsonl")]

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import tracemalloc
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +155,36 @@ def test_arrow_rows_are_read_and_counted_as_those_of_parquet(tmp_path: Path) -> 
     assert read(path, "arrow", text_field="no") == ([], {"missing_field": 1000})
     with pytest.raises(UserError, match=r"rows\.arrow:2: bad row"):
         read(path, "arrow", on_bad_rows="error")
+
+
+def test_a_stream_is_read_to_its_end_and_nothing_follows(tmp_path: Path) -> None:
+    """Where it is cut between two batches, or another one follows, the reader sees nothing wrong."""
+    path, packed = tmp_path / "rows.arrow", tmp_path / "rows.arrow.gz"
+    arrow_stream(path, pa.table({"text": ["one", "two"] * 50}), batch=10)
+    whole = path.read_bytes()
+    assert len(read(path, "arrow")[0]) == 100
+    packed.write_bytes(gzip.compress(whole))
+    assert len(read(packed, "arrow")[0]) == 100
+    batch = (len(whole) - whole.index(b"one")) // 10
+    for cut in (8, 8 + batch, 8 + 2 * batch):
+        path.write_bytes(whole[:-cut])
+        with pytest.raises(UserError, match=r"rows\.arrow: (is cut short|cannot be read|not a readable)"):
+            read(path, "arrow")
+    path.write_bytes(whole + whole)
+    with pytest.raises(UserError, match="goes on after the end of its Arrow stream"):
+        read(path, "arrow")
+
+
+def test_a_column_of_a_dictionary_is_not_multiplied(tmp_path: Path) -> None:
+    """Large texts of few values: decoded together they are more than an array of texts can hold."""
+    path, texts = tmp_path / "rows.parquet", pa.array(["x" * 1_000_000, "y"])
+    pq.write_table(pa.table({"text": pa.DictionaryArray.from_arrays(pa.array([0, 1, None] * 100), texts)}), path)
+    tracemalloc.start()
+    found = Counter(len(text) for text in read(path, "parquet", max_document_bytes=10)[0])
+    held = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found == {1: 100}
+    assert held < 20_000_000
 
 
 def test_conversations_of_an_arrow_stream(tmp_path: Path) -> None:
