@@ -39,6 +39,7 @@ HERE = {  # runs by itself: → what makes it small
     "galore profile-memory my.yaml --timeline memory.html": [],
     "galore profile-memory my.yaml --measure": [],
     "galore profile-memory llama-7b-galore-8bit --gpus 2": SMALL,
+    "galore profile-memory my.yaml --gpus 2": [],
     "galore profile-memory my.yaml": [],
     "galore profile-memory my.yaml --no-advise": [],
     "galore prepare my.yaml": [],
@@ -53,6 +54,7 @@ SLOW = {
     "galore compare my.yaml --methods full,galore,lora --learning-rates 0.003,0.01": [],
 }
 ON_A_RUN = {
+    "galore runs --json",
     "galore web runs/one",
     "galore web runs/one runs/two --output both.html",
     "galore report runs/one --html",

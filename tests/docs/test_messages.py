@@ -17,7 +17,13 @@ from galore.trainer.recipe.explain.fields import fields, sections
 
 FILES = sorted(path for floor in ("cli", "trainer", "kernels") for path in (ROOT / floor).rglob("*.py"))
 NO_SETTINGS = r"model\.safetensors|model\.layers|model\.embed_tokens|data\.js"  # files and layers, which look alike
-OF_OTHERS = {"--upgrade", "--outtype", "--logdir"}  # options of pip, llama.cpp, tensorboard and the like
+OF_OTHERS = {
+    "--upgrade",
+    "--outtype",
+    "--logdir",
+    "--max-restarts",
+    "--nproc-per-node",
+}  # of pip, torchrun and the like
 
 
 def texts(path: Path) -> list[str]:

@@ -35,7 +35,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     directory = RunDir.create(tmp_path / "run", resume=False)
     device, data = SimpleNamespace(type="cpu"), SimpleNamespace(position=dict)
     return SimpleNamespace(
-        optimizer=optimizer, directory=directory, device=device, data=data, first_step=2, saved=saved
+        optimizer=optimizer, directory=directory, device=device, data=data, first_step=2, saved=saved, writes=True
     )
 
 

@@ -158,7 +158,7 @@ def test_the_verdict_stands_before_the_search_begins(galore: Any, monkeypatch: p
     monkeypatch.setattr("galore.cli.verbs.profile._advice", search)
     shown = galore("profile-memory", "long.yaml", "--gpu", "1GB")
     assert "Does not fit. Its total is " in shown.stdout
-    assert shown.stdout.splitlines()[-1].startswith("Trying what to change: ")
+    assert shown.stdout.splitlines()[-1].startswith("Trying what to change")
     assert "--no-advise" in shown.stdout
     assert "the search has begun" in shown.stderr
 

@@ -186,5 +186,5 @@ def test_rows_of_stored_weights_are_not_cut_off(build: Build, folder: Path) -> N
 def test_tokenizer_larger_than_the_stored_model_is_refused(build: Build, folder: Path) -> None:
     with pytest.raises(UserError, match=r"100 .*101") as refused:
         build(101, name_or_path=str(folder))
-    assert "model.vocab_size: 101" in refused.value.fix
+    assert "model.new_tokens=" in refused.value.fix
     build(101, name_or_path=str(folder), rows=101)  # the remedy works

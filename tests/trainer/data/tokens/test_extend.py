@@ -103,7 +103,7 @@ def test_a_template_that_cannot_be_read_as_one_is_told_with_its_line(bare: Any, 
         ({"chat_template": "chatm"}, "neither a file"),
         ({"chat_template": "chatml", "messages_field": None}, "writes conversations"),
         ({"new_tokens": ["<a>", "<a>"]}, "twice"),
-        ({"new_tokens": [" "]}, "no token"),
+        ({"new_tokens": [" "]}, "is white space"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_with_the_recipe(settings: dict[str, Any], what: str) -> None:
