@@ -72,10 +72,12 @@ class Disk:
     def lost_bytes(self, folder: Path, before: Collection[Path] = ()) -> list[Path]:
         """Files below `folder` whose bytes are not on the disk; those that were there `before` count where they were written.
 
-        Written, too, without a word in the log, as Rust's libraries do: what no sync was logged of is lost.
+        Written, too, without a word in the log, as Rust's libraries do: what no sync was logged of is lost. A link has
+        no bytes of its own, so its folder must have been synced; what it leads to is a file like others.
         """
-        files = (path for path in sorted(folder.rglob("*")) if path.is_file())
-        return [path for path in files if not self.content.get(str(path), path in before)]
+        files = (path for path in sorted(folder.rglob("*")) if path.is_file() or path.is_symlink())
+        holders = {path: path.parent if path.is_symlink() else path for path in files}
+        return [path for path, holder in holders.items() if not self.content.get(str(holder), path in before)]
 
     def lost_names(self) -> list[Path]:
         """Files and folders that are there and would not be."""

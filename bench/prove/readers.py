@@ -55,6 +55,24 @@ def of_model(folder: Path) -> str:
     return _digest(_tensors(stored.model.state_dict().items()), *(part.encode() for part in [*parts, generation]))
 
 
+def of_folders(root: Path) -> str:
+    """Each checkpoint as a model to begin with: weights, configurations and tokenizer of the folder, not of its run."""
+    from galore.trainer.models.pretrained import kind_of, load_pretrained, read_config
+    from galore.trainer.trained.runmodel import load_tokenizer
+
+    parts: list[bytes] = []
+    for folder in sorted(root.glob("step-*")):
+        config = read_config(str(folder), None)
+        model = load_pretrained(
+            str(folder), config, revision=None, dtype=config.dtype, attn_implementation=None, kind=kind_of(config)
+        )
+        words = load_tokenizer(str(folder)).backend_tokenizer.to_str()
+        values = {name: value for name, value in model.config.to_dict().items() if name != "_name_or_path"}
+        told = [words, repr(sorted(values.items(), key=str)), model.generation_config.to_json_string()]
+        parts += [*_tensors(model.state_dict().items()), *(each.encode() for each in told)]
+    return _digest(parts)
+
+
 def of_data(overrides: Sequence[str]) -> str:
     """All rows, and the tokenizer, of the data that a recipe reads."""
     from galore.trainer.data.prepare import read_data

@@ -35,9 +35,9 @@ class Verb:
         if self.like == "mine":
             (here / "my.yaml").write_text(MINE)
         elif self.like == "half":
-            shutil.copytree(runs.half(), here / "run")
+            shutil.copytree(runs.half(), here / "run", symlinks=True)
         elif self.like:
-            shutil.copytree(runs.made(self.like), here / "run")
+            shutil.copytree(runs.made(self.like), here / "run", symlinks=True)
         return here
 
 

@@ -170,15 +170,20 @@ class Saved(Protocol):
     def save_pretrained(self, folder: Path) -> Any: ...
 
 
-def save_pretrained(folder: Path, *parts: Saved) -> dict[str, Written]:
+def save_pretrained(folder: Path, *parts: Saved, max_shard_size: str | None = None) -> dict[str, Written]:
     """Let `parts` write themselves into the folder, which is there; sync what is in it. Returns size and hash by name.
+
+    Args:
+        max_shard_size: of a file of weights of the first part, a model; None leaves that to transformers.
 
     Raises:
         OSError: the disk is full, or the folder cannot be written, whatever type the libraries give to that.
     """
     for part in parts:
+        save: Any = part.save_pretrained
+        sized = max_shard_size is not None and part is parts[0]
         try:
-            part.save_pretrained(folder)
+            save(folder, **({"max_shard_size": max_shard_size} if sized else {}))
         except OSError:
             raise
         except Exception as error:

@@ -140,7 +140,7 @@ def _write(stored: StoredModel, folder: Path, options: ExportOptions) -> tuple[i
     if model.can_generate():
         drop_idle(model.generation_config)
     text, note = modelfile(model, stored.tokenizer) if options.ollama else ("", "")
-    files = save_pretrained(folder, Sharded(model, options.max_shard_size), stored.tokenizer)
+    files = save_pretrained(folder, model, stored.tokenizer, max_shard_size=options.max_shard_size)
     again = add_older_keys(folder)
     files = synced(folder, {name: written for name, written in files.items() if name not in again})
     _verify(model, folder)
@@ -152,17 +152,6 @@ def _write(stored: StoredModel, folder: Path, options: ExportOptions) -> tuple[i
         weights.chmod(card.stat().st_mode)
     sign(folder, files)
     return sum(path.stat().st_size for path in folder.iterdir()), note
-
-
-@dataclass(frozen=True)
-class Sharded:
-    """A model that is saved in files of a size."""
-
-    model: PreTrainedModel
-    size: str | None
-
-    def save_pretrained(self, folder: Path) -> None:
-        self.model.save_pretrained(folder, **({} if self.size is None else {"max_shard_size": self.size}))
 
 
 def _verify(model: PreTrainedModel, folder: Path) -> None:

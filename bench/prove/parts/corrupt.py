@@ -28,9 +28,15 @@ class Kind(NamedTuple):
     answer: str
 
 
+# What lies in a checkpoint as a link: damage replaces the link, for what it leads to is tried itself, in the run.
+# No checkpoint of a run is skipped for it; who takes the checkpoint as the folder of a model must notice.
+LINKED = r"(config|generation_config|tokenizer|tokenizer_config|special_tokens_map)\.json|chat_template\.jinja"
+
 # Of a file that matches none of these nobody has decided what must happen: that is a failure, too.
 KINDS = (
     Kind(r"run/checkpoints/step-\d+/(\w+\.safetensors|state\.json|manifest\.json)", "checkpoints", TOLD),
+    Kind(r"run/checkpoints/step-\d+/model\.safetensors\.index\.json", "checkpoints", TOLD),
+    Kind(rf"run/checkpoints/step-\d+/({LINKED})", "folders", REFUSED_OR_SAME),
     Kind(r"run/(model|tokenizer)/[^/]+", "run", REFUSED_OR_SAME),
     Kind(r"run/recipe\.yaml", "run", REFUSED_OR_SAME),
     Kind(r"run/(metrics\.jsonl|run\.json)", "report", ENDS),
@@ -76,6 +82,7 @@ def _prepare(trials: Trials) -> tuple[Path, dict[str, Callable[[], str]], Runs]:
     here.rename(whole)
     asks = {
         "checkpoints": partial(readers.of_checkpoints, here / "run/checkpoints"),
+        "folders": partial(readers.of_folders, here / "run/checkpoints"),
         "run": partial(readers.of_model, here / "run"),
         "report": partial(readers.of_report, here / "run"),
         "export": partial(readers.of_model, here / "export"),
@@ -122,7 +129,7 @@ def _place(name: str) -> str:
 
 
 def damage(path: Path, rng: random.Random, exchange: bool = True) -> str:
-    """Do something to the file, `exchange` it with its neighbour perhaps; returns what."""
+    """Do something to the file, `exchange` it with its neighbour perhaps; returns what. A link makes way for a file."""
     data = bytearray(path.read_bytes())
     others = sorted(each for each in path.parent.iterdir() if each.is_file() and each != path)
     kinds = ["flip"] * 8 + ["flip in the head", "truncated", "truncated", "empty", "longer", "a hole"]
@@ -139,8 +146,8 @@ def damage(path: Path, rng: random.Random, exchange: bool = True) -> str:
     at = rng.randrange(min(len(data), 512) if how == "flip in the head" else len(data)) if data else 0
     if how == "exchanged":
         other = rng.choice(others)
-        path.write_bytes(other.read_bytes())
-        other.write_bytes(data)
+        _put(path, other.read_bytes())
+        _put(other, data)
         return f"exchanged with {other.name}"
     if how == "longer" or not data:
         data += rng.randbytes(rng.randint(1, 64))
@@ -150,8 +157,15 @@ def damage(path: Path, rng: random.Random, exchange: bool = True) -> str:
         data[at : at + 4096] = bytes(len(data[at : at + 4096]))
     else:
         del data[0 if how == "empty" else at :]
-    path.write_bytes(data)
+    _put(path, data)
     return f"{how} at {at}"
+
+
+def _put(path: Path, data: bytes | bytearray) -> None:
+    """Give the file this content, and not what it leads to."""
+    if path.is_symlink():
+        path.unlink()
+    path.write_bytes(data)
 
 
 def _resume_one(trials: Trials, runs: Runs) -> None:
