@@ -2,7 +2,9 @@
 
 import math
 import os
+import random
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -162,6 +164,16 @@ def test_a_power_cut_takes_what_was_not_synced(tmp_path: Path) -> None:
     assert (final.read_text(), other.read_text()) == ("whole", "")
 
 
+def test_a_link_is_lost_unless_its_folder_was_synced(tmp_path: Path) -> None:
+    link, target = tmp_path / "folder/link", tmp_path / "target"
+    target.write_text("whole")
+    link.parent.mkdir()
+    link.symlink_to("../target")
+    disk = Disk().follow([operation("sync", target)])
+    assert disk.lost_bytes(tmp_path) == [link]
+    assert not disk.follow([operation("sync", link.parent)]).lost_bytes(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("since", "left"),
     [
@@ -243,3 +255,17 @@ def test_a_file_that_nobody_has_decided_about_is_none_of_the_kinds() -> None:
     assert corrupt.kind_of("run/checkpoints/step-00000012/model.safetensors")
     assert corrupt.kind_of("cache/tokens/0123456789abcdef/train.tokens")
     assert corrupt.kind_of("run/optimizer.json") is None
+    assert corrupt.kind_of("run/checkpoints/step-00000012/optimizer.json") is None
+
+
+def test_damage_to_a_link_leaves_what_it_leads_to(tmp_path: Path) -> None:
+    target, folder = tmp_path / "target", tmp_path / "folder"
+    target.write_text("whole")
+    for seed in range(60):
+        folder.mkdir()
+        for name in ("one", "two"):
+            (folder / name).symlink_to("../target")
+        corrupt.damage(folder / "one", random.Random(seed))
+        assert target.read_text() == "whole", seed
+        assert not (folder / "one").is_symlink() or (folder / "one").readlink() != Path("../target")
+        shutil.rmtree(folder)

@@ -132,6 +132,8 @@ def damage(path: Path, rng: random.Random, exchange: bool = True) -> str:
     """Do something to the file, `exchange` it with its neighbour perhaps; returns what. A link makes way for a file."""
     data = bytearray(path.read_bytes())
     others = sorted(each for each in path.parent.iterdir() if each.is_file() and each != path)
+    if not path.is_symlink():
+        others = [each for each in others if not each.is_symlink()]
     kinds = ["flip"] * 8 + ["flip in the head", "truncated", "truncated", "empty", "longer", "a hole"]
     how = rng.choice(
         [*kinds, "deleted", "a link", "a folder", "a pipe", *(["exchanged"] * (exchange and bool(others)))]
@@ -173,7 +175,9 @@ def _resume_one(trials: Trials, runs: Runs) -> None:
     runs.cache = trials.folder / "cache"
     half = runs.half()
     run = trials.fresh("run", like=half)
-    files = sorted(path for path in run.rglob("*") if path.is_file() and path.name not in ("metrics.jsonl", "run.json"))
+    # Links, which no resumption reads or mends, lead to files that are drawn themselves.
+    real = sorted(path for path in run.rglob("*") if path.is_file() and not path.is_symlink())
+    files = [path for path in real if path.name not in ("metrics.jsonl", "run.json")]
     file = trials.rng.choice(files)
     how = f"{file.relative_to(run)}, {damage(file, trials.rng)}"
     ended = runs.finished(run)
