@@ -13,6 +13,7 @@ from galore.trainer.recipe.extras import refuse_missing_extras
 from galore.trainer.recipe.load import LoadedRecipe, recipe_of_run
 from galore.trainer.recipe.schema.resume import changed_mathematics
 from galore.trainer.record.metrics import Console
+from galore.trainer.record.report import is_reported, write_report
 from galore.trainer.record.rundir import RunDir
 from galore.trainer.rescue import described
 from galore.trainer.run import run_training
@@ -34,6 +35,16 @@ class Show:
 def is_done(directory: Path) -> bool:
     """Whether a run in there has come to its end."""
     return "finished" in RunDir(directory).read_facts()
+
+
+def _report_anew(run: RunDir, show: Show) -> None:
+    """Write the report of a finished run that has none, as where the disk refused it at its end."""
+    if is_reported(run, str(run.read_facts()["finished"])):
+        return
+    try:
+        write_report(run)
+    except UserError as error:
+        show.tell(str(error))
 
 
 def run_trials(
@@ -70,6 +81,7 @@ def run_trials(
         directory, line = root / trial.folder, f"{number} of {len(trials)}: {trial.folder}"
         if is_done(directory):
             show.tell(f"{line} is done")
+            _report_anew(RunDir(directory), show)
             continue
         show.tell(line)
         try:

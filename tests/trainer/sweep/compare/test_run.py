@@ -84,7 +84,11 @@ def test_what_is_done_is_passed_over_and_new_methods_join(recipe: str, tmp_path:
     calls = []
     real = loop.train_step
     monkeypatch.setattr(loop, "train_step", lambda *args: (calls.append(1), real(*args))[1])
+    (report,) = (tmp_path / "out").glob("full*/report.md")
+    text = report.read_text()
+    report.unlink()
     again, told = compared(recipe, tmp_path / "out", "full,galore")
+    assert report.read_text() == text  # one that the disk refused is written once the run is passed over
     assert told[:2] == ["full: optim.method: galore → full", "galore: small as it is"]
     assert "full is done" in told[2]
     assert len(calls) == STEPS
