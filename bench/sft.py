@@ -42,7 +42,7 @@ RECIPE = f"""
 model: {{name_or_path: model, dtype: float32}}
 data: {{source: local, path: chat.jsonl, prompt_field: prompt, response_field: response, max_length: {LENGTH},
        validation_fraction: 0.05, shuffle: false, cache_dir: cache}}
-optim: {{method: full, learning_rate: {RATE}, lr_scheduler_type: constant, max_grad_norm: 1.0}}
+optim: {{method: full, learning_rate: {RATE}, lr_scheduler_type: constant, warmup_steps: 0, max_grad_norm: 1.0}}
 train: {{max_steps: 200, global_batch_size: {ROWS}, micro_batch_size: {ROWS}, save_steps: {SAVE}, save_total_limit: 2,
         num_threads: 1, device: cpu}}
 eval: {{eval_steps: null}}
