@@ -3,6 +3,7 @@ export PYTHONSAFEPATH := 1  # ./kernels and ./trainer must not shadow packages o
 VENV ?= .venv
 PY := $(VENV)/bin/python
 PYTHON ?= python3
+CORE := $(VENV)/.core
 READY := $(VENV)/.ready
 
 # The compile gate runs with this triton beside the one that torch pins, see constraints.txt.
@@ -22,17 +23,21 @@ PROVE_ARGS ?=
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 12
 
-$(READY): constraints.txt pyproject.toml
+$(CORE): constraints.txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is %d.%d; try make PYTHON=python3.12" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt torch setuptools
-	$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[all,bench,dev]'
+	$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[all]'
 	mkdir -p build/dev/galore && cd build/dev/galore && ln -sfn ../../../cli ../../../trainer ../../../kernels ../../../recipes ../../../galore/*.py ../../../galore/py.typed ../../../galore/integrations .
+	touch $@
+
+$(READY): $(CORE)
+	$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[all,bench,dev]'
 	touch $@
 
 dev: $(READY)  ## virtual environment with everything, pinned; link tree for mypy and the IDE
 
-demo: $(READY)  ## train the demo recipe on the embedded corpus and write its report
+demo: $(CORE)  ## train the demo recipe on the embedded corpus and write its report
 	$(VENV)/bin/galore train demo --output-dir runs/demo-$$(date +%Y%m%d-%H%M%S)
 
 test: $(READY)  ## the tests
