@@ -14,7 +14,7 @@ from galore.trainer.models.adapters.relora import restart_adapters
 from galore.trainer.models.generate import sample
 from galore.trainer.recorder import Recorder
 from galore.trainer.rescue import Rescue, described, gave_up, ran_out
-from galore.trainer.saving import Standing, best_step, go_on, save, saved_steps
+from galore.trainer.saving import Standing, best_step, save, saved_steps
 from galore.trainer.schedule import learning_rate, restarts_after
 from galore.trainer.shortage import Shortage, is_out_of_memory
 from galore.trainer.step import StepResult, train_step
@@ -56,7 +56,7 @@ def train(run: Run, recorder: Recorder, stop: StopOnSignal) -> Result | None:
                 save(run, recorder, rescue.at, must=last or asked is not None)
                 due = False
             if asked and not last:
-                raise Interrupted(f"by {asked.name} after step {done}; saved", fix=go_on(run))
+                raise Interrupted(f"by {asked.name} after step {done}; saved", fix=run.directory.go_on())
             if last or run.is_to_evaluate(done):
                 result = evaluate_run(run, recorder, done)
                 keep_best(run, recorder, rescue.at)

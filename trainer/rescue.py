@@ -11,7 +11,7 @@ from galore.trainer.build import Run
 from galore.trainer.common.errors import Ended, Interrupted, UserError
 from galore.trainer.common.format import counted
 from galore.trainer.recorder import Recorder
-from galore.trainer.saving import Standing, go_on, newest, save
+from galore.trainer.saving import Standing, newest, save
 from galore.trainer.shortage import Shortage, gave_out, is_out_of_memory, make_room
 
 
@@ -53,7 +53,7 @@ def broken_off(run: Run, recorder: Recorder, at: Standing, error: Exception) -> 
     return Ended(
         f"the run broke off after step {at.step}: {reason}\n  {saved}",
         where=str(run.directory.root),
-        fix="; ".join(part for part in (_remedy(run, error, trace), f"go on with {go_on(run)}") if part),
+        fix="; ".join(part for part in (_remedy(run, error, trace), f"go on with {run.directory.go_on()}") if part),
     )
 
 

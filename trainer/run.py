@@ -42,7 +42,6 @@ from galore.trainer.record.sections import spent
 from galore.trainer.record.trackers.sink import make_sink
 from galore.trainer.recorder import Meter, Recorder
 from galore.trainer.rescue import described
-from galore.trainer.saving import go_on
 from galore.trainer.trained.runmodel import save_model_files
 
 
@@ -215,7 +214,9 @@ def _report(run: Run) -> Path | None:
     except UserError as error:
         run.console.message(str(error))
     except Exception as error:
-        run.console.message(f"the report was not written: {described(error)}\n  → {go_on(run)} writes it anew")
+        run.console.message(
+            f"the report was not written: {described(error)}\n  → {run.directory.go_on()} writes it anew"
+        )
     return None
 
 

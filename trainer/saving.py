@@ -86,17 +86,12 @@ def newest(run: Run, step: int) -> str:
     return f"{saved[0].name} is the last finite checkpoint" if saved else "no checkpoint was saved"
 
 
-def go_on(run: Run) -> str:
-    """The command that goes on with the run."""
-    return run.directory.go_on()
-
-
 def _poisoned(run: Run, recorder: Recorder, step: int, names: list[str]) -> Ended:
     message = f"after step {step} {some(names)} hold values that are not finite: not saved; {newest(run, step)}"
     recorder.event(step, message)
     return Ended(
         message,
         where=str(run.directory.root),
-        fix=f"{go_on(run)} repeats the steps since; where they end here again, start anew with a lower "
+        fix=f"{run.directory.go_on()} repeats the steps since; where they end here again, start anew with a lower "
         "optim.learning_rate or a higher optim.adam_epsilon",
     )

@@ -57,14 +57,13 @@ def _run(name: str, history: History, color: str, *, stacked: bool) -> dict[str,
     parts = history.memory_parts() if stacked else {}
     values = {about["key"]: train[column] for column, about in DRAWN.items()}
     values |= {"memory": train["memory_peak_bytes"] / MIB, **{key: column / MIB for key, column in parts.items()}}
-    reduced = len(train["step"]) > POINTS
-    spread = {"low": _points(train["loss_nats"], np.min), "high": _points(train["loss_nats"], np.max)}
+    ends = {"low": np.min, "high": np.max} if len(train["step"]) > POINTS else {}
     return {
         "name": name,
         "color": color,
         "x": {key: _points(column, np.max) for key, column in axes.items()},
         "y": {str(key): _points(column, np.mean) for key, column in values.items()},
-        **(spread if reduced else {}),
+        **{name: _points(train["loss_nats"], end) for name, end in ends.items()},
         "held": _held(history, axes),
     }
 
