@@ -153,13 +153,13 @@ def reaching(group: Group) -> Iterator[None]:
 
 def buckets(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
     """The tensors in their order, neighbours of one dtype together up to BUCKET_BYTES; a larger one by itself."""
-    found: list[Tensor] = []
+    found, size = list[Tensor](), 0
     for each in tensors:
-        fits = found and found[0].dtype == each.dtype and sum(t.nbytes for t in found) + each.nbytes <= BUCKET_BYTES
-        if found and not fits:
+        if found and (found[0].dtype != each.dtype or size + each.nbytes > BUCKET_BYTES):
             yield found
-            found = []
+            found, size = [], 0
         found.append(each)
+        size += each.nbytes
     if found:
         yield found
 
