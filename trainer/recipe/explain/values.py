@@ -107,6 +107,8 @@ def _of_item(field: FieldInfo, error: ErrorDetails, layer: Layer) -> list[Proble
     if len(place) < 3 or not place[2].isdecimal():
         return []
     schema, item = item_schema(field), ".".join(place[:3])
+    if error["type"] == "value_error":
+        return [Problem(layer.place(place), item, error["msg"].removeprefix("Value error, "))]
     if len(place) == 3:
         what = f"expected a mapping such as {{{', '.join(f'{name}: …' for name in list(schema)[:3])}}}"
         return [Problem(layer.place(place), item, f"{what}, got {shown(error['input'])}")]

@@ -102,7 +102,7 @@ SEVERAL = ("data.source=local", "train.max_steps=3")
     ("sources", "key", "what", "fix"),
     [
         ("[{path: a, wieght: 2}]", "data.sources.0", "there is no key `wieght`", "write weight"),
-        ("[{path: a}, {weight: 2}]", "data.sources.1", "the key `path` is missing", "it takes "),
+        ("[{path: a}, {weight: 2}]", "data.sources.1", "it names nothing: give it a path, or the name of", ""),
         ("[{path: a, weight: -1}]", "data.sources.0.weight", "expected a number > 0, got -1", ""),
         ("[{path: a, format: jsnl}]", "data.sources.0.format", "expected one of auto, txt, jsonl", ""),
         ("[a]", "data.sources.0", "expected a mapping such as {path: …, name: …, weight: …}, got 'a'", ""),
