@@ -181,10 +181,9 @@ def _anchor_sources(merged: Layer) -> None:
 def _anchored_source(each: dict[str, Any], directory: Path, source: str) -> dict[str, Any]:
     """One of them; the name of a data set of the hub is a path only if something is there."""
     surely, name = each.get("source", source) == "local", each.get("name")
-    here = isinstance(name, str) and is_there(directory / user_path(name))
-    if here and each.get("path") is None:
-        each = {"path": name, **each, "source": "hub"}
-        surely = False
+    named = each.get("path") is None and each.get("source", "hub") == "hub" and isinstance(name, str)
+    if named and is_there(directory / user_path(str(name))):
+        each, surely = {"path": name, **each, "source": "hub"}, False
     files = [name for _, name in CORPUS]
     return {key: _anchored(value, directory, surely) if key in files else value for key, value in each.items()}
 

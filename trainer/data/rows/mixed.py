@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
+from galore.trainer.common.format import counted
 from galore.trainer.data.batch import SplitHead
 from galore.trainer.data.rows.mapped import Order, require_same_data
 from galore.trainer.data.rows.mixture import ENDLESS, MixedOrder, MixedRows, merged, shares
@@ -92,7 +93,8 @@ class MixedData(TextData):
         own = [each.summary for each in self.sources.values()]
         together = merged([{key: value for key, value in each.items() if key not in ALONE} for each in own])
         together |= {key: own[0][key] for key in ALONE if key in own[0]}
-        together["source"] = ", ".join(dict.fromkeys(each["source"] for each in own))
+        if streams := sum(len(each.train) >= ENDLESS for each in self.sources.values()):
+            together["source"] = counted(streams, "stream") + " beside files" * (streams < len(own))
         together["fingerprint"] = self.fingerprint
         counts = zip(self.sources.items(), self.shares, strict=True)
         together["sources"] = {name: _about(each, share / sum(self.shares)) for (name, each), share in counts}

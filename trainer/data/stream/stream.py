@@ -162,6 +162,7 @@ def _facts(
         "source": f"{section.source}: {section.path}, split {section.split}",
         "fingerprint": fingerprint([options, tokenizer_digest(tokenizer), order.seed, order.global_batch_size]),
         "documents": {"validation": len(material.held_out)},
+        "tokens": {"validation": validation.used},
         "validation": validation.summary,
         "vocab_size": id_bound(tokenizer),
     }

@@ -36,7 +36,7 @@ FIELDS = {
     "data.delimiter": "sep csv_delimiter csv_sep",
     "data.tokens_field": "input_ids_field tokens_column",
     "data.task": "task_name glue_task",
-    "data.hub_config": "dataset_config dataset_config_name",
+    "data.hub_config": "dataset_config dataset_config_name subset",
     "data.split": "dataset_split dataset_train_split",
     "data.text_field": "text_column dataset_text_field field",
     "data.prompt_field": "field_instruction prompt_column instruction_column instruction_field prompt_key instruction_key",

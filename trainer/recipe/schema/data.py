@@ -223,8 +223,8 @@ def check_sources(data: DataSection, sources: list[SourceSection]) -> None:
         raise ValueError(f"{key} is set, but each of the sources names its own: leave it out")
     names = Counter(each.label for each in sources)
     if twice := [name for name, count in names.items() if count > 1]:
-        of_the_hub = any(each.path is None for each in sources if each.label == twice[0])
-        fix = "give each a name, those of the hub beside source: hub and path" if of_the_hub else "give each a name"
+        of_the_hub = any(each.settings.get("source") == "hub" for each in sources if each.label == twice[0])
+        fix = "give each a name, those of the hub by path, with hub as source" if of_the_hub else "give each a name"
         raise ValueError(f"{names[twice[0]]} of the sources are called {twice[0]}: {fix}")
     for source, part in zip(sources, data.parts, strict=True):
         try:
@@ -238,7 +238,7 @@ def check_sources(data: DataSection, sources: list[SourceSection]) -> None:
 def check_source(source: SourceSection, part: DataSection) -> None:
     """Raise ValueError for the first key that does not go with what kind of source it is."""
     if source.source == "local" and source.path is None:
-        raise ValueError("source: local needs a path; name is what metrics call it")
+        raise ValueError("its source is local, which needs a path: name is what metrics call it")
     if part.source == "hub":
         if not isinstance(source.path, str | None):
             raise ValueError("path names several data sets of the hub: make a source of each")

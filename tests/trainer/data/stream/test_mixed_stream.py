@@ -18,6 +18,7 @@ from galore.trainer.common.errors import UserError
 from galore.trainer.data.prepare import prepare_data
 from galore.trainer.data.rows.mixed import MixedData
 from galore.trainer.data.rows.tokenbatch import TokenBatch
+from galore.trainer.facts import data_line
 from galore.trainer.recipe.schema.recipe import Recipe
 
 MakeRecipe = Callable[..., Recipe]
@@ -88,6 +89,7 @@ def test_every_source_has_its_share_and_a_stream_gives_its_rows_in_their_order(
         "no_response": True,
     }
     assert data.num_sequences is None
+    assert data_line(data.summary).startswith("2 streams beside files: 53 documents")
     assert any(
         note.startswith("org/set: 30.0% of the training sequences; it is streamed, and holds out")
         for note in data.notes

@@ -70,7 +70,7 @@ def test_a_data_set_of_the_hub_is_named_and_no_file_is_asked_for_it() -> None:
     ("source", "message"),
     [
         ({"weight": 2}, "it names nothing: give it a path, or the name of a data set on the hub"),
-        ({"source": "local", "name": "x"}, "source: local needs a path"),
+        ({"source": "local", "name": "x"}, "its source is local, which needs a path"),
         (
             {"name": "x/y", "format": "csv"},
             "sources, x/y: format is for local files, and this is a data set of the hub",
@@ -81,7 +81,7 @@ def test_a_data_set_of_the_hub_is_named_and_no_file_is_asked_for_it() -> None:
         ({"name": "x/y", "tokens_field": "ids"}, "tokens_field is for local files"),
         (
             {"name": "a"},
-            "2 of the sources are called a: give each a name, those of the hub beside source: hub and path",
+            "2 of the sources are called a: give each a name, those of the hub by path, with hub as source",
         ),
     ],
 )
