@@ -160,6 +160,13 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
     "trainer/data/text/readers.py": ("tests/trainer/data/text/test_readers.py", [
         ("len(UTF8_BOM)).removeprefix(UTF8_BOM)", "len(UTF8_BOM))", "test_a_mark_of_utf8"),
     ]),
+    "trainer/data/rows/mixed.py": ("tests/trainer/data/stream/test_mixed_stream.py", [
+        ("self.sources[name].go_to(place, rows[name])", "pass", "test_resume_is_exact"),
+    ]),
+    "trainer/data/rows/mixture.py": ("tests/trainer/data/stream/test_mixed_stream.py", [
+        ("if self.shuffle and size < ENDLESS", "if self.shuffle", "test_every_source_has_its_share"),
+        ("number * share + int(count)", "number * share", "test_resume_is_exact"),
+    ]),
     "trainer/data/formats/bytestream.py": ("tests/trainer/data/text/test_readers.py", [
         ("max_bytes + 2 + (0 if number else len(UTF8_BOM))", "max_bytes + 2", "test_a_mark_of_utf8"),
     ]),

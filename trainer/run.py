@@ -302,4 +302,6 @@ def _end(run: Run, recorder: Recorder, result: Result | None) -> None:
         final |= final_of(row)
     if run.stopped_early is not None:
         known["stopped_early"] = run.stopped_early
+    if run.data.num_sequences is None:  # what a stream holds is known as far as it was read
+        known["data"] = run.data.summary
     run.directory.write_facts(known | {"finished": now(), "final": final})

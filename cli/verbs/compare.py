@@ -30,7 +30,8 @@ def compare(
         str | None, typer.Option(metavar="X,Y,…", help="Tried with every method.", show_default="the recipe's")
     ] = None,
     seeds: Annotated[
-        str | None, typer.Option(metavar="1,2,…", help="Every run once per seed.", show_default="the recipe's")
+        str | None,
+        typer.Option(metavar="1,2,…", help="Every run once per seed; 5 is seed 5.", show_default="the recipe's"),
     ] = None,
     output_dir: Annotated[
         Path | None, typer.Option(help="Where the runs and the table are kept.", show_default="runs/compare-RECIPE")

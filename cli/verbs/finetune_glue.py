@@ -57,7 +57,12 @@ def finetune_glue(
         str | None,
         typer.Option(metavar="DIR", help="A folder of GLUE, or of one task.", show_default="nyu-mll/glue on the hub"),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, max=1000, help="Runs of each, counted up from the recipe's seed.")] = 1,
+    seeds: Annotated[
+        str,
+        typer.Option(
+            metavar="N|1,2,…", help="Runs of each, counted up from the recipe's seed; or the seeds themselves."
+        ),
+    ] = "1",
     learning_rates: Annotated[
         str | None, typer.Option(metavar="X,Y,…", help="Tried with each; the best counts.", show_default="the recipe's")
     ] = None,

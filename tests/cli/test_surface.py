@@ -41,7 +41,7 @@ def numbers() -> Iterator[tuple[str, Any]]:
 def test_every_number_of_the_command_line_has_two_ends() -> None:
     """Without an upper one a slip of the finger is a run without end, or a memory error."""
     found = dict(numbers())
-    assert {"max_new_tokens", "max_tokens", "seeds", "temperature"} <= set(found)
+    assert {"max_new_tokens", "max_tokens", "max_train_samples", "temperature"} <= set(found)
     assert [name for name, option in found.items() if None in (option.min, option.max)] == []
 
 

@@ -104,9 +104,10 @@ def recipes(root, tiny_roberta, chat_tokenizer):
         ]
         texts = "".join(json.dumps(line) + "\n" for line in lines)
         (root / "hub" / f"{split}-00000-of-00001.jsonl").write_text(texts)
+    sources = f"[{{name: {root / 'hub'}, weight: 2}}, {{path: {root / 'chat.jsonl'}, text_field: instruction}}]"
     stream = [
-        "data.source=hub", f"data.path={root / 'hub'}", "data.shuffle_buffer_size=16", f"data.tokenizer={chat_tokenizer}",
-        "model.vocab_size=300",
+        "data.source=local", f"data.sources={sources}", "data.shuffle_buffer_size=16", f"data.tokenizer={chat_tokenizer}",
+        "model.vocab_size=300", "data.validation_fraction=0.2",
     ]  # fmt: skip
     return {
         "streamed": [tiny[0], [*tiny[1], *stream]],
@@ -136,13 +137,19 @@ def found(root, recipes):
         name: {"recipe": recipe, "overrides": overrides, "out": str(root / "two" / name)}
         for name, (recipe, overrides) in recipes.items()
     }
-    jobs["two then two"] = jobs["text"] | {"out": str(root / "two" / "two then two"), "since": jobs["text"]["out"]}
-    jobs["one then two"] = jobs["text"] | {"out": str(root / "two" / "one then two"), "since": str(root / "one/text")}
+    jobs["two then two"] = jobs["streamed"] | {
+        "out": str(root / "two" / "two then two"),
+        "since": jobs["streamed"]["out"],
+    }
+    jobs["one then two"] = jobs["streamed"] | {
+        "out": str(root / "two" / "one then two"),
+        "since": str(root / "one/streamed"),
+    }
     (root / "jobs").write_text(json.dumps(jobs))
     assert ended(started(2, SCRIPT, root / "jobs"), 200) == [0, 0]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(report, "draw", lambda history: {})
-        CARRY_OUT(jobs["text"] | {"out": root / "two" / "two then one", "since": jobs["text"]["out"]}, None)
+        CARRY_OUT(jobs["streamed"] | {"out": root / "two" / "two then one", "since": jobs["streamed"]["out"]}, None)
     return [json.loads((root / f"jobs.{rank}").read_text()) for rank in (0, 1)]
 
 
@@ -162,7 +169,7 @@ def test_two_processes_train_what_one_does(root, found, name):
 
 @pytest.mark.parametrize("name", RESUMED)
 def test_a_run_goes_on_in_another_number_of_processes(root, found, name):
-    through, resumed = root / "one" / "text", root / "two" / name
+    through, resumed = root / "one" / "streamed", root / "two" / name
     assert json.loads((resumed / "run.json").read_text())["resumes"][0]["step"] == 3
     for alone, on in zip(rows(through, "train"), rows(resumed, "train"), strict=True):
         assert on["loss_nats"] == pytest.approx(alone["loss_nats"], rel=1e-6)
@@ -170,7 +177,7 @@ def test_a_run_goes_on_in_another_number_of_processes(root, found, name):
 
 
 def test_in_the_same_number_it_goes_on_to_the_bit(root, found):
-    before, after = (root / "two" / name for name in ("text", "two then two"))
+    before, after = (root / "two" / name for name in ("streamed", "two then two"))
     for kind, key in (("train", "loss_nats"), ("train", "grad_norm"), ("eval", "loss_nats")):
         assert [row[key] for row in rows(after, kind)] == [row[key] for row in rows(before, kind)]
     for part in ("model", "optimizer"):

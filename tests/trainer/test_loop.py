@@ -459,6 +459,9 @@ def test_a_stream_goes_on_with_the_rows_of_the_step_that_broke_off(
         lines = [json.dumps({"text": text}) for text in part]
         (tmp_path / "hub" / f"{name}.jsonl").write_text("\n".join(lines))
     settings = ["data.source=hub", f"data.path={tmp_path / 'hub'}", "data.shuffle_buffer_size=16"]
+    if breaks == "memory":  # in a mixture with files
+        files = recipe.parent / "text.txt"
+        settings = [f"data.sources=[{{name: {tmp_path / 'hub'}, weight: 2}}, {{path: {files}}}]", settings[2]]
     execute(recipe, tmp_path / "straight", *settings)
     with monkeypatch.context() as patch:
         if breaks == "read":

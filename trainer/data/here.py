@@ -27,15 +27,16 @@ def only_on_the_hub(recipe: Recipe, base_dir: Path) -> list[str]:
 
 
 def _text(recipe: Recipe, base_dir: Path) -> Iterator[UserError]:
-    if recipe.data.source != "local":
-        return
-    for key in ("path", "validation_path"):
-        paths = getattr(recipe.data, key)
-        try:
-            if paths is not None:
-                find_files(paths, base_dir, recipe.data.format, f"data.{key}")
-        except UserError as error:
-            yield error
+    sources = recipe.data.sources or []
+    for number, part in enumerate(recipe.data.parts):
+        for key in ("path", "validation_path") if part.source == "local" else ():
+            paths = getattr(part, key)
+            try:
+                if paths is not None:
+                    find_files(paths, base_dir, part.format, f"data.{key}")
+            except UserError as error:
+                error.where = sources[number].place(number, error.where) if sources else error.where
+                yield error
 
 
 def _folders(recipe: Recipe, base_dir: Path) -> Iterator[UserError]:

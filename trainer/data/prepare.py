@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ from galore.trainer.data.rows.labelled import full_batch
 from galore.trainer.data.rows.mapped import MappedData, Order
 from galore.trainer.data.rows.mixed import MixedData, mix
 from galore.trainer.data.rows.tokenbatch import TokenBatch
+from galore.trainer.data.stream.beforehand import StreamMaterial
+from galore.trainer.data.stream.stream import StreamedData, Told, stream_data
 from galore.trainer.data.text.conversation import READING
 from galore.trainer.data.text.holdout import content_hash, working_share
 from galore.trainer.data.text.quality import BadRows
@@ -30,6 +33,7 @@ from galore.trainer.data.tokens.material import Material, Materials
 from galore.trainer.data.tokens.tokenize import threads
 from galore.trainer.data.tokens.tokenized import Tokenized, tokenized
 from galore.trainer.data.tokens.tokenizer import given_tokenizer, id_bound, trained_tokenizer
+from galore.trainer.recipe.schema.data import DataSection
 from galore.trainer.recipe.schema.recipe import Recipe
 from galore.trainer.recipe.schema.source import SourceSection
 from galore.trainer.tasks.glue import TASKS
@@ -38,13 +42,14 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
-    from galore.trainer.data.stream.stream import StreamedData
 
 EXAMPLE = 128  # tokens of a document that does not see the others of its row, where none is at hand
 MARGIN = 1.5  # some documents have more characters per token than others
 
 
-def prepare_data(recipe: Recipe, base_dir: Path, progress: Progress | None = None) -> MappedData | StreamedData:
+def prepare_data(
+    recipe: Recipe, base_dir: Path, progress: Progress | None = None
+) -> MappedData | StreamedData | MixedData:
     """Training and held-out sequences of a recipe.
 
     Args:
@@ -57,52 +62,65 @@ def prepare_data(recipe: Recipe, base_dir: Path, progress: Progress | None = Non
     """
     report = throttled(progress) if progress else silent
     cache = cache_root(recipe.data.cache_dir, base_dir)
+    seed, size, shuffle = recipe.train.seed, recipe.train.global_batch_size, recipe.data.shuffle
     with threads(recipe.data.num_proc):
-        if recipe.data.source == "hub":
-            from galore.trainer.data.stream.stream import open_stream  # needs an optional package
-
-            return open_stream(recipe, base_dir, cache, report)
-        parts = list[Material]()
-        for part, label in zip(recipe.data.parts, recipe.data.labels, strict=True):
-            with _told_of(label):
-                parts.append(Material.of(part, base_dir, cache, report))
-        material, notes = Materials(tuple(parts)), list[str]()
-        tokenizer, added = _tokenizer(recipe, base_dir, material, report, notes.append)
-        data = list[MappedData]()
-        for one, label in zip(parts, recipe.data.labels, strict=True):
-            with _told_of(label):
-                data.append(map_data(recipe, tokenizer, one, tokenized(one, tokenizer, report, notes.append)))
-        whole = data[0] if recipe.data.sources is None else _mixed(recipe.data.sources, data)
-        summary = whole.summary | ({"new_tokens": added} if added else {})
-        return replace(whole, notes=(*notes, *whole.notes), summary=summary)
-
-
-@contextmanager
-def _told_of(label: str) -> Iterator[None]:
-    """An error that is about one of several sources says which."""
-    try:
-        yield
-    except UserError as error:
-        error.where += f" (data.sources: {label})" * bool(label)
-        raise
+        given = given_tokenizer(recipe, base_dir)
+        parts = list[Material | StreamMaterial]()
+        for part, told in zip(recipe.data.parts, _places(recipe), strict=True):
+            with told():
+                parts.append(_material(part, base_dir, cache, recipe.eval.max_tokens, report))
+        notes = list[str]()
+        tokenizer = given or _trained(recipe, Materials(tuple(parts)), cache, report, notes.append)
+        added = extend(tokenizer, recipe, base_dir, notes.append)
+        data = list[MappedData | StreamedData]()
+        for number, (one, told) in enumerate(zip(parts, _places(recipe), strict=True)):
+            with told():
+                if isinstance(one, StreamMaterial):
+                    data.append(stream_data(one, tokenizer, Order(seed + number, size, shuffle), told))
+                else:
+                    data.append(map_data(recipe, tokenizer, one, tokenized(one, tokenizer, report, notes.append)))
+        whole: MappedData | StreamedData | MixedData = data[0]
+        if recipe.data.sources is not None:
+            named = {each.label: one for each, one in zip(recipe.data.sources, data, strict=True)}
+            whole = mix(named, [each.weight for each in recipe.data.sources], Order(seed, size, shuffle))
+        return replace(
+            whole, notes=(*notes, *whole.notes), facts=whole.facts | ({"new_tokens": added} if added else {})
+        )
 
 
-def _mixed(sources: list[SourceSection], data: list[MappedData]) -> MixedData:
-    return mix({each.label: one for each, one in zip(sources, data, strict=True)}, [each.weight for each in sources])
+def _material(
+    part: DataSection, base_dir: Path, cache: Path, max_tokens: int | None, progress: Progress
+) -> Material | StreamMaterial:
+    if part.source == "hub":
+        return StreamMaterial.of(part, base_dir, cache, max_tokens, progress)
+    return Material.of(part, base_dir, cache, progress)
 
 
-def _tokenizer(
-    recipe: Recipe, base_dir: Path, material: Materials, progress: Progress, tell: Callable[[str], object]
-) -> tuple[PreTrainedTokenizerBase, dict[str, int]]:
-    """The tokenizer, and the tokens that the recipe added to it."""
-    given = given_tokenizer(recipe, base_dir)
-    if given is None and any(part.tokens_field for part in recipe.data.parts):
+def _places(recipe: Recipe) -> list[Told]:
+    """What is entered while each source is read, so that an error says which it is about."""
+
+    @contextmanager
+    def told(number: int, source: SourceSection) -> Iterator[None]:
+        try:
+            yield
+        except UserError as error:
+            error.where = source.place(number, error.where)
+            raise
+
+    sources = recipe.data.sources
+    return [nullcontext] if sources is None else [partial(told, *each) for each in enumerate(sources)]
+
+
+def _trained(
+    recipe: Recipe, material: Materials, cache: Path, progress: Progress, tell: Callable[[str], object]
+) -> PreTrainedTokenizerBase:
+    """A tokenizer trained on all sources, kept in the cache. Raises UserError: they are tokens already."""
+    if any(part.tokens_field for part in recipe.data.parts):
         fix = "set data.tokenizer to the tokenizer that made the tokens"
         raise UserError("tokens mean nothing without their tokenizer", where="data.tokens_field", fix=fix)
     size = recipe.data.tokenizer_vocab_size
-    folder = material.cache / "tokenizers" / fingerprint([material.identity, size])
-    tokenizer = given or trained_tokenizer(material.training_texts(progress), size, folder, progress, tell)
-    return tokenizer, extend(tokenizer, recipe, base_dir, tell)
+    folder = cache / "tokenizers" / fingerprint([material.identity, size])
+    return trained_tokenizer(material.training_texts(progress), size, folder, progress, tell)
 
 
 def map_data(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, material: Material, text: Tokenized) -> MappedData:

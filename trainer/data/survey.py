@@ -13,6 +13,7 @@ import numpy as np
 from galore.trainer.common.errors import UserError
 from galore.trainer.data.batch import Progress, silent
 from galore.trainer.data.prepare import read_data
+from galore.trainer.data.rows.mixture import ENDLESS
 from galore.trainer.data.tokens.store import Ids
 from galore.trainer.recipe.schema.recipe import Recipe
 
@@ -125,29 +126,34 @@ def survey(recipe: Recipe, base_dir: Path, progress: Progress = silent) -> Surve
     """Prepare the data of a recipe as a run does, so that the run finds them, and measure what they come to.
 
     Raises:
-        UserError: a stream, of which nothing can be prepared; or what `read_data` raises.
+        UserError: streams alone, of which nothing can be prepared; or what `read_data` raises.
     """
     section, seen = recipe.data, set[str]()
-    if section.source == "hub":
+    if all(part.source == "hub" for part in section.parts):
         what = "data of the hub are streamed and tokenized while a run goes on: there is nothing to prepare"
-        raise UserError(what, where="data.source: hub", fix="download the files and name them: source: local")
+        raise UserError(
+            what,
+            where=f"data.{'source: hub' if section.sources is None else 'sources'}",
+            fix="download the files and name them: source: local",
+        )
 
     def report(done_bytes: int, total_bytes: int, what: str) -> None:
         seen.add(what)
         progress(done_bytes, total_bytes, what)
 
     data: Any = read_data(recipe, base_dir, report)
-    train: Surveyed = data.train
+    train: Surveyed = data.train  # of a stream among the sources nothing is in it but its endless rows
     lengths, summary = Lengths.of(train.lengths()), data.summary
+    rows = sum(len(each.train) for each in _sources(data) if len(each.train) < ENDLESS)
     whole, cut = (sum(counts) for counts in zip(*_fates(recipe, data), strict=True))
     return Survey(
         summary,
-        data.notes,
+        (*data.notes, *_streamed(recipe)),
         lengths,
         section.max_length,
-        rows=len(train),
+        rows=rows,
         used=train.used,
-        positions=train.used if section.task else len(train) * section.max_length,
+        positions=train.used if section.task else rows * section.max_length,
         whole=whole,
         cut_examples=cut,
         cut_tokens=None if section.task else int(summary["train"]["dropped_tokens"]),
@@ -165,6 +171,8 @@ def _fates(recipe: Recipe, data: Any) -> Iterator[tuple[int, int]]:
         yield len(data.train), int(data.summary["truncated_examples"]["train"])
         return
     for section, source in zip(recipe.data.parts, _sources(data), strict=True):
+        if section.source == "hub":
+            continue
         rows: dict[str, int] = source.train.summary
         if section.examples:
             dropped = rows["dropped_examples"]
@@ -173,6 +181,13 @@ def _fates(recipe: Recipe, data: Any) -> Iterator[tuple[int, int]]:
             yield len(source.train), Lengths.of(source.train.lengths()).longer_than(section.max_length)
         else:
             yield 0, 0
+
+
+def _streamed(recipe: Recipe) -> Iterator[str]:
+    """A note for each source of which nothing is prepared."""
+    for section, label in zip(recipe.data.parts, recipe.data.labels, strict=True):
+        if section.source == "hub":
+            yield f"{label} is streamed and tokenized while a run goes on: nothing of it is prepared or counted here"
 
 
 def _sources(data: Any) -> list[Any]:

@@ -172,16 +172,20 @@ def _anchor_sources(merged: Layer) -> None:
     """Makes the paths of the sources of data absolute, each in a copy: others may extend the same file."""
     values, key = merged.values.get("data", {}), ("data", "sources")
     if isinstance(values.get("sources"), list):
-        directory = merged.place(key).directory
+        directory, source = merged.place(key).directory, values.get("source", "local")
         values["sources"] = [
-            {
-                name: _anchored(value, directory, True) if (("data", name) in CORPUS) else value
-                for name, value in each.items()
-            }
-            if isinstance(each, dict)
-            else each
-            for each in values["sources"]
+            _anchored_source(each, directory, source) if isinstance(each, dict) else each for each in values["sources"]
         ]
+
+
+def _anchored_source(each: dict[str, Any], directory: Path, source: str) -> dict[str, Any]:
+    """One of them; the name of a data set of the hub is a path only if something is there."""
+    surely, name = each.get("source", source) == "local", each.get("name")
+    named = each.get("path") is None and each.get("source", "hub") == "hub" and isinstance(name, str)
+    if named and is_there(directory / user_path(str(name))):
+        each, surely = {"path": name, **each, "source": "hub"}, False
+    files = [name for _, name in CORPUS]
+    return {key: _anchored(value, directory, surely) if key in files else value for key, value in each.items()}
 
 
 def _anchored(value: Any, directory: Path, surely: bool) -> Any:

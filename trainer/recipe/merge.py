@@ -88,6 +88,8 @@ def _of_another_kind(below: Values, above: Values) -> Iterator[tuple[str, list[s
     if source is not None and source != below.get("data", {}).get("source", "local"):
         columns = [*FIELDS, "chat_template"] if source in ("packaged", "glue") else []
         yield "data.source", [f"data.{name}" for name in [*OF_ONE_SOURCE, *columns]]
+    elif above.get("data", {}).get("sources"):  # each says itself where it is
+        yield "data.sources", [f"data.{name}" for name in ("source", *OF_ONE_SOURCE) if name != "sources"]
     before, after = (each.get("model", {}) for each in (below, _merged(below, above)))
     if before.get("name_or_path") is None and after.get("name_or_path") is not None and not after.get("random_init"):
         yield "model.name_or_path", [*(f"model.{name}" for name in [*DIMENSIONS, "vocab_size"]), "data.tokenizer"]

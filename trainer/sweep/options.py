@@ -17,6 +17,7 @@ from galore.trainer.recipe.schema.recipe import Recipe
 
 RATES, SEEDS = "--learning-rates", "--seeds"
 LARGEST_SEED, LONGEST_SEED = 2**63 - 1, 20  # and its digits
+MOST_SEEDS = 1000  # where they are counted
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,17 @@ def learning_rates(text: str) -> list[float]:
 def seeds(text: str) -> list[int]:
     """Whole numbers between commas. Raises UserError."""
     return [_seed(word) for word in words(text, SEEDS)]
+
+
+def counted_seeds(text: str, first: int) -> list[int]:
+    """The seeds between commas, as `seeds` has them; one number alone says how many, from `first` on. Raises UserError."""
+    if "," in text:
+        return list(dict.fromkeys(seeds(text)))
+    count = text.strip()
+    if not count.isdecimal() or len(count) > LONGEST_SEED or not 1 <= int(count) <= MOST_SEEDS:
+        fix = f"write how many, 1 to {MOST_SEEDS:,}, or the seeds themselves with commas: 1,2,3"
+        raise UserError(f"{shortened(text, LONGEST_SEED)!r} is no number of runs", where=SEEDS, fix=fix)
+    return [*range(first, first + int(count))]
 
 
 def _rate(word: str) -> float:

@@ -69,15 +69,17 @@ def _datasets(recipe: Recipe) -> list[str]:
     """Names of the hub; a file of one's own is nobody else's."""
     if recipe.data.task:
         return [GLUE]
-    named = recipe.data.path if isinstance(recipe.data.path, (list, tuple)) else [recipe.data.path]
-    return [each for each in named if recipe.data.source == "hub" and isinstance(each, str) and _on_hub(each)]
+    named = dict.fromkeys(
+        part.path for part in recipe.data.parts if part.source == "hub" and isinstance(part.path, str)
+    )
+    return [each for each in named if isinstance(each, str) and _on_hub(each)]
 
 
 def _results(recipe: Recipe, final: dict[str, Any], tag: str) -> Iterator[EvalResult]:
     """One entry per finite score of what was held out."""
     of = _datasets(recipe)
     data: dict[str, Any] = {
-        "dataset_type": of[0] if of else "text",
+        "dataset_type": of[0] if of and recipe.data.sources is None else "text",
         "dataset_name": recipe.data.task or "held-out text",
     }
     data |= {"dataset_config": recipe.data.task} if recipe.data.task else {}

@@ -65,7 +65,7 @@ def prove(trials: Trials) -> None:
     for reader, ended in expected.items():
         trials.check("whole files are read", ended.code == 0, f"{reader}: {ended}")
     draws = [(name, number) for name in known for number in range(2 if trials.sample else 40)]
-    for name, _ in trials.some(draws, "damaged files", sample=24, most=1000, least=100):
+    for name, _ in trials.some(draws, "damaged files", sample=12, most=1000, least=100):
         _damage_one(trials, whole, name, known[name], asks, expected)
     for _ in trials.some(range(12), "damaged files before --resume", sample=1, least=2):
         _resume_one(trials, runs)

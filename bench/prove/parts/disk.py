@@ -44,7 +44,7 @@ def prove(trials: Trials) -> None:
         if found is not None:
             wholes[verb.name], life = found
             cases += _cases(trials, verb, life)
-    for case in trials.some(cases, "refused operations", sample=5, least=30):
+    for case in trials.some(cases, "refused operations", sample=3, least=30):
         _try(trials, runs, case, wholes[case.verb.name])
 
 

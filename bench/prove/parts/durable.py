@@ -23,10 +23,10 @@ def prove(trials: Trials) -> None:
         _verb(trials, runs, verb)
     life = [operation.number for operation in runs.life(runs.trials.folder / "done")]
     cuts = [(number, how) for number in life for how in (*HOWS, How.KILL_AFTER)]
-    for number, how in trials.some(cuts, "power cuts", most=30, least=6):
+    for number, how in trials.some(cuts, "power cuts", sample=1, most=30, least=6):
         _cut(trials, runs, Fault(how, number))
     begun = _begun(trials, runs)
-    for number, how in trials.some(begun, "kills of a resumption", most=40, least=4):
+    for number, how in trials.some(begun, "kills of a resumption", sample=1, most=40, least=4):
         _killed_resumption(trials, runs, Fault(how, number))
 
 

@@ -50,7 +50,7 @@ def prove(trials: Trials) -> None:
     cases = [(case, method) for case in STEPS_SPOILT for method in METHODS]
     cases += [(case, method) for case in TENSORS_SPOILT for method in ("galore", "galore-8bit", *CLEARED)]
     few = [(case, "galore") for case in (*SCORES_SPOILT, TENSORS_SPOILT[0])]
-    for case, method in itertools.chain(few, trials.some(cases, "spoilt steps", sample=4, least=30)):
+    for case, method in itertools.chain(few, trials.some(cases, "spoilt steps", sample=2, least=30)):
         path, name = trials.fresh("run"), f"{case.name}, {method}"
         ended = run(partial(_spoilt, case, runs.words(path, method)), trials.said)
         wrong = _ending(case, ended) or _rows(case, path) or _checkpoints(path)

@@ -18,6 +18,7 @@ from galore.trainer.recipe.load import load_recipe
         (["data.source=local", "data.path=a.txt", "data.validation_path=b.txt"], ["data.validation_path"]),
         (["data.source=local", "data.path=*.txt"], []),
         (["data.source=hub", "data.path=allenai/c4"], []),
+        (["data.sources=[{path: a.txt}, {name: allenai/c4}, {path: nope.txt}]"], ["data.sources[2].path"]),
         (["data.tokenizer=./nope"], ["data.tokenizer"]),
         (["data.tokenizer=gpt2"], []),
         (

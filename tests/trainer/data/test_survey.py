@@ -115,6 +115,23 @@ def test_of_a_mixture_only_what_is_to_stay_whole_counts(chats: Recipe, tmp_path:
     assert [(folder / "train.tokens").is_file() for folder in found.folders] == [True, True]
 
 
+def test_of_a_mixture_with_a_stream_the_files_are_prepared(chats: Recipe, tmp_path: Path) -> None:
+    pytest.importorskip("datasets")
+    write = "".join(json.dumps({"text": f"text {number} " * 9}) + "\n" for number in range(30))
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set/train.jsonl").write_text(write)
+    sources = [{"path": "chat.jsonl", "messages_field": "messages"}, {"name": "set", "validation_fraction": 0.3}]
+    data = chats.data.model_dump() | {"path": None, "messages_field": None, "sources": sources}
+    found = survey(Recipe.model_validate({"data": data, "train": {"max_steps": 1}}), tmp_path)
+    alone = survey(chats, tmp_path)
+    assert found.as_json()["lengths"] == alone.as_json()["lengths"]
+    assert (found.rows, found.used, found.whole, found.folders) == (alone.rows, alone.used, alone.whole, alone.folders)
+    assert "set is streamed and tokenized while a run goes on: nothing of it is prepared or counted here" in found.notes
+    data |= {"sources": sources[1:]}
+    with pytest.raises(UserError, match=r"data\.sources: data of the hub are streamed"):
+        survey(Recipe.model_validate({"data": data, "train": {"max_steps": 1}}), tmp_path)
+
+
 def test_a_task_of_glue_keeps_nothing(tiny_roberta: Path, glue_folder: Path) -> None:
     where = [f"model.name_or_path={tiny_roberta}", f"data.path={glue_folder}", "data.task=sst2", "data.max_length=9"]
     found = survey(load_recipe("roberta-glue", where).recipe, Path())

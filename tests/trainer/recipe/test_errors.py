@@ -119,7 +119,7 @@ def test_values(tmp_path: Path, line: str, expected: str) -> None:
 @pytest.mark.parametrize("path", ["model.name_or_path", "data.path", "log.run_name", "eval.sample_prompt"])
 def test_what_no_file_can_hold(tmp_path: Path, path: str, text: str) -> None:
     found = problems(tmp_path, SMALL, f"{path}={text}")
-    place = f"{path}.0" if text.startswith("[") else path
+    place = f"{path}[0]" if text.startswith("[") else path
     assert f"{place}: contains a NUL byte, or half of a character → write it without" in found[0]
 
 

@@ -95,3 +95,25 @@ def test_sources_of_data_are_relative_to_their_file_and_read_back_from_the_resol
     assert load_recipe(str(tmp_path / "r.yaml"), ["data.sources=[{path: e}]"]).recipe.data.parts[0].path == str(
         Path.cwd() / "e"
     )
+
+
+def test_sources_take_the_place_of_what_the_parent_reads_and_a_name_is_a_path_if_something_is_there(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "org/set").mkdir(parents=True)
+    sources = "[{name: org/set}, {name: org/far, weight: 2}, {path: a}, {source: hub, path: org/far}]"
+    (tmp_path / "r.yaml").write_text(f"extends: llama-60m\ndata:\n  sources: {sources}\n")
+    loaded = load_recipe(str(tmp_path / "r.yaml"))
+    here, far, files, again = loaded.recipe.data.parts
+    assert loaded.recipe.data.source == "local"
+    assert [(part.source, part.hub_config) for part in (here, far, files, again)] == [
+        ("hub", None), ("hub", None), ("local", None), ("hub", None),
+    ]  # fmt: skip
+    assert [part.path for part in (here, far, files, again)] == [
+        f"{tmp_path}/org/set",
+        "org/far",
+        f"{tmp_path}/a",
+        "org/far",
+    ]
+    assert loaded.recipe.data.labels == ["org/set", "org/far", "a", "far"]
+    assert recipe_from_resolved(loaded.text, "x") == loaded.recipe

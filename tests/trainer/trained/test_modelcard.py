@@ -92,6 +92,12 @@ def test_what_the_hub_reads_of_it(tmp_path: Path) -> None:
     assert result["dataset"]["type"] == "their/data"
     assert result["metrics"] == [{"type": "loss_nats", "value": 3.25, "name": "loss nats"}]
     assert "license" not in yaml.safe_load(text.split("---\n")[1])
+    mixed = load_recipe(
+        "finetune-instruct", ["data.sources=[{name: their/data}, {name: your/data}, {path: mine.json}]"]
+    )
+    front = yaml.safe_load(card(run=run, recipe=mixed.recipe, step=7).split("---\n")[1])
+    assert front["datasets"] == ["their/data", "your/data"]
+    assert front["model-index"][0]["results"][0]["dataset"]["type"] == "text"
 
 
 def test_a_local_base_and_local_data_are_told_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -95,6 +95,15 @@ def looks_like(raw: bytes, start: int) -> Guess | None:
     return Guess("cp1252", " ".join(raw[max(0, start - WORDS) : start + WORDS].decode("cp1252", "replace").split()))
 
 
+def wide_encoding(beginning: bytes) -> str:
+    """The kind of UTF-16 that a file begins with, by its byte-order mark or by where its NUL bytes are; "" if none."""
+    if beginning.startswith(BYTE_ORDER_MARKS):
+        return "utf-16"
+    if not is_wide(beginning):
+        return ""
+    return "utf-16-be" if beginning[::2].count(0) > beginning[1::2].count(0) else "utf-16-le"
+
+
 def is_wide(near: bytes) -> bool:
     """Whether so many bytes are NUL as in ASCII of two bytes a letter."""
     return len(near) > 3 and 4 * near.count(0) > len(near)

@@ -44,12 +44,17 @@ class MappedData(TextData):
     validation: Rows
     max_length: int
     order: Order
-    summary: dict[str, Any]
+    facts: dict[str, Any]
     notes: tuple[str, ...] = ()
     cache: Path | None = None  # the folder that holds the tokens; each of several sources has its own
 
     @property
     def num_sequences(self) -> int:
+        return len(self.train)
+
+    @property
+    def counted_rows(self) -> int:
+        """How many rows `token_counts` is of."""
         return len(self.train)
 
     def global_batch(self, step: int) -> TokenBatch:
@@ -67,6 +72,12 @@ class MappedData(TextData):
 
     def seek(self, position: dict[str, Any], step: int) -> None:
         require_same_data(position, self.summary)
+
+    def place(self) -> None:
+        """No place: every row is found by its number."""
+
+    def go_to(self, place: dict[str, Any], row: int) -> None:
+        """Nothing is to be done: mapped data stand before every row."""
 
 
 def require_same_data(position: dict[str, Any], summary: dict[str, Any]) -> None:

@@ -4,37 +4,127 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from torch import nn
 
+from galore.trainer.common.format import counted
 from galore.trainer.data.batch import SplitHead
-from galore.trainer.data.rows.mapped import MappedData
-from galore.trainer.data.rows.mixture import MixedOrder, MixedRows, merged, shares
-from galore.trainer.data.rows.textdata import batch_of, evaluation_rows
+from galore.trainer.data.rows.mapped import Order, require_same_data
+from galore.trainer.data.rows.mixture import ENDLESS, MixedOrder, MixedRows, merged, shares
+from galore.trainer.data.rows.packing import Rows
+from galore.trainer.data.rows.textdata import TextData, batch_of, evaluation_rows
+from galore.trainer.data.rows.tokenbatch import TokenBatch
 from galore.trainer.data.score import EvalResult, together
 from galore.trainer.data.tokens.cache import fingerprint
 from galore.trainer.optim.ranks import Ranks
 from galore.trainer.recipe.schema.train import EvalSection
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class Source(Protocol):
+    """One of several. Kinds: `mapped.MappedData`, `stream.StreamedData`."""
+
+    @property
+    def train(self) -> Rows:
+        """Training rows, ENDLESS of a stream."""
+
+    @property
+    def validation(self) -> Rows: ...
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase: ...
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    @property
+    def max_length(self) -> int: ...
+
+    @property
+    def summary(self) -> dict[str, Any]: ...
+
+    @property
+    def counted_rows(self) -> int:
+        """How many rows `token_counts` is of."""
+
+    def token_counts(self) -> npt.NDArray[np.int64]: ...
+
+    def place(self) -> dict[str, Any] | None:
+        """JSON: where the next row of a stream begins; None where every row is found by its number."""
+
+    def go_to(self, place: dict[str, Any], row: int) -> None:
+        """Go to `place`, so that the next row is `row`. Raises UserError."""
+
 
 @dataclass(frozen=True)
-class MixedData(MappedData):
-    """Mapped data whose rows are those of `sources`, which have the same tokenizer and length of rows.
+class MixedData(TextData):
+    """See `batch.Data`. Rows are those of `sources`, which have the same tokenizer and length of rows.
 
-    An epoch is as many sequences as all sources have together; how often each is passed over in it goes by its weight.
+    An epoch is as many sequences as all sources have together, or endless where one is a stream; how often each is
+    passed over in it goes by its weight. Steps of a mixture with a stream are asked for in order.
     """
 
-    sources: Mapping[str, MappedData] = field(default_factory=dict)
-    shares: tuple[int, ...] = ()
+    tokenizer: PreTrainedTokenizerBase
+    vocab_size: int
+    train: MixedRows
+    validation: MixedRows
+    max_length: int
+    order: MixedOrder
+    sources: Mapping[str, Source]
+    notes: tuple[str, ...] = ()
+    facts: dict[str, Any] = field(default_factory=dict)  # beside what the sources tell of themselves
+
+    @property
+    def shares(self) -> tuple[int, ...]:
+        return self.order.shares
+
+    @property
+    def num_sequences(self) -> int | None:
+        return None if len(self.train) >= ENDLESS else len(self.train)
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        own = [each.summary for each in self.sources.values()]
+        together = merged([{key: value for key, value in each.items() if key not in ALONE} for each in own])
+        together |= {key: own[0][key] for key in ALONE if key in own[0]}
+        if streams := sum(len(each.train) >= ENDLESS for each in self.sources.values()):
+            together["source"] = counted(streams, "stream") + " beside files" * (streams < len(own))
+        together["fingerprint"] = self.fingerprint
+        counts = zip(self.sources.items(), self.shares, strict=True)
+        together["sources"] = {name: _about(each, share / sum(self.shares)) for (name, each), share in counts}
+        return together | self.facts
+
+    def global_batch(self, step: int) -> TokenBatch:
+        return batch_of(self.train, self.order.rows(step, len(self.train)), self.vocab_size)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The fingerprint of the data of all sources, and of their shares."""
+        return fingerprint([[each.summary["fingerprint"] for each in self.sources.values()], self.shares])
+
+    def position(self) -> dict[str, Any]:
+        places = {name: each.place() for name, each in self.sources.items()}
+        streams = {name: place for name, place in places.items() if place is not None}
+        return {"fingerprint": self.fingerprint} | ({"sources": streams} if streams else {})
+
+    def seek(self, position: dict[str, Any], step: int) -> None:
+        require_same_data(position, self.summary)
+        rows = dict(zip(self.sources, self.order.turns(step), strict=True))
+        for name, place in position.get("sources", {}).items():
+            self.sources[name].go_to(place, rows[name])
 
     def token_counts(self) -> npt.NDArray[np.int64]:
         """How often each token is a target in an epoch; a source counts by its share, not by its size."""
         counts = np.zeros(self.vocab_size, np.float64)
+        total = sum(each.counted_rows for each in self.sources.values())
         for source, share in zip(self.sources.values(), self.shares, strict=True):
-            passes = self.num_sequences * share / (sum(self.shares) * source.num_sequences)
+            passes = total * share / (sum(self.shares) * source.counted_rows)
             counts += passes * source.token_counts()
         return np.rint(counts).astype(np.int64)
 
@@ -47,8 +137,7 @@ class MixedData(MappedData):
         ranks: Ranks | None = None,
     ) -> EvalResult:
         """The mean loss over what is held out of all sources together, and of each."""
-        rows = cast(MixedRows, self.validation)
-        numbers = evaluation_rows(len(rows), self.max_length, settings.max_tokens)
+        numbers = evaluation_rows(len(self.validation), self.max_length, settings.max_tokens)
         results, start = dict[str, EvalResult](), 0
         for name, source in self.sources.items():
             stop = start + len(source.validation)
@@ -62,40 +151,33 @@ class MixedData(MappedData):
         return replace(whole, sources={name: result.loss_nats for name, result in results.items()})
 
 
-def mix(sources: dict[str, MappedData], weights: Sequence[float]) -> MixedData:
-    """Sources of one recipe as one."""
-    parts, counts = list(sources.values()), shares(weights)
-    first = parts[0]
-    train, validation = (
-        MixedRows([getattr(each, side) for each in parts], first.max_length) for side in ("train", "validation")
-    )
-    old = first.order
-    sizes = tuple(each.num_sequences for each in parts)
-    order = MixedOrder(old.seed, old.global_batch_size, old.shuffle, sizes, counts)
-    summary = merged([{key: value for key, value in each.summary.items() if key not in ALONE} for each in parts])
-    summary |= {key: first.summary[key] for key in ALONE if key in first.summary}
-    summary["fingerprint"] = fingerprint([[each.summary["fingerprint"] for each in parts], counts])
-    summary["sources"] = {
-        name: {"share": share / sum(counts), "sequences": len(each.train), "held_out": len(each.validation)}
-        for (name, each), share in zip(sources.items(), counts, strict=True)
-    }
-    notes = [f"{name}: {_words(about)}" for name, about in summary["sources"].items()]
-    return MixedData(
+def mix(sources: Mapping[str, Source], weights: Sequence[float], order: Order) -> MixedData:
+    """Sources of one recipe as one. `order`: that of the recipe."""
+    parts, first = list(sources.values()), next(iter(sources.values()))
+    train, validation = ([getattr(each, side) for each in parts] for side in ("train", "validation"))
+    sizes = tuple(len(each) for each in train)
+    mixed = MixedData(
         first.tokenizer,
         first.vocab_size,
-        train,
-        validation,
+        MixedRows(train, first.max_length),
+        MixedRows(validation, first.max_length),
         first.max_length,
-        order,
-        summary,
-        tuple(notes),
-        sources=sources,
-        shares=counts,
+        MixedOrder(order.seed, order.global_batch_size, order.shuffle, sizes, shares(weights)),
+        sources,
     )
+    notes = [f"{name}: {_words(about)}" for name, about in mixed.summary["sources"].items()]
+    return replace(mixed, notes=tuple(notes))
 
 
 ALONE = ("source", "fingerprint", "vocab_size", "asked_vocab_size")  # of a summary: the same for all, or of one alone
 
 
+def _about(source: Source, share: float) -> dict[str, Any]:
+    stream, held_out = source.place(), len(source.validation)
+    rows = {"sequences": len(source.train)} if stream is None else {"rows_read": stream["row"]}
+    return {"share": share, **rows, "held_out": held_out}
+
+
 def _words(about: dict[str, Any]) -> str:
-    return f"{about['share']:.1%} of the training sequences; it has {about['sequences']:,}, and holds out {about['held_out']:,}"
+    has = f"it has {about['sequences']:,}" if "sequences" in about else "it is streamed"
+    return f"{about['share']:.1%} of the training sequences; {has}, and holds out {about['held_out']:,}"

@@ -17,6 +17,9 @@ from galore.trainer.data.rows.order import permute
 from galore.trainer.data.rows.packing import Rows
 from galore.trainer.data.tokens.store import Ids
 
+ENDLESS = 1 << 48
+"""How many rows a stream says it has. Its rows come in the order of their numbers, which is theirs alone."""
+
 LONGEST_PERIOD = 4096  # positions after which the counts are exact; other weights are rounded to it
 
 
@@ -41,11 +44,18 @@ class MixedOrder(Order):
     """Which rows a step sees where `MixedRows` has them.
 
     Positions are cut into periods. In each every source has its share, spread evenly, or with `shuffle` permuted by
-    (seed, period). What a source is given of them it fills with its own epochs, each a permutation of its rows.
+    (seed, period). What a source is given of them it fills with its own epochs, each a permutation of its rows; a
+    stream with its rows as they come.
     """
 
-    sizes: tuple[int, ...]  # rows of each source
+    sizes: tuple[int, ...]  # rows of each source; ENDLESS of a stream
     shares: tuple[int, ...]
+
+    def turns(self, step: int) -> list[int]:
+        """How many rows each source has given before a step."""
+        number, rest = divmod(step * self.global_batch_size, sum(self.shares))
+        here = np.bincount(self._pattern(number)[:rest], minlength=len(self.shares))
+        return [number * share + int(count) for share, count in zip(self.shares, here, strict=True)]
 
     def rows(self, step: int, num_sequences: int) -> Ids:
         positions = step * self.global_batch_size + np.arange(self.global_batch_size, dtype=np.int64)
@@ -64,7 +74,8 @@ class MixedOrder(Order):
             turn = number * share + np.cumsum(its)[entries] - 1
             mine = its[entries]
             epoch, index = np.divmod(turn[mine], size)
-            index = permute(index, size, self.seed + source, epoch) if self.shuffle else index
+            if self.shuffle and size < ENDLESS:
+                index = permute(index, size, self.seed + source, epoch)
             found[mine] = before + index
             before += size
         return found

@@ -70,6 +70,12 @@ class TextData(ABC):
     vocab_size: int
     validation: Rows
     max_length: int
+    facts: dict[str, Any]  # JSON that does not change
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """See `batch.Data`."""
+        return self.facts
 
     @property
     def mean_length(self) -> int:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
 from galore.trainer.data.batch import IGNORED
+from galore.trainer.data.rows.mixture import ENDLESS
 from galore.trainer.data.rows.packing import restarting
 from galore.trainer.data.stream.blocks import Blocks, BlockStart
 from galore.trainer.data.tokens.store import Ids
@@ -47,8 +49,75 @@ class Row(NamedTuple):
     positions: Ids | None = None
 
 
+class Opened(Protocol):
+    """Rows one after the other, the next one always known by its `position`. Kinds: `RowStream`, `ExampleStream`."""
+
+    position: Position
+
+    def seek(self, position: Position) -> None:
+        """Continue at `position`; nothing is read before the next row is asked for."""
+
+    def next_row(self) -> Row: ...
+
+
+class StreamRows:
+    """See `packing.Rows`: rows of a stream under numbers that count them over all epochs. They are asked for in order;
+    those that were read last may be asked for again.
+
+    Args:
+        told: what is entered while rows are read, so that an error says which source it is about.
+    """
+
+    def __init__(self, opened: Opened, told: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
+        self._opened, self._told = opened, told
+        self._numbers, self._last = np.empty(0, np.int64), list[Row]()
+
+    def __len__(self) -> int:
+        return ENDLESS
+
+    @property
+    def position(self) -> Position:
+        return self._opened.position
+
+    def seek(self, position: Position) -> None:
+        """Continue at `position`."""
+        self._numbers, self._last = np.empty(0, np.int64), []
+        self._opened.seek(position)
+
+    def read(self, numbers: Ids) -> tuple[Ids, Ids]:
+        """Raises ValueError unless the numbers are the next ones, or the last ones again."""
+        rows = self._of(numbers)
+        return np.stack([row.input_ids for row in rows]), np.stack([row.labels for row in rows])
+
+    def positions(self, numbers: Ids) -> Ids | None:
+        own = [row.positions for row in self._of(numbers) if row.positions is not None]
+        return np.stack(own) if own else None
+
+    def _of(self, numbers: Ids) -> list[Row]:
+        if not np.array_equal(numbers, self._numbers):
+            stands = self.position.row
+            if not np.array_equal(numbers, stands + np.arange(len(numbers))):
+                raise ValueError(f"row {numbers[0]} of a stream that stands before row {stands}")
+            with self._told():
+                self._last = [self._opened.next_row() for _ in numbers]
+            self._numbers = numbers
+        return self._last
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What it comes to is known to nobody."""
+        return {}
+
+    @property
+    def used(self) -> int:
+        return 0
+
+    def lengths(self) -> Iterator[Ids]:
+        return iter(())
+
+
 class RowStream:
-    """Rows of `max_length` out of a stream of documents, the next one always known by its `position`."""
+    """See `Opened`. Rows of `max_length` out of a stream of documents."""
 
     def __init__(
         self,

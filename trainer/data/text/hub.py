@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from galore.trainer.common.errors import RunFailed, UserError
 from galore.trainer.common.printable import listed
@@ -21,6 +21,12 @@ from galore.trainer.recipe.schema.data import DataSection
 State = dict[str, Any]
 """Where a stream stands: shard and row, as `IterableDataset.state_dict()` writes them (JSON)."""
 
+SplitKey = Literal["split", "validation_split"]
+OTHERWISE: dict[SplitKey, str] = {
+    "split": "; a local folder in the same layout works too",
+    "validation_split": "; validation_split: null holds out a share of `split`, or validation_fraction alone in one of sources",
+}
+
 
 @dataclass(frozen=True)
 class HubSplit:
@@ -32,16 +38,19 @@ class HubSplit:
     field: str
     max_document_bytes: int
     rows: DataSection | None = None  # whose columns are read instead of `field`
+    key: SplitKey = "split"  # that names the split
 
     @classmethod
-    def of(cls, section: DataSection, base_dir: Path, split: str) -> HubSplit:
+    def of(cls, section: DataSection, base_dir: Path, key: SplitKey = "split") -> HubSplit:
         """Raises UserError: `data.path` is a list."""
         if not isinstance(section.path, str):
             raise UserError("names several data sets", where="data.path", fix="source: hub streams one; name one")
         local = base_dir / user_path(section.path)
         path = str(local) if local.exists() else section.path
         field, limit = section.one_column, section.max_document_bytes
-        return cls(path, section.hub_config, split, field or "", limit, section if field is None else None)
+        return cls(
+            path, section.hub_config, getattr(section, key), field or "", limit, section if field is None else None, key
+        )
 
     def open(self) -> Any:
         """An `IterableDataset` of the text column alone, as bytes: a stored string need not be UTF-8; or of those of
@@ -59,8 +68,8 @@ class HubSplit:
         except Exception as error:  # the library, its loaders and its network raise types of their own
             raise UserError(
                 f"cannot be opened ({_first_line(error)})",
-                where=f"data.path: {self.path}, hub_config: {self.config}, split: {self.split}",
-                fix="check the three names and the network; a local folder in the same layout works too",
+                where=f"data.path: {self.path}, hub_config: {self.config}, {self.key}: {self.split}",
+                fix=f"check the three names and the network{OTHERWISE[self.key]}",
             ) from error
         return self._text_column(rows, datasets) if self.rows is None else _columns(rows, self.rows)
 
@@ -73,6 +82,10 @@ class HubSplit:
         rows = rows.select_columns([self.field])
         kind = getattr(rows.features[self.field], "dtype", "")
         return rows.cast_column(self.field, datasets.Value("binary")) if kind == "string" else rows
+
+    def require(self) -> None:
+        """Raises UserError unless it can be opened and has the columns."""
+        self.open()
 
     def texts(self, state: State | None, bad: BadRows) -> Iterator[tuple[str, State]]:
         """Good texts after `state` (None: from the start), each with the state after it; bad rows go to `bad`.

@@ -41,9 +41,9 @@ class HubText:
         if section.validation_path is not None:
             fix = "set data.validation_split or data.validation_fraction"
             raise UserError("is for local files", where="data.validation_path", fix=fix)
-        train = HubSplit.of(section, base_dir, section.split)
-        named = section.validation_split
-        validation = HubSplit.of(section, base_dir, named) if named is not None else None
+        train = HubSplit.of(section, base_dir)
+        named = section.validation_split is not None
+        validation = HubSplit.of(section, base_dir, "validation_split") if named else None
         holdout = Holdout(None if validation else section.validation_fraction)
         return cls(section, train, validation, holdout, BadRows(section.on_bad_rows))
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from galore.trainer.common.errors import UserError
 from galore.trainer.data.formats.bytestream import UTF8_BOM, ByteStream, Line, bounded_lines
 from galore.trainer.data.formats.delimited import records
+from galore.trainer.data.formats.encodings import SEEN_BYTES, wide_encoding
 from galore.trainer.data.formats.jsonarray import elements, is_array
 from galore.trainer.data.text.conversation import columns_of
 from galore.trainer.data.text.quality import BadRow, attempt, decode, named_twice, shown
@@ -102,6 +103,7 @@ def read_tsv(stream: ByteStream, section: DataSection) -> Iterator[Row]:
 
 
 def _table(stream: ByteStream, section: DataSection, delimiter: str) -> Iterator[Row]:
+    _require_one_byte_letters(stream, section)
     rows = records(stream.plain, delimiter, section.max_document_bytes)
     header = next(rows, None)
     if header is None:
@@ -112,6 +114,17 @@ def _table(stream: ByteStream, section: DataSection, delimiter: str) -> Iterator
     for number, fields in rows:
         read = partial(_text_of_fields, fields, names, places, section)
         yield Row(number, twice or attempt(read), stream.consumed())
+
+
+def _require_one_byte_letters(stream: ByteStream, section: DataSection) -> None:
+    """Raise UserError where a table begins in UTF-16: of its first line no column would have the name it is asked for."""
+    peekable: Any = stream.plain
+    if wide := wide_encoding(bytes(peekable.peek(SEEN_BYTES))[:SEEN_BYTES]):
+        fix = (
+            f"data.encoding={wide} reads it, if all files are in it; else convert it: iconv -f {wide.upper()} -t UTF-8"
+        )
+        where = str(getattr(stream.raw, "name", ""))
+        raise UserError(f"the table is {wide}, and is read as {section.encoding}", where=where, fix=fix)
 
 
 def _names(fields: list[str] | str | None, where: str, delimiter: str, section: DataSection) -> list[str]:

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from galore.trainer.common.errors import UserError
 from galore.trainer.data.batch import Progress
@@ -127,15 +127,21 @@ class Material:
                 )
 
 
+class TokenizedText(Protocol):
+    """What a tokenizer is trained on. Kinds: `Material`, `beforehand.StreamMaterial`."""
+
+    @property
+    def identity(self) -> Any:
+        """JSON that is the same if and only if the texts are."""
+
+    def training_texts(self, progress: Progress) -> Iterator[str]: ...
+
+
 @dataclass(frozen=True)
 class Materials:
     """The sources of a recipe, as far as their tokenizer goes."""
 
-    parts: tuple[Material, ...]
-
-    @property
-    def cache(self) -> Path:
-        return self.parts[0].cache
+    parts: tuple[TokenizedText, ...]
 
     @property
     def identity(self) -> Any:

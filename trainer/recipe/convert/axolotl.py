@@ -9,14 +9,14 @@ from typing import Any
 from galore.trainer.recipe.convert.draft import (
     ALPACA,
     OFF,
+    DataSet,
     Draft,
     Rule,
     Tool,
     accumulation,
     clipping,
-    columns,
+    data_sets,
     is_off,
-    local_files,
     modules,
     positive,
     switch,
@@ -39,24 +39,19 @@ def _method(draft: Draft, key: str, value: Any) -> None:
 
 
 def _datasets(draft: Draft, key: str, value: Any) -> None:
-    """All data sets where they are files; the first one where it is of the hub."""
+    """All data sets, files and those of the hub."""
     listed = value if isinstance(value, list) else [value]
     entries = [each if isinstance(each, Mapping) else {"path": str(each)} for each in listed]
-    local = [each for each in entries if _is_local(each)]
-    chosen = local or entries[:1]
-    left = len(entries) - len(chosen)
-    more = f"; {left} of the hub left out" if left else ""
     pretraining = key == "pretraining_dataset"
-    if local:
-        sets = [(_files(each), _fields(each, pretraining)) for each in local]
-        return local_files(draft, key, sets, f"of type {local[0].get('type', 'text')}{more}")
-    first = chosen[0]
-    draft.settings |= {"data.source": "hub", "data.path": str(first["path"]), "data.validation_split": None}
-    for name, path in (("name", "hub_config"), ("split", "split")):
-        if first.get(name):
-            draft.settings[f"data.{path}"] = first[name]
-    why = f"data.path: {first['path']}, of type {first.get('type', 'text')}{more}"
-    return columns(draft, key, _fields(first, pretraining), why)
+    sets = [_data_set(each, _fields(each, pretraining)) for each in entries]
+    data_sets(draft, key, sets, f"of type {entries[0].get('type', 'text')}")
+
+
+def _data_set(entry: Mapping[str, Any], fields: dict[str, str]) -> DataSet:
+    if _is_local(entry):
+        return DataSet(fields, paths=_files(entry))
+    config, split = (str(entry[name]) if entry.get(name) else None for name in ("name", "split"))
+    return DataSet(fields, hub=str(entry["path"]), config=config, split=split)
 
 
 def _files(entry: Mapping[str, Any]) -> list[str]:

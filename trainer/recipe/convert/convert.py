@@ -120,7 +120,8 @@ def _settle(draft: Draft) -> None:
         if path in settings:
             settings[path] = _anchored(settings[path])
     for source in settings.get("data.sources", []):
-        source["path"] = _anchored(source["path"])
+        if "path" in source:
+            source["path"] = _anchored(source["path"])
     if settings.get("optim.update") == "immediate" and settings.get("optim.method") == "galore":
         settings |= {"optim.refresh": "first-micro-batch", "optim.max_grad_norm": None}
     micro = settings.setdefault("train.micro_batch_size", 1)

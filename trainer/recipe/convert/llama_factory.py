@@ -10,16 +10,17 @@ from galore.trainer.common.reading import NotReadable, read_bounded
 from galore.trainer.recipe.chattemplates import CHAT_TEMPLATES
 from galore.trainer.recipe.convert.draft import (
     ALPACA,
+    OFF,
+    DataSet,
     Draft,
     Rule,
     Tool,
     absent,
     accumulation,
     clipping,
-    columns,
+    data_sets,
     interval,
     is_off,
-    local_files,
     modules,
     positive,
     switch,
@@ -56,22 +57,31 @@ def _dataset(draft: Draft, key: str, value: Any) -> None:
     folder = Path(str(draft.values.get("dataset_dir", "data")))
     known = _index(folder)
     entries = {name: known.get(name, {}) for name in names}
-    on_hub = [name for name in names if "hf_hub_url" in entries[name]]
-    files = {name: str(folder / str(entries[name].get("file_name", f"{name}.json"))) for name in names}
-    local = [([files[name]], _fields(draft, entries[name])) for name in names if name not in on_hub]
+    sets = [_data_set(folder, name, entries[name], _fields(draft, entries[name])) for name in names]
     absent_from = [name for name in names if not entries[name]]
     found = f"as {folder / INDEX} says"
     if absent_from:
         where = f"not in {folder / INDEX}" if (folder / INDEX).exists() else f"looked up in no {folder / INDEX} here"
         found = f"and {', '.join(absent_from)} {where}: check path and fields, or convert where LLaMA-Factory ran"
-    if local:
-        more = f"; {', '.join(on_hub)} of the hub left out" if on_hub else ""
-        return local_files(draft, key, local, found + more)
-    first = entries[names[0]]
-    hub = str(first["hf_hub_url"])
-    draft.settings |= {"data.source": "hub", "data.path": hub, "data.validation_split": None}
-    more = f"; {', '.join(names[1:])} left out" if names[1:] else ""
-    return columns(draft, key, _fields(draft, first), f"data.path: {hub}, {found}{more}")
+    data_sets(draft, key, sets, found, _weights(draft) if len(sets) > 1 else ())
+
+
+def _data_set(folder: Path, name: str, entry: dict[str, Any], fields: dict[str, str]) -> DataSet:
+    if "hf_hub_url" not in entry:
+        return DataSet(fields, paths=[str(folder / str(entry.get("file_name", f"{name}.json")))])
+    config, split = (str(entry[key]) if entry.get(key) else None for key in ("subset", "split"))
+    return DataSet(fields, hub=str(entry["hf_hub_url"]), config=config, split=split)
+
+
+def _weights(draft: Draft) -> list[float]:
+    """The weights of interleaved data sets, `0.7,0.3`; none where they are put together whole."""
+    given = draft.values.get("interleave_probs")
+    parts = given.split(",") if isinstance(given, str) else given if isinstance(given, list) else []
+    return [float(each) for each in parts]
+
+
+def _probabilities(draft: Draft, key: str, value: Any) -> None:
+    draft.leave(key, OFF if is_off(value) else "they are the weights of data.sources")
 
 
 def _index(folder: Path) -> dict[str, Any]:
@@ -128,6 +138,7 @@ TABLE: dict[str, str | Rule] = {
     "galore_target": modules,
     "lora_target": modules,
     "dataset": _dataset,
+    "interleave_probs": _probabilities,
     "dataset_dir": absent("it is part of data.path"),
     "eval_dataset": absent("write its files as data.validation_path"),
     "val_size": _held_out,

@@ -1,6 +1,7 @@
 """What users of other toolkits type, and what it is called here.
 
-Names of Hugging Face Trainer, LLaMA-Factory, axolotl, torchtune, LitGPT and the official GaLore code.
+Names of Hugging Face Trainer, LLaMA-Factory, axolotl, torchtune, LitGPT and the official GaLore code. One with a
+section before it means that in this section alone.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 FIELDS = {
     "model.name_or_path": """model_name_or_path pretrained_model_name_or_path base_model
         base_model_config model_name model_config
-        checkpoint_dir initial_checkpoint_dir""",
+        checkpoint_dir initial_checkpoint_dir model.path""",
     "model.revision": "model_revision revision_of_model",
     "model.random_init": "train_from_scratch reinit_weights",
     "model.vocab_size": "padded_vocab_size",
@@ -36,7 +37,7 @@ FIELDS = {
     "data.delimiter": "sep csv_delimiter csv_sep",
     "data.tokens_field": "input_ids_field tokens_column",
     "data.task": "task_name glue_task",
-    "data.hub_config": "dataset_config dataset_config_name",
+    "data.hub_config": "dataset_config dataset_config_name subset data.config",
     "data.split": "dataset_split dataset_train_split",
     "data.text_field": "text_column dataset_text_field field",
     "data.prompt_field": "field_instruction prompt_column instruction_column instruction_field prompt_key instruction_key",
@@ -60,7 +61,8 @@ FIELDS = {
     "data.shuffle": "shuffle_dataset",
     "data.num_proc": "preprocessing_num_workers dataset_processes dataset_num_proc dataloader_num_workers num_workers workers",
     "data.cache_dir": "tokenized_path dataset_prepared_path",
-    "optim.method": "optimizer finetuning_type",
+    "optim.method": """optimizer finetuning_type optim.name optim.type optim.class optim.class_path optim._target_
+        optim._component_""",
     "optim.method: galore": "use_galore",
     "optim.learning_rate": "lr max_lr",
     "optim.lr_scheduler_type": "scheduler lr_scheduler lr_schedule",
@@ -122,6 +124,12 @@ ADVICE = {
     "accumulation is train.global_batch_size / train.micro_batch_size: set global_batch_size to their product": """
         gradient_accumulation_steps gradient_accumulation grad_accumulation_steps accumulate_grad_batches""",
     "write train.global_batch_size (sequences per optimizer step) and train.micro_batch_size (per forward)": "batch_size",
+    "write train.global_batch_size = tokens / data.max_length: it is in sequences": """
+        tokens_per_batch tokens_per_step batch_size_tokens global_batch_size_tokens""",
+    "a data set of the hub is data.path, with data.source: hub; a configuration of it data.hub_config": """
+        data.name data.repo data.repo_id data.hub""",
+    "write the keys themselves below `optim:`, each on its own line: learning_rate, weight_decay, adam_beta1, …": """
+        optim.params optim.kwargs""",
     "write train.max_steps = tokens / (train.global_batch_size × data.max_length)": "max_train_tokens",
     "write optim.adam_beta1 and optim.adam_beta2, one number each": "betas",
     "write optim.rank, optim.scale, optim.update_proj_gap and optim.proj_type, each on its own line": "optim_args",

@@ -16,6 +16,8 @@ ALL_SECTIONS = f"the sections are {', '.join(sections())}"
 ALIASES = inverse(FIELDS) | inverse(ADVICE) | inverse(APART)
 CALLED = {plain(name): meaning for name, meaning in ALIASES.items()}
 SECTION_CALLED = inverse(SECTIONS)
+OPTIMIZER_CALLED = {plain(name): told for name, told in OPTIMIZERS.items()}
+SURELY_TOKENS = 1 << 15  # no step has as many sequences; nanochat's total_batch_size is in tokens
 
 
 @dataclass(frozen=True)
@@ -82,13 +84,16 @@ def what_was_meant(name: str, section: str, value: Any = None, *, guess: bool = 
     if name in fields():
         above, name = name.split(".")
         return Meant(f"{above}.{name}", f"write `{above}:`, and `{name}:` indented below it")
-    if found := sections_with(name):
+    target = CALLED.get(plain(f"{section}.{name}")) if section else None
+    if target is None and (found := sections_with(name)):
         return _from_table(f"{found[0]}.{name}", value)
-    if section and (told := CALLED.get(plain(f"{section}.{name}"))):
-        return _from_table(told, value)
-    if plain(name) == "optimizer" and str(value).lower() in OPTIMIZERS:
-        return Meant("optim.method", f"in section `optim` write {OPTIMIZERS[str(value).lower()]}")
-    if target := CALLED.get(plain(name)):
+    target = target or CALLED.get(plain(name))
+    optimizer = plain(str(value).rpartition(".")[2])
+    if target == "optim.method" and optimizer in OPTIMIZER_CALLED:
+        return Meant("optim.method", f"in section `optim` write {OPTIMIZER_CALLED[optimizer]}")
+    if target == "train.global_batch_size" and _number(value) >= SURELY_TOKENS:
+        return _from_table(CALLED["tokensperbatch"])
+    if target:
         return _from_table(target, value)
     if not guess:
         return Meant()
@@ -97,6 +102,12 @@ def what_was_meant(name: str, section: str, value: Any = None, *, guess: bool = 
         known = f"{section}.{close[0]}"
         return Meant(known) if known in fields() else what_was_meant(close[0], section)
     return Meant(hint=f"the keys of `{section}` are {', '.join(section_fields(section))}" if section else ALL_SECTIONS)
+
+
+def _number(value: Any) -> int:
+    """A whole number, or what an override has for one; 0 where it is none, or longer than any that is meant."""
+    text = str(value)
+    return int(text) if text.isdecimal() and len(text) < 20 else 0
 
 
 def _nearly(name: str) -> list[str]:
@@ -138,6 +149,8 @@ def _from_table(target: str, given: Any = None) -> Meant:
 
 def _takes(field: FieldInfo, value: Any) -> bool:
     """Whether a value is of a kind that the field takes, or one whose place there is another value known for."""
+    if field.path == "optim.method" and "." in str(value):  # a class, which is none of its choices
+        return False
     if value is None or isinstance(value, str) or str(value).lower() in inverse(VALUES.get(field.path, {})):
         return True
     if isinstance(value, list):

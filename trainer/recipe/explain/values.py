@@ -12,13 +12,14 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from galore.trainer.common.suggest import nearest
-from galore.trainer.recipe.explain.aliases import OPTIMIZERS, VALUES, inverse
+from galore.trainer.recipe.explain.aliases import FIELDS, OPTIMIZERS, VALUES, inverse
 from galore.trainer.recipe.explain.fields import FieldInfo, fields, item_schema, words
 from galore.trainer.recipe.parse.problems import Problem
 from galore.trainer.recipe.parse.source import Key, Layer
 from galore.trainer.recipe.schema.recipe import Recipe
 
 LONGEST_VALUE = 60
+OF_THE_HUB = ("hub", "hf", "repo", "repo_id")  # how a data set is named there, where one is among others
 MISSING = {
     "data": "add `data:` with `source: packaged`, or with `source: local` and `path:`",
     "train": "add `train:` with `max_steps:` or `num_train_epochs:`",
@@ -107,12 +108,14 @@ def _of_item(field: FieldInfo, error: ErrorDetails, layer: Layer) -> list[Proble
     if len(place) < 3 or not place[2].isdecimal():
         return []
     schema, item = item_schema(field), ".".join(place[:3])
+    if error["type"] == "value_error":
+        return [Problem(layer.place(place), item, error["msg"].removeprefix("Value error, "))]
     if len(place) == 3:
         what = f"expected a mapping such as {{{', '.join(f'{name}: …' for name in list(schema)[:3])}}}"
         return [Problem(layer.place(place), item, f"{what}, got {shown(error['input'])}")]
     name, key = place[3], place[:4]
     if error["type"] == "extra_forbidden":
-        close = nearest(name, list(schema))
+        close = [*_also_called(name, schema), *nearest(name, list(schema))]
         fix = f"write {close[0]}" if close else f"it takes {', '.join(schema)}"
         return [Problem(layer.place(key), item, f"there is no key `{name}`", fix)]
     if error["type"] == "missing":
@@ -121,6 +124,14 @@ def _of_item(field: FieldInfo, error: ErrorDetails, layer: Layer) -> list[Proble
         ]
     what = f"expected {words(schema[name], error['input'])}, got {shown(error['input'])}"
     return [Problem(layer.place(key), ".".join(key), what)]
+
+
+def _also_called(name: str, schema: Mapping[str, Any]) -> list[str]:
+    """The key of an item that others call so: as that of the section is called, of which it is one."""
+    if name in OF_THE_HUB:
+        return ["name"]
+    known = inverse(FIELDS).get(name.lower(), "").rpartition(".")[2]
+    return ["name for a data set of the hub, path for files" if known == "path" else known] * (known in schema)
 
 
 def math_allows(field: FieldInfo, value: Any) -> bool:
@@ -164,6 +175,8 @@ def _instead(field: FieldInfo, value: Any) -> str:
         return f"write hub, or local, and {value} as path"
     if field.path == "optim.method" and word in OPTIMIZERS:
         return f"write {OPTIMIZERS[word]}"
+    if field.takes("array") and isinstance(value, str) and item_schema(field):
+        return f"write [{{path: {value}}}], or [{{name: {value}}}] for a data set of the hub"
     if field.takes("array") and isinstance(value, str):
         return f"write [{value}]"
     if field.takes("object") and re.search(r":(?! )", str(value)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +48,8 @@ class Problem:
     fix: str = ""
 
     def __str__(self) -> str:
-        head = ": ".join(filter(None, (str(self.place), self.key, self.what)))
+        key = re.sub(r"\.(\d+)", r"[\1]", self.key)
+        head = ": ".join(filter(None, (str(self.place), key, self.what)))
         return f"{head}\n    → {self.fix}" if self.fix else head
 
 

@@ -10,7 +10,15 @@ from pydantic import Field, field_validator, model_validator
 
 from galore.trainer.recipe.chattemplates import CHAT_TEMPLATES, SUFFIXES
 from galore.trainer.recipe.schema.section import Bytes, Length, Pieces, Rows, Section, Threads, execution
-from galore.trainer.recipe.schema.source import FIELDS, Columns, FileFormat, SourceSection, TxtDocument
+from galore.trainer.recipe.schema.source import (
+    FIELDS,
+    OF_FILES,
+    OF_THE_HUB,
+    Columns,
+    FileFormat,
+    SourceSection,
+    TxtDocument,
+)
 
 UTF8 = "utf-8"
 BINARY = ("parquet", "arrow")  # formats whose text is UTF-8 by themselves
@@ -174,6 +182,11 @@ class DataSection(Section):
         """What each of the parts is called; "" where there is one."""
         return [each.label for each in self.sources or []] or [""]
 
+    @property
+    def streams(self) -> bool:
+        """Whether any of it is a data set of the hub."""
+        return any(part.source == "hub" for part in self.parts)
+
     def _part(self, source: SourceSection) -> DataSection:
         given: dict[str, Any] = {"sources": None, **source.settings}
         if given.keys() & set(FIELDS):
@@ -202,22 +215,41 @@ class DataSection(Section):
 
 def check_sources(data: DataSection, sources: list[SourceSection]) -> None:
     """Raise ValueError for the first contradiction."""
-    if data.source != "local":
-        raise ValueError(f"sources are local files, and source: {data.source} has none: write source: local")
+    if data.source not in ("local", "hub"):
+        what = f"sources are local files or data sets of the hub, and source: {data.source} has none"
+        raise ValueError(f"{what}: write source: local")
     if data.path is not None or data.validation_path is not None:
         key = "path" if data.path is not None else "validation_path"
         raise ValueError(f"{key} is set, but each of the sources names its own: leave it out")
     names = Counter(each.label for each in sources)
     if twice := [name for name, count in names.items() if count > 1]:
-        raise ValueError(f"{names[twice[0]]} of the sources are called {twice[0]}: give each a name")
+        of_the_hub = any(each.settings.get("source") == "hub" for each in sources if each.label == twice[0])
+        fix = "give each a name, those of the hub by path, with hub as source" if of_the_hub else "give each a name"
+        raise ValueError(f"{names[twice[0]]} of the sources are called {twice[0]}: {fix}")
     for source, part in zip(sources, data.parts, strict=True):
         try:
-            if codec_name(part.encoding) is None or (part.encoding != UTF8 and part.format in BINARY):
-                raise ValueError(f"encoding {part.encoding} does not go with format {part.format}, or is none")
+            check_source(source, part)
             if any(getattr(part, key) is not None for key in FIELDS[1:]):  # of text there is nothing to contradict
                 check_instruction(part)
         except ValueError as error:
             raise ValueError(f"sources, {source.label}: {error}") from None
+
+
+def check_source(source: SourceSection, part: DataSection) -> None:
+    """Raise ValueError for the first key that does not go with what kind of source it is."""
+    if source.source == "local" and source.path is None:
+        raise ValueError("its source is local, which needs a path: name is what metrics call it")
+    if part.source == "hub":
+        if not isinstance(source.path, str | None):
+            raise ValueError("path names several data sets of the hub: make a source of each")
+        if wrong := [key for key in OF_FILES if getattr(source, key) is not None]:
+            raise ValueError(f"{wrong[0]} is for local files, and this is a data set of the hub: leave it out")
+        return
+    if wrong := [key for key in OF_THE_HUB if getattr(source, key) is not None]:
+        fix = "leave it out, or leave out path and give the name of the data set"
+        raise ValueError(f"{wrong[0]} is for data sets of the hub, and path names files: {fix}")
+    if codec_name(part.encoding) is None or (part.encoding != UTF8 and part.format in BINARY):
+        raise ValueError(f"encoding {part.encoding} does not go with format {part.format}, or is none")
 
 
 def codec_name(encoding: str) -> str | None:

@@ -13,7 +13,15 @@ from galore.trainer.recipe.load import LoadedRecipe, load_recipe
 from galore.trainer.recipe.methods import GLUE, GLUE_DEFAULT, METHODS
 from galore.trainer.recipe.parse.problems import RecipeError
 from galore.trainer.recipe.schema.recipe import Recipe
-from galore.trainer.sweep.options import Trial, learning_rates, load_trial, method_overrides, refuse_unknown, words
+from galore.trainer.sweep.options import (
+    Trial,
+    counted_seeds,
+    learning_rates,
+    load_trial,
+    method_overrides,
+    refuse_unknown,
+    words,
+)
 from galore.trainer.tasks.glue import TASKS
 
 OWN_RECIPES = {method.glue for method in METHODS.values() if method.glue}
@@ -25,7 +33,7 @@ def grid(
     tasks: str | None,
     methods: str | None,
     rates: str | None = None,
-    seeds: int = 1,
+    seeds: str = "1",
 ) -> list[Trial]:
     """All runs, task by task, each with its settings resolved.
 
@@ -34,7 +42,7 @@ def grid(
         tasks: comma-separated, by the hub's name or GLUE's own, or `all`; None takes the recipe's.
         methods: comma-separated names from METHODS; None takes the recipe's.
         rates: comma-separated learning rates, None takes the recipe's.
-        seeds: how many, counted up from the recipe's.
+        seeds: how many, counted up from the recipe's; or themselves, between commas.
 
     Raises:
         UserError: a name is unknown, or a recipe is wrong.
@@ -77,7 +85,7 @@ def _tasks(text: str) -> list[str]:
 
 
 def _seeds(
-    recipe: str | None, overrides: Sequence[str], task: str | None, method: str | None, rate: float | None, seeds: int
+    recipe: str | None, overrides: Sequence[str], task: str | None, method: str | None, rate: float | None, seeds: str
 ) -> Iterator[Trial]:
     source, own = _source(recipe, method, overrides)
     fixed = [*own, *overrides, *([f"data.task={task}"] if task else [])]
@@ -87,7 +95,7 @@ def _seeds(
     if found is None:
         raise UserError("names no task", where=source, fix="name one: --task sst2")
     name = method or method_of(first.recipe)
-    for seed in range(first.recipe.train.seed, first.recipe.train.seed + seeds):
+    for seed in counted_seeds(seeds, first.recipe.train.seed):
         loaded = load_recipe(source, [*fixed, f"train.seed={seed}"])
         label = name + _rank(loaded.recipe)
         yield Trial(f"{found}/{label}{_suffix(loaded.recipe)}", name, label, loaded)

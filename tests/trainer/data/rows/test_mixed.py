@@ -164,8 +164,8 @@ def test_frequencies_are_those_of_the_mixture(mixed: Callable[..., MixedData]) -
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"path": "absent.csv"}, r"data\.path \(data\.sources: absent\): no file matches"),
-        ({"text_field": "nothing"}, r"\(data\.sources: table\): no document to train on .*`nothing` is not among"),
+        ({"path": "absent.csv"}, r"^data\.sources\[1\]\.path: no file matches"),
+        ({"text_field": "nothing"}, r"\(data\.sources\[1\]: table\): no document to train on .*`nothing` is not among"),
     ],
 )
 def test_what_is_wrong_with_one_source_names_it(
@@ -181,7 +181,7 @@ def test_what_is_wrong_with_one_source_names_it(
     [
         ({"path": "x"}, "path is set, but each of the sources names its own"),
         ({"path": None, "validation_path": "x"}, "validation_path is set, but each"),
-        ({"path": None, "source": "hub"}, "sources are local files, and source: hub has none"),
+        ({"path": None, "source": "packaged"}, "sources are local files or data sets of the hub, and source: packaged"),
         ({"path": None, "sources": [{"path": "a/x.csv"}, {"path": "b/x.jsonl"}]}, "2 of the sources are called x"),
         (
             {"path": None, "sources": [{"path": "x", "prompt_field": "a"}]},

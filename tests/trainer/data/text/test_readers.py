@@ -306,6 +306,17 @@ def test_a_table_without_names_of_columns_is_refused(tmp_path: Path, table: byte
     assert caught.value.fix in ("set data.delimiter: ';'", "put their names there")
 
 
+@pytest.mark.parametrize("said", ["utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("table", ["text,n\none,1\n", '"text",n\n"one, two",1\n'])
+def test_a_table_in_utf_16_is_told_the_key_that_reads_it(tmp_path: Path, table: str, said: str) -> None:
+    (tmp_path / "x.csv").write_bytes(table.encode(said))
+    with pytest.raises(UserError, match=f"the table is {said}, and is read as utf-8") as caught:
+        read(tmp_path / "x.csv", "csv")
+    assert f"data.encoding={said} reads it" in caught.value.fix
+    texts, _ = read(tmp_path / "x.csv", "csv", encoding=said)
+    assert texts in (["one"], ["one, two"])
+
+
 def test_two_columns_of_a_table_of_one_name(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_bytes(b"text,text,n,n\na,b,1,2\n")
     assert read(tmp_path / "x.csv", "csv") == ([], {"wrong_type": 1})

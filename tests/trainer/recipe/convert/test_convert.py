@@ -43,7 +43,7 @@ EXPECTED: dict[str, dict[str, Any]] = {
     },
     "axolotl": {
         "optim.method": "lora", "optim.rank": 16, "optim.lora_alpha": 32, "optim.state_dtype": "8bit",
-        "train.micro_batch_size": 2, "train.global_batch_size": 8, "data.path": "tatsu-lab/alpaca", "data.source": "hub",
+        "train.micro_batch_size": 2, "train.global_batch_size": 8, "data.path": None, "data.source": "local",
         "data.packing": "packed", "data.loss_on": "responses", "eval.eval_epochs": 1, "log.report_to": "wandb",
         "log.wandb_project": "mine", "model.attn_implementation": "flash_attention_2", "optim.warmup_steps": 10,
     },
@@ -217,9 +217,31 @@ def test_zero_is_a_number_and_defaults_are_those_of_the_toolkit(tmp_path: Path) 
     assert lora["optim.rank"] == 8
 
 
-def test_a_second_data_set_of_the_hub_is_said_to_be_left_out() -> None:
-    (told,) = [each for each in convert(str(FILES / "axolotl.yaml")).told if each.key == "datasets"]
-    assert "1 of the hub left out" in told.why
+def test_several_data_sets_of_the_hub_are_sources(tmp_path: Path) -> None:
+    made = convert(str(FILES / "axolotl.yaml"))
+    first, second = settings(made.text)["data.sources"]
+    assert (first["name"], second["name"], first["response_field"]) == ("tatsu-lab/alpaca", "me/other", "output")
+    (told,) = [each for each in made.told if each.key == "datasets"]
+    assert "all have the same share of the sequences" in told.why
+    entry = {"path": "me/x", "name": "en", "type": "completion"}
+    mixed = [entry, entry | {"split": "test"}, {"path": "a.jsonl", "type": "chat_template"}]
+    found = settings(convert(write(tmp_path, "axolotl", datasets=mixed)).text)
+    one, two, three = found["data.sources"]
+    assert (one["source"], one["path"], one["name"], one["hub_config"]) == ("hub", "me/x", "me/x:en-1", "en")
+    assert (two["name"], two["split"], two["text_field"]) == ("me/x:en-2", "test", "text")
+    assert (three["path"], three["messages_field"]) == ("a.jsonl", "messages")
+    assert (found["data.source"], found["data.validation_split"]) == ("local", None)
+    load_recipe(write_text(tmp_path, convert(write(tmp_path, "axolotl", datasets=mixed)).text))
+
+
+def test_probabilities_of_llama_factory_are_weights(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    info = {"x": {"hf_hub_url": "me/x", "subset": "en"}, "y": {"file_name": "y.json"}}
+    (tmp_path / "data/dataset_info.json").write_text(json.dumps(info))
+    given = {"dataset": "x,y", "dataset_dir": str(tmp_path / "data"), "mix_strategy": "interleave_under"}
+    made = convert(write(tmp_path, "llama-factory", **given, interleave_probs="0.7,0.3"))
+    one, two = settings(made.text)["data.sources"]
+    assert (one["name"], one["hub_config"], one["weight"], two["weight"]) == ("me/x", "en", 0.7, 0.3)
 
 
 def test_files_that_are_read_in_several_ways_are_sources(tmp_path: Path) -> None:
@@ -236,9 +258,9 @@ def test_files_that_are_read_in_several_ways_are_sources(tmp_path: Path) -> None
     }
     (tmp_path / "data/dataset_info.json").write_text(json.dumps(info))
     again = convert(write(tmp_path, "llama-factory", dataset="x,y,z", dataset_dir=str(tmp_path / "data")))
-    assert [len(each) for each in settings(again.text)["data.sources"]] == [4, 2]
+    assert [len(each) for each in settings(again.text)["data.sources"]] == [4, 2, 4]
     (told,) = [each for each in again.told if each.key == "dataset"]
-    assert "z of the hub left out" in told.why
+    assert "which is read in 2 ways" in told.why
 
 
 @pytest.mark.parametrize("value", [None, [], {}, 0, -1.5, "x", [[]], [1], {"a": 1}, True, [None], "2e400"], ids=str)

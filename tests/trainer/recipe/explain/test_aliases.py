@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from galore.trainer.common.suggest import plain
@@ -60,6 +62,31 @@ def test_no_name_is_one_of_ours_and_none_is_written_twice() -> None:
 )
 def test_names_of_other_toolkits(name: str, target: str) -> None:
     assert what_was_meant(name, "train").target == target
+
+
+@pytest.mark.parametrize(
+    ("name", "section", "value", "expected"),
+    [
+        ("name", "optim", "adamw", "in section `optim` write method: full"),
+        ("type", "optim", "AdamW", "in section `optim` write method: full"),
+        ("_target_", "optim", "torch.optim.AdamW", "in section `optim` write method: full"),
+        ("name", "optim", "adamw_8bit", "in section `optim` write method: full and state_dtype: 8bit"),
+        ("name", "optim", "lion", ""),
+        ("params", "optim", {"lr": 1}, "write the keys themselves below `optim:`"),
+        ("name", "data", "wikitext", "a data set of the hub is data.path, with data.source: hub"),
+        ("total_batch_size", "train", 524288, "write train.global_batch_size = tokens / data.max_length"),
+        ("total_batch_size", "", 1 << 15, "write train.global_batch_size = tokens / data.max_length"),
+        ("total_batch_size", "train", 512, ""),
+    ],
+)
+def test_what_a_name_means_goes_by_its_section_and_its_value(
+    name: str, section: str, value: Any, expected: str
+) -> None:
+    found = what_was_meant(name, section, value)
+    assert found.hint.startswith(expected)
+    assert bool(found.hint) is bool(expected)
+    assert found.target != "log.run_name"
+    assert what_was_meant("name", "model").target == what_was_meant("path", "model").target == "model.name_or_path"
 
 
 def test_short_nonsense_means_nothing() -> None:
