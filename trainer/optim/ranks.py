@@ -46,6 +46,29 @@ class Ranks(Protocol):
         """Whether all ranks have the same bits."""
 
 
+@dataclass(frozen=True)
+class Rehearsed:
+    """Ranks that nobody else belongs to: an optimizer makes with them what it makes among `size`, and nothing is sent."""
+
+    size: int
+    rank: int = 0
+
+    def start_sum(self, tensor: Tensor) -> Callable[[], None]:
+        return lambda: None
+
+    def copy_first_(self, tensors: Sequence[Tensor]) -> None:
+        """They stay."""
+
+    def any_of(self, flags: Sequence[bool]) -> list[bool]:
+        return list(flags)
+
+    def total(self, number: float) -> float:
+        return number
+
+    def are_equal(self, number: float) -> bool:
+        return True
+
+
 class Total(Protocol):
     """A sum of gradients, None before the first."""
 
@@ -117,7 +140,7 @@ class Sums(Generic[Owner]):
         if len(bucket) > 1:
             flat = torch.cat([_whole(part, self.device).view(-1) for part in bucket])
             sizes = [torch.Size(part.shape).numel() for part in bucket]
-            for part, own in zip(bucket, flat.split(sizes), strict=True):
+            for part, own in zip(bucket, torch.split(flat, sizes), strict=True):
                 part.total.value = own.view(part.shape)
         self.waits.append(self.ranks.start_sum(flat))
 

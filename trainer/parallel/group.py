@@ -75,16 +75,11 @@ class Group:
 
         return wait
 
-    def sum_(self, tensors: Sequence[Tensor]) -> None:
-        """Replace each tensor by its sum over the ranks."""
-        for each in tensors:
-            self.start_sum(each)()
-
     def any_of(self, flags: Sequence[bool]) -> list[bool]:
         """Of each flag whether it is set on any rank."""
         found = torch.tensor(flags, dtype=torch.float32, device=_device())
         if flags:
-            self.sum_([found])
+            self.start_sum(found)()
         return [bool(count) for count in found.tolist()]
 
     def copy_first_(self, tensors: Sequence[Tensor]) -> None:

@@ -36,7 +36,8 @@ def test_every_row_is_one_ranks_and_shares_differ_by_one(rows, size):
 
 def test_sums_go_back_where_they_came_from_and_are_counted(alone):
     first, second = torch.arange(6.0).view(2, 3), torch.arange(4.0)
-    alone.sum_([first, second])
+    for each in (first, second):
+        alone.start_sum(each)()
     assert torch.equal(first, torch.arange(6.0).view(2, 3))
     assert torch.equal(second, torch.arange(4.0))
     alone.copy_first_([second])
