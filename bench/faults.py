@@ -188,8 +188,6 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
     "trainer/optim/ranks.py": ("tests/trainer/optim/test_ranks.py", [
         ("for part in each if not anywhere else ():", "for part in ():", "test_what_nobody_has or test_two_ranks"),
         ("and not self.missing[len(self.waits)]:", "and True:", "test_a_bucket_goes_once"),
-        ("self.parts, self.device = ranks, parts, device\n", "self.parts, self.device = ranks, parts, device\n        parts = dict(reversed(parts.items())) if ranks.rank else parts\n",
-         "test_two_ranks"),
     ]),
     "trainer/optim/slot.py": ("tests/trainer/optim/test_galore.py", [
         ('self.group["lr"] * self.group["scale"])', 'self.group["lr"] * self.group["scale"] ** 2)',

@@ -102,10 +102,10 @@ class Sums(Generic[Owner]):
         # Of each bucket how many parts are not final yet, and of each owner which buckets wait for it.
         self.missing = [len(bucket) for bucket in self.buckets]
         owners = iter([owner for owner, each in parts.items() for _ in each])
-        self.awaited: dict[Owner, list[int]] = {}
+        self.awaited: dict[Owner, list[int]] = {owner: [] for owner in parts}
         for number, bucket in enumerate(self.buckets):
             for _ in bucket:
-                self.awaited.setdefault(next(owners), []).append(number)
+                self.awaited[next(owners)].append(number)
         self.waits: list[Callable[[], None]] = []
 
     def final(self, owner: Owner) -> None:
