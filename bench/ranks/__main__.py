@@ -1,4 +1,4 @@
-"""`python -m ranks`: carry out the parts on this machine, those trials that have no record yet. Exit code 1 if one did not hold."""
+"""`python -m ranks`: carry out the parts on this machine, those trials that have not held yet. Exit code 1 if one did not hold."""
 
 from __future__ import annotations
 

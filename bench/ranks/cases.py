@@ -66,7 +66,7 @@ def data(folder: Path) -> dict[str, list[str]]:
     chats = [{"instruction": f"Say {n}", "output": "yes " * (1 + n % 7)} for n in range(120)]
     (folder / "chat.jsonl").write_text("".join(json.dumps(row) + "\n" for row in chats))
     chat = ["data.source=local", f"data.path={folder / 'chat.jsonl'}", "data.prompt_field=instruction"]
-    chat += ["data.response_field=output", "data.validation_fraction=0.2", "data.tokenizer_vocab_size=null"]
+    chat += ["data.response_field=output", "data.validation_fraction=0.2"]
     own = [f"data.tokenizer={tokenizer}", "model.vocab_size=300"]
     hub = folder / "hub"
     hub.mkdir(exist_ok=True)
@@ -75,11 +75,14 @@ def data(folder: Path) -> dict[str, list[str]]:
             {"text": f"document {n} is of {n % 13} words and {'very ' * (n % 9)}long"} for n in range(first, count)
         ]
         (hub / f"{split}-00000-of-00001.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    stream = ["data.source=hub", f"data.path={hub}", "data.shuffle_buffer_size=16", "data.tokenizer_vocab_size=null"]
+    stream = ["data.source=hub", f"data.path={hub}", "data.shuffle_buffer_size=16"]
     task = folder / "glue/sst2"
     task.mkdir(parents=True, exist_ok=True)
     for split in ("train", "validation", "test"):
-        rows = [{"sentence": f"the film was {'very ' * (n % 5)}good", "label": n % 2, "idx": n} for n in range(48)]
+        rows = [
+            {"sentence": f"the film was {'very ' * (n % 5)}{('bad', 'good')[n % 2]}", "label": n % 2, "idx": n}
+            for n in range(48)
+        ]
         (task / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     labels = [f"model.name_or_path={roberta}", f"data.path={folder / 'glue'}", "data.task=sst2", "data.max_length=32"]
     labels += ["train.num_train_epochs=2", "train.global_batch_size=8", "train.micro_batch_size=1", "train.device=cpu"]
@@ -122,7 +125,7 @@ def _roberta(folder: Path) -> Path:
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast, RobertaConfig, RobertaForMaskedLM
 
-    words = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", "the", "film", "was", "very", "good"]
+    words = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", "the", "film", "was", "very", "good", "bad"]
     backend = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
     backend.post_processor = processors.TemplateProcessing(

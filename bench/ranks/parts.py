@@ -34,8 +34,8 @@ class Part:
 
 
 def carry_out(part: Part, folder: Path, records: Records, until: float, seed: int) -> Iterator[Record]:
-    """The trials that have no record yet, as long as there is time to begin one."""
-    done = {record.trial for record in records if record.part == part.name}
+    """The trials that have not held yet, as long as there is time to begin one."""
+    done = {record.trial for record in records if record.part == part.name and record.holds is not False}
     for number, (trial, work) in enumerate(part.trials(folder / part.name, random.Random(seed)).items()):
         if trial in done or time.monotonic() > until:
             continue
@@ -77,7 +77,7 @@ def against_one(folder: Path, words: list[str]) -> dict[str, Any]:
 
 def difference(one: Path, other: Path) -> list[float]:
     """The largest relative difference of a loss, a norm and a held-out loss, and of weights: of the largest of each."""
-    from safetensors.numpy import load_file
+    from safetensors.torch import load_file
 
     found = []
     for kind, key in (("train", "loss_nats"), ("train", "grad_norm"), ("eval", "loss_nats")):
@@ -87,7 +87,7 @@ def difference(one: Path, other: Path) -> list[float]:
     for ours, theirs in zip(launch.tensor_files(one), launch.tensor_files(other), strict=True):
         if "model" not in ours.name:
             continue
-        left, right = load_file(ours), load_file(theirs)
+        left, right = ({name: each.double() for name, each in load_file(file).items()} for file in (ours, theirs))
         weights = max(
             weights, *(float(abs(left[n] - right[n]).max() / abs(left[n]).max()) for n in left if left[n].any())
         )

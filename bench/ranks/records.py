@@ -58,8 +58,8 @@ def spoken(value: Any) -> str:
 
 
 def page(records: Records, part: str) -> str:
-    """A part's records as a Markdown table, a column per figure."""
-    mine = [record for record in records if record.part == part]
+    """A part's records as a Markdown table, the last of each trial, a column per figure."""
+    mine = list({record.trial: record for record in records if record.part == part}.values())
     keys = list(dict.fromkeys(key for record in mine for key in record.figures if key != "holds"))
     lines = [f"| {part} | holds | {' | '.join(keys)} |", "|---" * (len(keys) + 2) + "|"]
     for record in mine:
