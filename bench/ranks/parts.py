@@ -15,11 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from ranks import cases, launch
 from ranks.records import Record, Records
 
 MOMENTS = 20  # of a run, at which one of its ranks is killed
 KILLED = 3  # ranks of such a run
+WORDS = ["demo", *cases.TINY, *cases.STEPS, "train.max_steps=60", "train.save_steps=3"]
 WITHIN = 60.0  # seconds in which all ranks are to end after one was killed
 
 
@@ -136,15 +139,46 @@ def agents(folder: Path, rng: random.Random) -> dict[str, Callable[[], dict[str,
     for number, (lost, restarts) in enumerate([(1, 0), (0, 0), (1, 3)]):
         what = f"node {lost} lost" + (f", --max-restarts={restarts}, and back" if restarts else ", both started again")
         found[what] = lambda n=number, lost=lost, r=restarts: two_agents(folder / str(n), lost, r)  # type: ignore[misc]
+    for whom in ("torchrun", "torchrun and all below it, as Slurm does"):
+        number += 1
+        found[f"SIGTERM to {whom}"] = lambda n=number, whom=whom: stopped(folder / str(n), whom != "torchrun")  # type: ignore[misc]
     return found
+
+
+def stopped(folder: Path, everyone: bool) -> dict[str, Any]:
+    """torchrun with two workers, asked to stop; what it and the run end with, and whether the run then goes on."""
+    straight, out = folder / "straight", folder / "run"
+    folder.mkdir(parents=True, exist_ok=True)
+    launch.finish(straight, 2, WORDS)
+    agent = _agent(folder, 0, launch.port(), out, WORDS, 3, nodes=1, workers=2)
+    try:
+        _until(lambda: len(launch.rows(out, "train")) >= 10, 120)
+        started = time.monotonic()
+        for each in [*(psutil.Process(agent.pid).children(recursive=True) if everyone else []), agent]:
+            each.send_signal(signal.SIGTERM)
+        code, seconds = agent.wait(120), time.monotonic() - started
+    finally:
+        if agent.poll() is None:
+            os.killpg(agent.pid, signal.SIGKILL)
+            agent.wait()
+    asked = subprocess.run(
+        [sys.executable, "-m", "galore", "runs", out, "--exit-code"], check=False, capture_output=True
+    )
+    steps = len(launch.rows(out, "train"))
+    launch.finish(out, 2, WORDS)
+    same = launch.outcome(out) == launch.outcome(straight)
+    found = {"seconds": round(seconds, 1), "codes": [code], "state": asked.stdout.decode().strip()}
+    return {
+        "holds": same and asked.returncode == 75 and steps < 60,
+        **found,
+        "said": f"stopped after {steps} of 60 steps",
+    }
 
 
 def two_agents(folder: Path, lost: int, restarts: int) -> dict[str, Any]:
     """Two agents of torchrun; one and its worker are killed, then started again: alone, or with the other."""
     folder.mkdir(parents=True, exist_ok=True)
-    more = ["train.max_steps=60", "train.save_steps=3"]
-    words = ["demo", *cases.TINY, *cases.STEPS, *more]
-    straight, out = folder / "straight", folder / "run"
+    words, straight, out = WORDS, folder / "straight", folder / "run"
     launch.finish(straight, 2, words)
     at = launch.port()
     both = [_agent(folder, node, at, out, words, restarts) for node in range(2)]
@@ -162,7 +196,6 @@ def two_agents(folder: Path, lost: int, restarts: int) -> dict[str, Any]:
         said = next((line for line in _said(folder, 1 - lost).splitlines() if "another of the" in line), "")
         state = _state(out)
         if not restarts:
-            again = [_agent(folder, node, launch.port() if not node else "", out, words, 0) for node in ()]
             at = launch.port()
             again = [_agent(folder, node, at, out, words, restarts) for node in range(2)]
             both += again
@@ -182,8 +215,17 @@ def two_agents(folder: Path, lost: int, restarts: int) -> dict[str, Any]:
     }
 
 
-def _agent(folder: Path, node: int, at: str, out: Path, words: list[str], restarts: int) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", "--rdzv-id=bench"]
+def _agent(
+    folder: Path, node: int, at: str, out: Path, words: list[str], restarts: int, nodes: int = 2, workers: int = 1
+) -> subprocess.Popen[bytes]:
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        f"--nnodes={nodes}",
+        f"--nproc-per-node={workers}",
+        "--rdzv-id=bench",
+    ]
     command += [f"--rdzv-endpoint=127.0.0.1:{at}", "--rdzv-backend=c10d", f"--max-restarts={restarts}"]
     command += ["--local-addr=127.0.0.1", "-m", "galore", "train", *words, "--output-dir", str(out), "--resume"]
     with (folder / f"node{node}.said").open("ab") as said:

@@ -29,8 +29,8 @@ class StopOnSignal:
     """A context in which the first of the handled signals only sets `requested`; the second leaves at once.
 
     A second SIGHUP says nothing new: a closing terminal sends one by its kernel and one by its shell. One that is
-    ignored on entry, as `nohup` asks for, stays ignored. Below torchrun another one within ECHO seconds says nothing new,
-    either.
+    ignored on entry, as `nohup` asks for, stays ignored. Below torchrun another one within ECHO seconds says nothing
+    new, either.
     Leaving at once is `os._exit(128 + signum)`: no clean-up, as a kill would do, which checkpoints survive.
     Python delivers signals to the main thread only: elsewhere nothing is installed and `installed` is false.
 

@@ -256,7 +256,7 @@ class GaLoreAdamW(Stored):
             self._sums.final(slot)
 
     def _begin(self, ranks: Ranks) -> Sums[FullSlot]:
-        """The sums of this step. A backward fills the last parameters first; weights in codes have no hook to say so."""
+        """The sums of this step: what a backward fills first, and at the end weights in codes, which have no hook."""
         slots = sorted(self.slots.values(), key=lambda s: (s.parameter.requires_grad, s.weight.index), reverse=True)
         return Sums(ranks, {slot: list(slot.parts()) for slot in slots}, self._device)
 

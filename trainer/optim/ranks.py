@@ -37,7 +37,7 @@ class Ranks(Protocol):
         """Replace each tensor by that of rank 0."""
 
     def any_of(self, flags: Sequence[bool]) -> list[bool]:
-        """Of each flag whether it is set on any rank."""
+        """Whether each flag is set on any rank."""
 
     def total(self, number: float) -> float:
         """The sum of a number over the ranks."""
@@ -48,7 +48,7 @@ class Ranks(Protocol):
 
 @dataclass(frozen=True)
 class Rehearsed:
-    """Ranks that nobody else belongs to: an optimizer makes with them what it makes among `size`, and nothing is sent."""
+    """Ranks without any others: an optimizer makes with them what it makes among `size`, and nothing is sent."""
 
     size: int
     rank: int = 0
@@ -57,7 +57,7 @@ class Rehearsed:
         return lambda: None
 
     def copy_first_(self, tensors: Sequence[Tensor]) -> None:
-        """They stay."""
+        """The tensors stay as they are."""
 
     def any_of(self, flags: Sequence[bool]) -> list[bool]:
         return list(flags)

@@ -48,8 +48,8 @@ Shared = TypeVar("Shared", bound=Rows)
 class Group:
     """All ranks; see `trainer.optim.ranks.Ranks`.
 
-    `sent` counts the bytes that went into each kind of collective, `waited` the seconds that this rank stood still for it:
-    on a card, where a queue waits instead, hardly any.
+    `sent` counts the bytes that went into each kind of collective, `waited` the seconds that this rank stood still for
+    them: on a card, where a queue waits instead, hardly any.
     """
 
     rank: int
@@ -63,8 +63,11 @@ class Group:
         return self.rank == 0
 
     def start_sum(self, tensor: Tensor) -> Callable[[], None]:
-        """Begin to replace a contiguous tensor by its sum over the ranks, the same bits on all of them; what is returned
-        waits for that."""
+        """Begin to replace a contiguous tensor by its sum over the ranks, the same bits on all of them.
+
+        Returns:
+            What waits for that.
+        """
         with reaching(self):
             work = dist.all_reduce(tensor, async_op=True)
         self.sent["sum"] += tensor.nbytes
@@ -76,7 +79,7 @@ class Group:
         return wait
 
     def any_of(self, flags: Sequence[bool]) -> list[bool]:
-        """Of each flag whether it is set on any rank."""
+        """Whether each flag is set on any rank."""
         found = torch.tensor(flags, dtype=torch.float32, device=_device())
         if flags:
             self.start_sum(found)()

@@ -164,7 +164,8 @@ class Found(Refresh):
 
     @property
     def _turn(self) -> bool:
-        """Whether it is this layer's turn, and there is no basis yet. One that never gets a gradient is due for ever."""
+        """Whether it is this layer's turn, and there is no basis yet."""
+        # a weight that never gets a gradient is due for ever
         return self.subspace.schedule.due(self.subspace.clock()) and self.subspace.due and self.basis is None
 
     def _receive_due(self, grad: Tensor | Factors) -> None:

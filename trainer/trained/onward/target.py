@@ -25,7 +25,7 @@ class Trained:
 
 @dataclass
 class Handover:
-    """What a toolkit gets. `says`: the recipe's keys that its files carry; `told`: what became of others, a line each."""
+    """What a toolkit gets. `says`: keys of the recipe that its files carry; `told`: what became of others, by line."""
 
     files: dict[str, str] = field(default_factory=dict)
     says: set[str] = field(default_factory=set)
@@ -69,11 +69,11 @@ def of_data(recipe: Recipe, handover: Handover) -> str:
         others = f", the other {len(data.sources) - 1} and all weights are left out" if len(data.sources) > 1 else ""
         handover.tell("data.sources", f"the first one is taken{others}")
     path = data.parts[0].path
-    first, others = (path[0], len(path) - 1) if isinstance(path, list) else (str(path), 0)
+    first, more = (path[0], len(path) - 1) if isinstance(path, list) else (str(path), 0)
     if data.source == "hub":
         return first
     name = Path(first).name
-    handover.tell("data.path", f"put {name} into the folder" + (f"; the other {others} are left out" if others else ""))
+    handover.tell("data.path", f"put {name} into the folder" + (f"; the other {more} are left out" if more else ""))
     return name
 
 
