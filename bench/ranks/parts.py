@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
 import signal
@@ -11,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -158,9 +158,7 @@ def stopped(folder: Path, everyone: bool) -> dict[str, Any]:
             each.send_signal(signal.SIGTERM)
         code, seconds = agent.wait(120), time.monotonic() - started
     finally:
-        if agent.poll() is None:
-            os.killpg(agent.pid, signal.SIGKILL)
-            agent.wait()
+        _lose(agent)
     asked = subprocess.run(
         [sys.executable, "-m", "galore", "runs", out, "--exit-code"], check=False, capture_output=True
     )
@@ -184,12 +182,12 @@ def two_agents(folder: Path, lost: int, restarts: int) -> dict[str, Any]:
     both = [_agent(folder, node, at, out, words, restarts) for node in range(2)]
     try:
         _until(lambda: len(launch.rows(out, "train")) >= 10, 120)
-        os.killpg(both[lost].pid, signal.SIGKILL)
+        _lose(both[lost])
         killed = time.monotonic()
         if restarts:
             time.sleep(3)
             both[lost] = _agent(folder, lost, at, out, words, restarts)
-            codes = [each.wait(240) for each in both]
+            codes = [each.wait(120) for each in both]
         else:
             codes = [both[1 - lost].wait(120)]
         seconds = time.monotonic() - killed
@@ -202,9 +200,7 @@ def two_agents(folder: Path, lost: int, restarts: int) -> dict[str, Any]:
             codes += [each.wait(240) for each in again]
     finally:
         for each in both:
-            if each.poll() is None:
-                os.killpg(each.pid, signal.SIGKILL)
-                each.wait()
+            _lose(each)
     same = launch.outcome(out) == launch.outcome(straight)
     return {
         "holds": same and seconds < 240,
@@ -227,9 +223,20 @@ def _agent(
         "--rdzv-id=bench",
     ]
     command += [f"--rdzv-endpoint=127.0.0.1:{at}", "--rdzv-backend=c10d", f"--max-restarts={restarts}"]
+    # On the loopback address every node takes itself for the endpoint's host.
+    command += [f"--rdzv-conf=is_host={int(node == 0)}"]
     command += ["--local-addr=127.0.0.1", "-m", "galore", "train", *words, "--output-dir", str(out), "--resume"]
     with (folder / f"node{node}.said").open("ab") as said:
         return subprocess.Popen(command, stdout=said, stderr=said, process_group=0)
+
+
+def _lose(agent: subprocess.Popen[bytes]) -> None:
+    """Kill an agent and its workers, which have sessions of their own, as if their machine were gone."""
+    if agent.poll() is None:
+        for each in [psutil.Process(agent.pid), *psutil.Process(agent.pid).children(recursive=True)]:
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
+        agent.wait()
 
 
 def _said(folder: Path, node: int) -> str:
