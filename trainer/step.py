@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -49,24 +49,41 @@ def train_step(
     batch = batch if group is None else group.share(batch)
     if optimizer.wants_sketch_pass:
         with optimizer.sketching():
-            accumulate(model, batch, micro_batch_size, targets, z_loss)
-    loss, z = accumulate(model, batch, micro_batch_size, targets, z_loss)
-    if group is not None:
-        loss, z = group.total(loss), group.total(z)
+            rows = (
+                batch
+                if not optimizer.sketches_first
+                else batch.rows(0, micro_batch_size if group is None or group.is_first else 0)
+            )
+            accumulate(model, rows, micro_batch_size, targets, z_loss)
+    loss, z = accumulate(model, batch, micro_batch_size, targets, z_loss, optimizer.expect_last)
     if optimizer.update == "accumulate":
         optimizer.clip_grad_norm_(max_grad_norm)
+    # After the sums of gradients, of which some ranks may have begun more than others, and before a weight moves.
+    if group is not None:
+        loss, z = group.total(loss), group.total(z)
     optimizer.step()
     assert optimizer.report is not None
     return StepResult(loss, targets, optimizer.report, z_loss=z)
 
 
 def accumulate(
-    model: nn.Module, batch: Batch, micro_batch_size: int, targets: int, z_loss: float = 0.0
+    model: nn.Module,
+    batch: Batch,
+    micro_batch_size: int,
+    targets: int,
+    z_loss: float = 0.0,
+    before_last: Callable[[], None] = lambda: None,
 ) -> tuple[float, float]:
-    """Forward and backward over all micro-batches; returns the cross-entropy in nats per target, and the z-loss."""
-    total, z = torch.zeros((), dtype=torch.float64), 0.0
+    """Forward and backward over all micro-batches; returns the cross-entropy in nats per target, and the z-loss.
+
+    `before_last` is called between the last forward and its backward.
+    """
+    total, z, left = torch.zeros((), dtype=torch.float64), 0.0, len(batch)
     for micro_batch in micro_batches(batch, micro_batch_size):
         sums = summed_losses(model, micro_batch, z_loss)
+        left -= len(micro_batch)
+        if not left:
+            before_last()
         (sums.total / targets).backward()  # type: ignore[no-untyped-call]
         total = total + sums.cross_entropy / targets  # where it is: a GPU is not waited for before the next micro-batch
         z += float(sums.z / targets) if z_loss else 0.0

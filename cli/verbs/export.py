@@ -23,6 +23,14 @@ def export(
         typer.Option(help="Largest file of weights, such as 5GB.", show_default="transformers' own"),
     ] = None,
     ollama: Annotated[bool, typer.Option("--ollama", help="Write a Modelfile for `ollama create`.")] = False,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TOOLKIT",
+            help="To go on with axolotl or torchtitan: its configuration beside the weights, and what it does not say.",
+            show_default=False,
+        ),
+    ] = None,
     push: Annotated[
         str | None,
         typer.Option(
@@ -46,13 +54,15 @@ def export(
 
     from galore.trainer.trained.export import ExportOptions
     from galore.trainer.trained.export import export as write
+    from galore.trainer.trained.onward.targets import target_of
 
+    onward = None if recipe is None else target_of(recipe)
     if push is not None:
         from galore.trainer.trained.hub import require_push
 
         require_push(push)
     name = push.rpartition("/")[2] if push is not None else out.name
-    written = write(model, out, ExportOptions(max_shard_size, ollama, name, license), checkpoint)
+    written = write(model, out, ExportOptions(max_shard_size, ollama, name, license, onward), checkpoint)
     tell_skipped(written.skipped)
     typer.echo(f"{written.folder}: {size(written.bytes)}, from {written.origin}")
     typer.echo(f'{written.loads}.from_pretrained("{written.folder}") loads it')
@@ -64,6 +74,10 @@ def export(
         typer.echo("no GGUF: llama.cpp's converter knows no tokenizer that was trained on a run's own corpus")
     elif written.loads == "AutoModelForCausalLM":
         typer.echo(f"GGUF, with llama.cpp: python convert_hf_to_gguf.py {written.folder} --outtype auto")
+    if onward is not None:
+        typer.echo(f"{onward.name} {onward.version} goes on with it, in {written.folder}: {onward.command}")
+        for line in written.left:
+            typer.echo(f"  {line}")
     if push is not None:
         from galore.trainer.trained.hub import push as upload
 

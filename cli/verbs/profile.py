@@ -95,7 +95,7 @@ def profile_memory(
 
     from galore.trainer.fit.predict import profile_on
 
-    profile = profile_on(_of_one(loaded, gpus), card)
+    profile = profile_on(_of_one(loaded, gpus), card, ranks=gpus)
     if timeline is not None:  # files first: whoever reads the output may leave before its end
         _write_timeline(timeline, profile, loaded)
     wanted = fit is not None or (profile.fits is not True if advise is None else advise)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from galore.trainer.common.errors import UserError
+from galore.trainer.common.errors import Interrupted, RunFailed, UserError
 from galore.trainer.common.format import age, count, size
 from galore.trainer.common.printable import LONGEST_CELL, printable, shortened
 
@@ -27,6 +27,13 @@ HEAD = ("run", "method", "model", "steps", "loss", "on disk", "age", "state")
 def runs(
     folder: Annotated[str, typer.Argument(metavar="FOLDER", help="Where to look, folders in it too.")] = DEFAULT,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    exit_code: Annotated[
+        bool,
+        typer.Option(
+            "--exit-code",
+            help="End as the run FOLDER did: 0 finished, 75 interrupted, go on with --resume; 1 otherwise.",
+        ),
+    ] = False,
 ) -> None:
     """The runs below a folder: method, size of the model, steps done and planned, last loss, room on disk, how long ago
     the last step was, state."""
@@ -37,12 +44,22 @@ def runs(
     if not root.is_dir() and folder != DEFAULT:
         raise UserError("is no folder", where=folder, fix="name the folder that holds runs, or one above it")
     found = list_runs(root)
+    if exit_code:
+        _end_as([each for each in found if each.folder.samefile(root)], folder)
     if as_json:
         typer.echo(json.dumps([each.as_json() for each in found], indent=2))
     elif found:
         _show(found, root)
     else:
         typer.echo(f"there is no run at or below {printable(folder)}; `galore train demo` makes one")
+
+
+def _end_as(itself: list[Listed], folder: str) -> NoReturn:
+    """What torchrun and srun do not pass on: they end with 1 wherever a process ends with anything but 0."""
+    if not itself:
+        raise UserError("is no run itself", where=folder, fix="name the directory of the run that --exit-code is about")
+    typer.echo(_state(itself[0]))
+    raise typer.Exit({"finished": 0, "interrupted": Interrupted.exit_code}.get(itself[0].state, RunFailed.exit_code))
 
 
 def _show(found: list[Listed], root: Path) -> None:

@@ -15,7 +15,7 @@ import psutil
 import pytest
 import torch
 from gpu import page, runner, shapes, start, surroundings
-from gpu.proofs import PROOFS, estimated, exact, floor, kernels, memory, offload, shortage, speed, training
+from gpu.proofs import PROOFS, estimated, exact, floor, kernels, memory, offload, ranks, shortage, speed, training
 from gpu.records import Record, Records
 from gpu.scale import GIB, TINY, Outcome, Scale
 
@@ -476,3 +476,18 @@ def test_a_proof_that_breaks_off_keeps_what_it_noted(records, scale, monkeypatch
         command._one(arguments)
     assert verdicts(records) == {"found before": True, "broke off: ValueError: and then this": False}
     assert all(record.time >= started for record in records)
+
+
+def test_ranks_a_rank_that_takes_another_step_is_seen(records, scale, monkeypatch) -> None:
+    """Of two ranks and of one, without their processes."""
+    import torch
+
+    def came_to(weight: float) -> dict:
+        return {"tensors": {"w": torch.tensor([weight])}, "start": {"w": torch.zeros(1)}, "overlapped": 3, "sent": 8}
+
+    alone = {"galore": came_to(1.0)}
+    ranks._compare_one([{"galore": came_to(1.5), "backend": "gloo"}], alone, scale, records)
+    ranks._compare_two([{"galore": came_to(weight), "backend": "gloo"} for weight in (1.0, 1.5)], alone, records)
+    assert list(verdicts(records).values()) == [False, False, True]
+    ranks._compare_two([{"galore": came_to(1.5), "backend": "gloo"}] * 2, alone, records)
+    assert verdicts(records)["two ranks against one with more accumulation, galore: of the movement"] is False

@@ -6,7 +6,9 @@ import json
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -36,14 +38,27 @@ def test_what_torchrun_starts_is_galore_train(script: str) -> None:
     assert found.training_script_args[:2] == ["train", "my.yaml"]
 
 
-@pytest.mark.parametrize(("state", "requeued"), [("interrupted", True), ("finished", False), ("failed", False)])
-def test_the_job_is_queued_again_where_its_run_was_interrupted(tmp_path: Path, state: str, requeued: bool) -> None:
-    runs = json.dumps(
-        [{"folder": "/shared/runs/small", "state": "none"}, {"folder": "/shared/runs/big", "state": state}]
-    )
-    for name, says in {"scontrol": "", "srun": "", "galore": runs}.items():
-        (tmp_path / name).write_text(f"#!/bin/bash\necho \"{name} $*\" >> {tmp_path}/calls\ncat << 'E'\n{says}\nE\n")
+@pytest.mark.parametrize(
+    ("facts", "requeued"),
+    [({}, True), ({"finished": "2026"}, False), ({"ended": {"as": "failed"}}, False), (None, False)],
+)
+def test_the_job_is_queued_again_where_its_run_was_interrupted(
+    tmp_path: Path, facts: dict[str, Any] | None, requeued: bool
+) -> None:
+    """With the galore that is here, of which the job asks the exit code; srun ends with 1, as torchrun does."""
+    if facts is not None:
+        (tmp_path / "big").mkdir()
+        (tmp_path / "big/recipe.yaml").write_text("optim:\n  method: full\n")
+        (tmp_path / "big/run.json").write_text(json.dumps(facts))
+    commands = {"scontrol": "", "srun": "exit 1", "galore": f'exec {sys.executable} -m galore "$@"'}
+    for name, does in commands.items():
+        (tmp_path / name).write_text(f'#!/bin/bash\necho "{name} $*" >> {tmp_path}/calls\n{does}\n')
         (tmp_path / name).chmod(0o755)
     given = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7", "SLURM_NNODES": "2"}
-    subprocess.run(["bash", "-c", JOB], env=os.environ | given, check=True, capture_output=True)
+    subprocess.run(
+        ["bash", "-c", JOB.replace("RUNS=/shared/runs", f"RUNS={tmp_path}")],
+        env=os.environ | given,
+        check=False,
+        capture_output=True,
+    )
     assert ((tmp_path / "calls").read_text().splitlines()[-1] == "scontrol requeue 7") is requeued

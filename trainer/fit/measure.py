@@ -16,6 +16,7 @@ from galore.trainer.fit.rehearsal import Rehearsal
 from galore.trainer.memory.trace.trace import Trace
 from galore.trainer.memory.trace.tracer import Tracer
 from galore.trainer.memory.workspaces.casts import cpu_workspaces
+from galore.trainer.optim.ranks import Ranks
 from galore.trainer.recipe.load import LoadedRecipe
 
 MICRO_BATCHES = 4  # of a step that are carried out: one more than a prediction takes to be enough
@@ -30,14 +31,14 @@ class Measurement:
     basis: str
 
 
-def measure(loaded: LoadedRecipe, device: torch.device) -> Measurement:
+def measure(loaded: LoadedRecipe, device: torch.device, ranks: Ranks | None = None) -> Measurement:
     """Train the first, an ordinary and a refresh step with random tokens, and evaluate once.
 
     Raises:
         UserError: the model cannot be built. RuntimeError: the device has too little memory.
     """
     tracer = Tracer(device.type, cpu_workspaces if device.type == "cpu" else None)
-    rehearsal = Rehearsal.prepare(loaded, str(device), tracer, MICRO_BATCHES)
+    rehearsal = Rehearsal.prepare(loaded, str(device), tracer, MICRO_BATCHES, ranks)
     trace = rehearsal.tracer.trace
     weights = sum(each.nbytes for each in trace.allocations)
     measurement = Measurement(trace, 0, "")

@@ -14,27 +14,30 @@ from galore.trainer.memory.trace.simulate import SimulatedTracer, device_operati
 from galore.trainer.memory.trace.trace import Trace
 from galore.trainer.memory.workspaces.casts import cpu_workspaces
 from galore.trainer.memory.workspaces.workspaces import cuda_workspaces, library_workspaces
+from galore.trainer.optim.ranks import Rehearsed
 from galore.trainer.recipe.load import LoadedRecipe
 
 MICRO_BATCHES = 3  # of a step that are traced: only the third begins with sums as wide as those that follow it
 
 
-def predict(loaded: LoadedRecipe, card: Card | None, *, brief: bool = False) -> Trace:
+def predict(loaded: LoadedRecipe, card: Card | None, *, brief: bool = False, ranks: int = 1) -> Trace:
     """Every storage of a recipe's first, ordinary and refresh step, and of an evaluation, on `card`; None is the CPU.
 
     Args:
         brief: leave out the ordinary step where there is a refresh, which needs all that it needs.
+        ranks: processes that sum over their gradients; `loaded` is one's own share.
 
     Raises:
         UserError: the model cannot be built, or one of its operations cannot be traced.
     """
     kind, deterministic = "cpu" if card is None else "cuda", loaded.recipe.train.deterministic
+    others = Rehearsed(ranks) if ranks > 1 else None
     with (
         meta_stands_for(kind),
         device_operations(kind, card.capability if card else (0, 0)),
         as_deterministic(deterministic and card is not None),
     ):
-        rehearsal = Rehearsal.prepare(loaded, "meta", _tracer(card, deterministic), MICRO_BATCHES)
+        rehearsal = Rehearsal.prepare(loaded, "meta", _tracer(card, deterministic), MICRO_BATCHES, others)
         rehearsal.run(brief)
     return rehearsal.tracer.trace
 
@@ -51,12 +54,14 @@ def _tracer(card: Card | None, deterministic: bool) -> SimulatedTracer:
     return SimulatedTracer(hidden, library=library_workspaces(card.capability, workspaces(deterministic)))
 
 
-def profile_on(loaded: LoadedRecipe, card: Card, *, brief: bool = False) -> Profile:
+def profile_on(loaded: LoadedRecipe, card: Card, *, brief: bool = False, ranks: int = 1) -> Profile:
     """What `loaded` needs on `card`, with the allocator set as the recipe and the environment say; see `predict`.
 
     Raises:
         UserError: the model cannot be built or traced.
     """
     return Profile(
-        predict(loaded, card, brief=brief), card, expandable_segments(loaded.recipe.train.expandable_segments)
+        predict(loaded, card, brief=brief, ranks=ranks),
+        card,
+        expandable_segments(loaded.recipe.train.expandable_segments),
     )

@@ -23,6 +23,7 @@ from galore.trainer.models.checkpointing import offloading
 from galore.trainer.models.head import split_head
 from galore.trainer.optim import GaLoreAdamW
 from galore.trainer.optim.projected import ProjectedSlot
+from galore.trainer.optim.ranks import Ranks
 from galore.trainer.optimizer import attach_optimizer
 from galore.trainer.parameters import planned_vocabulary
 from galore.trainer.recipe.load import LoadedRecipe
@@ -44,11 +45,14 @@ class Rehearsal:
     micro_batches: int
 
     @classmethod
-    def prepare(cls, loaded: LoadedRecipe, device: str, tracer: Tracer, most_micro_batches: int) -> Rehearsal:
+    def prepare(
+        cls, loaded: LoadedRecipe, device: str, tracer: Tracer, most_micro_batches: int, ranks: Ranks | None = None
+    ) -> Rehearsal:
         """Build what the recipe says on `device`, weights drawn or read, and let `tracer` see all of it.
 
         Args:
             most_micro_batches: of a step that are carried out, if the recipe has as many.
+            ranks: that the optimizer shares its sums with.
         """
         recipe = loaded.recipe
         vocabulary, _ = planned_vocabulary(loaded)
@@ -60,7 +64,7 @@ class Rehearsal:
             checkpoint.fetched = lambda tensor: tracer.label("activations", [tensor])
         _watch_gradients(model, tracer)  # before the optimizer is there, which takes them
         micro_batches = min(most_micro_batches, recipe.train.accumulation)
-        optimizer = attach_optimizer(model, recipe, micro_batches)
+        optimizer = attach_optimizer(model, recipe, micro_batches, ranks)
         _watch_optimizer(optimizer, tracer)
         return cls(recipe, model, optimizer, _embedded(model), tracer, micro_batches)
 

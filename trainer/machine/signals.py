@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Any, Self
 # SIGHUP: a terminal that vanished, by a closed laptop or a dropped ssh. SIGQUIT (Ctrl-\\) stays the system's: it is the
 # one key that ends a process which hangs where no handler of Python's is ever run.
 HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+ECHO = 10.0  # seconds in which torchrun passes on a signal that Slurm has sent to all processes of a job
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,8 @@ class StopOnSignal:
     """A context in which the first of the handled signals only sets `requested`; the second leaves at once.
 
     A second SIGHUP says nothing new: a closing terminal sends one by its kernel and one by its shell. One that is
-    ignored on entry, as `nohup` asks for, stays ignored.
+    ignored on entry, as `nohup` asks for, stays ignored. Below torchrun another one within ECHO seconds says nothing
+    new, either.
     Leaving at once is `os._exit(128 + signum)`: no clean-up, as a kill would do, which checkpoints survive.
     Python delivers signals to the main thread only: elsewhere nothing is installed and `installed` is false.
 
@@ -40,6 +43,7 @@ class StopOnSignal:
         self._say = say or to_stderr
         self.requested: signal.Signals | Request | None = None
         self.installed = False
+        self._asked_at = 0.0
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
@@ -62,10 +66,11 @@ class StopOnSignal:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if isinstance(self.requested, signal.Signals):
-            if number != signal.SIGHUP:
+            echo = "TORCHELASTIC_RUN_ID" in os.environ and time.monotonic() - self._asked_at < ECHO
+            if number != signal.SIGHUP and not echo:
                 os._exit(128 + number)
             return
-        self.requested = signal.Signals(number)
+        self.requested, self._asked_at = signal.Signals(number), time.monotonic()
         self._say(f"{self.requested.name}: saving after this step; once more leaves at once, without saving")
 
 

@@ -16,8 +16,9 @@ from galore.kernels.storage.rounding import RoundingNoise
 from galore.trainer.optim.build_slots import build_slots, named_groups
 from galore.trainer.optim.clipping import warn_of_clipping
 from galore.trainer.optim.keywords import taking
+from galore.trainer.optim.parts.refresh import FirstMicroBatch, share_pass
 from galore.trainer.optim.projected import ProjectedSlot
-from galore.trainer.optim.ranks import share
+from galore.trainer.optim.ranks import Ranks, Sums
 from galore.trainer.optim.report import StepReport, Tally
 from galore.trainer.optim.settings import PER_GROUP, OptimizerSettings, check_rates, refuse_several_processes
 from galore.trainer.optim.slot import FullSlot, Update
@@ -71,6 +72,7 @@ class GaLoreAdamW(Stored):
         self.stochastic = settings.weight_rounding == "stochastic"
         self.slots = build_slots(self.param_groups, self.state, settings, lambda: self.clock)
         self._sketching = False
+        self._sums: Sums[FullSlot] | None = None  # of the step, from its last backward on
         self._norm: float | None = None  # of what is accumulated, once it is known
         self._grad_scale = 1.0
         self._tally, self._fallbacks_told = Tally(), 0
@@ -108,9 +110,16 @@ class GaLoreAdamW(Stored):
         """Whether the coming step wants its micro-batches once through `sketching()` before they are accumulated."""
         return any(slot.refresh.wants_pass for slot in self.projected)
 
+    @property
+    def sketches_first(self) -> bool:
+        """Whether that pass is of the first micro-batch of the first of `ranks` alone."""
+        passing = [slot.refresh for slot in self.projected if slot.refresh.wants_pass]
+        return all(isinstance(each, FirstMicroBatch) for each in passing)
+
     @contextlib.contextmanager
     def sketching(self) -> Iterator[None]:
         """Backward passes inside only find this step's subspaces; nothing is accumulated."""
+        passing = [slot.refresh for slot in self.projected if slot.refresh.wants_pass]
         self._sketching = True
         try:
             yield
@@ -118,9 +127,14 @@ class GaLoreAdamW(Stored):
             self._sketching = False
         with torch.no_grad():
             if self.ranks is not None:
-                share(self.ranks, [slot.refresh.sketched() for slot in self.projected], self._device)
+                share_pass(self.ranks, passing, self._device)
             for slot in self.projected:
                 slot.refresh.finish_sketch()
+
+    def expect_last(self) -> None:
+        """Announce the step's last backward: with `ranks`, what is summed over them is sent while it still goes on."""
+        if self.ranks is not None:
+            self._sums = self._begin(self.ranks)
 
     @torch.no_grad()
     def clip_grad_norm_(self, max_norm: float | None) -> float:
@@ -137,8 +151,8 @@ class GaLoreAdamW(Stored):
         if self.update == "immediate" and max_norm is not None:
             raise RuntimeError("update='immediate' has applied the gradients in the backward: nothing is left to clip")
         self._absorb_grads()
-        if self.ranks is not None:
-            share(self.ranks, [part for slot in self.slots.values() for part in slot.parts()], self._device)
+        if self.ranks is not None and self._norm is None:
+            (self._sums or self._begin(self.ranks)).finish()
         active = self._active()
         alone = [
             slot.name for slot in self.projected if slot.parameter.dtype == torch.int8 and slot.weight.scales is None
@@ -203,7 +217,7 @@ class GaLoreAdamW(Stored):
         super().zero_grad(set_to_none=True)
         for slot in self.slots.values():
             slot.discard()
-        self._norm, self._grad_scale = None, 1.0
+        self._norm, self._grad_scale, self._sums = None, 1.0, None
 
     def take(self, slot: ProjectedSlot, factors: Factors) -> None:
         """Accept a projected layer's gradient as factors, from the layer's own backward."""
@@ -224,7 +238,8 @@ class GaLoreAdamW(Stored):
         if grad is not None and grad.is_sparse:
             raise ValueError(f"{slot.name} has a sparse gradient: make the embedding with sparse=False")
         if grad is None and isinstance(slot, ProjectedSlot) and slot.factored:
-            return  # the hook fires all the same; the layer's backward has handed over its factors
+            self._received_all(slot)  # the hook fires all the same; the layer's backward has handed over its factors
+            return
         if grad is None:
             raise RuntimeError(f"another optimizer took the gradient of {slot.name}; call release() on that one first")
         if self._sketching:
@@ -232,8 +247,18 @@ class GaLoreAdamW(Stored):
                 slot.refresh.add_to_sketch(grad)
             return
         slot.receive(grad)
+        self._received_all(slot)
         if self.update == "immediate":
             self._apply_now(slot)
+
+    def _received_all(self, slot: FullSlot) -> None:
+        if self._sums is not None and not self._sketching:
+            self._sums.final(slot)
+
+    def _begin(self, ranks: Ranks) -> Sums[FullSlot]:
+        """The sums of this step: what a backward fills first, and at the end weights in codes, which have no hook."""
+        slots = sorted(self.slots.values(), key=lambda s: (s.parameter.requires_grad, s.weight.index), reverse=True)
+        return Sums(ranks, {slot: list(slot.parts()) for slot in slots}, self._device)
 
     def _apply_now(self, slot: FullSlot) -> None:
         slot.complete()

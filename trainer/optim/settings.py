@@ -175,7 +175,7 @@ def _wrong(name: str, value: Any) -> str | None:
     if kind is Ranks:
         return (
             None
-            if hasattr(value, "sum_")
+            if hasattr(value, "start_sum")
             else "it has to be a group of processes, see galore.trainer.optim.ranks, or None"
         )
     ends = _ends(limits) + (", or None" if optional else "")

@@ -6,8 +6,9 @@ import json
 import math
 import os
 import struct
+import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -22,7 +23,6 @@ from galore.trainer.common.errors import RunFailed, UserError
 from galore.trainer.machine.process import processes
 from galore.trainer.machine.signals import Request
 
-BUCKET_BYTES = 25 * 2**20  # tensors that are sent together
 PATIENCE = timedelta(hours=2)  # one rank may tokenize or save while the others wait; a dead one is noticed at once
 
 
@@ -46,29 +46,44 @@ Shared = TypeVar("Shared", bound=Rows)
 
 @dataclass
 class Group:
-    """All ranks; see `trainer.optim.ranks.Ranks`. `sent` counts the bytes that went into each kind of collective."""
+    """All ranks; see `trainer.optim.ranks.Ranks`.
+
+    `sent` counts the bytes that went into each kind of collective, `waited` the seconds that this rank stood still for
+    them: on a card, where a queue waits instead, hardly any.
+    """
 
     rank: int
     size: int
     sent: Counter[str] = field(default_factory=Counter)
+    waited: float = 0.0
 
     @property
     def is_first(self) -> bool:
         """Whether this rank writes what a run leaves."""
         return self.rank == 0
 
-    def sum_(self, tensors: Sequence[Tensor]) -> None:
-        """Replace each tensor by its sum over the ranks: the same bits on all of them."""
-        for bucket in buckets(tensors):
-            flat = bucket[0].view(-1) if len(bucket) == 1 else torch.cat([each.reshape(-1) for each in bucket])
+    def start_sum(self, tensor: Tensor) -> Callable[[], None]:
+        """Begin to replace a contiguous tensor by its sum over the ranks, the same bits on all of them.
+
+        Returns:
+            What waits for that.
+        """
+        with reaching(self):
+            work = dist.all_reduce(tensor, async_op=True)
+        self.sent["sum"] += tensor.nbytes
+
+        def wait() -> None:
             with reaching(self):
-                dist.all_reduce(flat)
-            self.sent["sum"] += flat.nbytes
-            if len(bucket) > 1:
-                start = 0
-                for each in bucket:
-                    each.copy_(flat[start : start + each.numel()].view_as(each))
-                    start += each.numel()
+                work.wait()
+
+        return wait
+
+    def any_of(self, flags: Sequence[bool]) -> list[bool]:
+        """Whether each flag is set on any rank."""
+        found = torch.tensor(flags, dtype=torch.float32, device=_device())
+        if flags:
+            self.start_sum(found)()
+        return [bool(count) for count in found.tolist()]
 
     def copy_first_(self, tensors: Sequence[Tensor]) -> None:
         """Replace each tensor by that of rank 0."""
@@ -140,6 +155,7 @@ class ToldElsewhere(UserError):  # noqa: N818 - it names an outcome
 @contextmanager
 def reaching(group: Group) -> Iterator[None]:
     """What torch.distributed raises in a collective, as RankLost: its own words name sockets and lines of C++."""
+    started = time.perf_counter()
     try:
         yield
     except RuntimeError as error:
@@ -149,19 +165,8 @@ def reaching(group: Group) -> Iterator[None]:
             where=f"rank {group.rank}",
             fix="see what it said; torchrun --max-restarts=N starts all of them again, and --resume goes on",
         ) from error
-
-
-def buckets(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
-    """The tensors in their order, neighbours of one dtype together up to BUCKET_BYTES; a larger one by itself."""
-    found, size = list[Tensor](), 0
-    for each in tensors:
-        if found and (found[0].dtype != each.dtype or size + each.nbytes > BUCKET_BYTES):
-            yield found
-            found, size = [], 0
-        found.append(each)
-        size += each.nbytes
-    if found:
-        yield found
+    finally:
+        group.waited += time.perf_counter() - started
 
 
 def join(device: str) -> Group | None:

@@ -19,12 +19,10 @@ def traffic(optimizer: GaLoreAdamW, clock: int | None = None) -> Counter[str]:
     Every parameter is taken to have a gradient.
     """
     found: Counter[str] = Counter()
-    flagged = [sum(1 for _ in slot.parts()) for slot in optimizer.slots.values()]
     for slot in optimizer.slots.values():
         found.update(slot.sends(_is_turn(slot, clock)))
-    if any(_is_turn(slot, clock) and slot.refresh.passes(clock == 0) for slot in optimizer.projected):
-        flagged.append(len(optimizer.projected))
-    found["flags"] = HELD * sum(flagged)
+    passing = [_is_turn(slot, clock) and slot.refresh.passes(clock == 0) for slot in optimizer.projected]
+    found["flags"] = HELD * (len(optimizer.slots) + sum(passing))
     return found
 
 

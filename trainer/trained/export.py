@@ -30,11 +30,14 @@ from galore.trainer.common.reading import user_path
 from galore.trainer.data.tokens.chat import stop_tokens
 from galore.trainer.data.tokens.chattemplate import ensure_template
 from galore.trainer.models.pretrained import kind_of, load_pretrained, read_config
+from galore.trainer.record.history import History
 from galore.trainer.trained.generation import drop_idle
 from galore.trainer.trained.modelcard import model_card
 from galore.trainer.trained.modelfile import NAME as MODELFILE
 from galore.trainer.trained.modelfile import modelfile
 from galore.trainer.trained.olderreaders import add_older_keys
+from galore.trainer.trained.onward.target import Target
+from galore.trainer.trained.onward.targets import hand_over
 from galore.trainer.trained.runmodel import StoredModel, load_run_model
 
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR)  # to make a folder there
@@ -53,6 +56,7 @@ class Exported:
     skipped: tuple[Skipped, ...] = ()
     note: str = ""
     own_tokenizer: bool = False  # trained on the run's corpus
+    left: tuple[str, ...] = ()  # what of the recipe the toolkit to go on with does not say
 
 
 @dataclass(frozen=True)
@@ -64,12 +68,14 @@ class ExportOptions:
         ollama: write a Modelfile.
         name: of the model in its card.
         license: an identifier of the hub, in the card.
+        onward: a toolkit to go on with, whose configuration is written, too.
     """
 
     max_shard_size: str | None = None
     ollama: bool = False
     name: str = ""
     license: str = ""
+    onward: Target | None = None
 
 
 def export(run: str, out: Path, options: ExportOptions = ExportOptions(), checkpoint: str | None = None) -> Exported:
@@ -94,7 +100,7 @@ def export(run: str, out: Path, options: ExportOptions = ExportOptions(), checkp
     try:
         make_directory(out.parent)
         with _private(temporary(out)) as folder:
-            size, note = _write(stored, folder, options)
+            size, note, left = _write(stored, folder, options)
             folder.rename(out)  # takes the place of an empty folder, refuses one that was filled meanwhile
         sync_directory(out.parent)
     except Exception as error:
@@ -108,7 +114,7 @@ def export(run: str, out: Path, options: ExportOptions = ExportOptions(), checkp
         raise RunFailed(f"cannot export: {refused.strerror if refused else error}", where=str(out), fix=fix) from error
     recipe, loads = stored.recipe, kind_of(stored.model.config).__name__
     own = recipe is not None and recipe.trains_tokenizer
-    return Exported(out, stored.origin, stored.step, size, loads, stored.skipped, note, own)
+    return Exported(out, stored.origin, stored.step, size, loads, stored.skipped, note, own, tuple(left))
 
 
 @contextmanager
@@ -132,7 +138,7 @@ def _refuse_used(out: Path) -> None:
         raise UserError("is not empty", where=str(out), fix="choose a folder that does not exist yet")
 
 
-def _write(stored: StoredModel, folder: Path, options: ExportOptions) -> tuple[int, str]:
+def _write(stored: StoredModel, folder: Path, options: ExportOptions) -> tuple[int, str, list[str]]:
     model = stored.model
     if model.can_generate():
         model.config.use_cache = True
@@ -150,8 +156,14 @@ def _write(stored: StoredModel, folder: Path, options: ExportOptions) -> tuple[i
         write_file(folder / MODELFILE, [text.encode()])
     for weights in folder.glob("*.safetensors"):  # the library lets only their owner read them
         weights.chmod(card.stat().st_mode)
+    left = _hand_over(stored, folder, options.onward) if options.onward is not None else []
     sign(folder, files)
-    return sum(path.stat().st_size for path in folder.iterdir()), note
+    return sum(path.stat().st_size for path in folder.iterdir()), note, left
+
+
+def _hand_over(stored: StoredModel, folder: Path, target: Target) -> list[str]:
+    steps = 1 if stored.run is None else History.read(stored.run).total_steps
+    return hand_over(target, stored.recipe, stored.model.config, steps, folder)
 
 
 def _verify(model: PreTrainedModel, folder: Path) -> None:

@@ -51,6 +51,14 @@ PROOFS = (
     Proof("kernels", "doctor, self-test, every kernel against float64 on this card", 110, 3, other=42, beside=True),
     Proof("exact", "1×8 = 8×1, kill -9 and resume, a NaN step, bit by bit", 95, 5, other=10, beside=True),
     Proof(
+        "ranks",
+        "one process by NCCL and two by gloo on this card: the steps of one without",
+        60,
+        2,
+        other=10,
+        beside=True,
+    ),
+    Proof(
         "shortage",
         "out of memory on purpose: message, saved state, advice that then fits",
         90,

@@ -55,7 +55,7 @@ class Trial:
     rows: Any
 
     @classmethod
-    def of(cls, scale: Scale, *settings: str, layers: int = 2) -> Trial:
+    def of(cls, scale: Scale, *settings: str, layers: int = 2, ranks: Any = None) -> Trial:
         import torch
 
         from galore.trainer.build import build_model
@@ -66,7 +66,7 @@ class Trial:
         sizes = {"train__global_batch_size": ROWS, "train__micro_batch_size": ROWS, "model__num_hidden_layers": layers}
         recipe = load_recipe("llama-60m", [*scale.settings(**sizes), "train.deterministic=true", *settings]).recipe
         model, _ = build_model(recipe, recipe.model.vocab_size or 1, scale.device, Path())
-        optimizer = attach_optimizer(model, recipe, recipe.train.accumulation)
+        optimizer = attach_optimizer(model, recipe, recipe.train.accumulation, ranks)
         ids = torch.randint(recipe.model.vocab_size or 1, (ROWS, recipe.data.max_length), generator=_generator())
         return cls(recipe, model, optimizer, TokenBatch(ids, ids, tuple(range(ROWS))))
 

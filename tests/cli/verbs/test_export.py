@@ -33,7 +33,7 @@ def test_export(galore: Any, written: Any) -> None:
     shown = galore("export", "runs/a", "out", "--checkpoint", "7")
     assert shown.stdout.startswith("/x/out: 1.00 MiB, from runs/a/step-7\n")
     assert "convert_hf_to_gguf.py /x/out" in shown.stdout
-    assert written.made == [((None, False, "out", ""), {}), (("runs/a", Path("out"), "options", "7"), {})]
+    assert written.made == [((None, False, "out", "", None), {}), (("runs/a", Path("out"), "options", "7"), {})]
 
 
 def test_ollama_and_the_hub(galore: Any, written: Any) -> None:
@@ -43,9 +43,28 @@ def test_ollama_and_the_hub(galore: Any, written: Any) -> None:
     assert shown.stdout.endswith("pushed to https://hub.example/me/mine\n")
     (asked, extras, made, pushed) = written.made
     assert asked == (("me/Mine",), {})  # before any work
-    assert extras == (("5GB", True, "Mine", "mit"), {})
+    assert extras == (("5GB", True, "Mine", "mit", None), {})
     assert made[0] == ("runs/a", Path("out"), "options", None)
     assert pushed == (("/x/out", "me/Mine", True), {})
+
+
+def test_a_toolkit_to_go_on_with(galore: Any, written: Any, calls: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = SimpleNamespace(
+        folder="/x/out",
+        origin="m",
+        step=7,
+        bytes=1,
+        loads="AutoModel",
+        skipped=(),
+        note="",
+        left=("optim.rank: 8 has no equivalent",),
+    )
+    calls.replace("galore.trainer.trained.export", export=made, ExportOptions="options")
+    shown = galore("export", "runs/a", "out", "--recipe", "axolotl").stdout
+    assert "goes on with it, in /x/out: axolotl train axolotl.yaml\n  optim.rank: 8 has no equivalent\n" in shown
+    refused = galore("export", "runs/a", "out", "--recipe", "deepspeed")
+    assert refused.exit_code == 2
+    assert "deepspeed is no toolkit that is known" in refused.stderr
 
 
 def test_a_tokenizer_that_llama_cpp_cannot_know(galore: Any, calls: Any) -> None:

@@ -71,6 +71,29 @@ def test_json_and_the_last_run_alone(galore: Any) -> None:
     assert (found["folder"], found["state"], found["step"]) == ("elsewhere/one", "interrupted", 12345)
 
 
+@pytest.mark.parametrize(
+    ("facts", "code", "said"),
+    [
+        ({"finished": "2026"}, 0, "finished"),
+        ({}, 75, "interrupted"),
+        ({"ended": {"as": "interrupted"}}, 75, "interrupted"),
+        ({"ended": {"as": "failed"}}, 1, "failed"),
+    ],
+)
+def test_the_exit_code_that_torchrun_does_not_pass_on(galore: Any, facts: dict[str, Any], code: int, said: str) -> None:
+    make("runs/one", **facts)
+    make("runs/one-more", finished="2026")
+    found = galore("runs", "runs/one", "--exit-code")
+    assert (found.exit_code, found.stdout) == (code, f"{said}\n")
+
+
+def test_the_exit_code_is_of_one_run(galore: Any) -> None:
+    make("runs/one")
+    found = galore("runs", "runs", "--exit-code")
+    assert found.exit_code == 2
+    assert "runs: is no run itself" in found.stderr
+
+
 def test_no_runs(galore: Any) -> None:
     nothing = galore("runs")
     assert (nothing.exit_code, nothing.stdout.startswith("there is no run at or below runs")) == (0, True)

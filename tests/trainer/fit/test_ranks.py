@@ -1,9 +1,14 @@
 """What a recipe sends and holds on several processes, without any of them."""
 
 import pytest
+import torch
+import torch.distributed as dist
 
 from galore.trainer.common.errors import UserError
+from galore.trainer.fit.measure import measure
+from galore.trainer.fit.predict import predict
 from galore.trainer.fit.ranks import of_one_rank, sent_by
+from galore.trainer.parallel.group import Group, leave
 from galore.trainer.parallel.traffic import LINKS
 from galore.trainer.recipe.load import load_recipe
 
@@ -32,3 +37,21 @@ def test_one_rank_has_the_largest_share(batch, micro, size, expected):
 def test_more_processes_than_sequences_are_refused():
     with pytest.raises(UserError, match="4 sequences cannot be shared by 5 processes"):
         of_one_rank(load_recipe("demo", ["train.global_batch_size=4", "train.micro_batch_size=1"]), 5)
+
+
+@pytest.fixture
+def group(tmp_path):
+    """A group of one process, which really sends."""
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    yield Group(0, 1)
+    leave()
+
+
+@pytest.mark.parametrize("settings", [["optim.method=full"], ["optim.refresh=summed"]])
+def test_what_buckets_hold_is_predicted(tiny, group, monkeypatch, settings):
+    monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
+    loaded = tiny(*settings, "train.global_batch_size=4", "train.micro_batch_size=2")
+    alone, predicted = (max(predict(loaded, None, ranks=ranks).requested()) for ranks in (1, 2))
+    measured = measure(loaded, torch.device("cpu"), group).allocator_bytes
+    assert predicted > 1.01 * alone
+    assert predicted == pytest.approx(measured, rel=2e-3)

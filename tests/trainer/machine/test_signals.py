@@ -43,6 +43,17 @@ def test_the_second_signal_leaves_at_once(first: signal.Signals, second: signal.
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 128 + second
 
 
+def test_below_torchrun_an_echo_does_not_cut_the_saving_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slurm signals all processes of a step, and torchrun passes on what it gets."""
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "7")
+    with StopOnSignal(lambda text: None) as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.requested is signal.SIGTERM
+    monkeypatch.setattr("galore.trainer.machine.signals.ECHO", 0.0)
+    test_the_second_signal_leaves_at_once(signal.SIGTERM, signal.SIGTERM)
+
+
 @pytest.mark.parametrize("first", HANDLED)
 def test_a_terminal_that_hangs_up_twice_does_not_cut_the_saving_short(first: signal.Signals) -> None:
     said: list[str] = []

@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from galore.trainer.optim import GaLoreAdamW
+from galore.trainer.optim import GaLoreAdamW, ranks
 from galore.trainer.optim.parts.storage import GradientSum
-from galore.trainer.optim.ranks import Part, share
+from galore.trainer.optim.ranks import Part, Sums, buckets
 
 SCRIPT = Path(__file__).with_name("two_ranks.py")
 TWO_RANKS = runpy.run_path(str(SCRIPT))
 CASES = [*TWO_RANKS["METHODS"], *(f"{method}, in the backward" for method in TWO_RANKS["IN_BACKWARD"])]
+EXPERTS = [f"{method}, experts" for method in TWO_RANKS["WITH_EXPERTS"]]
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,7 @@ def trained(tmp_path_factory):
     return [torch.load(f"{out}.{rank}", weights_only=True) for rank in "01"], alone
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", CASES + EXPERTS)
 def test_two_ranks_take_the_steps_of_one_process(trained, case):
     (first, second), alone = (rank[case] for rank in trained[0]), trained[1][case]
     close = 1e-3 if "bfloat16" in case else 1e-6
@@ -53,7 +54,7 @@ def test_two_ranks_take_the_steps_of_one_process(trained, case):
             torch.testing.assert_close(first["weights"][name], weight, atol=close, rtol=0)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", CASES + EXPERTS)
 def test_nan_on_one_rank_skips_the_step_on_all(trained, case):
     expected = [step == TWO_RANKS["POISONED"] for step in range(TWO_RANKS["STEPS"])]
     assert [each[case]["skipped"] for each in (*trained[0], trained[1])] == [expected] * 3
@@ -67,31 +68,88 @@ def test_what_is_sent_is_what_is_predicted(trained, case):
 
 def test_what_is_sent_is_r_by_n_and_not_m_by_n(trained):
     lowrank, full = trained[0][0]["delayed"]["sent"], trained[0][0]["full"]["sent"]
-    others = 4 * (2 * 50 * 64 + 2 * 64)
-    assert min(lowrank) == others + 4 * (2 * 4 * 80) + 4 * (2 * 3 + 4)
-    assert full[0] == others + 4 * (2 * 64 * 80) + 4 * 6
+    others, flags = 4 * (2 * 50 * 64 + 2 * 64), 4 * 6
+    assert min(lowrank) == others + 4 * (2 * 4 * 80) + flags
+    assert full[0] == others + 4 * (2 * 64 * 80) + flags
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_sums_are_sent_while_the_backward_goes_on(trained, case):
+    found = trained[0][0][case]
+    passed = found["sent"][1]  # of step 1, which has no pass and no turn
+    assert found["in the backward"][1] == passed - 4 * 6
+
+
+def test_where_a_rank_has_no_gradient_of_something_the_rest_is_sent_after_the_backward(trained):
+    first, second = (rank["full, experts"]["in the backward"][1] for rank in trained[0])
+    assert first == second == 0
 
 
 class Doubling:
     rank, size = 0, 2
 
-    def sum_(self, tensors):
-        for each in tensors:
-            each.mul_(2)
+    def __init__(self):
+        self.sent = []
+
+    def start_sum(self, tensor):
+        self.sent.append(tensor)
+        return lambda: tensor.mul_(2)
+
+    def any_of(self, flags):
+        return list(flags)
+
+
+class Elsewhere(Doubling):
+    """Whose other rank has whatever this one lacks, in ones."""
+
+    def start_sum(self, tensor):
+        return lambda: tensor.add_(1)
+
+    def any_of(self, flags):
+        return [True for _ in flags]
+
+
+def part(*shape, dtype=torch.float32):
+    return Part(GradientSum(dtype), shape)
 
 
 def test_what_nobody_has_stays_absent_and_what_one_has_is_zeros_on_the_others():
-    held, absent, elsewhere = (GradientSum(torch.float32) for _ in range(3))
-    held.add(torch.ones(2, dtype=torch.bfloat16))
-    parts = [Part(held, (2,)), Part(absent, (3,))]
-    share(Doubling(), parts, torch.device("cpu"))
-    assert held.value.tolist() == [2.0, 2.0]
-    assert held.value.dtype == torch.float32
-    assert absent.value is None
-    other = Doubling()
-    other.sum_ = lambda tensors: [each.add_(1) for each in tensors]
-    share(other, [Part(elsewhere, (3,))], torch.device("cpu"))
-    assert elsewhere.value.tolist() == [1.0, 1.0, 1.0]
+    held, absent = part(2), part(3)
+    held.total.add(torch.ones(2, dtype=torch.bfloat16))
+    Sums(Doubling(), {"held": [held], "absent": [absent]}, torch.device("cpu")).finish()
+    assert held.total.value.tolist() == [2.0, 2.0]
+    assert held.total.value.dtype == torch.float32
+    assert absent.total.value is None
+    elsewhere = part(3)
+    Sums(Elsewhere(), {0: [elsewhere]}, torch.device("cpu")).finish()
+    assert elsewhere.total.value.tolist() == [1.0, 1.0, 1.0]
+
+
+def test_buckets_keep_the_order_split_at_a_dtype_and_have_a_size(monkeypatch):
+    monkeypatch.setattr(ranks, "BUCKET_BYTES", 40)
+    parts = [part(4), part(2, 2), part(4), part(20), part(4), *[part(4, dtype=torch.bfloat16)] * 2]
+    assert [len(each) for each in buckets(parts)] == [2, 1, 1, 1, 2]
+    assert not list(buckets([]))
+
+
+def test_a_bucket_goes_once_all_of_it_is_final_and_never_before_the_one_ahead(monkeypatch):
+    monkeypatch.setattr(ranks, "BUCKET_BYTES", 16)
+    group, parts = Doubling(), {name: [part(2)] for name in "abcd"}
+    for (each,) in parts.values():
+        each.total.add(torch.ones(2))
+    sums = Sums(group, parts, torch.device("cpu"))
+    counts = []
+    for name in "bcd":
+        sums.final(name)
+        counts.append(len(group.sent))
+    assert counts == [0, 0, 0]
+    sums.final("a")
+    assert [len(each) for each in group.sent] == [4, 4]
+    assert parts["a"][0].total.value.data_ptr() == group.sent[0].data_ptr()
+    with pytest.raises(RuntimeError, match="second gradient"):
+        sums.final("a")
+    sums.finish()
+    assert [each.total.value.tolist() for (each,) in parts.values()] == [[2.0, 2.0]] * 4
 
 
 def test_immediate_updates_and_what_is_no_group_are_refused():

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from galore.trainer.optim import GaLoreAdamW, adamw_groups, galore_groups, project_in_backward
-from galore.trainer.optim.ranks import Ranks
 from galore.trainer.parallel.group import join, leave
 from galore.trainer.parallel.traffic import traffic
 
@@ -31,6 +30,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "full": {},
 }
 IN_BACKWARD = ("delayed", "two-pass", "first-micro-batch", "full")
+WITH_EXPERTS = ("delayed", "two-pass", "first-micro-batch", "summed", "fira", "full")
+EXPERT_OF = (0, 0, 0, 1)  # micro-batch → expert: the second is the second rank's alone, the third nobody's
 
 
 class Net(nn.Module):
@@ -39,17 +40,24 @@ class Net(nn.Module):
         self.embedding, self.norm = nn.Embedding(50, 64), nn.LayerNorm(64)
         self.a, self.b = nn.Linear(64, 80, bias=False), nn.Linear(80, 64, bias=False)
         self.head = nn.Linear(64, 50, bias=False)
+        self.experts = nn.ModuleList()
 
-    def forward(self, ids: Tensor) -> Tensor:
-        return self.head(self.norm(self.b(torch.relu(self.a(self.embedding(ids))))))  # type: ignore[no-any-return]
+    def forward(self, ids: Tensor, number: int) -> Tensor:
+        x = self.b(torch.relu(self.a(self.embedding(ids))))
+        if self.experts:
+            x = x + self.experts[EXPERT_OF[number]](x)
+        return self.head(self.norm(x))  # type: ignore[no-any-return]
 
 
-def run(method: str, ranks: Any, in_backward: bool) -> dict[str, Any]:
+def run(method: str, ranks: Any, in_backward: bool = False, experts: int = 0) -> dict[str, Any]:
     """Norms, weights, and the bytes sent and predicted of each step."""
     torch.manual_seed(0)
     net, settings = Net(), dict(METHODS[method])
+    net.experts.extend(nn.Linear(64, 64, bias=False) for _ in range(experts))
     groups = (
-        adamw_groups(net.named_parameters(), 0.0) if method == "full" else galore_groups(net, 4, targets=("a", "b"))
+        adamw_groups(net.named_parameters(), 0.0)
+        if method == "full"
+        else galore_groups(net, 4, targets=("a", "b", *(["experts"] if experts else [])))
     )
     groups[0]["inner"] = settings.pop("inner", "adamw")  # vectors stay with AdamW
     # eps: without it Adam takes a rounding error in a gradient of nearly zero for a whole step
@@ -57,13 +65,24 @@ def run(method: str, ranks: Any, in_backward: bool) -> dict[str, Any]:
     optimizer = GaLoreAdamW(groups, ranks=ranks, **common, **settings)  # type: ignore[arg-type]
     if in_backward:
         project_in_backward(net, optimizer)
-    found: dict[str, Any] = {"norms": [], "skipped": [], "sent": [], "predicted": []}
+    found: dict[str, Any] = {"norms": [], "skipped": [], "sent": [], "predicted": [], "in the backward": []}
     for step in range(STEPS):
         before, predicted = Counter(ranks.sent) if ranks else Counter(), traffic(optimizer, optimizer.clock)
+        numbers = range(MICRO_BATCHES)
+        if ranks:
+            numbers = numbers[ranks.rank * MICRO_BATCHES // ranks.size : (ranks.rank + 1) * MICRO_BATCHES // ranks.size]
         if optimizer.wants_sketch_pass:
             with optimizer.sketching():
-                accumulate(net, step, ranks)
-        accumulate(net, step, ranks)
+                first = 1 if ranks and ranks.rank == 0 else 0
+                for number in numbers[:first] if optimizer.sketches_first else numbers:
+                    loss(net, step, number).backward()  # type: ignore[no-untyped-call]
+        for number in numbers:
+            found_loss = loss(net, step, number)
+            if number == numbers[-1]:
+                optimizer.expect_last()
+            found_loss.backward()  # type: ignore[no-untyped-call]
+        if ranks:
+            found["in the backward"].append(sum(Counter(ranks.sent).values()) - before.total())
         optimizer.step()
         assert optimizer.report is not None
         found["norms"].append(optimizer.report.grad_norm)
@@ -76,18 +95,17 @@ def run(method: str, ranks: Any, in_backward: bool) -> dict[str, Any]:
     return found | {"weights": {name: each.detach().clone() for name, each in net.named_parameters()}}
 
 
-def accumulate(net: Net, step: int, ranks: Ranks | None) -> None:
-    rank, size = (ranks.rank, ranks.size) if ranks else (0, 1)
-    for number in range(rank * MICRO_BATCHES // size, (rank + 1) * MICRO_BATCHES // size):
-        draw = torch.Generator().manual_seed(1000 * step + number)
-        ids, labels = (torch.randint(0, 50, (4, 16), generator=draw) for _ in range(2))
-        loss = nn.functional.cross_entropy(net(ids).view(-1, 50), labels.view(-1)) / MICRO_BATCHES
-        (loss * (torch.nan if (step, number) == (POISONED, 1) else 1.0)).backward()  # type: ignore[no-untyped-call]
+def loss(net: Net, step: int, number: int) -> Tensor:
+    draw = torch.Generator().manual_seed(1000 * step + number)
+    ids, labels = (torch.randint(0, 50, (4, 16), generator=draw) for _ in range(2))
+    found = nn.functional.cross_entropy(net(ids, number).view(-1, 50), labels.view(-1)) / MICRO_BATCHES
+    return found * (torch.nan if (step, number) == (POISONED, 1) else 1.0)
 
 
 def every_method(ranks: Any) -> dict[str, Any]:
-    hooked = {method: run(method, ranks, in_backward=False) for method in METHODS}
-    return hooked | {f"{method}, in the backward": run(method, ranks, in_backward=True) for method in IN_BACKWARD}
+    hooked = {method: run(method, ranks) for method in METHODS}
+    backward = {f"{method}, in the backward": run(method, ranks, in_backward=True) for method in IN_BACKWARD}
+    return hooked | backward | {f"{method}, experts": run(method, ranks, experts=3) for method in WITH_EXPERTS}
 
 
 if __name__ == "__main__":

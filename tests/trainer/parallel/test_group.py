@@ -9,8 +9,7 @@ import torch
 import torch.distributed as dist
 
 from galore.trainer.machine.signals import Request
-from galore.trainer.parallel import group as module
-from galore.trainer.parallel.group import Group, RankLost, buckets, join, leave, reaching
+from galore.trainer.parallel.group import Group, RankLost, join, leave, reaching
 
 
 @pytest.fixture
@@ -35,21 +34,18 @@ def test_every_row_is_one_ranks_and_shares_differ_by_one(rows, size):
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
-def test_buckets_keep_the_order_split_at_a_dtype_and_have_a_size(monkeypatch):
-    monkeypatch.setattr(module, "BUCKET_BYTES", 40)
-    small, wide, half = torch.zeros(4), torch.zeros(20), torch.zeros(4, dtype=torch.bfloat16)
-    found = list(buckets([small, small, small, wide, small, half, half]))
-    assert [len(each) for each in found] == [2, 1, 1, 1, 2]
-    assert not list(buckets([]))
-
-
 def test_sums_go_back_where_they_came_from_and_are_counted(alone):
     first, second = torch.arange(6.0).view(2, 3), torch.arange(4.0)
-    alone.sum_([first, second])
+    for each in (first, second):
+        alone.start_sum(each)()
     assert torch.equal(first, torch.arange(6.0).view(2, 3))
     assert torch.equal(second, torch.arange(4.0))
     alone.copy_first_([second])
     assert alone.sent == Counter(sum=40, copy=16)
+    assert alone.any_of([True, False]) == [True, False]
+    assert alone.any_of([]) == []
+    assert alone.sent["sum"] == 48
+    assert alone.waited > 0
     assert alone.backend == "gloo"
 
 

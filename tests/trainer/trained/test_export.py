@@ -28,6 +28,7 @@ from galore.trainer.recipe.dump import dump_recipe
 from galore.trainer.recipe.schema.recipe import Recipe
 from galore.trainer.record.rundir import RunDir
 from galore.trainer.trained.export import ExportOptions, _name_special_tokens, export
+from galore.trainer.trained.onward.targets import TARGETS
 from galore.trainer.trained.runmodel import load_run_model, save_model_files
 
 IDS = torch.arange(30).view(2, 15)
@@ -160,6 +161,15 @@ def test_settings_of_sampling_that_a_greedy_model_carries_do_not_stop_its_export
     generation = reload(export(str(tmp_path / "run"), tmp_path / "out").folder).generation_config
     assert (generation.repetition_penalty, generation.eos_token_id) == (1.2, 30)
     assert not generation.do_sample
+
+
+def test_a_toolkit_to_go_on_with_finds_its_files_beside_the_weights(tmp_path: Path) -> None:
+    make_run(tmp_path / "run")
+    exported = export(str(tmp_path / "run"), tmp_path / "out", ExportOptions(onward=TARGETS["axolotl"]))
+    text = (tmp_path / "out/axolotl.yaml").read_text()
+    assert "base_model: ." in text
+    assert str(tmp_path) not in text
+    assert exported.left[0].startswith("train.global_batch_size: ")
 
 
 def test_the_model_card_has_the_facts_and_no_paths(tmp_path: Path) -> None:

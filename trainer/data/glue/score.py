@@ -76,7 +76,7 @@ def predict(
             total += float(batch.summed_loss(logits)) if labelled else 0.0
     if ranks is not None:
         answers = torch.from_numpy(found).to(device)
-        ranks.sum_([answers])
+        ranks.start_sum(answers)()
         found, total = answers.cpu().numpy(), ranks.total(total)
     return Outputs(found, total / len(examples))
 

@@ -8,7 +8,7 @@ delayed            the sketch is gathered beside the projection; the new basis s
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from galore.kernels.family import RefreshMode
 from galore.kernels.linear import Factors
 from galore.trainer.optim.parts.storage import GradientSum, Projector
 from galore.trainer.optim.parts.subspace import Subspace
-from galore.trainer.optim.ranks import HELD, Part, Ranks
+from galore.trainer.optim.ranks import Part, Ranks, Sums
 from galore.trainer.optim.weight import as_matrix
 
 
@@ -51,7 +51,12 @@ class Refresh:
         return False
 
     def passes(self, first: bool) -> bool:
-        """Whether a turn is such a pass, that of the `first` step or a later one."""
+        """Whether a turn is such a pass where there are ranks, that of the `first` step or a later one."""
+        return False
+
+    @property
+    def keeps_whole(self) -> bool:
+        """Whether the step being accumulated sums the gradient itself: the same on all ranks, whatever they receive."""
         return False
 
     @property
@@ -76,16 +81,15 @@ class Refresh:
         self.sketch.add(self.subspace.sketch(grad, self.omega))
 
     def parts(self) -> Iterator[Part]:
-        """What ranks add up. A gradient that was poisoned on one of them is so on all: nan is a sum that says it."""
-        if self.poisoned and self.sum.value is None:
-            self.sum.value = torch.full((self.subspace.rank, self.subspace.b), torch.nan, device=self._device)
-        yield Part(self.sum, (self.subspace.rank, self.subspace.b))
-        yield Part(self.whole, tuple(self.subspace.weight.matrix.shape))
-        yield self.sketched()
+        """What ranks add up in this step."""
+        if self.keeps_whole:
+            yield Part(self.whole, tuple(self.subspace.weight.matrix.shape))
+        else:
+            yield Part(self.sum, (self.subspace.rank, self.subspace.b))
 
-    def sketched(self) -> Part:
-        """The sketch alone, which a pass of its own gathers."""
-        return Part(self.sketch, (self.subspace.a, self.subspace.rank))
+    def sketched(self) -> Iterator[Part]:
+        """What ranks add up of a pass of its own."""
+        yield Part(self.sketch, (self.subspace.a, self.subspace.rank))
 
     def sends(self, turn: bool) -> dict[str, int]:
         """Bytes, by kind, that go from this rank to the others in a step; on its `turn` one that finds a basis."""
@@ -98,6 +102,8 @@ class Refresh:
 
     def complete(self) -> None:
         """Called once all micro-batches are in, before the norm is taken."""
+        if self.whole.value is not None:
+            self._project_on_new(self.whole.take())
 
     def squared_norm(self) -> Tensor:
         """‖what is applied‖² as a float64 scalar."""
@@ -142,46 +148,69 @@ class Refresh:
             self.sum.add(self.subspace.project(grad, self.basis))
 
 
-class FirstMicroBatch(Refresh):
-    """The basis of the step's first gradient: which one that is depends on the split into micro-batches."""
+class Found(Refresh):
+    """A basis that is found before anything is projected on it, in a pass of its own or in the step's first gradient.
+
+    Where there are ranks, what no pass has found a basis for is summed whole: within a backward nobody waits for
+    others, one of whom may have no gradient of this layer.
+    """
+
+    @property
+    def keeps_whole(self) -> bool:
+        return self.ranks is not None and self.subspace.due and self.basis is None
+
+    def passes(self, first: bool) -> bool:
+        return not self.subspace.drawn
+
+    @property
+    def _turn(self) -> bool:
+        """Whether it is this layer's turn, and there is no basis yet."""
+        # a weight that never gets a gradient is due for ever
+        return self.subspace.schedule.due(self.subspace.clock()) and self.subspace.due and self.basis is None
 
     def _receive_due(self, grad: Tensor | Factors) -> None:
-        self._project_on_new(multiplied(grad))
+        if self.keeps_whole:
+            self.whole.add(multiplied(grad))
+        else:
+            self._project_on_new(multiplied(grad))
+
+
+class FirstMicroBatch(Found):
+    """The basis of the step's first gradient: which one that is depends on the split into micro-batches.
+
+    Of several ranks the first one finds it, in a pass of its first micro-batch alone, and the others copy it.
+    """
+
+    @property
+    def wants_pass(self) -> bool:
+        return self.ranks is not None and self._turn
+
+    def add_to_sketch(self, grad: Tensor | Factors) -> None:
+        whole = multiplied(grad)
+        if self.ranks is not None and self.ranks.rank == 0 and bool(torch.isfinite(whole).all()):
+            self.basis = self.subspace.of_gradient(whole)
 
     def sends(self, turn: bool) -> dict[str, int]:
-        bases = {"bases": HELD + sum(each.nbytes for each in self.subspace.planned().values())}
+        bases = {"bases": sum(each.nbytes for each in self.subspace.planned().values())}
         return super().sends(turn) | (bases if turn else {})
 
-    def _find(self, grad: Tensor) -> None:
-        """The same; of several ranks the first one's gradient decides, and all wait for it in the same hook."""
-        if self.ranks is None or self.basis is not None:
-            super()._find(grad)
-            return
-        if self.poisoned:  # by then they may have different numbers of micro-batches left
-            return
-        if self.ranks.rank == 0:
-            super()._find(grad)
-        found = torch.tensor([float(self.basis is not None)], device=self._device)
-        self.ranks.copy_first_([found])
-        if not found.item():
-            self.poisoned = True
-            return
+    def copied(self) -> list[Tensor]:
+        """The basis as the first rank has found it; elsewhere room for it."""
         if self.basis is None:
-            self.basis = {
-                name: torch.empty_like(each, device=self._device) for name, each in self.subspace.planned().items()
-            }
-        self.ranks.copy_first_(list(self.basis.values()))
+            planned = self.subspace.planned().items()
+            self.basis = {name: torch.empty_like(each, device=self._device) for name, each in planned}
+        return list(self.basis.values())
 
 
 class Summed(Refresh):
     """The basis of the step's summed gradient."""
 
+    @property
+    def keeps_whole(self) -> bool:
+        return self.subspace.due
+
     def sends(self, turn: bool) -> dict[str, int]:
         return whole_gradient(self) if turn else super().sends(turn)
-
-    def complete(self) -> None:
-        if self.whole.value is not None:
-            self._project_on_new(self.whole.take())
 
     def _receive_due(self, grad: Tensor | Factors) -> None:
         self.whole.add(multiplied(grad))
@@ -189,16 +218,12 @@ class Summed(Refresh):
             self.complete()
 
 
-class TwoPass(FirstMicroBatch):
+class TwoPass(Found):
     """The basis of a sketch from a pass of its own; without that pass, of the first gradient."""
 
     @property
     def wants_pass(self) -> bool:
-        turn = self.subspace.schedule.due(self.subspace.clock())  # a weight that never gets a gradient is due for ever
-        return turn and self.subspace.due and self.basis is None
-
-    def passes(self, first: bool) -> bool:
-        return not self.subspace.drawn
+        return self._turn
 
     def sends(self, turn: bool) -> dict[str, int]:
         sketches = {"sketches": self.subspace.a * self.subspace.rank * self.sketch.dtype.itemsize}
@@ -219,6 +244,15 @@ class Delayed(TwoPass):
     def takes_factors(self) -> bool:
         return super().takes_factors or self.subspace.exists
 
+    @property
+    def keeps_whole(self) -> bool:
+        return super().keeps_whole and not self.subspace.exists
+
+    def parts(self) -> Iterator[Part]:
+        yield from super().parts()
+        if self.subspace.due and self.subspace.exists:
+            yield from self.sketched()
+
     def next_basis(self) -> Projector | None:
         return None if self.sketch.value is None else self.subspace.of_sketch(self.sketch.take())
 
@@ -234,6 +268,7 @@ class Whole(Refresh):
     """The step's summed gradient, held whole until the update takes it; a basis is that of the sum."""
 
     takes_factors = False
+    keeps_whole = True
 
     def sends(self, turn: bool) -> dict[str, int]:
         return whole_gradient(self)
@@ -255,6 +290,16 @@ REFRESHES: dict[RefreshMode, type[Refresh]] = {
     "two-pass": TwoPass,
     "delayed": Delayed,
 }
+
+
+def share_pass(ranks: Ranks, passing: Sequence[Refresh], device: torch.device) -> None:
+    """Let all ranks have what a pass has found: the sketches summed, and the bases that the first rank found copied."""
+    firsts = [each for each in passing if isinstance(each, FirstMicroBatch)]
+    sketching = {each: list(each.sketched()) for each in passing if not isinstance(each, FirstMicroBatch)}
+    Sums(ranks, sketching, device).finish()
+    for each, there in zip(firsts, ranks.any_of([each.basis is not None for each in firsts]), strict=True):
+        if there:
+            ranks.copy_first_(each.copied())
 
 
 def whole_gradient(refresh: Refresh) -> dict[str, int]:

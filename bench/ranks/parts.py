@@ -1,0 +1,300 @@
+"""The parts: what each tries, and the rows it tells."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from ranks import cases, launch
+from ranks.records import Record, Records
+
+MOMENTS = 20  # of a run, at which one of its ranks is killed
+KILLED = 3  # ranks of such a run
+WORDS = ["demo", *cases.TINY, *cases.STEPS, "train.max_steps=60", "train.save_steps=3"]
+WITHIN = 60.0  # seconds in which all ranks are to end after one was killed
+
+
+@dataclass(frozen=True)
+class Part:
+    """`trials` are what it tries, by name; `header` heads the table of their figures."""
+
+    name: str
+    shows: str
+    header: tuple[str, ...]
+    trials: Callable[[Path, random.Random], dict[str, Callable[[], dict[str, Any]]]]
+
+
+def carry_out(part: Part, folder: Path, records: Records, until: float, seed: int) -> Iterator[Record]:
+    """The trials that have not held yet, as long as there is time to begin one."""
+    done = {record.trial for record in records if record.part == part.name and record.holds is not False}
+    for number, (trial, work) in enumerate(part.trials(folder / part.name, random.Random(seed)).items()):
+        if trial in done or time.monotonic() > until:
+            continue
+        started = time.monotonic()
+        try:
+            figures = work()
+        except Exception as error:
+            figures = {"holds": False, "error": f"{type(error).__name__}: {str(error)[-600:]}"}
+        yield records.add(Record(part.name, trial, figures, round(time.monotonic() - started, 1)))
+        shutil.rmtree(folder / part.name / str(number), ignore_errors=True)
+
+
+def methods(folder: Path, rng: random.Random) -> dict[str, Callable[[], dict[str, Any]]]:
+    return _against_one(folder, cases.methods())
+
+
+def data(folder: Path, rng: random.Random) -> dict[str, Callable[[], dict[str, Any]]]:
+    return _against_one(folder, cases.data(folder / "data"))
+
+
+def _against_one(folder: Path, words: dict[str, list[str]]) -> dict[str, Callable[[], dict[str, Any]]]:
+    return {
+        name: lambda number=number, each=each: against_one(folder / str(number), each)  # type: ignore[misc]
+        for number, (name, each) in enumerate(words.items())
+    }
+
+
+def against_one(folder: Path, words: list[str]) -> dict[str, Any]:
+    """2 and 4 ranks against one process with more accumulation; and that against itself in micro-batches of two."""
+    launch.finish(folder / "1", 1, words)
+    launch.finish(folder / "other", 1, [*words, "train.micro_batch_size=2"])
+    found: dict[str, Any] = {"holds": True, "control": difference(folder / "1", folder / "other")}
+    for count in (2, 4):
+        ranks = launch.finish(folder / str(count), count, words)
+        found["holds"] &= len({each["digest"] for each in ranks}) == 1
+        found[str(count)] = difference(folder / "1", folder / str(count))
+    return found
+
+
+def difference(one: Path, other: Path) -> list[float]:
+    """The largest relative difference of a loss, a norm and a held-out loss, and of weights: of the largest of each."""
+    from safetensors.torch import load_file
+
+    found = []
+    for kind, key in (("train", "loss_nats"), ("train", "grad_norm"), ("eval", "loss_nats")):
+        pairs = zip(launch.rows(one, kind), launch.rows(other, kind), strict=True)
+        found.append(max((abs(a[key] / b[key] - 1) for a, b in pairs if key in a), default=0.0))
+    weights = 0.0
+    for ours, theirs in zip(launch.tensor_files(one), launch.tensor_files(other), strict=True):
+        if "model" not in ours.name:
+            continue
+        left, right = ({name: each.double() for name, each in load_file(file).items()} for file in (ours, theirs))
+        weights = max(
+            weights, *(float(abs(left[n] - right[n]).max() / abs(left[n]).max()) for n in left if left[n].any())
+        )
+    return [*found, weights]
+
+
+def kills(folder: Path, rng: random.Random) -> dict[str, Callable[[], dict[str, Any]]]:
+    straight, words = folder / "straight", _killed_words()
+    known: dict[str, Any] = {}
+
+    def try_one(number: int, share: float, rank: int) -> dict[str, Any]:
+        if not known:
+            shutil.rmtree(straight, ignore_errors=True)
+            started = time.monotonic()
+            launch.finish(straight, KILLED, words)
+            known.update(outcome=launch.outcome(straight), seconds=time.monotonic() - started)
+        out = folder / str(number) / "run"
+        ranks = launch.start(out, KILLED, words)
+        time.sleep(share * known["seconds"])
+        ranks[rank].send(signal.SIGKILL)
+        killed, steps = time.monotonic(), len(launch.rows(out, "train"))
+        ended = launch.wait(ranks, WITHIN + 40)
+        seconds = time.monotonic() - killed
+        launch.finish(out, KILLED, words)
+        same = launch.outcome(out) == known["outcome"]
+        codes = [each.code for each in ended]
+        return {
+            "holds": same and seconds < WITHIN,
+            "rank": rank,
+            "steps": steps,
+            "seconds": round(seconds, 1),
+            "codes": codes,
+        }
+
+    drawn = [(number, rng.uniform(0.02, 0.95), rng.randrange(KILLED)) for number in range(MOMENTS)]
+    return {f"kill {number + 1}": lambda each=each: try_one(*each) for number, each in enumerate(drawn)}  # type: ignore[misc]
+
+
+def _killed_words() -> list[str]:
+    more = ["train.max_steps=40", "train.save_steps=3", "eval.eval_steps=20"]
+    return ["demo", *cases.TINY, *cases.STEPS, *more]
+
+
+def agents(folder: Path, rng: random.Random) -> dict[str, Callable[[], dict[str, Any]]]:
+    found = {}
+    for number, (lost, restarts) in enumerate([(1, 0), (0, 0), (1, 3)]):
+        what = f"node {lost} lost" + (f", --max-restarts={restarts}, and back" if restarts else ", both started again")
+        found[what] = lambda n=number, lost=lost, r=restarts: two_agents(folder / str(n), lost, r)  # type: ignore[misc]
+    for whom in ("torchrun", "torchrun and all below it, as Slurm does"):
+        number += 1
+        found[f"SIGTERM to {whom}"] = lambda n=number, whom=whom: stopped(folder / str(n), whom != "torchrun")  # type: ignore[misc]
+    return found
+
+
+def stopped(folder: Path, everyone: bool) -> dict[str, Any]:
+    """torchrun with two workers, asked to stop; what it and the run end with, and whether the run then goes on."""
+    straight, out = folder / "straight", folder / "run"
+    folder.mkdir(parents=True, exist_ok=True)
+    launch.finish(straight, 2, WORDS)
+    agent = _agent(folder, 0, launch.port(), out, WORDS, 3, nodes=1, workers=2)
+    try:
+        _until(lambda: len(launch.rows(out, "train")) >= 10, 120)
+        started = time.monotonic()
+        for each in [*(psutil.Process(agent.pid).children(recursive=True) if everyone else []), agent]:
+            each.send_signal(signal.SIGTERM)
+        code, seconds = agent.wait(120), time.monotonic() - started
+    finally:
+        _lose(agent)
+    asked = subprocess.run(
+        [sys.executable, "-m", "galore", "runs", out, "--exit-code"], check=False, capture_output=True
+    )
+    steps = len(launch.rows(out, "train"))
+    launch.finish(out, 2, WORDS)
+    same = launch.outcome(out) == launch.outcome(straight)
+    found = {"seconds": round(seconds, 1), "codes": [code], "state": asked.stdout.decode().strip()}
+    return {
+        "holds": same and asked.returncode == 75 and steps < 60,
+        **found,
+        "said": f"stopped after {steps} of 60 steps",
+    }
+
+
+def two_agents(folder: Path, lost: int, restarts: int) -> dict[str, Any]:
+    """Two agents of torchrun; one and its worker are killed, then started again: alone, or with the other."""
+    folder.mkdir(parents=True, exist_ok=True)
+    words, straight, out = WORDS, folder / "straight", folder / "run"
+    launch.finish(straight, 2, words)
+    at = launch.port()
+    both = [_agent(folder, node, at, out, words, restarts) for node in range(2)]
+    try:
+        _until(lambda: len(launch.rows(out, "train")) >= 10, 120)
+        _lose(both[lost])
+        killed = time.monotonic()
+        if restarts:
+            time.sleep(3)
+            both[lost] = _agent(folder, lost, at, out, words, restarts)
+            codes = [each.wait(120) for each in both]
+        else:
+            codes = [both[1 - lost].wait(120)]
+        seconds = time.monotonic() - killed
+        said = next((line for line in _said(folder, 1 - lost).splitlines() if "another of the" in line), "")
+        state = _state(out)
+        if not restarts:
+            at = launch.port()
+            again = [_agent(folder, node, at, out, words, restarts) for node in range(2)]
+            both += again
+            codes += [each.wait(240) for each in again]
+    finally:
+        for each in both:
+            _lose(each)
+    same = launch.outcome(out) == launch.outcome(straight)
+    return {
+        "holds": same and seconds < 240,
+        "seconds": round(seconds, 1),
+        "codes": codes,
+        "state": state,
+        "said": said[:200],
+    }
+
+
+def _agent(
+    folder: Path, node: int, at: str, out: Path, words: list[str], restarts: int, nodes: int = 2, workers: int = 1
+) -> subprocess.Popen[bytes]:
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        f"--nnodes={nodes}",
+        f"--nproc-per-node={workers}",
+        "--rdzv-id=bench",
+    ]
+    command += [f"--rdzv-endpoint=127.0.0.1:{at}", "--rdzv-backend=c10d", f"--max-restarts={restarts}"]
+    # On the loopback address every node takes itself for the endpoint's host.
+    command += [f"--rdzv-conf=is_host={int(node == 0)}"]
+    command += ["--local-addr=127.0.0.1", "-m", "galore", "train", *words, "--output-dir", str(out), "--resume"]
+    with (folder / f"node{node}.said").open("ab") as said:
+        return subprocess.Popen(command, stdout=said, stderr=said, process_group=0)
+
+
+def _lose(agent: subprocess.Popen[bytes]) -> None:
+    """Kill an agent and its workers, which have sessions of their own, as if their machine were gone."""
+    if agent.poll() is None:
+        for each in [psutil.Process(agent.pid), *psutil.Process(agent.pid).children(recursive=True)]:
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
+        agent.wait()
+
+
+def _said(folder: Path, node: int) -> str:
+    return (folder / f"node{node}.said").read_text(errors="replace")
+
+
+def _state(out: Path) -> str:
+    import json
+
+    return str(json.loads((out / "run.json").read_text()).get("ended", {}).get("as", "running"))
+
+
+def _until(holds: Callable[[], bool], seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while not holds() and time.monotonic() < until:
+        time.sleep(0.02)
+
+
+def speed(folder: Path, rng: random.Random) -> dict[str, Callable[[], dict[str, Any]]]:
+    return {
+        f"{method}, {accumulation} a rank": lambda m=method, a=accumulation: timed(folder / m / str(a), m, a)  # type: ignore[misc]
+        for method in ("galore", "full")
+        for accumulation in (1, 4)
+    }
+
+
+def timed(folder: Path, method: str, accumulation: int) -> dict[str, Any]:
+    """Tokens a second and share of time in collectives, in turns: the median of three runs each."""
+    large = ["model.hidden_size=256", "model.intermediate_size=688", "data.max_length=128", "optim.rank=64"]
+    batch = [f"train.global_batch_size={2 * accumulation}", "train.micro_batch_size=1", "train.max_steps=24"]
+    words = ["demo", *cases.TINY, *cases.STEPS, *large, *batch, "train.save_steps=null", "eval.eval_steps=null"]
+    words += [f"optim.method={method}", "optim.update_proj_gap=200"]
+    ways = {"one": (1, 2, True), "overlapped": (2, 1, True), "after": (2, 1, False)}
+    found: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
+    for turn in range(3):
+        for way, (count, threads, overlap) in ways.items():
+            out = folder / way / str(turn)
+            ranks = launch.finish(out, count, [*words, f"train.num_threads={threads}"], overlap=overlap)
+            rates = [row["tokens_per_second"] for row in launch.rows(out, "train")[4:]]
+            waited = statistics.mean(each["waited"] / each["seconds"] for each in ranks)
+            found[way].append((statistics.median(rates), waited))
+    told: dict[str, Any] = {"holds": None}
+    for way, turns in found.items():
+        told[way] = [
+            round(statistics.median(rate for rate, _ in turns)),
+            statistics.median(share for _, share in turns),
+        ]
+    return told
+
+
+AGAINST = ("loss", "norm", "held-out", "weights")
+PARTS = {
+    part.name: part
+    for part in (
+        Part("methods", "every method, 2 and 4 ranks against one process", AGAINST, methods),
+        Part("data", "every kind of data, the same", AGAINST, data),
+        Part("kills", f"kill -9 of one of {KILLED} ranks at {MOMENTS} random moments", (), kills),
+        Part("agents", "two agents of torchrun, one of them killed", (), agents),
+        Part("speed", "two processes of a thread against one of two", (), speed),
+    )
+}

@@ -1,0 +1,85 @@
+"""What a toolkit is handed, and what of a recipe it does not take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from transformers import PretrainedConfig
+
+from galore.trainer.recipe.explain.fields import fields
+from galore.trainer.recipe.parse.syntax import dump_value
+from galore.trainer.recipe.schema.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What goes on: the recipe, the model's configuration, and the optimizer steps that the recipe came to."""
+
+    recipe: Recipe
+    config: PretrainedConfig
+    steps: int
+
+
+@dataclass
+class Handover:
+    """What a toolkit gets. `says`: keys of the recipe that its files carry; `told`: what became of others, by line."""
+
+    files: dict[str, str] = field(default_factory=dict)
+    says: set[str] = field(default_factory=set)
+    told: list[str] = field(default_factory=list)
+
+    def tell(self, path: str, fate: str) -> None:
+        """`path` has another meaning there, or none."""
+        self.says.add(path)
+        self.told.append(f"{path}: {fate}")
+
+
+@dataclass(frozen=True)
+class Target:
+    """A toolkit. `version`: whose schema its files were checked against; `command`: what starts it, in the folder."""
+
+    name: str
+    version: str
+    command: str
+    hand_over: Callable[[Trained], Handover]
+
+
+def untold(recipe: Recipe, says: set[str]) -> Iterator[str]:
+    """A line for each key that the recipe sets, that bears on what is learned, and that nobody has spoken of."""
+    values: dict[str, Any] = recipe.model_dump(mode="json")
+    idle = {f"model.{name}" for name in recipe.model.without_effect}
+    for path, each in fields().items():
+        value = values[each.section][each.name]
+        differs = value != each.schema.get("default") and not each.schema.get("execution")
+        if differs and path not in says | idle and each.section != "model":
+            yield f"{path}: {dump_value(value)} has no equivalent"
+
+
+def of_data(recipe: Recipe, handover: Handover) -> str:
+    """Where the texts lie: a name on the hub, or one in the folder, as no path of this machine holds elsewhere."""
+    data = recipe.data
+    handover.says |= {"data.source", "data.path", "data.text_field", "data.tokenizer_vocab_size"}
+    if data.source == "packaged":
+        handover.tell("data.source", "packaged texts are not there: put a text file at corpus.txt")
+        return "corpus.txt"
+    if data.sources is not None:
+        others = f", the other {len(data.sources) - 1} and all weights are left out" if len(data.sources) > 1 else ""
+        handover.tell("data.sources", f"the first one is taken{others}")
+    path = data.parts[0].path
+    first, more = (path[0], len(path) - 1) if isinstance(path, list) else (str(path), 0)
+    if data.source == "hub":
+        return first
+    name = Path(first).name
+    handover.tell("data.path", f"put {name} into the folder" + (f"; the other {more} are left out" if more else ""))
+    return name
+
+
+SUFFIXES = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet", ".arrow": "arrow", ".txt": "text"}
+
+
+def kind_of_file(path: str) -> str:
+    """The name that `datasets` has for a file's format."""
+    return next((kind for suffix, kind in SUFFIXES.items() if suffix in path), "json")
