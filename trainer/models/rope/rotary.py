@@ -5,13 +5,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from galore.trainer.models.rope.scaling import START, own_parameters
+from galore.trainer.models.rope.scaling import START, own_parameters, scale_rope
+from galore.trainer.recipe.schema.rope import RopeSection
 
 
 class StartLeftAlone(nn.Module):
@@ -27,6 +29,13 @@ class StartLeftAlone(nn.Module):
         cos, sin = self.scaled(x, position_ids, *others, **more)
         plain_cos, plain_sin = self.plain(x, position_ids, *others, **more)
         return torch.where(first, plain_cos, cos), torch.where(first, plain_sin, sin)
+
+
+def set_rope(model: PreTrainedModel, rope: RopeSection, base_dir: Path) -> None:
+    """Let `model` rotate positions as `rope` says, in place, its configuration too; see `scale_rope`."""
+    scale_rope(model.config, rope, base_dir, built=False)
+    for parent, name, module in list(_rotary(model)):
+        setattr(parent, name, _module(module, model.config.get_text_config(), _device(module)))
 
 
 def leave_start(model: PreTrainedModel) -> None:

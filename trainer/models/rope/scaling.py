@@ -17,7 +17,7 @@ WHERE = "model.rope"
 KEPT = ("rope_theta", "partial_rotary_factor", "mrope_section", "mrope_interleaved")  # of what a model has, no scaling
 ORIGINAL = "original_max_position_embeddings"
 START = "rope_start_tokens"  # in the configuration, see `rotary.py`
-UNSCALED = ("default", "dynamic")  # types whose max_position_embeddings is the length of training
+PLAIN = ("default", "linear", "dynamic")  # types whose parameters do not name the length of training
 LARGEST = 1 << 20  # bytes of a file of factors
 
 
@@ -35,8 +35,8 @@ def scale_rope(config: PreTrainedConfig, rope: RopeSection, base_dir: Path, *, b
     own = own_parameters(config)
     rope = with_factors(rope, base_dir)
     longest, factor = int(text.max_position_embeddings), rope.factor or 1.0
-    scaled = rope.type not in UNSCALED
-    before = int(longest / factor) if built and scaled else _original(text, own)
+    dynamic = rope.type == "dynamic"
+    before = int(longest / factor) if built and not dynamic else _original(text, own)
     original = rope.original_max_position_embeddings or before
     if original < 1:
         what = f"factor {factor:g} leaves nothing of model.max_position_embeddings {longest}"
@@ -46,17 +46,21 @@ def scale_rope(config: PreTrainedConfig, rope: RopeSection, base_dir: Path, *, b
         key: value for key, value in rope.settings.items() if key not in ("factors", "start_tokens", ORIGINAL)
     }
     parameters["rope_type"] = rope.type
-    if scaled and rope.type != "linear":
+    if rope.type not in PLAIN:
         parameters[ORIGINAL] = original
+    if rope.type == "default":
+        parameters.pop("factor", None)
     if rope.type == "longrope":
         _check_factors(parameters, pairs(config))
     _set_parameters(text, parameters)
-    if not built or rope.type == "dynamic":
-        text.max_position_embeddings = round(original * factor) if scaled else original
+    if dynamic:
+        text.max_position_embeddings = original
+    elif not built:
+        text.max_position_embeddings = round(original * factor)
     if hasattr(text, ORIGINAL):
         setattr(text, ORIGINAL, original)
-    if rope.start_tokens:
-        setattr(text, START, rope.start_tokens)
+    if rope.start_tokens or getattr(text, START, None):
+        setattr(text, START, rope.start_tokens or 0)
 
 
 def own_parameters(config: PreTrainedConfig) -> dict[str, Any]:

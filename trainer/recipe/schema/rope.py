@@ -21,7 +21,7 @@ Factors = Annotated[list[Positive], Field(min_length=1, max_length=4096)]  # one
 
 # type: the keys that it needs, the keys that it takes beside them and `rope_theta`
 KEYS: dict[RopeType, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "default": ((), ()),
+    "default": ((), ("factor", "original_max_position_embeddings")),
     "linear": (("factor",), ("original_max_position_embeddings",)),
     "dynamic": (("factor",), ("original_max_position_embeddings",)),
     "yarn": (
