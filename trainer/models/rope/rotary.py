@@ -49,7 +49,7 @@ def fix_frequencies(model: PreTrainedModel) -> None:
     """Keep the frequencies of `dynamic` in `model` as they begin: on the meta device no length can be looked at."""
     for _, _, module in _rotary(model):
         if getattr(module, "rope_type", None) == "dynamic":
-            module.rope_type = "default"
+            module.__dict__["rope_type"] = "default"
 
 
 @contextmanager

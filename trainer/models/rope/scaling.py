@@ -73,8 +73,8 @@ def own_parameters(config: PreTrainedConfig) -> dict[str, Any]:
     parameters = getattr(text, "rope_parameters", None)
     if isinstance(parameters, dict) and text.nested_rope_parameter_keys(parameters):
         parameters = parameters.get("full_attention")
-    known = isinstance(parameters, dict) and "rope_theta" in parameters
-    if not known or not isinstance(getattr(text, "max_position_embeddings", None), int):
+    room = getattr(text, "max_position_embeddings", None)
+    if not isinstance(parameters, dict) or "rope_theta" not in parameters or not isinstance(room, int):
         what = f"{config.name_or_path or config.model_type} has no rotary positions that could be scaled"
         raise UserError(
             what, where=WHERE, fix="leave model.rope out, or choose a model with RoPE, such as LLaMA or Qwen"

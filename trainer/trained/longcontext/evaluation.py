@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from galore.trainer.checkpoint.checkpoint import Skipped
 from galore.trainer.common.errors import UserError
 from galore.trainer.data.rows.textdata import TextData
-from galore.trainer.data.rows.tokenbatch import TokenBatch
 from galore.trainer.evaluate import scored_together
 from galore.trainer.models.capacity import positions_of
 from galore.trainer.recipe.load import LoadedRecipe
@@ -60,7 +58,7 @@ def evaluate_long(
     if not isinstance(data, TextData):
         raise UserError("is for text to continue", where="--by-position", fix="leave it out")
     tokens = asked.max_tokens or recipe.eval.max_tokens
-    batches = cast(Iterator[TokenBatch], data.validation_batches(scored_together(recipe), tokens))
+    batches = data.validation_batches(scored_together(recipe), tokens)
     ranges = loss_by_position(stored.model, batches)
     return LongScores(stored.origin, stored.step, stored.skipped, data.notes, [], ranges)
 

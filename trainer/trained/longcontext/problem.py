@@ -110,4 +110,7 @@ def _rotation(config: PreTrainedConfig, length: int | None = None) -> tuple[Tens
     """Frequencies and attention factor, as transformers computes them of a configuration."""
     text = config.get_text_config()
     kind = "full_attention" if text.nested_rope_parameter_keys(text.rope_parameters) else None
-    return ROPE_INIT_FUNCTIONS[own_parameters(config)["rope_type"]](text, seq_len=length, layer_type=kind)
+    found: tuple[Tensor, float] = ROPE_INIT_FUNCTIONS[own_parameters(config)["rope_type"]](
+        text, seq_len=length, layer_type=kind
+    )
+    return found

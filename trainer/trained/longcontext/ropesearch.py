@@ -116,7 +116,8 @@ def _identity(stored: StoredModel, position: dict[str, Any], asked: Asked) -> di
     weight = next(stored.model.parameters()).detach().double().abs().sum()
     told = {key: value for key, value in asdict(asked).items() if key not in ("generations", "budget")}
     known = {"model": stored.origin, "weights": f"{float(weight):.9e}", "data": position.get("fingerprint")}
-    return known | json.loads(json.dumps(told))
+    plain: dict[str, Any] = json.loads(json.dumps(told))
+    return known | plain
 
 
 def _run(
