@@ -22,6 +22,7 @@ from galore.cli.verbs.profile import profile_memory
 from galore.cli.verbs.recipes import app as recipes
 from galore.cli.verbs.report import report, web
 from galore.cli.verbs.runs import runs
+from galore.cli.verbs.search.rope import rope_search
 from galore.cli.verbs.train import train
 
 app = typer.Typer(
@@ -41,6 +42,7 @@ app.command("runs", cls=Verb)(runs)
 app.command("report", cls=Verb)(report)
 app.command("web", cls=Verb)(web)
 app.command("eval", cls=RecipeVerb)(evaluate)
+app.command("rope-search", cls=RecipeVerb)(rope_search)
 app.command("generate", cls=Verb)(generate)
 app.command("chat", cls=Verb)(chat)
 app.command("export", cls=Verb)(export)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ from galore.trainer.models.cpu import optimize_decoder
 from galore.trainer.models.decoder import build_decoder, refuse_encoder
 from galore.trainer.models.isolation import isolate_documents
 from galore.trainer.models.linears import left_alone, router_note
+from galore.trainer.models.rope.stages import Stage, stages_of
 from galore.trainer.optim import GaLoreAdamW, kinds_with_own_forward
 from galore.trainer.optimizer import attach_optimizer
 from galore.trainer.parallel.group import Group
@@ -69,6 +70,7 @@ class Run:
     made_with: dict[str, Any] = field(default_factory=dict)  # see `identity`
     stopped_early: int | None = None  # the step after which held-out losses ended it
     group: Group | None = None  # the processes that carry it out together
+    lengths: Sequence[Stage] = ()  # of shorter sequences, before those of the whole length
 
     @property
     def writes(self) -> bool:
@@ -117,9 +119,9 @@ def build(
     checkpoint = None if directory.fresh else _resume(directory, console, model, optimizer, data, recipe)
     first_step = checkpoint.step if checkpoint else 0
     total = total_steps(recipe, data)
-    return Run(
-        recipe, directory, console, data, model, optimizer, device, total, first_step, kernels, checkpoint, group=group
-    )
+    lengths = stages_of(recipe, stored_config(model), loaded.base_dir)
+    parts = (recipe, directory, console, data, model, optimizer, device)
+    return Run(*parts, total, first_step, kernels, checkpoint, group=group, lengths=lengths)
 
 
 def refuse_in_group(recipe: Recipe, group: Group | None) -> None:

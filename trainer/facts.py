@@ -23,6 +23,7 @@ from galore.trainer.data.tokens.tokenizer import id_bound
 from galore.trainer.machine.hardware import Peak, cpu_name
 from galore.trainer.models.adapters.lora import adapter_ranks, clamp_note, not_adapted, without_adapters
 from galore.trainer.models.linears import router_note
+from galore.trainer.models.rope.stages import in_words
 from galore.trainer.optim.groups import is_trained
 from galore.trainer.optim.projected import ProjectedSlot
 from galore.trainer.parallel.traffic import traffic
@@ -49,6 +50,7 @@ def header(run: Run, meter: Meter, memory: str) -> dict[str, Any]:
         "method": described(recipe.optim),
         "data": data_line(run.data.summary),
         "batch": f"{batch}, {_micro_batches(run)}",
+        "lengths": in_words(run.lengths, recipe.data.max_length),
         "ranks": _ranks(run),
         "steps": f"{run.total_steps:,}" + (f", resuming after {run.first_step:,}" if run.first_step else ""),
         "device": _device(run),

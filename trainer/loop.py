@@ -12,6 +12,7 @@ from galore.trainer.evaluate import score_held_out
 from galore.trainer.machine.signals import StopOnSignal
 from galore.trainer.models.adapters.relora import restart_adapters
 from galore.trainer.models.generate import sample
+from galore.trainer.models.rope.stages import in_stage
 from galore.trainer.recorder import Recorder
 from galore.trainer.rescue import Rescue, described, gave_up, ran_out
 from galore.trainer.saving import Standing, best_step, save, saved_steps
@@ -100,9 +101,9 @@ def take_step(run: Run, batch: Batch, number: int) -> StepResult:
     if run.group is not None:
         run.group.seed_step(run.recipe.train.seed, number)
     train, optim = run.recipe.train, run.recipe.optim
-    result = train_step(
-        run.model, run.optimizer, batch, train.micro_batch_size, optim.max_grad_norm, train.z_loss, run.group
-    )
+    with in_stage(run.lengths, run.model, batch, number - 1) as (cut, pieces):
+        size = train.micro_batch_size * pieces
+        result = train_step(run.model, run.optimizer, cut, size, optim.max_grad_norm, train.z_loss, run.group)
     if not restarts_after(optim, number, run.total_steps):
         return result
     stochastic = optim.weight_rounding != "nearest"

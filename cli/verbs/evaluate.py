@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +15,8 @@ from galore.cli.errors import tell_skipped
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.format import counted
 from galore.trainer.common.reading import user_path
+
+LONGEST = 2**24  # tokens of a passkey's text
 
 
 class Mode(StrEnum):
@@ -55,11 +58,30 @@ def evaluate(
         Path | None, typer.Option(help="With --tasks: a folder with task files of your own.", show_default=False)
     ] = None,
     chat: Annotated[bool, typer.Option("--chat", help="With --tasks: ask in the chat template.")] = False,
+    passkey: Annotated[
+        str | None,
+        typer.Option(
+            metavar="256,2048,…",
+            help="Instead: hide a number in texts of so many tokens, and ask for it.",
+            show_default=False,
+        ),
+    ] = None,
+    tries: Annotated[
+        int, typer.Option(min=1, max=100_000, help="With --passkey: numbers of each length and depth.")
+    ] = 5,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="With --passkey: of the numbers.")] = 42,
+    by_position: Annotated[
+        bool, typer.Option("--by-position", help="The loss by how many tokens stand before.")
+    ] = False,
     device: Device = DeviceName.auto,
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
 ) -> None:
     """Score a model on held-out text: mean cross-entropy in nats per token, perplexity, bits per byte; a classifier on
-    its task; or with --tasks on benchmarks of lm-eval."""
+    its task; with --tasks on benchmarks of lm-eval; with --passkey on numbers hidden in long texts."""
+    if passkey is not None and (tasks is not None or by_position):
+        raise UserError("is asked alone", where="--passkey", fix="leave --tasks and --by-position out")
+    if by_position and (tasks is not None or mode is not None):
+        raise UserError("scores held-out tokens one by one", where="--by-position", fix="leave --tasks and --mode out")
     if tasks is not None:
         if overrides or recipe is not None or mode is not None or max_tokens is not None:
             what, fix = "scores no held-out text", "leave recipe, overrides, --mode and --max-tokens out"
@@ -76,6 +98,7 @@ def evaluate(
     if overrides and recipe is None:
         recipe = _own_recipe(model)
     loaded = load_recipe(recipe, overrides or []) if recipe is not None else None
+    lengths = _lengths(passkey)
 
     from galore.trainer.machine.process import import_libraries, prepare_process
 
@@ -86,6 +109,14 @@ def evaluate(
     from galore.trainer.trained.evaluation import evaluate_stored
 
     where = str(choose_device(device))
+    if lengths or by_position:
+        from galore.cli.show.longcontext import show_evaluation
+        from galore.trainer.trained.longcontext.evaluation import Asked, evaluate_long
+
+        show_evaluation(
+            evaluate_long(model, loaded, Asked(lengths, tries, seed, max_tokens), where, checkpoint), as_json
+        )
+        return
     scored = evaluate_stored(
         model,
         loaded,
@@ -111,6 +142,16 @@ def evaluate(
             typer.echo(f"{facts['bits_per_byte']:.4f} bits per byte, ", nl=False)
         typer.echo(f"{counted(facts['tokens'], 'held-out token')}, ", nl=False)
         typer.echo(f"eval.mode {facts['mode']}")
+
+
+def _lengths(text: str | None) -> tuple[int, ...]:
+    """The lengths of --passkey."""
+    if text is None:
+        return ()
+    parts = [each.strip() for each in text.split(",") if each.strip()]
+    if not parts or not all(re.fullmatch(r"\d{1,8}", each) and 0 < int(each) <= LONGEST for each in parts):
+        raise UserError(f"{text!r} are no lengths in tokens", where="--passkey", fix="write 256,1024,2048")
+    return tuple(int(each) for each in parts)
 
 
 def _on_tasks(model: str, tasks: str, asked: dict[str, Any], device: DeviceName, as_json: bool) -> None:

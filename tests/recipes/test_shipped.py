@@ -41,9 +41,9 @@ def test_names() -> None:
     expected.remove("llama-7b-full")  # 50 GiB of weights, gradients and states: no single consumer GPU holds them
     variants = ["", "-frugal-r4", "-full", "-galore-r4", "-galore-r8", "-lora-r8"]
     glue = [f"roberta-glue{variant}" for variant in variants]
-    named = ["demo", "continue-pretraining", "finetune-chat", "finetune-instruct"]
+    named = ["demo", "continue-pretraining", "extend-context", "finetune-chat", "finetune-instruct"]
     assert sorted([*named, *glue, *expected, *CARDS]) == sorted(NAMES)
-    assert NAMES[:4] == named
+    assert NAMES[:5] == named
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -130,6 +130,14 @@ def test_continued_pretraining_needs_a_model_and_text_only() -> None:
     assert recipe.model.name_or_path is not None
     assert recipe.model.vocab_size is None
     assert (recipe.data.instruct, recipe.data.packing, recipe.data.tokenizer) == (False, "packed", None)
+    assert recipe.train.global_batch_size * recipe.data.max_length >= 131_072
+
+
+def test_extending_the_context_grows_to_factor_times_the_length() -> None:
+    recipe = load_recipe("extend-context").recipe
+    rope, lengths = recipe.model.rope, [stage.max_length for stage in recipe.train.length_stages]
+    assert rope is not None
+    assert (rope.factor, lengths, recipe.data.max_length) == (4, [8192], 16384)
     assert recipe.train.global_batch_size * recipe.data.max_length >= 131_072
 
 

@@ -91,6 +91,9 @@ def positions_of(config: PreTrainedConfig) -> int | None:
     positions = getattr(text, "max_position_embeddings", None)
     if not isinstance(positions, int) or positions <= 0:
         return None
+    rope = getattr(text, "rope_parameters", None) or {}
+    if rope.get("rope_type") == "dynamic":  # of which it is the length of training
+        return int(positions * rope["factor"])
     return positions - (text.pad_token_id + 1 if text.model_type in AFTER_PADDING else 0)
 
 

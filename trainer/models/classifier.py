@@ -22,6 +22,7 @@ from galore.trainer.models.capacity import (
 )
 from galore.trainer.models.materialize import draw_weights
 from galore.trainer.models.pretrained import load_pretrained, locate, read_config, skeleton
+from galore.trainer.models.rope.scaling import scale_rope
 from galore.trainer.recipe.schema.model import ModelSection
 from galore.trainer.tasks.glue import Task
 
@@ -58,6 +59,8 @@ def build_classifier(
     stored = read_config(source, section.revision)
     order = None if section.random_init else label_order(stored, task, source)
     config = _for_task(stored, task)
+    if section.rope is not None:
+        scale_rope(config, section.rope, base_dir, built=False)
     if not section.random_init:
         refuse_fewer_rows(config, section.vocab_size, source)
     rows, fresh = rows_wanted(section, config, vocab_size), new_rows(section, config, vocab_size, new)

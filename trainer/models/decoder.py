@@ -25,6 +25,8 @@ from galore.trainer.models.capacity import (
 from galore.trainer.models.linears import plain_linears
 from galore.trainer.models.materialize import draw_weights
 from galore.trainer.models.pretrained import load_pretrained, locate, read_config, skeleton
+from galore.trainer.models.rope.rotary import fix_frequencies
+from galore.trainer.models.rope.scaling import scale_rope
 from galore.trainer.optim.int8_linear import to_int8
 from galore.trainer.recipe.schema.model import ModelSection
 
@@ -61,6 +63,8 @@ def build_decoder(
         check_attention(section.attn_implementation, device, section.dtype)
     source = locate(section.name_or_path, base_dir) if section.name_or_path else None
     config = _config(section, vocab_size, source)
+    if section.rope is not None:
+        scale_rope(config, section.rope, base_dir, built=source is None)
     rows, fresh = rows_wanted(section, config, vocab_size), new_rows(section, config, vocab_size, new)
     check_capacity(config, vocab_size, max_length, rows, new.called)
     if device != "meta":
@@ -75,6 +79,8 @@ def build_decoder(
         model = model.to(device)
     if source is not None and device != "meta":
         _refuse_bidirectional(model, source)
+    if device == "meta":
+        fix_frequencies(model)
     model.config.use_cache = False
     return model.train()
 

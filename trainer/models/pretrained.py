@@ -26,6 +26,8 @@ from galore.trainer.common.library import WHERE, explained, refuse_gguf, refuse_
 from galore.trainer.common.reading import means_a_path, require_plain_folder, user_path
 from galore.trainer.machine.offline import spare_retries
 from galore.trainer.models.capacity import require_layers, require_memory, require_positions, require_sizes
+from galore.trainer.models.rope.rotary import leave_start
+from galore.trainer.models.rope.scaling import scale_rope
 from galore.trainer.recipe.schema.recipe import Recipe
 
 logging.disable_progress_bar()  # a bar per file would tear the console's own display
@@ -84,7 +86,10 @@ def refuse_longer_sequences(recipe: Recipe, base_dir: Path) -> None:
         return
     source = locate(section.name_or_path, base_dir)
     if Path(source).is_dir() or data.tokenizer is None:
-        require_positions(read_config(source, section.revision), data.max_length)
+        config = read_config(source, section.revision)
+        if section.rope is not None:
+            scale_rope(config, section.rope, base_dir, built=False)
+        require_positions(config, data.max_length)
 
 
 def kind_of(config: PreTrainedConfig) -> Any:
@@ -195,6 +200,7 @@ def _checked(model: Any) -> PreTrainedModel:
         raise UserError(
             f"{model.name_or_path} holds an adapter, not a model", where=WHERE, fix="merge it once with peft"
         )
+    leave_start(model)
     return model
 
 

@@ -166,6 +166,26 @@ def anchor_paths(merged: Layer) -> None:
             if UNWRITABLE.search(str(values[name])):
                 merged.report((section, name), "lies below a folder whose name is not UTF-8", "rename that folder")
     _anchor_sources(merged)
+    _anchor_factors(merged)
+
+
+def _anchor_factors(merged: Layer) -> None:
+    """Makes the files that rotary positions name absolute, of the model and of stages, each in a copy."""
+    for section, name in (("model", "rope"), ("train", "length_stages")):
+        values = merged.values.get(section, {})
+        if name in values:
+            values[name] = _with_factors(values[name], merged.place((section, name)).directory)
+
+
+def _with_factors(value: Any, directory: Path) -> Any:
+    if isinstance(value, list):
+        return [_with_factors(each, directory) for each in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: _anchored(each, directory, True) if key == "factors" else _with_factors(each, directory)
+        for key, each in value.items()
+    }
 
 
 def _anchor_sources(merged: Layer) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from galore.trainer.common.printable import shortened
-from galore.trainer.recipe.explain.fields import fields
+from galore.trainer.recipe.explain.fields import fields, item_schema
 from galore.trainer.recipe.explain.unknown import what_was_meant
 from galore.trainer.recipe.parse.problems import Place, Problem, RecipeError
 from galore.trainer.recipe.parse.source import Key, Layer, compose, require_few_values, value_of
@@ -45,6 +45,11 @@ def _refused(path: str, equals: str, raw: str, place: Place, guess: bool) -> Pro
         return None
     if path == "extends":
         return Problem(place, "", "`extends` belongs in a file", "name the other recipe on the command line instead")
+    whole, _, inner = path.rpartition(".")
+    if whole in fields() and item_schema(fields()[whole]):
+        return Problem(
+            place, "", f"there is no key `{path}`", f"write the whole mapping: {whole}={{…, {inner}: {raw}}}"
+        )
     meant = what_was_meant(path.rsplit(".", 1)[-1], path.split(".")[0], raw, guess=guess)
     fix = meant.hint or (f"write {meant.target}={raw}" if meant.target else "")
     return Problem(place, "", f"there is no key `{path}`", fix)

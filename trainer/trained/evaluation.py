@@ -14,6 +14,7 @@ from galore.trainer.machine.device import choose_threads
 from galore.trainer.models.capacity import check_capacity
 from galore.trainer.models.classifier import align_labels, head_modules
 from galore.trainer.models.isolation import isolate_documents
+from galore.trainer.models.rope.rotary import set_rope
 from galore.trainer.recipe.load import LoadedRecipe
 from galore.trainer.recipe.schema.recipe import Recipe
 from galore.trainer.recipe.schema.train import EvalMode
@@ -57,17 +58,37 @@ def evaluate_stored(
         UserError: nothing to load, a plain model without a recipe, or data that does not fit the model.
     """
     stored = load_run_model(path, device, checkpoint)
-    recipe, base_dir = _recipe(stored, loaded)
-    choose_threads(recipe.train.num_threads)
-    _check_head(stored, recipe)
-    data = read_data(_for_model(recipe, stored), base_dir, progress)
-    _check_data(data, stored, recipe)
-    if recipe.data.isolates:
-        isolate_documents(stored.model)
+    recipe, data = held_out(stored, loaded, progress)
     how = {"mode": mode or recipe.eval.mode, "max_tokens": max_tokens or recipe.eval.max_tokens}
     asked = recipe.model_copy(update={"eval": recipe.eval.model_copy(update=how)})
     notes = (*data.notes, *_other_data(data, stored, recipe))
     return Scored(score_held_out(stored.model, data, asked), stored.origin, stored.step, stored.skipped, notes)
+
+
+def held_out(stored: StoredModel, loaded: LoadedRecipe | None, progress: Progress | None = None) -> tuple[Recipe, Data]:
+    """The recipe whose data the model is scored on, and the data. The model gets what the recipe says of its positions.
+
+    Raises:
+        UserError: see `evaluate_stored`.
+    """
+    recipe, base_dir = _recipe(stored, loaded)
+    choose_threads(recipe.train.num_threads)
+    _check_head(stored, recipe)
+    set_positions(stored, loaded)
+    data = read_data(for_model(recipe, stored), base_dir, progress)
+    check_tokenizer(data, stored)
+    check_capacity(stored.model.config, len(stored.tokenizer), recipe.data.max_length)
+    if recipe.data.isolates:
+        isolate_documents(stored.model)
+    return recipe, data
+
+
+def set_positions(stored: StoredModel, loaded: LoadedRecipe | None) -> None:
+    """Scale the rotary positions of the model as `loaded` says, where that is another recipe than its own."""
+    rope = None if loaded is None else loaded.recipe.model.rope
+    own = None if stored.recipe is None else stored.recipe.model.rope
+    if loaded is not None and rope is not None and rope != own:
+        set_rope(stored.model, rope, loaded.base_dir)
 
 
 def _recipe(stored: StoredModel, loaded: LoadedRecipe | None) -> tuple[Recipe, Path]:
@@ -81,7 +102,7 @@ def _recipe(stored: StoredModel, loaded: LoadedRecipe | None) -> tuple[Recipe, P
     return stored.recipe, Path.cwd()  # the paths of a resolved recipe are absolute
 
 
-def _for_model(recipe: Recipe, stored: StoredModel) -> Recipe:
+def for_model(recipe: Recipe, stored: StoredModel) -> Recipe:
     """The recipe with the data of `recipe` and the tokenizer of the model, with the tokens and template that it has.
 
     A run reads its own recipe unchanged, so that the data it prepared for training is found in the cache.
@@ -112,15 +133,14 @@ def _check_head(stored: StoredModel, recipe: Recipe) -> None:
     align_labels(stored.model, TASKS[task], stored.origin)
 
 
-def _check_data(data: Data, stored: StoredModel, recipe: Recipe) -> None:
-    """The corpus of a run may have changed since, and with it the tokenizer that is trained on it."""
+def check_tokenizer(data: Data, stored: StoredModel) -> None:
+    """Raise UserError if the corpus of a run has changed since, and with it the tokenizer that is trained on it."""
     if data.tokenizer.get_vocab() != stored.tokenizer.get_vocab():
         raise UserError(
             "the tokenizer of the data is not the one the model was trained with: the corpus has changed since",
             where="data.tokenizer",
             fix="restore the corpus, or name a recipe whose held-out text to score with --recipe",
         )
-    check_capacity(stored.model.config, len(stored.tokenizer), recipe.data.max_length)
 
 
 def _other_data(data: Data, stored: StoredModel, recipe: Recipe) -> list[str]:

@@ -30,6 +30,7 @@ from galore.trainer.common.reading import user_path
 from galore.trainer.data.tokens.chat import stop_tokens
 from galore.trainer.data.tokens.chattemplate import ensure_template
 from galore.trainer.models.pretrained import kind_of, load_pretrained, read_config
+from galore.trainer.models.rope.scaling import START
 from galore.trainer.record.history import History
 from galore.trainer.trained.generation import drop_idle
 from galore.trainer.trained.modelcard import model_card
@@ -97,6 +98,7 @@ def export(run: str, out: Path, options: ExportOptions = ExportOptions(), checkp
     out = user_path(str(out)).absolute()
     _refuse_used(out)
     stored = load_run_model(run, checkpoint=checkpoint)
+    _refuse_start_tokens(stored)
     try:
         make_directory(out.parent)
         with _private(temporary(out)) as folder:
@@ -115,6 +117,16 @@ def export(run: str, out: Path, options: ExportOptions = ExportOptions(), checkp
     recipe, loads = stored.recipe, kind_of(stored.model.config).__name__
     own = recipe is not None and recipe.trains_tokenizer
     return Exported(out, stored.origin, stored.step, size, loads, stored.skipped, note, own, tuple(left))
+
+
+def _refuse_start_tokens(stored: StoredModel) -> None:
+    """transformers would rotate the first tokens as all others, and compute other logits."""
+    if count := getattr(stored.model.config.get_text_config(), START, None):
+        raise UserError(
+            f"{stored.origin} leaves the positions of its first {count} tokens unscaled, which transformers cannot",
+            where="model.rope, start_tokens",
+            fix="tune it some steps with start_tokens: 0, or search factors without them: galore rope-search --start-tokens 0",
+        )
 
 
 @contextmanager

@@ -10,6 +10,8 @@ from galore.trainer.common.durable import replace_file
 from galore.trainer.common.reading import read_bounded
 
 ROPE_APART = ("rope_theta", "partial_rotary_factor")  # keys beside `rope_scaling` in 4, among `rope_parameters` in 5
+LONGROPE = ("short_factor", "long_factor")
+ORIGINAL = "original_max_position_embeddings"
 OF_THIS_MACHINE = ("is_local", "local_files_only")
 
 
@@ -31,7 +33,7 @@ def _older_config(values: dict[str, Any]) -> dict[str, Any]:
     rope = values.get("rope_parameters")
     if isinstance(rope, dict):
         whole = rope.get("full_attention", rope)
-        values |= _older_rope(whole)
+        values |= _older_rope(whole, ORIGINAL in values)
         if "sliding_attention" in rope:
             values["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
     if "num_local_experts" in values and values.get("model_type") in ("qwen3_moe", "qwen2_moe", "olmoe"):
@@ -39,10 +41,16 @@ def _older_config(values: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _older_rope(rope: dict[str, Any]) -> dict[str, Any]:
+def _older_rope(rope: dict[str, Any], names_original: bool) -> dict[str, Any]:
+    """The older keys; of longrope the original length stands beside them, from which 4 works out the factor.
+
+    A model whose configuration names that length itself, such as Phi-3, takes no other keys than three.
+    """
     older: dict[str, Any] = {name: rope[name] for name in ROPE_APART if name in rope}
-    if rope.get("rope_type") == "longrope":  # which 4 takes with these three keys only
-        older["rope_scaling"] = {"type": "longrope"} | {name: rope[name] for name in ("short_factor", "long_factor")}
+    if rope.get("rope_type") == "longrope":
+        taken = LONGROPE if names_original else (*LONGROPE, "factor", "attention_factor", ORIGINAL)
+        older["rope_scaling"] = {"type": "longrope"} | {name: rope[name] for name in taken if name in rope}
+        older[ORIGINAL] = rope[ORIGINAL]
     elif rope.get("rope_type", "default") != "default":
         older["rope_scaling"] = {name: value for name, value in rope.items() if name not in ROPE_APART}
     return older

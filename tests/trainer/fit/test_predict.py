@@ -339,3 +339,9 @@ def test_brief_has_the_same_peak(tiny: Tiny, method: str) -> None:
     brief, whole = (predict(loaded, card("rtx4090"), brief=each) for each in (True, False))
     assert max(brief.requested(high=True)) == max(whole.requested(high=True))
     assert (len(brief.events) < len(whole.events)) == (method == "svd")
+
+
+@pytest.mark.parametrize("rope", ["dynamic, factor: 4", "longrope, factor: 4, long_factor: [1, 1, 2, 2, 3, 3, 4, 4]"])
+def test_scaled_positions_take_what_plain_ones_take(tiny: Tiny, rope: str) -> None:
+    plain, scaled = (predict(tiny(*more), None, brief=True) for more in ((), (f"model.rope={{type: {rope}}}",)))
+    assert abs(max(scaled.requested()) - max(plain.requested())) < 2**11

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from architectures import DECODERS
-from transformers import AutoConfig, PreTrainedTokenizerFast
+from transformers import AutoConfig, LlamaConfig, PreTrainedTokenizerFast
 
 from galore.trainer.trained.olderreaders import add_older_keys
 
@@ -45,6 +45,20 @@ def test_older_keys_stand_beside(name: str, older: dict[str, Any], tmp_path: Pat
     values = rewritten(name, tmp_path, chat_tokenizer)
     assert {key: values.get(key) for key in older} == older
     assert "rope_parameters" in values
+
+
+def test_longrope_of_a_llama_names_its_first_length(tmp_path: Path) -> None:
+    long: dict[str, Any] = {"rope_type": "longrope", "factor": 4.0, "long_factor": [2.0] * 4, "short_factor": [1.0] * 4}
+    rope = long | {"rope_theta": 10000.0, "original_max_position_embeddings": 64, "attention_factor": 1.2}
+    config = LlamaConfig(hidden_size=32, num_attention_heads=4, max_position_embeddings=256, rope_parameters=rope)
+    config.save_pretrained(tmp_path)
+    add_older_keys(tmp_path)
+    values = json.loads((tmp_path / "config.json").read_text())
+    older = {key: value for key, value in rope.items() if key not in ("rope_type", "rope_theta")}
+    assert values["rope_scaling"] == {"type": "longrope"} | older
+    assert (values["original_max_position_embeddings"], values["max_position_embeddings"]) == (64, 256)
+    again = AutoConfig.from_pretrained(tmp_path).rope_parameters
+    assert {key: value for key, value in again.items() if key != "type"} == config.rope_parameters
 
 
 def test_parts_of_a_model_have_them_too(tmp_path: Path, chat_tokenizer: Path) -> None:

@@ -64,6 +64,12 @@ class TokenBatch:
         positions = None if self.positions is None else self.positions[rows]
         return TokenBatch(self.input_ids[rows], self.labels[rows], self.sequence_ids[rows], positions)
 
+    def cut(self, pieces: int) -> TokenBatch:
+        """Every row as so many shorter ones, one after the other; documents see each other."""
+        ids = tuple(each for each in self.sequence_ids for _ in range(pieces))
+        shape = (len(ids), self.input_ids.shape[1] // pieces)
+        return TokenBatch(self.input_ids.reshape(shape), self.labels.reshape(shape), ids)
+
     def losses(self, model: nn.Module, split_head: SplitHead, z_loss: float = 0.0) -> LossSums:
         """Cross-entropy, and the z-loss where its coefficient is not 0."""
         device = next(model.parameters()).device

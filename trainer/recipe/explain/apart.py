@@ -67,7 +67,8 @@ APART = {
     "the embedding grows to the tokenizer by itself: leave it out": """
         resize_vocab resize_token_embeddings resize_token_embeddings_to_32x""",
     "special tokens are those of the tokenizer: set them there": "pad_token eos_token bos_token unk_token",
-    "RoPE is as the model has it: leave it out": "rope_scaling rope_scaling_factor overrides_of_model_config",
+    "model.rope scales rotary positions, as in model.rope: {type: yarn, factor: 8} (docs/long-context.md)": """
+        rope_scaling rope_scaling_factor rope_parameters rope_type overrides_of_model_config""",
     "a class is not named here: model.name_or_path, data.…, optim.method and log.report_to say what is built": """
         _component_ class_path init_args model_init_kwargs checkpoint_files recipe_checkpoint""",
     "section model has the dimensions one by one: model.num_hidden_layers, model.hidden_size and so on": """

@@ -86,8 +86,8 @@ def parts(schema: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def item_schema(field: FieldInfo) -> dict[str, Any]:
-    """The keys of the items of a list of mappings, each with its schema; empty for any other field."""
-    items = (part["items"] for part in parts(field.schema) if part.get("type") == "array")
+    """The keys of a mapping, or of the items of a list of them, each with its schema; empty for any other field."""
+    items = (part.get("items", part) for part in parts(field.schema))
     references = [item["$ref"] for item in items if "$ref" in item]
     definitions: dict[str, Any] = recipe_schema()["$defs"]
     return definitions[references[0].rsplit("/", 1)[-1]]["properties"] if references else {}
@@ -106,6 +106,9 @@ def _choices(part: dict[str, Any]) -> list[str]:
 def _words(part: dict[str, Any], value: Any) -> str:
     if choices := _choices(part):
         return f"one of {', '.join(choices)}" if len(choices) > 1 else choices[0]
+    if "$ref" in part:
+        keys = recipe_schema()["$defs"][part["$ref"].rsplit("/", 1)[-1]]["properties"]
+        return f"a mapping such as {{{', '.join(f'{name}: …' for name in list(keys)[:2])}}}"
     names = {
         "integer": "an integer",
         "number": "a number",

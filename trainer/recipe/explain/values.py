@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 
 from galore.trainer.common.suggest import nearest
 from galore.trainer.recipe.explain.aliases import FIELDS, OPTIMIZERS, VALUES, inverse
-from galore.trainer.recipe.explain.fields import FieldInfo, fields, item_schema, words
+from galore.trainer.recipe.explain.fields import FieldInfo, fields, item_schema, parts, words
 from galore.trainer.recipe.parse.problems import Problem
 from galore.trainer.recipe.parse.source import Key, Layer
 from galore.trainer.recipe.schema.recipe import Recipe
@@ -103,27 +103,34 @@ def _said(field: FieldInfo, error: ErrorDetails, layer: Layer) -> list[Problem]:
 
 
 def _of_item(field: FieldInfo, error: ErrorDetails, layer: Layer) -> list[Problem]:
-    """What is wrong within one item of a list of mappings; nothing where it is the list."""
+    """What is wrong within a mapping, or one of a list of them; nothing where it is no mapping, or no list."""
     place = tuple(str(part) for part in error["loc"])
-    if len(place) < 3 or not place[2].isdecimal():
-        return []
-    schema, item = item_schema(field), ".".join(place[:3])
-    if error["type"] == "value_error":
+    size = 3 if field.takes("array") else 2  # parts of the place of the mapping
+    if len(place) < size or (size == 3 and not place[2].isdecimal()) or place[2:] == ():
+        return _said(field, error, layer)
+    schema, item = item_schema(field), ".".join(place[:size])
+    if len(place) == size and error["type"] == "value_error":
         return [Problem(layer.place(place), item, error["msg"].removeprefix("Value error, "))]
-    if len(place) == 3:
+    if len(place) == size:
         what = f"expected a mapping such as {{{', '.join(f'{name}: …' for name in list(schema)[:3])}}}"
         return [Problem(layer.place(place), item, f"{what}, got {shown(error['input'])}")]
-    name, key = place[3], place[:4]
+    while place[size + 1 :] and (inner := item_schema(FieldInfo("", "", "", schema.get(place[size], {})))):
+        schema, item, size = inner, f"{item}.{place[size]}", size + 1
+    name, key = place[size], place[: size + 1]
+    if error["type"] == "value_error":
+        return [Problem(layer.place(key), ".".join(key), error["msg"].removeprefix("Value error, "))]
     if error["type"] == "extra_forbidden":
         close = [*_also_called(name, schema), *nearest(name, list(schema))]
         fix = f"write {close[0]}" if close else f"it takes {', '.join(schema)}"
         return [Problem(layer.place(key), item, f"there is no key `{name}`", fix)]
     if error["type"] == "missing":
         return [
-            Problem(layer.place(place[:3]), item, f"the key `{name}` is missing", f"it takes {words(schema[name])}")
+            Problem(layer.place(place[:size]), item, f"the key `{name}` is missing", f"it takes {words(schema[name])}")
         ]
-    what = f"expected {words(schema[name], error['input'])}, got {shown(error['input'])}"
-    return [Problem(layer.place(key), ".".join(key), what)]
+    listed = next((part["items"] for part in parts(schema[name]) if "items" in part), schema[name])
+    within = place[size + 1 :] != ()  # an item of a list
+    told = f"{'a list, and for each item ' * within}{words(listed if within else schema[name], error['input'])}"
+    return [Problem(layer.place(key), ".".join(key), f"expected {told}, got {shown(error['input'])}")]
 
 
 def _also_called(name: str, schema: Mapping[str, Any]) -> list[str]:

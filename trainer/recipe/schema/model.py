@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from galore.trainer.recipe.schema.rope import RopeSection
 from galore.trainer.recipe.schema.section import (
     Deviation,
     FloatType,
@@ -62,6 +63,10 @@ class ModelSection(Section):
     max_position_embeddings: Length = Field(2048, description="Longest sequence, in tokens, that RoPE is set up for")
     rms_norm_eps: Positive = Field(1e-6, description="Epsilon of RMSNorm")
     rope_theta: Positive = Field(10000.0, description="Base of the rotary frequencies")
+    rope: RopeSection | None = Field(
+        None,
+        description="How rotary positions are scaled for longer sequences, such as {type: yarn, factor: 8}; null leaves them as the model has them",
+    )
     initializer_range: Deviation = Field(0.02, description="Standard deviation of the initial weights")
     tie_word_embeddings: bool = Field(False, description="Share the embedding with the output head")
     dtype: FloatType = Field("bfloat16", description="Storage and compute type of the weights")
@@ -95,3 +100,10 @@ class ModelSection(Section):
                 f"num_attention_heads {self.num_attention_heads} is not a multiple of num_key_value_heads {kv}"
             )
         return self
+
+    @property
+    def longest(self) -> int:
+        """Longest sequence, in tokens, of a LLaMA that is built; the positions of `dynamic` are those of training."""
+        rope = self.rope
+        factor = (rope.factor or 1) if rope is not None and rope.type == "dynamic" else 1
+        return int(self.max_position_embeddings * factor)

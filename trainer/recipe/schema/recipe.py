@@ -45,6 +45,7 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _sections_agree(self) -> Self:
         check_glue(self)
+        check_length_stages(self)
         if self.optim.update == "immediate" and self.train.accumulation > 1:
             raise ValueError(
                 f"optim.update: immediate cannot accumulate {self.train.accumulation} micro-batches: set train.micro_batch_size to "
@@ -64,11 +65,37 @@ class Recipe(Section):
                 f"optim.relora_gap: {self.optim.relora_gap} never restarts in train.max_steps: {self.train.max_steps}: lower it, "
                 "or leave it out for a quarter of the run"
             )
-        if self.model.name_or_path is None and self.data.max_length > self.model.max_position_embeddings:
+        if self.model.name_or_path is None and self.data.max_length > self.model.longest:
             raise ValueError(
-                f"data.max_length {self.data.max_length} exceeds model.max_position_embeddings {self.model.max_position_embeddings}"
+                f"data.max_length {self.data.max_length} exceeds model.max_position_embeddings {self.model.longest}"
             )
         return self
+
+
+def check_length_stages(recipe: Recipe) -> None:
+    """Raise ValueError for the first contradiction."""
+    stages, data = recipe.train.length_stages, recipe.data
+    if not stages:
+        return
+    if data.examples or data.isolates or data.packing == "paper" or data.task is not None:
+        raise ValueError(
+            "train.length_stages cuts sequences of text to continue: leave it out with instructions, a task, "
+            "data.isolate_documents: true and data.packing: paper"
+        )
+    lengths = [stage.max_length for stage in stages]
+    if unfit := [each for each in lengths if data.max_length % each]:
+        raise ValueError(
+            f"train.length_stages cuts data.max_length {data.max_length}, which is no multiple of max_length {unfit[0]}"
+        )
+    if [*lengths, data.max_length] != sorted({*lengths, data.max_length}):
+        told = ", ".join(map(str, lengths))
+        raise ValueError(f"train.length_stages grows up to data.max_length {data.max_length}, and has {told}")
+    taken = sum(stage.steps for stage in stages)
+    if recipe.train.max_steps is not None and taken >= recipe.train.max_steps:
+        raise ValueError(
+            f"train.length_stages takes {taken} steps of train.max_steps {recipe.train.max_steps}, and leaves none for "
+            f"data.max_length {data.max_length}: raise train.max_steps"
+        )
 
 
 def check_glue(recipe: Recipe) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from galore.trainer.recipe.schema.rope import RopeSection
 from galore.trainer.recipe.schema.section import (
     Checkpoints,
     Epochs,
@@ -32,6 +33,16 @@ def _largest_divisor(number: int, limit: int) -> int:
     return max(each for each in range(1, min(limit, LARGEST_SUGGESTION) + 1) if number % each == 0)
 
 
+class LengthStage(Section):
+    """Optimizer steps in which every training sequence is cut into shorter ones, so that a step has as many tokens."""
+
+    max_length: Length = Field(description="Tokens of a sequence in this stage; a divisor of data.max_length")
+    steps: Steps = Field(description="Optimizer steps of this stage")
+    rope: RopeSection | None = Field(
+        None, description="Rotary positions of this stage; null is model.rope, its factor made that of this length"
+    )
+
+
 class TrainSection(Section):
     """How long, how large, and where."""
 
@@ -41,6 +52,10 @@ class TrainSection(Section):
         None, description="Passes over the training data; ignored when max_steps is set"
     )
     global_batch_size: Rows = Field(512, description="Sequences per optimizer step")
+    length_stages: Annotated[list[LengthStage], Field(max_length=64)] = Field(
+        [],
+        description="Stages of shorter sequences before those of data.max_length: a list of {max_length, steps, rope}",
+    )
     z_loss: NonNegative = Field(
         0.0,
         description="Coefficient on the mean squared logsumexp of the logits, added to what is optimized and reported apart; 1e-4 is common",

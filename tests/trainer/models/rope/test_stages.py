@@ -1,0 +1,91 @@
+"""Lengths that grow in a run: a function of the step, on the same tokens, with the positions of each length."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from galore.trainer.data.rows.tokenbatch import TokenBatch
+from galore.trainer.models.rope.stages import in_stage, in_words, stages_of
+from galore.trainer.recipe.load import load_recipe
+from galore.trainer.recipe.parse.problems import RecipeError
+from galore.trainer.recipe.schema.recipe import Recipe
+
+Build = Callable[..., PreTrainedModel]
+SHAPE = ["data.max_length=64", "model.max_position_embeddings=64", "train.max_steps=10"]
+STAGES = "train.length_stages=[{max_length: 16, steps: 2}, {max_length: 32, steps: 3}]"
+
+
+def recipe(*settings: str) -> Recipe:
+    return load_recipe("demo", [*SHAPE, *settings]).recipe
+
+
+@pytest.mark.parametrize(("step", "length"), [(0, 16), (1, 16), (2, 32), (4, 32), (5, 64), (9, 64)])
+def test_the_length_is_a_function_of_the_step(build: Build, step: int, length: int) -> None:
+    rope = "model.rope={type: yarn, factor: 4}"
+    model: Any = build(rope={"type": "yarn", "factor": 4})
+    stages = stages_of(recipe(rope, STAGES), model.config, Path())
+    ids = torch.arange(128).view(2, 64)
+    before = model.model.rotary_emb
+    with in_stage(stages, model, TokenBatch(ids, ids, (7, 9), None), step) as (batch, pieces):
+        assert isinstance(batch, TokenBatch)
+        assert batch.input_ids.shape == (128 // length, length)
+        assert torch.equal(batch.input_ids.flatten(), ids.flatten())
+        assert (len(batch), batch.tokens, pieces) == (128 // length, 128, 64 // length)
+        factor = max(1.0, length / 16)
+        room = round(16 * factor)
+        own: Any = build(rope={"type": "yarn", "factor": factor}, max_position_embeddings=room, max_length=room)
+        assert torch.equal(model.model.rotary_emb.inv_freq, own.model.rotary_emb.inv_freq)
+        assert model.model.rotary_emb.attention_scaling == own.model.rotary_emb.attention_scaling
+    assert model.model.rotary_emb is before
+
+
+@pytest.mark.parametrize("kind", ["linear", "dynamic"])
+def test_the_factor_of_a_stage_is_that_of_its_length(build: Build, kind: str) -> None:
+    rope = {"type": kind, "factor": 4}
+    room = 16 if kind == "dynamic" else 64
+    model: Any = build(rope=rope, max_position_embeddings=room)
+    settings = [f"model.rope={{type: {kind}, factor: 4}}", f"model.max_position_embeddings={room}", STAGES]
+    config: Any = stages_of(recipe(*settings), model.config, Path())[1].config
+    assert config.rope_parameters.get("factor") == (4 if kind == "dynamic" else 2)
+    assert config.max_position_embeddings == (16 if kind == "dynamic" else 32)
+
+
+def test_a_stage_may_have_positions_of_its_own(build: Build) -> None:
+    own = "train.length_stages=[{max_length: 32, steps: 2, rope: {type: linear, factor: 3}}]"
+    model = build(rope={"type": "yarn", "factor": 4})
+    config: Any = stages_of(recipe("model.rope={type: yarn, factor: 4}", own), model.config, Path())[0].config
+    assert config.rope_parameters["rope_type"] == "linear"
+    assert config.rope_parameters["factor"] == 3
+
+
+def test_lengths_alone_leave_the_positions(build: Build) -> None:
+    model = build()
+    stages = stages_of(recipe(STAGES), model.config, Path())
+    assert [each.config for each in stages] == [None, None]
+    assert in_words(stages, 64) == "16 tokens for 2 steps, 32 tokens for 3 steps, then 64"
+
+
+@pytest.mark.parametrize(
+    ("settings", "what"),
+    [
+        ("[{max_length: 15, steps: 2}]", "no multiple of max_length 15"),
+        ("[{max_length: 16, steps: 10}]", "takes 10 steps of train.max_steps 10"),
+        ("[{max_length: 32, steps: 1}, {max_length: 16, steps: 1}]", "grows up to data.max_length 64, and has 32, 16"),
+        ("[{max_length: 64, steps: 1}]", "grows up to"),
+        ("[{max_length: 16}]", "the key `steps` is missing"),
+        ("[{max_length: 16, steps: 1, rope: {type: yarn}}]", r"0\.rope: type: yarn needs factor"),
+        ("[{max_length: 16, steps: 1, rope: {type: yarn, factor: 0}}]", r"0\.rope\.factor: expected a number ≥ 1"),
+        ("[{max_length: 16, steps: 1, rope: {type: yarn, factor: true}}]", "true is no value of factor"),
+        ("[{max_length: 16, steps: 1, rope: {type: yarn, factr: 2}}]", "there is no key `factr`"),
+        ("3", "expected a list of mappings"),
+    ],
+)
+def test_wrong_stages_are_refused(settings: str, what: str) -> None:
+    with pytest.raises(RecipeError, match=what):
+        recipe(f"train.length_stages={settings}")

@@ -1,0 +1,68 @@
+"""Passkeys: the text has the length and depth that are asked for, and greedy generation and the score agree."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from galore.trainer.common.errors import UserError
+from galore.trainer.trained.longcontext.passkey import FILLER, _prompt, passkey_text, passkeys
+
+
+@pytest.fixture
+def tokenizer(trained: tuple[Path, Path]) -> Any:
+    return AutoTokenizer.from_pretrained(trained[0])
+
+
+def test_the_key_stands_at_its_depth(tokenizer: Any) -> None:
+    text = passkey_text(12345, 3, 1)
+    assert text.endswith("The pass key is 12345")
+    before, after = text.split("Remember it.")
+    assert (before.count(FILLER), after.count(FILLER)) == (3, 1)
+    line = len(tokenizer(FILLER).input_ids) + 1
+    for length in (600, 1000):
+        ids, answer = _prompt(tokenizer, 54321, length, 50)
+        assert length - line <= ids.shape[1] <= length
+        assert tokenizer.decode(ids[0, -answer:]).strip() == "54321"
+        assert tokenizer.decode(ids[0]).count("54321") == 3
+
+
+class Copies(nn.Module):
+    """A model that knows the key, or its first digits only."""
+
+    def __init__(self, ids: torch.Tensor, until: int) -> None:
+        super().__init__()
+        self.ids, self.until = ids, until
+
+    def forward(self, input_ids: torch.Tensor, **_: Any) -> Any:
+        logits = torch.zeros(*input_ids.shape, 400)
+        for at in range(input_ids.shape[1] - 1):
+            logits[0, at, input_ids[0, at + 1] if at < self.until else 0] = 1
+        return type("Output", (), {"logits": logits})
+
+
+def test_every_token_of_the_key_has_to_be_the_likeliest(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from galore.trainer.trained.longcontext import passkey
+
+    monkeypatch.setattr(passkey, "split_head", lambda model: None)
+    ids, answer = _prompt(tokenizer, 54321, 600, 50)
+    for until, found in ((10**6, True), (ids.shape[1] - 2, False)):
+        model: Any = Copies(ids, until)
+        model.device = torch.device("cpu")
+        assert passkey._finds(model, ids, answer) is found
+
+
+def test_the_score_is_a_function_of_the_seed(trained: tuple[Path, Path], tokenizer: Any) -> None:
+    model = AutoModelForCausalLM.from_pretrained(trained[0])
+    told = list[Any]()
+    rows = passkeys(model, tokenizer, [600], 1, 7, lambda *each: told.append(each))
+    assert rows == passkeys(model, tokenizer, [600], 1, 7)
+    assert (rows[0]["length"], rows[0]["asked"], [*rows[0]["by_depth"]]) == (600, 5, ["0", "25", "50", "75", "100"])
+    assert told[-1] == (5, 5)
+    with pytest.raises(UserError, match="8 tokens have no room for the question"):
+        passkeys(model, tokenizer, [8], 1, 7)

@@ -1,0 +1,1 @@
+"""Long sequences of a trained model: a search for rotary factors, passkeys, and the loss by position."""

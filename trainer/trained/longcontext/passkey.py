@@ -1,0 +1,100 @@
+"""Passkey retrieval: a number hidden in a long text of nothing, at a depth, and asked for at its end  (arXiv 2305.16300)."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from galore.trainer.common.errors import UserError
+from galore.trainer.data.score import scoring
+from galore.trainer.models.head import split_head
+
+INTRO = (
+    "There is an important info hidden inside a lot of irrelevant text. Find it and memorize it. "
+    "I will quiz you about the important information there."
+)
+FILLER = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
+DEPTHS = (0, 25, 50, 75, 100)  # percent of the filler that stands before the number
+
+Tell = Callable[[int, int], None]
+"""Told how many are asked, and of how many."""
+
+
+def passkey_text(key: int, before: int, after: int) -> str:
+    """A text with so many lines of filler before and after the line of `key`; its last word is the key.
+
+    Rows of it, of random keys, teach a model the task.
+    """
+    hidden = f"The pass key is {key}. Remember it. {key} is the pass key."
+    question = f"What is the pass key? The pass key is {key}"
+    return "\n".join([INTRO, *[FILLER] * before, hidden, *[FILLER] * after, question])
+
+
+def passkeys(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    lengths: Sequence[int],
+    tries: int,
+    seed: int,
+    tell: Tell = lambda *_: None,
+) -> list[dict[str, Any]]:
+    """The share of keys that `model` finds greedily, by length and depth: {length, by_depth, accuracy, asked}.
+
+    A text has at most `length` tokens, the key included, and less than a line of filler fewer.
+
+    Raises:
+        UserError: a length has no room for the question.
+    """
+    rows, done = list[dict[str, Any]](), 0
+    with scoring(model):
+        for length in lengths:
+            by_depth = dict[str, float]()
+            for depth in DEPTHS:
+                found = 0
+                for number in range(tries):
+                    key = random.Random(f"{seed} {length} {depth} {number}").randrange(10_000, 100_000)
+                    found += _finds(model, *_prompt(tokenizer, key, length, depth))
+                    tell(done := done + 1, len(lengths) * len(DEPTHS) * tries)
+                by_depth[str(depth)] = found / tries
+            accuracy = sum(by_depth.values()) / len(DEPTHS)
+            asked = tries * len(DEPTHS)
+            rows.append({"length": length, "by_depth": by_depth, "accuracy": accuracy, "asked": asked})
+    return rows
+
+
+def _prompt(tokenizer: PreTrainedTokenizerBase, key: int, length: int, depth: int) -> tuple[Tensor, int]:
+    """Ids (1, s) with the key at their end, and how many of them are the key's."""
+
+    def ids(lines: int) -> list[int]:
+        before = round(lines * depth / 100)
+        found: list[int] = tokenizer(passkey_text(key, before, lines - before), add_special_tokens=False).input_ids
+        return found
+
+    empty, line = len(ids(0)), len(ids(2)) - len(ids(1))
+    if empty > length:
+        what = f"{length} tokens have no room for the question, which takes {empty} with this tokenizer"
+        raise UserError(what, where="--passkey", fix=f"ask at {empty} or more")
+    lines = (length - empty) // max(1, line)
+    while lines and len(ids(lines)) > length:
+        lines -= 1
+    whole = ids(lines)
+    text = passkey_text(key, round(lines * depth / 100), lines - round(lines * depth / 100))
+    prompt: list[int] = tokenizer(text.removesuffix(f" {key}"), add_special_tokens=False).input_ids
+    common = next((at for at, (one, other) in enumerate(zip(whole, prompt, strict=False)) if one != other), len(prompt))
+    return torch.tensor([whole]), len(whole) - common
+
+
+def _finds(model: PreTrainedModel, ids: Tensor, answer: int) -> bool:
+    """Whether each token of the answer is the likeliest: what greedy generation would write."""
+    ids = ids.to(model.device)
+    head = split_head(model)
+    if head is None:
+        logits = model(input_ids=ids, use_cache=False).logits[0, -answer - 1 : -1]
+    else:
+        logits = head.hidden(ids)[0, -answer - 1 : -1] @ head.weight.T
+    return bool((logits.argmax(-1) == ids[0, -answer:]).all())
