@@ -50,6 +50,7 @@ SAMPLE = (
     ("mixtral", "galore"),
     ("phimoe", "lora"),
     ("opt", "galore"),
+    ("retnet", "galore"),
 )
 UNDRAWN = (("openai-gpt", "drawn"), ("apertus", "drawn"))
 
