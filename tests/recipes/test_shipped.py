@@ -23,6 +23,7 @@ CARDS = {  # GiB that each may take of its card, with the context, at sequences 
     "llama-7b-12gb": ("rtx4070", 10.5, 256),
     "llama-13b-24gb": ("rtx4090", 22.0, 512),
     "llama-1b-8gb": ("rtx3070", 7.0, 512),
+    "retnet-1.3b": ("rtx4090", 19.0, 512),
 }
 
 # hidden, intermediate, heads, layers, learning rate, rank, T, steps, warm-up, clip
@@ -42,13 +43,15 @@ def test_names() -> None:
     variants = ["", "-frugal-r4", "-full", "-galore-r4", "-galore-r8", "-lora-r8"]
     glue = [f"roberta-glue{variant}" for variant in variants]
     named = ["demo", "continue-pretraining", "extend-context", "finetune-chat", "finetune-instruct"]
-    assert sorted([*named, *glue, *expected, *CARDS]) == sorted(NAMES)
+    assert sorted([*named, "retnet-demo", *glue, *expected, *CARDS]) == sorted(NAMES)
     assert NAMES[:5] == named
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_loads_and_is_described(name: str) -> None:
-    assert isinstance(load_recipe(name).recipe, Recipe)
+    loaded = load_recipe(name)
+    assert isinstance(loaded.recipe, Recipe)
+    assert loaded.name == name
     assert 20 < len(about(name)) < 120
 
 
@@ -123,6 +126,18 @@ def test_demo_needs_no_network_and_fits_a_laptop() -> None:
     assert recipe.model.name_or_path is None
     assert recipe.train.max_steps is not None
     assert recipe.train.max_steps * recipe.train.global_batch_size * recipe.data.max_length < 2_000_000
+
+
+def test_the_retnets_are_the_papers_and_the_demos_twin() -> None:
+    """A block has 12 d² weights, as a transformer's has; the demo's has them up to a hundredth."""
+    paper, demo, twin = (load_recipe(name).recipe for name in ("retnet-1.3b", "demo", "retnet-demo"))
+    model = paper.model
+    assert (model.hidden_size, model.num_hidden_layers, model.num_attention_heads) == (2048, 24, 8)
+    assert model.intermediate_size == 2 * model.hidden_size
+    assert (paper.optim.adam_beta2, paper.optim.weight_decay) == (0.98, 0.05)
+    changed = twin.model.model_copy(update={"architecture": "llama", "intermediate_size": demo.model.intermediate_size})
+    assert twin.model_copy(update={"model": changed}) == demo
+    assert pytest.approx(4 * 256 + 3 * demo.model.intermediate_size, rel=0.01) == 8 * 256 + 2 * 512
 
 
 def test_continued_pretraining_needs_a_model_and_text_only() -> None:

@@ -12,6 +12,8 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
+from galore.trainer.models.retnet import code  # noqa: F401 - it registers galore_retnet
+
 VOCABULARY = 260
 TOKENS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 3}
 WIDTH = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -160,6 +162,7 @@ DECODERS: dict[str, tuple[str, Mapping[str, Any]]] = {
         WIDTH | TOKENS | {"state_size": 8, "num_heads": 4, "head_dim": 16, "n_groups": 1, "chunk_size": 16},
     ),
     "falcon-mamba": ("falcon_mamba", WIDTH | TOKENS | {"state_size": 8}),
+    "retnet": ("galore_retnet", WIDTH | TOKENS | {"intermediate_size": 64, "chunk_size": 8}),
     "rwkv": ("rwkv", WIDTH | {"context_length": 128}),
     "smollm3": ("smollm3", MODERN),
     "glm": ("glm", MODERN | {"head_dim": 8}),

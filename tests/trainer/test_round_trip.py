@@ -10,13 +10,14 @@ import architectures
 import numpy as np
 import pytest
 import torch
+from kinds import TWENTY
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
 from galore.trainer.build import build_model
 from galore.trainer.checkpoint import checkpoint
-from galore.trainer.checkpoint.state import load_model, model_tensors
+from galore.trainer.checkpoint.state import capture, load_model, model_tensors, random_state, restore
 from galore.trainer.data.rows.labelled import LabelledBatch, full_batch
 from galore.trainer.data.rows.tokenbatch import TokenBatch
 from galore.trainer.data.score import batch_loss, scoring
@@ -50,6 +51,7 @@ SAMPLE = (
     ("mixtral", "galore"),
     ("phimoe", "lora"),
     ("opt", "galore"),
+    ("retnet", "galore"),
 )
 UNDRAWN = (("openai-gpt", "drawn"), ("apertus", "drawn"))
 
@@ -66,6 +68,17 @@ def test_every_decoder_stays_the_same(name: str, method: str, tmp_path: Path) ->
     if (name, method) in UNDRAWN:
         pytest.skip("transformers does not draw all of its weights: refused")
     decoder_round_trip(name, method, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["qwen3-next", "mamba2", "retnet", "mixtral"])
+def test_ten_steps_go_on_as_if_nothing_had_been(name: str, tmp_path: Path) -> None:
+    goes_on(name, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [row.name for row in TWENTY])
+def test_ten_steps_of_every_kind_go_on_as_if_nothing_had_been(name: str, tmp_path: Path) -> None:
+    goes_on(name, tmp_path)
 
 
 @pytest.mark.parametrize(("name", "method"), [("roberta", "galore"), ("llama", "lora"), ("gemma", "full")])
@@ -115,6 +128,42 @@ def decoder_round_trip(name: str, method: str, folder: Path) -> None:
     prompt = torch.tensor([[5, 6, 7, 8]])
     texts = [each.generate(prompt, max_new_tokens=3, do_sample=False).tolist() for each in (read.model, plain)]
     assert texts[0] == texts[1]
+
+
+def goes_on(name: str, folder: Path) -> None:
+    """Ten steps at once, and six, a checkpoint, and four in another model and optimizer: the same bits."""
+    row = next(each for each in TWENTY if each.name == name)
+    settings = recipe(folder, architectures.decoder(name), "galore", {"data": {"path": "none.txt", "source": "local"}})
+    optim = settings.optim.model_copy(update={"target_modules": row.targets, "weight_decay": 0.1, "warmup_ratio": 0.0})
+    settings = settings.model_copy(update={"optim": optim})
+    torch.manual_seed(0)
+    whole, losses = steps(settings, folder, range(10))
+    first, _ = steps(settings, folder, range(6), folder / "checkpoints")
+    torch.manual_seed(1)  # another process's
+    second, more = steps(settings, folder, range(6, 10), folder / "checkpoints")
+    assert more == losses[6:]
+    assert losses[-1] < losses[0]
+    for one, other in ((whole, second), (first, second)):
+        same = [torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True)]
+        assert all(same) is (one is whole)
+
+
+def steps(settings: Recipe, folder: Path, which: range, kept: Path | None = None) -> tuple[nn.Module, list[float]]:
+    """The model after steps `which` on one batch, from the checkpoint in `kept` where they are not the first, and the
+    loss of each; what ends before the tenth is saved there."""
+    model, _ = build_model(settings, architectures.VOCABULARY, "cpu", folder)
+    optimizer = attach_optimizer(model, settings, 1)
+    if which.start:
+        assert kept is not None
+        found, _ = checkpoint.newest_verified(kept)
+        assert found is not None
+        restore(found, model, optimizer)
+    losses = [train_step(model, optimizer, tokens(1), 4, 1.0).loss_nats for _ in which]
+    if which.stop < 10:
+        assert kept is not None
+        checkpoint.save(kept, which.stop, *capture(model, optimizer, random_state()), keep=2)
+    optimizer.release()
+    return model, losses
 
 
 def classifier_round_trip(name: str, method: str, folder: Path) -> None:

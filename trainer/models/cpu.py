@@ -13,6 +13,7 @@ from transformers.masking_utils import sdpa_mask
 from galore.kernels.device import device_type
 from galore.kernels.model.attention import causal_attention
 from galore.kernels.model.rms_norm import rms_norm
+from galore.trainer.models.retnet.configuration_retnet import RetNetConfig
 
 NAME = "galore_cpu"  # in transformers' registry of attention functions
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")  # compared with transformers' own path in the tests
@@ -26,6 +27,8 @@ def optimize_decoder(model: PreTrainedModel) -> list[str]:
     Parameters, their names and the saved configuration stay as they are, and the result is that of `sdpa` up to
     rounding. Call it before adapters are added.
     """
+    if isinstance(model.config, RetNetConfig):
+        return [f"retention: products in chunks of {model.config.chunk_size} tokens, states in fp32"]
     reason = _obstacle(model)
     if reason is not None:
         return [f"attention: {model.config._attn_implementation} ({reason})"]

@@ -1,4 +1,4 @@
-"""Build the network of a recipe: a LLaMA from its dimensions, or any causal language model by name."""
+"""Build the network of a recipe: a LLaMA or a RetNet from its dimensions, or any causal language model by name."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from galore.trainer.models.capacity import (
 from galore.trainer.models.linears import plain_linears
 from galore.trainer.models.materialize import draw_weights
 from galore.trainer.models.pretrained import load_pretrained, locate, read_config, skeleton
+from galore.trainer.models.retnet.configuration_retnet import RetNetConfig
 from galore.trainer.models.rope.rotary import fix_frequencies
 from galore.trainer.models.rope.scaling import scale_rope
 from galore.trainer.optim.int8_linear import to_int8
@@ -119,9 +120,24 @@ def llama_config(section: ModelSection, vocab_size: int) -> LlamaConfig:
     )
 
 
+def retnet_config(section: ModelSection, vocab_size: int) -> RetNetConfig:
+    """The RetNet of the recipe's dimensions."""
+    return RetNetConfig(
+        vocab_size=section.vocab_size or vocab_size,
+        hidden_size=section.hidden_size,
+        intermediate_size=section.intermediate_size,
+        num_hidden_layers=section.num_hidden_layers,
+        num_attention_heads=section.num_attention_heads,
+        norm_eps=section.rms_norm_eps,
+        rope_theta=section.rope_theta,
+        initializer_range=section.initializer_range,
+        tie_word_embeddings=section.tie_word_embeddings,
+    )
+
+
 def _config(section: ModelSection, vocab_size: int, source: str | None) -> PreTrainedConfig:
     if source is None:
-        return llama_config(section, vocab_size)
+        return (retnet_config if section.architecture == "retnet" else llama_config)(section, vocab_size)
     config = read_config(source, section.revision)
     _refuse_encoder(config, source)
     if not section.random_init:

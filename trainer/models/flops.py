@@ -8,19 +8,21 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from galore.trainer.machine.hardware import Peak
+from galore.trainer.models.retnet.configuration_retnet import RetNetConfig
 from galore.trainer.optim.groups import is_trained
 
 
 def flops_per_token(model: nn.Module, seq_len: int) -> int | None:
     """FLOPs that one token of a sequence of `seq_len` costs in training: forward and backward, no recomputation.
 
-        2·N + 2·N + 2·N_trained + 12·L·H·Q·S
+        2·N + 2·N + 2·N_trained + 3·A,   A = 4·L·H·Q·S
 
     N is the number of matrix elements a token is multiplied with: every linear layer and the output head, tied or not,
     but not the embedding look-up. The terms are the forward pass, the gradients of the inputs, the gradients of the
     weights that are trained (all of them but for adapters), and attention: L layers, H query heads of size Q, S tokens.
     With N_trained = N this is 6N + 12LHQS of PaLM, appendix B (arXiv 2204.02311). As there, attention counts the full
-    S×S matrix; a causal kernel computes half of it. Norms, activations, biases and the softmax are left out.
+    S×S matrix; a causal kernel computes half of it. Of retention A is what its chunks and states take. Norms,
+    activations, biases and the softmax are left out.
 
     Returns:
         None where matrices outside linear layers (mixture of experts, convolutions) make the count depend on more than
@@ -30,18 +32,28 @@ def flops_per_token(model: nn.Module, seq_len: int) -> int | None:
     if matrices is None:
         return None
     passes = sum(weight.numel() * (3 if is_trained(weight) else 2) for weight in matrices)
-    return 2 * passes + 12 * attention_width(model) * seq_len
+    return 2 * passes + 3 * mixing_flops(model, seq_len)
 
 
 def recomputed_flops_per_token(model: Any, seq_len: int, blocks: bool | int) -> int | None:
-    """FLOPs of one more forward of the first `blocks` blocks, or of all, for one token: 2·N_blocks + 4·L·H·Q·S."""
+    """FLOPs of one more forward of the first `blocks` blocks, or of all, for one token: 2·N_blocks + A."""
     matrices = _matrices(model)
     if matrices is None or not blocks:
         return None if matrices is None else 0
     head = model.get_output_embeddings()
     inside = sum(weight.numel() for weight in matrices if head is None or weight is not head.weight)
     share = 1.0 if blocks is True else blocks / model.config.get_text_config().num_hidden_layers
-    return round(share * (2 * inside + 4 * attention_width(model) * seq_len))
+    return round(share * (2 * inside + mixing_flops(model, seq_len)))
+
+
+def mixing_flops(model: Any, seq_len: int) -> int:
+    """A: FLOPs of one token's forward in which it meets others, over all layers."""
+    config = model.config.get_text_config()
+    if not isinstance(config, RetNetConfig):
+        return 4 * attention_width(model) * seq_len
+    keys, values, heads = config.hidden_size, config.hidden_size * config.value_expansion, config.num_attention_heads
+    scores, states = min(seq_len, config.chunk_size) * (keys + values), 2 * keys * values // heads
+    return 2 * config.num_hidden_layers * (scores + (states if seq_len > config.chunk_size else 0))
 
 
 def attention_width(model: Any) -> int:

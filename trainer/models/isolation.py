@@ -17,6 +17,7 @@ from galore.trainer.common.errors import UserError
 from galore.trainer.data.rows.tokenbatch import model_arguments
 from galore.trainer.models.cpu import NAME as OWN
 from galore.trainer.models.cpu import changes_scores
+from galore.trainer.models.retnet.configuration_retnet import RetNetConfig
 
 PREFIX = "segments_of_"  # in transformers' registry, before the attention that whole sequences take
 MASKS = {"sdpa": sdpa_mask, OWN: sdpa_mask, "eager": eager_mask}
@@ -47,9 +48,11 @@ def isolate_documents(model: PreTrainedModel) -> list[str]:
             where="data.isolate_documents",
             fix="set data.packing: paper for one document a row, or data.isolate_documents: false to let them be seen",
         )
-    how = (
-        "flash attention's bounds" if now == "flash_attention_2" else "a mask of all pairs of positions, which is slow"
-    )
+    how = "a mask of all pairs of positions, which is slow"
+    if isinstance(model.config, RetNetConfig):
+        how = "a state that begins anew with each"
+    elif now == "flash_attention_2":
+        how = "flash attention's bounds"
     return [f"documents of a row: isolated by {how}"]
 
 

@@ -26,6 +26,7 @@ from galore.trainer.common.library import WHERE, explained, refuse_gguf, refuse_
 from galore.trainer.common.reading import means_a_path, require_plain_folder, user_path
 from galore.trainer.machine.offline import spare_retries
 from galore.trainer.models.capacity import require_layers, require_memory, require_positions, require_sizes
+from galore.trainer.models.retnet import code  # noqa: F401 - it registers what it names
 from galore.trainer.models.rope.rotary import leave_start
 from galore.trainer.models.rope.scaling import scale_rope
 from galore.trainer.recipe.schema.recipe import Recipe

@@ -14,6 +14,7 @@ from galore.trainer.optim.settings import PER_GROUP
 GROUP_OPTIONS = set(PER_GROUP) - {"weight_decay"}
 NamedParameter = tuple[str, nn.Parameter]
 TARGETS = ("self_attn", "mlp")
+UNDECAYED = ("A_log", "time_mix_")  # how rates are called that Mamba and RWKV keep as more than a vector
 SHOWN = 20  # names in a message, where layers have numbers only
 
 
@@ -66,12 +67,12 @@ def _matches(name: str, pattern: str) -> bool:
 
 
 def adamw_groups(named: Iterable[NamedParameter], weight_decay: float | None, **options: Any) -> list[dict[str, Any]]:
-    """Two groups: matrices with `weight_decay`, None leaves it to the optimizer's keyword; vectors (norms, biases)
-    without; both with the `options`."""
+    """Two groups: matrices with `weight_decay`, None leaves it to the optimizer's keyword; vectors (norms, biases) and
+    decay rates without; both with the `options`."""
     matrices: list[NamedParameter] = []
     vectors: list[NamedParameter] = []
     for name, parameter in named:
-        (matrices if parameter.ndim >= 2 else vectors).append((name, parameter))
+        (matrices if _is_decayed(name, parameter) else vectors).append((name, parameter))
     groups = [
         {"params": matrices, **_decayed(weight_decay), **options},
         {"params": vectors, "weight_decay": 0.0, **options},
@@ -96,7 +97,8 @@ def galore_groups(
         targets: parts of module paths, `("self_attn", "mlp")` if left out; see the function `target_modules`. Its name,
             which recipes have for them, is taken as a keyword, too. Convolutions and embeddings count.
         rank_pattern: other ranks for targets whose path contains a key; of several the last one that matches.
-        weight_decay: of matrices, None leaves it to the optimizer's keyword; vectors (norms, biases) have none.
+        weight_decay: of matrices, None leaves it to the optimizer's keyword; vectors (norms, biases) and decay rates of
+            state-space models have none.
         options: further settings of the target groups, such as `scale` or `update_proj_gap`. `inner="adafactor"` goes
             for the rest too, other inner rules are for the targets.
 
@@ -133,6 +135,12 @@ def galore_groups(
         {"params": members, **shared, **({} if own is None else {"rank": own})} for own, members in by_rank.items()
     ]
     return [*target, *adamw_groups(rest, weight_decay, **_for_the_rest(options))]
+
+
+def _is_decayed(name: str, parameter: nn.Parameter) -> bool:
+    """Whether it is a matrix by what it does: experts stack their biases, and decay rates may have a row per channel."""
+    leaf = name.rpartition(".")[2]
+    return parameter.ndim >= 2 and not leaf.endswith("bias") and not leaf.startswith(UNDECAYED)
 
 
 def _decayed(weight_decay: float | None) -> dict[str, float]:

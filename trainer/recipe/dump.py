@@ -57,7 +57,7 @@ def _section(name: str, values: dict[str, Any], idle: list[str]) -> str:
 
 
 def _leaf(field: FieldInfo, value: Any, idle: bool) -> str:
-    about = "Without effect, since name_or_path is set: " if idle else ""
+    about = "Without effect beside the others: " if idle else ""
     expected = field.expected  # a value to write keeps its own letters
     if not expected.startswith(tuple(field.choices) or "\0"):
         expected = expected[0].upper() + expected[1:]

@@ -47,7 +47,7 @@ class LoadedRecipe:
     @property
     def name(self) -> str:
         """The shipped name, or the name of the file without its suffix."""
-        return Path(self.origin).stem
+        return self.origin if is_shipped(self.origin) else Path(self.origin).stem
 
 
 def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> LoadedRecipe:

@@ -30,6 +30,7 @@ from galore.trainer.common.reading import user_path
 from galore.trainer.data.tokens.chat import stop_tokens
 from galore.trainer.data.tokens.chattemplate import ensure_template
 from galore.trainer.models.pretrained import kind_of, load_pretrained, read_config
+from galore.trainer.models.retnet.code import code_files
 from galore.trainer.models.rope.scaling import START
 from galore.trainer.record.history import History
 from galore.trainer.trained.generation import drop_idle
@@ -83,7 +84,8 @@ def export(run: str, out: Path, options: ExportOptions = ExportOptions(), checkp
     """Write the model of `run` to the folder `out`: config, generation config, safetensors, tokenizer, model card.
 
     `AutoModelForCausalLM.from_pretrained(out)`, or of a classifier `AutoModelForSequenceClassification`, and
-    `AutoTokenizer.from_pretrained(out)` load it, with equal logits.
+    `AutoTokenizer.from_pretrained(out)` load it, with equal logits; a RetNet, whose code the folder then holds, if that
+    is trusted.
     Adapters are merged. The folder appears whole or not at all, with digests that galore compares when it reads it
     again.
 
@@ -158,6 +160,8 @@ def _write(stored: StoredModel, folder: Path, options: ExportOptions) -> tuple[i
     if model.can_generate():
         drop_idle(model.generation_config)
     text, note = modelfile(model, stored.tokenizer) if options.ollama else ("", "")
+    for name, source in code_files(model.config):
+        write_file(folder / name, [source.encode()])
     files = save_pretrained(folder, model, stored.tokenizer, max_shard_size=options.max_shard_size)
     again = add_older_keys(folder)
     files = synced(folder, {name: written for name, written in files.items() if name not in again})

@@ -10,6 +10,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from galore.trainer.models.pretrained import kind_of
+from galore.trainer.models.retnet.code import brings_code
 from galore.trainer.recipe.schema.recipe import Recipe
 from galore.trainer.trained.runmodel import StoredModel
 
@@ -34,16 +35,17 @@ def model_card(stored: StoredModel, name: str = "", license: str = "") -> str:
         parts.append(_table("Training", _training(stored.recipe, stored.step)))
     if stored.run is not None and (final := stored.run.read_facts().get("final")):
         parts.append(_table("Validation" if classifies else "Held-out text", final))
-    return "\n".join([*parts, _USE.replace("AutoModelForCausalLM", loads)])
+    trust = f", trust_remote_code={True}" if brings_code(stored.model.config) else ""
+    return "\n".join([*parts, _USE.format(loads=loads, trust=trust)])
 
 
 _USE = """## Use
 
 ```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import {loads}, AutoTokenizer
 
-model = AutoModelForCausalLM.from_pretrained("this folder")
-tokenizer = AutoTokenizer.from_pretrained("this folder")
+model = {loads}.from_pretrained("this folder"{trust})
+tokenizer = AutoTokenizer.from_pretrained("this folder"{trust})
 ```
 
 Read by transformers 5, and by 4.57 where it has the architecture.

@@ -18,6 +18,7 @@ from galore.trainer.data.text.quality import BadRow
 from galore.trainer.data.tokens.chat import stop_tokens
 from galore.trainer.data.tokens.chattemplate import render
 from galore.trainer.models.capacity import positions_of
+from galore.trainer.models.retnet.code import brings_code
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -77,6 +78,8 @@ def modelfile(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tup
     """The Modelfile, and a note on what it cannot say; "" if it says all."""
     if not model.can_generate():
         raise UserError("is a classifier, and Ollama runs none", where="--ollama", fix="export it without")
+    if brings_code(model.config):
+        raise UserError("is a RetNet, and Ollama runs none", where="--ollama", fix="export it without")
     lines, note, stops = ["FROM ."], "", list[int]()
     if tokenizer.chat_template is None:
         lines.append('TEMPLATE """{{ .Prompt }}"""')

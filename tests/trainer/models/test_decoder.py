@@ -11,6 +11,8 @@ from transformers import LlamaForCausalLM, PreTrainedModel
 
 from galore.kernels.ops.int8 import quantize
 from galore.trainer.common.errors import UserError
+from galore.trainer.models.retnet.modeling_retnet import RetNetForCausalLM
+from galore.trainer.optim.groups import galore_groups
 from galore.trainer.optim.int8_linear import int8_layers
 
 Build = Callable[..., PreTrainedModel]
@@ -32,6 +34,22 @@ def test_has_the_dimensions_of_the_recipe(build: Build) -> None:
     assert model.training
     assert model.config.use_cache is False
     assert model.config.eos_token_id is None
+
+
+def test_a_retnet_has_the_dimensions_of_the_recipe_and_is_projected_whole(build: Build) -> None:
+    model = build(vocab_size=100, architecture="retnet", num_key_value_heads=None, rms_norm_eps=1e-5)
+    assert isinstance(model, RetNetForCausalLM)
+    retention = model.model.layers[1].self_attn
+    assert retention.v_proj.weight.shape == (64, 32)
+    assert retention.group_norm.num_groups == 4
+    assert retention.group_norm.eps == 1e-5
+    assert model.model.layers[0].mlp.up_proj.weight.shape == (48, 32)
+    targets, *rest = galore_groups(model, 4)
+    assert len(targets["params"]) == 2 * 7
+    assert {name.split(".")[-2] for group in rest for name, p in group["params"] if p.ndim > 1} == {
+        "embed_tokens",
+        "lm_head",
+    }
 
 
 def test_weights_have_the_spread_asked_for_and_norms_are_one(build: Build) -> None:

@@ -50,6 +50,14 @@ def test_groups_cover_the_model_and_spare_vectors_from_decay():
     check_complete(model, [target, matrices, vectors])
 
 
+def test_rates_and_stacked_biases_are_spared_from_decay() -> None:
+    names = ("mixer.A_log", "att.time_mix_key", "experts.down_proj_bias", "experts.down_proj", "conv1d.weight")
+    decayed, spared = adamw_groups([(name, nn.Parameter(torch.zeros(2, 3))) for name in names], 0.1)
+    assert [name for name, _ in spared["params"]] == ["mixer.A_log", "att.time_mix_key", "experts.down_proj_bias"]
+    assert [name for name, _ in decayed["params"]] == ["experts.down_proj", "conv1d.weight"]
+    assert (decayed["weight_decay"], spared["weight_decay"]) == (0.1, 0.0)
+
+
 def test_a_decay_is_the_optimizers_where_the_groups_say_nothing_and_never_of_vectors():
     for groups, expected in [
         (galore_groups(Model(), 4), [0.3, 0.3, 0.0]),

@@ -105,6 +105,22 @@ def test_message_is_one_text(tmp_path: Path) -> None:
             "r.yaml:3:9: model.dtype: expected one of float32, bfloat16, got 'bf16' → write bfloat16",
         ),
         (
+            "model: {architecture: RetNet}",
+            "r.yaml:3:9: model.architecture: expected one of llama, retnet, got 'RetNet' → write retnet",
+        ),
+        (
+            "model: {architecture: retnet, num_key_value_heads: 4}",
+            "r.yaml:3:31: model: heads of retention share no keys and values: leave num_key_value_heads out",
+        ),
+        (
+            "model: {architecture: retnet, hidden_size: 24}",
+            "r.yaml:3:31: model: hidden_size 24 over num_attention_heads 8 is odd: retention turns pairs of channels",
+        ),
+        (
+            "model: {architecture: retnet, attn_implementation: flash_attention_2}",
+            "r.yaml:3:31: model: retnet has no attention: leave attn_implementation out",
+        ),
+        (
             "log: {report_to: null}",
             "r.yaml:3:7: log.report_to: expected none or one of wandb, tensorboard, trackio, mlflow or a list such as [a, b], got null → write none",
         ),

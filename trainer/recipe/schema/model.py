@@ -22,6 +22,7 @@ from galore.trainer.recipe.schema.section import (
 NewToken = Annotated[str, Field(min_length=1, max_length=200)]
 
 DIMENSIONS = (
+    "architecture",
     "hidden_size",
     "intermediate_size",
     "num_hidden_layers",
@@ -32,15 +33,16 @@ DIMENSIONS = (
     "rope_theta",
     "initializer_range",
     "tie_word_embeddings",
-)  # of a LLaMA that is built; a model by name brings its own
+)  # of a network that is built; a model by name brings its own
+WITHOUT_ATTENTION = ("num_key_value_heads", "max_position_embeddings")
 
 
 class ModelSection(Section):
-    """Which network. Either the LLaMA dimensions below (random weights) or `name_or_path` (its weights)."""
+    """Which network. Either the dimensions below (random weights) or `name_or_path` (its weights)."""
 
     name_or_path: str | None = Field(
         None,
-        description="Local folder or hub name of a causal LM (source: glue: of any model that can classify) to start from; null builds a LLaMA from the dimensions below",
+        description="Local folder or hub name of a causal LM (source: glue: of any model that can classify) to start from; null builds one from the dimensions below",
     )
     revision: str | None = Field(None, description="Hub revision (branch, tag or commit) of `name_or_path`")
     random_init: bool = Field(False, description="Take only the configuration of `name_or_path` and draw fresh weights")
@@ -53,15 +55,20 @@ class ModelSection(Section):
         max_length=10_000,
         description="Tokens that are added to the tokenizer, such as <|im_end|>; embedding and head get a row for each, which starts at the mean of the others",
     )
+    architecture: Literal["llama", "retnet"] = Field(
+        "llama", description="What is built from the dimensions below: attention (llama), or retention (retnet)"
+    )
     hidden_size: Width = Field(512, description="Width of the residual stream")
-    intermediate_size: Width = Field(1376, description="Width of the SwiGLU MLP")
+    intermediate_size: Width = Field(1376, description="Width of the MLP, SwiGLU (llama) or GELU (retnet)")
     num_hidden_layers: Layers = Field(8, description="Number of decoder blocks")
-    num_attention_heads: Width = Field(8, description="Query heads")
+    num_attention_heads: Width = Field(8, description="Query heads; heads of retention")
     num_key_value_heads: Width | None = Field(
         None, description="Key/value heads (GQA); null means as many as query heads"
     )
-    max_position_embeddings: Length = Field(2048, description="Longest sequence, in tokens, that RoPE is set up for")
-    rms_norm_eps: Positive = Field(1e-6, description="Epsilon of RMSNorm")
+    max_position_embeddings: Length = Field(
+        2048, description="Longest sequence, in tokens, that RoPE is set up for; retnet has none"
+    )
+    rms_norm_eps: Positive = Field(1e-6, description="Epsilon of RMSNorm; of the layer and group norms of retnet")
     rope_theta: Positive = Field(10000.0, description="Base of the rotary frequencies")
     rope: RopeSection | None = Field(
         None,
@@ -77,7 +84,9 @@ class ModelSection(Section):
     @property
     def without_effect(self) -> tuple[str, ...]:
         """The fields that say nothing beside the others."""
-        return () if self.name_or_path is None else DIMENSIONS
+        if self.name_or_path is not None:
+            return DIMENSIONS
+        return WITHOUT_ATTENTION if self.architecture == "retnet" else ()
 
     @field_validator("new_tokens")
     @classmethod
@@ -99,6 +108,8 @@ class ModelSection(Section):
             raise ValueError(
                 f"num_attention_heads {self.num_attention_heads} is not a multiple of num_key_value_heads {kv}"
             )
+        if self.architecture == "retnet" and self.name_or_path is None:
+            self._require_retention()
         return self
 
     @property
@@ -107,3 +118,14 @@ class ModelSection(Section):
         rope = self.rope
         factor = (rope.factor or 1) if rope is not None and rope.type == "dynamic" else 1
         return int(self.max_position_embeddings * factor)
+
+    def _require_retention(self) -> None:
+        if self.num_key_value_heads is not None:
+            raise ValueError("heads of retention share no keys and values: leave num_key_value_heads out")
+        if self.hidden_size // self.num_attention_heads % 2:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} over num_attention_heads {self.num_attention_heads} is odd: "
+                "retention turns pairs of channels"
+            )
+        if self.attn_implementation == "flash_attention_2":
+            raise ValueError("retnet has no attention: leave attn_implementation out")
