@@ -20,6 +20,7 @@ from galore.trainer.data.rows.examplerows import rows_over
 from galore.trainer.data.rows.labelled import full_batch
 from galore.trainer.data.rows.mapped import MappedData, Order
 from galore.trainer.data.rows.mixed import MixedData, mix
+from galore.trainer.data.rows.modality import Modalities
 from galore.trainer.data.rows.tokenbatch import TokenBatch
 from galore.trainer.data.text.conversation import READING
 from galore.trainer.data.text.holdout import content_hash, working_share
@@ -125,7 +126,18 @@ def map_data(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, material: Mater
     }
     _require_rows(material, len(train), len(validation), summary)
     size, folder = id_bound(tokenizer), text.folder
-    return MappedData(tokenizer, size, train, validation, section.max_length, order, summary, cache=folder)
+    modalities = Modalities.of(recipe, tokenizer, size)
+    return MappedData(
+        tokenizer,
+        size,
+        train,
+        validation,
+        section.max_length,
+        order,
+        summary,
+        modalities=modalities,
+        cache=folder,
+    )
 
 
 def _require_rows(material: Material, train: int, validation: int, summary: dict[str, Any]) -> None:
@@ -204,4 +216,4 @@ def fullest_batch(recipe: Recipe, ids: Tensor) -> Batch:
     if task is not None:
         return full_batch(ids.numpy(), np.float32 if TASKS[task].is_regression else np.int64)
     at = torch.arange(ids.shape[1]).remainder(EXAMPLE).expand(ids.shape) if recipe.data.isolates else None
-    return TokenBatch(ids, ids, tuple(range(len(ids))), at)
+    return TokenBatch(ids, ids, tuple(range(len(ids))), at, Modalities.planned(recipe, ids))

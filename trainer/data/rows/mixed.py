@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from galore.trainer.data.batch import SplitHead
+from galore.trainer.data.batch import Extra, SplitHead
 from galore.trainer.data.rows.mapped import MappedData
 from galore.trainer.data.rows.mixture import MixedOrder, MixedRows, merged, shares
 from galore.trainer.data.rows.textdata import batch_of, evaluation_rows
@@ -45,6 +45,7 @@ class MixedData(MappedData):
         micro_batch_size: int,
         settings: EvalSection,
         ranks: Ranks | None = None,
+        extra: Extra | None = None,
     ) -> EvalResult:
         """The mean loss over what is held out of all sources together, and of each."""
         rows = cast(MixedRows, self.validation)
@@ -54,9 +55,10 @@ class MixedData(MappedData):
             stop = start + len(source.validation)
             own = numbers[(numbers >= start) & (numbers < stop)] - start
             starts = range(0, len(own), micro_batch_size)
-            batches = (batch_of(source.validation, own[at : at + micro_batch_size], self.vocab_size) for at in starts)
+            how = (self.vocab_size, self.modalities)
+            batches = (batch_of(source.validation, own[at : at + micro_batch_size], *how) for at in starts)
             if len(own):
-                results[name] = self.scored(model, split_head, batches, settings.mode, ranks)
+                results[name] = self.scored(model, split_head, batches, settings.mode, ranks, extra)
             start = stop
         whole = together(list(results.values()))
         return replace(whole, sources={name: result.loss_nats for name, result in results.items()})
@@ -89,6 +91,7 @@ def mix(sources: dict[str, MappedData], weights: Sequence[float]) -> MixedData:
         order,
         summary,
         tuple(notes),
+        first.modalities,
         sources=sources,
         shares=counts,
     )

@@ -25,6 +25,7 @@ from galore.trainer.common.lock import awaited
 from galore.trainer.data.batch import Progress
 from galore.trainer.data.rows.examplerows import rows_over
 from galore.trainer.data.rows.mapped import require_same_data
+from galore.trainer.data.rows.modality import Modalities
 from galore.trainer.data.rows.packing import Rows
 from galore.trainer.data.rows.textdata import TextData
 from galore.trainer.data.rows.tokenbatch import TokenBatch, count_targets
@@ -74,6 +75,7 @@ class StreamedData(TextData):
     open_rows: Callable[[HubText], Opened]  # from the beginning
     facts: dict[str, Any]
     notes: tuple[str, ...] = ()
+    modalities: Modalities | None = None
     num_sequences: None = None
     _step: int = 0
     _last: TokenBatch | None = None
@@ -99,7 +101,7 @@ class StreamedData(TextData):
         input_ids, labels = np.stack([row.input_ids for row in rows]), np.stack([row.labels for row in rows])
         own = [row.positions for row in rows if row.positions is not None]
         positions = np.stack(own) if own else None
-        self._last = TokenBatch.of(input_ids, labels, range(first, first + len(rows)), positions)
+        self._last = TokenBatch.of(input_ids, labels, range(first, first + len(rows)), positions, self.modalities)
         self._step += 1
         return self._last
 
@@ -143,6 +145,7 @@ def open_stream(recipe: Recipe, base_dir: Path, cache: Path, progress: Progress)
         open_rows,
         _facts(recipe, text, tokenizer, held_out, validation) | ({"new_tokens": added} if added else {}),
         tuple(notes),
+        Modalities.of(recipe, tokenizer, id_bound(tokenizer)),
     )
 
 

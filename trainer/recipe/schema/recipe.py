@@ -10,7 +10,7 @@ from typing import Self
 from pydantic import model_validator
 
 from galore.trainer.recipe.schema.data import DataSection
-from galore.trainer.recipe.schema.model import ModelSection
+from galore.trainer.recipe.schema.model import TEXT, ModelSection
 from galore.trainer.recipe.schema.optim import OptimSection
 from galore.trainer.recipe.schema.parallel import ParallelSection
 from galore.trainer.recipe.schema.section import Section
@@ -63,6 +63,11 @@ class Recipe(Section):
             raise ValueError(
                 f"optim.relora_gap: {self.optim.relora_gap} never restarts in train.max_steps: {self.train.max_steps}: lower it, "
                 "or leave it out for a quarter of the run"
+            )
+        if unknown := sorted(self.train.loss_weights.keys() - {TEXT, *self.model.modalities}):
+            known = f"write {', '.join([TEXT, *self.model.modalities])}" if self.model.modalities else "name them there"
+            raise ValueError(
+                f"train.loss_weights: {unknown[0]} is no modality of model.new_tokens, a mapping such as {{image: 8192}}: {known}"
             )
         if self.model.name_or_path is None and self.data.max_length > self.model.max_position_embeddings:
             raise ValueError(
