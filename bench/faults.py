@@ -296,6 +296,17 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         ("start=1", "start=0", "test_every_id_is_of_one_modality"),
         ("set(self.weights) == {1.0}", "False", "test_targets_count_by_their_modality"),
     ]),
+    "trainer/losses/watch.py": ("tests/trainer/losses/test_watch.py", [
+        ("self._open or (self._on and torch.is_grad_enabled())", "self._open", "test_recomputed_blocks"),
+        ("arange(length, device=query.device) > rows", "arange(length, device=query.device) >= rows", "test_it_is_the"),
+    ]),
+    "trainer/losses/distillation.py": ("tests/trainer/losses/test_distillation.py", [
+        ("return temperature**2 *", "return temperature *", "test_it_is_the_divergence"),
+    ]),
+    "trainer/losses/alignment.py": ("tests/trainer/losses/test_alignment.py", [
+        ("targets[targets > last + 1] - 1", "targets[targets > last] - 1", "test_queries_predict"),
+        ("goal / (goal.mean(1, keepdim=True) + TINY)", "goal", "test_an_even_map"),
+    ]),
     "trainer/data/score.py": ("tests/trainer/data/test_score.py", [
         ("batch_means / (count + 1)", "batch_means / count", "test_paper_mode"),
         ("    model.eval()", "    pass", "test_"),

@@ -26,6 +26,8 @@ from galore.trainer.common.format import counted
 from galore.trainer.data.batch import Data, Progress, silent
 from galore.trainer.data.prepare import read_data
 from galore.trainer.data.tokens.tokenizer import id_bound
+from galore.trainer.losses.build import build_extra
+from galore.trainer.losses.extra import About, ExtraLoss
 from galore.trainer.machine.device import choose_device, choose_threads
 from galore.trainer.machine.process import ask_for_expandable_segments, prepare_process
 from galore.trainer.models.adapters.adapt import adapted
@@ -69,6 +71,7 @@ class Run:
     made_with: dict[str, Any] = field(default_factory=dict)  # see `identity`
     stopped_early: int | None = None  # the step after which held-out losses ended it
     group: Group | None = None  # the processes that carry it out together
+    extra: ExtraLoss | None = None
 
     @property
     def writes(self) -> bool:
@@ -112,14 +115,16 @@ def build(
     model, kernels = build_model(recipe, id_bound(data.tokenizer), str(device), loaded.base_dir, new)
     if not directory.fresh:
         identity.require_same_config(newest_state(directory.checkpoints), stored_config(model), directory.root)
+    about = About(recipe, model, str(device), loaded.base_dir, id_bound(data.tokenizer), data.tokenizer)
+    extra = build_extra(about)
+    kernels += extra.told() if extra is not None else []
     optimizer = attach_optimizer(model, recipe, recipe.train.accumulation, group)
     kernels += _told(recipe, model, optimizer, device)
     checkpoint = None if directory.fresh else _resume(directory, console, model, optimizer, data, recipe)
     first_step = checkpoint.step if checkpoint else 0
     total = total_steps(recipe, data)
-    return Run(
-        recipe, directory, console, data, model, optimizer, device, total, first_step, kernels, checkpoint, group=group
-    )
+    parts = (data, model, optimizer, device, total, first_step, kernels, checkpoint)
+    return Run(recipe, directory, console, *parts, group=group, extra=extra)
 
 
 def refuse_in_group(recipe: Recipe, group: Group | None) -> None:

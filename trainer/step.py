@@ -107,7 +107,7 @@ def accumulate(
         if sums.parts is not None:
             parts = sums.parts.double() if parts is None else parts + sums.parts
     extra = None if beside is None else float(second)
-    return Accumulated(float(total), z, None if parts is None else parts.tolist(), extra)
+    return Accumulated(float(total), z, None if parts is None else [float(each) for each in parts], extra)
 
 
 def micro_batches(batch: Batch, size: int) -> Iterator[Batch]:

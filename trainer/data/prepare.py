@@ -216,4 +216,11 @@ def fullest_batch(recipe: Recipe, ids: Tensor) -> Batch:
     if task is not None:
         return full_batch(ids.numpy(), np.float32 if TASKS[task].is_regression else np.int64)
     at = torch.arange(ids.shape[1]).remainder(EXAMPLE).expand(ids.shape) if recipe.data.isolates else None
-    return TokenBatch(ids, ids, tuple(range(len(ids))), at, Modalities.planned(recipe, ids))
+    batch = TokenBatch(ids, ids, tuple(range(len(ids))), at, Modalities.planned(recipe, ids))
+    if recipe.extra_loss.is_on and any(part.extra_field for part in recipe.data.parts):
+        half = ids.shape[1] // 2
+        seen = torch.cat(
+            (torch.zeros_like(ids[:, :half]), ids[:, half:].clamp_min(1)), 1
+        )  # codes, and what is said of them
+        batch = replace(batch, input_ids=seen, labels=seen, extras=torch.ones(len(ids), half))
+    return batch

@@ -158,11 +158,11 @@ def together(results: Sequence[EvalResult]) -> EvalResult:
     total = sum(each.loss_nats * size for each, size in zip(results, sizes, strict=True))
     mean = total / (tokens if mode == "token" else batches + extra)
     beside = [each.modalities for each in results if each.modalities is not None]
-    extra = [each.extra for each in results if each.extra is not None]
+    seconds = [each.extra for each in results if each.extra is not None]
     nats, known = sum(each.nats for each in results), all(each.bytes for each in results)
     spelled = sum(each.bytes for each in results) if known else 0
     whole = EvalResult(mean, exponential(mean), tokens, batches, mode, nats=nats, bytes=spelled)
-    second = (sum(each[0] for each in extra), sum(each[1] for each in extra)) if extra else None
+    second = (sum(each[0] for each in seconds), sum(each[1] for each in seconds)) if seconds else None
     return replace(whole, modalities=reduce(_added, beside) if beside else None, extra=second)
 
 

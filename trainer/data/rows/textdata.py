@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import nn
 
 from galore.trainer.common.errors import RunFailed
@@ -46,7 +47,9 @@ def read_rows(rows: Rows, numbers: Ids, vocab_size: int) -> tuple[Ids, Ids]:
 def batch_of(rows: Rows, numbers: Ids, vocab_size: int, modalities: Modalities | None = None) -> TokenBatch:
     """The rows `numbers`, (b,), as tensors."""
     input_ids, labels = read_rows(rows, numbers, vocab_size)
-    return TokenBatch.of(input_ids, labels, numbers.tolist(), rows.positions(numbers), modalities)
+    batch = TokenBatch.of(input_ids, labels, numbers.tolist(), rows.positions(numbers), modalities)
+    extras = rows.extras(numbers)
+    return batch if extras is None else replace(batch, extras=torch.from_numpy(extras))
 
 
 def evaluation_rows(total: int, max_length: int, max_tokens: int | None) -> Ids:

@@ -30,6 +30,7 @@ class TokenBatch:
     sequence_ids: tuple[int, ...]  # which rows of the training data, length b
     positions: Tensor | None = None  # (b, s) int64, of each token in its document, where documents are isolated
     modalities: Modalities | None = None
+    extras: Tensor | None = None  # (b, most) float32, numbers of each row for a second loss, nan behind them
 
     @classmethod
     def of(
@@ -79,6 +80,7 @@ class TokenBatch:
             labels=self.labels[rows],
             sequence_ids=self.sequence_ids[rows],
             positions=positions,
+            extras=None if self.extras is None else self.extras[rows],
         )
 
     def losses(
@@ -121,7 +123,7 @@ class TokenBatch:
             return {}
         kinds = self.modalities.of_targets(targets)
         weights = self.modalities.weights_of(kinds, torch.promote_types(like.dtype, torch.float32))
-        there = {"device": like.device, "non_blocking": True}
+        there: dict[str, Any] = {"device": like.device, "non_blocking": True}
         return {
             "kinds": kinds.to(**there),
             "num_kinds": len(self.modalities.names),

@@ -41,7 +41,12 @@ class GivenTokens:
                 continue
             targets = np.array([mark == "1" for mark in value.get("targets", "1" * len(ids))])
             targets[:1] = False
-            yield Example(ids, targets) if targets.any() else BadRow("no_response", "no token in it is a target")
+            extra = value.get("extra")
+            yield (
+                Example(ids, targets, extra=extra)
+                if targets.any()
+                else BadRow("no_response", "no token in it is a target")
+            )
 
     def _ids(self, value: dict[str, Any]) -> list[int] | BadRow:
         return self._checked(value["ids"]) if "ids" in value else self._of_parts(value["parts"])
