@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,7 @@ def train(
     output_dir: str | Path | None = None,
     resume: bool = False,
     callbacks: Sequence[Any] = (),
+    extra_losses: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> TrainedRun:
     """Carry out a recipe as `galore train` does; returns the run, with its rows, what it came to, and the model.
@@ -46,6 +48,8 @@ def train(
         output_dir: where the run is kept; `runs/` and the recipe's name if it is left out, with a number from the
             second on.
         resume: go on with the run in there, or start it if there is none yet.
+        extra_losses: losses that the recipe may name in `extra_loss.name` beside ours, each a class made of
+            `galore.trainer.losses.extra.ExtraLoss`.
         callbacks: objects with methods of `galore.Callback`, told of the run while it goes on.
         settings: the same as overrides, by section: `optim={"rank": 64}`.
 
@@ -65,7 +69,8 @@ def train(
     root = own_folder(str(recipe), loaded, resume) if output_dir is None else Path(output_dir)
     stopped = ""
     try:
-        carry_out(loaded, root, resume, console=notebook_console(), callbacks=listening)
+        with _known(extra_losses):
+            carry_out(loaded, root, resume, console=notebook_console(), callbacks=listening)
     except Interrupted:
         stopped = listening.asked
         if not stopped:
@@ -75,6 +80,15 @@ def train(
     from galore.trainer.trained.result import TrainedRun
 
     return TrainedRun(root, stopped)
+
+
+def _known(extra_losses: Mapping[str, Any] | None) -> AbstractContextManager[None]:
+    """A context in which recipes may name these losses."""
+    if not extra_losses:
+        return nullcontext()
+    from galore.trainer.losses.build import also
+
+    return also(extra_losses)
 
 
 def _as_overrides(settings: Mapping[str, Any]) -> Iterator[str]:

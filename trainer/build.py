@@ -26,6 +26,8 @@ from galore.trainer.common.format import counted
 from galore.trainer.data.batch import Data, Progress, silent
 from galore.trainer.data.prepare import read_data
 from galore.trainer.data.tokens.tokenizer import id_bound
+from galore.trainer.losses.build import build_extra
+from galore.trainer.losses.extra import About, ExtraLoss
 from galore.trainer.machine.device import choose_device, choose_threads
 from galore.trainer.machine.process import ask_for_expandable_segments, prepare_process
 from galore.trainer.models.adapters.adapt import adapted
@@ -71,6 +73,7 @@ class Run:
     stopped_early: int | None = None  # the step after which held-out losses ended it
     group: Group | None = None  # the processes that carry it out together
     lengths: Sequence[Stage] = ()  # of shorter sequences, before those of the whole length
+    extra: ExtraLoss | None = None
 
     @property
     def writes(self) -> bool:
@@ -114,6 +117,9 @@ def build(
     model, kernels = build_model(recipe, id_bound(data.tokenizer), str(device), loaded.base_dir, new)
     if not directory.fresh:
         identity.require_same_config(newest_state(directory.checkpoints), stored_config(model), directory.root)
+    about = About(recipe, model, str(device), loaded.base_dir, id_bound(data.tokenizer), data.tokenizer)
+    extra = build_extra(about)
+    kernels += extra.told() if extra is not None else []
     optimizer = attach_optimizer(model, recipe, recipe.train.accumulation, group)
     kernels += _told(recipe, model, optimizer, device)
     checkpoint = None if directory.fresh else _resume(directory, console, model, optimizer, data, recipe)
@@ -121,7 +127,7 @@ def build(
     total = total_steps(recipe, data)
     lengths = stages_of(recipe, stored_config(model), loaded.base_dir)
     parts = (recipe, directory, console, data, model, optimizer, device)
-    return Run(*parts, total, first_step, kernels, checkpoint, group=group, lengths=lengths)
+    return Run(*parts, total, first_step, kernels, checkpoint, group=group, lengths=lengths, extra=extra)
 
 
 def refuse_in_group(recipe: Recipe, group: Group | None) -> None:

@@ -7,20 +7,22 @@ from typing import Any
 
 from torch import nn
 
-from galore.trainer.data.batch import Data, Result
+from galore.trainer.data.batch import Data, Extra, Result
 from galore.trainer.models.head import split_head
 from galore.trainer.optim.ranks import Ranks
 from galore.trainer.recipe.schema.recipe import Recipe
 from galore.trainer.tasks.metrics import flat
 
 
-def score_held_out(model: nn.Module, data: Data, recipe: Recipe, ranks: Ranks | None = None) -> Result:
+def score_held_out(
+    model: nn.Module, data: Data, recipe: Recipe, ranks: Ranks | None = None, extra: Extra | None = None
+) -> Result:
     """The score of `model` on all that `data` holds out, as section `eval` says; its mode is left as it was.
 
     Raises:
         UserError: there is nothing to score.
     """
-    return data.score(model, split_head, scored_together(recipe), recipe.eval, ranks)
+    return data.score(model, split_head, scored_together(recipe), recipe.eval, ranks, extra)
 
 
 def scored_together(recipe: Recipe) -> int:
@@ -32,4 +34,6 @@ def final_of(row: Mapping[str, Any]) -> dict[str, Any]:
     """What `final` of the result gave whose `row` was recorded."""
     if "task" in row:
         return {"task": row["task"], **flat(row["scores"])}
-    return {name: row.get(name) for name in ("loss_nats", "perplexity", "mode")}
+    more = ("loss_nats_by_source", "loss_nats_by_modality", "perplexity_by_modality", "extra_loss")
+    known = {name: row[name] for name in more if name in row}
+    return {name: row.get(name) for name in ("loss_nats", "perplexity", "mode")} | known

@@ -102,8 +102,8 @@ def take_step(run: Run, batch: Batch, number: int) -> StepResult:
         run.group.seed_step(run.recipe.train.seed, number)
     train, optim = run.recipe.train, run.recipe.optim
     with in_stage(run.lengths, run.model, batch, number - 1) as (cut, pieces):
-        size = train.micro_batch_size * pieces
-        result = train_step(run.model, run.optimizer, cut, size, optim.max_grad_norm, train.z_loss, run.group)
+        how = (train.micro_batch_size * pieces, optim.max_grad_norm, train.z_loss, run.group, run.extra)
+        result = train_step(run.model, run.optimizer, cut, *how)
     if not restarts_after(optim, number, run.total_steps):
         return result
     stochastic = optim.weight_rounding != "nearest"
@@ -116,7 +116,7 @@ def evaluate_run(run: Run, recorder: Recorder, step: int) -> Result | None:
     started = time.perf_counter()
     if not run.data.has_validation:
         return None
-    result = score_held_out(run.model, run.data, run.recipe, run.group)
+    result = score_held_out(run.model, run.data, run.recipe, run.group, run.extra)
     drawn = _sample(run, recorder, step)
     question = run.recipe.eval.sample_prompt if run.recipe.data.instruct and drawn is not None else None
     recorder.evaluation(step, result, started, drawn, question)

@@ -18,6 +18,8 @@ from galore.trainer.checkpoint.state import planned_bytes
 from galore.trainer.common.format import counted, size
 from galore.trainer.data.tokens.extend import add_tokens
 from galore.trainer.data.tokens.tokenizer import given_tokenizer, id_bound
+from galore.trainer.losses.build import build_extra
+from galore.trainer.losses.extra import About
 from galore.trainer.models.flops import flops_per_token, recomputed_flops_per_token
 from galore.trainer.optim import GaLoreAdamW
 from galore.trainer.optim.groups import is_under
@@ -107,7 +109,7 @@ def planned_vocabulary(loaded: LoadedRecipe) -> tuple[int, list[str]]:
     recipe = loaded.recipe
     if recipe.model.vocab_size is not None:
         return recipe.model.vocab_size, []
-    new = recipe.model.new_tokens
+    new = recipe.model.tokens_to_add
     if recipe.model.name_or_path is not None:
         tokenizer = given_tokenizer(recipe, loaded.base_dir) if new else None
         if tokenizer is None:
@@ -146,6 +148,7 @@ def dry_run(loaded: LoadedRecipe) -> DryRun:
     recipe = loaded.recipe
     vocabulary, notes = planned_vocabulary(loaded)
     model, _ = build_model(recipe, vocabulary, "meta", loaded.base_dir)
+    build_extra(About(recipe, model, "meta", loaded.base_dir, 1))
     optimizer = attach_optimizer(model, recipe, recipe.train.accumulation)
     if recipe.train.device == "cuda" and not torch.cuda.is_available():
         notes.append("train.device is cuda, and no CUDA device is visible here: the run itself would be refused")

@@ -16,6 +16,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from galore.trainer.data.batch import Batch, Result
+from galore.trainer.data.score import by_modality
 from galore.trainer.machine.hardware import Peak, device_peak
 from galore.trainer.machine.power import PowerMeter
 from galore.trainer.memory.live import at_peak, by_category, current_and_peak
@@ -101,6 +102,7 @@ class Recorder:
             "kind": "train",
             "step": step,
             **batch.measures(result.loss_nats),
+            **_beside(result),
             "learning_rate": lr,
             "grad_norm": report.grad_norm,
             "grad_scale": report.grad_scale,
@@ -167,3 +169,13 @@ class Recorder:
         self.metrics.write(row)
         self.console.message(message)
         return row
+
+
+def _beside(result: StepResult) -> TrainRow:
+    """What a step tells beside its loss, where there are several modalities or losses."""
+    row: TrainRow = {}
+    if result.by_modality is not None:
+        row |= cast("TrainRow", by_modality(result.by_modality))
+    if result.extra_loss is not None:
+        row["extra_loss"] = result.extra_loss
+    return row

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from galore.kernels.model.cross_entropy import LossSums
-from galore.trainer.data.batch import Batch
+from galore.trainer.data.batch import Batch, Extra
+from galore.trainer.data.score import means
 from galore.trainer.models.head import split_head
 from galore.trainer.optim import GaLoreAdamW, StepReport
 from galore.trainer.parallel.group import Group
@@ -20,7 +22,8 @@ class StepResult:
     """`loss_nats`: mean cross-entropy over the step's targets before the update; squared error where they are scores.
 
     `restarted`: adapters that were merged and started anew after it. `z_loss`: what was optimized beside the
-    cross-entropy, per target and with its coefficient.
+    cross-entropy, per target and with its coefficient. `by_modality`: the cross-entropy of each, where there are
+    several. `extra_loss`: the mean of a second loss, without its weight.
     """
 
     loss_nats: float
@@ -28,6 +31,23 @@ class StepResult:
     report: StepReport
     restarted: int = 0
     z_loss: float = 0.0
+    by_modality: Mapping[str, float] | None = None
+    extra_loss: float | None = None
+
+
+class Accumulated(NamedTuple):
+    """Means over a step: cross-entropy and z-loss in nats per target; sums by kind of target; a second loss."""
+
+    loss: float
+    z: float
+    parts: list[float] | None = None
+    extra: float | None = None
+
+    def over(self, group: Group) -> Accumulated:
+        """Means and sums of all ranks together."""
+        parts = None if self.parts is None else [group.total(each) for each in self.parts]
+        extra = None if self.extra is None else group.total(self.extra)
+        return Accumulated(group.total(self.loss), group.total(self.z), parts, extra)
 
 
 def train_step(
@@ -38,14 +58,16 @@ def train_step(
     max_grad_norm: float | None,
     z_loss: float = 0.0,
     group: Group | None = None,
+    extra: Extra | None = None,
 ) -> StepResult:
     """Accumulate `batch`, clip the exact global norm of what will be applied, and update; or skip, if it is not finite.
 
     The gradient is that of the mean loss over all targets of `batch`, however it is cut into micro-batches:
-    cross-entropy, and `z_loss` times the mean squared logsumexp; or the squared error of scores. Of several processes
-    each takes a share of the rows, and what each finds is added up.
+    cross-entropy, and `z_loss` times the mean squared logsumexp; or the squared error of scores; and the mean of the
+    `extra` loss times its weight. Of several processes each takes a share of the rows, and what each finds is added up.
     """
-    targets = count_targets(batch)
+    targets, whole = count_targets(batch), batch
+    beside = None if extra is None else (extra, max(1, extra.count(batch)))
     batch = batch if group is None else group.share(batch)
     if optimizer.wants_sketch_pass:
         with optimizer.sketching():
@@ -54,16 +76,17 @@ def train_step(
                 if not optimizer.sketches_first
                 else batch.rows(0, micro_batch_size if group is None or group.is_first else 0)
             )
-            accumulate(model, rows, micro_batch_size, targets, z_loss)
-    loss, z = accumulate(model, batch, micro_batch_size, targets, z_loss, optimizer.expect_last)
+            accumulate(model, rows, micro_batch_size, targets, z_loss, beside)
+    found = accumulate(model, batch, micro_batch_size, targets, z_loss, beside, optimizer.expect_last)
     if optimizer.update == "accumulate":
         optimizer.clip_grad_norm_(max_grad_norm)
     # After the sums of gradients, of which some ranks may have begun more than others, and before a weight moves.
     if group is not None:
-        loss, z = group.total(loss), group.total(z)
+        found = found.over(group)
     optimizer.step()
     assert optimizer.report is not None
-    return StepResult(loss, targets, optimizer.report, z_loss=z)
+    parts = None if found.parts is None else means(whole.by_modality(found.parts))
+    return StepResult(found.loss, targets, optimizer.report, z_loss=found.z, by_modality=parts, extra_loss=found.extra)
 
 
 def accumulate(
@@ -72,22 +95,33 @@ def accumulate(
     micro_batch_size: int,
     targets: int,
     z_loss: float = 0.0,
+    beside: tuple[Extra, int] | None = None,
     before_last: Callable[[], None] = lambda: None,
-) -> tuple[float, float]:
-    """Forward and backward over all micro-batches; returns the cross-entropy in nats per target, and the z-loss.
+) -> Accumulated:
+    """Forward and backward over all micro-batches; `beside` is a second loss, and what its sum is divided by.
 
     `before_last` is called between the last forward and its backward.
     """
-    total, z, left = torch.zeros((), dtype=torch.float64), 0.0, len(batch)
+    left = len(batch)
+    total, z = torch.zeros((), dtype=torch.float64), 0.0
+    parts: Tensor | None = None
+    second = torch.zeros((), dtype=torch.float64)
     for micro_batch in micro_batches(batch, micro_batch_size):
-        sums = summed_losses(model, micro_batch, z_loss)
+        sums = summed_losses(model, micro_batch, z_loss, None if beside is None else beside[0])
         left -= len(micro_batch)
+        loss = sums.total / targets
+        if beside is not None and sums.extra is not None:
+            mean = sums.extra / beside[1]
+            loss, second = loss + beside[0].weight * mean, second + mean.detach()
         if not left:
             before_last()
-        (sums.total / targets).backward()  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call]
         total = total + sums.cross_entropy / targets  # where it is: a GPU is not waited for before the next micro-batch
         z += float(sums.z / targets) if z_loss else 0.0
-    return float(total), z
+        if sums.parts is not None:
+            parts = sums.parts.double() if parts is None else parts + sums.parts
+    extra = None if beside is None else float(second)
+    return Accumulated(float(total), z, None if parts is None else [float(each) for each in parts], extra)
 
 
 def micro_batches(batch: Batch, size: int) -> Iterator[Batch]:
@@ -101,6 +135,6 @@ def count_targets(batch: Batch) -> int:
     return max(1, batch.targets)
 
 
-def summed_losses(model: nn.Module, batch: Batch, z_loss: float = 0.0) -> LossSums:
+def summed_losses(model: nn.Module, batch: Batch, z_loss: float = 0.0, extra: Extra | None = None) -> LossSums:
     """What is summed over the targets of `batch`."""
-    return batch.losses(model, split_head, z_loss)
+    return batch.losses(model, split_head, z_loss, extra)

@@ -35,11 +35,16 @@ UNDERFLOW = 1e-30  # below this -log p_t is read from the logits, not from p_t
 
 
 class LossSums(NamedTuple):
-    """Sums over the targets, (), fp32: `total`, with the gradient, is `cross_entropy` + `z`, which have none."""
+    """Sums over the targets, (), fp32: `total`, with the gradient, is `cross_entropy` + `z`, which have none.
+
+    Where targets have weights, those are in `total` and `z` alone.
+    """
 
     total: Tensor
     cross_entropy: Tensor  # nats
     z: Tensor  # coefficient included
+    parts: Tensor | None = None  # (kinds,), the cross-entropy of each kind of target
+    extra: Tensor | None = None  # of a second loss, with its gradient
 
 
 def linear_cross_entropy(
@@ -60,6 +65,9 @@ def linear_loss(
     ignore_index: int | None = -100,
     chunk: int | None = None,
     z_loss: float = 0.0,
+    weights: Tensor | None = None,  # (n,)
+    kinds: Tensor | None = None,  # (n,) int64
+    num_kinds: int = 0,
 ) -> LossSums:
     """Sums over the non-ignored rows of -log softmax(z)[target] and of z_loss · logsumexp(z)², z = hidden @ weightᵀ.
 
@@ -71,6 +79,8 @@ def linear_loss(
         chunk: rows whose logits exist at the same time. None takes equal chunks of at most 64 MiB of bf16 logits, and
             at most a 36th of them.
         z_loss: coefficient.
+        weights: what each row counts, its z-loss included, the dtype of the sums; None where each counts once.
+        kinds: of each row, a number below `num_kinds`; with it the cross-entropy comes by kind, too.
 
     Returns:
         The sums, fp32 (fp64 for fp64 inputs); 0 when every row is ignored.
@@ -83,11 +93,13 @@ def linear_loss(
         kept = (targets != ignore_index).nonzero().squeeze(1)
         if len(kept) < len(targets):
             hidden, targets = hidden.index_select(0, kept), targets.index_select(0, kept)
+            weights, kinds = (None if each is None else each.index_select(0, kept) for each in (weights, kinds))
     needs = torch.is_grad_enabled()
     wants_hidden, wants_weight = needs and hidden.requires_grad, needs and weight.requires_grad
     rows = chunk or _chunk_rows(len(targets), weight)
     twice = wants_weight and chunk is None and _sum_costs_more(len(targets), rows, weight)
-    sums = _LinearLoss.apply(hidden, weight, targets, rows, wants_hidden, wants_weight, twice, z_loss)  # type: ignore[no-untyped-call]
+    how = (rows, wants_hidden, wants_weight, twice, z_loss, weights, kinds, num_kinds)
+    sums = _LinearLoss.apply(hidden, weight, targets, *how)  # type: ignore[no-untyped-call]
     return LossSums(*sums)
 
 
@@ -126,7 +138,10 @@ class _LinearLoss(torch.autograd.Function):
         wants_weight: bool,
         twice: bool,
         z_loss: float,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        weights: Tensor | None,
+        kinds: Tensor | None,
+        num_kinds: int,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         nll, lse = (
             torch.empty_like(targets, dtype=_arithmetic(hidden)),
             torch.empty_like(targets, dtype=_arithmetic(hidden)),
@@ -137,17 +152,22 @@ class _LinearLoss(torch.autograd.Function):
             here = slice(at, at + rows)
             logits = hidden[here] @ weight.T
             softmax_minus_onehot_(logits, targets[here], nll[here], lse[here], z_loss)
+            if weights is not None:
+                logits.mul_(weights[here].unsqueeze(1))
             if d_hidden is not None:
                 torch.mm(logits, weight, out=d_hidden[here])
             if summed is not None:
                 summed.add(logits, hidden[here])
             del logits  # before the next ones come
-        d_weight = _by_vocabulary(hidden, weight, targets, lse, z_loss) if twice else summed and summed.sum
+        d_weight = _by_vocabulary(hidden, weight, targets, lse, z_loss, weights) if twice else summed and summed.sum
         ctx.gradients = [d_hidden, d_weight]  # not saved tensors: those could not be given up
         ctx.dtype = hidden.dtype
-        nll, z = nll.sum(), z_loss * lse.square().sum()
-        ctx.mark_non_differentiable(nll, z)
-        return nll + z, nll, z
+        parts = None if kinds is None else sums_by_kind(nll, kinds, num_kinds)
+        weighted = None if weights is None else (nll * weights).sum()
+        squares = lse.square() if weights is None else lse.square() * weights
+        nll, z = nll.sum(), z_loss * squares.sum()
+        ctx.mark_non_differentiable(nll, z, *([] if parts is None else [parts]))
+        return (nll if weighted is None else weighted) + z, nll, z, parts
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -158,7 +178,7 @@ class _LinearLoss(torch.autograd.Function):
         ctx.gradients = None if last else made
         if made is None:
             raise RuntimeError("backward through this loss a second time needs retain_graph=True the first time")
-        return (*(_scaled(made, at, scale, ctx.dtype, last) for at in (0, 1)), *[None] * 6)
+        return (*(_scaled(made, at, scale, ctx.dtype, last) for at in (0, 1)), *[None] * 9)
 
 
 class _WeightGradient:
@@ -181,13 +201,22 @@ class _WeightGradient:
             self.sum[here] += d_logits[:, here].T @ hidden
 
 
-def _by_vocabulary(hidden: Tensor, weight: Tensor, targets: Tensor, lse: Tensor, z_loss: float) -> Tensor:  # (V, d)
+def sums_by_kind(values: Tensor, kinds: Tensor, num_kinds: int) -> Tensor:  # (num_kinds,)
+    """Sums of values (n,) by their kinds (n,); always added in the same order."""
+    return torch.stack([(values * (kinds == kind)).sum() for kind in range(num_kinds)])
+
+
+def _by_vocabulary(
+    hidden: Tensor, weight: Tensor, targets: Tensor, lse: Tensor, z_loss: float, weights: Tensor | None = None
+) -> Tensor:  # (V, d)
     """dW by chunks of the vocabulary, from hidden (n, d), targets (n,) and log Σ exp of each row's logits, (n,)."""
     d_weight = torch.empty_like(weight)
     for at in range(0, len(weight), VOCABULARY_CHUNK):
         here = slice(at, at + VOCABULARY_CHUNK)
         logits = hidden @ weight[here].T
         exp_minus_onehot_(logits, targets - at, lse, z_loss)
+        if weights is not None:
+            logits.mul_(weights.unsqueeze(1))
         torch.mm(logits.T, hidden, out=d_weight[here])
         del logits
     return d_weight

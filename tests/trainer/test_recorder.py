@@ -43,6 +43,9 @@ def test_gradients_are_counted_although_the_update_takes_them_and_no_column_is_m
     assert list(row) == ["kind", *(name for name in TRAIN if name in row)]
     assert set(TRAIN) - set(row) == {
         "squared_error",
+        "loss_nats_by_modality",
+        "perplexity_by_modality",
+        "extra_loss",
         "z_loss",
         "refused_parameters",
         "energy_joules",

@@ -149,7 +149,7 @@ def test_gradients_are_those_of_the_whole_loss_z_included(tied, split, monkeypat
     assert len(expected) == 20 + (not tied)
 
     found = accumulate(model, data, 2, count_targets(data), z_loss=0.05)
-    assert found == pytest.approx((cross_entropy.item(), z.item()), rel=1e-6)
+    assert found[:2] == pytest.approx((cross_entropy.item(), z.item()), rel=1e-6)
     tolerance = {"rtol": 1e-6, "atol": 1e-9} if split else {"rtol": 1e-3, "atol": 1e-6}  # whole logits are cast to fp32
     for parameter, gradient in zip(model.parameters(), expected, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, **tolerance)

@@ -6,7 +6,8 @@ It imports no torch: what looks for the files of a recipe comes by here, too.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias, TypedDict
 
 from galore.trainer.recipe.schema.train import EvalSection
@@ -70,6 +71,21 @@ class Measures(TypedDict, total=False):
     perplexity: float | None  # of what is no text there is none
 
 
+class Extra(Protocol):
+    """A loss beside the cross-entropy. Kinds: `trainer.losses`."""
+
+    weight: float
+
+    def count(self, batch: Any) -> int:
+        """What its sum over a batch is divided by."""
+
+    def watching(self, batch: Any) -> AbstractContextManager[object]:
+        """A context for the forward pass of rows of which it wants to see more than the last hidden states."""
+
+    def summed(self, seen: Any) -> Tensor:
+        """Sum over rows, (), with gradient; `rows.tokenbatch.Seen` says of them what a forward pass has shown."""
+
+
 class Batch(Protocol):
     """Rows of one forward pass, or of an optimizer step. Kinds: `tokenbatch.TokenBatch`, `labelled.LabelledBatch`."""
 
@@ -90,14 +106,22 @@ class Batch(Protocol):
     def rows(self, start: int, stop: int) -> Self:
         """Rows `start` to `stop`: one micro-batch."""
 
-    def losses(self, model: nn.Module, split_head: SplitHead, z_loss: float = 0.0) -> LossSums:
-        """What is summed over the targets, with gradient; `z_loss` is a coefficient, of a kind that knows one."""
+    def losses(
+        self, model: nn.Module, split_head: SplitHead, z_loss: float = 0.0, extra: Extra | None = None
+    ) -> LossSums:
+        """What is summed over the targets, with gradient.
+
+        `z_loss` is a coefficient, and `extra` a second loss, of a kind that knows them.
+        """
 
     def rows_at_once(self, model: nn.Module, split_head: SplitHead) -> int:
         """How many rows `losses` may take without a gradient: float32 logits of many sequences never exist together."""
 
     def measures(self, loss: float) -> Measures:
         """What the mean `loss` is."""
+
+    def by_modality(self, sums: Sequence[float]) -> dict[str, tuple[float, int]]:
+        """Sums over its targets of each modality, `LossSums.parts`, with their targets, by name."""
 
 
 class Result(Protocol):
@@ -150,10 +174,11 @@ class Data(Protocol):
         micro_batch_size: int,
         settings: EvalSection,
         ranks: Ranks | None = None,
+        extra: Extra | None = None,
     ) -> Result:
         """What `model` scores on all that is held out; its mode, training or not, is left as it was.
 
-        Several `ranks` share the work, and all of them get the whole result.
+        Several `ranks` share the work, and all of them get the whole result. The `extra` loss is reported beside it.
 
         Raises:
             UserError: there is nothing to score.

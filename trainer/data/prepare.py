@@ -21,6 +21,7 @@ from galore.trainer.data.rows.examplerows import rows_over
 from galore.trainer.data.rows.labelled import full_batch
 from galore.trainer.data.rows.mapped import MappedData, Order
 from galore.trainer.data.rows.mixed import MixedData, mix
+from galore.trainer.data.rows.modality import Modalities
 from galore.trainer.data.rows.tokenbatch import TokenBatch
 from galore.trainer.data.stream.beforehand import StreamMaterial
 from galore.trainer.data.stream.stream import StreamedData, Told, stream_data
@@ -76,7 +77,8 @@ def prepare_data(
         for number, (one, told) in enumerate(zip(parts, _places(recipe), strict=True)):
             with told():
                 if isinstance(one, StreamMaterial):
-                    data.append(stream_data(one, tokenizer, Order(seed + number, size, shuffle), told))
+                    codes = Modalities.of(recipe, tokenizer, id_bound(tokenizer))
+                    data.append(stream_data(one, tokenizer, Order(seed + number, size, shuffle), told, codes))
                 else:
                     data.append(map_data(recipe, tokenizer, one, tokenized(one, tokenizer, report, notes.append)))
         whole: MappedData | StreamedData | MixedData = data[0]
@@ -143,7 +145,18 @@ def map_data(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, material: Mater
     }
     _require_rows(material, len(train), len(validation), summary)
     size, folder = id_bound(tokenizer), text.folder
-    return MappedData(tokenizer, size, train, validation, section.max_length, order, summary, cache=folder)
+    modalities = Modalities.of(recipe, tokenizer, size)
+    return MappedData(
+        tokenizer,
+        size,
+        train,
+        validation,
+        section.max_length,
+        order,
+        summary,
+        modalities=modalities,
+        cache=folder,
+    )
 
 
 def _require_rows(material: Material, train: int, validation: int, summary: dict[str, Any]) -> None:
@@ -222,4 +235,11 @@ def fullest_batch(recipe: Recipe, ids: Tensor) -> Batch:
     if task is not None:
         return full_batch(ids.numpy(), np.float32 if TASKS[task].is_regression else np.int64)
     at = torch.arange(ids.shape[1]).remainder(EXAMPLE).expand(ids.shape) if recipe.data.isolates else None
-    return TokenBatch(ids, ids, tuple(range(len(ids))), at)
+    batch = TokenBatch(ids, ids, tuple(range(len(ids))), at, Modalities.planned(recipe, ids))
+    if recipe.extra_loss.is_on and any(part.extra_field for part in recipe.data.parts):
+        half = ids.shape[1] // 2
+        seen = torch.cat(
+            (torch.zeros_like(ids[:, :half]), ids[:, half:].clamp_min(1)), 1
+        )  # codes, and what is said of them
+        batch = replace(batch, input_ids=seen, labels=seen, extras=torch.ones(len(ids), half))
+    return batch

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any, TypeVar
 
 import numpy as np
@@ -13,9 +14,10 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from galore.kernels.model.cross_entropy import LossSums
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.format import exponential
-from galore.trainer.data.batch import Batch, SplitHead
+from galore.trainer.data.batch import Batch, Extra, SplitHead
 from galore.trainer.optim.ranks import Ranks
 from galore.trainer.recipe.schema.train import EvalMode
 
@@ -27,7 +29,8 @@ class EvalResult:
     """`loss_nats` is the mean the mode defines, `perplexity` its exponential, `tokens` the targets that were scored.
 
     `nats` is the sum over them, whatever the mode; `bytes` is what they spell, 0 where that is not known. `sources`
-    has the loss of each source, where there are several.
+    has the loss of each source, where there are several, and `modalities` the nats and targets of each modality.
+    `extra` is the sum of a second loss, and what it is divided by.
     """
 
     loss_nats: float
@@ -38,6 +41,8 @@ class EvalResult:
     nats: float = 0.0
     bytes: int = 0
     sources: Mapping[str, float] | None = None
+    modalities: Mapping[str, tuple[float, int]] | None = None
+    extra: tuple[float, int] | None = None
 
     @property
     def bits_per_byte(self) -> float | None:
@@ -52,7 +57,20 @@ class EvalResult:
     def final(self) -> dict[str, Any]:
         """What the facts of a run keep of the last one."""
         by_source = {} if self.sources is None else {"loss_nats_by_source": dict(self.sources)}
-        return {"loss_nats": self.loss_nats, "perplexity": self.perplexity, "mode": self.mode, **by_source}
+        found = {"loss_nats": self.loss_nats, "perplexity": self.perplexity, "mode": self.mode, **by_source}
+        found |= {} if self.modalities is None else by_modality(means(self.modalities))
+        return found | ({} if self.extra is None else {"extra_loss": self.extra[0] / max(1, self.extra[1])})
+
+
+def means(sums: Mapping[str, tuple[float, int]]) -> dict[str, float]:
+    """Sum over number by name; what there is nothing of is left out."""
+    return {name: total / number for name, (total, number) in sums.items() if number}
+
+
+def by_modality(losses: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """Mean losses by modality under the names of the metrics: in nats, and as perplexities."""
+    perplexities = {name: exponential(loss) for name, loss in losses.items()}
+    return {"loss_nats_by_modality": dict(losses), "perplexity_by_modality": perplexities}
 
 
 def evaluate(
@@ -61,6 +79,7 @@ def evaluate(
     batches: Iterable[Batch],
     mode: EvalMode = "token",
     ranks: Ranks | None = None,
+    extra: Extra | None = None,
 ) -> EvalResult:
     """Cross-entropy of `model` on `batches`; leaves the model in the mode (training or not) it was in.
 
@@ -79,19 +98,46 @@ def evaluate(
         UserError: there is nothing to score.
     """
     summed, tokens, batch_means, count = 0.0, 0, 0.0, 0
+    parts, second = dict[str, tuple[float, int]](), (0.0, 0)
     with scoring(model):
         for batch in shared_out(batches, ranks):
-            loss, scored = batch_loss(model, split_head, batch)
+            sums = [] if not batch.targets else _sums(model, split_head, batch, extra)
+            loss, scored = sum(float(each.cross_entropy) for each in sums), batch.targets
             if scored:
                 summed, tokens = summed + loss, tokens + scored
                 batch_means, count = batch_means + loss / scored, count + 1
+            found = [each.parts for each in sums if each.parts is not None]
+            if found:
+                parts = _added(parts, batch.by_modality(torch.stack(found).sum(0).tolist()))
+            if extra is not None and sums:
+                of_batch = sum(float(each.extra) for each in sums if each.extra is not None)
+                second = (second[0] + of_batch, second[1] + extra.count(batch))
     if ranks is not None:
+        parts = {name: _over(pair, ranks) for name, pair in parts.items()}
+        second = _over(second, ranks) if extra is not None else second
         summed, batch_means = ranks.total(summed), ranks.total(batch_means)
         tokens, count = int(ranks.total(tokens)), int(ranks.total(count))
     if not tokens:
         raise _nothing_to_score()
     mean = summed / tokens if mode == "token" else batch_means / (count + 1)
-    return EvalResult(mean, exponential(mean), tokens, count, mode, nats=summed)
+    result = EvalResult(mean, exponential(mean), tokens, count, mode, nats=summed)
+    return replace(result, modalities=parts or None, extra=None if extra is None else second)
+
+
+def _added(
+    one: Mapping[str, tuple[float, int]], other: Mapping[str, tuple[float, int]]
+) -> dict[str, tuple[float, int]]:
+    names = dict.fromkeys([*one, *other])
+    return {name: (_of(one, name)[0] + _of(other, name)[0], _of(one, name)[1] + _of(other, name)[1]) for name in names}
+
+
+def _of(pairs: Mapping[str, tuple[float, int]], name: str) -> tuple[float, int]:
+    return pairs.get(name, (0.0, 0))
+
+
+def _over(pair: tuple[float, int], ranks: Ranks) -> tuple[float, int]:
+    """A sum and a number, of all ranks together."""
+    return ranks.total(pair[0]), int(ranks.total(pair[1]))
 
 
 def shared_out(items: Iterable[T], ranks: Ranks | None) -> Iterator[T]:
@@ -109,25 +155,34 @@ def together(results: Sequence[EvalResult]) -> EvalResult:
     extra = 0 if mode == "token" else 1  # what the paper's mode divides by beyond the number of batches
     sizes = [each.tokens if mode == "token" else each.batches + extra for each in results]
     tokens, batches = (sum(getattr(each, name) for each in results) for name in ("tokens", "batches"))
-    whole = sum(each.loss_nats * size for each, size in zip(results, sizes, strict=True))
-    mean = whole / (tokens if mode == "token" else batches + extra)
+    total = sum(each.loss_nats * size for each, size in zip(results, sizes, strict=True))
+    mean = total / (tokens if mode == "token" else batches + extra)
+    beside = [each.modalities for each in results if each.modalities is not None]
+    seconds = [each.extra for each in results if each.extra is not None]
     nats, known = sum(each.nats for each in results), all(each.bytes for each in results)
     spelled = sum(each.bytes for each in results) if known else 0
-    return EvalResult(mean, exponential(mean), tokens, batches, mode, nats=nats, bytes=spelled)
+    whole = EvalResult(mean, exponential(mean), tokens, batches, mode, nats=nats, bytes=spelled)
+    second = (sum(each[0] for each in seconds), sum(each[1] for each in seconds)) if seconds else None
+    return replace(whole, modalities=reduce(_added, beside) if beside else None, extra=second)
 
 
 def _nothing_to_score() -> UserError:
     return UserError("there is no held-out token to score", where="eval", fix="raise data.validation_fraction")
 
 
-@torch.no_grad()
-def batch_loss(model: nn.Module, split_head: SplitHead, batch: Batch) -> tuple[float, int]:
+def batch_loss(model: nn.Module, split_head: SplitHead, batch: Batch, extra: Extra | None = None) -> tuple[float, int]:
     """Summed loss of one batch, and the number of its targets. No gradient."""
     if not batch.targets:
         return 0.0, 0
+    return sum(float(each.cross_entropy) for each in _sums(model, split_head, batch, extra)), batch.targets
+
+
+@torch.no_grad()
+def _sums(model: nn.Module, split_head: SplitHead, batch: Batch, extra: Extra | None) -> list[LossSums]:
+    """What is summed over as many rows of a batch at once as there is room for their logits."""
     size = batch.rows_at_once(model, split_head)
     parts = (batch.rows(start, start + size) for start in range(0, len(batch), size))
-    return sum(float(part.losses(model, split_head).total) for part in parts), batch.targets
+    return [part.losses(model, split_head, extra=extra) for part in parts]
 
 
 @contextmanager

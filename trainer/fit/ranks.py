@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 
 from galore.trainer.build import build_model
 from galore.trainer.common.errors import UserError
+from galore.trainer.losses.build import build_extra
+from galore.trainer.losses.extra import About
 from galore.trainer.optimizer import attach_optimizer
 from galore.trainer.parallel.traffic import LINKS, seconds, traffic
 from galore.trainer.parameters import planned_vocabulary
@@ -61,6 +63,7 @@ def sent_by(loaded: LoadedRecipe, size: int) -> Sent:
     """
     recipe = loaded.recipe
     model, _ = build_model(recipe, planned_vocabulary(loaded)[0], "meta", loaded.base_dir)
+    build_extra(About(recipe, model, "meta", loaded.base_dir, 1))
     optimizer = attach_optimizer(model, recipe, recipe.train.accumulation)
     turns = {slot.schedule.offset + slot.schedule.gap for slot in optimizer.projected}
     ordinary = traffic(optimizer)

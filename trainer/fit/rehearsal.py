@@ -18,6 +18,8 @@ from galore.trainer.data.batch import Batch
 from galore.trainer.data.prepare import fullest_batch
 from galore.trainer.data.score import batch_loss
 from galore.trainer.evaluate import scored_together
+from galore.trainer.losses.build import build_extra
+from galore.trainer.losses.extra import About, ExtraLoss
 from galore.trainer.memory.trace.tracer import Tracer
 from galore.trainer.models.checkpointing import offloading
 from galore.trainer.models.head import split_head
@@ -43,6 +45,7 @@ class Rehearsal:
     vocabulary: int
     tracer: Tracer
     micro_batches: int
+    extra: ExtraLoss | None = None
 
     @classmethod
     def prepare(
@@ -57,8 +60,11 @@ class Rehearsal:
         recipe = loaded.recipe
         vocabulary, _ = planned_vocabulary(loaded)
         model, _ = build_model(recipe, vocabulary, device, loaded.base_dir)
+        extra = build_extra(About(recipe, model, device, loaded.base_dir, _embedded(model)))
+        beside = getattr(extra, "teacher", None)
         tracer.mark("model")
-        tracer.label("weights", itertools.chain(model.parameters(), model.buffers()))
+        for each in (model, beside) if isinstance(beside, nn.Module) else (model,):
+            tracer.label("weights", itertools.chain(each.parameters(), each.buffers()))
         tracer.follow(model)
         for checkpoint in offloading(model):
             checkpoint.fetched = lambda tensor: tracer.label("activations", [tensor])
@@ -66,7 +72,7 @@ class Rehearsal:
         micro_batches = min(most_micro_batches, recipe.train.accumulation)
         optimizer = attach_optimizer(model, recipe, micro_batches, ranks)
         _watch_optimizer(optimizer, tracer)
-        return cls(recipe, model, optimizer, _embedded(model), tracer, micro_batches)
+        return cls(recipe, model, optimizer, _embedded(model), tracer, micro_batches, extra)
 
     def run(self, brief: bool = False) -> None:
         """Carry out each kind of step with random tokens. Weights and states change.
@@ -90,12 +96,13 @@ class Rehearsal:
             group["clock"] = clock
         size = self.recipe.train.micro_batch_size
         batch = self._batch(size * self.micro_batches)
-        train_step(self.model, self.optimizer, batch, size, self.recipe.optim.max_grad_norm, self.recipe.train.z_loss)
+        how = (size, self.recipe.optim.max_grad_norm, self.recipe.train.z_loss, None, self.extra)
+        train_step(self.model, self.optimizer, batch, *how)
 
     def _evaluate(self) -> None:
         self.model.eval()
         with torch.no_grad():
-            batch_loss(self.model, split_head, self._batch(scored_together(self.recipe)))
+            batch_loss(self.model, split_head, self._batch(scored_together(self.recipe)), self.extra)
         self.model.train()
 
     def _batch(self, rows: int) -> Batch:

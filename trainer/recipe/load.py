@@ -24,7 +24,11 @@ from galore.trainer.recipe.shipped import is_shipped, locate
 from galore.trainer.recipe.task_settings import with_task_settings
 
 CORPUS = [("data", "path"), ("data", "validation_path")]  # files if the source is local, else names on the hub
-MAYBE_FILES = [("data", "tokenizer"), ("model", "name_or_path")]  # files, or names on the hub
+MAYBE_FILES = [
+    ("data", "tokenizer"),
+    ("model", "name_or_path"),
+    ("extra_loss", "teacher"),
+]  # files, or names on the hub
 FILES = [("data", "cache_dir")]
 
 

@@ -25,7 +25,7 @@ ALTERNATIVES = (
         "data.text_field",
         "data.prompt_field data.input_field data.response_field",
         "data.messages_field",
-        "data.tokens_field data.labels_field",
+        "data.tokens_field data.labels_field data.extra_field",
     ),
 )
 OF_ONE_SOURCE = [

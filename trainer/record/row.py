@@ -10,12 +10,28 @@ from dataclasses import dataclass, replace
 from types import UnionType
 from typing import Annotated, Any, Literal, TypedDict, get_args, get_origin, get_type_hints
 
-from galore.trainer.common.format import duration, learning_rate, loss, percent, perplexity, rate, size, thousands
+from galore.trainer.common.format import (
+    duration,
+    exponential,
+    learning_rate,
+    loss,
+    percent,
+    perplexity,
+    rate,
+    size,
+    thousands,
+)
 
 
 def by_name(losses: Mapping[str, float]) -> str:
     """`code 1.2345, books 3.1415`"""
     return ", ".join(f"{name} {loss(value)}" for name, value in losses.items())
+
+
+def by_modality(losses: Mapping[str, float]) -> str:
+    """`text 1.2345 (ppl 3.44), image 3.1415 (ppl 23.1)`"""
+    told = (f"{name} {loss(value)} (ppl {perplexity(exponential(value))})" for name, value in losses.items())
+    return ", ".join(told)
 
 
 @dataclass(frozen=True)
@@ -53,6 +69,9 @@ class TrainRow(TypedDict, total=False):
     loss_nats: Annotated[float | None, Column("nats per target", "loss", loss, live=True, series=True)]
     squared_error: Annotated[float | None, Column("", "squared error", loss, live=True)]
     perplexity: Annotated[float | None, Column("", "ppl", perplexity, live=True)]
+    loss_nats_by_modality: Annotated[dict[str, float], Column("nats per target", "by modality", by_modality, live=True)]
+    perplexity_by_modality: Annotated[dict[str, float], Column()]
+    extra_loss: Annotated[float, Column("", "extra loss", loss, live=True)]  # without its weight
     learning_rate: Annotated[float, Column("", "lr", learning_rate, live=True, series=True)]
     grad_norm: Annotated[float, Column(series=True)]  # before clipping
     grad_scale: Annotated[float, Column()]  # by clipping
@@ -87,6 +106,11 @@ class EvalRow(TypedDict, total=False):
     perplexity: Annotated[float | None, Column("", "ppl", perplexity, title="perplexity")]
     bits_per_byte: Annotated[float, Column("bits per byte of the held-out text", "bits/byte", loss, title="bits/byte")]
     loss_nats_by_source: Annotated[dict[str, float], Column("nats per target", "by source", by_name)]
+    loss_nats_by_modality: Annotated[
+        dict[str, float], Column("nats per target", "by modality", by_modality, title="loss by modality")
+    ]
+    perplexity_by_modality: Annotated[dict[str, float], Column()]
+    extra_loss: Annotated[float, Column("", "extra loss", loss, title="extra loss")]
     mode: Annotated[str, Column()]
     tokens: Annotated[int, Column("tokens", "", thousands, title="tokens scored")]
     task: Annotated[str, Column()]

@@ -168,8 +168,11 @@ def _quality(history: History) -> list[tuple[str, str]]:
         )
         text = f"{loss} nats per token, perplexity {ppl}{per_byte} (step {last['step']:,})"
         rows.append(("Held-out loss", text + _since_start(history)))
-        if "loss_nats_by_source" in last:
-            rows.append(("Held-out loss by source", _line(EVAL["loss_nats_by_source"].told(last))))
+        for name in ("source", "modality"):
+            if (column := EVAL[f"loss_nats_by_{name}"]).name in last:
+                rows.append((f"Held-out loss by {name}", _line(column.told(last))))
+        if "extra_loss" in last:
+            rows.append(("Extra loss, held out", EVAL["extra_loss"].told(last)))
     if unigram is not None:
         text = f"{unigram:.4f} nats per token, perplexity {perplexity(exponential(unigram))}"
         if last is not None and last.get("loss_nats") is not None:

@@ -112,7 +112,9 @@ def for_model(recipe: Recipe, stored: StoredModel) -> Recipe:
     tokenizer = str(stored.run.tokenizer.absolute()) if stored.run is not None else stored.origin
     template = recipe.data.chat_template if stored.tokenizer.chat_template is None else None
     data = recipe.data.model_copy(update={"tokenizer": tokenizer, "chat_template": template})
-    model = recipe.model.model_copy(update={"new_tokens": []})
+    known = stored.tokenizer.get_vocab()
+    kept = recipe.model.modalities if all(each in known for each in recipe.model.tokens_to_add) else []
+    model = recipe.model.model_copy(update={"new_tokens": kept})
     return recipe.model_copy(update={"data": data, "model": model})
 
 

@@ -19,6 +19,7 @@ from galore.trainer.common.errors import UserError
 from galore.trainer.common.library import WHERE, explained, require_sentencepiece
 from galore.trainer.common.printable import listed
 from galore.trainer.common.reading import require_plain_folder, user_path
+from galore.trainer.losses.build import MODULE
 from galore.trainer.models.adapters.adapt import adapted, plain
 from galore.trainer.models.adapters.lora import stored_config, without_adapters
 from galore.trainer.models.attention import availability
@@ -173,7 +174,8 @@ def _with_weights(run: RunDir, recipe: Recipe, checkpoint: Checkpoint, device: s
     model = adapted(base, recipe.optim, seed=0)
     for layer in int8_layers(model):
         layer.dtype = getattr(torch, recipe.model.dtype)
-    adopt_weights(model, checkpoint.load("model"), device=device)
+    tensors = checkpoint.load("model").items()
+    adopt_weights(model, {name: each for name, each in tensors if not name.startswith(f"{MODULE}.")}, device=device)
     return _ready(plain(model), device)
 
 

@@ -47,7 +47,8 @@ def evaluation_cells(row: EvalRow) -> list[Cell]:
         return score_cells(row)
     known = ("bits_per_byte",) if row.get("bits_per_byte") is not None else ()
     cells = [cell(EVAL[name], row) for name in ("loss_nats", "perplexity", *known)]
-    cells += [cell(EVAL["loss_nats_by_source"], row)] if "loss_nats_by_source" in row else []
+    for name in ("loss_nats_by_source", "loss_nats_by_modality", "extra_loss"):
+        cells += [cell(EVAL[name], row)] if name in row else []
     return [*cells, Cell("", counted(row["tokens"], "token"))] if row.get("tokens") else cells
 
 

@@ -275,3 +275,31 @@ def test_bad_arguments_are_refused(shapes, chunk):
     hidden, weight, targets = (torch.zeros(shape) for shape in shapes)
     with pytest.raises(ValueError, match=r"expected|chunk"):
         linear_cross_entropy(hidden, weight, targets.long(), chunk=chunk)
+
+
+@pytest.mark.parametrize(("n", "d", "chunk"), [(129, 48, None), (129, 48, 7), (400, 512, None)])
+def test_weights_count_in_the_loss_and_its_gradients_and_kinds_are_summed_apart(n, d, chunk):
+    inputs = case(n, d, 257, torch.float32)
+    draw = torch.Generator().manual_seed(1)
+    weights, kinds = torch.rand(n, generator=draw), torch.randint(0, 3, (n,), generator=draw)
+
+    def weighted(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+        logits = hidden @ weight.T
+        each = F.cross_entropy(logits, targets, reduction="none") + 0.1 * logits.logsumexp(1).square()
+        return (each * weights)[targets != -100].sum()
+
+    how = {"chunk": chunk, "weights": weights, "kinds": kinds, "num_kinds": 3, "z_loss": 0.1}
+    for mine, plain in zip(
+        loss_and_gradients(ours_with_z, inputs, 0.37, **how), loss_and_gradients(weighted, inputs, 0.37), strict=True
+    ):
+        torch.testing.assert_close(mine, plain, rtol=1e-4, atol=1e-5)
+    found, each = linear_loss(*inputs, **how), F.cross_entropy(inputs[0] @ inputs[1].T, inputs[2], reduction="none")
+    torch.testing.assert_close(found.parts, torch.stack([each[kinds == kind].sum() for kind in range(3)]))
+    torch.testing.assert_close(found.parts.sum(), found.cross_entropy)
+
+
+def test_weights_of_one_give_the_same_bits():
+    inputs = case(129, 48, 257, torch.bfloat16)
+    ones = loss_and_gradients(ours_with_z, inputs, 0.37, weights=torch.ones(129))
+    for mine, plain in zip(ones, loss_and_gradients(ours_with_z, inputs, 0.37), strict=True):
+        assert torch.equal(mine, plain)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from galore.trainer.data.batch import SplitHead
+from galore.trainer.data.batch import Extra, SplitHead
 from galore.trainer.data.glue.score import TaskResult, score_task
 from galore.trainer.data.rows.labelled import Examples, LabelledBatch
 from galore.trainer.data.rows.mapped import Order, require_same_data
@@ -55,8 +55,9 @@ class LabelledData:
         micro_batch_size: int,
         settings: EvalSection,
         ranks: Ranks | None = None,
+        extra: Extra | None = None,
     ) -> TaskResult:
-        """The metrics of the task on whole splits, whatever `settings` say of tokens."""
+        """The metrics of the task on whole splits, whatever `settings` say of tokens; there is no extra loss."""
         return score_task(model, TASKS[self.task], self.held_out, micro_batch_size, ranks)
 
     def baseline(self) -> dict[str, Any]:

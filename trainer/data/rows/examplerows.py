@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from galore.trainer.data.batch import IGNORED
 from galore.trainer.data.rows.binpack import best_fit
-from galore.trainer.data.rows.packing import Rows, restarting, rows_of
+from galore.trainer.data.rows.packing import Extras, Rows, padded, restarting, rows_of
 from galore.trainer.data.tokens.examplestore import ExampleStore
 from galore.trainer.data.tokens.store import Ids, TokenStore
 from galore.trainer.data.tokens.tokenizer import frame_of
@@ -70,6 +70,13 @@ class ExampleRows:
             return None
         ends = (np.cumsum([self._length(each) for each in self._examples(number)]) for number in numbers.tolist())
         return restarting(self.max_length, [row[row < self.max_length] for row in ends])
+
+    def extras(self, numbers: Ids) -> Extras | None:
+        if self.store.extra is None:
+            return None
+        # of rows with one example each, as data.extra_field asks for
+        found = [self.store.extra_of(self._examples(number)[0]) for number in numbers.tolist()]
+        return padded(found) if any(len(each) for each in found) else None
 
     def _examples(self, row: int) -> list[int]:
         examples: list[int] = self.kept[self.bounds[row] : self.bounds[row + 1]].tolist()

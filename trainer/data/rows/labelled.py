@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from galore.kernels.model.cross_entropy import LossSums
-from galore.trainer.data.batch import Measures, SplitHead
+from galore.trainer.data.batch import Extra, Measures, SplitHead
 from galore.trainer.data.tokens.store import Ids
 
 
@@ -84,7 +84,9 @@ class LabelledBatch:
         """How many tokens the rows hold, padding apart."""
         return int(self._lengths.sum())
 
-    def losses(self, model: nn.Module, split_head: SplitHead, z_loss: float = 0.0) -> LossSums:
+    def losses(
+        self, model: nn.Module, split_head: SplitHead, z_loss: float = 0.0, extra: Extra | None = None
+    ) -> LossSums:
         """Cross-entropy of the labels, or squared errors where they are scores. There is no z-loss of so few logits."""
         total = self.summed_loss(model(**self.inputs(next(model.parameters()).device)).logits)
         return LossSums(total, total.detach(), total.new_zeros(()))
@@ -97,6 +99,10 @@ class LabelledBatch:
         if self.labels.is_floating_point():
             return {"squared_error": loss, "perplexity": None}
         return {"loss_nats": loss, "perplexity": None}
+
+    def by_modality(self, sums: Sequence[float]) -> dict[str, tuple[float, int]]:
+        """Nothing by name: labels are of one kind."""
+        return {}
 
     def summed_loss(self, logits: Tensor) -> Tensor:
         """Σ -log p(label), nats, of logits (b, classes); Σ (output - score)² of outputs (b, 1). In fp32, ()."""

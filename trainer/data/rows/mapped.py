@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from galore.trainer.common.errors import UserError
+from galore.trainer.data.rows.modality import Modalities
 from galore.trainer.data.rows.order import rows_of_step
 from galore.trainer.data.rows.packing import Rows
 from galore.trainer.data.rows.textdata import TextData, batch_of, read_rows
@@ -46,6 +47,7 @@ class MappedData(TextData):
     order: Order
     facts: dict[str, Any]
     notes: tuple[str, ...] = ()
+    modalities: Modalities | None = None
     cache: Path | None = None  # the folder that holds the tokens; each of several sources has its own
 
     @property
@@ -58,7 +60,7 @@ class MappedData(TextData):
         return len(self.train)
 
     def global_batch(self, step: int) -> TokenBatch:
-        return batch_of(self.train, self.order.rows(step, len(self.train)), self.vocab_size)
+        return batch_of(self.train, self.order.rows(step, len(self.train)), self.vocab_size, self.modalities)
 
     def token_counts(self) -> npt.NDArray[np.int64]:
         counts = np.zeros(self.vocab_size, np.int64)

@@ -12,9 +12,10 @@ import numpy.typing as npt
 from torch import nn
 
 from galore.trainer.common.format import counted
-from galore.trainer.data.batch import SplitHead
+from galore.trainer.data.batch import Extra, SplitHead
 from galore.trainer.data.rows.mapped import Order, require_same_data
 from galore.trainer.data.rows.mixture import ENDLESS, MixedOrder, MixedRows, merged, shares
+from galore.trainer.data.rows.modality import Modalities
 from galore.trainer.data.rows.packing import Rows
 from galore.trainer.data.rows.textdata import TextData, batch_of, evaluation_rows
 from galore.trainer.data.rows.tokenbatch import TokenBatch
@@ -45,6 +46,9 @@ class Source(Protocol):
 
     @property
     def max_length(self) -> int: ...
+
+    @property
+    def modalities(self) -> Modalities | None: ...
 
     @property
     def summary(self) -> dict[str, Any]: ...
@@ -78,6 +82,7 @@ class MixedData(TextData):
     order: MixedOrder
     sources: Mapping[str, Source]
     notes: tuple[str, ...] = ()
+    modalities: Modalities | None = None
     facts: dict[str, Any] = field(default_factory=dict)  # beside what the sources tell of themselves
 
     @property
@@ -101,7 +106,7 @@ class MixedData(TextData):
         return together | self.facts
 
     def global_batch(self, step: int) -> TokenBatch:
-        return batch_of(self.train, self.order.rows(step, len(self.train)), self.vocab_size)
+        return batch_of(self.train, self.order.rows(step, len(self.train)), self.vocab_size, self.modalities)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -135,6 +140,7 @@ class MixedData(TextData):
         micro_batch_size: int,
         settings: EvalSection,
         ranks: Ranks | None = None,
+        extra: Extra | None = None,
     ) -> EvalResult:
         """The mean loss over what is held out of all sources together, and of each."""
         numbers = evaluation_rows(len(self.validation), self.max_length, settings.max_tokens)
@@ -143,9 +149,10 @@ class MixedData(TextData):
             stop = start + len(source.validation)
             own = numbers[(numbers >= start) & (numbers < stop)] - start
             starts = range(0, len(own), micro_batch_size)
-            batches = (batch_of(source.validation, own[at : at + micro_batch_size], self.vocab_size) for at in starts)
+            how = (self.vocab_size, self.modalities)
+            batches = (batch_of(source.validation, own[at : at + micro_batch_size], *how) for at in starts)
             if len(own):
-                results[name] = self.scored(model, split_head, batches, settings.mode, ranks)
+                results[name] = self.scored(model, split_head, batches, settings.mode, ranks, extra)
             start = stop
         whole = together(list(results.values()))
         return replace(whole, sources={name: result.loss_nats for name, result in results.items()})
@@ -164,6 +171,7 @@ def mix(sources: Mapping[str, Source], weights: Sequence[float], order: Order) -
         first.max_length,
         MixedOrder(order.seed, order.global_batch_size, order.shuffle, sizes, shares(weights)),
         sources,
+        modalities=first.modalities,
     )
     notes = [f"{name}: {_words(about)}" for name, about in mixed.summary["sources"].items()]
     return replace(mixed, notes=tuple(notes))

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from galore.trainer.data.rows.mapped import Order
 from galore.trainer.data.rows.order import permute
-from galore.trainer.data.rows.packing import Rows
+from galore.trainer.data.rows.packing import Extras, Rows, padded
 from galore.trainer.data.tokens.store import Ids
 
 ENDLESS = 1 << 48
@@ -118,6 +118,14 @@ class MixedRows:
             if at is not None:
                 found[here], restart = at, True
         return found if restart else None
+
+    def extras(self, numbers: Ids) -> Extras | None:
+        found = [np.empty(0, np.float32)] * len(numbers)
+        for part, here, own in self._by_part(numbers):
+            extras = part.extras(own)
+            for row, each in zip(np.flatnonzero(here), [] if extras is None else extras, strict=False):
+                found[row] = each
+        return padded(found) if any(len(each) for each in found) else None
 
     def _by_part(self, numbers: Ids) -> list[tuple[Rows, npt.NDArray[np.bool_], Ids]]:
         """Each source that has some of the rows, where they are among `numbers`, and what it calls them itself."""

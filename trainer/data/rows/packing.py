@@ -7,10 +7,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from galore.trainer.data.batch import IGNORED
 from galore.trainer.data.tokens.store import Ids, TokenStore
 from galore.trainer.data.tokens.tokenizer import Frame
+
+Extras = npt.NDArray[np.float32]
 
 
 class Rows(Protocol):
@@ -23,6 +26,9 @@ class Rows(Protocol):
 
     def positions(self, numbers: Ids) -> Ids | None:
         """(b, max_length), of each token in its document; None where documents see each other, or a row is one."""
+
+    def extras(self, numbers: Ids) -> Extras | None:
+        """(b, most), the numbers of each row for a second loss, nan behind them; None where no row has any."""
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -57,6 +63,9 @@ class PackedRows:
         if not self._isolated:
             return None
         return restarting(self._max_length, [self._starts(int(number)) for number in numbers])
+
+    def extras(self, numbers: Ids) -> None:
+        """No numbers: they come with examples."""
 
     def _starts(self, number: int) -> Ids:
         """Where documents begin in a row, but for its first token, which may go on with one."""
@@ -98,6 +107,9 @@ class PaperRows:
     def positions(self, numbers: Ids) -> Ids | None:
         return None
 
+    def extras(self, numbers: Ids) -> None:
+        """No numbers: they come with examples."""
+
     def _row(self, number: int) -> Ids:
         start, stop = self._store.span(number)
         stop = min(stop - 1, start + self._max_length)  # without the stored EOS
@@ -125,6 +137,14 @@ def restarting(max_length: int, rows: Sequence[Sequence[int] | Ids]) -> Ids:
     for row, starts in enumerate(rows):
         begins[row, starts] = starts
     return np.arange(max_length) - np.maximum.accumulate(begins, axis=1)
+
+
+def padded(rows: Sequence[Extras]) -> Extras:
+    """Numbers of several rows, (b, most of one), nan behind those that have fewer."""
+    found = np.full((len(rows), max(map(len, rows), default=0)), np.nan, np.float32)
+    for row, each in enumerate(rows):
+        found[row, : len(each)] = each
+    return found
 
 
 def rows_of(store: TokenStore, max_length: int, frame: Frame | None, isolated: bool = False) -> Rows:

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import nn
 
 from galore.trainer.common.errors import RunFailed
-from galore.trainer.data.batch import SplitHead
+from galore.trainer.data.batch import Extra, SplitHead
+from galore.trainer.data.rows.modality import Modalities
 from galore.trainer.data.rows.packing import Rows
 from galore.trainer.data.rows.tokenbatch import TokenBatch, count_targets
 from galore.trainer.data.score import EvalResult, evaluate, unigram_loss_nats
@@ -42,10 +44,12 @@ def read_rows(rows: Rows, numbers: Ids, vocab_size: int) -> tuple[Ids, Ids]:
     return input_ids, labels
 
 
-def batch_of(rows: Rows, numbers: Ids, vocab_size: int) -> TokenBatch:
+def batch_of(rows: Rows, numbers: Ids, vocab_size: int, modalities: Modalities | None = None) -> TokenBatch:
     """The rows `numbers`, (b,), as tensors."""
     input_ids, labels = read_rows(rows, numbers, vocab_size)
-    return TokenBatch.of(input_ids, labels, numbers.tolist(), rows.positions(numbers))
+    batch = TokenBatch.of(input_ids, labels, numbers.tolist(), rows.positions(numbers), modalities)
+    extras = rows.extras(numbers)
+    return batch if extras is None else replace(batch, extras=torch.from_numpy(extras))
 
 
 def evaluation_rows(total: int, max_length: int, max_tokens: int | None) -> Ids:
@@ -55,12 +59,17 @@ def evaluation_rows(total: int, max_length: int, max_tokens: int | None) -> Ids:
 
 
 def evaluation_batches(
-    rows: Rows, max_length: int, micro_batch_size: int, max_tokens: int | None, vocab_size: int
+    rows: Rows,
+    max_length: int,
+    micro_batch_size: int,
+    max_tokens: int | None,
+    vocab_size: int,
+    modalities: Modalities | None = None,
 ) -> Iterator[TokenBatch]:
     """The `evaluation_rows` in stored order."""
     numbers = evaluation_rows(len(rows), max_length, max_tokens)
     for start in range(0, len(numbers), micro_batch_size):
-        yield batch_of(rows, numbers[start : start + micro_batch_size], vocab_size)
+        yield batch_of(rows, numbers[start : start + micro_batch_size], vocab_size, modalities)
 
 
 class TextData(ABC):
@@ -70,6 +79,7 @@ class TextData(ABC):
     vocab_size: int
     validation: Rows
     max_length: int
+    modalities: Modalities | None
     facts: dict[str, Any]  # JSON that does not change
 
     @property
@@ -87,7 +97,8 @@ class TextData(ABC):
 
     def validation_batches(self, micro_batch_size: int, max_tokens: int | None) -> Iterator[TokenBatch]:
         """Held-out rows in a fixed order, the same every time; at most `max_tokens` tokens, but at least one row."""
-        return evaluation_batches(self.validation, self.max_length, micro_batch_size, max_tokens, self.vocab_size)
+        rows, how = self.validation, (self.vocab_size, self.modalities)
+        return evaluation_batches(rows, self.max_length, micro_batch_size, max_tokens, *how)
 
     @abstractmethod
     def token_counts(self) -> npt.NDArray[np.int64]:
@@ -100,10 +111,11 @@ class TextData(ABC):
         micro_batch_size: int,
         settings: EvalSection,
         ranks: Ranks | None = None,
+        extra: Extra | None = None,
     ) -> EvalResult:
         """The mean loss of at most `settings.max_tokens` tokens."""
         batches = self.validation_batches(micro_batch_size, settings.max_tokens)
-        return self.scored(model, split_head, batches, settings.mode, ranks)
+        return self.scored(model, split_head, batches, settings.mode, ranks, extra)
 
     def scored(
         self,
@@ -112,6 +124,7 @@ class TextData(ABC):
         batches: Iterable[TokenBatch],
         mode: EvalMode,
         ranks: Ranks | None = None,
+        extra: Extra | None = None,
     ) -> EvalResult:
         """The mean loss of `batches`, and the bytes that their targets spell."""
         counts = np.zeros(self.vocab_size, np.int64)
@@ -121,7 +134,7 @@ class TextData(ABC):
                 np.add(counts, count_targets(batch.labels.numpy(), len(counts)), out=counts)
                 yield batch
 
-        result = evaluate(model, split_head, counted(), mode, ranks)
+        result = evaluate(model, split_head, counted(), mode, ranks, extra)
         lengths = byte_lengths(self.tokenizer, len(counts))
         return result if lengths is None else replace(result, bytes=int(counts @ lengths))
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,10 +13,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from galore.kernels.model.cross_entropy import LossSums, linear_loss
+from galore.kernels.model.cross_entropy import LossSums, linear_loss, sums_by_kind
 from galore.kernels.model.segments import Segments
 from galore.trainer.common.format import exponential
-from galore.trainer.data.batch import IGNORED, Measures, SplitHead
+from galore.trainer.data.batch import IGNORED, Extra, Measures, SplitHead
+from galore.trainer.data.rows.modality import Modalities
 from galore.trainer.data.tokens.store import Ids
 
 
@@ -26,14 +29,23 @@ class TokenBatch:
     labels: Tensor  # (b, s) int64, not shifted: the loss shifts; IGNORED is no target
     sequence_ids: tuple[int, ...]  # which rows of the training data, length b
     positions: Tensor | None = None  # (b, s) int64, of each token in its document, where documents are isolated
+    modalities: Modalities | None = None
+    extras: Tensor | None = None  # (b, most) float32, numbers of each row for a second loss, nan behind them
 
     @classmethod
-    def of(cls, input_ids: Ids, labels: Ids, sequence_ids: Iterable[int], positions: Ids | None) -> TokenBatch:
+    def of(
+        cls,
+        input_ids: Ids,
+        labels: Ids,
+        sequence_ids: Iterable[int],
+        positions: Ids | None,
+        modalities: Modalities | None = None,
+    ) -> TokenBatch:
         """Rows (b, s) as tensors. Nothing predicts the first token of an isolated document."""
         if positions is not None:
             labels = np.where(positions == 0, IGNORED, labels)
         at = None if positions is None else torch.from_numpy(positions)
-        return cls(torch.from_numpy(input_ids), torch.from_numpy(labels), tuple(sequence_ids), at)
+        return cls(torch.from_numpy(input_ids), torch.from_numpy(labels), tuple(sequence_ids), at, modalities)
 
     def __len__(self) -> int:
         return len(self.sequence_ids)
@@ -62,16 +74,27 @@ class TokenBatch:
 
     def _at(self, rows: slice) -> TokenBatch:
         positions = None if self.positions is None else self.positions[rows]
-        return TokenBatch(self.input_ids[rows], self.labels[rows], self.sequence_ids[rows], positions)
+        return replace(
+            self,
+            input_ids=self.input_ids[rows],
+            labels=self.labels[rows],
+            sequence_ids=self.sequence_ids[rows],
+            positions=positions,
+            extras=None if self.extras is None else self.extras[rows],
+        )
 
     def cut(self, pieces: int) -> TokenBatch:
         """Every row as so many shorter ones, one after the other; documents see each other."""
         ids = tuple(each for each in self.sequence_ids for _ in range(pieces))
         shape = (len(ids), self.input_ids.shape[1] // pieces)
-        return TokenBatch(self.input_ids.reshape(shape), self.labels.reshape(shape), ids)
+        return replace(
+            self, input_ids=self.input_ids.reshape(shape), labels=self.labels.reshape(shape), sequence_ids=ids
+        )
 
-    def losses(self, model: nn.Module, split_head: SplitHead, z_loss: float = 0.0) -> LossSums:
-        """Cross-entropy, and the z-loss where its coefficient is not 0."""
+    def losses(
+        self, model: nn.Module, split_head: SplitHead, z_loss: float = 0.0, extra: Extra | None = None
+    ) -> LossSums:
+        """Cross-entropy, by modality too where there are several, the z-loss if there is one, and an extra loss."""
         device = next(model.parameters()).device
         input_ids = self.input_ids.to(device, non_blocking=True)
         isolating = {} if self.positions is None else model_arguments(self.positions, device)
@@ -83,15 +106,68 @@ class TokenBatch:
             # found on the CPU, where the labels are: a GPU need not be waited for
             kept = (targets != IGNORED).nonzero().squeeze(1)
             rows, kept_targets = kept.to(device, non_blocking=True), targets[kept].to(device, non_blocking=True)
-            hidden = head.hidden(input_ids, **isolating).flatten(0, 1).index_select(0, rows)
-            return linear_loss(hidden, head.weight, kept_targets, ignore_index=None, z_loss=z_loss)
+            with nullcontext() if extra is None else extra.watching(self):
+                hidden = head.hidden(input_ids, **isolating).flatten(0, 1).index_select(0, rows)
+            by_kind = self._by_kind(targets[kept], hidden)
+            sums = linear_loss(hidden, head.weight, kept_targets, ignore_index=None, z_loss=z_loss, **by_kind)
+            if extra is None:
+                return sums
+            seen = Seen(self, input_ids, isolating, rows, kept_targets, partial(_logits, hidden, head.weight))
+            return sums._replace(extra=extra.summed(seen))
+        with nullcontext() if extra is None else extra.watching(self):
+            logits = model(input_ids=input_ids, use_cache=False, **isolating).logits.flatten(0, 1).float()
+        if self.modalities is not None or extra is not None:
+            return self._of_logits(logits, targets, z_loss, input_ids, isolating, extra)
         targets = targets.to(device, non_blocking=True)
-        logits = model(input_ids=input_ids, use_cache=False, **isolating).logits.flatten(0, 1).float()
         cross_entropy = nn.functional.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")
         z = cross_entropy.new_zeros(())
         if z_loss:
             z = z_loss * logits.logsumexp(1)[targets != IGNORED].square().sum()
         return LossSums(cross_entropy + z, cross_entropy.detach(), z.detach())
+
+    def _by_kind(self, targets: Tensor, like: Tensor) -> dict[str, Any]:
+        """What `linear_loss` is told of targets (n,) on the CPU, for sums where `like` is."""
+        if self.modalities is None:
+            return {}
+        kinds = self.modalities.of_targets(targets)
+        weights = self.modalities.weights_of(kinds, torch.promote_types(like.dtype, torch.float32))
+        there: dict[str, Any] = {"device": like.device, "non_blocking": True}
+        return {
+            "kinds": kinds.to(**there),
+            "num_kinds": len(self.modalities.names),
+            "weights": None if weights is None else weights.to(**there),
+        }
+
+    def _of_logits(
+        self,
+        logits: Tensor,
+        targets: Tensor,
+        z_loss: float,
+        input_ids: Tensor,
+        isolating: dict[str, Any],
+        extra: Extra | None,
+    ) -> LossSums:
+        """The same from logits that exist, (b · s, V), and targets (b · s,) on the CPU."""
+        kept = (targets != IGNORED).nonzero().squeeze(1)
+        rows = kept.to(logits.device)
+        by_kind, logits = self._by_kind(targets[kept], logits), logits.index_select(0, rows)
+        kept_targets = targets[kept].to(logits.device)
+        nll = nn.functional.cross_entropy(logits, kept_targets, reduction="none")
+        squares = logits.logsumexp(1).square() if z_loss else torch.zeros_like(nll)
+        weights = by_kind.get("weights")
+        z = z_loss * (squares if weights is None else weights * squares).sum()
+        total, found = (nll if weights is None else weights * nll).sum() + z, nll.detach()
+        parts = sums_by_kind(found, by_kind["kinds"], by_kind["num_kinds"]) if by_kind else None
+        seen = Seen(self, input_ids, isolating, rows, kept_targets, lambda start, stop: logits[start:stop])
+        second = None if extra is None else extra.summed(seen)
+        return LossSums(total, found.sum(), z.detach(), parts, second)
+
+    def by_modality(self, sums: Sequence[float]) -> dict[str, tuple[float, int]]:
+        if self.modalities is None:
+            return {}
+        labels = self.labels[:, 1:]
+        counts = self.modalities.counts(labels[labels != IGNORED])
+        return dict(zip(self.modalities.names, zip(sums, counts, strict=True), strict=True))
 
     def rows_at_once(self, model: nn.Module, split_head: SplitHead) -> int:
         """All rows where the head can be taken apart; else one by one."""
@@ -99,6 +175,28 @@ class TokenBatch:
 
     def measures(self, loss: float) -> Measures:
         return {"loss_nats": loss, "perplexity": exponential(loss)}
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a forward pass has shown of a batch, where a second loss can see it.
+
+    Args:
+        rows: which of the b · s positions predict a target, (n,).
+        logits: of predicting positions `start` to `stop`, (stop - start, V), made when they are asked for.
+        arguments: what the model was given beside the ids.
+    """
+
+    batch: TokenBatch
+    input_ids: Tensor  # (b, s)
+    arguments: dict[str, Any]
+    rows: Tensor
+    targets: Tensor  # (n,)
+    logits: Callable[[int, int], Tensor]
+
+
+def _logits(hidden: Tensor, weight: Tensor, start: int, stop: int) -> Tensor:
+    return hidden[start:stop] @ weight.T
 
 
 def model_arguments(positions: Tensor, device: torch.device) -> dict[str, Any]:

@@ -93,6 +93,9 @@ class StreamRows:
         own = [row.positions for row in self._of(numbers) if row.positions is not None]
         return np.stack(own) if own else None
 
+    def extras(self, numbers: Ids) -> None:
+        """No numbers: they come with examples that are kept."""
+
     def _of(self, numbers: Ids) -> list[Row]:
         if not np.array_equal(numbers, self._numbers):
             stands = self.position.row

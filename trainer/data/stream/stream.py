@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from galore.trainer.common.errors import UserError
 from galore.trainer.data.rows.mapped import Order, require_same_data
+from galore.trainer.data.rows.modality import Modalities
 from galore.trainer.data.rows.packing import Rows
 from galore.trainer.data.rows.textdata import TextData, batch_of
 from galore.trainer.data.rows.tokenbatch import TokenBatch, count_targets
@@ -57,6 +58,7 @@ class StreamedData(TextData):
     facts: dict[str, Any]
     notes: tuple[str, ...] = ()
     told: Told = nullcontext  # see `rowstream.StreamRows`
+    modalities: Modalities | None = None
     num_sequences: None = None
     train: StreamRows = field(init=False)
 
@@ -73,7 +75,7 @@ class StreamedData(TextData):
     def global_batch(self, step: int) -> TokenBatch:
         """Raises ValueError unless `step` is the next one, or the last one again."""
         first, size = step * self.order.global_batch_size, self.order.global_batch_size
-        return batch_of(self.train, np.arange(first, first + size), self.vocab_size)
+        return batch_of(self.train, np.arange(first, first + size), self.vocab_size, self.modalities)
 
     @property
     def counted_rows(self) -> int:
@@ -107,7 +109,11 @@ class StreamedData(TextData):
 
 
 def stream_data(
-    material: StreamMaterial, tokenizer: PreTrainedTokenizerBase, order: Order, told: Told = nullcontext
+    material: StreamMaterial,
+    tokenizer: PreTrainedTokenizerBase,
+    order: Order,
+    told: Told = nullcontext,
+    modalities: Modalities | None = None,
 ) -> StreamedData:
     """Training data out of a data set of the hub. Raises UserError."""
     validation, section = material.held_out_rows(tokenizer), material.section
@@ -121,6 +127,7 @@ def stream_data(
         _opener(section, tokenizer, order.seed),
         _facts(material, tokenizer, validation, order),
         told=told,
+        modalities=modalities,
     )
 
 

@@ -80,7 +80,7 @@ def spoken(text: str) -> str:
 def columns_of(section: DataSection) -> tuple[list[str], list[str]]:
     """The columns that a row must have, and those that it may have."""
     if section.tokens_field:
-        return [section.tokens_field, *names_of(section.labels_field)], [MASK]
+        return [section.tokens_field, *names_of(section.labels_field)], [MASK, *names_of(section.extra_field)]
     if section.messages_field:
         return [section.messages_field], [TOOLS]
     if not section.instruct:

@@ -43,6 +43,7 @@ class Example(NamedTuple):
     targets: npt.NDArray[np.bool_]  # (n,)
     # What a reader of the run should know: NO_END, or UNREAD and what the template left out.
     notes: tuple[str, ...] = ()
+    extra: list[float] | None = None  # numbers for a second loss
 
 
 class Rendered(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shlex
 from collections.abc import Callable, Sequence
@@ -33,7 +34,7 @@ def extend(
     chosen = chosen_template(recipe.data, base_dir)
     if recipe.data.instruct:
         ensure_template(tokenizer, chosen)
-    added = add_tokens(tokenizer, recipe.model.new_tokens)
+    added = add_tokens(tokenizer, recipe.model.tokens_to_add)
     require_room(recipe.model, tokenizer)
     if absent := [token for token in chosen.tokens if token not in _whole(tokenizer)] if chosen else []:
         tell(
@@ -50,10 +51,11 @@ def add_tokens(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str]) -> dic
         UserError: its vocabulary leaves out numbers, so that a new token would take the id of another.
     """
     before, known, template = id_bound(tokenizer), tokenizer.get_vocab(), str(tokenizer.chat_template)
-    for token in tokens:
-        if token not in _whole(tokenizer):
-            special = token in template
-            tokenizer.add_tokens([AddedToken(token, special=special, normalized=False)], special_tokens=special)
+    whole = _whole(tokenizer)
+    for special, some in itertools.groupby(
+        (each for each in tokens if each not in whole), lambda each: each in template
+    ):
+        tokenizer.add_tokens([AddedToken(e, special=special, normalized=False) for e in some], special_tokens=special)
     ids = tokenizer.get_vocab()
     added = {token: int(ids[token]) for token in tokens if token not in known}
     if sorted(added.values()) != list(range(before, before + len(added))):

@@ -1,16 +1,18 @@
-"""Rows that are tokens already: checked against the vocabulary, and taken as they are."""
+"""Rows that are tokens already, or codes between texts: checked against the vocabulary, and taken as they are."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from galore.trainer.data.text.quality import BadRow
 from galore.trainer.data.tokens.chat import Example
+from galore.trainer.data.tokens.tokenize import encode, encoder
 from galore.trainer.data.tokens.tokenizer import id_bound
+from galore.trainer.recipe.schema.model import TEXT, token_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -21,10 +23,11 @@ class GivenTokens:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._bound, self._eos = id_bound(tokenizer), tokenizer.eos_token_id
+        self._vocabulary, self._backend = tokenizer.get_vocab(), encoder(tokenizer)
 
     def documents(self, texts: Sequence[str]) -> list[list[int] | BadRow]:
         """The ids of each, without the EOS that ends it: a store of documents puts one there."""
-        found = [self._checked(json.loads(text)["ids"]) for text in texts]
+        found = [self._ids(json.loads(text)) for text in texts]
         ended = (isinstance(ids, list) and len(ids) > 1 and ids[-1] == self._eos for ids in found)
         return [ids[:-1] if cut and isinstance(ids, list) else ids for ids, cut in zip(found, ended, strict=True)]
 
@@ -32,13 +35,35 @@ class GivenTokens:
         """Examples whose targets are those of the row, but for the first, which nothing predicts."""
         for text in texts:
             value = json.loads(text)
-            ids = self._checked(value["ids"])
+            ids = self._ids(value)
             if isinstance(ids, BadRow):
                 yield ids
                 continue
             targets = np.array([mark == "1" for mark in value.get("targets", "1" * len(ids))])
             targets[:1] = False
-            yield Example(ids, targets) if targets.any() else BadRow("no_response", "no token in it is a target")
+            extra = value.get("extra")
+            yield (
+                Example(ids, targets, extra=extra)
+                if targets.any()
+                else BadRow("no_response", "no token in it is a target")
+            )
+
+    def _ids(self, value: dict[str, Any]) -> list[int] | BadRow:
+        return self._checked(value["ids"]) if "ids" in value else self._of_parts(value["parts"])
+
+    def _of_parts(self, parts: list[tuple[str, Any]]) -> list[int] | BadRow:
+        """Texts as the tokenizer cuts them, and codes by the names of their tokens, between begin and end."""
+        texts = iter(encode(self._backend, [content for kind, content in parts if kind == TEXT]))
+        found = list[int]()
+        for kind, content in parts:
+            if kind == TEXT:
+                found += next(texts)
+                continue
+            tokens = [token_of(kind, each) for each in ("begin", *content, "end")]
+            if absent := next((each for each in tokens if each not in self._vocabulary), None):
+                return BadRow("wrong_token", absent)
+            found += [self._vocabulary[each] for each in tokens]
+        return found
 
     def _checked(self, ids: list[int]) -> list[int] | BadRow:
         wrong = next((each for each in ids if not 0 <= each < self._bound), None)

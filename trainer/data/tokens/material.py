@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from galore.trainer.common.errors import UserError
 from galore.trainer.data.batch import Progress
-from galore.trainer.data.text.conversation import identity_of, spoken
+from galore.trainer.data.text.conversation import identity_of, names_of, spoken
 from galore.trainer.data.text.holdout import Holdout, content_hash
 from galore.trainer.data.text.quality import BadRows
 from galore.trainer.data.text.sources import Corpus, Document, training_corpus, validation_corpus
@@ -54,7 +54,14 @@ class Material:
             **({} if section.encoding == UTF8 else {"encoding": section.encoding}),
             **({"delimiter": section.delimiter} if section.delimiter else {}),
             **(
-                {"tokens": [section.tokens_field, section.labels_field, section.examples]}
+                {
+                    "tokens": [
+                        section.tokens_field,
+                        section.labels_field,
+                        section.examples,
+                        *names_of(section.extra_field),
+                    ]
+                }
                 if section.tokens_field
                 else {}
             ),

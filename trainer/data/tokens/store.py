@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -123,16 +123,16 @@ class StoreWriter:
         self.num_documents = 0
         self._offsets.write(np.zeros(1, OFFSET_TYPE).tobytes())
 
-    def extend(self, ids: list[int]) -> None:
-        """Add token ids to the document at hand."""
+    def extend(self, ids: Sequence[float]) -> None:
+        """Add token ids, or numbers of another type, to the document at hand."""
         if ids and self.num_tokens == self._start:
             ids = [*self._beginning, *ids]
         self._tokens.write(np.array(ids, self._dtype).tobytes())
         self.num_tokens += len(ids)
 
-    def end_document(self) -> bool:
-        """Close the document at hand, with its EOS. False, and nothing written, if it has no token."""
-        if self.num_tokens == self._start:
+    def end_document(self, even_empty: bool = False) -> bool:
+        """Close the document at hand, with its EOS. False, and nothing written, if it has no token, unless it may."""
+        if self.num_tokens == self._start and not even_empty:
             return False
         self.extend(self._eos)
         self.num_documents += 1

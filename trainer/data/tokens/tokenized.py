@@ -64,7 +64,8 @@ def tokenized(
     ]
     name = fingerprint(identity)
     folder = fingerprint([*identity, READING_OF_ROWS]) if material.section.instruct else name
-    kind = ExampleStore if material.section.examples else TokenStore
+    section = material.section
+    kind = partial(ExampleStore, extra=section.extra_field is not None) if section.examples else TokenStore
 
     def load(folder: Path) -> Tokenized:
         train, validation = (kind(folder, side, dtype) for side in ("train", "validation"))
@@ -116,7 +117,8 @@ def _build_examples(
     dtype, total = token_type(id_bound(tokenizer)), material.total_bytes
     section = material.section
     chat = GivenTokens(tokenizer) if section.tokens_field else ChatEncoder(tokenizer, section.loss_on)
-    with ExampleWriter(folder, "train", dtype) as train, ExampleWriter(folder, "validation", dtype) as validation:
+    how = (dtype, section.extra_field is not None)
+    with ExampleWriter(folder, "train", *how) as train, ExampleWriter(folder, "validation", *how) as validation:
         writers = {"train": train, "validation": validation}
         for batch in prefetched(batches(material.pieces(bad, holdout))):
             examples = chat.encode([piece.text for piece in batch], [piece.where for piece in batch])

@@ -155,6 +155,8 @@ def _takes(field: FieldInfo, value: Any) -> bool:
         return True
     if isinstance(value, list):
         return field.takes("array") and not any(isinstance(each, Mapping) for each in value)
+    if isinstance(value, Mapping):
+        return field.takes("object") and not any(isinstance(each, str) for each in value.values())
     kinds = {bool: ("boolean",), int: ("integer", "number"), float: ("integer", "number")}
     return any(field.takes(kind) for kind in kinds.get(type(value), ("object",)))
 

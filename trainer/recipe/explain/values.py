@@ -95,6 +95,11 @@ def _wrong_in_items(field: FieldInfo, value: Any, layer: Layer) -> Iterator[Prob
 def _said(field: FieldInfo, error: ErrorDetails, layer: Layer) -> list[Problem]:
     """What a rule of the field says, or of one item of a list; nothing where the type is wrong."""
     place = tuple(str(part) for part in error["loc"])
+    if len(place) == 4 and not place[2].isdecimal():
+        place = (
+            *place[:2],
+            place[3],
+        )  # the alternative that pydantic names, of a field that takes several, is left out
     item = len(place) == 3 and place[2].isdecimal() and not error["type"].endswith("_type")
     if not item and error["type"] != "value_error":
         return []

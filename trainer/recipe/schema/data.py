@@ -92,6 +92,10 @@ class DataSection(Section):
         None,
         description="The column beside tokens_field that holds the token where it is a target, else -100; null makes every token one",
     )
+    extra_field: str | None = Field(
+        None,
+        description="packing: paper: the column beside tokens_field that holds numbers for extra_loss, such as attention maps, as a list or a list of lists; a row may go without",
+    )
     chat_template: str | None = Field(
         None,
         max_length=1000,
@@ -272,6 +276,10 @@ def check_instruction(data: DataSection) -> None:
         raise ValueError("input_field is appended to the prompt: set prompt_field and response_field too")
     if data.labels_field is not None and data.tokens_field is None:
         raise ValueError("labels_field says which tokens are targets: set tokens_field, the column of the tokens, too")
+    if data.extra_field is not None and (data.tokens_field is None or data.packing != "paper"):
+        raise ValueError(
+            "extra_field goes with tokens_field and packing: paper, one row each: set both, or leave it out"
+        )
     if data.tokens_field is not None and data.instruct:
         raise ValueError(
             "tokens_field holds tokens already: leave out messages_field, prompt_field and response_field, or it"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+import re
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -20,6 +21,9 @@ from galore.trainer.recipe.schema.section import (
 )
 
 NewToken = Annotated[str, Field(min_length=1, max_length=200)]
+Codes = Annotated[int, Field(gt=0, le=2**17)]  # of one modality, each of which is a token with a name
+MODALITY = re.compile(r"[a-z][a-z0-9_]{0,39}")
+TEXT = "text"  # the modality of what is no code
 
 DIMENSIONS = (
     "architecture",
@@ -50,10 +54,9 @@ class ModelSection(Section):
         None,
         description="Rows of the embedding; null takes the tokenizer's size, or the model's own; rows beyond those of `name_or_path` are drawn",
     )
-    new_tokens: list[NewToken] = Field(
+    new_tokens: Annotated[list[NewToken], Field(max_length=10_000)] | dict[str, Codes] = Field(
         [],
-        max_length=10_000,
-        description="Tokens that are added to the tokenizer, such as <|im_end|>; embedding and head get a row for each, which starts at the mean of the others",
+        description="Tokens that are added to the tokenizer, such as [<|im_end|>], or codes by modality, such as {image: 8192}: <image_begin>, <image_end>, <image_0> and so on; embedding and head get a row for each, which starts at the mean of the others",
     )
     architecture: Literal["llama", "retnet"] = Field(
         "llama", description="What is built from the dimensions below: attention (llama), or retention (retnet)"
@@ -88,9 +91,35 @@ class ModelSection(Section):
             return DIMENSIONS
         return WITHOUT_ATTENTION if self.architecture == "retnet" else ()
 
+    @property
+    def modalities(self) -> dict[str, int]:
+        """How many codes each modality has beside text."""
+        return self.new_tokens if isinstance(self.new_tokens, dict) else {}
+
+    @property
+    def tokens_to_add(self) -> list[str]:
+        """The tokens that `new_tokens` means, in the order of their ids."""
+        if isinstance(self.new_tokens, list):
+            return self.new_tokens
+        return [token for name, codes in self.new_tokens.items() for token in tokens_of(name, codes)]
+
+    @field_validator("new_tokens", mode="before")
+    @classmethod
+    def _count_codes(cls, value: Any) -> Any:
+        for name, codes in value.items() if isinstance(value, dict) else ():
+            if isinstance(codes, bool):
+                raise ValueError(f"{name}: {codes} is no number of codes")
+        return value
+
     @field_validator("new_tokens")
     @classmethod
-    def _are_words(cls, tokens: list[str]) -> list[str]:
+    def _are_words(cls, tokens: list[str] | dict[str, int]) -> list[str] | dict[str, int]:
+        if isinstance(tokens, dict):
+            if TEXT in tokens:
+                raise ValueError(f"{TEXT} is what has no codes: give the modality another name")
+            if odd := [name for name in tokens if not MODALITY.fullmatch(name)]:
+                raise ValueError(f"{odd[0]!r} is no name of a modality: write small letters, such as image")
+            return tokens
         if blank := [token for token in tokens if not token.strip() or "\0" in token]:
             raise ValueError(f"{blank[0]!r} is white space, or has a NUL byte in it: write a word, such as <|im_end|>")
         if len(set(tokens)) < len(tokens):
@@ -129,3 +158,13 @@ class ModelSection(Section):
             )
         if self.attn_implementation == "flash_attention_2":
             raise ValueError("retnet has no attention: leave attn_implementation out")
+
+
+def token_of(modality: str, code: int | str) -> str:
+    """What the token of a code is called, and of `begin` and `end`, which stand around codes."""
+    return f"<{modality}_{code}>"
+
+
+def tokens_of(modality: str, codes: int) -> list[str]:
+    """The tokens of a modality: its begin and end, and its codes."""
+    return [token_of(modality, each) for each in ("begin", "end", *range(codes))]

@@ -10,7 +10,8 @@ from typing import Self
 from pydantic import model_validator
 
 from galore.trainer.recipe.schema.data import DataSection
-from galore.trainer.recipe.schema.model import ModelSection
+from galore.trainer.recipe.schema.extraloss import ATTENTION, ExtraLossSection
+from galore.trainer.recipe.schema.model import TEXT, ModelSection
 from galore.trainer.recipe.schema.optim import OptimSection
 from galore.trainer.recipe.schema.parallel import ParallelSection
 from galore.trainer.recipe.schema.section import Section
@@ -24,6 +25,7 @@ class Recipe(Section):
     data: DataSection
     optim: OptimSection = OptimSection()
     train: TrainSection
+    extra_loss: ExtraLossSection = ExtraLossSection()
     parallel: ParallelSection = ParallelSection()
     eval: EvalSection = EvalSection()
     log: LogSection = LogSection()
@@ -65,6 +67,12 @@ class Recipe(Section):
                 f"optim.relora_gap: {self.optim.relora_gap} never restarts in train.max_steps: {self.train.max_steps}: lower it, "
                 "or leave it out for a quarter of the run"
             )
+        if unknown := sorted(self.train.loss_weights.keys() - {TEXT, *self.model.modalities}):
+            known = f"write {', '.join([TEXT, *self.model.modalities])}" if self.model.modalities else "name them there"
+            raise ValueError(
+                f"train.loss_weights: {unknown[0]} is no modality of model.new_tokens, a mapping such as {{image: 8192}}: {known}"
+            )
+        check_extra_loss(self)
         if self.model.name_or_path is None and self.data.max_length > self.model.longest:
             raise ValueError(
                 f"data.max_length {self.data.max_length} exceeds model.max_position_embeddings {self.model.longest}"
@@ -96,6 +104,19 @@ def check_length_stages(recipe: Recipe) -> None:
             f"train.length_stages takes {taken} steps of train.max_steps {recipe.train.max_steps}, and leaves none for "
             f"data.max_length {data.max_length}: raise train.max_steps"
         )
+
+
+def check_extra_loss(recipe: Recipe) -> None:
+    """Raise ValueError for the first contradiction."""
+    data, name = recipe.data, recipe.extra_loss.name
+    if name is not None and data.source == "glue":
+        raise ValueError("extra_loss is for language models: leave extra_loss.name out with data.source: glue")
+    if name == ATTENTION and not recipe.model.modalities:
+        raise ValueError(
+            f"extra_loss.name: {ATTENTION} aligns attention over codes: name them in model.new_tokens, such as {{image: 8192}}"
+        )
+    if name == ATTENTION and not any(part.extra_field for part in data.parts):
+        raise ValueError(f"extra_loss.name: {ATTENTION} needs maps: set data.extra_field to their column")
 
 
 def check_glue(recipe: Recipe) -> None:

@@ -24,6 +24,7 @@ FIELDS = (
     "messages_field",
     "tokens_field",
     "labels_field",
+    "extra_field",
 )
 """Keys of columns: a source that sets one takes none of the section's."""
 
@@ -65,6 +66,7 @@ class SourceSection(Section):
     messages_field: str | None = None
     tokens_field: str | None = None
     labels_field: str | None = None
+    extra_field: str | None = None
 
     @model_validator(mode="after")
     def _names_something(self) -> Self:

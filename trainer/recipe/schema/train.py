@@ -60,6 +60,10 @@ class TrainSection(Section):
         0.0,
         description="Coefficient on the mean squared logsumexp of the logits, added to what is optimized and reported apart; 1e-4 is common",
     )
+    loss_weights: dict[str, NonNegative] = Field(
+        {},
+        description="What a target counts in the loss by its modality, text or one of model.new_tokens; those that are left out count 1",
+    )
     micro_batch_size: Rows = execution(
         16, "Sequences per forward/backward; accumulation is global_batch_size / micro_batch_size"
     )

@@ -15,6 +15,7 @@ from galore.trainer.data.prepare import prepare_data
 from galore.trainer.data.text.quality import BadRow
 from galore.trainer.data.text.shapes import tokens_of_row
 from galore.trainer.data.tokens.given import GivenTokens
+from galore.trainer.recipe.schema.model import ModelSection
 from galore.trainer.recipe.schema.recipe import Recipe
 
 MakeRecipe = Callable[..., Recipe]
@@ -56,10 +57,12 @@ def ids(tmp_path: Path, chat_tokenizer: Path) -> list[list[int]]:
 
 @pytest.fixture
 def given(tmp_path: Path, recipe: MakeRecipe, chat_tokenizer: Path) -> Callable[..., Any]:
-    def prepare(rows: list[dict[str, Any]], **data: Any) -> Any:
+    def prepare(rows: list[dict[str, Any]], new_tokens: Any = (), **data: Any) -> Any:
         (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         settings = {"path": "rows.jsonl", "tokens_field": "input_ids", "tokenizer": str(chat_tokenizer)} | data
-        return prepare_data(recipe(**{"validation_fraction": 0, **settings}), tmp_path)
+        model = ModelSection(new_tokens=new_tokens or [])
+        made = recipe(**{"validation_fraction": 0, **settings}).model_copy(update={"model": model})
+        return prepare_data(made, tmp_path)
 
     return prepare
 
@@ -119,3 +122,48 @@ def test_a_row_without_a_target_is_none(chat_tokenizer: Path) -> None:
     (row,) = encoder.encode(['{"ids": [1, 2], "targets": "10"}'], ["x"])
     assert isinstance(row, BadRow)
     assert row.kind == "no_response"
+
+
+PARTS = [{"text": "text 3 of some"}, {"image": [2, 0]}, {"text": " more"}]
+
+
+def test_parts_are_texts_and_codes_between_begin_and_end(given: Callable[..., Any]) -> None:
+    rows = [{"parts": PARTS}] * 40
+    data = given(rows, tokens_field="parts", new_tokens={"image": 3})
+    ids, tokenizer = data.train.read(np.arange(1))[0][0].tolist(), data.tokenizer
+    wanted = tokenizer("text 3 of some")["input_ids"] + tokenizer.convert_tokens_to_ids(
+        ["<image_begin>", "<image_2>", "<image_0>", "<image_end>"]
+    )
+    assert ids[: len(wanted)] == wanted
+    assert tokenizer.decode(wanted) == "text 3 of some<image_begin><image_2><image_0><image_end>"
+    kinds = data.modalities.kinds[ids]
+    assert kinds[: len(wanted)].tolist() == [0] * (len(wanted) - 4) + [1] * 4
+
+
+def test_a_code_that_is_no_token_makes_a_bad_row(given: Callable[..., Any]) -> None:
+    rows = [{"parts": PARTS}] * 40 + [{"parts": [{"image": [3]}]}, {"parts": [{"speech": [0]}]}]
+    found = given(rows, tokens_field="parts", new_tokens={"image": 3}).summary["bad_rows"]
+    assert found["wrong_token"]["rows"] == 2
+    assert "rows.jsonl:41: a token that the tokenizer does not have (<image_3>)" in found["wrong_token"]["first"]
+
+
+@pytest.mark.parametrize(
+    ("parts", "detail"),
+    [
+        ([{"text": "a", "image": [1]}], "has a part with text, image, not one of"),
+        ([{"text": "a"}, 5], "has parts and others"),
+        ([{"text": 7}], "has a part whose text is not a text"),
+        ([{"image": "12"}], "has a part whose image is not a list of codes"),
+        ([{"image": [True]}], "is not a list of codes"),
+        ([{}], "has a part with no name"),
+    ],
+)
+def test_bad_parts(parts: list[Any], detail: str) -> None:
+    with pytest.raises(BadRow) as caught:
+        tokens_of_row({"parts": parts}, "parts", None)
+    assert detail in caught.value.detail
+    assert json.loads(tokens_of_row({"parts": [{"text": "a", "image": None}]}, "parts", None)) == {
+        "parts": [["text", "a"]]
+    }
+    with pytest.raises(BadRow, match="goes with ids"):
+        tokens_of_row({"parts": PARTS, "labels": []}, "parts", "labels")
