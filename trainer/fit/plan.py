@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from galore.trainer.data.tokens.store import token_type
-from galore.trainer.machine.hardware import gpu_peak, gpu_watts
+from galore.trainer.machine.gpus import gpu_called
+from galore.trainer.machine.hardware import gpu_peak
 
 if TYPE_CHECKING:
     from galore.trainer.parameters import Costs
@@ -98,7 +99,7 @@ def plan(recipe: Recipe, costs: Costs, card: str) -> Plan:
         checkpoints=_checkpoints(train.max_steps, train.save_steps, train.save_total_limit),
         cache_bytes_per_token=_cached(recipe.data, costs.vocabulary),
         peak=gpu_peak(card, dtype).flops_per_second,
-        watts=gpu_watts(card),
+        watts=known.watts if (known := gpu_called(card)) else None,
     )
 
 

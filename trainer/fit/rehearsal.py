@@ -72,6 +72,7 @@ class Rehearsal:
         """
         with self.tracer, _without_collector():
             steps = dict(clocks(self.optimizer))
+            self.tracer.trace.refreshes = refreshed_share(self.optimizer, steps.get(REFRESH))
             if brief and REFRESH in steps:
                 del steps[ORDINARY]
             for phase, clock in steps.items():
@@ -110,6 +111,13 @@ def clocks(optimizer: GaLoreAdamW) -> Iterator[tuple[str, int]]:
     yield ORDINARY, min(due, key=lambda clock: due[clock], default=1)
     if due:
         yield REFRESH, max(due, key=lambda clock: due[clock])
+
+
+def refreshed_share(optimizer: GaLoreAdamW, clock: int | None) -> float:
+    """Of the refresh at `clock` what a step has in the mean: matrix elements refreshed, divided by those of that one."""
+    slots = optimizer.projected
+    at_once = sum(slot.parameter.numel() for slot in slots if clock is not None and slot.schedule.due(clock))
+    return sum(slot.parameter.numel() / slot.schedule.gap for slot in slots) / at_once if at_once else 0.0
 
 
 def _embedded(model: Any) -> int:
