@@ -157,11 +157,10 @@ def _products(tokens: int, out: int, inner: int, forwards: int, backwards: int) 
 
 
 def step(run: Run, rates: CardRates) -> Step:
-    """Graphs are launched, so the host asks for nothing."""
-    quiet = CardRates(rates.gpu, rates.multiprocessors, rates.shares._replace(operation=0.0, view=0.0, launch=0.0))
+    """Graphs are launched, or compiled blocks: the host is not counted."""
     micro, update = Part(), Part()
     for work in micro_batch(run):
-        micro.add(work, run.accumulation, quiet)
+        micro.add(work.kind, run.accumulation * rates.of(work))
     parameters = run.model.layers * sum(
         out * inner
         for out, inner in (
@@ -169,7 +168,7 @@ def step(run: Run, rates: CardRates) -> Step:
             ((3 if run.gated else 2) * run.model.inner, run.model.hidden),
         )
     )
-    update.add(Work("pass", 0, run.update * parameters), 1, quiet)
+    update.add("pass", rates.of(Work("pass", 0, run.update * parameters)))
     return Step({"micro-batches": micro, "update": update})
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -81,6 +82,19 @@ class Rehearsal:
             self.tracer.begin(EVALUATION)
             self._evaluate()
         self.tracer.close()
+
+    def time_steps(self, count: int) -> list[float]:
+        """Seconds of so many ordinary steps, after the first one; nothing is traced."""
+        self._step(0)
+        clock = dict(clocks(self.optimizer))[ORDINARY]
+        return [self._timed(clock) for _ in range(count)]
+
+    def _timed(self, clock: int) -> float:
+        start = time.perf_counter()
+        self._step(clock)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return time.perf_counter() - start
 
     def _step(self, clock: int) -> None:
         for group in self.optimizer.param_groups:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from galore.trainer.memory.trace.trace import Operation
-from galore.trainer.time.work import Kind, Work, work_of
+from galore.trainer.time.work import Kind, work_of
 
 PER_MICRO_BATCH = ("forward", "backward")
 BUS: tuple[Kind, ...] = ("to host", "from host")
@@ -17,10 +17,10 @@ BUS: tuple[Kind, ...] = ("to host", "from host")
 class Rates(Protocol):
     """How fast a device does what it is asked for."""
 
-    def seconds(self, work: Work) -> float:
+    def seconds(self, operation: Operation) -> float:
         """Time on the device; of a copy over the bus on the bus."""
 
-    def asked(self, kind: Kind) -> float:
+    def asked(self, operation: Operation) -> float:
         """Time of the host until the device has been asked for it."""
 
 
@@ -32,11 +32,11 @@ class Part:
     host: float = 0.0
     bus: Counter[str] = field(default_factory=Counter)
 
-    def add(self, work: Work, times: float, rates: Rates) -> None:
-        """`times` times this work."""
-        self.host += times * rates.asked(work.kind)
-        where = self.bus if work.kind in BUS else self.device
-        where[work.kind] += times * rates.seconds(work)  # type: ignore[assignment]
+    def add(self, kind: Kind, seconds: float, asked: float = 0.0) -> None:
+        """Work of that kind: `seconds` of the device, or the bus, and `asked` of the host."""
+        self.host += asked
+        where = self.bus if kind in BUS else self.device
+        where[kind] += seconds  # type: ignore[assignment]
 
     @property
     def seconds(self) -> float:
@@ -86,10 +86,10 @@ def step_of(operations: Iterable[Operation], phase: str, traced: int, accumulati
         counts = {stage: count for (of, stage), count in operation.counts.items() if of == phase}
         if not counts:
             continue
-        work = work_of(operation)
+        kind, seconds, asked = work_of(operation).kind, rates.seconds(operation), rates.asked(operation)
         for stage, count in counts.items():
-            often = accumulation / traced if stage in PER_MICRO_BATCH else 1.0
-            parts.setdefault(stage, Part()).add(work, count * often, rates)
+            often = count * (accumulation / traced if stage in PER_MICRO_BATCH else 1.0)
+            parts.setdefault(stage, Part()).add(kind, often * seconds, often * asked)
     return Step(parts)
 
 
@@ -133,6 +133,12 @@ class Estimate:
             return None
         least, most = self.seconds
         return self.flops / most / self.peak, self.flops / least / self.peak
+
+    def of(self, processes: int) -> Estimate:
+        """`processes` that each take such a step at the same time."""
+        flops = None if self.flops is None else self.flops * processes
+        peak = None if self.peak is None else self.peak * processes
+        return replace(self, tokens=self.tokens * processes, flops=flops, peak=peak)
 
     def _mean(self, index: int) -> float:
         ordinary = self.ordinary[index].seconds

@@ -10,7 +10,8 @@ import torch
 from galore.kernels.triton.launch import blocks
 from galore.trainer.machine.cards import Card
 from galore.trainer.machine.gpus import Gpu, gpu_called
-from galore.trainer.time.work import Kind, Work
+from galore.trainer.memory.trace.trace import Operation
+from galore.trainer.time.work import Work, work_of
 
 
 class Shares(NamedTuple):
@@ -62,7 +63,16 @@ class CardRates:
     multiprocessors: int
     shares: Shares
 
-    def seconds(self, work: Work) -> float:
+    def seconds(self, operation: Operation) -> float:
+        return self.of(work_of(operation))
+
+    def asked(self, operation: Operation) -> float:
+        kind = work_of(operation).kind
+        if kind in ("kernel", "to host", "from host"):
+            return self.shares.launch
+        return self.shares.view if kind == "nothing" else self.shares.operation
+
+    def of(self, work: Work) -> float:
         """Time on the card; of a copy over the bus on the bus."""
         if work.kind == "nothing":
             return 0.0
@@ -71,12 +81,6 @@ class CardRates:
         if work.kind == "decomposition":
             return DECOMPOSED + work.flops / (self.gpu.shader * self.shares.decomposition)
         return max(KERNEL, self._computed(work), self._moved(work.nbytes))
-
-    def asked(self, kind: Kind) -> float:
-        """Time of the host until the card has been asked for it."""
-        if kind in ("kernel", "to host", "from host"):
-            return self.shares.launch
-        return self.shares.view if kind == "nothing" else self.shares.operation
 
     def _peak(self, dtype: torch.dtype) -> float:
         return self.gpu.tensor if dtype.itemsize <= 2 else self.gpu.shader

@@ -13,7 +13,7 @@ from galore.trainer.common.errors import UserError
 from galore.trainer.common.format import GIB
 from galore.trainer.common.printable import shortened
 from galore.trainer.machine.cards import AS_GEFORCE, CARDS, ECC_OR_NOT, Card, attached, card
-from galore.trainer.machine.gpus import GPUS, gpu_called
+from galore.trainer.machine.gpus import GPUS
 
 
 @pytest.mark.parametrize(
@@ -172,5 +172,3 @@ def test_an_attached_card_need_not_be_known(monkeypatch: pytest.MonkeyPatch) -> 
 def test_the_module_needs_no_torch() -> None:
     program = "import sys, galore.trainer.machine.cards; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
-
-

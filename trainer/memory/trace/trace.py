@@ -61,7 +61,7 @@ class Operation:
     call: Call
     made: tuple[Described, ...]
     result: Described | None = None
-    counts: dict[tuple[str, str], int] = field(default_factory=dict)  # (phase, stage)
+    counts: dict[tuple[str, str], float] = field(default_factory=dict)  # (phase, stage)
 
     def count(self, phase: str, stage: str) -> None:
         """Once more."""
