@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
 import torch
 from torch import Tensor
 
+Notice = Callable[[str, int, int], None]  # what it is, its FLOPs, the bytes it moves
+
 _simulated: ContextVar[str] = ContextVar("simulated device", default="meta")
+_noticed: ContextVar[Notice | None] = ContextVar("who is told of what no operation shows", default=None)
 
 
 def device_type(of: Tensor | torch.device | str) -> str:
@@ -23,13 +26,24 @@ def device_type(of: Tensor | torch.device | str) -> str:
 
 
 @contextmanager
-def meta_stands_for(kind: str) -> Iterator[None]:
-    """A context in which `meta` tensors take the paths of `kind` ("cpu" or "cuda")."""
-    token = _simulated.set(kind)
+def meta_stands_for(kind: str, noticed: Notice | None = None) -> Iterator[None]:
+    """A context in which `meta` tensors take the paths of `kind` ("cpu" or "cuda").
+
+    Args:
+        noticed: told of what the device would do there and no operation of torch's shows.
+    """
+    tokens = _simulated.set(kind), _noticed.set(noticed)
     try:
         yield
     finally:
-        _simulated.reset(token)
+        _simulated.reset(tokens[0])
+        _noticed.reset(tokens[1])
+
+
+def notice(what: str, flops: int, nbytes: int) -> None:
+    """Say what a device would do here: a kernel's launch, or a copy over the bus."""
+    if (tell := _noticed.get()) is not None:
+        tell(what, flops, nbytes)
 
 
 def generator_for(device: torch.device, seed: int) -> torch.Generator:

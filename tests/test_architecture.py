@@ -30,7 +30,7 @@ FLOORS = [  # bottom first; of one floor, rooms may look into each other as long
     "trainer.common trainer.optim",
     "trainer.machine trainer.recipe trainer.tasks trainer.checkpoint",
     "trainer.data trainer.memory trainer.parallel",
-    "trainer.record trainer.models trainer.losses trainer.schedule trainer.optimizer",
+    "trainer.record trainer.models trainer.losses trainer.schedule trainer.optimizer trainer.time",
     "trainer.build trainer.step",
     "trainer.evaluate trainer.parameters",
     "trainer.fit trainer.trained trainer.recorder",

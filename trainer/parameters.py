@@ -123,11 +123,15 @@ def planned_vocabulary(loaded: LoadedRecipe) -> tuple[int, list[str]]:
 
 @dataclass(frozen=True)
 class Costs:
-    """What a run's length multiplies: FLOPs of a token (None: unknown), a checkpoint's bytes, token ids."""
+    """What a run's length multiplies: FLOPs of a token (None: unknown), a checkpoint's bytes, token ids.
+
+    `needed_flops_per_token` leaves out what is computed again, as MFU does.
+    """
 
     flops_per_token: int | None
     checkpoint_bytes: int
     vocabulary: int
+    needed_flops_per_token: int | None = None
 
 
 @dataclass(frozen=True)
@@ -166,6 +170,7 @@ def _costs(model: Any, optimizer: GaLoreAdamW, recipe: Recipe) -> Costs:
         None if once is None or again is None else once + again,
         bytes_for(planned_bytes(model, optimizer)),
         int(model.get_input_embeddings().weight.shape[0]),
+        once,
     )
 
 

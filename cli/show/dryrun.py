@@ -14,8 +14,10 @@ from galore.trainer.common.format import count, counted, significant, size
 if TYPE_CHECKING:
     from galore.trainer.fit.plan import Plan, Range
     from galore.trainer.fit.ranks import Sent
+    from galore.trainer.machine.cards import Card
     from galore.trainer.parameters import DryRun, ParameterRow
     from galore.trainer.recipe.load import LoadedRecipe
+    from galore.trainer.time.estimate import Estimate
 
 REST = (
     "All other settings are defaults; `galore recipes show` with the same arguments prints every one with its meaning."
@@ -26,7 +28,7 @@ LEAST = {"seconds": 1, "minutes": 1, "hours": 1, "days": 1, "kWh": 0.01, "MWh": 
 SPANS = ((2 * 86_400, 86_400, "days"), (2 * 3600, 3600, "hours"), (120, 60, "minutes"), (0, 1, "seconds"))
 
 
-def show_dry_run(loaded: LoadedRecipe, card: str, profiling: str) -> None:
+def show_dry_run(loaded: LoadedRecipe, card: Card, profiling: str) -> None:
     """Prints the recipe before the model is built, so that it is there to read if the model is refused.
 
     Args:
@@ -51,11 +53,13 @@ def show_dry_run(loaded: LoadedRecipe, card: str, profiling: str) -> None:
     for note in planned.notes:
         say(f"Note: {note}", hanging="  ")
 
+    from galore.trainer.fit.duration import few_blocks
     from galore.trainer.fit.plan import plan
 
     typer.echo()
-    step = f"of a step, and whether it fits: {profiling}"
-    say_pairs([*plan_lines(plan(loaded.recipe, planned.costs, card)), ("memory", step)])
+    step = few_blocks(loaded, card, planned.costs.needed_flops_per_token)
+    fits = f"of a step, and whether it fits: {profiling}"
+    say_pairs([*plan_lines(plan(loaded.recipe, planned.costs, card.name, step)), ("memory", fits)])
     _refuse_absent(loaded)
 
 
@@ -107,20 +111,49 @@ def rank_lines(sent: Sent) -> Iterator[tuple[str, str]]:
 
 
 def _time(plan: Plan) -> Iterator[tuple[str, str]]:
-    if plan.peak is None:
+    if plan.peak is None and plan.step is None:
         yield "time", f"not estimated: no published peak is known for {plan.card} and this type; --gpu names a card"
         return
-    from galore.trainer.fit.plan import ASSUMED
-
-    low, high = ASSUMED
     tokens, unit = (10**9, "a billion tokens take ") if plan.tokens is None else (plan.tokens, "")
-    share = f"{100 * low:.0f}–{100 * high:.0f} % of its {plan.peak / 1e12:.0f} TFLOP/s"
+    if plan.step is not None:
+        yield from step_lines(plan.step)
     if (seconds := plan.seconds_of(tokens)) is not None:
-        yield "time", f"{unit}{span(seconds)} on an {plan.card}, if it reaches {share} (assumed)"
+        yield "time", f"{unit}{span(seconds)} on an {plan.card}{'' if plan.step else _assumed(plan)}"
     if plan.watts is None:
         yield "energy", "not estimated: no board power is known for this card"
     elif (energy := plan.kilowatt_hours) is not None:
         yield "energy", f"{_kilowatt_hours(energy)} for the card alone, at its {plan.watts} W (assumed)"
+
+
+def step_lines(step: Estimate) -> Iterator[tuple[str, str]]:
+    """How long a step takes, what that is in tokens and of the peak, and whom it waits for."""
+    least, most = step.seconds
+    rates = f"{count_between(step.tokens_per_second)} tokens/s"
+    share = "" if step.mfu is None else f", MFU {100 * step.mfu[0]:.0f}–{100 * step.mfu[1]:.0f} %"
+    yield "a step", f"{short_span((least, most))}, {rates}{share}: {step.basis}"
+    waits = {"card": "computes all the time", "host": "waits for the host, which asks for many small operations"}
+    yield "its card", waits.get(step.ordinary[0].bound, "waits for the bus, which carries what is kept on the host")
+
+
+def short_span(seconds: Range) -> str:
+    """`52–65 s`, `0.71–0.86 s`, `3.1–4.4 ms`."""
+    unit, name = (1.0, "s") if seconds[1] >= 0.1 else (1e-3, "ms")
+    low, high = (significant(each / unit) for each in seconds)
+    return f"{low} {name}" if low == high else f"{low}–{high} {name}"
+
+
+def count_between(ends: Range) -> str:
+    """`2.0–2.5 k` in the digits that `count` gives."""
+    low, high = (count(round(each)) for each in ends)
+    return low if low == high else f"{low}–{high}"
+
+
+def _assumed(plan: Plan) -> str:
+    from galore.trainer.fit.plan import ASSUMED
+
+    low, high = ASSUMED
+    assert plan.peak is not None
+    return f", if it reaches {100 * low:.0f}–{100 * high:.0f} % of its {plan.peak / 1e12:.0f} TFLOP/s (assumed)"
 
 
 def _power(number: int) -> str:

@@ -113,7 +113,7 @@ def profile_memory(
         raise left
     if as_json:
         sent = {} if gpus == 1 else {"parallel": _sent(loaded, gpus).as_json()}
-        typer.echo(json.dumps(_as_json(profile, _planned(loaded, card), advice, shipped) | sent, indent=2))
+        typer.echo(json.dumps(_as_json(profile, _planned(loaded, profile, gpus), advice, shipped) | sent, indent=2))
     elif advice is not None:
         _show_advice(advice)
     elif advise is None:
@@ -180,11 +180,15 @@ def _shipped(loaded: LoadedRecipe, card: Card) -> tuple[str, Profile] | None:
         return shipped_that_fits(loaded, card, lambda name: tell(f"trying {name}"))
 
 
-def _planned(loaded: LoadedRecipe, card: Card) -> Plan:
+def _planned(loaded: LoadedRecipe, profile: Profile, gpus: int) -> Plan:
+    """The whole run; of several processes a step is as long as that of one, sums over them apart."""
+    from galore.trainer.fit.duration import duration_on
     from galore.trainer.fit.plan import plan
     from galore.trainer.parameters import dry_run
 
-    return plan(loaded.recipe, dry_run(loaded).costs, card.name)
+    costs = dry_run(loaded).costs
+    step = duration_on(_of_one(loaded, gpus), profile.trace, profile.card, costs.needed_flops_per_token)
+    return plan(loaded.recipe, costs, profile.card.name, step and step.of(gpus))
 
 
 def _as_json(
@@ -233,7 +237,7 @@ def _show(loaded: LoadedRecipe, profile: Profile, gpus: int) -> None:
 
     show_profile(screen(), loaded, profile, planned_vocabulary(loaded)[1])
     typer.echo()
-    say_pairs(plan_lines(_planned(loaded, profile.card)))
+    say_pairs(plan_lines(_planned(loaded, profile, gpus)))
     if gpus > 1:
         from galore.cli.show.dryrun import rank_lines
 

@@ -65,7 +65,7 @@ def train(
         from galore.trainer.machine.cards import card_or_default
 
         command = ["galore", "profile-memory", recipe, *(overrides or []), *(["--gpu", gpu] if gpu else [])]
-        show_dry_run(loaded, card_or_default(gpu).name, shlex.join(command))
+        show_dry_run(loaded, card_or_default(gpu), shlex.join(command))
         return
 
     # rank 0 says where; the others hear it from there

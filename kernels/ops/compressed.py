@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from galore.kernels.device import notice
 from galore.kernels.ops.dispatch import Backend, choose, quantizer
 from galore.kernels.storage.layout import GROUP, Bits, Compressed, Matrix
 from galore.kernels.storage.rounding import block_elements
@@ -66,7 +67,9 @@ def _compress_by_triton(flat: Tensor, bits: int) -> dict[str, Tensor]:
     count = flat.numel() if bits == 8 else -(-flat.numel() // 2)
     codes = flat.new_empty(count, dtype=torch.int8 if bits == 8 else torch.uint8)
     absmax = flat.new_empty(-(-flat.numel() // GROUP), dtype=torch.float16)
-    if not flat.is_meta:
+    if flat.is_meta:
+        notice("compress", 0, flat.nbytes + codes.nbytes + absmax.nbytes)
+    else:
         from galore.kernels.triton.launch import run
         from galore.kernels.triton.quantize import compress_plan
 
@@ -75,7 +78,9 @@ def _compress_by_triton(flat: Tensor, bits: int) -> dict[str, Tensor]:
 
 
 def _expand_by_triton(out: Tensor, codes: Tensor, absmax: Tensor) -> None:
-    if not out.is_meta:
+    if out.is_meta:
+        notice("expand", 0, out.nbytes + codes.nbytes + absmax.nbytes)
+    else:
         from galore.kernels.triton.launch import run
         from galore.kernels.triton.quantize import expand_plan
 

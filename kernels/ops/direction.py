@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from galore.kernels.device import notice
 from galore.kernels.ops.dispatch import Backend, choose
 from galore.kernels.ops.dispatch import adam as case
 from galore.kernels.rules.adam import AdamRule
@@ -32,8 +33,9 @@ def adam_direction_(
         BackendError: `backend` cannot do it; the message says why.
     """
     chosen = choose(case(gradient, moments.kind), backend).backend
-    if chosen == "triton" and out.is_meta:
-        return  # one kernel, nothing beside what it is given
+    if chosen == "triton" and out.is_meta:  # one kernel, nothing beside what it is given
+        notice("adam", 0, gradient.nbytes + out.nbytes + 2 * moments.nbytes)
+        return
     if chosen == "triton":
         from galore.kernels.triton.adam import adam_plan
         from galore.kernels.triton.launch import run

@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from galore.kernels.device import notice
 from galore.kernels.ops.dispatch import Backend, choose, quantizer
 from galore.kernels.storage.layout import group_size
 from galore.kernels.storage.rounding import blocks_of, updated_
@@ -45,7 +46,9 @@ def dequantize(codes: Tensor, scales: Tensor, dtype: torch.dtype, backend: Backe
     m, n = codes.shape
     if choose(quantizer(codes), backend).backend == "triton":
         w = torch.empty_like(codes, dtype=dtype)
-        if not w.is_meta:
+        if w.is_meta:
+            notice("dequantize", 0, w.nbytes + codes.nbytes + scales.nbytes)
+        else:
             from galore.kernels.triton.launch import run
             from galore.kernels.triton.quantize import dequantize_weight_plan
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from galore.kernels.device import device_type, product
+from galore.kernels.device import device_type, notice, product
 from galore.kernels.ops import dispatch
 from galore.kernels.ops.compressed import as_dense
 from galore.kernels.ops.dispatch import Backend, choose
@@ -55,6 +55,7 @@ def _project_by_triton(p: Matrix, g: Tensor) -> Tensor:
     if g.is_meta:  # where Triton need not be installed; parts of the sum are all there is beside the result
         if tile.split > 1:
             g.new_empty(tile.split, r, b, dtype=torch.float32)
+        notice("project", 2 * a * b * r, p.nbytes + g.nbytes + out.nbytes)
         return out
     from galore.kernels.triton.launch import run
     from galore.kernels.triton.operand import Operand
@@ -111,8 +112,10 @@ def lift_update_(
     group = 1 if scales is None else w.shape[1] // scales.shape[1]
     if p is not None and choose(dispatch.lift(w, dense is not None, group), backend).backend == "triton":
         assert n is not None
-        if w.is_meta:
-            return  # one kernel, nothing beside what it is given
+        if w.is_meta:  # one kernel, nothing beside what it is given
+            touched = 2 * sum(each.nbytes for each in (w, compensation, scales) if each is not None)
+            notice("lift", 2 * w.numel() * p.shape[1], touched + p.nbytes + n.nbytes)
+            return
         _lift_by_triton(
             w,
             p,

@@ -22,6 +22,10 @@ class Compressed(NamedTuple):
     def bits(self) -> Bits:
         return 8 if self.codes.dtype == torch.int8 else 4
 
+    @property
+    def nbytes(self) -> int:
+        return self.codes.nbytes + self.absmax.nbytes
+
 
 Matrix = Tensor | Compressed
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import statistics
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from galore.trainer.optim.ranks import Ranks
 from galore.trainer.recipe.load import LoadedRecipe
 
 MICRO_BATCHES = 4  # of a step that are carried out: one more than a prediction takes to be enough
+
+STEPS = 3  # that are timed
 
 
 @dataclass
@@ -47,6 +50,20 @@ def measure(loaded: LoadedRecipe, device: torch.device, ranks: Ranks | None = No
     del rehearsal
     gc.collect()  # model, hooks and tracer refer to each other
     return measurement
+
+
+def step_seconds(loaded: LoadedRecipe, device: torch.device) -> float:
+    """Time of an ordinary step of at most MICRO_BATCHES micro-batches, the median of a few; random tokens.
+
+    Raises:
+        UserError: the model cannot be built. RuntimeError: the device has too little memory.
+    """
+    rehearsal = Rehearsal.prepare(loaded, str(device), Tracer(device.type), MICRO_BATCHES)
+    rehearsal.tracer.close()
+    found = rehearsal.time_steps(STEPS)
+    del rehearsal
+    gc.collect()
+    return statistics.median(found)
 
 
 @contextmanager

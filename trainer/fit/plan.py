@@ -1,21 +1,23 @@
-"""What a run comes to: tokens, FLOPs, disk, and time and energy at an assumed share of a card's peak."""
+"""What a run comes to: tokens, FLOPs, disk; time and energy as its step is predicted, or at an assumed share of a peak."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 import torch
 
 from galore.trainer.data.tokens.store import token_type
-from galore.trainer.machine.hardware import gpu_peak, gpu_watts
+from galore.trainer.machine.gpus import gpu_called
+from galore.trainer.machine.hardware import gpu_peak
 
 if TYPE_CHECKING:
     from galore.trainer.parameters import Costs
     from galore.trainer.recipe.schema.data import DataSection
     from galore.trainer.recipe.schema.recipe import Recipe
+    from galore.trainer.time.estimate import Estimate
 
-ASSUMED = (0.3, 0.5)  # of a card's peak, all that is computed counted: an assumption, no measurement
+ASSUMED = (0.3, 0.5)  # of a card's peak, all that is computed counted, where no step is predicted: an assumption
 KWH = 3.6e6  # joules
 
 Range = tuple[float, float]
@@ -31,6 +33,7 @@ class Plan:
         checkpoints: on the disk at a time: those that are kept, and the one being written.
         cache_bytes_per_token: of the tokenized corpus; None where none is kept.
         peak: published FLOP/s of the card in the type of the weights. `watts`: published power limit of its board.
+        step: how long a step is predicted to take; None where it was not traced, or cannot be.
     """
 
     card: str
@@ -43,6 +46,7 @@ class Plan:
     cache_bytes_per_token: int | None
     peak: float | None
     watts: int | None
+    step: Estimate | None = None
 
     @property
     def tokens(self) -> int | None:
@@ -61,11 +65,14 @@ class Plan:
 
     @property
     def seconds(self) -> Range | None:
-        """(least, most) of the whole run, at the larger and the smaller of the assumed shares."""
+        """(least, most) of the whole run."""
         return self.seconds_of(self.tokens)
 
     def seconds_of(self, tokens: int | None) -> Range | None:
         """(least, most) of so many tokens."""
+        if tokens is not None and self.step is not None:
+            slowest, fastest = self.step.tokens_per_second
+            return tokens / fastest, tokens / slowest
         if tokens is None or self.flops_per_token is None or self.peak is None:
             return None
         at_peak = tokens * self.flops_per_token / self.peak
@@ -79,13 +86,18 @@ class Plan:
         return self.seconds[0] * self.watts / KWH, self.seconds[1] * self.watts / KWH
 
     def as_json(self) -> dict[str, object]:
-        """All of it, with the shares that are assumed."""
+        """All of it, with the shares that are assumed where no step is predicted."""
         derived = ("tokens", "flops", "disk_bytes", "seconds", "kilowatt_hours")
-        return {**asdict(self), **{name: getattr(self, name) for name in derived}, "assumed_share_of_peak": ASSUMED}
+        found = {name: getattr(self, name) for name in (*(each.name for each in fields(self)), *derived)}
+        predicted = None if self.step is None else self.step.as_json()
+        return {**found, "step": predicted, "assumed_share_of_peak": None if self.step else ASSUMED}
 
 
-def plan(recipe: Recipe, costs: Costs, card: str) -> Plan:
-    """The run of `recipe` on the GPU that the driver calls `card`. Reads no data."""
+def plan(recipe: Recipe, costs: Costs, card: str, step: Estimate | None = None) -> Plan:
+    """The run of `recipe` on the GPU that the driver calls `card`, whose steps take as long as `step` says.
+
+    Reads no data.
+    """
     train = recipe.train
     dtype = {"bfloat16": torch.bfloat16, "float32": torch.float32}[recipe.model.dtype]
     return Plan(
@@ -98,7 +110,8 @@ def plan(recipe: Recipe, costs: Costs, card: str) -> Plan:
         checkpoints=_checkpoints(train.max_steps, train.save_steps, train.save_total_limit),
         cache_bytes_per_token=_cached(recipe.data, costs.vocabulary),
         peak=gpu_peak(card, dtype).flops_per_second,
-        watts=gpu_watts(card),
+        watts=known.watts if (known := gpu_called(card)) else None,
+        step=step,
     )
 
 

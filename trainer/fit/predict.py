@@ -32,14 +32,15 @@ def predict(loaded: LoadedRecipe, card: Card | None, *, brief: bool = False, ran
     """
     kind, deterministic = "cpu" if card is None else "cuda", loaded.recipe.train.deterministic
     others = Rehearsed(ranks) if ranks > 1 else None
+    tracer = _tracer(card, deterministic)
     with (
-        meta_stands_for(kind),
+        meta_stands_for(kind, tracer.launched),
         device_operations(kind, card.capability if card else (0, 0)),
         as_deterministic(deterministic and card is not None),
     ):
-        rehearsal = Rehearsal.prepare(loaded, "meta", _tracer(card, deterministic), MICRO_BATCHES, others)
+        rehearsal = Rehearsal.prepare(loaded, "meta", tracer, MICRO_BATCHES, others)
         rehearsal.run(brief)
-    return rehearsal.tracer.trace
+    return tracer.trace
 
 
 def _tracer(card: Card | None, deterministic: bool) -> SimulatedTracer:

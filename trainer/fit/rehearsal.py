@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -82,6 +83,7 @@ class Rehearsal:
         """
         with self.tracer, _without_collector():
             steps = dict(clocks(self.optimizer))
+            self.tracer.trace.refreshes = refreshed_share(self.optimizer, steps.get(REFRESH))
             if brief and REFRESH in steps:
                 del steps[ORDINARY]
             for phase, clock in steps.items():
@@ -90,6 +92,19 @@ class Rehearsal:
             self.tracer.begin(EVALUATION)
             self._evaluate()
         self.tracer.close()
+
+    def time_steps(self, count: int) -> list[float]:
+        """Seconds of so many ordinary steps, after the first one; nothing is traced."""
+        self._step(0)
+        clock = dict(clocks(self.optimizer))[ORDINARY]
+        return [self._timed(clock) for _ in range(count)]
+
+    def _timed(self, clock: int) -> float:
+        start = time.perf_counter()
+        self._step(clock)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return time.perf_counter() - start
 
     def _step(self, clock: int) -> None:
         for group in self.optimizer.param_groups:
@@ -121,6 +136,13 @@ def clocks(optimizer: GaLoreAdamW) -> Iterator[tuple[str, int]]:
     yield ORDINARY, min(due, key=lambda clock: due[clock], default=1)
     if due:
         yield REFRESH, max(due, key=lambda clock: due[clock])
+
+
+def refreshed_share(optimizer: GaLoreAdamW, clock: int | None) -> float:
+    """Of the refresh at `clock` what a step has in the mean: matrix elements refreshed, divided by those of that one."""
+    slots = optimizer.projected
+    at_once = sum(slot.parameter.numel() for slot in slots if clock is not None and slot.schedule.due(clock))
+    return sum(slot.parameter.numel() / slot.schedule.gap for slot in slots) / at_once if at_once else 0.0
 
 
 def _embedded(model: Any) -> int:

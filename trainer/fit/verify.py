@@ -9,6 +9,7 @@ import torch
 
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.format import size
+from galore.trainer.fit.duration import Pace, pace
 from galore.trainer.fit.measure import measure
 from galore.trainer.fit.predict import predict
 from galore.trainer.machine.cards import attached
@@ -20,7 +21,7 @@ from galore.trainer.recipe.load import LoadedRecipe
 
 @dataclass(frozen=True)
 class Verification:
-    """Bytes at the peak of tensors: by category (predicted, measured), and together as the allocator counted them.
+    """Bytes at the peak of tensors, by category (predicted, measured) and as the allocator counted them; a step's time.
 
     `phases`: in which step the peak was predicted and found.
     """
@@ -31,9 +32,10 @@ class Verification:
     measured: int
     categories: dict[str, tuple[int, int]]
     phases: tuple[str, str]
+    pace: Pace
 
     @staticmethod
-    def error(predicted: int, measured: int) -> str:
+    def error(predicted: float, measured: float) -> str:
         """Relative to what was measured."""
         return f"{100 * (predicted - measured) / measured:+.3f} %" if measured else "–"
 
@@ -49,6 +51,7 @@ class Verification:
                 name: {"predicted": ours, "measured": theirs} for name, (ours, theirs) in self.categories.items()
             },
             "peak": {"predicted": self.phases[0], "measured": self.phases[1]},
+            "step_seconds": self.pace.as_json(),
         }
 
 
@@ -71,6 +74,7 @@ def verify(loaded: LoadedRecipe) -> Verification:
         measured=found.allocator_bytes,
         categories={name: (ours.get(name, 0), theirs.get(name, 0)) for name in CATEGORIES},
         phases=(expected.mark_at(at), found.trace.mark_at(real_at)),
+        pace=pace(loaded, device),
     )
 
 

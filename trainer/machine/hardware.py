@@ -1,4 +1,4 @@
-"""What the device could do at best: a table of published GPU peaks, and one measurement of the CPU."""
+"""What the device could do at best: a GPU by its published peak, the CPU by one measurement."""
 
 from __future__ import annotations
 
@@ -17,79 +17,7 @@ from galore.trainer.common.durable import make_directory, replace_file
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.lock import awaited
 from galore.trainer.common.reading import read_bounded, user_path
-
-_T = 1e12
-
-# Dense peaks with float32 accumulation, FLOP/s: (bfloat16 tensor cores, float32 outside them). Names as the driver
-# gives them, without "NVIDIA" and "GeForce"; a laptop or cut-down variant has another name and other clocks, so it is
-# not here.
-# Sources: NVIDIA's product datasheets (data center) and architecture white papers (GeForce). Sparsity is never counted.
-GPU_PEAKS: dict[str, tuple[float, float]] = {
-    # Blackwell GeForce: RTX Blackwell GPU architecture white paper, "peak FP16/BF16 tensor with FP32 accumulate"
-    "RTX 5090": (209.5 * _T, 104.8 * _T),
-    "RTX 5080": (112.6 * _T, 56.3 * _T),
-    "RTX 5070 Ti": (87.9 * _T, 43.9 * _T),
-    "RTX 5070": (61.7 * _T, 30.9 * _T),
-    # Ada GeForce: Ada GPU architecture white paper; 512 tensor and 256 float32 FLOP per SM and clock
-    "RTX 4090": (165.2 * _T, 82.6 * _T),
-    "RTX 4080 SUPER": (104.4 * _T, 52.2 * _T),
-    "RTX 4080": (97.5 * _T, 48.7 * _T),
-    "RTX 4070 Ti SUPER": (88.2 * _T, 44.1 * _T),
-    "RTX 4070 Ti": (80.2 * _T, 40.1 * _T),
-    "RTX 4070": (58.3 * _T, 29.1 * _T),
-    "RTX 4060 Ti": (44.1 * _T, 22.1 * _T),
-    "RTX 4060": (30.2 * _T, 15.1 * _T),
-    # Ampere GeForce: GA102 white paper; the same rates. The RTX 3080 is left out: two cards of that name differ
-    "RTX 3090 Ti": (80.0 * _T, 40.0 * _T),
-    "RTX 3090": (71.0 * _T, 35.6 * _T),
-    "RTX 3070": (40.6 * _T, 20.3 * _T),
-    "RTX 3060": (25.5 * _T, 12.7 * _T),
-    # Data center: datasheets; those that print the sparse figure are halved
-    "A100-SXM4-40GB": (312.0 * _T, 19.5 * _T),
-    "A100-SXM4-80GB": (312.0 * _T, 19.5 * _T),
-    "A100-PCIE-40GB": (312.0 * _T, 19.5 * _T),
-    "A100 80GB PCIe": (312.0 * _T, 19.5 * _T),
-    "A30": (165.0 * _T, 10.3 * _T),
-    "L4": (121.0 * _T, 30.3 * _T),
-    "L40S": (362.0 * _T, 91.6 * _T),
-    "H100 80GB HBM3": (989.4 * _T, 66.9 * _T),
-    "H100 NVL": (835.5 * _T, 60.0 * _T),
-    "H100 PCIe": (756.0 * _T, 51.2 * _T),
-    "H200": (989.4 * _T, 66.9 * _T),
-}
-
-# Power limit of the whole board as published, watts: NVIDIA's product pages and datasheets ("total graphics power",
-# "max thermal design power"). Of two sizes or settings under one name it is the higher; boards of other makers take
-# up to 10 % more.
-GPU_WATTS: dict[str, int] = {
-    "RTX 5090": 575,
-    "RTX 5080": 360,
-    "RTX 5070 Ti": 300,
-    "RTX 5070": 250,
-    "RTX 4090": 450,
-    "RTX 4080 SUPER": 320,
-    "RTX 4080": 320,
-    "RTX 4070 Ti SUPER": 285,
-    "RTX 4070 Ti": 285,
-    "RTX 4070": 200,
-    "RTX 4060 Ti": 165,
-    "RTX 4060": 115,
-    "RTX 3090 Ti": 450,
-    "RTX 3090": 350,
-    "RTX 3070": 220,
-    "RTX 3060": 170,
-    "A100-SXM4-40GB": 400,
-    "A100-SXM4-80GB": 400,
-    "A100-PCIE-40GB": 250,
-    "A100 80GB PCIe": 300,
-    "A30": 165,
-    "L4": 72,
-    "L40S": 350,
-    "H100 80GB HBM3": 700,
-    "H100 NVL": 400,
-    "H100 PCIe": 350,
-    "H200": 700,
-}
+from galore.trainer.machine.gpus import gpu_called
 
 GEMM_SIZE = 2048
 
@@ -119,23 +47,14 @@ def device_peak(device: str, dtype: torch.dtype) -> Peak:
 
 def gpu_peak(name: str, dtype: torch.dtype) -> Peak:
     """Peak of the GPU called `name` by the driver."""
-    entry = GPU_PEAKS.get(_brief(name))
+    entry = gpu_called(name)
     if entry is None:
         return Peak(None, "unknown", name, f"{name} is not in the table of GPU peaks; MFU is left out")
     if dtype == torch.bfloat16:
-        return Peak(entry[0], "table", name)
+        return Peak(entry.tensor, "table", name)
     if dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest":  # TF32 is another peak
-        return Peak(entry[1], "table", name)
+        return Peak(entry.shader, "table", name)
     return Peak(None, "unknown", name, f"no table entry for {dtype} on {name} with these settings; MFU is left out")
-
-
-def gpu_watts(name: str) -> int | None:
-    """Published power limit of the board that the driver calls `name`; None where it is not known."""
-    return GPU_WATTS.get(_brief(name))
-
-
-def _brief(name: str) -> str:
-    return name.removeprefix("NVIDIA ").removeprefix("GeForce ")
 
 
 def cache_dir() -> Path:

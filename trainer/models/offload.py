@@ -16,7 +16,9 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
-from galore.kernels.device import device_type
+from galore.kernels.device import device_type, notice
+
+TO_HOST, FROM_HOST = "copy to the host", "copy from the host"
 
 
 class Copies(Protocol):
@@ -59,11 +61,14 @@ class MetaCopies:
     """CUDA's memory, as a trace of `meta` tensors sees it: nothing of a tensor that left, all of one that is back."""
 
     def send(self, tensor: Tensor) -> tuple[tuple[torch.Size, torch.dtype], None]:
+        notice(TO_HOST, 0, tensor.nbytes)
         return (tensor.shape, tensor.dtype), None
 
     def fetch(self, host: tuple[torch.Size, torch.dtype]) -> tuple[Tensor, None]:
         shape, dtype = host
-        return torch.empty(shape, dtype=dtype, device="meta"), None
+        tensor = torch.empty(shape, dtype=dtype, device="meta")
+        notice(FROM_HOST, 0, tensor.nbytes)
+        return tensor, None
 
     def wait(self, done: None) -> None:
         """Nothing runs."""

@@ -13,7 +13,7 @@ from galore.trainer.common.errors import UserError
 from galore.trainer.common.format import GIB
 from galore.trainer.common.printable import shortened
 from galore.trainer.machine.cards import AS_GEFORCE, CARDS, ECC_OR_NOT, Card, attached, card
-from galore.trainer.machine.hardware import GPU_PEAKS, GPU_WATTS, gpu_watts
+from galore.trainer.machine.gpus import GPUS
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ WITH_A_PEAK = {each.key for each in CARDS if each.basis != AS_GEFORCE} - WITHOUT
 @pytest.mark.parametrize("each", [each for each in CARDS if each.key in WITH_A_PEAK], ids=lambda each: each.key)
 def test_names_are_those_of_the_table_of_peaks(each: Card) -> None:
     """Where that table has the card: it names them as the driver does."""
-    assert each.name.removeprefix("NVIDIA ").removeprefix("GeForce ") in GPU_PEAKS
+    assert each.name.removeprefix("NVIDIA ").removeprefix("GeForce ") in GPUS
 
 
 def test_the_rtx_4090() -> None:
@@ -172,9 +172,3 @@ def test_an_attached_card_need_not_be_known(monkeypatch: pytest.MonkeyPatch) -> 
 def test_the_module_needs_no_torch() -> None:
     program = "import sys, galore.trainer.machine.cards; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
-
-
-def test_every_peak_has_a_power() -> None:
-    assert GPU_PEAKS.keys() == GPU_WATTS.keys()
-    assert gpu_watts("NVIDIA GeForce RTX 4090") == 450
-    assert gpu_watts("a GPU with 24 GB") is None

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from galore.trainer.machine import hardware
-from galore.trainer.machine.hardware import GPU_PEAKS, device_peak, gpu_peak, measure_gemm
+from galore.trainer.machine.gpus import GPUS
+from galore.trainer.machine.hardware import device_peak, gpu_peak, measure_gemm
 
 
 @pytest.fixture
@@ -48,9 +49,9 @@ def test_float32_with_tf32_is_not_the_tables_float32() -> None:
 
 def test_geforce_tensor_cores_accumulate_float32_at_twice_the_shader_rate() -> None:
     """512 against 256 FLOP per SM and clock since Ampere: a sparse or fp16-accumulate figure would be 4 or 8 times."""
-    for name, (tensor, shader) in GPU_PEAKS.items():
+    for name, gpu in GPUS.items():
         if name.startswith("RTX"):
-            assert tensor / shader == pytest.approx(2, rel=0.01), name
+            assert gpu.tensor / gpu.shader == pytest.approx(2, rel=0.01), name
 
 
 def test_the_best_measurement_of_a_cpu_is_remembered(

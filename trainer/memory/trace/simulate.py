@@ -12,6 +12,7 @@ from torch import Tensor
 
 from galore.kernels.model import segments
 from galore.trainer.common.errors import UserError
+from galore.trainer.memory.trace.trace import Call, Described, Operation
 from galore.trainer.memory.trace.tracer import Tracer
 
 aten = torch.ops.aten
@@ -28,23 +29,41 @@ class SimulatedTracer(Tracer):  # type: ignore[no-untyped-call]
 
     def __init__(self, hidden: Any = None, library: int = 0) -> None:
         super().__init__("meta", hidden, library)
-        self._results: dict[Any, tuple[torch.Size, tuple[int, ...], torch.dtype]] = {}  # layers repeat each other
+        self._known: dict[Call, Operation] = {}  # layers repeat each other
 
     def run(self, func: Any, args: Any, kwargs: Any) -> Any:
         if func is aten._local_scalar_dense.default and args[0].is_meta:
             return {torch.bool: True}.get(args[0].dtype, NORM if args[0].dtype.is_floating_point else 1)
-        if func is aten.mm.dtype:
-            return args[0].new_empty(args[0].shape[0], args[1].shape[1], dtype=args[2])
-        key = _signature(func, args, kwargs) if _makes_one_tensor(func) else None
-        if key is not None and key in self._results:
-            shape, stride, dtype = self._results[key]
-            return torch.empty_strided(shape, stride, dtype=dtype, device="meta")
-        out = self._carry_out(func, args, kwargs)
-        if key is not None and out.is_meta:
-            self._results[key] = (out.shape, out.stride(), out.dtype)
+        call = Call(func, (), ()) if _makes_a_view(func) else _call(func, args, kwargs)
+        known = self._known.get(call) if call is not None else None
+        if known is not None and known.result is not None:
+            shape, stride, dtype, _ = known.result
+            out = torch.empty_strided(shape, stride, dtype=dtype, device="meta")
+        else:
+            out = self._carry_out(func, args, kwargs)
+        if known is None and call is not None:
+            known = self._known[call] = self._meet(call, out)
+        if known is not None:
+            known.count(self.phase, self.stage)
         return out
 
+    def launched(self, what: str, flops: int, nbytes: int) -> None:
+        """Note what the device would do here and no operation shows."""
+        launch = Call(what, (flops, nbytes), ())
+        if launch not in self._known:
+            self._known[launch] = self._meet(launch, None)
+        self._known[launch].count(self.phase, self.stage)
+
+    def _meet(self, call: Call, out: Any) -> Operation:
+        func = call.function
+        made = () if isinstance(func, str) else _fresh(func, out)
+        alone = func is aten.mm.dtype or (not isinstance(func, str) and _makes_one_tensor(func) and out.is_meta)
+        self.trace.operations.append(Operation(call, made, made[0] if alone else None))
+        return self.trace.operations[-1]
+
     def _carry_out(self, func: Any, args: Any, kwargs: Any) -> Any:
+        if func is aten.mm.dtype:
+            return args[0].new_empty(args[0].shape[0], args[1].shape[1], dtype=args[2])
         try:
             return func(*args, **kwargs)
         except NotImplementedError as error:
@@ -64,19 +83,34 @@ def _makes_one_tensor(func: Any) -> bool:
     return fresh and not func._schema.is_mutable and func is not aten._unsafe_view.default  # which is a view after all
 
 
-def _signature(func: Any, args: Any, kwargs: Any) -> Any:
+@functools.cache
+def _makes_a_view(func: Any) -> bool:
+    """Whether the device has nothing to do: the results are what was given, seen otherwise."""
+    schema = func._schema
+    return not schema.is_mutable and bool(schema.returns) and all(each.alias_info for each in schema.returns)
+
+
+def _fresh(func: Any, out: Any) -> tuple[Described, ...]:
+    """What an operation made, as its schema says: no view, and nothing that it was given."""
+    results = out if isinstance(out, (tuple, list)) else (out,)
+    made = (each for each, returned in zip(results, func._schema.returns, strict=False) if returned.alias_info is None)
+    return tuple(_described(each) for each in made if isinstance(each, Tensor))
+
+
+def _call(func: Any, args: Any, kwargs: Any) -> Call | None:
     """What the shape of a result depends on; None where that cannot be a key."""
-    key = (func, *map(_described, args), *((name, _described(value)) for name, value in kwargs.items()))
+    named = tuple((name, _described(value)) for name, value in kwargs.items()) if kwargs else ()
+    call = Call(func, tuple(map(_described, args)), named)
     try:
-        hash(key)
+        hash(call)
     except TypeError:
         return None
-    return key
+    return call
 
 
 def _described(value: Any) -> Any:
     if isinstance(value, Tensor):
-        return (value.shape, value.stride(), value.dtype, value.device.type)
+        return Described(value.shape, value.stride(), value.dtype, value.device.type)
     if isinstance(value, (list, tuple)):
         return tuple(map(_described, value))
     return (type(value), value)  # 1, 1.0 and True are equal, and give results of different types

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import accumulate
+from typing import Any, NamedTuple
 
 
 @dataclass(slots=True)
@@ -29,13 +30,61 @@ class Allocation:
         return self.born <= event and (self.died is None or self.died > event)
 
 
+class Described(NamedTuple):
+    """A tensor that an operation was given, or made."""
+
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    dtype: Any
+    device: str
+
+
+class Call(NamedTuple):
+    """An operation on described tensors and plain values: what its result and its time depend on.
+
+    `function` is one of torch's, or a word for what none of them shows: a kernel's launch or a copy over the bus, whose
+    arguments are its FLOPs and the bytes it moves.
+    """
+
+    function: Any
+    arguments: tuple[Any, ...]
+    keywords: tuple[tuple[str, Any], ...]
+
+
+@dataclass(slots=True)
+class Operation:
+    """A call, the tensors it makes, views and what it changes in place left out, and how often it is made, by part.
+
+    `result` is what it returns, where that is one fresh tensor on the device.
+    """
+
+    call: Call
+    made: tuple[Described, ...]
+    result: Described | None = None
+    counts: dict[tuple[str, str], float] = field(default_factory=dict)  # (phase, stage)
+
+    def count(self, phase: str, stage: str) -> None:
+        """Once more."""
+        part = (phase, stage)
+        self.counts[part] = self.counts.get(part, 0) + 1
+
+
 @dataclass
 class Trace:
-    """`events`: i + 1 where allocation i is born, -(i + 1) where it dies. `marks`: (index of an event, what begins)."""
+    """A step's storages, and what was done in each part of it.
+
+    Attributes:
+        events: i + 1 where allocation i is born, -(i + 1) where it dies.
+        marks: (index of an event, what begins).
+        operations: what was done, each once.
+        refreshes: how much of the traced refresh a step has in the mean of many.
+    """
 
     allocations: list[Allocation] = field(default_factory=list)
     events: list[int] = field(default_factory=list)
     marks: list[tuple[int, str]] = field(default_factory=list)
+    operations: list[Operation] = field(default_factory=list)
+    refreshes: float = 0.0
 
     def born(self, allocation: Allocation) -> int:
         """Append an allocation; returns its number."""

@@ -1,0 +1,76 @@
+"""A card's rates: what bounds what, and that more work never takes less."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from galore.trainer.machine.cards import card
+from galore.trainer.machine.gpus import GPUS
+from galore.trainer.memory.trace.trace import Call, Operation
+from galore.trainer.time.rates import KERNEL, CardRates, card_rates
+from galore.trainer.time.work import Work
+
+
+def rates(name: str = "rtx4090") -> tuple[CardRates, CardRates]:
+    found = card_rates(card(name))
+    assert found is not None
+    return found
+
+
+def product(m: int, n: int, k: int) -> Work:
+    return Work("product", 2.0 * m * n * k, 2.0 * (m * k + k * n + m * n), torch.bfloat16, (1, m, n, k))
+
+
+def test_a_large_product_reaches_its_share_of_the_peak() -> None:
+    for each in rates():
+        work = product(16_384, 16_384, 8192)
+        reached = work.flops / each.of(work) / GPUS["RTX 4090"].tensor
+        assert reached == pytest.approx(each.shares.product, rel=0.03)
+
+
+def test_a_last_wave_that_is_almost_empty_costs_a_whole_one() -> None:
+    _, fast = rates()
+    assert fast.of(product(128 * 129, 256 * 8, 4096)) > 1.05 * fast.of(product(128 * 128, 256 * 8, 4096))
+
+
+def test_a_thin_product_waits_for_memory() -> None:
+    _, fast = rates()
+    work = product(1, 32_768, 8192)
+    assert fast.of(work) == pytest.approx(work.nbytes / (1008e9 * fast.shares.memory))
+
+
+def test_what_fits_the_cache_passes_faster() -> None:
+    _, fast = rates()
+    small, large = (fast.of(Work("pass", 0, nbytes)) / nbytes for nbytes in (16 << 20, 256 << 20))
+    assert large == pytest.approx(4 * small)
+    _, old = rates("rtx3090")
+    assert old.of(Work("pass", 0, 16 << 20)) > 4 * fast.of(Work("pass", 0, 16 << 20))
+
+
+def test_nothing_is_shorter_than_a_launch() -> None:
+    slow, _ = rates()
+    assert slow.of(Work("pass", 0, 4)) == KERNEL
+    assert slow.of(Work("nothing", 0, 0)) == 0
+
+
+def test_the_bus_is_another_than_the_memory() -> None:
+    _, fast = rates()
+    assert fast.of(Work("to host", 0, 32e9)) == pytest.approx(1 / 0.8)
+
+
+def test_the_slow_end_is_slower() -> None:
+    slow, fast = rates()
+    for work in (
+        product(512, 512, 512),
+        Work("pass", 0, 1e9),
+        Work("decomposition", 1e9, 1e6),
+        Work("to host", 0, 1e9),
+    ):
+        assert slow.of(work) > fast.of(work)
+    operation = Operation(Call("lift", (1, 1), ()), ())
+    assert slow.asked(operation) > fast.asked(operation) > 0
+
+
+def test_a_card_without_figures_has_no_rates() -> None:
+    assert card_rates(card("12GB")) is None

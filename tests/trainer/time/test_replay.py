@@ -1,0 +1,60 @@
+"""Operations carried out by themselves: each once, with arguments it takes."""
+
+from __future__ import annotations
+
+import torch
+
+from galore.kernels.device import meta_stands_for
+from galore.trainer.memory.trace.simulate import SimulatedTracer
+from galore.trainer.memory.trace.trace import Call, Described, Operation
+from galore.trainer.time.replay import Replayed, around_an_operation
+
+X = Described((1,), (1,), torch.float32, "meta")
+CPU = torch.device("cpu")
+
+
+def operations() -> list[Operation]:
+    tracer = SimulatedTracer()
+    x = torch.empty(64, 64, device="meta")
+    with meta_stands_for("cpu"), tracer:
+        y = torch.cat([x @ x, x.t() * 2.0])
+        y.index_select(0, torch.zeros(3, dtype=torch.int64, device="meta")).softmax(-1)
+        torch.zeros(4, 4, device="meta").add_(1)
+    return tracer.trace.operations
+
+
+def test_everything_is_timed_and_nothing_left_out() -> None:
+    replayed, given = Replayed(CPU), operations()
+    replayed.time(given)
+    assert not replayed.left_out
+    product = next(each for each in given if "mm" in str(each.call.function))
+    assert replayed.seconds(product) > replayed.around > 0
+    view = next(each for each in given if not each.call.arguments and not each.call.keywords)
+    assert replayed.seconds(view) == replayed.around
+
+
+def test_an_operation_is_timed_once() -> None:
+    replayed, given = Replayed(CPU), operations()
+    replayed.time(given)
+    replayed.found = dict.fromkeys(replayed.found, 7.0)
+    replayed.time(given)
+    assert set(replayed.found.values()) == {7.0}
+
+
+def test_what_cannot_be_carried_out_is_told() -> None:
+    wrong = Operation(Call(torch.ops.aten.mm.default, (X, X), ()), (X,))
+    replayed = Replayed(CPU)
+    replayed.time([wrong])
+    assert replayed.left_out == [wrong.call]
+
+
+def test_no_number_of_the_program_changes() -> None:
+    torch.manual_seed(1)
+    expected = torch.rand(1)
+    torch.manual_seed(1)
+    Replayed(CPU).time(operations())
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_around_an_operation_is_microseconds() -> None:
+    assert 1e-8 < around_an_operation(CPU) < 1e-3

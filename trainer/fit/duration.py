@@ -1,0 +1,141 @@
+"""How long a recipe's steps will take on a card: its traced operations, on the card's published figures."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import torch
+
+from galore.trainer.common.errors import UserError
+from galore.trainer.fit.measure import MICRO_BATCHES as STEP_MICRO_BATCHES
+from galore.trainer.fit.measure import step_seconds
+from galore.trainer.fit.predict import MICRO_BATCHES, predict
+from galore.trainer.fit.rehearsal import ORDINARY, REFRESH
+from galore.trainer.machine.cards import Card, attached
+from galore.trainer.memory.trace.trace import Call, Operation, Trace
+from galore.trainer.recipe.change import changed
+from galore.trainer.recipe.load import LoadedRecipe
+from galore.trainer.time.estimate import Estimate, Rates, step_of
+from galore.trainer.time.rates import card_rates
+from galore.trainer.time.replay import Replayed
+
+FEW = 2  # blocks of the smallest trace from which those of a whole model are counted
+PUBLISHED = "the traced operations on the card's published figures, predicted, not measured"
+
+
+def duration_on(loaded: LoadedRecipe, trace: Trace, card: Card, flops_per_token: int | None) -> Estimate | None:
+    """The steps of `trace`, which is of `loaded` on `card`; None where the card's figures are not known."""
+    rates = card_rates(card)
+    if rates is None:
+        return None
+    return estimated(loaded, trace, rates, flops_per_token, rates[0].gpu.tensor, PUBLISHED)
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds of an ordinary step of so many micro-batches: its operations one by one, added up, and all together."""
+
+    micro_batches: int
+    predicted: float
+    measured: float
+
+    def as_json(self) -> dict[str, object]:
+        error = (self.predicted - self.measured) / self.measured
+        return {**asdict(self), "error_fraction": error}
+
+
+def pace(loaded: LoadedRecipe, device: torch.device) -> Pace:
+    """Time each distinct operation of a step alone on `device`, and whole steps.
+
+    Raises:
+        UserError: the model cannot be built or traced. RuntimeError: the device has too little memory.
+    """
+    trace = predict(loaded, attached() if device.type == "cuda" else None)
+    rates = Replayed(device)
+    rates.time(trace.operations)
+    micro_batches = min(STEP_MICRO_BATCHES, loaded.recipe.train.accumulation)
+    traced = min(MICRO_BATCHES, loaded.recipe.train.accumulation)
+    predicted = step_of(trace.operations, ORDINARY, traced, micro_batches, rates).seconds
+    return Pace(micro_batches, predicted, step_seconds(loaded, device))
+
+
+def few_blocks(loaded: LoadedRecipe, card: Card, flops_per_token: int | None) -> Estimate | None:
+    """`duration_on` from traces of the same model with two and three blocks, as far as the recipe says how many it has.
+
+    Every block asks for the same operations, so that those of all blocks follow. None where that is not known, the
+    model cannot be traced, or the card's figures are not known.
+    """
+    recipe = loaded.recipe
+    blocks = recipe.model.num_hidden_layers
+    if recipe.model.name_or_path is not None or blocks <= FEW or card_rates(card) is None:
+        return None
+    again = recipe.train.gradient_checkpointing
+    redone = blocks if again is True else int(again)
+    trace = Trace(refreshes=1.0)
+    known: dict[Call, Operation] = {}
+    for (count, of_these), times in _samples(blocks, redone).items():
+        sample = _with_blocks(loaded, count, of_these)
+        if sample is None:
+            return None
+        try:
+            _add(known, predict(sample, card), times)
+        except UserError:
+            return None
+    trace.operations = list(known.values())
+    return duration_on(loaded, trace, card, flops_per_token)
+
+
+def _samples(blocks: int, redone: int) -> dict[tuple[int, int], int]:
+    """{(blocks, those of them that are computed again): how often to count it}: `blocks` and `redone` in all."""
+    base = min(FEW, redone)
+    more = redone - base
+    plain = blocks - FEW - more
+    samples = {(FEW, base): 1 - plain - more, (FEW + 1, base): plain, (FEW + 1, base + 1): more}
+    return {sample: times for sample, times in samples.items() if times}
+
+
+def _with_blocks(loaded: LoadedRecipe, count: int, redone: int) -> LoadedRecipe | None:
+    return changed(loaded, {"model.num_hidden_layers": count, "train.gradient_checkpointing": redone or False})
+
+
+def _add(known: dict[Call, Operation], trace: Trace, times: int) -> None:
+    """Add what a trace has, its refresh spread over all steps, for a step's share of one depends on the blocks."""
+    for operation in trace.operations:
+        counts = known.setdefault(operation.call, Operation(operation.call, operation.made)).counts
+        stages = {stage for _, stage in operation.counts}
+        for stage in stages:
+            ordinary = operation.counts.get((ORDINARY, stage), 0)
+            refresh = operation.counts.get((REFRESH, stage), ordinary if not trace.refreshes else 0)
+            mean = ordinary + trace.refreshes * (refresh - ordinary)
+            for phase, count in ((ORDINARY, ordinary), (REFRESH, mean)):
+                counts[phase, stage] = counts.get((phase, stage), 0) + times * count
+
+
+def estimated(
+    loaded: LoadedRecipe,
+    trace: Trace,
+    rates: tuple[Rates, Rates],
+    flops_per_token: int | None,
+    peak: float | None,
+    basis: str,
+) -> Estimate:
+    """The steps of `trace` at (the slowest, the fastest) rates."""
+    train = loaded.recipe.train
+    accumulation = train.accumulation
+    traced = min(MICRO_BATCHES, accumulation)
+    phases = {phase for operation in trace.operations for phase, _ in operation.counts}
+    kinds = {
+        phase: tuple(step_of(trace.operations, phase, traced, accumulation, each) for each in rates)
+        for phase in (ORDINARY, REFRESH)
+        if phase in phases
+    }
+    tokens = train.global_batch_size * loaded.recipe.data.max_length
+    return Estimate(
+        ordinary=kinds.get(ORDINARY) or kinds[REFRESH],
+        refresh=kinds.get(REFRESH),
+        refreshes=trace.refreshes,
+        tokens=tokens,
+        flops=None if flops_per_token is None else float(flops_per_token) * tokens,
+        peak=peak,
+        basis=basis,
+    )

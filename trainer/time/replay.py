@@ -1,0 +1,134 @@
+"""Each distinct operation of a traced step carried out here by itself, on made-up numbers, and timed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from galore.trainer.memory.trace.trace import Call, Described, Operation
+from galore.trainer.time.work import NOTHING, work_of
+
+aten = torch.ops.aten
+
+TIMES, LONG = 3, 0.3  # repetitions, and the seconds of one from which it is timed once
+CORE_CACHE = 4 << 20  # bytes that drive a core's own cache out
+LAYERS, WIDTH = 50, 8  # of the model that computes next to nothing
+HOST = {aten._local_scalar_dense.default}
+
+
+class Replayed:
+    """Seconds of operations as they were timed on `device`; what was not is taken to cost nothing.
+
+    A GPU is waited for after each operation, so that its host has no time of its own.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._elsewhere = torch.zeros(CORE_CACHE // 4)
+        self.around = around_an_operation(device)
+        self.found: dict[Call, float] = {}
+        self.left_out: list[Call] = []
+
+    def time(self, operations: Iterable[Operation]) -> None:
+        """Carry out each of `operations` that is not known yet, a few times; what cannot be is left out."""
+        with torch.random.fork_rng(), torch.no_grad():
+            for operation in operations:
+                if operation.call not in self.found:
+                    self.found[operation.call] = self._of(operation)
+
+    def seconds(self, operation: Operation) -> float:
+        return self.found.get(operation.call, 0.0) + self.around
+
+    def asked(self, operation: Operation) -> float:
+        return 0.0
+
+    def _of(self, operation: Operation) -> float:
+        call = operation.call
+        if isinstance(call.function, str) or call.function in HOST:
+            return 0.0
+        if not call.arguments and not call.keywords:
+            return 0.0  # a view
+        if work_of(operation) is NOTHING and not operation.made:
+            return 0.0
+        try:
+            return self._timed(call)
+        except (RuntimeError, TypeError, IndexError, ValueError):  # numbers that this operation does not take
+            self.left_out.append(call)
+            return 0.0
+
+    def _timed(self, call: Call) -> float:
+        arguments, keywords = [self._real(each) for each in call.arguments], self._keywords(call)
+        taken = []
+        self._once(call.function, arguments, keywords)
+        for _ in range(TIMES):
+            taken.append(self._once(call.function, arguments, keywords))
+            if taken[-1] > LONG:
+                break
+        return sorted(taken)[len(taken) // 2]
+
+    def _once(self, function: Callable[..., Any], arguments: list[Any], keywords: dict[str, Any]) -> float:
+        self._elsewhere.add_(1)  # in a step other tensors went through the core's cache since these were made
+        start = time.perf_counter()
+        function(*arguments, **keywords)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter() - start
+
+    def _keywords(self, call: Call) -> dict[str, Any]:
+        return {name: self._real(value) for name, value in call.keywords}
+
+    def _real(self, described: Any) -> Any:
+        """What `simulate` described: tensors of small numbers, indices that are 0."""
+        if isinstance(described, Described):
+            return self._tensor(described)
+        if _is_value(described):
+            value = described[1]
+            return self.device if isinstance(value, torch.device) and value.type == "meta" else value
+        return [self._real(each) for each in described]
+
+    def _tensor(self, like: Described) -> Tensor:
+        device = self.device if like.device == "meta" else torch.device("cpu")
+        made = torch.empty_strided(like.shape, like.stride, dtype=like.dtype, device=device)
+        if like.dtype.is_floating_point and like.dtype.itemsize > 1:
+            if 0 in like.stride:  # several elements in one place
+                return made.zero_()
+            return made.normal_(std=0.02)
+        return made.zero_()
+
+
+class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """How many operations there were."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+def around_an_operation(device: torch.device) -> float:
+    """Seconds that Python, modules and autograd take for each operation: of a model that computes next to nothing."""
+    with torch.random.fork_rng():
+        layers = nn.Sequential(*(nn.Linear(WIDTH, WIDTH) for _ in range(LAYERS))).to(device)
+    x = torch.zeros(1, WIDTH, device=device)
+
+    def step() -> float:
+        start = time.perf_counter()
+        layers(x).sum().backward()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - start
+
+    with torch.enable_grad():
+        with _Counting() as counting:  # type: ignore[no-untyped-call]
+            step()
+        return min(step() for _ in range(TIMES)) / float(counting.count)
+
+
+def _is_value(described: Any) -> bool:
+    return isinstance(described, tuple) and len(described) == 2 and isinstance(described[0], type)
