@@ -124,6 +124,14 @@ def test_stays_exact_at_great_lengths() -> None:
     assert apart(state.double(), last) < 1e-5
 
 
+def test_angles_are_exact_at_great_lengths() -> None:
+    cos, sin = turns(100_001, torch.float32)
+    for pair in range(4):
+        angle = 100_001 * THETA ** -(pair / 3)
+        assert float(cos[-1, pair]) == pytest.approx(math.cos(angle), abs=1e-6)
+        assert float(sin[-1, pair]) == pytest.approx(math.sin(angle), abs=1e-6)
+
+
 def test_half_precision_keeps_its_states_in_float32() -> None:
     q, k, v = (x.to(torch.bfloat16) for x in drawn(64, torch.float32))
     out, state = retention(q, k, v, turns(64, torch.float32), 16)
