@@ -26,6 +26,7 @@ from galore.trainer.common.format import counted
 from galore.trainer.data.batch import Data, Progress, silent
 from galore.trainer.data.prepare import read_data
 from galore.trainer.data.tokens.tokenizer import id_bound
+from galore.trainer.host.attach import stream_blocks
 from galore.trainer.machine.device import choose_device, choose_threads
 from galore.trainer.machine.process import ask_for_expandable_segments, prepare_process
 from galore.trainer.models.adapters.adapt import adapted
@@ -132,6 +133,9 @@ def refuse_in_group(recipe: Recipe, group: Group | None) -> None:
     if recipe.optim.update == "immediate":
         what = "immediate applies each gradient in the backward, before the processes could add theirs up"
         raise UserError(what, where="optim.update", fix="set optim.update: accumulate, or start one process")
+    if recipe.train.stream_weights:
+        what = "blocks are streamed by one process: several would each need all of them in host memory"
+        raise UserError(what, where="train.stream_weights", fix="leave it out, or start one process")
     if recipe.train.global_batch_size < group.size:
         what = f"{recipe.train.global_batch_size} sequences cannot be shared by {group.size} processes"
         raise UserError(what, where="train.global_batch_size", fix="start fewer processes, or raise it")
@@ -146,7 +150,9 @@ def build_model(
         new: what the recipe adds to the tokenizer.
     """
     settled = prepare_cuda(recipe.train.deterministic) if torch.device(device).type == "cuda" else []
-    network = _network(recipe, vocab_size, device, base_dir, new or NewTokens())
+    # blocks that are streamed never lie on the device all together
+    made_on = "cpu" if recipe.train.stream_weights and device != "meta" else device
+    network = _network(recipe, vocab_size, device, made_on, base_dir, new or NewTokens())
     kernels = settled + (optimize_decoder(network) if device_type(device) == "cpu" else [])
     kernels += isolate_documents(network) if recipe.data.isolates else []
     kernels += prepare_process() if device == "cpu" else []
@@ -156,18 +162,22 @@ def build_model(
     model = adapted(network, recipe.optim, recipe.train.seed)
     if recipe.model.new_tokens and recipe.optim.method == "lora":
         train_embeddings(model)
+    only_adapters = recipe.optim.method == "lora"
+    kernels += stream_blocks(model, torch.device(device), recipe.train.stream_weights, only_adapters)
     kernels += recompute_blocks(model, recipe.train.gradient_checkpointing, recipe.train.offload_activations)
     return model, kernels
 
 
-def _network(recipe: Recipe, vocab_size: int, device: str, base_dir: Path, new: NewTokens) -> PreTrainedModel:
+def _network(
+    recipe: Recipe, vocab_size: int, device: str, made_on: str, base_dir: Path, new: NewTokens
+) -> PreTrainedModel:
     """A classifier where the recipe has a task, else a decoder."""
     if recipe.data.task is not None:
         return build_classifier(
             recipe.model,
             TASKS[recipe.data.task],
             vocab_size,
-            device=device,
+            device=made_on,
             seed=recipe.train.seed,
             max_length=recipe.data.max_length,
             base_dir=base_dir,
@@ -177,6 +187,7 @@ def _network(recipe: Recipe, vocab_size: int, device: str, base_dir: Path, new: 
         recipe.model,
         vocab_size,
         device=device,
+        made_on=made_on,
         seed=recipe.train.seed,
         max_length=recipe.data.max_length,
         base_dir=base_dir,

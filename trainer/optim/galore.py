@@ -79,6 +79,8 @@ class GaLoreAdamW(Stored):
         self.attached = True
         self._asked_of_clipping = False
         self.torn = False  # whether some weights have taken a step that others have not
+        # told of a parameter right before it is written to: its weights may have to come from somewhere
+        self.before_write: Callable[[Tensor], None] = lambda parameter: None
         # Codes require no gradient; their layer hands over factors.
         floating = [p for p in self.slots if p.requires_grad]
         self._hooks = [p.register_post_accumulate_grad_hook(self._on_gradient) for p in floating]  # type: ignore[no-untyped-call]
@@ -249,6 +251,7 @@ class GaLoreAdamW(Stored):
         self.torn = True
         self._tally.applied += 1
         self._tally.refreshed += isinstance(slot, ProjectedSlot) and slot.due
+        self.before_write(slot.parameter)
         slot.apply(update)
 
     def _absorb_grads(self) -> None:
