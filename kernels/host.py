@@ -39,6 +39,7 @@ class Host:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.held = self.most = self.fetched = self.sent = 0
+        self._parked: tuple[Tensor, Any] | None = None
 
     def take(self, nbytes: int) -> Waiting:
         """So many bytes, as long as the result lives."""
@@ -58,6 +59,17 @@ class Host:
         """Begin to copy to the host; what to `wait` for before `source` is written."""
         self.sent += source.nbytes
         return self._copy(host, source)
+
+    def park(self, host: Tensor | None, source: Tensor) -> None:
+        """`send` a tensor that nobody else holds: its memory is free once the next one is parked."""
+        before, self._parked = self._parked, (source, self.send(host, source))
+        if before is not None:
+            self.wait(before[1])
+
+    def bring(self, to: Tensor, host: Tensor | None) -> None:
+        """`fetch`, for the very next operation; by then what is parked has been sent, too."""
+        self.wait(self.fetch(to, host))
+        self._parked = None
 
     def wait(self, done: Any) -> None:
         """Let the device's computation go on after that copy only."""
@@ -120,7 +132,8 @@ class CudaHost(Host):
         self.stream.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(self.stream):
             to.copy_(source, non_blocking=True)
-        return self.stream.record_event()
+        done: torch.cuda.Event = self.stream.record_event()
+        return done
 
 
 def _runtime() -> Any:

@@ -133,6 +133,9 @@ def refuse_in_group(recipe: Recipe, group: Group | None) -> None:
     if recipe.optim.update == "immediate":
         what = "immediate applies each gradient in the backward, before the processes could add theirs up"
         raise UserError(what, where="optim.update", fix="set optim.update: accumulate, or start one process")
+    if recipe.optim.gradient_sums == "host":
+        what = "the processes add up gradients where they are computed"
+        raise UserError(what, where="optim.gradient_sums", fix="set device, or start one process")
     if recipe.train.stream_weights:
         what = "blocks are streamed by one process: several would each need all of them in host memory"
         raise UserError(what, where="train.stream_weights", fix="leave it out, or start one process")

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from galore.kernels.host import host_of
 from galore.kernels.linear import Factors
 from galore.kernels.storage.rounding import RoundingNoise
 from galore.trainer.optim.build_slots import build_slots, named_groups
@@ -69,7 +70,9 @@ class GaLoreAdamW(Stored):
         super().__init__(named_groups(params, full_rank={"scale": 1.0}), defaults)
         self.update, self.seed, self.max_grad_norm = settings.update, settings.seed, settings.max_grad_norm
         self.stochastic = settings.weight_rounding == "stochastic"
-        self.slots = build_slots(self.param_groups, self.state, settings, lambda: self.clock)
+        on_host = settings.gradient_sums == "host"
+        self.host = host_of(self.param_groups[0]["params"][0].device) if on_host else None  # where they wait
+        self.slots = build_slots(self.param_groups, self.state, settings, lambda: self.clock, self.host)
         self._sketching = False
         self._norm: float | None = None  # of what is accumulated, once it is known
         self._grad_scale = 1.0
