@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import gc
-import itertools
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from galore.kernels.host import Host
 from galore.kernels.linear import Factors
 from galore.trainer.build import build_model
 from galore.trainer.data.batch import Batch
 from galore.trainer.data.prepare import fullest_batch
 from galore.trainer.data.score import batch_loss
 from galore.trainer.evaluate import scored_together
+from galore.trainer.host.blocks import on_device, streamed
 from galore.trainer.memory.trace.tracer import Tracer
 from galore.trainer.models.checkpointing import offloading
 from galore.trainer.models.head import split_head
@@ -42,6 +43,7 @@ class Rehearsal:
     vocabulary: int
     tracer: Tracer
     micro_batches: int
+    moved: dict[str, tuple[int, int]] = field(default_factory=dict)  # bytes to the device and to the host, by phase
 
     @classmethod
     def prepare(cls, loaded: LoadedRecipe, device: str, tracer: Tracer, most_micro_batches: int) -> Rehearsal:
@@ -54,7 +56,7 @@ class Rehearsal:
         vocabulary, _ = planned_vocabulary(loaded)
         model, _ = build_model(recipe, vocabulary, device, loaded.base_dir)
         tracer.mark("model")
-        tracer.label("weights", itertools.chain(model.parameters(), model.buffers()))
+        tracer.label("weights", on_device(model))
         tracer.follow(model)
         for checkpoint in offloading(model):
             checkpoint.fetched = lambda tensor: tracer.label("activations", [tensor])
@@ -76,10 +78,21 @@ class Rehearsal:
                 del steps[ORDINARY]
             for phase, clock in steps.items():
                 self.tracer.begin(phase)
+                before = self._bus()
                 self._step(clock)
+                there, back = (now - then for now, then in zip(self._bus(), before, strict=True))
+                self.moved[phase] = there, back
             self.tracer.begin(EVALUATION)
             self._evaluate()
         self.tracer.close()
+
+    def hosts(self) -> list[Host]:
+        """Where tensors wait: blocks of weights, and sums of gradients."""
+        blocks = streamed(self.model)
+        return [each for each in (blocks and blocks.host, self.optimizer.host) if each is not None]
+
+    def _bus(self) -> tuple[int, int]:
+        return sum(each.fetched for each in self.hosts()), sum(each.sent for each in self.hosts())
 
     def _step(self, clock: int) -> None:
         for group in self.optimizer.param_groups:

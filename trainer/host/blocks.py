@@ -53,6 +53,10 @@ class StreamedBlocks:
             module.register_forward_pre_hook(functools.partial(self._before, number))
             module.register_forward_hook(functools.partial(self._after, number))
 
+    def holds(self, tensor: Tensor) -> bool:
+        """Whether it is streamed."""
+        return id(tensor) in self._number
+
     def change(self, tensor: Tensor) -> None:
         """Bring the block of `tensor`, which is about to be written to; nothing where it is not streamed."""
         number = self._number.get(id(tensor))
@@ -134,6 +138,6 @@ def written_at_rest(model: nn.Module) -> None:
 def on_device(model: nn.Module) -> Iterator[Tensor]:
     """Weights and buffers as they lie on the device: each block's place once."""
     found = streamed(model)
-    within = set() if found is None else found._number.keys()
     yield from found.arena if found is not None else ()
-    yield from (each for each in (*model.parameters(), *model.buffers()) if id(each) not in within)
+    tensors = (*model.parameters(), *model.buffers())
+    yield from (each for each in tensors if found is None or not found.holds(each))

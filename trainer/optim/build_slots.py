@@ -82,7 +82,7 @@ def build_slots(
 
 def _whole_sum(parameter: Tensor, own: OptimizerSettings, host: Host | None) -> GradientSum:
     """What sums the gradients of a parameter that is not projected; those of vectors are not worth a copy."""
-    return sums_on(host if parameter.ndim >= 2 else None)(own.accumulator_dtype)
+    return sums_on(host if parameter.ndim >= 2 else None, parameter.numel())(own.accumulator_dtype)
 
 
 def _projected(
@@ -98,15 +98,14 @@ def _projected(
     rank = rank_for(group["rank"], weight.matrix.shape)
     subspace = SUBSPACES[group["proj_type"]](weight, rank, schedule, own.seed, clock)
     residual = RESIDUALS[group["residual"]](subspace, inner)
+    whole = sums_on(host if residual.whole else None, weight.parameter.numel())
     refresh = Whole if residual.whole else REFRESHES[refresh_of(own)]
     return ProjectedSlot(
         weight,
         inner,
         own.weight_rounding == "compensated",
         subspace=subspace,
-        refresh=refresh(
-            subspace, own.accumulator_dtype, own.accumulation, own.ranks, sums_on(host if residual.whole else None)
-        ),
+        refresh=refresh(subspace, own.accumulator_dtype, own.accumulation, own.ranks, whole),
         transport=TRANSPORTS[group["transport"]],
         residual=residual,
     )

@@ -96,7 +96,10 @@ def require_equal(one: Trained, other: Trained) -> None:
     assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
 
 
-@pytest.mark.parametrize("method", METHODS)
+QUICK = ("two-pass", "immediate", "some recomputed", "8 bits", "clipped", "fira", "lora, dropout")
+
+
+@pytest.mark.parametrize("method", [pytest.param(e, marks=[] if e in QUICK else pytest.mark.slow) for e in METHODS])
 def test_streamed_is_resident(method: str) -> None:
     if "lora" in method:
         pytest.importorskip("peft")

@@ -24,7 +24,7 @@ RULES = {
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_terms_add_up_to_the_same_bits(dtype: torch.dtype) -> None:
     host = Host(torch.device("cpu"))
-    ours, theirs = sums_on(host)(dtype), sums_on(None)(dtype)
+    ours, theirs = sums_on(host, 15)(dtype), sums_on(None, 15)(dtype)
     assert isinstance(ours, HostSum)
     assert type(theirs) is GradientSum
     torch.manual_seed(0)
@@ -42,8 +42,8 @@ def test_terms_add_up_to_the_same_bits(dtype: torch.dtype) -> None:
 
 
 def test_one_gradient_at_most_stays_on_the_device_until_it_is_sent() -> None:
-    sums = [HostSum(torch.float32, Host(torch.device("cpu"))) for _ in range(1)]
-    sums += [HostSum(torch.float32, sums[0].host) for _ in range(2)]
+    host = Host(torch.device("cpu"))
+    sums = [HostSum(torch.float32, host, 4) for _ in range(3)]
     terms = [torch.ones(2, 2) for _ in sums]
     alive = [weakref.ref(term) for term in terms]
     for each in sums:
