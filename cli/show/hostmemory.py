@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from galore.trainer.common.format import GIB, size
+from galore.trainer.common.format import size
 
 if TYPE_CHECKING:
     from galore.trainer.fit.hostmemory import HostProfile
@@ -32,4 +32,4 @@ def host_lines(host: HostProfile, ram: float | None) -> Iterator[tuple[str, str]
 
 
 def _weights(host: HostProfile) -> str:
-    return f", {host.micro_batch / GIB:.2f} GiB of weights in each micro-batch" if host.micro_batch else ""
+    return f", {size(host.micro_batch)} of weights in each micro-batch" if host.micro_batch else ""

@@ -93,6 +93,9 @@ def profile_memory(
     from galore.trainer.recipe.load import load_recipe
 
     loaded = load_recipe(recipe, overrides or [])
+    if gpus > 1 and (loaded.recipe.train.stream_weights or loaded.recipe.optim.gradient_sums == "host"):
+        what = "blocks are streamed, and sums of gradients wait on the host, in one process only"
+        raise UserError(what, where="--gpus", fix="leave it out, or stream_weights and gradient_sums")
     if measure:
         measured(loaded, as_json)
         return

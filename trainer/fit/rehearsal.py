@@ -89,7 +89,8 @@ class Rehearsal:
     def hosts(self) -> list[Host]:
         """Where tensors wait: blocks of weights, and sums of gradients."""
         blocks = streamed(self.model)
-        return [each for each in (blocks and blocks.host, self.optimizer.host) if each is not None]
+        weights = None if blocks is None else blocks.host
+        return [each for each in (weights, self.optimizer.host) if each is not None]
 
     def _bus(self) -> tuple[int, int]:
         return sum(each.fetched for each in self.hosts()), sum(each.sent for each in self.hosts())
