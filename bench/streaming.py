@@ -15,13 +15,12 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 from kill9 import Trial
 
-from galore.trainer.fit.hostmemory import HostProfile, host_profile
+from galore.trainer.fit.hostmemory import host_profile
 from galore.trainer.fit.predict import predict, profile_on
 from galore.trainer.fit.verify import verify
 from galore.trainer.machine.cards import card
@@ -51,12 +50,14 @@ BILLION = ["train.device=cpu", STREAMED, "train.global_batch_size=2", "train.mic
 BILLION += ["optim.weight_dtype=int8", "optim.state_dtype=8bit", "train.gradient_checkpointing=true"]
 
 
+HEAD = (
+    "model | weights on the host | card, GiB | host, GiB | smallest machine, GiB",
+    "bus per step, GB, to the card + back | tokens of a micro-batch that hide it: on average / in the forward, too",
+)
+
+
 def table() -> None:
-    print(
-        "| model | weights on the host | card, GiB | host, GiB | smallest machine, GiB | bus per step, GB, to the card and back ",
-        end="",
-    )
-    print("| tokens of a micro-batch that hide it, on average / in the forward, too |\n" + "|---" * 7 + "|")
+    print(f"| {' | '.join(HEAD)} |\n" + "|---" * 7 + "|")
     for name, recipe, settings in ROWS:
         loaded = load_recipe(recipe, settings)
         host, there = host_profile(loaded, "cuda"), profile_on(loaded, card("rtx4090"))
@@ -119,19 +120,15 @@ def billion() -> None:
     )
     for what, (ours, theirs) in found.host.items():
         print(f"{what}: predicted {ours:,}, measured {theirs:,}, {found.error(ours, theirs)}")
-    peak = next(_peak_resident())
+    peak = _peak_resident()
     print(
         f"resident: {before / GIB:.2f} GiB before, {peak / GIB:.2f} GiB at most; {time.perf_counter() - started:.0f} s"
     )
 
 
-def _gib(device: int, host: HostProfile) -> str:
-    return f"{(device + sum(host.pinned.values())) / GIB:.2f} GiB"
-
-
-def _peak_resident() -> Iterator[int]:
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    yield from (1024 * int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
+def _peak_resident() -> int:
+    status = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(1024 * int(line.split()[1]) for line in status if line.startswith("VmHWM"))
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ class Waiting:
         self.nbytes, self.bytes = nbytes, flat
 
     def view(self, first: int, dtype: torch.dtype, shape: torch.Size) -> Tensor | None:
-        """Its bytes from `first` on as a tensor."""
+        """A tensor of its bytes from `first` on."""
         if self.bytes is None:
             return None
         return self.bytes[first : first + shape.numel() * dtype.itemsize].view(dtype).view(shape)
@@ -42,7 +42,7 @@ class Host:
         self._parked: tuple[Tensor, Any] | None = None
 
     def take(self, nbytes: int) -> Waiting:
-        """So many bytes, as long as the result lives."""
+        """Memory of `nbytes` bytes, as long as the result lives."""
         waiting = Waiting(nbytes, self._allocate(nbytes))
         self.held += nbytes
         self.most = max(self.most, self.held)

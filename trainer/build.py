@@ -133,12 +133,10 @@ def refuse_in_group(recipe: Recipe, group: Group | None) -> None:
     if recipe.optim.update == "immediate":
         what = "immediate applies each gradient in the backward, before the processes could add theirs up"
         raise UserError(what, where="optim.update", fix="set optim.update: accumulate, or start one process")
-    if recipe.optim.gradient_sums == "host":
-        what = "the processes add up gradients where they are computed"
-        raise UserError(what, where="optim.gradient_sums", fix="set device, or start one process")
-    if recipe.train.stream_weights:
-        what = "blocks are streamed by one process: several would each need all of them in host memory"
-        raise UserError(what, where="train.stream_weights", fix="leave it out, or start one process")
+    if recipe.train.stream_weights or recipe.optim.gradient_sums == "host":
+        where = "train.stream_weights" if recipe.train.stream_weights else "optim.gradient_sums"
+        what = "weights and gradient sums wait in the host memory of one process: several would each need all of it"
+        raise UserError(what, where=where, fix="leave it out, or start one process")
     if recipe.train.global_batch_size < group.size:
         what = f"{recipe.train.global_batch_size} sequences cannot be shared by {group.size} processes"
         raise UserError(what, where="train.global_batch_size", fix="start fewer processes, or raise it")
@@ -153,9 +151,7 @@ def build_model(
         new: what the recipe adds to the tokenizer.
     """
     settled = prepare_cuda(recipe.train.deterministic) if torch.device(device).type == "cuda" else []
-    # blocks that are streamed never lie on the device all together
-    made_on = "cpu" if recipe.train.stream_weights and device != "meta" else device
-    network = _network(recipe, vocab_size, device, made_on, base_dir, new or NewTokens())
+    network = _network(recipe, vocab_size, device, base_dir, new or NewTokens())
     kernels = settled + (optimize_decoder(network) if device_type(device) == "cpu" else [])
     kernels += isolate_documents(network) if recipe.data.isolates else []
     kernels += prepare_process() if device == "cpu" else []
@@ -165,16 +161,14 @@ def build_model(
     model = adapted(network, recipe.optim, recipe.train.seed)
     if recipe.model.new_tokens and recipe.optim.method == "lora":
         train_embeddings(model)
-    only_adapters = recipe.optim.method == "lora"
-    kernels += stream_blocks(model, torch.device(device), recipe.train.stream_weights, only_adapters)
+    kernels += stream_blocks(model, torch.device(device), recipe.train.stream_weights, recipe.optim.method == "lora")
     kernels += recompute_blocks(model, recipe.train.gradient_checkpointing, recipe.train.offload_activations)
     return model, kernels
 
 
-def _network(
-    recipe: Recipe, vocab_size: int, device: str, made_on: str, base_dir: Path, new: NewTokens
-) -> PreTrainedModel:
-    """A classifier where the recipe has a task, else a decoder."""
+def _network(recipe: Recipe, vocab_size: int, device: str, base_dir: Path, new: NewTokens) -> PreTrainedModel:
+    """A classifier where the recipe has a task, else a decoder. Blocks that are streamed are left on the CPU."""
+    made_on = "cpu" if recipe.train.stream_weights and device != "meta" else device
     if recipe.data.task is not None:
         return build_classifier(
             recipe.model,

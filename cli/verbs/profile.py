@@ -241,7 +241,7 @@ def _sent(loaded: LoadedRecipe, gpus: int) -> Sent:
 
 
 def _host(loaded: LoadedRecipe, ram: float | None) -> HostProfile | None:
-    """None where nothing waits on the host, and nobody asked."""
+    """What the run needs of host memory; None where nothing waits there, and nobody asked."""
     from galore.trainer.fit.hostmemory import host_profile
 
     host = host_profile(loaded, "cuda")

@@ -122,9 +122,8 @@ def profiled(recipe: Recipe, model: nn.Module, optimizer: GaLoreAdamW, micro_bat
 
 def host_sums(optimizer: GaLoreAdamW) -> list[tuple[nn.Parameter, torch.dtype]]:
     """Parameters whose summed gradients wait on the host, and the type that they are summed in."""
-    held = (
-        (slot, slot.refresh.whole if isinstance(slot, ProjectedSlot) else slot.sum) for slot in optimizer.slots.values()
-    )
+    slots = optimizer.slots.values()
+    held = [(slot, slot.refresh.whole if isinstance(slot, ProjectedSlot) else slot.sum) for slot in slots]
     return [(slot.parameter, each.dtype) for slot, each in held if isinstance(each, HostSum)]
 
 
@@ -141,7 +140,8 @@ def _weights(recipe: Recipe, model: nn.Module, optimizer: GaLoreAdamW, micro_bat
 
 
 def _of_sums(sums: list[tuple[nn.Parameter, torch.dtype]], micro_batches: int) -> tuple[int, int]:
-    """Of each sum: in every micro-batch but the first it comes and goes, and it comes for the norm and for the update."""
+    """Bytes to the device and back: a sum comes and goes in every micro-batch but the first, in which it goes; it comes
+    for the norm and for the update."""
     there = back = 0
     for parameter, dtype in sums:
         first, wide = (parameter.numel() * min(size, dtype.itemsize) for size in (_gradient(parameter), dtype.itemsize))

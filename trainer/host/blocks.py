@@ -130,7 +130,7 @@ def at_rest(model: nn.Module) -> Callable[[Tensor], Tensor]:
 
 
 def written_at_rest(model: nn.Module) -> None:
-    """To be called after tensors at rest were written to."""
+    """Let the device fetch anew what at rest was written to."""
     if (found := streamed(model)) is not None:
         found.forget()
 
