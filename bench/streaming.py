@@ -46,7 +46,8 @@ MEASURED = {
     "full, sums on the host": ["optim.method=full", "optim.gradient_sums=host"],
 }
 KILLED = (("galore", ["optim.weight_dtype=int8"], 8), ("lora", [], 6), ("full", ["optim.gradient_sums=host"], 6))
-BILLION = ["train.device=cpu", STREAMED, "train.global_batch_size=2", "train.micro_batch_size=1", "data.max_length=256"]
+BILLION = ["train.device=cpu", STREAMED, "train.global_batch_size=2", "train.micro_batch_size=1", "data.max_length=128"]
+BILLION += ["optim.rank=128"]
 BILLION += ["optim.weight_dtype=int8", "optim.state_dtype=8bit", "train.gradient_checkpointing=true"]
 
 
@@ -108,22 +109,15 @@ def billion() -> None:
     prepare_process()
     loaded = load_recipe("llama-1b", BILLION)
     host, trace = host_profile(loaded, "cpu"), predict(loaded, None)
-    device = max(trace.requested())
-    print(
-        f"predicted: device {device:,}, on the host {sum(host.pinned.values()):,}, together {_gib(device, host)}",
-        flush=True,
-    )
+    device, waiting = max(trace.requested()), sum(host.pinned.values())
+    together = (device + waiting) / GIB
+    print(f"predicted: device {device:,}, host {waiting:,}, together {together:.2f} GiB", flush=True)
     before, started = psutil.Process().memory_info().rss, time.perf_counter()
     found = verify(loaded)
-    print(
-        f"device: predicted {found.predicted:,}, measured {found.measured:,}, {found.error(found.predicted, found.measured)}"
-    )
-    for what, (ours, theirs) in found.host.items():
+    seconds, peak = time.perf_counter() - started, _peak_resident()
+    for what, (ours, theirs) in {"device": (found.predicted, found.measured), **found.host}.items():
         print(f"{what}: predicted {ours:,}, measured {theirs:,}, {found.error(ours, theirs)}")
-    peak = _peak_resident()
-    print(
-        f"resident: {before / GIB:.2f} GiB before, {peak / GIB:.2f} GiB at most; {time.perf_counter() - started:.0f} s"
-    )
+    print(f"resident: {before / GIB:.2f} GiB before, {peak / GIB:.2f} GiB at most; {seconds:.0f} s")
 
 
 def _peak_resident() -> int:

@@ -53,7 +53,7 @@ def _outermost(model: nn.Module) -> list[nn.Module]:
 
 
 def _matrices(block: nn.Module, shared: set[int], adapters: bool) -> list[Tensor]:
-    """Those of the block alone, with the scales of quantized ones."""
+    """Matrices that the block alone has, with the scales of quantized ones."""
     weights: list[Tensor] = [p for p in block.parameters() if p.ndim >= 2 and not (adapters and p.requires_grad)]
     weights += [layer.weight_scale for layer in int8_layers(block)]
     return [each for each in weights if id(each) not in shared]
