@@ -17,6 +17,7 @@ Transport = Literal["keep", "reset", "rotate"]
 Residual = Literal["none", "fira", "apollo", "apollo-mini", "frugal"]
 ProjectorDtype = Literal["float32", "bfloat16", "int8", "int4"]
 RefreshMode = Literal["delayed", "two-pass", "summed", "first-micro-batch"]
+GradientSums = Literal["device", "host"]
 UpdateMode = Literal["accumulate", "immediate"]
 Convention = Literal["paper", "reference"]
 StateDtype = Literal["float32", "8bit", "fp8"]
@@ -29,12 +30,15 @@ MOST_STEPS = 2**31 - 1
 SMALLEST, LARGEST = 1.1754943508222875e-38, 3.4028234663852886e38  # what float32 can say with all its digits
 
 
-def option(default: Any, description: str, **limits: float) -> Any:
+def option(default: Any, description: str, execution: bool = False, **limits: float) -> Any:
     """A field of a dataclass with its meaning and the ends of its numbers: gt, ge, lt, le as pydantic calls them.
+
+    One of `execution` alters how a step is carried out, not what it computes.
 
     A description says `null` for None, as a recipe does.
     """
-    return field(default=default, metadata={"description": description, **limits})
+    marked = {"json_schema_extra": {"execution": True}} if execution else {}
+    return field(default=default, metadata={"description": description, **limits, **marked})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +106,11 @@ class Options(GroupSettings):
         "accumulate",
         "accumulate: step after the backward; immediate: inside the hook, no accumulation and no clipping",
     )
+    gradient_sums: GradientSums = option(
+        "device",
+        "Where sums of whole gradients (m, n) wait between micro-batches: those of a residual, of full-rank matrices and embeddings; host is slower",
+        execution=True,
+    )
     state_dtype: StateDtype = option(
         "float32",
         "Storage of Adam's moments; 8bit is the blockwise dynamic format of bitsandbytes, fp8 e4m3 with the same blocks",
@@ -151,6 +160,10 @@ ANYWHERE: tuple[Contradiction, ...] = (
         lambda o: o.update == "immediate" and vars(o).get("max_grad_norm") is not None,
         "{update} steps before all gradients exist, so it cannot clip to {max_grad_norm}: set {max_grad_norm:None}, or "
         "{update:accumulate} (costs one r×n accumulator per layer)",
+    ),
+    Contradiction(
+        lambda o: o.update == "immediate" and o.gradient_sums == "host",
+        "{update} keeps no sums that could wait elsewhere: leave out {gradient_sums}, or set {update:accumulate}",
     ),
 )
 WITHOUT_ONE: tuple[Contradiction, ...] = (

@@ -26,6 +26,7 @@ from galore.trainer.common.format import counted
 from galore.trainer.data.batch import Data, Progress, silent
 from galore.trainer.data.prepare import read_data
 from galore.trainer.data.tokens.tokenizer import id_bound
+from galore.trainer.host.attach import stream_blocks
 from galore.trainer.losses.build import build_extra
 from galore.trainer.losses.extra import About, ExtraLoss
 from galore.trainer.machine.device import choose_device, choose_threads
@@ -140,6 +141,10 @@ def refuse_in_group(recipe: Recipe, group: Group | None) -> None:
     if recipe.optim.update == "immediate":
         what = "immediate applies each gradient in the backward, before the processes could add theirs up"
         raise UserError(what, where="optim.update", fix="set optim.update: accumulate, or start one process")
+    if recipe.train.stream_weights or recipe.optim.gradient_sums == "host":
+        where = "train.stream_weights" if recipe.train.stream_weights else "optim.gradient_sums"
+        what = "weights and gradient sums wait in the host memory of one process: several would each need all of it"
+        raise UserError(what, where=where, fix="leave it out, or start one process")
     if recipe.train.global_batch_size < group.size:
         what = f"{recipe.train.global_batch_size} sequences cannot be shared by {group.size} processes"
         raise UserError(what, where="train.global_batch_size", fix="start fewer processes, or raise it")
@@ -164,18 +169,20 @@ def build_model(
     model = adapted(network, recipe.optim, recipe.train.seed)
     if recipe.model.new_tokens and recipe.optim.method == "lora":
         train_embeddings(model)
+    kernels += stream_blocks(model, torch.device(device), recipe.train.stream_weights, recipe.optim.method == "lora")
     kernels += recompute_blocks(model, recipe.train.gradient_checkpointing, recipe.train.offload_activations)
     return model, kernels
 
 
 def _network(recipe: Recipe, vocab_size: int, device: str, base_dir: Path, new: NewTokens) -> PreTrainedModel:
-    """A classifier where the recipe has a task, else a decoder."""
+    """A classifier where the recipe has a task, else a decoder. Blocks that are streamed are left on the CPU."""
+    made_on = "cpu" if recipe.train.stream_weights and device != "meta" else device
     if recipe.data.task is not None:
         return build_classifier(
             recipe.model,
             TASKS[recipe.data.task],
             vocab_size,
-            device=device,
+            device=made_on,
             seed=recipe.train.seed,
             max_length=recipe.data.max_length,
             base_dir=base_dir,
@@ -185,6 +192,7 @@ def _network(recipe: Recipe, vocab_size: int, device: str, base_dir: Path, new: 
         recipe.model,
         vocab_size,
         device=device,
+        made_on=made_on,
         seed=recipe.train.seed,
         max_length=recipe.data.max_length,
         base_dir=base_dir,

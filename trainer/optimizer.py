@@ -9,6 +9,7 @@ from torch import nn
 
 from galore.kernels.family import Options
 from galore.trainer.common.errors import UserError
+from galore.trainer.host.blocks import streamed
 from galore.trainer.optim import (
     GaLoreAdamW,
     adamw_groups,
@@ -69,6 +70,9 @@ def build_optimizer(
 def attach_optimizer(model: nn.Module, recipe: Recipe, accumulation: int, ranks: Ranks | None = None) -> GaLoreAdamW:
     """The recipe's optimizer on the gradients of `model`, projecting where the recipe says."""
     optimizer = build_optimizer(model, recipe.optim, accumulation=accumulation, seed=recipe.train.seed, ranks=ranks)
+    if (blocks := streamed(model)) is not None:
+        optimizer.before_write = blocks.change
+        optimizer.register_step_post_hook(lambda *_: blocks.flush())
     hand_over_int8(model, optimizer)
     if recipe.optim.projection == "backward":
         project_in_backward(model, optimizer)

@@ -229,6 +229,8 @@ def show_measured(console: Console, loaded: LoadedRecipe, found: Verification) -
         found.error(found.predicted, found.measured),
         style="bold",
     )
+    for name, (predicted, measured) in found.host.items():
+        table.add_row(name, f"{predicted:,}", f"{measured:,}", found.error(predicted, measured))
     show_table(console, table)
     say(f"Measured: {found.basis}. Peak predicted in the {found.phases[0]}, found in the {found.phases[1]}.")
     pace, of = found.pace, counted(found.pace.micro_batches, "micro-batch", "micro-batches")

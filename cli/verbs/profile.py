@@ -20,6 +20,7 @@ from galore.trainer.recipe.extras import refuse_missing
 
 if TYPE_CHECKING:
     from galore.trainer.fit.advice import Advice
+    from galore.trainer.fit.hostmemory import HostProfile
     from galore.trainer.fit.plan import Plan
     from galore.trainer.fit.ranks import Sent
     from galore.trainer.machine.cards import Card
@@ -51,6 +52,12 @@ def profile_memory(
             min=1, max=4096, help="Processes, one a card: memory of each, what it sends, and how long that takes."
         ),
     ] = 1,
+    ram: Annotated[
+        float | None,
+        typer.Option(
+            min=1, max=65536, metavar="GIB", help="Memory of the machine: whether it holds what waits on the host."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     timeline: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write memory over time: an .html page or a .png picture.")
@@ -76,6 +83,9 @@ def profile_memory(
     through a model of PyTorch's CUDA allocator.
     """
     _refuse_contradictions(compare, picture, measure, timeline, fit)
+    if ram is not None and (compare or measure):
+        other = "--compare" if compare else "--measure"
+        raise UserError("goes with the plain profile only", where="--ram", fix=f"leave out {other}")
     if gpus > 1 and (compare or measure or fit is not None):
         other = "--compare" if compare else "--measure" if measure else "--fit"
         raise UserError("goes with the plain profile only", where="--gpus", fix=f"leave out {other}")
@@ -83,6 +93,9 @@ def profile_memory(
     from galore.trainer.recipe.load import load_recipe
 
     loaded = load_recipe(recipe, overrides or [])
+    if gpus > 1 and (loaded.recipe.train.stream_weights or loaded.recipe.optim.gradient_sums == "host"):
+        what = "blocks are streamed, and sums of gradients wait on the host, in one process only"
+        raise UserError(what, where="--gpus", fix="leave it out, or stream_weights and gradient_sums")
     if measure:
         measured(loaded, as_json)
         return
@@ -100,7 +113,7 @@ def profile_memory(
         _write_timeline(timeline, profile, loaded)
     wanted = fit is not None or (profile.fits is not True if advise is None else advise)
     searched = wanted and not profile.fits
-    left = None if as_json else _left(lambda: _show(loaded, profile, gpus))
+    left = None if as_json else _left(lambda: _show(loaded, profile, gpus, ram))
     if left is not None and fit is None:
         raise left
     shipped = _shipped(loaded, card) if searched else None
@@ -113,7 +126,8 @@ def profile_memory(
         raise left
     if as_json:
         sent = {} if gpus == 1 else {"parallel": _sent(loaded, gpus).as_json()}
-        typer.echo(json.dumps(_as_json(profile, _planned(loaded, profile, gpus), advice, shipped) | sent, indent=2))
+        found = _as_json(profile, _planned(loaded, profile, gpus), advice, shipped) | sent | _host_as_json(loaded, ram)
+        typer.echo(json.dumps(found, indent=2))
     elif advice is not None:
         _show_advice(advice)
     elif advise is None:
@@ -230,7 +244,20 @@ def _sent(loaded: LoadedRecipe, gpus: int) -> Sent:
     return sent_by(loaded, gpus)
 
 
-def _show(loaded: LoadedRecipe, profile: Profile, gpus: int) -> None:
+def _host(loaded: LoadedRecipe, ram: float | None) -> HostProfile | None:
+    """What the run needs of host memory; None where nothing waits there, and nobody asked."""
+    from galore.trainer.fit.hostmemory import host_profile
+
+    host = host_profile(loaded, "cuda")
+    return host if host.matters or ram is not None else None
+
+
+def _host_as_json(loaded: LoadedRecipe, ram: float | None) -> dict[str, object]:
+    host = _host(loaded, ram)
+    return {} if host is None else {"host": host.as_json(ram)}
+
+
+def _show(loaded: LoadedRecipe, profile: Profile, gpus: int, ram: float | None) -> None:
     from galore.cli.show.dryrun import plan_lines
     from galore.cli.show.memory import show_profile
     from galore.trainer.parameters import planned_vocabulary
@@ -238,6 +265,11 @@ def _show(loaded: LoadedRecipe, profile: Profile, gpus: int) -> None:
     show_profile(screen(), loaded, profile, planned_vocabulary(loaded)[1])
     typer.echo()
     say_pairs(plan_lines(_planned(loaded, profile, gpus)))
+    if (host := _host(loaded, ram)) is not None:
+        from galore.cli.show.hostmemory import host_lines
+
+        typer.echo()
+        say_pairs(host_lines(host, ram))
     if gpus > 1:
         from galore.cli.show.dryrun import rank_lines
 

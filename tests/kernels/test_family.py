@@ -46,6 +46,10 @@ def test_defaults_that_depend_on_others() -> None:
     [
         (Options(inner="muon", convention="reference"), "<convention reference> is that of the official AdamW"),
         (Clipped(update="immediate", max_grad_norm=2.0), "to <max_grad_norm 2.0>: set <max_grad_norm None>, or"),
+        (
+            Options(update="immediate", gradient_sums="host"),
+            "leave out <gradient_sums host>, or set <update accumulate>",
+        ),
         (Options(transport="rotate", proj_type="random"), "<proj_type random> has none: take keep or reset"),
         (Options(update="immediate", refresh="summed"), "<refresh summed> cannot: take first-micro-batch"),
         (Options(proj_type="svd", refresh="two-pass"), "with <proj_type svd> take summed or first-micro-batch"),
@@ -59,7 +63,7 @@ def test_defaults_that_depend_on_others() -> None:
 )
 def test_a_contradiction_is_told_in_the_words_of_whoever_asks(options: Options, said: str) -> None:
     assert said in str(contradiction(options, True, written))
-    everywhere = options.inner == "muon" or isinstance(options, Clipped)
+    everywhere = options.inner == "muon" or isinstance(options, Clipped) or options.gradient_sums == "host"
     assert (contradiction(options, False, written) is not None) == everywhere
 
 
@@ -69,7 +73,7 @@ def test_what_contradicts_only_without_a_subspace() -> None:
 
 
 def test_every_contradiction_is_seen_by_a_test_above_and_no_default_is_one() -> None:
-    assert len(family.ANYWHERE + family.IN_A_SUBSPACE + family.WITHOUT_ONE) == 11
+    assert len(family.ANYWHERE + family.IN_A_SUBSPACE + family.WITHOUT_ONE) == 12
     assert contradiction(Options(), True, written) is None
     assert contradiction(Options(update="immediate", refresh=None), True, written) is None
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from galore.trainer.common.format import GIB
+from galore.trainer.fit.hostmemory import host_profile
 from galore.trainer.fit.predict import profile_on
 from galore.trainer.machine.cards import card
 from galore.trainer.recipe.load import load_recipe
@@ -24,7 +25,11 @@ CARDS = {  # GiB that each may take of its card, with the context, at sequences 
     "llama-13b-24gb": ("rtx4090", 22.0, 512),
     "llama-1b-8gb": ("rtx3070", 7.0, 512),
     "retnet-1.3b": ("rtx4090", 19.0, 512),
+    "llama-32b-24gb": ("rtx4090", 18.0, 512),
+    "llama-70b-24gb": ("rtx4090", 18.5, 256),
+    "qwen-32b-24gb": ("rtx4090", 20.0, 256),
 }
+RAM = {"llama-32b-24gb": 48, "llama-70b-24gb": 96, "qwen-32b-24gb": 48}  # GiB of the machine, the smallest sold
 
 # hidden, intermediate, heads, layers, learning rate, rank, T, steps, warm-up, clip
 PAPER = {
@@ -66,7 +71,8 @@ def test_editor_header_points_to_the_schema_beside_it(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in NAMES if name.count("-") > 1])
 def test_variants_are_derived_not_cloned(name: str) -> None:
     text = (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
-    parent = "llama-7b" if name == "llama-13b-24gb" else "-".join(name.split("-")[:2])
+    derived = dict.fromkeys(RAM, "llama-13b-24gb") | {"llama-13b-24gb": "llama-7b"}
+    parent = derived.get(name, "-".join(name.split("-")[:2]))
     assert f"\nextends: {parent}\n" in text
     assert len(text.splitlines()) < (10 if name.startswith("llama") and name not in CARDS else 30)
 
@@ -88,6 +94,14 @@ def test_card_recipes_fit_with_room_to_spare(name: str) -> None:
     profile = profile_on(load_recipe(name), card(gpu))
     assert profile.fits
     assert profile.total.high <= gibibytes * GIB
+
+
+@pytest.mark.parametrize("name", ["llama-32b-24gb", *(pytest.param(e, marks=pytest.mark.slow) for e in list(RAM)[1:])])
+def test_streamed_recipes_fit_the_smallest_machine_that_they_name(name: str) -> None:
+    assert load_recipe(name).recipe.train.stream_weights
+    host = host_profile(load_recipe(name), "cuda")
+    assert host.least_machine == RAM[name]
+    assert f"{RAM[name]} GB of host memory" in about(name)
 
 
 @pytest.mark.parametrize("size", SIZES)

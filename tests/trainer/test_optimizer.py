@@ -37,7 +37,7 @@ def test_every_option_of_a_recipe_arrives(option: dataclasses.Field[Any], monkey
     overrides = [f"optim.{name}={str(value).lower()}", "optim.target_modules=[target]", *ALONG.get(name, [])]
     optim = load_recipe("demo", overrides).recipe.optim
     build_optimizer(nn.ModuleDict({"target": nn.Linear(8, 6)}), optim, accumulation=1, seed=0)
-    ((groups, _, settings, _),) = seen
+    ((groups, _, settings, *_),) = seen
     of_group = name in {each.name for each in dataclasses.fields(GroupSettings)}
     assert (groups[0][name] if of_group else getattr(settings, name)) == value
     assert option.default != value

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor, nn
 
+from galore.trainer.host.blocks import at_rest
 from galore.trainer.optim import GaLoreAdamW
 from galore.trainer.optim.int8_linear import int8_layers
 
@@ -21,9 +22,10 @@ def not_finite(tensors: Iterable[tuple[str, Tensor]]) -> list[str]:
 
 def trained_tensors(model: nn.Module, optimizer: GaLoreAdamW) -> Iterator[tuple[str, Tensor]]:
     """All that a step writes to: weights, the scales of those in 8 bits, and what the optimizer keeps."""
-    yield from model.named_parameters()
+    held = at_rest(model)
+    yield from ((name, held(parameter)) for name, parameter in model.named_parameters())
     names = {module: name for name, module in model.named_modules()}
-    yield from ((f"{names[layer]}.weight_scale", layer.weight_scale) for layer in int8_layers(model))
+    yield from ((f"{names[layer]}.weight_scale", held(layer.weight_scale)) for layer in int8_layers(model))
     yield from optimizer.state_tensors().items()
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from galore.trainer.checkpoint.checkpoint import Checkpoint
 from galore.trainer.checkpoint.tensorfile import tensor_bytes
 from galore.trainer.checkpoint.tensors import refuse_unlike
+from galore.trainer.host.blocks import at_rest, written_at_rest
 from galore.trainer.optim import GaLoreAdamW
 
 Groups = dict[str, dict[str, Tensor]]
@@ -18,11 +19,11 @@ Groups = dict[str, dict[str, Tensor]]
 def model_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Weights and persistent buffers by name; a tensor with two names (tied weights) is stored under the first."""
     seen: set[int] = set()
-    tensors = {}
+    tensors, held = {}, at_rest(model)
     for name, tensor in model.state_dict(keep_vars=True).items():
         if id(tensor) not in seen:
             seen.add(id(tensor))
-            tensors[name] = tensor.detach()
+            tensors[name] = held(tensor).detach()
     return tensors
 
 
@@ -72,8 +73,9 @@ def load_model(model: nn.Module, tensors: dict[str, Tensor]) -> None:
         UserError: names or shapes differ. ValueError: types do.
     """
     refuse_unlike(model, tensors)
-    own = model.state_dict(keep_vars=True)
+    own, held = model.state_dict(keep_vars=True), at_rest(model)
     for name, tensor in tensors.items():
         if own[name].dtype != tensor.dtype:
             raise ValueError(f"{name}: {tensor.dtype} saved, {own[name].dtype} here")
-        own[name].detach().copy_(tensor)
+        held(own[name]).detach().copy_(tensor)
+    written_at_rest(model)

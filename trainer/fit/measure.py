@@ -13,7 +13,7 @@ from itertools import accumulate
 import torch
 
 from galore.kernels.device import device_type
-from galore.trainer.fit.rehearsal import Rehearsal
+from galore.trainer.fit.rehearsal import ORDINARY, Rehearsal
 from galore.trainer.memory.trace.trace import Trace
 from galore.trainer.memory.trace.tracer import Tracer
 from galore.trainer.memory.workspaces.casts import cpu_workspaces
@@ -27,11 +27,16 @@ STEPS = 3  # that are timed
 
 @dataclass
 class Measurement:
-    """`allocator_bytes`: the peak that the allocator itself counted, weights included; `basis`: how it was asked."""
+    """`allocator_bytes`: the peak that the allocator itself counted, weights included; `basis`: how it was asked.
+
+    `host_bytes`: most that waited on the host; `bus`: bytes to the device and back in an ordinary step.
+    """
 
     trace: Trace
     allocator_bytes: int
     basis: str
+    host_bytes: int = 0
+    bus: tuple[int, int] = (0, 0)
 
 
 def measure(loaded: LoadedRecipe, device: torch.device, ranks: Ranks | None = None) -> Measurement:
@@ -47,6 +52,8 @@ def measure(loaded: LoadedRecipe, device: torch.device, ranks: Ranks | None = No
     measurement = Measurement(trace, 0, "")
     with (_cuda_allocator if device_type(device) == "cuda" else _cpu_allocator)(measurement, weights):
         rehearsal.run()
+    measurement.host_bytes = sum(host.most for host in rehearsal.hosts())
+    measurement.bus = rehearsal.moved[ORDINARY]
     del rehearsal
     gc.collect()  # model, hooks and tracer refer to each other
     return measurement

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import gc
-import itertools
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from galore.kernels.host import Host
 from galore.kernels.linear import Factors
 from galore.trainer.build import build_model
 from galore.trainer.data.batch import Batch
 from galore.trainer.data.prepare import fullest_batch
 from galore.trainer.data.score import batch_loss
 from galore.trainer.evaluate import scored_together
+from galore.trainer.host.blocks import on_device, streamed
 from galore.trainer.losses.build import build_extra
 from galore.trainer.losses.extra import About, ExtraLoss
 from galore.trainer.memory.trace.tracer import Tracer
@@ -47,6 +48,7 @@ class Rehearsal:
     tracer: Tracer
     micro_batches: int
     extra: ExtraLoss | None = None
+    moved: dict[str, tuple[int, int]] = field(default_factory=dict)  # bytes to the device and to the host, by phase
 
     @classmethod
     def prepare(
@@ -65,7 +67,7 @@ class Rehearsal:
         beside = getattr(extra, "teacher", None)
         tracer.mark("model")
         for each in (model, beside) if isinstance(beside, nn.Module) else (model,):
-            tracer.label("weights", itertools.chain(each.parameters(), each.buffers()))
+            tracer.label("weights", on_device(each))
         tracer.follow(model)
         for checkpoint in offloading(model):
             checkpoint.fetched = lambda tensor: tracer.label("activations", [tensor])
@@ -88,7 +90,10 @@ class Rehearsal:
                 del steps[ORDINARY]
             for phase, clock in steps.items():
                 self.tracer.begin(phase)
+                before = self._bus()
                 self._step(clock)
+                there, back = (now - then for now, then in zip(self._bus(), before, strict=True))
+                self.moved[phase] = there, back
             self.tracer.begin(EVALUATION)
             self._evaluate()
         self.tracer.close()
@@ -105,6 +110,15 @@ class Rehearsal:
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         return time.perf_counter() - start
+
+    def hosts(self) -> list[Host]:
+        """Where tensors wait: blocks of weights, and sums of gradients."""
+        blocks = streamed(self.model)
+        weights = None if blocks is None else blocks.host
+        return [each for each in (weights, self.optimizer.host) if each is not None]
+
+    def _bus(self) -> tuple[int, int]:
+        return sum(each.fetched for each in self.hosts()), sum(each.sent for each in self.hosts())
 
     def _step(self, clock: int) -> None:
         for group in self.optimizer.param_groups:

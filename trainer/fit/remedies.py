@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from galore.trainer.host.attach import FEWEST
 from galore.trainer.recipe.schema.recipe import Recipe
 
 Settings = dict[str, Any]
@@ -94,6 +95,13 @@ def _offloading(recipe: Recipe) -> Iterator[Settings]:
         yield {"train.offload_activations": True}
 
 
+def _streaming(recipe: Recipe) -> Iterator[Settings]:
+    """Of blocks that are many enough; their number is a file's business where a model is named."""
+    several = recipe.model.name_or_path is not None or recipe.model.num_hidden_layers > FEWEST
+    if several and not recipe.train.stream_weights and recipe.optim.adapter != "factors":
+        yield {"train.stream_weights": True}
+
+
 def _backward(recipe: Recipe) -> Iterator[Settings]:
     if recipe.optim.method == "galore" and recipe.optim.projection == "hook":
         yield {"optim.projection": "backward"}
@@ -168,6 +176,7 @@ _STEPS: dict[str, Callable[[Recipe], Iterator[Settings]]] = {
     "same results; smaller products use the card less well": _micro_batch,
     "same results; one more forward: up to a third more time": _checkpointing,
     "same results; host memory, and the bus in use both ways": _offloading,
+    "same results; all weights in host memory, and twice over the bus in every micro-batch": _streaming,
     "same results up to rounding": _backward,
     "layers refresh in turns instead of together": _stagger,
     "another estimate of the same subspace": _randomized,

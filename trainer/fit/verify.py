@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import psutil
 import torch
@@ -10,7 +10,8 @@ import torch
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.format import size
 from galore.trainer.fit.duration import Pace, pace
-from galore.trainer.fit.measure import measure
+from galore.trainer.fit.hostmemory import INPUTS, host_profile
+from galore.trainer.fit.measure import MICRO_BATCHES, Measurement, measure
 from galore.trainer.fit.predict import predict
 from galore.trainer.machine.cards import attached
 from galore.trainer.machine.device import choose_device
@@ -23,7 +24,8 @@ from galore.trainer.recipe.load import LoadedRecipe
 class Verification:
     """Bytes at the peak of tensors, by category (predicted, measured) and as the allocator counted them; a step's time.
 
-    `phases`: in which step the peak was predicted and found.
+    `phases`: in which step the peak was predicted and found. `host`: what waits there, and what crosses the bus in an
+    ordinary step.
     """
 
     device: str
@@ -33,6 +35,7 @@ class Verification:
     categories: dict[str, tuple[int, int]]
     phases: tuple[str, str]
     pace: Pace
+    host: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     @staticmethod
     def error(predicted: float, measured: float) -> str:
@@ -52,6 +55,7 @@ class Verification:
             },
             "peak": {"predicted": self.phases[0], "measured": self.phases[1]},
             "step_seconds": self.pace.as_json(),
+            "host": {name: {"predicted": ours, "measured": theirs} for name, (ours, theirs) in self.host.items()},
         }
 
 
@@ -75,7 +79,19 @@ def verify(loaded: LoadedRecipe) -> Verification:
         categories={name: (ours.get(name, 0), theirs.get(name, 0)) for name in CATEGORIES},
         phases=(expected.mark_at(at), found.trace.mark_at(real_at)),
         pace=pace(loaded, device),
+        host=_on_host(loaded, device.type, found),
     )
+
+
+def _on_host(loaded: LoadedRecipe, kind: str, found: Measurement) -> dict[str, tuple[int, int]]:
+    """{what: (predicted, measured)} in bytes; nothing where nothing waits on the host."""
+    if not found.host_bytes:
+        return {}
+    expected = host_profile(loaded, kind, min(MICRO_BATCHES, loaded.recipe.train.accumulation))
+    waiting = sum(expected.pinned.values()) - expected.pinned[INPUTS]
+    names = ("to the device in a step", "to the host in a step")
+    pairs = zip(expected.bus, found.bus, strict=True)
+    return {"on the host": (waiting, found.host_bytes), **dict(zip(names, pairs, strict=True))}
 
 
 def _refuse_without_room(needed: int, device: torch.device) -> None:

@@ -37,6 +37,7 @@ def build_decoder(
     vocab_size: int,
     *,
     device: str,
+    made_on: str | None = None,
     seed: int,
     max_length: int,
     base_dir: Path,
@@ -49,6 +50,7 @@ def build_decoder(
     device start alike. The global random state is left as it was. On `device="meta"` nothing is allocated or loaded.
 
     Args:
+        made_on: where the weights are left, if not on `device`, whose kernels the model is made for.
         vocab_size: number of token ids of the tokenizer; the embedding must have as many rows at least.
         max_length: longest sequence, in tokens, that the run will feed.
         base_dir: folder that a relative `section.name_or_path` is seen from.
@@ -60,6 +62,7 @@ def build_decoder(
         UserError: the model cannot be read or trained, its vocabulary or positions are too few for the data, or the
             attention kernel cannot run on `device`.
     """
+    made_on = made_on or device
     if device != "meta":
         check_attention(section.attn_implementation, device, section.dtype)
     source = locate(section.name_or_path, base_dir) if section.name_or_path else None
@@ -72,13 +75,13 @@ def build_decoder(
         require_memory(config, getattr(torch, section.dtype).itemsize)
     if source is None or section.random_init or device == "meta":
         config.get_text_config().vocab_size = rows or config.get_text_config().vocab_size
-        model = _from_config(config, section, device=device, seed=seed, in_int8=in_int8)
+        model = _from_config(config, section, device=device, made_on=made_on, seed=seed, in_int8=in_int8)
     else:
         model = _from_weights(source, config, section)
         grow_vocabulary(model, rows, seed, fresh)
         _kept_in_int8(model, in_int8)
-        model = model.to(device)
-    if source is not None and device != "meta":
+        model = model.to(made_on)
+    if source is not None and device != "meta" and _runs_on(made_on, device, section):
         _refuse_bidirectional(model, source)
     if device == "meta":
         fix_frequencies(model)
@@ -146,7 +149,7 @@ def _config(section: ModelSection, vocab_size: int, source: str | None) -> PreTr
 
 
 def _from_config(
-    config: PreTrainedConfig, section: ModelSection, *, device: str, seed: int, in_int8: Sequence[str]
+    config: PreTrainedConfig, section: ModelSection, *, device: str, made_on: str, seed: int, in_int8: Sequence[str]
 ) -> PreTrainedModel:
     dtype = getattr(torch, section.dtype)
     model = skeleton(config, attention_on(section, device))
@@ -156,9 +159,14 @@ def _from_config(
         _kept_in_int8(model, in_int8)
     else:
         chosen = _linears(model, in_int8)
-        draw_weights(model, dtype=dtype, device=device, seed=seed, drawn=lambda m: to_int8(m) if m in chosen else None)
+        draw_weights(model, dtype=dtype, device=made_on, seed=seed, drawn=lambda m: to_int8(m) if m in chosen else None)
     model.config.dtype = dtype
     return model
+
+
+def _runs_on(made_on: str, device: str, section: ModelSection) -> bool:
+    """Whether the kernels that the model is made for run where its weights are left."""
+    return made_on == device or section.attn_implementation in (None, "sdpa", "eager")
 
 
 def _from_weights(source: str, config: PreTrainedConfig, section: ModelSection) -> PreTrainedModel:

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from galore.kernels.family import refresh_of
+from galore.kernels.host import Host
 from galore.trainer.optim.groups import rank_for
+from galore.trainer.optim.parts.hostsum import sums_on
 from galore.trainer.optim.parts.inner import INNER_RULES, Inner
 from galore.trainer.optim.parts.refresh import REFRESHES, Whole
 from galore.trainer.optim.parts.residual import RESIDUALS
@@ -47,9 +49,13 @@ def named_groups(params: Iterable[Any], full_rank: Mapping[str, Any] = MappingPr
 
 
 def build_slots(
-    groups: list[dict[str, Any]], state: Mapping[Tensor, dict[str, Tensor]], settings: OptimizerSettings, clock: Any
+    groups: list[dict[str, Any]],
+    state: Mapping[Tensor, dict[str, Tensor]],
+    settings: OptimizerSettings,
+    clock: Any,
+    host: Host | None = None,
 ) -> dict[nn.Parameter, FullSlot]:
-    """One slot per parameter of the (torch) param `groups`, in order.
+    """One slot per parameter of the (torch) param `groups`, in order; sums of whole gradients wait on the `host`.
 
     Raises:
         ValueError: a setting cannot be meant, a projected parameter is no matrix, or a parameter is not contiguous.
@@ -67,28 +73,39 @@ def build_slots(
         weight = Weight(name, index, parameter, group, state[parameter])
         inner = INNER_RULES[group["inner"]](weight, own.state_dtype)
         slots[parameter] = (
-            FullSlot(weight, inner, GradientSum(own.accumulator_dtype), own.weight_rounding == "compensated")
+            FullSlot(weight, inner, _whole_sum(parameter, own, host), own.weight_rounding == "compensated")
             if group["rank"] is None
-            else _projected(weight, inner, own, next(turns), clock)
+            else _projected(weight, inner, own, next(turns), clock, host)
         )
     return slots
 
 
+def _whole_sum(parameter: Tensor, own: OptimizerSettings, host: Host | None) -> GradientSum:
+    """What sums the gradients of a parameter that is not projected; those of vectors are not worth a copy."""
+    return sums_on(host if parameter.ndim >= 2 else None, parameter.numel())(own.accumulator_dtype)
+
+
 def _projected(
-    weight: Weight, inner: Inner, own: OptimizerSettings, schedule: RefreshSchedule, clock: Callable[[], int]
+    weight: Weight,
+    inner: Inner,
+    own: OptimizerSettings,
+    schedule: RefreshSchedule,
+    clock: Callable[[], int],
+    host: Host | None,
 ) -> ProjectedSlot:
     """The slot of the parts that the weight's group names; a residual of the whole gradient brings its refresh."""
     group = weight.group
     rank = rank_for(group["rank"], weight.matrix.shape)
     subspace = SUBSPACES[group["proj_type"]](weight, rank, schedule, own.seed, clock)
     residual = RESIDUALS[group["residual"]](subspace, inner)
+    whole = sums_on(host if residual.whole else None, weight.parameter.numel())
     refresh = Whole if residual.whole else REFRESHES[refresh_of(own)]
     return ProjectedSlot(
         weight,
         inner,
         own.weight_rounding == "compensated",
         subspace=subspace,
-        refresh=refresh(subspace, own.accumulator_dtype, own.accumulation, own.ranks),
+        refresh=refresh(subspace, own.accumulator_dtype, own.accumulation, own.ranks, whole),
         transport=TRANSPORTS[group["transport"]],
         residual=residual,
     )

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from galore.kernels.host import host_of
 from galore.kernels.linear import Factors
 from galore.kernels.storage.rounding import RoundingNoise
 from galore.trainer.optim.build_slots import build_slots, named_groups
@@ -70,7 +71,9 @@ class GaLoreAdamW(Stored):
         super().__init__(named_groups(params, full_rank={"scale": 1.0}), defaults)
         self.update, self.seed, self.max_grad_norm = settings.update, settings.seed, settings.max_grad_norm
         self.stochastic = settings.weight_rounding == "stochastic"
-        self.slots = build_slots(self.param_groups, self.state, settings, lambda: self.clock)
+        on_host = settings.gradient_sums == "host"
+        self.host = host_of(self.param_groups[0]["params"][0].device) if on_host else None  # where they wait
+        self.slots = build_slots(self.param_groups, self.state, settings, lambda: self.clock, self.host)
         self._sketching = False
         self._sums: Sums[FullSlot] | None = None  # of the step, from its last backward on
         self._norm: float | None = None  # of what is accumulated, once it is known
@@ -81,6 +84,8 @@ class GaLoreAdamW(Stored):
         self.attached = True
         self._asked_of_clipping = False
         self.torn = False  # whether some weights have taken a step that others have not
+        # told of a parameter right before it is written to: its weights may have to come from somewhere
+        self.before_write: Callable[[Tensor], None] = lambda parameter: None
         # Codes require no gradient; their layer hands over factors.
         floating = [p for p in self.slots if p.requires_grad]
         self._hooks = [p.register_post_accumulate_grad_hook(self._on_gradient) for p in floating]  # type: ignore[no-untyped-call]
@@ -274,6 +279,7 @@ class GaLoreAdamW(Stored):
         self.torn = True
         self._tally.applied += 1
         self._tally.refreshed += isinstance(slot, ProjectedSlot) and slot.due
+        self.before_write(slot.parameter)
         slot.apply(update)
 
     def _absorb_grads(self) -> None:

@@ -113,6 +113,8 @@ def settle(groups: list[dict[str, Any]], settings: OptimizerSettings) -> list[Op
         raise ValueError(
             "update='immediate' applies each gradient in the backward, before ranks could sum it: not with ranks"
         )
+    if settings.gradient_sums == "host" and settings.ranks is not None:
+        raise ValueError(f"{written('gradient_sums', 'host')}: ranks sum on the device: not with ranks")
     if settings.update == "immediate" and (settings.accumulation or 1) > 1:
         raise ValueError(f"{written('accumulation', settings.accumulation)}: not with update='immediate'")
     return [_settle_group(group, number, settings) for number, group in enumerate(groups)]

@@ -65,7 +65,7 @@ class FullSlot:
 
     @property
     def has_gradient(self) -> bool:
-        return self.sum.value is not None
+        return self.sum.exists
 
     @property
     def fallbacks(self) -> int:
@@ -139,8 +139,8 @@ class FullSlot:
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """(category of memory, tensor) for everything held now."""
         yield from self._state_tensors()
-        if self.sum.value is not None:
-            yield "gradients", self.sum.value
+        if self.sum.here is not None:
+            yield "gradients", self.sum.here
 
     def planned_bytes(self) -> tuple[int, int]:
         """Bytes of the state (with the compensation of a weight) and of the projector once the first step is taken."""

@@ -20,8 +20,8 @@ def shipped_names() -> list[str]:
 
 
 def _by_size(name: str) -> tuple[bool, float, str]:
-    size = name.split("-")[1] if name.startswith("llama-") else "0m"
-    unit = {"m": 1e6, "b": 1e9}.get(size[-1], 0)
+    size = name.partition("-")[2].partition("-")[0]
+    unit = {"m": 1e6, "b": 1e9}.get(size[-1:], 0)
     return (name != "demo", float(size[:-1]) * unit if size[:-1].isdigit() else 0, name)
 
 

@@ -255,6 +255,12 @@ def test_timeline_as_a_picture(galore: Any) -> None:
         (["--compare", "--timeline", "x.html"], "error: --timeline: goes with the plain profile only"),
         (["--measure", "--timeline", "x.html"], "error: --timeline: goes with the plain profile only"),
         (["--compare", "--fit", "x.yaml"], "error: --fit: goes with the plain profile only"),
+        (["--ram", "64", "--compare"], "error: --ram: goes with the plain profile only"),
+        (["--ram", "64", "--measure"], "error: --ram: goes with the plain profile only"),
+        (
+            ["--gpus", "2", "train.stream_weights=true"],
+            "error: --gpus: blocks are streamed, and sums of gradients wait on the host, in one process only",
+        ),
         (["optim.rnak=3"], "error: tiny.yaml: 1 error"),
         (["train.micro_batch_size=3"], "error: tiny.yaml: 1 error"),
     ],
@@ -356,6 +362,20 @@ def test_gpus_show_what_each_sends(galore: Any) -> None:
     found = json.loads(profile(galore, "tiny.yaml", "--gpu", "rtx3090", "--gpus", "2", "--json", "--no-advise").stdout)
     assert found["parallel"]["size"] == 2
     assert sum(found["parallel"]["ordinary"].values()) < found["parallel"]["gradients"]
+
+
+def test_a_machine_is_judged_beside_the_card(galore: Any) -> None:
+    streamed = ("tiny.yaml", "--no-advise", "train.stream_weights=true", "model.num_hidden_layers=3")
+    shown = profile(galore, *streamed).stdout
+    assert "one with 8 GiB holds it; --ram judges another" in " ".join(shown.split())
+    assert "blocks of weights" in shown
+    assert "KiB of weights in each micro-batch" in shown or "MiB of weights in each micro-batch" in shown
+    for ram, verdict in (("4", "does not fit"), ("16", "fits")):
+        assert re.search(rf"host +{verdict}: 3.* GiB of {ram} GiB", profile(galore, *streamed, "--ram", ram).stdout)
+        found = json.loads(profile(galore, *streamed, "--ram", ram, "--json").stdout)["host"]
+        assert found["fits"] == (verdict == "fits")
+        assert found["pinned_bytes"]["blocks of weights"] > 0
+    assert "host" not in json.loads(profile(galore, "tiny.yaml", "--no-advise", "--json").stdout)
 
 
 def test_gpus_go_with_the_plain_profile(galore: Any) -> None:

@@ -53,6 +53,7 @@ def restart_adapters(model: nn.Module, optimizer: GaLoreAdamW, *, seed: int, ste
     noise = RoundingNoise(mix(seed, ROUND), step, rounded[0]) if stochastic and rounded else None
     optimizer.torn = True
     for index, layer in enumerate(layers):
+        optimizer.before_write(layer.weight)
         _merge(layer, noise, index)
         layer.a.copy_(_drawn(layer.a, mix(seed, DRAW, step, index)))
         layer.b.zero_()

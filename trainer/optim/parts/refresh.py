@@ -15,6 +15,7 @@ from torch import Tensor
 
 from galore.kernels.family import RefreshMode
 from galore.kernels.linear import Factors
+from galore.trainer.optim.parts.hostsum import NewSum
 from galore.trainer.optim.parts.storage import GradientSum, Projector
 from galore.trainer.optim.parts.subspace import Subspace
 from galore.trainer.optim.ranks import Part, Ranks, Sums
@@ -28,22 +29,28 @@ class Refresh:
         dtype: of sums of gradients.
         accumulation: micro-batches of a step, where known.
         ranks: processes that train together, all on the same basis.
+        whole: what sums whole gradients.
     """
 
     def __init__(
-        self, subspace: Subspace, dtype: torch.dtype, accumulation: int | None, ranks: Ranks | None = None
+        self,
+        subspace: Subspace,
+        dtype: torch.dtype,
+        accumulation: int | None,
+        ranks: Ranks | None = None,
+        whole: NewSum = GradientSum,
     ) -> None:
         self.subspace, self.ranks = subspace, ranks
         # What the last hook could free has to be summed over the ranks first.
         self.accumulation = accumulation if ranks is None else None
-        self.sum, self.whole, self.sketch = GradientSum(dtype), GradientSum(dtype), GradientSum(torch.float32)
+        self.sum, self.whole, self.sketch = GradientSum(dtype), whole(dtype), GradientSum(torch.float32)
         self.basis: Projector | None = None  # that this step's gradients are projected on, if it is a new one
         self.omega: Tensor | None = None
         self.received, self.poisoned = 0, False
 
     @property
     def has_gradient(self) -> bool:
-        return self.sum.value is not None or self.whole.value is not None or self.poisoned
+        return self.sum.exists or self.whole.exists or self.poisoned
 
     @property
     def wants_pass(self) -> bool:
@@ -97,12 +104,12 @@ class Refresh:
 
     def finish_sketch(self) -> None:
         """Turn a sketch pass into the basis that this step will project on."""
-        if self.sketch.value is not None:
+        if self.sketch.exists:
             self.basis, self.omega = self.subspace.of_sketch(self.sketch.take()), None
 
     def complete(self) -> None:
         """Called once all micro-batches are in, before the norm is taken."""
-        if self.whole.value is not None:
+        if self.whole.exists:
             self._project_on_new(self.whole.take())
 
     def squared_norm(self) -> Tensor:
@@ -127,7 +134,7 @@ class Refresh:
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """(category of memory, tensor) for everything held now."""
         held = [("accumulators", self.sum), ("gradients", self.whole), ("accumulators", self.sketch)]
-        yield from ((category, total.value) for category, total in held if total.value is not None)
+        yield from ((category, total.here) for category, total in held if total.here is not None)
         yield from (("projectors", tensor) for tensor in (self.basis or {}).values())
 
     def _receive_due(self, grad: Tensor | Factors) -> None:
@@ -254,7 +261,7 @@ class Delayed(TwoPass):
             yield from self.sketched()
 
     def next_basis(self) -> Projector | None:
-        return None if self.sketch.value is None else self.subspace.of_sketch(self.sketch.take())
+        return None if not self.sketch.exists else self.subspace.of_sketch(self.sketch.take())
 
     def _receive_due(self, grad: Tensor | Factors) -> None:
         if not self.subspace.exists:
@@ -277,8 +284,10 @@ class Whole(Refresh):
         self.whole.add(multiplied(grad))
 
     def complete(self) -> None:
-        if self.whole.value is not None and self.subspace.due:
-            self._find(self.whole.value)
+        if self.whole.exists and self.subspace.due:
+            whole = self.whole.value
+            assert whole is not None
+            self._find(whole)
 
     def squared_norm(self) -> Tensor:
         return self.whole.squared_norm()

@@ -106,12 +106,23 @@ class GradientSum:
         self.dtype = dtype
         self.value: Tensor | None = None
 
+    @property
+    def exists(self) -> bool:
+        """Whether there is any term."""
+        return self.value is not None
+
+    @property
+    def here(self) -> Tensor | None:
+        """What of it lies on the device."""
+        return self.value
+
     def add(self, term: Tensor) -> None:
         """Add `term`, which the caller gives up."""
-        if self.value is None:
+        value = self.value
+        if value is None:
             self.value = term if term.dtype.itemsize <= self.dtype.itemsize else term.to(self.dtype)
         else:
-            self.value = self.value.to(self.dtype).add_(term)
+            self.value = value.to(self.dtype).add_(term)
 
     def take(self) -> Tensor:
         """Return the sum and forget it."""
@@ -121,6 +132,7 @@ class GradientSum:
 
     def squared_norm(self) -> Tensor:
         """‖sum‖² as a float64 scalar."""
-        assert self.value is not None, "nothing was accumulated"
-        norm: Tensor = torch.linalg.vector_norm(self.value, dtype=torch.float32)
+        value = self.value
+        assert value is not None, "nothing was accumulated"
+        norm: Tensor = torch.linalg.vector_norm(value, dtype=torch.float32)
         return norm.double().square()

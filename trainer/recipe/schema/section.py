@@ -12,6 +12,7 @@ from galore.kernels.family import LARGEST, MOST_STEPS, SMALLEST
 # The kinds of number, each with its end. Beyond it lies nothing but a slip, which would cost work or memory without
 # end.
 Layers = Annotated[int, Field(gt=0, le=2_000)]
+Blocks = Annotated[int, Field(ge=2, le=2_000)]  # on the device at a time: one is used, others are on their way
 Width = Annotated[int, Field(gt=0, le=2**24)]  # of a matrix; heads and ranks too
 Length = Annotated[int, Field(gt=0, le=2**24)]  # of a sequence, in tokens
 Vocabulary = Annotated[int, Field(gt=0, le=2**31 - 1)]

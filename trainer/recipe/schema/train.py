@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from galore.trainer.recipe.schema.rope import RopeSection
 from galore.trainer.recipe.schema.section import (
+    Blocks,
     Checkpoints,
     Epochs,
     Layers,
@@ -74,6 +75,10 @@ class TrainSection(Section):
     offload_activations: bool = execution(
         False,
         "CUDA: what recomputed blocks keep, their inputs, waits in host memory and comes back in time; needs gradient_checkpointing",
+    )
+    stream_weights: bool | Blocks = execution(
+        False,
+        "The decoder's blocks wait in host memory, two at a time on the device, fetched ahead (docs/streaming.md): true, or how many at a time",
     )
     device: Literal["auto", "cpu", "cuda"] = execution("auto", "auto takes CUDA when there is one, and says so")
     expandable_segments: bool = execution(
