@@ -64,7 +64,7 @@ class Recipe(Section):
                 f"optim.relora_gap: {self.optim.relora_gap} never restarts in train.max_steps: {self.train.max_steps}: lower it, "
                 "or leave it out for a quarter of the run"
             )
-        if self.model.name_or_path is None and self.data.max_length > self.model.max_position_embeddings:
+        if not self.model.without_effect and self.data.max_length > self.model.max_position_embeddings:
             raise ValueError(
                 f"data.max_length {self.data.max_length} exceeds model.max_position_embeddings {self.model.max_position_embeddings}"
             )
