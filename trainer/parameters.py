@@ -107,7 +107,7 @@ def planned_vocabulary(loaded: LoadedRecipe) -> tuple[int, list[str]]:
     recipe = loaded.recipe
     if recipe.model.vocab_size is not None:
         return recipe.model.vocab_size, []
-    new, known = recipe.model.new_tokens, recipe.model.architecture
+    new, known = recipe.model.new_tokens, recipe.model.published
     if known is not None:
         return known.vocab_size + len(new), []
     if recipe.model.name_or_path is not None:

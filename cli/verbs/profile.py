@@ -16,7 +16,7 @@ from galore.cli.show.profilebeside import compared, measured, told_on_stderr, wr
 from galore.cli.show.tables import say, say_pairs, screen
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.format import size
-from galore.trainer.recipe import architectures
+from galore.trainer.recipe.architectures import refuse_unknown
 from galore.trainer.recipe.extras import refuse_missing
 
 if TYPE_CHECKING:
@@ -150,30 +150,20 @@ def profile_memory(
 
 def _loaded(recipe: str | None, overrides: list[str], model: str | None, method: str | None) -> LoadedRecipe:
     """The recipe with the network and the method that options name; a network alone brings a recipe along."""
-    from galore.trainer.recipe.load import load_recipe
-    from galore.trainer.recipe.methods import METHODS
-    from galore.trainer.sweep.options import load_trial, method_overrides, refuse_unknown
+    from galore.trainer.sweep.options import load_method
 
     if model is not None:
-        _refuse_unknown_model(model)
+        try:
+            refuse_unknown(model)
+        except ValueError as error:
+            raise UserError(str(error), where="--model") from error
         if recipe is None or "=" in recipe:
             overrides, recipe = [*([recipe] if recipe else []), *overrides], BY_NAME
         overrides = [f"model.architecture_of={model}", *overrides]
     if recipe is None:
         fix = "write galore profile-memory RECIPE, or --model NAME for a public network, such as --model llama-3-8b"
         raise UserError("names neither a recipe nor a model", where="profile-memory", fix=fix)
-    loaded = load_recipe(recipe, overrides)
-    if method is None:
-        return loaded
-    refuse_unknown(method, METHODS, "method", "--method")
-    return load_trial(recipe, [*method_overrides(method, loaded.recipe.optim), *overrides], method)
-
-
-def _refuse_unknown_model(name: str) -> None:
-    try:
-        architectures.refuse_unknown(name)
-    except ValueError as error:
-        raise UserError(str(error), where="--model") from error
+    return load_method(recipe, overrides, method, "--method")
 
 
 def _left(show: Callable[[], None]) -> BaseException | None:

@@ -123,8 +123,8 @@ def public_config(architecture: Architecture) -> PreTrainedConfig:
 
 
 def _config(section: ModelSection, vocab_size: int, source: str | None) -> PreTrainedConfig:
-    if section.architecture is not None:
-        return public_config(section.architecture)
+    if section.published is not None:
+        return public_config(section.published)
     if source is None:
         return llama_config(section, vocab_size)
     config = read_config(source, section.revision)

@@ -23,8 +23,7 @@ def dump_recipe(recipe: Recipe, header: str = "") -> str:
     """
     values = recipe.model_dump(mode="json")
     top = "".join(f"# {line}\n" for line in printable(header).splitlines())
-    cause = "architecture_of" if recipe.model.name_or_path is None else "name_or_path"
-    idle = dict.fromkeys((f"model.{name}" for name in recipe.model.without_effect), cause)
+    idle = [f"model.{name}" for name in recipe.model.without_effect]
     return "\n".join([top] * bool(top) + [_section(name, values[name], idle) for name in sections()])
 
 
@@ -47,19 +46,18 @@ def dotted(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, s
             yield f"{before}{name}", value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _section(name: str, values: dict[str, Any], idle: Mapping[str, str]) -> str:
-    """`idle`: fields without effect, and the one that leaves them none."""
+def _section(name: str, values: dict[str, Any], idle: list[str]) -> str:
     about = section_schema(name).get("description", "")
     body = [
-        _leaf(field, values[field.name], idle.get(field.path))
+        _leaf(field, values[field.name], field.path in idle)
         for field in fields().values()
         if field.section == name and not (field.path in idle and values[field.name] == field.schema.get("default"))
     ]
     return "".join([*_comment(about, ""), f"{name}:\n", *body])
 
 
-def _leaf(field: FieldInfo, value: Any, idle_by: str | None) -> str:
-    about = f"Without effect, since {idle_by} is set: " if idle_by else ""
+def _leaf(field: FieldInfo, value: Any, idle: bool) -> str:
+    about = "Without effect beside the others: " if idle else ""
     expected = field.expected  # a value to write keeps its own letters
     if not expected.startswith(tuple(field.choices) or "\0"):
         expected = expected[0].upper() + expected[1:]

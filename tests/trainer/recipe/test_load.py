@@ -231,7 +231,7 @@ def test_dimensions_beside_a_model_by_name_are_left_out_or_marked() -> None:
     assert "rope_theta:" not in loaded.text, "the default"
     assert "  vocab_size: " in loaded.text, "which has an effect"
     assert (
-        "  # Without effect, since name_or_path is set: Number of decoder blocks. An integer > 0.\n"
+        "  # Without effect beside the others: Number of decoder blocks. An integer > 0.\n"
         "  num_hidden_layers: 3\n" in loaded.text
     )
     assert recipe_from_resolved(loaded.text, "here") == loaded.recipe

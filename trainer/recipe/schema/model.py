@@ -81,7 +81,7 @@ class ModelSection(Section):
         return () if self.name_or_path is None and self.architecture_of is None else DIMENSIONS
 
     @property
-    def architecture(self) -> Architecture | None:
+    def published(self) -> Architecture | None:
         """What `architecture_of` names."""
         return None if self.architecture_of is None else ARCHITECTURES[self.architecture_of]
 
