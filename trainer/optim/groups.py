@@ -142,7 +142,9 @@ def galore_groups(
     for pattern, own in (rank_pattern or {}).items():
         chosen = [module for name, module in modules.items() if _matches(name, pattern)]
         if not chosen:
-            raise ValueError(f"{pattern!r} of rank_pattern matches none of the {'modules' if under else 'chosen modules'}{under}")
+            raise ValueError(
+                f"{pattern!r} of rank_pattern matches none of the {'modules' if under else 'chosen modules'}{under}"
+            )
         ranks |= {id(module.weight): own for module in chosen}
     by_rank: dict[Rank | None, list[NamedParameter]] = {}
     rest: list[NamedParameter] = []

@@ -4,7 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from galore.trainer.optim import GaLoreAdamW, adamw_groups, check_complete, galore_groups, large_matrices, target_modules
+from galore.trainer.optim import (
+    GaLoreAdamW,
+    adamw_groups,
+    check_complete,
+    galore_groups,
+    large_matrices,
+    target_modules,
+)
 
 
 class Block(nn.Module):
