@@ -27,9 +27,8 @@ METHODS = {
 HEAD = f"| model | parameters | {' | '.join(METHODS)} |\n" + "|---" * (len(METHODS) + 2) + "|"
 # Llama 2 7B and 13B have the shapes of the first LLaMA, Llama 3.1 those of Llama 3
 ROWS = (
-    *("qwen3-0.6b", "llama-3.2-1b", "qwen2.5-1.5b", "llama-3.2-3b", "qwen3-4b", "llama-2-7b", "mistral-7b-v0.3"),
-    *("qwen2.5-7b", "llama-3-8b", "qwen3-8b", "mistral-nemo-12b", "llama-2-13b", "qwen3-14b", "mistral-small-24b"),
-    *("llama-33b", "qwen3-32b", "llama-65b", "llama-2-70b", "llama-3-70b", "qwen2.5-72b"),
+    *("qwen3-0.6b", "llama-3.2-1b", "qwen2.5-1.5b", "llama-3.2-3b", "llama-2-7b", "mistral-7b-v0.3", "qwen2.5-7b"),
+    *("llama-3-8b", "qwen3-8b", "llama-2-13b", "llama-33b", "llama-2-70b"),
 )
 
 

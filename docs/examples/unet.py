@@ -104,6 +104,17 @@ def teacher(
     return model, optimizer, {"held-out loss": float(held), f"right in {FINEST} steps": right(model, FINEST)}
 
 
+@torch.no_grad()
+def one_for_two(model: nn.Module, x: Tensor, labels: Tensor, time: Tensor, to: Tensor) -> Tensor:
+    """The v whose one step from `time` to `to` ends where two of the model's do."""
+    half = (time + to) / 2
+    x_half = moved(model(x, time, labels), x, time, half)
+    end = moved(model(x_half, half, labels), x_half, half, to)
+    (a, b), (c, d) = signal(time), signal(to)
+    picture = (b * end - d * x) / (b * c - d * a)
+    return (a * x - picture) / b
+
+
 def distilled(model: nn.Module, steps: int, make: Make) -> nn.Module:
     """Students that make one step of two of their teacher's, until `FEWEST` are left; each starts as its teacher."""
     draw, count = torch.Generator().manual_seed(1), FINEST
@@ -114,13 +125,9 @@ def distilled(model: nn.Module, steps: int, make: Make) -> nn.Module:
         for _ in range(steps):
             rows = torch.randint(TRAINED, (64,), generator=draw)
             time = torch.randint(1, count + 1, (64,), generator=draw) / count
-            (a, b), (c, d) = signal(time), signal(time - 1 / count)
+            a, b = signal(time)
             x = a * IMAGES[rows] + b * torch.randn(64, 1, 8, 8, generator=draw)
-            with torch.no_grad():
-                half = moved(model(x, time, LABELS[rows]), x, time, time - 0.5 / count)
-                end = moved(model(half, time - 0.5 / count, LABELS[rows]), half, time - 0.5 / count, time - 1 / count)
-                picture = (b * end - d * x) / (b * c - d * a)  # that one step of the student's would end there
-                v = (a * x - picture) / b
+            v = one_for_two(model, x, LABELS[rows], time, time - 1 / count)
             F.mse_loss(student(x, time, LABELS[rows]), v).backward()
             optimizer.step()
             optimizer.zero_grad()
@@ -132,11 +139,10 @@ def main(network: Callable[[], nn.Module] = UNet) -> None:
     given = arguments(steps=300, seeds=2)
     found = compared(lambda seed, make: teacher(given.steps, seed, make, network), given.seeds)
     first = found["GaLore"][0][0]
-    print(f"GaLore's first, in {FEWEST} steps: {right(first, FEWEST):.3f} right")
+    print(f"undistilled, in {FEWEST} steps: {right(first, FEWEST):.3f} right")
     for name, make in (("AdamW", adamw), ("GaLore", galore)):
-        print(
-            f"distilled from it with {name}, in {FEWEST} steps: {right(distilled(first, given.steps // 3, make), FEWEST):.3f} right"
-        )
+        student = distilled(first, given.steps // 3, make)
+        print(f"distilled from it with {name}, in {FEWEST} steps: {right(student, FEWEST):.3f} right")
 
 
 if __name__ == "__main__":

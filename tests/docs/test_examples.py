@@ -63,10 +63,22 @@ def test_trains_with_fewer_bytes_than_adamw_and_projects_its_kernels(
     optimizer.release()
 
 
-def test_a_student_makes_two_steps_of_its_teacher_s_in_one(example: Any) -> None:
-    """Of a teacher whose picture is always the same, a student that has learned nothing yet is right already."""
+def test_of_a_teacher_that_always_sees_one_picture_one_step_is_as_good_as_two(example: Any) -> None:
     unet = example("unet")
-    model, _, _ = unet.teacher(2, 0, example("beside").adamw)
+    picture = torch.linspace(-1, 1, 64).view(1, 1, 8, 8)
+
+    def teacher(x: torch.Tensor, time: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        a, b = unet.signal(time)
+        return (a * x - picture) / b
+
+    x, time = torch.randn(4, 1, 8, 8), torch.tensor([0.25, 0.5, 0.75, 1.0])
+    v = unet.one_for_two(teacher, x, torch.zeros(4), time, time - 0.25)
+    torch.testing.assert_close(v, teacher(x, time, torch.zeros(4)), rtol=1e-4, atol=1e-4)
+
+
+def test_students_are_halved_until_four_steps_are_left(example: Any) -> None:
+    unet = example("unet")
+    model = unet.UNet()
     student = unet.distilled(model, 1, example("beside").adamw)
     assert student is not model
     assert 0 <= unet.right(student, unet.FEWEST) <= 1
