@@ -95,6 +95,7 @@ def test_of_diffusers_unet_kernels_and_attention_are_projected(example: Any) -> 
     assert all(large_matrices()(name, each) for name, each in model.named_modules() if f"{name}.weight" in names)
 
 
+@pytest.mark.slow
 def test_generated_weights_take_the_place_of_trained_ones(example: Any, tmp_path: Path) -> None:
     found = example("weights").main(8, tmp_path)
     assert found["generated"] == pytest.approx(found["trained"], abs=0.02)
