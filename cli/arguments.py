@@ -126,6 +126,13 @@ def complete_shipped(incomplete: str) -> list[tuple[str, str]]:
     return [(name, about(name)) for name in shipped_names() if name.startswith(incomplete)]
 
 
+def complete_architecture(incomplete: str) -> list[tuple[str, str]]:
+    """Public networks whose dimensions are known, each with where they are from."""
+    from galore.trainer.recipe.architectures import ARCHITECTURES
+
+    return [(name, each.source) for name, each in ARCHITECTURES.items() if name.startswith(incomplete)]
+
+
 def complete_override(incomplete: str) -> list[tuple[str, str]]:
     """Keys of a recipe, each with its meaning."""
     from galore.trainer.recipe.explain.fields import fields

@@ -109,7 +109,9 @@ def planned_vocabulary(loaded: LoadedRecipe) -> tuple[int, list[str]]:
     recipe = loaded.recipe
     if recipe.model.vocab_size is not None:
         return recipe.model.vocab_size, []
-    new = recipe.model.tokens_to_add
+    new, known = recipe.model.tokens_to_add, recipe.model.published
+    if known is not None:
+        return known.vocab_size + len(new), []
     if recipe.model.name_or_path is not None:
         tokenizer = given_tokenizer(recipe, loaded.base_dir) if new else None
         if tokenizer is None:

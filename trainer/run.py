@@ -39,6 +39,7 @@ from galore.trainer.record.metrics import Console, Metrics, read_rows
 from galore.trainer.record.report import is_reported, write_report
 from galore.trainer.record.rundir import RunDir
 from galore.trainer.record.sections import spent
+from galore.trainer.record.snapshots import Snapshots
 from galore.trainer.record.trackers.sink import make_sink
 from galore.trainer.recorder import Meter, Recorder
 from galore.trainer.rescue import described
@@ -222,6 +223,7 @@ def _report(run: Run) -> Path | None:
 
 def _recorder(run: Run, console: Console, baseline: int, callbacks: Callbacks | None) -> Recorder:
     dtype = next(run.model.parameters()).dtype
+    snapshots = Snapshots.of(run.recipe.train, run.model, run.directory.snapshots, run.first_step)
     ranks = 1 if run.group is None else run.group.size
     meter = Meter.of(run.model, run.device, dtype, run.data.mean_length, ranks)
     resume_step = None if run.directory.fresh else run.first_step
@@ -235,6 +237,8 @@ def _recorder(run: Run, console: Console, baseline: int, callbacks: Callbacks | 
         console.message(f"no energy, power and temperature: {why}")
     power = PowerMeter.of(run.device)
     recorder = Recorder(metrics, console, meter, run.device, 0 if on_gpu else baseline, callbacks, power)
+    if snapshots is not None and run.writes:
+        recorder.callbacks.add(snapshots)
     if run.checkpoint is not None:
         recorder.go_on_from(run.checkpoint.state)
     return recorder

@@ -12,6 +12,7 @@ from galore.cli.show.tables import least_width, numbers, say, show_table
 from galore.trainer.common.format import GIB, counted, percent, significant
 from galore.trainer.memory.categories import CATEGORIES, MEANING, OVERHEAD, spoken
 from galore.trainer.memory.verdict import VERDICTS, out_of_memory, place, reason, runs_out, unit_of
+from galore.trainer.recipe.methods import described
 
 if TYPE_CHECKING:
     from galore.trainer.fit.advice import Advice, Trial
@@ -66,10 +67,16 @@ class Unit(NamedTuple):
         return f"{count / self.nbytes:.2f}"
 
 
+def subject(loaded: LoadedRecipe) -> str:
+    """What is profiled: the recipe, and before it the network and the method, where its name does not tell."""
+    network = loaded.recipe.model.architecture_of
+    return loaded.name if network is None else f"{network}, {described(loaded.recipe.optim)}, as {loaded.name},"
+
+
 def show_profile(console: Console, loaded: LoadedRecipe, profile: Profile, notes: Sequence[str] = ()) -> None:
     """The verdict, the categories at the peak, the peaks of the phases, and what holds the memory."""
     unit = Unit(*unit_of(profile))
-    say(f"{loaded.name} on {profile.card.name}", bold=True)
+    say(f"{subject(loaded)} on {profile.card.name}", bold=True)
     say(f"{VERDICTS[profile.fits]}. {reason(profile)}")
     say(_peak_line(profile, unit))
     for note in notes:
@@ -191,7 +198,9 @@ def show_comparison(
     console: Console, loaded: LoadedRecipe, card: Card, found: Sequence[tuple[str, Profile | None]]
 ) -> None:
     """One row per method, one column per category, GiB at each method's own peak."""
-    say(f"{loaded.name} on {card.name}, GiB at each method's own peak", bold=True)
+    say(
+        f"{loaded.recipe.model.architecture_of or loaded.name} on {card.name}, GiB at each method's own peak", bold=True
+    )
     profiles = [(method, profile) for method, profile in found if profile is not None]
     used = [name for name in (*CATEGORIES, *OVERHEAD) if any(each.categories[name] for _, each in profiles)]
     table = _comparison(profiles, {SHORT.get(name, name): (name,) for name in used})

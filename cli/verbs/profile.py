@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from galore.cli.arguments import Overrides, Recipe
+from galore.cli.arguments import Overrides, complete_architecture, complete_recipe
 from galore.cli.show.profilebeside import compared, measured, told_on_stderr, write_file
 from galore.cli.show.tables import say, say_pairs, screen
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.format import size
+from galore.trainer.recipe.architectures import refuse_unknown
 from galore.trainer.recipe.extras import refuse_missing
 
 if TYPE_CHECKING:
@@ -34,12 +35,38 @@ TRYING = (
 )
 ROOM = "Trying larger micro-batches and longer sequences, in some ten traces like this one."
 QUICK = 10_000  # events of a trace; of fewer a search takes a second or two
+BY_NAME = "llama-7b-24gb"  # the recipe of a model that comes by its name alone
 SEARCH = "finds the largest micro-batch and the longest sequences that use it, in some ten traces like this one."
 
 
 def profile_memory(
-    recipe: Recipe,
+    recipe: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[RECIPE]",
+            help=f"A recipe file, or a shipped name: see `galore recipes list`. With --model {BY_NAME}, if left out.",
+            autocompletion=complete_recipe,
+            show_default=False,
+        ),
+    ] = None,
     overrides: Overrides = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="A public network in place of the recipe's: llama-2-70b, qwen3-8b … Its dimensions are known here.",
+            autocompletion=complete_architecture,
+            show_default=False,
+        ),
+    ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="A method by name in place of the recipe's, as `galore compare --help` lists them.",
+            show_default=False,
+        ),
+    ] = None,
     gpu: Annotated[
         str | None,
         typer.Option(
@@ -90,9 +117,7 @@ def profile_memory(
         other = "--compare" if compare else "--measure" if measure else "--fit"
         raise UserError("goes with the plain profile only", where="--gpus", fix=f"leave out {other}")
     until = time.monotonic() + LONGEST if advise is None and fit is None else math.inf
-    from galore.trainer.recipe.load import load_recipe
-
-    loaded = load_recipe(recipe, overrides or [])
+    loaded = _loaded(recipe, overrides or [], model, method)
     if gpus > 1 and (loaded.recipe.train.stream_weights or loaded.recipe.optim.gradient_sums == "host"):
         what = "blocks are streamed, and sums of gradients wait on the host, in one process only"
         raise UserError(what, where="--gpus", fix="leave it out, or stream_weights and gradient_sums")
@@ -108,7 +133,7 @@ def profile_memory(
 
     from galore.trainer.fit.predict import profile_on
 
-    profile = profile_on(_of_one(loaded, gpus), card, ranks=gpus)
+    profile = profile_on(_of_one(loaded, gpus), card, brief=model is not None, ranks=gpus)
     if timeline is not None:  # files first: whoever reads the output may leave before its end
         _write_timeline(timeline, profile, loaded)
     wanted = fit is not None or (profile.fits is not True if advise is None else advise)
@@ -135,6 +160,24 @@ def profile_memory(
     if fit is not None and fitting is None:
         fix = f"take the shipped recipe {shipped[0]}, or a smaller model" if shipped else "take a smaller model"
         raise UserError(f"nothing tried makes it fit {profile.card.name}", where="--fit", fix=fix)
+
+
+def _loaded(recipe: str | None, overrides: list[str], model: str | None, method: str | None) -> LoadedRecipe:
+    """The recipe with the network and the method that options name; a network alone brings a recipe along."""
+    from galore.trainer.sweep.options import load_method
+
+    if model is not None:
+        try:
+            refuse_unknown(model)
+        except ValueError as error:
+            raise UserError(str(error), where="--model") from error
+        if recipe is None or "=" in recipe:
+            overrides, recipe = [*([recipe] if recipe else []), *overrides], BY_NAME
+        overrides = [f"model.architecture_of={model}", *overrides]
+    if recipe is None:
+        fix = "write galore profile-memory RECIPE, or --model NAME for a public network, such as --model llama-3-8b"
+        raise UserError("names neither a recipe nor a model", where="profile-memory", fix=fix)
+    return load_method(recipe, overrides, method, "--method")
 
 
 def _left(show: Callable[[], None]) -> BaseException | None:

@@ -67,7 +67,7 @@ def few_blocks(loaded: LoadedRecipe, card: Card, flops_per_token: int | None) ->
     """
     recipe = loaded.recipe
     blocks = recipe.model.num_hidden_layers
-    if recipe.model.name_or_path is not None or blocks <= FEW or card_rates(card) is None:
+    if not recipe.model.has_own_dimensions or blocks <= FEW or card_rates(card) is None:
         return None
     again = recipe.train.gradient_checkpointing
     redone = blocks if again is True else int(again)

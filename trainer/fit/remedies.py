@@ -85,7 +85,8 @@ def some_blocks(recipe: Recipe) -> list[int]:
     """Eighths of the recipe's blocks, the smallest first, without all; none where a file says their number."""
     if recipe.model.name_or_path is not None:
         return []
-    count = recipe.model.num_hidden_layers
+    known = recipe.model.published
+    count = recipe.model.num_hidden_layers if known is None else known.layers
     return sorted({-(-count * eighths // 8) for eighths in range(1, 8)} - {count})
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import LlamaConfig, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, LlamaConfig, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from galore.trainer.common.errors import UserError
@@ -29,6 +29,7 @@ from galore.trainer.models.retnet.configuration_retnet import RetNetConfig
 from galore.trainer.models.rope.rotary import fix_frequencies
 from galore.trainer.models.rope.scaling import scale_rope
 from galore.trainer.optim.int8_linear import to_int8
+from galore.trainer.recipe.architectures import Architecture
 from galore.trainer.recipe.schema.model import ModelSection
 
 
@@ -138,7 +139,17 @@ def retnet_config(section: ModelSection, vocab_size: int) -> RetNetConfig:
     )
 
 
+def public_config(architecture: Architecture) -> PreTrainedConfig:
+    """The configuration of a published network, which names no special tokens: they are the tokenizer's business."""
+    config: PreTrainedConfig = AutoConfig.for_model(
+        architecture.model_type, **architecture.config, bos_token_id=None, eos_token_id=None, pad_token_id=None
+    )
+    return config
+
+
 def _config(section: ModelSection, vocab_size: int, source: str | None) -> PreTrainedConfig:
+    if section.published is not None:
+        return public_config(section.published)
     if source is None:
         return (retnet_config if section.architecture == "retnet" else llama_config)(section, vocab_size)
     config = read_config(source, section.revision)

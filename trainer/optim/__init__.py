@@ -2,7 +2,7 @@
 
 from galore.trainer.optim.factored import hand_over_int8, kinds_with_own_forward, project_in_backward
 from galore.trainer.optim.galore import GaLoreAdamW
-from galore.trainer.optim.groups import adamw_groups, check_complete, galore_groups, target_modules
+from galore.trainer.optim.groups import adamw_groups, check_complete, galore_groups, large_matrices, target_modules
 from galore.trainer.optim.int8_linear import to_int8
 from galore.trainer.optim.report import StepReport
 
@@ -14,6 +14,7 @@ __all__ = [
     "galore_groups",
     "hand_over_int8",
     "kinds_with_own_forward",
+    "large_matrices",
     "project_in_backward",
     "target_modules",
     "to_int8",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from galore.trainer.optim.settings import PER_GROUP
 
 GROUP_OPTIONS = set(PER_GROUP) - {"weight_decay"}
 NamedParameter = tuple[str, nn.Parameter]
+Chooses = Callable[[str, nn.Module], bool]
 TARGETS = ("self_attn", "mlp")
 UNDECAYED = ("A_log", "time_mix_")  # how rates are called that Mamba and RWKV keep as more than a vector
 SHOWN = 20  # names in a message, where layers have numbers only
@@ -40,6 +41,27 @@ def target_modules(model: nn.Module, patterns: Sequence[str], kinds: type[nn.Mod
             known = ", ".join(parts or sorted(found)[:SHOWN]) or "none"
             raise ValueError(f"{pattern!r} matches no {noun}; {nearest}the model has: {known}")
     return {name: module for name, module in found.items() if is_under(name, patterns)}
+
+
+def large_matrices(least: int = 32, without: Sequence[str] = ()) -> Chooses:
+    """Targets for networks that are no language models: which weights are worth a subspace, by shape alone.
+
+    Linear layers, and convolutions (transposed ones, too) whose kernel as a matrix (outputs, inputs × kernel) has both
+    sides of `least` or more. Depthwise and grouped convolutions are left alone, as every group is a small matrix of its
+    own; and so are embeddings, whose rows are looked up.
+
+    Args:
+        least: of the smaller side.
+        without: parts of module paths that are left alone all the same, such as a time embedding.
+    """
+    kinds = (nn.Linear, nn.modules.conv._ConvNd)
+
+    def chooses(name: str, module: nn.Module) -> bool:
+        if not isinstance(module, kinds) or getattr(module, "groups", 1) > 1 or is_under(name, without):
+            return False
+        return min(module.weight.flatten(1).shape) >= least
+
+    return chooses
 
 
 def rank_for(rank: Rank, shape: Sequence[int]) -> int:
@@ -84,7 +106,7 @@ def galore_groups(
     model: nn.Module,
     rank: Rank | None,
     *,
-    targets: Sequence[str] | None = None,
+    targets: Sequence[str] | Chooses | None = None,
     rank_pattern: Mapping[str, Rank] | None = None,
     weight_decay: float | None = None,
     **options: Any,
@@ -95,7 +117,8 @@ def galore_groups(
         rank: subspace dimension r of the target weights, or a fraction of min(m, n) below 1; None keeps them full-rank,
             with the same `options`.
         targets: parts of module paths, `("self_attn", "mlp")` if left out; see the function `target_modules`. Its name,
-            which recipes have for them, is taken as a keyword, too. Convolutions and embeddings count.
+            which recipes have for them, is taken as a keyword, too. Convolutions and embeddings count. Or a function of
+            path and module that chooses, such as `large_matrices()`.
         rank_pattern: other ranks for targets whose path contains a key; of several the last one that matches.
         weight_decay: of matrices, None leaves it to the optimizer's keyword; vectors (norms, biases) and decay rates of
             state-space models have none.
@@ -115,12 +138,15 @@ def galore_groups(
     targets = targets or as_in_recipes or TARGETS
     if isinstance(targets, str):
         raise TypeError(f"targets is a sequence of parts of module paths: write ({targets!r},)")
-    modules = target_modules(model, targets)
+    modules = _chosen(model, targets)
+    under = "" if callable(targets) else f" under {', '.join(targets)}"
     ranks: dict[int, Rank | None] = {id(module.weight): rank for module in modules.values()}
     for pattern, own in (rank_pattern or {}).items():
         chosen = [module for name, module in modules.items() if _matches(name, pattern)]
         if not chosen:
-            raise ValueError(f"{pattern!r} of rank_pattern matches none of the modules under {', '.join(targets)}")
+            raise ValueError(
+                f"{pattern!r} of rank_pattern matches none of the {'modules' if under else 'chosen modules'}{under}"
+            )
         ranks |= {id(module.weight): own for module in chosen}
     by_rank: dict[Rank | None, list[NamedParameter]] = {}
     rest: list[NamedParameter] = []
@@ -129,7 +155,7 @@ def galore_groups(
             members = by_rank.setdefault(ranks[id(parameter)], []) if id(parameter) in ranks else rest
             members.append((name, parameter))
     if not by_rank:
-        raise ValueError(f"no weight under {', '.join(targets)} is trainable")
+        raise ValueError(f"no {'weight' if under else 'chosen weight'}{under} is trainable")
     shared = {**_decayed(weight_decay), **options}
     target = [
         {"params": members, **shared, **({} if own is None else {"rank": own})} for own, members in by_rank.items()
@@ -141,6 +167,16 @@ def _is_decayed(name: str, parameter: nn.Parameter) -> bool:
     """Whether it is a matrix by what it does: experts stack their biases, and decay rates may have a row per channel."""
     leaf = name.rpartition(".")[2]
     return parameter.ndim >= 2 and not leaf.endswith("bias") and not leaf.startswith(UNDECAYED)
+
+
+def _chosen(model: nn.Module, targets: Sequence[str] | Chooses) -> dict[str, Any]:
+    """{path: module} of the targets. Raises ValueError where there are none."""
+    if not callable(targets):
+        return target_modules(model, targets)
+    found = {name: each for name, each in model.named_modules() if _has_matrix(each) and targets(name, each)}
+    if not found:
+        raise ValueError("targets chooses none of the model's weight matrices")
+    return found
 
 
 def _decayed(weight_decay: float | None) -> dict[str, float]:

@@ -14,6 +14,7 @@ Values = Mapping[str, Mapping[str, Any]]
 
 # Of each line one alternative is meant: what one layer sets, overrules the others in the layers below.
 ALTERNATIVES = (
+    ("model.name_or_path", "model.architecture_of"),
     ("data.path", "data.sources"),
     ("train.max_steps", "train.num_train_epochs"),
     ("eval.eval_steps", "eval.eval_epochs"),
@@ -93,6 +94,8 @@ def _of_another_kind(below: Values, above: Values) -> Iterator[tuple[str, list[s
     before, after = (each.get("model", {}) for each in (below, _merged(below, above)))
     if before.get("name_or_path") is None and after.get("name_or_path") is not None and not after.get("random_init"):
         yield "model.name_or_path", [*(f"model.{name}" for name in [*DIMENSIONS, "vocab_size"]), "data.tokenizer"]
+    if above.get("model", {}).get("architecture_of") is not None:
+        yield "model.architecture_of", [f"model.{name}" for name in [*DIMENSIONS, "vocab_size"]]
 
 
 def _first_set(paths: str, values: Values) -> str:

@@ -58,6 +58,10 @@ class Callbacks:
         for number, member in enumerate(self._members):
             _require_hooks(member, f"callbacks[{number}]")
 
+    def add(self, member: Callback) -> None:
+        """One more, told after the others."""
+        self._members += (member,)
+
     def stop_by(self, stop: Callable[[str], object]) -> None:
         """Give what `stop` makes of a wish to stop; one that came before is passed on at once."""
         self._stop = stop

@@ -54,6 +54,11 @@ class RunDir:
         return self.root / "checkpoints"
 
     @property
+    def snapshots(self) -> Path:
+        """Values of chosen parameters after chosen steps."""
+        return self.root / "snapshots"
+
+    @property
     def model(self) -> Path:
         """What the model needs beside its weights: configuration, generation defaults."""
         return self.root / "model"

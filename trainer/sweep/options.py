@@ -59,6 +59,15 @@ def load_trial(recipe: str, overrides: Sequence[str], method: str | None) -> Loa
         raise UserError(error.what, where=f"method {method}") from error
 
 
+def load_method(recipe: str, overrides: Sequence[str], method: str | None, where: str) -> LoadedRecipe:
+    """A recipe as it is, or made the `method` that the option `where` names. Raises UserError."""
+    loaded = load_recipe(recipe, overrides)
+    if method is None:
+        return loaded
+    refuse_unknown(method, METHODS, "method", where)
+    return load_trial(recipe, [*method_overrides(method, loaded.recipe.optim), *overrides], method)
+
+
 def words(text: str, where: str) -> list[str]:
     """What stands between commas. Raises UserError, which names the option `where`."""
     words = [word.strip() for word in text.split(",")]

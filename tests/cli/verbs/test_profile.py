@@ -282,7 +282,7 @@ def test_an_unasked_search_has_what_the_first_trace_leaves_of_its_time(
 ) -> None:
     traced, asked = [], []
 
-    def profile_on(*_: Any) -> Any:
+    def profile_on(*_: Any, **__: Any) -> Any:
         traced.append(time.monotonic())
         return SimpleNamespace(fits=False)
 
@@ -382,3 +382,34 @@ def test_gpus_go_with_the_plain_profile(galore: Any) -> None:
     shown = galore("profile-memory", "tiny.yaml", "--gpus", "2", "--compare")
     assert shown.exit_code == 2
     assert "leave out --compare" in shown.stderr
+
+
+# -- a network by its name
+
+
+def test_a_model_by_name_brings_a_recipe_along_and_overrides_may_follow(galore: Any) -> None:
+    shown = profile(galore, "--model", "smollm2-135m", "optim.rank=8", "model.vocab_size=64", "--no-advise")
+    assert shown.stdout.startswith("smollm2-135m, GaLore r=8,")
+    assert "as llama-7b-24gb, on " in shown.stdout.splitlines()[0] + shown.stdout.splitlines()[1]
+
+
+def test_a_method_by_name_takes_the_place_of_the_recipe_s(galore: Any) -> None:
+    shown = profile(galore, "tiny.yaml", "--method", "full-8bit", "--json", "--no-advise")
+    assert json.loads(shown.stdout)["categories"]["projectors"] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--model", "llama2-7b"), "did you mean llama-2-7b or"),
+        (("--model", "optim.rank=8"), "--model: no dimensions are known of 'optim.rank=8'"),
+        (("--model", "llama-3-8b", "tinny.yaml"), "neither a shipped recipe nor a file|no such file"),
+        (("tiny.yaml", "--method", "loraa"), "--method: there is no method 'loraa'"),
+        (("--method", "lora"), "names neither a recipe nor a model"),
+        ((), "names neither a recipe nor a model"),
+    ],
+)
+def test_what_is_named_wrongly_is_refused_before_anything_is_traced(galore: Any, arguments: Any, told: str) -> None:
+    refused = galore("profile-memory", *arguments)
+    assert refused.exit_code == 2
+    assert re.search(told, refused.stderr)

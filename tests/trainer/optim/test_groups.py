@@ -4,7 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from galore.trainer.optim import GaLoreAdamW, adamw_groups, check_complete, galore_groups, target_modules
+from galore.trainer.optim import (
+    GaLoreAdamW,
+    adamw_groups,
+    check_complete,
+    galore_groups,
+    large_matrices,
+    target_modules,
+)
 
 
 class Block(nn.Module):
@@ -126,3 +133,49 @@ def test_targets_under_the_name_that_recipes_have() -> None:
         galore_groups(net, 2, targets="mlp")
     with pytest.raises(TypeError, match="give one"):
         galore_groups(net, 2, targets=("mlp",), target_modules=("mlp",))
+
+
+# -- networks that are no language models
+
+
+class Vision(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 64, 3)  # 64 × 27
+        self.depthwise = nn.Conv2d(64, 64, 3, groups=64)
+        self.grouped = nn.Conv2d(64, 128, 3, groups=2)
+        self.pointwise = nn.Conv2d(64, 48, 1)
+        self.up = nn.ConvTranspose2d(64, 32, 4)
+        self.kernel = nn.Conv1d(64, 64, 3)
+        self.time_mlp = nn.Linear(64, 64)
+        self.labels = nn.Embedding(100, 64)
+        self.kinds = nn.Linear(64, 10)
+
+
+def test_large_matrices_leave_depthwise_and_small_kernels_alone() -> None:
+    groups = galore_groups(Vision(), 0.25, targets=large_matrices())
+    assert [name for name, _ in groups[0]["params"]] == [
+        "pointwise.weight",
+        "up.weight",
+        "kernel.weight",
+        "time_mlp.weight",
+    ]
+    smaller = galore_groups(Vision(), 0.25, targets=large_matrices(10, without=("time_mlp",)))
+    assert [name for name, _ in smaller[0]["params"]] == [
+        "first.weight",
+        "pointwise.weight",
+        "up.weight",
+        "kernel.weight",
+        "kinds.weight",
+    ]
+
+
+def test_a_function_chooses_by_the_whole_path_and_must_choose_something() -> None:
+    model = Vision()
+    groups = galore_groups(model, 4, targets=lambda name, _: name == "kinds")
+    check_complete(model, groups)
+    assert [name for name, _ in groups[0]["params"]] == ["kinds.weight"]
+    with pytest.raises(ValueError, match="chooses none"):
+        galore_groups(model, 4, targets=large_matrices(1000))
+    with pytest.raises(ValueError, match="rank_pattern matches none of the chosen modules"):
+        galore_groups(model, 4, targets=large_matrices(), rank_pattern={"kinds": 2})

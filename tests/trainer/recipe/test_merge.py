@@ -14,6 +14,8 @@ from galore.trainer.recipe.parse.problems import RecipeError
 from galore.trainer.recipe.schema.source import FIELDS
 
 VALUES = {
+    "model.name_or_path": "gpt2",
+    "model.architecture_of": "llama-2-7b",
     "train.max_steps": 30,
     "train.num_train_epochs": 3.0,
     "eval.eval_steps": 70,

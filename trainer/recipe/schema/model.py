@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from galore.trainer.recipe.architectures import ARCHITECTURES, Architecture, refuse_unknown
 from galore.trainer.recipe.schema.rope import RopeSection
 from galore.trainer.recipe.schema.section import (
     Deviation,
@@ -37,16 +38,22 @@ DIMENSIONS = (
     "rope_theta",
     "initializer_range",
     "tie_word_embeddings",
-)  # of a network that is built; a model by name brings its own
+)  # of a network that is built; a model or an architecture by name brings its own
+
 WITHOUT_ATTENTION = ("num_key_value_heads", "max_position_embeddings")
 
 
 class ModelSection(Section):
-    """Which network. Either the dimensions below (random weights) or `name_or_path` (its weights)."""
+    """Which network: `name_or_path` (its weights), or random weights of `architecture_of` or of the dimensions
+    below."""
 
     name_or_path: str | None = Field(
         None,
         description="Local folder or hub name of a causal LM (source: glue: of any model that can classify) to start from; null builds one from the dimensions below",
+    )
+    architecture_of: str | None = Field(
+        None,
+        description="Public network whose dimensions are taken, with fresh weights and nothing downloaded, such as llama-2-70b, qwen3-8b or mistral-7b-v0.3",
     )
     revision: str | None = Field(None, description="Hub revision (branch, tag or commit) of `name_or_path`")
     random_init: bool = Field(False, description="Take only the configuration of `name_or_path` and draw fresh weights")
@@ -87,7 +94,7 @@ class ModelSection(Section):
     @property
     def without_effect(self) -> tuple[str, ...]:
         """The fields that say nothing beside the others."""
-        if self.name_or_path is not None:
+        if self.name_or_path is not None or self.architecture_of is not None:
             return DIMENSIONS
         return WITHOUT_ATTENTION if self.architecture == "retnet" else ()
 
@@ -111,6 +118,23 @@ class ModelSection(Section):
                 raise ValueError(f"{name}: {codes} is no number of codes")
         return value
 
+    @property
+    def has_own_dimensions(self) -> bool:
+        """Whether the recipe says them, and no model or network by name."""
+        return self.name_or_path is None and self.architecture_of is None
+
+    @property
+    def published(self) -> Architecture | None:
+        """What `architecture_of` names."""
+        return None if self.architecture_of is None else ARCHITECTURES[self.architecture_of]
+
+    @field_validator("architecture_of")
+    @classmethod
+    def _is_known(cls, name: str | None) -> str | None:
+        if name is not None:
+            refuse_unknown(name)
+        return name
+
     @field_validator("new_tokens")
     @classmethod
     def _are_words(cls, tokens: list[str] | dict[str, int]) -> list[str] | dict[str, int]:
@@ -125,6 +149,12 @@ class ModelSection(Section):
         if len(set(tokens)) < len(tokens):
             raise ValueError("a token stands in it twice: leave one out")
         return tokens
+
+    @model_validator(mode="after")
+    def _one_network(self) -> Self:
+        if self.name_or_path is not None and self.architecture_of is not None:
+            raise ValueError("architecture_of draws weights and name_or_path reads them: set one to null")
+        return self
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:

@@ -73,7 +73,7 @@ class Recipe(Section):
                 f"train.loss_weights: {unknown[0]} is no modality of model.new_tokens, a mapping such as {{image: 8192}}: {known}"
             )
         check_extra_loss(self)
-        if self.model.name_or_path is None and self.data.max_length > self.model.longest:
+        if not self.model.without_effect and self.data.max_length > self.model.longest:
             raise ValueError(
                 f"data.max_length {self.data.max_length} exceeds model.max_position_embeddings {self.model.longest}"
             )

@@ -21,6 +21,8 @@ Rows = Annotated[int, Field(gt=0, le=2**24)]  # sequences or documents, which ar
 Steps = Annotated[int, Field(gt=0, le=MOST_STEPS)]
 StepsOrNone = Annotated[int, Field(ge=0, le=MOST_STEPS)]
 Checkpoints = Annotated[int, Field(ge=2, le=1_000_000)]
+Snapshots = Annotated[int, Field(ge=1, le=100_000)]
+PathPart = Annotated[str, Field(min_length=1, max_length=200)]  # of the dotted name of a module or parameter
 Threads = Annotated[int, Field(gt=0, le=1024)]
 Bytes = Annotated[int, Field(gt=0, le=2**40)]
 Tokens = Annotated[int, Field(gt=0, le=2**63 - 1)]

@@ -14,9 +14,11 @@ from galore.trainer.recipe.schema.section import (
     Layers,
     Length,
     NonNegative,
+    PathPart,
     Rows,
     Section,
     Seed,
+    Snapshots,
     Steps,
     StepsOrNone,
     Threads,
@@ -95,6 +97,12 @@ class TrainSection(Section):
     save_best: bool = execution(
         False, "Keep the checkpoint of the lowest held-out loss, too: galore eval RUN --checkpoint best"
     )
+    snapshot_parameters: tuple[PathPart, ...] = execution(
+        (),
+        "Parts of names of parameters, such as norm, whose values are kept apart in snapshots/ every snapshot_steps; none keeps nothing",
+    )
+    snapshot_steps: Steps = execution(1, "Optimizer steps between snapshots of snapshot_parameters")
+    snapshot_total_limit: Snapshots = execution(300, "Newest snapshots kept")
     early_stopping_patience: Steps | None = execution(
         None, "Evaluations in a row without a new lowest held-out loss after which the run ends; null never"
     )

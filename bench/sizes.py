@@ -1,0 +1,65 @@
+"""Public networks by name, and the smallest card that trains each: `python bench/sizes.py [--write] [NAME…]`.
+
+Predicted by trace and replay; nothing is measured on a card. A trace is of one shape of card, and replayed with the
+memory of each. Prints a Markdown table; --write puts it into docs/sizes.md. All of it is an hour of one slow core.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from galore.trainer.common.format import GIB
+from galore.trainer.fit.predict import profile_on
+from galore.trainer.machine.cards import card
+from galore.trainer.recipe.architectures import ARCHITECTURES
+from galore.trainer.recipe.load import load_recipe
+
+PAGE = Path(__file__).parents[1] / "docs/sizes.md"
+CARDS = ("8GB", "12GB", "16GB", "24GB", "32GB", "48GB", "80GB")
+METHODS = {
+    "AdamW": ("llama-7b-24gb", ["optim.method=full", "optim.state_dtype=float32"]),
+    "LoRA r=16": ("llama-7b-24gb", ["optim.method=lora", "optim.rank=16", "optim.state_dtype=float32"]),
+    "GaLore 8-bit r=512": ("llama-7b-24gb", ["optim.rank=512"]),
+    "GaLore r=256, weights in 8 bits": ("llama-7b-12gb", []),
+}
+HEAD = f"| model | parameters | {' | '.join(METHODS)} |\n" + "|---" * (len(METHODS) + 2) + "|"
+# Llama 2 7B and 13B have the shapes of the first LLaMA, Llama 3.1 those of Llama 3
+ROWS = (
+    *("qwen3-0.6b", "llama-3.2-1b", "qwen2.5-1.5b", "llama-3.2-3b", "llama-2-7b", "mistral-7b-v0.3", "qwen2.5-7b"),
+    *("llama-3-8b", "qwen3-8b", "llama-2-13b", "llama-33b", "llama-2-70b"),
+)
+
+
+def cell(model: str, method: str) -> str:
+    """The smallest card that surely trains it, in GB, and the total there in GiB; a dash and the total where none does."""
+    recipe, settings = METHODS[method]
+    loaded = load_recipe(recipe, [f"model.architecture_of={model}", *settings])
+    traced = profile_on(loaded, card(CARDS[-1]), brief=True)
+    for name in CARDS:
+        profile = replace(traced, card=card(name))
+        if traced.allocated.low <= profile.limit.high and profile.fits:
+            return f"**{name.removesuffix('GB')}** ({profile.total.high / GIB:.1f})"
+    return f"– ({traced.total.high / GIB:.1f})"
+
+
+def row(model: str) -> str:
+    cells = (cell(model, method) for method in METHODS)
+    return f"| {model} | {ARCHITECTURES[model].parameters / 1e9:.2f}B | {' | '.join(cells)} |"
+
+
+def main(names: list[str]) -> None:
+    chosen = [name for name in names if name != "--write"] or list(ROWS)
+    print(HEAD)
+    rows = []
+    for name in chosen:
+        rows.append(row(name))
+        print(rows[-1], flush=True)
+    if "--write" in names:
+        above, _, below = PAGE.read_text(encoding="utf-8").partition(HEAD)
+        PAGE.write_text(f"{above}{HEAD}\n" + "\n".join(rows) + "\n\n" + below.partition("\n\n")[2], encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
