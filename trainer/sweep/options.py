@@ -96,7 +96,7 @@ def seeds(text: str) -> list[int]:
 
 
 def counted_seeds(text: str, first: int) -> list[int]:
-    """The seeds between commas, as `seeds` has them; one number alone says how many, from `first` on. Raises UserError."""
+    """The seeds between commas; one number alone says how many, from `first` on. Raises UserError."""
     if "," in text:
         return list(dict.fromkeys(seeds(text)))
     count = text.strip()

@@ -117,7 +117,7 @@ def _table(stream: ByteStream, section: DataSection, delimiter: str) -> Iterator
 
 
 def _require_one_byte_letters(stream: ByteStream, section: DataSection) -> None:
-    """Raise UserError where a table begins in UTF-16: of its first line no column would have the name it is asked for."""
+    """Raise UserError where a table begins in UTF-16: no column would have the name it is asked for."""
     peekable: Any = stream.plain
     if wide := wide_encoding(bytes(peekable.peek(SEEN_BYTES))[:SEEN_BYTES]):
         fix = (
