@@ -167,3 +167,40 @@ def test_bad_parts(parts: list[Any], detail: str) -> None:
     }
     with pytest.raises(BadRow, match="goes with ids"):
         tokens_of_row({"parts": PARTS, "labels": []}, "parts", "labels")
+
+
+@pytest.mark.parametrize("value", ["abc", 7, [1, "a"], [[1.0], [None]], [True], [[float("nan")]]])
+def test_numbers_beside_a_row_are_numbers(value: Any) -> None:
+    with pytest.raises(BadRow, match="not a list of numbers, or of lists of them"):
+        tokens_of_row({"ids": [1], "map": value}, "ids", None, "map")
+    assert json.loads(tokens_of_row({"ids": [1], "map": [[1, 2], [0.5, 3]]}, "ids", None, "map"))["extra"] == [
+        1,
+        2,
+        0.5,
+        3,
+    ]
+    assert "extra" not in tokens_of_row({"ids": [1], "map": None}, "ids", None, "map")
+
+
+def test_numbers_stay_with_their_rows_and_rows_may_go_without(given: Callable[..., Any]) -> None:
+    rows = [{"input_ids": [5 + n, 6], **({"map": [n, n + 0.5]} if n % 3 else {})} for n in range(30)]
+    data = given(rows, packing="paper", extra_field="map")
+    batch = data.global_batch(0)
+    for ids, numbers in zip(batch.input_ids, batch.extras, strict=True):
+        n = int(ids[0]) - 5
+        assert numbers.nan_to_num(-1).tolist() == ([n, n + 0.5] if n % 3 else [-1, -1])
+    assert given(rows, packing="paper").global_batch(0).extras is None
+
+
+def test_numbers_of_a_mixture(given: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "more.jsonl").write_text("".join(json.dumps({"input_ids": [50 + n, 6]}) + "\n" for n in range(30)))
+    rows = [{"input_ids": [5 + n, 6], "map": [n]} for n in range(30)]
+    sources = [
+        {"path": "rows.jsonl", "tokens_field": "input_ids", "extra_field": "map"},
+        {"path": "more.jsonl", "tokens_field": "input_ids"},
+    ]
+    data = given(rows, path=None, tokens_field=None, packing="paper", sources=sources)
+    batch = data.global_batch(0)
+    for ids, numbers in zip(batch.input_ids, batch.extras, strict=True):
+        n = int(ids[0]) - 5
+        assert numbers.nan_to_num(-1).tolist() == ([n] if n < 30 else [-1])
