@@ -1,4 +1,4 @@
-"""What a run comes to: tokens, FLOPs, disk; time and energy as its step is predicted, or at an assumed share of a peak."""
+"""What a run comes to: tokens, FLOPs, disk; time and energy as predicted, or at an assumed share of a card's peak."""
 
 from __future__ import annotations
 

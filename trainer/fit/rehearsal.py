@@ -153,7 +153,7 @@ def clocks(optimizer: GaLoreAdamW) -> Iterator[tuple[str, int]]:
 
 
 def refreshed_share(optimizer: GaLoreAdamW, clock: int | None) -> float:
-    """Of the refresh at `clock` what a step has in the mean: matrix elements refreshed, divided by those of that one."""
+    """Share of the refresh at `clock` that a step has in the mean: elements refreshed, divided by those of that one."""
     slots = optimizer.projected
     at_once = sum(slot.parameter.numel() for slot in slots if clock is not None and slot.schedule.due(clock))
     return sum(slot.parameter.numel() / slot.schedule.gap for slot in slots) / at_once if at_once else 0.0

@@ -164,7 +164,7 @@ def galore_groups(
 
 
 def _is_decayed(name: str, parameter: nn.Parameter) -> bool:
-    """Whether it is a matrix by what it does: experts stack their biases, and decay rates may have a row per channel."""
+    """Whether it is a matrix by what it does: experts stack their biases, decay rates may have a row per channel."""
     leaf = name.rpartition(".")[2]
     return parameter.ndim >= 2 and not leaf.endswith("bias") and not leaf.startswith(UNDECAYED)
 

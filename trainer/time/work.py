@@ -74,7 +74,8 @@ def nbytes(tensor: Described) -> int:
 
 # -- products
 
-PRODUCTS: dict[Any, int] = {  # → which argument is the first factor
+# → which argument is the first factor
+PRODUCTS: dict[Any, int] = {
     aten.mm: 0,
     aten.bmm: 0,
     aten.addmm: 1,
@@ -94,7 +95,8 @@ def _product(call: Call, first: int, given: list[Described], made: list[Describe
 
 # -- attention
 
-ATTENTION: dict[Any, float] = {  # → products of (T, S) by D
+# → products of (T, S) by D
+ATTENTION: dict[Any, float] = {
     aten._scaled_dot_product_flash_attention: 2,
     aten._scaled_dot_product_flash_attention_backward: 5,
     aten._scaled_dot_product_efficient_attention: 2,

@@ -1,4 +1,4 @@
-"""What a search for rotary factors is about: the ways that are known, the space, and a candidate as a recipe says it."""
+"""What a search for rotary factors is about: the ways that are known, the space, and a candidate as a recipe."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class Problem:
         return {name: (plain / each).tolist() for name, each in rotations.items()}
 
     def first(self) -> list[Candidate]:
-        """What the evolution begins with: linear, NTK and YaRN as factors; of short sequences none, and the long ones."""
+        """Beginning of the evolution: linear, NTK and YaRN as factors; of short sequences none, and the long ones."""
         if self.short:
             own = self._as_it_is()
             long = ascending(own_parameters(self.base)["long_factor"], self.space.largest)
