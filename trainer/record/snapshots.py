@@ -61,7 +61,7 @@ class Snapshots(Callback):
 
     @property
     def bytes(self) -> int:
-        """Of one snapshot."""
+        """Size of one snapshot."""
         return tensor_bytes(self.chosen)
 
     def on_step(self, row: TrainRow) -> None:

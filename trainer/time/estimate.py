@@ -40,7 +40,7 @@ class Part:
 
     @property
     def seconds(self) -> float:
-        """They go on at the same time."""
+        """Time of the slowest: they go on at the same time."""
         return max(self.claims().values())
 
     def claims(self) -> dict[str, float]:

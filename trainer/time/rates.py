@@ -15,7 +15,7 @@ from galore.trainer.time.work import Work, work_of
 
 
 class Shares(NamedTuple):
-    """Of the published peaks what is reached, and seconds of the host for each thing it asks for.
+    """Reached parts of the published peaks, and seconds of the host for each thing it asks for.
 
     Attributes:
         product: of the tensor cores' peak by a large matrix product, its last wave of tiles apart.

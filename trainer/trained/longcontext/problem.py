@@ -29,7 +29,7 @@ class Problem:
 
     @classmethod
     def of(cls, config: Any, length: int, start_tokens: tuple[int, ...] = (0,)) -> Problem:
-        """That of a model of `config` and rows of `length`. Raises UserError where there is nothing to search."""
+        """The problem of a model of `config` and rows of `length`. Raises UserError where there is nothing to search."""
         own = own_parameters(config)
         scaled = own.get("factor", 1.0) if own["rope_type"] == "linear" else 1.0
         original = int(own.get(ORIGINAL) or round(config.get_text_config().max_position_embeddings / scaled))
