@@ -12,6 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from galore.kernels.device import notice
+
+TO_HOST, FROM_HOST = "copy to the host", "copy from the host"  # what is noticed of them on `meta`
 ALIGNMENT = 256  # bytes, as CUDA gives them
 
 
@@ -91,6 +94,14 @@ class Host:
 
 class MetaHost(Host):
     """Nothing is there, all is counted."""
+
+    def fetch(self, to: Tensor, host: Tensor | None) -> Any:
+        notice(FROM_HOST, 0, to.nbytes)
+        return super().fetch(to, host)
+
+    def send(self, host: Tensor | None, source: Tensor) -> Any:
+        notice(TO_HOST, 0, source.nbytes)
+        return super().send(host, source)
 
     def _allocate(self, nbytes: int) -> None:
         return None

@@ -17,8 +17,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
 from galore.kernels.device import device_type, notice
-
-TO_HOST, FROM_HOST = "copy to the host", "copy from the host"
+from galore.kernels.host import FROM_HOST, TO_HOST
 
 
 class Copies(Protocol):

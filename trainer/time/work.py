@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
+from galore.kernels.host import FROM_HOST, TO_HOST
 from galore.trainer.memory.trace.trace import Call, Described, Operation
 
 aten = torch.ops.aten
@@ -26,7 +27,7 @@ class Work(NamedTuple):
 
 
 NOTHING = Work("nothing", 0, 0)
-BUSES: dict[str, Kind] = {"copy to the host": "to host", "copy from the host": "from host"}
+BUSES: dict[str, Kind] = {TO_HOST: "to host", FROM_HOST: "from host"}
 
 
 def work_of(operation: Operation, device: str = "meta") -> Work:
