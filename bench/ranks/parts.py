@@ -135,14 +135,31 @@ def _killed_words() -> list[str]:
 
 
 def agents(folder: Path, rng: random.Random) -> dict[str, Callable[[], dict[str, Any]]]:
-    found = {}
-    for number, (lost, restarts) in enumerate([(1, 0), (0, 0), (1, 3)]):
-        what = f"node {lost} lost" + (f", --max-restarts={restarts}, and back" if restarts else ", both started again")
-        found[what] = lambda n=number, lost=lost, r=restarts: two_agents(folder / str(n), lost, r)  # type: ignore[misc]
-    for whom in ("torchrun", "torchrun and all below it, as Slurm does"):
-        number += 1
-        found[f"SIGTERM to {whom}"] = lambda n=number, whom=whom: stopped(folder / str(n), whom != "torchrun")  # type: ignore[misc]
-    return found
+    return {
+        "node 1 lost, both started again": lambda: two_agents(folder / "0", 1),
+        "node 0 lost, both started again": lambda: two_agents(folder / "1", 0),
+        "a worker lost, --max-restarts=3": lambda: restarted(folder / "2"),
+        "SIGTERM to torchrun": lambda: stopped(folder / "3", everyone=False),
+        "SIGTERM to torchrun and all below it, as Slurm does": lambda: stopped(folder / "4", everyone=True),
+    }
+
+
+def restarted(folder: Path) -> dict[str, Any]:
+    """torchrun with two workers, one of which is killed: it starts both again."""
+    straight, out = folder / "straight", folder / "run"
+    folder.mkdir(parents=True, exist_ok=True)
+    launch.finish(straight, 2, WORDS)
+    agent = _agent(folder, 0, launch.port(), out, WORDS, 3, nodes=1, workers=2)
+    try:
+        _until(lambda: len(launch.rows(out, "train")) >= 10, 120)
+        started = time.monotonic()
+        psutil.Process(agent.pid).children()[1].kill()
+        code, seconds = agent.wait(240), time.monotonic() - started
+    finally:
+        _lose(agent)
+    same = launch.outcome(out) == launch.outcome(straight)
+    told = {"seconds": round(seconds, 1), "codes": [code], "state": _state(out)}
+    return {"holds": same and code == 0, **told, "said": "the run went on to its end"}
 
 
 def stopped(folder: Path, everyone: bool) -> dict[str, Any]:
@@ -173,42 +190,27 @@ def stopped(folder: Path, everyone: bool) -> dict[str, Any]:
     }
 
 
-def two_agents(folder: Path, lost: int, restarts: int) -> dict[str, Any]:
-    """Two agents of torchrun; one and its worker are killed, then started again: alone, or with the other."""
+def two_agents(folder: Path, lost: int) -> dict[str, Any]:
+    """Two agents of torchrun; one and its worker are killed, then both are started again."""
     folder.mkdir(parents=True, exist_ok=True)
-    words, straight, out = WORDS, folder / "straight", folder / "run"
-    launch.finish(straight, 2, words)
+    straight, out = folder / "straight", folder / "run"
+    launch.finish(straight, 2, WORDS)
     at = launch.port()
-    both = [_agent(folder, node, at, out, words, restarts) for node in range(2)]
+    both = [_agent(folder, node, at, out, WORDS, 0) for node in range(2)]
     try:
         _until(lambda: len(launch.rows(out, "train")) >= 10, 120)
         _lose(both[lost])
         killed = time.monotonic()
-        if restarts:
-            time.sleep(3)
-            both[lost] = _agent(folder, lost, at, out, words, restarts)
-            codes = [each.wait(120) for each in both]
-        else:
-            codes = [both[1 - lost].wait(120)]
-        seconds = time.monotonic() - killed
+        codes, seconds = [both[1 - lost].wait(120)], time.monotonic() - killed
         said = next((line for line in _said(folder, 1 - lost).splitlines() if "another of the" in line), "")
-        state = _state(out)
-        if not restarts:
-            at = launch.port()
-            again = [_agent(folder, node, at, out, words, restarts) for node in range(2)]
-            both += again
-            codes += [each.wait(240) for each in again]
+        state, at = _state(out), launch.port()
+        both += [_agent(folder, node, at, out, WORDS, 0) for node in range(2)]
+        codes += [each.wait(240) for each in both[2:]]
     finally:
         for each in both:
             _lose(each)
-    same = launch.outcome(out) == launch.outcome(straight)
-    return {
-        "holds": same and seconds < 240,
-        "seconds": round(seconds, 1),
-        "codes": codes,
-        "state": state,
-        "said": said[:200],
-    }
+    told = {"seconds": round(seconds, 1), "codes": codes, "state": state, "said": said[:200]}
+    return {"holds": launch.outcome(out) == launch.outcome(straight) and seconds < WITHIN, **told}
 
 
 def _agent(
