@@ -412,5 +412,31 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         ("if not os.fstat(descriptor).st_nlink:", "if False:", "test_the_lock_of_a_deleted_file"),
         ("os.register_at_fork(after_in_child=_let_go_in_child)", "", "test_the_lock_dies_with_a_killed_holder"),
     ]),
+    "trainer/models/rope/scaling.py": ("tests/trainer/models/rope/test_scaling.py", [
+        ("int(longest / factor) if built", "longest if built", "test_cos_and_sin"),
+        ("round(original * factor)", "original", "test_a_model_by_name_takes"),
+        ("own.get(ORIGINAL) or getattr", "None or getattr", "test_a_scaled_model_is_scaled"),
+        ("if name in own}", "if name == 'rope_theta'}", "test_what_a_model_rotates"),
+    ]),
+    "trainer/models/rope/rotary.py": ("tests/trainer/models/rope/test_rotary.py", [
+        ("position_ids < self.count", "position_ids <= self.count", "test_the_first_tokens"),
+        ("setattr(parent, name, module)", "pass", "test_a_model_rotates_otherwise"),
+    ]),
+    "trainer/models/rope/stages.py": ("tests/trainer/models/rope/test_stages.py", [
+        ("if step < each.until", "if step <= each.until", "test_the_length_is_a_function"),
+        ("max(1.0, max_length / original)", "rope.factor", "test_the_factor_of_a_stage"),
+    ]),
+    "trainer/trained/longcontext/evolution.py": ("tests/trainer/trained/longcontext/test_evolution.py", [
+        ('random.Random(f"{seed} {generation}")', "random.Random()", "test_it_is_a_function"),
+        ("if each not in known:", "if True:", "test_a_candidate_is_scored_once"),
+        ("if all(a <= b", "if any(a <= b", "test_children_ascend"),
+    ]),
+    "trainer/trained/longcontext/passkey.py": ("tests/trainer/trained/longcontext/test_passkey.py", [
+        ("-answer - 1 : -1]", "-answer:]", "test_every_token_of_the_key"),
+        (".argmax(-1) == ids[0, -answer:]).all()", ".argmax(-1) == ids[0, -answer:]).any()", "test_every_token_of_the_key"),
+    ]),
+    "trainer/trained/longcontext/positions.py": ("tests/trainer/trained/longcontext/test_positions.py", [
+        ("batch.labels[:, 1:]", "batch.labels[:, :-1]", "test_ranges_add_up"),
+    ]),
 }
 # fmt: on

@@ -10,11 +10,13 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from galore.trainer.common.errors import Ended
 from galore.trainer.data.rows.tokenbatch import TokenBatch
 from galore.trainer.models.rope.stages import in_stage, in_words, stages_of
 from galore.trainer.recipe.load import load_recipe
 from galore.trainer.recipe.parse.problems import RecipeError
 from galore.trainer.recipe.schema.recipe import Recipe
+from galore.trainer.run import run_training
 
 Build = Callable[..., PreTrainedModel]
 SHAPE = ["data.max_length=64", "model.max_position_embeddings=64", "train.max_steps=10"]
@@ -89,3 +91,48 @@ def test_lengths_alone_leave_the_positions(build: Build) -> None:
 def test_wrong_stages_are_refused(settings: str, what: str) -> None:
     with pytest.raises(RecipeError, match=what):
         recipe(f"train.length_stages={settings}")
+
+
+class Quiet:
+    """A console that says nothing."""
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *arguments, **named: None
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_run_that_stops_between_stages_goes_on_to_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from galore.trainer import loop
+
+    monkeypatch.setenv("GALORE_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "corpus.txt").write_text(
+        "\n".join(f"{number} and {number * number} are numbers" for number in range(400))
+    )
+    file = tmp_path / "r.yaml"
+    file.write_text(
+        "model: {hidden_size: 16, intermediate_size: 24, num_hidden_layers: 1, num_attention_heads: 2, dtype: float32,\n"
+        "        max_position_embeddings: 64, rope: {type: yarn, factor: 4}}\n"
+        "data: {path: corpus.txt, txt_document: line, max_length: 64, tokenizer_vocab_size: 300, validation_fraction: 0}\n"
+        "optim: {rank: 4, update_proj_gap: 2}\n"
+        "train: {max_steps: 4, global_batch_size: 2, micro_batch_size: 1, save_steps: 1, device: cpu,\n"
+        "        length_stages: [{max_length: 16, steps: 1}, {max_length: 32, steps: 2}]}\n"
+    )
+    loaded, steps = load_recipe(str(file)), list[int]()
+    run_training(loaded, tmp_path / "whole", False, Quiet())
+    real = loop.train_step
+
+    def fragile(*arguments: Any, **options: Any) -> Any:
+        steps.append(arguments[2].input_ids.shape[1])
+        if len(steps) == 3:
+            raise KeyboardInterrupt
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(loop, "train_step", fragile)
+    with pytest.raises((KeyboardInterrupt, Ended)):
+        run_training(loaded, tmp_path / "parts", False, Quiet())
+    run_training(loaded, tmp_path / "parts", True, Quiet())
+    assert steps == [16, 32, 32, 32, 64]
+    ends = [tmp_path / name / "checkpoints/step-00000004/model.safetensors" for name in ("whole", "parts")]
+    assert ends[0].read_bytes() == ends[1].read_bytes()
