@@ -1,4 +1,4 @@
-"""Images and sounds as tokens beside text, as AnyGPT has them: learned both ways, and what becomes of the text.
+"""Images and sounds as tokens beside text, as AnyGPT has them: what is learned of them, and what becomes of the text.
 
     python bench/modalities.py WORK [--base 150] [--steps 100] [--seeds 2]
 
