@@ -224,6 +224,28 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         ("value.to(self.dtype).add_(term)", "value.add_(term)",
          "tests/trainer/optim/parts/test_storage_sums.py: test_small_terms"),
     ]),
+    "trainer/optim/parts/hostsum.py": ("tests/trainer/optim/parts/test_hostsum.py", [
+        ("self._form = None if value is None else (value.shape, value.dtype)",
+         "self._form = None if value is None else (value.shape, torch.bfloat16)", "test_terms_add_up"),
+    ]),
+    "kernels/host.py": ("tests/trainer/optim/parts/test_hostsum.py", [
+        ("        self._parked = None\n", "", "test_one_gradient_at_most"),
+        ("before, self._parked = self._parked, (source,", "before, self._parked = None, (source,",
+         "tests/trainer/host/test_late_copies.py: test_a_parked"),
+    ]),
+    "trainer/host/places.py": ("tests/trainer/host/test_places.py", [
+        ("if old is not None and old in self.changed:", "if False:", "test_what_was_changed"),
+        ("range(block, block + ahead * self.count, ahead)", "range(block, block + ahead, ahead)", "test_the_next_one"),
+    ]),
+    "trainer/host/blocks.py": ("tests/trainer/host/test_late_copies.py", [
+        ("            self.places.changed.add(number)", "            pass", "test_nothing_is_touched"),
+        ("        self.host.wait(self._ready", "        (self._ready", "test_nothing_is_touched"),
+        ("-1 if in_backward() else 1", "1", "test_the_backward_asks"),
+        ("                tensor.register_hook(", "                (", "test_nothing_is_touched"),
+        ("        self.host.settle()\n", "", "test_nothing_is_touched"),
+        ("        self.places.forget()", "        pass",
+         "tests/trainer/host/test_streamed_training.py: test_weights_that_are_loaded"),
+    ]),
     "trainer/optim/projected.py": ("tests/trainer/optim/test_presets.py", [
         ("            self._turn_to(basis)", "            pass", "test_twenty_steps and galore and wide"),
         ("self.subspace.change_to(basis))", "self.subspace.change_to(basis).mT)",

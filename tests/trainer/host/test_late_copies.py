@@ -105,3 +105,35 @@ def test_a_copy_that_is_not_waited_for_shows(monkeypatch: pytest.MonkeyPatch) ->
     matrices = [[each for each in block.parameters() if each.ndim == 2] for block in blocks]
     streamed = StreamedBlocks(list(blocks), matrices, torch.device("cpu"), 2)
     assert not trained(blocks, streamed.change, streamed.flush, False)[0].isfinite()
+
+
+def test_the_backward_asks_for_the_block_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each block is on its way while the one after it is gone through."""
+    blocks = stack()
+    matrices = [[each for each in block.parameters() if each.ndim == 2] for block in blocks]
+    streamed = StreamedBlocks(list(blocks), matrices, torch.device("cpu"), 2)
+    found: list[tuple[int, list[int | None]]] = []
+    arrive = streamed._arrive
+
+    def seen(number: int) -> None:
+        arrive(number)
+        found.append((number, sorted(each for each in streamed.places.holds if each is not None)))
+
+    monkeypatch.setattr(streamed, "_arrive", seen)
+    x = torch.ones(1, 8)
+    for block in blocks:
+        x = x + block(x)
+    there = [(number, [number, min(number + 1, BLOCKS - 1)]) for number in range(BLOCKS - 1)]
+    assert found == [*there, (BLOCKS - 1, [BLOCKS - 2, BLOCKS - 1])]
+    found.clear()
+    x.sum().backward()  # type: ignore[no-untyped-call]
+    assert found == [(number, [max(number - 1, 0), max(number, 1)]) for number in reversed(range(BLOCKS))]
+
+
+def test_a_parked_tensor_is_free_once_it_was_sent() -> None:
+    host = LateHost(torch.device("cpu"))
+    waiting = [host.take(4).view(0, torch.float32, torch.Size((1,))) for _ in range(3)]
+    for number, each in enumerate(waiting):
+        host.park(each, torch.full((1,), float(number)))
+    assert host.done == 2
+    assert [each.item() for each in waiting[:2] if each is not None] == [0.0, 1.0]
