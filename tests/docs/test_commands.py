@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 import shutil
@@ -43,6 +44,7 @@ HERE = {  # runs by itself: → what makes it small
     "galore profile-memory my.yaml": [],
     "galore profile-memory my.yaml --no-advise": [],
     "galore prepare my.yaml": [],
+    "galore profile-memory retnet-1.3b": SMALL,
     "galore train my.yaml --dry-run": [],
     "galore recipes show demo": [],
     "galore recipes show my.yaml": [],
@@ -54,7 +56,6 @@ SLOW = {
     "galore compare my.yaml --methods full,galore,lora --learning-rates 0.003,0.01": [],
 }
 ON_A_RUN = {
-    "galore runs --json",
     "galore web runs/one",
     "galore web runs/one runs/two --output both.html",
     "galore report runs/one --html",
@@ -75,6 +76,9 @@ PLANNED = {  # is understood to the last word and planned; training itself is le
     "galore train roberta-glue-galore-r4 data.task=rte",
     "galore train demo --output-dir runs/demo --resume",
     "galore train my.yaml",
+    "galore train retnet-demo",
+    "galore train retnet-demo data.max_length=2048 train.global_batch_size=4 train.micro_batch_size=4",
+    "galore train demo --output-dir runs/demo 'train.snapshot_parameters=[norm]' train.snapshot_total_limit=200",
     "galore train my.yaml optim.rank=64",
     "galore compare my.yaml --learning-rates 0.003,0.01,0.03",
     "galore compare my.yaml --methods full,galore,lora,relora,low-rank",
@@ -83,11 +87,32 @@ PLANNED = {  # is understood to the last word and planned; training itself is le
 NEEDS_A_GPU = {"galore bench kernels --tune"}
 NEEDS_MORE = {  # somebody who types, an extra, or the hub: its options are known, and its own tests try it
     "galore chat runs/one",
+    "galore eval RUN --by-position",
+    "galore eval RUN --passkey 256,1024,2048",
+    "galore eval RUN --passkey 4096,8192,16384",
+    "galore eval runs/base data.max_length=2048 model.max_position_embeddings=2048 'model.rope={type: yarn, factor: 8}'",
+    "galore export RUN OUT",
+    "galore export runs/one exported --recipe axolotl",
+    "galore profile-memory --model llama-2-70b",
+    "galore profile-memory llama-32b-24gb --gpu rtx4090 --ram 64",
+    "galore profile-memory --model llama-2-70b --gpu 80GB",
+    "galore profile-memory --model qwen3-8b --method lora optim.rank=16 --gpu 16GB",
+    "galore profile-memory llama-7b-12gb --model llama-3-8b data.max_length=4096 --gpu 12GB",
+    "galore rope-search MODEL my.yaml --length 16384",
+    "galore rope-search MODEL my.yaml --length 2048 --rows 8 --generations 20 --budget 30m --output-dir found",
+    "galore rope-search RUN my.yaml --length 256",
+    "galore runs /shared/runs/two --exit-code",
+    "galore runs RUN --exit-code",
+    "galore train extend-context model.name_or_path=MODEL 'data.path=books/*.jsonl'",
+    "galore train extend-context model.name_or_path=MODEL data.max_length=2048 train.length_stages=[] "
+    "'model.rope={type: longrope, factors: found/rope.json}'",
     "galore eval runs/one --tasks hellaswag,arc_easy --limit 100",
     "galore export runs/one exported --max-shard-size 5GB --ollama --license apache-2.0",
     "galore export runs/one exported --ollama --push OWNER/MODEL --private",
     "galore export runs/one exported --push OWNER/MODEL --private",
 }
+RUN, IMPORTED = ("long-context.md",), ("architectures.md", "extra-loss.md")  # Python of pages
+SCRIPTS = ("python bench/", "python docs/examples/")
 BY_THE_SHELL = {"galore --install-completion", "source .venv/bin/activate", "python -m galore"}
 TYPED = [Snippet(each.file, each.language, each.text.replace("RECIPE", "my.yaml")) for each in commands()]
 
@@ -101,7 +126,7 @@ def is_mention(words: list[str]) -> bool:
 
 
 def decided(command: str) -> bool:
-    if command.startswith(("make ", "python bench/", "pip install ")):
+    if command.startswith(("make ", *SCRIPTS, "pip install ")):
         return True  # a test below is about all of these
     known = command in {*IN_ORDER, *HERE, *SLOW, *ON_A_RUN, *PLANNED, *NEEDS_A_GPU, *NEEDS_MORE, *BY_THE_SHELL}
     return known or (command.startswith("galore ") and is_mention(command.split()))
@@ -236,7 +261,7 @@ def test_make_knows_the_target_and_the_variables(command: str) -> None:
             assert_script_knows("bench/gpu/__main__.py", shlex.split(value))
 
 
-@pytest.mark.parametrize("command", sorted({each.text for each in TYPED if each.text.startswith("python bench/")}))
+@pytest.mark.parametrize("command", sorted({each.text for each in TYPED if each.text.startswith(SCRIPTS)}))
 def test_the_script_is_there_and_knows_its_arguments(command: str) -> None:
     _, script, *words = command.split()
     assert (ROOT / script).is_file()
@@ -261,9 +286,24 @@ def test_the_extras_are_those_of_the_package() -> None:
 def test_no_block_is_of_a_kind_that_nobody_tries() -> None:
     assert {each.language for each in blocks()} <= {"sh", "bash", "yaml", "python", "text"}
     assert [each.file for each in blocks("python")].count("README.md") == 1, "tests/test_readme.py runs one"
-    assert {each.file for each in blocks("python")} <= {"README.md", "own-loop.md", "runs.md"}, (
-        "test_own_loop.py and test_package.py run those of their pages"
-    )
+    elsewhere = {"README.md", "own-loop.md", "runs.md"}  # test_own_loop.py and test_package.py run those of their pages
+    assert {each.file for each in blocks("python")} <= {*elsewhere, *RUN, *IMPORTED}
+
+
+@pytest.mark.parametrize("page", RUN)
+def test_its_python_runs(folder: Path, page: str) -> None:
+    for block in blocks("python"):
+        if block.file == page:
+            exec(compile(block.text, page, "exec"), {})
+    assert any(folder.glob("*.jsonl"))
+
+
+@pytest.mark.parametrize("page", IMPORTED)
+def test_what_its_python_imports_is_there(page: str) -> None:
+    nodes = [node for block in blocks("python") if block.file == page for node in ast.walk(ast.parse(block.text))]
+    imported = [node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert imported
+    exec(compile(ast.Module(imported, []), page, "exec"), {})  # type: ignore[arg-type]
 
 
 def test_every_setting_that_is_named_is_a_field() -> None:

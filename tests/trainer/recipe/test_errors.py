@@ -109,6 +109,10 @@ def test_message_is_one_text(tmp_path: Path) -> None:
             "r.yaml:3:9: model.architecture: expected one of llama, retnet, got 'RetNet' → write retnet",
         ),
         (
+            "model: {architecture: retnet, rope: {type: yarn, factor: 2}}",
+            "r.yaml:3:31: model: rope scales the positions of attention, and retention counts none: leave rope out",
+        ),
+        (
             "model: {architecture: retnet, num_key_value_heads: 4}",
             "r.yaml:3:31: model: heads of retention share no keys and values: leave num_key_value_heads out",
         ),

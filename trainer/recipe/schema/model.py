@@ -179,6 +179,8 @@ class ModelSection(Section):
         return int(self.max_position_embeddings * factor)
 
     def _require_retention(self) -> None:
+        if self.rope is not None:
+            raise ValueError("rope scales the positions of attention, and retention counts none: leave rope out")
         if self.num_key_value_heads is not None:
             raise ValueError("heads of retention share no keys and values: leave num_key_value_heads out")
         if self.hidden_size // self.num_attention_heads % 2:
