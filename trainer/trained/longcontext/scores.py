@@ -20,7 +20,7 @@ class Scores:
 
     @classmethod
     def of(cls, file: Path, identity: dict[str, Any]) -> Scores:
-        """Those of an earlier call. Raises UserError where the file is of another search."""
+        """The scores of an earlier call. Raises UserError where the file is of another search."""
         if not file.exists():
             return cls(file, identity, {})
         try:
