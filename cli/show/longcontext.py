@@ -1,4 +1,4 @@
-"""Long sequences on a screen: a search for rotary factors as it goes on and at its end, passkeys, loss by position."""
+"""Long sequences on a screen: a search for rotary factors, passkeys, the loss by position."""
 
 from __future__ import annotations
 

@@ -49,8 +49,7 @@ def rope_search(
 
     An evolution of monotone factors, scored by the perplexity of MODEL on rows that RECIPE holds out. It begins with
     linear scaling, NTK and YaRN. The result is read by model.rope={type: longrope, factors: OUTPUT_DIR/rope.json}.
-    Called again it goes on where it was. Of a model that has long factors, a --length it was trained at gives the
-    short ones.
+    Called again it goes on where it was. Of a model with long factors, a --length it was trained at gives short ones.
     """
     from galore.trainer.recipe.load import load_recipe
 

@@ -1,7 +1,4 @@
-"""The evolution of rotary factors: monotone ones, of which the best are changed and crossed.
-
-LongRoPE, arXiv 2402.13753.
-"""
+"""The evolution of rotary factors: monotone ones, the best changed and crossed  (LongRoPE, arXiv 2402.13753)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Passkey retrieval: a number hidden in a long text of nothing, and asked for at its end (arXiv 2305.16300)."""
+"""Passkey retrieval: a number hidden in a long text of nothing, and asked for at its end  (arXiv 2305.16300)."""
 
 from __future__ import annotations
 

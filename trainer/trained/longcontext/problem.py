@@ -1,4 +1,4 @@
-"""What a search for rotary factors is about: the ways that are known, the space, and a candidate as a recipe."""
+"""What a search for rotary factors is about: ways that are known, the space, a candidate as a recipe says it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Problem:
 
     @classmethod
     def of(cls, config: Any, length: int, start_tokens: tuple[int, ...] = (0,)) -> Problem:
-        """The problem of a model of `config` and rows of `length`. Raises UserError where there is nothing to search."""
+        """The problem of a model and rows of `length`. Raises UserError where there is nothing to search."""
         own = own_parameters(config)
         scaled = own.get("factor", 1.0) if own["rope_type"] == "linear" else 1.0
         original = int(own.get(ORIGINAL) or round(config.get_text_config().max_position_embeddings / scaled))
@@ -87,7 +87,7 @@ class Problem:
         return {name: (plain / each).tolist() for name, each in rotations.items()}
 
     def first(self) -> list[Candidate]:
-        """Beginning of the evolution: linear, NTK and YaRN as factors; of short sequences none, and the long ones."""
+        """What the evolution begins with: YaRN, NTK and linear as factors; of short sequences none, and long ones."""
         if self.short:
             own = self._as_it_is()
             long = ascending(own_parameters(self.base)["long_factor"], self.space.largest)

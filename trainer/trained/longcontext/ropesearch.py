@@ -50,8 +50,8 @@ class Asked:
 class Found:
     """What came of a search.
 
-    `known`: losses of the usual ways, in nats; `usual_factors`: what they slow each pair of dimensions by; `course`:
-    the lowest loss after each candidate.
+    `known`: losses of the usual ways, in nats; `usual_factors`: what they slow each pair of dimensions by;
+    `course`: the lowest loss after each candidate.
     """
 
     candidate: Candidate

@@ -1,4 +1,4 @@
-"""model.rope becomes transformers' rope_parameters: equal frequencies, longest sequences, and one error for what is wrong."""
+"""model.rope becomes transformers' rope_parameters: equal frequencies, longest sequences, one error."""
 
 from __future__ import annotations
 

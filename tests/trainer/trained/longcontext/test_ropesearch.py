@@ -1,4 +1,4 @@
-"""A search comes to the same whether it is killed or not, is no worse than what it began with, and a recipe reads it."""
+"""A search comes to the same, killed or not, is no worse than what it began with, and a recipe reads it."""
 
 from __future__ import annotations
 
