@@ -16,7 +16,7 @@ BESIDE = {
     "bench": "What needs time or hardware; results by date and machine.",
     "docs": "Architecture, runs, optimizer, kernels, memory, instructions, GLUE, the proof on a card.",
 }
-FOLDERS_DEEP = 2  # below the root, in the README's map
+LARGEST = "trainer"  # whose folders stand in the README's map
 
 
 def about(path: Path) -> str:
@@ -39,18 +39,18 @@ def branch(folder: Path, prefix: str, deep: int | None) -> list[str]:
     return lines
 
 
-def tree(deep: int | None = None) -> str:
-    """Every file; or folders alone, `deep` levels of them."""
+def tree(unfolded: str | None = None) -> str:
+    """Every file; or folders alone, those of the one that is `unfolded`."""
     lines = ["."]
     for name in TOPS:
         lines.append(f"├── {name + '/':<24} {about(ROOT / name)}")
-        lines += branch(ROOT / name, "│   ", deep and deep - 1)
+        lines += branch(ROOT / name, "│   ", None if unfolded is None else int(name == unfolded))
     for name, text in BESIDE.items():
         lines.append(f"{'└' if name == [*BESIDE][-1] else '├'}── {name + '/':<24} {text}")
     return "\n".join(lines) + "\n"
 
 
-PAGES = {"README.md": tree(FOLDERS_DEEP), "docs/tree.md": tree()}
+PAGES = {"README.md": tree(LARGEST), "docs/tree.md": tree()}
 
 
 def rewritten(page: str, text: str) -> str:
