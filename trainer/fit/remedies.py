@@ -97,7 +97,7 @@ def _offloading(recipe: Recipe) -> Iterator[Settings]:
 
 
 def _streaming(recipe: Recipe) -> Iterator[Settings]:
-    """Streamed blocks, where they are many enough; their number is a file's business where a model is named."""
+    """Streaming, where there are blocks enough; their number is a file's business where a model is named."""
     several = recipe.model.name_or_path is not None or recipe.model.num_hidden_layers > FEWEST
     if several and not recipe.train.stream_weights and recipe.optim.adapter != "factors":
         yield {"train.stream_weights": True}

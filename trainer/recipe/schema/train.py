@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, StrictBool, model_validator
 
 from galore.trainer.recipe.schema.rope import RopeSection
 from galore.trainer.recipe.schema.section import (
@@ -78,7 +78,7 @@ class TrainSection(Section):
         False,
         "CUDA: what recomputed blocks keep, their inputs, waits in host memory and comes back in time; needs gradient_checkpointing",
     )
-    stream_weights: bool | Blocks = execution(
+    stream_weights: StrictBool | Blocks = execution(
         False,
         "The decoder's blocks wait in host memory, two at a time on the device, fetched ahead (docs/streaming.md): true, or how many at a time",
     )
