@@ -20,7 +20,7 @@ EXCEPTIONS = {
     ("trainer/memory/live.py", "write_text"): "a switch of the kernel's in /proc",
     ("trainer/data/formats/bytestream.py", "TemporaryFile"): "has no name, and is gone with the process",
     (
-        "trainer/data/stream/stream.py",
+        "trainer/data/stream/beforehand.py",
         "mkdtemp",
     ): "deleted while its files are open; the next run sweeps what a dead one left",
     ("kernels/predict/compiled.py", "NamedTemporaryFile"): "read by a tool while it runs",

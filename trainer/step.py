@@ -105,14 +105,14 @@ def accumulate(
     left = len(batch)
     total, z = torch.zeros((), dtype=torch.float64), 0.0
     parts: Tensor | None = None
-    second = torch.zeros((), dtype=torch.float64)
+    second: Tensor | None = None
     for micro_batch in micro_batches(batch, micro_batch_size):
         sums = summed_losses(model, micro_batch, z_loss, None if beside is None else beside[0])
         left -= len(micro_batch)
         loss = sums.total / targets
         if beside is not None and sums.extra is not None:
             mean = sums.extra / beside[1]
-            loss, second = loss + beside[0].weight * mean, second + mean.detach()
+            loss, second = loss + beside[0].weight * mean, mean.detach().double() + (0.0 if second is None else second)
         if not left:
             before_last()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -120,7 +120,7 @@ def accumulate(
         z += float(sums.z / targets) if z_loss else 0.0
         if sums.parts is not None:
             parts = sums.parts.double() if parts is None else parts + sums.parts
-    extra = None if beside is None else float(second)
+    extra = None if beside is None else 0.0 if second is None else float(second)
     return Accumulated(float(total), z, None if parts is None else [float(each) for each in parts], extra)
 
 

@@ -93,9 +93,10 @@ def test_train_dry_run(galore: Any, calls: Any) -> None:
         projector_bytes=2**19,
     )
     head = SimpleNamespace(**{**vars(row), "name": "lm_head", "rank": None, "projector_bytes": 0})
-    costs = SimpleNamespace(flops_per_token=7 * 10**9, checkpoint_bytes=2**30, vocabulary=2048)
+    costs = SimpleNamespace(flops_per_token=7 * 10**9, checkpoint_bytes=2**30, vocabulary=2048, needed_flops_per_token=5 * 10**9)
     found = SimpleNamespace(parameters=[row, head], notes=["assumed [x]"], costs=costs)
     calls.replace("galore.trainer.parameters", dry_run=found)
+    calls.replace("galore.trainer.fit.duration", few_blocks=None)
     shown = galore("train", "demo", "--dry-run", "optim.rank=64", "train.max_steps=100000", "--gpu", "rtx4090")
     assert shown.exit_code == 0
     assert "# Resolved from demo\n#   optim.rank=64" in shown.stdout
@@ -123,9 +124,10 @@ def test_train_dry_run(galore: Any, calls: Any) -> None:
 
 def test_a_dry_run_says_what_it_cannot_know(galore: Any, calls: Any) -> None:
     """Epochs leave the tokens open; a card without a published peak, a model without a count, the time."""
-    costs = SimpleNamespace(flops_per_token=7 * 10**9, checkpoint_bytes=2**30, vocabulary=2048)
+    costs = SimpleNamespace(flops_per_token=7 * 10**9, checkpoint_bytes=2**30, vocabulary=2048, needed_flops_per_token=None)
     found = SimpleNamespace(parameters=[], notes=[], costs=costs)
     calls.replace("galore.trainer.parameters", dry_run=found)
+    calls.replace("galore.trainer.fit.duration", few_blocks=None)
     epochs = ("train.max_steps=null", "train.num_train_epochs=2", "train.save_steps=null")
     shown = galore("train", "demo", "--dry-run", *epochs, "--gpu", "h200").stdout
     assert "2 epochs, 2,048 tokens a step; tokens and steps are not known here: `galore prepare` counts them" in shown

@@ -30,7 +30,7 @@ VALUES = {
     "data.tokenizer_vocab_size": 999,
     "data.text_field": "body",
     "data.messages_field": "talk",
-    "data.tokens_field data.labels_field": "ids",
+    "data.tokens_field data.labels_field data.extra_field": "ids",
     "data.prompt_field data.input_field data.response_field": "column",
 }
 # every recipe here has a path; what overrules it is tried in test_files.py
@@ -45,6 +45,8 @@ def layer(paths: str, value: Any) -> str:
         lines["train"].append("max_steps: 5")
     if paths.startswith("optim.lr_decay"):
         lines["optim"] = ["lr_scheduler_type: warmup_stable_decay"]
+    if "data.extra_field" in paths:
+        lines["data"].append("packing: paper")
     for path in paths.split():
         lines.setdefault(path.split(".")[0], []).append(f"{path.split('.')[1]}: {value}")
     return "".join(f"{section}: {{{', '.join(each)}}}\n" for section, each in lines.items())
@@ -61,6 +63,7 @@ def test_what_is_set_overrules_its_alternatives_below(tmp_path: Path, below: str
     (tmp_path / "base.yaml").write_text(layer(below, VALUES[below]))
     (tmp_path / "mine.yaml").write_text("extends: base.yaml\n" + layer(above, VALUES[above]) * (how == "file"))
     overrides = [f"{path}={VALUES[above]}" for path in above.split()] if how == "override" else []
+    overrides += ["data.packing=paper"] * (how == "override" and "data.extra_field" in above)
     loaded = load_recipe(str(tmp_path / "mine.yaml"), overrides)
     assert {value(loaded.recipe, path) for path in above.split()} == {VALUES[above]}
     assert all(value(loaded.recipe, path) == fields()[path].schema["default"] for path in below.split())

@@ -9,7 +9,7 @@ from galore.trainer.memory.trace.simulate import SimulatedTracer
 from galore.trainer.memory.trace.trace import Call, Described, Operation
 from galore.trainer.time.replay import Replayed, around_an_operation
 
-X = Described((1,), (1,), torch.float32, "meta")
+X = Described((2, 3), (3, 1), torch.float32, "meta")
 CPU = torch.device("cpu")
 
 
