@@ -43,7 +43,7 @@ from galore.trainer.models.linears import left_alone, router_note
 from galore.trainer.models.rope.stages import Stage, stages_of
 from galore.trainer.optim import GaLoreAdamW, kinds_with_own_forward
 from galore.trainer.optimizer import attach_optimizer
-from galore.trainer.parallel.group import Group
+from galore.trainer.parallel.group import Group, refuse_in_group
 from galore.trainer.recipe.change import changed
 from galore.trainer.recipe.load import LoadedRecipe, recipe_of_run
 from galore.trainer.recipe.schema.recipe import Recipe
@@ -129,25 +129,6 @@ def build(
     lengths = stages_of(recipe, stored_config(model), loaded.base_dir)
     parts = (recipe, directory, console, data, model, optimizer, device)
     return Run(*parts, total, first_step, kernels, checkpoint, group=group, lengths=lengths, extra=extra)
-
-
-def refuse_in_group(recipe: Recipe, group: Group | None) -> None:
-    """Raise UserError for what processes cannot share, and for a group that the recipe asks for and is not there."""
-    if group is None:
-        if recipe.parallel.mode == "ddp":
-            fix = "start it with torchrun --nproc-per-node=N -m galore train RECIPE, or set parallel.mode: auto"
-            raise UserError("ddp asks for several processes, and this is one", where="parallel.mode", fix=fix)
-        return
-    if recipe.optim.update == "immediate":
-        what = "immediate applies each gradient in the backward, before the processes could add theirs up"
-        raise UserError(what, where="optim.update", fix="set optim.update: accumulate, or start one process")
-    if recipe.train.stream_weights or recipe.optim.gradient_sums == "host":
-        where = "train.stream_weights" if recipe.train.stream_weights else "optim.gradient_sums"
-        what = "weights and gradient sums wait in the host memory of one process: several would each need all of it"
-        raise UserError(what, where=where, fix="leave it out, or start one process")
-    if recipe.train.global_batch_size < group.size:
-        what = f"{recipe.train.global_batch_size} sequences cannot be shared by {group.size} processes"
-        raise UserError(what, where="train.global_batch_size", fix="start fewer processes, or raise it")
 
 
 def build_model(

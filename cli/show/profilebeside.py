@@ -14,7 +14,10 @@ import typer
 from galore.cli.show.tables import screen
 
 if TYPE_CHECKING:
+    from galore.trainer.fit.advice import Advice
+    from galore.trainer.fit.plan import Plan
     from galore.trainer.machine.cards import Card
+    from galore.trainer.memory.profile import Profile
     from galore.trainer.recipe.load import LoadedRecipe
 
 
@@ -61,6 +64,47 @@ def measured(loaded: LoadedRecipe, as_json: bool) -> None:
     from galore.cli.show.memory import show_measured
 
     show_measured(screen(), loaded, found)
+
+
+def profile_as_json(
+    profile: Profile, plan: Plan, advice: Advice | None, shipped: tuple[str, Profile] | None
+) -> dict[str, object]:
+    """A profile as one object: its plan, and what was tried to make it fit."""
+    from galore.trainer.recipe.change import spelled
+
+    found = profile.as_json() | {"plan": plan.as_json()}
+    if advice is not None:
+        found["advice"] = [
+            {
+                "settings": spelled(trial.settings),
+                "gained_bytes": trial.gained,
+                "total_bytes": trial.profile.total.high,
+                "fits": trial.profile.fits,
+                "cost": trial.cost,
+            }
+            for trial in advice.trials
+        ]
+        found["advice_unfinished"] = advice.unfinished
+        found["settings_that_fit"] = spelled(advice.settings)
+        found["total_bytes_that_fit"] = advice.chosen[-1].profile.total.high if advice.chosen else None
+        found["room_for"] = [" ".join(spelled(settings)) for settings in advice.room]
+        found["shipped_that_fits"] = (
+            {"recipe": shipped[0], "total_bytes": shipped[1].total.high} if shipped is not None else None
+        )
+    return found
+
+
+def write_timeline(file: Path, profile: Profile, loaded: LoadedRecipe) -> None:
+    """Memory over time as a page or a picture, by the ending of the file."""
+    title = f"{loaded.name} on {profile.card.name}"
+    if file.suffix == ".png":
+        from galore.trainer.memory.chart.pictures import timeline_png
+
+        write_file(file, timeline_png(profile, title))
+    else:
+        from galore.trainer.memory.chart.timeline import page
+
+        write_file(file, page(profile, title).encode())
 
 
 def _verdict(fits: bool | None) -> str:

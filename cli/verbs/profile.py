@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from galore.cli.arguments import Overrides, complete_architecture, complete_recipe
-from galore.cli.show.profilebeside import compared, measured, told_on_stderr, write_file
+from galore.cli.show.profilebeside import (
+    compared,
+    measured,
+    profile_as_json,
+    told_on_stderr,
+    write_file,
+    write_timeline,
+)
 from galore.cli.show.tables import say, say_pairs, screen
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.format import size
@@ -135,7 +142,7 @@ def profile_memory(
 
     profile = profile_on(_of_one(loaded, gpus), card, brief=model is not None, ranks=gpus)
     if timeline is not None:  # files first: whoever reads the output may leave before its end
-        _write_timeline(timeline, profile, loaded)
+        write_timeline(timeline, profile, loaded)
     wanted = fit is not None or (profile.fits is not True if advise is None else advise)
     searched = wanted and not profile.fits
     left = None if as_json else _left(lambda: _show(loaded, profile, gpus, ram))
@@ -151,7 +158,11 @@ def profile_memory(
         raise left
     if as_json:
         sent = {} if gpus == 1 else {"parallel": _sent(loaded, gpus).as_json()}
-        found = _as_json(profile, _planned(loaded, profile, gpus), advice, shipped) | sent | _host_as_json(loaded, ram)
+        found = (
+            profile_as_json(profile, _planned(loaded, profile, gpus), advice, shipped)
+            | sent
+            | _host_as_json(loaded, ram)
+        )
         typer.echo(json.dumps(found, indent=2))
     elif advice is not None:
         _show_advice(advice)
@@ -248,33 +259,6 @@ def _planned(loaded: LoadedRecipe, profile: Profile, gpus: int) -> Plan:
     return plan(loaded.recipe, costs, profile.card.name, step and step.of(gpus))
 
 
-def _as_json(
-    profile: Profile, plan: Plan, advice: Advice | None, shipped: tuple[str, Profile] | None
-) -> dict[str, object]:
-    from galore.trainer.recipe.change import spelled
-
-    found = profile.as_json() | {"plan": plan.as_json()}
-    if advice is not None:
-        found["advice"] = [
-            {
-                "settings": spelled(trial.settings),
-                "gained_bytes": trial.gained,
-                "total_bytes": trial.profile.total.high,
-                "fits": trial.profile.fits,
-                "cost": trial.cost,
-            }
-            for trial in advice.trials
-        ]
-        found["advice_unfinished"] = advice.unfinished
-        found["settings_that_fit"] = spelled(advice.settings)
-        found["total_bytes_that_fit"] = advice.chosen[-1].profile.total.high if advice.chosen else None
-        found["room_for"] = [" ".join(spelled(settings)) for settings in advice.room]
-        found["shipped_that_fits"] = (
-            {"recipe": shipped[0], "total_bytes": shipped[1].total.high} if shipped is not None else None
-        )
-    return found
-
-
 def _of_one(loaded: LoadedRecipe, gpus: int) -> LoadedRecipe:
     from galore.trainer.fit.ranks import of_one_rank
 
@@ -336,18 +320,6 @@ def _show_room(loaded: LoadedRecipe, profile: Profile) -> None:
         say(f"{size(spare)} to spare: --advise {SEARCH}")
     elif (advice := _advice(loaded, profile.card)).room:
         _show_advice(advice)
-
-
-def _write_timeline(file: Path, profile: Profile, loaded: LoadedRecipe) -> None:
-    title = f"{loaded.name} on {profile.card.name}"
-    if file.suffix == ".png":
-        from galore.trainer.memory.chart.pictures import timeline_png
-
-        write_file(file, timeline_png(profile, title))
-    else:
-        from galore.trainer.memory.chart.timeline import page
-
-        write_file(file, page(profile, title).encode())
 
 
 def _fitting(loaded: LoadedRecipe, profile: Profile, advice: Advice | None) -> LoadedRecipe | None:

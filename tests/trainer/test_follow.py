@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from galore.trainer.build import refuse_in_group
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.format import size
 from galore.trainer.follow import telling
+from galore.trainer.parallel.group import refuse_in_group
 from galore.trainer.recipe.load import load_recipe
 from galore.trainer.recipe.schema.parallel import ParallelSection
 from galore.trainer.record import report

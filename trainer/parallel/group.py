@@ -22,6 +22,7 @@ from galore.kernels.storage.rounding import mix
 from galore.trainer.common.errors import RunFailed, UserError
 from galore.trainer.machine.process import processes
 from galore.trainer.machine.signals import Request
+from galore.trainer.recipe.schema.recipe import Recipe
 
 PATIENCE = timedelta(hours=2)  # one rank may tokenize or save while the others wait; a dead one is noticed at once
 
@@ -189,3 +190,22 @@ def leave() -> None:
 
 def _device() -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
+
+
+def refuse_in_group(recipe: Recipe, group: Group | None) -> None:
+    """Raise UserError for what processes cannot share, and for a group that the recipe asks for and is not there."""
+    if group is None:
+        if recipe.parallel.mode == "ddp":
+            fix = "start it with torchrun --nproc-per-node=N -m galore train RECIPE, or set parallel.mode: auto"
+            raise UserError("ddp asks for several processes, and this is one", where="parallel.mode", fix=fix)
+        return
+    if recipe.optim.update == "immediate":
+        what = "immediate applies each gradient in the backward, before the processes could add theirs up"
+        raise UserError(what, where="optim.update", fix="set optim.update: accumulate, or start one process")
+    if recipe.train.stream_weights or recipe.optim.gradient_sums == "host":
+        where = "train.stream_weights" if recipe.train.stream_weights else "optim.gradient_sums"
+        what = "weights and gradient sums wait in the host memory of one process: several would each need all of it"
+        raise UserError(what, where=where, fix="leave it out, or start one process")
+    if recipe.train.global_batch_size < group.size:
+        what = f"{recipe.train.global_batch_size} sequences cannot be shared by {group.size} processes"
+        raise UserError(what, where="train.global_batch_size", fix="start fewer processes, or raise it")

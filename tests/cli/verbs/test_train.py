@@ -93,7 +93,9 @@ def test_train_dry_run(galore: Any, calls: Any) -> None:
         projector_bytes=2**19,
     )
     head = SimpleNamespace(**{**vars(row), "name": "lm_head", "rank": None, "projector_bytes": 0})
-    costs = SimpleNamespace(flops_per_token=7 * 10**9, checkpoint_bytes=2**30, vocabulary=2048, needed_flops_per_token=5 * 10**9)
+    costs = SimpleNamespace(
+        flops_per_token=7 * 10**9, checkpoint_bytes=2**30, vocabulary=2048, needed_flops_per_token=5 * 10**9
+    )
     found = SimpleNamespace(parameters=[row, head], notes=["assumed [x]"], costs=costs)
     calls.replace("galore.trainer.parameters", dry_run=found)
     calls.replace("galore.trainer.fit.duration", few_blocks=None)
@@ -124,7 +126,9 @@ def test_train_dry_run(galore: Any, calls: Any) -> None:
 
 def test_a_dry_run_says_what_it_cannot_know(galore: Any, calls: Any) -> None:
     """Epochs leave the tokens open; a card without a published peak, a model without a count, the time."""
-    costs = SimpleNamespace(flops_per_token=7 * 10**9, checkpoint_bytes=2**30, vocabulary=2048, needed_flops_per_token=None)
+    costs = SimpleNamespace(
+        flops_per_token=7 * 10**9, checkpoint_bytes=2**30, vocabulary=2048, needed_flops_per_token=None
+    )
     found = SimpleNamespace(parameters=[], notes=[], costs=costs)
     calls.replace("galore.trainer.parameters", dry_run=found)
     calls.replace("galore.trainer.fit.duration", few_blocks=None)
