@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -107,17 +108,11 @@ def _refuse_encoder(config: PreTrainedConfig, source: str) -> None:
 def llama_config(section: ModelSection, vocab_size: int) -> LlamaConfig:
     """The LLaMA of the recipe's dimensions; its special tokens are the tokenizer's business, so it names none."""
     return LlamaConfig(
-        vocab_size=section.vocab_size or vocab_size,
-        hidden_size=section.hidden_size,
-        intermediate_size=section.intermediate_size,
-        num_hidden_layers=section.num_hidden_layers,
-        num_attention_heads=section.num_attention_heads,
+        **_dimensions(section, vocab_size),
         num_key_value_heads=section.num_key_value_heads,
         max_position_embeddings=section.max_position_embeddings,
         rms_norm_eps=section.rms_norm_eps,
         rope_parameters={"rope_type": "default", "rope_theta": section.rope_theta},
-        initializer_range=section.initializer_range,
-        tie_word_embeddings=section.tie_word_embeddings,
         bos_token_id=None,
         eos_token_id=None,
         pad_token_id=None,
@@ -127,16 +122,15 @@ def llama_config(section: ModelSection, vocab_size: int) -> LlamaConfig:
 def retnet_config(section: ModelSection, vocab_size: int) -> RetNetConfig:
     """The RetNet of the recipe's dimensions."""
     return RetNetConfig(
-        vocab_size=section.vocab_size or vocab_size,
-        hidden_size=section.hidden_size,
-        intermediate_size=section.intermediate_size,
-        num_hidden_layers=section.num_hidden_layers,
-        num_attention_heads=section.num_attention_heads,
-        norm_eps=section.rms_norm_eps,
-        rope_theta=section.rope_theta,
-        initializer_range=section.initializer_range,
-        tie_word_embeddings=section.tie_word_embeddings,
+        **_dimensions(section, vocab_size), norm_eps=section.rms_norm_eps, rope_theta=section.rope_theta
     )
+
+
+def _dimensions(section: ModelSection, vocab_size: int) -> dict[str, Any]:
+    """What any network that is built takes from the recipe, as transformers calls it."""
+    shared = ["hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"]
+    shared += ["initializer_range", "tie_word_embeddings"]
+    return {"vocab_size": section.vocab_size or vocab_size, **{name: getattr(section, name) for name in shared}}
 
 
 def public_config(architecture: Architecture) -> PreTrainedConfig:
