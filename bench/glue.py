@@ -194,11 +194,13 @@ def _ours(model: Path, data: Path) -> float:
     from galore.trainer.record.metrics import Metrics
     from galore.trainer.record.rundir import RunDir
     from galore.trainer.recorder import Meter, Recorder
+    from galore.trainer.trained.runmodel import save_model_files
 
     with tempfile.TemporaryDirectory() as folder:
         directory = RunDir.create(Path(folder) / "run", resume=False)
         run = build(_timed_cell(model, data).loaded, directory, Silent())
         run = replace(run, data=replace(run.data, held_out={}))
+        save_model_files(run.model, run.data.tokenizer, directory)
         meter = Meter.of(run.model, run.device, next(run.model.parameters()).dtype, run.recipe.data.max_length)
         recorder = Recorder(Metrics.open(directory.metrics, None), Silent(), meter, run.device, 0)
         began = time.perf_counter()

@@ -183,6 +183,8 @@ def ours(task: Task) -> None:
     print(json.dumps({"ready": lines}), flush=True)
     with tempfile.TemporaryDirectory() as folder:
         directory, device = RunDir.create(Path(folder) / "run", resume=False), torch.device(task.device)
+        for beside in (directory.model, directory.tokenizer):  # what the last checkpoint is a model folder with
+            beside.mkdir()
         run = Run(recipe, directory, Console(), Data(), model, optimizer, device, task.steps, 0, lines, None)  # type: ignore[arg-type]
         meter = Meter.of(model, device, torch.bfloat16, recipe.data.max_length)
         recorder = Recorder(Metrics.open(directory.metrics, None), Console(), meter, device, 0)
