@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import time
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 GIB = 2**30
 ENDS = "GALORE_GPU_ENDS"  # in the environment: the moment (time.monotonic) at which the runner stops the proof
@@ -72,6 +74,15 @@ class Scale:
         """The words that start `galore …`, on a machine that has no such script, too."""
         limited = [] if limit is None or self.rehearsal else ["--limit", str(limit)]
         return [sys.executable, "-m", "gpu.limited", *limited, *arguments]
+
+    def asked(self, module: str, verb: str, order: dict[str, Any], **more: str) -> Any:
+        """What `python -m module verb order` says in a process of its own, as JSON; {"failed": …} where it breaks off."""
+        order = {"rehearsal": self.rehearsal, "folder": str(self.folder)} | order
+        command = [sys.executable, "-m", module, verb, json.dumps(order)]
+        done = subprocess.run(command, capture_output=True, text=True, env=self.environment(**more))
+        if done.returncode:
+            return {"failed": " | ".join(done.stderr.strip().splitlines()[-2:])[-300:]}
+        return json.loads(done.stdout.strip().splitlines()[-1])
 
     def environment(self, **more: str) -> dict[str, str]:
         """Of a process: caches in the folder of the proof, no network."""

@@ -15,14 +15,27 @@ import psutil
 import pytest
 import torch
 from gpu import page, runner, shapes, start, surroundings
-from gpu.proofs import PROOFS, estimated, exact, floor, kernels, memory, offload, ranks, shortage, speed, training
+from gpu.proofs import (
+    PROOFS,
+    estimated,
+    exact,
+    floor,
+    kernels,
+    memory,
+    offload,
+    ranks,
+    shortage,
+    speed,
+    streaming,
+    training,
+)
 from gpu.records import Record, Records
 from gpu.scale import GIB, TINY, Outcome, Scale
 
 from galore.trainer.machine.process import expandable_segments
 from galore.trainer.optim import GaLoreAdamW
 
-LEFT_OUT = ["fixed"]  # shown by a second call
+LEFT_OUT = ["fixed", "streaming"]  # shown by a second call
 ONE_BY_ONE = [proof for proof in PROOFS if not proof.beside]
 
 
@@ -491,3 +504,36 @@ def test_ranks_a_rank_that_takes_another_step_is_seen(records, scale, monkeypatc
     assert list(verdicts(records).values()) == [False, False, True]
     ranks._compare_two([{"galore": came_to(1.5), "backend": "gloo"}] * 2, alone, records)
     assert verdicts(records)["two ranks against one with more accumulation, galore: of the movement"] is False
+
+
+STREAMED = {"card": 1000, "host": 2000, "there": 400, "back": 200, "seconds": 2.0, "tokens": 8192}
+
+
+@pytest.mark.parametrize(("there", "held"), [(400, True), (390, False)])
+def test_streaming_bytes_that_are_not_the_predicted_ones_are_seen(records, there: int, held: bool) -> None:
+    row, awaited = streaming.ROWS[1], SimpleNamespace(result=lambda: STREAMED | {"seconds": [1.5, 2.5]})
+    assert streaming._compare(row, awaited, STREAMED | {"there": there}, records) == 4096
+    assert verdicts(records) == {"7B: memory and bus": held, "7B: seconds per step": None}
+    assert [each.figures.get("predicted_to") for each in records] == [None, 2.5]
+
+
+def test_streaming_what_breaks_off_costs_its_row_alone(records, scale, monkeypatch) -> None:
+    def asked(scale, module, verb, order, **_):
+        return {"failed": "OutOfMemoryError"} if verb == "measure" and order["settings"] else STREAMED | SECONDS[verb]
+
+    monkeypatch.setattr(Scale, "asked", asked)
+    streaming.prove(scale, records)
+    held = {"7B, resident: memory and bus": True, "7B, resident: seconds per step": None}
+    assert verdicts(records) == held | {"7B: measurement failed: OutOfMemoryError": False}
+
+
+SECONDS = {"predict": {"seconds": None}, "measure": {"seconds": 2.0}}
+
+
+def test_streaming_weights_out_of_a_pool_are_drawn_like_others(monkeypatch) -> None:
+    monkeypatch.setattr(torch.Tensor, "normal_", torch.Tensor.normal_)
+    streaming._draw_cheaply()
+    large, small = (torch.empty(n).normal_(0.0, 0.02) for n in (streaming.POOL + 3, 1000))
+    assert large.std() == pytest.approx(0.02, rel=0.01)
+    assert small.std() == pytest.approx(0.02, rel=0.1)
+    assert torch.equal(large[:3], large[streaming.POOL :])

@@ -40,7 +40,8 @@ class Proof:
         importlib.import_module(f"gpu.proofs.{self.name}").prove(scale, records)
 
 
-B7, B13, B1 = 6.74e9, 13.0e9, 1.34e9  # parameters
+B1, B7, B13, B32 = 1.34e9, 6.74e9, 13.0e9, 32.5e9  # parameters
+BUS = 40e9  # bytes/s from pinned memory; an assumption
 
 
 def _steps(parameters: float, tokens: float, recomputed: bool = True) -> float:
@@ -102,6 +103,14 @@ PROOFS = (
         4,
         flops=_steps(3 * B7 + B13, 3 * 8192) + _steps(B1, 3 * 8192),
         other=60,
+    ),
+    Proof(
+        "streaming",
+        "weights in host memory, 7B to 32B: bytes and seconds predicted and measured, within an RTX 4090's memory",
+        300,
+        4,
+        flops=_steps(2 * B7 + B13 + B32, 5 * 16384),
+        other=5 * 8 * (B7 + B13 + B32) / BUS + 60,
     ),
 )
 NAMES = tuple(proof.name for proof in PROOFS)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -77,14 +76,9 @@ def _measure(group: list[Row], card: dict[str, Any] | None, scale: Scale, alone:
 
 
 def _child(verb: str, recipes: list[str], card: dict[str, Any] | None, scale: Scale, **more: Any) -> Any:
-    """What a process of its own says, as JSON; {"failed": …} where it breaks off."""
-    order = {"recipes": recipes, "card": card, "rehearsal": scale.rehearsal, "folder": str(scale.folder)} | more
+    """What a process of its own says of `recipes`; one that predicts does not see the card."""
     hidden = {"CUDA_VISIBLE_DEVICES": ""} if verb == "predict" else {}
-    command = [sys.executable, "-m", "gpu.proofs.memory", verb, json.dumps(order)]
-    done = subprocess.run(command, capture_output=True, text=True, env=scale.environment(**hidden))
-    if done.returncode:
-        return {"failed": " | ".join(done.stderr.strip().splitlines()[-2:])[-300:]}
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    return scale.asked("gpu.proofs.memory", verb, {"recipes": recipes, "card": card} | more, **hidden)
 
 
 def _compare(row: Row, awaited: Future[Any], measured: dict[str, Any], records: Records) -> None:
