@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from galore.trainer.data.batch import Data, Extra, Result
+from galore.trainer.data.batch import Data, Extra, Result, Scoring
 from galore.trainer.models.head import split_head
 from galore.trainer.optim.ranks import Ranks
 from galore.trainer.recipe.schema.recipe import Recipe
@@ -22,7 +22,7 @@ def score_held_out(
     Raises:
         UserError: there is nothing to score.
     """
-    return data.score(model, split_head, scored_together(recipe), recipe.eval, ranks, extra)
+    return data.score(model, Scoring(split_head, scored_together(recipe), recipe.eval, ranks, extra))
 
 
 def scored_together(recipe: Recipe) -> int:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from galore.kernels.model.cross_entropy import LossSums
-from galore.trainer.data.batch import Batch, Extra
+from galore.trainer.data.batch import PLAIN, Batch, Objective
 from galore.trainer.data.score import means
 from galore.trainer.models.head import split_head
 from galore.trainer.optim import GaLoreAdamW, StepReport
@@ -56,18 +56,19 @@ def train_step(
     batch: Batch,
     micro_batch_size: int,
     max_grad_norm: float | None,
-    z_loss: float = 0.0,
+    objective: Objective = PLAIN,
     group: Group | None = None,
-    extra: Extra | None = None,
 ) -> StepResult:
     """Accumulate `batch`, clip the exact global norm of what will be applied, and update; or skip, if it is not finite.
 
     The gradient is that of the mean loss over all targets of `batch`, however it is cut into micro-batches:
-    cross-entropy, and `z_loss` times the mean squared logsumexp; or the squared error of scores; and the mean of the
-    `extra` loss times its weight. Of several processes each takes a share of the rows, and what each finds is added up.
+    cross-entropy, and the z-loss times the mean squared logsumexp; or the squared error of scores; and the mean of an
+    extra loss times its weight. Of several processes each takes a share of the rows, and what each finds is added up.
     """
-    targets, whole = count_targets(batch), batch
-    beside = None if extra is None else (extra, max(1, extra.count(batch)))
+    whole, counts = (
+        batch,
+        (count_targets(batch), 1 if objective.extra is None else max(1, objective.extra.count(batch))),
+    )
     batch = batch if group is None else group.share(batch)
     if optimizer.wants_sketch_pass:
         with optimizer.sketching():
@@ -76,8 +77,8 @@ def train_step(
                 if not optimizer.sketches_first
                 else batch.rows(0, micro_batch_size if group is None or group.is_first else 0)
             )
-            accumulate(model, rows, micro_batch_size, targets, z_loss, beside)
-    found = accumulate(model, batch, micro_batch_size, targets, z_loss, beside, optimizer.expect_last)
+            accumulate(model, rows, micro_batch_size, *counts, objective)
+    found = accumulate(model, batch, micro_batch_size, *counts, objective, optimizer.expect_last)
     if optimizer.update == "accumulate":
         optimizer.clip_grad_norm_(max_grad_norm)
     # After the sums of gradients, of which some ranks may have begun more than others, and before a weight moves.
@@ -86,7 +87,9 @@ def train_step(
     optimizer.step()
     assert optimizer.report is not None
     parts = None if found.parts is None else means(whole.by_modality(found.parts))
-    return StepResult(found.loss, targets, optimizer.report, z_loss=found.z, by_modality=parts, extra_loss=found.extra)
+    return StepResult(
+        found.loss, counts[0], optimizer.report, z_loss=found.z, by_modality=parts, extra_loss=found.extra
+    )
 
 
 def accumulate(
@@ -94,34 +97,37 @@ def accumulate(
     batch: Batch,
     micro_batch_size: int,
     targets: int,
-    z_loss: float = 0.0,
-    beside: tuple[Extra, int] | None = None,
+    extras: int = 1,
+    objective: Objective = PLAIN,
     before_last: Callable[[], None] = lambda: None,
 ) -> Accumulated:
-    """Forward and backward over all micro-batches; `beside` is a second loss, and what its sum is divided by.
+    """Forward and backward over all micro-batches.
 
-    `before_last` is called between the last forward and its backward.
+    Args:
+        targets, extras: what the sums of the cross-entropy and of an extra loss are divided by.
+        before_last: called between the last forward and its backward.
     """
+    extra = objective.extra
     left = len(batch)
     total, z = torch.zeros((), dtype=torch.float64), 0.0
     parts: Tensor | None = None
     second: Tensor | None = None
     for micro_batch in micro_batches(batch, micro_batch_size):
-        sums = summed_losses(model, micro_batch, z_loss, None if beside is None else beside[0])
+        sums = summed_losses(model, micro_batch, objective)
         left -= len(micro_batch)
         loss = sums.total / targets
-        if beside is not None and sums.extra is not None:
-            mean = sums.extra / beside[1]
-            loss, second = loss + beside[0].weight * mean, mean.detach().double() + (0.0 if second is None else second)
+        if extra is not None and sums.extra is not None:
+            mean = sums.extra / extras
+            loss, second = loss + extra.weight * mean, mean.detach().double() + (0.0 if second is None else second)
         if not left:
             before_last()
         loss.backward()  # type: ignore[no-untyped-call]
         total = total + sums.cross_entropy / targets  # where it is: a GPU is not waited for before the next micro-batch
-        z += float(sums.z / targets) if z_loss else 0.0
+        z += float(sums.z / targets) if objective.z_loss else 0.0
         if sums.parts is not None:
             parts = sums.parts.double() if parts is None else parts + sums.parts
-    extra = None if beside is None else 0.0 if second is None else float(second)
-    return Accumulated(float(total), z, None if parts is None else [float(each) for each in parts], extra)
+    beside = None if extra is None else 0.0 if second is None else float(second)
+    return Accumulated(float(total), z, None if parts is None else [float(each) for each in parts], beside)
 
 
 def micro_batches(batch: Batch, size: int) -> Iterator[Batch]:
@@ -135,6 +141,6 @@ def count_targets(batch: Batch) -> int:
     return max(1, batch.targets)
 
 
-def summed_losses(model: nn.Module, batch: Batch, z_loss: float = 0.0, extra: Extra | None = None) -> LossSums:
+def summed_losses(model: nn.Module, batch: Batch, objective: Objective = PLAIN) -> LossSums:
     """What is summed over the targets of `batch`."""
-    return batch.losses(model, split_head, z_loss, extra)
+    return batch.losses(model, split_head, objective)

@@ -8,6 +8,7 @@ import torch
 import galore.trainer.step as step_module
 from galore.trainer.build import build_model
 from galore.trainer.checkpoint.state import load_model, model_tensors
+from galore.trainer.data.batch import Objective
 from galore.trainer.data.rows.tokenbatch import TokenBatch
 from galore.trainer.models.head import split_head
 from galore.trainer.optimizer import build_optimizer
@@ -148,7 +149,7 @@ def test_gradients_are_those_of_the_whole_loss_z_included(tied, split, monkeypat
     expected = torch.autograd.grad(cross_entropy + z, list(model.parameters()))
     assert len(expected) == 20 + (not tied)
 
-    found = accumulate(model, data, 2, count_targets(data), z_loss=0.05)
+    found = accumulate(model, data, 2, count_targets(data), objective=Objective(z_loss=0.05))
     assert found[:2] == pytest.approx((cross_entropy.item(), z.item()), rel=1e-6)
     tolerance = {"rtol": 1e-6, "atol": 1e-9} if split else {"rtol": 1e-3, "atol": 1e-6}  # whole logits are cast to fp32
     for parameter, gradient in zip(model.parameters(), expected, strict=True):
@@ -159,7 +160,7 @@ def test_z_loss_moves_the_weights_and_is_reported_apart():
     """The loss of the first step is the cross-entropy, as without it."""
     (plain, a), (other, b) = (built(recipe(METHODS["galore"])) for _ in range(2))
     without = train_step(plain, a, batch(0), 8, 1.0)
-    with_z = train_step(other, b, batch(0), 8, 1.0, 0.1)
+    with_z = train_step(other, b, batch(0), 8, 1.0, Objective(z_loss=0.1))
     assert (without.z_loss, with_z.loss_nats) == (0.0, without.loss_nats)
     assert with_z.z_loss > 1
     assert relative_difference(plain, other) > 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias, TypedDict
 
 from galore.trainer.recipe.schema.train import EvalSection
@@ -86,6 +87,32 @@ class Extra(Protocol):
         """Sum over rows, (), with gradient; `rows.tokenbatch.Seen` says of them what a forward pass has shown."""
 
 
+@dataclass(frozen=True)
+class Objective:
+    """What is minimized beside the cross-entropy: squares of logsumexp, times the coefficient `z_loss`; a second loss."""
+
+    z_loss: float = 0.0
+    extra: Extra | None = None
+
+
+PLAIN = Objective()
+"""The cross-entropy alone."""
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How held-out rows are scored: `micro_batch_size` at a time, as section `eval` says.
+
+    Several `ranks` share the work, and all of them get the whole result. The `extra` loss is reported beside it.
+    """
+
+    split_head: SplitHead
+    micro_batch_size: int = 1
+    settings: EvalSection = field(default_factory=EvalSection)
+    ranks: Ranks | None = None
+    extra: Extra | None = None
+
+
 class Batch(Protocol):
     """Rows of one forward pass, or of an optimizer step. Kinds: `tokenbatch.TokenBatch`, `labelled.LabelledBatch`."""
 
@@ -106,13 +133,8 @@ class Batch(Protocol):
     def rows(self, start: int, stop: int) -> Self:
         """Rows `start` to `stop`: one micro-batch."""
 
-    def losses(
-        self, model: nn.Module, split_head: SplitHead, z_loss: float = 0.0, extra: Extra | None = None
-    ) -> LossSums:
-        """What is summed over the targets, with gradient.
-
-        `z_loss` is a coefficient, and `extra` a second loss, of a kind that knows them.
-        """
+    def losses(self, model: nn.Module, split_head: SplitHead, objective: Objective = PLAIN) -> LossSums:
+        """What is summed over the targets, with gradient; of the `objective` what this kind of rows knows."""
 
     def rows_at_once(self, model: nn.Module, split_head: SplitHead) -> int:
         """How many rows `losses` may take without a gradient: float32 logits of many sequences never exist together."""
@@ -167,18 +189,8 @@ class Data(Protocol):
         Mapped and labelled data: a pure function of (seed, step). Streamed data: steps must be asked for in order.
         """
 
-    def score(
-        self,
-        model: nn.Module,
-        split_head: SplitHead,
-        micro_batch_size: int,
-        settings: EvalSection,
-        ranks: Ranks | None = None,
-        extra: Extra | None = None,
-    ) -> Result:
+    def score(self, model: nn.Module, scoring: Scoring) -> Result:
         """What `model` scores on all that is held out; its mode, training or not, is left as it was.
-
-        Several `ranks` share the work, and all of them get the whole result. The `extra` loss is reported beside it.
 
         Raises:
             UserError: there is nothing to score.

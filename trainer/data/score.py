@@ -17,7 +17,7 @@ from torch import nn
 from galore.kernels.model.cross_entropy import LossSums
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.format import exponential
-from galore.trainer.data.batch import Batch, Extra, SplitHead
+from galore.trainer.data.batch import PLAIN, Batch, Objective, Scoring, SplitHead
 from galore.trainer.optim.ranks import Ranks
 from galore.trainer.recipe.schema.train import EvalMode
 
@@ -73,17 +73,10 @@ def by_modality(losses: Mapping[str, float]) -> dict[str, dict[str, float]]:
     return {"loss_nats_by_modality": dict(losses), "perplexity_by_modality": perplexities}
 
 
-def evaluate(
-    model: nn.Module,
-    split_head: SplitHead,
-    batches: Iterable[Batch],
-    mode: EvalMode = "token",
-    ranks: Ranks | None = None,
-    extra: Extra | None = None,
-) -> EvalResult:
+def evaluate(model: nn.Module, batches: Iterable[Batch], how: Scoring) -> EvalResult:
     """Cross-entropy of `model` on `batches`; leaves the model in the mode (training or not) it was in.
 
-    Of several `ranks`, which all have the batches, each scores every so many of them, and the sums are added up.
+    Of several ranks, which all have the batches, each scores every so many of them, and the sums are added up.
 
     mode "token": Σ over all targets of −log p(target), divided by the number of targets. The last, smaller batch and
     rows with padding weigh by their tokens. This is the number to compare models by.
@@ -97,11 +90,12 @@ def evaluate(
     Raises:
         UserError: there is nothing to score.
     """
+    mode, ranks, extra = how.settings.mode, how.ranks, how.extra
     summed, tokens, batch_means, count = 0.0, 0, 0.0, 0
     parts, second = dict[str, tuple[float, int]](), (0.0, 0)
     with scoring(model):
         for batch in shared_out(batches, ranks):
-            sums = [] if not batch.targets else _sums(model, split_head, batch, extra)
+            sums = [] if not batch.targets else _sums(model, how.split_head, batch, Objective(extra=extra))
             loss, scored = sum(float(each.cross_entropy) for each in sums), batch.targets
             if scored:
                 summed, tokens = summed + loss, tokens + scored
@@ -170,19 +164,21 @@ def _nothing_to_score() -> UserError:
     return UserError("there is no held-out token to score", where="eval", fix="raise data.validation_fraction")
 
 
-def batch_loss(model: nn.Module, split_head: SplitHead, batch: Batch, extra: Extra | None = None) -> tuple[float, int]:
+def batch_loss(
+    model: nn.Module, split_head: SplitHead, batch: Batch, objective: Objective = PLAIN
+) -> tuple[float, int]:
     """Summed loss of one batch, and the number of its targets. No gradient."""
     if not batch.targets:
         return 0.0, 0
-    return sum(float(each.cross_entropy) for each in _sums(model, split_head, batch, extra)), batch.targets
+    return sum(float(each.cross_entropy) for each in _sums(model, split_head, batch, objective)), batch.targets
 
 
 @torch.no_grad()
-def _sums(model: nn.Module, split_head: SplitHead, batch: Batch, extra: Extra | None) -> list[LossSums]:
+def _sums(model: nn.Module, split_head: SplitHead, batch: Batch, objective: Objective = PLAIN) -> list[LossSums]:
     """What is summed over as many rows of a batch at once as there is room for their logits."""
     size = batch.rows_at_once(model, split_head)
     parts = (batch.rows(start, start + size) for start in range(0, len(batch), size))
-    return [part.losses(model, split_head, extra=extra) for part in parts]
+    return [part.losses(model, split_head, objective) for part in parts]
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from galore.kernels.host import Host
 from galore.kernels.linear import Factors
 from galore.trainer.build import build_model
-from galore.trainer.data.batch import Batch
+from galore.trainer.data.batch import Batch, Objective
 from galore.trainer.data.prepare import fullest_batch
 from galore.trainer.data.score import batch_loss
 from galore.trainer.evaluate import scored_together
@@ -125,13 +125,13 @@ class Rehearsal:
             group["clock"] = clock
         size = self.recipe.train.micro_batch_size
         batch = self._batch(size * self.micro_batches)
-        how = (size, self.recipe.optim.max_grad_norm, self.recipe.train.z_loss, None, self.extra)
-        train_step(self.model, self.optimizer, batch, *how)
+        objective = Objective(self.recipe.train.z_loss, self.extra)
+        train_step(self.model, self.optimizer, batch, size, self.recipe.optim.max_grad_norm, objective)
 
     def _evaluate(self) -> None:
         self.model.eval()
         with torch.no_grad():
-            batch_loss(self.model, split_head, self._batch(scored_together(self.recipe)), self.extra)
+            batch_loss(self.model, split_head, self._batch(scored_together(self.recipe)), Objective(extra=self.extra))
         self.model.train()
 
     def _batch(self, rows: int) -> Batch:

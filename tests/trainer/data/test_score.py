@@ -12,12 +12,15 @@ from transformers import Gemma2Config, PreTrainedModel
 
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.format import exponential
-from galore.trainer.data.batch import IGNORED
+from galore.trainer.data.batch import IGNORED, Scoring
 from galore.trainer.data.rows.tokenbatch import TokenBatch
 from galore.trainer.data.score import evaluate
 from galore.trainer.models.decoder import build_decoder
 from galore.trainer.models.head import split_head
 from galore.trainer.recipe.schema.model import ModelSection
+from galore.trainer.recipe.schema.train import EvalSection
+
+TOKEN, PAPER = Scoring(split_head), Scoring(split_head, settings=EvalSection(mode="paper"))
 
 
 def llama(**fields: Any) -> PreTrainedModel:
@@ -64,7 +67,7 @@ def model(request: pytest.FixtureRequest, tmp_path: Path) -> PreTrainedModel:
 
 def test_token_mode_is_the_mean_over_all_targets(model: PreTrainedModel) -> None:
     expected = torch.cat([losses(model, batch) for batch in batches()])
-    result = evaluate(model, split_head, batches())
+    result = evaluate(model, batches(), TOKEN)
     assert result.loss_nats == pytest.approx(expected.mean().item(), rel=1e-6)
     assert result.perplexity == pytest.approx(math.exp(expected.mean().item()), rel=1e-5)
     assert (result.tokens, result.batches) == (len(expected), 3)
@@ -72,15 +75,15 @@ def test_token_mode_is_the_mean_over_all_targets(model: PreTrainedModel) -> None
 
 def test_paper_mode_divides_the_sum_of_batch_means_by_one_more(model: PreTrainedModel) -> None:
     means = [losses(model, batch).mean().item() for batch in batches()]
-    result = evaluate(model, split_head, batches(), "paper")
+    result = evaluate(model, batches(), PAPER)
     assert result.loss_nats == pytest.approx(sum(means) / 4, rel=1e-6)
-    assert result.loss_nats != pytest.approx(evaluate(model, split_head, batches()).loss_nats, rel=1e-2)
+    assert result.loss_nats != pytest.approx(evaluate(model, batches(), TOKEN).loss_nats, rel=1e-2)
 
 
 def test_token_mode_does_not_depend_on_the_cut_into_batches(model: PreTrainedModel) -> None:
     rows = [batch.rows(i, i + 1) for batch in batches() for i in range(len(batch))]
-    assert evaluate(model, split_head, rows).loss_nats == pytest.approx(
-        evaluate(model, split_head, batches()).loss_nats, rel=1e-6
+    assert evaluate(model, rows, TOKEN).loss_nats == pytest.approx(
+        evaluate(model, batches(), TOKEN).loss_nats, rel=1e-6
     )
 
 
@@ -88,20 +91,20 @@ def test_bfloat16_weights_are_scored_in_float32() -> None:
     """The error against float64 stems from the logits alone, not from summing or from the softmax."""
     model = llama(dtype="bfloat16")
     expected = torch.cat([losses(model, batch) for batch in batches()]).mean().item()
-    assert evaluate(model, split_head, batches()).loss_nats == pytest.approx(expected, rel=1e-5)
+    assert evaluate(model, batches(), TOKEN).loss_nats == pytest.approx(expected, rel=1e-5)
 
 
 def test_batches_without_targets_count_for_nothing() -> None:
     model, made = llama(), batches()
     empty = TokenBatch(made[0].input_ids, torch.full_like(made[0].labels, IGNORED), made[0].sequence_ids)
-    for mode in ("token", "paper"):
-        assert evaluate(model, split_head, [empty, *made], mode) == evaluate(model, split_head, made, mode)
+    for how in (TOKEN, PAPER):
+        assert evaluate(model, [empty, *made], how) == evaluate(model, made, how)
 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_mode_is_restored_even_after_an_error(training: bool) -> None:
     model = llama().train(training)
-    evaluate(model, split_head, batches())
+    evaluate(model, batches(), TOKEN)
     assert model.training is training
 
     def broken() -> Iterator[TokenBatch]:
@@ -110,20 +113,20 @@ def test_mode_is_restored_even_after_an_error(training: bool) -> None:
         raise OSError
 
     with pytest.raises(OSError):  # noqa: PT011
-        evaluate(model, split_head, broken())
+        evaluate(model, broken(), TOKEN)
     assert model.training is training
 
 
 def test_no_graph_is_kept_and_no_gradient_made() -> None:
     model = llama()
-    evaluate(model, split_head, batches())
+    evaluate(model, batches(), TOKEN)
     assert all(parameter.grad is None for parameter in model.parameters())
     assert torch.is_grad_enabled()
 
 
 def test_nothing_to_score_is_refused() -> None:
     with pytest.raises(UserError, match="no held-out token"):
-        evaluate(llama(), split_head, [])
+        evaluate(llama(), [], TOKEN)
 
 
 def test_perplexity_overflows_to_infinity() -> None:
@@ -136,6 +139,6 @@ def test_logits_of_the_whole_batch_never_exist(model: PreTrainedModel) -> None:
     """Of the soft-capped model one row's at a time; of the plain head no logits module runs at all."""
     rows = []
     model.get_output_embeddings().register_forward_hook(lambda module, args, out: rows.append(out.shape[0]))
-    evaluate(model, split_head, batches())
+    evaluate(model, batches(), TOKEN)
     probe = [1]  # the two tokens that tell which kind of head it is
     assert rows == (probe if model.config.model_type == "llama" else probe + [1] * 7)

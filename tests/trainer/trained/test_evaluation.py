@@ -11,6 +11,7 @@ from galore.trainer.build import build_model
 from galore.trainer.checkpoint import checkpoint
 from galore.trainer.checkpoint.state import model_tensors
 from galore.trainer.common.errors import UserError
+from galore.trainer.data.batch import Scoring
 from galore.trainer.data.prepare import prepare_data
 from galore.trainer.data.score import evaluate
 from galore.trainer.models.decoder import build_decoder
@@ -18,6 +19,7 @@ from galore.trainer.models.head import split_head
 from galore.trainer.recipe.dump import dump_recipe
 from galore.trainer.recipe.load import LoadedRecipe
 from galore.trainer.recipe.schema.recipe import Recipe
+from galore.trainer.recipe.schema.train import EvalSection
 from galore.trainer.record.rundir import RunDir
 from galore.trainer.trained.evaluation import evaluate_stored
 from galore.trainer.trained.export import export
@@ -69,7 +71,8 @@ def expected(loaded: LoadedRecipe, mode: str = "token") -> float:
     """Straight from the parts."""
     data = prepare_data(loaded.recipe, loaded.base_dir)
     model, _ = build_model(loaded.recipe, len(data.tokenizer), "cpu", loaded.base_dir)  # on the CPU paths of a run
-    return evaluate(model, split_head, data.validation_batches(64, None), mode).loss_nats  # type: ignore[arg-type]
+    how = Scoring(split_head, settings=EvalSection(mode=mode))  # type: ignore[arg-type]
+    return evaluate(model, data.validation_batches(64, None), how).loss_nats
 
 
 def test_a_run_is_scored_on_its_own_held_out_text(run: RunDir, loaded: LoadedRecipe) -> None:

@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from galore.trainer.data.batch import Extra, SplitHead
+from galore.trainer.data.batch import Scoring
 from galore.trainer.data.glue.score import TaskResult, score_task
 from galore.trainer.data.rows.labelled import Examples, LabelledBatch
 from galore.trainer.data.rows.mapped import Order, require_same_data
-from galore.trainer.optim.ranks import Ranks
-from galore.trainer.recipe.schema.train import EvalSection
 from galore.trainer.tasks.glue import TASKS
 from galore.trainer.tasks.metrics import baseline
 
@@ -48,17 +46,9 @@ class LabelledData:
     def global_batch(self, step: int) -> LabelledBatch:
         return self.train.batch(self.order.rows(step, len(self.train)))
 
-    def score(
-        self,
-        model: nn.Module,
-        split_head: SplitHead,
-        micro_batch_size: int,
-        settings: EvalSection,
-        ranks: Ranks | None = None,
-        extra: Extra | None = None,
-    ) -> TaskResult:
-        """The metrics of the task on whole splits, whatever `settings` say of tokens; there is no extra loss."""
-        return score_task(model, TASKS[self.task], self.held_out, micro_batch_size, ranks)
+    def score(self, model: nn.Module, scoring: Scoring) -> TaskResult:
+        """The metrics of the task on whole splits, whatever section `eval` says of tokens; there is no extra loss."""
+        return score_task(model, TASKS[self.task], self.held_out, scoring.micro_batch_size, scoring.ranks)
 
     def baseline(self) -> dict[str, Any]:
         """What the most frequent label, or the mean score, of the training examples reaches in each split."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from galore.kernels.model.cross_entropy import LossSums
-from galore.trainer.data.batch import Extra, Measures, SplitHead
+from galore.trainer.data.batch import PLAIN, Measures, Objective, SplitHead
 from galore.trainer.data.tokens.store import Ids
 
 
@@ -84,9 +84,7 @@ class LabelledBatch:
         """How many tokens the rows hold, padding apart."""
         return int(self._lengths.sum())
 
-    def losses(
-        self, model: nn.Module, split_head: SplitHead, z_loss: float = 0.0, extra: Extra | None = None
-    ) -> LossSums:
+    def losses(self, model: nn.Module, split_head: SplitHead, objective: Objective = PLAIN) -> LossSums:
         """Cross-entropy of the labels, or squared errors where they are scores. There is no z-loss of so few logits."""
         total = self.summed_loss(model(**self.inputs(next(model.parameters()).device)).logits)
         return LossSums(total, total.detach(), total.new_zeros(()))

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from torch import nn
 
 from galore.trainer.common.format import counted
-from galore.trainer.data.batch import Extra, SplitHead
+from galore.trainer.data.batch import Scoring
 from galore.trainer.data.rows.mapped import Order, require_same_data
 from galore.trainer.data.rows.mixture import ENDLESS, MixedOrder, MixedRows, merged, shares
 from galore.trainer.data.rows.modality import Modalities
@@ -21,8 +21,6 @@ from galore.trainer.data.rows.textdata import TextData, batch_of, evaluation_row
 from galore.trainer.data.rows.tokenbatch import TokenBatch
 from galore.trainer.data.score import EvalResult, together
 from galore.trainer.data.tokens.cache import fingerprint
-from galore.trainer.optim.ranks import Ranks
-from galore.trainer.recipe.schema.train import EvalSection
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -133,26 +131,19 @@ class MixedData(TextData):
             counts += passes * source.token_counts()
         return np.rint(counts).astype(np.int64)
 
-    def score(
-        self,
-        model: nn.Module,
-        split_head: SplitHead,
-        micro_batch_size: int,
-        settings: EvalSection,
-        ranks: Ranks | None = None,
-        extra: Extra | None = None,
-    ) -> EvalResult:
+    def score(self, model: nn.Module, scoring: Scoring) -> EvalResult:
         """The mean loss over what is held out of all sources together, and of each."""
-        numbers = evaluation_rows(len(self.validation), self.max_length, settings.max_tokens)
+        size = scoring.micro_batch_size
+        numbers = evaluation_rows(len(self.validation), self.max_length, scoring.settings.max_tokens)
         results, start = dict[str, EvalResult](), 0
         for name, source in self.sources.items():
             stop = start + len(source.validation)
             own = numbers[(numbers >= start) & (numbers < stop)] - start
-            starts = range(0, len(own), micro_batch_size)
+            starts = range(0, len(own), size)
             how = (self.vocab_size, self.modalities)
-            batches = (batch_of(source.validation, own[at : at + micro_batch_size], *how) for at in starts)
+            batches = (batch_of(source.validation, own[at : at + size], *how) for at in starts)
             if len(own):
-                results[name] = self.scored(model, split_head, batches, settings.mode, ranks, extra)
+                results[name] = self.scored(model, batches, scoring)
             start = stop
         whole = together(list(results.values()))
         return replace(whole, sources={name: result.loss_nats for name, result in results.items()})

@@ -13,15 +13,13 @@ import torch
 from torch import nn
 
 from galore.trainer.common.errors import RunFailed
-from galore.trainer.data.batch import Extra, SplitHead
+from galore.trainer.data.batch import Scoring
 from galore.trainer.data.rows.modality import Modalities
 from galore.trainer.data.rows.packing import Rows
 from galore.trainer.data.rows.tokenbatch import TokenBatch, count_targets
 from galore.trainer.data.score import EvalResult, evaluate, unigram_loss_nats
 from galore.trainer.data.tokens.bytelengths import byte_lengths
 from galore.trainer.data.tokens.store import Ids
-from galore.trainer.optim.ranks import Ranks
-from galore.trainer.recipe.schema.train import EvalMode, EvalSection
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -104,28 +102,12 @@ class TextData(ABC):
     def token_counts(self) -> npt.NDArray[np.int64]:
         """How often each token is a training target, (vocabulary,); a stream counts a fixed prefix of itself."""
 
-    def score(
-        self,
-        model: nn.Module,
-        split_head: SplitHead,
-        micro_batch_size: int,
-        settings: EvalSection,
-        ranks: Ranks | None = None,
-        extra: Extra | None = None,
-    ) -> EvalResult:
-        """The mean loss of at most `settings.max_tokens` tokens."""
-        batches = self.validation_batches(micro_batch_size, settings.max_tokens)
-        return self.scored(model, split_head, batches, settings.mode, ranks, extra)
+    def score(self, model: nn.Module, scoring: Scoring) -> EvalResult:
+        """The mean loss of at most `eval.max_tokens` tokens."""
+        batches = self.validation_batches(scoring.micro_batch_size, scoring.settings.max_tokens)
+        return self.scored(model, batches, scoring)
 
-    def scored(
-        self,
-        model: nn.Module,
-        split_head: SplitHead,
-        batches: Iterable[TokenBatch],
-        mode: EvalMode,
-        ranks: Ranks | None = None,
-        extra: Extra | None = None,
-    ) -> EvalResult:
+    def scored(self, model: nn.Module, batches: Iterable[TokenBatch], scoring: Scoring) -> EvalResult:
         """The mean loss of `batches`, and the bytes that their targets spell."""
         counts = np.zeros(self.vocab_size, np.int64)
 
@@ -134,7 +116,7 @@ class TextData(ABC):
                 np.add(counts, count_targets(batch.labels.numpy(), len(counts)), out=counts)
                 yield batch
 
-        result = evaluate(model, split_head, counted(), mode, ranks, extra)
+        result = evaluate(model, counted(), scoring)
         lengths = byte_lengths(self.tokenizer, len(counts))
         return result if lengths is None else replace(result, bytes=int(counts @ lengths))
 

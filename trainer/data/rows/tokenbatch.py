@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from galore.kernels.model.cross_entropy import LossSums, linear_loss, sums_by_kind
 from galore.kernels.model.segments import Segments
 from galore.trainer.common.format import exponential
-from galore.trainer.data.batch import IGNORED, Extra, Measures, SplitHead
+from galore.trainer.data.batch import IGNORED, PLAIN, Extra, Measures, Objective, SplitHead
 from galore.trainer.data.rows.modality import Modalities
 from galore.trainer.data.tokens.store import Ids
 
@@ -91,10 +91,9 @@ class TokenBatch:
             self, input_ids=self.input_ids.reshape(shape), labels=self.labels.reshape(shape), sequence_ids=ids
         )
 
-    def losses(
-        self, model: nn.Module, split_head: SplitHead, z_loss: float = 0.0, extra: Extra | None = None
-    ) -> LossSums:
+    def losses(self, model: nn.Module, split_head: SplitHead, objective: Objective = PLAIN) -> LossSums:
         """Cross-entropy, by modality too where there are several, the z-loss if there is one, and an extra loss."""
+        z_loss, extra = objective.z_loss, objective.extra
         device = next(model.parameters()).device
         input_ids = self.input_ids.to(device, non_blocking=True)
         isolating = {} if self.positions is None else model_arguments(self.positions, device)

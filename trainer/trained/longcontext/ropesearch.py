@@ -16,7 +16,7 @@ from galore.trainer.common.durable import make_directory, replace_file
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.format import exponential
 from galore.trainer.common.lock import alone_in
-from galore.trainer.data.batch import Progress
+from galore.trainer.data.batch import Progress, Scoring
 from galore.trainer.data.prepare import read_data
 from galore.trainer.data.rows.tokenbatch import TokenBatch
 from galore.trainer.data.score import evaluate
@@ -139,7 +139,7 @@ def _run(
             if end is not None and time.monotonic() > end:
                 raise TimeoutError
             with rotating(model, problem.config(rope)), torch.no_grad():
-                return evaluate(model, split_head, batches).loss_nats
+                return evaluate(model, batches, Scoring(split_head)).loss_nats
 
         return scores.loss(key, compute)
 

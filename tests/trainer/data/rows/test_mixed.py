@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from galore.trainer.common.errors import UserError
+from galore.trainer.data.batch import Scoring
 from galore.trainer.data.prepare import prepare_data
 from galore.trainer.data.rows.mixed import MixedData
 from galore.trainer.data.rows.mixture import MixedRows
@@ -128,14 +129,14 @@ def test_the_held_out_loss_of_all_and_of_each(
     torch.manual_seed(0)
     model = Model(data.vocab_size)
     settings = recipe(evaluation={"mode": mode, "max_tokens": max_tokens}).eval
-    found = data.score(model, split_head, 3, settings)
+    found = data.score(model, how := Scoring(split_head, 3, settings))
     assert found.sources is not None
     assert list(found.sources) == ["books", "table", "chat"]
     if max_tokens is None:
         for name, source in data.sources.items():
-            assert source.score(model, split_head, 3, settings).loss_nats == found.sources[name]
+            assert source.score(model, how).loss_nats == found.sources[name]
         if mode == "token":
-            whole = evaluate(model, split_head, data.validation_batches(3, None), "token")
+            whole = evaluate(model, data.validation_batches(3, None), how)
             assert found.loss_nats == pytest.approx(whole.loss_nats, rel=1e-6)
             assert found.tokens == whole.tokens
     assert found.row()["loss_nats_by_source"] == found.sources

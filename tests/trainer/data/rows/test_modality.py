@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from galore.trainer.data.batch import Objective
 from galore.trainer.data.rows.modality import Modalities
 from galore.trainer.data.rows.tokenbatch import TokenBatch
 from galore.trainer.models.head import split_head
@@ -66,7 +67,7 @@ def test_sums_by_modality_and_weights_in_the_total_alone(biased: bool) -> None:
     }.items():
         model.zero_grad()
         batch = TokenBatch(ids, ids, (0, 1, 2), None, found)
-        sums[name] = batch.losses(model, split_head, z_loss=0.01)
+        sums[name] = batch.losses(model, split_head, Objective(z_loss=0.01))
         sums[name].total.backward()
         gradients[name] = model.lm_head.weight.grad.clone()
         if found is not None:

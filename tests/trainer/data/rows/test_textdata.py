@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from galore.trainer.common.errors import UserError
+from galore.trainer.data.batch import Scoring
 from galore.trainer.data.prepare import prepare_data
 from galore.trainer.recipe.schema.recipe import Recipe
 from galore.trainer.recipe.schema.train import EvalSection
@@ -55,7 +56,7 @@ def test_bits_are_told_by_the_bytes_of_the_text_that_was_scored(
 ) -> None:
     data = prepare_data(recipe(validation_fraction=0.3), write_jsonl([*documents, "ä 猫 " * 40]).parent)
     scored = EvalSection.model_validate({"mode": mode, "max_tokens": 32 * 5})
-    result: Any = data.score(_Uniform(), lambda model: None, 2, scored)
+    result: Any = data.score(_Uniform(), Scoring(lambda model: None, 2, scored))
     rows = [row for batch in data.validation_batches(2, 32 * 5) for row in batch.labels.tolist()]
     ids = [[token for token in row[1:] if token != -100] for row in rows]
     text = [data.tokenizer.decode(row, skip_special_tokens=True) for row in ids]
