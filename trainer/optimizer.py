@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import torch
 from torch import nn
 
 from galore.kernels.family import Options
 from galore.trainer.common.errors import UserError
+from galore.trainer.models.checkpointing import blocks_of
+from galore.trainer.models.head import split_head
 from galore.trainer.optim import (
     GaLoreAdamW,
     adamw_groups,
@@ -18,6 +21,8 @@ from galore.trainer.optim import (
     project_in_backward,
 )
 from galore.trainer.optim.ranks import Ranks
+from galore.trainer.parallel.entered import entered
+from galore.trainer.parallel.group import Group, require_same_weights
 from galore.trainer.recipe.schema.optim import OptimSection
 from galore.trainer.recipe.schema.recipe import Recipe
 
@@ -73,3 +78,39 @@ def attach_optimizer(model: nn.Module, recipe: Recipe, accumulation: int, ranks:
     if recipe.optim.projection == "backward":
         project_in_backward(model, optimizer)
     return optimizer
+
+
+def attach_sharded(
+    model: nn.Module, recipe: Recipe, accumulation: int, group: Group, device: torch.device
+) -> GaLoreAdamW:
+    """The same for one of `group`, which keeps its part of every weight, on `device`, and lets go of the rest.
+
+    Raises:
+        UserError: a weight cannot be cut into as many parts. RunFailed: the ranks begin with different weights.
+    """
+    from galore.trainer.parallel.sharding import hand_over, shard  # a second of imports, which only these runs need
+
+    require_same_weights(model, group)
+    plan = build_optimizer(model, recipe.optim, accumulation=accumulation, seed=recipe.train.seed, ranks=group)
+    plan.release()
+    along = {id(slot.parameter): 0 if slot.transposed else 1 for slot in plan.projected}
+    _refuse_uneven({slot.name: slot.parameter for slot in plan.projected}, along, group.size)
+    del plan
+    shard(model, blocks_of(model), group, device, getattr(torch, recipe.optim.accumulator_dtype), along)
+    group.sharded = True
+    optimizer = attach_optimizer(model, recipe, accumulation, group)
+    hand_over(model, optimizer)
+    with torch.no_grad():
+        entered(model, lambda: split_head(model))  # it looks at the model once, and then remembers
+    return optimizer
+
+
+def _refuse_uneven(projected: Mapping[str, nn.Parameter], along: Mapping[int, int], size: int) -> None:
+    for name, parameter in projected.items():
+        dim = along[id(parameter)]
+        if dim and parameter.shape[dim] % size:
+            raise UserError(
+                f"fsdp cuts {name} {tuple(parameter.shape)} into columns, and {parameter.shape[dim]} are not divisible by {size} processes",
+                where="parallel.mode",
+                fix="start another number of processes, or set ddp",
+            )

@@ -12,6 +12,7 @@ from galore.kernels.model.cross_entropy import LossSums
 from galore.trainer.data.batch import Batch
 from galore.trainer.models.head import split_head
 from galore.trainer.optim import GaLoreAdamW, StepReport
+from galore.trainer.parallel.entered import entered
 from galore.trainer.parallel.group import Group
 
 
@@ -86,4 +87,4 @@ def count_targets(batch: Batch) -> int:
 
 def summed_losses(model: nn.Module, batch: Batch, z_loss: float = 0.0) -> LossSums:
     """What is summed over the targets of `batch`."""
-    return batch.losses(model, split_head, z_loss)
+    return entered(model, lambda: batch.losses(model, split_head, z_loss))

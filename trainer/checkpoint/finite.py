@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from galore.trainer.optim import GaLoreAdamW
 from galore.trainer.optim.int8_linear import int8_layers
+from galore.trainer.optim.shards import local
 
 CHUNK = 2**22  # elements that are looked at one by one, where the sum of all does not answer
 
@@ -21,10 +22,17 @@ def not_finite(tensors: Iterable[tuple[str, Tensor]]) -> list[str]:
 
 def trained_tensors(model: nn.Module, optimizer: GaLoreAdamW) -> Iterator[tuple[str, Tensor]]:
     """All that a step writes to: weights, the scales of those in 8 bits, and what the optimizer keeps."""
-    yield from model.named_parameters()
+    yield from ((name, local(each.detach())) for name, each in model.named_parameters())
     names = {module: name for name, module in model.named_modules()}
-    yield from ((f"{names[layer]}.weight_scale", layer.weight_scale) for layer in int8_layers(model))
+    yield from ((f"{names[layer]}.weight_scale", local(layer.weight_scale)) for layer in int8_layers(model))
     yield from optimizer.state_tensors().items()
+
+
+def agreed(names: list[str], optimizer: GaLoreAdamW) -> list[str]:
+    """`names`, found in the parts that are here; where they are sound, and those of another rank are not, it says so."""
+    if not optimizer.sharded or optimizer.ranks is None:
+        return names
+    return names if not optimizer.ranks.total(len(names)) else names or ["tensors of another process"]
 
 
 @torch.no_grad()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -13,10 +14,12 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from galore.kernels.model.cross_entropy import LossSums
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.format import exponential
 from galore.trainer.data.batch import Batch, SplitHead
 from galore.trainer.optim.ranks import Ranks
+from galore.trainer.parallel.entered import entered, is_sharded
 from galore.trainer.recipe.schema.train import EvalMode
 
 T = TypeVar("T")
@@ -80,7 +83,7 @@ def evaluate(
     """
     summed, tokens, batch_means, count = 0.0, 0, 0.0, 0
     with scoring(model):
-        for batch in shared_out(batches, ranks):
+        for batch in _batches_here(model, split_head, batches, ranks):
             loss, scored = batch_loss(model, split_head, batch)
             if scored:
                 summed, tokens = summed + loss, tokens + scored
@@ -99,6 +102,18 @@ def shared_out(items: Iterable[T], ranks: Ranks | None) -> Iterator[T]:
     for number, item in enumerate(items):
         if ranks is None or number % ranks.size == ranks.rank:
             yield item
+
+
+def in_step(items: Iterable[T], ranks: Ranks, forwards: Callable[[T], int], idle: Callable[[T], object]) -> Iterator[T]:
+    """`shared_out` for a sharded model, in whose every forward all ranks take part: those with fewer `forwards` to make
+    for theirs than another make up for it by `idle` ones, whose result nobody wants."""
+    rest = iter(items)
+    while now := list(itertools.islice(rest, ranks.size)):
+        own = now[ranks.rank : ranks.rank + 1]
+        yield from own
+        longest = max(now, key=forwards)
+        for _ in range(forwards(longest) - sum(map(forwards, own))):
+            idle(longest)
 
 
 def together(results: Sequence[EvalResult]) -> EvalResult:
@@ -127,7 +142,23 @@ def batch_loss(model: nn.Module, split_head: SplitHead, batch: Batch) -> tuple[f
         return 0.0, 0
     size = batch.rows_at_once(model, split_head)
     parts = (batch.rows(start, start + size) for start in range(0, len(batch), size))
-    return sum(float(part.losses(model, split_head).total) for part in parts), batch.targets
+    return sum(float(_losses(model, split_head, part).total) for part in parts), batch.targets
+
+
+def _batches_here(
+    model: nn.Module, split_head: SplitHead, batches: Iterable[Batch], ranks: Ranks | None
+) -> Iterator[Batch]:
+    if ranks is None or not is_sharded(model):
+        return shared_out(batches, ranks)
+
+    def forwards(batch: Batch) -> int:
+        return -(-len(batch) // batch.rows_at_once(model, split_head)) if batch.targets else 0
+
+    return in_step(batches, ranks, forwards, lambda batch: _losses(model, split_head, batch.rows(0, 1)))
+
+
+def _losses(model: nn.Module, split_head: SplitHead, batch: Batch) -> LossSums:
+    return entered(model, lambda: batch.losses(model, split_head))
 
 
 @contextmanager

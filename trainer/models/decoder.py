@@ -39,6 +39,7 @@ def build_decoder(
     base_dir: Path,
     in_int8: Sequence[str] = (),
     new: NewTokens = NewTokens(),  # noqa: B008 - it cannot change
+    home: str | None = None,
 ) -> PreTrainedModel:
     """The model of a recipe on `device`, weights in `section.dtype`, in training mode, key/value cache off.
 
@@ -52,6 +53,7 @@ def build_decoder(
         in_int8: parts of the paths of linear layers whose weights are kept in 8 bits; they never lie on `device`
             otherwise.
         new: what `model.new_tokens` added to the tokenizer.
+        home: where the weights lie, if they are to come to `device` later.
 
     Raises:
         UserError: the model cannot be read or trained, its vocabulary or positions are too few for the data, or the
@@ -67,13 +69,13 @@ def build_decoder(
         require_memory(config, getattr(torch, section.dtype).itemsize)
     if source is None or section.random_init or device == "meta":
         config.get_text_config().vocab_size = rows or config.get_text_config().vocab_size
-        model = _from_config(config, section, device=device, seed=seed, in_int8=in_int8)
+        model = _from_config(config, section, device=device, home=home or device, seed=seed, in_int8=in_int8)
     else:
         model = _from_weights(source, config, section)
         grow_vocabulary(model, rows, seed, fresh)
         _kept_in_int8(model, in_int8)
-        model = model.to(device)
-    if source is not None and device != "meta":
+        model = model.to(home or device)
+    if source is not None and device != "meta" and home in (None, device):
         _refuse_bidirectional(model, source)
     model.config.use_cache = False
     return model.train()
@@ -124,7 +126,7 @@ def _config(section: ModelSection, vocab_size: int, source: str | None) -> PreTr
 
 
 def _from_config(
-    config: PreTrainedConfig, section: ModelSection, *, device: str, seed: int, in_int8: Sequence[str]
+    config: PreTrainedConfig, section: ModelSection, *, device: str, home: str, seed: int, in_int8: Sequence[str]
 ) -> PreTrainedModel:
     dtype = getattr(torch, section.dtype)
     model = skeleton(config, attention_on(section, device))
@@ -134,7 +136,7 @@ def _from_config(
         _kept_in_int8(model, in_int8)
     else:
         chosen = _linears(model, in_int8)
-        draw_weights(model, dtype=dtype, device=device, seed=seed, drawn=lambda m: to_int8(m) if m in chosen else None)
+        draw_weights(model, dtype=dtype, device=home, seed=seed, drawn=lambda m: to_int8(m) if m in chosen else None)
     model.config.dtype = dtype
     return model
 

@@ -64,7 +64,7 @@ def build_slots(
     slots: dict[nn.Parameter, FullSlot] = {}
     for index, (name, parameter, group, own) in enumerate(members):
         _check(name, parameter, group)
-        weight = Weight(name, index, parameter, group, state[parameter])
+        weight = Weight(name, index, parameter, group, state[parameter], ranks=settings.ranks)  # type: ignore[arg-type]
         inner = INNER_RULES[group["inner"]](weight, own.state_dtype)
         slots[parameter] = (
             FullSlot(weight, inner, GradientSum(own.accumulator_dtype), own.weight_rounding == "compensated")
@@ -79,8 +79,10 @@ def _projected(
 ) -> ProjectedSlot:
     """The slot of the parts that the weight's group names; a residual of the whole gradient brings its refresh."""
     group = weight.group
-    rank = rank_for(group["rank"], weight.matrix.shape)
+    rank = rank_for(group["rank"], weight.shape)
     subspace = SUBSPACES[group["proj_type"]](weight, rank, schedule, own.seed, clock)
+    if weight.shard is not None and weight.shard.dim != (0 if subspace.transposed else 1):
+        raise ValueError(f"{weight.name} is sharded along the side that is projected; shard the other one")
     residual = RESIDUALS[group["residual"]](subspace, inner)
     refresh = Whole if residual.whole else REFRESHES[refresh_of(own)]
     return ProjectedSlot(

@@ -40,6 +40,13 @@ class Ranks(Protocol):
         """Whether all ranks have the same bits."""
 
 
+class Holder(Protocol):
+    """What has a sum."""
+
+    @property
+    def total(self) -> Total: ...
+
+
 class Total(Protocol):
     """A sum of gradients, None before the first."""
 
@@ -57,9 +64,15 @@ class Part:
 
 def share(ranks: Ranks, parts: Sequence[Part], device: torch.device) -> None:
     """Sum each part over the ranks. What some do not have counts as zeros there; what none has stays absent."""
+    held = held_by(ranks, parts, device)
+    ranks.sum_([_whole(part, device) for part, count in zip(parts, held, strict=True) if count])
+
+
+def held_by(ranks: Ranks, parts: Sequence[Holder], device: torch.device) -> list[float]:
+    """How many of the ranks have each sum."""
     held = torch.tensor([float(part.total.value is not None) for part in parts], dtype=torch.float32, device=device)
     ranks.sum_([held])
-    ranks.sum_([_whole(part, device) for part, count in zip(parts, held.tolist(), strict=True) if count])
+    return held.tolist()
 
 
 def _whole(part: Part, device: torch.device) -> Tensor:

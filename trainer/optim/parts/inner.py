@@ -74,7 +74,7 @@ class Inner:
         found: dict[str, Tensor] = {}
         for name, own in self.shapes(shape).items():
             dtype = self.state_dtype if name in MOMENTS else "float32"
-            found |= new_state(name, torch.Size(own), dtype, device)
+            found |= new_state(name, torch.Size(own), dtype, device, self.weight.whole(torch.Size(own)))
         return found
 
 

@@ -18,6 +18,7 @@ from galore.kernels.linear import Factors
 from galore.trainer.optim.parts.storage import GradientSum, Projector
 from galore.trainer.optim.parts.subspace import Subspace
 from galore.trainer.optim.ranks import HELD, Part, Ranks
+from galore.trainer.optim.shards import Spread
 from galore.trainer.optim.weight import as_matrix
 
 
@@ -79,9 +80,15 @@ class Refresh:
         """What ranks add up. A gradient that was poisoned on one of them is so on all: nan is a sum that says it."""
         if self.poisoned and self.sum.value is None:
             self.sum.value = torch.full((self.subspace.rank, self.subspace.b), torch.nan, device=self._device)
-        yield Part(self.sum, (self.subspace.rank, self.subspace.b))
-        yield Part(self.whole, tuple(self.subspace.weight.matrix.shape))
+        if self.subspace.columns is None:
+            yield Part(self.sum, (self.subspace.rank, self.subspace.b))
+        yield Part(self.whole, self.subspace.weight.shape)
         yield self.sketched()
+
+    def spread(self) -> Iterator[Spread]:
+        """The sum, where each rank keeps its own columns of it."""
+        if self.subspace.columns is not None:
+            yield Spread(self.sum, (self.subspace.rank, self.subspace.b), self.subspace.columns)
 
     def sketched(self) -> Part:
         """The sketch alone, which a pass of its own gathers."""
@@ -159,8 +166,9 @@ class FirstMicroBatch(Refresh):
             return
         if self.poisoned:  # by then they may have different numbers of micro-batches left
             return
-        if self.ranks.rank == 0:
-            super()._find(grad)
+        with self.subspace.joined_moment():
+            if self.ranks.rank == 0:
+                super()._find(grad)
         found = torch.tensor([float(self.basis is not None)], device=self._device)
         self.ranks.copy_first_([found])
         if not found.item():
@@ -182,6 +190,8 @@ class Summed(Refresh):
     def complete(self) -> None:
         if self.whole.value is not None:
             self._project_on_new(self.whole.take())
+            if self.sum.value is not None and self.subspace.columns is not None:
+                self.sum.value = self.subspace.columns.of(self.sum.value).contiguous()
 
     def _receive_due(self, grad: Tensor | Factors) -> None:
         self.whole.add(multiplied(grad))
@@ -259,7 +269,7 @@ REFRESHES: dict[RefreshMode, type[Refresh]] = {
 
 def whole_gradient(refresh: Refresh) -> dict[str, int]:
     """Bytes that go to the other ranks where they sum the gradient (m, n) itself."""
-    return {"whole gradients": refresh.subspace.weight.matrix.numel() * refresh.whole.dtype.itemsize}
+    return {"whole gradients": refresh.subspace.weight.parameter.numel() * refresh.whole.dtype.itemsize}
 
 
 def multiplied(grad: Tensor | Factors) -> Tensor:

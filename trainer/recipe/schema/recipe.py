@@ -12,7 +12,7 @@ from pydantic import model_validator
 from galore.trainer.recipe.schema.data import DataSection
 from galore.trainer.recipe.schema.model import ModelSection
 from galore.trainer.recipe.schema.optim import OptimSection
-from galore.trainer.recipe.schema.parallel import ParallelSection
+from galore.trainer.recipe.schema.parallel import ParallelSection, check_fsdp
 from galore.trainer.recipe.schema.section import Section
 from galore.trainer.recipe.schema.train import EvalSection, LogSection, TrainSection
 
@@ -45,6 +45,8 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _sections_agree(self) -> Self:
         check_glue(self)
+        if self.parallel.mode == "fsdp":
+            check_fsdp(self.optim)
         if self.optim.update == "immediate" and self.train.accumulation > 1:
             raise ValueError(
                 f"optim.update: immediate cannot accumulate {self.train.accumulation} micro-batches: set train.micro_batch_size to "

@@ -1,0 +1,31 @@
+"""Calls that need a sharded model's parameters outside of its layers: made from inside of its forward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+T = TypeVar("T")
+ENTERED = "entered"  # the keyword of a sharded model's forward that takes a call
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether FSDP2 gathers the parameters of `model` for its forward and backward alone."""
+    return hasattr(type(model), "reshard")
+
+
+def entered(model: nn.Module, call: Callable[[], T]) -> T:
+    """What `call` gives, while the parameters outside of the blocks of a sharded model are whole: embedding, norm, head.
+
+    All ranks call it together, and what happens in it runs as many blocks on each of them.
+    """
+    if not is_sharded(model):
+        return call()
+    sharded: Any = model
+    found: T = sharded(**{ENTERED: call})
+    if not torch.is_grad_enabled():  # else the backward needs them, and lets go of them
+        sharded.reshard()
+    return found
