@@ -21,7 +21,7 @@ from galore.trainer.data.notices import alarms, remarks
 from galore.trainer.data.text.quality import MEANING, shown
 from galore.trainer.data.tokens.tokenizer import id_bound
 from galore.trainer.machine.hardware import Peak, cpu_name
-from galore.trainer.models.adapters.lora import adapter_ranks, clamp_note, not_adapted, without_adapters
+from galore.trainer.models.adapters.lora import adapter_ranks, clamp_note, class_name, not_adapted, without_adapters
 from galore.trainer.models.linears import router_note
 from galore.trainer.optim.groups import is_trained
 from galore.trainer.optim.projected import ProjectedSlot
@@ -45,7 +45,7 @@ def header(run: Run, meter: Meter, memory: str) -> dict[str, Any]:
     most = "" if recipe.data.task is None else "up to "
     batch = f"{recipe.train.global_batch_size} × {most}{recipe.data.max_length} tokens"
     lines = {
-        "model": f"{type(run.model).__name__}, {counted(total, 'parameter')}, {trained:,} trained, {recipe.model.dtype}",
+        "model": f"{class_name(run.model)}, {counted(total, 'parameter')}, {trained:,} trained, {recipe.model.dtype}",
         "method": described(recipe.optim),
         "data": data_line(run.data.summary),
         "batch": f"{batch}, {_micro_batches(run)}",

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from galore.kernels.family import Options
 from galore.trainer.common.errors import UserError
@@ -20,6 +20,8 @@ from galore.trainer.optim import (
     hand_over_int8,
     project_in_backward,
 )
+from galore.trainer.optim.int8_linear import int8_layers
+from galore.trainer.optim.projected import ProjectedSlot
 from galore.trainer.optim.ranks import Ranks
 from galore.trainer.parallel.entered import entered
 from galore.trainer.parallel.group import Group, require_same_weights
@@ -94,7 +96,9 @@ def attach_sharded(
     plan = build_optimizer(model, recipe.optim, accumulation=accumulation, seed=recipe.train.seed, ranks=group)
     plan.release()
     along = {id(slot.parameter): 0 if slot.transposed else 1 for slot in plan.projected}
-    _refuse_uneven({slot.name: slot.parameter for slot in plan.projected}, along, group.size)
+    scales = {id(layer.weight): layer.weight_scale for layer in int8_layers(model)}
+    for slot in plan.projected:
+        _refuse_uneven(slot, scales, group.size)
     del plan
     shard(model, blocks_of(model), group, device, getattr(torch, recipe.optim.accumulator_dtype), along)
     group.sharded = True
@@ -105,12 +109,15 @@ def attach_sharded(
     return optimizer
 
 
-def _refuse_uneven(projected: Mapping[str, nn.Parameter], along: Mapping[int, int], size: int) -> None:
-    for name, parameter in projected.items():
-        dim = along[id(parameter)]
-        if dim and parameter.shape[dim] % size:
-            raise UserError(
-                f"fsdp cuts {name} {tuple(parameter.shape)} into columns, and {parameter.shape[dim]} are not divisible by {size} processes",
-                where="parallel.mode",
-                fix="start another number of processes, or set ddp",
-            )
+def _refuse_uneven(slot: ProjectedSlot, scales: Mapping[int, Tensor], size: int) -> None:
+    """Raise UserError where the columns of a wide weight, or groups of them that share a scale, go not evenly round."""
+    if slot.transposed:
+        return  # its rows are shared out, the last process may have fewer
+    held = scales.get(id(slot.parameter), slot.parameter)
+    if held.shape[1] % size:
+        what = "columns" if held is slot.parameter else "groups of columns, which have a scale each,"
+        raise UserError(
+            f"fsdp shares out the columns of {slot.name} {tuple(slot.parameter.shape)}, and {held.shape[1]} {what} are not divisible by {size} processes",
+            where="parallel.mode",
+            fix="start another number of processes, or set ddp",
+        )
