@@ -85,7 +85,7 @@ def attach_optimizer(model: nn.Module, recipe: Recipe, accumulation: int, ranks:
 def attach_sharded(
     model: nn.Module, recipe: Recipe, accumulation: int, group: Group, device: torch.device
 ) -> GaLoreAdamW:
-    """The same for one of `group`, which keeps its part of every weight, on `device`, and lets go of the rest.
+    """The recipe's optimizer for one of `group`, which keeps its part of every weight, on `device`, and no more.
 
     Raises:
         UserError: a weight cannot be cut into as many parts. RunFailed: the ranks begin with different weights.

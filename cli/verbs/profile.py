@@ -17,6 +17,7 @@ from galore.cli.show.tables import say, say_pairs, screen
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.format import size
 from galore.trainer.recipe.extras import refuse_missing
+from galore.trainer.recipe.schema.parallel import ParallelMode
 
 if TYPE_CHECKING:
     from galore.trainer.fit.advice import Advice
@@ -51,6 +52,10 @@ def profile_memory(
             min=1, max=4096, help="Processes, one a card: memory of each, what it sends, and how long that takes."
         ),
     ] = 1,
+    parallel: Annotated[
+        ParallelMode | None,
+        typer.Option(help="With --gpus: how they share a run.", show_default="as the recipe says"),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     timeline: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write memory over time: an .html page or a .png picture.")
@@ -79,10 +84,12 @@ def profile_memory(
     if gpus > 1 and (compare or measure or fit is not None):
         other = "--compare" if compare else "--measure" if measure else "--fit"
         raise UserError("goes with the plain profile only", where="--gpus", fix=f"leave out {other}")
+    if parallel is not None and gpus == 1:
+        raise UserError("says how several processes share a run", where="--parallel", fix="name how many: --gpus 2")
     until = time.monotonic() + LONGEST if advise is None and fit is None else math.inf
     from galore.trainer.recipe.load import load_recipe
 
-    loaded = load_recipe(recipe, overrides or [])
+    loaded = load_recipe(recipe, [*(overrides or []), *([f"parallel.mode={parallel}"] if parallel else [])])
     if measure:
         measured(loaded, as_json)
         return
@@ -93,12 +100,13 @@ def profile_memory(
         compared(loaded, card, as_json, picture)
         return
 
-    from galore.trainer.fit.predict import profile_on
-
-    profile = profile_on(_of_one(loaded, gpus), card)
+    profile = _profile_of_one(loaded, card, gpus)
     if timeline is not None:  # files first: whoever reads the output may leave before its end
         _write_timeline(timeline, profile, loaded)
-    wanted = fit is not None or (profile.fits is not True if advise is None else advise)
+    in_parts = gpus > 1 and loaded.recipe.parallel.mode == "fsdp"
+    if in_parts and advise:
+        raise UserError("tries changes on one process", where="--advise", fix="leave out it or --parallel fsdp")
+    wanted = not in_parts and (fit is not None or (profile.fits is not True if advise is None else advise))
     searched = wanted and not profile.fits
     left = None if as_json else _left(lambda: _show(loaded, profile, gpus))
     if left is not None and fit is None:
@@ -116,7 +124,7 @@ def profile_memory(
         typer.echo(json.dumps(_as_json(profile, _planned(loaded, card), advice, shipped) | sent, indent=2))
     elif advice is not None:
         _show_advice(advice)
-    elif advise is None:
+    elif advise is None and not in_parts:
         _show_room(loaded, profile)
     if fit is not None and fitting is None:
         fix = f"take the shipped recipe {shipped[0]}, or a smaller model" if shipped else "take a smaller model"
@@ -214,16 +222,20 @@ def _as_json(
     return found
 
 
-def _of_one(loaded: LoadedRecipe, gpus: int) -> LoadedRecipe:
-    from galore.trainer.fit.ranks import of_one_rank
+def _profile_of_one(loaded: LoadedRecipe, card: Card, gpus: int) -> Profile:
+    from galore.trainer.fit.predict import profile_on
+    from galore.trainer.fit.ranks import of_one_rank, profile_of_part
 
-    return loaded if gpus == 1 else of_one_rank(loaded, gpus)
+    if gpus == 1:
+        return profile_on(loaded, card)
+    one = of_one_rank(loaded, gpus)
+    return profile_of_part(one, card, gpus) if loaded.recipe.parallel.mode == "fsdp" else profile_on(one, card)
 
 
 def _sent(loaded: LoadedRecipe, gpus: int) -> Sent:
     from galore.trainer.fit.ranks import sent_by
 
-    return sent_by(loaded, gpus)
+    return sent_by(loaded, gpus, "fsdp" if loaded.recipe.parallel.mode == "fsdp" else "ddp")
 
 
 def _show(loaded: LoadedRecipe, profile: Profile, gpus: int) -> None:

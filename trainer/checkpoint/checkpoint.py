@@ -254,7 +254,7 @@ def _opened(step: int, path: Path) -> Checkpoint:
     return Checkpoint(step, path, state, groups)
 
 
-def _check_groups(tensors: Mapping[str, Mapping[str, Stored]]) -> dict[str, Mapping[str, Tensor]]:
+def _check_groups(tensors: Mapping[str, Mapping[str, Stored]]) -> dict[str, Mapping[str, Stored]]:
     for group in tensors:
         if not _GROUP.match(group):
             raise ValueError(f"{group!r} cannot name a file of a checkpoint")

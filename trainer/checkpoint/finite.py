@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from galore.trainer.optim import GaLoreAdamW
 from galore.trainer.optim.int8_linear import int8_layers
-from galore.trainer.optim.shards import local
+from galore.trainer.optim.parts.shards import local
 
 CHUNK = 2**22  # elements that are looked at one by one, where the sum of all does not answer
 
@@ -29,7 +29,7 @@ def trained_tensors(model: nn.Module, optimizer: GaLoreAdamW) -> Iterator[tuple[
 
 
 def agreed(names: list[str], optimizer: GaLoreAdamW) -> list[str]:
-    """`names`, found in the parts that are here; where they are sound, and those of another rank are not, it says so."""
+    """`names`, found in the parts that are here; or, where another rank alone has found some, a word that says so."""
     if not optimizer.sharded or optimizer.ranks is None:
         return names
     return names if not optimizer.ranks.total(len(names)) else names or ["tensors of another process"]

@@ -8,6 +8,7 @@ number rounds the values anew.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
@@ -15,14 +16,15 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
+from galore.kernels.family import StateDtype
 from galore.kernels.storage.blockwise import BLOCK_SIZE
 from galore.kernels.storage.moments import storage
 from galore.trainer.checkpoint.tensorfile import Parted, Stored
 from galore.trainer.optim import GaLoreAdamW
 from galore.trainer.optim.parts.inner import MOMENTS
+from galore.trainer.optim.parts.shards import Shard, Sharing, local, shard_of
 from galore.trainer.optim.parts.storage import new_state, write_moment
 from galore.trainer.optim.projected import ProjectedSlot
-from galore.trainer.optim.shards import Shard, Sharing, local, shard_of
 from galore.trainer.optim.slot import FullSlot
 
 Named = dict[str, Tensor]
@@ -83,10 +85,8 @@ def _whole(slot: FullSlot) -> Iterator[tuple[str, Stored]]:
         elif field == "compensation":
             shape = slot.parameter.shape
             held = value.view(slot.weight.local.shape)
-            yield (
-                field,
-                Parted(torch.Size((shape.numel(),)), value.dtype, lambda held=held: weight.join(ranks, held).view(-1)),
-            )
+            gather = functools.partial(_flat, weight, ranks, held)
+            yield field, Parted(torch.Size((shape.numel(),)), value.dtype, gather)
         else:
             yield field, value
 
@@ -126,12 +126,12 @@ def _coded(
     if saved_by == size and shard is not None:
         counts = _scales(codes.shape, shard)
         yield name, own
-        yield f"{name}_absmax", scales.split(counts)[shard.rank].clone()
+        yield f"{name}_absmax", torch.split(scales, counts)[shard.rank].clone()
         return
     dim = 1 if shard is None else shard.dim
     values = _values(name, codes, scales, Shard(dim, codes.shape[dim], 0, saved_by))
     part = values if shard is None else shard.of(values)
-    kind = "fp8" if codes.dtype == torch.float8_e4m3fn else "8bit"
+    kind: StateDtype = "fp8" if codes.dtype == torch.float8_e4m3fn else "8bit"
     state = new_state(name, part.shape, kind, codes.device, codes.shape)
     write_moment(state, name, part)
     yield from state.items()
@@ -140,7 +140,7 @@ def _coded(
 def _values(name: str, codes: Tensor, scales: Tensor, shard: Shard) -> Tensor:
     """What the codes of all ranks mean, fp32."""
     parts = [shard.at(rank).of(codes).contiguous() for rank in range(shard.size)]
-    of_each = scales.split(_scales(codes.shape, shard))
+    of_each = torch.split(scales, _scales(codes.shape, shard))
     first = name == MOMENTS[0]
     read = [
         storage(part.view(-1), own, first=first).read(0, part.numel()).view(part.shape)
@@ -154,7 +154,7 @@ def _moments_shard(slot: FullSlot) -> Shard | None:
 
 
 def _shape(slot: FullSlot) -> torch.Size:
-    """That of a whole moment."""
+    """The shape of a whole moment."""
     if isinstance(slot, ProjectedSlot):
         return torch.Size((slot.rank, slot.subspace.b))
     return slot.parameter.shape
@@ -196,6 +196,10 @@ def _gathered_scales(shape: torch.Size, own: Tensor, shard: Shard, counts: list[
         return torch.cat(parts)
 
     return Parted(torch.Size((sum(counts),)), own.dtype, gather)
+
+
+def _flat(shard: Shard, ranks: Sharing, own: Tensor) -> Tensor:
+    return shard.join(ranks, own).view(-1)
 
 
 def _parted(shape: torch.Size, own: Tensor, shard: Shard, ranks: Sharing) -> Parted:

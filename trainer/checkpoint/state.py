@@ -12,7 +12,7 @@ from galore.trainer.checkpoint.parted import own_states, put_weight, whole_state
 from galore.trainer.checkpoint.tensorfile import Stored, tensor_bytes
 from galore.trainer.checkpoint.tensors import refuse_unlike
 from galore.trainer.optim import GaLoreAdamW
-from galore.trainer.optim.shards import Sharing
+from galore.trainer.optim.parts.shards import Sharing
 
 Groups = dict[str, dict[str, Stored]]
 

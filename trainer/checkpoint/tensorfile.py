@@ -76,7 +76,7 @@ def stream(tensors: Mapping[str, Stored]) -> Iterator[bytes | memoryview]:
 
 
 def in_order(tensors: Mapping[str, Stored]) -> Sequence[str]:
-    """Their names, widest first, as the library orders them: every tensor then starts at a multiple of its item size."""
+    """The names, widest first, as the library orders them: every tensor then starts at a multiple of its item size."""
     return sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
 
 
@@ -94,7 +94,7 @@ def _header(tensors: Mapping[str, Stored]) -> bytes:
 
 def _dtype_name(name: str, tensor: Stored) -> str:
     if tensor.is_meta or tensor.layout != torch.strided or tensor.dtype not in DTYPE_NAMES:
-        kind = f"{tensor.dtype}, {tensor.layout}, on {tensor.device.type}"
+        kind = f"{tensor.dtype}, {tensor.layout}" + (", on meta" if tensor.is_meta else "")
         raise TypeError(f"tensor {name!r} ({kind}) cannot be stored as safetensors")
     return DTYPE_NAMES[tensor.dtype]
 

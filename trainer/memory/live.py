@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from galore.trainer.memory.categories import LASTING
+from galore.trainer.optim.parts.shards import local
 
 
 class MemoryUse(NamedTuple):
@@ -35,7 +36,7 @@ def by_category(model: nn.Module, optimizer: Any = None) -> dict[str, int]:
     """
     parameters = list(model.parameters())
     sizes = Counter(dict.fromkeys(LASTING, 0))
-    sizes["weights"] = _bytes([*parameters, *model.buffers()])
+    sizes["weights"] = _bytes(map(local, (*parameters, *model.buffers())))
     sizes["gradients"] = _bytes(parameter.grad for parameter in parameters if parameter.grad is not None)
     if hasattr(optimizer, "memory_by_category"):
         sizes.update(optimizer.memory_by_category())

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from galore.kernels.linear import Factors, factored_linear, saves_work
 from galore.trainer.optim.galore import GaLoreAdamW
 from galore.trainer.optim.int8_linear import Int8Linear, int8_layers
+from galore.trainer.optim.parts.shards import local
 from galore.trainer.optim.projected import ProjectedSlot
-from galore.trainer.optim.shards import local
 
 
 def project_in_backward(model: nn.Module, optimizer: GaLoreAdamW) -> int:

@@ -16,12 +16,12 @@ from galore.kernels.storage.rounding import RoundingNoise
 from galore.trainer.optim.build_slots import build_slots, named_groups
 from galore.trainer.optim.clipping import warn_of_clipping
 from galore.trainer.optim.keywords import taking
+from galore.trainer.optim.parts.shards import local, scatter
 from galore.trainer.optim.parts.storage import CODES
 from galore.trainer.optim.projected import ProjectedSlot
 from galore.trainer.optim.ranks import share
 from galore.trainer.optim.report import StepReport, Tally
 from galore.trainer.optim.settings import PER_GROUP, OptimizerSettings, check_rates, refuse_several_processes
-from galore.trainer.optim.shards import local, scatter
 from galore.trainer.optim.slot import FullSlot, Update
 from galore.trainer.optim.state import Stored
 

@@ -16,11 +16,11 @@ from galore.trainer.optim.parts.inner import Inner
 from galore.trainer.optim.parts.refresh import Refresh
 from galore.trainer.optim.parts.residual import ResidualRule
 from galore.trainer.optim.parts.schedule import RefreshSchedule
+from galore.trainer.optim.parts.shards import Spread
 from galore.trainer.optim.parts.storage import CODES, Projector
 from galore.trainer.optim.parts.subspace import Subspace
 from galore.trainer.optim.parts.transport import TransportRule
 from galore.trainer.optim.ranks import Part
-from galore.trainer.optim.shards import Spread
 from galore.trainer.optim.slot import FullSlot, Update
 from galore.trainer.optim.weight import Weight
 

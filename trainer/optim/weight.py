@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from galore.kernels.storage.rounding import mix
-from galore.trainer.optim.shards import Shard, Sharing, local, shard_of
+from galore.trainer.optim.parts.shards import Shard, Sharing, local, shard_of
 
 
 @dataclass(eq=False)
@@ -48,7 +48,7 @@ class Weight:
 
     @property
     def noise(self) -> int:
-        """Its number in the key of random bits: those of one part are no other's."""
+        """The weight's number in the key of random bits: those of one part are no other's."""
         return self.index if self.shard is None else mix(self.index, self.shard.start)
 
     def whole(self, held: torch.Size) -> torch.Size:

@@ -18,7 +18,7 @@ def is_sharded(model: nn.Module) -> bool:
 
 
 def entered(model: nn.Module, call: Callable[[], T]) -> T:
-    """What `call` gives, while the parameters outside of the blocks of a sharded model are whole: embedding, norm, head.
+    """What `call` gives while what lies outside of a sharded model's blocks is whole: embedding, norm, head.
 
     All ranks call it together, and what happens in it runs as many blocks on each of them.
     """
@@ -26,6 +26,7 @@ def entered(model: nn.Module, call: Callable[[], T]) -> T:
         return call()
     sharded: Any = model
     found: T = sharded(**{ENTERED: call})
-    if not torch.is_grad_enabled():  # else the backward needs them, and lets go of them
+    # the backward lets go of them, where there is one
+    if not torch.is_grad_enabled():
         sharded.reshard()
     return found

@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 
+from torch import Tensor
+
 from galore.trainer.checkpoint.state import Groups
-from galore.trainer.checkpoint.tensorfile import Parted, in_order
+from galore.trainer.checkpoint.tensorfile import Parted, Stored, in_order
 from galore.trainer.parallel.group import Group, RankLost
 
 
@@ -38,11 +40,11 @@ def _give(groups: Groups, ranks: Group) -> None:
     ranks.from_first()
 
 
-def _asked_for(value: object, ranks: Group) -> object:
+def _asked_for(value: Stored, ranks: Group) -> Stored:
     if not isinstance(value, Parted):
         return value
 
-    def gather() -> object:
+    def gather() -> Tensor:
         ranks.from_first(True)
         return value.gather()
 

@@ -41,7 +41,8 @@ def shard(
     """
     cut = dict(along)
     for layer in int8_layers(model):  # as a parameter its scales are cut and gathered with the codes
-        scales = nn.Parameter(layer._buffers.pop("weight_scale"), requires_grad=False)
+        scales = nn.Parameter(layer.weight_scale, requires_grad=False)
+        del layer._buffers["weight_scale"]
         layer.register_parameter("weight_scale", scales)
         cut[id(scales)] = cut.get(id(layer.weight), 0)
     mesh = init_device_mesh(device.type, (group.size,))
@@ -55,14 +56,15 @@ def shard(
             mp_policy=MixedPrecisionPolicy(reduce_dtype=sums, cast_forward_inputs=False),
         )
         assert isinstance(unit, FSDPModule)
-        unit.set_gradient_divide_factor(1.0)  # a sum: the loss is divided by the targets of all ranks
+        # a sum: the loss is divided by the targets of all ranks
+        unit.set_gradient_divide_factor(1.0)
         unit.set_force_sum_reduction_for_comms(True)
         unit.set_custom_all_gather(gather)  # type: ignore[arg-type]
         unit.set_custom_reduce_scatter(scatter)  # type: ignore[arg-type]
 
 
 def hand_over(model: nn.Module, optimizer: GaLoreAdamW) -> None:
-    """Let the slots of projected weights take the gradients of what FSDP2 gathers of them, before it could send them."""
+    """Let the slots of projected weights take the gradients of what FSDP2 gathers, before it could send them."""
     slots = {id(slot.parameter): slot for slot in optimizer.projected}
     for unit in [module for module in model.modules() if isinstance(module, FSDPModule)]:
         places = [
@@ -115,7 +117,10 @@ class _Gather(_Collective):
     ) -> dist.Work | None:
         self.group.sent["weights"] += input_tensor.nbytes
         with reaching(self.group):
-            return dist.all_gather_into_tensor(output_tensor, input_tensor, group=group, async_op=async_op)
+            work: dist.Work | None = dist.all_gather_into_tensor(
+                output_tensor, input_tensor, group=group, async_op=async_op
+            )
+        return work
 
 
 class _Scatter(_Collective):
@@ -124,4 +129,7 @@ class _Scatter(_Collective):
     ) -> dist.Work | None:
         self.group.sent["gradients"] += input_tensor.nbytes
         with reaching(self.group):
-            return dist.reduce_scatter_tensor(output_tensor, input_tensor, op=op, group=group, async_op=async_op)
+            work: dist.Work | None = dist.reduce_scatter_tensor(
+                output_tensor, input_tensor, op=op, group=group, async_op=async_op
+            )
+        return work

@@ -76,9 +76,12 @@ def predict(
         return out
 
     cut = batches(examples, size)
-    alone = ranks is None or not is_sharded(model)
+    if ranks is not None and is_sharded(model):
+        own = in_step(cut, ranks, lambda _: 1, logits_of)
+    else:
+        own = shared_out(cut, ranks)
     with scoring(model):
-        for batch in shared_out(cut, ranks) if alone else in_step(cut, ranks, lambda _: 1, logits_of):
+        for batch in own:
             logits = logits_of(batch).float().cpu()
             found[batch.numbers] = (logits.squeeze(1) if found.dtype.kind == "f" else logits.argmax(1)).numpy()
             total += float(batch.summed_loss(logits)) if labelled else 0.0

@@ -29,6 +29,7 @@ from galore.kernels.subspace import (
     unit_columns,
 )
 from galore.trainer.optim.parts.schedule import RefreshSchedule, may_skip, settle
+from galore.trainer.optim.parts.shards import Shard
 from galore.trainer.optim.parts.storage import (
     ABSMAX,
     CODES,
@@ -38,7 +39,6 @@ from galore.trainer.optim.parts.storage import (
     decode,
     read_moment,
 )
-from galore.trainer.optim.shards import Shard
 from galore.trainer.optim.weight import Weight, as_matrix
 
 
