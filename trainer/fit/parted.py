@@ -57,22 +57,17 @@ def in_parts(trace: Trace, size: int, gathered: Gathered) -> Trace:
             found.died(numbers[-event - 1])
             continue
         old = trace.allocations[event - 1]
-        cut = old.category in CUT or event - 1 in sums
-        sizes = {"nbytes": -(-old.nbytes // size), "high": -(-old.high // size)} if cut else {}
-        numbers[event - 1] = found.born(replace(old, born=len(found.events), died=None, **sizes))
+        by = size if old.category in CUT or event - 1 in sums else 1
+        part = replace(old, nbytes=-(-old.nbytes // by), high=-(-old.high // by), born=len(found.events), died=None)
+        numbers[event - 1] = found.born(part)
     return found
 
 
 def _sums(trace: Trace) -> set[int]:
     """Gradients that are there when the update begins."""
-    updates = [at for at, what in trace.marks if what.endswith("update")]
-    alive = (range(len(trace.allocations)) for _ in updates)
-    return {
-        number
-        for at, numbers in zip(updates, alive, strict=True)
-        for number in numbers
-        if trace.allocations[number].category == "gradients" and trace.allocations[number].alive(at - 1)
-    }
+    updates = [at - 1 for at, what in trace.marks if what.endswith("update")]
+    gradients = [(number, each) for number, each in enumerate(trace.allocations) if each.category == "gradients"]
+    return {number for number, each in gradients if any(each.alive(at) for at in updates)}
 
 
 def _extra(trace: Trace, nbytes: int, op: str) -> Allocation:

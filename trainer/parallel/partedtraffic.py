@@ -65,7 +65,7 @@ def _projected(slot: ProjectedSlot, turn: bool, size: int, clock: int | None) ->
     if "projected sums" in kinds:
         kinds["projected sums"] = slot.rank * columns * size * slot.sum.dtype.itemsize
     in_sketch = "sketches" in kinds and type(subspace).test_matrix is Subspace.test_matrix
-    if clock and (in_sketch or (subspace.warm and "bases" in kinds)):
+    if clock and (in_sketch or (subspace.warm and kinds.keys() & {"bases", "whole gradients"})):
         kinds["moments"] = slot.rank * columns * 4
     return kinds
 

@@ -15,7 +15,7 @@ class ParallelSection(Section):
 
     mode: ParallelMode = execution(
         "auto",
-        "auto: ddp where torchrun started several processes, else one process; ddp: each process holds the whole model and takes its share of every batch, and projected sums are added up; fsdp: each process holds a part of the weights and states, for models that do not fit one card",
+        "auto: ddp where torchrun started several processes, else one process; ddp: each process holds the whole model and takes its share of every batch, and projected sums are added up; fsdp: each process holds a part of the weights and states, gathers a block at a time, and of projected gradients sends r×n; for models that do not fit one card",
     )
 
 
