@@ -104,7 +104,10 @@ def test_nan_on_one_rank_skips_the_step_on_all(trained, method):
 @pytest.mark.parametrize("method", RANKS["METHODS"])
 def test_what_is_sent_is_what_is_predicted(trained, method):
     for rank in trained[0]:
-        assert rank[method]["sent"] == rank[method]["predicted"]
+        steps = list(zip(rank[method]["sent"], rank[method]["predicted"], strict=True))
+        sent, predicted = steps.pop(RANKS["POISONED"])
+        assert sent <= predicted  # in nan nobody looks for a subspace
+        assert all(sent == predicted for sent, predicted in steps), steps
 
 
 @pytest.mark.parametrize("method", RANKS["METHODS"])
