@@ -194,7 +194,7 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         ("noise.window(self.weight.noise, block,", "noise.window(0, block,", "test_no_two_weights"),
         ("tensor=self.weight.noise,", "tensor=0,", "test_no_two_weights"),
     ]),
-    "trainer/optim/weight.py": ("tests/trainer/optim/test_references.py", [
+    "trainer/optim/parts/weight.py": ("tests/trainer/optim/test_references.py", [
         ('self.group["convention"] == "reference"', 'self.group["convention"] == "paper"', "test_"),
     ]),
     "trainer/optim/parts/inner.py": ("tests/trainer/optim/test_norm.py", [

@@ -105,7 +105,7 @@ def profile_memory(
         _write_timeline(timeline, profile, loaded)
     in_parts = gpus > 1 and loaded.recipe.parallel.mode == "fsdp"
     if in_parts and advise:
-        raise UserError("tries changes on one process", where="--advise", fix="leave out it or --parallel fsdp")
+        raise UserError("tries changes on one process", where="--advise", fix="leave it out, or --parallel fsdp")
     wanted = not in_parts and (fit is not None or (profile.fits is not True if advise is None else advise))
     searched = wanted and not profile.fits
     left = None if as_json else _left(lambda: _show(loaded, profile, gpus))

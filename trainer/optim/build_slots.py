@@ -18,10 +18,10 @@ from galore.trainer.optim.parts.schedule import RefreshSchedule, schedules
 from galore.trainer.optim.parts.storage import GradientSum
 from galore.trainer.optim.parts.subspace import SUBSPACES
 from galore.trainer.optim.parts.transport import TRANSPORTS
+from galore.trainer.optim.parts.weight import Weight
 from galore.trainer.optim.projected import ProjectedSlot
 from galore.trainer.optim.settings import OptimizerSettings, refuse_unknown, settle
 from galore.trainer.optim.slot import FullSlot
-from galore.trainer.optim.weight import Weight
 
 
 def named_groups(params: Iterable[Any], full_rank: Mapping[str, Any] = MappingProxyType({})) -> list[dict[str, Any]]:

@@ -20,9 +20,9 @@ from galore.trainer.optim.parts.shards import Spread
 from galore.trainer.optim.parts.storage import CODES, Projector
 from galore.trainer.optim.parts.subspace import Subspace
 from galore.trainer.optim.parts.transport import TransportRule
+from galore.trainer.optim.parts.weight import Weight
 from galore.trainer.optim.ranks import Part
 from galore.trainer.optim.slot import FullSlot, Update
-from galore.trainer.optim.weight import Weight
 
 
 class ProjectedSlot(FullSlot):

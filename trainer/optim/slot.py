@@ -25,8 +25,8 @@ from galore.trainer.optim.parts.inner import AdamInner, Inner
 from galore.trainer.optim.parts.residual import Terms
 from galore.trainer.optim.parts.shards import Spread
 from galore.trainer.optim.parts.storage import CODES, GradientSum
+from galore.trainer.optim.parts.weight import Weight, as_matrix
 from galore.trainer.optim.ranks import Part
-from galore.trainer.optim.weight import Weight, as_matrix
 
 ON_HOST = ("step", "refresh")  # counters in a parameter's state, read at every step
 

@@ -23,6 +23,10 @@ from galore.trainer.machine.process import processes
 from galore.trainer.machine.signals import Request
 from galore.trainer.recipe.schema.recipe import Recipe
 
+# what torch before 2.13 calls otherwise, and from then on warns of
+all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+
 BUCKET_BYTES = 25 * 2**20  # tensors that are sent together
 PATIENCE = timedelta(hours=2)  # one rank may tokenize or save while the others wait; a dead one is noticed at once
 
@@ -86,7 +90,7 @@ class Group:
         """This rank's row (k,) of the sum of `rows` (size, k) over the ranks."""
         own = torch.empty_like(rows[0])
         with reaching(self):
-            dist.reduce_scatter_tensor(own, rows.view(-1))
+            reduce_scatter(own, rows.view(-1))
         self.sent["scatter"] += rows.nbytes
         return own
 
@@ -94,7 +98,7 @@ class Group:
         """Every rank's `own` (k,), as (size, k)."""
         every = own.new_empty(self.size * own.numel())
         with reaching(self):
-            dist.all_gather_into_tensor(every, own)
+            all_gather(every, own)
         self.sent["gather"] += own.nbytes
         return every.view(self.size, -1)
 

@@ -21,7 +21,7 @@ from torch.distributed.tensor import Shard
 from galore.trainer.optim import GaLoreAdamW
 from galore.trainer.optim.int8_linear import int8_layers
 from galore.trainer.parallel.entered import ENTERED
-from galore.trainer.parallel.group import Group, reaching
+from galore.trainer.parallel.group import Group, all_gather, reaching, reduce_scatter
 
 
 def shard(
@@ -117,9 +117,7 @@ class _Gather(_Collective):
     ) -> dist.Work | None:
         self.group.sent["weights"] += input_tensor.nbytes
         with reaching(self.group):
-            work: dist.Work | None = dist.all_gather_into_tensor(
-                output_tensor, input_tensor, group=group, async_op=async_op
-            )
+            work: dist.Work | None = all_gather(output_tensor, input_tensor, group=group, async_op=async_op)
         return work
 
 
@@ -129,7 +127,5 @@ class _Scatter(_Collective):
     ) -> dist.Work | None:
         self.group.sent["gradients"] += input_tensor.nbytes
         with reaching(self.group):
-            work: dist.Work | None = dist.reduce_scatter_tensor(
-                output_tensor, input_tensor, op=op, group=group, async_op=async_op
-            )
+            work: dist.Work | None = reduce_scatter(output_tensor, input_tensor, op=op, group=group, async_op=async_op)
         return work

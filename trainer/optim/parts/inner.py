@@ -14,7 +14,7 @@ from galore.kernels.rules.adam import AdamRule
 from galore.kernels.rules.orthogonalize import OrthogonalRule, rms_scale
 from galore.kernels.rules.transport import rotate
 from galore.trainer.optim.parts.storage import moment, moments, new_state, read_moment, write_moment
-from galore.trainer.optim.weight import Weight
+from galore.trainer.optim.parts.weight import Weight
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 

@@ -18,8 +18,8 @@ from galore.kernels.linear import Factors
 from galore.trainer.optim.parts.shards import Spread
 from galore.trainer.optim.parts.storage import GradientSum, Projector
 from galore.trainer.optim.parts.subspace import Subspace
+from galore.trainer.optim.parts.weight import as_matrix
 from galore.trainer.optim.ranks import HELD, Part, Ranks
-from galore.trainer.optim.weight import as_matrix
 
 
 class Refresh:

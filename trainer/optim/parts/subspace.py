@@ -39,7 +39,7 @@ from galore.trainer.optim.parts.storage import (
     decode,
     read_moment,
 )
-from galore.trainer.optim.weight import Weight, as_matrix
+from galore.trainer.optim.parts.weight import Weight, as_matrix
 
 
 class Subspace:
