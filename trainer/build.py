@@ -18,7 +18,7 @@ from galore.kernels.ops.paths import summary
 from galore.kernels.storage import blockwise
 from galore.trainer.checkpoint import identity
 from galore.trainer.checkpoint.checkpoint import Checkpoint, newest_state, newest_verified, tidy, told
-from galore.trainer.checkpoint.finite import not_finite, trained_tensors
+from galore.trainer.checkpoint.finite import agreed, not_finite, trained_tensors
 from galore.trainer.checkpoint.rotation import step_directories
 from galore.trainer.checkpoint.state import restore
 from galore.trainer.common.errors import RunFailed, UserError
@@ -42,7 +42,7 @@ from galore.trainer.models.isolation import isolate_documents
 from galore.trainer.models.linears import left_alone, router_note
 from galore.trainer.models.rope.stages import Stage, stages_of
 from galore.trainer.optim import GaLoreAdamW, kinds_with_own_forward
-from galore.trainer.optimizer import attach_optimizer
+from galore.trainer.optimizer import attach_optimizer, attach_sharded
 from galore.trainer.parallel.group import Group, refuse_in_group
 from galore.trainer.recipe.change import changed
 from galore.trainer.recipe.load import LoadedRecipe, recipe_of_run
@@ -115,13 +115,19 @@ def build(
         console.message(note)
     torch.manual_seed(recipe.train.seed)  # dropout draws from the global generator, whose state checkpoints hold
     new = NewTokens(data.summary.get("new_tokens", {}).values(), data.tokenizer.convert_ids_to_tokens)
-    model, kernels = build_model(recipe, id_bound(data.tokenizer), str(device), loaded.base_dir, new)
+    sharded = group if recipe.parallel.mode == "fsdp" else None
+    home = None if sharded is None else "cpu"  # the whole may be too large for a card
+    model, kernels = build_model(recipe, id_bound(data.tokenizer), str(device), loaded.base_dir, new, home)
     if not directory.fresh:
         identity.require_same_config(newest_state(directory.checkpoints), stored_config(model), directory.root)
-    about = About(recipe, model, str(device), loaded.base_dir, id_bound(data.tokenizer), data.tokenizer)
-    extra = build_extra(about)
+    extra = build_extra(About(recipe, model, str(device), loaded.base_dir, id_bound(data.tokenizer), data.tokenizer))
     kernels += extra.told() if extra is not None else []
-    optimizer = attach_optimizer(model, recipe, recipe.train.accumulation, group)
+    if sharded is not None:
+        if sharded.is_first:  # the data are in the cache by now, and to cut the weights takes all
+            sharded.from_first({"root": str(directory.root.resolve()), "fresh": directory.fresh, "begins": True})
+        optimizer = attach_sharded(model, recipe, recipe.train.accumulation, sharded, device)
+    else:
+        optimizer = attach_optimizer(model, recipe, recipe.train.accumulation, group)
     kernels += _told(recipe, model, optimizer, device)
     checkpoint = None if directory.fresh else _resume(directory, console, model, optimizer, data, recipe)
     first_step = checkpoint.step if checkpoint else 0
@@ -132,15 +138,21 @@ def build(
 
 
 def build_model(
-    recipe: Recipe, vocab_size: int, device: str, base_dir: Path, new: NewTokens | None = None
+    recipe: Recipe,
+    vocab_size: int,
+    device: str,
+    base_dir: Path,
+    new: NewTokens | None = None,
+    home: str | None = None,
 ) -> tuple[nn.Module, list[str]]:
     """The network in training form (adapters or factors, checkpointing, CPU paths), and lines that name its paths.
 
     Args:
         new: what the recipe adds to the tokenizer.
+        home: where the weights lie at first, if not on `device`.
     """
     settled = prepare_cuda(recipe.train.deterministic) if torch.device(device).type == "cuda" else []
-    network = _network(recipe, vocab_size, device, base_dir, new or NewTokens())
+    network = _network(recipe, vocab_size, device, base_dir, new or NewTokens(), home)
     kernels = settled + (optimize_decoder(network) if device_type(device) == "cpu" else [])
     kernels += isolate_documents(network) if recipe.data.isolates else []
     kernels += prepare_process() if device == "cpu" else []
@@ -155,9 +167,11 @@ def build_model(
     return model, kernels
 
 
-def _network(recipe: Recipe, vocab_size: int, device: str, base_dir: Path, new: NewTokens) -> PreTrainedModel:
+def _network(
+    recipe: Recipe, vocab_size: int, device: str, base_dir: Path, new: NewTokens, home: str | None
+) -> PreTrainedModel:
     """A classifier where the recipe has a task, else a decoder. Blocks that are streamed are left on the CPU."""
-    made_on = "cpu" if recipe.train.stream_weights and device != "meta" else device
+    made_on = "cpu" if recipe.train.stream_weights and device != "meta" else home or device
     if recipe.data.task is not None:
         return build_classifier(
             recipe.model,
@@ -304,7 +318,7 @@ def _restored(directory: RunDir, console: Console, model: nn.Module, optimizer: 
             restore(checkpoint, model, optimizer)
         except (ValueError, UserError) as error:
             raise RunFailed(str(error), where=str(checkpoint.path), fix="resume with the code that wrote it") from error
-        bad = not_finite(trained_tensors(model, optimizer))
+        bad = agreed(not_finite(trained_tensors(model, optimizer)), optimizer)
         if not bad:
             return checkpoint
         console.message(f"skipped {checkpoint.path.name}: {bad[0]} holds values that are not finite")

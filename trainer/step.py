@@ -14,6 +14,7 @@ from galore.trainer.data.batch import Batch, Extra
 from galore.trainer.data.score import means
 from galore.trainer.models.head import split_head
 from galore.trainer.optim import GaLoreAdamW, StepReport
+from galore.trainer.parallel.entered import entered
 from galore.trainer.parallel.group import Group
 
 
@@ -74,7 +75,7 @@ def train_step(
             rows = (
                 batch
                 if not optimizer.sketches_first
-                else batch.rows(0, micro_batch_size if group is None or group.is_first else 0)
+                else batch.rows(0, micro_batch_size if group is None or group.is_first or group.sharded else 0)
             )
             accumulate(model, rows, micro_batch_size, targets, z_loss, beside)
     found = accumulate(model, batch, micro_batch_size, targets, z_loss, beside, optimizer.expect_last)
@@ -137,4 +138,4 @@ def count_targets(batch: Batch) -> int:
 
 def summed_losses(model: nn.Module, batch: Batch, z_loss: float = 0.0, extra: Extra | None = None) -> LossSums:
     """What is summed over the targets of `batch`."""
-    return batch.losses(model, split_head, z_loss, extra)
+    return entered(model, lambda: batch.losses(model, split_head, z_loss, extra))

@@ -18,6 +18,8 @@ from galore.trainer.optim.build_slots import build_slots, named_groups
 from galore.trainer.optim.clipping import warn_of_clipping
 from galore.trainer.optim.keywords import taking
 from galore.trainer.optim.parts.refresh import FirstMicroBatch, share_pass
+from galore.trainer.optim.parts.shards import local, scatter
+from galore.trainer.optim.parts.storage import CODES
 from galore.trainer.optim.projected import ProjectedSlot
 from galore.trainer.optim.ranks import Ranks, Sums
 from galore.trainer.optim.report import StepReport, Tally
@@ -74,6 +76,8 @@ class GaLoreAdamW(Stored):
         on_host = settings.gradient_sums == "host"
         self.host = host_of(self.param_groups[0]["params"][0].device) if on_host else None  # where they wait
         self.slots = build_slots(self.param_groups, self.state, settings, lambda: self.clock, self.host)
+        self.sharded = any(slot.weight.shard is not None for slot in self.slots.values())
+        self._bases = 0.0  # of the values of bases found so far, which all ranks hold alike
         self._sketching = False
         self._sums: Sums[FullSlot] | None = None  # of the step, from its last backward on
         self._norm: float | None = None  # of what is accumulated, once it is known
@@ -127,7 +131,10 @@ class GaLoreAdamW(Stored):
         passing = [slot.refresh for slot in self.projected if slot.refresh.wants_pass]
         self._sketching = True
         try:
-            yield
+            with contextlib.ExitStack() as joined:
+                for each in passing:
+                    joined.enter_context(each.subspace.joined_moment())
+                yield
         finally:
             self._sketching = False
         with torch.no_grad():
@@ -137,8 +144,11 @@ class GaLoreAdamW(Stored):
                 slot.refresh.finish_sketch()
 
     def expect_last(self) -> None:
-        """Announce the step's last backward: with `ranks`, what is summed over them is sent while it still goes on."""
-        if self.ranks is not None:
+        """Announce the step's last backward: with `ranks`, what is summed over them is sent while it still goes on.
+
+        Not where they hold parts of the weights: that backward gathers weights, in an order of its own.
+        """
+        if self.ranks is not None and not self.sharded:
             self._sums = self._begin(self.ranks)
 
     @torch.no_grad()
@@ -158,6 +168,8 @@ class GaLoreAdamW(Stored):
         self._absorb_grads()
         if self.ranks is not None and self._norm is None:
             (self._sums or self._begin(self.ranks)).finish()
+            spread = [part for slot in self.slots.values() for part in slot.spread()]
+            scatter(self.ranks, spread, self._device)  # type: ignore[arg-type]
         active = self._active()
         alone = [
             slot.name for slot in self.projected if slot.parameter.dtype == torch.int8 and slot.weight.scales is None
@@ -170,9 +182,9 @@ class GaLoreAdamW(Stored):
             self._norm = self._tally.squares**0.5
         else:
             squares = sum((slot.squared_norm() for slot in active), torch.zeros((), dtype=torch.float64))
-            self._norm = float(squares.sqrt())
+            self._norm = self._over_ranks(float(squares)) ** 0.5
         norm = self._norm
-        if self.ranks is not None and not self.ranks.are_equal(norm):
+        if self.ranks is not None and not self.ranks.are_equal(self._bases if self.sharded else norm):
             raise RuntimeError(
                 f"the ranks have drifted apart: the gradient's norm is {norm!r} on rank {self.ranks.rank}"
             )
@@ -237,9 +249,13 @@ class GaLoreAdamW(Stored):
     @torch.no_grad()
     def _on_gradient(self, parameter: Tensor) -> None:
         """The hook: hand the fresh gradient to its slot and free it."""
-        grad, parameter.grad = parameter.grad, None
         assert isinstance(parameter, nn.Parameter)
-        slot = self.slots[parameter]
+        self._take_gradient(self.slots[parameter], parameter)
+
+    @torch.no_grad()
+    def _take_gradient(self, slot: FullSlot, source: Tensor) -> None:
+        grad, source.grad = source.grad, None
+        grad = None if grad is None else local(grad)
         if grad is not None and grad.is_sparse:
             raise ValueError(f"{slot.name} has a sparse gradient: make the embedding with sparse=False")
         if grad is None and isinstance(slot, ProjectedSlot) and slot.factored:
@@ -265,6 +281,15 @@ class GaLoreAdamW(Stored):
         slots = sorted(self.slots.values(), key=lambda s: (s.parameter.requires_grad, s.weight.index), reverse=True)
         return Sums(ranks, {slot: list(slot.parts()) for slot in slots}, self._device)
 
+    def stands_for(self, unsharded: Tensor, slot: ProjectedSlot) -> None:
+        """Take the gradients of `unsharded`, of which the slot's parameter is sharded: they are not sent whole."""
+        hook = unsharded.register_post_accumulate_grad_hook(lambda source: self._take_gradient(slot, source))  # type: ignore[no-untyped-call]
+        self._hooks.append(hook)
+
+    def _over_ranks(self, number: float) -> float:
+        """A number that each rank has its part of."""
+        return self.ranks.total(number) if self.sharded and self.ranks is not None else number
+
     def _apply_now(self, slot: FullSlot) -> None:
         slot.complete()
         squared = float(slot.squared_norm())
@@ -278,9 +303,14 @@ class GaLoreAdamW(Stored):
     def _apply(self, slot: FullSlot, update: Update) -> None:
         self.torn = True
         self._tally.applied += 1
-        self._tally.refreshed += isinstance(slot, ProjectedSlot) and slot.due
+        due = isinstance(slot, ProjectedSlot) and slot.due
+        self._tally.refreshed += due
         self.before_write(slot.parameter)
         slot.apply(update)
+        if due and self.sharded:
+            self._bases += sum(
+                float(each.double().sum()) for name, each in slot.state.items() if name.startswith(CODES)
+            )
 
     def _absorb_grads(self) -> None:
         """Gradients set by hand, without a backward, are taken over as the hook would."""
