@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from galore.trainer.build import Run, build, going_on
+from galore.trainer.build import Run, build
 from galore.trainer.common.errors import RunFailed, UserError
 from galore.trainer.data.batch import silent
 from galore.trainer.loop import train
@@ -14,6 +14,7 @@ from galore.trainer.machine.hardware import Peak
 from galore.trainer.machine.signals import StopOnSignal
 from galore.trainer.parallel.group import Group, ToldElsewhere, require_same_weights
 from galore.trainer.recipe.load import LoadedRecipe
+from galore.trainer.record.continued import going_on
 from galore.trainer.record.metrics import SILENT, Metrics, read_rows
 from galore.trainer.record.rundir import RunDir
 from galore.trainer.recorder import Meter, Recorder

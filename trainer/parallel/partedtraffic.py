@@ -40,11 +40,13 @@ def parted_traffic(
     """Kind → bytes of the step that `clock` others came before; without it, of a step that finds no subspace."""
     found: Counter[str] = Counter()
     turns = {slot for slot in optimizer.projected if clock is not None and slot.schedule.due(clock)}
-    for slot in optimizer.projected:
-        found.update(_projected(slot, slot in turns, size, clock))
-    passes = any(slot.refresh.passes(clock == 0) for slot in turns)
-    found["flags"] = HELD * len(optimizer.projected) * (4 if passes else 3)
-    times = micro_batches * (2 if passes else 1)
+    sent = [_projected(slot, slot in turns, size, clock) for slot in optimizer.projected]
+    for kinds in sent:
+        found.update(kinds)
+    passing = sum(slot.refresh.passes(clock == 0) for slot in turns)
+    spread = sum("projected sums" in kinds for kinds in sent)
+    found["flags"] = HELD * (len(optimizer.slots) + spread + passing)
+    times = micro_batches * (2 if passing else 1)
     *blocks, rest = gathered
     found["weights"] = times * (2 * sum(_own(block.values(), size) for block in blocks) + _own(rest.values(), size))
     full = [slot for slot in optimizer.slots.values() if not isinstance(slot, ProjectedSlot)]

@@ -7,16 +7,14 @@ P is whole everywhere, the same bits; no gradient m×n and no direction N is sen
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from galore.trainer.optim.ranks import Ranks, Total
-
-BUCKET_BYTES = 25 * 2**20  # sums that are sent together
+from galore.trainer.optim.ranks import Ranks, Total, buckets
 
 
 class Sharing(Ranks, Protocol):
@@ -86,6 +84,10 @@ class Spread:
     shape: tuple[int, int]
     columns: Shard
 
+    @property
+    def nbytes(self) -> int:
+        return self.shape[0] * self.shape[1] * self.total.dtype.itemsize
+
 
 def local(tensor: Tensor) -> Tensor:
     """What this process holds of it: the tensor itself, unless it is sharded."""
@@ -106,7 +108,7 @@ def scatter(ranks: Sharing, parts: Sequence[Spread], device: torch.device) -> No
     """Replace each sum by this rank's columns of it over the ranks. What none has stays absent."""
     anywhere = ranks.any_of([part.total.value is not None for part in parts])
     held = [part for part, found in zip(parts, anywhere, strict=True) if found]
-    for bucket in _buckets(held):
+    for bucket in buckets(held):
         own = ranks.scatter_sum(torch.cat([_rows(part, device) for part in bucket], 1))
         start = 0
         for part in bucket:
@@ -124,17 +126,3 @@ def _rows(part: Spread, device: torch.device) -> Tensor:
         padded[:, :b] = total.value
     total.value = None
     return padded.view(r, columns.size, columns.chunk).transpose(0, 1).reshape(columns.size, -1)
-
-
-def _buckets(parts: Sequence[Spread]) -> Iterator[list[Spread]]:
-    """Neighbours of one dtype together, up to BUCKET_BYTES."""
-    found, size = list[Spread](), 0
-    for part in parts:
-        nbytes = part.shape[0] * part.shape[1] * part.total.dtype.itemsize
-        if found and (found[0].total.dtype != part.total.dtype or size + nbytes > BUCKET_BYTES):
-            yield found
-            found, size = [], 0
-        found.append(part)
-        size += nbytes
-    if found:
-        yield found
