@@ -16,6 +16,7 @@ from galore.trainer.losses.build import build_extra
 from galore.trainer.losses.extra import About
 from galore.trainer.machine.cards import Card
 from galore.trainer.memory.profile import Profile
+from galore.trainer.memory.trace.trace import Trace
 from galore.trainer.models.checkpointing import blocks_of
 from galore.trainer.optim import GaLoreAdamW
 from galore.trainer.optim.projected import ProjectedSlot
@@ -77,11 +78,16 @@ def profile_of_part(loaded: LoadedRecipe, card: Card, size: int) -> Profile:
         UserError: the model cannot be built or traced.
     """
     whole = profile_on(loaded, card)
+    return replace(whole, trace=trace_of_part(loaded, whole.trace, size))
+
+
+def trace_of_part(loaded: LoadedRecipe, trace: Trace, size: int) -> Trace:
+    """`trace` of a process that has all of `loaded`, as it is on one of `size` that share weights and states."""
     model, optimizer = _planned(loaded)
     full = {id(slot.parameter) for slot in optimizer.slots.values() if not isinstance(slot, ProjectedSlot)}
     sums = getattr(torch, loaded.recipe.optim.accumulator_dtype).itemsize
     gathered = Gathered.of(model, blocks_of(model), sums, full)
-    return replace(whole, trace=in_parts(whole.trace, size, gathered))
+    return in_parts(trace, size, gathered)
 
 
 def _planned(loaded: LoadedRecipe) -> tuple[nn.Module, GaLoreAdamW]:
