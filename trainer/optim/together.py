@@ -1,4 +1,4 @@
-"""What the optimizers of several ranks do together in a step: sums of gradients, one norm, and the check that they agree."""
+"""What the optimizers of several ranks do together in a step: sums, one norm, and the check that they agree."""
 
 from __future__ import annotations
 
