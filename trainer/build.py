@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from galore.kernels.ops.paths import summary
 from galore.kernels.storage import blockwise
 from galore.trainer.checkpoint import identity
 from galore.trainer.checkpoint.checkpoint import Checkpoint, newest_state, newest_verified, tidy, told
-from galore.trainer.checkpoint.finite import not_finite, trained_tensors
+from galore.trainer.checkpoint.finite import agreed, not_finite, trained_tensors
 from galore.trainer.checkpoint.rotation import step_directories
 from galore.trainer.checkpoint.state import restore
 from galore.trainer.common.errors import RunFailed, UserError
@@ -42,12 +42,11 @@ from galore.trainer.models.isolation import isolate_documents
 from galore.trainer.models.linears import left_alone, router_note
 from galore.trainer.models.rope.stages import Stage, stages_of
 from galore.trainer.optim import GaLoreAdamW, kinds_with_own_forward
-from galore.trainer.optimizer import attach_optimizer
+from galore.trainer.optimizer import attach_optimizer, attach_sharded
 from galore.trainer.parallel.group import Group, refuse_in_group
-from galore.trainer.recipe.change import changed
-from galore.trainer.recipe.load import LoadedRecipe, recipe_of_run
+from galore.trainer.recipe.load import LoadedRecipe
 from galore.trainer.recipe.schema.recipe import Recipe
-from galore.trainer.recipe.schema.resume import SCHEDULE, changed_mathematics, mathematics, taken_over, with_schedule
+from galore.trainer.record.continued import refuse_other_mathematics, trained_schedule
 from galore.trainer.record.heldout import HeldOut
 from galore.trainer.record.metrics import Console, read_rows
 from galore.trainer.record.rundir import RunDir
@@ -115,13 +114,19 @@ def build(
         console.message(note)
     torch.manual_seed(recipe.train.seed)  # dropout draws from the global generator, whose state checkpoints hold
     new = NewTokens(data.summary.get("new_tokens", {}).values(), data.tokenizer.convert_ids_to_tokens)
-    model, kernels = build_model(recipe, id_bound(data.tokenizer), str(device), loaded.base_dir, new)
+    sharded = group if recipe.parallel.mode == "fsdp" else None
+    home = None if sharded is None else "cpu"  # the whole may be too large for a card
+    model, kernels = build_model(recipe, id_bound(data.tokenizer), str(device), loaded.base_dir, new, home)
     if not directory.fresh:
         identity.require_same_config(newest_state(directory.checkpoints), stored_config(model), directory.root)
-    about = About(recipe, model, str(device), loaded.base_dir, id_bound(data.tokenizer), data.tokenizer)
-    extra = build_extra(about)
+    extra = build_extra(About(recipe, model, str(device), loaded.base_dir, id_bound(data.tokenizer), data.tokenizer))
     kernels += extra.told() if extra is not None else []
-    optimizer = attach_optimizer(model, recipe, recipe.train.accumulation, group)
+    if sharded is not None:
+        if sharded.is_first:  # the data are in the cache by now, and to cut the weights takes all
+            sharded.from_first({"root": str(directory.root.resolve()), "fresh": directory.fresh, "begins": True})
+        optimizer = attach_sharded(model, recipe, recipe.train.accumulation, sharded, device)
+    else:
+        optimizer = attach_optimizer(model, recipe, recipe.train.accumulation, group)
     kernels += _told(recipe, model, optimizer, device)
     checkpoint = None if directory.fresh else _resume(directory, console, model, optimizer, data, recipe)
     first_step = checkpoint.step if checkpoint else 0
@@ -132,15 +137,21 @@ def build(
 
 
 def build_model(
-    recipe: Recipe, vocab_size: int, device: str, base_dir: Path, new: NewTokens | None = None
+    recipe: Recipe,
+    vocab_size: int,
+    device: str,
+    base_dir: Path,
+    new: NewTokens | None = None,
+    home: str | None = None,
 ) -> tuple[nn.Module, list[str]]:
     """The network in training form (adapters or factors, checkpointing, CPU paths), and lines that name its paths.
 
     Args:
         new: what the recipe adds to the tokenizer.
+        home: where the weights lie at first, if not on `device`.
     """
     settled = prepare_cuda(recipe.train.deterministic) if torch.device(device).type == "cuda" else []
-    network = _network(recipe, vocab_size, device, base_dir, new or NewTokens())
+    network = _network(recipe, vocab_size, device, base_dir, new or NewTokens(), home)
     kernels = settled + (optimize_decoder(network) if device_type(device) == "cpu" else [])
     kernels += isolate_documents(network) if recipe.data.isolates else []
     kernels += prepare_process() if device == "cpu" else []
@@ -155,9 +166,11 @@ def build_model(
     return model, kernels
 
 
-def _network(recipe: Recipe, vocab_size: int, device: str, base_dir: Path, new: NewTokens) -> PreTrainedModel:
+def _network(
+    recipe: Recipe, vocab_size: int, device: str, base_dir: Path, new: NewTokens, home: str | None
+) -> PreTrainedModel:
     """A classifier where the recipe has a task, else a decoder. Blocks that are streamed are left on the CPU."""
-    made_on = "cpu" if recipe.train.stream_weights and device != "meta" else device
+    made_on = "cpu" if recipe.train.stream_weights and device != "meta" else home or device
     if recipe.data.task is not None:
         return build_classifier(
             recipe.model,
@@ -222,41 +235,6 @@ def total_steps(recipe: Recipe, data: Data) -> int:
     return steps
 
 
-def going_on(loaded: LoadedRecipe, directory: RunDir) -> LoadedRecipe:
-    """`loaded` for the run in `directory`: what it leaves to the run, see `BEFORE`, is as the run did it so far."""
-    state = newest_state(directory.checkpoints)
-    known = state.get(identity.KEY, {}).get("mathematics") or mathematics(recipe_of_run(directory.recipe))
-    settings = taken_over(known, loaded.recipe)
-    return changed(loaded, settings) or loaded if any(value is not None for value in settings.values()) else loaded
-
-
-def refuse_other_mathematics(directory: RunDir, recipe: Recipe) -> None:
-    """Raise UserError where `recipe` computes something else than the run in `directory`, its schedule apart.
-
-    By what the checkpoints were trained with; the run's recipe, a file anybody may edit, counts where there is none.
-    """
-    state = newest_state(directory.checkpoints)
-    if identity.KEY in state:
-        identity.require_same_recipe(state, recipe, directory.root)
-        return
-    old = recipe_of_run(directory.recipe)
-    others = [line for line in changed_mathematics(old, recipe) if line.partition(":")[0] not in SCHEDULE]
-    if others:
-        raise UserError(
-            "the recipe computes something else than this run: " + "; ".join(others),
-            where=str(directory.root),
-            fix="resume with the run's own recipe.yaml, or start anew in another --output-dir",
-        )
-
-
-def trained_schedule(directory: RunDir, state: Mapping[str, Any], recipe: Recipe) -> Recipe:
-    """`recipe` with the length and learning rates that the run in `directory` had when it saved `state`."""
-    known = (
-        state[identity.KEY]["mathematics"] if identity.KEY in state else mathematics(recipe_of_run(directory.recipe))
-    )
-    return with_schedule(recipe, known)
-
-
 def _resume(
     directory: RunDir, console: Console, model: nn.Module, optimizer: GaLoreAdamW, data: Data, recipe: Recipe
 ) -> Checkpoint | None:
@@ -304,7 +282,7 @@ def _restored(directory: RunDir, console: Console, model: nn.Module, optimizer: 
             restore(checkpoint, model, optimizer)
         except (ValueError, UserError) as error:
             raise RunFailed(str(error), where=str(checkpoint.path), fix="resume with the code that wrote it") from error
-        bad = not_finite(trained_tensors(model, optimizer))
+        bad = agreed(not_finite(trained_tensors(model, optimizer)), optimizer)
         if not bad:
             return checkpoint
         console.message(f"skipped {checkpoint.path.name}: {bad[0]} holds values that are not finite")

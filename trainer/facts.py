@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import platform
 import sys
+from collections import Counter
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,11 +22,13 @@ from galore.trainer.data.notices import alarms, remarks
 from galore.trainer.data.text.quality import MEANING, shown
 from galore.trainer.data.tokens.tokenizer import id_bound
 from galore.trainer.machine.hardware import Peak, cpu_name
-from galore.trainer.models.adapters.lora import adapter_ranks, clamp_note, not_adapted, without_adapters
+from galore.trainer.models.adapters.lora import adapter_ranks, clamp_note, class_name, not_adapted, without_adapters
+from galore.trainer.models.checkpointing import blocks_of
 from galore.trainer.models.linears import router_note
 from galore.trainer.models.rope.stages import in_words
 from galore.trainer.optim.groups import is_trained
 from galore.trainer.optim.projected import ProjectedSlot
+from galore.trainer.parallel.partedtraffic import parted_traffic, units
 from galore.trainer.parallel.traffic import traffic
 from galore.trainer.parameters import clamped_ranks, left_full_rank, parameter_table
 from galore.trainer.recipe.methods import described
@@ -46,7 +49,7 @@ def header(run: Run, meter: Meter, memory: str) -> dict[str, Any]:
     most = "" if recipe.data.task is None else "up to "
     batch = f"{recipe.train.global_batch_size} × {most}{recipe.data.max_length} tokens"
     lines = {
-        "model": f"{type(run.model).__name__}, {counted(total, 'parameter')}, {trained:,} trained, {recipe.model.dtype}",
+        "model": f"{class_name(run.model)}, {counted(total, 'parameter')}, {trained:,} trained, {recipe.model.dtype}",
         "method": described(recipe.optim),
         "data": data_line(run.data.summary),
         "batch": f"{batch}, {_micro_batches(run)}",
@@ -77,16 +80,31 @@ def _micro_batches(run: Run) -> str:
 def _ranks(run: Run) -> str:
     if run.group is None:
         return ""
-    sent = size(traffic(run.optimizer).total())
-    return f"{run.group.size} processes, {run.group.backend}; {sent} sent a step"
+    told = "; fsdp, weights and states in parts" if run.group.sharded else ""
+    return f"{run.group.size} processes, {run.group.backend}{told}; {size(_sent(run).total())} sent a step"
 
 
 def parallel(run: Run) -> dict[str, Any]:
     """What run.json says of the processes, with the bytes that each gives into an ordinary step's collectives."""
     if run.group is None:
         return {"mode": "one process", "ranks": 1}
-    sent = {kind: count for kind, count in traffic(run.optimizer).items() if count}
-    return {"mode": "ddp", "ranks": run.group.size, "backend": run.group.backend, "sent_bytes_per_step": sent}
+    sent = {kind: count for kind, count in _sent(run).items() if count}
+    return {
+        "mode": "fsdp" if run.group.sharded else "ddp",
+        "ranks": run.group.size,
+        "backend": run.group.backend,
+        "sent_bytes_per_step": sent,
+    }
+
+
+def _sent(run: Run) -> Counter[str]:
+    """Bytes by kind, of a step that finds no subspace."""
+    train, group = run.recipe.train, run.group
+    if group is None or not group.sharded:
+        return traffic(run.optimizer)
+    micro_batches = -(-(train.global_batch_size // group.size) // train.micro_batch_size)
+    gathered = units(run.model, blocks_of(run.model), run.optimizer)
+    return parted_traffic(run.optimizer, gathered, group.size, micro_batches)
 
 
 def notes(run: Run) -> list[str]:

@@ -6,16 +6,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
-
-from galore.trainer.build import Run, build, going_on
+from galore.trainer.build import Run, build
 from galore.trainer.common.errors import RunFailed, UserError
 from galore.trainer.data.batch import silent
 from galore.trainer.loop import train
 from galore.trainer.machine.hardware import Peak
 from galore.trainer.machine.signals import StopOnSignal
-from galore.trainer.parallel.group import Group, ToldElsewhere
+from galore.trainer.parallel.group import Group, ToldElsewhere, require_same_weights
 from galore.trainer.recipe.load import LoadedRecipe
+from galore.trainer.record.continued import going_on
 from galore.trainer.record.metrics import SILENT, Metrics, read_rows
 from galore.trainer.record.rundir import RunDir
 from galore.trainer.recorder import Meter, Recorder
@@ -27,7 +26,7 @@ def lead(run: Run, group: Group) -> None:
     scored = [{**row, "sample": None, "question": None} for row in held_out if row.get("kind") == "eval"]
     told = {"root": str(run.directory.root.resolve()), "fresh": run.directory.fresh, "step": run.first_step}
     group.from_first({**told, "evaluations": scored})
-    _require_same_weights(run, group)
+    require_same_weights(run.model, group)
 
 
 @contextmanager
@@ -54,15 +53,19 @@ def follow(loaded: LoadedRecipe, group: Group) -> None:
     if "ended" in told:
         raise ToldElsewhere(told["ended"])
     directory = RunDir(Path(told["root"]), fresh=told["fresh"])
-    if not directory.recipe.is_file():
+    if not (directory.root if "begins" in told else directory.recipe).exists():
         what = f"rank {group.rank} finds no run here, which rank 0 has begun"
         raise RunFailed(what, where=told["root"], fix="keep runs on a file system that all machines share")
     run = build(loaded if directory.fresh else going_on(loaded, directory), directory, SILENT, silent, group)
     try:
+        if "begins" in told:
+            told = group.from_first()
+            if "ended" in told:
+                raise ToldElsewhere(told["ended"])
         if run.first_step != told["step"]:
             what = f"rank {group.rank} goes on after step {run.first_step}, rank 0 after {told['step']}"
             raise RunFailed(what, where=told["root"], fix="keep runs on a file system that all machines share")
-        _require_same_weights(run, group)
+        require_same_weights(run.model, group)
         meter = Meter(None, Peak(None, "unknown", str(run.device)))
         recorder = Recorder(Metrics.unwritten(told["evaluations"]), SILENT, meter, run.device, 0)
         if run.checkpoint is not None:
@@ -71,11 +74,3 @@ def follow(loaded: LoadedRecipe, group: Group) -> None:
             train(run, recorder, stop)
     finally:
         run.optimizer.release()
-
-
-def _require_same_weights(run: Run, group: Group) -> None:
-    """Raise RunFailed where the ranks begin with different weights."""
-    total = sum(float(each.detach().sum(dtype=torch.float64)) for each in run.model.parameters())
-    if not group.are_equal(total):
-        what = "the ranks begin with different weights"
-        raise RunFailed(what, where=str(run.directory.root), fix="give all machines the same versions, files and cards")

@@ -13,6 +13,7 @@ from galore.trainer.machine.signals import StopOnSignal
 from galore.trainer.models.adapters.relora import restart_adapters
 from galore.trainer.models.generate import sample
 from galore.trainer.models.rope.stages import in_stage
+from galore.trainer.parallel.entered import entered, is_sharded
 from galore.trainer.recorder import Recorder
 from galore.trainer.rescue import Rescue, described, gave_up, ran_out
 from galore.trainer.saving import Standing, best_step, save, saved_steps
@@ -126,16 +127,20 @@ def evaluate_run(run: Run, recorder: Recorder, step: int) -> Result | None:
 def _sample(run: Run, recorder: Recorder, step: int) -> str | None:
     """The sample that the recipe asks for; why there is none is an event."""
     settings = run.recipe.eval
-    if settings.sample_prompt is None or not run.writes:
+    prompt = settings.sample_prompt
+    if prompt is None or not (run.writes or is_sharded(run.model)):
         return None
     try:
-        return sample(
+        return entered(
             run.model,
-            run.data.tokenizer,
-            settings.sample_prompt,
-            settings.sample_tokens,
-            seed=run.recipe.train.seed,
-            chat=run.recipe.data.instruct,
+            lambda: sample(
+                run.model,
+                run.data.tokenizer,
+                prompt,
+                settings.sample_tokens,
+                seed=run.recipe.train.seed,
+                chat=run.recipe.data.instruct,
+            ),
         )
     except Exception as error:
         recorder.event(step, f"no sample after step {step}: {described(error)}")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from galore.kernels.family import Options
 from galore.trainer.common.errors import UserError
 from galore.trainer.host.blocks import streamed
+from galore.trainer.models.checkpointing import blocks_of
+from galore.trainer.models.head import split_head
 from galore.trainer.optim import (
     GaLoreAdamW,
     adamw_groups,
@@ -18,7 +21,11 @@ from galore.trainer.optim import (
     hand_over_int8,
     project_in_backward,
 )
+from galore.trainer.optim.int8_linear import int8_layers
+from galore.trainer.optim.projected import ProjectedSlot
 from galore.trainer.optim.ranks import Ranks
+from galore.trainer.parallel.entered import entered
+from galore.trainer.parallel.group import Group, require_same_weights
 from galore.trainer.recipe.schema.optim import OptimSection
 from galore.trainer.recipe.schema.recipe import Recipe
 
@@ -77,3 +84,44 @@ def attach_optimizer(model: nn.Module, recipe: Recipe, accumulation: int, ranks:
     if recipe.optim.projection == "backward":
         project_in_backward(model, optimizer)
     return optimizer
+
+
+def attach_sharded(
+    model: nn.Module, recipe: Recipe, accumulation: int, group: Group, device: torch.device
+) -> GaLoreAdamW:
+    """The recipe's optimizer for one of `group`, which keeps its part of every weight, on `device`, and no more.
+
+    Raises:
+        UserError: a weight cannot be cut into as many parts. RunFailed: the ranks begin with different weights.
+    """
+    from galore.trainer.parallel.sharding import hand_over, shard  # a second of imports, which only these runs need
+
+    require_same_weights(model, group)
+    plan = build_optimizer(model, recipe.optim, accumulation=accumulation, seed=recipe.train.seed, ranks=group)
+    plan.release()
+    along = {id(slot.parameter): 0 if slot.transposed else 1 for slot in plan.projected}
+    scales = {id(layer.weight): layer.weight_scale for layer in int8_layers(model)}
+    for slot in plan.projected:
+        _refuse_uneven(slot, scales, group.size)
+    del plan
+    shard(model, blocks_of(model), group, device, getattr(torch, recipe.optim.accumulator_dtype), along)
+    group.sharded = True
+    optimizer = attach_optimizer(model, recipe, accumulation, group)
+    hand_over(model, optimizer)
+    with torch.no_grad():
+        entered(model, lambda: split_head(model))  # it looks at the model once, and then remembers
+    return optimizer
+
+
+def _refuse_uneven(slot: ProjectedSlot, scales: Mapping[int, Tensor], size: int) -> None:
+    """Raise UserError where the columns of a wide weight, or groups of them that share a scale, go not evenly round."""
+    if slot.transposed:
+        return  # its rows are shared out, the last process may have fewer
+    held = scales.get(id(slot.parameter), slot.parameter)
+    if held.shape[1] % size:
+        what = "columns" if held is slot.parameter else "groups of columns, which have a scale each,"
+        raise UserError(
+            f"fsdp shares out the columns of {slot.name} {tuple(slot.parameter.shape)}, and {held.shape[1]} {what} are not divisible by {size} processes",
+            where="parallel.mode",
+            fix="start another number of processes, or set ddp",
+        )

@@ -56,7 +56,7 @@ def parameter_table(model: nn.Module, optimizer: GaLoreAdamW) -> list[ParameterR
 
 def clamped_ranks(optimizer: GaLoreAdamW) -> list[str]:
     """A line, if some matrices are projected to the whole of their smaller side: how many, and one of them."""
-    whole = [slot for slot in optimizer.projected if slot.rank == min(slot.weight.matrix.shape)]
+    whole = [slot for slot in optimizer.projected if slot.rank == min(slot.weight.shape)]
     if not whole:
         return []
     least = min(whole, key=lambda slot: slot.rank)

@@ -88,6 +88,8 @@ def _saved(run: Run, recorder: Recorder, at: Standing) -> str:
         return "no step was done since the start: nothing is lost"
     if not run.writes:
         return newest(run, at.step)
+    if run.optimizer.sharded:  # the others hold parts of it, and may be gone
+        return f"the steps since the last save are lost, since no process has them whole: {newest(run, at.step)}"
     try:
         save(run, recorder, at, must=True)
     except Exception as error:

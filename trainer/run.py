@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from galore.trainer.build import Run, build, going_on, refuse_other_mathematics, trained_schedule
+from galore.trainer.build import Run, build
 from galore.trainer.checkpoint.checkpoint import bytes_for, most_beside, newest_verified
 from galore.trainer.checkpoint.diskspace import require_for_run
 from galore.trainer.checkpoint.finite import not_finite
@@ -33,6 +33,7 @@ from galore.trainer.recipe.extras import missing, no_plots, refuse_missing_extra
 from galore.trainer.recipe.load import LoadedRecipe, recipe_of_run
 from galore.trainer.recipe.schema.recipe import Recipe
 from galore.trainer.record.callbacks import Callbacks
+from galore.trainer.record.continued import going_on, refuse_other_mathematics, trained_schedule
 from galore.trainer.record.heldout import HeldOut
 from galore.trainer.record.history import History
 from galore.trainer.record.metrics import Console, Metrics, read_rows

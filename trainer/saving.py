@@ -10,11 +10,12 @@ from torch import Tensor
 
 from galore.trainer.build import Run
 from galore.trainer.checkpoint import checkpoint
-from galore.trainer.checkpoint.finite import not_finite, trained_tensors
+from galore.trainer.checkpoint.finite import agreed, not_finite, trained_tensors
 from galore.trainer.checkpoint.rotation import step_directories
-from galore.trainer.checkpoint.state import capture, random_state
+from galore.trainer.checkpoint.state import Groups, capture, random_state
 from galore.trainer.checkpoint.tensors import some
 from galore.trainer.common.errors import Ended
+from galore.trainer.parallel.giving import giving
 from galore.trainer.recorder import Recorder
 
 
@@ -41,16 +42,29 @@ def save(run: Run, recorder: Recorder, at: Standing, must: bool) -> None:
         Ended: weights or states are not finite: nothing is written, so that none pushes a finite checkpoint out.
         CheckpointFailed: the disk refused it, and it `must`.
     """
-    if not run.writes:
+    shared = run.group is not None and run.group.sharded
+    if not run.writes and not shared:
         return
-    run.directory.require_own()
-    if bad := not_finite(trained_tensors(run.model, run.optimizer)):
+    best = best_step(run, recorder, at.step)
+    if bad := agreed(not_finite(trained_tensors(run.model, run.optimizer)), run.optimizer):
         raise _poisoned(run, recorder, at.step, bad)
-    tensors, state = capture(run.model, run.optimizer, at.rng)
+    tensors, state = capture(run.model, run.optimizer, at.rng, run.group if shared else None)
+    if run.group is not None and shared:
+        with giving(tensors, run.group) as tensors:
+            if run.writes:
+                _write(run, recorder, at, must, tensors, state, best)
+        return
+    _write(run, recorder, at, must, tensors, state, best)
+
+
+def _write(
+    run: Run, recorder: Recorder, at: Standing, must: bool, tensors: Groups, state: dict[str, Any], best: int | None
+) -> None:
+    run.directory.require_own()
     state |= recorder.counters() | run.made_with | {"position": at.position}
     recorder.metrics.sync()
     try:
-        keep, best = run.recipe.train.save_total_limit, best_step(run, recorder, at.step)
+        keep = run.recipe.train.save_total_limit
         folder = checkpoint.save(run.directory.checkpoints, at.step, tensors, state, keep, best, _beside(run))
     except checkpoint.CheckpointFailed as error:
         if must:
@@ -76,7 +90,10 @@ def best_step(run: Run, recorder: Recorder, now: int) -> int | None:
 
 
 def saved_steps(run: Run) -> set[int]:
-    return {step for step, _ in step_directories(run.directory.checkpoints)}
+    """Steps that have a checkpoint; where all ranks act on it, as the first sees it."""
+    found = {step for step, _ in step_directories(run.directory.checkpoints)}
+    shared = run.group is not None and run.group.sharded
+    return set(run.group.from_first(sorted(found))) if shared and run.group is not None else found
 
 
 def newest(run: Run, step: int) -> str:

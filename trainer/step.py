@@ -14,6 +14,7 @@ from galore.trainer.data.batch import PLAIN, Batch, Objective
 from galore.trainer.data.score import means
 from galore.trainer.models.head import split_head
 from galore.trainer.optim import GaLoreAdamW, StepReport
+from galore.trainer.parallel.entered import entered
 from galore.trainer.parallel.group import Group
 
 
@@ -65,17 +66,15 @@ def train_step(
     cross-entropy, and the z-loss times the mean squared logsumexp; or the squared error of scores; and the mean of an
     extra loss times its weight. Of several processes each takes a share of the rows, and what each finds is added up.
     """
-    whole, counts = (
-        batch,
-        (count_targets(batch), 1 if objective.extra is None else max(1, objective.extra.count(batch))),
-    )
+    whole, extra = batch, objective.extra
+    counts = count_targets(batch), 1 if extra is None else max(1, extra.count(batch))
     batch = batch if group is None else group.share(batch)
     if optimizer.wants_sketch_pass:
         with optimizer.sketching():
             rows = (
                 batch
                 if not optimizer.sketches_first
-                else batch.rows(0, micro_batch_size if group is None or group.is_first else 0)
+                else batch.rows(0, micro_batch_size if group is None or group.is_first or group.sharded else 0)
             )
             accumulate(model, rows, micro_batch_size, *counts, objective)
     found = accumulate(model, batch, micro_batch_size, *counts, objective, optimizer.expect_last)
@@ -143,4 +142,4 @@ def count_targets(batch: Batch) -> int:
 
 def summed_losses(model: nn.Module, batch: Batch, objective: Objective = PLAIN) -> LossSums:
     """What is summed over the targets of `batch`."""
-    return batch.losses(model, split_head, objective)
+    return entered(model, lambda: batch.losses(model, split_head, objective))

@@ -10,10 +10,12 @@ from pathlib import Path
 
 from prove import child
 
-from ranks.parts import PARTS, carry_out
+from ranks import parts, shards
+from ranks.parts import carry_out
 from ranks.records import Records, page
 
 ROOT = Path(__file__).parents[2]
+PARTS = parts.PARTS | shards.PARTS
 
 
 def main() -> None:

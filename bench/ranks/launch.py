@@ -70,10 +70,15 @@ def _said(out: Path, rank: int) -> Path:
     return out.with_name(f"{out.name}.{rank}.said")
 
 
+def as_rank(rank: int, count: int, at: str) -> None:
+    """Put this process in the place where torchrun puts a rank."""
+    where = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": at}
+    os.environ |= {name: str(value) for name, value in where.items()}
+
+
 def _as_rank(rank: int, count: int, at: str, out: Path, words: Sequence[str], overlap: bool) -> None:
     if count > 1:
-        where = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": at}
-        os.environ |= {name: str(value) for name, value in where.items()}
+        as_rank(rank, count, at)
     _tell(Path(f"{out}.{rank}"), overlap)
     resume = ["--resume"] if (out / "recipe.yaml").exists() else []
     child.verb("train", *words, "--output-dir", out, *resume)()
@@ -107,9 +112,11 @@ def _tell(to: Path, overlap: bool) -> None:
 
 def _digest(carried: Any) -> str:
     """Of every weight, and of all that the optimizer keeps."""
+    from galore.trainer.optim.parts.shards import local
+
     found = hashlib.sha256()
     for name, tensor in carried.model.state_dict().items():
-        found.update(name.encode() + tensor.detach().contiguous().view(-1).view(_bytes()).numpy().tobytes())
+        found.update(name.encode() + local(tensor.detach()).contiguous().view(-1).view(_bytes()).numpy().tobytes())
     for slot in carried.optimizer.slots.values():
         for name, tensor in sorted(slot.state.items()):
             found.update(name.encode() + tensor.detach().contiguous().view(-1).view(_bytes()).numpy().tobytes())

@@ -98,23 +98,31 @@ def difference(one: Path, other: Path) -> list[float]:
 
 
 def kills(folder: Path, rng: random.Random) -> dict[str, Callable[[], dict[str, Any]]]:
-    straight, words = folder / "straight", _killed_words()
+    drawn = [(rng.uniform(0.02, 0.95), rng.randrange(KILLED)) for _ in range(MOMENTS)]
+    return killed_at(folder, drawn, KILLED, killed_words())
+
+
+def killed_at(
+    folder: Path, moments: list[tuple[float, int]], size: int, words: list[str]
+) -> dict[str, Callable[[], dict[str, Any]]]:
+    """A trial for each (share of the run's time, rank that is killed then) of `size` ranks."""
+    straight = folder / "straight"
     known: dict[str, Any] = {}
 
     def try_one(number: int, share: float, rank: int) -> dict[str, Any]:
         if not known:
             shutil.rmtree(straight, ignore_errors=True)
             started = time.monotonic()
-            launch.finish(straight, KILLED, words)
+            launch.finish(straight, size, words)
             known.update(outcome=launch.outcome(straight), seconds=time.monotonic() - started)
         out = folder / str(number) / "run"
-        ranks = launch.start(out, KILLED, words)
+        ranks = launch.start(out, size, words)
         time.sleep(share * known["seconds"])
         ranks[rank].send(signal.SIGKILL)
         killed, steps = time.monotonic(), len(launch.rows(out, "train"))
         ended = launch.wait(ranks, WITHIN + 40)
         seconds = time.monotonic() - killed
-        launch.finish(out, KILLED, words)
+        launch.finish(out, size, words)
         same = launch.outcome(out) == known["outcome"]
         codes = [each.code for each in ended]
         return {
@@ -125,11 +133,13 @@ def kills(folder: Path, rng: random.Random) -> dict[str, Callable[[], dict[str, 
             "codes": codes,
         }
 
-    drawn = [(number, rng.uniform(0.02, 0.95), rng.randrange(KILLED)) for number in range(MOMENTS)]
-    return {f"kill {number + 1}": lambda each=each: try_one(*each) for number, each in enumerate(drawn)}  # type: ignore[misc]
+    return {
+        f"kill {number + 1}": lambda number=number, each=each: try_one(number, *each)  # type: ignore[misc]
+        for number, each in enumerate(moments)
+    }
 
 
-def _killed_words() -> list[str]:
+def killed_words() -> list[str]:
     more = ["train.max_steps=40", "train.save_steps=3", "eval.eval_steps=20"]
     return ["demo", *cases.TINY, *cases.STEPS, *more]
 

@@ -103,7 +103,8 @@ def rank_lines(sent: Sent) -> Iterator[tuple[str, str]]:
     """(what, how much) of each of several processes; above it stands the memory of one."""
     ordinary, most = sum(sent.ordinary.values()), sum(sent.most.values())
     kinds = ", ".join(f"{size(each)} {kind}" for kind, each in sent.ordinary.items() if each and kind != "flags")
-    yield "processes", f"{sent.size}, ddp: the memory above is of each, with its share of the batch"
+    parts = "" if sent.mode == "ddp" else ", its parts of weights and states, and what is gathered at a time"
+    yield "processes", f"{sent.size}, {sent.mode}: the memory above is of each, with its share of the batch{parts}"
     yield "sent a step", f"{size(ordinary)} by each ({kinds}); whole gradients would be {size(sent.gradients)}"
     yield "at most", f"{size(most)} in a step that finds subspaces"
     times = ", ".join(f"{each:.2g} s by {link}" for link, each in sent.seconds.items())

@@ -14,8 +14,13 @@ import typer
 from galore.cli.arguments import Overrides, complete_architecture, complete_recipe
 from galore.cli.show.profilebeside import (
     compared,
+    host_as_json,
+    host_of_run,
     measured,
+    planned_run,
     profile_as_json,
+    profile_of_one,
+    sent_of,
     told_on_stderr,
     write_file,
     write_timeline,
@@ -25,12 +30,10 @@ from galore.trainer.common.errors import UserError
 from galore.trainer.common.format import size
 from galore.trainer.recipe.architectures import refuse_unknown
 from galore.trainer.recipe.extras import refuse_missing
+from galore.trainer.recipe.schema.parallel import ParallelMode
 
 if TYPE_CHECKING:
     from galore.trainer.fit.advice import Advice
-    from galore.trainer.fit.hostmemory import HostProfile
-    from galore.trainer.fit.plan import Plan
-    from galore.trainer.fit.ranks import Sent
     from galore.trainer.machine.cards import Card
     from galore.trainer.memory.profile import Profile
     from galore.trainer.recipe.load import LoadedRecipe
@@ -92,6 +95,10 @@ def profile_memory(
             min=1, max=65536, metavar="GIB", help="Memory of the machine: whether it holds what waits on the host."
         ),
     ] = None,
+    parallel: Annotated[
+        ParallelMode | None,
+        typer.Option(help="With --gpus: how they share a run.", show_default="as the recipe says"),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     timeline: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write memory over time: an .html page or a .png picture.")
@@ -123,8 +130,11 @@ def profile_memory(
     if gpus > 1 and (compare or measure or fit is not None):
         other = "--compare" if compare else "--measure" if measure else "--fit"
         raise UserError("goes with the plain profile only", where="--gpus", fix=f"leave out {other}")
+    if parallel is not None and gpus == 1:
+        raise UserError("says how several processes share a run", where="--parallel", fix="name how many: --gpus 2")
     until = time.monotonic() + LONGEST if advise is None and fit is None else math.inf
-    loaded = _loaded(recipe, overrides or [], model, method)
+    shared = [f"parallel.mode={parallel}"] if parallel else []
+    loaded = _loaded(recipe, [*(overrides or []), *shared], model, method)
     if gpus > 1 and (loaded.recipe.train.stream_weights or loaded.recipe.optim.gradient_sums == "host"):
         what = "blocks are streamed, and sums of gradients wait on the host, in one process only"
         raise UserError(what, where="--gpus", fix="leave it out, or stream_weights and gradient_sums")
@@ -138,12 +148,13 @@ def profile_memory(
         compared(loaded, card, as_json, picture)
         return
 
-    from galore.trainer.fit.predict import profile_on
-
-    profile = profile_on(_of_one(loaded, gpus), card, brief=model is not None, ranks=gpus)
+    profile = profile_of_one(loaded, card, gpus, brief=model is not None)
     if timeline is not None:  # files first: whoever reads the output may leave before its end
         write_timeline(timeline, profile, loaded)
-    wanted = fit is not None or (profile.fits is not True if advise is None else advise)
+    in_parts = gpus > 1 and loaded.recipe.parallel.mode == "fsdp"
+    if in_parts and advise:
+        raise UserError("tries changes on one process", where="--advise", fix="leave it out, or --parallel fsdp")
+    wanted = not in_parts and (fit is not None or (profile.fits is not True if advise is None else advise))
     searched = wanted and not profile.fits
     left = None if as_json else _left(lambda: _show(loaded, profile, gpus, ram))
     if left is not None and fit is None:
@@ -157,16 +168,13 @@ def profile_memory(
     if left is not None:
         raise left
     if as_json:
-        sent = {} if gpus == 1 else {"parallel": _sent(loaded, gpus).as_json()}
-        found = (
-            profile_as_json(profile, _planned(loaded, profile, gpus), advice, shipped)
-            | sent
-            | _host_as_json(loaded, ram)
-        )
+        sent = {} if gpus == 1 else {"parallel": sent_of(loaded, gpus).as_json()}
+        planned = planned_run(loaded, profile, gpus)
+        found = profile_as_json(profile, planned, advice, shipped) | sent | host_as_json(loaded, ram)
         typer.echo(json.dumps(found, indent=2))
     elif advice is not None:
         _show_advice(advice)
-    elif advise is None:
+    elif advise is None and not in_parts:
         _show_room(loaded, profile)
     if fit is not None and fitting is None:
         fix = f"take the shipped recipe {shipped[0]}, or a smaller model" if shipped else "take a smaller model"
@@ -248,42 +256,6 @@ def _shipped(loaded: LoadedRecipe, card: Card) -> tuple[str, Profile] | None:
         return shipped_that_fits(loaded, card, lambda name: tell(f"trying {name}"))
 
 
-def _planned(loaded: LoadedRecipe, profile: Profile, gpus: int) -> Plan:
-    """The whole run; of several processes a step is as long as that of one, sums over them apart."""
-    from galore.trainer.fit.duration import duration_on
-    from galore.trainer.fit.plan import plan
-    from galore.trainer.parameters import dry_run
-
-    costs = dry_run(loaded).costs
-    step = duration_on(_of_one(loaded, gpus), profile.trace, profile.card, costs.needed_flops_per_token)
-    return plan(loaded.recipe, costs, profile.card.name, step and step.of(gpus))
-
-
-def _of_one(loaded: LoadedRecipe, gpus: int) -> LoadedRecipe:
-    from galore.trainer.fit.ranks import of_one_rank
-
-    return loaded if gpus == 1 else of_one_rank(loaded, gpus)
-
-
-def _sent(loaded: LoadedRecipe, gpus: int) -> Sent:
-    from galore.trainer.fit.ranks import sent_by
-
-    return sent_by(loaded, gpus)
-
-
-def _host(loaded: LoadedRecipe, ram: float | None) -> HostProfile | None:
-    """What the run needs of host memory; None where nothing waits there, and nobody asked."""
-    from galore.trainer.fit.hostmemory import host_profile
-
-    host = host_profile(loaded, "cuda")
-    return host if host.matters or ram is not None else None
-
-
-def _host_as_json(loaded: LoadedRecipe, ram: float | None) -> dict[str, object]:
-    host = _host(loaded, ram)
-    return {} if host is None else {"host": host.as_json(ram)}
-
-
 def _show(loaded: LoadedRecipe, profile: Profile, gpus: int, ram: float | None) -> None:
     from galore.cli.show.dryrun import plan_lines
     from galore.cli.show.memory import show_profile
@@ -291,8 +263,8 @@ def _show(loaded: LoadedRecipe, profile: Profile, gpus: int, ram: float | None) 
 
     show_profile(screen(), loaded, profile, planned_vocabulary(loaded)[1])
     typer.echo()
-    say_pairs(plan_lines(_planned(loaded, profile, gpus)))
-    if (host := _host(loaded, ram)) is not None:
+    say_pairs(plan_lines(planned_run(loaded, profile, gpus)))
+    if (host := host_of_run(loaded, ram)) is not None:
         from galore.cli.show.hostmemory import host_lines
 
         typer.echo()
@@ -301,7 +273,7 @@ def _show(loaded: LoadedRecipe, profile: Profile, gpus: int, ram: float | None) 
         from galore.cli.show.dryrun import rank_lines
 
         typer.echo()
-        say_pairs(rank_lines(_sent(loaded, gpus)))
+        say_pairs(rank_lines(sent_of(loaded, gpus)))
 
 
 def _show_advice(advice: Advice) -> None:

@@ -41,6 +41,8 @@ HERE = {  # runs by itself: → what makes it small
     "galore profile-memory my.yaml --measure": [],
     "galore profile-memory llama-7b-galore-8bit --gpus 2": SMALL,
     "galore profile-memory my.yaml --gpus 2": [],
+    "galore profile-memory llama-7b-galore-8bit --gpus 4 --parallel fsdp": SMALL,
+    "galore profile-memory my.yaml --gpus 4 --parallel fsdp": [],
     "galore profile-memory my.yaml": [],
     "galore profile-memory my.yaml --no-advise": [],
     "galore prepare my.yaml": [],

@@ -31,7 +31,7 @@ class Record:
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     saved: list[int] = []
     monkeypatch.setattr(rescue, "save", lambda run, recorder, at, must: saved.append(at.step))
-    optimizer = SimpleNamespace(torn=False, zero_grad=lambda: None)
+    optimizer = SimpleNamespace(torn=False, sharded=False, zero_grad=lambda: None)
     directory = RunDir.create(tmp_path / "run", resume=False)
     device, data = SimpleNamespace(type="cpu"), SimpleNamespace(position=dict)
     return SimpleNamespace(
@@ -84,6 +84,13 @@ def test_neither_device_nor_record_nor_disk_hide_the_error(run: Any, monkeypatch
     ended = broken_off(run, SimpleNamespace(event=refuse), at(5), ValueError("first"))  # type: ignore[arg-type]
     assert "ValueError: first" in ended.what
     assert "the steps since the last save are lost (RuntimeError: broken too)" in ended.what
+
+
+def test_of_what_lies_in_parts_nothing_is_saved_by_one_alone(run: Any) -> None:
+    run.optimizer.sharded = True
+    ended = broken_off(run, SimpleNamespace(event=lambda *_: None), at(5), ValueError("first"))  # type: ignore[arg-type]
+    assert "no process has them whole" in ended.what
+    assert not run.saved
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ from galore.trainer.checkpoint.rotation import (
     trust,
     unfinished,
 )
-from galore.trainer.checkpoint.tensorfile import stream, tensor_bytes
+from galore.trainer.checkpoint.tensorfile import Stored, stream, tensor_bytes
 from galore.trainer.common.durable import Written, sync_directory, write_file
 from galore.trainer.common.errors import Ended, RunFailed
 from galore.trainer.common.reading import read_bounded
@@ -100,7 +100,7 @@ class Checkpoint:
 def save(
     root: Path,
     step: int,
-    tensors: Mapping[str, Mapping[str, Tensor]],
+    tensors: Mapping[str, Mapping[str, Stored]],
     state: Mapping[str, Any],
     keep: int,
     best: int | None = None,
@@ -254,7 +254,7 @@ def _opened(step: int, path: Path) -> Checkpoint:
     return Checkpoint(step, path, state, groups)
 
 
-def _check_groups(tensors: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Mapping[str, Tensor]]:
+def _check_groups(tensors: Mapping[str, Mapping[str, Stored]]) -> dict[str, Mapping[str, Stored]]:
     for group in tensors:
         if not _GROUP.match(group):
             raise ValueError(f"{group!r} cannot name a file of a checkpoint")
@@ -274,7 +274,7 @@ def _make_room(root: Path, needed: int, step: int) -> None:
 def _write(
     directory: Path,
     step: int,
-    groups: Mapping[str, Mapping[str, Tensor]],
+    groups: Mapping[str, Mapping[str, Stored]],
     small: Mapping[str, bytes],
     beside: Sequence[Path],
 ) -> Manifest:

@@ -11,9 +11,7 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from torch import Tensor
-
-from galore.trainer.checkpoint.tensorfile import tensor_bytes
+from galore.trainer.checkpoint.tensorfile import Stored, tensor_bytes
 from galore.trainer.common.durable import sync_directory, write_file
 from galore.trainer.common.reading import read_bounded
 
@@ -21,7 +19,7 @@ WEIGHTS = "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
 
 
-def index(weights: Mapping[str, Tensor]) -> bytes:
+def index(weights: Mapping[str, Stored]) -> bytes:
     """The content of `INDEX`. Without one a reader that takes every safetensors file takes the optimizer's, too."""
     total = {"total_size": tensor_bytes(weights)}
     return json.dumps({"metadata": total, "weight_map": dict.fromkeys(weights, WEIGHTS)}, indent=1).encode()

@@ -8,28 +8,36 @@ import torch
 from torch import Tensor, nn
 
 from galore.trainer.checkpoint.checkpoint import Checkpoint
-from galore.trainer.checkpoint.tensorfile import tensor_bytes
+from galore.trainer.checkpoint.parted import own_states, put_weight, whole_states, whole_weight
+from galore.trainer.checkpoint.tensorfile import Stored, tensor_bytes
 from galore.trainer.checkpoint.tensors import refuse_unlike
 from galore.trainer.host.blocks import at_rest, written_at_rest
 from galore.trainer.optim import GaLoreAdamW
+from galore.trainer.optim.parts.shards import Sharing
 
-Groups = dict[str, dict[str, Tensor]]
+Groups = dict[str, dict[str, Stored]]
 
 
-def model_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Weights and persistent buffers by name; a tensor with two names (tied weights) is stored under the first."""
+def model_tensors(model: nn.Module, ranks: Sharing | None = None) -> dict[str, Stored]:
+    """Weights and persistent buffers by name; a tensor with two names (tied weights) is stored under the first.
+
+    Of a model that lies in parts on several `ranks` all of them, gathered when they are written.
+    """
     seen: set[int] = set()
-    tensors, held = {}, at_rest(model)
+    held = at_rest(model)
+    tensors: dict[str, Stored] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
         if id(tensor) not in seen:
             seen.add(id(tensor))
-            tensors[name] = held(tensor).detach()
+            tensors[name] = whole_weight(held(tensor), ranks)
     return tensors
 
 
 def planned_bytes(model: nn.Module, optimizer: GaLoreAdamW) -> int:
     """What the tensors of `capture` will come to once every state is there, but for some bytes per parameter."""
-    return tensor_bytes(model_tensors(model)) + sum(sum(slot.planned_bytes()) for slot in optimizer.slots.values())
+    size = optimizer.ranks.size if optimizer.sharded and optimizer.ranks is not None else 1
+    planned = [slot.planned_bytes() for slot in optimizer.slots.values()]
+    return tensor_bytes(model_tensors(model)) + sum(size * state + projector for state, projector in planned)
 
 
 def random_state() -> dict[str, Tensor]:
@@ -40,12 +48,14 @@ def random_state() -> dict[str, Tensor]:
     return rng
 
 
-def capture(model: nn.Module, optimizer: GaLoreAdamW, rng: dict[str, Tensor]) -> tuple[Groups, dict[str, Any]]:
+def capture(
+    model: nn.Module, optimizer: GaLoreAdamW, rng: dict[str, Tensor], ranks: Sharing | None = None
+) -> tuple[Groups, dict[str, Any]]:
     """Tensor groups `model`, `optimizer`, `rng`, and the JSON that goes with them. No tensor is copied.
 
     `rng` is what `random_state` gave after the last whole step: the one that broke off may have drawn more.
     """
-    groups = {"model": model_tensors(model), "optimizer": optimizer.state_tensors(), "rng": rng}
+    groups: Groups = {"model": model_tensors(model, ranks), "optimizer": whole_states(optimizer), "rng": {**rng}}
     return groups, {"optimizer_clock": optimizer.clock}
 
 
@@ -56,7 +66,8 @@ def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: GaLoreAdamW) ->
         UserError: the tensors do not fit this model. ValueError: they do not fit the optimizer.
     """
     load_model(model, checkpoint.load("model"))
-    optimizer.load_state_tensors(checkpoint.load("optimizer"), checkpoint.state["optimizer_clock"])
+    saved = own_states(optimizer, checkpoint.load("optimizer"))
+    optimizer.load_state_tensors(saved, checkpoint.state["optimizer_clock"])
     rng = checkpoint.load("rng")
     torch.set_rng_state(rng["cpu"])
     for name, state in rng.items():
@@ -77,5 +88,5 @@ def load_model(model: nn.Module, tensors: dict[str, Tensor]) -> None:
     for name, tensor in tensors.items():
         if own[name].dtype != tensor.dtype:
             raise ValueError(f"{name}: {tensor.dtype} saved, {own[name].dtype} here")
-        held(own[name]).detach().copy_(tensor)
+        put_weight(held(own[name]), tensor)
     written_at_rest(model)

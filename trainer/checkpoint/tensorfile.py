@@ -9,7 +9,9 @@ Format: https://github.com/huggingface/safetensors#format
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -31,12 +33,33 @@ DTYPE_NAMES = {
 }
 
 
-def tensor_bytes(tensors: Mapping[str, Tensor]) -> int:
+@dataclass(frozen=True)
+class Parted:
+    """What a file is told of a tensor that lies in parts on several ranks, and what brings them together: on all ranks,
+    one tensor after the other, so that none but one is whole at a time."""
+
+    shape: torch.Size
+    dtype: torch.dtype
+    gather: Callable[[], Tensor]
+    is_meta: ClassVar[bool] = False
+    layout: ClassVar[torch.layout] = torch.strided
+
+    def numel(self) -> int:
+        return self.shape.numel()
+
+    def element_size(self) -> int:
+        return self.dtype.itemsize
+
+
+Stored = Tensor | Parted
+
+
+def tensor_bytes(tensors: Mapping[str, Stored]) -> int:
     """Size of the tensors' values in bytes, each name counted in full even where names share memory."""
     return sum(t.numel() * t.element_size() for t in tensors.values())
 
 
-def stream(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
+def stream(tensors: Mapping[str, Stored]) -> Iterator[bytes | memoryview]:
     """The bytes of a safetensors file: the header, then each tensor's values.
 
     Args:
@@ -45,15 +68,19 @@ def stream(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
     Raises:
         TypeError: a tensor has a dtype that the format lacks, is sparse, or has no values (meta).
     """
-    # Widest first, as the library orders them: every tensor then starts at a multiple of its item size.
-    order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    order = in_order(tensors)
     yield _header({name: tensors[name] for name in order})
     for name in order:
         if tensors[name].numel():
             yield _values(tensors[name])
 
 
-def _header(tensors: Mapping[str, Tensor]) -> bytes:
+def in_order(tensors: Mapping[str, Stored]) -> Sequence[str]:
+    """The names, widest first, as the library orders them: every tensor then starts at a multiple of its item size."""
+    return sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+
+
+def _header(tensors: Mapping[str, Stored]) -> bytes:
     entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for name, tensor in tensors.items():
@@ -65,14 +92,15 @@ def _header(tensors: Mapping[str, Tensor]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def _dtype_name(name: str, tensor: Tensor) -> str:
+def _dtype_name(name: str, tensor: Stored) -> str:
     if tensor.is_meta or tensor.layout != torch.strided or tensor.dtype not in DTYPE_NAMES:
-        kind = f"{tensor.dtype}, {tensor.layout}, on {tensor.device.type}"
+        kind = f"{tensor.dtype}, {tensor.layout}" + (", on meta" if tensor.is_meta else "")
         raise TypeError(f"tensor {name!r} ({kind}) cannot be stored as safetensors")
     return DTYPE_NAMES[tensor.dtype]
 
 
-def _values(tensor: Tensor) -> memoryview:
+def _values(tensor: Stored) -> memoryview:
+    tensor = tensor.gather() if isinstance(tensor, Parted) else tensor
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     array: np.ndarray = flat.view(torch.uint8).numpy()
     return array.data

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -19,6 +20,7 @@ from galore.trainer.common.errors import UserError
 from galore.trainer.common.format import exponential
 from galore.trainer.data.batch import PLAIN, Batch, Objective, Scoring, SplitHead
 from galore.trainer.optim.ranks import Ranks
+from galore.trainer.parallel.entered import entered, is_sharded
 from galore.trainer.recipe.schema.train import EvalMode
 
 T = TypeVar("T")
@@ -91,11 +93,12 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], how: Scoring) -> EvalRe
         UserError: there is nothing to score.
     """
     mode, ranks, extra = how.settings.mode, how.ranks, how.extra
+    objective = Objective(extra=extra)
     summed, tokens, batch_means, count = 0.0, 0, 0.0, 0
     parts, second = dict[str, tuple[float, int]](), (0.0, 0)
     with scoring(model):
-        for batch in shared_out(batches, ranks):
-            sums = [] if not batch.targets else _sums(model, how.split_head, batch, Objective(extra=extra))
+        for batch in _batches_here(model, how.split_head, batches, ranks, objective):
+            sums = [] if not batch.targets else _sums(model, how.split_head, batch, objective)
             loss, scored = sum(float(each.cross_entropy) for each in sums), batch.targets
             if scored:
                 summed, tokens = summed + loss, tokens + scored
@@ -141,6 +144,18 @@ def shared_out(items: Iterable[T], ranks: Ranks | None) -> Iterator[T]:
             yield item
 
 
+def in_step(items: Iterable[T], ranks: Ranks, forwards: Callable[[T], int], idle: Callable[[T], object]) -> Iterator[T]:
+    """`shared_out` for a sharded model, in whose every forward all ranks take part: those with fewer `forwards` to make
+    for theirs than another make up for it by `idle` ones, whose result nobody wants."""
+    rest = iter(items)
+    while now := list(itertools.islice(rest, ranks.size)):
+        own = now[ranks.rank : ranks.rank + 1]
+        yield from own
+        longest = max(now, key=forwards)
+        for _ in range(forwards(longest) - sum(map(forwards, own))):
+            idle(longest)
+
+
 def together(results: Sequence[EvalResult]) -> EvalResult:
     """One result of several, as if their batches had been scored together. Raises UserError: there is none."""
     if not results:
@@ -178,7 +193,23 @@ def _sums(model: nn.Module, split_head: SplitHead, batch: Batch, objective: Obje
     """What is summed over as many rows of a batch at once as there is room for their logits."""
     size = batch.rows_at_once(model, split_head)
     parts = (batch.rows(start, start + size) for start in range(0, len(batch), size))
-    return [part.losses(model, split_head, objective) for part in parts]
+    return [_losses(model, split_head, part, objective) for part in parts]
+
+
+def _batches_here(
+    model: nn.Module, split_head: SplitHead, batches: Iterable[Batch], ranks: Ranks | None, objective: Objective
+) -> Iterator[Batch]:
+    if ranks is None or not is_sharded(model):
+        return shared_out(batches, ranks)
+
+    def forwards(batch: Batch) -> int:
+        return -(-len(batch) // batch.rows_at_once(model, split_head)) if batch.targets else 0
+
+    return in_step(batches, ranks, forwards, lambda batch: _losses(model, split_head, batch.rows(0, 1), objective))
+
+
+def _losses(model: nn.Module, split_head: SplitHead, batch: Batch, objective: Objective) -> LossSums:
+    return entered(model, lambda: batch.losses(model, split_head, objective))
 
 
 @contextmanager

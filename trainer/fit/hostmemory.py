@@ -12,6 +12,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from galore.kernels.device import device_type, meta_stands_for
 from galore.trainer.build import build_model
 from galore.trainer.checkpoint.state import model_tensors
+from galore.trainer.checkpoint.tensorfile import tensor_bytes
 from galore.trainer.common.format import GIB
 from galore.trainer.host.blocks import on_device, streamed
 from galore.trainer.host.places import traffic
@@ -176,7 +177,7 @@ def _at_start(recipe: Recipe, model: nn.Module) -> int:
     drawn = recipe.model.name_or_path is None or recipe.model.random_init
     largest = max((_drawn_together(module) for module in model.modules()), default=0) if drawn else 0
     blocks = streamed(model)
-    weights = sum(tensor.nbytes for tensor in model_tensors(model).values()) if blocks is not None else 0
+    weights = tensor_bytes(model_tensors(model)) if blocks is not None else 0
     return weights + max(4 * largest, 0 if blocks is None else max(blocks.sizes))
 
 

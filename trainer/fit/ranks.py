@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+
+import torch
+from torch import nn
 
 from galore.trainer.build import build_model
 from galore.trainer.common.errors import UserError
+from galore.trainer.fit.parted import Gathered, in_parts
+from galore.trainer.fit.predict import profile_on
 from galore.trainer.losses.build import build_extra
 from galore.trainer.losses.extra import About
+from galore.trainer.machine.cards import Card
+from galore.trainer.memory.profile import Profile
+from galore.trainer.memory.trace.trace import Trace
+from galore.trainer.models.checkpointing import blocks_of
+from galore.trainer.optim import GaLoreAdamW
+from galore.trainer.optim.projected import ProjectedSlot
 from galore.trainer.optimizer import attach_optimizer
+from galore.trainer.parallel.partedtraffic import parted_traffic, units
+from galore.trainer.parallel.partedtraffic import seconds as parted_seconds
 from galore.trainer.parallel.traffic import LINKS, seconds, traffic
 from galore.trainer.parameters import planned_vocabulary
 from galore.trainer.recipe.change import changed
@@ -18,7 +31,7 @@ from galore.trainer.recipe.load import LoadedRecipe
 
 @dataclass(frozen=True)
 class Sent:
-    """Bytes that each of `size` processes gives into the collectives of a step.
+    """Bytes that each of `size` processes gives into the collectives of a step, by the way they share it: `mode`.
 
     Attributes:
         ordinary: by kind, of a step that finds no subspace. `most`: of the step that sends most, the first left out.
@@ -29,10 +42,13 @@ class Sent:
     ordinary: dict[str, int]
     most: dict[str, int]
     gradients: int
+    mode: str = "ddp"
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Link → time of an ordinary step's sums, predicted, at the link's nominal rate."""
+        """Link → time of an ordinary step's collectives, predicted, at the link's nominal rate."""
+        if self.mode == "fsdp":
+            return {link: parted_seconds(Counter(self.ordinary), self.size, rate) for link, rate in LINKS.items()}
         return {link: seconds(sum(self.ordinary.values()), self.size, rate) for link, rate in LINKS.items()}
 
     def as_json(self) -> dict[str, object]:
@@ -55,18 +71,50 @@ def of_one_rank(loaded: LoadedRecipe, size: int) -> LoadedRecipe:
     return changed(loaded, shares) or loaded
 
 
-def sent_by(loaded: LoadedRecipe, size: int) -> Sent:
+def profile_of_part(loaded: LoadedRecipe, card: Card, size: int) -> Profile:
+    """What one of `size` processes needs on `card`, with its share of the batch and its part of weights and states.
+
+    Raises:
+        UserError: the model cannot be built or traced.
+    """
+    whole = profile_on(loaded, card)
+    return replace(whole, trace=trace_of_part(loaded, whole.trace, size))
+
+
+def trace_of_part(loaded: LoadedRecipe, trace: Trace, size: int) -> Trace:
+    """`trace` of a process that has all of `loaded`, as it is on one of `size` that share weights and states."""
+    model, optimizer = _planned(loaded)
+    full = {id(slot.parameter) for slot in optimizer.slots.values() if not isinstance(slot, ProjectedSlot)}
+    sums = getattr(torch, loaded.recipe.optim.accumulator_dtype).itemsize
+    gathered = Gathered.of(model, blocks_of(model), sums, full)
+    return in_parts(trace, size, gathered)
+
+
+def _planned(loaded: LoadedRecipe) -> tuple[nn.Module, GaLoreAdamW]:
+    recipe = loaded.recipe
+    model, _ = build_model(recipe, planned_vocabulary(loaded)[0], "meta", loaded.base_dir)
+    build_extra(About(recipe, model, "meta", loaded.base_dir, 1))
+    return model, attach_optimizer(model, recipe, recipe.train.accumulation)
+
+
+def sent_by(loaded: LoadedRecipe, size: int, mode: str = "ddp") -> Sent:
     """What a recipe's processes send. Nothing is allocated, and no data is read.
 
     Raises:
         UserError: the model or the parameter groups cannot be built.
     """
-    recipe = loaded.recipe
-    model, _ = build_model(recipe, planned_vocabulary(loaded)[0], "meta", loaded.base_dir)
-    build_extra(About(recipe, model, "meta", loaded.base_dir, 1))
-    optimizer = attach_optimizer(model, recipe, recipe.train.accumulation)
+    model, optimizer = _planned(loaded)
+    train = loaded.recipe.train
+    gathered = units(model, blocks_of(model), optimizer)
+    micro_batches = -(-(train.global_batch_size // size) // train.micro_batch_size)
+
+    def of(clock: int | None) -> Counter[str]:
+        if mode == "fsdp":
+            return parted_traffic(optimizer, gathered, size, micro_batches, clock)
+        return traffic(optimizer, clock)
+
     turns = {slot.schedule.offset + slot.schedule.gap for slot in optimizer.projected}
-    ordinary = traffic(optimizer)
-    most = max((traffic(optimizer, clock) for clock in turns), key=Counter.total, default=ordinary)
+    ordinary = of(None)
+    most = max(map(of, turns), key=Counter.total, default=ordinary)
     gradients = sum(slot.parameter.numel() * slot.sum.dtype.itemsize for slot in optimizer.slots.values())
-    return Sent(size, dict(ordinary), dict(most), gradients)
+    return Sent(size, dict(ordinary), dict(most), gradients, mode)

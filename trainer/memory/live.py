@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from galore.trainer.host.blocks import on_device
 from galore.trainer.memory.categories import LASTING
+from galore.trainer.optim.parts.shards import local
 
 
 class MemoryUse(NamedTuple):
@@ -36,7 +37,7 @@ def by_category(model: nn.Module, optimizer: Any = None) -> dict[str, int]:
     """
     parameters = list(model.parameters())
     sizes = Counter(dict.fromkeys(LASTING, 0))
-    sizes["weights"] = _bytes(on_device(model))
+    sizes["weights"] = _bytes(map(local, on_device(model)))
     sizes["gradients"] = _bytes(parameter.grad for parameter in parameters if parameter.grad is not None)
     if hasattr(optimizer, "memory_by_category"):
         sizes.update(optimizer.memory_by_category())

@@ -29,7 +29,7 @@ def recompute_blocks(model: nn.Module, which: bool | int, offload: bool = False)
         return []
     settings = {"use_reentrant": False, "preserve_rng_state": not next(model.parameters()).is_meta}
     _enable(model, settings)
-    blocks = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    blocks = blocks_of(model)
     told = [] if which is True else [_leave_out(blocks, which)]
     if offload:
         device = next(model.parameters()).device
@@ -38,6 +38,11 @@ def recompute_blocks(model: nn.Module, which: bool | int, offload: bool = False)
             block._gradient_checkpointing_func = checkpoint
         told.append(_where(device_type(device)))
     return told
+
+
+def blocks_of(model: nn.Module) -> list[GradientCheckpointingLayer]:
+    """The layers of a decoder or encoder, from the first to the last."""
+    return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
 
 
 def offloading(model: nn.Module) -> Iterator[OffloadingCheckpoint]:

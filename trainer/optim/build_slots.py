@@ -20,10 +20,10 @@ from galore.trainer.optim.parts.schedule import RefreshSchedule, schedules
 from galore.trainer.optim.parts.storage import GradientSum
 from galore.trainer.optim.parts.subspace import SUBSPACES
 from galore.trainer.optim.parts.transport import TRANSPORTS
+from galore.trainer.optim.parts.weight import Weight
 from galore.trainer.optim.projected import ProjectedSlot
 from galore.trainer.optim.settings import OptimizerSettings, refuse_unknown, settle
 from galore.trainer.optim.slot import FullSlot
-from galore.trainer.optim.weight import Weight
 
 
 def named_groups(params: Iterable[Any], full_rank: Mapping[str, Any] = MappingProxyType({})) -> list[dict[str, Any]]:
@@ -70,7 +70,7 @@ def build_slots(
     slots: dict[nn.Parameter, FullSlot] = {}
     for index, (name, parameter, group, own) in enumerate(members):
         _check(name, parameter, group)
-        weight = Weight(name, index, parameter, group, state[parameter])
+        weight = Weight(name, index, parameter, group, state[parameter], ranks=settings.ranks)  # type: ignore[arg-type]
         inner = INNER_RULES[group["inner"]](weight, own.state_dtype)
         slots[parameter] = (
             FullSlot(weight, inner, _whole_sum(parameter, own, host), own.weight_rounding == "compensated")
@@ -95,8 +95,10 @@ def _projected(
 ) -> ProjectedSlot:
     """The slot of the parts that the weight's group names; a residual of the whole gradient brings its refresh."""
     group = weight.group
-    rank = rank_for(group["rank"], weight.matrix.shape)
+    rank = rank_for(group["rank"], weight.shape)
     subspace = SUBSPACES[group["proj_type"]](weight, rank, schedule, own.seed, clock)
+    if weight.shard is not None and weight.shard.dim != (0 if subspace.transposed else 1):
+        raise ValueError(f"{weight.name} is sharded along the side that is projected; shard the other one")
     residual = RESIDUALS[group["residual"]](subspace, inner)
     whole = sums_on(host if residual.whole else None, weight.parameter.numel())
     refresh = Whole if residual.whole else REFRESHES[refresh_of(own)]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from galore.kernels.linear import Factors, factored_linear, saves_work
 from galore.trainer.optim.galore import GaLoreAdamW
 from galore.trainer.optim.int8_linear import Int8Linear, int8_layers
+from galore.trainer.optim.parts.shards import local
 from galore.trainer.optim.projected import ProjectedSlot
 
 
@@ -35,7 +36,7 @@ def hand_over_int8(model: nn.Module, optimizer: GaLoreAdamW) -> int:
     layers = [layer for layer in int8_layers(model) if id(layer.weight) in slots]
     for layer in layers:
         slot = slots[id(layer.weight)]
-        slot.weight.scales, slot.weight.product_dtype = layer.weight_scale, layer.dtype
+        slot.weight.scales, slot.weight.product_dtype = local(layer.weight_scale), layer.dtype
         layer.receive, layer.transposed = functools.partial(_receive, slot, optimizer), slot.transposed
     return len(layers)
 

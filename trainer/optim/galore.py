@@ -17,13 +17,14 @@ from galore.kernels.storage.rounding import RoundingNoise
 from galore.trainer.optim.build_slots import build_slots, named_groups
 from galore.trainer.optim.clipping import warn_of_clipping
 from galore.trainer.optim.keywords import taking
-from galore.trainer.optim.parts.refresh import FirstMicroBatch, share_pass
+from galore.trainer.optim.parts.refresh import FirstMicroBatch
+from galore.trainer.optim.parts.shards import local
 from galore.trainer.optim.projected import ProjectedSlot
-from galore.trainer.optim.ranks import Ranks, Sums
 from galore.trainer.optim.report import StepReport, Tally
 from galore.trainer.optim.settings import PER_GROUP, OptimizerSettings, check_rates, refuse_several_processes
 from galore.trainer.optim.slot import FullSlot, Update
 from galore.trainer.optim.state import Stored
+from galore.trainer.optim.together import Together
 
 SCALED = (
     "a GradScaler finds no gradients to unscale here, and none are needed: use bfloat16 autocast without a scaler, or "
@@ -74,8 +75,9 @@ class GaLoreAdamW(Stored):
         on_host = settings.gradient_sums == "host"
         self.host = host_of(self.param_groups[0]["params"][0].device) if on_host else None  # where they wait
         self.slots = build_slots(self.param_groups, self.state, settings, lambda: self.clock, self.host)
+        self._together = Together(self.ranks, self.slots)
+        self.sharded = self._together.sharded
         self._sketching = False
-        self._sums: Sums[FullSlot] | None = None  # of the step, from its last backward on
         self._norm: float | None = None  # of what is accumulated, once it is known
         self._grad_scale = 1.0
         self._tally, self._fallbacks_told = Tally(), 0
@@ -127,19 +129,20 @@ class GaLoreAdamW(Stored):
         passing = [slot.refresh for slot in self.projected if slot.refresh.wants_pass]
         self._sketching = True
         try:
-            yield
+            with contextlib.ExitStack() as joined:
+                for each in passing:
+                    joined.enter_context(each.subspace.joined_moment())
+                yield
         finally:
             self._sketching = False
         with torch.no_grad():
-            if self.ranks is not None:
-                share_pass(self.ranks, passing, self._device)
+            self._together.share_pass(passing)
             for slot in self.projected:
                 slot.refresh.finish_sketch()
 
     def expect_last(self) -> None:
         """Announce the step's last backward: with `ranks`, what is summed over them is sent while it still goes on."""
-        if self.ranks is not None:
-            self._sums = self._begin(self.ranks)
+        self._together.expect_last()
 
     @torch.no_grad()
     def clip_grad_norm_(self, max_norm: float | None) -> float:
@@ -156,8 +159,8 @@ class GaLoreAdamW(Stored):
         if self.update == "immediate" and max_norm is not None:
             raise RuntimeError("update='immediate' has applied the gradients in the backward: nothing is left to clip")
         self._absorb_grads()
-        if self.ranks is not None and self._norm is None:
-            (self._sums or self._begin(self.ranks)).finish()
+        if self._norm is None:
+            self._together.sum_gradients()
         active = self._active()
         alone = [
             slot.name for slot in self.projected if slot.parameter.dtype == torch.int8 and slot.weight.scales is None
@@ -170,12 +173,9 @@ class GaLoreAdamW(Stored):
             self._norm = self._tally.squares**0.5
         else:
             squares = sum((slot.squared_norm() for slot in active), torch.zeros((), dtype=torch.float64))
-            self._norm = float(squares.sqrt())
+            self._norm = self._together.total(float(squares)) ** 0.5
         norm = self._norm
-        if self.ranks is not None and not self.ranks.are_equal(norm):
-            raise RuntimeError(
-                f"the ranks have drifted apart: the gradient's norm is {norm!r} on rank {self.ranks.rank}"
-            )
+        self._together.require_equal(norm)
         self._grad_scale = min(1.0, max_norm / (norm + 1e-12)) if max_norm is not None and norm > 0 else 1.0
         return norm
 
@@ -222,7 +222,8 @@ class GaLoreAdamW(Stored):
         super().zero_grad(set_to_none=True)
         for slot in self.slots.values():
             slot.discard()
-        self._norm, self._grad_scale, self._sums = None, 1.0, None
+        self._together.forget()
+        self._norm, self._grad_scale = None, 1.0
 
     def take(self, slot: ProjectedSlot, factors: Factors) -> None:
         """Accept a projected layer's gradient as factors, from the layer's own backward."""
@@ -237,13 +238,17 @@ class GaLoreAdamW(Stored):
     @torch.no_grad()
     def _on_gradient(self, parameter: Tensor) -> None:
         """The hook: hand the fresh gradient to its slot and free it."""
-        grad, parameter.grad = parameter.grad, None
         assert isinstance(parameter, nn.Parameter)
-        slot = self.slots[parameter]
+        self._take_gradient(self.slots[parameter], parameter)
+
+    @torch.no_grad()
+    def _take_gradient(self, slot: FullSlot, source: Tensor) -> None:
+        grad, source.grad = source.grad, None
+        grad = None if grad is None else local(grad)
         if grad is not None and grad.is_sparse:
             raise ValueError(f"{slot.name} has a sparse gradient: make the embedding with sparse=False")
         if grad is None and isinstance(slot, ProjectedSlot) and slot.factored:
-            self._received_all(slot)  # the hook fires all the same; the layer's backward has handed over its factors
+            self._final(slot)  # the hook fires all the same; the layer's backward has handed over its factors
             return
         if grad is None:
             raise RuntimeError(f"another optimizer took the gradient of {slot.name}; call release() on that one first")
@@ -252,18 +257,18 @@ class GaLoreAdamW(Stored):
                 slot.refresh.add_to_sketch(grad)
             return
         slot.receive(grad)
-        self._received_all(slot)
+        self._final(slot)
         if self.update == "immediate":
             self._apply_now(slot)
 
-    def _received_all(self, slot: FullSlot) -> None:
-        if self._sums is not None and not self._sketching:
-            self._sums.final(slot)
+    def _final(self, slot: FullSlot) -> None:
+        if not self._sketching:
+            self._together.final(slot)
 
-    def _begin(self, ranks: Ranks) -> Sums[FullSlot]:
-        """The sums of this step: what a backward fills first, and at the end weights in codes, which have no hook."""
-        slots = sorted(self.slots.values(), key=lambda s: (s.parameter.requires_grad, s.weight.index), reverse=True)
-        return Sums(ranks, {slot: list(slot.parts()) for slot in slots}, self._device)
+    def stands_for(self, unsharded: Tensor, slot: ProjectedSlot) -> None:
+        """Take the gradients of `unsharded`, of which the slot's parameter is sharded: they are not sent whole."""
+        hook = unsharded.register_post_accumulate_grad_hook(lambda source: self._take_gradient(slot, source))  # type: ignore[no-untyped-call]
+        self._hooks.append(hook)
 
     def _apply_now(self, slot: FullSlot) -> None:
         slot.complete()
@@ -278,9 +283,12 @@ class GaLoreAdamW(Stored):
     def _apply(self, slot: FullSlot, update: Update) -> None:
         self.torn = True
         self._tally.applied += 1
-        self._tally.refreshed += isinstance(slot, ProjectedSlot) and slot.due
+        due = isinstance(slot, ProjectedSlot) and slot.due
+        self._tally.refreshed += due
         self.before_write(slot.parameter)
         slot.apply(update)
+        if due:
+            self._together.note_basis(slot)
 
     def _absorb_grads(self) -> None:
         """Gradients set by hand, without a backward, are taken over as the hook would."""
@@ -293,10 +301,6 @@ class GaLoreAdamW(Stored):
         if self.__dict__.pop("found_inf", None) is not None:
             self.__dict__.pop("grad_scale", None)
             raise RuntimeError(SCALED)
-
-    @property
-    def _device(self) -> torch.device:
-        return next(iter(self.slots)).device
 
     def _active(self) -> list[FullSlot]:
         return [slot for slot in self.slots.values() if slot.has_gradient]

@@ -16,12 +16,13 @@ from galore.trainer.optim.parts.inner import Inner
 from galore.trainer.optim.parts.refresh import Refresh
 from galore.trainer.optim.parts.residual import ResidualRule
 from galore.trainer.optim.parts.schedule import RefreshSchedule
+from galore.trainer.optim.parts.shards import Spread
 from galore.trainer.optim.parts.storage import CODES, Projector
 from galore.trainer.optim.parts.subspace import Subspace
 from galore.trainer.optim.parts.transport import TransportRule
+from galore.trainer.optim.parts.weight import Weight
 from galore.trainer.optim.ranks import Part
 from galore.trainer.optim.slot import FullSlot, Update
-from galore.trainer.optim.weight import Weight
 
 
 class ProjectedSlot(FullSlot):
@@ -95,6 +96,9 @@ class ProjectedSlot(FullSlot):
     def parts(self) -> Iterator[Part]:
         return self.refresh.parts()
 
+    def spread(self) -> Iterator[Spread]:
+        return self.refresh.spread()
+
     def sends(self, turn: bool) -> dict[str, int]:
         return self.refresh.sends(turn and not self.subspace.drawn)
 
@@ -122,7 +126,7 @@ class ProjectedSlot(FullSlot):
         yield from self.refresh.tensors()
 
     def planned_state(self) -> dict[str, Tensor]:
-        of_rule = self.inner.planned(torch.Size((self.rank, self.subspace.b)))
+        of_rule = self.inner.planned(torch.Size((self.rank, self.subspace.held)))
         return of_rule | self._planned_compensation() | self.subspace.planned() | self.residual.planned()
 
     def _turn_to(self, basis: Projector) -> None:

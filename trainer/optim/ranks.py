@@ -76,6 +76,16 @@ class Total(Protocol):
     value: Tensor | None
 
 
+class Packed(Protocol):
+    """Anything of a sum that is sent beside others of its dtype."""
+
+    @property
+    def total(self) -> Total: ...
+
+    @property
+    def nbytes(self) -> int: ...
+
+
 @dataclass(frozen=True)
 class Part:
     """A sum of one parameter's gradients, and the shape it has where there is any."""
@@ -86,6 +96,9 @@ class Part:
     @property
     def nbytes(self) -> int:
         return torch.Size(self.shape).numel() * self.total.dtype.itemsize
+
+
+AnyPacked = TypeVar("AnyPacked", bound=Packed)
 
 
 class Sums(Generic[Owner]):
@@ -145,9 +158,9 @@ class Sums(Generic[Owner]):
         self.waits.append(self.ranks.start_sum(flat))
 
 
-def buckets(parts: Sequence[Part]) -> Iterator[list[Part]]:
+def buckets(parts: Sequence[AnyPacked]) -> Iterator[list[AnyPacked]]:
     """The parts in their order, neighbours of one dtype together up to BUCKET_BYTES; a larger one by itself."""
-    found, size = list[Part](), 0
+    found, size = list[AnyPacked](), 0
     for part in parts:
         if found and (found[0].total.dtype != part.total.dtype or size + part.nbytes > BUCKET_BYTES):
             yield found

@@ -28,8 +28,8 @@ from galore.kernels.family import (
     scale_of,
     transport_of,
 )
+from galore.trainer.optim.parts.weight import as_matrix
 from galore.trainer.optim.ranks import Ranks
-from galore.trainer.optim.weight import as_matrix
 
 OFFICIAL = ("std", "reverse_std", "left", "right", "full")  # proj_type of galore_torch, which is always by SVD
 

@@ -23,9 +23,10 @@ from galore.kernels.storage.rounding import (
 )
 from galore.trainer.optim.parts.inner import AdamInner, Inner
 from galore.trainer.optim.parts.residual import Terms
+from galore.trainer.optim.parts.shards import Spread
 from galore.trainer.optim.parts.storage import CODES, GradientSum
+from galore.trainer.optim.parts.weight import Weight, as_matrix
 from galore.trainer.optim.ranks import Part
-from galore.trainer.optim.weight import Weight, as_matrix
 
 ON_HOST = ("step", "refresh")  # counters in a parameter's state, read at every step
 
@@ -77,8 +78,13 @@ class FullSlot:
         self.sum.add(grad)
 
     def parts(self) -> Iterator[Part]:
-        """The sums that ranks add up before `complete`."""
-        yield Part(self.sum, tuple(self.parameter.shape))
+        """The sums that ranks add up before `complete`. Those of a sharded parameter come added up."""
+        if self.weight.shard is None:
+            yield Part(self.sum, tuple(self.parameter.shape))
+
+    def spread(self) -> Iterator[Spread]:
+        """The sums of which each rank gets its own columns."""
+        yield from ()
 
     def sends(self, turn: bool) -> dict[str, int]:
         """Bytes, by kind, that go from this rank to the others in a step; on its `turn` one that finds a basis."""
@@ -110,7 +116,7 @@ class FullSlot:
             decay=self._decay,
             decay_after=self.weight.in_reference_order,
             noise=update.noise,
-            tensor=self.weight.index,
+            tensor=self.weight.noise,
             compensation=self._compensation(),
             dense=terms.dense,
             transposed=transposed,
@@ -119,8 +125,8 @@ class FullSlot:
 
     def _apply_in_blocks(self, adam: AdamInner, grad: Tensor, update: Update) -> None:
         """Adam and the weight update in one pass, block by block."""
-        weight, compensation = self.parameter.data.view(-1), self._compensation()
-        adam.begin(self.parameter.shape, weight.device)
+        weight, compensation = self.weight.local.view(-1), self._compensation()
+        adam.begin(self.weight.local.shape, weight.device)
         for block, first, last in element_blocks(weight):
             part = weight[first:last]
             rest = None if compensation is None else compensation[first:last]
@@ -129,7 +135,7 @@ class FullSlot:
             if rest is not None:
                 store_compensated_(part, rest, value)
             elif value is not part:
-                noise = update.noise.window(self.weight.index, block, last - first) if update.noise else None
+                noise = update.noise.window(self.weight.noise, block, last - first) if update.noise else None
                 store_rounded_(part, value, noise)
 
     def discard(self) -> None:
@@ -151,7 +157,7 @@ class FullSlot:
     def planned_state(self) -> dict[str, Tensor]:
         """What `state` holds once the first step is taken, on `meta`; `refresh` may come later."""
         matrix = self.parameter.ndim >= 2 and not isinstance(self.inner, AdamInner)
-        shape = self.weight.matrix.shape if matrix else self.parameter.shape
+        shape = self.weight.matrix.shape if matrix else self.weight.local.shape
         return self.inner.planned(shape) | self._planned_compensation()
 
     def _state_tensors(self) -> Iterator[tuple[str, Tensor]]:
@@ -161,7 +167,7 @@ class FullSlot:
     def _planned_compensation(self) -> dict[str, Tensor]:
         if not self.compensated:
             return {}
-        return {"compensation": torch.empty(self.parameter.numel(), dtype=torch.int16, device="meta")}
+        return {"compensation": torch.empty(self.weight.local.numel(), dtype=torch.int16, device="meta")}
 
     def _compensation(self) -> Tensor | None:
         """The flat rest of a compensated weight; zeros at first."""
@@ -169,7 +175,7 @@ class FullSlot:
             return None
         if "compensation" not in self.state:
             device = self.parameter.device
-            self.state["compensation"] = torch.zeros(self.parameter.numel(), dtype=torch.int16, device=device)
+            self.state["compensation"] = torch.zeros(self.weight.local.numel(), dtype=torch.int16, device=device)
         return self.state["compensation"]
 
     @property

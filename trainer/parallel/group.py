@@ -16,13 +16,17 @@ from typing import Any, Protocol, Self, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from galore.kernels.storage.rounding import mix
 from galore.trainer.common.errors import RunFailed, UserError
 from galore.trainer.machine.process import processes
 from galore.trainer.machine.signals import Request
 from galore.trainer.recipe.schema.recipe import Recipe
+
+# what torch before 2.13 calls otherwise, and from then on warns of
+all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 
 PATIENCE = timedelta(hours=2)  # one rank may tokenize or save while the others wait; a dead one is noticed at once
 
@@ -49,12 +53,14 @@ Shared = TypeVar("Shared", bound=Rows)
 class Group:
     """All ranks; see `trainer.optim.ranks.Ranks`.
 
+    `sharded`: whether each holds a part of the weights alone, so that all of them take part in every forward.
     `sent` counts the bytes that went into each kind of collective, `waited` the seconds that this rank stood still for
     them: on a card, where a queue waits instead, hardly any.
     """
 
     rank: int
     size: int
+    sharded: bool = False
     sent: Counter[str] = field(default_factory=Counter)
     waited: float = 0.0
 
@@ -92,6 +98,22 @@ class Group:
             with reaching(self):
                 dist.broadcast(each, 0)
             self.sent["copy"] += each.nbytes
+
+    def scatter_sum(self, rows: Tensor) -> Tensor:
+        """This rank's row (k,) of the sum of `rows` (size, k) over the ranks."""
+        own = torch.empty_like(rows[0])
+        with reaching(self):
+            reduce_scatter(own, rows.view(-1))
+        self.sent["scatter"] += rows.nbytes
+        return own
+
+    def joined(self, own: Tensor) -> Tensor:
+        """Every rank's `own` (k,), as (size, k)."""
+        every = own.new_empty(self.size * own.numel())
+        with reaching(self):
+            all_gather(every, own)
+        self.sent["gather"] += own.nbytes
+        return every.view(self.size, -1)
 
     def are_equal(self, number: float) -> bool:
         """Whether all ranks have the same bits of a number."""
@@ -170,6 +192,41 @@ def reaching(group: Group) -> Iterator[None]:
         group.waited += time.perf_counter() - started
 
 
+def refuse_in_group(recipe: Recipe, group: Group | None) -> None:
+    """Raise UserError for what processes cannot share, and for a group that the recipe asks for and is not there."""
+    if group is None:
+        if recipe.parallel.mode != "auto":
+            fix = "start it with torchrun --nproc-per-node=N -m galore train RECIPE, or set parallel.mode: auto"
+            what = f"{recipe.parallel.mode} asks for several processes, and this is one"
+            raise UserError(what, where="parallel.mode", fix=fix)
+        return
+    group.sharded = False
+    if recipe.optim.update == "immediate":
+        what = "immediate applies each gradient in the backward, before the processes could add theirs up"
+        raise UserError(what, where="optim.update", fix="set optim.update: accumulate, or start one process")
+    if recipe.train.stream_weights or recipe.optim.gradient_sums == "host":
+        where = "train.stream_weights" if recipe.train.stream_weights else "optim.gradient_sums"
+        what = "weights and gradient sums wait in the host memory of one process: several would each need all of it"
+        raise UserError(what, where=where, fix="leave it out, or start one process")
+    if recipe.train.global_batch_size < group.size:
+        what = f"{recipe.train.global_batch_size} sequences cannot be shared by {group.size} processes"
+        raise UserError(what, where="train.global_batch_size", fix="start fewer processes, or raise it")
+    fewest, more = divmod(recipe.train.global_batch_size, group.size)
+    if recipe.parallel.mode == "fsdp" and more and fewest % recipe.train.micro_batch_size == 0:
+        what = f"fsdp needs as many micro-batches on every process: {group.size} processes get {fewest} or {fewest + 1} sequences, {recipe.train.micro_batch_size} at a time"
+        raise UserError(what, where="train.global_batch_size", fix=f"make it a multiple of {group.size}")
+
+
+def require_same_weights(model: nn.Module, group: Group) -> None:
+    """Raise RunFailed where the ranks begin with different weights; of sharded ones each had to have all, before."""
+    if group.sharded:
+        return
+    total = sum(float(each.detach().sum(dtype=torch.float64)) for each in model.parameters())
+    if not group.are_equal(total):
+        what = "the ranks begin with different weights"
+        raise RunFailed(what, where=f"rank {group.rank}", fix="give all machines the same versions, files and cards")
+
+
 def join(device: str) -> Group | None:
     """The group of all processes that torchrun started; None for one that is alone. `device` as a recipe names it."""
     if processes() == 1:
@@ -190,22 +247,3 @@ def leave() -> None:
 
 def _device() -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
-
-
-def refuse_in_group(recipe: Recipe, group: Group | None) -> None:
-    """Raise UserError for what processes cannot share, and for a group that the recipe asks for and is not there."""
-    if group is None:
-        if recipe.parallel.mode == "ddp":
-            fix = "start it with torchrun --nproc-per-node=N -m galore train RECIPE, or set parallel.mode: auto"
-            raise UserError("ddp asks for several processes, and this is one", where="parallel.mode", fix=fix)
-        return
-    if recipe.optim.update == "immediate":
-        what = "immediate applies each gradient in the backward, before the processes could add theirs up"
-        raise UserError(what, where="optim.update", fix="set optim.update: accumulate, or start one process")
-    if recipe.train.stream_weights or recipe.optim.gradient_sums == "host":
-        where = "train.stream_weights" if recipe.train.stream_weights else "optim.gradient_sums"
-        what = "weights and gradient sums wait in the host memory of one process: several would each need all of it"
-        raise UserError(what, where=where, fix="leave it out, or start one process")
-    if recipe.train.global_batch_size < group.size:
-        what = f"{recipe.train.global_batch_size} sequences cannot be shared by {group.size} processes"
-        raise UserError(what, where="train.global_batch_size", fix="start fewer processes, or raise it")

@@ -24,6 +24,7 @@ def run(tmp_path: Any) -> Any:
         device=SimpleNamespace(type="cuda"),
         directory=SimpleNamespace(recipe=file),
         recipe=loaded.recipe,
+        group=None,
         model=SimpleNamespace(get_input_embeddings=lambda: embedding),
         console=SimpleNamespace(message=told.append, told=told),
     )
@@ -40,6 +41,15 @@ def test_the_profile_is_of_the_runs_own_vocabulary(run: Any, monkeypatch: pytest
     monkeypatch.setattr(forecast, "attached", lambda: "card")
     monkeypatch.setattr(forecast, "profile_on", lambda loaded, card: (loaded.recipe.model.vocab_size, card))
     assert forecast.forecast(run) == (77, "card")
+
+
+def test_of_a_run_in_parts_the_profile_is_that_of_a_part(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    run.group = SimpleNamespace(sharded=True, size=4)
+    monkeypatch.setattr(forecast, "attached", lambda: "card")
+    monkeypatch.setattr(
+        forecast, "profile_of_part", lambda loaded, *rest: (loaded.recipe.train.global_batch_size, *rest)
+    )
+    assert forecast.forecast(run) == (run.recipe.train.global_batch_size // 4, "card", 4)
 
 
 def test_a_pretrained_model_has_its_own(run: Any) -> None:

@@ -6,8 +6,9 @@ import torch.distributed as dist
 
 from galore.trainer.common.errors import UserError
 from galore.trainer.fit.measure import measure
-from galore.trainer.fit.predict import predict
-from galore.trainer.fit.ranks import of_one_rank, sent_by
+from galore.trainer.fit.predict import predict, profile_on
+from galore.trainer.fit.ranks import of_one_rank, profile_of_part, sent_by
+from galore.trainer.machine.cards import card_or_default
 from galore.trainer.parallel.group import Group, leave
 from galore.trainer.parallel.traffic import LINKS
 from galore.trainer.recipe.load import load_recipe
@@ -55,3 +56,22 @@ def test_what_buckets_hold_is_predicted(tiny, group, monkeypatch, settings):
     measured = measure(loaded, torch.device("cpu"), group).allocator_bytes
     assert predicted > 1.01 * alone
     assert predicted == pytest.approx(measured, rel=2e-3)
+
+
+def test_in_parts_weights_are_gathered_and_sums_scattered():
+    recipe = load_recipe("llama-7b-galore-8bit", ["optim.rank=256", "parallel.mode=fsdp"])
+    sent, batch = sent_by(recipe, 4, "fsdp"), recipe.recipe.train
+    micro_batches = batch.global_batch_size // 4 // batch.micro_batch_size
+    blocks, outside = 32 * (4 * 4096**2 + 3 * 4096 * 11008 + 2 * 4096), 2 * 32000 * 4096 + 4096
+    assert sent.ordinary["weights"] == micro_batches * 2 * (2 * blocks + outside) // 4
+    assert sent.ordinary["projected sums"] == sent_by(recipe, 4).ordinary["projected sums"]
+    assert sent.seconds["10 GbE"] > 3 * sent.ordinary["weights"] / LINKS["10 GbE"]
+
+
+def test_a_part_of_a_model_holds_a_part_of_its_weights():
+    recipe = of_one_rank(load_recipe("demo", ["parallel.mode=fsdp", "data.max_length=32"]), 4)
+    card = card_or_default("rtx4090")
+    whole, part = profile_on(recipe, card, brief=True), profile_of_part(recipe, card, 4)
+    for category in ("weights", "optimizer_states"):
+        assert part.peak.categories[category] == pytest.approx(whole.peak.categories[category] / 4, rel=0.05)
+    assert part.peak.categories["projectors"] == whole.peak.categories["projectors"]

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from galore.trainer.data.rows.labelled import Examples, batches
-from galore.trainer.data.score import scoring, shared_out
+from galore.trainer.data.rows.labelled import Examples, LabelledBatch, batches
+from galore.trainer.data.score import in_step, scoring, shared_out
 from galore.trainer.optim.ranks import Ranks
+from galore.trainer.parallel.entered import entered, is_sharded
 from galore.trainer.tasks.glue import Task
 from galore.trainer.tasks.metrics import collapsed, flat, score
 
@@ -69,9 +70,19 @@ def predict(
     device = next(model.parameters()).device
     found: npt.NDArray[Any] = np.zeros(len(examples), np.promote_types(examples.labels.dtype, np.int32))
     total = 0.0
+
+    def logits_of(batch: LabelledBatch) -> Tensor:
+        out: Tensor = entered(model, lambda: model(**batch.inputs(device)).logits)
+        return out
+
+    cut = batches(examples, size)
+    if ranks is not None and is_sharded(model):
+        own = in_step(cut, ranks, lambda _: 1, logits_of)
+    else:
+        own = shared_out(cut, ranks)
     with scoring(model):
-        for batch in shared_out(batches(examples, size), ranks):
-            logits = model(**batch.inputs(device)).logits.float().cpu()
+        for batch in own:
+            logits = logits_of(batch).float().cpu()
             found[batch.numbers] = (logits.squeeze(1) if found.dtype.kind == "f" else logits.argmax(1)).numpy()
             total += float(batch.summed_loss(logits)) if labelled else 0.0
     if ranks is not None:

@@ -228,11 +228,16 @@ def _refuse_unknown(name: str, modules: Iterable[str]) -> None:
     raise UserError(f"{name!r} is no module; the model has: {', '.join(near)}", where="optim.train_modules")
 
 
+def class_name(model: nn.Module) -> str:
+    """What its class is called; FSDP2 puts its own name before that of a model it shards."""
+    return type(model).__name__.removeprefix("FSDP")
+
+
 def stored_config(model: nn.Module) -> PreTrainedConfig:
     """The configuration of what is beneath the adapters, as a run keeps it."""
     base: Any = without_adapters(model)
     config: PreTrainedConfig = copy.deepcopy(base.config)
-    config.architectures = [type(base).__name__]
+    config.architectures = [class_name(base)]
     if base.can_generate():
         config.use_cache = True
     return config

@@ -14,7 +14,7 @@ from galore.kernels.rules.adam import AdamRule
 from galore.kernels.rules.orthogonalize import OrthogonalRule, rms_scale
 from galore.kernels.rules.transport import rotate
 from galore.trainer.optim.parts.storage import moment, moments, new_state, read_moment, write_moment
-from galore.trainer.optim.weight import Weight
+from galore.trainer.optim.parts.weight import Weight
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -74,7 +74,7 @@ class Inner:
         found: dict[str, Tensor] = {}
         for name, own in self.shapes(shape).items():
             dtype = self.state_dtype if name in MOMENTS else "float32"
-            found |= new_state(name, torch.Size(own), dtype, device)
+            found |= new_state(name, torch.Size(own), dtype, device, self.weight.whole(torch.Size(own)))
         return found
 
 

@@ -16,10 +16,11 @@ from torch import Tensor
 from galore.kernels.family import RefreshMode
 from galore.kernels.linear import Factors
 from galore.trainer.optim.parts.hostsum import NewSum
+from galore.trainer.optim.parts.shards import Spread
 from galore.trainer.optim.parts.storage import GradientSum, Projector
 from galore.trainer.optim.parts.subspace import Subspace
+from galore.trainer.optim.parts.weight import as_matrix
 from galore.trainer.optim.ranks import Part, Ranks, Sums
-from galore.trainer.optim.weight import as_matrix
 
 
 class Refresh:
@@ -90,9 +91,14 @@ class Refresh:
     def parts(self) -> Iterator[Part]:
         """What ranks add up in this step."""
         if self.keeps_whole:
-            yield Part(self.whole, tuple(self.subspace.weight.matrix.shape))
-        else:
+            yield Part(self.whole, tuple(self.subspace.weight.shape))
+        elif self.subspace.columns is None:
             yield Part(self.sum, (self.subspace.rank, self.subspace.b))
+
+    def spread(self) -> Iterator[Spread]:
+        """The sum, where each rank keeps its own columns of it."""
+        if self.subspace.columns is not None and not self.keeps_whole:
+            yield Spread(self.sum, (self.subspace.rank, self.subspace.b), self.subspace.columns)
 
     def sketched(self) -> Iterator[Part]:
         """What ranks add up of a pass of its own."""
@@ -111,6 +117,8 @@ class Refresh:
         """Called once all micro-batches are in, before the norm is taken."""
         if self.whole.exists:
             self._project_on_new(self.whole.take())
+            if self.sum.value is not None and self.subspace.columns is not None:
+                self.sum.value = self.subspace.columns.of(self.sum.value).contiguous()
 
     def squared_norm(self) -> Tensor:
         """‖what is applied‖² as a float64 scalar."""
@@ -313,7 +321,7 @@ def share_pass(ranks: Ranks, passing: Sequence[Refresh], device: torch.device) -
 
 def whole_gradient(refresh: Refresh) -> dict[str, int]:
     """Bytes that go to the other ranks where they sum the gradient (m, n) itself."""
-    return {"whole gradients": refresh.subspace.weight.matrix.numel() * refresh.whole.dtype.itemsize}
+    return {"whole gradients": refresh.subspace.weight.parameter.numel() * refresh.whole.dtype.itemsize}
 
 
 def multiplied(grad: Tensor | Factors) -> Tensor:

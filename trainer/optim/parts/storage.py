@@ -17,9 +17,14 @@ from galore.kernels.storage.moments import Moments, Storage, storage
 SMALLEST_QUANTIZED = 4096  # elements; smaller tensors stay fp32, as in bitsandbytes
 
 
-def new_state(name: str, shape: torch.Size, dtype: StateDtype, device: torch.device) -> dict[str, Tensor]:
-    """Zero storage of moment `name` as named tensors: {name} in fp32, or {name} in 8 bits with {name}_absmax (fp32)."""
-    if dtype == "float32" or shape.numel() < SMALLEST_QUANTIZED:
+def new_state(
+    name: str, shape: torch.Size, dtype: StateDtype, device: torch.device, whole: torch.Size | None = None
+) -> dict[str, Tensor]:
+    """Zero storage of moment `name` as named tensors: {name} in fp32, or {name} in 8 bits with {name}_absmax (fp32).
+
+    `whole` is the shape of what it is a part of: the parts of a moment are stored alike.
+    """
+    if dtype == "float32" or (whole or shape).numel() < SMALLEST_QUANTIZED:
         return {name: torch.zeros(shape, dtype=torch.float32, device=device)}
     blocks = -(-shape.numel() // blockwise.BLOCK_SIZE)
     if dtype == "fp8":

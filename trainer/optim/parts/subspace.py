@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -28,6 +29,7 @@ from galore.kernels.subspace import (
     unit_columns,
 )
 from galore.trainer.optim.parts.schedule import RefreshSchedule, may_skip, settle
+from galore.trainer.optim.parts.shards import Shard
 from galore.trainer.optim.parts.storage import (
     ABSMAX,
     CODES,
@@ -37,7 +39,7 @@ from galore.trainer.optim.parts.storage import (
     decode,
     read_moment,
 )
-from galore.trainer.optim.weight import Weight, as_matrix
+from galore.trainer.optim.parts.weight import Weight, as_matrix
 
 
 class Subspace:
@@ -49,14 +51,27 @@ class Subspace:
     def __init__(
         self, weight: Weight, rank: int, schedule: RefreshSchedule, seed: int, clock: Callable[[], int]
     ) -> None:
-        shape = weight.matrix.shape
+        shape = weight.shape
         self.weight, self.schedule, self.seed, self.clock = weight, schedule, seed, clock
         self.transposed = is_transposed(shape, weight.group["side"])
         self.a, self.b = (shape[1], shape[0]) if self.transposed else (shape[0], shape[1])
         self.rank = min(rank, self.a, self.b)
+        self._joined: Tensor | None = None
         self.fallbacks = 0  # decompositions that failed, for which something else was taken
 
+    @property
+    def columns(self) -> Shard | None:
+        """Which of the b columns of R are this rank's; None is all of them."""
+        shard = self.weight.shard
+        return None if shard is None else shard.along(1, self.b)
+
+    @property
+    def held(self) -> int:
+        """How many of the b columns are here."""
+        return self.b if self.columns is None else self.columns.stop - self.columns.start
+
     drawn = False  # whether a basis is a function of its seed alone
+    warm = False  # whether that of a gradient begins with the row space of the first moment
 
     @property
     def exists(self) -> bool:
@@ -147,12 +162,28 @@ class Subspace:
         """Ω (b, r): random at first, afterwards the row space of the first moment, which makes one warm power step."""
         state, rows = self.weight.state, None
         if "exp_avg" in state:
-            moment = read_moment(state, "exp_avg")
+            moment = self._moment()
             rows = self._found(lambda: range_basis(moment.mT, self.rank))
         return self._random() if rows is None else rows
 
     def _decompose(self, grad: Tensor) -> Basis:
         raise NotImplementedError
+
+    @contextmanager
+    def joined_moment(self) -> Iterator[None]:
+        """A context in which a rank may decompose alone: what all of them have to give for it, they have given."""
+        self._joined = self._moment() if self.warm and self.columns and "exp_avg" in self.weight.state else None
+        try:
+            yield
+        finally:
+            self._joined = None
+
+    def _moment(self) -> Tensor:
+        """The first moment (r, b), of all ranks that hold columns of it."""
+        if self._joined is not None:
+            return self._joined
+        moment, ranks = read_moment(self.weight.state, "exp_avg"), self.weight.ranks
+        return moment if self.columns is None or ranks is None else self.columns.join(ranks, moment)
 
     def _random(self) -> Tensor:
         return gaussian(self.b, self.rank, mix(self.seed, self.clock()), self.weight.like)
@@ -186,6 +217,8 @@ class SvdSubspace(Subspace):
 
 class RandomizedSubspace(Subspace):
     """A randomized range finder with two power iterations; from a sketch, one warm power step."""
+
+    warm = True
 
     def _decompose(self, grad: Tensor) -> Basis:
         return randomized_basis(self.oriented(grad), self.rank, self.test_matrix())

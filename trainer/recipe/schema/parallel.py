@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
+from galore.trainer.recipe.schema.optim import OptimSection
 from galore.trainer.recipe.schema.section import Section, execution
 
-ParallelMode = Literal["auto", "ddp"]
+ParallelMode = Literal["auto", "ddp", "fsdp"]
 
 
 class ParallelSection(Section):
@@ -14,5 +15,21 @@ class ParallelSection(Section):
 
     mode: ParallelMode = execution(
         "auto",
-        "auto: ddp where torchrun started several processes, else one process; ddp: each process holds the whole model and takes its share of every batch, and projected sums are added up",
+        "auto: ddp where torchrun started several processes, else one process; ddp: each process holds the whole model and takes its share of every batch, and projected sums are added up; fsdp: each process holds a part of the weights and states, gathers a block at a time, and of projected gradients sends r×n; for models that do not fit one card",
     )
+
+
+def check_fsdp(optim: OptimSection) -> None:
+    """Raise ValueError for the first setting that weights in parts cannot be trained with."""
+    if optim.method == "galore" and optim.residual != "none":
+        raise ValueError(
+            f"parallel.mode: fsdp sends no whole gradients, which optim.residual: {optim.residual} needs in every step: set ddp"
+        )
+    if optim.inner != "adamw":
+        raise ValueError(
+            f"parallel.mode: fsdp cuts moments into parts, and optim.inner: {optim.inner} sees a matrix as a whole: set ddp"
+        )
+    if optim.adapter == "relora":
+        raise ValueError(
+            "parallel.mode: fsdp cannot merge adapters into weights that lie in parts, as optim.adapter: relora does: set lora, or ddp"
+        )

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from galore.trainer.optim.weight import Weight, as_matrix
+from galore.trainer.optim.parts.weight import Weight, as_matrix
 
 
 def weight(parameter: nn.Parameter, convention: str = "ours", **more: Any) -> Weight:

@@ -1,0 +1,240 @@
+"""The parts of weights that lie in parts (`parallel.mode: fsdp`): against one process, cut otherwise, killed, measured."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from prove import child
+
+from ranks import cases, launch
+from ranks.parts import AGAINST, Part, difference, killed_at, killed_words
+
+IN_PARTS = "parallel.mode=fsdp"
+MOMENTS, KILLED = 10, 4  # kills, and ranks of the runs that are killed
+Trials = dict[str, Callable[[], dict[str, Any]]]
+
+# Parts of 256 columns and more: whole blocks of 8-bit states, which are rounded as in one process.
+ALIGNED = ("model.intermediate_size=1024", "optim.target_modules=[mlp]")
+OF_METHODS = (
+    "galore", "full", "lora", "refresh two-pass", "refresh summed", "refresh first-micro-batch", "int8 weights",
+    "epsilon of 1e-8", "galore-8bit", "q-galore", "low-rank", "dct", "random", "projection hook", "galore-svd", "power",
+    "galore-keep", "full-8bit", "fp8 states",
+)  # fmt: skip
+SIZES = {"galore": (2, 4), "lora": (2, 4)}  # of the others 4 parts
+CONTROLLED = ("galore", "lora", "full", "epsilon of 1e-8", "full, epsilon of 1e-8")
+MORE = {
+    "galore, recomputed": ("train.gradient_checkpointing=true",),
+    "galore-8bit, parts of whole blocks": ("optim.state_dtype=8bit", *ALIGNED),
+    "int8 weights, recomputed, 8-bit states": (
+        "optim.weight_dtype=int8",
+        "optim.state_dtype=8bit",
+        "train.gradient_checkpointing=true",
+        *ALIGNED,
+    ),
+    "full, epsilon of 1e-8": ("optim.method=full", "optim.adam_epsilon=1e-8"),
+    "uneven: 10 rows, 4 at a time": ("train.global_batch_size=10", "train.micro_batch_size=4"),
+}
+RESHARDED = {
+    "galore": (),
+    "galore, summed": ("optim.refresh=summed",),
+    "full": ("optim.method=full",),
+    "lora": ("optim.method=lora", *cases.ADAPTERS),
+    "int8 weights": ("optim.weight_dtype=int8",),
+    "8-bit states, parts of whole blocks": ("optim.state_dtype=8bit", *ALIGNED),
+    "fp8 states, parts of whole blocks": ("optim.state_dtype=fp8", *ALIGNED),
+    "int4 projectors": ("optim.projector_dtype=int4",),
+}
+
+
+def methods(folder: Path, rng: random.Random) -> Trials:
+    known = cases.methods()
+    plain = ["demo", *cases.TINY, *cases.STEPS, cases.DAMPED]
+    words = {name: known[name] for name in OF_METHODS} | {name: [*plain, *each] for name, each in MORE.items()}
+    return {
+        name: partial(against_one, folder / str(number), each, SIZES.get(name, (4,)), name in CONTROLLED)
+        for number, (name, each) in enumerate(words.items())
+    }
+
+
+def data(folder: Path, rng: random.Random) -> Trials:
+    words = cases.data(folder / "data")
+    return {name: partial(against_one, folder / str(n), each, (4,)) for n, (name, each) in enumerate(words.items())}
+
+
+def against_one(folder: Path, words: list[str], sizes: tuple[int, ...], controlled: bool = False) -> dict[str, Any]:
+    """So many parts against one process with more accumulation; and, `controlled`, that in micro-batches of two."""
+    launch.finish(folder / "1", 1, words)
+    found: dict[str, Any] = {"holds": None}
+    if controlled:
+        launch.finish(folder / "other", 1, [*words, "train.micro_batch_size=2"])
+        found["control"] = difference(folder / "1", folder / "other")
+    for count in sizes:
+        launch.finish(folder / str(count), count, [*words, IN_PARTS])
+        found[str(count)] = difference(folder / "1", folder / str(count))
+    return found
+
+
+def resharded(folder: Path, rng: random.Random) -> Trials:
+    return {name: partial(cut_again, folder / str(n), [*each]) for n, (name, each) in enumerate(RESHARDED.items())}
+
+
+def cut_again(folder: Path, settings: list[str]) -> dict[str, Any]:
+    """A checkpoint of 4 parts, taken up and saved by one process, that by 2, and that by 4: digests of its tensors."""
+    run = folder / "4"
+    launch.finish(run, 4, ["demo", *cases.TINY, *cases.STEPS, *settings, IN_PARTS])
+    digests = {"4": launch.outcome(run)[1]}
+    for size in (1, 2, 4):
+        out, at = folder / f"by {size}", launch.port()
+        said = folder / f"by {size}.said"
+        each = [child.start(partial(_save_again, rank, size, at, run, out), said) for rank in range(size)]
+        if wrong := [ended for ended in launch.wait(each) if ended.code != 0]:
+            raise RuntimeError(f"saved again by {size}: {wrong[0]}")
+        digests[f"by {size}"] = launch.outcome(out)[1]
+        run = out
+    tensors = [{name: each[name] for name in each if "rng" not in name} for each in digests.values()]
+    return {"holds": all(each == tensors[0] for each in tensors), "saved": ", then ".join(digests)}
+
+
+def _save_again(rank: int, size: int, at: str, run: Path, out: Path) -> None:
+    """Take up the last checkpoint of `run` as one of `size` ranks, and save it in `out`."""
+    import torch
+
+    from galore.trainer.build import build_model
+    from galore.trainer.checkpoint import checkpoint
+    from galore.trainer.checkpoint.state import capture, random_state, restore
+    from galore.trainer.optimizer import attach_optimizer, attach_sharded
+    from galore.trainer.parallel.giving import giving
+    from galore.trainer.parallel.group import join
+    from galore.trainer.recipe.load import load_recipe
+
+    if size > 1:
+        launch.as_rank(rank, size, at)
+    loaded, group = load_recipe(str(run / "recipe.yaml")), join("cpu")
+    saved, _ = checkpoint.newest_verified(run / "checkpoints")
+    assert saved is not None
+    rows = saved.load("model")["model.embed_tokens.weight"].shape[0]
+    model, _ = build_model(loaded.recipe, rows, "cpu", loaded.base_dir)
+    if group is None:
+        optimizer = attach_optimizer(model, loaded.recipe, 1)
+    else:
+        optimizer = attach_sharded(model, loaded.recipe, 1, group, torch.device("cpu"))
+    restore(saved, model, optimizer)
+    tensors, state = capture(model, optimizer, random_state(), group)
+    if rank == 0:
+        (out / "checkpoints").mkdir(parents=True)
+        shutil.copy(run / "recipe.yaml", out)
+    if group is None:
+        checkpoint.save(out / "checkpoints", saved.step, tensors, state, 2)
+        return
+    with giving(tensors, group) as given:
+        if group.is_first:
+            checkpoint.save(out / "checkpoints", saved.step, given, state, 2)
+
+
+def kills(folder: Path, rng: random.Random) -> Trials:
+    moments = [(rng.uniform(0.02, 0.95), number % KILLED) for number in range(MOMENTS)]
+    return killed_at(folder, moments, KILLED, [*killed_words(), IN_PARTS])
+
+
+def memory(folder: Path, rng: random.Random) -> Trials:
+    large = ["model.hidden_size=256", "model.intermediate_size=512", "model.num_hidden_layers=4", "optim.rank=32"]
+    words = [*cases.TINY, *cases.STEPS, *large, "model.vocab_size=2048", IN_PARTS]
+    return {
+        f"{name}, {size} parts": partial(held, folder / f"{number}.{size}", [*words, *MEASURED[name]], size)
+        for number, name in enumerate(MEASURED)
+        for size in (2, 4)
+    }
+
+
+MEASURED = {
+    "galore": (),
+    "galore-8bit, recomputed": ("optim.state_dtype=8bit", "train.gradient_checkpointing=true"),
+    "full": ("optim.method=full",),
+}
+
+
+def held(folder: Path, overrides: list[str], size: int) -> dict[str, Any]:
+    """The peak of one rank in a first, an ordinary and a refresh step: predicted, and counted by torch's allocator."""
+    folder.mkdir(parents=True)
+    at = launch.port()
+    each = [
+        child.start(partial(_measure, rank, size, at, overrides, folder / "measured"), folder / f"{rank}.said")
+        for rank in range(size)
+    ]
+    each.append(child.start(partial(_predict, size, overrides, folder / "predicted"), folder / "predicted.said"))
+    if wrong := [ended for ended in launch.wait(each) if ended.code != 0]:
+        raise RuntimeError(str(wrong[0]))
+    found: dict[str, Any] = {"holds": None}
+    for name in ("predicted", "measured"):
+        found |= {f"{name} {key}": value for key, value in json.loads((folder / name).read_text()).items()}
+    return found
+
+
+def _predict(size: int, overrides: list[str], to: Path) -> None:
+    from galore.trainer.fit.predict import predict
+    from galore.trainer.fit.ranks import of_one_rank, trace_of_part
+    from galore.trainer.recipe.load import load_recipe
+
+    loaded = of_one_rank(load_recipe("demo", overrides), size)
+    trace = trace_of_part(loaded, predict(loaded, None), size)
+    curve = trace.requested()
+    peak = trace.by_category(max(range(len(curve)), key=curve.__getitem__))
+    states = sum(peak.get(name, 0) for name in ("optimizer_states", "projectors"))
+    to.write_text(json.dumps({"peak": max(curve), "weights": peak["weights"], "states": states}))
+
+
+def _measure(rank: int, size: int, at: str, overrides: list[str], to: Path) -> None:
+    from itertools import accumulate
+
+    import torch
+
+    from galore.trainer.build import build_model
+    from galore.trainer.data.prepare import fullest_batch
+    from galore.trainer.fit.rehearsal import clocks
+    from galore.trainer.optim.parts.shards import local
+    from galore.trainer.optimizer import attach_sharded
+    from galore.trainer.parallel.group import join
+    from galore.trainer.recipe.load import load_recipe
+    from galore.trainer.step import train_step
+
+    launch.as_rank(rank, size, at)
+    os.environ["KINETO_LOG_LEVEL"] = "99"
+    loaded, group = load_recipe("demo", overrides), join("cpu")
+    assert group is not None
+    recipe, vocabulary = loaded.recipe, loaded.recipe.model.vocab_size
+    assert vocabulary is not None
+    model, _ = build_model(recipe, vocabulary, "cpu", loaded.base_dir)
+    optimizer = attach_sharded(model, recipe, recipe.train.accumulation, group, torch.device("cpu"))
+    weights = sum(local(each).nbytes for each in model.state_dict().values())
+    shape = (recipe.train.global_batch_size, recipe.data.max_length)
+    batch = fullest_batch(recipe, torch.randint(vocabulary, shape, generator=torch.Generator().manual_seed(0)))
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        for _, clock in clocks(optimizer):
+            for each in optimizer.param_groups:
+                each["clock"] = clock
+            train_step(model, optimizer, batch, recipe.train.micro_batch_size, recipe.optim.max_grad_norm, 0.0, group)
+    assert profile.profiler is not None
+    events = profile.profiler.kineto_results.events()
+    peak = weights + max(accumulate(event.nbytes() for event in events if event.name() == "[memory]"))
+    states = sum(each.nbytes for slot in optimizer.slots.values() for each in slot.state.values())
+    if rank == 0:
+        to.write_text(json.dumps({"peak": peak, "weights": weights, "states": states}))
+
+
+PARTS = {
+    part.name: part
+    for part in (
+        Part("fsdp", "methods in 2 and 4 parts against one process", AGAINST, methods),
+        Part("fsdp-data", "every kind of data, the same", AGAINST, data),
+        Part("fsdp-resharded", "a checkpoint of 4 parts saved by 1, by 2 and by 4", (), resharded),
+        Part("fsdp-kills", f"kill -9 of one of {KILLED} ranks at {MOMENTS} random moments", (), kills),
+        Part("fsdp-memory", "bytes of one rank, predicted and counted by torch's allocator", (), memory),
+    )
+}
