@@ -156,7 +156,7 @@ def profile_of_one(loaded: LoadedRecipe, card: Card, gpus: int, brief: bool = Fa
         return profile_on(loaded, card, brief=brief)
     one = of_one_rank(loaded, gpus)
     if loaded.recipe.parallel.mode == "fsdp":
-        return profile_of_part(one, card, gpus)
+        return profile_of_part(one, card, gpus, brief)
     return profile_on(one, card, brief=brief, ranks=gpus)
 
 

@@ -40,9 +40,9 @@ class Gathered:
 
 
 def in_parts(trace: Trace, size: int, gathered: Gathered) -> Trace:
-    """The trace of one of `size` processes."""
+    """The trace of one of `size` processes. Its operations are those on the whole, of which an update needs a part."""
     sums = _sums(trace)
-    found, numbers = Trace(), dict[int, int]()
+    found, numbers = Trace(operations=trace.operations, refreshes=trace.refreshes), dict[int, int]()
     stages = {at: [what for _, what in marks] for at, marks in groupby(trace.marks, key=lambda mark: mark[0])}
     moving: int | None = None
     for at, event in enumerate(trace.events):

@@ -71,13 +71,13 @@ def of_one_rank(loaded: LoadedRecipe, size: int) -> LoadedRecipe:
     return changed(loaded, shares) or loaded
 
 
-def profile_of_part(loaded: LoadedRecipe, card: Card, size: int) -> Profile:
+def profile_of_part(loaded: LoadedRecipe, card: Card, size: int, brief: bool = False) -> Profile:
     """What one of `size` processes needs on `card`, with its share of the batch and its part of weights and states.
 
     Raises:
         UserError: the model cannot be built or traced.
     """
-    whole = profile_on(loaded, card)
+    whole = profile_on(loaded, card, brief=brief)
     return replace(whole, trace=trace_of_part(loaded, whole.trace, size))
 
 

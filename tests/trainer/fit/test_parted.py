@@ -7,7 +7,7 @@ from galore.trainer.memory.trace.trace import Allocation, Trace
 
 
 def traced() -> Trace:
-    trace = Trace()
+    trace = Trace(refreshes=0.5)
 
     def born(nbytes: int, category: str) -> int:
         return trace.born(Allocation(nbytes, nbytes, category, "", "mm", (nbytes,), "uint8", len(trace.events)))
@@ -35,6 +35,7 @@ def test_parts_shrink_and_what_is_gathered_stands_beside_them() -> None:
     assert most == {"weights": 250, "temporaries": 66, "activations": 70, "gradients": 300 + 50}
     assert [what for _, what in found.marks] == [what for _, what in traced().marks]
     assert found.requested()[-1] == 366
+    assert found.refreshes == 0.5, "of its time, as its operations are"
 
 
 def test_what_is_gathered_is_the_largest_block_and_all_that_is_in_none() -> None:

@@ -71,7 +71,7 @@ def test_in_parts_weights_are_gathered_and_sums_scattered():
 def test_a_part_of_a_model_holds_a_part_of_its_weights():
     recipe = of_one_rank(load_recipe("demo", ["parallel.mode=fsdp", "data.max_length=32"]), 4)
     card = card_or_default("rtx4090")
-    whole, part = profile_on(recipe, card, brief=True), profile_of_part(recipe, card, 4)
+    whole, part = profile_on(recipe, card, brief=True), profile_of_part(recipe, card, 4, brief=True)
     for category in ("weights", "optimizer_states"):
         assert part.peak.categories[category] == pytest.approx(whole.peak.categories[category] / 4, rel=0.05)
     assert part.peak.categories["projectors"] == whole.peak.categories["projectors"]
