@@ -109,7 +109,7 @@ def _save_again(rank: int, size: int, at: str, run: Path, out: Path) -> None:
     from galore.trainer.build import build_model
     from galore.trainer.checkpoint import checkpoint
     from galore.trainer.checkpoint.state import capture, random_state, restore
-    from galore.trainer.optimizer import attach_optimizer, attach_sharded
+    from galore.trainer.optimizer import attach_optimizer, attach_sharded, cut_along
     from galore.trainer.parallel.giving import giving
     from galore.trainer.parallel.group import join
     from galore.trainer.recipe.load import load_recipe
@@ -124,7 +124,9 @@ def _save_again(rank: int, size: int, at: str, run: Path, out: Path) -> None:
     if group is None:
         optimizer = attach_optimizer(model, loaded.recipe, 1)
     else:
-        optimizer = attach_sharded(model, loaded.recipe, 1, group, torch.device("cpu"))
+        optimizer = attach_sharded(
+            model, loaded.recipe, 1, group, torch.device("cpu"), cut_along(model, loaded.recipe, group)
+        )
     restore(saved, model, optimizer)
     tensors, state = capture(model, optimizer, random_state(), group)
     if rank == 0:
@@ -199,7 +201,7 @@ def _measure(rank: int, size: int, at: str, overrides: list[str], to: Path) -> N
     from galore.trainer.data.prepare import fullest_batch
     from galore.trainer.fit.rehearsal import clocks
     from galore.trainer.optim.parts.shards import local
-    from galore.trainer.optimizer import attach_sharded
+    from galore.trainer.optimizer import attach_sharded, cut_along
     from galore.trainer.parallel.group import join
     from galore.trainer.recipe.load import load_recipe
     from galore.trainer.step import train_step
@@ -211,7 +213,8 @@ def _measure(rank: int, size: int, at: str, overrides: list[str], to: Path) -> N
     recipe, vocabulary = loaded.recipe, loaded.recipe.model.vocab_size
     assert vocabulary is not None
     model, _ = build_model(recipe, vocabulary, "cpu", loaded.base_dir)
-    optimizer = attach_sharded(model, recipe, recipe.train.accumulation, group, torch.device("cpu"))
+    along = cut_along(model, recipe, group)
+    optimizer = attach_sharded(model, recipe, recipe.train.accumulation, group, torch.device("cpu"), along)
     weights = sum(local(each).nbytes for each in model.state_dict().values())
     shape = (recipe.train.global_batch_size, recipe.data.max_length)
     batch = fullest_batch(recipe, torch.randint(vocabulary, shape, generator=torch.Generator().manual_seed(0)))
