@@ -22,31 +22,36 @@ Trials = dict[str, Callable[[], dict[str, Any]]]
 
 # Parts of 256 columns and more: whole blocks of 8-bit states, which are rounded as in one process.
 ALIGNED = ("model.intermediate_size=1024", "optim.target_modules=[mlp]")
+INT8 = ("optim.weight_dtype=int8", *ALIGNED)
 OF_METHODS = (
-    "galore", "full", "lora", "refresh two-pass", "refresh summed", "refresh first-micro-batch", "int8 weights",
+    "galore", "full", "lora", "refresh two-pass", "refresh summed", "refresh first-micro-batch",
     "epsilon of 1e-8", "galore-8bit", "q-galore", "low-rank", "dct", "random", "projection hook", "galore-svd", "power",
     "galore-keep", "full-8bit", "fp8 states",
 )  # fmt: skip
 SIZES = {"galore": (2, 4), "lora": (2, 4)}  # of the others 4 parts
-CONTROLLED = ("galore", "lora", "full", "epsilon of 1e-8", "full, epsilon of 1e-8")
+CONTROLLED = (
+    "galore",
+    "lora",
+    "full",
+    "epsilon of 1e-8",
+    "full, epsilon of 1e-8",
+    "8-bit states, whole blocks",
+    "int8, recomputed",
+)
 MORE = {
     "galore, recomputed": ("train.gradient_checkpointing=true",),
-    "galore-8bit, parts of whole blocks": ("optim.state_dtype=8bit", *ALIGNED),
-    "int8 weights, recomputed, 8-bit states": (
-        "optim.weight_dtype=int8",
-        "optim.state_dtype=8bit",
-        "train.gradient_checkpointing=true",
-        *ALIGNED,
-    ),
+    "8-bit states, whole blocks": ("optim.state_dtype=8bit", *ALIGNED),
+    "int8, recomputed": (*INT8, "optim.weight_rounding=nearest", "train.gradient_checkpointing=true"),
+    "int8, stochastic rounding": INT8,
     "full, epsilon of 1e-8": ("optim.method=full", "optim.adam_epsilon=1e-8"),
-    "uneven: 10 rows, 4 at a time": ("train.global_batch_size=10", "train.micro_batch_size=4"),
+    "uneven: 10 rows, 5 at a time": ("train.global_batch_size=10", "train.micro_batch_size=5"),
 }
 RESHARDED = {
     "galore": (),
     "galore, summed": ("optim.refresh=summed",),
     "full": ("optim.method=full",),
     "lora": ("optim.method=lora", *cases.ADAPTERS),
-    "int8 weights": ("optim.weight_dtype=int8",),
+    "int8 weights": INT8,
     "8-bit states, parts of whole blocks": ("optim.state_dtype=8bit", *ALIGNED),
     "fp8 states, parts of whole blocks": ("optim.state_dtype=fp8", *ALIGNED),
     "int4 projectors": ("optim.projector_dtype=int4",),
