@@ -227,7 +227,7 @@ def _measure(rank: int, size: int, at: str, overrides: list[str], to: Path) -> N
         for _, clock in clocks(optimizer):
             for each in optimizer.param_groups:
                 each["clock"] = clock
-            train_step(model, optimizer, batch, recipe.train.micro_batch_size, recipe.optim.max_grad_norm, 0.0, group)
+            train_step(model, optimizer, batch, recipe.train.micro_batch_size, recipe.optim.max_grad_norm, group=group)
     assert profile.profiler is not None
     events = profile.profiler.kineto_results.events()
     peak = weights + max(accumulate(event.nbytes() for event in events if event.name() == "[memory]"))
