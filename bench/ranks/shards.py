@@ -124,7 +124,7 @@ def _save_again(rank: int, size: int, at: str, run: Path, out: Path) -> None:
     loaded, group = load_recipe(str(run / "recipe.yaml")), join("cpu")
     saved, _ = checkpoint.newest_verified(run / "checkpoints")
     assert saved is not None
-    rows = saved.load("model")["model.embed_tokens.weight"].shape[0]
+    rows = next(each.shape[0] for name, each in saved.load("model").items() if "embed_tokens" in name)
     model, _ = build_model(loaded.recipe, rows, "cpu", loaded.base_dir)
     if group is None:
         optimizer = attach_optimizer(model, loaded.recipe, 1)

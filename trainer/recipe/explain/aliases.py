@@ -154,7 +154,8 @@ ADVICE = {
     "a folder that holds a run is never overwritten: choose another --output-dir, or --resume": "overwrite_output_dir",
     "it is given on the command line: galore train RECIPE --output-dir DIR --resume": """
         resume resume_from_checkpoint continue_from auto_resume_from_checkpoints""",
-    "galore trains on one GPU: leave it out": "ddp fsdp deepspeed devices num_nodes single_gpu local_rank",
+    "torchrun starts the processes, and parallel.mode (ddp or fsdp) says how they share a run: docs/scaling.md": """
+        ddp fsdp deepspeed devices num_nodes single_gpu local_rank strategy""",
     "torch.compile is not used: leave it out": "compile torch_compile",
     "export with `galore export RUN OUT`, and upload that folder": "push_to_hub hub_model_id",
 }
