@@ -34,6 +34,7 @@ from galore.trainer.recipe.methods import METHODS
 from galore.trainer.record.metrics import Metrics
 from galore.trainer.record.rundir import RunDir
 from galore.trainer.recorder import Meter, Recorder
+from galore.trainer.trained.runmodel import save_model_files
 
 RECIPE = str(Path(__file__).with_name("quality.yaml"))
 STEPS = 733  # × 4,096 tokens = 3.0 M
@@ -116,6 +117,7 @@ def run(data: Path, method: str, lr: float, scale: float, steps: int, seed: int)
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         parts = build(load_recipe(RECIPE, overrides), RunDir.create(Path(folder) / "run", resume=False), Silent())
+        save_model_files(parts.model, parts.data.tokenizer, parts.directory)
         recorder = Recorder(
             Metrics.open(parts.directory.metrics, None),
             Silent(),
