@@ -256,10 +256,15 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         ("        self.places.forget()", "        pass",
          "tests/trainer/host/test_streamed_training.py: test_weights_that_are_loaded"),
     ]),
+    "trainer/optim/groups.py": ("tests/trainer/optim/test_groups.py", [
+        ("return None if head is embedding else head", "return head", "test_scale_keeps_a_momentum"),
+    ]),
     "trainer/optim/projected.py": ("tests/trainer/optim/test_presets.py", [
         ("            self._turn_to(basis, update.grad_scale)", "            pass", "test_twenty_steps and galore and wide"),
         ("self.subspace.change_to(basis), lambda", "self.subspace.change_to(basis).mT, lambda",
          "test_twenty_steps and ldadam and wide"),
+        ("mul_(grad_scale**2 / left)", "mul_(grad_scale / left)",
+         "tests/trainer/optim/parts/test_residual.py: test_a_new_direction_is_completed"),
     ]),
     "trainer/optim/parts/refresh.py": ("tests/trainer/optim/test_galore.py", [
         ("self.subspace.project(grad, self.basis)",

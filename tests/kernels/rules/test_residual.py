@@ -93,10 +93,10 @@ def test_columns_of_one_norm_equal_the_specification(a, b, method):
 
 
 def test_what_is_left_of_a_column_within_the_subspace_is_taken_for_noise():
-    p = basis(8, 3)
-    g = p @ torch.randn(3, 5)
-    n, scale = column_terms(p.mT @ g, torch.zeros(3, 5), g_squares=column_squares(g), rows=8, factor=1.0)
-    assert float((p @ n + scale * g).abs().max()) < 1e-2
+    """‖X_j‖² is a difference of larger numbers, and no column is divided by less than a thousandth of its gradient."""
+    r, squares = torch.tensor([[1.0, 2.0, 0.0]]), torch.tensor([1.0 + 2**-22, 4.0 - 2**-21, 0.0])
+    _, scale = column_terms(r, torch.zeros(1, 3), g_squares=squares, rows=8, factor=1.0)
+    torch.testing.assert_close(scale, -(7**0.5) * torch.tensor([1e3, 0.5e3, 0.0]), rtol=1e-5, atol=0)
 
 
 def test_fira_without_a_limiter_is_the_residual_times_phi():
