@@ -198,9 +198,13 @@ IN_A_SUBSPACE: tuple[Contradiction, ...] = (
         "{transport} goes from one orthonormal basis to the next, and {proj_type} has none: take keep or reset",
     ),
     Contradiction(
-        lambda o: o.transport == "complete" and (o.proj_type == "random" or o.residual == "none"),
-        "{transport} takes from the whole gradient what a basis that is found had not, and {residual} keeps none, or "
-        "{proj_type} is drawn: take rotate",
+        lambda o: o.transport == "complete" and o.proj_type == "random",
+        "{transport} goes from one orthonormal basis to the next, and {proj_type} has none: take keep or reset",
+    ),
+    Contradiction(
+        lambda o: o.transport == "complete" and o.residual == "none",
+        "{transport} needs the whole gradient for what a basis had not, and {residual} keeps none: take rotate, or a "
+        "residual such as columns",
     ),
     Contradiction(
         lambda o: o.inner in ("scale", "scale-momentum"),
