@@ -26,6 +26,7 @@ from galore.kernels.subspace import (
     range_basis,
     seeded_basis,
     svd_basis,
+    switched_basis,
     unit_columns,
 )
 from galore.trainer.optim.parts.schedule import RefreshSchedule, may_skip, settle
@@ -152,11 +153,13 @@ class Subspace:
 
     def of_gradient(self, grad: Tensor) -> Projector:
         """A new basis, as it is stored, from a whole gradient (m, n)."""
-        return self._encoded(self._found(lambda: self._decompose(grad)))
+        found = self._found(lambda: self._decompose(grad))
+        return self._encoded(self._switched(found, self.oriented(grad)))
 
     def of_sketch(self, y: Tensor) -> Projector:
         """A new basis, as it is stored, from Y = G Ω (a, r) with Ω of `test_matrix`."""
-        return self._encoded(self._found(lambda: range_basis(y / y.abs().max().clamp_min(1e-30), self.rank)))
+        found = self._found(lambda: range_basis(y / y.abs().max().clamp_min(1e-30), self.rank))
+        return self._encoded(self._switched(found, y))
 
     def test_matrix(self) -> Tensor:
         """Ω (b, r): random at first, afterwards the row space of the first moment, which makes one warm power step."""
@@ -187,6 +190,16 @@ class Subspace:
 
     def _random(self) -> Tensor:
         return gaussian(self.b, self.rank, mix(self.seed, self.clock()), self.weight.like)
+
+    def _switched(self, p: Tensor | None, g: Tensor) -> Tensor | None:
+        """P with the asked share of it drawn from the complement of what leads in g (a, k)."""
+        drawn = round((self.weight.group["switch"] or 0.0) * self.rank)
+        if p is None or drawn == 0:
+            return p
+        seed = mix(self.seed, self.clock(), self.weight.index)
+        omega = gaussian(self.a, drawn, seed, p.new_empty(0, dtype=torch.float32))
+        switched = self._found(lambda: switched_basis(p, g, omega))
+        return p if switched is None else switched
 
     def _found(self, decompose: Callable[[], Basis]) -> Tensor | None:
         """P of a decomposition; None where all its ways fail. What falls back is counted, here and nowhere else."""
