@@ -327,7 +327,7 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         ("Factors.of(x, dy, layer.transposed)", "Factors.of(x, dy)", "test_factors_are_oriented"),
     ]),
     "trainer/schedule.py": ("tests/trainer/test_schedule.py", [
-        ("optim.learning_rate * (step + 1) / warmup", "optim.learning_rate * step / warmup", "test_warm_up"),
+        ("peak * (step + 1) / warmup", "peak * step / warmup", "test_warm_up"),
         ("if step < warmup:", "if step <= warmup:", "test_warm_up"),
         ("max(1, total - warmup))", "max(1, total))", "test_cosine_and_linear"),
         ("optim.min_lr_ratio + (1.0 - optim.min_lr_ratio) * share", "max(optim.min_lr_ratio, share)",
@@ -369,7 +369,7 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         ("model.train(was_training)", "model.train()", "test_mode_is_restored"),
     ]),
     "trainer/loop.py": ("tests/trainer/test_loop.py", [
-        ("learning_rate(run.recipe.optim, step,", "learning_rate(run.recipe.optim, step + 1,",
+        ("learning_rates(run.recipe.optim, step,", "learning_rates(run.recipe.optim, step + 1,",
          "tests/trainer/test_run.py: test_resume_is_bit_exact and full"),
         ("            rescue.stand(done)", "            pass", "test_what_breaks_between_steps"),
         ("due = due or _every(", "due = _every(", "test_a_save_that_falls_on"),

@@ -17,7 +17,7 @@ from galore.trainer.parallel.entered import entered, is_sharded
 from galore.trainer.recorder import Recorder
 from galore.trainer.rescue import Rescue, described, gave_up, ran_out
 from galore.trainer.saving import Standing, best_step, save, saved_steps
-from galore.trainer.schedule import learning_rate, restarts_after
+from galore.trainer.schedule import learning_rates, restarts_after
 from galore.trainer.shortage import Shortage, is_out_of_memory
 from galore.trainer.step import StepResult, train_step
 
@@ -40,16 +40,16 @@ def train(run: Run, recorder: Recorder, stop: StopOnSignal) -> Result | None:
         if stops_early(run, recorder, rescue.at):
             return result
         for step in range(run.first_step, run.total_steps):
-            started, lr = time.perf_counter(), learning_rate(run.recipe.optim, step, run.total_steps)
+            started, rates = time.perf_counter(), learning_rates(run.recipe.optim, step, run.total_steps)
             for group in run.optimizer.param_groups:
-                group["lr"] = lr
+                group["lr"] = rates[group.get("name", "learning_rate")]
             batch = run.data.global_batch(step)
             outcome = attempt_step(run, batch, step + 1)
             if isinstance(outcome, Shortage):
                 raise ran_out(run, recorder, rescue.at, outcome)
             done, last = step + 1, step + 1 == run.total_steps
             rescue.stand(done)
-            recorder.step(done, batch, outcome, lr, time.perf_counter() - started)
+            recorder.step(done, batch, outcome, rates, time.perf_counter() - started)
             if recorder.skipped_in_a_row > settings.max_skipped_steps:
                 raise gave_up(run, recorder, done)
             due = due or _every(settings.save_steps, done)

@@ -89,8 +89,8 @@ class Recorder:
         finally:
             hook.remove()
 
-    def step(self, step: int, batch: Batch, result: StepResult, lr: float, seconds: float) -> None:
-        """Record a finished step; `step` counts from 1."""
+    def step(self, step: int, batch: Batch, result: StepResult, rates: Mapping[str, float], seconds: float) -> None:
+        """Record a finished step; `step` counts from 1. `rates`: the learning rates it had, as a row calls them."""
         tokens, report = batch.tokens, result.report
         self.last = step
         self.tokens += tokens
@@ -103,7 +103,7 @@ class Recorder:
             "step": step,
             **batch.measures(result.loss_nats),
             **_beside(result),
-            "learning_rate": lr,
+            **cast("TrainRow", rates),
             "grad_norm": report.grad_norm,
             "grad_scale": report.grad_scale,
             "tokens": self.tokens,

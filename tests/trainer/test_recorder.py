@@ -37,7 +37,7 @@ def test_gradients_are_counted_although_the_update_takes_them_and_no_column_is_m
         model(torch.ones(1, 4)).sum().backward()
         optimizer.step()
         optimizer.zero_grad()
-        recorder.step(1, TokenBatch(IDS, IDS, (0, 1)), RESULT, 0.1, 1.0)
+        recorder.step(1, TokenBatch(IDS, IDS, (0, 1)), RESULT, {"learning_rate": 0.1}, 1.0)
     metrics.close()
     (row,) = read_rows(tmp_path / "metrics.jsonl")
     assert list(row) == ["kind", *(name for name in TRAIN if name in row)]
@@ -46,6 +46,8 @@ def test_gradients_are_counted_although_the_update_takes_them_and_no_column_is_m
         "loss_nats_by_modality",
         "perplexity_by_modality",
         "extra_loss",
+        "head_learning_rate",
+        "embedding_learning_rate",
         "z_loss",
         "refused_parameters",
         "energy_joules",
@@ -67,7 +69,7 @@ def test_a_row_tells_the_energy_since_the_one_before_and_an_evaluation_is_no_ste
     with recorder.watching(model, optimizer):
         for step in (1, 2, 3):
             power._sample()
-            recorder.step(step, TokenBatch(IDS, IDS, (0, 1)), RESULT, 0.1, 1.0)
+            recorder.step(step, TokenBatch(IDS, IDS, (0, 1)), RESULT, {"learning_rate": 0.1}, 1.0)
             if step == 2:
                 power._sample()
                 recorder.evaluation(2, EvalResult(1.0, 2.7, 8, 1, "token"), 0.0, None, None)

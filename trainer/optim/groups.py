@@ -168,6 +168,18 @@ def galore_groups(
     return [*target, *adamw_groups(rest, weight_decay, **_for_the_rest(options))]
 
 
+def named_apart(groups: Iterable[dict[str, Any]], names: Mapping[nn.Parameter, str]) -> list[dict[str, Any]]:
+    """`groups`, and in one of its own, called so and with the same options, what `names` has of each."""
+    found = []
+    for group in groups:
+        members: dict[str | None, list[NamedParameter]] = {}
+        for name, parameter in group["params"]:
+            members.setdefault(names.get(parameter), []).append((name, parameter))
+        for called, own in members.items():
+            found.append({**group, "params": own, **({} if called is None else {"name": called})})
+    return found
+
+
 def _is_decayed(name: str, parameter: nn.Parameter) -> bool:
     """Whether it is a matrix by what it does: experts stack their biases, decay rates may have a row per channel."""
     leaf = name.rpartition(".")[2]

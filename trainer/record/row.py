@@ -73,6 +73,8 @@ class TrainRow(TypedDict, total=False):
     perplexity_by_modality: Annotated[dict[str, float], Column()]
     extra_loss: Annotated[float, Column("", "extra loss", loss, live=True)]  # without its weight
     learning_rate: Annotated[float, Column("", "lr", learning_rate, live=True, series=True)]
+    head_learning_rate: Annotated[float, Column("", "head lr", learning_rate, live=True)]
+    embedding_learning_rate: Annotated[float, Column("", "embedding lr", learning_rate, live=True)]
     grad_norm: Annotated[float, Column(series=True)]  # before clipping
     grad_scale: Annotated[float, Column()]  # by clipping
     tokens: Annotated[int, Column("tokens", "tokens", thousands, series=True)]  # since the run began
