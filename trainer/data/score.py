@@ -100,7 +100,10 @@ def evaluate(
     summed, tokens, batch_means, count = 0.0, 0, 0.0, 0
     parts, second = dict[str, tuple[float, int]](), (0.0, 0)
     with scoring(model):
-        for batch in shared_out(batches, ranks):
+        for number, batch in enumerate(batches):
+            parts = parts or dict.fromkeys(batch.modality_names, (0.0, 0))  # of a rank, too, that scores none
+            if not is_own(number, ranks):
+                continue
             sums = [] if not batch.targets else _sums(model, split_head, batch, extra)
             loss, scored = sum(float(each.cross_entropy) for each in sums), batch.targets
             if scored:
@@ -142,9 +145,12 @@ def _over(pair: tuple[float, int], ranks: Ranks) -> tuple[float, int]:
 
 def shared_out(items: Iterable[T], ranks: Ranks | None) -> Iterator[T]:
     """This rank's share of what all ranks have: every so many of the items; all of them where it is alone."""
-    for number, item in enumerate(items):
-        if ranks is None or number % ranks.size == ranks.rank:
-            yield item
+    return (item for number, item in enumerate(items) if is_own(number, ranks))
+
+
+def is_own(number: int, ranks: Ranks | None) -> bool:
+    """Whether this rank takes the item of that number."""
+    return ranks is None or number % ranks.size == ranks.rank
 
 
 def together(results: Sequence[EvalResult]) -> EvalResult:
