@@ -142,6 +142,10 @@ class Batch(Protocol):
     def measures(self, loss: float) -> Measures:
         """What the mean `loss` is."""
 
+    @property
+    def modality_names(self) -> tuple[str, ...]:
+        """Modalities that its losses are told apart by; () where they are not."""
+
     def by_modality(self, sums: Sequence[float]) -> dict[str, tuple[float, int]]:
         """Sums over its targets of each modality, `LossSums.parts`, with their targets, by name."""
 
