@@ -42,7 +42,7 @@ from galore.trainer.models.isolation import isolate_documents
 from galore.trainer.models.linears import left_alone, router_note
 from galore.trainer.models.rope.stages import Stage, stages_of
 from galore.trainer.optim import GaLoreAdamW, kinds_with_own_forward
-from galore.trainer.optimizer import attach_optimizer, attach_sharded
+from galore.trainer.optimizer import attach_optimizer, attach_sharded, cut_along
 from galore.trainer.parallel.group import Group, refuse_in_group
 from galore.trainer.recipe.load import LoadedRecipe
 from galore.trainer.recipe.schema.recipe import Recipe
@@ -122,9 +122,10 @@ def build(
     extra = build_extra(About(recipe, model, str(device), loaded.base_dir, id_bound(data.tokenizer), data.tokenizer))
     kernels += extra.told() if extra is not None else []
     if sharded is not None:
+        along = cut_along(model, recipe, sharded)
         if sharded.is_first:  # the data are in the cache by now, and to cut the weights takes all
             sharded.from_first({"root": str(directory.root.resolve()), "fresh": directory.fresh, "begins": True})
-        optimizer = attach_sharded(model, recipe, recipe.train.accumulation, sharded, device)
+        optimizer = attach_sharded(model, recipe, recipe.train.accumulation, sharded, device, along)
     else:
         optimizer = attach_optimizer(model, recipe, recipe.train.accumulation, group)
     kernels += _told(recipe, model, optimizer, device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from galore.trainer.build import Run, build
@@ -12,7 +12,7 @@ from galore.trainer.data.batch import silent
 from galore.trainer.loop import train
 from galore.trainer.machine.hardware import Peak
 from galore.trainer.machine.signals import StopOnSignal
-from galore.trainer.parallel.group import Group, ToldElsewhere, require_same_weights
+from galore.trainer.parallel.group import Group, RankLost, ToldElsewhere, require_same_weights
 from galore.trainer.recipe.load import LoadedRecipe
 from galore.trainer.record.continued import going_on
 from galore.trainer.record.metrics import SILENT, Metrics, read_rows
@@ -36,7 +36,8 @@ def telling(group: Group | None) -> Iterator[None]:
         yield
     except UserError as error:
         if group is not None:
-            group.from_first({"ended": error.exit_code})
+            with suppress(RankLost):  # the others may have met the same, and be gone
+                group.from_first({"ended": error.exit_code})
         raise
 
 

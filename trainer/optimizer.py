@@ -133,23 +133,24 @@ def attach_optimizer(model: nn.Module, recipe: Recipe, accumulation: int, ranks:
 
 
 def attach_sharded(
-    model: nn.Module, recipe: Recipe, accumulation: int, group: Group, device: torch.device
+    model: nn.Module,
+    recipe: Recipe,
+    accumulation: int,
+    group: Group,
+    device: torch.device,
+    along: Mapping[int, int],
 ) -> GaLoreAdamW:
     """The recipe's optimizer for one of `group`, which keeps its part of every weight, on `device`, and no more.
 
+    Args:
+        along: see `cut_along`.
+
     Raises:
-        UserError: a weight cannot be cut into as many parts. RunFailed: the ranks begin with different weights.
+        RunFailed: the ranks begin with different weights.
     """
     from galore.trainer.parallel.sharding import hand_over, shard  # a second of imports, which only these runs need
 
     require_same_weights(model, group)
-    plan = build_optimizer(model, recipe.optim, accumulation=accumulation, seed=recipe.train.seed, ranks=group)
-    plan.release()
-    along = {id(slot.parameter): 0 if slot.transposed else 1 for slot in plan.projected}
-    scales = {id(layer.weight): layer.weight_scale for layer in int8_layers(model)}
-    for slot in plan.projected:
-        _refuse_uneven(slot, scales, group.size)
-    del plan
     shard(model, blocks_of(model), group, device, getattr(torch, recipe.optim.accumulator_dtype), along)
     group.sharded = True
     optimizer = attach_optimizer(model, recipe, accumulation, group)
@@ -157,6 +158,20 @@ def attach_sharded(
     with torch.no_grad():
         entered(model, lambda: split_head(model))  # it looks at the model once, and then remembers
     return optimizer
+
+
+def cut_along(model: nn.Module, recipe: Recipe, group: Group) -> dict[int, int]:
+    """Dimension that each projected parameter is cut along, by its id: of the side that is not projected.
+
+    Raises:
+        UserError: a weight cannot be cut into as many parts.
+    """
+    plan = build_optimizer(model, recipe.optim, accumulation=1, seed=recipe.train.seed, ranks=group)
+    plan.release()
+    scales = {id(layer.weight): layer.weight_scale for layer in int8_layers(model)}
+    for slot in plan.projected:
+        _refuse_uneven(slot, scales, group.size)
+    return {id(slot.parameter): 0 if slot.transposed else 1 for slot in plan.projected}
 
 
 def _refuse_uneven(slot: ProjectedSlot, scales: Mapping[int, Tensor], size: int) -> None:

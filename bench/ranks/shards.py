@@ -22,31 +22,36 @@ Trials = dict[str, Callable[[], dict[str, Any]]]
 
 # Parts of 256 columns and more: whole blocks of 8-bit states, which are rounded as in one process.
 ALIGNED = ("model.intermediate_size=1024", "optim.target_modules=[mlp]")
+INT8 = ("optim.weight_dtype=int8", *ALIGNED)
 OF_METHODS = (
-    "galore", "full", "lora", "refresh two-pass", "refresh summed", "refresh first-micro-batch", "int8 weights",
+    "galore", "full", "lora", "refresh two-pass", "refresh summed", "refresh first-micro-batch",
     "epsilon of 1e-8", "galore-8bit", "q-galore", "low-rank", "dct", "random", "projection hook", "galore-svd", "power",
     "galore-keep", "full-8bit", "fp8 states",
 )  # fmt: skip
 SIZES = {"galore": (2, 4), "lora": (2, 4)}  # of the others 4 parts
-CONTROLLED = ("galore", "lora", "full", "epsilon of 1e-8", "full, epsilon of 1e-8")
+CONTROLLED = (
+    "galore",
+    "lora",
+    "full",
+    "epsilon of 1e-8",
+    "full, epsilon of 1e-8",
+    "8-bit states, whole blocks",
+    "int8, recomputed",
+)
 MORE = {
     "galore, recomputed": ("train.gradient_checkpointing=true",),
-    "galore-8bit, parts of whole blocks": ("optim.state_dtype=8bit", *ALIGNED),
-    "int8 weights, recomputed, 8-bit states": (
-        "optim.weight_dtype=int8",
-        "optim.state_dtype=8bit",
-        "train.gradient_checkpointing=true",
-        *ALIGNED,
-    ),
+    "8-bit states, whole blocks": ("optim.state_dtype=8bit", *ALIGNED),
+    "int8, recomputed": (*INT8, "optim.weight_rounding=nearest", "train.gradient_checkpointing=true"),
+    "int8, stochastic rounding": INT8,
     "full, epsilon of 1e-8": ("optim.method=full", "optim.adam_epsilon=1e-8"),
-    "uneven: 10 rows, 4 at a time": ("train.global_batch_size=10", "train.micro_batch_size=4"),
+    "uneven: 10 rows, 5 at a time": ("train.global_batch_size=10", "train.micro_batch_size=5"),
 }
 RESHARDED = {
     "galore": (),
     "galore, summed": ("optim.refresh=summed",),
     "full": ("optim.method=full",),
     "lora": ("optim.method=lora", *cases.ADAPTERS),
-    "int8 weights": ("optim.weight_dtype=int8",),
+    "int8 weights": INT8,
     "8-bit states, parts of whole blocks": ("optim.state_dtype=8bit", *ALIGNED),
     "fp8 states, parts of whole blocks": ("optim.state_dtype=fp8", *ALIGNED),
     "int4 projectors": ("optim.projector_dtype=int4",),
@@ -109,7 +114,7 @@ def _save_again(rank: int, size: int, at: str, run: Path, out: Path) -> None:
     from galore.trainer.build import build_model
     from galore.trainer.checkpoint import checkpoint
     from galore.trainer.checkpoint.state import capture, random_state, restore
-    from galore.trainer.optimizer import attach_optimizer, attach_sharded
+    from galore.trainer.optimizer import attach_optimizer, attach_sharded, cut_along
     from galore.trainer.parallel.giving import giving
     from galore.trainer.parallel.group import join
     from galore.trainer.recipe.load import load_recipe
@@ -124,7 +129,9 @@ def _save_again(rank: int, size: int, at: str, run: Path, out: Path) -> None:
     if group is None:
         optimizer = attach_optimizer(model, loaded.recipe, 1)
     else:
-        optimizer = attach_sharded(model, loaded.recipe, 1, group, torch.device("cpu"))
+        optimizer = attach_sharded(
+            model, loaded.recipe, 1, group, torch.device("cpu"), cut_along(model, loaded.recipe, group)
+        )
     restore(saved, model, optimizer)
     tensors, state = capture(model, optimizer, random_state(), group)
     if rank == 0:
@@ -199,7 +206,7 @@ def _measure(rank: int, size: int, at: str, overrides: list[str], to: Path) -> N
     from galore.trainer.data.prepare import fullest_batch
     from galore.trainer.fit.rehearsal import clocks
     from galore.trainer.optim.parts.shards import local
-    from galore.trainer.optimizer import attach_sharded
+    from galore.trainer.optimizer import attach_sharded, cut_along
     from galore.trainer.parallel.group import join
     from galore.trainer.recipe.load import load_recipe
     from galore.trainer.step import train_step
@@ -211,7 +218,8 @@ def _measure(rank: int, size: int, at: str, overrides: list[str], to: Path) -> N
     recipe, vocabulary = loaded.recipe, loaded.recipe.model.vocab_size
     assert vocabulary is not None
     model, _ = build_model(recipe, vocabulary, "cpu", loaded.base_dir)
-    optimizer = attach_sharded(model, recipe, recipe.train.accumulation, group, torch.device("cpu"))
+    along = cut_along(model, recipe, group)
+    optimizer = attach_sharded(model, recipe, recipe.train.accumulation, group, torch.device("cpu"), along)
     weights = sum(local(each).nbytes for each in model.state_dict().values())
     shape = (recipe.train.global_batch_size, recipe.data.max_length)
     batch = fullest_batch(recipe, torch.randint(vocabulary, shape, generator=torch.Generator().manual_seed(0)))
@@ -219,7 +227,7 @@ def _measure(rank: int, size: int, at: str, overrides: list[str], to: Path) -> N
         for _, clock in clocks(optimizer):
             for each in optimizer.param_groups:
                 each["clock"] = clock
-            train_step(model, optimizer, batch, recipe.train.micro_batch_size, recipe.optim.max_grad_norm, 0.0, group)
+            train_step(model, optimizer, batch, recipe.train.micro_batch_size, recipe.optim.max_grad_norm, group=group)
     assert profile.profiler is not None
     events = profile.profiler.kineto_results.events()
     peak = weights + max(accumulate(event.nbytes() for event in events if event.name() == "[memory]"))

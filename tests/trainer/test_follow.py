@@ -20,7 +20,7 @@ from galore.trainer.common.errors import UserError
 from galore.trainer.common.format import size
 from galore.trainer.data.tokens.tokenizer import trained_tokenizer
 from galore.trainer.follow import telling
-from galore.trainer.parallel.group import refuse_in_group
+from galore.trainer.parallel.group import Group, RankLost, refuse_in_group
 from galore.trainer.recipe.load import load_recipe
 from galore.trainer.recipe.schema.parallel import ParallelSection
 from galore.trainer.record import report
@@ -276,6 +276,15 @@ def test_ddp_asks_for_several_processes():
 
 def test_what_ends_one_process_alone_is_told_to_nobody():
     with pytest.raises(UserError, match="wrong"), telling(None):
+        raise UserError("wrong")
+
+
+def test_what_ends_all_of_them_alike_is_told_where_the_others_are_gone_already():
+    class Gone(Group):
+        def from_first(self, document=None):
+            raise RankLost("another ended")
+
+    with pytest.raises(UserError, match="wrong"), telling(Gone(0, 2)):
         raise UserError("wrong")
 
 

@@ -53,6 +53,8 @@ def trained(root):
         "whole on": parted | {"out": str(root / "whole on"), "since": str(root / "whole")},
         "uneven": parted
         | {"out": str(root / "uneven"), "overrides": [*parted["overrides"], "train.global_batch_size=5"]},
+        "columns": parted
+        | {"out": str(root / "columns"), "overrides": [*parted["overrides"], "model.intermediate_size=49"]},
     }
     (root / "jobs").write_text(json.dumps(jobs))
     with pytest.MonkeyPatch.context() as patch:
@@ -181,6 +183,11 @@ def test_the_header_and_run_json_say_what_is_sent(root, trained):
 def test_ranks_with_unlike_numbers_of_micro_batches_are_refused(trained):
     assert "as many micro-batches on every process" in trained[2][0]["uneven"]["text"]
     assert trained[2][1]["uneven"]["error"] == "ToldElsewhere"
+
+
+def test_columns_that_go_not_evenly_round_are_told_by_the_first_rank(trained):
+    assert "49 columns are not divisible by 2 processes" in trained[2][0]["columns"]["text"]
+    assert trained[2][1]["columns"]["error"] == "ToldElsewhere"
 
 
 class Ranks:
