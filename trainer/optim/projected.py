@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from galore.kernels.linear import Factors
+from galore.kernels.linear import Factors, Pieces
 from galore.kernels.ops.paths import Problem
 from galore.trainer.optim.parts.inner import Inner
 from galore.trainer.optim.parts.refresh import Refresh
@@ -89,7 +89,7 @@ class ProjectedSlot(FullSlot):
     def has_gradient(self) -> bool:
         return self.refresh.has_gradient
 
-    def receive(self, grad: Tensor | Factors) -> None:
+    def receive(self, grad: Tensor | Factors | Pieces) -> None:
         self.refresh.receive(grad)
 
     def parts(self) -> Iterator[Part]:
