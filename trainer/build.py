@@ -151,7 +151,8 @@ def build_model(
     model = adapted(network, recipe.optim, recipe.train.seed)
     if recipe.model.new_tokens and recipe.optim.method == "lora":
         train_embeddings(model)
-    kernels += tile_modules(model, recipe.train.tile_tokens)
+    together = recipe.train.micro_batch_size * recipe.data.max_length
+    kernels += tile_modules(model, recipe.train.tile_tokens, together)
     kernels += stream_blocks(model, torch.device(device), recipe.train.stream_weights, recipe.optim.method == "lora")
     kernels += recompute_blocks(model, recipe.train.gradient_checkpointing, recipe.train.offload_activations)
     return model, kernels

@@ -15,16 +15,19 @@ from galore.trainer.models.tiles.local import candidates, obstacle, obstacle_see
 from galore.trainer.optim.int8_linear import int8_layers
 
 WHERE = "train.tile_tokens"
+SHARE = 8  # tiles of a micro-batch where their number is left to us
 
 
-def tile_modules(model: nn.Module, tokens: int | Literal["auto"] | None) -> list[str]:
+def tile_modules(model: nn.Module, tokens: int | Literal["auto"] | None, micro_batch: int = 0) -> list[str]:
     """Let feed-forward networks and norms of `model` be computed `tokens` at a time; returns lines that say which.
 
     A feed-forward network is a part of a block that takes one tensor and consists of linear layers and elementwise
     functions. That no token sees another is tried on real weights.
 
     Args:
-        tokens: None tiles nothing; "auto" takes as many as the model is wide.
+        tokens: None tiles nothing; "auto" takes an eighth of a micro-batch, but at least as many as the model is wide:
+            what a tile then makes is little beside the attention of all tokens, and its products are large.
+        micro_batch: tokens of a micro-batch.
 
     Raises:
         UserError: nothing of the model can be tiled.
@@ -32,7 +35,7 @@ def tile_modules(model: nn.Module, tokens: int | Literal["auto"] | None) -> list
     if tokens is None:
         return []
     width = int(model.get_input_embeddings().weight.shape[1])  # type: ignore[operator,union-attr,arg-type]
-    tokens = width if tokens == "auto" else tokens
+    tokens = max(width, -(-micro_batch // SHARE)) if tokens == "auto" else tokens
     tiled: Counter[str] = Counter()
     left: dict[str, str] = {}
     for module in candidates(model):

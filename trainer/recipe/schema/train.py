@@ -84,7 +84,7 @@ class TrainSection(Section):
     )
     tile_tokens: Length | Literal["auto"] | None = execution(
         None,
-        "Feed-forward networks and norms in tiles of so many tokens, forward and backward (docs/long-context.md): auto is the model's width",
+        "Feed-forward networks and norms in tiles of so many tokens, forward and backward (docs/long-context.md): auto is an eighth of a micro-batch",
     )
     device: Literal["auto", "cpu", "cuda"] = execution("auto", "auto takes CUDA when there is one, and says so")
     expandable_segments: bool = execution(
