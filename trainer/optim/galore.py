@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from galore.kernels.host import host_of
-from galore.kernels.linear import Factors
+from galore.kernels.linear import Factors, Pieces
 from galore.kernels.storage.rounding import RoundingNoise
 from galore.trainer.optim.build_slots import build_slots, named_groups
 from galore.trainer.optim.clipping import warn_of_clipping
@@ -225,7 +225,12 @@ class GaLoreAdamW(Stored):
         self._together.forget()
         self._norm, self._grad_scale = None, 1.0
 
-    def take(self, slot: ProjectedSlot, factors: Factors) -> None:
+    @property
+    def in_pass(self) -> bool:
+        """Whether backward passes only find subspaces now."""
+        return self._sketching
+
+    def take(self, slot: ProjectedSlot, factors: Factors | Pieces) -> None:
         """Accept a projected layer's gradient as factors, from the layer's own backward."""
         if self._sketching:
             if slot.refresh.wants_pass:

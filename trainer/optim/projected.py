@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from galore.kernels.linear import Factors
+from galore.kernels.linear import Factors, Pieces
 from galore.kernels.ops.paths import Problem
 from galore.kernels.rules.residual import column_squares
 from galore.trainer.optim.parts.inner import Inner
@@ -91,7 +91,7 @@ class ProjectedSlot(FullSlot):
     def has_gradient(self) -> bool:
         return self.refresh.has_gradient
 
-    def receive(self, grad: Tensor | Factors) -> None:
+    def receive(self, grad: Tensor | Factors | Pieces) -> None:
         self.refresh.receive(grad)
 
     def parts(self) -> Iterator[Part]:

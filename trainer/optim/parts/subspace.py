@@ -12,7 +12,7 @@ from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 from galore.kernels.dct import dct_matrix, index_dtype, random_basis, top_columns
 from galore.kernels.decompose import Basis
 from galore.kernels.family import ProjectorDtype, ProjType
-from galore.kernels.linear import Factors
+from galore.kernels.linear import Factors, Pieces
 from galore.kernels.ops.projection import project
 from galore.kernels.reference.operations import is_transposed, orient
 from galore.kernels.rules.transport import change_of_basis
@@ -122,15 +122,15 @@ class Subspace:
         """A gradient of the weight's own shape as (a, b)."""
         return orient(as_matrix(grad), self.transposed)
 
-    def project(self, grad: Tensor | Factors, basis: Projector | None = None) -> Tensor:
+    def project(self, grad: Tensor | Factors | Pieces, basis: Projector | None = None) -> Tensor:
         """R (r, b) = Pᵀ G on the basis that there is, or on another `basis`."""
-        if isinstance(grad, Factors):
+        if not isinstance(grad, Tensor):
             return grad.project(self.projector if basis is None else self.matrix(basis))
         return project(self.operand if basis is None else self.matrix(basis), self.oriented(grad))
 
-    def sketch(self, grad: Tensor | Factors, omega: Tensor) -> Tensor:
+    def sketch(self, grad: Tensor | Factors | Pieces, omega: Tensor) -> Tensor:
         """Y (a, r) = G Ω in fp32."""
-        if isinstance(grad, Factors):
+        if not isinstance(grad, Tensor):
             return grad.sketch(omega).float()
         g = self.oriented(grad)
         return (g @ omega.to(g.dtype)).float()

@@ -82,6 +82,10 @@ class TrainSection(Section):
         False,
         "The decoder's blocks wait in host memory, two at a time on the device, fetched ahead (docs/streaming.md): true, or how many at a time",
     )
+    tile_tokens: Length | Literal["auto"] | None = execution(
+        None,
+        "Feed-forward networks and norms in tiles of so many tokens, forward and backward (docs/long-context.md): auto is an eighth of a micro-batch",
+    )
     device: Literal["auto", "cpu", "cuda"] = execution("auto", "auto takes CUDA when there is one, and says so")
     expandable_segments: bool = execution(
         True,
