@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from galore.kernels.model.cross_entropy import LossSums
+from galore.kernels.span import span
 from galore.trainer.data.batch import PLAIN, Batch, Objective
 from galore.trainer.data.score import means
 from galore.trainer.models.head import split_head
@@ -80,11 +81,13 @@ def train_step(
             accumulate(model, rows, micro_batch_size, *counts, objective)
     found = accumulate(model, batch, micro_batch_size, *counts, objective, optimizer.expect_last)
     if optimizer.update == "accumulate":
-        optimizer.clip_grad_norm_(max_grad_norm)
+        with span("update"):
+            optimizer.clip_grad_norm_(max_grad_norm)
     # After the sums of gradients, of which some ranks may have begun more than others, and before a weight moves.
     if group is not None:
         found = found.over(group)
-    optimizer.step()
+    with span("update"):
+        optimizer.step()
     assert optimizer.report is not None
     parts = None if found.parts is None else means(whole.by_modality(found.parts))
     return StepResult(
@@ -113,7 +116,8 @@ def accumulate(
     total = z = second = torch.zeros((), dtype=torch.float64)
     parts: Tensor | None = None
     for micro_batch in micro_batches(batch, micro_batch_size):
-        sums = summed_losses(model, micro_batch, objective)
+        with span("forward"):
+            sums = summed_losses(model, micro_batch, objective)
         left -= len(micro_batch)
         loss = sums.total / targets
         if extra is not None and sums.extra is not None:
@@ -121,7 +125,8 @@ def accumulate(
             loss, second = loss + extra.weight * mean, second + mean.detach()
         if not left:
             before_last()
-        loss.backward()  # type: ignore[no-untyped-call]
+        with span("backward"):
+            loss.backward()  # type: ignore[no-untyped-call]
         total = total + sums.cross_entropy / targets
         z = z + sums.z / targets if objective.z_loss else z
         if sums.parts is not None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from galore.kernels.host import host_of
 from galore.kernels.linear import Factors
+from galore.kernels.span import span
 from galore.kernels.storage.rounding import RoundingNoise
 from galore.trainer.optim.build_slots import build_slots, named_groups
 from galore.trainer.optim.clipping import warn_of_clipping
@@ -230,7 +231,8 @@ class GaLoreAdamW(Stored):
             if slot.refresh.wants_pass:
                 slot.refresh.add_to_sketch(factors)
             return
-        slot.receive(factors)
+        with span("projection"):
+            slot.receive(factors)
         if self.update == "immediate":
             self._apply_now(slot)
 
@@ -251,7 +253,8 @@ class GaLoreAdamW(Stored):
             if isinstance(slot, ProjectedSlot) and slot.refresh.wants_pass:
                 slot.refresh.add_to_sketch(grad)
             return
-        slot.receive(grad)
+        with span("projection"):
+            slot.receive(grad)
         self._received_all(slot)
         if self.update == "immediate":
             self._apply_now(slot)
@@ -266,6 +269,10 @@ class GaLoreAdamW(Stored):
         return Sums(ranks, {slot: list(slot.parts()) for slot in slots}, self._device)
 
     def _apply_now(self, slot: FullSlot) -> None:
+        with span("update"):
+            self._applied_now(slot)
+
+    def _applied_now(self, slot: FullSlot) -> None:
         slot.complete()
         squared = float(slot.squared_norm())
         if not math.isfinite(squared):

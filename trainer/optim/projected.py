@@ -12,6 +12,7 @@ from torch import Tensor
 
 from galore.kernels.linear import Factors
 from galore.kernels.ops.paths import Problem
+from galore.kernels.span import span
 from galore.trainer.optim.parts.inner import Inner
 from galore.trainer.optim.parts.refresh import Refresh
 from galore.trainer.optim.parts.residual import ResidualRule
@@ -130,6 +131,7 @@ class ProjectedSlot(FullSlot):
         if basis.get(CODES) is self.state.get(CODES):
             return  # none was found, and the old one goes on
         if self.subspace.exists and self.inner.started:
-            self.transport.turn(self.inner, lambda: self.subspace.change_to(basis))
-            self.subspace.settle(basis)
+            with span("refresh"):
+                self.transport.turn(self.inner, lambda: self.subspace.change_to(basis))
+                self.subspace.settle(basis)
         self.state.update(basis)
