@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from consoles import Quiet
 from safetensors.torch import load_file
 
 from galore.trainer import loop, recorder, run, step
@@ -46,19 +47,6 @@ METHODS = {
     "muon": ["optim.method=full", "optim.inner=muon"],
 }
 NEEDS = {"galore-8bit": "bitsandbytes", "lora": "peft"}
-
-
-class Quiet:
-    """A console that keeps the messages."""
-
-    def __init__(self) -> None:
-        self.messages: list[str] = []
-
-    def message(self, text: str) -> None:
-        self.messages.append(text)
-
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        return lambda *arguments: None
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -89,7 +89,7 @@ class Extra(Protocol):
 
 @dataclass(frozen=True)
 class Objective:
-    """What is minimized beside the cross-entropy: squares of logsumexp, times `z_loss`; a second loss."""
+    """What is minimized beside the cross-entropy: squares of logsumexp times `z_loss`, and a second loss."""
 
     z_loss: float = 0.0
     extra: Extra | None = None

@@ -13,6 +13,7 @@ from torch import Tensor
 from galore.kernels.linear import Factors, Pieces
 from galore.kernels.ops.paths import Problem
 from galore.kernels.rules.residual import column_squares
+from galore.kernels.span import span
 from galore.trainer.optim.parts.inner import Inner
 from galore.trainer.optim.parts.refresh import Refresh
 from galore.trainer.optim.parts.residual import ResidualRule
@@ -135,8 +136,11 @@ class ProjectedSlot(FullSlot):
         if basis.get(CODES) is self.state.get(CODES):
             return  # none was found, and the old one goes on
         if self.subspace.exists and self.inner.started:
-            self.transport.turn(self.inner, lambda: self.subspace.change_to(basis), lambda: self._outside(grad_scale))
-            self.subspace.settle(basis)
+            with span("refresh"):
+                self.transport.turn(
+                    self.inner, lambda: self.subspace.change_to(basis), lambda: self._outside(grad_scale)
+                )
+                self.subspace.settle(basis)
         self.state.update(basis)
 
     def _outside(self, grad_scale: float) -> Tensor | None:

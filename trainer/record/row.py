@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import UnionType
-from typing import Annotated, Any, Literal, TypedDict, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NotRequired, TypedDict, get_args, get_origin, get_type_hints
 
 from galore.trainer.common.format import (
     duration,
@@ -129,6 +129,7 @@ class EventRow(TypedDict):
     kind: Literal["event"]
     step: int
     message: str
+    profile: NotRequired[dict[str, Any]]  # seconds of profiled steps by part, `trainer.time.account`
 
 
 Row = TrainRow | EvalRow | EventRow

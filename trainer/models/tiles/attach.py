@@ -34,7 +34,7 @@ def tile_modules(model: nn.Module, tokens: int | Literal["auto"] | None, micro_b
     """
     if tokens is None:
         return []
-    width = int(model.get_input_embeddings().weight.shape[1])  # type: ignore[operator,union-attr,arg-type]
+    width = int(model.get_input_embeddings().weight.shape[1])  # type: ignore[operator]
     tokens = max(width, -(-micro_batch // SHARE)) if tokens == "auto" else tokens
     tiled: Counter[str] = Counter()
     left: dict[str, str] = {}

@@ -16,6 +16,7 @@ from galore.kernels.linear import Factors, Pieces
 from galore.kernels.ops.projection import project
 from galore.kernels.reference.operations import is_transposed, orient
 from galore.kernels.rules.transport import change_of_basis
+from galore.kernels.span import span
 from galore.kernels.storage.layout import Compressed, Matrix
 from galore.kernels.storage.rounding import mix
 from galore.kernels.subspace import (
@@ -204,7 +205,8 @@ class Subspace:
     def _found(self, decompose: Callable[[], Basis]) -> Tensor | None:
         """P of a decomposition; None where all its ways fail. What falls back is counted, here and nowhere else."""
         try:
-            basis = decompose()
+            with span("refresh"):
+                basis = decompose()
         except LinAlgError:
             self.fallbacks += 1
             return None
