@@ -1,9 +1,11 @@
 """GLUE with a small encoder: GaLore against LoRA against full fine-tuning, and our loop against transformers' Trainer.
 
     python bench/minilm.py MODEL                         the encoder
-    python bench/glue.py quality MODEL DATA OUT [TASKS]  every method at POINTS on seed 1, then its best on seeds 2 and 3
+    python bench/glue.py quality MODEL DATA OUT [NAMES]  every method at POINTS on seed 1, then its best on seeds 2 and 3
     python bench/glue.py table OUT                       Markdown of that
     python bench/glue.py time MODEL DATA                 wall time, the two by turns in one process
+
+NAMES are those of tasks, of methods, or of both; all where none is given.
 
 DATA is a folder of GLUE. OUT gets one JSON line per run, and what is in it is not run again. Every run has one thread; length 64;
 SST-2 and STS-B their first 3,000 examples and one epoch, MRPC all of them and two.
@@ -45,16 +47,33 @@ IN_SUBSPACE = ["optim.update_proj_gap=5"]
 RECIPES = {
     "galore-r4": ("roberta-glue-galore-r4", IN_SUBSPACE),
     "galore-r8": ("roberta-glue-galore-r8", IN_SUBSPACE),
+    "galore-r4-head": ("roberta-glue-galore-r4", IN_SUBSPACE),
+    "galore-r8-head": ("roberta-glue-galore-r8", IN_SUBSPACE),
     "frugal-r4": ("roberta-glue-frugal-r4", IN_SUBSPACE),
     "lora-r8": ("roberta-glue-lora-r8", []),
     "full": ("roberta-glue-full", []),
 }
+Point = dict[str, float]  # learning rates by key
+
+
+def at(*rates: float) -> list[Point]:
+    """Points of one rate for all parameters."""
+    return [{"learning_rate": rate} for rate in rates]
+
+
+def with_head(*pairs: tuple[float, float]) -> list[Point]:
+    """Points of a rate, and one of the head."""
+    return [{"learning_rate": rate, "head_learning_rate": head} for rate, head in pairs]
+
+
 POINTS = {
-    "galore-r4": (2e-4, 3e-4, 5e-4),
-    "galore-r8": (2e-4, 3e-4, 5e-4),
-    "frugal-r4": (5e-4, 1e-3, 2e-3),
-    "lora-r8": (5e-4, 1e-3, 2e-3),
-    "full": (5e-5, 1e-4, 2e-4),
+    "galore-r4": at(2e-4, 3e-4, 5e-4),
+    "galore-r8": at(2e-4, 3e-4, 5e-4),
+    "galore-r4-head": with_head((2e-4, 1e-3), (2e-4, 3e-3), (4e-4, 3e-3)),
+    "galore-r8-head": with_head((3e-4, 1e-3), (3e-4, 3e-3), (6e-4, 3e-3)),
+    "frugal-r4": at(5e-4, 1e-3, 2e-3),
+    "lora-r8": at(5e-4, 1e-3, 2e-3),
+    "full": at(5e-5, 1e-4, 2e-4),
 }
 SEEDS = (1, 2, 3)
 Row = dict[str, Any]
@@ -67,32 +86,34 @@ class Silent:
         return lambda *args: None
 
 
-def quality(model: Path, data: Path, out: Path, tasks: list[str]) -> None:
+def quality(model: Path, data: Path, out: Path, names: list[str]) -> None:
     """Every method at every point on the first seed, then the best point of each on the others."""
-    for task in tasks:
-        for method, rates in POINTS.items():
-            for rate in rates:
-                _once(out, model, data, task, method, rate, SEEDS[0])
-        for method in POINTS:
+    methods = [name for name in names if name in POINTS] or list(POINTS)
+    for task in [name for name in names if name in OF_TASK] or list(OF_TASK):
+        for method in methods:
+            for point in POINTS[method]:
+                _once(out, model, data, task, method, point, SEEDS[0])
+        for method in methods:
             for seed in SEEDS[1:]:
-                _once(out, model, data, task, method, _best_rate(_rows(out), task, method), seed)
+                _once(out, model, data, task, method, _best_point(_rows(out), task, method), seed)
 
 
-def _once(out: Path, model: Path, data: Path, task: str, method: str, rate: float, seed: int) -> None:
-    key = {"task": task, "method": method, "learning_rate": rate, "seed": seed}
+def _once(out: Path, model: Path, data: Path, task: str, method: str, point: Point, seed: int) -> None:
+    key: Row = {"task": task, "method": method, **point, "seed": seed}
     if any(key.items() <= row.items() for row in _rows(out)):
         return
-    row = key | _run(cell(model, data, task, method, rate, seed))
+    row = key | _run(cell(model, data, task, method, point, seed))
     with out.open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
     print(json.dumps(row), flush=True)
 
 
-def cell(model: Path, data: Path, task: str, method: str, rate: float, seed: int) -> Trial:
+def cell(model: Path, data: Path, task: str, method: str, point: Point, seed: int) -> Trial:
     """One run of the grid, as the command line would make it."""
     recipe, own = RECIPES[method]
     where = [f"model.name_or_path={model.absolute()}", f"data.path={data.absolute()}", f"train.seed={seed}"]
-    (found,) = grid(recipe, [*SAME, *OF_TASK[task], *own, *where], task, None, repr(rate))
+    rates = [f"optim.{key}={rate!r}" for key, rate in point.items()]
+    (found,) = grid(recipe, [*SAME, *OF_TASK[task], *own, *where, *rates], task, None)
     return found
 
 
@@ -122,38 +143,46 @@ def _metric(task: str) -> str:
     return "spearman" if task == "stsb" else TASKS[task].headline
 
 
-def _best_rate(rows: list[Row], task: str, method: str) -> float:
+def _point_of(row: Row) -> tuple[tuple[str, float], ...]:
+    return tuple((key, rate) for key, rate in row.items() if key.endswith("learning_rate"))
+
+
+def _best_point(rows: list[Row], task: str, method: str) -> Point:
     """The one with most seeds, and of those with the best median, as `galore finetune-glue` chooses."""
-    scores = defaultdict[float, list[float]](list)
+    scores = defaultdict[tuple[tuple[str, float], ...], list[float]](list)
     for row in rows:
         if (row["task"], row["method"]) == (task, method):
-            scores[row["learning_rate"]].append(row["last"][_metric(task)])
-    return max(scores, key=lambda rate: (len(scores[rate]), median(scores[rate])))
+            scores[_point_of(row)].append(row["last"][_metric(task)])
+    return dict(max(scores, key=lambda point: (len(scores[point]), median(scores[point]))))
 
 
 def show_table(out: Path) -> None:
     """One row per task and method at the rate with the best median of most seeds, then one per rate."""
     rows, cells = _rows(out), defaultdict(list)
     for row in rows:
-        cells[row["task"], row["method"], row["learning_rate"]].append(row)
+        cells[row["task"], row["method"], _point_of(row)].append(row)
     head = ["task", "metric", "method", "learning rate", "median", "seeds", "optimizer", "peak memory", "steps"]
     best = [
-        _line(task, method, rate, cells[task, method, rate])
+        _line(task, method, point, cells[task, method, point])
         for task, method in dict.fromkeys((row["task"], row["method"]) for row in rows)
-        for rate in [_best_rate(rows, task, method)]
+        for point in [tuple(_best_point(rows, task, method).items())]
     ]
     print(table(head, best, "lllrrrrrr"))
-    tried = [[*key[:2], f"{key[2]:g}", f"{100 * runs[0]['last'][_metric(key[0])]:.2f}"] for key, runs in cells.items()]
+    tried = [[*key[:2], _told(key[2]), f"{100 * runs[0]['last'][_metric(key[0])]:.2f}"] for key, runs in cells.items()]
     print(table(["task", "method", "learning rate", "seed 1"], tried, "llrr"))
 
 
-def _line(task: str, method: str, rate: float, runs: list[Row]) -> list[str]:
+def _told(point: tuple[tuple[str, float], ...]) -> str:
+    return ", head ".join(f"{rate:g}" for _, rate in point)
+
+
+def _line(task: str, method: str, point: tuple[tuple[str, float], ...], runs: list[Row]) -> list[str]:
     scores = [100 * run["last"][_metric(task)] for run in runs]
     return [
         TASKS[task].folder,
         _metric(task),
         method,
-        f"{rate:g}",
+        _told(point),
         f"{median(scores):.2f}",
         ", ".join(f"{score:.2f}" for score in scores),
         size(runs[0]["optimizer_bytes"]),
@@ -258,8 +287,8 @@ def _theirs(model: Path, data: Path) -> float:
 
 if __name__ == "__main__":
     match sys.argv[1:]:
-        case ["quality", model, data, out, *tasks]:
-            quality(Path(model), Path(data), Path(out), tasks or list(OF_TASK))
+        case ["quality", model, data, out, *names]:
+            quality(Path(model), Path(data), Path(out), names)
         case ["table", out]:
             show_table(Path(out))
         case ["time", model, data]:

@@ -1,6 +1,7 @@
 """Our optimizer against the methods' own packages: `python bench/references.py` prints Markdown tables.
 
-    pip install --no-deps apollo-torch==1.0.3 fira==1.0.2 q-galore-torch==1.0   (extra `references`; galore-torch is in `bench`)
+    pip install --no-deps apollo-torch==1.0.3 fira==1.0.2 q-galore-torch==1.0 pytorch-optimizer==4.1.0
+    (extra `references`; galore-torch is in `bench`)
 
 The same gradients go to theirs, to ours with `convention: reference`, and to the specification (kernels/reference/methods.py),
 which can take each habit of a package by itself. Which habits a trajectory has is found by trying all sets of them: the
@@ -9,7 +10,8 @@ checked where theirs is missing.
 
 fira and galore-torch run as they are. apollo-torch draws P from a generator of its own: ours is handed to it instead.
 q-galore-torch calls torch.cuda.synchronize, which is a no-op here, and bitsandbytes functions whose arguments have changed
-(`percentile_clipping` is gone); in their place stands that library's 32-bit Adam in three lines.
+(`percentile_clipping` is gone); in their place stands that library's 32-bit Adam in three lines. RACS and Alice have no package of their
+authors: pytorch-optimizer's port is run, of Alice its compensation alone, on the same bases.
 """
 
 from __future__ import annotations
@@ -26,6 +28,8 @@ from torch import Tensor, nn
 
 from galore.kernels.reference import methods
 from galore.kernels.reference.methods import HABITS
+from galore.kernels.rules.residual import column_squares, column_terms
+from galore.kernels.rules.scaled import RacsRule
 from galore.trainer.optim import GaLoreAdamW
 
 SHAPES = [(48, 96), (96, 48), (64, 64)]
@@ -226,6 +230,50 @@ def row(method: str) -> tuple[list[str], list[str]]:
     )
 
 
+def alice_terms(shape: tuple[int, int]) -> tuple[Trajectory, Trajectory]:
+    """What Alice adds from outside a subspace in every step: ours and the port's, the basis found anew every GAP steps."""
+    port = importlib.import_module("pytorch_optimizer.optimizer.racs").Alice
+    b = max(shape)
+    mean, norm, their_mean, their_norm = torch.zeros(b), torch.zeros(()), torch.zeros(b), torch.zeros(())
+    ours, theirs, p = [], [], torch.empty(0)
+    for step, gradient in enumerate(gradients(shape)):
+        g = oriented(gradient, shape)
+        p = torch.linalg.svd(g).U[:, :RANK] if step % GAP == 0 else p
+        averaged = {"mean": mean, "beta": BETAS[0], "previous": norm}
+        squares, nothing = column_squares(g), torch.zeros(RANK, b)
+        n, scale = column_terms(p.mT @ g, nothing, g_squares=squares, rows=g.shape[0], factor=1.0, **averaged)
+        term, their_norm = port.compensation(g, p, their_mean, their_norm, 1.01, BETAS[0], RANK)
+        ours.append(-(p @ n + scale * g))
+        theirs.append(term)
+    return ours, theirs
+
+
+def racs_steps(shape: tuple[int, int]) -> tuple[Trajectory, Trajectory]:
+    """Directions of RACS in every step: ours, and the port's, from how a weight of zeros moves."""
+    port, weight = importlib.import_module("pytorch_optimizer").RACS, nn.Parameter(torch.zeros(shape))
+    optimizer, rule = port([weight], lr=2.0, alpha=0.5), RacsRule()
+    state = {name: torch.zeros(size) for name, size in rule.state_shapes(shape).items()}
+    ours, theirs = [], []
+    for step, gradient in enumerate(gradients(shape), 1):
+        ours.append(rule.direction_(gradient, state, step=step))
+        weight.grad, before = gradient.clone(), weight.detach().clone()
+        optimizer.step()
+        theirs.append(weight.detach() - before)
+    return ours, theirs
+
+
+def ported() -> list[list[str]]:
+    """Rows of what is compared with the port: deviation, and cosine and ratio of the norms of the last step."""
+    rows = []
+    for name, compared in (("Alice's compensation", alice_terms), ("RACS", racs_steps)):
+        found = [compared(shape) for shape in SHAPES]
+        last = [(ours[-1].flatten(), theirs[-1].flatten()) for ours, theirs in found]
+        cosine = min(float(torch.cosine_similarity(a, b, dim=0)) for a, b in last)
+        ratio = max(float(b.norm() / a.norm()) for a, b in last)
+        rows.append([name, f"{max(deviation(*each) for each in found):.1e}", f"{cosine:.3f}", f"{ratio:.2f}"])
+    return rows
+
+
 def named(habits: frozenset[str] | None) -> str:
     return "unknown" if habits is None else ", ".join(sorted(habits)) or "none"
 
@@ -249,6 +297,11 @@ def main() -> None:
     print_table(heads, [trajectories for trajectories, _ in found])
     heads = "method | habits of theirs | of ours | of ours, `paper` | misfit of the specification | misfit without one habit"
     print_table(heads, [habits for _, habits in found])
+    try:
+        heads = "pytorch-optimizer 4.1.0 | largest deviation | least cosine, last step | theirs / ours, norms of the last step"
+        print_table(heads, ported())
+    except ImportError as error:
+        print(f"RACS and Alice not run: {error}\n")
     print("\n".join(f"- {short}: {long}" for short, long in HABITS.items()))
 
 

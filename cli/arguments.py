@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -103,6 +104,14 @@ class DeviceName(StrEnum):
     cuda = "cuda"
 
 
+class ParallelName(StrEnum):
+    """How processes share a run, as `parallel.mode` of a recipe names it."""
+
+    auto = "auto"
+    ddp = "ddp"
+    fsdp = "fsdp"
+
+
 def complete_recipe(incomplete: str) -> list[str]:
     """Shipped names and YAML files."""
     from galore.trainer.recipe.shipped import shipped_names
@@ -184,3 +193,70 @@ TopP = Annotated[
     ),
 ]
 Device = Annotated[DeviceName, typer.Option(help="auto takes CUDA when there is one.")]
+
+# -- of `galore profile-memory`
+
+BY_NAME = "llama-7b-24gb"  # the recipe of a model that comes by its name alone
+
+RecipeOrNone = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[RECIPE]",
+        help=f"A recipe file, or a shipped name: see `galore recipes list`. With --model {BY_NAME}, if left out.",
+        autocompletion=complete_recipe,
+        show_default=False,
+    ),
+]
+Network = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="A public network in place of the recipe's: llama-2-70b, qwen3-8b … Its dimensions are known here.",
+        autocompletion=complete_architecture,
+        show_default=False,
+    ),
+]
+Method = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="A method by name in place of the recipe's, as `galore compare --help` lists them.",
+        show_default=False,
+    ),
+]
+Gpu = Annotated[
+    str | None,
+    typer.Option(help="The card, such as rtx3090, rtx4070-laptop or 16GB.", show_default="the one here, or rtx4090"),
+]
+Gpus = Annotated[
+    int,
+    typer.Option(
+        min=1, max=4096, help="Processes, one a card: memory of each, what it sends, and how long that takes."
+    ),
+]
+Ram = Annotated[
+    float | None,
+    typer.Option(
+        min=1, max=65536, metavar="GIB", help="Memory of the machine: whether it holds what waits on the host."
+    ),
+]
+Parallel = Annotated[
+    ParallelName | None,
+    typer.Option(help="With --gpus: how they share a run.", show_default="as the recipe says"),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Timeline = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Write memory over time: an .html page or a .png picture.")
+]
+Compare = Annotated[bool, typer.Option("--compare", help="AdamW, LoRA and GaLore side by side.")]
+Picture = Annotated[Path | None, typer.Option(metavar="FILE.png", help="With --compare: draw the comparison.")]
+Measure = Annotated[
+    bool, typer.Option("--measure", help="Carry out real steps here, and compare them with the prediction.")
+]
+Advise = Annotated[
+    bool | None,
+    typer.Option("--advise/--no-advise", help="Try what to change.", show_default="where it does not surely fit"),
+]
+Fit = Annotated[
+    Path | None, typer.Option(metavar="FILE.yaml", help="Write the recipe with the changes that make it fit.")
+]

@@ -8,6 +8,9 @@ import os
 def main() -> None:
     """Import the verbs and run the one that was asked for."""
     try:
+        from galore.trainer.machine.agent import watch_agent
+
+        watch_agent()  # before seconds of imports, in which the agent may be gone
         from galore.cli.main import main as run
 
         run()

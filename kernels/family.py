@@ -12,9 +12,9 @@ from typing import Any, Literal
 
 ProjType = Literal["svd", "randomized", "power", "dct", "random"]
 Side = Literal["auto", "left", "right"]
-InnerRule = Literal["adamw", "adafactor", "muon", "sumo"]
-Transport = Literal["keep", "reset", "rotate"]
-Residual = Literal["none", "fira", "apollo", "apollo-mini", "frugal"]
+InnerRule = Literal["adamw", "adafactor", "muon", "sumo", "racs", "scale", "scale-momentum"]
+Transport = Literal["keep", "reset", "rotate", "complete"]
+Residual = Literal["none", "fira", "apollo", "apollo-mini", "frugal", "columns", "alice", "orthogonal"]
 ProjectorDtype = Literal["float32", "bfloat16", "int8", "int4"]
 RefreshMode = Literal["delayed", "two-pass", "summed", "first-micro-batch"]
 GradientSums = Literal["device", "host"]
@@ -26,6 +26,8 @@ WeightRounding = Literal["stochastic", "nearest", "compensated"]
 SKETCHABLE = ("randomized", "power", "dct")  # kinds of subspace that a linear sketch is enough for
 ON_SKETCHES = ("delayed", "two-pass")
 GALORE_SCALE = 0.25  # α of the paper
+ALICE_SCALE = 0.4  # α_c of the paper
+INSIDE_ONLY = ("none", "apollo", "apollo-mini")  # residuals that add nothing to P N
 MOST_STEPS = 2**31 - 1
 SMALLEST, LARGEST = 1.1754943508222875e-38, 3.4028234663852886e38  # what float32 can say with all its digits
 
@@ -70,16 +72,29 @@ class GroupSettings:
     )
     inner: InnerRule = option(
         "adamw",
-        "Rule of the update (docs/optimizer.md): AdamW, Adafactor, orthogonalized momentum by Newton-Schulz (muon) or exactly (sumo)",
+        "Rule of the update (docs/optimizer.md): AdamW, Adafactor, orthogonalized momentum by Newton-Schulz (muon) or exactly (sumo), rows and columns scaled (racs), outputs of one norm (scale)",
     )
-    momentum: float = option(0.95, "muon, sumo: decay of the momentum", ge=0, lt=1)
+    momentum: float = option(0.95, "muon, sumo, scale-momentum: decay of the momentum", ge=0, lt=1)
     transport: Transport | None = option(
         None,
-        "What the moments do when a layer's subspace changes: keep (GaLore's paper), start at 0, or rotate into the new one; null rotates, and keeps with a random subspace or convention: reference",
+        "What the moments do when a layer's subspace changes: keep (GaLore's paper), start at 0, rotate into the new one, or rotate and complete new directions; null rotates, and keeps with a random subspace or convention: reference",
     )
     residual: Residual = option(
         "none",
         "What is added from outside the subspace (docs/optimizer.md); all but none keep the whole gradient until the step",
+    )
+    residual_scale: float | None = option(
+        None,
+        "Factor on what the residual adds to the update within the subspace; null is 0.4 for alice, 1 for the others",
+        gt=0,
+        ge=SMALLEST,
+        le=LARGEST,
+    )
+    switch: float | None = option(
+        None,
+        "Share of a new basis that is drawn at random from the complement of its leading vectors; null draws none",
+        gt=0,
+        lt=1,
     )
     projector_dtype: ProjectorDtype | None = option(
         None, "How the projectors are kept; null is the type of the weights, int4 is Q-GaLore's"
@@ -126,6 +141,11 @@ def scale_of(options: GroupSettings, projected: bool) -> float:
     if options.scale is not None:
         return options.scale
     return GALORE_SCALE if projected and options.residual in ("none", "fira") else 1.0
+
+
+def residual_scale_of(options: GroupSettings) -> float:
+    """Factor in force on what comes from outside the subspace."""
+    return options.residual_scale or (ALICE_SCALE if options.residual == "alice" else 1.0)
 
 
 def transport_of(options: GroupSettings) -> Transport:
@@ -176,6 +196,29 @@ IN_A_SUBSPACE: tuple[Contradiction, ...] = (
     Contradiction(
         lambda o: o.transport == "rotate" and o.proj_type == "random",
         "{transport} goes from one orthonormal basis to the next, and {proj_type} has none: take keep or reset",
+    ),
+    Contradiction(
+        lambda o: o.transport == "complete" and o.proj_type == "random",
+        "{transport} goes from one orthonormal basis to the next, and {proj_type} has none: take keep or reset",
+    ),
+    Contradiction(
+        lambda o: o.transport == "complete" and o.residual == "none",
+        "{transport} needs the whole gradient for what a basis had not, and {residual} keeps none: take rotate, or a "
+        "residual such as columns",
+    ),
+    Contradiction(
+        lambda o: o.inner in ("scale", "scale-momentum"),
+        "{inner} is of whole gradients, every output of one norm: leave out the subspace, or take residual columns",
+    ),
+    Contradiction(
+        lambda o: o.residual_scale not in (None, 1.0) and o.residual in INSIDE_ONLY,
+        "{residual_scale} is a factor on what comes from outside the subspace, where {residual} takes nothing apart: "
+        "set {residual_scale:None}",
+    ),
+    Contradiction(
+        lambda o: o.switch is not None and o.proj_type not in ("svd", "randomized", "power"),
+        "{switch} keeps the leading vectors of a basis that is found, and those of {proj_type} have no order: take svd, "
+        "randomized or power",
     ),
     Contradiction(
         lambda o: o.update == "immediate" and o.refresh not in (None, "first-micro-batch"),

@@ -6,11 +6,14 @@ optimizer wants of it. With s the factor on the side of W that is projected and 
     R = Pᵀ G = (s P)ᵀ l        Y = G Ω = sᵀ (l Ω)
 
 For B rows this costs 2Br(m + n) FLOPs where forming G first costs 2Bmn + 2rmn.
+
+Where a backward goes through its rows in tiles, the factors of all of them never exist: R, Y or G are sums over tiles.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -45,6 +48,98 @@ class Factors(NamedTuple):
     def multiply(self) -> Tensor:
         """The gradient (m, n) as the weight is stored."""
         return self.other.mT @ self.side if self.transposed else self.side.mT @ self.other
+
+
+class Pieces:
+    """G as the sum over tiles of rows, of which only that is kept which will be asked for: R, Y, or else G itself.
+
+    Sums are fp32 at least, and rounded once, when the last tile is in.
+    """
+
+    def __init__(self, p: Tensor | None = None, omega: Tensor | None = None) -> None:
+        self.p, self.omega = p, omega
+        self.projected, self.sketched, self.whole = TileSum(), TileSum(), TileSum()
+
+    def add(self, factors: Factors) -> None:
+        """One more tile."""
+        if self.p is not None:
+            self.projected.add(factors.project(self.p))
+        if self.omega is not None:
+            self.sketched.add(factors.sketch(self.omega))
+        if self.p is None and self.omega is None:
+            self.whole.add(factors.multiply())
+
+    def project(self, p: Tensor) -> Tensor:
+        """R (r, b), on the basis that was given beforehand."""
+        return self.projected.take()
+
+    def sketch(self, omega: Tensor) -> Tensor:
+        """Y (a, r), with the Ω that was given beforehand."""
+        return self.sketched.take()
+
+    def multiply(self) -> Tensor:
+        """The gradient (m, n) as the weight is stored."""
+        return self.whole.take()
+
+
+class TileSum:
+    """Σ over tiles in fp32 or better. Of a single one it is that one, to the bit."""
+
+    def __init__(self) -> None:
+        self.value: Tensor | None = None
+        self.dtype: torch.dtype | None = None
+
+    def add(self, term: Tensor) -> None:
+        """Add `term`, which the caller gives up."""
+        if self.value is None:
+            self.value, self.dtype = term, term.dtype
+        else:
+            self.value = self.value.to(torch.promote_types(term.dtype, torch.float32)).add_(term)
+
+    def take(self) -> Tensor:
+        """Return the sum in the type of its terms, and forget it."""
+        value, self.value = self.value, None
+        assert value is not None, "no tile came"
+        return value.to(self.dtype)
+
+
+class _Tiles(NamedTuple):
+    rows: int  # of all tiles
+    gathered: dict[Hashable, tuple[Pieces, Callable[[Pieces], None]]]
+
+
+_under_way: list[_Tiles] = []
+
+
+@contextmanager
+def gathering(rows: int) -> Iterator[None]:
+    """A backward of `rows` rows in tiles: what receivers `gather` inside they are given at the end, as one gradient."""
+    tiles = _Tiles(rows, {})
+    _under_way.append(tiles)
+    try:
+        yield
+    finally:
+        _under_way.pop()
+    for pieces, receive in tiles.gathered.values():
+        receive(pieces)
+
+
+def gather(
+    key: Hashable, factors: Factors, begin: Callable[[], Pieces], receive: Callable[[Factors | Pieces], None]
+) -> None:
+    """Hand `factors` to `receive`; in a backward by tiles add them to the pieces of `key`, which it gets at the end."""
+    if not _under_way:
+        receive(factors)
+        return
+    gathered = _under_way[-1].gathered
+    if key not in gathered:
+        gathered[key] = begin(), receive
+    gathered[key][0].add(factors)
+
+
+def rows_of(x: Tensor) -> int:
+    """Rows of x (…, n); of a tile those of all tiles."""
+    return _under_way[-1].rows if _under_way else x.shape[:-1].numel()
 
 
 def saves_work(rows: int, m: int, n: int, rank: int) -> bool:

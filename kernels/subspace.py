@@ -100,6 +100,25 @@ def randomized_basis(g: Tensor, rank: int, omega: Tensor, power_iterations: int 
     return power_basis(g, omega, rank, side="right", steps=1 + power_iterations)
 
 
+def switched_basis(p: Tensor, g: Tensor, omega: Tensor) -> Basis:
+    """A basis whose last vectors are drawn from the complement of the leading ones (Alice, arXiv 2502.07752).
+
+    Args:
+        p: (a, r) orthonormal; g: (a, k), the gradient or a sketch of it, which says what leads within p.
+        omega: (a, r - l) Gaussian: what of it is not within the l leading vectors becomes the rest.
+    """
+    p, kept = p.float(), p.shape[1] - omega.shape[1]
+
+    def found() -> Tensor:
+        r = product(p.to(g.dtype).mT, g).float()
+        r = r / r.abs().max().clamp_min(torch.finfo(torch.float32).tiny)
+        leading = p @ torch.linalg.eigh(r @ r.mT).eigenvectors.flip(-1)[:, :kept]
+        rest = omega.float() - leading @ (leading.mT @ omega.float())
+        return range_basis(torch.cat([leading, rest], dim=1), p.shape[1]).p
+
+    return first_finite(found)
+
+
 _drawn: WeakValueDictionary[Any, Tensor] = WeakValueDictionary()
 
 

@@ -41,6 +41,7 @@ from galore.trainer.models.decoder import build_decoder, refuse_encoder
 from galore.trainer.models.isolation import isolate_documents
 from galore.trainer.models.linears import left_alone, router_note
 from galore.trainer.models.rope.stages import Stage, stages_of
+from galore.trainer.models.tiles.attach import tile_modules
 from galore.trainer.optim import GaLoreAdamW, kinds_with_own_forward
 from galore.trainer.optimizer import attach_optimizer, attach_sharded, cut_along
 from galore.trainer.parallel.group import Group, refuse_in_group
@@ -162,6 +163,8 @@ def build_model(
     model = adapted(network, recipe.optim, recipe.train.seed)
     if recipe.model.new_tokens and recipe.optim.method == "lora":
         train_embeddings(model)
+    together = recipe.train.micro_batch_size * recipe.data.max_length
+    kernels += tile_modules(model, recipe.train.tile_tokens, together)
     kernels += stream_blocks(model, torch.device(device), recipe.train.stream_weights, recipe.optim.method == "lora")
     kernels += recompute_blocks(model, recipe.train.gradient_checkpointing, recipe.train.offload_activations)
     return model, kernels

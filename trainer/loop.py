@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
+from galore.kernels.span import span
 from galore.trainer.build import Run
 from galore.trainer.common.errors import Interrupted
 from galore.trainer.data.batch import Batch, Objective, Result
@@ -17,9 +18,10 @@ from galore.trainer.parallel.entered import entered, is_sharded
 from galore.trainer.recorder import Recorder
 from galore.trainer.rescue import Rescue, described, gave_up, ran_out
 from galore.trainer.saving import Standing, best_step, save, saved_steps
-from galore.trainer.schedule import learning_rate, restarts_after
+from galore.trainer.schedule import learning_rates, restarts_after
 from galore.trainer.shortage import Shortage, is_out_of_memory
 from galore.trainer.step import StepResult, train_step
+from galore.trainer.time.profiler import StepProfiler
 
 
 def train(run: Run, recorder: Recorder, stop: StopOnSignal) -> Result | None:
@@ -33,23 +35,28 @@ def train(run: Run, recorder: Recorder, stop: StopOnSignal) -> Result | None:
             anything else broke off; what was whole is saved.
     """
     settings, result, due = run.recipe.train, None, False
-    with Rescue(run, recorder) as rescue, recorder.watching(run.model, run.optimizer):
+    watched = recorder.watching(run.model, run.optimizer)
+    how = (run.recipe.log.profiled, run.device, run.directory.keep_trace, recorder.event, run.console.message)
+    with Rescue(run, recorder) as rescue, watched, StepProfiler(*how) as profiled:
         if _owes_evaluation(run, recorder):
             result = evaluate_run(run, recorder, run.first_step)
             keep_best(run, recorder, rescue.at)
         if stops_early(run, recorder, rescue.at):
             return result
         for step in range(run.first_step, run.total_steps):
-            started, lr = time.perf_counter(), learning_rate(run.recipe.optim, step, run.total_steps)
+            profiled.begin(step + 1)
+            started, rates = time.perf_counter(), learning_rates(run.recipe.optim, step, run.total_steps)
             for group in run.optimizer.param_groups:
-                group["lr"] = lr
-            batch = run.data.global_batch(step)
+                group["lr"] = rates[group.get("name", "learning_rate")]
+            with span("data"):
+                batch = run.data.global_batch(step)
             outcome = attempt_step(run, batch, step + 1)
             if isinstance(outcome, Shortage):
                 raise ran_out(run, recorder, rescue.at, outcome)
             done, last = step + 1, step + 1 == run.total_steps
             rescue.stand(done)
-            recorder.step(done, batch, outcome, lr, time.perf_counter() - started)
+            recorder.step(done, batch, outcome, rates, time.perf_counter() - started)
+            profiled.end(done)
             if recorder.skipped_in_a_row > settings.max_skipped_steps:
                 raise gave_up(run, recorder, done)
             due = due or _every(settings.save_steps, done)

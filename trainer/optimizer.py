@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from galore.kernels.family import Options
 from galore.trainer.common.errors import UserError
 from galore.trainer.host.blocks import streamed
+from galore.trainer.models.adapters.lora import without_adapters
 from galore.trainer.models.checkpointing import blocks_of
+from galore.trainer.models.classifier import head_modules
 from galore.trainer.models.head import split_head
 from galore.trainer.optim import (
     GaLoreAdamW,
@@ -21,6 +23,7 @@ from galore.trainer.optim import (
     hand_over_int8,
     project_in_backward,
 )
+from galore.trainer.optim.groups import is_trained, named_apart
 from galore.trainer.optim.int8_linear import int8_layers
 from galore.trainer.optim.projected import ProjectedSlot
 from galore.trainer.optim.ranks import Ranks
@@ -54,6 +57,7 @@ def build_optimizer(
                 weight_decay=optim.weight_decay,
                 **of_targets,
             )
+        groups = named_apart(groups, _rates_of_their_own(model, optim))
         check_complete(model, groups)
     except ValueError as error:
         raise UserError(
@@ -61,8 +65,9 @@ def build_optimizer(
             where="optim.target_modules" + (" or optim.rank_pattern" if optim.rank_pattern else ""),
             fix="name parts of the layers' paths",
         ) from error
+    peaks = optim.peak_rates
     return GaLoreAdamW(
-        groups,
+        [{**group, "lr": peaks[group["name"]]} if "name" in group else group for group in groups],
         lr=optim.learning_rate,
         betas=(optim.adam_beta1, optim.adam_beta2),
         eps=optim.adam_epsilon,
@@ -72,6 +77,47 @@ def build_optimizer(
         ranks=ranks,
         **options,
     )
+
+
+def _rates_of_their_own(model: nn.Module, optim: OptimSection) -> dict[nn.Parameter, str]:
+    """Trained parameter → the key of its peak rate, for those that do not have the common one.
+
+    Raises:
+        UserError: nothing is trained that a key is for, or two keys give one matrix two rates.
+    """
+    found: dict[nn.Parameter, str] = {}
+    for key, modules in (("embedding_learning_rate", _tables), ("head_learning_rate", _heads)):
+        if (rate := getattr(optim, key)) is None:
+            continue
+        own = [p for module in modules(model) for p in module.parameters() if is_trained(p)]
+        if not own:
+            raise UserError(
+                f"{rate:g} is of the {key.partition('_')[0]}, and this run trains no such parameter",
+                where=f"optim.{key}",
+                fix="leave it out" + (", or name the module in optim.train_modules" if optim.method == "lora" else ""),
+            )
+        if any(getattr(optim, found[p]) != rate for p in own if p in found):
+            raise UserError(
+                f"{rate:g}, and optim.embedding_learning_rate: {optim.embedding_learning_rate:g}: head and embedding of "
+                "this model are one matrix (tied weights)",
+                where=f"optim.{key}",
+                fix="leave one of them out",
+            )
+        found |= dict.fromkeys(own, key)
+    return found
+
+
+def _tables(model: nn.Module) -> list[nn.Module]:
+    """Every embedding; with its adapters, where it has some."""
+    return [each for each in model.modules() if isinstance(getattr(each, "base_layer", each), nn.Embedding)]
+
+
+def _heads(model: nn.Module) -> list[nn.Module]:
+    """What makes outputs of hidden states: a classifier's head, or a language model's."""
+    base = without_adapters(model)
+    head = base.get_output_embeddings()
+    named = [base.get_submodule(name) for name in head_modules(base)]
+    return named or ([] if head is None else [head])
 
 
 def attach_optimizer(model: nn.Module, recipe: Recipe, accumulation: int, ranks: Ranks | None = None) -> GaLoreAdamW:

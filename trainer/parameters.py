@@ -32,7 +32,10 @@ from galore.trainer.recipe.schema.recipe import Recipe
 
 @dataclass(frozen=True)
 class ParameterRow:
-    """Parameters of one kind and shape: how many, how they are updated, and what their optimizer keeps, in bytes."""
+    """Parameters of one kind and shape: how many, how they are updated, and what their optimizer keeps, in bytes.
+
+    `learning_rate`: the peak; None where they are frozen.
+    """
 
     name: str
     tensors: int
@@ -43,6 +46,7 @@ class ParameterRow:
     weight_bytes: int
     state_bytes: int
     projector_bytes: int
+    learning_rate: float | None = None
 
 
 def parameter_table(model: nn.Module, optimizer: GaLoreAdamW) -> list[ParameterRow]:
@@ -98,6 +102,7 @@ def _row(kind: str, shape: tuple[int, ...], members: list[tuple[nn.Parameter, Fu
         sum(p.nbytes + _scale_bytes(slot) for p, slot in members),
         sum(states for states, _ in planned),
         sum(projectors for _, projectors in planned),
+        slots[0].group["lr"] if slots else None,
     )
 
 

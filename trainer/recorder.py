@@ -89,8 +89,8 @@ class Recorder:
         finally:
             hook.remove()
 
-    def step(self, step: int, batch: Batch, result: StepResult, lr: float, seconds: float) -> None:
-        """Record a finished step; `step` counts from 1."""
+    def step(self, step: int, batch: Batch, result: StepResult, rates: Mapping[str, float], seconds: float) -> None:
+        """Record a finished step; `step` counts from 1. `rates`: the learning rates it had, as a row calls them."""
         tokens, report = batch.tokens, result.report
         self.last = step
         self.tokens += tokens
@@ -103,7 +103,7 @@ class Recorder:
             "step": step,
             **batch.measures(result.loss_nats),
             **_beside(result),
-            "learning_rate": lr,
+            **cast("TrainRow", rates),
             "grad_norm": report.grad_norm,
             "grad_scale": report.grad_scale,
             "tokens": self.tokens,
@@ -155,17 +155,19 @@ class Recorder:
         if self.power is not None:
             self.power.take()  # what an evaluation took is not the next step's
 
-    def event(self, step: int, message: str) -> None:
-        """Record something that happened once."""
-        self.tell(step, "on_event", self._event(step, message))
+    def event(self, step: int, message: str, profile: dict[str, Any] | None = None) -> None:
+        """Record something that happened once, with the seconds of steps that were profiled."""
+        self.tell(step, "on_event", self._event(step, message, profile))
 
     def tell(self, step: int, hook: str, *what: Any) -> None:
         """Tell the callbacks; what those that raise leave is recorded as an event, of which no callback hears."""
         for complaint in self.callbacks.tell(hook, *what):
             self._event(step, complaint)
 
-    def _event(self, step: int, message: str) -> EventRow:
+    def _event(self, step: int, message: str, profile: dict[str, Any] | None = None) -> EventRow:
         row: EventRow = {"kind": "event", "step": step, "message": message}
+        if profile is not None:
+            row["profile"] = profile
         self.metrics.write(row)
         self.console.message(message)
         return row

@@ -44,6 +44,7 @@ from galore.trainer.record.snapshots import Snapshots
 from galore.trainer.record.trackers.sink import make_sink
 from galore.trainer.recorder import Meter, Recorder
 from galore.trainer.rescue import described
+from galore.trainer.time.profiler import require_profiled
 from galore.trainer.trained.runmodel import save_model_files
 
 
@@ -90,6 +91,7 @@ def run_training(
                 _require_disk(run)
                 _require_sample(run)
                 _require_held_out(run)
+                require_profiled(run.recipe.log, run.total_steps)
                 # before all else: it is what makes the directory a run to resume
                 directory.replace(directory.recipe, loaded.text)
                 recorder = _recorder(run, console, baseline, callbacks)

@@ -27,12 +27,18 @@ def decay_steps(optim: OptimSection, total_steps: int) -> int:
     return max(0, min(asked, total_steps - warmup_steps(optim, total_steps)))
 
 
-def learning_rate(optim: OptimSection, step: int, total_steps: int) -> float:
-    """Learning rate of update number `step` (from 0).
+def learning_rate(optim: OptimSection, step: int, total_steps: int, peak: float | None = None) -> float:
+    """Learning rate of update number `step` (from 0) where its `peak` is that, or the recipe's.
 
     After a restart of ReLoRA's adapters it rises linearly from near 0, and meets the schedule again.
     """
-    return _scheduled(optim, step, total_steps) * _risen(optim, step, total_steps)
+    peak = optim.learning_rate if peak is None else peak
+    return _scheduled(optim, peak, step, total_steps) * _risen(optim, step, total_steps)
+
+
+def learning_rates(optim: OptimSection, step: int, total_steps: int) -> dict[str, float]:
+    """Learning rates of update number `step` by the key of the recipe that has their peak."""
+    return {key: learning_rate(optim, step, total_steps, peak) for key, peak in optim.peak_rates.items()}
 
 
 def restart_gap(optim: OptimSection, total_steps: int) -> int | None:
@@ -107,11 +113,11 @@ def _risen(optim: OptimSection, step: int, total_steps: int) -> float:
     return min(1.0, (step % gap + 1) / max(1, warmup))
 
 
-def _scheduled(optim: OptimSection, step: int, total_steps: int) -> float:
+def _scheduled(optim: OptimSection, peak: float, step: int, total_steps: int) -> float:
     warmup = warmup_steps(optim, total_steps)
     if step < warmup:
-        return optim.learning_rate * (step + 1) / warmup
-    return optim.learning_rate * SHAPES[optim.lr_scheduler_type](optim, step, warmup, total_steps)
+        return peak * (step + 1) / warmup
+    return peak * SHAPES[optim.lr_scheduler_type](optim, step, warmup, total_steps)
 
 
 def _falling(shape: Callable[[OptimSection, float], float]) -> Shape:

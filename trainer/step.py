@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from galore.kernels.model.cross_entropy import LossSums
+from galore.kernels.span import span
 from galore.trainer.data.batch import PLAIN, Batch, Objective
 from galore.trainer.data.score import means
 from galore.trainer.models.head import split_head
@@ -40,7 +41,7 @@ class Accumulated(NamedTuple):
     """Means over a step: cross-entropy and z-loss in nats per target; sums by kind of target; a second loss."""
 
     loss: float
-    z: float
+    z: float = 0.0
     parts: list[float] | None = None
     extra: float | None = None
 
@@ -79,11 +80,13 @@ def train_step(
             accumulate(model, rows, micro_batch_size, *counts, objective)
     found = accumulate(model, batch, micro_batch_size, *counts, objective, optimizer.expect_last)
     if optimizer.update == "accumulate":
-        optimizer.clip_grad_norm_(max_grad_norm)
+        with span("update"):
+            optimizer.clip_grad_norm_(max_grad_norm)
     # After the sums of gradients, of which some ranks may have begun more than others, and before a weight moves.
     if group is not None:
         found = found.over(group)
-    optimizer.step()
+    with span("update"):
+        optimizer.step()
     assert optimizer.report is not None
     parts = None if found.parts is None else means(whole.by_modality(found.parts))
     return StepResult(
@@ -108,25 +111,31 @@ def accumulate(
     """
     extra = objective.extra
     left = len(batch)
-    total, z = torch.zeros((), dtype=torch.float64), 0.0
+    # Sums stay where they are until the end: a GPU is not waited for before the next micro-batch.
+    total = z = second = torch.zeros((), dtype=torch.float64)
     parts: Tensor | None = None
-    second: Tensor | None = None
     for micro_batch in micro_batches(batch, micro_batch_size):
-        sums = summed_losses(model, micro_batch, objective)
+        with span("forward"):
+            sums = summed_losses(model, micro_batch, objective)
         left -= len(micro_batch)
         loss = sums.total / targets
         if extra is not None and sums.extra is not None:
             mean = sums.extra / extras
-            loss, second = loss + extra.weight * mean, mean.detach().double() + (0.0 if second is None else second)
+            loss, second = loss + extra.weight * mean, second + mean.detach()
         if not left:
             before_last()
-        loss.backward()  # type: ignore[no-untyped-call]
-        total = total + sums.cross_entropy / targets  # where it is: a GPU is not waited for before the next micro-batch
-        z += float(sums.z / targets) if objective.z_loss else 0.0
+        with span("backward"):
+            loss.backward()  # type: ignore[no-untyped-call]
+        total = total + sums.cross_entropy / targets
+        z = z + sums.z / targets if objective.z_loss else z
         if sums.parts is not None:
             parts = sums.parts.double() if parts is None else parts + sums.parts
-    beside = None if extra is None else 0.0 if second is None else float(second)
-    return Accumulated(float(total), z, None if parts is None else [float(each) for each in parts], beside)
+    wanted = {"loss": total} | ({"z": z} if objective.z_loss else {}) | ({} if extra is None else {"extra": second})
+    found = torch.stack([each.to(total.device) for each in (*wanted.values(), *([] if parts is None else parts))])
+    numbers = found.cpu().tolist()
+    return Accumulated(
+        **dict(zip(wanted, numbers, strict=False)), parts=None if parts is None else numbers[len(wanted) :]
+    )
 
 
 def micro_batches(batch: Batch, size: int) -> Iterator[Batch]:

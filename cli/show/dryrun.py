@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from galore.cli.show.tables import numbers, say, say_pairs, screen, show_table
-from galore.trainer.common.format import count, counted, significant, size
+from galore.trainer.common.format import count, counted, learning_rate, significant, size
 
 if TYPE_CHECKING:
     from galore.trainer.fit.plan import Plan, Range
@@ -180,7 +180,7 @@ def _between(ends: Range, unit: float, name: str) -> str:
 
 def narrow_table(planned: DryRun) -> Table:
     """The same in fewer columns: layers stand in a row above theirs, projectors count as state, `count` is left out."""
-    table = Table("parameter", "", "shape", "update", "weights", "state + P", box=None)
+    table = Table("parameter", "", "shape", "update", "weights", "state + P", *_rates_head(planned), box=None)
     numbers(table, range(1, len(table.columns)))
     table.columns[0].no_wrap = True
     above = ""
@@ -191,7 +191,9 @@ def narrow_table(planned: DryRun) -> Table:
         above = layers
         update = row.update.removeprefix("projected, ") + (f" {row.rank}" if row.rank else "")
         sizes = size(row.weight_bytes), size(row.state_bytes + row.projector_bytes)
-        table.add_row(f"  {name}" if star else row.name, f"{row.tensors} ×", _shape(row), update, *sizes)
+        table.add_row(
+            f"  {name}" if star else row.name, f"{row.tensors} ×", _shape(row), update, *sizes, *_rate(row, planned)
+        )
     weights, kept = (sum(getattr(row, f"{kind}_bytes") for row in planned.parameters) for kind in KINDS[:2])
     kept += sum(row.projector_bytes for row in planned.parameters)
     tensors = sum(row.tensors for row in planned.parameters)
@@ -202,11 +204,12 @@ def narrow_table(planned: DryRun) -> Table:
 def parameter_table(planned: DryRun) -> Table:
     """One row per kind of parameter, and their sum."""
     table = Table(
-        "parameter", "tensors", "shape", "update", "rank", "count", "weights", "states", "projectors", box=None
-    )
+        "parameter", "tensors", "shape", "update", "rank", "count", "weights", "states", "projectors",
+        *_rates_head(planned), box=None,
+    )  # fmt: skip
     numbers(table, range(1, len(table.columns)))
     for row in planned.parameters:
-        table.add_row(*_cells(row))
+        table.add_row(*_cells(row), *_rate(row, planned))
     table.add_section()
     table.add_row(
         "together",
@@ -220,6 +223,16 @@ def parameter_table(planned: DryRun) -> Table:
 
 
 KINDS = ("weight", "state", "projector")
+
+
+def _rates_head(planned: DryRun) -> list[str]:
+    """A column of peak learning rates where there are several."""
+    return ["lr"] if len({row.learning_rate for row in planned.parameters} - {None}) > 1 else []
+
+
+def _rate(row: ParameterRow, planned: DryRun) -> list[str]:
+    told = "" if row.learning_rate is None else learning_rate(row.learning_rate)
+    return [told] if _rates_head(planned) else []
 
 
 def _cells(row: ParameterRow) -> list[str]:

@@ -15,9 +15,7 @@ from galore.cli.show.tables import screen
 
 if TYPE_CHECKING:
     from galore.trainer.fit.advice import Advice
-    from galore.trainer.fit.hostmemory import HostProfile
     from galore.trainer.fit.plan import Plan
-    from galore.trainer.fit.ranks import Sent
     from galore.trainer.machine.cards import Card
     from galore.trainer.memory.profile import Profile
     from galore.trainer.recipe.load import LoadedRecipe
@@ -132,48 +130,3 @@ def told_on_stderr() -> Iterator[Callable[[str], None]]:
         return
     with console.status("") as status:
         yield status.update
-
-
-def planned_run(loaded: LoadedRecipe, profile: Profile, gpus: int) -> Plan:
-    """The whole run; of several processes a step is as long as that of one, sums over them apart."""
-    from galore.trainer.fit.duration import duration_on
-    from galore.trainer.fit.plan import plan
-    from galore.trainer.fit.ranks import of_one_rank
-    from galore.trainer.parameters import dry_run
-
-    costs = dry_run(loaded).costs
-    one = of_one_rank(loaded, gpus) if gpus > 1 else loaded
-    step = duration_on(one, profile.trace, profile.card, costs.needed_flops_per_token)
-    return plan(loaded.recipe, costs, profile.card.name, step and step.of(gpus))
-
-
-def profile_of_one(loaded: LoadedRecipe, card: Card, gpus: int, brief: bool = False) -> Profile:
-    """What the run needs on `card`; of several processes what one of them does."""
-    from galore.trainer.fit.predict import profile_on
-    from galore.trainer.fit.ranks import of_one_rank, profile_of_part
-
-    if gpus == 1:
-        return profile_on(loaded, card, brief=brief)
-    one = of_one_rank(loaded, gpus)
-    if loaded.recipe.parallel.mode == "fsdp":
-        return profile_of_part(one, card, gpus, brief)
-    return profile_on(one, card, brief=brief, ranks=gpus)
-
-
-def sent_of(loaded: LoadedRecipe, gpus: int) -> Sent:
-    from galore.trainer.fit.ranks import sent_by
-
-    return sent_by(loaded, gpus, "fsdp" if loaded.recipe.parallel.mode == "fsdp" else "ddp")
-
-
-def host_of_run(loaded: LoadedRecipe, ram: float | None) -> HostProfile | None:
-    """What the run needs of host memory; None where nothing waits there, and nobody asked."""
-    from galore.trainer.fit.hostmemory import host_profile
-
-    host = host_profile(loaded, "cuda")
-    return host if host.matters or ram is not None else None
-
-
-def host_as_json(loaded: LoadedRecipe, ram: float | None) -> dict[str, object]:
-    host = host_of_run(loaded, ram)
-    return {} if host is None else {"host": host.as_json(ram)}

@@ -5,32 +5,21 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from galore.cli.arguments import Overrides, complete_architecture, complete_recipe
-from galore.cli.show.profilebeside import (
-    compared,
-    host_as_json,
-    host_of_run,
-    measured,
-    planned_run,
-    profile_as_json,
-    profile_of_one,
-    sent_of,
-    told_on_stderr,
-    write_file,
-    write_timeline,
-)
-from galore.cli.show.tables import say, say_pairs, screen
+from galore.cli import arguments as given
+from galore.cli.arguments import BY_NAME
+from galore.cli.show.profile import Plain, Shipped, profile_of_one, say_before_a_search
+from galore.cli.show.profilebeside import compared, measured, told_on_stderr, write_file, write_timeline
+from galore.cli.show.tables import say, screen
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.format import size
 from galore.trainer.recipe.architectures import refuse_unknown
 from galore.trainer.recipe.extras import refuse_missing
-from galore.trainer.recipe.schema.parallel import ParallelMode
 
 if TYPE_CHECKING:
     from galore.trainer.fit.advice import Advice
@@ -45,91 +34,49 @@ TRYING = (
 )
 ROOM = "Trying larger micro-batches and longer sequences, in some ten traces like this one."
 QUICK = 10_000  # events of a trace; of fewer a search takes a second or two
-BY_NAME = "llama-7b-24gb"  # the recipe of a model that comes by its name alone
 SEARCH = "finds the largest micro-batch and the longest sequences that use it, in some ten traces like this one."
+
+BESIDE = ("--compare", "--measure")
+# → options that it does not go with
+WITHOUT = {
+    "--ram": BESIDE,
+    "--gpus": (*BESIDE, "--fit"),
+    "--timeline": BESIDE,
+    "--fit": BESIDE,
+}
+# → endings of its file, what is said of another, and what to do
+FILES = {
+    "--timeline": ((".html", ".png"), "neither .html nor .png", "name a page or a picture"),
+    "--picture": ((".png",), "no .png", "give it that ending"),
+    "--fit": ((".yaml", ".yml"), "no .yaml", "give it that ending"),
+}
 
 
 def profile_memory(
-    recipe: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[RECIPE]",
-            help=f"A recipe file, or a shipped name: see `galore recipes list`. With --model {BY_NAME}, if left out.",
-            autocompletion=complete_recipe,
-            show_default=False,
-        ),
-    ] = None,
-    overrides: Overrides = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="A public network in place of the recipe's: llama-2-70b, qwen3-8b … Its dimensions are known here.",
-            autocompletion=complete_architecture,
-            show_default=False,
-        ),
-    ] = None,
-    method: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="A method by name in place of the recipe's, as `galore compare --help` lists them.",
-            show_default=False,
-        ),
-    ] = None,
-    gpu: Annotated[
-        str | None,
-        typer.Option(
-            help="The card, such as rtx3090, rtx4070-laptop or 16GB.", show_default="the one here, or rtx4090"
-        ),
-    ] = None,
-    gpus: Annotated[
-        int,
-        typer.Option(
-            min=1, max=4096, help="Processes, one a card: memory of each, what it sends, and how long that takes."
-        ),
-    ] = 1,
-    ram: Annotated[
-        float | None,
-        typer.Option(
-            min=1, max=65536, metavar="GIB", help="Memory of the machine: whether it holds what waits on the host."
-        ),
-    ] = None,
-    parallel: Annotated[
-        ParallelMode | None,
-        typer.Option(help="With --gpus: how they share a run.", show_default="as the recipe says"),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-    timeline: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write memory over time: an .html page or a .png picture.")
-    ] = None,
-    compare: Annotated[bool, typer.Option("--compare", help="AdamW, LoRA and GaLore side by side.")] = False,
-    picture: Annotated[
-        Path | None, typer.Option(metavar="FILE.png", help="With --compare: draw the comparison.")
-    ] = None,
-    measure: Annotated[
-        bool, typer.Option("--measure", help="Carry out real steps here, and compare them with the prediction.")
-    ] = False,
-    advise: Annotated[
-        bool | None,
-        typer.Option("--advise/--no-advise", help="Try what to change.", show_default="where it does not surely fit"),
-    ] = None,
-    fit: Annotated[
-        Path | None, typer.Option(metavar="FILE.yaml", help="Write the recipe with the changes that make it fit.")
-    ] = None,
+    recipe: given.RecipeOrNone = None,
+    overrides: given.Overrides = None,
+    model: given.Network = None,
+    method: given.Method = None,
+    gpu: given.Gpu = None,
+    gpus: given.Gpus = 1,
+    ram: given.Ram = None,
+    parallel: given.Parallel = None,
+    as_json: given.AsJson = False,
+    timeline: given.Timeline = None,
+    compare: given.Compare = False,
+    picture: given.Picture = None,
+    measure: given.Measure = False,
+    advise: given.Advise = None,
+    fit: given.Fit = None,
 ) -> None:
     """What a training step of a recipe will need on a card, without one: does it fit, and what to change.
 
     Nothing is allocated and no data is read: the run's own training step is traced, and its allocations are replayed
     through a model of PyTorch's CUDA allocator.
     """
-    _refuse_contradictions(compare, picture, measure, timeline, fit)
-    if ram is not None and (compare or measure):
-        other = "--compare" if compare else "--measure"
-        raise UserError("goes with the plain profile only", where="--ram", fix=f"leave out {other}")
-    if gpus > 1 and (compare or measure or fit is not None):
-        other = "--compare" if compare else "--measure" if measure else "--fit"
-        raise UserError("goes with the plain profile only", where="--gpus", fix=f"leave out {other}")
+    files = {"--timeline": timeline, "--picture": picture, "--fit": fit}
+    _refuse_contradictions({"--ram": ram, "--gpus": gpus > 1, "--compare": compare, "--measure": measure, **files})
+    _refuse_files(files)
     if parallel is not None and gpus == 1:
         raise UserError("says how several processes share a run", where="--parallel", fix="name how many: --gpus 2")
     until = time.monotonic() + LONGEST if advise is None and fit is None else math.inf
@@ -151,16 +98,17 @@ def profile_memory(
     profile = profile_of_one(loaded, card, gpus, brief=model is not None)
     if timeline is not None:  # files first: whoever reads the output may leave before its end
         write_timeline(timeline, profile, loaded)
-    in_parts = gpus > 1 and loaded.recipe.parallel.mode == "fsdp"
-    if in_parts and advise:
+    plain = Plain(loaded, profile, gpus, ram)
+    if plain.in_parts and advise:
         raise UserError("tries changes on one process", where="--advise", fix="leave it out, or --parallel fsdp")
-    wanted = not in_parts and (fit is not None or (profile.fits is not True if advise is None else advise))
+    wanted = not plain.in_parts and (fit is not None or (profile.fits is not True if advise is None else advise))
     searched = wanted and not profile.fits
-    left = None if as_json else _left(lambda: _show(loaded, profile, gpus, ram))
+    left = None if as_json else _left(plain.show)
     if left is not None and fit is None:
         raise left
     shipped = _shipped(loaded, card) if searched else None
-    left = left or (None if as_json or not wanted else _left(lambda: _before_the_search(profile.fits, shipped, until)))
+    what = ROOM if profile.fits else TRYING if until < math.inf else TO_THE_END
+    left = left or (None if as_json or not wanted else _left(lambda: say_before_a_search(shipped, what)))
     advice = _advice(loaded, card, until) if wanted else None
     fitting = _fitting(loaded, profile, advice)
     if fit is not None and fitting is not None:
@@ -168,13 +116,10 @@ def profile_memory(
     if left is not None:
         raise left
     if as_json:
-        sent = {} if gpus == 1 else {"parallel": sent_of(loaded, gpus).as_json()}
-        planned = planned_run(loaded, profile, gpus)
-        found = profile_as_json(profile, planned, advice, shipped) | sent | host_as_json(loaded, ram)
-        typer.echo(json.dumps(found, indent=2))
+        typer.echo(json.dumps(plain.as_json(advice, shipped), indent=2))
     elif advice is not None:
         _show_advice(advice)
-    elif advise is None and not in_parts:
+    elif advise is None and not plain.in_parts:
         _show_room(loaded, profile)
     if fit is not None and fitting is None:
         fix = f"take the shipped recipe {shipped[0]}, or a smaller model" if shipped else "take a smaller model"
@@ -208,38 +153,32 @@ def _left(show: Callable[[], None]) -> BaseException | None:
     return None
 
 
-def _before_the_search(fits: bool | None, shipped: tuple[str, Profile] | None, until: float) -> None:
-    from galore.cli.show.memory import gib
-
-    typer.echo()
-    if shipped is not None:
-        name, profile = shipped
-        say(f"The shipped recipe {name} trains the same model and fits: {gib(profile.total.high)} GiB in total.")
-    say(ROOM if fits else TRYING if until < math.inf else TO_THE_END)
-
-
-def _refuse_contradictions(
-    compare: bool, picture: Path | None, measure: bool, timeline: Path | None, fit: Path | None
-) -> None:
-    if picture is not None and not compare:
+def _refuse_contradictions(options: Mapping[str, Any]) -> None:
+    """Raise UserError for options that do not go together; `options` has those that were given, by name."""
+    if options["--picture"] is not None and not options["--compare"]:
         raise UserError("--picture draws a comparison", where="--picture", fix="add --compare, or use --timeline")
-    if compare and measure:
+    if options["--compare"] and options["--measure"]:
         raise UserError("--compare predicts and --measure runs", where="--measure", fix="choose one of them")
-    for option, given in (("--timeline", timeline), ("--fit", fit)):
-        if given is not None and (compare or measure):
-            raise UserError("goes with the plain profile only", where=option, fix="leave out --compare or --measure")
-    if timeline is not None and timeline.suffix not in (".html", ".png"):
-        raise UserError(f"{timeline} is neither .html nor .png", where="--timeline", fix="name a page or a picture")
-    if picture is not None and picture.suffix != ".png":
-        raise UserError(f"{picture} is no .png", where="--picture", fix="give it that ending")
-    if fit is not None and fit.suffix not in (".yaml", ".yml"):
-        raise UserError(f"{fit} is no .yaml", where="--fit", fix="give it that ending")
-    for option, given in (("--timeline", timeline), ("--picture", picture)):
-        if given is not None and given.suffix == ".png":
-            refuse_missing("matplotlib", "a picture", option, "write --timeline as .html" if given is timeline else "")
-    for option, given in (("--timeline", timeline), ("--picture", picture), ("--fit", fit)):
-        if given is not None and not given.absolute().parent.is_dir():
-            raise UserError(f"there is no folder {given.parent}", where=option, fix="make it, or write elsewhere")
+    for option, others in WITHOUT.items():
+        if options[option]:
+            for other in (other for other in others if options[other]):
+                raise UserError("goes with the plain profile only", where=option, fix=f"leave out {other}")
+
+
+def _refuse_files(files: Mapping[str, Path | None]) -> None:
+    """Raise UserError for a file that cannot be written, before anything is traced for it."""
+    named = {option: file for option, file in files.items() if file is not None}
+    for option, file in named.items():
+        endings, told, fix = FILES[option]
+        if file.suffix not in endings:
+            raise UserError(f"{file} is {told}", where=option, fix=fix)
+    for option, file in named.items():
+        if file.suffix == ".png":
+            page = f"write {option} as .html" if ".html" in FILES[option][0] else ""
+            refuse_missing("matplotlib", "a picture", option, page)
+    for option, file in named.items():
+        if not file.absolute().parent.is_dir():
+            raise UserError(f"there is no folder {file.parent}", where=option, fix="make it, or write elsewhere")
 
 
 def _advice(loaded: LoadedRecipe, card: Card, until: float = math.inf) -> Advice:
@@ -249,31 +188,11 @@ def _advice(loaded: LoadedRecipe, card: Card, until: float = math.inf) -> Advice
         return Adviser(loaded, card, lambda text: tell(f"trying {text}"), until=until).advise()
 
 
-def _shipped(loaded: LoadedRecipe, card: Card) -> tuple[str, Profile] | None:
+def _shipped(loaded: LoadedRecipe, card: Card) -> Shipped | None:
     from galore.trainer.fit.shipped import shipped_that_fits
 
     with told_on_stderr() as tell:
         return shipped_that_fits(loaded, card, lambda name: tell(f"trying {name}"))
-
-
-def _show(loaded: LoadedRecipe, profile: Profile, gpus: int, ram: float | None) -> None:
-    from galore.cli.show.dryrun import plan_lines
-    from galore.cli.show.memory import show_profile
-    from galore.trainer.parameters import planned_vocabulary
-
-    show_profile(screen(), loaded, profile, planned_vocabulary(loaded)[1])
-    typer.echo()
-    say_pairs(plan_lines(planned_run(loaded, profile, gpus)))
-    if (host := host_of_run(loaded, ram)) is not None:
-        from galore.cli.show.hostmemory import host_lines
-
-        typer.echo()
-        say_pairs(host_lines(host, ram))
-    if gpus > 1:
-        from galore.cli.show.dryrun import rank_lines
-
-        typer.echo()
-        say_pairs(rank_lines(sent_of(loaded, gpus)))
 
 
 def _show_advice(advice: Advice) -> None:

@@ -27,7 +27,8 @@ HABITS = {
 
 @dataclass(frozen=True)
 class Settings:
-    """Constants of a method: η, α, λ; β₁, β₂, ε of Adam; μ of a momentum; the longer side of W; habits of a package."""
+    """Constants of a method: η, α, λ; β₁, β₂, ε of Adam; μ of a momentum; c, a factor on what comes from outside the
+    subspace; the longer side of W; habits of a package."""
 
     lr: float
     alpha: float = 1.0
@@ -36,16 +37,19 @@ class Settings:
     beta2: float = 0.999
     eps: float = 1e-8
     mu: float = 0.95
+    outside: float = 1.0
     longer: int = 1
     habits: frozenset[str] = frozenset()
 
 
 class State:
-    """What is kept of one weight: moments m, v (r, b), Adafactor's row (r,) and column (b,), steps t, norm ‖S‖."""
+    """What is kept of one weight: moments m, v (r, b), row (r,) and column (b,) of Adafactor and RACS, p (b,) of Alice,
+    steps t, norm ‖S‖ of a limiter."""
 
     def __init__(self, *shape: int) -> None:
         self.m = self.v = torch.zeros(shape, dtype=torch.float64)
         self.row, self.column = (torch.zeros(size, dtype=torch.float64) for size in (shape[0], shape[-1]))
+        self.p = torch.zeros(shape[-1], dtype=torch.float64)
         self.t, self.norm = 0, 0.0
 
 
@@ -105,6 +109,35 @@ def sumo(r: Tensor, s: State, h: Settings) -> Tensor:
     return 0.2 * sqrt(h.longer) * polar(s.m)
 
 
+def racs(r: Tensor, s: State, h: Settings) -> Tensor:
+    """RACS (Gong et al., 2502.07752, algorithm 1), β = β₁, its averages corrected for their start, unlike the paper's.
+
+    From q = 1 five times s = (R∘²)ᵀq / ‖q‖², q = R∘² s / ‖s‖²; N = Q̂^(-1/2) R Ŝ^(-1/2), its growth limited.
+    """
+    s.t += 1
+    q = torch.ones(r.shape[0], dtype=r.dtype)
+    for _ in range(5):
+        columns = (r**2).mT @ q / q.square().sum()
+        q = r**2 @ columns / columns.square().sum()
+    s.row = h.beta1 * s.row + (1 - h.beta1) * q
+    s.column = h.beta1 * s.column + (1 - h.beta1) * columns
+    start = 1 - h.beta1**s.t
+    x = torch.nan_to_num(r / torch.outer(s.row / start, s.column / start).sqrt(), nan=0.0)
+    return limited(x, s, Settings(h.lr))
+
+
+def scale(r: Tensor, s: State, h: Settings) -> Tensor:
+    """SCALE (Glentis et al., 2506.16659): N_i = R_i / rms(R_i) per output, that is per row of W as (out, in)."""
+    s.t += 1
+    return torch.nan_to_num(r / r.square().mean(1, keepdim=True).sqrt(), nan=0.0)
+
+
+def scale_momentum(r: Tensor, s: State, h: Settings) -> Tensor:
+    """SCALE at the head: the same of a momentum."""
+    s.m = h.mu * s.m + (1 - h.mu) * r
+    return scale(s.m, s, h)
+
+
 # Methods: G (a, b) and P (a, r) → U (a, b).
 
 
@@ -120,7 +153,7 @@ def fira(g: Tensor, p: Tensor, s: State, h: Settings, rule: Rule) -> Tensor:
     r = p.mT @ g
     n = rule(r, s, h)
     inside = h.alpha if "α" in h.habits else 1.0
-    return p @ n + limited(_ratio(n, r) * (g - inside * p @ r), s, h) / inside
+    return p @ n + h.outside * limited(_ratio(n, r) * (g - inside * p @ r), s, h) / inside
 
 
 def apollo(g: Tensor, p: Tensor, s: State, h: Settings, rule: Rule) -> Tensor:
@@ -138,13 +171,44 @@ def apollo_mini(g: Tensor, p: Tensor, s: State, h: Settings, rule: Rule) -> Tens
 
 
 def frugal(g: Tensor, p: Tensor, s: State, h: Settings, rule: Rule) -> Tensor:
-    """FRUGAL (Zmushko et al., 2411.07837) with signSGD as the rule without a state: U = P N + sign(G - P R).
+    """FRUGAL (Zmushko et al., 2411.07837) with signSGD as the rule without a state: U = P N + c sign(G - P R), c = 1.
 
     At full rank nothing is left over but rounding errors, whose sign would not be small.
     """
     r = p.mT @ g
     n = rule(r, s, h)
-    return p @ n if p.shape[0] == p.shape[1] else p @ n + torch.sign(g - p @ r)
+    return p @ n if p.shape[0] == p.shape[1] else p @ n + h.outside * torch.sign(g - p @ r)
+
+
+def columns(g: Tensor, p: Tensor, s: State, h: Settings, rule: Rule) -> Tensor:
+    """FRUGAL's split with columns of one norm for what has no state: U = P N + c √(a-r) X_j / ‖X_j‖, X = G - P R."""
+    r = p.mT @ g
+    n = rule(r, s, h)
+    if p.shape[0] == p.shape[1]:
+        return p @ n
+    return p @ n + h.outside * _compensated(g, p, _left(g, p))
+
+
+def alice(g: Tensor, p: Tensor, s: State, h: Settings, rule: Rule) -> Tensor:
+    """Alice (Gong et al., 2502.07752, algorithm 2 and equation of its compensation), without tracking of the basis:
+
+    U = P N + c Δ limited, Δ = √(a-r) X diag(p)^(-1/2), X = G - P R, p ← β₁ p + (1 - β₁) (‖X_j‖²)_j; c = 0.4.
+    """
+    r = p.mT @ g
+    n = rule(r, s, h)
+    if p.shape[0] == p.shape[1]:
+        return p @ n
+    s.p = h.beta1 * s.p + (1 - h.beta1) * _left(g, p)
+    return p @ n + h.outside * limited(_compensated(g, p, s.p), s, h)
+
+
+def orthogonal(g: Tensor, p: Tensor, s: State, h: Settings, rule: Rule) -> Tensor:
+    """FRUGAL's split with Muon's step for what has no state: U = P N + c O, O of G - P R in the place of a momentum."""
+    r = p.mT @ g
+    n = rule(r, s, h)
+    if p.shape[0] == p.shape[1]:
+        return p @ n
+    return p @ n + h.outside * 0.2 * sqrt(h.longer) * newton_schulz(g - p @ r)
 
 
 def lora(w: Tensor, a: Tensor, b: Tensor, alpha: float, r: int) -> Tensor:
@@ -174,6 +238,13 @@ def rotate(s: State, c: Tensor, h: Settings) -> None:
     s.v = second * (c**2 @ (v_hat - m_hat**2) + (c @ m_hat) ** 2).abs()
     s.m = c @ s.m
     s.row = c**2 @ s.row
+
+
+def complete(s: State, c: Tensor, h: Settings, outside: Tensor | None = None) -> None:
+    """LDAdam's rotation, and V' + (1-β₂ᵗ) (1 - Σₖ Cᵢₖ²) v_j of what lay outside, v_j = ‖(G - P_old R)_j‖² / (a - r)."""
+    rotate(s, c, h)
+    if outside is not None:
+        s.v = s.v + (1 - h.beta2**s.t) * torch.outer(1 - (c**2).sum(1), outside)
 
 
 # What the papers take from elsewhere.
@@ -209,17 +280,40 @@ def _ratio(n: Tensor, r: Tensor) -> Tensor:
     return torch.nan_to_num(n.norm(dim=0) / r.norm(dim=0), nan=0.0, posinf=0.0)
 
 
+def _left(g: Tensor, p: Tensor) -> Tensor:
+    """‖(G - P PᵀG)_j‖² (b,), of orthonormal P; at least a millionth of ‖G_j‖², below which it is rounding noise."""
+    squares = (g - p @ (p.mT @ g)).square().sum(0)
+    return torch.maximum(squares, 1e-6 * g.square().sum(0))
+
+
+def _compensated(g: Tensor, p: Tensor, squares: Tensor) -> Tensor:
+    """√(a-r) (G - P R)_j / √(squares_j), 0 in a column that had never a gradient."""
+    scale = torch.where(squares > 0, ((p.shape[0] - p.shape[1]) / squares).sqrt(), 0.0)
+    return (g - p @ (p.mT @ g)) * scale
+
+
 def _rms(x: Tensor) -> float:
     return float(x.square().mean().sqrt())
 
 
 # By the values that `optim.inner`, `optim.residual` and `optim.transport` have in a recipe.
-RULES: dict[str, Rule] = {"adamw": adamw, "adafactor": adafactor, "muon": muon, "sumo": sumo}
+RULES: dict[str, Rule] = {
+    "adamw": adamw,
+    "adafactor": adafactor,
+    "muon": muon,
+    "sumo": sumo,
+    "racs": racs,
+    "scale": scale,
+    "scale-momentum": scale_momentum,
+}
 METHODS: dict[str, Method] = {
     "none": galore,
     "fira": fira,
     "apollo": apollo,
     "apollo-mini": apollo_mini,
     "frugal": frugal,
+    "columns": columns,
+    "alice": alice,
+    "orthogonal": orthogonal,
 }
-TRANSPORTS: dict[str, Callable[[State, Tensor, Settings], None]] = {"keep": keep, "reset": reset, "rotate": rotate}
+TRANSPORTS: dict[str, Callable[..., None]] = {"keep": keep, "reset": reset, "rotate": rotate, "complete": complete}

@@ -42,6 +42,15 @@ def range_basis(g: Tensor, omega: Tensor) -> Tensor:
     return basis
 
 
+def switched_basis(p: Tensor, g: Tensor, omega: Tensor) -> Tensor:
+    """[U₁ U₂] (a, r), U₁ the l leading left singular vectors of P PᵀG, U₂ a basis of (I - U₁U₁ᵀ) Ω, Ω (a, r - l).
+
+    Alice's switching (arXiv 2502.07752, section 5), its complement drawn by a Gaussian.
+    """
+    u = torch.linalg.svd(p @ p.mT @ g).U[:, : p.shape[1] - omega.shape[1]]
+    return torch.cat([u, torch.linalg.qr(omega - u @ u.mT @ omega).Q], dim=1)
+
+
 def dct_basis(a: int) -> Tensor:
     """D (a, a), orthonormal: D[i, j] = √(2/a) cos(π (2i + 1) j / 2a), the column j = 0 divided by √2 (DCT-II)."""
     i, j = torch.arange(a, dtype=torch.float64)[:, None], torch.arange(a, dtype=torch.float64)

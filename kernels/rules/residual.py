@@ -1,4 +1,5 @@
-"""What a low-rank update adds from outside its subspace: Fira's residual, APOLLO's scaled gradient, FRUGAL's sign.
+"""What a low-rank update adds from outside its subspace: Fira's residual, APOLLO's scaled gradient, FRUGAL's sign,
+columns of one norm, Alice's compensation.
 
 Everything here is for the oriented (a, b) layout, a ≤ b: G (a, b), P (a, r), R = PᵀG (r, b), and the direction N (r,
 b), which carries the minus sign. "Column" is one of the b indices of the longer side. Fira and APOLLO reduce to one
@@ -16,6 +17,7 @@ from galore.kernels.storage.rounding import block_elements
 
 Per = Literal["channel", "tensor"]
 GAMMA = 1.01  # largest growth of the added norm from one step to the next, in both papers
+FLOOR = 1e-6  # of ‖G_j‖², below which ‖(G - P R)_j‖² is rounding noise
 MINI_FACTOR = 128**0.5  # of APOLLO-Mini; channel-wise APOLLO has 1
 
 
@@ -71,8 +73,9 @@ def fira_terms(
     gram: Tensor | None = None,
     correction: float = 1.0,
     reference_alpha: float | None = None,
+    factor: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
-    """(N', s) with P N' + s∘G = P N - S for Fira's S = φ∘(G - P R), φ_j = ‖N_j‖/‖R_j‖ (Chen et al. 2024, 2410.01623).
+    """(N', s) with P N' + s∘G = P N - c' S for Fira's S = φ∘(G - P R), φ_j = ‖N_j‖/‖R_j‖ (Chen et al., 2410.01623).
 
         N' = N + cφ∘R  (r, b),   s = -cφ  (b,),   c = min(1, γ‖S_{t-1}‖ / ‖S_t‖)
 
@@ -84,6 +87,7 @@ def fira_terms(
         correction: by which the official code compares smaller norms: Adam's √(1-β₂ᵗ)/(1-β₁ᵗ), which it applies last.
         reference_alpha: α of the official code, whose update is αP N - φ∘(G - αP R) with ε = 1e-8 beside ‖R_j‖. The
             caller multiplies by α once for both terms, so s comes divided by it. None: the paper.
+        factor: c' on S, after its limit.
     """
     alpha = 1.0 if reference_alpha is None else reference_alpha
     scale = norm_ratio(n, r, eps=0.0 if reference_alpha is None else 1e-8)
@@ -91,6 +95,7 @@ def fira_terms(
         assert g_squares is not None, "the limiter needs the gradient's column norms"
         norm = _scaled_norm(scale, residual_squares(g_squares, r, gram, alpha))
         scale = scale * growth_limit_(norm / correction, previous)
+    scale = factor * scale
     return torch.addcmul(n, r, scale), scale / -alpha
 
 
@@ -120,17 +125,50 @@ def apollo_scale(
     return scale * -(1.0 if per == "channel" else MINI_FACTOR)
 
 
-def frugal_block(g_rows: Tensor, p_rows: Tensor, r: Tensor) -> Tensor:
-    """-sign(G - P R) in fp32 for a block of rows (Zmushko et al. 2024, FRUGAL, arXiv 2411.07837).
+def column_terms(
+    r: Tensor,
+    n: Tensor,
+    *,
+    g_squares: Tensor,
+    rows: int,
+    factor: float,
+    gram: Tensor | None = None,
+    mean: Tensor | None = None,
+    beta: float = 0.0,
+    previous: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """(N', s) with P N' + s∘G = P N - c S for S = √(a-r) (G - P R)∘p^(-1/2), p_j = ‖(G - P R)_j‖² or its average.
+
+    With `mean` and `previous` it is Alice's compensation (Gong et al. 2025, arXiv 2502.07752), whose growth is limited;
+    without them every column has norm √(a-r).
 
     Args:
+        r, n: fp32 (r, b); n carries the minus sign, and so does s.
+        rows: a; factor: c; gram: see `residual_squares`.
+        mean: p of the steps before, in place, decayed by `beta`.
+        previous: see `growth_limit_`.
+    """
+    squares = torch.maximum(residual_squares(g_squares, r, gram), FLOOR * g_squares)
+    p = squares if mean is None else mean.lerp_(squares, 1 - beta)
+    scale = torch.where(p > 0, ((rows - r.shape[0]) / p).sqrt(), 0.0)
+    if previous is not None:
+        scale = scale * growth_limit_(_scaled_norm(scale, squares), previous)
+    scale = factor * scale
+    return torch.addcmul(n, r, scale), -scale
+
+
+def frugal_block(g_rows: Tensor, p_rows: Tensor, r: Tensor, factor: float = 1.0) -> Tensor:
+    """-c sign(G - P R) in fp32 for a block of rows (Zmushko et al. 2024, FRUGAL, arXiv 2411.07837).
+
+    Args:
+        factor: c.
         g_rows: (k, b) rows of the oriented gradient, any dtype; p_rows: the same rows (k, r) of P; r: (r, b). For rows
             of a transposed weight pass the rows of (Rᵀ, Pᵀ) instead.
 
     At full rank G - P R is rounding noise, whose sign is not small: leave this term out there.
     """
     residual = torch.addmm(g_rows.float(), p_rows.float(), r.float(), alpha=-1)
-    return residual.sign_().neg_()
+    return residual.sign_().mul_(-factor)
 
 
 def _scaled_norm(scale: Tensor, squares: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ def rotate(
     step: int,
     beta1: float,
     beta2: float,
+    outside: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Moments of the rotated gradients C g (Robert et al. 2025, LDAdam, arXiv 2410.16103, projection-aware update).
 
@@ -31,6 +32,9 @@ def rotate(
         exp_avg, exp_avg_sq: (r_old, b) without bias correction, or any of their columns: columns do not mix.
         c: (r_new, r_old), any ranks. What lies outside the new subspace is lost, new dimensions start at 0.
         step: t, steps that the moments have seen.
+        outside: v (b,), mean square of a gradient's coordinates outside the old basis: V' then takes from it what of a
+            new direction the old basis had not, (1 - Σ_k C_ik²) v_j. Without it a new direction starts from 0, and
+            Adam's first step along it is (1 - β₁)/√(1 - β₂) long.
     """
     c, m = c.float(), exp_avg.float()
     rotated = c @ m
@@ -39,4 +43,7 @@ def rotate(
     first, second = 1 - beta1**step, 1 - beta2**step
     variance = (exp_avg_sq.float() / second).addcmul_(m, m, value=-1 / first**2)
     square = (c.square() @ variance).addcmul_(rotated, rotated, value=1 / first**2)
-    return rotated, square.abs_().mul_(second)
+    square.abs_()
+    if outside is not None:
+        square.addcmul_((1 - c.square().sum(1, keepdim=True)).clamp_min_(0.0), outside)
+    return rotated, square.mul_(second)

@@ -58,6 +58,14 @@ def test_defaults_that_depend_on_others() -> None:
         (Options(proj_type="random", refresh_overlap=0.5), "<refresh_overlap 0.5> compares bases"),
         (Options(convention="reference"), "by <proj_type randomized> with <stagger True>: set <stagger False>"),
         (Options(convention="reference", stagger=False, proj_type="dct"), "by <proj_type dct>"),
+        (Options(transport="complete"), "and <residual none> keeps none: take rotate"),
+        (
+            Options(transport="complete", residual="fira", proj_type="random"),
+            "<proj_type random> has none: take keep or reset",
+        ),
+        (Options(inner="scale"), "<inner scale> is of whole gradients"),
+        (Options(residual_scale=0.5), "where <residual none> takes nothing apart: set <residual_scale None>"),
+        (Options(switch=0.5, proj_type="dct"), "<switch 0.5> keeps the leading vectors"),
         (Options(residual="fira", refresh="delayed"), "not what <refresh delayed> says: set <refresh None>"),
     ],
 )
@@ -73,7 +81,7 @@ def test_what_contradicts_only_without_a_subspace() -> None:
 
 
 def test_every_contradiction_is_seen_by_a_test_above_and_no_default_is_one() -> None:
-    assert len(family.ANYWHERE + family.IN_A_SUBSPACE + family.WITHOUT_ONE) == 12
+    assert len(family.ANYWHERE + family.IN_A_SUBSPACE + family.WITHOUT_ONE) == 17
     assert contradiction(Options(), True, written) is None
     assert contradiction(Options(update="immediate", refresh=None), True, written) is None
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from galore.kernels.linear import Factors, factored_linear, saves_work
+from galore.kernels.linear import Factors, Pieces, factored_linear, gather, gathering, rows_of, saves_work
 from galore.kernels.reference import operations as reference
 
 
@@ -48,3 +48,68 @@ def test_work_is_saved_where_the_flops_say_so():
     assert saves_work(1024, 512, 1376, 128)
     assert not saves_work(1024, 512, 512, 400)
     assert saves_work(10, 512, 512, 400)
+
+
+def tiles(factors, rows):
+    return [Factors(factors.side[at : at + rows], factors.other[at : at + rows], factors.transposed)
+            for at in range(0, len(factors.side), rows)]  # fmt: skip
+
+
+@pytest.mark.parametrize("rows", [1, 7, 50])
+def test_pieces_sum_up_what_will_be_asked_for(rows):
+    torch.manual_seed(0)
+    factors = Factors.of(torch.randn(50, 24).double(), torch.randn(50, 40).double())
+    p, omega = torch.randn(24, 4).double(), torch.randn(40, 4).double()
+    both, whole = Pieces(p, omega), Pieces()
+    for each in tiles(factors, rows):
+        both.add(each)
+        whole.add(each)
+    assert both.whole.value is None
+    for ours, theirs in [
+        (both.project(p), factors.project(p)),
+        (both.sketch(omega), factors.sketch(omega)),
+        (whole.multiply(), factors.multiply()),
+    ]:
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+def test_one_tile_is_what_it_is_to_the_bit():
+    factors = Factors.of(torch.randn(9, 8).bfloat16(), torch.randn(9, 12).bfloat16())
+    pieces = Pieces()
+    pieces.add(factors)
+    assert torch.equal(pieces.multiply(), factors.multiply())
+
+
+def test_receivers_are_called_once_at_the_end():
+    torch.manual_seed(0)
+    x, weight = torch.randn(10, 12, requires_grad=True), torch.randn(20, 12, requires_grad=True)
+    received = []
+
+    def hand_over(factors):
+        gather("layer", factors, Pieces, received.append)
+
+    with gathering(10):
+        for at in range(0, 10, 4):
+            part = x[at : at + 4].detach()
+            assert rows_of(part) == 10
+            factored_linear(part, weight, hand_over).sum().backward()
+        assert received == []
+    (pieces,) = received
+    torch.testing.assert_close(pieces.multiply(), torch.ones(10, 20).mT @ x.detach())
+    assert rows_of(x) == 10
+    factored_linear(x[:4], weight, hand_over).sum().backward()
+    assert isinstance(received[1], Factors)
+
+
+def test_a_backward_that_fails_hands_nothing_over():
+    received = []
+
+    def break_off():
+        with gathering(4):
+            gather("layer", Factors.of(torch.ones(2, 3), torch.ones(2, 3)), Pieces, received.append)
+            raise RuntimeError("broken")
+
+    with pytest.raises(RuntimeError, match="broken"):
+        break_off()
+    assert received == []
+    assert rows_of(torch.ones(2, 3)) == 2

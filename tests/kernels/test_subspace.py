@@ -14,6 +14,7 @@ from galore.kernels.subspace import (
     range_basis,
     seeded_basis,
     svd_basis,
+    switched_basis,
     unit_columns,
 )
 
@@ -200,3 +201,16 @@ def test_a_rank_deficient_sketch_still_gives_an_orthonormal_basis():
     torch.testing.assert_close(p.mT @ p, torch.eye(6), atol=1e-5, rtol=0)
     zero = range_basis(torch.zeros(30, 6), 6).p
     torch.testing.assert_close(zero.mT @ zero, torch.eye(6), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("a", "rank", "drawn"), [(20, 6, 4), (20, 6, 1), (6, 6, 3)])
+def test_switching_keeps_what_leads_and_draws_the_rest_from_its_complement(a, rank, drawn):
+    g, omega = decaying(a, 33), gaussian(a, drawn, 3, torch.empty(0))
+    p = randomized_basis(g, rank, gaussian(33, rank, 1, g)).p
+    found = switched_basis(p, g, omega).p
+    torch.testing.assert_close(found.mT @ found, torch.eye(rank), atol=1e-5, rtol=0)
+    exact = reference.switched_basis(p.double(), g.double(), omega.double())
+    for part in (slice(rank - drawn), slice(rank - drawn, None)):
+        projection = exact[:, part] @ exact[:, part].mT
+        torch.testing.assert_close((found[:, part] @ found[:, part].mT).double(), projection, atol=1e-4, rtol=0)
+    assert energy(found[:, : rank - drawn], g) == pytest.approx(energy(svd_basis(g, rank - drawn).p, g), rel=0.05)

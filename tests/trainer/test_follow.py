@@ -12,15 +12,19 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.format import size
+from galore.trainer.data.tokens.tokenizer import trained_tokenizer
 from galore.trainer.follow import telling
 from galore.trainer.parallel.group import Group, RankLost, refuse_in_group
 from galore.trainer.recipe.load import load_recipe
 from galore.trainer.recipe.schema.parallel import ParallelSection
 from galore.trainer.record import report
+from galore.trainer.record.snapshots import read_snapshots
 
 SCRIPT = Path(__file__).with_name("two_runs.py")
 CARRY_OUT = runpy.run_path(str(SCRIPT))["carry_out"]
@@ -36,7 +40,16 @@ STEPS = [
     "eval.max_tokens=500",
     "optim.update_proj_gap=2",
 ]
-SHARED = ["text", "uneven", "instructions", "isolated", "labels", "streamed"]
+SHARED = [
+    "text", "uneven", "instructions", "isolated", "labels", "streamed", "stages", "aligned",
+    "distilled",
+]  # fmt: skip
+KEPT = ["train.snapshot_parameters=[norm]", "train.snapshot_steps=2"]
+BESIDE = ("loss_nats_by_modality", "extra_loss", "z_loss")
+WITH = {
+    "aligned": ["loss_nats_by_modality", "extra_loss", "z_loss"],
+    "distilled": ["extra_loss"],
+}
 RESUMED = ["two then two", "two then one", "one then two"]
 
 
@@ -109,8 +122,13 @@ def recipes(root, tiny_roberta, chat_tokenizer):
         "data.source=local", f"data.sources={sources}", "data.shuffle_buffer_size=16", f"data.tokenizer={chat_tokenizer}",
         "model.vocab_size=300", "data.validation_fraction=0.2",
     ]  # fmt: skip
+    beside = second_losses(root)
+    rope = "model.rope={type: dynamic, factor: 2, original_max_position_embeddings: 16}"
+    sampled = ["eval.sample_prompt=The", "eval.sample_tokens=20"]  # rank 0 alone makes them
     return {
         "streamed": [tiny[0], [*tiny[1], *stream]],
+        "stages": [tiny[0], [*tiny[1], rope, *sampled, "train.length_stages=[{max_length: 16, steps: 3}]", *KEPT]],
+        **{name: [str(root / "beside.yaml"), overrides] for name, overrides in beside.items()},
         "text": tiny,
         "uneven": ["demo", [*tiny[1], "train.global_batch_size=5", "train.micro_batch_size=5"]],
         "instructions": [str(root / "instructions.yaml"), []],
@@ -121,6 +139,39 @@ def recipes(root, tiny_roberta, chat_tokenizer):
             [*tiny[1], "optim.update=immediate", "optim.max_grad_norm=null", "train.micro_batch_size=4"],
         ],
         "too few rows": ["demo", [*tiny[1], "train.global_batch_size=1", "train.micro_batch_size=1"]],
+    }
+
+
+def second_losses(root):
+    """Overrides of `beside.yaml`, whose held-out rows are one batch: a rank has nothing to score."""
+    tokenizer = trained_tokenizer(["four five six"] * 9, 270, root / "tokenizer", lambda *_: None)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    torch.manual_seed(1)
+    LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **sizes)).save_pretrained(root / "teacher")
+    tokenizer.save_pretrained(root / "teacher")
+    pairs = []
+    for n in range(100):
+        row = {"parts": [{"image": [(n + 2 * k) % 6 for k in range(4)]}, {"text": f" {n % 6} at {n % 4}, {n}"}]}
+        pairs.append(row if n % 5 == 0 else row | {"map": [[float(k == n % 4) for k in range(4)]]})
+    (root / "pairs.jsonl").write_text("".join(json.dumps(each) + "\n" for each in pairs))
+    (root / "words.txt").write_text("\n\n".join(f"just some words {n} of text, and more" for n in range(100)))
+    (root / "beside.yaml").write_text(f"""
+model: {{{str(sizes)[1:-1]}, dtype: float32}}
+data: {{path: words.txt, tokenizer: tokenizer, max_length: 32, validation_fraction: 0.1, cache_dir: cache}}
+optim: {{method: galore, rank: 8, update_proj_gap: 2, learning_rate: 0.01, lr_scheduler_type: constant}}
+train: {{max_steps: 4, global_batch_size: 5, micro_batch_size: 1, save_steps: 2, num_threads: 1, device: cpu}}
+eval: {{eval_steps: 2, micro_batch_size: 100}}
+""")
+    codes = ["data.tokens_field=parts", f"data.path={root / 'pairs.jsonl'}", "model.new_tokens={image: 6}"]
+    aligned = [
+        "data.extra_field=map",
+        "data.packing=paper",
+        "extra_loss.name=attention_alignment",
+        "extra_loss.layers=[0, -1]",
+    ]
+    return {
+        "aligned": [*codes, *aligned, "train.loss_weights={image: 0.5}", "train.z_loss=1e-3"],
+        "distilled": ["extra_loss.name=distillation", f"extra_loss.teacher={root / 'teacher'}"],
     }
 
 
@@ -162,9 +213,18 @@ def test_two_processes_train_what_one_does(root, found, name):
         for alone, together in pairs:
             for key in ("step", "tokens", "targets", "sample_ids_crc32", "learning_rate"):
                 assert alone.get(key) == together.get(key)
-            for key in numbers:
+            for key in (*numbers, *(key for key in BESIDE if key in alone)):
                 assert together[key] == pytest.approx(alone[key], rel=1e-6, abs=1e-6)
     assert {path.name for path in two.iterdir()} == {path.name for path in one.iterdir()}
+    assert name not in WITH or set(WITH[name]) <= set(rows(two, "train")[0])
+
+
+def test_snapshots_are_those_of_one_process(root, found):
+    steps, alone = read_snapshots(root / "one" / "stages")
+    assert steps == [2, 4, 6]
+    together = read_snapshots(root / "two" / "stages")
+    assert together[0] == steps
+    torch.testing.assert_close(together[1], alone, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", RESUMED)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from consoles import Quiet
 from transformers import AutoModelForSequenceClassification, RobertaConfig, pipeline
 
 from galore.trainer import build as build_module
@@ -35,23 +36,6 @@ from galore.trainer.trained.runmodel import load_run_model
 pytestmark = pytest.mark.usefixtures("undrawn")
 ROOT = Path(__file__).parents[2]
 METHODS = ["roberta-glue-galore-r4", "roberta-glue-lora-r8", "roberta-glue-full"]
-
-
-class Quiet:
-    """A console that keeps the messages."""
-
-    def __init__(self) -> None:
-        self.messages: list[str] = []
-        self.header: dict[str, Any] = {}
-
-    def start(self, header: dict[str, Any], total_steps: int) -> None:
-        self.header = header
-
-    def message(self, text: str) -> None:
-        self.messages.append(text)
-
-    def __getattr__(self, name: str) -> Any:
-        return lambda *_: None
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from consoles import Quiet
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from galore.trainer.checkpoint import identity
@@ -24,28 +25,6 @@ from galore.trainer.trained.export import export
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 STEPS = 6
-
-
-class Quiet:
-    """A console that keeps what the run shows at its start and its messages."""
-
-    def __init__(self) -> None:
-        self.header: dict[str, Any] = {}
-        self.messages: list[str] = []
-
-    def start(self, header: dict[str, Any], total_steps: int) -> None:
-        self.header = header
-
-    def step(self, row: dict[str, Any]) -> None: ...
-
-    def evaluation(self, row: dict[str, Any]) -> None: ...
-
-    def message(self, text: str) -> None:
-        self.messages.append(text)
-
-    def notice(self, text: str) -> None: ...
-
-    def close(self) -> None: ...
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from consoles import Quiet
 from safetensors.torch import load_file
 
 from galore.trainer import loop, recorder, run, step
@@ -46,19 +47,6 @@ METHODS = {
     "muon": ["optim.method=full", "optim.inner=muon"],
 }
 NEEDS = {"galore-8bit": "bitsandbytes", "lora": "peft"}
-
-
-class Quiet:
-    """A console that keeps the messages."""
-
-    def __init__(self) -> None:
-        self.messages: list[str] = []
-
-    def message(self, text: str) -> None:
-        self.messages.append(text)
-
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        return lambda *arguments: None
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -379,9 +367,9 @@ def test_so_does_a_state(recipe: Path, tmp_path: Path, monkeypatch: pytest.Monke
 def test_updates_too_large_for_the_weights_do_too(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = loop.learning_rate
+    real, wild = loop.learning_rates, {"learning_rate": 1e39}
     monkeypatch.setattr(
-        loop, "learning_rate", lambda optim, step, total: 1e39 if step == 4 else real(optim, step, total)
+        loop, "learning_rates", lambda optim, step, total: wild if step == 4 else real(optim, step, total)
     )
     with pytest.raises(RunFailed, match="3 steps in a row had gradients that are not finite") as caught:
         execute(recipe, tmp_path / "run", "optim.method=full", "train.max_skipped_steps=2")
@@ -430,6 +418,37 @@ def poison(root: Path, number: int) -> None:
     tensors = {path.stem: load_file(path) for path in found.glob("*.safetensors")}
     tensors["model"]["lm_head.weight"][3, 3] = math.nan
     checkpoint.save(root, number, tensors, json.loads((found / "state.json").read_text()), keep=9)
+
+
+RATES = ("optim.head_learning_rate=0.03", "optim.embedding_learning_rate=0.003")
+
+
+def test_head_and_embeddings_are_trained_at_their_rates_and_so_they_go_on(recipe: Path, tmp_path: Path) -> None:
+    flat = ("optim.lr_scheduler_type=constant", "optim.warmup_steps=0")
+    execute(recipe, tmp_path / "whole", *flat, *RATES)
+    execute(recipe, tmp_path / "parts", *flat, *RATES, "train.max_steps=3")
+    with pytest.raises(UserError, match=r"optim\.head_learning_rate: 0\.03 → 0\.02"):
+        execute(recipe, tmp_path / "parts", *flat, RATES[1], "optim.head_learning_rate=0.02", resume=True)
+    execute(recipe, tmp_path / "parts", *flat, *RATES, resume=True)
+    assert essence(tmp_path / "whole")[1] == essence(tmp_path / "parts")[1]
+    row = rows(tmp_path / "whole")[-1]
+    assert [row[f"{name}learning_rate"] for name in ("", "head_", "embedding_")] == [0.01, 0.03, 0.003]
+
+
+def test_a_rate_of_its_own_moves_the_head_by_as_much_more(recipe: Path, tmp_path: Path) -> None:
+    once = ("optim.method=full", "train.max_steps=1", "model.dtype=float32", "optim.learning_rate=0.001")
+    moved = {}
+    for name, more in {
+        "none": ["optim.learning_rate=1e-12"],
+        "same": [],
+        "own": ["optim.head_learning_rate=0.004"],
+    }.items():
+        execute(recipe, tmp_path / name, *once, *more)
+        moved[name] = load_file(step_directories(tmp_path / name / "checkpoints")[0][1] / "model.safetensors")
+    by = {each: {key: moved[each][key] - moved["none"][key] for key in moved["none"]} for each in ("same", "own")}
+    for key, small in by["same"].items():
+        factor = 4.0 if key.startswith("lm_head") else 1.0
+        torch.testing.assert_close(by["own"][key], factor * small, rtol=1e-3, atol=1e-7)
 
 
 def test_what_a_killed_rotation_left_is_removed_by_a_resume(recipe: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from consoles import Quiet
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -24,26 +25,6 @@ from galore.trainer.trained.runmodel import load_run_model
 pytestmark = pytest.mark.usefixtures("undrawn")
 TOKENS = ["<|im_start|>", "<|im_end|>"]
 ROWS = 257
-
-
-class Quiet:
-    """A console that keeps what a run says of itself."""
-
-    def __init__(self) -> None:
-        self.header: dict[str, Any] = {}
-
-    def start(self, header: dict[str, Any], total_steps: int) -> None:
-        self.header = header
-
-    def step(self, row: dict[str, Any]) -> None: ...
-
-    def evaluation(self, row: dict[str, Any]) -> None: ...
-
-    def message(self, text: str) -> None: ...
-
-    def notice(self, text: str) -> None: ...
-
-    def close(self) -> None: ...
 
 
 @pytest.fixture(scope="module")

@@ -34,6 +34,46 @@ def test_llama_7b_is_planned_without_memory_and_its_bytes_are_the_papers():
     )
 
 
+RATES = ("optim.head_learning_rate=0.002", "optim.embedding_learning_rate=0.05")
+
+
+@pytest.mark.parametrize("method", ["galore", "full", "lora"])
+def test_head_and_embeddings_have_rates_of_their_own(method):
+    in_full = ["optim.train_modules=[embed_tokens,lm_head]"] if method == "lora" else []
+    rows = planned("demo", f"optim.method={method}", *in_full, *RATES)
+    rates = {name.rpartition("model.")[2]: row.learning_rate for name, row in rows.items()}
+    found = {rates.pop("embed_tokens"), rates.pop("lm_head")}
+    assert found == {0.05, 0.002}
+    assert set(rates.values()) == ({0.01, None} if method == "lora" else {0.01})
+
+
+def test_tied_head_and_embedding_are_one_matrix_with_one_rate():
+    for rate in RATES:
+        rows = planned("demo", "model.tie_word_embeddings=true", rate)
+        assert rows["model.embed_tokens"].learning_rate == float(rate.partition("=")[2])
+    with pytest.raises(UserError, match="one matrix") as caught:
+        planned("demo", "model.tie_word_embeddings=true", *RATES)
+    assert caught.value.where == "optim.head_learning_rate"
+    rows = planned("demo", "model.tie_word_embeddings=true", RATES[0], "optim.embedding_learning_rate=0.002")
+    assert rows["model.embed_tokens"].learning_rate == 0.002
+
+
+def test_a_rate_of_what_is_not_trained_is_refused():
+    with pytest.raises(UserError, match=r"0\.002 is of the head, and this run trains no such") as caught:
+        planned("demo", "optim.method=lora", RATES[0])
+    assert "optim.train_modules" in str(caught.value)
+
+
+def test_a_classifiers_head_has_its_rate_projected_or_not(tiny_roberta):
+    model = [f"model.name_or_path={tiny_roberta}", "data.max_length=64"]
+    rows = planned("roberta-glue", *model, "optim.head_learning_rate=0.002")
+    assert {name for name, row in rows.items() if row.learning_rate == 0.002} == {
+        name for name in rows if name.startswith("classifier")
+    }
+    assert rows["classifier.dense"].rank
+    assert rows["classifier.out_proj"].rank is None
+
+
 def test_weights_in_8_bits_are_planned_with_their_scales():
     plain, rows = planned("llama-7b-galore-8bit"), planned("llama-7b-galore-8bit", "optim.weight_dtype=int8")
     assert rows.keys() == plain.keys()

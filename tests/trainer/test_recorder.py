@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
+from consoles import Quiet
 from torch import nn
 
 from galore.trainer.data.rows.tokenbatch import TokenBatch
@@ -23,21 +23,16 @@ IDS = torch.zeros(2, 4, dtype=torch.int64)
 RESULT = StepResult(1.0, 6, StepReport(1.0, 1.0, 0, 0, False))
 
 
-class Silent:
-    def __getattr__(self, name: str) -> Any:
-        return lambda *arguments: None
-
-
 def test_gradients_are_counted_although_the_update_takes_them_and_no_column_is_missing(tmp_path: Path) -> None:
     model = nn.Linear(4, 4)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     metrics = Metrics.open(tmp_path / "metrics.jsonl", None)
-    recorder = Recorder(metrics, Silent(), Meter(None, Peak(None, "unknown", "")), CPU, 0)
+    recorder = Recorder(metrics, Quiet(), Meter(None, Peak(None, "unknown", "")), CPU, 0)
     with recorder.watching(model, optimizer):
         model(torch.ones(1, 4)).sum().backward()
         optimizer.step()
         optimizer.zero_grad()
-        recorder.step(1, TokenBatch(IDS, IDS, (0, 1)), RESULT, 0.1, 1.0)
+        recorder.step(1, TokenBatch(IDS, IDS, (0, 1)), RESULT, {"learning_rate": 0.1}, 1.0)
     metrics.close()
     (row,) = read_rows(tmp_path / "metrics.jsonl")
     assert list(row) == ["kind", *(name for name in TRAIN if name in row)]
@@ -46,6 +41,8 @@ def test_gradients_are_counted_although_the_update_takes_them_and_no_column_is_m
         "loss_nats_by_modality",
         "perplexity_by_modality",
         "extra_loss",
+        "head_learning_rate",
+        "embedding_learning_rate",
         "z_loss",
         "refused_parameters",
         "energy_joules",
@@ -63,11 +60,11 @@ def test_a_row_tells_the_energy_since_the_one_before_and_an_evaluation_is_no_ste
     model = nn.Linear(4, 4)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     metrics = Metrics.open(tmp_path / "metrics.jsonl", None)
-    recorder = Recorder(metrics, Silent(), Meter(None, Peak(None, "unknown", "")), CPU, 0, power=power)
+    recorder = Recorder(metrics, Quiet(), Meter(None, Peak(None, "unknown", "")), CPU, 0, power=power)
     with recorder.watching(model, optimizer):
         for step in (1, 2, 3):
             power._sample()
-            recorder.step(step, TokenBatch(IDS, IDS, (0, 1)), RESULT, 0.1, 1.0)
+            recorder.step(step, TokenBatch(IDS, IDS, (0, 1)), RESULT, {"learning_rate": 0.1}, 1.0)
             if step == 2:
                 power._sample()
                 recorder.evaluation(2, EvalResult(1.0, 2.7, 8, 1, "token"), 0.0, None, None)

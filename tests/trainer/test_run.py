@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from consoles import Quiet
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
@@ -91,31 +92,6 @@ IMMEDIATE = [
     "train.micro_batch_size=8",
 ]
 NEEDS = {"lora": "peft", "relora": "peft"}
-
-
-class Quiet:
-    """A console that remembers messages and steps."""
-
-    def __init__(self):
-        self.messages, self.rows = [], []
-
-    def start(self, header, total_steps):
-        self.header = header
-
-    def step(self, row):
-        self.rows.append(row)
-
-    def evaluation(self, row):
-        self.rows.append(row)
-
-    def message(self, text):
-        self.messages.append(text)
-
-    def notice(self, text):
-        self.messages.append(text)
-
-    def close(self):
-        pass
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from galore.trainer.schedule import (
     SHAPES,
     decay_steps,
     learning_rate,
+    learning_rates,
     refuse_other_rates,
     restarts_after,
     warmup_steps,
@@ -45,6 +46,16 @@ def test_warmup_steps_win_over_the_ratio_and_zero_means_none():
     assert warmup_steps(OptimSection(warmup_steps=0), 100) == 0
     assert warmup_steps(OptimSection(warmup_steps=7, warmup_ratio=0.5), 100) == 7
     assert rates(warmup_steps=0)[0] == pytest.approx(0.1)
+
+
+def test_all_rates_have_one_course():
+    optim = OptimSection(learning_rate=0.1, head_learning_rate=0.4, warmup_steps=4)
+    courses = [learning_rates(optim, step, 20) for step in range(20)]
+    assert all(each.keys() == {"learning_rate", "head_learning_rate"} for each in courses)
+    assert [each["head_learning_rate"] for each in courses] == pytest.approx(
+        [4 * each["learning_rate"] for each in courses]
+    )
+    assert [each["learning_rate"] for each in courses] == [learning_rate(optim, step, 20) for step in range(20)]
 
 
 def test_after_each_restart_the_rate_rises_back_onto_the_schedule():

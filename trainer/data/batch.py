@@ -89,7 +89,7 @@ class Extra(Protocol):
 
 @dataclass(frozen=True)
 class Objective:
-    """What is minimized beside the cross-entropy: squares of logsumexp, times `z_loss`; a second loss."""
+    """What is minimized beside the cross-entropy: squares of logsumexp times `z_loss`, and a second loss."""
 
     z_loss: float = 0.0
     extra: Extra | None = None
@@ -141,6 +141,10 @@ class Batch(Protocol):
 
     def measures(self, loss: float) -> Measures:
         """What the mean `loss` is."""
+
+    @property
+    def modality_names(self) -> tuple[str, ...]:
+        """Modalities that its losses are told apart by; () where they are not."""
 
     def by_modality(self, sums: Sequence[float]) -> dict[str, tuple[float, int]]:
         """Sums over its targets of each modality, `LossSums.parts`, with their targets, by name."""

@@ -95,7 +95,11 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], how: Scoring) -> EvalRe
     mode, ranks, extra = how.settings.mode, how.ranks, how.extra
     objective = Objective(extra=extra)
     summed, tokens, batch_means, count = 0.0, 0, 0.0, 0
-    parts, second = dict[str, tuple[float, int]](), (0.0, 0)
+    rest = iter(batches)
+    first = list(itertools.islice(rest, 1))
+    batches, second = itertools.chain(first, rest), (0.0, 0)
+    # of a rank, too, that scores none of them
+    parts = {name: (0.0, 0) for each in first for name in each.modality_names}
     with scoring(model):
         for batch in _batches_here(model, how.split_head, batches, ranks, objective):
             sums = [] if not batch.targets else _sums(model, how.split_head, batch, objective)
@@ -139,9 +143,12 @@ def _over(pair: tuple[float, int], ranks: Ranks) -> tuple[float, int]:
 
 def shared_out(items: Iterable[T], ranks: Ranks | None) -> Iterator[T]:
     """This rank's share of what all ranks have: every so many of the items; all of them where it is alone."""
-    for number, item in enumerate(items):
-        if ranks is None or number % ranks.size == ranks.rank:
-            yield item
+    return (item for number, item in enumerate(items) if is_own(number, ranks))
+
+
+def is_own(number: int, ranks: Ranks | None) -> bool:
+    """Whether this rank takes the item of that number."""
+    return ranks is None or number % ranks.size == ranks.rank
 
 
 def in_step(items: Iterable[T], ranks: Ranks, forwards: Callable[[T], int], idle: Callable[[T], object]) -> Iterator[T]:

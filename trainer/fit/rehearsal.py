@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from galore.kernels.host import Host
-from galore.kernels.linear import Factors
+from galore.kernels.linear import Factors, Pieces
 from galore.trainer.build import build_model
 from galore.trainer.data.batch import Batch, Objective
 from galore.trainer.data.prepare import fullest_batch
@@ -186,7 +186,7 @@ def _watch_optimizer(optimizer: GaLoreAdamW, tracer: Tracer) -> None:
 
     take = optimizer.take
 
-    def watched(slot: ProjectedSlot, factors: Factors) -> None:
+    def watched(slot: ProjectedSlot, factors: Factors | Pieces) -> None:
         take(slot, factors)
         taken(slot.parameter)
 

@@ -18,6 +18,9 @@ HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 ECHO = 10.0  # seconds in which torchrun passes on a signal that Slurm has sent to all processes of a job
 
 
+_ENTERED: list[StopOnSignal] = []
+
+
 @dataclass(frozen=True)
 class Request:
     """A wish to stop that is no signal: `name` says whose."""
@@ -47,6 +50,7 @@ class StopOnSignal:
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
+        _ENTERED.append(self)
         if threading.current_thread() is threading.main_thread():
             taken = [number for number in HANDLED if number != signal.SIGHUP or not _ignored(number)]
             self._previous = {number: signal.signal(number, self._handle) for number in taken}
@@ -58,6 +62,7 @@ class StopOnSignal:
     ) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: was not set from Python
+        _ENTERED.remove(self)
         self._previous, self.installed = {}, False
 
     def ask(self, who: str) -> None:
@@ -72,6 +77,13 @@ class StopOnSignal:
             return
         self.requested, self._asked_at = signal.Signals(number), time.monotonic()
         self._say(f"{self.requested.name}: saving after this step; once more leaves at once, without saving")
+
+
+def ask_to_stop(who: str) -> bool:
+    """Let every `StopOnSignal` that is entered ask for a stop, from any thread; false where there is none."""
+    for each in (entered := list(_ENTERED)):
+        each.ask(who)
+    return bool(entered)
 
 
 def _ignored(number: signal.Signals) -> bool:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from transformers import masking_utils
 
 from galore.trainer.models.adapters.lora import without_adapters
+from galore.trainer.models.isolation import PREFIX
 from galore.trainer.models.linears import is_plain
 
 
@@ -20,8 +24,30 @@ class SplitModel(NamedTuple):
 
     def hidden(self, input_ids: Tensor, **arguments: Any) -> Tensor:
         """Last hidden states (b, s, d), after the final norm, in the head's type: a residual stream may be float32."""
-        out: Tensor = self.body(input_ids=input_ids, use_cache=False, **arguments)[0]
+        known = not arguments or _has_bounds(self.body)
+        with rows_are_known() if known else nullcontext():
+            out: Tensor = self.body(input_ids=input_ids, use_cache=False, **arguments)[0]
         return out.to(self.weight.dtype)
+
+
+@contextmanager
+def rows_are_known() -> Iterator[None]:
+    """A context in which transformers makes its masks without looking for rows of several documents.
+
+    It would read that from the positions of every micro-batch, for which a GPU is waited for.
+    """
+    looks = masking_utils.find_packed_sequence_indices
+    masking_utils.find_packed_sequence_indices = lambda position_ids: None
+    try:
+        yield
+    finally:
+        masking_utils.find_packed_sequence_indices = looks
+
+
+def _has_bounds(body: Any) -> bool:
+    """Whether its attention is told where documents end, and needs no mask for it."""
+    name = str(body.config._attn_implementation)
+    return name.startswith((PREFIX, "flash_attention"))
 
 
 _plain: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()

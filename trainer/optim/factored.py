@@ -7,7 +7,7 @@ import functools
 import torch
 from torch import Tensor, nn
 
-from galore.kernels.linear import Factors, factored_linear, saves_work
+from galore.kernels.linear import Factors, Pieces, factored_linear, gather, rows_of, saves_work
 from galore.trainer.optim.galore import GaLoreAdamW
 from galore.trainer.optim.int8_linear import Int8Linear, int8_layers
 from galore.trainer.optim.parts.shards import local
@@ -58,7 +58,7 @@ def has_bias(module: nn.Linear) -> bool:
 
 
 def _forward(module: nn.Linear, slot: ProjectedSlot, optimizer: GaLoreAdamW, x: Tensor) -> Tensor:
-    rows, (m, n) = x.shape[:-1].numel(), module.weight.shape
+    rows, (m, n) = rows_of(x), module.weight.shape
     wanted = torch.is_grad_enabled() and optimizer.attached and slot.refresh.takes_factors
     if not wanted or not saves_work(rows, m, n, slot.rank):
         return nn.functional.linear(x, module.weight)
@@ -75,5 +75,15 @@ def kinds_with_own_forward(optimizer: GaLoreAdamW, model: nn.Module) -> list[str
 
 @torch.no_grad()
 def _receive(slot: ProjectedSlot, optimizer: GaLoreAdamW, factors: Factors) -> None:
-    if optimizer.attached:
-        optimizer.take(slot, factors)
+    if optimizer.attached and (slot.refresh.wants_pass or not optimizer.in_pass):
+        begin = functools.partial(_pieces, slot, optimizer.in_pass)
+        gather(slot, factors, begin, functools.partial(optimizer.take, slot))
+
+
+def _pieces(slot: ProjectedSlot, in_pass: bool) -> Pieces:
+    """What adds up a gradient that comes in tiles: as much of it as the slot will take."""
+    refresh = slot.refresh
+    if not (refresh.sketches if in_pass else refresh.takes_factors):
+        return Pieces()
+    omega = refresh.test_matrix() if in_pass or slot.due else None
+    return Pieces(None if in_pass else slot.projector, omega)

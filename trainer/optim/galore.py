@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from galore.kernels.host import host_of
-from galore.kernels.linear import Factors
+from galore.kernels.linear import Factors, Pieces
+from galore.kernels.span import span
 from galore.kernels.storage.rounding import RoundingNoise
 from galore.trainer.optim.build_slots import build_slots, named_groups
 from galore.trainer.optim.clipping import warn_of_clipping
@@ -225,13 +226,19 @@ class GaLoreAdamW(Stored):
         self._together.forget()
         self._norm, self._grad_scale = None, 1.0
 
-    def take(self, slot: ProjectedSlot, factors: Factors) -> None:
+    @property
+    def in_pass(self) -> bool:
+        """Whether backward passes only find subspaces now."""
+        return self._sketching
+
+    def take(self, slot: ProjectedSlot, factors: Factors | Pieces) -> None:
         """Accept a projected layer's gradient as factors, from the layer's own backward."""
         if self._sketching:
             if slot.refresh.wants_pass:
                 slot.refresh.add_to_sketch(factors)
             return
-        slot.receive(factors)
+        with span("projection"):
+            slot.receive(factors)
         if self.update == "immediate":
             self._apply_now(slot)
 
@@ -256,7 +263,8 @@ class GaLoreAdamW(Stored):
             if isinstance(slot, ProjectedSlot) and slot.refresh.wants_pass:
                 slot.refresh.add_to_sketch(grad)
             return
-        slot.receive(grad)
+        with span("projection"):
+            slot.receive(grad)
         self._final(slot)
         if self.update == "immediate":
             self._apply_now(slot)
@@ -272,13 +280,13 @@ class GaLoreAdamW(Stored):
 
     def _apply_now(self, slot: FullSlot) -> None:
         slot.complete()
-        squared = float(slot.squared_norm())
-        if not math.isfinite(squared):
+        if not math.isfinite(squared := float(slot.squared_norm())):
             self._tally.refused += 1
             slot.discard()
             return
         self._tally.squares += squared
-        self._apply(slot, Update(1.0, self._step_noise()))
+        with span("update"):
+            self._apply(slot, Update(1.0, self._step_noise()))
 
     def _apply(self, slot: FullSlot, update: Update) -> None:
         self.torn = True
@@ -314,8 +322,8 @@ class GaLoreAdamW(Stored):
         self._noise = None
 
     def _step_noise(self) -> RoundingNoise | None:
-        low_precision = [p for p in self.slots if p.dtype in (torch.bfloat16, torch.int8)]
-        if not self.stochastic or not low_precision:
+        low_precision = [p for p in self.slots if self.stochastic and p.dtype in (torch.bfloat16, torch.int8)]
+        if not low_precision:
             return None
         if self._noise is None:
             self._noise = RoundingNoise(self.seed, self.clock, low_precision[0].device)

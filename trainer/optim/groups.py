@@ -123,7 +123,7 @@ def galore_groups(
         weight_decay: of matrices, None leaves it to the optimizer's keyword; vectors (norms, biases) and decay rates of
             state-space models have none.
         options: further settings of the target groups, such as `scale` or `update_proj_gap`. `inner="adafactor"` goes
-            for the rest too, other inner rules are for the targets.
+            for the rest too, `inner="scale"` gives the head its momentum, other inner rules are for the targets.
 
     Raises:
         ValueError: a pattern matches nothing, or no target weight is trainable. TypeError: an option is unknown.
@@ -160,7 +160,24 @@ def galore_groups(
     target = [
         {"params": members, **shared, **({} if own is None else {"rank": own})} for own, members in by_rank.items()
     ]
+    if options.get("inner") == "scale":
+        head = _head(model)
+        of_head = [each for each in rest if each[1] is head]
+        rest = [each for each in rest if each[1] is not head]
+        target += [{"params": of_head, **_decayed(weight_decay), "inner": "scale-momentum"}] if of_head else []
     return [*target, *adamw_groups(rest, weight_decay, **_for_the_rest(options))]
+
+
+def named_apart(groups: Iterable[dict[str, Any]], names: Mapping[nn.Parameter, str]) -> list[dict[str, Any]]:
+    """`groups`, and in one of its own, called so and with the same options, what `names` has of each."""
+    found = []
+    for group in groups:
+        members: dict[str | None, list[NamedParameter]] = {}
+        for name, parameter in group["params"]:
+            members.setdefault(names.get(parameter), []).append((name, parameter))
+        for called, own in members.items():
+            found.append({**group, "params": own, **({} if called is None else {"name": called})})
+    return found
 
 
 def _is_decayed(name: str, parameter: nn.Parameter) -> bool:
@@ -183,8 +200,15 @@ def _decayed(weight_decay: float | None) -> dict[str, float]:
     return {} if weight_decay is None else {"weight_decay": weight_decay}
 
 
+def _head(model: nn.Module) -> nn.Parameter | None:
+    """The weight that makes logits, where it is not the embedding's as well."""
+    ends = [getattr(model, f"get_{name}_embeddings", lambda: None)() for name in ("output", "input")]
+    head, embedding = (getattr(end, "weight", None) for end in ends)
+    return None if head is embedding else head
+
+
 def _for_the_rest(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Orthogonal rules are for matrices between hidden layers: embeddings, head and vectors take AdamW beside them."""
+    """Rules of whole matrices are for those of hidden layers: embeddings, head and vectors take AdamW beside them."""
     inner = options.get("inner")
     return {} if inner is None else {"inner": "adafactor" if inner == "adafactor" else "adamw"}
 

@@ -10,8 +10,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from galore.kernels.linear import Factors
+from galore.kernels.linear import Factors, Pieces
 from galore.kernels.ops.paths import Problem
+from galore.kernels.rules.residual import column_squares
+from galore.kernels.span import span
 from galore.trainer.optim.parts.inner import Inner
 from galore.trainer.optim.parts.refresh import Refresh
 from galore.trainer.optim.parts.residual import ResidualRule
@@ -90,7 +92,7 @@ class ProjectedSlot(FullSlot):
     def has_gradient(self) -> bool:
         return self.refresh.has_gradient
 
-    def receive(self, grad: Tensor | Factors) -> None:
+    def receive(self, grad: Tensor | Factors | Pieces) -> None:
         self.refresh.receive(grad)
 
     def parts(self) -> Iterator[Part]:
@@ -110,12 +112,12 @@ class ProjectedSlot(FullSlot):
 
     def apply(self, update: Update) -> None:
         if self.refresh.basis is not None:
-            self._turn_to(self.refresh.basis)
+            self._turn_to(self.refresh.basis, update.grad_scale)
         elif self.subspace.redrawn and self.inner.started:
             self.transport.redraw(self.inner)
         self._lift(update, self.residual.terms(self.refresh, update.grad_scale), self.transposed)
         if (basis := self.refresh.next_basis()) is not None:
-            self._turn_to(basis)
+            self._turn_to(basis, update.grad_scale)
         self.discard()
 
     def discard(self) -> None:
@@ -129,11 +131,23 @@ class ProjectedSlot(FullSlot):
         of_rule = self.inner.planned(torch.Size((self.rank, self.subspace.held)))
         return of_rule | self._planned_compensation() | self.subspace.planned() | self.residual.planned()
 
-    def _turn_to(self, basis: Projector) -> None:
+    def _turn_to(self, basis: Projector, grad_scale: float) -> None:
         """Make `basis` the one to project on; the state of the inner rule follows as the transport says."""
         if basis.get(CODES) is self.state.get(CODES):
             return  # none was found, and the old one goes on
         if self.subspace.exists and self.inner.started:
-            self.transport.turn(self.inner, lambda: self.subspace.change_to(basis))
-            self.subspace.settle(basis)
+            with span("refresh"):
+                self.transport.turn(
+                    self.inner, lambda: self.subspace.change_to(basis), lambda: self._outside(grad_scale)
+                )
+                self.subspace.settle(basis)
         self.state.update(basis)
+
+    def _outside(self, grad_scale: float) -> Tensor | None:
+        """Mean square (b,) of coordinates of grad_scale · G that P has not; None where G is gone or all is within."""
+        whole, left = self.refresh.whole.here, self.subspace.a - self.rank
+        if whole is None or left == 0:
+            return None
+        inside = self.subspace.project(whole).float().square().sum(0)
+        squares = column_squares(self.subspace.oriented(whole)) - inside
+        return squares.clamp_min_(0.0).mul_(grad_scale**2 / left)

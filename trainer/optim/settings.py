@@ -25,6 +25,7 @@ from galore.kernels.family import (
     Side,
     contradiction,
     option,
+    residual_scale_of,
     scale_of,
     transport_of,
 )
@@ -71,7 +72,7 @@ class OptimizerSettings(Options):
 
 FIELDS = {each.name: each for each in dataclasses.fields(OptimizerSettings)}
 PER_GROUP = ("lr", "betas", "eps", "weight_decay", *(each.name for each in dataclasses.fields(GroupSettings)))
-NUMBERS = ("lr", "betas", "eps", "weight_decay", "scale", "momentum")  # a loaded state brings them
+NUMBERS = ("lr", "betas", "eps", "weight_decay", "scale", "residual_scale", "momentum")  # a loaded state brings them
 COMPOSITION = tuple(name for name in PER_GROUP if name not in NUMBERS)  # it stays as an optimizer was made
 OTHERS = ("params", "param_names", "rank", "initial_lr", "name")  # initial_lr is a schedule's, name whose group it is
 RANK = "a whole number from 1, a share below 1 of the smaller side, or None"
@@ -132,6 +133,7 @@ def _settle_group(group: dict[str, Any], number: int, settings: OptimizerSetting
     if said := contradiction(own, projected, written):
         raise ValueError(f"{name}: {said}")
     group["transport"], group["scale"] = transport_of(own), scale_of(own, projected)
+    group["residual_scale"] = residual_scale_of(own)
     return _of_group(group, settings)
 
 

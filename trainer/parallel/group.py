@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from galore.kernels.storage.rounding import mix
 from galore.trainer.common.errors import RunFailed, UserError
+from galore.trainer.machine.agent import leave_it_to_the_watch, watch_agent
 from galore.trainer.machine.process import processes
 from galore.trainer.machine.signals import Request
 from galore.trainer.recipe.schema.recipe import Recipe
@@ -27,8 +28,9 @@ from galore.trainer.recipe.schema.recipe import Recipe
 # what torch before 2.13 calls otherwise, and from then on warns of
 all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
-
+NAME = 16  # bytes of a wish to stop
 PATIENCE = timedelta(hours=2)  # one rank may tokenize or save while the others wait; a dead one is noticed at once
+ANSWER = timedelta(seconds=45)  # within which torchrun's store answers, which was there before this process
 
 
 class Rows(Protocol):
@@ -134,7 +136,7 @@ class Group:
 
     def first_of(self, wish: Wish | None) -> Wish | None:
         """The wish of the first rank that has one."""
-        own = (wish.name if wish else "").encode()[:8].ljust(8, b"\0")
+        own = (wish.name if wish else "").encode()[:NAME].ljust(NAME, b"\0")
         found = next((each for each in self.gathered(own) if any(each)), None)
         return wish if found in (None, own) else Request(found.rstrip(b"\0").decode(errors="replace"))
 
@@ -153,9 +155,9 @@ class Group:
             dist.broadcast(text, 0)
         return json.loads(text.cpu().numpy().tobytes())
 
-    def gathered(self, eight: bytes) -> list[bytes]:
-        """Eight bytes of each rank."""
-        own = torch.frombuffer(bytearray(eight), dtype=torch.int64).to(_device())
+    def gathered(self, eights: bytes) -> list[bytes]:
+        """What each rank has, a multiple of eight bytes."""
+        own = torch.frombuffer(bytearray(eights), dtype=torch.int64).to(_device())
         every = [torch.empty_like(own) for _ in range(self.size)]
         with reaching(self):
             dist.all_gather(every, own)
@@ -182,6 +184,7 @@ def reaching(group: Group) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        leave_it_to_the_watch()
         told = f"another of the {group.size} processes ended, or cannot be reached"
         raise RankLost(
             told,
@@ -229,14 +232,28 @@ def require_same_weights(model: nn.Module, group: Group) -> None:
 
 def join(device: str) -> Group | None:
     """The group of all processes that torchrun started; None for one that is alone. `device` as a recipe names it."""
+    watch_agent()
     if processes() == 1:
         return None
     on_cuda = torch.cuda.is_available() and device != "cpu"
     if on_cuda:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     if not dist.is_initialized():
+        _require_store()
         dist.init_process_group("nccl" if on_cuda else "gloo", timeout=PATIENCE)
     return Group(dist.get_rank(), dist.get_world_size())
+
+
+def _require_store() -> None:
+    """Raise RankLost where the agent is gone that keeps what the processes meet by: torch would look for it for hours."""
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    try:
+        dist.TCPStore(host, port, None, is_master=False, timeout=ANSWER)  # type: ignore[attr-defined]
+    except RuntimeError as error:
+        what = f"torchrun, which started this process, does not answer at {host}:{port}"
+        raise RankLost(what, fix="start it again on all machines; --resume goes on") from error
 
 
 def leave() -> None:

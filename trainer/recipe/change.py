@@ -46,6 +46,7 @@ def not_inherited(optim: OptimSection, chosen: Mapping[str, Any]) -> dict[str, A
     """
     kept = {"method": optim.method, "inner": "adamw", "residual": "none", "adapter": None, **chosen}
     names = ["inner", "residual", "adapter", *(() if kept["adapter"] == "relora" else RESTARTS)]
+    names += ["residual_scale", "switch", *(["transport"] if optim.transport == "complete" else [])]
     if kept["method"] != "galore":
         names += ["weight_dtype", "update"]
     if optim.residual in RANDOM and kept["residual"] not in RANDOM:

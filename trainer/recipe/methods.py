@@ -33,6 +33,8 @@ _ALL = (
     Method("full-8bit", "AdamW with 8-bit states", ("optim.method=full", "optim.state_dtype=8bit")),
     Method("adafactor", "at full rank", ("optim.method=full", "optim.inner=adafactor")),
     Method("muon", "at full rank", ("optim.method=full", "optim.inner=muon")),
+    Method("racs", "rows and columns scaled, at full rank", ("optim.method=full", "optim.inner=racs")),
+    Method("scale", "outputs of one norm, momentum at the head", ("optim.method=full", "optim.inner=scale")),
     _galore("galore", "moments rotate with the subspace", glue=GLUE_DEFAULT),
     _galore("galore-8bit", "with 8-bit states", "optim.state_dtype=8bit"),
     _galore("galore-keep", "moments stay as they are, as in the paper", "optim.transport=keep"),
@@ -68,6 +70,15 @@ _ALL = (
         "optim.transport=rotate",
         glue=f"{GLUE}-frugal-r4",
     ),
+    _galore("frugal-columns", "columns of the rest of one norm, rotating moments", "optim.residual=columns"),
+    _galore("frugal-orthogonal", "the rest orthogonalized, rotating moments", "optim.residual=orthogonal"),
+    _galore(
+        "alice",
+        "the rest compensated, a basis switched in part",
+        "optim.residual=alice",
+        "optim.switch=0.7",
+        "optim.transport=keep",
+    ),
     Method("lora", "adapters", ("optim.method=lora",), f"{GLUE}-lora-r8"),
     Method("relora", "adapters, merged and restarted", ("optim.method=lora", "optim.adapter=relora")),
     Method("low-rank", "W = B·A", ("optim.method=lora", "optim.adapter=factors", "optim.lora_dropout=0")),
@@ -84,6 +95,9 @@ RULES = {
     "adamw": "AdamW",
     "adafactor": "Adafactor",
     "muon": "Muon, AdamW beside the target matrices",
+    "racs": "RACS, AdamW beside the target matrices",
+    "scale": "SCALE, momentum at the head, AdamW beside",
+    "scale-momentum": "SCALE with momentum, AdamW beside",
 }  # what full rank offers
 
 
@@ -95,6 +109,8 @@ def described(optim: OptimSection) -> str:
         refresh += "" if optim.refresh_overlap is None else f", lazy from an overlap of {optim.refresh_overlap}"
         inner = "" if optim.inner == "adamw" else f", {optim.inner}"
         residual = "" if optim.residual == "none" else f", residual {optim.residual}"
+        residual += "" if optim.residual_scale is None else f" × {optim.residual_scale}"
+        residual += "" if optim.switch is None else f", {optim.switch:.0%} of a basis switched"
         transport = f", moments {optim.effective_transport}"
         weights = "" if optim.weight_dtype is None else f", {optim.weight_dtype} weights"
         return (

@@ -58,6 +58,7 @@ def texts(history: History) -> tuple[list[str], list[str]]:
         sections.samples,
         sections.parameters,
         sections.course,
+        sections.seconds,
         sections.data,
         sections.machine,
         sections.recipe,

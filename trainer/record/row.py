@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import UnionType
-from typing import Annotated, Any, Literal, TypedDict, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NotRequired, TypedDict, get_args, get_origin, get_type_hints
 
 from galore.trainer.common.format import (
     duration,
@@ -73,6 +73,8 @@ class TrainRow(TypedDict, total=False):
     perplexity_by_modality: Annotated[dict[str, float], Column()]
     extra_loss: Annotated[float, Column("", "extra loss", loss, live=True)]  # without its weight
     learning_rate: Annotated[float, Column("", "lr", learning_rate, live=True, series=True)]
+    head_learning_rate: Annotated[float, Column("", "head lr", learning_rate, live=True)]
+    embedding_learning_rate: Annotated[float, Column("", "embedding lr", learning_rate, live=True)]
     grad_norm: Annotated[float, Column(series=True)]  # before clipping
     grad_scale: Annotated[float, Column()]  # by clipping
     tokens: Annotated[int, Column("tokens", "tokens", thousands, series=True)]  # since the run began
@@ -127,6 +129,7 @@ class EventRow(TypedDict):
     kind: Literal["event"]
     step: int
     message: str
+    profile: NotRequired[dict[str, Any]]  # seconds of profiled steps by part, `trainer.time.account`
 
 
 Row = TrainRow | EvalRow | EventRow

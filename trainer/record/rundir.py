@@ -59,6 +59,11 @@ class RunDir:
         return self.root / "snapshots"
 
     @property
+    def profile(self) -> Path:
+        """Traces of profiled steps."""
+        return self.root / "profile"
+
+    @property
     def model(self) -> Path:
         """What the model needs beside its weights: configuration, generation defaults."""
         return self.root / "model"
@@ -185,6 +190,17 @@ class RunDir:
         """
         self.require_own()
         replace_file(path, content)
+
+    def keep_trace(self, name: str, content: bytes) -> Path:
+        """Write the trace of a profiled step.
+
+        Raises:
+            Ended, OSError: as `replace`.
+        """
+        self.require_own()
+        self.profile.mkdir(exist_ok=True)
+        self.replace(self.profile / name, content)
+        return self.profile / name
 
     def write_facts(self, facts: Mapping[str, Any]) -> None:
         """Replace run.json atomically."""

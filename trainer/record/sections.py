@@ -13,6 +13,7 @@ from galore.trainer.machine.power import energy_in_words
 from galore.trainer.record.history import History
 from galore.trainer.record.row import EVAL, EvalRow
 from galore.trainer.tasks.metrics import flat
+from galore.trainer.time.account import Account
 
 MOST_STEPS = 20  # in a list of them
 
@@ -134,6 +135,20 @@ def course(history: History) -> str:
     told = "".join(f"- after step {row.get('step', 0):,}: {_line(row.get('message'))}\n" for row in history.events)
     folded = details(f"{len(history.events)} event(s)", told)
     return section("Course of the run", "\n".join(lines) + "\n", folded) if history.last_step else ""
+
+
+def seconds(history: History) -> str:
+    """Where the seconds of profiled steps went."""
+    found = [(row["step"], Account(**row["profile"])) for row in history.events if "profile" in row]
+    parts = []
+    for step, account in found:
+        rows = [(name, f"{each:.4f} s", percent(share)) for name, each, share in account.rows()]
+        head = ["part of a step", "time", "share"]
+        each = account.seconds / account.steps
+        note = f"Up to step {step:,}, {counted(account.steps, 'step')} profiled, {each:.4f} s each"
+        beside = f"; {' and '.join(account.beside)} beside the device" if account.beside else ""
+        parts += [f"{note}{beside}. The traces are in `profile/`.\n", table(head, rows, "lrr")]
+    return section("Seconds of a step", *parts)
 
 
 def data(history: History) -> str:

@@ -117,7 +117,7 @@ def _training(recipe: Recipe, step: int | None) -> dict[str, Any]:
         "optimizer steps": step,
         "sequences per step": train.global_batch_size,
         "tokens per sequence": recipe.data.max_length,
-        "learning rate": optim.learning_rate,
+        **{name.replace("_", " "): rate for name, rate in optim.peak_rates.items()},
         "schedule": optim.lr_scheduler_type,
         "weight decay": optim.weight_decay,
         "seed": train.seed,

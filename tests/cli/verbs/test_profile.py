@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from galore.cli.show import profile as shown_profile
 from galore.cli.verbs import profile as verb
 from galore.trainer.common.errors import UserError
 from galore.trainer.memory.categories import CATEGORIES, OVERHEAD
@@ -142,7 +143,7 @@ def test_files_are_there_before_anything_is_printed(galore: Any, monkeypatch: py
     def left(*_: Any) -> None:
         raise BrokenPipeError(errno.EPIPE, "Broken pipe")
 
-    monkeypatch.setattr("galore.cli.verbs.profile._show", left)
+    monkeypatch.setattr(shown_profile.Plain, "show", left)
     monkeypatch.setattr("galore.cli.show.memory.show_comparison", left)
     assert galore("profile-memory", "tiny.yaml", "--fit", "fitting.yaml", "--timeline", "memory.html").exit_code == 1
     assert Path("fitting.yaml").is_file()
@@ -291,8 +292,9 @@ def test_an_unasked_search_has_what_the_first_trace_leaves_of_its_time(
         asked.append(until)
 
     monkeypatch.setattr("galore.trainer.fit.predict.profile_on", profile_on)
-    for name, does in (("_advice", advice), ("_show", lambda *_: None), ("_shipped", lambda *_: None)):
+    for name, does in (("_advice", advice), ("_shipped", lambda *_: None)):
         monkeypatch.setattr(verb, name, does)
+    monkeypatch.setattr(shown_profile.Plain, "show", lambda *_: None)
     monkeypatch.setattr(verb, "_show_room", lambda *_: None)
     assert galore("profile-memory", "tiny.yaml", "--gpu", "rtx4090").exit_code == 0
     assert asked[0] <= traced[0] + verb.LONGEST

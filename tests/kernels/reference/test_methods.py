@@ -115,6 +115,57 @@ def test_frugal_adds_signs():
     assert bool((signs * (g - p @ p.mT @ g) > 0).all())
 
 
+def test_what_is_left_over_is_of_one_norm_or_orthogonal_and_scaled_by_c():
+    p, g, h = basis(), matrix(A, B), Settings(1.0, outside=0.5, longer=B)
+    inside = methods.galore(g, p, State(R, B), h, methods.adamw)
+    added = methods.columns(g, p, State(R, B), h, methods.adamw) - inside
+    torch.testing.assert_close(added.norm(dim=0), torch.full((B,), 0.5 * (A - R) ** 0.5, dtype=torch.float64))
+    torch.testing.assert_close(p.mT @ added, torch.zeros(R, B, dtype=torch.float64), atol=1e-12, rtol=0)
+    values = torch.linalg.svdvals(methods.orthogonal(g, p, State(R, B), h, methods.adamw) - inside)
+    assert bool((values[: A - R] / (0.1 * B**0.5) > 0.6).all())
+    assert float(values[A - R :].max()) < 1e-12
+    whole = basis(A)
+    for method in (methods.columns, methods.alice, methods.orthogonal):
+        of_noise = method(g, whole, State(A, B), h, methods.adamw)
+        torch.testing.assert_close(of_noise, methods.galore(g, whole, State(A, B), h, methods.adamw))
+
+
+def test_alice_averages_the_norms_of_what_is_left_over():
+    p, h, state = basis(), Settings(1.0, beta1=0.5), State(R, B)
+    one, two = matrix(A, B), matrix(A, B)
+    methods.alice(one, p, state, h, methods.adamw)
+    inside = methods.galore(two, p, State(R, B), h, lambda *_: torch.zeros(R, B, dtype=torch.float64))
+    added = methods.alice(two, p, state, h, lambda *_: torch.zeros(R, B, dtype=torch.float64)) - inside
+    left = [(g - p @ p.mT @ g).square().sum(0) for g in (one, two)]
+    expected = (A - R) ** 0.5 * (left[1] / (0.25 * left[0] + 0.5 * left[1])).sqrt()
+    ratio = added.norm(dim=0) / expected
+    torch.testing.assert_close(ratio, ratio[0].expand(B))
+    assert float(ratio[0]) <= 1.0
+
+
+def test_racs_takes_signs_of_a_product_of_rows_and_columns_and_scale_one_size_per_output():
+    sizes = torch.outer(torch.logspace(-3, 0, A, dtype=torch.float64), torch.logspace(0, -4, B, dtype=torch.float64))
+    g = sizes * matrix(A, B).sign()
+    torch.testing.assert_close(methods.racs(g, State(A, B), Settings(1.0)), g.sign())
+    outputs = methods.scale(g, State(A, B), Settings(1.0))
+    torch.testing.assert_close(outputs.square().mean(1), torch.ones(A, dtype=torch.float64))
+    state = State(A, B)
+    methods.scale_momentum(g, state, Settings(1.0, mu=0.75))
+    torch.testing.assert_close(state.m, 0.25 * g)
+
+
+def test_completion_gives_new_directions_what_lay_outside():
+    h, rotated, completed = Settings(1.0), State(R, B), State(R, B)
+    g, outside, c = matrix(R, B), torch.rand(B, dtype=torch.float64), torch.diag(torch.tensor([1.0, 0.6, 0.0]).double())
+    for state in (rotated, completed):
+        methods.adamw(g, state, h)
+    methods.rotate(rotated, c, h)
+    methods.complete(completed, c, h, outside)
+    expected = 0.001 * torch.outer(torch.tensor([0.0, 0.64, 1.0]).double(), outside)
+    torch.testing.assert_close(completed.v - rotated.v, expected)
+    torch.testing.assert_close(completed.m, rotated.m)
+
+
 def test_growth_is_limited_after_the_first_step_and_by_the_package_before_the_correction():
     x, h, packaged = matrix(A, B), Settings(1.0), Settings(1.0, habits=frozenset({"limiter"}))
     norms, state = [], State(A, B)

@@ -15,6 +15,7 @@ from galore.kernels.rules.adam import AdamRule
 from galore.kernels.rules.residual import (
     apollo_scale,
     column_squares,
+    column_terms,
     fira_terms,
     frugal_block,
     growth_limit_,
@@ -68,6 +69,34 @@ def test_fira_equals_the_specification(a, b, convention):
         norms.append(state.norm)
     if a > rank:
         assert was_limited(norms)
+
+
+@pytest.mark.parametrize("method", [methods.columns, methods.alice], ids=["columns", "alice"])
+@pytest.mark.parametrize(("a", "b"), [(8, 20), (6, 7)])
+def test_columns_of_one_norm_equal_the_specification(a, b, method):
+    """Alice's are averaged over the steps, and limited."""
+    rank, mean, previous, norms = a // 2, torch.zeros(b), torch.zeros(()), []
+    averaged = {"mean": mean, "beta": BETAS[0], "previous": previous} if method is methods.alice else {}
+    p, state, settings = basis(a, rank), methods.State(rank, b), methods.Settings(1.0, beta1=BETAS[0], outside=0.3)
+    for g in gradients(a, b):
+        r, n = p.mT @ g, torch.randn(rank, b)
+        said = {"g_squares": column_squares(g), "rows": a, "factor": 0.3, **averaged}
+        n_adjusted, scale = column_terms(r, n, **said)
+        exact = method(g.double(), p.double(), state, settings, lambda *_, n=n: -n.double())
+        torch.testing.assert_close((p @ n_adjusted + scale * g).double(), -exact, rtol=1e-3, atol=1e-5)
+        norms.append(state.norm)
+    if averaged:
+        assert was_limited(norms)
+        return
+    outside = (exact + (p @ n).double()).norm(dim=0)[:-1]
+    torch.testing.assert_close(outside, torch.full_like(outside, 0.3 * (a - rank) ** 0.5), rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_left_of_a_column_within_the_subspace_is_taken_for_noise():
+    """‖X_j‖² is a difference of larger numbers, and no column is divided by less than a thousandth of its gradient."""
+    r, squares = torch.tensor([[1.0, 2.0, 0.0]]), torch.tensor([1.0 + 2**-22, 4.0 - 2**-21, 0.0])
+    _, scale = column_terms(r, torch.zeros(1, 3), g_squares=squares, rows=8, factor=1.0)
+    torch.testing.assert_close(scale, -(7**0.5) * torch.tensor([1e3, 0.5e3, 0.0]), rtol=1e-5, atol=0)
 
 
 def test_fira_without_a_limiter_is_the_residual_times_phi():

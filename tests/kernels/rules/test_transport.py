@@ -45,6 +45,26 @@ def test_rotation_equals_the_specification(ranks, step):
         torch.testing.assert_close(got.double(), expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("ranks", [(6, 6), (9, 6)])
+def test_completion_equals_the_specification(ranks):
+    new, old = ranks
+    c, outside = change_of_basis(basis(12, new, 1), basis(12, old, 2)), torch.rand(40)
+    m, v = some_moments(old)
+    exact = methods.State(old, m.shape[1])
+    exact.m, exact.v, exact.t = m.double(), v.double(), 10
+    methods.complete(exact, c.double(), methods.Settings(1.0, **BETAS), outside.double())
+    for got, expected in zip(rotate(m, v, c, step=10, **BETAS, outside=outside), (exact.m, exact.v), strict=True):
+        torch.testing.assert_close(got.double(), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_wholly_new_direction_has_the_mean_square_of_what_lay_outside():
+    """And its first step under Adam the length of one within, not (1 - β₁)/√(1 - β₂)."""
+    c = torch.zeros(1, 6)
+    m, v = rotate(*some_moments(), c, step=10, **BETAS, outside=torch.full((40,), 4.0))
+    torch.testing.assert_close(v, torch.full((1, 40), 4.0 * (1 - BETAS["beta2"] ** 10)))
+    assert float(m.abs().max()) == 0.0
+
+
 def test_gaussian_gradients_in_expectation():
     """Independent coordinates: the rotated moments and the moments of rotated gradients agree on average over columns."""
     torch.manual_seed(0)

@@ -25,6 +25,7 @@ BASES: dict[str, tuple[str, ...]] = {
     "full": ("optim.method=full", "optim.state_dtype=8bit"),
     "int8": ("optim.weight_dtype=int8",),
     "fira": ("optim.residual=fira",),
+    "alice": ("optim.residual=alice", "optim.residual_scale=0.3", "optim.switch=0.5", "optim.transport=complete"),
     "sumo": ("optim.inner=sumo",),
     "lora": ("optim.method=lora", "optim.train_modules=[embed_tokens]"),
 }

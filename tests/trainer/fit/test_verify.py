@@ -10,7 +10,8 @@ import torch
 
 from galore.trainer.common.errors import UserError
 from galore.trainer.fit import verify as module
-from galore.trainer.fit.measure import Measurement
+from galore.trainer.fit.measure import Measurement, measure
+from galore.trainer.fit.predict import predict
 from galore.trainer.fit.verify import Verification, verify
 from galore.trainer.memory.categories import CATEGORIES
 from galore.trainer.memory.trace.trace import Allocation, Trace
@@ -28,6 +29,18 @@ def test_a_real_run(tiny: Tiny) -> None:
     ours, theirs = found.categories["weights"]
     assert ours == theirs > 250_000
     assert sum(ours for ours, _ in found.categories.values()) == found.predicted
+
+
+@pytest.mark.parametrize("more", [[], ["train.stream_weights=true", "optim.weight_dtype=int8", "optim.method=galore"]])
+def test_tiles_of_tokens(tiny: Tiny, more: list[str]) -> None:
+    """What is predicted of them is measured, and is less than of the whole."""
+    long = ["model.num_hidden_layers=3", "model.intermediate_size=256", "data.max_length=128", "optim.rank=4"]
+    found = [
+        (max(predict(loaded, None).requested()), measure(loaded, torch.device("cpu")).allocator_bytes)
+        for loaded in (tiny(*long, *more, f"train.tile_tokens={tokens}") for tokens in (50, "null"))
+    ]
+    assert all(abs(ours - theirs) < 0.01 * theirs for ours, theirs in found)
+    assert found[0][0] < 0.9 * found[1][0]
 
 
 def made(*sizes: tuple[str, int]) -> Trace:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import itertools
 import json
 import random
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from consoles import Quiet
 
 from galore.trainer import loop
 from galore.trainer.checkpoint import checkpoint
@@ -23,19 +23,6 @@ from galore.trainer.trained.runmodel import load_run_model
 STEPS = 5
 STREAMED, RESIDENT = "train.stream_weights=true", "train.stream_weights=false"
 pytestmark = pytest.mark.usefixtures("undrawn")
-
-
-class Quiet:
-    """A console that keeps the messages."""
-
-    def __init__(self) -> None:
-        self.messages: list[str] = []
-
-    def message(self, text: str) -> None:
-        self.messages.append(text)
-
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        return lambda *arguments: None
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
+from galore.kernels.family import residual_scale_of
 from galore.kernels.reference import methods
 from galore.kernels.reference.operations import dct_basis
 from galore.kernels.storage import blockwise
@@ -46,6 +47,17 @@ PRESETS: dict[str, tuple[str, ...]] = {
     "apollo-svd": (GALORE, "optim.residual=apollo", "optim.proj_type=svd"),
     "sumo-8bit": (GALORE, "optim.inner=sumo", "optim.state_dtype=8bit"),
     "sumo-reset": (GALORE, "optim.inner=sumo", "optim.transport=reset"),
+    "sumo-alice-8bit": (GALORE, "optim.inner=sumo", "optim.residual=alice", "optim.state_dtype=8bit"),
+    "alice-rotate": (GALORE, "optim.residual=alice", "optim.switch=0.5", "optim.proj_type=svd"),
+    "columns-int4": (GALORE, "optim.residual=columns", "optim.projector_dtype=int4", "optim.residual_scale=0.3"),
+    "columns-complete": (GALORE, "optim.residual=columns", "optim.transport=complete"),
+    "columns-random": (GALORE, "optim.residual=columns", "optim.proj_type=random"),
+    "fira-scaled": (GALORE, "optim.residual=fira", "optim.residual_scale=0.5"),
+    "frugal-scaled-power": (GALORE, "optim.residual=frugal", "optim.residual_scale=0.4", "optim.proj_type=power"),
+    "switch-delayed": (GALORE, "optim.switch=0.6"),
+    "racs-subspace": (GALORE, "optim.inner=racs"),
+    "racs-reset": (GALORE, "optim.inner=racs", "optim.transport=reset"),
+    "scale-momentum": ("optim.method=full", "optim.inner=scale-momentum"),
     "muon-frugal": (GALORE, "optim.inner=muon", "optim.residual=frugal"),
     "adafactor-reset": (GALORE, "optim.inner=adafactor", "optim.transport=reset"),
     "adafactor-without-moment": (GALORE, "optim.inner=adafactor", "optim.transport=rotate", "optim.adam_beta1=0"),
@@ -169,6 +181,7 @@ class Reference:
             beta2=optim.adam_beta2,
             eps=optim.adam_epsilon,
             mu=optim.momentum,
+            outside=residual_scale_of(optim),
             longer=max(weight.shape),
         )
 
@@ -176,8 +189,9 @@ class Reference:
         """For the gradient g (a, b); `turned`: p (a, r) is not the basis of the last step."""
         p = None if p is None else p.double()
         if turned and self.p is not None:
-            kept = self.state.m
-            methods.TRANSPORTS[self.optim.effective_transport](self.state, p.mT @ self.p, self.settings)
+            kept, name = self.state.m, self.optim.effective_transport
+            more = (outside(g.double(), self.p),) if name == "complete" else ()
+            methods.TRANSPORTS[name](self.state, p.mT @ self.p, self.settings, *more)
             if self.state.m is not kept:
                 self._store()
         method, rule = methods.METHODS[self.optim.residual], methods.RULES[self.optim.inner]
@@ -188,6 +202,12 @@ class Reference:
     def _store(self) -> None:
         if self.optim.state_dtype == "8bit":
             self.state.m, self.state.v = blockwise_storage(self.state.m, True), blockwise_storage(self.state.v, False)
+
+
+def outside(g: Tensor, p: Tensor) -> Tensor | None:
+    """Mean square of the coordinates that a column of G has outside the orthonormal P; None where there are none."""
+    left = p.shape[0] - p.shape[1]
+    return (g - p @ p.mT @ g).square().sum(0) / left if left else None
 
 
 def blockwise_storage(moment: Tensor, signed: bool) -> Tensor:

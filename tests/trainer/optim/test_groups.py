@@ -179,3 +179,32 @@ def test_a_function_chooses_by_the_whole_path_and_must_choose_something() -> Non
         galore_groups(model, 4, targets=large_matrices(1000))
     with pytest.raises(ValueError, match="rank_pattern matches none of the chosen modules"):
         galore_groups(model, 4, targets=large_matrices(), rank_pattern={"kinds": 2})
+
+
+class WithHead(Model):
+    """As transformers' models say where their ends are; tied, both are one weight."""
+
+    def __init__(self, tied):
+        super().__init__()
+        self.head = nn.Linear(8, 10, bias=False)
+        if tied:
+            self.head.weight = self.embed.weight
+
+    def get_input_embeddings(self):
+        return self.embed
+
+    def get_output_embeddings(self):
+        return self.head
+
+
+@pytest.mark.parametrize(
+    ("model", "of_head"), [(WithHead(False), ["head.weight"]), (WithHead(True), []), (Model(), [])]
+)
+def test_scale_keeps_a_momentum_for_a_head_of_its_own_alone(model, of_head):
+    groups = galore_groups(model, None, inner="scale", scale=0.5)
+    check_complete(model, groups)
+    rules = {name: group.get("inner", "adamw") for group in groups for name in names(group)}
+    assert [name for name, rule in rules.items() if rule == "scale-momentum"] == of_head
+    assert {rule for name, rule in rules.items() if "proj" in name} == {"scale"}
+    assert {rule for name, rule in rules.items() if "embed" in name or "norm" in name} == {"adamw"}
+    GaLoreAdamW(groups)

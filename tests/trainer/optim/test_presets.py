@@ -94,7 +94,8 @@ def test_side_rank_basis_dtypes_and_bytes_are_what_they_should_be(preset: str, p
 
 
 def dtypes_by_hand(case: Case) -> dict[str, torch.dtype]:
-    optim, moments = case.optim, {"adamw": ("exp_avg", "exp_avg_sq")}.get(case.optim.inner, ("exp_avg",))
+    optim, stateless = case.optim, ("racs", "scale")
+    moments = {"adamw": ("exp_avg", "exp_avg_sq"), **dict.fromkeys(stateless, ())}.get(optim.inner, ("exp_avg",))
     if optim.inner == "adafactor":
         moments = ("exp_avg",) if optim.adam_beta1 > 0 else ()
     expected = dict.fromkeys(moments, torch.float32)
@@ -102,8 +103,12 @@ def dtypes_by_hand(case: Case) -> dict[str, torch.dtype]:
         expected = dict.fromkeys(moments, torch.uint8) | {f"{name}_absmax": torch.float32 for name in moments}
     if optim.inner == "adafactor":
         expected |= {"row": torch.float32, "column": torch.float32}
-    if optim.residual in ("fira", "apollo", "apollo-mini"):
+    if optim.inner == "racs":
+        expected |= dict.fromkeys(("row", "column", "norm"), torch.float32)
+    if optim.residual in ("fira", "apollo", "apollo-mini") or compensates(case):
         expected["residual_norm"] = torch.float32
+    if compensates(case):
+        expected["residual_squares"] = torch.float32
     if case.projected and optim.proj_type != "random":
         codes = {"int4": torch.uint8, "int8": torch.int8, "bfloat16": torch.bfloat16, None: torch.float32}
         expected["projector"] = torch.int16 if optim.proj_type == "dct" else codes[optim.projector_dtype]
@@ -111,13 +116,19 @@ def dtypes_by_hand(case: Case) -> dict[str, torch.dtype]:
     return expected
 
 
+def compensates(case: Case) -> bool:
+    """Whether there is something outside the subspace, and Alice's averages of it."""
+    return case.optim.residual == "alice" and case.rank < case.sides[0]
+
+
 def bytes_by_hand(case: Case) -> tuple[int, int]:
     """State and projector: r·b numbers per moment, a·r for P."""
     optim, (a, b), r = case.optim, case.sides, case.rank
     moment = r * b + 4 * math.ceil(r * b / 256) if optim.state_dtype == "8bit" else 4 * r * b
     first = moment * (optim.adam_beta1 > 0)
-    state = {"adamw": 2 * moment, "adafactor": first + 4 * (r + b), "muon": moment, "sumo": moment}[optim.inner]
-    state += 4 * (optim.residual in ("fira", "apollo", "apollo-mini"))
+    of_rule = {"adamw": 2 * moment, "adafactor": first + 4 * (r + b), "racs": 4 * (r + b + 1), "scale": 0}
+    state = of_rule.get(optim.inner, moment)
+    state += 4 * (optim.residual in ("fira", "apollo", "apollo-mini")) + 4 * (b + 1) * compensates(case)
     scales = 2 * math.ceil(a * r / 128)
     as_it_is = {None: 4 * a * r, "bfloat16": 2 * a * r, "int8": a * r + scales, "int4": math.ceil(a * r / 2) + scales}
     projector = {"random": 0, "dct": 2 * r}.get(optim.proj_type, as_it_is[optim.projector_dtype])

@@ -94,6 +94,8 @@ def drawn(rng: random.Random) -> dict[str, Any]:
         "refresh_overlap": [0.5],
         "scale": [0.5],
         "momentum": [0.9],
+        "residual_scale": [0.5],
+        "switch": [0.5],
     }
     hints = get_type_hints(Options)
     values = {

@@ -2,7 +2,9 @@
 
 import itertools
 import signal
+import socket
 from collections import Counter
+from datetime import timedelta
 
 import pytest
 import torch
@@ -59,9 +61,10 @@ def test_a_wish_is_everybodys(alone, wish):
     assert alone.first_of(wish) is wish
 
 
-def test_the_wish_of_another_rank_has_its_name(alone, monkeypatch):
-    monkeypatch.setattr(alone.__class__, "gathered", lambda self, own: [own, b"SIGTERM\0", b"SIGHUP\0\0"])
-    assert alone.first_of(None).name == "SIGTERM"
+@pytest.mark.parametrize("told", [b"SIGTERM", b"torchrun's end"])
+def test_the_wish_of_another_rank_has_its_name(alone, monkeypatch, told):
+    monkeypatch.setattr(alone.__class__, "gathered", lambda self, own: [own, told.ljust(16, b"\0"), b"SIGHUP"])
+    assert alone.first_of(None).name == told.decode()
 
 
 def test_numbers_are_compared_by_their_bits_and_summed_once(alone, monkeypatch):
@@ -85,6 +88,17 @@ def test_a_lost_rank_is_one_error_without_torchs_words():
     with pytest.raises(RankLost, match="another of the 2 processes ended") as raised, reaching(Group(1, 2)):
         raise RuntimeError("[../third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer")
     assert "gloo" not in str(raised.value)
+
+
+def test_a_store_whose_agent_is_gone_is_not_looked_for_for_hours(monkeypatch):
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(closed.getsockname()[1]), "RANK": "0"}
+    for name, value in ({"TORCHELASTIC_USE_AGENT_STORE": "True", "WORLD_SIZE": "2"} | where).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("galore.trainer.parallel.group.ANSWER", timedelta(seconds=0.3))
+    with pytest.raises(RankLost, match=r"does not answer at 127\.0\.0\.1"):
+        join("cpu")
 
 
 def test_one_process_is_no_group(monkeypatch):

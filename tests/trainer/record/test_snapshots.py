@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from consoles import Quiet
 from torch import nn
 
 from galore.trainer import recorder
@@ -18,11 +19,6 @@ from galore.trainer.record import report
 from galore.trainer.record import snapshots as module
 from galore.trainer.record.snapshots import Snapshots, read_snapshots, snapshot_files
 from galore.trainer.run import run_training
-
-
-class Quiet:
-    def __getattr__(self, name: str) -> Any:
-        return lambda *arguments, **options: None
 
 
 def network() -> nn.Module:

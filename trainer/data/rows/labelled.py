@@ -98,6 +98,10 @@ class LabelledBatch:
             return {"squared_error": loss, "perplexity": None}
         return {"loss_nats": loss, "perplexity": None}
 
+    @property
+    def modality_names(self) -> tuple[str, ...]:
+        return ()
+
     def by_modality(self, sums: Sequence[float]) -> dict[str, tuple[float, int]]:
         """Nothing by name: labels are of one kind."""
         return {}

@@ -161,6 +161,10 @@ class TokenBatch:
         second = None if extra is None else extra.summed(seen)
         return LossSums(total, found.sum(), z.detach(), parts, second)
 
+    @property
+    def modality_names(self) -> tuple[str, ...]:
+        return () if self.modalities is None else self.modalities.names
+
     def by_modality(self, sums: Sequence[float]) -> dict[str, tuple[float, int]]:
         if self.modalities is None:
             return {}

@@ -12,6 +12,7 @@ from galore.kernels.ops.direction import adam_direction_
 from galore.kernels.rules.adafactor import AdafactorRule
 from galore.kernels.rules.adam import AdamRule
 from galore.kernels.rules.orthogonalize import OrthogonalRule, rms_scale
+from galore.kernels.rules.scaled import OutputRule, RacsRule
 from galore.kernels.rules.transport import rotate
 from galore.trainer.optim.parts.storage import moment, moments, new_state, read_moment, write_moment
 from galore.trainer.optim.parts.weight import Weight
@@ -35,8 +36,11 @@ class Inner:
         """N, contiguous and of the gradient's shape, for grad_scale · gradient; the state takes the step."""
         raise NotImplementedError
 
-    def rotate(self, c: Tensor) -> None:
-        """Take the moments (r_old, b) of past steps into a new basis; c (r_new, r_old) = P_newᵀ P_old."""
+    def rotate(self, c: Tensor, outside: Tensor | None = None) -> None:
+        """Take the moments (r_old, b) of past steps into a new basis; c (r_new, r_old) = P_newᵀ P_old.
+
+        `outside` (b,) is the mean square of coordinates that the old basis had not.
+        """
         raise NotImplementedError
 
     def reset(self) -> None:
@@ -104,10 +108,10 @@ class AdamInner(Inner):
         for part, value in zip(storage, values, strict=True):
             part.write(first, last, value)
 
-    def rotate(self, c: Tensor) -> None:
+    def rotate(self, c: Tensor, outside: Tensor | None = None) -> None:
         beta1, beta2 = self.weight.group["betas"]
         m, v = (read_moment(self.weight.state, name) for name in MOMENTS)
-        rotated = rotate(m, v, c, step=self.step, beta1=beta1, beta2=beta2)
+        rotated = rotate(m, v, c, step=self.step, beta1=beta1, beta2=beta2, outside=outside)
         for name, value in zip(MOMENTS, rotated, strict=True):
             write_moment(self.weight.state, name, value)
 
@@ -129,7 +133,7 @@ class MatrixInner(Inner):
     """A rule that sees a matrix as a whole."""
 
     @property
-    def rule(self) -> AdafactorRule | OrthogonalRule:
+    def rule(self) -> AdafactorRule | OrthogonalRule | RacsRule | OutputRule:
         """The rule with the settings of now."""
         raise NotImplementedError
 
@@ -151,7 +155,7 @@ class MatrixInner(Inner):
             write_moment(self.weight.state, name, value)
         return found.to(dtype).contiguous()
 
-    def rotate(self, c: Tensor) -> None:
+    def rotate(self, c: Tensor, outside: Tensor | None = None) -> None:
         state = self.weight.state
         for name in [name for name in state if name in ROTATED]:
             write_moment(state, name, ROTATED[name](c, read_moment(state, name)))
@@ -190,9 +194,40 @@ class SumoInner(MuonInner):
     exact = True
 
 
+class RacsInner(MatrixInner):
+    """Rows and columns scaled by averages of a fixed point  (RACS, arXiv 2502.07752)."""
+
+    matrices_only = True
+
+    @property
+    def rule(self) -> RacsRule:
+        return RacsRule(self.weight.group["betas"][0])
+
+
+class ScaleInner(MatrixInner):
+    """Every output of one norm, without a state  (SCALE, arXiv 2506.16659)."""
+
+    matrices_only = True
+
+    @property
+    def rule(self) -> OutputRule:
+        return OutputRule()
+
+
+class ScaleMomentumInner(ScaleInner):
+    """Every output of a momentum of one norm, for the head."""
+
+    @property
+    def rule(self) -> OutputRule:
+        return OutputRule(self.weight.group["momentum"])
+
+
 INNER_RULES: dict[InnerRule, type[Inner]] = {
     "adamw": AdamInner,
     "adafactor": AdafactorInner,
     "muon": MuonInner,
     "sumo": SumoInner,
+    "racs": RacsInner,
+    "scale": ScaleInner,
+    "scale-momentum": ScaleMomentumInner,
 }

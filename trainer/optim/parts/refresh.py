@@ -14,13 +14,15 @@ import torch
 from torch import Tensor
 
 from galore.kernels.family import RefreshMode
-from galore.kernels.linear import Factors
+from galore.kernels.linear import Factors, Pieces
 from galore.trainer.optim.parts.hostsum import NewSum
 from galore.trainer.optim.parts.shards import Spread
 from galore.trainer.optim.parts.storage import GradientSum, Projector
 from galore.trainer.optim.parts.subspace import Subspace
 from galore.trainer.optim.parts.weight import as_matrix
 from galore.trainer.optim.ranks import Part, Ranks, Sums
+
+Gradient = Tensor | Factors | Pieces
 
 
 class Refresh:
@@ -49,6 +51,8 @@ class Refresh:
         self.omega: Tensor | None = None
         self.received, self.poisoned = 0, False
 
+    sketches = True  # whether a pass of its own wants no more than a sketch
+
     @property
     def has_gradient(self) -> bool:
         return self.sum.exists or self.whole.exists or self.poisoned
@@ -72,7 +76,7 @@ class Refresh:
         """Whether the step being accumulated can do without the whole gradient."""
         return not self.subspace.due
 
-    def receive(self, grad: Tensor | Factors) -> None:
+    def receive(self, grad: Gradient) -> None:
         """Take over one micro-batch's gradient, of the parameter's shape or not multiplied out."""
         if not self.takes_factors:
             grad = multiplied(grad)
@@ -82,11 +86,14 @@ class Refresh:
         else:
             self.sum.add(self.subspace.project(grad))
 
-    def add_to_sketch(self, grad: Tensor | Factors) -> None:
+    def add_to_sketch(self, grad: Gradient) -> None:
         """Y += G Ω, (a, r), with Ω fixed over the micro-batches of a step, in the dtype that the products take."""
-        if self.omega is None:
-            self.omega = self.subspace.test_matrix().to(self.subspace.weight.dtype)
-        self.sketch.add(self.subspace.sketch(grad, self.omega))
+        self.sketch.add(self.subspace.sketch(grad, self.test_matrix()))
+
+    def test_matrix(self) -> Tensor:
+        """Ω (b, r) of this step."""
+        self.omega = (self.subspace.test_matrix() if self.omega is None else self.omega).to(self.subspace.weight.dtype)
+        return self.omega
 
     def parts(self) -> Iterator[Part]:
         """What ranks add up in this step."""
@@ -145,7 +152,7 @@ class Refresh:
         yield from ((category, total.here) for category, total in held if total.here is not None)
         yield from (("projectors", tensor) for tensor in (self.basis or {}).values())
 
-    def _receive_due(self, grad: Tensor | Factors) -> None:
+    def _receive_due(self, grad: Gradient) -> None:
         raise NotImplementedError
 
     def _find(self, grad: Tensor) -> None:
@@ -183,7 +190,7 @@ class Found(Refresh):
         # a weight that never gets a gradient is due for ever
         return self.subspace.schedule.due(self.subspace.clock()) and self.subspace.due and self.basis is None
 
-    def _receive_due(self, grad: Tensor | Factors) -> None:
+    def _receive_due(self, grad: Gradient) -> None:
         if self.keeps_whole:
             self.whole.add(multiplied(grad))
         else:
@@ -196,11 +203,13 @@ class FirstMicroBatch(Found):
     Of several ranks the first one finds it, in a pass of its first micro-batch alone, and the others copy it.
     """
 
+    sketches = False
+
     @property
     def wants_pass(self) -> bool:
         return self.ranks is not None and self._turn
 
-    def add_to_sketch(self, grad: Tensor | Factors) -> None:
+    def add_to_sketch(self, grad: Gradient) -> None:
         whole = multiplied(grad)
         if self.ranks is not None and self.ranks.rank == 0 and bool(torch.isfinite(whole).all()):
             self.basis = self.subspace.of_gradient(whole)
@@ -227,7 +236,7 @@ class Summed(Refresh):
     def sends(self, turn: bool) -> dict[str, int]:
         return whole_gradient(self) if turn else super().sends(turn)
 
-    def _receive_due(self, grad: Tensor | Factors) -> None:
+    def _receive_due(self, grad: Gradient) -> None:
         self.whole.add(multiplied(grad))
         if self.received == self.accumulation:
             self.complete()
@@ -271,7 +280,7 @@ class Delayed(TwoPass):
     def next_basis(self) -> Projector | None:
         return None if not self.sketch.exists else self.subspace.of_sketch(self.sketch.take())
 
-    def _receive_due(self, grad: Tensor | Factors) -> None:
+    def _receive_due(self, grad: Gradient) -> None:
         if not self.subspace.exists:
             super()._receive_due(grad)
             return
@@ -288,7 +297,7 @@ class Whole(Refresh):
     def sends(self, turn: bool) -> dict[str, int]:
         return whole_gradient(self)
 
-    def receive(self, grad: Tensor | Factors) -> None:
+    def receive(self, grad: Gradient) -> None:
         self.whole.add(multiplied(grad))
 
     def complete(self) -> None:
@@ -324,6 +333,6 @@ def whole_gradient(refresh: Refresh) -> dict[str, int]:
     return {"whole gradients": refresh.subspace.weight.parameter.numel() * refresh.whole.dtype.itemsize}
 
 
-def multiplied(grad: Tensor | Factors) -> Tensor:
+def multiplied(grad: Gradient) -> Tensor:
     """The gradient (m, n)."""
-    return grad.multiply() if isinstance(grad, Factors) else as_matrix(grad)
+    return as_matrix(grad) if isinstance(grad, Tensor) else grad.multiply()

@@ -7,7 +7,10 @@ in row blocks, without a further matrix of the weight's size:
     fira         P N + φ∘(G - P R), φ_j = ‖N_j‖/‖R_j‖, growth of the added norm limited    (arXiv 2410.01623)
     apollo       s∘G, s_j = ‖N_j‖/‖R_j‖, growth limited; no P N                            (arXiv 2412.05270)
     apollo-mini  the same with one s for the whole matrix, times √128
-    frugal       P N + sign(G - P R)                                                       (arXiv 2411.07837)
+    frugal       P N + c sign(G - P R)                                                     (arXiv 2411.07837)
+    columns      P N + c S, each column of G - P R scaled to the norm √(a-r)
+    alice        the same with an average of the norms, growth limited                    (arXiv 2502.07752)
+    orthogonal   P N + c 0.2 √max(m, n) Newton-Schulz(G - P R), as of a step of Muon without momentum
 """
 
 from __future__ import annotations
@@ -19,7 +22,8 @@ from torch import Tensor
 
 from galore.kernels.family import Residual
 from galore.kernels.ops.projection import Dense, project
-from galore.kernels.rules.residual import Per, apollo_scale, column_squares, fira_terms, frugal_block
+from galore.kernels.rules.orthogonalize import orthogonalize, rms_scale
+from galore.kernels.rules.residual import Per, apollo_scale, column_squares, column_terms, fira_terms, frugal_block
 from galore.kernels.storage.layout import Matrix
 from galore.trainer.optim.parts.inner import Inner
 from galore.trainer.optim.parts.refresh import Refresh
@@ -57,6 +61,39 @@ class WholeGradient(ResidualRule):
 
     whole = True
 
+    @property
+    def factor(self) -> float:
+        """c on what comes from outside the subspace."""
+        return float(self.weight.group["residual_scale"])
+
+    @property
+    def complete(self) -> bool:
+        """Whether P spans everything, so that what is left over is rounding noise."""
+        return self.subspace.rank == self.subspace.a
+
+    @property
+    def gram(self) -> Tensor | None:
+        """PᵀP where P is not orthonormal."""
+        p = self.subspace.projector
+        return None if self.subspace.orthonormal else p.float().mT @ p.float()
+
+    def _kept(self, name: str, like: Tensor) -> Tensor:
+        """An fp32 tensor of the weight's state by the name that `planned` has for it, zeros at first."""
+        state = self.weight.state
+        if name not in state:
+            state[name] = torch.zeros(self.planned()[name].shape, dtype=torch.float32, device=like.device)
+        return state[name]
+
+    def _squares(self, whole: Tensor, grad_scale: float) -> Tensor:
+        """‖G_j‖² (b,)."""
+        return column_squares(self.subspace.oriented(whole)) * grad_scale**2
+
+    def _scaled(self, whole: Tensor, scale: Tensor) -> Dense:
+        """Rows of scale∘G; scale () or (b,), which are the rows of a transposed weight and else its columns."""
+        if scale.ndim == 1 and self.subspace.transposed:
+            return lambda first, last: whole[first:last].float() * scale[first:last, None]
+        return lambda first, last: whole[first:last].float() * scale
+
     def terms(self, gradients: Refresh, grad_scale: float) -> Terms:
         whole, p = gradients.whole.take(), self.subspace.projector
         r = project(p, self.subspace.oriented(whole)).float().mul_(grad_scale).contiguous()
@@ -75,12 +112,56 @@ class Frugal(WholeGradient):
         return Terms(p, n, self._signs(whole, p, r, grad_scale))
 
     def _signs(self, whole: Tensor, p: Tensor, r: Tensor, grad_scale: float) -> Dense | None:
-        """Rows of -sign(G - P R); none at full rank, where that is the sign of rounding noise."""
-        if self.subspace.rank == self.subspace.a:
+        """Rows of -c sign(G - P R); none at full rank, where that is the sign of rounding noise."""
+        if self.complete:
             return None
-        r = r / grad_scale
+        r, factor = r / grad_scale, self.factor
         left, right = (r.mT, p.mT) if self.subspace.transposed else (p, r)
-        return lambda first, last: frugal_block(whole[first:last], left[first:last], right)
+        return lambda first, last: frugal_block(whole[first:last], left[first:last], right, factor)
+
+
+class Columns(WholeGradient):
+    """What is left over, every column of one norm."""
+
+    def with_residual(self, whole: Tensor, p: Tensor, r: Tensor, n: Tensor, grad_scale: float) -> Terms:
+        if self.complete:
+            return Terms(p, n, None)
+        squares = self._squares(whole, grad_scale)
+        n, scale = column_terms(
+            r, n, g_squares=squares, rows=self.subspace.a, factor=self.factor, gram=self.gram, **self._averaged(squares)
+        )
+        return Terms(p, n, self._scaled(whole, scale * grad_scale))
+
+    def _averaged(self, squares: Tensor) -> dict[str, Any]:
+        """What `column_terms` asks for to average the norms over the steps."""
+        return {}
+
+
+class Alice(Columns):
+    """Alice's compensation: the norms averaged over the steps, and the growth of what is added limited."""
+
+    def planned(self) -> dict[str, Tensor]:
+        if self.complete:
+            return {}
+        shapes = {"residual_squares": (self.subspace.b,), "residual_norm": ()}
+        return {name: torch.empty(shape, dtype=torch.float32, device="meta") for name, shape in shapes.items()}
+
+    def _averaged(self, squares: Tensor) -> dict[str, Any]:
+        names = {"mean": "residual_squares", "previous": "residual_norm"}
+        kept = {argument: self._kept(name, squares) for argument, name in names.items()}
+        return {**kept, "beta": self.weight.group["betas"][0]}
+
+
+class Orthogonal(WholeGradient):
+    """What is left over, orthogonalized as a step of Muon without momentum."""
+
+    def with_residual(self, whole: Tensor, p: Tensor, r: Tensor, n: Tensor, grad_scale: float) -> Terms:
+        if self.complete:
+            return Terms(p, n, None)
+        left = torch.addmm(self.subspace.oriented(whole).float(), p.float(), r, beta=grad_scale, alpha=-1)
+        found = orthogonalize(left).mul_(-self.factor * rms_scale(*left.shape))
+        found = found.mT if self.subspace.transposed else found
+        return Terms(p, n, lambda first, last: found[first:last])
 
 
 class Limited(WholeGradient):
@@ -91,11 +172,11 @@ class Limited(WholeGradient):
 
     def _limits(self, whole: Tensor, grad_scale: float) -> dict[str, Any]:
         """What the limiter of `kernels.rules.residual` asks for."""
-        state = self.weight.state
-        squares = column_squares(self.subspace.oriented(whole)) * grad_scale**2
-        if "residual_norm" not in state:
-            state["residual_norm"] = torch.zeros((), dtype=torch.float32, device=whole.device)
-        return {"g_squares": squares, "previous": state["residual_norm"], "correction": self._correction}
+        return {
+            "g_squares": self._squares(whole, grad_scale),
+            "previous": self._kept("residual_norm", whole),
+            "correction": self._correction,
+        }
 
     @property
     def _correction(self) -> float:
@@ -105,21 +186,14 @@ class Limited(WholeGradient):
         (beta1, beta2), step = self.weight.group["betas"], self.inner.step
         return float((1 - beta2**step) ** 0.5 / (1 - beta1**step))
 
-    def _scaled(self, whole: Tensor, scale: Tensor) -> Dense:
-        """Rows of scale∘G; scale () or (b,), which are the rows of a transposed weight and else its columns."""
-        if scale.ndim == 1 and self.subspace.transposed:
-            return lambda first, last: whole[first:last].float() * scale[first:last, None]
-        return lambda first, last: whole[first:last].float() * scale
-
 
 class Fira(Limited):
     """Fira: what is left over, each column scaled as the inner rule scales its projection."""
 
     def with_residual(self, whole: Tensor, p: Tensor, r: Tensor, n: Tensor, grad_scale: float) -> Terms:
         limits = self._limits(whole, grad_scale)
-        gram = None if self.subspace.orthonormal else p.float().mT @ p.float()
         alpha = {"reference_alpha": self.weight.group["scale"]} if self.weight.in_reference_order else {}
-        n, scale = fira_terms(r, n, gram=gram, **limits, **alpha)
+        n, scale = fira_terms(r, n, gram=self.gram, factor=self.factor, **limits, **alpha)
         return Terms(p, n, self._scaled(whole, scale * grad_scale))
 
 
@@ -145,4 +219,7 @@ RESIDUALS: dict[Residual, type[ResidualRule]] = {
     "apollo": Apollo,
     "apollo-mini": ApolloMini,
     "frugal": Frugal,
+    "columns": Columns,
+    "alice": Alice,
+    "orthogonal": Orthogonal,
 }

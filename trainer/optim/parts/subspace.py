@@ -12,10 +12,11 @@ from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 from galore.kernels.dct import dct_matrix, index_dtype, random_basis, top_columns
 from galore.kernels.decompose import Basis
 from galore.kernels.family import ProjectorDtype, ProjType
-from galore.kernels.linear import Factors
+from galore.kernels.linear import Factors, Pieces
 from galore.kernels.ops.projection import project
 from galore.kernels.reference.operations import is_transposed, orient
 from galore.kernels.rules.transport import change_of_basis
+from galore.kernels.span import span
 from galore.kernels.storage.layout import Compressed, Matrix
 from galore.kernels.storage.rounding import mix
 from galore.kernels.subspace import (
@@ -26,6 +27,7 @@ from galore.kernels.subspace import (
     range_basis,
     seeded_basis,
     svd_basis,
+    switched_basis,
     unit_columns,
 )
 from galore.trainer.optim.parts.schedule import RefreshSchedule, may_skip, settle
@@ -121,15 +123,15 @@ class Subspace:
         """A gradient of the weight's own shape as (a, b)."""
         return orient(as_matrix(grad), self.transposed)
 
-    def project(self, grad: Tensor | Factors, basis: Projector | None = None) -> Tensor:
+    def project(self, grad: Tensor | Factors | Pieces, basis: Projector | None = None) -> Tensor:
         """R (r, b) = Pᵀ G on the basis that there is, or on another `basis`."""
-        if isinstance(grad, Factors):
+        if not isinstance(grad, Tensor):
             return grad.project(self.projector if basis is None else self.matrix(basis))
         return project(self.operand if basis is None else self.matrix(basis), self.oriented(grad))
 
-    def sketch(self, grad: Tensor | Factors, omega: Tensor) -> Tensor:
+    def sketch(self, grad: Tensor | Factors | Pieces, omega: Tensor) -> Tensor:
         """Y (a, r) = G Ω in fp32."""
-        if isinstance(grad, Factors):
+        if not isinstance(grad, Tensor):
             return grad.sketch(omega).float()
         g = self.oriented(grad)
         return (g @ omega.to(g.dtype)).float()
@@ -152,11 +154,13 @@ class Subspace:
 
     def of_gradient(self, grad: Tensor) -> Projector:
         """A new basis, as it is stored, from a whole gradient (m, n)."""
-        return self._encoded(self._found(lambda: self._decompose(grad)))
+        found = self._found(lambda: self._decompose(grad))
+        return self._encoded(self._switched(found, self.oriented(grad)))
 
     def of_sketch(self, y: Tensor) -> Projector:
         """A new basis, as it is stored, from Y = G Ω (a, r) with Ω of `test_matrix`."""
-        return self._encoded(self._found(lambda: range_basis(y / y.abs().max().clamp_min(1e-30), self.rank)))
+        found = self._found(lambda: range_basis(y / y.abs().max().clamp_min(1e-30), self.rank))
+        return self._encoded(self._switched(found, y))
 
     def test_matrix(self) -> Tensor:
         """Ω (b, r): random at first, afterwards the row space of the first moment, which makes one warm power step."""
@@ -188,10 +192,21 @@ class Subspace:
     def _random(self) -> Tensor:
         return gaussian(self.b, self.rank, mix(self.seed, self.clock()), self.weight.like)
 
+    def _switched(self, p: Tensor | None, g: Tensor) -> Tensor | None:
+        """P with the asked share of it drawn from the complement of what leads in g (a, k)."""
+        drawn = round((self.weight.group["switch"] or 0.0) * self.rank)
+        if p is None or drawn == 0:
+            return p
+        seed = mix(self.seed, self.clock(), self.weight.index)
+        omega = gaussian(self.a, drawn, seed, p.new_empty(0, dtype=torch.float32))
+        switched = self._found(lambda: switched_basis(p, g, omega))
+        return p if switched is None else switched
+
     def _found(self, decompose: Callable[[], Basis]) -> Tensor | None:
         """P of a decomposition; None where all its ways fail. What falls back is counted, here and nowhere else."""
         try:
-            basis = decompose()
+            with span("refresh"):
+                basis = decompose()
         except LinAlgError:
             self.fallbacks += 1
             return None

@@ -13,8 +13,11 @@ from galore.trainer.optim.parts.inner import Inner
 class TransportRule:
     """A way of going on; this one keeps the state as it is, as GaLore does."""
 
-    def turn(self, inner: Inner, change: Callable[[], Tensor]) -> None:
-        """What happens after a basis is found anew; `change` gives C (r, r) = P_newᵀ P_old."""
+    def turn(self, inner: Inner, change: Callable[[], Tensor], outside: Callable[[], Tensor | None]) -> None:
+        """What happens after a basis is found anew; `change` gives C (r, r) = P_newᵀ P_old.
+
+        `outside` gives the mean square (b,) of the gradient's coordinates that P_old had not, where that is known.
+        """
 
     def redraw(self, inner: Inner) -> None:
         """What happens after a basis is drawn anew, and the old one is gone."""
@@ -23,7 +26,7 @@ class TransportRule:
 class Reset(TransportRule):
     """Nothing of the state goes on, as in FRUGAL  (arXiv 2411.07837)."""
 
-    def turn(self, inner: Inner, change: Callable[[], Tensor]) -> None:
+    def turn(self, inner: Inner, change: Callable[[], Tensor], outside: Callable[[], Tensor | None]) -> None:
         inner.reset()
 
     def redraw(self, inner: Inner) -> None:
@@ -33,8 +36,20 @@ class Reset(TransportRule):
 class Rotate(TransportRule):
     """The state in the coordinates of the new basis, as in LDAdam  (arXiv 2410.16103); one that is drawn has none."""
 
-    def turn(self, inner: Inner, change: Callable[[], Tensor]) -> None:
+    def turn(self, inner: Inner, change: Callable[[], Tensor], outside: Callable[[], Tensor | None]) -> None:
         inner.rotate(change())
 
 
-TRANSPORTS: dict[Transport, TransportRule] = {"keep": TransportRule(), "reset": Reset(), "rotate": Rotate()}
+class Complete(TransportRule):
+    """The state rotated, new directions starting from the mean square of what lay outside, not from nothing."""
+
+    def turn(self, inner: Inner, change: Callable[[], Tensor], outside: Callable[[], Tensor | None]) -> None:
+        inner.rotate(change(), outside())
+
+
+TRANSPORTS: dict[Transport, TransportRule] = {
+    "keep": TransportRule(),
+    "reset": Reset(),
+    "rotate": Rotate(),
+    "complete": Complete(),
+}

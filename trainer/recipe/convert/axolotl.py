@@ -87,6 +87,19 @@ def _per_epoch(draft: Draft, key: str, value: Any) -> None:
         draft.leave(key, "write eval.eval_steps: the steps of an epoch / evals_per_epoch")
 
 
+def _embeddings(draft: Draft, key: str, value: Any) -> None:
+    """The rate of embeddings and output head, or its ratio to that of all."""
+    rate, common = value, draft.values.get("learning_rate")
+    if key == "embedding_lr_scale" and isinstance(value, float | int) and isinstance(common, float | int):
+        rate = float(f"{value * common:.6g}")
+    if is_off(value):
+        return draft.leave(key, OFF)
+    if not is_off(draft.values.get("adapter")) and not draft.values.get("lora_modules_to_save"):
+        return draft.leave(key, "adapters without lora_modules_to_save train neither embeddings nor head")
+    draft.settings["optim.head_learning_rate"] = rate
+    return draft.take(key, "optim.embedding_learning_rate", rate, "and optim.head_learning_rate")
+
+
 def _project(draft: Draft, key: str, value: Any) -> None:
     if is_off(value):
         return draft.leave(key, OFF)
@@ -107,6 +120,8 @@ TABLE: dict[str, str | Rule] = {
     "max_steps": positive("train.max_steps", "num_epochs counts"),
     "max_grad_norm": clipping,
     "optimizer": Draft.optimizer,
+    "embedding_lr": _embeddings,
+    "embedding_lr_scale": _embeddings,
     "evals_per_epoch": _per_epoch,
     "eval_steps": whole_steps("eval.eval_steps"),
     "save_steps": whole_steps("train.save_steps"),

@@ -65,6 +65,8 @@ FIELDS = {
         optim._component_""",
     "optim.method: galore": "use_galore",
     "optim.learning_rate": "lr max_lr",
+    "optim.head_learning_rate": "unembedding_lr lm_head_lr head_lr classifier_lr classifier_learning_rate",
+    "optim.embedding_learning_rate": "embedding_lr embed_lr",
     "optim.lr_scheduler_type": "scheduler lr_scheduler lr_schedule",
     "optim.warmup_steps": "warmup num_warmup_steps lr_warmup_steps",
     "optim.warmup_ratio": "warmup_fraction lr_warmup_fraction",

@@ -30,9 +30,10 @@ APART = {
     # rates
     "optim.min_lr_ratio is a share of the peak: the lowest rate / optim.learning_rate": "min_lr min_learning_rate",
     "optim.min_lr_ratio is the last rate as a share of the peak": "final_lr_frac",
-    "one rate for all parameters, optim.learning_rate; docs/own-loop.md for rates by group": """
-        embedding_learning_rate embedding_lr unembedding_lr matrix_lr scalar_lr loraplus_lr_ratio
-        loraplus_lr_embedding embedding_lr_scale lr_groups""",
+    "optim.learning_rate is for all but head and embeddings; docs/own-loop.md for rates by group": """
+        matrix_lr scalar_lr loraplus_lr_ratio loraplus_lr_embedding lr_groups""",
+    "optim.embedding_learning_rate and head_learning_rate are rates: optim.learning_rate × the factor": """
+        embedding_lr_scale""",
     "warm-up is linear: leave it out": "lr_quadratic_warmup",
     "no schedule takes further settings in one key: each has a key of its own in section optim": """
         lr_scheduler_kwargs""",

@@ -42,6 +42,7 @@ ScheduleName = Literal[
     "inverse_sqrt",
 ]
 DecayType = Literal["cosine", "linear", "1-sqrt"]
+RATES = ("learning_rate", "head_learning_rate", "embedding_learning_rate")
 
 
 class _Targets(Section):
@@ -51,6 +52,14 @@ class _Targets(Section):
         "galore", description="galore: low-rank gradient projection; lora: adapters through peft; full: full-rank AdamW"
     )
     learning_rate: Positive = Field(0.01, description="Peak learning rate, per optimizer step")
+    head_learning_rate: Positive | None = Field(
+        None,
+        description="Peak learning rate of the output head, of a language model or a classifier, in place of `learning_rate`; null is the same",
+    )
+    embedding_learning_rate: Positive | None = Field(
+        None,
+        description="Peak learning rate of all embedding tables, in place of `learning_rate`; null is the same. Tied to the head they are one matrix, which either key sets",
+    )
     lr_scheduler_type: ScheduleName = Field(
         "cosine", description="Shape of the schedule after warm-up, as transformers calls it (docs/runs.md)"
     )
@@ -128,6 +137,12 @@ class OptimSection(_Composition):
     train_modules: tuple[str, ...] = Field(
         (), description="lora: modules trained in full beside the adapters, such as embed_tokens, lm_head, norm"
     )
+
+    @property
+    def peak_rates(self) -> dict[str, float]:
+        """Peak learning rates by key: `learning_rate`, and those that some parameters have in its place."""
+        given = {name: getattr(self, name) for name in RATES}
+        return {name: rate for name, rate in given.items() if rate is not None}
 
     @property
     def effective_scale(self) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, StrictBool, model_validator
@@ -27,6 +28,8 @@ from galore.trainer.recipe.schema.section import (
 )
 
 LARGEST_SUGGESTION = 4096
+MOST_PROFILED = 20
+STEP_RANGE = "[0-9]{1,12}-[0-9]{1,12}"
 EvalMode = Literal["token", "paper"]
 Tracker = Literal["wandb", "tensorboard", "trackio", "mlflow"]  # by the module that each needs
 
@@ -81,6 +84,10 @@ class TrainSection(Section):
     stream_weights: StrictBool | Blocks = execution(
         False,
         "The decoder's blocks wait in host memory, two at a time on the device, fetched ahead (docs/streaming.md): true, or how many at a time",
+    )
+    tile_tokens: Length | Literal["auto"] | None = execution(
+        None,
+        "Feed-forward networks and norms in tiles of so many tokens, forward and backward (docs/long-context.md): auto is an eighth of a micro-batch",
     )
     device: Literal["auto", "cpu", "cuda"] = execution("auto", "auto takes CUDA when there is one, and says so")
     expandable_segments: bool = execution(
@@ -166,6 +173,31 @@ class LogSection(Section):
         None, "offline writes a local run that `wandb sync` sends later; null takes WANDB_MODE, or offline"
     )
     run_name: str | None = execution(None, "Name of the run; null is the name of the output directory")
+    profile_steps: str | tuple[Steps, ...] | Steps | None = execution(
+        None,
+        f"Steps that torch's profiler traces into profile/, from 1, with a table of where their time went: 20-22, or [20, 22]; {MOST_PROFILED} at most",
+    )
+
+    @model_validator(mode="after")
+    def _few_are_profiled(self) -> Self:
+        if self.profile_steps is not None and not 1 <= len(self.profiled) <= MOST_PROFILED:
+            given = (
+                "-".join(map(str, self.profile_steps)) if isinstance(self.profile_steps, tuple) else self.profile_steps
+            )
+            raise ValueError(
+                f"profile_steps {given} is no range of 1 to {MOST_PROFILED} steps: write 20-22, or [20, 22]"
+            )
+        return self
+
+    @property
+    def profiled(self) -> range:
+        """The steps of `profile_steps`; none where it is no range of them."""
+        asked = self.profile_steps
+        if isinstance(asked, str):
+            ends: tuple[int, ...] = tuple(map(int, asked.split("-"))) if re.fullmatch(STEP_RANGE, asked) else ()
+        else:
+            ends = asked if isinstance(asked, tuple) else (asked or 0,) * 2
+        return range(ends[0], ends[1] + 1) if len(ends) == 2 and ends[0] else range(0)
 
     @property
     def trackers(self) -> tuple[str, ...]:

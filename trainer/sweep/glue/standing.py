@@ -56,6 +56,8 @@ class Scored(Standing):
         if self.published is None:
             return []
         found = self.published.setting.differences(setting(recipe))
+        own = recipe.optim.peak_rates
+        found += [f"{name.replace('_', ' ')} {rate:g}" for name, rate in own.items() if name != "learning_rate"]
         found += [f"{recipe.train.max_steps:,} steps"] if recipe.train.max_steps is not None else []
         return found + ([f"{recipe.data.max_train_samples:,} examples"] if recipe.data.max_train_samples else [])
 

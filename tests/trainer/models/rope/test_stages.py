@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from consoles import Quiet
 from transformers import PreTrainedModel
 
 from galore.trainer.common.errors import Ended
@@ -91,13 +92,6 @@ def test_lengths_alone_leave_the_positions(build: Build) -> None:
 def test_wrong_stages_are_refused(settings: str, what: str) -> None:
     with pytest.raises(RecipeError, match=what):
         recipe(f"train.length_stages={settings}")
-
-
-class Quiet:
-    """A console that says nothing."""
-
-    def __getattr__(self, name: str) -> Any:
-        return lambda *arguments, **named: None
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -1,4 +1,4 @@
-"""Fira, APOLLO and FRUGAL: full rank, micro-batches, clipping and gradients that are not finite. Equations: test_presets."""
+"""What comes from outside the subspace: full rank, micro-batches, clipping and gradients that are not finite. Equations: test_presets."""
 
 from __future__ import annotations
 
@@ -37,9 +37,11 @@ def gradients(shape: tuple[int, int]) -> list[Tensor]:
     return found
 
 
-def test_frugal_adds_no_signs_of_rounding_noise_at_full_rank() -> None:
+@pytest.mark.parametrize("outside", ["frugal", "columns", "alice", "orthogonal"])
+def test_frugal_adds_no_signs_of_rounding_noise_at_full_rank(outside: str) -> None:
+    """Nor do the rules that take their place make something of it."""
     results = []
-    for residual in ("frugal", "none"):
+    for residual in (outside, "none"):
         parameter = nn.Parameter(torch.ones(RANK, 20))
         optimizer = optimizer_for(parameter, residual=residual, proj_type="svd", scale=1.0)
         parameter.grad = gradients((RANK, 20))[0]
@@ -48,7 +50,7 @@ def test_frugal_adds_no_signs_of_rounding_noise_at_full_rank() -> None:
     torch.testing.assert_close(*results)
 
 
-@pytest.mark.parametrize("residual", ["fira", "apollo", "frugal"])
+@pytest.mark.parametrize("residual", ["fira", "apollo", "frugal", "columns", "alice", "orthogonal"])
 def test_micro_batches_are_summed_before_anything_is_done(residual: str) -> None:
     def trained(parts: int) -> Tensor:
         parameter = nn.Parameter(torch.ones(8, 20))
@@ -66,7 +68,7 @@ def test_micro_batches_are_summed_before_anything_is_done(residual: str) -> None
     torch.testing.assert_close(trained(1), trained(2))
 
 
-@pytest.mark.parametrize("residual", ["fira", "frugal"])
+@pytest.mark.parametrize("residual", ["fira", "frugal", "columns", "alice", "orthogonal"])
 def test_clipping_scales_the_residual_as_well(residual: str) -> None:
     """Adam does not see the scale of its gradients, so a step of clipped ones is that of the others, limiter included."""
     results = []
@@ -103,3 +105,24 @@ def test_the_whole_summed_gradient_is_held_until_the_step() -> None:
     assert optimizer.memory_by_category()["gradients"] == 8 * 20 * 4
     optimizer.step()
     assert optimizer.memory_by_category()["gradients"] == 0
+
+
+def test_a_new_direction_is_completed_in_the_size_of_clipped_gradients() -> None:
+    """Adam does not see that size, so that a run of clipped gradients is that of the others, over a refresh too."""
+    results = []
+    for factor, clip in ((1.0, None), (100.0, 1.0)):
+        parameter = nn.Parameter(torch.ones(8, 20))
+        options = {
+            "residual": "columns",
+            "transport": "complete",
+            "proj_type": "svd",
+            "eps": 1e-30,
+            "update_proj_gap": 2,
+        }
+        optimizer = optimizer_for(parameter, **options)
+        for gradient in gradients((8, 20)):
+            parameter.grad = gradient * factor
+            optimizer.clip_grad_norm_(None if clip is None else float(gradient.norm()))
+            optimizer.step()
+        results.append(parameter.detach())
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-5)

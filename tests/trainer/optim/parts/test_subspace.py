@@ -123,3 +123,23 @@ def test_random_test_matrices_are_drawn_anew_for_every_refresh(monkeypatch: pyte
     for _ in range(4):
         take(optimizer, decaying((24, 60)))
     assert len({tuple(sketch.flatten().tolist()) for sketch in sketches}) == len(sketches) >= 3
+
+
+@pytest.mark.parametrize(
+    ("proj_type", "refresh"), [("svd", "summed"), ("randomized", "delayed"), ("power", "two-pass")]
+)
+def test_switched_vectors_are_drawn_anew_for_every_refresh_and_layer(proj_type: str, refresh: str) -> None:
+    """Of one gradient over and over; what leads in it stays, and the same seed draws the same."""
+
+    def bases(seed: int) -> list[Tensor]:
+        optimizer, slot = layer((24, 60), proj_type=proj_type, refresh=refresh, switch=0.5, seed=seed)
+        found = []
+        for step in range(12):
+            take(optimizer, decaying((24, 60)))
+            found += [slot.projector.clone()] if step in (6, 8) else []
+        return found
+
+    first, again, other = bases(1), bases(1), bases(2)
+    assert all(torch.equal(p, q) for p, q in zip(first, again, strict=True))
+    shared = [float((p.T @ q).square().sum()) / RANK for p, q in ((first[0], first[1]), (first[0], other[0]))]
+    assert all(0.5 < each < 0.9 for each in shared)

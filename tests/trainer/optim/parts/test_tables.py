@@ -22,7 +22,7 @@ from galore.trainer.optim.parts.transport import TRANSPORTS
 OPTIM = Path(__file__).parents[4] / "trainer/optim"
 COMPOSED = [
     *(OPTIM / "parts").glob("*.py"),
-    *(OPTIM / f"{name}.py" for name in ("slot", "projected", "parts/weight", "state")),
+    *(OPTIM / f"{name}.py" for name in ("slot", "projected", "state")),
 ]
 NAMES = {*SUBSPACES, *REFRESHES, *TRANSPORTS, *INNER_RULES, *RESIDUALS}
 

@@ -129,6 +129,25 @@ def test_a_default_that_the_file_takes_the_place_of_is_not_told(tmp_path: Path) 
     assert not any("optim.method: full" in each.why for each in made.told)
 
 
+@pytest.mark.parametrize(
+    ("keys", "rate"),
+    [
+        ({"adapter": None, "embedding_lr": 1e-5}, 1e-5),
+        ({"adapter": None, "embedding_lr_scale": 0.5}, 1e-4),
+        ({"lora_modules_to_save": ["embed_tokens", "lm_head"], "embedding_lr": 1e-5}, 1e-5),
+        ({"embedding_lr": 1e-5}, None),
+        ({"adapter": None, "embedding_lr": "fast"}, None),
+        ({"adapter": None, "embedding_lr": None}, None),
+    ],
+)
+def test_axolotls_rate_of_embeddings_is_of_the_head_too(
+    keys: dict[str, Any], rate: float | None, tmp_path: Path
+) -> None:
+    made = settings(convert(write(tmp_path, "axolotl", **keys), "axolotl").text)
+    found = [made.get(f"optim.{name}_learning_rate") for name in ("embedding", "head")]
+    assert found == ([rate, rate] if rate is None else [pytest.approx(rate)] * 2)
+
+
 def test_what_goes_with_a_setting_is_left_out_with_it(tmp_path: Path) -> None:
     made = convert(write(tmp_path, "torchtune", optimizer_in_bwd=True, clip_grad_norm=1.0))
     found = settings(made.text)

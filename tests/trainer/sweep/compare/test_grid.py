@@ -73,6 +73,7 @@ OTHERS = {
     "scaled": ("optim.scale=2",),
     "fira": ("optim.residual=fira", "optim.scale=2"),
     "apollo": ("optim.residual=apollo", "optim.proj_type=random", "optim.scale=0.5"),
+    "alice": ("optim.residual=alice", "optim.residual_scale=0.3", "optim.switch=0.5", "optim.transport=complete"),
     "int8": ("optim.weight_dtype=int8",),
     "immediate": ("optim.update=immediate", "optim.refresh=first-micro-batch", "optim.max_grad_norm=null"),
     "muon": ("optim.method=full", "optim.inner=muon", "optim.scale=0.2"),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from consoles import Quiet
 
 from galore.trainer import loop, run
 from galore.trainer.common.errors import UserError
@@ -22,13 +23,6 @@ from galore.trainer.sweep.outcome import Outcome, Sweep
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 STEPS = 4
-
-
-class Quiet:
-    """A console that shows nothing."""
-
-    def __getattr__(self, name: str) -> Any:
-        return lambda *args: None
 
 
 @pytest.fixture

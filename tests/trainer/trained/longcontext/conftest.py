@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
-from typing import Any
 
 import pytest
+from consoles import Quiet
 
 from galore.trainer.recipe.load import LoadedRecipe, load_recipe
 from galore.trainer.run import run_training
@@ -18,13 +18,6 @@ optim: {method: full, learning_rate: 1.0e-2}
 train: {max_steps: 2, global_batch_size: 4, micro_batch_size: 4, device: cpu}
 eval: {eval_steps: null, max_tokens: 1000}
 """
-
-
-class Quiet:
-    """A console that says nothing."""
-
-    def __getattr__(self, name: str) -> Any:
-        return lambda *arguments, **named: None
 
 
 @pytest.fixture(scope="session")

@@ -94,6 +94,17 @@ def test_what_is_not_said_is_told_line_by_line(tmp_path: Path) -> None:
     assert {"optim.residual", "optim.rank", "train.z_loss", "optim.method"} <= found
 
 
+def test_one_rate_of_embeddings_and_head_is_axolotls_and_two_are_told(tmp_path: Path) -> None:
+    rates = ["optim.embedding_learning_rate=0.003", "optim.head_learning_rate=0.003"]
+    values, left = handed(tmp_path, "axolotl", *TEXT, *rates)
+    assert values["embedding_lr"] == 0.003
+    assert not any("learning_rate" in line for line in left)
+    (tmp_path / "other").mkdir()
+    values, left = handed(tmp_path / "other", "axolotl", *TEXT, rates[0])
+    assert "embedding_lr" not in values
+    assert "optim.embedding_learning_rate: 0.003 has no equivalent" in left
+
+
 def test_of_several_files_and_sources_one_is_taken_and_the_rest_told(tmp_path: Path) -> None:
     values, left = handed(tmp_path, "axolotl", "data.source=local", "data.path=[a.txt, b.txt]")
     assert values["datasets"][0]["path"] == "a.txt"

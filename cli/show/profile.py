@@ -1,0 +1,116 @@
+"""The plain profile of `galore profile-memory`: verdict, plan, host and processes, on a screen or as one object."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import typer
+
+from galore.cli.show.profilebeside import profile_as_json
+from galore.cli.show.tables import say, say_pairs, screen
+
+if TYPE_CHECKING:
+    from galore.trainer.fit.advice import Advice
+    from galore.trainer.fit.hostmemory import HostProfile
+    from galore.trainer.fit.plan import Plan
+    from galore.trainer.fit.ranks import Sent
+    from galore.trainer.machine.cards import Card
+    from galore.trainer.memory.profile import Profile
+    from galore.trainer.recipe.load import LoadedRecipe
+
+Shipped = tuple[str, "Profile"]
+
+
+@dataclass(frozen=True)
+class Plain:
+    """A recipe's profile on a card, one of `gpus`, in a machine of `ram` GiB where that is to be judged, too."""
+
+    loaded: LoadedRecipe
+    profile: Profile
+    gpus: int = 1
+    ram: float | None = None
+
+    @property
+    def in_parts(self) -> bool:
+        """Whether each of several processes holds a part of the model."""
+        return self.gpus > 1 and self.loaded.recipe.parallel.mode == "fsdp"
+
+    def show(self) -> None:
+        """All of it on the screen."""
+        from galore.cli.show.dryrun import plan_lines, rank_lines
+        from galore.cli.show.memory import show_profile
+        from galore.trainer.parameters import planned_vocabulary
+
+        show_profile(screen(), self.loaded, self.profile, planned_vocabulary(self.loaded)[1])
+        typer.echo()
+        say_pairs(plan_lines(self._plan()))
+        if (host := self._host()) is not None:
+            from galore.cli.show.hostmemory import host_lines
+
+            typer.echo()
+            say_pairs(host_lines(host, self.ram))
+        if self.gpus > 1:
+            typer.echo()
+            say_pairs(rank_lines(self._sent()))
+
+    def as_json(self, advice: Advice | None, shipped: Shipped | None) -> dict[str, object]:
+        """All of it, and what was tried to make it fit."""
+        host = self._host()
+        return {
+            **profile_as_json(self.profile, self._plan(), advice, shipped),
+            **({} if self.gpus == 1 else {"parallel": self._sent().as_json()}),
+            **({} if host is None else {"host": host.as_json(self.ram)}),
+        }
+
+    def _plan(self) -> Plan:
+        """The whole run; of several processes a step is as long as that of one, sums over them apart."""
+        from galore.trainer.fit.duration import duration_on
+        from galore.trainer.fit.plan import plan
+        from galore.trainer.parameters import dry_run
+
+        costs, card = dry_run(self.loaded).costs, self.profile.card
+        one = of_one(self.loaded, self.gpus)
+        step = duration_on(one, self.profile.trace, card, costs.needed_flops_per_token)
+        return plan(self.loaded.recipe, costs, card.name, step and step.of(self.gpus))
+
+    def _host(self) -> HostProfile | None:
+        """What the run needs of host memory; None where nothing waits there, and nobody asked."""
+        from galore.trainer.fit.hostmemory import host_profile
+
+        host = host_profile(self.loaded, "cuda")
+        return host if host.matters or self.ram is not None else None
+
+    def _sent(self) -> Sent:
+        from galore.trainer.fit.ranks import sent_by
+
+        return sent_by(self.loaded, self.gpus, "fsdp" if self.in_parts else "ddp")
+
+
+def of_one(loaded: LoadedRecipe, gpus: int) -> LoadedRecipe:
+    """The recipe of one of so many processes."""
+    from galore.trainer.fit.ranks import of_one_rank
+
+    return loaded if gpus == 1 else of_one_rank(loaded, gpus)
+
+
+def profile_of_one(loaded: LoadedRecipe, card: Card, gpus: int, brief: bool = False) -> Profile:
+    """What the run needs on `card`; of several processes what one of them does."""
+    from galore.trainer.fit.predict import profile_on
+    from galore.trainer.fit.ranks import profile_of_part
+
+    one = of_one(loaded, gpus)
+    if gpus > 1 and loaded.recipe.parallel.mode == "fsdp":
+        return profile_of_part(one, card, gpus, brief)
+    return profile_on(one, card, brief=brief, ranks=gpus)
+
+
+def say_before_a_search(shipped: Shipped | None, what: str) -> None:
+    """A shipped recipe that fits already, and what is tried now."""
+    from galore.cli.show.memory import gib
+
+    typer.echo()
+    if shipped is not None:
+        name, profile = shipped
+        say(f"The shipped recipe {name} trains the same model and fits: {gib(profile.total.high)} GiB in total.")
+    say(what)

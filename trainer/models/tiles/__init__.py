@@ -1,0 +1,1 @@
+"""Parts of a network that work on each token by itself, in tiles of tokens."""
