@@ -130,7 +130,7 @@ def build(
     else:
         optimizer = attach_optimizer(model, recipe, recipe.train.accumulation, group)
     kernels += _told(recipe, model, optimizer, device)
-    checkpoint = None if directory.fresh else _resume(directory, console, model, optimizer, data, recipe)
+    checkpoint = None if directory.fresh else _resume(directory, console, model, optimizer, data, recipe, group)
     first_step = checkpoint.step if checkpoint else 0
     total = total_steps(recipe, data)
     lengths = stages_of(recipe, stored_config(model), loaded.base_dir)
@@ -240,7 +240,13 @@ def total_steps(recipe: Recipe, data: Data) -> int:
 
 
 def _resume(
-    directory: RunDir, console: Console, model: nn.Module, optimizer: GaLoreAdamW, data: Data, recipe: Recipe
+    directory: RunDir,
+    console: Console,
+    model: nn.Module,
+    optimizer: GaLoreAdamW,
+    data: Data,
+    recipe: Recipe,
+    group: Group | None,
 ) -> Checkpoint | None:
     """Restore the newest checkpoint that is whole and finite; None for a run that was killed before its first.
 
@@ -252,9 +258,10 @@ def _resume(
     if checkpoint is None:
         console.message("no checkpoint to resume from: starting at step 0")
         return None
-    trained = trained_schedule(directory, checkpoint.state, recipe)
-    before, after = ((each.optim, total_steps(each, data)) for each in (trained, recipe))
-    refuse_other_rates(before, after, checkpoint.step, str(directory.root))
+    if group is None or group.is_first:  # who tells it; the others hear of it next
+        trained = trained_schedule(directory, checkpoint.state, recipe)
+        before, after = ((each.optim, total_steps(each, data)) for each in (trained, recipe))
+        refuse_other_rates(before, after, checkpoint.step, str(directory.root))
     data.seek(checkpoint.state["position"], checkpoint.step)
     console.message(f"resuming from {checkpoint.path.name}, verified")
     try:

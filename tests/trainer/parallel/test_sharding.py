@@ -51,6 +51,9 @@ def trained(root):
         "parted": parted | {"out": str(root / "parted")},
         "parted on": parted | {"out": str(root / "parted on"), "since": str(root / "parted")},
         "whole on": parted | {"out": str(root / "whole on"), "since": str(root / "whole")},
+        "other rates": parted
+        | {"out": str(root / "other rates"), "since": str(root / "parted")}
+        | {"overrides": [*parted["overrides"], "train.max_steps=9"]},
         "uneven": parted
         | {"out": str(root / "uneven"), "overrides": [*parted["overrides"], "train.global_batch_size=5"]},
         "columns": parted
@@ -183,6 +186,11 @@ def test_the_header_and_run_json_say_what_is_sent(root, trained):
 def test_ranks_with_unlike_numbers_of_micro_batches_are_refused(trained):
     assert "as many micro-batches on every process" in trained[2][0]["uneven"]["text"]
     assert trained[2][1]["uneven"]["error"] == "ToldElsewhere"
+
+
+def test_other_rates_of_the_steps_that_are_done_are_told_by_the_first_rank(trained):
+    assert "learning rate" in trained[2][0]["other rates"]["text"]
+    assert trained[2][1]["other rates"]["error"] == "ToldElsewhere"
 
 
 def test_columns_that_go_not_evenly_round_are_told_by_the_first_rank(trained):
