@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
-from galore.trainer.optim.parts.refresh import Refresh, share_pass
+from galore.trainer.optim.parts.refresh import FirstMicroBatch, Refresh
 from galore.trainer.optim.parts.shards import Sharing, scatter
 from galore.trainer.optim.parts.storage import CODES
 from galore.trainer.optim.ranks import Ranks, Sums
@@ -53,7 +53,7 @@ class Together:
     def share_pass(self, passing: Sequence[Refresh]) -> None:
         """Let all ranks have what a pass of their own over the micro-batches has found."""
         if self.ranks is not None:
-            share_pass(self.ranks, passing, _device(self.slots))
+            _share_pass(self.ranks, passing, _device(self.slots))
 
     def total(self, number: float) -> float:
         """A number of which each rank has a part, where weights lie in parts."""
@@ -84,3 +84,13 @@ class Together:
 
 def _device(slots: Mapping[nn.Parameter, FullSlot]) -> torch.device:
     return next(iter(slots)).device
+
+
+def _share_pass(ranks: Ranks, passing: Sequence[Refresh], device: torch.device) -> None:
+    """Let all ranks have what a pass has found: the sketches summed, and the bases that the first rank found copied."""
+    firsts = [each for each in passing if isinstance(each, FirstMicroBatch)]
+    sketching = {each: list(each.sketched()) for each in passing if not isinstance(each, FirstMicroBatch)}
+    Sums(ranks, sketching, device).finish()
+    for each, there in zip(firsts, ranks.any_of([each.basis is not None for each in firsts]), strict=True):
+        if there:
+            ranks.copy_first_(each.copied())

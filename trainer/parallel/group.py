@@ -245,7 +245,7 @@ def join(device: str) -> Group | None:
 
 
 def _require_store() -> None:
-    """Raise RankLost where the agent is gone that keeps what the processes meet by: torch would look for it for hours."""
+    """Raise RankLost where the agent is gone that the processes meet by: torch would look for it for hours."""
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])

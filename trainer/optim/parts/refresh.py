@@ -8,7 +8,7 @@ delayed            the sketch is gathered beside the projection; the new basis s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from galore.trainer.optim.parts.shards import Spread
 from galore.trainer.optim.parts.storage import GradientSum, Projector
 from galore.trainer.optim.parts.subspace import Subspace
 from galore.trainer.optim.parts.weight import as_matrix
-from galore.trainer.optim.ranks import Part, Ranks, Sums
+from galore.trainer.optim.ranks import Part, Ranks
 
 Gradient = Tensor | Factors | Pieces
 
@@ -316,16 +316,6 @@ REFRESHES: dict[RefreshMode, type[Refresh]] = {
     "two-pass": TwoPass,
     "delayed": Delayed,
 }
-
-
-def share_pass(ranks: Ranks, passing: Sequence[Refresh], device: torch.device) -> None:
-    """Let all ranks have what a pass has found: the sketches summed, and the bases that the first rank found copied."""
-    firsts = [each for each in passing if isinstance(each, FirstMicroBatch)]
-    sketching = {each: list(each.sketched()) for each in passing if not isinstance(each, FirstMicroBatch)}
-    Sums(ranks, sketching, device).finish()
-    for each, there in zip(firsts, ranks.any_of([each.basis is not None for each in firsts]), strict=True):
-        if there:
-            ranks.copy_first_(each.copied())
 
 
 def whole_gradient(refresh: Refresh) -> dict[str, int]:
