@@ -34,6 +34,9 @@ class SimulatedTracer(Tracer):  # type: ignore[no-untyped-call]
     def run(self, func: Any, args: Any, kwargs: Any) -> Any:
         if func is aten._local_scalar_dense.default and args[0].is_meta:
             return {torch.bool: True}.get(args[0].dtype, NORM if args[0].dtype.is_floating_point else 1)
+        if func is aten._to_copy.default and args[0].is_meta and str(kwargs.get("device")) == "cpu":
+            # read together, with one wait
+            return torch.full(args[0].shape, NORM, dtype=kwargs.get("dtype") or args[0].dtype)
         call = Call(func, (), ()) if _makes_a_view(func) else _call(func, args, kwargs)
         known = self._known.get(call) if call is not None else None
         if known is not None and known.result is not None:

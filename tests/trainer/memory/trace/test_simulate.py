@@ -190,6 +190,7 @@ def test_numbers_read_from_meta_let_the_program_go_on() -> None:
         assert bool(torch.isfinite(norm))
         assert bool((x > 0).all())
         assert int(x.argmax()) == 1
+        assert torch.stack((norm, norm)).double().cpu().tolist() == [NORM, NORM], "with one wait for both"
         assert float(torch.ones(())) == 1  # of the CPU, which is real
 
 
