@@ -270,17 +270,14 @@ class GaLoreAdamW(Stored):
 
     def _apply_now(self, slot: FullSlot) -> None:
         with span("update"):
-            self._applied_now(slot)
-
-    def _applied_now(self, slot: FullSlot) -> None:
-        slot.complete()
-        squared = float(slot.squared_norm())
-        if not math.isfinite(squared):
-            self._tally.refused += 1
-            slot.discard()
-            return
-        self._tally.squares += squared
-        self._apply(slot, Update(1.0, self._step_noise()))
+            slot.complete()
+            squared = float(slot.squared_norm())
+            if not math.isfinite(squared):
+                self._tally.refused += 1
+                slot.discard()
+                return
+            self._tally.squares += squared
+            self._apply(slot, Update(1.0, self._step_noise()))
 
     def _apply(self, slot: FullSlot, update: Update) -> None:
         self.torn = True

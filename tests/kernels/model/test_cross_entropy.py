@@ -209,7 +209,7 @@ def test_a_gpu_gets_the_same_bits_in_few_launches(monkeypatch):
         assert torch.equal(ours[9:], cpus[9:])
         torch.testing.assert_close(ours[:9], cpus[:9])
     assert found["cuda"][1][3] == 400
-    assert launches["cuda"] <= 6 * 4 + 14
+    assert launches["cuda"] < 12 * 4
 
 
 def test_float64_gradcheck():
