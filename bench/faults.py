@@ -293,6 +293,8 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
          "tests/trainer/optim/test_presets.py: test_twenty_steps and fira and wide"),
     ]),
     "trainer/optim/parts/transport.py": ("tests/trainer/optim/test_presets.py", [
+        ("inner.rotate(change(), outside())", "inner.rotate(change())",
+         "tests/trainer/optim/parts/test_transport.py: test_a_rotated_state"),
         ("    def redraw(self, inner: Inner) -> None:\n        inner.reset()",
          "    def redraw(self, inner: Inner) -> None:\n        pass", "test_twenty_steps and random-reset and wide"),
     ]),
