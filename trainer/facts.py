@@ -27,7 +27,7 @@ from galore.trainer.models.rope.stages import in_words
 from galore.trainer.optim.groups import is_trained
 from galore.trainer.optim.projected import ProjectedSlot
 from galore.trainer.parallel.traffic import traffic
-from galore.trainer.parameters import clamped_ranks, left_full_rank, parameter_table
+from galore.trainer.parameters import clamped_ranks, left_full_rank, parameter_table, whole_gradients
 from galore.trainer.recipe.methods import described
 from galore.trainer.recorder import Meter
 
@@ -96,6 +96,7 @@ def notes(run: Run) -> list[str]:
     return [
         *found,
         *left_full_rank(run.optimizer, recipe.optim.target_modules),
+        *whole_gradients(run.optimizer, recipe),
         *_one_subspace(run),
         *_cut_off(run),
         *_rows_of_no_token(run),
