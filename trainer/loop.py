@@ -102,7 +102,7 @@ def take_step(run: Run, batch: Batch, number: int) -> StepResult:
         run.group.seed_step(run.recipe.train.seed, number)
     train, optim = run.recipe.train, run.recipe.optim
     with in_stage(run.lengths, run.model, batch, number - 1) as (cut, pieces):
-        how = (train.micro_batch_size * pieces, optim.max_grad_norm, train.z_loss, run.group, run.extra)
+        how = (train.micro_batch_size * pieces, optim.max_grad_norm, train.z_loss, run.group, run.extra, run.router)
         result = train_step(run.model, run.optimizer, cut, *how)
     if not restarts_after(optim, number, run.total_steps):
         return result

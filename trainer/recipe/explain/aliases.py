@@ -74,6 +74,7 @@ FIELDS = {
     "optim.lr_decay_type": "decay_type cooldown_type",
     "optim.lr_num_cycles": "num_cycles cycles lr_cycles",
     "optim.lr_power": "power lr_scheduler_power",
+    "model.router_aux_loss": "router_aux_loss_coef moe_aux_loss_coef",
     "optim.weight_decay": "wd",
     "optim.adam_beta1": "beta1",
     "optim.adam_beta2": "beta2",
@@ -154,7 +155,8 @@ ADVICE = {
     "a folder that holds a run is never overwritten: choose another --output-dir, or --resume": "overwrite_output_dir",
     "it is given on the command line: galore train RECIPE --output-dir DIR --resume": """
         resume resume_from_checkpoint continue_from auto_resume_from_checkpoints""",
-    "galore trains on one GPU: leave it out": "ddp fsdp deepspeed devices num_nodes single_gpu local_rank",
+    "torchrun starts the processes that share a run, and parallel.mode says how: leave it out": """
+        ddp fsdp deepspeed devices num_nodes single_gpu local_rank""",
     "torch.compile is not used: leave it out": "compile torch_compile",
     "export with `galore export RUN OUT`, and upload that folder": "push_to_hub hub_model_id",
 }
