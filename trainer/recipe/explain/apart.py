@@ -110,7 +110,7 @@ APART = {
         upcast_lmhead_output bnb_4bit_quant_type bnb_4bit_compute_dtype bnb_4bit_use_double_quant gptq quantizer
         bnb_config_kwargs quantization_config""",
     # the machine
-    "galore trains on one GPU, in one process: leave it out": """
+    "torchrun starts the processes that share a run, and parallel.mode says how: leave it out": """
         ddp_timeout ddp_backend ddp_find_unused_parameters ddp_bucket_cap_mb ddp_broadcast_buffers fsdp_config
         fsdp_version fsdp_cpu_offload fsdp_reshard_after_forward tensor_parallel_dim tensor_parallel_size
         context_parallel_size context_parallel_dim sequence_parallel_degree data_parallel_shard_dim
