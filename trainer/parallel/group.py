@@ -194,7 +194,7 @@ def _require_store() -> None:
         return
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     try:
-        dist.TCPStore(host, port, None, is_master=False, timeout=ANSWER)
+        dist.TCPStore(host, port, None, is_master=False, timeout=ANSWER)  # type: ignore[attr-defined]
     except RuntimeError as error:
         what = f"torchrun, which started this process, does not answer at {host}:{port}"
         raise RankLost(what, fix="start it again on all machines; --resume goes on") from error
