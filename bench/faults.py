@@ -344,10 +344,10 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         ("(step % gap + 1) / max(1, warmup)", "(step % gap) / max(1, warmup)", "test_after_each_restart"),
     ]),
     "trainer/step.py": ("tests/trainer/test_step.py", [
-        ("loss = sums.total / targets", "loss = sums.total / max(1, micro_batch.targets)",
+        ("loss = sums.total / counts.targets", "loss = sums.total / max(1, micro_batch.targets)",
          "test_one_times_eight"),
         ("range(0, len(batch), size)", "range(0, len(batch) - size + 1, size)", "test_micro_batches_keep"),
-        ("total = total + sums.cross_entropy / targets", "total = total + sums.total / targets", "test_z_loss_moves"),
+        ("total = total + sums.cross_entropy / counts.targets", "total = total + sums.total / counts.targets", "test_z_loss_moves"),
         ("if optimizer.wants_sketch_pass:", "if False:", "test_the_first_basis"),
     ]),
     "trainer/data/rows/tokenbatch.py": ("tests/trainer/test_step.py", [

@@ -29,6 +29,7 @@ from galore.trainer.data.tokens.tokenizer import id_bound
 from galore.trainer.host.attach import stream_blocks
 from galore.trainer.losses.build import build_extra
 from galore.trainer.losses.extra import About, ExtraLoss
+from galore.trainer.losses.router import RouterLoss, build_router, router_note
 from galore.trainer.machine.device import choose_device, choose_threads
 from galore.trainer.machine.process import ask_for_expandable_segments, prepare_process
 from galore.trainer.models.adapters.adapt import adapted
@@ -39,7 +40,7 @@ from galore.trainer.models.classifier import build_classifier
 from galore.trainer.models.cpu import optimize_decoder
 from galore.trainer.models.decoder import build_decoder, refuse_encoder
 from galore.trainer.models.isolation import isolate_documents
-from galore.trainer.models.linears import left_alone, router_note
+from galore.trainer.models.linears import left_alone
 from galore.trainer.models.rope.stages import Stage, stages_of
 from galore.trainer.models.tiles.attach import tile_modules
 from galore.trainer.optim import GaLoreAdamW, kinds_with_own_forward
@@ -75,6 +76,7 @@ class Run:
     group: Group | None = None  # the processes that carry it out together
     lengths: Sequence[Stage] = ()  # of shorter sequences, before those of the whole length
     extra: ExtraLoss | None = None
+    router: RouterLoss | None = None
 
     @property
     def writes(self) -> bool:
@@ -135,7 +137,8 @@ def build(
     total = total_steps(recipe, data)
     lengths = stages_of(recipe, stored_config(model), loaded.base_dir)
     parts = (recipe, directory, console, data, model, optimizer, device)
-    return Run(*parts, total, first_step, kernels, checkpoint, group=group, lengths=lengths, extra=extra)
+    losses: dict[str, Any] = {"extra": extra, "router": build_router(recipe, model)}
+    return Run(*parts, total, first_step, kernels, checkpoint, group=group, lengths=lengths, **losses)
 
 
 def build_model(
@@ -159,7 +162,7 @@ def build_model(
     kernels += prepare_process() if device == "cpu" else []
     if recipe.optim.method == "lora" or recipe.optim.weight_dtype is not None:
         kernels += left_alone(network, recipe.optim.target_modules)
-    kernels += router_note(network)
+    kernels += router_note(recipe, network)
     model = adapted(network, recipe.optim, recipe.train.seed)
     if recipe.model.new_tokens and recipe.optim.method == "lora":
         train_embeddings(model)

@@ -21,10 +21,10 @@ from galore.trainer.common.format import counted, size
 from galore.trainer.data.notices import alarms, remarks
 from galore.trainer.data.text.quality import MEANING, shown
 from galore.trainer.data.tokens.tokenizer import id_bound
+from galore.trainer.losses.router import router_note
 from galore.trainer.machine.hardware import Peak, cpu_name
 from galore.trainer.models.adapters.lora import adapter_ranks, clamp_note, class_name, not_adapted, without_adapters
 from galore.trainer.models.checkpointing import blocks_of
-from galore.trainer.models.linears import router_note
 from galore.trainer.models.rope.stages import in_words
 from galore.trainer.optim.groups import is_trained
 from galore.trainer.optim.projected import ProjectedSlot
@@ -119,7 +119,7 @@ def notes(run: Run) -> list[str]:
         *_cut_off(run),
         *_rows_of_no_token(run),
         *_new_tokens(run),
-        *router_note(run.model),
+        *([] if run.router is not None else router_note(run.recipe, run.model)),
         *remarks(run.data.summary),
     ]
 

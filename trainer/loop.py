@@ -110,7 +110,8 @@ def take_step(run: Run, batch: Batch, number: int) -> StepResult:
         run.group.seed_step(run.recipe.train.seed, number)
     train, optim = run.recipe.train, run.recipe.optim
     with in_stage(run.lengths, run.model, batch, number - 1) as (cut, pieces):
-        how = (train.micro_batch_size * pieces, optim.max_grad_norm, Objective(train.z_loss, run.extra), run.group)
+        objective = Objective(train.z_loss, run.extra, run.router)
+        how = (train.micro_batch_size * pieces, optim.max_grad_norm, objective, run.group)
         result = train_step(run.model, run.optimizer, cut, *how)
     if not restarts_after(optim, number, run.total_steps):
         return result

@@ -20,6 +20,7 @@ from galore.trainer.data.tokens.extend import add_tokens
 from galore.trainer.data.tokens.tokenizer import given_tokenizer, id_bound
 from galore.trainer.losses.build import build_extra
 from galore.trainer.losses.extra import About
+from galore.trainer.losses.router import build_router
 from galore.trainer.models.flops import flops_per_token, recomputed_flops_per_token
 from galore.trainer.optim import GaLoreAdamW
 from galore.trainer.optim.groups import is_under
@@ -184,6 +185,7 @@ def dry_run(loaded: LoadedRecipe) -> DryRun:
     vocabulary, notes = planned_vocabulary(loaded)
     model, _ = build_model(recipe, vocabulary, "meta", loaded.base_dir)
     build_extra(About(recipe, model, "meta", loaded.base_dir, 1))
+    build_router(recipe, model)
     optimizer = attach_optimizer(model, recipe, recipe.train.accumulation)
     if recipe.train.device == "cuda" and not torch.cuda.is_available():
         notes.append("train.device is cuda, and no CUDA device is visible here: the run itself would be refused")

@@ -180,4 +180,6 @@ def _beside(result: StepResult) -> TrainRow:
         row |= cast("TrainRow", by_modality(result.by_modality))
     if result.extra_loss is not None:
         row["extra_loss"] = result.extra_loss
+    if result.router_loss is not None:
+        row["router_loss"] = result.router_loss
     return row

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -25,7 +26,8 @@ class StepResult:
 
     `restarted`: adapters that were merged and started anew after it. `z_loss`: what was optimized beside the
     cross-entropy, per target and with its coefficient. `by_modality`: the cross-entropy of each, where there are
-    several. `extra_loss`: the mean of a second loss, without its weight.
+    several. `extra_loss`: the mean of a second loss, without its weight. `router_loss`: the mean over micro-batches of
+    the auxiliary loss of a mixture of experts, without its coefficient.
     """
 
     loss_nats: float
@@ -35,21 +37,36 @@ class StepResult:
     z_loss: float = 0.0
     by_modality: Mapping[str, float] | None = None
     extra_loss: float | None = None
+    router_loss: float | None = None
 
 
 class Accumulated(NamedTuple):
-    """Means over a step: cross-entropy and z-loss in nats per target; sums by kind of target; a second loss."""
+    """Means over a step: cross-entropy and z-loss in nats per target; sums by kind of target; a second loss; routers'."""
 
     loss: float
     z: float = 0.0
     parts: list[float] | None = None
     extra: float | None = None
+    router: float | None = None
 
     def over(self, group: Group) -> Accumulated:
         """Means and sums of all ranks together."""
         parts = None if self.parts is None else [group.total(each) for each in self.parts]
-        extra = None if self.extra is None else group.total(self.extra)
-        return Accumulated(group.total(self.loss), group.total(self.z), parts, extra)
+        extra, router = (None if each is None else group.total(each) for each in (self.extra, self.router))
+        return Accumulated(group.total(self.loss), group.total(self.z), parts, extra, router)
+
+
+class Counts(NamedTuple):
+    """What sums over a step are divided by: those of the cross-entropy, of an extra loss, and of a mean by tokens."""
+
+    targets: int
+    extras: int = 1
+    tokens: int = 1
+
+    @classmethod
+    def of(cls, batch: Batch, objective: Objective) -> Counts:
+        extra = objective.extra
+        return cls(count_targets(batch), 1 if extra is None else max(1, extra.count(batch)), batch.tokens)
 
 
 def train_step(
@@ -65,10 +82,10 @@ def train_step(
 
     The gradient is that of the mean loss over all targets of `batch`, however it is cut into micro-batches:
     cross-entropy, and the z-loss times the mean squared logsumexp; or the squared error of scores; and the mean of an
-    extra loss times its weight. Of several processes each takes a share of the rows, and what each finds is added up.
+    extra loss times its weight. The loss of routers, no sum over tokens, is that of each micro-batch by its tokens. Of
+    several processes each takes a share of the rows, and what each finds is added up.
     """
-    whole, extra = batch, objective.extra
-    counts = count_targets(batch), 1 if extra is None else max(1, extra.count(batch))
+    whole, counts = batch, Counts.of(batch, objective)
     batch = batch if group is None else group.share(batch)
     if optimizer.wants_sketch_pass:
         with optimizer.sketching():
@@ -77,8 +94,8 @@ def train_step(
                 if not optimizer.sketches_first
                 else batch.rows(0, micro_batch_size if group is None or group.is_first or group.sharded else 0)
             )
-            accumulate(model, rows, micro_batch_size, *counts, objective)
-    found = accumulate(model, batch, micro_batch_size, *counts, objective, optimizer.expect_last)
+            accumulate(model, rows, micro_batch_size, counts, objective)
+    found = accumulate(model, batch, micro_batch_size, counts, objective, optimizer.expect_last)
     if optimizer.update == "accumulate":
         with span("update"):
             optimizer.clip_grad_norm_(max_grad_norm)
@@ -89,48 +106,49 @@ def train_step(
         optimizer.step()
     assert optimizer.report is not None
     parts = None if found.parts is None else means(whole.by_modality(found.parts))
-    return StepResult(
-        found.loss, counts[0], optimizer.report, z_loss=found.z, by_modality=parts, extra_loss=found.extra
-    )
+    return StepResult(found.loss, counts.targets, optimizer.report, 0, found.z, parts, found.extra, found.router)
 
 
 def accumulate(
     model: nn.Module,
     batch: Batch,
     micro_batch_size: int,
-    targets: int,
-    extras: int = 1,
+    counts: Counts,
     objective: Objective = PLAIN,
     before_last: Callable[[], None] = lambda: None,
 ) -> Accumulated:
     """Forward and backward over all micro-batches.
 
     Args:
-        targets, extras: what the sums of the cross-entropy and of an extra loss are divided by.
+        counts: of the whole step.
         before_last: called between the last forward and its backward.
     """
-    extra = objective.extra
+    extra, router = objective.extra, objective.router
     left = len(batch)
     # Sums stay where they are until the end: a GPU is not waited for before the next micro-batch.
-    total = z = second = torch.zeros((), dtype=torch.float64)
+    total = z = second = balance = torch.zeros((), dtype=torch.float64)
     parts: Tensor | None = None
     for micro_batch in micro_batches(batch, micro_batch_size):
-        with span("forward"):
+        with span("forward"), nullcontext() if router is None else router.watching():
             sums = summed_losses(model, micro_batch, objective)
         left -= len(micro_batch)
-        loss = sums.total / targets
+        loss = sums.total / counts.targets
         if extra is not None and sums.extra is not None:
-            mean = sums.extra / extras
+            mean = sums.extra / counts.extras
             loss, second = loss + extra.weight * mean, second + mean.detach()
+        if router is not None:
+            share = router.taken() * (micro_batch.tokens / counts.tokens)
+            loss, balance = loss + router.coefficient * share, balance + share.detach()
         if not left:
             before_last()
         with span("backward"):
             loss.backward()  # type: ignore[no-untyped-call]
-        total = total + sums.cross_entropy / targets
-        z = z + sums.z / targets if objective.z_loss else z
+        total = total + sums.cross_entropy / counts.targets
+        z = z + sums.z / counts.targets if objective.z_loss else z
         if sums.parts is not None:
             parts = sums.parts.double() if parts is None else parts + sums.parts
-    wanted = {"loss": total} | ({"z": z} if objective.z_loss else {}) | ({} if extra is None else {"extra": second})
+    wanted = {"loss": total} | ({"z": z} if objective.z_loss else {})
+    wanted |= ({} if extra is None else {"extra": second}) | ({} if router is None else {"router": balance})
     found = torch.stack([each.to(total.device) for each in (*wanted.values(), *([] if parts is None else parts))])
     numbers = found.cpu().tolist()
     return Accumulated(

@@ -22,7 +22,7 @@ from ranks import cases, launch
 from ranks.records import Record, Records
 
 MOMENTS = 20  # of a run, at which one of its ranks is killed
-KILLED = 3  # ranks of such a run
+KILLED, STEPS_KILLED = 3, 40  # ranks of such a run, and its steps
 WORDS = ["demo", *cases.TINY, *cases.STEPS, "train.max_steps=60", "train.save_steps=3"]
 TAKES_UP = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}  # an agent that lives tells one that comes back where to meet
 WITHIN = 60.0  # seconds in which all ranks are to end after one was killed
@@ -119,7 +119,8 @@ def killed_at(
             known.update(outcome=launch.outcome(straight), seconds=time.monotonic() - started)
         out = folder / str(number) / "run"
         ranks = launch.start(out, size, words)
-        time.sleep(share * known["seconds"])
+        # by time, which is that of a start, too; by steps where this run is the faster one
+        _until(lambda: len(launch.rows(out, "train")) >= share * STEPS_KILLED, share * known["seconds"])
         ranks[rank].send(signal.SIGKILL)
         killed, steps = time.monotonic(), len(launch.rows(out, "train"))
         ended = launch.wait(ranks, WITHIN + 40)
@@ -128,7 +129,7 @@ def killed_at(
         same = launch.outcome(out) == known["outcome"]
         codes = [each.code for each in ended]
         return {
-            "holds": same and seconds < WITHIN,
+            "holds": same and seconds < WITHIN and codes[rank] == -signal.SIGKILL,
             "rank": rank,
             "steps": steps,
             "seconds": round(seconds, 1),
@@ -142,7 +143,7 @@ def killed_at(
 
 
 def killed_words() -> list[str]:
-    more = ["train.max_steps=40", "train.save_steps=3", "eval.eval_steps=20"]
+    more = [f"train.max_steps={STEPS_KILLED}", "train.save_steps=3", "eval.eval_steps=20"]
     return ["demo", *cases.TINY, *cases.STEPS, *more]
 
 

@@ -140,6 +140,8 @@ def evaluate(
         typer.echo(f"perplexity {facts['perplexity']:.2f}, ", nl=False)
         if "bits_per_byte" in facts:
             typer.echo(f"{facts['bits_per_byte']:.4f} bits per byte, ", nl=False)
+        if "extra_loss" in facts:
+            typer.echo(f"extra loss {facts['extra_loss']:.4f}, ", nl=False)
         typer.echo(f"{counted(facts['tokens'], 'held-out token')}, ", nl=False)
         typer.echo(f"eval.mode {facts['mode']}")
 

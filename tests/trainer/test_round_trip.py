@@ -95,7 +95,7 @@ def test_every_classifier_stays_the_same(name: str, method: str, tmp_path: Path)
 
 @pytest.mark.parametrize(
     ("name", "targets", "said"),
-    [("phimoe", ["layers"], "PhimoeTopKRouter"), ("mixtral", ["self_attn"], "router_aux_loss_coef")],
+    [("phimoe", ["layers"], "PhimoeTopKRouter"), ("mixtral", ["self_attn"], "0.001 times its auxiliary loss")],
 )
 def test_what_is_left_alone_or_left_out_is_said(name: str, targets: list[str], said: str, tmp_path: Path) -> None:
     settings = recipe(tmp_path, architectures.decoder(name), "lora", {"data": {"path": "none.txt", "source": "local"}})

@@ -13,7 +13,7 @@ from galore.trainer.data.rows.tokenbatch import TokenBatch
 from galore.trainer.models.head import split_head
 from galore.trainer.optimizer import build_optimizer
 from galore.trainer.recipe.schema.recipe import Recipe
-from galore.trainer.step import accumulate, count_targets, micro_batches, summed_losses, train_step
+from galore.trainer.step import Counts, accumulate, count_targets, micro_batches, summed_losses, train_step
 
 VOCABULARY = 97
 METHODS = {
@@ -82,8 +82,8 @@ def summed_gradient(model, optimizer, data, micro_batch_size):
     targets = count_targets(data)
     if optimizer.wants_sketch_pass:
         with optimizer.sketching():
-            accumulate(model, data, micro_batch_size, targets)
-    accumulate(model, data, micro_batch_size, targets)
+            accumulate(model, data, micro_batch_size, Counts(targets))
+    accumulate(model, data, micro_batch_size, Counts(targets))
     optimizer.clip_grad_norm_(0.1)
     return torch.cat([slot.sum.value.double().flatten() for slot in optimizer.slots.values()])
 
@@ -149,7 +149,7 @@ def test_gradients_are_those_of_the_whole_loss_z_included(tied, split, monkeypat
     expected = torch.autograd.grad(cross_entropy + z, list(model.parameters()))
     assert len(expected) == 20 + (not tied)
 
-    found = accumulate(model, data, 2, count_targets(data), objective=Objective(z_loss=0.05))
+    found = accumulate(model, data, 2, Counts(count_targets(data)), objective=Objective(z_loss=0.05))
     assert found[:2] == pytest.approx((cross_entropy.item(), z.item()), rel=1e-6)
     tolerance = {"rtol": 1e-6, "atol": 1e-9} if split else {"rtol": 1e-3, "atol": 1e-6}  # whole logits are cast to fp32
     for parameter, gradient in zip(model.parameters(), expected, strict=True):

@@ -87,12 +87,25 @@ class Extra(Protocol):
         """Sum over rows, (), with gradient; `rows.tokenbatch.Seen` says of them what a forward pass has shown."""
 
 
+class Router(Protocol):
+    """The loss of a mixture's routers. The kind that there is: `trainer.losses.router`."""
+
+    coefficient: float
+
+    def watching(self) -> AbstractContextManager[object]:
+        """A context for one forward pass with gradients."""
+
+    def taken(self) -> Tensor:
+        """The loss of the pass that was watched, (), with gradient."""
+
+
 @dataclass(frozen=True)
 class Objective:
-    """What is minimized beside the cross-entropy: squares of logsumexp times `z_loss`, and a second loss."""
+    """What is minimized beside the cross-entropy: squares of logsumexp times `z_loss`, a second loss, that of routers."""
 
     z_loss: float = 0.0
     extra: Extra | None = None
+    router: Router | None = None
 
 
 PLAIN = Objective()

@@ -22,6 +22,7 @@ from galore.trainer.evaluate import scored_together
 from galore.trainer.host.blocks import on_device, streamed
 from galore.trainer.losses.build import build_extra
 from galore.trainer.losses.extra import About, ExtraLoss
+from galore.trainer.losses.router import RouterLoss, build_router
 from galore.trainer.memory.trace.tracer import Tracer
 from galore.trainer.models.checkpointing import offloading
 from galore.trainer.models.head import split_head
@@ -48,6 +49,7 @@ class Rehearsal:
     tracer: Tracer
     micro_batches: int
     extra: ExtraLoss | None = None
+    router: RouterLoss | None = None
     moved: dict[str, tuple[int, int]] = field(default_factory=dict)  # bytes to the device and to the host, by phase
 
     @classmethod
@@ -75,7 +77,9 @@ class Rehearsal:
         micro_batches = min(most_micro_batches, recipe.train.accumulation)
         optimizer = attach_optimizer(model, recipe, micro_batches, ranks)
         _watch_optimizer(optimizer, tracer)
-        return cls(recipe, model, optimizer, _embedded(model), tracer, micro_batches, extra)
+        return cls(
+            recipe, model, optimizer, _embedded(model), tracer, micro_batches, extra, build_router(recipe, model)
+        )
 
     def run(self, brief: bool = False) -> None:
         """Carry out each kind of step with random tokens. Weights and states change.
@@ -125,7 +129,7 @@ class Rehearsal:
             group["clock"] = clock
         size = self.recipe.train.micro_batch_size
         batch = self._batch(size * self.micro_batches)
-        objective = Objective(self.recipe.train.z_loss, self.extra)
+        objective = Objective(self.recipe.train.z_loss, self.extra, self.router)
         train_step(self.model, self.optimizer, batch, size, self.recipe.optim.max_grad_norm, objective)
 
     def _evaluate(self) -> None:

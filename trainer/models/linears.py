@@ -51,14 +51,3 @@ def left_alone(model: nn.Module, patterns: Sequence[str]) -> list[str]:
     }
     names = ", ".join(f"{name} ({kind})" for name, kind in others.items())
     return [f"left as they are, for they compute more than a product: {names}"] if others else []
-
-
-def router_note(model: nn.Module) -> list[str]:
-    """A line about the auxiliary loss that a mixture of experts asks for, and does not get."""
-    config = getattr(model, "config", None)
-    coefficient = getattr(config, "router_aux_loss_coef", None)
-    if not coefficient or not getattr(config, "output_router_logits", False):
-        return []
-    return [
-        f"router: trained on the cross-entropy alone, without its auxiliary loss (router_aux_loss_coef {coefficient:g})"
-    ]

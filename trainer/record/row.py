@@ -72,6 +72,7 @@ class TrainRow(TypedDict, total=False):
     loss_nats_by_modality: Annotated[dict[str, float], Column("nats per target", "by modality", by_modality, live=True)]
     perplexity_by_modality: Annotated[dict[str, float], Column()]
     extra_loss: Annotated[float, Column("", "extra loss", loss, live=True)]  # without its weight
+    router_loss: Annotated[float, Column("", "router loss", loss, live=True)]  # without its coefficient
     learning_rate: Annotated[float, Column("", "lr", learning_rate, live=True, series=True)]
     head_learning_rate: Annotated[float, Column("", "head lr", learning_rate, live=True)]
     embedding_learning_rate: Annotated[float, Column("", "embedding lr", learning_rate, live=True)]

@@ -9,7 +9,10 @@ from galore.trainer.checkpoint.checkpoint import Skipped
 from galore.trainer.common.errors import UserError
 from galore.trainer.data.batch import Data, Progress, Result
 from galore.trainer.data.prepare import read_data
+from galore.trainer.data.tokens.tokenizer import id_bound
 from galore.trainer.evaluate import score_held_out
+from galore.trainer.losses.build import build_extra
+from galore.trainer.losses.extra import About, ExtraLoss
 from galore.trainer.machine.device import choose_threads
 from galore.trainer.models.capacity import check_capacity
 from galore.trainer.models.classifier import align_labels, head_modules
@@ -61,8 +64,10 @@ def evaluate_stored(
     recipe, data = held_out(stored, loaded, progress)
     how = {"mode": mode or recipe.eval.mode, "max_tokens": max_tokens or recipe.eval.max_tokens}
     asked = recipe.model_copy(update={"eval": recipe.eval.model_copy(update=how)})
-    notes = (*data.notes, *_other_data(data, stored, recipe))
-    return Scored(score_held_out(stored.model, data, asked), stored.origin, stored.step, stored.skipped, notes)
+    extra, untold = _extra(stored, recipe, data, device, Path.cwd() if loaded is None else loaded.base_dir)
+    result = score_held_out(stored.model, data, asked, extra=extra)
+    notes = (*data.notes, *_other_data(data, stored, recipe), *untold)
+    return Scored(result, stored.origin, stored.step, stored.skipped, notes)
 
 
 def held_out(stored: StoredModel, loaded: LoadedRecipe | None, progress: Progress | None = None) -> tuple[Recipe, Data]:
@@ -81,6 +86,22 @@ def held_out(stored: StoredModel, loaded: LoadedRecipe | None, progress: Progres
     if recipe.data.isolates:
         isolate_documents(stored.model)
     return recipe, data
+
+
+def _extra(
+    stored: StoredModel, recipe: Recipe, data: Data, device: str, base_dir: Path
+) -> tuple[ExtraLoss | None, list[str]]:
+    """The second loss that the run was trained on, as it was trained, where `recipe` has it; or why it is not scored."""
+    if stored.recipe is None or not recipe.extra_loss.is_on or recipe.extra_loss != stored.recipe.extra_loss:
+        return None, []
+    size = id_bound(data.tokenizer)
+    try:
+        extra = build_extra(About(recipe, stored.model, device, base_dir, size, data.tokenizer))
+    except UserError as error:
+        return None, [f"the extra loss {recipe.extra_loss.name} is not scored: {error.what}"]
+    if extra is not None and extra.module is not None:
+        extra.module.load_state_dict(dict(stored.beside))
+    return extra, []
 
 
 def set_positions(stored: StoredModel, loaded: LoadedRecipe | None) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from galore.trainer.checkpoint import identity
@@ -46,6 +46,7 @@ class StoredModel:
         step: optimizer steps behind the weights, `recipe`: what trained them; None for a model that is no run.
         skipped: damaged or unfinished checkpoints that were passed over.
         data: fingerprint of the data it was trained on.
+        beside: what a second loss trained, by the names that it has there.
     """
 
     model: PreTrainedModel
@@ -56,6 +57,7 @@ class StoredModel:
     step: int | None = None
     skipped: tuple[Skipped, ...] = ()
     data: str | None = None
+    beside: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def load_run_model(path: str, device: str = "cpu", checkpoint: str | None = None) -> StoredModel:
@@ -155,14 +157,17 @@ def _of_run(run: RunDir, device: str, asked: str) -> StoredModel:
     identity.require_same_recipe(checkpoint.state, recipe, run.root)
     identity.require_same_files(checkpoint.state, run.root)
     tokenizer = load_tokenizer(str(run.tokenizer))
-    model = _with_weights(run, recipe, checkpoint, device)
+    model, beside = _with_weights(run, recipe, checkpoint, device)
     check_capacity(model.config, len(tokenizer), max_length=1)
     data = checkpoint.state.get("position", {}).get("fingerprint")
-    return StoredModel(model, tokenizer, str(checkpoint.path), run, recipe, checkpoint.step, tuple(skipped), data)
+    of = (run, recipe, checkpoint.step, tuple(skipped), data, beside)
+    return StoredModel(model, tokenizer, str(checkpoint.path), *of)
 
 
-def _with_weights(run: RunDir, recipe: Recipe, checkpoint: Checkpoint, device: str) -> PreTrainedModel:
-    """Built without memory from the stored configuration, then given the checkpoint's tensors."""
+def _with_weights(
+    run: RunDir, recipe: Recipe, checkpoint: Checkpoint, device: str
+) -> tuple[PreTrainedModel, dict[str, Tensor]]:
+    """Built without memory from the stored configuration, then given the checkpoint's tensors; and those of a second loss."""
     wanted = recipe.model.attn_implementation  # of the machine that trained; this one may lack it
     kernel = wanted if availability(wanted, device, recipe.model.dtype).available else None
     folder = run.model
@@ -174,9 +179,10 @@ def _with_weights(run: RunDir, recipe: Recipe, checkpoint: Checkpoint, device: s
     model = adapted(base, recipe.optim, seed=0)
     for layer in int8_layers(model):
         layer.dtype = getattr(torch, recipe.model.dtype)
-    tensors = checkpoint.load("model").items()
-    adopt_weights(model, {name: each for name, each in tensors if not name.startswith(f"{MODULE}.")}, device=device)
-    return _ready(plain(model), device)
+    tensors, prefix = checkpoint.load("model"), f"{MODULE}."
+    beside = {name.removeprefix(prefix): tensors.pop(name) for name in list(tensors) if name.startswith(prefix)}
+    adopt_weights(model, tensors, device=device)
+    return _ready(plain(model), device), beside
 
 
 def _of_name(source: str, device: str) -> StoredModel:

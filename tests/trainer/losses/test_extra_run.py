@@ -19,6 +19,7 @@ from galore.trainer.parameters import dry_run
 from galore.trainer.recipe.load import load_recipe
 from galore.trainer.record.metrics import SILENT
 from galore.trainer.run import run_training
+from galore.trainer.trained.evaluation import evaluate_stored
 from galore.trainer.trained.export import export
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -99,7 +100,11 @@ def test_it_falls_is_resumed_and_does_not_depend_on_how_a_batch_is_cut(
         assert found == pytest.approx(losses[:4], rel=2e-3)
         assert found[0] == pytest.approx(losses[0], rel=1e-5)
 
+    scored = evaluate_stored(str(tmp_path / "run"))
+    assert scored.result.row()["extra_loss"] == pytest.approx(evaluations[-1]["extra_loss"], rel=1e-6)
+    assert scored.notes == ()
     folder = export(str(tmp_path / "run"), tmp_path / "out").folder
+    assert "extra_loss" not in evaluate_stored(str(folder), load_recipe(str(recipe), overrides)).result.row()
     assert not any(name.startswith("extra_loss") for name in AutoModelForCausalLM.from_pretrained(folder).state_dict())
 
 
@@ -156,6 +161,9 @@ def test_a_loss_from_python_is_known_by_its_name_while_it_is_given(recipe: Path,
     assert losses[-1] < losses[0]
     with pytest.raises(UserError, match="no loss called small"):
         execute(recipe, tmp_path / "other", "extra_loss.name=small")
+    scored = evaluate_stored(str(tmp_path / "run"))
+    assert "extra_loss" not in scored.result.row()
+    assert scored.notes == ("the extra loss small is not scored: there is no loss called small",)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from galore.trainer.models.checkpointing import offloading
 from galore.trainer.models.head import split_head
 from galore.trainer.models.offload import CudaCopies, MetaCopies, NoCopies
 from galore.trainer.recipe.load import LoadedRecipe
-from galore.trainer.step import accumulate, count_targets
+from galore.trainer.step import Counts, accumulate, count_targets
 
 Tiny = Callable[..., LoadedRecipe]
 LAYERS = 5
@@ -45,7 +45,7 @@ def forwards(model: nn.Module) -> list[int]:
 def backward(model: nn.Module, micro_batch_size: int = 2) -> tuple[float, list[torch.Tensor]]:
     ids = torch.randint(0, 256, (4, 16), generator=torch.Generator().manual_seed(0))
     batch = TokenBatch(ids, ids, tuple(range(4)))
-    loss, *_ = accumulate(model, batch, micro_batch_size, count_targets(batch))
+    loss, *_ = accumulate(model, batch, micro_batch_size, Counts(count_targets(batch)))
     return loss, [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
 
 
@@ -119,7 +119,7 @@ def test_on_a_gpu_the_same_to_the_bit_with_less_memory(tiny: Tiny) -> None:
         batch = TokenBatch(ids, ids, tuple(range(32)))
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.cuda.reset_peak_memory_stats()
-        loss, *_ = accumulate(model, batch, 32, count_targets(batch))
+        loss, *_ = accumulate(model, batch, 32, Counts(count_targets(batch)))
         peaks.append(torch.cuda.max_memory_allocated() - sum(p.nbytes for p in model.parameters()))
         results.append((loss, [p.grad.clone() for p in model.parameters() if p.grad is not None]))
         del model

@@ -2,11 +2,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from architectures import decoder
 from torch import nn
 
 from galore.trainer.common.errors import UserError
-from galore.trainer.models.linears import left_alone, plain_linears, router_note
+from galore.trainer.models.linears import left_alone, plain_linears
 from galore.trainer.optim.int8_linear import to_int8
 
 
@@ -35,10 +34,3 @@ def test_a_layer_that_computes_more_than_a_product_is_left_alone_and_said() -> N
 def test_a_pattern_without_a_layer_is_refused() -> None:
     with pytest.raises(UserError, match=r"'upp' matches no linear layer; did you mean up\?"):
         plain_linears(network(), ["upp"])
-
-
-def test_an_auxiliary_loss_that_is_asked_for_and_not_added_is_said() -> None:
-    (line,) = router_note(decoder("mixtral"))
-    assert "router_aux_loss_coef" in line
-    assert router_note(decoder("qwen2-moe")) == []  # has experts, asks for nothing
-    assert router_note(decoder("llama")) == []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,9 +13,9 @@ from galore.trainer.data.glue.readarrow import read_hub, read_parquet
 from galore.trainer.data.glue.readlines import Ragged, read_jsonl, read_tsv
 from galore.trainer.data.glue.readmsr import read_msr
 from galore.trainer.data.glue.rows import Fault, Rows
+from galore.trainer.data.text.locate import HUB_NAME
 from galore.trainer.tasks.glue import Task
 
-HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 MOST_BROKEN = 0.001  # of the lines of QQP, where two dozen questions hold a line break that nothing quotes
 
 

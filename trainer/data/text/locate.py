@@ -35,6 +35,7 @@ REMEDIES = {
 # beside the rows that `save_to_disk` of datasets writes, they describe them
 DESCRIPTIONS = ("dataset_dict.json", "dataset_info.json", "state.json")
 
+HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 SPLIT = re.compile(r"(train|test|validation|valid|val|dev|eval)(?![a-z])", re.IGNORECASE)
 
 
@@ -118,6 +119,8 @@ def _nothing_found(pattern: str, path: Path, base_dir: Path, format: str, key: s
         near = nearest(path.name, beside)
         relative = "" if user_path(pattern).is_absolute() else f": `{pattern}` is looked for relative to {base_dir}"
         fix = f"did you mean {path.with_name(near[0])}?" if near else f"check the name{relative}"
+        if key == "data.path" and HUB_NAME.fullmatch(pattern) and format_of(path) is None:
+            fix += f"; if {pattern} is a data set of the hub, set source: hub beside it"
         return UserError(f"no file matches {path}", where=key, fix=fix)
     names = [found.name for found in _visible(path)]
     if not names:

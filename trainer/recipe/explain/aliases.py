@@ -76,6 +76,7 @@ FIELDS = {
     "optim.lr_decay_type": "decay_type cooldown_type",
     "optim.lr_num_cycles": "num_cycles cycles lr_cycles",
     "optim.lr_power": "power lr_scheduler_power",
+    "model.router_aux_loss": "router_aux_loss_coef moe_aux_loss_coef",
     "optim.weight_decay": "wd",
     "optim.adam_beta1": "beta1",
     "optim.adam_beta2": "beta2",

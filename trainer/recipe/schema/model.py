@@ -14,6 +14,7 @@ from galore.trainer.recipe.schema.section import (
     FloatType,
     Layers,
     Length,
+    NonNegative,
     Positive,
     Section,
     Vocabulary,
@@ -83,6 +84,10 @@ class ModelSection(Section):
     rope: RopeSection | None = Field(
         None,
         description="How rotary positions are scaled for longer sequences, such as {type: yarn, factor: 8}; null leaves them as the model has them",
+    )
+    router_aux_loss: NonNegative | None = Field(
+        None,
+        description="Mixtures of experts: coefficient of the routers' auxiliary loss, of each micro-batch, added to what is optimized and reported apart; null is what the configuration says (output_router_logits, router_aux_loss_coef), 0 is none",
     )
     initializer_range: Deviation = Field(0.02, description="Standard deviation of the initial weights")
     tie_word_embeddings: bool = Field(False, description="Share the embedding with the output head")

@@ -26,7 +26,7 @@ SCHEDULE = (
     "optim.relora_gap",
 )
 
-BEFORE: dict[str, Any] = {"data.isolate_documents": False}
+BEFORE: dict[str, Any] = {"data.isolate_documents": False, "model.router_aux_loss": 0.0}
 """Keys of which null may mean something else than what was done before they existed, and what that was.
 
 A run that goes on takes null as what it did so far.

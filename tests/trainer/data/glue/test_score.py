@@ -19,7 +19,7 @@ from galore.trainer.data.score import batch_loss
 from galore.trainer.evaluate import score_held_out
 from galore.trainer.models.head import split_head
 from galore.trainer.recipe.load import load_recipe
-from galore.trainer.step import accumulate, count_targets
+from galore.trainer.step import Counts, accumulate, count_targets
 from galore.trainer.tasks.glue import TASKS
 
 
@@ -44,7 +44,7 @@ def test_gradients_are_those_of_transformers_however_the_batch_is_cut(
     wanted = [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
     for size in (16, 4, 3, 1):
         model.zero_grad()
-        loss, *_ = accumulate(model, batch, size, count_targets(batch))
+        loss, *_ = accumulate(model, batch, size, Counts(count_targets(batch)))
         assert loss == pytest.approx(theirs.item(), rel=1e-5)
         found = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
         assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(found, wanted, strict=True))

@@ -81,6 +81,13 @@ def test_what_is_not_there_is_refused(folder: Path, paths: str | list[str], mess
         names(folder, paths)
 
 
+@pytest.mark.parametrize(("named", "told"), [("allenai/c4", True), ("dir/rows.jsonl", False), ("a/b/c", False)])
+def test_what_may_be_a_name_on_the_hub_is_told_how_to_name_it(folder: Path, named: str, told: bool) -> None:
+    with pytest.raises(UserError, match="no file matches") as raised:
+        find_files(named, folder, "auto", "data.path")
+    assert (f"if {named} is a data set of the hub, set source: hub beside it" in raised.value.fix) == told
+
+
 def test_a_folder_without_data_is_refused(tmp_path: Path) -> None:
     (tmp_path / "README.md").touch()
     with pytest.raises(UserError, match="no txt, jsonl, csv, tsv, parquet or arrow file in the folder"):

@@ -14,7 +14,7 @@ from torch import Tensor
 from galore.trainer.build import build_model
 from galore.trainer.models.tiles.attach import tile_modules
 from galore.trainer.optim.int8_linear import int8_layers
-from galore.trainer.step import accumulate
+from galore.trainer.step import Counts, accumulate
 
 TILED = "train.tile_tokens=3"  # of 16 tokens in a micro-batch: the last tile is one token
 IN_TILES = {name: settings for name, settings in METHODS.items() if "dropout" not in name} | {
@@ -70,7 +70,7 @@ def sums(trained: Trained) -> dict[str, Tensor]:
         for each in held:
             each.dtype = torch.float64
     batch = trained.batch()
-    accumulate(trained.model, batch, len(batch), batch.targets)
+    accumulate(trained.model, batch, len(batch), Counts(batch.targets))
     for slot in slots:
         for kind in ("sum", "whole", "sketch"):
             total = getattr(getattr(slot, "refresh", slot), kind, None)

@@ -69,7 +69,7 @@ def test_a_value_is_written_as_a_recipe_has_it() -> None:
 
 
 CHAT = ("data.source=local", "data.path=x.jsonl", "data.messages_field=messages")
-KEY = "data.isolate_documents"
+KEY, ROUTER = "data.isolate_documents", "model.router_aux_loss"
 
 
 def test_null_is_what_a_run_did_so_far() -> None:
@@ -77,10 +77,11 @@ def test_null_is_what_a_run_did_so_far() -> None:
     here, old = recipe(*CHAT), {key: value for key, value in mathematics(recipe(*CHAT)).items() if key != KEY}
     assert here.data.isolates
     assert other_mathematics(old, here) == []
-    assert taken_over(old, here) == {KEY: False}
-    assert taken_over(mathematics(here), here) == {KEY: None}
-    assert taken_over(mathematics(here) | {KEY: True}, here) == {KEY: True}
-    assert taken_over(old, recipe(*CHAT, f"{KEY}=true")) == {}
+    assert taken_over(old, here) == {KEY: False, ROUTER: None}
+    assert taken_over(mathematics(here), here) == {KEY: None, ROUTER: None}
+    assert taken_over(mathematics(here) | {KEY: True}, here) == {KEY: True, ROUTER: None}
+    assert taken_over(old, recipe(*CHAT, f"{KEY}=true", f"{ROUTER}=0.1")) == {}
+    assert taken_over({}, here) == {KEY: False, ROUTER: 0.0}  # nor did routers balance
 
 
 def test_what_is_asked_for_must_be_what_the_run_did() -> None:
@@ -97,6 +98,7 @@ def test_a_recipe_that_lacks_a_key_did_without_it() -> None:
     known = mathematics(recipe(*CHAT)).keys()
     assert as_before(recipe(*CHAT), known) == recipe(*CHAT)
     assert as_before(recipe(*CHAT), known - {KEY}).data.isolates is False
+    assert as_before(recipe(*CHAT), known - {ROUTER}).model.router_aux_loss == 0
 
 
 @pytest.mark.parametrize(
