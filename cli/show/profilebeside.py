@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import typer
 
 from galore.cli.show.tables import screen
+from galore.trainer.common.errors import UserError
+from galore.trainer.recipe.architectures import refuse_unknown
 
 if TYPE_CHECKING:
     from galore.trainer.fit.advice import Advice
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
     from galore.trainer.machine.cards import Card
     from galore.trainer.memory.profile import Profile
     from galore.trainer.recipe.load import LoadedRecipe
+
+
+BY_NAME = "llama-7b-24gb"  # the recipe of a model that comes by its name alone
 
 
 def compared(loaded: LoadedRecipe, card: Card, as_json: bool, picture: Path | None) -> None:
@@ -130,3 +135,28 @@ def told_on_stderr() -> Iterator[Callable[[str], None]]:
         return
     with console.status("") as status:
         yield status.update
+
+
+def refuse_beside(option: str, others: Mapping[str, object]) -> None:
+    """Raise UserError if one of `others` was given, which do not go with `option`."""
+    for other, given in others.items():
+        if given not in (None, False):
+            raise UserError(f"does not go with {other}", where=option, fix=f"leave out {other}")
+
+
+def loaded_with(recipe: str | None, overrides: list[str], model: str | None, method: str | None) -> LoadedRecipe:
+    """The recipe with the network and the method that options name; a network alone brings a recipe along."""
+    from galore.trainer.sweep.options import load_method
+
+    if model is not None:
+        try:
+            refuse_unknown(model)
+        except ValueError as error:
+            raise UserError(str(error), where="--model") from error
+        if recipe is None or "=" in recipe:
+            overrides, recipe = [*([recipe] if recipe else []), *overrides], BY_NAME
+        overrides = [f"model.architecture_of={model}", *overrides]
+    if recipe is None:
+        fix = "write galore profile-memory RECIPE, or --model NAME for a public network, such as --model llama-3-8b"
+        raise UserError("names neither a recipe nor a model", where="profile-memory", fix=fix)
+    return load_method(recipe, overrides, method, "--method")

@@ -12,10 +12,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from galore.cli.arguments import Overrides, complete_architecture, complete_recipe
+from galore.cli.show.longest import show_longest
 from galore.cli.show.profilebeside import (
+    BY_NAME,
     compared,
+    loaded_with,
     measured,
     profile_as_json,
+    refuse_beside,
     told_on_stderr,
     write_file,
     write_timeline,
@@ -23,7 +27,6 @@ from galore.cli.show.profilebeside import (
 from galore.cli.show.tables import say, say_pairs, screen
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.format import size
-from galore.trainer.recipe.architectures import refuse_unknown
 from galore.trainer.recipe.extras import refuse_missing
 
 if TYPE_CHECKING:
@@ -42,7 +45,6 @@ TRYING = (
 )
 ROOM = "Trying larger micro-batches and longer sequences, in some ten traces like this one."
 QUICK = 10_000  # events of a trace; of fewer a search takes a second or two
-BY_NAME = "llama-7b-24gb"  # the recipe of a model that comes by its name alone
 SEARCH = "finds the largest micro-batch and the longest sequences that use it, in some ten traces like this one."
 
 
@@ -110,6 +112,9 @@ def profile_memory(
     fit: Annotated[
         Path | None, typer.Option(metavar="FILE.yaml", help="Write the recipe with the changes that make it fit.")
     ] = None,
+    longest: Annotated[
+        bool, typer.Option("--longest", help="The longest sequences that fit the card, and --ram, and how: minutes.")
+    ] = False,
 ) -> None:
     """What a training step of a recipe will need on a card, without one: does it fit, and what to change.
 
@@ -124,10 +129,13 @@ def profile_memory(
         other = "--compare" if compare else "--measure" if measure else "--fit"
         raise UserError("goes with the plain profile only", where="--gpus", fix=f"leave out {other}")
     until = time.monotonic() + LONGEST if advise is None and fit is None else math.inf
-    loaded = _loaded(recipe, overrides or [], model, method)
+    loaded = loaded_with(recipe, overrides or [], model, method)
     if gpus > 1 and (loaded.recipe.train.stream_weights or loaded.recipe.optim.gradient_sums == "host"):
         what = "blocks are streamed, and sums of gradients wait on the host, in one process only"
         raise UserError(what, where="--gpus", fix="leave it out, or stream_weights and gradient_sums")
+    if longest:
+        alone = {"--advise": advise, "--fit": fit, "--timeline": timeline, "--gpus": gpus > 1}
+        refuse_beside("--longest", {"--compare": compare, "--measure": measure} | alone)
     if measure:
         measured(loaded, as_json)
         return
@@ -136,6 +144,9 @@ def profile_memory(
     card = card_or_default(gpu)
     if compare:
         compared(loaded, card, as_json, picture)
+        return
+    if longest:
+        show_longest(loaded, card, ram, as_json)
         return
 
     from galore.trainer.fit.predict import profile_on
@@ -171,24 +182,6 @@ def profile_memory(
     if fit is not None and fitting is None:
         fix = f"take the shipped recipe {shipped[0]}, or a smaller model" if shipped else "take a smaller model"
         raise UserError(f"nothing tried makes it fit {profile.card.name}", where="--fit", fix=fix)
-
-
-def _loaded(recipe: str | None, overrides: list[str], model: str | None, method: str | None) -> LoadedRecipe:
-    """The recipe with the network and the method that options name; a network alone brings a recipe along."""
-    from galore.trainer.sweep.options import load_method
-
-    if model is not None:
-        try:
-            refuse_unknown(model)
-        except ValueError as error:
-            raise UserError(str(error), where="--model") from error
-        if recipe is None or "=" in recipe:
-            overrides, recipe = [*([recipe] if recipe else []), *overrides], BY_NAME
-        overrides = [f"model.architecture_of={model}", *overrides]
-    if recipe is None:
-        fix = "write galore profile-memory RECIPE, or --model NAME for a public network, such as --model llama-3-8b"
-        raise UserError("names neither a recipe nor a model", where="profile-memory", fix=fix)
-    return load_method(recipe, overrides, method, "--method")
 
 
 def _left(show: Callable[[], None]) -> BaseException | None:
