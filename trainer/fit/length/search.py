@@ -153,7 +153,7 @@ class Search:
             round(self.total(length or STEP)),
             self.card.usable_low,
             host_profile(self.changed(length), "cuda") if length else None,
-            self._duration(length) if length else None,
+            self.duration(length) if length else None,
             self.positions,
             self.traced,
         )
@@ -166,6 +166,15 @@ class Search:
         assert self.traced is not None
         each = max(0, more[0].allocated - fewer.allocated)
         return more[0].total + each * (self._blocks - self.traced[1])
+
+    def duration(self, length: int) -> Estimate | None:
+        """How long a step of such sequences takes."""
+        traces, whole = [each.work for each in self._traces(length)], self.changed(length)
+        flops = dry_run(whole).costs.needed_flops_per_token
+        if self.traced is not None:
+            times = self._blocks - self.traced[0]
+            return duration_on(whole, composed(zip(traces, (1 - times, times), strict=True)), self.card, flops)
+        return duration_on(whole, traces[0], self.card, flops)
 
     @property
     def _blocks(self) -> int:
@@ -188,14 +197,6 @@ class Search:
             )
             self._known[length] = [_traced(profile_on(self.changed(length, each), self.card)) for each in blocks]
         return self._known[length]
-
-    def _duration(self, length: int) -> Estimate | None:
-        traces, whole = [each.work for each in self._traces(length)], self.changed(length)
-        flops = dry_run(whole).costs.needed_flops_per_token
-        if self.traced is not None:
-            times = self._blocks - self.traced[0]
-            return duration_on(whole, composed(zip(traces, (1 - times, times), strict=True)), self.card, flops)
-        return duration_on(whole, traces[0], self.card, flops)
 
 
 def _few(loaded: LoadedRecipe) -> tuple[int, int] | None:
