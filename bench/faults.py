@@ -66,6 +66,37 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
     ]),
     "kernels/linear.py": ("tests/kernels/test_linear.py", [
         ("return cls(x, dy, True) if transposed", "return cls(dy, x, True) if transposed", "test_factors_against"),
+        ("float32)).add_(term)", "float32)).copy_(term)", "test_pieces_sum_up"),
+        ("    gathered[key][0].add(factors)", "    gathered[key][0].add(factors)\n    receive(factors)",
+         "test_receivers_are_called_once"),
+        ("    for pieces, receive in tiles.gathered.values():", "    for pieces, receive in 2 * [*tiles.gathered.values()]:",
+         "test_receivers_are_called_once"),
+        ("_under_way[-1].rows if _under_way else", "", "test_receivers_are_called_once"),
+    ]),
+    "kernels/model/tiles.py": ("tests/kernels/model/test_tiles.py", [
+        ("                        total.add(term)", "                        total.value, total.dtype = term, term.dtype",
+         "test_float64_oracle"),
+        ("for at in range(0, len(rows), tokens)", "for at in range(0, len(rows) - tokens + 1, tokens)",
+         "test_float64_oracle or test_gradcheck"),
+        ("upstream[None, here], allow_unused", "upstream[None, : here.stop - here.start], allow_unused", "test_float64_oracle"),
+        ("        ctx.save_for_backward(x)", "        function(x)\n        ctx.save_for_backward(x)", "test_a_checkpointed_block"),
+    ]),
+    "trainer/models/tiles/attach.py": ("tests/trainer/models/tiles/test_attach.py", [
+        ("max(width, -(-micro_batch // SHARE))", "width", "test_auto_is"),
+        ("        trained = [torch.empty(0, device=x.device, requires_grad=True)]", "        trained = []",
+         "test_a_layer_that_alone"),
+    ]),
+    "trainer/models/tiles/local.py": ("tests/trainer/models/tiles/test_local.py", [
+        ("if found.is_meta or torch.equal(found[0, 0], again[0, 0])", "if True", "test_nothing_to_tile"),
+        ("    if drops or", "    if", "test_which_modules_of_an_architecture"),
+    ]),
+    "trainer/fit/length/bracket.py": ("tests/trainer/fit/length/test_bracket.py", [
+        ("if needed <= limit]", "if needed <= 1.1 * limit]", "test_the_largest"),
+        ("else high - step", "else high - 2 * step", "test_the_largest"),
+    ]),
+    "trainer/fit/length/search.py": ("tests/trainer/fit/length/test_search.py", [
+        ("each * (self._blocks - self.traced[1])", "each", "test_few_blocks_say"),
+        ("if on_host.fits < on_card.fits:", "if False:", "test_the_host_may_be"),
     ]),
     "kernels/rules/transport.py": ("tests/kernels/rules/test_transport.py", [
         ("p_new.float().mT @ p_old.float()", "p_old.float().mT @ p_new.float()", "test_"),

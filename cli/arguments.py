@@ -260,3 +260,6 @@ Advise = Annotated[
 Fit = Annotated[
     Path | None, typer.Option(metavar="FILE.yaml", help="Write the recipe with the changes that make it fit.")
 ]
+Longest = Annotated[
+    bool, typer.Option("--longest", help="The longest sequences that fit the card, and --ram, and how: minutes.")
+]

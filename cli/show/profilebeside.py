@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from galore.cli.arguments import BY_NAME
 from galore.cli.show.tables import screen
+from galore.trainer.common.errors import UserError
+from galore.trainer.recipe.architectures import refuse_unknown
 
 if TYPE_CHECKING:
     from galore.trainer.fit.advice import Advice
@@ -130,3 +133,21 @@ def told_on_stderr() -> Iterator[Callable[[str], None]]:
         return
     with console.status("") as status:
         yield status.update
+
+
+def loaded_with(recipe: str | None, overrides: list[str], model: str | None, method: str | None) -> LoadedRecipe:
+    """The recipe with the network and the method that options name; a network alone brings a recipe along."""
+    from galore.trainer.sweep.options import load_method
+
+    if model is not None:
+        try:
+            refuse_unknown(model)
+        except ValueError as error:
+            raise UserError(str(error), where="--model") from error
+        if recipe is None or "=" in recipe:
+            overrides, recipe = [*([recipe] if recipe else []), *overrides], BY_NAME
+        overrides = [f"model.architecture_of={model}", *overrides]
+    if recipe is None:
+        fix = "write galore profile-memory RECIPE, or --model NAME for a public network, such as --model llama-3-8b"
+        raise UserError("names neither a recipe nor a model", where="profile-memory", fix=fix)
+    return load_method(recipe, overrides, method, "--method")

@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from galore.cli import arguments as given
-from galore.cli.arguments import BY_NAME
+from galore.cli.show.longest import show_longest
 from galore.cli.show.profile import Plain, Shipped, profile_of_one, say_before_a_search
-from galore.cli.show.profilebeside import compared, measured, told_on_stderr, write_file, write_timeline
+from galore.cli.show.profilebeside import compared, loaded_with, measured, told_on_stderr, write_file, write_timeline
 from galore.cli.show.tables import say, screen
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.format import size
-from galore.trainer.recipe.architectures import refuse_unknown
 from galore.trainer.recipe.extras import refuse_missing
 
 if TYPE_CHECKING:
@@ -43,6 +42,7 @@ WITHOUT = {
     "--gpus": (*BESIDE, "--fit"),
     "--timeline": BESIDE,
     "--fit": BESIDE,
+    "--longest": (*BESIDE, "--gpus", "--timeline", "--fit", "--advise"),
 }
 # → endings of its file, what is said of another, and what to do
 FILES = {
@@ -68,6 +68,7 @@ def profile_memory(
     measure: given.Measure = False,
     advise: given.Advise = None,
     fit: given.Fit = None,
+    longest: given.Longest = False,
 ) -> None:
     """What a training step of a recipe will need on a card, without one: does it fit, and what to change.
 
@@ -75,13 +76,14 @@ def profile_memory(
     through a model of PyTorch's CUDA allocator.
     """
     files = {"--timeline": timeline, "--picture": picture, "--fit": fit}
-    _refuse_contradictions({"--ram": ram, "--gpus": gpus > 1, "--compare": compare, "--measure": measure, **files})
+    flags = {"--compare": compare, "--measure": measure, "--advise": advise, "--longest": longest}
+    _refuse_contradictions({"--ram": ram, "--gpus": gpus > 1, **flags, **files})
     _refuse_files(files)
     if parallel is not None and gpus == 1:
         raise UserError("says how several processes share a run", where="--parallel", fix="name how many: --gpus 2")
     until = time.monotonic() + LONGEST if advise is None and fit is None else math.inf
     shared = [f"parallel.mode={parallel}"] if parallel else []
-    loaded = _loaded(recipe, [*(overrides or []), *shared], model, method)
+    loaded = loaded_with(recipe, [*(overrides or []), *shared], model, method)
     if gpus > 1 and (loaded.recipe.train.stream_weights or loaded.recipe.optim.gradient_sums == "host"):
         what = "blocks are streamed, and sums of gradients wait on the host, in one process only"
         raise UserError(what, where="--gpus", fix="leave it out, or stream_weights and gradient_sums")
@@ -93,6 +95,9 @@ def profile_memory(
     card = card_or_default(gpu)
     if compare:
         compared(loaded, card, as_json, picture)
+        return
+    if longest:
+        show_longest(loaded, card, ram, as_json)
         return
 
     profile = profile_of_one(loaded, card, gpus, brief=model is not None)
@@ -124,24 +129,6 @@ def profile_memory(
     if fit is not None and fitting is None:
         fix = f"take the shipped recipe {shipped[0]}, or a smaller model" if shipped else "take a smaller model"
         raise UserError(f"nothing tried makes it fit {profile.card.name}", where="--fit", fix=fix)
-
-
-def _loaded(recipe: str | None, overrides: list[str], model: str | None, method: str | None) -> LoadedRecipe:
-    """The recipe with the network and the method that options name; a network alone brings a recipe along."""
-    from galore.trainer.sweep.options import load_method
-
-    if model is not None:
-        try:
-            refuse_unknown(model)
-        except ValueError as error:
-            raise UserError(str(error), where="--model") from error
-        if recipe is None or "=" in recipe:
-            overrides, recipe = [*([recipe] if recipe else []), *overrides], BY_NAME
-        overrides = [f"model.architecture_of={model}", *overrides]
-    if recipe is None:
-        fix = "write galore profile-memory RECIPE, or --model NAME for a public network, such as --model llama-3-8b"
-        raise UserError("names neither a recipe nor a model", where="profile-memory", fix=fix)
-    return load_method(recipe, overrides, method, "--method")
 
 
 def _left(show: Callable[[], None]) -> BaseException | None:

@@ -18,10 +18,11 @@ from galore.trainer.tasks.glue import TASKS
 NAMES = shipped_names()
 SIZES = ["60m", "130m", "350m", "1b", "7b"]
 
-CARDS = {  # GiB that each may take of its card, with the context, at sequences of 2,048
+CARDS = {  # GiB that each may take of its card, with the context
     "llama-7b-24gb": ("rtx4090", 22.0, 1024),
     "llama-7b-16gb": ("rtx4080", 14.0, 512),
     "llama-7b-12gb": ("rtx4070", 10.5, 256),
+    "llama-7b-24gb-100k": ("rtx4090", 21.5, 256),
     "llama-13b-24gb": ("rtx4090", 22.0, 512),
     "llama-1b-8gb": ("rtx3070", 7.0, 512),
     "retnet-1.3b": ("rtx4090", 19.0, 512),
@@ -29,6 +30,7 @@ CARDS = {  # GiB that each may take of its card, with the context, at sequences 
     "llama-70b-24gb": ("rtx4090", 18.5, 256),
     "qwen-32b-24gb": ("rtx4090", 20.0, 256),
 }
+LONG = "llama-7b-24gb-100k"
 RAM = {"llama-32b-24gb": 48, "llama-70b-24gb": 96, "qwen-32b-24gb": 48}  # GiB of the machine, the smallest sold
 
 # hidden, intermediate, heads, layers, learning rate, rank, T, steps, warm-up, clip
@@ -71,7 +73,7 @@ def test_editor_header_points_to_the_schema_beside_it(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in NAMES if name.count("-") > 1])
 def test_variants_are_derived_not_cloned(name: str) -> None:
     text = (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
-    derived = dict.fromkeys(RAM, "llama-13b-24gb") | {"llama-13b-24gb": "llama-7b"}
+    derived = dict.fromkeys(RAM, "llama-13b-24gb") | {"llama-13b-24gb": "llama-7b", LONG: "llama-7b-12gb"}
     parent = derived.get(name, "-".join(name.split("-")[:2]))
     assert f"\nextends: {parent}\n" in text
     assert len(text.splitlines()) < (10 if name.startswith("llama") and name not in CARDS else 30)
@@ -80,9 +82,9 @@ def test_variants_are_derived_not_cloned(name: str) -> None:
 @pytest.mark.parametrize("name", CARDS)
 def test_card_recipes_hold_a_real_batch(name: str) -> None:
     recipe = load_recipe(name).recipe
-    assert recipe.data.max_length == 2048
+    assert recipe.data.max_length == (102_400 if name == LONG else 2048)
     assert recipe.data.packing == "packed"
-    assert recipe.train.global_batch_size * recipe.data.max_length >= 131_072
+    assert recipe.train.global_batch_size * recipe.data.max_length >= (102_400 if name == LONG else 131_072)
     assert recipe.optim.update == "accumulate"
     assert recipe.optim.rank == CARDS[name][2]
 
@@ -102,6 +104,14 @@ def test_streamed_recipes_fit_the_smallest_machine_that_they_name(name: str) -> 
     host = host_profile(load_recipe(name), "cuda")
     assert host.least_machine == RAM[name]
     assert f"{RAM[name]} GB of host memory" in about(name)
+
+
+def test_long_sequences_wait_in_the_memory_that_the_recipe_names() -> None:
+    recipe = load_recipe(LONG)
+    assert recipe.recipe.train.tile_tokens == "auto"
+    assert recipe.recipe.model.max_position_embeddings == recipe.recipe.data.max_length
+    assert host_profile(recipe, "cuda").least_machine == 48
+    assert "48 GB of host memory" in about(LONG)
 
 
 @pytest.mark.parametrize("size", SIZES)

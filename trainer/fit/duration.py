@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
 import torch
@@ -71,18 +72,26 @@ def few_blocks(loaded: LoadedRecipe, card: Card, flops_per_token: int | None) ->
         return None
     again = recipe.train.gradient_checkpointing
     redone = blocks if again is True else int(again)
-    trace = Trace(refreshes=1.0)
-    known: dict[Call, Operation] = {}
+    traces: list[tuple[Trace, int]] = []
     for (count, of_these), times in _samples(blocks, redone).items():
         sample = _with_blocks(loaded, count, of_these)
         if sample is None:
             return None
         try:
-            _add(known, predict(sample, card), times)
+            traces.append((predict(sample, card), times))
         except UserError:
             return None
-    trace.operations = list(known.values())
-    return duration_on(loaded, trace, card, flops_per_token)
+    return duration_on(loaded, composed(traces), card, flops_per_token)
+
+
+def composed(traces: Iterable[tuple[Trace, int]]) -> Trace:
+    """The operations of several traces, each so many times."""
+    whole = Trace(refreshes=1.0)
+    known: dict[Call, Operation] = {}
+    for trace, times in traces:
+        _add(known, trace, times)
+    whole.operations = list(known.values())
+    return whole
 
 
 def _samples(blocks: int, redone: int) -> dict[tuple[int, int], int]:
