@@ -248,3 +248,13 @@ Advise = Annotated[
 Fit = Annotated[
     Path | None, typer.Option(metavar="FILE.yaml", help="Write the recipe with the changes that make it fit.")
 ]
+Force = Annotated[bool, typer.Option("--force", help="Let --fit replace a file that exists.")]
+Fastest = Annotated[
+    bool,
+    typer.Option(
+        "--fastest", help="Find the setting with the shortest step that fits; with --fit, write it as a recipe."
+    ),
+]
+Plot = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="With --fastest: draw time and memory of all that was tried.")
+]

@@ -93,6 +93,19 @@ def step_of(operations: Iterable[Operation], phase: str, traced: int, accumulati
     return Step(parts)
 
 
+def mixed(steps: Iterable[tuple[float, Step]]) -> Step:
+    """So many times each of several steps: one of many blocks, from those of few."""
+    parts: dict[str, Part] = {}
+    for times, step in steps:
+        for name, part in step.parts.items():
+            into = parts.setdefault(name, Part())
+            into.host += times * part.host
+            for kinds, of in ((into.device, part.device), (into.bus, part.bus)):
+                for kind, seconds in of.items():
+                    kinds[kind] += times * seconds  # type: ignore[assignment]
+    return Step(parts)
+
+
 Range = tuple[float, float]
 
 
@@ -161,3 +174,21 @@ class Estimate:
             "bound": slow.bound,
             "basis": self.basis,
         }
+
+
+def combined(estimates: Sequence[tuple[float, Estimate]]) -> Estimate:
+    """So many times each of several estimates of as many tokens, refreshes spread over all steps: together once."""
+
+    def spread(index: int) -> Step:
+        shares = ((times, each, each.refreshes if each.refresh else 0.0) for times, each in estimates)
+        return mixed(
+            pair
+            for times, each, share in shares
+            for pair in (
+                (times * (1 - share), each.ordinary[index]),
+                (times * share, (each.refresh or each.ordinary)[index]),
+            )
+        )
+
+    ordinary = tuple(mixed((times, each.ordinary[index]) for times, each in estimates) for index in (0, 1))
+    return replace(estimates[0][1], ordinary=ordinary, refresh=(spread(0), spread(1)), refreshes=1.0)
