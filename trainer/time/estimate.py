@@ -15,7 +15,10 @@ BUS: tuple[Kind, ...] = ("to host", "from host")
 
 
 class Rates(Protocol):
-    """How fast a device does what it is asked for."""
+    """How fast a device does what it is asked for; copies over the bus go on `beside` its computation, or before it."""
+
+    @property
+    def beside(self) -> bool: ...
 
     def seconds(self, operation: Operation) -> float:
         """Time on the device; of a copy over the bus on the bus."""
@@ -87,6 +90,8 @@ def step_of(operations: Iterable[Operation], phase: str, traced: int, accumulati
         if not counts:
             continue
         kind, seconds, asked = work_of(operation).kind, rates.seconds(operation), rates.asked(operation)
+        if kind in BUS and not rates.beside:
+            kind = "pass"
         for stage, count in counts.items():
             often = count * (accumulation / traced if stage in PER_MICRO_BATCH else 1.0)
             parts.setdefault(stage, Part()).add(kind, often * seconds, often * asked)

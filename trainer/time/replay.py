@@ -10,12 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from galore.kernels.host import TO_HOST
 from galore.trainer.memory.trace.trace import Call, Described, Operation
-from galore.trainer.time.work import NOTHING, work_of
+from galore.trainer.time.work import BUSES, NOTHING, work_of
 
 aten = torch.ops.aten
 
 TIMES, LONG = 3, 0.3  # repetitions, and the seconds of one from which it is timed once
+MOST_COPIED = 64 << 20  # bytes of a copy that is timed
 CORE_CACHE = 4 << 20  # bytes that drive a core's own cache out
 LAYERS, WIDTH = 50, 8  # of the model that computes next to nothing
 HOST = {aten._local_scalar_dense.default}
@@ -29,6 +31,7 @@ class Replayed:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
+        self.beside = device.type == "cuda"
         self._elsewhere = torch.zeros(CORE_CACHE // 4)
         self.around = around_an_operation(device)
         self.found: dict[Call, float] = {}
@@ -49,6 +52,8 @@ class Replayed:
 
     def _of(self, operation: Operation) -> float:
         call = operation.call
+        if call.function in BUSES:
+            return self._copied(call)
         if isinstance(call.function, str) or call.function in HOST:
             return 0.0
         if not call.arguments and not call.keywords:
@@ -62,11 +67,22 @@ class Replayed:
             return 0.0
 
     def _timed(self, call: Call) -> float:
-        arguments, keywords = [self._real(each) for each in call.arguments], self._keywords(call)
+        return self._median(call.function, [self._real(each) for each in call.arguments], self._keywords(call))
+
+    def _copied(self, call: Call) -> float:
+        """A copy over the bus, or from one place of the host's memory to another; of a large one a part is timed."""
+        _, nbytes = call.arguments
+        size = max(1, min(nbytes, MOST_COPIED))
+        here = torch.zeros(size, dtype=torch.uint8, device=self.device)
+        there = torch.zeros(size, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
+        to, source = (there, here) if call.function == TO_HOST else (here, there)
+        return self._median(to.copy_, [source], {}) * nbytes / size
+
+    def _median(self, function: Callable[..., Any], arguments: list[Any], keywords: dict[str, Any]) -> float:
         taken = []
-        self._once(call.function, arguments, keywords)
+        self._once(function, arguments, keywords)
         for _ in range(TIMES):
-            taken.append(self._once(call.function, arguments, keywords))
+            taken.append(self._once(function, arguments, keywords))
             if taken[-1] > LONG:
                 break
         return sorted(taken)[len(taken) // 2]
