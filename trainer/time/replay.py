@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -27,10 +28,13 @@ class Replayed:
     """Seconds of operations as they were timed on `device`; what was not is taken to cost nothing.
 
     A GPU is waited for after each operation, so that its host has no time of its own.
+
+    Args:
+        of: which of several repetitions counts: `min` where others work on the machine, too.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
+    def __init__(self, device: torch.device, of: Callable[[list[float]], float] = statistics.median) -> None:
+        self.device, self.of = device, of
         self.beside = device.type == "cuda"
         self._elsewhere = torch.zeros(CORE_CACHE // 4)
         self.around = around_an_operation(device)
@@ -67,25 +71,25 @@ class Replayed:
             return 0.0
 
     def _timed(self, call: Call) -> float:
-        return self._median(call.function, [self._real(each) for each in call.arguments], self._keywords(call))
+        return self._repeated(call.function, [self._real(each) for each in call.arguments], self._keywords(call))
 
     def _copied(self, call: Call) -> float:
         """A copy over the bus, or from one place of the host's memory to another; of a large one a part is timed."""
-        _, nbytes = call.arguments
+        nbytes = int(call.arguments[1])
         size = max(1, min(nbytes, MOST_COPIED))
         here = torch.zeros(size, dtype=torch.uint8, device=self.device)
         there = torch.zeros(size, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
         to, source = (there, here) if call.function == TO_HOST else (here, there)
-        return self._median(to.copy_, [source], {}) * nbytes / size
+        return self._repeated(to.copy_, [source], {}) * float(nbytes / size)
 
-    def _median(self, function: Callable[..., Any], arguments: list[Any], keywords: dict[str, Any]) -> float:
+    def _repeated(self, function: Callable[..., Any], arguments: list[Any], keywords: dict[str, Any]) -> float:
         taken = []
         self._once(function, arguments, keywords)
         for _ in range(TIMES):
             taken.append(self._once(function, arguments, keywords))
             if taken[-1] > LONG:
                 break
-        return sorted(taken)[len(taken) // 2]
+        return self.of(taken)
 
     def _once(self, function: Callable[..., Any], arguments: list[Any], keywords: dict[str, Any]) -> float:
         self._elsewhere.add_(1)  # in a step other tensors went through the core's cache since these were made

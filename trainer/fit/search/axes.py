@@ -78,8 +78,8 @@ def combinations(recipe: Recipe, kind: str) -> list[list[Combination]]:
     found = []
     for row in MICRO_BATCH.steps(recipe, kind):
         choices = []
-        for steps in product(*(steps for _, steps in axes)):
-            elsewhere = [axis.on_host for (axis, all_of), step in zip(axes, steps, strict=True) if step != all_of[0]]
-            choices.append(Combination({**row, **{k: v for step in steps for k, v in step.items()}}, all(elsewhere)))
+        for chosen in product(*(steps for _, steps in axes)):
+            elsewhere = [axis.on_host for (axis, all_of), step in zip(axes, chosen, strict=True) if step != all_of[0]]
+            choices.append(Combination({**row, **{k: v for step in chosen for k, v in step.items()}}, all(elsewhere)))
         found.append(choices)
     return found

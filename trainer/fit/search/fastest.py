@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -113,6 +114,14 @@ class Search:
         Raises:
             UserError: nothing that was tried fits, or the model cannot be traced.
         """
+        gc.collect()
+        gc.freeze()  # every trace collects garbage; what was made before is none
+        try:
+            return self._run()
+        finally:
+            gc.unfreeze()
+
+    def _run(self) -> Fastest:
         shipped = self._whole({})
         assert shipped is not None
         self._try_all(shipped)
@@ -232,7 +241,7 @@ class Search:
         for family in self.families.values():
             least = self._least(family)
             counts = {*family.counts[:: max(1, family.blocks // POINTS)], family.blocks}
-            for again in sorted(counts | ({least} - {None})):
+            for again in sorted(counts if least is None else counts | {least}):
                 total, fits = family.nbytes(again) + self.more, least is not None and again >= least
                 yield Choice(self._different(family.with_blocks(again)), family.estimate(again), total, fits)
 

@@ -91,7 +91,7 @@ class Here:
 
     def __init__(self, ram: float | None) -> None:
         self.limit = round((psutil.virtual_memory().total if ram is None else ram * GIB) - SYSTEM)
-        self.rates = Replayed(torch.device("cpu"))
+        self.rates = Replayed(torch.device("cpu"), of=min)
 
     def trace(self, loaded: LoadedRecipe) -> Trace:
         return predict(loaded, None)
