@@ -529,5 +529,26 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
     "trainer/trained/longcontext/positions.py": ("tests/trainer/trained/longcontext/test_positions.py", [
         ("batch.labels[:, 1:]", "batch.labels[:, :-1]", "test_ranges_add_up"),
     ]),
+    "trainer/fit/search/fastest.py": ("tests/trainer/fit/search/test_fastest.py", [
+        ("            if whole is not None and whole.fits:", "            if whole is not None:", "after_all"),
+        ("family.least(self.place.limit - self.more)", "family.least(self.place.limit + self.more)", "in_few_traces"),
+        ("self.place.host(other)[0] else None", "True else None", "the_machine_is_asked"),
+        ("fastest = min(fastest, self._seconds(base))", "fastest = 0.0", "in_few_traces"),
+    ]),
+    "trainer/fit/search/family.py": ("tests/trainer/fit/search/test_fastest.py", [
+        ("return 1 - plain - more, plain, more", "return 1 - plain - more, more, plain", "in_few_traces"),
+        ('((first, "first"), (last, "last")) if block == at', '((first, "first"),) if block == at', "told_apart"),
+    ]),
+    "trainer/fit/search/axes.py": ("tests/trainer/fit/search/test_fastest.py", [
+        ('== "first-micro-batch":', '== "none":', "decides_results"),
+        ("train.global_batch_size % size == 0 and", "", "decides_results"),
+    ]),
+    "trainer/fit/search/measured.py": ("tests/cli/show/test_fastest.py", [
+        ("sorted(timed, key=lambda each: each.pace)", "timed", "by_measurement"),
+    ]),
+    "trainer/time/replay.py": ("tests/trainer/time/test_replay.py", [
+        ("if call.function in BUSES:", "if call.function in ():", "a_copy_takes_time"),
+        ("* float(nbytes / size)", "", "a_copy_takes_time"),
+    ]),
 }
 # fmt: on

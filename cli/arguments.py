@@ -263,3 +263,13 @@ Fit = Annotated[
 Longest = Annotated[
     bool, typer.Option("--longest", help="The longest sequences that fit the card, and --ram, and how: minutes.")
 ]
+Force = Annotated[bool, typer.Option("--force", help="Let --fit replace a file that exists.")]
+Fastest = Annotated[
+    bool,
+    typer.Option(
+        "--fastest", help="Find the setting with the shortest step that fits; with --fit, write it as a recipe."
+    ),
+]
+Plot = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="With --fastest: draw time and memory of all that was tried.")
+]

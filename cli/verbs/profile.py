@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from galore.cli import arguments as given
+from galore.cli.show.fastest import fastest as show_fastest
 from galore.cli.show.longest import show_longest
 from galore.cli.show.profile import Plain, Shipped, profile_of_one, say_before_a_search
 from galore.cli.show.profilebeside import compared, loaded_with, measured, told_on_stderr, write_file, write_timeline
@@ -42,13 +43,15 @@ WITHOUT = {
     "--gpus": (*BESIDE, "--fit"),
     "--timeline": BESIDE,
     "--fit": BESIDE,
-    "--longest": (*BESIDE, "--gpus", "--timeline", "--fit", "--advise"),
+    "--longest": (*BESIDE, "--gpus", "--timeline", "--fit", "--advise", "--fastest"),
+    "--fastest": (*BESIDE, "--gpus", "--timeline", "--advise"),
 }
 # → endings of its file, what is said of another, and what to do
 FILES = {
     "--timeline": ((".html", ".png"), "neither .html nor .png", "name a page or a picture"),
     "--picture": ((".png",), "no .png", "give it that ending"),
     "--fit": ((".yaml", ".yml"), "no .yaml", "give it that ending"),
+    "--plot": ((".png", ".svg"), "neither .png nor .svg", "name a picture"),
 }
 
 
@@ -69,16 +72,20 @@ def profile_memory(
     advise: given.Advise = None,
     fit: given.Fit = None,
     longest: given.Longest = False,
+    force: given.Force = False,
+    fastest: given.Fastest = False,
+    plot: given.Plot = None,
 ) -> None:
     """What a training step of a recipe will need on a card, without one: does it fit, and what to change.
 
     Nothing is allocated and no data is read: the run's own training step is traced, and its allocations are replayed
     through a model of PyTorch's CUDA allocator.
     """
-    files = {"--timeline": timeline, "--picture": picture, "--fit": fit}
-    flags = {"--compare": compare, "--measure": measure, "--advise": advise, "--longest": longest}
-    _refuse_contradictions({"--ram": ram, "--gpus": gpus > 1, **flags, **files})
-    _refuse_files(files)
+    files = {"--timeline": timeline, "--picture": picture, "--fit": fit, "--plot": plot}
+    flags = {"--compare": compare, "--measure": measure and not fastest, "--advise": advise}
+    searches = {"--longest": longest, "--fastest": fastest}
+    _refuse_contradictions({"--ram": ram, "--gpus": gpus > 1, **flags, **searches, **files})
+    _refuse_files(files, force)
     if parallel is not None and gpus == 1:
         raise UserError("says how several processes share a run", where="--parallel", fix="name how many: --gpus 2")
     until = time.monotonic() + LONGEST if advise is None and fit is None else math.inf
@@ -87,6 +94,9 @@ def profile_memory(
     if gpus > 1 and (loaded.recipe.train.stream_weights or loaded.recipe.optim.gradient_sums == "host"):
         what = "blocks are streamed, and sums of gradients wait on the host, in one process only"
         raise UserError(what, where="--gpus", fix="leave it out, or stream_weights and gradient_sums")
+    if fastest:
+        show_fastest(loaded, gpu, ram, measure=measure, as_json=as_json, recipe=fit, plot=plot)
+        return
     if measure:
         measured(loaded, as_json)
         return
@@ -146,26 +156,32 @@ def _refuse_contradictions(options: Mapping[str, Any]) -> None:
         raise UserError("--picture draws a comparison", where="--picture", fix="add --compare, or use --timeline")
     if options["--compare"] and options["--measure"]:
         raise UserError("--compare predicts and --measure runs", where="--measure", fix="choose one of them")
+    if options["--plot"] is not None and not options["--fastest"]:
+        raise UserError("draws what --fastest tried", where="--plot", fix="add --fastest")
     for option, others in WITHOUT.items():
         if options[option]:
             for other in (other for other in others if options[other]):
                 raise UserError("goes with the plain profile only", where=option, fix=f"leave out {other}")
 
 
-def _refuse_files(files: Mapping[str, Path | None]) -> None:
+def _refuse_files(files: Mapping[str, Path | None], force: bool) -> None:
     """Raise UserError for a file that cannot be written, before anything is traced for it."""
     named = {option: file for option, file in files.items() if file is not None}
     for option, file in named.items():
         endings, told, fix = FILES[option]
+        if str(file).startswith("--"):
+            raise UserError("names no file", where=option, fix=f"write {option} FILE{endings[0]} {file}")
         if file.suffix not in endings:
             raise UserError(f"{file} is {told}", where=option, fix=fix)
     for option, file in named.items():
-        if file.suffix == ".png":
+        if file.suffix in (".png", ".svg"):
             page = f"write {option} as .html" if ".html" in FILES[option][0] else ""
             refuse_missing("matplotlib", "a picture", option, page)
     for option, file in named.items():
         if not file.absolute().parent.is_dir():
             raise UserError(f"there is no folder {file.parent}", where=option, fix="make it, or write elsewhere")
+    if not force and (recipe := named.get("--fit")) is not None and recipe.exists():
+        raise UserError(f"{recipe} exists already", where="--fit", fix="name another file, or add --force")
 
 
 def _advice(loaded: LoadedRecipe, card: Card, until: float = math.inf) -> Advice:

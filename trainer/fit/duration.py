@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
 import torch
@@ -13,10 +12,10 @@ from galore.trainer.fit.measure import step_seconds
 from galore.trainer.fit.predict import MICRO_BATCHES, predict
 from galore.trainer.fit.rehearsal import ORDINARY, REFRESH
 from galore.trainer.machine.cards import Card, attached
-from galore.trainer.memory.trace.trace import Call, Operation, Trace
+from galore.trainer.memory.trace.trace import Trace
 from galore.trainer.recipe.change import changed
 from galore.trainer.recipe.load import LoadedRecipe
-from galore.trainer.time.estimate import Estimate, Rates, step_of
+from galore.trainer.time.estimate import Estimate, Rates, combined, step_of
 from galore.trainer.time.rates import card_rates
 from galore.trainer.time.replay import Replayed
 
@@ -72,26 +71,18 @@ def few_blocks(loaded: LoadedRecipe, card: Card, flops_per_token: int | None) ->
         return None
     again = recipe.train.gradient_checkpointing
     redone = blocks if again is True else int(again)
-    traces: list[tuple[Trace, int]] = []
+    found: list[tuple[float, Estimate]] = []
     for (count, of_these), times in _samples(blocks, redone).items():
         sample = _with_blocks(loaded, count, of_these)
         if sample is None:
             return None
         try:
-            traces.append((predict(sample, card), times))
+            step = duration_on(sample, predict(sample, card), card, flops_per_token)
         except UserError:
             return None
-    return duration_on(loaded, composed(traces), card, flops_per_token)
-
-
-def composed(traces: Iterable[tuple[Trace, int]]) -> Trace:
-    """The operations of several traces, each so many times."""
-    whole = Trace(refreshes=1.0)
-    known: dict[Call, Operation] = {}
-    for trace, times in traces:
-        _add(known, trace, times)
-    whole.operations = list(known.values())
-    return whole
+        assert step is not None
+        found.append((times, step))
+    return combined(found)
 
 
 def _samples(blocks: int, redone: int) -> dict[tuple[int, int], int]:
@@ -105,19 +96,6 @@ def _samples(blocks: int, redone: int) -> dict[tuple[int, int], int]:
 
 def _with_blocks(loaded: LoadedRecipe, count: int, redone: int) -> LoadedRecipe | None:
     return changed(loaded, {"model.num_hidden_layers": count, "train.gradient_checkpointing": redone or False})
-
-
-def _add(known: dict[Call, Operation], trace: Trace, times: int) -> None:
-    """Add what a trace has, its refresh spread over all steps, for a step's share of one depends on the blocks."""
-    for operation in trace.operations:
-        counts = known.setdefault(operation.call, Operation(operation.call, operation.made)).counts
-        stages = {stage for _, stage in operation.counts}
-        for stage in stages:
-            ordinary = operation.counts.get((ORDINARY, stage), 0)
-            refresh = operation.counts.get((REFRESH, stage), ordinary if not trace.refreshes else 0)
-            mean = ordinary + trace.refreshes * (refresh - ordinary)
-            for phase, count in ((ORDINARY, ordinary), (REFRESH, mean)):
-                counts[phase, stage] = counts.get((phase, stage), 0) + times * count
 
 
 def estimated(

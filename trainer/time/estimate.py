@@ -15,7 +15,10 @@ BUS: tuple[Kind, ...] = ("to host", "from host")
 
 
 class Rates(Protocol):
-    """How fast a device does what it is asked for."""
+    """How fast a device does what it is asked for; copies over the bus go on `beside` its computation, or before it."""
+
+    @property
+    def beside(self) -> bool: ...
 
     def seconds(self, operation: Operation) -> float:
         """Time on the device; of a copy over the bus on the bus."""
@@ -87,9 +90,24 @@ def step_of(operations: Iterable[Operation], phase: str, traced: int, accumulati
         if not counts:
             continue
         kind, seconds, asked = work_of(operation).kind, rates.seconds(operation), rates.asked(operation)
+        if kind in BUS and not rates.beside:
+            kind = "pass"
         for stage, count in counts.items():
             often = count * (accumulation / traced if stage in PER_MICRO_BATCH else 1.0)
             parts.setdefault(stage, Part()).add(kind, often * seconds, often * asked)
+    return Step(parts)
+
+
+def mixed(steps: Iterable[tuple[float, Step]]) -> Step:
+    """So many times each of several steps: one of many blocks, from those of few."""
+    parts: dict[str, Part] = {}
+    for times, step in steps:
+        for name, part in step.parts.items():
+            into = parts.setdefault(name, Part())
+            into.host += times * part.host
+            for kinds, of in ((into.device, part.device), (into.bus, part.bus)):
+                for kind, seconds in of.items():
+                    kinds[kind] += times * seconds  # type: ignore[assignment]
     return Step(parts)
 
 
@@ -161,3 +179,21 @@ class Estimate:
             "bound": slow.bound,
             "basis": self.basis,
         }
+
+
+def combined(estimates: Sequence[tuple[float, Estimate]]) -> Estimate:
+    """So many times each of several estimates of as many tokens, refreshes spread over all steps: together once."""
+
+    def spread(index: int) -> Step:
+        shares = ((times, each, each.refreshes if each.refresh else 0.0) for times, each in estimates)
+        return mixed(
+            pair
+            for times, each, share in shares
+            for pair in (
+                (times * (1 - share), each.ordinary[index]),
+                (times * share, (each.refresh or each.ordinary)[index]),
+            )
+        )
+
+    ordinary = tuple(mixed((times, each.ordinary[index]) for times, each in estimates) for index in (0, 1))
+    return replace(estimates[0][1], ordinary=ordinary, refresh=(spread(0), spread(1)), refreshes=1.0)

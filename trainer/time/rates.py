@@ -62,6 +62,7 @@ class CardRates:
     gpu: Gpu
     multiprocessors: int
     shares: Shares
+    beside = True
 
     def seconds(self, operation: Operation) -> float:
         return self.of(work_of(operation))

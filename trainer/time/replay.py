@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -10,12 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from galore.kernels.host import TO_HOST
 from galore.trainer.memory.trace.trace import Call, Described, Operation
-from galore.trainer.time.work import NOTHING, work_of
+from galore.trainer.time.work import BUSES, NOTHING, work_of
 
 aten = torch.ops.aten
 
 TIMES, LONG = 3, 0.3  # repetitions, and the seconds of one from which it is timed once
+MOST_COPIED = 64 << 20  # bytes of a copy that is timed
 CORE_CACHE = 4 << 20  # bytes that drive a core's own cache out
 LAYERS, WIDTH = 50, 8  # of the model that computes next to nothing
 HOST = {aten._local_scalar_dense.default}
@@ -25,10 +28,14 @@ class Replayed:
     """Seconds of operations as they were timed on `device`; what was not is taken to cost nothing.
 
     A GPU is waited for after each operation, so that its host has no time of its own.
+
+    Args:
+        of: which of several repetitions counts: `min` where others work on the machine, too.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
+    def __init__(self, device: torch.device, of: Callable[[list[float]], float] = statistics.median) -> None:
+        self.device, self.of = device, of
+        self.beside = device.type == "cuda"
         self._elsewhere = torch.zeros(CORE_CACHE // 4)
         self.around = around_an_operation(device)
         self.found: dict[Call, float] = {}
@@ -49,6 +56,8 @@ class Replayed:
 
     def _of(self, operation: Operation) -> float:
         call = operation.call
+        if call.function in BUSES:
+            return self._copied(call)
         if isinstance(call.function, str) or call.function in HOST:
             return 0.0
         if not call.arguments and not call.keywords:
@@ -62,14 +71,25 @@ class Replayed:
             return 0.0
 
     def _timed(self, call: Call) -> float:
-        arguments, keywords = [self._real(each) for each in call.arguments], self._keywords(call)
+        return self._repeated(call.function, [self._real(each) for each in call.arguments], self._keywords(call))
+
+    def _copied(self, call: Call) -> float:
+        """A copy over the bus, or from one place of the host's memory to another; of a large one a part is timed."""
+        nbytes = int(call.arguments[1])
+        size = max(1, min(nbytes, MOST_COPIED))
+        here = torch.zeros(size, dtype=torch.uint8, device=self.device)
+        there = torch.zeros(size, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
+        to, source = (there, here) if call.function == TO_HOST else (here, there)
+        return self._repeated(to.copy_, [source], {}) * float(nbytes / size)
+
+    def _repeated(self, function: Callable[..., Any], arguments: list[Any], keywords: dict[str, Any]) -> float:
         taken = []
-        self._once(call.function, arguments, keywords)
+        self._once(function, arguments, keywords)
         for _ in range(TIMES):
-            taken.append(self._once(call.function, arguments, keywords))
+            taken.append(self._once(function, arguments, keywords))
             if taken[-1] > LONG:
                 break
-        return sorted(taken)[len(taken) // 2]
+        return self.of(taken)
 
     def _once(self, function: Callable[..., Any], arguments: list[Any], keywords: dict[str, Any]) -> float:
         self._elsewhere.add_(1)  # in a step other tensors went through the core's cache since these were made

@@ -11,6 +11,8 @@ from galore.trainer.time.estimate import Estimate, Part, Step, step_of
 class Rates:
     """A second for each megabyte, half of one to ask for it."""
 
+    beside = True
+
     def seconds(self, operation: Operation) -> float:
         return float(operation.call.arguments[1]) / 1e6
 

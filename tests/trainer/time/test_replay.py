@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from galore.kernels.device import meta_stands_for
+from galore.kernels.host import FROM_HOST, TO_HOST
 from galore.trainer.memory.trace.simulate import SimulatedTracer
 from galore.trainer.memory.trace.trace import Call, Described, Operation
+from galore.trainer.time.estimate import step_of
 from galore.trainer.time.replay import Replayed, around_an_operation
 
 X = Described((2, 3), (3, 1), torch.float32, "meta")
@@ -31,6 +34,21 @@ def test_everything_is_timed_and_nothing_left_out() -> None:
     assert replayed.seconds(product) > replayed.around > 0
     view = next(each for each in given if not each.call.arguments and not each.call.keywords)
     assert replayed.seconds(view) == replayed.around
+
+
+def test_a_copy_takes_time_by_its_bytes_and_is_waited_for() -> None:
+    replayed = Replayed(CPU)
+    copies = [
+        Operation(Call(which, (0, nbytes), ()), ()) for which in (TO_HOST, FROM_HOST) for nbytes in (64, 96 << 20)
+    ]
+    for each in copies:
+        each.count("ordinary step", "forward")
+    replayed.time(copies)
+    for small, large in (copies[:2], copies[2:]):
+        assert replayed.seconds(large) > 20 * replayed.seconds(small) > 0
+    part = step_of(copies, "ordinary step", 1, 1, replayed).parts["forward"]
+    assert part.seconds == pytest.approx(sum(map(replayed.seconds, copies)))
+    assert not part.bus
 
 
 def test_an_operation_is_timed_once() -> None:

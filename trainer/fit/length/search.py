@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from galore.trainer.common.errors import UserError
-from galore.trainer.fit.duration import composed, duration_on
+from galore.trainer.fit.duration import duration_on
 from galore.trainer.fit.hostmemory import HostProfile, host_profile
 from galore.trainer.fit.length.bracket import Found, largest
 from galore.trainer.fit.predict import profile_on
@@ -22,7 +22,7 @@ from galore.trainer.models.pretrained import locate, read_config
 from galore.trainer.parameters import dry_run
 from galore.trainer.recipe.change import changed, spelled
 from galore.trainer.recipe.load import LoadedRecipe
-from galore.trainer.time.estimate import Estimate
+from galore.trainer.time.estimate import Estimate, combined
 
 STEP = 1024  # tokens
 FIRST, MOST = 16 * STEP, 1024 * STEP  # what is tried first, and at most
@@ -171,10 +171,11 @@ class Search:
         """How long a step of such sequences takes."""
         traces, whole = [each.work for each in self._traces(length)], self.changed(length)
         flops = dry_run(whole).costs.needed_flops_per_token
-        if self.traced is not None:
-            times = self._blocks - self.traced[0]
-            return duration_on(whole, composed(zip(traces, (1 - times, times), strict=True)), self.card, flops)
-        return duration_on(whole, traces[0], self.card, flops)
+        found = [duration_on(whole, trace, self.card, flops) for trace in traces]
+        if self.traced is None or None in found:
+            return found[0]
+        times = self._blocks - self.traced[0]
+        return combined([(how_often, each) for how_often, each in zip((1 - times, times), found, strict=True) if each])
 
     @property
     def _blocks(self) -> int:

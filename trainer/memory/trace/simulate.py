@@ -30,6 +30,7 @@ class SimulatedTracer(Tracer):  # type: ignore[no-untyped-call]
     def __init__(self, hidden: Any = None, library: int = 0) -> None:
         super().__init__("meta", hidden, library)
         self._known: dict[Call, Operation] = {}  # layers repeat each other
+        self._views: dict[int, Operation] = {}  # id of a function that makes views → all that it makes
 
     def run(self, func: Any, args: Any, kwargs: Any) -> Any:
         if func is aten._local_scalar_dense.default and args[0].is_meta:
@@ -37,6 +38,9 @@ class SimulatedTracer(Tracer):  # type: ignore[no-untyped-call]
         if func is aten._to_copy.default and args[0].is_meta and str(kwargs.get("device")) == "cpu":
             # read together, with one wait
             return torch.full(args[0].shape, NORM, dtype=kwargs.get("dtype") or args[0].dtype)
+        if (view := self._views.get(id(func))) is not None:
+            view.count(self.phase, self.stage)
+            return self._carry_out(func, args, kwargs)
         call = Call(func, (), ()) if _makes_a_view(func) else _call(func, args, kwargs)
         known = self._known.get(call) if call is not None else None
         if known is not None and known.result is not None:
@@ -46,6 +50,8 @@ class SimulatedTracer(Tracer):  # type: ignore[no-untyped-call]
             out = self._carry_out(func, args, kwargs)
         if known is None and call is not None:
             known = self._known[call] = self._meet(call, out)
+            if _makes_a_view(func):
+                self._views[id(func)] = known
         if known is not None:
             known.count(self.phase, self.stage)
         return out

@@ -70,10 +70,19 @@ def cuda_workspaces(
         args, kwargs, out: its arguments and result, on `meta` or a GPU; on the CPU it takes nothing here.
         card_capability, sms: compute capability and multiprocessors of the GPU.
     """
-    formula = FORMULAS.get(func._schema.name)
+    formula = _formula_of(func)
     if formula is None or not isinstance(args[0], Tensor) or args[0].is_cpu:
         return []
     return formula(Gpu(card_capability, sms), args, out)
+
+
+_FOUND: dict[int, Formula | None] = {}  # id of an operation, which lives as long as the process, → its formula
+
+
+def _formula_of(func: Any) -> Formula | None:
+    if id(func) not in _FOUND:
+        _FOUND[id(func)] = FORMULAS.get(func._schema.name)
+    return _FOUND[id(func)]
 
 
 def library_workspaces(capability: tuple[int, int], configuration: str | None = None) -> int:
