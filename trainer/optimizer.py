@@ -10,6 +10,7 @@ from torch import nn
 from galore.kernels.family import Options
 from galore.trainer.common.errors import UserError
 from galore.trainer.host.blocks import streamed
+from galore.trainer.models.matmul.install import follow_steps
 from galore.trainer.optim import (
     GaLoreAdamW,
     adamw_groups,
@@ -73,6 +74,7 @@ def attach_optimizer(model: nn.Module, recipe: Recipe, accumulation: int, ranks:
     if (blocks := streamed(model)) is not None:
         optimizer.before_write = blocks.change
         optimizer.register_step_post_hook(lambda *_: blocks.flush())
+    follow_steps(model, optimizer, 0 if ranks is None else ranks.rank)
     hand_over_int8(model, optimizer)
     if recipe.optim.projection == "backward":
         project_in_backward(model, optimizer)
