@@ -22,7 +22,7 @@ from gpu.scale import GIB, TINY, Outcome, Scale
 from galore.trainer.machine.process import expandable_segments
 from galore.trainer.optim import GaLoreAdamW
 
-LEFT_OUT = ["fixed"]  # shown by a second call
+LEFT_OUT = ["matmul", "fixed"]  # shown by a second call
 ONE_BY_ONE = [proof for proof in PROOFS if not proof.beside]
 
 
