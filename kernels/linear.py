@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -147,27 +147,83 @@ def saves_work(rows: int, m: int, n: int, rank: int) -> bool:
     return rows * rank * (m + n) < m * n * (rows + rank)
 
 
+class Products(Protocol):
+    """Who multiplies in a linear layer; a weight (m, n) is given with its scales where it is in int8."""
+
+    def forward(self, x: Tensor, weight: Tensor, scales: Tensor | None = None) -> Tensor:
+        """x Wᵀ for x (…, n)."""
+
+    def input_gradient(self, dy: Tensor, weight: Tensor, scales: Tensor | None = None) -> Tensor:
+        """δ W for δ (…, m)."""
+
+
+class Plain:
+    """Both products in the weight's own dtype."""
+
+    def forward(self, x: Tensor, weight: Tensor, scales: Tensor | None = None) -> Tensor:
+        return torch.nn.functional.linear(x, weight)
+
+    def input_gradient(self, dy: Tensor, weight: Tensor, scales: Tensor | None = None) -> Tensor:
+        return dy @ weight
+
+
+PLAIN = Plain()
+
+
 def factored_linear(
-    x: Tensor, weight: Tensor, receive: Callable[[Factors], None], transposed: bool | None = None
+    x: Tensor,
+    weight: Tensor,
+    receive: Callable[[Factors], None],
+    transposed: bool | None = None,
+    products: Products = PLAIN,
 ) -> Tensor:
     """x Wᵀ for x (…, n), weight (m, n); the backward calls `receive` in place of making a gradient for `weight`."""
-    out: Tensor = _FactoredLinear.apply(x, weight, receive, transposed)  # type: ignore[no-untyped-call]
+    out: Tensor = _FactoredLinear.apply(x, weight, receive, transposed, products)  # type: ignore[no-untyped-call]
     return out
 
 
 class _FactoredLinear(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, receive: Callable[[Factors], None], transposed: bool | None
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        receive: Callable[[Factors], None],
+        transposed: bool | None,
+        products: Products,
     ) -> Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.receive, ctx.transposed = receive, transposed
-        return torch.nn.functional.linear(x, weight)
+        ctx.receive, ctx.transposed, ctx.products = receive, transposed, products
+        return products.forward(x, weight)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, None, None, None]:
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, None, None, None, None]:
         x, weight = ctx.saved_tensors
         (dy,) = grads
-        dx = dy @ weight if ctx.needs_input_grad[0] else None  # first: the receiver may update the weight at once
+        # first: the receiver may update the weight at once
+        dx = ctx.products.input_gradient(dy, weight) if ctx.needs_input_grad[0] else None
         ctx.receive(Factors.of(x, dy, ctx.transposed))
-        return dx, None, None, None
+        return dx, None, None, None, None
+
+
+def product_linear(x: Tensor, weight: Tensor, bias: Tensor | None, products: Products) -> Tensor:
+    """x Wᵀ + bias by `products`; the gradient of the weight, where it is wanted, is multiplied in the dtype of x."""
+    out: Tensor = _ProductLinear.apply(x, weight, bias, products)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _ProductLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, products: Products) -> Tensor:
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
+        ctx.products = products
+        y = products.forward(x, weight)
+        return y if bias is None else y.add_(bias)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+        (x, weight), (dy,) = ctx.saved_tensors, grads
+        wants_x, wants_weight, wants_bias, _ = ctx.needs_input_grad
+        dx = ctx.products.input_gradient(dy, weight) if wants_x else None
+        dw = dy.flatten(0, -2).mT @ x.flatten(0, -2) if wants_weight else None
+        return dx, dw, dy.flatten(0, -2).sum(0) if wants_bias else None, None

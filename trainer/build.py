@@ -41,6 +41,7 @@ from galore.trainer.models.cpu import optimize_decoder
 from galore.trainer.models.decoder import build_decoder, refuse_encoder
 from galore.trainer.models.isolation import isolate_documents
 from galore.trainer.models.linears import left_alone
+from galore.trainer.models.matmul.install import multiply_in_eight_bits
 from galore.trainer.models.rope.stages import Stage, stages_of
 from galore.trainer.models.tiles.attach import tile_modules
 from galore.trainer.optim import GaLoreAdamW, kinds_with_own_forward
@@ -166,6 +167,7 @@ def build_model(
     model = adapted(network, recipe.optim, recipe.train.seed)
     if recipe.model.new_tokens and recipe.optim.method == "lora":
         train_embeddings(model)
+    kernels += multiply_in_eight_bits(model, recipe, torch.device(device))
     together = recipe.train.micro_batch_size * recipe.data.max_length
     kernels += tile_modules(model, recipe.train.tile_tokens, together)
     kernels += stream_blocks(model, torch.device(device), recipe.train.stream_weights, recipe.optim.method == "lora")

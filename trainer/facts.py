@@ -25,6 +25,7 @@ from galore.trainer.losses.router import router_note
 from galore.trainer.machine.hardware import Peak, cpu_name
 from galore.trainer.models.adapters.lora import adapter_ranks, clamp_note, class_name, not_adapted, without_adapters
 from galore.trainer.models.checkpointing import blocks_of
+from galore.trainer.models.matmul.install import told
 from galore.trainer.models.rope.stages import in_words
 from galore.trainer.optim.groups import is_trained
 from galore.trainer.optim.projected import ProjectedSlot
@@ -61,6 +62,7 @@ def header(run: Run, meter: Meter, memory: str) -> dict[str, Any]:
         "output": str(run.directory.root),
         "projected": _projected(run),
         "kernels": _kernels(run.device),
+        "products": "; ".join(line.removeprefix("products: ") for line in told(run.model)),
         "peak": _peak(meter.peak),
         "warning": "; ".join(alarms(run.data.summary)),
         "note": "; ".join(notes(run)),

@@ -15,6 +15,7 @@ from galore.trainer.models.adapters.lora import without_adapters
 from galore.trainer.models.checkpointing import blocks_of
 from galore.trainer.models.classifier import head_modules
 from galore.trainer.models.head import split_head
+from galore.trainer.models.matmul.install import follow_steps
 from galore.trainer.optim import (
     GaLoreAdamW,
     adamw_groups,
@@ -126,6 +127,7 @@ def attach_optimizer(model: nn.Module, recipe: Recipe, accumulation: int, ranks:
     if (blocks := streamed(model)) is not None:
         optimizer.before_write = blocks.change
         optimizer.register_step_post_hook(lambda *_: blocks.flush())
+    follow_steps(model, optimizer, 0 if ranks is None else ranks.rank)
     hand_over_int8(model, optimizer)
     if recipe.optim.projection == "backward":
         project_in_backward(model, optimizer)

@@ -38,10 +38,10 @@ RTX4090 = Card(
     clock=2.52e9,
     memory_bandwidth=1008e9,
     l2_bandwidth=4.5e12,
-    tensor_flops={"bf16": 165.2e12, "tf32": 82.6e12},
+    tensor_flops={"bf16": 165.2e12, "tf32": 82.6e12, "int8": 660.6e12, "e4m3": 330.3e12},
 )
 
-_HOPPER = {"bf16": 989.4e12, "tf32": 494.7e12}
+_HOPPER = {"bf16": 989.4e12, "tf32": 494.7e12, "int8": 1978.9e12, "e4m3": 1978.9e12}
 H100 = Card(
     "NVIDIA H100 80GB HBM3",
     capability=90,

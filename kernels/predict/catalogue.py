@@ -10,10 +10,12 @@ from torch import Tensor
 
 from galore.kernels.rules.adam import AdamRule
 from galore.kernels.storage.blockwise import BLOCK_SIZE
+from galore.kernels.storage.coded import WIDTH, Coded, empty_codes
 from galore.kernels.storage.layout import Compressed, Matrix, group_size
 from galore.kernels.storage.moments import Moments
 from galore.kernels.storage.rounding import RoundingNoise
 from galore.kernels.triton.adam import adam_plan
+from galore.kernels.triton.eight import coded_product_plan, encode_plan, regroup_plan
 from galore.kernels.triton.launch import Launch
 from galore.kernels.triton.lift import lift_plan
 from galore.kernels.triton.operand import Operand
@@ -41,6 +43,7 @@ RAGGED = (1000, 2730, 100)
 # A sum in parts that a kernel of its own adds up.
 SPLIT = Tile(64, 64, 32, 4, 3, split=4)
 Case = tuple[str, list[Launch]]
+EIGHT = ("product int8 groups even", "product int8 rows even", "product e4m3 rows even", "regroup across even")
 
 
 def meta(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
@@ -113,12 +116,39 @@ def cases() -> Iterator[Case]:
         for kind in STATES:
             yield f"adam {kind} {label}", adam(b, r, kind)
         yield from ((f"{name} {label}", plan) for name, plan in _quantizers(a, b))
+        yield from ((f"{name} {label}", plan) for name, plan in _eight(b, a))
 
 
 def essential() -> list[Case]:
     """The cases that stand for all on cards other than the one that tiles are chosen for."""
-    others = ("adam dynamic ragged", "adam e4m3 even")
+    others = ("adam dynamic ragged", "adam e4m3 even", *EIGHT)
     return [case for case in cases() if case[0].endswith("left even") or case[0] in others]
+
+
+def coded(rows: int, columns: int, size: int, dtype: torch.dtype = torch.int8) -> Coded:
+    """A matrix in 8-bit codes, `size` of a row to a scale."""
+    kind = torch.float32 if size == columns else torch.bfloat16
+    return Coded(empty_codes(rows, columns, meta(0), dtype), meta(rows, -(-columns // size), dtype=kind), size)
+
+
+def coded_product(tokens: int, m: int, n: int, size: int, dtype: torch.dtype = torch.int8) -> list[Launch]:
+    """X Wᵀ for X (tokens, n) with a scale a row, and W (m, n) with one for `size` codes."""
+    return coded_product_plan(meta(tokens, m), coded(tokens, n, n, dtype), coded(m, n, size, dtype))
+
+
+def _eight(m: int, n: int) -> Iterator[Case]:
+    """What both products of a layer (m, n) ask for; the number of tokens is n."""
+    for name, dtype in (("int8", torch.int8), ("e4m3", torch.float8_e4m3fn)):
+        yield f"encode {name}", encode_plan(coded(n, m, m, dtype), meta(n, m), None)
+        yield f"encode {name} stochastic", encode_plan(coded(n, m, m, dtype), meta(n, m), (1, 2))
+        yield f"encode {name} across", encode_plan(coded(n, m, m, dtype), meta(m, n).mT, (1, 2))
+        yield f"product {name} rows", coded_product(n, m, n, n, dtype)
+    yield "product int8 groups", coded_product(n, m, n, WIDTH)
+    held = Coded(meta(m, n, dtype=torch.int8), meta(m, n // group_size(n)), group_size(n))
+    for name, shape, words in (("along", (m, n), None), ("across", (n, m), (1, 2))):
+        scales = meta(-(-shape[1] // WIDTH), shape[0], dtype=torch.float32)
+        fresh = Coded(empty_codes(*shape, held.codes, torch.int8), scales, WIDTH)
+        yield f"regroup {name}", regroup_plan(fresh, held, name == "across", words)
 
 
 def _quantizers(m: int, n: int) -> Iterator[Case]:

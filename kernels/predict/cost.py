@@ -13,11 +13,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 from galore.kernels.predict.card import Card
 from galore.kernels.predict.compiled import Resources
+from galore.kernels.triton.eight import FORMATS
 from galore.kernels.triton.launch import Launch, blocks
 
 OVERLAP = 4  # power of the mean of what goes on at the same time; an assumption
+NAMES = {torch.int8: "int8", torch.float8_e4m3fn: "e4m3"}
 HIDDEN_FROM = 2  # blocks per SM from which one computes while another waits
 
 
@@ -94,8 +98,15 @@ class _Tile:
         whole = int(launch.arguments["K"])  # type: ignore[arg-type]
         summands = min(whole, int(launch.arguments.get("per_split") or whole))
         rounds = blocks(summands, depth)
-        size, dtype = (4, "tf32") if str(launch.constants["DTYPE"]) == "fp32" else (2, "bf16")
+        size, dtype = _multiplied(launch)
         products = 3 if dtype == "tf32" else 1
         return cls(
             2.0 * rows * columns * rounds * depth * products, size * (rows + columns) * rounds * depth, rounds, dtype
         )
+
+
+def _multiplied(launch: Launch) -> tuple[int, str]:
+    """Bytes of a number that the tensor cores are given, and its kind."""
+    if (form := launch.constants.get("FORMAT")) is not None:
+        return 1, next(NAMES[dtype] for dtype, number in FORMATS.items() if number == form)
+    return (4, "tf32") if str(launch.constants["DTYPE"]) == "fp32" else (2, "bf16")

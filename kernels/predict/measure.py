@@ -41,8 +41,10 @@ def _real(name: str, like: Tensor, device: torch.device, made: dict[int, Tensor]
     if name == "TABLES":
         return tables(device)
     if id(like) not in made:
-        memory = torch.empty_strided(like.shape, like.stride(), dtype=like.dtype, device=device)
-        made[id(like)] = memory.normal_() if like.dtype in (torch.float32, torch.bfloat16) else memory.zero_()
+        # all of its storage: rows of codes are padded, and kernels write there
+        room = torch.zeros(like.untyped_storage().nbytes() // like.itemsize, dtype=like.dtype, device=device)
+        memory = room.as_strided(like.shape, like.stride())
+        made[id(like)] = memory.normal_() if like.dtype in (torch.float32, torch.bfloat16) else memory
         if name == "V":  # a second moment
             memory.abs_()
         assert made[id(like)].data_ptr() % ALIGNMENT == 0

@@ -66,6 +66,12 @@ def element_blocks(flat: Tensor) -> Iterator[tuple[int, int, int]]:
     return blocks_of(flat, flat.numel(), block_elements(flat))
 
 
+def key_words(seed: int, step: int, tensor: int) -> tuple[int, int]:
+    """Two numbers in [-2³¹, 2³¹), the key of `reference.random_bits` for all elements of a tensor in one step."""
+    key = mix(seed, step, tensor, 0x1157)
+    return (key & 0xFFFFFFFF) - (1 << 31), key >> 32
+
+
 class RoundingNoise:
     """Random bits of one optimizer step, keyed by (seed, step, tensor, element block) and by nothing else.
 
@@ -85,9 +91,8 @@ class RoundingNoise:
         self.key = (seed, step)
 
     def words(self, tensor: int) -> tuple[int, int]:
-        """Two numbers in [-2³¹, 2³¹), the key of `reference.random_bits` for all elements of a tensor in this step."""
-        key = mix(*self.key, tensor, 0x1157)
-        return (key & 0xFFFFFFFF) - (1 << 31), key >> 32
+        """`key_words` of a tensor in this step."""
+        return key_words(*self.key, tensor)
 
     def window(self, tensor: int, block: int, length: int) -> Tensor:
         """int32 (length,), values in [0, 65535]; a window longer than a block repeats the pool."""

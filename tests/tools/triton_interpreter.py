@@ -137,5 +137,8 @@ def _converted(data: np.ndarray, source: Any, target: Any, rounding: Any) -> np.
 
 
 def _dot(self: Any, a: Any, b: Any, c: Any, precision: Any, imprecise: Any) -> Any:
-    product = _values(a.data, a.dtype.scalar).float() @ _values(b.data, b.dtype.scalar).float()
+    if a.dtype.scalar == tl.int8:  # sums in int32
+        product = torch.from_numpy(a.data).int() @ torch.from_numpy(b.data).int()
+    else:
+        product = _values(a.data, a.dtype.scalar).float() @ _values(b.data, b.dtype.scalar).float()
     return interpreter.TensorHandle(product.numpy() + c.data, c.dtype.scalar)

@@ -7,7 +7,17 @@ import functools
 import torch
 from torch import Tensor, nn
 
-from galore.kernels.linear import Factors, Pieces, factored_linear, gather, rows_of, saves_work
+from galore.kernels.linear import (
+    PLAIN,
+    Factors,
+    Pieces,
+    Products,
+    factored_linear,
+    gather,
+    product_linear,
+    rows_of,
+    saves_work,
+)
 from galore.trainer.optim.galore import GaLoreAdamW
 from galore.trainer.optim.int8_linear import Int8Linear, int8_layers
 from galore.trainer.optim.parts.shards import local
@@ -41,6 +51,22 @@ def hand_over_int8(model: nn.Module, optimizer: GaLoreAdamW) -> int:
     return len(layers)
 
 
+def multiply_by(module: nn.Linear, products: Products) -> None:
+    """Let `products` multiply in a linear layer while it is trained, and nn.Linear where no gradient is wanted."""
+    vars(module)[PRODUCTS] = products
+    if not isinstance(module, Int8Linear):
+        vars(module)["forward"] = functools.partial(_by_products, module)
+
+
+PRODUCTS = "products"  # attribute of a layer
+
+
+def _by_products(module: nn.Linear, x: Tensor) -> Tensor:
+    if not torch.is_grad_enabled():
+        return nn.functional.linear(x, module.weight, module.bias)
+    return product_linear(x, module.weight, module.bias, vars(module)[PRODUCTS])
+
+
 def _takes_hooks(module: nn.Linear) -> bool:
     return not has_bias(module) and not isinstance(module, Int8Linear) and not has_own_forward(module)
 
@@ -48,7 +74,7 @@ def _takes_hooks(module: nn.Linear) -> bool:
 def has_own_forward(module: nn.Linear) -> bool:
     """Whether the layer does something else than nn.Linear: a subclass may return more than the product."""
     put = module.__dict__.get("forward")
-    ours = isinstance(put, functools.partial) and put.func is _forward
+    ours = isinstance(put, functools.partial) and put.func in (_forward, _by_products)
     return type(module).forward is not nn.Linear.forward or not (put is None or ours)
 
 
@@ -60,9 +86,12 @@ def has_bias(module: nn.Linear) -> bool:
 def _forward(module: nn.Linear, slot: ProjectedSlot, optimizer: GaLoreAdamW, x: Tensor) -> Tensor:
     rows, (m, n) = rows_of(x), module.weight.shape
     wanted = torch.is_grad_enabled() and optimizer.attached and slot.refresh.takes_factors
-    if not wanted or not saves_work(rows, m, n, slot.rank):
-        return nn.functional.linear(x, module.weight)
-    return factored_linear(x, module.weight, functools.partial(_receive, slot, optimizer), slot.transposed)
+    if wanted and saves_work(rows, m, n, slot.rank):
+        products = vars(module).get(PRODUCTS, PLAIN)
+        return factored_linear(
+            x, module.weight, functools.partial(_receive, slot, optimizer), slot.transposed, products
+        )
+    return _by_products(module, x) if PRODUCTS in vars(module) else nn.functional.linear(x, module.weight)
 
 
 def kinds_with_own_forward(optimizer: GaLoreAdamW, model: nn.Module) -> list[str]:

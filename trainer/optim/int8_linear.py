@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from galore.kernels.linear import Factors
+from galore.kernels.linear import Factors, Products
 from galore.kernels.ops.int8 import dequantize, quantize
 
 Receive = Callable[[Factors], None]
@@ -20,11 +20,13 @@ Receive = Callable[[Factors], None]
 class Int8Linear(nn.Linear):
     """y = x (s q)ᵀ + bias; `weight` is the codes q (m, n) in int8, the buffer `weight_scale` s (m, n / group) in bf16.
 
-    `receive` takes the factors of the weight's gradient; without one there is none.
+    `receive` takes the factors of the weight's gradient; without one there is none. `products` multiply while training,
+    reading the codes; without them the weight is formed in floating point.
     """
 
     weight_scale: Tensor
     receive: Receive | None = None
+    products: Products | None = None
     transposed: bool | None = None  # how `receive` wants them oriented
     dtype: torch.dtype  # that products are computed in
 
@@ -46,15 +48,24 @@ class _Int8Linear(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, handle: Tensor, bias: Tensor | None, layer: Int8Linear) -> Tensor:
         ctx.save_for_backward(x)
         ctx.layer = layer
-        return nn.functional.linear(x, layer.floating, bias)
+        if layer.products is None:
+            return nn.functional.linear(x, layer.floating, bias)
+        y = layer.products.forward(x, layer.weight, layer.weight_scale)
+        return y if bias is None else y.add_(bias)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, None, Tensor | None, None]:
         (x,), (dy,), layer = ctx.saved_tensors, grads, ctx.layer
         # first: the receiver may update the weight at once
-        dx = dy @ layer.floating if ctx.needs_input_grad[0] else None
+        dx = _input_gradient(layer, dy) if ctx.needs_input_grad[0] else None
         layer.receive(Factors.of(x, dy, layer.transposed))
         return dx, None, dy.flatten(0, -2).sum(0) if ctx.needs_input_grad[2] else None, None
+
+
+def _input_gradient(layer: Int8Linear, dy: Tensor) -> Tensor:
+    if layer.products is None:
+        return dy @ layer.floating
+    return layer.products.input_gradient(dy, layer.weight, layer.weight_scale)
 
 
 @torch.no_grad()

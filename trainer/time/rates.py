@@ -19,6 +19,7 @@ class Shares(NamedTuple):
 
     Attributes:
         product: of the tensor cores' peak by a large matrix product, its last wave of tiles apart.
+        eight: of their peak in 8 bits by our product of codes, which scales each group's sum.
         attention: the same by a flash kernel, forward and backward together.
         memory: of the memory's bandwidth by a pass over a large tensor. `bus`: of PCI Express by pinned copies.
         decomposition: of the shader's peak by cuSOLVER.
@@ -26,6 +27,7 @@ class Shares(NamedTuple):
     """
 
     product: float
+    eight: float
     attention: float
     memory: float
     bus: float
@@ -37,10 +39,11 @@ class Shares(NamedTuple):
 
 # (least, most). Products: chosen so that published runs of LLMQ come out right, two on an RTX 4090 and one on an H100
 # (bench/durations.py compares with others). A GeForce runs above its nominal clock, a data-center card is held back by
-# its power. What concerns the host is assumed.
+# its power. What concerns the host is assumed. Products in 8 bits: from what a tile whose operands the L2 has to bring
+# again and again should reach by kernels/predict/cost.py to what the best one should; none was timed.
 GEFORCE = (
-    Shares(0.98, 0.60, 0.80, 0.60, 0.002, 10e-6, 2.5e-6, 40e-6),
-    Shares(1.12, 0.90, 0.93, 0.80, 0.012, 4e-6, 1e-6, 12e-6),
+    Shares(0.98, 0.55, 0.60, 0.80, 0.60, 0.002, 10e-6, 2.5e-6, 40e-6),
+    Shares(1.12, 0.75, 0.90, 0.93, 0.80, 0.012, 4e-6, 1e-6, 12e-6),
 )
 DATA_CENTER = tuple(
     each._replace(product=product, attention=attention)
@@ -52,6 +55,7 @@ LARGE_CACHE = 24 << 20  # bytes from which an L2 holds what a layer passes on
 KERNEL = 2.5e-6  # seconds that the shortest takes on the card
 DECOMPOSED = 1e-3  # seconds of the shortest decomposition: dozens of small kernels, one after the other
 TILES = {(128, 256): 1.0, (128, 128): 0.97, (128, 64): 0.85, (64, 64): 0.65}  # → share, one wave after the other
+EIGHT = {torch.int8: "int8", torch.float8_e4m3fn: "fp8"}  # → whose peak it is, of a Gpu
 PROLOGUE = 64  # summands that a tile takes longer for its first loads and its result
 
 
@@ -84,12 +88,16 @@ class CardRates:
         return max(KERNEL, self._computed(work), self._moved(work.nbytes))
 
     def _peak(self, dtype: torch.dtype) -> float:
+        if dtype in EIGHT:
+            return self.gpu.tensor * (getattr(self.gpu, EIGHT[dtype]) or 1.0)
         return self.gpu.tensor if dtype.itemsize <= 2 else self.gpu.shader
 
     def _computed(self, work: Work) -> float:
         peak = self._peak(work.dtype)
         if work.kind == "product":
             return self._product(work.shape, peak * self.shares.product)
+        if work.kind == "kernel" and work.dtype in EIGHT:
+            return work.flops / (peak * self.shares.eight)
         if work.kind == "attention":
             return work.flops / (peak * self.shares.attention)
         return work.flops / (peak * self.shares.product)

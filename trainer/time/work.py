@@ -9,6 +9,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 from galore.kernels.host import FROM_HOST, TO_HOST
+from galore.kernels.ops.matmul.codes import PRODUCT
+from galore.kernels.ops.matmul.formats import FORMATS
 from galore.trainer.memory.trace.trace import Call, Described, Operation
 
 aten = torch.ops.aten
@@ -28,6 +30,7 @@ class Work(NamedTuple):
 
 NOTHING = Work("nothing", 0, 0)
 BUSES: dict[str, Kind] = {TO_HOST: "to host", FROM_HOST: "from host"}
+EIGHT = {PRODUCT[name]: form.dtype for name, form in FORMATS.items()}  # → what such a kernel multiplies
 
 
 def work_of(operation: Operation, device: str = "meta") -> Work:
@@ -35,7 +38,8 @@ def work_of(operation: Operation, device: str = "meta") -> Work:
     call = operation.call
     if isinstance(call.function, str):
         flops, nbytes = call.arguments
-        return Work(BUSES.get(call.function, "kernel"), flops, nbytes, torch.bfloat16)
+        kind, dtype = BUSES.get(call.function, "kernel"), EIGHT.get(call.function, torch.bfloat16)
+        return Work(kind, flops, nbytes, dtype)
     given = [each for each in tensors(call) if each.device == device]
     made = [each for each in operation.made if each.device == device]
     if not given and not made:

@@ -97,6 +97,14 @@ PROOFS = (
         "offload", "a step with and without offloaded activations: how much of the copies is hidden", 40, 1, other=15
     ),
     Proof(
+        "matmul",
+        "products in int8 and fp8 beside bf16: errors, times per shape, whole steps of 350M, 1B, 7B",
+        120,
+        3,
+        flops=3 * 14 * _steps(B1, 4096, False),
+        other=40,
+    ),
+    Proof(
         "fixed",
         "as memory, with segments of fixed size",
         140,

@@ -17,7 +17,7 @@ from gpu.scale import Scale
 from gpu.shapes import EPS, compared
 
 ROOT = Path(__file__).parents[3]
-TESTS = ("test_product.py", "test_adam.py", "test_lift.py", "test_quantize.py")
+TESTS = ("test_product.py", "test_adam.py", "test_lift.py", "test_quantize.py", "test_eight.py")
 REHEARSED = "card and (bf16_is_rounded_once or accumulator)"  # few, through the interpreter
 WORKERS = 8  # compile at the same time
 RESERVE = 6.0  # seconds that are left to tell what the tests had found, when they take too long

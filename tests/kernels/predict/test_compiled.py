@@ -13,6 +13,7 @@ from galore.kernels.predict.compiled import compile_launch
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden/kernels-sm89.json").read_text())
 PINNED = "3.7.1"  # that the golden figures are of; others may allocate registers otherwise
 SHARED = 101_376  # bytes that one block may have on sm_86, sm_89 and sm_120
+PRODUCTS = ("product_kernel", "coded_product_kernel", "lift_kernel", "lift_int8_kernel")
 CASES, ESSENTIAL = dict(cases()), dict(essential())
 
 
@@ -44,7 +45,7 @@ def test_other_cards(name, capability):
     for launch in ESSENTIAL[name]:
         used = compile_launch(launch, capability).resources
         check(used, name)
-        assert (used.tensor_core > 0) == (launch.name in ("product_kernel", "lift_kernel", "lift_int8_kernel"))
+        assert (used.tensor_core > 0) == (launch.name in PRODUCTS)
 
 
 def test_nothing_recorded_is_missing():

@@ -20,26 +20,31 @@ ELEMENTS: dict[str, tuple[int, Callable[[Value], Value]]] = {
     "bf16": (2, bf16_values),
     "f16": (2, lambda bits: bits.astype(np.uint16).view(np.float16).astype(np.float32)),
     "e4m3": (4, lambda bits: E4M3[bits]),
+    "s8": (4, lambda bits: bits.astype(np.uint8).view(np.int8).astype(np.float32)),
     "tf32": (1, lambda bits: (bits & np.uint32(0xFFFFE000)).view(np.float32)),
 }
+SUMS = {"f32": ("f32", np.float32), "s32": ("s32", np.int32)}  # → how registers are read, and what sums are rounded to
 
 
 def multiply(i: Instruction) -> Step:
-    """mma.sync.m16n8kK with fp32 sums: D = A B + C, fragments as the PTX manual lays them out."""
-    shape, kind = i.opcode[3], i.opcode[7]
-    if not shape.startswith("m16n8k") or i.opcode[6] != "f32" or kind not in ELEMENTS:
+    """mma.sync.m16n8kK with fp32 or int32 sums: D = A B + C, fragments as the PTX manual lays them out."""
+    shape, *_, wide, kind = [word for word in i.opcode if word != "satfinite"][
+        3:8
+    ]  # no sum here comes near int32's end
+    if not shape.startswith("m16n8k") or wide not in SUMS or kind not in ELEMENTS:
         raise Fault(f"unknown matrix product: {i.text}")
     depth = int(shape.removeprefix("m16n8k"))
     names = [registers(operand) for operand in i.operands]
     reads = [[source(name, "u32") for name in group] for group in names[1:3]]
-    sums, writes = [source(name, "f32") for name in names[3]], [target(name) for name in names[0]]
+    read_as, rounded = SUMS[wide]
+    sums, writes = [source(name, read_as) for name in names[3]], [target(name) for name in names[0]]
 
     def step(block: Block, mask: Value | None) -> None:
         a, b = _left(block, reads[0], depth, kind), _right(block, reads[1], depth, kind)
         product = a.astype(np.float64) @ b
         for place, (read, write) in enumerate(zip(sums, writes, strict=True)):
             part = product[:, GROUP + 8 * (place >> 1), 2 * PLACE + (place & 1)].reshape(-1)
-            write(block, (read(block) + part).astype(np.float32), mask)
+            write(block, (read(block) + part).astype(rounded), mask)
 
     return step
 

@@ -74,3 +74,12 @@ def test_the_slow_end_is_slower() -> None:
 
 def test_a_card_without_figures_has_no_rates() -> None:
     assert card_rates(card("12GB")) is None
+
+
+@pytest.mark.parametrize(("name", "times"), [("int8 product", 4.0), ("fp8 product", 2.0), ("lift", 1.0)])
+def test_products_in_8_bits_go_by_their_own_peak(name: str, times: float) -> None:
+    """An RTX 4090 multiplies int8 at four times its rate of bf16 with fp32 sums, e4m3 at twice that of bf16."""
+    for each in rates():
+        reached = 1e15 / each.seconds(Operation(Call(name, (1e15, 1), ()), ()))
+        share = each.shares.product if name == "lift" else each.shares.eight
+        assert reached == pytest.approx(165.2e12 * times * share)

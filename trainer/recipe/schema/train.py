@@ -30,6 +30,7 @@ from galore.trainer.recipe.schema.section import (
 LARGEST_SUGGESTION = 4096
 MOST_PROFILED = 20
 STEP_RANGE = "[0-9]{1,12}-[0-9]{1,12}"
+Matmul = Literal["bf16", "int8", "fp8", "auto"]
 EvalMode = Literal["token", "paper"]
 Tracker = Literal["wandb", "tensorboard", "trackio", "mlflow"]  # by the module that each needs
 
@@ -69,6 +70,10 @@ class TrainSection(Section):
     loss_weights: dict[str, NonNegative] = Field(
         {},
         description="What a target counts in the loss by its modality, text or one of model.new_tokens; those that are left out count 1",
+    )
+    matmul: Matmul = Field(
+        "bf16",
+        description="Products of the blocks' linear layers, forward and input gradient: bf16 is the model's own dtype, int8 and fp8 are 8 bits, auto takes int8 where it is faster",
     )
     micro_batch_size: Rows = execution(
         16, "Sequences per forward/backward; accumulation is global_batch_size / micro_batch_size"
