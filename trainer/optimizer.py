@@ -164,8 +164,11 @@ def cut_along(model: nn.Module, recipe: Recipe, group: Group) -> dict[int, int]:
     """Dimension that each projected parameter is cut along, by its id: of the side that is not projected.
 
     Raises:
-        UserError: a weight cannot be cut into as many parts.
+        UserError: a weight cannot be cut into as many parts, or not by this PyTorch.
     """
+    from galore.trainer.parallel.sharding import refuse_older_torch
+
+    refuse_older_torch()
     plan = build_optimizer(model, recipe.optim, accumulation=1, seed=recipe.train.seed, ranks=group)
     plan.release()
     scales = {id(layer.weight): layer.weight_scale for layer in int8_layers(model)}
