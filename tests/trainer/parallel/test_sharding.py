@@ -227,7 +227,7 @@ def test_a_shard_is_as_many_as_any_other_but_for_the_last():
 def test_an_older_torch_is_named(monkeypatch):
     sharding.refuse_older_torch()
     monkeypatch.delattr(sharding.FSDPModule, "set_custom_all_gather")
-    with pytest.raises(UserError, match="newer PyTorch than .* has no FSDPModule.set_custom_all_gather"):
+    with pytest.raises(UserError, match=r"newer PyTorch than .* no FSDPModule\.set_custom_all_gather"):
         sharding.refuse_older_torch()
 
 
