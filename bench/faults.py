@@ -106,6 +106,7 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         ("share = 1 + 2 * z_loss * lse_here", "share = 1 + z_loss * lse_here", "test_float64_gradcheck_of_the_z_loss"),
         ("logits.mul_(weights[here].unsqueeze(1))", "pass", "test_weights_count_in_the_loss"),
         ("exp_minus_onehot_(logits, targets - at,", "exp_minus_onehot_(logits, targets,", "test_a_second_pass"),
+        ("torch.add(losses, z_target, out=lse)", "torch.sub(losses, z_target, out=lse)", "test_a_gpu_gets_the_same"),
         ("self.sum[here] += d_logits", "self.sum[here] = d_logits", "test_error_is_no_larger"),
     ]),
     "kernels/reference/methods.py": ("tests/kernels/reference/test_methods.py", [
@@ -292,6 +293,8 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
          "tests/trainer/optim/test_presets.py: test_twenty_steps and fira and wide"),
     ]),
     "trainer/optim/parts/transport.py": ("tests/trainer/optim/test_presets.py", [
+        ("inner.rotate(change(), outside())", "inner.rotate(change())",
+         "tests/trainer/optim/parts/test_transport.py: test_a_rotated_state"),
         ("    def redraw(self, inner: Inner) -> None:\n        inner.reset()",
          "    def redraw(self, inner: Inner) -> None:\n        pass", "test_twenty_steps and random-reset and wide"),
     ]),

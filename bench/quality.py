@@ -47,6 +47,8 @@ ADAM_LIKE = [
     (0.02, 0.05),
 ]  # (learning rate, factor on the matrices): every method may split
 IN_SUBSPACE = [(0.02, 0.03), (0.02, 0.06), (0.02, 0.12)]
+SHARED_WITH_HEAD = [(0.005, 0.05), (0.005, 0.1), (0.005, 0.2)]  # whose updates of a head have a root mean square of 1
+LIGHTER = ":optim.residual_scale=0.4"  # what comes from outside, by the factor of Alice's paper
 LORA = [(0.001, 1.0), (0.003, 1.0), (0.01, 1.0)]
 POINTS = {
     "full": ADAM_LIKE,
@@ -68,10 +70,15 @@ POINTS = {
     "apollo-mini": [(0.02, 0.0075), (0.02, 0.015), (0.02, 0.03), (0.02, 0.06)],
     "frugal-rotate": ADAM_LIKE,
     "frugal": ADAM_LIKE,
+    "frugal-columns": ADAM_LIKE,
+    "frugal-orthogonal": IN_SUBSPACE,
+    "alice": IN_SUBSPACE,
+    "racs": [(0.02, 0.006), *ADAM_LIKE],
+    "scale": SHARED_WITH_HEAD,
     "lora": LORA,
     "relora": LORA,
     "low-rank": LORA,
-}
+} | {f"{name}{LIGHTER}": IN_SUBSPACE for name in ("frugal-rotate", "frugal-columns")}
 
 
 ORDER_OF_Q_GALORE = "order=bf16"

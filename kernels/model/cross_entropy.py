@@ -249,6 +249,9 @@ def softmax_minus_onehot_(logits: Tensor, targets: Tensor, losses: Tensor, lse: 
         losses, lse: (c,), written: -log p_t, and log Σ exp z.
     """
     rows = max(1, SOFTMAX_ELEMENTS.get(device_type(logits), 2**21) // logits.shape[1])
+    if device_type(logits) == "cuda" and not z_loss:
+        _in_few_launches_(logits, targets, losses, lse, rows)
+        return
     for block, target, loss, sums in zip(
         *(torch.split(each, rows) for each in (logits, targets.unsqueeze(1), losses, lse)), strict=True
     ):
@@ -264,6 +267,25 @@ def softmax_minus_onehot_(logits: Tensor, targets: Tensor, losses: Tensor, lse: 
             p.mul_(share)
         block.copy_(p.scatter_(1, target, p_target - 1))
         del p  # before the next one comes
+
+
+def _in_few_launches_(logits: Tensor, targets: Tensor, losses: Tensor, lse: Tensor, rows: int) -> None:
+    """`softmax_minus_onehot_` without z-loss to the same bits: fp32 copies of `rows` rows, the numbers of rows together.
+
+    Six launches for each copy, where all of it row by row would be twenty: a small model waits for its host.
+    """
+    targets = targets.unsqueeze(1)
+    z_max, z_target = logits.amax(1).to(losses.dtype), logits.gather(1, targets).squeeze(1).to(losses.dtype)
+    p_max, p_target = torch.empty_like(losses), torch.empty_like(losses)
+    pieces = (torch.split(each, rows) for each in (logits, targets, p_max, p_target.unsqueeze(1)))
+    for block, target, most, of_target in zip(*pieces, strict=True):
+        p = torch.softmax(block, dim=1, dtype=losses.dtype)
+        torch.amax(p, 1, out=most)
+        torch.gather(p, 1, target, out=of_target)
+        block.copy_(p.scatter_(1, target, of_target - 1))
+        del p  # before the next one comes
+    losses.copy_(torch.where(p_target > UNDERFLOW, -p_target.log(), z_max - p_max.log() - z_target))
+    torch.add(losses, z_target, out=lse)
 
 
 def exp_minus_onehot_(logits: Tensor, targets: Tensor, lse: Tensor, z_loss: float = 0.0) -> None:

@@ -279,13 +279,13 @@ class GaLoreAdamW(Stored):
         self._hooks.append(hook)
 
     def _apply_now(self, slot: FullSlot) -> None:
-        slot.complete()
-        if not math.isfinite(squared := float(slot.squared_norm())):
-            self._tally.refused += 1
-            slot.discard()
-            return
-        self._tally.squares += squared
         with span("update"):
+            slot.complete()
+            if not math.isfinite(squared := float(slot.squared_norm())):
+                self._tally.refused += 1
+                slot.discard()
+                return
+            self._tally.squares += squared
             self._apply(slot, Update(1.0, self._step_noise()))
 
     def _apply(self, slot: FullSlot, update: Update) -> None:
