@@ -30,7 +30,7 @@ from galore.trainer.optim.groups import is_trained
 from galore.trainer.optim.projected import ProjectedSlot
 from galore.trainer.parallel.partedtraffic import parted_traffic, units
 from galore.trainer.parallel.traffic import traffic
-from galore.trainer.parameters import clamped_ranks, left_full_rank, parameter_table
+from galore.trainer.parameters import clamped_ranks, left_full_rank, parameter_table, whole_gradients
 from galore.trainer.recipe.methods import described
 from galore.trainer.recorder import Meter
 
@@ -114,6 +114,7 @@ def notes(run: Run) -> list[str]:
     return [
         *found,
         *left_full_rank(run.optimizer, recipe.optim.target_modules),
+        *whole_gradients(run.optimizer, recipe),
         *_one_subspace(run),
         *_cut_off(run),
         *_rows_of_no_token(run),

@@ -23,6 +23,7 @@ from galore.trainer.losses.extra import About
 from galore.trainer.models.flops import flops_per_token, recomputed_flops_per_token
 from galore.trainer.optim import GaLoreAdamW
 from galore.trainer.optim.groups import is_under
+from galore.trainer.optim.parts.refresh import Whole
 from galore.trainer.optim.projected import ProjectedSlot
 from galore.trainer.optim.slot import FullSlot
 from galore.trainer.optimizer import attach_optimizer
@@ -79,6 +80,29 @@ def left_full_rank(optimizer: GaLoreAdamW, targets: Sequence[str]) -> list[str]:
     count = sum(slot.parameter.numel() for slot in slots if not isinstance(slot, ProjectedSlot))
     told = f"full-rank though under {', '.join(targets)}: {', '.join(sorted(kinds))}, {counted(count, 'parameter')} that are no layer's `weight`"
     return [told] if kinds else []
+
+
+def whole_gradients(optimizer: GaLoreAdamW, recipe: Recipe) -> list[str]:
+    """A line, if gradients of target matrices are summed whole until the step: what that takes, and where."""
+    optim = recipe.optim
+    if optim.method == "lora" or optim.update == "immediate":
+        return []
+    kept = [slot for slot in optimizer.slots.values() if _sums_whole(slot, optim.target_modules)]
+    width = getattr(torch, optim.accumulator_dtype).itemsize
+    if recipe.train.accumulation == 1:  # then it is the gradient as the backward gives it
+        width = min([width, *(slot.parameter.itemsize for slot in kept if slot.parameter.is_floating_point())])
+    nbytes = width * sum(slot.parameter.numel() for slot in kept)
+    where = "in host memory, one at a time on the device"
+    if optim.gradient_sums == "device":
+        where = f"on the device; optim.gradient_sums: host keeps them {where}"
+    told = f"gradients of {counted(len(kept), 'target matrix', 'target matrices')} are summed whole: {size(nbytes)} {where}"
+    return [told] if kept else []
+
+
+def _sums_whole(slot: FullSlot, targets: Sequence[str]) -> bool:
+    if isinstance(slot, ProjectedSlot):
+        return isinstance(slot.refresh, Whole)
+    return slot.parameter.ndim >= 2 and is_under(slot.name, targets)
 
 
 def _scale_bytes(slot: FullSlot | None) -> int:
@@ -164,6 +188,7 @@ def dry_run(loaded: LoadedRecipe) -> DryRun:
     if recipe.train.device == "cuda" and not torch.cuda.is_available():
         notes.append("train.device is cuda, and no CUDA device is visible here: the run itself would be refused")
     notes += [*clamped_ranks(optimizer), *left_full_rank(optimizer, recipe.optim.target_modules)]
+    notes += whole_gradients(optimizer, recipe)
     return DryRun(
         parameter_table(model, optimizer), [*notes, _together(model, optimizer)], _costs(model, optimizer, recipe)
     )

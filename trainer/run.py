@@ -256,7 +256,7 @@ def _begin(run: Run, recorder: Recorder) -> None:
     known["total_steps"] = run.total_steps
     if not run.directory.fresh:
         known["resumes"] = [*known.get("resumes", []), {"step": run.first_step, "time": now()}]
-    for stale in ("ended", "stopped_early", *(["finished"] if run.first_step < run.total_steps else [])):
+    for stale in ("ended", "pruned", "stopped_early", *(["finished"] if run.first_step < run.total_steps else [])):
         known.pop(stale, None)
     known["peak"] = {"flops_per_second": recorder.meter.peak.flops_per_second, "basis": recorder.meter.peak.basis}
     expected = forecast(run)

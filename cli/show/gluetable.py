@@ -12,7 +12,7 @@ from galore.cli.show.tables import least_width, numbers, say, screen, show_table
 if TYPE_CHECKING:
     from galore.trainer.sweep.outcome import Standing, Sweep
 
-NARROW = ("method", "rate", "held-out\nloss", "tokens", "optimizer", "time", "runs")  # of a comparison
+NARROW = ("method", "rate", "held-out\nloss", "tokens", "optimizer", "time", "runs,\ngrid")  # of a comparison
 AS_TEXT = 3  # columns to the left that are no numbers
 
 
@@ -22,16 +22,18 @@ def show_losses(sweep: Sweep) -> None:
     from galore.trainer.sweep.compare.table import HEAD, row
 
     found = standings(sweep.compared)
-    rows = [row(each) for each in found]
+    rows = [row(each, found) for each in found]
     show_table(screen(), _table(HEAD, rows, 1), _table(NARROW, map(_narrowed, rows), 1))
     _show_earlier(found)
     show_missing(sweep)
 
 
 def _narrowed(row: Sequence[str]) -> list[str]:
-    """A row without its perplexity, which the loss tells; the spread stands below the mean."""
-    method, rate, loss, spread, _, *rest = row
-    return [method, rate, f"{loss}\n{spread}" if spread not in ("", "–") else loss, *rest]
+    """A row without its perplexity, which the loss tells; error and spread stand below the mean, the place in the grid
+    below the runs."""
+    method, rate, where, loss, spread, _, *rest, runs = row
+    loss = "\n".join([*loss.replace(" ±", "\n±").splitlines(), *([spread] if spread not in ("", "–") else [])])
+    return [method, rate, loss, *rest, f"{runs}\n{where}" if where != "only one" else runs]
 
 
 def _show_earlier(found: Sequence[Standing]) -> None:

@@ -27,12 +27,24 @@ def compare(
         ),
     ] = "full,galore,lora",
     learning_rates: Annotated[
-        str | None, typer.Option(metavar="X,Y,…", help="Tried with every method.", show_default="the recipe's")
+        str | None,
+        typer.Option(
+            metavar="X,Y,…|auto",
+            help="Tried with every method; auto: a grid for each, ten times as high for adapters as for full rank.",
+            show_default="the recipe's",
+        ),
     ] = None,
     seeds: Annotated[
         str | None,
         typer.Option(metavar="1,2,…", help="Every run once per seed; 5 is seed 5.", show_default="the recipe's"),
     ] = None,
+    extend: Annotated[
+        int,
+        typer.Option(min=0, max=20, help="Rates at most to try beyond a method's grid where its best is at the edge."),
+    ] = 2,
+    prune: Annotated[
+        bool, typer.Option("--prune/--no-prune", help="Stop runs early that cannot become their method's best rate.")
+    ] = True,
     output_dir: Annotated[
         Path | None, typer.Option(help="Where the runs and the table are kept.", show_default="runs/compare-RECIPE")
     ] = None,
@@ -65,9 +77,12 @@ def compare(
     root = output_dir or Path("runs") / f"compare-{loaded.name}"
     with preparing() as progress:
         show = Show(_console, progress, lambda text: say(text, "  ", bold=True))
-        found = run(loaded, trials, root, show)
+        found = run(loaded, trials, root, show, extend, prune)
     show_losses(found)
-    typer.echo(f"wrote {root}/compare.md, compare.json" + (", compare.png" if (root / "compare.png").exists() else ""))
+    typer.echo(
+        f"wrote {root}/compare.md, compare.json, compare.csv, compare.tex"
+        + (", compare.png" if (root / "compare.png").exists() else "")
+    )
     if why := no_plots():
         typer.echo(why)
 

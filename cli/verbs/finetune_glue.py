@@ -64,7 +64,12 @@ def finetune_glue(
         ),
     ] = "1",
     learning_rates: Annotated[
-        str | None, typer.Option(metavar="X,Y,…", help="Tried with each; the best counts.", show_default="the recipe's")
+        str | None,
+        typer.Option(
+            metavar="X,Y,…|auto",
+            help="Tried with each; the best counts. auto: for each method its own rate, half of it and twice it.",
+            show_default="the recipe's",
+        ),
     ] = None,
     max_train_samples: Annotated[
         int | None, typer.Option(min=1, max=2**24, help="Train on the first so many examples.", show_default="all")

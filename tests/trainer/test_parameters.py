@@ -74,6 +74,22 @@ def test_a_classifiers_head_has_its_rate_projected_or_not(tiny_roberta):
     assert rows["classifier.out_proj"].rank is None
 
 
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ([], ""),
+        (["optim.residual=fira"], "6.03 MiB on the device; optim.gradient_sums: host keeps them in host memory"),
+        (["optim.residual=fira", "train.micro_batch_size=4"], "12.1 MiB on the device; "),
+        (["optim.method=full", "optim.gradient_sums=host"], "6.03 MiB in host memory, one at a time on the device"),
+        (["optim.method=lora"], ""),
+    ],
+)
+def test_what_whole_gradients_take_is_told(settings, told):
+    notes = [note for note in dry_run(load_recipe("demo", settings)).notes if "summed whole" in note]
+    assert [note.partition("summed whole: ")[2].startswith(told) for note in notes] == ([True] if told else [])
+    assert all(note.startswith("gradients of 28 target matrices") for note in notes)
+
+
 def test_weights_in_8_bits_are_planned_with_their_scales():
     plain, rows = planned("llama-7b-galore-8bit"), planned("llama-7b-galore-8bit", "optim.weight_dtype=int8")
     assert rows.keys() == plain.keys()

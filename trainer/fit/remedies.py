@@ -96,6 +96,14 @@ def _offloading(recipe: Recipe) -> Iterator[Settings]:
         yield {"train.offload_activations": True}
 
 
+def _host_sums(recipe: Recipe) -> Iterator[Settings]:
+    """Of methods that sum the gradients of target matrices whole."""
+    optim = recipe.optim
+    sums = optim.update == "accumulate" and (optim.method == "full" or optim.residual != "none")
+    if sums and optim.gradient_sums == "device":
+        yield {"optim.gradient_sums": "host"}
+
+
 def _streaming(recipe: Recipe) -> Iterator[Settings]:
     """Streaming, where there are blocks enough; their number is a file's business where a model is named."""
     several = recipe.model.name_or_path is not None or recipe.model.num_hidden_layers > FEWEST
@@ -177,6 +185,7 @@ _STEPS: dict[str, Callable[[Recipe], Iterator[Settings]]] = {
     "same results; smaller products use the card less well": _micro_batch,
     "same results; one more forward: up to a third more time": _checkpointing,
     "same results; host memory, and the bus in use both ways": _offloading,
+    "same results; sums of whole gradients in host memory, and over the bus in every micro-batch": _host_sums,
     "same results; all weights in host memory, and twice over the bus in every micro-batch": _streaming,
     "same results up to rounding": _backward,
     "layers refresh in turns instead of together": _stagger,

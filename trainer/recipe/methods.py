@@ -16,16 +16,22 @@ GLUE_DEFAULT = f"{GLUE}-galore-r4"
 
 @dataclass(frozen=True)
 class Method:
-    """One method. `settings`: overrides that make a recipe it; `glue`: its own shipped recipe for GLUE."""
+    """One method. `settings`: overrides that make a recipe it; `glue`: its own shipped recipe for GLUE; `rate`: at which
+    its target matrices usually move best, in units of that of full-rank AdamW: the middle of its own grid."""
 
     name: str
     help: str
     settings: tuple[str, ...]
     glue: str | None = None
+    rate: float = 1.0
+
+
+IN_SUBSPACE, ADAPTED = 2.5, 10.0
 
 
 def _galore(name: str, help: str, *settings: str, glue: str | None = None) -> Method:
-    return Method(name, help, ("optim.method=galore", *settings), glue)
+    rate = 1.0 if any(each.startswith("optim.residual=") for each in settings) else IN_SUBSPACE
+    return Method(name, help, ("optim.method=galore", *settings), glue, rate)
 
 
 _ALL = (
@@ -79,11 +85,31 @@ _ALL = (
         "optim.switch=0.7",
         "optim.transport=keep",
     ),
-    Method("lora", "adapters", ("optim.method=lora",), f"{GLUE}-lora-r8"),
-    Method("relora", "adapters, merged and restarted", ("optim.method=lora", "optim.adapter=relora")),
-    Method("low-rank", "W = B·A", ("optim.method=lora", "optim.adapter=factors", "optim.lora_dropout=0")),
+    Method("lora", "adapters", ("optim.method=lora",), f"{GLUE}-lora-r8", ADAPTED),
+    Method("relora", "adapters, merged and restarted", ("optim.method=lora", "optim.adapter=relora"), None, ADAPTED),
+    Method(
+        "low-rank",
+        "W = B·A",
+        ("optim.method=lora", "optim.adapter=factors", "optim.lora_dropout=0"),
+        None,
+        ADAPTED,
+    ),
 )
 METHODS = {each.name: each for each in _ALL}
+
+
+def named(optim: OptimSection) -> Method:
+    """The method that a recipe is: of those whose settings it has, the one with most of them."""
+    return max((each for each in _ALL if _has(optim, each)), key=lambda each: len(each.settings))
+
+
+def _has(optim: OptimSection, method: Method) -> bool:
+    pairs = (each.removeprefix("optim.").split("=") for each in method.settings)
+    return all(value == _written(getattr(optim, key)) for key, value in pairs)
+
+
+def _written(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def listed() -> str:

@@ -10,12 +10,13 @@ from galore.trainer.common.printable import shortened
 from galore.trainer.common.suggest import nearest
 from galore.trainer.recipe.change import not_inherited, spelled
 from galore.trainer.recipe.load import LoadedRecipe, load_recipe
-from galore.trainer.recipe.methods import METHODS
+from galore.trainer.recipe.methods import METHODS, named
 from galore.trainer.recipe.parse.problems import RecipeError
 from galore.trainer.recipe.schema.optim import OptimSection
 from galore.trainer.recipe.schema.recipe import Recipe
 
 RATES, SEEDS = "--learning-rates", "--seeds"
+AUTO, GRID = "auto", (0.5, 1.0, 2.0)  # times the middle of a method's own grid
 LARGEST_SEED, LONGEST_SEED = 2**63 - 1, 20  # and its digits
 MOST_SEEDS = 1000  # where they are counted
 
@@ -85,9 +86,18 @@ def refuse_unknown(name: str, known: Collection[str], kind: str, where: str) -> 
     raise UserError(f"there is no {kind} {name!r}", where=where, fix=f"{hint}there are {', '.join(known)}")
 
 
-def learning_rates(text: str) -> list[float]:
-    """Positive numbers between commas. Raises UserError."""
-    return [_rate(word) for word in words(text, RATES)]
+def learning_rates(text: str, base: OptimSection, made: OptimSection) -> list[float]:
+    """Positive numbers between commas; or, of `auto`, a grid of its own for the recipe `made` from `base` by another method:
+    around the rate at which its matrices move as much faster, or slower, as METHODS says.
+
+    Raises:
+        UserError: something is no number.
+    """
+    if text.strip() != AUTO:
+        return [_rate(word) for word in words(text, RATES)]
+    of_full_rank = base.learning_rate * base.effective_scale / named(base).rate
+    middle = of_full_rank * named(made).rate / made.effective_scale
+    return [float(f"{middle * factor:.2g}") for factor in GRID]
 
 
 def seeds(text: str) -> list[int]:
@@ -112,7 +122,9 @@ def _rate(word: str) -> float:
     except ValueError:
         value = 0.0
     if not 0 < value < float("inf"):
-        raise UserError(f"{word!r} is no learning rate", where=RATES, fix="write positive numbers, such as 0.003,0.01")
+        raise UserError(
+            f"{word!r} is no learning rate", where=RATES, fix="write positive numbers, such as 0.003,0.01, or auto"
+        )
     return value
 
 

@@ -28,7 +28,7 @@ OWN = ("optim.learning_rate", "train.seed")  # of a trial among those of one lab
 
 @dataclass(frozen=True)
 class Outcome:
-    """One run. `status`: "done", "failed: <why>", or "not finished".
+    """One run. `status`: "done", "failed: <why>", "pruned <where and why>", or "not finished".
 
     `optimizer_bytes`: states and projectors, at most; `peak_bytes`: of the process on a CPU, of the allocator
     on a GPU; `seconds`: in optimizer steps; `training`: the loss, smoothed; `held_out`: that of every evaluation;
@@ -91,17 +91,16 @@ def _came_to(run: Outcome) -> str:
     return run.status + (f", held-out loss {run.held_out[-1][1]:.4f}" if run.held_out else "")
 
 
-def outcome(
-    trial: Trial, root: Path, failure: str = "", differs: Sequence[str] = (), *, earlier: bool = False
-) -> Outcome:
-    """The run of `trial` under `root` as it is now."""
+def outcome(trial: Trial, root: Path, note: str = "", differs: Sequence[str] = (), *, earlier: bool = False) -> Outcome:
+    """The run of `trial` under `root` as it is now; `note`: its status where it is not done."""
     history = History.read(RunDir(root / trial.folder))
     scored = [row for row in history.evaluations if isinstance(row.get("scores"), dict)]
     losses = [(_tokens_at(history, row["step"]), row.get("loss_nats")) for row in history.evaluations]
+    note = note or (f"pruned {history.facts['pruned']}" if "pruned" in history.facts else "not finished")
     done = "finished" in history.facts and (bool(scored) or trial.recipe.data.task is None)
     return Outcome(
         trial,
-        "done" if done else f"failed: {failure}" if failure else "not finished",
+        "done" if done else note,
         int(history.train["tokens"][-1]) if history.last_step else 0,
         history.optimizer_bytes,
         int(max(history.train["memory_peak_bytes"], default=0)),
@@ -169,9 +168,9 @@ def differing(trial: Trial, other: Trial, ignored: Callable[[str], bool]) -> lis
     return [f"{key} is {own[key]}, not {others[key]}" for key in own if own[key] != others[key] and not ignored(key)]
 
 
-def sweep(trials: Sequence[Trial], more: Sequence[Beside], root: Path, failures: Mapping[str, str]) -> Sweep:
-    """What all of them came to; `failures`: why, by folder."""
-    own = [outcome(trial, root, failures.get(trial.folder, "")) for trial in trials]
+def sweep(trials: Sequence[Trial], more: Sequence[Beside], root: Path, notes: Mapping[str, str]) -> Sweep:
+    """What all of them came to; `notes`: the status of those that are not done, by folder."""
+    own = [outcome(trial, root, notes.get(trial.folder, "")) for trial in trials]
     others = [outcome(each.trial, root, differs=each.differs, earlier=True) for each in more if each.trial is not None]
     return Sweep(
         [*own, *(each for each in others if not each.differs)],
@@ -206,6 +205,11 @@ class Standing:
     def earlier(self) -> bool:
         """Whether this call asked for none of its runs."""
         return all(run.earlier for run in self.runs)
+
+    @property
+    def tried(self) -> bool:
+        """Whether any of its runs came to its end, good or bad."""
+        return any(run.status != "not finished" for run in self.runs)
 
     @property
     def count(self) -> str:

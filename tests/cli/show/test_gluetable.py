@@ -46,4 +46,5 @@ def test_losses_are_a_table(columns: int, monkeypatch: pytest.MonkeyPatch, capsy
     (first,) = (line for line in lines if line.startswith("galore:optim.rank=32"))
     assert [piece in first for piece in ("0.01", "4.3500", "13,107,200", "1.00 MiB", "1m00s", "2 of 2")] == [True] * 6
     assert any("4.3000–4.4000" in line for line in lines)
+    assert any("± 0.0500" in line for line in lines)
     assert lines[-1] == "Of earlier calls into this folder: full at 0.01."

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from galore.trainer.fit.remedies import COSTS, halved, larger_micro_batches, remedies, remedy
+from galore.trainer.fit.remedies import COSTS, SAME_RESULTS, halved, larger_micro_batches, remedies, remedy
 from galore.trainer.recipe.change import changed
 from galore.trainer.recipe.load import LoadedRecipe, load_recipe
 
@@ -141,6 +141,18 @@ def test_offloading_is_for_what_is_recomputed() -> None:
     assert steps(OFFLOADING) == []
     assert steps(OFFLOADING, "train.gradient_checkpointing=2") == [{"train.offload_activations": True}]
     assert steps(OFFLOADING, "train.gradient_checkpointing=true", "train.offload_activations=true") == []
+
+
+HOST_SUMS = "same results; sums of whole gradients in host memory, and over the bus in every micro-batch"
+
+
+def test_sums_wait_on_the_host_where_they_are_whole() -> None:
+    host = [{"optim.gradient_sums": "host"}]
+    assert steps(HOST_SUMS) == steps(HOST_SUMS, "optim.method=lora") == []
+    assert steps(HOST_SUMS, "optim.method=full") == steps(HOST_SUMS, "optim.residual=fira") == host
+    assert steps(HOST_SUMS, "optim.method=full", "optim.gradient_sums=host") == []
+    assert steps(HOST_SUMS, "optim.residual=fira", *AT_ONCE, "train.global_batch_size=8") == []
+    assert HOST_SUMS in SAME_RESULTS
 
 
 def test_an_update_in_the_hook_brings_all_that_it_asks_for() -> None:

@@ -10,7 +10,7 @@ import pytest
 from galore.cli.verbs.compare import compare
 from galore.cli.verbs.finetune_glue import finetune_glue
 from galore.trainer.recipe.load import load_recipe
-from galore.trainer.recipe.methods import METHODS, described
+from galore.trainer.recipe.methods import METHODS, described, named
 from galore.trainer.recipe.shipped import is_shipped
 
 
@@ -24,6 +24,12 @@ def test_both_verbs_say_what_a_method_is(method: Any) -> None:
     said = f"{method.name} ({method.help})"
     assert said in help_of(compare, "methods")
     assert said in help_of(finetune_glue, "method")
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=lambda each: each.name)
+def test_a_recipe_is_known_by_its_settings(method: Any) -> None:
+    optim = load_recipe("demo", method.settings).recipe.optim
+    assert named(optim) is method
 
 
 def test_a_recipe_of_its_own_is_shipped_and_is_that_method() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -25,7 +24,7 @@ def grid(
 
     Args:
         methods: names from METHODS, comma-separated; settings may follow each after colons: `galore:optim.rank=32`.
-        rates, seeds: comma-separated numbers; None takes the recipe's own.
+        rates, seeds: comma-separated numbers; None takes the recipe's own, and rates `auto` those of each method.
 
     Raises:
         UserError: a name is unknown, a number is none, two runs would be the same, or a recipe is wrong.
@@ -33,12 +32,21 @@ def grid(
     names = words(methods, "--methods")
     for name in names:
         refuse_unknown(name.partition(":")[0], METHODS, "method", "--methods")
-    tried = [None] if rates is None else [*learning_rates(rates)]
     numbers = [None] if seeds is None else [*seeds_of(seeds)]
-    plans = [(name, rate, seed) for seed, name, rate in itertools.product(numbers, names, tried)]
-    _refuse_twice([_folder(*plan) for plan in plans])
     base = load_recipe(recipe, overrides)
+    tried = {name: _rates(base, recipe, overrides, name, rates) for name in names}
+    plans = [(name, rate, seed) for seed in numbers for name in names for rate in tried[name]]
+    _refuse_twice([_folder(*plan) for plan in plans])
     return [_trial(base, recipe, overrides, *plan) for plan in plans]
+
+
+def _rates(
+    base: LoadedRecipe, recipe: str, overrides: Sequence[str], method: str, rates: str | None
+) -> Sequence[float | None]:
+    if rates is None:
+        return [None]
+    made = _trial(base, recipe, overrides, method, None, None)
+    return learning_rates(rates, base.recipe.optim, made.recipe.optim)
 
 
 def _trial(

@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from galore.trainer.common.durable import replace_file
+from galore.trainer.common.errors import RunFailed
 from galore.trainer.recipe.load import LoadedRecipe
 from galore.trainer.recipe.schema.resume import changed_mathematics
 from galore.trainer.sweep.compare import table
+from galore.trainer.sweep.compare.edge import beyond
 from galore.trainer.sweep.compare.grid import labels_of, trial_of
 from galore.trainer.sweep.compare.plot import draw
 from galore.trainer.sweep.compare.standing import differences
@@ -17,12 +20,20 @@ from galore.trainer.sweep.options import Trial
 from galore.trainer.sweep.outcome import OWN, Sweep, beside
 from galore.trainer.sweep.table import write
 
+MOST_MORE = 2  # learning rates beyond a grid, for each method
 
-def compare(base: LoadedRecipe, trials: Sequence[Trial], root: Path, show: Show) -> Sweep:
-    """Run what of `trials` is not done under `root`; write compare.md, compare.json and compare.png there after each.
+
+def compare(
+    base: LoadedRecipe, trials: Sequence[Trial], root: Path, show: Show, extend: int = MOST_MORE, prune: bool = True
+) -> Sweep:
+    """Run what of `trials` is not done under `root`; write compare.md, .json, .csv, .tex and .png there after each.
 
     A run that fails is told in the table, and the others go on. Runs that are there go on or are passed over; those
     of earlier calls stand beside them.
+
+    Args:
+        extend: learning rates at most that are tried beyond the grid of a method whose best lies at its edge.
+        prune: whether runs are stopped early that cannot become their method's best.
 
     Raises:
         UserError: a run that is there was another one. Interrupted: by a signal, all saved.
@@ -36,8 +47,15 @@ def compare(base: LoadedRecipe, trials: Sequence[Trial], root: Path, show: Show)
     def written(found: Sweep) -> None:
         plot = partial(draw, found.compared, title)
         write(root, "compare", table.markdown(title, found), table.as_object(found), plot)
+        for suffix, text in table.to_publish(found).items():
+            replace_file(root / f"compare.{suffix}", text)
 
-    return run_trials(trials, more, root, show, written, go_on="the same command goes on")[0]
+    rounds = iter(range(extend))
+
+    def further(known: Sequence[Trial], found: Sweep) -> Sequence[Trial]:
+        return beyond(known, found, show.tell) if next(rounds, None) is not None else ()
+
+    return run_trials(trials, more, root, show, written, "the same command goes on", RunFailed, further, prune)[0]
 
 
 def _changes(base: LoadedRecipe, trial: Trial) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import mean
+from statistics import mean, stdev
 
 from galore.trainer.sweep.options import Trial
 from galore.trainer.sweep.outcome import OWN, Outcome, Standing, differing, grouped
@@ -22,6 +22,11 @@ class Compared(Standing):
     def loss(self) -> float | None:
         """Mean over the seeds; None where none is done."""
         return mean(self.losses) if self.losses else None
+
+    @property
+    def error(self) -> float | None:
+        """Standard error of that mean; None of one seed."""
+        return stdev(self.losses) / len(self.losses) ** 0.5 if len(self.losses) > 1 else None
 
 
 def final_loss(run: Outcome) -> float | None:

@@ -41,7 +41,7 @@ def grid(
         recipe: None takes the shipped one of each method. A method goes into a recipe of one's own as an override.
         tasks: comma-separated, by the hub's name or GLUE's own, or `all`; None takes the recipe's.
         methods: comma-separated names from METHODS; None takes the recipe's.
-        rates: comma-separated learning rates, None takes the recipe's.
+        rates: comma-separated learning rates, None takes the recipe's, and `auto` half of it and twice it, too.
         seeds: how many, counted up from the recipe's; or themselves, between commas.
 
     Raises:
@@ -49,11 +49,10 @@ def grid(
     """
     chosen = [None] if methods is None else _known(words(methods, "--method"), METHODS, "--method")
     named = [None] if tasks is None else _tasks(tasks)
-    tried = [None] if rates is None else learning_rates(rates)
     if recipe is not None:
         _refuse_text(recipe, overrides)
-    plans = itertools.product(named, chosen, tried)
-    trials = [trial for plan in plans for trial in _seeds(recipe, overrides, *plan, seeds)]
+    plans = itertools.product(named, chosen)
+    trials = [trial for plan in plans for trial in _trials(recipe, overrides, *plan, rates, seeds)]
     return list({trial.folder: trial for trial in trials}.values())
 
 
@@ -84,19 +83,24 @@ def _tasks(text: str) -> list[str]:
     return _known([called.get(plain(word), word) for word in words(text, "--task")], TASKS, "--task")
 
 
-def _seeds(
-    recipe: str | None, overrides: Sequence[str], task: str | None, method: str | None, rate: float | None, seeds: str
+def _trials(
+    recipe: str | None, overrides: Sequence[str], task: str | None, method: str | None, rates: str | None, seeds: str
 ) -> Iterator[Trial]:
     source, own = _source(recipe, method, overrides)
-    fixed = [*own, *overrides, *([f"data.task={task}"] if task else [])]
-    fixed += [f"optim.learning_rate={rate!r}"] if rate is not None else []
+    named = [f"data.task={task}"] if task else []
+    fixed = [*own, *overrides, *named]
     first = load_trial(source, fixed, method)
     found = first.recipe.data.task
     if found is None:
         raise UserError("names no task", where=source, fix="name one: --task sst2")
     name = method or method_of(first.recipe)
-    for seed in counted_seeds(seeds, first.recipe.train.seed):
-        loaded = load_recipe(source, [*fixed, f"train.seed={seed}"])
+    made = base = first.recipe.optim
+    if own:
+        base = load_recipe(source, [*_beside(overrides), *named]).recipe.optim
+    numbers = counted_seeds(seeds, first.recipe.train.seed)
+    tried = [[]] if rates is None else [[f"optim.learning_rate={rate!r}"] for rate in learning_rates(rates, base, made)]
+    for rate, seed in itertools.product(tried, numbers):
+        loaded = load_recipe(source, [*fixed, *rate, f"train.seed={seed}"])
         label = name + _rank(loaded.recipe)
         yield Trial(f"{found}/{label}{_suffix(loaded.recipe)}", name, label, loaded)
 
@@ -119,8 +123,12 @@ def _source(recipe: str | None, method: str | None, overrides: Sequence[str]) ->
         if shipped is not None:
             return shipped, ()
         recipe = GLUE_DEFAULT
-    beside = [each for each in overrides if not each.startswith("optim.")]  # those win over the method's anyway
-    return recipe, method_overrides(method, load_recipe(recipe, beside).recipe.optim)
+    return recipe, method_overrides(method, load_recipe(recipe, _beside(overrides)).recipe.optim)
+
+
+def _beside(overrides: Sequence[str]) -> list[str]:
+    """Those that are not of section `optim`, which win over the method's anyway."""
+    return [each for each in overrides if not each.startswith("optim.")]
 
 
 def method_of(recipe: Recipe) -> str:

@@ -28,6 +28,16 @@ def test_settings_follow_a_method_and_come_after_its_own() -> None:
     assert (trial.recipe.optim.rank, trial.recipe.optim.update_proj_gap) == (32, 50)
 
 
+def test_every_method_has_rates_of_its_own() -> None:
+    folders = [trial.folder for trial in grid("demo", [], "full,galore,lora,galore:optim.scale=1", "auto")]
+    of_full_rank = ["0.0005", "0.001", "0.002"]  # demo: 0.01 × 0.25 for matrices that move 2.5 times as fast
+    assert folders[:3] == [f"full-lr{rate}" for rate in of_full_rank]
+    assert folders[3:6] == [f"galore-lr{rate}" for rate in ("0.005", "0.01", "0.02")]
+    assert folders[6:9] == [f"lora-lr{rate}" for rate in ("0.005", "0.01", "0.02")]
+    assert folders[9:] == [f"galore_optim.scale_1-lr{rate}" for rate in ("0.0013", "0.0025", "0.005")]
+    assert grid("demo", ["optim.method=full", "optim.scale=null"], "lora", "auto")[1].learning_rate == 0.1
+
+
 def made(method: str, *overrides: str) -> Trial:
     (trial,) = grid("demo", overrides, method)
     return trial

@@ -48,10 +48,20 @@ def compared(
     return found.compared, told
 
 
-def swept(recipe: str, out: Path, methods: str, rates: str | None = None, *overrides: str) -> tuple[Sweep, list[str]]:
+def swept(
+    recipe: str,
+    out: Path,
+    methods: str,
+    rates: str | None = None,
+    *overrides: str,
+    seeds: str | None = None,
+    extend: int = 0,
+    prune: bool = True,
+) -> tuple[Sweep, list[str]]:
     told: list[str] = []
     show = Show(lambda loaded: Quiet(), silent, told.append)  # type: ignore[arg-type, return-value]
-    return compare(load_recipe(recipe, overrides), grid(recipe, overrides, methods, rates), out, show), told
+    trials = grid(recipe, overrides, methods, rates, seeds)
+    return compare(load_recipe(recipe, overrides), trials, out, show, extend, prune), told
 
 
 def test_table_json_and_plot_say_what_the_runs_came_to(recipe: str, tmp_path: Path) -> None:
@@ -65,7 +75,8 @@ def test_table_json_and_plot_say_what_the_runs_came_to(recipe: str, tmp_path: Pa
     assert galore.optimizer_bytes < full.optimizer_bytes
     table = (tmp_path / "out" / "compare.md").read_text()
     best = min((each for each in found if each.trial.label == "galore"), key=lambda each: final_loss(each) or 0)
-    assert f"| galore | {best.trial.learning_rate:g} | {final_loss(best):.4f} |" in table
+    where = {0.003: "lowest", 0.01: "highest"}[best.trial.learning_rate]
+    assert f"| galore | {best.trial.learning_rate:g} | {where} | {final_loss(best):.4f} |" in table
     assert table.count("| galore |") == 3  # the best, and each learning rate
     told = json.loads((tmp_path / "out" / "compare.json").read_text())
     assert len(told["runs"]) == 4
@@ -155,7 +166,48 @@ def test_runs_of_other_settings_are_told_apart(recipe: str, tmp_path: Path) -> N
 
 def test_a_run_without_a_rate_is_at_the_recipes(recipe: str, tmp_path: Path) -> None:
     compared(recipe, tmp_path / "out", "full")
-    assert "| full | 0.01 |" in (tmp_path / "out" / "compare.md").read_text()
+    assert "| full | 0.01 | only one |" in (tmp_path / "out" / "compare.md").read_text()
+
+
+def test_a_grid_goes_on_beyond_its_edge_and_a_second_call_runs_nothing(
+    recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, told = swept(recipe, tmp_path / "out", "full", "1e-5,2e-5", extend=1)
+    assert [run.trial.folder for run in found.compared] == [f"full-lr{n}e-05" for n in (1, 2, 4)]
+    assert "full: best at 2e-05, the highest rate tried; 4e-05 is tried, too" in told
+    text = (tmp_path / "out/compare.md").read_text()
+    assert "another may be better: full (4e-05, the highest)" in text
+    assert (tmp_path / "out/compare.csv").read_text().count("\n") == 4
+    assert r"\midrule" in (tmp_path / "out/compare.tex").read_text()
+    monkeypatch.setattr(loop, "train_step", None)
+    again, _ = swept(recipe, tmp_path / "out", "full", "1e-5,2e-5", extend=1)
+    assert again == found
+    assert (tmp_path / "out/compare.md").read_text() == text
+
+
+def test_a_hopeless_rate_is_stopped_with_all_its_seeds_and_goes_on_where_nobody_prunes(
+    recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, steps = loop.train_step, list[int]()
+    monkeypatch.setattr(loop, "train_step", lambda *args: (steps.append(1), real(*args))[1])
+    call = (recipe, tmp_path / "out", "full", "0.001,0.003,1.0")
+    found, told = swept(*call, seeds="1,2")
+    assert [run.status.split(":")[0] for run in found.compared] == [
+        *("done", "done", "pruned after step 2"),
+        *("done", "done", "pruned with seed 1, after step 2"),
+    ]
+    assert len(steps) == 4 * STEPS + 3  # it is asked after step 2, and saved after the one that comes then
+    assert not (tmp_path / "out/full-lr1-seed2").exists()
+    assert any(line.startswith("full-lr1-seed1 is pruned after step 2: held-out loss") for line in told)
+    text = (tmp_path / "out/compare.md").read_text()
+    assert "| full | 1 | highest | – |" in text
+    assert "- full-lr1-seed1: pruned after step 2: held-out loss" in text
+    steps.clear()
+    assert swept(*call, seeds="1,2")[0] == found
+    assert not steps
+    whole, _ = swept(*call, prune=False, seeds="1,2")
+    assert [run.status for run in whole.compared] == ["done"] * 6
+    assert len(steps) == 1 + STEPS
 
 
 def test_nothing_of_a_run_is_kept_while_the_next_one_goes_on(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+
 from galore.trainer.recipe.load import load_recipe
 from galore.trainer.sweep.compare.standing import standings
-from galore.trainer.sweep.compare.table import HEAD, as_object, markdown, row
+from galore.trainer.sweep.compare.table import COLUMNS, HEAD, as_object, markdown, row, to_publish
 from galore.trainer.sweep.options import Trial
 from galore.trainer.sweep.outcome import Outcome, Sweep
 
@@ -24,9 +26,11 @@ RUNS = [
 
 
 def test_a_row_is_the_mean_over_seeds_with_their_spread() -> None:
-    full, _, lora = standings(RUNS)
-    assert row(full) == ["full", "0.01", "4.2500", "4.0000–4.5000", "70.11", "1,234", "1.00 MiB", "1m00s", "2 of 2"]
-    assert row(lora)[2:-1] == ["–"] * (len(HEAD) - 3)
+    full, _, lora = every = standings(RUNS)
+    costs = ["1,234", "1.00 MiB", "1m00s", "2 of 2"]
+    assert row(full, every) == ["full", "0.01", "lowest", "4.2500 ± 0.2500", "4.0000–4.5000", "70.11", *costs]
+    assert row(lora, every)[3:-1] == ["–"] * (len(HEAD) - 4)
+    assert row(standings(RUNS[:1])[0], [])[3:5] == ["4.0000", ""]
 
 
 def test_the_page_has_the_best_of_each_then_every_rate_then_what_is_missing() -> None:
@@ -36,11 +40,31 @@ def test_the_page_has_the_best_of_each_then_every_rate_then_what_is_missing() ->
     assert (best.count("| full |"), every.count("| full |")) == (1, 2)
     assert "- lora-0.01-1: not finished" in every
     assert "- old: unreadable" in every
-    assert "## Every" not in markdown("A title", Sweep(RUNS[:2], [], {}))
+    assert "At an edge of the rates tried, so that another may be better: full (0.01, the lowest)." in best
+    alone = markdown("A title", Sweep(RUNS[:2], [], {}))
+    assert "## Every" not in alone
+    assert "At an edge" not in alone
+
+
+def test_what_is_published_has_every_rate_in_numbers_and_the_best_of_each_in_latex() -> None:
+    files = to_publish(Sweep([*RUNS, run("galore:optim.rank=4_", 0.01, 1, 5.0)], [], {}))
+    rows = list(csv.DictReader(files["csv"].splitlines()))
+    assert [tuple(each) for each in rows] == [COLUMNS] * 4
+    full = rows[0]
+    assert (full["is_best"], full["held_out_loss_nats"], full["standard_error_nats"]) == ("True", "4.25", "0.25")
+    assert (full["runs_done"], full["optimizer_bytes"], rows[-1]["held_out_loss_nats"]) == ("2", str(2**20), "")
+    lines = files["tex"].splitlines()
+    assert lines[0] == r"\begin{tabular}{lrlrrrrrrr}"
+    assert lines[4].startswith(r"full & 0.01 & lowest & 4.2500 $\pm$ 0.2500 & 4.0000--4.5000 & 70.11 & ")
+    assert lines[5].startswith(r"galore:optim.rank=4\_ & ")
+    assert all(line.count(" & ") == len(HEAD) - 1 for line in (lines[2], *lines[4:6]))
+    assert lines[-1] == r"\end{tabular}"
 
 
 def test_the_object_holds_every_run_and_the_best_rates() -> None:
     found = as_object(Sweep(RUNS, [], {}))
     assert [each["directory"] for each in found["runs"]] == [each.trial.folder for each in RUNS]
     assert found["runs"][-1]["held_out_loss_nats"] is None
-    assert (found["best"][0]["method"], found["best"][0]["losses"]) == ("full", [4.0, 4.5])
+    best = found["best"][0]
+    assert (best["method"], best["losses"], best["in_its_grid"]) == ("full", [4.0, 4.5], "lowest")
+    assert best["standard_error_nats"] == 0.25

@@ -65,6 +65,16 @@ def test_a_method_goes_into_a_recipe_of_ones_own(tmp_path: Path) -> None:
     assert full.learning_rate == lora.learning_rate == 0.5
 
 
+def test_each_method_has_a_grid_around_its_own_rate(tmp_path: Path) -> None:
+    rates = {
+        method: [each.learning_rate for each in grid(None, [], "sst2", method, "auto")] for method in ("full", "lora")
+    }
+    assert rates == {"full": [1e-5, 2e-5, 4e-5], "lora": [2.5e-4, 5e-4, 1e-3]}
+    (tmp_path / "own.yaml").write_text("extends: roberta-glue-full\noptim: {learning_rate: 3.0e-5}\n")
+    own = grid(str(tmp_path / "own.yaml"), [], "sst2", "lora", "auto")
+    assert [each.learning_rate for each in own] == [1.5e-4, 3e-4, 6e-4]
+
+
 def test_a_control_takes_nothing_over_from_a_recipe_of_galore(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("extends: roberta-glue\noptim: {rank: 4, scale: 4, residual: frugal}\n")
