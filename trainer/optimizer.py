@@ -166,14 +166,22 @@ def cut_along(model: nn.Module, recipe: Recipe, group: Group) -> dict[int, int]:
     """Dimension that each projected parameter is cut along, by its id: of the side that is not projected.
 
     Raises:
-        UserError: a weight cannot be cut into as many parts.
+        UserError: a weight cannot be cut into as many parts, or not by this PyTorch.
     """
+    from galore.trainer.parallel.sharding import refuse_older_torch
+
+    refuse_older_torch()
     plan = build_optimizer(model, recipe.optim, accumulation=1, seed=recipe.train.seed, ranks=group)
     plan.release()
-    scales = {id(layer.weight): layer.weight_scale for layer in int8_layers(model)}
-    for slot in plan.projected:
-        _refuse_uneven(slot, scales, group.size)
+    refuse_uneven(model, plan, group.size)
     return {id(slot.parameter): 0 if slot.transposed else 1 for slot in plan.projected}
+
+
+def refuse_uneven(model: nn.Module, optimizer: GaLoreAdamW, size: int) -> None:
+    """Raise UserError where a projected weight of `model` cannot be cut into `size` parts."""
+    scales = {id(layer.weight): layer.weight_scale for layer in int8_layers(model)}
+    for slot in optimizer.projected:
+        _refuse_uneven(slot, scales, size)
 
 
 def _refuse_uneven(slot: ProjectedSlot, scales: Mapping[int, Tensor], size: int) -> None:

@@ -159,7 +159,7 @@ def agents(folder: Path, rng: random.Random) -> dict[str, Callable[[], dict[str,
     }
 
 
-def restarted(folder: Path) -> dict[str, Any]:
+def restarted(folder: Path, words: list[str] = WORDS) -> dict[str, Any]:
     """torchrun with two workers, one of which is killed: it starts both again."""
     with _begun(folder) as (out, both):
         started = time.monotonic()

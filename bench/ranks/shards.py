@@ -14,7 +14,7 @@ from typing import Any
 from prove import child
 
 from ranks import cases, launch
-from ranks.parts import AGAINST, Part, difference, killed_at, killed_words
+from ranks.parts import AGAINST, WORDS, Part, difference, killed_at, killed_words, restarted
 
 IN_PARTS = "parallel.mode=fsdp"
 MOMENTS, KILLED = 10, 4  # kills, and ranks of the runs that are killed
@@ -147,7 +147,8 @@ def _save_again(rank: int, size: int, at: str, run: Path, out: Path) -> None:
 
 def kills(folder: Path, rng: random.Random) -> Trials:
     moments = [(rng.uniform(0.02, 0.95), number % KILLED) for number in range(MOMENTS)]
-    return killed_at(folder, moments, KILLED, [*killed_words(), IN_PARTS])
+    again = {"a worker lost, --max-restarts=3": partial(restarted, folder / "restarted", [*WORDS, IN_PARTS])}
+    return again | killed_at(folder, moments, KILLED, [*killed_words(), IN_PARTS])
 
 
 def memory(folder: Path, rng: random.Random) -> Trials:

@@ -20,7 +20,7 @@ from galore.trainer.memory.trace.trace import Trace
 from galore.trainer.models.checkpointing import blocks_of
 from galore.trainer.optim import GaLoreAdamW
 from galore.trainer.optim.projected import ProjectedSlot
-from galore.trainer.optimizer import attach_optimizer
+from galore.trainer.optimizer import attach_optimizer, refuse_uneven
 from galore.trainer.parallel.partedtraffic import parted_traffic, units
 from galore.trainer.parallel.partedtraffic import seconds as parted_seconds
 from galore.trainer.parallel.traffic import LINKS, seconds, traffic
@@ -84,6 +84,7 @@ def profile_of_part(loaded: LoadedRecipe, card: Card, size: int, brief: bool = F
 def trace_of_part(loaded: LoadedRecipe, trace: Trace, size: int) -> Trace:
     """`trace` of a process that has all of `loaded`, as it is on one of `size` that share weights and states."""
     model, optimizer = _planned(loaded)
+    refuse_uneven(model, optimizer, size)
     full = {id(slot.parameter) for slot in optimizer.slots.values() if not isinstance(slot, ProjectedSlot)}
     sums = getattr(torch, loaded.recipe.optim.accumulator_dtype).itemsize
     gathered = Gathered.of(model, blocks_of(model), sums, full)

@@ -7,8 +7,9 @@ import torch.distributed as dist
 from galore.trainer.common.errors import UserError
 from galore.trainer.fit.measure import measure
 from galore.trainer.fit.predict import predict, profile_on
-from galore.trainer.fit.ranks import of_one_rank, profile_of_part, sent_by
+from galore.trainer.fit.ranks import of_one_rank, profile_of_part, sent_by, trace_of_part
 from galore.trainer.machine.cards import card_or_default
+from galore.trainer.memory.trace.trace import Trace
 from galore.trainer.parallel.group import Group, leave
 from galore.trainer.parallel.traffic import LINKS
 from galore.trainer.recipe.load import load_recipe
@@ -75,3 +76,9 @@ def test_a_part_of_a_model_holds_a_part_of_its_weights():
     for category in ("weights", "optimizer_states"):
         assert part.peak.categories[category] == pytest.approx(whole.peak.categories[category] / 4, rel=0.05)
     assert part.peak.categories["projectors"] == whole.peak.categories["projectors"]
+
+
+def test_what_cannot_be_cut_is_refused_as_in_a_run():
+    recipe = of_one_rank(load_recipe("demo", ["parallel.mode=fsdp", "data.max_length=32"]), 3)
+    with pytest.raises(UserError, match="688 columns are not divisible by 3 processes"):
+        trace_of_part(recipe, Trace(), 3)

@@ -16,6 +16,7 @@ from torch import nn
 
 from galore.trainer.checkpoint.parted import own_states, put_weight
 from galore.trainer.checkpoint.tensorfile import Parted
+from galore.trainer.common.errors import UserError
 from galore.trainer.common.format import size
 from galore.trainer.data.score import in_step
 from galore.trainer.optim.parts.shards import Shard, local, scatter, shard_of
@@ -221,6 +222,13 @@ def test_a_shard_is_as_many_as_any_other_but_for_the_last():
     assert parts[1].at(2) == parts[2]
     assert parts[1].along(0, 8) == Shard(0, 8, 1, 4)
     assert torch.equal(Shard(0, 4, 1, 2).join(Ranks(), torch.ones(2, 3, dtype=torch.int16)), torch.ones(4, 3).short())
+
+
+def test_an_older_torch_is_named(monkeypatch):
+    sharding.refuse_older_torch()
+    monkeypatch.delattr(sharding.FSDPModule, "set_custom_all_gather")
+    with pytest.raises(UserError, match=r"newer PyTorch than .* no FSDPModule\.set_custom_all_gather"):
+        sharding.refuse_older_torch()
 
 
 def test_nothing_to_scatter_asks_nobody():
