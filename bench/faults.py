@@ -127,7 +127,7 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         ("else high - step", "else high - 2 * step", "test_the_largest"),
     ]),
     "trainer/fit/length/search.py": ("tests/trainer/fit/length/test_search.py", [
-        ("each * (self._blocks - self.traced[1])", "each", "test_few_blocks_say"),
+        ("each * (self._blocks - self.traced[1])", "0", "test_few_blocks_say"),
         ("if on_host.fits < on_card.fits:", "if False:", "test_the_host_may_be"),
     ]),
     "kernels/rules/transport.py": ("tests/kernels/rules/test_transport.py", [

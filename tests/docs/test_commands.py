@@ -97,6 +97,7 @@ NEEDS_MORE = {  # somebody who types, an extra, or the hub: its options are know
     "galore export runs/one exported --recipe axolotl",
     "galore profile-memory --model llama-2-70b",
     "galore profile-memory llama-32b-24gb --gpu rtx4090 --ram 64",
+    "galore profile-memory llama-7b-12gb --longest --gpu rtx4090 --ram 64",
     "galore profile-memory --model llama-2-70b --gpu 80GB",
     "galore profile-memory --model qwen3-8b --method lora optim.rank=16 --gpu 16GB",
     "galore profile-memory llama-7b-12gb --model llama-3-8b data.max_length=4096 --gpu 12GB",

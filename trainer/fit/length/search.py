@@ -27,6 +27,7 @@ from galore.trainer.time.estimate import Estimate, combined
 STEP = 1024  # tokens
 FIRST, MOST = 16 * STEP, 1024 * STEP  # what is tried first, and at most
 TRIES = 7
+MARGIN = 1.01  # of all blocks a little more lies idle than of few
 Settings = dict[str, Any]
 
 
@@ -159,13 +160,15 @@ class Search:
         )
 
     def total(self, length: int) -> float:
-        """Bytes on the card, upper bound."""
-        fewer, *more = self._traces(length)
-        if not more:
+        """Bytes on the card, upper bound. What is handed out grows by block, what lies idle beside it in proportion."""
+        fewer, *others = self._traces(length)
+        if not others:
             return fewer.total
         assert self.traced is not None
-        each = max(0, more[0].allocated - fewer.allocated)
-        return more[0].total + each * (self._blocks - self.traced[1])
+        (more,) = others
+        each, context = max(0, more.allocated - fewer.allocated), self.card.context_high
+        allocated = more.allocated + each * (self._blocks - self.traced[1])
+        return MARGIN * allocated * (more.total - context) / more.allocated + context
 
     def duration(self, length: int) -> Estimate | None:
         """How long a step of such sequences takes."""

@@ -35,7 +35,7 @@ def test_few_blocks_say_what_all_of_them_need(tiny: Tiny) -> None:
     search = Search(tiny(FOUR), card("rtx4090"))
     whole = profile_on(search.changed(2048), card("rtx4090"))
     assert search.traced == (2, 3)
-    assert search.total(2048) == pytest.approx(whole.total.high, rel=0.01)
+    assert search.total(2048) == pytest.approx(whole.total.high, rel=0.02)
 
 
 @pytest.mark.usefixtures("traced")

@@ -1,0 +1,57 @@
+"""What `--longest` prints: the length, what is beyond it, settings, positions, and that nothing fits."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from galore.cli.show.longest import longest_lines, show_longest
+from galore.cli.show.profilebeside import refuse_beside
+from galore.trainer.common.errors import UserError
+from galore.trainer.fit.hostmemory import HostProfile
+from galore.trainer.fit.length.search import Longest, Search
+from galore.trainer.machine.cards import card
+from galore.trainer.recipe.load import load_recipe
+
+GIB = 2**30
+HOST = HostProfile({"inputs of recomputed blocks": GIB}, {"training": 0}, GIB, (5, 7), 0)
+SETTINGS = {"data.max_length": 8192, "train.tile_tokens": "auto"}
+FOUND = Longest("a card", 8192, 9216, "card", SETTINGS, 7 * GIB, 8 * GIB, HOST, None, 4096, (2, 3))
+
+
+def test_lines() -> None:
+    lines = dict(longest_lines(FOUND, 16.0))
+    assert lines["longest"] == "8,192 tokens, a multiple of 1,024: 7.00 GiB of 8.00 GiB of a card"
+    assert lines["beyond"] == "9,216 tokens take more than the card has"
+    assert lines["settings"] == "data.max_length=8192, train.tile_tokens=auto"
+    assert lines["positions"].startswith("the model knows 4,096: beyond them model.rope")
+    assert lines["host"].startswith("fits: 2.00 GiB of 16 GiB")
+    assert lines["basis"].startswith("traces of 2 and 3 blocks")
+
+
+def test_other_bounds() -> None:
+    assert dict(longest_lines(replace(FOUND, bound="host"), None))["beyond"].endswith("the host has")
+    assert (
+        dict(longest_lines(replace(FOUND, bound="search", too_long=None), None))["beyond"] == "nothing longer was tried"
+    )
+    none = dict(longest_lines(replace(FOUND, length=0, settings={}), None))
+    assert none["longest"] == "none fits: sequences of 1,024 tokens take 7.00 GiB of 8.00 GiB of a card"
+    assert set(none) == {"longest", "basis"}
+
+
+def test_printed_and_as_json(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setattr(Search, "longest", lambda self, ram: FOUND)
+    loaded, on = load_recipe("demo"), card("8GB")
+    show_longest(loaded, on, None, as_json=False)
+    assert "galore profile-memory demo data.max_length=8192 train.tile_tokens=auto" in capsys.readouterr().out
+    show_longest(loaded, on, 16.0, as_json=True)
+    assert json.loads(capsys.readouterr().out)["longest_tokens"] == 8192
+
+
+def test_what_does_not_go_together() -> None:
+    refuse_beside("--longest", {"--compare": False, "--fit": None})
+    with pytest.raises(UserError, match="does not go with --fit"):
+        refuse_beside("--longest", {"--compare": False, "--fit": "a.yaml"})
