@@ -48,7 +48,6 @@ ADAM_LIKE = [
 ]  # (learning rate, factor on the matrices): every method may split
 IN_SUBSPACE = [(0.02, 0.03), (0.02, 0.06), (0.02, 0.12)]
 SHARED_WITH_HEAD = [(0.005, 0.05), (0.005, 0.1), (0.005, 0.2)]  # whose updates of a head have a root mean square of 1
-LIGHTER = ":optim.residual_scale=0.4"  # what comes from outside, by the factor of Alice's paper
 LORA = [(0.001, 1.0), (0.003, 1.0), (0.01, 1.0)]
 POINTS = {
     "full": ADAM_LIKE,
@@ -70,7 +69,7 @@ POINTS = {
     "apollo-mini": [(0.02, 0.0075), (0.02, 0.015), (0.02, 0.03), (0.02, 0.06)],
     "frugal-rotate": ADAM_LIKE,
     "frugal": ADAM_LIKE,
-    "frugal-columns": ADAM_LIKE,
+    "frugal-columns": IN_SUBSPACE,
     "frugal-orthogonal": IN_SUBSPACE,
     "alice": IN_SUBSPACE,
     "racs": [(0.02, 0.006), *ADAM_LIKE],
@@ -78,7 +77,8 @@ POINTS = {
     "lora": LORA,
     "relora": LORA,
     "low-rank": LORA,
-} | {f"{name}{LIGHTER}": IN_SUBSPACE for name in ("frugal-rotate", "frugal-columns")}
+    "frugal-rotate:optim.residual_scale=0.4": IN_SUBSPACE,  # the factor of Alice's paper
+}
 
 
 ORDER_OF_Q_GALORE = "order=bf16"

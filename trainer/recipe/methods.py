@@ -76,7 +76,12 @@ _ALL = (
         "optim.transport=rotate",
         glue=f"{GLUE}-frugal-r4",
     ),
-    _galore("frugal-columns", "columns of the rest of one norm, rotating moments", "optim.residual=columns"),
+    _galore(
+        "frugal-columns",
+        "columns of the rest of one norm, times 0.4, rotating moments",
+        "optim.residual=columns",
+        "optim.residual_scale=0.4",
+    ),
     _galore("frugal-orthogonal", "the rest orthogonalized, rotating moments", "optim.residual=orthogonal"),
     _galore(
         "alice",
