@@ -250,6 +250,10 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
     ]),
     "trainer/optimizer.py": ("tests/trainer/test_optimizer.py", [
         ("if held.shape[1] % size:", "if False:", "tests/trainer/parallel/test_sharding.py: test_columns"),
+        ('"lr": peaks[group["name"]]', '"lr": peaks["learning_rate"]',
+         "tests/trainer/test_parameters.py: test_head_and_embeddings"),
+        ("named or ([] if head is None else [head])", "[] if head is None else [head]",
+         "tests/trainer/test_parameters.py: test_a_classifiers_head"),
         ("        **options,\n", "", "test_every_option_of_a_recipe or test_one_more"),
     ]),
     "trainer/optim/galore.py": ("tests/trainer/optim/test_galore.py", [
@@ -395,6 +399,20 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
     ]),
     "trainer/optim/int8_linear.py": ("tests/trainer/optim/test_int8_linear.py", [
         ("Factors.of(x, dy, layer.transposed)", "Factors.of(x, dy)", "test_factors_are_oriented"),
+    ]),
+    "trainer/sweep/prune.py": ("tests/trainer/sweep/test_prune.py", [
+        ("not lowest > median(averages)", "not lowest >= median(averages)", "test_the_lowest_so_far"),
+        ("for at, loss in each.items() if at <= step)", "for at, loss in each.items())", "test_the_lowest_so_far"),
+        ("if at <= step), default=math.inf)", "), default=math.inf)", "test_the_lowest_so_far"),
+        ("step < self._last and", "", "test_a_run_asks_to_stop"),
+        ("len(averages) < LEAST", "not averages", "test_one_other_run"),
+    ]),
+    "trainer/sweep/compare/edge.py": ("tests/trainer/sweep/compare/test_edge.py", [
+        ("-2]:", "0]:", "test_the_next_rate"),
+        ("(not further or rate in further)", "not further", "test_the_same_call_finds"),
+        ("(not further or rate in further)", "True", "test_the_same_call_finds"),
+        ("own = standings([run for run in found.compared if run.trial.folder in folders])",
+         "own = standings(found.compared)", "test_each_method_has or test_the_same_call_finds"),
     ]),
     "trainer/schedule.py": ("tests/trainer/test_schedule.py", [
         ("peak * (step + 1) / warmup", "peak * step / warmup", "test_warm_up"),

@@ -2,11 +2,13 @@
 
     python bench/quality.py sweep DATA OUT METHODS     a fifth of the tokens for each of POINTS: one JSON line per run
     python bench/quality.py ablate DATA OUT METHODS    the same at the best point of what is before the colon: galore:optim.rank=32
+    python bench/quality.py rates DATA OUT METHODS     the same with each of RATES for the head, then for the embeddings
     python bench/quality.py final DATA OUT METHODS     the whole budget at each method's best point of the sweep
     python bench/quality.py table OUT                  Markdown of all of them
+    python bench/quality.py edge OUT                   methods whose best point of the sweep is at an edge; ends with 1 if any
 
 METHODS as `galore compare` takes them; `:order=bf16` adds updates of int8 weights in bf16 before they are rounded, as
-Q-GaLore's code does. DATA holds litbank_fiction.{train,validation}.jsonl.gz. What is in OUT is not run again;
+Q-GaLore's code does; `:head=0.01` and `:embedding=0.01` are learning rates of their own. DATA holds litbank_fiction.{train,validation}.jsonl.gz. What is in OUT is not run again;
 QUALITY_SEEDS=1,2,3 are those of `final` (1) and of `ablate` (0).
 """
 
@@ -81,6 +83,8 @@ POINTS = {
 }
 
 
+RATES = (0.005, 0.01, 0.04, 0.08)  # of head or embeddings, beside 0.02 for all
+
 ORDER_OF_Q_GALORE = "order=bf16"
 
 
@@ -108,7 +112,7 @@ def run(data: Path, method: str, lr: float, scale: float, steps: int, seed: int)
     """One training run; returns its held-out loss and what it cost."""
     name, *settings = method.split(":")
     projection.add_update_int8_ = add_update_in_bf16_ if ORDER_OF_Q_GALORE in settings else EXACT  # type: ignore[attr-defined]
-    settings = [setting for setting in settings if setting != ORDER_OF_Q_GALORE]
+    settings = [_in_full(setting) for setting in settings if setting != ORDER_OF_Q_GALORE]
     overrides = [
         *METHODS[name].settings,
         *EXTRA.get(name, ()),
@@ -148,6 +152,12 @@ def run(data: Path, method: str, lr: float, scale: float, steps: int, seed: int)
     }
 
 
+def _in_full(setting: str) -> str:
+    """`head=0.01` as a recipe has it."""
+    name, _, value = setting.partition("=")
+    return f"optim.{name}_learning_rate={value}" if name in ("head", "embedding") else setting
+
+
 def lines(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
 
@@ -168,6 +178,25 @@ def best(out: Path) -> dict[str, tuple[float, float]]:
     """Each method's point of lowest held-out loss in the sweep."""
     swept = sorted((line for line in lines(out) if line["steps"] < STEPS), key=lambda line: -line["loss_nats"])
     return {line["method"]: (line["lr"], line["scale"]) for line in swept}
+
+
+def edges(out: Path) -> list[str]:
+    """A line for each method whose best point has no worse neighbour on some side: what is extreme, and what was tried."""
+    swept: dict[str, dict[tuple[float, float], list[float]]] = defaultdict(lambda: defaultdict(list))
+    for line in lines(out):
+        if line["steps"] < STEPS:
+            swept[line["method"]][line["lr"], line["scale"]].append(line["loss_nats"])
+    found = []
+    for method, points in swept.items():
+        best = min(points, key=lambda point: mean(points[point]))
+        for at, name in enumerate(("learning rate", "factor")):
+            tried = sorted({point[at] for point in points})
+            if len(tried) > 1 and best[at] in (tried[0], tried[-1]):
+                where = "lowest" if best[at] == tried[0] else "highest"
+                found.append(
+                    f"{method}: {name} {best[at]:g} is the {where} of {', '.join(f'{each:g}' for each in tried)}"
+                )
+    return found
 
 
 def table(out: Path) -> None:
@@ -202,14 +231,21 @@ def main() -> None:
     if command == "table":
         table(Path(words[0]))
         return
+    if command == "edge":
+        found = edges(Path(words[0]))
+        print("\n".join(found) or "no best point is at an edge")
+        sys.exit(bool(found))
     data, out, methods = Path(words[0]).resolve(), Path(words[1]), words[2].split(",")
     for method in methods:  # in order, so that a sweep's best is known when its final comes
         if command == "sweep":
-            measure(data, out, [(method, *point, SWEEP_STEPS, 0) for point in POINTS[method]])
+            measure(data, out, [(method, *point, SWEEP_STEPS, 0) for point in POINTS[method.split(":")[0]]])
             continue
         found = best(out)
         point = found.get(method) or found[method.split(":")[0]]  # galore:optim.rank=32 is run at the point of galore
-        if command == "ablate":
+        if command == "rates":
+            labels = [f"{method}:{of}={rate}" for of in ("head", "embedding") for rate in RATES]
+            measure(data, out, [(label, *point, SWEEP_STEPS, seed) for label in labels for seed in seeds("0")])
+        elif command == "ablate":
             measure(data, out, [(method, *point, SWEEP_STEPS, seed) for seed in seeds("0")])
         else:
             measure(data, out, [(method, *point, STEPS, seed) for seed in seeds("1")])
