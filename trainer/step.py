@@ -132,11 +132,16 @@ def accumulate(
         if sums.parts is not None:
             parts = sums.parts.double() if parts is None else parts + sums.parts
     wanted = {"loss": total} | ({"z": z} if objective.z_loss else {}) | ({} if extra is None else {"extra": second})
-    found = torch.stack([each.to(total.device) for each in (*wanted.values(), *([] if parts is None else parts))])
-    numbers = found.cpu().tolist()
-    return Accumulated(
-        **dict(zip(wanted, numbers, strict=False)), parts=None if parts is None else numbers[len(wanted) :]
-    )
+    numbers = _read([*wanted.values(), *([] if parts is None else parts)])
+    by_kind = None if parts is None else numbers[len(wanted) :]
+    return Accumulated(**dict(zip(wanted, numbers, strict=False)), parts=by_kind)
+
+
+def _read(sums: list[Tensor]) -> list[float]:
+    """Numbers (), read together: a GPU is waited for once."""
+    if len(sums) == 1 or sums[0].is_meta:
+        return [float(each) for each in sums]
+    return list(torch.stack([each.to(sums[0].device) for each in sums]).cpu().tolist())
 
 
 def micro_batches(batch: Batch, size: int) -> Iterator[Batch]:
