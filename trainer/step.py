@@ -139,7 +139,9 @@ def accumulate(
 
 def _read(sums: list[Tensor]) -> list[float]:
     """Numbers (), read together: a GPU is waited for once."""
-    if len(sums) == 1 or sums[0].is_meta:
+    if len(sums) == 1:
+        return [float(sums[0])]
+    if sums[0].is_meta:
         return [float(each) for each in sums]
     return list(torch.stack([each.to(sums[0].device) for each in sums]).cpu().tolist())
 
