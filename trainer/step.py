@@ -149,11 +149,16 @@ def accumulate(
             parts = sums.parts.double() if parts is None else parts + sums.parts
     wanted = {"loss": total} | ({"z": z} if objective.z_loss else {})
     wanted |= ({} if extra is None else {"extra": second}) | ({} if router is None else {"router": balance})
-    found = torch.stack([each.to(total.device) for each in (*wanted.values(), *([] if parts is None else parts))])
-    numbers = found.cpu().tolist()
-    return Accumulated(
-        **dict(zip(wanted, numbers, strict=False)), parts=None if parts is None else numbers[len(wanted) :]
-    )
+    numbers = _read([*wanted.values(), *([] if parts is None else parts)])
+    by_kind = None if parts is None else numbers[len(wanted) :]
+    return Accumulated(**dict(zip(wanted, numbers, strict=False)), parts=by_kind)
+
+
+def _read(sums: list[Tensor]) -> list[float]:
+    """Numbers (), read together: a GPU is waited for once."""
+    if len(sums) == 1:
+        return [float(sums[0])]
+    return list(torch.stack([each.to(sums[0].device) for each in sums]).cpu().tolist())
 
 
 def micro_batches(batch: Batch, size: int) -> Iterator[Batch]:
