@@ -97,7 +97,7 @@ def _offloading(recipe: Recipe) -> Iterator[Settings]:
 
 
 def _host_sums(recipe: Recipe) -> Iterator[Settings]:
-    """Of methods that sum the gradients of target matrices whole."""
+    """Sums on the host, where a method sums the gradients of target matrices whole."""
     optim = recipe.optim
     sums = optim.update == "accumulate" and (optim.method == "full" or optim.residual != "none")
     if sums and optim.gradient_sums == "device":

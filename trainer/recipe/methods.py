@@ -16,8 +16,8 @@ GLUE_DEFAULT = f"{GLUE}-galore-r4"
 
 @dataclass(frozen=True)
 class Method:
-    """One method. `settings`: overrides that make a recipe it; `glue`: its own shipped recipe for GLUE; `rate`: at which
-    its target matrices usually move best, in units of that of full-rank AdamW: the middle of its own grid."""
+    """One method. `settings`: overrides that make a recipe it; `glue`: its own shipped recipe for GLUE; `rate`: at
+    which its target matrices usually move best, in units of that of full-rank AdamW: the middle of its own grid."""
 
     name: str
     help: str

@@ -87,8 +87,8 @@ def refuse_unknown(name: str, known: Collection[str], kind: str, where: str) -> 
 
 
 def learning_rates(text: str, base: OptimSection, made: OptimSection) -> list[float]:
-    """Positive numbers between commas; or, of `auto`, a grid of its own for the recipe `made` from `base` by another method:
-    around the rate at which its matrices move as much faster, or slower, as METHODS says.
+    """Positive numbers between commas; or, of `auto`, a grid of its own for the recipe `made` from `base` by another
+    method: around the rate at which its matrices move as much faster, or slower, as METHODS says.
 
     Raises:
         UserError: something is no number.

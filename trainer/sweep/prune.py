@@ -1,4 +1,4 @@
-"""Stop runs early that cannot become their method's best  (median stopping, Golovin et al., KDD 2017, section 3.2.2)."""
+"""Runs that cannot become their method's best are stopped early  (median stopping: Golovin et al., KDD 2017)."""
 
 from __future__ import annotations
 
@@ -49,7 +49,8 @@ def hopeless(own: Losses, others: Sequence[Losses], step: int) -> str:
     lowest = min((loss for at, loss in own.items() if at <= step), default=math.inf)
     if len(averages) < LEAST or not lowest > median(averages):
         return ""
-    return f"held-out loss {lowest:.4f} at best, and {len(averages)} runs of its method had {median(averages):.4f} (median of means)"
+    others_had = f"{len(averages)} runs of its method had {median(averages):.4f} (median of means)"
+    return f"held-out loss {lowest:.4f} at best, and {others_had}"
 
 
 def pruner(trial: Trial, trials: Sequence[Trial], root: Path) -> Pruner:

@@ -26,8 +26,8 @@ def place(each: Compared, every: Sequence[Compared]) -> Place:
 
 
 def beyond(trials: Sequence[Trial], found: Sweep, tell: Callable[[str], None]) -> list[Trial]:
-    """For each method of `trials` whose best rate is the lowest or highest of theirs, the next one, as far from it as its
-    neighbour is, with every seed; none where another call has been beyond.
+    """The next rate, with every seed, for each method of `trials` whose best is the lowest or highest of theirs: as far
+    from it as its neighbour is; none where another call has been beyond.
 
     What other calls did decides nothing else, so that the same call goes on with the rates that it had found.
     """

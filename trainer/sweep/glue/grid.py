@@ -127,7 +127,7 @@ def _source(recipe: str | None, method: str | None, overrides: Sequence[str]) ->
 
 
 def _beside(overrides: Sequence[str]) -> list[str]:
-    """Those that are not of section `optim`, which win over the method's anyway."""
+    """The overrides outside section `optim`; those inside win over the method's anyway."""
     return [each for each in overrides if not each.startswith("optim.")]
 
 
