@@ -161,7 +161,7 @@ def agents(folder: Path, rng: random.Random) -> dict[str, Callable[[], dict[str,
 
 def restarted(folder: Path, words: list[str] = WORDS) -> dict[str, Any]:
     """torchrun with two workers, one of which is killed: it starts both again."""
-    with _begun(folder) as (out, both):
+    with _begun(folder, words) as (out, both):
         started = time.monotonic()
         psutil.Process(both[0].pid).children()[1].kill()
         code, seconds = both[0].wait(240), time.monotonic() - started
@@ -184,14 +184,14 @@ def returned(folder: Path) -> dict[str, Any]:
     return {"holds": _is_undisturbed(folder) and codes == [0, 0], **told, "said": "the run went on to its end"}
 
 
-def stopped(folder: Path, everyone: bool) -> dict[str, Any]:
+def stopped(folder: Path, everyone: bool, words: list[str] = WORDS) -> dict[str, Any]:
     """torchrun with two workers, asked to stop; what it and the run end with, and whether the run then goes on."""
-    with _begun(folder) as (_, both):
+    with _begun(folder, words) as (_, both):
         started, agent = time.monotonic(), both[0]
         for each in [*(psutil.Process(agent.pid).children(recursive=True) if everyone else []), agent]:
             each.send_signal(signal.SIGTERM)
         code, seconds = agent.wait(120), time.monotonic() - started
-    return _went_on(folder, {"seconds": round(seconds, 1), "codes": [code]})
+    return _went_on(folder, {"seconds": round(seconds, 1), "codes": [code]}, words)
 
 
 def orphaned(folder: Path) -> dict[str, Any]:
@@ -208,14 +208,14 @@ def orphaned(folder: Path) -> dict[str, Any]:
     return found | {"holds": found["holds"] and not alive}
 
 
-def _went_on(folder: Path, found: dict[str, Any]) -> dict[str, Any]:
+def _went_on(folder: Path, found: dict[str, Any], words: list[str] = WORDS) -> dict[str, Any]:
     """`found`, what `galore runs` says of a run that was to stop, and whether it then comes to the same."""
     out = folder / "run"
     asked = subprocess.run(
         [sys.executable, "-m", "galore", "runs", out, "--exit-code"], check=False, capture_output=True
     )
     steps = len(launch.rows(out, "train"))
-    launch.finish(out, 2, WORDS)
+    launch.finish(out, 2, words)
     holds = _is_undisturbed(folder) and asked.returncode == 75 and steps < 60
     said = f"stopped after {steps} of 60 steps"
     return {"holds": holds, **found, "state": asked.stdout.decode().strip(), "said": said}
@@ -237,13 +237,13 @@ def two_agents(folder: Path, lost: int) -> dict[str, Any]:
 
 @contextmanager
 def _begun(
-    folder: Path, nodes: int = 1, restarts: int = 3, at: str = ""
+    folder: Path, words: list[str] = WORDS, nodes: int = 1, restarts: int = 3, at: str = ""
 ) -> Iterator[tuple[Path, list[subprocess.Popen[bytes]]]]:
     """A run of two workers after ten steps, below one agent or two, and an undisturbed one; agents are lost at the end."""
     folder.mkdir(parents=True, exist_ok=True)
-    launch.finish(folder / "straight", 2, WORDS)
+    launch.finish(folder / "straight", 2, words)
     out, at = folder / "run", at or launch.port()
-    both = [_agent(folder, node, at, out, WORDS, restarts, nodes, 2 // nodes) for node in range(nodes)]
+    both = [_agent(folder, node, at, out, words, restarts, nodes, 2 // nodes) for node in range(nodes)]
     try:
         _until(lambda: len(launch.rows(out, "train")) >= 10, 120)
         yield out, both

@@ -14,7 +14,7 @@ from typing import Any
 from prove import child
 
 from ranks import cases, launch
-from ranks.parts import AGAINST, WORDS, Part, difference, killed_at, killed_words, restarted
+from ranks.parts import AGAINST, WORDS, Part, difference, killed_at, killed_words, restarted, stopped
 
 IN_PARTS = "parallel.mode=fsdp"
 MOMENTS, KILLED = 10, 4  # kills, and ranks of the runs that are killed
@@ -147,7 +147,12 @@ def _save_again(rank: int, size: int, at: str, run: Path, out: Path) -> None:
 
 def kills(folder: Path, rng: random.Random) -> Trials:
     moments = [(rng.uniform(0.02, 0.95), number % KILLED) for number in range(MOMENTS)]
-    again = {"a worker lost, --max-restarts=3": partial(restarted, folder / "restarted", [*WORDS, IN_PARTS])}
+    words = [*WORDS, IN_PARTS]
+    again = {
+        "a worker lost, --max-restarts=3": partial(restarted, folder / "restarted", words),
+        "SIGTERM to torchrun": partial(stopped, folder / "stopped", False, words),
+        "SIGTERM to torchrun and all below it, as Slurm does": partial(stopped, folder / "all stopped", True, words),
+    }
     return again | killed_at(folder, moments, KILLED, [*killed_words(), IN_PARTS])
 
 
