@@ -41,7 +41,7 @@ class StepResult:
 
 
 class Accumulated(NamedTuple):
-    """Means over a step: cross-entropy and z-loss in nats per target; sums by kind of target; a second loss; routers'."""
+    """Means over a step: cross-entropy and z-loss in nats per target; sums by kind of target; other losses."""
 
     loss: float
     z: float = 0.0

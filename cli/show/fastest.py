@@ -1,4 +1,4 @@
-"""`galore profile-memory --fastest`: the setting of the shortest step that fits, beside the recipe's and the second best."""
+"""`galore profile-memory --fastest`: the shortest step that fits, beside the recipe's own and the second best."""
 
 from __future__ import annotations
 

@@ -270,7 +270,7 @@ def softmax_minus_onehot_(logits: Tensor, targets: Tensor, losses: Tensor, lse: 
 
 
 def _in_few_launches_(logits: Tensor, targets: Tensor, losses: Tensor, lse: Tensor, rows: int) -> None:
-    """`softmax_minus_onehot_` without z-loss to the same bits: fp32 copies of `rows` rows, the numbers of rows together.
+    """`softmax_minus_onehot_` without z-loss to the same bits: fp32 copies of `rows` rows, their numbers together.
 
     Six launches for each copy, where all of it row by row would be twenty: a small model waits for its host.
     """

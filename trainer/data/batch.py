@@ -101,7 +101,7 @@ class Router(Protocol):
 
 @dataclass(frozen=True)
 class Objective:
-    """What is minimized beside the cross-entropy: squares of logsumexp times `z_loss`, a second loss, that of routers."""
+    """What is minimized beside the cross-entropy: squares of logsumexp times `z_loss`, a second loss, routers'."""
 
     z_loss: float = 0.0
     extra: Extra | None = None

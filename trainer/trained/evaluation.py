@@ -91,7 +91,7 @@ def held_out(stored: StoredModel, loaded: LoadedRecipe | None, progress: Progres
 def _extra(
     stored: StoredModel, recipe: Recipe, data: Data, device: str, base_dir: Path
 ) -> tuple[ExtraLoss | None, list[str]]:
-    """The second loss that the run was trained on, as it was trained, where `recipe` has it; or why it is not scored."""
+    """The second loss that the run was trained on, where `recipe` has it; or why it is not scored."""
     if stored.recipe is None or not recipe.extra_loss.is_on or recipe.extra_loss != stored.recipe.extra_loss:
         return None, []
     size = id_bound(data.tokenizer)

@@ -167,7 +167,7 @@ def _of_run(run: RunDir, device: str, asked: str) -> StoredModel:
 def _with_weights(
     run: RunDir, recipe: Recipe, checkpoint: Checkpoint, device: str
 ) -> tuple[PreTrainedModel, dict[str, Tensor]]:
-    """Built without memory from the stored configuration, then given the checkpoint's tensors; and those of a second loss."""
+    """Built without memory from the stored configuration, then given the checkpoint's tensors; a second loss's too."""
     wanted = recipe.model.attn_implementation  # of the machine that trained; this one may lack it
     kernel = wanted if availability(wanted, device, recipe.model.dtype).available else None
     folder = run.model

@@ -101,7 +101,7 @@ class Search:
         self._known: dict[int, list[_Traced]] = {}
 
     def settings(self, length: int) -> Settings:
-        """What a run of such sequences takes: all that makes them fit and computes the same, and as many tokens a step."""
+        """What a run of such sequences takes: all that makes them fit and computes the same, as many tokens a step."""
         recipe = self.loaded.recipe
         tokens = recipe.train.global_batch_size * recipe.data.max_length
         found: Settings = {

@@ -62,7 +62,7 @@ AXES: dict[str, Axis] = {
 
 
 class Combination(NamedTuple):
-    """A choice on every axis. `on_host`: it differs from the fastest with that micro-batch by what waits on the host."""
+    """A choice on every axis. `on_host`: what waits on the host sets it apart from the fastest of that micro-batch."""
 
     settings: Settings
     on_host: bool

@@ -1,4 +1,4 @@
-"""The setting of the shortest predicted step that fits: few blocks for every choice, all of them for what is proposed."""
+"""The setting of the shortest predicted step that fits: few blocks for every choice, all for what is proposed."""
 
 from __future__ import annotations
 
