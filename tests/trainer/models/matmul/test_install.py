@@ -14,6 +14,7 @@ from galore.trainer.build import build_model
 from galore.trainer.checkpoint.state import load_model, model_tensors
 from galore.trainer.common.errors import UserError
 from galore.trainer.data.rows.tokenbatch import TokenBatch
+from galore.trainer.memory.trace.simulate import device_operations
 from galore.trainer.models.matmul import choose, install, layers
 from galore.trainer.optimizer import attach_optimizer
 from galore.trainer.recipe.schema.recipe import Recipe
@@ -183,3 +184,19 @@ def test_the_cpu_says_how_and_auto_leaves_it():
 
 def test_the_recipe_names_every_format():
     assert set(get_args(Matmul)) == {"bf16", "auto", *FORMATS}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_a_step_is_traced_without_the_device(name, kind, monkeypatch):
+    """Every tensor that the products make is on `meta`, so that memory and time are predicted."""
+    monkeypatch.setattr(segments, "capability", lambda _: (8, 9))
+    with meta_stands_for(kind), device_operations(kind, (8, 9)):
+        of = recipe(WAYS["int8 weights"], name)
+        model, _ = build_model(of, VOCABULARY, "meta", Path())
+        x = torch.empty(2, 16, 32, dtype=torch.bfloat16, device="meta", requires_grad=True)
+        layer = model.get_submodule("model.layers.1.mlp.down_proj")
+        layer.receive = lambda factors: None
+        y = layer(torch.empty(2, 16, 48, dtype=torch.bfloat16, device="meta", requires_grad=True))
+        y.backward(x)
+        assert y.is_meta
