@@ -9,13 +9,16 @@ from torch import nn
 
 from galore.kernels.device import meta_stands_for
 from galore.kernels.model import segments
+from galore.kernels.ops.matmul.draws import Draws
 from galore.kernels.ops.matmul.formats import FORMATS
+from galore.kernels.ops.matmul.products import EightBit
 from galore.trainer.build import build_model
 from galore.trainer.checkpoint.state import load_model, model_tensors
 from galore.trainer.common.errors import UserError
 from galore.trainer.data.rows.tokenbatch import TokenBatch
 from galore.trainer.memory.trace.simulate import device_operations
 from galore.trainer.models.matmul import choose, install, layers
+from galore.trainer.optim import multiply_by, to_int8
 from galore.trainer.optimizer import attach_optimizer
 from galore.trainer.recipe.schema.recipe import Recipe
 from galore.trainer.recipe.schema.train import Matmul
@@ -192,11 +195,12 @@ def test_a_step_is_traced_without_the_device(name, kind, monkeypatch):
     """Every tensor that the products make is on `meta`, so that memory and time are predicted."""
     monkeypatch.setattr(segments, "capability", lambda _: (8, 9))
     with meta_stands_for(kind), device_operations(kind, (8, 9)):
-        of = recipe(WAYS["int8 weights"], name)
-        model, _ = build_model(of, VOCABULARY, "meta", Path())
-        x = torch.empty(2, 16, 32, dtype=torch.bfloat16, device="meta", requires_grad=True)
-        layer = model.get_submodule("model.layers.1.mlp.down_proj")
+        layer = nn.Linear(256, 160, bias=False, dtype=torch.bfloat16, device="meta")  # groups on both sides
+        to_int8(layer)
+        multiply_by(layer, EightBit(FORMATS[name], Draws(0)))
         layer.receive = lambda factors: None
-        y = layer(torch.empty(2, 16, 48, dtype=torch.bfloat16, device="meta", requires_grad=True))
-        y.backward(x)
+        x = torch.empty(8, 256, dtype=torch.bfloat16, device="meta", requires_grad=True)
+        y = layer(x)
+        y.backward(torch.empty_like(y))
         assert y.is_meta
+        assert x.grad.is_meta
