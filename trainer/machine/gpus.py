@@ -16,7 +16,7 @@ class Gpu(NamedTuple):
         watts: power limit of the whole board. Of two sizes or settings under one name it is the higher; boards of other
             makers take up to 10 % more.
         bandwidth: of its memory, bytes. `cache`: bytes of its L2. `bus`: PCI Express, bytes each way, nominal.
-        int8, fp8: dense products of 8 bits, sums in int32 and fp32, in multiples of `tensor`; 0: there are none.
+        int8, fp8: dense products of 8 bits, sums in int32 and fp32, as multiples of `tensor`; 0 where there are none.
     """
 
     tensor: float

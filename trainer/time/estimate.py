@@ -99,7 +99,7 @@ def step_of(operations: Iterable[Operation], phase: str, traced: int, accumulati
 
 
 def mixed(steps: Iterable[tuple[float, Step]]) -> Step:
-    """So many times each of several steps: one of many blocks, from those of few."""
+    """A step of many blocks from those of few: so many times each."""
     parts: dict[str, Part] = {}
     for times, step in steps:
         for name, part in step.parts.items():
@@ -182,7 +182,7 @@ class Estimate:
 
 
 def combined(estimates: Sequence[tuple[float, Estimate]]) -> Estimate:
-    """So many times each of several estimates of as many tokens, refreshes spread over all steps: together once."""
+    """An estimate from several of as many tokens, so many times each; refreshes are spread over all steps."""
 
     def spread(index: int) -> Step:
         shares = ((times, each, each.refreshes if each.refresh else 0.0) for times, each in estimates)

@@ -21,7 +21,7 @@ def multiply(a: Coded, b: Coded) -> Tensor:
     """Σ over groups of scale · (int32 sum of the group)."""
     if b.whole:
         return torch._int_mm(a.codes, b.codes.mT).float().mul_(b.scales[:, 0].float())
-    out = torch.zeros(a.codes.shape[0], b.codes.shape[0])
+    out = a.scales.new_zeros(a.codes.shape[0], b.codes.shape[0])
     for group, scale in enumerate(b.scales.float().unbind(1)):
         part = slice(group * b.size, (group + 1) * b.size)
         out.addcmul_(torch._int_mm(a.codes[:, part], b.codes[:, part].mT).float(), scale)

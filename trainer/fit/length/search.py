@@ -85,7 +85,7 @@ class _Traced(NamedTuple):
 
 
 def _traced(profile: Profile) -> _Traced:
-    """Without events and storages: several traces of long sequences would fill a laptop."""
+    """A trace without events and storages: several of long sequences would fill a laptop."""
     work = Trace(refreshes=profile.trace.refreshes)
     work.operations = profile.trace.operations
     return _Traced(profile.total.high, profile.allocated.high, work)
@@ -185,7 +185,7 @@ class Search:
         return self.loaded.recipe.model.num_hidden_layers
 
     def _on_host(self, ram: float, most: int) -> Found:
-        """By halves: nothing is traced for it."""
+        """The longest that the host has room for, by halves: nothing is traced for it."""
         low, high = 0, most // STEP + 1
         while high - low > 1:
             middle = (low + high) // 2
@@ -212,7 +212,7 @@ def _few(loaded: LoadedRecipe) -> tuple[int, int] | None:
 
 
 def _positions(loaded: LoadedRecipe) -> int | None:
-    """Those that a model by name has."""
+    """Positions that a model by name has."""
     section = loaded.recipe.model
     if section.has_own_dimensions or section.rope is not None:
         return None

@@ -31,13 +31,13 @@ def _micro_batch(recipe: Recipe, kind: str) -> Iterator[Settings]:
 
 
 def _offloading(recipe: Recipe, kind: str) -> Iterator[Settings]:
-    """On the CPU the switch does nothing."""
+    """Whether inputs of blocks may wait elsewhere: on the CPU the switch does nothing."""
     if kind == "cuda":
         yield from ({"train.offload_activations": wanted} for wanted in (False, True))
 
 
 def _streaming(recipe: Recipe, kind: str) -> Iterator[Settings]:
-    """On the CPU the blocks wait in the same memory."""
+    """Whether blocks may wait elsewhere: on the CPU they wait in the same memory."""
     known = recipe.model.published
     several = (recipe.model.num_hidden_layers if known is None else known.layers) > FEWEST
     if kind == "cuda" and several and recipe.optim.adapter != "factors":
@@ -69,7 +69,7 @@ class Combination(NamedTuple):
 
 
 def combinations(recipe: Recipe, kind: str) -> list[list[Combination]]:
-    """For each micro-batch, ascending, every choice on the other axes: the one that should take least time first.
+    """Choices on the other axes for each micro-batch, ascending: what should take least time first.
 
     Args:
         kind: of the device, "cuda" or "cpu".

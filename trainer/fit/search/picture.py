@@ -17,7 +17,7 @@ INCHES = (11, 6.2)
 
 
 def front(choices: Iterable[Choice]) -> list[Choice]:
-    """Those that are faster than every one that needs no more memory, the smallest first."""
+    """Choices that are faster than every one that needs no more memory, the smallest first."""
     found: list[Choice] = []
     for each in sorted(choices, key=lambda choice: (choice.total, choice.pace)):
         if not found or each.pace < found[-1].pace:

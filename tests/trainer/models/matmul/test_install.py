@@ -9,12 +9,16 @@ from torch import nn
 
 from galore.kernels.device import meta_stands_for
 from galore.kernels.model import segments
+from galore.kernels.ops.matmul.draws import Draws
 from galore.kernels.ops.matmul.formats import FORMATS
+from galore.kernels.ops.matmul.products import EightBit
 from galore.trainer.build import build_model
 from galore.trainer.checkpoint.state import load_model, model_tensors
 from galore.trainer.common.errors import UserError
 from galore.trainer.data.rows.tokenbatch import TokenBatch
+from galore.trainer.memory.trace.simulate import device_operations
 from galore.trainer.models.matmul import choose, install, layers
+from galore.trainer.optim import multiply_by, to_int8
 from galore.trainer.optimizer import attach_optimizer
 from galore.trainer.recipe.schema.recipe import Recipe
 from galore.trainer.recipe.schema.train import Matmul
@@ -183,3 +187,20 @@ def test_the_cpu_says_how_and_auto_leaves_it():
 
 def test_the_recipe_names_every_format():
     assert set(get_args(Matmul)) == {"bf16", "auto", *FORMATS}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_a_step_is_traced_without_the_device(name, kind, monkeypatch):
+    """Every tensor that the products make is on `meta`, so that memory and time are predicted."""
+    monkeypatch.setattr(segments, "capability", lambda _: (8, 9))
+    with meta_stands_for(kind), device_operations(kind, (8, 9)):
+        layer = nn.Linear(256, 160, bias=False, dtype=torch.bfloat16, device="meta")  # groups on both sides
+        to_int8(layer)
+        multiply_by(layer, EightBit(FORMATS[name], Draws(0)))
+        layer.receive = lambda factors: None
+        x = torch.empty(8, 256, dtype=torch.bfloat16, device="meta", requires_grad=True)
+        y = layer(x)
+        y.backward(torch.empty_like(y))
+        assert y.is_meta
+        assert x.grad.is_meta
