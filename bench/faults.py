@@ -339,6 +339,8 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         ("            self._turn_to(basis, update.grad_scale)", "            pass", "test_twenty_steps and galore and wide"),
         ("self.subspace.change_to(basis), lambda", "self.subspace.change_to(basis).mT, lambda",
          "test_twenty_steps and ldadam and wide"),
+        ("self.refresh.whole.value, self", "self.refresh.whole.here, self",
+         "tests/trainer/optim/parts/test_hostsum.py: test_a_step_is_the_same"),
         ("mul_(grad_scale**2 / left)", "mul_(grad_scale / left)",
          "tests/trainer/optim/parts/test_residual.py: test_a_new_direction_is_completed"),
     ]),

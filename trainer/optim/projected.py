@@ -145,7 +145,7 @@ class ProjectedSlot(FullSlot):
 
     def _outside(self, grad_scale: float) -> Tensor | None:
         """Mean square (b,) of coordinates of grad_scale · G that P has not; None where G is gone or all is within."""
-        whole, left = self.refresh.whole.here, self.subspace.a - self.rank
+        whole, left = self.refresh.whole.value, self.subspace.a - self.rank
         if whole is None or left == 0:
             return None
         inside = self.subspace.project(whole).float().square().sum(0)

@@ -17,6 +17,8 @@ RULES = {
     "fira": {"residual": "fira"},
     "apollo": {"residual": "apollo", "proj_type": "random"},
     "frugal, bfloat16 sums": {"residual": "frugal", "accumulator_dtype": torch.bfloat16},
+    "completed": {"residual": "alice", "transport": "complete", "switch": 0.5},
+    "orthogonal": {"residual": "orthogonal"},
     "galore": {},
 }
 
