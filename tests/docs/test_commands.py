@@ -45,6 +45,7 @@ HERE = {  # runs by itself: → what makes it small
     "galore profile-memory my.yaml --gpus 4 --parallel fsdp": [],
     "galore profile-memory my.yaml": [],
     "galore profile-memory my.yaml --no-advise": [],
+    "galore profile-memory my.yaml train.matmul=int8": [],
     "galore prepare my.yaml": [],
     "galore profile-memory retnet-1.3b": SMALL,
     "galore train my.yaml --dry-run": [],
@@ -83,12 +84,16 @@ PLANNED = {  # is understood to the last word and planned; training itself is le
     "galore train demo --output-dir runs/demo 'train.snapshot_parameters=[norm]' train.snapshot_total_limit=200",
     "galore train my.yaml optim.rank=64",
     "galore compare my.yaml --learning-rates 0.003,0.01,0.03",
+    "galore compare my.yaml",
+    "galore compare demo --methods full,galore,lora --learning-rates auto --seeds 1,2,3",
+    "galore train demo log.profile_steps=20-22",
     "galore compare my.yaml --methods full,galore,lora,relora,low-rank",
     "galore compare my.yaml --methods full,galore,lora --learning-rates 0.003,0.01",
 }
 NEEDS_A_GPU = {"galore bench kernels --tune"}
 NEEDS_MORE = {  # somebody who types, an extra, or the hub: its options are known, and its own tests try it
     "galore chat runs/one",
+    "galore eval RUN",
     "galore eval RUN --by-position",
     "galore eval RUN --passkey 256,1024,2048",
     "galore eval RUN --passkey 4096,8192,16384",
@@ -96,6 +101,7 @@ NEEDS_MORE = {  # somebody who types, an extra, or the hub: its options are know
     "galore export RUN OUT",
     "galore export runs/one exported --recipe axolotl",
     "galore profile-memory --model llama-2-70b",
+    "galore profile-memory llama-7b-24gb --gpu rtx4090 --fastest --ram 64 --fit fast.yaml --plot choices.png",
     "galore profile-memory llama-32b-24gb --gpu rtx4090 --ram 64",
     "galore profile-memory llama-7b-12gb --longest --gpu rtx4090 --ram 64",
     "galore profile-memory --model llama-2-70b --gpu 80GB",
