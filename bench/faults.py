@@ -584,8 +584,9 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
     ]),
     "trainer/fit/search/fastest.py": ("tests/trainer/fit/search/test_fastest.py", [
         ("            if whole is not None and whole.fits:", "            if whole is not None:", "after_all"),
-        ("family.least(self.place.limit - self.more)", "family.least(self.place.limit + self.more)", "in_few_traces"),
+        ("self.place.limit - self.more - family.more", "self.place.limit + self.more", "in_few_traces"),
         ("self.place.host(other)[0] else None", "True else None", "the_machine_is_asked"),
+        ("now * last - before * then", "now * last", "to_a_floor"),
         ("fastest = min(fastest, self._seconds(base))", "fastest = 0.0", "in_few_traces"),
     ]),
     "trainer/fit/search/family.py": ("tests/trainer/fit/search/test_fastest.py", [

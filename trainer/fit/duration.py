@@ -11,15 +11,16 @@ from galore.trainer.fit.measure import MICRO_BATCHES as STEP_MICRO_BATCHES
 from galore.trainer.fit.measure import step_seconds
 from galore.trainer.fit.predict import MICRO_BATCHES, predict
 from galore.trainer.fit.rehearsal import ORDINARY, REFRESH
+from galore.trainer.host.attach import FEWEST
 from galore.trainer.machine.cards import Card, attached
 from galore.trainer.memory.trace.trace import Trace
 from galore.trainer.recipe.change import changed
 from galore.trainer.recipe.load import LoadedRecipe
+from galore.trainer.recipe.schema.recipe import Recipe
 from galore.trainer.time.estimate import Estimate, Rates, combined, step_of
 from galore.trainer.time.rates import card_rates
 from galore.trainer.time.replay import Replayed
 
-FEW = 2  # blocks of the smallest trace from which those of a whole model are counted
 PUBLISHED = "the traced operations on the card's published figures, predicted, not measured"
 
 
@@ -60,19 +61,19 @@ def pace(loaded: LoadedRecipe, device: torch.device) -> Pace:
 
 
 def few_blocks(loaded: LoadedRecipe, card: Card, flops_per_token: int | None) -> Estimate | None:
-    """`duration_on` from traces of the same model with two and three blocks, as far as the recipe says how many it has.
+    """`duration_on` from traces of the same model with `few` blocks and one more, as far as the recipe numbers them.
 
     Every block asks for the same operations, so that those of all blocks follow. None where that is not known, the
     model cannot be traced, or the card's figures are not known.
     """
     recipe = loaded.recipe
-    blocks = recipe.model.num_hidden_layers
-    if not recipe.model.has_own_dimensions or blocks <= FEW or card_rates(card) is None:
+    blocks, fewer = recipe.model.num_hidden_layers, few(recipe)
+    if not recipe.model.has_own_dimensions or blocks <= fewer or card_rates(card) is None:
         return None
     again = recipe.train.gradient_checkpointing
     redone = blocks if again is True else int(again)
     found: list[tuple[float, Estimate]] = []
-    for (count, of_these), times in _samples(blocks, redone).items():
+    for (count, of_these), times in _samples(fewer, blocks, redone).items():
         sample = _with_blocks(loaded, count, of_these)
         if sample is None:
             return None
@@ -85,12 +86,18 @@ def few_blocks(loaded: LoadedRecipe, card: Card, flops_per_token: int | None) ->
     return combined(found)
 
 
-def _samples(blocks: int, redone: int) -> dict[tuple[int, int], int]:
+def few(recipe: Recipe) -> int:
+    """Blocks of the smallest trace from which those of all are counted: one of them waits elsewhere where blocks do."""
+    streams = recipe.train.stream_weights
+    return FEWEST if streams is False else 1 + (FEWEST if streams is True else streams)
+
+
+def _samples(fewer: int, blocks: int, redone: int) -> dict[tuple[int, int], int]:
     """{(blocks, those of them that are computed again): how often to count it}: `blocks` and `redone` in all."""
-    base = min(FEW, redone)
+    base = min(fewer, redone)
     more = redone - base
-    plain = blocks - FEW - more
-    samples = {(FEW, base): 1 - plain - more, (FEW + 1, base): plain, (FEW + 1, base + 1): more}
+    plain = blocks - fewer - more
+    samples = {(fewer, base): 1 - plain - more, (fewer + 1, base): plain, (fewer + 1, base + 1): more}
     return {sample: times for sample, times in samples.items() if times}
 
 

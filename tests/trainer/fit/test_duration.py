@@ -18,15 +18,22 @@ Tiny = Callable[..., LoadedRecipe]
 
 
 @pytest.mark.parametrize(
-    "settings", [(), ("train.gradient_checkpointing=3",), ("train.gradient_checkpointing=true", "optim.stagger=true")]
+    "settings",
+    [
+        (),
+        ("train.gradient_checkpointing=3",),
+        ("train.gradient_checkpointing=true", "optim.stagger=true"),
+        ("train.gradient_checkpointing=true", "train.stream_weights=true"),
+        ("train.stream_weights=3",),
+    ],
 )
-def test_all_blocks_from_two_and_three(tiny: Tiny, settings: tuple[str, ...]) -> None:
+def test_all_blocks_from_few(tiny: Tiny, settings: tuple[str, ...]) -> None:
     loaded = tiny("model.num_hidden_layers=5", "optim.update_proj_gap=200", *settings)
     here = card("rtx4090")
     few, whole = few_blocks(loaded, here, 1000), duration_on(loaded, predict(loaded, here), here, 1000)
     assert few is not None
     assert whole is not None
-    assert few.seconds == pytest.approx(whole.seconds, rel=2e-3)
+    assert few.seconds == pytest.approx(whole.seconds, rel=3e-3)
 
 
 def test_more_micro_batches_take_longer_and_more_often_refreshed_too(tiny: Tiny) -> None:

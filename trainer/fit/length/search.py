@@ -1,4 +1,4 @@
-"""The longest sequences of a recipe that fit a card, and its host: a few traces of two and three blocks say it."""
+"""The longest sequences of a recipe that fit a card, and its host: a few traces of two sizes say it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from galore.trainer.common.errors import UserError
-from galore.trainer.fit.duration import duration_on
+from galore.trainer.fit.duration import duration_on, few
 from galore.trainer.fit.hostmemory import HostProfile, host_profile
 from galore.trainer.fit.length.bracket import Found, largest
 from galore.trainer.fit.predict import profile_on
@@ -205,8 +205,7 @@ class Search:
 
 def _few(loaded: LoadedRecipe) -> tuple[int, int] | None:
     """Blocks of the traces from which those of all are counted; None where all are traced."""
-    streams = loaded.recipe.train.stream_weights
-    fewer = 2 if not streams else 1 + (2 if streams is True else streams)
+    fewer = few(loaded.recipe)
     known = loaded.recipe.model.has_own_dimensions
     return (fewer, fewer + 1) if known and loaded.recipe.model.num_hidden_layers > fewer + 1 else None
 

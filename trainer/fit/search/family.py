@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from galore.trainer.common.errors import UserError
+from galore.trainer.fit.duration import few
 from galore.trainer.fit.remedies import Settings
 from galore.trainer.fit.search.places import Place
-from galore.trainer.host.attach import FEWEST
 from galore.trainer.memory.trace.trace import Trace
 from galore.trainer.recipe.change import changed
 from galore.trainer.recipe.load import LoadedRecipe
@@ -30,23 +30,28 @@ class Family:
         self.loaded, self.settings = loaded, settings
         self.blocks, numbered = blocks_of(loaded)
         self.counts = range(1 if settings.get("train.offload_activations") else 0, self.blocks + 1)
-        few = FEWEST + 1 if settings.get("train.stream_weights") else FEWEST
-        sampled = numbered and self.blocks > few + 1
-        self._few = few if sampled else 0
+        other = changed(loaded, {**settings, AGAIN: True})
+        if other is None:
+            raise Contradiction(f"{settings} contradict the recipe")
+        self.rows = other.recipe.train.micro_batch_size
+        fewer = few(other.recipe)
+        sampled = numbered and self.blocks > fewer + 1
+        self._few = fewer if sampled else 0
         self._estimates: list[Estimate] = []
         self._peaks: list[Peaks] = []
         self.traces = 0
+        self.more = 0  # bytes of all blocks above what few say, and other families need
         self.refused: set[int] = set()  # numbers of recomputed blocks that do not fit, as all blocks were traced
-        for blocks, again in self._samples(few) if sampled else self._ends():
+        for blocks, again in self._samples(fewer) if sampled else self._ends():
             sample = self._sample(blocks if sampled else None, again)
             trace = place.trace(sample)
             self.traces += 1
             self._estimates.append(place.estimate(sample, trace))
             self._peaks.append(peaks(trace, again if sampled else None))
 
-    def _samples(self, few: int) -> list[tuple[int, int]]:
+    def _samples(self, fewer: int) -> list[tuple[int, int]]:
         """(blocks, those of them that are recomputed): one more of either kind."""
-        return [(few, 1), (few + 1, 1), (few + 1, 2)]
+        return [(fewer, 1), (fewer + 1, 1), (fewer + 1, 2)]
 
     def _ends(self) -> list[tuple[int, int]]:
         return [(self.blocks, again) for again in dict.fromkeys((self.counts[0], self.blocks))]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from math import inf
 
 from galore.trainer.common.errors import UserError
 from galore.trainer.fit.remedies import Settings
@@ -67,9 +68,24 @@ def middle(estimate: Estimate) -> float:
     return float((least * most) ** 0.5)
 
 
+def ratio(bases: Sequence[Family]) -> float:
+    """What the largest micro-batch of all could take of the last one's seconds, which are a + b / micro-batch.
+
+    Args:
+        bases: of ascending micro-batches, alike in all else.
+    """
+    if len(bases) < 2:
+        return 0.0
+    (before, then), (now, last) = ((each.rows, middle(each.estimate(each.blocks))) for each in bases[-2:])
+    return max(0.0, (now * last - before * then) / (now - before) / last)
+
+
 @dataclass(frozen=True)
 class Fastest:
-    """What a search found: all that was tried, and how many traces that took, of few blocks and of all."""
+    """What a search found: all that was tried, and how many traces that took, of few blocks and of all.
+
+    `ended`: the micro-batch above which none was tried, since none could be faster; None where all were.
+    """
 
     place: str
     limit: int
@@ -79,6 +95,7 @@ class Fastest:
     tried: tuple[Choice, ...]
     few: int
     whole: int
+    ended: int | None = None
 
     def as_json(self) -> dict[str, object]:
         """Bytes and seconds."""
@@ -89,6 +106,7 @@ class Fastest:
             "best": self.best.as_json(),
             "second": self.second and self.second.as_json(),
             "tried": [each.as_json() for each in self.tried],
+            "micro_batches_tried_up_to": self.ended,
             "traces": {"of_few_blocks": self.few, "of_all": self.whole},
         }
 
@@ -107,6 +125,7 @@ class Search:
         self.families: dict[str, Family] = {}
         self.wholes: dict[str, Whole | None] = {}
         self.more = 0  # bytes of a whole trace above what few blocks ask for
+        self.ended: int | None = None
 
     def run(self) -> Fastest:
         """The fastest that fits, the next one of another kind, and what the recipe is as it stands.
@@ -140,28 +159,32 @@ class Search:
             tuple(self._points()),
             sum(each.traces for each in families),
             len(self.wholes),
+            self.ended,
         )
 
     def _try_all(self, shipped: Whole) -> None:
-        """Ascending in the micro-batch, until nothing beside it could make one fit.
+        """Ascending in the micro-batch, until a larger one could not be faster: seconds fall as `ratio` says at most.
 
         Of one micro-batch what spares memory is left out where all blocks can be kept without it, and where even with
         the few blocks recomputed that its bytes on the host may spare it could be no faster than what was found.
         """
-        fastest = middle(shipped.estimate) if shipped.fits else float("inf")
+        fastest = middle(shipped.estimate) if shipped.fits else inf
         self.more = round(MARGIN * shipped.total)
         own = self._family(self._own())
         if own is not None:
             self.more = shipped.total - own.nbytes(_again(self.loaded, own))
+        bases: list[Family] = []
         for plain, *others in combinations(self.loaded.recipe, self.place.kind):
             base = self._family(plain.settings)
             if base is None:
                 continue
+            bases.append(base)
             fastest = min(fastest, self._seconds(base))
             if self._least(base) == 0:
                 continue
             bounds = [(bound, each) for each in others if (bound := self._bound(base, each)) is not None]
-            if self._least(base) is None and not bounds:
+            if self._least(base) is None and min((each for each, _ in bounds), default=inf) * ratio(bases) >= fastest:
+                self.ended = bases[-1].rows
                 return
             for bound, each in sorted(bounds, key=lambda pair: pair[0]):
                 if bound < fastest and (family := self._family(each.settings)) is not None:
@@ -193,13 +216,13 @@ class Search:
 
     def _seconds(self, family: Family) -> float:
         least = self._least(family)
-        return float("inf") if least is None else middle(family.estimate(least))
+        return inf if least is None else middle(family.estimate(least))
 
     def _least(self, family: Family) -> int | None:
         """The fewest recomputed blocks with which a family should fit the device, and the machine around it."""
         key = id(family), len(family.refused)
         if key not in self._leasts:
-            least = family.least(self.place.limit - self.more)
+            least = family.least(self.place.limit - self.more - family.more)
             other = None if least is None else changed(self.loaded, family.with_blocks(least))
             self._leasts[key] = least if other is not None and self.place.host(other)[0] else None
         return self._leasts[key]
@@ -217,6 +240,8 @@ class Search:
             if whole is not None and whole.fits:
                 return family, Choice(settings, whole.estimate, whole.total, True, True)
             family.refused.add(again)
+            if whole is not None:
+                family.more = max(family.more, whole.total - family.nbytes(again) - self.more)
         return None
 
     def _whole(self, settings: Settings) -> Whole | None:
@@ -242,7 +267,7 @@ class Search:
             least = self._least(family)
             counts = {*family.counts[:: max(1, family.blocks // POINTS)], family.blocks}
             for again in sorted(counts if least is None else counts | {least}):
-                total, fits = family.nbytes(again) + self.more, least is not None and again >= least
+                total, fits = family.nbytes(again) + self.more + family.more, least is not None and again >= least
                 yield Choice(self._different(family.with_blocks(again)), family.estimate(again), total, fits)
 
 

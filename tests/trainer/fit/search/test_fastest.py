@@ -10,7 +10,7 @@ import pytest
 from galore.trainer.common.errors import UserError
 from galore.trainer.fit.search.axes import combinations, micro_batches
 from galore.trainer.fit.search.family import AGAIN, Family, peaks
-from galore.trainer.fit.search.fastest import MOST_WHOLE, Fastest, Search
+from galore.trainer.fit.search.fastest import MOST_WHOLE, Fastest, Search, ratio
 from galore.trainer.fit.search.places import Whole
 from galore.trainer.memory.trace.trace import Allocation, Trace
 from galore.trainer.recipe.change import changed
@@ -132,6 +132,26 @@ def test_the_recipe_may_be_the_fastest(tiny: Tiny) -> None:
     found = searched(tiny, MadeUp(10**6), "train.micro_batch_size=4")
     assert found.best.settings == {}
     assert found.whole == 2, "and the second best"
+
+
+def test_the_search_ends_where_a_larger_micro_batch_could_not_be_faster(tiny: Tiny) -> None:
+    """Blocks of which all must be computed again, with one sequence; crossing the bus takes longer than that."""
+    place = MadeUp(84, host=lambda loaded: (True, 0))
+    loaded = tiny(*SETTINGS, "train.global_batch_size=64")
+    found = Search(loaded, place).run()
+    assert found.ended is not None
+    assert found.ended < 64
+    assert max(each.train.micro_batch_size for each in place.traced) == found.ended
+    assert found.as_json()["micro_batches_tried_up_to"] == found.ended
+    assert found.best.fits
+
+
+def test_seconds_fall_with_the_micro_batch_to_a_floor(tiny: Tiny) -> None:
+    """A step of 4 sequences, of 4 or 2 micro-batches at 20 seconds each beside what each sequence takes."""
+    bases = [Family(tiny(*SETTINGS), {"train.micro_batch_size": rows}, MadeUp(1000)) for rows in (1, 2)]
+    of_sequences = 4 * 4 * BLOCKS
+    assert ratio(bases) == pytest.approx(of_sequences / (of_sequences + 40))
+    assert ratio(bases[:1]) == 0
 
 
 def test_a_micro_batch_that_decides_results_stays(tiny: Tiny) -> None:
