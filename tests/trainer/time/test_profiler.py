@@ -115,12 +115,16 @@ def test_steps_that_the_run_does_not_have_are_refused(recipe: str, tmp_path: Pat
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(("asked", "steps"), [("20-22", [20, 21, 22]), ([3, 4], [3, 4]), (7, [7]), (None, [])])
+@pytest.mark.parametrize(
+    ("asked", "steps"), [("20-22", [20, 21, 22]), ([3, 4], [3, 4]), (7, [7]), ("7", [7]), (None, [])]
+)
 def test_a_range_is_written_in_either_way(asked: Any, steps: list[int]) -> None:
     assert list(LogSection(profile_steps=asked).profiled) == steps
 
 
-@pytest.mark.parametrize("asked", ["5-3", "0-2", "1-99", "x", "1-2-3", "-3", [1], [1, 2, 3], [3, 2], 0, [0, 2], ""])
+@pytest.mark.parametrize(
+    "asked", ["5-3", "0-2", "1-99", "x", "1-2-3", "-3", [1], [1, 2, 3], [3, 2], 0, [0, 2], "", "0", "2-"]
+)
 def test_what_is_no_range_of_a_few_steps_is_refused(asked: Any) -> None:
     with pytest.raises(ValueError, match=r"profile_steps|greater than"):
         LogSection(profile_steps=asked)

@@ -29,7 +29,7 @@ from galore.trainer.recipe.schema.section import (
 
 LARGEST_SUGGESTION = 4096
 MOST_PROFILED = 20
-STEP_RANGE = "[0-9]{1,12}-[0-9]{1,12}"
+STEP_RANGE = "[0-9]{1,12}(-[0-9]{1,12})?"
 Matmul = Literal["bf16", "int8", "fp8", "auto"]
 EvalMode = Literal["token", "paper"]
 Tracker = Literal["wandb", "tensorboard", "trackio", "mlflow"]  # by the module that each needs
@@ -199,7 +199,9 @@ class LogSection(Section):
         """The steps of `profile_steps`; none where it is no range of them."""
         asked = self.profile_steps
         if isinstance(asked, str):
-            ends: tuple[int, ...] = tuple(map(int, asked.split("-"))) if re.fullmatch(STEP_RANGE, asked) else ()
+            # what is given on the command line stays text: a single step is a range, too
+            first, _, last = asked.partition("-")
+            ends: tuple[int, ...] = (int(first), int(last or first)) if re.fullmatch(STEP_RANGE, asked) else ()
         else:
             ends = asked if isinstance(asked, tuple) else (asked or 0,) * 2
         return range(ends[0], ends[1] + 1) if len(ends) == 2 and ends[0] else range(0)
