@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import pty
+import signal
 import sys
 import tempfile
 from collections.abc import Callable
@@ -209,6 +210,7 @@ def test_a_terminal_that_vanishes_leaves_a_saved_run(tmp_path: Path) -> None:
     child, terminal = pty.fork()
     if child == 0:
         os.chdir(tmp_path)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # below nohup it is ignored, and that is inherited
         script = "from galore.cli.entry import main; main()"
         os.execv(
             sys.executable, [sys.executable, "-P", "-c", script, "train", "demo", *settings, "--output-dir", "out"]
