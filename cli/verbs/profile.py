@@ -84,7 +84,7 @@ def profile_memory(
     files = {"--timeline": timeline, "--picture": picture, "--fit": fit, "--plot": plot}
     flags = {"--compare": compare, "--measure": measure and not fastest, "--advise": advise}
     searches = {"--longest": longest, "--fastest": fastest}
-    _refuse_contradictions({"--ram": ram, "--gpus": gpus > 1, **flags, **searches, **files})
+    _refuse_contradictions({"--ram": ram, "--gpus": gpus > 1, "--force": force, **flags, **searches, **files})
     _refuse_files(files, force)
     if parallel is not None and gpus == 1:
         raise UserError("says how several processes share a run", where="--parallel", fix="name how many: --gpus 2")
@@ -158,6 +158,8 @@ def _refuse_contradictions(options: Mapping[str, Any]) -> None:
         raise UserError("--compare predicts and --measure runs", where="--measure", fix="choose one of them")
     if options["--plot"] is not None and not options["--fastest"]:
         raise UserError("draws what --fastest tried", where="--plot", fix="add --fastest")
+    if options["--force"] and options["--fit"] is None:
+        raise UserError("replaces what --fit names", where="--force", fix="add --fit FILE.yaml, or leave it out")
     for option, others in WITHOUT.items():
         if options[option]:
             for other in (other for other in others if options[other]):

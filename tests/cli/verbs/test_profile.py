@@ -257,6 +257,7 @@ def test_timeline_as_a_picture(galore: Any) -> None:
         (["--compare", "--timeline", "x.html"], "error: --timeline: goes with the plain profile only"),
         (["--measure", "--timeline", "x.html"], "error: --timeline: goes with the plain profile only"),
         (["--compare", "--fit", "x.yaml"], "error: --fit: goes with the plain profile only"),
+        (["--force"], "error: --force: replaces what --fit names"),
         (["--ram", "64", "--compare"], "error: --ram: goes with the plain profile only"),
         (["--ram", "64", "--measure"], "error: --ram: goes with the plain profile only"),
         (
