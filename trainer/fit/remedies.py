@@ -96,13 +96,6 @@ def _offloading(recipe: Recipe) -> Iterator[Settings]:
         yield {"train.offload_activations": True}
 
 
-def _tiles(recipe: Recipe) -> Iterator[Settings]:
-    """Where a micro-batch has more tokens than one tile, which has at least as many as the model is wide."""
-    tokens = recipe.train.micro_batch_size * recipe.data.max_length
-    if recipe.model.has_own_dimensions and recipe.train.tile_tokens is None and tokens > recipe.model.hidden_size:
-        yield {"train.tile_tokens": "auto"}
-
-
 def _host_sums(recipe: Recipe) -> Iterator[Settings]:
     """Sums on the host, where a method sums the gradients of target matrices whole."""
     optim = recipe.optim
@@ -192,7 +185,6 @@ _STEPS: dict[str, Callable[[Recipe], Iterator[Settings]]] = {
     "same results; smaller products use the card less well": _micro_batch,
     "same results; one more forward: up to a third more time": _checkpointing,
     "same results; host memory, and the bus in use both ways": _offloading,
-    "same results up to rounding; feed-forward networks tile by tile, computed again": _tiles,
     "same results; sums of whole gradients in host memory, and over the bus in every micro-batch": _host_sums,
     "same results; all weights in host memory, and twice over the bus in every micro-batch": _streaming,
     "same results up to rounding": _backward,
