@@ -45,9 +45,18 @@ def _streaming(recipe: Recipe, kind: str) -> Iterator[Settings]:
         yield {"train.stream_weights": recipe.train.stream_weights or True}
 
 
+def _tiling(recipe: Recipe, kind: str) -> Iterator[Settings]:
+    """Tiles of tokens, where a micro-batch has more than one of them: `auto` has as many as the model is wide."""
+    yield {"train.tile_tokens": None}
+    known, tokens = recipe.model.published, recipe.train.micro_batch_size * recipe.data.max_length
+    if recipe.train.tile_tokens is not None or (known is None and tokens > recipe.model.hidden_size):
+        yield {"train.tile_tokens": recipe.train.tile_tokens or "auto"}
+
+
 class Axis(NamedTuple):
     """One thing to choose. `steps`: of a recipe on a device of a kind, from what should take least time to what needs
-    least memory. `on_host`: what it spares waits on the host, so that it is known how much at most."""
+    least memory. `on_host`: what it spares waits on the host, so that it is known how much at most; another spares some
+    of what one block makes on its way."""
 
     steps: Callable[[Recipe, str], Iterator[Settings]]
     on_host: bool
@@ -58,14 +67,17 @@ MICRO_BATCH = Axis(_micro_batch, on_host=False)
 AXES: dict[str, Axis] = {
     "inputs of recomputed blocks on the host": Axis(_offloading, on_host=True),
     "weights on the host": Axis(_streaming, on_host=True),
+    "tiles of tokens": Axis(_tiling, on_host=False),
 }
 
 
 class Combination(NamedTuple):
-    """A choice on every axis. `on_host`: what waits on the host sets it apart from the fastest of that micro-batch."""
+    """A choice on every axis. What sets it apart from the fastest of that micro-batch spares memory on the host
+    (`on_host`), or some of what a block makes on its way (`in_block`)."""
 
     settings: Settings
     on_host: bool
+    in_block: bool
 
 
 def combinations(recipe: Recipe, kind: str) -> list[list[Combination]]:
@@ -74,12 +86,15 @@ def combinations(recipe: Recipe, kind: str) -> list[list[Combination]]:
     Args:
         kind: of the device, "cuda" or "cpu".
     """
-    axes = [(axis, steps) for axis in AXES.values() if (steps := list(axis.steps(recipe, kind)))]
     found = []
     for row in MICRO_BATCH.steps(recipe, kind):
+        train = recipe.train.model_copy(update={key.partition(".")[2]: value for key, value in row.items()})
+        other = recipe.model_copy(update={"train": train})
+        axes = [(axis, steps) for axis in AXES.values() if (steps := list(axis.steps(other, kind)))]
         choices = []
         for chosen in product(*(steps for _, steps in axes)):
-            elsewhere = [axis.on_host for (axis, all_of), step in zip(axes, chosen, strict=True) if step != all_of[0]]
-            choices.append(Combination({**row, **{k: v for step in chosen for k, v in step.items()}}, all(elsewhere)))
+            spared = [axis.on_host for (axis, all_of), step in zip(axes, chosen, strict=True) if step != all_of[0]]
+            settings = {**row, **{key: value for step in chosen for key, value in step.items()}}
+            choices.append(Combination(settings, any(spared), not all(spared)))
         found.append(choices)
     return found

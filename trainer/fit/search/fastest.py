@@ -18,6 +18,7 @@ from galore.trainer.time.estimate import Estimate
 
 MARGIN = 0.03  # of the total, for what the allocator takes beside, where the recipe's own place was not tried
 MOST_WHOLE = 8  # traces of all blocks, the recipe as it is among them
+IN_BLOCK = 3  # times what a block keeps is what it makes on its way at most, its gradients with it
 POINTS = 8  # numbers of recomputed blocks of one choice that are shown
 
 
@@ -192,12 +193,13 @@ class Search:
 
     def _bound(self, base: Family, other: Combination) -> float | None:
         """Seconds below which `other` cannot come, which spares time nowhere; None where it cannot fit."""
-        if not other.on_host:
-            return middle(base.estimate(base.counts[0]))
         recipe = changed(self.loaded, {**other.settings, AGAIN: True})
         if recipe is None:
             return None
-        least = base.least(self.place.limit - self.more + self.place.host(recipe)[1])
+        spared = self.place.host(recipe)[1] if other.on_host else 0
+        if other.in_block:
+            spared += IN_BLOCK * max(0, base.nbytes(base.counts[0]) - base.nbytes(base.counts[0] + 1))
+        least = base.least(self.place.limit - self.more + spared)
         return None if least is None else middle(base.estimate(least))
 
     def _own(self) -> Settings:
@@ -212,6 +214,10 @@ class Search:
                 self.families[key] = Family(self.loaded, settings, self.place)
             except Contradiction:
                 return None
+            except UserError as error:
+                if error.where not in settings:
+                    raise
+                return None  # the model refuses that choice
         return self.families[key]
 
     def _seconds(self, family: Family) -> float:

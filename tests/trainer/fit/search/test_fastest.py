@@ -100,7 +100,7 @@ def test_as_fast_as_the_best_of_all_settings_in_few_traces(tiny: Tiny, limit: in
     assert found.best.seconds == pytest.approx(of_all(tiny(*SETTINGS), place))
     assert found.best.fits
     assert found.best.total <= limit
-    assert found.few == len(place.traced) <= 3 * 4 * 3
+    assert found.few == len(place.traced) <= 3 * 6 * 3, "of eight choices beside each micro-batch"
     assert found.whole == len(place.wholes) <= MOST_WHOLE
     assert found.second is None or (found.second.seconds >= found.best.seconds and found.second.total <= limit)
     assert all(each.fits == (each.total <= limit) for each in found.tried)
@@ -108,7 +108,13 @@ def test_as_fast_as_the_best_of_all_settings_in_few_traces(tiny: Tiny, limit: in
 
 def test_the_mathematics_stays_as_it_is(tiny: Tiny) -> None:
     found = searched(tiny, MadeUp(200))
-    execution = {"train.micro_batch_size", AGAIN, "train.offload_activations", "train.stream_weights"}
+    execution = {
+        "train.micro_batch_size",
+        AGAIN,
+        "train.offload_activations",
+        "train.stream_weights",
+        "train.tile_tokens",
+    }
     assert all(set(each.settings) <= execution for each in found.tried)
 
 
@@ -164,7 +170,30 @@ def test_a_micro_batch_that_decides_results_stays(tiny: Tiny) -> None:
 
 def test_on_the_cpu_nothing_waits_elsewhere(tiny: Tiny) -> None:
     (choices, *_) = combinations(tiny(*SETTINGS).recipe, "cpu")
-    assert [each.settings for each in choices] == [{"train.micro_batch_size": 1}]
+    assert [each.settings for each in choices] == [{"train.micro_batch_size": 1, "train.tile_tokens": None}]
+
+
+def test_tiles_are_tried_where_a_micro_batch_has_several(tiny: Tiny) -> None:
+    def tiles(*settings: str) -> list[set[object]]:
+        rows = combinations(tiny(*SETTINGS, *settings).recipe, "cuda")
+        return [{each.settings["train.tile_tokens"] for each in row} for row in rows]
+
+    width = tiny().recipe.model.hidden_size
+    assert tiles(f"data.max_length={width // 2}") == [{None}, {None}, {None, "auto"}]
+    assert tiles("data.max_length=4", "train.tile_tokens=16") == [{None, 16}] * 3
+    (_, tiled, *_) = combinations(tiny(*SETTINGS, "train.tile_tokens=16").recipe, "cpu")[0]
+    assert (tiled.on_host, tiled.in_block) == (False, True)
+
+
+def test_a_choice_that_the_model_refuses_is_left_out(tiny: Tiny) -> None:
+    class Refuses(MadeUp):
+        def trace(self, loaded: LoadedRecipe) -> Trace:
+            if loaded.recipe.train.tile_tokens is not None:
+                raise UserError("no part can be tiled", where="train.tile_tokens")
+            return super().trace(loaded)
+
+    found = searched(tiny, Refuses(125), "data.max_length=128", "train.gradient_checkpointing=true")
+    assert all(each.settings.get("train.tile_tokens") is None for each in found.tried)
 
 
 def test_settings_that_contradict_the_recipe_are_left_out(tiny: Tiny) -> None:
