@@ -41,6 +41,7 @@ def test_gradients_are_counted_although_the_update_takes_them_and_no_column_is_m
         "loss_nats_by_modality",
         "perplexity_by_modality",
         "extra_loss",
+        "router_loss",
         "head_learning_rate",
         "embedding_learning_rate",
         "z_loss",

@@ -167,7 +167,8 @@ def _rank(recipe: Recipe) -> Iterator[Settings]:
 
 def _immediate(recipe: Recipe) -> Iterator[Settings]:
     if recipe.optim.method == "galore" and recipe.optim.update == "accumulate":
-        yield {
+        sums = {"optim.gradient_sums": "device"} if recipe.optim.gradient_sums == "host" else {}  # there are none
+        yield sums | {
             "optim.update": "immediate",
             "optim.refresh": "first-micro-batch",
             "optim.max_grad_norm": None,

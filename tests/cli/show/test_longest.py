@@ -9,8 +9,6 @@ from typing import Any
 import pytest
 
 from galore.cli.show.longest import longest_lines, show_longest
-from galore.cli.show.profilebeside import refuse_beside
-from galore.trainer.common.errors import UserError
 from galore.trainer.fit.hostmemory import HostProfile
 from galore.trainer.fit.length.search import Longest, Search
 from galore.trainer.machine.cards import card
@@ -49,9 +47,3 @@ def test_printed_and_as_json(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> No
     assert "galore profile-memory demo data.max_length=8192 train.tile_tokens=auto" in capsys.readouterr().out
     show_longest(loaded, on, 16.0, as_json=True)
     assert json.loads(capsys.readouterr().out)["longest_tokens"] == 8192
-
-
-def test_what_does_not_go_together() -> None:
-    refuse_beside("--longest", {"--compare": False, "--fit": None})
-    with pytest.raises(UserError, match="does not go with --fit"):
-        refuse_beside("--longest", {"--compare": False, "--fit": "a.yaml"})

@@ -91,6 +91,7 @@ def test_train_dry_run(galore: Any, calls: Any) -> None:
         weight_bytes=2**20,
         state_bytes=3 * 2**20,
         projector_bytes=2**19,
+        learning_rate=None,
     )
     head = SimpleNamespace(**{**vars(row), "name": "lm_head", "rank": None, "projector_bytes": 0})
     costs = SimpleNamespace(

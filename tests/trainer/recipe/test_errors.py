@@ -157,7 +157,10 @@ def test_what_no_file_can_hold(tmp_path: Path, path: str, text: str) -> None:
         ("bf16: true", "in section `model` write `dtype: bfloat16`"),
         ("optimizer: galore_adamw", "in section `optim` write method: galore"),
         ("output_dir: x", "it is given on the command line: galore train RECIPE --output-dir DIR"),
-        ("log: {zzzzzz: 1}", "the keys of `log` are logging_steps, report_to, wandb_project, wandb_mode, run_name"),
+        (
+            "log: {zzzzzz: 1}",
+            "the keys of `log` are logging_steps, report_to, wandb_project, wandb_mode, run_name, profile_steps",
+        ),
         ("zzzzzz: 1", "the sections are model, data, optim, train, extra_loss, parallel, eval, log"),
         ("zzzzzz: {a: 1}", "the sections are model, data, optim, train, extra_loss, parallel, eval, log"),
     ],
