@@ -127,5 +127,5 @@ def _lines(found: Fastest) -> Iterator[str]:
     few = counted(found.few, "trace of few blocks", "traces of few blocks")
     yield f"{counted(len(found.tried), 'choice')}, known from {few} and {found.whole} of all: {found.best.estimate.basis}."
     if found.ended is not None:
-        yield f"Micro-batches above {found.ended} were not tried: none could be faster, as those below it fell."
+        yield f"Micro-batches above {found.ended} were not tried: none should be faster, by how those below it fell."
     yield f"The limit is {size(found.limit)}; every one that is proposed was traced as a whole and fits."

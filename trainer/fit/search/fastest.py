@@ -85,7 +85,7 @@ def ratio(bases: Sequence[Family]) -> float:
 class Fastest:
     """What a search found: all that was tried, and how many traces that took, of few blocks and of all.
 
-    `ended`: the micro-batch above which none was tried, since none could be faster; None where all were.
+    `ended`: the micro-batch above which none was tried, by how those below it fell; None where all were.
     """
 
     place: str
