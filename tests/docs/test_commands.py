@@ -104,6 +104,7 @@ NEEDS_MORE = {  # somebody who types, an extra, or the hub: its options are know
     "galore profile-memory llama-7b-24gb --gpu rtx4090 --fastest --ram 64 --fit fast.yaml --plot choices.png",
     "galore profile-memory llama-32b-24gb --gpu rtx4090 --ram 64",
     "galore profile-memory llama-7b-12gb --longest --gpu rtx4090 --ram 64",
+    "galore profile-memory llama-1b-8gb --gpu rtx4060 --longest --ram 64",
     "galore profile-memory --model llama-2-70b --gpu 80GB",
     "galore profile-memory --model qwen3-8b --method lora optim.rank=16 --gpu 16GB",
     "galore profile-memory llama-7b-12gb --model llama-3-8b data.max_length=4096 --gpu 12GB",
