@@ -51,6 +51,18 @@ def test_a_copy_takes_time_by_its_bytes_and_is_waited_for() -> None:
     assert not part.bus
 
 
+def test_of_a_large_copy_a_part_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed: list[int] = []
+    monkeypatch.setattr(
+        Replayed, "_repeated", lambda self, function, arguments, _: timed.append(len(arguments[0])) or 1.0
+    )
+    large = Operation(Call(TO_HOST, (0, 96 << 20), ()), ())
+    replayed = Replayed(CPU)
+    replayed.time([large])
+    assert timed[-1] == 64 << 20
+    assert replayed.found[large.call] == pytest.approx(1.5)
+
+
 def test_an_operation_is_timed_once() -> None:
     replayed, given = Replayed(CPU), operations()
     replayed.time(given)

@@ -128,3 +128,11 @@ def test_on_a_card_that_is_not_here_all_is_counted(name):
 def test_the_middle_of_each_step_of_chance():
     """So that the mean over all bits is 1/2 exactly."""
     assert float(format.uniform(torch.arange(1 << 16)).double().mean()) == 0.5
+
+
+def test_a_number_rounded_by_chance_becomes_one_of_its_two_neighbours():
+    torch.manual_seed(0)
+    value = torch.cat([torch.rand(4096).mul_(16).sub_(8).exp2_(), torch.rand(256) * 2.0**-6])
+    got = fp8.encode(value.clone(), torch.randint(0, 1 << 16, value.shape, dtype=torch.int32)).float()
+    step = torch.exp2(value.log2().floor().clamp_min(-6) - 3)
+    assert ((got - value).abs() < step).all()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -36,6 +37,14 @@ def test_few_blocks_say_what_all_of_them_need(tiny: Tiny) -> None:
     whole = profile_on(search.changed(2048), card("rtx4090"))
     assert search.traced == (2, 3)
     assert search.total(2048) == pytest.approx(whole.total.high, rel=0.02)
+
+
+def test_every_further_block_counts(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    on = card("rtx4090")
+    made = [SimpleNamespace(allocated=nbytes, total=nbytes + on.context_high) for nbytes in (100e6, 110e6)]
+    monkeypatch.setattr(Search, "_traces", lambda self, length: made)
+    needed = Search(tiny(FOUR), on).total(2048) - on.context_high
+    assert needed == pytest.approx(module.MARGIN * (110e6 + 3 * 10e6))
 
 
 @pytest.mark.usefixtures("traced")

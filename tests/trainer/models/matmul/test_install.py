@@ -116,6 +116,16 @@ def test_a_resumed_run_has_the_same_bits(way):
     assert losses(again, of_again, range(2, 4)) == went_on
 
 
+def test_every_step_rounds_by_other_bits():
+    model, optimizer, _ = built(GALORE, "int8")
+    draws, words = getattr(model, install.ATTRIBUTE).draws, []
+    for step in range(2):
+        losses(model, optimizer, [step])
+        words.append(draws.of(0).words)
+        draws.forget()
+    assert words[0] != words[1]
+
+
 def test_what_is_evaluated_is_the_model_as_it_is_exported():
     model, _, _ = built(GALORE, "int8")
     plain, _, _ = built(GALORE, "bf16")
