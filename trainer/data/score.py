@@ -143,12 +143,7 @@ def _over(pair: tuple[float, int], ranks: Ranks) -> tuple[float, int]:
 
 def shared_out(items: Iterable[T], ranks: Ranks | None) -> Iterator[T]:
     """This rank's share of what all ranks have: every so many of the items; all of them where it is alone."""
-    return (item for number, item in enumerate(items) if is_own(number, ranks))
-
-
-def is_own(number: int, ranks: Ranks | None) -> bool:
-    """Whether this rank takes the item of that number."""
-    return ranks is None or number % ranks.size == ranks.rank
+    return iter(items) if ranks is None else itertools.islice(items, ranks.rank, None, ranks.size)
 
 
 def in_step(items: Iterable[T], ranks: Ranks, forwards: Callable[[T], int], idle: Callable[[T], object]) -> Iterator[T]:

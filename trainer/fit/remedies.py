@@ -83,10 +83,9 @@ def _checkpointing(recipe: Recipe) -> Iterator[Settings]:
 
 def some_blocks(recipe: Recipe) -> list[int]:
     """Eighths of the recipe's blocks, the smallest first, without all; none where a file says their number."""
-    if recipe.model.name_or_path is not None:
+    count = recipe.model.blocks
+    if count is None:
         return []
-    known = recipe.model.published
-    count = recipe.model.num_hidden_layers if known is None else known.layers
     return sorted({-(-count * eighths // 8) for eighths in range(1, 8)} - {count})
 
 
@@ -104,10 +103,14 @@ def _host_sums(recipe: Recipe) -> Iterator[Settings]:
         yield {"optim.gradient_sums": "host"}
 
 
+def can_stream(recipe: Recipe) -> bool:
+    """Whether there are blocks enough to stream; a model whose file says their number is tried."""
+    blocks = recipe.model.blocks
+    return (blocks is None or blocks > FEWEST) and recipe.optim.adapter != "factors"
+
+
 def _streaming(recipe: Recipe) -> Iterator[Settings]:
-    """Streaming, where there are blocks enough; their number is a file's business where a model is named."""
-    several = recipe.model.name_or_path is not None or recipe.model.num_hidden_layers > FEWEST
-    if several and not recipe.train.stream_weights and recipe.optim.adapter != "factors":
+    if can_stream(recipe) and not recipe.train.stream_weights:
         yield {"train.stream_weights": True}
 
 

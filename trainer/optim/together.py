@@ -51,9 +51,16 @@ class Together:
             scatter(sharing, spread, _device(self.slots))
 
     def share_pass(self, passing: Sequence[Refresh]) -> None:
-        """Let all ranks have what a pass of their own over the micro-batches has found."""
-        if self.ranks is not None:
-            _share_pass(self.ranks, passing, _device(self.slots))
+        """Let all ranks have what a pass of their own has found: sketches summed, bases of the first rank copied."""
+        if self.ranks is None:
+            return
+        firsts = [each for each in passing if isinstance(each, FirstMicroBatch)]
+        sketching = {each: list(each.sketched()) for each in passing if not isinstance(each, FirstMicroBatch)}
+        Sums(self.ranks, sketching, _device(self.slots)).finish()
+        found = self.ranks.any_of([each.basis is not None for each in firsts])
+        for each, there in zip(firsts, found, strict=True):
+            if there:
+                self.ranks.copy_first_(each.copied())
 
     def total(self, number: float) -> float:
         """A number of which each rank has a part, where weights lie in parts."""
@@ -84,13 +91,3 @@ class Together:
 
 def _device(slots: Mapping[nn.Parameter, FullSlot]) -> torch.device:
     return next(iter(slots)).device
-
-
-def _share_pass(ranks: Ranks, passing: Sequence[Refresh], device: torch.device) -> None:
-    """Let all ranks have what a pass has found: the sketches summed, and the bases that the first rank found copied."""
-    firsts = [each for each in passing if isinstance(each, FirstMicroBatch)]
-    sketching = {each: list(each.sketched()) for each in passing if not isinstance(each, FirstMicroBatch)}
-    Sums(ranks, sketching, device).finish()
-    for each, there in zip(firsts, ranks.any_of([each.basis is not None for each in firsts]), strict=True):
-        if there:
-            ranks.copy_first_(each.copied())

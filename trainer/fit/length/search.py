@@ -6,13 +6,14 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from galore.trainer.common.errors import UserError
 from galore.trainer.fit.duration import duration_on, few
 from galore.trainer.fit.hostmemory import HostProfile, host_profile
 from galore.trainer.fit.length.bracket import Found, largest
 from galore.trainer.fit.predict import profile_on
+from galore.trainer.fit.remedies import Settings
 from galore.trainer.machine.cards import Card
 from galore.trainer.memory.profile import Profile
 from galore.trainer.memory.trace.trace import Trace
@@ -28,7 +29,6 @@ STEP = 1024  # tokens
 FIRST, MOST = 16 * STEP, 1024 * STEP  # what is tried first, and at most
 TRIES = 7
 MARGIN = 1.01  # of all blocks a little more lies idle than of few
-Settings = dict[str, Any]
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterator
 from itertools import product
 from typing import NamedTuple
 
-from galore.trainer.fit.remedies import Settings
-from galore.trainer.host.attach import FEWEST
+from galore.trainer.fit.remedies import Settings, can_stream
 from galore.trainer.recipe.schema.recipe import Recipe
 
 CLOSEST = 1.4  # times the micro-batch before: nearer ones are left out, but for the recipe's own
@@ -38,9 +37,7 @@ def _offloading(recipe: Recipe, kind: str) -> Iterator[Settings]:
 
 def _streaming(recipe: Recipe, kind: str) -> Iterator[Settings]:
     """Whether blocks may wait elsewhere: on the CPU they wait in the same memory."""
-    known = recipe.model.published
-    several = (recipe.model.num_hidden_layers if known is None else known.layers) > FEWEST
-    if kind == "cuda" and several and recipe.optim.adapter != "factors":
+    if kind == "cuda" and can_stream(recipe):
         yield {"train.stream_weights": False}
         yield {"train.stream_weights": recipe.train.stream_weights or True}
 

@@ -111,10 +111,10 @@ def blocks_of(loaded: LoadedRecipe) -> tuple[int, bool]:
         UserError: a file says how many there are.
     """
     model = loaded.recipe.model
-    if model.name_or_path is not None:
+    if (blocks := model.blocks) is None:
         what = "the fastest setting is found from few blocks, and the model's dimensions stand in a file"
         raise UserError(what, where="--fastest", fix="give them in model, or name a network: model.architecture_of")
-    return (model.num_hidden_layers, True) if model.published is None else (model.published.layers, False)
+    return blocks, model.has_own_dimensions
 
 
 def peaks(trace: Trace, again: int | None) -> Peaks:

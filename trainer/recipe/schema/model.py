@@ -133,6 +133,13 @@ class ModelSection(Section):
         """What `architecture_of` names."""
         return None if self.architecture_of is None else ARCHITECTURES[self.architecture_of]
 
+    @property
+    def blocks(self) -> int | None:
+        """Decoder blocks; None where a file says how many."""
+        if self.name_or_path is not None:
+            return None
+        return self.num_hidden_layers if self.published is None else self.published.layers
+
     @field_validator("architecture_of")
     @classmethod
     def _is_known(cls, name: str | None) -> str | None:
