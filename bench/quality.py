@@ -8,7 +8,8 @@
     python bench/quality.py edge OUT                   methods whose best point of the sweep is at an edge; ends with 1 if any
 
 METHODS as `galore compare` takes them; `:order=bf16` adds updates of int8 weights in bf16 before they are rounded, as
-Q-GaLore's code does; `:head=0.01` and `:embedding=0.01` are learning rates of their own. DATA holds litbank_fiction.{train,validation}.jsonl.gz. What is in OUT is not run again;
+Q-GaLore's code does; `:head=0.01` and `:embedding=0.01` are learning rates of their own. DATA holds one text, as
+NAME.train.jsonl.gz and NAME.validation.jsonl.gz (`bench/codetext.py` writes one). What is in OUT is not run again;
 QUALITY_SEEDS=1,2,3 are those of `final` (1) and of `ablate` (0).
 """
 
@@ -121,8 +122,8 @@ def run(data: Path, method: str, lr: float, scale: float, steps: int, seed: int)
         f"optim.scale={scale}",
         f"train.max_steps={steps}",
         f"train.seed={seed}",
-        f"data.path={data / 'litbank_fiction.train.jsonl.gz'}",
-        f"data.validation_path={data / 'litbank_fiction.validation.jsonl.gz'}",
+        f"data.path={_one(data, 'train')}",
+        f"data.validation_path={_one(data, 'validation')}",
         "train.num_threads=1",
     ]
     started = time.perf_counter()
@@ -150,6 +151,14 @@ def run(data: Path, method: str, lr: float, scale: float, steps: int, seed: int)
         "state_bytes": held["optimizer_states"] + held["projectors"],
         "seconds": time.perf_counter() - started,
     }
+
+
+def _one(data: Path, part: str) -> Path:
+    """The file of that part of the text."""
+    found = [*data.glob(f"*.{part}.jsonl.gz")]
+    if len(found) != 1:
+        sys.exit(f"{data}: {len(found)} files *.{part}.jsonl.gz, and one is needed")
+    return found[0]
 
 
 def _in_full(setting: str) -> str:

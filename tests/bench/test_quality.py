@@ -39,3 +39,11 @@ def test_edges_are_those_of_the_sweep_alone_and_of_its_mean_over_seeds(tmp_path:
 )
 def test_short_forms(short: str, setting: str) -> None:
     assert quality._in_full(short) == setting
+
+
+def test_a_folder_holds_one_text(tmp_path: Path) -> None:
+    (tmp_path / "novels.train.jsonl.gz").touch()
+    assert quality._one(tmp_path, "train").name == "novels.train.jsonl.gz"
+    (tmp_path / "code.train.jsonl.gz").touch()
+    with pytest.raises(SystemExit, match="2 files"):
+        quality._one(tmp_path, "train")
