@@ -9,14 +9,12 @@ import torch
 from galore.trainer.common.errors import UserError
 from galore.trainer.fit.measure import MICRO_BATCHES as STEP_MICRO_BATCHES
 from galore.trainer.fit.measure import step_seconds
-from galore.trainer.fit.predict import MICRO_BATCHES, predict
+from galore.trainer.fit.predict import MICRO_BATCHES, Sample, Sampled, predict
 from galore.trainer.fit.rehearsal import ORDINARY, REFRESH
-from galore.trainer.host.attach import FEWEST
 from galore.trainer.machine.cards import Card, attached
 from galore.trainer.memory.trace.trace import Trace
 from galore.trainer.recipe.change import changed
 from galore.trainer.recipe.load import LoadedRecipe
-from galore.trainer.recipe.schema.recipe import Recipe
 from galore.trainer.time.estimate import Estimate, Rates, combined, step_of
 from galore.trainer.time.rates import card_rates
 from galore.trainer.time.replay import Replayed
@@ -61,48 +59,28 @@ def pace(loaded: LoadedRecipe, device: torch.device) -> Pace:
 
 
 def few_blocks(loaded: LoadedRecipe, card: Card, flops_per_token: int | None) -> Estimate | None:
-    """`duration_on` from traces of the same model with `few` blocks and one more, as far as the recipe numbers them.
+    """`duration_on` from traces of the same model with few blocks.
 
-    Every block asks for the same operations, so that those of all blocks follow. None where that is not known, the
-    model cannot be traced, or the card's figures are not known.
+    None where its blocks have no number in the recipe, it cannot be traced, or the card's figures are not known.
     """
     recipe = loaded.recipe
-    blocks, fewer = recipe.model.num_hidden_layers, few(recipe)
-    if not recipe.model.has_own_dimensions or blocks <= fewer or card_rates(card) is None:
+    if not recipe.model.has_own_dimensions or card_rates(card) is None:
         return None
-    again = recipe.train.gradient_checkpointing
+    blocks, again = recipe.model.num_hidden_layers, recipe.train.gradient_checkpointing
     redone = blocks if again is True else int(again)
+    sampled = Sampled.of(recipe, redone)
     found: list[tuple[float, Estimate]] = []
-    for (count, of_these), times in _samples(fewer, blocks, redone).items():
-        sample = _with_blocks(loaded, count, of_these)
-        if sample is None:
+    for sample, times in (sampled.times(redone) if sampled else {Sample(blocks, redone): 1.0}).items():
+        other = changed(loaded, sample.settings)
+        if other is None:
             return None
         try:
-            step = duration_on(sample, predict(sample, card), card, flops_per_token)
+            step = duration_on(other, predict(other, card), card, flops_per_token)
         except UserError:
             return None
         assert step is not None
         found.append((times, step))
     return combined(found)
-
-
-def few(recipe: Recipe) -> int:
-    """Blocks of the smallest trace from which those of all are counted: one of them waits elsewhere where blocks do."""
-    streams = recipe.train.stream_weights
-    return FEWEST if streams is False else 1 + (FEWEST if streams is True else streams)
-
-
-def _samples(fewer: int, blocks: int, redone: int) -> dict[tuple[int, int], int]:
-    """{(blocks, those of them that are computed again): how often to count it}: `blocks` and `redone` in all."""
-    base = min(fewer, redone)
-    more = redone - base
-    plain = blocks - fewer - more
-    samples = {(fewer, base): 1 - plain - more, (fewer + 1, base): plain, (fewer + 1, base + 1): more}
-    return {sample: times for sample, times in samples.items() if times}
-
-
-def _with_blocks(loaded: LoadedRecipe, count: int, redone: int) -> LoadedRecipe | None:
-    return changed(loaded, {"model.num_hidden_layers": count, "train.gradient_checkpointing": redone or False})
 
 
 def estimated(

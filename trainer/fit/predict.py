@@ -1,12 +1,14 @@
-"""A recipe's steps traced without the device: the project's own train step on `meta` tensors."""
+"""A recipe's steps traced without the device: the project's own train step on `meta` tensors, all blocks or few."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, NamedTuple, Self
 
 from galore.kernels.cuda import as_deterministic, workspaces
 from galore.kernels.device import meta_stands_for
 from galore.trainer.fit.rehearsal import Rehearsal
+from galore.trainer.host.attach import FEWEST
 from galore.trainer.machine.cards import Card
 from galore.trainer.machine.process import expandable_segments
 from galore.trainer.memory.profile import Profile
@@ -16,7 +18,9 @@ from galore.trainer.memory.workspaces.casts import cpu_workspaces
 from galore.trainer.memory.workspaces.workspaces import cuda_workspaces, library_workspaces
 from galore.trainer.optim.ranks import Rehearsed
 from galore.trainer.recipe.load import LoadedRecipe
+from galore.trainer.recipe.schema.recipe import Recipe
 
+AGAIN = "train.gradient_checkpointing"
 MICRO_BATCHES = 3  # of a step that are traced: only the third begins with sums as wide as those that follow it
 
 
@@ -66,3 +70,54 @@ def profile_on(loaded: LoadedRecipe, card: Card, *, brief: bool = False, ranks: 
         card,
         expandable_segments(loaded.recipe.train.expandable_segments),
     )
+
+
+class Sample(NamedTuple):
+    """A model's blocks, and how many of them are computed again in the backward."""
+
+    blocks: int
+    again: int
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"model.num_hidden_layers": self.blocks, AGAIN: self.recomputing}
+
+    @property
+    def recomputing(self) -> bool | int:
+        """As a recipe says it."""
+        return self.again == self.blocks if self.again in (0, self.blocks) else self.again
+
+
+class Sampled(NamedTuple):
+    """All `blocks` of a model from samples with `fewer` and one more, with `base` recomputed ones and one more.
+
+    Blocks are alike, so that seconds and bytes of every part of a step grow evenly with their number.
+    """
+
+    blocks: int
+    fewer: int
+    base: int
+
+    @classmethod
+    def of(cls, recipe: Recipe, again: int | None = None) -> Self | None:
+        """For `again` recomputed blocks, or for any number; None where the recipe has hardly more, or no number of its own.
+
+        Where blocks wait elsewhere one does so in every sample.
+        """
+        blocks, streams = recipe.model.num_hidden_layers, recipe.train.stream_weights
+        fewer = FEWEST if streams is False else 1 + (FEWEST if streams is True else streams)
+        if not recipe.model.has_own_dimensions or blocks <= fewer + 1:
+            return None
+        return cls(blocks, fewer, 1 if again is None else min(again, fewer))
+
+    @property
+    def samples(self) -> tuple[Sample, Sample, Sample]:
+        more = self.fewer + 1
+        return Sample(self.fewer, self.base), Sample(more, self.base), Sample(more, self.base + 1)
+
+    def times(self, again: int) -> dict[Sample, float]:
+        """How often each sample is in the whole with so many recomputed blocks, those left out that are not."""
+        more = again - self.base
+        plain = self.blocks - self.fewer - more
+        counted = zip(self.samples, (1 - plain - more, plain, more), strict=True)
+        return {sample: times for sample, times in counted if times}

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from galore.trainer.common.errors import UserError
-from galore.trainer.fit.duration import duration_on, few
+from galore.trainer.fit.duration import duration_on
 from galore.trainer.fit.hostmemory import HostProfile, host_profile
 from galore.trainer.fit.length.bracket import Found, largest
-from galore.trainer.fit.predict import profile_on
+from galore.trainer.fit.predict import Sampled, profile_on
 from galore.trainer.fit.remedies import Settings
 from galore.trainer.machine.cards import Card
 from galore.trainer.memory.profile import Profile
@@ -97,7 +97,12 @@ class Search:
     def __init__(self, loaded: LoadedRecipe, card: Card, progress: Callable[[str], None] = lambda text: None) -> None:
         self.loaded, self.card, self.progress = loaded, card, progress
         self.positions = _positions(loaded)
-        self.traced = _few(loaded)
+        blocks = loaded.recipe.model.num_hidden_layers
+        sampled = Sampled.of(loaded.recipe, blocks)
+        times = sampled.times(blocks) if sampled else {}
+        self.traced = (sampled.fewer, sampled.fewer + 1) if sampled else None
+        # settings of each trace, and how often it is counted
+        self._samples = [(each.settings, of) for each, of in times.items()] or [({}, 1.0)]
         self._known: dict[int, list[_Traced]] = {}
 
     def settings(self, length: int) -> Settings:
@@ -161,28 +166,22 @@ class Search:
 
     def total(self, length: int) -> float:
         """Bytes on the card, upper bound. What is handed out grows by block, what lies idle beside it in proportion."""
-        fewer, *others = self._traces(length)
-        if not others:
-            return fewer.total
-        assert self.traced is not None
-        (more,) = others
-        each, context = max(0, more.allocated - fewer.allocated), self.card.context_high
-        allocated = more.allocated + each * (self._blocks - self.traced[1])
-        return MARGIN * allocated * (more.total - context) / more.allocated + context
+        traces, context = self._traces(length), self.card.context_high
+        last = traces[-1]
+        if self.traced is None:
+            return last.total
+        allocated = max(
+            last.allocated, sum(of * each.allocated for each, (_, of) in zip(traces, self._samples, strict=True))
+        )
+        return MARGIN * allocated * (last.total - context) / last.allocated + context
 
     def duration(self, length: int) -> Estimate | None:
         """How long a step of such sequences takes."""
-        traces, whole = [each.work for each in self._traces(length)], self.changed(length)
+        traces, whole = self._traces(length), self.changed(length)
         flops = dry_run(whole).costs.needed_flops_per_token
-        found = [duration_on(whole, trace, self.card, flops) for trace in traces]
-        if self.traced is None or None in found:
-            return found[0]
-        times = self._blocks - self.traced[0]
-        return combined([(how_often, each) for how_often, each in zip((1 - times, times), found, strict=True) if each])
-
-    @property
-    def _blocks(self) -> int:
-        return self.loaded.recipe.model.num_hidden_layers
+        found = [duration_on(whole, each.work, self.card, flops) for each in traces]
+        steps = [(of, each) for each, (_, of) in zip(found, self._samples, strict=True) if each is not None]
+        return combined(steps) if steps else None
 
     def _on_host(self, ram: float, most: int) -> Found:
         """The longest that the host has room for, by halves: nothing is traced for it."""
@@ -196,18 +195,9 @@ class Search:
     def _traces(self, length: int) -> list[_Traced]:
         if length not in self._known:
             self.progress(f"sequences of {length:,} tokens")
-            blocks: list[Settings] = (
-                [{}] if self.traced is None else [{"model.num_hidden_layers": n} for n in self.traced]
-            )
-            self._known[length] = [_traced(profile_on(self.changed(length, each), self.card)) for each in blocks]
+            traced = (profile_on(self.changed(length, settings), self.card) for settings, _ in self._samples)
+            self._known[length] = [_traced(each) for each in traced]
         return self._known[length]
-
-
-def _few(loaded: LoadedRecipe) -> tuple[int, int] | None:
-    """Blocks of the traces from which those of all are counted; None where all are traced."""
-    fewer = few(loaded.recipe)
-    known = loaded.recipe.model.has_own_dimensions
-    return (fewer, fewer + 1) if known and loaded.recipe.model.num_hidden_layers > fewer + 1 else None
 
 
 def _positions(loaded: LoadedRecipe) -> int | None:

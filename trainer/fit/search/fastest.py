@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from math import inf
 
 from galore.trainer.common.errors import UserError
+from galore.trainer.fit.predict import AGAIN
 from galore.trainer.fit.remedies import Settings
 from galore.trainer.fit.search.axes import Combination, combinations
-from galore.trainer.fit.search.family import AGAIN, Contradiction, Family
+from galore.trainer.fit.search.family import Contradiction, Family
 from galore.trainer.fit.search.places import Place, Whole
 from galore.trainer.recipe.change import changed, spelled
 from galore.trainer.recipe.load import LoadedRecipe

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 import pytest
 
 from galore.trainer.common.errors import UserError
+from galore.trainer.fit.predict import AGAIN
 from galore.trainer.fit.search.axes import combinations, micro_batches
-from galore.trainer.fit.search.family import AGAIN, Family, peaks
+from galore.trainer.fit.search.family import Family, peaks
 from galore.trainer.fit.search.fastest import MOST_WHOLE, Fastest, Search, ratio
 from galore.trainer.fit.search.places import Whole
 from galore.trainer.memory.trace.trace import Allocation, Trace
