@@ -11,6 +11,7 @@ from galore.kernels.device import device_type
 from galore.trainer.host.attach import stream_blocks
 from galore.trainer.models.checkpointing import recompute_blocks
 from galore.trainer.models.cpu import optimize_decoder
+from galore.trainer.models.fused import fuse_pieces
 from galore.trainer.models.isolation import isolate_documents
 from galore.trainer.models.matmul.install import multiply_in_eight_bits
 from galore.trainer.models.tiles.attach import tile_modules
@@ -22,6 +23,10 @@ Change = Callable[[Any, Recipe, torch.device], list[str]]
 
 def _kernels(model: Any, recipe: Recipe, device: torch.device) -> list[str]:
     return optimize_decoder(model) if device_type(device) == "cpu" else []
+
+
+def _fuses(model: Any, recipe: Recipe, device: torch.device) -> list[str]:
+    return fuse_pieces(model, recipe.train.fused, device)
 
 
 def _isolates(model: Any, recipe: Recipe, device: torch.device) -> list[str]:
@@ -41,7 +46,7 @@ def _recomputes(model: Any, recipe: Recipe, device: torch.device) -> list[str]:
 
 
 # by what asks for each; of the network as transformers has it
-BARE: dict[str, Change] = {"train.device": _kernels, "data.isolate_documents": _isolates}
+BARE: dict[str, Change] = {"train.device": _kernels, "train.fused": _fuses, "data.isolate_documents": _isolates}
 # of the model with what is trained beside its matrices
 WHOLE: dict[str, Change] = {
     "train.matmul": multiply_in_eight_bits,
