@@ -12,7 +12,6 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from galore.kernels.cuda import prepare_cuda
-from galore.kernels.device import device_type
 from galore.kernels.ops.dispatch import ENVIRONMENT, BackendError
 from galore.kernels.ops.paths import summary
 from galore.kernels.storage import blockwise
@@ -26,7 +25,6 @@ from galore.trainer.common.format import counted
 from galore.trainer.data.batch import Data, Progress, silent
 from galore.trainer.data.prepare import read_data
 from galore.trainer.data.tokens.tokenizer import id_bound
-from galore.trainer.host.attach import stream_blocks
 from galore.trainer.losses.build import build_extra
 from galore.trainer.losses.extra import About, ExtraLoss
 from galore.trainer.losses.router import RouterLoss, build_router, router_note
@@ -35,15 +33,11 @@ from galore.trainer.machine.process import ask_for_expandable_segments, prepare_
 from galore.trainer.models.adapters.adapt import adapted
 from galore.trainer.models.adapters.lora import stored_config, train_embeddings
 from galore.trainer.models.capacity import NewTokens
-from galore.trainer.models.checkpointing import recompute_blocks
+from galore.trainer.models.changes import BARE, WHOLE, change
 from galore.trainer.models.classifier import build_classifier
-from galore.trainer.models.cpu import optimize_decoder
 from galore.trainer.models.decoder import build_decoder, refuse_encoder
-from galore.trainer.models.isolation import isolate_documents
 from galore.trainer.models.linears import left_alone
-from galore.trainer.models.matmul.install import multiply_in_eight_bits
 from galore.trainer.models.rope.stages import Stage, stages_of
-from galore.trainer.models.tiles.attach import tile_modules
 from galore.trainer.optim import GaLoreAdamW, kinds_with_own_forward
 from galore.trainer.optimizer import attach_optimizer, attach_sharded, cut_along
 from galore.trainer.parallel.group import Group, refuse_in_group
@@ -156,10 +150,10 @@ def build_model(
         new: what the recipe adds to the tokenizer.
         home: where the weights lie at first, if not on `device`.
     """
-    settled = prepare_cuda(recipe.train.deterministic) if torch.device(device).type == "cuda" else []
+    kind = torch.device(device)
+    settled = prepare_cuda(recipe.train.deterministic) if kind.type == "cuda" else []
     network = _network(recipe, vocab_size, device, base_dir, new or NewTokens(), home)
-    kernels = settled + (optimize_decoder(network) if device_type(device) == "cpu" else [])
-    kernels += isolate_documents(network) if recipe.data.isolates else []
+    kernels = settled + change(network, BARE, recipe, kind)
     kernels += prepare_process() if device == "cpu" else []
     if recipe.optim.method == "lora" or recipe.optim.weight_dtype is not None:
         kernels += left_alone(network, recipe.optim.target_modules)
@@ -167,11 +161,7 @@ def build_model(
     model = adapted(network, recipe.optim, recipe.train.seed)
     if recipe.model.new_tokens and recipe.optim.method == "lora":
         train_embeddings(model)
-    kernels += multiply_in_eight_bits(model, recipe, torch.device(device))
-    together = recipe.train.micro_batch_size * recipe.data.max_length
-    kernels += tile_modules(model, recipe.train.tile_tokens, together)
-    kernels += stream_blocks(model, torch.device(device), recipe.train.stream_weights, recipe.optim.method == "lora")
-    kernels += recompute_blocks(model, recipe.train.gradient_checkpointing, recipe.train.offload_activations)
+    kernels += change(model, WHOLE, recipe, kind)
     return model, kernels
 
 

@@ -24,8 +24,8 @@ from galore.trainer.data.tokens.tokenizer import id_bound
 from galore.trainer.losses.router import router_note
 from galore.trainer.machine.hardware import Peak, cpu_name
 from galore.trainer.models.adapters.lora import adapter_ranks, clamp_note, class_name, not_adapted, without_adapters
+from galore.trainer.models.changes import told
 from galore.trainer.models.checkpointing import blocks_of
-from galore.trainer.models.matmul.install import told
 from galore.trainer.models.rope.stages import in_words
 from galore.trainer.optim.groups import is_trained
 from galore.trainer.optim.projected import ProjectedSlot
@@ -62,7 +62,7 @@ def header(run: Run, meter: Meter, memory: str) -> dict[str, Any]:
         "output": str(run.directory.root),
         "projected": _projected(run),
         "kernels": _kernels(run.device),
-        "products": "; ".join(line.removeprefix("products: ") for line in told(run.model)),
+        "products": "; ".join(line.removeprefix("products: ") for line in told(run.model, "train.matmul")),
         "peak": _peak(meter.peak),
         "warning": "; ".join(alarms(run.data.summary)),
         "note": "; ".join(notes(run)),

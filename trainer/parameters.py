@@ -21,8 +21,8 @@ from galore.trainer.data.tokens.tokenizer import given_tokenizer, id_bound
 from galore.trainer.losses.build import build_extra
 from galore.trainer.losses.extra import About
 from galore.trainer.losses.router import build_router
+from galore.trainer.models.changes import told
 from galore.trainer.models.flops import flops_per_token, recomputed_flops_per_token
-from galore.trainer.models.matmul.install import told
 from galore.trainer.optim import GaLoreAdamW
 from galore.trainer.optim.groups import is_under
 from galore.trainer.optim.parts.refresh import Whole
@@ -190,7 +190,11 @@ def dry_run(loaded: LoadedRecipe) -> DryRun:
     optimizer = attach_optimizer(model, recipe, recipe.train.accumulation)
     if recipe.train.device == "cuda" and not torch.cuda.is_available():
         notes.append("train.device is cuda, and no CUDA device is visible here: the run itself would be refused")
-    notes += [*told(model), *clamped_ranks(optimizer), *left_full_rank(optimizer, recipe.optim.target_modules)]
+    notes += [
+        *told(model, "train.matmul"),
+        *clamped_ranks(optimizer),
+        *left_full_rank(optimizer, recipe.optim.target_modules),
+    ]
     notes += whole_gradients(optimizer, recipe)
     return DryRun(
         parameter_table(model, optimizer), [*notes, _together(model, optimizer)], _costs(model, optimizer, recipe)

@@ -16,6 +16,13 @@ from galore.kernels.storage.moments import Moments
 from galore.kernels.storage.rounding import RoundingNoise
 from galore.kernels.triton.adam import adam_plan
 from galore.kernels.triton.eight import coded_product_plan, encode_plan, regroup_plan
+from galore.kernels.triton.fused import (
+    rms_norm_backward_plan,
+    rms_norm_plan,
+    rotary_plan,
+    swiglu_backward_plan,
+    swiglu_plan,
+)
 from galore.kernels.triton.launch import Launch
 from galore.kernels.triton.lift import lift_plan
 from galore.kernels.triton.operand import Operand
@@ -44,6 +51,7 @@ RAGGED = (1000, 2730, 100)
 SPLIT = Tile(64, 64, 32, 4, 3, split=4)
 Case = tuple[str, list[Launch]]
 EIGHT = ("product int8 groups even", "product int8 rows even", "product e4m3 rows even", "regroup across even")
+FUSED = ("norm even", "norm backward even", "swiglu backward even", "rotary even")
 
 
 def meta(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
@@ -117,11 +125,13 @@ def cases() -> Iterator[Case]:
             yield f"adam {kind} {label}", adam(b, r, kind)
         yield from ((f"{name} {label}", plan) for name, plan in _quantizers(a, b))
         yield from ((f"{name} {label}", plan) for name, plan in _eight(b, a))
+        yield from ((f"{name} {label}", plan) for name, plan in _fused(a, b))
+    yield from ((f"{name} wide", plan) for name, plan in _norms(64, 8192))
 
 
 def essential() -> list[Case]:
     """The cases that stand for all on cards other than the one that tiles are chosen for."""
-    others = ("adam dynamic ragged", "adam e4m3 even", *EIGHT)
+    others = ("adam dynamic ragged", "adam e4m3 even", *EIGHT, *FUSED)
     return [case for case in cases() if case[0].endswith("left even") or case[0] in others]
 
 
@@ -149,6 +159,23 @@ def _eight(m: int, n: int) -> Iterator[Case]:
         scales = meta(-(-shape[1] // WIDTH), shape[0], dtype=torch.float32)
         fresh = Coded(empty_codes(*shape, held.codes, torch.int8), scales, WIDTH)
         yield f"regroup {name}", regroup_plan(fresh, held, name == "across", words)
+
+
+def _fused(width: int, inner: int) -> Iterator[Case]:
+    """What lies between the products of a block of that width; as many tokens."""
+    yield from _norms(width, width)
+    gate, size = meta(width, inner), 128 if width % 128 == 0 else 100
+    yield "swiglu", swiglu_plan(gate, gate, gate)
+    yield "swiglu backward", swiglu_backward_plan(gate, gate, gate, gate, gate)
+    heads, angles = meta(1, width, width // size, size).transpose(1, 2), meta(1, width, size)
+    for name, backward in (("rotary", False), ("rotary backward", True)):
+        yield name, rotary_plan(heads, heads, angles, angles, backward)
+
+
+def _norms(rows: int, width: int) -> Iterator[Case]:
+    x, gain, r = meta(rows, width), meta(width), meta(rows, dtype=torch.float32)
+    yield "norm", rms_norm_plan(x, r, x, gain, 1e-6)
+    yield "norm backward", rms_norm_backward_plan(x, meta(64, width, dtype=torch.float32), x, x, gain, r, True)
 
 
 def _quantizers(m: int, n: int) -> Iterator[Case]:

@@ -25,10 +25,10 @@ from galore.kernels.ops import compressed
 from galore.kernels.predict.compiled import Compiled, compile_launch
 from galore.kernels.storage import fp8, moments
 from galore.kernels.storage.blockwise import dequantize, quantize_
-from galore.kernels.triton import adam, eight, launch, lift, product, quantize, tile
+from galore.kernels.triton import adam, eight, fused, launch, lift, product, quantize, tile
 
 ERRORS = "GALORE_KERNEL_ERRORS"  # names a file to which every comparison with float64 is appended, as JSON
-TRITON = ("adam", "eight", "launch", "lift", "operand", "product", "quantize", "selftest", "tile")
+TRITON = ("adam", "eight", "fused", "launch", "lift", "operand", "product", "quantize", "selftest", "tile")
 MODULES = (*(f"triton.{name}" for name in TRITON), "predict.catalogue", "predict.measure")
 KINDS = ("float32", "dynamic", "e4m3")
 BLOCK = 256
@@ -54,7 +54,7 @@ class Emulator:
     """The PTX for sm_89: the kernels as they are compiled."""
 
     kernels = SimpleNamespace(
-        adam=adam, eight=eight, launch=launch, lift=lift, product=product, quantize=quantize, tile=tile
+        adam=adam, eight=eight, fused=fused, launch=launch, lift=lift, product=product, quantize=quantize, tile=tile
     )
 
     @contextlib.contextmanager

@@ -22,6 +22,7 @@ FLOAT: dict[str, Callable[..., Any]] = {
     "neg": np.negative,
     "abs": np.abs,
     "sqrt": np.sqrt,
+    "ex2": np.exp2,
     "fma": lambda x, y, z: x.astype(np.float64) * y + z,  # the product is exact; rounded once on writing
 }
 INTEGER: dict[str, Callable[..., Any]] = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import weakref
-from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -20,14 +19,7 @@ from galore.trainer.optim.galore import GaLoreAdamW
 from galore.trainer.optim.int8_linear import Int8Linear
 from galore.trainer.recipe.schema.recipe import Recipe
 
-ATTRIBUTE = "_eight_bit"  # of the model
-
-
-class Installed(NamedTuple):
-    """The random bits of a model's layers, and a line that says what multiplies how."""
-
-    draws: Draws | None
-    told: str
+ATTRIBUTE = "_draws"  # of the model: the random bits of its layers
 
 
 def multiply_in_eight_bits(model: nn.Module, recipe: Recipe, device: torch.device) -> list[str]:
@@ -43,8 +35,7 @@ def multiply_in_eight_bits(model: nn.Module, recipe: Recipe, device: torch.devic
         return []
     form, why = chosen_format(train.matmul, device, train.micro_batch_size * recipe.data.max_length)
     if form is None:
-        setattr(model, ATTRIBUTE, Installed(None, f"products: {recipe.model.dtype} ({why})"))
-        return told(model)
+        return [f"products: {recipe.model.dtype} ({why})"]
     chosen, left = eight_bit_layers(model)
     if not chosen:
         raise UserError(
@@ -62,20 +53,14 @@ def multiply_in_eight_bits(model: nn.Module, recipe: Recipe, device: torch.devic
         f"; gradients of weights, and evaluation, in {recipe.model.dtype}"
     )
     rest = f"; in {recipe.model.dtype}: {in_words(left)}" if left else ""
-    setattr(model, ATTRIBUTE, Installed(draws, line + rest))
-    return told(model)
-
-
-def told(model: nn.Module) -> list[str]:
-    """What is said of the products of `model`; nothing where they are as ever."""
-    installed: Installed | None = getattr(model, ATTRIBUTE, None)
-    return [] if installed is None else [installed.told]
+    setattr(model, ATTRIBUTE, draws)
+    return [line + rest]
 
 
 def follow_steps(model: nn.Module, optimizer: GaLoreAdamW, rank: int) -> None:
     """Let what `model` rounds by chance be a function of the optimizer's step, and other on every rank."""
-    installed: Installed | None = getattr(model, ATTRIBUTE, None)
-    if installed is None or (draws := installed.draws) is None:
+    draws: Draws | None = getattr(model, ATTRIBUTE, None)
+    if draws is None:
         return
     draws.seed = mix(draws.seed, rank) if rank else draws.seed
     followed = weakref.ref(optimizer)  # a model does not hold its optimizer

@@ -94,6 +94,10 @@ class TrainSection(Section):
         None,
         "Feed-forward networks and norms in tiles of so many tokens, forward and backward (docs/long-context.md): auto is an eighth of a micro-batch",
     )
+    fused: StrictBool | Literal["auto"] = execution(
+        False,
+        "RMSNorm, SwiGLU and rotary positions in one pass each way, rounded once: true; auto is on CUDA, in models that are known",
+    )
     device: Literal["auto", "cpu", "cuda"] = execution("auto", "auto takes CUDA when there is one, and says so")
     expandable_segments: bool = execution(
         True,

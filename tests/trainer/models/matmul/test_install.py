@@ -17,6 +17,7 @@ from galore.trainer.checkpoint.state import load_model, model_tensors
 from galore.trainer.common.errors import UserError
 from galore.trainer.data.rows.tokenbatch import TokenBatch
 from galore.trainer.memory.trace.simulate import device_operations
+from galore.trainer.models.changes import told
 from galore.trainer.models.matmul import choose, install, layers
 from galore.trainer.optim import multiply_by, to_int8
 from galore.trainer.optimizer import attach_optimizer
@@ -118,7 +119,7 @@ def test_a_resumed_run_has_the_same_bits(way):
 
 def test_every_step_rounds_by_other_bits():
     model, optimizer, _ = built(GALORE, "int8")
-    draws, words = getattr(model, install.ATTRIBUTE).draws, []
+    draws, words = getattr(model, install.ATTRIBUTE), []
     for step in range(2):
         losses(model, optimizer, [step])
         words.append(draws.of(0).words)
@@ -139,7 +140,7 @@ def test_layers_and_reasons():
     assert len(chosen) == 3 * 7
     assert left == {"lm_head": layers.OUTSIDE}
     (line,) = [each for each in lines if each.startswith("products")]
-    assert line == install.told(model)[0]
+    assert [line] == told(model, "train.matmul")
     for word in ("int8 (CPU, torch._int_mm)", "21 linear layers", "read as they are", "lm_head (outside the blocks"):
         assert word in line
     adapted, _, _ = built(WAYS["lora"], "int8")

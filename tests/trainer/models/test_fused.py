@@ -1,0 +1,102 @@
+"""Fused pieces in whole models: the same network, in every family that is known, and others left as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from galore.kernels.device import meta_stands_for
+from galore.trainer.build import build_model
+from galore.trainer.common.errors import UserError
+from galore.trainer.fit.measure import measure
+from galore.trainer.fit.predict import predict
+from galore.trainer.machine.cards import card
+from galore.trainer.models import fused
+from galore.trainer.models.cpu import FAMILIES
+from galore.trainer.models.fused import fuse_pieces
+from galore.trainer.recipe.load import LoadedRecipe
+
+Tiny = Callable[..., LoadedRecipe]
+CPU = torch.device("cpu")
+SIZES = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "pad_token_id": 0,
+}
+
+
+def model_of(family: str, dtype: torch.dtype = torch.bfloat16) -> PreTrainedModel:
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(family, **SIZES)
+    return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").to(dtype).train()
+
+
+def loss_and_gradients(model: PreTrainedModel) -> dict[str, Tensor]:
+    ids = torch.arange(150).view(3, 50) * 7 % 63 + 1
+    loss = model(input_ids=ids, labels=ids, use_cache=False).loss
+    loss.backward()
+    return {"loss": loss.detach()} | {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_error_of_loss_and_gradients_is_no_larger(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    for name in ("rms_norm", "swiglu", "rotate"):
+        own = getattr(fused, name)
+        monkeypatch.setattr(fused, name, lambda *given, own=own, name=name: calls.append(name) or own(*given))
+    exact, plain = loss_and_gradients(model_of(family, torch.float64)), loss_and_gradients(model_of(family))
+    model = model_of(family)
+    (line,) = fuse_pieces(model, True, CPU)
+    norms = 9 if family == "qwen3" else 5
+    assert f"{norms} RMSNorm, 2 SwiGLU and rotary positions of 2 blocks" in line
+    ours = loss_and_gradients(model)
+    assert (calls.count("rms_norm"), calls.count("swiglu"), calls.count("rotate")) == (norms, 2, 2)
+    assert ours.keys() == plain.keys()
+    for name, truth in exact.items():
+        error, theirs = ((found[name].double() - truth).norm() / truth.norm() for found in (ours, plain))
+        assert error <= 1.2 * theirs + 2e-3, name
+
+
+def test_what_is_not_asked_for_or_not_known_stays() -> None:
+    model = model_of("llama", torch.float32)
+    kinds = {type(module) for module in model.modules()}
+    assert fuse_pieces(model, False, CPU) == fuse_pieces(model, "auto", CPU) == []
+    assert {type(module) for module in model.modules()} == kinds
+    other = model_of("olmo2", torch.float32)
+    with pytest.raises(UserError, match="not for olmo2") as refused:
+        fuse_pieces(other, True, CPU)
+    assert refused.value.where == "train.fused"
+    with meta_stands_for("cuda"):
+        (line,) = fuse_pieces(other, "auto", torch.device("meta"))
+    assert "as transformers has it (known for llama" in line
+
+
+def test_auto_on_a_card(tiny: Tiny) -> None:
+    with meta_stands_for("cuda"):
+        _, lines = build_model(tiny("train.fused=auto").recipe, 256, "meta", Path())
+    assert any(line.startswith("between products") and "Triton" in line for line in lines)
+
+
+@pytest.mark.parametrize("more", [[], ["train.tile_tokens=8", "model.dtype=bfloat16"], ["train.matmul=int8"]])
+def test_memory_that_is_predicted_is_measured(tiny: Tiny, more: list[str]) -> None:
+    loaded = tiny("train.fused=true", "data.max_length=64", *more)
+    predicted = max(predict(loaded, None).requested())
+    measured = measure(loaded, CPU).allocator_bytes
+    assert abs(predicted - measured) < 0.01 * measured
+
+
+def test_a_card_needs_less_and_moves_less(tiny: Tiny) -> None:
+    whole, one = (
+        predict(tiny(f"train.fused={on}", "model.dtype=bfloat16"), card("rtx4090")) for on in ("false", "auto")
+    )
+    assert max(one.requested()) <= max(whole.requested())
+    assert len(one.operations) < len(whole.operations)
