@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 from galore.kernels.ops.matmul.draws import Draws
-from galore.kernels.ops.matmul.products import EightBit
+from galore.kernels.ops.matmul.products import EightBit, Inputs
 from galore.kernels.storage.rounding import mix
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.format import counted
 from galore.trainer.models.matmul.choose import WHERE, chosen_format
-from galore.trainer.models.matmul.layers import eight_bit_layers, in_words
+from galore.trainer.models.matmul.layers import eight_bit_layers, in_words, users_of
 from galore.trainer.optim import multiply_by
 from galore.trainer.optim.galore import GaLoreAdamW
 from galore.trainer.optim.int8_linear import Int8Linear
@@ -43,9 +43,9 @@ def multiply_in_eight_bits(model: nn.Module, recipe: Recipe, device: torch.devic
             where=WHERE,
             fix="write bf16",
         )
-    draws = Draws(train.seed)
-    for number, layer in enumerate(chosen.values()):
-        multiply_by(layer, EightBit(form, draws, number))
+    draws, inputs, users = Draws(train.seed), Inputs(), users_of(chosen)
+    for number, (name, layer) in enumerate(chosen.items()):
+        multiply_by(layer, EightBit(form, draws, number, inputs=inputs, users=users[name]))
     codes = sum(isinstance(layer, Int8Linear) for layer in chosen.values())
     as_they_are = ", codes of the weights read as they are" if codes and form.reads_int8 else ""
     line = (

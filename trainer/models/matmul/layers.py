@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Iterable
 
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -13,6 +15,7 @@ THIN = 16  # of a matrix' sides: below it no tile of a matrix unit is filled
 OUTSIDE = "outside the blocks: a head's product makes the loss"
 OWN = "computes more than a product"
 ADAPTER = "an adapter, thin and trained"
+SHARING = (("q_proj", "k_proj", "v_proj", "g_proj"), ("gate_proj", "up_proj"))  # of one module, given one input
 NARROW = f"less than {THIN} wide"
 
 
@@ -30,6 +33,19 @@ def eight_bit_layers(model: nn.Module) -> tuple[dict[str, nn.Linear], dict[str, 
         else:
             chosen[name] = module
     return chosen, left
+
+
+def users_of(names: Iterable[str]) -> dict[str, int]:
+    """{path: how many of those layers are given the same input}, as their names have it."""
+    places = {name: _place(name) for name in names}
+    counts = Counter(places.values())
+    return {name: counts[place] for name, place in places.items()}
+
+
+def _place(name: str) -> tuple[str, object]:
+    """(module, the layers that share an input in it, or the layer)."""
+    parent, _, own = name.removesuffix(".base_layer").rpartition(".")
+    return parent, next((together for together in SHARING if own in together), own)
 
 
 def _against(name: str, module: nn.Linear, blocks: set[str]) -> str:

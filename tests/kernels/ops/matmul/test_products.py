@@ -6,9 +6,9 @@ import torch
 from galore.kernels.device import meta_stands_for
 from galore.kernels.linear import Factors, product_linear
 from galore.kernels.ops.int8 import dequantize, quantize
-from galore.kernels.ops.matmul import codes, draws, format, fp8, int8
+from galore.kernels.ops.matmul import codes, draws, format, fp8, int8, products
 from galore.kernels.ops.matmul.formats import FORMATS
-from galore.kernels.ops.matmul.products import EightBit
+from galore.kernels.ops.matmul.products import EightBit, Inputs
 from galore.kernels.storage.coded import WIDTH, padded
 
 # Relative to the norm of the exact product: a row's largest number is some 3 to 5 deviations, its step 1/127 of that;
@@ -136,3 +136,26 @@ def test_a_number_rounded_by_chance_becomes_one_of_its_two_neighbours():
     got = fp8.encode(value.clone(), torch.randint(0, 1 << 16, value.shape, dtype=torch.int32)).float()
     step = torch.exp2(value.log2().floor().clamp_min(-6) - 3)
     assert ((got - value).abs() < step).all()
+
+
+def test_layers_of_one_input_make_its_codes_once_and_forget_them(monkeypatch):
+    made = []
+    own = products.row_codes
+    monkeypatch.setattr(products, "row_codes", lambda x, *more, **named: made.append(x) or own(x, *more, **named))
+    form, inputs, weight = FORMATS["int8"], Inputs(), torch.randn(48, 32).bfloat16()
+    layers = [EightBit(form, draws.Draws(0), number, inputs=inputs, users=3) for number in range(3)]
+    alone = EightBit(form, draws.Draws(0))
+    x = torch.randn(2, 20, 32, requires_grad=True).to(torch.bfloat16)
+    found = [product_linear(x, weight, None, layer) for layer in layers]
+    assert len(made) == 1
+    assert inputs._codes is None
+    assert all(torch.equal(each, alone.forward(x, weight)) for each in found)
+
+
+def test_an_input_that_was_changed_or_is_another_is_coded_anew():
+    form, inputs, weight = FORMATS["int8"], Inputs(), torch.randn(48, 32).bfloat16()
+    shared, alone = EightBit(form, draws.Draws(0), inputs=inputs, users=9), EightBit(form, draws.Draws(0))
+    x = torch.randn(20, 32).bfloat16()
+    for change in (lambda: x, lambda: x.mul_(3), lambda: x.clone()[:7], lambda: torch.randn(20, 32).bfloat16()):
+        given = change()
+        assert torch.equal(shared.forward(given, weight), alone.forward(given, weight))

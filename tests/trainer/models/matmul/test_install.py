@@ -9,6 +9,7 @@ from torch import nn
 
 from galore.kernels.device import meta_stands_for
 from galore.kernels.model import segments
+from galore.kernels.ops.matmul import products
 from galore.kernels.ops.matmul.draws import Draws
 from galore.kernels.ops.matmul.formats import FORMATS
 from galore.kernels.ops.matmul.products import EightBit
@@ -125,6 +126,21 @@ def test_every_step_rounds_by_other_bits():
         words.append(draws.of(0).words)
         draws.forget()
     assert words[0] != words[1]
+
+
+@pytest.mark.parametrize("way", ["in the backward", "int8 weights", "lora"])
+def test_the_input_of_several_layers_is_coded_once(way, monkeypatch):
+    """q, k, v share one, gate and up another: bits are those of every layer by itself."""
+    made = []
+    own = products.row_codes
+    monkeypatch.setattr(products, "row_codes", lambda *given, **named: made.append(given) or own(*given, **named))
+    shared = losses(*built(WAYS[way], "int8")[:2], [0])
+    once = len(made)
+    monkeypatch.setattr(install, "users_of", lambda names: dict.fromkeys(names, 1))
+    assert losses(*built(WAYS[way], "int8")[:2], [0]) == shared
+    # of frozen weights the first block's input wants no gradient; a subspace takes a second pass over the micro-batches
+    backward, passes = (7 * 3 - 3, 2) if way == "lora" else (7 * 3, 4)
+    assert (once, len(made) - once) == (passes * (4 * 3 + backward), passes * (7 * 3 + backward))
 
 
 def test_what_is_evaluated_is_the_model_as_it_is_exported():
