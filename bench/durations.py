@@ -1,6 +1,10 @@
-"""Predicted against published seconds of training: other people's runs, described by what their software does.
+"""Predicted seconds of training against published ones, of other people's runs, and against measured ones, here.
 
     python bench/durations.py [--json]
+    python bench/durations.py --here RECIPE [--methods NAME …] [--json] [--set SECTION.KEY=VALUE …]
+
+The second form times each operation of an ordinary step alone on this machine's CPU, adds them up, and compares that with whole
+steps, by method. Described by what their software does:
 
 A run is a list of products, attention, passes over memory and copies over the bus, made from the model's dimensions and
 the switches of the command that was published with it. The rates are those of `galore profile-memory`; those marked
@@ -12,7 +16,8 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -198,13 +203,44 @@ def rows() -> list[dict[str, object]]:
     return found
 
 
+def here(recipe: str, methods: Sequence[str], settings: Sequence[str]) -> list[dict[str, object]]:
+    """Each method's ordinary step: its operations timed alone and added up, and as a whole."""
+    from galore.trainer.fit.duration import pace
+    from galore.trainer.recipe.load import load_recipe
+    from galore.trainer.recipe.methods import METHODS
+
+    found = []
+    for name in methods:
+        loaded = load_recipe(recipe, ["train.device=cpu", *settings, *METHODS[name].settings])
+        taken = pace(loaded, torch.device("cpu"))
+        found.append({"recipe": recipe, "method": name, **taken.as_json()})
+        print(f"{recipe} {name}", file=sys.stderr, flush=True)
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--here", metavar="RECIPE")
+    parser.add_argument("--methods", nargs="+", default=["full", "galore", "galore-8bit", "lora", "apollo"])
+    parser.add_argument("--set", nargs="+", default=[], metavar="SECTION.KEY=VALUE")
     parser.add_argument("--json", action="store_true")
-    found = rows()
-    if parser.parse_args().json:
+    given = parser.parse_args()
+    found = here(given.here, given.methods, given.set) if given.here else rows()
+    if given.json:
         print(json.dumps(found, indent=2))
-        return
+    elif given.here:
+        show_here(found)
+    else:
+        show_published(found)
+
+
+def show_here(found: list[dict[str, object]]) -> None:
+    print("| recipe | method | micro-batches | predicted s | measured s | error |\n|---|---|---|---|---|---|")
+    for row in found:
+        print(f"| {row['recipe']} | {row['method']} | {row['micro_batches']} | {row['predicted']:.3f} | {row['measured']:.3f} | {row['error_fraction']:+.1%} |")  # fmt: skip
+
+
+def show_published(found: list[dict[str, object]]) -> None:
     print("| run | card | published tok/s | predicted | middle | error | |\n|---|---|---|---|---|---|---|")
     for row in found:
         mark = "shares chosen by it" if row["chosen by"] else "" if row["within"] else "outside"

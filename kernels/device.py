@@ -13,6 +13,7 @@ Notice = Callable[[str, int, int], None]  # what it is, its FLOPs, the bytes it 
 
 _simulated: ContextVar[str] = ContextVar("simulated device", default="meta")
 _noticed: ContextVar[Notice | None] = ContextVar("who is told of what no operation shows", default=None)
+_times: ContextVar[int] = ContextVar("how often what is done on meta would be done", default=1)
 
 
 def device_type(of: Tensor | torch.device | str) -> str:
@@ -44,6 +45,21 @@ def notice(what: str, flops: int, nbytes: int) -> None:
     """Say what a device would do here: a kernel's launch, or a copy over the bus."""
     if (tell := _noticed.get()) is not None:
         tell(what, flops, nbytes)
+
+
+@contextmanager
+def standing_for(times: int) -> Iterator[None]:
+    """A context in which what is done on `meta` stands for so many times the same."""
+    token = _times.set(_times.get() * times)
+    try:
+        yield
+    finally:
+        _times.reset(token)
+
+
+def stands_for() -> int:
+    """How often the device would do what is done now on `meta`."""
+    return _times.get()
 
 
 def generator_for(device: torch.device, seed: int) -> torch.Generator:

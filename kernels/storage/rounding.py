@@ -17,19 +17,19 @@ A second bf16 in place of C (Kahan's sum) has the bytes of int16 and carries few
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from galore.kernels.device import device_type, generator_for
+from galore.kernels.device import device_type, generator_for, standing_for
 
 # Elements handled at a time: the fp32 temporaries of one block stay in cache.
 BLOCK = {
     "cpu": 1 << 18,
     "cuda": 1 << 22,  # 16 MiB each; smaller ones would cost more in launches than in work
 }
-ENOUGH = (0, 1, -1)  # blocks that say all of a loop's memory
+ENOUGH = 3  # blocks that say all of a loop's memory: the first two and the last
 _MASK = (1 << 64) - 1
 
 
@@ -51,14 +51,20 @@ def block_elements(on: Tensor | torch.device) -> int:
 def blocks_of(tensor: Tensor, size: int, per_block: int) -> Iterator[tuple[int, int, int]]:
     """(block number, first, last) of `size` rows or elements of `tensor`, `per_block` at a time.
 
-    On `meta`, where nothing is computed, the first two and the last: the others would only allocate the same again.
+    On `meta`, where nothing is computed, the first two and the last: the second stands for all others, which would only
+    allocate the same again.
     """
     count = -(-size // per_block)
-    numbers: Iterable[int] = range(count)
-    if tensor.is_meta and count > len(ENOUGH):
-        numbers = (number % count for number in ENOUGH)
-    for number in numbers:
-        yield number, number * per_block, min((number + 1) * per_block, size)
+    if not tensor.is_meta or count <= ENOUGH:
+        yield from (_block(number, size, per_block) for number in range(count))
+        return
+    for number, times in ((0, 1), (1, count - 2), (count - 1, 1)):
+        with standing_for(times):
+            yield _block(number, size, per_block)
+
+
+def _block(number: int, size: int, per_block: int) -> tuple[int, int, int]:
+    return number, number * per_block, min((number + 1) * per_block, size)
 
 
 def element_blocks(flat: Tensor) -> Iterator[tuple[int, int, int]]:

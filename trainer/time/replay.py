@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import statistics
 import time
 from collections.abc import Callable, Iterable
@@ -13,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from galore.kernels.host import TO_HOST
 from galore.trainer.memory.trace.trace import Call, Described, Operation
+from galore.trainer.memory.workspaces.casts import cpu_workspaces
 from galore.trainer.time.work import BUSES, NOTHING, work_of
 
 aten = torch.ops.aten
@@ -20,6 +22,9 @@ aten = torch.ops.aten
 TIMES, LONG = 3, 0.3  # repetitions, and the seconds of one from which it is timed once
 MOST_COPIED = 64 << 20  # bytes of a copy that is timed
 CORE_CACHE = 4 << 20  # bytes that drive a core's own cache out
+OWN_PAGES = 32 << 20  # bytes from which glibc takes pages for one tensor, and gives them back with it
+FRESH_BLOCKS, FRESH_BYTES = 4, 64 << 20  # that are filled to time pages
+GIVEN_BACK = 2.5  # seconds after which a virtual machine has given free pages back to its host
 LAYERS, WIDTH = 50, 8  # of the model that computes next to nothing
 HOST = {aten._local_scalar_dense.default}
 
@@ -71,7 +76,20 @@ class Replayed:
             return 0.0
 
     def _timed(self, call: Call) -> float:
-        return self._repeated(call.function, [self._real(each) for each in call.arguments], self._keywords(call))
+        arguments, keywords = [self._real(each) for each in call.arguments], self._keywords(call)
+        taken = self._repeated(call.function, arguments, keywords)
+        if self.device.type == "cuda" or not (large := self._large(call, arguments, keywords)):
+            return taken
+        return taken + large * seconds_of_pages()
+
+    def _large(self, call: Call, arguments: list[Any], keywords: dict[str, Any]) -> int:
+        """Bytes of fresh tensors that have pages of their own: repetitions get them at once, a step after a while."""
+        out = call.function(*arguments, **keywords)
+        results = out if isinstance(out, (tuple, list)) else (out,)
+        given = {each.data_ptr() for each in arguments if isinstance(each, Tensor)}
+        fresh = [each.nbytes for each in results if isinstance(each, Tensor) and each.data_ptr() not in given]
+        hidden = [low for low, _ in cpu_workspaces(call.function, tuple(arguments), keywords, out)]
+        return sum(each for each in (*fresh, *hidden) if each >= OWN_PAGES)
 
     def _copied(self, call: Call) -> float:
         """A copy over the bus, or from one place of the host's memory to another; of a large one a part is timed."""
@@ -129,6 +147,21 @@ class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.count += 1
         return func(*args, **(kwargs or {}))
+
+
+@functools.cache
+def seconds_of_pages() -> float:
+    """Seconds more for each byte of a large tensor on pages that the system has to find, than on those freed just now."""
+
+    def fill() -> float:
+        start = time.perf_counter()
+        held = [torch.empty(FRESH_BYTES, dtype=torch.uint8).zero_() for _ in range(FRESH_BLOCKS)]
+        return (time.perf_counter() - start) / sum(each.nbytes for each in held)
+
+    fill()
+    at_once = min(fill() for _ in range(TIMES))
+    time.sleep(GIVEN_BACK)
+    return max(0.0, fill() - at_once)
 
 
 def around_an_operation(device: torch.device) -> float:

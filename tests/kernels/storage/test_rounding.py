@@ -5,11 +5,13 @@ import math
 import pytest
 import torch
 
+from galore.kernels.device import meta_stands_for, stands_for
 from galore.kernels.storage.rounding import (
     RoundingNoise,
     add_update_,
     add_update_compensated_,
     block_elements,
+    blocks_of,
     mix,
     read_compensated,
     store_compensated_,
@@ -154,3 +156,16 @@ def test_decay_before_and_after_the_update():
 
 def test_mix_spreads():
     assert len({mix(a, b) for a in range(100) for b in range(100)}) == 10_000
+
+
+@pytest.mark.parametrize("count", [1, 3, 7])
+def test_blocks_on_meta_stand_for_all(count: int) -> None:
+    """Three are passed, and count as many as there are, in a loop inside of another, too."""
+    here = torch.empty(1, device="meta")
+    with meta_stands_for("cpu"):
+        passed = [(block, stands_for()) for block in blocks_of(here, 10 * count - 1, 10)]
+        within = sum(stands_for() for _ in blocks_of(here, count, 1) for _ in blocks_of(here, count, 1))
+    assert len(passed) == min(count, 3)
+    assert sum(times for _, times in passed) == count
+    assert passed[-1][0] == (count - 1, 10 * count - 10, 10 * count - 1)
+    assert (within, stands_for()) == (count**2, 1)

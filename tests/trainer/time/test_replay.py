@@ -9,6 +9,7 @@ from galore.kernels.device import meta_stands_for
 from galore.kernels.host import FROM_HOST, TO_HOST
 from galore.trainer.memory.trace.simulate import SimulatedTracer
 from galore.trainer.memory.trace.trace import Call, Described, Operation
+from galore.trainer.time import replay as module
 from galore.trainer.time.estimate import step_of
 from galore.trainer.time.replay import Replayed, around_an_operation
 
@@ -42,13 +43,31 @@ def test_a_copy_takes_time_by_its_bytes_and_is_waited_for() -> None:
         Operation(Call(which, (0, nbytes), ()), ()) for which in (TO_HOST, FROM_HOST) for nbytes in (64, 96 << 20)
     ]
     for each in copies:
-        each.count("ordinary step", "forward")
+        each.count("ordinary step", "forward", 1)
     replayed.time(copies)
     for small, large in (copies[:2], copies[2:]):
         assert replayed.seconds(large) > 20 * replayed.seconds(small) > 0
     part = step_of(copies, "ordinary step", 1, 1, replayed).parts["forward"]
     assert part.seconds == pytest.approx(sum(map(replayed.seconds, copies)))
     assert not part.bus
+
+
+def test_what_has_pages_of_its_own_takes_what_they_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large result, a large cast that no result shows, and neither in what is written in place or is small."""
+    monkeypatch.setattr(module, "seconds_of_pages", lambda: 1.0)
+    monkeypatch.setattr(module, "OWN_PAGES", 1 << 12)
+    x, y = torch.empty(64, 64, device="meta"), torch.empty(64, 64, dtype=torch.bfloat16, device="meta")
+    tracer = SimulatedTracer()
+    with meta_stands_for("cpu"), tracer:
+        x * 2.0, x.add_(y), x.add_(1), x[0] * 2.0
+    replayed = Replayed(CPU)
+    replayed.time(tracer.trace.operations)
+    taken = [
+        replayed.found[each.call]
+        for each in tracer.trace.operations
+        if "mul" in str(each.call) or "add" in str(each.call)
+    ]
+    assert [round(each) for each in taken] == [64 * 64 * 4, 64 * 64 * 4, 0, 0]
 
 
 def test_of_a_large_copy_a_part_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:

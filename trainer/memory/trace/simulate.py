@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from galore.kernels.device import stands_for
 from galore.kernels.model import segments
 from galore.trainer.common.errors import UserError
 from galore.trainer.memory.trace.trace import Call, Described, Operation
@@ -39,7 +40,7 @@ class SimulatedTracer(Tracer):  # type: ignore[no-untyped-call]
             # read together, with one wait
             return torch.full(args[0].shape, NORM, dtype=kwargs.get("dtype") or args[0].dtype)
         if (view := self._views.get(id(func))) is not None:
-            view.count(self.phase, self.stage)
+            view.count(self.phase, self.stage, stands_for())
             return self._carry_out(func, args, kwargs)
         call = Call(func, (), ()) if _makes_a_view(func) else _call(func, args, kwargs)
         known = self._known.get(call) if call is not None else None
@@ -53,7 +54,7 @@ class SimulatedTracer(Tracer):  # type: ignore[no-untyped-call]
             if _makes_a_view(func):
                 self._views[id(func)] = known
         if known is not None:
-            known.count(self.phase, self.stage)
+            known.count(self.phase, self.stage, stands_for())
         return out
 
     def launched(self, what: str, flops: int, nbytes: int) -> None:
@@ -61,7 +62,7 @@ class SimulatedTracer(Tracer):  # type: ignore[no-untyped-call]
         launch = Call(what, (flops, nbytes), ())
         if launch not in self._known:
             self._known[launch] = self._meet(launch, None)
-        self._known[launch].count(self.phase, self.stage)
+        self._known[launch].count(self.phase, self.stage, stands_for())
 
     def _meet(self, call: Call, out: Any) -> Operation:
         func = call.function
