@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -10,9 +10,12 @@ import torch
 from torch import Tensor
 
 Notice = Callable[[str, int, int], None]  # what it is, its FLOPs, the bytes it moves
+Times = Callable[[int], None]  # how often what follows is done
+LEADING = 4  # rounds of a loop after which the next ones ask for what the last one did, and find what it found
 
 _simulated: ContextVar[str] = ContextVar("simulated device", default="meta")
 _noticed: ContextVar[Notice | None] = ContextVar("who is told of what no operation shows", default=None)
+_times: ContextVar[Times | None] = ContextVar("who is told how often what follows is done", default=None)
 
 
 def device_type(of: Tensor | torch.device | str) -> str:
@@ -26,24 +29,44 @@ def device_type(of: Tensor | torch.device | str) -> str:
 
 
 @contextmanager
-def meta_stands_for(kind: str, noticed: Notice | None = None) -> Iterator[None]:
+def meta_stands_for(kind: str, noticed: Notice | None = None, times: Times | None = None) -> Iterator[None]:
     """A context in which `meta` tensors take the paths of `kind` ("cpu" or "cuda").
 
     Args:
         noticed: told of what the device would do there and no operation of torch's shows.
+        times: told for how many rounds of a loop one stands; without it every round is taken.
     """
-    tokens = _simulated.set(kind), _noticed.set(noticed)
+    tokens = _simulated.set(kind), _noticed.set(noticed), _times.set(times)
     try:
         yield
     finally:
-        _simulated.reset(tokens[0])
-        _noticed.reset(tokens[1])
+        for variable, token in zip((_simulated, _noticed, _times), tokens, strict=True):
+            variable.reset(token)  # type: ignore[arg-type]
 
 
 def notice(what: str, flops: int, nbytes: int) -> None:
     """Say what a device would do here: a kernel's launch, or a copy over the bus."""
     if (tell := _noticed.get()) is not None:
         tell(what, flops, nbytes)
+
+
+def rounds(of: Tensor, starts: Sequence[int]) -> Iterator[int]:
+    """`starts` of a loop over `of`. On `meta` one round stands for all those between the first ones and the last.
+
+    The rounds have to ask for the same: the first ones, and the last, which may be shorter, apart.
+    """
+    tell = _times.get() if of.is_meta else None
+    alike = len(starts) - LEADING - 1
+    if tell is None or alike < 2:
+        yield from starts
+        return
+    yield from starts[:LEADING]
+    tell(alike)
+    try:
+        yield starts[LEADING]
+    finally:
+        tell(1)
+    yield starts[-1]
 
 
 def generator_for(device: torch.device, seed: int) -> torch.Generator:

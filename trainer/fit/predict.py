@@ -34,7 +34,7 @@ def predict(loaded: LoadedRecipe, card: Card | None, *, brief: bool = False, ran
     others = Rehearsed(ranks) if ranks > 1 else None
     tracer = _tracer(card, deterministic)
     with (
-        meta_stands_for(kind, tracer.launched),
+        meta_stands_for(kind, tracer.launched, tracer.repeat),
         device_operations(kind, card.capability if card else (0, 0)),
         as_deterministic(deterministic and card is not None),
     ):

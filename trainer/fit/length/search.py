@@ -27,8 +27,8 @@ from galore.trainer.time.estimate import Estimate, combined
 
 STEP = 1024  # tokens
 FIRST, MOST = 16 * STEP, 1024 * STEP  # what is tried first, and at most
-TRIES = 7
-MARGIN = 1.01  # of all blocks a little more lies idle than of few
+TRIES = 10
+IDLE = 0.015  # of what further blocks take lies idle beside it
 
 
 @dataclass(frozen=True)
@@ -160,15 +160,15 @@ class Search:
         )
 
     def total(self, length: int) -> float:
-        """Bytes on the card, upper bound. What is handed out grows by block, what lies idle beside it in proportion."""
+        """Bytes on the card, upper bound. What is handed out grows by block; what lies idle is that of one block's work."""
         fewer, *others = self._traces(length)
         if not others:
             return fewer.total
         assert self.traced is not None
         (more,) = others
-        each, context = max(0, more.allocated - fewer.allocated), self.card.context_high
-        allocated = more.allocated + each * (self._blocks - self.traced[1])
-        return MARGIN * allocated * (more.total - context) / more.allocated + context
+        further = max(0, more.allocated - fewer.allocated) * (self._blocks - self.traced[1])
+        idle = max(each.total - each.allocated for each in (fewer, more))
+        return more.allocated + idle + (1 + IDLE) * further
 
     def duration(self, length: int) -> Estimate | None:
         """How long a step of such sequences takes."""

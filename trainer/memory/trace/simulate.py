@@ -31,6 +31,7 @@ class SimulatedTracer(Tracer):  # type: ignore[no-untyped-call]
         super().__init__("meta", hidden, library)
         self._known: dict[Call, Operation] = {}  # layers repeat each other
         self._views: dict[int, Operation] = {}  # id of a function that makes views → all that it makes
+        self._times = 1
 
     def run(self, func: Any, args: Any, kwargs: Any) -> Any:
         if func is aten._local_scalar_dense.default and args[0].is_meta:
@@ -39,7 +40,7 @@ class SimulatedTracer(Tracer):  # type: ignore[no-untyped-call]
             # read together, with one wait
             return torch.full(args[0].shape, NORM, dtype=kwargs.get("dtype") or args[0].dtype)
         if (view := self._views.get(id(func))) is not None:
-            view.count(self.phase, self.stage)
+            view.count(self.phase, self.stage, self._times)
             return self._carry_out(func, args, kwargs)
         call = Call(func, (), ()) if _makes_a_view(func) else _call(func, args, kwargs)
         known = self._known.get(call) if call is not None else None
@@ -53,15 +54,19 @@ class SimulatedTracer(Tracer):  # type: ignore[no-untyped-call]
             if _makes_a_view(func):
                 self._views[id(func)] = known
         if known is not None:
-            known.count(self.phase, self.stage)
+            known.count(self.phase, self.stage, self._times)
         return out
+
+    def repeat(self, times: int) -> None:
+        """What follows stands for so many of its kind, in time; in memory each finds what the one before left."""
+        self._times = times
 
     def launched(self, what: str, flops: int, nbytes: int) -> None:
         """Note what the device would do here and no operation shows."""
         launch = Call(what, (flops, nbytes), ())
         if launch not in self._known:
             self._known[launch] = self._meet(launch, None)
-        self._known[launch].count(self.phase, self.stage)
+        self._known[launch].count(self.phase, self.stage, self._times)
 
     def _meet(self, call: Call, out: Any) -> Operation:
         func = call.function

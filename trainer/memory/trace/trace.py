@@ -63,10 +63,10 @@ class Operation:
     result: Described | None = None
     counts: dict[tuple[str, str], float] = field(default_factory=dict)  # (phase, stage)
 
-    def count(self, phase: str, stage: str) -> None:
-        """Once more."""
+    def count(self, phase: str, stage: str, times: int) -> None:
+        """So many times more."""
         part = (phase, stage)
-        self.counts[part] = self.counts.get(part, 0) + 1
+        self.counts[part] = self.counts.get(part, 0) + times
 
 
 @dataclass
