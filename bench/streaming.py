@@ -24,7 +24,7 @@ from galore.trainer.fit.hostmemory import host_profile
 from galore.trainer.fit.predict import predict, profile_on
 from galore.trainer.fit.verify import verify
 from galore.trainer.machine.cards import card
-from galore.trainer.machine.hardware import GPU_PEAKS
+from galore.trainer.machine.gpus import GPUS
 from galore.trainer.machine.process import prepare_process
 from galore.trainer.recipe.load import load_recipe
 
@@ -73,7 +73,7 @@ def table() -> None:
 
 def _hidden() -> str:
     """Of a block of codes. A forward takes 2 FLOPs per weight and token, a recomputed backward 6 more."""
-    nbytes, flops = 1 + 2 / 128, SHARE * GPU_PEAKS["RTX 4090"][0]
+    nbytes, flops = 1 + 2 / 128, SHARE * GPUS["RTX 4090"].tensor
     return " / ".join(f"{nbytes * flops / BUS * fetches / work:,.0f}" for fetches, work in ((2, 8), (1, 2)))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 Notice = Callable[[str, int, int], None]  # what it is, its FLOPs, the bytes it moves
+LEADING = 4  # rounds of a loop after which the next ones ask for what the last one did, and find what it found
 
 _simulated: ContextVar[str] = ContextVar("simulated device", default="meta")
 _noticed: ContextVar[Notice | None] = ContextVar("who is told of what no operation shows", default=None)
@@ -60,6 +61,21 @@ def standing_for(times: int) -> Iterator[None]:
 def stands_for() -> int:
     """How often the device would do what is done now on `meta`."""
     return _times.get()
+
+
+def rounds(of: Tensor, starts: Sequence[int], leading: int | None = None) -> Iterator[int]:
+    """`starts` of a loop over `of`. On `meta`, where nothing is computed, one round stands for those that would only ask
+    for the same memory again: all but the `leading` ones (LEADING) and the last, which may be shorter.
+    """
+    leading = LEADING if leading is None else leading
+    alike = len(starts) - leading - 1
+    if not of.is_meta or alike < 2:
+        yield from starts
+        return
+    yield from starts[:leading]
+    with standing_for(alike):
+        yield starts[leading]
+    yield starts[-1]
 
 
 def generator_for(device: torch.device, seed: int) -> torch.Generator:

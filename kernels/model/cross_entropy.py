@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from galore.kernels.device import device_type
+from galore.kernels.device import device_type, rounds
 
 CHUNK_ELEMENTS = 2**25  # logits of one chunk at most: 64 MiB in bf16; larger ones are no faster
 CHUNKS = 36  # of more logits than that, so that what exists of them, fp32 copies included, is less than a sixteenth
@@ -148,7 +148,7 @@ class _LinearLoss(torch.autograd.Function):
         )
         d_hidden = torch.empty_like(hidden) if wants_hidden else None
         summed = _WeightGradient(weight, single=len(targets) <= rows) if wants_weight and not twice else None
-        for at in range(0, len(targets), rows):
+        for at in rounds(targets, range(0, len(targets), rows)):
             here = slice(at, at + rows)
             logits = hidden[here] @ weight.T
             softmax_minus_onehot_(logits, targets[here], nll[here], lse[here], z_loss)

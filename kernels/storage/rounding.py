@@ -22,14 +22,13 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from galore.kernels.device import device_type, generator_for, standing_for
+from galore.kernels.device import device_type, generator_for, rounds
 
 # Elements handled at a time: the fp32 temporaries of one block stay in cache.
 BLOCK = {
     "cpu": 1 << 18,
     "cuda": 1 << 22,  # 16 MiB each; smaller ones would cost more in launches than in work
 }
-ENOUGH = 3  # blocks that say all of a loop's memory: the first two and the last
 _MASK = (1 << 64) - 1
 
 
@@ -51,20 +50,10 @@ def block_elements(on: Tensor | torch.device) -> int:
 def blocks_of(tensor: Tensor, size: int, per_block: int) -> Iterator[tuple[int, int, int]]:
     """(block number, first, last) of `size` rows or elements of `tensor`, `per_block` at a time.
 
-    On `meta`, where nothing is computed, the first two and the last: the second stands for all others, which would only
-    allocate the same again.
+    On `meta` one block stands for all but the first and the last.
     """
-    count = -(-size // per_block)
-    if not tensor.is_meta or count <= ENOUGH:
-        yield from (_block(number, size, per_block) for number in range(count))
-        return
-    for number, times in ((0, 1), (1, count - 2), (count - 1, 1)):
-        with standing_for(times):
-            yield _block(number, size, per_block)
-
-
-def _block(number: int, size: int, per_block: int) -> tuple[int, int, int]:
-    return number, number * per_block, min((number + 1) * per_block, size)
+    for first in rounds(tensor, range(0, size, per_block), leading=1):
+        yield first // per_block, first, min(first + per_block, size)
 
 
 def element_blocks(flat: Tensor) -> Iterator[tuple[int, int, int]]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from galore.kernels.device import device_type, meta_stands_for
+from galore.kernels.device import LEADING, device_type, meta_stands_for, rounds, stands_for
 
 
 def test_devices_are_what_they_are() -> None:
@@ -58,3 +58,16 @@ def test_also_in_the_backward_wherever_it_runs() -> None:
     with meta_stands_for("cuda"):
         Asking.apply(torch.ones(2, device="meta", requires_grad=True)).sum().backward()
     assert Asking.seen == ["cuda"]
+
+
+def test_of_a_loop_on_meta_one_round_stands_for_those_alike() -> None:
+    x, starts = torch.ones(1, device="meta"), range(0, 100, 7)
+    assert list(rounds(torch.ones(1), starts)) == list(starts)
+    passed = [(start, stands_for()) for start in rounds(x, starts)]
+    assert passed == [
+        *((start, 1) for start in starts[:LEADING]),
+        (starts[LEADING], len(starts) - LEADING - 1),
+        (starts[-1], 1),
+    ]
+    assert list(rounds(x, starts[: LEADING + 2])) == list(starts[: LEADING + 2])
+    assert stands_for() == 1

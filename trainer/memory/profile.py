@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from galore.trainer.machine.cards import Card
@@ -26,23 +26,19 @@ class Profile:
     trace: Trace
     card: Card
     expandable: bool
+    _replays: dict[tuple[bool, bool], Replay] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def replayed(self, expandable: bool, high: bool = True) -> Replay:
         """The whole trace with boundless memory."""
-        return self._replays[expandable, high]
+        key = expandable, high or self._exact
+        if key not in self._replays:
+            self._replays[key] = replay(self.trace.sizes(key[1]), self.trace.events, expandable=expandable)
+        return self._replays[key]
 
     @cached_property
-    def _replays(self) -> dict[tuple[bool, bool], Replay]:
-        sizes = {high: self.trace.sizes(high) for high in (False, True)}
-        exact = sizes[False] == sizes[True]
-        found = {}
-        for expandable in (False, True):
-            upper = replay(sizes[True], self.trace.events, expandable=expandable)
-            found[expandable, True] = upper
-            found[expandable, False] = (
-                upper if exact else replay(sizes[False], self.trace.events, expandable=expandable)
-            )
-        return found
+    def _exact(self) -> bool:
+        """Whether all sizes are known."""
+        return self.trace.sizes(high=False) == self.trace.sizes(high=True)
 
     @cached_property
     def peak(self) -> Peak:

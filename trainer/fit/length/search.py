@@ -27,8 +27,8 @@ from galore.trainer.time.estimate import Estimate, combined
 
 STEP = 1024  # tokens
 FIRST, MOST = 16 * STEP, 1024 * STEP  # what is tried first, and at most
-TRIES = 7
-MARGIN = 1.01  # of all blocks a little more lies idle than of few
+TRIES = 10
+IDLE = 0.015  # of what further blocks take lies idle beside it
 
 
 @dataclass(frozen=True)
@@ -165,15 +165,14 @@ class Search:
         )
 
     def total(self, length: int) -> float:
-        """Bytes on the card, upper bound. What is handed out grows by block, what lies idle beside it in proportion."""
-        traces, context = self._traces(length), self.card.context_high
+        """Bytes on the card, upper bound. What is handed out grows by block; what lies idle is that of one block's work."""
+        traces = self._traces(length)
         last = traces[-1]
         if self.traced is None:
             return last.total
-        allocated = max(
-            last.allocated, sum(of * each.allocated for each, (_, of) in zip(traces, self._samples, strict=True))
-        )
-        return MARGIN * allocated * (last.total - context) / last.allocated + context
+        whole = sum(of * each.allocated for each, (_, of) in zip(traces, self._samples, strict=True))
+        idle = max(each.total - each.allocated for each in traces)
+        return last.allocated + idle + (1 + IDLE) * max(0, whole - last.allocated)
 
     def duration(self, length: int) -> Estimate | None:
         """How long a step of such sequences takes."""

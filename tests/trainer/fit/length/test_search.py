@@ -44,7 +44,7 @@ def test_every_further_block_counts(tiny: Tiny, monkeypatch: pytest.MonkeyPatch)
     made = [SimpleNamespace(allocated=nbytes, total=nbytes + on.context_high) for nbytes in (100e6, 110e6)]
     monkeypatch.setattr(Search, "_traces", lambda self, length: made)
     needed = Search(tiny(FOUR), on).total(2048) - on.context_high
-    assert needed == pytest.approx(module.MARGIN * (110e6 + 3 * 10e6))
+    assert needed == pytest.approx(110e6 + (1 + module.IDLE) * 3 * 10e6)
 
 
 @pytest.mark.usefixtures("traced")
