@@ -14,7 +14,7 @@ ProjType = Literal["svd", "randomized", "power", "dct", "random"]
 Side = Literal["auto", "left", "right"]
 InnerRule = Literal["adamw", "adafactor", "muon", "sumo", "racs", "scale", "scale-momentum"]
 Transport = Literal["keep", "reset", "rotate", "complete"]
-Residual = Literal["none", "fira", "apollo", "apollo-mini", "frugal", "columns", "alice", "orthogonal"]
+Residual = Literal["none", "fira", "apollo", "apollo-mini", "frugal", "columns", "alice", "orthogonal", "joint"]
 ProjectorDtype = Literal["float32", "bfloat16", "int8", "int4"]
 RefreshMode = Literal["delayed", "two-pass", "summed", "first-micro-batch"]
 GradientSums = Literal["device", "host"]
@@ -209,6 +209,11 @@ IN_A_SUBSPACE: tuple[Contradiction, ...] = (
     Contradiction(
         lambda o: o.inner in ("scale", "scale-momentum"),
         "{inner} is of whole gradients, every output of one norm: leave out the subspace, or take residual columns",
+    ),
+    Contradiction(
+        lambda o: o.residual == "joint" and o.inner != "muon",
+        "{residual} orthogonalizes a momentum together with what is outside the subspace, and {inner} is another rule: "
+        "set {inner:muon}, or take residual orthogonal",
     ),
     Contradiction(
         lambda o: o.residual_scale not in (None, 1.0) and o.residual in INSIDE_ONLY,

@@ -211,6 +211,19 @@ def orthogonal(g: Tensor, p: Tensor, s: State, h: Settings, rule: Rule) -> Tenso
     return p @ n + h.outside * 0.2 * sqrt(h.longer) * newton_schulz(g - p @ r)
 
 
+def joint(g: Tensor, p: Tensor, s: State, h: Settings, rule: Rule) -> Tensor:
+    """Muon with the momentum of the subspace alone: U = O of P X + c (G - P R), X the Nesterov momentum of R.
+
+    At full rank it is Muon.
+    """
+    r = p.mT @ g
+    s.t += 1
+    s.m = h.mu * s.m + (1 - h.mu) * r
+    x = h.mu * s.m + (1 - h.mu) * r
+    left = 0.0 if p.shape[0] == p.shape[1] else h.outside * (g - p @ r)
+    return 0.2 * sqrt(h.longer) * newton_schulz(p @ x + left)
+
+
 def lora(w: Tensor, a: Tensor, b: Tensor, alpha: float, r: int) -> Tensor:
     """LoRA (Hu et al., 2106.09685, eq. 3): W + (α/r) B A; a restart of ReLoRA (2307.05695) makes it the next W."""
     return w + alpha / r * b @ a
@@ -315,5 +328,6 @@ METHODS: dict[str, Method] = {
     "columns": columns,
     "alice": alice,
     "orthogonal": orthogonal,
+    "joint": joint,
 }
 TRANSPORTS: dict[str, Callable[..., None]] = {"keep": keep, "reset": reset, "rotate": rotate, "complete": complete}

@@ -38,6 +38,7 @@ CASES: dict[str, dict[str, Any]] = {
     "frugal": {"residual": "frugal"},
     "alice": {"residual": "alice", "switch": 0.5, "transport": "complete"},
     "orthogonal": {"residual": "orthogonal"},
+    "joint": {"residual": "joint", "inner": "muon"},
     "racs": {"inner": "racs"},
     "scale": {"rank": None, "inner": "scale"},
     "muon": {"inner": "muon"},

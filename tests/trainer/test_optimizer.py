@@ -17,6 +17,7 @@ from galore.trainer.recipe.load import load_recipe
 
 ALONG = {  # what else has to be said
     "transport": ["optim.residual=columns"],
+    "residual": ["optim.inner=muon"],
     "residual_scale": ["optim.residual=columns"],
     "convention": ["optim.proj_type=svd", "optim.stagger=false"],
     "update": ["optim.refresh=first-micro-batch", "optim.max_grad_norm=null", "train.global_batch_size=8",

@@ -67,6 +67,13 @@ _ALL = (
     _galore("dct", "subspace of cosines", "optim.proj_type=dct", "optim.transport=rotate"),
     _galore("sumo", "exact orthogonalization in the subspace", "optim.inner=sumo", "optim.transport=rotate"),
     _galore("galore-muon", "Newton-Schulz in the subspace", "optim.inner=muon", "optim.transport=rotate"),
+    _galore(
+        "muon-low-rank",
+        "momentum in the subspace, the rest beside it",
+        "optim.inner=muon",
+        "optim.residual=joint",
+        "optim.transport=rotate",
+    ),
     _galore("galore-adafactor", "Adafactor in the subspace", "optim.inner=adafactor", "optim.transport=rotate"),
     _galore("frugal", "signs of the rest", "optim.residual=frugal", "optim.transport=reset"),
     _galore(

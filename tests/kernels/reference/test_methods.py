@@ -125,6 +125,8 @@ def test_what_is_left_over_is_of_one_norm_or_orthogonal_and_scaled_by_c():
     assert bool((values[: A - R] / (0.1 * B**0.5) > 0.6).all())
     assert float(values[A - R :].max()) < 1e-12
     whole = basis(A)
+    of_muon = methods.joint(g, whole, State(A, B), h, methods.muon)
+    torch.testing.assert_close(of_muon, methods.galore(g, whole, State(A, B), h, methods.muon))
     for method in (methods.columns, methods.alice, methods.orthogonal):
         of_noise = method(g, whole, State(A, B), h, methods.adamw)
         torch.testing.assert_close(of_noise, methods.galore(g, whole, State(A, B), h, methods.adamw))

@@ -52,6 +52,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "alice": (*GALORE, "optim.residual=alice", "optim.switch=0.7"),
     "complete": (*GALORE, "optim.residual=columns", "optim.transport=complete"),
     "orthogonal": (*GALORE, "optim.residual=orthogonal"),
+    "joint": (*GALORE, "optim.residual=joint", "optim.inner=muon"),
     "racs": ("optim.method=full", "optim.max_grad_norm=1e-9", "optim.inner=racs"),
     "scale": ("optim.method=full", "optim.max_grad_norm=1e-9", "optim.inner=scale"),
     "power": (*GALORE, "optim.proj_type=power", "optim.refresh=summed", "optim.transport=rotate"),

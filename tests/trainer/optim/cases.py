@@ -59,6 +59,8 @@ PRESETS: dict[str, tuple[str, ...]] = {
     "racs-reset": (GALORE, "optim.inner=racs", "optim.transport=reset"),
     "scale-momentum": ("optim.method=full", "optim.inner=scale-momentum"),
     "muon-frugal": (GALORE, "optim.inner=muon", "optim.residual=frugal"),
+    "muon-low-rank-8bit": (GALORE, "optim.inner=muon", "optim.residual=joint", "optim.state_dtype=8bit"),
+    "muon-low-rank-scaled": (GALORE, "optim.inner=muon", "optim.residual=joint", "optim.residual_scale=0.3"),
     "adafactor-reset": (GALORE, "optim.inner=adafactor", "optim.transport=reset"),
     "adafactor-without-moment": (GALORE, "optim.inner=adafactor", "optim.transport=rotate", "optim.adam_beta1=0"),
     "adafactor-full-without-moment": ("optim.method=full", "optim.inner=adafactor", "optim.adam_beta1=0"),

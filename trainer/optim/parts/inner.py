@@ -11,7 +11,7 @@ from galore.kernels.family import InnerRule, StateDtype
 from galore.kernels.ops.direction import adam_direction_
 from galore.kernels.rules.adafactor import AdafactorRule
 from galore.kernels.rules.adam import AdamRule
-from galore.kernels.rules.orthogonalize import OrthogonalRule, rms_scale
+from galore.kernels.rules.orthogonalize import OrthogonalRule, momentum_, rms_scale
 from galore.kernels.rules.scaled import OutputRule, RacsRule
 from galore.kernels.rules.transport import rotate
 from galore.trainer.optim.parts.storage import moment, moments, new_state, read_moment, write_moment
@@ -183,6 +183,14 @@ class MuonInner(MatrixInner):
     @property
     def factor(self) -> float:
         return rms_scale(*self.weight.matrix.shape)
+
+    def momentum(self, gradient: Tensor) -> Tensor:
+        """That of an fp32 `gradient`, which it takes in, before anything is orthogonalized."""
+        self.begin(gradient.shape, gradient.device)
+        held = read_moment(self.weight.state, "exp_avg")
+        found = momentum_(held, gradient, self.rule.beta, self.rule.nesterov)
+        write_moment(self.weight.state, "exp_avg", held)
+        return found
 
     def _count_fallback(self) -> None:
         self.fallbacks += 1

@@ -11,6 +11,7 @@ in row blocks, without a further matrix of the weight's size:
     columns      P N + c S, each column of G - P R scaled to the norm √(a-r)
     alice        the same with an average of the norms, growth limited                    (arXiv 2502.07752)
     orthogonal   P N + c 0.2 √max(m, n) Newton-Schulz(G - P R), as of a step of Muon without momentum
+    joint        -0.2 √max(m, n) Newton-Schulz(P X + c (G - P R)), X the momentum of R: Muon with a low-rank momentum
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from galore.kernels.ops.projection import Dense, project
 from galore.kernels.rules.orthogonalize import orthogonalize, rms_scale
 from galore.kernels.rules.residual import Per, apollo_scale, column_squares, column_terms, fira_terms, frugal_block
 from galore.kernels.storage.layout import Matrix
-from galore.trainer.optim.parts.inner import Inner
+from galore.trainer.optim.parts.inner import Inner, MuonInner
 from galore.trainer.optim.parts.refresh import Refresh
 from galore.trainer.optim.parts.subspace import Subspace
 
@@ -164,6 +165,20 @@ class Orthogonal(WholeGradient):
         return Terms(p, n, lambda first, last: found[first:last])
 
 
+class Joint(WholeGradient):
+    """Muon with the momentum of the subspace alone, orthogonalized together with what is left over."""
+
+    def terms(self, gradients: Refresh, grad_scale: float) -> Terms:
+        whole, p = self.subspace.oriented(gradients.whole.take()), self.subspace.projector
+        r = project(p, whole).float().mul_(grad_scale).contiguous()
+        assert isinstance(self.inner, MuonInner)
+        x, outside = self.inner.momentum(r), 0.0 if self.complete else self.factor
+        mixed = torch.addmm(whole.float(), p.float(), x - outside * r, beta=outside * grad_scale)
+        found = orthogonalize(mixed).mul_(-rms_scale(*mixed.shape))
+        found = found.mT if self.subspace.transposed else found
+        return Terms(None, None, lambda first, last: found[first:last])
+
+
 class Limited(WholeGradient):
     """A rule that adds scale∘G and limits how its norm grows; the last norm is an fp32 number of the weight's state."""
 
@@ -222,4 +237,5 @@ RESIDUALS: dict[Residual, type[ResidualRule]] = {
     "columns": Columns,
     "alice": Alice,
     "orthogonal": Orthogonal,
+    "joint": Joint,
 }

@@ -22,7 +22,9 @@ def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def optimizer_for(parameter: nn.Parameter, **options: Any) -> GaLoreAdamW:
     defaults = {"betas": BETAS, "eps": EPS, "weight_decay": DECAY, "update_proj_gap": GAP, "stagger": False, "seed": 3}
-    group = {"params": [("weight", parameter)], "rank": RANK}
+    group = {"params": [("weight", parameter)], "rank": options.pop("rank", RANK)}
+    if options.get("residual") == "joint":
+        options["inner"] = "muon"
     return GaLoreAdamW([group], lr=LR, **{**defaults, **options})
 
 
@@ -50,7 +52,19 @@ def test_frugal_adds_no_signs_of_rounding_noise_at_full_rank(outside: str) -> No
     torch.testing.assert_close(*results)
 
 
-@pytest.mark.parametrize("residual", ["fira", "apollo", "frugal", "columns", "alice", "orthogonal"])
+def test_muon_with_a_momentum_of_full_rank_is_muon() -> None:
+    results = []
+    for options in ({"residual": "joint", "proj_type": "svd", "scale": 1.0}, {"inner": "muon", "rank": None}):
+        parameter = nn.Parameter(torch.ones(RANK, 20))
+        optimizer = optimizer_for(parameter, **options)
+        for gradient in gradients((RANK, 20)):
+            parameter.grad = gradient
+            optimizer.step()
+        results.append(parameter.detach())
+    torch.testing.assert_close(*results)
+
+
+@pytest.mark.parametrize("residual", ["fira", "apollo", "frugal", "columns", "alice", "orthogonal", "joint"])
 def test_micro_batches_are_summed_before_anything_is_done(residual: str) -> None:
     def trained(parts: int) -> Tensor:
         parameter = nn.Parameter(torch.ones(8, 20))
@@ -68,7 +82,7 @@ def test_micro_batches_are_summed_before_anything_is_done(residual: str) -> None
     torch.testing.assert_close(trained(1), trained(2))
 
 
-@pytest.mark.parametrize("residual", ["fira", "frugal", "columns", "alice", "orthogonal"])
+@pytest.mark.parametrize("residual", ["fira", "frugal", "columns", "alice", "orthogonal", "joint"])
 def test_clipping_scales_the_residual_as_well(residual: str) -> None:
     """Adam does not see the scale of its gradients, so a step of clipped ones is that of the others, limiter included."""
     results = []
