@@ -18,6 +18,7 @@ CARDS = {
     "llama-7b-12gb": "rtx4070",
     "llama-13b-24gb": "rtx4090",
     "llama-1b-8gb": "rtx3070",
+    "retnet-1.3b": "rtx4090",
 }
 OTHERS = {
     "llama-7b-24gb": (["optim.rank=512"], ["optim.rank=256"], ["train.offload_activations=false"]),

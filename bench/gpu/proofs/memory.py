@@ -18,7 +18,10 @@ from gpu.scale import Scale
 
 GOAL = 0.01  # of the measured peak
 PREDICTORS = 12  # processes at the same time: all, each on one core
-CARDS = {"7b-24gb": "rtx4090", "13b-24gb": "rtx4090", "7b-16gb": "rtx4080", "7b-12gb": "rtx4070", "1b-8gb": "rtx4060"}
+CARDS = {
+    **{"7b-24gb": "rtx4090", "13b-24gb": "rtx4090", "7b-16gb": "rtx4080", "7b-12gb": "rtx4070", "1b-8gb": "rtx4060"},
+    "retnet-1.3b": "rtx4090",
+}
 SMALL = ("demo", *(f"llama-60m{method}" for method in ("-full", "-galore", "-galore-8bit", "-lora")), "llama-350m")
 LARGE = ("llama-7b-24gb", "llama-7b-12gb", "llama-7b-16gb", "llama-13b-24gb")
 GROWING, FIXED = "growing", "fixed"
@@ -40,7 +43,7 @@ class Row:
 
 def rows(segments: str) -> list[Row]:
     """In order of value."""
-    return [Row(recipe, segments) for recipe in (*SMALL, "llama-1b-8gb", *LARGE)]
+    return [Row(recipe, segments) for recipe in (*SMALL, "llama-1b-8gb", "retnet-1.3b", *LARGE)]
 
 
 def prove(scale: Scale, records: Records) -> None:
