@@ -15,6 +15,7 @@ ESSENTIAL = {  # proof → parts of the names of the records that a summary has 
     "exact": ("kill -9", "equal bits", "8 × 1", "one order"),
     "speed": ("ours with", "tokens per second"),
     "matmul": ("tokens per second", "both products"),
+    "fused": ("tokens per second", "both ways"),
     "floor": ("4096×11008", "4096×4096"),
 }
 

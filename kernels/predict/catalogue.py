@@ -50,7 +50,14 @@ RAGGED = (1000, 2730, 100)
 # A sum in parts that a kernel of its own adds up.
 SPLIT = Tile(64, 64, 32, 4, 3, split=4)
 Case = tuple[str, list[Launch]]
-EIGHT = ("product int8 groups even", "product int8 rows even", "product e4m3 rows even", "regroup across even")
+EIGHT = (
+    "product int8 groups even",
+    "product int8 groups ragged",
+    "product int8 rows ragged",
+    "product int8 rows even",
+    "product e4m3 rows even",
+    "regroup across even",
+)
 FUSED = ("norm even", "norm backward even", "swiglu backward even", "rotary even")
 
 

@@ -11,7 +11,7 @@ from galore.kernels.triton.jit.fused import (
     swiglu_backward_kernel,
     swiglu_kernel,
 )
-from galore.kernels.triton.launch import Launch, blocks
+from galore.kernels.triton.launch import Argument, Launch, blocks
 
 ELEMENTS = 4096  # of rows, to a program
 FLAT = 1024  # elements to a program
@@ -22,7 +22,15 @@ def rms_norm_plan(out: Tensor, r: Tensor, x: Tensor, weight: Tensor, eps: float)
     """out ← weight ∘ r x, r (rows,) fp32, for contiguous x (rows, columns)."""
     rows, columns = x.shape
     each, width, warps = _tile(columns)
-    arguments = {"OUT": out, "R": r, "X": x, "W": weight, "rows": rows, "columns": columns, "eps": eps}
+    arguments: dict[str, Argument] = {
+        "OUT": out,
+        "R": r,
+        "X": x,
+        "W": weight,
+        "rows": rows,
+        "columns": columns,
+        "eps": eps,
+    }
     touched = x.nbytes + out.nbytes
     constants = {"ROWS": each, "WIDTH": width}
     return [Launch(rms_norm_kernel, (blocks(rows, each), 1), arguments, constants, warps, bytes=touched)]
@@ -35,7 +43,7 @@ def rms_norm_backward_plan(
     rows, columns = x.shape
     each, width, warps = _tile(columns)
     programs = len(partial)
-    arguments = {
+    arguments: dict[str, Argument] = {
         "DX": dx,
         "DW": partial,
         "DY": dy,
@@ -53,13 +61,13 @@ def rms_norm_backward_plan(
 
 def swiglu_plan(out: Tensor, gate: Tensor, up: Tensor) -> list[Launch]:
     """out ← silu(gate) up, all contiguous."""
-    arguments = {"OUT": out, "GATE": gate, "UP": up, "count": out.numel()}
+    arguments: dict[str, Argument] = {"OUT": out, "GATE": gate, "UP": up, "count": out.numel()}
     return [_flat(swiglu_kernel, arguments, 3 * out.nbytes, out.numel())]
 
 
 def swiglu_backward_plan(d_gate: Tensor, d_up: Tensor, dy: Tensor, gate: Tensor, up: Tensor) -> list[Launch]:
     """d_gate, d_up ← the gradients of gate and up, all contiguous."""
-    arguments = {"DG": d_gate, "DU": d_up, "DY": dy, "GATE": gate, "UP": up, "count": dy.numel()}
+    arguments: dict[str, Argument] = {"DG": d_gate, "DU": d_up, "DY": dy, "GATE": gate, "UP": up, "count": dy.numel()}
     return [_flat(swiglu_backward_kernel, arguments, 5 * dy.nbytes, dy.numel())]
 
 
@@ -69,7 +77,7 @@ def rotary_plan(out: Tensor, x: Tensor, cos: Tensor, sin: Tensor, backward: bool
     half = size // 2
     width = 1 << (half - 1).bit_length()
     each = min(1 << (heads - 1).bit_length(), max(1, HALVES // width))
-    arguments = {
+    arguments: dict[str, Argument] = {
         "OUT": out,
         "X": x,
         "COS": cos,
@@ -96,5 +104,5 @@ def _tile(columns: int) -> tuple[int, int, int]:
     return rows, width, min(16, max(4, rows * width // 512))
 
 
-def _flat(kernel: object, arguments: dict[str, Tensor | int], touched: int, count: int) -> Launch:
-    return Launch(kernel, (blocks(count, FLAT), 1), {**arguments}, {"BLOCK": FLAT}, warps=4, bytes=touched)
+def _flat(kernel: object, arguments: dict[str, Argument], touched: int, count: int) -> Launch:
+    return Launch(kernel, (blocks(count, FLAT), 1), arguments, {"BLOCK": FLAT}, warps=4, bytes=touched)

@@ -35,7 +35,7 @@ from gpu.scale import GIB, TINY, Outcome, Scale
 from galore.trainer.machine.process import expandable_segments
 from galore.trainer.optim import GaLoreAdamW
 
-LEFT_OUT = ["matmul", "fixed", "streaming"]  # shown by a second call
+LEFT_OUT = ["matmul", "fused", "fixed", "streaming"]  # shown by a second call
 ONE_BY_ONE = [proof for proof in PROOFS if not proof.beside]
 
 

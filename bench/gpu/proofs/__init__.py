@@ -105,6 +105,14 @@ PROOFS = (
         other=40,
     ),
     Proof(
+        "fused",
+        "RMSNorm, SwiGLU and rotary positions in one pass: errors, times, whole steps of 350M, 1B, 7B",
+        150,
+        4,
+        flops=4 * 14 * _steps(B1, 4096, False),
+        other=40,
+    ),
+    Proof(
         "fixed",
         "as memory, with segments of fixed size",
         140,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -15,7 +15,7 @@ from gpu.scale import BATCH, Scale
 LAYERS = ((4096, 4096), (11008, 4096), (4096, 11008))  # of LLaMA-7B
 TOKENS = 8192
 ERRORS = {"int8": (0.02, 0.06), "fp8": (0.05, 0.09)}  # of forward and input gradient, relative, of random numbers
-FORMATS = ("bf16", "int8", "fp8")
+FORMATS = {f"products in {name}": (f"train.matmul={name}",) for name in ("bf16", "int8", "fp8")}
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def prove(scale: Scale, records: Records) -> None:
     for m, n in ((48, 96),) if scale.rehearsal else LAYERS:
         _product(m, n, 16 if scale.rehearsal else TOKENS, scale, records)
     for size in TINY if scale.rehearsal else SIZES:
-        _steps(size, scale, records)
+        steps(size, FORMATS, scale, records)
 
 
 def _product(m: int, n: int, tokens: int, scale: Scale, records: Records) -> None:
@@ -59,18 +59,14 @@ def _product(m: int, n: int, tokens: int, scale: Scale, records: Records) -> Non
     x, dy = (torch.randn(tokens, each, device=scale.device, dtype=torch.bfloat16) for each in (n, m))
     w = dequantize(codes, scales, torch.bfloat16)
     exact = x.double() @ w.double().mT, dy.double() @ w.double()
-    plain = _seconds(
-        lambda: (x @ dequantize(codes, scales, x.dtype).mT, dy @ dequantize(codes, scales, x.dtype)), scale
-    )
+    plain = seconds(lambda: (x @ dequantize(codes, scales, x.dtype).mT, dy @ dequantize(codes, scales, x.dtype)), scale)
     for name, form in EIGHT.items():
         products = EightBit(form, Draws(0))
         found = products.forward(x, codes, scales), products.input_gradient(dy, codes, scales)
         y, dx = (float((got.double() - of).norm() / of.norm()) for got, of in zip(found, exact, strict=True))
         held = y <= ERRORS[name][0] and dx <= ERRORS[name][1]
         records.note(f"{name} {m}×{n}, {tokens} tokens: relative errors", ok=held, forward=y, input_gradient=dx)
-        taken = _seconds(
-            lambda of=products: (of.forward(x, codes, scales), of.input_gradient(dy, codes, scales)), scale
-        )  # type: ignore[misc]
+        taken = seconds(lambda of=products: (of.forward(x, codes, scales), of.input_gradient(dy, codes, scales)), scale)  # type: ignore[misc]
         flops = 4.0 * m * n * tokens
         records.note(
             f"{name} {m}×{n}, {tokens} tokens: both products",
@@ -81,7 +77,7 @@ def _product(m: int, n: int, tokens: int, scale: Scale, records: Records) -> Non
         )
 
 
-def _seconds(call: Callable[[], Any], scale: Scale) -> float:
+def seconds(call: Callable[[], Any], scale: Scale) -> float:
     import torch
 
     from galore.kernels.predict.measure import cuda_timer
@@ -89,11 +85,12 @@ def _seconds(call: Callable[[], Any], scale: Scale) -> float:
     return 1e-3 if scale.rehearsal else cuda_timer(torch.device("cuda", torch.cuda.current_device()))(call)
 
 
-def _steps(size: Size, scale: Scale, records: Records) -> None:
+def steps(size: Size, choices: Mapping[str, tuple[str, ...]], scale: Scale, records: Records) -> None:
+    """Whole steps of a recipe with each of the choices, the first of which the others are compared with."""
     settings = (*size.settings, "optim.update_proj_gap=10000", *scale.tiny(but=BATCH))
     found = {}
-    for name in FORMATS:
-        task = turns.Task(size.recipe, size.rows, size.micro, 10_000, scale.device, (*settings, f"train.matmul={name}"))
+    for name, more in choices.items():
+        task = turns.Task(size.recipe, size.rows, size.micro, 10_000, scale.device, (*settings, *more))
         side = turns.Child("ours", task, scale.environment())
         try:
             side.take(2)  # compilation, the first decomposition
@@ -102,6 +99,7 @@ def _steps(size: Size, scale: Scale, records: Records) -> None:
             records.note(f"{size.recipe}, {name}: {error}", ok=False)
         finally:
             side.end()
+    first = found.get(next(iter(choices)))
     for name, rate in found.items():
-        faster = {"of_bf16": rate / found["bf16"]} if "bf16" in found else {}
-        records.note(f"{size.recipe}, products in {name}: tokens per second", median=rate, **faster)
+        faster = {"of_first": rate / first} if first else {}
+        records.note(f"{size.recipe}, {name}: tokens per second", median=rate, **faster)

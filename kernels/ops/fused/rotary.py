@@ -39,7 +39,8 @@ class _Rotary(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None, None]:
-        return _turn(upstream, *ctx.saved_tensors, True, ctx.backend), None, None, None
+        cos, sin = ctx.saved_tensors
+        return _turn(upstream, cos, sin, True, ctx.backend), None, None, None
 
 
 def _turn(x: Tensor, cos: Tensor, sin: Tensor, backward: bool, backend: Backend) -> Tensor:

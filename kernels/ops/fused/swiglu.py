@@ -67,4 +67,4 @@ class _SwiGLU(torch.autograd.Function):
 
 
 def _blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    return zip(*(each.view(-1).split(BLOCK) for each in tensors), strict=True)
+    return zip(*(torch.split(each.view(-1), BLOCK) for each in tensors), strict=True)
