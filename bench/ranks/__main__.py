@@ -10,12 +10,12 @@ from pathlib import Path
 
 from prove import child
 
-from ranks import parts, shards
-from ranks.parts import carry_out
+from ranks import agents, memory, parts, shards
 from ranks.records import Records, page
+from ranks.trials import carry_out
 
 ROOT = Path(__file__).parents[2]
-PARTS = parts.PARTS | shards.PARTS
+PARTS = parts.PARTS | agents.PARTS | shards.PARTS | memory.PARTS
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ from typing import Any
 from prove import child
 from prove.child import Child, Ended
 
+WITHIN = 60.0  # seconds in which all ranks are to end after one was killed
 LIMIT = 300.0  # seconds of one run, on a busy machine
 COMPARED = ("step", "loss_nats", "grad_norm", "learning_rate", "sample_ids_crc32", "tokens")
 
@@ -48,6 +49,12 @@ def finish(out: Path, count: int, words: Sequence[str], *, overlap: bool = True)
 
 def wait(ranks: Sequence[Child], limit: float = LIMIT) -> list[Ended]:
     return [each.wait(limit) for each in ranks]
+
+
+def until(holds: Callable[[], bool], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not holds() and time.monotonic() < end:
+        time.sleep(0.02)
 
 
 def rows(out: Path, kind: str) -> list[dict[str, Any]]:

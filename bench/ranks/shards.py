@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import os
 import random
 import shutil
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,11 +11,12 @@ from typing import Any
 from prove import child
 
 from ranks import cases, launch
-from ranks.parts import AGAINST, WORDS, Part, difference, killed_at, killed_words, restarted, stopped
+from ranks.agents import WORDS, restarted, stopped
+from ranks.memory import IN_PARTS
+from ranks.parts import AGAINST, difference, killed_at, killed_words
+from ranks.trials import Part, Trials
 
-IN_PARTS = "parallel.mode=fsdp"
 MOMENTS, KILLED = 10, 4  # kills, and ranks of the runs that are killed
-Trials = dict[str, Callable[[], dict[str, Any]]]
 
 # Parts of 256 columns and more: whole blocks of 8-bit states, which are rounded as in one process.
 ALIGNED = ("model.intermediate_size=1024", "optim.target_modules=[mlp]")
@@ -156,92 +154,6 @@ def kills(folder: Path, rng: random.Random) -> Trials:
     return again | killed_at(folder, moments, KILLED, [*killed_words(), IN_PARTS])
 
 
-def memory(folder: Path, rng: random.Random) -> Trials:
-    large = ["model.hidden_size=256", "model.intermediate_size=512", "model.num_hidden_layers=4", "optim.rank=32"]
-    words = [*cases.TINY, *cases.STEPS, *large, "model.vocab_size=2048", IN_PARTS]
-    return {
-        f"{name}, {size} parts": partial(held, folder / f"{number}.{size}", [*words, *MEASURED[name]], size)
-        for number, name in enumerate(MEASURED)
-        for size in (2, 4)
-    }
-
-
-MEASURED = {
-    "galore": (),
-    "galore-8bit, recomputed": ("optim.state_dtype=8bit", "train.gradient_checkpointing=true"),
-    "full": ("optim.method=full",),
-}
-
-
-def held(folder: Path, overrides: list[str], size: int) -> dict[str, Any]:
-    """The peak of one rank in a first, an ordinary and a refresh step: predicted, and counted by torch's allocator."""
-    folder.mkdir(parents=True)
-    at = launch.port()
-    each = [
-        child.start(partial(_measure, rank, size, at, overrides, folder / "measured"), folder / f"{rank}.said")
-        for rank in range(size)
-    ]
-    each.append(child.start(partial(_predict, size, overrides, folder / "predicted"), folder / "predicted.said"))
-    if wrong := [ended for ended in launch.wait(each) if ended.code != 0]:
-        raise RuntimeError(str(wrong[0]))
-    found: dict[str, Any] = {"holds": None}
-    for name in ("predicted", "measured"):
-        found |= {f"{name} {key}": value for key, value in json.loads((folder / name).read_text()).items()}
-    return found
-
-
-def _predict(size: int, overrides: list[str], to: Path) -> None:
-    from galore.trainer.fit.predict import predict
-    from galore.trainer.fit.ranks import of_one_rank, trace_of_part
-    from galore.trainer.recipe.load import load_recipe
-
-    loaded = of_one_rank(load_recipe("demo", overrides), size)
-    trace = trace_of_part(loaded, predict(loaded, None), size)
-    curve = trace.requested()
-    peak = trace.by_category(max(range(len(curve)), key=curve.__getitem__))
-    states = sum(peak.get(name, 0) for name in ("optimizer_states", "projectors"))
-    to.write_text(json.dumps({"peak": max(curve), "weights": peak["weights"], "states": states}))
-
-
-def _measure(rank: int, size: int, at: str, overrides: list[str], to: Path) -> None:
-    from itertools import accumulate
-
-    import torch
-
-    from galore.trainer.build import build_model
-    from galore.trainer.data.prepare import fullest_batch
-    from galore.trainer.fit.rehearsal import clocks
-    from galore.trainer.optim.parts.shards import local
-    from galore.trainer.optimizer import attach_sharded, cut_along
-    from galore.trainer.parallel.group import join
-    from galore.trainer.recipe.load import load_recipe
-    from galore.trainer.step import train_step
-
-    launch.as_rank(rank, size, at)
-    os.environ["KINETO_LOG_LEVEL"] = "99"
-    loaded, group = load_recipe("demo", overrides), join("cpu")
-    assert group is not None
-    recipe, vocabulary = loaded.recipe, loaded.recipe.model.vocab_size
-    assert vocabulary is not None
-    model, _ = build_model(recipe, vocabulary, "cpu", loaded.base_dir)
-    along = cut_along(model, recipe, group)
-    optimizer = attach_sharded(model, recipe, recipe.train.accumulation, group, torch.device("cpu"), along)
-    weights = sum(local(each).nbytes for each in model.state_dict().values())
-    shape = (recipe.train.global_batch_size, recipe.data.max_length)
-    batch = fullest_batch(recipe, torch.randint(vocabulary, shape, generator=torch.Generator().manual_seed(0)))
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        for _, clock in clocks(optimizer):
-            for each in optimizer.param_groups:
-                each["clock"] = clock
-            train_step(model, optimizer, batch, recipe.train.micro_batch_size, recipe.optim.max_grad_norm, group=group)
-    assert profile.profiler is not None
-    events = profile.profiler.kineto_results.events()
-    peak = weights + max(accumulate(event.nbytes() for event in events if event.name() == "[memory]"))
-    states = sum(each.nbytes for slot in optimizer.slots.values() for each in slot.state.values())
-    if rank == 0:
-        to.write_text(json.dumps({"peak": peak, "weights": weights, "states": states}))
-
-
 PARTS = {
     part.name: part
     for part in (
@@ -249,6 +161,5 @@ PARTS = {
         Part("fsdp-data", "every kind of data, the same", AGAINST, data),
         Part("fsdp-resharded", "a checkpoint of 4 parts saved by 1, by 2 and by 4", (), resharded),
         Part("fsdp-kills", f"kill -9 of one of {KILLED} ranks at {MOMENTS} random moments", (), kills),
-        Part("fsdp-memory", "bytes of one rank, predicted and counted by torch's allocator", (), memory),
     )
 }

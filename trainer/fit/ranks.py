@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
 
-import torch
 from torch import nn
 
 from galore.trainer.build import build_model
 from galore.trainer.common.errors import UserError
-from galore.trainer.fit.parted import Gathered, in_parts
+from galore.trainer.fit.parted import in_parts, units_of
 from galore.trainer.fit.predict import profile_on
 from galore.trainer.losses.build import build_extra
 from galore.trainer.losses.extra import About
@@ -19,7 +18,6 @@ from galore.trainer.memory.profile import Profile
 from galore.trainer.memory.trace.trace import Trace
 from galore.trainer.models.checkpointing import blocks_of
 from galore.trainer.optim import GaLoreAdamW
-from galore.trainer.optim.projected import ProjectedSlot
 from galore.trainer.optimizer import attach_optimizer, refuse_uneven
 from galore.trainer.parallel.partedtraffic import parted_traffic, units
 from galore.trainer.parallel.partedtraffic import seconds as parted_seconds
@@ -85,10 +83,8 @@ def trace_of_part(loaded: LoadedRecipe, trace: Trace, size: int) -> Trace:
     """`trace` of a process that has all of `loaded`, as it is on one of `size` that share weights and states."""
     model, optimizer = _planned(loaded)
     refuse_uneven(model, optimizer, size)
-    full = {id(slot.parameter) for slot in optimizer.slots.values() if not isinstance(slot, ProjectedSlot)}
-    sums = getattr(torch, loaded.recipe.optim.accumulator_dtype).itemsize
-    gathered = Gathered.of(model, blocks_of(model), sums, full)
-    return in_parts(trace, size, gathered)
+    gathered = units(model, blocks_of(model), optimizer)
+    return in_parts(trace, size, units_of(model, optimizer, gathered, size))
 
 
 def _planned(loaded: LoadedRecipe) -> tuple[nn.Module, GaLoreAdamW]:

@@ -48,9 +48,11 @@ def parted_traffic(
     found["flags"] = HELD * (len(optimizer.slots) + spread + passing)
     times = micro_batches * (2 if passing else 1)
     *blocks, rest = gathered
-    found["weights"] = times * (2 * sum(_own(block.values(), size) for block in blocks) + _own(rest.values(), size))
+    found["weights"] = times * (
+        2 * sum(own_bytes(block.values(), size) for block in blocks) + own_bytes(rest.values(), size)
+    )
     full = [slot for slot in optimizer.slots.values() if not isinstance(slot, ProjectedSlot)]
-    found["gradients"] = times * sum(_padded(slot, size) for slot in full)
+    found["gradients"] = times * sum(padded_bytes(slot, size) for slot in full)
     return found
 
 
@@ -72,7 +74,7 @@ def _projected(slot: ProjectedSlot, turn: bool, size: int, clock: int | None) ->
     return kinds
 
 
-def _own(parts: Collection[tuple[nn.Parameter, int]], size: int) -> int:
+def own_bytes(parts: Collection[tuple[nn.Parameter, int]], size: int) -> int:
     """What the first rank holds of them."""
     return sum(
         Shard(dim, each.shape[dim], 0, size).chunk * (each.numel() // each.shape[dim]) * each.element_size()
@@ -80,7 +82,7 @@ def _own(parts: Collection[tuple[nn.Parameter, int]], size: int) -> int:
     )
 
 
-def _padded(slot: FullSlot, size: int) -> int:
+def padded_bytes(slot: FullSlot, size: int) -> int:
     """A gradient with its rows filled up to a multiple of the ranks, in the dtype it is summed in."""
     shape = slot.parameter.shape
     return Shard(0, shape[0], 0, size).chunk * size * (slot.parameter.numel() // shape[0]) * slot.sum.dtype.itemsize
