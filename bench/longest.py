@@ -1,4 +1,4 @@
-"""The longest sequences by card, of LLaMA-1B and 7B: the table of docs/long-context.md. Traced, nothing is run.
+"""The longest sequences by card, of LLaMA-1B to 70B: the table of docs/long-context.md. Traced, nothing is run.
 
     python bench/longest.py [ROW ...]
 
@@ -31,6 +31,9 @@ ROWS = {
     "1B, 8-bit weights": Row("llama-1b-8gb", ("optim.weight_dtype=int8", "optim.projector_dtype=int4"), (16, 64, 128)),
     "7B, 8-bit weights": Row("llama-7b-12gb", (), (8, 48, 112)),
     "7B, the same, streamed": Row("llama-7b-12gb", ("train.stream_weights=true",), (8, 48, 112)),
+    "13B, streamed": Row("llama-13b-24gb", ("train.stream_weights=true",), (8, 48, 96)),
+    "32B, streamed": Row("llama-32b-24gb", (), (4, 24, 64)),
+    "70B, streamed": Row("llama-70b-24gb", (), (4, 24, 64)),
 }
 
 

@@ -1,6 +1,7 @@
 """Streamed weights: what they take of card, host and bus, and that they are resident ones to the bit.
 
     python bench/streaming.py table               7B to 70B on a 24 GB card, predicted (10 minutes)
+    python bench/streaming.py speed               its last column alone
     python bench/streaming.py measured            LLaMA-60M and 350M here, predicted against measured (10 minutes)
     python bench/streaming.py kills [--kills 20]  streamed runs under `kill -9`, resumed, compared (10 minutes)
     python bench/streaming.py billion             two steps of LLaMA-1B here, streamed; 10 GiB of memory
@@ -20,13 +21,14 @@ from pathlib import Path
 
 import psutil
 
+from galore.trainer.fit.duration import few_blocks
 from galore.trainer.fit.hostmemory import host_profile
 from galore.trainer.fit.predict import predict, profile_on
 from galore.trainer.fit.verify import verify
 from galore.trainer.machine.cards import card
 from galore.trainer.machine.gpus import GPUS
 from galore.trainer.machine.process import prepare_process
-from galore.trainer.recipe.load import load_recipe
+from galore.trainer.recipe.load import LoadedRecipe, load_recipe
 
 sys.path.append(str(Path(__file__).parent))  # a safe path leaves this folder out
 Trial = importlib.import_module("kill9").Trial
@@ -57,18 +59,31 @@ BILLION += ["optim.weight_dtype=int8", "optim.state_dtype=8bit", "train.gradient
 HEAD = (
     "model | weights on the host | card, GiB | host, GiB | smallest machine, GiB",
     "bus per step, GB, to the card + back | tokens of a micro-batch that hide it: on average / in the forward, too",
+    "tokens/s",
 )
 
 
 def table() -> None:
-    print(f"| {' | '.join(HEAD)} |\n" + "|---" * 7 + "|")
+    print(f"| {' | '.join(HEAD)} |\n" + "|---" * 8 + "|")
     for name, recipe, settings in ROWS:
         loaded = load_recipe(recipe, settings)
         host, there = host_profile(loaded, "cuda"), profile_on(loaded, card("rtx4090"))
         waiting = host.pinned["blocks of weights"]
         moved = " + ".join(f"{each / 1e9:,.0f}" for each in host.bus)
         sizes = f"{waiting / GIB:.1f} | {there.total.high / GIB:.1f} | {host.total / GIB:.1f} | {host.least_machine}"
-        print(f"| {name} | {sizes} | {moved} | {_hidden() if waiting else '–'} |", flush=True)
+        print(f"| {name} | {sizes} | {moved} | {_hidden() if waiting else '–'} | {_speed(loaded)} |", flush=True)
+
+
+def speed() -> None:
+    """The last column of the table alone."""
+    for name, recipe, settings in ROWS:
+        print(f"| {name} | {_speed(load_recipe(recipe, settings))} |", flush=True)
+
+
+def _speed(loaded: LoadedRecipe) -> str:
+    """At the least and at the most of the card's rates, with an ordinary share of refreshes."""
+    step = few_blocks(loaded, card("rtx4090"), None)
+    return "–" if step is None else "{:,.0f}–{:,.0f}".format(*step.tokens_per_second)
 
 
 def _hidden() -> str:
@@ -130,14 +145,14 @@ def _peak_resident() -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["table", "measured", "kills", "billion"])
+    parser.add_argument("what", choices=["table", "speed", "measured", "kills", "billion"])
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     if arguments.what == "kills":
         kills(arguments.kills, arguments.seed)
     else:
-        {"table": table, "measured": measured, "billion": billion}[arguments.what]()
+        {"table": table, "speed": speed, "measured": measured, "billion": billion}[arguments.what]()
 
 
 if __name__ == "__main__":
