@@ -15,13 +15,15 @@ from galore.trainer.optim.groups import is_trained
 def flops_per_token(model: nn.Module, seq_len: int) -> int | None:
     """FLOPs that one token of a sequence of `seq_len` costs in training: forward and backward, no recomputation.
 
-        2·N + 2·N + 2·N_trained + 3·A,   A = 4·L·H·Q·S
+        2·N + 2·N + 2·N_trained + 3·A,   A = 4·L·H·Q·P
 
     N is the number of matrix elements a token is multiplied with: every linear layer and the output head, tied or not,
     but not the embedding look-up. The terms are the forward pass, the gradients of the inputs, the gradients of the
-    weights that are trained (all of them but for adapters), and attention: L layers, H query heads of size Q, S tokens.
-    With N_trained = N this is 6N + 12LHQS of PaLM, appendix B (arXiv 2204.02311). As there, attention counts the full
-    S×S matrix; a causal kernel computes half of it. Of retention A is what its chunks and states take. Norms,
+    weights that are trained (all of them but for adapters), and attention: L layers, H query heads of size Q, P positions
+    that a token sees in the mean. With N_trained = N this is 6N + 12LHQP, as in PaLM, appendix B (arXiv 2204.02311), but
+    that there a token pays for all S: of long sequences such a count is above what a causal kernel computes, and MFU
+    could pass 1. Half of it is how FlashAttention counts (arXiv 2307.08691, 4.1), and P = (S + 1)/2 is exact. Where
+    tokens see those after them, P = S. Of retention A is what its chunks and states take. Norms,
     activations, biases and the softmax are left out.
 
     Returns:
@@ -50,10 +52,15 @@ def mixing_flops(model: Any, seq_len: int) -> int:
     """A: FLOPs of one token's forward in which it meets others, over all layers."""
     config = model.config.get_text_config()
     if not isinstance(config, RetNetConfig):
-        return 4 * attention_width(model) * seq_len
+        return 2 * attention_width(model) * (seq_len + 1 if _is_causal(model) else 2 * seq_len)
     keys, values, heads = config.hidden_size, config.hidden_size * config.value_expansion, config.num_attention_heads
     scores, states = min(seq_len, config.chunk_size) * (keys + values), 2 * keys * values // heads
     return 2 * config.num_hidden_layers * (scores + (states if seq_len > config.chunk_size else 0))
+
+
+def _is_causal(model: nn.Module) -> bool:
+    """Whether no token sees a later one: encoders say that theirs do."""
+    return all(getattr(module, "is_causal", True) for module in model.modules())
 
 
 def attention_width(model: Any) -> int:
