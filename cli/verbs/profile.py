@@ -17,6 +17,7 @@ from galore.cli.show.longest import show_longest
 from galore.cli.show.profile import Plain, Shipped, profile_of_one, say_before_a_search
 from galore.cli.show.profilebeside import compared, loaded_with, measured, told_on_stderr, write_file, write_timeline
 from galore.cli.show.tables import say, screen
+from galore.trainer.common.durable import refuse_unwritable
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.format import size
 from galore.trainer.recipe.extras import refuse_missing
@@ -180,8 +181,7 @@ def _refuse_files(files: Mapping[str, Path | None], force: bool) -> None:
             page = f"write {option} as .html" if ".html" in FILES[option][0] else ""
             refuse_missing("matplotlib", "a picture", option, page)
     for option, file in named.items():
-        if not file.absolute().parent.is_dir():
-            raise UserError(f"there is no folder {file.parent}", where=option, fix="make it, or write elsewhere")
+        refuse_unwritable(file, option)
     if not force and (recipe := named.get("--fit")) is not None and recipe.exists():
         raise UserError(f"{recipe} exists already", where="--fit", fix="name another file, or add --force")
 

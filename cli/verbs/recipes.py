@@ -122,13 +122,12 @@ def schema(
     output: Annotated[Path | None, typer.Option(help="The file to write.", show_default="standard output")] = None,
 ) -> None:
     """The JSON schema of a recipe file, with which editors complete and check."""
-    from galore.trainer.common.durable import replace_file
+    from galore.trainer.common.durable import refuse_unwritable, replace_file
     from galore.trainer.recipe.explain.fields import schema_text
 
     if output is None:
         typer.echo(schema_text(), nl=False)
-    elif not output.absolute().parent.is_dir():
-        raise UserError(f"there is no folder {output.parent}", where="--output", fix="make it, or write elsewhere")
     else:
+        refuse_unwritable(output, "--output")
         replace_file(output, schema_text())
         typer.echo(f"wrote {output}")

@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+from galore.trainer.common.errors import UserError
 from galore.trainer.common.reading import open_regular
 
 CHUNK_BYTES = 16 * 2**20
@@ -78,6 +80,24 @@ def sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def refuse_unwritable(file: Path, where: str) -> None:
+    """Before long work for `file`: a file made beside it is the only sure answer, and it leaves none behind.
+
+    Raises:
+        UserError: it could not be written.
+    """
+    folder, fix = file.absolute().parent, "make it, or write elsewhere"
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {file.parent}", where=where, fix=fix)
+    if file.is_dir():
+        raise UserError(f"{file} is a folder", where=where, fix="name a file in it")
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder, suffix=file.name):
+            pass
+    except OSError as error:
+        raise UserError(f"{file} cannot be written: {error.strerror}", where=where, fix="write elsewhere") from error
 
 
 def make_directory(path: Path) -> tuple[Path, ...]:

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from galore.trainer.common import durable
 from galore.trainer.common.durable import make_directory, replace_file, save_pretrained, synced, write_file
+from galore.trainer.common.errors import UserError
 
 
 def test_a_replaced_file_keeps_its_permissions_and_a_link_stays_one(tmp_path: Path) -> None:
@@ -86,3 +88,20 @@ def test_what_a_library_wrote_is_synced_with_its_folders(tmp_path: Path, monkeyp
     monkeypatch.setattr(os, "fsync", lambda number: synced_.append(Path(f"/proc/self/fd/{number}").readlink()))
     synced(tmp_path)
     assert synced_ == [tmp_path / "below", tmp_path / "below" / "file", tmp_path]
+
+
+def test_what_cannot_be_written_is_told_before_long_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    durable.refuse_unwritable(tmp_path / "x.png", "--plot")
+    assert not list(tmp_path.iterdir())
+    for file, what in ((tmp_path / "no/x.png", "there is no folder"), (tmp_path, "is a folder")):
+        with pytest.raises(UserError, match=what):
+            durable.refuse_unwritable(file, "--plot")
+    with pytest.raises(UserError, match="File name too long"):
+        durable.refuse_unwritable(tmp_path / f"{'x' * 250}.png", "--plot")
+
+    def refused(**_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(durable.tempfile, "NamedTemporaryFile", refused)
+    with pytest.raises(UserError, match=r"x\.png cannot be written: Permission denied"):
+        durable.refuse_unwritable(tmp_path / "x.png", "--plot")
