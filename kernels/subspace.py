@@ -130,7 +130,7 @@ def gaussian(rows: int, columns: int, seed: int, like: Tensor) -> Tensor:
     key = (rows, columns, seed, like.dtype, like.device)
     omega = _drawn.get(key)
     if omega is None:
-        omega = like.new_empty(rows, columns) if like.is_meta else _normal(rows, columns, seed, like)
+        omega = like.new_empty(rows, columns).normal_() if like.is_meta else _normal(rows, columns, seed, like)
         _drawn[key] = omega
     return omega
 

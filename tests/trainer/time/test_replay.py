@@ -7,6 +7,7 @@ import torch
 
 from galore.kernels.device import meta_stands_for
 from galore.kernels.host import FROM_HOST, TO_HOST
+from galore.kernels.subspace import gaussian
 from galore.trainer.memory.trace.simulate import SimulatedTracer
 from galore.trainer.memory.trace.trace import Call, Described, Operation
 from galore.trainer.time import replay as module
@@ -68,6 +69,13 @@ def test_what_has_pages_of_its_own_takes_what_they_take(monkeypatch: pytest.Monk
         if "mul" in str(each.call) or "add" in str(each.call)
     ]
     assert [round(each) for each in taken] == [64 * 64 * 4, 64 * 64 * 4, 0, 0]
+
+
+def test_numbers_that_are_drawn_are_seen() -> None:
+    tracer = SimulatedTracer()
+    with meta_stands_for("cpu"), tracer:
+        gaussian(7, 5, 1, torch.empty(0, device="meta"))
+    assert [each for each in tracer.trace.operations if "normal" in str(each.call.function)]
 
 
 def test_of_a_large_copy_a_part_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
