@@ -8,6 +8,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from galore.trainer.common.errors import UserError
 from galore.trainer.fit.predict import profile_on
 from galore.trainer.fit.remedies import (
     COSTS,
@@ -231,7 +232,7 @@ class Adviser:
         return profile is not None and profile.fits is True
 
     def _profile(self, settings: Settings) -> Need | None:
-        """The profile of the changed recipe; None where it contradicts itself."""
+        """The profile of the changed recipe; None where it contradicts itself, or the model."""
         key = repr(sorted(settings.items()))
         if key not in self._known:
             if settings and time.monotonic() > self.until:
@@ -239,11 +240,16 @@ class Adviser:
             other = changed(self.loaded, settings)
             if other is not None and settings:
                 self.progress(", ".join(f"{path}={value}" for path, value in settings.items()))
-            self._known[key] = None if other is None else self._need(other)
+            self._known[key] = None if other is None else self._need(other, settings)
         return self._known[key]
 
-    def _need(self, loaded: LoadedRecipe) -> Need:
-        profile = profile_on(loaded, self.card, brief=self.brief)
+    def _need(self, loaded: LoadedRecipe, settings: Settings) -> Need | None:
+        try:
+            profile = profile_on(loaded, self.card, brief=self.brief)
+        except UserError as error:
+            if error.where not in settings:
+                raise
+            return None  # the model refuses that change
         return Need(profile.total, profile.fits)
 
 

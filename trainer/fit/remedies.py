@@ -95,6 +95,17 @@ def _offloading(recipe: Recipe) -> Iterator[Settings]:
         yield {"train.offload_activations": True}
 
 
+def can_tile(recipe: Recipe) -> bool:
+    """Whether a micro-batch has more than one tile; a model whose file says its width is tried."""
+    width = recipe.model.width
+    return width is None or recipe.train.micro_batch_size * recipe.data.max_length > width
+
+
+def _tiling(recipe: Recipe) -> Iterator[Settings]:
+    if can_tile(recipe) and recipe.train.tile_tokens is None:
+        yield {"train.tile_tokens": "auto"}
+
+
 def _host_sums(recipe: Recipe) -> Iterator[Settings]:
     """Sums on the host, where a method sums the gradients of target matrices whole."""
     optim = recipe.optim
@@ -189,6 +200,7 @@ _STEPS: dict[str, Callable[[Recipe], Iterator[Settings]]] = {
     "same results; smaller products use the card less well": _micro_batch,
     "same results; one more forward: up to a third more time": _checkpointing,
     "same results; host memory, and the bus in use both ways": _offloading,
+    "same results up to rounding; feed-forward networks computed once more, but in recomputed blocks": _tiling,
     "same results; sums of whole gradients in host memory, and over the bus in every micro-batch": _host_sums,
     "same results; all weights in host memory, and twice over the bus in every micro-batch": _streaming,
     "same results up to rounding": _backward,

@@ -82,6 +82,10 @@ class Architecture:
         return int(self.config["num_hidden_layers"])
 
     @property
+    def width(self) -> int:
+        return int(self.config["hidden_size"])
+
+    @property
     def vocab_size(self) -> int:
         return int(self.config["vocab_size"])
 

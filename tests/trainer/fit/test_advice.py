@@ -11,6 +11,7 @@ import pytest
 
 from galore.cli.show.memory import UNFINISHED, _enough
 from galore.kernels.storage import rounding
+from galore.trainer.common.errors import UserError
 from galore.trainer.common.format import GIB
 from galore.trainer.fit import advice as module
 from galore.trainer.fit.advice import Adviser, Trial
@@ -169,6 +170,28 @@ def test_a_change_that_turns_out_not_to_be_needed_is_left_out(monkeypatch: pytes
     assert found.settings == {"train.gradient_checkpointing": True, "optim.state_dtype": "8bit"}
     assert [trial.gained for trial in found.mildest] == [10, 20]
     assert found.alone is None
+
+
+def test_tiles_are_a_remedy_and_a_model_that_refuses_them_has_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = ("model.hidden_size=64", "train.gradient_checkpointing=true", "train.offload_activations=true")
+
+    def needs(recipe: Recipe) -> int:
+        return smaller((recipe.train.tile_tokens == "auto", 30), (recipe.train.stream_weights is True, 30))
+
+    assert adviser(monkeypatch, needs, 75, *settings).advise().settings == {"train.tile_tokens": "auto"}
+
+    def refuses(recipe: Recipe) -> int:
+        if recipe.train.tile_tokens is not None:
+            raise UserError("nothing can be tiled", where="train.tile_tokens")
+        return needs(recipe)
+
+    assert adviser(monkeypatch, refuses, 75, *settings).advise().settings == {"train.stream_weights": True}
+
+    def broken(recipe: Recipe) -> int:
+        raise UserError("it cannot be traced", where="model")
+
+    with pytest.raises(UserError, match="cannot be traced"):
+        adviser(monkeypatch, broken, 75, *settings)
 
 
 def test_where_nothing_helps_nothing_is_recommended(monkeypatch: pytest.MonkeyPatch) -> None:

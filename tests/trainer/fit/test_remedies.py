@@ -155,6 +155,19 @@ def test_sums_wait_on_the_host_where_they_are_whole() -> None:
     assert HOST_SUMS in SAME_RESULTS
 
 
+TILES = "same results up to rounding; feed-forward networks computed once more, but in recomputed blocks"
+
+
+def test_tiles_are_for_micro_batches_that_have_several() -> None:
+    auto = [{"train.tile_tokens": "auto"}]
+    assert steps(TILES, "model.hidden_size=512") == steps(TILES, "model.name_or_path=some/model") == auto
+    assert steps(TILES, "model.hidden_size=1024") == steps(TILES, "train.tile_tokens=256") == []
+    assert steps(TILES, "model.architecture_of=qwen3-0.6b", "train.micro_batch_size=1") == []
+    assert steps(TILES, "model.architecture_of=qwen3-0.6b", "data.max_length=256") == auto
+    assert COSTS.index(OFFLOADING) < COSTS.index(TILES) < COSTS.index(HOST_SUMS)
+    assert TILES in SAME_RESULTS
+
+
 def test_an_update_in_the_hook_brings_all_that_it_asks_for() -> None:
     assert steps(IMMEDIATE) == [
         {

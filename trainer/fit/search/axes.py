@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from itertools import product
 from typing import NamedTuple
 
-from galore.trainer.fit.remedies import Settings, can_stream
+from galore.trainer.fit.remedies import Settings, can_stream, can_tile
 from galore.trainer.recipe.schema.recipe import Recipe
 
 CLOSEST = 1.4  # times the micro-batch before: nearer ones are left out, but for the recipe's own
@@ -45,8 +45,7 @@ def _streaming(recipe: Recipe, kind: str) -> Iterator[Settings]:
 def _tiling(recipe: Recipe, kind: str) -> Iterator[Settings]:
     """Tiles of tokens, where a micro-batch has more than one of them: `auto` has as many as the model is wide."""
     yield {"train.tile_tokens": None}
-    known, tokens = recipe.model.published, recipe.train.micro_batch_size * recipe.data.max_length
-    if recipe.train.tile_tokens is not None or (known is None and tokens > recipe.model.hidden_size):
+    if recipe.train.tile_tokens is not None or can_tile(recipe):
         yield {"train.tile_tokens": recipe.train.tile_tokens or "auto"}
 
 

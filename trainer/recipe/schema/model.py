@@ -140,6 +140,13 @@ class ModelSection(Section):
             return None
         return self.num_hidden_layers if self.published is None else self.published.layers
 
+    @property
+    def width(self) -> int | None:
+        """Size of a token's vector; None where a file says it."""
+        if self.name_or_path is not None:
+            return None
+        return self.hidden_size if self.published is None else self.published.width
+
     @field_validator("architecture_of")
     @classmethod
     def _is_known(cls, name: str | None) -> str | None:
