@@ -11,7 +11,7 @@ from triton.runtime.jit import JITFunction
 from galore.kernels.predict import catalogue
 from galore.kernels.triton.jit import adam, codes, eight, fused, lift, memory, product, quantize, rounding
 
-FILES = (adam, codes, eight, lift, memory, product, quantize, rounding)
+FILES = (adam, codes, eight, fused, lift, memory, product, quantize, rounding)
 SMALL = {"EVEN": (64, 256, 32), "RAGGED": (50, 90, 20)}
 
 
