@@ -68,7 +68,9 @@ def test_every_case_of_the_gate_runs_and_writes_what_it_should(machine, monkeypa
     torch.manual_seed(0)
     k = machine.kernels
     plan = k.measure.realized(plans(k.catalogue, monkeypatch)[name], torch.device("cpu"))
-    written = [plan[-1].arguments[key] for key in ("OUT_S", "OUT", "CODES", "W") if key in plan[-1].arguments][:1]
+    written = [
+        plan[-1].arguments[key] for key in ("OUT_S", "OUT", "CODES", "DX", "DG", "W") if key in plan[-1].arguments
+    ][:1]
     assert written, "nothing is told to be written"
     before = written[0].clone()
     with machine.ready():
