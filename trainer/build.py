@@ -33,7 +33,7 @@ from galore.trainer.machine.process import ask_for_expandable_segments, prepare_
 from galore.trainer.models.adapters.adapt import adapted
 from galore.trainer.models.adapters.lora import stored_config, train_embeddings
 from galore.trainer.models.capacity import NewTokens
-from galore.trainer.models.changes import BARE, WHOLE, change
+from galore.trainer.models.changes.table import BARE, WHOLE, change
 from galore.trainer.models.classifier import build_classifier
 from galore.trainer.models.decoder import build_decoder, refuse_encoder
 from galore.trainer.models.linears import left_alone

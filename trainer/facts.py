@@ -24,7 +24,7 @@ from galore.trainer.data.tokens.tokenizer import id_bound
 from galore.trainer.losses.router import router_note
 from galore.trainer.machine.hardware import Peak, cpu_name
 from galore.trainer.models.adapters.lora import adapter_ranks, clamp_note, class_name, not_adapted, without_adapters
-from galore.trainer.models.changes import told
+from galore.trainer.models.changes.table import told
 from galore.trainer.models.checkpointing import blocks_of
 from galore.trainer.models.rope.stages import in_words
 from galore.trainer.optim.groups import is_trained

@@ -21,7 +21,7 @@ from galore.trainer.data.tokens.tokenizer import given_tokenizer, id_bound
 from galore.trainer.losses.build import build_extra
 from galore.trainer.losses.extra import About
 from galore.trainer.losses.router import build_router
-from galore.trainer.models.changes import told
+from galore.trainer.models.changes.table import told
 from galore.trainer.models.flops import flops_per_token, recomputed_flops_per_token
 from galore.trainer.optim import GaLoreAdamW
 from galore.trainer.optim.groups import is_under

@@ -171,7 +171,7 @@ def _eight(m: int, n: int) -> Iterator[Case]:
 def _fused(width: int, inner: int) -> Iterator[Case]:
     """What lies between the products of a block of that width; as many tokens."""
     yield from _norms(width, width)
-    gate, size = meta(width, inner), 128 if width % 128 == 0 else 100
+    gate, size = meta(width, inner), 128 if width % 128 == 0 else 2 * (width // 20)
     yield "swiglu", swiglu_plan(gate, gate, gate)
     yield "swiglu backward", swiglu_backward_plan(gate, gate, gate, gate, gate)
     heads, angles = meta(1, width, width // size, size).transpose(1, 2), meta(1, width, size)

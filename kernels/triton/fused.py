@@ -39,7 +39,7 @@ def rms_norm_plan(out: Tensor, r: Tensor, x: Tensor, weight: Tensor, eps: float)
 def rms_norm_backward_plan(
     dx: Tensor, partial: Tensor, dy: Tensor, x: Tensor, weight: Tensor, r: Tensor, gain: bool
 ) -> list[Launch]:
-    """dx (rows, columns), and with `gain` partial (programs, columns) fp32, whose sum over programs is that of weight."""
+    """dx (rows, columns), and with `gain` partial (programs, columns) fp32, whose sum over programs is weight's."""
     rows, columns = x.shape
     each, width, warps = _tile(columns)
     programs = len(partial)

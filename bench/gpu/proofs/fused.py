@@ -1,4 +1,4 @@
-"""What lies between products in one pass each way: errors beside float64, times beside transformers' own, whole steps."""
+"""What lies between products in one pass each way: errors beside float64, times beside transformers', whole steps."""
 
 from __future__ import annotations
 

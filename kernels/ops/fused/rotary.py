@@ -19,7 +19,7 @@ ROTARY = "rotary"  # what is noticed on `meta`
 
 
 def rotate(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, backend: Backend = "auto") -> tuple[Tensor, Tensor]:
-    """q (B, H, T, D) and k (B, K, T, D), laid out as given, turned by cos and sin (B or 1, T, D): fp32, rounded once."""
+    """q (B, H, T, D) and k (B, K, T, D), laid out as given, turned by cos and sin (B or 1, T, D), rounded once."""
     cos, sin = cos.contiguous(), sin.contiguous()
     return _turned(q, cos, sin, backend), _turned(k, cos, sin, backend)
 

@@ -25,9 +25,9 @@ def rms_norm_kernel(OUT, R, X, W, rows, columns, eps, ROWS: tl.constexpr, WIDTH:
 def rms_norm_backward_kernel(
     DX, DW, DY, X, W, R, rows, columns, each, GAIN: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr
 ):
-    """DX ← r (W ∘ DY - n · mean(W ∘ DY ∘ n)), n = r X; with GAIN row p of DW (programs, columns) ← Σ DY ∘ n of its rows.
+    """DX ← r (W ∘ DY - n · mean(W ∘ DY ∘ n)), n = r X.
 
-    each: rows of a program.
+    With GAIN row p of DW (programs, columns) ← Σ DY ∘ n over the `each` rows of program p.
     """
     column = tl.arange(0, WIDTH)
     inside = column < columns
@@ -78,7 +78,7 @@ def rotary_kernel(
     OUT, X, COS, SIN, tokens, heads, sxb, sxt, sxh, sob, sot, soh, scb,
     BACKWARD: tl.constexpr, HALF: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """OUT ← X (B, T, H, 2·HALF) turned: x₁ c₁ - x₂ s₁ and x₂ c₂ + x₁ s₂; BACKWARD: the transpose of that.
+    """OUT ← X (B, T, H, 2·HALF) turned: x₁ c₁ - x₂ s₁ and x₂ c₂ + x₁ s₂; BACKWARD: its transpose.
 
     COS and SIN (B or 1, T, 2·HALF), scb elements to a row of tokens, 0 for one that all share.
     """

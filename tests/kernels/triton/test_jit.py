@@ -9,9 +9,9 @@ from kernel_machines import Interpreter
 from triton.runtime.jit import JITFunction
 
 from galore.kernels.predict import catalogue
-from galore.kernels.triton.jit import adam, codes, eight, lift, memory, product, quantize, rounding
+from galore.kernels.triton.jit import adam, codes, eight, fused, lift, memory, product, quantize, rounding
 
-FILES = (adam, codes, eight, lift, memory, product, quantize, rounding)
+FILES = (adam, codes, eight, fused, lift, memory, product, quantize, rounding)
 SMALL = {"EVEN": (64, 256, 32), "RAGGED": (50, 90, 20)}
 
 
@@ -68,7 +68,9 @@ def test_every_case_of_the_gate_runs_and_writes_what_it_should(machine, monkeypa
     torch.manual_seed(0)
     k = machine.kernels
     plan = k.measure.realized(plans(k.catalogue, monkeypatch)[name], torch.device("cpu"))
-    written = [plan[-1].arguments[key] for key in ("OUT_S", "OUT", "CODES", "W") if key in plan[-1].arguments][:1]
+    written = [
+        plan[-1].arguments[key] for key in ("OUT_S", "OUT", "CODES", "DX", "DG", "W") if key in plan[-1].arguments
+    ][:1]
     assert written, "nothing is told to be written"
     before = written[0].clone()
     with machine.ready():

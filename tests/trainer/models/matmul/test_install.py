@@ -18,7 +18,7 @@ from galore.trainer.checkpoint.state import load_model, model_tensors
 from galore.trainer.common.errors import UserError
 from galore.trainer.data.rows.tokenbatch import TokenBatch
 from galore.trainer.memory.trace.simulate import device_operations
-from galore.trainer.models.changes import told
+from galore.trainer.models.changes.table import told
 from galore.trainer.models.matmul import choose, install, layers
 from galore.trainer.optim import multiply_by, to_int8
 from galore.trainer.optimizer import attach_optimizer

@@ -16,9 +16,9 @@ from galore.trainer.common.errors import UserError
 from galore.trainer.fit.measure import measure
 from galore.trainer.fit.predict import predict
 from galore.trainer.machine.cards import card
-from galore.trainer.models import fused
+from galore.trainer.models.changes import fused
+from galore.trainer.models.changes.fused import fuse_pieces
 from galore.trainer.models.cpu import FAMILIES
-from galore.trainer.models.fused import fuse_pieces
 from galore.trainer.recipe.load import LoadedRecipe
 
 Tiny = Callable[..., LoadedRecipe]

@@ -1,4 +1,4 @@
-"""What a recipe changes of a network's forward: tables, in the order in which it is done. Another change is a line here."""
+"""What a recipe changes of a network's forward: tables, in the order of doing. Another change is a line here."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import torch
 
 from galore.kernels.device import device_type
 from galore.trainer.host.attach import stream_blocks
+from galore.trainer.models.changes.fused import fuse_pieces
 from galore.trainer.models.checkpointing import recompute_blocks
 from galore.trainer.models.cpu import optimize_decoder
-from galore.trainer.models.fused import fuse_pieces
 from galore.trainer.models.isolation import isolate_documents
 from galore.trainer.models.matmul.install import multiply_in_eight_bits
 from galore.trainer.models.tiles.attach import tile_modules

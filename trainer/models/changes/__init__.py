@@ -1,0 +1,1 @@
+"""What a recipe changes of a network's forward: one table of all changes, and fused pieces."""
