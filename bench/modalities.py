@@ -1,11 +1,11 @@
 """Images and sounds as tokens beside text, as AnyGPT has them: what is learned of them, and what becomes of the text.
 
-    python bench/modalities.py WORK [--base 150] [--steps 100] [--seeds 2]
+    python bench/modalities.py WORK [--base 200] [--steps 200] [--seeds 2]
 
-Images: scikit-learn's digits, 8 × 8, as 16 codes of a codebook that k-means learns from patches of the training images.
+Images: scikit-learn's digits, 8 × 8, as 4 codes of a codebook that k-means learns from quarters of the training images.
 Sounds: tones of eight steps that rise, fall, stay or swing, with noise, as 8 codes of a codebook of spectra. Both go into
 rows of parts, each once after its name and once before it. A LLaMA is trained on the King James Bible alone; it then goes
-on with the text alone, for each of the seeds, and with the codes mixed in, two rows of them to one of text, at the same
+on with the text alone, for each of the seeds, and with the codes mixed in, a row of them to one of text, at the same
 number of rows of text. What is finished in WORK is not done again.
 
 Measured: how many of the digits that are generated for a name a classifier of digits takes for it, chance 10 %; how many
@@ -28,7 +28,9 @@ import torch
 
 DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 TONES = ["rising", "falling", "steady", "swinging"]
-IMAGE_CODES, SOUND_CODES, PATCH, FRAMES, SAMPLES = 64, 16, 2, 8, 32
+IMAGE_CODES, SOUND_CODES, FRAMES, SAMPLES = 64, 16, 8, 32
+PATCH = 4
+PATCHES = 8 // PATCH  # along a side
 BASE = """
 model: {{hidden_size: 128, intermediate_size: 344, num_hidden_layers: 3, num_attention_heads: 4, dtype: float32}}
 data: {{source: local, path: text.jsonl, tokenizer: tokenizer, max_length: 64, validation_fraction: 0.05,
@@ -60,12 +62,12 @@ def nearest(vectors: np.ndarray, centres: np.ndarray) -> np.ndarray:
 
 
 def patches(images: np.ndarray) -> np.ndarray:
-    """(n, 8, 8) as (n, 16, 4)."""
-    return images.reshape(-1, 4, PATCH, 4, PATCH).swapaxes(2, 3).reshape(len(images), 16, PATCH * PATCH)
+    """(n, 8, 8) as (n, 4, 16)."""
+    return images.reshape(-1, PATCHES, PATCH, PATCHES, PATCH).swapaxes(2, 3).reshape(len(images), -1, PATCH * PATCH)
 
 
 def unpatched(parts: np.ndarray) -> np.ndarray:
-    return parts.reshape(-1, 4, 4, PATCH, PATCH).swapaxes(2, 3).reshape(len(parts), 64)
+    return parts.reshape(-1, PATCHES, PATCHES, PATCH, PATCH).swapaxes(2, 3).reshape(len(parts), 64)
 
 
 def sounds(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -102,7 +104,7 @@ def prepare(work: Path) -> dict[str, Any]:
     train, test = slice(0, 1400), slice(1400, None)
     cut = patches(images.reshape(-1, 8, 8))
     centres = codebook(cut[train].reshape(-1, PATCH * PATCH), IMAGE_CODES)
-    codes = nearest(cut.reshape(-1, PATCH * PATCH), centres).reshape(-1, 16)
+    codes = nearest(cut.reshape(-1, PATCH * PATCH), centres).reshape(-1, PATCHES**2)
     tones, kinds = sounds(1600, 0)
     spectra = codebook(tones[:1400].reshape(-1, tones.shape[-1]), SOUND_CODES)
     heard = nearest(tones.reshape(-1, tones.shape[-1]), spectra).reshape(-1, FRAMES)
@@ -165,7 +167,7 @@ def judged(folder: Path, known: dict[str, Any], per_digit: int = 20) -> dict[str
     for label, name in enumerate(DIGITS):
         prompt = tokenizer(f"image {name}:{token_of('image', 'begin')}")["input_ids"]
         codes = range(first["image"], first["image"] + IMAGE_CODES)
-        drawn = continued(model, [prompt] * per_digit, 16, list(codes), greedy=False) - first["image"]
+        drawn = continued(model, [prompt] * per_digit, PATCHES**2, list(codes), greedy=False) - first["image"]
         right += int((known["judge"].predict(unpatched(known["centres"][drawn.numpy()])) == label).sum())
     found = {"text to image": right / (per_digit * len(DIGITS))}
     for what, rows, names in (("image", known["digits"], DIGITS), ("sound", known["tones"], TONES)):
@@ -190,8 +192,8 @@ def likelihood(model: Any, tokenizer: Any, texts: list[str], answer: str) -> tor
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", type=Path, metavar="WORK")
-    parser.add_argument("--base", type=int, default=150)
-    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--base", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--seeds", type=int, default=2)
     options = parser.parse_args()
     from galore.trainer.trained.export import export
@@ -203,13 +205,13 @@ def main() -> None:
     if not (work / "base").exists():
         export(str(base["folder"]), work / "base")
     text = "[{path: text.jsonl, name: text}]"
-    both = "[{path: text.jsonl, name: text}, {path: codes.jsonl, name: codes, tokens_field: parts, weight: 2}]"
+    both = "[{path: text.jsonl, name: text}, {path: codes.jsonl, name: codes, tokens_field: parts}]"
     tokens = f", new_tokens: {{image: {IMAGE_CODES}, sound: {SOUND_CODES}}}"
     alone = [
         train(work, "text", ON.format(tokens="", sources=text, steps=options.steps, batch=16), f"train.seed={seed}")
         for seed in range(options.seeds)
     ]
-    mixed = train(work, "mixed", ON.format(tokens=tokens, sources=both, steps=options.steps, batch=48), "train.seed=0")
+    mixed = train(work, "mixed", ON.format(tokens=tokens, sources=both, steps=options.steps, batch=32), "train.seed=0")
     losses = [each["loss_nats"] for each in alone]
     print(f"base of text: held-out loss {base['loss_nats']:.4f}")
     print(f"text alone, {options.seeds} seeds: {', '.join(f'{each:.4f}' for each in losses)}")

@@ -350,6 +350,7 @@ def test_memory_every_recipe_is_limited_as_its_card_is() -> None:
         "llama-7b-16gb": "rtx4080",
         "llama-7b-12gb": "rtx4070",
         "llama-13b-24gb": "rtx4090",
+        "retnet-1.3b": "rtx4090",
     }
 
 
