@@ -82,7 +82,7 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         (".add_(noise).bitwise_and_", ".add_(1 << 15).bitwise_and_", "test_rounds_to_neighbours"),
         (".add_(noise).bitwise_and_", ".add_(noise + (1 << 15)).bitwise_and_", "test_rounds_to_neighbours"),
         ("mix(*self.key, tensor, block)", "mix(*self.key, block)", "test_noise_depends_on"),
-        ("(1, count - 2)", "(1, 1)", "test_blocks_on_meta"),
+        ("leading=1)", "leading=2)", "test_blocks_on_meta"),
         ("mix(seed, step, tensor, 0x1157)", "mix(seed, step, 0x1157)",
          "tests/kernels/triton/test_lift.py: test_seeds_steps_and_tensors"),
         ("mix(seed, step, 0x5EED)", "mix(seed, 0x5EED)", "test_the_pool_is_drawn_anew"),

@@ -64,8 +64,8 @@ def stands_for() -> int:
 
 
 def rounds(of: Tensor, starts: Sequence[int], leading: int | None = None) -> Iterator[int]:
-    """`starts` of a loop over `of`. On `meta`, where nothing is computed, one round stands for those that would only ask
-    for the same memory again: all but the `leading` ones (LEADING) and the last, which may be shorter.
+    """The `starts` of a loop over `of`. On `meta`, where nothing is computed, one round stands for those that would
+    only ask for the same memory again: all but the `leading` ones (LEADING) and the last, which may be shorter.
     """
     leading = LEADING if leading is None else leading
     alike = len(starts) - leading - 1

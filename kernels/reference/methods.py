@@ -96,10 +96,7 @@ def adafactor(r: Tensor, s: State, h: Settings) -> Tensor:
 
 def muon(r: Tensor, s: State, h: Settings) -> Tensor:
     """Muon (Jordan et al. 2024): Nesterov, then Newton-Schulz; 0.2·√max(m, n) of Moonlight (2502.16982, eq. 4)."""
-    s.t += 1
-    s.m = h.mu * s.m + (1 - h.mu) * r
-    x = h.mu * s.m + (1 - h.mu) * r
-    return 0.2 * sqrt(h.longer) * newton_schulz(x)
+    return 0.2 * sqrt(h.longer) * newton_schulz(_momentum(r, s, h))
 
 
 def sumo(r: Tensor, s: State, h: Settings) -> Tensor:
@@ -212,16 +209,10 @@ def orthogonal(g: Tensor, p: Tensor, s: State, h: Settings, rule: Rule) -> Tenso
 
 
 def joint(g: Tensor, p: Tensor, s: State, h: Settings, rule: Rule) -> Tensor:
-    """Muon with the momentum of the subspace alone: U = O of P X + c (G - P R), X the Nesterov momentum of R.
-
-    At full rank it is Muon.
-    """
+    """Muon whose momentum X is of the subspace alone: U = O of P X + c (G - P R); at full rank it is Muon."""
     r = p.mT @ g
-    s.t += 1
-    s.m = h.mu * s.m + (1 - h.mu) * r
-    x = h.mu * s.m + (1 - h.mu) * r
-    left = 0.0 if p.shape[0] == p.shape[1] else h.outside * (g - p @ r)
-    return 0.2 * sqrt(h.longer) * newton_schulz(p @ x + left)
+    mixed = p @ _momentum(r, s, h) + (0.0 if p.shape[0] == p.shape[1] else h.outside * (g - p @ r))
+    return 0.2 * sqrt(h.longer) * newton_schulz(mixed)
 
 
 def lora(w: Tensor, a: Tensor, b: Tensor, alpha: float, r: int) -> Tensor:
@@ -286,6 +277,12 @@ def polar(m: Tensor) -> Tensor:
     values, vectors = torch.linalg.eigh(m @ m.mT)
     factor: Tensor = (vectors / values.sqrt()) @ vectors.mT @ m
     return factor
+
+
+def _momentum(r: Tensor, s: State, h: Settings) -> Tensor:
+    """The look-ahead of Nesterov's: (1-μ) R + μ M after M ← μ M + (1-μ) R."""
+    s.t, s.m = s.t + 1, h.mu * s.m + (1 - h.mu) * r
+    return h.mu * s.m + (1 - h.mu) * r
 
 
 def _ratio(n: Tensor, r: Tensor) -> Tensor:

@@ -104,7 +104,6 @@ NEEDS_MORE = {  # somebody who types, an extra, or the hub: its options are know
     "galore profile-memory llama-7b-24gb --gpu rtx4090 --fastest --ram 64 --fit fast.yaml --plot choices.png",
     "galore profile-memory llama-32b-24gb --gpu rtx4090 --ram 64",
     "galore profile-memory llama-7b-12gb --longest --gpu rtx4090 --ram 64",
-    "galore profile-memory llama-1b-8gb --gpu rtx4060 --longest --ram 64",
     "galore profile-memory --model llama-2-70b --gpu 80GB",
     "galore profile-memory --model qwen3-8b --method lora optim.rank=16 --gpu 16GB",
     "galore profile-memory llama-7b-12gb --model llama-3-8b data.max_length=4096 --gpu 12GB",
@@ -273,16 +272,18 @@ def test_make_knows_the_target_and_the_variables(command: str) -> None:
 
 @pytest.mark.parametrize("command", sorted({each.text for each in TYPED if each.text.startswith(SCRIPTS)}))
 def test_the_script_is_there_and_knows_its_arguments(command: str) -> None:
-    _, script, *words = command.split()
+    _, script, *words = shlex.split(command)
     assert (ROOT / script).is_file()
     assert_script_knows("bench/gpu/__main__.py" if script == "bench/gpu/start.py" else script, words)
 
 
 def assert_script_knows(script: str, words: list[str]) -> None:
-    """Words and options stand in quotes in the script; names of its parts may be somewhere beside it."""
+    """Words and options stand in quotes in the script; names of its parts may be somewhere beside it, and recipes are shipped."""
     source = (ROOT / script).read_text()
     beside = "".join(path.read_text() for path in (ROOT / script).parent.glob("proofs/__init__.py"))
-    for word in [part for each in words for part in each.split(",") if not re.fullmatch(r"\d+|[A-Z]+\.\w+", part)]:
+    parts = [part for each in words for part in ([each] if " " in each else each.split(","))]
+    shipped = {path.stem for path in (ROOT / "recipes").glob("*.yaml")}
+    for word in [part for part in parts if part not in shipped and not re.fullmatch(r"\d+|[A-Z]+\.\w+", part)]:
         assert f'"{word}"' in source + beside, f"{script} knows no {word}"
 
 

@@ -83,7 +83,7 @@ def sync_directory(path: Path) -> None:
 
 
 def refuse_unwritable(file: Path, where: str) -> None:
-    """Before long work for `file`: a file made beside it is the only sure answer, and it leaves none behind.
+    """Refuse `file` before long work for it: one made beside it is the only sure answer, and it leaves none behind.
 
     Raises:
         UserError: it could not be written.

@@ -177,7 +177,7 @@ class _Rank:
             self._free("buffer", each)
 
     def _end_backward(self, unit: Unit) -> None:
-        """Its weights go, and its gradients into what is scattered, of which a part comes back."""
+        """Give up the weights of `unit`, and its gradients for what is scattered, of which a part comes back."""
         self._free("whole", unit)
         self._free("scattered")
         waiting, self.waiting[unit] = self.waiting[unit], []

@@ -84,7 +84,7 @@ class Sample(NamedTuple):
 
     @property
     def recomputing(self) -> bool | int:
-        """As a recipe says it."""
+        """The value of gradient_checkpointing that says so."""
         return self.again == self.blocks if self.again in (0, self.blocks) else self.again
 
 
@@ -100,7 +100,7 @@ class Sampled(NamedTuple):
 
     @classmethod
     def of(cls, recipe: Recipe, again: int | None = None) -> Self | None:
-        """For `again` recomputed blocks, or for any number; None where the recipe has hardly more, or no number of its own.
+        """Samples of a recipe, for `again` recomputed blocks or any; None where it has hardly more, or none of its own.
 
         Where blocks wait elsewhere one does so in every sample.
         """

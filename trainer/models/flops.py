@@ -19,12 +19,11 @@ def flops_per_token(model: nn.Module, seq_len: int) -> int | None:
 
     N is the number of matrix elements a token is multiplied with: every linear layer and the output head, tied or not,
     but not the embedding look-up. The terms are the forward pass, the gradients of the inputs, the gradients of the
-    weights that are trained (all of them but for adapters), and attention: L layers, H query heads of size Q, P positions
-    that a token sees in the mean. With N_trained = N this is 6N + 12LHQP, as in PaLM, appendix B (arXiv 2204.02311), but
-    that there a token pays for all S: of long sequences such a count is above what a causal kernel computes, and MFU
-    could pass 1. Half of it is how FlashAttention counts (arXiv 2307.08691, 4.1), and P = (S + 1)/2 is exact. Where
-    tokens see those after them, P = S. Of retention A is what its chunks and states take. Norms,
-    activations, biases and the softmax are left out.
+    weights that are trained (all but for adapters), and attention: L layers, H query heads of size Q, P positions
+    that a token sees in the mean. With N_trained = N that is 6N + 12LHQP, as in PaLM (arXiv 2204.02311, B), but
+    there a token pays for all S, more than a causal kernel computes: MFU could pass 1. FlashAttention-2 takes half
+    (arXiv 2307.08691), and P = (S + 1)/2 is exact. Where tokens see those after them, P = S. Of retention A is what its
+    chunks and states take. Norms, activations, biases and the softmax are left out.
 
     Returns:
         None where matrices outside linear layers (mixture of experts, convolutions) make the count depend on more than

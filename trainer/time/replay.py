@@ -151,7 +151,7 @@ class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @functools.cache
 def seconds_of_pages() -> float:
-    """Seconds more for each byte of a large tensor on pages that the system has to find, than on those freed just now."""
+    """Seconds more for each byte of a large tensor on pages that the system has to find than on those just freed."""
 
     def fill() -> float:
         start = time.perf_counter()

@@ -165,7 +165,7 @@ class Search:
         )
 
     def total(self, length: int) -> float:
-        """Bytes on the card, upper bound. What is handed out grows by block; what lies idle is that of one block's work."""
+        """Bytes on the card, upper bound: what is handed out grows by block, what lies idle is that of one block."""
         traces = self._traces(length)
         last = traces[-1]
         if self.traced is None:

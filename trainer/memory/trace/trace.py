@@ -64,7 +64,7 @@ class Operation:
     counts: dict[tuple[str, str], float] = field(default_factory=dict)  # (phase, stage)
 
     def count(self, phase: str, stage: str, times: int) -> None:
-        """So many times more."""
+        """Count it so many times more."""
         part = (phase, stage)
         self.counts[part] = self.counts.get(part, 0) + times
 

@@ -185,7 +185,7 @@ class MuonInner(MatrixInner):
         return rms_scale(*self.weight.matrix.shape)
 
     def momentum(self, gradient: Tensor) -> Tensor:
-        """That of an fp32 `gradient`, which it takes in, before anything is orthogonalized."""
+        """The momentum after an fp32 `gradient` (r, b), before it is orthogonalized."""
         self.begin(gradient.shape, gradient.device)
         held = read_moment(self.weight.state, "exp_avg")
         found = momentum_(held, gradient, self.rule.beta, self.rule.nesterov)
