@@ -50,13 +50,15 @@ ADAM_LIKE = [
     (0.02, 0.05),
 ]  # (learning rate, factor on the matrices): every method may split
 IN_SUBSPACE = [(0.02, 0.03), (0.02, 0.06), (0.02, 0.12)]
+ORTHOGONAL = [(0.02, 0.1), (0.02, 0.2), (0.02, 0.4)]
 SHARED_WITH_HEAD = [(0.005, 0.05), (0.005, 0.1), (0.005, 0.2)]  # whose updates of a head have a root mean square of 1
 LORA = [(0.001, 1.0), (0.003, 1.0), (0.01, 1.0)]
 POINTS = {
     "full": ADAM_LIKE,
     "full-8bit": ADAM_LIKE,
     "adafactor": [(0.02, 0.006), *ADAM_LIKE],
-    "muon": [*ADAM_LIKE, (0.02, 0.1)],
+    "muon": [(0.02, 0.05), *ORTHOGONAL],
+    "muon-low-rank": ORTHOGONAL,
     "q-galore": IN_SUBSPACE,
     "dct": IN_SUBSPACE,
     "sumo": IN_SUBSPACE,
@@ -72,7 +74,7 @@ POINTS = {
     "apollo-mini": [(0.02, 0.0075), (0.02, 0.015), (0.02, 0.03), (0.02, 0.06)],
     "frugal-rotate": ADAM_LIKE,
     "frugal": ADAM_LIKE,
-    "frugal-columns": IN_SUBSPACE,
+    "frugal-columns": [*IN_SUBSPACE, (0.02, 0.24)],
     "frugal-orthogonal": IN_SUBSPACE,
     "alice": IN_SUBSPACE,
     "racs": [(0.02, 0.006), *ADAM_LIKE],

@@ -26,11 +26,11 @@ class Method:
     rate: float = 1.0
 
 
-IN_SUBSPACE, ADAPTED = 2.5, 10.0
+IN_SUBSPACE, OF_COLUMNS, ORTHOGONAL, ADAPTED = 2.5, 5.0, 8.0, 10.0
 
 
-def _galore(name: str, help: str, *settings: str, glue: str | None = None) -> Method:
-    rate = 1.0 if any(each.startswith("optim.residual=") for each in settings) else IN_SUBSPACE
+def _galore(name: str, help: str, *settings: str, glue: str | None = None, rate: float | None = None) -> Method:
+    rate = rate or (1.0 if any(each.startswith("optim.residual=") for each in settings) else IN_SUBSPACE)
     return Method(name, help, ("optim.method=galore", *settings), glue, rate)
 
 
@@ -38,7 +38,7 @@ _ALL = (
     Method("full", "AdamW, the control", ("optim.method=full",), f"{GLUE}-full"),
     Method("full-8bit", "AdamW with 8-bit states", ("optim.method=full", "optim.state_dtype=8bit")),
     Method("adafactor", "at full rank", ("optim.method=full", "optim.inner=adafactor")),
-    Method("muon", "at full rank", ("optim.method=full", "optim.inner=muon")),
+    Method("muon", "at full rank", ("optim.method=full", "optim.inner=muon"), rate=ORTHOGONAL),
     Method("racs", "rows and columns scaled, at full rank", ("optim.method=full", "optim.inner=racs")),
     Method("scale", "outputs of one norm, momentum at the head", ("optim.method=full", "optim.inner=scale")),
     _galore("galore", "moments rotate with the subspace", glue=GLUE_DEFAULT),
@@ -73,6 +73,7 @@ _ALL = (
         "optim.inner=muon",
         "optim.residual=joint",
         "optim.transport=rotate",
+        rate=ORTHOGONAL,
     ),
     _galore("galore-adafactor", "Adafactor in the subspace", "optim.inner=adafactor", "optim.transport=rotate"),
     _galore("frugal", "signs of the rest", "optim.residual=frugal", "optim.transport=reset"),
@@ -88,6 +89,7 @@ _ALL = (
         "columns of the rest of one norm, times 0.4, rotating moments",
         "optim.residual=columns",
         "optim.residual_scale=0.4",
+        rate=OF_COLUMNS,
     ),
     _galore("frugal-orthogonal", "the rest orthogonalized, rotating moments", "optim.residual=orthogonal"),
     _galore(

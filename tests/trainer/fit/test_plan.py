@@ -22,8 +22,9 @@ def planned(name: str, *overrides: str, card: str = RTX4090, costs: Costs | None
 def test_llama_7b_on_a_4090_by_hand() -> None:
     found = planned("llama-7b-24gb")
     blocks = 32 * (4 * 4096**2 + 3 * 4096 * 11_008)
-    forward = 2 * (blocks + 32_000 * 4096) + 4 * 32 * 4096 * 2048
-    again = 2 * blocks + 4 * 32 * 4096 * 2048  # every block, not the head
+    attention = 4 * 32 * 4096 * 2049 // 2  # of the positions that a token sees
+    forward = 2 * (blocks + 32_000 * 4096) + attention
+    again = 2 * blocks + attention  # every block, not the head
     assert found.flops_per_token == 3 * forward + again
     assert found.tokens == 150_000 * 64 * 2048 == 19_660_800_000
     assert found.flops == found.tokens * found.flops_per_token
@@ -45,7 +46,7 @@ def test_llama_1b_takes_two_to_four_weeks() -> None:
 def test_only_what_is_recomputed_is_computed_twice(blocks: str, share: float) -> None:
     without = planned("llama-7b", "train.gradient_checkpointing=false").flops_per_token or 0
     found = planned("llama-7b", f"train.gradient_checkpointing={blocks}").flops_per_token or 0
-    assert found - without == share * (2 * 32 * (4 * 4096**2 + 3 * 4096 * 11_008) + 4 * 32 * 4096 * 256)
+    assert found - without == share * (2 * 32 * (4 * 4096**2 + 3 * 4096 * 11_008) + 2 * 32 * 4096 * 257)
 
 
 SMALL = Costs(flops_per_token=1000, checkpoint_bytes=10, vocabulary=65_536)

@@ -95,8 +95,8 @@ APART = {
     "it is not offered; optim.method: galore is the way here to train all weights in little memory": """
         use_badam badam_mode use_lisa lisa_n_layers use_llama_pro spectrum_top_fraction use_adam_mini use_muon""",
     "the loss is plain cross-entropy, computed without ever holding the logits: leave it out": """
-        use_liger_kernel enable_liger_kernel liger_fused_linear_cross_entropy liger_rope liger_rms_norm
-        liger_glu_activation liger_layer_norm liger_cross_entropy flash_attn_cross_entropy flash_attn_rms_norm
+        use_liger_kernel enable_liger_kernel liger_fused_linear_cross_entropy liger_layer_norm
+        liger_cross_entropy flash_attn_cross_entropy
         flash_attn_fuse_mlp flash_attn_fuse_qkv use_unsloth unsloth_cross_entropy_loss cut_cross_entropy
         chunked_cross_entropy loss loss_type use_liger use_liger_loss liger_kernel_config plugins""",
     "there is no noise on embeddings and no smoothing of labels here: leave it out": """
@@ -127,6 +127,7 @@ APART = {
         torchdynamo torch_compile_backend torch_compile_mode jit_mode_eval use_ipex""",
     "memory is given back where it runs short: leave it out": "torch_empty_cache_steps",
     "train.deterministic: true": "full_determinism",
+    "train.fused: auto": "liger_rope liger_rms_norm liger_glu_activation flash_attn_rms_norm",
     "steps whose gradients are not finite are skipped, and train.max_skipped_steps ends the run: leave it out": """
         loss_watchdog_threshold loss_watchdog_patience logging_nan_inf_filter""",
     "a resumed run goes on with the data where it stopped: leave it out": "ignore_data_skip",

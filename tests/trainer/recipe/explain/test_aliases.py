@@ -34,7 +34,7 @@ def test_written_values_are_valid() -> None:
 
 def test_no_name_is_one_of_ours_and_none_is_written_twice() -> None:
     names = [name for table in (FIELDS, ADVICE, APART) for names in table.values() for name in names.split()]
-    assert {name for name in names if sections_with(name)} <= {"name", "architecture"}, (
+    assert {name for name in names if sections_with(name)} <= {"name", "architecture", "fused"}, (
         "keys of others in other sections"
     )
     assert len({plain(name) for name in names}) == len(names) == len(ALIASES)
