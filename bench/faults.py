@@ -217,7 +217,6 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
     "trainer/optim/settings.py": ("tests/trainer/optim/test_settings.py", [
         ("    _check(group, PER_GROUP, name)", "    pass", "test_what_cannot_be_meant"),
         ("if said := contradiction(own,", "if False and contradiction(own,", "test_what_cannot_be_meant"),
-        ("scale_of(own, projected)", "scale_of(own, True)", "test_a_param_group_holds"),
         ("if said := contradiction(own, projected, written)", "if said := contradiction(own, True, written)",
          "test_what_a_recipe_refuses"),
         ("for name in group.keys() - known - {\"clock\"}:", "for name in ():", "test_an_option_of_a_group"),
