@@ -6,27 +6,11 @@ import json
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from families import model_of
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from galore.trainer.models import cpu
 from galore.trainer.models.cpu import FAMILIES, NAME, optimize_decoder
-
-SIZES = {
-    "vocab_size": 64,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
-    "pad_token_id": 0,
-}
-
-
-def model_of(family: str, dtype: torch.dtype = torch.bfloat16, **changes: object) -> PreTrainedModel:
-    torch.manual_seed(0)
-    config = AutoConfig.for_model(family, **{**SIZES, **changes})
-    return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").to(dtype).train()
 
 
 def loss_and_gradients(model: PreTrainedModel, **inputs: torch.Tensor) -> dict[str, torch.Tensor]:

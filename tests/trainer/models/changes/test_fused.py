@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from families import model_of
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from galore.kernels.device import meta_stands_for
 from galore.trainer.build import build_model
@@ -23,21 +24,6 @@ from galore.trainer.recipe.load import LoadedRecipe
 
 Tiny = Callable[..., LoadedRecipe]
 CPU = torch.device("cpu")
-SIZES = {
-    "vocab_size": 64,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "pad_token_id": 0,
-}
-
-
-def model_of(family: str, dtype: torch.dtype = torch.bfloat16) -> PreTrainedModel:
-    torch.manual_seed(0)
-    config = AutoConfig.for_model(family, **SIZES)
-    return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").to(dtype).train()
 
 
 def loss_and_gradients(model: PreTrainedModel) -> dict[str, Tensor]:
