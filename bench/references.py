@@ -26,8 +26,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from galore.kernels.reference import methods
-from galore.kernels.reference.methods import HABITS
+from galore.kernels.reference import methods, rules
+from galore.kernels.reference.rules import HABITS
 from galore.kernels.rules.residual import column_squares, column_terms
 from galore.kernels.rules.scaled import RacsRule
 from galore.trainer.optim import GaLoreAdamW
@@ -160,12 +160,12 @@ def run(stepper: Stepper, shape: tuple[int, int]) -> tuple[Trajectory, list[Tens
 
 def stated(method: str, shape: tuple[int, int], bases: list[Tensor], habits: frozenset[str]) -> Trajectory:
     """The weights by the equations of `method` on the same bases, with the `habits` of a package; the paper's without any."""
-    settings = methods.Settings(LR, SCALES.get(method, ALPHA), DECAY, *BETAS, EPS, habits=habits)
+    settings = rules.Settings(LR, SCALES.get(method, ALPHA), DECAY, *BETAS, EPS, habits=habits)
     w = oriented(start(shape).detach(), shape).double()
-    state, weights = methods.State(bases[0].shape[1], w.shape[1]), []
+    state, weights = rules.State(bases[0].shape[1], w.shape[1]), []
     for gradient, p in zip(gradients(shape), bases, strict=True):
         g, update = oriented(gradient, shape).double(), methods.METHODS.get(method, methods.galore)
-        w = methods.step(w, g, p.double(), state, settings, update, methods.adamw)
+        w = methods.step(w, g, p.double(), state, settings, update, rules.adamw)
         weights.append(oriented(w, shape))
     return weights
 

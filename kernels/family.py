@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 ProjType = Literal["svd", "randomized", "power", "dct", "random"]
 Side = Literal["auto", "left", "right"]
-InnerRule = Literal["adamw", "adafactor", "muon", "sumo", "racs", "scale", "scale-momentum"]
+InnerRule = Literal["adamw", "adafactor", "muon", "normuon", "sumo", "racs", "scale", "scale-momentum"]
 Transport = Literal["keep", "reset", "rotate", "complete"]
 Residual = Literal["none", "fira", "apollo", "apollo-mini", "frugal", "columns", "alice", "orthogonal", "joint"]
 ProjectorDtype = Literal["float32", "bfloat16", "int8", "int4"]
@@ -28,6 +28,7 @@ ON_SKETCHES = ("delayed", "two-pass")
 GALORE_SCALE = 0.25  # α of the paper
 ALICE_SCALE = 0.4  # α_c of the paper
 INSIDE_ONLY = ("none", "apollo", "apollo-mini")  # residuals that add nothing to P N
+FROM_MOMENTUM = ("muon", "normuon")  # inner rules that a residual can give a momentum
 MOST_STEPS = 2**31 - 1
 SMALLEST, LARGEST = 1.1754943508222875e-38, 3.4028234663852886e38  # what float32 can say with all its digits
 
@@ -72,9 +73,14 @@ class GroupSettings:
     )
     inner: InnerRule = option(
         "adamw",
-        "Rule of the update (docs/optimizer.md): AdamW, Adafactor, orthogonalized momentum by Newton-Schulz (muon) or exactly (sumo), rows and columns scaled (racs), outputs of one norm (scale)",
+        "Rule of the update (docs/optimizer.md): AdamW, Adafactor, orthogonalized momentum by Newton-Schulz (muon), its rows of one size (normuon), or exactly (sumo), rows and columns scaled (racs), outputs of one norm (scale)",
     )
-    momentum: float = option(0.95, "muon, sumo, scale-momentum: decay of the momentum", ge=0, lt=1)
+    momentum: float = option(
+        0.95,
+        "muon, normuon, sumo, scale-momentum: decay of the momentum, and of the squares of normuon's rows",
+        ge=0,
+        lt=1,
+    )
     transport: Transport | None = option(
         None,
         "What the moments do when a layer's subspace changes: keep (GaLore's paper), start at 0, rotate into the new one, or rotate and complete new directions; null rotates, and keeps with a random subspace or convention: reference",
@@ -211,9 +217,14 @@ IN_A_SUBSPACE: tuple[Contradiction, ...] = (
         "{inner} is of whole gradients, every output of one norm: leave out the subspace, or take residual columns",
     ),
     Contradiction(
-        lambda o: o.residual == "joint" and o.inner != "muon",
+        lambda o: o.residual == "joint" and o.inner not in FROM_MOMENTUM,
         "{residual} orthogonalizes a momentum together with what is outside the subspace, and {inner} is another rule: "
         "set {inner:muon}, or take residual orthogonal",
+    ),
+    Contradiction(
+        lambda o: o.inner == "normuon" and o.residual != "joint",
+        "{inner} brings the rows of a whole update to one size, and {residual} gives it a part: set {residual:joint}, or "
+        "take {inner:muon}",
     ),
     Contradiction(
         lambda o: o.residual_scale not in (None, 1.0) and o.residual in INSIDE_ONLY,

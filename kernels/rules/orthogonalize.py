@@ -1,4 +1,4 @@
-"""Orthogonalized momentum: Newton-Schulz as in Muon, the exact polar factor for small ranks, the scale of updates."""
+"""Orthogonalized momentum: Newton-Schulz as in Muon, NorMuon's rows, the exact polar factor, the scale of updates."""
 
 from __future__ import annotations
 
@@ -68,6 +68,18 @@ def momentum_(buffer: Tensor, grad: Tensor, beta: float = 0.95, nesterov: bool =
     return grad.lerp(buffer, beta) if nesterov else buffer
 
 
+def level_rows_(o: Tensor, squares: Tensor, beta: float) -> Tensor:
+    """O (m, n) fp32 in place → Ô √min(m, n) / ‖Ô‖_F, Ô_i = O_i / √q_i: rows of one size over time, the norm that of an
+    orthogonal matrix; rows of zeros stay so (NorMuon, arXiv 2510.05491, algorithm 1).
+
+    `squares` q (m,) fp32, zeros at first, takes the step: q ← βq + (1 - β) (mean of O_i²). Its start needs no correction,
+    which would be one factor on all of Ô.
+    """
+    squares.lerp_(o.square().mean(1), 1 - beta)
+    o.mul_(torch.where(squares > 0, squares.rsqrt(), 0.0)[:, None])
+    return o.mul_(math.sqrt(min(o.shape)) / torch.linalg.vector_norm(o).clamp_min(_TINY))
+
+
 def rms_scale(rows: int, columns: int) -> float:
     """0.2·√max(m, n): an orthogonal (m, n) update gets AdamW's RMS, 0.2 (Moonlight, arXiv 2502.16982, eq. 4).
 
@@ -110,3 +122,20 @@ class OrthogonalRule:
         if fell_back:
             self.fell_back()
         return factor
+
+
+@dataclass(frozen=True)
+class NormedRule(OrthogonalRule):
+    """NorMuon (Li et al. 2025, arXiv 2510.05491): Muon with rows brought to one size by an average of their squares.
+
+    Both averages have one `beta`, as in the paper; the momentum looks ahead, as Muon's.
+    """
+
+    def state_shapes(self, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+        return {"exp_avg": shape, "row_squares": shape[:1]}
+
+    def direction_(
+        self, grad: Tensor, state: Mapping[str, Tensor], *, step: int = 1, out: Tensor | None = None
+    ) -> Tensor:
+        moment = momentum_(state["exp_avg"], grad, self.beta, self.nesterov)
+        return torch.neg(level_rows_(orthogonalize(moment, self.steps), state["row_squares"], self.beta), out=out)

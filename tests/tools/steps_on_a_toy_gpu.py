@@ -39,6 +39,7 @@ CASES: dict[str, dict[str, Any]] = {
     "alice": {"residual": "alice", "switch": 0.5, "transport": "complete"},
     "orthogonal": {"residual": "orthogonal"},
     "joint": {"residual": "joint", "inner": "muon"},
+    "normed": {"residual": "joint", "inner": "normuon"},
     "racs": {"inner": "racs"},
     "scale": {"rank": None, "inner": "scale"},
     "muon": {"inner": "muon"},

@@ -5,8 +5,8 @@ import itertools
 import pytest
 import torch
 
-from galore.kernels.reference import methods
-from galore.kernels.reference.methods import Settings, State
+from galore.kernels.reference import methods, rules
+from galore.kernels.reference.rules import Settings, State
 
 A, B, R = 6, 10, 3
 
@@ -31,7 +31,7 @@ def test_the_whole_gradient_under_adamw_takes_the_steps_of_torch():
     state, settings = State(A, B), Settings(0.02, decay=0.1, beta1=0.8, beta2=0.9, eps=1e-3)
     for _ in range(10):
         theirs.grad = matrix(A, B)
-        w = methods.step(w, theirs.grad, None, state, settings, methods.galore, methods.adamw)
+        w = methods.step(w, theirs.grad, None, state, settings, methods.galore, rules.adamw)
         optimizer.step()
     torch.testing.assert_close(w, theirs.detach())
 
@@ -46,7 +46,7 @@ def test_adafactor_takes_the_directions_of_its_authors_code(shape):
     w = torch.zeros(shape, dtype=torch.float64)
     for _ in range(10):
         theirs.grad = matrix(*shape)
-        w = w - methods.adafactor(theirs.grad, state, Settings(1.0, beta1=0.9))
+        w = w - rules.adafactor(theirs.grad, state, Settings(1.0, beta1=0.9))
         optimizer.step()
     torch.testing.assert_close(w, theirs.detach(), rtol=1e-6, atol=1e-6)
 
@@ -57,23 +57,39 @@ def test_muon_and_sumo_move_along_the_singular_vectors_of_the_momentum():
     quintic = s / s.norm()
     for _ in range(5):
         quintic = 3.4445 * quintic - 4.7750 * quintic**3 + 2.0315 * quintic**5
-    first = Settings(1.0, longer=25)  # 0.2·√25 = 1
-    torch.testing.assert_close(methods.muon(g, State(R, B), first), (u * quintic) @ vh)
-    torch.testing.assert_close(methods.sumo(g, State(R, B), first), u @ vh)
+    first = Settings(1.0, sides=(R, 25))  # 0.2·√25 = 1
+    torch.testing.assert_close(rules.muon(g, State(R, B), first), (u * quintic) @ vh)
+    torch.testing.assert_close(rules.sumo(g, State(R, B), first), u @ vh)
+
+
+def test_normuon_is_muon_with_every_output_of_one_size_in_the_course_of_steps():
+    g, h = matrix(A, B) * torch.logspace(0, -1, A, dtype=torch.float64)[:, None], Settings(1.0, sides=(A, B))
+    of_muon, once = rules.muon(g, State(A, B), h), rules.normuon(g, State(A, B), h)
+    torch.testing.assert_close(once / once.norm(dim=1)[:, None], of_muon / of_muon.norm(dim=1)[:, None])
+    torch.testing.assert_close(once.square().mean(1), torch.full((A,), 0.04, dtype=torch.float64))
+    turned = rules.normed(g.mT, State(B, A), Settings(1.0, sides=(A, B), turned=True))
+    torch.testing.assert_close(turned.mT, once)
+    state, other = State(A, B), matrix(A, B)
+    rules.normed(g, state, h)
+    o = [rules.newton_schulz(x) for x in (g, other)]
+    found = o[1] / (0.95 * o[0].square().mean(1) + o[1].square().mean(1)).sqrt()[:, None]
+    torch.testing.assert_close(rules.normed(other, state, h), 0.2 * (A * B) ** 0.5 * found / found.norm())
+    g[1] = 0
+    assert not rules.normuon(g, State(A, B), h)[1].any()
 
 
 def test_sumo_averages_and_muon_looks_ahead():
     one, two, h = matrix(R, B), matrix(R, B), Settings(1.0, mu=0.5)
-    for rule, ahead in ((methods.sumo, lambda m, g: m), (methods.muon, lambda m, g: 0.5 * m + 0.5 * g)):
+    for rule, ahead in ((rules.sumo, lambda m, g: m), (rules.muon, lambda m, g: 0.5 * m + 0.5 * g)):
         state = State(R, B)
         rule(one, state, h)
         n, m = rule(two, state, h), 0.25 * one + 0.5 * two
         torch.testing.assert_close(state.m, m)
-        whitened = methods.polar if rule is methods.sumo else methods.newton_schulz
+        whitened = rules.polar if rule is rules.sumo else rules.newton_schulz
         torch.testing.assert_close(n, 0.2 * whitened(ahead(m, two)))
 
 
-@pytest.mark.parametrize("rule", methods.RULES.values(), ids=methods.RULES)
+@pytest.mark.parametrize("rule", rules.RULES.values(), ids=rules.RULES)
 @pytest.mark.parametrize("name", ["none", "frugal", "fira"])
 def test_a_subspace_that_is_everything_is_the_rule_itself(name, rule):
     """With P = I nothing is left over."""
@@ -85,57 +101,58 @@ def test_a_subspace_that_is_everything_is_the_rule_itself(name, rule):
 @pytest.mark.parametrize("name", ["none", "fira"])
 def test_within_the_subspace_the_update_is_the_direction(name):
     p, g, h = basis(), matrix(A, B), Settings(1.0)
-    u = methods.METHODS[name](g, p, State(R, B), h, methods.adamw)
-    torch.testing.assert_close(p.mT @ u, methods.adamw(p.mT @ g, State(R, B), h))
+    u = methods.METHODS[name](g, p, State(R, B), h, rules.adamw)
+    torch.testing.assert_close(p.mT @ u, rules.adamw(p.mT @ g, State(R, B), h))
     assert (torch.linalg.matrix_rank(u) == R) == (name == "none")
 
 
 def test_firas_residual_is_scaled_column_by_column_as_the_direction_is():
     p, g, h = basis(), matrix(A, B), Settings(1.0)
     r = p.mT @ g
-    n = methods.adamw(r, State(R, B), h)
-    outside = methods.fira(g, p, State(R, B), h, methods.adamw) - p @ n
+    n = rules.adamw(r, State(R, B), h)
+    outside = methods.fira(g, p, State(R, B), h, rules.adamw) - p @ n
     torch.testing.assert_close(outside.norm(dim=0) / (g - p @ r).norm(dim=0), n.norm(dim=0) / r.norm(dim=0))
 
 
 def test_apollo_scales_columns_and_apollo_mini_the_matrix():
     p, g, h = matrix(A, R), matrix(A, B), Settings(1.0)
     r = p.mT @ g
-    n = methods.adamw(r, State(R, B), h)
-    scales = methods.apollo(g, p, State(R, B), h, methods.adamw) / g
+    n = rules.adamw(r, State(R, B), h)
+    scales = methods.apollo(g, p, State(R, B), h, rules.adamw) / g
     torch.testing.assert_close(scales, (n.norm(dim=0) / r.norm(dim=0)).expand(A, B))
-    mini = methods.apollo_mini(g, p, State(R, B), h, methods.adamw) / g
+    mini = methods.apollo_mini(g, p, State(R, B), h, rules.adamw) / g
     torch.testing.assert_close(mini, (128**0.5 * n.norm() / r.norm()).expand(A, B))
 
 
 def test_frugal_adds_signs():
     p, g, h = basis(), matrix(A, B), Settings(1.0)
-    signs = methods.frugal(g, p, State(R, B), h, methods.adamw) - methods.galore(g, p, State(R, B), h, methods.adamw)
+    signs = methods.frugal(g, p, State(R, B), h, rules.adamw) - methods.galore(g, p, State(R, B), h, rules.adamw)
     torch.testing.assert_close(signs.abs(), torch.ones_like(signs))
     assert bool((signs * (g - p @ p.mT @ g) > 0).all())
 
 
 def test_what_is_left_over_is_of_one_norm_or_orthogonal_and_scaled_by_c():
-    p, g, h = basis(), matrix(A, B), Settings(1.0, outside=0.5, longer=B)
-    inside = methods.galore(g, p, State(R, B), h, methods.adamw)
-    added = methods.columns(g, p, State(R, B), h, methods.adamw) - inside
+    p, g, h = basis(), matrix(A, B), Settings(1.0, outside=0.5, sides=(A, B))
+    inside = methods.galore(g, p, State(R, B), h, rules.adamw)
+    added = methods.columns(g, p, State(R, B), h, rules.adamw) - inside
     torch.testing.assert_close(added.norm(dim=0), torch.full((B,), 0.5 * (A - R) ** 0.5, dtype=torch.float64))
     torch.testing.assert_close(p.mT @ added, torch.zeros(R, B, dtype=torch.float64), atol=1e-12, rtol=0)
-    values = torch.linalg.svdvals(methods.orthogonal(g, p, State(R, B), h, methods.adamw) - inside)
+    values = torch.linalg.svdvals(methods.orthogonal(g, p, State(R, B), h, rules.adamw) - inside)
     assert bool((values[: A - R] / (0.1 * B**0.5) > 0.6).all())
     assert float(values[A - R :].max()) < 1e-12
     whole = basis(A)
-    of_muon = methods.joint(g, whole, State(A, B), h, methods.muon)
-    torch.testing.assert_close(of_muon, methods.galore(g, whole, State(A, B), h, methods.muon))
+    for rule in (rules.muon, rules.normuon):
+        remembered = methods.joint(g, whole, State(A, B), h, rule)
+        torch.testing.assert_close(remembered, methods.galore(g, whole, State(A, B), h, rule))
     for method in (methods.columns, methods.alice, methods.orthogonal):
-        of_noise = method(g, whole, State(A, B), h, methods.adamw)
-        torch.testing.assert_close(of_noise, methods.galore(g, whole, State(A, B), h, methods.adamw))
+        of_noise = method(g, whole, State(A, B), h, rules.adamw)
+        torch.testing.assert_close(of_noise, methods.galore(g, whole, State(A, B), h, rules.adamw))
 
 
 def test_alice_averages_the_norms_of_what_is_left_over():
     p, h, state = basis(), Settings(1.0, beta1=0.5), State(R, B)
     one, two = matrix(A, B), matrix(A, B)
-    methods.alice(one, p, state, h, methods.adamw)
+    methods.alice(one, p, state, h, rules.adamw)
     inside = methods.galore(two, p, State(R, B), h, lambda *_: torch.zeros(R, B, dtype=torch.float64))
     added = methods.alice(two, p, state, h, lambda *_: torch.zeros(R, B, dtype=torch.float64)) - inside
     left = [(g - p @ p.mT @ g).square().sum(0) for g in (one, two)]
@@ -148,11 +165,11 @@ def test_alice_averages_the_norms_of_what_is_left_over():
 def test_racs_takes_signs_of_a_product_of_rows_and_columns_and_scale_one_size_per_output():
     sizes = torch.outer(torch.logspace(-3, 0, A, dtype=torch.float64), torch.logspace(0, -4, B, dtype=torch.float64))
     g = sizes * matrix(A, B).sign()
-    torch.testing.assert_close(methods.racs(g, State(A, B), Settings(1.0)), g.sign())
-    outputs = methods.scale(g, State(A, B), Settings(1.0))
+    torch.testing.assert_close(rules.racs(g, State(A, B), Settings(1.0)), g.sign())
+    outputs = rules.scale(g, State(A, B), Settings(1.0))
     torch.testing.assert_close(outputs.square().mean(1), torch.ones(A, dtype=torch.float64))
     state = State(A, B)
-    methods.scale_momentum(g, state, Settings(1.0, mu=0.75))
+    rules.scale_momentum(g, state, Settings(1.0, mu=0.75))
     torch.testing.assert_close(state.m, 0.25 * g)
 
 
@@ -160,7 +177,7 @@ def test_completion_gives_new_directions_what_lay_outside():
     h, rotated, completed = Settings(1.0), State(R, B), State(R, B)
     g, outside, c = matrix(R, B), torch.rand(B, dtype=torch.float64), torch.diag(torch.tensor([1.0, 0.6, 0.0]).double())
     for state in (rotated, completed):
-        methods.adamw(g, state, h)
+        rules.adamw(g, state, h)
     methods.rotate(rotated, c, h)
     methods.complete(completed, c, h, outside)
     expected = 0.001 * torch.outer(torch.tensor([0.0, 0.64, 1.0]).double(), outside)
@@ -172,11 +189,11 @@ def test_growth_is_limited_after_the_first_step_and_by_the_package_before_the_co
     x, h, packaged = matrix(A, B), Settings(1.0), Settings(1.0, habits=frozenset({"limiter"}))
     norms, state = [], State(A, B)
     for size in (1.0, 1.005, 4.0, 4.0, 0.5, 0.6):
-        norms.append(float(methods.limited(size * x, state, h).norm() / x.norm()))
+        norms.append(float(rules.limited(size * x, state, h).norm() / x.norm()))
     assert norms == pytest.approx([1.0, 1.005, 1.005 * 1.01, 1.005 * 1.01**2, 0.5, 0.505])
     state = State(A, B)
     for state.t in (1, 2):  # the correction grows less than S shrinks, and more than by 1 %
-        norms.append(float(methods.limited(x, state, packaged).norm() / x.norm()))
+        norms.append(float(rules.limited(x, state, packaged).norm() / x.norm()))
     (first, second), correct = norms[-2:], [(1 - 0.999**t) ** 0.5 / (1 - 0.9**t) for t in (1, 2)]
     assert (first, second) == pytest.approx((1.0, min(1.0, 1.01 * correct[1] / correct[0])))
 
@@ -186,7 +203,7 @@ def test_habits_change_what_they_say():
 
     def after(*habits):
         settings, w = Settings(**h, habits=frozenset(habits)), torch.ones(A, B, dtype=torch.float64)
-        return methods.step(w, g, p, State(R, B), settings, methods.fira, methods.adamw)
+        return methods.step(w, g, p, State(R, B), settings, methods.fira, rules.adamw)
 
     plain = after()
     u = (0.95 - plain) / 0.025
@@ -196,14 +213,14 @@ def test_habits_change_what_they_say():
     )
     inside = p.mT @ (0.95 - after("α")) / 0.025  # P N and (1 - α) P R scaled by φ, over α
     r = p.mT @ g
-    n = methods.adamw(r, State(R, B), Settings(**h))
+    n = rules.adamw(r, State(R, B), Settings(**h))
     torch.testing.assert_close(inside, n + 3 * n.norm(dim=0) / r.norm(dim=0) * r)
 
 
 def test_a_signed_permutation_of_the_basis_permutes_the_state():
     h, state = Settings(1.0, beta2=0.99), State(R, B)
     for _ in range(5):
-        methods.adamw(matrix(R, B), state, h)
+        rules.adamw(matrix(R, B), state, h)
     m, v = state.m, state.v
     order, signs = torch.tensor([2, 0, 1]), torch.tensor([1.0, -1.0, -1.0], dtype=torch.float64)[:, None]
     state.row = torch.arange(3.0, dtype=torch.float64)
@@ -220,7 +237,7 @@ def test_a_signed_permutation_of_the_basis_permutes_the_state():
 def test_what_a_new_basis_has_no_direction_for_is_lost():
     h, state = Settings(1.0), State(R, B)
     g = matrix(R, B)
-    methods.adamw(g, state, h)
+    rules.adamw(g, state, h)
     methods.rotate(state, torch.eye(R, dtype=torch.float64)[:1], h)
     torch.testing.assert_close(state.m, 0.1 * g[:1])
     torch.testing.assert_close(state.v, 0.001 * g[:1] ** 2)

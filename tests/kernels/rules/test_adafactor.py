@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from galore.kernels.reference import methods
+from galore.kernels.reference import rules
 from galore.kernels.rules.adafactor import AdafactorRule
 
 RULES = [AdafactorRule(), AdafactorRule(beta1=0.9), AdafactorRule(beta1=0.8)]
@@ -27,11 +27,11 @@ def state_of(rule: AdafactorRule, shape: tuple[int, ...]) -> dict[str, Tensor]:
 def test_twenty_steps_equal_the_specification(shape, rule):
     state, exactly, settings = (
         state_of(rule, shape),
-        methods.State(*shape),
-        methods.Settings(1.0, beta1=rule.beta1 or 0.0),
+        rules.State(*shape),
+        rules.Settings(1.0, beta1=rule.beta1 or 0.0),
     )
     for step, grad in enumerate(gradients(shape), 1):
-        exact, kept = -methods.adafactor(grad.double(), exactly, settings), grad.clone()
+        exact, kept = -rules.adafactor(grad.double(), exactly, settings), grad.clone()
         direction = rule.direction_(grad, state, step=step)
         torch.testing.assert_close(direction.double(), exact, rtol=2e-5, atol=1e-6)
         assert torch.equal(grad, kept)

@@ -1,4 +1,4 @@
-"""Newton-Schulz and the polar factor against float64 singular vectors."""
+"""Newton-Schulz and the polar factor against float64 singular vectors, rows of one size against the specification."""
 
 from __future__ import annotations
 
@@ -7,8 +7,16 @@ import torch
 from torch import Tensor
 
 from galore.kernels.device import meta_stands_for
+from galore.kernels.reference import rules
 from galore.kernels.rules import orthogonalize as module
-from galore.kernels.rules.orthogonalize import OrthogonalRule, orthogonalize, polar_factor, rms_scale
+from galore.kernels.rules.orthogonalize import (
+    NormedRule,
+    OrthogonalRule,
+    level_rows_,
+    orthogonalize,
+    polar_factor,
+    rms_scale,
+)
 
 SHAPES = [(32, 128), (128, 32), (16, 16), (1, 9), (9, 1)]
 
@@ -131,6 +139,28 @@ def test_rule_against_jordans_momentum(exact, nesterov):
         direction = rule.direction_(grad, state, step=step, out=torch.empty_like(grad))
         torch.testing.assert_close(direction.double(), -expected, rtol=0, atol=1e-3)
         torch.testing.assert_close(state["exp_avg"].double(), 0.1 * buffer, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(6, 10), (10, 6)])
+def test_rows_of_one_size_equal_the_specification(shape):
+    rule, exactly, settings = NormedRule(0.9), rules.State(*shape), rules.Settings(1.0, mu=0.9, sides=shape)
+    state = {name: torch.zeros(size) for name, size in rule.state_shapes(shape).items()}
+    torch.manual_seed(0)
+    for step in range(1, 6):
+        grad = torch.randn(shape) * torch.logspace(0, -1, shape[0])[:, None]
+        grad[2] = 0
+        expected = -rules.normuon(grad.double(), exactly, settings)
+        direction = rule.direction_(grad, state, step=step, out=torch.empty_like(grad))
+        torch.testing.assert_close(rms_scale(*shape) * direction.double(), expected, rtol=0, atol=1e-3)
+        torch.testing.assert_close(state["row_squares"].double(), exactly.q, rtol=1e-3, atol=1e-6)
+        assert not direction[2].any()
+        assert rms_scale(*shape) * direction.square().mean().sqrt().item() == pytest.approx(0.2, rel=1e-4)
+
+
+def test_rows_of_zeros_stay_zeros():
+    squares = torch.zeros(4)
+    assert torch.equal(level_rows_(torch.zeros(4, 7), squares, 0.9), torch.zeros(4, 7))
+    assert not squares.any()
 
 
 @pytest.mark.parametrize("kind", ["cpu", "cuda"])

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from galore.kernels.reference import methods
+from galore.kernels.reference import methods, rules
 from galore.kernels.reference import operations as reference
 from galore.kernels.rules import residual as module
 from galore.kernels.rules.adam import AdamRule
@@ -41,8 +41,8 @@ def gradients(a: int, b: int, steps: int = 12) -> list[Tensor]:
 
 def by_the_paper(method, g, p, state, habits=frozenset()):
     """U of a step in float64; the state takes it."""
-    settings = methods.Settings(1.0, 0.25, beta1=BETAS[0], beta2=BETAS[1], habits=habits)
-    return method(g.double(), p.double(), state, settings, methods.adamw)
+    settings = rules.Settings(1.0, 0.25, beta1=BETAS[0], beta2=BETAS[1], habits=habits)
+    return method(g.double(), p.double(), state, settings, rules.adamw)
 
 
 def was_limited(norms):
@@ -53,10 +53,10 @@ def was_limited(norms):
 @pytest.mark.parametrize("convention", ["paper", "reference"])
 @pytest.mark.parametrize(("a", "b"), SHAPES)
 def test_fira_equals_the_specification(a, b, convention):
-    rank, habits = max(1, a // 2), methods.HABITS if convention == "reference" else ()
+    rank, habits = max(1, a // 2), rules.HABITS if convention == "reference" else ()
     grads, p = gradients(a, b), basis(a, rank)
     m, v, previous = torch.zeros(rank, b), torch.zeros(rank, b), torch.zeros(())
-    state, norms = methods.State(rank, b), []
+    state, norms = rules.State(rank, b), []
     for step, g in enumerate(grads, 1):
         r, n = p.mT @ g, torch.zeros(rank, b)
         AdamRule(*BETAS, 1e-8, convention).update_(n, r, m, v, step=step, lr=1.0)
@@ -77,7 +77,7 @@ def test_columns_of_one_norm_equal_the_specification(a, b, method):
     """Alice's are averaged over the steps, and limited."""
     rank, mean, previous, norms = a // 2, torch.zeros(b), torch.zeros(()), []
     averaged = {"mean": mean, "beta": BETAS[0], "previous": previous} if method is methods.alice else {}
-    p, state, settings = basis(a, rank), methods.State(rank, b), methods.Settings(1.0, beta1=BETAS[0], outside=0.3)
+    p, state, settings = basis(a, rank), rules.State(rank, b), rules.Settings(1.0, beta1=BETAS[0], outside=0.3)
     for g in gradients(a, b):
         r, n = p.mT @ g, torch.randn(rank, b)
         said = {"g_squares": column_squares(g), "rows": a, "factor": 0.3, **averaged}
@@ -114,7 +114,7 @@ def test_apollo_equals_the_specification(a, b, per, method):
     rank = 1 if per == "tensor" else max(1, a // 2)
     grads, p = gradients(a, b), torch.randn(a, rank) / rank**0.5
     m, v, previous = torch.zeros(rank, b), torch.zeros(rank, b), torch.zeros(())
-    state, norms = methods.State(rank, b), []
+    state, norms = rules.State(rank, b), []
     for step, g in enumerate(grads, 1):
         r, n = p.mT @ g, torch.zeros(rank, b)
         AdamRule(*BETAS).update_(n, r, m, v, step=step, lr=1.0)

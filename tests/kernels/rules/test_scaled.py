@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from galore.kernels.reference import methods
+from galore.kernels.reference import rules
 from galore.kernels.rules.scaled import OutputRule, RacsRule, inverse_root, row_and_column
 
 SHAPES = [(8, 21), (21, 8), (1, 5)]
@@ -28,13 +28,13 @@ def state_of(rule: RacsRule | OutputRule, shape: tuple[int, int]) -> dict[str, T
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_racs_equals_the_specification(shape: tuple[int, int]) -> None:
-    rule, exactly, settings = RacsRule(0.8), methods.State(*shape), methods.Settings(1.0, beta1=0.8)
+    rule, exactly, settings = RacsRule(0.8), rules.State(*shape), rules.Settings(1.0, beta1=0.8)
     state, norms = state_of(rule, shape), []
     for step, grad in enumerate(gradients(shape), 1):
         kept = grad.clone()
         direction = rule.direction_(grad, state, step=step)
         torch.testing.assert_close(
-            direction.double(), -methods.racs(grad.double(), exactly, settings), rtol=2e-4, atol=1e-6
+            direction.double(), -rules.racs(grad.double(), exactly, settings), rtol=2e-4, atol=1e-6
         )
         assert torch.equal(grad, kept)
         norms.append(float(direction.norm()))
@@ -44,8 +44,8 @@ def test_racs_equals_the_specification(shape: tuple[int, int]) -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("beta", [None, 0.7])
 def test_outputs_of_one_norm_equal_the_specification(shape: tuple[int, int], beta: float | None) -> None:
-    rule, exactly, settings = OutputRule(beta), methods.State(*shape), methods.Settings(1.0, mu=beta or 0.0)
-    method, state = methods.scale if beta is None else methods.scale_momentum, state_of(OutputRule(beta), shape)
+    rule, exactly, settings = OutputRule(beta), rules.State(*shape), rules.Settings(1.0, mu=beta or 0.0)
+    method, state = rules.scale if beta is None else rules.scale_momentum, state_of(OutputRule(beta), shape)
     for grad in gradients(shape):
         grad[0] = 0.0 if beta is None else grad[0]
         exact = -method(grad.double(), exactly, settings)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from galore.kernels.reference import methods
+from galore.kernels.reference import methods, rules
 from galore.kernels.rules.adam import AdamRule
 from galore.kernels.rules.transport import change_of_basis, rotate
 
@@ -38,9 +38,9 @@ def test_rotation_equals_the_specification(ranks, step):
     c = change_of_basis(basis(12, new, 1), basis(12, old, 2))
     assert c.shape == ranks
     m, v = some_moments(old, steps=step)
-    exact = methods.State(old, m.shape[1])
+    exact = rules.State(old, m.shape[1])
     exact.m, exact.v, exact.t = m.double(), v.double(), step
-    methods.rotate(exact, c.double(), methods.Settings(1.0, **BETAS))
+    methods.rotate(exact, c.double(), rules.Settings(1.0, **BETAS))
     for got, expected in zip(rotate(m, v, c, step=step, **BETAS), (exact.m, exact.v), strict=True):
         torch.testing.assert_close(got.double(), expected, rtol=1e-4, atol=1e-6)
 
@@ -50,9 +50,9 @@ def test_completion_equals_the_specification(ranks):
     new, old = ranks
     c, outside = change_of_basis(basis(12, new, 1), basis(12, old, 2)), torch.rand(40)
     m, v = some_moments(old)
-    exact = methods.State(old, m.shape[1])
+    exact = rules.State(old, m.shape[1])
     exact.m, exact.v, exact.t = m.double(), v.double(), 10
-    methods.complete(exact, c.double(), methods.Settings(1.0, **BETAS), outside.double())
+    methods.complete(exact, c.double(), rules.Settings(1.0, **BETAS), outside.double())
     for got, expected in zip(rotate(m, v, c, step=10, **BETAS, outside=outside), (exact.m, exact.v), strict=True):
         torch.testing.assert_close(got.double(), expected, rtol=1e-4, atol=1e-6)
 

@@ -53,6 +53,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "complete": (*GALORE, "optim.residual=columns", "optim.transport=complete"),
     "orthogonal": (*GALORE, "optim.residual=orthogonal"),
     "joint": (*GALORE, "optim.residual=joint", "optim.inner=muon"),
+    "normed": (*GALORE, "optim.residual=joint", "optim.inner=normuon"),
     "racs": ("optim.method=full", "optim.max_grad_norm=1e-9", "optim.inner=racs"),
     "scale": ("optim.method=full", "optim.max_grad_norm=1e-9", "optim.inner=scale"),
     "power": (*GALORE, "optim.proj_type=power", "optim.refresh=summed", "optim.transport=rotate"),

@@ -11,7 +11,7 @@ import yaml
 from torch import Tensor, nn
 
 from galore.kernels.family import residual_scale_of
-from galore.kernels.reference import methods
+from galore.kernels.reference import methods, rules
 from galore.kernels.reference.operations import dct_basis
 from galore.kernels.storage import blockwise
 from galore.trainer.optim.parts.refresh import Delayed
@@ -60,6 +60,7 @@ PRESETS: dict[str, tuple[str, ...]] = {
     "scale-momentum": ("optim.method=full", "optim.inner=scale-momentum"),
     "muon-frugal": (GALORE, "optim.inner=muon", "optim.residual=frugal"),
     "muon-low-rank-8bit": (GALORE, "optim.inner=muon", "optim.residual=joint", "optim.state_dtype=8bit"),
+    "normuon-low-rank-8bit": (GALORE, "optim.inner=normuon", "optim.residual=joint", "optim.state_dtype=8bit"),
     "muon-low-rank-scaled": (GALORE, "optim.inner=muon", "optim.residual=joint", "optim.residual_scale=0.3"),
     "adafactor-reset": (GALORE, "optim.inner=adafactor", "optim.transport=reset"),
     "adafactor-without-moment": (GALORE, "optim.inner=adafactor", "optim.transport=rotate", "optim.adam_beta1=0"),
@@ -135,7 +136,7 @@ class Case:
         return (x.T if self.turned else x).clone()
 
     def reference(self) -> Reference:
-        return Reference(self.oriented(self.weight), self.rank, self.optim)
+        return Reference(self.oriented(self.weight), self.rank, self.optim, self.turned)
 
     def gradients(self) -> Iterator[Tensor]:
         """Of a leading subspace that turns, over noise; one much larger; of an embedding half the rows."""
@@ -172,10 +173,10 @@ class Case:
 class Reference:
     """W (a, b) by the equations of the papers, in float64, under the settings of a recipe."""
 
-    def __init__(self, weight: Tensor, rank: int, optim: OptimSection) -> None:
+    def __init__(self, weight: Tensor, rank: int, optim: OptimSection, turned: bool) -> None:
         self.w, self.optim, self.p = weight.double(), optim, None
-        self.state = methods.State(rank, weight.shape[1])
-        self.settings = methods.Settings(
+        self.state = rules.State(rank, weight.shape[1])
+        self.settings = rules.Settings(
             lr=optim.learning_rate,
             alpha=optim.effective_scale,
             decay=optim.weight_decay,
@@ -184,7 +185,8 @@ class Reference:
             eps=optim.adam_epsilon,
             mu=optim.momentum,
             outside=residual_scale_of(optim),
-            longer=max(weight.shape),
+            sides=tuple(weight.shape),
+            turned=turned,
         )
 
     def step(self, g: Tensor, p: Tensor | None, turned: bool) -> None:
@@ -196,7 +198,7 @@ class Reference:
             methods.TRANSPORTS[name](self.state, p.mT @ self.p, self.settings, *more)
             if self.state.m is not kept:
                 self._store()
-        method, rule = methods.METHODS[self.optim.residual], methods.RULES[self.optim.inner]
+        method, rule = methods.METHODS[self.optim.residual], rules.RULES[self.optim.inner]
         self.w = methods.step(self.w, g.double(), p, self.state, self.settings, method, rule)
         self._store()
         self.p = p

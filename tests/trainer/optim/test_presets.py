@@ -105,6 +105,8 @@ def dtypes_by_hand(case: Case) -> dict[str, torch.dtype]:
         expected |= {"row": torch.float32, "column": torch.float32}
     if optim.inner == "racs":
         expected |= dict.fromkeys(("row", "column", "norm"), torch.float32)
+    if optim.inner == "normuon":
+        expected["row_squares"] = torch.float32
     if optim.residual in ("fira", "apollo", "apollo-mini") or compensates(case):
         expected["residual_norm"] = torch.float32
     if compensates(case):
@@ -126,7 +128,14 @@ def bytes_by_hand(case: Case) -> tuple[int, int]:
     optim, (a, b), r = case.optim, case.sides, case.rank
     moment = r * b + 4 * math.ceil(r * b / 256) if optim.state_dtype == "8bit" else 4 * r * b
     first = moment * (optim.adam_beta1 > 0)
-    of_rule = {"adamw": 2 * moment, "adafactor": first + 4 * (r + b), "racs": 4 * (r + b + 1), "scale": 0}
+    rows = 4 * case.problem.matrix[0]
+    of_rule = {
+        "adamw": 2 * moment,
+        "normuon": moment + rows,
+        "adafactor": first + 4 * (r + b),
+        "racs": 4 * (r + b + 1),
+        "scale": 0,
+    }
     state = of_rule.get(optim.inner, moment)
     state += 4 * (optim.residual in ("fira", "apollo", "apollo-mini")) + 4 * (b + 1) * compensates(case)
     scales = 2 * math.ceil(a * r / 128)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from galore.kernels.reference import methods, operations
+from galore.kernels.reference import methods, operations, rules
 from galore.trainer.optim import GaLoreAdamW
 
 STEPS, GAP, RANK, LR, ALPHA, BETAS, EPS, DECAY = 20, 6, 4, 1e-2, 0.25, (0.9, 0.999), 1e-3, 0.1
@@ -33,14 +33,14 @@ def test_the_reference_convention_is_the_packages_arithmetic(method: str, shape:
         convention="reference",
     )
     (slot,) = optimizer.projected
-    settings = methods.Settings(LR, ALPHA, DECAY, *BETAS, EPS, habits=frozenset(methods.HABITS))
+    settings = rules.Settings(LR, ALPHA, DECAY, *BETAS, EPS, habits=frozenset(rules.HABITS))
     start = operations.orient(weight.detach().double()).clone()
-    w, state = start, methods.State(RANK, start.shape[1])
+    w, state = start, rules.State(RANK, start.shape[1])
     for gradient in gradients(shape):
         p = slot.projector.double() if draws else None  # before the clock moves on
         weight.grad = gradient.clone()
         optimizer.step()
         p = slot.projector.double() if p is None else p
         g = operations.orient(gradient.double())
-        w = methods.step(w, g, p, state, settings, methods.METHODS[method], methods.adamw)
+        w = methods.step(w, g, p, state, settings, methods.METHODS[method], rules.adamw)
     assert (operations.orient(weight.detach().double()) - w).norm() < 1e-4 * (w - start).norm()

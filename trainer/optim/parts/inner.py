@@ -11,7 +11,14 @@ from galore.kernels.family import InnerRule, StateDtype
 from galore.kernels.ops.direction import adam_direction_
 from galore.kernels.rules.adafactor import AdafactorRule
 from galore.kernels.rules.adam import AdamRule
-from galore.kernels.rules.orthogonalize import OrthogonalRule, momentum_, rms_scale
+from galore.kernels.rules.orthogonalize import (
+    NormedRule,
+    OrthogonalRule,
+    level_rows_,
+    momentum_,
+    orthogonalize,
+    rms_scale,
+)
 from galore.kernels.rules.scaled import OutputRule, RacsRule
 from galore.kernels.rules.transport import rotate
 from galore.trainer.optim.parts.storage import moment, moments, new_state, read_moment, write_moment
@@ -192,8 +199,27 @@ class MuonInner(MatrixInner):
         write_moment(self.weight.state, "exp_avg", held)
         return found
 
+    def update(self, momentum: Tensor) -> Tensor:
+        """The update from an fp32 momentum (m, n) of the whole weight."""
+        return orthogonalize(momentum).mul_(-self.factor)
+
     def _count_fallback(self) -> None:
         self.fallbacks += 1
+
+
+class NormuonInner(MuonInner):
+    """Muon whose rows, the outputs of a weight, are brought to one size  (NorMuon, arXiv 2510.05491)."""
+
+    @property
+    def rule(self) -> NormedRule:
+        return NormedRule(self.weight.group["momentum"])
+
+    def shapes(self, shape: torch.Size) -> Mapping[str, tuple[int, ...]]:
+        return {**self.rule.state_shapes(tuple(shape)), "row_squares": tuple(self.weight.matrix.shape[:1])}
+
+    def update(self, momentum: Tensor) -> Tensor:
+        squares = self.weight.state["row_squares"]
+        return level_rows_(orthogonalize(momentum), squares, self.rule.beta).mul_(-self.factor)
 
 
 class SumoInner(MuonInner):
@@ -234,6 +260,7 @@ INNER_RULES: dict[InnerRule, type[Inner]] = {
     "adamw": AdamInner,
     "adafactor": AdafactorInner,
     "muon": MuonInner,
+    "normuon": NormuonInner,
     "sumo": SumoInner,
     "racs": RacsInner,
     "scale": ScaleInner,

@@ -11,7 +11,7 @@ in row blocks, without a further matrix of the weight's size:
     columns      P N + c S, each column of G - P R scaled to the norm √(a-r)
     alice        the same with an average of the norms, growth limited                    (arXiv 2502.07752)
     orthogonal   P N + c 0.2 √max(m, n) Newton-Schulz(G - P R), as of a step of Muon without momentum
-    joint        -0.2 √max(m, n) Newton-Schulz(P X + c (G - P R)), X the momentum of R: Muon with a low-rank momentum
+    joint        the inner rule's update from P X + c (G - P R) as its momentum, X that of R: Muon with a low-rank momentum
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ class Orthogonal(WholeGradient):
 
 
 class Joint(WholeGradient):
-    """Muon with the momentum of the subspace alone, orthogonalized together with what is left over."""
+    """Muon, or NorMuon, with the momentum of the subspace alone, orthogonalized together with what is left over."""
 
     def terms(self, gradients: Refresh, grad_scale: float) -> Terms:
         whole, p = self.subspace.oriented(gradients.whole.take()), self.subspace.projector
@@ -174,8 +174,7 @@ class Joint(WholeGradient):
         assert isinstance(self.inner, MuonInner)
         x, outside = self.inner.momentum(r), 0.0 if self.complete else self.factor
         mixed = torch.addmm(whole.float(), p.float(), x - outside * r, beta=outside * grad_scale)
-        found = orthogonalize(mixed).mul_(-rms_scale(*mixed.shape))
-        found = found.mT if self.subspace.transposed else found
+        found = self.inner.update(mixed.mT if self.subspace.transposed else mixed)
         return Terms(None, None, lambda first, last: found[first:last])
 
 

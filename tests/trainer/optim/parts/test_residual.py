@@ -24,7 +24,7 @@ def optimizer_for(parameter: nn.Parameter, **options: Any) -> GaLoreAdamW:
     defaults = {"betas": BETAS, "eps": EPS, "weight_decay": DECAY, "update_proj_gap": GAP, "stagger": False, "seed": 3}
     group = {"params": [("weight", parameter)], "rank": options.pop("rank", RANK)}
     if options.get("residual") == "joint":
-        options["inner"] = "muon"
+        options.setdefault("inner", "muon")
     return GaLoreAdamW([group], lr=LR, **{**defaults, **options})
 
 
@@ -52,12 +52,14 @@ def test_frugal_adds_no_signs_of_rounding_noise_at_full_rank(outside: str) -> No
     torch.testing.assert_close(*results)
 
 
-def test_muon_with_a_momentum_of_full_rank_is_muon() -> None:
+@pytest.mark.parametrize("shape", [(RANK, 20), (20, RANK)])
+@pytest.mark.parametrize("inner", ["muon", "normuon"])
+def test_a_momentum_of_full_rank_is_the_rule_itself(inner: str, shape: tuple[int, int]) -> None:
     results = []
-    for options in ({"residual": "joint", "proj_type": "svd", "scale": 1.0}, {"inner": "muon", "rank": None}):
-        parameter = nn.Parameter(torch.ones(RANK, 20))
-        optimizer = optimizer_for(parameter, **options)
-        for gradient in gradients((RANK, 20)):
+    for options in ({"residual": "joint", "proj_type": "svd", "scale": 1.0}, {"rank": None}):
+        parameter = nn.Parameter(torch.ones(shape))
+        optimizer = optimizer_for(parameter, inner=inner, **options)
+        for gradient in gradients(shape):
             parameter.grad = gradient
             optimizer.step()
         results.append(parameter.detach())
