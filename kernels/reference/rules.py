@@ -173,10 +173,10 @@ def normed(x: Tensor, s: State, h: Settings) -> Tensor:
     """NorMuon's update from a momentum X: 0.2·√(mn) Ô/‖Ô‖, Ô_i = O_i / √q_i, q ← μ q + (1-μ) (mean O_i²) by rows of W."""
     o = newton_schulz(x)
     o = o.mT if h.turned else o
-    s.q = h.mu * s.q + (1 - h.mu) * o.square().mean(1)
-    o = torch.nan_to_num(o / s.q.sqrt()[:, None], nan=0.0)
-    o = 0.2 * sqrt(h.sides[0] * h.sides[1]) * o / o.norm()
-    return o.mT if h.turned else o
+    s.q = q = h.mu * s.q + (1 - h.mu) * o.square().mean(1)
+    o = torch.nan_to_num(o / q.sqrt()[:, None], nan=0.0)
+    u = 0.2 * sqrt(h.sides[0] * h.sides[1]) / float(o.norm()) * o
+    return u.mT if h.turned else u
 
 
 def _rms(x: Tensor) -> float:
@@ -194,4 +194,4 @@ RULES: dict[str, Rule] = {
     "scale": scale,
     "scale-momentum": scale_momentum,
 }
-FROM_MOMENTUM = {muon: orthogonal, normuon: normed}
+FROM_MOMENTUM: dict[Rule, Rule] = {muon: orthogonal, normuon: normed}
