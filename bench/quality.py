@@ -59,6 +59,8 @@ POINTS = {
     "adafactor": [(0.02, 0.006), *ADAM_LIKE],
     "muon": [(0.02, 0.05), *ORTHOGONAL],
     "muon-low-rank": ORTHOGONAL,
+    "normuon": ORTHOGONAL,
+    "normuon-low-rank": ORTHOGONAL,
     "q-galore": IN_SUBSPACE,
     "dct": IN_SUBSPACE,
     "sumo": IN_SUBSPACE,

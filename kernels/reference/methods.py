@@ -99,7 +99,7 @@ def orthogonal(g: Tensor, p: Tensor, s: State, h: Settings, rule: Rule) -> Tenso
 
 
 def joint(g: Tensor, p: Tensor, s: State, h: Settings, rule: Rule) -> Tensor:
-    """Muon, or NorMuon, whose momentum X is of the subspace alone: U of P X + c (G - P R); at full rank it is the rule."""
+    """Muon or NorMuon, whose momentum X is of the subspace alone: U of P X + c (G - P R); at full rank the rule."""
     r = p.mT @ g
     x = p @ momentum(r, s, h) + (0.0 if p.shape[0] == p.shape[1] else h.outside * (g - p @ r))
     return FROM_MOMENTUM[rule](x, s, h)

@@ -90,7 +90,7 @@ def muon(r: Tensor, s: State, h: Settings) -> Tensor:
 
 
 def normuon(r: Tensor, s: State, h: Settings) -> Tensor:
-    """NorMuon (Li et al., 2510.05491, algorithm 1), with Muon's look-ahead, its β₁ = β₂ = μ, ε = 0."""
+    """NorMuon (Li et al., 2510.05491, algorithm 1), with Muon's look-ahead and norm, its β₁ = β₂ = μ, ε = 0."""
     return normed(momentum(r, s, h), s, h)
 
 
@@ -170,13 +170,14 @@ def orthogonal(x: Tensor, s: State, h: Settings) -> Tensor:
 
 
 def normed(x: Tensor, s: State, h: Settings) -> Tensor:
-    """NorMuon's update from a momentum X: 0.2·√(mn) Ô/‖Ô‖, Ô_i = O_i / √q_i, q ← μ q + (1-μ) (mean O_i²) by rows of W."""
-    o = newton_schulz(x)
-    o = o.mT if h.turned else o
-    s.q = q = h.mu * s.q + (1 - h.mu) * o.square().mean(1)
-    o = torch.nan_to_num(o / q.sqrt()[:, None], nan=0.0)
-    u = 0.2 * sqrt(h.sides[0] * h.sides[1]) / float(o.norm()) * o
-    return u.mT if h.turned else u
+    """NorMuon's update from a momentum X: Muon's with Ô ‖O‖/‖Ô‖ for O, Ô_i = O_i/√q_i, q ← μ q + (1-μ) (mean O_i²).
+
+    i are rows of W. The norm is that of the authors' code; the paper's is √min(m, n).
+    """
+    u, along = orthogonal(x, s, h), 0 if h.turned else 1
+    s.q = q = h.mu * s.q + (1 - h.mu) * u.square().mean(along)
+    level = torch.nan_to_num(u / q.sqrt().unsqueeze(along), nan=0.0)
+    return float(u.norm() / level.norm()) * level
 
 
 def _rms(x: Tensor) -> float:

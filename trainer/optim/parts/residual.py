@@ -11,7 +11,7 @@ in row blocks, without a further matrix of the weight's size:
     columns      P N + c S, each column of G - P R scaled to the norm √(a-r)
     alice        the same with an average of the norms, growth limited                    (arXiv 2502.07752)
     orthogonal   P N + c 0.2 √max(m, n) Newton-Schulz(G - P R), as of a step of Muon without momentum
-    joint        the inner rule's update from P X + c (G - P R) as its momentum, X that of R: Muon with a low-rank momentum
+    joint        the inner rule's update from the momentum P X + c (G - P R), X that of R: Muon with a low-rank momentum
 """
 
 from __future__ import annotations
