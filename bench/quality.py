@@ -51,6 +51,7 @@ ADAM_LIKE = [
 ]  # (learning rate, factor on the matrices): every method may split
 IN_SUBSPACE = [(0.02, 0.03), (0.02, 0.06), (0.02, 0.12)]
 ORTHOGONAL = [(0.02, 0.1), (0.02, 0.2), (0.02, 0.4)]
+NORMED = [*ORTHOGONAL, (0.02, 0.8)]
 SHARED_WITH_HEAD = [(0.005, 0.05), (0.005, 0.1), (0.005, 0.2)]  # whose updates of a head have a root mean square of 1
 LORA = [(0.001, 1.0), (0.003, 1.0), (0.01, 1.0)]
 POINTS = {
@@ -59,8 +60,8 @@ POINTS = {
     "adafactor": [(0.02, 0.006), *ADAM_LIKE],
     "muon": [(0.02, 0.05), *ORTHOGONAL],
     "muon-low-rank": ORTHOGONAL,
-    "normuon": ORTHOGONAL,
-    "normuon-low-rank": ORTHOGONAL,
+    "normuon": NORMED,
+    "normuon-low-rank": NORMED,
     "q-galore": IN_SUBSPACE,
     "dct": IN_SUBSPACE,
     "sumo": IN_SUBSPACE,
