@@ -1,9 +1,10 @@
-"""Shared by all tests: one thread each, since they run side by side; no hub; and the processor is measured once."""
+"""Shared by all tests: one thread each, since they run side by side; no hub, no disk; the processor is measured once."""
 
 import functools
 import gc
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +16,13 @@ import torch
 from galore.trainer.machine import hardware
 
 torch.set_num_threads(1)
+MEMORY = Path("/dev/shm")
+
+
+def pytest_configure() -> None:
+    """Runs are synced thousands of times, and what a disk loses no test here can see: bench/prove does."""
+    if MEMORY.is_dir() and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > 4 << 30:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
 
 def pytest_collection_finish() -> None:
