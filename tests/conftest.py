@@ -5,6 +5,7 @@ import gc
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,7 +17,9 @@ import torch
 from galore.trainer.machine import hardware
 
 torch.set_num_threads(1)
+gc.disable()  # until everything is collected
 MEMORY = Path("/dev/shm")
+frozen = set[str]()  # modules
 
 
 def pytest_configure() -> None:
@@ -28,6 +31,17 @@ def pytest_configure() -> None:
 def pytest_collection_finish() -> None:
     """What the libraries and thousands of tests are made of is no garbage: every run and every trace collects."""
     gc.freeze()
+    gc.enable()
+    frozen.update(sys.modules)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown() -> None:
+    """Nor is what a test was the first to import."""
+    if len(sys.modules) > len(frozen) + 50:
+        gc.collect()
+        gc.freeze()
+        frozen.update(sys.modules)
 
 
 @pytest.fixture(scope="session", autouse=True)
