@@ -55,10 +55,25 @@ def _measured_once() -> Iterator[None]:
 
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs without the plots of their reports: they take longer than the training, and no run fails by them."""
+    """Runs and sweeps without plots: they take longer than the training, and nothing fails by them."""
     from galore.trainer.record import report
+    from galore.trainer.sweep import compare, glue
 
     monkeypatch.setattr(report, "draw", lambda history: {})
+    for sweep in (compare, glue):
+        monkeypatch.setattr(f"{sweep.__name__}.plot.render", lambda *_: b"")
+
+
+@pytest.fixture
+def drawn(undrawn: None, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Beside `undrawn`: once it was called, a sweep has its plot."""
+    from galore.trainer.sweep import compare, glue, plot
+
+    def draw() -> None:
+        for sweep in (compare, glue):
+            monkeypatch.setattr(f"{sweep.__name__}.plot.render", plot.render)
+
+    return draw
 
 
 WORDS = [
