@@ -56,7 +56,7 @@ class Resources:
 
 @dataclass(frozen=True)
 class Compiled:
-    """PTX and machine code of a launch; `parameters` are the run-time arguments in the order of the PTX's parameters."""
+    """PTX and machine code of a launch; `parameters`: the run-time arguments in the order of those of the PTX."""
 
     launch: Launch
     ptx: str
