@@ -1,9 +1,11 @@
-"""Shared by all tests: one thread each, since they run side by side; no hub; and the processor is measured once."""
+"""Shared by all tests: one thread each, since they run side by side; no hub, no disk; the processor is measured once."""
 
 import functools
 import gc
 import json
 import os
+import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,11 +17,31 @@ import torch
 from galore.trainer.machine import hardware
 
 torch.set_num_threads(1)
+gc.disable()  # until everything is collected
+MEMORY = Path("/dev/shm")
+frozen = set[str]()  # modules
+
+
+def pytest_configure() -> None:
+    """Runs are synced thousands of times, and what a disk loses no test here can see: bench/prove does."""
+    if MEMORY.is_dir() and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > 4 << 30:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
 
 def pytest_collection_finish() -> None:
     """What the libraries and thousands of tests are made of is no garbage: every run and every trace collects."""
     gc.freeze()
+    gc.enable()
+    frozen.update(sys.modules)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown() -> None:
+    """Nor is what a test was the first to import."""
+    if len(sys.modules) > len(frozen) + 50:
+        gc.collect()
+        gc.freeze()
+        frozen.update(sys.modules)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -33,10 +55,25 @@ def _measured_once() -> Iterator[None]:
 
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs without the plots of their reports: they take longer than the training, and no run fails by them."""
+    """Runs and sweeps without plots: they take longer than the training, and nothing fails by them."""
     from galore.trainer.record import report
+    from galore.trainer.sweep import compare, glue
 
     monkeypatch.setattr(report, "draw", lambda history: {})
+    for sweep in (compare, glue):
+        monkeypatch.setattr(f"{sweep.__name__}.plot.render", lambda *_: b"")
+
+
+@pytest.fixture
+def drawn(undrawn: None, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Beside `undrawn`: once it was called, a sweep has its plot."""
+    from galore.trainer.sweep import compare, glue, plot
+
+    def draw() -> None:
+        for sweep in (compare, glue):
+            monkeypatch.setattr(f"{sweep.__name__}.plot.render", plot.render)
+
+    return draw
 
 
 WORDS = [

@@ -2,6 +2,7 @@
 
 import ast
 import collections
+import functools
 import graphlib
 import io
 import itertools
@@ -76,6 +77,7 @@ def imports(path, top_level_only=False):
     return found
 
 
+@functools.cache
 def arrows():
     """module → the modules of ours that it imports anywhere, for type checking too."""
     found = {}
@@ -172,14 +174,17 @@ def test_the_command_line_and_recipes_import_no_torch():
         assert not roots & {"torch", "transformers", "numpy"}, path
 
 
+@functools.cache
 def imported_by_tests():
     """Modules that a test names in an import, each with what is taken from it, which may be a module too."""
+    found = set()
     for path in (ROOT / "tests").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and node.level == 0:
-                yield from (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))
+                found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
             elif isinstance(node, ast.Import):
-                yield from (alias.name for alias in node.names)
+                found |= {alias.name for alias in node.names}
+    return found
 
 
 def uncovered(sources, imported):
@@ -193,13 +198,13 @@ def uncovered(sources, imported):
 
 
 def test_every_source_is_covered_by_name():
-    found = uncovered(SOURCES, set(imported_by_tests()))
+    found = uncovered(SOURCES, imported_by_tests())
     assert not list(found)
 
 
 def test_an_uncovered_source_is_seen():
     planted = [ROOT / "trainer/nobody.py", ROOT / "trainer/rescue.py", ROOT / "trainer/nobody/__init__.py"]
-    assert list(uncovered(planted, set(imported_by_tests()))) == ["trainer/nobody.py"]
+    assert list(uncovered(planted, imported_by_tests())) == ["trainer/nobody.py"]
     assert not list(uncovered(planted, {"galore.trainer.nobody"}))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import subprocess
 import tempfile
@@ -55,12 +56,34 @@ class Resources:
 
 @dataclass(frozen=True)
 class Compiled:
-    """PTX and resources of a launch; `parameters` are the run-time arguments in the order of the PTX's parameters."""
+    """PTX and machine code of a launch; `parameters`: the run-time arguments in the order of those of the PTX."""
 
     launch: Launch
     ptx: str
+    cubin: bytes
+    shared: int  # bytes of a block
     parameters: list[str]
-    resources: Resources
+
+    @functools.cached_property
+    def resources(self) -> Resources:
+        """What NVIDIA's tools tell of the machine code."""
+        with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
+            cubin.write(self.cubin)
+            cubin.flush()
+            usage = _USAGE.search(_tool("cuobjdump", "-res-usage", cubin.name))
+            machine_code = _tool("nvdisasm", "-c", cubin.name)
+        assert usage is not None, "cuobjdump tells no resource usage"
+        registers, stack, local = (int(number) for number in usage.groups())
+        return Resources(
+            registers,
+            stack,
+            local,
+            self.shared,
+            len(re.findall(r"\b(?:LDL|STL)\b", machine_code)),
+            len(re.findall(r"\b(?:mma\.sync|wgmma\.mma_async|tcgen05\.mma)\b", self.ptx)),
+            len(_INSTRUCTION.findall(machine_code)),
+            _longest_loop(machine_code),
+        )
 
 
 def compile_launch(launch: Launch, capability: int = 89) -> Compiled:
@@ -79,7 +102,7 @@ def compile_launch(launch: Launch, capability: int = 89) -> Compiled:
     options = {"num_warps": launch.warps, "num_stages": launch.stages}
     built = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
     parameters = [name for name in names if signature[name] != "constexpr"]
-    return Compiled(launch, built.asm["ptx"], parameters, _resources(built))
+    return Compiled(launch, built.asm["ptx"], built.asm["cubin"], int(built.metadata.shared), parameters)
 
 
 def _specialized(launch: Launch, name: str, unspecialized: bool) -> tuple[str, Any, bool]:
@@ -99,26 +122,6 @@ def _specialized(launch: Launch, name: str, unspecialized: bool) -> tuple[str, A
     if value == 1:
         return "constexpr", 1, False
     return "i32", None, value % ALIGNMENT == 0
-
-
-def _resources(built: Any) -> Resources:
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
-        cubin.write(built.asm["cubin"])
-        cubin.flush()
-        usage = _USAGE.search(_tool("cuobjdump", "-res-usage", cubin.name))
-        machine_code = _tool("nvdisasm", "-c", cubin.name)
-    assert usage is not None, "cuobjdump tells no resource usage"
-    registers, stack, local = (int(number) for number in usage.groups())
-    return Resources(
-        registers,
-        stack,
-        local,
-        int(built.metadata.shared),
-        len(re.findall(r"\b(?:LDL|STL)\b", machine_code)),
-        len(re.findall(r"\b(?:mma\.sync|wgmma\.mma_async|tcgen05\.mma)\b", built.asm["ptx"])),
-        len(_INSTRUCTION.findall(machine_code)),
-        _longest_loop(machine_code),
-    )
 
 
 def _longest_loop(machine_code: str) -> int:

@@ -108,7 +108,7 @@ def execute(compiled: Compiled, ptx: str | None = None) -> int:
     """Emulate a compiled launch, or other PTX in its place."""
     each = compiled.launch
     arguments = [each.arguments[name] for name in compiled.parameters]
-    return emulate(ptx or compiled.ptx, arguments, each.grid, compiled.resources.shared)
+    return emulate(ptx or compiled.ptx, arguments, each.grid, compiled.shared)
 
 
 def relative_error(x: Tensor, exact: Tensor) -> float:

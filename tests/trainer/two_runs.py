@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
@@ -33,6 +34,7 @@ class Header(Silent):
 
 def carry_out(job: dict[str, Any], group: Group | None) -> dict[str, Any]:
     """What a job showed, or the error that ended it. `since` names a run that is taken up at its last checkpoint but one."""
+    gc.freeze()  # every run collects garbage; what the libraries have made is none
     out, console = Path(job["out"]), Header()
     before = dict(group.sent) if group else {}
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def swept(
     return compare(load_recipe(recipe, overrides), trials, out, show, extend, prune), told
 
 
-def test_table_json_and_plot_say_what_the_runs_came_to(recipe: str, tmp_path: Path) -> None:
+def test_table_json_and_plot_say_what_the_runs_came_to(recipe: str, tmp_path: Path, drawn: Callable[[], None]) -> None:
     pytest.importorskip("matplotlib")
     found, _ = compared(recipe, tmp_path / "out", "full,galore", "0.003,0.01")
     assert [each.status for each in found] == ["done"] * 4
@@ -81,6 +82,8 @@ def test_table_json_and_plot_say_what_the_runs_came_to(recipe: str, tmp_path: Pa
     told = json.loads((tmp_path / "out" / "compare.json").read_text())
     assert len(told["runs"]) == 4
     assert {each["method"] for each in told["best"]} == {"full", "galore"}
+    drawn()
+    compared(recipe, tmp_path / "out", "full,galore", "0.003,0.01")
     assert (tmp_path / "out" / "compare.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -51,7 +51,7 @@ def cells(tiny_roberta: Path, glue_folder: Path) -> Callable[..., list[Trial]]:
 
 
 def test_done_is_done_and_new_runs_join(
-    cells: Callable[..., list[Trial]], tmp_path: Path, show: Show, told: list[str]
+    cells: Callable[..., list[Trial]], tmp_path: Path, show: Show, told: list[str], drawn: Callable[[], None]
 ) -> None:
     root = tmp_path / "out"
     first, failed = finetune(cells("rte"), root, False, show)
@@ -70,6 +70,8 @@ def test_done_is_done_and_new_runs_join(
         ("sst2", "galore"),
         ("sst2", "lora"),
     ]
+    drawn()
+    finetune(cells("rte,sst2", "galore,lora"), root, True, show)
     assert (root / "glue.png").stat().st_size > 5_000
 
 
