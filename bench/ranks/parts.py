@@ -50,9 +50,9 @@ def difference(one: Path, other: Path) -> list[float]:
     from safetensors.torch import load_file
 
     found = []
-    for kind, key in (("train", "loss_nats"), ("train", "grad_norm"), ("eval", "loss_nats")):
-        pairs = zip(launch.rows(one, kind), launch.rows(other, kind), strict=True)
-        found.append(max((abs(a[key] / b[key] - 1) for a, b in pairs if key in a), default=0.0))
+    for kind, *keys in (("train", "loss_nats", "router_loss"), ("train", "grad_norm"), ("eval", "loss_nats")):
+        pairs = list(zip(launch.rows(one, kind), launch.rows(other, kind), strict=True))
+        found.append(max((abs(a[key] / b[key] - 1) for key in keys for a, b in pairs if key in a), default=0.0))
     weights = 0.0
     for ours, theirs in zip(launch.tensor_files(one), launch.tensor_files(other), strict=True):
         if "model" not in ours.name:

@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import architectures
 import pytest
 import torch
 import yaml
@@ -42,13 +43,14 @@ STEPS = [
 ]
 SHARED = [
     "text", "uneven", "instructions", "isolated", "labels", "streamed", "stages", "aligned",
-    "distilled",
+    "distilled", "routed",
 ]  # fmt: skip
 KEPT = ["train.snapshot_parameters=[norm]", "train.snapshot_steps=2"]
-BESIDE = ("loss_nats_by_modality", "extra_loss", "z_loss")
+BESIDE = ("loss_nats_by_modality", "extra_loss", "z_loss", "router_loss")
 WITH = {
     "aligned": ["loss_nats_by_modality", "extra_loss", "z_loss"],
     "distilled": ["extra_loss"],
+    "routed": ["router_loss"],
 }
 RESUMED = ["two then two", "two then one", "one then two"]
 
@@ -130,6 +132,10 @@ def recipes(root, tiny_roberta, chat_tokenizer):
         "stages": [tiny[0], [*tiny[1], rope, *sampled, "train.length_stages=[{max_length: 16, steps: 3}]", *KEPT]],
         **{name: [str(root / "beside.yaml"), overrides] for name, overrides in beside.items()},
         "text": tiny,
+        "routed": [
+            tiny[0],
+            [*tiny[1], *architectures.routed(root / "mixtral", 300), f"data.tokenizer={chat_tokenizer}"],
+        ],
         "uneven": ["demo", [*tiny[1], "train.global_batch_size=5", "train.micro_batch_size=5"]],
         "instructions": [str(root / "instructions.yaml"), []],
         "isolated": [str(root / "instructions.yaml"), ["data.isolate_documents=true"]],
