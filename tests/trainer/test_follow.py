@@ -315,3 +315,24 @@ def test_a_rank_that_dies_ends_the_other_with_one_message_and_what_is_whole_is_s
         assert state["ended"]["as"] == "failed"
         last = max(int(each.name.removeprefix("step-")) for each in out.glob("checkpoints/step-*"))
         assert last == rows(out, "train")[-1]["step"]
+
+
+@pytest.mark.slow
+def test_a_rank_that_stands_still_ends_the_other(tmp_path, recipes):
+    """As one whose machine vanished: its connections stay open."""
+    recipe, overrides = recipes["text"]
+    more = ["train.max_steps=100000", "eval.eval_steps=null", "log.logging_steps=1000", "parallel.heartbeat_timeout=10"]
+    command = ["-m", "galore", "train", recipe, *overrides, *more, "--output-dir", tmp_path / "run"]
+    ranks = started(2, *command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + 100
+    while not (tmp_path / "run/metrics.jsonl").exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    time.sleep(3)  # two signs of life
+    ranks[1].send_signal(signal.SIGSTOP)
+    try:
+        said = ranks[0].communicate(timeout=60)[1]
+    finally:
+        ranks[1].kill()
+    assert ended(ranks, 5)[0] == 1
+    assert said.count("no sign of life for 10 seconds of rank 1 on ") == 1
+    assert "Traceback" not in said
