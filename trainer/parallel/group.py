@@ -70,7 +70,7 @@ class Group:
 
     @contextmanager
     def beating(self, timeout: float | None) -> Iterator[None]:
-        """A context in which this rank gives signs of life, and ends `timeout` seconds after another's last; None: not."""
+        """A context in which this rank gives signs of life, and ends `timeout` seconds after another's last, if any."""
         if timeout is None:
             yield
             return

@@ -104,4 +104,5 @@ def test_a_rank_that_is_lost_is_not_listened_for(store):
         heart = group.heart
         with pytest.raises(RankLost), reaching(group):
             raise RuntimeError("connection reset by peer")
-        assert not any(each.is_alive() for each in heart._threads[:1])
+        heart._threads[0].join(20)
+        assert not heart._threads[0].is_alive()
