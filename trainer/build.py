@@ -119,6 +119,7 @@ def build(
         identity.require_same_config(newest_state(directory.checkpoints), stored_config(model), directory.root)
     extra = build_extra(About(recipe, model, str(device), loaded.base_dir, id_bound(data.tokenizer), data.tokenizer))
     kernels += extra.told() if extra is not None else []
+    losses: dict[str, Any] = {"extra": extra, "router": build_router(recipe, model)}
     if sharded is not None:
         along = cut_along(model, recipe, sharded)
         if sharded.is_first:  # the data are in the cache by now, and to cut the weights takes all
@@ -132,7 +133,6 @@ def build(
     total = total_steps(recipe, data)
     lengths = stages_of(recipe, stored_config(model), loaded.base_dir)
     parts = (recipe, directory, console, data, model, optimizer, device)
-    losses: dict[str, Any] = {"extra": extra, "router": build_router(recipe, model)}
     return Run(*parts, total, first_step, kernels, checkpoint, group=group, lengths=lengths, **losses)
 
 

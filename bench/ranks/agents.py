@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -19,6 +20,7 @@ from ranks import cases, launch
 from ranks.trials import Part, Trials
 
 WORDS = ["demo", *cases.TINY, *cases.STEPS, "train.max_steps=60", "train.save_steps=3"]
+SIGNS = ("another of the", "no sign of life", "has not answered")
 TAKES_UP = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}  # an agent that lives tells one that comes back where to meet
 
 
@@ -26,6 +28,8 @@ def trials(folder: Path, rng: random.Random) -> Trials:
     return {
         "node 1 lost, both started again": lambda: two_agents(folder / "0", 1),
         "node 0 lost, both started again": lambda: two_agents(folder / "1", 0),
+        "node 1 vanished (SIGSTOP), both started again": lambda: two_agents(folder / "7", 1, silently=True),
+        "node 0 vanished (SIGSTOP), both started again": lambda: two_agents(folder / "8", 0, silently=True),
         "a worker lost, --max-restarts=3": lambda: restarted(folder / "2"),
         "SIGTERM to torchrun": lambda: stopped(folder / "3", everyone=False),
         "SIGTERM to torchrun and all below it, as Slurm does": lambda: stopped(folder / "4", everyone=True),
@@ -96,18 +100,43 @@ def _went_on(folder: Path, found: dict[str, Any], words: list[str] = WORDS) -> d
     return {"holds": holds, **found, "state": asked.stdout.decode().strip(), "said": said}
 
 
-def two_agents(folder: Path, lost: int) -> dict[str, Any]:
-    """Two agents of torchrun; one and its worker are killed, then both are started again."""
+def two_agents(folder: Path, lost: int, silently: bool = False) -> dict[str, Any]:
+    """Two agents of torchrun; one and its worker are killed, then both are started again.
+
+    `silently`: they are stopped instead, as what a vanished machine looks like to others: its connections stay open.
+    """
     with _begun(folder, nodes=2, restarts=0) as (out, both):
-        _lose(both[lost])
-        killed = time.monotonic()
-        codes, seconds = [both[1 - lost].wait(120)], time.monotonic() - killed
-        said = next((line for line in _said(folder, 1 - lost).splitlines() if "another of the" in line), "")
+        left = psutil.Process(both[1 - lost].pid).children()
+        if silently:
+            for each in _with_workers(both[lost]):
+                each.suspend()
+        else:
+            _lose(both[lost])
+        struck = time.monotonic()
+        launch.until(lambda: not _alive(left), launch.WITHIN)
+        alive, seconds = _alive(left), time.monotonic() - struck
+        codes: list[int | None] = [_code(both[1 - lost])]
+        agent = time.monotonic() - struck
+        said = next((line for line in _said(folder, 1 - lost).splitlines() if any(each in line for each in SIGNS)), "")
         state, at = _state(out), launch.port()
+        for each in both:
+            _lose(each)
         both += [_agent(folder, node, at, out, WORDS, 0) for node in range(2)]
         codes += [each.wait(240) for each in both[2:]]
-    told = {"seconds": round(seconds, 1), "codes": codes, "state": state, "said": said[:200]}
-    return {"holds": _is_undisturbed(folder) and seconds < launch.WITHIN, **told}
+    told = {"seconds": round(seconds, 1), "agent": round(agent, 1), "codes": codes, "state": state, "said": said[:200]}
+    return {"holds": _is_undisturbed(folder) and not alive, **told}
+
+
+def _alive(workers: list[psutil.Process]) -> bool:
+    """Whether any runs, or could; one that ended stays a zombie while its agent waits for another's store."""
+    return any(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in workers)
+
+
+def _code(agent: subprocess.Popen[bytes]) -> int | None:
+    """Exit code of an agent; None of one that does not end."""
+    with suppress(subprocess.TimeoutExpired):
+        return agent.wait(120)
+    return None
 
 
 @contextmanager
@@ -153,10 +182,14 @@ def _agent(
 def _lose(agent: subprocess.Popen[bytes]) -> None:
     """Kill an agent and its workers, which have sessions of their own, as if their machine were gone."""
     if agent.poll() is None:
-        for each in [psutil.Process(agent.pid), *psutil.Process(agent.pid).children(recursive=True)]:
+        for each in _with_workers(agent):
             with suppress(psutil.NoSuchProcess):
                 each.kill()
         agent.wait()
+
+
+def _with_workers(agent: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    return [psutil.Process(agent.pid), *psutil.Process(agent.pid).children(recursive=True)]
 
 
 def _said(folder: Path, node: int) -> str:
@@ -164,9 +197,9 @@ def _said(folder: Path, node: int) -> str:
 
 
 def _state(out: Path) -> str:
-    import json
-
-    return str(json.loads((out / "run.json").read_text()).get("ended", {}).get("as", "running"))
+    """What run.json says of the end."""
+    known = json.loads((out / "run.json").read_text())
+    return "finished" if "finished" in known else str(known.get("ended", {}).get("as", "running"))
 
 
 PARTS = {"agents": Part("agents", "two agents of torchrun, one of them killed", (), trials)}

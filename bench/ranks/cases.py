@@ -44,7 +44,7 @@ MORE = {
     "epsilon of 1e-8": ("optim.adam_epsilon=1e-8",),
     "uneven: 10 rows on 4": ("train.global_batch_size=10",),
 }
-ALPHABET = 256
+ROUTED = ("model.random_init=true", "model.router_aux_loss=0.5")  # so much that it is seen
 
 
 def methods() -> dict[str, list[str]]:
@@ -93,7 +93,17 @@ def data(folder: Path) -> dict[str, list[str]]:
         "instructions, isolated": [*plain, *chat, *own, "data.isolate_documents=true"],
         "streamed": [*plain, *stream, *own],
         "GLUE": ["roberta-glue-galore-r4", *labels, DAMPED],
+        "experts, balanced": [*plain, *own, f"model.name_or_path={_experts(folder / 'experts')}", *ROUTED],
     }
+
+
+def _experts(folder: Path) -> Path:
+    """The configuration of a mixture of experts."""
+    from transformers import MixtralConfig
+
+    sizes = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    MixtralConfig(vocab_size=300, num_key_value_heads=2, num_local_experts=4, **sizes).save_pretrained(folder)
+    return folder
 
 
 def _byte_tokenizer(folder: Path) -> Path:

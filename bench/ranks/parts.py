@@ -7,6 +7,7 @@ import shutil
 import signal
 import statistics
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +51,9 @@ def difference(one: Path, other: Path) -> list[float]:
     from safetensors.torch import load_file
 
     found = []
-    for kind, key in (("train", "loss_nats"), ("train", "grad_norm"), ("eval", "loss_nats")):
-        pairs = zip(launch.rows(one, kind), launch.rows(other, kind), strict=True)
-        found.append(max((abs(a[key] / b[key] - 1) for a, b in pairs if key in a), default=0.0))
+    for kind, *keys in (("train", "loss_nats", "router_loss"), ("train", "grad_norm"), ("eval", "loss_nats")):
+        pairs = list(zip(launch.rows(one, kind), launch.rows(other, kind), strict=True))
+        found.append(max((abs(a[key] / b[key] - 1) for key in keys for a, b in pairs if key in a), default=0.0))
     weights = 0.0
     for ours, theirs in zip(launch.tensor_files(one), launch.tensor_files(other), strict=True):
         if "model" not in ours.name:
@@ -66,43 +67,49 @@ def difference(one: Path, other: Path) -> list[float]:
 
 def kills(folder: Path, rng: random.Random) -> Trials:
     drawn = [(rng.uniform(0.02, 0.95), rng.randrange(KILLED)) for _ in range(MOMENTS)]
-    return killed_at(folder, drawn, KILLED, killed_words())
+    return struck_at(folder, drawn, KILLED, killed_words()) | asked_at(folder, KILLED, killed_words())
 
 
-def killed_at(folder: Path, moments: list[tuple[float, int]], size: int, words: list[str]) -> Trials:
-    """A trial for each (share of the run's time, rank that is killed then) of `size` ranks."""
+def struck_at(
+    folder: Path, moments: list[tuple[float, int]], size: int, words: list[str], number: signal.Signals = signal.SIGKILL
+) -> Trials:
+    """A trial for each (share of the run, rank that gets the signal then) of `size` ranks.
+
+    SIGKILL comes in a start, too; SIGTERM after as many steps, since before the first there is nothing to save.
+    """
     straight = folder / "straight"
     known: dict[str, Any] = {}
+    killed = number == signal.SIGKILL
 
-    def try_one(number: int, share: float, rank: int) -> dict[str, Any]:
+    def try_one(trial: str, share: float, rank: int) -> dict[str, Any]:
         if not known:
             shutil.rmtree(straight, ignore_errors=True)
             started = time.monotonic()
             launch.finish(straight, size, words)
             known.update(outcome=launch.outcome(straight), seconds=time.monotonic() - started)
-        out = folder / str(number) / "run"
+        out = folder / trial / "run"
         ranks = launch.start(out, size, words)
+        within = share * known["seconds"] if killed else launch.LIMIT
         # by time, which is that of a start, too; by steps where this run is the faster one
-        launch.until(lambda: len(launch.rows(out, "train")) >= share * STEPS_KILLED, share * known["seconds"])
-        ranks[rank].send(signal.SIGKILL)
-        killed, steps = time.monotonic(), len(launch.rows(out, "train"))
-        ended = launch.wait(ranks, launch.WITHIN + 40)
-        seconds = time.monotonic() - killed
+        launch.until(lambda: len(launch.rows(out, "train")) >= share * STEPS_KILLED, within)
+        ranks[rank].send(number)
+        struck = time.monotonic()
+        codes = [each.code for each in launch.wait(ranks, launch.WITHIN + 40)]
+        seconds, steps = time.monotonic() - struck, len(launch.rows(out, "train"))
+        saved = max((int(each.name[5:]) for each in out.glob("checkpoints/step-*")), default=0)
+        as_told = codes[rank] == -signal.SIGKILL if killed else codes == [75] * size and saved == steps < STEPS_KILLED
         launch.finish(out, size, words)
         same = launch.outcome(out) == known["outcome"]
-        codes = [each.code for each in ended]
-        return {
-            "holds": same and seconds < launch.WITHIN and codes[rank] == -signal.SIGKILL,
-            "rank": rank,
-            "steps": steps,
-            "seconds": round(seconds, 1),
-            "codes": codes,
-        }
+        told = {"rank": rank, "steps": steps, "saved": saved, "seconds": round(seconds, 1), "codes": codes}
+        return {"holds": same and seconds < launch.WITHIN and as_told, **told}
 
-    return {
-        f"kill {number + 1}": lambda number=number, each=each: try_one(number, *each)  # type: ignore[misc]
-        for number, each in enumerate(moments)
-    }
+    names = [f"{'kill' if killed else number.name} {count + 1}" for count in range(len(moments))]
+    return {name: partial(try_one, name, *each) for name, each in zip(names, moments, strict=True)}
+
+
+def asked_at(folder: Path, size: int, words: list[str]) -> Trials:
+    """SIGTERM to one rank, the first and the last among them: all save and end with 75."""
+    return struck_at(folder, [(0.2, 0), (0.5, size - 1), (0.8, 1)], size, words, signal.SIGTERM)
 
 
 def killed_words() -> list[str]:

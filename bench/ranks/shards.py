@@ -13,7 +13,7 @@ from prove import child
 from ranks import cases, launch
 from ranks.agents import WORDS, restarted, stopped
 from ranks.memory import IN_PARTS
-from ranks.parts import AGAINST, difference, killed_at, killed_words
+from ranks.parts import AGAINST, asked_at, difference, killed_words, struck_at
 from ranks.trials import Part, Trials
 
 MOMENTS, KILLED = 10, 4  # kills, and ranks of the runs that are killed
@@ -151,7 +151,8 @@ def kills(folder: Path, rng: random.Random) -> Trials:
         "SIGTERM to torchrun": partial(stopped, folder / "stopped", False, words),
         "SIGTERM to torchrun and all below it, as Slurm does": partial(stopped, folder / "all stopped", True, words),
     }
-    return again | killed_at(folder, moments, KILLED, [*killed_words(), IN_PARTS])
+    every = [*killed_words(), IN_PARTS]
+    return asked_at(folder, KILLED, every) | again | struck_at(folder, moments, KILLED, every)
 
 
 PARTS = {

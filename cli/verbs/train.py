@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import shlex
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -98,9 +99,11 @@ def carry_out(
     from galore.trainer.run import run_training
 
     group = join(loaded.recipe.train.device)
+    beating = nullcontext() if group is None else group.beating(loaded.recipe.parallel.heartbeat_timeout)
     if group is not None and not group.is_first:
         try:
-            follow(loaded, group)
+            with beating:
+                follow(loaded, group)
         except (Interrupted, RunFailed, ToldElsewhere) as ended:
             lost = isinstance(ended, RankLost) or isinstance(ended.__cause__, RankLost)
             # Rank 0 tells both; if it is rank 0 that is gone, rank 1 does.
@@ -109,7 +112,7 @@ def carry_out(
             raise
         return
     console = console or make_console(loaded.recipe.log, verbose=verbose)
-    with preparing() as progress:
+    with beating, preparing() as progress:
         report = run_training(loaded, output_dir, resume, console, progress, callbacks, group)
     if report is not None:
         console.message(f"report: {report}")

@@ -6,6 +6,7 @@ A model here has two layers of width 32 and no weight at its initial value, so t
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -290,6 +291,14 @@ def decoder(name: str) -> PreTrainedModel:
     """The model `name` of `DECODERS`, float32, from a fixed seed."""
     kind, dimensions = DECODERS[name]
     return _drawn(AutoModelForCausalLM, AutoConfig.for_model(kind, **dimensions))
+
+
+def routed(folder: Path, vocabulary: int) -> list[str]:
+    """Overrides of a mixture of experts, whose configuration in `folder` asks for a loss of its routers that is seen."""
+    kind, dimensions = DECODERS["mixtral"]
+    more = {"vocab_size": vocabulary, "router_aux_loss_coef": 0.5}
+    AutoConfig.for_model(kind, **dimensions | more).save_pretrained(folder)
+    return [f"model.name_or_path={folder}", "model.random_init=true"]
 
 
 def classifier(name: str, labels: int) -> PreTrainedModel:

@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import architectures
 import pytest
 import torch
 import yaml
@@ -42,13 +43,14 @@ STEPS = [
 ]
 SHARED = [
     "text", "uneven", "instructions", "isolated", "labels", "streamed", "stages", "aligned",
-    "distilled",
+    "distilled", "routed",
 ]  # fmt: skip
 KEPT = ["train.snapshot_parameters=[norm]", "train.snapshot_steps=2"]
-BESIDE = ("loss_nats_by_modality", "extra_loss", "z_loss")
+BESIDE = ("loss_nats_by_modality", "extra_loss", "z_loss", "router_loss")
 WITH = {
     "aligned": ["loss_nats_by_modality", "extra_loss", "z_loss"],
     "distilled": ["extra_loss"],
+    "routed": ["router_loss"],
 }
 RESUMED = ["two then two", "two then one", "one then two"]
 
@@ -130,6 +132,10 @@ def recipes(root, tiny_roberta, chat_tokenizer):
         "stages": [tiny[0], [*tiny[1], rope, *sampled, "train.length_stages=[{max_length: 16, steps: 3}]", *KEPT]],
         **{name: [str(root / "beside.yaml"), overrides] for name, overrides in beside.items()},
         "text": tiny,
+        "routed": [
+            tiny[0],
+            [*tiny[1], *architectures.routed(root / "mixtral", 300), f"data.tokenizer={chat_tokenizer}"],
+        ],
         "uneven": ["demo", [*tiny[1], "train.global_batch_size=5", "train.micro_batch_size=5"]],
         "instructions": [str(root / "instructions.yaml"), []],
         "isolated": [str(root / "instructions.yaml"), ["data.isolate_documents=true"]],
@@ -309,3 +315,24 @@ def test_a_rank_that_dies_ends_the_other_with_one_message_and_what_is_whole_is_s
         assert state["ended"]["as"] == "failed"
         last = max(int(each.name.removeprefix("step-")) for each in out.glob("checkpoints/step-*"))
         assert last == rows(out, "train")[-1]["step"]
+
+
+@pytest.mark.slow
+def test_a_rank_that_stands_still_ends_the_other(tmp_path, recipes):
+    """As one whose machine vanished: its connections stay open."""
+    recipe, overrides = recipes["text"]
+    more = ["train.max_steps=100000", "eval.eval_steps=null", "log.logging_steps=1000", "parallel.heartbeat_timeout=10"]
+    command = ["-m", "galore", "train", recipe, *overrides, *more, "--output-dir", tmp_path / "run"]
+    ranks = started(2, *command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + 100
+    while not (tmp_path / "run/metrics.jsonl").exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    time.sleep(3)  # two signs of life
+    ranks[1].send_signal(signal.SIGSTOP)
+    try:
+        said = ranks[0].communicate(timeout=60)[1]
+    finally:
+        ranks[1].kill()
+    assert ended(ranks, 5)[0] == 1
+    assert said.count("no sign of life for 10 seconds of rank 1 on ") == 1
+    assert "Traceback" not in said

@@ -23,6 +23,7 @@ from galore.trainer.common.errors import RunFailed, UserError
 from galore.trainer.machine.agent import leave_it_to_the_watch, watch_agent
 from galore.trainer.machine.process import processes
 from galore.trainer.machine.signals import Request
+from galore.trainer.parallel.heartbeat import Heartbeat
 from galore.trainer.recipe.schema.recipe import Recipe
 
 # what torch before 2.13 calls otherwise, and from then on warns of
@@ -57,7 +58,7 @@ class Group:
 
     `sharded`: whether each holds a part of the weights alone, so that all of them take part in every forward.
     `sent` counts the bytes that went into each kind of collective, `waited` the seconds that this rank stood still for
-    them: on a card, where a queue waits instead, hardly any.
+    them: on a card, where a queue waits instead, hardly any. `heart` beats while a run is carried out.
     """
 
     rank: int
@@ -65,6 +66,20 @@ class Group:
     sharded: bool = False
     sent: Counter[str] = field(default_factory=Counter)
     waited: float = 0.0
+    heart: Heartbeat | None = field(default=None, repr=False, compare=False)
+
+    @contextmanager
+    def beating(self, timeout: float | None) -> Iterator[None]:
+        """A context in which this rank gives signs of life, and ends `timeout` seconds after another's last, if any."""
+        if timeout is None:
+            yield
+            return
+        self.heart = Heartbeat(self.rank, self.size, timeout)
+        self.heart.start()
+        try:
+            yield
+        finally:
+            self.heart.leave()
 
     @property
     def is_first(self) -> bool:
@@ -184,6 +199,8 @@ def reaching(group: Group) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        if group.heart is not None:  # what is whole is saved now, and that may take its time
+            group.heart.leave()
         leave_it_to_the_watch()
         told = f"another of the {group.size} processes ended, or cannot be reached"
         raise RankLost(

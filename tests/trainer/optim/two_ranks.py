@@ -22,9 +22,12 @@ METHODS: dict[str, dict[str, Any]] = {
     **{mode: {"refresh": mode} for mode in ("delayed", "summed", "first-micro-batch")},
     "two-pass": {"refresh": "two-pass", "stagger": False},
     **{kind: {"proj_type": kind} for kind in ("svd", "random", "dct", "power")},
-    **{rule: {"residual": rule} for rule in ("fira", "frugal")},
+    **{rule: {"residual": rule} for rule in ("fira", "frugal", "columns", "orthogonal")},
     "apollo": {"residual": "apollo", "proj_type": "random"},
+    "alice": {"residual": "alice", "switch": 0.7, "transport": "keep"},
     **{rule: {"inner": rule} for rule in ("muon", "adafactor")},
+    "joint": {"inner": "muon", "residual": "joint"},
+    **{f"{rule}, full rank": {"rank": None, "inner": rule} for rule in ("muon", "racs", "scale")},
     "8bit": {"state_dtype": "8bit"},
     "bfloat16 sums": {"accumulator_dtype": torch.bfloat16},
     "full": {},
@@ -57,9 +60,13 @@ def run(method: str, ranks: Any, in_backward: bool = False, experts: int = 0) ->
     groups = (
         adamw_groups(net.named_parameters(), 0.0)
         if method == "full"
-        else galore_groups(net, 4, targets=("a", "b", *(["experts"] if experts else [])))
+        else galore_groups(
+            net,
+            settings.pop("rank", 4),
+            targets=("a", "b", *(["experts"] if experts else [])),
+            inner=settings.pop("inner", "adamw"),
+        )
     )
-    groups[0]["inner"] = settings.pop("inner", "adamw")  # vectors stay with AdamW
     # eps: without it Adam takes a rounding error in a gradient of nearly zero for a whole step
     common = {"lr": 1e-2, "eps": 1e-5, "update_proj_gap": GAP, "max_grad_norm": 0.5, "accumulation": MICRO_BATCHES}
     optimizer = GaLoreAdamW(groups, ranks=ranks, **common, **settings)  # type: ignore[arg-type]

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import architectures
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -45,7 +46,7 @@ def root(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def trained(root):
+def trained(root, chat_tokenizer):
     """What the ranks came to, one process, and what the ranks' runs told."""
     parted = {"recipe": "demo", "overrides": [*TINY, "parallel.mode=fsdp"]}
     jobs = {
@@ -60,11 +61,14 @@ def trained(root):
         "columns": parted
         | {"out": str(root / "columns"), "overrides": [*parted["overrides"], "model.intermediate_size=49"]},
     }
+    experts = [*TINY, *architectures.routed(root / "mixtral", 300), f"data.tokenizer={chat_tokenizer}"]
+    jobs["routed parted"] = parted | {"overrides": [*experts, "parallel.mode=fsdp"], "out": str(root / "routed parted")}
     (root / "jobs").write_text(json.dumps(jobs))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(report, "draw", lambda history: {})
         whole = {"recipe": "demo", "overrides": TINY, "out": root / "whole"}
         assert "error" not in CARRY_OUT(whole, None)
+        assert "error" not in CARRY_OUT(whole | {"overrides": experts, "out": root / "routed"}, None)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             where = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
@@ -144,14 +148,15 @@ def rows(out, kind):
     return [row for row in found if row["kind"] == kind]
 
 
-@pytest.mark.parametrize("name", ["parted", "parted on", "whole on", "alone on"])
+@pytest.mark.parametrize("name", ["parted", "parted on", "whole on", "alone on", "routed parted"])
 def test_a_run_in_parts_is_the_run_of_one_process(root, trained, name):
+    whole = "routed" if "routed" in name else "whole"
     for kind, keys in (("train", ("loss_nats", "grad_norm")), ("eval", ("loss_nats",))):
-        for alone, other in zip(rows(root / "whole", kind), rows(root / name, kind), strict=True):
-            for key in keys:
+        for alone, other in zip(rows(root / whole, kind), rows(root / name, kind), strict=True):
+            for key in (*keys, *(["router_loss"] if (whole, kind) == ("routed", "train") else [])):
                 assert other[key] == pytest.approx(alone[key], rel=1e-5)
             assert other.get("sample") == alone.get("sample")
-    assert {path.name for path in (root / name).iterdir()} == {path.name for path in (root / "whole").iterdir()}
+    assert {path.name for path in (root / name).iterdir()} == {path.name for path in (root / whole).iterdir()}
 
 
 def last(run):

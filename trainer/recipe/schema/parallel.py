@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from galore.trainer.recipe.schema.optim import OptimSection
 from galore.trainer.recipe.schema.section import Section, execution
 
 ParallelMode = Literal["auto", "ddp", "fsdp"]
+Silence = Annotated[float, Field(ge=10, le=86_400)]  # seconds; less would be a full machine's, more is as good as none
 
 
 class ParallelSection(Section):
@@ -16,6 +19,10 @@ class ParallelSection(Section):
     mode: ParallelMode = execution(
         "auto",
         "auto: ddp where torchrun started several processes, else one process; ddp: each process holds the whole model and takes its share of every batch, and projected sums are added up; fsdp: each process holds a part of the weights and states, gathers a block at a time, and of projected gradients sends r×n; for models that do not fit one card",
+    )
+    heartbeat_timeout: Silence | None = execution(
+        45.0,
+        "Seconds without a sign of life of another process, whose machine may have lost its power, after which this one ends with exit code 1; signs are given beside all work, so that no long step, save or tokenizing is taken for silence. null: it is noticed by the time limit of collectives, two hours. One whose connections break is noticed at once, whatever this says",
     )
 
 
