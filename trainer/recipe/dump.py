@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import textwrap
 from collections.abc import Iterator, Mapping
@@ -65,5 +66,6 @@ def _leaf(field: FieldInfo, value: Any, idle: bool) -> str:
     return "".join([*_comment(about, "  "), f"  {field.name}: {dump_value(value)}\n"])
 
 
-def _comment(text: str, indent: str) -> list[str]:
-    return [f"{indent}# {line}\n" for line in textwrap.wrap(text, WIDTH - len(indent) - 2)]
+@functools.cache
+def _comment(text: str, indent: str) -> tuple[str, ...]:
+    return tuple(f"{indent}# {line}\n" for line in textwrap.wrap(text, WIDTH - len(indent) - 2))

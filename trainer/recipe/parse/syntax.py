@@ -6,6 +6,7 @@ is a number and only `true` and `false` are booleans; what looks like neither a 
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from typing import Any
@@ -79,5 +80,12 @@ def scalar(node: yaml.ScalarNode) -> Any:
 
 def dump_value(value: Any) -> str:
     """One line of YAML that RecipeLoader reads back as `value`."""
+    return _dumped_once(value) if value is None or isinstance(value, int) else _dumped(value)
+
+
+def _dumped(value: Any) -> str:
     text: str = yaml.dump(value, Dumper=RecipeDumper, default_flow_style=True, width=10**9, allow_unicode=True)
     return text.removesuffix("...\n").rstrip("\n")
+
+
+_dumped_once = functools.lru_cache(typed=True)(_dumped)
