@@ -39,9 +39,11 @@ METHODS: dict[str, dict[str, Any]] = {
     "8bit, blocks of its own": {"state_dtype": "8bit"},
     "compensated": {"weight_rounding": "compensated"},
     "int8": {"weight_dtype": "int8", "weight_rounding": "nearest"},
+    "int8, stochastic": {"weight_dtype": "int8", "refresh": "summed", "proj_type": "svd"},  # no other chance in it
     "full": {},
 }
-INEXACT = ("8bit, blocks of its own", "compensated")  # one process rounds otherwise, or in other products
+# one process rounds otherwise, or in other products
+INEXACT = ("8bit, blocks of its own", "compensated", "int8, stochastic")
 
 
 class Block(nn.Module):
@@ -67,7 +69,7 @@ class Net(nn.Module):
         return self.head(self.norm(x))  # type: ignore[no-any-return]
 
 
-def build(method: str, group: Group | None) -> tuple[Net, GaLoreAdamW, list[Parts]]:
+def build(method: str, group: Group | None, seed: int = 0) -> tuple[Net, GaLoreAdamW, list[Parts]]:
     torch.manual_seed(0)
     net, settings = Net(320 if "of its own" in method else 512), dict(METHODS[method])
     net = net.bfloat16() if method == "compensated" else net
@@ -81,7 +83,7 @@ def build(method: str, group: Group | None) -> tuple[Net, GaLoreAdamW, list[Part
             groups = adamw_groups(net.named_parameters(), 0.0)
         else:
             groups = galore_groups(net, RANK, targets=("a", "b"))
-        return GaLoreAdamW(groups, ranks=group, **common, **settings)  # type: ignore[arg-type]
+        return GaLoreAdamW(groups, ranks=group, seed=seed, **common, **settings)  # type: ignore[arg-type]
 
     gathered = list[Parts]()
     if group is not None:
@@ -98,9 +100,9 @@ def build(method: str, group: Group | None) -> tuple[Net, GaLoreAdamW, list[Part
     return net, optimizer, gathered
 
 
-def run(method: str, group: Group | None) -> dict[str, Any]:
+def run(method: str, group: Group | None, seed: int = 0) -> dict[str, Any]:
     """Norms, losses, the bytes sent and predicted of each step, and at last all tensors as a checkpoint has them."""
-    net, optimizer, gathered = build(method, group)
+    net, optimizer, gathered = build(method, group, seed)
     found: dict[str, Any] = {"norms": [], "skipped": [], "sent": [], "predicted": [], "losses": []}
     for step in range(STEPS):
         before = Counter(group.sent) if group else Counter[str]()

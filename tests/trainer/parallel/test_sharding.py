@@ -143,6 +143,20 @@ def test_8_bit_moments_in_blocks_of_a_rank_are_read_by_one_process(trained):
     )
 
 
+def test_random_bits_of_parts_change_as_many_codes_as_those_of_another_seed(trained):
+    """Bits belong to a part: a weight in parts is rounded as one process would with another seed, and no worse."""
+    parts, one = trained[0][0]["int8, stochastic"], trained[1]["int8, stochastic"]
+    other = RANKS["run"]("int8, stochastic", None, seed=1)
+    names = [name for name, each in one["saved"]["model"].items() if each.dtype == torch.int8]
+    assert names
+    for name in names:
+        codes, in_parts, control = (each["saved"]["model"][name].float() for each in (one, parts, other))
+        unlike, expected = (float((codes - each).square().mean().sqrt()) for each in (in_parts, control))
+        assert expected > 0.1
+        assert unlike == pytest.approx(expected, rel=0.3)
+        assert abs(float((in_parts - codes).mean())) < 0.1 * expected
+
+
 def rows(out, kind):
     found = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return [row for row in found if row["kind"] == kind]
