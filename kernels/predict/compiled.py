@@ -65,25 +65,38 @@ class Compiled:
     parameters: list[str]
 
     @functools.cached_property
-    def resources(self) -> Resources:
-        """What NVIDIA's tools tell of the machine code."""
-        with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
-            cubin.write(self.cubin)
-            cubin.flush()
-            usage = _USAGE.search(_tool("cuobjdump", "-res-usage", cubin.name))
-            machine_code = _tool("nvdisasm", "-c", cubin.name)
+    def per_thread(self) -> tuple[int, int, int]:
+        """Registers, bytes of stack and of local memory; what has neither of these two spills nothing."""
+        usage = _USAGE.search(self._told("cuobjdump", "-res-usage"))
         assert usage is not None, "cuobjdump tells no resource usage"
         registers, stack, local = (int(number) for number in usage.groups())
+        return registers, stack, local
+
+    @property
+    def tensor_core(self) -> int:
+        """Matrix instructions in the PTX."""
+        return len(re.findall(r"\b(?:mma\.sync|wgmma\.mma_async|tcgen05\.mma)\b", self.ptx))
+
+    @functools.cached_property
+    def resources(self) -> Resources:
+        """All that NVIDIA's tools tell of the machine code; to disassemble it takes a third of a second."""
+        machine_code = self._told("nvdisasm", "-c")
         return Resources(
-            registers,
-            stack,
-            local,
+            *self.per_thread,
             self.shared,
             len(re.findall(r"\b(?:LDL|STL)\b", machine_code)),
-            len(re.findall(r"\b(?:mma\.sync|wgmma\.mma_async|tcgen05\.mma)\b", self.ptx)),
+            self.tensor_core,
             len(_INSTRUCTION.findall(machine_code)),
             _longest_loop(machine_code),
         )
+
+    def _told(self, tool: str, option: str) -> str:
+        with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
+            cubin.write(self.cubin)
+            cubin.flush()
+            return subprocess.run(
+                [_TOOLS / tool, option, cubin.name], capture_output=True, text=True, check=True
+            ).stdout
 
 
 def compile_launch(launch: Launch, capability: int = 89) -> Compiled:
@@ -136,7 +149,3 @@ def _longest_loop(machine_code: str) -> int:
                 back = count - labels[branch[1]]
                 longest = max(longest, back if back > 2 else 0)  # the last instruction branches to itself
     return longest
-
-
-def _tool(name: str, *arguments: str) -> str:
-    return subprocess.run([_TOOLS / name, *arguments], capture_output=True, text=True, check=True).stdout
