@@ -72,7 +72,7 @@ class Heartbeat:
             self._leaving.wait(self.interval)
         with suppress(RuntimeError):
             if store is not None:
-                store.set(self.keys[self.rank], LEFT)
+                store.set(self.keys[self.rank], LEFT.decode())
 
     def _look(self, store: dist.TCPStore) -> None:  # type: ignore[name-defined]
         """Hear what has changed. Who was never seen to change may not have begun, or be of an earlier attempt."""
