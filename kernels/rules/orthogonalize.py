@@ -69,11 +69,11 @@ def momentum_(buffer: Tensor, grad: Tensor, beta: float = 0.95, nesterov: bool =
 
 
 def level_rows_(o: Tensor, squares: Tensor, beta: float) -> Tensor:
-    """O (m, n) fp32 in place → Ô ‖O‖_F / ‖Ô‖_F, Ô_i = O_i / √q_i: rows of one size over time (NorMuon, arXiv 2510.05491).
+    """O (m, n) fp32 in place → Ô ‖O‖_F / ‖Ô‖_F, Ô_i = O_i / √q_i: rows of one size over time (arXiv 2510.05491).
 
-    The norm is that of O, as in the authors' code; algorithm 1 of the paper makes it √min(m, n). Rows of zeros stay so.
-    `squares` q (m,) fp32, zeros at first, takes the step: q ← βq + (1 - β) (mean of O_i²). Its start needs no correction,
-    which would be one factor on all of Ô.
+    The norm is that of O, as in NorMuon's code; algorithm 1 of its paper makes it √min(m, n). Rows of zeros stay so.
+    `squares` q (m,) fp32, zeros at first, takes the step: q ← βq + (1 - β) (mean of O_i²). Its start needs no
+    correction, which would be one factor on all of Ô.
     """
     norm = torch.linalg.vector_norm(o)
     squares.lerp_(o.square().mean(1), 1 - beta)

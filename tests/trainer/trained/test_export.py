@@ -270,7 +270,7 @@ def test_an_exported_folder_that_has_changed_is_no_longer_loaded(exported: Path,
 def test_a_checkpoint_that_has_changed_is_no_model_folder(exported: Path, tmp_path: Path, links: bool) -> None:
     """Neither where it lies, with its links, nor copied elsewhere with what they lead to."""
     run = Path(shutil.copytree(exported.parent / "run", tmp_path / "run", symlinks=True))
-    old, beside = next((run / "checkpoints").iterdir()), [run / "model", run / "tokenizer"]
+    old, beside = max((run / "checkpoints").iterdir()), [run / "model", run / "tokenizer"]
     files = {f"{each.name}/{path.name}": sha256(path.read_bytes()) for each in beside for path in each.iterdir()}
     state = {"made_with": {"files": {name: digest.hexdigest() for name, digest in files.items()}}}
     tensors = {"model": load_file(old / "model.safetensors")}
