@@ -26,7 +26,7 @@ class Method:
     rate: float = 1.0
 
 
-IN_SUBSPACE, OF_COLUMNS, ORTHOGONAL, NORMED, ADAPTED = 2.5, 5.0, 8.0, 16.0, 10.0
+IN_SUBSPACE, OF_COLUMNS, ORTHOGONAL, ADAPTED = 2.5, 5.0, 8.0, 10.0
 
 
 def _galore(name: str, help: str, *settings: str, glue: str | None = None, rate: float | None = None) -> Method:
@@ -39,7 +39,7 @@ _ALL = (
     Method("full-8bit", "AdamW with 8-bit states", ("optim.method=full", "optim.state_dtype=8bit")),
     Method("adafactor", "at full rank", ("optim.method=full", "optim.inner=adafactor")),
     Method("muon", "at full rank", ("optim.method=full", "optim.inner=muon"), rate=ORTHOGONAL),
-    Method("normuon", "Muon, rows of one size", ("optim.method=full", "optim.inner=normuon"), rate=NORMED),
+    Method("normuon", "Muon, rows of one size", ("optim.method=full", "optim.inner=normuon"), rate=ORTHOGONAL),
     Method("racs", "rows and columns scaled, at full rank", ("optim.method=full", "optim.inner=racs")),
     Method("scale", "outputs of one norm, momentum at the head", ("optim.method=full", "optim.inner=scale")),
     _galore("galore", "moments rotate with the subspace", glue=GLUE_DEFAULT),
@@ -81,7 +81,7 @@ _ALL = (
         "the same, rows of one size",
         "optim.inner=normuon",
         "optim.residual=joint",
-        rate=NORMED,
+        rate=ORTHOGONAL,
     ),
     _galore("galore-adafactor", "Adafactor in the subspace", "optim.inner=adafactor", "optim.transport=rotate"),
     _galore("frugal", "signs of the rest", "optim.residual=frugal", "optim.transport=reset"),
