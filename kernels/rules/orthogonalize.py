@@ -115,8 +115,11 @@ class OrthogonalRule:
         No scale factor is in it: multiply by `rms_scale` of the weight's shape. `out` may be `grad`.
         """
         moment = momentum_(state["exp_avg"], grad, self.beta, self.nesterov)
-        direction = self._polar(moment) if self.exact else orthogonalize(moment, self.steps)
-        return torch.neg(direction, out=out)
+        return torch.neg(self.update(moment, state), out=out)
+
+    def update(self, moment: Tensor, state: Mapping[str, Tensor]) -> Tensor:
+        """O of an fp32 momentum (a, b), a new tensor."""
+        return self._polar(moment) if self.exact else orthogonalize(moment, self.steps)
 
     def _polar(self, moment: Tensor) -> Tensor:
         factor, fell_back = polar_factor(moment)
@@ -135,8 +138,5 @@ class NormedRule(OrthogonalRule):
     def state_shapes(self, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
         return {"exp_avg": shape, "row_squares": shape[:1]}
 
-    def direction_(
-        self, grad: Tensor, state: Mapping[str, Tensor], *, step: int = 1, out: Tensor | None = None
-    ) -> Tensor:
-        moment = momentum_(state["exp_avg"], grad, self.beta, self.nesterov)
-        return torch.neg(level_rows_(orthogonalize(moment, self.steps), state["row_squares"], self.beta), out=out)
+    def update(self, moment: Tensor, state: Mapping[str, Tensor]) -> Tensor:
+        return level_rows_(super().update(moment, state), state["row_squares"], self.beta)

@@ -6,16 +6,7 @@ import torch
 from galore.kernels.reference import rules
 from galore.kernels.reference.rules import Settings, State
 
-A, B, R = 6, 10, 3
-
-
-@pytest.fixture(autouse=True)
-def _seeded():
-    torch.manual_seed(0)
-
-
-def matrix(*shape):
-    return torch.randn(*shape, dtype=torch.float64)
+from .cases import A, B, R, matrix
 
 
 @pytest.mark.parametrize("shape", [(A, B), (B,)])

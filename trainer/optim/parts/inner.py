@@ -11,14 +11,7 @@ from galore.kernels.family import InnerRule, StateDtype
 from galore.kernels.ops.direction import adam_direction_
 from galore.kernels.rules.adafactor import AdafactorRule
 from galore.kernels.rules.adam import AdamRule
-from galore.kernels.rules.orthogonalize import (
-    NormedRule,
-    OrthogonalRule,
-    level_rows_,
-    momentum_,
-    orthogonalize,
-    rms_scale,
-)
+from galore.kernels.rules.orthogonalize import NormedRule, OrthogonalRule, momentum_, rms_scale
 from galore.kernels.rules.scaled import OutputRule, RacsRule
 from galore.kernels.rules.transport import rotate
 from galore.trainer.optim.parts.storage import moment, moments, new_state, read_moment, write_moment
@@ -201,7 +194,7 @@ class MuonInner(MatrixInner):
 
     def update(self, momentum: Tensor) -> Tensor:
         """The update from an fp32 momentum (m, n) of the whole weight."""
-        return orthogonalize(momentum).mul_(-self.factor)
+        return self.rule.update(momentum, self.weight.state).mul_(-self.factor)
 
     def _count_fallback(self) -> None:
         self.fallbacks += 1
@@ -216,10 +209,6 @@ class NormuonInner(MuonInner):
 
     def shapes(self, shape: torch.Size) -> Mapping[str, tuple[int, ...]]:
         return {**self.rule.state_shapes(tuple(shape)), "row_squares": tuple(self.weight.matrix.shape[:1])}
-
-    def update(self, momentum: Tensor) -> Tensor:
-        squares = self.weight.state["row_squares"]
-        return level_rows_(orthogonalize(momentum), squares, self.rule.beta).mul_(-self.factor)
 
 
 class SumoInner(MuonInner):
