@@ -6,7 +6,7 @@ the texts of help are made.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ RefreshMode = Literal["delayed", "two-pass", "summed", "first-micro-batch"]
 GradientSums = Literal["device", "host"]
 UpdateMode = Literal["accumulate", "immediate"]
 Convention = Literal["paper", "reference"]
-StateDtype = Literal["float32", "8bit", "fp8"]
+StateDtype = Literal["float32", "8bit", "fp8", "4bit"]
 WeightRounding = Literal["stochastic", "nearest", "compensated"]
 
 SKETCHABLE = ("randomized", "power", "dct")  # kinds of subspace that a linear sketch is enough for
@@ -29,6 +29,12 @@ GALORE_SCALE = 0.25  # α of the paper
 ALICE_SCALE = 0.4  # α_c of the paper
 INSIDE_ONLY = ("none", "apollo", "apollo-mini")  # residuals that add nothing to P N
 FROM_MOMENTUM = ("muon", "normuon")  # inner rules that a residual can give a momentum
+IN_FOUR_BITS = (
+    *FROM_MOMENTUM,
+    "sumo",
+    "scale",
+    "scale-momentum",
+)  # inner rules with a momentum; scale has one at the head
 MOST_STEPS = 2**31 - 1
 SMALLEST, LARGEST = 1.1754943508222875e-38, 3.4028234663852886e38  # what float32 can say with all its digits
 
@@ -134,7 +140,7 @@ class Options(GroupSettings):
     )
     state_dtype: StateDtype = option(
         "float32",
-        "Storage of Adam's moments; 8bit is the blockwise dynamic format of bitsandbytes, fp8 e4m3 with the same blocks",
+        "Storage of the moments; 8bit is the blockwise dynamic format of bitsandbytes, fp8 e4m3 with the same blocks, 4bit that of int4 projectors for the momenta of muon, normuon, sumo and scale-momentum, with 8bit for all else",
     )
     weight_rounding: WeightRounding = option(
         "stochastic",
@@ -166,6 +172,17 @@ def refresh_of(options: Options) -> RefreshMode:
         return "first-micro-batch"
     within = options.proj_type in SKETCHABLE and options.residual == "none"
     return options.refresh or ("delayed" if within else "summed")
+
+
+def lacks_momentum(
+    state_dtype: StateDtype, inner: Iterable[InnerRule], write: Callable[[str, object], str]
+) -> str | None:
+    """What is wrong with 4 bits where none of the `inner` rules has a momentum; `write` as in `contradiction`."""
+    if state_dtype != "4bit" or any(each in IN_FOUR_BITS for each in inner):
+        return None
+    rules = ", ".join(each for each in IN_FOUR_BITS if each != "scale-momentum")
+    other = write("state_dtype", "8bit")
+    return f"{write('state_dtype', state_dtype)} is for the momenta of {rules}, and there are none: set one of these as inner, or {other}"
 
 
 @dataclass(frozen=True)

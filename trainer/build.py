@@ -200,8 +200,12 @@ def _told(recipe: Recipe, model: nn.Module, optimizer: GaLoreAdamW, device: torc
     own = kinds_with_own_forward(optimizer, model)
     lines += [f"projection: in the hook for {', '.join(own)}, which have a forward of their own"] if own else []
     lines += _paths(optimizer, device)
-    if recipe.optim.state_dtype == "8bit":
+    if recipe.optim.state_dtype in ("8bit", "4bit"):
         lines.append("8-bit states: {} ({})".format(*blockwise.path()))
+    if recipe.optim.state_dtype == "4bit":
+        lines.append(
+            f"4-bit momenta: of {counted(sum(slot.inner.in_four_bits for slot in optimizer.slots.values()), 'matrix', 'matrices')}"
+        )
     if device.type == "cuda":
         lines.append(ask_for_expandable_segments(recipe.train.expandable_segments))
     return lines

@@ -24,6 +24,7 @@ from galore.kernels.family import (
     Options,
     Side,
     contradiction,
+    lacks_momentum,
     option,
     residual_scale_of,
     scale_of,
@@ -118,7 +119,10 @@ def settle(groups: list[dict[str, Any]], settings: OptimizerSettings) -> list[Op
         raise ValueError(f"{written('gradient_sums', 'host')}: ranks sum on the device: not with ranks")
     if settings.update == "immediate" and (settings.accumulation or 1) > 1:
         raise ValueError(f"{written('accumulation', settings.accumulation)}: not with update='immediate'")
-    return [_settle_group(group, number, settings) for number, group in enumerate(groups)]
+    settled = [_settle_group(group, number, settings) for number, group in enumerate(groups)]
+    if said := lacks_momentum(settings.state_dtype, [group["inner"] for group in groups], written):
+        raise ValueError(f"all groups ({len(groups)}): {said}")
+    return settled
 
 
 def _settle_group(group: dict[str, Any], number: int, settings: OptimizerSettings) -> OptimizerSettings:

@@ -40,6 +40,12 @@ _ALL = (
     Method("adafactor", "at full rank", ("optim.method=full", "optim.inner=adafactor")),
     Method("muon", "at full rank", ("optim.method=full", "optim.inner=muon"), rate=ORTHOGONAL),
     Method("normuon", "Muon, rows of one size", ("optim.method=full", "optim.inner=normuon"), rate=ORTHOGONAL),
+    Method(
+        "normuon-4bit",
+        "its momentum in 4 bits, AdamW's in 8",
+        ("optim.method=full", "optim.inner=normuon", "optim.state_dtype=4bit"),
+        rate=ORTHOGONAL,
+    ),
     Method("racs", "rows and columns scaled, at full rank", ("optim.method=full", "optim.inner=racs")),
     Method("scale", "outputs of one norm, momentum at the head", ("optim.method=full", "optim.inner=scale")),
     _galore("galore", "moments rotate with the subspace", glue=GLUE_DEFAULT),

@@ -35,6 +35,7 @@ BATCHES = ("train.global_batch_size=24", "train.micro_batch_size=8", "data.max_l
 AT_ONCE = ("optim.update=immediate", "optim.refresh=first-micro-batch", "optim.max_grad_norm=null")
 BASES: dict[str, tuple[str, ...]] = {
     "full": ("optim.method=full",),
+    "muon": ("optim.method=full", "optim.inner=muon", "optim.state_dtype=8bit"),
     "lora": ("optim.method=lora", "optim.rank=16"),
     "galore": (),
     "svd, together, in the hook": ("optim.proj_type=svd", "optim.stagger=false", "optim.projection=hook"),
@@ -52,6 +53,7 @@ BASES: dict[str, tuple[str, ...]] = {
 }
 EXPECTED: dict[str, list[str]] = {
     "full": [MICRO_BATCH, CHECKPOINTING, ACCUMULATORS, STATES, GALORE],
+    "muon": [MICRO_BATCH, CHECKPOINTING, ACCUMULATORS, STATES, GALORE],
     "lora": [MICRO_BATCH, CHECKPOINTING, ACCUMULATORS, STATES, RANK],
     "galore": [MICRO_BATCH, CHECKPOINTING, ACCUMULATORS, STATES, CODES, IMMEDIATE],
     "svd, together, in the hook": [

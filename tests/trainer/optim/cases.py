@@ -46,6 +46,9 @@ PRESETS: dict[str, tuple[str, ...]] = {
     "fira-int4": (GALORE, "optim.residual=fira", "optim.projector_dtype=int4"),
     "apollo-svd": (GALORE, "optim.residual=apollo", "optim.proj_type=svd"),
     "sumo-8bit": (GALORE, "optim.inner=sumo", "optim.state_dtype=8bit"),
+    "sumo-4bit": (GALORE, "optim.inner=sumo", "optim.state_dtype=4bit"),
+    "muon-reset-4bit": (GALORE, "optim.inner=muon", "optim.transport=reset", "optim.state_dtype=4bit"),
+    "normuon-low-rank-4bit": (GALORE, "optim.inner=normuon", "optim.residual=joint", "optim.state_dtype=4bit"),
     "sumo-reset": (GALORE, "optim.inner=sumo", "optim.transport=reset"),
     "sumo-alice-8bit": (GALORE, "optim.inner=sumo", "optim.residual=alice", "optim.state_dtype=8bit"),
     "alice-rotate": (GALORE, "optim.residual=alice", "optim.switch=0.5", "optim.proj_type=svd"),
@@ -206,12 +209,24 @@ class Reference:
     def _store(self) -> None:
         if self.optim.state_dtype == "8bit":
             self.state.m, self.state.v = blockwise_storage(self.state.m, True), blockwise_storage(self.state.v, False)
+        if self.optim.state_dtype == "4bit":
+            odd = self.state.m.shape[-1] % 2
+            self.state.m = blockwise_storage(self.state.m, True) if odd else four_bit_storage(self.state.m)
 
 
 def outside(g: Tensor, p: Tensor) -> Tensor | None:
     """Mean square of the coordinates that a column of G has outside the orthonormal P; None where there are none."""
     left = p.shape[0] - p.shape[1]
     return (g - p @ p.mT @ g).square().sum(0) / left if left else None
+
+
+def four_bit_storage(moment: Tensor) -> Tensor:
+    """What 15 codes a group of 128 leave of a moment, the largest of a group in the half precision of a power of two."""
+    flat = torch.nn.functional.pad(moment.reshape(-1), (0, -moment.numel() % 128)).view(-1, 128)
+    unit = 2.0 ** math.ceil(math.log2(max(float(flat.abs().max()), 1e-30)))
+    largest = (flat.abs().amax(1) / unit).half().double()[:, None] * unit
+    codes = torch.nan_to_num(flat / largest * 7, nan=0.0).round().clamp(-7, 7)
+    return (codes * largest / 7).view(-1)[: moment.numel()].view(moment.shape)
 
 
 def blockwise_storage(moment: Tensor, signed: bool) -> Tensor:

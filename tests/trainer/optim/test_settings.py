@@ -55,7 +55,7 @@ def test_a_param_group_holds_the_declared_options_and_no_others() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"state_dtype": "int8"}, "state_dtype='int8' in GaLoreAdamW: there are float32, 8bit, fp8"),
+        ({"state_dtype": "int8"}, "state_dtype='int8' in GaLoreAdamW: there are float32, 8bit, fp8, 4bit"),
         ({"refresh": "never"}, "refresh='never' in GaLoreAdamW: there are None, delayed, two-pass, summed, first-"),
         ({"weight_rounding": "up"}, "weight_rounding='up' in GaLoreAdamW: there are stochastic, nearest, compensated"),
         ({"stagger": "yes"}, "stagger='yes' in GaLoreAdamW: it has to be True or False"),

@@ -24,9 +24,11 @@ class Inner:
     """A rule and its state among the weight's, made at the first step; `fallbacks` counts failed decompositions."""
 
     matrices_only = False
+    in_four_bits = False  # whether 4 bits are enough for its moments
 
     def __init__(self, weight: Weight, state_dtype: StateDtype) -> None:
-        self.weight, self.state_dtype, self.fallbacks = weight, state_dtype, 0
+        four = state_dtype == "4bit" and not self.in_four_bits
+        self.weight, self.state_dtype, self.fallbacks = weight, "8bit" if four else state_dtype, 0
 
     def shapes(self, shape: torch.Size) -> Mapping[str, tuple[int, ...]]:
         """Names and shapes of the moments of gradients of `shape`."""
@@ -47,7 +49,7 @@ class Inner:
         """Forget all past steps, and count from 0: else Adam's next step is (1-β₁)/√(1-β₂) = 3.2 times too long."""
         state = self.weight.state
         for name in [name for name in state if name in (*MOMENTS, *ROTATED)]:
-            write_moment(state, name, torch.zeros_like(state[name], dtype=torch.float32))
+            write_moment(state, name, torch.zeros_like(read_moment(state, name)))
         state["step"].zero_()
 
     @property
@@ -173,6 +175,7 @@ class MuonInner(MatrixInner):
     """Nesterov momentum, orthogonalized by Newton-Schulz  (Muon)."""
 
     matrices_only = True
+    in_four_bits = True
     exact = False
 
     @property
@@ -239,6 +242,8 @@ class ScaleInner(MatrixInner):
 
 class ScaleMomentumInner(ScaleInner):
     """Every output of a momentum of one norm, for the head."""
+
+    in_four_bits = True
 
     @property
     def rule(self) -> OutputRule:

@@ -14,18 +14,27 @@ from galore.kernels.storage import blockwise
 from galore.kernels.storage.layout import GROUP
 from galore.kernels.storage.moments import Moments, Storage, storage
 
+_TINY = 1e-30  # smallest scale of a moment
 SMALLEST_QUANTIZED = 4096  # elements; smaller tensors stay fp32, as in bitsandbytes
 
 
 def new_state(
     name: str, shape: torch.Size, dtype: StateDtype, device: torch.device, whole: torch.Size | None = None
 ) -> dict[str, Tensor]:
-    """Zero storage of moment `name` as named tensors: {name} in fp32, or {name} in 8 bits with {name}_absmax (fp32).
+    """Zero storage of moment `name` as named tensors: {name} in fp32, or its codes with {name}_absmax and, of 4 bits,
+    {name}_scale.
 
-    `whole` is the shape of what it is a part of: the parts of a moment are stored alike.
+    Codes of 4 bits (m, n/2) hold two numbers of a row each; where n is odd they have 8 bits. `whole` is the shape of
+    what it is a part of: the parts of a moment are stored alike.
     """
     if dtype == "float32" or (whole or shape).numel() < SMALLEST_QUANTIZED:
         return {name: torch.zeros(shape, dtype=torch.float32, device=device)}
+    if dtype == "4bit" and shape[-1] % 2 == 0:
+        return {
+            name: torch.zeros(*shape[:-1], shape[-1] // 2, dtype=torch.uint8, device=device),
+            f"{name}_absmax": torch.zeros(-(-shape.numel() // GROUP), dtype=torch.float16, device=device),
+            f"{name}_scale": torch.ones((), dtype=torch.float32, device=device),
+        }
     blocks = -(-shape.numel() // blockwise.BLOCK_SIZE)
     if dtype == "fp8":
         codes = torch.zeros(shape, dtype=torch.float8_e4m3fn, device=device)
@@ -51,12 +60,23 @@ def moments(state: dict[str, Tensor]) -> Moments:
 def read_moment(state: dict[str, Tensor], name: str) -> Tensor:
     """Moment `name` as a whole, in fp32."""
     shape = state[name].shape
-    return moment(state, name).read(0, shape.numel()).view(shape)
+    if f"{name}_scale" not in state:
+        return moment(state, name).read(0, shape.numel()).view(shape)
+    stored = {"codes": state[name].view(-1), "absmax": state[f"{name}_absmax"]}
+    return expand(stored, (*shape[:-1], 2 * shape[-1]), torch.float32).mul_(state[f"{name}_scale"])
 
 
 def write_moment(state: dict[str, Tensor], name: str, value: Tensor) -> None:
-    """Store `value` as the whole of moment `name`."""
-    moment(state, name).write(0, value.numel(), value.reshape(-1))
+    """Store fp32 `value` as the whole of moment `name`."""
+    if f"{name}_scale" not in state:
+        moment(state, name).write(0, value.numel(), value.reshape(-1))
+        return
+    # a power of two: fp16, which absmax is in, ends at 6e-8, and gradients go on below that
+    scale = torch.exp2(value.abs().amax().clamp_min(_TINY).log2().ceil())
+    stored = compress(value / scale, 4)
+    state[name].view(-1).copy_(stored["codes"])
+    state[f"{name}_absmax"].copy_(stored["absmax"])
+    state[f"{name}_scale"].copy_(scale)
 
 
 CODES, ABSMAX = "projector", "projector_absmax"  # names in a parameter's state

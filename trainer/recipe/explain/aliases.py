@@ -221,7 +221,7 @@ VALUES = {
         "svd (the projected side is optim.side)": "std reverse_std left right",
         "randomized": "rsvd random",
     },
-    "optim.state_dtype": {"8bit": "int8 8 8-bit uint8", "float32": "fp32 32bit 32"},
+    "optim.state_dtype": {"8bit": "int8 8 8-bit uint8", "4bit": "int4 4 4-bit", "float32": "fp32 32bit 32"},
     "optim.accumulator_dtype": {"bfloat16": "bf16", "float32": "fp32"},
     "optim.target_modules": {"[self_attn, mlp]": "all all-linear all_linear"},
     "train.gradient_checkpointing": {"true (and train.offload_activations: true)": "unsloth offload"},

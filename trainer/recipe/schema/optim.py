@@ -12,6 +12,7 @@ from galore.kernels.family import (
     RefreshMode,
     Transport,
     contradiction,
+    lacks_momentum,
     refresh_of,
     scale_of,
     transport_of,
@@ -165,7 +166,9 @@ class OptimSection(_Composition):
 def check_optimizer(optim: OptimSection) -> None:
     """Raise ValueError for the first contradiction."""
     _check_schedule(optim)
-    if said := contradiction(optim, optim.method == "galore", _written):
+    if said := contradiction(optim, optim.method == "galore", _written) or lacks_momentum(
+        optim.state_dtype, [optim.inner], _written
+    ):
         raise ValueError(said)
     if optim.method == "galore":
         _check_subspace(optim)

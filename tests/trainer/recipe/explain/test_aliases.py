@@ -27,7 +27,7 @@ def test_written_values_are_valid() -> None:
     lines += [f"{path}: {value.partition(' (')[0]}" for path, values in VALUES.items() for value in values]
     more = ["optim.max_grad_norm=null", "optim.refresh=first-micro-batch", "train.micro_batch_size=16"]
     for line in lines:
-        needs = [] if "immediate" not in line else more
+        needs = more if "immediate" in line else ["optim.inner=sumo"] if "4bit" in line else []
         path = ["data.path=x"] if line.startswith("data.source") and "packaged" not in line else []
         load_recipe("demo", [line.replace(": ", "=", 1), *needs, *path])
 
