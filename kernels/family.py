@@ -14,7 +14,9 @@ ProjType = Literal["svd", "randomized", "power", "dct", "random"]
 Side = Literal["auto", "left", "right"]
 InnerRule = Literal["adamw", "adafactor", "muon", "normuon", "sumo", "racs", "scale", "scale-momentum"]
 Transport = Literal["keep", "reset", "rotate", "complete"]
-Residual = Literal["none", "fira", "apollo", "apollo-mini", "frugal", "columns", "alice", "orthogonal", "joint"]
+Residual = Literal[
+    "none", "fira", "apollo", "apollo-mini", "frugal", "columns", "alice", "orthogonal", "joint", "joint-4bit"
+]
 ProjectorDtype = Literal["float32", "bfloat16", "int8", "int4"]
 RefreshMode = Literal["delayed", "two-pass", "summed", "first-micro-batch"]
 GradientSums = Literal["device", "host"]
@@ -29,6 +31,7 @@ GALORE_SCALE = 0.25  # α of the paper
 ALICE_SCALE = 0.4  # α_c of the paper
 INSIDE_ONLY = ("none", "apollo", "apollo-mini")  # residuals that add nothing to P N
 FROM_MOMENTUM = ("muon", "normuon")  # inner rules that a residual can give a momentum
+GIVING_MOMENTUM = ("joint", "joint-4bit")  # residuals that do
 IN_FOUR_BITS = (
     *FROM_MOMENTUM,
     "sumo",
@@ -234,14 +237,19 @@ IN_A_SUBSPACE: tuple[Contradiction, ...] = (
         "{inner} is of whole gradients, every output of one norm: leave out the subspace, or take residual columns",
     ),
     Contradiction(
-        lambda o: o.residual == "joint" and o.inner not in FROM_MOMENTUM,
+        lambda o: o.residual in GIVING_MOMENTUM and o.inner not in FROM_MOMENTUM,
         "{residual} orthogonalizes a momentum together with what is outside the subspace, and {inner} is another rule: "
         "set {inner:muon}, or take residual orthogonal",
     ),
     Contradiction(
-        lambda o: o.inner == "normuon" and o.residual != "joint",
+        lambda o: o.inner == "normuon" and o.residual not in GIVING_MOMENTUM,
         "{inner} brings the rows of a whole update to one size, and {residual} gives it a part: set {residual:joint}, or "
         "take {inner:muon}",
+    ),
+    Contradiction(
+        lambda o: o.residual == "joint-4bit" and o.proj_type == "random",
+        "{residual} keeps what a basis leaves of a momentum, and {proj_type} draws another one: take a subspace that is "
+        "found, or residual joint",
     ),
     Contradiction(
         lambda o: o.residual_scale not in (None, 1.0) and o.residual in INSIDE_ONLY,

@@ -105,6 +105,20 @@ def joint(g: Tensor, p: Tensor, s: State, h: Settings, rule: Rule) -> Tensor:
     return FROM_MOMENTUM[rule](x, s, h)
 
 
+def joint_in_parts(g: Tensor, p: Tensor, s: State, h: Settings, rule: Rule) -> Tensor:
+    """Muon or NorMuon, whose momentum is P X + E, E that of G - P R; E is what is stored in 4 bits.
+
+    Where P turns, E ← E + P_old X_old - P_new X_new.
+    """
+    r = p.mT @ g
+    x = p @ momentum(r, s, h)
+    if p.shape[0] > p.shape[1]:
+        left = g - p @ r
+        s.e = h.mu * s.e + (1 - h.mu) * left
+        x = x + h.outside * (h.mu * s.e + (1 - h.mu) * left)
+    return FROM_MOMENTUM[rule](x, s, h)
+
+
 def lora(w: Tensor, a: Tensor, b: Tensor, alpha: float, r: int) -> Tensor:
     """LoRA (Hu et al., 2106.09685, eq. 3): W + (α/r) B A; a restart of ReLoRA (2307.05695) makes it the next W."""
     return w + alpha / r * b @ a
@@ -172,5 +186,6 @@ METHODS: dict[str, Method] = {
     "alice": alice,
     "orthogonal": orthogonal,
     "joint": joint,
+    "joint-4bit": joint_in_parts,
 }
 TRANSPORTS: dict[str, Callable[..., None]] = {"keep": keep, "reset": reset, "rotate": rotate, "complete": complete}

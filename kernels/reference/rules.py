@@ -44,13 +44,14 @@ class Settings:
 
 class State:
     """What is kept of one weight: moments m, v (r, b), row (r,) and column (b,) of Adafactor and RACS, p (b,) of Alice,
-    q (m,) of NorMuon, steps t, norm ‖S‖ of a limiter."""
+    q (m,) of NorMuon, e (a, b) of a momentum outside the subspace, steps t, norm ‖S‖ of a limiter."""
 
     def __init__(self, *shape: int) -> None:
         self.m = self.v = torch.zeros(shape, dtype=torch.float64)
         self.row, self.column = (torch.zeros(size, dtype=torch.float64) for size in (shape[0], shape[-1]))
         self.p = torch.zeros(shape[-1], dtype=torch.float64)
         self.q: Tensor | float = 0.0
+        self.e: Tensor | float = 0.0
         self.t, self.norm = 0, 0.0
 
 

@@ -66,6 +66,10 @@ def test_defaults_that_depend_on_others() -> None:
         (Options(inner="scale"), "<inner scale> is of whole gradients"),
         (Options(residual="joint"), "<residual joint> orthogonalizes a momentum"),
         (Options(inner="normuon"), "<residual none> gives it a part: set <residual joint>"),
+        (
+            Options(inner="normuon", residual="joint-4bit", proj_type="random"),
+            "<proj_type random> draws another one: take a subspace",
+        ),
         (Options(residual_scale=0.5), "where <residual none> takes nothing apart: set <residual_scale None>"),
         (Options(switch=0.5, proj_type="dct"), "<switch 0.5> keeps the leading vectors"),
         (Options(residual="fira", refresh="delayed"), "not what <refresh delayed> says: set <refresh None>"),
@@ -83,7 +87,7 @@ def test_what_contradicts_only_without_a_subspace() -> None:
 
 
 def test_every_contradiction_is_seen_by_a_test_above_and_no_default_is_one() -> None:
-    assert len(family.ANYWHERE + family.IN_A_SUBSPACE + family.WITHOUT_ONE) == 19
+    assert len(family.ANYWHERE + family.IN_A_SUBSPACE + family.WITHOUT_ONE) == 20
     assert contradiction(Options(), True, written) is None
     assert contradiction(Options(update="immediate", refresh=None), True, written) is None
 

@@ -40,6 +40,8 @@ CASES: dict[str, dict[str, Any]] = {
     "orthogonal": {"residual": "orthogonal"},
     "joint": {"residual": "joint", "inner": "muon"},
     "normed": {"residual": "joint", "inner": "normuon"},
+    "in parts": {"residual": "joint-4bit", "inner": "normuon"},
+    "4bit": {"rank": None, "inner": "muon", "state_dtype": "4bit"},
     "racs": {"inner": "racs"},
     "scale": {"rank": None, "inner": "scale"},
     "muon": {"inner": "muon"},

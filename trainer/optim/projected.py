@@ -135,13 +135,18 @@ class ProjectedSlot(FullSlot):
         """Make `basis` the one to project on; the state of the inner rule follows as the transport says."""
         if basis.get(CODES) is self.state.get(CODES):
             return  # none was found, and the old one goes on
+        before = None
         if self.subspace.exists and self.inner.started:
             with span("refresh"):
+                before = self.residual.inside()
                 self.transport.turn(
                     self.inner, lambda: self.subspace.change_to(basis), lambda: self._outside(grad_scale)
                 )
                 self.subspace.settle(basis)
         self.state.update(basis)
+        if before is not None:
+            with span("refresh"):
+                self.residual.take_over(before)
 
     def _outside(self, grad_scale: float) -> Tensor | None:
         """Mean square (b,) of coordinates of grad_scale · G that P has not; None where G is gone or all is within."""

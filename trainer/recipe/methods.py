@@ -89,6 +89,13 @@ _ALL = (
         "optim.residual=joint",
         rate=ORTHOGONAL,
     ),
+    _galore(
+        "normuon-joint-4bit",
+        "its momentum outside the subspace in 4 bits",
+        "optim.inner=normuon",
+        "optim.residual=joint-4bit",
+        rate=ORTHOGONAL,
+    ),
     _galore("galore-adafactor", "Adafactor in the subspace", "optim.inner=adafactor", "optim.transport=rotate"),
     _galore("frugal", "signs of the rest", "optim.residual=frugal", "optim.transport=reset"),
     _galore(

@@ -82,6 +82,8 @@ def test_what_is_left_over_is_of_one_norm_or_orthogonal_and_scaled_by_c():
     for rule in (rules.muon, rules.normuon):
         remembered = methods.joint(g, whole, State(A, B), h, rule)
         torch.testing.assert_close(remembered, rule(g, State(A, B), h))
+        in_parts = methods.joint_in_parts(g, p, State(R, B), Settings(1.0, sides=(A, B)), rule)
+        torch.testing.assert_close(in_parts, rule(g, State(A, B), h))
     for method in (methods.columns, methods.alice, methods.orthogonal):
         of_noise = method(g, whole, State(A, B), h, rules.adamw)
         torch.testing.assert_close(of_noise, methods.galore(g, whole, State(A, B), h, rules.adamw))

@@ -54,6 +54,8 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "orthogonal": (*GALORE, "optim.residual=orthogonal"),
     "joint": (*GALORE, "optim.residual=joint", "optim.inner=muon"),
     "normed": (*GALORE, "optim.residual=joint", "optim.inner=normuon"),
+    "in parts": (*GALORE, "optim.residual=joint-4bit", "optim.inner=normuon"),
+    "4bit": ("optim.method=full", "optim.max_grad_norm=1e-9", "optim.inner=normuon", "optim.state_dtype=4bit"),
     "racs": ("optim.method=full", "optim.max_grad_norm=1e-9", "optim.inner=racs"),
     "scale": ("optim.method=full", "optim.max_grad_norm=1e-9", "optim.inner=scale"),
     "power": (*GALORE, "optim.proj_type=power", "optim.refresh=summed", "optim.transport=rotate"),

@@ -64,6 +64,14 @@ PRESETS: dict[str, tuple[str, ...]] = {
     "muon-frugal": (GALORE, "optim.inner=muon", "optim.residual=frugal"),
     "muon-low-rank-8bit": (GALORE, "optim.inner=muon", "optim.residual=joint", "optim.state_dtype=8bit"),
     "normuon-low-rank-8bit": (GALORE, "optim.inner=normuon", "optim.residual=joint", "optim.state_dtype=8bit"),
+    "muon-joint-4bit": (GALORE, "optim.inner=muon", "optim.residual=joint-4bit", "optim.transport=keep"),
+    "normuon-joint-all-4bit": (
+        GALORE,
+        "optim.inner=normuon",
+        "optim.residual=joint-4bit",
+        "optim.state_dtype=4bit",
+        "optim.proj_type=svd",
+    ),
     "muon-low-rank-scaled": (GALORE, "optim.inner=muon", "optim.residual=joint", "optim.residual_scale=0.3"),
     "adafactor-reset": (GALORE, "optim.inner=adafactor", "optim.transport=reset"),
     "adafactor-without-moment": (GALORE, "optim.inner=adafactor", "optim.transport=rotate", "optim.adam_beta1=0"),
@@ -197,9 +205,13 @@ class Reference:
         p = None if p is None else p.double()
         if turned and self.p is not None:
             kept, name = self.state.m, self.optim.effective_transport
+            inside = self.p @ kept
             more = (outside(g.double(), self.p),) if name == "complete" else ()
             methods.TRANSPORTS[name](self.state, p.mT @ self.p, self.settings, *more)
             if self.state.m is not kept:
+                self._store()
+            if isinstance(self.state.e, Tensor):
+                self.state.e = self.state.e + inside - p @ self.state.m
                 self._store()
         method, rule = methods.METHODS[self.optim.residual], rules.RULES[self.optim.inner]
         self.w = methods.step(self.w, g.double(), p, self.state, self.settings, method, rule)
@@ -212,6 +224,8 @@ class Reference:
         if self.optim.state_dtype == "4bit":
             odd = self.state.m.shape[-1] % 2
             self.state.m = blockwise_storage(self.state.m, True) if odd else four_bit_storage(self.state.m)
+        if isinstance(e := self.state.e, Tensor):
+            self.state.e = blockwise_storage(e, True) if e.shape[-1] % 2 else four_bit_storage(e)
 
 
 def outside(g: Tensor, p: Tensor) -> Tensor | None:

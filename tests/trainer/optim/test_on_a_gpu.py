@@ -22,7 +22,15 @@ WAITS = {
     "immediate": {"_local_scalar_dense in optim/galore.py: _apply_now": 16},  # every parameter of both micro-batches
 }
 # a GPU's bf16 products stay in fp32, and Newton-Schulz runs in bf16 there
-ROUGH = {"bf16": 0.1, "compensated": 0.1, "int8 weights": 0.7, "orthogonal": 0.05, "joint": 0.05, "normed": 0.05}
+ROUGH = {
+    "bf16": 0.1,
+    "compensated": 0.1,
+    "int8 weights": 0.7,
+    "orthogonal": 0.05,
+    "joint": 0.05,
+    "normed": 0.05,
+    "in parts": 0.05,
+}
 LAUNCHED = {
     "8bit": {"adam_kernel"},
     "int4": {"adam_kernel", "product_kernel", "compress_kernel", "expand_kernel"},

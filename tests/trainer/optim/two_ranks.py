@@ -27,6 +27,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "alice": {"residual": "alice", "switch": 0.7, "transport": "keep"},
     **{rule: {"inner": rule} for rule in ("muon", "adafactor")},
     "joint": {"inner": "muon", "residual": "joint"},
+    "in parts": {"inner": "muon", "residual": "joint-4bit"},
     **{f"{rule}, full rank": {"rank": None, "inner": rule} for rule in ("muon", "racs", "scale")},
     "8bit": {"state_dtype": "8bit"},
     "bfloat16 sums": {"accumulator_dtype": torch.bfloat16},

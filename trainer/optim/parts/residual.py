@@ -12,6 +12,7 @@ in row blocks, without a further matrix of the weight's size:
     alice        the same with an average of the norms, growth limited                    (arXiv 2502.07752)
     orthogonal   P N + c 0.2 √max(m, n) Newton-Schulz(G - P R), as of a step of Muon without momentum
     joint        the inner rule's update from the momentum P X + c (G - P R), X that of R: Muon with a low-rank momentum
+    joint-4bit   the same with the momentum of G - P R, kept in 4 bits, in its place: no basis loses what came before it
 """
 
 from __future__ import annotations
@@ -23,12 +24,15 @@ from torch import Tensor
 
 from galore.kernels.family import Residual
 from galore.kernels.ops.projection import Dense, project
-from galore.kernels.rules.orthogonalize import orthogonalize, rms_scale
+from galore.kernels.rules.orthogonalize import momentum_, orthogonalize, rms_scale
 from galore.kernels.rules.residual import Per, apollo_scale, column_squares, column_terms, fira_terms, frugal_block
 from galore.kernels.storage.layout import Matrix
 from galore.trainer.optim.parts.inner import Inner, MuonInner
 from galore.trainer.optim.parts.refresh import Refresh
+from galore.trainer.optim.parts.storage import new_state, read_moment, write_moment
 from galore.trainer.optim.parts.subspace import Subspace
+
+OUTSIDE = "outside"  # the name, in a weight's state, of the momentum that a subspace has not
 
 
 class Terms(NamedTuple):
@@ -55,6 +59,13 @@ class ResidualRule:
     def planned(self) -> dict[str, Tensor]:
         """What it adds to the weight's state, on `meta`."""
         return {}
+
+    def inside(self) -> Tensor | None:
+        """What of a momentum (a, b) the subspace has, if another one must not lose it."""
+        return None
+
+    def take_over(self, before: Tensor) -> None:
+        """Keep what another basis has lost of `before`, which `inside` gave."""
 
 
 class WholeGradient(ResidualRule):
@@ -172,10 +183,47 @@ class Joint(WholeGradient):
         whole, p = self.subspace.oriented(gradients.whole.take()), self.subspace.projector
         r = project(p, whole).float().mul_(grad_scale).contiguous()
         assert isinstance(self.inner, MuonInner)
-        x, outside = self.inner.momentum(r), 0.0 if self.complete else self.factor
-        mixed = torch.addmm(whole.float(), p.float(), x - outside * r, beta=outside * grad_scale)
+        mixed = self._mixed(self.inner, whole, p.float(), r, grad_scale)
         found = self.inner.update(mixed.mT if self.subspace.transposed else mixed)
         return Terms(None, None, lambda first, last: found[first:last])
+
+    def _mixed(self, inner: MuonInner, whole: Tensor, p: Tensor, r: Tensor, grad_scale: float) -> Tensor:
+        """The momentum (a, b) to orthogonalize, from G = grad_scale · `whole` (a, b), P (a, r) and R (r, b) in fp32."""
+        x, outside = inner.momentum(r), 0.0 if self.complete else self.factor
+        return torch.addmm(whole.float(), p, x - outside * r, beta=outside * grad_scale)
+
+
+class JointInFourBits(Joint):
+    """Muon, or NorMuon, with its whole momentum P X + E: in the subspace as the inner rule stores it, outside in 4 bits.
+
+    Both parts are averaged alike, so that the sum is the momentum whatever P is; where P turns, E takes over what P X
+    loses.
+    """
+
+    def planned(self) -> dict[str, Tensor]:
+        shape = torch.Size((self.subspace.a, self.subspace.b))
+        return {} if self.complete else new_state(OUTSIDE, shape, "4bit", torch.device("meta"))
+
+    def _mixed(self, inner: MuonInner, whole: Tensor, p: Tensor, r: Tensor, grad_scale: float) -> Tensor:
+        if self.complete:
+            return super()._mixed(inner, whole, p, r, grad_scale)
+        if OUTSIDE not in self.weight.state:
+            self.weight.state.update(new_state(OUTSIDE, whole.shape, "4bit", whole.device))
+        left = torch.addmm(whole.float(), p, r, beta=grad_scale, alpha=-1)
+        held = read_moment(self.weight.state, OUTSIDE)
+        look = momentum_(held, left, inner.rule.beta, inner.rule.nesterov)
+        write_moment(self.weight.state, OUTSIDE, held)
+        return torch.addmm(look, p, inner.momentum(r), beta=self.factor, out=look)
+
+    def inside(self) -> Tensor | None:
+        if self.complete or OUTSIDE not in self.weight.state:
+            return None
+        return self.subspace.projector.float() @ read_moment(self.weight.state, "exp_avg")
+
+    def take_over(self, before: Tensor) -> None:
+        before = before + read_moment(self.weight.state, OUTSIDE)
+        after = self.subspace.projector.float() @ read_moment(self.weight.state, "exp_avg")
+        write_moment(self.weight.state, OUTSIDE, before.sub_(after))
 
 
 class Limited(WholeGradient):
@@ -237,4 +285,5 @@ RESIDUALS: dict[Residual, type[ResidualRule]] = {
     "alice": Alice,
     "orthogonal": Orthogonal,
     "joint": Joint,
+    "joint-4bit": JointInFourBits,
 }

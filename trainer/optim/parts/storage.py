@@ -14,6 +14,7 @@ from galore.kernels.storage import blockwise
 from galore.kernels.storage.layout import GROUP
 from galore.kernels.storage.moments import Moments, Storage, storage
 
+SQUARES = "exp_avg_sq"  # the moment that is never negative
 _TINY = 1e-30  # smallest scale of a moment
 SMALLEST_QUANTIZED = 4096  # elements; smaller tensors stay fp32, as in bitsandbytes
 
@@ -39,7 +40,7 @@ def new_state(
     if dtype == "fp8":
         codes = torch.zeros(shape, dtype=torch.float8_e4m3fn, device=device)
     else:
-        codes = torch.full(shape, _zero_code(name == "exp_avg", device), dtype=torch.uint8, device=device)
+        codes = torch.full(shape, _zero_code(name != SQUARES, device), dtype=torch.uint8, device=device)
     return {name: codes, f"{name}_absmax": torch.zeros(blocks, dtype=torch.float32, device=device)}
 
 
@@ -49,7 +50,7 @@ def _zero_code(signed: bool, device: torch.device) -> int:
 
 def moment(state: dict[str, Tensor], name: str) -> Storage:
     """The storage held by a parameter's `state` under `name`."""
-    return storage(state[name], state.get(f"{name}_absmax"), first=name == "exp_avg")
+    return storage(state[name], state.get(f"{name}_absmax"), first=name != SQUARES)
 
 
 def moments(state: dict[str, Tensor]) -> Moments:

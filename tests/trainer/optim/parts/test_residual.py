@@ -23,7 +23,7 @@ def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 def optimizer_for(parameter: nn.Parameter, **options: Any) -> GaLoreAdamW:
     defaults = {"betas": BETAS, "eps": EPS, "weight_decay": DECAY, "update_proj_gap": GAP, "stagger": False, "seed": 3}
     group = {"params": [("weight", parameter)], "rank": options.pop("rank", RANK)}
-    if options.get("residual") == "joint":
+    if options.get("residual") in ("joint", "joint-4bit"):
         options.setdefault("inner", "muon")
     return GaLoreAdamW([group], lr=LR, **{**defaults, **options})
 
@@ -66,7 +66,25 @@ def test_a_momentum_of_full_rank_is_the_rule_itself(inner: str, shape: tuple[int
     torch.testing.assert_close(*results)
 
 
-@pytest.mark.parametrize("residual", ["fira", "apollo", "frugal", "columns", "alice", "orthogonal", "joint"])
+@pytest.mark.parametrize("shape", [(8, 20), (20, 8)])
+@pytest.mark.parametrize("transport", ["rotate", "keep", "reset"])
+def test_a_momentum_in_two_parts_is_whole_however_a_basis_turns(transport: str, shape: tuple[int, int]) -> None:
+    """The part outside has 32 bits here, as of every small weight."""
+    turning = {"residual": "joint-4bit", "transport": transport, "update_proj_gap": 1, "proj_type": "svd"}
+    results = []
+    for options in ({**turning, "scale": 1.0}, {"rank": None}):
+        parameter = nn.Parameter(torch.ones(shape))
+        optimizer = optimizer_for(parameter, inner="normuon", **options)
+        for gradient in gradients(shape):
+            parameter.grad = gradient
+            optimizer.step()
+        results.append(parameter.detach())
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "residual", ["fira", "apollo", "frugal", "columns", "alice", "orthogonal", "joint", "joint-4bit"]
+)
 def test_micro_batches_are_summed_before_anything_is_done(residual: str) -> None:
     def trained(parts: int) -> Tensor:
         parameter = nn.Parameter(torch.ones(8, 20))
@@ -84,7 +102,7 @@ def test_micro_batches_are_summed_before_anything_is_done(residual: str) -> None
     torch.testing.assert_close(trained(1), trained(2))
 
 
-@pytest.mark.parametrize("residual", ["fira", "frugal", "columns", "alice", "orthogonal", "joint"])
+@pytest.mark.parametrize("residual", ["fira", "frugal", "columns", "alice", "orthogonal", "joint", "joint-4bit"])
 def test_clipping_scales_the_residual_as_well(residual: str) -> None:
     """Adam does not see the scale of its gradients, so a step of clipped ones is that of the others, limiter included."""
     results = []
