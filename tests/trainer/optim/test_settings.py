@@ -76,6 +76,10 @@ def test_a_param_group_holds_the_declared_options_and_no_others() -> None:
         ({"seed": "1"}, "seed='1' in GaLoreAdamW: it has to be a whole number from 0"),
         ({"seed": -1}, "seed=-1 in GaLoreAdamW"),
         ({"rank": "2"}, "rank='2' in group 0 (w …): it has to be a whole number from 1, a share below 1"),
+        (
+            {"state_dtype": "4bit"},
+            "all groups (1): state_dtype='4bit' is for the momenta of muon, normuon, sumo, scale",
+        ),
         ({"inner": "muon", "convention": "reference"}, "which inner='muon' is not"),
     ],
 )
