@@ -62,6 +62,8 @@ POINTS = {
     "muon-low-rank": ORTHOGONAL,
     "normuon": NORMED,
     "normuon-low-rank": NORMED,
+    "normuon-4bit": NORMED,
+    "normuon-joint-4bit": NORMED,
     "q-galore": IN_SUBSPACE,
     "dct": IN_SUBSPACE,
     "sumo": IN_SUBSPACE,

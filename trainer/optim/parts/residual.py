@@ -194,7 +194,7 @@ class Joint(WholeGradient):
 
 
 class JointInFourBits(Joint):
-    """Muon, or NorMuon, with its whole momentum P X + E: in the subspace as the inner rule stores it, outside in 4 bits.
+    """Muon, or NorMuon, with its whole momentum P X + E: X as the inner rule stores it, E, what is outside, in 4 bits.
 
     Both parts are averaged alike, so that the sum is the momentum whatever P is; where P turns, E takes over what P X
     loses.
