@@ -497,7 +497,7 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
     "trainer/parallel/sharding.py": ("tests/trainer/parallel/test_sharding.py", [
         ("unit.set_gradient_divide_factor(1.0)", "unit.set_gradient_divide_factor(2.0)", "test_two_ranks"),
     ]),
-    "trainer/checkpoint/parted.py": ("tests/trainer/parallel/test_sharding.py", [
+    "trainer/checkpoint/parts/parted.py": ("tests/trainer/parallel/test_sharding.py", [
         ("_OF_RANKS.search(scales)", "None", "test_8_bit_moments"),
     ]),
     "trainer/rescue.py": ("tests/trainer/test_loop.py", [

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from galore.trainer.checkpoint.parted import own_states
+from galore.trainer.checkpoint.parts.parted import own_states
 from galore.trainer.checkpoint.state import capture
 from galore.trainer.checkpoint.tensorfile import Parted, Stored
 from galore.trainer.machine import hardware

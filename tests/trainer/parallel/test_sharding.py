@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from galore.trainer.checkpoint.parted import own_states, put_weight
+from galore.trainer.checkpoint.parts.parted import own_states, put_weight
 from galore.trainer.checkpoint.tensorfile import Parted
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.format import size
@@ -289,7 +289,8 @@ class Told(Group):
 
 def test_who_gives_stops_where_the_first_rank_breaks_off():
     asked = []
-    parts = {name: Parted(torch.Size((2,)), torch.float32, lambda name=name: asked.append(name)) for name in "abc"}
+    size, own = torch.Size((2,)), torch.zeros(1)
+    parts = {name: Parted(size, own.dtype, lambda name=name: asked.append(name), own, (0,)) for name in "abc"}
     with giving.giving({"model": parts, "rng": {"cpu": torch.zeros(1)}}, Told(1, [True, False])):
         assert asked == ["a"]
     asked.clear()
