@@ -186,7 +186,7 @@ def _own_scales(shape: Sequence[int], scales: Tensor, shard: Shard) -> Tensor:
         return scales[start : start + counts[shard.rank]].clone()
     rows = scales.view(shape[0], -1)
     ends = [0, *accumulate(count // shape[0] for count in counts)]
-    return rows[:, ends[shard.rank] : ends[shard.rank + 1]].reshape(-1)
+    return rows[:, ends[shard.rank] : ends[shard.rank + 1]].clone(memory_format=torch.contiguous_format).view(-1)
 
 
 def _gathered_scales(shape: torch.Size, own: Tensor, shard: Shard, counts: list[int], ranks: Sharing) -> Parted:
