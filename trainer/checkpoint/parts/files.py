@@ -24,7 +24,7 @@ from torch import Tensor
 
 from galore.trainer.checkpoint.manifest import NAME as MANIFEST
 from galore.trainer.checkpoint.manifest import Damaged
-from galore.trainer.checkpoint.tensorfile import Parted, Stored, stream
+from galore.trainer.checkpoint.tensorfile import Parted, Stored, stream, tensor_bytes
 from galore.trainer.common.durable import Written, write_file
 from galore.trainer.common.errors import RunFailed
 
@@ -135,13 +135,14 @@ class Saved(Mapping[str, Tensor]):
 def _held(members: Mapping[str, Stored], rank: int, size: int) -> Iterator[tuple[str, tuple[Tensor, list[int]]]]:
     """What a rank writes, and where in the whole it begins. What is whole everywhere is shared out by size."""
     load = [0] * size
-    for name, value in sorted(members.items(), key=lambda item: -item[1].numel() * item[1].element_size()):
+    for name in sorted(members, key=lambda name: (-tensor_bytes({name: members[name]}), name)):
+        value = members[name]
         if isinstance(value, Parted):
             if value.own.numel():
                 yield name, (value.own, list(value.offset))
             continue
         least = load.index(min(load))
-        load[least] += value.numel() * value.element_size()
+        load[least] += value.nbytes
         if least == rank:
             yield name, (value, [0] * value.dim())
 

@@ -71,6 +71,16 @@ def test_what_is_whole_everywhere_is_written_once_and_shared_out(tmp_path: Path)
     assert in_parts(groups(CUT, 0, 4)) == ["model"]
 
 
+def test_files_are_the_same_in_whatever_order_tensors_come(tmp_path: Path) -> None:
+    """A run that was resumed has them in another one, and leaves what an undisturbed one does."""
+    equal = {f"p{n}": torch.full((4,), float(n)) for n in range(5)} | {"w": parted(torch.ones(4, 2), 0, 0, 2)}
+    for folder, order in (("one", 1), ("other", -1)):
+        (tmp_path / folder).mkdir()
+        write_own(tmp_path / folder, {"model": dict(list(equal.items())[::order])}, 0, 2)
+    first, second = (tmp_path / folder / part_name("model", 0, 2) for folder in ("one", "other"))
+    assert first.read_bytes() == second.read_bytes()
+
+
 def test_distributed_checkpoint_reads_them_and_they_read_its(tmp_path: Path) -> None:
     """Any program with torch alone goes on with them, and nothing but safetensors is there."""
     saved = written(tmp_path, CUT, 2)
