@@ -96,7 +96,7 @@ def _write(
 
 
 def _beside(run: Run) -> list[Path]:
-    """What makes a checkpoint a model folder; of adapters, factors, 8-bit weights or parts transformers would read none."""
+    """What makes a checkpoint a model folder. Adapters, factors, 8-bit weights and parts transformers does not read."""
     optim = run.recipe.optim
     if optim.method == "lora" or optim.weight_dtype is not None or _in_parts(run):
         return []

@@ -1,6 +1,6 @@
 """Checkpoints: either whole and verified, or not there. Safetensors and JSON only.
 
-    root/step-00000100/{GROUP.safetensors … or parts of it, state.json, manifest.json, of a plain model what `modelfolder` adds}
+    root/step-00000100/{GROUP.safetensors or its parts …, state.json, manifest.json, what `modelfolder` adds}
 
 A checkpoint is written under another name, every file and then the directory is synced, and one rename makes it
 visible. `manifest.json` holds size and SHA-256 of each file; a checkpoint that differs in one bit is never loaded.
@@ -82,7 +82,7 @@ class Checkpoint:
         """The tensors saved under `group`, on the CPU, with the dtypes and shapes they had, whoever saved them.
 
         Raises:
-            RunFailed: there is no such group, or a file can no longer be read; the latter when a tensor is asked for, too.
+            RunFailed: there is no such group, or a file can no longer be read, which a tensor may tell as well.
         """
         if group not in self.files:
             raise RunFailed(f"the checkpoint has no {group!r}; it holds {', '.join(self.groups)}", where=str(self.path))

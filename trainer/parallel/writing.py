@@ -48,7 +48,7 @@ def _write(directory: Path, groups: Groups, ranks: Group) -> dict[str, Written]:
         Those of all ranks.
 
     Raises:
-        OSError: some rank could not, and which. Whatever broke off the writing here: the others wait to hear of it first.
+        OSError: some rank could not, and which. Anything else that broke it off here, once the others have heard of it.
     """
     own, refused, cut = dict[str, Written](), None, in_parts(groups)
     try:

@@ -2,9 +2,9 @@
 
     GROUP.safetensors, or GROUP.part-1-of-4.safetensors …
 
-The format of parts is that of PyTorch's distributed checkpoint, `HuggingFaceStorageWriter(save_distributed=True)`: every
-tensor under the name of the whole, and in the header where the part begins. Its own writer has the file of a rank twice
-more in host memory before the first byte, and its own reader leaves what no file holds as it was.
+The format of parts is that of PyTorch's distributed checkpoint (`HuggingFaceStorageWriter`, `save_distributed=True`):
+every tensor under the name of the whole, and in the header where its part begins. Its own writer has the file of a rank
+twice more in host memory before the first byte, and its own reader leaves what no file holds as it was.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class Saved(Mapping[str, Tensor]):
         self._parts: dict[str, list[_Part]] = {}
         for file in files:
             with _reading(file):
-                opened = safe_open(file, framework="pt")
+                opened: Any = safe_open(file, framework="pt")
                 offsets = json.loads((opened.metadata() or {}).get(OFFSETS, "{}"))
                 for name in opened.keys():  # noqa: SIM118 - it is no mapping
                     shape = opened.get_slice(name).get_shape()

@@ -1,4 +1,4 @@
-"""Tensors that lie in parts on several ranks, as checkpoints name them: as the whole, so that any number of ranks goes on.
+"""Tensors that lie in parts on several ranks, as checkpoints name them: the whole, so that any number of ranks goes on.
 
 Codes of 8-bit moments are whole, too. Their scales belong to blocks of 256 consecutive codes. Where the part of a rank
 is made of whole blocks of the tensor, the scales are those of one process. Where it is not, a rank has blocks of its
@@ -200,7 +200,7 @@ def _gathered_scales(shape: torch.Size, own: Tensor, shard: Shard, counts: list[
         return torch.cat(parts)
 
     before = sum(counts[: shard.rank])
-    part, offset = own, (before,)
+    part, offset = own, tuple[int, ...]((before,))
     if shard.dim and _aligned(shape, shard):
         part, offset = own.view(shape[0], -1), (0, before // shape[0])
     return Parted(torch.Size((sum(counts),)), own.dtype, gather, part, offset)
