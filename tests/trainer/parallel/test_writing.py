@@ -20,22 +20,43 @@ SIZE = 3
 WHOLE = torch.arange(9.0).view(3, 3)
 
 
-class Ranks(Group):
-    """A rank that is a thread; `lost` ones of them break every connection from then on."""
+class Meeting:
+    """Where ranks that are threads say something, and hear of all others: or that one of them was lost before it did."""
 
-    def __init__(self, rank: int, meeting: threading.Barrier, table: list[object]) -> None:
+    def __init__(self) -> None:
+        self.said: list[dict[int, object]] = []
+        self.lost: set[int] = set()
+        self.changed = threading.Condition()
+
+    def lose(self, rank: int) -> None:
+        with self.changed:
+            self.lost.add(rank)
+            self.changed.notify_all()
+
+    def meet(self, rank: int, time: int, said: object) -> list[object]:
+        with self.changed:
+            if time == len(self.said):
+                self.said.append({})
+            here = self.said[time]
+            if rank not in self.lost:
+                here[rank] = said
+            self.changed.notify_all()
+            self.changed.wait_for(lambda: len(here) == SIZE or self.lost - here.keys(), 10)
+            if len(here) < SIZE:
+                raise RankLost("another of the 3 processes ended")
+            return [here[each] for each in range(SIZE)]
+
+
+class Ranks(Group):
+    """A rank that is a thread."""
+
+    def __init__(self, rank: int, meeting: Meeting) -> None:
         super().__init__(rank, SIZE, sharded=True)
-        self.meeting, self.table = meeting, table
+        self.meeting, self.times = meeting, 0
 
     def _meet(self, said: object) -> list[object]:
-        try:
-            self.table[self.rank] = said
-            self.meeting.wait(10)
-            found = list(self.table)
-            self.meeting.wait(10)
-        except threading.BrokenBarrierError:
-            raise RankLost("another of the 3 processes ended") from None
-        return found
+        self.times += 1
+        return self.meeting.meet(self.rank, self.times - 1, said)
 
     def from_first(self, document: object = None) -> object:
         return json.loads(str(self._meet(json.dumps(document))[0]))
@@ -45,12 +66,12 @@ class Ranks(Group):
         return self._meet(eights)
 
 
-MEETINGS = list[threading.Barrier]()
+MEETINGS: list[Meeting] = []
 
 
-def saved_by_all(root: Path, step: int, spoil: Callable[[int], object] = lambda rank: None) -> dict[int, object]:
-    """What each rank came to; `spoil` is called on each before it begins."""
-    meeting, table, came_to = threading.Barrier(SIZE), [None] * SIZE, {}
+def saved_by_all(root: Path, step: int) -> dict[int, object]:
+    """What each rank came to."""
+    meeting, came_to = Meeting(), {}
     MEETINGS.append(meeting)
 
     def one(rank: int) -> None:
@@ -59,13 +80,12 @@ def saved_by_all(root: Path, step: int, spoil: Callable[[int], object] = lambda 
         )
         groups = {"model": {"w": own, "count": torch.tensor(step)}, "rng": {"cpu": torch.zeros(2)}}
         try:
-            spoil(rank)
-            with writing(groups, Ranks(rank, meeting, table), root) as write:
+            with writing(groups, Ranks(rank, meeting), root) as write:
                 came_to[rank] = save(root, step, groups, {"step": step}, 2, write=write) if rank == 0 else None
         except CheckpointFailed as error:
             came_to[rank] = error
         except BaseException as error:
-            meeting.abort()  # as of a process that ends
+            meeting.lose(rank)  # as of a process that ends
             came_to[rank] = error
 
     threads = [threading.Thread(target=one, args=(rank,)) for rank in range(SIZE)]
@@ -80,9 +100,6 @@ def saved_by_all(root: Path, step: int, spoil: Callable[[int], object] = lambda 
 class Lost(BaseException):
     """The process ends, and with it its connections."""
 
-    def __init__(self, path: Path) -> None:
-        MEETINGS[-1].abort()
-
 
 def refusing(rank: int, kind: type[BaseException]) -> Callable[..., object]:
     """`write_file`, but for the part of one rank."""
@@ -91,7 +108,9 @@ def refusing(rank: int, kind: type[BaseException]) -> Callable[..., object]:
     def write_file(path: Path, parts: object) -> object:
         if f"model.part-{rank + 1}" in path.name:
             path.write_bytes(b"half")
-            raise OSError(errno.ENOSPC, "No space left on device") if kind is OSError else kind(path)
+            if kind is Lost:
+                MEETINGS[-1].lose(rank)
+            raise OSError(errno.ENOSPC, "No space left on device") if kind is OSError else kind
         return real(path, parts)
 
     return write_file
@@ -154,7 +173,7 @@ def test_whatever_breaks_off_on_one_rank_is_heard_by_all(
         came_to = saved_by_all(root, 2)
     assert isinstance(came_to[broken], MemoryError)
     assert broken == 0 or "canceled on rank 1" in str(came_to[0])
-    assert came_to[2] is None or isinstance(came_to[2], RankLost)
+    assert isinstance(came_to[2], RankLost) if broken else came_to[2] is None
     assert newest(root) == 1
     assert sorted(path.name for path in root.iterdir()) == ["step-00000001"]
 
