@@ -83,7 +83,8 @@ def _ranks(run: Run) -> str:
     if run.group is None:
         return ""
     told = "; fsdp, weights and states in parts" if run.group.sharded else ""
-    return f"{run.group.size} processes, {run.group.backend}{told}; {size(_sent(run).total())} sent a step"
+    saved = ", checkpoints too" if run.recipe.parallel.checkpoints == "parts" else ""
+    return f"{run.group.size} processes, {run.group.backend}{told}{saved}; {size(_sent(run).total())} sent a step"
 
 
 def parallel(run: Run) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -11,11 +13,13 @@ from torch import Tensor
 from galore.trainer.build import Run
 from galore.trainer.checkpoint import checkpoint
 from galore.trainer.checkpoint.finite import agreed, not_finite, trained_tensors
+from galore.trainer.checkpoint.parts.files import write_whole
 from galore.trainer.checkpoint.rotation import step_directories
 from galore.trainer.checkpoint.state import Groups, capture, random_state
 from galore.trainer.checkpoint.tensors import some
 from galore.trainer.common.errors import Ended
 from galore.trainer.parallel.giving import giving
+from galore.trainer.parallel.writing import writing
 from galore.trainer.recorder import Recorder
 
 
@@ -49,23 +53,40 @@ def save(run: Run, recorder: Recorder, at: Standing, must: bool) -> None:
     if bad := agreed(not_finite(trained_tensors(run.model, run.optimizer)), run.optimizer):
         raise _poisoned(run, recorder, at.step, bad)
     tensors, state = capture(run.model, run.optimizer, at.rng, run.group if shared else None)
-    if run.group is not None and shared:
-        with giving(tensors, run.group) as tensors:
-            if run.writes:
-                _write(run, recorder, at, must, tensors, state, best)
-        return
-    _write(run, recorder, at, must, tensors, state, best)
+    with _shared(run, tensors) if shared else nullcontext((tensors, write_whole)) as (given, write):
+        if run.writes:
+            _write(run, recorder, at, must, given, state, best, write)
+
+
+@contextmanager
+def _shared(run: Run, tensors: Groups) -> Iterator[tuple[Groups, checkpoint.Write]]:
+    """What the first rank saves of tensors in parts, in a context in which the others do what it needs for that."""
+    assert run.group is not None
+    if _in_parts(run):
+        with writing(tensors, run.group, run.directory.checkpoints) as write:
+            yield tensors, write
+    else:
+        with giving(tensors, run.group) as given:
+            yield given, write_whole
 
 
 def _write(
-    run: Run, recorder: Recorder, at: Standing, must: bool, tensors: Groups, state: dict[str, Any], best: int | None
+    run: Run,
+    recorder: Recorder,
+    at: Standing,
+    must: bool,
+    tensors: Groups,
+    state: dict[str, Any],
+    best: int | None,
+    write: checkpoint.Write,
 ) -> None:
     run.directory.require_own()
     state |= recorder.counters() | run.made_with | {"position": at.position}
     recorder.metrics.sync()
     try:
         keep = run.recipe.train.save_total_limit
-        folder = checkpoint.save(run.directory.checkpoints, at.step, tensors, state, keep, best, _beside(run))
+        how = (keep, best, _beside(run), write)
+        folder = checkpoint.save(run.directory.checkpoints, at.step, tensors, state, *how)
     except checkpoint.CheckpointFailed as error:
         if must:
             raise
@@ -75,11 +96,15 @@ def _write(
 
 
 def _beside(run: Run) -> list[Path]:
-    """What makes a checkpoint a model folder; of adapters, factors or 8-bit weights transformers would read none."""
+    """What makes a checkpoint a model folder. Adapters, factors, 8-bit weights and parts transformers does not read."""
     optim = run.recipe.optim
-    if optim.method == "lora" or optim.weight_dtype is not None:
+    if optim.method == "lora" or optim.weight_dtype is not None or _in_parts(run):
         return []
     return [run.directory.model, run.directory.tokenizer]
+
+
+def _in_parts(run: Run) -> bool:
+    return run.recipe.parallel.checkpoints == "parts"
 
 
 def best_step(run: Run, recorder: Recorder, now: int) -> int | None:

@@ -51,10 +51,10 @@ def wait(ranks: Sequence[Child], limit: float = LIMIT) -> list[Ended]:
     return [each.wait(limit) for each in ranks]
 
 
-def until(holds: Callable[[], bool], seconds: float) -> None:
+def until(holds: Callable[[], bool], seconds: float, every: float = 0.02) -> None:
     end = time.monotonic() + seconds
     while not holds() and time.monotonic() < end:
-        time.sleep(0.02)
+        time.sleep(every)
 
 
 def rows(out: Path, kind: str) -> list[dict[str, Any]]:
@@ -70,7 +70,26 @@ def outcome(out: Path) -> tuple[Any, ...]:
 
 
 def tensor_files(out: Path) -> list[Path]:
-    return sorted(max((out / "checkpoints").glob("step-*")).glob("*.safetensors"))
+    return sorted(last(out).glob("*.safetensors"))
+
+
+def last(out: Path) -> Path:
+    """The checkpoint of the highest step."""
+    return max((out / "checkpoints").glob("step-*"))
+
+
+def tensors(out: Path) -> dict[str, str]:
+    """A digest of every weight and state of the last checkpoint, however its files hold them."""
+    from galore.trainer.checkpoint.checkpoint import newest_verified
+
+    saved, _ = newest_verified(out / "checkpoints")
+    assert saved is not None
+    found = {name: saved.load(name) for name in saved.groups if name != "rng"}
+    return {
+        f"{group}: {name}": hashlib.sha256(each[name].flatten().view(_bytes()).numpy().tobytes()).hexdigest()
+        for group, each in found.items()
+        for name in sorted(each)
+    }
 
 
 def _said(out: Path, rank: int) -> Path:
@@ -93,7 +112,7 @@ def _as_rank(rank: int, count: int, at: str, out: Path, words: Sequence[str], ov
 
 def _tell(to: Path, overlap: bool) -> None:
     """Write down what the loop came to on this rank, once it is over."""
-    from galore.trainer import follow, run
+    from galore.trainer import follow, loop, run
     from galore.trainer.loop import train
     from galore.trainer.machine import hardware
     from galore.trainer.optim import GaLoreAdamW
@@ -105,12 +124,21 @@ def _tell(to: Path, overlap: bool) -> None:
     if not overlap:
         GaLoreAdamW.expect_last = lambda self: None  # type: ignore[method-assign]
 
+    saves, save = list[float](), loop.save
+
+    def timed(*of: Any, **more: Any) -> None:
+        started = time.perf_counter()
+        save(*of, **more)
+        saves.append(time.perf_counter() - started)
+
+    loop.save = timed
+
     def watched(carried: Any, *others: Any) -> Any:
         before, started = (0.0 if carried.group is None else carried.group.waited), time.perf_counter()
         result = train(carried, *others)
         seconds = time.perf_counter() - started
         waited = 0.0 if carried.group is None else carried.group.waited - before
-        to.write_text(json.dumps({"digest": _digest(carried), "seconds": seconds, "waited": waited}))
+        to.write_text(json.dumps({"digest": _digest(carried), "seconds": seconds, "waited": waited, "saves": saves}))
         return result
 
     replaced: Callable[..., Any] = watched

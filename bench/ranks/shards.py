@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import random
 import shutil
+import signal
+import statistics
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,11 @@ OF_METHODS = (
     "galore", "full", "lora", "refresh two-pass", "refresh summed", "refresh first-micro-batch",
     "epsilon of 1e-8", "galore-8bit", "q-galore", "low-rank", "dct", "random", "projection hook", "galore-svd", "power",
     "galore-keep", "full-8bit", "fp8 states",
+)  # fmt: skip
+BY_ALL = "parallel.checkpoints=parts"
+LARGER = (
+    "model.hidden_size=512", "model.intermediate_size=1024", "model.num_hidden_layers=4", "optim.method=full",
+    "data.max_length=16", "train.max_steps=6", "train.save_steps=1", "eval.eval_steps=null",
 )  # fmt: skip
 SIZES = {"galore": (2, 4), "lora": (2, 4)}  # of the others 4 parts
 CONTROLLED = (
@@ -92,17 +100,17 @@ def cut_again(folder: Path, settings: list[str]) -> dict[str, Any]:
     """A checkpoint of 4 parts, taken up and saved by one process, that by 2, and that by 4: digests of its tensors."""
     run = folder / "4"
     launch.finish(run, 4, ["demo", *cases.TINY, *cases.STEPS, *settings, IN_PARTS])
-    digests = {"4": launch.outcome(run)[1]}
+    digests = {"4": launch.tensors(run)}
     for size in (1, 2, 4):
         out, at = folder / f"by {size}", launch.port()
         said = folder / f"by {size}.said"
         each = [child.start(partial(_save_again, rank, size, at, run, out), said) for rank in range(size)]
         if wrong := [ended for ended in launch.wait(each) if ended.code != 0]:
             raise RuntimeError(f"saved again by {size}: {wrong[0]}")
-        digests[f"by {size}"] = launch.outcome(out)[1]
+        digests[f"by {size}"] = launch.tensors(out)
         run = out
-    tensors = [{name: each[name] for name in each if "rng" not in name} for each in digests.values()]
-    return {"holds": all(each == tensors[0] for each in tensors), "saved": ", then ".join(digests)}
+    same = all(each == digests["4"] for each in digests.values())
+    return {"holds": same, "saved": ", then ".join(digests), "files": len(launch.tensor_files(run))}
 
 
 def _save_again(rank: int, size: int, at: str, run: Path, out: Path) -> None:
@@ -115,6 +123,7 @@ def _save_again(rank: int, size: int, at: str, run: Path, out: Path) -> None:
     from galore.trainer.optimizer import attach_optimizer, attach_sharded, cut_along
     from galore.trainer.parallel.giving import giving
     from galore.trainer.parallel.group import join
+    from galore.trainer.parallel.writing import writing
     from galore.trainer.recipe.load import load_recipe
 
     if size > 1:
@@ -138,9 +147,64 @@ def _save_again(rank: int, size: int, at: str, run: Path, out: Path) -> None:
     if group is None:
         checkpoint.save(out / "checkpoints", saved.step, tensors, state, 2)
         return
+    if loaded.recipe.parallel.checkpoints == "parts":
+        with writing(tensors, group, out / "checkpoints") as write:
+            if group.is_first:
+                checkpoint.save(out / "checkpoints", saved.step, tensors, state, 2, write=write)
+        return
     with giving(tensors, group) as given:
         if group.is_first:
             checkpoint.save(out / "checkpoints", saved.step, given, state, 2)
+
+
+def written(folder: Path, rng: random.Random) -> Trials:
+    """Checkpoints that every rank writes its parts of, cut again, and killed: at random, and in the middle of a save."""
+    again = {
+        f"{name}, cut again": partial(cut_again, folder / str(n), [*each, BY_ALL])
+        for n, (name, each) in enumerate(RESHARDED.items())
+    }
+    moments = [(rng.uniform(0.02, 0.95), number % KILLED) for number in range(MOMENTS)]
+    words = [*killed_words(), IN_PARTS, BY_ALL]
+    return again | struck_at(folder, moments, KILLED, words) | struck_saving(folder, rng, words)
+
+
+def struck_saving(folder: Path, rng: random.Random, words: list[str]) -> Trials:
+    """SIGKILL to one rank while files of parts are being written, or are complete and have no name yet."""
+
+    def try_one(trial: str, save: int, wait: float, rank: int) -> dict[str, Any]:
+        straight, out = folder / "straight", folder / trial / "run"
+        if not (straight / "checkpoints").is_dir():
+            launch.finish(straight, KILLED, words)
+        ranks = launch.start(out, KILLED, words)
+        unfinished = out / f"checkpoints/.tmp-step-{save:08d}"
+        launch.until(lambda: unfinished.is_dir(), launch.LIMIT, 0.0005)
+        time.sleep(wait)
+        ranks[rank].send(signal.SIGKILL)
+        left = sorted(path.name for path in unfinished.iterdir()) if unfinished.is_dir() else []
+        codes = [each.code for each in launch.wait(ranks, launch.WITHIN + 40)]
+        saved = max((int(each.name[5:]) for each in out.glob("checkpoints/step-*")), default=0)
+        launch.finish(out, KILLED, words)
+        told = {"rank": rank, "files there": len(left), "saved": saved, "codes": codes}
+        return {"holds": launch.outcome(out) == launch.outcome(straight) and codes[rank] == -9, **told}
+
+    drawn = [(3 * rng.randrange(3, 12), rng.uniform(0, 0.01), number % KILLED) for number in range(MOMENTS)]
+    return {f"in save {n + 1}": partial(try_one, f"in save {n + 1}", *each) for n, each in enumerate(drawn)}
+
+
+def saves(folder: Path, rng: random.Random) -> Trials:
+    return {f"{size} parts": partial(timed_saves, folder / str(size), size) for size in (2, 4)}
+
+
+def timed_saves(folder: Path, size: int) -> dict[str, Any]:
+    """Seconds of a save of LARGER at full rank, whole and in parts: the median of five."""
+    words = ["demo", *cases.TINY, *cases.STEPS, *LARGER, IN_PARTS]
+    told: dict[str, Any] = {"holds": None}
+    for way, more in (("whole", []), ("parts", [BY_ALL])):
+        out = folder / way
+        first, *_ = launch.finish(out, size, [*words, *more])
+        told[way] = statistics.median(first["saves"][1:])
+        told[f"{way}, bytes"] = sum(path.stat().st_size for path in launch.last(out).iterdir() if not path.is_symlink())
+    return told
 
 
 def kills(folder: Path, rng: random.Random) -> Trials:
@@ -161,6 +225,8 @@ PARTS = {
         Part("fsdp", "methods in 2 and 4 parts against one process", AGAINST, methods),
         Part("fsdp-data", "every kind of data, the same", AGAINST, data),
         Part("fsdp-resharded", "a checkpoint of 4 parts saved by 1, by 2 and by 4", (), resharded),
+        Part("fsdp-parts", "checkpoints that every rank writes its parts of: cut again, and killed", (), written),
+        Part("fsdp-saves", "seconds of a save, whole and in parts", (), saves),
         Part("fsdp-kills", f"kill -9 of one of {KILLED} ranks at {MOMENTS} random moments", (), kills),
     )
 }

@@ -22,6 +22,7 @@ SECONDS = 120.0  # of a part
 def save() -> None:
     """A checkpoint's files bear their names before their bytes are on the disk."""
     from galore.trainer.checkpoint import checkpoint
+    from galore.trainer.checkpoint.parts import files
     from galore.trainer.common import durable
 
     def write_file(path: Path, parts: Iterable[bytes]) -> Any:
@@ -31,7 +32,7 @@ def save() -> None:
         finally:
             durable.os.fsync = honest
 
-    checkpoint.write_file = write_file
+    checkpoint.write_file = files.write_file = write_file
 
 
 def crash() -> None:

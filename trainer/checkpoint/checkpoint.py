@@ -1,6 +1,6 @@
 """Checkpoints: either whole and verified, or not there. Safetensors and JSON only.
 
-    root/step-00000100/{GROUP.safetensors …, state.json, manifest.json, of a plain model what `modelfolder` adds}
+    root/step-00000100/{GROUP.safetensors or its parts …, state.json, manifest.json, what `modelfolder` adds}
 
 A checkpoint is written under another name, every file and then the directory is synced, and one rename makes it
 visible. `manifest.json` holds size and SHA-256 of each file; a checkpoint that differs in one bit is never loaded.
@@ -12,20 +12,17 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor
-
 from galore.trainer.checkpoint.diskspace import explain, require
 from galore.trainer.checkpoint.manifest import NAME as MANIFEST
 from galore.trainer.checkpoint.manifest import Damaged, Manifest, check_files, read_manifest, verify
 from galore.trainer.checkpoint.modelfolder import INDEX, index, link
+from galore.trainer.checkpoint.parts.files import Groups, Saved, files_by_group, write_whole
 from galore.trainer.checkpoint.rotation import (
     REPLACED,
     UNFINISHED,
@@ -35,15 +32,16 @@ from galore.trainer.checkpoint.rotation import (
     trust,
     unfinished,
 )
-from galore.trainer.checkpoint.tensorfile import Stored, stream, tensor_bytes
+from galore.trainer.checkpoint.tensorfile import tensor_bytes
 from galore.trainer.common.durable import Written, sync_directory, write_file
 from galore.trainer.common.errors import Ended, RunFailed
 from galore.trainer.common.reading import read_bounded
 
 STATE = "state.json"
-SUFFIX = ".safetensors"
 MOST_TOLD = 5  # checkpoints that were passed over, in a message
 _GROUP = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")
+
+Write = Callable[[Path, Groups], dict[str, Written]]
 
 
 class CheckpointFailed(Ended):
@@ -74,37 +72,32 @@ class Checkpoint:
     step: int
     path: Path
     state: dict[str, Any]
-    groups: tuple[str, ...]
+    files: Mapping[str, tuple[str, ...]]
 
-    def load(self, group: str) -> dict[str, Tensor]:
-        """The tensors saved under `group`, on the CPU, with the dtypes and shapes they had.
+    @property
+    def groups(self) -> tuple[str, ...]:
+        return tuple(self.files)
+
+    def load(self, group: str) -> Saved:
+        """The tensors saved under `group`, on the CPU, with the dtypes and shapes they had, whoever saved them.
 
         Raises:
-            RunFailed: there is no such group, or the file can no longer be read.
+            RunFailed: there is no such group, or a file can no longer be read, which a tensor may tell as well.
         """
-        if group not in self.groups:
+        if group not in self.files:
             raise RunFailed(f"the checkpoint has no {group!r}; it holds {', '.join(self.groups)}", where=str(self.path))
-        name = f"{group}{SUFFIX}"
-        try:
-            return dict(load_file(self.path / name, device="cpu"))
-        except (OSError, SafetensorError, RuntimeError) as error:
-            # torch maps the file, and names it where the disk refuses that; what names no file is memory's.
-            if isinstance(error, RuntimeError) and name not in str(error):
-                raise
-            what = f"cannot be read, which it could a moment ago: {' '.join(str(error).split())}"
-            raise RunFailed(
-                what, where=str(self.path / name), fix="see whether its disk answers, and try again"
-            ) from error
+        return Saved([self.path / name for name in self.files[group]])
 
 
 def save(
     root: Path,
     step: int,
-    tensors: Mapping[str, Mapping[str, Stored]],
+    tensors: Groups,
     state: Mapping[str, Any],
     keep: int,
     best: int | None = None,
     beside: Sequence[Path] = (),
+    write: Write = write_whole,
 ) -> Path:
     """Write `root/step-<step>` atomically, then delete the oldest so that `keep` verified checkpoints remain.
 
@@ -117,6 +110,7 @@ def save(
         keep: number of checkpoints to keep, at least 2; `best` is the step of another one that stays.
         beside: folders with configuration and tokenizer, where the group `model` holds the weights as transformers
             names them: the checkpoint is then a model folder, too.
+        write: writes the groups into a directory, and says what it wrote.
 
     Raises:
         CheckpointFailed: full disk or any other OSError.
@@ -124,14 +118,15 @@ def save(
     """
     if keep < 2:
         raise ValueError(f"keep is {keep}; one damaged checkpoint must never be the only one")
-    files = _check_groups(tensors)
+    _check_groups(tensors)
     state_json = json.dumps(dict(state), indent=1).encode()
     target, temporary = root / f"step-{step:08d}", root / f"{UNFINISHED}step-{step:08d}"
     small = {STATE: state_json} | ({INDEX: index(tensors["model"])} if beside else {})
     needed = bytes_for(sum(map(tensor_bytes, tensors.values()))) + sum(map(len, small.values()))
     try:
         _make_room(root, needed, step)
-        manifest = _write(temporary, step, files, small, beside)
+        temporary.mkdir()
+        manifest = _complete(temporary, step, write(temporary, tensors), small, beside)
         _publish(temporary, target, manifest)
     except OSError as error:
         reason, remedy = explain(error, root, needed)
@@ -248,17 +243,16 @@ def _opened(step: int, path: Path) -> Checkpoint:
         raise Damaged(f"{MANIFEST} is of step {manifest.step}: the directory was renamed")
     if STATE not in manifest.files:
         raise Damaged(f"{MANIFEST} does not list {STATE}")
+    files = files_by_group(manifest.files)
     state = json.loads(read_bounded(path / STATE))
     trust(path, manifest)
-    groups = tuple(name.removesuffix(SUFFIX) for name in manifest.files if name.endswith(SUFFIX))
-    return Checkpoint(step, path, state, groups)
+    return Checkpoint(step, path, state, files)
 
 
-def _check_groups(tensors: Mapping[str, Mapping[str, Stored]]) -> dict[str, Mapping[str, Stored]]:
+def _check_groups(tensors: Groups) -> None:
     for group in tensors:
         if not _GROUP.match(group):
             raise ValueError(f"{group!r} cannot name a file of a checkpoint")
-    return {f"{group}{SUFFIX}": members for group, members in tensors.items()}
 
 
 def _make_room(root: Path, needed: int, step: int) -> None:
@@ -271,17 +265,12 @@ def _make_room(root: Path, needed: int, step: int) -> None:
     require(root, needed)
 
 
-def _write(
-    directory: Path,
-    step: int,
-    groups: Mapping[str, Mapping[str, Stored]],
-    small: Mapping[str, bytes],
-    beside: Sequence[Path],
+def _complete(
+    directory: Path, step: int, files: Mapping[str, Written], small: Mapping[str, bytes], beside: Sequence[Path]
 ) -> Manifest:
-    directory.mkdir()
-    files: dict[str, Written] = {name: write_file(directory / name, stream(group)) for name, group in groups.items()}
-    files |= {name: write_file(directory / name, [content]) for name, content in small.items()}
-    manifest = Manifest.of(step, files)
+    """Write what goes with the `files` of tensors, and sync their names."""
+    more = {name: write_file(directory / name, [content]) for name, content in small.items()}
+    manifest = Manifest.of(step, {**files, **more})
     write_file(directory / MANIFEST, [manifest.to_json()])
     link(directory, beside)
     sync_directory(directory)

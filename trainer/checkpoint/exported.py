@@ -62,7 +62,7 @@ def refuse_bare_checkpoint(source: str) -> None:
     folder = Path(source)
     if _is_checkpoint(folder) and not (folder / "config.json").exists():
         raise UserError(
-            "is a checkpoint without the configuration of a model: of adapters, of an older galore, or a copy without "
+            "is a checkpoint without the configuration of a model: of adapters, in parts, of an older galore, or a copy without "
             "what its links lead to",
             where=str(folder),
             fix="name the folder that `galore export RUN OUT` writes",

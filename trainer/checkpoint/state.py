@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from galore.trainer.checkpoint.checkpoint import Checkpoint
-from galore.trainer.checkpoint.parted import own_states, put_weight, whole_states, whole_weight
+from galore.trainer.checkpoint.parts.parted import own_states, put_weight, whole_states, whole_weight
 from galore.trainer.checkpoint.tensorfile import Stored, tensor_bytes
 from galore.trainer.checkpoint.tensors import refuse_unlike
 from galore.trainer.host.blocks import at_rest, written_at_rest
@@ -77,7 +78,7 @@ def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: GaLoreAdamW) ->
 
 
 @torch.no_grad()
-def load_model(model: nn.Module, tensors: dict[str, Tensor]) -> None:
+def load_model(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Copy `tensors` into the model in place, so that tied weights stay tied.
 
     Raises:
@@ -85,8 +86,10 @@ def load_model(model: nn.Module, tensors: dict[str, Tensor]) -> None:
     """
     refuse_unlike(model, tensors)
     own, held = model.state_dict(keep_vars=True), at_rest(model)
-    for name, tensor in tensors.items():
+    for name in tensors:
+        tensor = tensors[name]
         if own[name].dtype != tensor.dtype:
             raise ValueError(f"{name}: {tensor.dtype} saved, {own[name].dtype} here")
         put_weight(held(own[name]), tensor)
+        del tensor  # before the next is read: one is whole at a time
     written_at_rest(model)

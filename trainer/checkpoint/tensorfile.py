@@ -36,11 +36,17 @@ DTYPE_NAMES = {
 @dataclass(frozen=True)
 class Parted:
     """What a file is told of a tensor that lies in parts on several ranks, and what brings them together: on all ranks,
-    one tensor after the other, so that none but one is whole at a time."""
+    one tensor after the other, so that none but one is whole at a time.
+
+    Attributes:
+        own: the part of this rank, which begins at `offset`: of the whole, or of what becomes it when it is made flat.
+    """
 
     shape: torch.Size
     dtype: torch.dtype
     gather: Callable[[], Tensor]
+    own: Tensor
+    offset: tuple[int, ...]
     is_meta: ClassVar[bool] = False
     layout: ClassVar[torch.layout] = torch.strided
 
@@ -59,17 +65,18 @@ def tensor_bytes(tensors: Mapping[str, Stored]) -> int:
     return sum(t.numel() * t.element_size() for t in tensors.values())
 
 
-def stream(tensors: Mapping[str, Stored]) -> Iterator[bytes | memoryview]:
+def stream(tensors: Mapping[str, Stored], metadata: Mapping[str, str] | None = None) -> Iterator[bytes | memoryview]:
     """The bytes of a safetensors file: the header, then each tensor's values.
 
     Args:
         tensors: any device, dtype, shape and stride. Every name is written in full, also where names share memory.
+        metadata: what the header says beside them.
 
     Raises:
         TypeError: a tensor has a dtype that the format lacks, is sparse, or has no values (meta).
     """
     order = in_order(tensors)
-    yield _header({name: tensors[name] for name in order})
+    yield _header({name: tensors[name] for name in order}, metadata or {})
     for name in order:
         if tensors[name].numel():
             yield _values(tensors[name])
@@ -80,8 +87,8 @@ def in_order(tensors: Mapping[str, Stored]) -> Sequence[str]:
     return sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
 
 
-def _header(tensors: Mapping[str, Stored]) -> bytes:
-    entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
+def _header(tensors: Mapping[str, Stored], metadata: Mapping[str, str]) -> bytes:
+    entries: dict[str, object] = {"__metadata__": {"format": "pt", **metadata}}
     offset = 0
     for name, tensor in tensors.items():
         end = offset + tensor.numel() * tensor.element_size()

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
+from galore.trainer.checkpoint.parts.files import Saved
 from galore.trainer.common.errors import UserError
 
 SHOWN = 5  # names in a message
@@ -27,12 +28,14 @@ def refuse_unlike(model: nn.Module, stored: Mapping[str, Tensor], *, where: str 
     """
     groups = tensor_names(model)
     shapes = {name: tensor.shape for name, tensor in model.state_dict(keep_vars=True).items()}
+    # those of a file are known without reading it
+    sizes = stored.sizes if isinstance(stored, Saved) else {name: each.shape for name, each in stored.items()}
     faults = [f"{names[0]} is missing" for names in groups if not any(name in stored for name in names)]
     faults += [f"{name} is not in the model" for name in stored if name not in shapes]
     faults += [
-        f"{name} is {tuple(stored[name].shape)}, the model has {tuple(shape)}"
+        f"{name} is {tuple(sizes[name])}, the model has {tuple(shape)}"
         for name, shape in sorted(shapes.items())
-        if name in stored and stored[name].shape != shape
+        if name in sizes and sizes[name] != shape
     ]
     faults += [f"{first} and {other} are one parameter, and differ" for first, other in _at_odds(groups, stored)]
     if faults:

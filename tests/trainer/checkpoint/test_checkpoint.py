@@ -17,6 +17,7 @@ from torch import Tensor
 
 from galore.trainer.checkpoint import checkpoint, manifest, rotation
 from galore.trainer.checkpoint.checkpoint import CheckpointFailed, Skipped, newest_verified, save, told
+from galore.trainer.checkpoint.parts import files
 from galore.trainer.common import durable
 from galore.trainer.common.errors import RunFailed
 
@@ -204,7 +205,7 @@ def test_a_file_that_fails_once_it_is_verified(root: Path, monkeypatch: pytest.M
     def refuse(*_: Any, **__: Any) -> None:
         raise error
 
-    monkeypatch.setattr(checkpoint, "load_file", refuse)
+    monkeypatch.setattr(files, "safe_open", refuse)
     with pytest.raises(RunFailed, match="cannot be read, which it could a moment ago") as told:
         found.load("model")
     assert told.value.where.endswith("model.safetensors")
@@ -320,7 +321,7 @@ def _die_before(operation: int) -> None:
 
         return call
 
-    checkpoint.write_file = mortal(checkpoint.write_file)
+    checkpoint.write_file = files.write_file = mortal(files.write_file)
     for name in ("fsync", "rename", "unlink", "rmdir", "mkdir"):
         setattr(os, name, mortal(getattr(os, name)))
 
@@ -402,7 +403,7 @@ def test_killed_anywhere_while_the_only_checkpoint_is_replaced(root: Path) -> No
 
 def test_a_disk_that_fills_up_while_writing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _save(root, 1)
-    real = checkpoint.write_file
+    real = files.write_file
 
     def full(path: Path, parts: Any) -> durable.Written:
         if path.name == "optimizer.safetensors":
@@ -410,7 +411,7 @@ def test_a_disk_that_fills_up_while_writing(root: Path, monkeypatch: pytest.Monk
             raise OSError(errno.ENOSPC, "No space left on device")
         return real(path, parts)
 
-    monkeypatch.setattr(checkpoint, "write_file", full)
+    monkeypatch.setattr(files, "write_file", full)
     with pytest.raises(CheckpointFailed, match=r"step 2 was not saved: No space.*\n.*free .* GiB|MiB") as caught:
         _save(root, 2)
     assert caught.value.exit_code == 1
@@ -421,7 +422,7 @@ def test_a_disk_that_fills_up_while_writing(root: Path, monkeypatch: pytest.Monk
 def test_a_disk_without_room_is_noticed_before_the_first_byte(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _save(root, 1)
     monkeypatch.setattr("galore.trainer.checkpoint.diskspace.free_bytes", lambda directory: 1000)
-    monkeypatch.setattr(checkpoint, "_write", lambda *args: pytest.fail("wrote"))
+    monkeypatch.setattr(files, "write_file", lambda *args: pytest.fail("wrote"))
     with pytest.raises(
         CheckpointFailed, match=r"1000 B are free\)\n.*free 1.00 MiB there.*older checkpoints are untouched"
     ):

@@ -12,7 +12,7 @@ import pytest
 from consoles import Quiet
 
 from galore.trainer import loop
-from galore.trainer.checkpoint import checkpoint
+from galore.trainer.checkpoint.parts import files
 from galore.trainer.checkpoint.rotation import step_directories
 from galore.trainer.common.errors import UserError
 from galore.trainer.optim import GaLoreAdamW
@@ -81,7 +81,7 @@ MOMENTS = [
     ((loop, "take_step"), 1),
     ((GaLoreAdamW, "take"), 50),  # in the middle of a backward
     ((GaLoreAdamW, "before_write"), 25),  # in the middle of an update, of which nothing may be saved
-    ((checkpoint, "write_file"), 2),
+    ((files, "write_file"), 2),
 ]
 
 

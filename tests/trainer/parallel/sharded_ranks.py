@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from galore.trainer.checkpoint.parted import own_states
+from galore.trainer.checkpoint.parts.files import Groups, Saved, part_name, write_own
+from galore.trainer.checkpoint.parts.parted import own_states
 from galore.trainer.checkpoint.state import capture
 from galore.trainer.checkpoint.tensorfile import Parted, Stored
 from galore.trainer.machine import hardware
 from galore.trainer.optim import GaLoreAdamW, adamw_groups, galore_groups, hand_over_int8, project_in_backward, to_int8
-from galore.trainer.optim.slot import FullSlot
 from galore.trainer.parallel.entered import entered
 from galore.trainer.parallel.group import Group, join, leave
 from galore.trainer.parallel.partedtraffic import Parts, parted_traffic, units
@@ -120,17 +120,47 @@ def run(method: str, group: Group | None, seed: int = 0) -> dict[str, Any]:
         sent = Counter(group.sent if group else {}) - before
         found["sent"].append(sent.total() - sent["small"])
     groups, _ = capture(net, optimizer, {}, group)
-    held = {name: [each.clone() for each in slot.state.values()] for name, slot in by_name(optimizer).items()}
+    held = states_of(optimizer)
     saved = {name: {key: whole(value) for key, value in part.items()} for name, part in groups.items()}
     optimizer.load_state_tensors(own_states(optimizer, saved["optimizer"]), optimizer.clock)
-    again = {name: list(slot.state.values()) for name, slot in by_name(optimizer).items()}
-    same = all(torch.equal(a, b) for name in held for a, b in zip(held[name], again[name], strict=True))
-    bytes_held = {name: sum(each.nbytes for each in tensors) for name, tensors in held.items()}
-    return found | {"saved": saved, "comes back": same, "bytes": sum(bytes_held.values())}
+    same = are_equal(states_of(optimizer), held)
+    if group is not None:
+        found |= by_files(groups, saved, optimizer, held, group, Path(f"{sys.argv[1]}.parts") / method)
+    bytes_held = sum(each.nbytes for each in held.values())
+    return found | {"saved": saved, "comes back": same, "bytes": bytes_held}
 
 
-def by_name(optimizer: GaLoreAdamW) -> dict[str, FullSlot]:
-    return {slot.name: slot for slot in optimizer.slots.values()}
+def by_files(
+    groups: Groups,
+    saved: dict[str, dict[str, Tensor]],
+    optimizer: GaLoreAdamW,
+    held: dict[str, Tensor],
+    group: Group,
+    folder: Path,
+) -> dict[str, bool]:
+    """Whether files of parts hold what was gathered, and give every rank back what it had, and nothing beside it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_own(folder, groups, group.rank, group.size)
+    group.gathered(bytes(8))
+    names = {name: [folder / part_name(name, rank, group.size) for rank in range(group.size)] for name in saved}
+    read = {name: Saved(names[name]) for name in ("model", "optimizer")}
+    same = all(torch.equal(read[n][key].flatten(), saved[n][key].flatten()) for n in read for key in saved[n])
+    own = own_states(optimizer, read["optimizer"])
+    cut = [each for name, each in own.items() if "exp_avg" in name]
+    optimizer.load_state_tensors(own, optimizer.clock)
+    again = are_equal(states_of(optimizer), held)
+    lean = all(each.untyped_storage().nbytes() == each.nbytes for each in cut)
+    return {"files are the whole": same, "files come back": again, "files are let go": lean}
+
+
+def states_of(optimizer: GaLoreAdamW) -> dict[str, Tensor]:
+    """A copy of all that this rank keeps."""
+    slots = optimizer.slots.values()
+    return {f"{slot.name}.{key}": value.clone() for slot in slots for key, value in slot.state.items()}
+
+
+def are_equal(some: dict[str, Tensor], others: dict[str, Tensor]) -> bool:
+    return some.keys() == others.keys() and all(torch.equal(some[name], others[name]) for name in some)
 
 
 def whole(value: Stored) -> Tensor:

@@ -15,7 +15,9 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from galore.trainer.checkpoint.parted import own_states, put_weight
+from galore.trainer.checkpoint.checkpoint import newest_verified
+from galore.trainer.checkpoint.exported import refuse_bare_checkpoint
+from galore.trainer.checkpoint.parts.parted import own_states, put_weight
 from galore.trainer.checkpoint.tensorfile import Parted
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.format import size
@@ -49,10 +51,14 @@ def root(tmp_path_factory):
 def trained(root, chat_tokenizer):
     """What the ranks came to, one process, and what the ranks' runs told."""
     parted = {"recipe": "demo", "overrides": [*TINY, "parallel.mode=fsdp"]}
+    written = parted | {"overrides": [*parted["overrides"], "parallel.checkpoints=parts"]}
     jobs = {
         "parted": parted | {"out": str(root / "parted")},
         "parted on": parted | {"out": str(root / "parted on"), "since": str(root / "parted")},
         "whole on": parted | {"out": str(root / "whole on"), "since": str(root / "whole")},
+        "in parts": written | {"out": str(root / "in parts")},
+        "parts from whole": written | {"out": str(root / "parts from whole"), "since": str(root / "parted")},
+        "whole from parts": parted | {"out": str(root / "whole from parts"), "since": str(root / "in parts")},
         "other rates": parted
         | {"out": str(root / "other rates"), "since": str(root / "parted")}
         | {"overrides": [*parted["overrides"], "train.max_steps=9"]},
@@ -81,8 +87,9 @@ def trained(root, chat_tokenizer):
             for rank in ranks:
                 rank.kill()
                 rank.wait()
-        on = CARRY_OUT(whole | {"out": root / "alone on", "since": root / "parted"}, None)
-        assert "error" not in on, on
+        for name, since in (("alone on", "parted"), ("alone from parts", "in parts")):
+            on = CARRY_OUT(whole | {"out": root / name, "since": root / since}, None)
+            assert "error" not in on, on
     found = [torch.load(f"{root}/out.{rank}", weights_only=True) for rank in "01"]
     return found, alone, [json.loads((root / f"out.{rank}.json").read_text()) for rank in "01"]
 
@@ -162,7 +169,7 @@ def rows(out, kind):
     return [row for row in found if row["kind"] == kind]
 
 
-@pytest.mark.parametrize("name", ["parted", "parted on", "whole on", "alone on", "routed parted"])
+@pytest.mark.parametrize("name", ["parted", "parted on", "whole on", "alone on", "alone from parts", "routed parted"])
 def test_a_run_in_parts_is_the_run_of_one_process(root, trained, name):
     whole = "routed" if "routed" in name else "whole"
     for kind, keys in (("train", ("loss_nats", "grad_norm")), ("eval", ("loss_nats",))):
@@ -180,6 +187,38 @@ def last(run):
 def test_in_as_many_parts_it_goes_on_to_the_bit(root, trained):
     for file in ("model.safetensors", "optimizer.safetensors"):
         assert (last(root / "parted") / file).read_bytes() == (last(root / "parted on") / file).read_bytes()
+
+
+@pytest.mark.parametrize("method", RANKS["METHODS"])
+def test_files_of_parts_hold_what_was_gathered_and_give_a_rank_its_own_to_the_bit(trained, method):
+    for rank in trained[0]:
+        assert [rank[method][f"files {what}"] for what in ("are the whole", "come back", "are let go")] == [True] * 3
+
+
+@pytest.mark.parametrize("name", ["in parts", "parts from whole", "whole from parts"])
+def test_however_a_checkpoint_is_written_a_run_goes_on_to_the_bit(root, trained, name):
+    (parted, _), (other, skipped) = (newest_verified(root / run / "checkpoints") for run in ("parted", name))
+    assert (other.step, skipped) == (4, [])
+    for group in parted.groups:
+        whole, here = parted.load(group), other.load(group)
+        assert whole.keys() == here.keys()
+        assert all(torch.equal(whole[key].flatten(), here[key].flatten()) for key in whole)
+    parts = {path.name for path in other.path.glob("*.part-*")}
+    assert len(parts) == (0 if name == "whole from parts" else 4)
+    assert [row["loss_nats"] for row in rows(root / name, "train")] == [
+        row["loss_nats"] for row in rows(root / "parted", "train")
+    ]
+
+
+def test_a_checkpoint_in_parts_is_evaluated_like_any_other_and_names_no_model(root, trained):
+    ours, theirs = (load_run_model(str(root / run)).model.state_dict() for run in ("in parts", "parted"))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert ", checkpoints too; " in trained[2][0]["in parts"]["header"]["ranks"]
+    folder = last(root / "in parts")
+    assert not list(folder.glob("config.json"))
+    with pytest.raises(UserError, match=r"of adapters, in parts, .*\n.*galore export RUN OUT"):
+        refuse_bare_checkpoint(str(folder))
 
 
 def test_a_checkpoint_is_that_of_one_process(root, trained):
@@ -289,7 +328,8 @@ class Told(Group):
 
 def test_who_gives_stops_where_the_first_rank_breaks_off():
     asked = []
-    parts = {name: Parted(torch.Size((2,)), torch.float32, lambda name=name: asked.append(name)) for name in "abc"}
+    size, own = torch.Size((2,)), torch.zeros(1)
+    parts = {name: Parted(size, own.dtype, lambda name=name: asked.append(name), own, (0,)) for name in "abc"}
     with giving.giving({"model": parts, "rng": {"cpu": torch.zeros(1)}}, Told(1, [True, False])):
         assert asked == ["a"]
     asked.clear()

@@ -10,6 +10,7 @@ from galore.trainer.recipe.schema.optim import OptimSection
 from galore.trainer.recipe.schema.section import Section, execution
 
 ParallelMode = Literal["auto", "ddp", "fsdp"]
+Checkpoints = Literal["whole", "parts"]
 Silence = Annotated[float, Field(ge=10, le=86_400)]  # seconds; less would be a full machine's, more is as good as none
 
 
@@ -20,13 +21,27 @@ class ParallelSection(Section):
         "auto",
         "auto: ddp where torchrun started several processes, else one process; ddp: each process holds the whole model and takes its share of every batch, and projected sums are added up; fsdp: each process holds a part of the weights and states, gathers a block at a time, and of projected gradients sends r×n; for models that do not fit one card",
     )
+    checkpoints: Checkpoints = execution(
+        "whole",
+        "of mode fsdp. whole: tensors are gathered one at a time, and the first process writes them as one process does, for any reader of safetensors; parts: every process writes what it holds, at once and gathering nothing, in the format of PyTorch's distributed checkpoint; resume, eval, generate and export read both on any number of processes",
+    )
     heartbeat_timeout: Silence | None = execution(
         45.0,
         "Seconds without a sign of life of another process, whose machine may have lost its power, after which this one ends with exit code 1; signs are given beside all work, so that no long step, save or tokenizing is taken for silence. null: it is noticed by the time limit of collectives, two hours. One whose connections break is noticed at once, whatever this says",
     )
 
 
-def check_fsdp(optim: OptimSection) -> None:
+def check_parallel(parallel: ParallelSection, optim: OptimSection) -> None:
+    """Raise ValueError for what no process could do as it is asked to."""
+    if parallel.mode == "fsdp":
+        _check_fsdp(optim)
+    elif parallel.checkpoints == "parts":
+        raise ValueError(
+            f"parallel.checkpoints: parts is of weights that lie in parts, and with parallel.mode: {parallel.mode} every process has them whole: set parallel.mode: fsdp, or parallel.checkpoints: whole"
+        )
+
+
+def _check_fsdp(optim: OptimSection) -> None:
     """Raise ValueError for the first setting that weights in parts cannot be trained with."""
     if optim.method == "galore" and optim.residual != "none":
         raise ValueError(

@@ -13,7 +13,7 @@ from galore.trainer.recipe.schema.data import DataSection
 from galore.trainer.recipe.schema.extraloss import ATTENTION, ExtraLossSection
 from galore.trainer.recipe.schema.model import TEXT, ModelSection
 from galore.trainer.recipe.schema.optim import OptimSection
-from galore.trainer.recipe.schema.parallel import ParallelSection, check_fsdp
+from galore.trainer.recipe.schema.parallel import ParallelSection, check_parallel
 from galore.trainer.recipe.schema.section import Section
 from galore.trainer.recipe.schema.train import EvalSection, LogSection, TrainSection
 
@@ -48,8 +48,7 @@ class Recipe(Section):
     def _sections_agree(self) -> Self:
         check_glue(self)
         check_length_stages(self)
-        if self.parallel.mode == "fsdp":
-            check_fsdp(self.optim)
+        check_parallel(self.parallel, self.optim)
         if self.optim.update == "immediate" and self.train.accumulation > 1:
             raise ValueError(
                 f"optim.update: immediate cannot accumulate {self.train.accumulation} micro-batches: set train.micro_batch_size to "

@@ -1,4 +1,4 @@
-"""Tensors that lie in parts on several ranks, as checkpoints hold them: whole, so that any number of ranks goes on.
+"""Tensors that lie in parts on several ranks, as checkpoints name them: the whole, so that any number of ranks goes on.
 
 Codes of 8-bit moments are whole, too. Their scales belong to blocks of 256 consecutive codes. Where the part of a rank
 is made of whole blocks of the tensor, the scales are those of one process. Where it is not, a rank has blocks of its
@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import accumulate
 
 import torch
@@ -56,14 +57,16 @@ def whole_states(optimizer: GaLoreAdamW) -> dict[str, Stored]:
 def own_states(optimizer: GaLoreAdamW, saved: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """What belongs here of saved states, whoever saved them."""
     by_name = {slot.name: slot for slot in optimizer.slots.values()}
-    found, of_slot = dict[str, Tensor](), dict[str, Named]()
-    for key, value in saved.items():
+    found, of_slot = dict[str, Tensor](), dict[str, list[str]]()
+    for key in saved:
         name, _, field = key.rpartition(".")
         if name in by_name:
-            of_slot.setdefault(name, {})[field] = value
+            of_slot.setdefault(name, []).append(field)
         else:
-            found[key] = value  # the optimizer will say that it knows no such parameter
-    for name, state in of_slot.items():
+            found[key] = saved[key]  # the optimizer will say that it knows no such parameter
+    for name, fields in of_slot.items():
+        # of one slot at a time something whole is here
+        state = {field: saved[f"{name}.{field}"] for field in fields}
         found |= {f"{name}.{field}": value for field, value in _own(by_name[name], state)}
     return found
 
@@ -83,10 +86,9 @@ def _whole(slot: FullSlot) -> Iterator[tuple[str, Stored]]:
             counts = _scales(_shape(slot), shard)
             yield name, _gathered_scales(_shape(slot), value, shard, counts, ranks)
         elif field == "compensation":
-            shape = slot.parameter.shape
-            held = value.view(slot.weight.local.shape)
-            gather = functools.partial(_flat, weight, ranks, held)
-            yield field, Parted(torch.Size((shape.numel(),)), value.dtype, gather)
+            whole = _parted(slot.parameter.shape, value.view(slot.weight.local.shape), weight, ranks)
+            gather = functools.partial(_flat, weight, ranks, whole.own)
+            yield field, replace(whole, shape=torch.Size((whole.numel(),)), gather=gather)
         else:
             yield field, value
 
@@ -96,8 +98,9 @@ def _own(slot: FullSlot, saved: Named) -> Iterator[tuple[str, Tensor]]:
     for field, value in saved.items():
         if field in MOMENTS:
             yield from _own_moment(field, saved, shard)
-        elif field == "compensation" and slot.weight.shard is not None:
-            yield field, slot.weight.shard.of(value.view(slot.parameter.shape)).reshape(-1)
+        elif field == "compensation":
+            whole, weight = value.view(slot.parameter.shape), slot.weight.shard
+            yield field, (whole if weight is None else weight.of(whole)).reshape(-1)
         elif field.removesuffix("_absmax") not in MOMENTS and not _OF_RANKS.search(field):
             yield field, value
 
@@ -106,12 +109,13 @@ def _own_moment(name: str, saved: Named, shard: Shard | None) -> Iterator[tuple[
     """The part of moment `name` with its scales, of a whole one."""
     codes = saved[name]
     scales = next((key for key in saved if key == f"{name}_absmax" or key.startswith(f"{name}_absmax_of_")), None)
-    own = codes if shard is None else shard.of(codes).contiguous()
+    # a view would keep the whole
+    own = codes if shard is None else shard.of(codes).clone(memory_format=torch.contiguous_format)
     if scales is None:
         yield name, own
         return
     saved_by = _OF_RANKS.search(scales)
-    yield from _coded(name, own, codes, saved[scales], shard, int(saved_by[1]) if saved_by else 1)
+    yield from _coded(name, own, codes, saved[scales].reshape(-1), shard, int(saved_by[1]) if saved_by else 1)
 
 
 def _coded(
@@ -182,7 +186,7 @@ def _own_scales(shape: Sequence[int], scales: Tensor, shard: Shard) -> Tensor:
         return scales[start : start + counts[shard.rank]].clone()
     rows = scales.view(shape[0], -1)
     ends = [0, *accumulate(count // shape[0] for count in counts)]
-    return rows[:, ends[shard.rank] : ends[shard.rank + 1]].reshape(-1)
+    return rows[:, ends[shard.rank] : ends[shard.rank + 1]].clone(memory_format=torch.contiguous_format).view(-1)
 
 
 def _gathered_scales(shape: torch.Size, own: Tensor, shard: Shard, counts: list[int], ranks: Sharing) -> Parted:
@@ -195,7 +199,11 @@ def _gathered_scales(shape: torch.Size, own: Tensor, shard: Shard, counts: list[
             return torch.cat([part.view(shape[0], -1) for part in parts], 1).view(-1)
         return torch.cat(parts)
 
-    return Parted(torch.Size((sum(counts),)), own.dtype, gather)
+    before = sum(counts[: shard.rank])
+    part, offset = own, tuple[int, ...]((before,))
+    if shard.dim and _aligned(shape, shard):
+        part, offset = own.view(shape[0], -1), (0, before // shape[0])
+    return Parted(torch.Size((sum(counts),)), own.dtype, gather, part, offset)
 
 
 def _flat(shard: Shard, ranks: Sharing, own: Tensor) -> Tensor:
@@ -203,4 +211,5 @@ def _flat(shard: Shard, ranks: Sharing, own: Tensor) -> Tensor:
 
 
 def _parted(shape: torch.Size, own: Tensor, shard: Shard, ranks: Sharing) -> Parted:
-    return Parted(shape, own.dtype, lambda: shard.join(ranks, own))
+    offset = tuple(shard.start if dim == shard.dim else 0 for dim in range(len(shape)))
+    return Parted(shape, own.dtype, lambda: shard.join(ranks, own), own, offset)

@@ -1,0 +1,1 @@
+"""Tensors that lie in parts on several ranks, and files that do."""
