@@ -75,7 +75,10 @@ def refuse_other_rates(
     changes = [{name: lengths[name]} for name in lengths] + [lengths]
     kept = (each for each in changes if _first_other(before, (optim.model_copy(update=each), total), done) is None)
     remedy = " ".join(f"optim.{name}={value}" for name, value in next(kept, {}).items())
-    had, has = (rate_in_words(learning_rate(each[0], step, each[1])) for each in (before, after))
+    rates = [learning_rate(each[0], step, each[1]) for each in (before, after)]
+    had, has = map(rate_in_words, rates)
+    if had == has:
+        had, has = (f"{rate:.9e}" for rate in rates)
     what = f"would have had other learning rates: step {step + 1} had {had}, and has {has}"
     if learning_rate(before[0], step, before[1]) == learning_rate(optim, step, total):
         what = f"would have had their adapters restarted at other places, after step {step + 1} or not"

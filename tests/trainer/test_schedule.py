@@ -194,6 +194,14 @@ def test_a_length_that_makes_other_rates_of_steps_that_are_done_is_refused(setti
         refuse_other_rates((before, 100), (after, 200), done, "run")
 
 
+def test_rates_that_hardly_differ_are_told_apart():
+    optim = OptimSection(
+        learning_rate=5e-3, warmup_steps=20, lr_scheduler_type="warmup_stable_decay", lr_decay_ratio=0.3
+    )
+    with pytest.raises(UserError, match=r"step 450 had 4\.99\d+e-03, and has 5\.0+e-03"):
+        refuse_other_rates((optim, 640), (optim, 1000), 450, "run")
+
+
 def test_fewer_steps_than_are_done_are_refused():
     optim = OptimSection(lr_scheduler_type="constant", warmup_steps=0)
     refuse_other_rates((optim, 100), (optim, 60), 60, "run")

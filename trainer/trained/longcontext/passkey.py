@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -26,13 +27,24 @@ Tell = Callable[[int, int], None]
 
 
 def passkey_text(key: int, before: int, after: int) -> str:
-    """A text with so many lines of filler before and after the line of `key`; its last word is the key.
-
-    Rows of it, of random keys, teach a model the task.
-    """
+    """A text with so many lines of filler before and after the line of `key`; its last word is the key."""
     hidden = f"The pass key is {key}. Remember it. {key} is the pass key."
     question = f"What is the pass key? The pass key is {key}"
     return "\n".join([INTRO, *[FILLER] * before, hidden, *[FILLER] * after, question])
+
+
+def passkey_row(tokenizer: PreTrainedTokenizerBase, key: int, before: int, after: int) -> dict[str, list[int]]:
+    """Tokens of that text, and as labels those that say the key again, else -100.
+
+    Rows of it, of random keys, teach a model the task (`data.tokens_field`, `data.labels_field`).
+    """
+    text = passkey_text(key, before, after)
+    ids = _ids(tokenizer, text)
+    labels = [-100] * len(ids)
+    for again in [*re.finditer(f" {key}", text)][1:]:
+        start, end = (_alike(ids, _ids(tokenizer, text[:at])) for at in again.span())
+        labels[start:end] = ids[start:end]
+    return {"ids": ids, "labels": labels}
 
 
 def passkeys(
@@ -70,10 +82,12 @@ def passkeys(
 def _prompt(tokenizer: PreTrainedTokenizerBase, key: int, length: int, depth: int) -> tuple[Tensor, int]:
     """Ids (1, s) with the key at their end, and how many of them are the key's."""
 
-    def ids(lines: int) -> list[int]:
+    def text(lines: int) -> str:
         before = round(lines * depth / 100)
-        found: list[int] = tokenizer(passkey_text(key, before, lines - before), add_special_tokens=False).input_ids
-        return found
+        return passkey_text(key, before, lines - before)
+
+    def ids(lines: int) -> list[int]:
+        return _ids(tokenizer, text(lines))
 
     empty, line = len(ids(0)), len(ids(2)) - len(ids(1))
     if empty > length:
@@ -83,10 +97,19 @@ def _prompt(tokenizer: PreTrainedTokenizerBase, key: int, length: int, depth: in
     while lines and len(ids(lines)) > length:
         lines -= 1
     whole = ids(lines)
-    text = passkey_text(key, round(lines * depth / 100), lines - round(lines * depth / 100))
-    prompt: list[int] = tokenizer(text.removesuffix(f" {key}"), add_special_tokens=False).input_ids
-    common = next((at for at, (one, other) in enumerate(zip(whole, prompt, strict=False)) if one != other), len(prompt))
-    return torch.tensor([whole]), len(whole) - common
+    prompt = _alike(whole, _ids(tokenizer, text(lines).removesuffix(f" {key}")))
+    return torch.tensor([whole]), len(whole) - prompt
+
+
+def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    found: list[int] = tokenizer(text, add_special_tokens=False).input_ids
+    return found
+
+
+def _alike(whole: Sequence[int], part: Sequence[int]) -> int:
+    """How many tokens of a text stand where its beginning alone has them."""
+    pairs = zip(whole, part, strict=False)
+    return next((at for at, (one, other) in enumerate(pairs) if one != other), len(part))
 
 
 def _finds(model: PreTrainedModel, ids: Tensor, answer: int) -> bool:

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from galore.trainer.common.errors import UserError
-from galore.trainer.trained.longcontext.passkey import FILLER, _prompt, passkey_text, passkeys
+from galore.trainer.trained.longcontext.passkey import FILLER, _prompt, passkey_row, passkey_text, passkeys
 
 
 @pytest.fixture
@@ -30,6 +30,17 @@ def test_the_key_stands_at_its_depth(tokenizer: Any) -> None:
         assert length - line <= ids.shape[1] <= length
         assert tokenizer.decode(ids[0, -answer:]).strip() == "54321"
         assert tokenizer.decode(ids[0]).count("54321") == 3
+
+
+def test_a_row_has_the_key_as_its_targets_but_where_it_is_told_first(tokenizer: Any) -> None:
+    row = passkey_row(tokenizer, 54321, 1, 2)
+    ids, answer = _prompt(tokenizer, 54321, len(row["ids"]), 33)
+    assert row["ids"] == ids[0].tolist()
+    targets = [at for at, label in enumerate(row["labels"]) if label != -100]
+    assert tokenizer.decode([row["ids"][at] for at in targets]) == " 54321 54321"
+    assert [row["labels"][at] for at in targets] == [row["ids"][at] for at in targets]
+    assert targets[-answer:] == [*range(len(row["ids"]) - answer, len(row["ids"]))]
+    assert tokenizer.decode(row["ids"][: targets[0]]).endswith("The pass key is 54321. Remember it.")
 
 
 class Copies(nn.Module):
