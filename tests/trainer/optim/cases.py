@@ -225,7 +225,7 @@ class Reference:
             odd = self.state.m.shape[-1] % 2
             self.state.m = blockwise_storage(self.state.m, True) if odd else four_bit_storage(self.state.m)
         if isinstance(e := self.state.e, Tensor):
-            self.state.e = blockwise_storage(e, True) if e.shape[-1] % 2 else four_bit_storage(e)
+            self.state.e = four_bit_storage(e.mT).mT if e.shape[1] % 2 else four_bit_storage(e)
 
 
 def outside(g: Tensor, p: Tensor) -> Tensor | None:

@@ -106,9 +106,7 @@ def dtypes_by_hand(case: Case) -> dict[str, torch.dtype]:
         (name,) = moments
         expected = {name: torch.uint8, f"{name}_absmax": torch.float16, f"{name}_scale": torch.float32}
     if keeps_outside(case):
-        odd = case.sides[1] % 2
-        expected |= {"outside": torch.uint8, "outside_absmax": torch.float32 if odd else torch.float16}
-        expected |= {} if odd else {"outside_scale": torch.float32}
+        expected |= {"outside": torch.uint8, "outside_absmax": torch.float16, "outside_scale": torch.float32}
     if optim.inner == "adafactor":
         expected |= {"row": torch.float32, "column": torch.float32}
     if optim.inner == "racs":
@@ -158,7 +156,7 @@ def bytes_by_hand(case: Case) -> tuple[int, int]:
     }
     state = of_rule.get(optim.inner, moment)
     if keeps_outside(case):
-        state += a * b + 4 * math.ceil(a * b / 256) if b % 2 else a * b // 2 + 2 * math.ceil(a * b / 128) + 4
+        state += a * b // 2 + 2 * math.ceil(a * b / 128) + 4
     state += 4 * (optim.residual in ("fira", "apollo", "apollo-mini")) + 4 * (b + 1) * compensates(case)
     scales = 2 * math.ceil(a * r / 128)
     as_it_is = {None: 4 * a * r, "bfloat16": 2 * a * r, "int8": a * r + scales, "int4": math.ceil(a * r / 2) + scales}

@@ -201,18 +201,17 @@ class JointInFourBits(Joint):
     """
 
     def planned(self) -> dict[str, Tensor]:
-        shape = torch.Size((self.subspace.a, self.subspace.b))
-        return {} if self.complete else new_state(OUTSIDE, shape, "4bit", torch.device("meta"))
+        return {} if self.complete else self._new(torch.device("meta"))
 
     def _mixed(self, inner: MuonInner, whole: Tensor, p: Tensor, r: Tensor, grad_scale: float) -> Tensor:
         if self.complete:
             return super()._mixed(inner, whole, p, r, grad_scale)
         if OUTSIDE not in self.weight.state:
-            self.weight.state.update(new_state(OUTSIDE, whole.shape, "4bit", whole.device))
+            self.weight.state.update(self._new(whole.device))
         left = torch.addmm(whole.float(), p, r, beta=grad_scale, alpha=-1)
-        held = read_moment(self.weight.state, OUTSIDE)
+        held = self._read()
         look = momentum_(held, left, inner.rule.beta, inner.rule.nesterov)
-        write_moment(self.weight.state, OUTSIDE, held)
+        self._write(held)
         return torch.addmm(look, p, inner.momentum(r), beta=self.factor, out=look)
 
     def inside(self) -> Tensor | None:
@@ -221,9 +220,26 @@ class JointInFourBits(Joint):
         return self.subspace.projector.float() @ read_moment(self.weight.state, "exp_avg")
 
     def take_over(self, before: Tensor) -> None:
-        before = before + read_moment(self.weight.state, OUTSIDE)
+        before = before + self._read()
         after = self.subspace.projector.float() @ read_moment(self.weight.state, "exp_avg")
-        write_moment(self.weight.state, OUTSIDE, before.sub_(after))
+        self._write(before.sub_(after))
+
+    @property
+    def _along_a(self) -> bool:
+        """Whether rows of E are stored along a: two numbers of a row share a byte, and b is odd."""
+        return self.subspace.b % 2 == 1
+
+    def _new(self, device: torch.device) -> dict[str, Tensor]:
+        shape = (self.subspace.b, self.subspace.a) if self._along_a else (self.subspace.a, self.subspace.b)
+        return new_state(OUTSIDE, torch.Size(shape), "4bit", device)
+
+    def _read(self) -> Tensor:
+        """E (a, b) in fp32."""
+        found = read_moment(self.weight.state, OUTSIDE)
+        return found.mT if self._along_a else found
+
+    def _write(self, e: Tensor) -> None:
+        write_moment(self.weight.state, OUTSIDE, e.mT if self._along_a else e)
 
 
 class Limited(WholeGradient):
