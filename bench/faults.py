@@ -388,7 +388,7 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         ("* grad_scale**2", "* grad_scale", "test_clipping_scales"),
         ("before.sub_(after)", "before", "test_a_momentum_in_two_parts"),
         ("before = before + self._read()", "before = before * 1", "test_a_momentum_in_two_parts"),
-        ("beta=grad_scale, alpha=-1)\n        held = self._read()", "alpha=-1)\n        held = self._read()", "test_clipping_scales and joint-4bit"),
+        ("beta=grad_scale, alpha=-1)\n        held = self._read()", "alpha=-1)\n        held = self._read()", "test_a_momentum_in_two_parts"),
         ("r = r / grad_scale", "r = r * 1", "test_clipping_scales"),
         ("return self.subspace.rank == self.subspace.a", "return False", "test_frugal_adds_no_signs"),
         (", factor=self.factor, gram", ", factor=1.0, gram", "tests/trainer/optim/test_presets.py: test_twenty_steps and columns-int4 and wide"),

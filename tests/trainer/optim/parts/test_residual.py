@@ -75,8 +75,9 @@ def test_a_momentum_in_two_parts_is_whole_however_a_basis_turns(transport: str, 
     for options in ({**turning, "scale": 1.0}, {"rank": None}):
         parameter = nn.Parameter(torch.ones(shape))
         optimizer = optimizer_for(parameter, inner="normuon", **options)
-        for gradient in gradients(shape):
+        for step, gradient in enumerate(gradients(shape)):
             parameter.grad = gradient
+            optimizer.clip_grad_norm_(1.0 + step)
             optimizer.step()
         results.append(parameter.detach())
     torch.testing.assert_close(*results, rtol=1e-4, atol=1e-5)
