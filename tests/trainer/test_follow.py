@@ -276,8 +276,16 @@ def test_what_cannot_be_shared_is_refused_once(found, name, where):
 def test_ddp_asks_for_several_processes():
     recipe = load_recipe("demo", ["parallel.mode=ddp"]).recipe
     assert recipe.parallel == ParallelSection(mode="ddp")
-    with pytest.raises(UserError, match="torchrun --nproc-per-node=N"):
+    with pytest.raises(UserError, match="torchrun --nproc-per-node=N") as caught:
         refuse_in_group(recipe, None)
+    assert caught.value.fix.endswith("set parallel.mode: auto")
+
+
+def test_one_process_is_told_all_that_it_has_to_set_to_go_on_from_parts():
+    recipe = load_recipe("demo", ["parallel.mode=fsdp", "parallel.checkpoints=parts"]).recipe
+    with pytest.raises(UserError) as caught:
+        refuse_in_group(recipe, None)
+    assert caught.value.fix.endswith("set parallel.mode: auto and parallel.checkpoints: whole")
 
 
 def test_what_ends_one_process_alone_is_told_to_nobody():

@@ -216,7 +216,8 @@ def refuse_in_group(recipe: Recipe, group: Group | None) -> None:
     """Raise UserError for what processes cannot share, and for a group that the recipe asks for and is not there."""
     if group is None:
         if recipe.parallel.mode != "auto":
-            fix = "start it with torchrun --nproc-per-node=N -m galore train RECIPE, or set parallel.mode: auto"
+            whole = " and parallel.checkpoints: whole" if recipe.parallel.checkpoints == "parts" else ""
+            fix = f"start it with torchrun --nproc-per-node=N -m galore train RECIPE, or set parallel.mode: auto{whole}"
             what = f"{recipe.parallel.mode} asks for several processes, and this is one"
             raise UserError(what, where="parallel.mode", fix=fix)
         return
