@@ -37,7 +37,7 @@ def processes() -> int:
 
 
 def starter() -> str:
-    """What starts galore as this process was started; of several machines the words that are each one's own are left out."""
+    """What starts galore as this process was started; … for the words that are each machine's own."""
     if processes() == 1:
         return "galore"
     here = os.environ.get("LOCAL_WORLD_SIZE")
