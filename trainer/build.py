@@ -40,7 +40,7 @@ from galore.trainer.models.linears import left_alone
 from galore.trainer.models.rope.stages import Stage, stages_of
 from galore.trainer.optim import GaLoreAdamW, kinds_with_own_forward
 from galore.trainer.optimizer import attach_optimizer, attach_sharded, cut_along
-from galore.trainer.parallel.group import Group, refuse_in_group
+from galore.trainer.parallel.group import Group, meeting, refuse_in_group
 from galore.trainer.recipe.load import LoadedRecipe
 from galore.trainer.recipe.schema.recipe import Recipe
 from galore.trainer.record.continued import refuse_other_mathematics, trained_schedule
@@ -253,7 +253,7 @@ def _resume(
         UserError: the steps before it would have had other learning rates. RunFailed: there are checkpoints, and none
             is good.
     """
-    checkpoint = _restored(directory, console, model, optimizer)
+    checkpoint = _restored(directory, console, model, optimizer, group)
     if checkpoint is None:
         console.message("no checkpoint to resume from: starting at step 0")
         return None
@@ -280,23 +280,35 @@ def _best(directory: RunDir, resumed: Checkpoint, recipe: Recipe) -> int | None:
     return held_out.best([step for step, _ in step_directories(directory.checkpoints)])
 
 
-def _restored(directory: RunDir, console: Console, model: nn.Module, optimizer: GaLoreAdamW) -> Checkpoint | None:
+def _restored(
+    directory: RunDir, console: Console, model: nn.Module, optimizer: GaLoreAdamW, group: Group | None
+) -> Checkpoint | None:
     below = None
     while True:
-        checkpoint, skipped = newest_verified(directory.checkpoints, below)
-        for line in told(skipped):
-            console.message(line)
+        with meeting(group):
+            checkpoint = _taken(directory, console, model, optimizer, below)
         if checkpoint is None:
-            break
-        try:
-            restore(checkpoint, model, optimizer)
-        except (ValueError, UserError) as error:
-            raise RunFailed(str(error), where=str(checkpoint.path), fix="resume with the code that wrote it") from error
+            return None
         bad = agreed(not_finite(trained_tensors(model, optimizer)), optimizer)
         if not bad:
             return checkpoint
         console.message(f"skipped {checkpoint.path.name}: {bad[0]} holds values that are not finite")
         below = checkpoint.step
+
+
+def _taken(
+    directory: RunDir, console: Console, model: nn.Module, optimizer: GaLoreAdamW, below: int | None
+) -> Checkpoint | None:
+    """Restore the newest checkpoint that is whole, of those `below` a step."""
+    checkpoint, skipped = newest_verified(directory.checkpoints, below)
+    for line in told(skipped):
+        console.message(line)
+    if checkpoint is not None:
+        try:
+            restore(checkpoint, model, optimizer)
+        except (ValueError, UserError) as error:
+            raise RunFailed(str(error), where=str(checkpoint.path), fix="resume with the code that wrote it") from error
+        return checkpoint
     if step_directories(directory.checkpoints):
         raise RunFailed(
             "no checkpoint in it is good, and to begin anew would throw away the run's metrics",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +72,9 @@ def run_training(
         console.message(why)
     if resume and directory.fresh:
         console.message(f"{directory.root} holds no run yet: starting one")
-    with directory.locked():
+    with ExitStack() as held:
         with telling(group):
+            held.enter_context(directory.locked())
             loaded = loaded if directory.fresh else going_on(loaded, directory)
             done = not directory.fresh and _is_done(directory, loaded.recipe)
         if done:

@@ -25,7 +25,10 @@ from galore.trainer.parallel.group import Group, RankLost, refuse_in_group
 from galore.trainer.recipe.load import load_recipe
 from galore.trainer.recipe.schema.parallel import ParallelSection
 from galore.trainer.record import report
+from galore.trainer.record.metrics import SILENT
+from galore.trainer.record.rundir import RunDir
 from galore.trainer.record.snapshots import read_snapshots
+from galore.trainer.run import run_training
 
 SCRIPT = Path(__file__).with_name("two_runs.py")
 CARRY_OUT = runpy.run_path(str(SCRIPT))["carry_out"]
@@ -276,13 +279,34 @@ def test_what_cannot_be_shared_is_refused_once(found, name, where):
 def test_ddp_asks_for_several_processes():
     recipe = load_recipe("demo", ["parallel.mode=ddp"]).recipe
     assert recipe.parallel == ParallelSection(mode="ddp")
-    with pytest.raises(UserError, match="torchrun --nproc-per-node=N"):
+    with pytest.raises(UserError, match="torchrun --nproc-per-node=N") as caught:
         refuse_in_group(recipe, None)
+    assert caught.value.fix.endswith("set parallel.mode: auto")
+
+
+def test_one_process_is_told_all_that_it_has_to_set_to_go_on_from_parts():
+    recipe = load_recipe("demo", ["parallel.mode=fsdp", "parallel.checkpoints=parts"]).recipe
+    with pytest.raises(UserError) as caught:
+        refuse_in_group(recipe, None)
+    assert caught.value.fix.endswith("set parallel.mode: auto and parallel.checkpoints: whole")
 
 
 def test_what_ends_one_process_alone_is_told_to_nobody():
     with pytest.raises(UserError, match="wrong"), telling(None):
         raise UserError("wrong")
+
+
+def test_that_the_folder_is_in_use_is_told_to_the_others(tmp_path):
+    said = []
+
+    class Heard(Group):
+        def from_first(self, document=None):
+            said.append(document)
+
+    out = tmp_path / "run"
+    with RunDir.create(out, False).locked(), pytest.raises(UserError, match="in use by another run") as caught:
+        run_training(load_recipe("demo"), out, True, SILENT, group=Heard(0, 2))
+    assert said == [{"ended": caught.value.exit_code}]
 
 
 def test_what_ends_all_of_them_alike_is_told_where_the_others_are_gone_already():

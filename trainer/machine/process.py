@@ -36,6 +36,14 @@ def processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def starter() -> str:
+    """What starts galore as this process was started; … for the words that are each machine's own."""
+    if processes() == 1:
+        return "galore"
+    here = os.environ.get("LOCAL_WORLD_SIZE")
+    return f"torchrun {f'--nproc-per-node={here}' if here == os.environ['WORLD_SIZE'] else '…'} -m galore"
+
+
 def is_first(on_machine: bool = False) -> bool:
     """Whether this is the first of them, which speaks for all; `on_machine`: of those on this machine."""
     return processes() == 1 or os.environ.get("LOCAL_RANK" if on_machine else "RANK", "0") == "0"

@@ -193,6 +193,22 @@ class ToldElsewhere(UserError):  # noqa: N818 - it names an outcome
 
 
 @contextmanager
+def meeting(group: Group | None) -> Iterator[None]:
+    """A context that all ranks of a sharded group leave together: an error that rank 0 meets, too, is left to it."""
+    met: UserError | None = None
+    try:
+        yield
+    except UserError as error:
+        met = error
+    codes = [0]
+    if group is not None and group.sharded:
+        own = struct.pack("<q", met.exit_code if met else 0)
+        codes = [int.from_bytes(each, "little") for each in group.gathered(own)]
+    if met is not None:
+        raise ToldElsewhere(codes[0]) if codes[0] and group is not None and not group.is_first else met
+
+
+@contextmanager
 def reaching(group: Group) -> Iterator[None]:
     """What torch.distributed raises in a collective, as RankLost: its own words name sockets and lines of C++."""
     started = time.perf_counter()
@@ -216,7 +232,8 @@ def refuse_in_group(recipe: Recipe, group: Group | None) -> None:
     """Raise UserError for what processes cannot share, and for a group that the recipe asks for and is not there."""
     if group is None:
         if recipe.parallel.mode != "auto":
-            fix = "start it with torchrun --nproc-per-node=N -m galore train RECIPE, or set parallel.mode: auto"
+            whole = " and parallel.checkpoints: whole" if recipe.parallel.checkpoints == "parts" else ""
+            fix = f"start it with torchrun --nproc-per-node=N -m galore train RECIPE, or set parallel.mode: auto{whole}"
             what = f"{recipe.parallel.mode} asks for several processes, and this is one"
             raise UserError(what, where="parallel.mode", fix=fix)
         return

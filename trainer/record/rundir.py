@@ -17,6 +17,7 @@ from galore.trainer.common.errors import Ended, UserError
 from galore.trainer.common.lock import exclusive, is_lost, present_name
 from galore.trainer.common.reading import NotReadable, means_a_path, read_bounded, user_path
 from galore.trainer.common.suggest import nearest
+from galore.trainer.machine.process import starter
 from galore.trainer.recipe.schema.train import Tracker
 from galore.trainer.recipe.shipped import is_shipped
 
@@ -180,7 +181,7 @@ class RunDir:
     def go_on(self, *settings: str) -> str:
         """The command that goes on with the run, with other `settings` if given, such as `train.micro_batch_size=2`."""
         folder = f"./{self.root}" if is_shipped(str(self.root)) else str(self.root)
-        return shlex.join(["galore", "train", folder, *settings, "--resume"])
+        return f"{starter()} {shlex.join(['train', folder, *settings, '--resume'])}"
 
     def replace(self, path: Path, content: bytes | str) -> None:
         """Give the file `path` of this run new content, atomically.

@@ -10,8 +10,9 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from galore.trainer.common.errors import RunFailed, UserError
 from galore.trainer.machine.signals import Request
-from galore.trainer.parallel.group import Group, RankLost, join, leave, reaching
+from galore.trainer.parallel.group import Group, RankLost, ToldElsewhere, join, leave, meeting, reaching
 
 
 @pytest.fixture
@@ -106,3 +107,35 @@ def test_one_process_is_no_group(monkeypatch):
     assert join("cpu") is None
     monkeypatch.setenv("WORLD_SIZE", "1")
     assert join("cpu") is None
+
+
+class Heard(Group):
+    """A sharded group, of which is known with which exit codes its ranks leave a meeting."""
+
+    def gathered(self, eights):
+        codes = [1 if rank in (0, self.rank) and self.same else 0 for rank in range(self.size)]
+        codes[self.rank] = int.from_bytes(eights, "little")
+        return [code.to_bytes(8, "little") for code in codes]
+
+
+@pytest.mark.parametrize(
+    ("rank", "same", "raised"),
+    [(0, True, RunFailed), (1, True, ToldElsewhere), (0, False, RunFailed), (1, False, RunFailed)],
+)
+def test_an_error_that_all_ranks_meet_is_told_by_the_first(rank, same, raised):
+    group = Heard(rank, 2, sharded=True)
+    group.same = same
+    with pytest.raises(UserError) as caught, meeting(group):
+        raise RunFailed("no checkpoint in it is good")
+    assert type(caught.value) is raised
+    assert caught.value.exit_code == 1
+
+
+def test_who_meets_no_error_goes_on_and_outside_of_a_sharded_group_each_error_is_ones_own():
+    group = Heard(1, 2, sharded=True)
+    group.same = True
+    with meeting(group):
+        pass
+    for apart in (None, Group(1, 2)):
+        with pytest.raises(RunFailed), meeting(apart):
+            raise RunFailed("none is good")

@@ -325,3 +325,15 @@ def test_the_command_that_goes_on_is_one_for_a_shell_and_names_no_shipped_recipe
     assert RunDir(Path("runs/my own")).go_on() == "galore train 'runs/my own' --resume"
     assert RunDir(Path("r")).go_on("data.path=[a, b]") == "galore train r 'data.path=[a, b]' --resume"
     assert RunDir(Path("demo")).go_on() == "galore train ./demo --resume"
+
+
+@pytest.mark.parametrize(
+    ("ranks", "here", "started"),
+    [("2", "2", "torchrun --nproc-per-node=2 -m galore"), ("8", "4", "torchrun … -m galore")],
+)
+def test_of_several_processes_the_command_that_goes_on_starts_several(
+    ranks: str, here: str, started: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", ranks)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", here)
+    assert RunDir(Path("runs/two")).go_on() == f"{started} train runs/two --resume"
