@@ -32,12 +32,8 @@ ALICE_SCALE = 0.4  # α_c of the paper
 INSIDE_ONLY = ("none", "apollo", "apollo-mini")  # residuals that add nothing to P N
 FROM_MOMENTUM = ("muon", "normuon")  # inner rules that a residual can give a momentum
 GIVING_MOMENTUM = ("joint", "joint-4bit")  # residuals that do
-IN_FOUR_BITS = (
-    *FROM_MOMENTUM,
-    "sumo",
-    "scale",
-    "scale-momentum",
-)  # inner rules with a momentum; scale has one at the head
+MOMENTA = (*FROM_MOMENTUM, "sumo", "scale-momentum")  # inner rules whose state is a momentum, which bears 4 bits
+WITH_MOMENTUM = (*MOMENTA, "scale")  # and one that has a momentum at the head
 MOST_STEPS = 2**31 - 1
 SMALLEST, LARGEST = 1.1754943508222875e-38, 3.4028234663852886e38  # what float32 can say with all its digits
 
@@ -181,9 +177,9 @@ def lacks_momentum(
     state_dtype: StateDtype, inner: Iterable[InnerRule], write: Callable[[str, object], str]
 ) -> str | None:
     """What is wrong with 4 bits where none of the `inner` rules has a momentum; `write` as in `contradiction`."""
-    if state_dtype != "4bit" or any(each in IN_FOUR_BITS for each in inner):
+    if state_dtype != "4bit" or any(each in WITH_MOMENTUM for each in inner):
         return None
-    rules = ", ".join(each for each in IN_FOUR_BITS if each != "scale-momentum")
+    rules = ", ".join(each for each in WITH_MOMENTUM if each != "scale-momentum")
     other = write("state_dtype", "8bit")
     return f"{write('state_dtype', state_dtype)} is for the momenta of {rules}, and there are none: set one of these as inner, or {other}"
 

@@ -203,9 +203,8 @@ def _told(recipe: Recipe, model: nn.Module, optimizer: GaLoreAdamW, device: torc
     if recipe.optim.state_dtype in ("8bit", "4bit"):
         lines.append("8-bit states: {} ({})".format(*blockwise.path()))
     if recipe.optim.state_dtype == "4bit":
-        lines.append(
-            f"4-bit momenta: of {counted(sum(slot.inner.in_four_bits for slot in optimizer.slots.values()), 'matrix', 'matrices')}"
-        )
+        coded = sum(slot.inner.state_dtype == "4bit" for slot in optimizer.slots.values())
+        lines.append(f"4-bit momenta: of {counted(coded, 'matrix', 'matrices')}")
     if device.type == "cuda":
         lines.append(ask_for_expandable_segments(recipe.train.expandable_segments))
     return lines

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from galore.kernels.family import IN_FOUR_BITS
+from galore.kernels.family import WITH_MOMENTUM
 from galore.trainer.host.attach import FEWEST
 from galore.trainer.recipe.schema.recipe import Recipe
 
@@ -150,7 +150,7 @@ def _accumulators(recipe: Recipe) -> Iterator[Settings]:
 def _states(recipe: Recipe) -> Iterator[Settings]:
     if recipe.optim.state_dtype == "float32":
         yield {"optim.state_dtype": "8bit"}
-    if recipe.optim.state_dtype != "4bit" and recipe.optim.inner in IN_FOUR_BITS:
+    if recipe.optim.state_dtype != "4bit" and recipe.optim.inner in WITH_MOMENTUM:
         yield {"optim.state_dtype": "4bit"}
 
 

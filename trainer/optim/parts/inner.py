@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from galore.kernels.family import InnerRule, StateDtype
+from galore.kernels.family import MOMENTA, InnerRule, StateDtype
 from galore.kernels.ops.direction import adam_direction_
 from galore.kernels.rules.adafactor import AdafactorRule
 from galore.kernels.rules.adam import AdamRule
@@ -24,11 +24,10 @@ class Inner:
     """A rule and its state among the weight's, made at the first step; `fallbacks` counts failed decompositions."""
 
     matrices_only = False
-    in_four_bits = False  # whether 4 bits are enough for its moments
 
     def __init__(self, weight: Weight, state_dtype: StateDtype) -> None:
-        four = state_dtype == "4bit" and not self.in_four_bits
-        self.weight, self.state_dtype, self.fallbacks = weight, "8bit" if four else state_dtype, 0
+        coarse = state_dtype == "4bit" and weight.group["inner"] not in MOMENTA
+        self.weight, self.state_dtype, self.fallbacks = weight, "8bit" if coarse else state_dtype, 0
 
     def shapes(self, shape: torch.Size) -> Mapping[str, tuple[int, ...]]:
         """Names and shapes of the moments of gradients of `shape`."""
@@ -175,7 +174,6 @@ class MuonInner(MatrixInner):
     """Nesterov momentum, orthogonalized by Newton-Schulz  (Muon)."""
 
     matrices_only = True
-    in_four_bits = True
     exact = False
 
     @property
@@ -242,8 +240,6 @@ class ScaleInner(MatrixInner):
 
 class ScaleMomentumInner(ScaleInner):
     """Every output of a momentum of one norm, for the head."""
-
-    in_four_bits = True
 
     @property
     def rule(self) -> OutputRule:
