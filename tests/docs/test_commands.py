@@ -66,6 +66,7 @@ ON_A_RUN = {
 PLANNED = {  # is understood to the last word and planned; training itself is left out
     "galore finetune-glue --task sst2",
     "galore finetune-glue --task cola",
+    "galore train my.yaml --output-dir runs/two --resume parallel.mode=auto parallel.checkpoints=whole",
     "galore train runs/demo --resume",
     "galore train runs/demo --resume train.max_steps=40000",
     "galore train runs/demo --resume train.num_train_epochs=2",

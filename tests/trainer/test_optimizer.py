@@ -19,6 +19,7 @@ ALONG = {  # what else has to be said
     "transport": ["optim.residual=columns"],
     "residual": ["optim.inner=muon"],
     "residual_scale": ["optim.residual=columns"],
+    "state_dtype": ["optim.inner=sumo"],
     "convention": ["optim.proj_type=svd", "optim.stagger=false"],
     "update": ["optim.refresh=first-micro-batch", "optim.max_grad_norm=null", "train.global_batch_size=8",
                "train.micro_batch_size=8"],

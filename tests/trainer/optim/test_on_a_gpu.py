@@ -30,6 +30,7 @@ ROUGH = {
     "joint": 0.05,
     "normed": 0.05,
     "in parts": 0.05,
+    "4bit": 0.05,
 }
 LAUNCHED = {
     "8bit": {"adam_kernel"},
