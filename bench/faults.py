@@ -386,7 +386,7 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
     ]),
     "trainer/optim/parts/residual.py": ("tests/trainer/optim/parts/test_residual.py", [
         ("* grad_scale**2", "* grad_scale", "test_clipping_scales"),
-        ("before.sub_(after)", "before", "test_a_momentum_in_two_parts"),
+        ("before.sub_(self._px())", "before", "test_a_momentum_in_two_parts"),
         ("before = before + self._read()", "before = before * 1", "test_a_momentum_in_two_parts"),
         ("beta=grad_scale, alpha=-1)\n        held = self._read()", "alpha=-1)\n        held = self._read()", "test_a_momentum_in_two_parts"),
         ("r = r / grad_scale", "r = r * 1", "test_clipping_scales"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -19,6 +19,7 @@ from galore.trainer.checkpoint.state import Groups, capture, random_state
 from galore.trainer.checkpoint.tensors import some
 from galore.trainer.common.errors import Ended
 from galore.trainer.parallel.giving import giving
+from galore.trainer.parallel.group import Group
 from galore.trainer.parallel.writing import writing
 from galore.trainer.recorder import Recorder
 
@@ -46,27 +47,31 @@ def save(run: Run, recorder: Recorder, at: Standing, must: bool) -> None:
         Ended: weights or states are not finite: nothing is written, so that none pushes a finite checkpoint out.
         CheckpointFailed: the disk refused it, and it `must`.
     """
-    shared = run.group is not None and run.group.sharded
-    if not run.writes and not shared:
+    ranks = run.group if run.group is not None and run.group.sharded else None
+    if not run.writes and ranks is None:
         return
     best = best_step(run, recorder, at.step)
     if bad := agreed(not_finite(trained_tensors(run.model, run.optimizer)), run.optimizer):
         raise _poisoned(run, recorder, at.step, bad)
-    tensors, state = capture(run.model, run.optimizer, at.rng, run.group if shared else None)
-    with _shared(run, tensors) if shared else nullcontext((tensors, write_whole)) as (given, write):
+    tensors, state = capture(run.model, run.optimizer, at.rng, ranks)
+    with sharing(tensors, ranks, run.directory.checkpoints, _in_parts(run)) as (given, write):
         if run.writes:
             _write(run, recorder, at, must, given, state, best, write)
 
 
 @contextmanager
-def _shared(run: Run, tensors: Groups) -> Iterator[tuple[Groups, checkpoint.Write]]:
-    """What the first rank saves of tensors in parts, in a context in which the others do what it needs for that."""
-    assert run.group is not None
-    if _in_parts(run):
-        with writing(tensors, run.group, run.directory.checkpoints) as write:
+def sharing(
+    tensors: Groups, ranks: Group | None, root: Path, in_parts: bool
+) -> Iterator[tuple[Groups, checkpoint.Write]]:
+    """What the first rank saves below `root`, and how it writes that, whole or `in_parts`: in a context in which the
+    others do what it needs of tensors that lie in parts on `ranks`."""
+    if ranks is None:
+        yield tensors, write_whole
+    elif in_parts:
+        with writing(tensors, ranks, root) as write:
             yield tensors, write
     else:
-        with giving(tensors, run.group) as given:
+        with giving(tensors, ranks) as given:
             yield given, write_whole
 
 

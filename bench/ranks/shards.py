@@ -121,10 +121,9 @@ def _save_again(rank: int, size: int, at: str, run: Path, out: Path) -> None:
     from galore.trainer.checkpoint import checkpoint
     from galore.trainer.checkpoint.state import capture, random_state, restore
     from galore.trainer.optimizer import attach_optimizer, attach_sharded, cut_along
-    from galore.trainer.parallel.giving import giving
     from galore.trainer.parallel.group import join
-    from galore.trainer.parallel.writing import writing
     from galore.trainer.recipe.load import load_recipe
+    from galore.trainer.saving import sharing
 
     if size > 1:
         launch.as_rank(rank, size, at)
@@ -144,17 +143,10 @@ def _save_again(rank: int, size: int, at: str, run: Path, out: Path) -> None:
     if rank == 0:
         (out / "checkpoints").mkdir(parents=True)
         shutil.copy(run / "recipe.yaml", out)
-    if group is None:
-        checkpoint.save(out / "checkpoints", saved.step, tensors, state, 2)
-        return
-    if loaded.recipe.parallel.checkpoints == "parts":
-        with writing(tensors, group, out / "checkpoints") as write:
-            if group.is_first:
-                checkpoint.save(out / "checkpoints", saved.step, tensors, state, 2, write=write)
-        return
-    with giving(tensors, group) as given:
-        if group.is_first:
-            checkpoint.save(out / "checkpoints", saved.step, given, state, 2)
+    in_parts = loaded.recipe.parallel.checkpoints == "parts"
+    with sharing(tensors, group, out / "checkpoints", in_parts) as (given, write):
+        if group is None or group.is_first:
+            checkpoint.save(out / "checkpoints", saved.step, given, state, 2, write=write)
 
 
 def written(folder: Path, rng: random.Random) -> Trials:

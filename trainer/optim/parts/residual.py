@@ -215,14 +215,15 @@ class JointInFourBits(Joint):
         return torch.addmm(look, p, inner.momentum(r), beta=self.factor, out=look)
 
     def inside(self) -> Tensor | None:
-        if self.complete or OUTSIDE not in self.weight.state:
-            return None
-        return self.subspace.projector.float() @ read_moment(self.weight.state, "exp_avg")
+        return self._px() if OUTSIDE in self.weight.state else None
 
     def take_over(self, before: Tensor) -> None:
         before = before + self._read()
-        after = self.subspace.projector.float() @ read_moment(self.weight.state, "exp_avg")
-        self._write(before.sub_(after))
+        self._write(before.sub_(self._px()))
+
+    def _px(self) -> Tensor:
+        """P X (a, b) in fp32."""
+        return self.subspace.projector.float() @ read_moment(self.weight.state, "exp_avg")
 
     @property
     def _along_a(self) -> bool:
