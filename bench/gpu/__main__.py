@@ -22,12 +22,16 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=540.0, help="seconds for all of them")
     parser.add_argument("--out", type=Path, default=Path("build/gpu/out"), help="folder of the records")
     parser.add_argument("--rehearse", action="store_true", help="every proof on the CPU, with tiny shapes")
+    parser.add_argument(
+        "--smoke", action="store_true", help="all of them at once, briefly: what breaks; times mean nothing"
+    )
     verbs = parser.add_subparsers(dest="verb")
     one = verbs.add_parser("one", help="a single proof, in this process")
     one.add_argument("name", choices=NAMES)
     one.add_argument("--records", type=Path, required=True)
     one.add_argument("--folder", type=Path, required=True)
     one.add_argument("--rehearse", action="store_true")
+    one.add_argument("--smoke", action="store_true")
     results = verbs.add_parser("page", help="the results page of a records file, Markdown")
     results.add_argument("file", type=Path)
     verbs.add_parser("estimate", help="seconds of every proof on an H100, predicted")
@@ -46,9 +50,12 @@ def _all(arguments: argparse.Namespace) -> None:
     names = [name.strip() for name in arguments.only.split(",") if name.strip()]
     if unknown := set(names) - set(NAMES):
         sys.exit(f"--only: no proof is called {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
-    file = arguments.out.absolute() / f"{time.strftime('%Y-%m-%d-%H%M%S')}{'-rehearsal' * arguments.rehearse}.jsonl"
+    file = (
+        arguments.out.absolute()
+        / f"{time.strftime('%Y-%m-%d-%H%M%S')}{'-rehearsal' * arguments.rehearse}{'-smoke' * arguments.smoke}.jsonl"
+    )
     with tempfile.TemporaryDirectory(prefix="galore-gpu-") as folder:
-        scale = Scale(arguments.rehearse, Path(folder))
+        scale = Scale(arguments.rehearse, Path(folder), arguments.smoke)
         held = run_all([proof for proof in PROOFS if proof.name in names], scale, file, arguments.budget)
     print(f"\n{summary(Records(file))}\nrecords: {file}", flush=True)
     sys.exit(0 if held else 1)
@@ -58,7 +65,7 @@ def _one(arguments: argparse.Namespace) -> None:
     records = Records(arguments.records, arguments.name)
     proof = next(proof for proof in PROOFS if proof.name == arguments.name)
     try:
-        proof.run(Scale(arguments.rehearse, arguments.folder), records)
+        proof.run(Scale(arguments.rehearse, arguments.folder, arguments.smoke), records)
     except (Exception, SystemExit) as error:  # whatever it is, it is a finding: what was noted before it stays
         traceback.print_exc()
         records.note(f"broke off: {type(error).__name__}: {str(error)[:300]}", ok=False)

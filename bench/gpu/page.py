@@ -18,6 +18,10 @@ ESSENTIAL = {  # proof → parts of the names of the records that a summary has 
     "fused": ("tokens per second", "both ways"),
     "floor": ("4096×11008", "4096×4096"),
 }
+TITLES = {
+    "rehearsal": "what was rehearsed: times and ratios of tiny shapes on a CPU say nothing",
+    "smoke": "what was tried, all at once: times and ratios say nothing",
+}
 
 
 def summary(records: Records) -> str:
@@ -33,11 +37,10 @@ def summary(records: Records) -> str:
     rest = _of_each([record for record in rows if record.ok is not False], room - len(wrong))
     lines = [f"  {record.proof}: {record}"[:MOST_LETTERS] for record in (*wrong, *rest)]
     cut = len(rows) - len(lines)
-    rehearsed = any(record.kind == "machine" and record.what == "rehearsal" for record in found)
-    title = (
-        "what was rehearsed: times and ratios of tiny shapes on a CPU say nothing" if rehearsed else "what was shown"
+    kind = next((record.what for record in found if record.kind == "machine"), "")
+    return "\n".join(
+        [TITLES.get(kind, "what was shown"), *heads, "", *lines, *([f"  … {cut} more in the records"] if cut else [])]
     )
-    return "\n".join([title, *heads, "", *lines, *([f"  … {cut} more in the records"] if cut else [])])
 
 
 def _of_each(rows: list[Record], count: int) -> list[Record]:

@@ -31,10 +31,10 @@ def run_all(proofs: Sequence[Proof], scale: Scale, file: Path, budget: float) ->
     signal.signal(signal.SIGTERM, _interrupted)
     try:
         described, wrong = _surroundings()
-        records.add(Record("machine", "rehearsal" if scale.rehearsal else "card", figures=described, kind="machine"))
+        records.add(Record("machine", _kind(scale), figures=described, kind="machine"))
         for line in () if scale.rehearsal else wrong:
             records.add(Record("machine", line, ok=False))
-        for group in groups(proofs):
+        for group in [list(proofs)] if scale.smoke else groups(proofs):
             left = ends - time.monotonic()
             if left < LEAST:
                 for proof in group:
@@ -44,6 +44,10 @@ def run_all(proofs: Sequence[Proof], scale: Scale, file: Path, budget: float) ->
     except KeyboardInterrupt:
         records.add(Record("runner", "interrupted: the rest is left out", ok=False))
     return all(record.ok is not False for record in records)
+
+
+def _kind(scale: Scale) -> str:
+    return "rehearsal" if scale.rehearsal else "smoke" if scale.smoke else "card"
 
 
 def _interrupted(*_: object) -> None:
@@ -66,7 +70,7 @@ def _surroundings() -> tuple[dict[str, Any], list[str]]:
 def command_of(proof: Proof, scale: Scale, records: Records) -> list[str]:
     """The words that carry out one proof in a process of its own."""
     command = [sys.executable, "-m", "gpu", "one", proof.name, "--records", str(records.file)]
-    return [*command, "--folder", str(scale.folder), *(["--rehearse"] if scale.rehearsal else [])]
+    return [*command, "--folder", str(scale.folder), *scale.words]
 
 
 @dataclass
@@ -93,7 +97,10 @@ def _carry_out(group: Sequence[Proof], scale: Scale, records: Records, left: flo
     going = []
     try:
         for proof in group:
-            cap, started = min(REHEARSED if scale.rehearsal else proof.cap, left), time.monotonic()
+            started, cap = (
+                time.monotonic(),
+                left if scale.smoke else min(REHEARSED if scale.rehearsal else proof.cap, left),
+            )
             print(f"\n{proof.name}: {proof.shows} (at most {cap:.0f} s)", flush=True)
             process = subprocess.Popen(
                 command_of(proof, scale, records), process_group=0, env=os.environ | {ENDS: str(started + cap)}

@@ -10,8 +10,9 @@ import time
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+T = TypeVar("T")
 GIB = 2**30
 ENDS = "GALORE_GPU_ENDS"  # in the environment: the moment (time.monotonic) at which the runner stops the proof
 TEXT = ["data.source=packaged", "data.path=null", "data.hub_config=null", "data.tokenizer=null", "data.packing=packed"]
@@ -33,14 +34,29 @@ BATCH = frozenset({"train.micro_batch_size", "train.global_batch_size"})
 
 @dataclass(frozen=True)
 class Scale:
-    """`rehearsal`: on the CPU, tiny; `folder` holds what proofs write beside their records."""
+    """`rehearsal`: on the CPU, tiny; `folder` holds what proofs write beside their records. `smoke`: on the card, all proofs at
+    once, to see what breaks there: of what is timed the first size, and once."""
 
     rehearsal: bool
     folder: Path
+    smoke: bool = False
 
     @property
     def device(self) -> str:
         return "cpu" if self.rehearsal else "cuda"
+
+    @property
+    def words(self) -> list[str]:
+        """What tells the process of a proof which of them this is."""
+        return ["--rehearse"] * self.rehearsal + ["--smoke"] * self.smoke
+
+    def sizes(self, real: tuple[T, ...], tiny: tuple[T, ...]) -> tuple[T, ...]:
+        """Which sizes are timed."""
+        return tiny if self.rehearsal else real[:1] if self.smoke else real
+
+    def turns(self, count: int) -> int:
+        """How often each of them is timed."""
+        return 1 if self.rehearsal or self.smoke else count
 
     @property
     def left(self) -> float:

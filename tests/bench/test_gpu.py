@@ -389,7 +389,7 @@ def test_training_only_steps_since_the_resumption_count(tmp_path: Path) -> None:
 
 
 def test_exact_a_step_that_is_taken_in_spite_of_a_nan(records, scale, monkeypatch) -> None:
-    exact._nan_step("galore", exact.METHODS["galore"], scale, records)
+    exact._nan_step("galore", ["optim.method=galore"], scale, records)
     assert set(verdicts(records).values()) == {True}
     really = GaLoreAdamW.step
 
@@ -400,7 +400,7 @@ def test_exact_a_step_that_is_taken_in_spite_of_a_nan(records, scale, monkeypatc
         return done
 
     monkeypatch.setattr(GaLoreAdamW, "step", reckless)
-    exact._nan_step("reckless", exact.METHODS["galore"], scale, records)
+    exact._nan_step("reckless", ["optim.method=galore"], scale, records)
     assert verdicts(records)["a step that is not finite, reckless: skipped, no bit moved"] is False
 
 
@@ -484,7 +484,7 @@ def test_a_proof_that_breaks_off_keeps_what_it_noted(records, scale, monkeypatch
         raise ValueError("and then this")
 
     monkeypatch.setattr(offload, "prove", breaks)
-    arguments = SimpleNamespace(records=records.file, name="offload", rehearse=True, folder=scale.folder)
+    arguments = SimpleNamespace(records=records.file, name="offload", rehearse=True, smoke=False, folder=scale.folder)
     started = time.time()
     with pytest.raises(SystemExit):
         command._one(arguments)

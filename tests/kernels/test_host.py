@@ -12,7 +12,7 @@ from galore.kernels.host import Host, MetaHost, Waiting, aligned, host_of
 DEVICES = [
     "cpu",
     "meta",
-    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")),
+    pytest.param("cuda", marks=[pytest.mark.card, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]),
 ]
 
 
@@ -58,6 +58,7 @@ def test_places_begin_where_cuda_s_own_do() -> None:
     assert [aligned(each) for each in (0, 1, 256, 257)] == [0, 256, 256, 512]
 
 
+@pytest.mark.card
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_pinned_memory_is_as_large_as_asked_for() -> None:
     waiting = host_of(torch.device("cuda")).take(5000)

@@ -26,7 +26,7 @@ def prove(scale: Scale, records: Records) -> None:
         *((16, 64, 96, 4) if scale.rehearsal else (TOKENS, WIDTH, INNER, HEADS))
     ):
         _piece(name, ours, theirs, shapes, scale, records)
-    for size in TINY if scale.rehearsal else SIZES:
+    for size in scale.sizes(SIZES, TINY):
         steps(size, CHOICES, scale, records)
 
 

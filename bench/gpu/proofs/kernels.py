@@ -17,7 +17,14 @@ from gpu.scale import Scale
 from gpu.shapes import EPS, compared
 
 ROOT = Path(__file__).parents[3]
-TESTS = ("test_product.py", "test_adam.py", "test_lift.py", "test_quantize.py", "test_eight.py")
+TESTS = (
+    *(f"triton/test_{name}.py" for name in ("product", "adam", "lift", "quantize", "eight", "fused")),
+    "test_host.py",
+    "model/test_segments.py",
+    "predict/test_timed.py",
+    "../trainer/models/test_checkpointing.py",
+    "../trainer/checkpoint/test_checkpoint.py",
+)
 REHEARSED = "card and (bf16_is_rounded_once or accumulator)"  # few, through the interpreter
 WORKERS = 8  # compile at the same time
 RESERVE = 6.0  # seconds that are left to tell what the tests had found, when they take too long
@@ -53,7 +60,7 @@ def _selftest(records: Records) -> None:
 def _against_float64(scale: Scale, records: Records) -> None:
     errors, chosen = scale.folder / "kernel-errors.jsonl", REHEARSED if scale.rehearsal else "card"
     command = [sys.executable, "-m", "pytest", "-q", "--no-header", "-p", "no:cacheprovider", "-k", chosen]
-    command += ["--tb=line", *(str(Path("tests/kernels/triton", name)) for name in TESTS)]
+    command += ["--tb=line", *(os.path.normpath(Path("tests/kernels", name)) for name in TESTS)]
     if importlib.util.find_spec("xdist") is not None and not scale.rehearsal:
         command += ["-n", str(min(WORKERS, os.cpu_count() or 1))]
     said = scale.folder / "kernels.log"

@@ -39,9 +39,9 @@ TINY = (Size("llama-60m-galore", CODES, 2, 1, 1),)
 
 
 def prove(scale: Scale, records: Records) -> None:
-    for m, n in ((48, 96),) if scale.rehearsal else LAYERS:
+    for m, n in scale.sizes(LAYERS, ((48, 96),)):
         _product(m, n, 16 if scale.rehearsal else TOKENS, scale, records)
-    for size in TINY if scale.rehearsal else SIZES:
+    for size in scale.sizes(SIZES, TINY):
         steps(size, FORMATS, scale, records)
 
 
@@ -94,7 +94,7 @@ def steps(size: Size, choices: Mapping[str, tuple[str, ...]], scale: Scale, reco
         side = turns.Child("ours", task, scale.environment())
         try:
             side.take(2)  # compilation, the first decomposition
-            found[name] = median(side.take(size.block) for _ in range(1 if scale.rehearsal else 3))
+            found[name] = median(side.take(size.block) for _ in range(scale.turns(3)))
         except RuntimeError as error:
             records.note(f"{size.recipe}, {name}: {error}", ok=False)
         finally:

@@ -32,7 +32,7 @@ TURNS = 3
 
 
 def prove(scale: Scale, records: Records) -> None:
-    for size in TINY if scale.rehearsal else SIZES:
+    for size in scale.sizes(SIZES, TINY):
         _versus(size, scale, records)
 
 
@@ -49,7 +49,7 @@ def _versus(size: Size, scale: Scale, records: Records) -> None:
             except RuntimeError as error:
                 records.note(f"{size.recipe}, {name}: {error}", ok=False)
         found: dict[str, list[float]] = {name: [] for name in kept}
-        for _ in range(1 if scale.rehearsal else TURNS):
+        for _ in range(scale.turns(TURNS)):
             for name, side in kept.items():
                 found[name].append(side.take(size.block))
         _tell(size, task, found, scale, records)

@@ -116,6 +116,7 @@ def test_flash_attention_is_told_bounds_window_and_scale(monkeypatch: pytest.Mon
     segment_attention(*inputs, segments, whole, SCALE, fused=False)
 
 
+@pytest.mark.card
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU; the twin above checks what it is asked")
 @pytest.mark.parametrize("window", [None, 3])
 def test_flash_attention_gives_what_each_segment_gives(window: int | None) -> None:

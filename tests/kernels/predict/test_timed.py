@@ -9,6 +9,7 @@ from galore.kernels.predict import timed
 from galore.kernels.predict.card import RTX4090
 
 
+@pytest.mark.card
 @pytest.mark.skipif(
     not torch.cuda.is_available(), reason="times kernels on a GPU; its twin above has a clock of its own"
 )

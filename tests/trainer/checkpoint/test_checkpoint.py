@@ -470,6 +470,7 @@ def test_what_cannot_be_stored_writes_nothing(root: Path) -> None:
     assert not root.exists() or _names(root) == []
 
 
+@pytest.mark.card
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_from_cuda(root: Path) -> None:
     save(root, 1, {"model": {"w": torch.arange(6.0, device="cuda").view(2, 3).T}}, {}, keep=2)

@@ -100,6 +100,7 @@ def test_nothing_is_offloaded_where_nothing_is_said(tiny: Tiny) -> None:
     assert not list(offloading(built(tiny, "train.gradient_checkpointing=true")[0]))
 
 
+@pytest.mark.card
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_on_a_gpu_the_same_to_the_bit_with_less_memory(tiny: Tiny) -> None:
     peaks, results = [], []
