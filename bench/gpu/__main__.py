@@ -11,7 +11,7 @@ from pathlib import Path
 
 from gpu.page import page, summary
 from gpu.proofs import NAMES, PROOFS, estimated
-from gpu.records import Records
+from gpu.records import Record, Records
 from gpu.runner import run_all
 from gpu.scale import Scale
 
@@ -33,13 +33,15 @@ def main() -> None:
     one.add_argument("--rehearse", action="store_true")
     one.add_argument("--smoke", action="store_true")
     results = verbs.add_parser("page", help="the results page of a records file, Markdown")
-    results.add_argument("file", type=Path)
+    results.add_argument(
+        "files", type=Path, nargs="+", help="of one card; a proof that is in several is told of the last"
+    )
     verbs.add_parser("estimate", help="seconds of every proof on an H100, predicted")
     arguments = parser.parse_args()
     if arguments.verb == "one":
         _one(arguments)
     elif arguments.verb == "page":
-        print(page(Records(arguments.file)), end="")
+        print(page([record for file in arguments.files for record in _latest(file, arguments.files)]), end="")
     elif arguments.verb == "estimate":
         _estimate()
     else:
@@ -70,6 +72,12 @@ def _one(arguments: argparse.Namespace) -> None:
         traceback.print_exc()
         records.note(f"broke off: {type(error).__name__}: {str(error)[:300]}", ok=False)
         sys.exit(1)
+
+
+def _latest(file: Path, files: list[Path]) -> list[Record]:
+    """The records of a file, without the proofs that a later one has, too."""
+    later = {record.proof for other in files[files.index(file) + 1 :] for record in Records(other)} - {"machine"}
+    return [record for record in Records(file) if record.proof not in later]
 
 
 def _estimate() -> None:

@@ -64,7 +64,7 @@ def _headline(name: str, end: Record | None, rows: Iterable[Record]) -> str:
     return f"  {name:10} {held} held, {failed} did not, {len(mine)} records; {ended}"
 
 
-def page(records: Records) -> str:
+def page(records: Iterable[Record]) -> str:
     """Markdown: the machine, and one table per proof."""
     return "\n".join(_page(list(records)))
 

@@ -7,8 +7,10 @@ batch where their lengths are equal. No (s, s) mask is made.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +21,9 @@ try:
     from torch.nn.attention.varlen import varlen_attn
 except ImportError:  # before torch 2.10
     varlen_attn = None  # type: ignore[assignment]
+
+# since torch 2.12; before it the kernel takes groups of heads without being told
+ASKED_FOR_GROUPS = varlen_attn is not None and "enable_gqa" in inspect.signature(varlen_attn).parameters
 
 Whole = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 """Attention over whole sequences: q, k, v (n, H or K, t, D) and a boolean mask (t, t), None for plainly causal, to
@@ -94,8 +99,8 @@ def capability(device: torch.device) -> tuple[int, int] | None:
 def _varlen(q: Tensor, k: Tensor, v: Tensor, segments: Segments, scale: float | None, window: int | None) -> Tensor:
     seen = -1 if window is None else window - 1  # before the token itself
     bounds, longest = segments.bounds, segments.longest
-    groups = q.shape[1] != k.shape[1]
-    out = varlen_attn(q, k, v, bounds, bounds, longest, longest, scale=scale, window_size=(seen, 0), enable_gqa=groups)
+    groups: dict[str, Any] = {"enable_gqa": q.shape[1] != k.shape[1]} if ASKED_FOR_GROUPS else {}
+    out = varlen_attn(q, k, v, bounds, bounds, longest, longest, scale=scale, window_size=(seen, 0), **groups)
     assert isinstance(out, Tensor)
     return out
 

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 import torch
-from gpu import page, runner, shapes, start, surroundings
+from gpu import cheap, page, runner, shapes, start, surroundings
 from gpu.proofs import (
     PROOFS,
     estimated,
@@ -470,10 +470,10 @@ def test_shortage_the_advised_command_is_found_as_it_is_given(tmp_path: Path, mo
 
 
 def test_offload_another_loss_is_a_finding(records, scale, monkeypatch) -> None:
-    steps = iter([{"seconds": 1.0, "loss": 5.0, "peak": 0}, {"seconds": 1.1, "loss": 5.1, "peak": 0}])
+    steps = iter([{"seconds": 1.0, "losses": [5.0], "peak": 0}, {"seconds": 1.1, "losses": [5.1], "peak": 0}])
     monkeypatch.setattr(offload, "_timed", lambda *_, **__: next(steps))
     offload.prove(scale, records)
-    assert verdicts(records)["the loss is the same with offloading"] is False
+    assert verdicts(records)["the losses of all steps are the same with offloading"] is False
 
 
 def test_a_proof_that_breaks_off_keeps_what_it_noted(records, scale, monkeypatch) -> None:
@@ -533,8 +533,8 @@ SECONDS = {"predict": {"seconds": None}, "measure": {"seconds": 2.0}}
 
 def test_streaming_weights_out_of_a_pool_are_drawn_like_others(monkeypatch) -> None:
     monkeypatch.setattr(torch.Tensor, "normal_", torch.Tensor.normal_)
-    streaming._draw_cheaply()
-    large, small = (torch.empty(n).normal_(0.0, 0.02) for n in (streaming.POOL + 3, 1000))
+    cheap.draw_cheaply()
+    large, small = (torch.empty(n).normal_(0.0, 0.02) for n in (cheap.POOL + 3, 1000))
     assert large.std() == pytest.approx(0.02, rel=0.01)
     assert small.std() == pytest.approx(0.02, rel=0.1)
-    assert torch.equal(large[:3], large[streaming.POOL :])
+    assert torch.equal(large[:3], large[cheap.POOL :])

@@ -7,7 +7,7 @@ import os
 import statistics
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 
 import torch
@@ -29,7 +29,7 @@ STEPS = 3  # that are timed
 class Measurement:
     """`allocator_bytes`: the peak that the allocator itself counted, weights included; `basis`: how it was asked.
 
-    `host_bytes`: most that waited on the host; `bus`: bytes to the device and back in an ordinary step.
+    `phases`: its peaks of each kind of step, where it counts them apart. `host_bytes`: most that waited on the host; `bus`: bytes to the device and back in an ordinary step.
     """
 
     trace: Trace
@@ -37,6 +37,7 @@ class Measurement:
     basis: str
     host_bytes: int = 0
     bus: tuple[int, int] = (0, 0)
+    phases: dict[str, int] = field(default_factory=dict)
 
 
 def measure(loaded: LoadedRecipe, device: torch.device, ranks: Ranks | None = None) -> Measurement:
@@ -50,7 +51,11 @@ def measure(loaded: LoadedRecipe, device: torch.device, ranks: Ranks | None = No
     trace = rehearsal.tracer.trace
     weights = sum(each.nbytes for each in trace.allocations)
     measurement = Measurement(trace, 0, "")
-    with (_cuda_allocator if device_type(device) == "cuda" else _cpu_allocator)(measurement, weights):
+    if device_type(device) == "cuda":
+        watched = _cuda_allocator(measurement, tracer)
+    else:
+        watched = _cpu_allocator(measurement, weights)
+    with watched:
         rehearsal.run()
     measurement.host_bytes = sum(host.most for host in rehearsal.hosts())
     measurement.bus = rehearsal.moved[ORDINARY]
@@ -74,11 +79,22 @@ def step_seconds(loaded: LoadedRecipe, device: torch.device) -> float:
 
 
 @contextmanager
-def _cuda_allocator(measurement: Measurement, weights: int) -> Iterator[None]:
+def _cuda_allocator(measurement: Measurement, tracer: Tracer) -> Iterator[None]:
+    """Its peak is asked for, and begun anew, before each kind of step."""
+    phase = "model"
+
+    def begun(following: str) -> None:
+        nonlocal phase
+        measurement.phases[phase] = torch.cuda.max_memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        phase = following
+
     torch.cuda.reset_peak_memory_stats()
+    tracer.begun = begun
     yield
     torch.cuda.synchronize()
-    measurement.allocator_bytes = torch.cuda.max_memory_allocated()
+    begun("")
+    measurement.allocator_bytes = max(measurement.phases.values())
     measurement.basis = "torch.cuda.max_memory_allocated"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
+import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -183,10 +184,13 @@ def _watch_optimizer(optimizer: GaLoreAdamW, tracer: Tracer) -> None:
         for category, tensor in optimizer.tensors():
             tracer.label(category, [tensor])
 
+    mine = weakref.ref(optimizer)  # see trainer/optim/parts/hooks.py
+
     def taken(parameter: Tensor) -> None:
         assert isinstance(parameter, nn.Parameter)
-        for category, tensor in optimizer.slots[parameter].tensors():
-            tracer.label(category, [tensor])
+        if (holder := mine()) is not None:
+            for category, tensor in holder.slots[parameter].tensors():
+                tracer.label(category, [tensor])
 
     take = optimizer.take
 

@@ -18,6 +18,7 @@ from galore.kernels.storage.rounding import RoundingNoise
 from galore.trainer.optim.build_slots import build_slots, named_groups
 from galore.trainer.optim.clipping import warn_of_clipping
 from galore.trainer.optim.keywords import taking
+from galore.trainer.optim.parts.hooks import after_gradient
 from galore.trainer.optim.parts.refresh import FirstMicroBatch
 from galore.trainer.optim.parts.shards import local
 from galore.trainer.optim.projected import ProjectedSlot
@@ -91,7 +92,8 @@ class GaLoreAdamW(Stored):
         self.before_write: Callable[[Tensor], None] = lambda parameter: None
         # Codes require no gradient; their layer hands over factors.
         floating = [p for p in self.slots if p.requires_grad]
-        self._hooks = [p.register_post_accumulate_grad_hook(self._on_gradient) for p in floating]  # type: ignore[no-untyped-call]
+        self._hooks = [after_gradient(p, self._on_gradient) for p in floating]
+        self._standing: dict[Tensor, ProjectedSlot] = {}  # whole weights, of which a slot has a part
 
     def __getstate__(self) -> dict[str, Any]:
         """No copy: hooks of the parameters hold this very object. Raises TypeError for `copy.deepcopy` and pickle."""
@@ -246,11 +248,8 @@ class GaLoreAdamW(Stored):
     def _on_gradient(self, parameter: Tensor) -> None:
         """The hook: hand the fresh gradient to its slot and free it."""
         assert isinstance(parameter, nn.Parameter)
-        self._take_gradient(self.slots[parameter], parameter)
-
-    @torch.no_grad()
-    def _take_gradient(self, slot: FullSlot, source: Tensor) -> None:
-        grad, source.grad = source.grad, None
+        slot = self._standing.get(parameter) or self.slots[parameter]
+        grad, parameter.grad = parameter.grad, None
         grad = None if grad is None else local(grad)
         if grad is not None and grad.is_sparse:
             raise ValueError(f"{slot.name} has a sparse gradient: make the embedding with sparse=False")
@@ -275,8 +274,8 @@ class GaLoreAdamW(Stored):
 
     def stands_for(self, unsharded: Tensor, slot: ProjectedSlot) -> None:
         """Take the gradients of `unsharded`, of which the slot's parameter is sharded: they are not sent whole."""
-        hook = unsharded.register_post_accumulate_grad_hook(lambda source: self._take_gradient(slot, source))  # type: ignore[no-untyped-call]
-        self._hooks.append(hook)
+        self._standing[unsharded] = slot
+        self._hooks.append(after_gradient(unsharded, self._on_gradient))
 
     def _apply_now(self, slot: FullSlot) -> None:
         with span("update"):

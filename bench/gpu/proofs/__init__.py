@@ -75,16 +75,18 @@ PROOFS = (
         200,
         2,
         flops=_steps(B7, 8 * 8 * 2048),
-        disk=4 * 19e9,
-        other=60,
+        disk=3 * 19e9,
+        other=70,
+        beside=True,
     ),
     Proof(
         "memory",
         "predicted against measured peaks, processes limited to what the named card has",
-        140,
-        4,
+        180,
+        5,
         flops=_steps(3 * B7 + B13, 3 * 8192) + _steps(B1, 3 * 8192),
         other=60,
+        beside=True,
     ),
     Proof(
         "speed",
@@ -94,6 +96,7 @@ PROOFS = (
         flops=9 * 4 * (_steps(0.37e9, 16384, False) + _steps(B1, 8192, False)),
         other=30,
     ),
+    Proof("account", "where the seconds of a step go, by part and by kernel", 70, 2, other=25),
     Proof("floor", "the kernels measured, against the card's floor and the prediction", 60, 1, other=30),
     Proof(
         "offload", "a step with and without offloaded activations: how much of the copies is hidden", 40, 1, other=15

@@ -59,7 +59,19 @@ def _selftest(records: Records) -> None:
 
 def _against_float64(scale: Scale, records: Records) -> None:
     errors, chosen = scale.folder / "kernel-errors.jsonl", REHEARSED if scale.rehearsal else "card"
-    command = [sys.executable, "-m", "pytest", "-q", "--no-header", "-p", "no:cacheprovider", "-k", chosen]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "--no-header",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:benchmark",
+        "-k",
+        chosen,
+    ]
     command += ["--tb=line", *(os.path.normpath(Path("tests/kernels", name)) for name in TESTS)]
     if importlib.util.find_spec("xdist") is not None and not scale.rehearsal:
         command += ["-n", str(min(WORKERS, os.cpu_count() or 1))]
@@ -67,7 +79,7 @@ def _against_float64(scale: Scale, records: Records) -> None:
     code, lines = _run(command, said, scale.environment(GALORE_KERNEL_ERRORS=str(errors)), scale.left - RESERVE)
     counts = {name: int(number) for number, name in COUNTS.findall(lines[-1])} if code is not None else _so_far(lines)
     records.note("kernels against float64: tests", ok=code == 0, **(counts or {"said": " | ".join(lines[-3:])[-300:]}))
-    for line in [line for line in lines if line.startswith(("/", "E ", "FAILED"))][:12]:
+    for line in [line for line in lines if _is_finding(line)][:12]:
         records.note(line[:240], ok=False)
     _largest(errors, records)
 
@@ -83,6 +95,10 @@ def _run(command: list[str], said: Path, environment: dict[str, str], seconds: f
             process.wait()
             code = None
     return code, said.read_text(errors="replace").strip().splitlines() or [""]
+
+
+def _is_finding(line: str) -> bool:
+    return line.startswith(("/", "E ", "FAILED")) and "Warning:" not in line
 
 
 def _so_far(lines: list[str]) -> dict[str, int]:

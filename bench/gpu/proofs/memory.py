@@ -13,8 +13,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from gpu.cheap import draw_cheaply
 from gpu.records import Records
-from gpu.scale import Scale
+from gpu.scale import GIB, Scale
 
 GOAL = 0.01  # of the measured peak
 PREDICTORS = 12  # processes at the same time: all, each on one core
@@ -25,7 +26,7 @@ CARDS = {
 SMALL = ("demo", *(f"llama-60m{method}" for method in ("-full", "-galore", "-galore-8bit", "-lora")), "llama-350m")
 LARGE = ("llama-7b-24gb", "llama-7b-12gb", "llama-7b-16gb", "llama-13b-24gb")
 GROWING, FIXED = "growing", "fixed"
-MEASURED = 3  # large recipes at the same time: 62 GiB at most
+OTHERS, LARGEST = 40 * GIB, 24 * GIB  # of the card: what other proofs take at the same time, and what a recipe takes
 
 
 @dataclass(frozen=True)
@@ -51,30 +52,34 @@ def prove(scale: Scale, records: Records) -> None:
 
 
 def compare_all(segments: str, scale: Scale, records: Records) -> None:
-    """Small recipes in one process, alone on the card, so that the driver's count is theirs; large ones some at a time."""
+    """Small recipes in one process, large ones in one each, as many at a time as the card has room for."""
     wanted = [Row("llama-60m-galore", segments)] if scale.rehearsal else rows(segments)
     card = None if scale.rehearsal else _child("here", [], None, scale)
     if card and "failed" in card:
         raise RuntimeError(f"the card cannot be asked: {card['failed']}")
     small, large = [row for row in wanted if row.named is None], [row for row in wanted if row.named]
-    with ThreadPoolExecutor(PREDICTORS) as pool, ThreadPoolExecutor(MEASURED) as several:
+    with ThreadPoolExecutor(PREDICTORS) as pool, ThreadPoolExecutor(_at_once(card)) as several:
         predicted = {
             row.recipe: pool.submit(_child, "predict", [row.recipe], card, scale, segments=segments) for row in wanted
         }
 
-        def compare(group: list[Row], alone: bool) -> None:
-            for row, found in zip(group, _measure(group, card, scale, alone), strict=True):
+        def compare(group: list[Row]) -> None:
+            for row, found in zip(group, _measure(group, card, scale), strict=True):
                 _compare(row, predicted[row.recipe], found, records)
 
-        compare(small, True)
-        for done in [several.submit(compare, [row], False) for row in large]:
+        for done in [several.submit(compare, group) for group in (small, *([row] for row in large)) if group]:
             done.result()
 
 
-def _measure(group: list[Row], card: dict[str, Any] | None, scale: Scale, alone: bool) -> list[dict[str, Any]]:
+def _at_once(card: dict[str, Any] | None) -> int:
+    """How many processes measure at the same time."""
+    return 1 if card is None else max(1, int((card["usable_low"] - OTHERS) // LARGEST))
+
+
+def _measure(group: list[Row], card: dict[str, Any] | None, scale: Scale) -> list[dict[str, Any]]:
     limit = {"limit": _room(group[0])} if group[0].named and not scale.rehearsal else {}
     names = [row.recipe for row in group]
-    found = _child("measure", names, card, scale, segments=group[0].segments, alone=alone, **limit)
+    found = _child("measure", names, card, scale, segments=group[0].segments, **limit)
     return found if isinstance(found, list) else [found] * len(group)
 
 
@@ -178,6 +183,7 @@ def measure(order: dict[str, Any]) -> list[dict[str, Any]]:
     from galore.trainer.fit.measure import measure as carried_out
     from galore.trainer.memory.profile import phases
 
+    draw_cheaply()
     if "limit" in order:
         from gpu.limited import limit
 
@@ -187,15 +193,26 @@ def measure(order: dict[str, Any]) -> list[dict[str, Any]]:
     for name in order["recipes"]:
         started, left_over = time.perf_counter(), _as_if_new(device)
         measured = carried_out(_loaded(name, order), device)
-        mine = {"allocated": measured.allocator_bytes, "reserved": 0, "total": 0, "phases": phases(measured.trace)}
+        steps = measured.phases or phases(measured.trace)
+        mine = {"allocated": measured.allocator_bytes, "reserved": 0, "total": 0, "phases": steps}
         if device.type == "cuda":
-            free, total = torch.cuda.mem_get_info()
             mine |= {"reserved": torch.cuda.max_memory_reserved()}
-            if order["alone"]:
-                mine["total"] = total - free - torch.cuda.memory_reserved() + mine["reserved"]
+            if held := _held():
+                mine["total"] = held - torch.cuda.memory_reserved() + mine["reserved"]
         found.append(mine | {"seconds": round(time.perf_counter() - started, 1), "left_over": left_over})
         del measured
     return found
+
+
+def _held() -> int:
+    """Bytes of the card that the driver counts as this process's; 0 where it does not tell."""
+    try:
+        import pynvml
+    except ImportError:
+        return 0
+    pynvml.nvmlInit()
+    running = pynvml.nvmlDeviceGetComputeRunningProcesses(pynvml.nvmlDeviceGetHandleByIndex(0))
+    return next((each.usedGpuMemory or 0 for each in running if each.pid == os.getpid()), 0)
 
 
 def _set_segments(order: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from gpu.cheap import draw_cheaply
 from gpu.records import Records
 from gpu.scale import GIB, Scale
 
@@ -22,7 +23,6 @@ GOAL = 0.01  # of measured bytes
 MICRO_BATCHES = 4  # of a step: as many as a measurement carries out
 TIMED = 2
 BLOCKS = 3  # of a rehearsal: more than lie on the device at a time
-POOL = 1 << 22  # numbers that weights are made of, over and over
 STREAMED, OFFLOADED = {"train__stream_weights": "true"}, {"train__offload_activations": "true"}
 RESIDENT_7B, STREAMED_7B = "7B, resident", "7B"
 
@@ -137,7 +137,7 @@ def measure(order: dict[str, Any]) -> dict[str, Any]:
 
         ask_for_expandable_segments(True)
         limit(card("rtx4090").usable_low - card("rtx4090").context_high)
-    _draw_cheaply()
+    draw_cheaply()
     loaded = _loaded(order)
     tracer = Tracer(kind, cpu_workspaces if kind == "cpu" else None)
     rehearsal = Rehearsal.prepare(loaded, kind, tracer, CARRIED_OUT)
@@ -152,23 +152,6 @@ def measure(order: dict[str, Any]) -> dict[str, Any]:
         "seconds": median(rehearsal.time_steps(TIMED)),
         "tokens": loaded.recipe.train.global_batch_size * loaded.recipe.data.max_length,
     }
-
-
-def _draw_cheaply() -> None:
-    """Weights out of one pool of numbers: 32 thousand million of them, drawn one by one, would take minutes."""
-    import torch
-
-    pool, drawn = torch.randn(POOL), torch.Tensor.normal_
-
-    def from_pool(tensor: Any, mean: float = 0.0, std: float = 1.0, *, generator: Any = None) -> Any:
-        if tensor.device.type != "cpu" or not tensor.is_contiguous() or mean or tensor.numel() < POOL:
-            return drawn(tensor, mean, std, generator=generator)
-        with torch.no_grad():
-            for part in tensor.view(-1).split(POOL):
-                part.copy_(pool[: part.numel()]).mul_(std)
-        return tensor
-
-    torch.Tensor.normal_ = from_pool  # type: ignore[method-assign,assignment]
 
 
 if __name__ == "__main__":

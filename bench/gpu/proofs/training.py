@@ -31,6 +31,7 @@ def prove(scale: Scale, records: Records) -> None:
         train__micro_batch_size=1,
         train__max_steps=ENDLESS if scale.rehearsal else STEPS,
         train__save_steps=SAVED,
+        data__validation_fraction=0.02,  # of a short text, whose documents are to fill a sequence
         optim__update_proj_gap=GAP,
         optim__warmup_ratio=0,
         optim__learning_rate=0.001,  # a fifth of the recipe's, which is meant for a warm-up of thousands of steps

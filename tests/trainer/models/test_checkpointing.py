@@ -120,9 +120,10 @@ def test_on_a_gpu_the_same_to_the_bit_with_less_memory(tiny: Tiny) -> None:
         batch = TokenBatch(ids, ids, tuple(range(32)))
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
         loss, *_ = accumulate(model, batch, 32, Counts(count_targets(batch)))
-        peaks.append(torch.cuda.max_memory_allocated() - sum(p.nbytes for p in model.parameters()))
-        results.append((loss, [p.grad.clone() for p in model.parameters() if p.grad is not None]))
+        peaks.append(torch.cuda.max_memory_allocated() - before)
+        results.append((loss, [p.grad.cpu() for p in model.parameters() if p.grad is not None]))
         del model
     assert results[0][0] == results[1][0]
     assert all(torch.equal(a, b) for a, b in zip(results[0][1], results[1][1], strict=True))

@@ -37,6 +37,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._library = dict.fromkeys(("forward", "backward"), library)
         self.stage = "forward"
         self.phase = ""
+        self.begun: Callable[[str], object] = lambda phase: None  # told of each phase before it begins
         self._live: dict[int, int] = {}  # storage → number of its allocation
         self._watched: dict[int, weakref.ref[Any]] = {}
         self._modules: list[str] = []
@@ -71,6 +72,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def begin(self, phase: str) -> None:
         """What follows belongs to `phase`, such as "refresh step"."""
+        self.begun(phase)
         self.phase = phase
         self._turn_to("forward")
 
