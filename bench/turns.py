@@ -28,7 +28,7 @@ class Task:
     """A recipe with `settings`, `rows` sequences per step in micro-batches of `micro`, `steps` at most.
 
     `cheap_basis`: the reference's full SVD is replaced by an orthonormal basis drawn at random, where ordinary steps alone
-    are to be timed; ours are then no refresh steps either.
+    are to be timed; ours are then no refresh steps either. The weights of both come out of a pool of numbers.
     """
 
     recipe: str
@@ -136,8 +136,16 @@ def token_ids(vocabulary: int, length: int) -> Any:
     return torch.from_numpy(np.minimum(rng.zipf(1.3, (ROWS, length)), vocabulary - 1).astype(np.int64))
 
 
+def _draw_as_told(task: Task) -> None:
+    if task.cheap_basis:
+        from gpu.cheap import draw_cheaply
+
+        draw_cheaply()
+
+
 def ours(task: Task) -> None:
     """`galore train` with its loop, records and optimizer."""
+    _draw_as_told(task)
     if task.device == "cpu":
         from galore.trainer.machine.process import prepare_process
 
@@ -200,6 +208,7 @@ def theirs(task: Task) -> None:
     recipe, baton = task.loaded(), Baton(task.device)
     section, optim = recipe.model, recipe.optim
     ids = token_ids(section.vocab_size, recipe.data.max_length)
+    _draw_as_told(task)
     if task.cheap_basis:
         torch.linalg.svd = _random_basis
 

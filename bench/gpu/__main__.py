@@ -25,6 +25,7 @@ def main() -> None:
     parser.add_argument(
         "--smoke", action="store_true", help="all of them at once, briefly: what breaks; times mean nothing"
     )
+    parser.add_argument("--sizes", type=int, help="so many sizes at most of each proof that times some")
     verbs = parser.add_subparsers(dest="verb")
     one = verbs.add_parser("one", help="a single proof, in this process")
     one.add_argument("name", choices=NAMES)
@@ -32,16 +33,15 @@ def main() -> None:
     one.add_argument("--folder", type=Path, required=True)
     one.add_argument("--rehearse", action="store_true")
     one.add_argument("--smoke", action="store_true")
+    one.add_argument("--sizes", type=int)
     results = verbs.add_parser("page", help="the results page of a records file, Markdown")
-    results.add_argument(
-        "files", type=Path, nargs="+", help="of one card; a proof that is in several is told of the last"
-    )
+    results.add_argument("files", nargs="+", help="of one card, FILE or FILE:proof,proof… for those proofs alone")
     verbs.add_parser("estimate", help="seconds of every proof on an H100, predicted")
     arguments = parser.parse_args()
     if arguments.verb == "one":
         _one(arguments)
     elif arguments.verb == "page":
-        print(page([record for file in arguments.files for record in _latest(file, arguments.files)]), end="")
+        print(page([record for file in arguments.files for record in _chosen(file)]), end="")
     elif arguments.verb == "estimate":
         _estimate()
     else:
@@ -57,7 +57,7 @@ def _all(arguments: argparse.Namespace) -> None:
         / f"{time.strftime('%Y-%m-%d-%H%M%S')}{'-rehearsal' * arguments.rehearse}{'-smoke' * arguments.smoke}.jsonl"
     )
     with tempfile.TemporaryDirectory(prefix="galore-gpu-") as folder:
-        scale = Scale(arguments.rehearse, Path(folder), arguments.smoke)
+        scale = Scale(arguments.rehearse, Path(folder), arguments.smoke, arguments.sizes)
         held = run_all([proof for proof in PROOFS if proof.name in names], scale, file, arguments.budget)
     print(f"\n{summary(Records(file))}\nrecords: {file}", flush=True)
     sys.exit(0 if held else 1)
@@ -67,17 +67,18 @@ def _one(arguments: argparse.Namespace) -> None:
     records = Records(arguments.records, arguments.name)
     proof = next(proof for proof in PROOFS if proof.name == arguments.name)
     try:
-        proof.run(Scale(arguments.rehearse, arguments.folder, arguments.smoke), records)
+        proof.run(Scale(arguments.rehearse, arguments.folder, arguments.smoke, arguments.sizes), records)
     except (Exception, SystemExit) as error:  # whatever it is, it is a finding: what was noted before it stays
         traceback.print_exc()
         records.note(f"broke off: {type(error).__name__}: {str(error)[:300]}", ok=False)
         sys.exit(1)
 
 
-def _latest(file: Path, files: list[Path]) -> list[Record]:
-    """The records of a file, without the proofs that a later one has, too."""
-    later = {record.proof for other in files[files.index(file) + 1 :] for record in Records(other)} - {"machine"}
-    return [record for record in Records(file) if record.proof not in later]
+def _chosen(words: str) -> list[Record]:
+    """The records of a file; of its proofs those that are named, if some are."""
+    file, _, proofs = words.partition(":")
+    wanted = {"machine", *proofs.split(",")} if proofs else None
+    return [record for record in Records(Path(file)) if wanted is None or record.proof in wanted]
 
 
 def _estimate() -> None:

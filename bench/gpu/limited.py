@@ -1,4 +1,7 @@
-"""`galore …` in a process that may take no more of the card than another card has: `python -m gpu.limited --limit BYTES …`."""
+"""`galore …` in a process that may take no more of the card than another card has: `python -m gpu.limited --limit BYTES …`.
+
+`--cheap` before it: weights are drawn as in `gpu.cheap`.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,11 @@ def limit(nbytes: int) -> None:
 
 def main() -> None:
     arguments = sys.argv[1:]
+    if arguments[:1] == ["--cheap"]:
+        from gpu.cheap import draw_cheaply
+
+        draw_cheaply()
+        arguments = arguments[1:]
     if arguments[:1] == ["--limit"]:
         # before torch reads its settings: the recipes ask for segments that grow, and so does this process
         from galore.trainer.machine.process import ask_for_expandable_segments

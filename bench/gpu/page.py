@@ -13,7 +13,7 @@ ESSENTIAL = {  # proof → parts of the names of the records that a summary has 
     "kernels": ("products of", "tests", "self-test", "doctor"),
     "memory": ("7b-24gb, segments g", "13b-24gb, segments g", "7b-16gb", "7b-12gb", "1b-8gb", "350m"),
     "exact": ("kill -9", "equal bits", "8 × 1", "one order"),
-    "speed": ("ours with", "tokens per second"),
+    "speed": ("ours, fused", "tokens per second"),
     "matmul": ("tokens per second", "both products"),
     "fused": ("tokens per second", "both ways"),
     "floor": ("4096×11008", "4096×4096"),

@@ -40,6 +40,7 @@ class Scale:
     rehearsal: bool
     folder: Path
     smoke: bool = False
+    most: int | None = None  # sizes that are timed of each proof
 
     @property
     def device(self) -> str:
@@ -48,11 +49,12 @@ class Scale:
     @property
     def words(self) -> list[str]:
         """What tells the process of a proof which of them this is."""
-        return ["--rehearse"] * self.rehearsal + ["--smoke"] * self.smoke
+        few = [] if self.most is None else ["--sizes", str(self.most)]
+        return ["--rehearse"] * self.rehearsal + ["--smoke"] * self.smoke + few
 
     def sizes(self, real: tuple[T, ...], tiny: tuple[T, ...]) -> tuple[T, ...]:
         """Which sizes are timed."""
-        return tiny if self.rehearsal else real[:1] if self.smoke else real
+        return tiny if self.rehearsal else real[: 1 if self.smoke else self.most]
 
     def turns(self, count: int) -> int:
         """How often each of them is timed."""
@@ -86,10 +88,10 @@ class Scale:
         )
         return Outcome(done.returncode, done.stdout, done.stderr, time.perf_counter() - started)
 
-    def command(self, *arguments: str, limit: int | None = None) -> list[str]:
-        """The words that start `galore …`, on a machine that has no such script, too."""
+    def command(self, *arguments: str, limit: int | None = None, cheap: bool = False) -> list[str]:
+        """The words that start `galore …`, on a machine that has no such script, too; `cheap`: see `gpu.cheap`."""
         limited = [] if limit is None or self.rehearsal else ["--limit", str(limit)]
-        return [sys.executable, "-m", "gpu.limited", *limited, *arguments]
+        return [sys.executable, "-m", "gpu.limited", *["--cheap"] * cheap, *limited, *arguments]
 
     def asked(self, module: str, verb: str, order: dict[str, Any], **more: str) -> Any:
         """What `python -m module verb order` says in a process of its own, as JSON; {"failed": …} where it breaks off."""

@@ -419,12 +419,12 @@ def test_exact_micro_batches_that_count_twice(records, scale, monkeypatch) -> No
 def test_speed_a_side_that_breaks_off_is_a_finding_and_the_others_go_on(records, scale, monkeypatch) -> None:
     class Side:
         def __init__(self, side, task, environment):
-            self.side, self.backend = side, environment.get("GALORE_BACKEND")
+            self.side, self.fused = side, "train.fused=auto" in task.settings
 
         def take(self, steps):
             if self.side == "theirs":
                 raise RuntimeError("theirs ended early")
-            return 100.0 if self.backend else 150.0
+            return 150.0 if self.fused else 100.0
 
         def end(self):
             pass
@@ -433,7 +433,7 @@ def test_speed_a_side_that_breaks_off_is_a_finding_and_the_others_go_on(records,
     speed.prove(scale, records)
     found = {record.what: record for record in records}
     assert found["llama-60m-galore, trainer: theirs ended early"].ok is False
-    assert found["llama-60m-galore: ours with Triton / torch"].figures["ratio"] == 1.5
+    assert found["llama-60m-galore: ours, fused / not fused"].figures["ratio"] == 1.5
 
 
 def test_floor_a_time_below_it_was_measured_wrongly(records, scale, monkeypatch) -> None:
@@ -484,7 +484,9 @@ def test_a_proof_that_breaks_off_keeps_what_it_noted(records, scale, monkeypatch
         raise ValueError("and then this")
 
     monkeypatch.setattr(offload, "prove", breaks)
-    arguments = SimpleNamespace(records=records.file, name="offload", rehearse=True, smoke=False, folder=scale.folder)
+    arguments = SimpleNamespace(
+        records=records.file, name="offload", rehearse=True, smoke=False, sizes=None, folder=scale.folder
+    )
     started = time.time()
     with pytest.raises(SystemExit):
         command._one(arguments)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ ON_DEVICE = "kernel"
 
 
 def prove(scale: Scale, records: Records) -> None:
-    for size in scale.sizes(SIZES, TINY):
+    for size in scale.sizes(SIZES[::-1], TINY):
         _account(size, scale, records)
 
 
@@ -34,27 +35,47 @@ def _account(size: Size, scale: Scale, records: Records) -> None:
         optim__update_proj_gap=10_000,
         log__profile_steps=f"{PROFILED}-{PROFILED}",
     )
-    run = scale.galore("train", size.recipe, *settings, "--output-dir", str(out))
+    run = scale.galore("train", size.recipe, *settings, *size.settings, "--output-dir", str(out))
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()] if run.code == 0 else []
     account = next((row["profile"] for row in rows if "profile" in row), None)
     if account is None:
-        records.note(f"{size.recipe}: {run.last_lines}", ok=False)
+        records.note(f"{size.name}: {run.last_lines}", ok=False)
         return
-    records.note(f"{size.recipe}, a step: seconds", whole=account["seconds"], **account["parts"], **account["beside"])
-    for name, (seconds, count) in _kernels(out / "profile"):
+    records.note(f"{size.name}, a step: seconds", whole=account["seconds"], **account["parts"], **account["beside"])
+    traces = list((out / "profile").glob("*.json.gz"))
+    for file in traces:
+        shutil.copy(file, records.file.parent / f"{size.recipe}-{file.name}")  # for a closer look
+    events = [event for file in traces for event in _events(file)]
+    records.note(f"{size.name}, the host meanwhile: seconds", **_host(events))
+    for name, (seconds, count) in _kernels(events):
         records.note(
-            f"{size.recipe}, {name}", microseconds=seconds, launches=count, share=seconds / 1e6 / account["seconds"]
+            f"{size.name}, {name}", microseconds=seconds, launches=count, share=seconds / 1e6 / account["seconds"]
         )
 
 
-def _kernels(folder: Path) -> list[tuple[str, tuple[float, int]]]:
-    """(name, (microseconds, launches)) of the kernels that took most, of all steps that were profiled."""
+def _events(file: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(gzip.decompress(file.read_bytes()))["traceEvents"]
+    return found
+
+
+def _host(events: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the host did in each part of the step, waiting included, and how many kernels it asked for."""
+    from galore.kernels.span import PREFIX
+    from galore.trainer.time.account import Timeline
+
+    spans = [each for each in events if each.get("cat") == "user_annotation" and each["name"].startswith(PREFIX)]
+    seconds = Counter[str]()
+    for thread in {each["tid"] for each in spans}:
+        seconds.update(Timeline.of([each for each in spans if each["tid"] == thread]).seconds)
+    return dict(seconds) | {"launches": sum(each.get("cat") == ON_DEVICE for each in events)}
+
+
+def _kernels(events: list[dict[str, Any]]) -> list[tuple[str, tuple[float, int]]]:
+    """(name, (microseconds, launches)) of the kernels that took most."""
     times, counts = Counter[str](), Counter[str]()
-    for file in folder.glob("*.json.gz"):
-        events: list[dict[str, Any]] = json.loads(gzip.decompress(file.read_bytes()))["traceEvents"]
-        for each in events:
-            if each.get("cat") == ON_DEVICE:
-                name = each["name"][:LETTERS]
-                times[name] += each["dur"]
-                counts[name] += 1
+    for each in events:
+        if each.get("cat") == ON_DEVICE:
+            name = each["name"][:LETTERS]
+            times[name] += each["dur"]
+            counts[name] += 1
     return [(name, (time, counts[name])) for name, time in times.most_common(MOST)]

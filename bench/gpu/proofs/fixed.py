@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from gpu.proofs.memory import FIXED, compare_all
+from gpu.proofs.memory import FIXED, compare_all, rows
 from gpu.records import Records
 from gpu.scale import Scale
 
 
 def prove(scale: Scale, records: Records) -> None:
-    compare_all(FIXED, scale, records)
+    compare_all(rows(FIXED), scale, records)

@@ -76,7 +76,9 @@ def _against_float64(scale: Scale, records: Records) -> None:
     if importlib.util.find_spec("xdist") is not None and not scale.rehearsal:
         command += ["-n", str(min(WORKERS, os.cpu_count() or 1))]
     said = scale.folder / "kernels.log"
-    code, lines = _run(command, said, scale.environment(GALORE_KERNEL_ERRORS=str(errors)), scale.left - RESERVE)
+    code, lines = _run(
+        command, said, scale.environment(GALORE_KERNEL_ERRORS=str(errors), OMP_NUM_THREADS="1"), scale.left - RESERVE
+    )
     counts = {name: int(number) for number, name in COUNTS.findall(lines[-1])} if code is not None else _so_far(lines)
     records.note("kernels against float64: tests", ok=code == 0, **(counts or {"said": " | ".join(lines[-3:])[-300:]}))
     for line in [line for line in lines if _is_finding(line)][:12]:

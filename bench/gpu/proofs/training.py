@@ -27,7 +27,7 @@ def prove(scale: Scale, records: Records) -> None:
     named, out = card("rtx4090"), scale.folder / "7b"
     room = named.usable_low - named.context_high
     settings = scale.settings(
-        train__global_batch_size=8,
+        train__global_batch_size=4,
         train__micro_batch_size=1,
         train__max_steps=ENDLESS if scale.rehearsal else STEPS,
         train__save_steps=SAVED,
@@ -36,7 +36,7 @@ def prove(scale: Scale, records: Records) -> None:
         optim__warmup_ratio=0,
         optim__learning_rate=0.001,  # a fifth of the recipe's, which is meant for a warm-up of thousands of steps
     )
-    command = scale.command("train", RECIPE, *settings, "--output-dir", str(out), limit=room)
+    command = scale.command("train", RECIPE, *settings, "--output-dir", str(out), limit=room, cheap=True)
     try:
         first = _killed_after(KILLED, command, out, scale)
     except RuntimeError:
