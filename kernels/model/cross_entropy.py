@@ -17,6 +17,7 @@ sum.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import ceil
 from typing import Any, NamedTuple
 
@@ -26,12 +27,16 @@ from torch import Tensor
 from galore.kernels.device import device_type, rounds
 
 CHUNK_ELEMENTS = 2**25  # logits of one chunk at most: 64 MiB in bf16; larger ones are no faster
-CHUNKS = 36  # of more logits than that, so that what exists of them, fp32 copies included, is less than a sixteenth
+CHUNKS = {"cpu": 36, "cuda": 17}  # of more logits than that, so that what exists of them is less than a sixteenth
 SMALLEST_CHUNK = {"cpu": 320, "cuda": 224}  # rows: of fewer, adding up the weight's gradient takes too large a share
 SOFTMAX_ELEMENTS = {"cpu": 2**19, "cuda": 2**21}  # of the fp32 copy: 2 MiB stays in the cache; fewer launches on a GPU
 VOCABULARY_BLOCK = 8192  # rows of dW done together where they are fp32
 VOCABULARY_CHUNK = 2048  # columns of logits at a time in a second pass
 UNDERFLOW = 1e-30  # below this -log p_t is read from the logits, not from p_t
+
+
+Softmax = Callable[[Tensor, Tensor, Tensor, Tensor, float], None]
+"""Logits (c, V) become their gradient; targets (c,) are given, losses and log Σ exp (c,) written; then the z-loss' factor."""
 
 
 class LossSums(NamedTuple):
@@ -68,6 +73,7 @@ def linear_loss(
     weights: Tensor | None = None,  # (n,)
     kinds: Tensor | None = None,  # (n,) int64
     num_kinds: int = 0,
+    softmax: Softmax | None = None,
 ) -> LossSums:
     """Sums over the non-ignored rows of -log softmax(z)[target] and of z_loss · logsumexp(z)², z = hidden @ weightᵀ.
 
@@ -81,6 +87,7 @@ def linear_loss(
         z_loss: coefficient.
         weights: what each row counts, its z-loss included, the dtype of the sums; None where each counts once.
         kinds: of each row, a number below `num_kinds`; with it the cross-entropy comes by kind, too.
+        softmax: what overwrites a chunk's logits by their gradient; None is `softmax_minus_onehot_`.
 
     Returns:
         The sums, fp32 (fp64 for fp64 inputs); 0 when every row is ignored.
@@ -98,7 +105,7 @@ def linear_loss(
     wants_hidden, wants_weight = needs and hidden.requires_grad, needs and weight.requires_grad
     rows = chunk or _chunk_rows(len(targets), weight)
     twice = wants_weight and chunk is None and _sum_costs_more(len(targets), rows, weight)
-    how = (rows, wants_hidden, wants_weight, twice, z_loss, weights, kinds, num_kinds)
+    how = (rows, wants_hidden, wants_weight, twice, z_loss, weights, kinds, num_kinds, softmax or softmax_minus_onehot_)
     sums = _LinearLoss.apply(hidden, weight, targets, *how)  # type: ignore[no-untyped-call]
     return LossSums(*sums)
 
@@ -116,7 +123,8 @@ def _chunk_rows(rows: int, weight: Tensor) -> int:
     """Rows per chunk, all equal so that no small one is left over at the end."""
     chunks = max(1, ceil(rows * weight.shape[0] / CHUNK_ELEMENTS))
     if chunks > 1:
-        chunks = max(chunks, min(CHUNKS, rows // SMALLEST_CHUNK.get(device_type(weight), 224)))
+        kind = device_type(weight)
+        chunks = max(chunks, min(CHUNKS.get(kind, 36), rows // SMALLEST_CHUNK.get(kind, 224)))
     return max(1, ceil(rows / chunks))
 
 
@@ -141,6 +149,7 @@ class _LinearLoss(torch.autograd.Function):
         weights: Tensor | None,
         kinds: Tensor | None,
         num_kinds: int,
+        softmax: Softmax,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         nll, lse = (
             torch.empty_like(targets, dtype=_arithmetic(hidden)),
@@ -151,7 +160,7 @@ class _LinearLoss(torch.autograd.Function):
         for at in rounds(targets, range(0, len(targets), rows)):
             here = slice(at, at + rows)
             logits = hidden[here] @ weight.T
-            softmax_minus_onehot_(logits, targets[here], nll[here], lse[here], z_loss)
+            softmax(logits, targets[here], nll[here], lse[here], z_loss)
             if weights is not None:
                 logits.mul_(weights[here].unsqueeze(1))
             if d_hidden is not None:
@@ -178,7 +187,7 @@ class _LinearLoss(torch.autograd.Function):
         ctx.gradients = None if last else made
         if made is None:
             raise RuntimeError("backward through this loss a second time needs retain_graph=True the first time")
-        return (*(_scaled(made, at, scale, ctx.dtype, last) for at in (0, 1)), *[None] * 9)
+        return (*(_scaled(made, at, scale, ctx.dtype, last) for at in (0, 1)), *[None] * 10)
 
 
 class _WeightGradient:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from galore.kernels.ops.dispatch import BackendError, Case, adam, choose, lift, project
+from galore.kernels.ops.dispatch import BackendError, Case, adam, choose, lift, project, quantizer
 from galore.kernels.storage import blockwise
 
 
@@ -42,11 +42,18 @@ def explain(device: str, problems: Iterable[Problem] = ()) -> list[Path]:
         else "fp32 accumulation; bf16 result, the CPU GEMM has no wider one"
     )
     return [
-        Path("linear_cross_entropy", "torch, chunked", "the logits never exist whole; softmax in fp32"),
+        _loss(torch.device(device)),
         *[path for problem in problems or (_TYPICAL,) for path in _paths(torch.device(device), problem, gemm)],
         Path("8-bit states", *blockwise.path()),
         Path("subspace", "torch.linalg, fp32", "falls back to float64 eigh / QR, counted, where it does not converge"),
     ]
+
+
+def _loss(device: torch.device) -> Path:
+    found = _path("linear_cross_entropy", "torch", quantizer(torch.empty(0)), device)
+    return found._replace(
+        path=f"{found.path}, chunked", why=f"the logits never exist whole; softmax in fp32 ({found.why})"
+    )
 
 
 def summary(device: str, problems: Iterable[Problem]) -> list[str]:

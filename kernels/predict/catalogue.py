@@ -20,6 +20,7 @@ from galore.kernels.triton.fused import (
     rms_norm_backward_plan,
     rms_norm_plan,
     rotary_plan,
+    softmax_plan,
     swiglu_backward_plan,
     swiglu_plan,
 )
@@ -58,7 +59,7 @@ EIGHT = (
     "product e4m3 rows even",
     "regroup across even",
 )
-FUSED = ("norm even", "norm backward even", "swiglu backward even", "rotary even")
+FUSED = ("norm even", "norm backward even", "swiglu backward even", "rotary even", "softmax even")
 
 
 def meta(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
@@ -177,6 +178,8 @@ def _fused(width: int, inner: int) -> Iterator[Case]:
     heads, angles = meta(1, width, width // size, size).transpose(1, 2), meta(1, width, size)
     for name, backward in (("rotary", False), ("rotary backward", True)):
         yield name, rotary_plan(heads, heads, angles, angles, backward)
+    sums = meta(width, dtype=torch.float32)
+    yield "softmax", softmax_plan(gate, meta(width, dtype=torch.int64), sums, sums, 1e-4)
 
 
 def _norms(rows: int, width: int) -> Iterator[Case]:

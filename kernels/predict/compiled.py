@@ -28,6 +28,7 @@ NAMES: dict[torch.dtype, str] = {
     torch.int8: "i8",
     torch.int16: "i16",
     torch.int32: "i32",
+    torch.int64: "i64",
 }
 _TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 _INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/", re.MULTILINE)

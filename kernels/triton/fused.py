@@ -1,4 +1,4 @@
-"""Plans of the pieces of a forward between its products: RMSNorm, SwiGLU, rotary positions."""
+"""Plans of the pieces of a forward between its products: RMSNorm, SwiGLU, rotary positions, and the loss."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from galore.kernels.triton.jit.fused import (
     rms_norm_backward_kernel,
     rms_norm_kernel,
     rotary_kernel,
+    softmax_kernel,
     swiglu_backward_kernel,
     swiglu_kernel,
 )
@@ -16,6 +17,7 @@ from galore.kernels.triton.launch import Argument, Launch, blocks
 ELEMENTS = 4096  # of rows, to a program
 FLAT = 1024  # elements to a program
 HALVES = 2048  # pairs that turn, to a program
+COLUMNS = 4096  # of logits, that a program holds at a time
 
 
 def rms_norm_plan(out: Tensor, r: Tensor, x: Tensor, weight: Tensor, eps: float) -> list[Launch]:
@@ -95,6 +97,23 @@ def rotary_plan(out: Tensor, x: Tensor, cos: Tensor, sin: Tensor, backward: bool
     constants = {"BACKWARD": backward, "HALF": half, "HEADS": each, "WIDTH": width}
     grid = (batch * tokens, blocks(heads, each))
     return [Launch(rotary_kernel, grid, arguments, constants, bytes=x.nbytes + out.nbytes)]
+
+
+def softmax_plan(logits: Tensor, targets: Tensor, losses: Tensor, lse: Tensor, z_loss: float) -> list[Launch]:
+    """Contiguous logits (rows, columns) ← their gradient, losses and lse (rows,) fp32; see `softmax_kernel`."""
+    rows, columns = logits.shape
+    arguments: dict[str, Argument] = {
+        "Z": logits,
+        "T": targets,
+        "LOSS": losses,
+        "LSE": lse,
+        "columns": columns,
+        "z_loss": float(z_loss),
+    }
+    block = min(COLUMNS, 1 << (columns - 1).bit_length())
+    return [
+        Launch(softmax_kernel, (rows, 1), arguments, {"BLOCK": block}, max(4, block // 512), bytes=2 * logits.nbytes)
+    ]
 
 
 def _tile(columns: int) -> tuple[int, int, int]:

@@ -101,3 +101,36 @@ def rotary_kernel(
     to = b * sob + t * sot + head[:, None] * soh + place[None, :]
     tl.store(OUT + to, y1.to(OUT.dtype.element_ty), mask=here)
     tl.store(OUT + to + HALF, y2.to(OUT.dtype.element_ty), mask=here)
+
+
+@triton.jit
+def softmax_kernel(Z, T, LOSS, LSE, columns, z_loss, BLOCK: tl.constexpr):
+    """Row by row Z (rows, columns) ← softmax(Z) (1 + 2 z_loss · LSE) - onehot(T), LOSS ← LSE - Z[T], LSE ← log Σ exp Z.
+
+    A target that is no column makes its row's loss and gradient nan.
+    """
+    row = tl.program_id(0)
+    Z += row * columns
+    lane = tl.arange(0, BLOCK)
+    target = tl.load(T + row)
+    of_target = tl.load(Z + target, mask=(target >= 0) & (target < columns), other=float("nan")).to(tl.float32)
+    most = tl.full((BLOCK,), float("-inf"), tl.float32)
+    for start in range(0, columns, BLOCK):
+        here = start + lane < columns
+        most = tl.maximum(most, tl.load(Z + start + lane, mask=here, other=float("-inf")).to(tl.float32))
+    top = tl.max(most, axis=0)
+    found = tl.zeros((BLOCK,), tl.float32)
+    for start in range(0, columns, BLOCK):
+        here = start + lane < columns
+        found += tl.exp(tl.load(Z + start + lane, mask=here, other=float("-inf")).to(tl.float32) - top)
+    total = tl.sum(found, axis=0)
+    loss = tl.log(total) + (top - of_target)
+    lse = loss + of_target
+    tl.store(LOSS + row, loss)
+    tl.store(LSE + row, lse)
+    share = tl.div_rn(1.0 + 2.0 * z_loss * lse, total) + 0.0 * of_target
+    for start in range(0, columns, BLOCK):
+        column = start + lane
+        here = column < columns
+        p = tl.exp(tl.load(Z + column, mask=here, other=float("-inf")).to(tl.float32) - top) * share
+        tl.store(Z + column, tl.where(column == target, p - 1.0, p).to(Z.dtype.element_ty), mask=here)

@@ -75,3 +75,50 @@ def test_bfloat16_is_rounded_once(machine):
     machine.run(machine.kernels.fused.swiglu_plan(out, gate, up))
     wanted = (torch.nn.functional.silu(gate.double()) * up.double()).bfloat16()
     assert float((out != wanted).float().mean()) < 5e-3
+
+
+def exact_softmax(logits, targets, z_loss):
+    """Gradient, losses and log Σ exp, in float64."""
+    z = logits.double().requires_grad_()
+    lse = z.logsumexp(1)
+    losses = lse - z.gather(1, targets[:, None]).squeeze(1)
+    (losses + z_loss * lse.square()).sum().backward()
+    return z.grad, losses.detach(), lse.detach()
+
+
+@pytest.mark.parametrize("z_loss", [0.0, 0.01])
+@pytest.mark.parametrize("columns", [96, 50, 4133])
+def test_softmax(machine, columns, z_loss):
+    """Rows of one block, ragged ones, and of more than one block."""
+    logits, targets = torch.randn(5, columns) * 4, torch.randint(columns, (5,))
+    exact = exact_softmax(logits, targets, z_loss)
+    losses, lse = torch.full((5,), torch.nan), torch.full((5,), torch.nan)
+    machine.run(machine.kernels.fused.softmax_plan(logits, targets, losses, lse, z_loss))
+    for found, wanted in zip((logits, losses, lse), exact, strict=True):
+        assert relative_error(found, wanted) <= 1e-6
+
+
+def test_softmax_of_a_target_whose_probability_underflows(machine):
+    logits, targets = torch.zeros(2, 40), torch.tensor([3, 0])
+    logits[0, 7] = 400.0
+    losses, lse = torch.empty(2), torch.empty(2)
+    machine.run(machine.kernels.fused.softmax_plan(logits, targets, losses, lse, 0.0))
+    assert losses[0] == 400
+    assert logits[0, 3] == -1
+    assert logits[0, 7] == 1
+
+
+@pytest.mark.parametrize("wrong", ["nan", "inf", "target"])
+def test_softmax_of_what_is_no_number_is_none(machine, wrong):
+    """Of that row alone; a target that is no column is not read either."""
+    logits, targets = torch.randn(3, 40), torch.tensor([1, 2, 3])
+    if wrong == "target":
+        targets[1] = 40
+    else:
+        logits[1, 5] = float(wrong)
+    losses, lse = torch.empty(3), torch.empty(3)
+    machine.run(machine.kernels.fused.softmax_plan(logits, targets, losses, lse, 0.0))
+    assert losses.isnan().tolist() == [False, True, False]
+    assert logits.isnan().any(1).tolist() == [False, True, False]
+    if wrong == "target":
+        assert logits[1].isnan().all()

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from galore.kernels.model.cross_entropy import LossSums, linear_loss, sums_by_kind
 from galore.kernels.model.segments import Segments
+from galore.kernels.ops.fused.softmax import softmax_minus_onehot_
 from galore.trainer.common.format import exponential
 from galore.trainer.data.batch import IGNORED, PLAIN, Extra, Measures, Objective, SplitHead
 from galore.trainer.data.rows.modality import Modalities
@@ -108,7 +109,8 @@ class TokenBatch:
             with nullcontext() if extra is None else extra.watching(self):
                 hidden = head.hidden(input_ids, **isolating).flatten(0, 1).index_select(0, rows)
             by_kind = self._by_kind(targets[kept], hidden)
-            sums = linear_loss(hidden, head.weight, kept_targets, ignore_index=None, z_loss=z_loss, **by_kind)
+            how: dict[str, Any] = {"ignore_index": None, "z_loss": z_loss, "softmax": softmax_minus_onehot_, **by_kind}
+            sums = linear_loss(hidden, head.weight, kept_targets, **how)
             if extra is None:
                 return sums
             seen = Seen(self, input_ids, isolating, rows, kept_targets, partial(_logits, hidden, head.weight))
