@@ -9,6 +9,7 @@ import torch
 from galore.kernels.rules.adam import AdamRule
 from galore.kernels.storage.moments import Moments
 from galore.kernels.triton.adam import adam_plan
+from galore.kernels.triton.fused import softmax_plan
 from galore.kernels.triton.launch import run
 from galore.kernels.triton.lift import lift_plan
 from galore.kernels.triton.tile import Tile
@@ -28,7 +29,7 @@ def failure(index: int) -> str:
 
 
 def check(device: torch.device) -> str:
-    """Adam on dynamic codes and a lift into bf16, against torch in fp32."""
+    """Adam, a lift into bf16, and the softmax of a loss, against torch in fp32."""
     generator = torch.Generator().manual_seed(0)
     p, n, w = (torch.randn(*shape, generator=generator).to(device) for shape in ((64, 16), (16, 96), (64, 96)))
     lifted = w.bfloat16()
@@ -38,7 +39,20 @@ def check(device: torch.device) -> str:
         return "its lift_update disagrees with torch"
     out, moments = torch.zeros_like(n), Moments(torch.zeros_like(n), torch.zeros_like(n))
     run(adam_plan(out, n, moments, AdamRule(), step=1))
-    return "" if _near(out, -n.sign()) else "its adam disagrees with torch"
+    if not _near(out, -n.sign()):
+        return "its adam disagrees with torch"
+    return "" if _softmax_agrees(w) else "its softmax disagrees with torch"
+
+
+def _softmax_agrees(logits: torch.Tensor) -> bool:
+    rows, columns = logits.shape
+    targets = torch.arange(rows, device=logits.device)
+    losses, lse = (torch.zeros(rows, device=logits.device) for _ in range(2))
+    wanted = torch.softmax(logits, 1) - torch.nn.functional.one_hot(targets, columns)
+    sums = logits.logsumexp(1)
+    expected = sums - logits.gather(1, targets[:, None]).squeeze(1)
+    run(softmax_plan(logits, targets, losses, lse, 0.0))
+    return _near(logits, wanted) and _near(losses, expected) and _near(lse, sums)
 
 
 def _near(x: torch.Tensor, wanted: torch.Tensor) -> bool:

@@ -18,7 +18,9 @@ def test_right_kernels_pass(interpreted):
     assert interpreted.check(torch.device("cpu")) == ""
 
 
-@pytest.mark.parametrize(("plan", "message"), [("lift_plan", "lift_update"), ("adam_plan", "adam")])
+@pytest.mark.parametrize(
+    ("plan", "message"), [("lift_plan", "lift_update"), ("adam_plan", "adam"), ("softmax_plan", "softmax")]
+)
 def test_a_kernel_that_does_nothing_is_named(interpreted, monkeypatch, plan, message):
     monkeypatch.setattr(interpreted, plan, lambda *args, **kwargs: [])
     assert f"its {message} disagrees with torch" in interpreted.check(torch.device("cpu"))
