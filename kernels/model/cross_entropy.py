@@ -36,7 +36,7 @@ UNDERFLOW = 1e-30  # below this -log p_t is read from the logits, not from p_t
 
 
 Softmax = Callable[[Tensor, Tensor, Tensor, Tensor, float], None]
-"""Logits (c, V) become their gradient; targets (c,) are given, losses and log Σ exp (c,) written; then the z-loss' factor."""
+"""What overwrites logits (c, V) by their gradient, given targets (c,), and writes losses and log Σ exp (c,)."""
 
 
 class LossSums(NamedTuple):

@@ -29,7 +29,8 @@ STEPS = 3  # that are timed
 class Measurement:
     """`allocator_bytes`: the peak that the allocator itself counted, weights included; `basis`: how it was asked.
 
-    `phases`: its peaks of each kind of step, where it counts them apart. `host_bytes`: most that waited on the host; `bus`: bytes to the device and back in an ordinary step.
+    `phases`: its peaks of each kind of step, where it counts them apart. `host_bytes`: most that waited on the host;
+    `bus`: bytes to the device and back in an ordinary step.
     """
 
     trace: Trace
@@ -80,7 +81,7 @@ def step_seconds(loaded: LoadedRecipe, device: torch.device) -> float:
 
 @contextmanager
 def _cuda_allocator(measurement: Measurement, tracer: Tracer) -> Iterator[None]:
-    """Its peak is asked for, and begun anew, before each kind of step."""
+    """CUDA's peak, asked for and begun anew before each kind of step."""
     phase = "model"
 
     def begun(following: str) -> None:

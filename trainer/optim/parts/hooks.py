@@ -1,7 +1,7 @@
 """Hooks on the gradients of parameters that keep nothing alive: what they call may go as if they were not there.
 
-PyTorch holds such a hook in C++, where Python's garbage collector sees no reference. A hook that held its optimizer, which
-holds the parameter, would be a cycle that is never found: model and states would stay in memory for good.
+PyTorch holds such a hook in C++, where Python's garbage collector sees no reference. A hook that held its optimizer,
+which holds the parameter, would be a cycle that is never found: model and states would stay in memory for good.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from torch import Tensor
 
 
 def after_gradient(parameter: Tensor, receive: Callable[[Tensor], None]) -> Any:
-    """Call the method `receive` with `parameter` whenever a backward has filled its `.grad`, as long as there is someone to
-    receive it; returns the handle that ends it."""
+    """Call the method `receive` with `parameter` after each backward that filled its `.grad`, while its object lives.
+
+    Returns the handle that ends it.
+    """
     method = weakref.WeakMethod(receive)
 
     def hook(source: Tensor) -> None:
