@@ -128,7 +128,7 @@ def softmax_kernel(Z, T, LOSS, LSE, columns, z_loss, BLOCK: tl.constexpr):
     lse = loss + of_target
     tl.store(LOSS + row, loss)
     tl.store(LSE + row, lse)
-    share = tl.div_rn(1.0 + 2.0 * z_loss * lse, total) + 0.0 * of_target
+    share = tl.div_rn(1.0 + 2.0 * z_loss * lse, total)
     for start in range(0, columns, BLOCK):
         column = start + lane
         here = column < columns
