@@ -43,6 +43,7 @@ from galore.trainer.optim import GaLoreAdamW
 from galore.trainer.recipe.load import load_recipe
 
 LEFT_OUT = ["matmul", "fused", "fixed", "streaming"]  # shown by a second call
+SHOWS = {proof.name: proof.shows for proof in PROOFS}
 ONE_BY_ONE = [proof for proof in PROOFS if not proof.beside]
 
 
@@ -172,10 +173,37 @@ def test_a_summary_has_sixty_lines_at_most_and_begins_with_what_failed(records: 
     assert next(line for line in lines if "figure" in line).strip() == "trial: NO  figure 150: error 1.0e-07"
     assert "cut off" in lines[1]
     assert "more in the records" in lines[-1]
-    made = page.page(records)
+    made = page.page([page.Source(records.file)])
     assert made.startswith("# The proof on a card: NVIDIA H100, 20")
     assert made.count("| **no** |") == 1
     assert made.count("| yes |") == 199
+    assert "Nothing here was edited" in made
+
+
+def test_a_page_of_chosen_proofs_says_which_and_whose_seconds_say_nothing(tmp_path: Path) -> None:
+    files = [tmp_path / "alone.jsonl", tmp_path / "together-smoke.jsonl"]
+    for file, kind in zip(files, ("card", "smoke"), strict=True):
+        Records(file).add(Record("machine", kind, figures={"card": "NVIDIA H200"}, kind="machine"))
+        for name in ("floor", "exact", "speed"):
+            Records(file, name).note(f"{name} of {kind}")
+    made = page.page([page.Source.of(words) for words in (f"{files[0]}:floor,exact", f"{files[1]}:speed")])
+    assert "Nothing here was edited" not in made
+    assert "* `alone.jsonl`: floor, exact\n* `together-smoke.jsonl`: speed\n" in made
+    assert [
+        line
+        for line in made.splitlines()
+        if line.startswith(("## ", "It runs ", "All proofs ", "| floor", "| exact", "| speed"))
+    ] == [
+        f"## floor: {SHOWS['floor']}",
+        "| floor of card |  |  |",
+        f"## exact: {SHOWS['exact']}",
+        "It runs beside its neighbours: seconds, and ratios of seconds, say nothing.",
+        "| exact of card |  |  |",
+        f"## speed: {SHOWS['speed']}",
+        "All proofs ran at once: seconds, and ratios of seconds, say nothing.",
+        "| speed of smoke |  |  |",
+    ]
+    assert made.count("card NVIDIA H200") == 1
 
 
 @pytest.mark.parametrize(
