@@ -89,6 +89,7 @@ def test_a_proof_ends_by_itself_or_at_its_cap(records, scale, monkeypatch, secon
 def test_what_the_budget_does_not_reach_is_left_out_and_said(records, scale, monkeypatch) -> None:
     monkeypatch.setattr(runner, "command_of", lambda *_: [sys.executable, "-c", "import time; time.sleep(1)"])
     monkeypatch.setattr(runner, "LEAST", 9.5)
+    monkeypatch.setattr(runner, "_surroundings", lambda: ({}, []))
     assert not runner.run_all(ONE_BY_ONE[:2], scale, records.file, budget=10)
     assert [record.what for record in records if record.kind == "end"] == ["done", "left out: the budget is spent"]
 
