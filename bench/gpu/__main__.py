@@ -9,9 +9,9 @@ import time
 import traceback
 from pathlib import Path
 
-from gpu.page import page, summary
+from gpu.page import Source, page, summary
 from gpu.proofs import NAMES, PROOFS, estimated
-from gpu.records import Record, Records
+from gpu.records import Records
 from gpu.runner import run_all
 from gpu.scale import Scale
 
@@ -41,7 +41,7 @@ def main() -> None:
     if arguments.verb == "one":
         _one(arguments)
     elif arguments.verb == "page":
-        print(page([record for file in arguments.files for record in _chosen(file)]), end="")
+        print(page([Source.of(words) for words in arguments.files]), end="")
     elif arguments.verb == "estimate":
         _estimate()
     else:
@@ -72,13 +72,6 @@ def _one(arguments: argparse.Namespace) -> None:
         traceback.print_exc()
         records.note(f"broke off: {type(error).__name__}: {str(error)[:300]}", ok=False)
         sys.exit(1)
-
-
-def _chosen(words: str) -> list[Record]:
-    """The records of a file; of its proofs those that are named, if some are."""
-    file, _, proofs = words.partition(":")
-    wanted = {"machine", *proofs.split(",")} if proofs else None
-    return [record for record in Records(Path(file)) if wanted is None or record.proof in wanted]
 
 
 def _estimate() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 from gpu.proofs import PROOFS
 from gpu.records import Record, Records, spoken
@@ -64,25 +66,65 @@ def _headline(name: str, end: Record | None, rows: Iterable[Record]) -> str:
     return f"  {name:10} {held} held, {failed} did not, {len(mine)} records; {ended}"
 
 
-def page(records: Iterable[Record]) -> str:
-    """Markdown: the machine, and one table per proof."""
-    return "\n".join(_page(list(records)))
+@dataclass(frozen=True)
+class Source:
+    """A records file, and the proofs of it that a page shows; all where none is named."""
+
+    file: Path
+    proofs: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, words: str) -> Source:
+        """`FILE` or `FILE:proof,proof`."""
+        file, _, proofs = words.partition(":")
+        return cls(Path(file), tuple(proofs.split(",")) if proofs else ())
+
+    def records(self) -> list[Record]:
+        wanted = {"machine", *self.proofs}
+        return [record for record in Records(self.file) if not self.proofs or record.proof in wanted]
 
 
-def _page(found: list[Record]) -> Iterator[str]:
-    machine = next((record for record in found if record.kind == "machine"), None)
-    about = machine.figures if machine else {}
-    name = about.get("card", "no card: a rehearsal on the CPU")
+def page(sources: Sequence[Source]) -> str:
+    """Markdown: where the records are from, the machine, and one table per proof."""
+    return "\n".join(_page(sources))
+
+
+def _page(sources: Sequence[Source]) -> Iterator[str]:
+    found = [record for source in sources for record in source.records()]
+    machines = [record.figures for record in found if record.kind == "machine"] or [{}]
+    name = machines[0].get("card", "no card: a rehearsal on the CPU")
     day = time.strftime("%Y-%m-%d", time.gmtime(found[0].time)) if found else ""
     yield f"# The proof on a card: {name}, {day}\n"
-    yield "`make gpu`; this page is `python -m gpu page` of its records. Nothing here was edited.\n"
-    yield ", ".join(f"{key} {spoken(value)}" for key, value in about.items()) + "\n"
-    shows = {proof.name: proof.shows for proof in PROOFS}
-    for proof in dict.fromkeys(record.proof for record in found if record.kind != "machine"):
-        mine = [record for record in found if record.proof == proof]
-        yield f"## {proof}: {shows.get(proof, 'its surroundings')}\n"
+    yield from _origin(sources)
+    for about in [about for at, about in enumerate(machines) if about not in machines[:at]]:
+        yield ", ".join(f"{key} {spoken(value)}" for key, value in about.items()) + "\n"
+    for source in sources:
+        yield from _tables(source.records())
+
+
+def _origin(sources: Sequence[Source]) -> Iterator[str]:
+    """What was left out is said: a page of chosen proofs is edited, its figures are not."""
+    made = "`make gpu`; this page is `python -m gpu page` of its records."
+    if not any(source.proofs for source in sources):
+        yield f"{made} Nothing here was edited.\n"
+        return
+    yield f"{made} The proofs were chosen, as follows; no record of theirs was left out or edited.\n"
+    for source in sources:
+        yield f"* `{source.file.name}`: {', '.join(source.proofs) or 'all'}"
+    yield ""
+
+
+def _tables(found: list[Record]) -> Iterator[str]:
+    known = {proof.name: proof for proof in PROOFS}
+    smoke = any(record.kind == "machine" and record.what == "smoke" for record in found)
+    for name in dict.fromkeys(record.proof for record in found if record.kind != "machine"):
+        proof = known.get(name)
+        yield f"## {name}: {proof.shows if proof else 'its surroundings'}\n"
+        if smoke or (proof and proof.beside):
+            ran = "All proofs ran at once" if smoke else "It runs beside its neighbours"
+            yield f"{ran}: seconds, and ratios of seconds, say nothing.\n"
         yield "| what | holds | figures |\n|---|---|---|"
-        for record in mine:
+        for record in [record for record in found if record.proof == name]:
             holds = {True: "yes", False: "**no**", None: ""}[record.ok]
             figures = ", ".join(f"{key} {spoken(value)}" for key, value in record.figures.items())
             yield f"| {_cell(record.what)} | {holds} | {_cell(figures)} |"

@@ -7,20 +7,26 @@ import subprocess
 import sys
 import time
 import zipfile
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from threading import Thread
 from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
 import torch
+import turns
 from gpu import cheap, page, runner, shapes, start, surroundings
 from gpu.proofs import (
     PROOFS,
+    account,
     estimated,
     exact,
     floor,
+    fused,
     kernels,
+    matmul,
     memory,
     offload,
     ranks,
@@ -34,8 +40,10 @@ from gpu.scale import GIB, TINY, Outcome, Scale
 
 from galore.trainer.machine.process import expandable_segments
 from galore.trainer.optim import GaLoreAdamW
+from galore.trainer.recipe.load import load_recipe
 
 LEFT_OUT = ["matmul", "fused", "fixed", "streaming"]  # shown by a second call
+SHOWS = {proof.name: proof.shows for proof in PROOFS}
 ONE_BY_ONE = [proof for proof in PROOFS if not proof.beside]
 
 
@@ -81,6 +89,7 @@ def test_a_proof_ends_by_itself_or_at_its_cap(records, scale, monkeypatch, secon
 def test_what_the_budget_does_not_reach_is_left_out_and_said(records, scale, monkeypatch) -> None:
     monkeypatch.setattr(runner, "command_of", lambda *_: [sys.executable, "-c", "import time; time.sleep(1)"])
     monkeypatch.setattr(runner, "LEAST", 9.5)
+    monkeypatch.setattr(runner, "_surroundings", lambda: ({}, []))
     assert not runner.run_all(ONE_BY_ONE[:2], scale, records.file, budget=10)
     assert [record.what for record in records if record.kind == "end"] == ["done", "left out: the budget is spent"]
 
@@ -165,10 +174,37 @@ def test_a_summary_has_sixty_lines_at_most_and_begins_with_what_failed(records: 
     assert next(line for line in lines if "figure" in line).strip() == "trial: NO  figure 150: error 1.0e-07"
     assert "cut off" in lines[1]
     assert "more in the records" in lines[-1]
-    made = page.page(records)
+    made = page.page([page.Source(records.file)])
     assert made.startswith("# The proof on a card: NVIDIA H100, 20")
     assert made.count("| **no** |") == 1
     assert made.count("| yes |") == 199
+    assert "Nothing here was edited" in made
+
+
+def test_a_page_of_chosen_proofs_says_which_and_whose_seconds_say_nothing(tmp_path: Path) -> None:
+    files = [tmp_path / "alone.jsonl", tmp_path / "together-smoke.jsonl"]
+    for file, kind in zip(files, ("card", "smoke"), strict=True):
+        Records(file).add(Record("machine", kind, figures={"card": "NVIDIA H200"}, kind="machine"))
+        for name in ("floor", "exact", "speed"):
+            Records(file, name).note(f"{name} of {kind}")
+    made = page.page([page.Source.of(words) for words in (f"{files[0]}:floor,exact", f"{files[1]}:speed")])
+    assert "Nothing here was edited" not in made
+    assert "* `alone.jsonl`: floor, exact\n* `together-smoke.jsonl`: speed\n" in made
+    assert [
+        line
+        for line in made.splitlines()
+        if line.startswith(("## ", "It runs ", "All proofs ", "| floor", "| exact", "| speed"))
+    ] == [
+        f"## floor: {SHOWS['floor']}",
+        "| floor of card |  |  |",
+        f"## exact: {SHOWS['exact']}",
+        "It runs beside its neighbours: seconds, and ratios of seconds, say nothing.",
+        "| exact of card |  |  |",
+        f"## speed: {SHOWS['speed']}",
+        "All proofs ran at once: seconds, and ratios of seconds, say nothing.",
+        "| speed of smoke |  |  |",
+    ]
+    assert made.count("card NVIDIA H200") == 1
 
 
 @pytest.mark.parametrize(
@@ -224,6 +260,63 @@ def test_overrides_are_tiny_in_a_rehearsal_only(scale: Scale) -> None:
     assert "train.micro_batch_size=3" in tiny
     assert "model.hidden_size=64" in tiny
     assert not {name.partition("=")[0] for name in whole} & (TINY.keys() - {"optim.rank", "data.tokenizer_vocab_size"})
+
+
+def _of_tasks(tasks: Iterable[turns.Task]) -> Iterator[Any]:
+    return (task.loaded() for task in tasks)
+
+
+def _of_trials(trial: Any) -> Any:
+    """Of the command line of a run that is to be killed."""
+    words = trial._command(trial.folder)
+    recipe, *overrides = words[words.index("train") + 1 : words.index("--output-dir")]
+    return load_recipe(recipe, overrides).recipe
+
+
+def _streamed(row: streaming.Row) -> Any:
+    order = {"recipe": row.recipe, "rows": row.rows, "settings": row.settings, "rehearsal": False, "folder": ""}
+    return streaming._loaded(order).recipe
+
+
+def _trials_of_exact(card: Scale) -> Iterator[Any]:
+    for settings in (*exact._methods(card).values(), ["model.dtype=float32"], ["model.dtype=bfloat16"]):
+        yield exact.loaded(card, *settings)
+    yield exact.loaded(card, "train.deterministic=false", *exact.LONG, layers=8)
+    yield from map(_of_trials, exact.to_be_killed(card, card.folder))
+
+
+REAL: dict[str, Callable[[Scale], Iterable[Any]]] = {  # proof → the recipes it has on a card
+    "exact": _trials_of_exact,
+    "ranks": lambda card: (exact.loaded(card, "model.dtype=float32", *own) for own in ranks.METHODS.values()),
+    "shortage": lambda card: [load_recipe(shortage.RECIPE, shortage.settings(card)).recipe],
+    "training": lambda card: [load_recipe(training.RECIPE, training.settings(card)).recipe],
+    "memory": lambda _: (
+        memory._loaded(row.recipe, {"rehearsal": False, "folder": ""}).recipe for row in memory.rows(memory.GROWING)
+    ),
+    "speed": lambda card: _of_tasks(task for size in speed.SIZES for task in speed.tasks(size, card).values()),
+    "account": lambda card: (load_recipe(size.recipe, account.settings(size, card)).recipe for size in account.SIZES),
+    "offload": lambda card: [offload.loaded(card, offload=offloaded) for offloaded in (True, False)],
+    "matmul": lambda card: _of_tasks(
+        task for size in matmul.SIZES for _, task in matmul.tasks(size, matmul.FORMATS, card)
+    ),
+    "fused": lambda card: _of_tasks(
+        task for size in fused.SIZES for _, task in matmul.tasks(size, fused.CHOICES, card)
+    ),
+    "streaming": lambda _: map(_streamed, streaming.ROWS),
+}
+WITHOUT_RECIPES, AS_MEMORY = {"kernels", "floor"}, {"large", "fixed"}
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_every_recipe_that_a_proof_has_on_a_card_is_valid(name: str, tmp_path: Path) -> None:
+    """A rehearsal does not see it: its shapes are others."""
+    recipes = list(REAL[name](Scale(False, tmp_path)))
+    assert recipes
+    assert all(recipe.model.hidden_size != TINY["model.hidden_size"] for recipe in recipes)
+
+
+def test_no_proof_is_forgotten_there() -> None:
+    assert {*REAL, *WITHOUT_RECIPES, *AS_MEMORY} == {proof.name for proof in PROOFS}
 
 
 def test_kernels_a_failing_test_is_a_finding(records, scale, monkeypatch, tmp_path: Path) -> None:

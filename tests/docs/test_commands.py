@@ -282,7 +282,7 @@ def assert_script_knows(script: str, words: list[str]) -> None:
     """Words and options stand in quotes in the script; names of its parts may be somewhere beside it, and recipes are shipped."""
     source = (ROOT / script).read_text()
     beside = "".join(path.read_text() for path in (ROOT / script).parent.glob("proofs/__init__.py"))
-    parts = [part for each in words for part in ([each] if " " in each else each.split(","))]
+    parts = [part for each in words for part in ([each] if " " in each else re.split("[,:]", each))]
     shipped = {path.stem for path in (ROOT / "recipes").glob("*.yaml")}
     for word in [part for part in parts if part not in shipped and not re.fullmatch(r"\d+|[A-Z]+\.\w+", part)]:
         assert f'"{word}"' in source + beside, f"{script} knows no {word}"

@@ -25,9 +25,9 @@ def prove(scale: Scale, records: Records) -> None:
         _account(size, scale, records)
 
 
-def _account(size: Size, scale: Scale, records: Records) -> None:
-    out = scale.folder / f"account-{size.recipe}"
-    settings = scale.settings(
+def settings(size: Size, scale: Scale) -> list[str]:
+    """Of the run whose last step is traced."""
+    common = scale.settings(
         train__global_batch_size=size.rows,
         train__micro_batch_size=size.micro,
         train__max_steps=PROFILED,
@@ -35,7 +35,12 @@ def _account(size: Size, scale: Scale, records: Records) -> None:
         optim__update_proj_gap=10_000,
         log__profile_steps=f"{PROFILED}-{PROFILED}",
     )
-    run = scale.galore("train", size.recipe, *settings, *size.settings, "--output-dir", str(out))
+    return [*common, *size.settings]
+
+
+def _account(size: Size, scale: Scale, records: Records) -> None:
+    out = scale.folder / f"account-{size.recipe}"
+    run = scale.galore("train", size.recipe, *settings(size, scale), "--output-dir", str(out))
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()] if run.code == 0 else []
     account = next((row["profile"] for row in rows if "profile" in row), None)
     if account is None:

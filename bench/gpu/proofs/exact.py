@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import kill9
+
 from gpu.records import Records
 from gpu.scale import BATCH, Scale
 
@@ -21,6 +23,7 @@ REHEARSED = ("galore", "lora", "full")  # methods
 ROWS, STEPS = 8, 3
 TOLERANCE = 1e-3  # of the movement of all weights, fp32: sums of other shapes are rounded otherwise
 KILLED = ("galore", "full")
+LONG = ["data.max_length=2048", "model.max_position_embeddings=2048"]  # rows whose order of sums takes time
 
 
 def prove(scale: Scale, records: Records) -> None:
@@ -47,6 +50,14 @@ def _methods(scale: Scale) -> dict[str, list[str]]:
     return found | BESIDE
 
 
+def loaded(scale: Scale, *settings: str, layers: int = 2) -> Any:
+    """The recipe of a small model."""
+    from galore.trainer.recipe.load import load_recipe
+
+    sizes = {"train__global_batch_size": ROWS, "train__micro_batch_size": ROWS, "model__num_hidden_layers": layers}
+    return load_recipe("llama-60m", [*scale.settings(**sizes), "train.deterministic=true", *settings]).recipe
+
+
 @dataclass
 class Trial:
     """A small model and its optimizer on the device, with rows of random tokens."""
@@ -63,10 +74,8 @@ class Trial:
         from galore.trainer.build import build_model
         from galore.trainer.data.rows.tokenbatch import TokenBatch
         from galore.trainer.optimizer import attach_optimizer
-        from galore.trainer.recipe.load import load_recipe
 
-        sizes = {"train__global_batch_size": ROWS, "train__micro_batch_size": ROWS, "model__num_hidden_layers": layers}
-        recipe = load_recipe("llama-60m", [*scale.settings(**sizes), "train.deterministic=true", *settings]).recipe
+        recipe = loaded(scale, *settings, layers=layers)
         model, _ = build_model(recipe, recipe.model.vocab_size or 1, scale.device, Path())
         optimizer = attach_optimizer(model, recipe, recipe.train.accumulation, ranks)
         ids = torch.randint(recipe.model.vocab_size or 1, (ROWS, recipe.data.max_length), generator=_generator())
@@ -137,7 +146,7 @@ def _micro_batches(scale: Scale, records: Records) -> None:
 
 def _order_of_sums(scale: Scale, records: Records) -> None:
     """The same steps twice, in one order of sums and in any: equal bits, and what it costs."""
-    long = [] if scale.rehearsal else ["data.max_length=2048", "model.max_position_embeddings=2048"]
+    long = [] if scale.rehearsal else LONG
     seconds = {}
     for deterministic in (True, False):
         wanted = f"train.deterministic={str(deterministic).lower()}"
@@ -162,19 +171,20 @@ def _timed(trial: Trial, scale: Scale) -> float:
     return min(found)
 
 
-def _killed(scale: Scale, records: Records) -> None:
-    """`kill -9` at random steps, resume, and compare every bit with the run nobody killed."""
-    import kill9
-
-    os.environ |= scale.environment()
+def to_be_killed(scale: Scale, folder: Path) -> list[kill9.Trial]:
+    """Runs in folders of their own below `folder`."""
     settings = [f"train.device={scale.device}", "train.deterministic=true", "eval.sample_prompt=null"]
     settings += scale.tiny(but=BATCH)
     steps, kills = (6, 1) if scale.rehearsal else (60, 2)
     methods = KILLED[:1] if scale.rehearsal else KILLED
+    return [kill9.Trial(method, 4, kills, folder / method, steps=steps, settings=settings) for method in methods]
+
+
+def _killed(scale: Scale, records: Records) -> None:
+    """`kill -9` at random steps, resume, and compare every bit with the run nobody killed."""
+    os.environ |= scale.environment()
     with tempfile.TemporaryDirectory(dir=scale.folder) as folder, ThreadPoolExecutor() as pool:
-        trials = [
-            kill9.Trial(method, 4, kills, Path(folder) / method, steps=steps, settings=settings) for method in methods
-        ]
+        trials = to_be_killed(scale, Path(folder))
         for trial, found in zip(trials, pool.map(lambda trial: trial.survive(random.Random(0)), trials), strict=True):
             records.note(
                 f"kill -9 and resume, {trial.method}: every bit as in the run nobody killed",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -85,12 +85,17 @@ def seconds(call: Callable[[], Any], scale: Scale) -> float:
     return 1e-3 if scale.rehearsal else cuda_timer(torch.device("cuda", torch.cuda.current_device()))(call)
 
 
+def tasks(size: Size, choices: Mapping[str, tuple[str, ...]], scale: Scale) -> Iterator[tuple[str, turns.Task]]:
+    """What each choice trains."""
+    settings = (*size.settings, "optim.update_proj_gap=10000", *scale.tiny(but=BATCH))
+    for name, more in choices.items():
+        yield name, turns.Task(size.recipe, size.rows, size.micro, 10_000, scale.device, (*settings, *more))
+
+
 def steps(size: Size, choices: Mapping[str, tuple[str, ...]], scale: Scale, records: Records) -> None:
     """Whole steps of a recipe with each of the choices, the first of which the others are compared with."""
-    settings = (*size.settings, "optim.update_proj_gap=10000", *scale.tiny(but=BATCH))
     found = {}
-    for name, more in choices.items():
-        task = turns.Task(size.recipe, size.rows, size.micro, 10_000, scale.device, (*settings, *more))
+    for name, task in tasks(size, choices, scale):
         side = turns.Child("ours", task, scale.environment())
         try:
             side.take(2)  # compilation, the first decomposition

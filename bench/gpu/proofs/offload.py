@@ -38,6 +38,16 @@ def prove(scale: Scale, records: Records) -> None:
         records.note("memory that offloading saves", ok=saved > 0, gib=saved / GIB, peak_with_gib=away["peak"] / GIB)
 
 
+def loaded(scale: Scale, *, offload: bool) -> Any:
+    """The recipe, with offloaded activations and without."""
+    from galore.trainer.recipe.load import load_recipe
+
+    sizes = {"train__global_batch_size": MICRO_BATCHES, "train__micro_batch_size": 1}
+    switches = {"train__gradient_checkpointing": "true", "train__offload_activations": str(offload).lower()}
+    switches["train__deterministic"] = "true"
+    return load_recipe(RECIPE, scale.settings(**sizes, **switches)).recipe
+
+
 def _timed(scale: Scale, records: Records, *, offload: bool) -> dict[str, Any]:
     """Median seconds of a step, the losses of all, and the peak in bytes."""
     import torch
@@ -45,13 +55,9 @@ def _timed(scale: Scale, records: Records, *, offload: bool) -> dict[str, Any]:
     from galore.trainer.build import build_model
     from galore.trainer.data.rows.tokenbatch import TokenBatch
     from galore.trainer.optimizer import attach_optimizer
-    from galore.trainer.recipe.load import load_recipe
     from galore.trainer.step import train_step
 
-    sizes = {"train__global_batch_size": MICRO_BATCHES, "train__micro_batch_size": 1}
-    switches = {"train__gradient_checkpointing": "true", "train__offload_activations": str(offload).lower()}
-    switches["train__deterministic"] = "true"
-    recipe = load_recipe(RECIPE, scale.settings(**sizes, **switches)).recipe
+    recipe = loaded(scale, offload=offload)
     vocabulary = recipe.model.vocab_size or 1
     model, _ = build_model(recipe, vocabulary, scale.device, Path())
     optimizer = attach_optimizer(model, recipe, MICRO_BATCHES)

@@ -22,9 +22,9 @@ PATIENCE = 120.0
 ADVICE = re.compile(r"galore train (.+?--resume)")
 
 
-def prove(scale: Scale, records: Records) -> None:
-    out = scale.folder / "shortage"
-    settings = scale.settings(
+def settings(scale: Scale) -> list[str]:
+    """Of the run that memory is enough for."""
+    return scale.settings(
         train__global_batch_size=MANY,
         train__micro_batch_size=FEW,
         train__max_steps=1000,
@@ -33,7 +33,12 @@ def prove(scale: Scale, records: Records) -> None:
         model__num_hidden_layers=LAYERS,
         log__logging_steps=1,
     )
-    _stopped_after_a_step(scale.command("train", RECIPE, *settings, "--output-dir", str(out), limit=LIMIT), out, scale)
+
+
+def prove(scale: Scale, records: Records) -> None:
+    out = scale.folder / "shortage"
+    first = scale.command("train", RECIPE, *settings(scale), "--output-dir", str(out), limit=LIMIT)
+    _stopped_after_a_step(first, out, scale)
     saved = sorted(path.name for path in (out / "checkpoints").glob("step-*"))
     records.note("a run saved by SIGTERM, to go on from", ok=bool(saved), checkpoints=", ".join(saved))
     if scale.rehearsal:

@@ -37,7 +37,8 @@ class Size:
 
 
 # rows as long as a card has to be busy, and as short as published runs have them
-SIZES = (Size("llama-1b-galore", 8, 4, 3, ("data.max_length=2048",)), Size("llama-350m-galore", 64, 32, 8))
+LENGTH = ("data.max_length=2048", "model.max_position_embeddings=2048")
+SIZES = (Size("llama-1b-galore", 8, 4, 3, LENGTH), Size("llama-350m-galore", 64, 32, 8))
 TINY = (Size("llama-60m-galore", 2, 1, 1),)
 TURNS = 3
 
@@ -47,13 +48,16 @@ def prove(scale: Scale, records: Records) -> None:
         _versus(size, scale, records)
 
 
-def _versus(size: Size, scale: Scale, records: Records) -> None:
+def tasks(size: Size, scale: Scale) -> dict[str, turns.Task]:
+    """What each side is given."""
     settings = (f"optim.update_proj_gap={LONG}", *size.settings, *scale.tiny(but=BATCH))
     task = turns.Task(size.recipe, size.rows, size.micro, LONG, scale.device, settings, cheap_basis=True)
-    sides = {
-        name: turns.Child(side, replace(task, settings=(*settings, *own)), scale.environment(**more))
-        for name, (side, more, own) in SIDES.items()
-    }
+    return {name: replace(task, settings=(*settings, *own)) for name, (_, _, own) in SIDES.items()}
+
+
+def _versus(size: Size, scale: Scale, records: Records) -> None:
+    given = tasks(size, scale)
+    sides = {name: turns.Child(side, given[name], scale.environment(**more)) for name, (side, more, _) in SIDES.items()}
     try:
         kept = {}
         for name, side in sides.items():
@@ -66,7 +70,7 @@ def _versus(size: Size, scale: Scale, records: Records) -> None:
         for _ in range(scale.turns(TURNS)):
             for name, side in kept.items():
                 found[name].append(side.take(size.block))
-        _tell(size, task, found, scale, records)
+        _tell(size, given[OURS], found, scale, records)
     finally:
         for side in sides.values():
             side.end()

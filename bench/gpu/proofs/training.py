@@ -14,19 +14,16 @@ from gpu.scale import GIB, Scale
 
 RECIPE = "llama-7b-24gb"
 SAVED, KILLED, RESUMED = 4, 5, 3  # every how many steps it saves; steps before the kill; steps after it
-GAP = 2  # steps between refreshes, staggered over the matrices
+GAP = 8  # steps between refreshes, staggered: sums of 28 whole gradients in a step; of 56 an RTX 4090 may not have room for
 STEPS = 8  # of the whole run, so that no more than two checkpoints of 19 GB ever lie beside each other
 ENDLESS = 100_000  # tiny ones, of which many are done before one looks
 PATIENCE = 600.0
 RESERVE = 4.0  # seconds before this proof is stopped, in which it still tells what it has seen
 
 
-def prove(scale: Scale, records: Records) -> None:
-    from galore.trainer.machine.cards import card
-
-    named, out = card("rtx4090"), scale.folder / "7b"
-    room = named.usable_low - named.context_high
-    settings = scale.settings(
+def settings(scale: Scale) -> list[str]:
+    """Of the run."""
+    return scale.settings(
         train__global_batch_size=4,
         train__micro_batch_size=1,
         train__max_steps=ENDLESS if scale.rehearsal else STEPS,
@@ -36,7 +33,14 @@ def prove(scale: Scale, records: Records) -> None:
         optim__warmup_ratio=0,
         optim__learning_rate=0.001,  # a fifth of the recipe's, which is meant for a warm-up of thousands of steps
     )
-    command = scale.command("train", RECIPE, *settings, "--output-dir", str(out), limit=room, cheap=True)
+
+
+def prove(scale: Scale, records: Records) -> None:
+    from galore.trainer.machine.cards import card
+
+    named, out = card("rtx4090"), scale.folder / "7b"
+    room = named.usable_low - named.context_high
+    command = scale.command("train", RECIPE, *settings(scale), "--output-dir", str(out), limit=room, cheap=True)
     try:
         first = _killed_after(KILLED, command, out, scale)
     except RuntimeError:
