@@ -107,6 +107,10 @@ class ProjectedSlot(FullSlot):
     def complete(self) -> None:
         self.refresh.complete()
 
+    @property
+    def applied(self) -> Tensor | None:
+        return self.refresh.applied
+
     def squared_norm(self) -> Tensor:
         return self.refresh.squared_norm()
 

@@ -78,11 +78,9 @@ class Refresh:
 
     def receive(self, grad: Gradient) -> None:
         """Take over one micro-batch's gradient, of the parameter's shape or not multiplied out."""
-        if not self.takes_factors:
-            grad = multiplied(grad)
         self.received += 1
         if self.subspace.due:
-            self._receive_due(grad)
+            self._receive_due(grad if self.takes_factors else multiplied(grad))
         else:
             self.sum.add(self.subspace.project(grad))
 
@@ -126,6 +124,11 @@ class Refresh:
             self._project_on_new(self.whole.take())
             if self.sum.value is not None and self.subspace.columns is not None:
                 self.sum.value = self.subspace.columns.of(self.sum.value).contiguous()
+
+    @property
+    def applied(self) -> Tensor | None:
+        """What `squared_norm` is of, where that is one tensor on the device."""
+        return None if self.poisoned else self.sum.here
 
     def squared_norm(self) -> Tensor:
         """‖what is applied‖² as a float64 scalar."""
@@ -259,14 +262,14 @@ class Delayed(TwoPass):
 
     @property
     def wants_pass(self) -> bool:
-        return super().wants_pass and not self.subspace.exists
+        return not self.subspace.exists and super().wants_pass
 
     def passes(self, first: bool) -> bool:
         return super().passes(first) and first
 
     @property
     def takes_factors(self) -> bool:
-        return super().takes_factors or self.subspace.exists
+        return self.subspace.exists or super().takes_factors
 
     @property
     def keeps_whole(self) -> bool:
@@ -305,6 +308,10 @@ class Whole(Refresh):
             whole = self.whole.value
             assert whole is not None
             self._find(whole)
+
+    @property
+    def applied(self) -> Tensor | None:
+        return self.whole.here
 
     def squared_norm(self) -> Tensor:
         return self.whole.squared_norm()
