@@ -18,7 +18,7 @@ CLIPPERS = ("clip_grad_norm_", "clip_grad_value_")
 def squared_norm(slots: Sequence[FullSlot]) -> Tensor:
     """‖what all of the slots apply‖² as a float64 scalar.
 
-    In a few launches for all of them, unless some gradient is on the host or no number.
+    In a few launches for all of them, unless some `applied` is None. Every norm is fp32, their squares are float64.
     """
     here = [value for slot in slots if (value := slot.applied) is not None]
     if len(here) < len(slots):

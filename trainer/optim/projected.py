@@ -109,7 +109,8 @@ class ProjectedSlot(FullSlot):
 
     @property
     def applied(self) -> Tensor | None:
-        return self.refresh.applied
+        found = self.refresh
+        return None if found.poisoned else (found.whole if found.whole.exists else found.sum).here
 
     def squared_norm(self) -> Tensor:
         return self.refresh.squared_norm()

@@ -95,7 +95,7 @@ class FullSlot:
 
     @property
     def applied(self) -> Tensor | None:
-        """What `squared_norm` is of, where that is one tensor on the device."""
+        """What `squared_norm` is of once all is complete; None where that is not on the device, or no number."""
         return self.sum.here
 
     def squared_norm(self) -> Tensor:

@@ -125,11 +125,6 @@ class Refresh:
             if self.sum.value is not None and self.subspace.columns is not None:
                 self.sum.value = self.subspace.columns.of(self.sum.value).contiguous()
 
-    @property
-    def applied(self) -> Tensor | None:
-        """What `squared_norm` is of, where that is one tensor on the device."""
-        return None if self.poisoned else self.sum.here
-
     def squared_norm(self) -> Tensor:
         """‖what is applied‖² as a float64 scalar."""
         if self.poisoned:
@@ -308,10 +303,6 @@ class Whole(Refresh):
             whole = self.whole.value
             assert whole is not None
             self._find(whole)
-
-    @property
-    def applied(self) -> Tensor | None:
-        return self.whole.here
 
     def squared_norm(self) -> Tensor:
         return self.whole.squared_norm()
