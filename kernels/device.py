@@ -23,7 +23,7 @@ def device_type(of: Tensor | torch.device | str) -> str:
     Every choice of a path by device goes through here, so that a training step on `meta` tensors takes the paths of the
     device it is meant for.
     """
-    device = of.device if isinstance(of, Tensor) else torch.device(of)
+    device = of.device if isinstance(of, Tensor) else torch.device(of) if isinstance(of, str) else of
     return _simulated.get() if device.type == "meta" else device.type
 
 

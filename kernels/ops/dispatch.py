@@ -13,6 +13,7 @@ from torch import Tensor
 from galore.kernels.device import device_type
 
 Backend = Literal["auto", "torch", "triton"]
+BACKENDS: tuple[Backend, ...] = get_args(Backend)
 ENVIRONMENT = "GALORE_BACKEND"  # takes the place of "auto"
 OLDEST, OLDEST_E4M3 = (8, 0), (8, 9)  # compute capability: bf16 tensor cores, conversions to e4m3
 LARGEST = 1 << 31  # elements that the kernels' 32-bit offsets reach
@@ -64,11 +65,11 @@ def choose(case: Case, backend: Backend = "auto") -> Choice:
 
 
 def _wanted(backend: Backend) -> Backend:
-    if backend not in get_args(Backend):
-        raise BackendError(f"there is no backend {backend!r}; there are {', '.join(get_args(Backend))}")
+    if backend not in BACKENDS:
+        raise BackendError(f"there is no backend {backend!r}; there are {', '.join(BACKENDS)}")
     named = os.environ.get(ENVIRONMENT, "auto") if backend == "auto" else backend
-    if named not in get_args(Backend):
-        raise BackendError(f"{ENVIRONMENT}={named!r}: there are {', '.join(get_args(Backend))}")
+    if named not in BACKENDS:
+        raise BackendError(f"{ENVIRONMENT}={named!r}: there are {', '.join(BACKENDS)}")
     return named  # type: ignore[return-value]
 
 

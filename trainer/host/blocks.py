@@ -135,9 +135,10 @@ def written_at_rest(model: nn.Module) -> None:
         found.forget()
 
 
-def on_device(model: nn.Module) -> Iterator[Tensor]:
-    """Weights and buffers as they lie on the device: each block's place once."""
+def on_device(model: nn.Module, parameters: Sequence[Tensor] | None = None) -> Iterator[Tensor]:
+    """Weights and buffers as they lie on the device: each block's place once. Give `parameters` where they are at hand:
+    a walk through a model takes its time."""
     found = streamed(model)
     yield from found.arena if found is not None else ()
-    tensors = (*model.parameters(), *model.buffers())
+    tensors = (*(model.parameters() if parameters is None else parameters), *model.buffers())
     yield from (each for each in tensors if found is None or not found.holds(each))

@@ -37,7 +37,7 @@ def by_category(model: nn.Module, optimizer: Any = None) -> dict[str, int]:
     """
     parameters = list(model.parameters())
     sizes = Counter(dict.fromkeys(LASTING, 0))
-    sizes["weights"] = _bytes(map(local, on_device(model)))
+    sizes["weights"] = _bytes(map(local, on_device(model, parameters)))
     sizes["gradients"] = _bytes(parameter.grad for parameter in parameters if parameter.grad is not None)
     if hasattr(optimizer, "memory_by_category"):
         sizes.update(optimizer.memory_by_category())

@@ -1,11 +1,34 @@
-"""Clipping by others, which finds no gradients here: told once, where the code around a step asks for it."""
+"""Clipping: the norm of all that a step applies; and clipping by others, which finds no gradients here and is told."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from types import FrameType
 
+import torch
+from torch import Tensor
+
+from galore.kernels.device import device_type
+from galore.trainer.optim.slot import FullSlot
+
 CLIPPERS = ("clip_grad_norm_", "clip_grad_value_")
+
+
+def squared_norm(slots: Sequence[FullSlot]) -> Tensor:
+    """‖what all of the slots apply‖² as a float64 scalar.
+
+    In a few launches for all of them, unless some `applied` is None. Every norm is fp32, their squares are float64.
+    """
+    here = [value for slot in slots if (value := slot.applied) is not None]
+    if len(here) < len(slots):
+        squares = torch.stack([slot.squared_norm() for slot in slots])
+    elif here:
+        squares = torch.stack(torch._foreach_norm(here, dtype=torch.float32)).double().square()
+    else:
+        return torch.zeros((), dtype=torch.float64)
+    # on a CPU one after the other, in an order that is the same everywhere; on a GPU that is a scan, which is not
+    return squares.cumsum(0)[-1] if device_type(squares) == "cpu" else squares.sum()
 
 
 def warn_of_clipping(frame: FrameType | None) -> None:

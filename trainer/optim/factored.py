@@ -104,7 +104,7 @@ def kinds_with_own_forward(optimizer: GaLoreAdamW, model: nn.Module) -> list[str
 
 @torch.no_grad()
 def _receive(slot: ProjectedSlot, optimizer: GaLoreAdamW, factors: Factors) -> None:
-    if optimizer.attached and (slot.refresh.wants_pass or not optimizer.in_pass):
+    if optimizer.attached and (not optimizer.in_pass or slot.refresh.wants_pass):
         begin = functools.partial(_pieces, slot, optimizer.in_pass)
         gather(slot, factors, begin, functools.partial(optimizer.take, slot))
 

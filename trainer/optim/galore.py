@@ -16,7 +16,7 @@ from galore.kernels.linear import Factors, Pieces
 from galore.kernels.span import span
 from galore.kernels.storage.rounding import RoundingNoise
 from galore.trainer.optim.build_slots import build_slots, named_groups
-from galore.trainer.optim.clipping import warn_of_clipping
+from galore.trainer.optim.clipping import squared_norm, warn_of_clipping
 from galore.trainer.optim.keywords import taking
 from galore.trainer.optim.parts.hooks import after_gradient
 from galore.trainer.optim.parts.refresh import FirstMicroBatch
@@ -175,8 +175,7 @@ class GaLoreAdamW(Stored):
         if self.update == "immediate":
             self._norm = self._tally.squares**0.5
         else:
-            squares = sum((slot.squared_norm() for slot in active), torch.zeros((), dtype=torch.float64))
-            self._norm = self._together.total(float(squares)) ** 0.5
+            self._norm = self._together.total(float(squared_norm(active))) ** 0.5
         norm = self._norm
         self._together.require_equal(norm)
         self._grad_scale = min(1.0, max_norm / (norm + 1e-12)) if max_norm is not None and norm > 0 else 1.0

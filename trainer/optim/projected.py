@@ -107,6 +107,11 @@ class ProjectedSlot(FullSlot):
     def complete(self) -> None:
         self.refresh.complete()
 
+    @property
+    def applied(self) -> Tensor | None:
+        found = self.refresh
+        return None if found.poisoned else (found.whole if found.whole.exists else found.sum).here
+
     def squared_norm(self) -> Tensor:
         return self.refresh.squared_norm()
 

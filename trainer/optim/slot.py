@@ -93,6 +93,11 @@ class FullSlot:
     def complete(self) -> None:
         """Called once all micro-batches are in, before the norm is taken."""
 
+    @property
+    def applied(self) -> Tensor | None:
+        """What `squared_norm` is of once all is complete; None where that is not on the device, or no number."""
+        return self.sum.here
+
     def squared_norm(self) -> Tensor:
         """‖what is applied‖² as a float64 scalar."""
         return self.sum.squared_norm()

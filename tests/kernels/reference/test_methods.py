@@ -93,13 +93,12 @@ def test_alice_averages_the_norms_of_what_is_left_over():
     p, h, state = basis(), Settings(1.0, beta1=0.5), State(R, B)
     one, two = matrix(A, B), matrix(A, B)
     methods.alice(one, p, state, h, rules.adamw)
+    allowed = 1.01 * state.norm
     inside = methods.galore(two, p, State(R, B), h, lambda *_: torch.zeros(R, B, dtype=torch.float64))
     added = methods.alice(two, p, state, h, lambda *_: torch.zeros(R, B, dtype=torch.float64)) - inside
     left = [(g - p @ p.mT @ g).square().sum(0) for g in (one, two)]
     expected = (A - R) ** 0.5 * (left[1] / (0.25 * left[0] + 0.5 * left[1])).sqrt()
-    ratio = added.norm(dim=0) / expected
-    torch.testing.assert_close(ratio, ratio[0].expand(B))
-    assert float(ratio[0]) <= 1.0
+    torch.testing.assert_close(added.norm(dim=0), expected * min(1.0, allowed / float(expected.norm())))
 
 
 def test_completion_gives_new_directions_what_lay_outside():

@@ -45,7 +45,7 @@ def trained(tmp_path_factory):
 @pytest.mark.parametrize("case", CASES + EXPERTS)
 def test_two_ranks_take_the_steps_of_one_process(trained, case):
     (first, second), alone = (rank[case] for rank in trained[0]), trained[1][case]
-    close = 1e-3 if "bfloat16" in case else 1e-6
+    close = 1e-3 if "bfloat16" in case else 0.0 if case in TWO_RANKS["CODED"] else 1e-6
     assert repr(first["norms"]) == repr(second["norms"])
     assert first["norms"] == pytest.approx(alone["norms"], rel=close, nan_ok=True)
     for name, weight in alone["weights"].items():

@@ -108,8 +108,12 @@ def test_two_ranks_take_the_steps_of_one_process(trained, method):
                 if name in first["saved"][group]
                 else "own" in method
             )
-            if method not in RANKS["INEXACT"] and tensor.is_floating_point():
-                torch.testing.assert_close(first["saved"][group][name], tensor, atol=1e-5, rtol=1e-4)
+            if method not in RANKS["INEXACT"]:
+                apart = (first["saved"][group][name].double() - tensor.double()).abs() - 1e-4 * tensor.double().abs()
+                coded = RANKS["CODED"].get(method)
+                # of 32768 elements a code moves 64, and what follows from that moves few codes
+                assert float((apart > 1e-5).double().mean()) <= (0.05 if coded else 0)
+                assert not tensor.is_floating_point() or float(apart.max()) <= (coded or 1e-5)
 
 
 @pytest.mark.parametrize("method", RANKS["METHODS"])

@@ -78,11 +78,9 @@ class Refresh:
 
     def receive(self, grad: Gradient) -> None:
         """Take over one micro-batch's gradient, of the parameter's shape or not multiplied out."""
-        if not self.takes_factors:
-            grad = multiplied(grad)
         self.received += 1
         if self.subspace.due:
-            self._receive_due(grad)
+            self._receive_due(grad if self.takes_factors else multiplied(grad))
         else:
             self.sum.add(self.subspace.project(grad))
 
@@ -259,14 +257,14 @@ class Delayed(TwoPass):
 
     @property
     def wants_pass(self) -> bool:
-        return super().wants_pass and not self.subspace.exists
+        return not self.subspace.exists and super().wants_pass
 
     def passes(self, first: bool) -> bool:
         return super().passes(first) and first
 
     @property
     def takes_factors(self) -> bool:
-        return super().takes_factors or self.subspace.exists
+        return self.subspace.exists or super().takes_factors
 
     @property
     def keeps_whole(self) -> bool:
