@@ -70,7 +70,7 @@ def _wanted(backend: Backend) -> Backend:
     named = os.environ.get(ENVIRONMENT, "auto") if backend == "auto" else backend
     if named not in BACKENDS:
         raise BackendError(f"{ENVIRONMENT}={named!r}: there are {', '.join(BACKENDS)}")
-    return named  # type: ignore[return-value]
+    return named
 
 
 def unavailable(device: torch.device, *, e4m3: bool = False) -> str:
