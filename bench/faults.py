@@ -278,7 +278,7 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         ("if self._norm is None and self.max_grad_norm is None and not", "if not",
          "tests/trainer/optim/test_other_loops.py: test_clipping_that_is_asked"),
         ("(norm + 1e-12)", "(norm + 1e-2)", "tests/trainer/optim/test_norm.py: test_"),
-        ("self._together.total(float(squares)) ** 0.5", "self._together.total(float(squares))",
+        ("self._together.total(float(squared_norm(active))) ** 0.5", "self._together.total(float(squared_norm(active)))",
          "tests/trainer/optim/test_norm.py: test_what_is_applied"),
         ("Update(self._grad_scale, self._step_noise())", "Update(1.0, self._step_noise())",
          "tests/trainer/optim/test_norm.py: test_clipped_steps"),

@@ -45,7 +45,7 @@ GEFORCE = (
     Shares(0.98, 0.55, 0.60, 0.80, 0.60, 0.002, 10e-6, 2.5e-6, 40e-6),
     Shares(1.12, 0.75, 0.90, 0.93, 0.80, 0.012, 4e-6, 1e-6, 12e-6),
 )
-# The host of a data-center card, at the least: a virtual machine beside an H200, whose step of 11,900 launches took 0.41 s.
+# The slower host of a data-center card is a virtual machine beside an H200, whose step of 11,900 launches took 0.41 s.
 DATA_CENTER = (
     GEFORCE[0]._replace(product=0.66, attention=0.35, operation=30e-6, view=7e-6, launch=120e-6),
     GEFORCE[1]._replace(product=0.80, attention=0.60),
