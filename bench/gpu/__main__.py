@@ -52,10 +52,8 @@ def _all(arguments: argparse.Namespace) -> None:
     names = [name.strip() for name in arguments.only.split(",") if name.strip()]
     if unknown := set(names) - set(NAMES):
         sys.exit(f"--only: no proof is called {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
-    file = (
-        arguments.out.absolute()
-        / f"{time.strftime('%Y-%m-%d-%H%M%S')}{'-rehearsal' * arguments.rehearse}{'-smoke' * arguments.smoke}.jsonl"
-    )
+    how = "-rehearsal" * arguments.rehearse + "-smoke" * arguments.smoke
+    file = arguments.out.absolute() / f"{time.strftime('%Y-%m-%d-%H%M%S')}{how}.jsonl"
     with tempfile.TemporaryDirectory(prefix="galore-gpu-") as folder:
         scale = Scale(arguments.rehearse, Path(folder), arguments.smoke, arguments.sizes)
         held = run_all([proof for proof in PROOFS if proof.name in names], scale, file, arguments.budget)

@@ -96,8 +96,8 @@ class GaLoreAdamW(Stored):
         self._standing: dict[Tensor, ProjectedSlot] = {}  # whole weights, of which a slot has a part
 
     def __getstate__(self) -> dict[str, Any]:
-        """No copy: hooks of the parameters hold this very object. Raises TypeError for `copy.deepcopy` and pickle."""
-        raise TypeError("a GaLoreAdamW cannot be copied, its hooks hold it: make a new one and load_state_dict into it")
+        """No copy: hooks of the parameters call this very object. Raises TypeError for `copy.deepcopy` and pickle."""
+        raise TypeError("a GaLoreAdamW cannot be copied, hooks call this one: make a new one and load_state_dict into it")
 
     def release(self) -> None:
         """Let go of the parameters: backward fills `parameter.grad` again, and another optimizer may take them."""
