@@ -97,7 +97,9 @@ class GaLoreAdamW(Stored):
 
     def __getstate__(self) -> dict[str, Any]:
         """No copy: hooks of the parameters call this very object. Raises TypeError for `copy.deepcopy` and pickle."""
-        raise TypeError("a GaLoreAdamW cannot be copied, hooks call this one: make a new one and load_state_dict into it")
+        raise TypeError(
+            "a GaLoreAdamW cannot be copied, hooks call this one: make a new one and load_state_dict into it"
+        )
 
     def release(self) -> None:
         """Let go of the parameters: backward fills `parameter.grad` again, and another optimizer may take them."""

@@ -69,7 +69,7 @@ def test_every_case_of_the_gate_runs_and_writes_what_it_should(machine, monkeypa
     k = machine.kernels
     plan = k.measure.realized(plans(k.catalogue, monkeypatch)[name], torch.device("cpu"))
     written = [
-        plan[-1].arguments[key] for key in ("OUT_S", "OUT", "CODES", "DX", "DG", "W") if key in plan[-1].arguments
+        plan[-1].arguments[key] for key in ("OUT_S", "OUT", "CODES", "DX", "DG", "W", "Z") if key in plan[-1].arguments
     ][:1]
     assert written, "nothing is told to be written"
     before = written[0].clone()
