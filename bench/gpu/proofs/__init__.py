@@ -49,14 +49,14 @@ def _steps(parameters: float, tokens: float, recomputed: bool = True) -> float:
 
 
 PROOFS = (
-    Proof("kernels", "doctor, self-test, every kernel against float64 on this card", 110, 3, other=42, beside=True),
+    Proof("kernels", "doctor, self-test, every kernel against float64 on this card", 140, 3, other=42, beside=True),
     Proof(
-        "exact", "1×8 = 8×1, kill -9 and resume, a NaN step of every method, bit by bit", 110, 5, other=20, beside=True
+        "exact", "1×8 = 8×1, kill -9 and resume, a NaN step of every method, bit by bit", 150, 5, other=20, beside=True
     ),
     Proof(
         "ranks",
         "one process by NCCL and two by gloo on this card: the steps of one without",
-        60,
+        90,
         2,
         other=10,
         beside=True,
@@ -64,7 +64,7 @@ PROOFS = (
     Proof(
         "shortage",
         "out of memory on purpose: message, saved state, advice that then fits",
-        90,
+        150,
         3,
         other=30,
         beside=True,
@@ -82,7 +82,7 @@ PROOFS = (
     Proof(
         "memory",
         "predicted against measured peaks, 60M to 1.3B, processes limited to what the named card has",
-        150,
+        180,
         3,
         flops=_steps(2 * B1, 3 * 8192),
         other=60,
@@ -91,7 +91,7 @@ PROOFS = (
     Proof(
         "large",
         "the same of 7B and 13B",
-        150,
+        180,
         3,
         flops=_steps(3 * B7 + B13, 3 * 8192),
         other=60,
