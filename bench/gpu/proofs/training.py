@@ -18,6 +18,7 @@ GAP = 8  # steps between refreshes, staggered: sums of 28 whole gradients in a s
 STEPS = 8  # of the whole run, so that no more than two checkpoints of 19 GB ever lie beside each other
 ENDLESS = 100_000  # tiny ones, of which many are done before one looks
 PATIENCE = 600.0
+RAN_OUT = "memory ran out"  # in what a run says
 RESERVE = 4.0  # seconds before this proof is stopped, in which it still tells what it has seen
 
 
@@ -64,6 +65,8 @@ def _killed_after(count: int, command: list[str], out: Path, scale: Scale) -> li
     rows: list[dict[str, Any]] = []
     patience = min(PATIENCE, scale.left - RESERVE)
     while process.poll() is None and len(rows) < count and time.monotonic() - started < patience:
+        if RAN_OUT in said.read_text():  # what it then looks for, settings that fit, takes minutes of a 7B
+            break
         time.sleep(0.1)
         begun = "--resume" not in command or _events(out, "resumed after") > resumes
         rows = _rows(out) if begun else []
