@@ -464,7 +464,7 @@ def test_training_a_loss_that_rises_and_a_peak_too_high(records, losses, peak: i
 def test_training_a_run_that_is_out_of_memory_is_not_waited_for(scale, tmp_path: Path) -> None:
     said = f"import time; print({training.RAN_OUT + ' in step 2'!r}, flush=True); time.sleep(60)"
     started = time.monotonic()
-    with pytest.raises(RuntimeError, match="0 of 5 steps after .*memory ran out in step 2"):
+    with pytest.raises(RuntimeError, match=r"0 of 5 steps after .*memory ran out in step 2"):
         training._killed_after(5, [sys.executable, "-c", said], tmp_path, scale)
     assert time.monotonic() - started < 30
 
