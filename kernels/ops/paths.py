@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import torch
 
-from galore.kernels.ops.dispatch import BackendError, Case, adam, choose, lift, project, quantizer
+from galore.kernels.ops.dispatch import BackendError, Case, adam, choose, lift, project
+from galore.kernels.ops.fused import softmax
 from galore.kernels.storage import blockwise
 
 
@@ -50,7 +51,7 @@ def explain(device: str, problems: Iterable[Problem] = ()) -> list[Path]:
 
 
 def _loss(device: torch.device) -> Path:
-    found = _path("linear_cross_entropy", "torch", quantizer(torch.empty(0)), device)
+    found = _path("linear_cross_entropy", "torch", softmax.case(torch.empty(0)), device)
     return found._replace(
         path=f"{found.path}, chunked", why=f"the logits never exist whole; softmax in fp32 ({found.why})"
     )

@@ -59,20 +59,9 @@ def _selftest(records: Records) -> None:
 
 def _against_float64(scale: Scale, records: Records) -> None:
     errors, chosen = scale.folder / "kernel-errors.jsonl", REHEARSED if scale.rehearsal else "card"
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "--no-header",
-        "-p",
-        "no:cacheprovider",
-        "-p",
-        "no:benchmark",
-        "-k",
-        chosen,
-    ]
-    command += ["--tb=line", *(os.path.normpath(Path("tests/kernels", name)) for name in TESTS)]
+    options = ["-q", "--no-header", "--tb=line", "-p", "no:cacheprovider", "-p", "no:benchmark"]
+    tests = [os.path.normpath(Path("tests/kernels", name)) for name in TESTS]
+    command = [sys.executable, "-m", "pytest", *options, "-k", chosen, *tests]
     if importlib.util.find_spec("xdist") is not None and not scale.rehearsal:
         command += ["-n", str(min(WORKERS, os.cpu_count() or 1))]
     said = scale.folder / "kernels.log"

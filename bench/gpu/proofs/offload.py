@@ -43,8 +43,8 @@ def loaded(scale: Scale, *, offload: bool) -> Any:
     from galore.trainer.recipe.load import load_recipe
 
     sizes = {"train__global_batch_size": MICRO_BATCHES, "train__micro_batch_size": 1}
-    switches = {"train__gradient_checkpointing": "true", "train__offload_activations": str(offload).lower()}
-    switches["train__deterministic"] = "true"
+    switches = {"train__offload_activations": str(offload).lower()}
+    switches |= dict.fromkeys(("train__gradient_checkpointing", "train__deterministic"), "true")
     return load_recipe(RECIPE, scale.settings(**sizes, **switches)).recipe
 
 

@@ -109,8 +109,15 @@ class TokenBatch:
             with nullcontext() if extra is None else extra.watching(self):
                 hidden = head.hidden(input_ids, **isolating).flatten(0, 1).index_select(0, rows)
             by_kind = self._by_kind(targets[kept], hidden)
-            how: dict[str, Any] = {"ignore_index": None, "z_loss": z_loss, "softmax": softmax_minus_onehot_, **by_kind}
-            sums = linear_loss(hidden, head.weight, kept_targets, **how)
+            sums = linear_loss(
+                hidden,
+                head.weight,
+                kept_targets,
+                ignore_index=None,
+                z_loss=z_loss,
+                softmax=softmax_minus_onehot_,
+                **by_kind,
+            )
             if extra is None:
                 return sums
             seen = Seen(self, input_ids, isolating, rows, kept_targets, partial(_logits, hidden, head.weight))
