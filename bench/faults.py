@@ -259,6 +259,8 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
     "trainer/data/rows/mixture.py": ("tests/trainer/data/stream/test_mixed_stream.py", [
         ("if self.shuffle and size < ENDLESS", "if self.shuffle", "test_every_source_has_its_share"),
         ("number * share + int(count)", "number * share", "test_resume_is_exact"),
+        ("self.loss_weights[self._owners(numbers)]", "self.loss_weights[numbers % len(self.parts)]",
+         "tests/trainer/data/rows/test_mixture.py: test_a_target_counts"),
     ]),
     "trainer/data/formats/bytestream.py": ("tests/trainer/data/text/test_readers.py", [
         ("max_bytes + 2 + (0 if number else len(UTF8_BOM))", "max_bytes + 2", "test_a_mark_of_utf8"),
@@ -461,6 +463,11 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         ("targets[:, :-1] = self.labels[:, 1:]", "targets[:, :-1] = self.labels[:, :-1]", "test_loss_is_the_cross_entropy"),
         ("len(self) if split_head(model) is not None else 1", "len(self)",
          "tests/trainer/data/test_score.py: test_logits_of_the_whole"),
+        ("self.weights.repeat_interleave(pieces)", "self.weights.repeat(pieces)",
+         "tests/trainer/data/rows/test_tokenbatch.py: test_the_pieces_of_a_row"),
+        ("weights * of_rows", "weights", "tests/trainer/data/rows/test_modality.py: test_a_row_and_a_modality"),
+        ("self.weights[kept // self.labels.shape[1]]", "self.weights[kept % len(self.weights)]",
+         "tests/trainer/data/rows/test_tokenbatch.py: test_a_row_counts"),
     ]),
     "trainer/data/rows/modality.py": ("tests/trainer/data/rows/test_modality.py", [
         ("start=1", "start=0", "test_every_id_is_of_one_modality"),

@@ -59,7 +59,7 @@ data:
   max_length: 256
   sources:
     - {path: data/text.jsonl, weight: 2, validation_path: data/held.jsonl}
-    - {path: data/keys-256.jsonl, tokens_field: ids, labels_field: labels, weight: 1, validation_fraction: 0.02}
+    - {path: data/keys-256.jsonl, tokens_field: ids, labels_field: labels, weight: 1, loss_weight: 20, validation_fraction: 0.02}
 optim: {lr_scheduler_type: warmup_stable_decay, warmup_steps: 20, lr_decay_ratio: 0.3, min_lr_ratio: 0.02}
 train: {max_steps: 640, global_batch_size: 8, micro_batch_size: 8}
 eval: {eval_steps: 250, max_tokens: 40000}
@@ -71,9 +71,9 @@ data:
   max_length: 2048
   sources:
     - {path: data/text.jsonl, weight: 1, validation_path: data/held.jsonl}
-    - {path: data/keys-2048.jsonl, tokens_field: ids, labels_field: labels, weight: 1, validation_fraction: 0.02}
+    - {path: data/keys-2048.jsonl, tokens_field: ids, labels_field: labels, weight: 1, loss_weight: 100, validation_fraction: 0.02}
 optim: {learning_rate: 1.0e-3, embedding_learning_rate: 4.0e-4, warmup_steps: 10, lr_decay_ratio: 0.5}
-train: {max_steps: 150, global_batch_size: 1, micro_batch_size: 1, save_steps: 40}
+train: {max_steps: 300, global_batch_size: 4, micro_batch_size: 1, save_steps: 40}
 eval: {eval_steps: 75, max_tokens: 8192, at_start: false}
 """,
 }
@@ -104,12 +104,13 @@ def made_tokenizer(texts: list[str], folder: Path) -> Any:
     return made
 
 
-def key_row(tokenizer: Any, rng: random.Random, most: int, draws: int) -> dict[str, list[int]]:
-    """A key at a random place among up to `most` lines of filler, of several draws the most."""
+def key_row(tokenizer: Any, rng: random.Random, most: int) -> dict[str, list[int]]:
+    """A key at a random place among up to `most` lines of filler, half of the rows by the logarithm of their number."""
     from galore.trainer.trained.longcontext.passkey import passkey_row
 
-    lines, key = max(rng.randrange(most + 1) for _ in range(draws)), rng.randrange(10**4, 10**5)
-    before = rng.randrange(lines + 1)
+    evenly = rng.random() < 0.5
+    lines = rng.randrange(most + 1) if evenly else round((most + 1) ** rng.random()) - 1
+    before, key = rng.randrange(lines + 1), rng.randrange(10**4, 10**5)
     return passkey_row(tokenizer, key, before, lines - before)
 
 
@@ -137,9 +138,9 @@ def data(work: Path) -> None:
         [*kept, *(passkey_text(key, 1, 1) for key in range(10**4, 10**5, 45))], work / "tokenizer"
     )
     empty, one = (len(tokenizer(passkey_text(12345, 0, lines))["input_ids"]) for lines in (0, 1))
-    for length, count, draws in ((128, 6000, 1), (SHORT, 8000, 1), (LONG, 1500, 3)):
+    for length, count in ((128, 6000), (SHORT, 8000), (LONG, 3000)):
         most = (length - empty) // (one - empty)
-        write(work / f"data/keys-{length}.jsonl", (key_row(tokenizer, rng, most, draws) for _ in range(count)))
+        write(work / f"data/keys-{length}.jsonl", (key_row(tokenizer, rng, most) for _ in range(count)))
     for name in ("search", "held"):
         (work / f"{name}.yaml").write_text(SCORE % name)
     for name, recipe in RECIPES.items():

@@ -18,14 +18,15 @@ Make = Callable[[nn.Module], torch.optim.Optimizer]
 
 
 def adamw(model: nn.Module) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.0)
+    return torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.0)
 
 
 def galore(model: nn.Module) -> torch.optim.Optimizer:
-    """A quarter of each large matrix's smaller side, convolutions included, what lies outside as in Fira; twice the rate."""
-    groups = galore_groups(model, 0.25, targets=large_matrices(), scale=1.0, update_proj_gap=50, residual="fira")
+    """A quarter of each large matrix's smaller side, convolutions included, and the signs of what lies outside (FRUGAL)."""
+    outside = {"residual": "frugal", "residual_scale": 0.4, "transport": "rotate"}
+    groups = galore_groups(model, 0.25, targets=large_matrices(), scale=1.0, update_proj_gap=50, **outside)
     check_complete(model, groups)
-    return GaLoreAdamW(groups, lr=4e-3, weight_decay=0.0)
+    return GaLoreAdamW(groups, lr=8e-3, weight_decay=0.0)
 
 
 def state_bytes(model: nn.Module, optimizer: torch.optim.Optimizer) -> int:

@@ -84,7 +84,8 @@ def prepare_data(
         whole: MappedData | StreamedData | MixedData = data[0]
         if recipe.data.sources is not None:
             named = {each.label: one for each, one in zip(recipe.data.sources, data, strict=True)}
-            whole = mix(named, [each.weight for each in recipe.data.sources], Order(seed, size, shuffle))
+            order, asked = Order(seed, size, shuffle), recipe.data.sources
+            whole = mix(named, [each.weight for each in asked], order, [each.loss_weight for each in asked])
         return replace(
             whole, notes=(*notes, *whole.notes), facts=whole.facts | ({"new_tokens": added} if added else {})
         )
@@ -236,6 +237,8 @@ def fullest_batch(recipe: Recipe, ids: Tensor) -> Batch:
         return full_batch(ids.numpy(), np.float32 if TASKS[task].is_regression else np.int64)
     at = torch.arange(ids.shape[1]).remainder(EXAMPLE).expand(ids.shape) if recipe.data.isolates else None
     batch = TokenBatch(ids, ids, tuple(range(len(ids))), at, Modalities.planned(recipe, ids))
+    if any(each.loss_weight != 1 for each in recipe.data.sources or ()):
+        batch = replace(batch, weights=torch.ones(len(ids), dtype=torch.float64))
     if recipe.extra_loss.is_on and any(part.extra_field for part in recipe.data.parts):
         half = ids.shape[1] // 2
         seen = torch.cat(

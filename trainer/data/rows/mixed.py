@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import nn
 
 from galore.trainer.common.format import counted
@@ -99,12 +100,16 @@ class MixedData(TextData):
         if streams := sum(len(each.train) >= ENDLESS for each in self.sources.values()):
             together["source"] = counted(streams, "stream") + " beside files" * (streams < len(own))
         together["fingerprint"] = self.fingerprint
-        counts = zip(self.sources.items(), self.shares, strict=True)
-        together["sources"] = {name: _about(each, share / sum(self.shares)) for (name, each), share in counts}
+        told = zip(self.sources.items(), self.shares, self.train.loss_weights.tolist(), strict=True)
+        together["sources"] = {
+            name: _about(each, share / sum(self.shares), weight) for (name, each), share, weight in told
+        }
         return together | self.facts
 
     def global_batch(self, step: int) -> TokenBatch:
-        return batch_of(self.train, self.order.rows(step, len(self.train)), self.vocab_size, self.modalities)
+        numbers = self.order.rows(step, len(self.train))
+        batch, weights = batch_of(self.train, numbers, self.vocab_size, self.modalities), self.train.weights(numbers)
+        return batch if weights is None else replace(batch, weights=torch.from_numpy(weights))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -149,15 +154,17 @@ class MixedData(TextData):
         return replace(whole, sources={name: result.loss_nats for name, result in results.items()})
 
 
-def mix(sources: Mapping[str, Source], weights: Sequence[float], order: Order) -> MixedData:
-    """Sources of one recipe as one. `order`: that of the recipe."""
+def mix(
+    sources: Mapping[str, Source], weights: Sequence[float], order: Order, loss_weights: Sequence[float] = ()
+) -> MixedData:
+    """Sources of one recipe as one, their targets of `loss_weights` or counting once. `order`: that of the recipe."""
     parts, first = list(sources.values()), next(iter(sources.values()))
     train, validation = ([getattr(each, side) for each in parts] for side in ("train", "validation"))
     sizes = tuple(len(each) for each in train)
     mixed = MixedData(
         first.tokenizer,
         first.vocab_size,
-        MixedRows(train, first.max_length),
+        MixedRows(train, first.max_length, loss_weights),
         MixedRows(validation, first.max_length),
         first.max_length,
         MixedOrder(order.seed, order.global_batch_size, order.shuffle, sizes, shares(weights)),
@@ -171,12 +178,14 @@ def mix(sources: Mapping[str, Source], weights: Sequence[float], order: Order) -
 ALONE = ("source", "fingerprint", "vocab_size", "asked_vocab_size")  # of a summary: the same for all, or of one alone
 
 
-def _about(source: Source, share: float) -> dict[str, Any]:
+def _about(source: Source, share: float, loss_weight: float) -> dict[str, Any]:
     stream, held_out = source.place(), len(source.validation)
     rows = {"sequences": len(source.train)} if stream is None else {"rows_read": stream["row"]}
-    return {"share": share, **rows, "held_out": held_out}
+    counts = {"loss_weight": loss_weight} if loss_weight != 1 else {}
+    return {"share": share, **counts, **rows, "held_out": held_out}
 
 
 def _words(about: dict[str, Any]) -> str:
     has = f"it has {about['sequences']:,}" if "sequences" in about else "it is streamed"
-    return f"{about['share']:.1%} of the training sequences; {has}, and holds out {about['held_out']:,}"
+    counts = f", a target of which counts {about['loss_weight']:g} times" if "loss_weight" in about else ""
+    return f"{about['share']:.1%} of the training sequences{counts}; {has}, and holds out {about['held_out']:,}"

@@ -17,6 +17,8 @@ from galore.trainer.data.rows.order import permute
 from galore.trainer.data.rows.packing import Extras, Rows, padded
 from galore.trainer.data.tokens.store import Ids
 
+Weights = npt.NDArray[np.float64]
+
 ENDLESS = 1 << 48
 """How many rows a stream says it has. Its rows come in the order of their numbers, which is theirs alone."""
 
@@ -93,10 +95,15 @@ class MixedOrder(Order):
 
 
 class MixedRows:
-    """The rows of several sources, one source after the other. See `packing.Rows`."""
+    """The rows of several sources, one source after the other. See `packing.Rows`.
 
-    def __init__(self, parts: Sequence[Rows], max_length: int) -> None:
+    Args:
+        loss_weights: what a target of each source counts.
+    """
+
+    def __init__(self, parts: Sequence[Rows], max_length: int, loss_weights: Sequence[float] = ()) -> None:
         self.parts, self._max_length = parts, max_length
+        self.loss_weights = np.array(loss_weights or [1.0] * len(parts), np.float64)
         self._bounds = np.cumsum([0, *map(len, parts)])
 
     def __len__(self) -> int:
@@ -127,9 +134,16 @@ class MixedRows:
                 found[row] = each
         return padded(found) if any(len(each) for each in found) else None
 
+    def weights(self, numbers: Ids) -> Weights | None:
+        """What a target of each row counts, (b,); None where each of every source counts once."""
+        return None if (self.loss_weights == 1).all() else self.loss_weights[self._owners(numbers)]
+
+    def _owners(self, numbers: Ids) -> npt.NDArray[np.int64]:
+        return np.searchsorted(self._bounds, numbers, side="right") - 1
+
     def _by_part(self, numbers: Ids) -> list[tuple[Rows, npt.NDArray[np.bool_], Ids]]:
         """Each source that has some of the rows, where they are among `numbers`, and what it calls them itself."""
-        owner = np.searchsorted(self._bounds, numbers, side="right") - 1
+        owner = self._owners(numbers)
         found = [(part, owner == at, int(self._bounds[at])) for at, part in enumerate(self.parts)]
         return [(part, here, numbers[here] - start) for part, here, start in found if here.any()]
 

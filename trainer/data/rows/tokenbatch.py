@@ -32,6 +32,7 @@ class TokenBatch:
     positions: Tensor | None = None  # (b, s) int64, of each token in its document, where documents are isolated
     modalities: Modalities | None = None
     extras: Tensor | None = None  # (b, most) float32, numbers of each row for a second loss, nan behind them
+    weights: Tensor | None = None  # (b,) float64 on the CPU, what a target of each row counts; None: once
 
     @classmethod
     def of(
@@ -82,6 +83,7 @@ class TokenBatch:
             sequence_ids=self.sequence_ids[rows],
             positions=positions,
             extras=None if self.extras is None else self.extras[rows],
+            weights=None if self.weights is None else self.weights[rows],
         )
 
     def cut(self, pieces: int) -> TokenBatch:
@@ -89,7 +91,11 @@ class TokenBatch:
         ids = tuple(each for each in self.sequence_ids for _ in range(pieces))
         shape = (len(ids), self.input_ids.shape[1] // pieces)
         return replace(
-            self, input_ids=self.input_ids.reshape(shape), labels=self.labels.reshape(shape), sequence_ids=ids
+            self,
+            input_ids=self.input_ids.reshape(shape),
+            labels=self.labels.reshape(shape),
+            sequence_ids=ids,
+            weights=None if self.weights is None else self.weights.repeat_interleave(pieces),
         )
 
     def losses(self, model: nn.Module, split_head: SplitHead, objective: Objective = PLAIN) -> LossSums:
@@ -108,7 +114,7 @@ class TokenBatch:
             rows, kept_targets = kept.to(device, non_blocking=True), targets[kept].to(device, non_blocking=True)
             with nullcontext() if extra is None else extra.watching(self):
                 hidden = head.hidden(input_ids, **isolating).flatten(0, 1).index_select(0, rows)
-            by_kind = self._by_kind(targets[kept], hidden)
+            counted = self._counted(kept, targets[kept], hidden)
             sums = linear_loss(
                 hidden,
                 head.weight,
@@ -116,7 +122,7 @@ class TokenBatch:
                 ignore_index=None,
                 z_loss=z_loss,
                 softmax=softmax_minus_onehot_,
-                **by_kind,
+                **counted,
             )
             if extra is None:
                 return sums
@@ -124,7 +130,7 @@ class TokenBatch:
             return sums._replace(extra=extra.summed(seen))
         with nullcontext() if extra is None else extra.watching(self):
             logits = model(input_ids=input_ids, use_cache=False, **isolating).logits.flatten(0, 1).float()
-        if self.modalities is not None or extra is not None:
+        if not (self.modalities is self.weights is extra is None):
             return self._of_logits(logits, targets, z_loss, input_ids, isolating, extra)
         targets = targets.to(device, non_blocking=True)
         cross_entropy = nn.functional.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")
@@ -133,18 +139,19 @@ class TokenBatch:
             z = z_loss * logits.logsumexp(1)[targets != IGNORED].square().sum()
         return LossSums(cross_entropy + z, cross_entropy.detach(), z.detach())
 
-    def _by_kind(self, targets: Tensor, like: Tensor) -> dict[str, Any]:
-        """What `linear_loss` is told of targets (n,) on the CPU, for sums where `like` is."""
-        if self.modalities is None:
-            return {}
-        kinds = self.modalities.of_targets(targets)
-        weights = self.modalities.weights_of(kinds, torch.promote_types(like.dtype, torch.float32))
+    def _counted(self, kept: Tensor, targets: Tensor, like: Tensor) -> dict[str, Any]:
+        """What `linear_loss` is told of positions `kept` and their targets (n,) on the CPU, for sums where `like` is."""
+        dtype = torch.promote_types(like.dtype, torch.float32)
         there: dict[str, Any] = {"device": like.device, "non_blocking": True}
-        return {
-            "kinds": kinds.to(**there),
-            "num_kinds": len(self.modalities.names),
-            "weights": None if weights is None else weights.to(**there),
-        }
+        told, weights = dict[str, Any](), None
+        if self.modalities is not None:
+            kinds = self.modalities.of_targets(targets)
+            weights = self.modalities.weights_of(kinds, dtype)
+            told = {"kinds": kinds.to(**there), "num_kinds": len(self.modalities.names)}
+        if self.weights is not None:
+            of_rows = self.weights[kept // self.labels.shape[1]].to(dtype)
+            weights = of_rows if weights is None else weights * of_rows
+        return told if weights is None else {**told, "weights": weights.to(**there)}
 
     def _of_logits(
         self,
@@ -158,14 +165,14 @@ class TokenBatch:
         """The same from logits that exist, (b · s, V), and targets (b · s,) on the CPU."""
         kept = (targets != IGNORED).nonzero().squeeze(1)
         rows = kept.to(logits.device)
-        by_kind, logits = self._by_kind(targets[kept], logits), logits.index_select(0, rows)
+        counted, logits = self._counted(kept, targets[kept], logits), logits.index_select(0, rows)
         kept_targets = targets[kept].to(logits.device)
         nll = nn.functional.cross_entropy(logits, kept_targets, reduction="none")
         squares = logits.logsumexp(1).square() if z_loss else torch.zeros_like(nll)
-        weights = by_kind.get("weights")
+        weights = counted.get("weights")
         z = z_loss * (squares if weights is None else weights * squares).sum()
         total, found = (nll if weights is None else weights * nll).sum() + z, nll.detach()
-        parts = sums_by_kind(found, by_kind["kinds"], by_kind["num_kinds"]) if by_kind else None
+        parts = None if self.modalities is None else sums_by_kind(found, counted["kinds"], counted["num_kinds"])
         seen = Seen(self, input_ids, isolating, rows, kept_targets, lambda start, stop: logits[start:stop])
         second = None if extra is None else extra.summed(seen)
         return LossSums(total, found.sum(), z.detach(), parts, second)

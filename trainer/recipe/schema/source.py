@@ -47,6 +47,9 @@ class SourceSection(Section):
         description="What metrics and notes call it; null takes the last part of `path`. Without `path`: the name of a data set on the hub, which is streamed",
     )
     weight: Positive = Field(1.0, description="Its share of the training sequences, beside the weights of the others")
+    loss_weight: Positive = Field(
+        1.0, description="What a target of its rows counts in what is optimized; reported losses stay unweighted"
+    )
     source: Literal["local", "hub"] | None = Field(None, description="local: files at `path`; hub: streamed")
     hub_config: str | None = Field(None, description="hub: configuration name, such as `en`")
     split: str | None = Field(None, description="hub: split to train on")
@@ -77,7 +80,9 @@ class SourceSection(Section):
     @model_serializer(mode="wrap")
     def _said(self, every: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """What is not null: a resolved recipe says no more of a source than somebody wrote."""
-        return {key: value for key, value in every(self).items() if value is not None}
+        said = {key: value for key, value in every(self).items() if value is not None}
+        # runs that began before there was one have none, and go on
+        return said if self.loss_weight != 1 else {key: said[key] for key in said if key != "loss_weight"}
 
     @property
     def label(self) -> str:
@@ -94,7 +99,7 @@ class SourceSection(Section):
         told = {
             key: getattr(self, key)
             for key in type(self).model_fields
-            if key not in ("name", "weight") and getattr(self, key) is not None
+            if key not in ("name", "weight", "loss_weight") and getattr(self, key) is not None
         }
         if self.path is None:
             told |= {"source": "hub", "path": self.name}

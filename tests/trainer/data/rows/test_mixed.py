@@ -96,6 +96,21 @@ def test_the_order_is_a_function_of_seed_and_step_and_weights_make_no_tokens_ane
     ]
 
 
+def test_the_targets_of_a_source_count_as_it_says(mixed: Callable[..., MixedData]) -> None:
+    data = mixed([SOURCES[0] | {"loss_weight": 30}, *SOURCES[1:]])
+    first = len(data.sources["books"].train)
+    for step in range(4):
+        batch, plain = data.global_batch(step), mixed().global_batch(step)
+        assert batch.weights is not None
+        assert batch.weights.tolist() == [30.0 if row < first else 1.0 for row in batch.sequence_ids]
+        assert torch.equal(batch.input_ids, plain.input_ids)
+        assert plain.weights is None
+    assert data.summary["sources"]["books"]["loss_weight"] == 30
+    assert "of the training sequences, a target of which counts 30 times; it has" in data.notes[0]
+    held = next(iter(data.validation_batches(3, None)))
+    assert held.weights is None
+
+
 def test_one_source_alone_trains_on_what_a_path_does(
     mixed: Callable[..., MixedData], folder: Path, recipe: MakeRecipe, chat_tokenizer: Path
 ) -> None:
@@ -191,6 +206,7 @@ def test_what_is_wrong_with_one_source_names_it(
         ({"path": None, "sources": [{"path": "x", "encoding": "klingon"}]}, "sources, x: encoding klingon"),
         ({"path": None, "sources": []}, "at least 1 item"),
         ({"path": None, "sources": [{"path": "x", "weight": 0}]}, "greater than or equal"),
+        ({"path": None, "sources": [{"path": "x", "loss_weight": 0}]}, "greater than or equal"),
     ],
 )
 def test_contradictions_are_refused(recipe: MakeRecipe, data: dict[str, Any], message: str) -> None:

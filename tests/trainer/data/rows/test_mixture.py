@@ -112,6 +112,15 @@ def test_rows_are_those_of_their_source() -> None:
     assert rows.positions(np.array([0, 4])) is None
 
 
+def test_a_target_counts_by_the_source_of_its_row() -> None:
+    parts = [Numbers(100, 3), Numbers(200, 0), Numbers(300, 2)]
+    found = MixedRows(parts, 4, [1.0, 5.0, 0.25]).weights(np.array([4, 0, 2, 3]))
+    assert found is not None
+    assert found.tolist() == [0.25, 1.0, 1.0, 0.25]
+    assert MixedRows(parts, 4, [1.0, 1.0, 1.0]).weights(np.array([4, 0])) is None
+    assert MixedRows(parts, 4).weights(np.array([4, 0])) is None
+
+
 def test_positions_begin_anew_only_where_the_source_says() -> None:
     rows = MixedRows([Numbers(0, 2, isolated=True), Numbers(0, 2)], 4)
     found = rows.positions(np.array([2, 1]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -82,3 +83,17 @@ def test_sums_by_modality_and_weights_in_the_total_alone(biased: bool) -> None:
     assert float(weighted.total.detach() - weighted.z) == pytest.approx(expected, rel=1e-4)
     assert len(batch.rows(0, 1)) == 1
     assert batch.rows(0, 1).modalities is batch.modalities
+
+
+def test_a_row_and_a_modality_count_together() -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(WORDS), **sizes))
+    ids, rows = torch.randint(0, len(WORDS), (2, 20)), torch.tensor([1.0, 4.0])
+    batch = TokenBatch(ids, ids, (0, 1), None, modalities({"text": 0.25, "image": 2.0}), weights=rows)
+    with torch.no_grad():
+        each = [replace(batch.rows(row, row + 1), weights=None).losses(model, split_head).total for row in (0, 1)]
+        total = batch.losses(model, split_head).total
+    assert float(total) == pytest.approx(float(each[0] + 4 * each[1]), rel=1e-5)

@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
+from galore.trainer.data.batch import IGNORED, Objective
 from galore.trainer.data.rows.tokenbatch import TokenBatch
+from galore.trainer.models.head import split_head
 
 
 def batch(size: int) -> TokenBatch:
@@ -32,3 +37,38 @@ def test_rows_are_micro_batches() -> None:
     assert part.sequence_ids == (102, 103)
     assert len(part) == 2
     assert part.input_ids[0].tolist() == [6, 7, 8]
+
+
+@pytest.mark.parametrize("apart", [True, False], ids=["head apart", "whole logits"])
+def test_a_row_counts_by_its_weight_and_what_is_reported_does_not(apart: bool) -> None:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=24, **sizes)).double()
+    ids = torch.randint(0, 24, (3, 8))
+    labels = ids.where(torch.rand(3, 8) < 0.6, IGNORED)
+    weights = torch.tensor([1.0, 30.0, 0.5], dtype=torch.float64)
+    plain = TokenBatch(ids, labels, (0, 1, 2))
+    head, objective = split_head if apart else lambda _: None, Objective(z_loss=0.01)
+
+    def gradient(batch: TokenBatch, factor: float = 1.0) -> torch.Tensor:
+        model.zero_grad()
+        (factor * batch.losses(model, head, objective).total).backward()
+        return model.model.embed_tokens.weight.grad.clone()
+
+    weighted = replace(plain, weights=weights)
+    each = [gradient(plain.rows(row, row + 1), float(weights[row])) for row in range(3)]
+    torch.testing.assert_close(gradient(weighted), sum(each))
+    halves = weighted.shard(0, 2), weighted.shard(1, 2)
+    torch.testing.assert_close(gradient(weighted), gradient(halves[0]) + gradient(halves[1]))
+    told = weighted.losses(model, head, objective)
+    reported = plain.losses(model, head, objective).cross_entropy
+    assert float(told.cross_entropy) == pytest.approx(float(reported), rel=1e-6)
+    assert told.parts is None
+
+
+def test_the_pieces_of_a_row_have_its_weight() -> None:
+    ids = torch.arange(16).reshape(2, 8)
+    cut = replace(TokenBatch(ids, ids, (5, 6)), weights=torch.tensor([2.0, 7.0])).cut(4)
+    assert cut.sequence_ids == (5,) * 4 + (6,) * 4
+    assert cut.weights is not None
+    assert cut.weights.tolist() == [2.0] * 4 + [7.0] * 4

@@ -26,6 +26,9 @@ def test_a_source_says_only_what_somebody_wrote() -> None:
     source = SourceSection(path="a", weight=2, text_field=["t", "u"])
     assert source.model_dump() == {"path": "a", "weight": 2, "text_field": ["t", "u"]}
     assert source.settings == {"path": "a", "text_field": ["t", "u"]}
+    weighed = SourceSection(path="a", loss_weight=30)
+    assert weighed.model_dump() == {"path": "a", "weight": 1, "loss_weight": 30}
+    assert weighed.settings == {"path": "a"}
 
 
 def test_a_source_overrides_the_section_and_all_its_columns() -> None:
