@@ -72,7 +72,7 @@ data:
   sources:
     - {path: data/text.jsonl, weight: 1, validation_path: data/held.jsonl}
     - {path: data/keys-2048.jsonl, tokens_field: ids, labels_field: labels, weight: 1, loss_weight: 100, validation_fraction: 0.02}
-optim: {learning_rate: 1.0e-3, embedding_learning_rate: 4.0e-4, warmup_steps: 10, lr_decay_ratio: 0.5}
+optim: {learning_rate: 2.0e-3, embedding_learning_rate: 8.0e-4, warmup_steps: 10, lr_decay_ratio: 0.5}
 train: {max_steps: 300, global_batch_size: 4, micro_batch_size: 1, save_steps: 40}
 eval: {eval_steps: 75, max_tokens: 8192, at_start: false}
 """,
@@ -105,12 +105,12 @@ def made_tokenizer(texts: list[str], folder: Path) -> Any:
 
 
 def key_row(tokenizer: Any, rng: random.Random, most: int) -> dict[str, list[int]]:
-    """A key at a random place among up to `most` lines of filler, half of the rows by the logarithm of their number."""
+    """A key among up to `most` lines of filler, half of the rows by the logarithm of their number; often at an end."""
     from galore.trainer.trained.longcontext.passkey import passkey_row
 
     evenly = rng.random() < 0.5
     lines = rng.randrange(most + 1) if evenly else round((most + 1) ** rng.random()) - 1
-    before, key = rng.randrange(lines + 1), rng.randrange(10**4, 10**5)
+    before, key = round(lines * min(max(rng.uniform(-0.2, 1.2), 0.0), 1.0)), rng.randrange(10**4, 10**5)
     return passkey_row(tokenizer, key, before, lines - before)
 
 

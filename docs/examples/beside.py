@@ -17,8 +17,8 @@ from galore.trainer.optim import GaLoreAdamW, check_complete, galore_groups, lar
 Make = Callable[[nn.Module], torch.optim.Optimizer]
 
 
-def adamw(model: nn.Module) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.0)
+def adamw(model: nn.Module, rate: float = 2e-3) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.0)
 
 
 def galore(model: nn.Module) -> torch.optim.Optimizer:
@@ -54,11 +54,13 @@ def arguments(steps: int, seeds: int = 3) -> argparse.Namespace:
 
 
 def compared(
-    train: Callable[[int, Make], tuple[nn.Module, torch.optim.Optimizer, dict[str, float]]], seeds: int
+    train: Callable[[int, Make], tuple[nn.Module, torch.optim.Optimizer, dict[str, float]]],
+    seeds: int,
+    other: Make = adamw,
 ) -> Any:
     """Trains with both over the seeds, prints the table, and returns {method: (networks, scores, bytes)}."""
     found: dict[str, Any] = {}
-    for name, make in (("AdamW", adamw), ("GaLore", galore)):
+    for name, make in (("AdamW", other), ("GaLore", galore)):
         started, models, scores, held = time.perf_counter(), [], [], 0
         for seed in range(seeds):
             model, optimizer, score = train(seed, make)

@@ -15,7 +15,7 @@ import torch
 from tokenizers import processors
 
 from galore.trainer.common.errors import RunFailed, UserError
-from galore.trainer.data.prepare import prepare_data
+from galore.trainer.data.prepare import fullest_batch, prepare_data
 from galore.trainer.data.tokens.tokenized import text_identity
 from galore.trainer.data.tokens.tokenizer import load_tokenizer, prompt_of
 from galore.trainer.recipe.schema.recipe import Recipe
@@ -347,3 +347,11 @@ def test_real_c4_rows(recipe: MakeRecipe) -> None:
     row = batch.input_ids[0][batch.labels[0] != -100]
     start = data.tokenizer.decode(row)
     assert any(text.startswith(start) for text in texts)
+
+
+def test_the_batch_that_memory_is_predicted_by_has_weights_where_those_of_the_run_have(recipe: MakeRecipe) -> None:
+    ids = torch.zeros(2, 16, dtype=torch.int64)
+    for weight, has in ((1.0, False), (30.0, True)):
+        asked = recipe(path=None, sources=[{"path": "a.jsonl"}, {"path": "b.jsonl", "loss_weight": weight}])
+        batch = fullest_batch(asked, ids)
+        assert (batch.weights is not None) is has  # type: ignore[attr-defined]
