@@ -17,11 +17,10 @@ from sklearn.svm import SVC
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-FINEST, FEWEST = 32, 4  # steps of the teacher, and of the last student
+FINEST, FEWEST, TRAINED = 32, 4, 1500  # steps of the teacher and of the last student; pictures, the rest is held out
 digits = load_digits()
 IMAGES = torch.tensor(digits.images, dtype=torch.float32)[:, None] / 8 - 1  # (n, 1, 8, 8) in −1 … 1
 LABELS = torch.tensor(digits.target)
-TRAINED = 1500  # the rest is held out
 HELD = IMAGES[TRAINED:].repeat(4, 1, 1, 1), LABELS[TRAINED:].repeat(4)
 tuned = partial(adamw, rate=3e-3)
 JUDGE = SVC().fit(IMAGES[:TRAINED].flatten(1).numpy(), digits.target[:TRAINED])
