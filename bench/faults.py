@@ -204,6 +204,22 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         ("if id(like) not in made:", "if True:", "test_a_plan_is_realized"),
         ("    except OutOfResources:\n        return None", "    except OutOfResources:\n        raise", "test_tiles_that_do_not_fit"),
     ]),
+    "kernels/triton/direct.py": ("tests/kernels/triton/test_direct.py", [
+        ("(dtype,) if value % ALIGNMENT else dtype", "dtype", "test_whatever_changes or test_no_kind"),
+        ("1 if value == 1 else 0 if", "0 if", "test_whatever_changes or test_no_kind"),
+        ("1 if value == 1 else 0 if value % ALIGNMENT else ALIGNMENT", "1 if value == 1 else 0", "test_no_kind"),
+        ("-SMALL <= value < SMALL", "-SMALL <= value", "test_of_other_arguments"),
+        ("key = (device, options, fixed, kinds)", "key = (options, fixed, kinds)", "test_a_launch_goes_to_the_stream"),
+        ("key = (device, options, fixed, kinds)", "key = (device, fixed, kinds)", "test_whatever_changes"),
+        ("key = (device, options, fixed, kinds)", "key = (device, options, kinds)", "test_whatever_changes"),
+        ("        or kernel.pre_run_hooks\n", "", "test_whoever_watches"),
+        ("        or runtime.debug\n", "", "test_whoever_watches"),
+        (" if len(places) == 1 else None", "", "test_a_tensor_of_another_device"),
+        ('getattr(hook, "calls", hook)', 'getattr(hook, "calls", None)', "test_whoever_watches"),
+    ]),
+    "kernels/triton/selftest.py": ("tests/kernels/triton/test_selftest.py", [
+        ("    if again := _reason(device):\n", "    if again := None:\n", "test_what_is_wrong_the_second_time"),
+    ]),
     "kernels/triton/states.py": ("tests/kernels/triton/test_states.py", [
         ("512, 772", "512, 770", "test_values_and_bounds"),
     ]),
