@@ -13,7 +13,8 @@ from torch import Tensor
 Argument = Tensor | int | float | None
 
 
-@dataclass(frozen=True)
+# not frozen, which would take four times as long to make: a small model waits for its host
+@dataclass(slots=True)
 class Launch:
     """`kernel` on a `grid`, with what it is given at run time and what it is compiled for.
 
