@@ -3,6 +3,7 @@
 import importlib
 import itertools
 import pkgutil
+import runpy
 import weakref
 from types import SimpleNamespace
 
@@ -280,6 +281,16 @@ def test_a_version_whose_launchers_are_unknown_goes_its_own_way(version, driver,
     launch()
     launch()
     assert len(by_triton) == 2
+
+
+def test_of_an_unknown_version_nothing_inside_is_needed(monkeypatch):
+    monkeypatch.setattr(triton, "__version__", "9.0.0")
+    fresh = runpy.run_path(direct.__file__)
+    assert not {"knobs", "driver", "JITFunction", "CompiledKernel"} & fresh.keys()
+    launched = []
+    kernel = {(1, 2): lambda **given: launched.append(given)}
+    fresh["launch"](kernel, (1, 2), {"X": ROOM}, {"SIZE": 16}, OPTIONS)
+    assert launched == [{"X": ROOM, "SIZE": 16, "num_warps": 4, "num_stages": 2}]
 
 
 def test_it_can_be_asked_for(driver, by_triton, monkeypatch):
