@@ -191,7 +191,7 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         ("if logits.dtype == torch.float64", "if False", "test_a_gpu_leaves_float64"),
     ]),
     "trainer/optim/parts/hooks.py": ("tests/trainer/optim/parts/test_hooks.py", [
-        ("method = weakref.WeakMethod(receive)", "method = lambda: receive", "test_what_nobody_holds"),
+        ("weakref.ref(receive.__self__)", "(lambda held=receive.__self__: held)", "test_what_nobody_holds"),
     ]),
     "kernels/reference/rules.py": ("tests/kernels/reference/test_rules.py", [
         ("s.norm = factor * norm", "s.norm = norm", "test_growth_is_limited"),
@@ -433,7 +433,7 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
     "trainer/optim/parts/subspace.py": ("tests/trainer/optim/parts/test_subspace.py", [
         ('is_transposed(shape, weight.group["side"])', 'not is_transposed(shape, weight.group["side"])',
          "tests/trainer/optim/test_galore.py: test_twenty_steps or test_bytes"),
-        ("return turn or not self.exists", "return turn",
+        ("CODES not in state or (self.schedule.due(step)", "(self.schedule.due(step)",
          "tests/trainer/optim/test_any_module.py: test_a_weight_whose_first_gradient_comes_late"),
         ("self.schedule.last_due(self.clock()), self.weight.index)", "self.schedule.last_due(self.clock()))",
          "test_random_is_a_function"),

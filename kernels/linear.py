@@ -178,7 +178,7 @@ PLAIN = Plain()
 class Factored(NamedTuple):
     """How a linear layer gives away the factors of its weight's gradient, and who multiplies in it.
 
-    `in_graph`: whether autograd comes to the weight after the layer's backward, which calls its hooks, with no gradient.
+    `in_graph`: whether autograd comes to the weight after the layer's backward, with no gradient; its hooks are called.
     """
 
     receive: Callable[[Factors], None]

@@ -2,8 +2,8 @@
 
     p = softmax(z),   loss = -log p_t,   dz = p - e_t
 
-With the z-loss c·lse², lse = log Σ exp z = z_t - log p_t, dz = (1 + 2c·lse) p - e_t. The fp32 copy exists for a few rows
-at a time.
+With the z-loss c·lse², lse = log Σ exp z = z_t - log p_t, dz = (1 + 2c·lse) p - e_t. The fp32 copy is of a few rows at
+a time.
 """
 
 from __future__ import annotations
