@@ -124,6 +124,11 @@ def gathering(rows: int) -> Iterator[None]:
         receive(pieces)
 
 
+def in_tiles() -> bool:
+    """Whether a backward by tiles is under way, whose factors are to be gathered."""
+    return bool(_under_way)
+
+
 def gather(
     key: Hashable, factors: Factors, begin: Callable[[], Pieces], receive: Callable[[Factors | Pieces], None]
 ) -> None:
@@ -170,40 +175,41 @@ class Plain:
 PLAIN = Plain()
 
 
-def factored_linear(
-    x: Tensor,
-    weight: Tensor,
-    receive: Callable[[Factors], None],
-    transposed: bool | None = None,
-    products: Products = PLAIN,
-) -> Tensor:
-    """x Wᵀ for x (…, n), weight (m, n); the backward calls `receive` in place of making a gradient for `weight`."""
-    out: Tensor = _FactoredLinear.apply(x, weight, receive, transposed, products)  # type: ignore[no-untyped-call]
+class Factored(NamedTuple):
+    """How a linear layer gives away the factors of its weight's gradient, and who multiplies in it.
+
+    `in_graph`: whether autograd comes to the weight after the layer's backward, with no gradient; its hooks are called.
+    """
+
+    receive: Callable[[Factors], None]
+    transposed: bool | None = None
+    products: Products = PLAIN
+    in_graph: bool = True
+
+
+def factored_linear(x: Tensor, weight: Tensor, by: Factored) -> Tensor:
+    """x Wᵀ for x (…, n), weight (m, n); the backward calls `by.receive` in place of making a gradient for `weight`."""
+    # where x needs no gradient, there is a backward for the weight's sake alone
+    tracked = weight if by.in_graph or not x.requires_grad else None
+    out: Tensor = _FactoredLinear.apply(x, tracked, (weight, by))  # type: ignore[no-untyped-call]
     return out
 
 
 class _FactoredLinear(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        receive: Callable[[Factors], None],
-        transposed: bool | None,
-        products: Products,
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, tracked: Tensor | None, given: tuple[Tensor, Factored]) -> Tensor:
+        weight, by = given
         ctx.save_for_backward(x, weight)
-        ctx.receive, ctx.transposed, ctx.products = receive, transposed, products
-        return products.forward(x, weight)
+        ctx.by = by
+        return by.products.forward(x, weight)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, None, None, None, None]:
-        x, weight = ctx.saved_tensors
-        (dy,) = grads
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, None, None]:
+        (x, weight), (dy,), by = ctx.saved_tensors, grads, ctx.by
         # first: the receiver may update the weight at once
-        dx = ctx.products.input_gradient(dy, weight) if ctx.needs_input_grad[0] else None
-        ctx.receive(Factors.of(x, dy, ctx.transposed))
-        return dx, None, None, None, None
+        dx = by.products.input_gradient(dy, weight) if ctx.needs_input_grad[0] else None
+        by.receive(Factors.of(x, dy, by.transposed))
+        return dx, None, None
 
 
 def product_linear(x: Tensor, weight: Tensor, bias: Tensor | None, products: Products) -> Tensor:

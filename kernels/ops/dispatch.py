@@ -77,9 +77,15 @@ def unavailable(device: torch.device, *, e4m3: bool = False) -> str:
     """Why Triton's kernels cannot run on `device`, "" if they can; of a GPU that is not here, that they could."""
     if device_type(device) != "cuda":
         return f"Triton's kernels are for CUDA, not {device_type(device)}"
-    if device.type == "meta" or not torch.cuda.is_available():
+    if device.type == "meta" or not _is_here():
         return ""
     return _unavailable(device.index if device.index is not None else torch.cuda.current_device(), e4m3)
+
+
+@functools.cache
+def _is_here() -> bool:
+    """Whether there is a card: asked once, as every operation of every layer wants to know."""
+    return torch.cuda.is_available()
 
 
 @functools.cache

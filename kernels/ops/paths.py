@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
 
-from galore.kernels.ops.dispatch import BackendError, Case, adam, choose, lift, project
+from galore.kernels.ops.dispatch import BackendError, Case, adam, choose, lift, project, unavailable
 from galore.kernels.ops.fused import softmax
 from galore.kernels.storage import blockwise
 
@@ -45,9 +46,22 @@ def explain(device: str, problems: Iterable[Problem] = ()) -> list[Path]:
     return [
         _loss(torch.device(device)),
         *[path for problem in problems or (_TYPICAL,) for path in _paths(torch.device(device), problem, gemm)],
+        *([] if unavailable(torch.device(device)) else [_launch()]),
         Path("8-bit states", *blockwise.path()),
         Path("subspace", "torch.linalg, fp32", "falls back to float64 eigh / QR, counted, where it does not converge"),
     ]
+
+
+def _launch() -> Path:
+    if importlib.util.find_spec("triton") is None:
+        return Path("launch", "Triton's way", "triton is not installed")
+    from galore.kernels.triton.direct import refusal
+
+    if reason := refusal():
+        return Path("launch", "Triton's way", reason)
+    return Path(
+        "launch", "compiled kernels are found", "what a kernel was compiled for is asked once, not at each launch"
+    )
 
 
 def _loss(device: torch.device) -> Path:

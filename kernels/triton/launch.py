@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +13,8 @@ from torch import Tensor
 Argument = Tensor | int | float | None
 
 
-@dataclass(frozen=True)
+# not frozen, which would take four times as long to make: a small model waits for its host
+@dataclass(slots=True)
 class Launch:
     """`kernel` on a `grid`, with what it is given at run time and what it is compiled for.
 
@@ -33,21 +36,33 @@ class Launch:
 
     @property
     def device(self) -> torch.device:
-        return next(value.device for value in self.arguments.values() if isinstance(value, Tensor))
+        for value in self.arguments.values():
+            if isinstance(value, Tensor):
+                return value.device
+        raise ValueError(f"{self.name} is given no tensor")
 
     def run(self) -> None:
         """Launch it on the current stream of its tensors' device; on `meta`, where nothing is computed, do nothing."""
         device = self.device
-        if device.type == "meta":
+        kind = device.type
+        if kind == "meta":
             return
-        if device.type == "cuda" and device.index != torch.cuda.current_device():
+        if kind == "cuda" and device.index != torch.cuda.current_device():
             with torch.cuda.device(device):
                 self._launch()
         else:
             self._launch()
 
     def _launch(self) -> None:
-        self.kernel[self.grid](**self.arguments, **self.constants, num_warps=self.warps, num_stages=self.stages)
+        _launcher()(self.kernel, self.grid, self.arguments, self.constants, (self.warps, self.stages))
+
+
+@functools.cache
+def _launcher() -> Callable[..., None]:
+    """Plans are made, and this module imported, where Triton is not installed."""
+    from galore.kernels.triton.direct import launch
+
+    return launch
 
 
 def run(plan: list[Launch]) -> None:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from galore.kernels.storage.layout import Compressed, Matrix
 
 
-@dataclass(frozen=True)
-class Operand:
+class Operand(NamedTuple):
     """A matrix (rows, columns) at `values`, element (i, j) at i·strides[0] + j·strides[1]; `bits` 0 is as it is."""
 
     values: Tensor

@@ -8,6 +8,7 @@ import torch
 
 from galore.kernels.rules.adam import AdamRule
 from galore.kernels.storage.moments import Moments
+from galore.kernels.triton import direct
 from galore.kernels.triton.adam import adam_plan
 from galore.kernels.triton.fused import softmax_plan
 from galore.kernels.triton.launch import run
@@ -19,9 +20,22 @@ TOLERANCE = 1e-2  # of bf16 results; a kernel that is wrong is wrong by far more
 
 @functools.cache
 def failure(index: int) -> str:
-    """Why the kernels are not trusted on CUDA device `index`, "" if they are."""
+    """Why the kernels are not trusted on CUDA device `index`, "" if they are.
+
+    Twice: the first launch of each goes Triton's way, the second finds what the first compiled. Where only that one is
+    wrong, all launches go Triton's way.
+    """
+    device = torch.device("cuda", index)
+    if reason := _reason(device):
+        return reason
+    if again := _reason(device):
+        direct.distrust(f"launched without Triton's way {again}")
+    return ""
+
+
+def _reason(device: torch.device) -> str:
     try:
-        return check(torch.device("cuda", index))
+        return check(device)
     except Exception as error:  # a compiler, driver or launch that fails in whatever way is a reason not to use it
         return (
             f"its kernels do not run here: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"

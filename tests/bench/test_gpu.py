@@ -8,6 +8,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from threading import Thread
 from types import SimpleNamespace
@@ -545,6 +546,22 @@ def test_floor_a_time_below_it_was_measured_wrongly(records, scale, monkeypatch)
         monkeypatch.setattr(floor, "_measured", lambda _, times=times: [{"a": 4096, "b": 4096, "r": 128, **times}])
         floor.prove(scale, records)
     assert [record.ok for record in records if "microseconds" in record.what] == [True, False]
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_floor_a_launch_that_leaves_other_bits_is_a_finding(records, monkeypatch, wrong: bool) -> None:
+    direct = pytest.importorskip("galore.kernels.triton.direct", reason="the kernels need the optional package triton")
+
+    def launched(kernel: Any, grid: Any, given: dict[str, Any], *rest: Any, added: int = 1) -> None:
+        next(x for x in given.values() if torch.is_tensor(x)).add_(added)
+
+    monkeypatch.setattr(floor, "LAUNCHES", 1)
+    monkeypatch.setattr(direct, "ordinary", launched)
+    monkeypatch.setattr("galore.kernels.triton.launch._launcher", lambda: partial(launched, added=2 if wrong else 1))
+    floor.launches("cpu", records)
+    found = [record for record in records if "same bits" in record.what]
+    assert [record.ok for record in found] == 3 * [not wrong]
+    assert all(record.figures["host"] > 0 < record.figures["tritons_way"] for record in found)
 
 
 def test_shortage_a_traceback_is_no_message() -> None:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from galore.kernels.linear import Factors, Pieces, factored_linear, gather, gathering, rows_of, saves_work
+from galore.kernels.linear import Factored, Factors, Pieces, factored_linear, gather, gathering, rows_of, saves_work
 from galore.kernels.reference import operations as reference
 
 
@@ -34,7 +34,7 @@ def test_the_layer_computes_what_linear_computes(needs_input_grad):
     torch.manual_seed(0)
     x, weight = torch.randn(2, 7, 12, requires_grad=needs_input_grad), torch.randn(20, 12, requires_grad=True)
     received = []
-    y = factored_linear(x, weight, received.append)
+    y = factored_linear(x, weight, Factored(received.append))
     torch.testing.assert_close(y, x @ weight.mT)
     dy = torch.randn_like(y)
     y.backward(dy)
@@ -92,12 +92,12 @@ def test_receivers_are_called_once_at_the_end():
         for at in range(0, 10, 4):
             part = x[at : at + 4].detach()
             assert rows_of(part) == 10
-            factored_linear(part, weight, hand_over).sum().backward()
+            factored_linear(part, weight, Factored(hand_over)).sum().backward()
         assert received == []
     (pieces,) = received
     torch.testing.assert_close(pieces.multiply(), torch.ones(10, 20).mT @ x.detach())
     assert rows_of(x) == 10
-    factored_linear(x[:4], weight, hand_over).sum().backward()
+    factored_linear(x[:4], weight, Factored(hand_over)).sum().backward()
     assert isinstance(received[1], Factors)
 
 
@@ -113,3 +113,27 @@ def test_a_backward_that_fails_hands_nothing_over():
         break_off()
     assert received == []
     assert rows_of(torch.ones(2, 3)) == 2
+
+
+@pytest.mark.parametrize("needed", [True, False])
+@pytest.mark.parametrize("in_graph", [True, False])
+def test_autograd_comes_to_a_weight_that_is_in_the_graph_or_without_which_there_is_none(needed, in_graph):
+    x, weight = torch.randn(6, 5, requires_grad=needed), torch.nn.Parameter(torch.randn(4, 5))
+    came, received = [], []
+    weight.register_post_accumulate_grad_hook(came.append)
+    factored_linear(x, weight, Factored(received.append, in_graph=in_graph)).sum().backward()
+    assert len(received) == 1
+    assert len(came) == (in_graph or not needed)
+    assert weight.grad is None
+    if needed:
+        torch.testing.assert_close(x.grad, weight.detach().sum(0).expand(6, 5))
+
+
+@pytest.mark.parametrize("in_graph", [True, False])
+def test_a_weight_that_was_written_to_before_its_backward_is_refused(in_graph):
+    x, weight = torch.randn(6, 5, requires_grad=True), torch.nn.Parameter(torch.randn(4, 5))
+    y = factored_linear(x, weight, Factored(lambda factors: None, in_graph=in_graph))
+    with torch.no_grad():
+        weight.add_(1.0)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()

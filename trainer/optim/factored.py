@@ -8,18 +8,20 @@ import torch
 from torch import Tensor, nn
 
 from galore.kernels.linear import (
-    PLAIN,
+    Factored,
     Factors,
     Pieces,
     Products,
     factored_linear,
     gather,
+    in_tiles,
     product_linear,
     rows_of,
     saves_work,
 )
 from galore.trainer.optim.galore import GaLoreAdamW
 from galore.trainer.optim.int8_linear import Int8Linear, int8_layers
+from galore.trainer.optim.parts.hooks import without_grad
 from galore.trainer.optim.parts.shards import local
 from galore.trainer.optim.projected import ProjectedSlot
 
@@ -35,7 +37,11 @@ def project_in_backward(model: nn.Module, optimizer: GaLoreAdamW) -> int:
     chosen = [(module, slots[id(module.weight)]) for module in linears if id(module.weight) in slots]
     for module, slot in chosen:
         slot.factored = True
-        module.__dict__["forward"] = functools.partial(_forward, module, slot, optimizer)
+        # only where ranks begin to send is it asked when autograd has done with a weight
+        by = Factored(
+            functools.partial(_receive, slot, optimizer), slot.transposed, in_graph=optimizer.ranks is not None
+        )
+        module.__dict__["forward"] = functools.partial(_forward, module, slot, optimizer, by)
     return len(chosen)
 
 
@@ -83,15 +89,13 @@ def has_bias(module: nn.Linear) -> bool:
     return getattr(module, "bias", None) is not None
 
 
-def _forward(module: nn.Linear, slot: ProjectedSlot, optimizer: GaLoreAdamW, x: Tensor) -> Tensor:
-    rows, (m, n) = rows_of(x), module.weight.shape
+def _forward(module: nn.Linear, slot: ProjectedSlot, optimizer: GaLoreAdamW, by: Factored, x: Tensor) -> Tensor:
+    held, weight = vars(module), module.weight
+    m, n = weight.shape
     wanted = torch.is_grad_enabled() and optimizer.attached and slot.refresh.takes_factors
-    if wanted and saves_work(rows, m, n, slot.rank):
-        products = vars(module).get(PRODUCTS, PLAIN)
-        return factored_linear(
-            x, module.weight, functools.partial(_receive, slot, optimizer), slot.transposed, products
-        )
-    return _by_products(module, x) if PRODUCTS in vars(module) else nn.functional.linear(x, module.weight)
+    if wanted and saves_work(rows_of(x), m, n, slot.rank):
+        return factored_linear(x, weight, by._replace(products=held[PRODUCTS]) if PRODUCTS in held else by)
+    return _by_products(module, x) if PRODUCTS in held else nn.functional.linear(x, weight)
 
 
 def kinds_with_own_forward(optimizer: GaLoreAdamW, model: nn.Module) -> list[str]:
@@ -102,11 +106,15 @@ def kinds_with_own_forward(optimizer: GaLoreAdamW, model: nn.Module) -> list[str
     return sorted({type(module).__name__ for module in own})
 
 
-@torch.no_grad()
+@without_grad
 def _receive(slot: ProjectedSlot, optimizer: GaLoreAdamW, factors: Factors) -> None:
-    if optimizer.attached and (not optimizer.in_pass or slot.refresh.wants_pass):
+    if not optimizer.attached or (optimizer.in_pass and not slot.refresh.wants_pass):
+        return
+    if in_tiles():
         begin = functools.partial(_pieces, slot, optimizer.in_pass)
         gather(slot, factors, begin, functools.partial(optimizer.take, slot))
+    else:
+        optimizer.take(slot, factors)
 
 
 def _pieces(slot: ProjectedSlot, in_pass: bool) -> Pieces:

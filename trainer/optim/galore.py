@@ -18,7 +18,7 @@ from galore.kernels.storage.rounding import RoundingNoise
 from galore.trainer.optim.build_slots import build_slots, named_groups
 from galore.trainer.optim.clipping import squared_norm, warn_of_clipping
 from galore.trainer.optim.keywords import taking
-from galore.trainer.optim.parts.hooks import after_gradient
+from galore.trainer.optim.parts.hooks import after_gradient, without_grad
 from galore.trainer.optim.parts.refresh import FirstMicroBatch
 from galore.trainer.optim.parts.shards import local
 from galore.trainer.optim.projected import ProjectedSlot
@@ -245,11 +245,11 @@ class GaLoreAdamW(Stored):
         if self.update == "immediate":
             self._apply_now(slot)
 
-    @torch.no_grad()
+    @without_grad
     def _on_gradient(self, parameter: Tensor) -> None:
         """The hook: hand the fresh gradient to its slot and free it."""
         assert isinstance(parameter, nn.Parameter)
-        slot = self._standing.get(parameter) or self.slots[parameter]
+        slot = (self._standing and self._standing.get(parameter)) or self.slots[parameter]
         grad, parameter.grad = parameter.grad, None
         grad = None if grad is None else local(grad)
         if grad is not None and grad.is_sparse:

@@ -71,6 +71,15 @@ class Account:
         return {"steps": self.steps, "seconds": self.seconds, "parts": dict(self.parts), "beside": dict(self.beside)}
 
 
+def host_seconds(events: Iterable[Event]) -> dict[str, float]:
+    """Seconds of the host by part, all threads together and waiting included, of a trace with one step or several."""
+    spans = [each for each in events if each.get("cat") == "user_annotation" and _part(each)]
+    seconds = Counter[str]()
+    for thread in _threads(spans):
+        seconds.update(Timeline.of([each for each in spans if each["tid"] == thread]).seconds)
+    return _ordered(seconds)
+
+
 @dataclass(frozen=True)
 class Timeline:
     """Spans of one thread: `parts[i]` is the innermost from `times[i]` on; `seconds` of each, those in it left out."""

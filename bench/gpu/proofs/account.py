@@ -39,6 +39,8 @@ def settings(size: Size, scale: Scale) -> list[str]:
 
 
 def _account(size: Size, scale: Scale, records: Records) -> None:
+    from galore.trainer.time.account import host_seconds
+
     out = scale.folder / f"account-{size.recipe}"
     run = scale.galore("train", size.recipe, *settings(size, scale), "--output-dir", str(out))
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()] if run.code == 0 else []
@@ -51,7 +53,8 @@ def _account(size: Size, scale: Scale, records: Records) -> None:
     for file in traces:
         shutil.copy(file, records.file.parent / f"{size.recipe}-{file.name}")  # for a closer look
     events = [event for file in traces for event in _events(file)]
-    records.note(f"{size.name}, the host meanwhile: seconds", **_host(events))
+    launches = sum(each.get("cat") == ON_DEVICE for each in events)
+    records.note(f"{size.name}, the host meanwhile: seconds", **host_seconds(events), launches=launches)
     for name, (seconds, count) in _kernels(events):
         records.note(
             f"{size.name}, {name}", microseconds=seconds, launches=count, share=seconds / 1e6 / account["seconds"]
@@ -61,18 +64,6 @@ def _account(size: Size, scale: Scale, records: Records) -> None:
 def _events(file: Path) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = json.loads(gzip.decompress(file.read_bytes()))["traceEvents"]
     return found
-
-
-def _host(events: list[dict[str, Any]]) -> dict[str, Any]:
-    """What the host did in each part of the step, waiting included, and how many kernels it asked for."""
-    from galore.kernels.span import PREFIX
-    from galore.trainer.time.account import Timeline
-
-    spans = [each for each in events if each.get("cat") == "user_annotation" and each["name"].startswith(PREFIX)]
-    seconds = Counter[str]()
-    for thread in {each["tid"] for each in spans}:
-        seconds.update(Timeline.of([each for each in spans if each["tid"] == thread]).seconds)
-    return dict(seconds) | {"launches": sum(each.get("cat") == ON_DEVICE for each in events)}
 
 
 def _kernels(events: list[dict[str, Any]]) -> list[tuple[str, tuple[float, int]]]:

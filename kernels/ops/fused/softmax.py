@@ -4,7 +4,7 @@ With p = softmax(z), lse = log Σ exp z and the target t of a row:
 
     loss = -log p_t = lse - z_t,   dz = p (1 + 2 c lse) - e_t
 
-c is the coefficient of the z-loss (see `kernels/model/cross_entropy.py`).
+c is the coefficient of the z-loss (see `kernels/model/softmax.py`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from galore.kernels.device import notice
-from galore.kernels.model.cross_entropy import softmax_minus_onehot_ as by_torch
+from galore.kernels.model.softmax import softmax_minus_onehot_ as by_torch
 from galore.kernels.ops.dispatch import Backend, Case, choose, quantizer
 
 SOFTMAX = "softmax"  # what is noticed on `meta`

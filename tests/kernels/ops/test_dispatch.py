@@ -27,6 +27,22 @@ def test_every_operation_is_explained(device):
     assert all(path.path and path.why for path in paths)
 
 
+def test_it_is_told_how_kernels_are_launched_where_any_are(monkeypatch):
+    direct = pytest.importorskip("galore.kernels.triton.direct")
+
+    def launched(device):
+        return [(path.path, path.why) for path in explain(device) if path.op == "launch"]
+
+    assert launched("cpu") == []
+    ((path, why),) = launched("cuda")
+    assert (path, why) == (
+        "compiled kernels are found",
+        "what a kernel was compiled for is asked once, not at each launch",
+    )
+    monkeypatch.setattr(direct, "refusal", lambda: "for a reason")
+    assert launched("cuda") == [("Triton's way", "for a reason")]
+
+
 def test_a_gpu_fuses_what_spares_memory_traffic_and_leaves_plain_products_to_cublas():
     paths = {path.op: path.path for path in explain("cuda", [BF16])}
     assert paths["adam 64×96 r8"] == paths["lift_update 64×96 r8"] == "triton"

@@ -73,6 +73,19 @@ def test_no_weight_gradient_between_refreshes():
         optimizer.zero_grad()
 
 
+def test_autograd_has_nothing_to_do_for_a_layer_that_gives_factors(monkeypatch):
+    net, optimizer = trained(True, steps=1)
+    for slot in optimizer.projected:
+        object.__setattr__(slot.schedule, "offset", 2)
+    asked = []
+    monkeypatch.setattr(optimizer, "_final", asked.append)
+    net(torch.randn(16, 24, requires_grad=True)).square().sum().backward()
+    assert asked == []
+    assert all(slot.has_gradient for slot in optimizer.projected)
+    net(torch.randn(16, 24)).square().sum().backward()  # without its weight the first layer would have no backward
+    assert [slot.name for slot in asked] == ["0.weight"]
+
+
 def test_biased_layers_and_released_optimizers_use_the_ordinary_backward():
     net = network(bias=True)
     optimizer = GaLoreAdamW(galore_groups(net, 4, targets=["0", "2", "4"]))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from galore.trainer.time.account import Account
+from galore.trainer.time.account import Account, host_seconds
 
 
 def on_host(name: str, start: float, end: float, tid: int = 1, cat: str = "user_annotation", **args: Any) -> Any:
@@ -69,6 +69,13 @@ def test_on_a_gpu_a_kernel_is_of_the_part_that_launched_it_in_whichever_thread()
     expected = {"forward": 30, "backward": 20, "projection": 5, "update": 10, "device idle": 100 - busy}
     assert seconds(account.parts) == expected
     assert seconds(account.beside) == {"data": 2, "host waits": 8}
+
+
+def test_the_hosts_seconds_are_those_of_its_threads_whatever_the_device_did() -> None:
+    events = [*STEP, part("backward", 40, 80), part("projection", 50, 60, tid=2), *launched(0, 99, at=41, number=1)]
+    found = host_seconds(events[::-1])
+    assert seconds(found) == {"data": 2, "forward": 30, "backward": 40, "projection": 10, "other": 28}
+    assert host_seconds(launched(0, 99, at=41, number=1)) == {}
 
 
 def test_several_steps_are_told_by_their_mean() -> None:

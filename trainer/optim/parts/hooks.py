@@ -6,11 +6,29 @@ which holds the parameter, would be a cycle that is never found: model and state
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
+import torch
 from torch import Tensor
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def without_grad(function: Callable[P, R]) -> Callable[P, R]:
+    """`function` under `torch.no_grad()`, which is not entered anew in a backward: that one mostly keeps no graph."""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        if not torch.is_grad_enabled():
+            return function(*args, **kwargs)
+        with torch.no_grad():
+            return function(*args, **kwargs)
+
+    return call
 
 
 def after_gradient(parameter: Tensor, receive: Callable[[Tensor], None]) -> Any:
@@ -18,10 +36,10 @@ def after_gradient(parameter: Tensor, receive: Callable[[Tensor], None]) -> Any:
 
     Returns the handle that ends it.
     """
-    method = weakref.WeakMethod(receive)
+    owner, function = weakref.ref(receive.__self__), receive.__func__  # type: ignore[attr-defined]
 
     def hook(source: Tensor) -> None:
-        if (call := method()) is not None:
-            call(source)
+        if (living := owner()) is not None:
+            function(living, source)
 
     return parameter.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]

@@ -83,8 +83,8 @@ class Subspace:
     @property
     def due(self) -> bool:
         """Whether the step being accumulated finds another basis; due until there is a gradient to find it in."""
-        turn = self.schedule.due(self.clock()) and not may_skip(self.weight.state, self.clock())
-        return turn or not self.exists
+        step, state = self.clock(), self.weight.state
+        return CODES not in state or (self.schedule.due(step) and not may_skip(state, step))
 
     @property
     def redrawn(self) -> bool:

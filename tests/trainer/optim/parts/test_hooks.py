@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from galore.trainer.optim import GaLoreAdamW, galore_groups, hand_over_int8, project_in_backward, to_int8
-from galore.trainer.optim.parts.hooks import after_gradient
+from galore.trainer.optim.parts.hooks import after_gradient, without_grad
 
 CASES = {
     "full": {"rank": None},
@@ -69,3 +69,17 @@ def test_a_hook_calls_until_it_is_removed():
     handle.remove()
     weight.sum().backward()
     assert len(receiver.taken) == 1
+
+
+def test_nothing_is_recorded_whether_gradients_are_on_or_off():
+    @without_grad
+    def doubled(x: torch.Tensor, *, more: float = 0.0) -> torch.Tensor:
+        """Twice x."""
+        return 2 * x + more
+
+    x = torch.ones(3, requires_grad=True)
+    with torch.no_grad():
+        off = doubled(x, more=1.0)
+    on = doubled(x)
+    assert (on.requires_grad, off.requires_grad, torch.is_grad_enabled()) == (False, False, True)
+    assert (on[0], off[0], doubled.__doc__) == (2.0, 3.0, "Twice x.")
