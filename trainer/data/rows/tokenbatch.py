@@ -130,7 +130,7 @@ class TokenBatch:
             return sums._replace(extra=extra.summed(seen))
         with nullcontext() if extra is None else extra.watching(self):
             logits = model(input_ids=input_ids, use_cache=False, **isolating).logits.flatten(0, 1).float()
-        if not (self.modalities is self.weights is extra is None):
+        if not (self.modalities is None and self.weights is None and extra is None):
             return self._of_logits(logits, targets, z_loss, input_ids, isolating, extra)
         targets = targets.to(device, non_blocking=True)
         cross_entropy = nn.functional.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")
@@ -140,7 +140,7 @@ class TokenBatch:
         return LossSums(cross_entropy + z, cross_entropy.detach(), z.detach())
 
     def _counted(self, kept: Tensor, targets: Tensor, like: Tensor) -> dict[str, Any]:
-        """What `linear_loss` is told of positions `kept` and their targets (n,) on the CPU, for sums where `like` is."""
+        """What `linear_loss` is told of positions `kept`, (n,) on the CPU, and their targets, for sums where `like` is."""
         dtype = torch.promote_types(like.dtype, torch.float32)
         there: dict[str, Any] = {"device": like.device, "non_blocking": True}
         told, weights = dict[str, Any](), None
