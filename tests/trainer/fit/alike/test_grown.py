@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -66,6 +67,21 @@ def of_few(odd: Odd = lambda steps, block, stage: None) -> Trace:
 
 def test_it_is_the_trace_of_all() -> None:
     assert of_few() == Steps(range(COUNT)).trace
+
+
+def test_blocks_are_left_out_in_several_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Block 8 does more, and stays with its neighbours; blocks on both sides of them are left out."""
+
+    def more(steps: Steps, block: int, stage: str) -> None:
+        if block == 8 and stage == "backward":
+            steps.trace.died(steps.born(block, "refresh"))
+
+    count, kept = 14, (0, 1, 2, 3, 7, 8, 9, 12, 13)
+    paths = [f"model.layers.{number}" for number in range(count)]
+    monkeypatch.setattr(sys.modules[__name__], "PATHS", paths)
+    monkeypatch.setattr(sys.modules[__name__], "COUNT", count)
+    few = Steps(kept, more)
+    assert grown(few.trace, few.cuts, Blocks(paths, kept, PATTERN)) == Steps(range(count), more).trace
 
 
 def test_blocks_that_stay_may_do_something_of_their_own() -> None:
