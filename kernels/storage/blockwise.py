@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import importlib
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -22,11 +24,26 @@ def bitsandbytes() -> tuple[Any, str]:
     """`bitsandbytes.functional` and "", or None and why it cannot be used: nothing but speed depends on it."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns about kernels that are not used here
     try:
-        return importlib.import_module("bitsandbytes.functional"), ""
+        with _without_compiler():
+            return importlib.import_module("bitsandbytes.functional"), ""
     except ModuleNotFoundError:
         return None, "bitsandbytes is not installed (pip install 'galore-llm[8bit]')"
     except Exception as error:  # a library of it that this machine cannot load has many ways to say so
         return None, f"bitsandbytes cannot be imported ({(str(error) or type(error).__name__).splitlines()[0]})"
+
+
+@contextmanager
+def _without_compiler() -> Iterator[None]:
+    """A context in which torch compiles nothing.
+
+    bitsandbytes asks for that of a few functions that are not called here, and the compiler takes seconds to import.
+    """
+    compiling = torch.compile
+    vars(torch)["compile"] = lambda function=None, **_: function or (lambda function: function)
+    try:
+        yield
+    finally:
+        vars(torch)["compile"] = compiling
 
 
 def path() -> tuple[str, str]:

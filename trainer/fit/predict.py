@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple, Self
 
 from galore.kernels.cuda import as_deterministic, workspaces
 from galore.kernels.device import meta_stands_for
+from galore.trainer.fit.alike.grown import UnlikeError
 from galore.trainer.fit.rehearsal import Rehearsal
 from galore.trainer.host.attach import FEWEST
 from galore.trainer.machine.cards import Card
@@ -34,6 +36,16 @@ def predict(loaded: LoadedRecipe, card: Card | None, *, brief: bool = False, ran
     Raises:
         UserError: the model cannot be built, or one of its operations cannot be traced.
     """
+    with suppress(UnlikeError), _rehearsal(loaded, card, ranks) as rehearsal:
+        return rehearsal.run_few(brief)
+    with _rehearsal(loaded, card, ranks) as rehearsal:
+        rehearsal.run(brief)
+    return rehearsal.tracer.trace
+
+
+@contextmanager
+def _rehearsal(loaded: LoadedRecipe, card: Card | None, ranks: int) -> Iterator[Rehearsal]:
+    """A recipe's steps on `meta` tensors, ready to be carried out while `meta` stands for `card`."""
     kind, deterministic = "cpu" if card is None else "cuda", loaded.recipe.train.deterministic
     others = Rehearsed(ranks) if ranks > 1 else None
     tracer = _tracer(card, deterministic)
@@ -42,9 +54,7 @@ def predict(loaded: LoadedRecipe, card: Card | None, *, brief: bool = False, ran
         device_operations(kind, card.capability if card else (0, 0)),
         as_deterministic(deterministic and card is not None),
     ):
-        rehearsal = Rehearsal.prepare(loaded, "meta", tracer, MICRO_BATCHES, others)
-        rehearsal.run(brief)
-    return tracer.trace
+        yield Rehearsal.prepare(loaded, "meta", tracer, MICRO_BATCHES, others)
 
 
 def _tracer(card: Card | None, deterministic: bool) -> SimulatedTracer:

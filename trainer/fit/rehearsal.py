@@ -20,10 +20,13 @@ from galore.trainer.data.batch import Batch, Objective
 from galore.trainer.data.prepare import fullest_batch
 from galore.trainer.data.score import batch_loss
 from galore.trainer.evaluate import scored_together
+from galore.trainer.fit.alike.few import choose, few
+from galore.trainer.fit.alike.grown import grown
 from galore.trainer.host.blocks import on_device, streamed
 from galore.trainer.losses.build import build_extra
 from galore.trainer.losses.extra import About, ExtraLoss
 from galore.trainer.losses.router import RouterLoss, build_router
+from galore.trainer.memory.trace.trace import Trace
 from galore.trainer.memory.trace.tracer import Tracer
 from galore.trainer.models.checkpointing import offloading
 from galore.trainer.models.head import split_head
@@ -88,11 +91,34 @@ class Rehearsal:
         Args:
             brief: leave out the ordinary step where there is a refresh, which needs all that it needs.
         """
+        self._carry_out(self._steps(brief))
+
+    def run_few(self, brief: bool = False) -> Trace:
+        """Carry out the steps of `run` with as few blocks as show what all do; the trace of all. Nothing can follow it.
+
+        Raises:
+            UnlikeError: they do not show it.
+        """
+        steps = self._steps(brief)
+        alone = not self.hosts() and self.optimizer.ranks is None and self.extra is None and self.router is None
+        blocks = choose(self.model, self.optimizer, [*steps.values()]) if alone else None
+        if blocks is None:
+            self._carry_out(steps)
+            return self.tracer.trace
+        with few(self.model, self.optimizer, self.tracer, blocks) as cuts:
+            self._carry_out(steps)
+        return grown(self.tracer.trace, cuts, blocks)
+
+    def _steps(self, brief: bool) -> dict[str, int]:
+        """The clock of each kind of step that is carried out."""
+        steps = dict(clocks(self.optimizer))
+        self.tracer.trace.refreshes = refreshed_share(self.optimizer, steps.get(REFRESH))
+        if brief and REFRESH in steps:
+            del steps[ORDINARY]
+        return steps
+
+    def _carry_out(self, steps: dict[str, int]) -> None:
         with self.tracer, _without_collector():
-            steps = dict(clocks(self.optimizer))
-            self.tracer.trace.refreshes = refreshed_share(self.optimizer, steps.get(REFRESH))
-            if brief and REFRESH in steps:
-                del steps[ORDINARY]
             for phase, clock in steps.items():
                 self.tracer.begin(phase)
                 before = self._bus()

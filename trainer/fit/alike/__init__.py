@@ -1,0 +1,1 @@
+"""Blocks of a model that are alike: a few of them traced for all."""

@@ -1,0 +1,165 @@
+"""Few of a model's blocks rehearsed for all: those alike are left out, and the trace is grown from those that stay."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from galore.trainer.fit.alike.grown import Blocks, Cut
+from galore.trainer.host.blocks import in_backward
+from galore.trainer.memory.trace.tracer import Tracer
+from galore.trainer.models.checkpointing import blocks_of
+from galore.trainer.optim import GaLoreAdamW
+from galore.trainer.optim.projected import ProjectedSlot
+from galore.trainer.optim.slot import FullSlot, Update
+
+LEAST = 4  # blocks left out for which it is worth while
+PLAIN = (bool, int, float, str, type(None), torch.dtype, torch.Size)
+OWN = ("layer_idx", "layer_number", "layer_id", "training")  # attributes that say which block it is, not what it does
+
+
+def stack_of(model: nn.Module) -> nn.ModuleList | None:
+    """The list of all of `model`'s blocks; None where they are not in one."""
+    blocks = blocks_of(model)
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    return next((each for each in lists if list(each) == blocks), None) if blocks else None
+
+
+def choose(model: nn.Module, optimizer: GaLoreAdamW, clocks: Sequence[int]) -> Blocks | None:
+    """Which blocks of `model` are enough for steps at those `clocks`; None where all are wanted.
+
+    What is not like most of them stays, and what is beside it; the first two and the last two; and a pattern with one
+    more.
+    """
+    stack = stack_of(model)
+    if stack is None:
+        return None
+    kinds = [_kind(block, optimizer, clocks) for block in stack]
+    common, _ = Counter(kinds).most_common(1)[0]
+    count = len(kinds)
+    special = {0, count - 1} | {block for block, kind in enumerate(kinds) if kind != common}
+    near = {block + step for block in special for step in (-1, 0, 1)}
+    alike = [block for block in range(count) if block not in near]
+    pattern = next((block for block in alike if block + 1 in alike), None)
+    if pattern is None or len(alike) - 2 < LEAST:
+        return None
+    kept = [block for block in range(count) if block in (pattern, pattern + 1) or block in near]
+    names = {module: name for name, module in model.named_modules()}
+    return Blocks([names[block] for block in stack], kept, pattern)
+
+
+def _kind(block: nn.Module, optimizer: GaLoreAdamW, clocks: Sequence[int]) -> tuple[Any, ...]:
+    """What a block does in steps at those `clocks` depends on."""
+    modules = tuple((name, type(module), _plain(module)) for name, module in block.named_modules())
+    tensors = tuple(
+        (name, each.shape, each.stride(), each.dtype, each.requires_grad, _of_slot(optimizer, each, clocks))
+        for name, each in (*block.named_parameters(), *block.named_buffers())
+    )
+    return modules, tensors
+
+
+def _plain(thing: object) -> tuple[tuple[str, Any], ...]:
+    return tuple((name, value) for name, value in vars(thing).items() if isinstance(value, PLAIN) and name not in OWN)
+
+
+def _of_slot(optimizer: GaLoreAdamW, tensor: Tensor, clocks: Sequence[int]) -> tuple[Any, ...]:
+    slot = optimizer.slots.get(tensor) if isinstance(tensor, nn.Parameter) else None
+    if slot is None:
+        return ()
+    kind = type(slot), type(slot.inner), id(slot.group), slot.compensated
+    if not isinstance(slot, ProjectedSlot):
+        return kind
+    parts = slot.subspace, slot.refresh, slot.transport, slot.residual
+    due = tuple(slot.schedule.due(clock) for clock in clocks)
+    return *kind, slot.rank, slot.factored, *map(type, parts), due
+
+
+class Twin:
+    """The place in the optimizer of a parameter that is like another's, whose gradients it is taken to have.
+
+    It is there to be counted: the norm is taken over all, and what is done to one is done by its like.
+    """
+
+    def __init__(self, slot: FullSlot) -> None:
+        self._slot = slot
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._slot, name)
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        yield from ()
+
+    def complete(self) -> None: ...
+
+    def apply(self, update: Update) -> None: ...
+
+    def discard(self) -> None: ...
+
+
+@contextmanager
+def few(model: nn.Module, optimizer: GaLoreAdamW, tracer: Tracer, blocks: Blocks) -> Iterator[list[Cut]]:
+    """A context in which `model` has the blocks kept alone, and the optimizer twins for the parameters of all others.
+
+    Gives the cuts of the trace, as they come; what the pattern does is counted for all that are like it.
+    """
+    stack = stack_of(model)
+    assert stack is not None
+    modules, cuts = list(stack), list[Cut]()
+    often = 1 + len(blocks.left_out)
+
+    def turn_to(block: int | None, *_: object) -> None:
+        cuts.append((len(tracer.trace.events), block))
+        tracer.times = often if block == blocks.pattern else 1
+
+    pattern = [*modules[blocks.pattern].parameters()]
+    with ExitStack() as undone:
+        for number in blocks.left_out:
+            for parameter, like in zip(modules[number].parameters(), pattern, strict=True):
+                if like in optimizer.slots:
+                    optimizer.slots[parameter] = Twin(optimizer.slots[like])  # type: ignore[assignment]
+        owners = {parameter: number for number, block in enumerate(modules) for parameter in block.parameters()}
+        for parameter, slot in optimizer.slots.items():
+            if not isinstance(slot, Twin):
+                _watch_slot(slot, partial(turn_to, owners.get(parameter)))
+        for number in blocks.kept:
+            for handle in _watch_block(modules[number], partial(turn_to, number)):
+                undone.callback(handle.remove)
+        stack._modules = {str(number): modules[number] for number in blocks.kept}
+        undone.callback(setattr, stack, "_modules", {str(number): each for number, each in enumerate(modules)})
+        yield cuts
+
+
+def _watch_block(block: nn.Module, at_work: Callable[..., None]) -> Iterator[Any]:
+    def after(module: nn.Module, args: Any, output: Any) -> None:
+        """The backward of a block begins with the gradient of what it gave."""
+        for each in output if isinstance(output, (tuple, list)) else (output,):
+            if isinstance(each, Tensor) and each.requires_grad and not in_backward():
+                each.register_hook(at_work)  # type: ignore[no-untyped-call]
+
+    yield block.register_forward_pre_hook(at_work)
+    yield block.register_forward_hook(after)
+
+
+def _watch_slot(slot: FullSlot, at_work: Callable[..., None]) -> None:
+    """Have it said whose turn it is, whenever the optimizer goes through its slots."""
+    _before(slot, "complete", at_work)
+    _before(slot, "apply", at_work)
+    _before(slot, "discard", at_work)
+    if isinstance(slot, ProjectedSlot):
+        _before(slot.refresh, "finish_sketch", at_work)
+
+
+def _before(thing: Any, method: str, call: Callable[..., None]) -> None:
+    carry_out = getattr(thing, method)
+
+    def called(*args: Any) -> Any:
+        call()
+        return carry_out(*args)
+
+    setattr(thing, method, called)
