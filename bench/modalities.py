@@ -1,12 +1,12 @@
 """Images and sounds as tokens beside text, as AnyGPT has them: what is learned of them, and what becomes of the text.
 
-    python bench/modalities.py WORK [--base 200] [--steps 200] [--seeds 2]
+    python bench/modalities.py WORK [--base 200] [--steps 200] [--seeds 2] [--text-weight 5]
 
 Images: scikit-learn's digits, 8 × 8, as 4 codes of a codebook that k-means learns from quarters of the training images.
 Sounds: tones of eight steps that rise, fall, stay or swing, with noise, as 8 codes of a codebook of spectra. Both go into
 rows of parts, each once after its name and once before it. A LLaMA is trained on the King James Bible alone; it then goes
 on with the text alone, for each of the seeds, and with the codes mixed in, a row of them to one of text, at the same
-number of rows of text. What is finished in WORK is not done again.
+number of rows of text, of which a target may count more. What is finished in WORK is not done again.
 
 Measured: how many of the digits that are generated for a name a classifier of digits takes for it, chance 10 %; how many
 held-out digits and sounds are named right; and the held-out loss of the text against the runs without codes.
@@ -195,6 +195,7 @@ def main() -> None:
     parser.add_argument("--base", type=int, default=200)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--text-weight", type=float, default=1.0, help="loss_weight of the text beside the codes")
     options = parser.parse_args()
     from galore.trainer.trained.export import export
 
@@ -204,14 +205,18 @@ def main() -> None:
     base = train(work, "base", BASE.format(base=options.base))
     if not (work / "base").exists():
         export(str(base["folder"]), work / "base")
-    text = "[{path: text.jsonl, name: text}]"
-    both = "[{path: text.jsonl, name: text}, {path: codes.jsonl, name: codes, tokens_field: parts}]"
+    text, weight = "{path: text.jsonl, name: text}", options.text_weight
+    both = f"[{text[:-1]}, loss_weight: {weight:g}}}, {{path: codes.jsonl, name: codes, tokens_field: parts}}]"
     tokens = f", new_tokens: {{image: {IMAGE_CODES}, sound: {SOUND_CODES}}}"
     alone = [
-        train(work, "text", ON.format(tokens="", sources=text, steps=options.steps, batch=16), f"train.seed={seed}")
+        train(
+            work, "text", ON.format(tokens="", sources=f"[{text}]", steps=options.steps, batch=16), f"train.seed={seed}"
+        )
         for seed in range(options.seeds)
     ]
-    mixed = train(work, "mixed", ON.format(tokens=tokens, sources=both, steps=options.steps, batch=32), "train.seed=0")
+    mixed = train(
+        work, f"mixed-{weight:g}", ON.format(tokens=tokens, sources=both, steps=options.steps, batch=32), "train.seed=0"
+    )
     losses = [each["loss_nats"] for each in alone]
     print(f"base of text: held-out loss {base['loss_nats']:.4f}")
     print(f"text alone, {options.seeds} seeds: {', '.join(f'{each:.4f}' for each in losses)}")
