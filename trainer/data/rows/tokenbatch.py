@@ -140,7 +140,7 @@ class TokenBatch:
         return LossSums(cross_entropy + z, cross_entropy.detach(), z.detach())
 
     def _counted(self, kept: Tensor, targets: Tensor, like: Tensor) -> dict[str, Any]:
-        """What `linear_loss` is told of positions `kept` (n,) on the CPU and their targets; sums are where `like` is."""
+        """What `linear_loss` is told of positions `kept` (n,) on the CPU and their targets, on the device of `like`."""
         dtype = torch.promote_types(like.dtype, torch.float32)
         there: dict[str, Any] = {"device": like.device, "non_blocking": True}
         told, weights = dict[str, Any](), None
