@@ -2,8 +2,8 @@
 
 A LLaMA of 4 M parameters whose tokenizer writes digits one by one learns the task on short rows first, the key alone
 counting; goes on at 256 tokens with text and keys; has its rotary factors searched at 2,048 and compared with the others
-on other text; is tuned there, exported and scored. The text is the King James Bible of the package: of every ten parts
-of 400 verses one is held out, and of these one half is searched on and the other scored.
+on other text; is tuned there, with keys among ever more lines, exported and scored. The text is the King James Bible of
+the package: of every ten parts of 400 verses one is held out, and of these one half is searched on and the other scored.
 
 Stages, all in turn where none is named: data, keys, base, search, scaled, tune, scores. Each is a command or two of
 `galore` in WORK, which are printed; what was finished is not done again, and training that was stopped goes on.
@@ -64,17 +64,37 @@ optim: {lr_scheduler_type: warmup_stable_decay, warmup_steps: 20, lr_decay_ratio
 train: {max_steps: 640, global_batch_size: 8, micro_batch_size: 8}
 eval: {eval_steps: 250, max_tokens: 40000}
 """,
-    "tune": """
+    "tune512": """
 extends: base.yaml
 model: {name_or_path: base-model, dtype: float32, rope: {type: longrope, factors: search/rope.json}}
 data:
   max_length: 2048
+  packing: packed
+  isolate_documents: true
   sources:
     - {path: data/text.jsonl, weight: 1, validation_path: data/held.jsonl}
-    - {path: data/keys-2048.jsonl, tokens_field: ids, labels_field: labels, weight: 1, loss_weight: 100, validation_fraction: 0.02}
-optim: {learning_rate: 2.0e-3, embedding_learning_rate: 8.0e-4, warmup_steps: 10, lr_decay_ratio: 0.5}
-train: {max_steps: 300, global_batch_size: 4, micro_batch_size: 1, save_steps: 40}
-eval: {eval_steps: 75, max_tokens: 8192, at_start: false}
+    - {path: data/keys-512.jsonl, tokens_field: ids, labels_field: labels, weight: 2, loss_weight: 20, validation_fraction: 0.02}
+optim: {learning_rate: 3.0e-3, embedding_learning_rate: 1.2e-3, warmup_steps: 10, lr_decay_ratio: 0.01}
+train: {max_steps: 100, global_batch_size: 4, micro_batch_size: 1, save_steps: 40}
+eval: {eval_steps: 50, max_tokens: 12000}
+""",
+    "tune1024": """
+extends: tune512.yaml
+model: {name_or_path: tune512-model, dtype: float32, rope: null}
+data:
+  sources:
+    - {path: data/text.jsonl, weight: 1, validation_path: data/held.jsonl}
+    - {path: data/keys-1024.jsonl, tokens_field: ids, labels_field: labels, weight: 2, loss_weight: 30, validation_fraction: 0.02}
+""",
+    "tune": """
+extends: tune1024.yaml
+model: {name_or_path: tune1024-model, dtype: float32}
+data:
+  sources:
+    - {path: data/text.jsonl, weight: 1, validation_path: data/held.jsonl}
+    - {path: data/keys-2048.jsonl, tokens_field: ids, labels_field: labels, weight: 3, loss_weight: 60, validation_fraction: 0.02}
+optim: {inner: adamw, learning_rate: 1.0e-3, embedding_learning_rate: null, lr_decay_ratio: 0.4}
+train: {max_steps: 180, save_steps: 60}
 """,
 }
 SCORE = """
@@ -138,7 +158,7 @@ def data(work: Path) -> None:
         [*kept, *(passkey_text(key, 1, 1) for key in range(10**4, 10**5, 45))], work / "tokenizer"
     )
     empty, one = (len(tokenizer(passkey_text(12345, 0, lines))["input_ids"]) for lines in (0, 1))
-    for length, count in ((128, 6000), (SHORT, 8000), (LONG, 3000)):
+    for length, count in ((128, 6000), (SHORT, 8000), (512, 4000), (1024, 3000), (LONG, 3000)):
         most = (length - empty) // (one - empty)
         write(work / f"data/keys-{length}.jsonl", (key_row(tokenizer, rng, most) for _ in range(count)))
     for name in ("search", "held"):
@@ -186,13 +206,13 @@ def scores(work: Path) -> None:
     galore(work, "eval", "tune", "--recipe", "held.yaml", f"data.max_length={SHORT}")
 
 
-STAGES: dict[str, Callable[[Path], None]] = {
+STAGES: dict[str, Callable[[Path], object]] = {
     "data": data,
     "keys": lambda work: trained(work, "keys"),
     "base": lambda work: trained(work, "base"),
     "search": search,
     "scaled": scaled,
-    "tune": lambda work: trained(work, "tune"),
+    "tune": lambda work: [trained(work, name) for name in ("tune512", "tune1024", "tune")],
     "scores": scores,
 }
 
