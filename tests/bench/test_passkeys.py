@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from pathlib import Path
 
 import passkeys
@@ -29,15 +30,16 @@ def test_each_goes_on_from_the_one_before(work: Path) -> None:
     names = [*passkeys.RECIPES]
     loaded = [load_recipe(str(work / f"{name}.yaml")).recipe for name in names]
     assert [each.model.name_or_path for each in loaded] == [None, *(f"{name}-model" for name in names[:-1])]
-    assert [each.data.max_length for each in loaded] == [128, passkeys.SHORT, passkeys.LONG]
+    assert [each.data.max_length for each in loaded] == [128, passkeys.SHORT, *[passkeys.LONG] * 3]
 
 
-def test_of_several_draws_of_lines_the_most_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_stand_at_both_ends_of_rows_of_every_length(monkeypatch: pytest.MonkeyPatch) -> None:
     from galore.trainer.trained.longcontext import passkey
 
-    monkeypatch.setattr(passkey, "passkey_row", lambda tokenizer, key, before, after: {"ids": [before + after]})
-    few, most = (
-        sum(passkeys.key_row(None, random.Random(seed), 9, draws)["ids"][0] for seed in range(50)) / 50
-        for draws in (1, 8)
-    )
-    assert few < 6 < 8 < most <= 9
+    monkeypatch.setattr(passkey, "passkey_row", lambda tokenizer, key, before, after: {"ids": [before, after]})
+    rows = [tuple(passkeys.key_row(None, random.Random(seed), 9)["ids"]) for seed in range(400)]
+    lengths = Counter(map(sum, rows))
+    assert sorted(lengths) == [*range(10)]
+    assert lengths[0] + lengths[1] > lengths[8] + lengths[9] > 30
+    long = [(before, after) for before, after in rows if before + after > 5]
+    assert min(sum(row[end] == 0 for row in long) for end in (0, 1)) > len(long) / 6

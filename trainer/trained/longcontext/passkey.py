@@ -22,21 +22,29 @@ INTRO = (
 FILLER = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
 DEPTHS = (0, 25, 50, 75, 100)  # percent of the filler that stands before the number
 
+Lines = int | Sequence[str]
+"""So many lines of filler, or lines of one's own."""
+
 Tell = Callable[[int, int], None]
 """Told how many are asked, and of how many."""
 
 
-def passkey_text(key: int, before: int, after: int) -> str:
-    """A text with so many lines of filler before and after the line of `key`; its last word is the key."""
+def passkey_text(key: int, before: Lines, after: Lines) -> str:
+    """A text with these lines before and after the line of `key`; its last word is the key."""
     hidden = f"The pass key is {key}. Remember it. {key} is the pass key."
     question = f"What is the pass key? The pass key is {key}"
-    return "\n".join([INTRO, *[FILLER] * before, hidden, *[FILLER] * after, question])
+    return "\n".join([INTRO, *_lines(before), hidden, *_lines(after), question])
 
 
-def passkey_row(tokenizer: PreTrainedTokenizerBase, key: int, before: int, after: int) -> dict[str, list[int]]:
+def _lines(asked: Lines) -> Sequence[str]:
+    return [FILLER] * asked if isinstance(asked, int) else asked
+
+
+def passkey_row(tokenizer: PreTrainedTokenizerBase, key: int, before: Lines, after: Lines) -> dict[str, list[int]]:
     """Tokens of that text, and as labels those that say the key again, else -100.
 
-    Rows of it, of random keys, teach a model the task (`data.tokens_field`, `data.labels_field`).
+    Rows of it, of random keys, teach a model the task (`data.tokens_field`, `data.labels_field`). With lines of many
+    lengths the key is at any distance, and has to be found by what stands before it.
     """
     text = passkey_text(key, before, after)
     ids = _ids(tokenizer, text)

@@ -43,6 +43,16 @@ def test_a_row_has_the_key_as_its_targets_but_where_it_is_told_first(tokenizer: 
     assert tokenizer.decode(row["ids"][: targets[0]]).endswith("The pass key is 54321. Remember it.")
 
 
+def test_lines_of_ones_own_stand_where_filler_does(tokenizer: Any) -> None:
+    own = ["In the beginning.", "And the evening and the morning."]
+    text = passkey_text(54321, own, 1)
+    assert text.split("\n")[1:3] == own
+    assert text.count(FILLER) == 1
+    row = passkey_row(tokenizer, 54321, own, [])
+    assert row["ids"] == tokenizer(passkey_text(54321, own, 0), add_special_tokens=False).input_ids
+    assert sum(label != -100 for label in row["labels"]) == 2 * len(tokenizer(" 54321").input_ids)
+
+
 class Copies(nn.Module):
     """A model that knows the key, or its first digits only."""
 
