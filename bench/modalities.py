@@ -197,6 +197,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--text-weight", type=float, default=1.0, help="loss_weight of the text beside the codes")
     options = parser.parse_args()
+    if min(options.base, options.steps, options.seeds) < 1 or not 0 < options.text_weight <= 1e6:
+        parser.error("--base, --steps and --seeds are 1 or more, --text-weight above 0 and at most 1e6")
     from galore.trainer.trained.export import export
 
     work, began = options.work.absolute(), time.process_time()

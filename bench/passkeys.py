@@ -224,6 +224,8 @@ def main() -> None:
     given = parser.parse_args()
     if unknown := set(given.stages) - STAGES.keys():
         parser.error(f"no stage is called {sorted(unknown)[0]}: {', '.join(STAGES)}")
+    if given.work.is_file():
+        parser.error(f"{given.work} is a file: name a folder to work in")
     given.work.mkdir(parents=True, exist_ok=True)
     for name in given.stages or STAGES:
         STAGES[name](given.work)

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple, Self
 
 from galore.kernels.cuda import as_deterministic, workspaces
 from galore.kernels.device import meta_stands_for
-from galore.trainer.fit.alike.grown import UnlikeError
 from galore.trainer.fit.rehearsal import Rehearsal
 from galore.trainer.host.attach import FEWEST
 from galore.trainer.machine.cards import Card
@@ -36,7 +35,8 @@ def predict(loaded: LoadedRecipe, card: Card | None, *, brief: bool = False, ran
     Raises:
         UserError: the model cannot be built, or one of its operations cannot be traced.
     """
-    with suppress(UnlikeError), _rehearsal(loaded, card, ranks) as rehearsal:
+    # whatever goes wrong with a few blocks, all of them tell
+    with suppress(Exception), _rehearsal(loaded, card, ranks) as rehearsal:
         return rehearsal.run_few(brief)
     with _rehearsal(loaded, card, ranks) as rehearsal:
         rehearsal.run(brief)

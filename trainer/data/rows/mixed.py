@@ -113,8 +113,11 @@ class MixedData(TextData):
 
     @cached_property
     def fingerprint(self) -> str:
-        """The fingerprint of the data of all sources, and of their shares."""
-        return fingerprint([[each.summary["fingerprint"] for each in self.sources.values()], self.shares])
+        """The fingerprint of the data of all sources, of their shares, and of what their targets count."""
+        weights = self.train.loss_weights
+        # what was there before targets could count has none of it
+        counted = [] if (weights == 1).all() else [weights.tolist()]
+        return fingerprint([[each.summary["fingerprint"] for each in self.sources.values()], self.shares, *counted])
 
     def position(self) -> dict[str, Any]:
         places = {name: each.place() for name, each in self.sources.items()}

@@ -38,7 +38,7 @@ def choose(model: nn.Module, optimizer: GaLoreAdamW, clocks: Sequence[int]) -> B
     more.
     """
     stack = stack_of(model)
-    if stack is None:
+    if stack is None or _told_apart(model, len(stack)):
         return None
     kinds = [_kind(block, optimizer, clocks) for block in stack]
     common, _ = Counter(kinds).most_common(1)[0]
@@ -52,6 +52,19 @@ def choose(model: nn.Module, optimizer: GaLoreAdamW, clocks: Sequence[int]) -> B
     kept = [block for block in range(count) if block in (pattern, pattern + 1) or block in near]
     names = {module: name for name, module in model.named_modules()}
     return Blocks([names[block] for block in stack], kept, pattern)
+
+
+def _told_apart(model: nn.Module, count: int) -> bool:
+    """Whether the configuration says different things of the `count` blocks: models look some up by number.
+
+    A mask or rotary positions by `layer_types[number]` would be another block's where blocks are left out.
+    """
+    config: Any = getattr(model, "config", None)
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    lists = [each for part in (config, text) if part is not None for each in vars(part).values()]
+    return any(
+        isinstance(each, (list, tuple)) and len(each) == count and any(one != each[0] for one in each) for each in lists
+    )
 
 
 def _kind(block: nn.Module, optimizer: GaLoreAdamW, clocks: Sequence[int]) -> tuple[Any, ...]:

@@ -47,8 +47,11 @@ class SourceSection(Section):
         description="What metrics and notes call it; null takes the last part of `path`. Without `path`: the name of a data set on the hub, which is streamed",
     )
     weight: Positive = Field(1.0, description="Its share of the training sequences, beside the weights of the others")
-    loss_weight: Positive = Field(
-        1.0, description="What a target of its rows counts in what is optimized; reported losses stay unweighted"
+    loss_weight: float = Field(
+        1.0,
+        ge=1e-6,
+        le=1e6,
+        description="What a target of its rows counts in what is optimized; reported losses stay unweighted",
     )
     source: Literal["local", "hub"] | None = Field(None, description="local: files at `path`; hub: streamed")
     hub_config: str | None = Field(None, description="hub: configuration name, such as `en`")

@@ -89,8 +89,12 @@ def test_the_order_is_a_function_of_seed_and_step_and_weights_make_no_tokens_ane
     assert all(torch.equal(one.global_batch(step).input_ids, again.global_batch(step).input_ids) for step in (9, 2))
     again.seek(one.position(), 4)
     other = mixed([SOURCES[0] | {"weight": 1}, *SOURCES[1:]])
-    with pytest.raises(UserError, match="trained on other data"):
-        other.seek(one.position(), 4)
+    weighed = mixed([SOURCES[0] | {"loss_weight": 5}, *SOURCES[1:]])
+    same = mixed([SOURCES[0] | {"loss_weight": 1}, *SOURCES[1:]])
+    assert same.position() == one.position()
+    for changed in (other, weighed):
+        with pytest.raises(UserError, match="trained on other data"):
+            changed.seek(one.position(), 4)
     assert [each.summary["fingerprint"] for each in one.sources.values()] == [
         each.summary["fingerprint"] for each in other.sources.values()
     ]
@@ -207,6 +211,7 @@ def test_what_is_wrong_with_one_source_names_it(
         ({"path": None, "sources": []}, "at least 1 item"),
         ({"path": None, "sources": [{"path": "x", "weight": 0}]}, "greater than or equal"),
         ({"path": None, "sources": [{"path": "x", "loss_weight": 0}]}, "greater than or equal"),
+        ({"path": None, "sources": [{"path": "x", "loss_weight": 1e30}]}, "less than or equal"),
     ],
 )
 def test_contradictions_are_refused(recipe: MakeRecipe, data: dict[str, Any], message: str) -> None:

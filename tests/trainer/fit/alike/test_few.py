@@ -110,6 +110,17 @@ def test_a_deeper_model_takes_no_more_operations_to_trace(
     assert shallow == deep < 20_000
 
 
+def test_what_few_blocks_cannot_do_all_of_them_are_asked(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded, on = tiny(*DEEP), card("rtx4090")
+    expected = whole(loaded, monkeypatch, on)
+
+    def broken(*_: object) -> Trace:
+        raise RuntimeError("split_sizes")
+
+    monkeypatch.setattr(Rehearsal, "run_few", broken)
+    assert predict(loaded, on).events == expected.events
+
+
 def test_where_blocks_turn_out_not_to_be_alike_all_are_traced(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded, on = tiny(*DEEP), card("rtx4090")
     expected = whole(loaded, monkeypatch, on)
@@ -136,6 +147,14 @@ def chosen(loaded: LoadedRecipe, change: Callable[[list[nn.Module]], None] = lam
         assert stack is not None
         change(list(stack))
         return few.choose(found.model, found.optimizer, list(found._steps(False).values()))
+
+
+def test_blocks_that_the_configuration_tells_apart_are_all_traced(tiny: Tiny) -> None:
+    def said(types: list[str]) -> Callable[[list[nn.Module]], None]:
+        return lambda blocks: setattr(blocks[0].self_attn.config, "layer_types", types)
+
+    assert chosen(tiny(*DEEP), said(["full"] * 11)) is not None
+    assert chosen(tiny(*DEEP), said(["full"] * 9 + ["sliding"] * 2)) is None
 
 
 def test_the_ends_stay_and_a_pattern_with_the_next(tiny: Tiny) -> None:
