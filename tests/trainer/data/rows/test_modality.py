@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from galore.trainer.data.batch import Objective
 from galore.trainer.data.rows.modality import Modalities
@@ -36,6 +37,13 @@ def modalities(weights: dict[str, float] | None = None) -> Modalities:
     return found
 
 
+def made() -> Any:
+    """A tiny LLaMA; what is drawn after it is the same in every test."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    return LlamaForCausalLM(LlamaConfig(vocab_size=len(WORDS), **sizes))
+
+
 def test_every_id_is_of_one_modality() -> None:
     found = modalities()
     assert found.names == ("text", "image", "speech")
@@ -52,11 +60,7 @@ def test_targets_count_by_their_modality_and_all_of_one_is_as_none() -> None:
 
 @pytest.mark.parametrize("biased", [False, True], ids=["head apart", "whole logits"])
 def test_sums_by_modality_and_weights_in_the_total_alone(biased: bool) -> None:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(WORDS), **sizes))
+    model = made()
     if biased:
         model.lm_head.bias = torch.nn.Parameter(torch.zeros(len(WORDS)))
     ids = torch.randint(0, len(WORDS), (3, 20))
@@ -86,11 +90,7 @@ def test_sums_by_modality_and_weights_in_the_total_alone(biased: bool) -> None:
 
 
 def test_a_row_and_a_modality_count_together() -> None:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(WORDS), **sizes))
+    model = made()
     ids, rows = torch.randint(0, len(WORDS), (2, 20)), torch.tensor([1.0, 4.0])
     batch = TokenBatch(ids, ids, (0, 1), None, modalities({"text": 0.25, "image": 2.0}), weights=rows)
     with torch.no_grad():
