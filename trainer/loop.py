@@ -9,6 +9,7 @@ from galore.kernels.span import span
 from galore.trainer.build import Run
 from galore.trainer.common.errors import Interrupted
 from galore.trainer.data.batch import Batch, Objective, Result
+from galore.trainer.data.rows.skips import skipping
 from galore.trainer.evaluate import score_held_out
 from galore.trainer.machine.signals import StopOnSignal
 from galore.trainer.models.adapters.relora import restart_adapters
@@ -112,7 +113,8 @@ def take_step(run: Run, batch: Batch, number: int) -> StepResult:
     with in_stage(run.lengths, run.model, batch, number - 1) as (cut, pieces):
         objective = Objective(train.z_loss, run.extra, run.router)
         how = (train.micro_batch_size * pieces, optim.max_grad_norm, objective, run.group)
-        result = train_step(run.model, run.optimizer, cut, *how)
+        spread = skipping(cut, train.position_skips, train.seed, number)
+        result = train_step(run.model, run.optimizer, spread, *how)
     if not restarts_after(optim, number, run.total_steps):
         return result
     stochastic = optim.weight_rounding != "nearest"

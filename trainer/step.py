@@ -14,7 +14,7 @@ from galore.kernels.model.cross_entropy import LossSums
 from galore.kernels.span import span
 from galore.trainer.data.batch import PLAIN, Batch, Objective
 from galore.trainer.data.score import means
-from galore.trainer.models.head import split_head
+from galore.trainer.models.head import rows_are_known, split_head
 from galore.trainer.optim import GaLoreAdamW, StepReport
 from galore.trainer.parallel.entered import entered
 from galore.trainer.parallel.group import Group
@@ -174,4 +174,6 @@ def count_targets(batch: Batch) -> int:
 
 def summed_losses(model: nn.Module, batch: Batch, objective: Objective = PLAIN) -> LossSums:
     """What is summed over the targets of `batch`."""
-    return entered(model, lambda: batch.losses(model, split_head, objective))
+    # transformers would take a position that is not one more than that before it for the beginning of a document
+    with rows_are_known() if batch.skips is not None else nullcontext():
+        return entered(model, lambda: batch.losses(model, split_head, objective))

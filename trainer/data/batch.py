@@ -141,6 +141,10 @@ class Batch(Protocol):
     def tokens(self) -> int:
         """What throughput counts."""
 
+    @property
+    def skips(self) -> Tensor | None:
+        """How much further on than it stands each token is said to be, (b, s); None where all are where they are."""
+
     def __len__(self) -> int: ...
 
     def rows(self, start: int, stop: int) -> Self:

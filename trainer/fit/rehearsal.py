@@ -18,6 +18,7 @@ from galore.kernels.linear import Factors, Pieces
 from galore.trainer.build import build_model
 from galore.trainer.data.batch import Batch, Objective
 from galore.trainer.data.prepare import fullest_batch
+from galore.trainer.data.rows.skips import skipping
 from galore.trainer.data.score import batch_loss
 from galore.trainer.evaluate import scored_together
 from galore.trainer.fit.alike.few import choose, few
@@ -154,9 +155,10 @@ class Rehearsal:
     def _step(self, clock: int) -> None:
         for group in self.optimizer.param_groups:
             group["clock"] = clock
-        size = self.recipe.train.micro_batch_size
-        batch = self._batch(size * self.micro_batches)
-        objective = Objective(self.recipe.train.z_loss, self.extra, self.router)
+        train = self.recipe.train
+        size = train.micro_batch_size
+        batch = skipping(self._batch(size * self.micro_batches), train.position_skips, train.seed, clock)
+        objective = Objective(train.z_loss, self.extra, self.router)
         train_step(self.model, self.optimizer, batch, size, self.recipe.optim.max_grad_norm, objective)
 
     def _evaluate(self) -> None:

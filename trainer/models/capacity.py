@@ -74,14 +74,14 @@ def check_capacity(
     require_positions(config, max_length)
 
 
-def require_positions(config: PreTrainedConfig, max_length: int) -> None:
-    """Raise UserError for sequences that are longer than the model has positions for."""
+def require_positions(config: PreTrainedConfig, max_length: int, where: str = "data.max_length") -> None:
+    """Raise UserError for sequences, of the length that the key `where` says, that a model has too few positions for."""
     positions = positions_of(config)
     if positions is not None and max_length > positions:
         raise UserError(
             f"sequences of {max_length} tokens do not fit the model's {positions} positions",
-            where="data.max_length",
-            fix=f"set data.max_length to {positions} or less",
+            where=where,
+            fix=f"set {where} to {positions} or less",
         )
 
 

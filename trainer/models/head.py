@@ -24,7 +24,7 @@ class SplitModel(NamedTuple):
 
     def hidden(self, input_ids: Tensor, **arguments: Any) -> Tensor:
         """Last hidden states (b, s, d), after the final norm, in the head's type: a residual stream may be float32."""
-        known = not arguments or _has_bounds(self.body)
+        known = not arguments or knows_bounds(self.body)
         with rows_are_known() if known else nullcontext():
             out: Tensor = self.body(input_ids=input_ids, use_cache=False, **arguments)[0]
         return out.to(self.weight.dtype)
@@ -44,7 +44,7 @@ def rows_are_known() -> Iterator[None]:
         masking_utils.find_packed_sequence_indices = looks
 
 
-def _has_bounds(body: Any) -> bool:
+def knows_bounds(body: Any) -> bool:
     """Whether its attention is told where documents end, and needs no mask for it."""
     name = str(body.config._attn_implementation)
     return name.startswith((PREFIX, "flash_attention"))

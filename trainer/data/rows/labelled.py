@@ -72,6 +72,10 @@ class LabelledBatch:
         return len(self.numbers)
 
     @property
+    def skips(self) -> None:
+        return None
+
+    @property
     def sequence_ids(self) -> tuple[int, ...]:
         return tuple(self.numbers.tolist())
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
@@ -28,6 +30,13 @@ def permute(index: Ids, size: int, seed: int, epoch: Ids) -> Ids:
     while (outside := value >= size).any():
         value[outside] = _feistel(value[outside], half, key[outside])
     return value.astype(np.int64)
+
+
+def drawn(shape: tuple[int, ...], seed: int, step: int) -> Words:
+    """Pseudo-random words of `shape`, others for each (seed, step)."""
+    key = _mix(_mix(np.full(1, seed % 2**64, np.uint64)) + np.full(1, step, np.uint64))
+    numbers: Words = np.arange(math.prod(shape), dtype=np.uint64)
+    return _mix(numbers + key).reshape(shape)
 
 
 def _feistel(value: Words, half: np.uint64, key: Words) -> Words:

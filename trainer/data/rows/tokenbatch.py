@@ -31,6 +31,7 @@ class TokenBatch:
     sequence_ids: tuple[int, ...]  # which rows of the training data, length b
     positions: Tensor | None = None  # (b, s) int64, of each token in its document, where documents are isolated
     modalities: Modalities | None = None
+    skips: Tensor | None = None  # (b, s) int64, how much further on than it stands a token is said to be
     extras: Tensor | None = None  # (b, most) float32, numbers of each row for a second loss, nan behind them
     weights: Tensor | None = None  # (b,) float64 on the CPU, what a target of each row counts; None: once
 
@@ -82,6 +83,7 @@ class TokenBatch:
             labels=self.labels[rows],
             sequence_ids=self.sequence_ids[rows],
             positions=positions,
+            skips=None if self.skips is None else self.skips[rows],
             extras=None if self.extras is None else self.extras[rows],
             weights=None if self.weights is None else self.weights[rows],
         )
@@ -103,7 +105,7 @@ class TokenBatch:
         z_loss, extra = objective.z_loss, objective.extra
         device = next(model.parameters()).device
         input_ids = self.input_ids.to(device, non_blocking=True)
-        isolating = {} if self.positions is None else model_arguments(self.positions, device)
+        beside = self._arguments(device)
         targets = torch.full_like(self.labels, IGNORED)
         targets[:, :-1] = self.labels[:, 1:]
         targets = targets.view(-1)
@@ -113,7 +115,7 @@ class TokenBatch:
             kept = (targets != IGNORED).nonzero().squeeze(1)
             rows, kept_targets = kept.to(device, non_blocking=True), targets[kept].to(device, non_blocking=True)
             with nullcontext() if extra is None else extra.watching(self):
-                hidden = head.hidden(input_ids, **isolating).flatten(0, 1).index_select(0, rows)
+                hidden = head.hidden(input_ids, **beside).flatten(0, 1).index_select(0, rows)
             counted = self._counted(kept, targets[kept], hidden)
             sums = linear_loss(
                 hidden,
@@ -126,18 +128,26 @@ class TokenBatch:
             )
             if extra is None:
                 return sums
-            seen = Seen(self, input_ids, isolating, rows, kept_targets, partial(_logits, hidden, head.weight))
+            seen = Seen(self, input_ids, beside, rows, kept_targets, partial(_logits, hidden, head.weight))
             return sums._replace(extra=extra.summed(seen))
         with nullcontext() if extra is None else extra.watching(self):
-            logits = model(input_ids=input_ids, use_cache=False, **isolating).logits.flatten(0, 1).float()
+            logits = model(input_ids=input_ids, use_cache=False, **beside).logits.flatten(0, 1).float()
         if not (self.modalities is None and self.weights is None and extra is None):
-            return self._of_logits(logits, targets, z_loss, input_ids, isolating, extra)
+            return self._of_logits(logits, targets, z_loss, input_ids, beside, extra)
         targets = targets.to(device, non_blocking=True)
         cross_entropy = nn.functional.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")
         z = cross_entropy.new_zeros(())
         if z_loss:
             z = z_loss * logits.logsumexp(1)[targets != IGNORED].square().sum()
         return LossSums(cross_entropy + z, cross_entropy.detach(), z.detach())
+
+    def _arguments(self, device: torch.device) -> dict[str, Any]:
+        """What a model is given beside ids; nothing where every row is one document whose tokens are where they are."""
+        arguments = {} if self.positions is None else model_arguments(self.positions, device)
+        if self.skips is None:
+            return arguments
+        own = torch.arange(self.skips.shape[1]) if self.positions is None else self.positions
+        return {**arguments, "position_ids": (own + self.skips).to(device, non_blocking=True)}
 
     def _counted(self, kept: Tensor, targets: Tensor, like: Tensor) -> dict[str, Any]:
         """What `linear_loss` is told of positions `kept` (n,) on the CPU and their targets, on the device of `like`."""
@@ -159,7 +169,7 @@ class TokenBatch:
         targets: Tensor,
         z_loss: float,
         input_ids: Tensor,
-        isolating: dict[str, Any],
+        beside: dict[str, Any],
         extra: Extra | None,
     ) -> LossSums:
         """The same from logits that exist, (b · s, V), and targets (b · s,) on the CPU."""
@@ -173,7 +183,7 @@ class TokenBatch:
         z = z_loss * (squares if weights is None else weights * squares).sum()
         total, found = (nll if weights is None else weights * nll).sum() + z, nll.detach()
         parts = None if self.modalities is None else sums_by_kind(found, counted["kinds"], counted["num_kinds"])
-        seen = Seen(self, input_ids, isolating, rows, kept_targets, lambda start, stop: logits[start:stop])
+        seen = Seen(self, input_ids, beside, rows, kept_targets, lambda start, stop: logits[start:stop])
         second = None if extra is None else extra.summed(seen)
         return LossSums(total, found.sum(), z.detach(), parts, second)
 

@@ -14,6 +14,7 @@ from galore.trainer.models.checkpointing import recompute_blocks
 from galore.trainer.models.cpu import optimize_decoder
 from galore.trainer.models.isolation import isolate_documents
 from galore.trainer.models.matmul.install import multiply_in_eight_bits
+from galore.trainer.models.rope.skips import let_positions_skip
 from galore.trainer.models.tiles.attach import tile_modules
 from galore.trainer.recipe.schema.recipe import Recipe
 
@@ -33,6 +34,10 @@ def _isolates(model: Any, recipe: Recipe, device: torch.device) -> list[str]:
     return isolate_documents(model) if recipe.data.isolates else []
 
 
+def _skips(model: Any, recipe: Recipe, device: torch.device) -> list[str]:
+    return let_positions_skip(model, recipe.train.position_skips, recipe.data.max_length, recipe.data.isolates)
+
+
 def _tiles(model: Any, recipe: Recipe, device: torch.device) -> list[str]:
     return tile_modules(model, recipe.train.tile_tokens, recipe.train.micro_batch_size * recipe.data.max_length)
 
@@ -46,7 +51,12 @@ def _recomputes(model: Any, recipe: Recipe, device: torch.device) -> list[str]:
 
 
 # by what asks for each; of the network as transformers has it
-BARE: dict[str, Change] = {"train.device": _kernels, "train.fused": _fuses, "data.isolate_documents": _isolates}
+BARE: dict[str, Change] = {
+    "train.device": _kernels,
+    "train.fused": _fuses,
+    "data.isolate_documents": _isolates,
+    "train.position_skips": _skips,
+}
 # of the model with what is trained beside its matrices
 WHOLE: dict[str, Change] = {
     "train.matmul": multiply_in_eight_bits,

@@ -63,7 +63,7 @@ def scale_rope(config: PreTrainedConfig, rope: RopeSection, base_dir: Path, *, b
         setattr(text, START, rope.start_tokens or 0)
 
 
-def own_parameters(config: PreTrainedConfig) -> dict[str, Any]:
+def own_parameters(config: PreTrainedConfig, where: str = WHERE) -> dict[str, Any]:
     """The rotary parameters a model has; of one that has some for each kind of layer, those of its global attention.
 
     Raises:
@@ -76,9 +76,7 @@ def own_parameters(config: PreTrainedConfig) -> dict[str, Any]:
     room = getattr(text, "max_position_embeddings", None)
     if not isinstance(parameters, dict) or "rope_theta" not in parameters or not isinstance(room, int):
         what = f"{config.name_or_path or config.model_type} has no rotary positions that could be scaled"
-        raise UserError(
-            what, where=WHERE, fix="leave model.rope out, or choose a model with RoPE, such as LLaMA or Qwen"
-        )
+        raise UserError(what, where=where, fix=f"leave {where} out, or choose a model with RoPE, such as LLaMA or Qwen")
     return dict(parameters)
 
 

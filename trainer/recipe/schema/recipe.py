@@ -10,7 +10,7 @@ from typing import Self
 from pydantic import model_validator
 
 from galore.trainer.recipe.schema.data import DataSection
-from galore.trainer.recipe.schema.extraloss import ATTENTION, ExtraLossSection
+from galore.trainer.recipe.schema.extraloss import ATTENTION, DISTILLATION, ExtraLossSection
 from galore.trainer.recipe.schema.model import TEXT, ModelSection
 from galore.trainer.recipe.schema.optim import OptimSection
 from galore.trainer.recipe.schema.parallel import ParallelSection, check_parallel
@@ -48,6 +48,7 @@ class Recipe(Section):
     def _sections_agree(self) -> Self:
         check_glue(self)
         check_length_stages(self)
+        check_position_skips(self)
         check_parallel(self.parallel, self.optim)
         if self.optim.update == "immediate" and self.train.accumulation > 1:
             raise ValueError(
@@ -104,6 +105,36 @@ def check_length_stages(recipe: Recipe) -> None:
         raise ValueError(
             f"train.length_stages takes {taken} steps of train.max_steps {recipe.train.max_steps}, and leaves none for "
             f"data.max_length {data.max_length}: raise train.max_steps"
+        )
+
+
+def check_position_skips(recipe: Recipe) -> None:
+    """Raise ValueError for the first contradiction."""
+    skips, data, key = recipe.train.position_skips, recipe.data, "train.position_skips"
+    if skips is None:
+        return
+    own = recipe.model.has_own_dimensions
+    if data.task is not None or (own and recipe.model.architecture == "retnet"):
+        what = "examples of a task are read whole" if data.task is not None else "retention counts none"
+        raise ValueError(f"{key} spreads rotary positions, and {what}: leave it out")
+    if recipe.train.length_stages:
+        raise ValueError(f"{key} and train.length_stages are two ways to a greater length: leave one of them out")
+    if recipe.extra_loss.name == DISTILLATION:
+        raise ValueError(
+            f"{key} would give the teacher positions that it does not know: leave it or extra_loss.name out"
+        )
+    if skips.target_length <= data.max_length:
+        raise ValueError(
+            f"{key}.target_length {skips.target_length} is no more than data.max_length {data.max_length}: raise it, or "
+            "leave position_skips out"
+        )
+    if skips.chunks > data.max_length:
+        raise ValueError(
+            f"{key}.chunks {skips.chunks} is more than the tokens of a row, data.max_length {data.max_length}"
+        )
+    if own and skips.target_length > recipe.model.longest:
+        raise ValueError(
+            f"{key}.target_length {skips.target_length} exceeds model.max_position_embeddings {recipe.model.longest}"
         )
 
 

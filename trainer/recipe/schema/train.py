@@ -50,6 +50,15 @@ class LengthStage(Section):
     )
 
 
+class PositionSkips(Section):
+    """Training rows in chunks that stand further and further on, so that short rows teach long distances."""
+
+    target_length: Length = Field(description="Positions that a row is spread over; more than data.max_length")
+    chunks: Annotated[int, Field(ge=2, le=2**16)] = Field(
+        2, description="Parts of a row, each of neighbours; data.max_length makes every token its own"
+    )
+
+
 class TrainSection(Section):
     """How long, how large, and where."""
 
@@ -62,6 +71,10 @@ class TrainSection(Section):
     length_stages: Annotated[list[LengthStage], Field(max_length=64)] = Field(
         [],
         description="Stages of shorter sequences before those of data.max_length: a list of {max_length, steps, rope}",
+    )
+    position_skips: PositionSkips | None = Field(
+        None,
+        description="Positions of training rows skip ahead at random places up to a greater length, at the cost of the short one (docs/long-context.md): {target_length, chunks}",
     )
     z_loss: NonNegative = Field(
         0.0,
