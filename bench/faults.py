@@ -292,7 +292,7 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         ("np.uint64(length - 1)).astype(np.int64) + 1", "np.uint64(length)).astype(np.int64)", "test_every_cut"),
         ("seed, step))", "seed, 0))", "test_what_is_drawn"),
     ]),
-    "trainer/models/rope/skips.py": ("tests/trainer/models/rope/test_skips.py", [
+    "trainer/models/changes/skips.py": ("tests/trainer/models/changes/test_skips.py", [
         ("isolates and not knows_bounds(model)", "False", "test_models_that_cannot"),
     ]),
     "trainer/data/formats/bytestream.py": ("tests/trainer/data/text/test_readers.py", [
@@ -492,14 +492,14 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         ("total = total + sums.cross_entropy / counts.targets", "total = total + sums.total / counts.targets", "test_z_loss_moves"),
         ("if optimizer.wants_sketch_pass:", "if False:", "test_the_first_basis"),
         ("rows_are_known() if batch.skips is not None else nullcontext()", "nullcontext()",
-         "tests/trainer/models/rope/test_skips.py: test_a_row_is_what_it_is"),
+         "tests/trainer/models/changes/test_skips.py: test_a_row_is_what_it_is"),
     ]),
     "trainer/data/rows/tokenbatch.py": ("tests/trainer/test_step.py", [
         ("targets[:, :-1] = self.labels[:, 1:]", "targets[:, :-1] = self.labels[:, :-1]", "test_loss_is_the_cross_entropy"),
         ("len(self) if split_head(model) is not None else 1", "len(self)",
          "tests/trainer/data/test_score.py: test_logits_of_the_whole"),
         ("(own + self.skips)", "own",
-         "tests/trainer/models/rope/test_skips.py: test_documents"),
+         "tests/trainer/models/changes/test_skips.py: test_documents"),
         ("self.weights.repeat_interleave(pieces)", "self.weights.repeat(pieces)",
          "tests/trainer/data/rows/test_tokenbatch.py: test_the_pieces_of_a_row"),
         ("weights * of_rows", "weights", "tests/trainer/data/rows/test_modality.py: test_a_row_and_a_modality"),

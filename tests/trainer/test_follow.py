@@ -129,6 +129,7 @@ def recipes(root, tiny_roberta, chat_tokenizer):
     ]  # fmt: skip
     beside = second_losses(root)
     rope = "model.rope={type: dynamic, factor: 2, original_max_position_embeddings: 16}"
+    skips = "train.position_skips={target_length: 128}"
     sampled = ["eval.sample_prompt=The", "eval.sample_tokens=20"]  # rank 0 alone makes them
     return {
         "streamed": [tiny[0], [*tiny[1], *stream]],
@@ -139,7 +140,7 @@ def recipes(root, tiny_roberta, chat_tokenizer):
             tiny[0],
             [*tiny[1], *architectures.routed(root / "mixtral", 300), f"data.tokenizer={chat_tokenizer}"],
         ],
-        "uneven": ["demo", [*tiny[1], "train.global_batch_size=5", "train.micro_batch_size=5"]],
+        "uneven": ["demo", [*tiny[1], "train.global_batch_size=5", "train.micro_batch_size=5", skips]],
         "instructions": [str(root / "instructions.yaml"), []],
         "isolated": [
             str(root / "instructions.yaml"),

@@ -75,7 +75,7 @@ def check_capacity(
 
 
 def require_positions(config: PreTrainedConfig, max_length: int, where: str = "data.max_length") -> None:
-    """Raise UserError for sequences, of the length that the key `where` says, that a model has too few positions for."""
+    """Raise UserError for sequences, as long as the key `where` says, that a model has too few positions for."""
     positions = positions_of(config)
     if positions is not None and max_length > positions:
         raise UserError(

@@ -20,7 +20,7 @@ from galore.trainer.recipe.schema.train import PositionSkips
 
 
 def skipping(batch: Batch, skips: PositionSkips | None, seed: int, step: int) -> Batch:
-    """The rows (b, s) of optimizer step `step` with the positions that `skips` asks for: functions of (seed, step, row)."""
+    """The rows (b, s) of an optimizer step with the positions that `skips` asks for, functions of (seed, step, row)."""
     if skips is None:
         return batch
     batch = cast(TokenBatch, batch)

@@ -10,11 +10,11 @@ import torch
 from galore.kernels.device import device_type
 from galore.trainer.host.attach import stream_blocks
 from galore.trainer.models.changes.fused import fuse_pieces
+from galore.trainer.models.changes.skips import let_positions_skip
 from galore.trainer.models.checkpointing import recompute_blocks
 from galore.trainer.models.cpu import optimize_decoder
 from galore.trainer.models.isolation import isolate_documents
 from galore.trainer.models.matmul.install import multiply_in_eight_bits
-from galore.trainer.models.rope.skips import let_positions_skip
 from galore.trainer.models.tiles.attach import tile_modules
 from galore.trainer.recipe.schema.recipe import Recipe
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from galore.trainer.common.errors import UserError
 from galore.trainer.data.rows.tokenbatch import TokenBatch
+from galore.trainer.models.changes.skips import let_positions_skip
 from galore.trainer.models.isolation import isolate_documents
-from galore.trainer.models.rope.skips import let_positions_skip
 from galore.trainer.recipe.load import load_recipe
 from galore.trainer.recipe.parse.problems import RecipeError
 from galore.trainer.recipe.schema.train import PositionSkips
