@@ -201,3 +201,9 @@ def test_isolated_documents_are_traced_through_the_attention_they_take(tiny: Tin
         assert not varlen & operations(tiny(*isolated, f"model.dtype={dtype}"), "cuda", card)
     assert flash in operations(tiny("data.max_length=128", "model.dtype=bfloat16"), "cuda", (8, 9))
     assert f"{flash}_for_cpu" in operations(tiny(*isolated, "model.dtype=float32"), "cpu", (0, 0))
+
+
+def test_positions_that_skip_need_no_mask(tiny: Tiny) -> None:
+    skips = ("train.position_skips={target_length: 256}", "data.max_length=128", "model.dtype=bfloat16")
+    found = operations(tiny(*skips, "model.max_position_embeddings=256"), "cuda", (8, 9))
+    assert "aten::_scaled_dot_product_flash_attention" in found
