@@ -1,8 +1,9 @@
-"""From 256 to 2,048 tokens, passkeys included: `python bench/passkeys.py WORK [STAGE …]`, an hour of one core.
+"""From 256 to 2,048 tokens, passkeys included: `python bench/passkeys.py WORK [STAGE …]`, 40 minutes of one core.
 
-A LLaMA of 4 M parameters whose tokenizer writes digits one by one learns the task on short rows first, the key alone
-counting; goes on at 256 tokens with text and keys; has its rotary factors searched at 2,048 and compared with the others
-on other text; is tuned there, with keys among ever more lines, exported and scored. The text is the King James Bible of
+A LLaMA of 4 M parameters whose tokenizer writes digits one by one learns the task on rows of at most 128 tokens that
+are spread over 256 positions, so that it has to find a key by what stands before it, and not by its distance; goes on at
+256 tokens with text and keys; has its rotary factors searched at 2,048 and compared with the others on other text; and is
+tuned on rows of 256 that are spread over 2,048 positions, exported and scored. The text is the King James Bible of
 the package: of every ten parts of 400 verses one is held out, and of these one half is searched on and the other scored.
 
 Stages, all in turn where none is named: data, keys, base, search, scaled, tune, scores. Each is a command or two of
@@ -32,7 +33,7 @@ SCALINGS = {
 RECIPES = {
     "keys": """
 model: {hidden_size: 256, intermediate_size: 896, num_hidden_layers: 4, num_attention_heads: 4, tie_word_embeddings: true,
-        max_position_embeddings: 256, dtype: float32}
+        max_position_embeddings: 256, rope_theta: 500000, dtype: float32}
 data:
   source: local
   path: data/keys-128.jsonl
@@ -44,7 +45,8 @@ data:
   num_proc: 1
 optim: {method: full, inner: muon, learning_rate: 5.0e-3, embedding_learning_rate: 2.0e-3, adam_beta2: 0.95,
         lr_scheduler_type: constant_with_warmup, warmup_steps: 50}
-train: {max_steps: 150, global_batch_size: 16, micro_batch_size: 16, num_threads: 1, save_steps: 50, device: cpu}
+train: {max_steps: 400, global_batch_size: 16, micro_batch_size: 16, position_skips: {target_length: 256, chunks: 4},
+        num_threads: 1, save_steps: 50, device: cpu}
 eval: {eval_steps: 50, max_tokens: 10000}
 log: {logging_steps: 10}
 """,
@@ -57,44 +59,24 @@ data:
   labels_field: null
   tokenizer: null
   max_length: 256
-  sources:
-    - {path: data/text.jsonl, weight: 2, validation_path: data/held.jsonl}
-    - {path: data/keys-256.jsonl, tokens_field: ids, labels_field: labels, weight: 1, loss_weight: 20, validation_fraction: 0.02}
-optim: {lr_scheduler_type: warmup_stable_decay, warmup_steps: 20, lr_decay_ratio: 0.3, min_lr_ratio: 0.02}
-train: {max_steps: 640, global_batch_size: 8, micro_batch_size: 8}
-eval: {eval_steps: 250, max_tokens: 40000}
-""",
-    "tune512": """
-extends: base.yaml
-model: {name_or_path: base-model, dtype: float32, rope: {type: longrope, factors: search/rope.json}}
-data:
-  max_length: 2048
-  packing: packed
   isolate_documents: true
   sources:
     - {path: data/text.jsonl, weight: 1, validation_path: data/held.jsonl}
-    - {path: data/keys-512.jsonl, tokens_field: ids, labels_field: labels, weight: 2, loss_weight: 20, validation_fraction: 0.02}
-optim: {learning_rate: 3.0e-3, embedding_learning_rate: 1.2e-3, warmup_steps: 10, lr_decay_ratio: 0.01}
-train: {max_steps: 100, global_batch_size: 4, micro_batch_size: 1, save_steps: 40}
-eval: {eval_steps: 50, max_tokens: 12000}
-""",
-    "tune1024": """
-extends: tune512.yaml
-model: {name_or_path: tune512-model, dtype: float32, rope: null}
-data:
-  sources:
-    - {path: data/text.jsonl, weight: 1, validation_path: data/held.jsonl}
-    - {path: data/keys-1024.jsonl, tokens_field: ids, labels_field: labels, weight: 2, loss_weight: 30, validation_fraction: 0.02}
+    - {path: data/keys-256.jsonl, tokens_field: ids, labels_field: labels, weight: 1, loss_weight: 20, validation_fraction: 0.02}
+optim: {lr_scheduler_type: warmup_stable_decay, warmup_steps: 20, lr_decay_ratio: 0.3, min_lr_ratio: 0.02}
+train: {max_steps: 500, global_batch_size: 8, micro_batch_size: 8, position_skips: null}
+eval: {eval_steps: 250, max_tokens: 40000}
 """,
     "tune": """
-extends: tune1024.yaml
-model: {name_or_path: tune1024-model, dtype: float32}
+extends: base.yaml
+model: {name_or_path: base-model, dtype: float32, rope: {type: longrope, factors: search/rope.json}}
 data:
   sources:
     - {path: data/text.jsonl, weight: 1, validation_path: data/held.jsonl}
-    - {path: data/keys-2048.jsonl, tokens_field: ids, labels_field: labels, weight: 3, loss_weight: 60, validation_fraction: 0.02}
-optim: {inner: adamw, learning_rate: 1.0e-3, embedding_learning_rate: null, lr_decay_ratio: 0.4}
-train: {max_steps: 180, save_steps: 60}
+    - {path: data/keys-256.jsonl, tokens_field: ids, labels_field: labels, weight: 2, loss_weight: 20, validation_fraction: 0.02}
+optim: {learning_rate: 4.0e-3, embedding_learning_rate: 1.6e-3, warmup_steps: 10}
+train: {max_steps: 300, position_skips: {target_length: 2048, chunks: 4}}
+eval: {eval_steps: 150, max_tokens: 12000}
 """,
 }
 SCORE = """
@@ -134,6 +116,17 @@ def key_row(tokenizer: Any, rng: random.Random, most: int) -> dict[str, list[int
     return passkey_row(tokenizer, key, before, lines - before)
 
 
+def short_row(tokenizer: Any, rng: random.Random) -> dict[str, list[int]]:
+    """A key among two lines of filler at most; most rows without the words that a text of keys begins with."""
+    from galore.trainer.trained.longcontext.passkey import INTRO, passkey_row
+
+    lines = rng.choice((0, 0, 1, 1, 2))
+    before = rng.randrange(lines + 1)
+    row = passkey_row(tokenizer, rng.randrange(10**4, 10**5), before, lines - before)
+    first = len(tokenizer(INTRO + "\n")["input_ids"]) if rng.random() < 0.7 else 0
+    return {name: values[first:] for name, values in row.items()}
+
+
 def write(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
@@ -158,9 +151,9 @@ def data(work: Path) -> None:
         [*kept, *(passkey_text(key, 1, 1) for key in range(10**4, 10**5, 45))], work / "tokenizer"
     )
     empty, one = (len(tokenizer(passkey_text(12345, 0, lines))["input_ids"]) for lines in (0, 1))
-    for length, count in ((128, 6000), (SHORT, 8000), (512, 4000), (1024, 3000), (LONG, 3000)):
-        most = (length - empty) // (one - empty)
-        write(work / f"data/keys-{length}.jsonl", (key_row(tokenizer, rng, most) for _ in range(count)))
+    most = (SHORT - empty) // (one - empty)
+    write(work / "data/keys-128.jsonl", (short_row(tokenizer, rng) for _ in range(16_000)))
+    write(work / f"data/keys-{SHORT}.jsonl", (key_row(tokenizer, rng, most) for _ in range(8000)))
     for name in ("search", "held"):
         (work / f"{name}.yaml").write_text(SCORE % name)
     for name, recipe in RECIPES.items():
@@ -212,7 +205,7 @@ STAGES: dict[str, Callable[[Path], object]] = {
     "base": lambda work: trained(work, "base"),
     "search": search,
     "scaled": scaled,
-    "tune": lambda work: [trained(work, name) for name in ("tune512", "tune1024", "tune")],
+    "tune": lambda work: trained(work, "tune"),
     "scores": scores,
 }
 

@@ -30,7 +30,9 @@ def test_each_goes_on_from_the_one_before(work: Path) -> None:
     names = [*passkeys.RECIPES]
     loaded = [load_recipe(str(work / f"{name}.yaml")).recipe for name in names]
     assert [each.model.name_or_path for each in loaded] == [None, *(f"{name}-model" for name in names[:-1])]
-    assert [each.data.max_length for each in loaded] == [128, passkeys.SHORT, *[passkeys.LONG] * 3]
+    assert [each.data.max_length for each in loaded] == [128, passkeys.SHORT, passkeys.SHORT]
+    skips = [each.train.position_skips for each in loaded]
+    assert [each and each.target_length for each in skips] == [passkeys.SHORT, None, passkeys.LONG]
 
 
 def test_keys_stand_at_both_ends_of_rows_of_every_length(monkeypatch: pytest.MonkeyPatch) -> None:
