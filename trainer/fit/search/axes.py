@@ -30,9 +30,11 @@ def _micro_batch(recipe: Recipe, kind: str) -> Iterator[Settings]:
 
 
 def _offloading(recipe: Recipe, kind: str) -> Iterator[Settings]:
-    """Whether inputs of blocks may wait elsewhere: on the CPU the switch does nothing."""
+    """Whether inputs of blocks may wait elsewhere. On the CPU the switch does nothing, and needs recomputed blocks."""
     if kind == "cuda":
         yield from ({"train.offload_activations": wanted} for wanted in (False, True))
+    elif recipe.train.offload_activations:
+        yield {"train.offload_activations": False}
 
 
 def _streaming(recipe: Recipe, kind: str) -> Iterator[Settings]:
@@ -40,6 +42,8 @@ def _streaming(recipe: Recipe, kind: str) -> Iterator[Settings]:
     if kind == "cuda" and can_stream(recipe):
         yield {"train.stream_weights": False}
         yield {"train.stream_weights": recipe.train.stream_weights or True}
+    elif recipe.train.stream_weights:
+        yield {"train.stream_weights": False}
 
 
 def _tiling(recipe: Recipe, kind: str) -> Iterator[Settings]:

@@ -174,6 +174,14 @@ def test_on_the_cpu_nothing_waits_elsewhere(tiny: Tiny) -> None:
     assert [each.settings for each in choices] == [{"train.micro_batch_size": 1, "train.tile_tokens": None}]
 
 
+def test_what_waits_elsewhere_to_no_avail_is_taken_back_on_the_cpu(tiny: Tiny) -> None:
+    waiting = ("train.gradient_checkpointing=true", "train.offload_activations=true", "train.stream_weights=true")
+    found = searched(tiny, MadeUp(1000, kind="cpu"), *waiting)
+    assert found.best.fits
+    assert found.best.settings[AGAIN] is False
+    assert [found.best.settings[key] for key in ("train.offload_activations", "train.stream_weights")] == [False] * 2
+
+
 def test_tiles_are_tried_where_a_micro_batch_has_several(tiny: Tiny) -> None:
     def tiles(*settings: str) -> list[set[object]]:
         rows = combinations(tiny(*SETTINGS, *settings).recipe, "cuda")
