@@ -24,6 +24,7 @@ from galore.trainer.data.tokens.tokenizer import id_bound
 from galore.trainer.losses.router import router_note
 from galore.trainer.machine.hardware import Peak, cpu_name
 from galore.trainer.models.adapters.lora import adapter_ranks, clamp_note, class_name, not_adapted, without_adapters
+from galore.trainer.models.changes.skips import spread_in_words
 from galore.trainer.models.changes.table import told
 from galore.trainer.models.checkpointing import blocks_of
 from galore.trainer.models.rope.stages import in_words
@@ -55,6 +56,7 @@ def header(run: Run, meter: Meter, memory: str) -> dict[str, Any]:
         "data": data_line(run.data.summary),
         "batch": f"{batch}, {_micro_batches(run)}",
         "lengths": in_words(run.lengths, recipe.data.max_length),
+        "positions": spread_in_words(recipe.train.position_skips, recipe.data.max_length),
         "ranks": _ranks(run),
         "steps": f"{run.total_steps:,}" + (f", resuming after {run.first_step:,}" if run.first_step else ""),
         "device": _device(run),

@@ -66,6 +66,11 @@ def rotating(model: nn.Module, config: PreTrainedConfig) -> Iterator[None]:
             setattr(parent, name, module)
 
 
+def rotary_modules(model: nn.Module) -> list[nn.Module]:
+    """The modules of `model` that make cos and sin of text positions."""
+    return [module for _, _, module in _rotary(model)]
+
+
 def _rotary(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
     """(parent, name, module) of every module that makes cos and sin of text positions."""
     for parent in model.modules():

@@ -130,11 +130,12 @@ def check_position_skips(recipe: Recipe) -> None:
         )
     if skips.chunks > data.max_length:
         raise ValueError(
-            f"{key}.chunks {skips.chunks} is more than the tokens of a row, data.max_length {data.max_length}"
+            f"{key}.chunks {skips.chunks} is more than the tokens of a row, data.max_length {data.max_length}: lower it"
         )
     if own and skips.target_length > recipe.model.longest:
         raise ValueError(
-            f"{key}.target_length {skips.target_length} exceeds model.max_position_embeddings {recipe.model.longest}"
+            f"{key}.target_length {skips.target_length} exceeds model.max_position_embeddings {recipe.model.longest}: raise "
+            "that, or lower target_length"
         )
 
 

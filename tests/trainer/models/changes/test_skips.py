@@ -66,6 +66,22 @@ def test_what_rows_are_is_said() -> None:
     assert let_positions_skip(decoder("llama"), None, 16, False) == []
 
 
+@pytest.mark.parametrize("family", ["llama", "gemma2", "cohere", "qwen3-next", "deepseek3", "glm", "gptneox"])
+def test_models_that_can_are_taken_whatever_their_first_token_is(family: str) -> None:
+    """Every row of the embedding is zero, as that of padding may be, and all is in bfloat16."""
+    model = decoder(family).bfloat16()
+    torch.nn.init.zeros_(model.get_input_embeddings().weight)
+    assert let_positions_skip(model, LONG, 16, False)
+    assert not any(each._forward_hooks for each in model.modules())
+
+
+def test_tokens_that_must_be_first_are_refused() -> None:
+    model = decoder("llama")
+    model.config.rope_start_tokens = 4
+    with pytest.raises(UserError, match="rows begin anywhere"):
+        let_positions_skip(model, LONG, 16, False)
+
+
 @pytest.mark.parametrize(
     ("family", "length", "isolates", "what"),
     [
@@ -74,7 +90,8 @@ def test_what_rows_are_is_said() -> None:
         ("llama", 10**6, False, "sequences of 1000000 tokens do not fit"),
         ("gptj", 48, True, "no rotary positions|told apart by their positions"),
         ("stablelm", 48, True, "told apart by their positions"),
-        ("falcon-alibi", 48, False, "pays no heed to positions"),
+        ("falcon-alibi", 48, False, "pays no heed to rotary positions"),
+        ("mistral", 48, False, "every layer of mistral sees 8 tokens back"),
     ],
 )
 def test_models_that_cannot_are_refused(family: str, length: int, isolates: bool, what: str) -> None:
