@@ -3,7 +3,7 @@
 A LLaMA of 4 M parameters whose tokenizer writes digits one by one learns the task on rows of at most 128 tokens that
 are spread over 256 positions, so that it has to find a key by what stands before it, and not by its distance; goes on at
 256 tokens with text and keys; has its rotary factors searched at 2,048 and compared with the others on other text; and is
-tuned on rows of 256 that are spread over 2,048 positions, exported and scored. The text is the King James Bible of
+tuned, with YaRN's, on rows of 256 that are spread over 2,048 positions, exported and scored. The text is the King James Bible of
 the package: of every ten parts of 400 verses one is held out, and of these one half is searched on and the other scored.
 
 Stages, all in turn where none is named: data, keys, base, search, scaled, tune, scores. Each is a command or two of
@@ -69,7 +69,7 @@ eval: {eval_steps: 250, max_tokens: 40000}
 """,
     "tune": """
 extends: base.yaml
-model: {name_or_path: base-model, dtype: float32, rope: {type: longrope, factors: search/rope.json}}
+model: {name_or_path: base-model, dtype: float32, rope: {type: yarn, factor: 8, attention_factor: 1}}
 data:
   sources:
     - {path: data/text.jsonl, weight: 1, validation_path: data/held.jsonl}
