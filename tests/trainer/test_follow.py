@@ -142,10 +142,7 @@ def recipes(root, tiny_roberta, chat_tokenizer):
         ],
         "uneven": ["demo", [*tiny[1], "train.global_batch_size=5", "train.micro_batch_size=5", skips]],
         "instructions": [str(root / "instructions.yaml"), []],
-        "isolated": [
-            str(root / "instructions.yaml"),
-            ["data.isolate_documents=true", "train.position_skips={target_length: 128}"],
-        ],
+        "isolated": [str(root / "instructions.yaml"), ["data.isolate_documents=true"]],
         "labels": ["roberta-glue-galore-r4", labels],
         "immediate": [
             "demo",
