@@ -3,8 +3,9 @@
 A LLaMA of 4 M parameters whose tokenizer writes digits one by one learns the task on rows of at most 128 tokens that
 are spread over 256 positions, so that it has to find a key by what stands before it, and not by its distance; goes on at
 256 tokens with text and keys; has its rotary factors searched at 2,048 and compared with the others on other text; and is
-tuned, with YaRN's, on rows of 256 that are spread over 2,048 positions, exported and scored. The text is the King James Bible of
-the package: of every ten parts of 400 verses one is held out, and of these one half is searched on and the other scored.
+tuned, with YaRN's, on rows of 256 that are spread over 2,048 positions, exported and scored. The text is the King James
+Bible of the package: of every ten parts of 400 verses one is held out, and of these one half is searched on and the
+other scored.
 
 Stages, all in turn where none is named: data, keys, base, search, scaled, tune, scores. Each is a command or two of
 `galore` in WORK, which are printed; what was finished is not done again, and training that was stopped goes on.

@@ -24,7 +24,6 @@ from galore.trainer.data.tokens.tokenizer import id_bound
 from galore.trainer.losses.router import router_note
 from galore.trainer.machine.hardware import Peak, cpu_name
 from galore.trainer.models.adapters.lora import adapter_ranks, clamp_note, class_name, not_adapted, without_adapters
-from galore.trainer.models.changes.skips import spread_in_words
 from galore.trainer.models.changes.table import told
 from galore.trainer.models.checkpointing import blocks_of
 from galore.trainer.models.rope.stages import in_words
@@ -56,7 +55,7 @@ def header(run: Run, meter: Meter, memory: str) -> dict[str, Any]:
         "data": data_line(run.data.summary),
         "batch": f"{batch}, {_micro_batches(run)}",
         "lengths": in_words(run.lengths, recipe.data.max_length),
-        "positions": spread_in_words(recipe.train.position_skips, recipe.data.max_length),
+        "positions": _said(run, "positions", "train.position_skips"),
         "ranks": _ranks(run),
         "steps": f"{run.total_steps:,}" + (f", resuming after {run.first_step:,}" if run.first_step else ""),
         "device": _device(run),
@@ -64,12 +63,17 @@ def header(run: Run, meter: Meter, memory: str) -> dict[str, Any]:
         "output": str(run.directory.root),
         "projected": _projected(run),
         "kernels": _kernels(run.device),
-        "products": "; ".join(line.removeprefix("products: ") for line in told(run.model, "train.matmul")),
+        "products": _said(run, "products", "train.matmul"),
         "peak": _peak(meter.peak),
         "warning": "; ".join(alarms(run.data.summary)),
         "note": "; ".join(notes(run)),
     }
     return {label: text for label, text in lines.items() if text}
+
+
+def _said(run: Run, label: str, key: str) -> str:
+    """What the change of the model that `key` asks for said, without the `label` before it."""
+    return "; ".join(line.removeprefix(f"{label}: ") for line in told(run.model, key))
 
 
 def _micro_batches(run: Run) -> str:

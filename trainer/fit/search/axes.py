@@ -42,7 +42,7 @@ def _streaming(recipe: Recipe, kind: str) -> Iterator[Settings]:
     if kind == "cuda" and can_stream(recipe):
         yield {"train.stream_weights": False}
         yield {"train.stream_weights": recipe.train.stream_weights or True}
-    elif recipe.train.stream_weights:
+    elif kind == "cpu" and recipe.train.stream_weights:
         yield {"train.stream_weights": False}
 
 

@@ -40,15 +40,8 @@ def let_positions_skip(model: PreTrainedModel, skips: PositionSkips | None, leng
         raise UserError(what, where=WHERE, fix="set data.isolate_documents: false, or leave position_skips out")
     if not next(model.parameters()).is_meta and not _heeds(model):
         raise _refused(f"{kind} pays no heed to rotary positions")
-    return [f"positions: {spread_in_words(skips, length)}"]
-
-
-def spread_in_words(skips: PositionSkips | None, length: int) -> str:
-    """What becomes of rows of `length` tokens; "" without `skips`."""
-    if skips is None:
-        return ""
     chunks = f"{skips.chunks} chunks" if skips.chunks < length else "single tokens"
-    return f"rows of {length:,} tokens in {chunks}, spread over {skips.target_length:,} positions"
+    return [f"positions: rows of {length:,} tokens in {chunks}, spread over {skips.target_length:,} positions"]
 
 
 def _refused(what: str) -> UserError:
