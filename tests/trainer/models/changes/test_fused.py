@@ -66,6 +66,47 @@ def test_what_is_not_asked_for_or_not_known_stays() -> None:
     assert "as transformers has it (known for llama" in line
 
 
+def test_a_gate_of_another_activation_stays() -> None:
+    model = model_of("llama", torch.float32)
+    for layer in model.model.layers:
+        layer.mlp.act_fn = torch.nn.GELU()
+    plain = loss_and_gradients(model)
+    model.zero_grad()
+    (line,) = fuse_pieces(model, True, CPU)
+    assert "0 SwiGLU" in line
+    assert loss_and_gradients(model)["loss"].allclose(plain["loss"], rtol=1e-6)
+
+
+def test_a_norm_of_another_dtype_than_its_input_is_transformers() -> None:
+    model = model_of("llama", torch.bfloat16)
+    norm, x = model.model.norm.float(), torch.randn(3, model.config.hidden_size).bfloat16()
+    plain = norm(x)
+    fuse_pieces(model, True, CPU)
+    assert norm(x).dtype == plain.dtype == torch.float32
+    assert norm(x).equal(plain)
+
+
+@pytest.mark.parametrize(
+    ("cos", "heads_at"),
+    [
+        (torch.randn(1, 5, 8, dtype=torch.float64), 1),
+        (torch.randn(1, 5, 4), 1),
+        (torch.randn(1, 5, 8), 2),
+    ],
+    ids=["another dtype", "a part of a head", "heads behind tokens"],
+)
+def test_angles_that_are_not_known_are_left_to_transformers(cos: Tensor, heads_at: int) -> None:
+    asked: list[int] = []
+
+    def otherwise(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int) -> tuple[Tensor, Tensor]:
+        asked.append(unsqueeze_dim)
+        return q, k
+
+    q = torch.randn(1, 2, 5, 8)
+    fused._rotation(otherwise)(q, q, cos, cos, heads_at)
+    assert asked == [heads_at]
+
+
 def test_auto_on_a_card(tiny: Tiny) -> None:
     with meta_stands_for("cuda"):
         _, lines = build_model(tiny("train.fused=auto").recipe, 256, "meta", Path())
