@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +17,12 @@ from galore.kernels.model.cross_entropy import LossSums, linear_loss, sums_by_ki
 from galore.kernels.model.segments import Segments
 from galore.kernels.ops.fused.softmax import softmax_minus_onehot_
 from galore.trainer.common.format import exponential
-from galore.trainer.data.batch import IGNORED, PLAIN, Extra, Measures, Objective, SplitHead
+from galore.trainer.data.batch import IGNORED, PLAIN, Measures, Objective, SplitHead
 from galore.trainer.data.rows.modality import Modalities
 from galore.trainer.data.tokens.store import Ids
+
+# what has an entry for every row, where there is any
+PER_ROW = ("input_ids", "labels", "sequence_ids", "positions", "skips", "extras", "weights")
 
 
 @dataclass(frozen=True)
@@ -76,17 +79,8 @@ class TokenBatch:
         return self._at(slice(worker, None, workers))
 
     def _at(self, rows: slice) -> TokenBatch:
-        positions = None if self.positions is None else self.positions[rows]
-        return replace(
-            self,
-            input_ids=self.input_ids[rows],
-            labels=self.labels[rows],
-            sequence_ids=self.sequence_ids[rows],
-            positions=positions,
-            skips=None if self.skips is None else self.skips[rows],
-            extras=None if self.extras is None else self.extras[rows],
-            weights=None if self.weights is None else self.weights[rows],
-        )
+        held = {name: getattr(self, name) for name in PER_ROW}
+        return replace(self, **{name: each[rows] for name, each in held.items() if each is not None})
 
     def cut(self, pieces: int) -> TokenBatch:
         """Every row as so many shorter ones, one after the other; documents see each other."""
@@ -102,44 +96,27 @@ class TokenBatch:
 
     def losses(self, model: nn.Module, split_head: SplitHead, objective: Objective = PLAIN) -> LossSums:
         """Cross-entropy, by modality too where there are several, the z-loss if there is one, and an extra loss."""
-        z_loss, extra = objective.z_loss, objective.extra
-        device = next(model.parameters()).device
-        input_ids = self.input_ids.to(device, non_blocking=True)
-        beside = self._arguments(device)
-        targets = torch.full_like(self.labels, IGNORED)
-        targets[:, :-1] = self.labels[:, 1:]
-        targets = targets.view(-1)
-        head = split_head(model)
+        extra, device = objective.extra, next(model.parameters()).device
+        fed = Fed(self.input_ids.to(device, non_blocking=True), self._arguments(device))
+        targets, head = self._targets(), split_head(model)
         if head is not None:
             # found on the CPU, where the labels are: a GPU need not be waited for
             kept = (targets != IGNORED).nonzero().squeeze(1)
-            rows, kept_targets = kept.to(device, non_blocking=True), targets[kept].to(device, non_blocking=True)
+            rows = kept.to(device, non_blocking=True)
             with nullcontext() if extra is None else extra.watching(self):
-                hidden = head.hidden(input_ids, **beside).flatten(0, 1).index_select(0, rows)
-            counted = self._counted(kept, targets[kept], hidden)
-            sums = linear_loss(
-                hidden,
-                head.weight,
-                kept_targets,
-                ignore_index=None,
-                z_loss=z_loss,
-                softmax=softmax_minus_onehot_,
-                **counted,
-            )
-            if extra is None:
-                return sums
-            seen = Seen(self, input_ids, beside, rows, kept_targets, partial(_logits, hidden, head.weight))
-            return sums._replace(extra=extra.summed(seen))
+                hidden = head.hidden(fed.input_ids, **fed.arguments).flatten(0, 1).index_select(0, rows)
+            return self._of_hidden(hidden, head.weight, kept, rows, targets[kept], fed, objective)
         with nullcontext() if extra is None else extra.watching(self):
-            logits = model(input_ids=input_ids, use_cache=False, **beside).logits.flatten(0, 1).float()
-        if not (self.modalities is None and self.weights is None and extra is None):
-            return self._of_logits(logits, targets, z_loss, input_ids, beside, extra)
-        targets = targets.to(device, non_blocking=True)
-        cross_entropy = nn.functional.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")
-        z = cross_entropy.new_zeros(())
-        if z_loss:
-            z = z_loss * logits.logsumexp(1)[targets != IGNORED].square().sum()
-        return LossSums(cross_entropy + z, cross_entropy.detach(), z.detach())
+            logits = model(input_ids=fed.input_ids, use_cache=False, **fed.arguments).logits.flatten(0, 1).float()
+        if self.modalities is None and self.weights is None and extra is None:
+            return _plain(logits, targets, objective.z_loss)
+        return self._of_logits(logits, targets, fed, objective)
+
+    def _targets(self) -> Tensor:
+        """What each position predicts, (b · s,): the label behind it."""
+        targets = torch.full_like(self.labels, IGNORED)
+        targets[:, :-1] = self.labels[:, 1:]
+        return targets.view(-1)
 
     def _arguments(self, device: torch.device) -> dict[str, Any]:
         """What a model is given beside ids; nothing where every row is one document whose tokens are where they are."""
@@ -163,18 +140,31 @@ class TokenBatch:
             weights = of_rows if weights is None else weights * of_rows
         return told if weights is None else {**told, "weights": weights.to(**there)}
 
-    def _of_logits(
+    def _of_hidden(
         self,
-        logits: Tensor,
+        hidden: Tensor,
+        weight: Tensor,
+        kept: Tensor,
+        rows: Tensor,
         targets: Tensor,
-        z_loss: float,
-        input_ids: Tensor,
-        beside: dict[str, Any],
-        extra: Extra | None,
+        fed: Fed,
+        objective: Objective,
     ) -> LossSums:
+        """Sums from the last hidden states (n, d) of positions `kept` (n,), on the device `rows`, and their targets."""
+        counted, softmax = self._counted(kept, targets, hidden), softmax_minus_onehot_
+        targets = targets.to(hidden.device, non_blocking=True)
+        how: dict[str, Any] = {"ignore_index": None, "z_loss": objective.z_loss, "softmax": softmax, **counted}
+        sums = linear_loss(hidden, weight, targets, **how)
+        if objective.extra is None:
+            return sums
+        return sums._replace(
+            extra=objective.extra.summed(Seen(self, *fed, rows, targets, partial(_logits, hidden, weight)))
+        )
+
+    def _of_logits(self, logits: Tensor, targets: Tensor, fed: Fed, objective: Objective) -> LossSums:
         """The same from logits that exist, (b · s, V), and targets (b · s,) on the CPU."""
         kept = (targets != IGNORED).nonzero().squeeze(1)
-        rows = kept.to(logits.device)
+        rows, z_loss, extra = kept.to(logits.device), objective.z_loss, objective.extra
         counted, logits = self._counted(kept, targets[kept], logits), logits.index_select(0, rows)
         kept_targets = targets[kept].to(logits.device)
         nll = nn.functional.cross_entropy(logits, kept_targets, reduction="none")
@@ -183,7 +173,7 @@ class TokenBatch:
         z = z_loss * (squares if weights is None else weights * squares).sum()
         total, found = (nll if weights is None else weights * nll).sum() + z, nll.detach()
         parts = None if self.modalities is None else sums_by_kind(found, counted["kinds"], counted["num_kinds"])
-        seen = Seen(self, input_ids, beside, rows, kept_targets, lambda start, stop: logits[start:stop])
+        seen = Seen(self, *fed, rows, kept_targets, lambda start, stop: logits[start:stop])
         second = None if extra is None else extra.summed(seen)
         return LossSums(total, found.sum(), z.detach(), parts, second)
 
@@ -206,6 +196,13 @@ class TokenBatch:
         return {"loss_nats": loss, "perplexity": exponential(loss)}
 
 
+class Fed(NamedTuple):
+    """What a model was given: ids (b, s), and the arguments beside them."""
+
+    input_ids: Tensor
+    arguments: dict[str, Any]
+
+
 @dataclass(frozen=True)
 class Seen:
     """What a forward pass has shown of a batch, where a second loss can see it.
@@ -222,6 +219,16 @@ class Seen:
     rows: Tensor
     targets: Tensor  # (n,)
     logits: Callable[[int, int], Tensor]
+
+
+def _plain(logits: Tensor, targets: Tensor, z_loss: float) -> LossSums:
+    """Sums of logits (b · s, V) where every target (b · s,) counts once."""
+    targets = targets.to(logits.device, non_blocking=True)
+    cross_entropy = nn.functional.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")
+    z = cross_entropy.new_zeros(())
+    if z_loss:
+        z = z_loss * logits.logsumexp(1)[targets != IGNORED].square().sum()
+    return LossSums(cross_entropy + z, cross_entropy.detach(), z.detach())
 
 
 def _logits(hidden: Tensor, weight: Tensor, start: int, stop: int) -> Tensor:

@@ -1,13 +1,13 @@
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from galore.trainer.data.batch import IGNORED, Objective
-from galore.trainer.data.rows.tokenbatch import TokenBatch
+from galore.trainer.data.rows.tokenbatch import PER_ROW, TokenBatch
 from galore.trainer.models.head import split_head
 
 
@@ -37,6 +37,17 @@ def test_rows_are_micro_batches() -> None:
     assert part.sequence_ids == (102, 103)
     assert len(part) == 2
     assert part.input_ids[0].tolist() == [6, 7, 8]
+
+
+def test_whatever_rows_have_is_cut_with_them() -> None:
+    assert {each.name for each in fields(TokenBatch)} - {*PER_ROW} == {"modalities"}
+    numbers = torch.arange(8)
+    beside = {name: numbers[:, None].expand(8, 3) for name in ("positions", "skips", "extras")}
+    part = replace(batch(8), weights=numbers.double(), **beside).rows(2, 4)
+    for name in PER_ROW:
+        assert len(getattr(part, name)) == 2, name
+    for name in beside:
+        assert getattr(part, name)[:, 0].tolist() == [2, 3], name
 
 
 @pytest.mark.parametrize("apart", [True, False], ids=["head apart", "whole logits"])
