@@ -1,6 +1,7 @@
 """Forward and backward of a LLaMA-60M on the CPU: transformers as it comes, and ours, as shares of the GEMM peak.
 
     python bench/forward_backward.py [--rounds 5] [--tokens 1024 8192] [--dtype bfloat16 float32] [--threads N]
+    python bench/forward_backward.py --account …      what the seconds of our step are spent on, instead
 
 Two processes, so that each has the memory allocator it would have in use, take turns: a 2048³ product, then one step.
 Medians over the rounds. A step is 6·N·tokens + causal attention (half of the S×S square), N all matrices but the
@@ -15,6 +16,7 @@ import multiprocessing
 import platform
 import statistics
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
@@ -28,6 +30,16 @@ LLAMA_60M = {
     "num_hidden_layers": 8,
     "num_attention_heads": 8,
 }
+
+PARTS: dict[str, tuple[tuple[str, ...], bool | None]] = {  # operations, and whether one side is the vocabulary
+    "products of the head": (("aten::mm",), True),
+    "products of the body": (("aten::mm",), False),
+    "products of attention": (("aten::bmm", "aten::baddbmm"), None),
+    "softmax, copies of logits": (("aten::_softmax", "aten::copy_"), True),
+    "softmax of attention": (("aten::_softmax",), False),
+    "copies and casts": (("aten::copy_",), False),
+}
+REST = "elementwise and the rest"
 
 
 def worker(ours: bool, threads: int | None, clock: Callable[[], float], pipe: Connection) -> None:
@@ -121,6 +133,37 @@ def measure(pipes: dict[str, Connection], case: tuple[str, int], rounds: int) ->
         )
 
 
+def account(case: tuple[str, int], rounds: int) -> None:
+    """Print what the seconds of our step are spent on, and at what rate its products run; torch's profiler counts."""
+    from torch.profiler import ProfilerActivity, profile
+
+    step, flops = prepare(True, *case)
+    step()
+    with profile(activities=[ProfilerActivity.CPU], record_shapes=True, with_flops=True) as profiler:
+        for _ in range(rounds):
+            step()
+    seconds, done = defaultdict[str, float](float), defaultdict[str, int](int)
+    for event in profiler.key_averages(group_by_input_shape=True):
+        part = part_of(event.key, str(LLAMA_60M["vocab_size"]) in str(event.input_shapes))
+        seconds[part] += event.self_cpu_time_total / 1e6 / rounds
+        done[part] += event.flops // rounds if "products" in part else 0
+    whole = sum(seconds.values())
+    print(f"\n{case[0]}, {case[1]} tokens: {whole:.3f} s a step, {flops / whole / 1e9:.0f} GFLOP/s")
+    for part, each in sorted(seconds.items(), key=lambda item: -item[1]):
+        rate = f"{done[part] / each / 1e9:8.0f} GFLOP/s" if done[part] else ""
+        print(f"  {part:26} {each:7.3f} s {each / whole:7.1%}{rate}")
+
+
+def part_of(operation: str, has_vocabulary: bool) -> str:
+    """Which of PARTS an operation belongs to."""
+    of = (
+        name
+        for name, (operations, wants) in PARTS.items()
+        if operation in operations and wants in (None, has_vocabulary)
+    )
+    return next(of, REST)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
@@ -128,7 +171,19 @@ def main() -> None:
     parser.add_argument("--dtype", nargs="+", default=["bfloat16", "float32"])
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--cpu-time", action="store_true")
+    parser.add_argument("--account", action="store_true")
     options = parser.parse_args()
+    if options.account:
+        from galore.trainer.machine.process import prepare_process
+
+        print(*prepare_process(), sep="\n")  # before torch is imported
+        import torch
+
+        torch.set_num_threads(options.threads or torch.get_num_threads())
+        for dtype in options.dtype:
+            for tokens in options.tokens:
+                account((dtype, tokens), options.rounds)
+        return
     clock = time.process_time if options.cpu_time else time.perf_counter
     threads = 1 if options.cpu_time else options.threads
     context = multiprocessing.get_context("spawn")
