@@ -14,6 +14,7 @@ from galore.kernels.family import residual_scale_of
 from galore.kernels.reference import methods, rules
 from galore.kernels.reference.operations import dct_basis
 from galore.kernels.storage import blockwise
+from galore.kernels.storage.sixteen import POSITIVE
 from galore.trainer.optim.parts.refresh import Delayed
 from galore.trainer.optim.projected import ProjectedSlot
 from galore.trainer.optim.slot import FullSlot
@@ -209,21 +210,24 @@ class Reference:
             more = (outside(g.double(), self.p),) if name == "complete" else ()
             methods.TRANSPORTS[name](self.state, p.mT @ self.p, self.settings, *more)
             if self.state.m is not kept:
-                self._store()
+                self._store_moments()
             if isinstance(self.state.e, Tensor):
                 self.state.e = self.state.e + inside - p @ self.state.m
-                self._store()
+                self._store_outside()
         method, rule = methods.METHODS[self.optim.residual], rules.RULES[self.optim.inner]
         self.w = methods.step(self.w, g.double(), p, self.state, self.settings, method, rule)
-        self._store()
+        self._store_moments()
+        self._store_outside()
         self.p = p
 
-    def _store(self) -> None:
+    def _store_moments(self) -> None:
         if self.optim.state_dtype == "8bit":
             self.state.m, self.state.v = blockwise_storage(self.state.m, True), blockwise_storage(self.state.v, False)
         if self.optim.state_dtype == "4bit":
             odd = self.state.m.shape[-1] % 2
             self.state.m = blockwise_storage(self.state.m, True) if odd else four_bit_storage(self.state.m)
+
+    def _store_outside(self) -> None:
         if isinstance(e := self.state.e, Tensor):
             self.state.e = four_bit_storage(e.mT).mT if e.shape[1] % 2 else four_bit_storage(e)
 
@@ -235,12 +239,14 @@ def outside(g: Tensor, p: Tensor) -> Tensor | None:
 
 
 def four_bit_storage(moment: Tensor) -> Tensor:
-    """What 15 codes a group of 128 leave of a moment, the largest of a group in the half precision of a power of two."""
-    flat = torch.nn.functional.pad(moment.reshape(-1), (0, -moment.numel() % 128)).view(-1, 128)
-    unit = 2.0 ** math.ceil(math.log2(max(float(flat.abs().max()), 1e-30)))
-    largest = (flat.abs().amax(1) / unit).half().double()[:, None] * unit
-    codes = torch.nan_to_num(flat / largest * 7, nan=0.0).round().clamp(-7, 7)
-    return (codes * largest / 7).view(-1)[: moment.numel()].view(moment.shape)
+    """What sixteen values of a normal distribution leave of a moment whose rows, then columns, are brought to one size."""
+    rows = moment.square().mean(1, keepdim=True).sqrt()
+    left = torch.nan_to_num(moment / rows, nan=0.0)
+    columns = left.square().mean(0, keepdim=True).sqrt()
+    left = torch.nan_to_num(left / columns, nan=0.0)
+    values = torch.tensor([-value for value in POSITIVE] + [*POSITIVE], dtype=torch.float64)
+    nearest = (left[..., None] - values).abs().argmin(-1)
+    return values[nearest] * rows * columns
 
 
 def blockwise_storage(moment: Tensor, signed: bool) -> Tensor:

@@ -104,9 +104,9 @@ def dtypes_by_hand(case: Case) -> dict[str, torch.dtype]:
         expected = dict.fromkeys(moments, torch.uint8) | {f"{name}_absmax": torch.float32 for name in moments}
     if bits(case) == 4:
         (name,) = moments
-        expected = {name: torch.uint8, f"{name}_absmax": torch.float16, f"{name}_scale": torch.float32}
+        expected = {name: torch.uint8, f"{name}_rows": torch.float32, f"{name}_columns": torch.float32}
     if keeps_outside(case):
-        expected |= {"outside": torch.uint8, "outside_absmax": torch.float16, "outside_scale": torch.float32}
+        expected |= {"outside": torch.uint8, "outside_rows": torch.float32, "outside_columns": torch.float32}
     if optim.inner == "adafactor":
         expected |= {"row": torch.float32, "column": torch.float32}
     if optim.inner == "racs":
@@ -143,7 +143,7 @@ def compensates(case: Case) -> bool:
 def bytes_by_hand(case: Case) -> tuple[int, int]:
     """State and projector: r·b numbers per moment, a·r for P."""
     optim, (a, b), r = case.optim, case.sides, case.rank
-    scales = {8: 4 * math.ceil(r * b / 256), 4: 2 * math.ceil(r * b / 128) + 4}.get(bits(case), 0)
+    scales = {8: 4 * math.ceil(r * b / 256), 4: 4 * (r + b)}.get(bits(case), 0)
     moment = r * b * bits(case) // 8 + scales
     first = moment * (optim.adam_beta1 > 0)
     rows = 4 * case.problem.matrix[0]
@@ -156,7 +156,7 @@ def bytes_by_hand(case: Case) -> tuple[int, int]:
     }
     state = of_rule.get(optim.inner, moment)
     if keeps_outside(case):
-        state += a * b // 2 + 2 * math.ceil(a * b / 128) + 4
+        state += a * b // 2 + 4 * (a + b)
     state += 4 * (optim.residual in ("fira", "apollo", "apollo-mini")) + 4 * (b + 1) * compensates(case)
     scales = 2 * math.ceil(a * r / 128)
     as_it_is = {None: 4 * a * r, "bfloat16": 2 * a * r, "int8": a * r + scales, "int4": math.ceil(a * r / 2) + scales}

@@ -10,31 +10,31 @@ from torch import Tensor
 
 from galore.kernels.family import ProjectorDtype, StateDtype
 from galore.kernels.ops.compressed import compress, expand
-from galore.kernels.storage import blockwise
+from galore.kernels.storage import blockwise, sixteen
 from galore.kernels.storage.layout import GROUP
 from galore.kernels.storage.moments import Moments, Storage, storage
 
 SQUARES = "exp_avg_sq"  # the moment that is never negative
-_TINY = 1e-30  # smallest scale of a moment
 SMALLEST_QUANTIZED = 4096  # elements; smaller tensors stay fp32, as in bitsandbytes
 
 
 def new_state(
     name: str, shape: torch.Size, dtype: StateDtype, device: torch.device, whole: torch.Size | None = None
 ) -> dict[str, Tensor]:
-    """Zero storage of moment `name` as named tensors: {name} in fp32, or its codes with {name}_absmax and, of 4 bits,
-    {name}_scale.
+    """Zero storage of moment `name` as named tensors: {name} in fp32, or its codes with {name}_absmax; of 4 bits with
+    {name}_rows and {name}_columns.
 
-    Codes of 4 bits (m, n/2) hold two numbers of a row each; where n is odd they have 8 bits. `whole` is the shape of
+    Codes of 4 bits (m, n/2) hold two numbers of a row each; where n is odd, and of what is no matrix, they have 8. `whole` is the shape of
     what it is a part of: the parts of a moment are stored alike.
     """
     if dtype == "float32" or (whole or shape).numel() < SMALLEST_QUANTIZED:
         return {name: torch.zeros(shape, dtype=torch.float32, device=device)}
-    if dtype == "4bit" and shape[-1] % 2 == 0:
+    if dtype == "4bit" and len(shape) == 2 and shape[1] % 2 == 0:
+        rows, columns = shape
         return {
-            name: torch.zeros(*shape[:-1], shape[-1] // 2, dtype=torch.uint8, device=device),
-            f"{name}_absmax": torch.zeros(-(-shape.numel() // GROUP), dtype=torch.float16, device=device),
-            f"{name}_scale": torch.ones((), dtype=torch.float32, device=device),
+            name: torch.zeros(rows, columns // 2, dtype=torch.uint8, device=device),
+            f"{name}_rows": torch.zeros(rows, dtype=torch.float32, device=device),
+            f"{name}_columns": torch.zeros(columns, dtype=torch.float32, device=device),
         }
     blocks = -(-shape.numel() // blockwise.BLOCK_SIZE)
     if dtype == "fp8":
@@ -60,24 +60,23 @@ def moments(state: dict[str, Tensor]) -> Moments:
 
 def read_moment(state: dict[str, Tensor], name: str) -> Tensor:
     """Moment `name` as a whole, in fp32."""
+    if f"{name}_rows" in state:
+        return sixteen.dequantize(*_in_sixteen(state, name))
     shape = state[name].shape
-    if f"{name}_scale" not in state:
-        return moment(state, name).read(0, shape.numel()).view(shape)
-    stored = {"codes": state[name].view(-1), "absmax": state[f"{name}_absmax"]}
-    return expand(stored, (*shape[:-1], 2 * shape[-1]), torch.float32).mul_(state[f"{name}_scale"])
+    return moment(state, name).read(0, shape.numel()).view(shape)
 
 
 def write_moment(state: dict[str, Tensor], name: str, value: Tensor) -> None:
     """Store fp32 `value` as the whole of moment `name`."""
-    if f"{name}_scale" not in state:
+    if f"{name}_rows" in state:
+        sixteen.quantize_(*_in_sixteen(state, name), value)
+    else:
         moment(state, name).write(0, value.numel(), value.reshape(-1))
-        return
-    # a power of two: fp16, which absmax is in, ends at 6e-8, and gradients go on below that
-    scale = torch.exp2(value.abs().amax().clamp_min(_TINY).log2().ceil())
-    stored = compress(value / scale, 4)
-    state[name].view(-1).copy_(stored["codes"])
-    state[f"{name}_absmax"].copy_(stored["absmax"])
-    state[f"{name}_scale"].copy_(scale)
+
+
+def _in_sixteen(state: dict[str, Tensor], name: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Codes, and the sizes of rows and columns."""
+    return state[name], state[f"{name}_rows"], state[f"{name}_columns"]
 
 
 CODES, ABSMAX = "projector", "projector_absmax"  # names in a parameter's state
