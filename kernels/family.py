@@ -139,7 +139,7 @@ class Options(GroupSettings):
     )
     state_dtype: StateDtype = option(
         "float32",
-        "Storage of the moments; 8bit is the blockwise dynamic format of bitsandbytes, fp8 e4m3 with the same blocks, 4bit that of int4 projectors for the momenta of muon, normuon, sumo and scale-momentum, with 8bit for all else",
+        "Storage of the moments; 8bit is the blockwise dynamic format of bitsandbytes, fp8 e4m3 with the same blocks, 4bit sixteen values by the sizes of rows and columns for the momenta of muon, normuon, sumo and scale-momentum, with 8bit for all else",
     )
     weight_rounding: WeightRounding = option(
         "stochastic",

@@ -24,8 +24,8 @@ def new_state(
     """Zero storage of moment `name` as named tensors: {name} in fp32, or its codes with {name}_absmax; of 4 bits with
     {name}_rows and {name}_columns.
 
-    Codes of 4 bits (m, n/2) hold two numbers of a row each; where n is odd, and of what is no matrix, they have 8. `whole` is the shape of
-    what it is a part of: the parts of a moment are stored alike.
+    Codes of 4 bits (m, n/2) hold two numbers of a row each; where n is odd, and of what is no matrix, they have 8.
+    `whole` is the shape of what it is a part of: the parts of a moment are stored alike.
     """
     if dtype == "float32" or (whole or shape).numel() < SMALLEST_QUANTIZED:
         return {name: torch.zeros(shape, dtype=torch.float32, device=device)}
