@@ -387,7 +387,7 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         ("found[:, 0::2] | found[:, 1::2] << 4", "found[:, 1::2] | found[:, 0::2] << 4", "test_error"),
         ("part.div_(rows[first:last, None].clamp_min(_TINY))", "part", "test_error"),
         ("part = x[first:last] / largest", "part = x[first:last]", "test_however_small"),
-        ("inverse = columns.clamp_min(_TINY)", "inverse = columns", "test_rows_and_columns_of_zeros"),
+        ("found.mul_(rows[first:last, None])", "found", "test_rows_and_columns_of_zeros"),
         ("for first, last in _blocks(x):\n        pairs", "for first, last in [(0, len(x) // 2)]:\n        pairs", "test_blocks"),
     ]),
     "trainer/optim/parts/storage.py": ("tests/trainer/optim/test_state.py", [
