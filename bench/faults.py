@@ -538,7 +538,7 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         ("self.weights.repeat_interleave(pieces)", "self.weights.repeat(pieces)",
          "tests/trainer/data/rows/test_tokenbatch.py: test_the_pieces_of_a_row"),
         ("weights * of_rows", "weights", "tests/trainer/data/rows/test_modality.py: test_a_row_and_a_modality"),
-        ("self.weights[kept // self.labels.shape[1]]", "self.weights[kept % len(self.weights)]",
+        ("self.weights[kept.here // self.labels.shape[1]]", "self.weights[kept.here % len(self.weights)]",
          "tests/trainer/data/rows/test_tokenbatch.py: test_a_row_counts"),
     ]),
     "trainer/data/rows/modality.py": ("tests/trainer/data/rows/test_modality.py", [

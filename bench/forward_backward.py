@@ -179,7 +179,8 @@ def main() -> None:
         print(*prepare_process(), sep="\n")  # before torch is imported
         import torch
 
-        torch.set_num_threads(options.threads or torch.get_num_threads())
+        if options.threads is not None:
+            torch.set_num_threads(options.threads)
         for dtype in options.dtype:
             for tokens in options.tokens:
                 account((dtype, tokens), options.rounds)

@@ -12,6 +12,7 @@ for 128 elements of a row, with steps of a seventh of it, loses three times as m
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 
 import torch
@@ -38,8 +39,7 @@ def quantize_(codes: Tensor, rows: Tensor, columns: Tensor, x: Tensor) -> None:
     """Overwrite codes (m, n / 2) uint8, the earlier of two numbers in the lower half, and sizes by those of fp32 x."""
     for held, found in zip((rows, columns), sizes(x), strict=True):
         held.copy_(found)
-    values = _values(x.device)
-    between = (values[1:] + values[:-1]) / 2
+    between = _between(x.device)
     inverse = columns.clamp_min(_TINY).reciprocal()
     for first, last in _blocks(x):
         part = (x[first:last] / rows[first:last, None].clamp_min(_TINY)).mul_(inverse)
@@ -58,10 +58,18 @@ def dequantize(codes: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     return x
 
 
+@functools.cache
 def _values(device: torch.device) -> Tensor:
-    """The sixteen values, ascending."""
-    upper = torch.tensor(POSITIVE, device=device)
-    return torch.cat([-upper.flip(0), upper])
+    """The sixteen values, ascending; kept, as a GPU is waited for when it is given numbers of the host's."""
+    upper = torch.tensor(POSITIVE)
+    return torch.cat([-upper.flip(0), upper]).to(device)
+
+
+@functools.cache
+def _between(device: torch.device) -> Tensor:
+    """What is nearer to the next value than to the one before begins here, (15,)."""
+    values = _values(torch.device("cpu"))
+    return ((values[1:] + values[:-1]) / 2).to(device)
 
 
 def _blocks(x: Tensor) -> Iterator[tuple[int, int]]:

@@ -100,12 +100,10 @@ class TokenBatch:
         fed = Fed(self.input_ids.to(device, non_blocking=True), self._arguments(device))
         targets, head = self._targets(), split_head(model)
         if head is not None:
-            # found on the CPU, where the labels are: a GPU need not be waited for
-            kept = (targets != IGNORED).nonzero().squeeze(1)
-            rows = kept.to(device, non_blocking=True)
+            kept = Kept.of(targets, device)
             with nullcontext() if extra is None else extra.watching(self):
-                hidden = head.hidden(fed.input_ids, **fed.arguments).flatten(0, 1).index_select(0, rows)
-            return self._of_hidden(hidden, head.weight, kept, rows, targets[kept], fed, objective)
+                hidden = head.hidden(fed.input_ids, **fed.arguments).flatten(0, 1).index_select(0, kept.rows)
+            return self._of_hidden(hidden, head.weight, kept, fed, objective)
         with nullcontext() if extra is None else extra.watching(self):
             logits = model(input_ids=fed.input_ids, use_cache=False, **fed.arguments).logits.flatten(0, 1).float()
         if self.modalities is None and self.weights is None and extra is None:
@@ -126,54 +124,47 @@ class TokenBatch:
         own = torch.arange(self.skips.shape[1]) if self.positions is None else self.positions
         return {**arguments, "position_ids": (own + self.skips).to(device, non_blocking=True)}
 
-    def _counted(self, kept: Tensor, targets: Tensor, like: Tensor) -> dict[str, Any]:
-        """What `linear_loss` is told of positions `kept` (n,) on the CPU and their targets, on the device of `like`."""
+    def _counted(self, kept: Kept, like: Tensor) -> dict[str, Any]:
+        """What `linear_loss` is told of targets beside what they are, on the device of `like`."""
         dtype = torch.promote_types(like.dtype, torch.float32)
         there: dict[str, Any] = {"device": like.device, "non_blocking": True}
         told, weights = dict[str, Any](), None
         if self.modalities is not None:
-            kinds = self.modalities.of_targets(targets)
+            kinds = self.modalities.of_targets(kept.targets_here)
             weights = self.modalities.weights_of(kinds, dtype)
             told = {"kinds": kinds.to(**there), "num_kinds": len(self.modalities.names)}
         if self.weights is not None:
-            of_rows = self.weights[kept // self.labels.shape[1]].to(dtype)
+            of_rows = self.weights[kept.here // self.labels.shape[1]].to(dtype)
             weights = of_rows if weights is None else weights * of_rows
         return told if weights is None else {**told, "weights": weights.to(**there)}
 
-    def _of_hidden(
-        self,
-        hidden: Tensor,
-        weight: Tensor,
-        kept: Tensor,
-        rows: Tensor,
-        targets: Tensor,
-        fed: Fed,
-        objective: Objective,
-    ) -> LossSums:
-        """Sums from the last hidden states (n, d) of positions `kept` (n,), on the device `rows`, and their targets."""
-        counted, softmax = self._counted(kept, targets, hidden), softmax_minus_onehot_
-        targets = targets.to(hidden.device, non_blocking=True)
-        how: dict[str, Any] = {"ignore_index": None, "z_loss": objective.z_loss, "softmax": softmax, **counted}
-        sums = linear_loss(hidden, weight, targets, **how)
+    def _of_hidden(self, hidden: Tensor, weight: Tensor, kept: Kept, fed: Fed, objective: Objective) -> LossSums:
+        """Sums from the last hidden states (n, d) of what is `kept`."""
+        sums = linear_loss(
+            hidden,
+            weight,
+            kept.targets,
+            ignore_index=None,
+            z_loss=objective.z_loss,
+            softmax=softmax_minus_onehot_,
+            **self._counted(kept, hidden),
+        )
         if objective.extra is None:
             return sums
-        return sums._replace(
-            extra=objective.extra.summed(Seen(self, *fed, rows, targets, partial(_logits, hidden, weight)))
-        )
+        seen = Seen(self, *fed, kept.rows, kept.targets, partial(_logits, hidden, weight))
+        return sums._replace(extra=objective.extra.summed(seen))
 
     def _of_logits(self, logits: Tensor, targets: Tensor, fed: Fed, objective: Objective) -> LossSums:
         """The same from logits that exist, (b · s, V), and targets (b · s,) on the CPU."""
-        kept = (targets != IGNORED).nonzero().squeeze(1)
-        rows, z_loss, extra = kept.to(logits.device), objective.z_loss, objective.extra
-        counted, logits = self._counted(kept, targets[kept], logits), logits.index_select(0, rows)
-        kept_targets = targets[kept].to(logits.device)
-        nll = nn.functional.cross_entropy(logits, kept_targets, reduction="none")
+        kept, z_loss, extra = Kept.of(targets, logits.device), objective.z_loss, objective.extra
+        counted, logits = self._counted(kept, logits), logits.index_select(0, kept.rows)
+        nll = nn.functional.cross_entropy(logits, kept.targets, reduction="none")
         squares = logits.logsumexp(1).square() if z_loss else torch.zeros_like(nll)
         weights = counted.get("weights")
         z = z_loss * (squares if weights is None else weights * squares).sum()
         total, found = (nll if weights is None else weights * nll).sum() + z, nll.detach()
         parts = None if self.modalities is None else sums_by_kind(found, counted["kinds"], counted["num_kinds"])
-        seen = Seen(self, *fed, rows, kept_targets, lambda start, stop: logits[start:stop])
+        seen = Seen(self, *fed, kept.rows, kept.targets, lambda start, stop: logits[start:stop])
         second = None if extra is None else extra.summed(seen)
         return LossSums(total, found.sum(), z.detach(), parts, second)
 
@@ -201,6 +192,25 @@ class Fed(NamedTuple):
 
     input_ids: Tensor
     arguments: dict[str, Any]
+
+
+class Kept(NamedTuple):
+    """Positions that predict a target, and the targets, (n,): on the CPU and on the model's device.
+
+    They are found where the labels are, before the forward pass: a GPU need not be waited for.
+    """
+
+    here: Tensor
+    targets_here: Tensor
+    rows: Tensor
+    targets: Tensor
+
+    @classmethod
+    def of(cls, targets: Tensor, device: torch.device) -> Kept:
+        """Those of targets (b · s,) on the CPU."""
+        here = (targets != IGNORED).nonzero().squeeze(1)
+        both = here, targets[here]
+        return cls(*both, *(each.to(device, non_blocking=True) for each in both))
 
 
 @dataclass(frozen=True)
