@@ -207,7 +207,7 @@ class Kept(NamedTuple):
 
     @classmethod
     def of(cls, targets: Tensor, device: torch.device) -> Kept:
-        """Those of targets (b · s,) on the CPU."""
+        """Positions of targets (b · s,), which are on the CPU."""
         here = (targets != IGNORED).nonzero().squeeze(1)
         both = here, targets[here]
         return cls(*both, *(each.to(device, non_blocking=True) for each in both))
