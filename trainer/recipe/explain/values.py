@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import ValidationError
@@ -60,13 +59,6 @@ def read_as_meant(layer: Layer) -> None:
 
 def _errors_of_fields(values: Mapping[str, Mapping[str, Any]], layer: Layer) -> tuple[list[Problem], set[str]]:
     bad, inside = {}, dict[str, list[Problem]]()
-    for section, inner in values.items():
-        for name, value in inner.items():
-            field = fields()[f"{section}.{name}"]
-            if not math_allows(field, value):
-                bad[field.path] = value
-            if wrong := list(_wrong_in_items(field, value, layer)):
-                bad[field.path], inside[field.path] = value, wrong
     try:
         Recipe.model_validate(values)
     except ValidationError as error:
@@ -78,18 +70,6 @@ def _errors_of_fields(values: Mapping[str, Mapping[str, Any]], layer: Layer) -> 
                 inside.setdefault(path, []).extend(found(fields()[path], each, layer))
     problems = [inside.get(path) or [_of_field(fields()[path], value, layer)] for path, value in bad.items()]
     return [problem for each in problems for problem in each], set(bad)
-
-
-def _wrong_in_items(field: FieldInfo, value: Any, layer: Layer) -> Iterator[Problem]:
-    """What pydantic would let pass in the items of a list of mappings, see `math_allows`."""
-    schema = item_schema(field)
-    for index, item in enumerate(value) if schema and isinstance(value, list) else ():
-        for name, each in item.items() if isinstance(item, Mapping) else ():
-            inner = FieldInfo(field.section, name, "", schema.get(name, {}))
-            if isinstance(each, bool) and not math_allows(inner, each):
-                key = (field.section, field.name, str(index), name)
-                what = f"expected {words(inner.schema, each)}, got {shown(each)}"
-                yield Problem(layer.place(key), ".".join(key), what)
 
 
 def _said(field: FieldInfo, error: ErrorDetails, layer: Layer) -> list[Problem]:
@@ -144,17 +124,6 @@ def _also_called(name: str, schema: Mapping[str, Any]) -> list[str]:
         return ["name"]
     known = inverse(FIELDS).get(name.lower(), "").rpartition(".")[2]
     return ["name for a data set of the hub, path for files" if known == "path" else known] * (known in schema)
-
-
-def math_allows(field: FieldInfo, value: Any) -> bool:
-    """False for what pydantic would let pass in silence: `true` as 1, and numbers that are infinite or not numbers."""
-    numeric = field.takes("integer") or field.takes("number")
-    if isinstance(value, bool):
-        return not numeric or field.takes("boolean")
-    try:
-        return not numeric or math.isfinite(float(value))
-    except (TypeError, ValueError, OverflowError):
-        return True  # pydantic says what is wrong with it
 
 
 def _of_field(field: FieldInfo, value: Any, layer: Layer) -> Problem:

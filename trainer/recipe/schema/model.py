@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -114,14 +114,6 @@ class ModelSection(Section):
         if isinstance(self.new_tokens, list):
             return self.new_tokens
         return [token for name, codes in self.new_tokens.items() for token in tokens_of(name, codes)]
-
-    @field_validator("new_tokens", mode="before")
-    @classmethod
-    def _count_codes(cls, value: Any) -> Any:
-        for name, codes in value.items() if isinstance(value, dict) else ():
-            if isinstance(codes, bool):
-                raise ValueError(f"{name}: {codes} is no number of codes")
-        return value
 
     @property
     def has_own_dimensions(self) -> bool:

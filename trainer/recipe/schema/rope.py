@@ -7,8 +7,6 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import (
     Field,
     SerializerFunctionWrapHandler,
-    ValidationInfo,
-    field_validator,
     model_serializer,
     model_validator,
 )
@@ -94,14 +92,6 @@ class RopeSection(Section):
     start_tokens: Annotated[int, Field(ge=0, le=2**24)] | None = Field(
         None, description="longrope: the first so many tokens keep their unscaled positions; transformers knows none"
     )
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _is_a_number(cls, value: Any, info: ValidationInfo) -> Any:
-        """`true` is no 1."""
-        if isinstance(value, bool) and info.field_name != "truncate":
-            raise ValueError(f"{str(value).lower()} is no value of {info.field_name}")
-        return value
 
     @model_serializer(mode="wrap")
     def _said(self, every: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Any, Literal, get_type_hints
+import functools
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, create_model, field_validator
+from pydantic_core import PydanticCustomError
 
 from galore.kernels.family import LARGEST, MOST_STEPS, SMALLEST
 
@@ -42,7 +45,36 @@ def execution(default: Any, description: str, **constraints: Any) -> Any:
 
 
 class Section(BaseModel):
+    """The settings of one kind; pydantic alone would read `true` as 1, in a list and a mapping of numbers, too."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        if _holds_boolean(value) and _takes_numbers_alone(cls, str(info.field_name)):
+            raise PydanticCustomError("number_type", "true and false are no numbers")
+        return value
+
+
+def _holds_boolean(value: Any) -> bool:
+    items = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    return isinstance(value, bool) or any(isinstance(each, bool) for each in items)
+
+
+@functools.cache
+def _takes_numbers_alone(section: type[Section], name: str) -> bool:
+    """Whether a field, or what it lists, may be a number and no boolean."""
+    leaves = _leaves(section.model_fields[name].annotation)
+    return bool(leaves & {int, float}) and bool not in leaves
+
+
+def _leaves(annotation: Any) -> set[Any]:
+    """The types that an annotation is made of."""
+    if get_origin(annotation) is Literal:
+        return {type(each) for each in get_args(annotation)}
+    inner = get_args(annotation)
+    return {annotation} if not inner else {leaf for each in inner for leaf in _leaves(each)}
 
 
 def with_options(section: type[Section], options: type[Any]) -> type[Section]:

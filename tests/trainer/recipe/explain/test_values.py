@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
-from galore.trainer.recipe.explain.fields import fields
-from galore.trainer.recipe.explain.values import LONGEST_VALUE, math_allows, read_as_meant, shown, validate
+from galore.trainer.recipe.explain.values import LONGEST_VALUE, read_as_meant, shown, validate
 from galore.trainer.recipe.overrides import parse_overrides
 from galore.trainer.recipe.parse.problems import Problem
 
@@ -73,18 +70,30 @@ def test_unquoted_numbers_are_text_where_text_is_asked_for() -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "value", "allowed"),
+    "wrong",
     [
-        ("train.max_steps", True, False),
-        ("data.shuffle", True, True),
-        ("optim.learning_rate", float("nan"), False),
-        ("optim.learning_rate", 10**400, True),  # which pydantic refuses
-        ("optim.learning_rate", 0.1, True),
-        ("data.path", float("inf"), True),
+        "optim.rank=true",
+        "optim.learning_rate=.nan",
+        "optim.learning_rate=.inf",
+        f"optim.learning_rate={10**400}",
+        "optim.rank_pattern={q_proj: false}",
+        "model.new_tokens={image: true}",
+        "log.profile_steps=[true, 3]",
+        "train.loss_weights={image: true}",
+        "train.position_skips={target_length: true}",
+        "extra_loss.layers=[true]",
+        "eval.sample_tokens=true",
     ],
 )
-def test_what_pydantic_would_let_pass(path: str, value: Any, allowed: bool) -> None:
-    assert math_allows(fields()[path], value) is allowed
+def test_no_boolean_is_a_number_nor_what_is_infinite(wrong: str) -> None:
+    found = [each.what for each in problems("data.source=packaged", "train.max_steps=3", wrong)]
+    assert found
+    assert all("expected" in what for what in found)
+
+
+@pytest.mark.parametrize("right", ["data.shuffle=true", "train.gradient_checkpointing=true"])
+def test_booleans_are_values_where_a_field_takes_them(right: str) -> None:
+    assert not any("expected" in each.what for each in problems("data.source=local", "train.max_steps=3", right))
 
 
 def test_values_are_shown_as_written_and_cut() -> None:

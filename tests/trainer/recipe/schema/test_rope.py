@@ -20,7 +20,7 @@ from galore.trainer.recipe.parse.problems import RecipeError
         ("{type: yarn}", "type: yarn needs factor, such as factor: 8"),
         ("{type: yarn, factr: 8}", "there is no key `factr`\n    → write factor"),
         ("{type: linear, factor: 0.5}", r"model.rope.factor: expected a number ≥ 1 or null, got 0.5"),
-        ("{type: linear, factor: true}", "model.rope.factor: true is no value of factor"),
+        ("{type: linear, factor: true}", "model.rope.factor: expected a number ≥ 1 or null, got true"),
         ("{type: linear, factor: 1e400}", "got Infinity"),
         ("{type: linear, factor: 2, beta_fast: 3}", "beta_fast is not for type: linear, which takes factor"),
         ("{type: yarn, factor: 2, beta_fast: 1, beta_slow: 2}", "beta_fast 1 must not be below beta_slow 2"),
