@@ -235,7 +235,7 @@ IN_A_SUBSPACE: tuple[Contradiction, ...] = (
     Contradiction(
         lambda o: o.residual in GIVING_MOMENTUM and o.inner not in FROM_MOMENTUM,
         "{residual} orthogonalizes a momentum together with what is outside the subspace, and {inner} is another rule: "
-        "set {inner:muon}, or take residual orthogonal",
+        "set {inner:muon}, or normuon, or take residual orthogonal",
     ),
     Contradiction(
         lambda o: o.inner == "normuon" and o.residual not in GIVING_MOMENTUM,

@@ -16,6 +16,7 @@ from galore.trainer.build import build_model
 from galore.trainer.checkpoint.checkpoint import bytes_for
 from galore.trainer.checkpoint.state import planned_bytes
 from galore.trainer.common.format import counted, size
+from galore.trainer.common.reading import is_there, user_path
 from galore.trainer.data.tokens.extend import add_tokens
 from galore.trainer.data.tokens.tokenizer import given_tokenizer, id_bound
 from galore.trainer.losses.build import build_extra
@@ -136,7 +137,9 @@ DRY_RUN_VOCABULARY = 32_000  # rows of the embedding where neither recipe nor mo
 
 
 def planned_vocabulary(loaded: LoadedRecipe) -> tuple[int, list[str]]:
-    """Token ids to plan for, and a note where the number is assumed: a tokenizer is read for its new tokens only."""
+    """Token ids to plan for, and a note where the number is assumed: a tokenizer is read where it is a file here, and
+    that of a model for its new tokens only.
+    """
     recipe = loaded.recipe
     if recipe.model.vocab_size is not None:
         return recipe.model.vocab_size, []
@@ -149,9 +152,15 @@ def planned_vocabulary(loaded: LoadedRecipe) -> tuple[int, list[str]]:
             return 1, []
         add_tokens(tokenizer, new)
         return id_bound(tokenizer), []
-    vocabulary = recipe.data.tokenizer_vocab_size if recipe.data.tokenizer is None else DRY_RUN_VOCABULARY
-    vocabulary += len(new)
-    return vocabulary, [f"vocabulary of {vocabulary} assumed: model.vocab_size is not set, and no tokenizer is read"]
+    named = recipe.data.tokenizer
+    if named is not None and is_there(loaded.base_dir / user_path(named)):
+        tokenizer = given_tokenizer(recipe, loaded.base_dir)
+        assert tokenizer is not None
+        add_tokens(tokenizer, new)
+        return id_bound(tokenizer), []
+    vocabulary = (recipe.data.tokenizer_vocab_size if named is None else DRY_RUN_VOCABULARY) + len(new)
+    why = "its tokenizer is made of the text" if named is None else f"{named} is not here"
+    return vocabulary, [f"vocabulary of {vocabulary} assumed, as model.vocab_size is not set: {why}"]
 
 
 @dataclass(frozen=True)

@@ -60,19 +60,25 @@ def copy(
 def validate(
     files: Annotated[
         list[str],
-        typer.Argument(help="Recipe files, or shipped names.", autocompletion=complete_file, show_default=False),
+        typer.Argument(
+            help="Recipe files, or shipped names; settings such as optim.rank=64 hold for each of them.",
+            autocompletion=complete_file,
+            show_default=False,
+        ),
     ],
 ) -> None:
     """Check recipes and report all their errors at once. Exit code 0 if every one is right, else 2.
 
     Files that a recipe names and that are not here are told below it: it may be right all the same, elsewhere.
     """
+    from galore.trainer.common.reading import is_there, user_path
     from galore.trainer.recipe.load import load_recipe
 
+    overrides = [each for each in files[1:] if "=" in each and not is_there(user_path(each))]
     wrong = False
-    for file in files:
+    for file in [each for each in files if each not in overrides]:
         try:
-            _say_right(load_recipe(file), file)
+            _say_right(load_recipe(file, overrides), file)
         except UserError as error:
             show_error(error)
             wrong = True

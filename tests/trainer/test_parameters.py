@@ -8,8 +8,9 @@ from torch import nn
 from galore.kernels.ops.int8 import int8_bytes
 from galore.trainer.build import build_model
 from galore.trainer.common.errors import UserError
+from galore.trainer.data.tokens.tokenizer import given_tokenizer, id_bound
 from galore.trainer.optimizer import build_optimizer
-from galore.trainer.parameters import clamped_ranks, dry_run, left_full_rank, parameter_table
+from galore.trainer.parameters import clamped_ranks, dry_run, left_full_rank, parameter_table, planned_vocabulary
 from galore.trainer.recipe.load import load_recipe
 
 
@@ -32,6 +33,18 @@ def test_llama_7b_is_planned_without_memory_and_its_bytes_are_the_papers():
     assert sum(row.projector_bytes for row in projected) == 2 * sum(
         row.tensors * 1024 * min(row.shape) for row in projected
     )
+
+
+def test_a_tokenizer_that_is_here_says_how_many_rows(chat_tokenizer):
+    """Its size is that of the run; of one elsewhere it is assumed, which is said."""
+    settings = (f"data.tokenizer={chat_tokenizer}", "model.new_tokens=[<|im_more|>]")
+    loaded = load_recipe("demo", settings)
+    rows, notes = planned_vocabulary(loaded)
+    tokenizer = given_tokenizer(loaded.recipe, loaded.base_dir)
+    assert (rows, notes) == (id_bound(tokenizer) + 1, [])
+    rows, notes = planned_vocabulary(load_recipe("demo", ["data.tokenizer=nobody/nowhere"]))
+    assert rows == 32_000
+    assert "nobody/nowhere is not here" in notes[0]
 
 
 RATES = ("optim.head_learning_rate=0.002", "optim.embedding_learning_rate=0.05")

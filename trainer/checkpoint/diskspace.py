@@ -56,6 +56,8 @@ def require_for_run(directory: Path, checkpoints: int, nbytes: int) -> None:
 def explain(error: OSError, directory: Path, needed: int) -> tuple[str, str]:
     """(what went wrong, what to do about it) for a write of `needed` bytes that failed."""
     what = error.strerror or str(error)
+    if error.errno == errno.EFBIG:
+        return what, "raise the limit of file sizes, ulimit -f unlimited, or choose another file system"
     if error.errno not in _FULL:
         return what, f"make {error.filename or directory} writable"
     free = free_bytes(directory) or 0

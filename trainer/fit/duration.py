@@ -59,13 +59,15 @@ def pace(loaded: LoadedRecipe, device: torch.device) -> Pace:
 
 
 def few_blocks(loaded: LoadedRecipe, card: Card, flops_per_token: int | None) -> Estimate | None:
-    """`duration_on` from traces of the same model with few blocks.
+    """`duration_on` from traces of the same model with few blocks; of the whole one where a file has their number.
 
-    None where its blocks have no number in the recipe, it cannot be traced, or the card's figures are not known.
+    None where it cannot be traced, or the card's figures are not known.
     """
     recipe = loaded.recipe
-    if not recipe.model.has_own_dimensions or card_rates(card) is None:
+    if card_rates(card) is None:
         return None
+    if not recipe.model.has_own_dimensions:
+        return _traced(loaded, card, flops_per_token)
     blocks, again = recipe.model.num_hidden_layers, recipe.train.gradient_checkpointing
     redone = blocks if again is True else int(again)
     sampled = Sampled.of(recipe, redone)
@@ -74,13 +76,18 @@ def few_blocks(loaded: LoadedRecipe, card: Card, flops_per_token: int | None) ->
         other = changed(loaded, sample.settings)
         if other is None:
             return None
-        try:
-            step = duration_on(other, predict(other, card), card, flops_per_token)
-        except UserError:
+        step = _traced(other, card, flops_per_token)
+        if step is None:
             return None
-        assert step is not None
         found.append((times, step))
     return combined(found)
+
+
+def _traced(loaded: LoadedRecipe, card: Card, flops_per_token: int | None) -> Estimate | None:
+    try:
+        return duration_on(loaded, predict(loaded, card), card, flops_per_token)
+    except UserError:
+        return None
 
 
 def estimated(

@@ -55,6 +55,14 @@ def test_validate_reports_every_file(galore: Any) -> None:
     assert "c.yaml: no such file" in result.stderr
 
 
+def test_validate_holds_settings_for_every_file(galore: Any) -> None:
+    result = galore("recipes", "validate", "demo", "llama-60m", "optim.rank=0", "train.max_steps=7")
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert result.stderr.count("override `optim.rank=0`: optim.rank: expected an integer > 0") == 2
+    assert galore("recipes", "validate", "demo", "llama-60m", "train.max_steps=7").stdout == "demo: ok\nllama-60m: ok\n"
+
+
 def test_a_file_in_a_folder_that_is_not_there(galore: Any) -> None:
     refused = galore("recipes", "schema", "--output", "nowhere/s.json")
     assert refused.exit_code == 2

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from galore.trainer.build import build_model
 from galore.trainer.fit.duration import duration_on, few_blocks, pace
 from galore.trainer.fit.predict import predict
 from galore.trainer.machine.cards import card
@@ -34,6 +35,16 @@ def test_all_blocks_from_few(tiny: Tiny, settings: tuple[str, ...]) -> None:
     assert few is not None
     assert whole is not None
     assert few.seconds == pytest.approx(whole.seconds, rel=3e-3)
+
+
+def test_a_model_in_a_folder_takes_what_its_dimensions_do(tiny: Tiny, tmp_path: Path) -> None:
+    loaded, here = tiny(), card("rtx4090")
+    build_model(loaded.recipe, 256, "meta", tmp_path)[0].config.save_pretrained(tmp_path)
+    named = tiny(f"model.name_or_path={tmp_path}", "model.random_init=true", "model.vocab_size=256")
+    found, own = (few_blocks(each, here, 1000) for each in (named, tiny("model.vocab_size=256")))
+    assert found is not None
+    assert own is not None
+    assert found.seconds == pytest.approx(own.seconds, rel=3e-3)
 
 
 def test_more_micro_batches_take_longer_and_more_often_refreshed_too(tiny: Tiny) -> None:

@@ -121,6 +121,10 @@ def test_message_is_one_text(tmp_path: Path) -> None:
             "r.yaml:3:31: model: hidden_size 24 over num_attention_heads 8 is odd: retention turns pairs of channels",
         ),
         (
+            "model: {hidden_size: 27, num_attention_heads: 3}",
+            "r.yaml:3:9: model: hidden_size 27 over num_attention_heads 3 is odd: rotary positions turn pairs of channels",
+        ),
+        (
             "model: {architecture: retnet, attn_implementation: flash_attention_2}",
             "r.yaml:3:31: model: retnet has no attention: leave attn_implementation out",
         ),

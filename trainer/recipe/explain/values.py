@@ -105,10 +105,15 @@ def _of_item(field: FieldInfo, error: ErrorDetails, layer: Layer) -> list[Proble
     if error["type"] == "value_error":
         return [Problem(layer.place(key), ".".join(key), error["msg"].removeprefix("Value error, "))]
     if error["type"] == "extra_forbidden":
+        if (glued := name.partition(":"))[0] in schema and glued[1]:
+            fix = f"a space belongs after the colon: `{glued[0]}: {glued[2]}`"
+            return [Problem(layer.place(key), item, f"there is no key `{name}`", fix)]
         close = [*_also_called(name, schema), *nearest(name, list(schema))]
         fix = f"write {close[0]}" if close else f"it takes {', '.join(schema)}"
         return [Problem(layer.place(key), item, f"there is no key `{name}`", fix)]
     if error["type"] == "missing":
+        if any(str(given).startswith(f"{name}:") for given in error["input"]):
+            return []  # its space after the colon is missing, which is said
         return [
             Problem(layer.place(place[:size]), item, f"the key `{name}` is missing", f"it takes {words(schema[name])}")
         ]

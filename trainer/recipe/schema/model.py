@@ -178,6 +178,12 @@ class ModelSection(Section):
             raise ValueError(
                 f"num_attention_heads {self.num_attention_heads} is not a multiple of num_key_value_heads {kv}"
             )
+        if self.has_own_dimensions and self.hidden_size // self.num_attention_heads % 2:
+            turns = "retention turns" if self.architecture == "retnet" else "rotary positions turn"
+            raise ValueError(
+                f"hidden_size {self.hidden_size} over num_attention_heads {self.num_attention_heads} is odd: {turns} pairs of "
+                "channels"
+            )
         if self.architecture == "retnet" and self.name_or_path is None:
             self._require_retention()
         return self
@@ -194,11 +200,6 @@ class ModelSection(Section):
             raise ValueError("rope scales the positions of attention, and retention counts none: leave rope out")
         if self.num_key_value_heads is not None:
             raise ValueError("heads of retention share no keys and values: leave num_key_value_heads out")
-        if self.hidden_size // self.num_attention_heads % 2:
-            raise ValueError(
-                f"hidden_size {self.hidden_size} over num_attention_heads {self.num_attention_heads} is odd: "
-                "retention turns pairs of channels"
-            )
         if self.attn_implementation == "flash_attention_2":
             raise ValueError("retnet has no attention: leave attn_implementation out")
 

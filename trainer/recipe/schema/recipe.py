@@ -72,8 +72,10 @@ class Recipe(Section):
         if unknown := sorted(self.train.loss_weights.keys() - {TEXT, *self.model.modalities}):
             known = f"write {', '.join([TEXT, *self.model.modalities])}" if self.model.modalities else "name them there"
             raise ValueError(
-                f"train.loss_weights: {unknown[0]} is no modality of model.new_tokens, a mapping such as {{image: 8192}}: {known}"
+                f"train.loss_weights names {unknown[0]}, which is no modality of model.new_tokens, a mapping such as {{image: 8192}}: {known}"
             )
+        if not any(self.train.loss_weights.get(name, 1.0) for name in (TEXT, *self.model.modalities)):
+            raise ValueError("train.loss_weights has zeros alone: no target would count, and nothing would be learned")
         check_extra_loss(self)
         if not self.model.without_effect and self.data.max_length > self.model.longest:
             raise ValueError(

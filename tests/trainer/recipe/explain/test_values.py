@@ -96,6 +96,11 @@ def test_booleans_are_values_where_a_field_takes_them(right: str) -> None:
     assert not any("expected" in each.what for each in problems("data.source=local", "train.max_steps=3", right))
 
 
+def test_what_has_no_space_after_its_colon_is_not_missed_as_well() -> None:
+    found = problems("data.source=packaged", "train.max_steps=3", "train.length_stages=[{max_length:16,steps: 2}]")
+    assert [each.what for each in found] == ["there is no key `max_length:16`"]
+
+
 def test_values_are_shown_as_written_and_cut() -> None:
     assert shown("a") == "'a'"
     assert shown(1e-3, "1.0e-3") == "1.0e-3"
@@ -129,6 +134,7 @@ SEVERAL = ("data.source=local", "train.max_steps=3")
             "write name for a data set of the hub, path for files",
         ),
         ("[{hub: a/b}]", "data.sources.0", "there is no key `hub`", "write name"),
+        ("[{path: a, weight:2}]", "data.sources.0", "there is no key `weight:2`", "after the colon: `weight: 2`"),
         ("[]", "data.sources", "expected a list of mappings of 1 item or more or null, got []", ""),
         ("[{path: a, weight: true}]", "data.sources.0.weight", "expected a number > 0, got true", ""),
         ("[{path: a, delimiter: ';;'}]", "data.sources.0.delimiter", "text of at most 1 letter or null, got ';;'", ""),
