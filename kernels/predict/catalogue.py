@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from galore.kernels.ops.sixteen import CHUNK
 from galore.kernels.rules.adam import AdamRule
 from galore.kernels.storage.blockwise import BLOCK_SIZE
 from galore.kernels.storage.coded import WIDTH, Coded, empty_codes
@@ -33,8 +34,10 @@ from galore.kernels.triton.quantize import (
     dequantize_plan,
     dequantize_weight_plan,
     expand_plan,
+    from_sixteen_plan,
     quantize_plan,
     quantize_weight_plan,
+    to_sixteen_plan,
 )
 from galore.kernels.triton.tile import Tile
 from galore.kernels.triton.tuning import tile_for
@@ -132,6 +135,7 @@ def cases() -> Iterator[Case]:
         for kind in STATES:
             yield f"adam {kind} {label}", adam(b, r, kind)
         yield from ((f"{name} {label}", plan) for name, plan in _quantizers(a, b))
+        yield from ((f"{name} {label}", plan) for name, plan in _sixteen(a, b))
         yield from ((f"{name} {label}", plan) for name, plan in _eight(b, a))
         yield from ((f"{name} {label}", plan) for name, plan in _fused(a, b))
     yield from ((f"{name} wide", plan) for name, plan in _norms(64, 8192))
@@ -186,6 +190,16 @@ def _norms(rows: int, width: int) -> Iterator[Case]:
     x, gain, r = meta(rows, width), meta(width), meta(rows, dtype=torch.float32)
     yield "norm", rms_norm_plan(x, r, x, gain, 1e-6)
     yield "norm backward", rms_norm_backward_plan(x, meta(64, width, dtype=torch.float32), x, x, gain, r, True)
+
+
+def _sixteen(m: int, n: int) -> Iterator[Case]:
+    """A momentum in sixteen values, along its rows and across them."""
+    codes, rows, columns, partial = meta(m, n // 2, dtype=torch.uint8), *(
+        meta(*shape, dtype=torch.float32) for shape in ((m,), (n,), (-(-m // CHUNK), n))
+    )
+    for name, x in (("along", meta(m, n, dtype=torch.float32)), ("across", meta(n, m, dtype=torch.float32).mT)):
+        yield f"to sixteen {name}", to_sixteen_plan(codes, rows, columns, x, partial)
+    yield "from sixteen", from_sixteen_plan(meta(m, n, dtype=torch.float32), codes, rows, columns)
 
 
 def _quantizers(m: int, n: int) -> Iterator[Case]:
