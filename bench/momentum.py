@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from galore.kernels.ops.compressed import compress, expand
-from galore.kernels.rules.orthogonalize import momentum_, orthogonalize
 from galore.kernels.ops.sixteen import decode, encode_
+from galore.kernels.rules.orthogonalize import momentum_, orthogonalize
 from galore.kernels.storage import sixteen
 from galore.trainer.optim.parts.inner import NormuonInner
 

@@ -62,6 +62,7 @@ EIGHT = (
     "product e4m3 rows even",
     "regroup across even",
 )
+SIXTEEN = ("to sixteen along even", "to sixteen across ragged", "from sixteen even")
 FUSED = ("norm even", "norm backward even", "swiglu backward even", "rotary even", "softmax even")
 
 
@@ -143,7 +144,7 @@ def cases() -> Iterator[Case]:
 
 def essential() -> list[Case]:
     """The cases that stand for all on cards other than the one that tiles are chosen for."""
-    others = ("adam dynamic ragged", "adam e4m3 even", *EIGHT, *FUSED)
+    others = ("adam dynamic ragged", "adam e4m3 even", *EIGHT, *SIXTEEN, *FUSED)
     return [case for case in cases() if case[0].endswith("left even") or case[0] in others]
 
 
@@ -194,12 +195,12 @@ def _norms(rows: int, width: int) -> Iterator[Case]:
 
 def _sixteen(m: int, n: int) -> Iterator[Case]:
     """A momentum in sixteen values, along its rows and across them."""
-    codes, rows, columns, partial = meta(m, n // 2, dtype=torch.uint8), *(
-        meta(*shape, dtype=torch.float32) for shape in ((m,), (n,), (-(-m // CHUNK), n))
-    )
-    for name, x in (("along", meta(m, n, dtype=torch.float32)), ("across", meta(n, m, dtype=torch.float32).mT)):
-        yield f"to sixteen {name}", to_sixteen_plan(codes, rows, columns, x, partial)
-    yield "from sixteen", from_sixteen_plan(meta(m, n, dtype=torch.float32), codes, rows, columns)
+    shapes = ((m,), (n,), (-(-m // CHUNK), n), (m, n), (n, m))
+    rows, columns, partial, along, across = (meta(*shape, dtype=torch.float32) for shape in shapes)
+    codes = meta(m, n // 2, dtype=torch.uint8)
+    yield "to sixteen along", to_sixteen_plan(codes, rows, columns, along, partial)
+    yield "to sixteen across", to_sixteen_plan(codes, rows, columns, across.mT, partial)
+    yield "from sixteen", from_sixteen_plan(along, codes, rows, columns)
 
 
 def _quantizers(m: int, n: int) -> Iterator[Case]:

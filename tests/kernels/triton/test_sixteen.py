@@ -70,6 +70,15 @@ def test_sizes_and_codes_against_float64(machine, shape, across):
         assert int((found - codes).abs().max()) <= 1
 
 
+def test_many_chunks_of_rows_are_added_up(machine):
+    """More than a tile holds at a time."""
+    partial, columns = torch.rand(37, 10), torch.full((10,), torch.nan)
+    codes, rows, x = torch.zeros(74, 5, dtype=torch.uint8), torch.ones(74), torch.ones(74, 10)
+    plan = machine.kernels.quantize.to_sixteen_plan(codes, rows, columns, x, partial)
+    machine.run(plan[2:3])
+    torch.testing.assert_close(columns, (partial.double().sum(0) / 74).sqrt().float(), rtol=EPS, atol=0)
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_numbers_are_read_as_torch_reads_them(machine, shape):
     kept = by_torch(momentum(*shape))
@@ -79,7 +88,7 @@ def test_numbers_are_read_as_torch_reads_them(machine, shape):
 
 
 def test_every_value_and_both_sides_of_every_edge(machine):
-    """Rows of ±1 beside each number, and columns of them, so that sizes are known to the last bit."""
+    """With sizes of 1, which are given to the kernel that finds codes."""
     values, edges = (of(torch.device("cpu")) for of in (sixteen.values, sixteen.bounds))
     x = torch.cat([values, edges, *(torch.nextafter(edges, torch.tensor(end)) for end in (9.0, -9.0)), edges[:3]])
     x = x[:, None].repeat(1, 8).view(16, -1)
@@ -114,6 +123,7 @@ def test_rows_and_columns_of_zeros_stay_so(machine):
     assert bool(back.isfinite().all())
 
 
+@pytest.mark.filterwarnings("ignore:invalid value encountered in divide:RuntimeWarning")
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 def test_what_is_not_finite_is_not_lost(machine, bad):
     x = momentum(4, 8)
