@@ -15,20 +15,21 @@ TINY = tl.constexpr(1.1754944e-38)  # instead of a division by zero
 
 @triton.jit
 def row_sizes_kernel(R, X, M, N, sxm, sxn, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """R (M,) ← √mean X² of rows of X (M, N), of ratios to a row's largest number, whose squares are in range."""
+    """R (M,) ← √mean X² of rows of X (M, N); what is squared are ratios to the largest number that a lane has met."""
     row, column = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, COLUMNS)
     at = X + row[:, None] * sxm + column[None, :] * sxn
     largest = tl.full((ROWS, COLUMNS), TINY, tl.float32)
-    for first in range(0, N, COLUMNS):
-        here = (row < M)[:, None] & (first + column < N)[None, :]
-        largest = tl.maximum(largest, tl.abs(read(at + first * sxn, here)))
-    top = tl.max(largest, axis=1)
     squares = tl.zeros((ROWS, COLUMNS), tl.float32)
     for first in range(0, N, COLUMNS):
-        here = (row < M)[:, None] & (first + column < N)[None, :]
-        ratio = tl.div_rn(read(at + first * sxn, here), top[:, None])
-        squares += ratio * ratio
-    tl.store(R + row, tl.sqrt_rn(tl.div_rn(tl.sum(squares, axis=1), N * 1.0)) * top, mask=row < M)
+        x = read(at + first * sxn, (row < M)[:, None] & (first + column < N)[None, :])
+        larger = tl.maximum(largest, tl.abs(x))
+        shrunk, ratio = tl.div_rn(largest, larger), tl.div_rn(x, larger)
+        squares = squares * (shrunk * shrunk) + ratio * ratio
+        largest = larger
+    top = tl.max(largest, axis=1)
+    shrunk = tl.div_rn(largest, top[:, None])
+    mean = tl.div_rn(tl.sum(squares * (shrunk * shrunk), axis=1), N * 1.0)
+    tl.store(R + row, tl.sqrt_rn(mean) * top, mask=row < M)
 
 
 @triton.jit
