@@ -14,7 +14,7 @@ from galore.kernels.storage import sixteen
 
 EPS = 3e-7  # fp32 sums in another order
 EDGE = 1e-5  # of a number of the size 1 from what lies between two values: nearer, either is right
-SHAPES = [(5, 2), (130, 70), (3, 1030)]  # rows and columns of a tile and some more, two chunks of rows
+SHAPES = [(1, 6), (130, 70), (3, 1030)]  # rows and columns of a tile and some more, two chunks of rows
 LAYOUTS = pytest.mark.parametrize("across", [False, True], ids=["along", "across"])
 
 
