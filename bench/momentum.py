@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from galore.kernels.ops.compressed import compress, expand
+from galore.kernels.ops.sixteen import decode, encode_
 from galore.kernels.rules.orthogonalize import momentum_, orthogonalize
 from galore.kernels.storage import sixteen
 from galore.trainer.optim.parts.inner import NormuonInner
@@ -56,8 +57,8 @@ def of_one_size(further: Format) -> Format:
 
 def by_sixteen(x: Tensor) -> Tensor:
     codes, rows, columns = torch.empty(len(x), x.shape[1] // 2, dtype=torch.uint8), x[:, 0].clone(), x[0].clone()
-    sixteen.quantize_(codes, rows, columns, x)
-    return sixteen.dequantize(codes, rows, columns)
+    encode_(codes, rows, columns, x)
+    return decode(codes, rows, columns)
 
 
 FORMATS: dict[str, Format] = {

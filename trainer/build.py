@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from galore.kernels.cuda import prepare_cuda
 from galore.kernels.ops.dispatch import ENVIRONMENT, BackendError
-from galore.kernels.ops.paths import summary
+from galore.kernels.ops.paths import momenta, summary
 from galore.kernels.storage import blockwise
 from galore.trainer.checkpoint import identity
 from galore.trainer.checkpoint.checkpoint import Checkpoint, newest_state, newest_verified, tidy, told
@@ -202,12 +202,19 @@ def _told(recipe: Recipe, model: nn.Module, optimizer: GaLoreAdamW, device: torc
     lines += _paths(optimizer, device)
     if recipe.optim.state_dtype in ("8bit", "4bit"):
         lines.append("8-bit states: {} ({})".format(*blockwise.path()))
-    if recipe.optim.state_dtype == "4bit":
-        coded = sum(slot.inner.state_dtype == "4bit" for slot in optimizer.slots.values())
-        lines.append(f"4-bit momenta: of {counted(coded, 'matrix', 'matrices')}")
+    lines += _momenta(recipe, optimizer, device)
     if device.type == "cuda":
         lines.append(ask_for_expandable_segments(recipe.train.expandable_segments))
     return lines
+
+
+def _momenta(recipe: Recipe, optimizer: GaLoreAdamW, device: torch.device) -> list[str]:
+    """Which momenta are in 4 bits, and what stores them."""
+    coded = sum(slot.inner.state_dtype == "4bit" for slot in optimizer.slots.values())
+    parts = [f"of {counted(coded, 'matrix', 'matrices')}"] if recipe.optim.state_dtype == "4bit" else []
+    parts += ["what subspaces leave out"] if recipe.optim.residual == "joint-4bit" else []
+    _, path, why = momenta(device.type)
+    return [f"4-bit momenta: {' and '.join(parts)}; {path} ({why})"] if parts else []
 
 
 def _paths(optimizer: GaLoreAdamW, device: torch.device) -> list[str]:

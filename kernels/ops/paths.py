@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from galore.kernels.ops.dispatch import BackendError, Case, adam, choose, lift, project, unavailable
+from galore.kernels.ops.dispatch import BackendError, Case, adam, choose, lift, project, quantizer, unavailable
 from galore.kernels.ops.fused import softmax
 from galore.kernels.storage import blockwise
 
@@ -48,8 +48,14 @@ def explain(device: str, problems: Iterable[Problem] = ()) -> list[Path]:
         *[path for problem in problems or (_TYPICAL,) for path in _paths(torch.device(device), problem, gemm)],
         *([] if unavailable(torch.device(device)) else [_launch()]),
         Path("8-bit states", *blockwise.path()),
+        momenta(device),
         Path("subspace", "torch.linalg, fp32", "falls back to float64 eigh / QR, counted, where it does not converge"),
     ]
+
+
+def momenta(device: str) -> Path:
+    """What stores momenta in 4 bits, of fewer than 2³¹ elements each."""
+    return _path("4-bit momenta", "torch, row blocks", quantizer(torch.empty(0, device="meta")), torch.device(device))
 
 
 def _launch() -> Path:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from galore.kernels.ops.sixteen import CHUNK
 from galore.kernels.rules.adam import AdamRule
 from galore.kernels.storage.blockwise import BLOCK_SIZE
 from galore.kernels.storage.coded import WIDTH, Coded, empty_codes
@@ -33,8 +34,10 @@ from galore.kernels.triton.quantize import (
     dequantize_plan,
     dequantize_weight_plan,
     expand_plan,
+    from_sixteen_plan,
     quantize_plan,
     quantize_weight_plan,
+    to_sixteen_plan,
 )
 from galore.kernels.triton.tile import Tile
 from galore.kernels.triton.tuning import tile_for
@@ -59,6 +62,7 @@ EIGHT = (
     "product e4m3 rows even",
     "regroup across even",
 )
+SIXTEEN = ("to sixteen along even", "to sixteen across ragged", "from sixteen even")
 FUSED = ("norm even", "norm backward even", "swiglu backward even", "rotary even", "softmax even")
 
 
@@ -132,6 +136,7 @@ def cases() -> Iterator[Case]:
         for kind in STATES:
             yield f"adam {kind} {label}", adam(b, r, kind)
         yield from ((f"{name} {label}", plan) for name, plan in _quantizers(a, b))
+        yield from ((f"{name} {label}", plan) for name, plan in _sixteen(a, b))
         yield from ((f"{name} {label}", plan) for name, plan in _eight(b, a))
         yield from ((f"{name} {label}", plan) for name, plan in _fused(a, b))
     yield from ((f"{name} wide", plan) for name, plan in _norms(64, 8192))
@@ -139,7 +144,7 @@ def cases() -> Iterator[Case]:
 
 def essential() -> list[Case]:
     """The cases that stand for all on cards other than the one that tiles are chosen for."""
-    others = ("adam dynamic ragged", "adam e4m3 even", *EIGHT, *FUSED)
+    others = ("adam dynamic ragged", "adam e4m3 even", *EIGHT, *SIXTEEN, *FUSED)
     return [case for case in cases() if case[0].endswith("left even") or case[0] in others]
 
 
@@ -186,6 +191,16 @@ def _norms(rows: int, width: int) -> Iterator[Case]:
     x, gain, r = meta(rows, width), meta(width), meta(rows, dtype=torch.float32)
     yield "norm", rms_norm_plan(x, r, x, gain, 1e-6)
     yield "norm backward", rms_norm_backward_plan(x, meta(64, width, dtype=torch.float32), x, x, gain, r, True)
+
+
+def _sixteen(m: int, n: int) -> Iterator[Case]:
+    """A momentum in sixteen values, along its rows and across them."""
+    shapes = ((m,), (n,), (-(-m // CHUNK), n), (m, n), (n, m))
+    rows, columns, partial, along, across = (meta(*shape, dtype=torch.float32) for shape in shapes)
+    codes = meta(m, n // 2, dtype=torch.uint8)
+    yield "to sixteen along", to_sixteen_plan(codes, rows, columns, along, partial)
+    yield "to sixteen across", to_sixteen_plan(codes, rows, columns, across.mT, partial)
+    yield "from sixteen", from_sixteen_plan(along, codes, rows, columns)
 
 
 def _quantizers(m: int, n: int) -> Iterator[Case]:

@@ -130,6 +130,13 @@ def quantize_blocks(x: Tensor, values: Tensor, block: int = 256) -> tuple[Tensor
     return torch.cat(codes).to(torch.uint8), absmax
 
 
+def quantize_rows_and_columns(x: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """X (m, n) ≈ r c v[q] → codes q (m, n), r (m,) = √mean x² of rows, c (n,) = √mean (x / r)² of columns."""
+    rows = x.square().mean(1).sqrt()
+    columns = (x / rows[:, None]).square().mean(0).sqrt()
+    return nearest_code(x / rows[:, None] / columns, values), rows, columns
+
+
 def project_factors(p: Tensor, side: Tensor, other: Tensor) -> Tensor:
     """R (r, b) = (s P)ᵀ l = Pᵀ (sᵀ l): the projected gradient of a linear layer from its factors s (B, a), l (B, b)."""
     return (side @ p).mT @ other

@@ -39,7 +39,7 @@ def quantize_(codes: Tensor, rows: Tensor, columns: Tensor, x: Tensor) -> None:
     """Overwrite codes (m, n / 2) uint8, the earlier of two numbers in the lower half, and sizes by those of fp32 x."""
     for held, found in zip((rows, columns), sizes(x), strict=True):
         held.copy_(found)
-    between = _between(x.device)
+    between = bounds(x.device)
     inverse = columns.clamp_min(_TINY).reciprocal()
     for first, last in _blocks(x):
         part = (x[first:last] / rows[first:last, None].clamp_min(_TINY)).mul_(inverse)
@@ -47,29 +47,27 @@ def quantize_(codes: Tensor, rows: Tensor, columns: Tensor, x: Tensor) -> None:
         codes[first:last] = found[:, 0::2] | found[:, 1::2] << 4
 
 
-def dequantize(codes: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """fp32 (m, n) of codes (m, n / 2) and sizes."""
-    x = torch.empty(len(rows), len(columns), dtype=torch.float32, device=codes.device)
-    values = _values(codes.device)
+def dequantize_(x: Tensor, codes: Tensor, rows: Tensor, columns: Tensor) -> None:
+    """Overwrite fp32 x (m, n) by what codes (m, n / 2) and sizes say."""
+    table = values(codes.device)
     for first, last in _blocks(x):
         pairs = torch.stack([codes[first:last] & 15, codes[first:last] >> 4], dim=2)
-        found = torch.index_select(values, 0, pairs.view(-1).int()).view(last - first, -1)
+        found = torch.index_select(table, 0, pairs.view(-1).int()).view(last - first, -1)
         torch.mul(found.mul_(rows[first:last, None]), columns, out=x[first:last])
-    return x
 
 
 @functools.cache
-def _values(device: torch.device) -> Tensor:
-    """The sixteen values, ascending; kept, as a GPU is waited for when it is given numbers of the host's."""
+def values(device: torch.device) -> Tensor:
+    """Fp32 (16,), the values, ascending; kept, as a GPU is waited for when it is given numbers of the host's."""
     upper = torch.tensor(POSITIVE)
     return torch.cat([-upper.flip(0), upper]).to(device)
 
 
 @functools.cache
-def _between(device: torch.device) -> Tensor:
-    """What is nearer to the next value than to the one before begins here, (15,)."""
-    values = _values(torch.device("cpu"))
-    return ((values[1:] + values[:-1]) / 2).to(device)
+def bounds(device: torch.device) -> Tensor:
+    """Fp32 (15,), midpoints: what is nearer to the next value than to the one before begins here."""
+    ascending = values(torch.device("cpu"))
+    return ((ascending[1:] + ascending[:-1]) / 2).to(device)
 
 
 def _blocks(x: Tensor) -> Iterator[tuple[int, int]]:

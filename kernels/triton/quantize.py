@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from galore.kernels.storage.layout import group_size
+from galore.kernels.storage.sixteen import bounds, values
 from galore.kernels.triton.jit.quantize import (
     compress_kernel,
     dequantize_kernel,
@@ -16,6 +17,13 @@ from galore.kernels.triton.jit.quantize import (
     quantize_kernel,
     quantize_weight_kernel,
 )
+from galore.kernels.triton.jit.sixteen import (
+    column_sizes_kernel,
+    column_squares_kernel,
+    from_sixteen_kernel,
+    row_sizes_kernel,
+    to_sixteen_kernel,
+)
 from galore.kernels.triton.launch import Launch, blocks
 from galore.kernels.triton.states import SIGNED_BOUNDS, SIGNED_MAP, STATES, UNSIGNED_BOUNDS, UNSIGNED_MAP, tables
 
@@ -23,6 +31,8 @@ BLOCKS = 8  # of 256 elements, to a program
 GROUPS = 16  # of 128 elements, to a program
 FLAT = 1024  # elements to a program
 WEIGHT_ROWS = 16  # groups of a weight, to a program
+# Rows and columns of a tile of momenta: where rows are worked on, where columns are, and where a column lies together.
+LONG, HIGH, ACROSS = (4, 512), (16, 64), (64, 32)
 
 
 def quantize_plan(codes: Tensor, absmax: Tensor, value: Tensor, signed: bool) -> list[Launch]:
@@ -73,9 +83,48 @@ def dequantize_weight_plan(out: Tensor, codes: Tensor, scales: Tensor) -> list[L
     return [_flat(dequantize_weight_kernel, arguments, constants, blocks(out.numel(), FLAT))]
 
 
+def to_sixteen_plan(codes: Tensor, rows: Tensor, columns: Tensor, x: Tensor, partial: Tensor) -> list[Launch]:
+    """codes (m, n / 2) uint8, rows (m,) and columns (n,) fp32 ← x (m, n) fp32, any strides, as `sixteen.quantize_`.
+
+    `partial` (chunks, n) fp32 is overwritten: columns' squares of so many chunks of rows.
+    """
+    (m, n), chunks = x.shape, len(partial)
+    given: dict[str, Any] = {"X": x, "R": rows, "M": m, "N": n, "sxm": x.stride(0), "sxn": x.stride(1)}
+    along = x.stride(1) == 1
+    long, high = (LONG, HIGH) if along else (ACROSS, ACROSS)
+    added = {"C": columns, "PARTIAL": partial, "chunks": chunks, "M": m, "N": n}
+    coded = given | {"CODES": codes, "C": columns, "BOUNDS": bounds(x.device)}
+    return [
+        _tiled(row_sizes_kernel, given, long, (blocks(m, long[0]), 1)),
+        _tiled(
+            column_squares_kernel,
+            given | {"PARTIAL": partial, "each": blocks(m, chunks)},
+            high,
+            (chunks, blocks(n, high[1])),
+        ),
+        _tiled(column_sizes_kernel, added, HIGH, (blocks(n, HIGH[1]), 1)),
+        _tiled(to_sixteen_kernel, coded, long, (blocks(m, long[0]), blocks(n, long[1]))),
+    ]
+
+
+def from_sixteen_plan(out: Tensor, codes: Tensor, rows: Tensor, columns: Tensor) -> list[Launch]:
+    """out (m, n) fp32 ← what `to_sixteen_plan` stored."""
+    m, n = out.shape
+    arguments = {"OUT": out, "CODES": codes, "R": rows, "C": columns, "TABLE": values(out.device), "M": m, "N": n}
+    return [_tiled(from_sixteen_kernel, arguments, LONG, (blocks(m, LONG[0]), blocks(n, LONG[1])))]
+
+
+def _tiled(kernel: object, arguments: dict[str, Any], tile: tuple[int, int], grid: tuple[int, int]) -> Launch:
+    constants = {"ROWS": tile[0], "COLUMNS": tile[1]}
+    return Launch(kernel, grid, arguments, constants, warps=4, bytes=_touched(arguments))
+
+
 def _flat(kernel: object, arguments: dict[str, Any], constants: dict[str, int], programs: int) -> Launch:
-    touched = sum(x.nbytes for x in arguments.values() if isinstance(x, Tensor))
-    return Launch(kernel, (programs, 1), {**arguments}, constants, warps=4, bytes=touched)
+    return Launch(kernel, (programs, 1), {**arguments}, constants, warps=4, bytes=_touched(arguments))
+
+
+def _touched(arguments: dict[str, Any]) -> int:
+    return sum(x.nbytes for x in arguments.values() if isinstance(x, Tensor))
 
 
 def _kind(codes: Tensor) -> tuple[str, Tensor]:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from galore.kernels.model.cross_entropy import linear_loss
 from galore.kernels.storage import rounding
 from galore.trainer.optim import GaLoreAdamW, galore_groups, hand_over_int8, project_in_backward, to_int8
+from galore.trainer.optim.parts import storage
 
 ROWS, WIDTH, VOCABULARY, STEPS = 32, 24, 50, 4
 CASES: dict[str, dict[str, Any]] = {
@@ -40,8 +41,8 @@ CASES: dict[str, dict[str, Any]] = {
     "orthogonal": {"residual": "orthogonal"},
     "joint": {"residual": "joint", "inner": "muon"},
     "normed": {"residual": "joint", "inner": "normuon"},
-    "in parts": {"residual": "joint-4bit", "inner": "normuon"},
-    "4bit": {"rank": None, "inner": "muon", "state_dtype": "4bit"},
+    "in parts": {"residual": "joint-4bit", "inner": "normuon", "smallest_quantized": 1000},
+    "4bit": {"rank": None, "inner": "muon", "state_dtype": "4bit", "smallest_quantized": 1000},
     "racs": {"inner": "racs"},
     "scale": {"rank": None, "inner": "scale"},
     "muon": {"inner": "muon"},
@@ -78,10 +79,12 @@ def carried_out(
     int8: bool = False,
     by_factors: bool = True,
     inner: str = "adamw",
+    smallest_quantized: int = storage.SMALLEST_QUANTIZED,
     **options: Any,
 ) -> tuple[Tensor, dict[str, int]]:
     """How far all weights went in some steps of two micro-batches; what was waited for in the last one, no layer's turn."""
     torch.manual_seed(0)
+    storage.SMALLEST_QUANTIZED = smallest_quantized
     model = Network().to(dtype)
     if int8:
         for layer in (model.up, model.gate):

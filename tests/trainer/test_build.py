@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 import pytest
 import torch
 
+from galore.trainer import build
 from galore.trainer.common.errors import UserError
 from galore.trainer.machine.device import THREADS_PER_CORE, choose_threads
+from galore.trainer.optimizer import attach_optimizer
+from galore.trainer.recipe.load import LoadedRecipe
 
 
 def test_threads_are_chosen_within_reason(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -21,3 +25,25 @@ def test_threads_are_chosen_within_reason(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(UserError, match=r"train.num_threads: is 1000, on 2 cores\n  → lower it to 32"):
         choose_threads(1000)
     assert chosen == [32]
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (("optim.method=full", "optim.inner=normuon", "optim.state_dtype=4bit"), "of 14 matrices"),
+        (("optim.inner=normuon", "optim.residual=joint-4bit"), "what subspaces leave out"),
+        ((), None),
+    ],
+)
+def test_what_stores_momenta_in_4_bits_is_told(
+    tiny: Callable[..., LoadedRecipe], settings: tuple[str, ...], expected: str | None
+) -> None:
+    loaded = tiny("optim.method=galore", *settings)
+    model, _ = build.build_model(loaded.recipe, 256, "meta", loaded.base_dir)
+    optimizer = attach_optimizer(model, loaded.recipe, 1)
+    for kind, path in (
+        ("cpu", "torch, row blocks (Triton's kernels are for CUDA, not cpu)"),
+        ("cuda", "triton (one pass)"),
+    ):
+        told = build._momenta(loaded.recipe, optimizer, torch.device(kind))
+        assert told == ([] if expected is None else [f"4-bit momenta: {expected}; {path}"])

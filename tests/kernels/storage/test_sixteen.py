@@ -14,7 +14,9 @@ def kept(x: Tensor) -> Tensor:
     codes = torch.zeros(len(x), x.shape[1] // 2, dtype=torch.uint8)
     rows, columns = torch.zeros(len(x)), torch.zeros(x.shape[1])
     sixteen.quantize_(codes, rows, columns, x)
-    return sixteen.dequantize(codes, rows, columns)
+    found = torch.full(x.shape, torch.nan)
+    sixteen.dequantize_(found, codes, rows, columns)
+    return found
 
 
 def error(x: Tensor) -> float:
@@ -35,7 +37,7 @@ def test_error_is_that_of_sixteen_values_of_a_normal_distribution() -> None:
 def test_values_are_the_least_squared_error_of_a_normal_distribution() -> None:
     """Each is the mean of what is brought to it."""
     x = torch.randn(2_000_000, dtype=torch.float64)
-    values = sixteen._values(torch.device("cpu")).double()
+    values = sixteen.values(torch.device("cpu")).double()
     nearest = (x[:, None] - values).abs().argmin(1)
     for number, value in enumerate(values):
         assert float(x[nearest == number].mean()) == pytest.approx(float(value), abs=0.02)

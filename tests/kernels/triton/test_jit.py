@@ -9,9 +9,9 @@ from kernel_machines import Interpreter
 from triton.runtime.jit import JITFunction
 
 from galore.kernels.predict import catalogue
-from galore.kernels.triton.jit import adam, codes, eight, fused, lift, memory, product, quantize, rounding
+from galore.kernels.triton.jit import adam, codes, eight, fused, lift, memory, product, quantize, rounding, sixteen
 
-FILES = (adam, codes, eight, fused, lift, memory, product, quantize, rounding)
+FILES = (adam, codes, eight, fused, lift, memory, product, quantize, rounding, sixteen)
 SMALL = {"EVEN": (64, 256, 32), "RAGGED": (50, 90, 20)}
 
 

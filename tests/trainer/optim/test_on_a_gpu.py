@@ -32,7 +32,16 @@ ROUGH = {
     "in parts": 0.05,
     "4bit": 0.05,
 }
+SIXTEEN = {
+    "row_sizes_kernel",
+    "column_squares_kernel",
+    "column_sizes_kernel",
+    "to_sixteen_kernel",
+    "from_sixteen_kernel",
+}
 LAUNCHED = {
+    "4bit": SIXTEEN,
+    "in parts": SIXTEEN,
     "8bit": {"adam_kernel"},
     "int4": {"adam_kernel", "product_kernel", "compress_kernel", "expand_kernel"},
     "compensated": {"adam_kernel", "lift_kernel"},

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from galore.kernels.family import ProjectorDtype, StateDtype
+from galore.kernels.ops import sixteen
 from galore.kernels.ops.compressed import compress, expand
-from galore.kernels.storage import blockwise, sixteen
+from galore.kernels.storage import blockwise
 from galore.kernels.storage.layout import GROUP
 from galore.kernels.storage.moments import Moments, Storage, storage
 
@@ -61,7 +62,7 @@ def moments(state: dict[str, Tensor]) -> Moments:
 def read_moment(state: dict[str, Tensor], name: str) -> Tensor:
     """Moment `name` as a whole, in fp32."""
     if f"{name}_rows" in state:
-        return sixteen.dequantize(*_in_sixteen(state, name))
+        return sixteen.decode(*_in_sixteen(state, name))
     shape = state[name].shape
     return moment(state, name).read(0, shape.numel()).view(shape)
 
@@ -69,7 +70,7 @@ def read_moment(state: dict[str, Tensor], name: str) -> Tensor:
 def write_moment(state: dict[str, Tensor], name: str, value: Tensor) -> None:
     """Store fp32 `value` as the whole of moment `name`."""
     if f"{name}_rows" in state:
-        sixteen.quantize_(*_in_sixteen(state, name), value)
+        sixteen.encode_(*_in_sixteen(state, name), value)
     else:
         moment(state, name).write(0, value.numel(), value.reshape(-1))
 
