@@ -202,19 +202,22 @@ def _told(recipe: Recipe, model: nn.Module, optimizer: GaLoreAdamW, device: torc
     lines += _paths(optimizer, device)
     if recipe.optim.state_dtype in ("8bit", "4bit"):
         lines.append("8-bit states: {} ({})".format(*blockwise.path()))
-    lines += _momenta(recipe, optimizer, device)
+    lines += _momenta(optimizer, device)
     if device.type == "cuda":
         lines.append(ask_for_expandable_segments(recipe.train.expandable_segments))
     return lines
 
 
-def _momenta(recipe: Recipe, optimizer: GaLoreAdamW, device: torch.device) -> list[str]:
-    """Which momenta are in 4 bits, and what stores them."""
-    coded = sum(slot.inner.state_dtype == "4bit" for slot in optimizer.slots.values())
-    parts = [f"of {counted(coded, 'matrix', 'matrices')}"] if recipe.optim.state_dtype == "4bit" else []
-    parts += ["what subspaces leave out"] if recipe.optim.residual == "joint-4bit" else []
+def _momenta(optimizer: GaLoreAdamW, device: torch.device) -> list[str]:
+    """Of how many matrices momenta are in 4 bits as was asked for, of how many they are not, and what stores them."""
+    asked = {slot for slot in optimizer.slots.values() if slot.inner.state_dtype == "4bit"}
+    asked |= {slot for slot in optimizer.projected if slot.weight.group["residual"] == "joint-4bit"}
+    if not asked:
+        return []
+    coded = sum(any(name.endswith("_rows") for name in slot.planned_state()) for slot in asked)
+    rest = f", of {len(asked) - coded} that are small or odd in more bits" if coded < len(asked) else ""
     _, path, why = momenta(device.type)
-    return [f"4-bit momenta: {' and '.join(parts)}; {path} ({why})"] if parts else []
+    return [f"4-bit momenta: of {counted(coded, 'matrix', 'matrices')}{rest}; {path} ({why})"]
 
 
 def _paths(optimizer: GaLoreAdamW, device: torch.device) -> list[str]:

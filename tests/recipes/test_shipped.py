@@ -11,6 +11,7 @@ from galore.trainer.fit.hostmemory import host_profile
 from galore.trainer.fit.predict import profile_on
 from galore.trainer.machine.cards import card
 from galore.trainer.recipe.load import load_recipe
+from galore.trainer.recipe.methods import METHODS
 from galore.trainer.recipe.schema.recipe import Recipe
 from galore.trainer.recipe.shipped import FOLDER, about, shipped_names
 from galore.trainer.tasks.glue import TASKS
@@ -20,6 +21,7 @@ SIZES = ["60m", "130m", "350m", "1b", "7b"]
 
 CARDS = {  # GiB that each may take of its card, with the context
     "llama-7b-24gb": ("rtx4090", 22.0, 1024),
+    "llama-7b-24gb-normuon": ("rtx4090", 19.0, 256),
     "llama-7b-16gb": ("rtx4080", 14.0, 512),
     "llama-7b-12gb": ("rtx4070", 10.5, 256),
     "llama-7b-24gb-100k": ("rtx4090", 21.5, 256),
@@ -44,9 +46,12 @@ PAPER = {
 
 
 def test_names() -> None:
-    variants = ["", "-full", "-galore", "-galore-8bit", "-lora"]
+    variants = ["", "-full", "-galore", "-galore-8bit", "-lora", "-normuon"]
     expected = [f"llama-{size}{variant}" for size in SIZES for variant in variants]
     expected.remove("llama-7b-full")  # 50 GiB of weights, gradients and states: no single consumer GPU holds them
+    expected.remove(
+        "llama-7b-normuon"
+    )  # 1,024 tokens at a time would move a whole gradient for each: see the -24gb- one
     variants = ["", "-frugal-r4", "-full", "-galore-r4", "-galore-r8", "-lora-r8"]
     glue = [f"roberta-glue{variant}" for variant in variants]
     named = ["demo", "continue-pretraining", "extend-context", "finetune-chat", "finetune-instruct"]
@@ -73,7 +78,11 @@ def test_editor_header_points_to_the_schema_beside_it(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in NAMES if name.count("-") > 1])
 def test_variants_are_derived_not_cloned(name: str) -> None:
     text = (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
-    derived = dict.fromkeys(RAM, "llama-13b-24gb") | {"llama-13b-24gb": "llama-7b", LONG: "llama-7b-12gb"}
+    derived = dict.fromkeys(RAM, "llama-13b-24gb") | {
+        "llama-13b-24gb": "llama-7b",
+        LONG: "llama-7b-12gb",
+        "llama-7b-24gb-normuon": "llama-7b-24gb",
+    }
     parent = derived.get(name, "-".join(name.split("-")[:2]))
     assert f"\nextends: {parent}\n" in text
     assert len(text.splitlines()) < (10 if name.startswith("llama") and name not in CARDS else 30)
@@ -137,10 +146,20 @@ def test_variants_differ_in_the_method_only(size: str) -> None:
         recipe = load_recipe(name).recipe
         assert recipe.model_copy(update={"optim": base.optim}) == base
         method = name.split("-")[2]
-        assert recipe.optim.method == method
+        assert recipe.optim.method == ("galore" if method == "normuon" else method)
         assert recipe.optim.state_dtype == ("8bit" if name.endswith("8bit") else "float32")
-        assert recipe.optim.effective_scale == (0.25 if method == "galore" else 1.0)
+        if method != "normuon":
+            assert recipe.optim.effective_scale == (0.25 if method == "galore" else 1.0)
         assert bool(recipe.optim.train_modules) is (method == "lora")
+
+
+@pytest.mark.parametrize("size", SIZES[:-1])
+def test_matrices_under_normuon_move_at_eight_times_the_rate_of_adamw(size: str) -> None:
+    """As `trainer/recipe/methods.py` has it for a rule that orthogonalizes."""
+    found, control = (load_recipe(f"llama-{size}-{name}").recipe.optim for name in ("normuon", "full"))
+    rate = METHODS["normuon-joint-4bit"].rate
+    assert found.learning_rate * found.effective_scale == pytest.approx(rate * control.learning_rate)
+    assert (found.inner, found.residual, found.rank) == ("normuon", "joint-4bit", 0.0625)
 
 
 def test_demo_needs_no_network_and_fits_a_laptop() -> None:

@@ -27,12 +27,24 @@ def test_threads_are_chosen_within_reason(monkeypatch: pytest.MonkeyPatch) -> No
     assert chosen == [32]
 
 
+NARROW = ("model.hidden_size=32", "model.intermediate_size=48", "optim.rank=8")
+WIDE = ("model.hidden_size=64", "model.intermediate_size=96", "optim.rank=8")
+
+
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        (("optim.method=full", "optim.inner=normuon", "optim.state_dtype=4bit"), "of 14 matrices"),
-        (("optim.inner=normuon", "optim.residual=joint-4bit"), "what subspaces leave out"),
-        ((), None),
+        (("optim.method=full", "optim.inner=normuon", "optim.state_dtype=4bit", *WIDE), "of 14 matrices"),
+        (("optim.inner=normuon", "optim.residual=joint-4bit", *WIDE), "of 14 matrices"),
+        (
+            ("optim.inner=normuon", "optim.residual=joint-4bit", *WIDE, "model.intermediate_size=33"),
+            "of 8 matrices, of 6 that are small or odd in more bits",
+        ),
+        (
+            ("optim.inner=normuon", "optim.residual=joint-4bit", *NARROW),
+            "of 0 matrices, of 14 that are small or odd in more bits",
+        ),
+        (WIDE, None),
     ],
 )
 def test_what_stores_momenta_in_4_bits_is_told(
@@ -45,5 +57,5 @@ def test_what_stores_momenta_in_4_bits_is_told(
         ("cpu", "torch, row blocks (Triton's kernels are for CUDA, not cpu)"),
         ("cuda", "triton (one pass)"),
     ):
-        told = build._momenta(loaded.recipe, optimizer, torch.device(kind))
+        told = build._momenta(optimizer, torch.device(kind))
         assert told == ([] if expected is None else [f"4-bit momenta: {expected}; {path}"])

@@ -124,4 +124,7 @@ def _check(name: str, parameter: Tensor, group: dict[str, Any]) -> None:
     if parameter.dtype == torch.int8 and group["rank"] is None:
         raise ValueError(f"{name} is kept in int8, and can only be trained projected: give its group a rank")
     if INNER_RULES[group["inner"]].matrices_only and parameter.ndim < 2:
-        raise ValueError(f"{name} of shape {tuple(parameter.shape)} is no matrix, which inner={group['inner']!r} needs")
+        raise ValueError(
+            f"{name} of shape {tuple(parameter.shape)} is no matrix, which inner={group['inner']!r} needs: as a keyword of "
+            "`galore_groups`, inner is for the target weights alone"
+        )
