@@ -32,10 +32,13 @@ from galore.trainer.optim.projected import ProjectedSlot
 from galore.trainer.parallel.partedtraffic import parted_traffic, units
 from galore.trainer.parallel.traffic import traffic
 from galore.trainer.parameters import clamped_ranks, left_full_rank, parameter_table, whole_gradients
-from galore.trainer.recipe.methods import described
+from galore.trainer.recipe.methods import ADAPTED, described
+from galore.trainer.recipe.schema.optim import OptimSection
 from galore.trainer.recorder import Meter
 
 PACKAGES = ("torch", "transformers", "tokenizers", "peft", "bitsandbytes", "safetensors")
+
+RATE_OF_WHOLE_WEIGHTS = 3e-5  # of a trained model, at most
 
 
 def header(run: Run, meter: Meter, memory: str) -> dict[str, Any]:
@@ -125,6 +128,7 @@ def notes(run: Run) -> list[str]:
         *left_full_rank(run.optimizer, recipe.optim.target_modules),
         *whole_gradients(run.optimizer, recipe),
         *_one_subspace(run),
+        *_slow_adapters(run.recipe.optim),
         *_cut_off(run),
         *_rows_of_no_token(run),
         *_new_tokens(run),
@@ -178,6 +182,17 @@ def _one_subspace(run: Run) -> list[str]:
     tenth = run.total_steps // 10
     fix = f"; optim.update_proj_gap={tenth} is a tenth of the run" if tenth else ""
     return [f"subspaces are refreshed every {counted(gap, 'step')}, and the run has {run.total_steps:,}{fix}"]
+
+
+def _slow_adapters(optim: OptimSection) -> list[str]:
+    """A note on adapters at a rate of whole weights, as where a recipe was of another method."""
+    if optim.method != "lora" or optim.learning_rate > RATE_OF_WHOLE_WEIGHTS:
+        return []
+    usual = f"{ADAPTED * optim.learning_rate:g}"
+    return [
+        f"optim.learning_rate {optim.learning_rate:g} is one of whole weights, and adapters learn at ten times as much mostly: "
+        f"optim.learning_rate={usual}"
+    ]
 
 
 def adapter_notes(run: Run) -> list[str]:

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from galore.kernels.ops.dispatch import ENVIRONMENT
-from galore.trainer.facts import _cut_off, _kernels, _rows_of_no_token, data_line
+from galore.trainer.facts import _cut_off, _kernels, _rows_of_no_token, _slow_adapters, data_line
+from galore.trainer.recipe.schema.optim import OptimSection
 
 ONE = {"train": 1, "validation": 1}
 PLURAL = re.compile(r"(?<![\d,.])1 [a-z-]+s\b")
@@ -70,3 +71,11 @@ def test_rows_that_no_token_has_are_told(monkeypatch: pytest.MonkeyPatch) -> Non
     (note,) = _rows_of_no_token(planned("packed", 4, 32_000))
     assert "32,000 rows, the tokenizer 300 ids: model.vocab_size=null" in note
     assert not _rows_of_no_token(planned("packed", 4, 600)) + _rows_of_no_token(planned("packed", 4))
+
+
+def test_adapters_at_a_rate_of_whole_weights_are_told() -> None:
+    (note,) = _slow_adapters(OptimSection(method="lora", learning_rate=1e-5))
+    assert "optim.learning_rate 1e-05 is one of whole weights" in note
+    assert note.endswith("optim.learning_rate=0.0001")
+    assert not _slow_adapters(OptimSection(method="lora", learning_rate=1e-4))
+    assert not _slow_adapters(OptimSection(learning_rate=1e-5))
