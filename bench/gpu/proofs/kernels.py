@@ -18,7 +18,7 @@ from gpu.shapes import EPS, compared
 
 ROOT = Path(__file__).parents[3]
 TESTS = (
-    *(f"triton/test_{name}.py" for name in ("product", "adam", "lift", "quantize", "eight", "fused")),
+    *(f"triton/test_{name}.py" for name in ("product", "adam", "lift", "quantize", "sixteen", "eight", "fused")),
     "test_host.py",
     "model/test_segments.py",
     "predict/test_timed.py",
