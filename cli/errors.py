@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from galore.cli.arguments import VerbGroup
-from galore.trainer.common.errors import RunFailed, UserError, system_error
+from galore.trainer.common.errors import FILE_LIMIT, RunFailed, UserError, system_error
 from galore.trainer.common.printable import masked, masked_logs, presentable, shortened
 from galore.trainer.common.reading import NotReadable
 from galore.trainer.machine.process import is_first, processes
@@ -49,7 +49,7 @@ REMEDIES = {
     errno.ENAMETOOLONG: "choose a shorter name",
     errno.ELOOP: "name a path whose links end somewhere",
     errno.EMFILE: "raise the limit of open files: ulimit -n 4096",
-    errno.EFBIG: "raise the limit of file sizes, ulimit -f unlimited, or choose another file system",
+    errno.EFBIG: FILE_LIMIT,
     errno.ENOLCK: "choose a file system with file locks",
 }
 

@@ -209,7 +209,7 @@ def _told(recipe: Recipe, model: nn.Module, optimizer: GaLoreAdamW, device: torc
 
 
 def _momenta(optimizer: GaLoreAdamW, device: torch.device) -> list[str]:
-    """Of how many matrices momenta are in 4 bits as was asked for, of how many they are not, and what stores them."""
+    """Numbers of matrices whose momenta are in 4 bits, and are not though that was asked for; what stores them."""
     asked = {slot for slot in optimizer.slots.values() if slot.inner.state_dtype == "4bit"}
     asked |= {slot for slot in optimizer.projected if slot.weight.group["residual"] == "joint-4bit"}
     if not asked:

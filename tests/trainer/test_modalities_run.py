@@ -113,3 +113,8 @@ def test_wrong_values_are_told(recipe: Path, setting: str, message: str) -> None
         load_recipe(str(recipe), [setting])
     assert message in str(caught.value)
     assert "{'type'" not in str(caught.value)
+
+
+def test_no_target_counts_where_another_loss_does(recipe: Path) -> None:
+    alone = ["train.loss_weights={text: 0, image: 0}", "extra_loss.name=distillation", "extra_loss.teacher=t"]
+    assert load_recipe(str(recipe), alone).recipe.train.loss_weights == {"text": 0, "image": 0}

@@ -6,7 +6,7 @@ import errno
 import os
 from pathlib import Path
 
-from galore.trainer.common.errors import RunFailed
+from galore.trainer.common.errors import FILE_LIMIT, RunFailed
 from galore.trainer.common.format import size
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -57,7 +57,7 @@ def explain(error: OSError, directory: Path, needed: int) -> tuple[str, str]:
     """(what went wrong, what to do about it) for a write of `needed` bytes that failed."""
     what = error.strerror or str(error)
     if error.errno == errno.EFBIG:
-        return what, "raise the limit of file sizes, ulimit -f unlimited, or choose another file system"
+        return what, FILE_LIMIT
     if error.errno not in _FULL:
         return what, f"make {error.filename or directory} writable"
     free = free_bytes(directory) or 0

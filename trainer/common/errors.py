@@ -14,6 +14,7 @@ _COMMAND = re.compile(
     rf"galore train (?P<recipe>{_WORD})(?P<settings>(?: (?=\S*=){_WORD})*)(?: --output-dir (?P<folder>{_WORD}))? --resume"
 )
 _ARGUMENTS = {"--output-dir": "output_dir", "--resume": "resume=True"}
+FILE_LIMIT = "raise the limit of file sizes, ulimit -f unlimited, or choose another file system"  # for EFBIG
 _OF_RUST = re.compile(r"\(os error (\d+)\)")
 
 

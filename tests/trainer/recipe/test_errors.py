@@ -206,6 +206,9 @@ def test_what_was_given_wrongly_is_not_called_missing(tmp_path: Path) -> None:
     assert problems(tmp_path, "data: {source: packaged}\ntrain: {num_training_steps: 10}") == [
         "r.yaml:2:9: train.num_training_steps: unknown key → here it is called `max_steps`"
     ]
+    assert problems(tmp_path, "data: {source: packaged}\ntrain: {max_steps:10}") == [
+        "r.yaml:2:9: train.max_steps:10: unknown key → a space belongs after the colon: `max_steps: 10`"
+    ]
     assert problems(tmp_path, "data: {source: packaged}\ntrain: {max_steps: many}") == [
         "r.yaml:2:9: train.max_steps: expected an integer > 0 or null, got 'many'"
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,6 +75,12 @@ def _take_inner(layer: Layer, section: str) -> set[str]:
     return meant
 
 
+def without_space(name: str, keys: Collection[str]) -> str:
+    """What to write for a key that has its value in it, as YAML reads `{rank:8}`; "" where it is another slip."""
+    key, colon, value = name.partition(":")
+    return f"a space belongs after the colon: `{key}: {value}`" if colon and key in keys else ""
+
+
 def what_was_meant(name: str, section: str, value: Any = None, *, guess: bool = True) -> Meant:
     """The field, or the advice, for a key called `name` that `section` (or the top level, "") does not have.
 
@@ -84,6 +90,8 @@ def what_was_meant(name: str, section: str, value: Any = None, *, guess: bool = 
     if name in fields():
         above, name = name.split(".")
         return Meant(f"{above}.{name}", f"write `{above}:`, and `{name}:` indented below it")
+    if section and (spaced := without_space(name, section_fields(section))):
+        return Meant(f"{section}.{name.partition(':')[0]}", spaced)
     target = CALLED.get(plain(f"{section}.{name}")) if section else None
     if target is None and (found := sections_with(name)):
         return _from_table(f"{found[0]}.{name}", value)

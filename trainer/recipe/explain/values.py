@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails
 from galore.trainer.common.suggest import nearest
 from galore.trainer.recipe.explain.aliases import FIELDS, OPTIMIZERS, VALUES, inverse
 from galore.trainer.recipe.explain.fields import FieldInfo, fields, item_schema, parts, words
+from galore.trainer.recipe.explain.unknown import without_space
 from galore.trainer.recipe.parse.problems import Problem
 from galore.trainer.recipe.parse.source import Key, Layer
 from galore.trainer.recipe.schema.recipe import Recipe
@@ -105,11 +106,8 @@ def _of_item(field: FieldInfo, error: ErrorDetails, layer: Layer) -> list[Proble
     if error["type"] == "value_error":
         return [Problem(layer.place(key), ".".join(key), error["msg"].removeprefix("Value error, "))]
     if error["type"] == "extra_forbidden":
-        if (glued := name.partition(":"))[0] in schema and glued[1]:
-            fix = f"a space belongs after the colon: `{glued[0]}: {glued[2]}`"
-            return [Problem(layer.place(key), item, f"there is no key `{name}`", fix)]
         close = [*_also_called(name, schema), *nearest(name, list(schema))]
-        fix = f"write {close[0]}" if close else f"it takes {', '.join(schema)}"
+        fix = without_space(name, schema) or (f"write {close[0]}" if close else f"it takes {', '.join(schema)}")
         return [Problem(layer.place(key), item, f"there is no key `{name}`", fix)]
     if error["type"] == "missing":
         if any(str(given).startswith(f"{name}:") for given in error["input"]):

@@ -74,7 +74,8 @@ class Recipe(Section):
             raise ValueError(
                 f"train.loss_weights names {unknown[0]}, which is no modality of model.new_tokens, a mapping such as {{image: 8192}}: {known}"
             )
-        if not any(self.train.loss_weights.get(name, 1.0) for name in (TEXT, *self.model.modalities)):
+        counted = any(self.train.loss_weights.get(name, 1.0) for name in (TEXT, *self.model.modalities))
+        if not counted and self.extra_loss.name is None:
             raise ValueError("train.loss_weights has zeros alone: no target would count, and nothing would be learned")
         check_extra_loss(self)
         if not self.model.without_effect and self.data.max_length > self.model.longest:
