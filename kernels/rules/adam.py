@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.optim.adamw import adamw
 
 from galore.kernels.family import Convention
 
@@ -52,20 +51,20 @@ class AdamRule:
 
     def _fused_(self, target: Tensor, grad: Tensor, m: Tensor, v: Tensor, step: int, lr: float, decay: float) -> None:
         """torch's fused AdamW reads and writes each tensor once; it knows decay as lr·λ."""
-        adamw(
+        # As torch.optim calls it for one tensor, without 0.02 ms of Python; a copy of the step would be waited for.
+        torch._fused_adamw_(
             [target],
             [grad],
             [m],
             [v],
             [],
-            [torch.full((), step - 1, dtype=torch.float32, device=target.device)],  # a copy would be waited for
-            fused=True,
-            amsgrad=False,
+            [torch.full((), step, dtype=torch.float32, device=target.device)],
+            lr=lr,
             beta1=self.beta1,
             beta2=self.beta2,
-            lr=lr,
             weight_decay=(1.0 - decay) / lr if lr else 0.0,
             eps=self.eps,
+            amsgrad=False,
             maximize=False,
         )
 
