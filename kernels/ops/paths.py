@@ -81,8 +81,9 @@ def summary(device: str, problems: Iterable[Problem]) -> list[str]:
     """`explain` of the distinct problems in few lines: `op, op of shape, shape: implementation (reason)`.
 
     Raises:
-        BackendError: the environment asks for a backend that cannot do one of them.
+        BackendError: the environment asks for a backend that cannot do one of them, or the loss.
     """
+    choose(softmax.case(torch.empty(0))._replace(device=torch.device(device)))
     groups: dict[tuple[str, str], dict[str, list[str]]] = {}
     for problem in dict.fromkeys(problems):
         for op, case in _cases(problem).items():

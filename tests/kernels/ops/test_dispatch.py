@@ -97,6 +97,13 @@ def test_a_run_is_told_in_few_lines():
     assert line.startswith("project, adam, lift_update of 64×96 r8, 96×96 r8: torch (Triton")
 
 
+def test_what_a_run_asks_of_a_device_is_refused_whatever_its_method(monkeypatch):
+    monkeypatch.setenv(dispatch.ENVIRONMENT, "triton")
+    assert summary("cuda", []) == []
+    with pytest.raises(BackendError, match="Triton's kernels are for CUDA, not cpu"):
+        summary("cpu", [])
+
+
 def test_on_meta_the_fused_path_allocates_nothing_of_the_weights_size():
     """What profile-memory traces for a GPU: neither an fp32 copy of a block of W nor P in floating point."""
     w, p, n = (torch.empty(*shape, dtype=torch.bfloat16, device="meta") for shape in ((256, 512), (256, 16), (16, 512)))
