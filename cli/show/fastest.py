@@ -93,6 +93,8 @@ def _rows(found: Fastest) -> Iterator[tuple[str, Choice]]:
     yield f"fastest\n  {_spelled(found.best)}", found.best
     if found.second is not None:
         yield f"second best\n  {_spelled(found.second)}", found.second
+    for choice in found.rounded:
+        yield f"rounded otherwise\n  {_spelled(choice)}", choice
     if found.best.settings:
         yield "the recipe as it is", found.shipped
 
@@ -113,6 +115,9 @@ def _spelled(choice: Choice) -> str:
 
 
 def _lines(found: Fastest) -> Iterator[str]:
+    from galore.trainer.fit.search.axes import OTHERWISE
+    from galore.trainer.recipe.change import spelled
+
     if not found.best.settings:
         yield "The recipe is the fastest already."
     elif found.shipped.fits:
@@ -123,6 +128,12 @@ def _lines(found: Fastest) -> Iterator[str]:
         behind, spared = found.second.pace / found.best.pace - 1, found.best.total - found.second.total
         yield (
             f"The second best takes {behind:.1%} longer and needs {size(abs(spared))} {'less' if spared >= 0 else 'more'}."
+        )
+    if found.rounded:
+        gained = found.best.pace / found.rounded[-1].pace - 1
+        yield (
+            f"What is rounded otherwise has other last digits (docs/fused.md, docs/matmul.md), and {gained:+.0%} tokens/s here. "
+            f"To choose with it: the same command, and behind it {' '.join(spelled(OTHERWISE))}"
         )
     few = counted(found.few, "trace of few blocks", "traces of few blocks")
     yield f"{counted(len(found.tried), 'choice')}, known from {few} and {found.whole} of all: {found.best.estimate.basis}."

@@ -104,6 +104,7 @@ NEEDS_MORE = {  # somebody who types, an extra, or the hub: its options are know
     "galore export runs/one exported --recipe axolotl",
     "galore profile-memory --model llama-2-70b",
     "galore profile-memory llama-7b-24gb --gpu rtx4090 --fastest --ram 64 --fit fast.yaml --plot choices.png",
+    "galore profile-memory my.yaml --gpu rtx4090 --fastest",
     "galore profile-memory llama-32b-24gb --gpu rtx4090 --ram 64",
     "galore profile-memory llama-7b-12gb --longest --gpu rtx4090 --ram 64",
     "galore profile-memory --model llama-2-70b --gpu 80GB",

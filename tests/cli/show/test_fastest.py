@@ -28,7 +28,8 @@ def choice(seconds: float, gib: float, fits: bool = True, **settings: object) ->
 
 BEST, SECOND = choice(1.0, 20.0, micro_batch_size=4, gradient_checkpointing=3), choice(1.1, 18.0, micro_batch_size=2)
 AS_IT_IS, TOO_LARGE = choice(1.5, 15.0), choice(0.8, 30.0, fits=False, gradient_checkpointing=False)
-FOUND = Fastest("a card", 24 * GIB, AS_IT_IS, BEST, SECOND, (AS_IT_IS, SECOND, BEST, TOO_LARGE), 12, 3)
+OTHERWISE = choice(0.8, 19.0, micro_batch_size=4, gradient_checkpointing=3, fused="auto")
+FOUND = Fastest("a card", 24 * GIB, AS_IT_IS, BEST, SECOND, (OTHERWISE,), (AS_IT_IS, SECOND, BEST, TOO_LARGE), 12, 3)
 
 
 @pytest.fixture
@@ -47,6 +48,14 @@ def test_the_best_the_second_and_the_recipe_as_it_is(galore: Any) -> None:
     words = " ".join(profile(galore, "--gpu", "rtx4090").stdout.split())
     assert "fastest 1.00 1,000 20.00 yes train.micro_batch_size=4 train.gradient_checkpointing=3" in words
     assert "second best 1.10 909 18.00 yes train.micro_batch_size=2" in words
+    assert (
+        "rounded otherwise 0.80 1,250 19.00 yes train.micro_batch_size=4 train.gradient_checkpointing=3 train.fused=auto"
+        in words
+    )
+    assert (
+        "and +25% tokens/s here. To choose with it: the same command, and behind it train.fused=auto train.matmul=auto"
+        in words
+    )
     assert "the recipe as it is 1.50 667 15.00 yes" in words
     assert "+50% tokens/s for 5.00 GiB more memory; the results are the same." in words
     assert "The second best takes 10.0% longer and needs 2.00 GiB less." in words

@@ -10,7 +10,7 @@ from math import inf
 from galore.trainer.common.errors import UserError
 from galore.trainer.fit.predict import AGAIN
 from galore.trainer.fit.remedies import Settings
-from galore.trainer.fit.search.axes import Combination, combinations
+from galore.trainer.fit.search.axes import ROUNDED, Combination, combinations
 from galore.trainer.fit.search.family import Contradiction, Family
 from galore.trainer.fit.search.places import Place, Whole
 from galore.trainer.recipe.change import changed, spelled
@@ -86,7 +86,8 @@ def ratio(bases: Sequence[Family]) -> float:
 class Fastest:
     """What a search found: all that was tried, and how many traces that took, of few blocks and of all.
 
-    `ended`: the micro-batch above which none was tried, by how those below it fell; None where all were.
+    `rounded`: the best once more, with one thing after another that rounds otherwise and should be faster. `ended`: the
+    micro-batch above which none was tried, by how those below it fell; None where all were.
     """
 
     place: str
@@ -94,6 +95,7 @@ class Fastest:
     shipped: Choice
     best: Choice
     second: Choice | None
+    rounded: tuple[Choice, ...]
     tried: tuple[Choice, ...]
     few: int
     whole: int
@@ -107,6 +109,7 @@ class Fastest:
             "shipped": self.shipped.as_json(),
             "best": self.best.as_json(),
             "second": self.second and self.second.as_json(),
+            "rounded_otherwise": [each.as_json() for each in self.rounded],
             "tried": [each.as_json() for each in self.tried],
             "micro_batches_tried_up_to": self.ended,
             "traces": {"of_few_blocks": self.few, "of_all": self.whole},
@@ -158,6 +161,7 @@ class Search:
             Choice({}, shipped.estimate, shipped.total, shipped.fits, True),
             best[1],
             second and second[1],
+            tuple(self._rounded(best[1])),
             tuple(self._points()),
             sum(each.traces for each in families),
             len(self.wholes),
@@ -250,6 +254,16 @@ class Search:
             if whole is not None:
                 family.more = max(family.more, whole.total - family.nbytes(again) - self.more)
         return None
+
+    def _rounded(self, best: Choice) -> Iterator[Choice]:
+        """`best` with what rounds otherwise, where the recipe leaves that open and a step should be shorter."""
+        found = best
+        for path, (plain, wanted) in ROUNDED.items() if self.place.kind == "cuda" else ():
+            settings = {**found.settings, path: wanted}
+            whole = self._whole(settings) if self._now({path: wanted})[path] == plain else None
+            if whole is not None and middle(whole.estimate) < found.seconds:
+                found = Choice(settings, whole.estimate, whole.total, whole.fits, True)
+                yield found
 
     def _whole(self, settings: Settings) -> Whole | None:
         key = repr(sorted(settings.items()))
