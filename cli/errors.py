@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from galore.cli.arguments import VerbGroup
-from galore.trainer.common.errors import FILE_LIMIT, RunFailed, UserError, system_error
+from galore.trainer.common.errors import DISK_FULL, FILE_LIMIT, RunFailed, UserError, system_error
 from galore.trainer.common.printable import masked, masked_logs, presentable, shortened
 from galore.trainer.common.reading import NotReadable
 from galore.trainer.machine.process import is_first, processes
@@ -39,7 +39,6 @@ READER_LEFT = 128 + 13  # SIGPIPE
 TITLES = {1: "failed", 2: "error", 75: "stopped"}
 LONGEST_REASON = 300  # letters
 FRAMES = 8  # of a traceback that could be written nowhere
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 WRONG_PATH = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EEXIST, errno.ENXIO)
 NO_MEMORY = ("DefaultCPUAllocator", "CUDA out of memory", "memory allocation")  # torch's, without a type of its own
@@ -126,8 +125,18 @@ def as_user_error(error: Exception) -> UserError:
     )
 
 
+def _is_nowhere() -> bool:
+    """Whether the folder that this process works in is gone."""
+    try:
+        return not Path.cwd().is_dir()
+    except FileNotFoundError:
+        return True
+
+
 def _of_system(refused: OSError, error: Exception) -> UserError:
     number, where = refused.errno, str(refused.filename or "")
+    if number == errno.ENOENT and _is_nowhere():
+        return UserError("the working directory was deleted", fix="cd to a folder that is there")
     if number == errno.ENOMEM:
         return as_user_error(MemoryError(refused.strerror))
     kind = UserError if number in (*FORBIDDEN, *WRONG_PATH) else RunFailed

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from galore.trainer.common.errors import UserError
+from galore.trainer.common.errors import UserError, to_write
 from galore.trainer.common.printable import printable
 
 if TYPE_CHECKING:
@@ -69,5 +69,5 @@ def _write(found: dict[str, RunDir], file: Path) -> None:
         replace_file(file, text)
     except OSError as error:
         what = f"cannot be written: {error.strerror or error}"
-        raise UserError(what, where=str(file), fix="free some space there, or name another --output") from error
+        raise UserError(what, where=str(file), fix=f"{to_write(error)}, or name another --output") from error
     typer.echo(printable(str(file)))

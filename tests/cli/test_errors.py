@@ -84,6 +84,17 @@ def test_what_rust_tells_in_words_is_what_the_system_refused(number: int) -> Non
     )
 
 
+def test_a_working_directory_that_is_gone_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(OSError, match="No such file") as caught:
+        Path("recipe.yaml").absolute()
+    told = errors.as_user_error(caught.value)
+    assert (told.exit_code, str(told)) == (2, "the working directory was deleted\n  → cd to a folder that is there")
+
+
 def test_a_system_error_tells_what_was_being_done(tmp_path: Path) -> None:
     def fail() -> None:
         replace_file(tmp_path / "no" / "such", b"x")

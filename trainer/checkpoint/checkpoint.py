@@ -131,7 +131,9 @@ def save(
     except OSError as error:
         reason, remedy = explain(error, root, needed)
         older = (
-            "older checkpoints are untouched" if step_directories(root) else "it begins anew, nothing was saved before"
+            "older checkpoints are untouched"
+            if step_directories(root) or (os.path.lexists(root) and not root.is_dir())
+            else "it begins anew, nothing was saved before"
         )
         raise CheckpointFailed(
             f"the checkpoint of step {step} was not saved: {reason}",

@@ -6,10 +6,8 @@ import errno
 import os
 from pathlib import Path
 
-from galore.trainer.common.errors import FILE_LIMIT, RunFailed
+from galore.trainer.common.errors import DISK_FULL, FILE_LIMIT, RunFailed
 from galore.trainer.common.format import size
-
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def free_bytes(directory: Path) -> int | None:
@@ -58,7 +56,9 @@ def explain(error: OSError, directory: Path, needed: int) -> tuple[str, str]:
     what = error.strerror or str(error)
     if error.errno == errno.EFBIG:
         return what, FILE_LIMIT
-    if error.errno not in _FULL:
+    if error.errno == errno.EEXIST:
+        return f"{directory} is no folder", "move it away, or bring back what its link leads to"
+    if error.errno not in DISK_FULL:
         return what, f"make {error.filename or directory} writable"
     free = free_bytes(directory) or 0
     return f"{what} ({size(needed)} are needed, {size(free)} are free)", f"free {size(max(needed - free, 2**20))} there"

@@ -39,7 +39,11 @@ class NewFile:
         view = memoryview(part).cast("B")
         for start in range(0, len(view), CHUNK_BYTES):
             chunk = view[start : start + CHUNK_BYTES]
-            self._file.write(chunk)
+            try:
+                self._file.write(chunk)
+            except OSError as error:
+                error.filename = error.filename or str(self._file.name)  # a write alone does not say of which file
+                raise
             self._digest.update(chunk)
         self._length += len(view)
 
@@ -104,8 +108,13 @@ def make_directory(path: Path) -> tuple[Path, ...]:
     """Make `path` and what is missing above it; returns what was made, the innermost first.
 
     Raises:
-        OSError: it cannot be made, or is a file.
+        OSError: it cannot be made, or is a file. UserError: its name is not UTF-8.
     """
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        what = "its name is not UTF-8, and a tokenizer cannot be written into it"
+        raise UserError(what, where=str(path), fix="choose another name") from None
     made = []
     for each in (path, *path.parents):
         if each.exists():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -14,6 +15,7 @@ _COMMAND = re.compile(
     rf"galore train (?P<recipe>{_WORD})(?P<settings>(?: (?=\S*=){_WORD})*)(?: --output-dir (?P<folder>{_WORD}))? --resume"
 )
 _ARGUMENTS = {"--output-dir": "output_dir", "--resume": "resume=True"}
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 FILE_LIMIT = "raise the limit of file sizes, ulimit -f unlimited, or choose another file system"  # for EFBIG
 _OF_RUST = re.compile(r"\(os error (\d+)\)")
 
@@ -78,3 +80,10 @@ def system_error(error: BaseException) -> OSError | None:
         return error
     told = _OF_RUST.search(str(error))
     return OSError(int(told[1]), os.strerror(int(told[1]))) if told else None
+
+
+def to_write(refused: OSError) -> str:
+    """What to do so that a file can be written which was `refused`."""
+    if refused.errno == errno.EFBIG:
+        return FILE_LIMIT
+    return "free some space there" if refused.errno in DISK_FULL else "make it writable"

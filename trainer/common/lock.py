@@ -9,17 +9,25 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from galore.trainer.common.errors import UserError
 
 POLL_SECONDS = 0.2
-_held: dict[Path, int] = {}
+
+
+class _Held(NamedTuple):
+    descriptor: int
+    folder: os.stat_result  # that it was locked in
+
+
+_held: dict[Path, _Held] = {}
 
 
 def _let_go_in_child() -> None:
     """A forked worker would keep the lock of a killed parent alive: it must not own it."""
-    for descriptor in _held.values():
-        os.close(descriptor)
+    for held in _held.values():
+        os.close(held.descriptor)
     _held.clear()
 
 
@@ -39,21 +47,40 @@ def exclusive(path: Path) -> Iterator[None]:
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
+        if os.path.lexists(path) and not path.is_file():
+            raise UserError("is no file, where the run has its lock", where=str(path), fix="move it away") from error
         raise UserError(
             f"cannot be written: {error.strerror}", where=str(path.parent), fix="choose another --output-dir"
         ) from error
-    try:
-        _acquire(descriptor, path)
-    except BaseException:
-        os.close(descriptor)
-        raise
-    _held[path] = descriptor
+    _hold(descriptor, path)
     try:
         yield
     finally:
-        if _held.get(path) == descriptor:  # not in a forked child
-            del _held[path]
-            os.close(descriptor)
+        if path in _held:  # not in a forked child
+            os.close(_held.pop(path).descriptor)
+
+
+def _hold(descriptor: int, path: Path) -> None:
+    try:
+        _acquire(descriptor, path)
+        _held[path] = _Held(descriptor, path.parent.stat())
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def retake(path: Path) -> bool:
+    """Lock a new file `path` where the one that this process locked was deleted, and nothing else: its folder has the
+    name that it had, and nobody has begun there since. Returns whether that was so."""
+    held = _held.get(path)
+    try:
+        if held is None or not os.path.samestat(path.parent.stat(), held.folder):
+            return False
+        _hold(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644), path)
+    except (OSError, UserError):
+        return False
+    os.close(held.descriptor)
+    return True
 
 
 def is_held(path: Path) -> bool:
@@ -78,7 +105,7 @@ def is_lost(path: Path) -> bool:
     if path not in _held:
         return False
     try:
-        return not os.path.samestat(path.stat(), os.fstat(_held[path]))
+        return not os.path.samestat(path.stat(), os.fstat(_held[path].descriptor))
     except (FileNotFoundError, NotADirectoryError):
         return True
 
@@ -86,8 +113,8 @@ def is_lost(path: Path) -> bool:
 def present_name(path: Path) -> Path | None:
     """Where the file now lies that this process locked as `path`; None if it was deleted, or nothing tells."""
     try:
-        found = Path(f"/proc/self/fd/{_held[path]}").readlink()
-        return found if os.path.samestat(found.stat(), os.fstat(_held[path])) else None
+        found = Path(f"/proc/self/fd/{_held[path].descriptor}").readlink()
+        return found if os.path.samestat(found.stat(), os.fstat(_held[path].descriptor)) else None
     except (OSError, KeyError):
         return None
 

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import lru_cache
+from pathlib import Path
+
+from galore.trainer.common.errors import UserError
+from galore.trainer.common.reading import means_a_path, user_path
 
 LONGEST = 60  # letters that are compared; no known word has as many
 SHORTEST = 2  # letters: one change makes any such word into any other
@@ -43,3 +47,17 @@ def nearest(word: str, known: Iterable[str], count: int = 1) -> list[str]:
     limit = max(len(meant) // 3, len(meant) > SHORTEST)
     ranked = sorted((distance(meant, plain(each), limit), index, each) for index, each in enumerate(known))
     return [each for steps, _, each in ranked if steps <= limit][:count]
+
+
+def refuse_absent(name: str) -> None:
+    """Raise UserError, with the nearest, for a path that can only be that of a run or folder, and is not there.
+
+    Any other name is left to the hub.
+    """
+    folder = user_path(name)
+    if folder.exists() or not (name.startswith("runs/") or means_a_path(name, Path())):
+        return
+    beside = [each.name for each in folder.parent.iterdir() if each.is_dir()] if folder.parent.is_dir() else []
+    near = nearest(folder.name, beside)
+    fix = f"did you mean {folder.parent / near[0]}?" if near else "name the folder of a run or model, or a hub name"
+    raise UserError("there is no such run or folder", where=name, fix=fix)

@@ -17,6 +17,8 @@ import os
 import platform
 import sys
 
+from galore.trainer.common.errors import UserError
+
 # mallopt's parameters, from glibc's malloc.h
 M_TRIM_THRESHOLD = -1  # free bytes at the top of the heap that are given back
 M_MMAP_THRESHOLD = -3  # requests above it do not extend the heap: holes in it cannot add up without bound
@@ -33,7 +35,11 @@ WAITING = ("OMP_WAIT_POLICY", SPINS)
 
 def processes() -> int:
     """How many processes torchrun started together with this one, itself counted; 1 without it."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    told = os.environ.get("WORLD_SIZE") or "1"
+    if not told.isdecimal():
+        what, where = f"{told!r} is no number of processes", "environment variable WORLD_SIZE"
+        raise UserError(what, where=where, fix="unset it, or start galore with torchrun")
+    return int(told)
 
 
 def starter() -> str:
@@ -46,7 +52,7 @@ def starter() -> str:
 
 def is_first(on_machine: bool = False) -> bool:
     """Whether this is the first of them, which speaks for all; `on_machine`: of those on this machine."""
-    return processes() == 1 or os.environ.get("LOCAL_RANK" if on_machine else "RANK", "0") == "0"
+    return os.environ.get("LOCAL_RANK" if on_machine else "RANK", "0") == "0" or processes() == 1
 
 
 def prepare_process() -> tuple[str, ...]:

@@ -31,6 +31,7 @@ all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_te
 reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 NAME = 16  # bytes of a wish to stop
 PATIENCE = timedelta(hours=2)  # one rank may tokenize or save while the others wait; a dead one is noticed at once
+MEETING = ("RANK", "MASTER_ADDR", "MASTER_PORT")  # what processes find each other by, beside how many they are
 ANSWER = timedelta(seconds=45)  # within which torchrun's store answers, which was there before this process
 
 
@@ -269,6 +270,9 @@ def join(device: str) -> Group | None:
     watch_agent()
     if processes() == 1:
         return None
+    if absent := [name for name in MEETING if name not in os.environ]:
+        what = f"says {processes()} processes, and {', '.join(absent)} {'are' if absent[1:] else 'is'} not set"
+        raise UserError(what, where="environment variable WORLD_SIZE", fix="start galore with torchrun, or unset it")
     on_cuda = torch.cuda.is_available() and device != "cpu"
     if on_cuda:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))

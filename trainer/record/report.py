@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from galore.trainer.common.errors import RunFailed
+from galore.trainer.common.errors import RunFailed, to_write
 from galore.trainer.common.markdown import section
 from galore.trainer.common.reading import read_bounded
 from galore.trainer.recipe.extras import install, no_plots
@@ -30,7 +30,7 @@ def write_report(run_dir: RunDir) -> Path:
         raise RunFailed(
             f"the report was not written: {error.strerror or error}",
             where=str(run_dir.root),
-            fix="free some space there; the metrics and checkpoints are complete, --resume writes the report anew",
+            fix=f"{to_write(error)}; metrics and checkpoints do not hang on it, and --resume writes it anew",
         ) from error
     return run_dir.report
 

@@ -14,9 +14,8 @@ from typing import Any, Self, get_args
 from galore.trainer.checkpoint.rotation import step_directories
 from galore.trainer.common.durable import leftovers, make_directory, remove, replace_file
 from galore.trainer.common.errors import Ended, UserError
-from galore.trainer.common.lock import exclusive, is_lost, present_name
-from galore.trainer.common.reading import NotReadable, means_a_path, read_bounded, user_path
-from galore.trainer.common.suggest import nearest
+from galore.trainer.common.lock import exclusive, is_lost, present_name, retake
+from galore.trainer.common.reading import NotReadable, read_bounded
 from galore.trainer.machine.process import starter
 from galore.trainer.recipe.schema.train import Tracker
 from galore.trainer.recipe.shipped import is_shipped
@@ -161,11 +160,11 @@ class RunDir:
         Raises:
             Ended: the name is no longer that of the directory this run began in; what is saved, and where.
         """
-        if not self.is_lost:
+        if not self.is_lost or retake(self.lock):
             return
         now = present_name(self.lock)
         if now is None:
-            saved, fix = "it, or its lock, was deleted", "start anew in another --output-dir"
+            saved, fix = "it was deleted", "start anew in another --output-dir"
         else:
             steps = step_directories(now.parent / self.checkpoints.name)
             what = f"with {steps[0][1].name}" if steps else "without a checkpoint"
@@ -178,10 +177,15 @@ class RunDir:
             fix=fix,
         )
 
+    @property
+    def typed(self) -> str:
+        """The directory as an argument that is neither an option nor the name of a recipe."""
+        name = str(self.root)
+        return f"./{name}" if name.startswith("-") or is_shipped(name) else name
+
     def go_on(self, *settings: str) -> str:
         """The command that goes on with the run, with other `settings` if given, such as `train.micro_batch_size=2`."""
-        folder = f"./{self.root}" if is_shipped(str(self.root)) else str(self.root)
-        return f"{starter()} {shlex.join(['train', folder, *settings, '--resume'])}"
+        return f"{starter()} {shlex.join(['train', self.typed, *settings, '--resume'])}"
 
     def replace(self, path: Path, content: bytes | str) -> None:
         """Give the file `path` of this run new content, atomically.
@@ -236,11 +240,18 @@ class RunDir:
         return [self.tracker(name) for name in get_args(Tracker)]
 
     def _refuse_misplaced(self) -> None:
-        """Raise UserError where a folder has the name of a file that the run goes on with, or a file a folder's."""
-        for file in (self.metrics, self.facts, self.report, self.traceback, *self._trackers()):
+        """Raise UserError where a folder has the name of a file that the run goes on with, a file a folder's, or a link
+        leads nowhere."""
+        files = (self.metrics, self.facts, self.report, self.traceback, *self._trackers())
+        folders = (self.model, self.tokenizer, self.checkpoints, self.snapshots)
+        for link in (each for each in (*files, *folders) if each.is_symlink() and not each.exists()):
+            if link in folders or not link.resolve().parent.is_dir():
+                what, fix = f"is a link to {link.readlink()}, which is not there", "bring that back, or remove the link"
+                raise UserError(what, where=str(link), fix=fix)
+        for file in files:
             if file.is_dir():
                 raise UserError("is a folder, where the run has a file", where=str(file), fix="move it away")
-        for folder in (self.model, self.tokenizer):
+        for folder in folders[:2]:
             if folder.exists() and not folder.is_dir():
                 raise UserError("is no folder, where the run has one", where=str(folder), fix="move it away")
 
@@ -309,17 +320,3 @@ def refuse_part_of_run(folder: Path) -> None:
     name = run.root.relative_to(Path.cwd()) if run.root.is_relative_to(Path.cwd()) else run.root
     fix = f"name the run, whose newest good checkpoint is taken: galore eval {name}; likewise galore generate and galore export"
     raise UserError("is a part of a run, and no model by itself", where=str(folder), fix=fix)
-
-
-def refuse_absent(name: str) -> None:
-    """Raise UserError, with the nearest, for a path that can only be that of a run or folder, and is not there.
-
-    Any other name is left to the hub.
-    """
-    folder = user_path(name)
-    if folder.exists() or not (name.startswith("runs/") or means_a_path(name, Path())):
-        return
-    beside = [each.name for each in folder.parent.iterdir() if each.is_dir()] if folder.parent.is_dir() else []
-    near = nearest(folder.name, beside)
-    fix = f"did you mean {folder.parent / near[0]}?" if near else "name the folder of a run or model, or a hub name"
-    raise UserError("there is no such run or folder", where=name, fix=fix)

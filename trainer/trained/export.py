@@ -24,7 +24,7 @@ from galore.trainer.common.durable import (
     temporary,
     write_file,
 )
-from galore.trainer.common.errors import RunFailed, UserError, system_error
+from galore.trainer.common.errors import RunFailed, UserError, system_error, to_write
 from galore.trainer.common.lock import alone_in
 from galore.trainer.common.reading import user_path
 from galore.trainer.data.tokens.chat import stop_tokens
@@ -114,7 +114,7 @@ def export(run: str, out: Path, options: ExportOptions = ExportOptions(), checkp
         if refused is not None and refused.errno in FORBIDDEN:
             what = f"cannot be written: {refused.strerror}"
             raise UserError(what, where=str(out), fix="choose a folder you may write to") from error
-        fix = "free some space, or choose a folder on another disk" if refused is not None else ""
+        fix = f"{to_write(refused)}, or choose a folder on another disk" if refused is not None else ""
         raise RunFailed(f"cannot export: {refused.strerror if refused else error}", where=str(out), fix=fix) from error
     recipe, loads = stored.recipe, kind_of(stored.model.config).__name__
     own = recipe is not None and recipe.trains_tokenizer

@@ -19,6 +19,7 @@ from galore.trainer.common.errors import UserError
 from galore.trainer.common.library import WHERE, explained, require_sentencepiece
 from galore.trainer.common.printable import listed
 from galore.trainer.common.reading import require_plain_folder, user_path
+from galore.trainer.common.suggest import refuse_absent
 from galore.trainer.losses.build import MODULE
 from galore.trainer.models.adapters.adapt import adapted, plain
 from galore.trainer.models.adapters.lora import stored_config, without_adapters
@@ -30,7 +31,7 @@ from galore.trainer.models.pretrained import kind_of, load_pretrained, locate, r
 from galore.trainer.optim.int8_linear import int8_layers
 from galore.trainer.recipe.load import recipe_of_run
 from galore.trainer.recipe.schema.recipe import Recipe
-from galore.trainer.record.rundir import RunDir, is_checkpoint, refuse_absent, refuse_part_of_run, run_of
+from galore.trainer.record.rundir import RunDir, is_checkpoint, refuse_part_of_run, run_of
 from galore.trainer.trained.choose import NEWEST, choose
 from galore.trainer.trained.generation import drop_idle
 

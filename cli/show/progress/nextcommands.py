@@ -21,7 +21,7 @@ def next_commands(run: RunDir, recipe: Recipe) -> str:
 
 
 def _commands(run: RunDir, recipe: Recipe) -> Iterator[str]:
-    folder = shlex.quote(str(run.root))
+    folder = shlex.quote(run.typed)
     if recipe.data.task is None:  # a classifier continues no text
         yield f"galore generate {folder} --prompt {shlex.quote(_prompt(recipe))}"
     if recipe.data.instruct:

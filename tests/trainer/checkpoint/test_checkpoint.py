@@ -460,6 +460,16 @@ def test_a_path_that_cannot_be_written(tmp_path: Path) -> None:
         _save(tmp_path / "file" / "checkpoints", 1)
 
 
+def test_a_file_or_a_link_that_leads_nowhere_is_no_folder_of_checkpoints(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "link").symlink_to(tmp_path / "away")
+    for name in ("file", "link"):
+        with pytest.raises(
+            CheckpointFailed, match=rf"{name} is no folder\n.*link leads to.*older checkpoints are untouched"
+        ):
+            _save(tmp_path / name, 1)
+
+
 def test_what_cannot_be_stored_writes_nothing(root: Path) -> None:
     with pytest.raises(ValueError, match="cannot name a file"):
         save(root, 1, {"../model": {}}, {}, keep=2)

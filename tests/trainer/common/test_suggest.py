@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import pytest
 
-from galore.trainer.common.suggest import distance, nearest
+from galore.trainer.common.errors import UserError
+from galore.trainer.common.suggest import distance, nearest, refuse_absent
 
 
 @pytest.mark.parametrize(
@@ -39,3 +41,11 @@ def test_nearest() -> None:
     assert nearest("entirely_different", known) == []
     assert nearest("ab", ["ac", "cb"], 2) == []  # too short to be told apart
     assert nearest("scales", ["scaled", "scale"], 2) == ["scaled", "scale"]
+
+
+def test_runs_are_known_where_no_folder_of_them_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="no such run or folder"):
+        refuse_absent("runs/nope")
+    refuse_absent("org/model")
+    refuse_absent("gpt2")

@@ -9,6 +9,9 @@ import sys
 
 import pytest
 
+from galore.trainer.common.errors import UserError
+from galore.trainer.machine.process import is_first, processes
+
 PROGRAM = """
 import ctypes, resource, sys
 from galore.trainer.machine.process import reuse_freed_memory
@@ -140,3 +143,13 @@ print(gc.get_freeze_count() == before)
 def test_libraries_are_imported_without_looking_for_garbage():
     first, *_, last, again = run(LIBRARIES)
     assert (first, last, again) == ("collecting: False", "collecting: True True True", "True")
+
+
+@pytest.mark.parametrize("told", ["two", "-1", "1.5"])
+def test_a_number_of_processes_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, told: str) -> None:
+    monkeypatch.setenv("WORLD_SIZE", told)
+    with pytest.raises(UserError, match=f"environment variable WORLD_SIZE: '{told}' is no number of processes"):
+        processes()
+    assert is_first(), "whoever tells it asks for that"
+    monkeypatch.setenv("WORLD_SIZE", "")
+    assert processes() == 1

@@ -102,6 +102,16 @@ def test_a_store_whose_agent_is_gone_is_not_looked_for_for_hours(monkeypatch):
         join("cpu")
 
 
+def test_a_number_of_processes_without_a_place_to_meet_is_refused(monkeypatch):
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(
+        UserError, match=r"WORLD_SIZE: says 2 processes, and RANK, MASTER_ADDR, MASTER_PORT are not set"
+    ):
+        join("cpu")
+
+
 def test_one_process_is_no_group(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     assert join("cpu") is None

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,45 @@ def test_rows_are_readable_at_once(path: Path) -> None:
     metrics.write({"kind": "event", "step": 1, "message": "Grüße \ud800\n"})
     assert _rows(path)[1]["message"] == "Grüße \ud800\n"
     metrics.close()
+
+
+@pytest.mark.parametrize("how", ["deleted", "replaced", "replaced by a folder", "renamed with its folder"])
+def test_a_file_that_somebody_took_is_written_anew(tmp_path: Path, how: str) -> None:
+    told: list[str] = []
+    folder = tmp_path / "run"
+    folder.mkdir()
+    path = folder / "metrics.jsonl"
+    metrics = Metrics.open(path, None, warn=told.append)
+    metrics.write({"kind": "train", "step": 1})
+    if how == "renamed with its folder":
+        folder, path = folder.rename(tmp_path / "other"), tmp_path / "other" / path.name
+    if how != "replaced":
+        path.unlink()
+    if how == "replaced":
+        path.with_name("edited").write_text("mine\n")
+        path.with_name("edited").rename(path)
+    elif how == "replaced by a folder":
+        path.mkdir()
+    metrics.write({"kind": "train", "step": 2})
+    metrics.sync()
+    metrics.write({"kind": "train", "step": 3})
+    metrics.close()
+    assert [row["step"] for row in _rows(path)] == [1, 2, 3]
+    assert len(told) == 1
+    assert "written anew, no row of this run is missing" in told[0]
+    kept = {"replaced": ["metrics.jsonl.1"], "replaced by a folder": ["metrics.jsonl.1"]}.get(how, [])
+    assert sorted(each.name for each in folder.iterdir()) == ["metrics.jsonl", *kept]
+
+
+def test_a_file_that_went_with_its_folder_stays_away(tmp_path: Path) -> None:
+    told: list[str] = []
+    (tmp_path / "run").mkdir()
+    metrics = Metrics.open(tmp_path / "run" / "metrics.jsonl", None, warn=told.append)
+    shutil.rmtree(tmp_path / "run")
+    metrics.write({"kind": "train", "step": 1})
+    metrics.close()
+    assert told == []
+    assert not (tmp_path / "run").exists()
 
 
 def test_what_json_lacks(path: Path) -> None:

@@ -239,7 +239,7 @@ def test_an_empty_directory(tmp_path: Path) -> None:
 def test_a_report_that_cannot_be_written(tmp_path: Path) -> None:
     run_dir = _run(tmp_path, _rows(3))
     run_dir.report.mkdir()
-    with pytest.raises(RunFailed, match=r"report was not written.*\n.*--resume writes the report anew"):
+    with pytest.raises(RunFailed, match=r"report was not written.*\n.*--resume writes it anew"):
         write_report(run_dir)
 
 

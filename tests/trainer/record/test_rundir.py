@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import shutil
 import signal
 import socket
 import threading
@@ -12,7 +13,7 @@ import pytest
 
 from galore.trainer.common.errors import RunFailed, UserError
 from galore.trainer.common.lock import is_held
-from galore.trainer.record.rundir import RunDir, is_checkpoint, refuse_absent, refuse_part_of_run, run_of
+from galore.trainer.record.rundir import RunDir, is_checkpoint, refuse_part_of_run, run_of
 from galore.trainer.trained.runmodel import load_run_model
 
 
@@ -86,12 +87,55 @@ def test_a_renamed_directory_takes_nothing_more(tmp_path: Path, replaced: bool) 
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_lock_that_was_deleted_is_lost(tmp_path: Path) -> None:
+def test_a_lock_that_was_deleted_alone_is_taken_anew(tmp_path: Path) -> None:
     with RunDir(tmp_path).locked() as held:
-        held.write_facts({})
         held.lock.unlink()
+        held.write_facts({"name": "mine"})
+        assert is_held(held.lock)
+        assert not held.is_lost
+    assert not is_held(held.lock)
+
+
+def test_a_lock_that_is_anothers_by_now_is_lost(tmp_path: Path) -> None:
+    with RunDir(tmp_path).locked() as held:
+        held.lock.unlink()
+        held.lock.touch()
         with pytest.raises(RunFailed, match="was deleted"):
             held.write_facts({})
+
+
+def test_a_directory_that_was_deleted_is_lost(tmp_path: Path) -> None:
+    with RunDir.create(tmp_path / "run", resume=False).locked() as held:
+        shutil.rmtree(held.root)
+        held.root.mkdir()
+        with pytest.raises(RunFailed, match="was deleted"):
+            held.write_facts({})
+        assert not list(held.root.iterdir())
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "snapshots", "model", "tokenizer", "run.json", "metrics.jsonl"])
+def test_a_link_that_leads_nowhere_stops_the_resumption(tmp_path: Path, name: str) -> None:
+    run_dir = _run(tmp_path / "run")
+    (run_dir.root / name).unlink(missing_ok=True)
+    (run_dir.root / name).symlink_to(tmp_path / "scratch" / name)
+    with pytest.raises(UserError, match=rf"{name}: is a link to .*scratch/{name}, which is not there"):
+        RunDir.create(run_dir.root, resume=True)
+    (tmp_path / "scratch").mkdir()
+    if "." in name:
+        RunDir.create(run_dir.root, resume=True)  # a file may be made where its folder is
+        return
+    (tmp_path / "scratch" / name).mkdir()
+    RunDir.create(run_dir.root, resume=True)
+
+
+def test_a_folder_is_typed_as_no_option_and_no_recipe() -> None:
+    assert [RunDir(Path(name)).typed for name in ("-dash", "demo", "runs/one")] == ["./-dash", "./demo", "runs/one"]
+
+
+def test_a_lock_in_whose_place_is_no_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / ".lock").mkdir()
+    with pytest.raises(UserError, match=r"\.lock: is no file, where the run has its lock"), RunDir(tmp_path).locked():
+        pass
 
 
 def test_a_start_that_ends_leaves_the_directory_that_took_its_name(tmp_path: Path) -> None:
@@ -311,14 +355,6 @@ def test_a_run_that_is_not_there_is_no_question_to_the_hub(trained: Path, name: 
         load_run_model(name)
     assert caught.value.where == name
     assert fix in caught.value.fix
-
-
-def test_runs_are_known_where_no_folder_of_them_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="no such run or folder"):
-        refuse_absent("runs/nope")
-    refuse_absent("org/model")
-    refuse_absent("gpt2")
 
 
 def test_the_command_that_goes_on_is_one_for_a_shell_and_names_no_shipped_recipe() -> None:

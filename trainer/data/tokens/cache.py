@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -15,7 +14,7 @@ from typing import Any, TypeVar
 from galore.trainer.checkpoint.manifest import Damaged
 from galore.trainer.checkpoint.sealed import require_intact, seal
 from galore.trainer.common.durable import Written, make_directory, remove, replace_file, sync_directory
-from galore.trainer.common.errors import RunFailed, UserError, system_error
+from galore.trainer.common.errors import DISK_FULL, RunFailed, UserError, system_error
 from galore.trainer.common.lock import awaited
 from galore.trainer.common.reading import open_regular, read_bounded, user_path
 from galore.trainer.data.batch import Progress
@@ -112,7 +111,7 @@ def disk_space(folder: Path) -> Iterator[None]:
         yield
     except Exception as error:
         refused = system_error(error)
-        if refused is None or refused.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if refused is None or refused.errno not in DISK_FULL:
             raise
         fix = "free some space, or set data.cache_dir to another disk"
         raise RunFailed("no space left for the tokenized data", where=str(folder), fix=fix) from error
