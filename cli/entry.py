@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
+
+STREAMS = ("stdin", "stdout", "stderr")
 
 
 def main() -> None:
     """Import the verbs and run the one that was asked for."""
+    open_streams()
     try:
         from galore.trainer.machine.agent import watch_agent
 
@@ -17,6 +21,16 @@ def main() -> None:
     except KeyboardInterrupt:  # once a verb runs it is told there
         os.write(2, b"stopped: interrupted\n")
         raise SystemExit(130) from None
+
+
+def open_streams() -> None:
+    """Open what the caller closed of the standard streams on nothing: a file of a run would take the number of one."""
+    for number, name in enumerate(STREAMS):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number is this one
+            setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w", closefd=False))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import NoReturn
 
@@ -31,3 +33,11 @@ def test_an_exit_of_a_verb_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SystemExit) as caught:
         main()
     assert caught.value.code == 2
+
+
+def test_standard_streams_that_are_closed_lead_nowhere(tmp_path: Path) -> None:
+    """A file that is opened later must not take the number of one, which libraries print to."""
+    script = "import sys; from galore.cli import entry; entry.open_streams(); print('told'); sys.exit(open('f', 'w').fileno() != 3)"
+    closed = [sys.executable, "-c", script]
+    ended = subprocess.run(["sh", "-c", '"$@" <&- >&- 2>&-', "sh", *closed], cwd=tmp_path, check=False)
+    assert ended.returncode == 0
