@@ -9,7 +9,7 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         ("beta1=self.beta1,", "beta1=self.beta1 * 1.001,", "test_twenty_steps"),
         ("beta2=self.beta2,", "beta2=self.beta2 * 1.001,", "test_twenty_steps"),
         ("value=1 - self.beta2)", "value=(1 - self.beta2) * 1.001)", "test_twenty_steps"),
-        ("torch.full((), step - 1,", "torch.full((), step,", "test_twenty_steps"),
+        ("torch.full((), step,", "torch.full((), step - 1,", "test_twenty_steps"),
         ("* (1 - self.beta2**step) ** 0.5 /", "* (1 - self.beta2**step) /", "test_twenty_steps"),
         ("v.sqrt().add_(self.eps)", "v.add(self.eps).sqrt()", "test_twenty_steps"),
         ("            target.mul_(decay)", "            pass", "test_twenty_steps"),
@@ -294,9 +294,15 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
     ]),
     "trainer/record/metrics.py": ("tests/trainer/record/test_metrics.py", [
         ("range(1, (resume_step or 0) + 1)", "range(resume_step or 0)", "test_rows_that_were_taken_away"),
+        ("            self._bring_back()\n", "", "test_a_file_that_somebody_took"),
+        ("if there is None and not os.fstat(folder).st_nlink", "if False", "test_a_file_that_went"),
+        ("os.rename(name, _free_name(name, _names(folder)), src_dir_fd=folder, dst_dir_fd=folder)",
+         "os.rename(name, name, src_dir_fd=folder, dst_dir_fd=folder)", "test_a_file_that_somebody_took"),
     ]),
     "trainer/record/rundir.py": ("tests/trainer/record/test_rundir.py", [
         ("            cls(path)._refuse_misplaced()", "            pass", "test_a_folder_in_the_place"),
+        ("each.is_symlink() and not each.exists()", "each.is_symlink() and False", "test_a_link_that_leads_nowhere"),
+        (" or retake(self.lock)", "", "test_a_lock_that_was_deleted_alone"),
         ("if run.recipe.is_file() or not (", "if True or not (", "test_a_run_without_its_recipe"),
     ]),
     "trainer/data/text/readers.py": ("tests/trainer/data/text/test_readers.py", [
@@ -694,6 +700,8 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         ("        _acquire(descriptor, path)", "        pass", "test_a_second_run_is_refused"),
         ("if not os.fstat(descriptor).st_nlink:", "if False:", "test_the_lock_of_a_deleted_file"),
         ("os.register_at_fork(after_in_child=_let_go_in_child)", "", "test_the_lock_dies_with_a_killed_holder"),
+        (" | os.O_EXCL", "", "test_a_lock_that_is_anothers"),
+        ("not os.path.samestat(path.parent.stat(), held.folder)", "False", "test_a_directory_that_was_deleted"),
     ]),
     "trainer/models/rope/scaling.py": ("tests/trainer/models/rope/test_scaling.py", [
         ("int(longest / factor) if built", "longest if built", "test_cos_and_sin"),
