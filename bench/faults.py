@@ -294,10 +294,14 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
     ]),
     "trainer/record/metrics.py": ("tests/trainer/record/test_metrics.py", [
         ("range(1, (resume_step or 0) + 1)", "range(resume_step or 0)", "test_rows_that_were_taken_away"),
-        ("            self._bring_back()\n", "", "test_a_file_that_somebody_took"),
-        ("if there is None and not os.fstat(folder).st_nlink", "if False", "test_a_file_that_went"),
-        ("os.rename(name, _free_name(name, _names(folder)), src_dir_fd=folder, dst_dir_fd=folder)",
-         "os.rename(name, name, src_dir_fd=folder, dst_dir_fd=folder)", "test_a_file_that_somebody_took"),
+        ('"" if self._file.is_there else self._file.bring_back()', '""', "test_a_file_that_somebody_took"),
+        ("if self._file is not None and not self._file.is_there", "if False", "test_a_file_that_cannot_be_brought_back"),
+    ]),
+    "trainer/common/appended.py": ("tests/trainer/record/test_metrics.py", [
+        ("return not os.fstat(self._folder).st_nlink", "return False", "test_a_file_that_went"),
+        ("os.rename(self._name, kept,", "os.rename(self._name, self._name,", "test_a_file_that_somebody_took"),
+        ("os.unlink(private, dir_fd=self._folder)", "pass", "tests/trainer/common/test_appended.py: test_what_cannot_be"),
+        ("stat.S_IMODE(held.st_mode)", "0o644", "tests/trainer/common/test_appended.py: test_it_is_as"),
     ]),
     "trainer/record/rundir.py": ("tests/trainer/record/test_rundir.py", [
         ("            cls(path)._refuse_misplaced()", "            pass", "test_a_folder_in_the_place"),
@@ -701,7 +705,7 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         ("if not os.fstat(descriptor).st_nlink:", "if False:", "test_the_lock_of_a_deleted_file"),
         ("os.register_at_fork(after_in_child=_let_go_in_child)", "", "test_the_lock_dies_with_a_killed_holder"),
         (" | os.O_EXCL", "", "test_a_lock_that_is_anothers"),
-        ("not os.path.samestat(path.parent.stat(), held.folder)", "False", "test_a_directory_that_was_deleted"),
+        ("os.path.samestat(path.parent.stat(), os.fstat(_held[path].folder))", "True", "test_a_directory_that_was_deleted"),
     ]),
     "trainer/models/rope/scaling.py": ("tests/trainer/models/rope/test_scaling.py", [
         ("int(longest / factor) if built", "longest if built", "test_cos_and_sin"),

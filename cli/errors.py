@@ -135,7 +135,7 @@ def _is_nowhere() -> bool:
 
 def _of_system(refused: OSError, error: Exception) -> UserError:
     number, where = refused.errno, str(refused.filename or "")
-    if number == errno.ENOENT and _is_nowhere():
+    if number == errno.ENOENT and not Path(where).is_absolute() and _is_nowhere():
         return UserError("the working directory was deleted", fix="cd to a folder that is there")
     if number == errno.ENOMEM:
         return as_user_error(MemoryError(refused.strerror))

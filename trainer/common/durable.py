@@ -7,8 +7,8 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -39,11 +39,8 @@ class NewFile:
         view = memoryview(part).cast("B")
         for start in range(0, len(view), CHUNK_BYTES):
             chunk = view[start : start + CHUNK_BYTES]
-            try:
+            with self._named():
                 self._file.write(chunk)
-            except OSError as error:
-                error.filename = error.filename or str(self._file.name)  # a write alone does not say of which file
-                raise
             self._digest.update(chunk)
         self._length += len(view)
 
@@ -57,10 +54,19 @@ class NewFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with self._file as file:
+        with self._named(), self._file as file:
             if kind is None:
                 file.flush()
                 os.fsync(file.fileno())
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """What the system refuses of a file that is open it refuses without its name."""
+        try:
+            yield
+        except OSError as error:
+            error.filename = error.filename or str(self._file.name)
+            raise
 
 
 def write_file(path: Path, parts: Iterable[bytes | memoryview]) -> Written:
@@ -104,17 +110,21 @@ def refuse_unwritable(file: Path, where: str) -> None:
         raise UserError(f"{file} cannot be written: {error.strerror}", where=where, fix="write elsewhere") from error
 
 
+def refuse_undecodable(path: Path) -> None:
+    """Raise UserError for a folder that libraries cannot name, since its path is not UTF-8."""
+    try:
+        str(path.absolute()).encode()
+    except UnicodeEncodeError:
+        what = "its name, or that of a folder it is in, is not UTF-8, and a tokenizer cannot be written there"
+        raise UserError(what, where=str(path), fix="choose another --output-dir") from None
+
+
 def make_directory(path: Path) -> tuple[Path, ...]:
     """Make `path` and what is missing above it; returns what was made, the innermost first.
 
     Raises:
-        OSError: it cannot be made, or is a file. UserError: its name is not UTF-8.
+        OSError: it cannot be made, or is a file.
     """
-    try:
-        os.fspath(path).encode()
-    except UnicodeEncodeError:
-        what = "its name is not UTF-8, and a tokenizer cannot be written into it"
-        raise UserError(what, where=str(path), fix="choose another name") from None
     made = []
     for each in (path, *path.parents):
         if each.exists():

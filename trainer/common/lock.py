@@ -18,7 +18,7 @@ POLL_SECONDS = 0.2
 
 class _Held(NamedTuple):
     descriptor: int
-    folder: os.stat_result  # that it was locked in
+    folder: int  # that it was locked in, a descriptor: while one is open, no other folder has its inode
 
 
 _held: dict[Path, _Held] = {}
@@ -27,7 +27,7 @@ _held: dict[Path, _Held] = {}
 def _let_go_in_child() -> None:
     """A forked worker would keep the lock of a killed parent alive: it must not own it."""
     for held in _held.values():
-        os.close(held.descriptor)
+        _close(held)
     _held.clear()
 
 
@@ -57,30 +57,48 @@ def exclusive(path: Path) -> Iterator[None]:
         yield
     finally:
         if path in _held:  # not in a forked child
-            os.close(_held.pop(path).descriptor)
+            _close(_held.pop(path))
 
 
 def _hold(descriptor: int, path: Path) -> None:
     try:
         _acquire(descriptor, path)
-        _held[path] = _Held(descriptor, path.parent.stat())
+        _held[path] = _Held(descriptor, os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
     except BaseException:
         os.close(descriptor)
         raise
+
+
+def _close(held: _Held) -> None:
+    os.close(held.descriptor)
+    os.close(held.folder)
 
 
 def retake(path: Path) -> bool:
     """Lock a new file `path` where the one that this process locked was deleted, and nothing else: its folder has the
     name that it had, and nobody has begun there since. Returns whether that was so."""
     held = _held.get(path)
-    try:
-        if held is None or not os.path.samestat(path.parent.stat(), held.folder):
-            return False
-        _hold(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644), path)
-    except (OSError, UserError):
+    if held is None or not is_same_folder(path):
         return False
-    os.close(held.descriptor)
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    except OSError:
+        return False
+    try:
+        _hold(descriptor, path)
+    except (OSError, UserError):
+        path.unlink(missing_ok=True)
+        return False
+    _close(held)
     return True
+
+
+def is_same_folder(path: Path) -> bool:
+    """Whether the folder of `path` is still that in which this process locked it."""
+    try:
+        return path in _held and os.path.samestat(path.parent.stat(), os.fstat(_held[path].folder))
+    except OSError:
+        return False
 
 
 def is_held(path: Path) -> bool:

@@ -36,7 +36,7 @@ WAITING = ("OMP_WAIT_POLICY", SPINS)
 def processes() -> int:
     """How many processes torchrun started together with this one, itself counted; 1 without it."""
     told = os.environ.get("WORLD_SIZE") or "1"
-    if not told.isdecimal():
+    if not told.isdecimal() or not int(told):
         what, where = f"{told!r} is no number of processes", "environment variable WORLD_SIZE"
         raise UserError(what, where=where, fix="unset it, or start galore with torchrun")
     return int(told)
@@ -52,7 +52,12 @@ def starter() -> str:
 
 def is_first(on_machine: bool = False) -> bool:
     """Whether this is the first of them, which speaks for all; `on_machine`: of those on this machine."""
-    return os.environ.get("LOCAL_RANK" if on_machine else "RANK", "0") == "0" or processes() == 1
+    if os.environ.get("LOCAL_RANK" if on_machine else "RANK", "0") == "0":
+        return True
+    try:
+        return processes() == 1
+    except UserError:  # which is what is to be told
+        return True
 
 
 def prepare_process() -> tuple[str, ...]:

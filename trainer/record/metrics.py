@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
-import os
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self, cast
 
-from galore.trainer.common.durable import CHUNK_BYTES, replace_file, temporary
+from galore.trainer.common.appended import Appended, free_name
+from galore.trainer.common.durable import replace_file
 from galore.trainer.common.format import counted
 from galore.trainer.common.reading import open_regular
 from galore.trainer.record.heldout import HeldOut
@@ -19,7 +17,6 @@ from galore.trainer.record.row import EvalRow, Row, TrainRow
 
 LONGEST_ROW_BYTES = 2**20  # with a sample in it; the parts of a longer line are no JSON, and passed over
 MOST_DIGITS = 300  # of a float
-APPEND = os.O_APPEND | os.O_CLOEXEC
 
 
 class Console(Protocol):
@@ -64,7 +61,7 @@ class Metrics:
 
     def __init__(
         self,
-        descriptor: int,
+        file: Appended | None,
         warn: Callable[[str], None],
         sink: Sink | None,
         evaluated: EvalRow | None = None,
@@ -72,11 +69,10 @@ class Metrics:
         absent: int = 0,
     ) -> None:
         self.absent = absent
-        self._descriptor, self._warn, self._sink, self.evaluated = descriptor, warn, sink, evaluated or {}
+        self._file, self._warn, self._sink, self.evaluated = file, warn, sink, evaluated or {}
         self.held_out = held_out or HeldOut()
         self._pending = bytearray()
         self._stuck = False
-        self._file: tuple[int, str] | None = None  # its folder, wherever that is by now, and its name there
 
     @classmethod
     def open(
@@ -103,16 +99,12 @@ class Metrics:
         absent = len(
             set(range(1, (resume_step or 0) + 1)) - {row["step"] for row in rows if row.get("kind") == "train"}
         )
-        found = cls(os.open(path, os.O_RDWR | APPEND), warn, sink, evaluated, HeldOut.of(rows), absent)
-        place = path.resolve()
-        found._file = os.open(place.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), place.name
-        return found
+        return cls(Appended(path), warn, sink, evaluated, HeldOut.of(rows), absent)
 
     @classmethod
     def unwritten(cls, evaluations: Sequence[EvalRow]) -> Self:
         """Metrics of a process that writes none, after the `evaluations` that the one which does has written."""
-        descriptor = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
-        return cls(descriptor, lambda _: None, None, evaluations[-1] if evaluations else None, HeldOut.of(evaluations))
+        return cls(None, lambda _: None, None, evaluations[-1] if evaluations else None, HeldOut.of(evaluations))
 
     def write(self, row: Row) -> None:
         """Append one row. Non-finite floats become null, with `<name>_is` saying which."""
@@ -126,61 +118,37 @@ class Metrics:
         """Make what was written durable: call it before a checkpoint, whose rows must not be younger than it."""
         self._flush()
         try:
-            self._bring_back()
-            os.fsync(self._descriptor)
+            if self._file is not None:
+                self._file.sync()
         except OSError as error:
             self._complain(error)
 
     def close(self) -> None:
         """Write what is left, and say so if that is impossible."""
         self.sync()
-        if self._pending:
+        if self._file is not None and not self._file.is_there:
+            self._warn("metrics.jsonl: all rows are lost, as it was deleted or replaced and cannot be written anew")
+        elif self._pending:
             self._warn(f"metrics.jsonl: {counted(self._pending.count(10), 'row')} lost to a full disk")
-        os.close(self._descriptor)
         if self._file is not None:
-            os.close(self._file[0])
+            self._file.close()
         if self._sink is not None:
             self._sink.close()
 
-    def _bring_back(self) -> None:
-        """Write all rows anew where another file, or none, has the name: this process alone still has the old one.
-
-        Raises:
-            OSError: they cannot be written there.
-        """
-        if self._file is None:
-            return
-        (folder, name), there = self._file, None
-        with suppress(FileNotFoundError):
-            there = os.stat(name, dir_fd=folder)
-        if there is None and not os.fstat(folder).st_nlink:
-            return  # the folder went, too, and the run ends with that
-        if there is not None and os.path.samestat(there, os.fstat(self._descriptor)):
-            return
-        private = temporary(Path(name)).name
-        descriptor = os.open(private, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644, dir_fd=folder)
-        with os.fdopen(descriptor, "wb") as file:
-            for start in range(0, os.fstat(self._descriptor).st_size, CHUNK_BYTES):
-                file.write(os.pread(self._descriptor, CHUNK_BYTES, start))
-            file.flush()
-            os.fsync(descriptor)
-        if there is not None:
-            os.rename(name, _free_name(name, _names(folder)), src_dir_fd=folder, dst_dir_fd=folder)
-        os.rename(private, name, src_dir_fd=folder, dst_dir_fd=folder)
-        os.close(self._descriptor)
-        self._descriptor = os.open(name, os.O_RDWR | APPEND, dir_fd=folder)
-        self._warn(
-            f"{name} was {'deleted' if there is None else 'replaced'}: written anew, no row of this run is missing"
-        )
-
     def _flush(self) -> None:
         """Hand the pending bytes to the file. A write may take a part of them: the rest stays for the next."""
+        if self._file is None:
+            self._pending.clear()
+            return
         try:
+            happened = "" if self._file.is_there else self._file.bring_back()
             while self._pending:
-                del self._pending[: os.write(self._descriptor, self._pending)]
+                del self._pending[: self._file.append(self._pending)]
         except OSError as error:
             self._complain(error)
             return
+        if happened:
+            self._warn(f"metrics.jsonl {happened}: written anew, no row of this run is missing")
         if self._stuck:
             self._stuck = False
             self._warn("metrics.jsonl: written again, no row is missing")
@@ -192,18 +160,9 @@ class Metrics:
 
 
 def _keep(path: Path) -> Path:
-    kept = path.with_name(_free_name(path.name, {each.name for each in path.parent.iterdir()}))
+    kept = path.with_name(free_name(path.name, {each.name for each in path.parent.iterdir()}))
     path.rename(kept)
     return kept
-
-
-def _names(folder: int) -> set[str]:
-    with os.scandir(folder) as found:
-        return {each.name for each in found}
-
-
-def _free_name(name: str, taken: Container[str]) -> str:
-    return next(kept for number in itertools.count(1) if (kept := f"{name}.{number}") not in taken)
 
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:

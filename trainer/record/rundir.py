@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, Self, get_args
 
 from galore.trainer.checkpoint.rotation import step_directories
-from galore.trainer.common.durable import leftovers, make_directory, remove, replace_file
+from galore.trainer.common.durable import leftovers, make_directory, refuse_undecodable, remove, replace_file
 from galore.trainer.common.errors import Ended, UserError
-from galore.trainer.common.lock import exclusive, is_lost, present_name, retake
+from galore.trainer.common.lock import exclusive, is_lost, is_same_folder, present_name, retake
 from galore.trainer.common.reading import NotReadable, read_bounded
 from galore.trainer.machine.process import starter
 from galore.trainer.recipe.schema.train import Tracker
@@ -100,6 +100,7 @@ class RunDir:
         Raises:
             UserError: holds a run, without `resume`; holds something else; is a file, or not writable.
         """
+        refuse_undecodable(path)
         _refuse_file(path)
         if resume and cls(path).recipe.is_file():
             cls(path)._refuse_misplaced()
@@ -165,6 +166,8 @@ class RunDir:
         now = present_name(self.lock)
         if now is None:
             saved, fix = "it was deleted", "start anew in another --output-dir"
+            if is_same_folder(self.lock):
+                saved, fix = "its lock was deleted, and cannot be taken anew", self.go_on()
         else:
             steps = step_directories(now.parent / self.checkpoints.name)
             what = f"with {steps[0][1].name}" if steps else "without a checkpoint"
@@ -243,9 +246,9 @@ class RunDir:
         """Raise UserError where a folder has the name of a file that the run goes on with, a file a folder's, or a link
         leads nowhere."""
         files = (self.metrics, self.facts, self.report, self.traceback, *self._trackers())
-        folders = (self.model, self.tokenizer, self.checkpoints, self.snapshots)
+        folders = (self.model, self.tokenizer, self.checkpoints, self.snapshots, self.plots, self.profile)
         for link in (each for each in (*files, *folders) if each.is_symlink() and not each.exists()):
-            if link in folders or not link.resolve().parent.is_dir():
+            if link in folders or not Path(os.path.realpath(link)).parent.is_dir():
                 what, fix = f"is a link to {link.readlink()}, which is not there", "bring that back, or remove the link"
                 raise UserError(what, where=str(link), fix=fix)
         for file in files:

@@ -53,8 +53,7 @@ def test_the_best_the_second_and_the_recipe_as_it_is(galore: Any) -> None:
         in words
     )
     assert (
-        "and +25% tokens/s here. To choose with it: the same command, and behind it train.fused=auto train.matmul=auto"
-        in words
+        "and +25% tokens/s here. To choose with it: the same command, and behind it train.fused=auto 4 choices" in words
     )
     assert "the recipe as it is 1.50 667 15.00 yes" in words
     assert "+50% tokens/s for 5.00 GiB more memory; the results are the same." in words

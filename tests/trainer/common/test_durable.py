@@ -109,20 +109,15 @@ def test_what_cannot_be_written_is_told_before_long_work(tmp_path: Path, monkeyp
         durable.refuse_unwritable(tmp_path / "x.png", "--plot")
 
 
-def test_a_name_that_no_library_can_write_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="its name is not UTF-8"):
-        make_directory(tmp_path / "nu\udcff")
-    assert not list(tmp_path.iterdir())
-
-
-def test_what_cannot_be_written_says_which_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("length", [100, durable.CHUNK_BYTES])
+def test_what_cannot_be_written_says_which_file(tmp_path: Path, length: int) -> None:
     """A write alone does not: a limit of file sizes is met in the middle."""
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10, limit[1]))
     try:
         with pytest.raises(OSError, match="large") as caught:
-            write_file(tmp_path / "file", [b"x" * durable.CHUNK_BYTES])
+            write_file(tmp_path / "file", [b"x" * length])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
         signal.signal(signal.SIGXFSZ, handler)

@@ -145,11 +145,12 @@ def test_libraries_are_imported_without_looking_for_garbage():
     assert (first, last, again) == ("collecting: False", "collecting: True True True", "True")
 
 
-@pytest.mark.parametrize("told", ["two", "-1", "1.5"])
+@pytest.mark.parametrize("told", ["two", "-1", "1.5", "0"])
 def test_a_number_of_processes_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, told: str) -> None:
     monkeypatch.setenv("WORLD_SIZE", told)
+    monkeypatch.setenv("LOCAL_RANK", "1")
     with pytest.raises(UserError, match=f"environment variable WORLD_SIZE: '{told}' is no number of processes"):
         processes()
-    assert is_first(), "whoever tells it asks for that"
+    assert is_first(on_machine=True), "whoever tells it asks for that"
     monkeypatch.setenv("WORLD_SIZE", "")
     assert processes() == 1

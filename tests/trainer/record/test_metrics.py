@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from galore.trainer.common.appended import Appended
 from galore.trainer.record.metrics import Metrics, read_rows
 
 
@@ -65,6 +66,21 @@ def test_a_file_that_somebody_took_is_written_anew(tmp_path: Path, how: str) -> 
     assert "written anew, no row of this run is missing" in told[0]
     kept = {"replaced": ["metrics.jsonl.1"], "replaced by a folder": ["metrics.jsonl.1"]}.get(how, [])
     assert sorted(each.name for each in folder.iterdir()) == ["metrics.jsonl", *kept]
+
+
+def test_a_file_that_cannot_be_brought_back_is_lost_in_words(path: Path) -> None:
+    told: list[str] = []
+    metrics = Metrics.open(path, None, warn=told.append)
+    metrics.write({"kind": "train", "step": 1})
+    path.unlink()
+    (path.parent / ".metrics.jsonl.tmp").mkdir()
+    for step in (2, 3):
+        metrics.write({"kind": "train", "step": step})
+        metrics.sync()
+    metrics.close()
+    assert len(told) == 2
+    assert "cannot be written (Is a directory); rows are kept in memory" in told[0]
+    assert "all rows are lost" in told[1]
 
 
 def test_a_file_that_went_with_its_folder_stays_away(tmp_path: Path) -> None:
@@ -164,7 +180,7 @@ def test_a_full_disk_delays_rows_and_loses_none(path: Path, monkeypatch: pytest.
     said: list[str] = []
     disk = _Disk()
     metrics = Metrics.open(path, None, warn=said.append)
-    monkeypatch.setattr("galore.trainer.record.metrics.os.write", disk)
+    monkeypatch.setattr("galore.trainer.common.appended.os.write", disk)
     metrics.write({"step": 1})
     disk.room = 5  # the second row is cut in the middle
     for step in (2, 3, 4):
@@ -182,7 +198,7 @@ def test_a_full_disk_delays_rows_and_loses_none(path: Path, monkeypatch: pytest.
 
 def test_rows_that_never_fit_are_counted(path: Path) -> None:
     said: list[str] = []
-    metrics = Metrics(os.open("/dev/full", os.O_WRONLY), said.append, None)
+    metrics = Metrics(Appended(Path("/dev/full")), said.append, None)
     for step in (1, 2):
         metrics.write({"step": step})
     metrics.close()

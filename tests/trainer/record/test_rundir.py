@@ -100,8 +100,14 @@ def test_a_lock_that_is_anothers_by_now_is_lost(tmp_path: Path) -> None:
     with RunDir(tmp_path).locked() as held:
         held.lock.unlink()
         held.lock.touch()
-        with pytest.raises(RunFailed, match="was deleted"):
+        with pytest.raises(RunFailed, match=r"lock was deleted, and cannot be taken anew\n.*--resume"):
             held.write_facts({})
+
+
+def test_a_name_that_no_library_can_write_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is not UTF-8"):
+        RunDir.create(tmp_path / "nu\udcff" / "run", resume=False)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_directory_that_was_deleted_is_lost(tmp_path: Path) -> None:
@@ -113,7 +119,9 @@ def test_a_directory_that_was_deleted_is_lost(tmp_path: Path) -> None:
         assert not list(held.root.iterdir())
 
 
-@pytest.mark.parametrize("name", ["checkpoints", "snapshots", "model", "tokenizer", "run.json", "metrics.jsonl"])
+@pytest.mark.parametrize(
+    "name", ["checkpoints", "snapshots", "model", "tokenizer", "plots", "profile", "run.json", "metrics.jsonl"]
+)
 def test_a_link_that_leads_nowhere_stops_the_resumption(tmp_path: Path, name: str) -> None:
     run_dir = _run(tmp_path / "run")
     (run_dir.root / name).unlink(missing_ok=True)

@@ -72,7 +72,6 @@ AXES: dict[str, Axis] = {
 
 # What rounds otherwise on a card: as the recipe has it where it is left open, and what is told beside the fastest.
 ROUNDED: dict[str, tuple[object, str]] = {"train.fused": (False, "auto"), "train.matmul": ("bf16", "auto")}
-OTHERWISE: Settings = {path: wanted for path, (_, wanted) in ROUNDED.items()}
 
 
 class Combination(NamedTuple):

@@ -260,9 +260,14 @@ class Search:
         found = best
         for path, (plain, wanted) in ROUNDED.items() if self.place.kind == "cuda" else ():
             settings = {**found.settings, path: wanted}
-            whole = self._whole(settings) if self._now({path: wanted})[path] == plain else None
-            if whole is not None and middle(whole.estimate) < found.seconds:
-                found = Choice(settings, whole.estimate, whole.total, whole.fits, True)
+            try:
+                whole = self._whole(settings) if self._now({path: wanted})[path] == plain else None
+            except UserError as error:
+                if error.where != path:
+                    raise
+                continue  # the model refuses it
+            if whole is not None and whole.fits and middle(whole.estimate) < found.seconds:
+                found = Choice(settings, whole.estimate, whole.total, True, True)
                 yield found
 
     def _whole(self, settings: Settings) -> Whole | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -118,6 +118,15 @@ def test_what_rounds_otherwise_is_told_beside_it(tiny: Tiny) -> None:
     assert found.as_json()["rounded_otherwise"] == [told.as_json()]
     assert searched(tiny, MadeUp(1000), "train.fused=auto").rounded == ()
     assert searched(tiny, MadeUp(1000, kind="cpu")).rounded == ()
+
+
+def test_what_rounds_otherwise_and_does_not_fit_is_not_told(tiny: Tiny) -> None:
+    class Larger(MadeUp):
+        def whole(self, loaded: LoadedRecipe) -> Whole:
+            found = super().whole(loaded)
+            return replace(found, fits=found.fits and not loaded.recipe.train.fused)
+
+    assert searched(tiny, Larger(1000)).rounded == ()
 
 
 def test_the_mathematics_stays_as_it_is(tiny: Tiny) -> None:
