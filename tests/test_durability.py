@@ -16,7 +16,8 @@ EXCEPTIONS = {
     ("cli/errors.py", "fdopen"): "the traceback of a bug, for its report",
     ("trainer/common/lock.py", "os.open"): "a lock is an inode, its content only names the holder",
     ("trainer/common/lock.py", "open"): "a lock is an inode",
-    ("trainer/record/metrics.py", "os.open"): "rows are appended, and synced before every checkpoint",
+    ("trainer/common/appended.py", "os.open"): "rows are appended, and synced before every checkpoint",
+    ("cli/entry.py", "os.open"): "/dev/null, in place of a closed stream",
     ("trainer/memory/live.py", "write_text"): "a switch of the kernel's in /proc",
     ("trainer/data/formats/bytestream.py", "TemporaryFile"): "has no name, and is gone with the process",
     (

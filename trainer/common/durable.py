@@ -1,4 +1,4 @@
-"""Files that survive a power cut: every byte is on the disk before its name is. Nothing else here writes files."""
+"""Files that survive a power cut: every byte is on the disk before its name is. Nothing else writes whole files."""
 
 from __future__ import annotations
 
