@@ -295,7 +295,7 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
     "trainer/record/metrics.py": ("tests/trainer/record/test_metrics.py", [
         ("range(1, (resume_step or 0) + 1)", "range(resume_step or 0)", "test_rows_that_were_taken_away"),
         ('"" if self._file.is_there else self._file.bring_back()', '""', "test_a_file_that_somebody_took"),
-        ("if self._file is not None and not self._file.is_there", "if False", "test_a_file_that_cannot_be_brought_back"),
+        ("if self._is_lost():", "if False:", "test_a_file_that_cannot_be_brought_back"),
     ]),
     "trainer/common/appended.py": ("tests/trainer/record/test_metrics.py", [
         ("return not os.fstat(self._folder).st_nlink", "return False", "test_a_file_that_went"),

@@ -46,7 +46,11 @@ class Appended:
 
     @property
     def is_there(self) -> bool:
-        """Whether its name still leads to it; of a folder that is gone, too, nothing is wanted back."""
+        """Whether its name still leads to it; of a folder that is gone, too, nothing is wanted back.
+
+        Raises:
+            OSError: the system does not tell.
+        """
         there = self._named()
         if there is None:
             return not os.fstat(self._folder).st_nlink

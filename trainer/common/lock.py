@@ -7,7 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -87,7 +87,8 @@ def retake(path: Path) -> bool:
     try:
         _hold(descriptor, path)
     except (OSError, UserError):
-        path.unlink(missing_ok=True)
+        with suppress(OSError):
+            path.unlink()
         return False
     _close(held)
     return True

@@ -126,7 +126,7 @@ class Metrics:
     def close(self) -> None:
         """Write what is left, and say so if that is impossible."""
         self.sync()
-        if self._file is not None and not self._file.is_there:
+        if self._is_lost():
             self._warn("metrics.jsonl: all rows are lost, as it was deleted or replaced and cannot be written anew")
         elif self._pending:
             self._warn(f"metrics.jsonl: {counted(self._pending.count(10), 'row')} lost to a full disk")
@@ -134,6 +134,12 @@ class Metrics:
             self._file.close()
         if self._sink is not None:
             self._sink.close()
+
+    def _is_lost(self) -> bool:
+        try:
+            return self._file is not None and not self._file.is_there
+        except OSError:
+            return False
 
     def _flush(self) -> None:
         """Hand the pending bytes to the file. A write may take a part of them: the rest stays for the next."""
