@@ -115,7 +115,6 @@ def _spelled(choice: Choice) -> str:
 
 
 def _lines(found: Fastest) -> Iterator[str]:
-    from galore.trainer.fit.search.axes import ROUNDED
     from galore.trainer.recipe.change import spelled
 
     if not found.best.settings:
@@ -131,7 +130,8 @@ def _lines(found: Fastest) -> Iterator[str]:
         )
     if found.rounded:
         gained = found.best.pace / found.rounded[-1].pace - 1
-        chosen = {path: found.rounded[-1].settings[path] for path in ROUNDED if path in found.rounded[-1].settings}
+        last = found.rounded[-1].settings
+        chosen = {path: value for path, value in last.items() if path not in found.best.settings}
         yield (
             f"What is rounded otherwise has other last digits (docs/fused.md, docs/matmul.md), and {gained:+.0%} tokens/s here. "
             f"To choose with it: the same command, and behind it {' '.join(spelled(chosen))}"

@@ -6,7 +6,7 @@ import errno
 import os
 from pathlib import Path
 
-from galore.trainer.common.errors import DISK_FULL, FILE_LIMIT, RunFailed
+from galore.trainer.common.errors import DISK_FULL, RunFailed, to_write
 from galore.trainer.common.format import size
 
 
@@ -54,11 +54,9 @@ def require_for_run(directory: Path, checkpoints: int, nbytes: int) -> None:
 def explain(error: OSError, directory: Path, needed: int) -> tuple[str, str]:
     """(what went wrong, what to do about it) for a write of `needed` bytes that failed."""
     what = error.strerror or str(error)
-    if error.errno == errno.EFBIG:
-        return what, FILE_LIMIT
     if error.errno == errno.EEXIST:
         return f"{directory} is no folder", "move it away, or bring back what its link leads to"
     if error.errno not in DISK_FULL:
-        return what, f"make {error.filename or directory} writable"
+        return what, to_write(error, str(error.filename or directory))
     free = free_bytes(directory) or 0
     return f"{what} ({size(needed)} are needed, {size(free)} are free)", f"free {size(max(needed - free, 2**20))} there"

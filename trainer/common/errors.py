@@ -82,8 +82,8 @@ def system_error(error: BaseException) -> OSError | None:
     return OSError(int(told[1]), os.strerror(int(told[1]))) if told else None
 
 
-def to_write(refused: OSError) -> str:
-    """What to do so that a file can be written which was `refused`."""
+def to_write(refused: OSError, where: str = "it") -> str:
+    """What to do so that a file can be written which was `refused`; `where`: what is to be made writable."""
     if refused.errno == errno.EFBIG:
         return FILE_LIMIT
-    return "free some space there" if refused.errno in DISK_FULL else "make it writable"
+    return "free some space there" if refused.errno in DISK_FULL else f"make {where} writable"

@@ -254,7 +254,7 @@ class RunDir:
         for file in files:
             if file.is_dir():
                 raise UserError("is a folder, where the run has a file", where=str(file), fix="move it away")
-        for folder in folders[:2]:
+        for folder in (self.model, self.tokenizer):
             if folder.exists() and not folder.is_dir():
                 raise UserError("is no folder, where the run has one", where=str(folder), fix="move it away")
 
