@@ -33,6 +33,7 @@ from galore.trainer.machine.process import ask_for_expandable_segments, prepare_
 from galore.trainer.models.adapters.adapt import adapted
 from galore.trainer.models.adapters.lora import stored_config, train_embeddings
 from galore.trainer.models.capacity import NewTokens
+from galore.trainer.models.changes.compiled import compile_blocks
 from galore.trainer.models.changes.table import BARE, WHOLE, change
 from galore.trainer.models.classifier import build_classifier
 from galore.trainer.models.decoder import build_decoder, refuse_encoder
@@ -128,6 +129,7 @@ def build(
     else:
         optimizer = attach_optimizer(model, recipe, recipe.train.accumulation, group)
     kernels += _told(recipe, model, optimizer, device)
+    kernels += compile_blocks(model) if recipe.train.compile else []
     checkpoint = None if directory.fresh else _resume(directory, console, model, optimizer, data, recipe, group)
     first_step = checkpoint.step if checkpoint else 0
     total = total_steps(recipe, data)

@@ -13,6 +13,7 @@ from galore.trainer.data.rows.skips import skipping
 from galore.trainer.evaluate import score_held_out
 from galore.trainer.machine.signals import StopOnSignal
 from galore.trainer.models.adapters.relora import restart_adapters
+from galore.trainer.models.changes.compiled import refusal, seconds_told
 from galore.trainer.models.generate import sample
 from galore.trainer.models.rope.stages import in_stage
 from galore.trainer.parallel.entered import entered, is_sharded
@@ -58,6 +59,8 @@ def train(run: Run, recorder: Recorder, stop: StopOnSignal) -> Result | None:
             rescue.stand(done)
             recorder.step(done, batch, outcome, rates, time.perf_counter() - started)
             profiled.end(done)
+            if settings.compile and step == run.first_step:
+                recorder.event(done, seconds_told())
             if recorder.skipped_in_a_row > settings.max_skipped_steps:
                 raise gave_up(run, recorder, done)
             due = due or _every(settings.save_steps, done)
@@ -100,9 +103,11 @@ def attempt_step(run: Run, batch: Batch, number: int) -> StepResult | Shortage:
     try:
         return take_step(run, batch, number)
     except RuntimeError as error:  # in its traceback live the tensors of the step: it must be gone before saving
-        if not is_out_of_memory(error):
-            raise
-        return Shortage.of(run, error)
+        if is_out_of_memory(error):
+            return Shortage.of(run, error)
+        if run.recipe.train.compile and (refused := refusal(error)) is not None:
+            raise refused from error
+        raise
 
 
 def take_step(run: Run, batch: Batch, number: int) -> StepResult:

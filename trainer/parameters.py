@@ -163,6 +163,14 @@ def planned_vocabulary(loaded: LoadedRecipe) -> tuple[int, list[str]]:
     return vocabulary, [f"vocabulary of {vocabulary} assumed, as model.vocab_size is not set: {why}"]
 
 
+def assumptions(loaded: LoadedRecipe) -> list[str]:
+    """Notes of what a plan of memory and seconds takes for granted, and the run may have otherwise."""
+    notes = planned_vocabulary(loaded)[1]
+    if loaded.recipe.train.compile:
+        notes.append("train.compile: memory and seconds are those of the step that is not compiled")
+    return notes
+
+
 @dataclass(frozen=True)
 class Costs:
     """What a run's length multiplies: FLOPs of a token (None: unknown), a checkpoint's bytes, token ids.
@@ -192,7 +200,7 @@ def dry_run(loaded: LoadedRecipe) -> DryRun:
         UserError: the model or the parameter groups cannot be built.
     """
     recipe = loaded.recipe
-    vocabulary, notes = planned_vocabulary(loaded)
+    vocabulary, notes = planned_vocabulary(loaded)[0], assumptions(loaded)
     model, _ = build_model(recipe, vocabulary, "meta", loaded.base_dir)
     build_extra(About(recipe, model, "meta", loaded.base_dir, 1))
     build_router(recipe, model)

@@ -40,9 +40,9 @@ class Plain:
         """All of it on the screen."""
         from galore.cli.show.dryrun import plan_lines, rank_lines
         from galore.cli.show.memory import show_profile
-        from galore.trainer.parameters import planned_vocabulary
+        from galore.trainer.parameters import assumptions
 
-        show_profile(screen(), self.loaded, self.profile, planned_vocabulary(self.loaded)[1])
+        show_profile(screen(), self.loaded, self.profile, assumptions(self.loaded))
         typer.echo()
         say_pairs(plan_lines(self._plan()))
         if (host := self._host()) is not None:

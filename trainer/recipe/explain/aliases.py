@@ -103,6 +103,7 @@ FIELDS = {
     "train.micro_batch_size": "per_device_train_batch_size device_batch_size",
     "train.gradient_checkpointing": "activation_checkpointing enable_activation_checkpointing use_gradient_checkpointing",
     "train.offload_activations": "enable_activation_offloading activation_offloading",
+    "train.compile": "torch_compile",
     "train.z_loss": "z_loss_weight z_loss_coefficient auxiliary_loss_multiplier",
     "train.device": "accelerator",
     "train.device: cpu": "no_cuda use_cpu",
@@ -159,7 +160,6 @@ ADVICE = {
         resume resume_from_checkpoint continue_from auto_resume_from_checkpoints""",
     "torchrun starts the processes, and parallel.mode (ddp or fsdp) says how they share a run: docs/scaling.md": """
         ddp fsdp deepspeed devices num_nodes single_gpu local_rank strategy""",
-    "torch.compile is not used: leave it out": "compile torch_compile",
     "export with `galore export RUN OUT`, and upload that folder": "push_to_hub hub_model_id",
 }
 

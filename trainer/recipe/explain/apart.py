@@ -123,8 +123,9 @@ APART = {
         gradient_checkpointing_kwargs disable_gradient_checkpointing""",
     "bfloat16 needs no loss scale, and the type is model.dtype: leave it out": """
         half_precision_backend fp16_opt_level fp16_full_eval fp16_backend loss_scale amp""",
-    "torch.compile is not used, nor is any other compiler: leave it out": """
-        torchdynamo torch_compile_backend torch_compile_mode jit_mode_eval use_ipex""",
+    "torch.compile has its own defaults, and train.compile: true asks for it: leave it out": """
+        torchdynamo torch_compile_backend torch_compile_mode""",
+    "no compiler but torch.compile is used (train.compile: true): leave it out": "jit_mode_eval use_ipex",
     "memory is given back where it runs short: leave it out": "torch_empty_cache_steps",
     "train.deterministic: true": "full_determinism",
     "train.fused: auto": "liger_rope liger_rms_norm liger_glu_activation flash_attn_rms_norm",

@@ -49,6 +49,7 @@ class Recipe(Section):
         check_glue(self)
         check_length_stages(self)
         check_position_skips(self)
+        check_compile(self)
         check_parallel(self.parallel, self.optim)
         if self.optim.update == "immediate" and self.train.accumulation > 1:
             raise ValueError(
@@ -140,6 +141,22 @@ def check_position_skips(recipe: Recipe) -> None:
             f"{key}.target_length {skips.target_length} exceeds model.max_position_embeddings {recipe.model.longest}: raise "
             "that, or lower target_length"
         )
+
+
+def check_compile(recipe: Recipe) -> None:
+    """Raise ValueError for the first contradiction."""
+    if not recipe.train.compile:
+        return
+    others = {
+        "train.fused": recipe.train.fused,
+        "train.tile_tokens": recipe.train.tile_tokens,
+        "train.stream_weights": recipe.train.stream_weights,
+        "train.offload_activations": recipe.train.offload_activations,
+        "data.isolate_documents": recipe.data.isolates,
+        "parallel.mode: fsdp": recipe.parallel.mode == "fsdp",
+    }
+    if other := next((key for key, value in others.items() if value), None):
+        raise ValueError(f"train.compile and {other} cannot be combined: leave one of them out")
 
 
 def check_extra_loss(recipe: Recipe) -> None:

@@ -111,6 +111,10 @@ class TrainSection(Section):
         False,
         "RMSNorm, SwiGLU and rotary positions in one pass each way, rounded once: true; auto is on CUDA, in models that are known",
     )
+    compile: StrictBool = execution(
+        False,
+        "torch.compile fuses what lies between the blocks' products, in any architecture; takes a while in the first step (docs/fused.md)",
+    )
     device: Literal["auto", "cpu", "cuda"] = execution("auto", "auto takes CUDA when there is one, and says so")
     expandable_segments: bool = execution(
         True,

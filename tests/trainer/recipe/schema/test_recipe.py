@@ -33,3 +33,19 @@ def test_refused(override: str, said: str) -> None:
 def test_samples_are_counted_for_tasks_only() -> None:
     with pytest.raises(RecipeError, match="max_train_samples goes with"):
         load_recipe("demo", ["data.max_train_samples=5"])
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "train.fused=auto",
+        "train.tile_tokens=64",
+        "train.stream_weights=true",
+        "data.isolate_documents=true",
+        "parallel.mode=fsdp",
+    ],
+)
+def test_what_would_be_compiled_beside_something_else_is_refused(other: str) -> None:
+    key = other.replace("=fsdp", ": fsdp").partition("=")[0]
+    with pytest.raises(RecipeError, match=f"train.compile and {key.split(':')[0]}.* cannot be combined"):
+        load_recipe("demo", ["train.compile=true", other])

@@ -1,0 +1,95 @@
+"""Blocks by torch.compile: the numbers of those that are not, in training alone, and what a compiler's failure says."""
+
+import functools
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from galore.trainer.build import build_model
+from galore.trainer.common.errors import UserError
+from galore.trainer.data.batch import Objective
+from galore.trainer.data.prepare import fullest_batch
+from galore.trainer.models.changes.compiled import compile_blocks, refusal, seconds_told
+from galore.trainer.models.checkpointing import blocks_of
+from galore.trainer.optimizer import attach_optimizer
+from galore.trainer.recipe.load import load_recipe
+from galore.trainer.step import train_step
+
+TINY = [
+    "model.hidden_size=32", "model.intermediate_size=48", "model.num_hidden_layers=3", "model.num_attention_heads=4",
+    "model.dtype=float32", "data.max_length=16", "optim.rank=4", "train.global_batch_size=4",
+    "train.micro_batch_size=2", "train.device=cpu",
+]  # fmt: skip
+
+
+def trained(compiled: bool, *settings: str) -> tuple[list[float], nn.Module]:
+    """Losses of three steps, with a refresh in the third, and the model."""
+    loaded = load_recipe("demo", [*TINY, "optim.update_proj_gap=2", *settings])
+    recipe = loaded.recipe
+    torch.manual_seed(0)
+    model, _ = build_model(recipe, 64, "cpu", loaded.base_dir)
+    optimizer = attach_optimizer(model, recipe, recipe.train.accumulation, None)
+    if compiled:
+        (line,) = compile_blocks(model)
+        assert line.startswith("blocks: 3 by torch.compile")
+    losses = []
+    for step in range(3):
+        for group in optimizer.param_groups:
+            group["clock"] = step
+        ids = torch.randint(64, (4, 16), generator=torch.Generator().manual_seed(step))
+        losses.append(train_step(model, optimizer, fullest_batch(recipe, ids), 2, 1.0, Objective()).loss_nats)
+    return losses, model
+
+
+@pytest.mark.parametrize("settings", [(), ("optim.weight_dtype=int8", "train.matmul=int8", "model.dtype=bfloat16")])
+def test_a_compiled_step_is_that_of_the_same_operations(
+    monkeypatch: pytest.MonkeyPatch, settings: tuple[str, ...]
+) -> None:
+    """As traced, with no operation fused; every second block is recomputed, so that a graph is there twice."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    (plain, expected), (compiled, found) = (
+        trained(way, "train.gradient_checkpointing=2", *settings) for way in (False, True)
+    )
+    assert compiled == pytest.approx(plain, rel=1e-6)
+    for (name, weight), other in zip(expected.state_dict().items(), found.state_dict().values(), strict=True):
+        torch.testing.assert_close(other, weight, msg=name)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+    assert seconds_told().startswith("torch.compile took ")
+
+
+def test_only_training_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def noted(function: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            asked.append(function)
+            return function(*args, **kwargs)
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", noted)
+    _, model = trained(True)
+    blocks = len(blocks_of(model))
+    assert len(asked) >= 3 * 2 * blocks
+    assert len(asked) % blocks == 0
+    asked.clear()
+    model.eval()
+    model(torch.zeros(1, 4, dtype=torch.long))
+    assert not asked
+
+
+def test_a_model_without_blocks_is_refused() -> None:
+    with pytest.raises(UserError, match="Linear has no blocks to compile"):
+        compile_blocks(nn.Linear(2, 2))
+
+
+def test_what_a_compiler_says_is_told_with_what_to_do() -> None:
+    import torch._dynamo.exc as dynamo
+
+    found = refusal(dynamo.TorchDynamoException("no g++\nand a page of C++"))
+    assert found is not None
+    assert "torch.compile failed: no g++" in str(found)
+    assert "a page of" not in str(found)
+    assert refusal(RuntimeError("of something else")) is None
