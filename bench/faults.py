@@ -214,6 +214,11 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         ("cos.shape[-1] == q.shape[-1]", "True", "test_angles"),
         ("unsqueeze_dim == 1 and", "", "test_angles"),
     ]),
+    "trainer/models/changes/compiled.py": ("tests/trainer/models/changes/test_compiled.py", [
+        ("(compiled if self.training else plain)", "compiled", "test_only_training"),
+        ("return isinstance(module, nn.Linear) or", "return", "test_only_training"),
+        ("if not isinstance(error, dynamo.TorchDynamoException):", "if True:", "test_a_compiler_that_fails"),
+    ]),
     "kernels/ops/fused/softmax.py": ("tests/kernels/ops/fused/test_softmax.py", [
         ("2 * logits.nbytes", "logits.nbytes", "test_a_gpu_is_asked_once"),
         ("if logits.dtype == torch.float64", "if False", "test_a_gpu_leaves_float64"),

@@ -1,20 +1,25 @@
 """Blocks by torch.compile: the numbers of those that are not, in training alone, and what a compiler's failure says."""
 
 import functools
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from consoles import Quiet
 from torch import nn
 
 from galore.trainer.build import build_model
-from galore.trainer.common.errors import UserError
+from galore.trainer.common.errors import RunFailed, UserError
 from galore.trainer.data.batch import Objective
 from galore.trainer.data.prepare import fullest_batch
 from galore.trainer.models.changes.compiled import compile_blocks, refusal, seconds_told
 from galore.trainer.models.checkpointing import blocks_of
 from galore.trainer.optimizer import attach_optimizer
+from galore.trainer.parameters import assumptions
 from galore.trainer.recipe.load import load_recipe
+from galore.trainer.record.metrics import read_rows
+from galore.trainer.run import run_training
 from galore.trainer.step import train_step
 
 TINY = [
@@ -70,14 +75,46 @@ def test_only_training_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
         return call
 
     monkeypatch.setattr(torch, "compile", noted)
-    _, model = trained(True)
+    _, model = trained(True, "optim.projection=hook")
     blocks = len(blocks_of(model))
     assert len(asked) >= 3 * 2 * blocks
     assert len(asked) % blocks == 0
+    linears = [each for block in blocks_of(model) for each in block.modules() if isinstance(each, nn.Linear)]
+    assert all(each.forward._torchdynamo_disable for each in linears)  # type: ignore[union-attr]
     asked.clear()
     model.eval()
     model(torch.zeros(1, 4, dtype=torch.long))
     assert not asked
+
+
+def test_a_run_says_how_long_it_compiled_and_what_a_plan_leaves_out(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(torch, "compile", lambda function: function)
+    settings = [*TINY, "train.compile=true", "train.max_steps=2", "eval.sample_prompt=null", "eval.max_tokens=50"]
+    loaded = load_recipe("demo", settings)
+    assert any("not compiled" in note for note in assumptions(loaded))
+    run_training(loaded, tmp_path / "run", False, Quiet())
+    rows = read_rows(tmp_path / "run/metrics.jsonl")
+    said = [row["step"] for row in rows if "torch.compile took" in row.get("message", "")]
+    assert said == [1]
+    assert "by torch.compile" in (tmp_path / "run/run.json").read_text()
+
+
+def test_a_compiler_that_fails_ends_the_run_with_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import torch._dynamo.exc as dynamo
+
+    def no_compiler(function: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            raise dynamo.TorchDynamoException("no g++")
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    settings = [*TINY, "train.compile=true", "train.max_steps=2"]
+    with pytest.raises(RunFailed, match=r"(?s)torch.compile failed: no g.*nothing is lost") as caught:
+        run_training(load_recipe("demo", settings), tmp_path / "run", False, Quiet())
+    assert "C++ compiler" in str(caught.value)
 
 
 def test_a_model_without_blocks_is_refused() -> None:
