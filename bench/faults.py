@@ -214,6 +214,13 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         ("cos.shape[-1] == q.shape[-1]", "True", "test_angles"),
         ("unsqueeze_dim == 1 and", "", "test_angles"),
     ]),
+    "trainer/data/text/locate.py": ("tests/trainer/data/text/test_locate.py", [
+        ("if hidden or not _is_hidden(each, above)", "if True", "test_a_glob_takes"),
+        ("above.glob(\"/\".join(parts))", "map(Path, glob.glob(str(pattern), recursive=True))", "test_a_glob_takes"),
+    ]),
+    "trainer/record/report.py": ("tests/trainer/record/test_report.py", [
+        ("if history.lost_after is not None and run_dir.report.is_file():", "if False:", "test_a_report_of_metrics"),
+    ]),
     "trainer/models/changes/compiled.py": ("tests/trainer/models/changes/test_compiled.py", [
         ("(compiled if self.training else plain)", "compiled", "test_only_training"),
         ("return isinstance(module, nn.Linear) or", "return", "test_only_training"),

@@ -21,6 +21,7 @@ from galore.trainer.recipe.schema.recipe import Recipe
 from galore.trainer.recipe.schema.resume import mathematics, other_mathematics
 
 KEY = "made_with"
+OF_TOKENS = {"vocab_size", "bos_token_id", "eos_token_id", "pad_token_id"}  # of a configuration, by the tokenizer
 NO_MATHEMATICS = (
     "transformers_version",
     "_name_or_path",
@@ -57,14 +58,16 @@ def require_same_recipe(state: State, recipe: Recipe, run: Path) -> None:
 def require_same_config(state: State, config: PreTrainedConfig, run: Path) -> None:
     """Raise UserError, with both values, if the model that was built is another function than the trained one."""
     trained, here = dict(_flat(state.get(KEY, {}).get("config", {}))), dict(_flat(_values(config)))
-    changed = [
-        f"{key}: {trained[key]} → {here[key]}" for key in trained.keys() & here.keys() if trained[key] != here[key]
-    ]
+    changed = {key for key in trained.keys() & here.keys() if trained[key] != here[key]}
     if changed:
+        told = "; ".join(f"{key}: {trained[key]} → {here[key]}" for key in sorted(changed))
+        # a tokenizer that is made of the text is another one when the text is
+        of_text = "text (data.path) or tokenizer that the run was started with"
+        what = of_text if changed <= OF_TOKENS else "folder that model.name_or_path names"
         raise UserError(
-            "the configuration of the model is not the one that was trained: " + "; ".join(sorted(changed)),
+            f"the configuration of the model is not the one that was trained: {told}",
             where=str(run),
-            fix="restore the folder that model.name_or_path names, or start anew in another --output-dir",
+            fix=f"restore the {what}, or start anew in another --output-dir",
         )
 
 

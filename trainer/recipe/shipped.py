@@ -43,8 +43,9 @@ def locate(name_or_path: str, beside: Path = Path(), asked: tuple[Place, str] | 
     if is_there(path):
         return path / "recipe.yaml" if is_there(path / "recipe.yaml") else path
     place, key = asked or (Place(name_or_path), "")
+    named = f": {name_or_path}" if asked else ""  # else the place has it
     what = "no such file" if _looks_like_file(name_or_path) else "neither a shipped recipe nor a file"
-    raise RecipeError(place.source, [Problem(place, key, what, _nearest_recipes(name_or_path, path))])
+    raise RecipeError(place.source, [Problem(place, key, what + named, _nearest_recipes(name_or_path, path))])
 
 
 def _looks_like_file(name: str) -> bool:

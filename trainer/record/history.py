@@ -74,6 +74,13 @@ class History:
         return int(self.train["step"][-1]) if len(self.train["step"]) else 0
 
     @property
+    def lost_after(self) -> int | None:
+        """The last step that is told of, where the run is finished and there were more; None where all are there."""
+        final = self.facts.get("final")
+        done = final.get("step") if isinstance(final, dict) and "finished" in self.facts else None
+        return self.last_step if isinstance(done, int) and self.last_step < done else None
+
+    @property
     def total_steps(self) -> int:
         known = self.facts.get("total_steps")
         return known if isinstance(known, int) and known > 0 else self.last_step

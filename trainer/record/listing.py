@@ -92,6 +92,9 @@ def _of_files(run: RunDir) -> Listed:
         raise ValueError(f"{run.recipe.name} is missing, or no file")
     facts = _facts(run)
     steps, evaluations = _last_rows(run.metrics)
+    final = facts.get("final") if "finished" in facts else None
+    if isinstance(final, dict) and (_whole(steps.get("step")) or 0) < (_whole(final.get("step")) or 0):
+        raise ValueError(f"{run.metrics.name} tells of fewer steps than {run.facts.name}")
     parts = facts.get("parameters")
     counts = (
         [_whole(part.get("count")) or 0 for part in parts if isinstance(part, dict)] if isinstance(parts, list) else []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from galore.trainer.common.errors import RunFailed, to_write
+from galore.trainer.common.errors import RunFailed, UserError, to_write
 from galore.trainer.common.markdown import section
 from galore.trainer.common.reading import read_bounded
 from galore.trainer.recipe.extras import install, no_plots
@@ -21,10 +21,17 @@ def write_report(run_dir: RunDir) -> Path:
     """Write report.md and plots/*.png, for a run at any stage. Facts that are missing are left out.
 
     Raises:
+        UserError: metrics of a finished run were lost since, and the report that is there may still have them.
         RunFailed: the files cannot be written.
     """
+    history = History.read(run_dir)
+    if history.lost_after is not None and run_dir.report.is_file():
+        raise UserError(
+            f"tells of {history.lost_after:,} steps, and run.json of {history.facts['final']['step']:,}",
+            where=str(run_dir.metrics),
+            fix=f"restore it; {run_dir.report.name} may have the others and is left as it is: move it away for a new one",
+        )
     try:
-        history = History.read(run_dir)
         run_dir.replace(run_dir.report, _compose(history, _plots(history, run_dir)))
     except OSError as error:
         raise RunFailed(

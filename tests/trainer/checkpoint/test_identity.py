@@ -142,6 +142,8 @@ def test_another_function_is_refused_with_both_values(tmp_path: Path) -> None:
     other = LlamaConfig(rms_norm_eps=1e-6, num_hidden_layers=2, rope_theta=5.0)
     with pytest.raises(UserError, match=r"rope_parameters.rope_theta: 10000.0 → 5.0"):
         identity.require_same_config(trained, other, tmp_path)
+    with pytest.raises(UserError, match=r"vocab_size: 32000 → 300[^→]*→ restore the text \(data.path\) or tokenizer"):
+        identity.require_same_config(state(), LlamaConfig(vocab_size=300), tmp_path)
     identity.require_same_config({}, LlamaConfig(), tmp_path)  # saved before checkpoints knew
     del trained[identity.KEY]["config"]["rms_norm_eps"]  # unknown to another version of the library
     identity.require_same_config(trained, LlamaConfig(rms_norm_eps=1e-2, num_hidden_layers=2), tmp_path)

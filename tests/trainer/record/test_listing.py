@@ -109,6 +109,10 @@ DAMAGED: dict[str, tuple[Callable[[Path], object], str]] = {
     "bytes": (write("run.json", bytes(range(256))), "run.json is no JSON"),
     "a list": (write("run.json", b"[1]"), "run.json holds no facts"),
     "rows": (write("metrics.jsonl", b"\x00" * 5000), "metrics.jsonl holds no row"),
+    "lost": (
+        write("run.json", json.dumps({"finished": "2026", "final": {"step": 101}}).encode()),
+        "metrics.jsonl tells of fewer steps than run.json",
+    ),
     "a pipe": (pipe("metrics.jsonl"), "is a pipe, not a regular file"),
     "another": (pipe("run.json"), "is a pipe, not a regular file"),
     "no recipe": (lambda run: (run / "recipe.yaml").unlink(), "recipe.yaml is missing, or no file"),

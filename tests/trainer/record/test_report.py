@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from galore.trainer.common.errors import RunFailed
+from galore.trainer.common.errors import RunFailed, UserError
 from galore.trainer.common.markdown import fence, table
 from galore.trainer.record import report
 from galore.trainer.record.history import History
@@ -230,6 +230,18 @@ def test_plots_that_fail_leave_the_rest_of_the_report(tmp_path: Path, monkeypatc
 def test_an_interrupted_run_says_so(tmp_path: Path) -> None:
     text = write_report(_run(tmp_path, _rows(10), FACTS)).read_text()
     assert "Not finished: 10 of 60 steps are done" in text
+
+
+def test_a_report_of_metrics_that_were_lost_since_is_not_written_over(tmp_path: Path) -> None:
+    facts = FACTS | {"final": {"step": 60}}
+    write_report(_run(tmp_path, _rows(), facts))
+    lost = _run(tmp_path, _rows(10), facts)
+    before = lost.report.read_text()
+    with pytest.raises(UserError, match=r"metrics.jsonl: tells of 10 steps, and run.json of 60"):
+        write_report(lost)
+    assert lost.report.read_text() == before
+    lost.report.unlink()
+    assert "10 of 60 steps are done" in write_report(lost).read_text()
 
 
 def test_an_empty_directory(tmp_path: Path) -> None:

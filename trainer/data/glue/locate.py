@@ -123,6 +123,10 @@ def _nothing(task: Task, split: str, source: Path, folders: list[Path]) -> UserE
     if others and folders[:1] == [source]:
         fix = f"put it beside them as {task.folder}/ or {task.name}/"
         return UserError(f"has no folder of {task.folder}, but of {others}", where=str(source), fix=fix)
+    for path in (path for folder in folders for path in folder.iterdir()):
+        match = FILE_NAME.fullmatch(path.name.lower())
+        if match and _split_of(match["split"]) == split and not path.is_dir():
+            return UserError("is no regular file", where=str(path), fix="put the file itself there")
     there = ", ".join(sorted(path.name for folder in folders for path in folder.iterdir())[:12]) or "nothing"
     dev = split.replace("validation", "dev")
     fix = f"it would be {split}.parquet, {split}-00000-of-00001.parquet, {split}.jsonl or {dev}.tsv, each also with .gz"

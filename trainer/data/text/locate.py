@@ -105,8 +105,7 @@ def _expand(pattern: str, base_dir: Path, format: str, key: str) -> list[DataFil
         _require_regular(path, key)
         files = [_named(path, format, key)]
     else:
-        matches = (Path(match) for match in sorted(glob.glob(str(path), recursive=True)))  # noqa: PTH207 - takes absolute ones
-        files = [_named(match, format, key) for match in matches if match.is_file()]
+        files = [_named(match, format, key) for match in _matching(path) if match.is_file()]
     if not files:
         raise _nothing_found(pattern, path, base_dir, format, key)
     return files
@@ -114,6 +113,8 @@ def _expand(pattern: str, base_dir: Path, format: str, key: str) -> list[DataFil
 
 def _nothing_found(pattern: str, path: Path, base_dir: Path, format: str, key: str) -> UserError:
     kind = READ if format == "auto" else format
+    if path.is_symlink():
+        return UserError(f"{path} is a link to {path.readlink()}, which is not there", where=key, fix="mend the link")
     if not path.is_dir():
         beside = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
         near = nearest(path.name, beside)
@@ -180,9 +181,26 @@ def _beside_arrow(name: str) -> bool:
 
 def _visible(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if not hidden and path.is_file():
+        if not _is_hidden(path, folder) and path.is_file():
             yield path
+
+
+def _matching(pattern: Path) -> list[Path]:
+    """What a glob means, sorted: hidden names only where it says so, and `**` goes through no link to a folder.
+
+    A link may lead back up: there is then no end of paths.
+    """
+    wild = next((index for index, part in enumerate(pattern.parts) if glob.has_magic(part)), None)
+    if wild is None:
+        return []
+    above, parts = Path(*pattern.parts[:wild]), pattern.parts[wild:]
+    hidden = any(part.startswith(".") for part in parts)
+    found = (each for each in above.glob("/".join(parts)) if hidden or not _is_hidden(each, above))
+    return sorted(found, key=str)
+
+
+def _is_hidden(path: Path, folder: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 
 def _named(path: Path, format: str, key: str) -> DataFile:

@@ -107,7 +107,7 @@ FIELDS = {
     "train.z_loss": "z_loss_weight z_loss_coefficient auxiliary_loss_multiplier",
     "train.device": "accelerator",
     "train.device: cpu": "no_cuda use_cpu",
-    "train.save_steps": "save_every save_interval checkpoint_interval",
+    "train.save_steps": "save_every save_interval checkpoint_interval checkpoint_every save_freq",
     "train.save_best": "load_best_model_at_end save_best_model save_best_checkpoint keep_best",
     "train.early_stopping_patience": "early_stopping patience early_stopping_rounds early_stopping_steps",
     "train.save_total_limit": "keep_last_n_checkpoints",

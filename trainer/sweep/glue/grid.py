@@ -24,6 +24,7 @@ from galore.trainer.sweep.options import (
 )
 from galore.trainer.tasks.glue import TASKS
 
+EVERY = "all"  # in place of a task's name
 OWN_RECIPES = {method.glue for method in METHODS.values() if method.glue}
 
 
@@ -77,10 +78,11 @@ def trial_of(folder: str, loaded: LoadedRecipe) -> Trial:
 
 
 def _tasks(text: str) -> list[str]:
-    if text.strip().lower() == "all":
-        return [*TASKS]
     called = {plain(name): task.name for task in TASKS.values() for name in (task.name, task.folder)}
-    return _known([called.get(plain(word), word) for word in words(text, "--task")], TASKS, "--task")
+    asked = words(text, "--task")
+    named = [called.get(plain(word), word) for word in asked if plain(word) != EVERY]
+    known = _known(named, TASKS, "--task") if named else []
+    return known if len(named) == len(asked) else [*TASKS]
 
 
 def _trials(

@@ -62,6 +62,23 @@ def test_globs_lists_and_repetitions(folder: Path) -> None:
     assert len(names(folder, ["b.txt", "b.txt", str(folder / "b.txt")])) == 1
 
 
+def test_a_glob_takes_no_hidden_names_and_ends_where_links_lead_back_up(folder: Path) -> None:
+    (folder / ".hidden").mkdir()
+    (folder / ".hidden/x.jsonl").write_text("{}")
+    (folder / ".y.jsonl").write_text("{}")
+    for name in ("one", "two"):
+        (folder / "deep" / name).symlink_to(folder, target_is_directory=True)
+    assert names(folder, "**/*.jsonl") == [("deep/c.jsonl", "jsonl")]
+    assert names(folder, str(folder / "d*" / "*.jsonl")) == [("deep/c.jsonl", "jsonl")]
+    assert names(folder, ".*.jsonl") == [(".y.jsonl", "jsonl")]
+
+
+def test_a_link_to_nothing_is_called_so(folder: Path) -> None:
+    (folder / "lost.txt").symlink_to("gone.txt")
+    with pytest.raises(UserError, match=r"lost.txt is a link to gone.txt, which is not there"):
+        names(folder, "lost.txt")
+
+
 def test_a_file_whose_name_looks_like_a_glob(folder: Path) -> None:
     assert names(folder, "odd[1].txt") == [("odd[1].txt", "txt")]
 

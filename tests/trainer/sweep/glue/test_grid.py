@@ -107,7 +107,9 @@ def test_a_recipe_of_text_is_refused() -> None:
 def test_tasks_are_taken_as_the_tables_print_them() -> None:
     trials = grid(None, [], "SST-2, CoLA,stsb,STS-B", None)
     assert [task_of(trial) for trial in trials] == ["sst2", "cola", "stsb"]
-    assert len(grid(None, [], "All", None)) == len(TASKS)
+    assert len(grid(None, [], "All", None)) == len(grid(None, [], "rte,all", None)) == len(TASKS)
+    with pytest.raises(UserError, match="there is no .*foo"):
+        grid(None, [], "all,foo", None)
 
 
 def test_a_method_without_a_recipe_of_its_own_goes_into_that_of_galore() -> None:
