@@ -112,7 +112,7 @@ KINDS: dict[str, tuple[str, ...]] = {
         "optim.max_grad_norm=null",
     ),
     "sums": (HOST, "optim.method=full", "train.global_batch_size=4"),
-    "both": (HOST, "train.stream_weights=4", "optim.refresh=summed", "optim.residual=fira"),
+    "both": (HOST, "train.stream_weights=4", "optim.refresh=summed"),
 }
 
 
