@@ -326,6 +326,17 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
     ]),
     "trainer/fit/alike/few.py": ("tests/trainer/fit/alike/test_few.py", [
         ("or _told_apart(model, len(stack))", "", "test_blocks_that_the_configuration"),
+        (" or not _all_or_none_streamed(model, len(stack))", "",
+         "tests/trainer/fit/alike/test_streams.py: test_all_blocks_are_traced"),
+        ("self.parameter = own, like, own.parameter", "self.parameter = own, like, like.parameter",
+         "tests/trainer/fit/alike/test_streams.py: test_few_blocks_tell_all and int8"),
+        ("block, self.block = self.block, None", "block = self.block",
+         "tests/trainer/fit/alike/test_streams.py: test_few_blocks_tell_all and int8"),
+    ]),
+    "trainer/fit/alike/streams.py": ("tests/trainer/fit/alike/test_streams.py", [
+        ("                streamed.places.changed.add(each)", "                pass", "test_copies_are_those and immediate"),
+        ("            arrived(each)\n", "            pass\n", "test_copies_are_those"),
+        ("if turns[block] != turns[blocks.pattern]", "if False", "test_a_block_that_does_not_come"),
     ]),
     "trainer/data/rows/mixed.py": ("tests/trainer/data/stream/test_mixed_stream.py", [
         ("else [weights.tolist()]", "else []", "tests/trainer/data/rows/test_mixed.py: test_the_order_is_a_function"),
@@ -445,6 +456,8 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
          "self._form = None if value is None else (value.shape, torch.bfloat16)", "test_terms_add_up"),
     ]),
     "kernels/host.py": ("tests/trainer/optim/parts/test_hostsum.py", [
+        ("self.sent += source.nbytes * stands_for()", "self.sent += source.nbytes",
+         "tests/kernels/test_host.py: test_a_copy_that_stands"),
         ("        self._parked = None\n", "", "test_one_gradient_at_most"),
         ("before, self._parked = self._parked, (source,", "before, self._parked = None, (source,",
          "tests/trainer/host/test_late_copies.py: test_a_parked"),

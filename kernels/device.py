@@ -14,7 +14,7 @@ LEADING = 4  # rounds of a loop after which the next ones ask for what the last 
 
 _simulated: ContextVar[str] = ContextVar("simulated device", default="meta")
 _noticed: ContextVar[Notice | None] = ContextVar("who is told of what no operation shows", default=None)
-_times: ContextVar[int] = ContextVar("how often what is done on meta would be done", default=1)
+_times: ContextVar[Callable[[], int]] = ContextVar("how often what is done on meta would be done", default=lambda: 1)
 
 
 def device_type(of: Tensor | torch.device | str) -> str:
@@ -49,9 +49,10 @@ def notice(what: str, flops: int, nbytes: int) -> None:
 
 
 @contextmanager
-def standing_for(times: int) -> Iterator[None]:
-    """A context in which what is done on `meta` stands for so many times the same."""
-    token = _times.set(_times.get() * times)
+def standing_for(times: Callable[[], int]) -> Iterator[None]:
+    """A context in which what is done on `meta` stands for so many times the same, asked for whenever it is done."""
+    around = _times.get()
+    token = _times.set(lambda: around() * times())
     try:
         yield
     finally:
@@ -60,7 +61,7 @@ def standing_for(times: int) -> Iterator[None]:
 
 def stands_for() -> int:
     """How often the device would do what is done now on `meta`."""
-    return _times.get()
+    return _times.get()()
 
 
 def rounds(of: Tensor, starts: Sequence[int], leading: int | None = None) -> Iterator[int]:
@@ -73,7 +74,7 @@ def rounds(of: Tensor, starts: Sequence[int], leading: int | None = None) -> Ite
         yield from starts
         return
     yield from starts[:leading]
-    with standing_for(alike):
+    with standing_for(lambda: alike):
         yield starts[leading]
     yield starts[-1]
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from galore.kernels.device import notice
+from galore.kernels.device import notice, stands_for
 
 TO_HOST, FROM_HOST = "copy to the host", "copy from the host"  # what is noticed of them on `meta`
 ALIGNMENT = 256  # bytes, as CUDA gives them
@@ -55,12 +55,12 @@ class Host:
 
     def fetch(self, to: Tensor, host: Tensor | None) -> Any:
         """Begin to copy to the device; what to `wait` for before `to` is read."""
-        self.fetched += to.nbytes
+        self.fetched += to.nbytes * stands_for()
         return self._copy(to, host)
 
     def send(self, host: Tensor | None, source: Tensor) -> Any:
         """Begin to copy to the host; what to `wait` for before `source` is written."""
-        self.sent += source.nbytes
+        self.sent += source.nbytes * stands_for()
         return self._copy(host, source)
 
     def park(self, host: Tensor | None, source: Tensor) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from galore.kernels.device import LEADING, device_type, meta_stands_for, rounds, stands_for
+from galore.kernels.device import LEADING, device_type, meta_stands_for, rounds, standing_for, stands_for
 
 
 def test_devices_are_what_they_are() -> None:
@@ -70,4 +70,13 @@ def test_of_a_loop_on_meta_one_round_stands_for_those_alike() -> None:
         (starts[-1], 1),
     ]
     assert list(rounds(x, starts[: LEADING + 2])) == list(starts[: LEADING + 2])
+    assert stands_for() == 1
+
+
+def test_how_often_is_asked_for_when_something_is_done() -> None:
+    often = 2
+    with standing_for(lambda: often), standing_for(lambda: 3):
+        assert stands_for() == 6
+        often = 5
+        assert stands_for() == 15
     assert stands_for() == 1

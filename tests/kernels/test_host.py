@@ -7,6 +7,7 @@ import gc
 import pytest
 import torch
 
+from galore.kernels.device import standing_for
 from galore.kernels.host import Host, MetaHost, Waiting, aligned, host_of
 
 DEVICES = [
@@ -31,6 +32,14 @@ def test_bytes_are_counted_where_they_are_and_where_they_go(device: str) -> None
     gc.collect()
     assert (host.held, host.most) == (50, 150)
     assert other.nbytes == 50
+
+
+def test_a_copy_that_stands_for_many_counts_as_many() -> None:
+    host, there = MetaHost(torch.device("meta")), torch.empty(8, device="meta")
+    with standing_for(lambda: 3):
+        host.send(None, there)
+    host.fetch(there, None)
+    assert (host.sent, host.fetched) == (96, 32)
 
 
 def test_a_copy_comes_back_as_it_left() -> None:

@@ -101,7 +101,7 @@ class Rehearsal:
             UnlikeError: they do not show it.
         """
         steps = self._steps(brief)
-        alone = not self.hosts() and self.optimizer.ranks is None and self.extra is None and self.router is None
+        alone = self.optimizer.ranks is None and self.extra is None and self.router is None
         blocks = choose(self.model, self.optimizer, [*steps.values()]) if alone else None
         if blocks is None:
             self._carry_out(steps)

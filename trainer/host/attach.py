@@ -33,8 +33,8 @@ def stream_blocks(model: nn.Module, device: torch.device, which: bool | int, ada
     if which is False:
         return []
     count = FEWEST if which is True else which
-    modules = _outermost(model)
-    tensors = [_matrices(module, _shared(model), adapters) for module in modules]
+    modules, shared = _outermost(model), _shared(model)
+    tensors = [_matrices(module, shared, adapters) for module in modules]
     modules, tensors = [m for m, t in zip(modules, tensors, strict=True) if t], [each for each in tensors if each]
     _refuse_few(model, len(modules), count)
     streamed = StreamedBlocks(modules, tensors, device, count)

@@ -61,12 +61,12 @@ class StreamedBlocks:
         """Bring the block of `tensor`, which is about to be written to; nothing where it is not streamed."""
         number = self._number.get(id(tensor))
         if number is not None:
-            self._arrive(number)
+            self.arrive(number)
             self.places.changed.add(number)
 
     def flush(self) -> None:
         """Begin to send back what was changed."""
-        self._carry_out(self.places.flush())
+        self.carry_out(self.places.flush())
 
     def at_rest(self) -> Callable[[Tensor], Tensor]:
         """The tensor on the host that a streamed one stands for, any other as it is; what was changed is there."""
@@ -77,6 +77,19 @@ class StreamedBlocks:
     def forget(self) -> None:
         """What is at rest was written to: the device's copies are none of it."""
         self.places.forget()
+
+    def arrive(self, number: int) -> None:
+        """Bring a block, and begin to bring those that come after it."""
+        ahead: Literal[1, -1] = -1 if in_backward() else 1
+        self.carry_out(self.places.arrive(number, ahead))
+        self.host.wait(self._ready[number % self.places.count])
+
+    def carry_out(self, copies: Iterable[Copy]) -> None:
+        """Begin each of them."""
+        for way, number in copies:
+            waiting, place = self.blocks[number]
+            done = self.host.send(waiting.bytes, place) if way == "send" else self.host.fetch(place, waiting.bytes)
+            self._ready[number % self.places.count] = done
 
     def _take(self, number: int, tensors: Sequence[Tensor]) -> Block:
         waiting, place = self.host.take(self.sizes[number]), self.arena[number % self.places.count]
@@ -91,7 +104,7 @@ class StreamedBlocks:
         return Block(waiting, place[: self.sizes[number]])
 
     def _before(self, number: int, *_: Any) -> None:
-        self._arrive(number)
+        self.arrive(number)
 
     def _after(self, number: int, module: nn.Module, args: Any, output: Any) -> None:
         """The backward of a block begins with the gradient of what it gave."""
@@ -100,17 +113,6 @@ class StreamedBlocks:
         for tensor in output if isinstance(output, (tuple, list)) else (output,):
             if isinstance(tensor, Tensor) and tensor.requires_grad:
                 tensor.register_hook(functools.partial(self._before, number))  # type: ignore[no-untyped-call]
-
-    def _arrive(self, number: int) -> None:
-        ahead: Literal[1, -1] = -1 if in_backward() else 1
-        self._carry_out(self.places.arrive(number, ahead))
-        self.host.wait(self._ready[number % self.places.count])
-
-    def _carry_out(self, copies: Iterable[Copy]) -> None:
-        for way, number in copies:
-            waiting, place = self.blocks[number]
-            done = self.host.send(waiting.bytes, place) if way == "send" else self.host.fetch(place, waiting.bytes)
-            self._ready[number % self.places.count] = done
 
 
 def in_backward() -> bool:

@@ -113,13 +113,13 @@ def test_the_backward_asks_for_the_block_before(monkeypatch: pytest.MonkeyPatch)
     matrices = [[each for each in block.parameters() if each.ndim == 2] for block in blocks]
     streamed = StreamedBlocks(list(blocks), matrices, torch.device("cpu"), 2)
     found: list[tuple[int, list[int | None]]] = []
-    arrive = streamed._arrive
+    arrive = streamed.arrive
 
     def seen(number: int) -> None:
         arrive(number)
         found.append((number, sorted(each for each in streamed.places.holds if each is not None)))
 
-    monkeypatch.setattr(streamed, "_arrive", seen)
+    monkeypatch.setattr(streamed, "arrive", seen)
     x = torch.ones(1, 8)
     for block in blocks:
         x = x + block(x)

@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from galore.kernels.device import standing_for
 from galore.trainer.fit.alike.grown import Blocks, Cut
-from galore.trainer.host.blocks import in_backward
+from galore.trainer.fit.alike.streams import all_come
+from galore.trainer.host.blocks import in_backward, streamed
+from galore.trainer.memory.trace.trace import Trace
 from galore.trainer.memory.trace.tracer import Tracer
 from galore.trainer.models.checkpointing import blocks_of
 from galore.trainer.optim import GaLoreAdamW
@@ -38,7 +42,7 @@ def choose(model: nn.Module, optimizer: GaLoreAdamW, clocks: Sequence[int]) -> B
     more.
     """
     stack = stack_of(model)
-    if stack is None or _told_apart(model, len(stack)):
+    if stack is None or _told_apart(model, len(stack)) or not _all_or_none_streamed(model, len(stack)):
         return None
     kinds = [_kind(block, optimizer, clocks) for block in stack]
     common, _ = Counter(kinds).most_common(1)[0]
@@ -65,6 +69,12 @@ def _told_apart(model: nn.Module, count: int) -> bool:
     return any(
         isinstance(each, (list, tuple)) and len(each) == count and any(one != each[0] for one in each) for each in lists
     )
+
+
+def _all_or_none_streamed(model: nn.Module, count: int) -> bool:
+    """Whether blocks that wait on the host, if any do, have the same numbers there as in the model."""
+    found = streamed(model)
+    return found is None or len(found.blocks) == count
 
 
 def _kind(block: nn.Module, optimizer: GaLoreAdamW, clocks: Sequence[int]) -> tuple[Any, ...]:
@@ -96,14 +106,15 @@ def _of_slot(optimizer: GaLoreAdamW, tensor: Tensor, clocks: Sequence[int]) -> t
 class Twin:
     """The place in the optimizer of a parameter that is like another's, whose gradients it is taken to have.
 
-    It is there to be counted: the norm is taken over all, and what is done to one is done by its like.
+    It is there to be counted: the norm is taken over all, and what is done to one is done by its like. What is its own,
+    such as a place on the host, stays.
     """
 
-    def __init__(self, slot: FullSlot) -> None:
-        self._slot = slot
+    def __init__(self, own: FullSlot, like: FullSlot) -> None:
+        self._own, self._like, self.parameter = own, like, own.parameter
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._slot, name)
+        return getattr(self._like, name)
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         yield from ()
@@ -115,6 +126,32 @@ class Twin:
     def discard(self) -> None: ...
 
 
+@dataclass
+class _Turns:
+    """Which block is at work, if any, and how often the step does what is done then."""
+
+    trace: Trace
+    blocks: Blocks
+    cuts: list[Cut] = field(default_factory=list)
+    block: int | None = None
+
+    def to(self, block: int | None, *_: object) -> None:
+        """What follows is done by `block`."""
+        self.cuts.append((len(self.trace.events), block))
+        self.block = block
+
+    def times(self) -> int:
+        """What the pattern does is done by all blocks left out, too."""
+        return 1 + len(self.blocks.left_out) if self.block == self.blocks.pattern else 1
+
+    @contextmanager
+    def once(self) -> Iterator[None]:
+        """A context in which what is done makes no storage and is done once, whoever is at work."""
+        block, self.block = self.block, None
+        yield
+        self.block = block
+
+
 @contextmanager
 def few(model: nn.Module, optimizer: GaLoreAdamW, tracer: Tracer, blocks: Blocks) -> Iterator[list[Cut]]:
     """A context in which `model` has the blocks kept alone, and the optimizer twins for the parameters of all others.
@@ -123,29 +160,26 @@ def few(model: nn.Module, optimizer: GaLoreAdamW, tracer: Tracer, blocks: Blocks
     """
     stack = stack_of(model)
     assert stack is not None
-    modules, cuts = list(stack), list[Cut]()
-    often = 1 + len(blocks.left_out)
-
-    def turn_to(block: int | None, *_: object) -> None:
-        cuts.append((len(tracer.trace.events), block))
-        tracer.times = often if block == blocks.pattern else 1
-
+    modules, turns = list(stack), _Turns(tracer.trace, blocks)
     pattern = [*modules[blocks.pattern].parameters()]
     with ExitStack() as undone:
         for number in blocks.left_out:
             for parameter, like in zip(modules[number].parameters(), pattern, strict=True):
                 if like in optimizer.slots:
-                    optimizer.slots[parameter] = Twin(optimizer.slots[like])  # type: ignore[assignment]
+                    optimizer.slots[parameter] = Twin(optimizer.slots[parameter], optimizer.slots[like])  # type: ignore[assignment]
         owners = {parameter: number for number, block in enumerate(modules) for parameter in block.parameters()}
         for parameter, slot in optimizer.slots.items():
             if not isinstance(slot, Twin):
-                _watch_slot(slot, partial(turn_to, owners.get(parameter)))
+                _watch_slot(slot, partial(turns.to, owners.get(parameter)))
         for number in blocks.kept:
-            for handle in _watch_block(modules[number], partial(turn_to, number)):
+            for handle in _watch_block(modules[number], partial(turns.to, number)):
                 undone.callback(handle.remove)
         stack._modules = {str(number): modules[number] for number in blocks.kept}
         undone.callback(setattr, stack, "_modules", {str(number): each for number, each in enumerate(modules)})
-        yield cuts
+        if (stream := streamed(model)) is not None:
+            undone.enter_context(all_come(stream, blocks, turns.once))
+        undone.enter_context(standing_for(turns.times))
+        yield turns.cuts
 
 
 def _watch_block(block: nn.Module, at_work: Callable[..., None]) -> Iterator[Any]:

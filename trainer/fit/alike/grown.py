@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import NamedTuple
 
 from galore.trainer.memory.trace.trace import Allocation, Trace
@@ -42,6 +42,18 @@ class Blocks:
     def left_out(self) -> list[int]:
         """Numbers of those not traced."""
         return sorted(set(range(len(self.paths))) - set(self.kept))
+
+    @cached_property
+    def rank(self) -> dict[int, int]:
+        """Number of a traced block → its place among them."""
+        return {block: rank for rank, block in enumerate(self.kept)}
+
+    def between(self, before: int | None, after: int | None) -> Iterator[int]:
+        """Blocks left out that lie between two which are visited in a row, in that order."""
+        if before is None or after is None or not {before, after} <= self.rank.keys():
+            return
+        if abs(step := self.rank[after] - self.rank[before]) == 1:
+            yield from range(before + step, after, step)
 
 
 class Visit(NamedTuple):
@@ -97,7 +109,7 @@ def grown(trace: Trace, cuts: Sequence[Cut], blocks: Blocks) -> Trace:
     whole = _Whole(Trace(operations=trace.operations, refreshes=trace.refreshes), blocks)
     before: int | None = None
     for visit in few.visits:
-        for block in few.between(before, visit.block):
+        for block in blocks.between(before, visit.block):
             whole.add(block, visit.turn, patterns.get(visit.turn, []))
         whole.add(visit.block, visit.turn, few.told(visit))
         before = visit.block
@@ -110,7 +122,6 @@ class _Few:
 
     def __init__(self, trace: Trace, cuts: Sequence[Cut], blocks: Blocks) -> None:
         self.trace, self.blocks = trace, blocks
-        self.rank = {block: rank for rank, block in enumerate(blocks.kept)}
         self.marks: dict[int, list[str]] = {}
         for at, what in trace.marks:
             self.marks.setdefault(at, []).append(what)
@@ -136,7 +147,7 @@ class _Few:
         """`near` and `block` as in `Made`."""
         if block is None or from_block is None:
             return False, block
-        distance = self.rank[block] - self.rank[from_block]
+        distance = self.blocks.rank[block] - self.blocks.rank[from_block]
         return (True, distance) if abs(distance) <= REACH else (False, block)
 
     def told(self, visit: Visit) -> Iterator[Told]:
@@ -168,13 +179,6 @@ class _Few:
 
     def _turns(self, block: int) -> dict[int, list[Told]]:
         return {visit.turn: list(self.told(visit)) for visit in self.visits if visit.block == block}
-
-    def between(self, before: int | None, after: int | None) -> Iterator[int]:
-        """Blocks left out that lie between two which are visited in a row, in that order."""
-        if before is None or after is None or abs(self.rank[after] - self.rank[before]) != 1:
-            return
-        step = 1 if after > before else -1
-        yield from range(before + step, after, step)
 
 
 class _Whole:

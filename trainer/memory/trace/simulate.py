@@ -40,7 +40,7 @@ class SimulatedTracer(Tracer):  # type: ignore[no-untyped-call]
             # read together, with one wait
             return torch.full(args[0].shape, NORM, dtype=kwargs.get("dtype") or args[0].dtype)
         if (view := self._views.get(id(func))) is not None:
-            view.count(self.phase, self.stage, self.times * stands_for())
+            view.count(self.phase, self.stage, stands_for())
             return self._carry_out(func, args, kwargs)
         call = Call(func, (), ()) if _makes_a_view(func) else _call(func, args, kwargs)
         known = self._known.get(call) if call is not None else None
@@ -54,7 +54,7 @@ class SimulatedTracer(Tracer):  # type: ignore[no-untyped-call]
             if _makes_a_view(func):
                 self._views[id(func)] = known
         if known is not None:
-            known.count(self.phase, self.stage, self.times * stands_for())
+            known.count(self.phase, self.stage, stands_for())
         return out
 
     def launched(self, what: str, flops: int, nbytes: int) -> None:
@@ -62,7 +62,7 @@ class SimulatedTracer(Tracer):  # type: ignore[no-untyped-call]
         launch = Call(what, (flops, nbytes), ())
         if launch not in self._known:
             self._known[launch] = self._meet(launch, None)
-        self._known[launch].count(self.phase, self.stage, self.times * stands_for())
+        self._known[launch].count(self.phase, self.stage, stands_for())
 
     def _meet(self, call: Call, out: Any) -> Operation:
         func = call.function

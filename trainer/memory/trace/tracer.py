@@ -37,7 +37,6 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._library = dict.fromkeys(("forward", "backward"), library)
         self.stage = "forward"
         self.phase = ""
-        self.times = 1  # how often the step does what is done now
         self.begun: Callable[[str], object] = lambda phase: None  # told of each phase before it begins
         self._live: dict[int, int] = {}  # storage → number of its allocation
         self._watched: dict[int, weakref.ref[Any]] = {}
