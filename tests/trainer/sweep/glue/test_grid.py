@@ -108,7 +108,7 @@ def test_tasks_are_taken_as_the_tables_print_them() -> None:
     trials = grid(None, [], "SST-2, CoLA,stsb,STS-B", None)
     assert [task_of(trial) for trial in trials] == ["sst2", "cola", "stsb"]
     assert len(grid(None, [], "All", None)) == len(grid(None, [], "rte,all", None)) == len(TASKS)
-    with pytest.raises(UserError, match="there is no .*foo"):
+    with pytest.raises(UserError, match="foo"):
         grid(None, [], "all,foo", None)
 
 
