@@ -34,7 +34,11 @@ def cache_root(cache_dir: str | None, base_dir: Path) -> Path:
     try:
         make_directory(root)
     except OSError as error:
-        raise UserError(f"cannot be created ({error.strerror})", where=str(root), fix="set data.cache_dir") from error
+        raise UserError(
+            f"cannot be created ({error.strerror})",
+            where=str(root),
+            fix="set data.cache_dir to a folder that you may write to",
+        ) from error
     if not os.access(root, os.W_OK | os.X_OK):
         raise UserError("cannot be written", where=str(root), fix="set data.cache_dir, or $GALORE_CACHE")
     return root
