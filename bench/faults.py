@@ -215,7 +215,7 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         ("unsqueeze_dim == 1 and", "", "test_angles"),
     ]),
     "trainer/data/text/locate.py": ("tests/trainer/data/text/test_locate.py", [
-        ("if hidden or not _is_hidden(each, above)", "if True", "test_a_glob_takes"),
+        ("if not _hidden(each, above, dotted)", "if True", "test_a_glob_takes"),
         ("above.glob(\"/\".join(parts))", "map(Path, glob.glob(str(pattern), recursive=True))", "test_a_glob_takes"),
     ]),
     "trainer/record/report.py": ("tests/trainer/record/test_report.py", [
@@ -223,7 +223,10 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
     ]),
     "trainer/models/changes/compiled.py": ("tests/trainer/models/changes/test_compiled.py", [
         ("(compiled if self.training else plain)", "compiled", "test_only_training"),
-        ("return isinstance(module, nn.Linear) or", "return", "test_only_training"),
+        ("    torch.compiler.reset()", "    pass", "test_another_run"),
+        ("    plain: Any = kind.forward", "    plain: Any = torch.compiler.disable(kind.forward)",
+         "test_a_compiled_step"),
+        ("return isinstance(module, nn.Linear) or (", "return (", "test_only_training"),
         ("if not isinstance(error, dynamo.TorchDynamoException):", "if True:", "test_a_compiler_that_fails"),
     ]),
     "kernels/ops/fused/softmax.py": ("tests/kernels/ops/fused/test_softmax.py", [

@@ -60,7 +60,7 @@ def train(run: Run, recorder: Recorder, stop: StopOnSignal) -> Result | None:
             recorder.step(done, batch, outcome, rates, time.perf_counter() - started)
             profiled.end(done)
             if settings.compile and step == run.first_step:
-                recorder.event(done, seconds_told())
+                recorder.event(done, seconds_told(run.model))
             if recorder.skipped_in_a_row > settings.max_skipped_steps:
                 raise gave_up(run, recorder, done)
             due = due or _every(settings.save_steps, done)

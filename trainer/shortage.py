@@ -44,7 +44,8 @@ class Shortage:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether torch found no memory, on a GPU or on the CPU."""
+    """Whether torch found no memory, on a GPU or on the CPU; a compiler wraps what it met."""
+    error = getattr(error, "inner_exception", None) or error
     return isinstance(error, torch.OutOfMemoryError) or CPU_ALLOCATOR in str(error)
 
 

@@ -92,9 +92,6 @@ def _of_files(run: RunDir) -> Listed:
         raise ValueError(f"{run.recipe.name} is missing, or no file")
     facts = _facts(run)
     steps, evaluations = _last_rows(run.metrics)
-    final = facts.get("final") if "finished" in facts else None
-    if isinstance(final, dict) and (_whole(steps.get("step")) or 0) < (_whole(final.get("step")) or 0):
-        raise ValueError(f"{run.metrics.name} tells of fewer steps than {run.facts.name}")
     parts = facts.get("parameters")
     counts = (
         [_whole(part.get("count")) or 0 for part in parts if isinstance(part, dict)] if isinstance(parts, list) else []
@@ -112,6 +109,10 @@ def _of_files(run: RunDir) -> Listed:
         written=_written(run),
         stopped_early="finished" in facts and "stopped_early" in facts,
     )
+    final = facts.get("final") if "finished" in facts else None
+    if isinstance(final, dict) and (listed.step or 0) < (_whole(final.get("step")) or 0):
+        problem = f"{run.metrics.name} tells of fewer steps than {run.facts.name}"
+        return replace(listed, state="damaged", problem=problem)
     saved = step_directories(run.checkpoints)
     return replace(listed, resumes_after=saved[0][0]) if saved and listed.state in ("failed", "interrupted") else listed
 

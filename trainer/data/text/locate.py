@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 from galore.trainer.common.errors import UserError
@@ -113,7 +114,7 @@ def _expand(pattern: str, base_dir: Path, format: str, key: str) -> list[DataFil
 
 def _nothing_found(pattern: str, path: Path, base_dir: Path, format: str, key: str) -> UserError:
     kind = READ if format == "auto" else format
-    if path.is_symlink():
+    if path.is_symlink() and not path.exists():
         return UserError(f"{path} is a link to {path.readlink()}, which is not there", where=key, fix="mend the link")
     if not path.is_dir():
         beside = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
@@ -181,7 +182,7 @@ def _beside_arrow(name: str) -> bool:
 
 def _visible(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.rglob("*")):
-        if not _is_hidden(path, folder) and path.is_file():
+        if not _hidden(path, folder) and path.is_file():
             yield path
 
 
@@ -193,14 +194,19 @@ def _matching(pattern: Path) -> list[Path]:
     wild = next((index for index, part in enumerate(pattern.parts) if glob.has_magic(part)), None)
     if wild is None:
         return []
-    above, parts = Path(*pattern.parts[:wild]), pattern.parts[wild:]
-    hidden = any(part.startswith(".") for part in parts)
-    found = (each for each in above.glob("/".join(parts)) if hidden or not _is_hidden(each, above))
+    above = Path(*pattern.parts[:wild])
+    # within a name ** is *, and at the end it means files
+    parts = [part if part == "**" else re.sub(r"\*+", "*", part) for part in pattern.parts[wild:]]
+    parts += ["*"] if parts[-1] == "**" else []
+    dotted = [part for part in parts if part.startswith(".")]
+    found = {each for each in above.glob("/".join(parts)) if not _hidden(each, above, dotted)}
     return sorted(found, key=str)
 
 
-def _is_hidden(path: Path, folder: Path) -> bool:
-    return any(part.startswith(".") for part in path.relative_to(folder).parts)
+def _hidden(path: Path, folder: Path, asked: Sequence[str] = ()) -> list[str]:
+    """Names on the way from `folder` to `path` that begin with a dot, those left out that a pattern asks for."""
+    names = (name for name in path.relative_to(folder).parts if name.startswith(".") and name != "..")
+    return [name for name in names if not any(fnmatch(name, pattern) for pattern in asked)]
 
 
 def _named(path: Path, format: str, key: str) -> DataFile:

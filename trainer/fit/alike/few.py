@@ -148,8 +148,10 @@ class _Turns:
     def once(self) -> Iterator[None]:
         """A context in which what is done makes no storage and is done once, whoever is at work."""
         block, self.block = self.block, None
-        yield
-        self.block = block
+        try:
+            yield
+        finally:
+            self.block = block
 
 
 @contextmanager

@@ -71,12 +71,21 @@ def test_a_glob_takes_no_hidden_names_and_ends_where_links_lead_back_up(folder: 
     assert names(folder, "**/*.jsonl") == [("deep/c.jsonl", "jsonl")]
     assert names(folder, str(folder / "d*" / "*.jsonl")) == [("deep/c.jsonl", "jsonl")]
     assert names(folder, ".*.jsonl") == [(".y.jsonl", "jsonl")]
+    (folder / ".hidden/.z.jsonl").write_text("{}")
+    assert names(folder, ".h*/*.jsonl") == [(".hidden/x.jsonl", "jsonl")]
+    assert names(folder, "deep/../d*/*.jsonl") == [("deep/../deep/c.jsonl", "jsonl")]
+    assert names(folder, "de**/*.jsonl") == [("deep/c.jsonl", "jsonl")]
+    assert ("c.jsonl", "jsonl") in names(folder / "deep", "**")
 
 
 def test_a_link_to_nothing_is_called_so(folder: Path) -> None:
     (folder / "lost.txt").symlink_to("gone.txt")
     with pytest.raises(UserError, match=r"lost.txt is a link to gone.txt, which is not there"):
         names(folder, "lost.txt")
+    (folder / "else").mkdir()
+    (folder / "there").symlink_to("else")
+    with pytest.raises(UserError, match=r"the folder .* is empty"):
+        names(folder, "there")
 
 
 def test_a_file_whose_name_looks_like_a_glob(folder: Path) -> None:
