@@ -216,7 +216,7 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
     ]),
     "trainer/data/text/locate.py": ("tests/trainer/data/text/test_locate.py", [
         ("if not _hidden(each, above, dotted)", "if True", "test_a_glob_takes"),
-        ("above.glob(\"/\".join(parts))", "map(Path, glob.glob(str(pattern), recursive=True))", "test_a_glob_takes"),
+        ("parts += [\"*\"] if", "parts += [] if", "test_a_glob_takes"),
     ]),
     "trainer/record/report.py": ("tests/trainer/record/test_report.py", [
         ("if history.lost_after is not None and run_dir.report.is_file():", "if False:", "test_a_report_of_metrics"),

@@ -153,7 +153,7 @@ def test_what_is_wrong_anywhere_in_a_chain_is_told_where_it_stands(
     with pytest.raises(RecipeError) as error:
         load_recipe(write("extends: b.yaml", "c.yaml"))
     told = str(error.value)
-    assert "a.yaml:1:1: extends: neither a shipped recipe nor a file\n    → did you mean demo?" in told
+    assert "a.yaml:1:1: extends: neither a shipped recipe nor a file: demoo\n    → did you mean demo?" in told
     assert "a.yaml:2:9: train.sead" in told
     assert "b.yaml:2:9: optim.rank" in told
     assert len(error.value.problems) == 3
@@ -175,7 +175,9 @@ def test_what_an_unreadable_parent_would_have_said_is_not_missed(write: Any, tmp
 def test_extends_nothing_known(write: Any) -> None:
     with pytest.raises(RecipeError) as error:
         load_recipe(write("train: {sead: 1}\nextends: demoo"))
-    assert "mine.yaml:2:1: extends: neither a shipped recipe nor a file\n    → did you mean demo?" in str(error.value)
+    assert "mine.yaml:2:1: extends: neither a shipped recipe nor a file: demoo\n    → did you mean demo?" in str(
+        error.value
+    )
     assert "train.sead" in str(error.value)
     assert len(error.value.problems) == 2  # and no complaint about what the parent would have said
 
