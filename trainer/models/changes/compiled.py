@@ -9,6 +9,7 @@ from torch import nn
 
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.format import counted
+from galore.trainer.models.changes.fused import with_forward
 from galore.trainer.models.checkpointing import blocks_of
 
 WHERE = "train.compile"
@@ -52,14 +53,14 @@ def _has_own_backward(module: nn.Module, block: nn.Module) -> bool:
 
 
 def _compiled(kind: type[nn.Module]) -> type[nn.Module]:
-    """`kind` under its own name and module, compiled where it is trained; what recomputes it calls that, too."""
+    """`kind`, compiled where it is trained; what recomputes it calls that, too."""
     plain: Any = kind.forward
     compiled = torch.compile(plain, options={"fallback_random": True})  # dropout as it is drawn without
 
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         return (compiled if self.training else plain)(self, *args, **kwargs)
 
-    return type(kind.__name__, (kind,), {"forward": forward, "__module__": kind.__module__})
+    return with_forward(kind, forward)
 
 
 def seconds_told(model: nn.Module) -> str:

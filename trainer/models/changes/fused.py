@@ -89,7 +89,7 @@ def _normed(kind: type[nn.Module]) -> type[nn.Module]:
             return out
         return rms_norm(hidden_states, self.weight, self.variance_epsilon)
 
-    return _subclass(kind, forward)
+    return with_forward(kind, forward)
 
 
 def _gated(kind: type[nn.Module]) -> type[nn.Module]:
@@ -97,7 +97,7 @@ def _gated(kind: type[nn.Module]) -> type[nn.Module]:
         out: Tensor = self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x)))
         return out
 
-    return _subclass(kind, forward)
+    return with_forward(kind, forward)
 
 
 def _turned(kind: type[nn.Module]) -> type[nn.Module]:
@@ -105,7 +105,7 @@ def _turned(kind: type[nn.Module]) -> type[nn.Module]:
     own: Any = kind.forward
     forward = types.FunctionType(own.__code__, {**own.__globals__, ROTATION: _rotation(own.__globals__[ROTATION])})
     forward.__kwdefaults__, forward.__defaults__ = own.__kwdefaults__, own.__defaults__
-    return _subclass(kind, forward)
+    return with_forward(kind, forward)
 
 
 def _rotation(otherwise: Any) -> Any:
@@ -118,6 +118,6 @@ def _rotation(otherwise: Any) -> Any:
     return apply_rotary_pos_emb
 
 
-def _subclass(kind: type[nn.Module], forward: Any) -> type[nn.Module]:
+def with_forward(kind: type[nn.Module], forward: Any) -> type[nn.Module]:
     """`kind` under its own name and module, which others look at, with another forward."""
     return type(kind.__name__, (kind,), {"forward": forward, "__module__": kind.__module__})
