@@ -165,10 +165,12 @@ def planned_vocabulary(loaded: LoadedRecipe) -> tuple[int, list[str]]:
 
 def assumptions(loaded: LoadedRecipe) -> list[str]:
     """Notes of what a plan of memory and seconds takes for granted, and the run may have otherwise."""
-    notes = planned_vocabulary(loaded)[1]
-    if loaded.recipe.train.compile:
-        notes.append("train.compile: memory and seconds are those of the step that is not compiled")
-    return notes
+    return [*planned_vocabulary(loaded)[1], *_not_compiled(loaded.recipe)]
+
+
+def _not_compiled(recipe: Recipe) -> list[str]:
+    told = "train.compile: memory and seconds are those of the step that is not compiled"
+    return [told] if recipe.train.compile else []
 
 
 @dataclass(frozen=True)
@@ -200,7 +202,8 @@ def dry_run(loaded: LoadedRecipe) -> DryRun:
         UserError: the model or the parameter groups cannot be built.
     """
     recipe = loaded.recipe
-    vocabulary, notes = planned_vocabulary(loaded)[0], assumptions(loaded)
+    vocabulary, notes = planned_vocabulary(loaded)
+    notes += _not_compiled(recipe)
     model, _ = build_model(recipe, vocabulary, "meta", loaded.base_dir)
     build_extra(About(recipe, model, "meta", loaded.base_dir, 1))
     build_router(recipe, model)

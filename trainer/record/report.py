@@ -24,14 +24,14 @@ def write_report(run_dir: RunDir) -> Path:
         UserError: metrics of a finished run were lost since, and the report that is there may still have them.
         RunFailed: the files cannot be written.
     """
-    history = History.read(run_dir)
-    if history.lost_after is not None and run_dir.report.is_file():
-        raise UserError(
-            f"tells of {history.lost_after:,} steps, and run.json of {history.facts['final']['step']:,}",
-            where=str(run_dir.metrics),
-            fix=f"restore it; {run_dir.report.name} may have the others and is left as it is: move it away for a new one",
-        )
     try:
+        history = History.read(run_dir)
+        if history.lost_after is not None and run_dir.report.is_file():
+            raise UserError(
+                f"tells of {history.lost_after:,} steps, and run.json of {history.facts['final']['step']:,}",
+                where=str(run_dir.metrics),
+                fix=f"restore it; {run_dir.report.name} may have the others and is left as it is: move it away for a new one",
+            )
         run_dir.replace(run_dir.report, _compose(history, _plots(history, run_dir)))
     except OSError as error:
         raise RunFailed(
