@@ -74,6 +74,13 @@ class History:
         return int(self.train["step"][-1]) if len(self.train["step"]) else 0
 
     @property
+    def gaps(self) -> list[tuple[int, int]]:
+        """The first and last step of each stretch that no row tells of, before the last one that a row does."""
+        steps = self.train["step"]
+        told = np.concatenate(([0.0], np.unique(steps[np.isfinite(steps) & (steps >= 1)])))
+        return [(int(told[at]) + 1, int(told[at + 1]) - 1) for at in np.flatnonzero(np.diff(told) > 1)]
+
+    @property
     def lost_after(self) -> int | None:
         """The last step that is told of, where the run is finished and there were more; None where all are there."""
         final = self.facts.get("final")

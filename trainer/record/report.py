@@ -59,7 +59,7 @@ def _compose(history: History, plots: str) -> str:
 
 def texts(history: History) -> tuple[list[str], list[str]]:
     """The sections before a report's pictures, and those after them; empty where nothing is known."""
-    first = (sections.status, sections.warnings, sections.headline, sections.notes)
+    first = (sections.status, sections.gaps, sections.warnings, sections.headline, sections.notes)
     rest = (
         sections.evaluations,
         sections.samples,

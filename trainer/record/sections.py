@@ -47,6 +47,14 @@ def status(history: History) -> str:
     return f"{counted(done, 'optimizer step')}{told}.\n" if done else "No step is done.\n"
 
 
+def gaps(history: History) -> str:
+    """Steps that were done and that no row tells of."""
+    if not history.gaps:
+        return ""
+    steps = listed(f"{first:,}" if first == last else f"{first:,} to {last:,}" for first, last in history.gaps)
+    return f"**Warning:** metrics.jsonl has no row of steps {steps}: sums and medians here are without them.\n"
+
+
 def warnings(history: History) -> str:
     """What makes the data other than they are meant to be."""
     found = history.facts.get("warnings") or []

@@ -4,6 +4,7 @@ import json
 import math
 import random
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -242,6 +243,24 @@ def test_a_report_of_metrics_that_were_lost_since_is_not_written_over(tmp_path: 
     assert lost.report.read_text() == before
     lost.report.unlink()
     assert "10 of 60 steps are done" in write_report(lost).read_text()
+
+
+@pytest.mark.parametrize(
+    ("lost", "told"),
+    [
+        ((), None),
+        (range(1, 11), "steps 1 to 10:"),
+        ((7,), "steps 7:"),
+        ((3, *range(20, 30), 59), "steps 3, 20 to 29, 59:"),
+        ((60,), None),
+    ],
+)
+def test_steps_without_a_row_are_told_of(tmp_path: Path, lost: Sequence[int], told: str | None) -> None:
+    """The last one apart: a run that goes on has none yet."""
+    rows = [row for row in _rows() if row["kind"] != "train" or row["step"] not in lost]
+    text = write_report(_run(tmp_path, rows)).read_text()
+    assert ("no row of" in text) == (told is not None)
+    assert f"no row of {told}" in text or told is None
 
 
 def test_an_empty_directory(tmp_path: Path) -> None:
