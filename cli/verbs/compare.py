@@ -22,6 +22,8 @@ def compare(
     methods: Annotated[
         str,
         typer.Option(
+            "--methods",
+            "--method",
             metavar="A,B,…",
             help=f"{listed()}. Each may carry settings: galore:optim.rank=32.",
         ),

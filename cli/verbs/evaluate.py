@@ -44,7 +44,9 @@ def evaluate(
     checkpoint: Chosen = None,
     tasks: Annotated[
         str | None,
-        typer.Option(help="Benchmarks of lm-eval instead, such as hellaswag,arc_easy.", show_default=False),
+        typer.Option(
+            "--tasks", "--task", help="Benchmarks of lm-eval instead, such as hellaswag,arc_easy.", show_default=False
+        ),
     ] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, max=2**31, help="With --tasks: examples of each task.", show_default="all")

@@ -41,6 +41,8 @@ def finetune_glue(
     task: Annotated[
         str | None,
         typer.Option(
+            "--task",
+            "--tasks",
             metavar="A,B,…",
             help="cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte, wnli, or as GLUE writes them: SST-2; or all.",
             show_default="the recipe's",
@@ -48,7 +50,13 @@ def finetune_glue(
     ] = None,
     method: Annotated[
         str | None,
-        typer.Option(metavar="A,B,…", help=f"{_own()}. By their settings: {listed()}.", show_default="the recipe's"),
+        typer.Option(
+            "--method",
+            "--methods",
+            metavar="A,B,…",
+            help=f"{_own()}. By their settings: {listed()}.",
+            show_default="the recipe's",
+        ),
     ] = None,
     model: Annotated[
         str | None, typer.Option(metavar="NAME|DIR", help="What is fine-tuned.", show_default="the recipe's")
