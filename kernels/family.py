@@ -239,7 +239,7 @@ IN_A_SUBSPACE: tuple[Contradiction, ...] = (
     ),
     Contradiction(
         lambda o: o.inner == "normuon" and o.residual not in GIVING_MOMENTUM,
-        "{inner} brings the rows of a whole update to one size, and {residual} gives it a part: set {residual:joint}, or "
+        "{inner} brings the rows of a whole update to one size, and {residual} gives it a part: set {residual:joint-4bit}, or "
         "take {inner:muon}",
     ),
     Contradiction(

@@ -65,7 +65,7 @@ def test_defaults_that_depend_on_others() -> None:
         ),
         (Options(inner="scale"), "<inner scale> is of whole gradients"),
         (Options(residual="joint"), "<residual joint> orthogonalizes a momentum"),
-        (Options(inner="normuon"), "<residual none> gives it a part: set <residual joint>"),
+        (Options(inner="normuon"), "<residual none> gives it a part: set <residual joint-4bit>"),
         (
             Options(inner="normuon", residual="joint-4bit", proj_type="random"),
             "<proj_type random> draws another one: take a subspace",
