@@ -71,7 +71,7 @@ def row_blocks(w: Tensor) -> Iterator[tuple[int, int, int]]:
 
 
 def _rows_per_block(w: Tensor) -> int:
-    return max(1, block_elements(w) // w.shape[1])
+    return max(1, block_elements(w) // max(1, w.shape[1]))
 
 
 def lift_update_(

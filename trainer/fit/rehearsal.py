@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import time
-import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from galore.kernels.host import Host
-from galore.kernels.linear import Factors, Pieces
 from galore.trainer.build import build_model
 from galore.trainer.data.batch import Batch, Objective
 from galore.trainer.data.prepare import fullest_batch
@@ -32,8 +30,9 @@ from galore.trainer.memory.trace.tracer import Tracer
 from galore.trainer.models.checkpointing import offloading
 from galore.trainer.models.head import split_head
 from galore.trainer.optim import GaLoreAdamW
-from galore.trainer.optim.projected import ProjectedSlot
+from galore.trainer.optim.parts.refresh import Gradient
 from galore.trainer.optim.ranks import Ranks
+from galore.trainer.optim.slot import FullSlot
 from galore.trainer.optimizer import attach_optimizer
 from galore.trainer.parameters import planned_vocabulary
 from galore.trainer.recipe.load import LoadedRecipe
@@ -212,22 +211,14 @@ def _watch_optimizer(optimizer: GaLoreAdamW, tracer: Tracer) -> None:
         for category, tensor in optimizer.tensors():
             tracer.label(category, [tensor])
 
-    mine = weakref.ref(optimizer)  # see trainer/optim/parts/hooks.py
-
-    def taken(parameter: Tensor) -> None:
-        assert isinstance(parameter, nn.Parameter)
-        if (holder := mine()) is not None:
-            for category, tensor in holder.slots[parameter].tensors():
-                tracer.label(category, [tensor])
-
     take = optimizer.take
 
-    def watched(slot: ProjectedSlot, factors: Factors | Pieces) -> None:
-        take(slot, factors)
-        taken(slot.parameter)
+    def watched(slot: FullSlot, gradient: Gradient) -> None:
+        take(slot, gradient)
+        for category, tensor in slot.tensors():
+            tracer.label(category, [tensor])
 
     optimizer.take = watched  # type: ignore[method-assign]
-    _on_gradient(optimizer.slots, taken)
     optimizer.register_step_pre_hook(held)
     optimizer.register_step_post_hook(held)
 

@@ -58,13 +58,21 @@ def build_slots(
     """One slot per parameter of the (torch) param `groups`, in order; sums of whole gradients wait on the `host`.
 
     Raises:
-        ValueError: a setting cannot be meant, a projected parameter is no matrix, or a parameter is not contiguous.
+        ValueError: a setting cannot be meant, a projected parameter is no matrix, a parameter is not contiguous, or two
+            have one name.
     """
     members = [
         (name, p, group, own)
         for group, own in zip(groups, settle(groups, settings), strict=True)
         for name, p in zip(group["param_names"], group["params"], strict=True)
     ]
+    names = [name for name, *_ in members]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(
+            f"two parameters are named {twice!r}, and a saved state would keep one of them: give (name, parameter) pairs with "
+            "names of their own"
+        )
     projected = [group for _, _, group, _ in members if group["rank"] is not None]
     turns = iter(schedules([group["update_proj_gap"] for group in projected], settings.stagger))
     slots: dict[nn.Parameter, FullSlot] = {}

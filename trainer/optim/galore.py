@@ -12,14 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from galore.kernels.host import host_of
-from galore.kernels.linear import Factors, Pieces
 from galore.kernels.span import span
 from galore.kernels.storage.rounding import RoundingNoise
 from galore.trainer.optim.build_slots import build_slots, named_groups
 from galore.trainer.optim.clipping import squared_norm, warn_of_clipping
 from galore.trainer.optim.keywords import taking
 from galore.trainer.optim.parts.hooks import after_gradient, without_grad
-from galore.trainer.optim.parts.refresh import FirstMicroBatch
+from galore.trainer.optim.parts.refresh import FirstMicroBatch, Gradient
 from galore.trainer.optim.parts.shards import local
 from galore.trainer.optim.projected import ProjectedSlot
 from galore.trainer.optim.report import StepReport, Tally
@@ -32,6 +31,7 @@ SCALED = (
     "a GradScaler finds no gradients to unscale here, and none are needed: use bfloat16 autocast without a scaler, or "
     "GradScaler(enabled=False)"
 )
+ONCE = "call clip_grad_norm_ once a step, after its last backward, and then step() or zero_grad()"
 
 
 class GaLoreAdamW(Stored):
@@ -234,14 +234,20 @@ class GaLoreAdamW(Stored):
         """Whether backward passes only find subspaces now."""
         return self._sketching
 
-    def take(self, slot: ProjectedSlot, factors: Factors | Pieces) -> None:
-        """Accept a projected layer's gradient as factors, from the layer's own backward."""
+    def take(self, slot: FullSlot, gradient: Gradient) -> None:
+        """Accept a gradient: whole from its hook, or as factors from the layer's own backward.
+
+        Raises:
+            RuntimeError: the norm of the step is known already, and would not be that of what is applied.
+        """
         if self._sketching:
-            if slot.refresh.wants_pass:
-                slot.refresh.add_to_sketch(factors)
+            if isinstance(slot, ProjectedSlot) and slot.refresh.wants_pass:
+                slot.refresh.add_to_sketch(gradient)
             return
+        if self._norm is not None:
+            raise RuntimeError(f"a gradient of {slot.name} comes after the norm: {ONCE}")
         with span("projection"):
-            slot.receive(factors)
+            slot.receive(gradient)
         if self.update == "immediate":
             self._apply_now(slot)
 
@@ -259,15 +265,8 @@ class GaLoreAdamW(Stored):
             return
         if grad is None:
             raise RuntimeError(f"another optimizer took the gradient of {slot.name}; call release() on that one first")
-        if self._sketching:
-            if isinstance(slot, ProjectedSlot) and slot.refresh.wants_pass:
-                slot.refresh.add_to_sketch(grad)
-            return
-        with span("projection"):
-            slot.receive(grad)
+        self.take(slot, grad)
         self._final(slot)
-        if self.update == "immediate":
-            self._apply_now(slot)
 
     def _final(self, slot: FullSlot) -> None:
         if not self._sketching:
@@ -325,6 +324,7 @@ class GaLoreAdamW(Stored):
         low_precision = [p for p in self.slots if self.stochastic and p.dtype in (torch.bfloat16, torch.int8)]
         if not low_precision:
             return None
-        if self._noise is None:
-            self._noise = RoundingNoise(self.seed, self.clock, low_precision[0].device)
+        now = self.seed, self.clock
+        if self._noise is None or self._noise.key != now:  # a state was loaded within a step
+            self._noise = RoundingNoise(*now, low_precision[0].device)
         return self._noise

@@ -10,12 +10,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from galore.kernels.linear import Factors, Pieces
 from galore.kernels.ops.paths import Problem
 from galore.kernels.rules.residual import column_squares
 from galore.kernels.span import span
 from galore.trainer.optim.parts.inner import Inner
-from galore.trainer.optim.parts.refresh import Refresh
+from galore.trainer.optim.parts.refresh import Gradient, Refresh
 from galore.trainer.optim.parts.residual import ResidualRule
 from galore.trainer.optim.parts.schedule import RefreshSchedule
 from galore.trainer.optim.parts.shards import Spread
@@ -92,7 +91,7 @@ class ProjectedSlot(FullSlot):
     def has_gradient(self) -> bool:
         return self.refresh.has_gradient
 
-    def receive(self, grad: Tensor | Factors | Pieces) -> None:
+    def receive(self, grad: Gradient) -> None:
         self.refresh.receive(grad)
 
     def parts(self) -> Iterator[Part]:

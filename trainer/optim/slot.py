@@ -22,6 +22,7 @@ from galore.kernels.storage.rounding import (
     store_rounded_,
 )
 from galore.trainer.optim.parts.inner import AdamInner, Inner
+from galore.trainer.optim.parts.refresh import Gradient
 from galore.trainer.optim.parts.residual import Terms
 from galore.trainer.optim.parts.shards import Spread
 from galore.trainer.optim.parts.storage import CODES, GradientSum
@@ -73,8 +74,9 @@ class FullSlot:
         """Decompositions so far that failed, for which something else was taken."""
         return self.inner.fallbacks
 
-    def receive(self, grad: Tensor) -> None:
+    def receive(self, grad: Gradient) -> None:
         """Take over one micro-batch's gradient (the parameter's shape)."""
+        assert isinstance(grad, Tensor)
         self.sum.add(grad)
 
     def parts(self) -> Iterator[Part]:

@@ -212,6 +212,11 @@ class Standing:
         return any(run.status != "not finished" for run in self.runs)
 
     @property
+    def broken(self) -> bool:
+        """Whether any of them failed, or was stopped early."""
+        return any(run.status not in ("done", "not finished") for run in self.runs)
+
+    @property
     def count(self) -> str:
         """How many of its runs are done: `2 of 3`."""
         return f"{len(self.done)} of {len(self.runs)}"

@@ -65,3 +65,20 @@ def test_one_slot_per_parameter_in_order_and_of_its_kind() -> None:
 def test_what_cannot_be_trained_so_is_named(made: nn.Parameter, options: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         GaLoreAdamW([{"params": [("w", made)], **options}])
+
+
+def test_two_parameters_of_one_name_are_refused() -> None:
+    """As of two networks: a state by names would keep one of them."""
+    with pytest.raises(ValueError, match=r"two parameters are named '0\.weight'"):
+        GaLoreAdamW([("0.weight", parameter(2)), ("0.weight", parameter(3))])
+    with pytest.raises(ValueError, match="two parameters are named 'parameter1'"):
+        GaLoreAdamW([("parameter1", parameter(2)), parameter(3)])
+
+
+@pytest.mark.parametrize("inner", ["adamw", "adafactor"])
+def test_a_parameter_without_a_number_in_it_is_trained_like_any_other(inner: Any) -> None:
+    weights = [parameter(0), parameter(0, 3), parameter(3, 0), parameter(2, 3)]
+    optimizer = GaLoreAdamW(weights, inner=inner)
+    sum(weight.sum() for weight in weights).backward()  # type: ignore[union-attr]
+    optimizer.step()
+    assert not bool((weights[-1] == 1).any())

@@ -129,6 +129,30 @@ def test_the_old_basis_goes_on_until_a_new_one_is_found(
     assert is_finite(case)
 
 
+@pytest.mark.parametrize("refresh", ["delayed", "two-pass", "summed", "first-micro-batch"])
+@pytest.mark.parametrize("proj_type", ["svd", "randomized", "power", "dct"])
+def test_a_gradient_of_zeros_finds_no_basis(proj_type: str, refresh: str) -> None:
+    """As that of a layer behind a head which starts at zero: no direction leads, the first of the weight no more than
+    others."""
+    options = (f"optim.proj_type={proj_type}", f"optim.refresh={refresh}", f"optim.stagger={refresh != 'two-pass'}")
+    try:
+        case = Case("galore", "wide", *options)
+    except ValueError:
+        pytest.skip(f"no {refresh} with {proj_type}")
+    assert isinstance(case.slot, ProjectedSlot)
+    zeros = torch.zeros_like(case.weight)
+    assert take(case, zeros) > 0
+    if proj_type != "dct":  # whose vectors are r columns of one basis, whichever they are
+        assert float(gram_error(case.slot.projector)) < 1e-5
+        assert bool((case.slot.projector != 0).any(1).all())
+    gradients = list(case.gradients())
+    sum_of = [take(case, gradient) for gradient in gradients[: 2 * GAP]]
+    assert sum(sum_of) == 0
+    found = case.slot.projector.clone()
+    assert sum(take(case, zeros) for _ in range(2 * GAP)) > 0
+    assert torch.equal(case.slot.projector, found)
+
+
 def test_a_shortage_of_memory_is_no_fault_of_a_decomposition() -> None:
     def no_memory() -> Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory")

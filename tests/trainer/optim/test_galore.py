@@ -8,7 +8,7 @@ from torch import nn
 
 from galore.kernels.reference import operations as reference
 from galore.kernels.storage import blockwise
-from galore.trainer.optim import GaLoreAdamW, galore_groups
+from galore.trainer.optim import GaLoreAdamW, galore_groups, project_in_backward
 
 SHAPES = [(12, 30), (30, 12), (16, 16)]
 
@@ -392,3 +392,31 @@ def test_8_bit_states_take_the_same_steps_without_bitsandbytes(options, monkeypa
     expected = trained()
     monkeypatch.setattr(blockwise, "bitsandbytes", lambda: (None, "blocked"))
     assert torch.equal(trained(), expected)
+
+
+@pytest.mark.parametrize("factored", [False, True])
+def test_a_gradient_that_comes_after_the_norm_is_refused(factored):
+    """It would be applied at the scale of another norm, a NaN in it unseen."""
+    net = nn.Linear(64, 64, bias=False)
+    optimizer = GaLoreAdamW(galore_groups(net, 4, targets=[""]), update_proj_gap=100)
+    if factored:
+        project_in_backward(net, optimizer)
+    x = torch.randn(8, 64)
+    for _ in range(2):
+        net(x).square().mean().backward()
+        optimizer.step()
+    net(x).square().mean().backward()
+    optimizer.clip_grad_norm_(1.0)
+    before = net.weight.detach().clone()
+    with pytest.raises(
+        RuntimeError, match="a gradient of weight comes after the norm: call clip_grad_norm_ once a step"
+    ):
+        (net(x).square().mean() * float("nan")).backward()
+    optimizer.step()
+    assert not optimizer.report.skipped
+    assert torch.isfinite(net.weight).all()
+    assert not torch.equal(net.weight, before)
+    net(x).square().mean().backward()
+    optimizer.clip_grad_norm_(1.0)
+    optimizer.zero_grad()
+    net(x).square().mean().backward()

@@ -100,3 +100,29 @@ def test_an_option_that_is_younger_than_a_state_dict_stays_as_it_is() -> None:
     other.load_state_dict(saved)
     assert {(group["momentum"], group["scale"]) for group in other.param_groups} == {(0.5, 2.0)}
     assert all(slot.group in other.param_groups and slot._lr == 2e-2 for slot in other.slots.values())
+
+
+def test_a_state_that_is_loaded_within_a_step_brings_its_own_rounding() -> None:
+    """With `immediate` weights have moved when a step is given up for an earlier state."""
+    found = []
+    for given_up in (False, True):
+        torch.manual_seed(0)
+        net = nn.Linear(64, 64, bias=False).bfloat16()
+        optimizer = GaLoreAdamW(galore_groups(net, 4, targets=[""]), update="immediate", lr=1e-3)
+        first, second = torch.randn(2, 8, 64).bfloat16()
+        net(first).square().sum().backward()
+        optimizer.step()
+        weights, state = net.weight.detach().clone(), everything(optimizer)
+        for _ in range(2 if given_up else 0):
+            net(second).square().sum().backward()
+            optimizer.step()
+        if given_up:
+            net(second).square().sum().backward()
+            optimizer.load_state_tensors(state, clock=1)
+            with torch.no_grad():
+                net.weight.copy_(weights)
+            optimizer.zero_grad()
+        net(second).square().sum().backward()
+        optimizer.step()
+        found.append(net.weight.detach().clone())
+    assert torch.equal(*found)

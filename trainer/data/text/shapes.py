@@ -24,8 +24,8 @@ def text_of_row(row: Any, section: DataSection) -> str:
 def tokens_of_row(row: Any, tokens_field: str, labels_field: str | None, extra_field: str | None = None) -> str:
     """JSON: the ids that the row's `attention_mask` leaves in, and for each whether it is a target; or the parts, texts
     and codes, that a list of mappings is. Raises BadRow."""
-    extra = {} if extra_field is None or row.get(extra_field) is None else {"extra": _floats(row, extra_field)}
     value = from_text(value_of(row, tokens_field))
+    extra = {} if extra_field is None or row.get(extra_field) is None else {"extra": _floats(row, extra_field)}
     if isinstance(value, list) and any(isinstance(each, dict) for each in value):
         if labels_field is not None:
             raise BadRow("wrong_type", f"`{tokens_field}` has parts, and `{labels_field}` goes with ids")

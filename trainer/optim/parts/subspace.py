@@ -154,12 +154,12 @@ class Subspace:
 
     def of_gradient(self, grad: Tensor) -> Projector:
         """A new basis, as it is stored, from a whole gradient (m, n)."""
-        found = self._found(lambda: self._decompose(grad))
+        found = self._found(grad, lambda: self._decompose(grad))
         return self._encoded(self._switched(found, self.oriented(grad)))
 
     def of_sketch(self, y: Tensor) -> Projector:
         """A new basis, as it is stored, from Y = G Ω (a, r) with Ω of `test_matrix`."""
-        found = self._found(lambda: range_basis(y / y.abs().max().clamp_min(1e-30), self.rank))
+        found = self._found(y, lambda: range_basis(y / y.abs().max().clamp_min(1e-30), self.rank))
         return self._encoded(self._switched(found, y))
 
     def test_matrix(self) -> Tensor:
@@ -167,7 +167,7 @@ class Subspace:
         state, rows = self.weight.state, None
         if "exp_avg" in state:
             moment = self._moment()
-            rows = self._found(lambda: range_basis(moment.mT, self.rank))
+            rows = self._found(moment, lambda: range_basis(moment.mT, self.rank))
         return self._random() if rows is None else rows
 
     def _decompose(self, grad: Tensor) -> Basis:
@@ -199,11 +199,13 @@ class Subspace:
             return p
         seed = mix(self.seed, self.clock(), self.weight.index)
         omega = gaussian(self.a, drawn, seed, p.new_empty(0, dtype=torch.float32))
-        switched = self._found(lambda: switched_basis(p, g, omega))
+        switched = self._found(p, lambda: switched_basis(p, g, omega))
         return p if switched is None else switched
 
-    def _found(self, decompose: Callable[[], Basis]) -> Tensor | None:
-        """P of a decomposition; None where all its ways fail. What falls back is counted, here and nowhere else."""
+    def _found(self, source: Tensor, decompose: Callable[[], Basis]) -> Tensor | None:
+        """P of a decomposition of `source`; None where that has no directions or all ways fail, which is counted."""
+        if self._is_zero(source):
+            return None
         try:
             with span("refresh"):
                 basis = decompose()
@@ -213,11 +215,21 @@ class Subspace:
         self.fallbacks += basis.fell_back
         return basis.p
 
+    def _is_zero(self, source: Tensor) -> bool:
+        """Whether no direction leads in `source`, as behind a head that starts at zero; it is counted."""
+        some = source.any()
+        zero = not (some.is_meta or bool(some))
+        self.fallbacks += zero
+        return zero
+
+    def _kept(self) -> Projector:
+        """The basis that there is."""
+        return {name: self.weight.state[name] for name in (CODES, ABSMAX) if name in self.weight.state}
+
     def _encoded(self, p: Tensor | None) -> Projector:
         """P as it is stored; where none was found, the one that there is goes on, and at first a random one serves."""
-        state = self.weight.state
         if p is None and self.exists:
-            return {name: state[name] for name in (CODES, ABSMAX) if name in state}
+            return self._kept()
         if p is None:
             p = random_basis(self.a, self.rank, mix(self.seed, self.weight.index), self.weight.like.device)
         return self.format.encode(p)
@@ -270,7 +282,7 @@ class DctSubspace(Subspace):
         return self.of_sketch(self.oriented(grad))
 
     def of_sketch(self, y: Tensor) -> Projector:
-        return {CODES: top_columns(y, self.rank)}
+        return self._kept() if self._is_zero(y) and self.exists else {CODES: top_columns(y, self.rank)}
 
     def test_matrix(self) -> Tensor:
         """Gaussian: the row norms of Dᵀ G Ω then estimate those of Dᵀ G."""

@@ -35,9 +35,10 @@ def final_loss(run: Outcome) -> float | None:
 
 
 def standings(outcomes: Sequence[Outcome]) -> list[Compared]:
-    """Methods and learning rates, the lowest mean loss first; those without a result last."""
+    """Methods and learning rates, the lowest mean loss first, rates at which a seed failed, or was stopped early,
+    behind the others; those without a result last."""
     found = [Compared(runs) for runs in grouped(outcomes, lambda trial: (trial.label, trial.learning_rate))]
-    return sorted(found, key=lambda each: (each.loss is None, each.loss or 0.0))
+    return sorted(found, key=lambda each: (each.loss is None, each.broken, each.loss or 0.0))
 
 
 def best_of_each(found: Sequence[Compared]) -> list[Compared]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 
 from galore.trainer.recipe.load import load_recipe
-from galore.trainer.sweep.compare.standing import standings
+from galore.trainer.sweep.compare.standing import best_of_each, standings
 from galore.trainer.sweep.compare.table import COLUMNS, HEAD, as_object, markdown, row, to_publish
 from galore.trainer.sweep.options import Trial
 from galore.trainer.sweep.outcome import Outcome, Sweep
@@ -31,6 +31,15 @@ def test_a_row_is_the_mean_over_seeds_with_their_spread() -> None:
     assert row(full, every) == ["full", "0.01", "lowest", "4.2500 ± 0.2500", "4.0000–4.5000", "70.11", *costs]
     assert row(lora, every)[3:-1] == ["–"] * (len(HEAD) - 4)
     assert row(standings(RUNS[:1])[0], [])[3:5] == ["4.0000", ""]
+
+
+def test_a_rate_at_which_a_seed_failed_is_best_only_where_all_are() -> None:
+    whole = [run("full", 0.01, seed, 3.0) for seed in (1, 2)]
+    broken = [run("full", 0.1, 1, 2.9), run("full", 0.1, 2, None, "failed: the loss is nan")]
+    half = [run("full", 0.1, 1, 2.9), run("full", 0.1, 2, None, "not finished")]
+    assert [each.learning_rate for each in best_of_each(standings([*whole, *broken]))] == [0.01]
+    assert [each.learning_rate for each in best_of_each(standings(broken))] == [0.1]
+    assert [each.learning_rate for each in best_of_each(standings([*whole, *half]))] == [0.1]
 
 
 def test_the_page_has_the_best_of_each_then_every_rate_then_what_is_missing() -> None:
