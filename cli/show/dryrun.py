@@ -94,6 +94,9 @@ def plan_lines(plan: Plan) -> Iterator[tuple[str, str]]:
     kept = f"{plan.checkpoints} × {size(plan.checkpoint_bytes)}"
     writing = ", the one being written included" if plan.checkpoints > 1 else ", at the end"
     yield "checkpoints", f"{kept} = {size(plan.disk_bytes)}{writing}"
+    if (lost := plan.seconds_unsaved) is not None:
+        often = "at the end" if plan.save_steps is None else f"every {counted(plan.save_steps, 'step')}"
+        yield "saved", f"{often} (train.save_steps): a power cut costs {span(lost)} at most"
     each = plan.cache_bytes_per_token
     stream = "none of the training text: it is streamed, or read whole"
     yield "token cache", f"{size(each * 10**9)} per billion tokens of the corpus" if each else stream

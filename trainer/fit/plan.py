@@ -31,6 +31,7 @@ class Plan:
         tokens_per_step: padding included; of a task at most.
         flops_per_token: forward, backward and what is recomputed; the optimizer's own products left out.
         checkpoints: on the disk at a time: those that are kept, and the one being written.
+        save_steps: from one to the next; None where the end alone is saved.
         cache_bytes_per_token: of the tokenized corpus; None where none is kept.
         peak: published FLOP/s of the card in the type of the weights. `watts`: published power limit of its board.
         step: how long a step is predicted to take; None where it was not traced, or cannot be.
@@ -43,6 +44,7 @@ class Plan:
     flops_per_token: int | None
     checkpoint_bytes: int
     checkpoints: int
+    save_steps: int | None
     cache_bytes_per_token: int | None
     peak: float | None
     watts: int | None
@@ -62,6 +64,12 @@ class Plan:
     def disk_bytes(self) -> int:
         """Bytes of all checkpoints that exist at a time."""
         return self.checkpoints * self.checkpoint_bytes
+
+    @property
+    def seconds_unsaved(self) -> Range | None:
+        """(least, most) from one checkpoint to the next, or to the end: what a power cut costs at most."""
+        steps = [each for each in (self.save_steps, self.steps) if each is not None]
+        return self.seconds_of(min(steps) * self.tokens_per_step) if steps else None
 
     @property
     def seconds(self) -> Range | None:
@@ -87,7 +95,7 @@ class Plan:
 
     def as_json(self) -> dict[str, object]:
         """All of it, with the shares that are assumed where no step is predicted."""
-        derived = ("tokens", "flops", "disk_bytes", "seconds", "kilowatt_hours")
+        derived = ("tokens", "flops", "disk_bytes", "seconds_unsaved", "seconds", "kilowatt_hours")
         found = {name: getattr(self, name) for name in (*(each.name for each in fields(self)), *derived)}
         predicted = None if self.step is None else self.step.as_json()
         return {**found, "step": predicted, "assumed_share_of_peak": None if self.step else ASSUMED}
@@ -108,6 +116,7 @@ def plan(recipe: Recipe, costs: Costs, card: str, step: Estimate | None = None) 
         flops_per_token=costs.flops_per_token,
         checkpoint_bytes=costs.checkpoint_bytes,
         checkpoints=_checkpoints(train.max_steps, train.save_steps, train.save_total_limit),
+        save_steps=train.save_steps,
         cache_bytes_per_token=_cached(recipe.data, costs.vocabulary),
         peak=gpu_peak(card, dtype).flops_per_second,
         watts=known.watts if (known := gpu_called(card)) else None,

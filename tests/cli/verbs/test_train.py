@@ -108,13 +108,14 @@ def test_train_dry_run(galore: Any, calls: Any) -> None:
     assert "together 8 1.41M 2.00 MiB 6.00 MiB 512 KiB" in lines
     assert "Note: assumed [x]" in lines
     assert lines[-1].endswith("galore profile-memory demo optim.rank=64 train.max_steps=100000 --gpu rtx4090")
-    assert lines[-8:-1] == [
+    assert lines[-9:-1] == [
         "run 100,000 steps × 2,048 tokens = 205M tokens, padding included",
         "epochs not known: no corpus is read here",
         "FLOPs 1.43e18, recomputation included",
         "time 4.82–8.04 hours on an NVIDIA GeForce RTX 4090, if it reaches 30–50 % of its 165 TFLOP/s (assumed)",
         "energy 2.17–3.62 kWh for the card alone, at its 450 W (assumed)",
         "checkpoints 3 × 1.00 GiB = 3.00 GiB, the one being written included",
+        "saved every 250 steps (train.save_steps): a power cut costs 43.4–72.3 seconds at most",
         "token cache 1.86 GiB per billion tokens of the corpus",
     ]
     assert not Path("runs").exists()

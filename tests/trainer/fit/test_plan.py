@@ -108,3 +108,21 @@ def test_as_json_marks_what_is_assumed() -> None:
     assert found["assumed_share_of_peak"] == (0.3, 0.5)
     assert found["tokens"] == 500 * 16 * 128
     assert {"card", "flops", "seconds", "kilowatt_hours", "disk_bytes", "watts", "peak"} <= set(found)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "steps"), [((), 75), (("train.save_steps=null",), 150_000), (("train.max_steps=50",), 50)]
+)
+def test_what_a_power_cut_costs_is_the_time_from_one_checkpoint_to_the_next(
+    overrides: tuple[str, ...], steps: int
+) -> None:
+    found = planned("llama-7b-24gb", *overrides, costs=SMALL)
+    assert found.seconds is not None
+    assert found.seconds_unsaved == pytest.approx([each * steps / (found.steps or 0) for each in found.seconds])
+
+
+@pytest.mark.parametrize("name", ["llama-1b", "llama-7b-24gb", "llama-13b-24gb"])
+def test_recipes_of_a_card_are_saved_every_hours_or_so(name: str) -> None:
+    """At 30 to 50 % of the peak, which is what is assumed where no step was traced."""
+    least, most = planned(name).seconds_unsaved or (0, 0)
+    assert 1800 < least < most < 4 * 3600
