@@ -209,7 +209,7 @@ class _FactoredLinear(torch.autograd.Function):
         weight, by = given
         ctx.save_for_backward(x, weight)
         ctx.by = by
-        # autocast itself would keep what it casts here, where there is no graph, for uses of the weight that need one
+        # autocast would keep its own cast of the weight until it ends, and older versions of it one without a graph
         return by.products.forward(x, as_autocast(weight))
 
     @staticmethod
