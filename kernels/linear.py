@@ -187,11 +187,19 @@ class Factored(NamedTuple):
     in_graph: bool = True
 
 
+def as_autocast(x: Tensor) -> Tensor:
+    """x in the type that torch.autocast has linear layers multiply in; x itself where none is on, or it is float64."""
+    kind = x.device.type
+    if x.dtype == torch.float64 or not (torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)):
+        return x
+    return x.to(torch.get_autocast_dtype(kind))
+
+
 def factored_linear(x: Tensor, weight: Tensor, by: Factored) -> Tensor:
     """x Wᵀ for x (…, n), weight (m, n); the backward calls `by.receive` in place of making a gradient for `weight`."""
     # where x needs no gradient, there is a backward for the weight's sake alone
     tracked = weight if by.in_graph or not x.requires_grad else None
-    out: Tensor = _FactoredLinear.apply(x, tracked, (weight, by))  # type: ignore[no-untyped-call]
+    out: Tensor = _FactoredLinear.apply(as_autocast(x), tracked, (weight, by))  # type: ignore[no-untyped-call]
     return out
 
 
@@ -201,20 +209,22 @@ class _FactoredLinear(torch.autograd.Function):
         weight, by = given
         ctx.save_for_backward(x, weight)
         ctx.by = by
-        return by.products.forward(x, weight)
+        # autocast would keep its own cast of the weight until it ends, and older versions of it one without a graph
+        return by.products.forward(x, as_autocast(weight))
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, None, None]:
         (x, weight), (dy,), by = ctx.saved_tensors, grads, ctx.by
         # first: the receiver may update the weight at once
-        dx = by.products.input_gradient(dy, weight) if ctx.needs_input_grad[0] else None
-        by.receive(Factors.of(x, dy, by.transposed))
+        dx = by.products.input_gradient(dy, weight.to(dy.dtype)) if ctx.needs_input_grad[0] else None
+        by.receive(Factors.of(x.to(weight.dtype), dy.to(weight.dtype), by.transposed))
         return dx, None, None
 
 
 def product_linear(x: Tensor, weight: Tensor, bias: Tensor | None, products: Products) -> Tensor:
     """x Wᵀ + bias by `products`; the gradient of the weight, where it is wanted, is multiplied in the dtype of x."""
-    out: Tensor = _ProductLinear.apply(x, weight, bias, products)  # type: ignore[no-untyped-call]
+    bias = None if bias is None else as_autocast(bias)
+    out: Tensor = _ProductLinear.apply(as_autocast(x), weight, bias, products)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -223,13 +233,13 @@ class _ProductLinear(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, products: Products) -> Tensor:
         ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
         ctx.products = products
-        y = products.forward(x, weight)
+        y = products.forward(x, as_autocast(weight))
         return y if bias is None else y.add_(bias)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
         (x, weight), (dy,) = ctx.saved_tensors, grads
         wants_x, wants_weight, wants_bias, _ = ctx.needs_input_grad
-        dx = ctx.products.input_gradient(dy, weight) if wants_x else None
+        dx = ctx.products.input_gradient(dy, weight.to(dy.dtype)) if wants_x else None
         dw = dy.flatten(0, -2).mT @ x.flatten(0, -2) if wants_weight else None
         return dx, dw, dy.flatten(0, -2).sum(0) if wants_bias else None, None

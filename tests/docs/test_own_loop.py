@@ -15,7 +15,7 @@ from snippets import FENCE, ROOT
 from torch import Tensor, nn
 
 from galore import GaLoreAdamW
-from galore.trainer.optim import galore_groups
+from galore.trainer.optim import galore_groups, hand_over_int8, project_in_backward, to_int8
 
 PAGE = (ROOT / "docs/own-loop.md").read_text(encoding="utf-8")
 BLOCKS = [text for language, text in FENCE.findall(PAGE) if language == "python"]
@@ -294,10 +294,46 @@ def official() -> None:
 @says("a copy of the model")
 def copies() -> None:
     net = network()
-    galore(net)
-    twin = copy.deepcopy(net)
-    backward(twin)
-    assert all(p.grad is not None for p in twin.parameters())
+    optimizer = galore(net)
+    project_in_backward(net, optimizer)
+    for twin in (copy.deepcopy(net), torch.optim.swa_utils.AveragedModel(net)):
+        backward(twin)
+        assert all(p.grad is not None for p in twin.parameters())
+    assert not any(slot.has_gradient for slot in optimizer.slots.values())
+
+
+@says("`weight.requires_grad_(False)`")
+def frozen() -> None:
+    net = network()
+    to_int8(net[0])
+    optimizer = galore(net)
+    hand_over_int8(net, optimizer)
+    project_in_backward(net, optimizer)
+    backward(net)
+    optimizer.step()
+    net[0].receive = None
+    net[2].weight.requires_grad_(False)
+    backward(net)
+    assert [name for name, slot in zip("02", optimizer.projected, strict=True) if slot.has_gradient] == []
+    hand_over_int8(net, optimizer)
+    net[2].weight.requires_grad_(True)
+    backward(net)
+    assert all(slot.has_gradient for slot in optimizer.projected)
+
+
+@says("`torch.autograd.grad` of an input")
+def of_an_input() -> None:
+    net = network()
+    optimizer = galore(net)
+    for inside in (False, True):
+        if inside:
+            project_in_backward(net, optimizer)
+        x = batch(3)[0].requires_grad_()
+        torch.autograd.grad(net(x).sum(), x)
+        assert any(slot.has_gradient for slot in optimizer.projected) == inside
+        optimizer.zero_grad()
+        backward(net)
+        optimizer.step()
 
 
 @says("transformers' Trainer")

@@ -2,8 +2,23 @@
 
 import pytest
 import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from galore.kernels.linear import Factored, Factors, Pieces, factored_linear, gather, gathering, rows_of, saves_work
+from galore.kernels.linear import (
+    PLAIN,
+    Factored,
+    Factors,
+    Pieces,
+    Plain,
+    as_autocast,
+    factored_linear,
+    gather,
+    gathering,
+    product_linear,
+    rows_of,
+    saves_work,
+)
 from galore.kernels.reference import operations as reference
 
 
@@ -137,3 +152,67 @@ def test_a_weight_that_was_written_to_before_its_backward_is_refused(in_graph):
         weight.add_(1.0)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         y.sum().backward()
+
+
+def test_under_autocast_the_layers_compute_what_linear_computes():
+    torch.manual_seed(0)
+    leaves = [[torch.randn(shape).requires_grad_() for shape in ((2, 7, 12), (20, 12), (20,))] for _ in range(3)]
+    for each in leaves[1:]:
+        for leaf, first in zip(each, leaves[0], strict=True):
+            leaf.data.copy_(first.data)
+    received = []
+    with torch.autocast("cpu", torch.bfloat16):
+        plain, ours, biased = (
+            nn.functional.linear(*leaves[0]),
+            factored_linear(*leaves[1][:2], Factored(received.append)),
+            product_linear(*leaves[2], PLAIN),
+        )
+        assert plain.dtype == ours.dtype == biased.dtype == torch.bfloat16
+        torch.testing.assert_close(ours + leaves[1][2].detach().bfloat16(), plain, rtol=2e-2, atol=2e-2)
+        torch.testing.assert_close(biased, plain, rtol=2e-2, atol=2e-2)
+    dy = torch.randn_like(plain)
+    for y in (plain, ours, biased):
+        y.backward(dy)
+    for a, b, c in zip(*leaves, strict=True):
+        assert a.grad.dtype == torch.float32
+        for grad in (b.grad, c.grad):
+            if grad is not None:
+                torch.testing.assert_close(grad, a.grad, rtol=2e-2, atol=2e-2)
+    assert [leaf.grad is None for leaf in leaves[1]] == [False, True, True]
+    assert received[0].side.dtype == received[0].other.dtype == torch.float32
+    torch.testing.assert_close(received[0].multiply(), leaves[0][1].grad, rtol=2e-2, atol=2e-2)
+
+
+def test_under_autocast_products_are_of_one_type():
+    seen = []
+
+    class Seen(Plain):
+        def forward(self, x, weight, scales=None):
+            seen.append((x.dtype, weight.dtype))
+            return super().forward(x, weight)
+
+    x, weight = torch.randn(7, 12), torch.randn(20, 12, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        factored_linear(x, weight, Factored(lambda factors: None, products=Seen()))
+        product_linear(x, weight, None, Seen())
+    assert seen == 2 * [(torch.bfloat16, torch.bfloat16)]
+
+
+def test_autocast_is_that_of_the_tensors_own_device():
+    single, double, meta = torch.ones(2), torch.ones(2).double(), torch.ones(2, device="meta")
+    with torch.autocast("cpu", torch.bfloat16):
+        assert as_autocast(single).dtype == torch.bfloat16
+        assert as_autocast(double) is double
+        assert as_autocast(meta) is meta
+        with torch.autocast("cpu", enabled=False):
+            assert as_autocast(single) is single
+    before = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
+    try:
+        torch.set_autocast_enabled("cuda", True)
+        torch.set_autocast_dtype("cuda", torch.float16)
+        with FakeTensorMode():
+            assert as_autocast(torch.empty(2, device="cuda")).dtype == torch.float16
+        assert as_autocast(single) is single
+    finally:
+        torch.set_autocast_enabled("cuda", before[0])
+        torch.set_autocast_dtype("cuda", before[1])

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import AutoConfig, LlamaConfig, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
@@ -23,7 +22,7 @@ from galore.trainer.models.capacity import (
     require_memory,
     rows_wanted,
 )
-from galore.trainer.models.linears import plain_linears
+from galore.trainer.models.linears import int8_linears
 from galore.trainer.models.materialize import draw_weights
 from galore.trainer.models.pretrained import load_pretrained, locate, read_config, skeleton
 from galore.trainer.models.retnet.configuration_retnet import RetNetConfig
@@ -163,7 +162,7 @@ def _from_config(
             parameter.data = parameter.data.to(dtype)
         _kept_in_int8(model, in_int8)
     else:
-        chosen = _linears(model, in_int8)
+        chosen = int8_linears(model, in_int8)
         draw_weights(model, dtype=dtype, device=made_on, seed=seed, drawn=lambda m: to_int8(m) if m in chosen else None)
     model.config.dtype = dtype
     return model
@@ -185,19 +184,8 @@ def _from_weights(source: str, config: PreTrainedConfig, section: ModelSection) 
 
 
 def _kept_in_int8(model: PreTrainedModel, patterns: Sequence[str]) -> None:
-    for module in _linears(model, patterns):
+    for module in int8_linears(model, patterns):
         to_int8(module)
-
-
-def _linears(model: PreTrainedModel, patterns: Sequence[str]) -> list[nn.Linear]:
-    chosen = list(plain_linears(model, patterns).values())
-    if any(module.weight is model.get_input_embeddings().weight for module in chosen):
-        raise UserError(
-            "the output head shares its weight with the embedding, whose rows are looked up as they are: no 8 bits for it",
-            where="optim.target_modules",
-            fix="leave the head out, or set model.tie_word_embeddings: false",
-        )
-    return chosen
 
 
 @torch.no_grad()

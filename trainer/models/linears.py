@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from galore.trainer.common.errors import UserError
-from galore.trainer.optim.groups import is_under, target_modules
+from galore.trainer.optim.groups import is_under, shared_weights, target_modules
 from galore.trainer.optim.int8_linear import Int8Linear
 
 WHERE = "optim.target_modules"
@@ -35,6 +35,24 @@ def plain_linears(model: nn.Module, patterns: Sequence[str]) -> dict[str, nn.Lin
                 fix=f"leave {pattern} out",
             )
     return plain
+
+
+def int8_linears(model: nn.Module, patterns: Sequence[str]) -> list[nn.Linear]:
+    """The `plain_linears` under `patterns`, whose weights are to be kept in 8 bits.
+
+    Raises:
+        UserError: see `plain_linears`; or one of them shares its weight with another module, whose it would be no more.
+    """
+    chosen, shared = plain_linears(model, patterns), shared_weights(model)
+    for path, module in chosen.items():
+        others = [name for name in shared.get(id(module.weight), ()) if name != path]
+        if others:
+            raise UserError(
+                f"{path} shares its weight with {others[0]}, and codes in int8 cannot be shared",
+                where=WHERE,
+                fix="leave it out, or optim.weight_dtype; of an output head, set model.tie_word_embeddings: false",
+            )
+    return list(chosen.values())
 
 
 def is_plain(module: nn.Module) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +22,8 @@ from galore.kernels.linear import (
     saves_work,
 )
 from galore.trainer.optim.galore import GaLoreAdamW
-from galore.trainer.optim.int8_linear import Int8Linear, int8_layers
+from galore.trainer.optim.groups import shared_weights
+from galore.trainer.optim.int8_linear import Int8Linear, int8_layers, refuse_left_behind
 from galore.trainer.optim.parts.hooks import without_grad
 from galore.trainer.optim.parts.shards import local
 from galore.trainer.optim.projected import ProjectedSlot
@@ -30,11 +33,15 @@ def project_in_backward(model: nn.Module, optimizer: GaLoreAdamW) -> int:
     """Let the projected linear layers of `model` give `optimizer` factors; returns how many matrices do.
 
     Layers with a bias, or with a forward of their own, keep the hook; so does a rank too high to save work, or a step
-    that needs the whole gradient for its refresh. The results are those of the hook up to rounding.
+    that needs the whole gradient for its refresh; and with `update="immediate"` a weight of several modules. The
+    results are those of the hook up to rounding. A copy of the model is as it was before.
     """
     linears = [module for module in model.modules() if isinstance(module, nn.Linear) and _takes_hooks(module)]
     slots = {id(slot.parameter): slot for slot in optimizer.projected}
-    chosen = [(module, slots[id(module.weight)]) for module in linears if id(module.weight) in slots]
+    # the first of its backwards would move it under the others
+    kept = shared_weights(model) if optimizer.update == "immediate" else {}
+    taken = [module for module in linears if id(module.weight) in slots and id(module.weight) not in kept]
+    chosen = [(module, slots[id(module.weight)]) for module in taken]
     for module, slot in chosen:
         slot.factored = True
         # only where ranks begin to send is it asked when autograd has done with a weight
@@ -42,12 +49,19 @@ def project_in_backward(model: nn.Module, optimizer: GaLoreAdamW) -> int:
             functools.partial(_receive, slot, optimizer), slot.transposed, in_graph=optimizer.ranks is not None
         )
         module.__dict__["forward"] = functools.partial(_forward, module, slot, optimizer, by)
+        # copying and pickling ask the instance, whose class has to stay nn.Linear: others look at it
+        module.__dict__["__getstate__"] = functools.partial(_without_receiver, module)
     return len(chosen)
 
 
 def hand_over_int8(model: nn.Module, optimizer: GaLoreAdamW) -> int:
     """Let the layers of `model` whose weights are in int8 give `optimizer` factors, the only form their gradients have;
-    returns how many do."""
+    returns how many do.
+
+    Raises:
+        ValueError: a module of `model` had one weight with a layer that is in int8 now.
+    """
+    refuse_left_behind(model)
     slots = {id(slot.parameter): slot for slot in optimizer.projected}
     layers = [layer for layer in int8_layers(model) if id(layer.weight) in slots]
     for layer in layers:
@@ -65,6 +79,11 @@ def multiply_by(module: nn.Linear, products: Products) -> None:
 
 
 PRODUCTS = "products"  # attribute of a layer
+USED_TWICE = (
+    "{} has moved in this step, and another gradient of it has come: with update: immediate a layer that hands over "
+    "factors can be used once in a forward, and a step has one backward; take update: accumulate, or for weights that "
+    "are not in int8 projection: hook (leave out project_in_backward)"
+)
 
 
 def _by_products(module: nn.Linear, x: Tensor) -> Tensor:
@@ -80,8 +99,22 @@ def _takes_hooks(module: nn.Linear) -> bool:
 def has_own_forward(module: nn.Linear) -> bool:
     """Whether the layer does something else than nn.Linear: a subclass may return more than the product."""
     put = module.__dict__.get("forward")
-    ours = isinstance(put, functools.partial) and put.func in (_forward, _by_products)
+    ours = _put_by(put, _forward) or _put_by(put, _by_products)
     return type(module).forward is not nn.Linear.forward or not (put is None or ours)
+
+
+def _put_by(put: object, forward: Callable[..., Tensor]) -> bool:
+    return isinstance(put, functools.partial) and put.func is forward
+
+
+def _without_receiver(module: nn.Linear) -> dict[str, Any]:
+    """The attributes of a copy of `module`, whose gradients stay its own."""
+    state = {name: each for name, each in vars(module).items() if name != "__getstate__"}
+    if _put_by(state["forward"], _forward):
+        del state["forward"]
+        if PRODUCTS in state:
+            state["forward"] = functools.partial(_by_products, module)
+    return state
 
 
 def has_bias(module: nn.Linear) -> bool:
@@ -92,8 +125,8 @@ def has_bias(module: nn.Linear) -> bool:
 def _forward(module: nn.Linear, slot: ProjectedSlot, optimizer: GaLoreAdamW, by: Factored, x: Tensor) -> Tensor:
     held, weight = vars(module), module.weight
     m, n = weight.shape
-    wanted = torch.is_grad_enabled() and optimizer.attached and slot.refresh.takes_factors
-    if wanted and saves_work(rows_of(x), m, n, slot.rank):
+    wanted = torch.is_grad_enabled() and weight.requires_grad and optimizer.attached
+    if wanted and slot.refresh.takes_factors and saves_work(rows_of(x), m, n, slot.rank):
         return factored_linear(x, weight, by._replace(products=held[PRODUCTS]) if PRODUCTS in held else by)
     return _by_products(module, x) if PRODUCTS in held else nn.functional.linear(x, weight)
 
@@ -110,6 +143,8 @@ def kinds_with_own_forward(optimizer: GaLoreAdamW, model: nn.Module) -> list[str
 def _receive(slot: ProjectedSlot, optimizer: GaLoreAdamW, factors: Factors) -> None:
     if not optimizer.attached or (optimizer.in_pass and not slot.refresh.wants_pass):
         return
+    if slot.moved:
+        raise RuntimeError(USED_TWICE.format(slot.name))
     if in_tiles():
         begin = functools.partial(_pieces, slot, optimizer.in_pass)
         gather(slot, factors, begin, functools.partial(optimizer.take, slot))

@@ -43,6 +43,15 @@ def target_modules(model: nn.Module, patterns: Sequence[str], kinds: type[nn.Mod
     return {name: module for name, module in found.items() if is_under(name, patterns)}
 
 
+def shared_weights(model: nn.Module) -> dict[int, list[str]]:
+    """{id of a parameter: paths of its modules}, of parameters that two or more modules of `model` have."""
+    owners: dict[int, list[str]] = {}
+    for path, module in model.named_modules():
+        for parameter in set(module.parameters(recurse=False)):
+            owners.setdefault(id(parameter), []).append(path)
+    return {parameter: paths for parameter, paths in owners.items() if len(paths) > 1}
+
+
 def large_matrices(least: int = 32, without: Sequence[str] = ()) -> Chooses:
     """Targets for networks that are no language models: which weights are worth a subspace, by shape alone.
 

@@ -11,17 +11,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from galore.kernels.linear import Factors, Products
+from galore.kernels.linear import Factors, Products, as_autocast
 from galore.kernels.ops.int8 import dequantize, quantize
 
 Receive = Callable[[Factors], None]
+OF_RECEIVER = ("receive", "transposed")  # what a layer has of the optimizer
+LEFT = "_a_layer_left_it_for_int8"  # attribute of a weight that codes have replaced
 
 
 class Int8Linear(nn.Linear):
     """y = x (s q)ᵀ + bias; `weight` is the codes q (m, n) in int8, the buffer `weight_scale` s (m, n / group) in bf16.
 
-    `receive` takes the factors of the weight's gradient; without one there is none. `products` multiply while training,
-    reading the codes; without them the weight is formed in floating point.
+    `receive` takes the factors of the weight's gradient; without one there is none, and nobody trains it, as in a copy.
+    `products` multiply while training, reading the codes; without them the weight is formed in floating point.
     """
 
     weight_scale: Tensor
@@ -39,8 +41,12 @@ class Int8Linear(nn.Linear):
         if self.receive is None or not torch.is_grad_enabled():
             return nn.functional.linear(x, self.floating, self.bias)
         handle = torch.empty(0, device=x.device, requires_grad=True)  # so that there is a backward if x needs none
-        y: Tensor = _Int8Linear.apply(x, handle, self.bias, self)  # type: ignore[no-untyped-call]
+        bias = None if self.bias is None else as_autocast(self.bias)
+        y: Tensor = _Int8Linear.apply(as_autocast(x), handle, bias, self)  # type: ignore[no-untyped-call]
         return y
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: each for name, each in vars(self).items() if name not in OF_RECEIVER}
 
 
 class _Int8Linear(torch.autograd.Function):
@@ -58,13 +64,13 @@ class _Int8Linear(torch.autograd.Function):
         (x,), (dy,), layer = ctx.saved_tensors, grads, ctx.layer
         # first: the receiver may update the weight at once
         dx = _input_gradient(layer, dy) if ctx.needs_input_grad[0] else None
-        layer.receive(Factors.of(x, dy, layer.transposed))
+        layer.receive(Factors.of(x.to(layer.dtype), dy.to(layer.dtype), layer.transposed))
         return dx, None, dy.flatten(0, -2).sum(0) if ctx.needs_input_grad[2] else None, None
 
 
 def _input_gradient(layer: Int8Linear, dy: Tensor) -> Tensor:
     if layer.products is None:
-        return dy @ layer.floating
+        return dy @ layer.floating.to(dy.dtype)
     return layer.products.input_gradient(dy, layer.weight, layer.weight_scale)
 
 
@@ -73,17 +79,30 @@ def to_int8(linear: nn.Module) -> None:
     """Make an `Int8Linear` of a linear layer, in place, its weight rounded to nearest.
 
     Raises:
-        ValueError: the layer is of a kind with a forward of its own, which would be lost.
+        ValueError: the layer is of a kind with a forward of its own, which would be lost, or its weight was that of
+            another layer, too, which is in int8 now.
     """
     if type(linear).forward is not nn.Linear.forward:
         raise ValueError(f"{type(linear).__name__} has a forward of its own: its weight cannot be kept in int8")
     assert isinstance(linear, nn.Linear)
+    refuse_left_behind(linear)
     dtype = linear.weight.dtype
     codes, scales = quantize(linear.weight)
+    setattr(linear.weight, LEFT, True)
     linear.weight = nn.Parameter(codes, requires_grad=False)
     linear.register_buffer("weight_scale", scales)
     linear.__class__ = Int8Linear
     linear.dtype = dtype  # type: ignore[assignment]
+
+
+def refuse_left_behind(model: nn.Module) -> None:
+    """Raise ValueError if a module in `model` had one weight with a layer that is in int8 now."""
+    for name, parameter in model.named_parameters():
+        if hasattr(parameter, LEFT):
+            raise ValueError(
+                f"{name} is shared with a layer that is in int8 now, and codes cannot be shared: make the model anew, and "
+                "leave layers that share a weight in floating point"
+            )
 
 
 @torch.no_grad()
@@ -92,6 +111,8 @@ def to_floating(model: nn.Module) -> None:
     for layer in int8_layers(model):
         weight = nn.Parameter(layer.floating)
         del layer._buffers["weight_scale"]
+        for name in OF_RECEIVER:
+            vars(layer).pop(name, None)
         plain: nn.Module = layer
         plain.__class__ = nn.Linear
         layer.weight = weight

@@ -42,6 +42,7 @@ class ProjectedSlot(FullSlot):
     ) -> None:
         super().__init__(weight, inner, refresh.sum, compensated)
         self.subspace, self.refresh, self.transport, self.residual = subspace, refresh, transport, residual
+        self.moved = False  # whether an update has been applied since the last step began
         self.factored = False  # whether the layer's own backward hands over factors, see `factored`
 
     @property
@@ -123,9 +124,11 @@ class ProjectedSlot(FullSlot):
         if (basis := self.refresh.next_basis()) is not None:
             self._turn_to(basis, update.grad_scale)
         self.discard()
+        self.moved = True
 
     def discard(self) -> None:
         self.refresh.discard()
+        self.moved = False
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         yield from self._state_tensors()

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from galore.trainer.common.errors import UserError
-from galore.trainer.models.linears import left_alone, plain_linears
+from galore.trainer.models.linears import int8_linears, left_alone, plain_linears
 from galore.trainer.optim.int8_linear import to_int8
 
 
@@ -34,3 +34,16 @@ def test_a_layer_that_computes_more_than_a_product_is_left_alone_and_said() -> N
 def test_a_pattern_without_a_layer_is_refused() -> None:
     with pytest.raises(UserError, match=r"'upp' matches no linear layer; did you mean up\?"):
         plain_linears(network(), ["upp"])
+
+
+def test_a_weight_that_two_modules_share_is_not_for_8_bits() -> None:
+    model = nn.ModuleDict({name: nn.Linear(4, 4) for name in ("one", "two", "three")})
+    model["two"].weight = model["one"].weight
+    model["alias"] = model["three"]  # one module by two names shares nothing
+    assert int8_linears(model, ["three"]) == [model["three"]]
+    with pytest.raises(
+        UserError, match="two shares its weight with one, and codes in int8 cannot be shared"
+    ) as refused:
+        int8_linears(model, ["two", "three"])
+    assert refused.value.where == "optim.target_modules"
+    assert "optim.weight_dtype" in (refused.value.fix or "")

@@ -455,3 +455,94 @@ def test_codes_need_a_rank() -> None:
     groups = [{"params": [(name, p) for name, p in net.named_parameters() if p.requires_grad]}]
     with pytest.raises(ValueError, match=r"no group updates first.weight"):
         check_complete(net, groups)
+
+
+def test_a_weight_that_others_have_too_is_not_left_behind_in_silence() -> None:
+    net, kept = Network(), Network()
+    net.third.weight = net.head.weight
+    to_int8(net.third)
+    with pytest.raises(ValueError, match="shared with a layer that is in int8 now"):
+        to_int8(net.head)
+    assert type(net.head) is nn.Linear
+    kept.third.weight = kept.head.weight
+    to_int8(kept.third)
+    optimizer = GaLoreAdamW(galore_groups(kept, 4, targets=("third",)))
+    with pytest.raises(ValueError, match=r"head\.weight is shared with a layer that is in int8 now"):
+        hand_over_int8(kept, optimizer)
+
+
+def test_a_copy_trains_nothing_and_a_float_layer_has_nothing_left_of_it() -> None:
+    net = twins()[0]
+    optimizer = galore(net)
+    twin = copy.deepcopy(net)
+    passes(twin, inputs(1)[0])
+    assert not any(slot.has_gradient for slot in optimizer.projected)
+    assert torch.equal(twin.third.floating, net.third.floating)
+    hand_over_int8(twin, galore(twin))
+    to_floating(net)
+    copy.deepcopy(net.third)
+    assert not {"receive", "transposed"} & vars(net.third).keys()
+
+
+def test_without_a_receiver_a_layer_is_frozen_until_it_is_handed_over_again() -> None:
+    net = twins()[0]
+    optimizer = galore(net, weight_rounding="nearest", lr=1.0)
+    moved = []
+    for given in (True, False, True):
+        net.third.receive = net.third.receive if given else None
+        if given:
+            hand_over_int8(net, optimizer)
+        before = net.third.floating
+        accumulated(net, optimizer, inputs(1)[0])
+        optimizer.step()
+        moved.append(not torch.equal(net.third.floating, before))
+    assert moved == [True, False, True]
+
+
+def test_a_layer_that_is_used_twice_cannot_move_at_once() -> None:
+    net = twins()[0]
+    galore(net, update="immediate")
+    with pytest.raises(RuntimeError, match=r"third\.weight has moved in this step"):
+        net.third(torch.tanh(net.third(torch.randn(8, 24)))).square().sum().backward()
+
+
+@pytest.mark.parametrize("proj_type", ["svd", "random"])
+def test_autocast_is_that_of_float_layers(proj_type: str) -> None:
+    found = []
+    for net in twins():
+        optimizer = galore(net, proj_type=proj_type)
+        x = inputs(1)[0][0].requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16):
+            out = net(x)
+            assert out.dtype == torch.bfloat16
+        out.float().square().sum().backward()
+        norm = optimizer.clip_grad_norm_(None)
+        found.append((x.grad, norm, [slot.sum.value for slot in optimizer.projected]))
+        optimizer.step()
+    (a, one, ours), (b, other, theirs) = found
+    torch.testing.assert_close(a, b, rtol=3e-2, atol=3e-2)
+    assert one == pytest.approx(other, rel=1e-2)
+    for mine, its in zip(ours, theirs, strict=True):
+        assert mine.dtype == its.dtype == torch.float32
+        assert (mine.norm() - its.norm()).abs() < 0.02 * its.norm()
+
+
+def test_autocast_is_asked_before_products_of_other_kinds() -> None:
+    _, ours, received = layer_with_factors((24, 40), torch.float32)
+
+    class Seen:
+        def forward(self, x: Tensor, weight: Tensor, scales: Tensor | None = None) -> Tensor:
+            assert x.dtype == torch.bfloat16
+            return x @ ours.floating.to(x.dtype).mT
+
+        def input_gradient(self, dy: Tensor, weight: Tensor, scales: Tensor | None = None) -> Tensor:
+            return dy @ ours.floating.to(dy.dtype)
+
+    ours.products = Seen()
+    with torch.autocast("cpu", torch.bfloat16):
+        out = ours(torch.randn(7, 40))
+    assert out.dtype == torch.bfloat16
+    out.float().sum().backward()
+    assert received[0].side.dtype == received[0].other.dtype == torch.float32
+    assert ours.bias.grad is not None
+    assert ours.bias.grad.dtype == torch.float32

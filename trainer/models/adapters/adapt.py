@@ -7,7 +7,7 @@ from transformers import PreTrainedModel
 
 from galore.trainer.models.adapters.factors import factorize, multiplied_out
 from galore.trainer.models.adapters.lora import add_adapters, merged
-from galore.trainer.models.linears import plain_linears
+from galore.trainer.models.linears import int8_linears
 from galore.trainer.optim.int8_linear import Int8Linear, to_floating, to_int8
 from galore.trainer.recipe.schema.optim import OptimSection
 
@@ -20,7 +20,7 @@ def adapted(model: PreTrainedModel, optim: OptimSection, seed: int) -> nn.Module
     """
     form: nn.Module = model
     if optim.weight_dtype == "int8":
-        for linear in plain_linears(model, optim.target_modules).values():
+        for linear in int8_linears(model, optim.target_modules):
             if not isinstance(linear, Int8Linear):
                 to_int8(linear)
     if optim.method == "lora":

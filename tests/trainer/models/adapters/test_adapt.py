@@ -10,6 +10,7 @@ from torch import nn
 from transformers import LlamaForCausalLM, PreTrainedModel
 
 from galore.trainer.checkpoint.state import model_tensors
+from galore.trainer.common.errors import UserError
 from galore.trainer.models.adapters.adapt import adapted, plain
 from galore.trainer.models.adapters.factors import Product
 from galore.trainer.models.materialize import adopt_weights
@@ -58,3 +59,14 @@ def test_weights_in_8_bits_pass_through_a_checkpoint_to_the_plain_model(build: B
     assert result.state_dict().keys() == build().state_dict().keys()
     assert {type(module) for module in result.modules() if isinstance(module, nn.Linear)} == {nn.Linear}
     assert torch.equal(result(input_ids=IDS).logits, logits)
+
+
+def test_a_shared_weight_is_not_for_8_bits_and_nothing_is_converted(build: Build) -> None:
+    model = build()
+    first, second = (layer.mlp.up_proj for layer in model.model.layers)
+    second.weight = first.weight
+    with pytest.raises(
+        UserError, match=r"layers\.0\.mlp\.up_proj shares its weight with model\.layers\.1\.mlp\.up_proj"
+    ):
+        adapted(model, OptimSection(method="galore", weight_dtype="int8"), seed=1)
+    assert int8_layers(model) == []
