@@ -69,6 +69,7 @@ POINTS = {
     "sumo": IN_SUBSPACE,
     "galore-muon": IN_SUBSPACE,
     "galore-adafactor": IN_SUBSPACE,
+    "galore-soap": IN_SUBSPACE,
     "galore": IN_SUBSPACE,
     "galore-keep": IN_SUBSPACE,
     "galore-8bit": IN_SUBSPACE,

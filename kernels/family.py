@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 ProjType = Literal["svd", "randomized", "power", "dct", "random"]
 Side = Literal["auto", "left", "right"]
-InnerRule = Literal["adamw", "adafactor", "muon", "normuon", "sumo", "racs", "scale", "scale-momentum"]
+InnerRule = Literal["adamw", "adafactor", "muon", "normuon", "sumo", "racs", "soap", "scale", "scale-momentum"]
 Transport = Literal["keep", "reset", "rotate", "complete"]
 Residual = Literal[
     "none", "fira", "apollo", "apollo-mini", "frugal", "columns", "alice", "orthogonal", "joint", "joint-4bit"
@@ -78,7 +78,7 @@ class GroupSettings:
     )
     inner: InnerRule = option(
         "adamw",
-        "Rule of the update (docs/optimizer.md): AdamW, Adafactor, orthogonalized momentum by Newton-Schulz (muon), its rows of one size (normuon), or exactly (sumo), rows and columns scaled (racs), outputs of one norm (scale)",
+        "Rule of the update (docs/optimizer.md): AdamW, Adafactor, orthogonalized momentum by Newton-Schulz (muon), its rows of one size (normuon), or exactly (sumo), rows and columns scaled (racs), AdamW along the axes of past gradients (soap), outputs of one norm (scale)",
     )
     momentum: float = option(
         0.95,
@@ -210,7 +210,7 @@ ANYWHERE: tuple[Contradiction, ...] = (
 )
 WITHOUT_ONE: tuple[Contradiction, ...] = (
     Contradiction(
-        lambda o: o.inner == "sumo",
+        lambda o: o.inner in ("sumo", "soap"),
         "{inner} works in a subspace: take it for matrices with a rank, and adamw or muon here",
     ),
 )

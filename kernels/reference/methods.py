@@ -133,14 +133,18 @@ def keep(s: State, c: Tensor, h: Settings) -> None:
 
 def reset(s: State, c: Tensor, h: Settings) -> None:
     """FRUGAL: from nothing, the steps of the bias correction too."""
-    s.m, s.v, s.row, s.column, s.t = 0 * s.m, 0 * s.v, 0 * s.row, 0 * s.column, 0
+    s.m, s.v, s.row, s.column, s.l, s.t = 0 * s.m, 0 * s.v, 0 * s.row, 0 * s.column, 0 * s.l, 0
 
 
 def rotate(s: State, c: Tensor, h: Settings) -> None:
     """LDAdam (Robert et al., 2410.16103, projection-aware update): M' = C M, V' = (1-β₂ᵗ) |C∘² (V̂ - M̂²) + (C M̂)²|.
 
-    The other rules alike: a momentum as M, Adafactor's row means by C∘², its column means as they are.
+    The other rules alike: a momentum as M, Adafactor's row means by C∘², its column means as they are. SOAP's L' = C L Cᵀ,
+    its axes QR(C Q), with which V stays.
     """
+    if s.axes.any():
+        s.m, s.l, s.axes = c @ s.m, c @ s.l @ c.mT, torch.linalg.qr(c @ s.axes)[0]
+        return
     first, second = 1 - h.beta1**s.t, 1 - h.beta2**s.t
     m_hat, v_hat = s.m / first, s.v / second
     s.v = second * (c**2 @ (v_hat - m_hat**2) + (c @ m_hat) ** 2).abs()

@@ -44,7 +44,7 @@ class Settings:
 
 class State:
     """What is kept of one weight: moments m, v (r, b), row (r,) and column (b,) of Adafactor and RACS, p (b,) of Alice,
-    q (m,) of NorMuon, e (a, b) of a momentum outside the subspace, steps t, norm ‖S‖ of a limiter."""
+    q (m,) of NorMuon, l and axes (r, r) of SOAP, e (a, b) of a momentum outside the subspace, steps t, norm ‖S‖ of a limiter."""
 
     def __init__(self, *shape: int) -> None:
         self.m = self.v = torch.zeros(shape, dtype=torch.float64)
@@ -52,6 +52,7 @@ class State:
         self.p = torch.zeros(shape[-1], dtype=torch.float64)
         self.q: Tensor | float = 0.0
         self.e: Tensor | float = 0.0
+        self.l = self.axes = torch.zeros(shape[0], shape[0], dtype=torch.float64)
         self.t, self.norm = 0, 0.0
 
 
@@ -117,6 +118,23 @@ def racs(r: Tensor, s: State, h: Settings) -> Tensor:
     start = 1 - h.beta1**s.t
     x = torch.nan_to_num(r / torch.outer(s.row / start, s.column / start).sqrt(), nan=0.0)
     return limited(x, s, Settings(h.lr))
+
+
+def soap(r: Tensor, s: State, h: Settings) -> Tensor:
+    """SOAP (Vyas et al., 2409.11321, algorithm 3) of one side: Adam along the axes Q of L, the average of R Rᵀ.
+
+    Q are L's eigenvectors at first, and every ten steps QR(L Q) (algorithm 4); found before the step, unlike the paper's.
+    """
+    s.t += 1
+    s.l = 0.95 * s.l + 0.05 * r @ r.mT
+    if s.t == 1:
+        s.axes = torch.linalg.eigh(s.l)[1].flip(1)
+    elif s.t % 10 == 0:
+        s.axes = torch.linalg.qr(s.l @ s.axes)[0]
+    s.m = h.beta1 * s.m + (1 - h.beta1) * r
+    s.v = h.beta2 * s.v + (1 - h.beta2) * (s.axes.mT @ r) ** 2
+    m_hat, v_hat = s.m / (1 - h.beta1**s.t), s.v / (1 - h.beta2**s.t)
+    return s.axes @ ((s.axes.mT @ m_hat) / (v_hat.sqrt() + h.eps))
 
 
 def scale(r: Tensor, s: State, h: Settings) -> Tensor:
@@ -193,6 +211,7 @@ RULES: dict[str, Rule] = {
     "normuon": normuon,
     "sumo": sumo,
     "racs": racs,
+    "soap": soap,
     "scale": scale,
     "scale-momentum": scale_momentum,
 }

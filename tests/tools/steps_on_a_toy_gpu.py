@@ -44,6 +44,7 @@ CASES: dict[str, dict[str, Any]] = {
     "in parts": {"residual": "joint-4bit", "inner": "normuon", "smallest_quantized": 1000},
     "4bit": {"rank": None, "inner": "muon", "state_dtype": "4bit", "smallest_quantized": 1000},
     "racs": {"inner": "racs"},
+    "soap": {"inner": "soap"},
     "scale": {"rank": None, "inner": "scale"},
     "muon": {"inner": "muon"},
     "sumo": {"inner": "sumo"},

@@ -96,6 +96,7 @@ _ALL = (
         "optim.residual=joint-4bit",
         rate=ORTHOGONAL,
     ),
+    _galore("galore-soap", "AdamW along the axes of past gradients in the subspace", "optim.inner=soap"),
     _galore("galore-adafactor", "Adafactor in the subspace", "optim.inner=adafactor", "optim.transport=rotate"),
     _galore("frugal", "signs of the rest", "optim.residual=frugal", "optim.transport=reset"),
     _galore(

@@ -58,6 +58,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "4bit": ("optim.method=full", "optim.max_grad_norm=1e-9", "optim.inner=normuon", "optim.state_dtype=4bit"),
     "racs": ("optim.method=full", "optim.max_grad_norm=1e-9", "optim.inner=racs"),
     "scale": ("optim.method=full", "optim.max_grad_norm=1e-9", "optim.inner=scale"),
+    "soap": (*GALORE, "optim.inner=soap"),
     "power": (*GALORE, "optim.proj_type=power", "optim.refresh=summed", "optim.transport=rotate"),
     "dct": (*GALORE, "optim.proj_type=dct", "optim.transport=rotate"),
     "muon": ("optim.method=full", "optim.max_grad_norm=1e-9", "optim.inner=muon"),

@@ -96,7 +96,8 @@ def test_side_rank_basis_dtypes_and_bytes_are_what_they_should_be(preset: str, p
 
 def dtypes_by_hand(case: Case) -> dict[str, torch.dtype]:
     optim, stateless = case.optim, ("racs", "scale")
-    moments = {"adamw": ("exp_avg", "exp_avg_sq"), **dict.fromkeys(stateless, ())}.get(optim.inner, ("exp_avg",))
+    both = ("exp_avg", "exp_avg_sq")
+    moments = {"adamw": both, "soap": both, **dict.fromkeys(stateless, ())}.get(optim.inner, ("exp_avg",))
     if optim.inner == "adafactor":
         moments = ("exp_avg",) if optim.adam_beta1 > 0 else ()
     expected = dict.fromkeys(moments, torch.float32)
@@ -111,6 +112,8 @@ def dtypes_by_hand(case: Case) -> dict[str, torch.dtype]:
         expected |= {"row": torch.float32, "column": torch.float32}
     if optim.inner == "racs":
         expected |= dict.fromkeys(("row", "column", "norm"), torch.float32)
+    if optim.inner == "soap":
+        expected |= dict.fromkeys(("gram", "axes"), torch.float32)
     if optim.inner == "normuon":
         expected["row_squares"] = torch.float32
     if optim.residual in ("fira", "apollo", "apollo-mini") or compensates(case):
@@ -152,6 +155,7 @@ def bytes_by_hand(case: Case) -> tuple[int, int]:
         "normuon": moment + rows,
         "adafactor": first + 4 * (r + b),
         "racs": 4 * (r + b + 1),
+        "soap": 2 * moment + 8 * r * r,
         "scale": 0,
     }
     state = of_rule.get(optim.inner, moment)

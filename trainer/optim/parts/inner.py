@@ -13,6 +13,7 @@ from galore.kernels.rules.adafactor import AdafactorRule
 from galore.kernels.rules.adam import AdamRule
 from galore.kernels.rules.orthogonalize import NormedRule, OrthogonalRule, momentum_, rms_scale
 from galore.kernels.rules.scaled import OutputRule, RacsRule
+from galore.kernels.rules.soap import SoapRule
 from galore.kernels.rules.transport import rotate
 from galore.trainer.optim.parts.storage import moment, moments, new_state, read_moment, write_moment
 from galore.trainer.optim.parts.weight import Weight
@@ -127,6 +128,8 @@ ROTATED = {
     "exp_avg": lambda c, x: c @ x,
     "row": lambda c, x: c.square() @ x,
     "column": lambda c, x: x,
+    "gram": lambda c, x: c @ x @ c.mT,
+    "axes": lambda c, x: torch.linalg.qr(c @ x)[0],
 }
 
 
@@ -134,7 +137,7 @@ class MatrixInner(Inner):
     """A rule that sees a matrix as a whole."""
 
     @property
-    def rule(self) -> AdafactorRule | OrthogonalRule | RacsRule | OutputRule:
+    def rule(self) -> AdafactorRule | OrthogonalRule | RacsRule | SoapRule | OutputRule:
         """The rule with the settings of now."""
         raise NotImplementedError
 
@@ -145,6 +148,9 @@ class MatrixInner(Inner):
 
     def shapes(self, shape: torch.Size) -> Mapping[str, tuple[int, ...]]:
         return self.rule.state_shapes(tuple(shape))
+
+    def _count_fallback(self) -> None:
+        self.fallbacks += 1
 
     def direction(self, gradient: Tensor, grad_scale: float, dtype: torch.dtype) -> Tensor:
         self.begin(gradient.shape, gradient.device)
@@ -197,9 +203,6 @@ class MuonInner(MatrixInner):
         """The update from an fp32 momentum (m, n) of the whole weight."""
         return self.rule.update(momentum, self.weight.state).mul_(-self.factor)
 
-    def _count_fallback(self) -> None:
-        self.fallbacks += 1
-
 
 class NormuonInner(MuonInner):
     """Muon whose rows, the outputs of a weight, are brought to one size  (NorMuon, arXiv 2510.05491)."""
@@ -228,6 +231,17 @@ class RacsInner(MatrixInner):
         return RacsRule(self.weight.group["betas"][0])
 
 
+class SoapInner(MatrixInner):
+    """Adam along the axes of an average of R Rᵀ  (SOAP, arXiv 2409.11321); its second moment stays with its axis."""
+
+    matrices_only = True
+
+    @property
+    def rule(self) -> SoapRule:
+        beta1, beta2 = self.weight.group["betas"]
+        return SoapRule(beta1, beta2, self.weight.group["eps"], self._count_fallback)
+
+
 class ScaleInner(MatrixInner):
     """Every output of one norm, without a state  (SCALE, arXiv 2506.16659)."""
 
@@ -253,6 +267,7 @@ INNER_RULES: dict[InnerRule, type[Inner]] = {
     "normuon": NormuonInner,
     "sumo": SumoInner,
     "racs": RacsInner,
+    "soap": SoapInner,
     "scale": ScaleInner,
     "scale-momentum": ScaleMomentumInner,
 }
