@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,7 @@ from galore.trainer.recipe.methods import listed
 if TYPE_CHECKING:
     from galore.trainer.recipe.load import LoadedRecipe
     from galore.trainer.record.metrics import Console
+    from galore.trainer.sweep.options import Trial
 
 
 def compare(
@@ -61,6 +63,8 @@ def compare(
     from galore.trainer.sweep.compare.grid import grid
 
     trials = grid(recipe, overrides or [], methods, learning_rates, seeds)
+    if learning_rates is None and (note := _one_rate(trials)):
+        typer.echo(note)
 
     from galore.trainer.machine.process import ask_for_expandable_segments, import_libraries, prepare_process
     from galore.trainer.recipe.load import load_recipe
@@ -87,6 +91,15 @@ def compare(
     )
     if why := no_plots():
         typer.echo(why)
+
+
+def _one_rate(trials: Sequence[Trial]) -> str:
+    """That several methods have one learning rate, which flatters one of them; nothing where they have their own."""
+    rates = {each.learning_rate for each in trials}
+    if len({each.label for each in trials}) == 1 or len(rates) > 1:
+        return ""
+    told = "`--learning-rates auto` gives each a grid of its own"
+    return f"note: all methods have the recipe's learning rate {rates.pop():g}; {told}"
 
 
 def _console(loaded: LoadedRecipe) -> Console:
