@@ -57,6 +57,8 @@ def show_dry_run(loaded: LoadedRecipe, card: Card, profiling: str) -> None:
     from galore.trainer.fit.plan import plan
 
     typer.echo()
+    if card.note:
+        say(card.note)
     step = few_blocks(loaded, card, planned.costs.needed_flops_per_token)
     fits = f"of a step, and whether it fits: {profiling}"
     say_pairs([*plan_lines(plan(loaded.recipe, planned.costs, card.name, step)), ("memory", fits)])

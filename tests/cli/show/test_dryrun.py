@@ -58,8 +58,16 @@ def test_a_run_that_would_find_no_data_is_refused_once_all_is_shown(galore: Any)
     assert shown.exit_code == 2
     command = "galore profile-memory demo data.source=local 'data.path=absent/*.txt' data.validation_path=gone.txt"
     assert f"{command} --gpu rtx3090\n" in shown.stdout
+    assert "The figures below" not in shown.stdout
     assert shown.stderr.count("error: data.validation_path: no file matches ") == 1
     assert shown.stderr.count("error: data.path: no file matches ") == 1
+
+
+def test_the_card_that_nobody_chose_is_told_of_above_the_plan(galore: Any) -> None:
+    shown = galore("train", "demo", "--dry-run", "train.device=cpu").stdout
+    _, told, plan = shown.partition("since the recipe says train.device: cpu; `--gpu` names another card.\n")
+    assert told
+    assert plan.startswith("run ")
 
 
 def test_no_time_is_told_as_nought() -> None:

@@ -51,5 +51,7 @@ def test_the_folder_that_is_written_to(galore: Any, given: list[str], root: str)
 )
 def test_methods_that_share_one_rate_are_told_of(galore: Any, given: list[str], noted: bool) -> None:
     lines = galore("compare", *ABSENT, "optim.learning_rate=0.02", *given).stdout.splitlines()
-    note = "note: all methods have the recipe's learning rate 0.02; `--learning-rates auto` gives each a grid of its own"
+    note = (
+        "note: all methods have the recipe's learning rate 0.02; `--learning-rates auto` gives each a grid of its own"
+    )
     assert (note in lines[:1]) is noted
