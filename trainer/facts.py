@@ -292,7 +292,8 @@ def _examples(summary: dict[str, Any]) -> list[str]:
 def _peak(peak: Peak) -> str:
     if peak.flops_per_second is None:
         return f"unknown: {peak.note}"
-    return f"{peak.flops_per_second / 1e12:.2f} TFLOP/s, {peak.basis}"
+    of = f"; of {peak.of}, which products in 8 bits may pass: MFU is its share" if peak.of else ""
+    return f"{peak.flops_per_second / 1e12:.2f} TFLOP/s, {peak.basis}{of}"
 
 
 def _device(run: Run) -> str:
