@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from galore.cli.arguments import Overrides, Recipe
+from galore.cli.arguments import Overrides, Recipe, Runs, Seeds
 from galore.cli.show.tables import say
 from galore.trainer.recipe.methods import listed
 
@@ -38,10 +38,8 @@ def compare(
             show_default="the recipe's",
         ),
     ] = None,
-    seeds: Annotated[
-        str | None,
-        typer.Option(metavar="1,2,…", help="Every run once per seed; 5 is seed 5.", show_default="the recipe's"),
-    ] = None,
+    seeds: Seeds = None,
+    runs: Runs = None,
     extend: Annotated[
         int,
         typer.Option(min=0, max=20, help="Rates at most to try beyond a method's grid where its best is at the edge."),
@@ -62,7 +60,7 @@ def compare(
     """
     from galore.trainer.sweep.compare.grid import grid
 
-    trials = grid(recipe, overrides or [], methods, learning_rates, seeds)
+    trials = grid(recipe, overrides or [], methods, learning_rates, seeds, runs)
     if learning_rates is None and (note := _one_rate(trials)):
         typer.echo(note)
 

@@ -20,6 +20,7 @@ ABSENT = ("demo", "data.source=local", "data.path=absent.txt", "train.device=cpu
         (["--extend", "-1"], "--extend"),
         (["--extend", "many"], "--extend"),
         (["--seeds", "1,one"], "one"),
+        (["--seeds", "5", "--runs", "5"], "--runs"),
         (["optim.rang=3"], "optim.rang"),
     ],
 )
