@@ -12,7 +12,7 @@ from torch import nn
 from galore.trainer import recorder as module
 from galore.trainer.data.rows.tokenbatch import TokenBatch
 from galore.trainer.data.score import EvalResult
-from galore.trainer.facts import _peak
+from galore.trainer.facts import _peak, _share_of
 from galore.trainer.machine.hardware import Peak
 from galore.trainer.machine.power import PowerMeter, Sample
 from galore.trainer.models.matmul.install import ATTRIBUTE
@@ -38,8 +38,8 @@ def test_the_peak_that_products_in_eight_bits_may_pass_says_whose_it_is(
         vars(model)[ATTRIBUTE] = object()
     meter = Meter.of(model, CPU, torch.bfloat16, 8, devices=2)
     assert (meter.peak.flops_per_second, meter.peak.of) == (2e12, "bf16" if eight else "")
-    told = "; of bf16, which products in 8 bits may pass: MFU is its share" if eight else ""
-    assert _peak(meter.peak) == f"2.00 TFLOP/s, table{told}"
+    assert _peak(meter.peak) == f"2.00 TFLOP/s{' of bf16' if eight else ''}, table"
+    assert _share_of(meter.peak) == ("; MFU is the share of the bf16 peak, which they may pass" if eight else "")
 
 
 def test_gradients_are_counted_although_the_update_takes_them_and_no_column_is_missing(tmp_path: Path) -> None:

@@ -177,7 +177,7 @@ def card_or_default(name: str | None, device: str = "auto") -> Card:
     if name is not None:
         return card(name)
     here = attached()
-    why = "the recipe says train.device: cpu" if device == "cpu" else "" if here else "there is no GPU here"
+    why = "the recipe says train.device: cpu" if device == "cpu" else "" if here else "torch finds no GPU here"
     return replace(here or card(DEFAULT), assumed=why)
 
 

@@ -80,7 +80,7 @@ def test_the_recipe_is_written_and_replaced_only_when_told(galore: Any) -> None:
 @pytest.mark.usefixtures("found")
 def test_the_card_that_nobody_chose_is_told_of_first(galore: Any) -> None:
     shown = profile(galore, "train.device=auto").stdout
-    assert shown.startswith("The figures below are for one NVIDIA GeForce RTX 4090, since there is no GPU here;")
+    assert shown.startswith("The figures below are for one NVIDIA GeForce RTX 4090, since torch finds no GPU here;")
 
 
 @pytest.mark.usefixtures("found")

@@ -85,9 +85,9 @@ def test_overrides_and_the_card_count(galore: Any) -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_without_a_gpu_the_card_is_an_rtx_4090(galore: Any) -> None:
     found = json.loads(profile(galore, "tiny.yaml", "train.device=auto", "--json").stdout)
-    assert (found["card"], found["card_assumed"]) == ("NVIDIA GeForce RTX 4090", "there is no GPU here")
+    assert (found["card"], found["card_assumed"]) == ("NVIDIA GeForce RTX 4090", "torch finds no GPU here")
     told = "The figures below are for one NVIDIA GeForce RTX 4090, since {}; `--gpu` names another card."
-    for device, why in (("auto", "there is no GPU here"), ("cpu", "the recipe says train.device: cpu")):
+    for device, why in (("auto", "torch finds no GPU here"), ("cpu", "the recipe says train.device: cpu")):
         shown = profile(galore, "tiny.yaml", f"train.device={device}", "--no-advise").stdout.splitlines()
         assert shown[:2] == [told.format(why), "tiny on NVIDIA GeForce RTX 4090"]
 

@@ -61,7 +61,7 @@ def test_a_card_that_nobody_named_says_why_it_is_taken(monkeypatch: pytest.Monke
     assert card_or_default("rtx3090", "cpu").note == ""
     monkeypatch.setattr(cards, "attached", lambda: None)
     assert card_or_default(None).note == (
-        "The figures below are for one NVIDIA GeForce RTX 4090, since there is no GPU here; `--gpu` names another card."
+        "The figures below are for one NVIDIA GeForce RTX 4090, since torch finds no GPU here; `--gpu` names another card."
     )
     monkeypatch.setattr(cards, "attached", lambda: card("h200"))
     assert card_or_default(None, "cuda").note == ""
