@@ -298,7 +298,7 @@ def _peak(peak: Peak) -> str:
 
 
 def _share_of(peak: Peak) -> str:
-    """Of which peak MFU is the share, where products in 8 bits may pass it."""
+    """The peak that MFU is the share of, where products in 8 bits may pass it."""
     return f"; MFU is the share of the {peak.of} peak, which they may pass" if peak.of else ""
 
 

@@ -92,7 +92,7 @@ def compare(
 
 
 def _one_rate(trials: Sequence[Trial]) -> str:
-    """That several methods have one learning rate, which flatters one of them; nothing where they have their own."""
+    """The note on several methods of one learning rate, which flatters one of them; empty where they have their own."""
     rates = {each.learning_rate for each in trials}
     if len({each.label for each in trials}) == 1 or len(rates) > 1:
         return ""

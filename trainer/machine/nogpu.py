@@ -9,6 +9,8 @@ from pathlib import Path
 
 import torch
 
+from galore.trainer.common.reading import read_bounded
+
 DRIVER = Path("/proc/driver/nvidia/version")
 DEVICES = Path("/dev")  # of card 0 it has nvidia0
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -43,7 +45,7 @@ def why_no_gpu() -> tuple[str, str]:
 
 
 def idle_card(asked: str) -> str:
-    """That a run on the CPU, which `asked` for any device, leaves a card idle, and why; empty where there is none."""
+    """The card that a run on the CPU leaves idle though it `asked` for any device, and why; empty where none is."""
     if asked != "auto" or not is_card_here():
         return ""
     why, fix = why_no_gpu()
@@ -66,6 +68,6 @@ def _driver() -> tuple[int, int] | None:
     """(major, minor) of the driver's version, as it says itself."""
     text = ""
     with suppress(OSError):
-        text = DRIVER.read_text(encoding="utf-8", errors="replace")
+        text = read_bounded(DRIVER).decode(errors="replace")
     found = re.search(r"Kernel Module.*?\s(\d+)\.(\d+)", text)
     return (int(found[1]), int(found[2])) if found else None
