@@ -839,5 +839,14 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         ("* float(nbytes / size)", "", "a_part_is_timed"),
         ("(*fresh, *hidden)", "fresh", "pages_of_its_own"),
     ]),
+    "trainer/recipe/shipped.py": ("tests/trainer/recipe/test_files.py", [
+        ("if not is_shipped(name) or is_there(Path(name)):", "if True:", "where_a_model_is_wanted"),
+    ]),
+    "trainer/sweep/options.py": ("tests/trainer/sweep/glue/test_grid.py", [
+        ("range(first, first + runs)", "range(runs)", "test_seeds_are_named_or_counted"),
+    ]),
+    "trainer/machine/cards.py": ("tests/trainer/machine/test_cards.py", [
+        ("assumed=why)", "assumed='')", "test_a_card_that_nobody_named"),
+    ]),
 }
 # fmt: on

@@ -192,6 +192,24 @@ TopP = Annotated[
         min=0.0, max=1.0, callback=finite, help="Sample among the likeliest tokens with this much probability."
     ),
 ]
+Seeds = Annotated[
+    str | None,
+    typer.Option(
+        metavar="A,B,…",
+        help="Every run once with each of these seeds: 5 is seed 5, and --runs 5 are five.",
+        show_default="the recipe's",
+    ),
+]
+Runs = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=1000,
+        metavar="N",
+        help="Every run so many times, with seeds counted up from the recipe's.",
+        show_default="1",
+    ),
+]
 Device = Annotated[DeviceName, typer.Option(help="auto takes CUDA when there is one.")]
 
 # -- of `galore profile-memory`

@@ -23,6 +23,7 @@ from galore.trainer.data.text.quality import MEANING, shown
 from galore.trainer.data.tokens.tokenizer import id_bound
 from galore.trainer.losses.router import router_note
 from galore.trainer.machine.hardware import Peak, cpu_name
+from galore.trainer.machine.nogpu import idle_card
 from galore.trainer.models.adapters.lora import adapter_ranks, clamp_note, class_name, not_adapted, without_adapters
 from galore.trainer.models.changes.table import told
 from galore.trainer.models.checkpointing import blocks_of
@@ -62,11 +63,12 @@ def header(run: Run, meter: Meter, memory: str) -> dict[str, Any]:
         "ranks": _ranks(run),
         "steps": f"{run.total_steps:,}" + (f", resuming after {run.first_step:,}" if run.first_step else ""),
         "device": _device(run),
+        "gpu": idle_card(recipe.train.device) if run.device.type == "cpu" else "",
         "memory": memory,
         "output": str(run.directory.root),
         "projected": _projected(run),
         "kernels": _kernels(run.device),
-        "products": _said(run, "products", "train.matmul"),
+        "products": _said(run, "products", "train.matmul") + _share_of(meter.peak),
         "peak": _peak(meter.peak),
         "warning": "; ".join(alarms(run.data.summary)),
         "note": "; ".join(notes(run)),
@@ -292,7 +294,12 @@ def _examples(summary: dict[str, Any]) -> list[str]:
 def _peak(peak: Peak) -> str:
     if peak.flops_per_second is None:
         return f"unknown: {peak.note}"
-    return f"{peak.flops_per_second / 1e12:.2f} TFLOP/s, {peak.basis}"
+    return f"{peak.flops_per_second / 1e12:.2f} TFLOP/s{f' of {peak.of}' if peak.of else ''}, {peak.basis}"
+
+
+def _share_of(peak: Peak) -> str:
+    """The peak that MFU is the share of, where products in 8 bits may pass it."""
+    return f"; MFU is the share of the {peak.of} peak, which they may pass" if peak.of else ""
 
 
 def _device(run: Run) -> str:

@@ -21,10 +21,13 @@ from galore.trainer.machine.hardware import Peak, device_peak
 from galore.trainer.machine.power import PowerMeter
 from galore.trainer.memory.live import at_peak, by_category, current_and_peak
 from galore.trainer.models.flops import flops_per_token, model_flops_utilization
+from galore.trainer.models.matmul.install import multiplies_in_eight_bits
 from galore.trainer.record.callbacks import Callbacks
 from galore.trainer.record.metrics import Console, Metrics
 from galore.trainer.record.row import EvalRow, EventRow, TrainRow
 from galore.trainer.step import StepResult
+
+SHORT = {torch.bfloat16: "bf16", torch.float32: "fp32"}
 
 
 @dataclass
@@ -38,7 +41,8 @@ class Meter:
     def of(cls, model: Any, device: torch.device, dtype: torch.dtype, seq_len: int, devices: int = 1) -> Meter:
         peak = device_peak(str(device), dtype)
         if peak.flops_per_second is not None:
-            peak = replace(peak, flops_per_second=devices * peak.flops_per_second)
+            of = SHORT.get(dtype, "") if multiplies_in_eight_bits(model) else ""
+            peak = replace(peak, flops_per_second=devices * peak.flops_per_second, of=of)
         return cls(flops_per_token(model, seq_len), peak)
 
     def mfu(self, tokens_per_second: float) -> float | None:

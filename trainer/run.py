@@ -259,7 +259,9 @@ def _begin(run: Run, recorder: Recorder) -> None:
         known["resumes"] = [*known.get("resumes", []), {"step": run.first_step, "time": now()}]
     for stale in ("ended", "pruned", "stopped_early", *(["finished"] if run.first_step < run.total_steps else [])):
         known.pop(stale, None)
-    known["peak"] = {"flops_per_second": recorder.meter.peak.flops_per_second, "basis": recorder.meter.peak.basis}
+    peak = recorder.meter.peak
+    known["peak"] = {"flops_per_second": peak.flops_per_second, "basis": peak.basis}
+    known["peak"] |= {"of": peak.of} if peak.of else {}
     expected = forecast(run)
     if expected is not None:
         known["expected_memory"] = expected.as_json()

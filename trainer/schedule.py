@@ -101,10 +101,13 @@ def _first_other(before: tuple[OptimSection, int], after: tuple[OptimSection, in
 
 def _no_way_on(before: tuple[OptimSection, int], done: int) -> str:
     optim, total = before
-    anew = "train on from its model: galore export RUN OUT, and a recipe with model.name_or_path: OUT"
+    anew = "this one goes on from its model: galore export RUN OUT, and model.name_or_path: OUT in a recipe"
     if optim.lr_scheduler_type == "warmup_stable_decay":
         return f"a run goes on until its decay begins, here after step {total - decay_steps(optim, total):,}; {anew}"
-    return f"{optim.lr_scheduler_type} was laid out for {counted(total, 'step')}; warmup_stable_decay is not; {anew}"
+    laid_out = f"{optim.lr_scheduler_type} was laid out for {counted(total, 'step')}"
+    if optim.adapter == "relora":  # whose restarts are laid out, too, whatever the shape
+        return f"{laid_out}; {anew}"
+    return f"{laid_out}; a new run with optim.lr_scheduler_type=warmup_stable_decay could be prolonged; {anew}"
 
 
 def _risen(optim: OptimSection, step: int, total_steps: int) -> float:

@@ -57,6 +57,8 @@ def show_dry_run(loaded: LoadedRecipe, card: Card, profiling: str) -> None:
     from galore.trainer.fit.plan import plan
 
     typer.echo()
+    if card.note:
+        say(card.note)
     step = few_blocks(loaded, card, planned.costs.needed_flops_per_token)
     fits = f"of a step, and whether it fits: {profiling}"
     say_pairs([*plan_lines(plan(loaded.recipe, planned.costs, card.name, step)), ("memory", fits)])
@@ -133,7 +135,8 @@ def step_lines(step: Estimate) -> Iterator[tuple[str, str]]:
     """How long a step takes, what that is in tokens and of the peak, and whom it waits for."""
     least, most = step.seconds
     rates = f"{count_between(step.tokens_per_second)} tokens/s"
-    share = "" if step.mfu is None else f", MFU {100 * step.mfu[0]:.0f}–{100 * step.mfu[1]:.0f} %"
+    of = f" of the {step.peak_of} peak" if step.peak_of else ""  # which 8-bit products may pass
+    share = "" if step.mfu is None else f", MFU {100 * step.mfu[0]:.0f}–{100 * step.mfu[1]:.0f} %{of}"
     yield "a step", f"{short_span((least, most))}, {rates}{share}: {step.basis}"
     waits = {"card": "computes all the time", "host": "waits for the host, which asks for many small operations"}
     yield "its card", waits.get(step.ordinary[0].bound, "waits for the bus, which carries what is kept on the host")

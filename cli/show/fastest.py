@@ -55,6 +55,8 @@ def fastest(
     if as_json:
         typer.echo(json.dumps(found.as_json(), indent=2))
     else:
+        if place.note:
+            say(place.note)
         _show(loaded, found)
 
 
@@ -74,7 +76,7 @@ def _place(loaded: LoadedRecipe, gpu: str | None, ram: float | None, measure: bo
     from galore.trainer.fit.search.places import Here, OnCard
     from galore.trainer.machine.cards import card_or_default
 
-    return Here(ram) if here else OnCard(card_or_default(gpu), ram)
+    return Here(ram) if here else OnCard(card_or_default(gpu, loaded.recipe.train.device), ram)
 
 
 def _show(loaded: LoadedRecipe, found: Fastest) -> None:

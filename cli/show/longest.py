@@ -27,6 +27,8 @@ def show_longest(loaded: LoadedRecipe, card: Card, ram: float | None, as_json: b
     if as_json:
         typer.echo(json.dumps(found.as_json(ram), indent=2))
         return
+    if card.note:
+        say(card.note)
     say_pairs(longest_lines(found, ram))
     if found.length:
         from galore.trainer.recipe.change import spelled

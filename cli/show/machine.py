@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 
 import galore
-from galore.trainer.recipe.extras import EXTRAS, install, missing
+from galore.trainer.recipe.extras import EXTRAS, install
 
 CORE = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
 TRITON = "not installed: it comes with torch's CUDA builds on Linux"
@@ -135,15 +135,11 @@ def driver() -> str | None:
 
 
 def no_gpu() -> str:
-    """Why torch uses no GPU."""
-    import torch
+    """Why torch uses no GPU, and what to do about it where there is one."""
+    from galore.trainer.machine.nogpu import is_card_here, why_no_gpu
 
-    if (version := driver()) is None:
-        why = missing("pynvml")
-        return "no GPU: runs on the CPU" + (f". No driver was asked for one: {why}" if why else "")
-    if torch.version.cuda is None:
-        return f"driver {version} is here, but this torch is built for CPUs only: see https://pytorch.org/get-started"
-    return f"driver {version} is here, but CUDA {torch.version.cuda} finds no device: is the driver old, or CUDA_VISIBLE_DEVICES set?"
+    why, fix = why_no_gpu()
+    return f"no GPU, runs on the CPU: {why}; {'to use the card' if is_card_here() else 'with an NVIDIA card'}: {fix}"
 
 
 def kernels(device: str) -> list[dict[str, str]]:

@@ -76,6 +76,8 @@ def subject(loaded: LoadedRecipe) -> str:
 def show_profile(console: Console, loaded: LoadedRecipe, profile: Profile, notes: Sequence[str] = ()) -> None:
     """The verdict, the categories at the peak, the peaks of the phases, and what holds the memory."""
     unit = Unit(*unit_of(profile))
+    if profile.card.note:
+        say(profile.card.note)
     say(f"{subject(loaded)} on {profile.card.name}", bold=True)
     say(f"{VERDICTS[profile.fits]}. {reason(profile)}")
     say(_peak_line(profile, unit))
@@ -198,6 +200,8 @@ def show_comparison(
     console: Console, loaded: LoadedRecipe, card: Card, found: Sequence[tuple[str, Profile | None]]
 ) -> None:
     """One row per method, one column per category, GiB at each method's own peak."""
+    if card.note:
+        say(card.note)
     say(
         f"{loaded.recipe.model.architecture_of or loaded.name} on {card.name}, GiB at each method's own peak", bold=True
     )

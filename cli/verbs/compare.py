@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from galore.cli.arguments import Overrides, Recipe
+from galore.cli.arguments import Overrides, Recipe, Runs, Seeds
 from galore.cli.show.tables import say
 from galore.trainer.recipe.methods import listed
 
 if TYPE_CHECKING:
     from galore.trainer.recipe.load import LoadedRecipe
     from galore.trainer.record.metrics import Console
+    from galore.trainer.sweep.options import Trial
 
 
 def compare(
@@ -36,10 +38,8 @@ def compare(
             show_default="the recipe's",
         ),
     ] = None,
-    seeds: Annotated[
-        str | None,
-        typer.Option(metavar="1,2,…", help="Every run once per seed; 5 is seed 5.", show_default="the recipe's"),
-    ] = None,
+    seeds: Seeds = None,
+    runs: Runs = None,
     extend: Annotated[
         int,
         typer.Option(min=0, max=20, help="Rates at most to try beyond a method's grid where its best is at the edge."),
@@ -60,7 +60,9 @@ def compare(
     """
     from galore.trainer.sweep.compare.grid import grid
 
-    trials = grid(recipe, overrides or [], methods, learning_rates, seeds)
+    trials = grid(recipe, overrides or [], methods, learning_rates, seeds, runs)
+    if learning_rates is None and (note := _one_rate(trials)):
+        typer.echo(note)
 
     from galore.trainer.machine.process import ask_for_expandable_segments, import_libraries, prepare_process
     from galore.trainer.recipe.load import load_recipe
@@ -87,6 +89,15 @@ def compare(
     )
     if why := no_plots():
         typer.echo(why)
+
+
+def _one_rate(trials: Sequence[Trial]) -> str:
+    """The note on several methods of one learning rate, which flatters one of them; empty where they have their own."""
+    rates = {each.learning_rate for each in trials}
+    if len({each.label for each in trials}) == 1 or len(rates) > 1:
+        return ""
+    told = "`--learning-rates auto` gives each a grid of its own"
+    return f"note: all methods have the recipe's learning rate {rates.pop():g}; {told}"
 
 
 def _console(loaded: LoadedRecipe) -> Console:

@@ -185,10 +185,12 @@ def _on_tasks(model: str, tasks: str, asked: dict[str, Any], device: DeviceName,
 
 def _own_recipe(model: str) -> str:
     from galore.trainer.common.suggest import refuse_absent
+    from galore.trainer.recipe.shipped import refuse_as_model
     from galore.trainer.record.rundir import refuse_part_of_run, run_of
 
     run = run_of(user_path(model))
     if run is None:
+        refuse_as_model(model)
         refuse_part_of_run(user_path(model))
         refuse_absent(model)
         raise UserError(f"{model} is no run, so it has no recipe to override", fix="name a recipe with --recipe")

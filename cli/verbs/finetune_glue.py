@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from galore.cli.arguments import Overrides, complete_recipe
+from galore.cli.arguments import Overrides, Runs, Seeds, complete_recipe
 from galore.trainer.common.errors import UserError
 from galore.trainer.recipe.methods import METHODS, listed
 
@@ -65,12 +65,8 @@ def finetune_glue(
         str | None,
         typer.Option(metavar="DIR", help="A folder of GLUE, or of one task.", show_default="nyu-mll/glue on the hub"),
     ] = None,
-    seeds: Annotated[
-        str,
-        typer.Option(
-            metavar="N|1,2,…", help="Runs of each, counted up from the recipe's seed; or the seeds themselves."
-        ),
-    ] = "1",
+    seeds: Seeds = None,
+    runs: Runs = None,
     learning_rates: Annotated[
         str | None,
         typer.Option(
@@ -109,7 +105,7 @@ def finetune_glue(
     from galore.trainer.sweep.glue.grid import grid
 
     with as_typed(typed):
-        trials = grid(recipe, settings, task, method, learning_rates, seeds)
+        trials = grid(recipe, settings, task, method, learning_rates, seeds, runs)
 
     from galore.trainer.machine.process import ask_for_expandable_segments, import_libraries, prepare_process
 

@@ -103,7 +103,7 @@ def profile_memory(
         return
     from galore.trainer.machine.cards import card_or_default
 
-    card = card_or_default(gpu)
+    card = card_or_default(gpu, loaded.recipe.train.device)
     if compare:
         compared(loaded, card, as_json, picture)
         return

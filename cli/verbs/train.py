@@ -66,7 +66,7 @@ def train(
         from galore.trainer.machine.cards import card_or_default
 
         command = ["galore", "profile-memory", recipe, *(overrides or []), *(["--gpu", gpu] if gpu else [])]
-        show_dry_run(loaded, card_or_default(gpu), shlex.join(command))
+        show_dry_run(loaded, card_or_default(gpu, loaded.recipe.train.device), shlex.join(command))
         return
 
     # rank 0 says where; the others hear it from there

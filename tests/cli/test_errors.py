@@ -295,3 +295,29 @@ def test_what_is_wrong_with_a_command_is_told_once_a_machine_and_a_failure_by_ea
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert outcome(UserError("wrong")).stderr == ""
     assert "broken" in outcome(RunFailed("broken")).stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("chat",),
+        ("eval",),
+        ("eval", "data.max_length=32"),
+        ("generate", "--prompt", "x"),
+        ("generate", "--prompt", "x", "--checkpoint", "best"),
+        ("export", "out"),
+    ],
+    ids=" ".join,
+)
+def test_a_recipe_in_place_of_its_run_is_told_before_any_network(galore: Any, words: tuple[str, ...]) -> None:
+    refused = galore(words[0], "demo", *words[1:])
+    assert refused.exit_code == 2
+    assert refused.stderr.startswith("error: demo: is a recipe, and no model\n  → name its run: runs/demo, which")
+
+
+@pytest.mark.parametrize("words", [("train", "--resume"), ("chat",), ("eval",)], ids=" ".join)
+def test_a_run_that_is_not_there_is_told_so(galore: Any, words: tuple[str, ...]) -> None:
+    refused = galore(words[0], "runs/nosuch", *words[1:])
+    assert refused.exit_code == 2
+    told = "error: runs/nosuch: there is no such run or folder\n  → `galore runs` lists the runs\n"
+    assert refused.stderr == told

@@ -70,7 +70,7 @@ PLANNED = {  # is understood to the last word and planned; training itself is le
     "galore train runs/demo --resume",
     "galore train runs/demo --resume train.max_steps=40000",
     "galore train runs/demo --resume train.num_train_epochs=2",
-    "galore finetune-glue --task mrpc,rte --method galore,lora,full --seeds 5",
+    "galore finetune-glue --task mrpc,rte --method galore,lora,full --runs 5",
     "galore finetune-glue --task all --resume",
     "galore finetune-glue --task all --output-dir runs/all --resume",
     "galore finetune-glue --task stsb --predict-test",

@@ -83,7 +83,7 @@ def carried_out(
     smallest_quantized: int = storage.SMALLEST_QUANTIZED,
     **options: Any,
 ) -> tuple[Tensor, dict[str, int]]:
-    """How far all weights went in some steps of two micro-batches; what was waited for in the last one, no layer's turn."""
+    """How far all weights went in some steps of two micro-batches, of one where they are immediate; what was waited for in the last one, no layer's turn."""
     torch.manual_seed(0)
     storage.SMALLEST_QUANTIZED = smallest_quantized
     model = Network().to(dtype)
@@ -100,7 +100,8 @@ def carried_out(
         project_in_backward(model, optimizer)
     for step in range(STEPS):
         draw = torch.Generator().manual_seed(step)
-        micro_batches = [tuple(torch.randint(VOCABULARY, (2, ROWS), generator=draw)) for _ in range(2)]
+        count = 1 if optimizer.update == "immediate" else 2
+        micro_batches = [tuple(torch.randint(VOCABULARY, (2, ROWS), generator=draw)) for _ in range(count)]
         if gpu is not None:
             micro_batches = [(toy_gpu.Held(ids), toy_gpu.Held(targets)) for ids, targets in micro_batches]
             gpu.waits.clear()

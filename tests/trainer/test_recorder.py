@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 from consoles import Quiet
 from torch import nn
 
+from galore.trainer import recorder as module
 from galore.trainer.data.rows.tokenbatch import TokenBatch
 from galore.trainer.data.score import EvalResult
+from galore.trainer.facts import _peak, _share_of
 from galore.trainer.machine.hardware import Peak
 from galore.trainer.machine.power import PowerMeter, Sample
+from galore.trainer.models.matmul.install import ATTRIBUTE
 from galore.trainer.optim.report import StepReport
 from galore.trainer.record.metrics import Metrics, read_rows
 from galore.trainer.record.row import TRAIN
@@ -21,6 +25,21 @@ from galore.trainer.step import StepResult
 CPU = torch.device("cpu")
 IDS = torch.zeros(2, 4, dtype=torch.int64)
 RESULT = StepResult(1.0, 6, StepReport(1.0, 1.0, 0, 0, False))
+
+
+@pytest.mark.parametrize("eight", [False, True])
+def test_the_peak_that_products_in_eight_bits_may_pass_says_whose_it_is(
+    eight: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "device_peak", lambda device, dtype: Peak(1e12, "table", "a card"))
+    monkeypatch.setattr(module, "flops_per_token", lambda model, length: 1)
+    model = nn.Linear(4, 4)
+    if eight:
+        vars(model)[ATTRIBUTE] = object()
+    meter = Meter.of(model, CPU, torch.bfloat16, 8, devices=2)
+    assert (meter.peak.flops_per_second, meter.peak.of) == (2e12, "bf16" if eight else "")
+    assert _peak(meter.peak) == f"2.00 TFLOP/s{' of bf16' if eight else ''}, table"
+    assert _share_of(meter.peak) == ("; MFU is the share of the bf16 peak, which they may pass" if eight else "")
 
 
 def test_gradients_are_counted_although_the_update_takes_them_and_no_column_is_missing(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from galore.trainer import loop, recorder, run, shortage
 from galore.trainer.checkpoint import checkpoint, diskspace
 from galore.trainer.common.errors import Interrupted, RunFailed, UserError
 from galore.trainer.fit.predict import profile_on
+from galore.trainer.machine import nogpu
 from galore.trainer.machine.cards import card
 from galore.trainer.machine.hardware import Peak
 from galore.trainer.machine.power import PowerMeter, Sample
@@ -126,6 +127,20 @@ def execute(corpus, out, *overrides, resume=False):
     console = Quiet()
     run_training(load_recipe(str(corpus), overrides), out, resume, console)
     return console
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="any device is the GPU")
+def test_the_header_says_which_peak_and_that_a_card_is_idle(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(nogpu, "is_card_here", lambda: True)
+    monkeypatch.setattr(recorder, "device_peak", lambda device, dtype: Peak(1e12, "table", "a card"))
+    header = execute(corpus, tmp_path / "run", "train.max_steps=1", "train.matmul=int8").header
+    assert header["gpu"].startswith("an NVIDIA card is in this machine and not used: ")
+    assert header["products"].startswith("int8 (CPU")
+    assert re.search("; MFU is the share of the (bf16|fp32) peak, which they may pass$", header["products"])
+    peak = json.loads((tmp_path / "run" / "run.json").read_text())["peak"]
+    assert peak["of"] in header["products"]
+    ordinary = execute(corpus, tmp_path / "other", "train.max_steps=1", "train.device=cpu").header
+    assert not {"gpu", "products"} & set(ordinary)
 
 
 def test_a_corpus_of_which_much_is_left_out_is_told_everywhere(corpus, tmp_path):

@@ -164,7 +164,18 @@ KEEP = [
 ]
 # settings before, what is changed with the length, steps done, what the error says
 LOSE = [
-    ({"lr_scheduler_type": "cosine", "warmup_steps": 0}, {}, 50, "cosine was laid out for 100 steps"),
+    (
+        {"lr_scheduler_type": "cosine", "warmup_steps": 0},
+        {},
+        50,
+        "cosine was laid out for 100 steps; a new run with optim",
+    ),
+    (
+        {"lr_scheduler_type": "cosine", "warmup_steps": 0},
+        {"lr_scheduler_type": "warmup_stable_decay"},
+        50,
+        "could be prolonged; this one goes on from its model: galore export RUN OUT, and model.name_or_path: OUT",
+    ),
     ({"lr_scheduler_type": "linear"}, {}, 5, r"step 1 had 1.00e-2.*\n.*optim\.warmup_steps=10, as it was"),
     ({"lr_scheduler_type": "polynomial", "warmup_steps": 0}, {}, 50, "polynomial was laid out"),
     ({"lr_scheduler_type": "cosine_with_restarts", "warmup_steps": 0}, {}, 50, "cosine_with_restarts was laid"),
@@ -176,7 +187,12 @@ LOSE = [
     ),
     ({"lr_scheduler_type": "constant", "warmup_steps": 0}, {"warmup_steps": 3}, 2, r"optim\.warmup_steps=0, as it"),
     (RELORA, {}, 60, r"optim\.relora_gap=25, as it was before"),
-    ({**RELORA, "relora_gap": 50}, {}, 100, r"adapters restarted at other places[\s\S]*constant was laid out"),
+    (
+        {**RELORA, "relora_gap": 50},
+        {},
+        100,
+        r"adapters restarted at other places[\s\S]*constant was laid out for 100 steps; this one goes on",
+    ),
 ]
 
 

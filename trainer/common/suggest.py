@@ -59,5 +59,7 @@ def refuse_absent(name: str) -> None:
         return
     beside = [each.name for each in folder.parent.iterdir() if each.is_dir()] if folder.parent.is_dir() else []
     near = nearest(folder.name, beside)
-    fix = f"did you mean {folder.parent / near[0]}?" if near else "name the folder of a run or model, or a hub name"
+    elsewhere = "" if name.startswith("runs/") else "name the folder of a run or model, or a hub name; "
+    meant = f"did you mean {folder.parent / near[0]}? " if near else elsewhere
+    fix = f"{meant}`galore runs` lists the runs"
     raise UserError("there is no such run or folder", where=name, fix=fix)

@@ -18,6 +18,7 @@ from galore.trainer.recipe.load import LoadedRecipe
 from galore.trainer.time.estimate import Estimate, Rates, combined, step_of
 from galore.trainer.time.rates import card_rates
 from galore.trainer.time.replay import Replayed
+from galore.trainer.time.work import multiplies_in_eight_bits
 
 PUBLISHED = "the traced operations on the card's published figures, predicted, not measured"
 
@@ -117,4 +118,5 @@ def estimated(
         flops=None if flops_per_token is None else float(flops_per_token) * tokens,
         peak=peak,
         basis=basis,
+        peak_of="bf16" if multiplies_in_eight_bits(trace.operations) else "",
     )

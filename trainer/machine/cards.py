@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.format import GIB
@@ -27,6 +27,13 @@ class Card:
     capability: tuple[int, int]
     sms: int
     basis: str  # where the usable memory is known from
+    assumed: str = ""  # why figures are for it, though nobody named it and a run here would use another device
+
+    @property
+    def note(self) -> str:
+        """One sentence for whoever reads figures of a card that is assumed; empty of any other."""
+        told = f"The figures below are for one {self.name}, since {self.assumed}; `--gpu` names another card."
+        return told if self.assumed else ""
 
 
 def _card(
@@ -158,14 +165,20 @@ def card(name: str) -> Card:
     return found
 
 
-def card_or_default(name: str | None) -> Card:
+def card_or_default(name: str | None, device: str = "auto") -> Card:
     """The card called `name`; without one the GPU that is here, or an RTX 4090.
+
+    Args:
+        device: `train.device` of the recipe; a card that nobody named and that would not carry it out is `assumed`.
 
     Raises:
         UserError: no such card is known.
     """
-    here = attached() if name is None else None
-    return here if here is not None else card(DEFAULT if name is None else name)
+    if name is not None:
+        return card(name)
+    here = attached()
+    why = "the recipe says train.device: cpu" if device == "cpu" else "" if here else "torch finds no GPU here"
+    return replace(here or card(DEFAULT), assumed=why)
 
 
 def attached() -> Card | None:

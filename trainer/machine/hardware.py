@@ -24,12 +24,16 @@ GEMM_SIZE = 2048
 
 @dataclass(frozen=True)
 class Peak:
-    """The most a device computes, FLOP/s; None when unknown, and `note` says why."""
+    """The most a device computes, FLOP/s; None when unknown, and `note` says why.
+
+    `of` is the type that it is the peak of, where a run multiplies in a faster one; else empty.
+    """
 
     flops_per_second: float | None
     basis: Literal["table", "measured", "unknown"]
     device: str
     note: str = ""
+    of: str = ""
 
 
 def device_peak(device: str, dtype: torch.dtype) -> Peak:

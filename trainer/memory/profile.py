@@ -100,6 +100,7 @@ class Profile:
         """The profile as one JSON object; bytes throughout, upper bounds where there are two."""
         return {
             "card": self.card.name,
+            "card_assumed": self.card.assumed or None,
             "peak_allocated_bytes": self.allocated.high,
             "peak_reserved_bytes": {"default": self.reserved(False).high, "expandable": self.reserved(True).high},
             "total_bytes": self.total.high,

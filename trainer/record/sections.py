@@ -258,6 +258,7 @@ def _peak(history: History) -> str:
     peak = history.facts.get("peak") or {}
     flops = peak.get("flops_per_second")
     named = f"{significant(flops / 1e12)} TFLOP/s" if flops else "the device's peak"
+    named += f" of {peak['of']}" if peak.get("of") else ""
     return f"{named}, {peak['basis']}" if peak.get("basis") else named
 
 

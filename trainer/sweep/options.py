@@ -15,10 +15,9 @@ from galore.trainer.recipe.parse.problems import RecipeError
 from galore.trainer.recipe.schema.optim import OptimSection
 from galore.trainer.recipe.schema.recipe import Recipe
 
-RATES, SEEDS = "--learning-rates", "--seeds"
+RATES, SEEDS, RUNS = "--learning-rates", "--seeds", "--runs"
 AUTO, GRID = "auto", (0.5, 1.0, 2.0)  # times the middle of a method's own grid
 LARGEST_SEED, LONGEST_SEED = 2**63 - 1, 20  # and its digits
-MOST_SEEDS = 1000  # where they are counted
 
 
 @dataclass(frozen=True)
@@ -100,20 +99,16 @@ def learning_rates(text: str, base: OptimSection, made: OptimSection) -> list[fl
     return [float(f"{middle * factor:.2g}") for factor in GRID]
 
 
-def seeds(text: str) -> list[int]:
-    """Whole numbers between commas. Raises UserError."""
-    return [_seed(word) for word in words(text, SEEDS)]
+def seeds(text: str | None, runs: int | None, first: int) -> list[int] | None:
+    """The whole numbers between the commas of `text`, or as many as `runs`, counted up from `first`.
 
-
-def counted_seeds(text: str, first: int) -> list[int]:
-    """The seeds between commas; one number alone says how many, from `first` on. Raises UserError."""
-    if "," in text:
-        return list(dict.fromkeys(seeds(text)))
-    count = text.strip()
-    if not count.isdecimal() or len(count) > LONGEST_SEED or not 1 <= int(count) <= MOST_SEEDS:
-        fix = f"write how many, 1 to {MOST_SEEDS:,}, or the seeds themselves with commas: 1,2,3"
-        raise UserError(f"{shortened(text, LONGEST_SEED)!r} is no number of runs", where=SEEDS, fix=fix)
-    return [*range(first, first + int(count))]
+    None where neither is given. Raises UserError for both, and for what is no seed.
+    """
+    if text is not None and runs is not None:
+        raise UserError("counts seeds, and --seeds names them", where=RUNS, fix="leave one of them out")
+    if text is not None:
+        return [_seed(word) for word in words(text, SEEDS)]
+    return None if runs is None else [*range(first, first + runs)]
 
 
 def _rate(word: str) -> float:

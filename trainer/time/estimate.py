@@ -123,6 +123,7 @@ class Estimate:
         tokens: of a step. `flops`: of a step, forward and backward once, as MFU counts them; None if unknown.
         peak: FLOP/s that MFU is the share of.
         basis: where the rates are from.
+        peak_of: the type that `peak` is of, where products are made in another, faster one; else empty.
     """
 
     ordinary: Sequence[Step]
@@ -132,6 +133,7 @@ class Estimate:
     flops: float | None
     peak: float | None
     basis: str
+    peak_of: str = ""
 
     @property
     def seconds(self) -> Range:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -31,6 +31,11 @@ class Work(NamedTuple):
 NOTHING = Work("nothing", 0, 0)
 BUSES: dict[str, Kind] = {TO_HOST: "to host", FROM_HOST: "from host"}
 EIGHT = {PRODUCT[name]: form.dtype for name, form in FORMATS.items()}  # → what such a kernel multiplies
+
+
+def multiplies_in_eight_bits(operations: Iterable[Operation]) -> bool:
+    """Whether one of them is a product of 8-bit codes."""
+    return any(isinstance(each.call.function, str) and each.call.function in EIGHT for each in operations)
 
 
 def work_of(operation: Operation, device: str = "meta") -> Work:

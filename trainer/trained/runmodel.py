@@ -31,6 +31,7 @@ from galore.trainer.models.pretrained import kind_of, load_pretrained, locate, r
 from galore.trainer.optim.int8_linear import int8_layers
 from galore.trainer.recipe.load import recipe_of_run
 from galore.trainer.recipe.schema.recipe import Recipe
+from galore.trainer.recipe.shipped import refuse_as_model
 from galore.trainer.record.rundir import RunDir, is_checkpoint, refuse_part_of_run, run_of
 from galore.trainer.trained.choose import NEWEST, choose
 from galore.trainer.trained.generation import drop_idle
@@ -81,6 +82,7 @@ def load_run_model(path: str, device: str = "cpu", checkpoint: str | None = None
                 fix=f"name {run.root}, or leave it out",
             )
         return _of_run(run, device, named or checkpoint or NEWEST)
+    refuse_as_model(path)
     if checkpoint is not None:
         raise UserError(f"chooses a checkpoint of a run, and {path} is none", where="--checkpoint", fix="leave it out")
     refuse_part_of_run(folder)

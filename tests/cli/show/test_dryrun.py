@@ -7,11 +7,12 @@ from typing import Any, NoReturn
 
 import pytest
 
-from galore.cli.show.dryrun import REST, narrow_table, parameter_table, span
+from galore.cli.show.dryrun import REST, narrow_table, parameter_table, span, step_lines
 from galore.trainer import parameters
 from galore.trainer.common.errors import UserError
 from galore.trainer.parameters import ParameterRow
 from galore.trainer.recipe.load import LoadedRecipe
+from galore.trainer.time.estimate import Estimate, Part, Step
 
 MIB = 2**20
 UP = ParameterRow("model.layers.*.up", 4, (688, 256), "projected, right", 64, 704_512, MIB, 3 * MIB, MIB // 2)
@@ -58,8 +59,25 @@ def test_a_run_that_would_find_no_data_is_refused_once_all_is_shown(galore: Any)
     assert shown.exit_code == 2
     command = "galore profile-memory demo data.source=local 'data.path=absent/*.txt' data.validation_path=gone.txt"
     assert f"{command} --gpu rtx3090\n" in shown.stdout
+    assert "The figures below" not in shown.stdout
     assert shown.stderr.count("error: data.validation_path: no file matches ") == 1
     assert shown.stderr.count("error: data.path: no file matches ") == 1
+
+
+def test_the_card_that_nobody_chose_is_told_of_above_the_plan(galore: Any) -> None:
+    shown = galore("train", "demo", "--dry-run", "train.device=cpu").stdout
+    _, told, plan = shown.partition("since the recipe says train.device: cpu; `--gpu` names another card.\n")
+    assert told
+    assert plan.startswith("run ")
+
+
+@pytest.mark.parametrize(("peak_of", "told"), [("", "MFU 105–131 %: "), ("bf16", "MFU 105–131 % of the bf16 peak: ")])
+def test_a_share_above_all_says_of_which_peak(peak_of: str, told: str) -> None:
+    slow, fast = (Step({"forward": part}) for part in (Part(), Part()))
+    slow.parts["forward"].add("product", 1 / 1.05)
+    fast.parts["forward"].add("product", 1 / 1.31)
+    lines = dict(step_lines(Estimate((slow, fast), None, 0.0, 100, 1.0, 1.0, "made up", peak_of)))
+    assert told in lines["a step"]
 
 
 def test_no_time_is_told_as_nought() -> None:

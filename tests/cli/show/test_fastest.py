@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from galore.trainer.fit.search import fastest as module
 from galore.trainer.fit.search import measured
@@ -73,6 +74,13 @@ def test_the_recipe_is_written_and_replaced_only_when_told(galore: Any) -> None:
     assert Path("fast.yaml").read_text() == text
     profile(galore, "--gpu", "rtx4090", "--fit", "fast.yaml", "--force", "train.global_batch_size=16")
     assert Path("fast.yaml").read_text() != text
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+@pytest.mark.usefixtures("found")
+def test_the_card_that_nobody_chose_is_told_of_first(galore: Any) -> None:
+    shown = profile(galore, "train.device=auto").stdout
+    assert shown.startswith("The figures below are for one NVIDIA GeForce RTX 4090, since torch finds no GPU here;")
 
 
 @pytest.mark.usefixtures("found")

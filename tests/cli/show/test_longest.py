@@ -11,7 +11,7 @@ import pytest
 from galore.cli.show.longest import longest_lines, show_longest
 from galore.trainer.fit.hostmemory import HostProfile
 from galore.trainer.fit.length.search import Longest, Search
-from galore.trainer.machine.cards import card
+from galore.trainer.machine.cards import card_or_default
 from galore.trainer.recipe.load import load_recipe
 
 GIB = 2**30
@@ -42,8 +42,10 @@ def test_other_bounds() -> None:
 
 def test_printed_and_as_json(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setattr(Search, "longest", lambda self, ram: FOUND)
-    loaded, on = load_recipe("demo"), card("8GB")
+    loaded, on = load_recipe("demo"), card_or_default(None, "cpu")
     show_longest(loaded, on, None, as_json=False)
-    assert "galore profile-memory demo data.max_length=8192 train.tile_tokens=auto" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"{on.note}\nlongest ")
+    assert "galore profile-memory demo data.max_length=8192 train.tile_tokens=auto" in shown
     show_longest(loaded, on, 16.0, as_json=True)
     assert json.loads(capsys.readouterr().out)["longest_tokens"] == 8192

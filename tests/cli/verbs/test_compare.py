@@ -20,6 +20,7 @@ ABSENT = ("demo", "data.source=local", "data.path=absent.txt", "train.device=cpu
         (["--extend", "-1"], "--extend"),
         (["--extend", "many"], "--extend"),
         (["--seeds", "1,one"], "one"),
+        (["--seeds", "5", "--runs", "5"], "--runs"),
         (["optim.rang=3"], "optim.rang"),
     ],
 )
@@ -38,3 +39,20 @@ def test_the_folder_that_is_written_to(galore: Any, given: list[str], root: str)
     assert refused.exit_code != 0
     assert root in refused.stderr
     assert Path(root).is_file()
+
+
+@pytest.mark.parametrize(
+    ("given", "noted"),
+    [
+        (["--methods", "galore,lora"], True),
+        (["--methods", "galore,lora", "--learning-rates", "0.01"], False),
+        (["--methods", "galore,lora:optim.learning_rate=0.1"], False),
+        (["--methods", "galore", "--seeds", "1,2"], False),
+    ],
+)
+def test_methods_that_share_one_rate_are_told_of(galore: Any, given: list[str], noted: bool) -> None:
+    lines = galore("compare", *ABSENT, "optim.learning_rate=0.02", *given).stdout.splitlines()
+    note = (
+        "note: all methods have the recipe's learning rate 0.02; `--learning-rates auto` gives each a grid of its own"
+    )
+    assert (note in lines[:1]) is noted

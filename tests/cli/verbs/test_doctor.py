@@ -13,6 +13,7 @@ import pytest
 from galore import __version__
 from galore.cli.show import machine
 from galore.cli.verbs.doctor import _ranks, sections
+from galore.trainer.machine import nogpu
 
 
 def test_json(galore: Any) -> None:
@@ -76,7 +77,6 @@ def test_without_the_package_that_asks_the_driver(module: Any, monkeypatch: pyte
         module.NVMLError, module.nvmlInit = ValueError, lambda: None
         module.nvmlSystemGetDriverVersion = lambda: "570.1"
     assert machine.driver() == (None if module is None else "570.1")
-    assert ("nvidia-ml-py is not installed" in machine.no_gpu()) == (module is None)
 
 
 def test_a_gpu_is_described() -> None:
@@ -92,16 +92,11 @@ def test_a_gpu_is_described() -> None:
     assert shown["Kernels"] == [("project", "triton: CUDA")]
 
 
-@pytest.mark.parametrize(
-    ("driver", "cuda", "expected"),
-    [(None, None, "no GPU"), ("570.1", None, "built for CPUs only"), ("570.1", "12.8", "finds no device")],
-)
-def test_why_no_gpu(driver: str | None, cuda: str | None, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-
-    monkeypatch.setattr(machine, "driver", lambda: driver)
-    monkeypatch.setattr(torch.version, "cuda", cuda)
-    assert expected in machine.no_gpu()
+@pytest.mark.parametrize(("here", "whose"), [(False, "with an NVIDIA card"), (True, "to use the card")])
+def test_why_no_gpu_and_what_to_do(here: bool, whose: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nogpu, "is_card_here", lambda: here)
+    monkeypatch.setattr(nogpu, "why_no_gpu", lambda: ("so it is", "do that"))
+    assert machine.no_gpu() == f"no GPU, runs on the CPU: so it is; {whose}: do that"
 
 
 def test_disk_of_a_folder_that_is_not_there_yet(tmp_path: Any) -> None:

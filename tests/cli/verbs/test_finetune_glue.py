@@ -23,7 +23,7 @@ def finetune(galore: Any, tiny_roberta: Path, glue_folder: Path) -> Any:
 
 @pytest.mark.usefixtures("undrawn")
 def test_one_json_object_per_task_and_method_and_nothing_else(finetune: Any) -> None:
-    shown = finetune("--task", "sst2,stsb", "--method", "galore,full", "--seeds", "2", "--json")
+    shown = finetune("--task", "sst2,stsb", "--method", "galore,full", "--runs", "2", "--json")
     assert shown.exit_code == 0, shown.stderr
     found = [json.loads(line) for line in shown.stdout.splitlines()]
     assert [(each["task"], each["method"]) for each in found] == [

@@ -39,6 +39,7 @@ def profile(galore: Any, *arguments: str) -> Any:
 
 def test_the_verdict_first_then_categories_totals_phases_and_holders(galore: Any) -> None:
     shown = profile(galore, "tiny.yaml", "--gpu", "rtx3090")
+    assert shown.stdout.startswith("tiny on NVIDIA GeForce RTX 3090\n")
     lines = [" ".join(line.split()) for line in shown.stdout.splitlines()]
     assert lines[0] == "tiny on NVIDIA GeForce RTX 3090"
     assert lines[1].startswith("Fits. Its total is ")
@@ -83,7 +84,12 @@ def test_overrides_and_the_card_count(galore: Any) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_without_a_gpu_the_card_is_an_rtx_4090(galore: Any) -> None:
-    assert json.loads(profile(galore, "tiny.yaml", "--json").stdout)["card"] == "NVIDIA GeForce RTX 4090"
+    found = json.loads(profile(galore, "tiny.yaml", "train.device=auto", "--json").stdout)
+    assert (found["card"], found["card_assumed"]) == ("NVIDIA GeForce RTX 4090", "torch finds no GPU here")
+    told = "The figures below are for one NVIDIA GeForce RTX 4090, since {}; `--gpu` names another card."
+    for device, why in (("auto", "torch finds no GPU here"), ("cpu", "the recipe says train.device: cpu")):
+        shown = profile(galore, "tiny.yaml", f"train.device={device}", "--no-advise").stdout.splitlines()
+        assert shown[:2] == [told.format(why), "tiny on NVIDIA GeForce RTX 4090"]
 
 
 # -- as JSON
@@ -96,7 +102,7 @@ def test_json_is_one_object_with_what_is_promised(galore: Any) -> None:
     assert set(found["peak_reserved_bytes"]) == {"default", "expandable"}
     assert found["peak_allocated_bytes"] <= min(found["peak_reserved_bytes"].values())
     assert found["limit_bytes"] == round(23.51 * GIB)
-    assert found["fits"] is True
+    assert (found["fits"], found["card_assumed"]) == (True, None)
     assert tuple(found["categories"]) == CATEGORIES + OVERHEAD
     assert sum(found["categories"].values()) == found["total_bytes"]
     assert found["total_bytes"] == found["peak_reserved_bytes"]["expandable"] + found["categories"]["cuda_context"]

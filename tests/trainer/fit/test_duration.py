@@ -37,6 +37,14 @@ def test_all_blocks_from_few(tiny: Tiny, settings: tuple[str, ...]) -> None:
     assert few.seconds == pytest.approx(whole.seconds, rel=3e-3)
 
 
+@pytest.mark.parametrize(("matmul", "of"), [("bf16", ""), ("int8", "bf16"), ("fp8", "bf16")])
+def test_products_in_eight_bits_say_of_which_peak_their_share_is(tiny: Tiny, matmul: str, of: str) -> None:
+    found = few_blocks(tiny(f"train.matmul={matmul}"), card("rtx4090"), 1000)
+    assert found is not None
+    assert found.peak_of == of
+    assert found.of(2).peak_of == of
+
+
 def test_a_model_in_a_folder_takes_what_its_dimensions_do(tiny: Tiny, tmp_path: Path) -> None:
     loaded, here = tiny(), card("rtx4090")
     build_model(loaded.recipe, 256, "meta", tmp_path)[0].config.save_pretrained(tmp_path)

@@ -12,7 +12,8 @@ import torch
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.format import GIB
 from galore.trainer.common.printable import shortened
-from galore.trainer.machine.cards import AS_GEFORCE, CARDS, ECC_OR_NOT, Card, attached, card
+from galore.trainer.machine import cards
+from galore.trainer.machine.cards import AS_GEFORCE, CARDS, ECC_OR_NOT, Card, attached, card, card_or_default
 from galore.trainer.machine.gpus import GPUS
 
 
@@ -54,6 +55,17 @@ def test_every_card_is_found_by_its_key_and_is_plausible(each: Card) -> None:
     assert 5 * GIB < each.usable_low < each.usable_high < width * each.usable_low
     assert each.capability >= (7, 0)
     assert each.basis
+
+
+def test_a_card_that_nobody_named_says_why_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert card_or_default("rtx3090", "cpu").note == ""
+    monkeypatch.setattr(cards, "attached", lambda: None)
+    assert card_or_default(None).note == (
+        "The figures below are for one NVIDIA GeForce RTX 4090, since torch finds no GPU here; `--gpu` names another card."
+    )
+    monkeypatch.setattr(cards, "attached", lambda: card("h200"))
+    assert card_or_default(None, "cuda").note == ""
+    assert "NVIDIA H200, since the recipe says train.device: cpu;" in card_or_default(None, "cpu").note
 
 
 def test_keys_differ() -> None:

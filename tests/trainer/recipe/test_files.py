@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from galore.trainer.common.errors import UserError
 from galore.trainer.recipe.load import load_recipe, recipe_from_resolved
 from galore.trainer.recipe.parse import source
 from galore.trainer.recipe.parse.problems import RecipeError
 from galore.trainer.recipe.parse.source import LARGEST_RECIPE_BYTES
+from galore.trainer.recipe.shipped import refuse_as_model
 
 
 @pytest.mark.parametrize(
@@ -69,6 +71,39 @@ def test_no_such_recipe(name: str, expected: str, tmp_path: Path, monkeypatch: p
     with pytest.raises(RecipeError) as error:
         load_recipe(name)
     assert expected in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("runs/nosuch", "runs/nosuch: there is no such run or folder\n  → `galore runs` lists the runs"),
+        ("runs/demo", "runs/demo: there is no such run or folder\n  → did you mean runs/demo-2? `galore runs` lists"),
+        ("mine/recipe-a", "mine/recipe-a: no such file\n    → did you mean mine/recipe-a.yaml?"),
+        ("runs/nosuch.yaml", "runs/nosuch.yaml: no such file"),
+    ],
+)
+def test_no_such_run(name: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "runs" / "demo-2").mkdir(parents=True)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "recipe-a.yaml").touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as error:
+        load_recipe(name)
+    assert expected in str(error.value)
+
+
+def test_a_recipe_is_refused_where_a_model_is_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("owner/name", "gpt2", "runs/demo"):
+        refuse_as_model(name)
+    with pytest.raises(UserError, match=r"^demo: is a recipe, and no model\n.*demo, which `galore train demo` makes$"):
+        refuse_as_model("demo")
+    (tmp_path / "runs" / "demo").mkdir(parents=True)
+    (tmp_path / "runs" / "demo" / "recipe.yaml").touch()
+    with pytest.raises(UserError, match=r"name its run: runs/demo$"):
+        refuse_as_model("demo")
+    (tmp_path / "demo").mkdir()
+    refuse_as_model("demo")
 
 
 def test_unreadable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -120,6 +120,12 @@ def test_method_and_notes_are_told(tmp_path: Path) -> None:
     assert "\n\n- left out: 4 of 9 rows\n- two lines\n\n" in text
 
 
+def test_a_peak_that_is_of_another_type_than_the_products_says_so(tmp_path: Path) -> None:
+    peak = {"flops_per_second": 1.8e12, "basis": "table", "of": "bf16"}
+    text = write_report(_run(tmp_path, _rows(), FACTS | {"peak": peak})).read_text()
+    assert "40.0 % (median) of 1.80 TFLOP/s of bf16, table" in text
+
+
 def test_an_answer_is_shown_with_its_question_and_the_end_with_the_start(tmp_path: Path) -> None:
     asked = {"question": "Who | made `it`?", "sample": "Nobody."}
     start = _evaluation(0) | asked | {"loss_nats": 3.0, "perplexity": math.exp(3.0)}

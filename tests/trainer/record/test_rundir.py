@@ -353,7 +353,7 @@ def test_an_export_inside_a_run_and_the_run_itself_are_no_part(trained: Path) ->
     ("name", "fix"),
     [
         ("runs/oen", "did you mean runs/one?"),
-        ("runs/nope", "name the folder"),
+        ("runs/nope", "`galore runs` lists the runs"),
         ("./x", "name the folder"),
         ("a/b/c", "name the folder"),
     ],

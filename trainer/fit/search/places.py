@@ -31,9 +31,10 @@ class Whole:
 
 
 class Place(Protocol):
-    """A device of a `kind`, "cuda" or "cpu", with `limit` bytes."""
+    """A device of a `kind`, "cuda" or "cpu", with `limit` bytes; `note` says if nobody chose it."""
 
     name: str
+    note: str
     kind: str
     limit: int
 
@@ -64,7 +65,7 @@ class OnCard:
             what = f"how fast {card.name} computes is not known, so that no setting is the fastest"
             raise UserError(what, where="--fastest", fix="name a card, such as --gpu rtx4090")
         self.card, self.ram = card, ram
-        self.name, self.limit = card.name, card.usable_low
+        self.name, self.note, self.limit = card.name, card.note, card.usable_low
 
     def trace(self, loaded: LoadedRecipe) -> Trace:
         return predict(loaded, self.card)
@@ -88,6 +89,7 @@ class Here:
 
     kind = "cpu"
     name = "this CPU"
+    note = ""
 
     def __init__(self, ram: float | None) -> None:
         self.limit = round((psutil.virtual_memory().total if ram is None else ram * GIB) - SYSTEM)

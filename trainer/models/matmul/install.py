@@ -57,6 +57,11 @@ def multiply_in_eight_bits(model: nn.Module, recipe: Recipe, device: torch.devic
     return [line + rest]
 
 
+def multiplies_in_eight_bits(model: nn.Module) -> bool:
+    """Whether layers of `model` were made to."""
+    return hasattr(model, ATTRIBUTE)
+
+
 def follow_steps(model: nn.Module, optimizer: GaLoreAdamW, rank: int) -> None:
     """Let what `model` rounds by chance be a function of the optimizer's step, and other on every rank."""
     draws: Draws | None = getattr(model, ATTRIBUTE, None)

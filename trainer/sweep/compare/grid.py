@@ -18,13 +18,19 @@ FOLDER = re.compile(r"(?P<label>.+?)(?:-lr[0-9.e+-]+)?(?:-seed\d+)?")
 
 
 def grid(
-    recipe: str, overrides: Sequence[str], methods: str, rates: str | None = None, seeds: str | None = None
+    recipe: str,
+    overrides: Sequence[str],
+    methods: str,
+    rates: str | None = None,
+    seeds: str | None = None,
+    runs: int | None = None,
 ) -> list[Trial]:
     """All runs, seed by seed, so that an interrupted comparison has seen every method.
 
     Args:
         methods: names from METHODS, comma-separated; settings may follow each after colons: `galore:optim.rank=32`.
         rates, seeds: comma-separated numbers; None takes the recipe's own, and rates `auto` those of each method.
+        runs: in place of `seeds`, so many of them, counted up from the recipe's.
 
     Raises:
         UserError: a name is unknown, a number is none, two runs would be the same, or a recipe is wrong.
@@ -32,8 +38,8 @@ def grid(
     names = words(methods, "--methods")
     for name in names:
         refuse_unknown(name.partition(":")[0], METHODS, "method", "--methods")
-    numbers = [None] if seeds is None else [*seeds_of(seeds)]
     base = load_recipe(recipe, overrides)
+    numbers: Sequence[int | None] = seeds_of(seeds, runs, base.recipe.train.seed) or [None]
     tried = {name: _rates(base, recipe, overrides, name, rates) for name in names}
     plans = [(name, rate, seed) for seed in numbers for name in names for rate in tried[name]]
     _refuse_twice([_folder(*plan) for plan in plans])

@@ -15,13 +15,13 @@ from galore.trainer.recipe.parse.problems import RecipeError
 from galore.trainer.recipe.schema.recipe import Recipe
 from galore.trainer.sweep.options import (
     Trial,
-    counted_seeds,
     learning_rates,
     load_trial,
     method_overrides,
     refuse_unknown,
     words,
 )
+from galore.trainer.sweep.options import seeds as seeds_of
 from galore.trainer.tasks.glue import TASKS
 
 EVERY = "all"  # in place of a task's name
@@ -34,7 +34,8 @@ def grid(
     tasks: str | None,
     methods: str | None,
     rates: str | None = None,
-    seeds: str = "1",
+    seeds: str | None = None,
+    runs: int | None = None,
 ) -> list[Trial]:
     """All runs, task by task, each with its settings resolved.
 
@@ -43,7 +44,8 @@ def grid(
         tasks: comma-separated, by the hub's name or GLUE's own, or `all`; None takes the recipe's.
         methods: comma-separated names from METHODS; None takes the recipe's.
         rates: comma-separated learning rates, None takes the recipe's, and `auto` half of it and twice it, too.
-        seeds: how many, counted up from the recipe's; or themselves, between commas.
+        seeds: comma-separated; None takes the recipe's.
+        runs: in place of `seeds`, so many of them, counted up from the recipe's.
 
     Raises:
         UserError: a name is unknown, or a recipe is wrong.
@@ -53,7 +55,7 @@ def grid(
     if recipe is not None:
         _refuse_text(recipe, overrides)
     plans = itertools.product(named, chosen)
-    trials = [trial for plan in plans for trial in _trials(recipe, overrides, *plan, rates, seeds)]
+    trials = [trial for plan in plans for trial in _trials(recipe, overrides, *plan, rates, (seeds, runs))]
     return list({trial.folder: trial for trial in trials}.values())
 
 
@@ -86,7 +88,12 @@ def _tasks(text: str) -> list[str]:
 
 
 def _trials(
-    recipe: str | None, overrides: Sequence[str], task: str | None, method: str | None, rates: str | None, seeds: str
+    recipe: str | None,
+    overrides: Sequence[str],
+    task: str | None,
+    method: str | None,
+    rates: str | None,
+    seeds: tuple[str | None, int | None],
 ) -> Iterator[Trial]:
     source, own = _source(recipe, method, overrides)
     named = [f"data.task={task}"] if task else []
@@ -99,7 +106,8 @@ def _trials(
     made = base = first.recipe.optim
     if own:
         base = load_recipe(source, [*_beside(overrides), *named]).recipe.optim
-    numbers = counted_seeds(seeds, first.recipe.train.seed)
+    own_seed = first.recipe.train.seed
+    numbers = seeds_of(*seeds, own_seed) or [own_seed]
     tried = [[]] if rates is None else [[f"optim.learning_rate={rate!r}"] for rate in learning_rates(rates, base, made)]
     for rate, seed in itertools.product(tried, numbers):
         loaded = load_recipe(source, [*fixed, *rate, f"train.seed={seed}"])

@@ -21,6 +21,14 @@ def test_every_seed_sees_every_method_before_the_next() -> None:
     ]
 
 
+def test_a_number_alone_is_a_seed_and_runs_are_counted_up_from_the_recipes() -> None:
+    assert [trial.seed for trial in grid("demo", ["train.seed=7"], "full", seeds="5")] == [5]
+    counted = grid("demo", ["train.seed=7"], "full", runs=3)
+    assert [trial.folder for trial in counted] == ["full-seed7", "full-seed8", "full-seed9"]
+    with pytest.raises(UserError, match="--runs: counts seeds, and --seeds names them"):
+        grid("demo", [], "full", seeds="5", runs=5)
+
+
 def test_settings_follow_a_method_and_come_after_its_own() -> None:
     (trial,) = grid("demo", [], "galore:optim.rank=32:optim.update_proj_gap=50")
     assert (trial.method, trial.label) == ("galore", "galore:optim.rank=32:optim.update_proj_gap=50")

@@ -91,7 +91,7 @@ def test_data_that_is_nowhere_is_an_error_before_anything_is_written(
     cells: Callable[..., list[Trial]], tmp_path: Path, show: Show, told: list[str]
 ) -> None:
     with pytest.raises(UserError, match="CoLA"):
-        finetune(cells("cola,qqp", seeds="2"), tmp_path / "out", False, show)
+        finetune(cells("cola,qqp", runs=2), tmp_path / "out", False, show)
     assert (told, (tmp_path / "out").exists()) == ([], False)
 
 
@@ -109,7 +109,7 @@ def test_bad_input_of_the_only_task_is_told_once(
 ) -> None:
     (glue_folder / "sst2/train.jsonl").write_text('{"sentence": "fine", "label": 7}\n')
     with pytest.raises(UserError, match="the label is 7"):
-        finetune(cells("sst2", seeds="2"), tmp_path / "out", False, show)
+        finetune(cells("sst2", runs=2), tmp_path / "out", False, show)
     assert len(told) == 1
     assert not (tmp_path / "out/glue.md").exists()
 
@@ -164,7 +164,7 @@ def test_the_test_splits_are_answered(
 
 
 def outcome(cells: Callable[..., list[Trial]], rate: str, seeds: int, *scores: list[float]) -> list[Outcome]:
-    made = cells("mrpc", rates=rate, seeds=str(seeds))
+    made = cells("mrpc", rates=rate, runs=seeds)
     return [
         Outcome(
             cell,

@@ -25,7 +25,7 @@ def test_every_method_has_a_recipe_of_its_own() -> None:
 
 
 def test_all_tasks_rates_and_seeds() -> None:
-    trials = grid(None, ["train.seed=7"], "all", "galore,lora", "1e-4,2e-4", seeds="3")
+    trials = grid(None, ["train.seed=7"], "all", "galore,lora", "1e-4,2e-4", runs=3)
     assert len(trials) == 9 * 2 * 2 * 3 == len({trial.folder for trial in trials})
     assert list(dict.fromkeys(task_of(trial) for trial in trials)) == list(TASKS)
     assert {trial.seed for trial in trials} == {7, 8, 9}
@@ -33,28 +33,40 @@ def test_all_tasks_rates_and_seeds() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"), [("1", [7]), (" 2 ", [7, 8]), ("5,3", [5, 3]), ("4,4", [4]), ("0,9", [0, 9])]
+    ("seeds", "runs", "expected"),
+    [
+        (None, None, [7]),
+        ("5", None, [5]),
+        ("5,3", None, [5, 3]),
+        ("4,4", None, [4]),
+        (None, 1, [7]),
+        (None, 3, [7, 8, 9]),
+    ],
 )
-def test_seeds_are_counted_or_named(text: str, expected: list[int]) -> None:
-    assert [trial.seed for trial in grid(None, ["train.seed=7"], "rte", "galore", seeds=text)] == expected
+def test_seeds_are_named_or_counted(seeds: str | None, runs: int | None, expected: list[int]) -> None:
+    trials = grid(None, ["train.seed=7"], "rte", "galore", seeds=seeds, runs=runs)
+    assert [trial.seed for trial in trials] == expected
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("0", "'0' is no number of runs"),
-        ("1001", "is no number of runs"),
-        ("two", "'two' is no number of runs"),
-        ("-1", "is no number of runs"),
-        ("", "'' is no number of runs"),
+        ("two", "'two' is no seed"),
+        ("-1", "'-1' is no seed"),
+        ("", "names nothing between two commas"),
         ("1,", "names nothing between two commas"),
         ("1,x", "'x' is no seed"),
     ],
 )
-def test_what_is_neither_a_count_nor_seeds(text: str, message: str) -> None:
+def test_what_is_no_seed(text: str, message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
         grid(None, [], "rte", "galore", seeds=text)
     assert caught.value.where == "--seeds"
+
+
+def test_seeds_are_not_named_and_counted_both() -> None:
+    with pytest.raises(UserError, match=r"^--runs: counts seeds, and --seeds names them\n.*leave one of them out$"):
+        grid(None, [], "rte", "galore", seeds="5", runs=5)
 
 
 def test_a_method_goes_into_a_recipe_of_ones_own(tmp_path: Path) -> None:

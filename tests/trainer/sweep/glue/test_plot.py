@@ -14,7 +14,7 @@ figures = pytest.importorskip("matplotlib.figure")
 
 @pytest.mark.parametrize("majority", [True, False])
 def test_the_legend_is_complete(majority: bool) -> None:
-    trials = grid(None, [], "mrpc,rte", "galore,full", seeds="2")
+    trials = grid(None, [], "mrpc,rte", "galore,full", runs=2)
     scores = {"accuracy": 0.5, "f1": 0.6}
     baseline = scores if majority else {}
     runs = [Outcome(trial, "done", 9, 2**20, 2**30, 60.0, epochs=(scores,), baseline=baseline) for trial in trials]
