@@ -139,8 +139,8 @@ def reset(s: State, c: Tensor, h: Settings) -> None:
 def rotate(s: State, c: Tensor, h: Settings) -> None:
     """LDAdam (Robert et al., 2410.16103, projection-aware update): M' = C M, V' = (1-β₂ᵗ) |C∘² (V̂ - M̂²) + (C M̂)²|.
 
-    The other rules alike: a momentum as M, Adafactor's row means by C∘², its column means as they are. SOAP's L' = C L Cᵀ,
-    its axes QR(C Q), with which V stays.
+    The other rules alike: a momentum as M, Adafactor's row means by C∘², its column means as they are.
+    SOAP's L' = C L Cᵀ, its axes QR(C Q), with which V stays.
     """
     if s.axes.any():
         s.m, s.l, s.axes = c @ s.m, c @ s.l @ c.mT, torch.linalg.qr(c @ s.axes)[0]

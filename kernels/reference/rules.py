@@ -44,7 +44,8 @@ class Settings:
 
 class State:
     """What is kept of one weight: moments m, v (r, b), row (r,) and column (b,) of Adafactor and RACS, p (b,) of Alice,
-    q (m,) of NorMuon, l and axes (r, r) of SOAP, e (a, b) of a momentum outside the subspace, steps t, norm ‖S‖ of a limiter."""
+    q (m,) of NorMuon, l and axes (r, r) of SOAP, e (a, b) of a momentum outside the subspace, steps t,
+    norm ‖S‖ of a limiter."""
 
     def __init__(self, *shape: int) -> None:
         self.m = self.v = torch.zeros(shape, dtype=torch.float64)
@@ -123,7 +124,7 @@ def racs(r: Tensor, s: State, h: Settings) -> Tensor:
 def soap(r: Tensor, s: State, h: Settings) -> Tensor:
     """SOAP (Vyas et al., 2409.11321, algorithm 3) of one side: Adam along the axes Q of L, the average of R Rᵀ.
 
-    Q are L's eigenvectors at first, and every ten steps QR(L Q) (algorithm 4); found before the step, unlike the paper's.
+    Q are L's eigenvectors at first, and every ten steps QR(L Q) (algorithm 4); the paper finds them after the step.
     """
     s.t += 1
     s.l = 0.95 * s.l + 0.05 * r @ r.mT

@@ -68,12 +68,12 @@ class SoapRule:
 
 
 def _eigenvectors(gram: Tensor, axes: Tensor) -> Tensor:
-    """Of L, the largest first."""
+    """Eigenvectors of L, the largest first."""
     vectors: Tensor = torch.linalg.eigh(gram)[1]
     return vectors.flip(1)
 
 
 def _power_step(gram: Tensor, axes: Tensor) -> Tensor:
-    """The axes a step nearer to the eigenvectors, each still the one that it was, as V has it."""
+    """Axes a step nearer to the eigenvectors, each still the one that it was, as V has it."""
     found: Tensor = torch.linalg.qr(gram @ axes)[0]
     return found

@@ -19,7 +19,7 @@ WAITS = {
         "_linalg_svd in rules/orthogonalize.py: _polar_by_svd": 3,
         "_local_scalar_dense in kernels/decompose.py: holds": 3,
     },  # one a matrix
-    "immediate": {"_local_scalar_dense in optim/galore.py: _apply_now": 16},  # every parameter of both micro-batches
+    "immediate": {"_local_scalar_dense in optim/galore.py: _apply_now": 8},  # every parameter
 }
 # a GPU's bf16 products stay in fp32, and Newton-Schulz runs in bf16 there
 ROUGH = {
