@@ -56,7 +56,7 @@ HERE = {  # runs by itself: → what makes it small
 SLOW = {
     "galore profile-memory llama-7b-galore-8bit": [],
     "galore profile-memory llama-7b-galore --fit smaller.yaml": SMALL,
-    "galore compare my.yaml --methods full,galore,lora --learning-rates 0.003,0.01": [],
+    "galore compare my.yaml --methods full,galore,lora --learning-rates auto": [],
 }
 ON_A_RUN = {
     "galore web runs/one",
@@ -69,7 +69,6 @@ PLANNED = {  # is understood to the last word and planned; training itself is le
     "galore train my.yaml --output-dir runs/two --resume parallel.mode=auto parallel.checkpoints=whole",
     "galore train runs/demo --resume",
     "galore train runs/demo --resume train.max_steps=40000",
-    "galore train runs/demo --resume train.num_train_epochs=2",
     "galore finetune-glue --task mrpc,rte --method galore,lora,full --runs 5",
     "galore finetune-glue --task all --resume",
     "galore finetune-glue --task all --output-dir runs/all --resume",
@@ -88,12 +87,17 @@ PLANNED = {  # is understood to the last word and planned; training itself is le
     "galore compare my.yaml",
     "galore compare demo --methods full,galore,lora --learning-rates auto --seeds 1,2,3",
     "galore train demo log.profile_steps=20-22",
-    "galore compare llama-60m --methods galore,normuon-joint-4bit,full",
+    "galore compare llama-60m --methods galore,normuon-joint-4bit,full --learning-rates auto",
     "galore compare my.yaml --methods full,galore,lora,relora,low-rank",
-    "galore compare my.yaml --methods full,galore,lora --learning-rates 0.003,0.01",
+    "galore compare my.yaml --methods full,galore,lora --learning-rates auto",
 }
 NEEDS_A_GPU = {"galore bench kernels --tune"}
 NEEDS_MORE = {  # somebody who types, an extra, or the hub: its options are known, and its own tests try it
+    "galore recipes copy demo my.yaml",
+    "galore train RUN --resume train.num_train_epochs=2",
+    "galore eval runs/one",
+    "galore profile-memory finetune-instruct --model llama-3-8b --gpu rtx4090 --no-advise optim.state_dtype=8bit "
+    "optim.accumulator_dtype=bfloat16 optim.projector_dtype=int8 optim.weight_dtype=int8",
     "galore chat runs/one",
     "galore eval RUN",
     "galore eval RUN --by-position",
