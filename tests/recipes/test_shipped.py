@@ -162,6 +162,12 @@ def test_matrices_under_normuon_move_at_eight_times_the_rate_of_adamw(size: str)
     assert (found.inner, found.residual, found.rank) == ("normuon", "joint-4bit", 0.0625)
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if name.endswith("-normuon")])
+def test_embeddings_under_normuon_have_five_times_the_rate_of_the_rest(name: str) -> None:
+    optim = load_recipe(name).recipe.optim
+    assert optim.embedding_learning_rate == pytest.approx(5 * optim.learning_rate)
+
+
 def test_demo_needs_no_network_and_fits_a_laptop() -> None:
     recipe = load_recipe("demo").recipe
     assert recipe.data.source == "packaged"
