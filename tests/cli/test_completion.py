@@ -36,7 +36,7 @@ def test_keys_with_their_meaning() -> None:
     ("words", "expected"),
     [
         ("galore tr", "train"),
-        ("galore train dem", "demo"),
+        ("galore train retnet-d", "retnet-demo"),
         ("galore train min", "mine.yaml"),
         ("galore recipes show llama-7b-l", "llama-7b-lora"),
         ("galore recipes copy llama-7b-l", "llama-7b-lora"),

@@ -17,6 +17,7 @@ TWO = NORM | {"_local_scalar_dense in trainer/step.py: _read": 1}
 OF_SEVERAL = NORM | {"_to_copy in trainer/step.py: _read": 1}  # losses, at once
 MATRICES = 7
 FINITE = "_local_scalar_dense in kernels/decompose.py: holds"
+ZERO = "_local_scalar_dense in parts/subspace.py: _is_zero"
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +47,6 @@ def test_a_step_waits_twice_however_many_micro_batches_and_losses_it_has(
 
 
 def test_a_refresh_waits_for_whether_each_decomposition_is_finite(waits: dict[str, list[dict[str, int]]]) -> None:
-    assert waits["refresh"][1] == TWO | {FINITE: 2 * MATRICES}
-    of_sums = {"_local_scalar_dense in parts/refresh.py: _find": MATRICES, FINITE: 6 * MATRICES}
+    assert waits["refresh"][1] == TWO | {FINITE: 2 * MATRICES, ZERO: 2 * MATRICES}
+    of_sums = {"_local_scalar_dense in parts/refresh.py: _find": MATRICES, FINITE: 6 * MATRICES, ZERO: 2 * MATRICES}
     assert waits["summed refresh"][1] == TWO | of_sums

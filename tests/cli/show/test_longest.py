@@ -45,7 +45,7 @@ def test_printed_and_as_json(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> No
     loaded, on = load_recipe("demo"), card_or_default(None, "cpu")
     show_longest(loaded, on, None, as_json=False)
     shown = capsys.readouterr().out
-    assert shown.startswith(f"{on.note}\nlongest ")
+    assert " ".join(shown.split()).startswith(f"{on.note} longest ")
     assert "galore profile-memory demo data.max_length=8192 train.tile_tokens=auto" in shown
     show_longest(loaded, on, 16.0, as_json=True)
     assert json.loads(capsys.readouterr().out)["longest_tokens"] == 8192

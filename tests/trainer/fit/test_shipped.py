@@ -22,7 +22,8 @@ from galore.trainer.recipe.load import load_recipe
         ("llama-1b-full", "rtx4090", "llama-1b"),  # rather than adapters
         ("llama-1b", "rtx3070", "llama-1b-8gb"),  # of longer sequences
         ("llama-7b", "8GB", None),
-        ("demo", "rtx4090", None),
+        ("demo", "rtx4090", "demo-normuon"),
+        ("retnet-demo", "rtx4090", None),
     ],
 )
 def test_the_first_candidate(name: str, gpu: str, first: str | None) -> None:

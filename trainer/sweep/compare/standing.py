@@ -38,7 +38,11 @@ def standings(outcomes: Sequence[Outcome]) -> list[Compared]:
     """Methods and learning rates, the lowest mean loss first, rates at which a seed failed, or was stopped early,
     behind the others; those without a result last."""
     found = [Compared(runs) for runs in grouped(outcomes, lambda trial: (trial.label, trial.learning_rate))]
-    return sorted(found, key=lambda each: (each.loss is None, each.broken, each.loss or 0.0))
+    return sorted(found, key=_standing)
+
+
+def _standing(each: Compared) -> tuple[bool, bool, float]:
+    return each.loss is None, each.loss is not None and each.broken, each.loss or 0.0
 
 
 def best_of_each(found: Sequence[Compared]) -> list[Compared]:
