@@ -154,12 +154,12 @@ class Subspace:
 
     def of_gradient(self, grad: Tensor) -> Projector:
         """A new basis, as it is stored, from a whole gradient (m, n)."""
-        found = self._found(grad, lambda: self._decompose(grad))
+        found = self._found_in(grad, lambda: self._decompose(grad))
         return self._encoded(self._switched(found, self.oriented(grad)))
 
     def of_sketch(self, y: Tensor) -> Projector:
         """A new basis, as it is stored, from Y = G Ω (a, r) with Ω of `test_matrix`."""
-        found = self._found(y, lambda: range_basis(y / y.abs().max().clamp_min(1e-30), self.rank))
+        found = self._found_in(y, lambda: range_basis(y / y.abs().max().clamp_min(1e-30), self.rank))
         return self._encoded(self._switched(found, y))
 
     def test_matrix(self) -> Tensor:
@@ -167,7 +167,7 @@ class Subspace:
         state, rows = self.weight.state, None
         if "exp_avg" in state:
             moment = self._moment()
-            rows = self._found(moment, lambda: range_basis(moment.mT, self.rank))
+            rows = self._found_in(moment, lambda: range_basis(moment.mT, self.rank))
         return self._random() if rows is None else rows
 
     def _decompose(self, grad: Tensor) -> Basis:
@@ -199,13 +199,15 @@ class Subspace:
             return p
         seed = mix(self.seed, self.clock(), self.weight.index)
         omega = gaussian(self.a, drawn, seed, p.new_empty(0, dtype=torch.float32))
-        switched = self._found(p, lambda: switched_basis(p, g, omega))
+        switched = self._found(lambda: switched_basis(p, g, omega))
         return p if switched is None else switched
 
-    def _found(self, source: Tensor, decompose: Callable[[], Basis]) -> Tensor | None:
-        """P of a decomposition of `source`; None where that has no directions or all ways fail, which is counted."""
-        if self._is_zero(source):
-            return None
+    def _found_in(self, source: Tensor, decompose: Callable[[], Basis]) -> Tensor | None:
+        """P of a decomposition of `source`; None where no direction leads in it, too."""
+        return None if self._is_zero(source) else self._found(decompose)
+
+    def _found(self, decompose: Callable[[], Basis]) -> Tensor | None:
+        """P of a decomposition; None where all its ways fail, which is counted."""
         try:
             with span("refresh"):
                 basis = decompose()
