@@ -56,25 +56,19 @@ class MixedOrder(Order):
     def turns(self, step: int) -> list[int]:
         """How many rows each source has given before a step."""
         number, rest = divmod(step * self.global_batch_size, sum(self.shares))
-        here = np.bincount(self._pattern(number)[:rest], minlength=len(self.shares))
+        (pattern,) = self._patterns(np.array([number]))
+        here = np.bincount(pattern[:rest], minlength=len(self.shares))
         return [number * share + int(count) for share, count in zip(self.shares, here, strict=True)]
 
     def rows(self, step: int, num_sequences: int) -> Ids:
         positions = step * self.global_batch_size + np.arange(self.global_batch_size, dtype=np.int64)
-        period = sum(self.shares)
-        found = np.empty_like(positions)
-        for number in range(int(positions[0]) // period, int(positions[-1]) // period + 1):
-            here = positions // period == number
-            found[here] = self._rows_of(number, positions[here] % period)
-        return found
-
-    def _rows_of(self, number: int, entries: Ids) -> Ids:
-        """Rows at some entries of a period."""
-        pattern, found, before = self._pattern(number), np.empty_like(entries), 0
+        number, entry = np.divmod(positions, sum(self.shares))
+        patterns, at = self._patterns(np.arange(number[0], number[-1] + 1)), number - number[0]
+        found, before = np.empty_like(positions), 0
         for source, (size, share) in enumerate(zip(self.sizes, self.shares, strict=True)):
-            its = pattern == source
-            turn = number * share + np.cumsum(its)[entries] - 1
-            mine = its[entries]
+            its = patterns == source
+            mine = its[at, entry]
+            turn = number * share + np.cumsum(its, axis=1)[at, entry] - 1
             epoch, index = np.divmod(turn[mine], size)
             if self.shuffle and size < ENDLESS:
                 index = permute(index, size, self.seed + source, epoch)
@@ -82,16 +76,17 @@ class MixedOrder(Order):
             before += size
         return found
 
-    def _pattern(self, number: int) -> npt.NDArray[np.int64]:
-        """Whose turn it is at each entry of a period."""
+    def _patterns(self, numbers: Ids) -> Ids:
+        """Whose turn it is at each entry of each of the periods, (len(numbers), period)."""
         turns = sorted(
             ((2 * turn + 1) / (2 * share), source) for source, share in enumerate(self.shares) for turn in range(share)
         )
         pattern = np.array([source for _, source in turns], np.int64)
         if not self.shuffle:
-            return pattern
-        entries = np.arange(len(pattern), dtype=np.int64)
-        return pattern[permute(entries, len(pattern), self.seed, np.full_like(entries, number))]
+            return np.tile(pattern, (len(numbers), 1))
+        entries = np.tile(np.arange(len(pattern), dtype=np.int64), len(numbers))
+        permuted = permute(entries, len(pattern), self.seed, np.repeat(numbers, len(pattern)))
+        return pattern[permuted].reshape(len(numbers), -1)
 
 
 class MixedRows:

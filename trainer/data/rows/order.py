@@ -11,7 +11,8 @@ Words = npt.NDArray[np.uint64]
 Ids = npt.NDArray[np.int64]
 
 ROUNDS = 8
-MIN_HALF_BITS = 4  # halves of two bits mix badly; walking out of a larger domain is cheap
+MIN_HALF_BITS = 4  # halves of two bits mix badly
+TABLES = 512  # that are held at once
 
 
 def permute(index: Ids, size: int, seed: int, epoch: Ids) -> Ids:
@@ -26,10 +27,27 @@ def permute(index: Ids, size: int, seed: int, epoch: Ids) -> Ids:
     """
     half = np.uint64(max(MIN_HALF_BITS, ((size - 1).bit_length() + 1) // 2))
     key = _mix(_mix(np.full(1, seed % 2**64, np.uint64)) + epoch.astype(np.uint64))
+    if half == MIN_HALF_BITS:
+        return _permute_few(index, size, key)
     value = _feistel(index.astype(np.uint64), half, key)
     while (outside := value >= size).any():
         value[outside] = _feistel(value[outside], half, key[outside])
     return value.astype(np.int64)
+
+
+def _permute_few(index: Ids, size: int, key: Words) -> Ids:
+    """The same where most of the domain lies outside, and the walk is long: each key's network as a table."""
+    keys, owner = np.unique(key, return_inverse=True)
+    domain, found = np.arange(1 << 2 * MIN_HALF_BITS, dtype=np.uint64), np.empty_like(index)
+    for first in range(0, len(keys), TABLES):
+        here = (owner >= first) & (owner < first + TABLES)
+        sent = _feistel(domain[None], np.uint64(MIN_HALF_BITS), keys[first : first + TABLES, None]).astype(np.int64)
+        table, value = owner[here] - first, index[here]
+        value = sent[table, value]
+        while (outside := value >= size).any():
+            value[outside] = sent[table[outside], value[outside]]
+        found[here] = value
+    return found
 
 
 def drawn(shape: tuple[int, ...], seed: int, step: int) -> Words:

@@ -208,13 +208,13 @@ class DataSection(Section):
     def examples(self) -> bool:
         """Whether rows stay whole, each with targets of its own, instead of being text to continue."""
         given = self.tokens_field is not None and (self.labels_field is not None or self.packing == "paper")
-        return self.instruct or given
+        return self.instruct or given or any(part.examples for part in self.parts if part is not self)
 
     @property
     def instruct(self) -> bool:
         """Whether rows are prompts with responses, or conversations, instead of plain text."""
         own = self.messages_field is not None or self.prompt_field is not None
-        return own or (self.sources is not None and any(part.instruct for part in self.parts))
+        return own or any(part.instruct for part in self.parts if part is not self)
 
 
 def check_sources(data: DataSection, sources: list[SourceSection]) -> None:

@@ -6,8 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from galore.trainer.data.rows import mixture
 from galore.trainer.data.rows.mapped import Order
 from galore.trainer.data.rows.mixture import LONGEST_PERIOD, MixedOrder, MixedRows, merged, shares
+from galore.trainer.data.rows.order import permute
 from galore.trainer.data.tokens.store import Ids
 
 
@@ -71,6 +73,18 @@ def test_the_order_depends_on_no_step_before_and_on_no_batch_size() -> None:
     ]
     assert drawn(order(), 30) == drawn(order(batch=210), 1) == drawn(order(batch=1), 210)
     assert drawn(order(), 30) != drawn(MixedOrder(4, 7, True, (5, 11, 2), (5, 3, 2)), 30)
+
+
+def test_a_batch_of_many_periods_is_found_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+
+    def counted(index: Ids, *given: Any) -> Ids:
+        calls.append(len(index))
+        return permute(index, *given)
+
+    monkeypatch.setattr(mixture, "permute", counted)
+    order(batch=512, sizes=(300, 500), shares=(1, 1)).rows(7, 0)
+    assert calls == [512, 256, 256]  # whose turn it is, then the rows of either
 
 
 def test_without_shuffle_sources_take_turns_evenly() -> None:

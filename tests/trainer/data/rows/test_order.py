@@ -6,7 +6,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from galore.trainer.data.rows.order import permute, rows_of_step
+from galore.trainer.data.rows import order
+from galore.trainer.data.rows.order import Ids, Words, permute, rows_of_step
 
 
 def permutation(size: int, seed: int = 0, epoch: int = 0) -> np.ndarray:
@@ -48,6 +49,31 @@ def test_every_index_goes_everywhere(size: int) -> None:
     landed = permute(np.full(draws, 13), size, 3, np.arange(draws))
     counts = np.bincount(landed, minlength=size)
     assert ((counts - 200) ** 2 / 200).sum() < size - 1 + 5 * math.sqrt(2 * (size - 1))
+
+
+@pytest.mark.parametrize("size", [1, 2, 17, 255])
+def test_a_table_goes_where_the_walk_does(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    epochs = np.arange(1300) % 700  # of which more than the tables that are held at once
+    index = np.arange(1300) % size
+    by_table = permute(index, size, 5, epochs)
+    monkeypatch.setattr(order, "_permute_few", walked)
+    assert np.array_equal(permute(index, size, 5, epochs), by_table)
+
+
+def walked(index: Ids, size: int, key: Words) -> Ids:
+    value, half = index.astype(np.uint64), np.uint64(order.MIN_HALF_BITS)
+    value = order._feistel(value, half, key)
+    while (outside := value >= size).any():
+        value[outside] = order._feistel(value[outside], half, key[outside])
+    return value.astype(np.int64)
+
+
+def test_few_rows_cost_no_walk_through_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With two rows a batch of 512 has 256 epochs; each index would walk 128 times through 256 places."""
+    calls, feistel = [], order._feistel
+    monkeypatch.setattr(order, "_feistel", lambda *given: calls.append(given) or feistel(*given))
+    rows_of_step(3, 512, 2, seed=0, shuffle=True)
+    assert len(calls) == 1
 
 
 def test_neighbours_are_separated() -> None:

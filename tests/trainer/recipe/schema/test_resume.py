@@ -69,6 +69,8 @@ def test_a_value_is_written_as_a_recipe_has_it() -> None:
 
 
 CHAT = ("data.source=local", "data.path=x.jsonl", "data.messages_field=messages")
+OF_SOURCES = ("data.source=local", "data.path=null")
+LABELLED = "{path: x.jsonl, tokens_field: ids, labels_field: labels}"
 KEY, ROUTER = "data.isolate_documents", "model.router_aux_loss"
 
 
@@ -109,6 +111,10 @@ def test_a_recipe_that_lacks_a_key_did_without_it() -> None:
         ((*CHAT, f"{KEY}=false"), False),
         ((), False),
         ((f"{KEY}=true",), True),
+        ((*OF_SOURCES, f"data.sources=[{{path: text}}, {LABELLED}]"), True),
+        ((*OF_SOURCES, "data.sources=[{path: text}, {path: x.jsonl, messages_field: messages}]"), True),
+        ((*OF_SOURCES, "data.sources=[{path: text}, {path: x.jsonl, tokens_field: ids}]"), False),
+        ((*OF_SOURCES, f"data.sources=[{{path: text}}, {LABELLED}]", f"{KEY}=false"), False),
     ],
 )
 def test_instructions_are_isolated_and_text_is_not(settings: tuple[str, ...], isolates: bool) -> None:
