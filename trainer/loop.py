@@ -19,7 +19,7 @@ from galore.trainer.models.rope.stages import in_stage
 from galore.trainer.parallel.entered import entered, is_sharded
 from galore.trainer.recorder import Recorder
 from galore.trainer.rescue import Rescue, described, gave_up, ran_out
-from galore.trainer.saving import Standing, best_step, save, saved_steps
+from galore.trainer.saving import Standing, best_step, is_saved, save
 from galore.trainer.schedule import learning_rates, restarts_after
 from galore.trainer.shortage import Shortage, is_out_of_memory
 from galore.trainer.step import StepResult, train_step
@@ -81,7 +81,7 @@ def train(run: Run, recorder: Recorder, stop: StopOnSignal) -> Result | None:
 def keep_best(run: Run, recorder: Recorder, at: Standing) -> None:
     """Save what was just evaluated, if the recipe asks for it, it is the best so far, and no save took it already."""
     is_best = best_step(run, recorder, at.step) == at.step
-    if is_best and not recorder.skipped_in_a_row and at.step not in saved_steps(run):
+    if is_best and not recorder.skipped_in_a_row and not is_saved(run, at.step):
         save(run, recorder, at, must=False)
 
 
@@ -90,7 +90,7 @@ def stops_early(run: Run, recorder: Recorder, at: Standing) -> bool:
     patience, held_out = run.recipe.train.early_stopping_patience, recorder.metrics.held_out
     if patience is None or held_out.since_best < patience or at.step == run.total_steps:
         return False
-    if at.step not in saved_steps(run):
+    if not is_saved(run, at.step):
         save(run, recorder, at, must=True)
     run.stopped_early = at.step
     lowest = f"the lowest held-out loss was that after step {held_out.best()}"

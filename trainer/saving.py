@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from torch import Tensor
 
@@ -14,7 +14,7 @@ from galore.trainer.build import Run
 from galore.trainer.checkpoint import checkpoint
 from galore.trainer.checkpoint.finite import agreed, not_finite, trained_tensors
 from galore.trainer.checkpoint.parts.files import write_whole
-from galore.trainer.checkpoint.rotation import step_directories
+from galore.trainer.checkpoint.rotation import is_good, step_directories
 from galore.trainer.checkpoint.state import Groups, capture, random_state
 from galore.trainer.checkpoint.tensors import some
 from galore.trainer.common.errors import Ended
@@ -22,6 +22,8 @@ from galore.trainer.parallel.giving import giving
 from galore.trainer.parallel.group import Group
 from galore.trainer.parallel.writing import writing
 from galore.trainer.recorder import Recorder
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -121,9 +123,18 @@ def best_step(run: Run, recorder: Recorder, now: int) -> int | None:
 
 def saved_steps(run: Run) -> set[int]:
     """Steps that have a checkpoint; where all ranks act on it, as the first sees it."""
-    found = {step for step, _ in step_directories(run.directory.checkpoints)}
-    shared = run.group is not None and run.group.sharded
-    return set(run.group.from_first(sorted(found))) if shared and run.group is not None else found
+    return set(_as_the_first_sees(run, sorted({step for step, _ in step_directories(run.directory.checkpoints)})))
+
+
+def is_saved(run: Run, step: int) -> bool:
+    """Whether a step has a good checkpoint: a damaged one that a resumption has passed over is none."""
+    found = [path for of, path in step_directories(run.directory.checkpoints) if of == step]
+    return _as_the_first_sees(run, any(map(is_good, found if run.writes else [])))
+
+
+def _as_the_first_sees(run: Run, found: Found) -> Found:
+    """What was found in the run's directory, where all ranks act on it."""
+    return run.group.from_first(found) if run.group is not None and run.group.sharded else found
 
 
 def newest(run: Run, step: int) -> str:

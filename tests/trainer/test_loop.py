@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 
 from galore.trainer import loop, recorder, run, step
 from galore.trainer.checkpoint import checkpoint
+from galore.trainer.checkpoint.manifest import verify
 from galore.trainer.checkpoint.rotation import step_directories
 from galore.trainer.common.errors import Interrupted, RunFailed, UserError
 from galore.trainer.data.rows.mapped import MappedData
@@ -553,6 +554,23 @@ def test_early_stopping_ends_the_run_saved_and_a_resumption_respects_it(
     assert saved(out) == [6, 8]
     assert "stopped_early" not in json.loads((out / "run.json").read_text())
     assert essence(out)[1] == essence(straight)[1]
+
+
+@pytest.mark.parametrize("after", [4.0, 2.0])
+def test_a_damaged_checkpoint_of_a_step_is_none_when_that_step_comes_again(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: float
+) -> None:
+    """Step 5 ends the run, or brings the lowest loss; its checkpoint is damaged, and the run repeats it."""
+    out, patient = tmp_path / "run", (*BEST, "train.early_stopping_patience=3", "train.save_total_limit=9")
+    scores(monkeypatch, [5.0, 3.0, 4.0, 4.0, after, after + 1, after + 1, after + 1])
+    execute(recipe, out, *patient)
+    damaged = out / "checkpoints/step-00000005/model.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    for later in out.glob("checkpoints/step-0000000[6-8]"):
+        shutil.rmtree(later)
+    execute(recipe, out, *patient, resume=True)
+    verify(damaged.parent)
+    assert load_run_model(str(out), checkpoint="best").step == (2 if after == 4.0 else 5)
 
 
 @pytest.mark.parametrize("key", ["save_best=true", "early_stopping_patience=1"])

@@ -42,7 +42,7 @@ def rotate(root: Path, keep: int, saved: Path, best: int | None = None) -> None:
             continue
         if step in kept or (len(kept) >= keep and step != best):
             discard(path)
-        elif _is_good(path):
+        elif is_good(path):
             kept.add(step)
 
 
@@ -63,7 +63,8 @@ def trust(path: Path, manifest: Manifest) -> None:
     _trusted[path] = _stamp(path, manifest)
 
 
-def _is_good(path: Path) -> bool:
+def is_good(path: Path) -> bool:
+    """Whether a checkpoint verifies; one that this process has written or verified is not hashed again."""
     try:
         known = _trusted.get(path)
         if known is not None and _stamp_of_names(path, [entry[0] for entry in known]) == known:

@@ -127,7 +127,9 @@ class MixedData(TextData):
     def seek(self, position: dict[str, Any], step: int) -> None:
         require_same_data(position, self.summary)
         rows = dict(zip(self.sources, self.order.turns(step), strict=True))
-        for name, place in position.get("sources", {}).items():
+        streams = [name for name, each in self.sources.items() if each.place() is not None]
+        # in their order: a source may have got another name
+        for name, place in zip(streams, position.get("sources", {}).values(), strict=True):
             self.sources[name].go_to(place, rows[name])
 
     def token_counts(self) -> npt.NDArray[np.int64]:

@@ -98,13 +98,15 @@ class StreamedData(TextData):
         self.go_to(position["at"], step * self.order.global_batch_size)
 
     def place(self) -> dict[str, Any]:
-        """JSON: where the next row begins."""
-        return self.train.position.to_json()
+        """JSON: where the next row begins, and how many held-out texts the rows until there have left out."""
+        return self.train.position.to_json() | {"held_out": self.text.holdout.num_reserved}
 
     def go_to(self, place: dict[str, Any], row: int) -> None:
         """Go to `place`, so that the next row is `row`."""
         if place["row"] != row:
             raise UserError(f"the data stand before row {place['row']:,}, the checkpoint before row {row:,}")
+        # `eval.max_tokens` may be another one by now, and a copy of a held-out text is no document of a block
+        self.text.hold_out(place.get("held_out", self.text.holdout.num_reserved))
         self.train.seek(Position.from_json(place))
 
 

@@ -45,11 +45,16 @@ class Holdout:
     def __init__(self, fraction: float | None) -> None:
         self.fraction = fraction  # None: only what was reserved
         self._reserved = set[int]()
-        self.num_dropped = 0
+        self.num_reserved = self.num_dropped = 0
 
     def reserve(self, text: str) -> None:
         """Never train on this content."""
         self._reserved.add(content_hash(text))
+        self.num_reserved += 1
+
+    def release(self) -> None:
+        """Forget what was reserved."""
+        self._reserved, self.num_reserved = set(), 0
 
     def side(self, text: str) -> str | None:
         """`train`, `validation`, or None for a document that is dropped."""

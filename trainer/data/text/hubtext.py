@@ -68,6 +68,14 @@ class HubText:
                 break
         return texts
 
+    def hold_out(self, count: int) -> None:
+        """Leave the first `count` texts of `data.validation_split` out of `training`, however many are evaluated on."""
+        if self.validation is None or count == self.holdout.num_reserved:
+            return
+        self.holdout.release()
+        for text, _ in itertools.islice(self.validation.texts(None, BadRows(self.section.on_bad_rows)), count):
+            self.holdout.reserve(text)
+
     def _candidates(self) -> Iterator[str]:
         if self.validation is not None:
             yield from (text for text, _ in self.validation.texts(None, self.bad))

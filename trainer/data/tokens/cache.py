@@ -20,6 +20,7 @@ from galore.trainer.common.reading import open_regular, read_bounded, user_path
 from galore.trainer.data.batch import Progress
 
 T = TypeVar("T")
+REMEMBERED = 1 << 20  # bytes from which on a file's digest costs more to find than to remember
 UNFINISHED = ".tmp"  # end of the name of an entry that is being built
 
 
@@ -140,7 +141,7 @@ CHUNK_BYTES = 1 << 24
 
 
 def file_digests(paths: Sequence[Path], root: Path, progress: Progress) -> list[str]:
-    """SHA-256 of each file's content, remembered under `root` for as long as size, time and inode stay the same.
+    """SHA-256 of each file's content; a large one's is remembered under `root` while size, time and inode stay the same.
 
     Raises:
         UserError: a file cannot be read.
@@ -163,6 +164,8 @@ def _report(progress: Progress, before: int, total: int, done: int) -> None:
 
 def _remembered_digest(path: Path, folder: Path, progress: Callable[[int], None]) -> str:
     stat = path.stat()
+    if stat.st_size < REMEMBERED:
+        return _digest(path, progress)
     state = [stat.st_size, stat.st_mtime_ns, stat.st_ino]
     memo = folder / fingerprint(str(path.resolve()))
     try:

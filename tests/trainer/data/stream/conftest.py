@@ -36,9 +36,11 @@ def write_shard(path: Path, texts: list[str]) -> None:
 
 @pytest.fixture
 def stream(hub: Path, recipe: MakeRecipe) -> Callable[..., StreamedData]:
-    def make(**changes: Any) -> StreamedData:
-        settings = {"source": "hub", "path": "dataset", "shuffle_buffer_size": 17} | changes
-        data = prepare_data(recipe(**settings), hub.parent)
+    def make(max_tokens: int | None = None, **changes: Any) -> StreamedData:
+        made = recipe(**{"source": "hub", "path": "dataset", "shuffle_buffer_size": 17} | changes)
+        if max_tokens is not None:
+            made = made.model_copy(update={"eval": made.eval.model_copy(update={"max_tokens": max_tokens})})
+        data = prepare_data(made, hub.parent)
         assert isinstance(data, StreamedData)
         return data
 

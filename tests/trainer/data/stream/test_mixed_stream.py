@@ -113,6 +113,10 @@ def test_resume_is_exact_at_every_step(mixed: Callable[..., MixedData], packing:
             assert same(resumed.global_batch(later), batches[later])
     with pytest.raises(UserError, match="the data stand before row"):
         resumed.seek(json.loads(positions[3]), 4)
+    own_name = STREAM | {"source": "hub", "path": STREAM["name"], "name": "mine"}
+    renamed = mixed([own_name, FILES, CHAT], packing=packing)
+    renamed.seek(json.loads(positions[3]), 3)
+    assert same(renamed.global_batch(3), batches[3])
     other = mixed([STREAM | {"weight": 1}, FILES, CHAT], packing=packing)
     with pytest.raises(UserError, match="trained on other data"):
         other.seek(json.loads(positions[3]), 3)

@@ -92,6 +92,25 @@ def test_held_out_documents_are_never_trained_on(stream: Callable[..., StreamedD
     assert all(document in held for document in documents[:29])
 
 
+@pytest.mark.parametrize(("before", "after"), [(30, 10_000), (10_000, 30)])
+def test_how_much_is_evaluated_on_changes_no_row_after_a_resume(
+    stream: Callable[..., StreamedData], chat_tokenizer: Path, before: int, after: int
+) -> None:
+    of = {"tokenizer": str(chat_tokenizer)}
+    whole = stream(max_tokens=before, **of)
+    batches, positions = list[TokenBatch](), list[str]()
+    for step in range(20):
+        positions.append(json.dumps(whole.position()))
+        batches.append(whole.global_batch(step))
+    other = stream(max_tokens=after, **of)
+    assert not all(same(one, two) for one, two in zip(run(stream(max_tokens=after, **of), 20), batches, strict=True))
+    position = positions[7]
+    for step in range(7, 20):  # resumed at every step
+        other.seek(json.loads(position), step)
+        assert same(other.global_batch(step), batches[step])
+        position, other = json.dumps(other.position()), stream(max_tokens=after, **of)
+
+
 def test_a_share_is_held_out_without_a_validation_split(
     stream: Callable[..., StreamedData], documents: list[str]
 ) -> None:

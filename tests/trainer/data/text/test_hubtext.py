@@ -61,6 +61,24 @@ def test_of_a_validation_split_no_content_is_trained_on() -> None:
     assert texts.holdout.num_dropped == 1
 
 
+def test_what_a_run_has_left_out_so_far_it_leaves_out_on() -> None:
+    texts = made()
+    texts.held_out(None, silent)
+    texts.hold_out(1)
+    assert trained(texts) == SPLITS["train"]
+    texts.hold_out(2)
+    assert trained(texts) == [text for text in SPLITS["train"] if text != "document 3"]
+    assert (texts.holdout.num_reserved, texts.bad.summary) == (2, made_and_read().bad.summary)
+
+
+def made_and_read() -> HubText:
+    texts = made()
+    texts.held_out(None, silent)
+    trained(texts)
+    trained(texts)
+    return texts
+
+
 def test_without_one_a_share_of_the_contents_is_held_out() -> None:
     texts = share()
     held = texts.held_out(None, silent)

@@ -13,6 +13,20 @@ from galore.trainer.data.tokens import cache
 from galore.trainer.data.tokens.cache import file_digests
 
 
+@pytest.fixture(autouse=True)
+def _remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of files of three letters."""
+    monkeypatch.setattr(cache, "REMEMBERED", 3)
+
+
+def test_of_small_files_nothing_is_written(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in "ab"]
+    for path, text in zip(paths, ("12", "123"), strict=True):
+        path.write_text(text)
+    file_digests(paths, tmp_path / "cache", silent)
+    assert len([*(tmp_path / "cache/digests").iterdir()]) == 1
+
+
 def test_digests_are_sha256_and_progress_covers_all_files(tmp_path: Path) -> None:
     paths = [tmp_path / "a", tmp_path / "b"]
     for path in paths:
