@@ -18,6 +18,7 @@ from galore.trainer.common.durable import replace_file
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.format import size
 from galore.trainer.common.suggest import nearest
+from galore.trainer.host.blocks import at_rest
 from galore.trainer.optim.groups import is_under
 from galore.trainer.recipe.schema.train import TrainSection
 from galore.trainer.record.callbacks import Callback
@@ -32,6 +33,7 @@ class Snapshots(Callback):
     """Keeps `chosen` in `folder` after every `every` steps, the newest `keep` of them."""
 
     folder: Path
+    model: nn.Module
     chosen: Mapping[str, nn.Parameter]
     every: int
     keep: int
@@ -46,7 +48,7 @@ class Snapshots(Callback):
         if not train.snapshot_parameters:
             return None
         chosen = _chosen(model, train.snapshot_parameters)
-        snapshots = cls(folder, chosen, train.snapshot_steps, train.snapshot_total_limit)
+        snapshots = cls(folder, model, chosen, train.snapshot_steps, train.snapshot_total_limit)
         files = snapshot_files(folder)
         for step in [step for step in files if step > first_step]:
             files.pop(step).unlink()
@@ -68,7 +70,8 @@ class Snapshots(Callback):
         """Keep the weights after this step, if it is one of them; the oldest beyond `keep` goes."""
         if row["step"] % self.every:
             return
-        now = {name: parameter.detach() for name, parameter in self.chosen.items()}
+        held = at_rest(self.model)
+        now = {name: held(parameter).detach() for name, parameter in self.chosen.items()}
         self.folder.mkdir(exist_ok=True)
         path = self.folder / f"step-{row['step']:08d}.safetensors"
         replace_file(path, b"".join(bytes(part) for part in stream(now)))

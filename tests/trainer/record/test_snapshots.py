@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import nn
 from galore.trainer import recorder
 from galore.trainer.common.errors import UserError
 from galore.trainer.machine.hardware import Peak
-from galore.trainer.recipe.load import load_recipe
+from galore.trainer.recipe.load import LoadedRecipe, load_recipe
 from galore.trainer.record import report
 from galore.trainer.record import snapshots as module
 from galore.trainer.record.snapshots import Snapshots, read_snapshots, snapshot_files
@@ -102,18 +103,38 @@ eval: {eval_steps: null}
 """
 
 
-def test_a_run_keeps_them_and_a_resumed_one_has_the_same(
-    breaking_off: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., LoadedRecipe]:
     monkeypatch.setattr(report, "draw", lambda history: {})
     monkeypatch.setattr(recorder, "device_peak", lambda device, dtype: Peak(None, "unknown", "not measured"))
     (tmp_path / "text.txt").write_text("\n\n".join(f"the {n} of a {n * n} and {n % 7}" for n in range(200)))
     (tmp_path / "recipe.yaml").write_text(RECIPE)
-    loaded = load_recipe(str(tmp_path / "recipe.yaml"))
-    run_training(loaded, tmp_path / "whole", False, Quiet())
+    return lambda *overrides: load_recipe(str(tmp_path / "recipe.yaml"), overrides)
+
+
+def test_a_streamed_weight_is_its_own_and_not_what_lies_in_its_place(
+    loaded: Callable[..., LoadedRecipe], tmp_path: Path
+) -> None:
+    deep = ("model.num_hidden_layers=4", "train.snapshot_parameters=[q_proj]", "train.max_steps=2")
+    for streams in ("true", "false"):
+        run_training(loaded(*deep, f"train.stream_weights={streams}"), tmp_path / streams, False, Quiet())
+    streamed, resident = (read_snapshots(tmp_path / each)[1] for each in ("true", "false"))
+    assert len(streamed) == 4
+    assert all(torch.equal(streamed[name], resident[name]) for name in resident)
+
+
+def test_no_process_of_fsdp_has_a_whole_weight_to_keep() -> None:
+    with pytest.raises(UserError, match=r"train\.snapshot_parameters keeps whole weights"):
+        load_recipe("demo", ["train.snapshot_parameters=[norm]", "parallel.mode=fsdp"])
+
+
+def test_a_run_keeps_them_and_a_resumed_one_has_the_same(
+    breaking_off: Any, loaded: Callable[..., LoadedRecipe], tmp_path: Path
+) -> None:
+    run_training(loaded(), tmp_path / "whole", False, Quiet())
     with breaking_off(5):
-        run_training(loaded, tmp_path / "broken", False, Quiet())
-    run_training(loaded, tmp_path / "broken", True, Quiet())
+        run_training(loaded(), tmp_path / "broken", False, Quiet())
+    run_training(loaded(), tmp_path / "broken", True, Quiet())
     whole, broken = read_snapshots(tmp_path / "whole"), read_snapshots(tmp_path / "broken")
     assert whole[0] == broken[0] == [1, 2, 3, 4, 5, 6]
     assert all(torch.equal(whole[1][name], broken[1][name]) for name in whole[1])

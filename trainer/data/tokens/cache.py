@@ -141,7 +141,7 @@ CHUNK_BYTES = 1 << 24
 
 
 def file_digests(paths: Sequence[Path], root: Path, progress: Progress) -> list[str]:
-    """SHA-256 of each file's content; a large one's is remembered under `root` while size, time and inode stay the same.
+    """SHA-256 of each file's content; a large one's is remembered under `root` while size, time and inode stay.
 
     Raises:
         UserError: a file cannot be read.

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from galore.trainer.recipe.schema.optim import OptimSection
 from galore.trainer.recipe.schema.section import Section, execution
+from galore.trainer.recipe.schema.train import TrainSection
 
 ParallelMode = Literal["auto", "ddp", "fsdp"]
 Checkpoints = Literal["whole", "parts"]
@@ -31,10 +32,15 @@ class ParallelSection(Section):
     )
 
 
-def check_parallel(parallel: ParallelSection, optim: OptimSection) -> None:
+def check_parallel(parallel: ParallelSection, optim: OptimSection, train: TrainSection) -> None:
     """Raise ValueError for what no process could do as it is asked to."""
     if parallel.mode == "fsdp":
         _check_fsdp(optim)
+        if train.snapshot_parameters:
+            raise ValueError(
+                "train.snapshot_parameters keeps whole weights, and with parallel.mode: fsdp no process has them: set ddp, or "
+                "take them from the checkpoints"
+            )
     elif parallel.checkpoints == "parts":
         raise ValueError(
             f"parallel.checkpoints: parts is of weights that lie in parts, and with parallel.mode: {parallel.mode} every process has them whole: set parallel.mode: fsdp, or parallel.checkpoints: whole"

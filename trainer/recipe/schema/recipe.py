@@ -50,7 +50,7 @@ class Recipe(Section):
         check_length_stages(self)
         check_position_skips(self)
         check_compile(self)
-        check_parallel(self.parallel, self.optim)
+        check_parallel(self.parallel, self.optim, self.train)
         if self.optim.update == "immediate" and self.train.accumulation > 1:
             raise ValueError(
                 f"optim.update: immediate cannot accumulate {self.train.accumulation} micro-batches: set train.micro_batch_size to "
