@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -25,6 +26,16 @@ SCHEDULE = (
     "optim.lr_power",
     "optim.relora_gap",
 )
+
+MOVABLE = (
+    "data.tokenizer",
+    "data.chat_template",
+    "model.name_or_path",
+    "model.rope",
+    "train.length_stages",
+    "extra_loss.teacher",
+)
+"""Keys that may name files. One that lies elsewhere, and no longer where it was, is the same: its project was moved."""
 
 BEFORE: dict[str, Any] = {"data.isolate_documents": False, "model.router_aux_loss": 0.0}
 """Keys of which null may mean something else than what was done before they existed, and what that was.
@@ -72,7 +83,7 @@ def other_mathematics(trained: Mapping[str, Any], recipe: Recipe) -> list[str]:
     return [
         f"{key}: {_written(trained[key])} → {_written(here[key])}"
         for key in here
-        if key in trained and trained[key] != here[key] and key not in SCHEDULE and not _taken_over(key, here[key])
+        if key in trained and key not in SCHEDULE and not _same(key, trained[key], here[key])
     ]
 
 
@@ -91,14 +102,26 @@ def _changes(section_name: str, old: Section, new: Section) -> list[str]:
     return [
         f"{section_name}.{key}: {_written(getattr(old, key))} → {_written(getattr(new, key))}"
         for key, field in type(old).model_fields.items()
-        if getattr(old, key) != getattr(new, key)
-        and not _is_execution(field.json_schema_extra)
-        and not _taken_over(f"{section_name}.{key}", getattr(new, key))
+        if not _is_execution(field.json_schema_extra)
+        and not _same(f"{section_name}.{key}", getattr(old, key), getattr(new, key))
     ]
 
 
-def _taken_over(path: str, value: Any) -> bool:
-    return path in BEFORE and value is None
+def _same(path: str, old: Any, new: Any) -> bool:
+    """Whether a value is what it was: null where that is taken over, and a file that was moved."""
+    return old == new or (path in BEFORE and new is None) or (path in MOVABLE and _moved(old, new))
+
+
+def _moved(old: Any, new: Any) -> bool:
+    """Whether the two differ in files alone, of which those of `old` are no longer there."""
+    if isinstance(old, Section) and isinstance(new, Section):
+        return _moved(old.model_dump(mode="json"), new.model_dump(mode="json"))
+    if isinstance(old, dict) and isinstance(new, dict):
+        return old.keys() == new.keys() and all(_moved(old[key], new[key]) for key in old)
+    if isinstance(old, list | tuple) and isinstance(new, list | tuple):
+        return len(old) == len(new) and all(map(_moved, old, new))
+    paths = isinstance(old, str) and isinstance(new, str) and os.path.isabs(old) and os.path.isabs(new)
+    return bool(old == new) or (paths and not os.path.lexists(old))
 
 
 def _written(value: Any) -> str:

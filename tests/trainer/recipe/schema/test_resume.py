@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from galore.trainer.recipe.load import load_recipe
 from galore.trainer.recipe.schema.recipe import Recipe
@@ -17,6 +20,7 @@ from galore.trainer.recipe.schema.resume import (
     taken_over,
     with_schedule,
 )
+from galore.trainer.recipe.schema.rope import RopeSection
 
 
 def recipe(*overrides: str) -> Recipe:
@@ -30,6 +34,41 @@ def test_execution_may_change(override: str) -> None:
     assert old != new
     assert changed_mathematics(old, new) == []
     assert mathematics(old) == mathematics(new)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "data.tokenizer={}",
+        "model.name_or_path={}",
+        "extra_loss.teacher={}",
+        "model.rope={{type: longrope, original_max_position_embeddings: 64, factors: {}}}",
+    ],
+)
+def test_a_file_may_have_moved_and_is_another_one_while_the_old_is_there(tmp_path: Path, override: str) -> None:
+    here, there = tmp_path / "a.json", tmp_path / "b.json"
+    there.write_text("{}")
+    key = override.partition("=")[0]
+    section, name = key.split(".")
+    old, new = (changed(section, name, yaml.safe_load(override.partition("=")[2].format(each))) for each in (here, there))
+    assert changed_mathematics(old, new) == []
+    assert other_mathematics(mathematics(old), new) == []
+    here.write_text("{}")
+    assert [line.partition(":")[0] for line in changed_mathematics(old, new)] == [key]
+    assert [line.partition(":")[0] for line in other_mathematics(mathematics(old), new)] == [key]
+
+
+@pytest.mark.parametrize(("old", "new"), [("gpt2", "/there"), ("/gone", "gpt2"), ("/gone", None)])
+def test_a_name_on_the_hub_moves_nowhere(old: str, new: str | None) -> None:
+    assert len(changed_mathematics(changed("data", "tokenizer", old), changed("data", "tokenizer", new))) == 1
+
+
+def changed(section: str, name: str, value: Any) -> Recipe:
+    """The recipe with a value of one key, whatever it goes with."""
+    base = recipe()
+    value = RopeSection.model_validate(value) if name == "rope" else value
+    made = getattr(base, section).model_copy(update={name: value})
+    return base.model_copy(update={section: made})
 
 
 def test_what_it_computes_is_told_from_old_to_new() -> None:
