@@ -210,7 +210,7 @@ ANYWHERE: tuple[Contradiction, ...] = (
 )
 WITHOUT_ONE: tuple[Contradiction, ...] = (
     Contradiction(
-        lambda o: o.inner in ("sumo", "soap"),
+        lambda o: o.inner == "sumo",
         "{inner} works in a subspace: take it for matrices with a rank, and adamw or muon here",
     ),
 )

@@ -56,6 +56,7 @@ def build_optimizer(
                 targets=optim.target_modules,
                 rank_pattern=optim.rank_pattern if rank is not None else None,
                 weight_decay=optim.weight_decay,
+                head_inner=optim.head_inner,
                 **of_targets,
             )
         groups = named_apart(groups, _rates_of_their_own(model, optim))

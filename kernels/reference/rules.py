@@ -122,20 +122,24 @@ def racs(r: Tensor, s: State, h: Settings) -> Tensor:
 
 
 def soap(r: Tensor, s: State, h: Settings) -> Tensor:
-    """SOAP (Vyas et al., 2409.11321, algorithm 3) of one side: Adam along the axes Q of L, the average of R Rᵀ.
+    """SOAP (Vyas et al., 2409.11321, algorithm 3) of the shorter side: Adam along the axes Q of L, the average of R Rᵀ.
 
-    Q are L's eigenvectors at first, and every ten steps QR(L Q) (algorithm 4); the paper finds them after the step.
+    Q are L's eigenvectors at first, and every ten steps QR(L Q) (algorithm 4); the paper finds them after the step. Of
+    a tall R they are those of Rᵀ R, on its right.
     """
     s.t += 1
-    s.l = 0.95 * s.l + 0.05 * r @ r.mT
+    tall = r.shape[0] > r.shape[1]
+    square = r.mT @ r if tall else r @ r.mT
+    s.l = 0.05 * square if s.t == 1 else 0.95 * s.l + 0.05 * square
     if s.t == 1:
         s.axes = torch.linalg.eigh(s.l)[1].flip(1)
     elif s.t % 10 == 0:
         s.axes = torch.linalg.qr(s.l @ s.axes)[0]
     s.m = h.beta1 * s.m + (1 - h.beta1) * r
-    s.v = h.beta2 * s.v + (1 - h.beta2) * (s.axes.mT @ r) ** 2
+    s.v = h.beta2 * s.v + (1 - h.beta2) * (r @ s.axes if tall else s.axes.mT @ r) ** 2
     m_hat, v_hat = s.m / (1 - h.beta1**s.t), s.v / (1 - h.beta2**s.t)
-    return s.axes @ ((s.axes.mT @ m_hat) / (v_hat.sqrt() + h.eps))
+    along = (m_hat @ s.axes if tall else s.axes.mT @ m_hat) / (v_hat.sqrt() + h.eps)
+    return along @ s.axes.mT if tall else s.axes @ along
 
 
 def scale(r: Tensor, s: State, h: Settings) -> Tensor:

@@ -1,4 +1,4 @@
-"""SOAP in a subspace: Adam along the axes of an average of R Rᵀ, which it follows."""
+"""SOAP of one side: Adam along the axes of an average of R Rᵀ, which it follows."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ FREQUENCY = 10  # steps from one basis of it to the next: those of SOAP's paper
 
 @dataclass(frozen=True)
 class SoapRule:
-    """SOAP (Vyas et al. 2024, arXiv 2409.11321, algorithms 3 and 4), of the shorter side of R (r, b) alone.
+    """SOAP (Vyas et al. 2024, arXiv 2409.11321, algorithms 3 and 4), of the shorter side of R alone.
 
-    The axes are found before the step that takes them, at first exactly. `fell_back` is called where that failed and
+    All but `state_shapes` has R as (r, b), r ≤ b, and any columns of it can be moved apart from the others. The axes are found before the step that takes them, at first exactly. `fell_back` is called where that failed and
     another way was taken, or the axes stayed as they were.
     """
 
@@ -29,8 +29,8 @@ class SoapRule:
     fell_back: Callable[[], None] = lambda: None
 
     def state_shapes(self, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-        """Names and shapes of the fp32 state of a matrix (r, b), zeros at first."""
-        square = (shape[0], shape[0])
+        """Names and shapes of the fp32 state of a matrix of either layout, zeros at first."""
+        square = (min(shape), min(shape))
         return {"exp_avg": shape, "exp_avg_sq": shape, "gram": square, "axes": square}
 
     def direction_(self, grad: Tensor, state: Mapping[str, Tensor], *, step: int, out: Tensor | None = None) -> Tensor:
@@ -42,12 +42,19 @@ class SoapRule:
             step: steps taken including this one, from 1.
             out: fp32, where the direction goes; may be `grad` itself.
         """
-        state["gram"].lerp_(grad @ grad.mT, 1 - GRAM_DECAY)
+        self.follow_(state, grad @ grad.mT, step=step)
+        return self.along_(grad, state["exp_avg"], state["exp_avg_sq"], state["axes"], step=step, out=out)
+
+    def follow_(self, state: Mapping[str, Tensor], square: Tensor, *, step: int) -> None:
+        """L, and every so many steps its axes Q, in place, after a step's `square` R Rᵀ (r, r)."""
+        state["gram"].lerp_(square, 1 - GRAM_DECAY)
         if step == 1 or step % FREQUENCY == 0:
             self._find_axes(state["gram"], state["axes"], step)
-        q, m, v = state["axes"], state["exp_avg"], state["exp_avg_sq"]
-        m.lerp_(grad, 1 - self.beta1)
-        along = q.mT @ grad
+
+    def along_(self, r: Tensor, m: Tensor, v: Tensor, q: Tensor, *, step: int, out: Tensor | None = None) -> Tensor:
+        """-N of columns of R, in fp32 as their M and V, which are updated in place."""
+        m.lerp_(r, 1 - self.beta1)
+        along = q.mT @ r
         v.mul_(self.beta2).addcmul_(along, along, value=1 - self.beta2)
         torch.mm(q.mT, m, out=along)
         along.div_(v.sqrt().mul_((1 - self.beta2**step) ** -0.5).add_(self.eps))

@@ -45,6 +45,7 @@ CASES: dict[str, dict[str, Any]] = {
     "4bit": {"rank": None, "inner": "muon", "state_dtype": "4bit", "smallest_quantized": 1000},
     "racs": {"inner": "racs"},
     "soap": {"inner": "soap"},
+    "soap of all": {"rank": None, "inner": "soap"},
     "scale": {"rank": None, "inner": "scale"},
     "muon": {"inner": "muon"},
     "sumo": {"inner": "sumo"},

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from galore.kernels.family import InnerRule
 from galore.trainer.optim.settings import PER_GROUP
 
 GROUP_OPTIONS = set(PER_GROUP) - {"weight_decay"}
@@ -118,6 +119,7 @@ def galore_groups(
     targets: Sequence[str] | Chooses | None = None,
     rank_pattern: Mapping[str, Rank] | None = None,
     weight_decay: float | None = None,
+    head_inner: InnerRule | None = None,
     **options: Any,
 ) -> list[dict[str, Any]]:
     """Groups for `GaLoreAdamW`: the weights of the target modules by rank, and the full-rank rest.
@@ -131,8 +133,9 @@ def galore_groups(
         rank_pattern: other ranks for targets whose path contains a key; of several the last one that matches.
         weight_decay: of matrices, None leaves it to the optimizer's keyword; vectors (norms, biases) and decay rates of
             state-space models have none.
+        head_inner: rule of the matrix that makes logits; None is AdamW, and with `inner="scale"` its momentum.
         options: further settings of the target groups, such as `scale` or `update_proj_gap`. `inner="adafactor"` goes
-            for the rest too, `inner="scale"` gives the head its momentum, other inner rules are for the targets.
+            for the rest too, other inner rules are for the targets.
 
     Raises:
         ValueError: a pattern matches nothing, or no target weight is trainable. TypeError: an option is unknown.
@@ -169,11 +172,11 @@ def galore_groups(
     target = [
         {"params": members, **shared, **({} if own is None else {"rank": own})} for own, members in by_rank.items()
     ]
-    if options.get("inner") == "scale":
-        head = _head(model)
-        of_head = [each for each in rest if each[1] is head]
-        rest = [each for each in rest if each[1] is not head]
-        target += [{"params": of_head, **_decayed(weight_decay), "inner": "scale-momentum"}] if of_head else []
+    head = _head(model, rest, head_inner, options.get("inner"))
+    if head is not None:
+        of_head = [each for each in rest if each[1] is head[0]]
+        rest = [each for each in rest if each[1] is not head[0]]
+        target += [{"params": of_head, **_decayed(weight_decay), "inner": head[1]}]
     return [*target, *adamw_groups(rest, weight_decay, **_for_the_rest(options))]
 
 
@@ -209,11 +212,21 @@ def _decayed(weight_decay: float | None) -> dict[str, float]:
     return {} if weight_decay is None else {"weight_decay": weight_decay}
 
 
-def _head(model: nn.Module) -> nn.Parameter | None:
-    """The weight that makes logits, where it is not the embedding's as well."""
+def _head(
+    model: nn.Module, rest: Sequence[NamedParameter], asked: InnerRule | None, inner: str | None
+) -> tuple[nn.Parameter, str] | None:
+    """The weight that makes logits, of those that are no targets, and its rule, where it has one of its own.
+
+    Raises:
+        ValueError: a rule is asked for, and there is no such weight.
+    """
     ends = [getattr(model, f"get_{name}_embeddings", lambda: None)() for name in ("output", "input")]
     head, embedding = (getattr(end, "weight", None) for end in ends)
-    return None if head is embedding else head
+    found = next((each for _, each in rest if each is head), None)
+    if asked is not None and found is None:
+        raise ValueError(f"head_inner={asked!r} is for a head that makes logits and is no target, and none is trained")
+    rule = asked or ("scale-momentum" if inner == "scale" and head is not embedding else None)
+    return None if found is None or rule is None else (found, rule)
 
 
 def _for_the_rest(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from galore.trainer.optim.parts.refresh import Gradient
 from galore.trainer.optim.parts.residual import Terms
 from galore.trainer.optim.parts.shards import Spread
 from galore.trainer.optim.parts.storage import CODES, GradientSum
-from galore.trainer.optim.parts.weight import Weight, as_matrix
+from galore.trainer.optim.parts.weight import Weight
 from galore.trainer.optim.ranks import Part
 
 ON_HOST = ("step", "refresh")  # counters in a parameter's state, read at every step
@@ -110,9 +110,7 @@ class FullSlot:
         if isinstance(self.inner, AdamInner):
             self._apply_in_blocks(self.inner, grad.view(-1), update)
             return
-        grad = grad if self.parameter.ndim < 2 else as_matrix(grad)
-        direction = as_matrix(self.inner.direction(grad, update.grad_scale, torch.float32))
-        self._lift(update, Terms(None, None, lambda first, last: direction[first:last]))
+        self._lift(update, Terms(None, None, self.inner.rows(grad, update.grad_scale)))
 
     def _lift(self, update: Update, terms: Terms, transposed: bool | None = None) -> None:
         """W ← (1 - ηλ) W + ηα (P N + D)."""

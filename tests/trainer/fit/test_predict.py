@@ -59,6 +59,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "racs": ("optim.method=full", "optim.max_grad_norm=1e-9", "optim.inner=racs"),
     "scale": ("optim.method=full", "optim.max_grad_norm=1e-9", "optim.inner=scale"),
     "soap": (*GALORE, "optim.inner=soap"),
+    "soap at the head": (*GALORE, "optim.head_inner=soap"),
     "power": (*GALORE, "optim.proj_type=power", "optim.refresh=summed", "optim.transport=rotate"),
     "dct": (*GALORE, "optim.proj_type=dct", "optim.transport=rotate"),
     "muon": ("optim.method=full", "optim.max_grad_norm=1e-9", "optim.inner=muon"),

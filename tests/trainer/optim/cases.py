@@ -64,6 +64,8 @@ PRESETS: dict[str, tuple[str, ...]] = {
     "soap-reset": (GALORE, "optim.inner=soap", "optim.transport=reset"),
     "soap-keep-8bit": (GALORE, "optim.inner=soap", "optim.transport=keep", "optim.state_dtype=8bit"),
     "soap-frugal": (GALORE, "optim.inner=soap", "optim.residual=frugal"),
+    "soap-full": ("optim.method=full", "optim.inner=soap"),
+    "soap-full-8bit": ("optim.method=full", "optim.inner=soap", "optim.state_dtype=8bit"),
     "scale-momentum": ("optim.method=full", "optim.inner=scale-momentum"),
     "muon-frugal": (GALORE, "optim.inner=muon", "optim.residual=frugal"),
     "muon-low-rank-8bit": (GALORE, "optim.inner=muon", "optim.residual=joint", "optim.state_dtype=8bit"),

@@ -208,3 +208,20 @@ def test_scale_keeps_a_momentum_for_a_head_of_its_own_alone(model, of_head):
     assert {rule for name, rule in rules.items() if "proj" in name} == {"scale"}
     assert {rule for name, rule in rules.items() if "embed" in name or "norm" in name} == {"adamw"}
     GaLoreAdamW(groups)
+
+
+@pytest.mark.parametrize(("tied", "head"), [(False, "head.weight"), (True, "embed.weight")])
+def test_a_head_may_have_a_rule_of_its_own(tied, head):
+    model = WithHead(tied)
+    groups = galore_groups(model, 4, head_inner="soap")
+    check_complete(model, groups)
+    assert [names(group) for group in groups if group.get("inner") == "soap"] == [[head]]
+    GaLoreAdamW(groups)
+
+
+def test_a_rule_of_a_head_needs_one_that_is_trained_and_no_target():
+    frozen = WithHead(False)
+    frozen.head.requires_grad_(False)
+    for model, targets in ((Model(), ["mlp"]), (frozen, ["mlp"]), (WithHead(False), ["mlp", "head"])):
+        with pytest.raises(ValueError, match="head_inner='soap' is for a head that makes logits and is no target"):
+            galore_groups(model, 4, targets=targets, head_inner="soap")

@@ -155,7 +155,7 @@ def bytes_by_hand(case: Case) -> tuple[int, int]:
         "normuon": moment + rows,
         "adafactor": first + 4 * (r + b),
         "racs": 4 * (r + b + 1),
-        "soap": 2 * moment + 8 * r * r,
+        "soap": 2 * moment + 8 * min(r, b) ** 2,
         "scale": 0,
     }
     state = of_rule.get(optim.inner, moment)

@@ -9,14 +9,16 @@ from torch import Tensor
 
 from galore.kernels.family import MOMENTA, InnerRule, StateDtype
 from galore.kernels.ops.direction import adam_direction_
+from galore.kernels.ops.projection import Dense, row_blocks
 from galore.kernels.rules.adafactor import AdafactorRule
 from galore.kernels.rules.adam import AdamRule
 from galore.kernels.rules.orthogonalize import NormedRule, OrthogonalRule, momentum_, rms_scale
 from galore.kernels.rules.scaled import OutputRule, RacsRule
 from galore.kernels.rules.soap import SoapRule
 from galore.kernels.rules.transport import rotate
+from galore.kernels.storage.blockwise import BLOCK_SIZE
 from galore.trainer.optim.parts.storage import moment, moments, new_state, read_moment, write_moment
-from galore.trainer.optim.parts.weight import Weight
+from galore.trainer.optim.parts.weight import Weight, as_matrix
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -37,6 +39,12 @@ class Inner:
     def direction(self, gradient: Tensor, grad_scale: float, dtype: torch.dtype) -> Tensor:
         """N, contiguous and of the gradient's shape, for grad_scale · gradient; the state takes the step."""
         raise NotImplementedError
+
+    def rows(self, gradient: Tensor, grad_scale: float) -> Dense:
+        """The direction of a whole gradient, which each row of the weight as (m, n) is asked for once."""
+        gradient = gradient if gradient.ndim < 2 else as_matrix(gradient)
+        direction = as_matrix(self.direction(gradient, grad_scale, torch.float32))
+        return lambda first, last: direction[first:last]
 
     def rotate(self, c: Tensor, outside: Tensor | None = None) -> None:
         """Take the moments (r_old, b) of past steps into a new basis; c (r_new, r_old) = P_newᵀ P_old.
@@ -235,6 +243,37 @@ class SoapInner(MatrixInner):
     """Adam along the axes of an average of R Rᵀ  (SOAP, arXiv 2409.11321); its second moment stays with its axis."""
 
     matrices_only = True
+
+    def rows(self, gradient: Tensor, grad_scale: float) -> Dense:
+        """Of a tall gradient, as a head's, the axes are those of its columns, and fp32 takes a block of rows at a time."""
+        gradient = as_matrix(gradient)
+        m, n = gradient.shape
+        if m <= n:
+            return super().rows(gradient, grad_scale)
+        self.begin(gradient.shape, gradient.device)
+        square = torch.zeros(n, n, dtype=torch.float32, device=gradient.device)
+        for _, first, last in row_blocks(gradient):
+            block = gradient[first:last].float()
+            square.addmm_(block.mT, block, alpha=grad_scale**2)
+        self.rule.follow_(self.weight.state, square, step=self.step)
+        coded = "exp_avg_absmax" in self.weight.state
+        if not coded or n % BLOCK_SIZE == 0:
+            return lambda first, last: self._along(gradient, grad_scale, first, last)
+        whole = self._along(gradient, grad_scale, 0, m)
+        return lambda first, last: whole[first:last]
+
+    def _along(self, gradient: Tensor, grad_scale: float, first: int, last: int) -> Tensor:
+        """-N of some rows of a tall gradient."""
+        state, n = self.weight.state, gradient.shape[1]
+        storage = [moment(state, name) for name in MOMENTS]
+        values = [each.read(first * n, last * n) for each in storage]
+        block = gradient[first:last].float()
+        block = block if grad_scale == 1.0 else block * grad_scale
+        m, v = (value.view(-1, n).mT for value in values)
+        found = self.rule.along_(block.mT, m, v, state["axes"], step=self.step)
+        for each, value in zip(storage, values, strict=True):
+            each.write(first * n, last * n, value)
+        return found.mT
 
     @property
     def rule(self) -> SoapRule:

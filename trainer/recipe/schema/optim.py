@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal, Self
 from pydantic import Field, model_validator
 
 from galore.kernels.family import (
+    InnerRule,
     Options,
     RefreshMode,
     Transport,
@@ -56,6 +57,10 @@ class _Targets(Section):
     head_learning_rate: Positive | None = Field(
         None,
         description="Peak learning rate of the output head, of a language model or a classifier, in place of `learning_rate`; null is the same",
+    )
+    head_inner: InnerRule | None = Field(
+        None,
+        description="galore, full: rule of the update of a language model's output head, one of those of `inner`, such as soap; null is adamw, and scale-momentum with scale",
     )
     embedding_learning_rate: Positive | None = Field(
         None,
@@ -166,10 +171,13 @@ class OptimSection(_Composition):
 def check_optimizer(optim: OptimSection) -> None:
     """Raise ValueError for the first contradiction."""
     _check_schedule(optim)
+    rules = [optim.inner, *([optim.head_inner] if optim.head_inner is not None else [])]
     if said := contradiction(optim, optim.method == "galore", _written) or lacks_momentum(
-        optim.state_dtype, [optim.inner], _written
+        optim.state_dtype, rules, _written
     ):
         raise ValueError(said)
+    if optim.head_inner is not None:
+        _check_head(optim, optim.head_inner)
     if optim.method == "galore":
         _check_subspace(optim)
     else:
@@ -198,6 +206,17 @@ def _check_schedule(optim: OptimSection) -> None:
 def _written(name: str, value: object) -> str:
     """An option and its value as a recipe has them."""
     return f"{name}: {json.dumps(value) if isinstance(value, bool | None) else value}"
+
+
+def _written_of_head(name: str, value: object) -> str:
+    return _written("head_inner" if name == "inner" else name, value)
+
+
+def _check_head(optim: OptimSection, rule: InnerRule) -> None:
+    if optim.method == "lora":
+        raise ValueError(f"head_inner: {rule} is not for method: lora: adapters take adamw")
+    if said := contradiction(optim.model_copy(update={"inner": rule}), False, _written_of_head):
+        raise ValueError(said)
 
 
 def _check_subspace(optim: OptimSection) -> None:

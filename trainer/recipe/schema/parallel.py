@@ -53,9 +53,10 @@ def _check_fsdp(optim: OptimSection) -> None:
         raise ValueError(
             f"parallel.mode: fsdp sends no whole gradients, which optim.residual: {optim.residual} needs in every step: set ddp"
         )
-    if optim.inner != "adamw":
+    rules = {"inner": optim.inner, "head_inner": optim.head_inner or "adamw"}
+    if whole := next((key for key, rule in rules.items() if rule != "adamw"), None):
         raise ValueError(
-            f"parallel.mode: fsdp cuts moments into parts, and optim.inner: {optim.inner} sees a matrix as a whole: set ddp"
+            f"parallel.mode: fsdp cuts moments into parts, and optim.{whole}: {rules[whole]} sees a matrix as a whole: set ddp"
         )
     if optim.adapter == "relora":
         raise ValueError(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 from galore.trainer.recipe.schema.recipe import Recipe
@@ -120,8 +120,8 @@ def _moved(old: Any, new: Any) -> bool:
         return old.keys() == new.keys() and all(_moved(old[key], new[key]) for key in old)
     if isinstance(old, list | tuple) and isinstance(new, list | tuple):
         return len(old) == len(new) and all(map(_moved, old, new))
-    paths = isinstance(old, str) and isinstance(new, str) and os.path.isabs(old) and os.path.isabs(new)
-    return bool(old == new) or (paths and not os.path.lexists(old))
+    paths = isinstance(old, str) and isinstance(new, str) and Path(old).is_absolute() and Path(new).is_absolute()
+    return bool(old == new) or (paths and not Path(old).exists())
 
 
 def _written(value: Any) -> str:

@@ -50,7 +50,9 @@ def test_a_file_may_have_moved_and_is_another_one_while_the_old_is_there(tmp_pat
     there.write_text("{}")
     key = override.partition("=")[0]
     section, name = key.split(".")
-    old, new = (changed(section, name, yaml.safe_load(override.partition("=")[2].format(each))) for each in (here, there))
+    old, new = (
+        changed(section, name, yaml.safe_load(override.partition("=")[2].format(each))) for each in (here, there)
+    )
     assert changed_mathematics(old, new) == []
     assert other_mathematics(mathematics(old), new) == []
     here.write_text("{}")
