@@ -128,7 +128,8 @@ def _time(plan: Plan) -> Iterator[tuple[str, str]]:
     if plan.watts is None:
         yield "energy", "not estimated: no board power is known for this card"
     elif (energy := plan.kilowatt_hours) is not None:
-        yield "energy", f"{_kilowatt_hours(energy)} for the card alone, at its {plan.watts} W (assumed)"
+        cards = "the card alone, at its" if plan.cards == 1 else f"the {plan.cards} cards alone, each at its"
+        yield "energy", f"{_kilowatt_hours(energy)} for {cards} {plan.watts} W (assumed)"
 
 
 def step_lines(step: Estimate) -> Iterator[tuple[str, str]]:

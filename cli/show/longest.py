@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import typer
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
     from galore.trainer.recipe.load import LoadedRecipe
 
 
-def show_longest(loaded: LoadedRecipe, card: Card, ram: float | None, as_json: bool) -> None:
-    """Search, and print what was found."""
+def show_longest(loaded: LoadedRecipe, card: Card, ram: float | None, as_json: bool, command: Sequence[str]) -> None:
+    """Search, and print what was found; `command` is what this was asked for with, but for --longest."""
     from galore.trainer.fit.length.search import Search
 
     with told_on_stderr() as tell:
@@ -33,8 +34,9 @@ def show_longest(loaded: LoadedRecipe, card: Card, ram: float | None, as_json: b
     if found.length:
         from galore.trainer.recipe.change import spelled
 
+        kept = [each for each in command if each.partition("=")[0] not in found.settings]
         typer.echo()
-        say(f"galore profile-memory {loaded.name} {' '.join(spelled(found.settings))}")
+        say(shlex.join([*kept, *spelled(found.settings)]))
 
 
 def longest_lines(found: Longest, ram: float | None) -> Iterator[tuple[str, str]]:

@@ -72,13 +72,13 @@ class Plain:
         costs, card = dry_run(self.loaded).costs, self.profile.card
         one = of_one(self.loaded, self.gpus)
         step = duration_on(one, self.profile.trace, card, costs.needed_flops_per_token)
-        return plan(self.loaded.recipe, costs, card.name, step and step.of(self.gpus))
+        return plan(self.loaded.recipe, costs, card.name, step and step.of(self.gpus), self.gpus)
 
     def _host(self) -> HostProfile | None:
         """What the run needs of host memory; None where nothing waits there, and nobody asked."""
         from galore.trainer.fit.hostmemory import host_profile
 
-        host = host_profile(self.loaded, "cuda")
+        host = host_profile(of_one(self.loaded, self.gpus), "cuda", processes=self.gpus)
         return host if host.matters or self.ram is not None else None
 
     def _sent(self) -> Sent:

@@ -108,7 +108,10 @@ def profile_memory(
         compared(loaded, card, as_json, picture)
         return
     if longest:
-        show_longest(loaded, card, ram, as_json)
+        asked = {"--model": model, "--method": method, "--gpu": gpu, "--ram": ram}
+        command = ["galore", "profile-memory", *([recipe] if recipe else []), *(overrides or [])]
+        command += [str(word) for name, value in asked.items() if value is not None for word in (name, value)]
+        show_longest(loaded, card, ram, as_json, command)
         return
 
     profile = profile_of_one(loaded, card, gpus, brief=model is not None)

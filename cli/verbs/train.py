@@ -161,7 +161,15 @@ def _runs_of(root: Path, origin: str) -> list[Path]:
     beside = root.parent.iterdir() if root.parent.is_dir() else ()
     numbered = sorted((int(found[1]), path) for path in beside if (found := number.match(path.name)))
     runs = [path for path in (root, *(path for _, path in numbered)) if RunDir(path).recipe.is_file()]
-    return [path for path in runs if path == root or _origin(path) in (origin, str(RunDir(path).recipe))]
+    return [path for path in runs if path == root or _is_of(path, origin)]
+
+
+def _is_of(run: Path, origin: str) -> bool:
+    """Whether the run in a folder was resolved from that recipe or from its own, however their paths are spelled."""
+    from galore.trainer.record.rundir import RunDir
+
+    was = _origin(run)
+    return was == origin or Path(was).resolve() in (Path(origin).resolve(), RunDir(run).recipe.resolve())
 
 
 def _origin(run: Path) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -71,6 +71,13 @@ class HostProfile:
         """Whether a machine with so many GiB holds it."""
         return self.total <= ram * GIB - SYSTEM
 
+    def together(self, processes: int, copy: int) -> HostProfile:
+        """What so many processes of one machine need, of which each builds a `copy` of so many bytes before it keeps its
+        part; the first alone saves."""
+        pinned = {what: processes * nbytes for what, nbytes in self.pinned.items()}
+        pageable = self.pageable | {START: processes * (self.pageable[START] + copy)}
+        return replace(self, pinned=pinned, pageable=pageable, process=processes * self.process)
+
     def as_json(self, ram: float | None) -> dict[str, Any]:
         """Bytes throughout."""
         return {
@@ -85,11 +92,12 @@ class HostProfile:
         }
 
 
-def host_profile(loaded: LoadedRecipe, kind: str, micro_batches: int | None = None) -> HostProfile:
-    """What `loaded` needs of the host of a device of that `kind`, "cuda" or "cpu".
+def host_profile(loaded: LoadedRecipe, kind: str, micro_batches: int | None = None, processes: int = 1) -> HostProfile:
+    """What `loaded` needs of the host of devices of that `kind`, "cuda" or "cpu".
 
     Args:
         micro_batches: of a step, where they are others than the recipe's.
+        processes: on one machine; the bus is that of each.
 
     Raises:
         UserError: the model cannot be built.
@@ -97,7 +105,9 @@ def host_profile(loaded: LoadedRecipe, kind: str, micro_batches: int | None = No
     with meta_stands_for(kind):
         model, _ = build_model(loaded.recipe, planned_vocabulary(loaded)[0], "meta", loaded.base_dir)
         optimizer = attach_optimizer(model, loaded.recipe, loaded.recipe.train.accumulation)
-        return profiled(loaded.recipe, model, optimizer, micro_batches or loaded.recipe.train.accumulation)
+        found = profiled(loaded.recipe, model, optimizer, micro_batches or loaded.recipe.train.accumulation)
+    copy = tensor_bytes(model_tensors(model)) if loaded.recipe.parallel.mode == "fsdp" else 0
+    return found if processes == 1 else found.together(processes, copy)
 
 
 def profiled(recipe: Recipe, model: nn.Module, optimizer: GaLoreAdamW, micro_batches: int) -> HostProfile:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from galore.trainer.parameters import Costs
     from galore.trainer.recipe.schema.data import DataSection
     from galore.trainer.recipe.schema.recipe import Recipe
+    from galore.trainer.recipe.schema.train import TrainSection
     from galore.trainer.time.estimate import Estimate
 
 ASSUMED = (0.3, 0.5)  # of a card's peak, all that is computed counted, where no step is predicted: an assumption
@@ -49,6 +50,7 @@ class Plan:
     peak: float | None
     watts: int | None
     step: Estimate | None = None
+    cards: int = 1
 
     @property
     def tokens(self) -> int | None:
@@ -88,10 +90,11 @@ class Plan:
 
     @property
     def kilowatt_hours(self) -> Range | None:
-        """(least, most) of the card alone, at its power limit all the time."""
+        """(least, most) of the cards alone, at its power limit all the time."""
         if self.seconds is None or self.watts is None:
             return None
-        return self.seconds[0] * self.watts / KWH, self.seconds[1] * self.watts / KWH
+        of_all = self.cards * self.watts / KWH
+        return self.seconds[0] * of_all, self.seconds[1] * of_all
 
     def as_json(self) -> dict[str, object]:
         """All of it, with the shares that are assumed where no step is predicted."""
@@ -101,8 +104,8 @@ class Plan:
         return {**found, "step": predicted, "assumed_share_of_peak": None if self.step else ASSUMED}
 
 
-def plan(recipe: Recipe, costs: Costs, card: str, step: Estimate | None = None) -> Plan:
-    """The run of `recipe` on the GPU that the driver calls `card`, whose steps take as long as `step` says.
+def plan(recipe: Recipe, costs: Costs, card: str, step: Estimate | None = None, cards: int = 1) -> Plan:
+    """The run of `recipe` on GPUs that the driver calls `card`, whose steps take as long as `step` says.
 
     Reads no data.
     """
@@ -115,20 +118,22 @@ def plan(recipe: Recipe, costs: Costs, card: str, step: Estimate | None = None) 
         tokens_per_step=train.global_batch_size * recipe.data.max_length,
         flops_per_token=costs.flops_per_token,
         checkpoint_bytes=costs.checkpoint_bytes,
-        checkpoints=_checkpoints(train.max_steps, train.save_steps, train.save_total_limit),
+        checkpoints=_checkpoints(train),
         save_steps=train.save_steps,
         cache_bytes_per_token=_cached(recipe.data, costs.vocabulary),
         peak=gpu_peak(card, dtype).flops_per_second,
         watts=known.watts if (known := gpu_called(card)) else None,
         step=step,
+        cards=cards,
     )
 
 
-def _checkpoints(steps: int | None, every: int | None, keep: int) -> int:
-    """A run saves at its end, too; the oldest goes after a newer one came."""
+def _checkpoints(train: TrainSection) -> int:
+    """A run saves at its end, too, and what is best where it is asked to; the oldest goes after a newer one came."""
+    every, most = 1 if train.save_best else train.save_steps, train.save_total_limit + train.save_best + 1
     if every is None:
         return 1
-    return keep + 1 if steps is None else min(-(-steps // every), keep + 1)
+    return most if train.max_steps is None else min(-(-train.max_steps // every), most)
 
 
 def _cached(data: DataSection, vocabulary: int) -> int | None:

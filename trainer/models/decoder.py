@@ -69,7 +69,7 @@ def build_decoder(
     source = locate(section.name_or_path, base_dir) if section.name_or_path else None
     config = _config(section, vocab_size, source)
     if section.rope is not None:
-        scale_rope(config, section.rope, base_dir, built=source is None)
+        scale_rope(config, section.rope, base_dir, built=section.has_own_dimensions)
     rows, fresh = rows_wanted(section, config, vocab_size), new_rows(section, config, vocab_size, new)
     check_capacity(config, vocab_size, max_length, rows, new.called)
     if device != "meta":

@@ -13,6 +13,7 @@ from galore.trainer.common.durable import make_directory, replace_file
 from galore.trainer.common.errors import UserError
 from galore.trainer.recipe.dump import dump_recipe
 from galore.trainer.recipe.load import LoadedRecipe, load_recipe
+from galore.trainer.recipe.parse.syntax import dump_value
 from galore.trainer.recipe.schema.optim import OptimSection
 from galore.trainer.recipe.schema.recipe import Recipe
 from galore.trainer.recipe.shipped import SUFFIXES
@@ -69,11 +70,7 @@ def _meaning_of_scale(values: Mapping[str, Any]) -> tuple[object, ...]:
 
 def spelled(settings: Mapping[str, Any]) -> list[str]:
     """Settings as overrides on the command line: `train.gradient_checkpointing=true`."""
-    words = {None: "null", True: "true", False: "false"}
-    return [
-        f"{path}={words[value] if value is None or isinstance(value, bool) else value}"
-        for path, value in settings.items()
-    ]
+    return [f"{path}={dump_value(value)}" for path, value in settings.items()]
 
 
 SCHEMA = "`galore recipes schema` gives editors the schema to complete by"

@@ -43,9 +43,13 @@ def test_other_bounds() -> None:
 def test_printed_and_as_json(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setattr(Search, "longest", lambda self, ram: FOUND)
     loaded, on = load_recipe("demo"), card_or_default(None, "cpu")
-    show_longest(loaded, on, None, as_json=False)
+    command = ["galore", "profile-memory", "my own.yaml", "optim.rank=4", "data.max_length=9", "--gpu", "a card"]
+    show_longest(loaded, on, None, as_json=False, command=command)
     shown = capsys.readouterr().out
     assert " ".join(shown.split()).startswith(f"{on.note} longest ")
-    assert "galore profile-memory demo data.max_length=8192 train.tile_tokens=auto" in shown
-    show_longest(loaded, on, 16.0, as_json=True)
+    again = (
+        "galore profile-memory 'my own.yaml' optim.rank=4 --gpu 'a card' data.max_length=8192 train.tile_tokens=auto"
+    )
+    assert again in " ".join(shown.split())
+    show_longest(loaded, on, 16.0, as_json=True, command=command)
     assert json.loads(capsys.readouterr().out)["longest_tokens"] == 8192

@@ -80,6 +80,18 @@ def test_resume_goes_on_with_the_only_run_of_a_recipe_and_asks_which_of_several(
     assert calls.made[-1][0][1] == Path("runs/demo")
 
 
+@pytest.mark.parametrize("spelled", ["mine.yaml", "sub/../mine.yaml", "absolute"])
+def test_runs_of_a_recipe_are_its_own_however_its_path_is_spelled(galore: Any, calls: Any, spelled: str) -> None:
+    calls.replace("galore.trainer.run", run_training=None)
+    Path("sub").mkdir()
+    Path("mine.yaml").write_text("extends: demo")
+    runs_of("mine.yaml", "mine")
+    runs_of(str(Path("runs/mine-2/recipe.yaml").resolve()), "mine-2")  # it was once resumed by that path
+    refused = galore("train", str(Path("mine.yaml").resolve()) if spelled == "absolute" else spelled, "--resume")
+    assert (refused.exit_code, calls.made) == (2, [])
+    assert "several runs of mine: runs/mine, finished after step 0; runs/mine-2, finished" in refused.stderr
+
+
 def test_train_dry_run(galore: Any, calls: Any) -> None:
     row = SimpleNamespace(
         name="model.layers.*.mlp.up_proj",

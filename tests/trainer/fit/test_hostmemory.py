@@ -47,6 +47,19 @@ def test_nothing_waits_where_everything_is_there() -> None:
     assert host.bus == (0, 0)
 
 
+def test_processes_of_one_machine_are_added_up() -> None:
+    settings = ("train.gradient_checkpointing=3", "train.offload_activations=true")
+    one, four = (host_profile(loaded(*settings), "cuda", processes=count) for count in (1, 4))
+    assert (four.process, four.pinned[INPUTS]) == (4 * one.process, 4 * one.pinned[INPUTS])
+    assert (four.pageable[START], four.pageable[SAVING]) == (4 * one.pageable[START], one.pageable[SAVING])
+    parts = host_profile(loaded("parallel.mode=fsdp"), "cuda", processes=4)
+    plain = host_profile(loaded(), "cuda", processes=4)
+    assert parts.pageable[START] - plain.pageable[START] == 4 * 2 * WEIGHTS, "each builds all of it, in bf16"
+
+
+WEIGHTS = 2 * 400 * 128 + 3 * (4 * 128 * 128 + 3 * 128 * 192 + 2 * 128) + 128
+
+
 def test_inputs_of_recomputed_blocks_wait_on_the_host_of_a_card_alone() -> None:
     settings = ("train.gradient_checkpointing=3", "train.offload_activations=true", "train.micro_batch_size=2")
     host, cpu = (host_profile(loaded(*settings), kind) for kind in ("cuda", "cpu"))

@@ -60,6 +60,8 @@ SMALL = Costs(flops_per_token=1000, checkpoint_bytes=10, vocabulary=65_536)
         (("train.max_steps=5000", "train.save_steps=250"), 3),  # two are kept, and one is written
         (("train.max_steps=5000", "train.save_steps=250", "train.save_total_limit=5"), 6),
         (("train.save_steps=null",), 1),
+        (("train.max_steps=5000", "train.save_steps=250", "train.save_best=true"), 4),  # the best stays, too
+        (("train.max_steps=5000", "train.save_steps=null", "train.save_best=true"), 4),
         (("train.max_steps=null", "train.num_train_epochs=2"), 3),
     ],
 )

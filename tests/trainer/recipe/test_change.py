@@ -76,3 +76,5 @@ def test_spelled() -> None:
     settings = {"a.b": None, "c.d": True, "e.f": False, "g.h": 3, "i.j": "8bit", "k.l": 1.5, "m.n": 1, "o.p": 0}
     words = ["a.b=null", "c.d=true", "e.f=false", "g.h=3", "i.j=8bit", "k.l=1.5", "m.n=1", "o.p=0"]
     assert spelled(settings) == words
+    rope = {"model.rope": {"type": "yarn", "factor": 2.0}, "model.max_position_embeddings": 512}
+    assert load_recipe("demo", spelled(rope)).recipe.model.rope is not None

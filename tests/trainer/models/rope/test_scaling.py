@@ -13,9 +13,11 @@ import torch
 from transformers import Gemma3TextConfig, GPT2Config, LlamaConfig, LlamaForCausalLM, Phi3Config, PreTrainedModel
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
+from galore.trainer.build import build_model
 from galore.trainer.common.errors import UserError
 from galore.trainer.models.capacity import positions_of
 from galore.trainer.models.rope.scaling import pairs, scale_rope
+from galore.trainer.recipe.load import load_recipe
 from galore.trainer.recipe.schema.rope import RopeSection
 
 LONG = [1.0, 1.5, 2.0, 8.0]
@@ -156,3 +158,10 @@ def test_a_file_without_factors_is_one_error(tmp_path: Path, text: str) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"rope-search"):
         scaled(LlamaConfig(), tmp_path, type="longrope", factors="absent.json")
+
+
+def test_a_published_network_is_scaled_from_its_own_length_as_its_files_are() -> None:
+    settings = ["model.architecture_of=smollm2-135m", "model.rope={type: yarn, factor: 4}"]
+    model, _ = build_model(load_recipe("demo", settings).recipe, 49_152, "meta", Path())
+    assert model.config.max_position_embeddings == 4 * 8192
+    assert model.config.rope_parameters["original_max_position_embeddings"] == 8192
