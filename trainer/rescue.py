@@ -73,7 +73,7 @@ def gave_up(run: Run, recorder: Recorder, step: int) -> Ended:
     )
 
 
-def described(error: Exception) -> str:
+def described(error: BaseException) -> str:
     """What is wrong, in one line that names its kind where it is no message for a user."""
     if isinstance(error, UserError):
         return f"{error.where}: {error.what}" if error.where else error.what

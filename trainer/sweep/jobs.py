@@ -19,7 +19,7 @@ from galore.trainer.record.rundir import RunDir
 from galore.trainer.rescue import described
 from galore.trainer.run import run_training
 from galore.trainer.sweep.options import Trial
-from galore.trainer.sweep.outcome import Beside, Sweep, sweep
+from galore.trainer.sweep.outcome import Beside, Sweep, failed, sweep
 from galore.trainer.sweep.prune import note, pruned, pruner
 
 Failures = dict[str, UserError]  # by folder
@@ -142,7 +142,7 @@ class _Jobs:
     def written(self) -> Sweep:
         """What all came to, once it is written."""
         asked = {trial.folder for trial in self.trials}
-        notes = {folder: f"failed: {error.what}" for folder, error in self.failures.items()}
+        notes = {folder: failed(error.what) for folder, error in self.failures.items()}
         notes |= {folder: f"pruned {why}" for folder, why in self.pruned.items()}
         found = sweep(self.trials, [each for each in self.more if each.folder not in asked], self.root, notes)
         self.write(found)

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from galore.trainer.common.errors import UserError
-from galore.trainer.common.printable import shortened
+from galore.trainer.common.printable import masked, shortened
 from galore.trainer.recipe.load import LoadedRecipe, recipe_of_run
+from galore.trainer.recipe.schema.recipe import Recipe
 from galore.trainer.recipe.schema.resume import mathematics
 from galore.trainer.record.history import History
 from galore.trainer.record.plots import smooth
@@ -96,11 +97,10 @@ def outcome(trial: Trial, root: Path, note: str = "", differs: Sequence[str] = (
     history = History.read(RunDir(root / trial.folder))
     scored = [row for row in history.evaluations if isinstance(row.get("scores"), dict)]
     losses = [(_tokens_at(history, row["step"]), row.get("loss_nats")) for row in history.evaluations]
-    note = note or (f"pruned {history.facts['pruned']}" if "pruned" in history.facts else "not finished")
     done = "finished" in history.facts and (bool(scored) or trial.recipe.data.task is None)
     return Outcome(
         trial,
-        "done" if done else note,
+        "done" if done else note or _broke_off(history),
         int(history.train["tokens"][-1]) if history.last_step else 0,
         history.optimizer_bytes,
         int(max(history.train["memory_peak_bytes"], default=0)),
@@ -113,6 +113,22 @@ def outcome(trial: Trial, root: Path, note: str = "", differs: Sequence[str] = (
         tuple(differs),
         earlier,
     )
+
+
+def _broke_off(history: History) -> str:
+    """How a run without an end stands: pruned, failed the last time that it was carried out, or not finished."""
+    if "pruned" in history.facts:
+        return f"pruned {history.facts['pruned']}"
+    ended = history.facts.get("ended")
+    if not isinstance(ended, dict) or ended.get("as") != "failed":
+        return "not finished"
+    last = history.events[-1]["message"] if history.events else "it is not known why"
+    return failed(str(ended.get("why") or last))  # earlier versions wrote no reason
+
+
+def failed(why: str) -> str:
+    """The status of a run that failed, in one line."""
+    return f"failed: {shortened(masked(' '.join(why.split())), LONGEST_WHY)}"
 
 
 def _tokens_at(history: History, step: int) -> int:
@@ -160,11 +176,11 @@ def beside(
     return found
 
 
-def differing(trial: Trial, other: Trial, ignored: Callable[[str], bool]) -> list[str]:
-    """What `trial` computes otherwise than `other`, apart from keys that are `ignored`: "train.max_steps is 30, not
+def differing(recipe: Recipe, other: Recipe, ignored: Callable[[str], bool]) -> list[str]:
+    """What `recipe` computes otherwise than `other`, apart from keys that are `ignored`: "train.max_steps is 30, not
     20".
     """
-    own, others = mathematics(trial.recipe), mathematics(other.recipe)
+    own, others = mathematics(recipe), mathematics(other)
     return [f"{key} is {own[key]}, not {others[key]}" for key in own if own[key] != others[key] and not ignored(key)]
 
 

@@ -42,7 +42,8 @@ def compare(
     for label in dict.fromkeys(trial.label for trial in trials):
         show.tell(f"{label}: {_changes(base, firsts[label]) or f'{base.name} as it is'}")
     labels, title = labels_of(root / "compare.json"), f"{base.name}: methods compared"
-    more = beside(root, trials, 1, lambda folder, loaded: trial_of(folder, loaded, labels), differences)
+    how = (lambda folder, loaded: trial_of(folder, loaded, labels), partial(differences, base.recipe))
+    more = beside(root, trials, 1, *how)
 
     def written(found: Sweep) -> None:
         plot = partial(draw, found.compared, title)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 
+from galore.trainer.recipe.schema.recipe import Recipe
 from galore.trainer.sweep.options import Trial
 from galore.trainer.sweep.outcome import OWN, Outcome, Standing, differing, grouped
 
@@ -54,12 +55,12 @@ def best_of_each(found: Sequence[Compared]) -> list[Compared]:
     return list(best.values())
 
 
-def differences(trial: Trial, among: Sequence[Trial]) -> list[str]:
+def differences(base: Recipe, trial: Trial, among: Sequence[Trial]) -> list[str]:
     """What keeps `trial` from being compared: another model, other data or steps; in one method any other setting.
 
-    Settings that a method carries, and which its folder names, are its own.
+    Settings that a method carries, and which its folder names, are its own: all others are those of the recipe `base`.
     """
     same = next((each for each in among if each.label == trial.label), None)
     if same is not None:
-        return differing(trial, same, OWN.__contains__)
-    return differing(trial, among[0], lambda key: key in OWN or key.startswith("optim.") or key in trial.folder)
+        return differing(trial.recipe, same.recipe, OWN.__contains__)
+    return differing(trial.recipe, base, lambda key: key in OWN or key.startswith("optim.") or key in trial.folder)
