@@ -16,6 +16,7 @@ from galore.trainer.recipe.schema.recipe import Recipe
 from galore.trainer.recipe.schema.resume import mathematics
 from galore.trainer.record.history import History
 from galore.trainer.record.plots import smooth
+from galore.trainer.record.row import not_finite
 from galore.trainer.record.rundir import RunDir
 from galore.trainer.sweep.options import Trial
 from galore.trainer.tasks.metrics import flat
@@ -29,7 +30,8 @@ OWN = ("optim.learning_rate", "train.seed")  # of a trial among those of one lab
 
 @dataclass(frozen=True)
 class Outcome:
-    """One run. `status`: "done", "failed: <why>", "pruned <where and why>", or "not finished".
+    """One run. `status`: "done", "failed: <why>", "pruned <where and why>", or "not finished". One that came to its end
+    failed if its last held-out loss is no number: what it had before is not what it came to.
 
     `optimizer_bytes`: states and projectors, at most; `peak_bytes`: of the process on a CPU, of the allocator
     on a GPU; `seconds`: in optimizer steps; `training`: the loss, smoothed; `held_out`: that of every evaluation;
@@ -89,7 +91,7 @@ def _came_to(run: Outcome) -> str:
     """`done, held-out loss 3.2100`, or with the scores of a task."""
     if run.epochs:
         return ", ".join([run.status, *(f"{metric} {100 * value:.2f}" for metric, value in run.epochs[-1].items())])
-    return run.status + (f", held-out loss {run.held_out[-1][1]:.4f}" if run.held_out else "")
+    return run.status + (f", held-out loss {run.held_out[-1][1]:.4f}" if run.done and run.held_out else "")
 
 
 def outcome(trial: Trial, root: Path, note: str = "", differs: Sequence[str] = (), *, earlier: bool = False) -> Outcome:
@@ -97,10 +99,14 @@ def outcome(trial: Trial, root: Path, note: str = "", differs: Sequence[str] = (
     history = History.read(RunDir(root / trial.folder))
     scored = [row for row in history.evaluations if isinstance(row.get("scores"), dict)]
     losses = [(_tokens_at(history, row["step"]), row.get("loss_nats")) for row in history.evaluations]
-    done = "finished" in history.facts and (bool(scored) or trial.recipe.data.task is None)
+    diverged = not_finite(history.evaluations[-1]) if history.evaluations else ""
+    if "finished" not in history.facts or not (scored or trial.recipe.data.task is None):
+        status = note or _broke_off(history)
+    else:
+        status = failed(f"the last held-out loss is {diverged}") if diverged else "done"
     return Outcome(
         trial,
-        "done" if done else note or _broke_off(history),
+        status,
         int(history.train["tokens"][-1]) if history.last_step else 0,
         history.optimizer_bytes,
         int(max(history.train["memory_peak_bytes"], default=0)),

@@ -180,6 +180,30 @@ def test_how_a_run_broke_off_is_read_from_its_folder(
     assert outcome(trial, tmp_path).status == status
 
 
+@pytest.mark.parametrize(
+    ("rows", "status", "loss"),
+    [
+        ([{"loss_nats": 9.0}, {"loss_nats": 2.8}], "done", 2.8),
+        ([{"loss_nats": 2.8}, {"loss_nats": None, "loss_nats_is": "nan"}], "failed: the last held-out loss is nan", None),
+        ([{"loss_nats": None, "loss_nats_is": "inf"}], "failed: the last held-out loss is inf", None),
+        ([{"loss_nats": None, "loss_nats_is": "inf"}, {"loss_nats": 3.0}], "done", 3.0),
+        ([{"squared_error": 1.0}, {"squared_error": None, "squared_error_is": "nan"}], "failed: the last held-out loss is nan", None),
+        ([], "done", None),
+    ],
+)  # fmt: skip
+def test_a_run_whose_last_loss_is_no_number_has_none(
+    rows: list[dict[str, Any]], status: str, loss: float | None, tmp_path: Path
+) -> None:
+    (trial,) = grid("demo", [], "full")
+    run_dir = RunDir(tmp_path / trial.folder)
+    run_dir.root.mkdir()
+    run_dir.facts.write_text(json.dumps({"finished": "2026"}))
+    told = ({"kind": "eval", "step": step, **row} for step, row in enumerate(rows))
+    run_dir.metrics.write_text("".join(f"{json.dumps(row)}\n" for row in told))
+    found = outcome(trial, tmp_path)
+    assert (found.status, final_loss(found)) == (status, loss)
+
+
 def test_a_directory_of_another_recipe_is_refused_before_anything_runs(recipe: str, tmp_path: Path) -> None:
     compared(recipe, tmp_path / "out", "full")
     with pytest.raises(UserError, match=r"another recipe: train.max_steps: 4 → 5"):
