@@ -55,6 +55,16 @@ def best_of_each(found: Sequence[Compared]) -> list[Compared]:
     return list(best.values())
 
 
+def without_result(outcomes: Sequence[Outcome]) -> list[str]:
+    """The methods that failed: of all their runs that this call asked for some did, and none is done."""
+    asked = grouped([each for each in outcomes if not each.earlier], lambda trial: trial.label)
+    return [runs[0].trial.label for runs in asked if _failed(runs)]
+
+
+def _failed(runs: Sequence[Outcome]) -> bool:
+    return not any(run.done for run in runs) and any(run.status.startswith("failed") for run in runs)
+
+
 def differences(base: Recipe, trial: Trial, among: Sequence[Trial]) -> list[str]:
     """What keeps `trial` from being compared: another model, other data or steps; in one method any other setting.
 

@@ -30,7 +30,7 @@ def markdown(title: str, found: Sweep) -> str:
     """One row per method at its best learning rate, then one per learning rate; nats per token, means over seeds."""
     every = standings(found.compared)
     best = best_of_each(every)
-    parts = [f"# {title}\n", _table(best, every), _of_edges(best, every)]
+    parts = [f"# {title}\n", _table(best, every) if best else "No method has a result.\n", _of_edges(best, every)]
     if len(every) > len(best):
         parts += ["## Every learning rate\n", _table(every, every)]
     if earlier := of_earlier_calls(every):
