@@ -46,7 +46,7 @@ def methods(recipe: Recipe) -> dict[str, dict[str, object]]:
 
 def _control(recipe: Recipe, method: str) -> dict[str, object]:
     """A method that projects nothing, free of what belongs to the recipe's own."""
-    return {"optim.method": method, **not_inherited(recipe.optim, {"method": method})}
+    return {"optim.method": method, **not_inherited(recipe, {"method": method})}
 
 
 def compare(loaded: LoadedRecipe, card: Card) -> Iterator[tuple[str, Profile | None]]:

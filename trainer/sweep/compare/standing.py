@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 
+from galore.trainer.recipe.schema.optim import OptimSection
 from galore.trainer.recipe.schema.recipe import Recipe
 from galore.trainer.sweep.options import Trial
 from galore.trainer.sweep.outcome import OWN, Outcome, Standing, differing, grouped
@@ -53,6 +54,12 @@ def best_of_each(found: Sequence[Compared]) -> list[Compared]:
         if each.loss is not None:
             best.setdefault(each.label, each)
     return list(best.values())
+
+
+def own_rates(optim: OptimSection) -> str:
+    """The rates of embeddings and head that a grid of learning rates leaves alone; "" where there is none."""
+    rates = (f"{name} {rate:g}" for name, rate in optim.peak_rates.items() if name != "learning_rate")
+    return ", ".join(rates)
 
 
 def without_result(outcomes: Sequence[Outcome]) -> list[str]:
