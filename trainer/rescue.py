@@ -10,6 +10,7 @@ from typing import Self
 from galore.trainer.build import Run
 from galore.trainer.common.errors import Ended, Interrupted, UserError
 from galore.trainer.common.format import counted
+from galore.trainer.common.printable import masked
 from galore.trainer.recorder import Recorder
 from galore.trainer.saving import Standing, newest, save
 from galore.trainer.shortage import Shortage, gave_out, is_out_of_memory, make_room
@@ -106,6 +107,6 @@ def _remedy(run: Run, error: Exception, trace: str) -> str:
     if isinstance(error, MemoryError) or is_out_of_memory(error):  # in a step it is a shortage, told apart from this
         return "lower eval.micro_batch_size"
     with suppress(OSError, UserError):  # the latter where the directory is another run's by now
-        run.directory.replace(run.directory.traceback, trace)
+        run.directory.replace(run.directory.traceback, masked(trace))
         return f"{run.directory.traceback} says where, for a report if it is galore's fault"
     return ""
