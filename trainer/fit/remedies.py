@@ -171,7 +171,7 @@ def _codes(recipe: Recipe) -> Iterator[Settings]:
 
 
 def _galore(recipe: Recipe) -> Iterator[Settings]:
-    """With the recipe's own rule where that works in a subspace: NorMuon does with all of its momentum."""
+    """A subspace for the recipe's own rule, where that works in one, as NorMuon does with all of its momentum."""
     if recipe.optim.method != "full":
         return
     if recipe.optim.inner == "normuon":

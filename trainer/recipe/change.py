@@ -46,7 +46,8 @@ def not_inherited(recipe: Recipe, chosen: Mapping[str, Any], given: Collection[s
 
     Args:
         chosen: {key of `optim`: value} that makes the other method.
-        given: keys, section first, that were set for all methods: rates among them are kept, if what has them is trained.
+        given: keys, section first, that were set for all methods: rates among them are kept if what has them is
+            trained.
     """
     optim = recipe.optim
     kept = {"method": optim.method, "inner": "adamw", "residual": "none", "adapter": None, **chosen}
