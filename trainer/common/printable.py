@@ -77,7 +77,7 @@ def masked(text: str) -> str:
 
 def masked_command(words: Iterable[str]) -> str:
     """A command line without secrets: those that `masked` knows, and whatever stands at a name that says it is one,
-    such as `--hf_token VALUE`, `--apiKey=VALUE` or `db.password=VALUE`."""
+    such as `db.password=VALUE`, or VALUE after an option that ends in token or key."""
     told, hidden = list[str](), False
     for word in words:
         if hidden and not word.startswith("--"):
