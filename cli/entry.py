@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
+
+from galore.trainer.common.legible import LEGIBLE
 
 STREAMS = ("stdin", "stdout", "stderr")
 
@@ -11,6 +14,7 @@ STREAMS = ("stdin", "stdout", "stderr")
 def main() -> None:
     """Import the verbs and run the one that was asked for."""
     open_streams()
+    write_any_letter()
     try:
         from galore.trainer.machine.agent import watch_agent
 
@@ -31,6 +35,13 @@ def open_streams() -> None:
         except OSError:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number is this one
             setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w", closefd=False))
+
+
+def write_any_letter() -> None:
+    """Let no letter that the encoding of an output lacks, as that of a legacy locale does, end what was nearly done."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
+            stream.reconfigure(errors=LEGIBLE)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ import typer
 
 from galore.cli.arguments import VerbGroup
 from galore.trainer.common.errors import DISK_FULL, FILE_LIMIT, RunFailed, UserError, system_error
-from galore.trainer.common.printable import masked, masked_logs, presentable, shortened
+from galore.trainer.common.printable import masked, masked_command, masked_logs, presentable, shortened
 from galore.trainer.common.reading import NotReadable
 from galore.trainer.machine.process import is_first, processes
 
@@ -161,7 +161,7 @@ def _keep_traceback(error: Exception) -> str:
     try:
         handle, name = tempfile.mkstemp(prefix="galore-", suffix=".traceback.txt")
         with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(f"galore {' '.join(map(masked, sys.argv[1:]))}\n\n{text}")
+            file.write(f"galore {masked_command(sys.argv[1:])}\n\n{text}")
     except OSError:
         typer.echo(presentable("".join(traceback.format_exception(error, limit=-FRAMES, chain=False))), err=True)
         return "the text above"

@@ -18,6 +18,7 @@ import galore
 from galore.kernels.ops.dispatch import ENVIRONMENT, unavailable
 from galore.trainer.build import Run
 from galore.trainer.common.format import counted, size
+from galore.trainer.common.printable import masked_command
 from galore.trainer.data.notices import alarms, remarks
 from galore.trainer.data.text.quality import MEANING, shown
 from galore.trainer.data.tokens.tokenizer import id_bound
@@ -215,7 +216,7 @@ def facts(run: Run, name: str) -> dict[str, Any]:
     """The content of run.json at the start of a run."""
     return {
         "name": name,
-        "command": " ".join(sys.argv),
+        "command": masked_command(sys.argv),
         "started": now(),
         "versions": {"python": platform.python_version(), "galore": galore.__version__}
         | {package: _version(package) for package in PACKAGES},

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from galore.trainer.common.printable import masked
 from galore.trainer.data.batch import Batch, Result
 from galore.trainer.data.score import by_modality
 from galore.trainer.machine.hardware import Peak, device_peak
@@ -169,6 +170,7 @@ class Recorder:
             self._event(step, complaint)
 
     def _event(self, step: int, message: str, profile: dict[str, Any] | None = None) -> EventRow:
+        message = masked(message)
         row: EventRow = {"kind": "event", "step": step, "message": message}
         if profile is not None:
             row["profile"] = profile

@@ -10,6 +10,7 @@ from typing import Self
 from galore.trainer.build import Run
 from galore.trainer.common.errors import Ended, Interrupted, UserError
 from galore.trainer.common.format import counted
+from galore.trainer.common.printable import masked
 from galore.trainer.recorder import Recorder
 from galore.trainer.saving import Standing, newest, save
 from galore.trainer.shortage import Shortage, gave_out, is_out_of_memory, make_room
@@ -73,7 +74,7 @@ def gave_up(run: Run, recorder: Recorder, step: int) -> Ended:
     )
 
 
-def described(error: Exception) -> str:
+def described(error: BaseException) -> str:
     """What is wrong, in one line that names its kind where it is no message for a user."""
     if isinstance(error, UserError):
         return f"{error.where}: {error.what}" if error.where else error.what
@@ -106,6 +107,6 @@ def _remedy(run: Run, error: Exception, trace: str) -> str:
     if isinstance(error, MemoryError) or is_out_of_memory(error):  # in a step it is a shortage, told apart from this
         return "lower eval.micro_batch_size"
     with suppress(OSError, UserError):  # the latter where the directory is another run's by now
-        run.directory.replace(run.directory.traceback, trace)
+        run.directory.replace(run.directory.traceback, masked(trace))
         return f"{run.directory.traceback} says where, for a report if it is galore's fault"
     return ""

@@ -15,6 +15,7 @@ from galore.trainer.checkpoint.identity import files_of, identity, require_same_
 from galore.trainer.checkpoint.rotation import step_directories
 from galore.trainer.checkpoint.state import planned_bytes
 from galore.trainer.common.errors import Interrupted, UserError
+from galore.trainer.common.printable import LONGEST_LINE, masked, shortened
 from galore.trainer.data.batch import Progress, Result, silent
 from galore.trainer.data.notices import notices
 from galore.trainer.evaluate import final_of
@@ -297,9 +298,11 @@ def _resumed(run: Run, planned: int) -> str:
 def _note_end(directory: RunDir, error: BaseException) -> None:
     """Keep in run.json how the run ended before its last step; what hinders that must not hide the end itself."""
     how = "interrupted" if isinstance(error, (Interrupted, KeyboardInterrupt)) else "failed"
+    why = error.what if isinstance(error, UserError) else described(error)
+    ended = {"as": how, "why": shortened(masked(" ".join(why.split())), LONGEST_LINE), "time": now()}
     with suppress(OSError, UserError):
         if known := directory.read_facts():
-            directory.write_facts(known | {"ended": {"as": how, "time": now()}})
+            directory.write_facts(known | {"ended": ended})
 
 
 def _end(run: Run, recorder: Recorder, result: Result | None) -> None:

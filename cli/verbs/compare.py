@@ -10,6 +10,7 @@ import typer
 
 from galore.cli.arguments import Overrides, Recipe, Runs, Seeds
 from galore.cli.show.tables import say
+from galore.trainer.common.errors import RunFailed
 from galore.trainer.recipe.methods import listed
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def compare(
 
     Called again it goes on where it was: runs that are done are passed over, one that was broken off is resumed.
     The table has every run in the folder, those of earlier calls too.
-    Ctrl-C saves the current run and stops. Exit codes as for galore train.
+    Ctrl-C saves the current run and stops. Exit codes as for galore train: 1 where all runs of a method failed.
     """
     from galore.trainer.sweep.compare.grid import grid
 
@@ -76,6 +77,7 @@ def compare(
     from galore.cli.show.progress.preparing import preparing
     from galore.trainer.recipe.extras import no_plots
     from galore.trainer.sweep.compare.run import compare as run
+    from galore.trainer.sweep.compare.standing import without_result
     from galore.trainer.sweep.jobs import Show
 
     root = output_dir or Path("runs") / f"compare-{loaded.name}"
@@ -89,6 +91,9 @@ def compare(
     )
     if why := no_plots():
         typer.echo(why)
+    if methods_failed := without_result(found.compared):
+        typer.echo(f"failed: no run of {', '.join(methods_failed)} has a result", err=True)
+        raise typer.Exit(RunFailed.exit_code)
 
 
 def _one_rate(trials: Sequence[Trial]) -> str:

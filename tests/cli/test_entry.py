@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -33,6 +34,42 @@ def test_an_exit_of_a_verb_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SystemExit) as caught:
         main()
     assert caught.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("environment", "told"),
+    [
+        ({"PYTHONIOENCODING": "ascii"}, b"1-2 +/- 3 -> ? \xff\n"),
+        ({"PYTHONIOENCODING": "latin-1"}, b"1-2 \xb1 3 -> ? \xff\n"),
+        ({"PYTHONIOENCODING": "utf-8"}, "1–2 ± 3 → 日 ".encode() + b"\xff\n"),
+        ({"PYTHONIOENCODING": "ascii:replace"}, b"1?2 ? 3 ? ? ?\n"),
+        ({"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, b"1-2 +/- 3 -> ? \xff\n"),
+    ],
+)
+def test_letters_that_an_encoding_lacks_are_written_in_ascii(environment: dict[str, str], told: bytes) -> None:
+    script = r"from galore.cli import entry; entry.write_any_letter(); print('1–2 ± 3 → 日', '\udcff')"
+    ended = subprocess.run(
+        [sys.executable, "-X", "utf8=0", "-c", script.encode("ascii", "backslashreplace").decode()],
+        env={**os.environ, **environment},
+        capture_output=True,
+        check=False,
+    )
+    assert (ended.stdout, ended.stderr) == (told, b"")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_verb_ends_well_whatever_the_encoding(encoding: str) -> None:
+    table = (
+        "import galore.cli.verbs.bench, galore.cli.entry as e, sys; sys.argv = ['galore', 'recipes', 'list']; e.main()"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", table],
+        env={**os.environ, "PYTHONIOENCODING": encoding},
+        capture_output=True,
+        check=False,
+    )
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    assert b"llama-60m" in ended.stdout
 
 
 def test_standard_streams_that_are_closed_lead_nowhere(tmp_path: Path) -> None:

@@ -92,3 +92,10 @@ def test_a_row_tells_the_energy_since_the_one_before_and_an_evaluation_is_no_ste
     rows = [row for row in read_rows(tmp_path / "metrics.jsonl") if row["kind"] == "train"]
     assert [row["energy_joules"] for row in rows] == [100.0, 100.0, 100.0]
     assert (rows[0]["power_watts"], rows[0]["temperature_celsius"]) == (250.0, 60)
+
+
+def test_an_event_tells_no_secret(tmp_path: Path) -> None:
+    metrics = Metrics.open(tmp_path / "metrics.jsonl", None)
+    Recorder(metrics, Quiet(), Meter(None, Peak(None, "unknown", "")), CPU, 0).event(1, "lost: https://me:pw@host/x")
+    metrics.close()
+    assert [row["message"] for row in read_rows(tmp_path / "metrics.jsonl")] == ["lost: https://***@host/x"]

@@ -143,6 +143,23 @@ def test_the_header_says_which_peak_and_that_a_card_is_idle(corpus, tmp_path, mo
     assert not {"gpu", "products"} & set(ordinary)
 
 
+def test_no_file_of_a_run_holds_a_secret_of_its_command_or_of_what_broke_it(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        sys, "argv", ["mine.py", "--hf_token", "psst", "--wandb-api-key=psst", "https://me:psst@host/x"]
+    )
+
+    def breaks(*args):
+        raise KeyError("https://me:psst@host/x")
+
+    monkeypatch.setattr(loop, "train_step", breaks)
+    with pytest.raises(RunFailed):
+        execute(corpus, tmp_path / "run", "train.max_steps=1")
+    told = {each.name: each.read_bytes() for each in (tmp_path / "run").rglob("*") if each.is_file()}
+    assert {"run.json", "report.md", "metrics.jsonl", "error.txt"} <= told.keys()
+    assert [name for name, content in told.items() if b"psst" in content] == []
+    assert b"mine.py --hf_token *** --wandb-api-key=*** https://***@host/x" in told["run.json"]
+
+
 def test_a_corpus_of_which_much_is_left_out_is_told_everywhere(corpus, tmp_path):
     text = (corpus.parent / "text.txt").read_text()
     halves = text[: len(text) // 2], text[len(text) // 2 :].replace("e", "é")

@@ -18,6 +18,7 @@ SHORTEST_SECRET = 8  # letters of an environment variable; a shorter one would b
 MASK = "***"
 
 _SECRET_VARIABLE = re.compile(r"(?:TOKEN|KEY|PASSWORD|PASSWD|SECRET)$", re.IGNORECASE)
+_SECRET_NAME = re.compile(r"(?:token|key)$|passw(?:or)?d|passphrase|secret|credential", re.IGNORECASE)
 _NAMED = re.compile(
     r"""((?:
         (?:hf|hub|auth|access|api|secret|session|wandb|bearer)[_-]?(?:tok\w{0,3}|key) | (?<![a-z_-])token
@@ -72,6 +73,21 @@ def masked(text: str) -> str:
         if len(value) >= SHORTEST_SECRET and _SECRET_VARIABLE.search(name):
             text = text.replace(value, MASK)
     return text
+
+
+def masked_command(words: Iterable[str]) -> str:
+    """A command line without secrets: those that `masked` knows, and whatever stands at a name that says it is one,
+    such as `db.password=VALUE`, or VALUE after an option that ends in token or key."""
+    told, hidden = list[str](), False
+    for word in words:
+        if hidden and not word.startswith("--"):
+            told, hidden = [*told, MASK], False
+            continue
+        name, equals, value = word.partition("=")
+        hidden = word.startswith("-") and not equals and _SECRET_NAME.search(name) is not None
+        secret = equals and value and " " not in name and _SECRET_NAME.search(name)
+        told.append(f"{name}={MASK}" if secret else masked(word))
+    return " ".join(told)
 
 
 @contextmanager

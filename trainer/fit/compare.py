@@ -10,20 +10,25 @@ from galore.trainer.memory.profile import Profile
 from galore.trainer.recipe.change import changed, not_inherited
 from galore.trainer.recipe.extras import missing
 from galore.trainer.recipe.load import LoadedRecipe
+from galore.trainer.recipe.schema.optim import OptimSection
 from galore.trainer.recipe.schema.recipe import Recipe
 
 ADAPTER = dict.fromkeys(("optim.adapter", "optim.relora_gap", "optim.relora_warmup_steps"))
-GALORE = {"optim.method": "galore", "optim.update": "accumulate"}
 FLOATS, BYTES = {"optim.state_dtype": "float32"}, {"optim.state_dtype": "8bit"}
 
 
 def methods(recipe: Recipe) -> dict[str, dict[str, object]]:
-    """Name → settings that make the method of `recipe`, LoRA where peft is; ranks and all else stay as they are."""
+    """Name → settings that make the method of `recipe`, LoRA where peft is; ranks and all else stay as they are.
+
+    A recipe that is none of them comes first, as it is.
+    """
+    galore, lora = _other(recipe, "galore"), _other(recipe, "lora")
     at_once = {
+        **galore,
         **ADAPTER,
-        "optim.method": "galore",
         "optim.update": "immediate",
         "optim.refresh": "first-micro-batch",
+        "optim.gradient_sums": "device",
         "optim.max_grad_norm": None,
         "train.global_batch_size": recipe.train.micro_batch_size,
     }
@@ -32,21 +37,34 @@ def methods(recipe: Recipe) -> dict[str, dict[str, object]]:
         "optim.update": "accumulate",
         **({"optim.refresh": None} if recipe.optim.update == "immediate" else {}),
     }
-    rank = f"r={recipe.optim.rank}"
+    rank, adapted = f"r={recipe.optim.rank}", f"LoRA r={lora.get('optim.rank', recipe.optim.rank)}"
     return {
-        "AdamW": {**_control(recipe, "full"), **stepwise, **FLOATS},
-        "AdamW 8-bit": {**_control(recipe, "full"), **stepwise, **BYTES},
-        **({} if missing("peft") else {f"LoRA {rank}": {**_control(recipe, "lora"), **stepwise, **FLOATS}}),
-        f"GaLore {rank}": {**GALORE, **stepwise, **FLOATS},
+        **({} if _is_among_them(recipe.optim) else {f"{_named(recipe.optim)}, as the recipe is": {}}),
+        "AdamW": {**_other(recipe, "full"), **stepwise, **FLOATS},
+        "AdamW 8-bit": {**_other(recipe, "full"), **stepwise, **BYTES},
+        **({} if missing("peft") else {adapted: {**lora, **stepwise, **FLOATS}}),
+        f"GaLore {rank}": {**galore, **stepwise, **FLOATS},
         f"GaLore {rank}, update in the hook": {**at_once, **FLOATS},
-        f"GaLore 8-bit {rank}": {**GALORE, **stepwise, **BYTES},
+        f"GaLore 8-bit {rank}": {**galore, **stepwise, **BYTES},
         f"GaLore 8-bit {rank}, update in the hook": {**at_once, **BYTES},
     }
 
 
-def _control(recipe: Recipe, method: str) -> dict[str, object]:
-    """A method that projects nothing, free of what belongs to the recipe's own."""
-    return {"optim.method": method, **not_inherited(recipe.optim, {"method": method})}
+def _is_among_them(optim: OptimSection) -> bool:
+    """Whether a recipe is AdamW, LoRA or GaLore, and no variant."""
+    return (optim.inner, optim.residual) == ("adamw", "none") and optim.adapter in (None, "lora")
+
+
+def _named(optim: OptimSection) -> str:
+    """`GaLore with normuon, residual joint-4bit`, `muon` at full rank, or `relora`."""
+    parts = [optim.inner if optim.inner != "adamw" else "", f"residual {optim.residual}" * (optim.residual != "none")]
+    told = ", ".join(part for part in parts if part)
+    return optim.adapter or (f"GaLore with {told}" if optim.method == "galore" else told)
+
+
+def _other(recipe: Recipe, method: str) -> dict[str, object]:
+    """A method free of what belongs to the recipe's own."""
+    return {"optim.method": method, **not_inherited(recipe, {"method": method})}
 
 
 def compare(loaded: LoadedRecipe, card: Card) -> Iterator[tuple[str, Profile | None]]:

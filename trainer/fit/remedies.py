@@ -8,6 +8,7 @@ from typing import Any
 
 from galore.kernels.family import WITH_MOMENTUM
 from galore.trainer.host.attach import FEWEST
+from galore.trainer.recipe.change import not_inherited
 from galore.trainer.recipe.schema.recipe import Recipe
 
 Settings = dict[str, Any]
@@ -170,8 +171,14 @@ def _codes(recipe: Recipe) -> Iterator[Settings]:
 
 
 def _galore(recipe: Recipe) -> Iterator[Settings]:
-    if recipe.optim.method == "full":
-        yield {"optim.method": "galore"}
+    """A subspace for the recipe's own rule, where that works in one, as NorMuon does with all of its momentum."""
+    if recipe.optim.method != "full":
+        return
+    if recipe.optim.inner == "normuon":
+        yield {"optim.method": "galore", "optim.residual": "joint-4bit"}
+    plain = {"method": "galore"}
+    other = not_inherited(recipe, plain) if recipe.optim.inner in ("normuon", "scale", "scale-momentum") else {}
+    yield {"optim.method": "galore", **other}
 
 
 def _rank(recipe: Recipe) -> Iterator[Settings]:
@@ -215,7 +222,7 @@ _STEPS: dict[str, Callable[[Recipe], Iterator[Settings]]] = {
     "half the bits of every weight, rounded stochastically": _weights,
     "target matrices in 8 bits, rounded stochastically, as Q-GaLore has them": _codes,
     "a smaller subspace: choose the learning rate anew": _rank,
-    "low-rank projection instead of full-rank AdamW: choose the learning rate anew": _galore,
+    "low-rank projection instead of full rank: choose the learning rate anew": _galore,
     "shorter sequences: another training problem": _length,
     "no accumulation and no clipping: batches of one micro-batch": _immediate,
 }

@@ -19,6 +19,7 @@ ECHO = 10.0  # seconds in which torchrun passes on a signal that Slurm has sent 
 
 
 _ENTERED: list[StopOnSignal] = []
+_HEARD: list[signal.Signals] = []
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,8 @@ class StopOnSignal:
         for number, handler in self._previous.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: was not set from Python
         _ENTERED.remove(self)
+        if isinstance(self.requested, signal.Signals):
+            _HEARD.append(self.requested)
         self._previous, self.installed = {}, False
 
     def ask(self, who: str) -> None:
@@ -84,6 +87,16 @@ def ask_to_stop(who: str) -> bool:
     for each in (entered := list(_ENTERED)):
         each.ask(who)
     return bool(entered)
+
+
+def take_signal() -> signal.Signals | None:
+    """The last signal that came in a `StopOnSignal` which was left since this was asked; None where none did.
+
+    What ran in there may have come to its end, or have failed, and so have answered nothing.
+    """
+    heard = [*_HEARD]
+    _HEARD.clear()
+    return heard[-1] if heard else None
 
 
 def _ignored(number: signal.Signals) -> bool:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from galore.kernels.family import WITH_MOMENTUM
 from galore.trainer.common.durable import make_directory, replace_file
 from galore.trainer.common.errors import UserError
 from galore.trainer.recipe.dump import dump_recipe
 from galore.trainer.recipe.load import LoadedRecipe, load_recipe
 from galore.trainer.recipe.parse.syntax import dump_value
-from galore.trainer.recipe.schema.optim import OptimSection
+from galore.trainer.recipe.schema.optim import RATES, OptimSection
 from galore.trainer.recipe.schema.recipe import Recipe
 from galore.trainer.recipe.shipped import SUFFIXES
 
@@ -34,17 +35,22 @@ def changed(loaded: LoadedRecipe, settings: Mapping[str, Any]) -> LoadedRecipe |
 
 
 RESTARTS = ("relora_gap", "relora_warmup_steps")
+OF_ENDS = (*RATES[1:], "head_inner")  # what embeddings and head have for themselves
 RANDOM = ("apollo", "apollo-mini")  # residuals whose subspace is random
 
 
-def not_inherited(optim: OptimSection, chosen: Mapping[str, Any]) -> dict[str, Any]:
-    """{"section.key": default} of what `optim` says of its own method, which another method must not take over.
+def not_inherited(recipe: Recipe, chosen: Mapping[str, Any], given: Collection[str] = ()) -> dict[str, Any]:
+    """{"section.key": value} in place of what `recipe` says of its own method, which another must not take over.
 
-    A scale of GaLore's updates, for one, would multiply the learning rate of a control that projects nothing.
+    A scale of GaLore's updates, for one, would multiply the learning rate of a control that projects nothing, and the
+    rate that embeddings want beside NorMuon is too high for AdamW.
 
     Args:
         chosen: {key of `optim`: value} that makes the other method.
+        given: keys, section first, that were set for all methods: rates among them are kept if what has them is
+            trained.
     """
+    optim = recipe.optim
     kept = {"method": optim.method, "inner": "adamw", "residual": "none", "adapter": None, **chosen}
     names = ["inner", "residual", "adapter", *(() if kept["adapter"] == "relora" else RESTARTS)]
     names += ["residual_scale", "switch", *(["transport"] if optim.transport == "complete" else [])]
@@ -54,18 +60,35 @@ def not_inherited(optim: OptimSection, chosen: Mapping[str, Any]) -> dict[str, A
         names += ["proj_type"]
     if _meaning_of_scale(optim.model_dump()) != _meaning_of_scale(kept):
         names += ["scale"]
+    if _meaning_of_rates(optim.model_dump()) != _meaning_of_rates(kept):
+        names += [name for name in OF_ENDS if f"optim.{name}" not in given]
+    if kept["method"] == "lora":
+        names += ["head_inner"]
+    if kept["method"] == "lora" and kept["adapter"] != "factors" and not (optim.train_modules or recipe.data.task):
+        names += RATES[1:]  # adapters alone
     defaults = OptimSection()
-    return {
+    found = {
         f"optim.{name}": getattr(defaults, name)
         for name in names
         if name not in chosen and getattr(optim, name) != getattr(defaults, name)
     }
+    if kept["method"] == "lora" and optim.rank < 1:
+        found |= {"optim.rank": max(1, round(optim.rank * recipe.model.width)) if recipe.model.width else defaults.rank}
+    if optim.state_dtype == "4bit" and kept["inner"] not in WITH_MOMENTUM:
+        found |= {"optim.state_dtype": "8bit"}  # as all that is no momentum has beside it
+    return found
 
 
 def _meaning_of_scale(values: Mapping[str, Any]) -> tuple[object, ...]:
     """What `scale` multiplies, and its default; where they differ, no number suits both."""
     made = {name: values[name] for name in ("method", "inner", "residual", "adapter")}
     return made["method"], made["inner"], made["adapter"], OptimSection.model_construct(**made).effective_scale
+
+
+def _meaning_of_rates(values: Mapping[str, Any]) -> tuple[object, ...]:
+    """What decides how rates of embeddings and head stand to that of the matrices."""
+    method, *rule = _meaning_of_scale(values)
+    return method == "lora", *rule
 
 
 def spelled(settings: Mapping[str, Any]) -> list[str]:

@@ -5,6 +5,7 @@ A new column is declared here and filled in `recorder`; terminal, report and sin
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import UnionType
@@ -139,6 +140,14 @@ Row = TrainRow | EvalRow | EventRow
 def loss_of(row: Mapping[str, Any]) -> Any:
     """What a row was minimized or scored by: its `loss_nats`, or of a regression its `squared_error`; else None."""
     return row.get("loss_nats", row.get("squared_error"))
+
+
+def not_finite(row: Mapping[str, Any]) -> str:
+    """What the loss of a row is where it is no finite number, such as `nan`; "" where it is one, or there is none."""
+    name = next((name for name in ("loss_nats", "squared_error") if name in row), None)
+    if name is None or (isinstance(row[name], float | int) and math.isfinite(row[name])):
+        return ""
+    return str(row.get(f"{name}_is", row[name]))
 
 
 def columns(kind: type) -> dict[str, Column]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from galore.trainer.common.format import counted, duration, exponential, percent, perplexity, rate, significant, size
 from galore.trainer.common.markdown import details, fence, section, table
-from galore.trainer.common.printable import listed
+from galore.trainer.common.printable import listed, masked, masked_command
 from galore.trainer.machine.power import energy_in_words
 from galore.trainer.record.history import History
 from galore.trainer.record.row import EVAL, EvalRow
@@ -171,12 +171,15 @@ def data(history: History) -> str:
 def machine(history: History) -> str:
     facts = history.facts
     about: dict[str, Any] = {**(facts.get("device") or {}), "kernels": facts.get("kernels")}
-    about |= {"command": f"`{facts['command']}`" if facts.get("command") else None, "started": facts.get("started")}
+    command = masked_command(str(facts.get("command") or "").split(" "))  # run.json of earlier versions has it as typed
+    about |= {"command": f"`{command}`" if command else None, "started": facts.get("started")}
     return section("Machine and versions", _mapping(about | (facts.get("versions") or {})))
 
 
 def recipe(history: History) -> str:
-    return section("Recipe", details("resolved recipe", fence(history.recipe, "yaml"))) if history.recipe else ""
+    return (
+        section("Recipe", details("resolved recipe", fence(masked(history.recipe), "yaml"))) if history.recipe else ""
+    )
 
 
 def _quality(history: History) -> list[tuple[str, str]]:

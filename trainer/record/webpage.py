@@ -12,6 +12,7 @@ from markdown_it import MarkdownIt
 from galore.trainer.common.format import counted
 from galore.trainer.common.markdown import section, table
 from galore.trainer.common.page import as_script, filled, read_part
+from galore.trainer.common.printable import masked
 from galore.trainer.recipe.dump import dotted
 from galore.trainer.recipe.parse.problems import RecipeError
 from galore.trainer.recipe.parse.source import parse
@@ -84,7 +85,8 @@ def _folded(text: str) -> str:
 def _settings(history: History) -> dict[str, str]:
     """Dotted keys with their values; nothing of a recipe that cannot be read."""
     try:
-        return dict(dotted(parse(history.recipe, "recipe.yaml", Path()).values))
+        known = dotted(parse(history.recipe, "recipe.yaml", Path()).values)
+        return {key: masked(value) for key, value in known}
     except RecipeError:
         return {}
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from galore.trainer.common.durable import make_directory
 from galore.trainer.common.errors import Interrupted, RunFailed, UserError
 from galore.trainer.data.batch import Progress
+from galore.trainer.machine.signals import take_signal
 from galore.trainer.recipe.extras import refuse_missing_extras
 from galore.trainer.recipe.load import LoadedRecipe, recipe_of_run
 from galore.trainer.recipe.schema.resume import changed_mathematics
@@ -19,7 +20,7 @@ from galore.trainer.record.rundir import RunDir
 from galore.trainer.rescue import described
 from galore.trainer.run import run_training
 from galore.trainer.sweep.options import Trial
-from galore.trainer.sweep.outcome import Beside, Sweep, sweep
+from galore.trainer.sweep.outcome import Beside, Sweep, failed, sweep
 from galore.trainer.sweep.prune import note, pruned, pruner
 
 Failures = dict[str, UserError]  # by folder
@@ -124,25 +125,28 @@ class _Jobs:
         resume = RunDir(directory).recipe.is_file()
         watch = pruner(trial, self.trials, self.root)
         callbacks = Callbacks([watch] if self.prune else [])
+        take_signal()  # of what ran before
         try:
             run_training(
                 trial.loaded, directory, resume, self.show.console(trial.loaded), self.show.progress, callbacks
             )
         except Interrupted as error:
-            if watch.why:
-                note(directory, watch.why)
-                self.show.tell(f"{trial.folder} is pruned {watch.why}")
-                return
-            self.written()
-            raise Interrupted(error.what, where=error.where, fix=self.go_on) from error
+            if not watch.why:
+                self.written()
+                raise Interrupted(error.what, where=error.where, fix=self.go_on) from error
+            note(directory, watch.why)
+            self.show.tell(f"{trial.folder} is pruned {watch.why}")
         except self.survives as error:
             self.failures[trial.folder] = error
             self.show.tell(f"{trial.folder} failed: {error.where + ': ' if error.where else ''}{error.what}")
+        if heard := take_signal():  # which only a run with steps to come answers
+            self.written()
+            raise Interrupted(f"by {heard.name} at the end of {trial.folder}", fix=self.go_on)
 
     def written(self) -> Sweep:
         """What all came to, once it is written."""
         asked = {trial.folder for trial in self.trials}
-        notes = {folder: f"failed: {error.what}" for folder, error in self.failures.items()}
+        notes = {folder: failed(error.what) for folder, error in self.failures.items()}
         notes |= {folder: f"pruned {why}" for folder, why in self.pruned.items()}
         found = sweep(self.trials, [each for each in self.more if each.folder not in asked], self.root, notes)
         self.write(found)

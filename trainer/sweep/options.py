@@ -42,11 +42,16 @@ class Trial:
         return self.recipe.train.seed
 
 
-def method_overrides(name: str, optim: OptimSection) -> list[str]:
-    """Overrides that make a recipe with that `optim` the method of METHODS, free of what belongs to another method."""
+def method_overrides(name: str, recipe: Recipe, given: Sequence[str] = ()) -> list[str]:
+    """Overrides that make a recipe the method of METHODS, free of what belongs to another method.
+
+    Args:
+        given: overrides that are for all methods.
+    """
     own = METHODS[name].settings
     chosen = dict(each.removeprefix("optim.").split("=") for each in own)
-    return [*spelled(not_inherited(optim, chosen)), *own]
+    keys = [each.partition("=")[0].strip() for each in given]
+    return [*spelled(not_inherited(recipe, chosen, keys)), *own]
 
 
 def load_trial(recipe: str, overrides: Sequence[str], method: str | None) -> LoadedRecipe:
@@ -65,7 +70,7 @@ def load_method(recipe: str, overrides: Sequence[str], method: str | None, where
     if method is None:
         return loaded
     refuse_unknown(method, METHODS, "method", where)
-    return load_trial(recipe, [*method_overrides(method, loaded.recipe.optim), *overrides], method)
+    return load_trial(recipe, [*method_overrides(method, loaded.recipe), *overrides], method)
 
 
 def words(text: str, where: str) -> list[str]:

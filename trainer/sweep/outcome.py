@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 
 from galore.trainer.common.errors import UserError
-from galore.trainer.common.printable import shortened
+from galore.trainer.common.printable import masked, shortened
 from galore.trainer.recipe.load import LoadedRecipe, recipe_of_run
+from galore.trainer.recipe.schema.recipe import Recipe
 from galore.trainer.recipe.schema.resume import mathematics
 from galore.trainer.record.history import History
 from galore.trainer.record.plots import smooth
+from galore.trainer.record.row import not_finite
 from galore.trainer.record.rundir import RunDir
 from galore.trainer.sweep.options import Trial
 from galore.trainer.tasks.metrics import flat
@@ -28,7 +30,8 @@ OWN = ("optim.learning_rate", "train.seed")  # of a trial among those of one lab
 
 @dataclass(frozen=True)
 class Outcome:
-    """One run. `status`: "done", "failed: <why>", "pruned <where and why>", or "not finished".
+    """One run. `status`: "done", "failed: <why>", "pruned <where and why>", or "not finished". One that came to its end
+    failed if its last held-out loss is no number: what it had before is not what it came to.
 
     `optimizer_bytes`: states and projectors, at most; `peak_bytes`: of the process on a CPU, of the allocator
     on a GPU; `seconds`: in optimizer steps; `training`: the loss, smoothed; `held_out`: that of every evaluation;
@@ -88,7 +91,7 @@ def _came_to(run: Outcome) -> str:
     """`done, held-out loss 3.2100`, or with the scores of a task."""
     if run.epochs:
         return ", ".join([run.status, *(f"{metric} {100 * value:.2f}" for metric, value in run.epochs[-1].items())])
-    return run.status + (f", held-out loss {run.held_out[-1][1]:.4f}" if run.held_out else "")
+    return run.status + (f", held-out loss {run.held_out[-1][1]:.4f}" if run.done and run.held_out else "")
 
 
 def outcome(trial: Trial, root: Path, note: str = "", differs: Sequence[str] = (), *, earlier: bool = False) -> Outcome:
@@ -96,11 +99,14 @@ def outcome(trial: Trial, root: Path, note: str = "", differs: Sequence[str] = (
     history = History.read(RunDir(root / trial.folder))
     scored = [row for row in history.evaluations if isinstance(row.get("scores"), dict)]
     losses = [(_tokens_at(history, row["step"]), row.get("loss_nats")) for row in history.evaluations]
-    note = note or (f"pruned {history.facts['pruned']}" if "pruned" in history.facts else "not finished")
-    done = "finished" in history.facts and (bool(scored) or trial.recipe.data.task is None)
+    diverged = not_finite(history.evaluations[-1]) if history.evaluations else ""
+    if "finished" not in history.facts or not (scored or trial.recipe.data.task is None):
+        status = note or _broke_off(history)
+    else:
+        status = failed(f"the last held-out loss is {diverged}") if diverged else "done"
     return Outcome(
         trial,
-        "done" if done else note,
+        status,
         int(history.train["tokens"][-1]) if history.last_step else 0,
         history.optimizer_bytes,
         int(max(history.train["memory_peak_bytes"], default=0)),
@@ -113,6 +119,22 @@ def outcome(trial: Trial, root: Path, note: str = "", differs: Sequence[str] = (
         tuple(differs),
         earlier,
     )
+
+
+def _broke_off(history: History) -> str:
+    """How a run without an end stands: pruned, failed the last time that it was carried out, or not finished."""
+    if "pruned" in history.facts:
+        return f"pruned {history.facts['pruned']}"
+    ended = history.facts.get("ended")
+    if not isinstance(ended, dict) or ended.get("as") != "failed":
+        return "not finished"
+    last = history.events[-1]["message"] if history.events else "it is not known why"
+    return failed(str(ended.get("why") or last))  # earlier versions wrote no reason
+
+
+def failed(why: str) -> str:
+    """The status of a run that failed, in one line."""
+    return f"failed: {shortened(masked(' '.join(why.split())), LONGEST_WHY)}"
 
 
 def _tokens_at(history: History, step: int) -> int:
@@ -160,11 +182,11 @@ def beside(
     return found
 
 
-def differing(trial: Trial, other: Trial, ignored: Callable[[str], bool]) -> list[str]:
-    """What `trial` computes otherwise than `other`, apart from keys that are `ignored`: "train.max_steps is 30, not
+def differing(recipe: Recipe, other: Recipe, ignored: Callable[[str], bool]) -> list[str]:
+    """What `recipe` computes otherwise than `other`, apart from keys that are `ignored`: "train.max_steps is 30, not
     20".
     """
-    own, others = mathematics(trial.recipe), mathematics(other.recipe)
+    own, others = mathematics(recipe), mathematics(other)
     return [f"{key} is {own[key]}, not {others[key]}" for key in own if own[key] != others[key] and not ignored(key)]
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 from typing import TextIO
 
+from galore.trainer.common.legible import LEGIBLE
+
 
 class Unbreakable(io.TextIOBase):
-    """Passes text on until that fails for the first time. Characters the encoding lacks become `?`."""
+    """Passes text on until that fails for the first time. Letters that the encoding lacks become ASCII."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream, self._alive = stream, True
@@ -15,7 +17,7 @@ class Unbreakable(io.TextIOBase):
     def write(self, text: str) -> int:
         if self._alive:
             try:
-                self._stream.write(text.encode(self.encoding, "replace").decode(self.encoding))
+                self._stream.write(text.encode(self.encoding, LEGIBLE).decode(self.encoding, "replace"))
             except (OSError, ValueError):  # ValueError: the stream was closed
                 self._alive = False
         return len(text)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from galore.trainer.sweep.compare import run
+from galore.trainer.sweep.options import Trial
+from galore.trainer.sweep.outcome import Outcome, Sweep
 
 ABSENT = ("demo", "data.source=local", "data.path=absent.txt", "train.device=cpu")  # no run of it would begin
 
@@ -39,6 +44,22 @@ def test_the_folder_that_is_written_to(galore: Any, given: list[str], root: str)
     assert refused.exit_code != 0
     assert root in refused.stderr
     assert Path(root).is_file()
+
+
+@pytest.mark.parametrize(("failing", "code"), [((), 0), (("full",), 1), (("full", "lora"), 1)])
+def test_a_method_of_which_every_run_failed_is_named_and_ends_it_with_1(
+    galore: Any, monkeypatch: pytest.MonkeyPatch, failing: tuple[str, ...], code: int
+) -> None:
+    def compare(base: Any, trials: Sequence[Trial], *how: Any) -> Sweep:
+        states = ["failed: nan" if each.label in failing else "done" for each in trials]
+        runs = [Outcome(each, state, 9, 0, 0, 1.0, (), ((9, 4.0),)) for each, state in zip(trials, states, strict=True)]
+        return Sweep(runs, [], {})
+
+    monkeypatch.setattr(run, "compare", compare)
+    result = galore("compare", *ABSENT, "--methods", "full,lora")
+    assert result.exit_code == code
+    assert result.stderr == (f"failed: no run of {', '.join(failing)} has a result\n" if failing else "")
+    assert "wrote runs/compare-demo/compare.md" in result.stdout
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from galore.trainer.common.printable import (
     MOST_LINES,
     listed,
     masked,
+    masked_command,
     masked_logs,
     presentable,
     printable,
@@ -60,6 +61,29 @@ def test_secrets_are_masked(text: str, shown: str, monkeypatch: pytest.MonkeyPat
 )
 def test_what_is_no_secret_stays(text: str) -> None:
     assert masked(text) == text
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        (["t.py", "--hf_token", "abc", "--seed", "1"], "t.py --hf_token *** --seed 1"),
+        (["t.py", "--wandb-api-key=abc", "-v"], "t.py --wandb-api-key=*** -v"),
+        (["t.py", "--apiKey", "-abc", "x"], "t.py --apiKey *** x"),
+        (["t.py", "--openai_key=abc", "--DbPassword", "a=b"], "t.py --openai_key=*** --DbPassword ***"),
+        (["t.py", "--use-auth-token", "--client-secret-file=f"], "t.py --use-auth-token --client-secret-file=***"),
+        (["t.py", "db.passwd=abc", "--x", "https://me:pw@host/x"], "t.py db.passwd=*** --x https://***@host/x"),
+        (["t.py", "hf_" + "a" * 20, "--token="], "t.py *** --token="),
+        (
+            ["galore", "train", "demo", "eval.max_tokens=9", "data.tokenizer=x", "train.tile_tokens=auto"],
+            "galore train demo eval.max_tokens=9 data.tokenizer=x train.tile_tokens=auto",
+        ),
+        (["t.py", "the key = a token"], "t.py the key = a token"),
+        ([], ""),
+    ],
+)
+def test_a_command_line_has_no_secrets(words: list[str], shown: str) -> None:
+    assert masked_command(words) == shown
+    assert masked_command(shown.split(" ")) == shown
 
 
 def test_length_is_bounded() -> None:

@@ -27,7 +27,22 @@ BASES: dict[str, tuple[str, ...]] = {
     "fira": ("optim.residual=fira",),
     "alice": ("optim.residual=alice", "optim.residual_scale=0.3", "optim.switch=0.5", "optim.transport=complete"),
     "sumo": ("optim.inner=sumo",),
+    "normuon": ("optim.inner=normuon", "optim.residual=joint-4bit", "optim.rank=0.25", "optim.gradient_sums=host"),
+    "whole muon": ("optim.method=full", "optim.inner=muon", "optim.state_dtype=4bit"),
+    "scale": ("optim.method=full", "optim.inner=scale"),
+    "relora": ("optim.method=lora", "optim.adapter=relora"),
     "lora": ("optim.method=lora", "optim.train_modules=[embed_tokens]"),
+}
+
+
+OWN = {
+    "fira": "GaLore with residual fira",
+    "alice": "GaLore with residual alice",
+    "sumo": "GaLore with sumo",
+    "normuon": "GaLore with normuon, residual joint-4bit",
+    "whole muon": "muon",
+    "scale": "scale",
+    "relora": "relora",
 }
 
 
@@ -35,20 +50,27 @@ BASES: dict[str, tuple[str, ...]] = {
 def test_every_method_can_be_made_of_every_recipe(tiny: Tiny, base: str) -> None:
     loaded = tiny(*BASES[base])
     recipes = {name: changed(loaded, settings) for name, settings in methods(loaded.recipe).items()}
+    if base in OWN:
+        own_name, own_recipe = next(iter(recipes.items()))
+        assert own_name == f"{OWN[base]}, as the recipe is"
+        assert own_recipe is not None
+        assert recipes.pop(own_name).recipe == loaded.recipe
+    rank, adapted = ("0.25", 16) if base == "normuon" else ("8", 8)
     assert list(recipes) == [
         "AdamW",
         "AdamW 8-bit",
-        "LoRA r=8",
-        "GaLore r=8",
-        "GaLore r=8, update in the hook",
-        "GaLore 8-bit r=8",
-        "GaLore 8-bit r=8, update in the hook",
+        f"LoRA r={adapted}",
+        f"GaLore r={rank}",
+        f"GaLore r={rank}, update in the hook",
+        f"GaLore 8-bit r={rank}",
+        f"GaLore 8-bit r={rank}, update in the hook",
     ]
     for name, other in recipes.items():
         assert other is not None, name
         optim, method = other.recipe.optim, {"A": "full", "L": "lora", "G": "galore"}[name[0]]
-        assert (optim.method, optim.rank) == (method, 8)
-        assert method == "galore" or (optim.inner, optim.residual, optim.weight_dtype) == ("adamw", "none", None)
+        assert (optim.method, optim.rank) == (method, adapted if method == "lora" else float(rank))
+        assert (optim.inner, optim.residual) == ("adamw", "none")
+        assert method == "galore" or optim.weight_dtype is None
         assert (optim.state_dtype == "8bit") == ("8-bit" in name)
         assert (optim.update == "immediate") == name.endswith("in the hook")
         own = None if "immediate" in base else loaded.recipe.optim.refresh

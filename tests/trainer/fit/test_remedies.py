@@ -23,7 +23,7 @@ STATES = "Adam's moments in 8 bits; 8-bit Adam is close to Adam in practice"
 WEIGHTS = "half the bits of every weight, rounded stochastically"
 CODES = "target matrices in 8 bits, rounded stochastically, as Q-GaLore has them"
 RANK = "a smaller subspace: choose the learning rate anew"
-GALORE = "low-rank projection instead of full-rank AdamW: choose the learning rate anew"
+GALORE = "low-rank projection instead of full rank: choose the learning rate anew"
 LENGTH = "shorter sequences: another training problem"
 IMMEDIATE = "no accumulation and no clipping: batches of one micro-batch"
 IN_ORDER = (
@@ -36,6 +36,8 @@ AT_ONCE = ("optim.update=immediate", "optim.refresh=first-micro-batch", "optim.m
 BASES: dict[str, tuple[str, ...]] = {
     "full": ("optim.method=full",),
     "muon": ("optim.method=full", "optim.inner=muon", "optim.state_dtype=8bit"),
+    "normuon": ("optim.method=full", "optim.inner=normuon", "optim.state_dtype=4bit"),
+    "scale": ("optim.method=full", "optim.inner=scale", "optim.state_dtype=8bit"),
     "lora": ("optim.method=lora", "optim.rank=16"),
     "galore": (),
     "svd, together, in the hook": ("optim.proj_type=svd", "optim.stagger=false", "optim.projection=hook"),
@@ -54,6 +56,8 @@ BASES: dict[str, tuple[str, ...]] = {
 EXPECTED: dict[str, list[str]] = {
     "full": [MICRO_BATCH, CHECKPOINTING, ACCUMULATORS, STATES, GALORE],
     "muon": [MICRO_BATCH, CHECKPOINTING, ACCUMULATORS, STATES, GALORE],
+    "normuon": [MICRO_BATCH, CHECKPOINTING, ACCUMULATORS, GALORE],
+    "scale": [MICRO_BATCH, CHECKPOINTING, ACCUMULATORS, STATES, GALORE],
     "lora": [MICRO_BATCH, CHECKPOINTING, ACCUMULATORS, STATES, RANK],
     "galore": [MICRO_BATCH, CHECKPOINTING, ACCUMULATORS, STATES, CODES, IMMEDIATE],
     "svd, together, in the hook": [

@@ -113,6 +113,14 @@ def test_a_whole_report(tmp_path: Path) -> None:
     assert "None" not in text
 
 
+def test_a_report_has_no_secrets(tmp_path: Path) -> None:
+    run_dir = _run(tmp_path, _rows(), FACTS | {"command": "mine.py --hf_token abcdef --seed 3"})
+    run_dir.recipe.write_text("data:\n  path: https://me:pwpw@host/x\n")
+    text = write_report(run_dir).read_text()
+    assert "`mine.py --hf_token *** --seed 3`" in text
+    assert "https://***@host/x" in text
+
+
 def test_method_and_notes_are_told(tmp_path: Path) -> None:
     told = FACTS | {"method": "GaLore r=8, α=0.25", "notes": ["left out: 4 of 9 rows", "two\nlines"]}
     text = write_report(_run(tmp_path, _rows(), told)).read_text()

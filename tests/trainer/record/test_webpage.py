@@ -57,6 +57,13 @@ def test_one_run_shows_its_report_and_curves(make_history: Any) -> None:
     assert data_of(text)["runs"][0]["y"]["loss"] == [3.0] * 3
 
 
+def test_settings_have_no_secrets(make_history: Any) -> None:
+    recipes = [f"data: {{path: 'https://me:pwpw@host/{name}'}}" for name in "ab"]
+    text = page({name: make_history(name, recipe=recipe) for name, recipe in zip("ab", recipes, strict=True)})
+    assert "https://***@host/a" in text
+    assert "pwpw" not in text
+
+
 def test_several_runs_are_compared(make_history: Any) -> None:
     found = {"a": make_history("a"), "b": make_history("b", steps=2, recipe="train: {seed: 2}\noptim: {rank: 4}")}
     text = page(found)

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from galore.trainer.common.errors import UserError
+from galore.trainer.common.printable import masked
 from galore.trainer.recipe.extras import require
 from galore.trainer.recipe.schema.recipe import Recipe
 from galore.trainer.record.metrics import Sink
@@ -44,7 +45,7 @@ def make_sink(
     Raises:
         UserError: a package is not installed, or a tracker refuses to begin (no login, no network).
     """
-    start = Start(recipe.log, recipe.model_dump(mode="json"), run_dir, step, warn)
+    start = Start(recipe.log, _without_secrets(recipe.model_dump(mode="json")), run_dir, step, warn)
     begun = list[Guarded]()
     try:
         for name in recipe.log.trackers:
@@ -53,6 +54,15 @@ def make_sink(
         Trackers(begun, None).close()
         raise
     return Trackers(begun, steps_per_epoch) if begun else None
+
+
+def _without_secrets(value: Any) -> Any:
+    """What leaves the machine of a recipe: every text in it without passwords in URLs and their like."""
+    if isinstance(value, dict):
+        return {name: _without_secrets(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_without_secrets(each) for each in value]
+    return masked(value) if isinstance(value, str) else value
 
 
 def _begin(name: str, start: Start) -> Tracker:

@@ -10,7 +10,8 @@ from typing import Any
 from galore.trainer.common.errors import UserError
 from galore.trainer.record.trackers.tracker import PROJECT, Start, Values
 
-# Only what the recipe and the metrics say leaves the machine by our hand: no terminal output, no code, no git remote.
+# Only what the recipe and the metrics say leaves the machine by our hand: no terminal output, no code, no git remote,
+# and no command line, which wandb would take down with the machine.
 PRIVATE = {"console": "off", "silent": True, "disable_git": True, "disable_code": True, "save_code": False}
 
 
@@ -29,7 +30,7 @@ class WandbTracker:
                 mode=mode,
                 dir=str(start.run_dir.root),
                 config=start.config,
-                settings=wandb.Settings(**PRIVATE),
+                settings=wandb.Settings(**PRIVATE, **_unsaid(wandb.Settings)),
             )
             self._run.define_metric("*", step_metric="step")
         except Exception as error:
@@ -52,6 +53,12 @@ class WandbTracker:
         finally:
             if self._at_the_end:
                 self._tell(self._at_the_end)
+
+
+def _unsaid(settings: Any) -> dict[str, bool]:
+    """The setting of this version of wandb that leaves out what it finds of command line, user and machine."""
+    known = getattr(settings, "model_fields", None) or getattr(settings, "__annotations__", {})
+    return {name: True for name in ("x_disable_meta", "_disable_meta") if name in known}
 
 
 def _remedy(mode: str) -> str:

@@ -59,7 +59,7 @@ def _trial(
     base: LoadedRecipe, recipe: str, overrides: Sequence[str], method: str, rate: float | None, seed: int | None
 ) -> Trial:
     name, *own = method.split(":")
-    chosen = [*overrides, *method_overrides(name, base.recipe.optim), *own]
+    chosen = [*overrides, *method_overrides(name, base.recipe, overrides), *own]
     chosen += [] if rate is None else [f"optim.learning_rate={rate!r}"]
     chosen += [] if seed is None else [f"train.seed={seed}"]
     return Trial(_folder(method, rate, seed), name, method, load_trial(recipe, chosen, method))

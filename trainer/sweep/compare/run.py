@@ -14,7 +14,7 @@ from galore.trainer.sweep.compare import table
 from galore.trainer.sweep.compare.edge import beyond
 from galore.trainer.sweep.compare.grid import labels_of, trial_of
 from galore.trainer.sweep.compare.plot import draw
-from galore.trainer.sweep.compare.standing import differences
+from galore.trainer.sweep.compare.standing import differences, own_rates
 from galore.trainer.sweep.jobs import Show, run_trials
 from galore.trainer.sweep.options import Trial
 from galore.trainer.sweep.outcome import OWN, Sweep, beside
@@ -40,9 +40,12 @@ def compare(
     """
     firsts = {trial.label: trial for trial in reversed(trials)}
     for label in dict.fromkeys(trial.label for trial in trials):
-        show.tell(f"{label}: {_changes(base, firsts[label]) or f'{base.name} as it is'}")
+        rates = own_rates(firsts[label].recipe.optim)
+        beside_it = f"; whatever the learning rate: {rates}" if rates else ""
+        show.tell(f"{label}: {_changes(base, firsts[label]) or f'{base.name} as it is'}{beside_it}")
     labels, title = labels_of(root / "compare.json"), f"{base.name}: methods compared"
-    more = beside(root, trials, 1, lambda folder, loaded: trial_of(folder, loaded, labels), differences)
+    how = (lambda folder, loaded: trial_of(folder, loaded, labels), partial(differences, base.recipe))
+    more = beside(root, trials, 1, *how)
 
     def written(found: Sweep) -> None:
         plot = partial(draw, found.compared, title)

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 
+from galore.trainer.recipe.schema.optim import OptimSection
+from galore.trainer.recipe.schema.recipe import Recipe
 from galore.trainer.sweep.options import Trial
 from galore.trainer.sweep.outcome import OWN, Outcome, Standing, differing, grouped
 
@@ -54,12 +56,28 @@ def best_of_each(found: Sequence[Compared]) -> list[Compared]:
     return list(best.values())
 
 
-def differences(trial: Trial, among: Sequence[Trial]) -> list[str]:
+def own_rates(optim: OptimSection) -> str:
+    """The rates of embeddings and head that a grid of learning rates leaves alone; "" where there is none."""
+    rates = (f"{name} {rate:g}" for name, rate in optim.peak_rates.items() if name != "learning_rate")
+    return ", ".join(rates)
+
+
+def without_result(outcomes: Sequence[Outcome]) -> list[str]:
+    """The methods that failed: of all their runs that this call asked for some did, and none is done."""
+    asked = grouped([each for each in outcomes if not each.earlier], lambda trial: trial.label)
+    return [runs[0].trial.label for runs in asked if _failed(runs)]
+
+
+def _failed(runs: Sequence[Outcome]) -> bool:
+    return not any(run.done for run in runs) and any(run.status.startswith("failed") for run in runs)
+
+
+def differences(base: Recipe, trial: Trial, among: Sequence[Trial]) -> list[str]:
     """What keeps `trial` from being compared: another model, other data or steps; in one method any other setting.
 
-    Settings that a method carries, and which its folder names, are its own.
+    Settings that a method carries, and which its folder names, are its own: all others are those of the recipe `base`.
     """
     same = next((each for each in among if each.label == trial.label), None)
     if same is not None:
-        return differing(trial, same, OWN.__contains__)
-    return differing(trial, among[0], lambda key: key in OWN or key.startswith("optim.") or key in trial.folder)
+        return differing(trial.recipe, same.recipe, OWN.__contains__)
+    return differing(trial.recipe, base, lambda key: key in OWN or key.startswith("optim.") or key in trial.folder)

@@ -11,7 +11,7 @@ from typing import Any
 from galore.trainer.common.format import duration, exponential, perplexity, size
 from galore.trainer.common.markdown import table
 from galore.trainer.sweep.compare.edge import place
-from galore.trainer.sweep.compare.standing import Compared, best_of_each, final_loss, standings
+from galore.trainer.sweep.compare.standing import Compared, best_of_each, final_loss, own_rates, standings
 from galore.trainer.sweep.outcome import Outcome, Sweep
 from galore.trainer.sweep.table import missing, of_earlier_calls
 
@@ -30,7 +30,12 @@ def markdown(title: str, found: Sweep) -> str:
     """One row per method at its best learning rate, then one per learning rate; nats per token, means over seeds."""
     every = standings(found.compared)
     best = best_of_each(every)
-    parts = [f"# {title}\n", _table(best, every), _of_edges(best, every)]
+    parts = [
+        f"# {title}\n",
+        _table(best, every) if best else "No method has a result.\n",
+        _of_edges(best, every),
+        _of_rates(every),
+    ]
     if len(every) > len(best):
         parts += ["## Every learning rate\n", _table(every, every)]
     if earlier := of_earlier_calls(every):
@@ -104,6 +109,13 @@ def _of_edges(best: Sequence[Compared], every: Sequence[Compared]) -> str:
     edges = [f"{each.label} ({each.learning_rate:g}, the {place(each, every)})" for each in best]
     at = [told for each, told in zip(best, edges, strict=True) if place(each, every) in ("lowest", "highest")]
     return f"At an edge of the rates tried, so that another may be better: {', '.join(at)}.\n" if at else ""
+
+
+def _of_rates(every: Sequence[Compared]) -> str:
+    """A sentence about rates that are not the learning rate of their row."""
+    found = {each.label: own_rates(each.trial.recipe.optim) for each in every}
+    told = "; ".join(f"{label} {rates}" for label, rates in found.items() if rates)
+    return f"Whatever the learning rate: {told}.\n" if told else ""
 
 
 def _numbers(each: Compared, every: Sequence[Compared], best: bool) -> list[object]:

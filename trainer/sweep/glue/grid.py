@@ -133,7 +133,7 @@ def _source(recipe: str | None, method: str | None, overrides: Sequence[str]) ->
         if shipped is not None:
             return shipped, ()
         recipe = GLUE_DEFAULT
-    return recipe, method_overrides(method, load_recipe(recipe, _beside(overrides)).recipe.optim)
+    return recipe, method_overrides(method, load_recipe(recipe, _beside(overrides)).recipe)
 
 
 def _beside(overrides: Sequence[str]) -> list[str]:

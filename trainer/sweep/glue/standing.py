@@ -101,5 +101,6 @@ def differences(trial: Trial, among: Sequence[Trial]) -> list[str]:
     task = [each for each in among if task_of(each) == task_of(trial)]
     same = next((each for each in task if each.label == trial.label), None)
     if same is not None:
-        return differing(trial, same, OWN.__contains__)
-    return differing(trial, task[0], lambda key: not key.startswith(("model.", "data."))) if task else []
+        return differing(trial.recipe, same.recipe, OWN.__contains__)
+    others = [each.recipe for each in task]
+    return differing(trial.recipe, others[0], lambda key: not key.startswith(("model.", "data."))) if others else []

@@ -84,6 +84,23 @@ def test_rows_and_identity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert service.finished == 2
 
 
+@pytest.mark.parametrize(
+    ("known", "unsaid"), [(["x_disable_meta"], {"x_disable_meta"}), (["_disable_meta"], {"_disable_meta"}), ([], set())]
+)
+def test_the_command_line_stays_here_and_the_recipe_has_no_secrets(
+    known: list[str], unsaid: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Settings(dict[str, Any]):
+        model_fields = dict.fromkeys(known)
+
+    service = _Service()
+    monkeypatch.setattr(service, "Settings", Settings)
+    _sink(monkeypatch, service, tmp_path, [], run_name="https://me:pw@host/x").close()
+    (started,) = service.started
+    assert {name for name in started["settings"] if "meta" in name} == unsaid
+    assert started["config"]["log"]["run_name"] == "https://***@host/x"
+
+
 def test_it_is_told_where_it_is_recorded_and_how_it_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, said = tmp_path / "a run", list[str]()
     folder.mkdir()

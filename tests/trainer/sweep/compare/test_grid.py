@@ -97,6 +97,8 @@ OTHERS = {
     "muon": ("optim.method=full", "optim.inner=muon", "optim.scale=0.2"),
     "sumo": ("optim.inner=sumo", "optim.scale=3"),
     "relora": ("optim.method=lora", "optim.adapter=relora", "optim.relora_gap=9", "optim.scale=3"),
+    "two parts": ("optim.inner=normuon", "optim.residual=joint-4bit", "optim.rank=0.0625", "optim.scale=0.8"),
+    "4bit": ("optim.method=full", "optim.inner=muon", "optim.state_dtype=4bit", "optim.scale=null"),
     "factors": ("optim.method=lora", "optim.adapter=factors", "optim.scale=3"),
 }
 
@@ -115,6 +117,39 @@ def test_a_method_inherits_nothing_that_belongs_to_another(method: str, base: st
     assert optim.scale is None or (same_kind and optim.scale == before.scale)
     if optim.method == "full":
         assert optim.effective_scale == (0.2 if (base, method) == ("muon", "muon") else 1.0)
+
+
+NORMUON = {"normuon", "normuon-4bit", "normuon-low-rank", "normuon-joint-4bit"}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_rates_of_embeddings_and_head_go_with_the_rule_that_they_suit(method: str) -> None:
+    (trial,) = grid("demo-normuon", [], method)
+    assert trial.recipe.optim.embedding_learning_rate == (0.05 if method in NORMUON else None)
+
+
+@pytest.mark.parametrize("key", ["embedding_learning_rate", "head_learning_rate"])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_rate_that_is_given_for_all_is_for_all_that_train_what_has_it(method: str, key: str) -> None:
+    given = [f"optim.{key}=0.03"]
+    (trial,) = grid("demo-normuon", given, method, "0.001")
+    assert getattr(trial.recipe.optim, key) == (None if method in ("lora", "relora") else 0.03)
+    (trial,) = grid("demo-normuon", [*given, "optim.train_modules=[embed_tokens,lm_head]"], method)
+    assert getattr(trial.recipe.optim, key) == 0.03
+    (trial,) = grid("demo-normuon", given, f"{method}:optim.{key}=0.2")
+    assert getattr(trial.recipe.optim, key) == 0.2
+
+
+def test_a_share_of_the_width_is_a_whole_rank_for_adapters() -> None:
+    for method in ("lora", "relora", "low-rank"):
+        (trial,) = grid("demo-normuon", ["model.hidden_size=320", "model.num_attention_heads=4"], method)
+        assert trial.recipe.optim.rank == 20
+    (trial,) = grid("demo-normuon", ["optim.rank=0.0001"], "lora")
+    assert trial.recipe.optim.rank == 1
+    (trial,) = grid("demo-normuon", ["model.name_or_path=a/b"], "lora")  # whose file says how wide it is
+    assert trial.recipe.optim.rank == 128
+    (trial,) = grid("demo-normuon", ["optim.rank=8"], "lora")
+    assert trial.recipe.optim.rank == 8
 
 
 def test_what_belongs_to_the_method_itself_is_the_recipes() -> None:

@@ -13,14 +13,15 @@ import pytest
 from consoles import Quiet
 
 from galore.trainer import loop, run
-from galore.trainer.common.errors import UserError
+from galore.trainer.common.errors import RunFailed, UserError
 from galore.trainer.data.batch import silent
 from galore.trainer.recipe.load import load_recipe
+from galore.trainer.record.rundir import RunDir
 from galore.trainer.sweep.compare.grid import grid
 from galore.trainer.sweep.compare.run import compare
-from galore.trainer.sweep.compare.standing import final_loss
+from galore.trainer.sweep.compare.standing import final_loss, standings
 from galore.trainer.sweep.jobs import Show
-from galore.trainer.sweep.outcome import Outcome, Sweep
+from galore.trainer.sweep.outcome import Outcome, Sweep, outcome
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 STEPS = 4
@@ -40,6 +41,10 @@ train: {{max_steps: {STEPS}, global_batch_size: 4, micro_batch_size: 4, save_ste
 eval: {{eval_steps: 2, max_tokens: 200}}
 """)
     return str(tmp_path / "small.yaml")
+
+
+def _interrupted() -> None:
+    raise KeyboardInterrupt
 
 
 def compared(
@@ -123,6 +128,82 @@ def test_a_run_that_broke_off_goes_on_and_one_that_fails_does_not_lose_the_other
     assert "## Not done" in (tmp_path / "out" / "compare.md").read_text()
 
 
+def test_what_failed_in_an_earlier_call_is_told_until_it_is_run_again(
+    recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls, out = loop.train_step, iter(range(99)), tmp_path / "out"
+
+    def dies(*args: Any) -> Any:
+        if next(calls) > 3 * STEPS:
+            raise RunFailed("the loss is nan")
+        return real(*args)
+
+    monkeypatch.setattr(loop, "train_step", dies)
+    first, _ = swept(recipe, out, "full", "0.003,0.01", seeds="1,2")
+    assert {*first.undone} == {"full-lr0.01-seed2"}
+    assert "the loss is nan" in first.undone["full-lr0.01-seed2"]
+    monkeypatch.setattr(loop, "train_step", real)
+    second, _ = swept(recipe, out, "galore", "0.003", seeds="1,2")
+    assert second.undone == first.undone
+    assert [each.broken for each in standings(second.compared) if each.learning_rate == 0.01] == [True]
+    calls = iter(range(99))
+    monkeypatch.setattr(loop, "train_step", lambda *args: _interrupted() if next(calls) else real(*args))
+    with pytest.raises(KeyboardInterrupt):
+        swept(recipe, out, "full", "0.01", seeds="2")
+    monkeypatch.setattr(loop, "train_step", real)
+    third, _ = swept(recipe, out, "galore", "0.003", seeds="1,2")
+    assert third.undone == {"full-lr0.01-seed2": "not finished"}
+    assert swept(recipe, out, "full", "0.01", seeds="2")[0].undone == {}
+
+
+@pytest.mark.parametrize(
+    ("facts", "events", "status"),
+    [
+        ({}, [], "not finished"),
+        ({"ended": {"as": "interrupted", "why": "by SIGINT"}}, ["stopped"], "not finished"),
+        ({"ended": {"as": "failed", "why": "the disk is full"}}, ["resumed"], "failed: the disk is full"),
+        ({"ended": {"as": "failed"}}, ["resumed", "not saved"], "failed: not saved"),
+        ({"ended": {"as": "failed"}}, [], "failed: it is not known why"),
+        ({"ended": ["failed"]}, [], "not finished"),
+        ({"ended": {"as": "failed"}, "pruned": "after step 2"}, [], "pruned after step 2"),
+    ],
+)
+def test_how_a_run_broke_off_is_read_from_its_folder(
+    facts: dict[str, Any], events: list[str], status: str, tmp_path: Path
+) -> None:
+    (trial,) = grid("demo", [], "full")
+    run_dir = RunDir(tmp_path / trial.folder)
+    run_dir.root.mkdir()
+    run_dir.facts.write_text(json.dumps(facts))
+    rows = [{"kind": "event", "step": 1, "message": message} for message in events]
+    run_dir.metrics.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    assert outcome(trial, tmp_path).status == status
+
+
+@pytest.mark.parametrize(
+    ("rows", "status", "loss"),
+    [
+        ([{"loss_nats": 9.0}, {"loss_nats": 2.8}], "done", 2.8),
+        ([{"loss_nats": 2.8}, {"loss_nats": None, "loss_nats_is": "nan"}], "failed: the last held-out loss is nan", None),
+        ([{"loss_nats": None, "loss_nats_is": "inf"}], "failed: the last held-out loss is inf", None),
+        ([{"loss_nats": None, "loss_nats_is": "inf"}, {"loss_nats": 3.0}], "done", 3.0),
+        ([{"squared_error": 1.0}, {"squared_error": None, "squared_error_is": "nan"}], "failed: the last held-out loss is nan", None),
+        ([], "done", None),
+    ],
+)  # fmt: skip
+def test_a_run_whose_last_loss_is_no_number_has_none(
+    rows: list[dict[str, Any]], status: str, loss: float | None, tmp_path: Path
+) -> None:
+    (trial,) = grid("demo", [], "full")
+    run_dir = RunDir(tmp_path / trial.folder)
+    run_dir.root.mkdir()
+    run_dir.facts.write_text(json.dumps({"finished": "2026"}))
+    told = ({"kind": "eval", "step": step, **row} for step, row in enumerate(rows))
+    run_dir.metrics.write_text("".join(f"{json.dumps(row)}\n" for row in told))
+    found = outcome(trial, tmp_path)
+    assert (found.status, final_loss(found)) == (status, loss)
+
+
 def test_a_directory_of_another_recipe_is_refused_before_anything_runs(recipe: str, tmp_path: Path) -> None:
     compared(recipe, tmp_path / "out", "full")
     with pytest.raises(UserError, match=r"another recipe: train.max_steps: 4 → 5"):
@@ -165,6 +246,21 @@ def test_runs_of_other_settings_are_told_apart(recipe: str, tmp_path: Path) -> N
     assert [run.get("differs") for run in runs] == [None, None, ["train.max_steps is 4, not 2"]]
     again, _ = swept(recipe, out, "full", "0.01", "train.max_steps=2")
     assert {*again.apart} == {"full-lr0.003"}
+
+
+def test_rates_that_a_grid_leaves_alone_are_told_with_their_method(recipe: str, tmp_path: Path) -> None:
+    _, told = compared(recipe, tmp_path / "out", "full,galore", "0.003", "optim.embedding_learning_rate=0.02")
+    beside = "; whatever the learning rate: embedding_learning_rate 0.02"
+    assert told[:2] == [f"full: optim.method: galore → full{beside}", f"galore: small as it is{beside}"]
+
+
+def test_settings_that_a_method_carries_set_no_other_apart(recipe: str, tmp_path: Path) -> None:
+    out, carried = tmp_path / "out", "galore:train.z_loss=0.0001"
+    compared(recipe, out, "full")
+    compared(recipe, out, "lora", None, "train.z_loss=0.5")
+    found, _ = swept(recipe, out, carried)
+    assert [run.trial.label for run in found.compared] == [carried, "full"]
+    assert [(run.trial.label, run.differs) for run in found.other] == [("lora", ("train.z_loss is 0.5, not 0.0",))]
 
 
 def test_a_run_without_a_rate_is_at_the_recipes(recipe: str, tmp_path: Path) -> None:

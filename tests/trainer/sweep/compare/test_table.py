@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 
 from galore.trainer.recipe.load import load_recipe
-from galore.trainer.sweep.compare.standing import best_of_each, standings
+from galore.trainer.sweep.compare.standing import best_of_each, standings, without_result
 from galore.trainer.sweep.compare.table import COLUMNS, HEAD, as_object, markdown, row, to_publish
 from galore.trainer.sweep.options import Trial
 from galore.trainer.sweep.outcome import Outcome, Sweep
@@ -53,6 +54,28 @@ def test_the_page_has_the_best_of_each_then_every_rate_then_what_is_missing() ->
     alone = markdown("A title", Sweep(RUNS[:2], [], {}))
     assert "## Every" not in alone
     assert "At an edge" not in alone
+
+
+def test_where_nothing_has_a_result_there_is_no_table_of_the_best() -> None:
+    text = markdown("A title", Sweep([run("full", 0.01, 1, None, "failed: nan")], [], {}))
+    assert text.startswith("# A title\n\nNo method has a result.\n\n## Every learning rate\n\n| method |")
+
+
+def test_rates_that_a_grid_leaves_alone_are_told() -> None:
+    loaded = load_recipe("demo", ["optim.embedding_learning_rate=0.05", "optim.head_learning_rate=0.002"])
+    split = [replace(each, trial=replace(each.trial, loaded=loaded)) for each in [run("normuon", 0.01, 1, 4.0)]]
+    text = markdown("A title", Sweep([*RUNS, *split], [], {}))
+    told = "Whatever the learning rate: normuon head_learning_rate 0.002, embedding_learning_rate 0.05.\n"
+    assert f"\n{told}" in text
+    assert "Whatever" not in markdown("A title", Sweep(RUNS, [], {}))
+
+
+def test_methods_without_a_result_are_those_of_which_a_run_failed_and_none_that_was_asked_for_is_done() -> None:
+    lost = [run("full", 0.01, 1, None, "failed: nan"), run("full", 0.1, 1, None, "pruned after step 2")]
+    assert without_result([*lost, run("lora", 0.01, 1, None, "not finished"), run("muon", 0.01, 1, None)]) == ["full"]
+    assert without_result([*lost, run("full", 0.001, 1, 4.0)]) == []
+    assert without_result([*lost, replace(run("full", 0.001, 1, 4.0), earlier=True)]) == ["full"]
+    assert without_result([replace(each, earlier=True) for each in lost]) == []
 
 
 def test_what_is_published_has_every_rate_in_numbers_and_the_best_of_each_in_latex() -> None:
