@@ -798,7 +798,7 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         ("sorted(found, reverse=True)", "sorted(found, key=lambda each: -each[1].lstat().st_mtime)",
          "test_the_newest_by_step"),
         ("if step in kept or (len(kept)", "if (len(kept)", "test_killed_anywhere_while_the_only"),
-        ("elif _is_good(path):", "else:", "test_a_damaged_checkpoint_does_not"),
+        ("elif is_good(path):", "else:", "test_a_damaged_checkpoint_does_not"),
         ("        path.rename(doomed)", "        doomed = path", "test_killed_anywhere"),
     ]),
     "trainer/common/durable.py": ("tests/trainer/common/test_durable.py", [

@@ -30,11 +30,11 @@ def _small_states_take_8_bits(monkeypatch: pytest.MonkeyPatch) -> None:
 class Two:
     """A preset on a matrix that is its target, and on a layer with a bias that is not."""
 
-    def __init__(self, preset: str) -> None:
+    def __init__(self, preset: str, sides: tuple[int, int] = (30, 12)) -> None:
         pairs = (override.removeprefix("optim.").split("=", 1) for override in (*COMMON, *PRESETS[preset]))
         optim = OptimSection(**{key: yaml.safe_load(value) for key, value in pairs})
         torch.manual_seed(0)
-        self.model = nn.ModuleDict({"target": nn.Linear(30, 12, bias=False), "beside": nn.Linear(7, 5)})
+        self.model = nn.ModuleDict({"target": nn.Linear(*sides, bias=False), "beside": nn.Linear(7, 5)})
         self.optimizer: GaLoreAdamW = build_optimizer(self.model, optim, accumulation=1, seed=3)
 
     def backward(self, gradients: list[Tensor]) -> None:
@@ -92,12 +92,13 @@ def watch(monkeypatch: pytest.MonkeyPatch, kind: type[FullSlot], applied: list[f
     monkeypatch.setattr(kind, "apply", apply)
 
 
+@pytest.mark.parametrize("sides", [(30, 12), (12, 30)])
 @pytest.mark.parametrize("preset", PRESETS)
-def test_clipped_steps_are_the_steps_of_shorter_gradients(preset: str) -> None:
+def test_clipped_steps_are_the_steps_of_shorter_gradients(preset: str, sides: tuple[int, int]) -> None:
     """By powers of two, so that all that is linear in a gradient is shortened exactly."""
-    clipped, shorter = Two(preset), Two(preset)
+    clipped, shorter = Two(preset, sides), Two(preset, sides)
     start = [p.detach().clone() for p in clipped.model.parameters()]
-    for number, share in enumerate((1.0, 0.5, 0.125, 0.25, 1.0, 0.5, 0.125)):  # across a refresh
+    for number, share in enumerate(2 * (1.0, 0.5, 0.125, 0.25, 1.0, 0.5)):  # across refreshes, and SOAP's next axes
         gradients = clipped.drawn(number, 1.0)
         clipped.backward(gradients)
         clipped.optimizer.clip_grad_norm_(share * clipped.norm())
