@@ -20,6 +20,7 @@ from tokenizers import Tokenizer
 from galore.trainer.common.errors import UserError
 from galore.trainer.data.text.conversation import Conversation, Message, read_conversation
 from galore.trainer.data.text.quality import BadRow
+from galore.trainer.data.text.words import end_of_words, first_words, is_written, shared_length
 from galore.trainer.data.tokens.chattemplate import render, template_of
 from galore.trainer.data.tokens.learned import learned, without_marks
 from galore.trainer.data.tokens.tokenize import encoder
@@ -27,7 +28,6 @@ from galore.trainer.data.tokens.tokenize import encoder
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-END_OF_THOUGHT = "</think>"
 THOUGHTS = ("reasoning_content", "reasoning", "thinking")  # transformers gives each to templates that read another
 NO_END = "no end of turn"
 UNREAD = "unread: "
@@ -64,7 +64,8 @@ class ChatEncoder:
         self._backend = _exact(encoder(tokenizer))
         self._loss_on, self._all = loss_on, loss_on == "all"
         self._added = tuple(str(token) for token in tokenizer.added_tokens_decoder.values())
-        self._ending = re.compile(rf"\s*{_any_of(self._added)}+")
+        self._token = re.compile(_any_of(self._added))
+        self._ending = re.compile(rf"\s*{self._token.pattern}+")
 
     def encode(self, texts: Sequence[str], places: Sequence[str]) -> Iterator[Example | BadRow]:
         """The examples of conversations in JSON, in their order; a BadRow for one that the template refuses.
@@ -140,13 +141,13 @@ class ChatEncoder:
         for index, message in enumerate(conversation.messages):
             if message["role"] != "assistant" and not wanted[index]:
                 before = self._render(conversation._replace(messages=conversation.messages[:index])) if index else ""
-                said = re.compile(_any_of(_words(message))).search(text, _shared(before, text))
-                if said:
-                    yield said.span()
+                said = first_words(message, text, shared_length(before, text))
+                if said is not None:
+                    yield said
 
     def _says_something(self, response: str) -> bool:
         """Whether there is more than the end of a turn, as where the template leaves out the call that is all of it."""
-        return bool(self._ending.sub("", response).strip())
+        return bool(self._token.sub("", response).strip())
 
     def _start(self, conversation: Conversation, text: str) -> int | None:
         """Where the last response begins: after the prompt for it, or what `text` has of this prompt.
@@ -160,28 +161,30 @@ class ChatEncoder:
         before = self._render(asked)
         if not text.startswith(before):
             return None
-        words = re.compile(rf"\s*{_any_of(_words(conversation.messages[-1]))}")
-        return next((at for at in range(_shared(prompt, text), len(before), -1) if words.match(text, at)), None)
+        places = range(shared_length(prompt, text), len(before), -1)
+        return next((at for at in places if end_of_words(conversation.messages[-1], text, at) is not None), None)
 
     def _stop(self, conversation: Conversation, text: str, start: int) -> int | None:
         """Where the last response ends: after the token that ends a turn, or where the template ends it without one."""
         message = conversation.messages[-1]
-        said = re.compile(rf"\s*{_any_of(_words(message))}").match(text, start)
+        said = end_of_words(message, text, start)
         after = self._render(conversation)
         if text.startswith(after):
             # after words alone a turn ends with what the template puts right behind them
             calls = "tool_calls" in message and "tool_calls" in template_of(self._tokenizer, conversation.tools)
-            end = self._ending.match(text, said.end(), len(after)) if said and not calls else None
+            end = self._ending.match(text, said, len(after)) if said is not None and not calls else None
             return end.end() if end else self._end_of_turn(text, start, len(after))
         # otherwise the last response of a conversation is written unlike those before it
-        end = re.compile(rf"\s*{_any_of(self._added)}").match(text, said.end()) if said else None
+        end = re.compile(rf"\s*{_any_of(self._added)}").match(text, said) if said is not None else None
         return end.end() if end else None
 
     def _end_of_turn(self, text: str, start: int, stop: int) -> int:
         """The end of the first added tokens in a row, of all that is added tokens and white space at the end."""
         found, end = stop, stop
         while True:
-            trimmed = start + len(text[start:end].rstrip())
+            trimmed = end
+            while trimmed > start and text[trimmed - 1].isspace():
+                trimmed -= 1
             token = next((token for token in self._added if text.endswith(token, start, trimmed)), None)
             if token is None:
                 return found
@@ -202,7 +205,7 @@ class ChatEncoder:
                 yield f"{UNREAD}{key}"
         if conversation.tools and self._same(conversation._replace(tools=None), text):
             yield f"{UNREAD}tools"
-        silent = {message["role"] for message in messages if not _is_written(message, text)}
+        silent = {message["role"] for message in messages if not is_written(message, text)}
         yield from (f"{UNREAD}messages of role {role}" for role in sorted(silent))
 
     def _same(self, conversation: Conversation, text: str) -> bool:
@@ -254,33 +257,10 @@ def stop_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return [token for token in dict.fromkeys(tokens) if token is not None]
 
 
-def _words(message: Message) -> tuple[str, ...]:
-    """How a template may write what is said: all of it, or without the thought before it."""
-    said = message["content"].strip()
-    spoken = said.rpartition(END_OF_THOUGHT)[2].strip()
-    return (said, spoken) if spoken else (said,)
-
-
-def _is_written(message: Message, text: str) -> bool:
-    """Whether a rendering has the words of a message, as they are or in JSON."""
-    words = _words(message)
-    return any(each in text for each in words) or any(
-        json.dumps(each, ensure_ascii=ascii_only)[1:-1] in text for each in words for ascii_only in (False, True)
-    )
-
-
-def _shared(one: str, two: str) -> int:
-    """Characters at the beginning that are the same."""
-    return next((at for at, (a, b) in enumerate(zip(one, two, strict=False)) if a != b), min(len(one), len(two)))
-
-
 def _any_of(choices: Sequence[str]) -> str:
     """A regular expression, which matches nothing where there is no choice."""
-    return (
-        "(?!)"
-        if not choices
-        else f"(?:{'|'.join(re.escape(choice) for choice in sorted(choices, key=len, reverse=True))})"
-    )
+    longest_first = sorted(map(re.escape, choices), key=len, reverse=True)
+    return f"(?:{'|'.join(longest_first)})" if longest_first else "(?!)"
 
 
 def _starts(encoding: Any) -> npt.NDArray[np.int64]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -345,3 +346,16 @@ def test_a_prompt_that_the_template_refuses_is_one_message(chatml: Any) -> None:
     chatml.chat_template = "{{ raise_exception('no') }}"
     with pytest.raises(UserError, match=r"cannot be asked: the chat template refuses it \(no\)"):
         ChatEncoder(chatml, "responses").prompt_ids("Hi")
+
+
+@pytest.mark.parametrize("letters", ["Ho ho. ", " ", "<yes> "])
+@pytest.mark.parametrize("template", [CHATML, CHATML.replace("'<|im_end|>' + ", "")])
+def test_a_long_answer_takes_time_in_proportion_to_its_length(chatml: Any, template: str, letters: str) -> None:
+    """Twice the letters take twice as long; with the square of the length they would take minutes."""
+    chatml.add_tokens(["<yes>"])
+    chatml.chat_template = template
+    began = time.monotonic()
+    answer = letters * (300_000 // len(letters))
+    assert isinstance(encoded(chatml, [("user", "a"), ("assistant", f"b{answer}c")]), Example)
+    assert isinstance(encoded(chatml, [("user", "a"), ("assistant", f"b{answer}")]), Example)
+    assert time.monotonic() - began < 20
