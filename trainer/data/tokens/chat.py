@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 THOUGHTS = ("reasoning_content", "reasoning", "thinking")  # transformers gives each to templates that read another
 NO_END = "no end of turn"
 UNREAD = "unread: "
+OF_TOKENS = "answers of added tokens"
+"""Noted of conversations whose targets were others, or none, before such an answer was one, so that they are told apart."""
 
 Span = tuple[int, int]
 """First character of a response, and the one after the token that ends it."""
@@ -41,7 +43,7 @@ class Example(NamedTuple):
 
     ids: list[int]  # n
     targets: npt.NDArray[np.bool_]  # (n,)
-    # What a reader of the run should know: NO_END, or UNREAD and what the template left out.
+    # What a reader of the run should know: NO_END, OF_TOKENS, or UNREAD and what the template left out.
     notes: tuple[str, ...] = ()
     extra: list[float] | None = None  # numbers for a second loss
 
@@ -103,8 +105,12 @@ class ChatEncoder:
             spans = dict(self._spans(conversation, text, place, wanted))
             silent = list(self._silent(conversation, text, wanted)) if self._all else []
             last = next(reversed(spans), (0, len(text.rstrip())))
-            ended = conversation.messages[-1]["role"] != "assistant" or self._has_end(text, last)
-            return Rendered(text, spans, silent, ended, tuple(self._unread(conversation, text)))
+            ended = conversation.messages[-1]["role"] != "assistant" or self._has_end(conversation, text, last)
+            notes = (
+                *self._unread(conversation, text),
+                *([OF_TOKENS] if self._of_tokens(text, list(spans), ended) else []),
+            )
+            return Rendered(text, spans, silent, ended, notes)
         except BadRow as bad:
             return bad.bare()
 
@@ -131,7 +137,7 @@ class ChatEncoder:
                 start = self._start(so_far, text)
                 stop = None if start is None else self._stop(so_far, text, start)
                 if start is not None and stop is not None:
-                    if self._says_something(text[start:stop]):
+                    if self._says_something(message, text, start, stop):
                         yield (start, stop), wanted[index]
                 elif wanted[index] != self._all:
                     raise _not_in_pieces(index, place)
@@ -145,9 +151,21 @@ class ChatEncoder:
                 if said is not None:
                     yield said
 
-    def _says_something(self, response: str) -> bool:
+    def _says_something(self, message: Message, text: str, start: int, stop: int) -> bool:
         """Whether there is more than the end of a turn, as where the template leaves out the call that is all of it."""
-        return bool(self._token.sub("", response).strip())
+        # what is said may be added tokens alone, as labels that are one token each
+        said = message["content"].strip() and end_of_words(message, text, start) is not None
+        return bool(said or self._token.sub("", text[start:stop]).strip())
+
+    def _of_tokens(self, text: str, spans: Sequence[Span], ended: bool) -> bool:
+        """Whether an answer is added tokens alone, or ends in one after which the template writes no end."""
+        for number, (start, stop) in enumerate(spans, start=1):
+            answer = text[start:stop]
+            bare = answer.rstrip()
+            no_end = bare != answer or (number == len(spans) and not ended)
+            if not self._token.sub("", answer).strip() or (no_end and bare.endswith(self._added)):
+                return True
+        return False
 
     def _start(self, conversation: Conversation, text: str) -> int | None:
         """Where the last response begins: after the prompt for it, or what `text` has of this prompt.
@@ -173,7 +191,7 @@ class ChatEncoder:
             # after words alone a turn ends with what the template puts right behind them
             calls = "tool_calls" in message and "tool_calls" in template_of(self._tokenizer, conversation.tools)
             end = self._ending.match(text, said, len(after)) if said is not None and not calls else None
-            return end.end() if end else self._end_of_turn(text, start, len(after))
+            return end.end() if end else self._end_of_turn(text, self._behind(message, text, start), len(after))
         # otherwise the last response of a conversation is written unlike those before it
         end = re.compile(rf"\s*{_any_of(self._added)}").match(text, said) if said is not None else None
         return end.end() if end else None
@@ -191,9 +209,18 @@ class ChatEncoder:
             found = trimmed if trimmed < end or end == stop else found
             end = trimmed - len(token)
 
-    def _has_end(self, text: str, span: Span) -> bool:
-        """Whether a response ends with a token of its own, or the template writes EOS somewhere after it."""
-        return text.endswith(self._added, *span) or str(self._tokenizer.eos_token) in text[span[1] :]
+    def _has_end(self, conversation: Conversation, text: str, span: Span) -> bool:
+        """Whether a token ends a response that is none of its words, or the template writes EOS somewhere after it."""
+        start, stop = span
+        behind = self._behind(conversation.messages[-1], text, start)
+        return text.endswith(self._added, behind, stop) or str(self._tokenizer.eos_token) in text[stop:]
+
+    def _behind(self, message: Message, text: str, start: int) -> int:
+        """Where the end of a turn may stand: after the words that `text` has at `start`, before an EOS they bring."""
+        said, end = end_of_words(message, text, start), str(self._tokenizer.eos_token)
+        if said is None:
+            return start
+        return said - len(end) if text.endswith(end, start, said) else said
 
     def _unread(self, conversation: Conversation, text: str) -> Iterator[str]:
         """What the template does not write: keys without which it renders the same, tools, words of whole roles."""

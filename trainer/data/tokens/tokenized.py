@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 STORE_FORMAT = 1
 CHAT_FORMAT = 2
-READING_OF_ROWS = 2  # what was kept of the first reading lacks messages in parts
+# what was kept of the first reading lacks messages in parts, of the second answers of added tokens
+READING_OF_ROWS = 3
 SUMMARY_FILE = "summary.json"
 
 
