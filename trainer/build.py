@@ -275,9 +275,8 @@ def _resume(
     data.seek(checkpoint.state["position"], checkpoint.step)
     console.message(f"resuming from {checkpoint.path.name}, verified")
     try:
-        tidy(
-            directory.checkpoints, recipe.train.save_total_limit, checkpoint.path, _best(directory, checkpoint, recipe)
-        )
+        best = _best(directory, checkpoint, recipe)
+        tidy(directory.checkpoints, recipe.train.save_total_limit, checkpoint.path, best)
     except OSError as error:
         console.message(f"{error.filename or directory.checkpoints} could not be deleted: {error.strerror}")
     return checkpoint
@@ -318,6 +317,8 @@ def _taken(
         try:
             restore(checkpoint, model, optimizer)
         except (ValueError, UserError) as error:
+            if isinstance(error, RunFailed):  # of a disk that no longer answers
+                raise
             raise RunFailed(str(error), where=str(checkpoint.path), fix="resume with the code that wrote it") from error
         return checkpoint
     if step_directories(directory.checkpoints):

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from galore.trainer.common.errors import UserError
+from galore.trainer.common.errors import RunFailed, UserError
 from galore.trainer.data.rows.tokenbatch import Seen
 from galore.trainer.data.tokens.tokenizer import load_tokenizer
 from galore.trainer.losses.extra import About, ExtraLoss, refused
@@ -106,7 +106,8 @@ def _teacher(about: About) -> PreTrainedModel:
             base_dir=about.base_dir,
         )
     except UserError as error:
-        error.where = "extra_loss.teacher"
+        # of a disk that does not answer, the file says more
+        error.where = error.where if isinstance(error, RunFailed) else "extra_loss.teacher"
         raise
     if about.device == "cpu":
         optimize_decoder(teacher)

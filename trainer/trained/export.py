@@ -191,6 +191,8 @@ def _verify(model: PreTrainedModel, folder: Path) -> None:
             str(folder), config, revision=None, dtype=model.dtype, attn_implementation=None, kind=kind_of(config)
         )
         refuse_different(written, model)
+    except RunFailed:  # of a disk that no longer answers
+        raise
     except UserError as error:
         raise RunFailed(f"the export does not read back as the model: {error.what}", where=str(folder)) from error
 

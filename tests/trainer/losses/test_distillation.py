@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
+from galore.trainer.common.errors import RunFailed, UserError
+from galore.trainer.losses import distillation
 from galore.trainer.losses.distillation import OF_THE_MODEL, Distillation, divergence, section_of
 from galore.trainer.losses.extra import About
 from galore.trainer.recipe.schema.extraloss import ExtraLossSection
@@ -60,6 +62,30 @@ def test_a_teacher_is_what_its_folder_says() -> None:
         assert getattr(model, key) != getattr(plain, key)
         assert taken == plain.model_dump(exclude={"name_or_path"}) | ({key: value} if key in OF_THE_MODEL else {})
         assert section_of("teacher", model).name_or_path == "teacher"
+
+
+@pytest.mark.parametrize(
+    ("met", "where"),
+    [
+        (UserError("no model", where="model.name_or_path"), "extra_loss.teacher"),
+        (RunFailed("the disk is gone", where="model.safetensors"), "model.safetensors"),
+    ],
+)
+def test_what_is_wrong_with_a_teacher_is_told_of_its_key_and_of_its_disk_by_its_file(
+    monkeypatch: pytest.MonkeyPatch, met: UserError, where: str
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise met
+
+    monkeypatch.setattr(distillation, "build_decoder", refuse)
+    data, train = {"path": "text", "max_length": 64}, {"max_steps": 1, "global_batch_size": 16}
+    recipe = Recipe.model_validate({"data": data, "train": train})
+    loss = ExtraLossSection(name="distillation", teacher="folder")
+    about = About(recipe.model_copy(update={"extra_loss": loss}), nn.Identity(), "cpu", Path(), 30)
+    with pytest.raises(UserError) as told:
+        Distillation(about)
+    assert told.value is met
+    assert told.value.where == where
 
 
 @pytest.mark.parametrize(
