@@ -32,7 +32,7 @@ THOUGHTS = ("reasoning_content", "reasoning", "thinking")  # transformers gives 
 NO_END = "no end of turn"
 UNREAD = "unread: "
 OF_TOKENS = "answers of added tokens"
-"""Noted of conversations whose targets were others, or none, before such an answer was one, so that they are told apart."""
+"""Noted of conversations whose targets were others, or none, while such an answer was none."""
 
 Span = tuple[int, int]
 """First character of a response, and the one after the token that ends it."""
