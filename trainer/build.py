@@ -32,7 +32,7 @@ from galore.trainer.machine.device import choose_device, choose_threads
 from galore.trainer.machine.process import ask_for_expandable_segments, prepare_process
 from galore.trainer.models.adapters.adapt import adapted
 from galore.trainer.models.adapters.lora import stored_config, train_embeddings
-from galore.trainer.models.capacity import NewTokens
+from galore.trainer.models.capacity import TokenFacts
 from galore.trainer.models.changes.compiled import compile_blocks
 from galore.trainer.models.changes.table import BARE, WHOLE, change
 from galore.trainer.models.classifier import build_classifier
@@ -112,10 +112,10 @@ def build(
     for note in data.notes:
         console.message(note)
     torch.manual_seed(recipe.train.seed)  # dropout draws from the global generator, whose state checkpoints hold
-    new = NewTokens(data.summary.get("new_tokens", {}).values(), data.tokenizer.convert_ids_to_tokens)
+    tokens = TokenFacts.of(data.tokenizer, data.summary.get("new_tokens", {}))
     sharded = group if recipe.parallel.mode == "fsdp" else None
     home = None if sharded is None else "cpu"  # the whole may be too large for a card
-    model, kernels = build_model(recipe, id_bound(data.tokenizer), str(device), loaded.base_dir, new, home)
+    model, kernels = build_model(recipe, id_bound(data.tokenizer), str(device), loaded.base_dir, tokens, home)
     if not directory.fresh:
         identity.require_same_config(newest_state(directory.checkpoints), stored_config(model), directory.root)
     extra = build_extra(About(recipe, model, str(device), loaded.base_dir, id_bound(data.tokenizer), data.tokenizer))
@@ -143,18 +143,18 @@ def build_model(
     vocab_size: int,
     device: str,
     base_dir: Path,
-    new: NewTokens | None = None,
+    tokens: TokenFacts | None = None,
     home: str | None = None,
 ) -> tuple[nn.Module, list[str]]:
     """The network in training form (adapters or factors, checkpointing, CPU paths), and lines that name its paths.
 
     Args:
-        new: what the recipe adds to the tokenizer.
+        tokens: of the tokenizer.
         home: where the weights lie at first, if not on `device`.
     """
     kind = torch.device(device)
     settled = prepare_cuda(recipe.train.deterministic) if kind.type == "cuda" else []
-    network = _network(recipe, vocab_size, device, base_dir, new or NewTokens(), home)
+    network = _network(recipe, vocab_size, device, base_dir, tokens or TokenFacts(), home)
     kernels = settled + change(network, BARE, recipe, kind)
     kernels += prepare_process() if device == "cpu" else []
     if recipe.optim.method == "lora" or recipe.optim.weight_dtype is not None:
@@ -168,7 +168,7 @@ def build_model(
 
 
 def _network(
-    recipe: Recipe, vocab_size: int, device: str, base_dir: Path, new: NewTokens, home: str | None
+    recipe: Recipe, vocab_size: int, device: str, base_dir: Path, tokens: TokenFacts, home: str | None
 ) -> PreTrainedModel:
     """A classifier where the recipe has a task, else a decoder. Blocks that are streamed are left on the CPU."""
     made_on = "cpu" if recipe.train.stream_weights and device != "meta" else home or device
@@ -181,7 +181,7 @@ def _network(
             seed=recipe.train.seed,
             max_length=recipe.data.max_length,
             base_dir=base_dir,
-            new=new,
+            tokens=tokens,
         )
     return build_decoder(
         recipe.model,
@@ -192,7 +192,7 @@ def _network(
         max_length=recipe.data.max_length,
         base_dir=base_dir,
         in_int8=recipe.optim.target_modules if recipe.optim.weight_dtype == "int8" else (),
-        new=new,
+        tokens=tokens,
     )
 
 
@@ -275,9 +275,8 @@ def _resume(
     data.seek(checkpoint.state["position"], checkpoint.step)
     console.message(f"resuming from {checkpoint.path.name}, verified")
     try:
-        tidy(
-            directory.checkpoints, recipe.train.save_total_limit, checkpoint.path, _best(directory, checkpoint, recipe)
-        )
+        best = _best(directory, checkpoint, recipe)
+        tidy(directory.checkpoints, recipe.train.save_total_limit, checkpoint.path, best)
     except OSError as error:
         console.message(f"{error.filename or directory.checkpoints} could not be deleted: {error.strerror}")
     return checkpoint
@@ -318,6 +317,8 @@ def _taken(
         try:
             restore(checkpoint, model, optimizer)
         except (ValueError, UserError) as error:
+            if isinstance(error, RunFailed):  # of a disk that no longer answers
+                raise
             raise RunFailed(str(error), where=str(checkpoint.path), fix="resume with the code that wrote it") from error
         return checkpoint
     if step_directories(directory.checkpoints):

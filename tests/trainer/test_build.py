@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from galore.trainer import build
-from galore.trainer.common.errors import UserError
+from galore.trainer.common.errors import RunFailed, UserError
 from galore.trainer.machine.device import THREADS_PER_CORE, choose_threads
 from galore.trainer.optimizer import attach_optimizer
 from galore.trainer.recipe.load import LoadedRecipe
@@ -59,3 +62,30 @@ def test_what_stores_momenta_in_4_bits_is_told(
     ):
         told = build._momenta(optimizer, torch.device(kind))
         assert told == ([] if expected is None else [f"4-bit momenta: {expected}; {path}"])
+
+
+@pytest.mark.parametrize(
+    ("met", "fix"),
+    [
+        (
+            RunFailed("the disk is gone", where="model.safetensors", fix="see whether it answers"),
+            "see whether it answers",
+        ),
+        (UserError("a tensor is missing"), "resume with the code that wrote it"),
+        (ValueError("a state is missing"), "resume with the code that wrote it"),
+    ],
+)
+def test_a_checkpoint_that_is_not_taken_says_why_and_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, met: Exception, fix: str
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise met
+
+    found: Any = SimpleNamespace(path=Path("step-00000001"))
+    monkeypatch.setattr(build, "newest_verified", lambda *_: (found, []))
+    monkeypatch.setattr(build, "restore", refuse)
+    anything: Any = SimpleNamespace(checkpoints=Path())
+    with pytest.raises(RunFailed, match=str(met.args[0])) as told:
+        build._taken(anything, anything, anything, anything, None)
+    assert told.value.fix == fix
+    assert (told.value is met) is isinstance(met, RunFailed)

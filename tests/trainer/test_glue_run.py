@@ -11,7 +11,14 @@ from typing import Any
 import pytest
 import torch
 from consoles import Quiet
-from transformers import AutoModelForSequenceClassification, RobertaConfig, pipeline
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    RobertaConfig,
+    pipeline,
+)
 
 from galore.trainer import build as build_module
 from galore.trainer import loop
@@ -84,6 +91,30 @@ def test_a_run_learns_and_its_export_answers(asked: Any, tmp_path: Path, name: s
     assert facts["final"]["accuracy"] == scored[-1]["scores"]["validation"]["accuracy"]
     assert facts["baseline"] == {"validation": {"accuracy": 0.5}}
     assert "text-classification" in (tmp_path / "out/README.md").read_text()
+
+
+def test_a_decoder_is_padded_with_what_its_rows_are(asked: Any, tmp_path: Path, tiny_roberta: Path) -> None:
+    """In the run, its export, and wherever somebody else's configuration says nothing of padding."""
+    tokenizer, stored = AutoTokenizer.from_pretrained(tiny_roberta), tmp_path / "stored"
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
+    Qwen2ForCausalLM(
+        Qwen2Config(vocab_size=len(tokenizer), eos_token_id=3, num_key_value_heads=4, **shape)
+    ).save_pretrained(stored)
+    tokenizer.save_pretrained(stored)
+    more = [f"model.name_or_path={stored}", "train.num_train_epochs=1", "optim.target_modules=[self_attn,mlp]"]
+    loaded = asked("roberta-glue-full", "sst2", *more)
+    run_training(loaded, tmp_path / "run", False, Quiet())
+    export(str(tmp_path / "run"), tmp_path / "out")
+    file = tmp_path / "out/config.json"
+    config = json.loads(file.read_text())
+    assert config["pad_token_id"] == tokenizer.pad_token_id != 3
+    file.write_text(json.dumps(config | {"pad_token_id": None}))
+    (tmp_path / "out" / exported.MANIFEST).unlink()
+    results = [evaluate_stored(str(tmp_path / "run")).result, evaluate_stored(str(tmp_path / "out"), loaded).result]
+    assert results[0].loss == pytest.approx(rows(tmp_path / "run", "eval")[-1]["loss_nats"], rel=1e-5)
+    assert results[1].loss == pytest.approx(results[0].loss, rel=1e-5)
+    export(str(tmp_path / "out"), tmp_path / "again")
+    assert json.loads((tmp_path / "again/config.json").read_text())["pad_token_id"] == tokenizer.pad_token_id
 
 
 def swap_outputs(folder: Path) -> None:

@@ -22,7 +22,7 @@ from galore.trainer.checkpoint.diskspace import explain, require
 from galore.trainer.checkpoint.manifest import NAME as MANIFEST
 from galore.trainer.checkpoint.manifest import Damaged, Manifest, check_files, read_manifest, verify
 from galore.trainer.checkpoint.modelfolder import INDEX, index, link
-from galore.trainer.checkpoint.parts.files import Groups, Saved, files_by_group, write_whole
+from galore.trainer.checkpoint.parts.files import BY_ITS_WRITER, Groups, Saved, files_by_group, write_whole
 from galore.trainer.checkpoint.rotation import (
     REPLACED,
     UNFINISHED,
@@ -85,7 +85,8 @@ class Checkpoint:
             RunFailed: there is no such group, or a file can no longer be read, which a tensor may tell as well.
         """
         if group not in self.files:
-            raise RunFailed(f"the checkpoint has no {group!r}; it holds {', '.join(self.groups)}", where=str(self.path))
+            what = f"the checkpoint has no {group!r}; it holds {', '.join(self.groups)}"
+            raise RunFailed(what, where=str(self.path), fix=BY_ITS_WRITER)
         return Saved([self.path / name for name in self.files[group]])
 
 

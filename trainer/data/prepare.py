@@ -29,6 +29,7 @@ from galore.trainer.data.text.conversation import READING
 from galore.trainer.data.text.holdout import content_hash, working_share
 from galore.trainer.data.text.quality import BadRows
 from galore.trainer.data.tokens.cache import cache_root, fingerprint
+from galore.trainer.data.tokens.chat import OF_TOKENS
 from galore.trainer.data.tokens.extend import extend
 from galore.trainer.data.tokens.material import Material, Materials
 from galore.trainer.data.tokens.tokenize import threads
@@ -132,7 +133,8 @@ def map_data(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, material: Mater
     order = Order(train_section.seed, train_section.global_batch_size, section.shuffle)
     train, validation = (rows_over(store, section, tokenizer) for store in (text.train, text.validation))
     options: list[Any] = [section.packing, section.max_length, order.seed, order.global_batch_size, order.shuffle]
-    options += [READING] if READING in text.summary.get("noted", {}) else []  # a run of before read other rows
+    # a run of before read other rows
+    options += [each for each in (READING, OF_TOKENS) if each in text.summary.get("noted", {})]
     summary = {
         "source": section.source,
         "fingerprint": fingerprint([text.fingerprint, *options]),

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from galore.trainer.common.errors import UserError
+from galore.trainer.common.errors import RunFailed, UserError
 from galore.trainer.data.rows.tokenbatch import Seen
 from galore.trainer.data.tokens.tokenizer import load_tokenizer
 from galore.trainer.losses.extra import About, ExtraLoss, refused
@@ -18,9 +18,11 @@ from galore.trainer.models.cpu import optimize_decoder
 from galore.trainer.models.decoder import build_decoder
 from galore.trainer.models.head import split_head
 from galore.trainer.models.isolation import isolate_documents
+from galore.trainer.recipe.schema.model import ModelSection
 
 CHUNK_ELEMENTS = 2**23  # logits of the model, and of the teacher, that exist at once
 SHOWN = 3  # tokens in a message
+OF_THE_MODEL = ("dtype", "attn_implementation")  # how it is computed; which network it is, its folder alone says
 
 
 class Distillation(ExtraLoss):
@@ -92,18 +94,11 @@ def _teacher(about: About) -> PreTrainedModel:
     """The teacher, frozen, where the model is. Raises UserError where it cannot be read, or knows other tokens."""
     recipe, name = about.recipe, about.recipe.extra_loss.teacher
     assert name is not None
-    plain: dict[str, Any] = {
-        "name_or_path": name,
-        "revision": None,
-        "random_init": False,
-        "vocab_size": None,
-        "new_tokens": [],
-    }
     if about.tokenizer is not None:
         _require_same_tokens(about, name)
     try:
         teacher = build_decoder(
-            recipe.model.model_copy(update=plain),
+            section_of(name, recipe.model),
             about.vocabulary if about.tokenizer is not None else 1,
             device=about.device,
             seed=recipe.train.seed,
@@ -111,13 +106,19 @@ def _teacher(about: About) -> PreTrainedModel:
             base_dir=about.base_dir,
         )
     except UserError as error:
-        error.where = "extra_loss.teacher"
+        # of a disk that does not answer, the file says more
+        error.where = error.where if isinstance(error, RunFailed) else "extra_loss.teacher"
         raise
     if about.device == "cpu":
         optimize_decoder(teacher)
     if recipe.data.isolates:
         isolate_documents(teacher)
     return teacher.eval().requires_grad_(False)
+
+
+def section_of(teacher: str, model: ModelSection) -> ModelSection:
+    """What a recipe would say of the teacher of `model`: its name, and what is not said of a network."""
+    return ModelSection(name_or_path=teacher, **{name: getattr(model, name) for name in OF_THE_MODEL})
 
 
 def _require_same_tokens(about: About, name: str) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import psutil
 import torch
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.format import size
@@ -38,11 +38,17 @@ AFTER_PADDING = (
 )
 
 
-class NewTokens(NamedTuple):
-    """Token ids that `model.new_tokens` added to the tokenizer, and what any id of it is called."""
+class TokenFacts(NamedTuple):
+    """What a network is told of its tokenizer: token ids that `model.new_tokens` added, what any id is called, and the
+    one that short rows are filled up with."""
 
-    ids: Collection[int] = ()
+    new: Collection[int] = ()
     called: Callable[[int], Any] = str
+    pad: int | None = None
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase, new: Mapping[str, int]) -> Self:
+        return cls(new.values(), tokenizer.convert_ids_to_tokens, tokenizer.pad_token_id)
 
 
 def check_capacity(
@@ -108,11 +114,11 @@ def rows_wanted(section: ModelSection, config: PreTrainedConfig, vocab_size: int
     return max(vocab_size, int(config.get_text_config().vocab_size))
 
 
-def new_rows(section: ModelSection, config: PreTrainedConfig, vocab_size: int, new: NewTokens) -> list[int]:
+def new_rows(section: ModelSection, config: PreTrainedConfig, vocab_size: int, tokens: TokenFacts) -> list[int]:
     """Where `model.new_tokens` are named, the token ids that were added to the tokenizer, and those that the stored
     embedding has no row for."""
     stored = int(config.get_text_config().vocab_size)
-    return sorted({*new.ids, *range(stored, vocab_size)}) if section.new_tokens else []
+    return sorted({*tokens.new, *range(stored, vocab_size)}) if section.new_tokens else []
 
 
 def grow_vocabulary(model: PreTrainedModel, rows: int | None, seed: int, new: Sequence[int] = ()) -> None:

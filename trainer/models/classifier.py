@@ -12,7 +12,8 @@ from galore.trainer.common.errors import UserError
 from galore.trainer.common.library import WHERE
 from galore.trainer.models.attention import attention_on, check_attention
 from galore.trainer.models.capacity import (
-    NewTokens,
+    AFTER_PADDING,
+    TokenFacts,
     check_capacity,
     grow_vocabulary,
     new_rows,
@@ -38,7 +39,7 @@ def build_classifier(
     seed: int,
     max_length: int,
     base_dir: Path,
-    new: NewTokens = NewTokens(),  # noqa: B008 - it cannot change
+    tokens: TokenFacts = TokenFacts(),  # noqa: B008 - it cannot change
 ) -> PreTrainedModel:
     """The recipe's model with a head for `task` on `device`, weights in `section.dtype`, in training mode.
 
@@ -47,7 +48,7 @@ def build_classifier(
     `device="meta"` nothing is allocated or loaded.
 
     Args:
-        new: what `model.new_tokens` added to the tokenizer.
+        tokens: of the tokenizer.
 
     Raises:
         UserError: the model cannot be read, has no such head, too few embeddings or positions for the data, or the
@@ -58,13 +59,13 @@ def build_classifier(
     source = locate(str(section.name_or_path), base_dir)
     stored = read_config(source, section.revision)
     order = None if section.random_init else label_order(stored, task, source)
-    config = _for_task(stored, task)
+    config = pad_with(_for_task(stored, task), tokens.pad)
     if section.rope is not None:
         scale_rope(config, section.rope, base_dir, built=False)
     if not section.random_init:
         refuse_fewer_rows(config, section.vocab_size, source)
-    rows, fresh = rows_wanted(section, config, vocab_size), new_rows(section, config, vocab_size, new)
-    check_capacity(config, vocab_size, max_length, rows, new.called)
+    rows, fresh = rows_wanted(section, config, vocab_size), new_rows(section, config, vocab_size, tokens)
+    check_capacity(config, vocab_size, max_length, rows, tokens.called)
     dtype = getattr(torch, section.dtype)
     if device != "meta":
         require_memory(config, dtype.itemsize)
@@ -81,7 +82,8 @@ def build_classifier(
         _reorder(model, order)
         grow_vocabulary(model, rows, seed, fresh)
         model = model.to(dtype).to(device)
-    model.config.dtype = dtype
+    # a pad that is a new token has its row by then
+    pad_with(model.config, tokens.pad).dtype = dtype
     return model.train()
 
 
@@ -101,6 +103,22 @@ def align_labels(model: PreTrainedModel, task: Task, source: str) -> None:
     """
     _reorder(model, label_order(model.config, task, source))
     _for_task(model.config, task)
+
+
+def pad_with(config: PreTrainedConfig, pad: int | None) -> PreTrainedConfig:
+    """Let `pad` fill up rows: a decoder's score is that of the last token which is another.
+
+    Args:
+        pad: of the tokenizer; None where only shapes are asked for, which any will do for.
+    """
+    text = config.get_text_config()
+    for each in (config, text):
+        own = getattr(each, "pad_token_id", None)
+        # a network whose positions begin after its own pad, and which masks what rows are filled up with, keeps it
+        if own is None or (pad is not None and text.model_type not in AFTER_PADDING):
+            wanted = pad or 0
+            each.pad_token_id = wanted if wanted < text.vocab_size else own
+    return config
 
 
 def label_order(config: PreTrainedConfig, task: Task, source: str) -> list[int] | None:
@@ -151,8 +169,6 @@ def _for_task(config: PreTrainedConfig, task: Task) -> PreTrainedConfig:
         config.id2label = dict(enumerate(task.labels))
         config.label2id = {label: number for number, label in enumerate(task.labels)}
     config.problem_type = "regression" if task.is_regression else "single_label_classification"
-    if config.pad_token_id is None:  # decoders find the last token by it; as `tokenizer.usable` pads
-        config.pad_token_id = config.eos_token_id
     return config
 
 

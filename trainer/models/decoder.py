@@ -14,7 +14,7 @@ from galore.trainer.common.errors import UserError
 from galore.trainer.common.library import WHERE, explained
 from galore.trainer.models.attention import attention_on, check_attention
 from galore.trainer.models.capacity import (
-    NewTokens,
+    TokenFacts,
     check_capacity,
     grow_vocabulary,
     new_rows,
@@ -43,7 +43,7 @@ def build_decoder(
     max_length: int,
     base_dir: Path,
     in_int8: Sequence[str] = (),
-    new: NewTokens = NewTokens(),  # noqa: B008 - it cannot change
+    tokens: TokenFacts = TokenFacts(),  # noqa: B008 - it cannot change
 ) -> PreTrainedModel:
     """The model of a recipe on `device`, weights in `section.dtype`, in training mode, key/value cache off.
 
@@ -57,7 +57,7 @@ def build_decoder(
         base_dir: folder that a relative `section.name_or_path` is seen from.
         in_int8: parts of the paths of linear layers whose weights are kept in 8 bits; they never lie on `device`
             otherwise.
-        new: what `model.new_tokens` added to the tokenizer.
+        tokens: of the tokenizer.
 
     Raises:
         UserError: the model cannot be read or trained, its vocabulary or positions are too few for the data, or the
@@ -70,8 +70,8 @@ def build_decoder(
     config = _config(section, vocab_size, source)
     if section.rope is not None:
         scale_rope(config, section.rope, base_dir, built=section.has_own_dimensions)
-    rows, fresh = rows_wanted(section, config, vocab_size), new_rows(section, config, vocab_size, new)
-    check_capacity(config, vocab_size, max_length, rows, new.called)
+    rows, fresh = rows_wanted(section, config, vocab_size), new_rows(section, config, vocab_size, tokens)
+    check_capacity(config, vocab_size, max_length, rows, tokens.called)
     if device != "meta":
         require_memory(config, getattr(torch, section.dtype).itemsize)
     if source is None or section.random_init or device == "meta":

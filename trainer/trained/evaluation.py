@@ -15,7 +15,7 @@ from galore.trainer.losses.build import build_extra
 from galore.trainer.losses.extra import About, ExtraLoss
 from galore.trainer.machine.device import choose_threads
 from galore.trainer.models.capacity import check_capacity
-from galore.trainer.models.classifier import align_labels, head_modules
+from galore.trainer.models.classifier import align_labels, head_modules, pad_with
 from galore.trainer.models.isolation import isolate_documents
 from galore.trainer.models.rope.rotary import set_rope
 from galore.trainer.recipe.load import LoadedRecipe
@@ -82,6 +82,8 @@ def held_out(stored: StoredModel, loaded: LoadedRecipe | None, progress: Progres
     set_positions(stored, loaded)
     data = read_data(for_model(recipe, stored), base_dir, progress)
     check_tokenizer(data, stored)
+    if recipe.data.task is not None:
+        pad_with(stored.model.config, data.tokenizer.pad_token_id)
     check_capacity(stored.model.config, len(stored.tokenizer), recipe.data.max_length)
     if recipe.data.isolates:
         isolate_documents(stored.model)

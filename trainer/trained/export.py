@@ -29,6 +29,7 @@ from galore.trainer.common.lock import alone_in
 from galore.trainer.common.reading import user_path
 from galore.trainer.data.tokens.chat import stop_tokens
 from galore.trainer.data.tokens.chattemplate import ensure_template
+from galore.trainer.models.classifier import head_modules, pad_with
 from galore.trainer.models.pretrained import kind_of, load_pretrained, read_config
 from galore.trainer.models.retnet.code import code_files
 from galore.trainer.models.rope.scaling import START
@@ -190,17 +191,22 @@ def _verify(model: PreTrainedModel, folder: Path) -> None:
             str(folder), config, revision=None, dtype=model.dtype, attn_implementation=None, kind=kind_of(config)
         )
         refuse_different(written, model)
+    except RunFailed:  # of a disk that no longer answers
+        raise
     except UserError as error:
         raise RunFailed(f"the export does not read back as the model: {error.what}", where=str(folder)) from error
 
 
 def _name_special_tokens(stored: StoredModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """A model built from dimensions names no special tokens; generation must stop at the tokenizer's end of text."""
+    """A model built from dimensions names no special tokens; generation must stop at the tokenizer's end of text, and a
+    classifier know what rows are padded with."""
     generation = stored.model.generation_config if stored.model.can_generate() else None
     for config in (stored.model.config, *([generation] if generation is not None else [])):
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
             if getattr(config, name, None) is None:
                 setattr(config, name, getattr(tokenizer, name))
+    if head_modules(stored.model) and tokenizer.pad_token_id is not None:
+        pad_with(stored.model.config, tokenizer.pad_token_id)
     if stored.recipe is not None and stored.recipe.data.instruct:
         ensure_template(tokenizer)
         _stop_after_answers(stored.model.generation_config, stop_tokens(tokenizer))

@@ -78,7 +78,7 @@ def evaluate_tasks(path: str, asked: Asked, device: str = "cpu") -> TaskScores:
             log_samples=False,
         )
     except Exception as error:  # the harness, its tasks and their data raise types of their own
-        if isinstance(error, OUR_MISTAKES):
+        if isinstance(error, (UserError, *OUR_MISTAKES)):
             raise
         fix = "see whether the data of the tasks can be had: the network, or a filled cache of the hub"
         raise RunFailed(f"lm-eval failed: {type(error).__name__}: {error}", where="--tasks", fix=fix) from error

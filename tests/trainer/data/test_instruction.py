@@ -14,6 +14,7 @@ from galore.trainer.common.errors import UserError
 from galore.trainer.data import prepare
 from galore.trainer.data.prepare import prepare_data
 from galore.trainer.data.tokens import tokenized
+from galore.trainer.data.tokens.chat import OF_TOKENS
 from galore.trainer.recipe.schema.recipe import Recipe
 
 MakeRecipe = Callable[..., Recipe]
@@ -212,6 +213,22 @@ def test_rows_that_an_earlier_version_read_otherwise_are_other_data(
             patch.setattr(prepare, "READING", "of before")
             before = prepare_data(instruct(**columns), tmp_path).summary
         assert ("reading" in now["noted"]) is noted
+        assert (now["fingerprint"] != before["fingerprint"]) is noted
+
+
+def test_answers_of_added_tokens_are_other_data_than_before(
+    tmp_path: Path, instruct: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for answer, noted in (("b", False), ("<yes>", True)):
+        write(tmp_path / "chat.jsonl", [{"instruction": "a", "output": answer}] * 20)
+        recipe = instruct(validation_fraction=0)
+        recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"new_tokens": ["<yes>", "<no>"]})})
+        with monkeypatch.context() as patch:
+            now = prepare_data(recipe, tmp_path).summary
+            patch.setattr(prepare, "OF_TOKENS", "of before")
+            before = prepare_data(recipe, tmp_path).summary
+        assert now["documents"]["train"] == 20
+        assert (OF_TOKENS in now["noted"]) is noted
         assert (now["fingerprint"] != before["fingerprint"]) is noted
 
 

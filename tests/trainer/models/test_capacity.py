@@ -8,7 +8,7 @@ import torch
 from transformers import BertConfig, BertForMaskedLM, LlamaConfig, LlamaForCausalLM
 
 from galore.trainer.common.errors import UserError
-from galore.trainer.models.capacity import NewTokens
+from galore.trainer.models.capacity import TokenFacts
 from galore.trainer.models.classifier import build_classifier
 from galore.trainer.models.decoder import build_decoder
 from galore.trainer.recipe.schema.model import ModelSection
@@ -39,7 +39,7 @@ def both(model: Any) -> list[torch.Tensor]:
 def test_rows_of_new_tokens_start_at_the_mean_of_the_others(stored: Path) -> None:
     before = both(LlamaForCausalLM.from_pretrained(stored, dtype=torch.float32))
     model = build_decoder(
-        section(stored, new_tokens=["<a>", "<b>"]), ROWS + 2, new=NewTokens([ROWS, ROWS + 1]), **OPTIONS
+        section(stored, new_tokens=["<a>", "<b>"]), ROWS + 2, tokens=TokenFacts([ROWS, ROWS + 1]), **OPTIONS
     )
     assert model.config.vocab_size == ROWS + 2
     for old, new in zip(before, both(model), strict=True):
@@ -52,7 +52,7 @@ def test_rows_of_new_tokens_start_at_the_mean_of_the_others(stored: Path) -> Non
 
 def test_spare_rows_are_taken_before_any_is_added(stored: Path) -> None:
     before = both(LlamaForCausalLM.from_pretrained(stored, dtype=torch.float32))
-    model = build_decoder(section(stored, new_tokens=["<a>"]), 31, new=NewTokens([30]), **OPTIONS)
+    model = build_decoder(section(stored, new_tokens=["<a>"]), 31, tokens=TokenFacts([30]), **OPTIONS)
     assert model.config.vocab_size == ROWS
     for old, new in zip(before, both(model), strict=True):
         torch.testing.assert_close(new[30], old[:30].mean(dim=0))
@@ -68,7 +68,9 @@ def test_a_token_that_the_tokenizer_has_and_the_model_has_not_gets_a_row(stored:
 def test_without_the_key_the_message_names_it_and_the_tokens_whatever_the_size_that_is_asked_for(stored: Path) -> None:
     for rows in (None, ROWS):
         with pytest.raises(UserError, match=f"embeds {ROWS} token ids, but the tokenizer has {ROWS + 2}") as caught:
-            build_decoder(section(stored, vocab_size=rows), ROWS + 2, new=NewTokens(called="<{}>".format), **OPTIONS)
+            build_decoder(
+                section(stored, vocab_size=rows), ROWS + 2, tokens=TokenFacts(called="<{}>".format), **OPTIONS
+            )
         assert caught.value.where == "model.new_tokens"
         assert caught.value.fix == 'model.new_tokens=\'["<40>","<41>"]\' gives the tokens beyond it rows'
     with pytest.raises(UserError, match="the recipe says 30") as caught:
@@ -93,7 +95,7 @@ def test_a_classifier_gets_them_too(tmp_path: Path) -> None:
     torch.manual_seed(0)
     BertForMaskedLM(BertConfig(vocab_size=ROWS, max_position_embeddings=16, **SIZES)).save_pretrained(tmp_path)
     model: Any = build_classifier(
-        section(tmp_path, new_tokens=["<a>"]), TASKS["cola"], ROWS + 1, new=NewTokens([ROWS]), **OPTIONS
+        section(tmp_path, new_tokens=["<a>"]), TASKS["cola"], ROWS + 1, tokens=TokenFacts([ROWS]), **OPTIONS
     )
     rows = model.get_input_embeddings().weight.detach()
     torch.testing.assert_close(rows[ROWS], rows[:ROWS].mean(dim=0))

@@ -8,11 +8,25 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification, BertConfig, BertModel, RobertaConfig
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertModel,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedConfig,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    RobertaConfig,
+)
 
 from galore.trainer.common.errors import UserError
 from galore.trainer.models.adapters.lora import add_adapters, merged
-from galore.trainer.models.capacity import positions_of
+from galore.trainer.models.capacity import TokenFacts, positions_of
 from galore.trainer.models.classifier import build_classifier, head_modules
 from galore.trainer.recipe.schema.model import ModelSection
 from galore.trainer.recipe.schema.optim import OptimSection
@@ -157,3 +171,58 @@ def test_adapters_and_a_head_in_full(tiny_roberta: Path) -> None:
                 parameter.normal_(0, 0.1)
         before = model(input_ids=ids).logits
         assert torch.allclose(merged(model)(input_ids=ids).logits, before, atol=1e-5)
+
+
+SHAPE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4, "head_dim": 8}
+QWEN = Qwen2Config(vocab_size=20, eos_token_id=19, pad_token_id=None, num_key_value_heads=4, **SHAPE)
+LLAMA = LlamaConfig(vocab_size=20, eos_token_id=[18, 19], pad_token_id=None, **SHAPE)
+GPT2 = GPT2Config(vocab_size=20, n_embd=32, n_layer=1, n_head=4, n_positions=64, eos_token_id=19)
+GEMMA = Gemma3Config(
+    text_config={"vocab_size": 20, "eos_token_id": 19, "pad_token_id": 0, "num_key_value_heads": 4, **SHAPE},
+    vision_config={"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1},
+)
+DECODERS = [
+    (QWEN, Qwen2ForCausalLM),
+    (LLAMA, LlamaForCausalLM),
+    (GPT2, GPT2LMHeadModel),
+    (GEMMA, Gemma3ForConditionalGeneration),
+]
+
+
+def decoder(folder: Path, config: PreTrainedConfig, kind: Any, pad: int, **more: Any) -> Any:
+    torch.manual_seed(0)
+    kind(config).save_pretrained(folder)
+    section = ModelSection(name_or_path=str(folder), dtype="float32", **more)
+    options: dict[str, Any] = {"device": "cpu", "seed": 1, "max_length": 16, "base_dir": Path()}
+    return build_classifier(section, TASKS["sst2"], 21, tokens=TokenFacts([20], str, pad), **options).eval()
+
+
+@pytest.mark.parametrize("pad", [17, 20])
+@pytest.mark.parametrize(("config", "kind"), DECODERS)
+def test_a_decoders_score_does_not_depend_on_who_shares_the_batch(
+    tmp_path: Path, config: PreTrainedConfig, kind: Any, pad: int
+) -> None:
+    """Whatever the tokenizer pads with, be it a new token, and whatever the stored configuration says of padding."""
+    model = decoder(tmp_path / "stored", config, kind, pad, new_tokens=["<pad>"])
+    assert {model.config.pad_token_id, model.config.get_text_config().pad_token_id} == {pad}
+    alone, padded = torch.tensor([[3, 4, 5]]), torch.tensor([[3, 4, 5, pad, pad], [3, 4, 5, 6, 7]])
+    model.save_pretrained(tmp_path / "saved")
+    for each in (model, AutoModelForSequenceClassification.from_pretrained(tmp_path / "saved").eval()):
+        with torch.no_grad():
+            expected = each(input_ids=alone, attention_mask=torch.ones(1, 3)).logits[0]
+            scores = each(input_ids=padded, attention_mask=(padded != pad).float()).logits
+        assert torch.allclose(scores[0], expected, atol=1e-5)
+        assert not torch.allclose(scores[1], expected, atol=1e-5)
+
+
+def test_shapes_need_no_tokenizer(tmp_path: Path) -> None:
+    LlamaForCausalLM(LLAMA).save_pretrained(tmp_path)
+    model = build(tmp_path, "rte", device="meta")
+    assert model(input_ids=torch.zeros(2, 5, dtype=torch.long, device="meta")).logits.shape == (2, 2)
+
+
+def test_positions_that_begin_after_the_padding_stay_where_they_were_trained(tiny_roberta: Path) -> None:
+    section = ModelSection(name_or_path=str(tiny_roberta), dtype="float32")
+    options: dict[str, Any] = {"device": "cpu", "seed": 1, "max_length": 64, "base_dir": Path()}
+    model = build_classifier(section, TASKS["mnli"], 20, tokens=TokenFacts(pad=3), **options)
+    assert model.config.pad_token_id == build(tiny_roberta).config.pad_token_id != 3

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 
 from galore.trainer.checkpoint import checkpoint
 from galore.trainer.checkpoint.state import model_tensors
-from galore.trainer.common.errors import UserError
+from galore.trainer.common.errors import RunFailed, UserError
 from galore.trainer.common.lock import alone_in
 from galore.trainer.data.tokens.tokenizer import load_tokenizer
 from galore.trainer.models.adapters.adapt import adapted
@@ -27,6 +27,7 @@ from galore.trainer.models.pretrained import load_pretrained, read_config
 from galore.trainer.recipe.dump import dump_recipe
 from galore.trainer.recipe.schema.recipe import Recipe
 from galore.trainer.record.rundir import RunDir
+from galore.trainer.trained import export as export_module
 from galore.trainer.trained.export import ExportOptions, _name_special_tokens, export
 from galore.trainer.trained.onward.targets import TARGETS
 from galore.trainer.trained.runmodel import load_run_model, save_model_files
@@ -438,6 +439,26 @@ def test_an_export_that_is_not_the_model_is_refused(
         export(str(tmp_path / "run"), tmp_path / "out")
     assert failed.value.exit_code == 1
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_disk_that_does_not_answer_is_no_other_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_run(tmp_path / "run")
+    save = PreTrainedModel.save_pretrained
+
+    def written(self: PreTrainedModel, folder: Path) -> None:
+        save(self, folder)
+        met = RunFailed("cannot be read", where="the disk", fix="try again")
+        monkeypatch.setattr(export_module, "load_pretrained", lambda *_, **__: raised(met))
+
+    monkeypatch.setattr(PreTrainedModel, "save_pretrained", written)
+    with pytest.raises(RunFailed, match="the disk: cannot be read") as failed:
+        export(str(tmp_path / "run"), tmp_path / "out")
+    assert failed.value.fix == "try again"
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def raised(error: Exception) -> None:
+    raise error
 
 
 def test_an_adapted_head_that_was_tied_is_exported_as_trained(tmp_path: Path) -> None:

@@ -64,6 +64,9 @@ def test_what_cannot_be_scored_is_told(fake: _Harness, monkeypatch: pytest.Monke
         evaluate_tasks("run", Asked(["helaswag"]))
     with pytest.raises(UserError, match=r"has no chat template"):
         evaluate_tasks("run", Asked(["hellaswag"], apply_chat_template=True))
+    fake.error = UserError("cannot be read", where="the disk", fix="try again")
+    with pytest.raises(UserError, match=r"^the disk: cannot be read\n.*try again"):
+        evaluate_tasks("run", Asked(["hellaswag"]))
     fake.error = ConnectionError("no network")
     with pytest.raises(RunFailed, match=r"--tasks: lm-eval failed: ConnectionError: no network\n.*cache of the hub"):
         evaluate_tasks("run", Asked(["hellaswag"]))

@@ -30,6 +30,7 @@ from galore.trainer.common.errors import RunFailed
 
 SUFFIX = ".safetensors"
 OFFSETS = "DCP_SHARDING_INFO"  # key of the header's metadata: {name: {"saved_offsets": [where its part begins]}}
+BY_ITS_WRITER = "read it with the code that wrote it"
 _PART = re.compile(r"\.part-\d+-of-\d+$")
 
 Groups = Mapping[str, Mapping[str, Stored]]
@@ -107,7 +108,8 @@ class Saved(Mapping[str, Tensor]):
         self.sizes = {name: _size(parts) for name, parts in self._parts.items()}
         for name, parts in self._parts.items():
             if sum(math.prod(part.shape) for part in parts) != self.sizes[name].numel():
-                raise RunFailed(f"{name} is not whole in what is there", where=str(parts[0].file))
+                what, where = f"{name} is not whole in what is there", str(parts[0].file)
+                raise RunFailed(what, where=where, fix=BY_ITS_WRITER)
 
     def __getitem__(self, name: str) -> Tensor:
         first, *others = self._parts[name]

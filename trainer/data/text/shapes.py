@@ -13,6 +13,8 @@ from galore.trainer.data.text.quality import BadRow, text_of_object, value_of
 from galore.trainer.recipe.schema.data import DataSection
 from galore.trainer.recipe.schema.model import TEXT
 
+LARGEST = (2 - 2**-23) * 2.0**127  # of float32
+
 
 def text_of_row(row: Any, section: DataSection) -> str:
     """The text of one parsed row; or its conversation, or its tokens, as JSON. Raises BadRow."""
@@ -62,12 +64,16 @@ def _part(part: Any, field: str) -> tuple[str, Any]:
 
 
 def _floats(row: Any, field: str) -> list[float]:
-    """Numbers in their order, of a list or of lists in it."""
+    """Numbers in their order, of a list or of lists in it, that are finite where they are kept, in float32."""
     value = from_text(row[field])
     rows = value if isinstance(value, list) else [value]
     flat = [each for part in rows for each in (part if isinstance(part, list) else [part])]
-    if not isinstance(value, list) or not all(type(each) in (int, float) and math.isfinite(each) for each in flat):
+    # math.isfinite raises for whole numbers that no float holds
+    numbers = all(type(each) is int or (type(each) is float and math.isfinite(each)) for each in flat)
+    if not isinstance(value, list) or not numbers:
         raise BadRow("wrong_type", f"`{field}` is not a list of numbers, or of lists of them")
+    if (beyond := next((each for each in flat if abs(each) > LARGEST), None)) is not None:
+        raise BadRow("wrong_type", f"`{field}` has a number that float32 cannot hold: {beyond}")
     return [float(each) for each in flat]
 
 

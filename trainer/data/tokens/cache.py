@@ -103,7 +103,7 @@ def _opened(path: Path, load: Callable[[Path], T]) -> T:
         raise RunFailed(f"cannot be read: {error.strerror}", where=str(error.filename or path), fix=fix) from error
     try:
         return load(path)
-    except OSError:
+    except (OSError, RunFailed):
         raise
     except Exception as error:  # of another version of a library, which has types of its own
         raise Damaged(str(error) or type(error).__name__) from error

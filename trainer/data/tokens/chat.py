@@ -20,6 +20,7 @@ from tokenizers import Tokenizer
 from galore.trainer.common.errors import UserError
 from galore.trainer.data.text.conversation import Conversation, Message, read_conversation
 from galore.trainer.data.text.quality import BadRow
+from galore.trainer.data.text.words import end_of_words, first_words, is_written, shared_length
 from galore.trainer.data.tokens.chattemplate import render, template_of
 from galore.trainer.data.tokens.learned import learned, without_marks
 from galore.trainer.data.tokens.tokenize import encoder
@@ -27,10 +28,11 @@ from galore.trainer.data.tokens.tokenize import encoder
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-END_OF_THOUGHT = "</think>"
 THOUGHTS = ("reasoning_content", "reasoning", "thinking")  # transformers gives each to templates that read another
 NO_END = "no end of turn"
 UNREAD = "unread: "
+OF_TOKENS = "answers of added tokens"
+"""Noted of conversations whose targets were others, or none, while such an answer was none."""
 
 Span = tuple[int, int]
 """First character of a response, and the one after the token that ends it."""
@@ -41,7 +43,7 @@ class Example(NamedTuple):
 
     ids: list[int]  # n
     targets: npt.NDArray[np.bool_]  # (n,)
-    # What a reader of the run should know: NO_END, or UNREAD and what the template left out.
+    # What a reader of the run should know: NO_END, OF_TOKENS, or UNREAD and what the template left out.
     notes: tuple[str, ...] = ()
     extra: list[float] | None = None  # numbers for a second loss
 
@@ -64,7 +66,8 @@ class ChatEncoder:
         self._backend = _exact(encoder(tokenizer))
         self._loss_on, self._all = loss_on, loss_on == "all"
         self._added = tuple(str(token) for token in tokenizer.added_tokens_decoder.values())
-        self._ending = re.compile(rf"\s*{_any_of(self._added)}+")
+        self._token = re.compile(_any_of(self._added))
+        self._ending = re.compile(rf"\s*{self._token.pattern}+")
 
     def encode(self, texts: Sequence[str], places: Sequence[str]) -> Iterator[Example | BadRow]:
         """The examples of conversations in JSON, in their order; a BadRow for one that the template refuses.
@@ -102,8 +105,12 @@ class ChatEncoder:
             spans = dict(self._spans(conversation, text, place, wanted))
             silent = list(self._silent(conversation, text, wanted)) if self._all else []
             last = next(reversed(spans), (0, len(text.rstrip())))
-            ended = conversation.messages[-1]["role"] != "assistant" or self._has_end(text, last)
-            return Rendered(text, spans, silent, ended, tuple(self._unread(conversation, text)))
+            ended = conversation.messages[-1]["role"] != "assistant" or self._has_end(conversation, text, last)
+            notes = (
+                *self._unread(conversation, text),
+                *([OF_TOKENS] if self._of_tokens(text, list(spans), ended) else []),
+            )
+            return Rendered(text, spans, silent, ended, notes)
         except BadRow as bad:
             return bad.bare()
 
@@ -130,7 +137,7 @@ class ChatEncoder:
                 start = self._start(so_far, text)
                 stop = None if start is None else self._stop(so_far, text, start)
                 if start is not None and stop is not None:
-                    if self._says_something(text[start:stop]):
+                    if self._says_something(message, text, start, stop):
                         yield (start, stop), wanted[index]
                 elif wanted[index] != self._all:
                     raise _not_in_pieces(index, place)
@@ -140,13 +147,25 @@ class ChatEncoder:
         for index, message in enumerate(conversation.messages):
             if message["role"] != "assistant" and not wanted[index]:
                 before = self._render(conversation._replace(messages=conversation.messages[:index])) if index else ""
-                said = re.compile(_any_of(_words(message))).search(text, _shared(before, text))
-                if said:
-                    yield said.span()
+                said = first_words(message, text, shared_length(before, text))
+                if said is not None:
+                    yield said
 
-    def _says_something(self, response: str) -> bool:
+    def _says_something(self, message: Message, text: str, start: int, stop: int) -> bool:
         """Whether there is more than the end of a turn, as where the template leaves out the call that is all of it."""
-        return bool(self._ending.sub("", response).strip())
+        # what is said may be added tokens alone, as labels that are one token each
+        said = message["content"].strip() and end_of_words(message, text, start) is not None
+        return bool(said or self._token.sub("", text[start:stop]).strip())
+
+    def _of_tokens(self, text: str, spans: Sequence[Span], ended: bool) -> bool:
+        """Whether an answer is added tokens alone, or ends in one after which the template writes no end."""
+        for number, (start, stop) in enumerate(spans, start=1):
+            answer = text[start:stop]
+            bare = answer.rstrip()
+            no_end = bare != answer or (number == len(spans) and not ended)
+            if not self._token.sub("", answer).strip() or (no_end and bare.endswith(self._added)):
+                return True
+        return False
 
     def _start(self, conversation: Conversation, text: str) -> int | None:
         """Where the last response begins: after the prompt for it, or what `text` has of this prompt.
@@ -160,37 +179,48 @@ class ChatEncoder:
         before = self._render(asked)
         if not text.startswith(before):
             return None
-        words = re.compile(rf"\s*{_any_of(_words(conversation.messages[-1]))}")
-        return next((at for at in range(_shared(prompt, text), len(before), -1) if words.match(text, at)), None)
+        places = range(shared_length(prompt, text), len(before), -1)
+        return next((at for at in places if end_of_words(conversation.messages[-1], text, at) is not None), None)
 
     def _stop(self, conversation: Conversation, text: str, start: int) -> int | None:
         """Where the last response ends: after the token that ends a turn, or where the template ends it without one."""
         message = conversation.messages[-1]
-        said = re.compile(rf"\s*{_any_of(_words(message))}").match(text, start)
+        said = end_of_words(message, text, start)
         after = self._render(conversation)
         if text.startswith(after):
             # after words alone a turn ends with what the template puts right behind them
             calls = "tool_calls" in message and "tool_calls" in template_of(self._tokenizer, conversation.tools)
-            end = self._ending.match(text, said.end(), len(after)) if said and not calls else None
-            return end.end() if end else self._end_of_turn(text, start, len(after))
+            end = self._ending.match(text, said, len(after)) if said is not None and not calls else None
+            return end.end() if end else self._end_of_turn(text, self._behind(message, text, start), len(after))
         # otherwise the last response of a conversation is written unlike those before it
-        end = re.compile(rf"\s*{_any_of(self._added)}").match(text, said.end()) if said else None
+        end = re.compile(rf"\s*{_any_of(self._added)}").match(text, said) if said is not None else None
         return end.end() if end else None
 
     def _end_of_turn(self, text: str, start: int, stop: int) -> int:
         """The end of the first added tokens in a row, of all that is added tokens and white space at the end."""
         found, end = stop, stop
         while True:
-            trimmed = start + len(text[start:end].rstrip())
+            trimmed = end
+            while trimmed > start and text[trimmed - 1].isspace():
+                trimmed -= 1
             token = next((token for token in self._added if text.endswith(token, start, trimmed)), None)
             if token is None:
                 return found
             found = trimmed if trimmed < end or end == stop else found
             end = trimmed - len(token)
 
-    def _has_end(self, text: str, span: Span) -> bool:
-        """Whether a response ends with a token of its own, or the template writes EOS somewhere after it."""
-        return text.endswith(self._added, *span) or str(self._tokenizer.eos_token) in text[span[1] :]
+    def _has_end(self, conversation: Conversation, text: str, span: Span) -> bool:
+        """Whether a token ends a response that is none of its words, or the template writes EOS somewhere after it."""
+        start, stop = span
+        behind = self._behind(conversation.messages[-1], text, start)
+        return text.endswith(self._added, behind, stop) or str(self._tokenizer.eos_token) in text[stop:]
+
+    def _behind(self, message: Message, text: str, start: int) -> int:
+        """Where the end of a turn may stand: after the words that `text` has at `start`, before an EOS they bring."""
+        said, end = end_of_words(message, text, start), str(self._tokenizer.eos_token)
+        if said is None:
+            return start
+        return said - len(end) if text.endswith(end, start, said) else said
 
     def _unread(self, conversation: Conversation, text: str) -> Iterator[str]:
         """What the template does not write: keys without which it renders the same, tools, words of whole roles."""
@@ -202,7 +232,7 @@ class ChatEncoder:
                 yield f"{UNREAD}{key}"
         if conversation.tools and self._same(conversation._replace(tools=None), text):
             yield f"{UNREAD}tools"
-        silent = {message["role"] for message in messages if not _is_written(message, text)}
+        silent = {message["role"] for message in messages if not is_written(message, text)}
         yield from (f"{UNREAD}messages of role {role}" for role in sorted(silent))
 
     def _same(self, conversation: Conversation, text: str) -> bool:
@@ -254,33 +284,10 @@ def stop_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return [token for token in dict.fromkeys(tokens) if token is not None]
 
 
-def _words(message: Message) -> tuple[str, ...]:
-    """How a template may write what is said: all of it, or without the thought before it."""
-    said = message["content"].strip()
-    spoken = said.rpartition(END_OF_THOUGHT)[2].strip()
-    return (said, spoken) if spoken else (said,)
-
-
-def _is_written(message: Message, text: str) -> bool:
-    """Whether a rendering has the words of a message, as they are or in JSON."""
-    words = _words(message)
-    return any(each in text for each in words) or any(
-        json.dumps(each, ensure_ascii=ascii_only)[1:-1] in text for each in words for ascii_only in (False, True)
-    )
-
-
-def _shared(one: str, two: str) -> int:
-    """Characters at the beginning that are the same."""
-    return next((at for at, (a, b) in enumerate(zip(one, two, strict=False)) if a != b), min(len(one), len(two)))
-
-
 def _any_of(choices: Sequence[str]) -> str:
     """A regular expression, which matches nothing where there is no choice."""
-    return (
-        "(?!)"
-        if not choices
-        else f"(?:{'|'.join(re.escape(choice) for choice in sorted(choices, key=len, reverse=True))})"
-    )
+    longest_first = sorted(map(re.escape, choices), key=len, reverse=True)
+    return f"(?:{'|'.join(longest_first)})" if longest_first else "(?!)"
 
 
 def _starts(encoding: Any) -> npt.NDArray[np.int64]:

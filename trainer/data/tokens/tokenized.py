@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 
 STORE_FORMAT = 1
 CHAT_FORMAT = 2
-READING_OF_ROWS = 2  # what was kept of the first reading lacks messages in parts
+# what was kept of the first reading lacks messages in parts, of the second answers of added tokens, and has numbers
+# beside rows that are not finite
+READING_OF_ROWS = 3
 SUMMARY_FILE = "summary.json"
 
 
@@ -63,8 +65,9 @@ def tokenized(
         *text_identity(material.section, tokenizer),
     ]
     name = fingerprint(identity)
-    folder = fingerprint([*identity, READING_OF_ROWS]) if material.section.instruct else name
     section = material.section
+    read_anew = section.instruct or section.extra_field is not None
+    folder = fingerprint([*identity, READING_OF_ROWS]) if read_anew else name
     kind = partial(ExampleStore, extra=section.extra_field is not None) if section.examples else TokenStore
 
     def load(folder: Path) -> Tokenized:

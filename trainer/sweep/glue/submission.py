@@ -19,7 +19,7 @@ from galore.trainer.data.glue.prepare import check_splits, encode, read_rows
 from galore.trainer.data.glue.score import predict
 from galore.trainer.evaluate import scored_together
 from galore.trainer.machine.device import choose_device
-from galore.trainer.models.classifier import align_labels
+from galore.trainer.models.classifier import align_labels, pad_with
 from galore.trainer.sweep.glue.grid import task_of
 from galore.trainer.sweep.glue.standing import Scored, last, standings
 from galore.trainer.sweep.options import Trial
@@ -125,6 +125,7 @@ def _predicted(standing: Scored, root: Path, tell: Callable[[str], None]) -> Ite
     recipe = run.trial.recipe
     stored = load_run_model(str(root / run.trial.folder), str(choose_device(recipe.train.device)))
     align_labels(stored.model, standing.task, stored.origin)
+    pad_with(stored.model.config, stored.tokenizer.pad_token_id)
     folder = root / "submission" / standing.label
     make_directory(folder)
     for split in standing.task.test_splits:

@@ -107,6 +107,13 @@ def test_what_cannot_be_read_is_not_built_again(tmp_path: Path, unreadable: list
     unreadable.append(("/x/data", errno.EIO))
     with pytest.raises(RunFailed, match=r"x/data: cannot be read: Input/output error\n.*try again"):
         get(tmp_path / "x", lambda folder: pytest.fail("was built"))
+    unreadable.clear()
+
+    def load(folder: Path) -> str:
+        raise RunFailed("cannot be read any more", where=str(folder))
+
+    with pytest.raises(RunFailed, match="cannot be read any more"):
+        get(tmp_path / "x", lambda folder: pytest.fail("was built"), load=load)
 
 
 def test_every_file_is_on_the_disk_before_the_entry_has_its_name(

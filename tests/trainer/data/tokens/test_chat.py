@@ -1,17 +1,18 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import Tokenizer, decoders, models, normalizers, processors
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from galore.trainer.common.errors import UserError
 from galore.trainer.data.text.quality import BadRow
-from galore.trainer.data.tokens.chat import NO_END, ChatEncoder, Example, stop_tokens
+from galore.trainer.data.tokens.chat import NO_END, OF_TOKENS, ChatEncoder, Example, stop_tokens
 from galore.trainer.data.tokens.chattemplate import PLAIN, ensure_template
 from galore.trainer.data.tokens.tokenizer import train_bpe
 
@@ -345,3 +346,67 @@ def test_a_prompt_that_the_template_refuses_is_one_message(chatml: Any) -> None:
     chatml.chat_template = "{{ raise_exception('no') }}"
     with pytest.raises(UserError, match=r"cannot be asked: the chat template refuses it \(no\)"):
         ChatEncoder(chatml, "responses").prompt_ids("Hi")
+
+
+@pytest.mark.parametrize("letters", ["Ho ho. ", " ", "<yes> "])
+@pytest.mark.parametrize("template", [CHATML, CHATML.replace("'<|im_end|>' + ", "")])
+def test_a_long_answer_takes_time_in_proportion_to_its_length(chatml: Any, template: str, letters: str) -> None:
+    """Twice the letters take twice as long; with the square of the length they would take minutes."""
+    chatml.add_tokens(["<yes>"])
+    chatml.chat_template = template
+    began = time.monotonic()
+    answer = letters * (300_000 // len(letters))
+    assert isinstance(encoded(chatml, [("user", "a"), ("assistant", f"b{answer}c")]), Example)
+    assert isinstance(encoded(chatml, [("user", "a"), ("assistant", f"b{answer}")]), Example)
+    assert time.monotonic() - began < 20
+
+
+LABELS = ["<yes>", "<no>"]
+
+
+@pytest.mark.parametrize("special", [False, True])
+@pytest.mark.parametrize("loss_on", ["responses", "last", "all"])
+def test_an_answer_of_added_tokens_is_a_target(chatml: Any, special: bool, loss_on: str) -> None:
+    chatml.add_tokens([AddedToken(each, special=special, normalized=False) for each in LABELS], special_tokens=special)
+    example = encoded(chatml, [("user", "a"), ("assistant", "<yes>")], loss_on)
+    text = shown(chatml, example)
+    assert text.endswith("assistant\n[<yes><|im_end|>]\n" if loss_on != "all" else "assistant\n<yes><|im_end|>\n]")
+    two = shown(
+        chatml, encoded(chatml, [("user", "a"), ("assistant", "<yes> <no>"), ("user", "b"), ("assistant", "c")])
+    )
+    assert "assistant\n[<yes> <no><|im_end|>]\n" in two
+    assert two.endswith("assistant\n[c<|im_end|>]\n")
+
+
+def test_an_answer_of_added_tokens_that_is_not_to_be_learned_is_no_target(chatml: Any) -> None:
+    chatml.add_tokens(LABELS)
+    turns = [["user", "a"], ["assistant", "<yes>", {"train": False}], ["user", "b"], ["assistant", "<no>"]]
+    example = next(ChatEncoder(chatml, "all").encode([json.dumps(turns)], [""]))
+    assert "assistant\n]<yes><|im_end|>[\n" in shown(chatml, example)
+
+
+def test_an_answer_of_added_tokens_gets_an_end_where_the_template_writes_none(chatml: Any) -> None:
+    chatml.add_tokens(LABELS)
+    chatml.chat_template = CHATML.replace("'<|im_end|>' + ", "")
+    for words in ("<yes>", "b <yes>", "<yes> <no>"):
+        example = encoded(chatml, [("user", "a"), ("assistant", words)])
+        assert shown(chatml, example).endswith(f"assistant\n[{words}\n<|endoftext|>]")
+        assert isinstance(example, Example)
+        assert example.notes == (OF_TOKENS, NO_END)
+
+
+def test_an_answer_that_brings_its_end_gets_no_other(chatml: Any) -> None:
+    chatml.chat_template = CHATML.replace("'<|im_end|>' + ", "")
+    example = encoded(chatml, [("user", "a"), ("assistant", "b<|endoftext|>")])
+    assert shown(chatml, example).endswith("assistant\n[b<|endoftext|>]\n")
+    assert isinstance(example, Example)
+    assert example.notes == ()
+
+
+@pytest.mark.parametrize("words", ["b", "<yes> b", "b <yes>"])
+def test_other_answers_with_added_tokens_are_noted_nowhere(chatml: Any, words: str) -> None:
+    chatml.add_tokens(LABELS)
+    for turns in ([("user", "a"), ("assistant", words)], [("user", "a"), ("assistant", words), *TWO[3:]]):
+        assert encoded(chatml, turns).notes == ()  # type: ignore[union-attr]
+    chatml.chat_template = VICUNA
+    assert encoded(chatml, [("user", "a"), ("assistant", words)]).notes == ()  # type: ignore[union-attr]

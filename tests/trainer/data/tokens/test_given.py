@@ -182,6 +182,21 @@ def test_numbers_beside_a_row_are_numbers(value: Any) -> None:
     assert "extra" not in tokens_of_row({"ids": [1], "map": None}, "ids", None, "map")
 
 
+@pytest.mark.parametrize(
+    "number", [10**400, -(10**400), 1e300, -1e39, 4 * 10**38], ids=["huge", "-huge", "1e300", "-1e39", "4e38"]
+)
+def test_numbers_beside_a_row_are_finite_as_they_are_kept(given: Callable[..., Any], number: float) -> None:
+    rows = [{"input_ids": [5 + n, 6], "map": [3e38, 0.5] if n else [number]} for n in range(30)]
+    data = given(rows, packing="paper", extra_field="map", on_bad_rows="skip")
+    assert data.summary["bad_rows"]["wrong_type"]["rows"] == 1
+    assert (
+        f"`map` has a number that float32 cannot hold: {number}"[:200]
+        in data.summary["bad_rows"]["wrong_type"]["first"]
+    )
+    extras = data.global_batch(0).extras
+    assert extras.isfinite().all()
+
+
 def test_numbers_stay_with_their_rows_and_rows_may_go_without(given: Callable[..., Any]) -> None:
     rows = [{"input_ids": [5 + n, 6], **({"map": [n, n + 0.5]} if n % 3 else {})} for n in range(30)]
     data = given(rows, packing="paper", extra_field="map")
