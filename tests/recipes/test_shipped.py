@@ -85,7 +85,7 @@ def test_variants_are_derived_not_cloned(name: str) -> None:
     }
     parent = derived.get(name, "-".join(name.split("-")[:2]))
     assert f"\nextends: {parent}\n" in text
-    assert len(text.splitlines()) < (11 if name.startswith("llama") and name not in CARDS else 30)
+    assert len(text.splitlines()) < (12 if name.startswith("llama") and name not in CARDS else 30)
 
 
 @pytest.mark.parametrize("name", CARDS)
@@ -163,9 +163,11 @@ def test_matrices_under_normuon_move_at_eight_times_the_rate_of_adamw(size: str)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name.endswith("-normuon")])
-def test_embeddings_under_normuon_have_five_times_the_rate_of_the_rest(name: str) -> None:
+def test_ends_under_normuon_have_rates_of_their_own_and_the_head_soap(name: str) -> None:
     optim = load_recipe(name).recipe.optim
     assert optim.embedding_learning_rate == pytest.approx(5 * optim.learning_rate)
+    assert optim.head_inner == "soap"
+    assert optim.head_learning_rate == pytest.approx(optim.learning_rate / 8)
 
 
 def test_demo_needs_no_network_and_fits_a_laptop() -> None:
