@@ -19,8 +19,9 @@ FREQUENCY = 10  # steps from one basis of it to the next: those of SOAP's paper
 class SoapRule:
     """SOAP (Vyas et al. 2024, arXiv 2409.11321, algorithms 3 and 4), of the shorter side of R alone.
 
-    All but `state_shapes` has R as (r, b), r ≤ b, and any columns of it can be moved apart from the others. The axes are found before the step that takes them, at first exactly. `fell_back` is called where that failed and
-    another way was taken, or the axes stayed as they were.
+    All but `state_shapes` has R as (r, b), r ≤ b, and any columns of it can be moved apart from the others. The axes
+    are found before the step that takes them, at first exactly. `fell_back` is called where that failed and another way
+    was taken, or the axes stayed as they were.
     """
 
     beta1: float = 0.9

@@ -166,8 +166,9 @@ def test_matrices_under_normuon_move_at_eight_times_the_rate_of_adamw(size: str)
 def test_ends_under_normuon_have_rates_of_their_own_and_the_head_soap(name: str) -> None:
     optim = load_recipe(name).recipe.optim
     assert optim.embedding_learning_rate == pytest.approx(5 * optim.learning_rate)
-    assert optim.head_inner == "soap"
-    assert optim.head_learning_rate == pytest.approx(optim.learning_rate / 8)
+    soap = name != "demo-normuon"  # whose 500 small steps gain nothing by it
+    assert optim.head_inner == ("soap" if soap else None)
+    assert optim.head_learning_rate == (pytest.approx(optim.learning_rate / 8) if soap else None)
 
 
 def test_demo_needs_no_network_and_fits_a_laptop() -> None:
