@@ -72,8 +72,7 @@ class HostProfile:
         return self.total <= ram * GIB - SYSTEM
 
     def together(self, processes: int, copy: int) -> HostProfile:
-        """What so many processes of one machine need, of which each builds a `copy` of so many bytes before it keeps its
-        part; the first alone saves."""
+        """What so many processes of one machine need; each builds a `copy` of so many bytes, the first alone saves."""
         pinned = {what: processes * nbytes for what, nbytes in self.pinned.items()}
         pageable = self.pageable | {START: processes * (self.pageable[START] + copy)}
         return replace(self, pinned=pinned, pageable=pageable, process=processes * self.process)
