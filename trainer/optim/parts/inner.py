@@ -245,7 +245,7 @@ class SoapInner(MatrixInner):
     matrices_only = True
 
     def rows(self, gradient: Tensor, grad_scale: float) -> Dense:
-        """Rows of the direction of a tall gradient, as of a head: along its columns' axes, in fp32 a block at a time."""
+        """Rows of the direction of a tall gradient, along its columns' axes; in fp32 a block of them at a time."""
         gradient = as_matrix(gradient)
         m, n = gradient.shape
         if m <= n:
