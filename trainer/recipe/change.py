@@ -93,7 +93,12 @@ def _meaning_of_rates(values: Mapping[str, Any]) -> tuple[object, ...]:
 
 def spelled(settings: Mapping[str, Any]) -> list[str]:
     """Settings as overrides on the command line: `train.gradient_checkpointing=true`."""
-    return [f"{path}={dump_value(value)}" for path, value in settings.items()]
+    return [f"{path}={_word(value)}" for path, value in settings.items()]
+
+
+def _word(value: Any) -> str:
+    """A value as YAML; a list without blanks, which is one word to a shell."""
+    return f"[{','.join(map(_word, value))}]" if isinstance(value, list | tuple) else dump_value(value)
 
 
 SCHEMA = "`galore recipes schema` gives editors the schema to complete by"

@@ -372,9 +372,9 @@ def test_killed_anywhere_in_a_save(root: Path) -> None:
     _save(root, 2)
     outcomes = []
     for moment in _every_kill(root, lambda: _save(root, 3)):
-        good = [step for step, path in rotation.step_directories(root) if rotation._is_good(path)]
+        good = [step for step, path in rotation.step_directories(root) if rotation.is_good(path)]
         assert len(good) >= 2, moment
-        assert all(rotation._is_good(path) for _, path in rotation.step_directories(root)), moment
+        assert all(rotation.is_good(path) for _, path in rotation.step_directories(root)), moment
         outcomes.append(_newest(root))
         _, skipped = newest_verified(root)
         assert [s.path.name[:5] for s in skipped] == [".tmp-"] * len(list(root.glob(".tmp-*"))), moment

@@ -92,7 +92,7 @@ def test_training_begins_without_any_decomposition(
     case = Case(preset, "wide", *overrides)
     counts = [take(case, gradient) for gradient in itertools.islice(case.gradients(), GAP + 2)]
     assert is_finite(case)
-    assert (counts[0] > 0) == decomposes(case)
+    assert (counts[0] > 0) == (decomposes(case) or case.optim.inner == "soap")  # its axes, at first and every ten steps
     slot = case.slot
     if isinstance(slot, ProjectedSlot) and slot.subspace.orthonormal:
         bf16 = slot.subspace.format.dtype == torch.bfloat16

@@ -74,7 +74,19 @@ def test_paths_stay_where_they_were(tmp_path: Path) -> None:
 
 def test_spelled() -> None:
     settings = {"a.b": None, "c.d": True, "e.f": False, "g.h": 3, "i.j": "8bit", "k.l": 1.5, "m.n": 1, "o.p": 0}
-    words = ["a.b=null", "c.d=true", "e.f=false", "g.h=3", "i.j=8bit", "k.l=1.5", "m.n=1", "o.p=0"]
+    settings |= {"q.r": ("x", "y.z"), "s.t": [1, 2]}
+    words = [
+        "a.b=null",
+        "c.d=true",
+        "e.f=false",
+        "g.h=3",
+        "i.j=8bit",
+        "k.l=1.5",
+        "m.n=1",
+        "o.p=0",
+        "q.r=[x,y.z]",
+        "s.t=[1,2]",
+    ]
     assert spelled(settings) == words
     rope = {"model.rope": {"type": "yarn", "factor": 2.0}, "model.max_position_embeddings": 512}
     assert load_recipe("demo", spelled(rope)).recipe.model.rope is not None

@@ -39,13 +39,9 @@ def fitted(trials: Sequence[Trial], tell: Callable[[str], None]) -> list[Trial]:
     for trial in trials:
         if _kind(trial) not in known:
             known[_kind(trial)] = settings = _settings(trial, shipped)
-            for line in spelled({key: _shown(value) for key, value in settings.items()}):
+            for line in spelled(settings):
                 tell(f"{trial.recipe.model.name_or_path}, {trial.label}: {line}, in place of what RoBERTa has")
     return [_with(trial, known[_kind(trial)]) for trial in trials]
-
-
-def _shown(value: Any) -> Any:
-    return f"[{','.join(value)}]" if isinstance(value, tuple) else value
 
 
 def _kind(trial: Trial) -> str:
