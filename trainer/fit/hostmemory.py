@@ -105,8 +105,9 @@ def host_profile(loaded: LoadedRecipe, kind: str, micro_batches: int | None = No
         model, _ = build_model(loaded.recipe, planned_vocabulary(loaded)[0], "meta", loaded.base_dir)
         optimizer = attach_optimizer(model, loaded.recipe, loaded.recipe.train.accumulation)
         found = profiled(loaded.recipe, model, optimizer, micro_batches or loaded.recipe.train.accumulation)
-    copy = tensor_bytes(model_tensors(model)) if loaded.recipe.parallel.mode == "fsdp" else 0
-    return found if processes == 1 else found.together(processes, copy)
+    if processes == 1:
+        return found
+    return found.together(processes, tensor_bytes(model_tensors(model)) if loaded.recipe.parallel.mode == "fsdp" else 0)
 
 
 def profiled(recipe: Recipe, model: nn.Module, optimizer: GaLoreAdamW, micro_batches: int) -> HostProfile:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -41,6 +42,15 @@ def shares(weights: Sequence[float]) -> tuple[int, ...]:
     return tuple(floors)
 
 
+@functools.cache
+def spread_evenly(shares: tuple[int, ...]) -> npt.NDArray[np.int64]:
+    """Whose turn it is at each entry of a period, unpermuted; only read."""
+    turns = sorted(
+        ((2 * turn + 1) / (2 * share), source) for source, share in enumerate(shares) for turn in range(share)
+    )
+    return np.array([source for _, source in turns], np.int64)
+
+
 @dataclass(frozen=True)
 class MixedOrder(Order):
     """Which rows a step sees where `MixedRows` has them.
@@ -78,10 +88,7 @@ class MixedOrder(Order):
 
     def _patterns(self, numbers: Ids) -> Ids:
         """Whose turn it is at each entry of each of the periods, (len(numbers), period)."""
-        turns = sorted(
-            ((2 * turn + 1) / (2 * share), source) for source, share in enumerate(self.shares) for turn in range(share)
-        )
-        pattern = np.array([source for _, source in turns], np.int64)
+        pattern = spread_evenly(self.shares)
         if not self.shuffle:
             return np.tile(pattern, (len(numbers), 1))
         entries = np.tile(np.arange(len(pattern), dtype=np.int64), len(numbers))
