@@ -15,7 +15,17 @@ Side = Literal["auto", "left", "right"]
 InnerRule = Literal["adamw", "adafactor", "muon", "normuon", "sumo", "racs", "soap", "scale", "scale-momentum"]
 Transport = Literal["keep", "reset", "rotate", "complete"]
 Residual = Literal[
-    "none", "fira", "apollo", "apollo-mini", "frugal", "columns", "alice", "orthogonal", "joint", "joint-4bit"
+    "none",
+    "sampled",
+    "fira",
+    "apollo",
+    "apollo-mini",
+    "frugal",
+    "columns",
+    "alice",
+    "orthogonal",
+    "joint",
+    "joint-4bit",
 ]
 ProjectorDtype = Literal["float32", "bfloat16", "int8", "int4"]
 RefreshMode = Literal["delayed", "two-pass", "summed", "first-micro-batch"]
@@ -29,6 +39,7 @@ SKETCHABLE = ("randomized", "power", "dct")  # kinds of subspace that a linear s
 ON_SKETCHES = ("delayed", "two-pass")
 GALORE_SCALE = 0.25  # α of the paper
 ALICE_SCALE = 0.4  # α_c of the paper
+WITHOUT_WHOLE = ("none", "sampled")  # residuals that need no whole gradient
 INSIDE_ONLY = ("none", "apollo", "apollo-mini")  # residuals that add nothing to P N
 FROM_MOMENTUM = ("muon", "normuon")  # inner rules that a residual can give a momentum
 GIVING_MOMENTUM = ("joint", "joint-4bit")  # residuals that do
@@ -92,7 +103,13 @@ class GroupSettings:
     )
     residual: Residual = option(
         "none",
-        "What is added from outside the subspace (docs/optimizer.md); all but none keep the whole gradient until the step",
+        "What is added from outside the subspace (docs/optimizer.md); all but none and sampled keep the whole gradient until the step",
+    )
+    sampled_share: float = option(
+        0.2,
+        "residual sampled: share of a matrix's columns that have a momentum of full rank, by turns of update_proj_gap steps",
+        gt=0,
+        le=1,
     )
     residual_scale: float | None = option(
         None,
@@ -169,7 +186,7 @@ def refresh_of(options: Options) -> RefreshMode:
     """Which gradient a refresh sees; a random subspace comes from the seed and never asks for one."""
     if options.update == "immediate" or options.proj_type == "random":
         return "first-micro-batch"
-    within = options.proj_type in SKETCHABLE and options.residual == "none"
+    within = options.proj_type in SKETCHABLE and options.residual in WITHOUT_WHOLE
     return options.refresh or ("delayed" if within else "summed")
 
 
@@ -224,7 +241,7 @@ IN_A_SUBSPACE: tuple[Contradiction, ...] = (
         "{transport} goes from one orthonormal basis to the next, and {proj_type} has none: take keep or reset",
     ),
     Contradiction(
-        lambda o: o.transport == "complete" and o.residual == "none",
+        lambda o: o.transport == "complete" and o.residual in WITHOUT_WHOLE,
         "{transport} needs the whole gradient for what a basis had not, and {residual} keeps none: take rotate, or a "
         "residual such as columns",
     ),
@@ -241,6 +258,10 @@ IN_A_SUBSPACE: tuple[Contradiction, ...] = (
         lambda o: o.inner == "normuon" and o.residual not in GIVING_MOMENTUM,
         "{inner} brings the rows of a whole update to one size, and {residual} gives it a part: set {residual:joint-4bit}, or "
         "take {inner:muon}",
+    ),
+    Contradiction(
+        lambda o: o.residual == "sampled" and o.inner != "muon",
+        "{residual} orthogonalizes a momentum in the subspace and one of columns, and {inner} is another rule: set {inner:muon}",
     ),
     Contradiction(
         lambda o: o.residual == "joint-4bit" and o.proj_type == "random",
@@ -286,7 +307,7 @@ IN_A_SUBSPACE: tuple[Contradiction, ...] = (
         "{stagger}: set {stagger:False} and {proj_type:svd} (or random)",
     ),
     Contradiction(
-        lambda o: o.residual != "none" and o.update == "accumulate" and o.refresh not in (None, "summed"),
+        lambda o: o.residual not in WITHOUT_WHOLE and o.update == "accumulate" and o.refresh not in (None, "summed"),
         "{residual} keeps the whole summed gradient, and a refresh sees that, not what {refresh} says: set {refresh:None}",
     ),
 )

@@ -45,20 +45,24 @@ class Factors(NamedTuple):
         """Y (a, r) = G Ω for omega (b, r)."""
         return self.side.mT @ (self.other @ omega.to(self.other.dtype))
 
+    def part(self, columns: slice) -> Tensor:
+        """Some columns (a, k) of G."""
+        return self.side.mT @ self.other[:, columns]
+
     def multiply(self) -> Tensor:
         """The gradient (m, n) as the weight is stored."""
         return self.other.mT @ self.side if self.transposed else self.side.mT @ self.other
 
 
 class Pieces:
-    """G as the sum over tiles of rows, of which only that is kept which will be asked for: R, Y, or else G itself.
+    """G as the sum over tiles of rows, of which only that is kept which will be asked for: R, Y, columns, or else all.
 
     Sums are fp32 at least, and rounded once, when the last tile is in.
     """
 
-    def __init__(self, p: Tensor | None = None, omega: Tensor | None = None) -> None:
-        self.p, self.omega = p, omega
-        self.projected, self.sketched, self.whole = TileSum(), TileSum(), TileSum()
+    def __init__(self, p: Tensor | None = None, omega: Tensor | None = None, columns: slice | None = None) -> None:
+        self.p, self.omega, self.columns = p, omega, columns
+        self.projected, self.sketched, self.sampled, self.whole = TileSum(), TileSum(), TileSum(), TileSum()
 
     def add(self, factors: Factors) -> None:
         """One more tile."""
@@ -66,6 +70,8 @@ class Pieces:
             self.projected.add(factors.project(self.p))
         if self.omega is not None:
             self.sketched.add(factors.sketch(self.omega))
+        if self.columns is not None:
+            self.sampled.add(factors.part(self.columns))
         if self.p is None and self.omega is None:
             self.whole.add(factors.multiply())
 
@@ -76,6 +82,10 @@ class Pieces:
     def sketch(self, omega: Tensor) -> Tensor:
         """Y (a, r), with the Ω that was given beforehand."""
         return self.sketched.take()
+
+    def part(self, columns: slice) -> Tensor:
+        """The columns (a, k) of G that were named beforehand."""
+        return self.sampled.take()
 
     def multiply(self) -> Tensor:
         """The gradient (m, n) as the weight is stored."""

@@ -26,7 +26,7 @@ from galore.trainer.models.changes.table import told
 from galore.trainer.models.flops import flops_per_token, recomputed_flops_per_token
 from galore.trainer.optim import GaLoreAdamW
 from galore.trainer.optim.groups import is_under
-from galore.trainer.optim.parts.refresh import Whole
+from galore.trainer.optim.parts.modes import Whole
 from galore.trainer.optim.projected import ProjectedSlot
 from galore.trainer.optim.slot import FullSlot
 from galore.trainer.optimizer import attach_optimizer

@@ -35,6 +35,21 @@ def galore(g: Tensor, p: Tensor, s: State, h: Settings, rule: Rule) -> Tensor:
     return p @ n
 
 
+def sampled(g: Tensor, p: Tensor, s: State, h: Settings, rule: Rule) -> Tensor:
+    """U = P N, but in the sampled columns S the rule's update of a momentum of G_S, which is zeros before every turn.
+
+    GUM (Pan et al., 2510.17802, algorithm 2) samples layers, at random, and has (G - P R) / q in place of G_S.
+    """
+    r = p.mT @ g
+    u = p @ rule(r, s, h)
+    if p.shape[0] == p.shape[1]:
+        return u
+    columns = g[:, s.sampled]
+    s.e = h.mu * s.e + (1 - h.mu) * columns
+    u[:, s.sampled] = h.outside * FROM_MOMENTUM[rule](h.mu * s.e + (1 - h.mu) * columns, s, h)
+    return u
+
+
 def fira(g: Tensor, p: Tensor, s: State, h: Settings, rule: Rule) -> Tensor:
     """Fira (Chen et al., 2410.01623): U = P N + S, S = φ∘(G - P R) limited, φⱼ = ‖Nⱼ‖/‖Rⱼ‖ per column."""
     r = p.mT @ g
@@ -182,6 +197,7 @@ def _compensated(g: Tensor, p: Tensor, squares: Tensor) -> Tensor:
 # By the values that `optim.inner`, `optim.residual` and `optim.transport` have in a recipe.
 METHODS: dict[str, Method] = {
     "none": galore,
+    "sampled": sampled,
     "fira": fira,
     "apollo": apollo,
     "apollo-mini": apollo_mini,

@@ -44,8 +44,8 @@ class Settings:
 
 class State:
     """What is kept of one weight: moments m, v (r, b), row (r,) and column (b,) of Adafactor and RACS, p (b,) of Alice,
-    q (m,) of NorMuon, l and axes (r, r) of SOAP, e (a, b) of a momentum outside the subspace, steps t,
-    norm ‖S‖ of a limiter."""
+    q (m,) of NorMuon, l and axes (r, r) of SOAP, e (a, b) of a momentum outside the subspace, or (a, k) of that of the
+    sampled columns, steps t, norm ‖S‖ of a limiter."""
 
     def __init__(self, *shape: int) -> None:
         self.m = self.v = torch.zeros(shape, dtype=torch.float64)
@@ -53,6 +53,7 @@ class State:
         self.p = torch.zeros(shape[-1], dtype=torch.float64)
         self.q: Tensor | float = 0.0
         self.e: Tensor | float = 0.0
+        self.sampled = slice(0)
         self.l = self.axes = torch.zeros(shape[0], shape[0], dtype=torch.float64)
         self.t, self.norm = 0, 0.0
 

@@ -65,6 +65,7 @@ def test_defaults_that_depend_on_others() -> None:
         ),
         (Options(inner="scale"), "<inner scale> is of whole gradients"),
         (Options(residual="joint"), "<residual joint> orthogonalizes a momentum"),
+        (Options(residual="sampled"), "and <inner adamw> is another rule: set <inner muon>"),
         (Options(inner="normuon"), "<residual none> gives it a part: set <residual joint-4bit>"),
         (
             Options(inner="normuon", residual="joint-4bit", proj_type="random"),
@@ -87,7 +88,7 @@ def test_what_contradicts_only_without_a_subspace() -> None:
 
 
 def test_every_contradiction_is_seen_by_a_test_above_and_no_default_is_one() -> None:
-    assert len(family.ANYWHERE + family.IN_A_SUBSPACE + family.WITHOUT_ONE) == 20
+    assert len(family.ANYWHERE + family.IN_A_SUBSPACE + family.WITHOUT_ONE) == 21
     assert contradiction(Options(), True, written) is None
     assert contradiction(Options(update="immediate", refresh=None), True, written) is None
 

@@ -42,6 +42,8 @@ def test_factors_against_float64(m, n, dtype):
     oriented, g = reference.orient(exact), reference.orient(whole)
     no_worse(factors.project(p), p.mT @ g, p.double().mT @ oriented)
     no_worse(factors.sketch(omega), g @ omega, oriented @ omega.double())
+    some = slice(max(m, n) // 3, max(m, n) // 2)
+    no_worse(factors.part(some), g[:, some], oriented[:, some])
 
 
 @pytest.mark.parametrize("needs_input_grad", [True, False])
@@ -75,7 +77,8 @@ def test_pieces_sum_up_what_will_be_asked_for(rows):
     torch.manual_seed(0)
     factors = Factors.of(torch.randn(50, 24).double(), torch.randn(50, 40).double())
     p, omega = torch.randn(24, 4).double(), torch.randn(40, 4).double()
-    both, whole = Pieces(p, omega), Pieces()
+    columns = slice(30, 40)
+    both, whole = Pieces(p, omega, columns), Pieces()
     for each in tiles(factors, rows):
         both.add(each)
         whole.add(each)
@@ -83,6 +86,7 @@ def test_pieces_sum_up_what_will_be_asked_for(rows):
     for ours, theirs in [
         (both.project(p), factors.project(p)),
         (both.sketch(omega), factors.sketch(omega)),
+        (both.part(columns), factors.part(columns)),
         (whole.multiply(), factors.multiply()),
     ]:
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)

@@ -42,6 +42,7 @@ CASES: dict[str, dict[str, Any]] = {
     "joint": {"residual": "joint", "inner": "muon"},
     "normed": {"residual": "joint", "inner": "normuon"},
     "in parts": {"residual": "joint-4bit", "inner": "normuon", "smallest_quantized": 1000},
+    "sampled": {"residual": "sampled", "inner": "muon", "sampled_share": 0.3},
     "4bit": {"rank": None, "inner": "muon", "state_dtype": "4bit", "smallest_quantized": 1000},
     "racs": {"inner": "racs"},
     "soap": {"inner": "soap"},

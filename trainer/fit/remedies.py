@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from galore.kernels.family import WITH_MOMENTUM
+from galore.kernels.family import WITH_MOMENTUM, WITHOUT_WHOLE
 from galore.trainer.host.attach import FEWEST
 from galore.trainer.recipe.change import not_inherited
 from galore.trainer.recipe.schema.recipe import Recipe
@@ -111,7 +111,7 @@ def _tiling(recipe: Recipe) -> Iterator[Settings]:
 def _host_sums(recipe: Recipe) -> Iterator[Settings]:
     """Sums on the host, where a method sums the gradients of target matrices whole."""
     optim = recipe.optim
-    sums = optim.update == "accumulate" and (optim.method == "full" or optim.residual != "none")
+    sums = optim.update == "accumulate" and (optim.method == "full" or optim.residual not in WITHOUT_WHOLE)
     if sums and optim.gradient_sums == "device":
         yield {"optim.gradient_sums": "host"}
 

@@ -14,8 +14,9 @@ from galore.kernels.host import Host
 from galore.trainer.optim.groups import rank_for
 from galore.trainer.optim.parts.hostsum import sums_on
 from galore.trainer.optim.parts.inner import INNER_RULES, Inner
-from galore.trainer.optim.parts.refresh import REFRESHES, Whole
+from galore.trainer.optim.parts.modes import REFRESHES, Whole
 from galore.trainer.optim.parts.residual import RESIDUALS
+from galore.trainer.optim.parts.sampled import SampledColumns
 from galore.trainer.optim.parts.schedule import RefreshSchedule, schedules
 from galore.trainer.optim.parts.storage import GradientSum
 from galore.trainer.optim.parts.subspace import SUBSPACES
@@ -109,13 +110,14 @@ def _projected(
         raise ValueError(f"{weight.name} is sharded along the side that is projected; shard the other one")
     residual = RESIDUALS[group["residual"]](subspace, inner)
     whole = sums_on(host if residual.whole else None, weight.parameter.numel())
+    sampled = SampledColumns(subspace, own.accumulator_dtype) if residual.samples else None
     refresh = Whole if residual.whole else REFRESHES[refresh_of(own)]
     return ProjectedSlot(
         weight,
         inner,
         own.weight_rounding == "compensated",
         subspace=subspace,
-        refresh=refresh(subspace, own.accumulator_dtype, own.accumulation, own.ranks, whole),
+        refresh=refresh(subspace, own.accumulator_dtype, own.accumulation, own.ranks, whole, sampled),
         transport=TRANSPORTS[group["transport"]],
         residual=residual,
     )

@@ -20,8 +20,9 @@ def squared_norm(slots: Sequence[FullSlot]) -> Tensor:
 
     In a few launches for all of them, unless some `applied` is None. Every norm is fp32, their squares are float64.
     """
-    here = [value for slot in slots if (value := slot.applied) is not None]
-    if len(here) < len(slots):
+    applied = [slot.applied for slot in slots]
+    here = [each for found in applied if found is not None for each in found]
+    if None in applied:
         squares = torch.stack([slot.squared_norm() for slot in slots])
     elif here:
         squares = torch.stack(torch._foreach_norm(here, dtype=torch.float32)).double().square()

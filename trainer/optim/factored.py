@@ -158,4 +158,5 @@ def _pieces(slot: ProjectedSlot, in_pass: bool) -> Pieces:
     if not (refresh.sketches if in_pass else refresh.takes_factors):
         return Pieces()
     omega = refresh.test_matrix() if in_pass or slot.due else None
-    return Pieces(None if in_pass else slot.projector, omega)
+    columns = None if in_pass or refresh.sampled is None else refresh.sampled.block
+    return Pieces(None if in_pass else slot.projector, omega, columns)

@@ -18,7 +18,8 @@ from galore.trainer.optim.build_slots import build_slots, named_groups
 from galore.trainer.optim.clipping import squared_norm, warn_of_clipping
 from galore.trainer.optim.keywords import taking
 from galore.trainer.optim.parts.hooks import after_gradient, without_grad
-from galore.trainer.optim.parts.refresh import FirstMicroBatch, Gradient
+from galore.trainer.optim.parts.modes import FirstMicroBatch
+from galore.trainer.optim.parts.refresh import Gradient
 from galore.trainer.optim.parts.shards import local
 from galore.trainer.optim.projected import ProjectedSlot
 from galore.trainer.optim.report import StepReport, Tally

@@ -84,7 +84,7 @@ class ProjectedSlot(FullSlot):
             self.parameter.dtype,
             moments,
             coded_projector=self.subspace.format.bits is not None,
-            dense=self.residual.whole,
+            dense=self.residual.whole or self.residual.samples,
             group=1 if scales is None else n // scales.shape[1],
         )
 
@@ -108,9 +108,8 @@ class ProjectedSlot(FullSlot):
         self.refresh.complete()
 
     @property
-    def applied(self) -> Tensor | None:
-        found = self.refresh
-        return None if found.poisoned else (found.whole if found.whole.exists else found.sum).here
+    def applied(self) -> list[Tensor] | None:
+        return self.refresh.applied
 
     def squared_norm(self) -> Tensor:
         return self.refresh.squared_norm()

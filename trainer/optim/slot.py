@@ -29,7 +29,7 @@ from galore.trainer.optim.parts.storage import CODES, GradientSum
 from galore.trainer.optim.parts.weight import Weight
 from galore.trainer.optim.ranks import Part
 
-ON_HOST = ("step", "refresh")  # counters in a parameter's state, read at every step
+ON_HOST = ("step", "refresh", "turn")  # counters in a parameter's state, read at every step
 
 
 @dataclass(frozen=True)
@@ -96,9 +96,9 @@ class FullSlot:
         """Called once all micro-batches are in, before the norm is taken."""
 
     @property
-    def applied(self) -> Tensor | None:
+    def applied(self) -> list[Tensor] | None:
         """What `squared_norm` is of once all is complete; None where that is not on the device, or no number."""
-        return self.sum.here
+        return None if self.sum.here is None else [self.sum.here]
 
     def squared_norm(self) -> Tensor:
         """‖what is applied‖² as a float64 scalar."""

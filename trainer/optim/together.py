@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
-from galore.trainer.optim.parts.refresh import FirstMicroBatch, Refresh
+from galore.trainer.optim.parts.modes import FirstMicroBatch
+from galore.trainer.optim.parts.refresh import Refresh
 from galore.trainer.optim.parts.shards import Sharing, scatter
 from galore.trainer.optim.parts.storage import CODES
 from galore.trainer.optim.ranks import Ranks, Sums

@@ -97,6 +97,13 @@ _ALL = (
         rate=ORTHOGONAL,
     ),
     _galore("galore-soap", "AdamW along the axes of past gradients in the subspace", "optim.inner=soap"),
+    _galore(
+        "muon-sampled",
+        "Newton-Schulz in the subspace, and at full rank in a fifth of the columns by turns",
+        "optim.inner=muon",
+        "optim.residual=sampled",
+        rate=ORTHOGONAL,
+    ),
     _galore("galore-adafactor", "Adafactor in the subspace", "optim.inner=adafactor", "optim.transport=rotate"),
     _galore("frugal", "signs of the rest", "optim.residual=frugal", "optim.transport=reset"),
     _galore(
@@ -173,6 +180,7 @@ def described(optim: OptimSection) -> str:
         inner = "" if optim.inner == "adamw" else f", {optim.inner}"
         residual = "" if optim.residual == "none" else f", residual {optim.residual}"
         residual += "" if optim.residual_scale is None else f" × {optim.residual_scale}"
+        residual += f", {optim.sampled_share:.0%} of the columns sampled" if optim.residual == "sampled" else ""
         residual += "" if optim.switch is None else f", {optim.switch:.0%} of a basis switched"
         transport = f", moments {optim.effective_transport}"
         weights = "" if optim.weight_dtype is None else f", {optim.weight_dtype} weights"

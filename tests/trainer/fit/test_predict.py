@@ -55,6 +55,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "joint": (*GALORE, "optim.residual=joint", "optim.inner=muon"),
     "normed": (*GALORE, "optim.residual=joint", "optim.inner=normuon"),
     "in parts": (*GALORE, "optim.residual=joint-4bit", "optim.inner=normuon"),
+    "sampled": (*GALORE, "optim.residual=sampled", "optim.inner=muon"),
     "4bit": ("optim.method=full", "optim.max_grad_norm=1e-9", "optim.inner=normuon", "optim.state_dtype=4bit"),
     "racs": ("optim.method=full", "optim.max_grad_norm=1e-9", "optim.inner=racs"),
     "scale": ("optim.method=full", "optim.max_grad_norm=1e-9", "optim.inner=scale"),

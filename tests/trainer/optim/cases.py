@@ -15,7 +15,7 @@ from galore.kernels.reference import methods, rules
 from galore.kernels.reference.operations import dct_basis
 from galore.kernels.storage import blockwise
 from galore.kernels.storage.sixteen import POSITIVE
-from galore.trainer.optim.parts.refresh import Delayed
+from galore.trainer.optim.parts.modes import Delayed
 from galore.trainer.optim.projected import ProjectedSlot
 from galore.trainer.optim.slot import FullSlot
 from galore.trainer.optimizer import build_optimizer
@@ -77,6 +77,35 @@ PRESETS: dict[str, tuple[str, ...]] = {
         "optim.residual=joint-4bit",
         "optim.state_dtype=4bit",
         "optim.proj_type=svd",
+    ),
+    "sampled-4bit": (
+        GALORE,
+        "optim.inner=muon",
+        "optim.residual=sampled",
+        "optim.sampled_share=0.4",
+        "optim.state_dtype=4bit",
+    ),
+    "sampled-8bit": (
+        GALORE,
+        "optim.inner=muon",
+        "optim.residual=sampled",
+        "optim.sampled_share=0.4",
+        "optim.state_dtype=8bit",
+    ),
+    "sampled-svd-reset": (
+        GALORE,
+        "optim.inner=muon",
+        "optim.residual=sampled",
+        "optim.residual_scale=0.5",
+        "optim.proj_type=svd",
+        "optim.transport=reset",
+    ),
+    "sampled-int4": (
+        GALORE,
+        "optim.inner=muon",
+        "optim.residual=sampled",
+        "optim.sampled_share=1",
+        "optim.projector_dtype=int4",
     ),
     "muon-low-rank-scaled": (GALORE, "optim.inner=muon", "optim.residual=joint", "optim.residual_scale=0.3"),
     "adafactor-reset": (GALORE, "optim.inner=adafactor", "optim.transport=reset"),
@@ -192,7 +221,7 @@ class Reference:
 
     def __init__(self, weight: Tensor, rank: int, optim: OptimSection, turned: bool) -> None:
         self.w, self.optim, self.p = weight.double(), optim, None
-        self.state = rules.State(rank, weight.shape[1])
+        self.state, self.steps, self.width = rules.State(rank, weight.shape[1]), 0, 0
         self.settings = rules.Settings(
             lr=optim.learning_rate,
             alpha=optim.effective_scale,
@@ -216,24 +245,44 @@ class Reference:
             methods.TRANSPORTS[name](self.state, p.mT @ self.p, self.settings, *more)
             if self.state.m is not kept:
                 self._store_moments()
-            if isinstance(self.state.e, Tensor):
+            if self.optim.residual == "joint-4bit" and isinstance(self.state.e, Tensor):
                 self.state.e = self.state.e + inside - p @ self.state.m
                 self._store_outside()
+        if self.steps % GAP == 0:
+            self._take_turn(*g.shape)
+        self.steps += 1
         method, rule = methods.METHODS[self.optim.residual], rules.RULES[self.optim.inner]
         self.w = methods.step(self.w, g.double(), p, self.state, self.settings, method, rule)
         self._store_moments()
         self._store_outside()
         self.p = p
 
+    def _take_turn(self, a: int, b: int) -> None:
+        """The columns of the next turn of `sampled`, in blocks of an even number of them."""
+        if self.optim.residual == "sampled":
+            self.width = min(b, 2 * math.ceil(self.optim.sampled_share * b / 2))
+            first = self.steps // GAP % math.ceil(b / self.width) * self.width
+            self.state.sampled = slice(first, min(first + self.width, b))
+            self.state.e = torch.zeros(a, self.state.sampled.stop - first, dtype=torch.float64)
+
     def _store_moments(self) -> None:
+        self.state.m = self._stored(self.state.m)
         if self.optim.state_dtype == "8bit":
-            self.state.m, self.state.v = blockwise_storage(self.state.m, True), blockwise_storage(self.state.v, False)
-        if self.optim.state_dtype == "4bit":
-            odd = self.state.m.shape[-1] % 2
-            self.state.m = blockwise_storage(self.state.m, True) if odd else four_bit_storage(self.state.m)
+            self.state.v = blockwise_storage(self.state.v, False)
+
+    def _stored(self, moment: Tensor) -> Tensor:
+        """What is left of a signed moment."""
+        if self.optim.state_dtype == "4bit" and moment.shape[-1] % 2 == 0:
+            return four_bit_storage(moment)
+        return moment if self.optim.state_dtype == "float32" else blockwise_storage(moment, True)
 
     def _store_outside(self) -> None:
-        if isinstance(e := self.state.e, Tensor):
+        e = self.state.e
+        if self.optim.residual == "sampled" and isinstance(e, Tensor):
+            stored = torch.zeros(e.shape[0], self.width)  # the last turn has fewer columns than there is room for
+            stored[:, : e.shape[1]] = e
+            self.state.e = self._stored(stored.double())[:, : e.shape[1]]
+        elif isinstance(e, Tensor):
             self.state.e = four_bit_storage(e.mT).mT if e.shape[1] % 2 else four_bit_storage(e)
 
 

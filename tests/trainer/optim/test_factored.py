@@ -21,7 +21,11 @@ def network(bias=False):
 def trained(backward, steps=9, **options):
     net = network()
     optimizer = GaLoreAdamW(
-        galore_groups(net, 4, targets=["0", "2", "4"]), lr=1e-2, eps=1e-5, update_proj_gap=3, **options
+        galore_groups(net, 4, targets=["0", "2", "4"], inner=options.pop("inner", "adamw")),
+        lr=1e-2,
+        eps=1e-5,
+        update_proj_gap=3,
+        **options,
     )
     if backward:
         assert project_in_backward(net, optimizer) == 3
@@ -53,6 +57,9 @@ def trained(backward, steps=9, **options):
         {"refresh": "two-pass", "stagger": False},
         {"refresh": "first-micro-batch"},
         {"update": "immediate"},
+        {"residual": "sampled", "inner": "muon"},
+        {"residual": "sampled", "inner": "muon", "proj_type": "svd"},
+        {"residual": "sampled", "inner": "muon", "update": "immediate"},
     ],
 )
 def test_equals_the_hook(options):

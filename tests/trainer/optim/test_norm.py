@@ -55,7 +55,12 @@ def squares(slot: FullSlot) -> float:
     whole = slot.refresh.whole.value if isinstance(slot, ProjectedSlot) else None
     held = slot.sum.value if whole is None else whole
     assert held is not None
-    return float(held.double().square().sum())
+    found = held.double().square().sum()
+    if isinstance(slot, ProjectedSlot) and (sampled := slot.refresh.sampled):
+        columns = sampled.sum.value
+        assert columns is not None
+        found += columns.double().square().sum() - held[:, sampled.block].double().square().sum()
+    return float(found)
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -59,7 +59,9 @@ def changes_are_due(case: Case, changes: list[int]) -> bool:
     """Every GAP steps; one later where the step that finds a basis still uses the old one; not all where laziness may wait
     or the columns of a fixed basis may be chosen again."""
     optim = case.optim
-    delayed = optim.effective_refresh == "delayed" and optim.residual == "none" and optim.proj_type != "random"
+    delayed = (
+        optim.effective_refresh == "delayed" and optim.residual in ("none", "sampled") and optim.proj_type != "random"
+    )
     turns = [turn + delayed for turn in range(GAP, STEPS, GAP)] if case.projected else []
     if optim.refresh_overlap is not None:
         return set(changes) <= set(turns) and len(changes) >= 2
@@ -82,7 +84,8 @@ def test_side_rank_basis_dtypes_and_bytes_are_what_they_should_be(preset: str, p
     of_state = sum(tensor.nbytes for tensor in kept.values()) - of_projector
     assert (of_state, of_projector) == slot.planned_bytes() == bytes_by_hand(case)
     held = case.optimizer.memory_by_category()
-    counted = 8 + 16 * (optim.refresh_overlap is not None)  # the steps taken; until when a layer waits, and how long
+    # the steps taken; until when a layer waits, and how long; the turn of its columns
+    counted = 8 + 16 * (optim.refresh_overlap is not None) + 8 * samples(case)
     assert held["optimizer_states"] == of_state + counted
     assert held["gradients"] == held["accumulators"] == 0
     if isinstance(slot, ProjectedSlot):
@@ -108,6 +111,13 @@ def dtypes_by_hand(case: Case) -> dict[str, torch.dtype]:
         expected = {name: torch.uint8, f"{name}_rows": torch.float32, f"{name}_columns": torch.float32}
     if keeps_outside(case):
         expected |= {"outside": torch.uint8, "outside_rows": torch.float32, "outside_columns": torch.float32}
+    if samples(case):
+        expected |= {name.replace("exp_avg", "outside"): dtype for name, dtype in expected.items()}
+        if (
+            optim.state_dtype == "4bit" and case.sides[1] % 2
+        ):  # of which the columns that are sampled are an even number
+            expected |= {"outside_rows": torch.float32, "outside_columns": torch.float32}
+            del expected["outside_absmax"]
     if optim.inner == "adafactor":
         expected |= {"row": torch.float32, "column": torch.float32}
     if optim.inner == "racs":
@@ -138,6 +148,11 @@ def keeps_outside(case: Case) -> bool:
     return case.optim.residual == "joint-4bit" and case.rank < case.sides[0]
 
 
+def samples(case: Case) -> bool:
+    """Whether columns are sampled, whose momentum outside the subspace is kept."""
+    return case.optim.residual == "sampled" and case.rank < case.sides[0]
+
+
 def compensates(case: Case) -> bool:
     """Whether there is something outside the subspace, and Alice's averages of it."""
     return case.optim.residual == "alice" and case.rank < case.sides[0]
@@ -161,6 +176,13 @@ def bytes_by_hand(case: Case) -> tuple[int, int]:
     state = of_rule.get(optim.inner, moment)
     if keeps_outside(case):
         state += a * b // 2 + 4 * (a + b)
+    if samples(case):
+        numbers = a * min(b, 2 * math.ceil(optim.sampled_share * b / 2))
+        state += {
+            "float32": 4 * numbers,
+            "8bit": numbers + 4 * math.ceil(numbers / 256),
+            "4bit": numbers // 2 + 4 * (a + numbers // a),
+        }[optim.state_dtype]
     state += 4 * (optim.residual in ("fira", "apollo", "apollo-mini")) + 4 * (b + 1) * compensates(case)
     scales = 2 * math.ceil(a * r / 128)
     as_it_is = {None: 4 * a * r, "bfloat16": 2 * a * r, "int8": a * r + scales, "int4": math.ceil(a * r / 2) + scales}

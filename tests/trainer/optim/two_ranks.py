@@ -28,6 +28,8 @@ METHODS: dict[str, dict[str, Any]] = {
     **{rule: {"inner": rule} for rule in ("muon", "adafactor")},
     "joint": {"inner": "muon", "residual": "joint"},
     "in parts": {"inner": "muon", "residual": "joint-4bit"},
+    "sampled": {"inner": "muon", "residual": "sampled", "sampled_share": 0.4},
+    "sampled, summed": {"inner": "muon", "residual": "sampled", "refresh": "summed"},
     **{f"{rule}, full rank": {"rank": None, "inner": rule} for rule in ("muon", "racs", "scale")},
     "8bit, full rank": {"rank": None, "state_dtype": "8bit"},
     "bfloat16 sums": {"accumulator_dtype": torch.bfloat16},
@@ -36,7 +38,7 @@ METHODS: dict[str, dict[str, Any]] = {
 # A code at the edge between two falls either way with a sum's last bit, and a processor may round sums of four in this
 # order or that. The sum of two numbers is one number, here as there: these have a micro-batch a rank, and the same bits.
 CODED = ("8bit, full rank", "in parts")
-IN_BACKWARD = ("delayed", "two-pass", "first-micro-batch", "full")
+IN_BACKWARD = ("delayed", "two-pass", "first-micro-batch", "sampled", "full")
 WITH_EXPERTS = ("delayed", "two-pass", "first-micro-batch", "summed", "fira", "full")
 EXPERT_OF = (0, 0, 0, 1)  # micro-batch → expert: the second is the second rank's alone, the third nobody's
 

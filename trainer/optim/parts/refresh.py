@@ -1,21 +1,16 @@
-"""The gradients of a step as a projected layer takes them in, and which give a new basis: a class per mode.
-
-first-micro-batch  the first gradient of the step, while it is alive in the hook
-summed             the sum of the step's gradients, held whole for the layers being refreshed
-two-pass           a linear sketch Σ Gᵢ Ω from an extra pass over the micro-batches
-delayed            the sketch is gathered beside the projection; the new basis serves from the next step on
-"""
+"""The gradients of a step as a projected layer takes them in, sums them and lets them be projected."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from galore.kernels.family import RefreshMode
 from galore.kernels.linear import Factors, Pieces
 from galore.trainer.optim.parts.hostsum import NewSum
+from galore.trainer.optim.parts.sampled import SampledColumns
 from galore.trainer.optim.parts.shards import Spread
 from galore.trainer.optim.parts.storage import GradientSum, Projector
 from galore.trainer.optim.parts.subspace import Subspace
@@ -33,6 +28,7 @@ class Refresh:
         accumulation: micro-batches of a step, where known.
         ranks: processes that train together, all on the same basis.
         whole: what sums whole gradients.
+        sampled: columns that are taken over beside R, if any are.
     """
 
     def __init__(
@@ -42,8 +38,9 @@ class Refresh:
         accumulation: int | None,
         ranks: Ranks | None = None,
         whole: NewSum = GradientSum,
+        sampled: SampledColumns | None = None,
     ) -> None:
-        self.subspace, self.ranks = subspace, ranks
+        self.subspace, self.ranks, self.sampled = subspace, ranks, sampled
         # What the last hook could free has to be summed over the ranks first.
         self.accumulation = accumulation if ranks is None else None
         self.sum, self.whole, self.sketch = GradientSum(dtype), whole(dtype), GradientSum(torch.float32)
@@ -79,8 +76,11 @@ class Refresh:
     def receive(self, grad: Gradient) -> None:
         """Take over one micro-batch's gradient, of the parameter's shape or not multiplied out."""
         self.received += 1
+        grad = grad if self.takes_factors else multiplied(grad)
+        if self.sampled is not None:
+            self.sampled.add(grad)
         if self.subspace.due:
-            self._receive_due(grad if self.takes_factors else multiplied(grad))
+            self._receive_due(grad)
         else:
             self.sum.add(self.subspace.project(grad))
 
@@ -99,6 +99,8 @@ class Refresh:
             yield Part(self.whole, tuple(self.subspace.weight.shape))
         elif self.subspace.columns is None:
             yield Part(self.sum, (self.subspace.rank, self.subspace.b))
+        if self.sampled is not None:
+            yield Part(self.sampled.sum, self.sampled.shape)
 
     def spread(self) -> Iterator[Spread]:
         """The sum, where each rank keeps its own columns of it."""
@@ -111,7 +113,13 @@ class Refresh:
 
     def sends(self, turn: bool) -> dict[str, int]:
         """Bytes, by kind, that go from this rank to the others in a step; on its `turn` one that finds a basis."""
-        return {"projected sums": self.subspace.rank * self.subspace.b * self.sum.dtype.itemsize}
+        projected = {"projected sums": self.subspace.rank * self.subspace.b * self.sum.dtype.itemsize}
+        return projected | self._sends_beside()
+
+    def _sends_beside(self) -> dict[str, int]:
+        if self.sampled is None:
+            return {}
+        return {"sampled columns": math.prod(self.sampled.shape) * self.sum.dtype.itemsize}
 
     def finish_sketch(self) -> None:
         """Turn a sketch pass into the basis that this step will project on."""
@@ -125,11 +133,26 @@ class Refresh:
             if self.sum.value is not None and self.subspace.columns is not None:
                 self.sum.value = self.subspace.columns.of(self.sum.value).contiguous()
 
+    @property
+    def applied(self) -> list[Tensor] | None:
+        """What is applied, in tensors of which none has what another has; None where it is not on the device."""
+        if self.poisoned:
+            return None
+        held = (self.whole if self.whole.exists else self.sum).here
+        if held is None:
+            return None
+        return [held] if self.sampled is None else self.sampled.beside(held)
+
     def squared_norm(self) -> Tensor:
         """‖what is applied‖² as a float64 scalar."""
         if self.poisoned:
             return torch.full((), torch.nan, dtype=torch.float64, device=self._device)
-        return self.sum.squared_norm()
+        if self.sampled is None:
+            return self.sum.squared_norm()
+        held = self.sum.value
+        assert held is not None, "nothing was accumulated"
+        norms = [torch.linalg.vector_norm(each, dtype=torch.float32) for each in self.sampled.beside(held)]
+        return torch.stack(norms).double().square().sum()
 
     @property
     def _device(self) -> torch.device:
@@ -143,10 +166,13 @@ class Refresh:
         """Forget the step's gradients."""
         self.sum.value = self.whole.value = self.sketch.value = self.basis = self.omega = None
         self.received, self.poisoned = 0, False
+        if self.sampled is not None:
+            self.sampled.sum.value = None
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """(category of memory, tensor) for everything held now."""
         held = [("accumulators", self.sum), ("gradients", self.whole), ("accumulators", self.sketch)]
+        held += [("accumulators", self.sampled.sum)] if self.sampled is not None else []
         yield from ((category, total.here) for category, total in held if total.here is not None)
         yield from (("projectors", tensor) for tensor in (self.basis or {}).values())
 
@@ -166,154 +192,6 @@ class Refresh:
         self._find(grad)
         if self.basis is not None:
             self.sum.add(self.subspace.project(grad, self.basis))
-
-
-class Found(Refresh):
-    """A basis that is found before anything is projected on it, in a pass of its own or in the step's first gradient.
-
-    Where there are ranks, what no pass has found a basis for is summed whole: within a backward nobody waits for
-    others, one of whom may have no gradient of this layer.
-    """
-
-    @property
-    def keeps_whole(self) -> bool:
-        return self.ranks is not None and self.subspace.due and self.basis is None
-
-    def passes(self, first: bool) -> bool:
-        return not self.subspace.drawn
-
-    @property
-    def _turn(self) -> bool:
-        """Whether it is this layer's turn, and there is no basis yet."""
-        # a weight that never gets a gradient is due for ever
-        return self.subspace.schedule.due(self.subspace.clock()) and self.subspace.due and self.basis is None
-
-    def _receive_due(self, grad: Gradient) -> None:
-        if self.keeps_whole:
-            self.whole.add(multiplied(grad))
-        else:
-            self._project_on_new(multiplied(grad))
-
-
-class FirstMicroBatch(Found):
-    """The basis of the step's first gradient: which one that is depends on the split into micro-batches.
-
-    Of several ranks the first one finds it, in a pass of its first micro-batch alone, and the others copy it.
-    """
-
-    sketches = False
-
-    @property
-    def wants_pass(self) -> bool:
-        return self.ranks is not None and self._turn
-
-    def add_to_sketch(self, grad: Gradient) -> None:
-        whole = multiplied(grad)
-        if self.ranks is not None and self.ranks.rank == 0 and bool(torch.isfinite(whole).all()):
-            self.basis = self.subspace.of_gradient(whole)
-
-    def sends(self, turn: bool) -> dict[str, int]:
-        bases = {"bases": sum(each.nbytes for each in self.subspace.planned().values())}
-        return super().sends(turn) | (bases if turn else {})
-
-    def copied(self) -> list[Tensor]:
-        """The basis as the first rank has found it; elsewhere room for it."""
-        if self.basis is None:
-            planned = self.subspace.planned().items()
-            self.basis = {name: torch.empty_like(each, device=self._device) for name, each in planned}
-        return list(self.basis.values())
-
-
-class Summed(Refresh):
-    """The basis of the step's summed gradient."""
-
-    @property
-    def keeps_whole(self) -> bool:
-        return self.subspace.due
-
-    def sends(self, turn: bool) -> dict[str, int]:
-        return whole_gradient(self) if turn else super().sends(turn)
-
-    def _receive_due(self, grad: Gradient) -> None:
-        self.whole.add(multiplied(grad))
-        if self.received == self.accumulation:
-            self.complete()
-
-
-class TwoPass(Found):
-    """The basis of a sketch from a pass of its own; without that pass, of the first gradient."""
-
-    @property
-    def wants_pass(self) -> bool:
-        return self._turn
-
-    def sends(self, turn: bool) -> dict[str, int]:
-        sketches = {"sketches": self.subspace.a * self.subspace.rank * self.sketch.dtype.itemsize}
-        return Refresh.sends(self, turn) | (sketches if turn else {})
-
-
-class Delayed(TwoPass):
-    """The old basis once more, and beside it the sketch of the next one; the first as in `TwoPass`."""
-
-    @property
-    def wants_pass(self) -> bool:
-        return not self.subspace.exists and super().wants_pass
-
-    def passes(self, first: bool) -> bool:
-        return super().passes(first) and first
-
-    @property
-    def takes_factors(self) -> bool:
-        return self.subspace.exists or super().takes_factors
-
-    @property
-    def keeps_whole(self) -> bool:
-        return super().keeps_whole and not self.subspace.exists
-
-    def parts(self) -> Iterator[Part]:
-        yield from super().parts()
-        if self.subspace.due and self.subspace.exists:
-            yield from self.sketched()
-
-    def next_basis(self) -> Projector | None:
-        return None if not self.sketch.exists else self.subspace.of_sketch(self.sketch.take())
-
-    def _receive_due(self, grad: Gradient) -> None:
-        if not self.subspace.exists:
-            super()._receive_due(grad)
-            return
-        self.sum.add(self.subspace.project(grad))
-        self.add_to_sketch(grad)
-
-
-class Whole(Refresh):
-    """The step's summed gradient, held whole until the update takes it; a basis is that of the sum."""
-
-    takes_factors = False
-    keeps_whole = True
-
-    def sends(self, turn: bool) -> dict[str, int]:
-        return whole_gradient(self)
-
-    def receive(self, grad: Gradient) -> None:
-        self.whole.add(multiplied(grad))
-
-    def complete(self) -> None:
-        if self.whole.exists and self.subspace.due:
-            whole = self.whole.value
-            assert whole is not None
-            self._find(whole)
-
-    def squared_norm(self) -> Tensor:
-        return self.whole.squared_norm()
-
-
-REFRESHES: dict[RefreshMode, type[Refresh]] = {
-    "first-micro-batch": FirstMicroBatch,
-    "summed": Summed,
-    "two-pass": TwoPass,
-    "delayed": Delayed,
-}
 
 
 def whole_gradient(refresh: Refresh) -> dict[str, int]:

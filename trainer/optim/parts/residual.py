@@ -1,9 +1,10 @@
 """What an update takes of a gradient, inside the subspace and outside of it: a class per rule, in a table.
 
-All but `none` need the whole summed gradient G (m, n) when the step comes; a refresh sees that, too. P N + D is formed
-in row blocks, without a further matrix of the weight's size:
+All but `none` and `sampled` need the whole summed gradient G (m, n) when the step comes; a refresh sees that, too. P N + D is
+formed in row blocks, without a further matrix of the weight's size:
 
     none         P N
+    sampled      P N, but in a share of the columns, by turns, Muon of G itself; layers are sampled in arXiv 2510.17802
     fira         P N + φ∘(G - P R), φ_j = ‖N_j‖/‖R_j‖, growth of the added norm limited    (arXiv 2410.01623)
     apollo       s∘G, s_j = ‖N_j‖/‖R_j‖, growth limited; no P N                            (arXiv 2412.05270)
     apollo-mini  the same with one s for the whole matrix, times √128
@@ -29,10 +30,12 @@ from galore.kernels.rules.residual import Per, apollo_scale, column_squares, col
 from galore.kernels.storage.layout import Matrix
 from galore.trainer.optim.parts.inner import Inner, MuonInner
 from galore.trainer.optim.parts.refresh import Refresh
+from galore.trainer.optim.parts.sampled import sampled_width
 from galore.trainer.optim.parts.storage import new_state, read_moment, write_moment
 from galore.trainer.optim.parts.subspace import Subspace
 
 OUTSIDE = "outside"  # the name, in a weight's state, of the momentum that a subspace has not
+TURN = "turn"  # and which turn of sampled columns it is of
 
 
 class Terms(NamedTuple):
@@ -47,6 +50,7 @@ class ResidualRule:
     """What an update is made of; here P N alone, from the sum of projected gradients."""
 
     whole = False  # whether it needs the whole summed gradient
+    samples = False  # whether it needs a share of its columns
 
     def __init__(self, subspace: Subspace, inner: Inner) -> None:
         self.subspace, self.inner, self.weight = subspace, inner, subspace.weight
@@ -67,12 +71,6 @@ class ResidualRule:
     def take_over(self, before: Tensor) -> None:
         """Keep what another basis has lost of `before`, which `inside` gave."""
 
-
-class WholeGradient(ResidualRule):
-    """A rule that sees the whole gradient beside the direction N of its projection R."""
-
-    whole = True
-
     @property
     def factor(self) -> float:
         """c on what comes from outside the subspace."""
@@ -82,6 +80,70 @@ class WholeGradient(ResidualRule):
     def complete(self) -> bool:
         """Whether P spans everything, so that what is left over is rounding noise."""
         return self.subspace.rank == self.subspace.a
+
+
+class Sampled(ResidualRule):
+    """Muon in the subspace, and in the columns whose turn it is Muon at full rank, from a momentum of zeros.
+
+    GUM samples whole layers, at random, and gives them G - P R.
+    """
+
+    @property
+    def samples(self) -> bool:  # type: ignore[override]
+        return not self.complete
+
+    def planned(self) -> dict[str, Tensor]:
+        return self._new(torch.device("meta")) if self.samples else {}
+
+    def terms(self, gradients: Refresh, grad_scale: float) -> Terms:
+        sampled = gradients.sampled
+        if sampled is None:
+            return super().terms(gradients, grad_scale)
+        columns = sampled.block
+        found = self._at_full_rank(sampled.sum.take().float() * grad_scale, sampled.turn)
+        p, n, _ = super().terms(gradients, grad_scale)
+        assert n is not None
+        n[:, columns] = 0.0
+        return Terms(p, n, self._rows(found, columns))
+
+    def _at_full_rank(self, gradient: Tensor, turn: int) -> Tensor:
+        """The update of sampled columns from their `gradient` (a, k) in fp32."""
+        assert isinstance(self.inner, MuonInner)
+        state, rule = self.weight.state, self.inner.rule
+        if OUTSIDE not in state:
+            state.update(self._new(gradient.device))
+        held = read_moment(state, OUTSIDE)
+        if int(state[TURN]) != turn:
+            held.zero_()
+            state[TURN].fill_(turn)
+        look = momentum_(held[:, : gradient.shape[1]], gradient, rule.beta, rule.nesterov)
+        write_moment(state, OUTSIDE, held)
+        return self.inner.update(look).mul_(self.factor)
+
+    def _rows(self, found: Tensor, columns: slice) -> Dense:
+        """Rows of the weight (m, n) that are `found` (a, k) in the oriented columns, and zeros elsewhere."""
+        n = self.weight.matrix.shape[1]
+
+        def rows(first: int, last: int) -> Tensor:
+            block = found.new_zeros(last - first, n)
+            if not self.subspace.transposed:
+                block[:, columns] = found[first:last]
+            elif (start := max(first, columns.start)) < (stop := min(last, columns.stop)):
+                block[start - first : stop - first] = found[:, start - columns.start : stop - columns.start].mT
+            return block
+
+        return rows
+
+    def _new(self, device: torch.device) -> dict[str, Tensor]:
+        shape = torch.Size((self.subspace.a, sampled_width(self.weight.group["sampled_share"], self.subspace.b)))
+        turn = torch.zeros((), dtype=torch.int64, device="meta" if device.type == "meta" else "cpu")
+        return new_state(OUTSIDE, shape, self.inner.state_dtype, device) | {TURN: turn}
+
+
+class WholeGradient(ResidualRule):
+    """A rule that sees the whole gradient beside the direction N of its projection R."""
+
+    whole = True
 
     @property
     def gram(self) -> Tensor | None:
@@ -294,6 +356,7 @@ class ApolloMini(Apollo):
 
 RESIDUALS: dict[Residual, type[ResidualRule]] = {
     "none": ResidualRule,
+    "sampled": Sampled,
     "fira": Fira,
     "apollo": Apollo,
     "apollo-mini": ApolloMini,

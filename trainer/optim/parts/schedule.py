@@ -30,6 +30,10 @@ class RefreshSchedule:
         """The latest update up to number `step` that refreshed the subspace."""
         return step - (step - self.offset) % self.gap if step >= self.offset else 0
 
+    def turn(self, step: int) -> int:
+        """How many turns lie before update number `step` and begin with it, the start at step 0 not counted."""
+        return 0 if step < self.offset else (step - self.offset) // self.gap + (self.offset > 0)
+
 
 def schedules(gaps: list[int], stagger: bool) -> list[RefreshSchedule]:
     """One schedule per layer; with `stagger` the turns are spread evenly over each layer's gap."""

@@ -136,6 +136,12 @@ class Subspace:
         g = self.oriented(grad)
         return (g @ omega.to(g.dtype)).float()
 
+    def part(self, grad: Tensor | Factors | Pieces, columns: slice) -> Tensor:
+        """Some columns (a, k) of G, a tensor of their own."""
+        if not isinstance(grad, Tensor):
+            return grad.part(columns)
+        return self.oriented(grad)[:, columns].clone(memory_format=torch.contiguous_format)
+
     def matrix(self, basis: Projector) -> Tensor:
         """P (a, r) in the dtype of the weight, from what `of_gradient` or `of_sketch` gave."""
         return decode(basis, (self.a, self.rank), self.weight.dtype)

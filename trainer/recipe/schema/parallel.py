@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from galore.kernels.family import WITHOUT_WHOLE
 from galore.trainer.recipe.schema.optim import OptimSection
 from galore.trainer.recipe.schema.section import Section, execution
 from galore.trainer.recipe.schema.train import TrainSection
@@ -49,7 +50,7 @@ def check_parallel(parallel: ParallelSection, optim: OptimSection, train: TrainS
 
 def _check_fsdp(optim: OptimSection) -> None:
     """Raise ValueError for the first setting that weights in parts cannot be trained with."""
-    if optim.method == "galore" and optim.residual != "none":
+    if optim.method == "galore" and optim.residual not in WITHOUT_WHOLE:
         raise ValueError(
             f"parallel.mode: fsdp sends no whole gradients, which optim.residual: {optim.residual} needs in every step: set ddp"
         )

@@ -23,7 +23,7 @@ def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 def optimizer_for(parameter: nn.Parameter, **options: Any) -> GaLoreAdamW:
     defaults = {"betas": BETAS, "eps": EPS, "weight_decay": DECAY, "update_proj_gap": GAP, "stagger": False, "seed": 3}
     group = {"params": [("weight", parameter)], "rank": options.pop("rank", RANK)}
-    if options.get("residual") in ("joint", "joint-4bit"):
+    if options.get("residual") in ("sampled", "joint", "joint-4bit"):
         options.setdefault("inner", "muon")
     return GaLoreAdamW([group], lr=LR, **{**defaults, **options})
 
@@ -84,7 +84,7 @@ def test_a_momentum_in_two_parts_is_whole_however_a_basis_turns(transport: str, 
 
 
 @pytest.mark.parametrize(
-    "residual", ["fira", "apollo", "frugal", "columns", "alice", "orthogonal", "joint", "joint-4bit"]
+    "residual", ["sampled", "fira", "apollo", "frugal", "columns", "alice", "orthogonal", "joint", "joint-4bit"]
 )
 def test_micro_batches_are_summed_before_anything_is_done(residual: str) -> None:
     def trained(parts: int) -> Tensor:

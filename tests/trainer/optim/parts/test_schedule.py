@@ -26,6 +26,13 @@ def test_the_last_turn_is_the_latest_one_so_far(offset):
         assert schedule.last_due(step) == max(earlier for earlier in range(step + 1) if schedule.due(earlier))
 
 
+@pytest.mark.parametrize("offset", range(4))
+def test_turns_are_counted_from_the_start(offset):
+    schedule = RefreshSchedule(4, offset)
+    for step in range(20):
+        assert schedule.turn(step) == sum(schedule.due(earlier) for earlier in range(1, step + 1))
+
+
 def test_without_stagger_all_refresh_together_as_the_official_code():
     turns = schedules([5, 5, 5], stagger=False)
     assert [step for step in range(12) if turns[0].due(step)] == [0, 5, 10]

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from galore.kernels.family import InnerRule, ProjectorDtype, ProjType, RefreshMode, Residual, Transport
 from galore.trainer.optim import GaLoreAdamW
 from galore.trainer.optim.parts.inner import INNER_RULES, Inner
-from galore.trainer.optim.parts.refresh import REFRESHES, Refresh
+from galore.trainer.optim.parts.modes import REFRESHES
+from galore.trainer.optim.parts.refresh import Refresh
 from galore.trainer.optim.parts.residual import RESIDUALS, ResidualRule, Terms
 from galore.trainer.optim.parts.storage import PROJECTOR_FORMATS
 from galore.trainer.optim.parts.subspace import SUBSPACES
