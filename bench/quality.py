@@ -60,6 +60,7 @@ POINTS = {
     "adafactor": [(0.02, 0.006), *ADAM_LIKE],
     "muon": [(0.02, 0.05), *ORTHOGONAL],
     "muon-low-rank": ORTHOGONAL,
+    "muon-sampled": ORTHOGONAL,
     "normuon": NORMED,
     "normuon-low-rank": NORMED,
     "normuon-4bit": NORMED,

@@ -221,7 +221,7 @@ class Reference:
 
     def __init__(self, weight: Tensor, rank: int, optim: OptimSection, turned: bool) -> None:
         self.w, self.optim, self.p = weight.double(), optim, None
-        self.state, self.steps, self.width = rules.State(rank, weight.shape[1]), 0, 0
+        self.state, self.steps = rules.State(rank, weight.shape[1]), 0
         self.settings = rules.Settings(
             lr=optim.learning_rate,
             alpha=optim.effective_scale,
@@ -258,12 +258,12 @@ class Reference:
         self.p = p
 
     def _take_turn(self, a: int, b: int) -> None:
-        """The columns of the next turn of `sampled`, in blocks of an even number of them."""
+        """The columns of the next turn of `sampled`: blocks of an even number of them, the last up to the last column."""
         if self.optim.residual == "sampled":
-            self.width = min(b, 2 * math.ceil(self.optim.sampled_share * b / 2))
-            first = self.steps // GAP % math.ceil(b / self.width) * self.width
-            self.state.sampled = slice(first, min(first + self.width, b))
-            self.state.e = torch.zeros(a, self.state.sampled.stop - first, dtype=torch.float64)
+            width = min(b, 2 * math.ceil(self.optim.sampled_share * b / 2))
+            first = min(self.steps // GAP % math.ceil(b / width) * width, b - width)
+            self.state.sampled = slice(first, first + width)
+            self.state.e = torch.zeros(a, width, dtype=torch.float64)
 
     def _store_moments(self) -> None:
         self.state.m = self._stored(self.state.m)
@@ -279,9 +279,7 @@ class Reference:
     def _store_outside(self) -> None:
         e = self.state.e
         if self.optim.residual == "sampled" and isinstance(e, Tensor):
-            stored = torch.zeros(e.shape[0], self.width)  # the last turn has fewer columns than there is room for
-            stored[:, : e.shape[1]] = e
-            self.state.e = self._stored(stored.double())[:, : e.shape[1]]
+            self.state.e = self._stored(e)
         elif isinstance(e, Tensor):
             self.state.e = four_bit_storage(e.mT).mT if e.shape[1] % 2 else four_bit_storage(e)
 

@@ -116,7 +116,7 @@ class Sampled(ResidualRule):
         if int(state[TURN]) != turn:
             held.zero_()
             state[TURN].fill_(turn)
-        look = momentum_(held[:, : gradient.shape[1]], gradient, rule.beta, rule.nesterov)
+        look = momentum_(held, gradient, rule.beta, rule.nesterov)
         write_moment(state, OUTSIDE, held)
         return self.inner.update(look).mul_(self.factor)
 

@@ -15,7 +15,7 @@ from galore.trainer.optim.parts.subspace import Subspace
 class SampledColumns:
     """A share of the b columns of an oriented weight (a, b) at a time, block after block; a turn lasts one gap.
 
-    None waits longer than another, and every step holds as much.
+    All blocks have one width, so that every step holds as much: the last one begins before the one before it ends.
 
     Args:
         dtype: of the sum of gradients.
@@ -35,12 +35,13 @@ class SampledColumns:
         """The columns whose turn it is; layers begin at different ones."""
         blocks = math.ceil(self.subspace.b / self.width)
         first = (self.turn + self.subspace.weight.index) % blocks * self.width
-        return slice(first, min(first + self.width, self.subspace.b))
+        first = min(first, self.subspace.b - self.width)
+        return slice(first, first + self.width)
 
     @property
     def shape(self) -> tuple[int, int]:
-        """That of the sum, in this turn."""
-        return self.subspace.a, self.block.stop - self.block.start
+        """That of the sum (a, k)."""
+        return self.subspace.a, self.width
 
     def add(self, grad: Tensor | Factors | Pieces) -> None:
         """Take over the columns of one micro-batch's gradient, which stays the caller's."""
