@@ -18,7 +18,6 @@ from galore.trainer.optim.build_slots import build_slots, named_groups
 from galore.trainer.optim.clipping import squared_norm, warn_of_clipping
 from galore.trainer.optim.keywords import taking
 from galore.trainer.optim.parts.hooks import after_gradient, without_grad
-from galore.trainer.optim.parts.modes import FirstMicroBatch
 from galore.trainer.optim.parts.refresh import Gradient
 from galore.trainer.optim.parts.shards import local
 from galore.trainer.optim.projected import ProjectedSlot
@@ -127,7 +126,7 @@ class GaLoreAdamW(Stored):
     def sketches_first(self) -> bool:
         """Whether that pass is of the first micro-batch of the first of `ranks` alone."""
         passing = [slot.refresh for slot in self.projected if slot.refresh.wants_pass]
-        return all(isinstance(each, FirstMicroBatch) for each in passing)
+        return all(not each.sketches for each in passing)
 
     @contextlib.contextmanager
     def sketching(self) -> Iterator[None]:
