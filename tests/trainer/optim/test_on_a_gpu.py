@@ -31,6 +31,7 @@ ROUGH = {
     "normed": 0.05,
     "in parts": 0.05,
     "4bit": 0.05,
+    "sampled": 0.05,
 }
 SIXTEEN = {
     "row_sizes_kernel",
