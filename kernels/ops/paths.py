@@ -11,6 +11,7 @@ import torch
 from galore.kernels.ops.dispatch import BackendError, Case, adam, choose, lift, project, quantizer, unavailable
 from galore.kernels.ops.fused import softmax
 from galore.kernels.storage import blockwise
+from galore.kernels.storage.rounding import WIDE
 
 
 class Path(NamedTuple):
@@ -134,4 +135,4 @@ def _by_torch(op: str, device: torch.device, problem: Problem) -> str:
         return f"torch, {'cuBLAS' if cuda else 'oneDNN / BLAS'}"
     if op == "adam":
         return f"torch, fused, in blocks of {'2²²' if cuda else '2¹⁸'} elements"
-    return "torch, addmm_" if problem.weight == torch.float32 else "torch, row blocks"
+    return "torch, addmm_" if problem.weight in WIDE else "torch, row blocks"
