@@ -56,7 +56,12 @@ def explain(device: str, problems: Iterable[Problem] = ()) -> list[Path]:
 
 def momenta(device: str) -> Path:
     """What stores momenta in 4 bits, of fewer than 2³¹ elements each."""
-    return _path("4-bit momenta", "torch, row blocks", quantizer(torch.empty(0, device="meta")), torch.device(device))
+    return _path(
+        "4-bit momenta",
+        "torch, row blocks",
+        quantizer(torch.empty(0, device="meta", dtype=torch.float32)),
+        torch.device(device),
+    )
 
 
 def _launch() -> Path:
@@ -72,7 +77,7 @@ def _launch() -> Path:
 
 
 def _loss(device: torch.device) -> Path:
-    found = _path("linear_cross_entropy", "torch", softmax.case(torch.empty(0)), device)
+    found = _path("linear_cross_entropy", "torch", softmax.case(torch.empty(0, dtype=torch.float32)), device)
     return found._replace(
         path=f"{found.path}, chunked", why=f"the logits never exist whole; softmax in fp32 ({found.why})"
     )
@@ -84,7 +89,7 @@ def summary(device: str, problems: Iterable[Problem]) -> list[str]:
     Raises:
         BackendError: the environment asks for a backend that cannot do one of them, or the loss.
     """
-    choose(softmax.case(torch.empty(0))._replace(device=torch.device(device)))
+    choose(softmax.case(torch.empty(0, dtype=torch.float32))._replace(device=torch.device(device)))
     groups: dict[tuple[str, str], dict[str, list[str]]] = {}
     for problem in dict.fromkeys(problems):
         for op, case in _cases(problem).items():

@@ -39,7 +39,7 @@ class Distillation(ExtraLoss):
     def summed(self, seen: Seen) -> Tensor:
         teacher = self._of_teacher(seen)
         rows = max(1, CHUNK_ELEMENTS // self.about.vocabulary)
-        total = torch.zeros((), device=seen.rows.device)
+        total = torch.zeros((), device=seen.rows.device, dtype=torch.float32)
         for start in range(0, len(seen.rows), rows):
             total = total + self._chunk(seen, teacher, start, min(start + rows, len(seen.rows)))
         return total
