@@ -87,7 +87,9 @@ def divergence(logits: Tensor, teacher: Tensor, temperature: float, top_k: int |
         wanted, at = wanted.topk(top_k, dim=1)
         own = own.gather(1, at)
     wanted = wanted.log_softmax(1)
-    return temperature**2 * (wanted.exp() * (wanted - own)).sum()
+    p = wanted.exp()
+    # what the teacher has ruled out counts nothing: 0 · (-inf) would be nan
+    return temperature**2 * torch.where(p > 0, p * (wanted - own), 0.0).sum()
 
 
 def _teacher(about: About) -> PreTrainedModel:
