@@ -181,5 +181,5 @@ def _unlike(saved: list[list[str]], wanted: list[str]) -> str:
     first = next((name for name in (*wanted, *its) if (name in its) != (name in wanted)), None)
     return (
         f"the saved state has {'no' if first in wanted else 'a'} parameter {first!r} in the group of "
-        f"{(wanted or [None])[0]!r}: give the optimizer the groups that the saved one had"
+        f"{next(iter(wanted), None)!r}: give the optimizer the groups that the saved one had"
     )
