@@ -33,7 +33,7 @@ def column_squares(g: Tensor) -> Tensor:
 
 
 def noise_floor(*dtypes: torch.dtype) -> float:
-    """Of ‖G_j‖², below which ‖(G - P R)_j‖² is rounding noise where P and G are of `dtypes`."""
+    """The share of ‖G_j‖² below which ‖(G - P R)_j‖² is rounding noise where P and G are of `dtypes`."""
     return max(FLOOR, *(torch.finfo(each).eps for each in dtypes))
 
 
