@@ -91,7 +91,7 @@ def lift_update_(
     scales: Tensor | None = None,
     backend: Backend = "auto",
 ) -> None:
-    """W ← decay·W + alpha·(P N + D) in place: by torch in row blocks, fp32 and float64 without D in one product, or in one kernel.
+    """W ← decay·W + alpha·(P N + D) in place by torch in row blocks, wide W without D in one product; or in one kernel.
 
     The random bits of the two differ, as those of two seeds do: torch reads them from a pool, Triton hashes them from
     the element's place.

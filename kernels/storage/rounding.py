@@ -1,4 +1,4 @@
-"""Adding an fp32 update to stored weights: exact in fp32 and float64; in bf16 stochastically rounded, compensated, or to nearest.
+"""Adding an fp32 update to stored weights: exact in fp32, float64; in bf16 rounded by chance, compensated, to nearest.
 
 Stochastic rounding adds 16 uniform random bits below the bf16 mantissa and truncates, so the expected value is the fp32
 sum. The sum is formed in fp32 first: rounding it before the random bits are added would lose most of a small update.
