@@ -152,7 +152,7 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
     "kernels/rules/residual.py": ("tests/kernels/rules/test_residual.py", [
         ("GAMMA = 1.01", "GAMMA = 1.1", "test_"),
         ("norm > 0, norm * factor, previous", "norm > 0, norm, previous", "test_growth_is_limited"),
-        ("torch.maximum(residual_squares(g_squares, r, gram), FLOOR * g_squares)", "residual_squares(g_squares, r, gram)",
+        ("torch.maximum(residual_squares(g_squares, r, gram), floor * g_squares)", "residual_squares(g_squares, r, gram)",
          "test_what_is_left_of_a_column"),
         ("mean.lerp_(squares, 1 - beta)", "mean.lerp_(squares, beta)", "test_columns_of_one"),
         ("- 2 * alpha * r_squares", "- alpha * r_squares", "test_residual_norms or test_fira_equals"),

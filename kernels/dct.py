@@ -42,8 +42,8 @@ def random_basis(rows: int, rank: int, seed: int, device: torch.device) -> Tenso
     """
     generator = torch.Generator().manual_seed(seed)
     columns = torch.randperm(rows, generator=generator)[:rank]
-    signs = 1.0 - 2.0 * torch.randint(2, (rows, 1), generator=generator)
-    return dct_matrix(rows, columns, torch.empty(0, device=device)).mul_(signs.to(device))
+    signs = 1.0 - 2.0 * torch.randint(2, (rows, 1), generator=generator, dtype=torch.float32)
+    return dct_matrix(rows, columns, torch.empty(0, device=device, dtype=torch.float32)).mul_(signs.to(device))
 
 
 def dct(x: Tensor) -> Tensor:
@@ -59,7 +59,7 @@ def dct(x: Tensor) -> Tensor:
 
 def column_energies(g: Tensor) -> Tensor:
     """‖Dᵀ g‖² of each row, (a,) in fp32, for g (a, n), without a temporary of its size."""
-    energies = torch.zeros(g.shape[0], device=g.device)
+    energies = torch.zeros(g.shape[0], device=g.device, dtype=torch.float32)
     width = max(1, block_elements(g) // g.shape[0])
     for first in range(0, g.shape[1], width):
         energies += dct(g[:, first : first + width]).square_().sum(1)

@@ -44,7 +44,7 @@ def adam_direction_(
         return
     flat, gradient, storages = out.view(-1), gradient.view(-1), moments.storages
     for _, first, last in element_blocks(gradient):
-        part = torch.zeros(last - first, device=out.device)
+        part = torch.zeros(last - first, device=out.device, dtype=torch.float32)
         values = [storage.read(first, last) for storage in storages]
         g = gradient[first:last].float()
         g = g if grad_scale == 1.0 else g * grad_scale

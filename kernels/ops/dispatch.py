@@ -115,12 +115,12 @@ def adam(gradient: Tensor, kind: str) -> Case:
 def project(g: Tensor, coded: bool) -> Case:
     """`project` with P in codes or as it is."""
     fuses = "P is read as codes" if coded else ""
-    return Case(g.device, _too_large(g), fuses, "a matrix product alone is cuBLAS' at best")
+    return Case(g.device, _unfit(g), fuses, "a matrix product alone is cuBLAS' at best")
 
 
 def lift(w: Tensor, dense: bool, group: int = 1) -> Case:
     """`lift_update_`; `dense` if something is added beside P N, `group` codes of an int8 weight under one scale."""
-    against = _too_large(w)
+    against = _unfit(w)
     if dense:
         against = "the kernel adds P N and nothing else"
     elif group > WIDEST_GROUP:
@@ -136,3 +136,8 @@ def quantizer(x: Tensor) -> Case:
 
 def _too_large(x: Tensor) -> str:
     return f"{x.numel():,} elements are more than 32-bit offsets reach" if x.numel() >= LARGEST else ""
+
+
+def _unfit(x: Tensor) -> str:
+    """What speaks against a product of x."""
+    return "Triton's kernels compute in fp32, and this is float64" if x.dtype == torch.float64 else _too_large(x)

@@ -11,6 +11,7 @@ import torch
 from galore.kernels.ops.dispatch import BackendError, Case, adam, choose, lift, project, quantizer, unavailable
 from galore.kernels.ops.fused import softmax
 from galore.kernels.storage import blockwise
+from galore.kernels.storage.rounding import WIDE
 
 
 class Path(NamedTuple):
@@ -55,7 +56,12 @@ def explain(device: str, problems: Iterable[Problem] = ()) -> list[Path]:
 
 def momenta(device: str) -> Path:
     """What stores momenta in 4 bits, of fewer than 2³¹ elements each."""
-    return _path("4-bit momenta", "torch, row blocks", quantizer(torch.empty(0, device="meta")), torch.device(device))
+    return _path(
+        "4-bit momenta",
+        "torch, row blocks",
+        quantizer(torch.empty(0, device="meta", dtype=torch.float32)),
+        torch.device(device),
+    )
 
 
 def _launch() -> Path:
@@ -71,7 +77,7 @@ def _launch() -> Path:
 
 
 def _loss(device: torch.device) -> Path:
-    found = _path("linear_cross_entropy", "torch", softmax.case(torch.empty(0)), device)
+    found = _path("linear_cross_entropy", "torch", softmax.case(torch.empty(0, dtype=torch.float32)), device)
     return found._replace(
         path=f"{found.path}, chunked", why=f"the logits never exist whole; softmax in fp32 ({found.why})"
     )
@@ -83,7 +89,7 @@ def summary(device: str, problems: Iterable[Problem]) -> list[str]:
     Raises:
         BackendError: the environment asks for a backend that cannot do one of them, or the loss.
     """
-    choose(softmax.case(torch.empty(0))._replace(device=torch.device(device)))
+    choose(softmax.case(torch.empty(0, dtype=torch.float32))._replace(device=torch.device(device)))
     groups: dict[tuple[str, str], dict[str, list[str]]] = {}
     for problem in dict.fromkeys(problems):
         for op, case in _cases(problem).items():
@@ -134,4 +140,4 @@ def _by_torch(op: str, device: torch.device, problem: Problem) -> str:
         return f"torch, {'cuBLAS' if cuda else 'oneDNN / BLAS'}"
     if op == "adam":
         return f"torch, fused, in blocks of {'2²²' if cuda else '2¹⁸'} elements"
-    return "torch, addmm_" if problem.weight == torch.float32 else "torch, row blocks"
+    return "torch, addmm_" if problem.weight in WIDE else "torch, row blocks"

@@ -20,6 +20,7 @@ from galore.kernels.ops.int8 import add_update_int8_
 from galore.kernels.reference.operations import is_transposed, orient
 from galore.kernels.storage.layout import Compressed, Matrix
 from galore.kernels.storage.rounding import (
+    WIDE,
     RoundingNoise,
     add_update_,
     add_update_compensated_,
@@ -90,13 +91,13 @@ def lift_update_(
     scales: Tensor | None = None,
     backend: Backend = "auto",
 ) -> None:
-    """W ← decay·W + alpha·(P N + D) in place: by torch in row blocks, fp32 without D in one product, or in one kernel.
+    """W ← decay·W + alpha·(P N + D) in place by torch in row blocks, wide W without D in one product; or in one kernel.
 
     The random bits of the two differ, as those of two seeds do: torch reads them from a pool, Triton hashes them from
     the element's place.
 
     Args:
-        w: (m, n) contiguous weight, fp32, bf16, or codes in int8, oriented (a, b).
+        w: (m, n) contiguous weight, fp32, float64, bf16, or codes in int8, oriented (a, b).
         p: (a, r) projector, dense or in codes; n: (r, b) direction in the subspace; both None where D is all there is.
         decay_after: decay the updated weight, as the official code does.
         noise, tensor: random bits for stochastic rounding into bf16, and this weight's number in their key.
@@ -131,7 +132,7 @@ def lift_update_(
         )
         return
     product = _product(w, p, n, transposed)
-    if w.dtype == torch.float32 and product is not None and dense is None:
+    if w.dtype in WIDE and product is not None and dense is None:
         w.addmm_(*product, beta=1.0 if decay_after else decay, alpha=alpha)
         if decay_after and decay != 1.0:
             w.mul_(decay)

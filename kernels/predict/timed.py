@@ -37,7 +37,10 @@ def _by_torch(p: torch.Tensor, g: torch.Tensor) -> Any:
     """An update by cuBLAS and torch's elementwise kernels, moments in fp32: bitsandbytes is no part of this."""
     b, r, device = g.shape[1], p.shape[1], g.device
     w, n = torch.randn_like(g), torch.empty(r, b, dtype=torch.bfloat16, device=device)
-    moments, noise = Moments(*(torch.zeros(r, b, device=device) for _ in range(2))), RoundingNoise(0, 0, device)
+    moments, noise = (
+        Moments(*(torch.zeros(r, b, device=device, dtype=torch.float32) for _ in range(2))),
+        RoundingNoise(0, 0, device),
+    )
 
     def update() -> None:
         found = project(p, g, backend="torch").float()

@@ -88,7 +88,7 @@ def columns(g: Tensor, p: Tensor, s: State, h: Settings, rule: Rule) -> Tensor:
     n = rule(r, s, h)
     if p.shape[0] == p.shape[1]:
         return p @ n
-    return p @ n + h.outside * _compensated(g, p, _left(g, p))
+    return p @ n + h.outside * _compensated(g, p, _left(g, p, h.floor))
 
 
 def alice(g: Tensor, p: Tensor, s: State, h: Settings, rule: Rule) -> Tensor:
@@ -100,7 +100,7 @@ def alice(g: Tensor, p: Tensor, s: State, h: Settings, rule: Rule) -> Tensor:
     n = rule(r, s, h)
     if p.shape[0] == p.shape[1]:
         return p @ n
-    s.p = h.beta1 * s.p + (1 - h.beta1) * _left(g, p)
+    s.p = h.beta1 * s.p + (1 - h.beta1) * _left(g, p, h.floor)
     return p @ n + h.outside * limited(_compensated(g, p, s.p), s, h)
 
 
@@ -182,10 +182,10 @@ def _ratio(n: Tensor, r: Tensor) -> Tensor:
     return torch.nan_to_num(n.norm(dim=0) / r.norm(dim=0), nan=0.0, posinf=0.0)
 
 
-def _left(g: Tensor, p: Tensor) -> Tensor:
-    """‖(G - P PᵀG)_j‖² (b,), of orthonormal P; at least a millionth of ‖G_j‖², below which it is rounding noise."""
+def _left(g: Tensor, p: Tensor, floor: float) -> Tensor:
+    """‖(G - P PᵀG)_j‖² (b,), of orthonormal P; at least `floor` of ‖G_j‖², below which it is rounding noise."""
     squares = (g - p @ (p.mT @ g)).square().sum(0)
-    return torch.maximum(squares, 1e-6 * g.square().sum(0))
+    return torch.maximum(squares, floor * g.square().sum(0))
 
 
 def _compensated(g: Tensor, p: Tensor, squares: Tensor) -> Tensor:

@@ -27,7 +27,8 @@ HABITS = {
 @dataclass(frozen=True)
 class Settings:
     """Constants of a method: η, α, λ; β₁, β₂, ε of Adam; μ of a momentum; c, a factor on what comes from outside the
-    subspace; the sides of W and whether its rows, the outputs, are the columns of G; habits of a package."""
+    subspace, and the share of ‖G_j‖² that is rounding noise there; the sides of W and whether its rows, the outputs,
+    are the columns of G; habits of a package."""
 
     lr: float
     alpha: float = 1.0
@@ -37,6 +38,7 @@ class Settings:
     eps: float = 1e-8
     mu: float = 0.95
     outside: float = 1.0
+    floor: float = 1e-6
     sides: tuple[int, int] = (1, 1)
     turned: bool = False
     habits: frozenset[str] = frozenset()

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from galore.kernels.family import Convention
+from galore.kernels.storage.rounding import updated_
 
 
 @dataclass(frozen=True)
@@ -35,15 +36,20 @@ class AdamRule:
         lr: float,
         decay: float = 1.0,
     ) -> None:
-        """target ← decay·target - lr·m̂ / (√v̂ + ε), both moments updated; all fp32, of one shape, in place.
+        """target ← decay·target - lr·m̂ / (√v̂ + ε), both moments updated; all of one shape, in place.
 
         Args:
+            target: fp32, or float64, which the fp32 update is added to; the moments are fp32.
             grad: fp32 gradient.
             step: steps taken including this one, from 1.
             lr: learning rate, at least 0.
             decay: factor of decoupled weight decay, 1 - ηλ; `reference` applies it to the updated target.
         """
-        if self.convention == "paper":
+        if target.dtype == torch.float64:
+            update = torch.zeros_like(target, dtype=torch.float32)
+            self.update_(update, grad, exp_avg, exp_avg_sq, step=step, lr=lr)
+            updated_(target, update, 1.0, decay, self.convention == "reference")
+        elif self.convention == "paper":
             self._fused_(target, grad, exp_avg, exp_avg_sq, step, lr, decay)
         else:
             self._reference_(target, grad, exp_avg, exp_avg_sq, step, lr)

@@ -17,7 +17,7 @@ from galore.kernels.storage.rounding import block_elements
 
 Per = Literal["channel", "tensor"]
 GAMMA = 1.01  # largest growth of the added norm from one step to the next, in both papers
-FLOOR = 1e-6  # of ‖G_j‖², below which ‖(G - P R)_j‖² is rounding noise
+FLOOR = 1e-6  # of ‖G_j‖², below which ‖(G - P R)_j‖² is rounding noise of fp32
 MINI_FACTOR = 128**0.5  # of APOLLO-Mini; channel-wise APOLLO has 1
 
 
@@ -30,6 +30,11 @@ def column_squares(g: Tensor) -> Tensor:
     height = max(1, block_elements(g) // max(1, g.shape[1 if by_rows else 0]))
     parts = [block.float().square_().sum(0) for block in torch.split(g, height, dim=0 if by_rows else 1)]
     return torch.stack(parts).sum(0) if by_rows else torch.cat(parts)
+
+
+def noise_floor(*dtypes: torch.dtype) -> float:
+    """The share of ‖G_j‖² below which ‖(G - P R)_j‖² is rounding noise where P and G are of `dtypes`."""
+    return max(FLOOR, *(torch.finfo(each).eps for each in dtypes))
 
 
 def norm_ratio(n: Tensor, r: Tensor, per: Per = "channel", eps: float = 0.0) -> Tensor:
@@ -133,6 +138,7 @@ def column_terms(
     rows: int,
     factor: float,
     gram: Tensor | None = None,
+    floor: float = FLOOR,
     mean: Tensor | None = None,
     beta: float = 0.0,
     previous: Tensor | None = None,
@@ -144,11 +150,11 @@ def column_terms(
 
     Args:
         r, n: fp32 (r, b); n carries the minus sign, and so does s.
-        rows: a; factor: c; gram: see `residual_squares`.
+        rows: a; factor: c; gram: see `residual_squares`; floor: see `noise_floor`.
         mean: p of the steps before, in place, decayed by `beta`.
         previous: see `growth_limit_`.
     """
-    squares = torch.maximum(residual_squares(g_squares, r, gram), FLOOR * g_squares)
+    squares = torch.maximum(residual_squares(g_squares, r, gram), floor * g_squares)
     p = squares if mean is None else mean.lerp_(squares, 1 - beta)
     scale = torch.where(p > 0, ((rows - r.shape[0]) / p).sqrt(), 0.0)
     if previous is not None:

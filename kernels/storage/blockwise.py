@@ -59,7 +59,7 @@ def code(signed: bool, device: torch.device) -> Tensor:
     """The 256 fp32 values of the dynamic map, signed for first moments and unsigned for second moments."""
     decades = [10.0**exponent * _middles(2 ** (exponent + (6 if signed else 7))) for exponent in range(-6, 1)]
     opposite = [-values for values in decades] if signed else []
-    return torch.cat([*decades, *opposite, torch.tensor([0.0, 1.0])]).sort().values.to(device)
+    return torch.cat([*decades, *opposite, torch.tensor([0.0, 1.0], dtype=torch.float32)]).sort().values.to(device)
 
 
 def _middles(parts: int) -> Tensor:
@@ -68,7 +68,7 @@ def _middles(parts: int) -> Tensor:
     So does `torch.linspace` on processors that multiply and add in one instruction; others give other last bits, which
     a format cannot have.
     """
-    ends = torch.tensor([0.1, 1.0])
+    ends = torch.tensor([0.1, 1.0], dtype=torch.float32)
     (low, high), step = ends.double(), ends.diff().div(parts).double()
     edge = torch.arange(parts + 1, dtype=torch.float64)
     edges = torch.where(edge < (parts + 1) // 2, low + step * edge, high - step * (parts - edge)).float()

@@ -1,4 +1,4 @@
-"""Adding an fp32 update to stored weights: exact in fp32; in bf16 stochastically rounded, compensated, or to nearest.
+"""Adding an fp32 update to stored weights: exact in fp32, float64; in bf16 rounded by chance, compensated, to nearest.
 
 Stochastic rounding adds 16 uniform random bits below the bf16 mantissa and truncates, so the expected value is the fp32
 sum. The sum is formed in fp32 first: rounding it before the random bits are added would lose most of a small update.
@@ -29,6 +29,7 @@ BLOCK = {
     "cpu": 1 << 18,
     "cuda": 1 << 22,  # 16 MiB each; smaller ones would cost more in launches than in work
 }
+WIDE = (torch.float32, torch.float64)  # weights that an fp32 update is added to in place
 _MASK = (1 << 64) - 1
 
 
@@ -141,14 +142,14 @@ def add_update_(
     noise: Tensor | None = None,
     scratch: Tensor | None = None,
 ) -> None:
-    """w ← decay·w + alpha·update in fp32, rounded once; `decay_after`: w ← decay·(w + alpha·update).
+    """w ← decay·w + alpha·update in fp32 or float64, rounded once; `decay_after`: w ← decay·(w + alpha·update).
 
     Args:
-        w: (k,) contiguous, fp32 or bf16, in place.
+        w: (k,) contiguous, fp32, float64 or bf16, in place.
         update: (k,) any floating dtype.
         scratch: fp32 (k,) or more, which fp32 sums of a bf16 w are formed in; None allocates.
     """
-    if w.dtype == torch.float32:
+    if w.dtype in WIDE:
         updated_(w, update, alpha, decay, decay_after)
         return
     value = w.float() if scratch is None else scratch[: w.numel()].copy_(w)
@@ -179,7 +180,7 @@ def add_update_compensated_(
 
 
 def updated_(value: Tensor, update: Tensor, alpha: float, decay: float, decay_after: bool) -> None:
-    """value ← decay·value + alpha·update, or decay·(value + alpha·update), in fp32."""
+    """value ← decay·value + alpha·update, or decay·(value + alpha·update), in the dtype of value."""
     if decay != 1.0 and not decay_after:
         value.mul_(decay)
     value.add_(update, alpha=alpha)

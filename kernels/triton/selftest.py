@@ -45,7 +45,10 @@ def _reason(device: torch.device) -> str:
 def check(device: torch.device) -> str:
     """Adam, a lift into bf16, and the softmax of a loss, against torch in fp32."""
     generator = torch.Generator().manual_seed(0)
-    p, n, w = (torch.randn(*shape, generator=generator).to(device) for shape in ((64, 16), (16, 96), (64, 96)))
+    p, n, w = (
+        torch.randn(*shape, generator=generator, dtype=torch.float32).to(device)
+        for shape in ((64, 16), (16, 96), (64, 96))
+    )
     lifted = w.bfloat16()
     run(lift_plan(lifted, p.bfloat16(), n.bfloat16(), Tile(32, 64, 16, 4, 2), alpha=-0.1))
     wanted = w.bfloat16().float() - 0.1 * (p.bfloat16().float() @ n.bfloat16().float())
@@ -61,7 +64,7 @@ def check(device: torch.device) -> str:
 def _softmax_agrees(logits: torch.Tensor) -> bool:
     rows, columns = logits.shape
     targets = torch.arange(rows, device=logits.device)
-    losses, lse = (torch.zeros(rows, device=logits.device) for _ in range(2))
+    losses, lse = (torch.zeros(rows, device=logits.device, dtype=torch.float32) for _ in range(2))
     wanted = torch.softmax(logits, 1) - torch.nn.functional.one_hot(targets, columns)
     sums = logits.logsumexp(1)
     expected = sums - logits.gather(1, targets[:, None]).squeeze(1)

@@ -246,5 +246,5 @@ def fullest_batch(recipe: Recipe, ids: Tensor) -> Batch:
         seen = torch.cat(
             (torch.zeros_like(ids[:, :half]), ids[:, half:].clamp_min(1)), 1
         )  # codes, and what is said of them
-        batch = replace(batch, input_ids=seen, labels=seen, extras=torch.ones(len(ids), half))
+        batch = replace(batch, input_ids=seen, labels=seen, extras=torch.ones(len(ids), half, dtype=torch.float32))
     return batch

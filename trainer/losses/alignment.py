@@ -81,7 +81,7 @@ class AttentionAlignment(ExtraLoss):
 
 def alignment_error(attention: Tensor, rows: list[Places], aligner: nn.Module) -> Tensor:
     """Σ over rows of the mean squared error of `aligner`, given attention (b, heads, most queries, s), against maps."""
-    total = torch.zeros((), device=attention.device)
+    total = torch.zeros((), device=attention.device, dtype=torch.float32)
     for row, (queries, keys, wanted) in enumerate(rows):
         if not len(queries):
             continue
@@ -103,7 +103,7 @@ def _places(batch: TokenBatch) -> list[Places]:
     """Places of every row of a batch; without queries where it has no map."""
     modalities = batch.modalities
     nowhere = torch.empty(0, dtype=torch.int64)
-    nothing = Places(nowhere, nowhere, torch.empty(0, 0))
+    nothing = Places(nowhere, nowhere, torch.empty(0, 0, dtype=torch.float32))
     if batch.extras is None or modalities is None:
         return [nothing] * len(batch)
     found = []

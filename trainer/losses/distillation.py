@@ -39,7 +39,7 @@ class Distillation(ExtraLoss):
     def summed(self, seen: Seen) -> Tensor:
         teacher = self._of_teacher(seen)
         rows = max(1, CHUNK_ELEMENTS // self.about.vocabulary)
-        total = torch.zeros((), device=seen.rows.device)
+        total = torch.zeros((), device=seen.rows.device, dtype=torch.float32)
         for start in range(0, len(seen.rows), rows):
             total = total + self._chunk(seen, teacher, start, min(start + rows, len(seen.rows)))
         return total
@@ -87,7 +87,9 @@ def divergence(logits: Tensor, teacher: Tensor, temperature: float, top_k: int |
         wanted, at = wanted.topk(top_k, dim=1)
         own = own.gather(1, at)
     wanted = wanted.log_softmax(1)
-    return temperature**2 * (wanted.exp() * (wanted - own)).sum()
+    p = wanted.exp()
+    # what the teacher has ruled out counts nothing: 0 · (-inf) would be nan
+    return temperature**2 * torch.where(p > 0, p * (wanted - own), 0.0).sum()
 
 
 def _teacher(about: About) -> PreTrainedModel:

@@ -69,7 +69,7 @@ def cache_dir() -> Path:
 def measure_gemm(dtype: torch.dtype, *, size: int = GEMM_SIZE, repeats: int = 5) -> float:
     """Best of `repeats` products of two size×size matrices on the CPU, FLOP/s."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        a, b = (torch.rand(size, size).to(dtype) for _ in range(2))
+        a, b = (torch.rand(size, size, dtype=torch.float32).to(dtype) for _ in range(2))
         out = torch.mm(a, b)  # warm-up: packing buffers, thread pool
         seconds = []
         for _ in range(repeats):

@@ -123,13 +123,21 @@ def _projected(
     )
 
 
+TRAINED = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int8)  # int8 with scales beside it
+
+
 def _check(name: str, parameter: Tensor, group: dict[str, Any]) -> None:
+    if parameter.dtype not in TRAINED:
+        fix = "train its torch.view_as_real" if parameter.is_complex() else "convert it, or leave it out of the groups"
+        raise ValueError(
+            f"{name} is {parameter.dtype}, and weights are trained in float32, float64, bfloat16, float16 and int8: {fix}"
+        )
     if not parameter.is_contiguous():
         raise ValueError(
             f"{name} is not contiguous; keep weights contiguous (no model.to(memory_format=channels_last)) and give inputs as "
             "x.contiguous(memory_format=torch.channels_last)"
         )
-    if group["rank"] is not None and parameter.ndim < 2:
+    if group["rank"] is not None and (parameter.ndim < 2 or parameter.numel() == 0):
         raise ValueError(f"{name} of shape {tuple(parameter.shape)} cannot be projected to rank {group['rank']}")
     if parameter.dtype == torch.int8 and group["rank"] is None:
         raise ValueError(f"{name} is kept in int8, and can only be trained projected: give its group a rank")

@@ -24,7 +24,7 @@ from galore.kernels.linear import (
 from galore.trainer.optim.galore import GaLoreAdamW
 from galore.trainer.optim.groups import shared_weights
 from galore.trainer.optim.int8_linear import Int8Linear, int8_layers, refuse_left_behind
-from galore.trainer.optim.parts.hooks import without_grad
+from galore.trainer.optim.parts.hooks import shielded
 from galore.trainer.optim.parts.shards import local
 from galore.trainer.optim.projected import ProjectedSlot
 
@@ -139,7 +139,7 @@ def kinds_with_own_forward(optimizer: GaLoreAdamW, model: nn.Module) -> list[str
     return sorted({type(module).__name__ for module in own})
 
 
-@without_grad
+@shielded
 def _receive(slot: ProjectedSlot, optimizer: GaLoreAdamW, factors: Factors) -> None:
     if not optimizer.attached or (optimizer.in_pass and not slot.refresh.wants_pass):
         return
@@ -147,7 +147,7 @@ def _receive(slot: ProjectedSlot, optimizer: GaLoreAdamW, factors: Factors) -> N
         raise RuntimeError(USED_TWICE.format(slot.name))
     if in_tiles():
         begin = functools.partial(_pieces, slot, optimizer.in_pass)
-        gather(slot, factors, begin, functools.partial(optimizer.take, slot))
+        gather(slot, factors, begin, shielded(functools.partial(optimizer.take, slot)))
     else:
         optimizer.take(slot, factors)
 

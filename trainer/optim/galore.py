@@ -17,7 +17,7 @@ from galore.kernels.storage.rounding import RoundingNoise
 from galore.trainer.optim.build_slots import build_slots, named_groups
 from galore.trainer.optim.clipping import squared_norm, warn_of_clipping
 from galore.trainer.optim.keywords import taking
-from galore.trainer.optim.parts.hooks import after_gradient, without_grad
+from galore.trainer.optim.parts.hooks import after_gradient, shield, shielded
 from galore.trainer.optim.parts.refresh import Gradient
 from galore.trainer.optim.parts.shards import local
 from galore.trainer.optim.projected import ProjectedSlot
@@ -140,7 +140,7 @@ class GaLoreAdamW(Stored):
                 yield
         finally:
             self._sketching = False
-        with torch.no_grad():
+        with shield():
             self._together.share_pass(passing)
             for slot in self.projected:
                 slot.refresh.finish_sketch()
@@ -149,7 +149,7 @@ class GaLoreAdamW(Stored):
         """Announce the step's last backward: with `ranks`, what is summed over them is sent while it still goes on."""
         self._together.expect_last()
 
-    @torch.no_grad()
+    @shielded
     def clip_grad_norm_(self, max_norm: float | None) -> float:
         """Global norm of all accumulated gradients as they will be applied; `step()` scales them to `max_norm`.
 
@@ -183,7 +183,6 @@ class GaLoreAdamW(Stored):
         self._grad_scale = min(1.0, max_norm / (norm + 1e-12)) if max_norm is not None and norm > 0 else 1.0
         return norm
 
-    @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Apply the accumulated gradients; or skip, leaving every tensor as it was, when one is not finite.
 
@@ -200,6 +199,11 @@ class GaLoreAdamW(Stored):
         if self._norm is None and self.max_grad_norm is None and not self._asked_of_clipping:
             self._asked_of_clipping = True
             warn_of_clipping(sys._getframe(1))
+        self._step()
+        return loss
+
+    @shielded
+    def _step(self) -> None:
         norm = self.clip_grad_norm_(self.max_grad_norm) if self._norm is None else self._norm
         if math.isfinite(norm):
             update = Update(self._grad_scale, self._step_noise())
@@ -209,17 +213,12 @@ class GaLoreAdamW(Stored):
         unmoved = not math.isfinite(norm) or (tally.refused > 0 and not tally.applied)
         if not unmoved:
             self._tick()
+        skipped, refused = unmoved or tally.refused > 0, 0 if unmoved else tally.refused
         self.report = StepReport(
-            norm,
-            self._grad_scale,
-            tally.refreshed,
-            fallbacks - self._fallbacks_told,
-            skipped=unmoved or tally.refused > 0,
-            refused=0 if unmoved else tally.refused,
+            norm, self._grad_scale, tally.refreshed, fallbacks - self._fallbacks_told, skipped, refused
         )
         self.torn, self._tally, self._fallbacks_told = False, Tally(), fallbacks
         self.zero_grad()
-        return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget everything accumulated since the last step."""
@@ -251,7 +250,7 @@ class GaLoreAdamW(Stored):
         if self.update == "immediate":
             self._apply_now(slot)
 
-    @without_grad
+    @shielded
     def _on_gradient(self, parameter: Tensor) -> None:
         """The hook: hand the fresh gradient to its slot and free it."""
         assert isinstance(parameter, nn.Parameter)

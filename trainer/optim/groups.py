@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from galore.kernels.family import InnerRule
 from galore.trainer.optim.settings import PER_GROUP
@@ -237,11 +238,18 @@ def _for_the_rest(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def check_complete(model: nn.Module, groups: Iterable[dict[str, Any]]) -> None:
     """Raise ValueError unless every trainable parameter of `model` is in exactly one group."""
-    grouped = [id(parameter) for group in groups for _, parameter in group["params"]]
+    grouped = Counter(id(parameter) for group in groups for parameter in _members(group))
     trainable = {id(p): name for name, p in model.named_parameters() if is_trained(p)}
     missing = [name for key, name in trainable.items() if key not in grouped]
-    twice = [name for key, name in trainable.items() if grouped.count(key) > 1]
+    twice = [name for key, name in trainable.items() if grouped[key] > 1]
     problems = [f"no group updates {', '.join(missing)}"] if missing else []
     problems += [f"in two groups: {', '.join(twice)}"] if twice else []
     if problems:
         raise ValueError("; ".join(problems))
+
+
+def _members(group: Mapping[str, Any]) -> list[Tensor]:
+    """The parameters of a group, with or without names."""
+    params = group["params"]
+    given = [params] if isinstance(params, Tensor) else params
+    return [each if isinstance(each, Tensor) else each[1] for each in given]

@@ -178,8 +178,8 @@ def _wrong(name: str, value: Any) -> str | None:
     if kind is bool:
         return None if value in (True, False) else "it has to be True or False"
     if kind is torch.dtype:
-        floating = isinstance(value, torch.dtype) and value.is_floating_point
-        return None if floating else "it has to be a floating-point dtype, such as torch.float32"
+        sums = isinstance(value, torch.dtype) and value.is_floating_point and value.itemsize > 1
+        return None if sums else "it has to be a floating-point dtype of 16 bits or more, such as torch.float32"
     if kind is Ranks:
         return (
             None

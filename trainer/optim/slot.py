@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from galore.kernels.ops.projection import lift_update_
 from galore.kernels.storage.rounding import (
+    WIDE,
     RoundingNoise,
     element_blocks,
     read_compensated,
@@ -135,7 +136,8 @@ class FullSlot:
         for block, first, last in element_blocks(weight):
             part = weight[first:last]
             rest = None if compensation is None else compensation[first:last]
-            value = part.float() if rest is None else read_compensated(part, rest)  # the weight itself where it is fp32
+            # the weight itself where it is fp32 or float64
+            value = part if part.dtype in WIDE else part.float() if rest is None else read_compensated(part, rest)
             adam.update_(value, grad[first:last], first, last, update.grad_scale, self._lr, self._decay)
             if rest is not None:
                 store_compensated_(part, rest, value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,6 +12,9 @@ from torch.optim import Optimizer
 
 from galore.trainer.optim.settings import COMPOSITION, check_saved
 from galore.trainer.optim.slot import ON_HOST, FullSlot
+
+NUMBERED = re.compile(r"parameter\d+")  # what `named_groups` calls those without a name
+WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")  # around a module, torch's
 
 
 class Stored(Optimizer):
@@ -63,33 +67,53 @@ class Stored(Optimizer):
         """Load a state as torch does, except that moments and projectors keep their own dtype, not the parameter's.
 
         Numbers of the saved groups count from now on; what an update is composed of stays as this optimizer was made.
+        Parameters are those of the same names, where both sides have names, and else those of the same places.
 
         Raises:
-            ValueError: it is no such optimizer's, or a tensor is missing or of another shape or dtype; nothing was
-                changed.
+            ValueError: it is no such optimizer's, of other names, or a tensor is missing or of another shape or dtype;
+                nothing was changed.
         """
         if missing := {"state", "param_groups"} - state_dict.keys():
             raise ValueError(f"this is no state dict of an optimizer: it has no {' and no '.join(sorted(missing))}")
         if any("clock" not in group for group in state_dict["param_groups"]):
             raise ValueError("this state dict is not of a GaLoreAdamW: its groups have no clock")
-        ids = [index for group in state_dict["param_groups"] for index in group["params"]]
-        parameters = [p for group in self.param_groups for p in group["params"]]
-        for index, parameter in zip(ids, parameters, strict=False):  # torch refuses another number of them
-            _check_state(self.slots[parameter], state_dict["state"].get(index, {}))
-        check_saved(state_dict["param_groups"])
-        here = self.param_groups
-        super().load_state_dict(state_dict)
-        # an option of the composition, or one that is younger than the state, stays as it is here
-        for group, ours in zip(self.param_groups, here, strict=True):
-            group.update({name: value for name, value in ours.items() if name in COMPOSITION or name not in group})
-        for index, parameter in zip(ids, parameters, strict=True):
-            saved = state_dict["state"].get(index, {})
-            state = {k: v.detach().clone().to("cpu" if k in ON_HOST else parameter.device) for k, v in saved.items()}
-            self.state[parameter] = state
-            self.slots[parameter].weight.state = state
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                self.slots[parameter].weight.group = group
+        here, read = self.param_groups, dict[nn.Parameter, Mapping[str, Tensor]]()
+
+        def take(_: Optimizer, given: dict[str, Any]) -> dict[str, Any]:
+            """Last of the hooks before: the groups in the order of those here, and what is saved of each parameter."""
+            groups = in_order(given["param_groups"], here)
+            ids = [index for group in groups for index in group["params"]]
+            parameters = [p for group in here for p in group["params"]]
+            # torch refuses another number of them
+            read.update((p, given["state"].get(index, {})) for index, p in zip(ids, parameters, strict=False))
+            for parameter, saved in read.items():
+                _check_state(self.slots[parameter], saved)
+            check_saved(groups)
+            return {**given, "param_groups": groups}
+
+        def put(_: Optimizer) -> None:
+            """First of the hooks after: the tensors as they were saved, which torch has cast."""
+            # an option of the composition, or one that is younger than the state, stays as it is here
+            for group, ours in zip(self.param_groups, here, strict=True):
+                own = {name for name in ours if name in (*COMPOSITION, "param_names") or name not in group}
+                group.update({name: ours[name] for name in own})
+            for parameter, saved in read.items():
+                state = {
+                    k: v.detach().clone().to("cpu" if k in ON_HOST else parameter.device) for k, v in saved.items()
+                }
+                self.state[parameter] = state
+                self.slots[parameter].weight.state = state
+            for group in self.param_groups:
+                for parameter in group["params"]:
+                    self.slots[parameter].weight.group = group
+
+        before = self.register_load_state_dict_pre_hook(take)
+        after = self.register_load_state_dict_post_hook(put, prepend=True)
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            before.remove()
+            after.remove()
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """(category, tensor) for all that is held now: `gradients` of a parameter's own size, `optimizer_states`,
@@ -117,3 +141,45 @@ def _check_state(slot: FullSlot, saved: Mapping[str, Tensor]) -> None:
         if here.shape != there.shape or here.dtype != there.dtype:
             described = [f"{x.dtype} {tuple(x.shape)}" for x in (there, here)]
             raise ValueError(f"{slot.name}.{name}: {described[0]} saved, {described[1]} here")
+
+
+def in_order(saved: list[dict[str, Any]], here: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The `saved` groups, and the parameters of each, in the order of those `here`, by their names.
+
+    They are as they were where a parameter of either side has no name.
+
+    Raises:
+        ValueError: a name is on one side only, or beside others.
+    """
+    theirs, ours = ([_names(group) for group in groups] for groups in (saved, here))
+    if None in theirs or None in ours:
+        return saved
+    found, left = [], {number: names or [] for number, names in enumerate(theirs)}
+    for names in ours:
+        wanted = names or []
+        at = next((number for number, their in left.items() if set(their) == set(wanted)), None)
+        if at is None:
+            raise ValueError(_unlike(list(left.values()), wanted))
+        index = dict(zip(left.pop(at), saved[at]["params"], strict=True))
+        found.append({**saved[at], "params": [index[name] for name in wanted]})
+    if more := [name for names in left.values() for name in names]:
+        raise ValueError(f"the saved state has a parameter {more[0]!r}, and the optimizer has none of that name")
+    return [*found, *(saved[number] for number in left)]  # torch refuses another number of them
+
+
+def _names(group: Mapping[str, Any]) -> list[str] | None:
+    """Names of a group's parameters, without those of wrappers around modules; None where one has none of its own."""
+    names = list(group.get("param_names", ()))
+    if len(names) < len(group["params"]) or any(NUMBERED.fullmatch(name) for name in names):
+        return None
+    return [".".join(part for part in name.split(".") if part not in WRAPPERS) for name in names]
+
+
+def _unlike(saved: list[list[str]], wanted: list[str]) -> str:
+    """How `wanted`, the names of a group, differ from those of each saved one."""
+    its = next((names for names in saved if set(names) & set(wanted)), [])
+    first = next((name for name in (*wanted, *its) if (name in its) != (name in wanted)), None)
+    return (
+        f"the saved state has {'no' if first in wanted else 'a'} parameter {first!r} in the group of "
+        f"{next(iter(wanted), None)!r}: give the optimizer the groups that the saved one had"
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import struct
 import time
 from collections import Counter
@@ -32,6 +33,8 @@ reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_sca
 NAME = 16  # bytes of a wish to stop
 PATIENCE = timedelta(hours=2)  # one rank may tokenize or save while the others wait; a dead one is noticed at once
 MEETING = ("RANK", "MASTER_ADDR", "MASTER_PORT")  # what processes find each other by, beside how many they are
+# what gloo says of a connection; what a collective was given wrongly is told without these words
+LOST = re.compile(r"connect|peer|socket|pipe|network|remote|transport|time(d |-)?out|abort|closed", re.IGNORECASE)
 ANSWER = timedelta(seconds=45)  # within which torchrun's store answers, which was there before this process
 
 
@@ -114,7 +117,7 @@ class Group:
         """Replace each tensor by that of rank 0."""
         for each in tensors:
             with reaching(self):
-                dist.broadcast(each, 0)
+                dist.broadcast(each.detach().view(-1).view(torch.uint8), 0)  # gloo knows few types of numbers
             self.sent["copy"] += each.nbytes
 
     def scatter_sum(self, rows: Tensor) -> Tensor:
@@ -211,11 +214,13 @@ def meeting(group: Group | None) -> Iterator[None]:
 
 @contextmanager
 def reaching(group: Group) -> Iterator[None]:
-    """What torch.distributed raises in a collective, as RankLost: its own words name sockets and lines of C++."""
+    """What torch.distributed raises where a process is out of reach, as RankLost: its own words name lines of C++."""
     started = time.perf_counter()
     try:
         yield
     except RuntimeError as error:
+        if not (isinstance(error, dist.DistError) or LOST.search(str(error))):
+            raise
         if group.heart is not None:  # what is whole is saved now, and that may take its time
             group.heart.leave()
         leave_it_to_the_watch()

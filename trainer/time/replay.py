@@ -41,7 +41,7 @@ class Replayed:
     def __init__(self, device: torch.device, of: Callable[[list[float]], float] = statistics.median) -> None:
         self.device, self.of = device, of
         self.beside = device.type == "cuda"
-        self._elsewhere = torch.zeros(CORE_CACHE // 4)
+        self._elsewhere = torch.zeros(CORE_CACHE // 4, dtype=torch.float32)
         self.around = around_an_operation(device)
         self.found: dict[Call, float] = {}
         self.left_out: list[Call] = []

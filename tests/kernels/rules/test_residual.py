@@ -19,6 +19,7 @@ from galore.kernels.rules.residual import (
     fira_terms,
     frugal_block,
     growth_limit_,
+    noise_floor,
     norm_ratio,
     residual_squares,
 )
@@ -97,6 +98,18 @@ def test_what_is_left_of_a_column_within_the_subspace_is_taken_for_noise():
     r, squares = torch.tensor([[1.0, 2.0, 0.0]]), torch.tensor([1.0 + 2**-22, 4.0 - 2**-21, 0.0])
     _, scale = column_terms(r, torch.zeros(1, 3), g_squares=squares, rows=8, factor=1.0)
     torch.testing.assert_close(scale, -(7**0.5) * torch.tensor([1e3, 0.5e3, 0.0]), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("dtypes", "floor"),
+    [((torch.float32,), 1e-6), ((torch.float64, torch.float32), 1e-6), ((torch.float32, torch.bfloat16), 2**-7)],
+)
+def test_noise_is_that_of_the_coarser_type(dtypes, floor):
+    assert noise_floor(*dtypes) == floor
+    _, scale = column_terms(
+        torch.ones(1, 1), torch.zeros(1, 1), g_squares=torch.ones(1), rows=5, factor=1.0, floor=floor
+    )
+    torch.testing.assert_close(scale, torch.full((1,), -((4 / floor) ** 0.5)))
 
 
 def test_fira_without_a_limiter_is_the_residual_times_phi():

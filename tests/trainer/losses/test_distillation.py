@@ -36,6 +36,22 @@ def test_of_its_most_probable_tokens_alone() -> None:
     torch.testing.assert_close(divergence(own, teacher, 1.0, 2), (p * (p.log() - q)).sum())
 
 
+@pytest.mark.parametrize("top_k", [None, 3])
+def test_a_token_that_the_teacher_rules_out_counts_nothing(top_k: int | None) -> None:
+    torch.manual_seed(0)
+    own, teacher = torch.randn(5, 7, requires_grad=True), torch.randn(5, 7)
+    teacher[:, 2:] = teacher[:, 2:].where(torch.rand(5, 5) < 0.3, -torch.inf)
+    found = divergence(own, teacher, 2.0, top_k)
+    p = (teacher.double() / 2).softmax(1)
+    p = p if top_k is None else p.where(p >= p.topk(top_k).values[:, -1:], 0.0)
+    p = p / p.sum(1, keepdim=True)
+    q = (own.detach().double() / 2).softmax(1)
+    expected = 4 * (torch.xlogy(p, p) - torch.xlogy(p, q)).sum()
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
+    found.backward()  # type: ignore[no-untyped-call]
+    torch.testing.assert_close(own.grad.double(), 2 * (q - p), rtol=1e-5, atol=1e-6)  # type: ignore[union-attr]
+
+
 def test_a_padded_embedding_of_the_teacher_is_left_out() -> None:
     own, teacher = torch.randn(3, 5), torch.randn(3, 5)
     padded = torch.cat((teacher, torch.full((3, 2), 50.0)), 1)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from galore.kernels.family import residual_scale_of
 from galore.kernels.reference import methods, rules
 from galore.kernels.reference.operations import dct_basis
+from galore.kernels.rules.residual import noise_floor
 from galore.kernels.storage import blockwise
 from galore.kernels.storage.sixteen import POSITIVE
 from galore.trainer.optim.parts.modes import Delayed
@@ -231,6 +232,7 @@ class Reference:
             eps=optim.adam_epsilon,
             mu=optim.momentum,
             outside=residual_scale_of(optim),
+            floor=noise_floor(weight.dtype),
             sides=tuple(weight.shape),
             turned=turned,
         )

@@ -59,6 +59,17 @@ def test_one_slot_per_parameter_in_order_and_of_its_kind() -> None:
             {"rank": None},
             "w is kept in int8, and can only be trained projected: give its group a rank",
         ),
+        (parameter(5, 0), {"rank": 2}, r"w of shape \(5, 0\) cannot be projected to rank 2"),
+        (
+            nn.Parameter(torch.ones(4, 6, dtype=torch.complex64)),
+            {},
+            r"w is torch.complex64, .*: train its torch.view_as_real",
+        ),
+        (
+            nn.Parameter(torch.ones(4, 6).to(torch.float8_e4m3fn), requires_grad=False),
+            {"rank": 2},
+            r"w is torch.float8_e4m3fn, .*: convert it, or leave it out",
+        ),
         (parameter(6), {"rank": None, "inner": "muon"}, r"w of shape \(6,\) is no matrix, which inner='muon' needs"),
     ],
 )

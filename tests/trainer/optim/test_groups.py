@@ -82,6 +82,14 @@ def test_a_parameter_nobody_updates_or_two_groups_update_is_an_error():
         check_complete(model, [*groups, groups[1]])
 
 
+def test_groups_without_names_are_complete_too():
+    model = nn.Linear(3, 4)
+    check_complete(model, [{"params": list(model.parameters())}])
+    check_complete(model, [{"params": model.weight}, {"params": [("bias", model.bias)]}])
+    with pytest.raises(ValueError, match="no group updates bias"):
+        check_complete(model, [{"params": model.weight}])
+
+
 def test_frozen_parameters_belong_to_no_group():
     model = Model()
     model.embed.weight.requires_grad_(False)

@@ -84,8 +84,9 @@ def test_side_rank_basis_dtypes_and_bytes_are_what_they_should_be(preset: str, p
     of_state = sum(tensor.nbytes for tensor in kept.values()) - of_projector
     assert (of_state, of_projector) == slot.planned_bytes() == bytes_by_hand(case)
     held = case.optimizer.memory_by_category()
-    # the steps taken; until when a layer waits, and how long; the turn of its columns
-    counted = 8 + 16 * (optim.refresh_overlap is not None) + 8 * samples(case)
+    # the steps taken; until when a layer waits, and how long, or of which draw its state is; the turn of its columns
+    drawn = (optim.proj_type, optim.transport) == ("random", "reset")
+    counted = 8 + 16 * (optim.refresh_overlap is not None or drawn) + 8 * samples(case)
     assert held["optimizer_states"] == of_state + counted
     assert held["gradients"] == held["accumulators"] == 0
     if isinstance(slot, ProjectedSlot):

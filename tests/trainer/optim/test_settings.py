@@ -69,7 +69,11 @@ def test_a_param_group_holds_the_declared_options_and_no_others() -> None:
         ({"update": "immediate", "accumulation": 2}, "accumulation=2"),
         ({"update": "immediate", "max_grad_norm": 1.0}, "it cannot clip to max_grad_norm=1.0: set max_grad_norm=None"),
         ({"refresh": "two-pass"}, "with stagger=True nearly every step is one: set stagger=False"),
-        ({"accumulator_dtype": "bfloat16"}, "it has to be a floating-point dtype, such as torch.float32"),
+        (
+            {"accumulator_dtype": "bfloat16"},
+            "it has to be a floating-point dtype of 16 bits or more, such as torch.float32",
+        ),
+        ({"accumulator_dtype": torch.float8_e4m3fn}, "accumulator_dtype=torch.float8_e4m3fn in GaLoreAdamW"),
         ({"accumulator_dtype": torch.int8}, "accumulator_dtype=torch.int8 in GaLoreAdamW"),
         ({"accumulation": "2"}, "accumulation='2' in GaLoreAdamW: it has to be a whole number from 1"),
         ({"accumulation": 0}, "accumulation=0 in GaLoreAdamW"),

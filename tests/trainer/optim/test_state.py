@@ -126,3 +126,97 @@ def test_a_state_that_is_loaded_within_a_step_brings_its_own_rounding() -> None:
         optimizer.step()
         found.append(net.weight.detach().clone())
     assert torch.equal(*found)
+
+
+def two(*names: str, groups: int = 1, lr: float = 1e-2) -> GaLoreAdamW:
+    """Of square weights, which no shape tells apart, after a step whose gradients do."""
+    given = [(name, nn.Parameter(torch.ones(4, 4))) for name in names]
+    size = -(-len(given) // groups)
+    cut = [given[start : start + size] for start in range(0, len(given), size)]
+    optimizer = GaLoreAdamW([{"params": own, "lr": lr * (1 + number)} for number, own in enumerate(cut)])
+    for name, weight in given:
+        weight.grad = torch.full((4, 4), float(ord(name[-1])))
+    optimizer.step()
+    return optimizer
+
+
+def firsts(optimizer: GaLoreAdamW) -> dict[str, float]:
+    """A number of each parameter's first moment, which says of whose gradients it is."""
+    return {slot.name: round(float(slot.state["exp_avg"].mean()) * 10) for slot in optimizer.slots.values()}
+
+
+@pytest.mark.parametrize(
+    ("saved", "here"), [("abcd", "dcba"), ("abcd", "cdab"), ("abcd", "badc")], ids=["all", "groups", "within groups"]
+)
+@pytest.mark.parametrize("groups", [1, 2])
+def test_parameters_are_those_of_the_same_names_in_whatever_order(saved: str, here: str, groups: int) -> None:
+    other, optimizer = two(*saved, groups=groups), two(*here, groups=groups)
+    for slot in optimizer.slots.values():
+        slot.state["exp_avg"].zero_()
+    rates = {name: group["lr"] for group in other.param_groups for name in group["param_names"]}
+    optimizer.load_state_dict(other.state_dict())
+    assert firsts(optimizer) == {name: ord(name) for name in here}
+    assert [name for group in optimizer.param_groups for name in group["param_names"]] == list(here)
+    assert {name: group["lr"] for group in optimizer.param_groups for name in group["param_names"]} == rates
+    assert all(any(slot.group is group for group in optimizer.param_groups) for slot in optimizer.slots.values())
+
+
+@pytest.mark.parametrize(
+    ("saved", "here", "groups", "said"),
+    [
+        ("ab", "ac", 1, "the saved state has no parameter 'c' in the group of 'a'"),
+        ("abc", "ab", 1, "the saved state has a parameter 'c' in the group of 'a'"),
+        ("abcd", "acbd", 2, "the saved state has no parameter 'c' in the group of 'a'"),
+    ],
+)
+def test_other_names_are_refused_by_the_first(saved: str, here: str, groups: int, said: str) -> None:
+    optimizer = two(*here, groups=groups)
+    before = everything(optimizer)
+    with pytest.raises(ValueError, match=said):
+        optimizer.load_state_dict(two(*saved, groups=groups).state_dict())
+    assert same(everything(optimizer), before)
+
+
+def test_a_group_that_nobody_has_here_is_refused() -> None:
+    with pytest.raises(ValueError, match="the saved state has a parameter 'b', and the optimizer has none of that"):
+        two("a").load_state_dict(two("a", "b", groups=2).state_dict())
+
+
+@pytest.mark.parametrize("side", ["saved", "here"])
+def test_the_nameless_go_by_their_places(side: str) -> None:
+    named, nameless = two("b", "a"), GaLoreAdamW([nn.Parameter(torch.ones(4, 4)) for _ in range(2)])
+    for weight, number in zip(nameless.slots, (98.0, 97.0), strict=True):
+        weight.grad = torch.full((4, 4), number)
+    nameless.step()
+    saved, optimizer = (nameless, two("x", "y")) if side == "saved" else (named, nameless)
+    optimizer.load_state_dict(saved.state_dict())
+    assert list(firsts(optimizer).values()) == [98, 97]
+
+
+def test_a_state_dict_of_older_versions_has_no_names() -> None:
+    state, optimizer = two("b", "a").state_dict(), two("x", "y")
+    del state["param_groups"][0]["param_names"]
+    optimizer.load_state_dict(state)
+    assert firsts(optimizer) == {"x": 98, "y": 97}
+
+
+@pytest.mark.parametrize("wrapped", ["module.", "_orig_mod.", "_fsdp_wrapped_module."])
+def test_wrappers_around_a_model_are_no_part_of_a_name(wrapped: str) -> None:
+    optimizer = two("b", "a")
+    optimizer.load_state_dict(two(f"{wrapped}a", f"{wrapped}b").state_dict())
+    assert firsts(optimizer) == {"a": 97, "b": 98}
+    assert [slot.name for slot in optimizer.slots.values()] == ["b", "a"]
+
+
+def test_hooks_before_change_what_is_read_and_hooks_after_see_what_was() -> None:
+    optimizer, seen = two("x", "y"), list[dict[str, float]]()
+
+    def renamed(_: Any, state: dict[str, Any]) -> dict[str, Any]:
+        groups = [{**group, "param_names": ["y", "x"]} for group in state["param_groups"]]
+        return {**state, "param_groups": groups}
+
+    optimizer.register_load_state_dict_pre_hook(renamed)
+    optimizer.register_load_state_dict_post_hook(lambda each: seen.append(firsts(each)))  # type: ignore[arg-type]
+    optimizer.load_state_dict(two("a", "b").state_dict())
+    optimizer.load_state_dict(two("a", "b").state_dict())
+    assert seen == [{"x": 98, "y": 97}] * 2

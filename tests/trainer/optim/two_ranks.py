@@ -21,6 +21,7 @@ STEPS, MICRO_BATCHES, GAP, POISONED = 7, 4, 3, 4  # the last: a step whose secon
 METHODS: dict[str, dict[str, Any]] = {
     **{mode: {"refresh": mode} for mode in ("delayed", "summed", "first-micro-batch")},
     "two-pass": {"refresh": "two-pass", "stagger": False},
+    "dct, first-micro-batch": {"proj_type": "dct", "refresh": "first-micro-batch"},
     **{kind: {"proj_type": kind} for kind in ("svd", "random", "dct", "power")},
     **{rule: {"residual": rule} for rule in ("fira", "frugal", "columns", "orthogonal")},
     "apollo": {"residual": "apollo", "proj_type": "random"},

@@ -91,6 +91,45 @@ def test_a_lost_rank_is_one_error_without_torchs_words():
     assert "gloo" not in str(raised.value)
 
 
+@pytest.mark.parametrize("dtype", [torch.int16, torch.bfloat16, torch.float8_e4m3fn, torch.bool, torch.float64])
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3)])
+def test_a_copy_is_of_bytes_whatever_they_are_the_bytes_of(alone, monkeypatch, dtype, shape):
+    """gloo broadcasts few types of numbers."""
+    sent, broadcast = [], dist.broadcast
+    monkeypatch.setattr(dist, "broadcast", lambda each, first: (sent.append(each.dtype), broadcast(each, first)))
+    given = torch.ones(shape).to(dtype)
+    alone.copy_first_([given])
+    assert sent == [torch.uint8]
+    assert alone.sent["copy"] == given.nbytes
+    sent.clear()
+    monkeypatch.setattr(dist, "broadcast", lambda each, first: each.zero_())
+    alone.copy_first_([given])
+    assert not given.float().any()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "[../third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:4",
+        "[../gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 1800000ms for recv operation to complete",
+        "Broken pipe",
+        "Application timeout caused pair closure",
+    ],
+)
+def test_what_gloo_says_of_a_connection_is_a_lost_rank(said):
+    with pytest.raises(RankLost), reaching(Group(1, 2)):
+        raise RuntimeError(said)
+    with pytest.raises(RankLost), reaching(Group(1, 2)):
+        raise dist.DistBackendError("NCCL error in: NCCLUtils.hpp:272")
+
+
+@pytest.mark.parametrize("said", ["Invalid scalar type", "CUDA out of memory. Tried to allocate 2.00 GiB"])
+def test_an_error_that_is_no_lost_connection_keeps_its_own_text(said):
+    with pytest.raises(RuntimeError, match=said) as raised, reaching(Group(1, 2)):
+        raise RuntimeError(said)
+    assert not isinstance(raised.value, RankLost)
+
+
 def test_a_store_whose_agent_is_gone_is_not_looked_for_for_hours(monkeypatch):
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))

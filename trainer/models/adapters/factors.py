@@ -73,7 +73,7 @@ def multiplied_out(model: PreTrainedModel) -> PreTrainedModel:
 def _drawn(shape: tuple[int, int], deviation: float, generator: torch.Generator, like: Tensor) -> Tensor:
     if like.is_meta:
         return torch.empty(shape, dtype=like.dtype, device="meta")
-    return (torch.randn(shape, generator=generator) * deviation).to(like.device, like.dtype)
+    return (torch.randn(shape, generator=generator, dtype=torch.float32) * deviation).to(like.device, like.dtype)
 
 
 def _linear(weight: Tensor, bias: nn.Parameter | None) -> nn.Linear:

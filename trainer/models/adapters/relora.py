@@ -84,4 +84,4 @@ def _merge(layer: Adapted, noise: RoundingNoise | None, index: int) -> None:
 def _drawn(like: Tensor, seed: int) -> Tensor:
     """A new A as peft draws it: Kaiming uniform, in float32."""
     generator = torch.Generator().manual_seed(seed)
-    return nn.init.kaiming_uniform_(torch.empty(like.shape), a=math.sqrt(5), generator=generator)
+    return nn.init.kaiming_uniform_(torch.empty(like.shape, dtype=torch.float32), a=math.sqrt(5), generator=generator)

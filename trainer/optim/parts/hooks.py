@@ -1,5 +1,6 @@
-"""Hooks on the gradients of parameters that keep nothing alive: what they call may go as if they were not there.
+"""Hooks on the gradients of parameters: they keep nothing alive, and compute as if their caller had set nothing.
 
+What they call may go as if they were not there.
 PyTorch holds such a hook in C++, where Python's garbage collector sees no reference. A hook that held its optimizer,
 which holds the parameter, would be a cycle that is never found: model and states would stay in memory for good.
 """
@@ -8,7 +9,8 @@ from __future__ import annotations
 
 import functools
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -16,16 +18,28 @@ from torch import Tensor
 
 P = ParamSpec("P")
 R = TypeVar("R")
+AUTOCAST = ("cpu", "cuda")  # kinds of device, each with an autocast of its own
 
 
-def without_grad(function: Callable[P, R]) -> Callable[P, R]:
-    """`function` under `torch.no_grad()`, which is not entered anew in a backward: that one mostly keeps no graph."""
+@contextmanager
+def shield() -> Iterator[None]:
+    """A context without a graph and without the autocast of whoever called: products stay of the type of operands."""
+    with ExitStack() as entered:
+        entered.enter_context(torch.no_grad())
+        for kind in AUTOCAST:
+            if torch.is_autocast_enabled(kind):
+                entered.enter_context(torch.autocast(kind, enabled=False))
+        yield
+
+
+def shielded(function: Callable[P, R]) -> Callable[P, R]:
+    """`function` in a `shield()`, which is not entered where there is nothing to keep out, as mostly in a backward."""
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        if not torch.is_grad_enabled():
+        if not (torch.is_grad_enabled() or any(map(torch.is_autocast_enabled, AUTOCAST))):
             return function(*args, **kwargs)
-        with torch.no_grad():
+        with shield():
             return function(*args, **kwargs)
 
     return call

@@ -183,6 +183,15 @@ class AdafactorInner(MatrixInner):
     def rule(self) -> AdafactorRule:
         return AdafactorRule(beta1=self.weight.group["betas"][0] or None)
 
+    def begin(self, shape: torch.Size, device: torch.device) -> None:
+        """Count a step; the first moment comes and goes with β₁, which a schedule may change."""
+        super().begin(shape, device)
+        state, kept = self.weight.state, "exp_avg" in self.shapes(shape)
+        if kept and "exp_avg" not in state:
+            state.update({name: each for name, each in self._new(shape, device).items() if name not in state})
+        for name in () if kept else ("exp_avg", "exp_avg_absmax"):
+            state.pop(name, None)
+
 
 class MuonInner(MatrixInner):
     """Nesterov momentum, orthogonalized by Newton-Schulz  (Muon)."""

@@ -26,7 +26,15 @@ from torch import Tensor
 from galore.kernels.family import Residual
 from galore.kernels.ops.projection import Dense, project
 from galore.kernels.rules.orthogonalize import momentum_, orthogonalize, rms_scale
-from galore.kernels.rules.residual import Per, apollo_scale, column_squares, column_terms, fira_terms, frugal_block
+from galore.kernels.rules.residual import (
+    Per,
+    apollo_scale,
+    column_squares,
+    column_terms,
+    fira_terms,
+    frugal_block,
+    noise_floor,
+)
 from galore.kernels.storage.layout import Matrix
 from galore.trainer.optim.parts.inner import Inner, MuonInner
 from galore.trainer.optim.parts.refresh import Refresh
@@ -201,8 +209,9 @@ class Columns(WholeGradient):
         if self.complete:
             return Terms(p, n, None)
         squares = self._squares(whole, grad_scale)
+        floor, kept = noise_floor(whole.dtype, p.dtype), self._averaged(squares)
         n, scale = column_terms(
-            r, n, g_squares=squares, rows=self.subspace.a, factor=self.factor, gram=self.gram, **self._averaged(squares)
+            r, n, g_squares=squares, rows=self.subspace.a, factor=self.factor, gram=self.gram, floor=floor, **kept
         )
         return Terms(p, n, self._scaled(whole, scale * grad_scale))
 

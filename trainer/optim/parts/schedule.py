@@ -54,3 +54,15 @@ def settle(state: dict[str, Tensor], step: int, gap: int, similar: bool) -> None
     """
     gaps = min(LONGEST, 2 * int(state["refresh"][1])) if similar and "refresh" in state else 2 if similar else 1
     state["refresh"] = torch.tensor([step + gaps * gap, gaps])
+
+
+def note_draw(state: dict[str, Tensor], schedule: RefreshSchedule, step: int) -> bool:
+    """Note that `state` takes `step` on the basis drawn last; whether that is another than it is of.
+
+    `refresh` (2,) says at which step its basis was drawn: a weight may have no gradient in that step. A state that does
+    not say so is of the step before.
+    """
+    drawn, before = schedule.last_due(step), schedule.last_due(max(0, step - 1))
+    known = int(state["refresh"][0]) if "refresh" in state else before
+    state["refresh"] = torch.tensor([drawn, 1])
+    return known != drawn

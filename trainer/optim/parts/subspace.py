@@ -30,7 +30,7 @@ from galore.kernels.subspace import (
     switched_basis,
     unit_columns,
 )
-from galore.trainer.optim.parts.schedule import RefreshSchedule, may_skip, settle
+from galore.trainer.optim.parts.schedule import RefreshSchedule, may_skip, note_draw, settle
 from galore.trainer.optim.parts.shards import Shard
 from galore.trainer.optim.parts.storage import (
     ABSMAX,
@@ -86,9 +86,8 @@ class Subspace:
         step, state = self.clock(), self.weight.state
         return CODES not in state or (self.schedule.due(step) and not may_skip(state, step))
 
-    @property
-    def redrawn(self) -> bool:
-        """Whether the step being accumulated has another basis than the one before, without any refresh."""
+    def note_draw(self) -> bool:
+        """Note the basis of the step that is taken; whether the weight's last one had another, without any refresh."""
         return False
 
     @property
@@ -306,9 +305,9 @@ class RandomSubspace(Subspace):
     def exists(self) -> bool:
         return True
 
-    @property
-    def redrawn(self) -> bool:
-        return self.clock() > 0 and self.schedule.due(self.clock())
+    def note_draw(self) -> bool:
+        resets = self.weight.group["transport"] == "reset"
+        return resets and note_draw(self.weight.state, self.schedule, self.clock())
 
     @property
     def projector(self) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from galore.trainer.optim import GaLoreAdamW, galore_groups, hand_over_int8, project_in_backward, to_int8
-from galore.trainer.optim.parts.hooks import after_gradient, without_grad
+from galore.trainer.optim.parts.hooks import after_gradient, shielded
 
 CASES = {
     "full": {"rank": None},
@@ -72,7 +72,7 @@ def test_a_hook_calls_until_it_is_removed():
 
 
 def test_nothing_is_recorded_whether_gradients_are_on_or_off():
-    @without_grad
+    @shielded
     def doubled(x: torch.Tensor, *, more: float = 0.0) -> torch.Tensor:
         """Twice x."""
         return 2 * x + more

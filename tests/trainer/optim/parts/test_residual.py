@@ -161,3 +161,23 @@ def test_a_new_direction_is_completed_in_the_size_of_clipped_gradients() -> None
             optimizer.step()
         results.append(parameter.detach())
     torch.testing.assert_close(*results, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("residual", ["columns", "alice"])
+def test_rounding_of_bf16_is_no_direction(residual):
+    """Of gradients whose rank is that of the subspace nothing is left over but noise."""
+    moved = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        torch.manual_seed(0)
+        start = torch.zeros(96, 128, dtype=dtype)
+        weight = nn.Parameter(start.clone())
+        optimizer = GaLoreAdamW([{"params": [weight], "rank": 8, "residual": residual}], lr=1e-2, proj_type="svd")
+        left, right = torch.randn(96, 8), torch.randn(8, 128)
+        for _ in range(3):
+            weight.grad = (left @ right).to(dtype)
+            optimizer.step()
+        p = torch.linalg.qr(left).Q
+        outside = weight.detach().float() - p @ (p.T @ weight.detach().float())
+        moved[dtype] = float(outside.norm())
+    plain = 3 * 1e-2 * 0.25 * (128 * 88) ** 0.5  # where every column has norm √(a-r)
+    assert moved[torch.bfloat16] < 0.35 * plain

@@ -143,3 +143,43 @@ def test_switched_vectors_are_drawn_anew_for_every_refresh_and_layer(proj_type: 
     assert all(torch.equal(p, q) for p, q in zip(first, again, strict=True))
     shared = [float((p.T @ q).square().sum()) / RANK for p, q in ((first[0], first[1]), (first[0], other[0]))]
     assert all(0.5 < each < 0.9 for each in shared)
+
+
+@pytest.mark.parametrize("missing", [(), (4,), (4, 5), (1, 4), (3, 4, 5, 6)])
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_state_is_reset_in_its_first_step_on_a_basis_that_is_drawn(missing, resumed):
+    """Every third step draws; in `missing` ones the weight has no gradient."""
+    weight, other, found = nn.Parameter(torch.ones(8, 12)), nn.Parameter(torch.ones(8, 12)), []
+
+    def made():
+        group = {"params": [("w", weight), ("other", other)], "rank": 4, "transport": "reset", "update_proj_gap": 3}
+        return GaLoreAdamW([group], proj_type="random", stagger=False)
+
+    optimizer = made()
+    for step in range(10):
+        if resumed:
+            state = optimizer.state_dict()
+            optimizer.release()
+            optimizer = made()
+            optimizer.load_state_dict(state)
+        other.grad = torch.randn(8, 12)
+        weight.grad = None if step in missing else torch.randn(8, 12)
+        optimizer.step()
+        found.append(int(optimizer.projected[0].state["step"]))
+    taken = [step for step in range(10) if step not in missing]
+    since = {step: sum(1 for each in taken if each <= step and each // 3 == step // 3) for step in taken}
+    assert [found[step] for step in taken] == list(since.values())
+    assert {int(slot.state["step"]) for slot in optimizer.projected[1:]} == {1}
+
+
+def test_a_state_of_before_that_says_nothing_of_its_draw_is_of_the_last_one():
+    weight, found = nn.Parameter(torch.ones(8, 12)), []
+    optimizer = GaLoreAdamW(
+        [{"params": [weight], "rank": 4, "transport": "reset", "update_proj_gap": 3}], proj_type="random", stagger=False
+    )
+    for _ in range(8):
+        optimizer.projected[0].state.pop("refresh", None)
+        weight.grad = torch.randn(8, 12)
+        optimizer.step()
+        found.append(int(optimizer.projected[0].state["step"]))
+    assert found == [1, 2, 3, 1, 2, 3, 1, 2]
