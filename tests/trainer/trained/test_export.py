@@ -59,7 +59,7 @@ def make_run(path: Path, model: dict[str, Any] | None = None, optim: dict[str, A
     settings = recipe(model or {}, optim or {})
     run = RunDir.create(path, resume=False)
     run.recipe.write_text(dump_recipe(settings))
-    run.write_facts({"final": {"loss_nats": 3.25, "perplexity": 25.8}})
+    run.write_facts({"final": {"step": 20, "loss_nats": 3.25, "perplexity": 25.8}})
     network: Any = build_decoder(settings.model, 31, device="cpu", seed=1, max_length=16, base_dir=path.parent)
     network = adapted(network, settings.optim, seed=1)
     save_model_files(network, tokenizer(), run)
