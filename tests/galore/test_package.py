@@ -195,9 +195,18 @@ def test_a_callback_is_told_may_stop_and_breaks_nothing(folder: Path) -> None:
     again = galore.train("my.yaml", resume=True, callbacks=[watching])
     assert watching.heard[4:] == [("start", 2), ("step", 2), ("save", 2), ("end", "finished")]
     assert again.stopped == ""
+    assert again.final["step"] == 2
     messages = [row["message"] for row in again.rows if row["kind"] == "event"]
     assert messages[0] == "asked to stop by Watching.on_step: seen enough"
     assert sum("ZeroDivisionError: by a callback" in message for message in messages) == 1
+
+
+def test_a_run_that_is_prolonged_has_no_final_scores_until_it_is_over(folder: Path) -> None:
+    lengthened = ("optim.lr_scheduler_type=constant", "optim.warmup_steps=0")
+    assert galore.train("my.yaml", *lengthened).final["step"] == 2
+    again = galore.train("my.yaml", *lengthened, "train.max_steps=4", resume=True, callbacks=[Watching()])
+    assert (again.facts["ended"]["as"], again.final) == ("interrupted", {})
+    assert "final" not in again.facts
 
 
 def test_train_refuses_what_the_command_refuses(folder: Path) -> None:
