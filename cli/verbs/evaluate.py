@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from galore.cli.arguments import Chosen, Device, DeviceName, Model, Overrides, complete_recipe
+from galore.cli.arguments import Chosen, Device, DeviceName, Model, Overrides, at_home, complete_recipe
 from galore.cli.errors import tell_skipped
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.format import counted
@@ -57,7 +57,8 @@ def evaluate(
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, max=4096, help="With --tasks: requests of one forward.")] = 1,
     include_path: Annotated[
-        Path | None, typer.Option(help="With --tasks: a folder with task files of your own.", show_default=False)
+        Path | None,
+        typer.Option(callback=at_home, help="With --tasks: a folder with task files of your own.", show_default=False),
     ] = None,
     chat: Annotated[bool, typer.Option("--chat", help="With --tasks: ask in the chat template.")] = False,
     passkey: Annotated[

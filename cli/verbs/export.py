@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from galore.cli.arguments import Chosen, Model
+from galore.cli.arguments import Chosen, Model, at_home
 from galore.cli.errors import tell_skipped
 
 SIZE = re.compile(r"[1-9]\d{0,5}[KMGT]i?B")
@@ -16,7 +16,10 @@ SIZE = re.compile(r"[1-9]\d{0,5}[KMGT]i?B")
 
 def export(
     model: Model,
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="A folder that does not exist yet.", show_default=False)],
+    out: Annotated[
+        Path,
+        typer.Argument(metavar="OUT", callback=at_home, help="A folder that does not exist yet.", show_default=False),
+    ],
     checkpoint: Chosen = None,
     max_shard_size: Annotated[
         str | None,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from galore.cli.arguments import Overrides, Recipe
+from galore.cli.arguments import Overrides, Recipe, at_home
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.reading import user_path
 
@@ -27,6 +27,7 @@ def train(
     output_dir: Annotated[
         Path | None,
         typer.Option(
+            callback=at_home,
             help="Where the run is kept.",
             show_default="runs/ and the recipe's name, with a number from the second on; a run's own folder",
         ),
