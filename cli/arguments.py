@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -99,6 +100,11 @@ def warm_enough(value: float) -> float:
 def at_home(path: Path | None) -> Path | None:
     """The path given to an option: `~` is the user's home, which shells leave as it is behind an equals sign."""
     return None if path is None else user_path(str(path))
+
+
+def legible(text: str) -> str:
+    """The text given to an option; bytes that are none are replaced, as in what comes from a pipe."""
+    return re.sub("[\ud800-\udfff]", "\N{REPLACEMENT CHARACTER}", text)
 
 
 class DeviceName(StrEnum):
