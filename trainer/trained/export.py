@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import CONFIG_NAME, PreTrainedModel, PreTrainedTokenizerBase
 
 from galore.trainer.checkpoint.checkpoint import Skipped
 from galore.trainer.checkpoint.exported import sign
-from galore.trainer.checkpoint.tensors import refuse_different
+from galore.trainer.checkpoint.tensors import refuse_different, some
 from galore.trainer.common.durable import (
     make_directory,
     remove,
@@ -43,6 +44,7 @@ from galore.trainer.trained.onward.target import Target
 from galore.trainer.trained.onward.targets import hand_over
 from galore.trainer.trained.runmodel import StoredModel, load_run_model
 
+PART = "export"  # of a folder that is there, until it is whole
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR)  # to make a folder there
 
 
@@ -95,19 +97,19 @@ def export(run: str, out: Path, options: ExportOptions = ExportOptions(), checkp
         checkpoint: of a run directory: newest, best or a step.
 
     Raises:
-        UserError: `out` is a file, a folder that is not empty, or cannot be written; or `run` cannot be loaded.
+        UserError: `out` is a file, a folder that is not empty, or cannot be written; or `run` cannot be loaded, or holds
+            nan.
         RunFailed: the disk refused it, as a full one does.
     """
-    out = user_path(str(out)).absolute()
+    out = Path(os.path.realpath(user_path(str(out))))
     _refuse_used(out)
     stored = load_run_model(run, checkpoint=checkpoint)
     _refuse_start_tokens(stored)
+    _refuse_nan(stored)
     try:
-        make_directory(out.parent)
-        with _private(temporary(out)) as folder:
+        with _private(_beside(out)) as folder:
             size, note, left = _write(stored, folder, options)
-            folder.rename(out)  # takes the place of an empty folder, refuses one that was filled meanwhile
-        sync_directory(out.parent)
+            _publish(folder, out)
     except Exception as error:
         refused = system_error(error)
         if refused is None and not isinstance(error, SafetensorError):
@@ -132,6 +134,45 @@ def _refuse_start_tokens(stored: StoredModel) -> None:
         )
 
 
+def _refuse_nan(stored: StoredModel) -> None:
+    if odd := [name for name, tensor in stored.model.state_dict().items() if tensor.isnan().any()]:
+        fix = "export an earlier checkpoint, with --checkpoint, or train anew with a lower rate"
+        raise UserError(f"the weights hold nan, in {some(odd)}", where=stored.origin, fix=fix)
+
+
+def _beside(out: Path) -> Path:
+    """Where an export is written until it is whole: beside `out`, or in it, for a folder that is there may be a mount
+    point, or where a shell works, and keeps its place."""
+    if out.is_dir():
+        return temporary(out / PART)
+    make_directory(out.parent)
+    return temporary(out)
+
+
+def _publish(folder: Path, out: Path) -> None:
+    """Give the whole and synced `folder` its place.
+
+    Of files that are moved the configuration is the last, without which nothing takes them for a model.
+    """
+    if folder.parent != out:
+        folder.rename(out)
+        sync_directory(out.parent)
+        return
+    _refuse_used(out)  # it may have been filled meanwhile
+    files, moved = sorted(folder.iterdir(), key=lambda path: (path.name == CONFIG_NAME, path.name)), list[Path]()
+    try:
+        for path in files:
+            if path.name == CONFIG_NAME:
+                sync_directory(out)
+            moved.append(path.rename(out / path.name))
+    except BaseException:
+        for path in moved:
+            remove(path)
+        raise
+    folder.rmdir()
+    sync_directory(out)
+
+
 @contextmanager
 def _private(folder: Path) -> Iterator[Path]:
     """The folder, empty and this process's alone; what a killed export left in it goes, and it goes after an error."""
@@ -147,10 +188,14 @@ def _private(folder: Path) -> Iterator[Path]:
 
 
 def _refuse_used(out: Path) -> None:
-    if out.exists() and not out.is_dir():
-        raise UserError("is a file", where=str(out), fix="choose a folder that does not exist yet")
-    if out.is_dir() and any(out.iterdir()):
-        raise UserError("is not empty", where=str(out), fix="choose a folder that does not exist yet")
+    fix = "choose a folder that does not exist yet"
+    if out.is_symlink():
+        raise UserError("is a link that leads nowhere", where=str(out), fix=fix)
+    there = next(path for path in (out, *out.parents) if path.exists())
+    if not there.is_dir():
+        raise UserError("is a file", where=str(there), fix=fix)
+    if there == out and any(path != temporary(out / PART) for path in out.iterdir()):
+        raise UserError("is not empty", where=str(out), fix=fix)
 
 
 def _write(stored: StoredModel, folder: Path, options: ExportOptions) -> tuple[int, str, list[str]]:

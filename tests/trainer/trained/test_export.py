@@ -374,8 +374,68 @@ def test_a_place_that_cannot_be_written_to_is_bad_input(tmp_path: Path) -> None:
 def test_an_empty_target_is_filled(tmp_path: Path) -> None:
     make_run(tmp_path / "run")
     (tmp_path / "out").mkdir()
+    there = (tmp_path / "out").stat().st_ino
     export(str(tmp_path / "run"), tmp_path / "out")
-    assert (tmp_path / "out" / "config.json").is_file()
+    assert (tmp_path / "out").stat().st_ino == there  # a mount point, or where a shell works
+    assert load_run_model(str(tmp_path / "out")).step is None
+    assert not [path.name for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]
+
+
+def test_a_link_leads_to_the_folder_that_is_filled(tmp_path: Path) -> None:
+    make_run(tmp_path / "run")
+    (tmp_path / "empty").mkdir()
+    for name, target in (("one", "empty"), ("two", "new"), ("round", "round")):
+        (tmp_path / name).symlink_to(target)
+    for name, target in (("one", "empty"), ("two", "new")):
+        assert export(str(tmp_path / "run"), tmp_path / name).folder == tmp_path / target
+        assert (tmp_path / name).is_symlink()
+        load_run_model(str(tmp_path / name))
+    with pytest.raises(UserError, match="is a link that leads nowhere"):
+        export(str(tmp_path / "run"), tmp_path / "round")
+
+
+def test_a_folder_that_is_there_holds_no_model_until_it_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_run(tmp_path / "run")
+    out, real, seen = tmp_path / "out", Path.rename, list[str]()
+    (out / ".export.tmp" / "left").mkdir(parents=True)
+
+    def rename(path: Path, target: Path) -> Path:
+        seen.append(target.name)
+        if len(seen) == breaking:
+            raise OSError(5, "Input/output error")
+        return real(path, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    breaking = 3
+    with pytest.raises(RunFailed, match="Input/output error"):
+        export(str(tmp_path / "run"), out)
+    assert list(out.iterdir()) == []
+    seen.clear()
+    breaking = 0
+    export(str(tmp_path / "run"), out)
+    assert seen[-1] == "config.json"
+    assert sorted(seen) == sorted(path.name for path in out.iterdir())
+
+
+def test_a_place_below_a_file_is_refused_at_once(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"file: is a file") as refused:
+        export("no run", tmp_path / "file" / "below" / "out")
+    assert refused.value.exit_code == 2
+
+
+def test_weights_that_hold_nan_are_refused(exported: Path, tmp_path: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(exported)
+    with torch.no_grad():
+        model.model.norm.weight[2] = float("nan")
+    model.save_pretrained(tmp_path / "odd")
+    AutoTokenizer.from_pretrained(exported).save_pretrained(tmp_path / "odd")
+    with pytest.raises(UserError, match=r"the weights hold nan, in model\.norm\.weight") as refused:
+        export(str(tmp_path / "odd"), tmp_path / "out")
+    assert refused.value.exit_code == 2
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
