@@ -30,9 +30,10 @@ from galore.trainer.common.lock import alone_in
 from galore.trainer.common.reading import user_path
 from galore.trainer.data.tokens.chat import stop_tokens
 from galore.trainer.data.tokens.chattemplate import ensure_template
+from galore.trainer.data.tokens.tokenizer import is_trained_here
 from galore.trainer.models.classifier import head_modules, pad_with
 from galore.trainer.models.pretrained import kind_of, load_pretrained, read_config
-from galore.trainer.models.retnet.code import code_files
+from galore.trainer.models.retnet.code import brings_code, code_files
 from galore.trainer.models.rope.scaling import START
 from galore.trainer.record.history import History
 from galore.trainer.trained.generation import drop_idle
@@ -60,7 +61,7 @@ class Exported:
     loads: str
     skipped: tuple[Skipped, ...] = ()
     note: str = ""
-    own_tokenizer: bool = False  # trained on the run's corpus
+    no_gguf: str = ""  # why llama.cpp's converter does not take it
     left: tuple[str, ...] = ()  # what of the recipe the toolkit to go on with does not say
 
 
@@ -97,8 +98,8 @@ def export(run: str, out: Path, options: ExportOptions = ExportOptions(), checkp
         checkpoint: of a run directory: newest, best or a step.
 
     Raises:
-        UserError: `out` is a file, a folder that is not empty, or cannot be written; or `run` cannot be loaded, or holds
-            nan.
+        UserError: `out` is a file, a folder that is not empty, or cannot be written; or `run` cannot be loaded, or
+            holds nan.
         RunFailed: the disk refused it, as a full one does.
     """
     out = Path(os.path.realpath(user_path(str(out))))
@@ -119,9 +120,19 @@ def export(run: str, out: Path, options: ExportOptions = ExportOptions(), checkp
             raise UserError(what, where=str(out), fix="choose a folder you may write to") from error
         fix = f"{to_write(refused)}, or choose a folder on another disk" if refused is not None else ""
         raise RunFailed(f"cannot export: {refused.strerror if refused else error}", where=str(out), fix=fix) from error
-    recipe, loads = stored.recipe, kind_of(stored.model.config).__name__
-    own = recipe is not None and recipe.trains_tokenizer
-    return Exported(out, stored.origin, stored.step, size, loads, stored.skipped, note, own, tuple(left))
+    loads = kind_of(stored.model.config).__name__
+    return Exported(
+        out, stored.origin, stored.step, size, loads, stored.skipped, note, _unconvertible(stored), tuple(left)
+    )
+
+
+def _unconvertible(stored: StoredModel) -> str:
+    """Why llama.cpp's converter does not take the model, be it a run's or an export's; "" where nothing is known."""
+    if brings_code(stored.model.config):
+        return "llama.cpp knows no RetNet"
+    if is_trained_here(stored.tokenizer):
+        return "llama.cpp's converter knows no tokenizer that was trained on a run's own corpus"
+    return ""
 
 
 def _refuse_start_tokens(stored: StoredModel) -> None:

@@ -14,16 +14,25 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    LlamaConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from galore.trainer.checkpoint import checkpoint
 from galore.trainer.checkpoint.state import model_tensors
 from galore.trainer.common.errors import RunFailed, UserError
 from galore.trainer.common.lock import alone_in
-from galore.trainer.data.tokens.tokenizer import load_tokenizer
+from galore.trainer.data.batch import silent
+from galore.trainer.data.tokens.tokenizer import load_tokenizer, trained_tokenizer
 from galore.trainer.models.adapters.adapt import adapted
 from galore.trainer.models.decoder import build_decoder
 from galore.trainer.models.pretrained import load_pretrained, read_config
+from galore.trainer.models.retnet.configuration_retnet import RetNetConfig
 from galore.trainer.recipe.dump import dump_recipe
 from galore.trainer.recipe.schema.recipe import Recipe
 from galore.trainer.record.rundir import RunDir
@@ -84,12 +93,26 @@ def test_transformers_loads_what_was_trained(tmp_path: Path, tied: bool, dtype: 
     logits = make_run(tmp_path / "run", {"tie_word_embeddings": tied, "dtype": dtype})
     exported = export(str(tmp_path / "run"), tmp_path / "out")
     assert exported.step == 20
-    assert exported.own_tokenizer
+    assert exported.no_gguf == ""
     assert exported.folder == tmp_path / "out"
     model = reload(exported.folder)
     assert model.dtype == getattr(torch, dtype)
     assert torch.equal(model(IDS).logits, logits)
     assert (model.get_output_embeddings().weight is model.get_input_embeddings().weight) is tied
+
+
+def test_what_llama_cpp_does_not_convert_is_said_whatever_it_is_a_copy_of(tmp_path: Path) -> None:
+    trained_tokenizer(["a word"] * 9, 257, tmp_path / "bpe", silent)
+    for config, own, said in (
+        (RetNetConfig(), tokenizer(), "llama.cpp knows no RetNet"),
+        (
+            LlamaConfig(),
+            PreTrainedTokenizerFast.from_pretrained(tmp_path / "bpe"),
+            "knows no tokenizer that was trained",
+        ),
+    ):
+        stored: Any = SimpleNamespace(model=SimpleNamespace(config=config), tokenizer=own, recipe=None)
+        assert said in export_module._unconvertible(stored)
 
 
 def test_adapters_are_merged(tmp_path: Path) -> None:
