@@ -184,11 +184,12 @@ def _predict(trials: Sequence[Trial], found: Sweep, root: Path, show: Show) -> N
 
 def _print(found: Sweep, root: Path, as_json: bool) -> None:
     """The table, or one line of JSON per task and method."""
+    from galore.trainer.record.metrics import finite
     from galore.trainer.sweep.glue.table import as_objects
 
     if as_json:
         for each in as_objects(found):
-            typer.echo(json.dumps(each))
+            typer.echo(json.dumps(finite(each)))
         return
 
     from galore.cli.show.gluetable import show_scores
