@@ -59,20 +59,27 @@ def train(
         RunFailed: the run could not go on; what was whole is saved.
         Interrupted: a signal came, and the state was saved after the current step.
     """
-    from galore.cli.verbs.train import carry_out, own_folder
+    from galore.cli.verbs.train import carry_out, in_own_folder
     from galore.integrations.notebook import notebook_console
     from galore.trainer.common.errors import Interrupted, UserError, in_python
     from galore.trainer.common.reading import user_path
     from galore.trainer.recipe.load import load_recipe
     from galore.trainer.record.callbacks import Callbacks
 
-    listening, stopped = Callbacks(callbacks), ""
+    listening, stopped, lasting = Callbacks(callbacks), "", Path()
+
+    def begin(root: Path) -> None:
+        nonlocal lasting
+        lasting = root.absolute()  # whatever the working directory will be
+        carry_out(loaded, root, resume, console=notebook_console(), callbacks=listening)
+
     try:
         loaded = load_recipe(str(recipe), [*overrides, *_as_overrides(settings)])
-        root = own_folder(str(recipe), loaded, resume) if output_dir is None else user_path(str(output_dir))
-        lasting = root.absolute()  # whatever the working directory will be
         with _known(extra_losses):
-            carry_out(loaded, root, resume, console=notebook_console(), callbacks=listening)
+            if output_dir is None:
+                in_own_folder(str(recipe), loaded, resume, begin)
+            else:
+                begin(user_path(str(output_dir)))
     except Interrupted:
         stopped = listening.asked
         if not stopped:
