@@ -122,7 +122,7 @@ def convert_file(
     force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False,
 ) -> None:
     """Make a recipe of a LLaMA-Factory, axolotl or torchtune file, and say what became of each line."""
-    from galore.trainer.common.durable import replace_file
+    from galore.trainer.common.durable import refuse_unwritable, replace_file
     from galore.trainer.recipe.convert.convert import convert
     from galore.trainer.recipe.convert.draft import INDENT
 
@@ -132,6 +132,7 @@ def convert_file(
         return
     if output.exists() and not force:
         raise UserError("exists", where=str(output), fix="choose another --output, or --force")
+    refuse_unwritable(output, "--output")
     replace_file(output, made.text)
     for line in map(str, made.told):
         say(line, hanging=" " * INDENT)

@@ -18,6 +18,7 @@ from galore.trainer.checkpoint.exported import sign
 from galore.trainer.checkpoint.tensors import refuse_different, some
 from galore.trainer.common.durable import (
     make_directory,
+    refuse_below_file,
     remove,
     save_pretrained,
     sync_directory,
@@ -202,10 +203,10 @@ def _refuse_used(out: Path) -> None:
     fix = "choose a folder that does not exist yet"
     if out.is_symlink():
         raise UserError("is a link that leads nowhere", where=str(out), fix=fix)
-    there = next(path for path in (out, *out.parents) if path.exists())
-    if not there.is_dir():
-        raise UserError("is a file", where=str(there), fix=fix)
-    if there == out and any(path != temporary(out / PART) for path in out.iterdir()):
+    refuse_below_file(out, fix)
+    if out.exists() and not out.is_dir():
+        raise UserError("is a file", where=str(out), fix=fix)
+    if out.is_dir() and any(path != temporary(out / PART) for path in out.iterdir()):
         raise UserError("is not empty", where=str(out), fix=fix)
 
 
