@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ class Callbacks:
         UserError: they are no list, or one of them has none of the methods, or one that is never called.
     """
 
-    def __init__(self, members: Sequence[Any] = ()) -> None:
+    def __init__(self, members: Any = ()) -> None:
         if not isinstance(members, Iterable):
             what = f"are of type {type(members).__name__}, no list"
             raise UserError(what, where="callbacks", fix="write callbacks=[…], be it of one")

@@ -150,7 +150,7 @@ def is_trained_here(tokenizer: PreTrainedTokenizerBase) -> bool:
     from tokenizers import pre_tokenizers
 
     first = [END_OF_TEXT, *sorted(pre_tokenizers.ByteLevel.alphabet())]
-    return tokenizer.convert_ids_to_tokens(list(range(min(len(first), len(tokenizer))))) == first
+    return bool(tokenizer.convert_ids_to_tokens(list(range(min(len(first), len(tokenizer))))) == first)
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
