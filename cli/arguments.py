@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -94,6 +95,16 @@ def warm_enough(value: float) -> float:
         what = f"{value:g} is colder than can be computed with"
         raise UserError(what, where="--temperature", fix="write 0 for the likeliest token each time")
     return value
+
+
+def at_home(path: Path | None) -> Path | None:
+    """The path given to an option: `~` is the user's home, which shells leave as it is behind an equals sign."""
+    return None if path is None else user_path(str(path))
+
+
+def legible(text: str) -> str:
+    """The text given to an option; bytes that are none are replaced, as in what comes from a pipe."""
+    return re.sub("[\ud800-\udfff]", "\N{REPLACEMENT CHARACTER}", text)
 
 
 class DeviceName(StrEnum):
@@ -264,10 +275,13 @@ Parallel = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Timeline = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Write memory over time: an .html page or a .png picture.")
+    Path | None,
+    typer.Option(metavar="FILE", callback=at_home, help="Write memory over time: an .html page or a .png picture."),
 ]
 Compare = Annotated[bool, typer.Option("--compare", help="AdamW, LoRA and GaLore side by side.")]
-Picture = Annotated[Path | None, typer.Option(metavar="FILE.png", help="With --compare: draw the comparison.")]
+Picture = Annotated[
+    Path | None, typer.Option(metavar="FILE.png", callback=at_home, help="With --compare: draw the comparison.")
+]
 Measure = Annotated[
     bool, typer.Option("--measure", help="Carry out real steps here, and compare them with the prediction.")
 ]
@@ -276,7 +290,8 @@ Advise = Annotated[
     typer.Option("--advise/--no-advise", help="Try what to change.", show_default="where it does not surely fit"),
 ]
 Fit = Annotated[
-    Path | None, typer.Option(metavar="FILE.yaml", help="Write the recipe with the changes that make it fit.")
+    Path | None,
+    typer.Option(metavar="FILE.yaml", callback=at_home, help="Write the recipe with the changes that make it fit."),
 ]
 Longest = Annotated[
     bool, typer.Option("--longest", help="The longest sequences that fit the card, and --ram, and how: minutes.")
@@ -289,5 +304,6 @@ Fastest = Annotated[
     ),
 ]
 Plot = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="With --fastest: draw time and memory of all that was tried.")
+    Path | None,
+    typer.Option(metavar="FILE", callback=at_home, help="With --fastest: draw time and memory of all that was tried."),
 ]

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
+from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,19 +59,27 @@ def train(
         RunFailed: the run could not go on; what was whole is saved.
         Interrupted: a signal came, and the state was saved after the current step.
     """
-    from galore.cli.verbs.train import carry_out, own_folder
+    from galore.cli.verbs.train import carry_out, in_own_folder
     from galore.integrations.notebook import notebook_console
     from galore.trainer.common.errors import Interrupted, UserError, in_python
+    from galore.trainer.common.reading import user_path
     from galore.trainer.recipe.load import load_recipe
     from galore.trainer.record.callbacks import Callbacks
 
-    listening = Callbacks(callbacks)
-    loaded = load_recipe(str(recipe), [*overrides, *_as_overrides(settings)])
-    root = own_folder(str(recipe), loaded, resume) if output_dir is None else Path(output_dir)
-    stopped = ""
+    listening, stopped, lasting = Callbacks(callbacks), "", Path()
+
+    def begin(root: Path) -> None:
+        nonlocal lasting
+        lasting = root.absolute()  # whatever the working directory will be
+        carry_out(loaded, root, resume, console=notebook_console(), callbacks=listening)
+
     try:
+        loaded = load_recipe(str(recipe), [*overrides, *_as_overrides(settings)])
         with _known(extra_losses):
-            carry_out(loaded, root, resume, console=notebook_console(), callbacks=listening)
+            if output_dir is None:
+                in_own_folder(str(recipe), loaded, resume, begin)
+            else:
+                begin(user_path(str(output_dir)))
     except Interrupted:
         stopped = listening.asked
         if not stopped:
@@ -79,7 +88,7 @@ def train(
         raise in_python(error)  # noqa: B904 - the same one, whose words are other
     from galore.trainer.trained.result import TrainedRun
 
-    return TrainedRun(root, stopped)
+    return TrainedRun(lasting, stopped)
 
 
 def _known(extra_losses: Mapping[str, Any] | None) -> AbstractContextManager[None]:
@@ -94,10 +103,32 @@ def _known(extra_losses: Mapping[str, Any] | None) -> AbstractContextManager[Non
 def _as_overrides(settings: Mapping[str, Any]) -> Iterator[str]:
     """`optim={"rank": 64}` and `**{"optim.rank": 64}` as the command line has them."""
     for section, values in settings.items():
-        named = {f"{section}.{key}": value for key, value in values.items()} if isinstance(values, Mapping) else {}
-        for key, value in (named or {section: values}).items():
-            text = str(value) if isinstance(value, Path) else value
-            yield f"{key}={json.dumps(text, ensure_ascii=False)}"
+        is_section = isinstance(values, Mapping) and "." not in section
+        named = {f"{section}.{key}": value for key, value in values.items()} if is_section else {section: values}
+        for key, value in named.items():
+            yield f"{key}={_written(key, value)}"
+
+
+def _written(key: str, value: Any) -> str:
+    """A value of a recipe in YAML. Raises UserError for what has no place in one."""
+    from galore.trainer.common.errors import UserError
+
+    try:
+        return json.dumps(value, ensure_ascii=False, default=_plain)
+    except (TypeError, ValueError) as error:
+        fix = "give a number, a string, a path, or a list or a mapping of them"
+        raise UserError(f"is no value of a recipe: {error}", where=key, fix=fix) from error
+
+
+def _plain(value: Any) -> Any:
+    """A path, a number or an array of NumPy or torch, or a type of their numbers, as JSON has it."""
+    if isinstance(value, PathLike):
+        return fspath(value)
+    if type(value).__name__ == "dtype" or "numpy.dtypes" in type(value).__module__:
+        return str(value).rpartition(".")[2]
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"it is of type {type(value).__name__}")
 
 
 def __getattr__(name: str) -> Any:

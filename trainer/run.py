@@ -258,7 +258,8 @@ def _begin(run: Run, recorder: Recorder) -> None:
     known["total_steps"] = run.total_steps
     if not run.directory.fresh:
         known["resumes"] = [*known.get("resumes", []), {"step": run.first_step, "time": now()}]
-    for stale in ("ended", "pruned", "stopped_early", *(["finished"] if run.first_step < run.total_steps else [])):
+    goes_on = run.first_step < run.total_steps
+    for stale in ("ended", "pruned", "stopped_early", *(["finished", "final"] if goes_on else [])):
         known.pop(stale, None)
     peak = recorder.meter.peak
     known["peak"] = {"flops_per_second": peak.flops_per_second, "basis": peak.basis}

@@ -57,9 +57,13 @@ def show_evaluation(scored: LongScores, as_json: bool) -> None:
     for note in scored.notes:
         typer.echo(note, err=True)
     if as_json:
+        from galore.trainer.record.metrics import finite
+
         known = {"model": scored.origin, "step": scored.step}
         typer.echo(
-            json.dumps(known | ({"passkey": scored.passkey} if scored.passkey else {"by_position": scored.by_position}))
+            json.dumps(
+                finite(known | ({"passkey": scored.passkey} if scored.passkey else {"by_position": scored.by_position}))
+            )
         )
         return
     typer.echo(scored.origin)

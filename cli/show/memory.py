@@ -155,8 +155,10 @@ def show_advice(console: Console, advice: Advice) -> None:
         return
     if not advice.trials:
         room = ", or ".join(" ".join(spelled(settings)) for settings in advice.room)
-        told = f"Room for: {room}" if room else "No larger micro-batch and no longer sequence is possible."
-        say(told)
+        longer = "no longer sequence is possible"
+        if advice.positions is not None:
+            longer += f" within model.max_position_embeddings={advice.positions}"
+        say(f"Room for: {room}" if room else f"No larger micro-batch and {longer}.")
         return
     table = Table("change, the least disruptive first", "gains GiB", "total GiB", "fits", box=None)
     numbers(table, (1, 2, 3))
@@ -213,7 +215,8 @@ def show_comparison(
     show_table(console, table)
     for method in (method for method, profile in found if profile is None):
         say(f"{method}: ruled out by the recipe's other settings")
-    if not loaded.recipe.optim.train_modules and any(method.startswith("LoRA") for method, _ in profiles):
+    alone = not loaded.recipe.optim.train_modules and loaded.recipe.data.task is None
+    if alone and any(method.startswith("LoRA") for method, _ in profiles):
         console.print()
         say(ADAPTERS_ALONE)
 

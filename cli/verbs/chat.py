@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -9,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from galore.cli.arguments import Chosen, Device, DeviceName, Model, Temperature, TopP
+from galore.cli.arguments import Chosen, Device, DeviceName, Model, Temperature, TopP, legible
 from galore.cli.errors import show
 from galore.cli.verbs.generate import LONGEST, load_to_generate
 from galore.trainer.common.errors import UserError
@@ -19,12 +21,13 @@ if TYPE_CHECKING:
     from galore.trainer.trained.chat import Chat
 
 LONGEST_MESSAGE = 2**20  # letters of a line from a pipe
+COMMAND = re.compile(r"/\w*")  # a path has more of these strokes, and is said to the model
 HELP = "/reset forgets the conversation, /system TEXT sets what it begins with, /exit leaves; Ctrl-C stops an answer"
 
 
 def chat(
     model: Model,
-    system: Annotated[str, typer.Option(help="The system prompt the conversation begins with.")] = "",
+    system: Annotated[str, typer.Option(callback=legible, help="The system prompt the conversation begins with.")] = "",
     max_new_tokens: Annotated[int, typer.Option(min=1, max=LONGEST, help="Length of an answer, in tokens.")] = 512,
     temperature: Temperature = 0.7,
     top_p: TopP = 0.95,
@@ -55,7 +58,7 @@ def _converse(talk: Chat, lines: Iterator[str], patient: bool) -> None:
         if command in ("/exit", "/quit"):
             return
         try:
-            if command.startswith("/"):
+            if COMMAND.fullmatch(command):
                 _command(talk, command, rest.strip())
             elif line.strip():
                 _turn(talk, line.strip())
@@ -97,6 +100,8 @@ def _typed() -> Iterator[str]:
     """Lines as they are typed, until Ctrl-D; with the history and the keys of readline, where there is one."""
     with suppress(ImportError):
         import readline  # noqa: F401
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")
     while True:
         try:
             yield input("> ")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from galore.cli.arguments import Overrides, Recipe, Runs, Seeds
+from galore.cli.arguments import Overrides, Recipe, Runs, Seeds, at_home
 from galore.cli.show.tables import say
 from galore.trainer.common.errors import RunFailed
 from galore.trainer.recipe.methods import listed
@@ -49,7 +49,10 @@ def compare(
         bool, typer.Option("--prune/--no-prune", help="Stop runs early that cannot become their method's best rate.")
     ] = True,
     output_dir: Annotated[
-        Path | None, typer.Option(help="Where the runs and the table are kept.", show_default="runs/compare-RECIPE")
+        Path | None,
+        typer.Option(
+            callback=at_home, help="Where the runs and the table are kept.", show_default="runs/compare-RECIPE"
+        ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="As it does anyway: go on where it was.")] = False,
 ) -> None:

@@ -10,13 +10,19 @@ from typing import Annotated, Any
 
 import typer
 
-from galore.cli.arguments import Chosen, Device, DeviceName, Model, Overrides, complete_recipe
+from galore.cli.arguments import Chosen, Device, DeviceName, Model, Overrides, at_home, complete_recipe
 from galore.cli.errors import tell_skipped
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.format import counted
 from galore.trainer.common.reading import user_path
 
 LONGEST = 2**24  # tokens of a passkey's text
+TRIES, SEED = 5, 42  # of passkeys
+TRAINING = ("optim", "log", "parallel")  # sections that bear on no score
+OF_SCORES = {
+    "model": ("rope", "max_position_embeddings", "new_tokens"),
+    "train": ("micro_batch_size", "global_batch_size", "num_threads", "length_stages", "loss_weights"),
+}  # and what does of others
 
 
 class Mode(StrEnum):
@@ -55,9 +61,13 @@ def evaluate(
         int | None,
         typer.Option(min=0, max=1000, help="With --tasks: examples in the prompt.", show_default="the task's own"),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, max=4096, help="With --tasks: requests of one forward.")] = 1,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(min=1, max=4096, help="With --tasks: requests of one forward.", show_default="1"),
+    ] = None,
     include_path: Annotated[
-        Path | None, typer.Option(help="With --tasks: a folder with task files of your own.", show_default=False)
+        Path | None,
+        typer.Option(callback=at_home, help="With --tasks: a folder with task files of your own.", show_default=False),
     ] = None,
     chat: Annotated[bool, typer.Option("--chat", help="With --tasks: ask in the chat template.")] = False,
     passkey: Annotated[
@@ -69,9 +79,15 @@ def evaluate(
         ),
     ] = None,
     tries: Annotated[
-        int, typer.Option(min=1, max=100_000, help="With --passkey: numbers of each length and depth.")
-    ] = 5,
-    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="With --passkey: of the numbers.")] = 42,
+        int | None,
+        typer.Option(
+            min=1, max=100_000, help="With --passkey: numbers of each length and depth.", show_default=str(TRIES)
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, max=2**63 - 1, help="With --passkey: of the numbers.", show_default=str(SEED)),
+    ] = None,
     by_position: Annotated[
         bool, typer.Option("--by-position", help="The loss by how many tokens stand before.")
     ] = False,
@@ -82,21 +98,29 @@ def evaluate(
     its task; with --tasks on benchmarks of lm-eval; with --passkey on numbers hidden in long texts."""
     if passkey is not None and (tasks is not None or by_position):
         raise UserError("is asked alone", where="--passkey", fix="leave --tasks and --by-position out")
+    if passkey is not None and (mode is not None or max_tokens is not None):
+        raise UserError("scores no held-out text", where="--passkey", fix="leave --mode and --max-tokens out")
+    for given, option in ((tries, "--tries"), (seed, "--seed")):
+        if given is not None and passkey is None:
+            raise UserError("is for passkeys", where=option, fix="add --passkey LENGTHS, or leave it out")
     if by_position and (tasks is not None or mode is not None):
         raise UserError("scores held-out tokens one by one", where="--by-position", fix="leave --tasks and --mode out")
     if tasks is not None:
         if overrides or recipe is not None or mode is not None or max_tokens is not None:
             what, fix = "scores no held-out text", "leave recipe, overrides, --mode and --max-tokens out"
             raise UserError(what, where="--tasks", fix=fix)
-        asked = {"limit": limit, "num_fewshot": shots, "batch_size": batch_size, "include_path": include_path}
+        asked = {"limit": limit, "num_fewshot": shots, "batch_size": batch_size or 1, "include_path": include_path}
         _on_tasks(model, tasks, {**asked, "apply_chat_template": chat, "checkpoint": checkpoint}, device, as_json)
         return
-    for given, option in ((limit, "--limit"), (shots, "--shots"), (include_path, "--include-path"), (chat, "--chat")):
-        if given:
+    of_tasks = {"--limit": limit, "--shots": shots, "--batch-size": batch_size, "--include-path": include_path}
+    for option, value in (of_tasks | {"--chat": chat or None}).items():
+        if value is not None:
             raise UserError("is for benchmarks", where=option, fix="add --tasks NAMES, or leave it out")
 
     from galore.trainer.recipe.load import load_recipe
 
+    for each in overrides or []:
+        _refuse_idle(each)
     if overrides and recipe is None:
         recipe = _own_recipe(model)
     loaded = load_recipe(recipe, overrides or []) if recipe is not None else None
@@ -116,7 +140,14 @@ def evaluate(
         from galore.trainer.trained.longcontext.evaluation import Asked, evaluate_long
 
         show_evaluation(
-            evaluate_long(model, loaded, Asked(lengths, tries, seed, max_tokens), where, checkpoint), as_json
+            evaluate_long(
+                model,
+                loaded,
+                Asked(lengths, tries or TRIES, SEED if seed is None else seed, max_tokens),
+                where,
+                checkpoint,
+            ),
+            as_json,
         )
         return
     scored = evaluate_stored(
@@ -132,7 +163,9 @@ def evaluate(
         typer.echo(note, err=True)
     facts = scored.result.row()
     if as_json:
-        typer.echo(json.dumps({"model": scored.origin, "step": scored.step} | facts))
+        from galore.trainer.record.metrics import finite
+
+        typer.echo(json.dumps(finite({"model": scored.origin, "step": scored.step} | facts)))
     elif "scores" in facts:
         from galore.cli.show.progress.cells import score_cells
 
@@ -146,6 +179,17 @@ def evaluate(
             typer.echo(f"extra loss {facts['extra_loss']:.4f}, ", nl=False)
         typer.echo(f"{counted(facts['tokens'], 'held-out token')}, ", nl=False)
         typer.echo(f"eval.mode {facts['mode']}")
+
+
+def _refuse_idle(override: str) -> None:
+    """Raise UserError for a setting that no score depends on: the weights are trained, and have their dimensions."""
+    from galore.trainer.recipe.explain.fields import fields
+
+    path = override.partition("=")[0].strip()
+    section, _, key = path.partition(".")
+    if path in fields() and (section in TRAINING or key not in OF_SCORES.get(section, (key,))):
+        what = "says how a model is made, and this one is: no score depends on it"
+        raise UserError(what, where=path, fix="leave it out")
 
 
 def _lengths(text: str | None) -> tuple[int, ...]:
@@ -176,8 +220,10 @@ def _on_tasks(model: str, tasks: str, asked: dict[str, Any], device: DeviceName,
     scored = evaluate_tasks(model, Asked(names, **asked), str(choose_device(device)))
     tell_skipped(scored.skipped)
     if as_json:
+        from galore.trainer.record.metrics import finite
+
         known = {"model": scored.origin, "step": scored.step, "results": scored.results}
-        typer.echo(json.dumps(known | {"versions": scored.versions, "shots": scored.num_fewshot}))
+        typer.echo(json.dumps(finite(known | {"versions": scored.versions, "shots": scored.num_fewshot})))
     else:
         typer.echo(scored.origin)
         show_scores(scored)

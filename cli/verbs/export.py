@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from galore.cli.arguments import Chosen, Model
+from galore.cli.arguments import Chosen, Model, at_home
 from galore.cli.errors import tell_skipped
 
 SIZE = re.compile(r"[1-9]\d{0,5}[KMGT]i?B")
@@ -16,7 +17,10 @@ SIZE = re.compile(r"[1-9]\d{0,5}[KMGT]i?B")
 
 def export(
     model: Model,
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="A folder that does not exist yet.", show_default=False)],
+    out: Annotated[
+        Path,
+        typer.Argument(metavar="OUT", callback=at_home, help="A folder that does not exist yet.", show_default=False),
+    ],
     checkpoint: Chosen = None,
     max_shard_size: Annotated[
         str | None,
@@ -61,19 +65,20 @@ def export(
         from galore.trainer.trained.hub import require_push
 
         require_push(push)
-    name = push.rpartition("/")[2] if push is not None else out.name
+    name = push.rpartition("/")[2] if push is not None else out.resolve().name
     written = write(model, out, ExportOptions(max_shard_size, ollama, name, license, onward), checkpoint)
     tell_skipped(written.skipped)
     typer.echo(f"{written.folder}: {size(written.bytes)}, from {written.origin}")
     typer.echo(f'{written.loads}.from_pretrained("{written.folder}") loads it')
     if ollama:
-        typer.echo(f"ollama create {_tag(name)} -f {written.folder}/Modelfile")
+        typer.echo(shlex.join(["ollama", "create", _tag(name), "-f", f"{written.folder}/Modelfile"]))
     if written.note:
         typer.echo(written.note, err=True)
-    if written.loads == "AutoModelForCausalLM" and written.own_tokenizer:
-        typer.echo("no GGUF: llama.cpp's converter knows no tokenizer that was trained on a run's own corpus")
+    if written.loads == "AutoModelForCausalLM" and written.no_gguf:
+        typer.echo(f"no GGUF: {written.no_gguf}")
     elif written.loads == "AutoModelForCausalLM":
-        typer.echo(f"GGUF, with llama.cpp: python convert_hf_to_gguf.py {written.folder} --outtype auto")
+        convert = shlex.join(["python", "convert_hf_to_gguf.py", str(written.folder), "--outtype", "auto"])
+        typer.echo(f"GGUF, with llama.cpp: {convert}")
     if onward is not None:
         typer.echo(f"{onward.name} {onward.version} goes on with it, in {written.folder}: {onward.command}")
         for line in written.left:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from galore.cli.arguments import Overrides, Runs, Seeds, complete_recipe
+from galore.cli.arguments import Overrides, Runs, Seeds, at_home, complete_recipe
 from galore.trainer.common.errors import UserError
 from galore.trainer.recipe.methods import METHODS, listed
 
@@ -79,7 +79,8 @@ def finetune_glue(
         int | None, typer.Option(min=1, max=2**24, help="Train on the first so many examples.", show_default="all")
     ] = None,
     output_dir: Annotated[
-        Path | None, typer.Option(help="Where the runs and the table are kept.", show_default="runs/glue-TASK")
+        Path | None,
+        typer.Option(callback=at_home, help="Where the runs and the table are kept.", show_default="runs/glue-TASK"),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Pass over what is done, go on with what broke off.")
@@ -183,11 +184,12 @@ def _predict(trials: Sequence[Trial], found: Sweep, root: Path, show: Show) -> N
 
 def _print(found: Sweep, root: Path, as_json: bool) -> None:
     """The table, or one line of JSON per task and method."""
+    from galore.trainer.record.metrics import finite
     from galore.trainer.sweep.glue.table import as_objects
 
     if as_json:
         for each in as_objects(found):
-            typer.echo(json.dumps(each))
+            typer.echo(json.dumps(finite(each)))
         return
 
     from galore.cli.show.gluetable import show_scores

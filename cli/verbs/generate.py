@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from galore.cli.arguments import Chosen, Device, DeviceName, Model, Temperature, TopP
+from galore.cli.arguments import Chosen, Device, DeviceName, Model, Temperature, TopP, legible
 from galore.cli.errors import tell_skipped
+from galore.trainer.common.printable import printable
 
 if TYPE_CHECKING:
     from galore.trainer.trained.runmodel import StoredModel
@@ -17,7 +19,7 @@ LONGEST = 1_000_000  # tokens of a continuation
 
 def generate(
     model: Model,
-    prompt: Annotated[str, typer.Option(help="The text to continue.", show_default=False)],
+    prompt: Annotated[str, typer.Option(callback=legible, help="The text to continue.", show_default=False)],
     max_new_tokens: Annotated[
         int, typer.Option(min=1, max=LONGEST, help="Length of the continuation, in tokens.")
     ] = 60,
@@ -38,19 +40,18 @@ def generate(
 
     from galore.trainer.models.generate import sample
 
-    typer.echo(
-        sample(
-            stored.model,
-            stored.tokenizer,
-            prompt,
-            max_new_tokens=max_new_tokens,
-            seed=seed,
-            temperature=temperature,
-            top_p=top_p,
-            top_k=top_k,
-            chat=chat or (stored.recipe is not None and stored.recipe.data.instruct),
-        )
+    text = sample(
+        stored.model,
+        stored.tokenizer,
+        prompt,
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        chat=chat or (stored.recipe is not None and stored.recipe.data.instruct),
     )
+    typer.echo(printable(text) if sys.stdout.isatty() else text)  # a file has what the model said, to the letter
 
 
 def load_to_generate(model: str, device: DeviceName, checkpoint: str | None) -> StoredModel:

@@ -84,6 +84,10 @@ def profile_memory(
     """
     files = {"--timeline": timeline, "--picture": picture, "--fit": fit, "--plot": plot}
     flags = {"--compare": compare, "--measure": measure and not fastest, "--advise": advise}
+    if flags["--measure"] and gpu is not None:
+        raise UserError("runs on what is here", where="--measure", fix="leave out --gpu, or --measure")
+    if advise is False and fit is not None:
+        raise UserError("writes what a search finds", where="--fit", fix="leave out --no-advise, or --fit")
     searches = {"--longest": longest, "--fastest": fastest}
     _refuse_contradictions({"--ram": ram, "--gpus": gpus > 1, "--force": force, **flags, **searches, **files})
     _refuse_files(files, force)

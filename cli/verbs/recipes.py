@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from galore.cli.arguments import Overrides, Recipe, RecipeVerb, Verb, VerbGroup, complete_file, complete_shipped
+from galore.cli.arguments import (
+    Overrides,
+    Recipe,
+    RecipeVerb,
+    Verb,
+    VerbGroup,
+    at_home,
+    complete_file,
+    complete_shipped,
+)
 from galore.cli.errors import show as show_error
 from galore.cli.show.tables import say, say_pairs
 from galore.trainer.common.errors import UserError
@@ -42,7 +51,9 @@ def copy(
         str,
         typer.Argument(help="A shipped recipe, or a file.", autocompletion=complete_shipped, show_default=False),
     ],
-    file: Annotated[Path, typer.Argument(help="The file to write, or a folder for it.", show_default=False)],
+    file: Annotated[
+        Path, typer.Argument(callback=at_home, help="The file to write, or a folder for it.", show_default=False)
+    ],
     overrides: Overrides = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False,
 ) -> None:
@@ -98,16 +109,20 @@ def _say_right(loaded: LoadedRecipe, file: str) -> None:
 
 @app.command("convert", cls=Verb)
 def convert_file(
-    file: Annotated[Path, typer.Argument(help="A training file of another toolkit, YAML.", show_default=False)],
+    file: Annotated[
+        Path, typer.Argument(callback=at_home, help="A training file of another toolkit, YAML.", show_default=False)
+    ],
     tool: Annotated[
         Toolkit | None,
         typer.Option("--from", help="Whose file it is.", show_default="what its keys say"),
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="The recipe to write.", show_default="standard output")] = None,
+    output: Annotated[
+        Path | None, typer.Option(callback=at_home, help="The recipe to write.", show_default="standard output")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False,
 ) -> None:
     """Make a recipe of a LLaMA-Factory, axolotl or torchtune file, and say what became of each line."""
-    from galore.trainer.common.durable import replace_file
+    from galore.trainer.common.durable import refuse_unwritable, replace_file
     from galore.trainer.recipe.convert.convert import convert
     from galore.trainer.recipe.convert.draft import INDENT
 
@@ -117,6 +132,7 @@ def convert_file(
         return
     if output.exists() and not force:
         raise UserError("exists", where=str(output), fix="choose another --output, or --force")
+    refuse_unwritable(output, "--output")
     replace_file(output, made.text)
     for line in map(str, made.told):
         say(line, hanging=" " * INDENT)
@@ -125,7 +141,9 @@ def convert_file(
 
 @app.command(cls=Verb)
 def schema(
-    output: Annotated[Path | None, typer.Option(help="The file to write.", show_default="standard output")] = None,
+    output: Annotated[
+        Path | None, typer.Option(callback=at_home, help="The file to write.", show_default="standard output")
+    ] = None,
 ) -> None:
     """The JSON schema of a recipe file, with which editors complete and check."""
     from galore.trainer.common.durable import refuse_unwritable, replace_file

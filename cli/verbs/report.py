@@ -40,9 +40,12 @@ def web(
     ] = None,
 ) -> None:
     """One HTML page of a run, or of several beside each other; it needs no server and loads nothing."""
+    from galore.trainer.common.durable import refuse_unwritable
     from galore.trainer.common.reading import user_path
 
     found = _opened(runs)
+    if output is not None:
+        refuse_unwritable(user_path(output), "--output")
     file = next(iter(found.values())).root / "report.html" if len(found) == 1 else Path("comparison.html")
     _write(found, file if output is None else user_path(output))
 

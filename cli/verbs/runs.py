@@ -45,7 +45,7 @@ def runs(
         raise UserError("is no folder", where=folder, fix="name the folder that holds runs, or one above it")
     found = list_runs(root)
     if exit_code:
-        _end_as([each for each in found if each.folder.samefile(root)], folder)
+        _end_as([each for each in found if each.folder.samefile(root)], folder, as_json)
     if as_json:
         typer.echo(json.dumps([each.as_json() for each in found], indent=2))
     elif found:
@@ -54,11 +54,11 @@ def runs(
         typer.echo(f"there is no run at or below {printable(folder)}; `galore train demo` makes one")
 
 
-def _end_as(itself: list[Listed], folder: str) -> NoReturn:
+def _end_as(itself: list[Listed], folder: str, as_json: bool) -> NoReturn:
     """What torchrun and srun do not pass on: they end with 1 wherever a process ends with anything but 0."""
     if not itself:
         raise UserError("is no run itself", where=folder, fix="name the directory of the run that --exit-code is about")
-    typer.echo(_state(itself[0]))
+    typer.echo(json.dumps(itself[0].as_json(), indent=2) if as_json else _state(itself[0]))
     raise typer.Exit({"finished": 0, "interrupted": Interrupted.exit_code}.get(itself[0].state, RunFailed.exit_code))
 
 

@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from galore.cli.arguments import Overrides, Recipe
-from galore.trainer.common.errors import UserError
+from galore.cli.arguments import Overrides, Recipe, at_home
+from galore.trainer.common.errors import Taken, UserError
 from galore.trainer.common.reading import user_path
+from galore.trainer.machine.process import processes
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from galore.trainer.recipe.load import LoadedRecipe
     from galore.trainer.record.callbacks import Callbacks
     from galore.trainer.record.metrics import Console
@@ -27,6 +30,7 @@ def train(
     output_dir: Annotated[
         Path | None,
         typer.Option(
+            callback=at_home,
             help="Where the run is kept.",
             show_default="runs/ and the recipe's name, with a number from the second on; a run's own folder",
         ),
@@ -69,9 +73,12 @@ def train(
         show_dry_run(loaded, card_or_default(gpu, loaded.recipe.train.device), shlex.join(command))
         return
 
-    # rank 0 says where; the others hear it from there
-    root = output_dir or (own_folder(recipe, loaded, resume) if is_first() else Path())
-    carry_out(loaded, root, resume, verbose)
+    if output_dir is not None:
+        carry_out(loaded, output_dir, resume, verbose)
+    elif not is_first():  # rank 0 says where
+        carry_out(loaded, Path(), resume, verbose)
+    else:
+        in_own_folder(recipe, loaded, resume, lambda root: carry_out(loaded, root, resume, verbose))
 
 
 def carry_out(
@@ -119,6 +126,21 @@ def carry_out(
     console.message(next_commands(RunDir(output_dir), loaded.recipe))
 
 
+def in_own_folder(recipe: str, loaded: LoadedRecipe, resume: bool, begin: Callable[[Path], object]) -> None:
+    """Begin in the run's own folder; in the next one where another run was quicker to begin there."""
+    root = own_folder(recipe, loaded, resume)
+    while True:
+        try:
+            begin(root)
+            return
+        except Taken:
+            if resume or processes() > 1:
+                raise
+            tried, root = root, own_folder(recipe, loaded)
+            if root == tried:
+                raise
+
+
 def own_folder(recipe: str, loaded: LoadedRecipe, resume: bool = False) -> Path:
     """Where a run goes that nobody gave a place: the folder of the run that `recipe` is, or `runs/NAME`.
 
@@ -127,6 +149,7 @@ def own_folder(recipe: str, loaded: LoadedRecipe, resume: bool = False) -> Path:
     Raises:
         UserError: there are several to go on with, and which ones.
     """
+    from galore.trainer.common.lock import is_held
     from galore.trainer.recipe.shipped import is_shipped
     from galore.trainer.record.rundir import RunDir, run_of
 
@@ -135,7 +158,7 @@ def own_folder(recipe: str, loaded: LoadedRecipe, resume: bool = False) -> Path:
     root = Path("runs") / loaded.name
     numbered = (root if number == 1 else root.with_name(f"{root.name}-{number}") for number in itertools.count(1))
     if not resume:
-        free = next(path for path in numbered if not RunDir(path).recipe.is_file())
+        free = next(path for path in numbered if not RunDir(path).recipe.is_file() and not is_held(RunDir(path).lock))
         if free != root:
             typer.echo(f"{root} holds a run already: this one goes to {free}; --resume goes on with a run")
         return free

@@ -101,7 +101,8 @@ def test_a_system_error_tells_what_was_being_done(tmp_path: Path) -> None:
 
     result = outcome(fail)
     assert result.exit_code == 2
-    assert f"{tmp_path}/no/.such.tmp: no such file or directory, while in __init__ of durable.py" in result.stderr
+    private = f".such.{os.getpid()}.tmp"
+    assert f"{tmp_path}/no/{private}: no such file or directory, while in __init__ of durable.py" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+import pytest
 import typer.main
 
+from galore.cli.arguments import at_home
 from galore.cli.main import app
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "cli.txt"
@@ -28,19 +30,19 @@ def _word(parameter: Any) -> str:
     return word if parameter.required else f"[{word}]"
 
 
-def numbers() -> Iterator[tuple[str, Any]]:
-    """(name, settings) of every option that is a number."""
+def settings_of(*kinds: type) -> Iterator[tuple[str, Any]]:
+    """(name, settings) of every option and argument of these kinds."""
     groups = [app, *(each.typer_instance for each in app.registered_groups)]
     for callback in (each.callback for group in groups if group for each in group.registered_commands):
         for name, hint in get_type_hints(callback, include_extras=True).items():
             kind, *settings = get_args(hint) if hasattr(hint, "__metadata__") else (hint,)
-            if settings and {int, float} & {kind, *get_args(kind)}:
+            if settings and set(kinds) & {kind, *get_args(kind)}:
                 yield name, settings[0]
 
 
 def test_every_number_of_the_command_line_has_two_ends() -> None:
     """Without an upper one a slip of the finger is a run without end, or a memory error."""
-    found = dict(numbers())
+    found = dict(settings_of(int, float))
     assert {"max_new_tokens", "max_tokens", "max_train_samples", "temperature"} <= set(found)
     assert [name for name, option in found.items() if None in (option.min, option.max)] == []
 
@@ -57,6 +59,22 @@ def test_numbers_beyond_their_ends_are_refused_in_words(galore: Any) -> None:
         refused = galore("generate", "gpt2", "--prompt", "x", option, value)
         assert refused.exit_code == 2, refused.output
         assert option in refused.stderr
+
+
+def test_every_path_of_the_command_line_may_begin_at_home() -> None:
+    """A shell leaves `--output-dir=~/x` as it is."""
+    paths = dict(settings_of(Path))
+    assert {"output_dir", "out", "file", "fit", "include_path"} <= set(paths)
+    assert [name for name, option in paths.items() if option.callback is not at_home] == []
+
+
+def test_a_run_goes_home(galore: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    assert galore("recipes", "copy", "demo", "~/mine.yaml").exit_code == 0
+    assert galore("recipes", "schema", "--output=~/schema.json").exit_code == 0
+    assert {each.name for each in (tmp_path / "home").iterdir()} == {"mine.yaml", "schema.json"}
+    assert not (tmp_path / "~").exists()
 
 
 def test_surface() -> None:

@@ -13,6 +13,7 @@ import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 
@@ -131,7 +132,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_train_carries_out_a_recipe_and_goes_on(folder: Path) -> None:
     run = galore.train(folder / "my.yaml", "optim.rank=2")
-    assert run.dir == Path(run) == Path("runs/my")
+    assert run.dir == Path(run) == folder / "runs/my"
     assert "rank: 2" in (run.dir / "recipe.yaml").read_text()
     assert run.report.is_file()
     run.report.unlink()  # something is left to do
@@ -146,7 +147,7 @@ def test_train_gives_the_run(folder: Path) -> None:
     losses = {kind: [row["loss_nats"] for row in run.rows if row["kind"] == kind] for kind in ("train", "eval")}
     assert len(losses["train"]) == 2
     assert (run.train_loss, run.final["loss_nats"]) == (losses["train"][-1], losses["eval"][-1])
-    assert run.checkpoint == Path("runs/my/checkpoints/step-00000002")
+    assert run.checkpoint == folder / "runs/my/checkpoints/step-00000002"
     assert run.stopped == ""
     stored = run.load_model()
     assert stored.step == 2
@@ -191,13 +192,55 @@ def test_a_callback_is_told_may_stop_and_breaks_nothing(folder: Path) -> None:
     run = galore.train("my.yaml", callbacks=[watching])
     assert watching.heard == [("start", 2), ("step", 1), ("save", 1), ("end", "interrupted")]
     assert run.stopped == "Watching.on_step: seen enough"
-    assert run.checkpoint == Path("runs/my/checkpoints/step-00000001")
+    assert run.checkpoint == folder / "runs/my/checkpoints/step-00000001"
     again = galore.train("my.yaml", resume=True, callbacks=[watching])
     assert watching.heard[4:] == [("start", 2), ("step", 2), ("save", 2), ("end", "finished")]
     assert again.stopped == ""
+    assert again.final["step"] == 2
     messages = [row["message"] for row in again.rows if row["kind"] == "event"]
     assert messages[0] == "asked to stop by Watching.on_step: seen enough"
     assert sum("ZeroDivisionError: by a callback" in message for message in messages) == 1
+
+
+def test_a_run_that_is_prolonged_has_no_final_scores_until_it_is_over(folder: Path) -> None:
+    lengthened = ("optim.lr_scheduler_type=constant", "optim.warmup_steps=0")
+    assert galore.train("my.yaml", *lengthened).final["step"] == 2
+    again = galore.train("my.yaml", *lengthened, "train.max_steps=4", resume=True, callbacks=[Watching()])
+    assert (again.facts["ended"]["as"], again.final) == ("interrupted", {})
+    assert "final" not in again.facts
+
+
+def test_a_run_at_home_is_read_from_anywhere(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(folder / "home"))
+    run = galore.train("my.yaml", output_dir="~/run")
+    assert run.dir == folder / "home/run"
+    assert not Path("~").exists()
+    near = galore.train("my.yaml", output_dir="near")
+    (folder / "elsewhere").mkdir()
+    monkeypatch.chdir(folder / "elsewhere")
+    assert near.final == run.final != {}
+
+
+@pytest.mark.parametrize(
+    ("settings", "written"),
+    [
+        ({"data": {"path": [Path("a.txt"), "b.txt"]}}, ['data.path=["a.txt", "b.txt"]']),
+        ({"optim": {"rank": np.int64(8), "scale": np.float32(0.5)}}, ["optim.rank=8", "optim.scale=0.5"]),
+        ({"optim": {"betas": np.array([0.5, 0.75])}}, ["optim.betas=[0.5, 0.75]"]),
+        ({"optim": {"rank": torch.tensor(4)}}, ["optim.rank=4"]),
+        ({"model": {"dtype": torch.float32}}, ['model.dtype="float32"']),
+        ({"model": {"dtype": np.dtype("float32")}}, ['model.dtype="float32"']),
+        ({"optim": {}}, []),
+        ({"model.rope": {"type": "yarn"}}, ['model.rope={"type": "yarn"}']),
+    ],
+)
+def test_plain_values_are_written_as_on_the_command_line(settings: dict[str, Any], written: list[str]) -> None:
+    assert list(galore._as_overrides(settings)) == written
+
+
+def test_what_is_no_value_is_refused_by_its_key(folder: Path) -> None:
+    with pytest.raises(UserError, match=r"optim\.rank: is no value of a recipe: it is of type object"):
+        galore.train("my.yaml", optim={"rank": object()})
 
 
 def test_train_refuses_what_the_command_refuses(folder: Path) -> None:

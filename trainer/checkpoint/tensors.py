@@ -47,7 +47,7 @@ def refuse_different(model: nn.Module, other: nn.Module) -> None:
     theirs = other.state_dict()
     refuse_unlike(model, theirs)
     own, theirs = (dict(each.named_buffers()) | each.state_dict() for each in (model, other))
-    odd = [name for name in own if name not in theirs or not torch.equal(own[name], theirs[name].to(own[name].dtype))]
+    odd = [name for name in own if name not in theirs or not _same(own[name], theirs[name].to(own[name].dtype))]
     if odd:
         raise UserError(f"these have other values: {some(odd)}")
 
@@ -59,10 +59,18 @@ def some(names: Iterable[str], between: str = ", ") -> str:
     return between.join(every[:SHOWN]) + more
 
 
+def _same(one: Tensor, two: Tensor) -> bool:
+    """Whether the values are the same; a nan is the same as another, though it equals none."""
+    if torch.equal(one, two):
+        return True
+    odd = one.isnan()
+    return bool(odd.any()) and torch.equal(odd, two.isnan()) and torch.equal(one[~odd], two[~odd])
+
+
 def _at_odds(groups: Iterable[list[str]], stored: Mapping[str, Tensor]) -> Iterable[tuple[str, str]]:
     for names in groups:
         first, *others = [name for name in names if name in stored] or [""]
         for other in others:
             one, two = stored[first], stored[other]
-            if one.dtype != two.dtype or not torch.equal(one, two):
+            if one.dtype != two.dtype or not _same(one, two):
                 yield first, other

@@ -110,6 +110,13 @@ def refuse_unwritable(file: Path, where: str) -> None:
         raise UserError(f"{file} cannot be written: {error.strerror}", where=where, fix="write elsewhere") from error
 
 
+def refuse_below_file(path: Path, fix: str) -> None:
+    """Raise UserError where `path` cannot be made, since what is above it is no folder."""
+    there = next((each for each in path.absolute().parents if each.exists()), path)
+    if not there.is_dir():
+        raise UserError("is a file", where=str(there), fix=fix)
+
+
 def refuse_undecodable(path: Path) -> None:
     """Raise UserError for a folder that libraries cannot name, since its path is not UTF-8."""
     try:
@@ -142,9 +149,36 @@ def temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}.tmp")
 
 
-def leftovers(path: Path) -> tuple[Path, Path]:
+def leftovers(path: Path) -> list[Path]:
     """What a kill may leave beside `path`: what was to take its name, and the folder that made way."""
-    return temporary(path), temporary(path.with_name(f"old-{path.name}"))
+    return [temporary(path), _made_way(path), *_left(path)]
+
+
+def _made_way(path: Path) -> Path:
+    return temporary(path.with_name(f"old-{path.name}"))
+
+
+def _private(path: Path) -> Path:
+    """What the new content of a file is called until it is complete; several processes may write one at once."""
+    return temporary(path.with_name(f"{path.name}.{os.getpid()}"))
+
+
+def _left(path: Path) -> list[Path]:
+    """New content of the file `path` by processes that are gone."""
+    name = re.compile(rf"\.{re.escape(path.name)}\.(\d{{1,9}})\.tmp")
+    there = os.listdir(path.parent) if path.parent.is_dir() else []  # noqa: PTH208 - names are all that is asked
+    return [path.with_name(each) for each in there if (found := name.fullmatch(each)) and not _is_other(int(found[1]))]
+
+
+def _is_other(process: int) -> bool:
+    """Whether that is another process, and there is one."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return process != os.getpid()
 
 
 def remove(path: Path) -> None:
@@ -158,7 +192,8 @@ def remove(path: Path) -> None:
 def replace_file(path: Path, content: bytes | str) -> None:
     """Give `path` new content atomically: readers, and a crash at any moment, see the old or the new one.
 
-    A link stays one, and a file keeps its permissions; a device or pipe is written to. One process at a time.
+    A link stays one, and a file keeps its permissions; a device or pipe is written to. Of several processes at once the
+    last one's is there in the end.
 
     Raises:
         OSError: nothing was changed.
@@ -168,9 +203,10 @@ def replace_file(path: Path, content: bytes | str) -> None:
         _write_through(path, data)
         return
     path = path.resolve()
-    private = temporary(path)
+    private = _private(path)
     try:
-        private.unlink(missing_ok=True)
+        for leftover in (temporary(path), *_left(path)):
+            leftover.unlink(missing_ok=True)
         write_file(private, [data])
         with suppress(FileNotFoundError):
             private.chmod(path.stat().st_mode)
@@ -194,7 +230,7 @@ def replace_folder(path: Path, complete: Path) -> None:
     A kill leaves the old one, or none where it was to be replaced, or the new one: never files of both.
     """
     sync_directory(complete)
-    _, old = leftovers(path)
+    old = _made_way(path)
     remove(old)
     if path.is_dir() and any(path.iterdir()):
         path.rename(old)

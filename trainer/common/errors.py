@@ -42,6 +42,10 @@ class UserError(Exception):
         return presentable(f"{head}\n  → {self.fix}" if self.fix else head)
 
 
+class Taken(UserError):  # noqa: N818
+    """Another run is in the folder where one was to begin."""
+
+
 class RunFailed(UserError):  # noqa: N818 - it names an outcome, as the exit code does
     """A correct run that could not go on (non-finite loss, full disk). Exit code 1."""
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from galore.trainer.common.errors import UserError
+from galore.trainer.common.errors import Taken, UserError
 
 POLL_SECONDS = 0.2
 
@@ -197,7 +197,7 @@ def _acquire(descriptor: int, path: Path) -> None:
         os.pwrite(descriptor, f"pid {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
     except BlockingIOError:
         holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "another process"
-        raise UserError(
+        raise Taken(
             f"in use by another run ({holder})",
             where=str(path.parent),
             fix="wait for it, stop it, or choose another --output-dir",

@@ -75,6 +75,7 @@ class Advice:
     mildest: tuple[Trial, ...]
     room: tuple[Settings, ...]  # what could be larger, each alone, where the recipe fits as it is
     unfinished: bool = False
+    positions: int | None = None  # of the recipe, where sequences of twice the length have none
 
     @property
     def alone(self) -> Trial | None:
@@ -123,7 +124,7 @@ class Adviser:
     def advise(self) -> Advice:
         """Try every remedy alone, and one upon the other until they are enough; or what there is room for."""
         if self._fits({}):
-            return Advice((), (), self._room())
+            return Advice((), (), self._room(), positions=self._too_few_positions())
         trials: list[Trial] = []
         try:
             for each in remedies(self.loaded.recipe):
@@ -145,6 +146,11 @@ class Adviser:
         """The largest micro-batches, the longest sequences and the fewest blocks to recompute, each alone."""
         found = (*self._larger_batches(), self._longer(), self._fewer_blocks())
         return tuple(settings for settings in found if settings)
+
+    def _too_few_positions(self) -> int | None:
+        recipe = self.loaded.recipe
+        known = recipe.model.max_position_embeddings if recipe.model.has_own_dimensions else None
+        return known if known is not None and 2 * recipe.data.max_length > known else None
 
     def _larger_batches(self) -> Iterator[Settings]:
         """The largest that divides the global batch, and a larger one that another global batch makes room for."""

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from galore.kernels.family import WITH_MOMENTUM
-from galore.trainer.common.durable import make_directory, replace_file
+from galore.trainer.common.durable import make_directory, refuse_below_file, replace_file
 from galore.trainer.common.errors import UserError
 from galore.trainer.recipe.dump import dump_recipe
 from galore.trainer.recipe.load import LoadedRecipe, load_recipe
@@ -119,6 +119,7 @@ def copy_recipe(name: str, target: Path, overrides: Sequence[str] = (), *, force
     if file.exists() and not force:
         raise UserError("exists already", where=str(file), fix="choose another name, or replace it with --force")
     header = f"Copied from {loaded.origin}; defaults are written out. {SCHEMA}"
+    refuse_below_file(file, "choose another folder")
     make_directory(file.parent)
     replace_file(file, dump_recipe(loaded.recipe, header))
     return file

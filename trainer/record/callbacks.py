@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +47,13 @@ class Callbacks:
     """All callbacks of a run. `asked`: who asked it to stop, and why; empty where nobody did.
 
     Raises:
-        UserError: one of them has none of the methods, or one that is never called.
+        UserError: they are no list, or one of them has none of the methods, or one that is never called.
     """
 
-    def __init__(self, members: Sequence[Any] = ()) -> None:
+    def __init__(self, members: Any = ()) -> None:
+        if not isinstance(members, Iterable):
+            what = f"are of type {type(members).__name__}, no list"
+            raise UserError(what, where="callbacks", fix="write callbacks=[…], be it of one")
         self._members = tuple(members)
         self._told = set[str]()
         self.asked = ""

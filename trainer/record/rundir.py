@@ -13,7 +13,7 @@ from typing import Any, Self, get_args
 
 from galore.trainer.checkpoint.rotation import step_directories
 from galore.trainer.common.durable import leftovers, make_directory, refuse_undecodable, remove, replace_file
-from galore.trainer.common.errors import Ended, UserError
+from galore.trainer.common.errors import Ended, Taken, UserError
 from galore.trainer.common.lock import exclusive, is_lost, is_same_folder, present_name, retake
 from galore.trainer.common.reading import NotReadable, read_bounded
 from galore.trainer.machine.process import starter
@@ -121,7 +121,7 @@ class RunDir:
             UserError: it does not.
         """
         run_dir = cls(path)
-        _refuse_file(path)
+        _refuse_file(path, "name the directory of a run")
         if not path.is_dir():
             raise UserError("there is no such directory", where=str(path), fix="check the path of the run")
         refuse_without_recipe(path)
@@ -267,15 +267,15 @@ class RunDir:
             return
         refuse_without_recipe(self.root)
         if self.recipe.is_file():
-            what, fix = "already holds a run", "add --resume to go on with it, or choose another --output-dir"
-        else:
-            what, fix = f"is not empty (it holds {used[0]})", "choose another --output-dir"
-        raise UserError(what, where=str(self.root), fix=fix)
+            fix = "add --resume to go on with it, or choose another --output-dir"
+            raise Taken("already holds a run", where=str(self.root), fix=fix)
+        what = f"is not empty (it holds {used[0]})"
+        raise UserError(what, where=str(self.root), fix="choose another --output-dir")
 
 
-def _refuse_file(path: Path) -> None:
+def _refuse_file(path: Path, fix: str = "choose another --output-dir") -> None:
     if path.exists() and not path.is_dir():
-        raise UserError("is a file, not a directory", where=str(path), fix="choose another --output-dir")
+        raise UserError("is a file, not a directory", where=str(path), fix=fix)
 
 
 def _unwritable(path: Path, error: OSError) -> UserError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import CONFIG_NAME, PreTrainedModel, PreTrainedTokenizerBase
 
 from galore.trainer.checkpoint.checkpoint import Skipped
 from galore.trainer.checkpoint.exported import sign
-from galore.trainer.checkpoint.tensors import refuse_different
+from galore.trainer.checkpoint.tensors import refuse_different, some
 from galore.trainer.common.durable import (
     make_directory,
+    refuse_below_file,
     remove,
     save_pretrained,
     sync_directory,
@@ -29,9 +31,10 @@ from galore.trainer.common.lock import alone_in
 from galore.trainer.common.reading import user_path
 from galore.trainer.data.tokens.chat import stop_tokens
 from galore.trainer.data.tokens.chattemplate import ensure_template
+from galore.trainer.data.tokens.tokenizer import is_trained_here
 from galore.trainer.models.classifier import head_modules, pad_with
 from galore.trainer.models.pretrained import kind_of, load_pretrained, read_config
-from galore.trainer.models.retnet.code import code_files
+from galore.trainer.models.retnet.code import brings_code, code_files
 from galore.trainer.models.rope.scaling import START
 from galore.trainer.record.history import History
 from galore.trainer.trained.generation import drop_idle
@@ -43,6 +46,7 @@ from galore.trainer.trained.onward.target import Target
 from galore.trainer.trained.onward.targets import hand_over
 from galore.trainer.trained.runmodel import StoredModel, load_run_model
 
+PART = "export"  # of a folder that is there, until it is whole
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR)  # to make a folder there
 
 
@@ -58,7 +62,7 @@ class Exported:
     loads: str
     skipped: tuple[Skipped, ...] = ()
     note: str = ""
-    own_tokenizer: bool = False  # trained on the run's corpus
+    no_gguf: str = ""  # why llama.cpp's converter does not take it
     left: tuple[str, ...] = ()  # what of the recipe the toolkit to go on with does not say
 
 
@@ -95,19 +99,19 @@ def export(run: str, out: Path, options: ExportOptions = ExportOptions(), checkp
         checkpoint: of a run directory: newest, best or a step.
 
     Raises:
-        UserError: `out` is a file, a folder that is not empty, or cannot be written; or `run` cannot be loaded.
+        UserError: `out` is a file, a folder that is not empty, or cannot be written; or `run` cannot be loaded, or
+            holds nan.
         RunFailed: the disk refused it, as a full one does.
     """
-    out = user_path(str(out)).absolute()
+    out = Path(os.path.realpath(user_path(str(out))))
     _refuse_used(out)
     stored = load_run_model(run, checkpoint=checkpoint)
     _refuse_start_tokens(stored)
+    _refuse_nan(stored)
     try:
-        make_directory(out.parent)
-        with _private(temporary(out)) as folder:
+        with _private(_beside(out)) as folder:
             size, note, left = _write(stored, folder, options)
-            folder.rename(out)  # takes the place of an empty folder, refuses one that was filled meanwhile
-        sync_directory(out.parent)
+            _publish(folder, out)
     except Exception as error:
         refused = system_error(error)
         if refused is None and not isinstance(error, SafetensorError):
@@ -117,9 +121,19 @@ def export(run: str, out: Path, options: ExportOptions = ExportOptions(), checkp
             raise UserError(what, where=str(out), fix="choose a folder you may write to") from error
         fix = f"{to_write(refused)}, or choose a folder on another disk" if refused is not None else ""
         raise RunFailed(f"cannot export: {refused.strerror if refused else error}", where=str(out), fix=fix) from error
-    recipe, loads = stored.recipe, kind_of(stored.model.config).__name__
-    own = recipe is not None and recipe.trains_tokenizer
-    return Exported(out, stored.origin, stored.step, size, loads, stored.skipped, note, own, tuple(left))
+    loads = kind_of(stored.model.config).__name__
+    return Exported(
+        out, stored.origin, stored.step, size, loads, stored.skipped, note, _unconvertible(stored), tuple(left)
+    )
+
+
+def _unconvertible(stored: StoredModel) -> str:
+    """Why llama.cpp's converter does not take the model, be it a run's or an export's; "" where nothing is known."""
+    if brings_code(stored.model.config):
+        return "llama.cpp knows no RetNet"
+    if is_trained_here(stored.tokenizer):
+        return "llama.cpp's converter knows no tokenizer that was trained on a run's own corpus"
+    return ""
 
 
 def _refuse_start_tokens(stored: StoredModel) -> None:
@@ -130,6 +144,45 @@ def _refuse_start_tokens(stored: StoredModel) -> None:
             where="model.rope, start_tokens",
             fix="tune it some steps with start_tokens: 0, or search factors without them: galore rope-search --start-tokens 0",
         )
+
+
+def _refuse_nan(stored: StoredModel) -> None:
+    if odd := [name for name, tensor in stored.model.state_dict().items() if tensor.isnan().any()]:
+        fix = "export an earlier checkpoint, with --checkpoint, or train anew with a lower rate"
+        raise UserError(f"the weights hold nan, in {some(odd)}", where=stored.origin, fix=fix)
+
+
+def _beside(out: Path) -> Path:
+    """Where an export is written until it is whole: beside `out`, or in it, for a folder that is there may be a mount
+    point, or where a shell works, and keeps its place."""
+    if out.is_dir():
+        return temporary(out / PART)
+    make_directory(out.parent)
+    return temporary(out)
+
+
+def _publish(folder: Path, out: Path) -> None:
+    """Give the whole and synced `folder` its place.
+
+    Of files that are moved the configuration is the last, without which nothing takes them for a model.
+    """
+    if folder.parent != out:
+        folder.rename(out)
+        sync_directory(out.parent)
+        return
+    _refuse_used(out)  # it may have been filled meanwhile
+    files, moved = sorted(folder.iterdir(), key=lambda path: (path.name == CONFIG_NAME, path.name)), list[Path]()
+    try:
+        for path in files:
+            if path.name == CONFIG_NAME:
+                sync_directory(out)
+            moved.append(path.rename(out / path.name))
+    except BaseException:
+        for path in moved:
+            remove(path)
+        raise
+    folder.rmdir()
+    sync_directory(out)
 
 
 @contextmanager
@@ -147,10 +200,14 @@ def _private(folder: Path) -> Iterator[Path]:
 
 
 def _refuse_used(out: Path) -> None:
+    fix = "choose a folder that does not exist yet"
+    if out.is_symlink():
+        raise UserError("is a link that leads nowhere", where=str(out), fix=fix)
+    refuse_below_file(out, fix)
     if out.exists() and not out.is_dir():
-        raise UserError("is a file", where=str(out), fix="choose a folder that does not exist yet")
-    if out.is_dir() and any(out.iterdir()):
-        raise UserError("is not empty", where=str(out), fix="choose a folder that does not exist yet")
+        raise UserError("is a file", where=str(out), fix=fix)
+    if out.is_dir() and any(path != temporary(out / PART) for path in out.iterdir()):
+        raise UserError("is not empty", where=str(out), fix=fix)
 
 
 def _write(stored: StoredModel, folder: Path, options: ExportOptions) -> tuple[int, str, list[str]]:

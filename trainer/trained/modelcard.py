@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 import re
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from galore.trainer.evaluate import final_of
 from galore.trainer.models.pretrained import kind_of
 from galore.trainer.models.retnet.code import brings_code
 from galore.trainer.recipe.schema.recipe import Recipe
+from galore.trainer.record.metrics import read_rows
 from galore.trainer.trained.runmodel import StoredModel
 
 GLUE = "nyu-mll/glue"
@@ -33,8 +36,8 @@ def model_card(stored: StoredModel, name: str = "", license: str = "") -> str:
     parts = [front, title, _table("Model", _model(stored))]
     if stored.recipe is not None:
         parts.append(_table("Training", _training(stored.recipe, stored.step)))
-    if stored.run is not None and (final := stored.run.read_facts().get("final")):
-        parts.append(_table("Validation" if classifies else "Held-out text", final))
+    if scores := _scores(stored):
+        parts.append(_table("Validation" if classifies else "Held-out text", scores))
     trust = f", trust_remote_code={True}" if brings_code(stored.model.config) else ""
     return "\n".join([*parts, _USE.format(loads=loads, trust=trust)])
 
@@ -56,15 +59,27 @@ def _front(stored: StoredModel, tag: str, name: str, license: str) -> str:
     """YAML that the hub reads: where the model comes from, as far as that is on the hub, and its scores."""
     known: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": tag, "tags": ["galore"]}
     known |= {"license": license} if license else {}
-    recipe, final = stored.recipe, stored.run.read_facts().get("final") if stored.run is not None else None
+    recipe, scores = stored.recipe, _scores(stored)
     if recipe is not None:
         base = recipe.model.name_or_path
         if base is not None and _on_hub(base) and not recipe.model.random_init:
             known |= {"base_model": base, "base_model_relation": "finetune"}
         known |= {"datasets": _datasets(recipe)} if _datasets(recipe) else {}
-    if recipe is not None and final and (results := list(_results(recipe, final, tag))):
+    if recipe is not None and (results := list(_results(recipe, scores, tag))):
         known |= {"model_name": name, "eval_results": results}
     return str(ModelCardData(**known).to_yaml())
+
+
+def _scores(stored: StoredModel) -> dict[str, Any]:
+    """What these very weights scored on what was held out; empty where their step was not evaluated."""
+    if stored.run is None:
+        return {}
+    final = stored.run.read_facts().get("final")
+    if isinstance(final, dict) and final.get("step") == stored.step:
+        return dict(final)
+    rows = (row for row in read_rows(stored.run.metrics) if row.get("kind") == "eval" and row["step"] == stored.step)
+    last = next(iter(deque(rows, maxlen=1)), None)
+    return {} if last is None else {"step": stored.step, **final_of(last)}
 
 
 def _datasets(recipe: Recipe) -> list[str]:
@@ -77,7 +92,7 @@ def _datasets(recipe: Recipe) -> list[str]:
     return [each for each in named if isinstance(each, str) and _on_hub(each)]
 
 
-def _results(recipe: Recipe, final: dict[str, Any], tag: str) -> Iterator[EvalResult]:
+def _results(recipe: Recipe, scores: dict[str, Any], tag: str) -> Iterator[EvalResult]:
     """One entry per finite score of what was held out."""
     of = _datasets(recipe)
     data: dict[str, Any] = {
@@ -85,8 +100,8 @@ def _results(recipe: Recipe, final: dict[str, Any], tag: str) -> Iterator[EvalRe
         "dataset_name": recipe.data.task or "held-out text",
     }
     data |= {"dataset_config": recipe.data.task} if recipe.data.task else {}
-    how = " (mean of batch means over n + 1)" if final.get("mode") == "paper" else ""
-    for metric, value in final.items():
+    how = " (mean of batch means over n + 1)" if scores.get("mode") == "paper" else ""
+    for metric, value in scores.items():
         if metric != "step" and isinstance(value, float) and math.isfinite(value):
             title = f"{metric.replace('_', ' ')}{how}"
             yield EvalResult(task_type=tag, metric_type=metric, metric_name=title, metric_value=value, **data)

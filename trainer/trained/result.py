@@ -44,7 +44,8 @@ class TrainedRun(os.PathLike[str]):
     @property
     def final(self) -> dict[str, Any]:
         """The last evaluation, such as `loss_nats` and `perplexity`, with its `step`; empty while a run is not over."""
-        return dict(self.facts.get("final", {}))
+        facts = self.facts
+        return dict(facts.get("final", {})) if "finished" in facts else {}
 
     @property
     def train_loss(self) -> float | None:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from galore.cli.arguments import Chosen, Device, DeviceName, Model, Overrides, Recipe
+from galore.cli.arguments import Chosen, Device, DeviceName, Model, Overrides, Recipe, at_home
 from galore.cli.errors import tell_skipped
 from galore.trainer.common.errors import UserError
 
@@ -39,7 +39,11 @@ def rope_search(
     ] = None,
     output_dir: Annotated[
         Path | None,
-        typer.Option(help="Where scores, result and picture are kept.", show_default="runs/rope-search-RECIPE"),
+        typer.Option(
+            callback=at_home,
+            help="Where scores, result and picture are kept.",
+            show_default="runs/rope-search-RECIPE",
+        ),
     ] = None,
     checkpoint: Chosen = None,
     device: Device = DeviceName.auto,

@@ -67,7 +67,14 @@ def test_each_line_of_a_pipe_is_a_turn(talk: Any) -> None:
 
 def test_bytes_that_are_no_text_are_replaced(talk: Any) -> None:
     assert _piped(b"a\xff\n").exit_code == 0
-    assert TALKS[0].log == [("", "a\N{REPLACEMENT CHARACTER}")]
+    assert _piped("a\n", "--system", "b\udcff").exit_code == 0
+    replaced = "\N{REPLACEMENT CHARACTER}"
+    assert [talk.log for talk in TALKS] == [[("", f"a{replaced}")], [(f"b{replaced}", "a")]]
+
+
+def test_a_path_is_no_command(talk: Any) -> None:
+    assert _piped("/usr/bin/env what?\nnext\n").exit_code == 0
+    assert TALKS[0].log == [("", "/usr/bin/env what?"), ("", "next")]
 
 
 def test_in_a_pipe_an_error_ends_it(talk: Any) -> None:

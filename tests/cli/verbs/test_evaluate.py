@@ -65,6 +65,29 @@ def test_eval_overrides_change_the_recipe_of_the_run(galore: Any, scored: Any) -
     assert "model is no run" in refused.stderr
 
 
+@pytest.mark.parametrize("override", ["model.hidden_size=128", "optim.rank=7", "train.seed=9", "log.run_name=x"])
+def test_settings_that_no_score_depends_on_are_refused(galore: Any, scored: Any, override: str) -> None:
+    for recipe in ((), ("--recipe", "demo")):
+        refused = galore("eval", "runs/a", override, *recipe)
+        assert refused.exit_code == 2
+        assert f"{override.partition('=')[0]}: says how a model is made" in refused.stderr
+
+
+def test_settings_that_a_score_depends_on_are_taken(galore: Any, scored: Any) -> None:
+    longer = ["data.max_length=512", "model.max_position_embeddings=512", "model.rope={type: yarn, factor: 8}"]
+    batches = ["train.micro_batch_size=2", "eval.max_tokens=9", "train.num_threads=1"]
+    assert galore("eval", "runs/a", "--recipe", "demo", *longer, *batches).exit_code == 0
+
+
+def test_a_loss_that_is_nan_is_strict_json(galore: Any, calls: Any, scored: Any) -> None:
+    nan = float("nan")
+    result = EvalResult(loss_nats=nan, perplexity=nan, tokens=4, mode="token", batches=3, nats=nan, bytes=16)
+    made = SimpleNamespace(result=result, origin="runs/a", step=7, skipped=(), notes=[])
+    calls.replace("galore.trainer.trained.evaluation", evaluate_stored=made)
+    facts = json.loads(galore("eval", "runs/a", "--json").stdout, parse_constant=pytest.fail)
+    assert (facts["loss_nats"], facts["loss_nats_is"]) == (None, "nan")
+
+
 @pytest.fixture
 def tasks(calls: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setitem(sys.modules, "lm_eval", SimpleNamespace())
@@ -100,6 +123,14 @@ def test_benchmarks(galore: Any, tasks: Any) -> None:
         (("--tasks", " , "), "--tasks: names no task"),
         (("--limit", "5"), "--limit: is for benchmarks"),
         (("--chat",), "--chat: is for benchmarks"),
+        (("--shots", "0"), "--shots: is for benchmarks"),
+        (("--batch-size", "8"), "--batch-size: is for benchmarks"),
+        (("--include-path", "here"), "--include-path: is for benchmarks"),
+        (("--tries", "7"), "--tries: is for passkeys"),
+        (("--seed", "0"), "--seed: is for passkeys"),
+        (("--tasks", "a", "--seed", "0"), "--seed: is for passkeys"),
+        (("--passkey", "128", "--mode", "paper"), "--passkey: scores no held-out text"),
+        (("--passkey", "128", "--max-tokens", "9"), "--passkey: scores no held-out text"),
     ],
 )
 def test_benchmarks_and_held_out_text_are_not_mixed(

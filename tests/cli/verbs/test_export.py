@@ -22,7 +22,7 @@ def written(calls: Any) -> Any:
         loads="AutoModelForCausalLM",
         skipped=(),
         note="",
-        own_tokenizer=False,
+        no_gguf="",
     )
     calls.replace("galore.trainer.trained.export", export=made, ExportOptions="options")
     calls.replace("galore.trainer.trained.hub", require_push=None, push="https://hub.example/me/mine")
@@ -76,10 +76,19 @@ def test_a_tokenizer_that_llama_cpp_cannot_know(galore: Any, calls: Any) -> None
         loads="AutoModelForCausalLM",
         skipped=(),
         note="",
-        own_tokenizer=True,
+        no_gguf="it knows none such",
     )
     calls.replace("galore.trainer.trained.export", export=made, ExportOptions="options")
-    assert "no GGUF: " in galore("export", "runs/a", "out").stdout
+    assert "no GGUF: it knows none such\n" in galore("export", "runs/a", "out").stdout
+
+
+def test_commands_are_fit_for_a_shell(galore: Any, calls: Any) -> None:
+    told = {"folder": "/x/my out", "origin": "m", "step": 7, "bytes": 1, "loads": "AutoModelForCausalLM"}
+    made = SimpleNamespace(**told, skipped=(), note="", no_gguf="")
+    calls.replace("galore.trainer.trained.export", export=made, ExportOptions="options")
+    shown = galore("export", "runs/a", "out", "--ollama").stdout
+    assert "ollama create out -f '/x/my out/Modelfile'\n" in shown
+    assert "python convert_hf_to_gguf.py '/x/my out' --outtype auto\n" in shown
 
 
 @pytest.mark.parametrize("options", [("--max-shard-size", "5"), ("--private",)])

@@ -24,6 +24,21 @@ def test_generate(galore: Any, calls: Any) -> None:
     assert calls.made[2] == (("M", "T", "Once"), settings)
 
 
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_terminal_is_not_steered_and_a_file_has_the_very_text(
+    galore: Any, calls: Any, monkeypatch: pytest.MonkeyPatch, terminal: bool
+) -> None:
+    said, replaced = "red\x1b]0;\x07", "\N{REPLACEMENT CHARACTER}"
+    stored = SimpleNamespace(model="M", tokenizer="T", skipped=(), recipe=None)
+    calls.replace("galore.trainer.machine.device", choose_device="cpu", choose_threads=None)
+    calls.replace("galore.trainer.trained.runmodel", load_run_model=stored)
+    calls.replace("galore.trainer.models.generate", sample=said)
+    monkeypatch.setattr("typer.testing._NamedTextIOWrapper.isatty", lambda _: terminal, raising=False)
+    shown = galore("generate", "runs/a", "--prompt", "a\udcffb")
+    assert shown.stdout == (f"red{replaced}]0;{replaced}\n" if terminal else f"{said}\n")
+    assert calls.made[2][0] == ("M", "T", f"a{replaced}b")
+
+
 def test_generate_takes_the_threads_of_the_run(galore: Any, calls: Any) -> None:
     recipe = SimpleNamespace(train=SimpleNamespace(num_threads=3), data=SimpleNamespace(instruct=True))
     stored = SimpleNamespace(model="M", tokenizer="T", skipped=(), recipe=recipe)

@@ -265,6 +265,8 @@ def test_timeline_as_a_picture(galore: Any) -> None:
         (["--compare", "--fit", "x.yaml"], "error: --fit: goes with the plain profile only"),
         (["--force"], "error: --force: replaces what --fit names"),
         (["--ram", "64", "--compare"], "error: --ram: goes with the plain profile only"),
+        (["--measure", "--gpu", "rtx3060"], "error: --measure: runs on what is here"),
+        (["--no-advise", "--fit", "x.yaml"], "error: --fit: writes what a search finds"),
         (["--ram", "64", "--measure"], "error: --ram: goes with the plain profile only"),
         (
             ["--gpus", "2", "train.stream_weights=true"],

@@ -44,6 +44,14 @@ def test_compare_with_lora_that_trains_more_than_its_adapters(galore: Any, monke
     assert "adapters alone" not in profile(galore, "tiny.yaml", *settings, "--compare").stdout
 
 
+def test_a_classifier_is_not_advised_to_train_what_it_has_not(tiny_roberta: Any, galore: Any) -> None:
+    pytest.importorskip("peft")
+    named = (f"model.name_or_path={tiny_roberta}", "data.max_length=32", "train.micro_batch_size=2")
+    shown = profile(galore, "roberta-glue-galore-r4", *named, "--gpu", "rtx4090", "--compare").stdout
+    assert "LoRA r=4" in shown
+    assert "adapters alone" not in shown
+
+
 def test_compare_as_json_and_with_a_method_that_is_ruled_out(galore: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from galore.trainer.fit import compare
 

@@ -69,6 +69,24 @@ def test_a_file_in_a_folder_that_is_not_there(galore: Any) -> None:
     assert refused.stderr == "error: --output: there is no folder nowhere\n  → make it, or write elsewhere\n"
 
 
+def test_a_recipe_that_has_no_place_is_refused_in_words(galore: Any) -> None:
+    Path("file").touch()
+    Path("theirs.yaml").write_text("base_model: gpt2\ndatasets: [{path: x, type: alpaca}]\nmicro_batch_size: 1\n")
+    for arguments, told in (
+        (("convert", "theirs.yaml", "--from", "axolotl", "--output", "no/y.yaml"), "--output: there is no folder no"),
+        (
+            ("convert", "theirs.yaml", "--from", "axolotl", "--output", "file/y.yaml"),
+            "--output: there is no folder file",
+        ),
+        (("copy", "demo", "file/y.yaml"), "file: is a file"),
+        (("copy", "demo", "file/deep/y.yaml"), "file: is a file"),
+    ):
+        refused = galore("recipes", *arguments)
+        assert refused.exit_code == 2
+        assert told in refused.stderr
+        assert "durable" not in refused.stderr
+
+
 def test_validate_tells_what_is_not_here(galore: Any) -> None:
     """A recipe is right or wrong wherever it is read; whether its data are here is another question."""
     Path("here.txt").write_text("text")

@@ -48,7 +48,9 @@ def test_a_page_of_one_and_of_several(runs: Path) -> None:
     [
         (["web", "runs/none"], "there is no such directory"),
         (["report", "runs"], "holds no run"),
-        (["web", "runs/one", "--output", "runs"], "cannot be written"),
+        (["web", "runs/one", "--output", "runs"], "runs is a folder"),
+        (["web", "runs/one", "--output", "no/x.html"], "there is no folder no\n  → make it, or write elsewhere"),
+        (["report", "runs/one/recipe.yaml"], "is a file, not a directory\n  → name the directory of a run"),
         (["web", *(f"runs/one{'/.' * k}" for k in range(41))], "41 runs, and a page holds 40"),
     ],
 )

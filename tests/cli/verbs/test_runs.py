@@ -85,6 +85,8 @@ def test_the_exit_code_that_torchrun_does_not_pass_on(galore: Any, facts: dict[s
     make("runs/one-more", finished="2026")
     found = galore("runs", "runs/one", "--exit-code")
     assert (found.exit_code, found.stdout) == (code, f"{said}\n")
+    found = galore("runs", "runs/one", "--exit-code", "--json")
+    assert (found.exit_code, json.loads(found.stdout)["state"]) == (code, said)
 
 
 def test_the_exit_code_is_of_one_run(galore: Any) -> None:

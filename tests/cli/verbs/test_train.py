@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
+from galore.cli.verbs import train as verb
+from galore.trainer.common.errors import Taken
+from galore.trainer.common.lock import exclusive
+from galore.trainer.record.rundir import RunDir
 
 
 @pytest.mark.parametrize(
@@ -56,6 +62,39 @@ def test_a_second_run_of_a_recipe_gets_a_number_and_says_so(galore: Any, calls: 
     assert "runs/demo holds a run already: this one goes to runs/demo-3" in shown.stdout
     galore("train", "runs/demo-2")
     assert calls.made[-1][0][1] == Path("runs/demo-2"), "which is then refused, as it holds a run"
+
+
+def test_of_two_that_begin_at_once_the_second_takes_the_next_folder(
+    galore: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first begins between the second one's choice of a folder and its own beginning there."""
+    begun: list[Path] = []
+
+    def carry_out(loaded: Any, root: Path, *_: Any) -> None:
+        begun.append(root)
+        if len(begun) == 1:
+            runs_of("demo", "demo")
+            raise Taken("already holds a run", where=str(root))
+
+    monkeypatch.setattr(verb, "carry_out", carry_out)
+    shown = galore("train", "demo")
+    assert (shown.exit_code, begun) == (0, [Path("runs/demo"), Path("runs/demo-2")])
+    assert shown.stdout.count("this one goes to runs/demo-2") == 1
+    begun.clear()
+    for arguments in (("train", "demo", "--output-dir", "runs/demo"), ("train", "demo", "--resume")):
+        shutil.rmtree("runs")
+        assert galore(*arguments).exit_code == 2
+        assert begun == [Path("runs/demo")]
+        begun.clear()
+
+
+def test_a_folder_in_which_a_run_begins_is_not_chosen(galore: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[Path] = []
+    monkeypatch.setattr(verb, "carry_out", lambda loaded, root, *_: begun.append(root))
+    Path("runs/demo").mkdir(parents=True)
+    with exclusive(RunDir(Path("runs/demo")).lock):
+        galore("train", "demo")
+    assert begun == [Path("runs/demo-2")]
 
 
 def test_resume_goes_on_with_the_only_run_of_a_recipe_and_asks_which_of_several(galore: Any, calls: Any) -> None:

@@ -62,3 +62,14 @@ def test_values_and_what_is_not_stored_are_compared_too() -> None:
     other.angles += 1
     with pytest.raises(UserError, match="other values: angles"):
         refuse_different(Tied(), other)
+
+
+def test_a_nan_is_the_same_as_another() -> None:
+    one, other = Tied(), Tied()
+    with torch.no_grad():
+        one.embed.weight[1] = other.embed.weight[1] = float("nan")
+    refuse_different(one, other)
+    with torch.no_grad():
+        other.embed.weight[2] = 0.0
+    with pytest.raises(UserError, match=r"other values: embed\.weight"):
+        refuse_different(one, other)

@@ -5,12 +5,14 @@ import os
 import resource
 import signal
 import stat
+import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from galore.trainer.common import durable
-from galore.trainer.common.durable import make_directory, replace_file, save_pretrained, synced, write_file
+from galore.trainer.common.durable import leftovers, make_directory, replace_file, save_pretrained, synced, write_file
 from galore.trainer.common.errors import UserError
 
 
@@ -122,3 +124,33 @@ def test_what_cannot_be_written_says_which_file(tmp_path: Path, length: int) -> 
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
         signal.signal(signal.SIGXFSZ, handler)
     assert caught.value.filename == str(tmp_path / "file")
+
+
+def test_two_processes_may_replace_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other one begins and ends while the first has written its content and not yet given it its name."""
+    file, real = tmp_path / "report.md", durable.write_file
+
+    def write(path: Path, parts: Any) -> Any:
+        written = real(path, parts)
+        monkeypatch.undo()
+        if (child := os.fork()) == 0:
+            replace_file(file, "other")
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        return written
+
+    monkeypatch.setattr(durable, "write_file", write)
+    replace_file(file, "first")
+    assert file.read_text() == "first"
+    assert os.listdir(tmp_path) == ["report.md"]  # noqa: PTH208
+
+
+def test_what_processes_that_are_gone_left_is_removed(tmp_path: Path) -> None:
+    (gone := subprocess.Popen(["true"])).wait()
+    file, others = tmp_path / "report.md", tmp_path / f".report.md.{os.getppid()}.tmp"
+    left = [tmp_path / f".report.md.{each}" for each in (f"{gone.pid}.tmp", f"{os.getpid()}.tmp", "tmp")]
+    for path in (*left, others, tmp_path / ".report.md.old.tmp"):
+        path.touch()
+    assert {*left} < {*leftovers(file)}
+    replace_file(file, "new")
+    assert {each.name for each in tmp_path.iterdir()} == {file.name, others.name, ".report.md.old.tmp"}

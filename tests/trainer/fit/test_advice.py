@@ -8,8 +8,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from rich.console import Console
 
-from galore.cli.show.memory import UNFINISHED, _enough
+from galore.cli.show.memory import UNFINISHED, _enough, show_advice
 from galore.kernels.storage import rounding
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.format import GIB
@@ -217,7 +218,19 @@ def test_what_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         found = adviser(monkeypatch, needs, room, *settings).advise()
         assert found.room == expected
+        assert found.positions is None
         assert (found.trials, found.mildest, found.alone, found.settings) == ((), (), None, {})
+
+
+def test_a_length_that_the_positions_bound_is_said_to_be_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ("train.micro_batch_size=64", "data.max_length=128", "model.max_position_embeddings=200")
+    found = adviser(monkeypatch, lambda _: 1, 2, *settings).advise()
+    assert (found.room, found.positions) == ((), 200)
+    show_advice(Console(), found)
+    told = "No larger micro-batch and no longer sequence is possible within model.max_position_embeddings=200."
+    assert capsys.readouterr().out.split() == told.split()
 
 
 @pytest.mark.parametrize(

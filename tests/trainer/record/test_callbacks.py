@@ -67,6 +67,12 @@ def test_what_would_never_be_called_is_refused(member: Any, said: str) -> None:
         Callbacks([Listening(), member])
 
 
+def test_one_that_is_in_no_list_is_refused() -> None:
+    one: Any = Callback()
+    with pytest.raises(UserError, match=r"no list\n  → write callbacks=\[…\]"):
+        Callbacks(one)
+
+
 def test_the_base_class_has_every_method_and_does_nothing() -> None:
     assert set(HOOKS) == {"on_start", "on_step", "on_evaluate", "on_event", "on_save", "on_end"}
     callbacks = Callbacks([Callback()])

@@ -14,16 +14,25 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    LlamaConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from galore.trainer.checkpoint import checkpoint
 from galore.trainer.checkpoint.state import model_tensors
 from galore.trainer.common.errors import RunFailed, UserError
 from galore.trainer.common.lock import alone_in
-from galore.trainer.data.tokens.tokenizer import load_tokenizer
+from galore.trainer.data.batch import silent
+from galore.trainer.data.tokens.tokenizer import load_tokenizer, trained_tokenizer
 from galore.trainer.models.adapters.adapt import adapted
 from galore.trainer.models.decoder import build_decoder
 from galore.trainer.models.pretrained import load_pretrained, read_config
+from galore.trainer.models.retnet.configuration_retnet import RetNetConfig
 from galore.trainer.recipe.dump import dump_recipe
 from galore.trainer.recipe.schema.recipe import Recipe
 from galore.trainer.record.rundir import RunDir
@@ -59,7 +68,7 @@ def make_run(path: Path, model: dict[str, Any] | None = None, optim: dict[str, A
     settings = recipe(model or {}, optim or {})
     run = RunDir.create(path, resume=False)
     run.recipe.write_text(dump_recipe(settings))
-    run.write_facts({"final": {"loss_nats": 3.25, "perplexity": 25.8}})
+    run.write_facts({"final": {"step": 20, "loss_nats": 3.25, "perplexity": 25.8}})
     network: Any = build_decoder(settings.model, 31, device="cpu", seed=1, max_length=16, base_dir=path.parent)
     network = adapted(network, settings.optim, seed=1)
     save_model_files(network, tokenizer(), run)
@@ -84,12 +93,26 @@ def test_transformers_loads_what_was_trained(tmp_path: Path, tied: bool, dtype: 
     logits = make_run(tmp_path / "run", {"tie_word_embeddings": tied, "dtype": dtype})
     exported = export(str(tmp_path / "run"), tmp_path / "out")
     assert exported.step == 20
-    assert exported.own_tokenizer
+    assert exported.no_gguf == ""
     assert exported.folder == tmp_path / "out"
     model = reload(exported.folder)
     assert model.dtype == getattr(torch, dtype)
     assert torch.equal(model(IDS).logits, logits)
     assert (model.get_output_embeddings().weight is model.get_input_embeddings().weight) is tied
+
+
+def test_what_llama_cpp_does_not_convert_is_said_whatever_it_is_a_copy_of(tmp_path: Path) -> None:
+    trained_tokenizer(["a word"] * 9, 257, tmp_path / "bpe", silent)
+    for config, own, said in (
+        (RetNetConfig(), tokenizer(), "llama.cpp knows no RetNet"),
+        (
+            LlamaConfig(),
+            PreTrainedTokenizerFast.from_pretrained(tmp_path / "bpe"),
+            "knows no tokenizer that was trained",
+        ),
+    ):
+        stored: Any = SimpleNamespace(model=SimpleNamespace(config=config), tokenizer=own, recipe=None)
+        assert said in export_module._unconvertible(stored)
 
 
 def test_adapters_are_merged(tmp_path: Path) -> None:
@@ -374,8 +397,68 @@ def test_a_place_that_cannot_be_written_to_is_bad_input(tmp_path: Path) -> None:
 def test_an_empty_target_is_filled(tmp_path: Path) -> None:
     make_run(tmp_path / "run")
     (tmp_path / "out").mkdir()
+    there = (tmp_path / "out").stat().st_ino
     export(str(tmp_path / "run"), tmp_path / "out")
-    assert (tmp_path / "out" / "config.json").is_file()
+    assert (tmp_path / "out").stat().st_ino == there  # a mount point, or where a shell works
+    assert load_run_model(str(tmp_path / "out")).step is None
+    assert not [path.name for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]
+
+
+def test_a_link_leads_to_the_folder_that_is_filled(tmp_path: Path) -> None:
+    make_run(tmp_path / "run")
+    (tmp_path / "empty").mkdir()
+    for name, target in (("one", "empty"), ("two", "new"), ("round", "round")):
+        (tmp_path / name).symlink_to(target)
+    for name, target in (("one", "empty"), ("two", "new")):
+        assert export(str(tmp_path / "run"), tmp_path / name).folder == tmp_path / target
+        assert (tmp_path / name).is_symlink()
+        load_run_model(str(tmp_path / name))
+    with pytest.raises(UserError, match="is a link that leads nowhere"):
+        export(str(tmp_path / "run"), tmp_path / "round")
+
+
+def test_a_folder_that_is_there_holds_no_model_until_it_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_run(tmp_path / "run")
+    out, real, seen = tmp_path / "out", Path.rename, list[str]()
+    (out / ".export.tmp" / "left").mkdir(parents=True)
+
+    def rename(path: Path, target: Path) -> Path:
+        seen.append(target.name)
+        if len(seen) == breaking:
+            raise OSError(5, "Input/output error")
+        return real(path, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    breaking = 3
+    with pytest.raises(RunFailed, match="Input/output error"):
+        export(str(tmp_path / "run"), out)
+    assert list(out.iterdir()) == []
+    seen.clear()
+    breaking = 0
+    export(str(tmp_path / "run"), out)
+    assert seen[-1] == "config.json"
+    assert sorted(seen) == sorted(path.name for path in out.iterdir())
+
+
+def test_a_place_below_a_file_is_refused_at_once(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"file: is a file") as refused:
+        export("no run", tmp_path / "file" / "below" / "out")
+    assert refused.value.exit_code == 2
+
+
+def test_weights_that_hold_nan_are_refused(exported: Path, tmp_path: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(exported)
+    with torch.no_grad():
+        model.model.norm.weight[2] = float("nan")
+    model.save_pretrained(tmp_path / "odd")
+    AutoTokenizer.from_pretrained(exported).save_pretrained(tmp_path / "odd")
+    with pytest.raises(UserError, match=r"the weights hold nan, in model\.norm\.weight") as refused:
+        export(str(tmp_path / "odd"), tmp_path / "out")
+    assert refused.value.exit_code == 2
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -69,12 +70,27 @@ def test_a_model_of_instructions_is_called_one(tmp_path: Path) -> None:
 
 def test_its_scores_and_no_place(tmp_path: Path) -> None:
     run = RunDir.create(tmp_path / "run", resume=False)
-    run.write_facts({"final": {"loss_nats": 3.2512345, "tokens": 40}})
+    run.write_facts({"final": {"step": 7, "loss_nats": 3.2512345, "tokens": 40}})
     recipe = load_recipe("demo", ["data.source=local", "data.path=secret.txt"]).recipe
     text = card(run=run, recipe=recipe, step=7)
-    assert "## Held-out text\n\n| | |\n|---|---|\n| loss nats | 3.2512 |\n| tokens | 40 |\n" in text
+    assert "## Held-out text\n\n| | |\n|---|---|\n| step | 7 |\n| loss nats | 3.2512 |\n| tokens | 40 |\n" in text
     assert "secret" not in text
     assert str(tmp_path) not in text
+
+
+def test_the_scores_are_those_of_the_step_that_is_exported(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path / "run", resume=False)
+    run.write_facts({"final": {"step": 4, "loss_nats": 3.25, "perplexity": 25.8}})
+    rows = [{"kind": "train", "step": 1, "loss_nats": 9.0}]
+    rows += [{"kind": "eval", "step": step, "loss_nats": 6.0 - step, "perplexity": 99.0} for step in (1, 2)]
+    run.metrics.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    recipe = load_recipe("demo").recipe
+    for step, loss in ((1, 5.0), (2, 4.0), (3, None), (4, 3.25)):
+        text = card(run=run, recipe=recipe, step=step)
+        results = yaml.safe_load(text.split("---\n")[1]).get("model-index", [{"results": []}])[0]["results"]
+        assert [each["value"] for result in results for each in result["metrics"][:1]] == ([loss] if loss else [])
+        assert ("## Held-out text" in text) == (loss is not None)
+        assert loss is None or f"| step | {step} |\n| loss nats | {loss:.5g} |" in text
 
 
 def test_what_the_hub_reads_of_it(tmp_path: Path) -> None:

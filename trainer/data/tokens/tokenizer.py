@@ -145,6 +145,14 @@ def train_bpe(texts: Iterator[str], vocab_size: int) -> Any:
     return backend
 
 
+def is_trained_here(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether `train_bpe` made it: its first pieces are the end of text and the bytes, in order."""
+    from tokenizers import pre_tokenizers
+
+    first = [END_OF_TEXT, *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    return bool(tokenizer.convert_ids_to_tokens(list(range(min(len(first), len(tokenizer))))) == first)
+
+
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
     """SHA-256 of everything that turns text into ids."""
     state = f"{tokenizer.eos_token_id} {encoder(tokenizer).to_str()}"

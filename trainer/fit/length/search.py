@@ -133,7 +133,12 @@ class Search:
         other = changed(self.loaded, self.settings(length) | (settings or {}))
         if other is None:
             what = f"the recipe cannot have sequences of {length:,} tokens beside its other settings"
-            raise UserError(what, where="--longest", fix="leave out train.length_stages, data.task and model.rope")
+            recipe = self.loaded.recipe
+            bound = {
+                "train.length_stages": recipe.train.length_stages, "data.task": recipe.data.task, "model.rope": recipe.model.rope,
+            }  # fmt: skip
+            given = [key for key, value in bound.items() if value]
+            raise UserError(what, where="--longest", fix=f"leave out {' and '.join(given)}" if given else "")
         return other
 
     def longest(self, ram: float | None, most: int = MOST, tries: int = TRIES) -> Longest:

@@ -11,6 +11,7 @@ from transformers import PretrainedConfig
 
 from galore.trainer.recipe.explain.fields import fields
 from galore.trainer.recipe.parse.syntax import dump_value
+from galore.trainer.recipe.schema.optim import OptimSection
 from galore.trainer.recipe.schema.recipe import Recipe
 
 
@@ -51,11 +52,29 @@ def untold(recipe: Recipe, says: set[str]) -> Iterator[str]:
     """A line for each key that the recipe sets, that bears on what is learned, and that nobody has spoken of."""
     values: dict[str, Any] = recipe.model_dump(mode="json")
     idle = {f"model.{name}" for name in recipe.model.without_effect}
+    idle |= {f"optim.{name}" for name in _of_other_methods(recipe.optim)}
     for path, each in fields().items():
         value = values[each.section][each.name]
         differs = value != each.schema.get("default") and not each.schema.get("execution")
         if differs and path not in says | idle and each.section != "model":
             yield f"{path}: {dump_value(value)} has no equivalent"
+
+
+OF_SUBSPACES = (
+    "rank_pattern", "update_proj_gap", "proj_type", "side", "refresh", "refresh_overlap", "stagger", "switch", "projector_dtype",
+    "transport", "convention",
+)  # fmt: skip
+OF_ADAPTERS = ("lora_alpha", "lora_dropout", "train_modules")
+
+
+def _of_other_methods(optim: OptimSection) -> tuple[str, ...]:
+    """Settings that say nothing with this method."""
+    if optim.method == "galore":
+        return OF_ADAPTERS
+    if optim.method == "lora":
+        return OF_SUBSPACES
+    targets = ("target_modules",) if optim.inner == "adamw" and optim.effective_scale == 1 else ()
+    return ("rank", *targets, *OF_SUBSPACES, *OF_ADAPTERS)
 
 
 def of_data(recipe: Recipe, handover: Handover) -> str:

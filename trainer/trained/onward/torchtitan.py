@@ -127,7 +127,6 @@ def _sections(trained: Trained, found: Handover) -> dict[str, dict[str, Any]]:
         f"optim.{name}" for name in ("weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm")
     }
     found.says |= {
-        "optim.scale",
         "train.global_batch_size",
         "train.max_steps",
         "train.num_train_epochs",
@@ -138,9 +137,12 @@ def _sections(trained: Trained, found: Handover) -> dict[str, dict[str, Any]]:
     rate = optim.learning_rate
     if optim.method == "galore":
         rate *= optim.effective_scale
+        found.says.add("optim.scale")
         found.tell("optim.method", f"AdamW at full rank, at learning_rate × scale: {rate:g}; galore is not there")
     elif optim.method == "lora":
         found.tell("optim.method", "AdamW at full rank: adapters are not there; choose another learning rate")
+    else:
+        found.says.add("optim.method")
     if train.max_steps is None:
         found.told.append(f"train.num_train_epochs: {steps} steps, as they came to here")
     checkpoint = {"enable": True, "initial_load_path": ".", "initial_load_in_hf": True, "folder": "checkpoint"}

@@ -18,6 +18,7 @@ from galore.trainer.data.tokens.tokenizer import (
     frame_of,
     given_tokenizer,
     id_bound,
+    is_trained_here,
     load_tokenizer,
     tokenizer_digest,
     train_bpe,
@@ -55,6 +56,14 @@ def test_special_tokens(trained: PreTrainedTokenizerFast) -> None:
     assert trained.eos_token == trained.bos_token == trained.pad_token == trained.unk_token == END_OF_TEXT
     assert trained.eos_token_id == 0
     assert id_bound(trained) == len(trained) == 270
+
+
+def test_one_that_was_trained_here_is_known_wherever_it_lies(trained: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    trained.add_tokens(["<image_0>"])
+    trained.save_pretrained(tmp_path / "copy")
+    assert is_trained_here(PreTrainedTokenizerFast.from_pretrained(tmp_path / "copy"))
+    backend = Tokenizer(models.WordLevel({"a": 0, "b": 1}, unk_token="a"))
+    assert not is_trained_here(PreTrainedTokenizerFast(tokenizer_object=backend))
 
 
 def test_training_is_deterministic_and_done_once(tmp_path: Path, trained: PreTrainedTokenizerFast) -> None:

@@ -94,6 +94,29 @@ def test_what_is_not_said_is_told_line_by_line(tmp_path: Path) -> None:
     assert {"optim.residual", "optim.rank", "train.z_loss", "optim.method"} <= found
 
 
+@pytest.mark.parametrize(
+    ("name", "settings", "untold"),
+    [
+        ("torchtitan", ["optim.method=full"], ["method", "rank", "update_proj_gap", "target_modules"]),
+        ("axolotl", ["optim.method=full"], ["method", "rank", "update_proj_gap", "target_modules"]),
+        ("axolotl", ["optim.method=lora", "optim.rank=8"], ["rank", "update_proj_gap"]),
+        ("axolotl", ["optim.lora_alpha=8"], ["lora_alpha"]),
+    ],
+)
+def test_nothing_is_told_of_settings_of_other_methods(
+    tmp_path: Path, name: str, settings: list[str], untold: list[str]
+) -> None:
+    _, left = handed(
+        tmp_path, name, *TEXT, "optim.target_modules=[mlp]", "optim.update_proj_gap=7", "optim.scale=null", *settings
+    )
+    assert not [line for line in left if line.startswith(tuple(f"optim.{each}:" for each in untold))]
+
+
+def test_full_rank_of_another_rule_tells_of_it(tmp_path: Path) -> None:
+    _, left = handed(tmp_path, "torchtitan", *TEXT, "optim.method=full", "optim.inner=muon", "optim.scale=0.5")
+    assert {"optim.inner: muon has no equivalent", "optim.scale: 0.5 has no equivalent"} <= set(left)
+
+
 def test_one_rate_of_embeddings_and_head_is_axolotls_and_two_are_told(tmp_path: Path) -> None:
     rates = ["optim.embedding_learning_rate=0.003", "optim.head_learning_rate=0.003"]
     values, left = handed(tmp_path, "axolotl", *TEXT, *rates)
