@@ -291,6 +291,40 @@ def official() -> None:
         GaLoreAdamW([{"params": [weight], "rank": 2, "proj_type": "full"}])
 
 
+@says("a second GaLoreAdamW")
+def taken_over() -> None:
+    net = network()
+    first = galore(net)
+    second = galore(net)
+    assert not first.attached
+    backward(net)
+    with pytest.raises(RuntimeError, match="has taken it"):
+        first.step()
+    second.step()
+    first.attach()
+    assert not second.attached
+    backward(net)
+    first.step()
+    assert first.clock == 1
+
+
+@says("another optimizer afterwards")
+def dropped() -> None:
+    net = network()
+    optimizer, other = galore(net), torch.optim.AdamW(net.parameters())
+    backward(net)
+    with pytest.raises(RuntimeError, match=r"release\(\)"):
+        other.step()
+    optimizer.release()
+    backward(net)
+    assert all(p.grad is not None for p in net.parameters())
+    optimizer = galore(net)
+    del optimizer
+    backward(net)
+    other.step()
+    assert all(p.grad is not None for p in net.parameters())
+
+
 @says("a copy of the model")
 def copies() -> None:
     net = network()

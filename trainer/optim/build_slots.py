@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -52,7 +52,6 @@ def build_slots(
     groups: list[dict[str, Any]],
     state: Mapping[Tensor, dict[str, Tensor]],
     settings: OptimizerSettings,
-    clock: Any,
     host: Host | None = None,
 ) -> dict[nn.Parameter, FullSlot]:
     """One slot per parameter of the (torch) param `groups`, in order; sums of whole gradients wait on the `host`.
@@ -83,7 +82,7 @@ def build_slots(
         slots[parameter] = (
             FullSlot(weight, inner, _whole_sum(parameter, own, host), own.weight_rounding == "compensated")
             if group["rank"] is None
-            else _projected(weight, inner, own, next(turns), clock, host)
+            else _projected(weight, inner, own, next(turns), host)
         )
     return slots
 
@@ -98,13 +97,12 @@ def _projected(
     inner: Inner,
     own: OptimizerSettings,
     schedule: RefreshSchedule,
-    clock: Callable[[], int],
     host: Host | None,
 ) -> ProjectedSlot:
     """The slot of the parts that the weight's group names; a residual of the whole gradient brings its refresh."""
     group = weight.group
     rank = rank_for(group["rank"], weight.shape)
-    subspace = SUBSPACES[group["proj_type"]](weight, rank, schedule, own.seed, clock)
+    subspace = SUBSPACES[group["proj_type"]](weight, rank, schedule, own.seed, weight.clock)
     if weight.shard is not None and weight.shard.dim != (0 if subspace.transposed else 1):
         raise ValueError(f"{weight.name} is sharded along the side that is projected; shard the other one")
     residual = RESIDUALS[group["residual"]](subspace, inner)
@@ -119,6 +117,13 @@ def _projected(
         transport=TRANSPORTS[group["transport"]],
         residual=residual,
     )
+
+
+def refuse_alone(projected: Iterable[ProjectedSlot]) -> None:
+    """Raise RuntimeError for codes in int8 whose layer has not been told of the optimizer: it gives no gradients."""
+    for slot in projected:
+        if slot.parameter.dtype == torch.int8 and slot.weight.scales is None:
+            raise RuntimeError(f"{slot.name} is kept in int8: call hand_over_int8(model, optimizer) before training")
 
 
 def _check(name: str, parameter: Tensor, group: dict[str, Any]) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,24 @@ from galore.trainer.optim.parts.shards import local
 from galore.trainer.optim.projected import ProjectedSlot
 
 
+class Taker(NamedTuple):
+    """Who takes a layer's factors, held weakly: a model keeps no optimizer alive that nobody else has."""
+
+    slot: weakref.ref[ProjectedSlot]
+    optimizer: weakref.ref[GaLoreAdamW]
+
+    @classmethod
+    def of(cls, slot: ProjectedSlot, optimizer: GaLoreAdamW) -> Taker:
+        """The slot of one weight in `optimizer`."""
+        return cls(weakref.ref(slot), weakref.ref(optimizer))
+
+    @property
+    def attached(self) -> tuple[ProjectedSlot, GaLoreAdamW] | None:
+        """Both, while the optimizer lives and takes gradients."""
+        slot, optimizer = self.slot(), self.optimizer()
+        return None if slot is None or optimizer is None or not optimizer.attached else (slot, optimizer)
+
+
 def project_in_backward(model: nn.Module, optimizer: GaLoreAdamW) -> int:
     """Let the projected linear layers of `model` give `optimizer` factors; returns how many matrices do.
 
@@ -45,10 +64,9 @@ def project_in_backward(model: nn.Module, optimizer: GaLoreAdamW) -> int:
     for module, slot in chosen:
         slot.factored = True
         # only where ranks begin to send is it asked when autograd has done with a weight
-        by = Factored(
-            functools.partial(_receive, slot, optimizer), slot.transposed, in_graph=optimizer.ranks is not None
-        )
-        module.__dict__["forward"] = functools.partial(_forward, module, slot, optimizer, by)
+        taker = Taker.of(slot, optimizer)
+        by = Factored(functools.partial(_receive, taker), slot.transposed, in_graph=optimizer.ranks is not None)
+        module.__dict__["forward"] = functools.partial(_forward, module, taker, by)
         # copying and pickling ask the instance, whose class has to stay nn.Linear: others look at it
         module.__dict__["__getstate__"] = functools.partial(_without_receiver, module)
     return len(chosen)
@@ -67,7 +85,7 @@ def hand_over_int8(model: nn.Module, optimizer: GaLoreAdamW) -> int:
     for layer in layers:
         slot = slots[id(layer.weight)]
         slot.weight.scales, slot.weight.product_dtype = local(layer.weight_scale), layer.dtype
-        layer.receive, layer.transposed = functools.partial(_receive, slot, optimizer), slot.transposed
+        layer.receive, layer.transposed = functools.partial(_receive, Taker.of(slot, optimizer)), slot.transposed
     return len(layers)
 
 
@@ -122,13 +140,20 @@ def has_bias(module: nn.Linear) -> bool:
     return getattr(module, "bias", None) is not None
 
 
-def _forward(module: nn.Linear, slot: ProjectedSlot, optimizer: GaLoreAdamW, by: Factored, x: Tensor) -> Tensor:
+def _forward(module: nn.Linear, taker: Taker, by: Factored, x: Tensor) -> Tensor:
     held, weight = vars(module), module.weight
-    m, n = weight.shape
-    wanted = torch.is_grad_enabled() and weight.requires_grad and optimizer.attached
-    if wanted and slot.refresh.takes_factors and saves_work(rows_of(x), m, n, slot.rank):
+    if _gives_factors(weight, taker, rows_of(x)):
         return factored_linear(x, weight, by._replace(products=held[PRODUCTS]) if PRODUCTS in held else by)
     return _by_products(module, x) if PRODUCTS in held else nn.functional.linear(x, weight)
+
+
+def _gives_factors(weight: Tensor, taker: Taker, rows: int) -> bool:
+    """Whether the backward of so many rows forms no gradient of `weight`."""
+    by = taker.attached if torch.is_grad_enabled() and weight.requires_grad else None
+    if by is None:
+        return False
+    slot, (m, n) = by[0], weight.shape
+    return slot.refresh.takes_factors and saves_work(rows, m, n, slot.rank)
 
 
 def kinds_with_own_forward(optimizer: GaLoreAdamW, model: nn.Module) -> list[str]:
@@ -140,8 +165,11 @@ def kinds_with_own_forward(optimizer: GaLoreAdamW, model: nn.Module) -> list[str
 
 
 @without_grad
-def _receive(slot: ProjectedSlot, optimizer: GaLoreAdamW, factors: Factors) -> None:
-    if not optimizer.attached or (optimizer.in_pass and not slot.refresh.wants_pass):
+def _receive(taker: Taker, factors: Factors) -> None:
+    if (by := taker.attached) is None:
+        return
+    slot, optimizer = by
+    if optimizer.in_pass and not slot.refresh.wants_pass:
         return
     if slot.moved:
         raise RuntimeError(USED_TWICE.format(slot.name))

@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.optim import Optimizer
 
 from galore.kernels.family import (
     LARGEST,
@@ -226,12 +227,29 @@ def _hints() -> dict[str, Any]:
     return get_type_hints(OptimizerSettings)
 
 
-def refuse_several_processes() -> None:
-    """Raise RuntimeError in a group of processes: each would find its own subspaces and steps, and drift apart."""
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+def refuse_several_processes(ranks: Ranks | None) -> None:
+    """Raise RuntimeError in a group of processes without `ranks`: each would find its own subspaces and drift apart."""
+    if ranks is None and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         raise RuntimeError(
             f"torch.distributed runs {dist.get_world_size()} processes, and GaLoreAdamW trains in one: DistributedDataParallel "
             "would average no gradient, since each is projected and freed in the backward, and the ranks would drift apart"
+        )
+
+
+def refuse_step(optimizer: Optimizer, ranks: Ranks | None) -> None:
+    """Raise RuntimeError or ValueError where a step would do something else than is asked; nothing was changed."""
+    refuse_several_processes(ranks)
+    _refuse_scaler(optimizer)
+    check_rates(optimizer.param_groups)
+
+
+def _refuse_scaler(optimizer: Optimizer) -> None:
+    """A GradScaler leaves its findings in the optimizer; they are forgotten, so that a step without one goes on."""
+    if vars(optimizer).pop("found_inf", None) is not None:
+        vars(optimizer).pop("grad_scale", None)
+        raise RuntimeError(
+            "a GradScaler finds no gradients to unscale here, and none are needed: use bfloat16 autocast without a scaler, "
+            "or GradScaler(enabled=False)"
         )
 
 

@@ -501,9 +501,10 @@ def test_without_a_receiver_a_layer_is_frozen_until_it_is_handed_over_again() ->
 
 def test_a_layer_that_is_used_twice_cannot_move_at_once() -> None:
     net = twins()[0]
-    galore(net, update="immediate")
+    optimizer = galore(net, update="immediate")
     with pytest.raises(RuntimeError, match=r"third\.weight has moved in this step"):
         net.third(torch.tanh(net.third(torch.randn(8, 24)))).square().sum().backward()
+    assert optimizer.attached
 
 
 @pytest.mark.parametrize("proj_type", ["svd", "random"])
