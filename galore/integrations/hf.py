@@ -59,7 +59,8 @@ class GaLoreTrainerMixin:
         self.accelerator.clip_grad_norm_ = lambda parameters, max_norm, norm_type=2: trainer._clip(max_norm)
 
     def create_optimizer(self, model: Any = None) -> Any:
-        """Make the GaLoreAdamW of all trainable parameters; where there is one already, forget what it accumulated.
+        """Make the GaLoreAdamW of all trainable parameters; one that is there takes them again,
+        and forgets what it accumulated.
 
         Raises:
             ValueError: an option cannot be meant, contradicts another, or a target matches nothing.
@@ -69,6 +70,7 @@ class GaLoreTrainerMixin:
 
         if self.galore_optimizer is not None and self.optimizer is not None:
             self.galore_optimizer.zero_grad()
+            self.galore_optimizer.attach()
             return self.optimizer
         if self.galore_optimizer is not None:
             self.galore_optimizer.release()
@@ -88,9 +90,15 @@ class GaLoreTrainerMixin:
         if settings.get("update") == "immediate":
             settings["accumulation"] = args.gradient_accumulation_steps
         self.optimizer = self.galore_optimizer = GaLoreAdamW(groups, **settings)
-        # its hooks and the model hold each other, where no garbage collector sees it
-        weakref.finalize(self, self.galore_optimizer.release).atexit = False
         return self.optimizer
+
+    def train(self, *args: Any, **keywords: Any) -> Any:
+        """Train as Trainer does. Afterwards the weights are anyone's to train; the state waits for the next call."""
+        try:
+            return super().train(*args, **keywords)  # type: ignore[misc]
+        finally:
+            if self.galore_optimizer is not None:
+                self.galore_optimizer.release()
 
     def _refuse(self) -> None:
         """Raise ValueError for what would train something else than it says."""

@@ -138,6 +138,54 @@ def test_an_optimizer_that_was_dropped_lets_go() -> None:
     assert trainer.galore_optimizer is not first
 
 
+@pytest.mark.parametrize("another", ["a plain Trainer", "another GaLoreTrainer", "torch's AdamW"])
+def test_between_two_calls_the_model_is_trained_by_others(another: str) -> None:
+    model = llama()
+    trainer = trained(model)
+    before = weights(model)
+    if another == "torch's AdamW":
+        optimizer = torch.optim.AdamW(model.parameters())
+        ids = rows()[0]["input_ids"][None]
+        model(input_ids=ids, labels=ids).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    else:
+        other = (
+            trained(model) if another == "another GaLoreTrainer" else Trainer(model, arguments(), train_dataset=rows())
+        )
+        other.train()
+    between = weights(model)
+    assert not torch.equal(between, before)
+    trainer.train()
+    assert trainer.galore_optimizer is not None
+    assert trainer.galore_optimizer.clock == 8
+    assert not torch.equal(weights(model), between)
+
+
+def test_a_second_call_has_the_state_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    released = trained()
+    released.train()
+    with monkeypatch.context() as never:
+        never.setattr(GaLoreAdamW, "release", lambda optimizer: None)
+        held = trained()
+        held.train()
+    assert torch.equal(weights(released.model), weights(held.model))
+    one, other = (each.galore_optimizer.state_tensors() for each in (released, held))  # type: ignore[union-attr]
+    assert all(torch.equal(one[name], other[name]) for name in other)
+
+
+def test_a_call_that_breaks_off_lets_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = GaLoreTrainer(llama(), arguments(), train_dataset=rows(), galore=GALORE)
+    with monkeypatch.context() as broken:
+        broken.setattr(GaLoreAdamW, "clip_grad_norm_", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            trainer.train()
+    assert trainer.galore_optimizer is not None
+    assert not trainer.galore_optimizer.attached
+    trainer.train()
+    assert torch.equal(weights(trainer.model), weights(trained().model))
+
+
 def test_a_trainer_that_is_gone_lets_go_of_its_model() -> None:
     trainer = trained()
     optimizer, model, gone = trainer.galore_optimizer, trainer.model, weakref.ref(trainer)
