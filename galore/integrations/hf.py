@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import weakref
 from collections.abc import Mapping
@@ -10,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from galore.trainer.optim import GaLoreAdamW
 
-OF_GROUPS = ("rank", "targets", "target_modules", "rank_pattern")
 SCALED = (
     "a GradScaler finds no gradients to unscale here: each is projected and freed in the backward; "
     "write bf16=True, which needs no scaler, or neither"
@@ -41,7 +41,7 @@ class GaLoreTrainerMixin:
 
         Args:
             galore: `rank`, a number or a share of the smaller side, and anything else that `galore_groups` (`targets`,
-                `rank_pattern`) and `GaLoreAdamW` take.
+                `rank_pattern`, `head_inner`) and `GaLoreAdamW` take.
         """
         self.galore, self.galore_optimizer = dict(galore), None
         super().__init__(*args, **keywords)
@@ -76,14 +76,15 @@ class GaLoreTrainerMixin:
             self.galore_optimizer.release()
         network, args = self.model if model is None else model, self.args
         options: dict[str, Any] = {"weight_decay": args.weight_decay, "rank": None, **self.galore}
-        own = {*OF_GROUPS, *GROUP_OPTIONS, "weight_decay"} - {"lr", "betas", "eps"}
+        known = inspect.signature(galore_groups).parameters.keys() - {"model", "options"}
+        own = {*known, "target_modules", *GROUP_OPTIONS} - {"lr", "betas", "eps"}
         groups = galore_groups(network, **{name: value for name, value in options.items() if name in own})
         check_complete(network, groups)
         settings = {
             "lr": args.learning_rate,
             "betas": (args.adam_beta1, args.adam_beta2),
             "eps": args.adam_epsilon,
-            "max_grad_norm": args.max_grad_norm or None,
+            "max_grad_norm": None if args.max_grad_norm in (None, 0, math.inf) else args.max_grad_norm,
             "seed": args.seed,
             **{name: value for name, value in options.items() if name not in own},
         }

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import inspect
+import math
 import weakref
 from pathlib import Path
 from typing import Any
@@ -89,11 +91,11 @@ def own_loop(max_grad_norm: float | None, steps: int = 4) -> tuple[LlamaForCausa
     return model, told
 
 
-@pytest.mark.parametrize("limit", [0.5, 0.0], ids=["clipped", "unclipped"])
+@pytest.mark.parametrize("limit", [0.5, 0.0, math.inf], ids=["clipped", "unclipped", "clipped to inf"])
 def test_it_takes_the_steps_of_an_own_loop_and_logs_its_norms(limit: float) -> None:
-    model, told = own_loop(limit or None)
+    model, told = own_loop(limit if 0 < limit < math.inf else None)
     trainer = trained(max_grad_norm=limit)
-    assert min(told) > 0.5, "the limit clips nothing"
+    assert limit > 1 or min(told) > 0.5, "the limit clips nothing"
     torch.testing.assert_close(weights(trainer.model), weights(model), rtol=1e-5, atol=1e-7)
     assert norms(trainer) == pytest.approx(told, rel=1e-5)
 
@@ -217,6 +219,30 @@ def test_images_and_text() -> None:
     assert any("language" in name for name in names)
     assert min(norms(trainer)) > 0
     assert not torch.equal(weights(model.model.vision_tower), before)
+
+
+OF_GROUPS = {
+    "targets": ("mlp",), "target_modules": ("mlp",), "rank_pattern": {"mlp": 2}, "head_inner": "soap", "weight_decay": 0.2,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OF_GROUPS)
+def test_what_groups_are_made_of_is_taken(name: str) -> None:
+    own = {name: OF_GROUPS[name]}
+    trainer = GaLoreTrainer(llama(), arguments(), train_dataset=rows(), galore=GALORE | own)
+    trainer.create_optimizer()
+    assert trainer.galore_optimizer is not None
+    wanted = GaLoreAdamW(galore_groups(llama(), **{"weight_decay": 0.1, **GALORE, **own}), lr=1e-2)
+    shown = [
+        [{key: value for key, value in group.items() if key != "params"} for group in each.param_groups]
+        for each in (trainer.galore_optimizer, wanted)
+    ]
+    assert shown[0] == shown[1]
+
+
+def test_no_keyword_of_groups_is_forgotten() -> None:
+    keywords = inspect.signature(galore_groups).parameters.keys() - {"model", "options", "rank"}
+    assert keywords < OF_GROUPS.keys()
 
 
 @pytest.mark.parametrize(
