@@ -524,6 +524,8 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
          "tests/trainer/host/test_streamed_training.py: test_weights_that_are_loaded"),
     ]),
     "trainer/optim/factored.py": ("tests/trainer/optim/test_factored.py", [
+        (" and not has_hook(weight)", "", "test_a_weight_with_a_hook"),
+        ("if has_hook(module.weight)}", "if False}", "test_a_weight_with_a_hook"),
         (" and weight.requires_grad", "", "test_a_weight_that_is_frozen"),
         ('shared_weights(model) if optimizer.update == "immediate" else {}', "{}", "test_a_weight_of_several"),
         ("    if slot.moved:", "    if False:", "test_a_layer_that_is_used_twice"),

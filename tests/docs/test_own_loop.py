@@ -355,6 +355,32 @@ def frozen() -> None:
     assert all(slot.has_gradient for slot in optimizer.projected)
 
 
+@says("`weight.register_hook`")
+def hooked() -> None:
+    for early in (True, False):
+        net, seen = network(), []
+        optimizer, before = galore(net), net[0].weight.detach().clone()
+        if early:
+            net[0].weight.register_hook(torch.zeros_like)
+        project_in_backward(net, optimizer)
+        if not early:
+            net[0].weight.register_hook(torch.zeros_like)
+        net[0].weight.register_post_accumulate_grad_hook(lambda p, seen=seen: seen.append(p.grad))
+        backward(net)
+        optimizer.step()
+        assert seen == [None]
+        assert torch.equal(net[0].weight, before)
+    torch._dynamo.reset()
+    net = network()
+    optimizer, before = galore(net), net[0].weight.detach().clone()
+    net[0].weight.register_hook(torch.zeros_like)
+    project_in_backward(net, optimizer)
+    torch.compile(net, backend="eager")(batch(1)[0]).sum().backward()
+    optimizer.step()
+    assert torch.equal(net[0].weight, before)
+    assert not torch.equal(net[2].weight, network()[2].weight)
+
+
 @says("`torch.autograd.grad` of an input")
 def of_an_input() -> None:
     net = network()

@@ -25,7 +25,7 @@ from galore.kernels.linear import (
 from galore.trainer.optim.galore import GaLoreAdamW
 from galore.trainer.optim.groups import shared_weights
 from galore.trainer.optim.int8_linear import Int8Linear, int8_layers, refuse_left_behind
-from galore.trainer.optim.parts.hooks import without_grad
+from galore.trainer.optim.parts.hooks import has_hook, without_grad
 from galore.trainer.optim.parts.shards import local
 from galore.trainer.optim.projected import ProjectedSlot
 
@@ -51,14 +51,17 @@ class Taker(NamedTuple):
 def project_in_backward(model: nn.Module, optimizer: GaLoreAdamW) -> int:
     """Let the projected linear layers of `model` give `optimizer` factors; returns how many matrices do.
 
-    Layers with a bias, or with a forward of their own, keep the hook; so does a rank too high to save work, or a step
-    that needs the whole gradient for its refresh; and with `update="immediate"` a weight of several modules. The
-    results are those of the hook up to rounding. A copy of the model is as it was before.
+    Layers with a bias, or with a forward of their own, keep the hook; so does a weight that `register_hook` was called
+    on, a rank too high to save work, or a step that needs the whole gradient for its refresh; and with
+    `update="immediate"` a weight of several modules. The results are those of the hook up to rounding. A copy of the
+    model is as it was before.
     """
     linears = [module for module in model.modules() if isinstance(module, nn.Linear) and _takes_hooks(module)]
     slots = {id(slot.parameter): slot for slot in optimizer.projected}
     # the first of its backwards would move it under the others
     kept = shared_weights(model) if optimizer.update == "immediate" else {}
+    # under torch.compile a forward sees no hook
+    kept |= {id(module.weight): [] for module in linears if has_hook(module.weight)}
     taken = [module for module in linears if id(module.weight) in slots and id(module.weight) not in kept]
     chosen = [(module, slots[id(module.weight)]) for module in taken]
     for module, slot in chosen:
@@ -148,12 +151,12 @@ def _forward(module: nn.Linear, taker: Taker, by: Factored, x: Tensor) -> Tensor
 
 
 def _gives_factors(weight: Tensor, taker: Taker, rows: int) -> bool:
-    """Whether the backward of so many rows forms no gradient of `weight`."""
+    """Whether the backward of so many rows forms no gradient of `weight`; one with a hook has it."""
     by = taker.attached if torch.is_grad_enabled() and weight.requires_grad else None
     if by is None:
         return False
     slot, (m, n) = by[0], weight.shape
-    return slot.refresh.takes_factors and saves_work(rows, m, n, slot.rank)
+    return slot.refresh.takes_factors and saves_work(rows, m, n, slot.rank) and not has_hook(weight)
 
 
 def kinds_with_own_forward(optimizer: GaLoreAdamW, model: nn.Module) -> list[str]:
