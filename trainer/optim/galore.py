@@ -145,6 +145,8 @@ class GaLoreAdamW(Stored):
                 for each in passing:
                     joined.enter_context(each.subspace.joined_moment())
                 yield
+                # of weights that were frozen when hooks were put on
+                self._absorb_grads()
         finally:
             self._sketching = False
         with torch.no_grad():

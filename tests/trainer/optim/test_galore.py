@@ -358,6 +358,20 @@ def test_no_two_weights_and_no_two_steps_are_rounded_alike(rank):
         assert float((moved[0] & other).float().mean()) < 0.75 * min(shares[0], share)
 
 
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_weight_that_was_frozen_at_first_counts_once_where_a_pass_finds_subspaces(parts):
+    found = []
+    for frozen in (False, True):
+        net = network()
+        groups = galore_groups(net, 6, targets=["0", "2", "4"], proj_type="power")
+        net[0].requires_grad_(not frozen)
+        optimizer = GaLoreAdamW(groups, lr=1e-2, update_proj_gap=2)
+        net[0].requires_grad_(True)
+        found.append((run(net, optimizer, 3, parts), net))
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
+    assert distance(found[1][1], found[0][1]) < 1e-5
+
+
 def test_parameters_can_pass_to_another_optimizer():
     net = network()
     first = optimizer_for(net)
