@@ -29,16 +29,16 @@ from galore.trainer.optim.slot import FullSlot
 def named_groups(params: Iterable[Any], full_rank: Mapping[str, Any] = MappingProxyType({})) -> list[dict[str, Any]]:
     """Param groups whose parameters are (name, parameter) pairs; nameless ones are numbered.
 
-    `full_rank` are settings of the groups without a rank that do not say otherwise.
+    `full_rank` are settings of groups without a rank, beside others that have one, that do not say otherwise.
     """
     items = list(params)
     if not items:
         raise ValueError("there are no parameters to train: the list, or the generator, is empty")
     groups = [dict(item) for item in items] if isinstance(items[0], dict) else [{"params": items}]
     refuse_unknown(groups)
-    count = 0
+    count, projects = 0, any(group.get("rank") is not None for group in groups)
     for group in groups:
-        if group.get("rank") is None:
+        if projects and group.get("rank") is None:
             group.update({name: value for name, value in full_rank.items() if name not in group})
         group["params"] = [group["params"]] if isinstance(group["params"], Tensor) else list(group["params"])
         for position, item in enumerate(group["params"]):

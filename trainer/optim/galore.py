@@ -23,7 +23,7 @@ from galore.trainer.optim.parts.refresh import FirstMicroBatch, Gradient
 from galore.trainer.optim.parts.shards import local
 from galore.trainer.optim.projected import ProjectedSlot
 from galore.trainer.optim.report import StepReport, Tally
-from galore.trainer.optim.settings import PER_GROUP, OptimizerSettings, refuse_several_processes, refuse_step
+from galore.trainer.optim.settings import PER_GROUP, OptimizerSettings, composition, refuse_step
 from galore.trainer.optim.slot import FullSlot, Update
 from galore.trainer.optim.state import Stored
 from galore.trainer.optim.together import Together
@@ -65,7 +65,6 @@ class GaLoreAdamW(Stored):
                 parameter is not contiguous.
         """
         self.ranks = settings.ranks
-        refuse_several_processes(self.ranks)
         defaults = {name: getattr(settings, name) for name in PER_GROUP} | {"rank": None, "clock": 0}
         super().__init__(named_groups(params, full_rank={"scale": 1.0}), defaults)
         self.update, self.seed, self.max_grad_norm = settings.update, settings.seed, settings.max_grad_norm
@@ -73,6 +72,7 @@ class GaLoreAdamW(Stored):
         on_host = settings.gradient_sums == "host"
         self.host = host_of(self.param_groups[0]["params"][0].device) if on_host else None  # where they wait
         self.slots = build_slots(self.param_groups, self.state, settings, self.host)
+        self._made = composition(self.param_groups)
         self._together = Together(self.ranks, self.slots)
         self.sharded = self._together.sharded
         self._sketching = False
@@ -194,11 +194,13 @@ class GaLoreAdamW(Stored):
 
         `report` says which. With `update="immediate"` a gradient that is not finite is left out alone.
         """
-        refuse_step(self, self.ranks)
+        refuse_step(self, self.ranks, self._made)
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        if self._norm is not None:
+            self._absorb_grads()
         if self._norm is None and self.max_grad_norm is None and not self._asked_of_clipping:
             self._asked_of_clipping = True
             warn_of_clipping(sys._getframe(1))

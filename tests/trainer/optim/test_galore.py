@@ -405,6 +405,23 @@ def test_8_bit_states_take_the_same_steps_without_bitsandbytes(options, monkeypa
     assert torch.equal(trained(), expected)
 
 
+def test_a_gradient_by_hand_that_comes_after_the_norm_is_refused():
+    net = nn.Linear(8, 8, bias=False)
+    optimizer = GaLoreAdamW([("weight", net.weight)])
+    before = net.weight.detach().clone()
+    for again in (optimizer.step, lambda: optimizer.clip_grad_norm_(1.0)):
+        optimizer.clip_grad_norm_(1.0)
+        net.weight.grad = torch.ones(8, 8)
+        with pytest.raises(RuntimeError, match="a gradient of weight comes after the norm"):
+            again()
+        assert torch.equal(net.weight, before)
+        optimizer.zero_grad()
+    net.weight.grad = torch.ones(8, 8)
+    optimizer.clip_grad_norm_(1.0)
+    optimizer.step()
+    assert not torch.equal(net.weight, before)
+
+
 @pytest.mark.parametrize("factored", [False, True])
 def test_a_gradient_that_comes_after_the_norm_is_refused(factored):
     """It would be applied at the scale of another norm, a NaN in it unseen."""
