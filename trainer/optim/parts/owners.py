@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import weakref
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -47,6 +48,8 @@ def take_over(owner: Owner) -> None:
 @functools.cache
 def _watch_steps() -> None:
     register_optimizer_step_pre_hook(_refuse_starved)
+    # torch imports its compiler for the first optimizer of a process, and leaves garbage whose frames hold that one
+    gc.collect()
 
 
 def _refuse_starved(stepping: Any, *_: Any) -> None:

@@ -1,6 +1,8 @@
 """A parameter's gradients have one taker: a new one takes over, and no optimizer steps without them unnoticed."""
 
 import gc
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -51,6 +53,24 @@ def test_a_dropped_optimizer_takes_nothing_of_the_next_one(by_factors):
     moved(net, optimizer)
     del optimizer
     assert moved(net, torch.optim.AdamW(net.parameters())) == [True, True]
+
+
+FIRST = """
+import gc, weakref
+gc.disable()
+import torch
+from galore.trainer.optim import GaLoreAdamW
+weight = torch.nn.Parameter(torch.ones(3))
+optimizer = GaLoreAdamW([weight])
+left = weakref.ref(optimizer)
+del optimizer
+print(left() is None)
+"""
+
+
+def test_the_first_optimizer_of_a_process_goes_as_any_other():
+    told = subprocess.run([sys.executable, "-c", FIRST], capture_output=True, text=True, check=True)
+    assert told.stdout == "True\n"
 
 
 @pytest.mark.parametrize("by_factors", [False, True])
