@@ -32,7 +32,7 @@ class Factors(NamedTuple):
     @classmethod
     def of(cls, x: Tensor, dy: Tensor, transposed: bool | None = None) -> Factors:
         """Factors from inputs x (…, n) and output gradients dy (…, m) of a weight (m, n); None: the smaller side."""
-        x, dy = x.flatten(0, -2), dy.flatten(0, -2)
+        x, dy = as_rows(x), as_rows(dy)
         if transposed is None:
             transposed = is_transposed((dy.shape[1], x.shape[1]))
         return cls(x, dy, True) if transposed else cls(dy, x, False)
@@ -152,6 +152,11 @@ def gather(
     gathered[key][0].add(factors)
 
 
+def as_rows(x: Tensor) -> Tensor:
+    """x (…, n) as (rows, n); a vector (n,) is one row."""
+    return x.unsqueeze(0) if x.ndim < 2 else x.flatten(0, -2)
+
+
 def rows_of(x: Tensor) -> int:
     """Rows of x (…, n); of a tile those of all tiles."""
     return _under_way[-1].rows if _under_way else x.shape[:-1].numel()
@@ -251,5 +256,5 @@ class _ProductLinear(torch.autograd.Function):
         (x, weight), (dy,) = ctx.saved_tensors, grads
         wants_x, wants_weight, wants_bias, _ = ctx.needs_input_grad
         dx = ctx.products.input_gradient(dy, weight.to(dy.dtype)) if wants_x else None
-        dw = dy.flatten(0, -2).mT @ x.flatten(0, -2) if wants_weight else None
-        return dx, dw, dy.flatten(0, -2).sum(0) if wants_bias else None, None
+        dw = as_rows(dy).mT @ as_rows(x) if wants_weight else None
+        return dx, dw, as_rows(dy).sum(0) if wants_bias else None, None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import weakref
 from collections.abc import Mapping
@@ -10,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from galore.trainer.optim import GaLoreAdamW
 
-OF_GROUPS = ("rank", "targets", "target_modules", "rank_pattern")
 SCALED = (
     "a GradScaler finds no gradients to unscale here: each is projected and freed in the backward; "
     "write bf16=True, which needs no scaler, or neither"
@@ -41,7 +41,7 @@ class GaLoreTrainerMixin:
 
         Args:
             galore: `rank`, a number or a share of the smaller side, and anything else that `galore_groups` (`targets`,
-                `rank_pattern`) and `GaLoreAdamW` take.
+                `rank_pattern`, `head_inner`) and `GaLoreAdamW` take.
         """
         self.galore, self.galore_optimizer = dict(galore), None
         super().__init__(*args, **keywords)
@@ -59,7 +59,8 @@ class GaLoreTrainerMixin:
         self.accelerator.clip_grad_norm_ = lambda parameters, max_norm, norm_type=2: trainer._clip(max_norm)
 
     def create_optimizer(self, model: Any = None) -> Any:
-        """Make the GaLoreAdamW of all trainable parameters; where there is one already, forget what it accumulated.
+        """Make the GaLoreAdamW of all trainable parameters; one that is there takes them again,
+        and forgets what it accumulated.
 
         Raises:
             ValueError: an option cannot be meant, contradicts another, or a target matches nothing.
@@ -69,28 +70,36 @@ class GaLoreTrainerMixin:
 
         if self.galore_optimizer is not None and self.optimizer is not None:
             self.galore_optimizer.zero_grad()
+            self.galore_optimizer.attach()
             return self.optimizer
         if self.galore_optimizer is not None:
             self.galore_optimizer.release()
         network, args = self.model if model is None else model, self.args
         options: dict[str, Any] = {"weight_decay": args.weight_decay, "rank": None, **self.galore}
-        own = {*OF_GROUPS, *GROUP_OPTIONS, "weight_decay"} - {"lr", "betas", "eps"}
+        known = inspect.signature(galore_groups).parameters.keys() - {"model", "options"}
+        own = {*known, "target_modules", *GROUP_OPTIONS} - {"lr", "betas", "eps"}
         groups = galore_groups(network, **{name: value for name, value in options.items() if name in own})
         check_complete(network, groups)
         settings = {
             "lr": args.learning_rate,
             "betas": (args.adam_beta1, args.adam_beta2),
             "eps": args.adam_epsilon,
-            "max_grad_norm": args.max_grad_norm or None,
+            "max_grad_norm": None if args.max_grad_norm in (None, 0, math.inf) else args.max_grad_norm,
             "seed": args.seed,
             **{name: value for name, value in options.items() if name not in own},
         }
         if settings.get("update") == "immediate":
             settings["accumulation"] = args.gradient_accumulation_steps
         self.optimizer = self.galore_optimizer = GaLoreAdamW(groups, **settings)
-        # its hooks and the model hold each other, where no garbage collector sees it
-        weakref.finalize(self, self.galore_optimizer.release).atexit = False
         return self.optimizer
+
+    def train(self, *args: Any, **keywords: Any) -> Any:
+        """Train as Trainer does. Afterwards the weights are anyone's to train; the state waits for the next call."""
+        try:
+            return super().train(*args, **keywords)  # type: ignore[misc]
+        finally:
+            if self.galore_optimizer is not None:
+                self.galore_optimizer.release()
 
     def _refuse(self) -> None:
         """Raise ValueError for what would train something else than it says."""

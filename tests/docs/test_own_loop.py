@@ -291,6 +291,40 @@ def official() -> None:
         GaLoreAdamW([{"params": [weight], "rank": 2, "proj_type": "full"}])
 
 
+@says("a second GaLoreAdamW")
+def taken_over() -> None:
+    net = network()
+    first = galore(net)
+    second = galore(net)
+    assert not first.attached
+    backward(net)
+    with pytest.raises(RuntimeError, match="has taken it"):
+        first.step()
+    second.step()
+    first.attach()
+    assert not second.attached
+    backward(net)
+    first.step()
+    assert first.clock == 1
+
+
+@says("another optimizer afterwards")
+def dropped() -> None:
+    net = network()
+    optimizer, other = galore(net), torch.optim.AdamW(net.parameters())
+    backward(net)
+    with pytest.raises(RuntimeError, match=r"release\(\)"):
+        other.step()
+    optimizer.release()
+    backward(net)
+    assert all(p.grad is not None for p in net.parameters())
+    optimizer = galore(net)
+    del optimizer
+    backward(net)
+    other.step()
+    assert all(p.grad is not None for p in net.parameters())
+
+
 @says("a copy of the model")
 def copies() -> None:
     net = network()
@@ -319,6 +353,32 @@ def frozen() -> None:
     net[2].weight.requires_grad_(True)
     backward(net)
     assert all(slot.has_gradient for slot in optimizer.projected)
+
+
+@says("`weight.register_hook`")
+def hooked() -> None:
+    for early in (True, False):
+        net, seen = network(), []
+        optimizer, before = galore(net), net[0].weight.detach().clone()
+        if early:
+            net[0].weight.register_hook(torch.zeros_like)
+        project_in_backward(net, optimizer)
+        if not early:
+            net[0].weight.register_hook(torch.zeros_like)
+        net[0].weight.register_post_accumulate_grad_hook(lambda p, seen=seen: seen.append(p.grad))
+        backward(net)
+        optimizer.step()
+        assert seen == [None]
+        assert torch.equal(net[0].weight, before)
+    torch._dynamo.reset()
+    net = network()
+    optimizer, before = galore(net), net[0].weight.detach().clone()
+    net[0].weight.register_hook(torch.zeros_like)
+    project_in_backward(net, optimizer)
+    torch.compile(net, backend="eager")(batch(1)[0]).sum().backward()
+    optimizer.step()
+    assert torch.equal(net[0].weight, before)
+    assert not torch.equal(net[2].weight, network()[2].weight)
 
 
 @says("`torch.autograd.grad` of an input")

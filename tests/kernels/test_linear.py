@@ -61,6 +61,22 @@ def test_the_layer_computes_what_linear_computes(needs_input_grad):
         torch.testing.assert_close(x.grad, dy @ weight)
 
 
+@pytest.mark.parametrize("leading", [(), (0,), (1,), (2, 3)])
+def test_a_vector_is_one_row(leading):
+    torch.manual_seed(0)
+    x, weight, bias = (torch.randn(*shape, requires_grad=True) for shape in ((*leading, 12), (20, 12), (20,)))
+    dy, received = torch.randn(*leading, 20), []
+    wanted = torch.autograd.grad(nn.functional.linear(x, weight, bias), (x, weight, bias), dy)
+    out = product_linear(x, weight, bias, PLAIN)
+    for got, exact in zip(torch.autograd.grad(out, (x, weight, bias), dy), wanted, strict=True):
+        torch.testing.assert_close(got, exact)
+    y = factored_linear(x, weight, Factored(received.append))
+    y.backward(dy)
+    assert y.shape == dy.shape
+    torch.testing.assert_close(x.grad, wanted[0])
+    torch.testing.assert_close(received[0].multiply(), wanted[1])
+
+
 def test_work_is_saved_where_the_flops_say_so():
     assert saves_work(1024, 512, 1376, 128)
     assert not saves_work(1024, 512, 512, 400)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -30,16 +30,16 @@ from galore.trainer.optim.slot import FullSlot
 def named_groups(params: Iterable[Any], full_rank: Mapping[str, Any] = MappingProxyType({})) -> list[dict[str, Any]]:
     """Param groups whose parameters are (name, parameter) pairs; nameless ones are numbered.
 
-    `full_rank` are settings of the groups without a rank that do not say otherwise.
+    `full_rank` are settings of groups without a rank, beside others that have one, that do not say otherwise.
     """
     items = list(params)
     if not items:
         raise ValueError("there are no parameters to train: the list, or the generator, is empty")
     groups = [dict(item) for item in items] if isinstance(items[0], dict) else [{"params": items}]
     refuse_unknown(groups)
-    count = 0
+    count, projects = 0, any(group.get("rank") is not None for group in groups)
     for group in groups:
-        if group.get("rank") is None:
+        if projects and group.get("rank") is None:
             group.update({name: value for name, value in full_rank.items() if name not in group})
         group["params"] = [group["params"]] if isinstance(group["params"], Tensor) else list(group["params"])
         for position, item in enumerate(group["params"]):
@@ -53,7 +53,6 @@ def build_slots(
     groups: list[dict[str, Any]],
     state: Mapping[Tensor, dict[str, Tensor]],
     settings: OptimizerSettings,
-    clock: Any,
     host: Host | None = None,
 ) -> dict[nn.Parameter, FullSlot]:
     """One slot per parameter of the (torch) param `groups`, in order; sums of whole gradients wait on the `host`.
@@ -84,7 +83,7 @@ def build_slots(
         slots[parameter] = (
             FullSlot(weight, inner, _whole_sum(parameter, own, host), own.weight_rounding == "compensated")
             if group["rank"] is None
-            else _projected(weight, inner, own, next(turns), clock, host)
+            else _projected(weight, inner, own, next(turns), host)
         )
     return slots
 
@@ -99,13 +98,12 @@ def _projected(
     inner: Inner,
     own: OptimizerSettings,
     schedule: RefreshSchedule,
-    clock: Callable[[], int],
     host: Host | None,
 ) -> ProjectedSlot:
     """The slot of the parts that the weight's group names; a residual of the whole gradient brings its refresh."""
     group = weight.group
     rank = rank_for(group["rank"], weight.shape)
-    subspace = SUBSPACES[group["proj_type"]](weight, rank, schedule, own.seed, clock)
+    subspace = SUBSPACES[group["proj_type"]](weight, rank, schedule, own.seed, weight.clock)
     if weight.shard is not None and weight.shard.dim != (0 if subspace.transposed else 1):
         raise ValueError(f"{weight.name} is sharded along the side that is projected; shard the other one")
     residual = RESIDUALS[group["residual"]](subspace, inner)
@@ -121,6 +119,13 @@ def _projected(
         transport=TRANSPORTS[group["transport"]],
         residual=residual,
     )
+
+
+def refuse_alone(projected: Iterable[ProjectedSlot]) -> None:
+    """Raise RuntimeError for codes in int8 whose layer has not been told of the optimizer: it gives no gradients."""
+    for slot in projected:
+        if slot.parameter.dtype == torch.int8 and slot.weight.scales is None:
+            raise RuntimeError(f"{slot.name} is kept in int8: call hand_over_int8(model, optimizer) before training")
 
 
 TRAINED = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int8)  # int8 with scales beside it

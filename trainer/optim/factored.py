@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,31 +25,51 @@ from galore.kernels.linear import (
 from galore.trainer.optim.galore import GaLoreAdamW
 from galore.trainer.optim.groups import shared_weights
 from galore.trainer.optim.int8_linear import Int8Linear, int8_layers, refuse_left_behind
-from galore.trainer.optim.parts.hooks import shielded
+from galore.trainer.optim.parts.hooks import has_hook, shielded
 from galore.trainer.optim.parts.shards import local
 from galore.trainer.optim.projected import ProjectedSlot
+
+
+class Taker(NamedTuple):
+    """Who takes a layer's factors, held weakly: a model keeps no optimizer alive that nobody else has."""
+
+    slot: weakref.ref[ProjectedSlot]
+    optimizer: weakref.ref[GaLoreAdamW]
+
+    @classmethod
+    def of(cls, slot: ProjectedSlot, optimizer: GaLoreAdamW) -> Taker:
+        """The slot of one weight in `optimizer`."""
+        return cls(weakref.ref(slot), weakref.ref(optimizer))
+
+    @property
+    def attached(self) -> tuple[ProjectedSlot, GaLoreAdamW] | None:
+        """Both, while the optimizer lives and takes gradients."""
+        slot, optimizer = self.slot(), self.optimizer()
+        return None if slot is None or optimizer is None or not optimizer.attached else (slot, optimizer)
 
 
 def project_in_backward(model: nn.Module, optimizer: GaLoreAdamW) -> int:
     """Let the projected linear layers of `model` give `optimizer` factors; returns how many matrices do.
 
-    Layers with a bias, or with a forward of their own, keep the hook; so does a rank too high to save work, or a step
-    that needs the whole gradient for its refresh; and with `update="immediate"` a weight of several modules. The
-    results are those of the hook up to rounding. A copy of the model is as it was before.
+    Layers with a bias, or with a forward of their own, keep the hook; so does a weight that `register_hook` was called
+    on, a rank too high to save work, or a step that needs the whole gradient for its refresh; and with
+    `update="immediate"` a weight of several modules. The results are those of the hook up to rounding. A copy of the
+    model is as it was before.
     """
     linears = [module for module in model.modules() if isinstance(module, nn.Linear) and _takes_hooks(module)]
     slots = {id(slot.parameter): slot for slot in optimizer.projected}
     # the first of its backwards would move it under the others
     kept = shared_weights(model) if optimizer.update == "immediate" else {}
+    # under torch.compile a forward sees no hook
+    kept |= {id(module.weight): [] for module in linears if has_hook(module.weight)}
     taken = [module for module in linears if id(module.weight) in slots and id(module.weight) not in kept]
     chosen = [(module, slots[id(module.weight)]) for module in taken]
     for module, slot in chosen:
         slot.factored = True
         # only where ranks begin to send is it asked when autograd has done with a weight
-        by = Factored(
-            functools.partial(_receive, slot, optimizer), slot.transposed, in_graph=optimizer.ranks is not None
-        )
-        module.__dict__["forward"] = functools.partial(_forward, module, slot, optimizer, by)
+        taker = Taker.of(slot, optimizer)
+        by = Factored(functools.partial(_receive, taker), slot.transposed, in_graph=optimizer.ranks is not None)
+        module.__dict__["forward"] = functools.partial(_forward, module, taker, by)
         # copying and pickling ask the instance, whose class has to stay nn.Linear: others look at it
         module.__dict__["__getstate__"] = functools.partial(_without_receiver, module)
     return len(chosen)
@@ -67,7 +88,7 @@ def hand_over_int8(model: nn.Module, optimizer: GaLoreAdamW) -> int:
     for layer in layers:
         slot = slots[id(layer.weight)]
         slot.weight.scales, slot.weight.product_dtype = local(layer.weight_scale), layer.dtype
-        layer.receive, layer.transposed = functools.partial(_receive, slot, optimizer), slot.transposed
+        layer.receive, layer.transposed = functools.partial(_receive, Taker.of(slot, optimizer)), slot.transposed
     return len(layers)
 
 
@@ -122,13 +143,20 @@ def has_bias(module: nn.Linear) -> bool:
     return getattr(module, "bias", None) is not None
 
 
-def _forward(module: nn.Linear, slot: ProjectedSlot, optimizer: GaLoreAdamW, by: Factored, x: Tensor) -> Tensor:
+def _forward(module: nn.Linear, taker: Taker, by: Factored, x: Tensor) -> Tensor:
     held, weight = vars(module), module.weight
-    m, n = weight.shape
-    wanted = torch.is_grad_enabled() and weight.requires_grad and optimizer.attached
-    if wanted and slot.refresh.takes_factors and saves_work(rows_of(x), m, n, slot.rank):
+    if _gives_factors(weight, taker, rows_of(x)):
         return factored_linear(x, weight, by._replace(products=held[PRODUCTS]) if PRODUCTS in held else by)
     return _by_products(module, x) if PRODUCTS in held else nn.functional.linear(x, weight)
+
+
+def _gives_factors(weight: Tensor, taker: Taker, rows: int) -> bool:
+    """Whether the backward of so many rows forms no gradient of `weight`; one with a hook has it."""
+    by = taker.attached if torch.is_grad_enabled() and weight.requires_grad else None
+    if by is None:
+        return False
+    slot, (m, n) = by[0], weight.shape
+    return slot.refresh.takes_factors and saves_work(rows, m, n, slot.rank) and not has_hook(weight)
 
 
 def kinds_with_own_forward(optimizer: GaLoreAdamW, model: nn.Module) -> list[str]:
@@ -140,8 +168,11 @@ def kinds_with_own_forward(optimizer: GaLoreAdamW, model: nn.Module) -> list[str
 
 
 @shielded
-def _receive(slot: ProjectedSlot, optimizer: GaLoreAdamW, factors: Factors) -> None:
-    if not optimizer.attached or (optimizer.in_pass and not slot.refresh.wants_pass):
+def _receive(taker: Taker, factors: Factors) -> None:
+    if (by := taker.attached) is None:
+        return
+    slot, optimizer = by
+    if optimizer.in_pass and not slot.refresh.wants_pass:
         return
     if slot.moved:
         raise RuntimeError(USED_TWICE.format(slot.name))

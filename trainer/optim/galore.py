@@ -14,23 +14,20 @@ from torch import Tensor, nn
 from galore.kernels.host import host_of
 from galore.kernels.span import span
 from galore.kernels.storage.rounding import RoundingNoise
-from galore.trainer.optim.build_slots import build_slots, named_groups
+from galore.trainer.optim.build_slots import build_slots, named_groups, refuse_alone
 from galore.trainer.optim.clipping import squared_norm, warn_of_clipping
 from galore.trainer.optim.keywords import taking
 from galore.trainer.optim.parts.hooks import after_gradient, shield, shielded
+from galore.trainer.optim.parts.owners import take_over
 from galore.trainer.optim.parts.refresh import Gradient
 from galore.trainer.optim.parts.shards import local
 from galore.trainer.optim.projected import ProjectedSlot
 from galore.trainer.optim.report import StepReport, Tally
-from galore.trainer.optim.settings import PER_GROUP, OptimizerSettings, check_rates, refuse_several_processes
+from galore.trainer.optim.settings import PER_GROUP, OptimizerSettings, composition, refuse_step
 from galore.trainer.optim.slot import FullSlot, Update
 from galore.trainer.optim.state import Stored
 from galore.trainer.optim.together import Together
 
-SCALED = (
-    "a GradScaler finds no gradients to unscale here, and none are needed: use bfloat16 autocast without a scaler, or "
-    "GradScaler(enabled=False)"
-)
 ONCE = "call clip_grad_norm_ once a step, after its last backward, and then step() or zero_grad()"
 
 
@@ -68,15 +65,14 @@ class GaLoreAdamW(Stored):
                 parameter is not contiguous.
         """
         self.ranks = settings.ranks
-        if self.ranks is None:
-            refuse_several_processes()
         defaults = {name: getattr(settings, name) for name in PER_GROUP} | {"rank": None, "clock": 0}
         super().__init__(named_groups(params, full_rank={"scale": 1.0}), defaults)
         self.update, self.seed, self.max_grad_norm = settings.update, settings.seed, settings.max_grad_norm
         self.stochastic = settings.weight_rounding == "stochastic"
         on_host = settings.gradient_sums == "host"
         self.host = host_of(self.param_groups[0]["params"][0].device) if on_host else None  # where they wait
-        self.slots = build_slots(self.param_groups, self.state, settings, lambda: self.clock, self.host)
+        self.slots = build_slots(self.param_groups, self.state, settings, self.host)
+        self._made = composition(self.param_groups)
         self._together = Together(self.ranks, self.slots)
         self.sharded = self._together.sharded
         self._sketching = False
@@ -85,21 +81,32 @@ class GaLoreAdamW(Stored):
         self._tally, self._fallbacks_told = Tally(), 0
         self._noise: RoundingNoise | None = None
         self.report: StepReport | None = None
-        self.attached = True
         self._asked_of_clipping = False
         self.torn = False  # whether some weights have taken a step that others have not
         # told of a parameter right before it is written to: its weights may have to come from somewhere
         self.before_write: Callable[[Tensor], None] = lambda parameter: None
-        # Codes require no gradient; their layer hands over factors.
-        floating = [p for p in self.slots if p.requires_grad]
-        self._hooks = [after_gradient(p, self._on_gradient) for p in floating]
         self._standing: dict[Tensor, ProjectedSlot] = {}  # whole weights, of which a slot has a part
+        self.attached = False  # whether gradients are taken over
+        self.attach()
 
     def __getstate__(self) -> dict[str, Any]:
         """No copy: hooks of the parameters call this very object. Raises TypeError for `copy.deepcopy` and pickle."""
         raise TypeError(
             "a GaLoreAdamW cannot be copied, hooks call this one: make a new one and load_state_dict into it"
         )
+
+    def attach(self) -> None:
+        """Take the gradients of the parameters, as a new optimizer does; after `release` again, the state as it is.
+
+        Another GaLoreAdamW that has some of them is released.
+        """
+        if self.attached:
+            return
+        take_over(self)
+        # Codes require no gradient; their layer hands over factors.
+        floating = [p for p in self.slots if p.requires_grad]
+        self._hooks = [after_gradient(p, self._on_gradient) for p in (*floating, *self._standing)]
+        self.attached = True
 
     def release(self) -> None:
         """Let go of the parameters: backward fills `parameter.grad` again, and another optimizer may take them."""
@@ -138,6 +145,8 @@ class GaLoreAdamW(Stored):
                 for each in passing:
                     joined.enter_context(each.subspace.joined_moment())
                 yield
+                # of weights that were frozen when hooks were put on
+                self._absorb_grads()
         finally:
             self._sketching = False
         with shield():
@@ -167,11 +176,7 @@ class GaLoreAdamW(Stored):
         if self._norm is None:
             self._together.sum_gradients()
         active = self._active()
-        alone = [
-            slot.name for slot in self.projected if slot.parameter.dtype == torch.int8 and slot.weight.scales is None
-        ]
-        if alone:
-            raise RuntimeError(f"{alone[0]} is kept in int8: call hand_over_int8(model, optimizer) before training")
+        refuse_alone(self.projected)
         for slot in active:
             slot.complete()
         if self.update == "immediate":
@@ -188,14 +193,13 @@ class GaLoreAdamW(Stored):
 
         `report` says which. With `update="immediate"` a gradient that is not finite is left out alone.
         """
-        if self.ranks is None:
-            refuse_several_processes()
-        self._refuse_scaler()
-        check_rates(self.param_groups)
+        refuse_step(self, self.ranks, self._made)
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        if self._norm is not None:
+            self._absorb_grads()
         if self._norm is None and self.max_grad_norm is None and not self._asked_of_clipping:
             self._asked_of_clipping = True
             warn_of_clipping(sys._getframe(1))
@@ -301,12 +305,6 @@ class GaLoreAdamW(Stored):
         for parameter in self.slots:
             if parameter.grad is not None:
                 self._on_gradient(parameter)
-
-    def _refuse_scaler(self) -> None:
-        """A GradScaler leaves its findings here; they are forgotten, so that a step without one goes on."""
-        if self.__dict__.pop("found_inf", None) is not None:
-            self.__dict__.pop("grad_scale", None)
-            raise RuntimeError(SCALED)
 
     def _active(self) -> list[FullSlot]:
         return [slot for slot in self.slots.values() if slot.has_gradient]

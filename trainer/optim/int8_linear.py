@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from galore.kernels.linear import Factors, Products, as_autocast
+from galore.kernels.linear import Factors, Products, as_autocast, as_rows
 from galore.kernels.ops.int8 import dequantize, quantize
 
 Receive = Callable[[Factors], None]
@@ -67,7 +67,7 @@ class _Int8Linear(torch.autograd.Function):
         # first: the receiver may update the weight at once
         dx = _input_gradient(layer, dy) if ctx.needs_input_grad[0] else None
         layer.receive(Factors.of(x.to(layer.dtype), dy.to(layer.dtype), layer.transposed))
-        return dx, None, dy.flatten(0, -2).sum(0) if ctx.needs_input_grad[2] else None, None
+        return dx, None, as_rows(dy).sum(0) if ctx.needs_input_grad[2] else None, None
 
 
 def _input_gradient(layer: Int8Linear, dy: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.optim import Optimizer
 
 from galore.kernels.family import (
     LARGEST,
@@ -74,7 +75,8 @@ class OptimizerSettings(Options):
 FIELDS = {each.name: each for each in dataclasses.fields(OptimizerSettings)}
 PER_GROUP = ("lr", "betas", "eps", "weight_decay", *(each.name for each in dataclasses.fields(GroupSettings)))
 NUMBERS = ("lr", "betas", "eps", "weight_decay", "scale", "residual_scale", "momentum")  # a loaded state brings them
-COMPOSITION = tuple(name for name in PER_GROUP if name not in NUMBERS)  # it stays as an optimizer was made
+# it stays as an optimizer was made
+COMPOSITION = ("rank", *(name for name in PER_GROUP if name not in NUMBERS))
 OTHERS = ("params", "param_names", "rank", "initial_lr", "name")  # initial_lr is a schedule's, name whose group it is
 RANK = "a whole number from 1, a share below 1 of the smaller side, or None"
 
@@ -109,7 +111,9 @@ def settle(groups: list[dict[str, Any]], settings: OptimizerSettings) -> list[Op
 
     Raises:
         ValueError: a setting cannot be meant or contradicts another; names it, its value and the group.
+        RuntimeError: there are several processes, and no `ranks`.
     """
+    refuse_several_processes(settings.ranks)
     _check(vars(settings), [name for name in FIELDS if name not in PER_GROUP], "GaLoreAdamW")
     if settings.update == "immediate" and settings.ranks is not None:
         raise ValueError(
@@ -226,12 +230,49 @@ def _hints() -> dict[str, Any]:
     return get_type_hints(OptimizerSettings)
 
 
-def refuse_several_processes() -> None:
-    """Raise RuntimeError in a group of processes: each would find its own subspaces and steps, and drift apart."""
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+def refuse_several_processes(ranks: Ranks | None) -> None:
+    """Raise RuntimeError in a group of processes without `ranks`: each would find its own subspaces and drift apart."""
+    if ranks is None and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         raise RuntimeError(
             f"torch.distributed runs {dist.get_world_size()} processes, and GaLoreAdamW trains in one: DistributedDataParallel "
             "would average no gradient, since each is projected and freed in the backward, and the ranks would drift apart"
+        )
+
+
+def refuse_step(optimizer: Optimizer, ranks: Ranks | None, made: Composition) -> None:
+    """Raise RuntimeError or ValueError where a step would do something else than is asked; nothing was changed."""
+    refuse_several_processes(ranks)
+    _refuse_scaler(optimizer)
+    check_rates(optimizer.param_groups)
+    if (now := composition(optimizer.param_groups)) != made:
+        _refuse_composition(now, made)
+
+
+Composition = list[list[Any]]
+
+
+def composition(groups: Iterable[Mapping[str, Any]]) -> Composition:
+    """What of each group counts when an optimizer is made, and not afterwards."""
+    return [[group.get(name) for name in COMPOSITION] for group in groups]
+
+
+def _refuse_composition(now: Composition, made: Composition) -> None:
+    for number, pair in enumerate(zip(now, made, strict=True)):
+        for name, new, old in zip(COMPOSITION, *pair, strict=True):
+            if new != old:
+                raise ValueError(
+                    f"{written(name, new)} in group {number} has no effect, it was made with {old!r}: set that again, or make a "
+                    "new GaLoreAdamW"
+                )
+
+
+def _refuse_scaler(optimizer: Optimizer) -> None:
+    """A GradScaler leaves its findings in the optimizer; they are forgotten, so that a step without one goes on."""
+    if vars(optimizer).pop("found_inf", None) is not None:
+        vars(optimizer).pop("grad_scale", None)
+        raise RuntimeError(
+            "a GradScaler finds no gradients to unscale here, and none are needed: use bfloat16 autocast without a scaler, "
+            "or GradScaler(enabled=False)"
         )
 
 

@@ -46,7 +46,7 @@ class FullSlot:
 
     def __init__(self, weight: Weight, inner: Inner, total: GradientSum, compensated: bool) -> None:
         self.weight, self.inner, self.sum = weight, inner, total
-        self.compensated = compensated and weight.parameter.dtype == torch.bfloat16
+        self._compensates = compensated
 
     @property
     def name(self) -> str:
@@ -69,6 +69,11 @@ class FullSlot:
     @property
     def has_gradient(self) -> bool:
         return self.sum.exists
+
+    @property
+    def compensated(self) -> bool:
+        """Whether the weight has 16 more bits: one that a model brings to bf16 later on, too."""
+        return self._compensates and self.parameter.dtype == torch.bfloat16
 
     @property
     def fallbacks(self) -> int:

@@ -14,6 +14,7 @@ import weakref
 
 from torch import Tensor
 
+from galore.kernels.linear import as_rows
 from galore.kernels.ops.dispatch import Backend
 from galore.kernels.ops.matmul.codes import coded_product, row_codes, weight_codes
 from galore.kernels.ops.matmul.draws import Draws
@@ -34,7 +35,7 @@ class Inputs:
         known = self._of is not None and self._of() is x and self._version == x._version
         if not known or self._codes is None:
             self._codes = None  # those of another input go before these come
-            self._codes = row_codes(x.flatten(0, -2), form, backend=backend)
+            self._codes = row_codes(as_rows(x), form, backend=backend)
             self._of, self._version, self._left = weakref.ref(x), x._version, users
         codes, self._left = self._codes, self._left - 1
         if self._left <= 0:
@@ -69,7 +70,7 @@ class EightBit:
         """(…, m) → (…, n), in the dtype of dy."""
         drawn = self.draws.of(self.number), self.draws.of(self.number)
         w = weight_codes(weight, scales, self.form, dy.dtype, transposed=True, draw=drawn[0], backend=self.backend)
-        a = row_codes(dy.flatten(0, -2), self.form, drawn[1], backend=self.backend)
+        a = row_codes(as_rows(dy), self.form, drawn[1], backend=self.backend)
         return self._product(a, w, dy)
 
     def _product(self, a: Coded, w: Coded, like: Tensor) -> Tensor:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import inspect
+import math
 import weakref
 from pathlib import Path
 from typing import Any
@@ -89,11 +91,11 @@ def own_loop(max_grad_norm: float | None, steps: int = 4) -> tuple[LlamaForCausa
     return model, told
 
 
-@pytest.mark.parametrize("limit", [0.5, 0.0], ids=["clipped", "unclipped"])
+@pytest.mark.parametrize("limit", [0.5, 0.0, math.inf], ids=["clipped", "unclipped", "clipped to inf"])
 def test_it_takes_the_steps_of_an_own_loop_and_logs_its_norms(limit: float) -> None:
-    model, told = own_loop(limit or None)
+    model, told = own_loop(limit if 0 < limit < math.inf else None)
     trainer = trained(max_grad_norm=limit)
-    assert min(told) > 0.5, "the limit clips nothing"
+    assert limit > 1 or min(told) > 0.5, "the limit clips nothing"
     torch.testing.assert_close(weights(trainer.model), weights(model), rtol=1e-5, atol=1e-7)
     assert norms(trainer) == pytest.approx(told, rel=1e-5)
 
@@ -138,6 +140,54 @@ def test_an_optimizer_that_was_dropped_lets_go() -> None:
     assert trainer.galore_optimizer is not first
 
 
+@pytest.mark.parametrize("another", ["a plain Trainer", "another GaLoreTrainer", "torch's AdamW"])
+def test_between_two_calls_the_model_is_trained_by_others(another: str) -> None:
+    model = llama()
+    trainer = trained(model)
+    before = weights(model)
+    if another == "torch's AdamW":
+        optimizer = torch.optim.AdamW(model.parameters())
+        ids = rows()[0]["input_ids"][None]
+        model(input_ids=ids, labels=ids).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    else:
+        other = (
+            trained(model) if another == "another GaLoreTrainer" else Trainer(model, arguments(), train_dataset=rows())
+        )
+        other.train()
+    between = weights(model)
+    assert not torch.equal(between, before)
+    trainer.train()
+    assert trainer.galore_optimizer is not None
+    assert trainer.galore_optimizer.clock == 8
+    assert not torch.equal(weights(model), between)
+
+
+def test_a_second_call_has_the_state_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    released = trained()
+    released.train()
+    with monkeypatch.context() as never:
+        never.setattr(GaLoreAdamW, "release", lambda optimizer: None)
+        held = trained()
+        held.train()
+    assert torch.equal(weights(released.model), weights(held.model))
+    one, other = (each.galore_optimizer.state_tensors() for each in (released, held))  # type: ignore[union-attr]
+    assert all(torch.equal(one[name], other[name]) for name in other)
+
+
+def test_a_call_that_breaks_off_lets_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = GaLoreTrainer(llama(), arguments(), train_dataset=rows(), galore=GALORE)
+    with monkeypatch.context() as broken:
+        broken.setattr(GaLoreAdamW, "clip_grad_norm_", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            trainer.train()
+    assert trainer.galore_optimizer is not None
+    assert not trainer.galore_optimizer.attached
+    trainer.train()
+    assert torch.equal(weights(trainer.model), weights(trained().model))
+
+
 def test_a_trainer_that_is_gone_lets_go_of_its_model() -> None:
     trainer = trained()
     optimizer, model, gone = trainer.galore_optimizer, trainer.model, weakref.ref(trainer)
@@ -169,6 +219,30 @@ def test_images_and_text() -> None:
     assert any("language" in name for name in names)
     assert min(norms(trainer)) > 0
     assert not torch.equal(weights(model.model.vision_tower), before)
+
+
+OF_GROUPS = {
+    "targets": ("mlp",), "target_modules": ("mlp",), "rank_pattern": {"mlp": 2}, "head_inner": "soap", "weight_decay": 0.2,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OF_GROUPS)
+def test_what_groups_are_made_of_is_taken(name: str) -> None:
+    own = {name: OF_GROUPS[name]}
+    trainer = GaLoreTrainer(llama(), arguments(), train_dataset=rows(), galore=GALORE | own)
+    trainer.create_optimizer()
+    assert trainer.galore_optimizer is not None
+    wanted = GaLoreAdamW(galore_groups(llama(), **{"weight_decay": 0.1, **GALORE, **own}), lr=1e-2)
+    shown = [
+        [{key: value for key, value in group.items() if key != "params"} for group in each.param_groups]
+        for each in (trainer.galore_optimizer, wanted)
+    ]
+    assert shown[0] == shown[1]
+
+
+def test_no_keyword_of_groups_is_forgotten() -> None:
+    keywords = inspect.signature(galore_groups).parameters.keys() - {"model", "options", "rank"}
+    assert keywords < OF_GROUPS.keys()
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -44,6 +45,27 @@ def test_projected_weights_lose_nothing_of_small_updates() -> None:
     lost = nearest.detach().float() - start.float()
     assert (kept - moved).norm() < 0.2 * moved.norm()  # the rest is that of bf16 products and bases
     assert (lost - moved).norm() > 0.5 * moved.norm()
+
+
+@pytest.mark.parametrize("rank", [None, 8])
+def test_a_weight_that_comes_to_bf16_later_is_kept_as_one_that_was(rank: int | None) -> None:
+    found = []
+    for late in (False, True):
+        model = nn.Linear(30, 20, bias=False)
+        with torch.no_grad():
+            model.weight.copy_(torch.randn(20, 30, generator=torch.Generator().manual_seed(1)).bfloat16())
+        if not late:
+            model.to(torch.bfloat16)
+        group = {"params": [("weight", model.weight)], "rank": rank}
+        optimizer = GaLoreAdamW([group], lr=1e-4, weight_rounding="compensated")
+        model.to(torch.bfloat16)
+        for gradient in gradients((20, 30)):
+            model.weight.grad = gradient
+            optimizer.step()
+        (slot,) = optimizer.slots.values()
+        optimizer.load_state_dict(optimizer.state_dict())
+        found.append((model.weight.detach(), slot.state["compensation"]))
+    assert all(torch.equal(*pair) for pair in zip(*found, strict=True))
 
 
 def test_fp32_weights_keep_nothing_more() -> None:

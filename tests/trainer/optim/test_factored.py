@@ -9,6 +9,7 @@ from torch import nn
 
 from galore.kernels.linear import PLAIN
 from galore.trainer.optim import GaLoreAdamW, galore_groups, multiply_by, project_in_backward
+from galore.trainer.optim.parts.hooks import has_hook
 
 
 def network(bias=False):
@@ -73,7 +74,8 @@ def test_no_weight_gradient_between_refreshes():
     net, optimizer = trained(True, steps=1)
     seen = []
     for slot in optimizer.projected:
-        slot.parameter.register_hook(lambda grad: seen.append(grad) if grad is not None else None)
+        accumulates = torch.autograd.graph.get_gradient_edge(slot.parameter).node
+        accumulates.register_prehook(lambda grads: seen.extend(each for each in grads if each is not None))
     for due in (False, True):
         for slot in optimizer.projected:
             object.__setattr__(slot.schedule, "offset", 1 if due else 2)
@@ -82,6 +84,32 @@ def test_no_weight_gradient_between_refreshes():
         assert seen == []
         assert all(slot.has_gradient and (slot.refresh.sketch.value is not None) == due for slot in optimizer.projected)
         optimizer.zero_grad()
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_a_weight_with_a_hook_of_the_users_has_its_gradient(first):
+    mask = torch.zeros(24, 40).index_fill_(1, torch.arange(5), 1.0)
+    moved = []
+    for backward in (False, True):
+        net = network()
+        before = net[2].weight.detach().clone()
+        optimizer = GaLoreAdamW(galore_groups(net, 4, targets=["0", "2", "4"]), lr=1e-2, eps=1e-5)
+        if backward and not first:
+            assert project_in_backward(net, optimizer) == 3
+        handles = [net[at].weight.register_hook(lambda grad, of=of: grad * of) for at, of in ((0, 1.0), (2, mask))]
+        if backward and first:
+            assert project_in_backward(net, optimizer) == 1
+        for seed in range(4):
+            torch.manual_seed(seed)
+            net(torch.randn(16, 24)).square().mean().backward()
+            optimizer.step()
+        moved.append(net[2].weight.detach() - before)
+        for handle in handles:
+            handle.remove()
+    assert moved[1][:, 5:].abs().max() < 1e-6 < moved[1][:, :5].abs().min()
+    torch.testing.assert_close(*moved, rtol=2e-4, atol=2e-5)
+    assert not has_hook(net[2].weight)
+    assert project_in_backward(net, optimizer) == 3
 
 
 def test_autograd_has_nothing_to_do_for_a_layer_that_gives_factors(monkeypatch):

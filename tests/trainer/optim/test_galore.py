@@ -358,14 +358,25 @@ def test_no_two_weights_and_no_two_steps_are_rounded_alike(rank):
         assert float((moved[0] & other).float().mean()) < 0.75 * min(shares[0], share)
 
 
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_weight_that_was_frozen_at_first_counts_once_where_a_pass_finds_subspaces(parts):
+    found = []
+    for frozen in (False, True):
+        net = network()
+        groups = galore_groups(net, 6, targets=["0", "2", "4"], proj_type="power")
+        net[0].requires_grad_(not frozen)
+        optimizer = GaLoreAdamW(groups, lr=1e-2, update_proj_gap=2)
+        net[0].requires_grad_(True)
+        found.append((run(net, optimizer, 3, parts), net))
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
+    assert distance(found[1][1], found[0][1]) < 1e-5
+
+
 def test_parameters_can_pass_to_another_optimizer():
     net = network()
     first = optimizer_for(net)
     second = optimizer_for(net)
-    with pytest.raises(RuntimeError, match=r"release\(\)"):
-        backward(net, torch.randn(4, 24), torch.randn(4, 24))
-    second.zero_grad()
-    first.release()
+    assert (first.attached, second.attached) == (False, True)
     run(net, second, 2)
     assert second.clock == 2
     second.release()
@@ -392,6 +403,23 @@ def test_8_bit_states_take_the_same_steps_without_bitsandbytes(options, monkeypa
     expected = trained()
     monkeypatch.setattr(blockwise, "bitsandbytes", lambda: (None, "blocked"))
     assert torch.equal(trained(), expected)
+
+
+def test_a_gradient_by_hand_that_comes_after_the_norm_is_refused():
+    net = nn.Linear(8, 8, bias=False)
+    optimizer = GaLoreAdamW([("weight", net.weight)])
+    before = net.weight.detach().clone()
+    for again in (optimizer.step, lambda: optimizer.clip_grad_norm_(1.0)):
+        optimizer.clip_grad_norm_(1.0)
+        net.weight.grad = torch.ones(8, 8)
+        with pytest.raises(RuntimeError, match="a gradient of weight comes after the norm"):
+            again()
+        assert torch.equal(net.weight, before)
+        optimizer.zero_grad()
+    net.weight.grad = torch.ones(8, 8)
+    optimizer.clip_grad_norm_(1.0)
+    optimizer.step()
+    assert not torch.equal(net.weight, before)
 
 
 @pytest.mark.parametrize("factored", [False, True])

@@ -499,11 +499,22 @@ def test_without_a_receiver_a_layer_is_frozen_until_it_is_handed_over_again() ->
     assert moved == [True, False, True]
 
 
+@pytest.mark.parametrize("leading", [(), (0,), (2, 3)])
+def test_inputs_of_any_number_of_dimensions(leading: tuple[int, ...]) -> None:
+    theirs, ours, received = layer_with_factors((24, 40), torch.float32)
+    x, dy = torch.randn(*leading, 40), torch.randn(*leading, 24)
+    for each in (theirs, ours):
+        each(x).backward(dy)
+    torch.testing.assert_close(received[0].multiply(), theirs.weight.grad)
+    torch.testing.assert_close(ours.bias.grad, theirs.bias.grad)
+
+
 def test_a_layer_that_is_used_twice_cannot_move_at_once() -> None:
     net = twins()[0]
-    galore(net, update="immediate")
+    optimizer = galore(net, update="immediate")
     with pytest.raises(RuntimeError, match=r"third\.weight has moved in this step"):
         net.third(torch.tanh(net.third(torch.randn(8, 24)))).square().sum().backward()
+    assert optimizer.attached
 
 
 @pytest.mark.parametrize("proj_type", ["svd", "random"])

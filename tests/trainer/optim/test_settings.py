@@ -17,7 +17,7 @@ from torch import nn
 
 from galore.kernels.family import GroupSettings, Options
 from galore.trainer.optim import GaLoreAdamW
-from galore.trainer.optim.settings import FIELDS, PER_GROUP, OptimizerSettings
+from galore.trainer.optim.settings import COMPOSITION, FIELDS, NUMBERS, PER_GROUP, OptimizerSettings
 from galore.trainer.recipe.schema.optim import OptimSection
 
 
@@ -214,6 +214,60 @@ def test_a_state_that_is_none_is_refused(state: dict[str, Any], said: str) -> No
 def test_no_parameters_are_refused() -> None:
     with pytest.raises(ValueError, match="there are no parameters to train"):
         GaLoreAdamW([])
+
+
+def test_a_scale_for_all_counts_where_nothing_is_projected() -> None:
+    weights = [nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(4, 3))]
+    assert GaLoreAdamW(weights).param_groups[0]["scale"] == 1.0
+    optimizer = GaLoreAdamW([{"params": weights[:1]}, {"params": weights[1:], "scale": 0.5}], lr=1.0, scale=0.25)
+    assert [group["scale"] for group in optimizer.param_groups] == [0.25, 0.5]
+    weights[0].sum().backward()
+    optimizer.step()
+    torch.testing.assert_close(weights[0].detach(), torch.full((3,), 0.75))
+
+
+LATER = {
+    "rank": 3, "update_proj_gap": 1, "proj_type": "svd", "side": "left", "refresh_overlap": 0.5, "inner": "muon",
+    "transport": "reset", "residual": "fira", "switch": 0.5, "projector_dtype": "int8", "convention": "reference",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COMPOSITION)
+def test_what_a_live_group_is_composed_of_cannot_be_changed(name: str) -> None:
+    weight = nn.Parameter(torch.ones(4, 6))
+    optimizer = GaLoreAdamW([{"params": [("w", weight)], "rank": 2}])
+    (group,) = optimizer.param_groups
+    before = group[name]
+    weight.square().sum().backward()
+    group[name] = LATER[name]
+    with pytest.raises(
+        ValueError, match=f"{name}={LATER[name]!r} in group 0 has no effect, it was made with {before!r}"
+    ):
+        optimizer.step()
+    assert torch.equal(weight, torch.ones(4, 6))
+    group[name] = before
+    optimizer.step()
+    assert optimizer.clock == 1
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_numbers_of_a_live_group_may_change(name: str) -> None:
+    weight = nn.Parameter(torch.ones(4, 6))
+    optimizer = GaLoreAdamW([{"params": [("w", weight)], "rank": 2}])
+    optimizer.param_groups[0][name] = (0.8, 0.9) if name == "betas" else 0.5
+    weight.square().sum().backward()
+    optimizer.step()
+    assert optimizer.clock == 1
+
+
+def test_a_loaded_state_leaves_the_rank_as_it_was_made() -> None:
+    weight = nn.Parameter(torch.ones(4, 6))
+    saved = GaLoreAdamW([{"params": [("w", weight)], "rank": 0.5}]).state_dict()
+    optimizer = GaLoreAdamW([{"params": [("w", weight)], "rank": 2}])
+    optimizer.load_state_dict(saved)
+    assert optimizer.param_groups[0]["rank"] == 2
+    weight.square().sum().backward()
+    optimizer.step()
 
 
 def test_a_scale_for_all_is_one_of_the_projected() -> None:

@@ -45,6 +45,11 @@ def shielded(function: Callable[P, R]) -> Callable[P, R]:
     return call
 
 
+def has_hook(tensor: Tensor) -> bool:
+    """Whether somebody wants to see, or to change, the gradient of `tensor`: none of the hooks here is among them."""
+    return bool(tensor._backward_hooks)
+
+
 def after_gradient(parameter: Tensor, receive: Callable[[Tensor], None]) -> Any:
     """Call the method `receive` with `parameter` after each backward that filled its `.grad`, while its object lives.
 

@@ -74,6 +74,10 @@ class Weight:
         """The weight's own memory as (m, n), or what is here of it; see `as_matrix`."""
         return as_matrix(self.local)
 
+    def clock(self) -> int:
+        """Optimizer steps taken so far."""
+        return int(self.group["clock"])
+
     @property
     def in_reference_order(self) -> bool:
         """Whether the arithmetic goes in the order of the official code."""

@@ -49,6 +49,20 @@ def test_forward_and_input_gradient_against_float64(name, m, n, coded):
 
 @EACH
 @pytest.mark.parametrize("coded", [False, True])
+def test_a_vector_is_one_row(name, coded):
+    torch.manual_seed(0)
+    weight, scales, _ = layer(96, 256, coded)
+    x, dy = torch.randn(256).bfloat16(), torch.randn(96).bfloat16()
+    found = []
+    for one in (lambda each: each, lambda each: each[None]):
+        products = EightBit(FORMATS[name], draws.Draws(0))
+        found.append((products.forward(one(x), weight, scales), products.input_gradient(one(dy), weight, scales)))
+    for of_vector, of_row in zip(*found, strict=True):
+        assert torch.equal(of_vector[None], of_row)
+
+
+@EACH
+@pytest.mark.parametrize("coded", [False, True])
 def test_the_input_gradient_has_no_bias_and_nearest_would_have_one(name, coded):
     """The error of the mean falls as 1/√MANY, as it does only if the expectation is the exact gradient."""
     torch.manual_seed(0)

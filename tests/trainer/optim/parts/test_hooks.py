@@ -16,12 +16,25 @@ CASES = {
     "in the hook": {"by_factors": False},
     "with the whole gradient": {"residual": "frugal"},
     "int8 weights": {"int8": True},
+    "sums on the host": {"residual": "frugal", "gradient_sums": "host"},
+    "a random subspace": {"proj_type": "random"},
+    "with a schedule": {"scheduled": True},
 }
 
 
-def stepped(rank: int | None = 4, by_factors: bool = True, int8: bool = False, **settings) -> list[weakref.ref]:
+def network() -> nn.Module:
+    return nn.Sequential(nn.Linear(32, 48, bias=False), nn.Tanh(), nn.Linear(48, 32, bias=False))
+
+
+def stepped(
+    model: nn.Module,
+    rank: int | None = 4,
+    by_factors: bool = True,
+    int8: bool = False,
+    scheduled: bool = False,
+    **settings,
+) -> list[weakref.ref]:
     """What a model and an optimizer were that took a step."""
-    model = nn.Sequential(nn.Linear(32, 48, bias=False), nn.Tanh(), nn.Linear(48, 32, bias=False))
     if int8:
         for layer in (model.bfloat16()[0], model[2]):
             to_int8(layer)
@@ -31,16 +44,35 @@ def stepped(rank: int | None = 4, by_factors: bool = True, int8: bool = False, *
         hand_over_int8(model, optimizer)
     elif by_factors and rank:
         project_in_backward(model, optimizer)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5**step) if scheduled else None
     model(torch.randn(8, 32, dtype=torch.bfloat16 if int8 else torch.float32)).square().sum().backward()
     optimizer.step()
+    optimizer.load_state_dict(optimizer.state_dict())
+    if scheduler is not None:
+        scheduler.step()
     return [weakref.ref(each) for each in (model, optimizer, *model.parameters())]
+
+
+@pytest.fixture
+def no_collector():
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_what_nobody_holds_is_freed(case):
-    left = stepped(**CASES[case])
+    left = stepped(network(), **CASES[case])
     gc.collect()
     assert not [each() for each in left if each() is not None]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_an_optimizer_goes_with_its_last_name_while_the_model_stays(case, no_collector):
+    model = network()
+    assert stepped(model, **CASES[case])[1]() is None
+    assert model[0].weight is not None
 
 
 def test_a_gradient_stays_where_the_optimizer_is_gone():
