@@ -128,7 +128,7 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
     ]),
     "trainer/models/tiles/attach.py": ("tests/trainer/models/tiles/test_attach.py", [
         ("max(width, -(-micro_batch // SHARE))", "width", "test_auto_is"),
-        ("        trained = [torch.empty(0, device=x.device, requires_grad=True)]", "        trained = []",
+        ("        trained = [torch.empty(0, dtype=torch.float32, device=x.device, requires_grad=True)]", "        trained = []",
          "test_a_layer_that_alone"),
     ]),
     "trainer/models/tiles/local.py": ("tests/trainer/models/tiles/test_local.py", [
@@ -307,7 +307,7 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         ("step == 1 or step % FREQUENCY == 0", "step == 1", "test_axes_follow"),
         ("addcmul_(along, along,", "addcmul_(r, r,", "test_thirty_steps"),
         ("vectors.flip(1)", "vectors", "test_axes_follow"),
-        ("torch.eye(len(axes)) if step == 1 else axes", "axes", "test_where_no_axes"),
+        ("torch.eye(len(axes), dtype=torch.float32) if step == 1 else axes", "axes", "test_where_no_axes"),
     ]),
     "kernels/family.py": ("tests/kernels/test_family.py", [
         ('projected and options.residual in ("none", "fira")', "projected", "test_defaults_that_depend"),
@@ -556,13 +556,12 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         ("self.refresh.whole.value, self", "self.refresh.whole.here, self",
          "tests/trainer/optim/parts/test_hostsum.py: test_a_step_is_the_same"),
         ("mul_(grad_scale**2 / left)", "mul_(grad_scale / left)",
-         "tests/trainer/optim/parts/test_residual.py: test_a_new_direction_is_completed"),
-    ]),
-    "trainer/optim/parts/sampled.py": ("tests/trainer/optim/parts/test_sampled.py", [
-        ("first = min(first, self.subspace.b - self.width)", "pass", "test_every_column"),
-        ("r[:, : self.block.start], ", "", "test_what_is_clipped"),
+         "tests/trainer/optim/parts/test_outside.py: test_a_new_direction_is_completed"),
     ]),
     "trainer/optim/parts/refresh.py": ("tests/trainer/optim/test_galore.py", [
+        ("first = min(first, self.subspace.b - self.width)", "pass",
+         "tests/trainer/optim/parts/test_refresh_sampled.py: test_every_column"),
+        ("r[:, : self.block.start], ", "", "tests/trainer/optim/parts/test_refresh_sampled.py: test_what_is_clipped"),
         ("self.subspace.project(grad, self.basis)",
          "self.subspace.project(grad, None if self.subspace.exists else self.basis)", "test_twenty_steps"),
         ("if self.sampled is not None:\n            yield", "if False:\n            yield",
@@ -598,20 +597,22 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
          "tests/trainer/optim/parts/test_schedule_lazy.py: test_a_settled_layer"),
         ("2 if similar else 1", "2", "tests/trainer/optim/parts/test_schedule_lazy.py: test_a_turning_layer"),
     ]),
-    "trainer/optim/parts/residual.py": ("tests/trainer/optim/parts/test_residual.py", [
-        ("if int(state[TURN]) != turn:", "if False:", "tests/trainer/optim/parts/test_sampled.py: test_a_turn_that_begins"),
-        ("n[:, columns] = 0.0", "pass", "tests/trainer/optim/test_presets.py: test_twenty_steps and muon-sampled and tall"),
+    "trainer/optim/parts/residual.py": ("tests/trainer/optim/parts/test_outside.py", [
         ("* grad_scale**2", "* grad_scale", "test_clipping_scales"),
+        ("return self.subspace.rank == self.subspace.a", "return False", "test_frugal_adds_no_signs"),
+        ("None if self.subspace.orthonormal else", "None if True else",
+         "tests/trainer/optim/test_presets.py: test_twenty_steps and fira-int4 and wide"),
+    ]),
+    "trainer/optim/parts/outside.py": ("tests/trainer/optim/parts/test_outside.py", [
+        ("if int(state[TURN]) != turn:", "if False:", "tests/trainer/optim/parts/test_refresh_sampled.py: test_a_turn_that_begins"),
+        ("n[:, columns] = 0.0", "pass", "tests/trainer/optim/test_presets.py: test_twenty_steps and muon-sampled and tall"),
         ("before.sub_(self._px())", "before", "test_a_momentum_in_two_parts"),
         ("before = before + self._read()", "before = before * 1", "test_a_momentum_in_two_parts"),
         ("beta=grad_scale, alpha=-1)\n        held = self._read()", "alpha=-1)\n        held = self._read()", "test_a_momentum_in_two_parts"),
         ("r = r / grad_scale", "r = r * 1", "test_clipping_scales"),
-        ("return self.subspace.rank == self.subspace.a", "return False", "test_frugal_adds_no_signs"),
         (", factor=self.factor, gram", ", factor=1.0, gram", "tests/trainer/optim/test_presets.py: test_twenty_steps and columns-int4 and wide"),
         ('"beta": self.weight.group["betas"][0]', '"beta": self.weight.group["betas"][1]',
          "tests/trainer/optim/test_presets.py: test_twenty_steps and alice-rotate and wide"),
-        ("None if self.subspace.orthonormal else", "None if True else",
-         "tests/trainer/optim/test_presets.py: test_twenty_steps and fira-int4 and wide"),
     ]),
     "trainer/optim/parts/subspace.py": ("tests/trainer/optim/parts/test_subspace.py", [
         ('is_transposed(shape, weight.group["side"])', 'not is_transposed(shape, weight.group["side"])',

@@ -106,10 +106,7 @@ class GroupSettings:
         "What is added from outside the subspace (docs/optimizer.md); all but none and sampled keep the whole gradient until the step",
     )
     sampled_share: float = option(
-        0.2,
-        "residual sampled: share of a matrix's columns that have a momentum of full rank, by turns of update_proj_gap steps",
-        gt=0,
-        le=1,
+        0.2, "sampled: share of a matrix's columns at full rank, by turns of update_proj_gap steps", gt=0, le=1
     )
     residual_scale: float | None = option(
         None,
@@ -233,11 +230,7 @@ WITHOUT_ONE: tuple[Contradiction, ...] = (
 )
 IN_A_SUBSPACE: tuple[Contradiction, ...] = (
     Contradiction(
-        lambda o: o.transport == "rotate" and o.proj_type == "random",
-        "{transport} goes from one orthonormal basis to the next, and {proj_type} has none: take keep or reset",
-    ),
-    Contradiction(
-        lambda o: o.transport == "complete" and o.proj_type == "random",
+        lambda o: o.transport in ("rotate", "complete") and o.proj_type == "random",
         "{transport} goes from one orthonormal basis to the next, and {proj_type} has none: take keep or reset",
     ),
     Contradiction(

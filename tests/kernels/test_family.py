@@ -88,7 +88,7 @@ def test_what_contradicts_only_without_a_subspace() -> None:
 
 
 def test_every_contradiction_is_seen_by_a_test_above_and_no_default_is_one() -> None:
-    assert len(family.ANYWHERE + family.IN_A_SUBSPACE + family.WITHOUT_ONE) == 21
+    assert len(family.ANYWHERE + family.IN_A_SUBSPACE + family.WITHOUT_ONE) == 20
     assert contradiction(Options(), True, written) is None
     assert contradiction(Options(update="immediate", refresh=None), True, written) is None
 

@@ -15,8 +15,8 @@ from galore.trainer.optim.groups import rank_for
 from galore.trainer.optim.parts.hostsum import sums_on
 from galore.trainer.optim.parts.inner import INNER_RULES, Inner
 from galore.trainer.optim.parts.modes import REFRESHES, Whole
-from galore.trainer.optim.parts.residual import RESIDUALS
-from galore.trainer.optim.parts.sampled import SampledColumns
+from galore.trainer.optim.parts.outside import RESIDUALS
+from galore.trainer.optim.parts.refresh import SampledColumns
 from galore.trainer.optim.parts.schedule import RefreshSchedule, schedules
 from galore.trainer.optim.parts.storage import GradientSum
 from galore.trainer.optim.parts.subspace import SUBSPACES

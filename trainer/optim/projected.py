@@ -117,7 +117,7 @@ class ProjectedSlot(FullSlot):
     def apply(self, update: Update) -> None:
         if self.refresh.basis is not None:
             self._turn_to(self.refresh.basis, update.grad_scale)
-        elif self.subspace.note_draw() and self.inner.started:
+        elif self.transport.forgets and self.subspace.note_draw() and self.inner.started:
             self.transport.redraw(self.inner)
         self._lift(update, self.residual.terms(self.refresh, update.grad_scale), self.transposed)
         if (basis := self.refresh.next_basis()) is not None:

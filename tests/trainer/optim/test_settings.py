@@ -104,6 +104,7 @@ def drawn(rng: random.Random) -> dict[str, Any]:
         "momentum": [0.9],
         "residual_scale": [0.5],
         "switch": [0.5],
+        "sampled_share": [0.5],
     }
     hints = get_type_hints(Options)
     values = {
@@ -228,7 +229,8 @@ def test_a_scale_for_all_counts_where_nothing_is_projected() -> None:
 
 LATER = {
     "rank": 3, "update_proj_gap": 1, "proj_type": "svd", "side": "left", "refresh_overlap": 0.5, "inner": "muon",
-    "transport": "reset", "residual": "fira", "switch": 0.5, "projector_dtype": "int8", "convention": "reference",
+    "transport": "reset", "residual": "fira", "sampled_share": 0.5, "switch": 0.5,
+    "projector_dtype": "int8", "convention": "reference",
 }  # fmt: skip
 
 

@@ -60,7 +60,6 @@ def _forward(module: Any, vectors: int, *given: Tensor, **named: Tensor) -> Tens
     (x,) = (*given, *named.values())
     trained: list[Tensor] = [p for p in module.parameters() if p.requires_grad]
     if not x.requires_grad and not trained and any(layer.receive for layer in int8_layers(module)):
-        trained = [
-            torch.empty(0, dtype=torch.float32, device=x.device, requires_grad=True)
-        ]  # so that there is a backward
+        # so that there is a backward
+        trained = [torch.empty(0, dtype=torch.float32, device=x.device, requires_grad=True)]
     return in_tiles(functools.partial(type(module).forward, module), x, vectors, trained)

@@ -306,8 +306,7 @@ class RandomSubspace(Subspace):
         return True
 
     def note_draw(self) -> bool:
-        resets = self.weight.group["transport"] == "reset"
-        return resets and note_draw(self.weight.state, self.schedule, self.clock())
+        return note_draw(self.weight.state, self.schedule, self.clock())
 
     @property
     def projector(self) -> Tensor:

@@ -13,6 +13,8 @@ from galore.trainer.optim.parts.inner import Inner
 class TransportRule:
     """A way of going on; this one keeps the state as it is, as GaLore does."""
 
+    forgets = False  # whether nothing goes on: a state then has to say of which draw it is
+
     def turn(self, inner: Inner, change: Callable[[], Tensor], outside: Callable[[], Tensor | None]) -> None:
         """What happens after a basis is found anew; `change` gives C (r, r) = P_newᵀ P_old.
 
@@ -25,6 +27,8 @@ class TransportRule:
 
 class Reset(TransportRule):
     """Nothing of the state goes on, as in FRUGAL  (arXiv 2411.07837)."""
+
+    forgets = True
 
     def turn(self, inner: Inner, change: Callable[[], Tensor], outside: Callable[[], Tensor | None]) -> None:
         inner.reset()

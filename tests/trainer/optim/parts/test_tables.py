@@ -14,8 +14,9 @@ from galore.kernels.family import InnerRule, ProjectorDtype, ProjType, RefreshMo
 from galore.trainer.optim import GaLoreAdamW
 from galore.trainer.optim.parts.inner import INNER_RULES, Inner
 from galore.trainer.optim.parts.modes import REFRESHES
+from galore.trainer.optim.parts.outside import RESIDUALS
 from galore.trainer.optim.parts.refresh import Refresh
-from galore.trainer.optim.parts.residual import RESIDUALS, ResidualRule, Terms
+from galore.trainer.optim.parts.residual import ResidualRule, Terms
 from galore.trainer.optim.parts.storage import PROJECTOR_FORMATS
 from galore.trainer.optim.parts.subspace import SUBSPACES
 from galore.trainer.optim.parts.transport import TRANSPORTS

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from galore.trainer.optim import GaLoreAdamW
-from galore.trainer.optim.parts.sampled import sampled_width
+from galore.trainer.optim.parts.refresh import sampled_width
 from galore.trainer.optim.projected import ProjectedSlot
 
 GAP, RANK = 3, 4
