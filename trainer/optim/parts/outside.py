@@ -39,8 +39,8 @@ from galore.trainer.optim.parts.refresh import Refresh, sampled_width
 from galore.trainer.optim.parts.residual import ResidualRule, Terms, WholeGradient
 from galore.trainer.optim.parts.storage import new_state, read_moment, write_moment
 
-TURN = "turn"  # and which turn of sampled columns it is of
 OUTSIDE = "outside"  # the name, in a weight's state, of the momentum that a subspace has not
+TURN = "turn"  # and of the turn of sampled columns that it is of
 
 
 class Sampled(ResidualRule):

@@ -8,9 +8,7 @@ import torch
 from torch import Tensor
 
 from galore.kernels.ops.projection import Dense, project
-from galore.kernels.rules.residual import (
-    column_squares,
-)
+from galore.kernels.rules.residual import column_squares
 from galore.kernels.storage.layout import Matrix
 from galore.trainer.optim.parts.inner import Inner
 from galore.trainer.optim.parts.refresh import Refresh
