@@ -40,9 +40,8 @@ class Int8Linear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:  # (…, n) → (…, m)
         if self.receive is None or not torch.is_grad_enabled():
             return nn.functional.linear(x, self.floating, self.bias)
-        handle = torch.empty(
-            0, dtype=torch.float32, device=x.device, requires_grad=True
-        )  # so that there is a backward if x needs none
+        # so that there is a backward if x needs none
+        handle = torch.empty(0, dtype=torch.float32, device=x.device, requires_grad=True)
         bias = None if self.bias is None else as_autocast(self.bias)
         y: Tensor = _Int8Linear.apply(as_autocast(x), handle, bias, self)  # type: ignore[no-untyped-call]
         return y

@@ -1,8 +1,8 @@
 """Hooks on the gradients of parameters: they keep nothing alive, and compute as if their caller had set nothing.
 
-What they call may go as if they were not there.
-PyTorch holds such a hook in C++, where Python's garbage collector sees no reference. A hook that held its optimizer,
-which holds the parameter, would be a cycle that is never found: model and states would stay in memory for good.
+What they call may go as if they were not there. PyTorch holds such a hook in C++, where Python's garbage collector sees
+no reference. A hook that held its optimizer, which holds the parameter, would be a cycle that is never found: model and
+states would stay in memory for good.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ class Sampled(ResidualRule):
     """
 
     @property
-    def samples(self) -> bool:  # type: ignore[override]
+    def samples(self) -> bool:
         return not self.complete
 
     def planned(self) -> dict[str, Tensor]:

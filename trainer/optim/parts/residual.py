@@ -27,10 +27,14 @@ class ResidualRule:
     """What an update is made of; here P N alone, from the sum of projected gradients."""
 
     whole = False  # whether it needs the whole summed gradient
-    samples = False  # whether it needs a share of its columns
 
     def __init__(self, subspace: Subspace, inner: Inner) -> None:
         self.subspace, self.inner, self.weight = subspace, inner, subspace.weight
+
+    @property
+    def samples(self) -> bool:
+        """Whether it needs a share of the gradient's columns."""
+        return False
 
     def terms(self, gradients: Refresh, grad_scale: float) -> Terms:
         """The update for grad_scale · what was accumulated, which is consumed; the inner rule takes the step."""

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from galore.kernels.family import InnerRule, ProjectorDtype, ProjType, RefreshMode, Residual, Transport
+from galore.kernels.family import WITHOUT_WHOLE, InnerRule, ProjectorDtype, ProjType, RefreshMode, Residual, Transport
 from galore.trainer.optim import GaLoreAdamW
 from galore.trainer.optim.parts.inner import INNER_RULES, Inner
 from galore.trainer.optim.parts.modes import REFRESHES
@@ -60,6 +60,10 @@ def test_a_question_for_a_name_is_seen() -> None:
     assert asked_for('mode == "summed"')
     assert asked_for('group["residual"] in ("none", "fira")')
     assert not asked_for('part = TABLE["fira"]')
+
+
+def test_the_residuals_that_are_said_to_need_no_whole_gradient_need_none() -> None:
+    assert set(WITHOUT_WHOLE) == {name for name, rule in RESIDUALS.items() if not rule.whole}
 
 
 class Half(ResidualRule):
