@@ -5,7 +5,8 @@
     python bench/glue.py table OUT                       Markdown of that
     python bench/glue.py time MODEL DATA                 wall time, the two by turns in one process
 
-NAMES are those of tasks, of methods, or of both; all where none is given.
+NAMES are those of tasks, of methods, or of both; all where none is given. Settings go behind a task's, as in
+`cola:data.max_train_samples=null:train.num_train_epochs=3`, or a method's; the grid of rates stays that of the name.
 
 DATA is a folder of GLUE. OUT gets one JSON line per run, and what is in it is not run again. Every run has one thread; length 64;
 SST-2 and STS-B their first 3,000 examples and one epoch, CoLA as many and two epochs of 32 rows a step, MRPC all and two.
@@ -91,10 +92,10 @@ class Silent:
 
 def quality(model: Path, data: Path, out: Path, names: list[str]) -> None:
     """Every method at every point on the first seed, then the best point of each on the others."""
-    methods = [name for name in names if name in POINTS] or list(POINTS)
-    for task in [name for name in names if name in OF_TASK] or list(OF_TASK):
+    methods = [name for name in names if _name(name) in POINTS] or list(POINTS)
+    for task in [name for name in names if _name(name) in OF_TASK] or list(OF_TASK):
         for method in methods:
-            for point in POINTS[method]:
+            for point in POINTS[_name(method)]:
                 _once(out, model, data, task, method, point, SEEDS[0])
         for method in methods:
             for seed in SEEDS[1:]:
@@ -113,10 +114,11 @@ def _once(out: Path, model: Path, data: Path, task: str, method: str, point: Poi
 
 def cell(model: Path, data: Path, task: str, method: str, point: Point, seed: int) -> Trial:
     """One run of the grid, as the command line would make it."""
-    recipe, own = RECIPES[method]
+    recipe, own = RECIPES[_name(method)]
     where = [f"model.name_or_path={model.absolute()}", f"data.path={data.absolute()}", f"train.seed={seed}"]
     rates = [f"optim.{key}={rate!r}" for key, rate in point.items()]
-    (found,) = grid(recipe, [*SAME, *OF_TASK[task], *own, *where, *rates], task, None)
+    of_task = [*OF_TASK[_name(task)], *_settings(task)]
+    (found,) = grid(recipe, [*SAME, *of_task, *own, *_settings(method), *where, *rates], _name(task), None)
     return found
 
 
@@ -142,8 +144,16 @@ def _rows(out: Path) -> list[Row]:
     return [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()] if out.exists() else []
 
 
+def _name(given: str) -> str:
+    return given.partition(":")[0]
+
+
+def _settings(given: str) -> list[str]:
+    return given.split(":")[1:]
+
+
 def _metric(task: str) -> str:
-    return "spearman" if task == "stsb" else TASKS[task].headline
+    return "spearman" if _name(task) == "stsb" else TASKS[_name(task)].headline
 
 
 def _point_of(row: Row) -> tuple[tuple[str, float], ...]:
@@ -175,6 +185,11 @@ def show_table(out: Path) -> None:
     print(table(["task", "method", "learning rate", "seed 1"], tried, "llrr"))
 
 
+def _folder(task: str) -> str:
+    """The task as GLUE's folders call it, and what it was given."""
+    return ":".join([TASKS[_name(task)].folder, *_settings(task)])
+
+
 def _told(point: tuple[tuple[str, float], ...]) -> str:
     return ", head ".join(f"{rate:g}" for _, rate in point)
 
@@ -182,7 +197,7 @@ def _told(point: tuple[tuple[str, float], ...]) -> str:
 def _line(task: str, method: str, point: tuple[tuple[str, float], ...], runs: list[Row]) -> list[str]:
     scores = [100 * run["last"][_metric(task)] for run in runs]
     return [
-        TASKS[task].folder,
+        _folder(task),
         _metric(task),
         method,
         _told(point),

@@ -88,8 +88,9 @@ def _rates_of_their_own(model: nn.Module, optim: OptimSection) -> dict[nn.Parame
         UserError: nothing is trained that a key is for, or two keys give one matrix two rates.
     """
     found: dict[nn.Parameter, str] = {}
+    peaks = optim.peak_rates
     for key, modules in (("embedding_learning_rate", _tables), ("head_learning_rate", _heads)):
-        if (rate := getattr(optim, key)) is None:
+        if (rate := peaks.get(key)) is None:
             continue
         own = [p for module in modules(model) for p in module.parameters() if is_trained(p)]
         if not own:
@@ -98,9 +99,9 @@ def _rates_of_their_own(model: nn.Module, optim: OptimSection) -> dict[nn.Parame
                 where=f"optim.{key}",
                 fix="leave it out" + (", or name the module in optim.train_modules" if optim.method == "lora" else ""),
             )
-        if any(getattr(optim, found[p]) != rate for p in own if p in found):
+        if any(peaks[found[p]] != rate for p in own if p in found):
             raise UserError(
-                f"{rate:g}, and optim.embedding_learning_rate: {optim.embedding_learning_rate:g}: head and embedding of "
+                f"{rate:g}, and optim.embedding_learning_rate: {peaks['embedding_learning_rate']:g}: head and embedding of "
                 "this model are one matrix (tied weights)",
                 where=f"optim.{key}",
                 fix="leave one of them out",

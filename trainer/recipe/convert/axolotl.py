@@ -89,9 +89,7 @@ def _per_epoch(draft: Draft, key: str, value: Any) -> None:
 
 def _embeddings(draft: Draft, key: str, value: Any) -> None:
     """The rate of embeddings and output head, or its ratio to that of all."""
-    rate, common = value, draft.values.get("learning_rate")
-    if key == "embedding_lr_scale" and isinstance(value, float | int) and isinstance(common, float | int):
-        rate = float(f"{value * common:.6g}")
+    rate = f"{value}x" if key == "embedding_lr_scale" else value
     if is_off(value):
         return draft.leave(key, OFF)
     if not is_off(draft.values.get("adapter")) and not draft.values.get("lora_modules_to_save"):

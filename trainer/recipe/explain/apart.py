@@ -32,7 +32,7 @@ APART = {
     "optim.min_lr_ratio is the last rate as a share of the peak": "final_lr_frac",
     "optim.learning_rate is for all but head and embeddings; docs/own-loop.md for rates by group": """
         matrix_lr scalar_lr loraplus_lr_ratio loraplus_lr_embedding lr_groups""",
-    "optim.embedding_learning_rate and head_learning_rate are rates: optim.learning_rate × the factor": """
+    "optim.embedding_learning_rate and head_learning_rate take a factor of optim.learning_rate, too, such as 5x": """
         embedding_lr_scale""",
     "warm-up is linear: leave it out": "lr_quadratic_warmup",
     "no schedule takes further settings in one key: each has a key of its own in section optim": """

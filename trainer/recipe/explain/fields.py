@@ -106,6 +106,8 @@ def _choices(part: dict[str, Any]) -> list[str]:
 def _words(part: dict[str, Any], value: Any) -> str:
     if choices := _choices(part):
         return f"one of {', '.join(choices)}" if len(choices) > 1 else choices[0]
+    if "examples" in part:
+        return f"text such as {part['examples'][0]}"
     if "$ref" in part:
         keys = recipe_schema()["$defs"][part["$ref"].rsplit("/", 1)[-1]]["properties"]
         return f"a mapping such as {{{', '.join(f'{name}: …' for name in list(keys)[:2])}}}"

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Literal, Self
 from pydantic import Field, model_validator
 
 from galore.kernels.family import (
+    LARGEST,
+    SMALLEST,
     InnerRule,
     Options,
     RefreshMode,
@@ -21,6 +23,7 @@ from galore.kernels.family import (
 from galore.trainer.recipe.schema.section import (
     FloatType,
     Fraction,
+    Multiple,
     NonNegative,
     Positive,
     Section,
@@ -54,17 +57,17 @@ class _Targets(Section):
         "galore", description="galore: low-rank gradient projection; lora: adapters through peft; full: full-rank AdamW"
     )
     learning_rate: Positive = Field(0.01, description="Peak learning rate, per optimizer step")
-    head_learning_rate: Positive | None = Field(
+    head_learning_rate: Positive | Multiple | None = Field(
         None,
-        description="Peak learning rate of the output head, of a language model or a classifier, in place of `learning_rate`; null is the same",
+        description="Peak learning rate of the output head, of a language model or a classifier, or a multiple of `learning_rate` such as 0.5x; null is the same",
     )
     head_inner: InnerRule | None = Field(
         None,
         description="galore, full: rule of the update of a language model's output head, one of those of `inner`, such as soap; null is adamw, and scale-momentum with scale",
     )
-    embedding_learning_rate: Positive | None = Field(
+    embedding_learning_rate: Positive | Multiple | None = Field(
         None,
-        description="Peak learning rate of all embedding tables, in place of `learning_rate`; null is the same. Tied to the head they are one matrix, which either key sets",
+        description="Peak learning rate of all embedding tables, or a multiple of `learning_rate` such as 5x; null is the same. Tied to the head they are one matrix, which either key sets",
     )
     lr_scheduler_type: ScheduleName = Field(
         "cosine", description="Shape of the schedule after warm-up, as transformers calls it (docs/runs.md)"
@@ -147,8 +150,10 @@ class OptimSection(_Composition):
     @property
     def peak_rates(self) -> dict[str, float]:
         """Peak learning rates by key: `learning_rate`, and those that some parameters have in its place."""
-        given = {name: getattr(self, name) for name in RATES}
-        return {name: rate for name, rate in given.items() if rate is not None}
+        return {name: self._rate(given) for name in RATES if (given := getattr(self, name)) is not None}
+
+    def _rate(self, given: float | str) -> float:
+        return self.learning_rate * float(given.removesuffix("x")) if isinstance(given, str) else given
 
     @property
     def effective_scale(self) -> float:
@@ -170,6 +175,7 @@ class OptimSection(_Composition):
 
 def check_optimizer(optim: OptimSection) -> None:
     """Raise ValueError for the first contradiction."""
+    _check_rates(optim)
     _check_schedule(optim)
     rules = [optim.inner, *([optim.head_inner] if optim.head_inner is not None else [])]
     if said := contradiction(optim, optim.method == "galore", _written) or lacks_momentum(
@@ -195,6 +201,12 @@ OF_SCHEDULE: dict[str, ScheduleName] = {
     "lr_num_cycles": "cosine_with_restarts",
     "lr_power": "polynomial",
 }
+
+
+def _check_rates(optim: OptimSection) -> None:
+    for name, rate in optim.peak_rates.items():
+        if not SMALLEST <= rate <= LARGEST:
+            raise ValueError(f"{name}: {getattr(optim, name)} is {rate:g} at learning_rate: {optim.learning_rate:g}")
 
 
 def _check_schedule(optim: OptimSection) -> None:

@@ -61,6 +61,7 @@ def taken_over(trained: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
 
 def changed_mathematics(old: Recipe, new: Recipe) -> list[str]:
     """`section.key: old → new` for every field that differs and is not marked `execution`."""
+    old, new = _with_rates(old), _with_rates(new)
     return [line for name in Recipe.model_fields for line in _changes(name, getattr(old, name), getattr(new, name))]
 
 
@@ -68,10 +69,15 @@ def mathematics(recipe: Recipe) -> dict[str, Any]:
     """`section.key` → value as JSON, of every field that is not marked `execution`."""
     return {
         f"{name}.{key}": value
-        for name, section in recipe.model_dump(mode="json").items()
+        for name, section in _with_rates(recipe).model_dump(mode="json").items()
         for key, value in section.items()
         if not _is_execution(type(getattr(recipe, name)).model_fields[key].json_schema_extra)
     }
+
+
+def _with_rates(recipe: Recipe) -> Recipe:
+    """`recipe` with learning rates in numbers: a multiple of another is no other mathematics."""
+    return recipe.model_copy(update={"optim": recipe.optim.model_copy(update=recipe.optim.peak_rates)})
 
 
 def other_mathematics(trained: Mapping[str, Any], recipe: Recipe) -> list[str]:

@@ -32,6 +32,9 @@ Tokens = Annotated[int, Field(gt=0, le=2**63 - 1)]
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
 Epochs = Annotated[float, Field(gt=0, le=1_000_000)]
 Positive = Annotated[float, Field(gt=0, ge=SMALLEST, le=LARGEST)]
+Multiple = Annotated[
+    str, Field(pattern=r"^([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?x$", max_length=24, examples=["5x"])
+]  # of another key
 NonNegative = Annotated[float, Field(ge=0, le=LARGEST)]
 Deviation = Annotated[float, Field(gt=0, ge=SMALLEST, le=1)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]

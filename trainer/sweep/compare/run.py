@@ -41,7 +41,7 @@ def compare(
     firsts = {trial.label: trial for trial in reversed(trials)}
     for label in dict.fromkeys(trial.label for trial in trials):
         rates = own_rates(firsts[label].recipe.optim)
-        beside_it = f"; whatever the learning rate: {rates}" if rates else ""
+        beside_it = f"; rates of their own: {rates}" if rates else ""
         show.tell(f"{label}: {_changes(base, firsts[label]) or f'{base.name} as it is'}{beside_it}")
     labels, title = labels_of(root / "compare.json"), f"{base.name}: methods compared"
     how = (lambda folder, loaded: trial_of(folder, loaded, labels), partial(differences, base.recipe))

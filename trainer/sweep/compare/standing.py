@@ -57,9 +57,9 @@ def best_of_each(found: Sequence[Compared]) -> list[Compared]:
 
 
 def own_rates(optim: OptimSection) -> str:
-    """The rates of embeddings and head that a grid of learning rates leaves alone; "" where there is none."""
-    rates = (f"{name} {rate:g}" for name, rate in optim.peak_rates.items() if name != "learning_rate")
-    return ", ".join(rates)
+    """The rates of embeddings and head as the recipe has them; "" where there is none."""
+    given = {name: getattr(optim, name) for name in optim.peak_rates if name != "learning_rate"}
+    return ", ".join(f"{name} {rate if isinstance(rate, str) else f'{rate:g}'}" for name, rate in given.items())
 
 
 def without_result(outcomes: Sequence[Outcome]) -> list[str]:

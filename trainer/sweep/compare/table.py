@@ -115,7 +115,7 @@ def _of_rates(every: Sequence[Compared]) -> str:
     """A sentence about rates that are not the learning rate of their row."""
     found = {each.label: own_rates(each.trial.recipe.optim) for each in every}
     told = "; ".join(f"{label} {rates}" for label, rates in found.items() if rates)
-    return f"Whatever the learning rate: {told}.\n" if told else ""
+    return f"Rates of their own: {told}.\n" if told else ""
 
 
 def _numbers(each: Compared, every: Sequence[Compared], best: bool) -> list[object]:

@@ -97,9 +97,10 @@ def _optimizer(recipe: Recipe, found: Handover) -> dict[str, Any]:
         "learning_rate": optim.learning_rate,
         "optimizer": "adamw_bnb_8bit" if eight else "adamw_torch",
     }
-    if optim.embedding_learning_rate is not None and optim.embedding_learning_rate == optim.head_learning_rate:
+    peaks = optim.peak_rates
+    if (own := peaks.get("embedding_learning_rate")) is not None and own == peaks.get("head_learning_rate"):
         found.says |= {"optim.embedding_learning_rate", "optim.head_learning_rate"}
-        values["embedding_lr"] = optim.embedding_learning_rate
+        values["embedding_lr"] = own
     if optim.method == "lora":
         found.says |= {"optim.lora_alpha", "optim.lora_dropout", "optim.train_modules"}
         found.tell("optim.target_modules", "lora_target_linear: all linear layers are adapted there")

@@ -133,7 +133,9 @@ def test_a_default_that_the_file_takes_the_place_of_is_not_told(tmp_path: Path) 
     ("keys", "rate"),
     [
         ({"adapter": None, "embedding_lr": 1e-5}, 1e-5),
-        ({"adapter": None, "embedding_lr_scale": 0.5}, 1e-4),
+        ({"adapter": None, "embedding_lr_scale": 0.5}, "0.5x"),
+        ({"adapter": None, "embedding_lr_scale": 1e-7}, "1e-07x"),
+        ({"adapter": None, "embedding_lr_scale": "half"}, None),
         ({"lora_modules_to_save": ["embed_tokens", "lm_head"], "embedding_lr": 1e-5}, 1e-5),
         ({"embedding_lr": 1e-5}, None),
         ({"adapter": None, "embedding_lr": "fast"}, None),
@@ -141,11 +143,11 @@ def test_a_default_that_the_file_takes_the_place_of_is_not_told(tmp_path: Path) 
     ],
 )
 def test_axolotls_rate_of_embeddings_is_of_the_head_too(
-    keys: dict[str, Any], rate: float | None, tmp_path: Path
+    keys: dict[str, Any], rate: float | str | None, tmp_path: Path
 ) -> None:
     made = settings(convert(write(tmp_path, "axolotl", **keys), "axolotl").text)
     found = [made.get(f"optim.{name}_learning_rate") for name in ("embedding", "head")]
-    assert found == ([rate, rate] if rate is None else [pytest.approx(rate)] * 2)
+    assert found == [rate, rate]
 
 
 def test_what_goes_with_a_setting_is_left_out_with_it(tmp_path: Path) -> None:

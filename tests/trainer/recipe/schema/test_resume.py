@@ -36,6 +36,16 @@ def test_execution_may_change(override: str) -> None:
     assert mathematics(old) == mathematics(new)
 
 
+def test_a_rate_may_be_written_as_a_multiple() -> None:
+    key = "optim.embedding_learning_rate"
+    number, multiple, other = recipe(f"{key}=0.02"), recipe(f"{key}=2x"), recipe(f"{key}=3x")
+    assert changed_mathematics(number, multiple) == []
+    assert other_mathematics(mathematics(number), multiple) == []
+    assert mathematics(multiple)[key] == 0.02
+    assert changed_mathematics(multiple, other) == [f"{key}: 0.02 → 0.03"]
+    assert other_mathematics(mathematics(multiple), other) == [f"{key}: 0.02 → 0.03"]
+
+
 @pytest.mark.parametrize(
     "override",
     [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from galore.trainer.common.errors import UserError
+from galore.trainer.recipe.change import changed
 from galore.trainer.recipe.load import load_recipe
 from galore.trainer.recipe.methods import METHODS
 from galore.trainer.sweep.compare.grid import grid
@@ -125,7 +126,11 @@ NORMUON = {"normuon", "normuon-4bit", "normuon-low-rank", "normuon-joint-4bit"}
 @pytest.mark.parametrize("method", METHODS)
 def test_rates_of_embeddings_and_head_go_with_the_rule_that_they_suit(method: str) -> None:
     (trial,) = grid("demo-normuon", [], method)
-    assert trial.recipe.optim.embedding_learning_rate == (0.05 if method in NORMUON else None)
+    assert trial.recipe.optim.embedding_learning_rate == ("5x" if method in NORMUON else None)
+    faster = changed(trial.loaded, {"optim.learning_rate": 0.1})
+    assert faster is not None
+    own = faster.recipe.optim.peak_rates.get("embedding_learning_rate")
+    assert own == (0.5 if method in NORMUON else None)
 
 
 @pytest.mark.parametrize("key", ["embedding_learning_rate", "head_learning_rate"])

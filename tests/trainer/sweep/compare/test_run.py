@@ -250,7 +250,7 @@ def test_runs_of_other_settings_are_told_apart(recipe: str, tmp_path: Path) -> N
 
 def test_rates_that_a_grid_leaves_alone_are_told_with_their_method(recipe: str, tmp_path: Path) -> None:
     _, told = compared(recipe, tmp_path / "out", "full,galore", "0.003", "optim.embedding_learning_rate=0.02")
-    beside = "; whatever the learning rate: embedding_learning_rate 0.02"
+    beside = "; rates of their own: embedding_learning_rate 0.02"
     assert told[:2] == [f"full: optim.method: galore → full{beside}", f"galore: small as it is{beside}"]
 
 

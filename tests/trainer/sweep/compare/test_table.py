@@ -61,13 +61,13 @@ def test_where_nothing_has_a_result_there_is_no_table_of_the_best() -> None:
     assert text.startswith("# A title\n\nNo method has a result.\n\n## Every learning rate\n\n| method |")
 
 
-def test_rates_that_a_grid_leaves_alone_are_told() -> None:
-    loaded = load_recipe("demo", ["optim.embedding_learning_rate=0.05", "optim.head_learning_rate=0.002"])
+def test_rates_of_head_and_embeddings_are_told() -> None:
+    loaded = load_recipe("demo", ["optim.embedding_learning_rate=5x", "optim.head_learning_rate=0.002"])
     split = [replace(each, trial=replace(each.trial, loaded=loaded)) for each in [run("normuon", 0.01, 1, 4.0)]]
     text = markdown("A title", Sweep([*RUNS, *split], [], {}))
-    told = "Whatever the learning rate: normuon head_learning_rate 0.002, embedding_learning_rate 0.05.\n"
+    told = "Rates of their own: normuon head_learning_rate 0.002, embedding_learning_rate 5x.\n"
     assert f"\n{told}" in text
-    assert "Whatever" not in markdown("A title", Sweep(RUNS, [], {}))
+    assert "of their own" not in markdown("A title", Sweep(RUNS, [], {}))
 
 
 def test_methods_without_a_result_are_those_of_which_a_run_failed_and_none_that_was_asked_for_is_done() -> None:
