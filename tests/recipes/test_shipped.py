@@ -163,10 +163,10 @@ def test_matrices_under_normuon_move_at_eight_times_the_rate_of_adamw(size: str)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name.endswith("-normuon")])
-def test_embeddings_under_normuon_have_a_rate_of_their_own(name: str) -> None:
+def test_ends_under_normuon_have_rates_of_their_own_and_the_head_soap(name: str) -> None:
     optim = load_recipe(name).recipe.optim
     assert optim.embedding_learning_rate == "5x"
-    assert (optim.head_inner, optim.head_learning_rate) == (None, None)
+    assert (optim.head_inner, optim.head_learning_rate) == ("soap", "0.5x")
 
 
 def test_demo_needs_no_network_and_fits_a_laptop() -> None:
