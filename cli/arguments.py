@@ -29,6 +29,24 @@ class Verb(TyperCommand):
     def get_params(self, ctx: Any) -> list[Any]:
         return without_values(super().get_params(ctx))
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        given = list(args)
+        try:
+            return super().parse_args(ctx, args)
+        except typer.BadParameter as error:
+            tell_value(error, given)
+            raise
+
+
+def tell_value(error: typer.BadParameter, args: list[str]) -> None:
+    """Adds to `error` the value among `args` that it is about, which some releases of typer leave out."""
+    names = getattr(error.param, "opts", ())
+    for word, following in zip(args, [*args[1:], ""], strict=True):
+        name, equals, value = word.partition("=")
+        value = value if equals else following
+        if name in names and value and value not in error.message:
+            error.message = f"{error.message.rstrip('.')}, got {value!r}"
+
 
 class VerbGroup(TyperGroup):
     """Verbs below one name."""

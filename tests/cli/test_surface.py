@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -59,6 +60,31 @@ def test_numbers_beyond_their_ends_are_refused_in_words(galore: Any) -> None:
         refused = galore("generate", "gpt2", "--prompt", "x", option, value)
         assert refused.exit_code == 2, refused.output
         assert option in refused.stderr
+
+
+def numbers(command: Any, *path: str) -> Iterator[tuple[tuple[str, ...], str]]:
+    """(words of a verb, option) of every option that is a number."""
+    hints = get_type_hints(inspect.unwrap(command.callback)) if command.callback and path else {}
+    for each in command.params:
+        if each.param_type_name == "option" and {int, float} & {hints.get(each.name), *get_args(hints.get(each.name))}:
+            yield path, each.opts[0]
+    for name, verb in getattr(command, "commands", {}).items():
+        yield from numbers(verb, *path, name)
+
+
+NUMBERS = list(numbers(typer.main.get_command(app)))
+assert len(NUMBERS) > 20
+
+
+@pytest.mark.parametrize(
+    ("path", "option"), NUMBERS, ids=lambda each: "-".join(each) if isinstance(each, tuple) else each
+)
+def test_what_is_no_number_is_told_with_its_value(galore: Any, path: tuple[str, ...], option: str) -> None:
+    for words in ((option, "many"), (f"{option}=many",)):
+        refused = galore(*path, *words)
+        assert refused.exit_code == 2, refused.output
+        assert option in refused.stderr
+        assert "many" in refused.stderr
 
 
 def test_every_path_of_the_command_line_may_begin_at_home() -> None:
