@@ -40,6 +40,7 @@ class Verb(TyperCommand):
 
 def tell_value(error: typer.BadParameter, args: list[str]) -> None:
     """Adds to `error` the value among `args` that it is about, which some releases of typer leave out."""
+    error.message = error.message.removeprefix("Value error, ")
     names = getattr(error.param, "opts", ())
     for word, following in zip(args, [*args[1:], ""], strict=True):
         name, equals, value = word.partition("=")

@@ -87,6 +87,13 @@ def test_what_is_no_number_is_told_with_its_value(galore: Any, path: tuple[str, 
         assert "many" in refused.stderr
 
 
+def test_what_is_no_choice_is_told_in_plain_words(galore: Any) -> None:
+    refused = galore("profile-memory", "demo", "--parallel", "alone")
+    assert refused.exit_code == 2
+    assert "'alone' is not one of 'auto', 'ddp', 'fsdp'" in " ".join(refused.stderr.replace("│", "").split())
+    assert "Value error" not in refused.stderr
+
+
 def test_every_path_of_the_command_line_may_begin_at_home() -> None:
     """A shell leaves `--output-dir=~/x` as it is."""
     paths = dict(settings_of(Path))
