@@ -100,9 +100,10 @@ def profile_of_one(loaded: LoadedRecipe, card: Card, gpus: int, brief: bool = Fa
     from galore.trainer.fit.ranks import profile_of_part
     from galore.trainer.parallel.group import Group, refuse_in_group
 
+    if gpus > 1:
+        refuse_in_group(loaded.recipe, Group(0, gpus))
     one = of_one(loaded, gpus)
     if gpus > 1 and loaded.recipe.parallel.mode == "fsdp":
-        refuse_in_group(loaded.recipe, Group(0, gpus))
         return profile_of_part(one, card, gpus, brief)
     return profile_on(one, card, brief=brief, ranks=gpus)
 

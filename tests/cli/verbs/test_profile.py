@@ -390,6 +390,17 @@ def test_a_machine_is_judged_beside_the_card(galore: Any) -> None:
     assert "host" not in json.loads(profile(galore, "tiny.yaml", "--no-advise", "--json").stdout)
 
 
+@pytest.mark.parametrize("mode", ["ddp", "fsdp"])
+def test_what_processes_cannot_share_is_refused_before_anything_is_traced(
+    galore: Any, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    monkeypatch.setattr("galore.trainer.fit.predict.predict", None)
+    immediate = ("optim.update=immediate", "optim.refresh=first-micro-batch", "optim.max_grad_norm=null")
+    refused = galore("profile-memory", "tiny.yaml", *immediate, "--gpus", "2", "--parallel", mode)
+    assert refused.exit_code == 2
+    assert "optim.update: immediate applies each gradient in the backward" in refused.stderr
+
+
 def test_gpus_go_with_the_plain_profile(galore: Any) -> None:
     shown = galore("profile-memory", "tiny.yaml", "--gpus", "2", "--compare")
     assert shown.exit_code == 2
