@@ -43,14 +43,15 @@ def halved(value: int, least: int = 1) -> Iterator[int]:
 SAME_BATCH = 0.05  # a global batch that differs by no more than this share trains much the same
 
 
-def larger_micro_batches(recipe: Recipe) -> list[Settings]:
+def larger_micro_batches(recipe: Recipe, processes: int = 1) -> list[Settings]:
     """Micro-batches above the recipe's, ascending: divisors of its global batch, and round ones of one near it.
 
-    Round are those of three binary digits, 4 in every doubling, such as 16, 20, 24 and 28.
+    Round are those of three binary digits, 4 in every doubling, such as 16, 20, 24 and 28. None is larger than the
+    share of the batch that each of so many processes has.
     """
     batch, now = recipe.train.global_batch_size, recipe.train.micro_batch_size
     steps: list[Settings] = []
-    for size in range(now + 1, min(batch, MOST_ROWS) + 1):
+    for size in range(now + 1, min(batch // processes, MOST_ROWS) + 1):
         other = max(1, round(batch / size)) * size
         if other == batch:
             steps.append({"train.micro_batch_size": size})
