@@ -371,8 +371,12 @@ def test_gpus_show_what_each_sends(galore: Any) -> None:
     assert "2, ddp: the memory above is of each" in shown
     assert "by 10 GbE" in shown
     assert "nominal rate" in shown
+    lines = [line for line in shown.splitlines() if line.startswith(("a step ", "time ", "energy ", "saved "))]
+    assert len(lines) == 4
+    assert all(line.endswith("without what the processes send") for line in lines)
     found = json.loads(profile(galore, "tiny.yaml", "--gpu", "rtx3090", "--gpus", "2", "--json", "--no-advise").stdout)
     assert found["parallel"]["size"] == 2
+    assert found["plan"]["step"]["basis"].endswith("without what the processes send")
     assert sum(found["parallel"]["ordinary"].values()) < found["parallel"]["gradients"]
 
 
