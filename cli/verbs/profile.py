@@ -197,9 +197,12 @@ def _refuse_files(files: Mapping[str, Path | None], force: bool) -> None:
 
 def _advice(loaded: LoadedRecipe, card: Card, gpus: int, until: float = math.inf) -> Advice:
     from galore.trainer.fit.advice import Adviser
+    from galore.trainer.losses.router import is_configured
 
     with told_on_stderr() as tell:
-        return Adviser(loaded, card, lambda text: tell(f"trying {text}"), until=until, processes=gpus).advise()
+        router = is_configured(loaded)
+        adviser = Adviser(loaded, card, lambda text: tell(f"trying {text}"), until=until, processes=gpus, router=router)
+        return adviser.advise()
 
 
 def _shipped(loaded: LoadedRecipe, card: Card) -> Shipped | None:

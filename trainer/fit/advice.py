@@ -106,6 +106,7 @@ class Adviser:
         brief: trace without the ordinary step first; what is found is tried as a whole.
         until: of `time.monotonic`: no trace begins later.
         processes: that share the run; what is tried is to fit the card of one.
+        router: whether the model's configuration asks for a router's loss.
     """
 
     def __init__(
@@ -117,9 +118,10 @@ class Adviser:
         brief: bool = True,
         until: float = math.inf,
         processes: int = 1,
+        router: bool = False,
     ) -> None:
         self.loaded, self.card, self.progress, self.brief = loaded, card, progress, brief
-        self.until, self.processes = until, processes
+        self.until, self.processes, self.router = until, processes, router
         self._known: dict[str, Need | None] = {}
         self._base = self._profile({})
 
@@ -129,13 +131,19 @@ class Adviser:
             return Advice((), (), self._room(), positions=self._too_few_positions())
         trials: list[Trial] = []
         try:
-            for each in remedies(self.loaded.recipe):
+            for each in remedies(self.loaded.recipe, self.router):
                 trial = self._best(each, {})
                 trials += [trial] if trial is not None and trial.helps else []
             advice = Advice(tuple(trials), tuple(self._combine()), ())
             if self.brief and advice.settings and not self._holds(advice.settings):
                 return Adviser(
-                    self.loaded, self.card, self.progress, brief=False, until=self.until, processes=self.processes
+                    self.loaded,
+                    self.card,
+                    self.progress,
+                    brief=False,
+                    until=self.until,
+                    processes=self.processes,
+                    router=self.router,
                 ).advise()
         except OutOfTime:
             return Advice(tuple(trials), (), (), unfinished=True)
@@ -158,7 +166,7 @@ class Adviser:
 
     def _larger_batches(self) -> Iterator[Settings]:
         """The largest that divides the global batch, and a larger one that another global batch makes room for."""
-        steps = larger_micro_batches(self.loaded.recipe, self.processes)
+        steps = larger_micro_batches(self.loaded.recipe, self.processes, self.router)
         fitting = steps[: self._fitting(steps, self.loaded.recipe.train.micro_batch_size)]
         dividing = next((step for step in reversed(fitting) if len(step) == 1 and self._fits(step)), {})
         yield dividing
@@ -206,7 +214,7 @@ class Adviser:
         taken: dict[str, Settings] = {}
         for cost in COSTS:
             above = _merged(taken.values())
-            trial = self._best(remedy(self._recipe(above), cost), above)
+            trial = self._best(remedy(self._recipe(above), cost, self.router), above)
             if trial is None or not trial.helps:
                 continue
             taken[cost] = trial.settings
