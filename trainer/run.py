@@ -94,9 +94,14 @@ def run_training(
                 _require_sample(run)
                 _require_held_out(run)
                 require_profiled(run.recipe.log, run.total_steps)
+                snapshots = Snapshots.of(run.recipe.train, run.model, directory.snapshots)
                 # before all else: it is what makes the directory a run to resume
                 directory.replace(directory.recipe, loaded.text)
-                recorder = _recorder(run, console, baseline, callbacks)
+                try:
+                    recorder = _recorder(run, console, baseline, callbacks, snapshots)
+                except UserError:
+                    directory.take_back()
+                    raise
             if group is not None:
                 lead(run, group)
             return _carry_out(run, recorder)
@@ -226,9 +231,10 @@ def _report(run: Run) -> Path | None:
     return None
 
 
-def _recorder(run: Run, console: Console, baseline: int, callbacks: Callbacks | None) -> Recorder:
+def _recorder(
+    run: Run, console: Console, baseline: int, callbacks: Callbacks | None, snapshots: Snapshots | None
+) -> Recorder:
     dtype = next(run.model.parameters()).dtype
-    snapshots = Snapshots.of(run.recipe.train, run.model, run.directory.snapshots, run.first_step)
     ranks = 1 if run.group is None else run.group.size
     meter = Meter.of(run.model, run.device, dtype, run.data.mean_length, ranks)
     resume_step = None if run.directory.fresh else run.first_step
@@ -243,6 +249,7 @@ def _recorder(run: Run, console: Console, baseline: int, callbacks: Callbacks | 
     power = PowerMeter.of(run.device)
     recorder = Recorder(metrics, console, meter, run.device, 0 if on_gpu else baseline, callbacks, power)
     if snapshots is not None and run.writes:
+        snapshots.forget_after(run.first_step)
         recorder.callbacks.add(snapshots)
     if run.checkpoint is not None:
         recorder.go_on_from(run.checkpoint.state)
