@@ -11,6 +11,7 @@ from galore.trainer.data.batch import Data, Extra, Result, Scoring
 from galore.trainer.models.head import split_head
 from galore.trainer.optim.ranks import Ranks
 from galore.trainer.recipe.schema.recipe import Recipe
+from galore.trainer.record.row import losses_of
 from galore.trainer.tasks.metrics import flat
 
 
@@ -36,4 +37,5 @@ def final_of(row: Mapping[str, Any]) -> dict[str, Any]:
         return {"task": row["task"], **flat(row["scores"])}
     more = ("loss_nats_by_source", "loss_nats_by_modality", "perplexity_by_modality", "extra_loss")
     known = {name: row[name] for name in more if name in row}
-    return {name: row.get(name) for name in ("loss_nats", "perplexity", "mode")} | known
+    parts = {name: losses_of(each) for name, each in known.items() if isinstance(each, Mapping)}
+    return {name: row.get(name) for name in ("loss_nats", "perplexity", "mode")} | known | parts

@@ -22,8 +22,8 @@ from galore.trainer.recorder import Meter, Recorder
 
 def lead(run: Run, group: Group) -> None:
     """Let the others build the same run: its data are in the cache by now, and its checkpoint was chosen."""
-    held_out = list(read_rows(run.directory.metrics))
-    scored = [{**row, "sample": None, "question": None} for row in held_out if row.get("kind") == "eval"]
+    held_out = (row for row in read_rows(run.directory.metrics) if row.get("kind") == "eval")
+    scored = [{**row, "sample": None, "question": None} for row in held_out]
     told = {"root": str(run.directory.root.resolve()), "fresh": run.directory.fresh, "step": run.first_step}
     group.from_first({**told, "evaluations": scored})
     require_same_weights(run.model, group)

@@ -94,9 +94,14 @@ def run_training(
                 _require_sample(run)
                 _require_held_out(run)
                 require_profiled(run.recipe.log, run.total_steps)
+                snapshots = Snapshots.of(run.recipe.train, run.model, directory.snapshots)
                 # before all else: it is what makes the directory a run to resume
                 directory.replace(directory.recipe, loaded.text)
-                recorder = _recorder(run, console, baseline, callbacks)
+                try:
+                    recorder = _recorder(run, console, baseline, callbacks, snapshots)
+                except UserError:
+                    directory.take_back()
+                    raise
             if group is not None:
                 lead(run, group)
             return _carry_out(run, recorder)
@@ -226,9 +231,10 @@ def _report(run: Run) -> Path | None:
     return None
 
 
-def _recorder(run: Run, console: Console, baseline: int, callbacks: Callbacks | None) -> Recorder:
+def _recorder(
+    run: Run, console: Console, baseline: int, callbacks: Callbacks | None, snapshots: Snapshots | None
+) -> Recorder:
     dtype = next(run.model.parameters()).dtype
-    snapshots = Snapshots.of(run.recipe.train, run.model, run.directory.snapshots, run.first_step)
     ranks = 1 if run.group is None else run.group.size
     meter = Meter.of(run.model, run.device, dtype, run.data.mean_length, ranks)
     resume_step = None if run.directory.fresh else run.first_step
@@ -243,6 +249,7 @@ def _recorder(run: Run, console: Console, baseline: int, callbacks: Callbacks | 
     power = PowerMeter.of(run.device)
     recorder = Recorder(metrics, console, meter, run.device, 0 if on_gpu else baseline, callbacks, power)
     if snapshots is not None and run.writes:
+        snapshots.forget_after(run.first_step)
         recorder.callbacks.add(snapshots)
     if run.checkpoint is not None:
         recorder.go_on_from(run.checkpoint.state)
@@ -269,7 +276,7 @@ def _begin(run: Run, recorder: Recorder) -> None:
         known["expected_memory"] = expected.as_json()
     trained = files_of(run.checkpoint.state) if run.checkpoint is not None else {}
     files = save_model_files(run.model, run.data.tokenizer, run.directory, trained, run.console.message)
-    run.made_with |= identity(run.recipe, stored_config(run.model), files)
+    run.made_with |= identity(run.recipe, stored_config(run.model), files, run.router is not None)
     run.directory.write_facts(known)
     run.directory.traceback.unlink(missing_ok=True)  # of what it went on from
     memory = f"{VERDICTS[expected.fits]}. {reason(expected)}" if expected is not None else ""

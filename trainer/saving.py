@@ -28,7 +28,7 @@ Found = TypeVar("Found")
 
 @dataclass(frozen=True)
 class Standing:
-    """A run after `step` whole steps: the data go on at `position`, and dropout draws on from `rng`.
+    """A run after `step` whole steps, `clock` of which moved weights: data go on at `position`, dropout at `rng`.
 
     Taken before the next step, which may break off when it has read data and drawn numbers already.
     """
@@ -36,10 +36,11 @@ class Standing:
     step: int
     position: dict[str, Any]
     rng: dict[str, Tensor]
+    clock: int
 
     @classmethod
     def of(cls, run: Run, step: int) -> Self:
-        return cls(step, run.data.position(), random_state())
+        return cls(step, run.data.position(), random_state(), run.optimizer.clock)
 
 
 def save(run: Run, recorder: Recorder, at: Standing, must: bool) -> None:

@@ -72,19 +72,20 @@ def _remedy(run: Run) -> str:
         return f"lower train.micro_batch_size and resume, or see: galore profile-memory {folder}/recipe.yaml --advise"
     run.console.message("looking for settings that fit")
     loaded = recipe_of(run)
-    settings = _settings_that_fit(loaded, card)
+    router = run.router is not None
+    settings = _settings_that_fit(loaded, card, 1 if run.group is None else run.group.size, router)
     fitting = changed(loaded, settings)
     words = " ".join(spelled(settings))
     if not settings or fitting is None:
         return f"no change of settings is known to fit; see: galore profile-memory {folder}/recipe.yaml --advise"
-    if changed_mathematics(loaded.recipe, fitting.recipe):
+    if changed_mathematics(loaded.recipe, fitting.recipe, router):
         return f"start anew with {words}: no milder change fits this card"
     return run.directory.go_on(*spelled(settings))
 
 
-def _settings_that_fit(loaded: LoadedRecipe, card: Card) -> Settings:
-    """The mildest changes that make it fit; none where none is known."""
+def _settings_that_fit(loaded: LoadedRecipe, card: Card, processes: int, router: bool) -> Settings:
+    """The mildest changes that make it fit on each of so many processes; none where none is known."""
     try:
-        return Adviser(loaded, card).advise().settings
+        return Adviser(loaded, card, processes=processes, router=router).advise().settings
     except UserError:
         return {}

@@ -98,7 +98,7 @@ def plan_lines(plan: Plan) -> Iterator[tuple[str, str]]:
     yield "checkpoints", f"{kept} = {size(plan.disk_bytes)}{writing}"
     if (lost := plan.seconds_unsaved) is not None:
         often = "at the end" if plan.save_steps is None else f"every {counted(plan.save_steps, 'step')}"
-        yield "saved", f"{often} (train.save_steps): a power cut costs {span(lost)} at most"
+        yield "saved", f"{often} (train.save_steps): a power cut costs {span(lost)} at most{_apart(plan)}"
     each = plan.cache_bytes_per_token
     stream = "none of the training text: it is streamed, or read whole"
     yield "token cache", f"{size(each * 10**9)} per billion tokens of the corpus" if each else stream
@@ -124,12 +124,12 @@ def _time(plan: Plan) -> Iterator[tuple[str, str]]:
     if plan.step is not None:
         yield from step_lines(plan.step)
     if (seconds := plan.seconds_of(tokens)) is not None:
-        yield "time", f"{unit}{span(seconds)} on an {plan.card}{'' if plan.step else _assumed(plan)}"
+        yield "time", f"{unit}{span(seconds)} on an {plan.card}{'' if plan.step else _assumed(plan)}{_apart(plan)}"
     if plan.watts is None:
         yield "energy", "not estimated: no board power is known for this card"
     elif (energy := plan.kilowatt_hours) is not None:
         cards = "the card alone, at its" if plan.cards == 1 else f"the {plan.cards} cards alone, each at its"
-        yield "energy", f"{_kilowatt_hours(energy)} for {cards} {plan.watts} W (assumed)"
+        yield "energy", f"{_kilowatt_hours(energy)} for {cards} {plan.watts} W (assumed){_apart(plan)}"
 
 
 def step_lines(step: Estimate) -> Iterator[tuple[str, str]]:
@@ -154,6 +154,13 @@ def count_between(ends: Range) -> str:
     """`2.0–2.5 k` in the digits that `count` gives."""
     low, high = (count(round(each)) for each in ends)
     return low if low == high else f"{low}–{high}"
+
+
+def _apart(plan: Plan) -> str:
+    """What times of several processes are without: it hangs on the link between them."""
+    from galore.trainer.time.estimate import APART
+
+    return f", {APART}" if plan.cards > 1 else ""
 
 
 def _assumed(plan: Plan) -> str:

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from galore.trainer.fit.hostmemory import HostProfile
     from galore.trainer.fit.plan import Plan
     from galore.trainer.fit.ranks import Sent
-    from galore.trainer.machine.cards import Card
     from galore.trainer.memory.profile import Profile
     from galore.trainer.recipe.load import LoadedRecipe
 
@@ -67,44 +66,26 @@ class Plain:
         """The whole run; of several processes a step is as long as that of one, sums over them apart."""
         from galore.trainer.fit.duration import duration_on
         from galore.trainer.fit.plan import plan
+        from galore.trainer.fit.ranks import of_one_rank
         from galore.trainer.parameters import dry_run
 
         costs, card = dry_run(self.loaded).costs, self.profile.card
-        one = of_one(self.loaded, self.gpus)
+        one = of_one_rank(self.loaded, self.gpus)
         step = duration_on(one, self.profile.trace, card, costs.needed_flops_per_token)
         return plan(self.loaded.recipe, costs, card.name, step and step.of(self.gpus), self.gpus)
 
     def _host(self) -> HostProfile | None:
         """What the run needs of host memory; None where nothing waits there, and nobody asked."""
         from galore.trainer.fit.hostmemory import host_profile
+        from galore.trainer.fit.ranks import of_one_rank
 
-        host = host_profile(of_one(self.loaded, self.gpus), "cuda", processes=self.gpus)
+        host = host_profile(of_one_rank(self.loaded, self.gpus), "cuda", processes=self.gpus)
         return host if host.matters or self.ram is not None else None
 
     def _sent(self) -> Sent:
         from galore.trainer.fit.ranks import sent_by
 
         return sent_by(self.loaded, self.gpus, "fsdp" if self.in_parts else "ddp")
-
-
-def of_one(loaded: LoadedRecipe, gpus: int) -> LoadedRecipe:
-    """The recipe of one of so many processes."""
-    from galore.trainer.fit.ranks import of_one_rank
-
-    return loaded if gpus == 1 else of_one_rank(loaded, gpus)
-
-
-def profile_of_one(loaded: LoadedRecipe, card: Card, gpus: int, brief: bool = False) -> Profile:
-    """What the run needs on `card`; of several processes what one of them does."""
-    from galore.trainer.fit.predict import profile_on
-    from galore.trainer.fit.ranks import profile_of_part
-    from galore.trainer.parallel.group import Group, refuse_in_group
-
-    one = of_one(loaded, gpus)
-    if gpus > 1 and loaded.recipe.parallel.mode == "fsdp":
-        refuse_in_group(loaded.recipe, Group(0, gpus))
-        return profile_of_part(one, card, gpus, brief)
-    return profile_on(one, card, brief=brief, ranks=gpus)
 
 
 def say_before_a_search(shipped: Shipped | None, what: str) -> None:

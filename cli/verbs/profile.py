@@ -14,7 +14,7 @@ import typer
 from galore.cli import arguments as given
 from galore.cli.show.fastest import fastest as show_fastest
 from galore.cli.show.longest import show_longest
-from galore.cli.show.profile import Plain, Shipped, profile_of_one, say_before_a_search
+from galore.cli.show.profile import Plain, Shipped, say_before_a_search
 from galore.cli.show.profilebeside import compared, loaded_with, measured, told_on_stderr, write_file, write_timeline
 from galore.cli.show.tables import say, screen
 from galore.trainer.common.durable import refuse_unwritable
@@ -118,6 +118,8 @@ def profile_memory(
         show_longest(loaded, card, ram, as_json, command)
         return
 
+    from galore.trainer.fit.ranks import profile_of_one
+
     profile = profile_of_one(loaded, card, gpus, brief=model is not None)
     if timeline is not None:  # files first: whoever reads the output may leave before its end
         write_timeline(timeline, profile, loaded)
@@ -129,10 +131,10 @@ def profile_memory(
     left = None if as_json else _left(plain.show)
     if left is not None and fit is None:
         raise left
-    shipped = _shipped(loaded, card) if searched else None
+    shipped = _shipped(loaded, card) if searched and gpus == 1 else None
     what = ROOM if profile.fits else TRYING if until < math.inf else TO_THE_END
     left = left or (None if as_json or not wanted else _left(lambda: say_before_a_search(shipped, what)))
-    advice = _advice(loaded, card, until) if wanted else None
+    advice = _advice(loaded, card, gpus, until) if wanted else None
     fitting = _fitting(loaded, profile, advice)
     if fit is not None and fitting is not None:
         write_file(fit, fitting.text.encode())
@@ -143,7 +145,7 @@ def profile_memory(
     elif advice is not None:
         _show_advice(advice)
     elif advise is None and not plain.in_parts:
-        _show_room(loaded, profile)
+        _show_room(loaded, profile, gpus)
     if fit is not None and fitting is None:
         fix = f"take the shipped recipe {shipped[0]}, or a smaller model" if shipped else "take a smaller model"
         raise UserError(f"nothing tried makes it fit {profile.card.name}", where="--fit", fix=fix)
@@ -193,11 +195,14 @@ def _refuse_files(files: Mapping[str, Path | None], force: bool) -> None:
         raise UserError(f"{recipe} exists already", where="--fit", fix="name another file, or add --force")
 
 
-def _advice(loaded: LoadedRecipe, card: Card, until: float = math.inf) -> Advice:
+def _advice(loaded: LoadedRecipe, card: Card, gpus: int, until: float = math.inf) -> Advice:
     from galore.trainer.fit.advice import Adviser
+    from galore.trainer.losses.router import is_configured
 
     with told_on_stderr() as tell:
-        return Adviser(loaded, card, lambda text: tell(f"trying {text}"), until=until).advise()
+        router = is_configured(loaded)
+        adviser = Adviser(loaded, card, lambda text: tell(f"trying {text}"), until=until, processes=gpus, router=router)
+        return adviser.advise()
 
 
 def _shipped(loaded: LoadedRecipe, card: Card) -> Shipped | None:
@@ -213,15 +218,15 @@ def _show_advice(advice: Advice) -> None:
     show_advice(screen(), advice)
 
 
-def _show_room(loaded: LoadedRecipe, profile: Profile) -> None:
+def _show_room(loaded: LoadedRecipe, profile: Profile, gpus: int) -> None:
     """What a run that fits has room for, where that is found at once, or how to ask for it."""
     spare, train = profile.limit.low - profile.total.high, loaded.recipe.train
-    if spare <= 0 or train.micro_batch_size == train.global_batch_size:
+    if spare <= 0 or train.micro_batch_size >= train.global_batch_size // gpus:
         return
     if len(profile.trace.events) > QUICK:
         typer.echo()
         say(f"{size(spare)} to spare: --advise {SEARCH}")
-    elif (advice := _advice(loaded, profile.card)).room:
+    elif (advice := _advice(loaded, profile.card, gpus)).room:
         _show_advice(advice)
 
 

@@ -31,7 +31,7 @@ class Record:
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     saved: list[int] = []
     monkeypatch.setattr(rescue, "save", lambda run, recorder, at, must: saved.append(at.step))
-    optimizer = SimpleNamespace(torn=False, sharded=False, zero_grad=lambda: None)
+    optimizer = SimpleNamespace(torn=False, clock=5, sharded=False, zero_grad=lambda: None)
     directory = RunDir.create(tmp_path / "run", resume=False)
     device, data = SimpleNamespace(type="cpu"), SimpleNamespace(position=dict)
     return SimpleNamespace(
@@ -40,7 +40,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def at(step: int) -> Standing:
-    return Standing(step, {}, {})
+    return Standing(step, {}, {}, clock=step)
 
 
 @pytest.mark.parametrize(
@@ -56,15 +56,16 @@ def test_errors_are_one_line(error: Exception, told: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("step", "torn", "told", "saved"),
+    ("step", "torn", "clock", "told", "saved"),
     [
-        (5, False, "the 5 steps before it are saved", [5]),
-        (2, False, "no step was done since the start: nothing is lost", []),
-        (5, True, "some weights had taken the step already: no checkpoint was saved", []),
+        (5, False, 5, "the 5 steps before it are saved", [5]),
+        (2, False, 2, "no step was done since the start: nothing is lost", []),
+        (5, True, 5, "some weights had taken the step already: no checkpoint was saved", []),
+        (5, False, 6, "some weights had taken the step already: no checkpoint was saved", []),
     ],
 )
-def test_what_is_whole_is_saved(run: Any, step: int, torn: bool, told: str, saved: list[int]) -> None:
-    run.optimizer.torn = torn
+def test_what_is_whole_is_saved(run: Any, step: int, torn: bool, clock: int, told: str, saved: list[int]) -> None:
+    run.optimizer.torn, run.optimizer.clock = torn, clock
     record: Any = Record()
     ended = broken_off(run, record, at(step), OSError(28, "disk full"))
     assert told in ended.what

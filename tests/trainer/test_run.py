@@ -199,6 +199,18 @@ def test_trackers_hear_of_every_step_and_the_energy_is_told_at_the_end(corpus, t
     assert f"| **Energy** | {told.removeprefix('energy: ')} |" in (tmp_path / "run/report.md").read_text()
 
 
+def test_a_tracker_that_does_not_start_leaves_the_place_free(corpus, tmp_path, monkeypatch):
+    def refuse(module, start):
+        start.identity("mlflow", lambda: "an id")
+        raise RuntimeError("no login")
+
+    monkeypatch.setitem(sys.modules, "mlflow", types.ModuleType("mlflow"))
+    monkeypatch.setitem(TRACKERS, "mlflow", refuse)
+    with pytest.raises(UserError, match="mlflow does not start: no login"):
+        execute(corpus, tmp_path / "run", "train.max_steps=1", "log.report_to=[mlflow]")
+    assert not (tmp_path / "run").exists()
+
+
 def rows(out, kind="train"):
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return [row for row in lines if row["kind"] == kind]

@@ -34,9 +34,9 @@ State = Mapping[str, Any]
 Files = dict[str, str]
 
 
-def identity(recipe: Recipe, config: PreTrainedConfig, files: Files) -> dict[str, Any]:
-    """What a checkpoint's state holds of them."""
-    return {KEY: {"mathematics": mathematics(recipe), "config": _values(config), "files": files}}
+def identity(recipe: Recipe, config: PreTrainedConfig, files: Files, router: bool = False) -> dict[str, Any]:
+    """What a checkpoint's state holds of them; `router`: whether the loss has that of a router in it."""
+    return {KEY: {"mathematics": mathematics(recipe, router), "config": _values(config), "files": files}}
 
 
 def files_of(state: State) -> Files:

@@ -189,8 +189,10 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def replace_file(path: Path, content: bytes | str) -> None:
+def replace_file(path: Path, content: bytes | str | Iterator[bytes]) -> None:
     """Give `path` new content atomically: readers, and a crash at any moment, see the old or the new one.
+
+    Of parts only one needs to be in memory; they may be read from what is replaced.
 
     A link stays one, and a file keeps its permissions; a device or pipe is written to. Of several processes at once the
     last one's is there in the end.
@@ -198,16 +200,17 @@ def replace_file(path: Path, content: bytes | str) -> None:
     Raises:
         OSError: nothing was changed.
     """
-    data = content.encode() if isinstance(content, str) else content
+    content = content.encode() if isinstance(content, str) else content
+    parts = iter([content]) if isinstance(content, bytes) else content
     if path.exists() and not path.is_file():
-        _write_through(path, data)
+        _write_through(path, b"".join(parts))
         return
     path = path.resolve()
     private = _private(path)
     try:
         for leftover in (temporary(path), *_left(path)):
             leftover.unlink(missing_ok=True)
-        write_file(private, [data])
+        write_file(private, parts)
         with suppress(FileNotFoundError):
             private.chmod(path.stat().st_mode)
         private.replace(path)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from galore.trainer.common.errors import UserError
-from galore.trainer.fit.predict import profile_on
+from galore.trainer.fit.ranks import profile_of_one
 from galore.trainer.fit.remedies import (
     COSTS,
     SAME_RESULTS,
@@ -105,6 +105,8 @@ class Adviser:
         progress: told what is tried, in a few words.
         brief: trace without the ordinary step first; what is found is tried as a whole.
         until: of `time.monotonic`: no trace begins later.
+        processes: that share the run; what is tried is to fit the card of one.
+        router: whether the model's configuration asks for a router's loss.
     """
 
     def __init__(
@@ -115,9 +117,11 @@ class Adviser:
         *,
         brief: bool = True,
         until: float = math.inf,
+        processes: int = 1,
+        router: bool = False,
     ) -> None:
         self.loaded, self.card, self.progress, self.brief = loaded, card, progress, brief
-        self.until = until
+        self.until, self.processes, self.router = until, processes, router
         self._known: dict[str, Need | None] = {}
         self._base = self._profile({})
 
@@ -127,12 +131,20 @@ class Adviser:
             return Advice((), (), self._room(), positions=self._too_few_positions())
         trials: list[Trial] = []
         try:
-            for each in remedies(self.loaded.recipe):
+            for each in remedies(self.loaded.recipe, self.router):
                 trial = self._best(each, {})
                 trials += [trial] if trial is not None and trial.helps else []
             advice = Advice(tuple(trials), tuple(self._combine()), ())
             if self.brief and advice.settings and not self._holds(advice.settings):
-                return Adviser(self.loaded, self.card, self.progress, brief=False, until=self.until).advise()
+                return Adviser(
+                    self.loaded,
+                    self.card,
+                    self.progress,
+                    brief=False,
+                    until=self.until,
+                    processes=self.processes,
+                    router=self.router,
+                ).advise()
         except OutOfTime:
             return Advice(tuple(trials), (), (), unfinished=True)
         return advice
@@ -140,7 +152,7 @@ class Adviser:
     def _holds(self, settings: Settings) -> bool:
         """Whether the whole run fits, too: another order of allocations may reserve a little more."""
         other = changed(self.loaded, settings)
-        return other is not None and profile_on(other, self.card).fits is True
+        return other is not None and profile_of_one(other, self.card, self.processes).fits is True
 
     def _room(self) -> tuple[Settings, ...]:
         """The largest micro-batches, the longest sequences and the fewest blocks to recompute, each alone."""
@@ -154,7 +166,7 @@ class Adviser:
 
     def _larger_batches(self) -> Iterator[Settings]:
         """The largest that divides the global batch, and a larger one that another global batch makes room for."""
-        steps = larger_micro_batches(self.loaded.recipe)
+        steps = larger_micro_batches(self.loaded.recipe, self.processes, self.router)
         fitting = steps[: self._fitting(steps, self.loaded.recipe.train.micro_batch_size)]
         dividing = next((step for step in reversed(fitting) if len(step) == 1 and self._fits(step)), {})
         yield dividing
@@ -202,7 +214,7 @@ class Adviser:
         taken: dict[str, Settings] = {}
         for cost in COSTS:
             above = _merged(taken.values())
-            trial = self._best(remedy(self._recipe(above), cost), above)
+            trial = self._best(remedy(self._recipe(above), cost, self.router), above)
             if trial is None or not trial.helps:
                 continue
             taken[cost] = trial.settings
@@ -251,11 +263,11 @@ class Adviser:
 
     def _need(self, loaded: LoadedRecipe, settings: Settings) -> Need | None:
         try:
-            profile = profile_on(loaded, self.card, brief=self.brief)
+            profile = profile_of_one(loaded, self.card, self.processes, self.brief)
         except UserError as error:
             if error.where not in settings:
                 raise
-            return None  # the model refuses that change
+            return None  # the model, or a group of processes, refuses that change
         return Need(profile.total, profile.fits)
 
 

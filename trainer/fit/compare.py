@@ -52,19 +52,22 @@ def methods(recipe: Recipe) -> dict[str, dict[str, object]]:
 
 def _is_among_them(optim: OptimSection) -> bool:
     """Whether a recipe is AdamW, LoRA or GaLore, and no variant."""
-    return (optim.inner, optim.residual) == ("adamw", "none") and optim.adapter in (None, "lora")
+    rules = optim.inner, optim.residual, optim.head_inner
+    return rules == ("adamw", "none", None) and optim.adapter in (None, "lora")
 
 
 def _named(optim: OptimSection) -> str:
-    """`GaLore with normuon, residual joint-4bit`, `muon` at full rank, or `relora`."""
-    parts = [optim.inner if optim.inner != "adamw" else "", f"residual {optim.residual}" * (optim.residual != "none")]
+    """`GaLore with normuon, residual joint-4bit`, `muon, soap at the head` at full rank, or `relora`."""
+    plain = optim.method == "galore" and optim.inner == "adamw"
+    parts = ["" if plain else optim.inner, f"residual {optim.residual}" * (optim.residual != "none")]
+    parts += [f"{optim.head_inner} at the head"] if optim.head_inner is not None else []
     told = ", ".join(part for part in parts if part)
     return optim.adapter or (f"GaLore with {told}" if optim.method == "galore" else told)
 
 
 def _other(recipe: Recipe, method: str) -> dict[str, object]:
     """A method free of what belongs to the recipe's own."""
-    return {"optim.method": method, **not_inherited(recipe, {"method": method})}
+    return {"optim.method": method, **not_inherited(recipe, {"method": method}), "optim.head_inner": None}
 
 
 def compare(loaded: LoadedRecipe, card: Card) -> Iterator[tuple[str, Profile | None]]:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 
 import torch
 
+from galore.kernels.rules.soap import FREQUENCY
 from galore.trainer.common.errors import UserError
 from galore.trainer.fit.measure import MICRO_BATCHES as STEP_MICRO_BATCHES
 from galore.trainer.fit.measure import step_seconds
 from galore.trainer.fit.predict import MICRO_BATCHES, Sample, Sampled, predict
-from galore.trainer.fit.rehearsal import ORDINARY, REFRESH
+from galore.trainer.fit.rehearsal import FIRST, ORDINARY, REFRESH
 from galore.trainer.machine.cards import Card, attached
-from galore.trainer.memory.trace.trace import Trace
+from galore.trainer.memory.trace.trace import Call, Operation, Trace
 from galore.trainer.recipe.change import changed
 from galore.trainer.recipe.load import LoadedRecipe
 from galore.trainer.time.estimate import Estimate, Rates, combined, step_of
 from galore.trainer.time.rates import card_rates
 from galore.trainer.time.replay import Replayed
-from galore.trainer.time.work import multiplies_in_eight_bits
+from galore.trainer.time.work import multiplies_in_eight_bits, tensors
 
 PUBLISHED = "the traced operations on the card's published figures, predicted, not measured"
 
@@ -33,7 +35,10 @@ def duration_on(loaded: LoadedRecipe, trace: Trace, card: Card, flops_per_token:
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds of an ordinary step of so many micro-batches: its operations one by one, added up, and all together."""
+    """Seconds of an ordinary step of so many micro-batches: its operations one by one, added up, and all together.
+
+    Neither has a move of SOAP's axes in it.
+    """
 
     micro_batches: int
     predicted: float
@@ -91,6 +96,34 @@ def _traced(loaded: LoadedRecipe, card: Card, flops_per_token: int | None) -> Es
         return None
 
 
+def with_axes(loaded: LoadedRecipe, trace: Trace) -> list[Operation]:
+    """The operations of `trace`, and what moving SOAP's axes takes, spread over the steps, none of which is traced."""
+    optim = loaded.recipe.optim
+    soap = "soap" in (optim.inner, optim.head_inner)
+    return [*trace.operations, *(_moved_axes(trace.operations) if soap else ())]
+
+
+def _moved_axes(operations: Iterable[Operation]) -> Iterator[Operation]:
+    """A power step with QR for each of the axes that the first step alone finds."""
+    for each in operations:
+        if getattr(each.call.function, "_overloadpacket", None) is not torch.ops.aten._linalg_eigh:
+            continue
+        gram = next(tensors(each.call))
+        found = {
+            stage: count - each.counts.get((ORDINARY, stage), 0)
+            for (phase, stage), count in each.counts.items()
+            if phase == FIRST
+        }
+        for function, given, made in (
+            (torch.ops.aten.mm.default, (gram, gram), (gram,)),
+            (torch.ops.aten.linalg_qr.default, (gram,), (gram, gram)),
+        ):
+            counts = {
+                (phase, stage): count / FREQUENCY for stage, count in found.items() for phase in (ORDINARY, REFRESH)
+            }
+            yield Operation(Call(function, given, ()), made, None, counts)
+
+
 def estimated(
     loaded: LoadedRecipe,
     trace: Trace,
@@ -104,8 +137,9 @@ def estimated(
     accumulation = train.accumulation
     traced = min(MICRO_BATCHES, accumulation)
     phases = {phase for operation in trace.operations for phase, _ in operation.counts}
+    operations = with_axes(loaded, trace)
     kinds = {
-        phase: tuple(step_of(trace.operations, phase, traced, accumulation, each) for each in rates)
+        phase: tuple(step_of(operations, phase, traced, accumulation, each) for each in rates)
         for phase in (ORDINARY, REFRESH)
         if phase in phases
     }

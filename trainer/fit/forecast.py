@@ -6,8 +6,7 @@ from typing import Any
 
 from galore.trainer.build import Run
 from galore.trainer.common.errors import UserError
-from galore.trainer.fit.predict import profile_on
-from galore.trainer.fit.ranks import of_one_rank, profile_of_part
+from galore.trainer.fit.ranks import of_one_rank, profile_of_one, profile_of_part
 from galore.trainer.machine.cards import Card, attached
 from galore.trainer.memory.profile import Profile
 from galore.trainer.recipe.change import changed
@@ -23,7 +22,7 @@ def forecast(run: Run) -> Profile | None:
     try:
         if group is not None and group.sharded:
             return profile_of_part(of_one_rank(recipe_of(run), group.size), card, group.size)
-        return profile_on(recipe_of(run), card)
+        return profile_of_one(recipe_of(run), card, 1 if group is None else group.size)
     except UserError as error:
         run.console.message(f"memory is not predicted: {error}")
         return None

@@ -36,6 +36,7 @@ class Plan:
         cache_bytes_per_token: of the tokenized corpus; None where none is kept.
         peak: published FLOP/s of the card in the type of the weights. `watts`: published power limit of its board.
         step: how long a step is predicted to take; None where it was not traced, or cannot be.
+        cards: that work at the same time; no time has what they send in it.
     """
 
     card: str
@@ -85,7 +86,7 @@ class Plan:
             return tokens / fastest, tokens / slowest
         if tokens is None or self.flops_per_token is None or self.peak is None:
             return None
-        at_peak = tokens * self.flops_per_token / self.peak
+        at_peak = tokens * self.flops_per_token / (self.peak * self.cards)
         return at_peak / ASSUMED[1], at_peak / ASSUMED[0]
 
     @property

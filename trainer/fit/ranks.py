@@ -19,6 +19,7 @@ from galore.trainer.memory.trace.trace import Trace
 from galore.trainer.models.checkpointing import blocks_of
 from galore.trainer.optim import GaLoreAdamW
 from galore.trainer.optimizer import attach_optimizer, refuse_uneven
+from galore.trainer.parallel.group import Group, refuse_in_group
 from galore.trainer.parallel.partedtraffic import parted_traffic, units
 from galore.trainer.parallel.partedtraffic import seconds as parted_seconds
 from galore.trainer.parallel.traffic import LINKS, seconds, traffic
@@ -54,11 +55,13 @@ class Sent:
 
 
 def of_one_rank(loaded: LoadedRecipe, size: int) -> LoadedRecipe:
-    """The recipe of one process that trains alone on the largest share of the batch: memory is that of a rank.
+    """The recipe of one of `size` processes, alone with the largest share of the batch: memory is that of a rank.
 
     Raises:
         UserError: there are fewer sequences than processes.
     """
+    if size == 1:
+        return loaded
     train = loaded.recipe.train
     if train.global_batch_size < size:
         what = f"{train.global_batch_size} sequences cannot be shared by {size} processes"
@@ -67,6 +70,20 @@ def of_one_rank(loaded: LoadedRecipe, size: int) -> LoadedRecipe:
     micro = min(train.micro_batch_size, rows)
     shares = {"train.micro_batch_size": micro, "train.global_batch_size": -(-rows // micro) * micro}
     return changed(loaded, shares) or loaded
+
+
+def profile_of_one(loaded: LoadedRecipe, card: Card, size: int, brief: bool = False) -> Profile:
+    """What the run needs on `card`; of `size` processes what one of them does, with its share of the batch.
+
+    Raises:
+        UserError: the model cannot be built or traced, or processes cannot share it.
+    """
+    if size > 1:
+        refuse_in_group(loaded.recipe, Group(0, size))
+    one = of_one_rank(loaded, size)
+    if size > 1 and loaded.recipe.parallel.mode == "fsdp":
+        return profile_of_part(one, card, size, brief)
+    return profile_on(one, card, brief=brief, ranks=size)
 
 
 def profile_of_part(loaded: LoadedRecipe, card: Card, size: int, brief: bool = False) -> Profile:

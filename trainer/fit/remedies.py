@@ -10,6 +10,7 @@ from galore.kernels.family import WITH_MOMENTUM, WITHOUT_WHOLE
 from galore.trainer.host.attach import FEWEST
 from galore.trainer.recipe.change import not_inherited
 from galore.trainer.recipe.schema.recipe import Recipe
+from galore.trainer.recipe.schema.resume import micro_batch_counts
 
 Settings = dict[str, Any]
 MOST_ROWS = 65_536  # of a micro-batch that are tried
@@ -23,13 +24,20 @@ class Remedy:
     steps: tuple[Settings, ...]
 
 
-def remedies(recipe: Recipe) -> list[Remedy]:
-    """What could be changed in `recipe`, each once, in the order to try."""
-    return [found for cost in COSTS if (found := remedy(recipe, cost)).steps]
+def remedies(recipe: Recipe, router: bool = False) -> list[Remedy]:
+    """What could be changed in `recipe`, each once, in the order to try.
+
+    Args:
+        router: see `micro_batch_counts`.
+    """
+    return [found for cost in COSTS if (found := remedy(recipe, cost, router)).steps]
 
 
-def remedy(recipe: Recipe, cost: str) -> Remedy:
+def remedy(recipe: Recipe, cost: str, router: bool = False) -> Remedy:
     """The one of that cost; it has no step where `recipe` has nothing of the kind to change."""
+    splits = cost in (SAME_SPLIT, OTHER_SPLIT)
+    if splits and micro_batch_counts(recipe, router) != (cost == OTHER_SPLIT):
+        return Remedy(cost, ())
     return Remedy(cost, tuple(_STEPS[cost](recipe)))
 
 
@@ -43,14 +51,17 @@ def halved(value: int, least: int = 1) -> Iterator[int]:
 SAME_BATCH = 0.05  # a global batch that differs by no more than this share trains much the same
 
 
-def larger_micro_batches(recipe: Recipe) -> list[Settings]:
+def larger_micro_batches(recipe: Recipe, processes: int = 1, router: bool = False) -> list[Settings]:
     """Micro-batches above the recipe's, ascending: divisors of its global batch, and round ones of one near it.
 
-    Round are those of three binary digits, 4 in every doubling, such as 16, 20, 24 and 28.
+    Round are those of three binary digits, 4 in every doubling, such as 16, 20, 24 and 28. None is larger than the
+    share of the batch that each of so many processes has; there is none where micro-batches count.
     """
+    if micro_batch_counts(recipe, router):
+        return []
     batch, now = recipe.train.global_batch_size, recipe.train.micro_batch_size
     steps: list[Settings] = []
-    for size in range(now + 1, min(batch, MOST_ROWS) + 1):
+    for size in range(now + 1, min(batch // processes, MOST_ROWS) + 1):
         other = max(1, round(batch / size)) * size
         if other == batch:
             steps.append({"train.micro_batch_size": size})
@@ -70,6 +81,8 @@ def _evaluation(recipe: Recipe) -> Iterator[Settings]:
 
 
 def _micro_batch(recipe: Recipe) -> Iterator[Settings]:
+    if recipe.optim.update == "immediate":  # nothing is accumulated
+        return
     size = recipe.train.micro_batch_size
     fitting = (each for each in range(size - 1, 0, -1) if recipe.train.global_batch_size % each == 0)
     yield from ({"train.micro_batch_size": each} for each in fitting)
@@ -204,16 +217,19 @@ def _length(recipe: Recipe) -> Iterator[Settings]:
     yield from ({"data.max_length": length} for length in halved(recipe.data.max_length, 128))
 
 
+SAME_SPLIT = "same results; smaller products use the card less well"
+OTHER_SPLIT = "another split into micro-batches, which is part of what this recipe computes"
 _STEPS: dict[str, Callable[[Recipe], Iterator[Settings]]] = {
     "nothing": _segments,
     "slower evaluations": _evaluation,
-    "same results; smaller products use the card less well": _micro_batch,
+    SAME_SPLIT: _micro_batch,
     "same results; one more forward: up to a third more time": _checkpointing,
     "same results; host memory, and the bus in use both ways": _offloading,
     "same results up to rounding; feed-forward networks computed once more, but in recomputed blocks": _tiling,
     "same results; sums of whole gradients in host memory, and over the bus in every micro-batch": _host_sums,
     "same results; all weights in host memory, and twice over the bus in every micro-batch": _streaming,
     "same results up to rounding": _backward,
+    OTHER_SPLIT: _micro_batch,
     "layers refresh in turns instead of together": _stagger,
     "another estimate of the same subspace": _randomized,
     "gradient sums are rounded to 8 bits of mantissa": _accumulators,

@@ -19,6 +19,8 @@ from transformers.utils.output_capturing import OutputRecorder
 
 from galore.trainer.common.errors import UserError
 from galore.trainer.models.adapters.lora import without_adapters
+from galore.trainer.models.pretrained import locate, read_config
+from galore.trainer.recipe.load import LoadedRecipe
 from galore.trainer.recipe.schema.recipe import Recipe
 
 WHERE = "model.router_aux_loss"
@@ -90,9 +92,24 @@ def router_note(recipe: Recipe, model: nn.Module) -> list[str]:
     return [f"router: trained on the cross-entropy alone, without its auxiliary loss ({COEFFICIENT} {asked:g})"]
 
 
+def is_configured(loaded: LoadedRecipe) -> bool:
+    """Whether the configuration that `model.name_or_path` names asks for the loss.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    section = loaded.recipe.model
+    if section.name_or_path is None:
+        return False
+    return _coefficient_of(read_config(locate(str(section.name_or_path), loaded.base_dir), section.revision)) > 0
+
+
 def _configured(model: nn.Module) -> float:
     """The coefficient of a configuration that asks for the loss; 0 of another."""
-    config = getattr(without_adapters(model), "config", None)
+    return _coefficient_of(getattr(without_adapters(model), "config", None))
+
+
+def _coefficient_of(config: object) -> float:
     asks = getattr(config, ASKED, False)
     return float(getattr(config, COEFFICIENT, None) or 0.0) if asks else 0.0
 

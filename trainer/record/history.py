@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import repeat
 from pathlib import Path
 from types import NoneType
 from typing import Any, Self
@@ -40,23 +42,24 @@ class History:
     @classmethod
     def read(cls, run_dir: RunDir) -> Self:
         """Whatever is there; what is missing or unreadable is left out."""
-        numbers: list[tuple[float, ...]] = []
-        categories: list[Mapping[str, Any]] = []
+        numbers, count = array("d"), 0
+        memory: dict[str, array[float]] = {}
         others: dict[str, list[Any]] = {"eval": [], "event": []}
         for row in filter(_is_sound, read_rows(run_dir.metrics)):
             if row.get("kind") == "train":
                 row.setdefault("loss_nats", row.get("squared_error"))
-                numbers.append(tuple(_number(row.get(name)) for name in COLUMNS))
+                numbers.extend(_number(row.get(name)) for name in COLUMNS)
                 parts = row.get("memory_by_category_bytes")
-                categories.append(parts if isinstance(parts, Mapping) else {})
+                for name, value in parts.items() if isinstance(parts, Mapping) else ():
+                    _set(memory.setdefault(name, array("d")), count, _number(value))
+                count += 1
             elif row.get("kind") in others:
                 others[row["kind"]].append(row)
-        table = np.array(numbers, dtype=np.float64).reshape(len(numbers), len(COLUMNS))
-        names = dict.fromkeys(name for row in categories for name in row)
-        memory = {name: np.array([_number(row.get(name)) for row in categories]) for name in names}
+        table = np.array(numbers, dtype=np.float64).reshape(count, len(COLUMNS))
         recipe = _text(run_dir.recipe)
         train = dict(zip(COLUMNS, table.T, strict=True))
-        return cls(train, memory, others["eval"], others["event"], run_dir.read_facts(), recipe)
+        parts_held = {name: _column(column, count) for name, column in memory.items()}
+        return cls(train, parts_held, others["eval"], others["event"], run_dir.read_facts(), recipe)
 
     @property
     def task(self) -> str | None:
@@ -145,6 +148,17 @@ def _is_sound(row: Mapping[str, Any]) -> bool:
         isinstance(each, Mapping) and all(isinstance(value, float | int) for value in each.values())
         for each in (row.get("scores") or {}).values()
     )
+
+
+def _set(column: array[float], index: int, value: float) -> None:
+    """Append `value` as number `index`; those that are missing before it are NaN."""
+    column.extend(repeat(math.nan, index - len(column)))
+    column.append(value)
+
+
+def _column(column: array[float], length: int) -> Column:
+    column.extend(repeat(math.nan, length - len(column)))
+    return np.array(column, dtype=np.float64)
 
 
 def _number(value: Any) -> float:

@@ -17,6 +17,7 @@ from galore.trainer.record.row import EvalRow, Row, TrainRow
 
 LONGEST_ROW_BYTES = 2**20  # with a sample in it; the parts of a longer line are no JSON, and passed over
 MOST_DIGITS = 300  # of a float
+NOT_STRICT = (b"NaN", b"Infinity")  # Python's words for numbers that JSON has not
 
 
 class Console(Protocol):
@@ -90,16 +91,13 @@ class Metrics:
         Raises:
             OSError: the file cannot be read or written; no row is lost.
         """
-        known = [] if resume_step is None else list(read_rows(path))
-        if resume_step == 0 and any(row.get("kind") == "train" for row in known):
-            warn(f"the rows of the steps before are kept in {_keep(path).name}")
-        rows = [row for row in known if resume_step is not None and row["step"] <= resume_step]
-        replace_file(path, b"".join(map(_line, rows)))
-        evaluated = cast("EvalRow | None", next((row for row in reversed(rows) if row.get("kind") == "eval"), None))
-        absent = len(
-            set(range(1, (resume_step or 0) + 1)) - {row["step"] for row in rows if row.get("kind") == "train"}
-        )
-        return cls(Appended(path), warn, sink, evaluated, HeldOut.of(rows), absent)
+        rows = path
+        if resume_step == 0 and any(row.get("kind") == "train" for row in read_rows(path)):
+            rows = _keep(path)
+            warn(f"the rows of the steps before are kept in {rows.name}")
+        known = _Known(resume_step or 0)
+        replace_file(path, b"" if resume_step is None else known.lines(rows))
+        return cls(Appended(path), warn, sink, known.evaluated, known.held_out, known.absent)
 
     @classmethod
     def unwritten(cls, evaluations: Sequence[EvalRow]) -> Self:
@@ -165,6 +163,33 @@ class Metrics:
             self._warn(f"metrics.jsonl cannot be written ({error.strerror}); rows are kept in memory and tried again")
 
 
+class _Known:
+    """What is remembered of the rows of a file up to `last_step`, of which there may be millions."""
+
+    def __init__(self, last_step: int) -> None:
+        self.evaluated: EvalRow | None = None
+        self.held_out = HeldOut()
+        self._last, self._done = last_step, bytearray(last_step)
+
+    @property
+    def absent(self) -> int:
+        """Steps that no row is of."""
+        return self._done.count(0)
+
+    def lines(self, path: Path) -> Iterator[bytes]:
+        """The lines of the rows of `path` up to the last step, as `write` has them."""
+        for line, row in _read(path):
+            if row["step"] > self._last:
+                continue
+            self.held_out.add(row)
+            if row.get("kind") == "eval":
+                self.evaluated = cast("EvalRow", row)
+            elif row.get("kind") == "train" and row["step"] > 0:
+                self._done[row["step"] - 1] = 1
+            is_strict = not any(word in line for word in NOT_STRICT)
+            yield line.rstrip(b"\n") + b"\n" if is_strict else _line(row)
+
+
 def _keep(path: Path) -> Path:
     kept = path.with_name(free_name(path.name, {each.name for each in path.parent.iterdir()}))
     path.rename(kept)
@@ -173,21 +198,28 @@ def _keep(path: Path) -> Path:
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
     """The rows of a metrics file in order. Lines cut short by a kill or a power cut, or damaged, are passed over."""
+    return (row for _, row in _read(path))
+
+
+def _read(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
     if not path.exists():
         return
     with open_regular(path) as file:
         while line := file.readline(LONGEST_ROW_BYTES):
             try:
-                row = json.loads(line, parse_int=whole)
+                row = DECODER.decode(line.decode())
             except (ValueError, RecursionError):
                 continue
             if isinstance(row, dict) and type(row.get("step")) is int:
-                yield row
+                yield line, row
 
 
 def whole(text: str) -> int | float:
     """A whole number of a row; one that no float can be is infinite."""
     return int(text) if len(text) < MOST_DIGITS else float(text)
+
+
+DECODER = json.JSONDecoder(parse_int=whole)
 
 
 def finite(row: Mapping[str, Any]) -> dict[str, Any]:

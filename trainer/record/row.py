@@ -24,15 +24,25 @@ from galore.trainer.common.format import (
 )
 
 
-def by_name(losses: Mapping[str, float]) -> str:
+def losses_of(parts: Mapping[str, Any]) -> dict[str, float]:
+    """Losses by name; one that is not finite is read back as None, beside `<name>_is`, which says what it is."""
+    named = {name: value for name, value in parts.items() if not isinstance(value, str)}
+    return {name: _loss_of(parts.get(f"{name}_is")) if value is None else value for name, value in named.items()}
+
+
+def _loss_of(word: Any) -> float:
+    return float(word) if word in ("inf", "-inf") else math.nan
+
+
+def by_name(losses: Mapping[str, Any]) -> str:
     """`code 1.2345, books 3.1415`"""
-    return ", ".join(f"{name} {loss(value)}" for name, value in losses.items())
+    return ", ".join(f"{name} {loss(value)}" for name, value in losses_of(losses).items())
 
 
-def by_modality(losses: Mapping[str, float]) -> str:
+def by_modality(losses: Mapping[str, Any]) -> str:
     """`text 1.2345 (ppl 3.44), image 3.1415 (ppl 23.1)`"""
-    told = (f"{name} {loss(value)} (ppl {perplexity(exponential(value))})" for name, value in losses.items())
-    return ", ".join(told)
+    known = losses_of(losses).items()
+    return ", ".join(f"{name} {loss(value)} (ppl {perplexity(exponential(value))})" for name, value in known)
 
 
 @dataclass(frozen=True)

@@ -180,6 +180,11 @@ class RunDir:
             fix=fix,
         )
 
+    def take_back(self) -> None:
+        """Delete what a run that is refused has begun here, so that another may."""
+        for path in (self.recipe, *self._trackers(), self.root / "wandb") if self.fresh and not self.is_lost else ():
+            remove(path)
+
     @property
     def typed(self) -> str:
         """The directory as an argument that is neither an option nor the name of a recipe."""

@@ -39,8 +39,8 @@ class Snapshots(Callback):
     keep: int
 
     @classmethod
-    def of(cls, train: TrainSection, model: nn.Module, folder: Path, first_step: int) -> Snapshots | None:
-        """What the recipe asks for, if it does. Those of steps that the run will take again are deleted.
+    def of(cls, train: TrainSection, model: nn.Module, folder: Path) -> Snapshots | None:
+        """What the recipe asks for, if it does. Nothing is written or deleted.
 
         Raises:
             UserError: a name matches no parameter, or the disk has no room for all that are to be kept.
@@ -49,17 +49,20 @@ class Snapshots(Callback):
             return None
         chosen = _chosen(model, train.snapshot_parameters)
         snapshots = cls(folder, model, chosen, train.snapshot_steps, train.snapshot_total_limit)
-        files = snapshot_files(folder)
-        for step in [step for step in files if step > first_step]:
-            files.pop(step).unlink()
         wanted, free = snapshots.bytes * snapshots.keep, free_bytes(folder.parent)
-        if free is not None and wanted > free + sum(path.stat().st_size for path in files.values()):
+        if free is not None and wanted > free + sum(path.stat().st_size for path in snapshot_files(folder).values()):
             raise UserError(
                 f"{snapshots.keep} snapshots of {size(snapshots.bytes)} take {size(wanted)}, and {size(free)} are free",
                 where="train.snapshot_total_limit",
                 fix="keep fewer, or name fewer parameters in train.snapshot_parameters",
             )
         return snapshots
+
+    def forget_after(self, step: int) -> None:
+        """Delete those of later steps, which the run will take again."""
+        for taken, path in snapshot_files(self.folder).items():
+            if taken > step:
+                path.unlink()
 
     @property
     def bytes(self) -> int:

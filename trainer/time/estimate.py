@@ -112,6 +112,7 @@ def mixed(steps: Iterable[tuple[float, Step]]) -> Step:
 
 
 Range = tuple[float, float]
+APART = "without what the processes send"
 
 
 @dataclass(frozen=True)
@@ -155,10 +156,13 @@ class Estimate:
         return self.flops / most / self.peak, self.flops / least / self.peak
 
     def of(self, processes: int) -> Estimate:
-        """`processes` that each take such a step at the same time."""
+        """`processes` that each take such a step at the same time; what they send is not in it."""
+        if processes == 1:
+            return self
         flops = None if self.flops is None else self.flops * processes
         peak = None if self.peak is None else self.peak * processes
-        return replace(self, tokens=self.tokens * processes, flops=flops, peak=peak)
+        basis = f"{self.basis}; {APART}"
+        return replace(self, tokens=self.tokens * processes, flops=flops, peak=peak, basis=basis)
 
     def _mean(self, index: int) -> float:
         ordinary = self.ordinary[index].seconds

@@ -297,10 +297,10 @@ def test_an_unasked_search_has_what_the_first_trace_leaves_of_its_time(
         traced.append(time.monotonic())
         return SimpleNamespace(fits=False)
 
-    def advice(loaded: Any, card: Any, until: float) -> None:
+    def advice(loaded: Any, card: Any, gpus: int, until: float) -> None:
         asked.append(until)
 
-    monkeypatch.setattr("galore.trainer.fit.predict.profile_on", profile_on)
+    monkeypatch.setattr("galore.trainer.fit.ranks.profile_on", profile_on)
     for name, does in (("_advice", advice), ("_shipped", lambda *_: None)):
         monkeypatch.setattr(verb, name, does)
     monkeypatch.setattr(shown_profile.Plain, "show", lambda *_: None)
@@ -371,8 +371,12 @@ def test_gpus_show_what_each_sends(galore: Any) -> None:
     assert "2, ddp: the memory above is of each" in shown
     assert "by 10 GbE" in shown
     assert "nominal rate" in shown
+    lines = [line for line in shown.splitlines() if line.startswith(("a step ", "time ", "energy ", "saved "))]
+    assert len(lines) == 4
+    assert all(line.endswith("without what the processes send") for line in lines)
     found = json.loads(profile(galore, "tiny.yaml", "--gpu", "rtx3090", "--gpus", "2", "--json", "--no-advise").stdout)
     assert found["parallel"]["size"] == 2
+    assert found["plan"]["step"]["basis"].endswith("without what the processes send")
     assert sum(found["parallel"]["ordinary"].values()) < found["parallel"]["gradients"]
 
 
@@ -388,6 +392,24 @@ def test_a_machine_is_judged_beside_the_card(galore: Any) -> None:
         assert found["fits"] == (verdict == "fits")
         assert found["pinned_bytes"]["blocks of weights"] > 0
     assert "host" not in json.loads(profile(galore, "tiny.yaml", "--no-advise", "--json").stdout)
+
+
+@pytest.mark.parametrize("mode", ["ddp", "fsdp"])
+def test_what_processes_cannot_share_is_refused_before_anything_is_traced(
+    galore: Any, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    monkeypatch.setattr("galore.trainer.fit.predict.predict", None)
+    immediate = ("optim.update=immediate", "optim.refresh=first-micro-batch", "optim.max_grad_norm=null")
+    refused = galore("profile-memory", "tiny.yaml", *immediate, "--gpus", "2", "--parallel", mode)
+    assert refused.exit_code == 2
+    assert "optim.update: immediate applies each gradient in the backward" in refused.stderr
+
+
+def test_what_one_of_several_processes_has_room_for_is_within_its_share(galore: Any) -> None:
+    sizes = ("train.global_batch_size=8", "train.micro_batch_size=2", "data.max_length=32")
+    shown = profile(galore, "tiny.yaml", *sizes, "--gpu", "rtx3090", "--gpus", "2", "--advise").stdout
+    assert "train.micro_batch_size=4" in shown
+    assert "train.micro_batch_size=8" not in shown
 
 
 def test_gpus_go_with_the_plain_profile(galore: Any) -> None:

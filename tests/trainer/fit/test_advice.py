@@ -15,6 +15,7 @@ from galore.kernels.storage import rounding
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.format import GIB
 from galore.trainer.fit import advice as module
+from galore.trainer.fit import ranks
 from galore.trainer.fit.advice import Adviser, Trial
 from galore.trainer.fit.predict import profile_on
 from galore.trainer.fit.remedies import COSTS, Settings, larger_micro_batches, remedy
@@ -52,13 +53,13 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> list[LoadedRecipe]:
     """The recipes that are traced from now on."""
     seen: list[LoadedRecipe] = []
 
-    def profile(loaded: LoadedRecipe, card: Card, *, brief: bool = False) -> Profile:
+    def profile(loaded: LoadedRecipe, card: Card, size: int, brief: bool = False) -> Profile:
         if not brief:  # what was found is tried once as a whole
             return profile_on(loaded, card)
         seen.append(loaded)
         return profile_on(loaded, card, brief=brief)
 
-    monkeypatch.setattr(module, "profile_on", profile)
+    monkeypatch.setattr(module, "profile_of_one", profile)
     return seen
 
 
@@ -96,13 +97,13 @@ def test_what_is_found_is_tried_as_a_whole(wide: Callable[..., LoadedRecipe], mo
     """A whole trace may reserve more than the brief one: then everything is traced as a whole."""
     whole: list[LoadedRecipe] = []
 
-    def profile(loaded: LoadedRecipe, on: Card, *, brief: bool = False) -> Profile:
+    def profile(loaded: LoadedRecipe, on: Card, size: int, brief: bool = False) -> Profile:
         found = profile_on(loaded, on, brief=brief)
         if not brief:
             whole.append(loaded)
         return replace(found, card=card(70)) if not brief and len(whole) == 1 else found  # the first one does not fit
 
-    monkeypatch.setattr(module, "profile_on", profile)
+    monkeypatch.setattr(module, "profile_of_one", profile)
     found = Adviser(wide("optim.method=full"), card(88)).advise()
     assert found.alone is not None
     assert len(whole) > 3
@@ -144,11 +145,11 @@ def test_several_changes_together_of_which_none_can_be_left_out(wide: Callable[.
 def adviser(monkeypatch: pytest.MonkeyPatch, needs: Callable[[Recipe], int], room: int, *overrides: str) -> Adviser:
     """Of a recipe that `needs` so much, where there is so much room."""
 
-    def profile(loaded: LoadedRecipe, card: Card, *, brief: bool = False) -> Any:
+    def profile(loaded: LoadedRecipe, card: Card, size: int, brief: bool = False) -> Any:
         needed = needs(loaded.recipe)
         return SimpleNamespace(total=Bounds(needed, needed), fits=needed <= room)
 
-    monkeypatch.setattr(module, "profile_on", profile)
+    monkeypatch.setattr(module, "profile_of_one", profile)
     batches = ("train.global_batch_size=64", "train.micro_batch_size=64")
     return Adviser(load_recipe("demo", [*batches, *overrides]), card(1))
 
@@ -289,6 +290,30 @@ def test_the_largest_micro_batches_are_found_in_few_traces(
         assert list(found.room) == expected
         assert {each["train.micro_batch_size"] for each in expected} <= set(tried)
         assert len(tried) <= 2 + (batch // now).bit_length() + 4
+
+
+def test_of_several_processes_each_has_its_share_of_the_batch_and_nothing_they_cannot_share(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = ("train.global_batch_size=64", "train.micro_batch_size=4", "model.max_position_embeddings=64")
+    loaded, rows = load_recipe("demo", [*settings, "data.max_length=64"]), list[int]()
+
+    def fitting(most: int) -> None:
+        def profile(one: LoadedRecipe, card: Card, *, brief: bool = False, ranks: int = 1) -> Any:
+            train = one.recipe.train
+            assert (ranks, train.global_batch_size) == (4, 16)
+            assert one.recipe.optim.update == "accumulate"
+            assert not train.stream_weights
+            rows.append(train.micro_batch_size)
+            return SimpleNamespace(total=Bounds(rows[-1], rows[-1]), fits=rows[-1] <= most)
+
+        monkeypatch.setattr(ranks, "profile_on", profile)
+
+    fitting(100)
+    assert Adviser(loaded, card(1), processes=4).advise().room == ({"train.micro_batch_size": 16},)
+    assert max(rows) == 16
+    fitting(2)
+    assert Adviser(loaded, card(1), processes=4).advise().settings == {"train.micro_batch_size": 2}
 
 
 def smaller(*gains: tuple[bool, int]) -> int:

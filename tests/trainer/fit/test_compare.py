@@ -30,6 +30,9 @@ BASES: dict[str, tuple[str, ...]] = {
     "normuon": ("optim.inner=normuon", "optim.residual=joint-4bit", "optim.rank=0.25", "optim.gradient_sums=host"),
     "whole muon": ("optim.method=full", "optim.inner=muon", "optim.state_dtype=4bit"),
     "scale": ("optim.method=full", "optim.inner=scale"),
+    "soap at the head": ("optim.head_inner=soap",),
+    "full with soap at the head": ("optim.method=full", "optim.head_inner=soap"),
+    "muon with soap at the head": ("optim.inner=muon", "optim.head_inner=soap"),
     "relora": ("optim.method=lora", "optim.adapter=relora"),
     "lora": ("optim.method=lora", "optim.train_modules=[embed_tokens]"),
 }
@@ -43,6 +46,9 @@ OWN = {
     "whole muon": "muon",
     "scale": "scale",
     "relora": "relora",
+    "soap at the head": "GaLore with soap at the head",
+    "full with soap at the head": "adamw, soap at the head",
+    "muon with soap at the head": "GaLore with muon, soap at the head",
 }
 
 
@@ -70,6 +76,7 @@ def test_every_method_can_be_made_of_every_recipe(tiny: Tiny, base: str) -> None
         optim, method = other.recipe.optim, {"A": "full", "L": "lora", "G": "galore"}[name[0]]
         assert (optim.method, optim.rank) == (method, adapted if method == "lora" else float(rank))
         assert (optim.inner, optim.residual) == ("adamw", "none")
+        assert optim.head_inner is None
         assert method == "galore" or optim.weight_dtype is None
         assert (optim.state_dtype == "8bit") == ("8-bit" in name)
         assert (optim.update == "immediate") == name.endswith("in the hook")

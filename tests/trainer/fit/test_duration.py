@@ -9,10 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from galore.kernels.rules.soap import FREQUENCY
 from galore.trainer.build import build_model
-from galore.trainer.fit.duration import duration_on, few_blocks, pace
+from galore.trainer.fit import duration as module
+from galore.trainer.fit.duration import duration_on, few_blocks, pace, with_axes
 from galore.trainer.fit.predict import predict
 from galore.trainer.machine.cards import card
+from galore.trainer.optim.parts.inner import SoapInner
+from galore.trainer.optimizer import attach_optimizer
 from galore.trainer.recipe.load import LoadedRecipe
 
 Tiny = Callable[..., LoadedRecipe]
@@ -35,6 +39,32 @@ def test_all_blocks_from_few(tiny: Tiny, settings: tuple[str, ...]) -> None:
     assert few is not None
     assert whole is not None
     assert few.seconds == pytest.approx(whole.seconds, rel=3e-3)
+
+
+@pytest.mark.parametrize(
+    "settings", [("optim.inner=soap",), ("optim.method=full", "optim.inner=soap"), ("optim.head_inner=soap",)]
+)
+def test_moves_of_soaps_axes_are_spread_over_the_steps(
+    tiny: Tiny, settings: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded, here = tiny(*settings), card("rtx4090")
+    trace = predict(loaded, here)
+    model, _ = build_model(loaded.recipe, 256, "meta", loaded.base_dir)
+    slots = attach_optimizer(model, loaded.recipe, 1).slots.values()
+    count = sum(isinstance(slot.inner, SoapInner) for slot in slots)
+    moved = with_axes(loaded, trace)[len(trace.operations) :]
+    of = {torch.ops.aten.mm.default: 0.0, torch.ops.aten.linalg_qr.default: 0.0}
+    for each in moved:
+        of[each.call.function] += each.counts["ordinary step", "update"]
+    assert count
+    assert list(of.values()) == pytest.approx([count / FREQUENCY] * 2)
+    found = duration_on(loaded, trace, here, None)
+    monkeypatch.setattr(module, "with_axes", lambda loaded, trace: trace.operations)
+    without = duration_on(loaded, trace, here, None)
+    assert found is not None
+    assert without is not None
+    assert found.seconds > without.seconds
+    assert with_axes(tiny(), trace) == trace.operations
 
 
 @pytest.mark.parametrize(("matmul", "of"), [("bf16", ""), ("int8", "bf16"), ("fp8", "bf16")])

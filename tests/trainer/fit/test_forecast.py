@@ -39,8 +39,10 @@ def test_on_the_cpu_there_is_none(run: Any) -> None:
 
 def test_the_profile_is_of_the_runs_own_vocabulary(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forecast, "attached", lambda: "card")
-    monkeypatch.setattr(forecast, "profile_on", lambda loaded, card: (loaded.recipe.model.vocab_size, card))
-    assert forecast.forecast(run) == (77, "card")
+    monkeypatch.setattr(forecast, "profile_of_one", lambda loaded, *rest: (loaded.recipe.model.vocab_size, *rest))
+    assert forecast.forecast(run) == (77, "card", 1)
+    run.group = SimpleNamespace(sharded=False, size=4)
+    assert forecast.forecast(run) == (77, "card", 4)
 
 
 def test_of_a_run_in_parts_the_profile_is_that_of_a_part(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,6 +64,6 @@ def test_what_cannot_be_traced_is_told(run: Any, monkeypatch: pytest.MonkeyPatch
         raise UserError("its code branches on data")
 
     monkeypatch.setattr(forecast, "attached", lambda: "card")
-    monkeypatch.setattr(forecast, "profile_on", refuse)
+    monkeypatch.setattr(forecast, "profile_of_one", refuse)
     assert forecast.forecast(run) is None
     assert run.console.told == ["memory is not predicted: its code branches on data"]

@@ -15,6 +15,7 @@ EVALUATION = "slower evaluations"
 MICRO_BATCH = "same results; smaller products use the card less well"
 CHECKPOINTING = "same results; one more forward: up to a third more time"
 OFFLOADING = "same results; host memory, and the bus in use both ways"
+OTHER_SPLIT = "another split into micro-batches, which is part of what this recipe computes"
 BACKWARD = "same results up to rounding"
 STAGGER = "layers refresh in turns instead of together"
 RANDOMIZED = "another estimate of the same subspace"
@@ -27,7 +28,7 @@ GALORE = "low-rank projection instead of full rank: choose the learning rate ane
 LENGTH = "shorter sequences: another training problem"
 IMMEDIATE = "no accumulation and no clipping: batches of one micro-batch"
 IN_ORDER = (
-    SEGMENTS, EVALUATION, MICRO_BATCH, CHECKPOINTING, OFFLOADING, BACKWARD, STAGGER, RANDOMIZED,
+    SEGMENTS, EVALUATION, MICRO_BATCH, CHECKPOINTING, OFFLOADING, BACKWARD, OTHER_SPLIT, STAGGER, RANDOMIZED,
     ACCUMULATORS, STATES, WEIGHTS, CODES, RANK, GALORE, LENGTH, IMMEDIATE,
 )  # fmt: skip
 
@@ -43,6 +44,7 @@ BASES: dict[str, tuple[str, ...]] = {
     "svd, together, in the hook": ("optim.proj_type=svd", "optim.stagger=false", "optim.projection=hook"),
     "two passes": ("optim.refresh=two-pass", "optim.stagger=false"),
     "reference": ("optim.convention=reference", "optim.proj_type=svd", "optim.stagger=false"),
+    "first micro-batch": ("optim.refresh=first-micro-batch",),
     "immediate": (*AT_ONCE, "train.global_batch_size=8"),
     "immediate svd": (*AT_ONCE, "optim.proj_type=svd", "train.global_batch_size=8"),
     "frugal": (
@@ -65,15 +67,14 @@ EXPECTED: dict[str, list[str]] = {
     ],
     "two passes": [MICRO_BATCH, CHECKPOINTING, STAGGER, ACCUMULATORS, STATES, CODES, IMMEDIATE],
     "reference": [MICRO_BATCH, CHECKPOINTING, ACCUMULATORS, STATES, CODES, IMMEDIATE],
-    "immediate": [MICRO_BATCH, CHECKPOINTING, ACCUMULATORS, STATES, CODES],
-    "immediate svd": [MICRO_BATCH, CHECKPOINTING, RANDOMIZED, ACCUMULATORS, STATES, CODES],
+    "first micro-batch": [CHECKPOINTING, OTHER_SPLIT, ACCUMULATORS, STATES, CODES, IMMEDIATE],
+    "immediate": [CHECKPOINTING, ACCUMULATORS, STATES, CODES],
+    "immediate svd": [CHECKPOINTING, RANDOMIZED, ACCUMULATORS, STATES, CODES],
     "frugal": [OFFLOADING, CODES, IMMEDIATE],
     "lavish": [SEGMENTS, MICRO_BATCH, CHECKPOINTING, ACCUMULATORS, STATES, WEIGHTS, CODES, RANK, IMMEDIATE],
 }  # fmt: skip
 REFUSED = {  # what contradicts the rest of the recipe
     ("two passes", STAGGER),  # every step would be two
-    ("immediate", MICRO_BATCH),  # nothing is accumulated
-    ("immediate svd", MICRO_BATCH),
 }
 
 
@@ -102,7 +103,11 @@ def test_every_step_is_taken_by_the_recipe_or_refused_for_a_reason(name: str) ->
             assert (other is None) == ((name, each.cost) in REFUSED), settings
             if other is not None:
                 assert other.recipe != loaded.recipe
-                assert each.cost == MICRO_BATCH or not remedy(other.recipe, each.cost).steps or len(each.steps) > 1
+                assert (
+                    each.cost in (MICRO_BATCH, OTHER_SPLIT)
+                    or not remedy(other.recipe, each.cost).steps
+                    or len(each.steps) > 1
+                )
 
 
 def steps(cost: str, *overrides: str) -> list[dict[str, Any]]:
@@ -141,6 +146,19 @@ def test_steps_are_the_mildest_first(cost: str, overrides: tuple[str, ...], key:
 def test_some_blocks_are_recomputed_before_all(overrides: tuple[str, ...], expected: list[object]) -> None:
     found = [settings["train.gradient_checkpointing"] for settings in steps(CHECKPOINTING, *overrides)]
     assert [(type(each), each) for each in found] == [(type(each), each) for each in expected]
+
+
+def test_where_micro_batches_count_others_are_no_same_results() -> None:
+    """A router's loss is one of each of them, by the recipe or the model's configuration."""
+    for overrides, router in (((), True), (("model.router_aux_loss=0.01",), False)):
+        recipe = load_recipe("demo", [*BATCHES, *overrides]).recipe
+        assert remedy(recipe, MICRO_BATCH, router).steps == ()
+        assert remedy(recipe, OTHER_SPLIT, router).steps[0] == {"train.micro_batch_size": 6}
+        assert larger_micro_batches(recipe, router=router) == []
+    recipe = load_recipe("demo", [*BATCHES, "model.router_aux_loss=0"]).recipe
+    assert remedy(recipe, MICRO_BATCH, router=True).steps
+    assert larger_micro_batches(recipe, router=True)
+    assert OTHER_SPLIT not in SAME_RESULTS
 
 
 def test_offloading_is_for_what_is_recomputed() -> None:

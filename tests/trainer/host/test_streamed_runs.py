@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import json
 import random
@@ -14,7 +15,8 @@ from consoles import Quiet
 from galore.trainer import loop
 from galore.trainer.checkpoint.parts import files
 from galore.trainer.checkpoint.rotation import step_directories
-from galore.trainer.common.errors import UserError
+from galore.trainer.common.errors import Ended, UserError
+from galore.trainer.host.blocks import StreamedBlocks
 from galore.trainer.optim import GaLoreAdamW
 from galore.trainer.recipe.load import load_recipe
 from galore.trainer.run import run_training
@@ -90,6 +92,25 @@ def test_it_goes_on_wherever_it_broke_off(
     recipe: Path, resident: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: Any, call: int
 ) -> None:
     broken_off(recipe, tmp_path / "run", monkeypatch, place, call)
+    execute(recipe, tmp_path / "run", resume=True)
+    assert essence(tmp_path / "run") == essence(resident)
+
+
+def test_what_breaks_after_the_update_is_not_saved_as_the_step_before(
+    recipe: Path, resident: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a copy to the host may, which begins once all weights have moved."""
+    calls, flush = itertools.count(1), StreamedBlocks.flush
+
+    def fragile(blocks: StreamedBlocks) -> None:
+        if inspect.stack()[1].function == "<lambda>" and next(calls) == 4:  # the hook's, not a save's
+            raise RuntimeError("the device is lost")
+        flush(blocks)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StreamedBlocks, "flush", fragile)
+        with pytest.raises(Ended, match="some weights had taken the step already: step-00000002 is the last"):
+            execute(recipe, tmp_path / "run")
     execute(recipe, tmp_path / "run", resume=True)
     assert essence(tmp_path / "run") == essence(resident)
 

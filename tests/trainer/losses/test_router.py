@@ -16,7 +16,7 @@ from galore.trainer.data.batch import Objective
 from galore.trainer.data.rows.tokenbatch import TokenBatch
 from galore.trainer.data.tokens.tokenizer import trained_tokenizer
 from galore.trainer.fit.verify import verify
-from galore.trainer.losses.router import RouterLoss, build_router, router_note
+from galore.trainer.losses.router import RouterLoss, build_router, is_configured, router_note
 from galore.trainer.models.checkpointing import recompute_blocks
 from galore.trainer.parameters import dry_run
 from galore.trainer.recipe.load import load_recipe
@@ -118,6 +118,9 @@ def test_a_run_reports_it_of_steps_alone_and_goes_on_with_it(recipe: Path, tmp_p
     assert not any("router_loss" in row for row in rows if row["kind"] == "eval")
     with breaking_off(3):
         execute(recipe, tmp_path / "broken")
+    assert is_configured(load_recipe(str(recipe)))
+    with pytest.raises(UserError, match=r"something else than this run: train\.micro_batch_size: 2 → 4"):
+        execute(recipe, tmp_path / "broken", "train.micro_batch_size=4", resume=True)
     again = execute(recipe, tmp_path / "broken", resume=True)
     assert [row["router_loss"] for row in again if row["kind"] == "train"] == steps
     none = execute(recipe, tmp_path / "none", "model.router_aux_loss=0")

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,35 @@ def test_rows_that_were_taken_away_are_counted(path: Path, kept: tuple[int, ...]
     metrics = Metrics.open(path, 3)
     metrics.close()
     assert metrics.absent == absent
+
+
+def test_a_long_file_is_not_held_in_memory(path: Path) -> None:
+    text = "x" * 2000
+    with path.open("w") as file:
+        for step in range(1, 2001):
+            file.write(json.dumps({"kind": "train", "step": step, "loss_nats": 1.0, "sample": text}) + "\n")
+    whole = path.read_bytes()
+    tracemalloc.start()
+    try:
+        Metrics.open(path, 2000).close()
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert path.read_bytes() == whole
+    assert most < len(whole) / 4
+
+
+def test_rows_that_are_kept_are_strict_and_end_their_lines(path: Path) -> None:
+    path.write_text('{"step": 1, "a": NaN}\n{"step": 2,  "text": "-Infinity"}\n{"step": 3,  "a": 1e3}')
+    metrics = Metrics.open(path, 3)
+    metrics.write({"kind": "event", "step": 4, "message": ""})
+    metrics.close()
+    assert _rows(path)[:3] == [
+        {"step": 1, "a": None, "a_is": "nan"},
+        {"step": 2, "text": "-Infinity"},
+        {"step": 3, "a": 1e3},
+    ]
+    assert b'{"step": 3,  "a": 1e3}\n' in path.read_bytes(), "as it was"
 
 
 def test_a_start_begins_with_an_empty_file(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from types import NoneType
@@ -10,6 +11,9 @@ from typing import Any
 import pytest
 
 from galore.cli.show.progress.cells import evaluation_cells, progress_cells
+from galore.trainer.evaluate import final_of
+from galore.trainer.record import row as row_module
+from galore.trainer.record.metrics import finite
 from galore.trainer.record.row import EVAL, TRAIN, EvalRow, TrainRow, columns, json_types
 
 
@@ -38,6 +42,27 @@ def test_a_column_is_told_in_its_own_words() -> None:
 )
 def test_what_is_not_finite_or_not_there_is_told(row: dict[str, Any], text: str) -> None:
     assert EVAL["loss_nats"].told(row) == text
+
+
+@pytest.mark.parametrize(
+    ("losses", "told", "by_modality"),
+    [
+        ({"a": 2.0, "b": 3.25}, "a 2.0000, b 3.2500", "a 2.0000 (ppl 7.39), b 3.2500 (ppl 25.79)"),
+        ({"a": math.nan, "b": 2.0}, "a nan, b 2.0000", "a nan (ppl nan), b 2.0000 (ppl 7.39)"),
+        ({"a": math.inf, "a_is": 2.0}, "a inf, a_is 2.0000", None),
+        ({"a": -math.inf}, "a -inf", None),
+        ({}, "", ""),
+    ],
+)
+def test_losses_by_name_are_told_alike_as_they_come_and_read_back(
+    losses: dict[str, float], told: str, by_modality: str | None
+) -> None:
+    written = json.loads(json.dumps(finite({"loss": losses}), allow_nan=False))["loss"]
+    assert row_module.by_name(losses) == told
+    assert row_module.by_name(written) == (told if "a_is" not in losses else "a nan, a_is 2.0000")
+    if by_modality is not None:
+        assert row_module.by_modality(losses) == row_module.by_modality(written) == by_modality
+    assert list(final_of({"loss_nats_by_source": written})["loss_nats_by_source"]) == list(losses)
 
 
 def test_a_new_column_is_shown_where_it_says(monkeypatch: pytest.MonkeyPatch) -> None:

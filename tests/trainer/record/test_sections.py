@@ -35,6 +35,16 @@ def test_how_far_the_run_is(steps: int, facts: dict[str, Any], told: str) -> Non
     assert sections.status(history(steps, facts=facts)) == told
 
 
+def test_a_loss_by_name_that_is_not_finite_keeps_the_headline() -> None:
+    losses = {"text": None, "text_is": "nan", "image": 2.0}
+    row = {"step": 4, "loss_nats": None, "loss_nats_is": "nan", "tokens": 8, "seconds": 1.0}
+    told = history(evaluations=[row | {"loss_nats_by_source": losses, "loss_nats_by_modality": losses}])
+    text = sections.headline(told)
+    assert "text nan, image 2.0000" in text
+    assert "text nan (ppl nan), image 2.0000 (ppl 7.39)" in text
+    assert "text nan (ppl nan), image 2.0000 (ppl 7.39)" in sections.evaluations(told)
+
+
 def test_the_last_sample_stands_open_and_the_earlier_ones_are_folded() -> None:
     text = sections.samples(history(evaluations=[{"step": n, "sample": f"sample {n}"} for n in (1, 2, 3000)]))
     shown, folded = text.split("<details>")

@@ -28,7 +28,10 @@ def network() -> nn.Module:
 
 def made(folder: Path, *overrides: str, first_step: int = 0, model: nn.Module | None = None) -> Snapshots | None:
     train = load_recipe("demo", ["train.snapshot_parameters=[norm]", *overrides]).recipe.train
-    return Snapshots.of(train, model or network(), folder / "snapshots", first_step)
+    found = Snapshots.of(train, model or network(), folder / "snapshots")
+    if found is not None:
+        found.forget_after(first_step)
+    return found
 
 
 def trained(snapshots: Snapshots | None, steps: range) -> None:
@@ -56,7 +59,7 @@ def test_of_steps_that_are_taken_again_only_the_later_values_stay(tmp_path: Path
 
 
 def test_nothing_asked_for_is_nothing_kept(tmp_path: Path) -> None:
-    assert Snapshots.of(load_recipe("demo").recipe.train, network(), tmp_path, 0) is None
+    assert Snapshots.of(load_recipe("demo").recipe.train, network(), tmp_path) is None
 
 
 @pytest.mark.parametrize(
@@ -82,6 +85,14 @@ def test_refuses_more_than_the_disk_has_room_for(tmp_path: Path, monkeypatch: py
     with pytest.raises(UserError, match=r"300 snapshots of 32 B take 9\.38 KiB, and 1000 B are free"):
         made(tmp_path)
     assert made(tmp_path, "train.snapshot_total_limit=10") is not None
+
+
+def test_what_is_refused_deletes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained(made(tmp_path), range(1, 6))
+    monkeypatch.setattr(module, "free_bytes", lambda folder: 10)
+    with pytest.raises(UserError):
+        made(tmp_path, first_step=2)
+    assert list(snapshot_files(tmp_path / "snapshots")) == [1, 2, 3, 4, 5]
 
 
 def test_absent_or_mixed_snapshots_are_told(tmp_path: Path) -> None:
@@ -126,6 +137,21 @@ def test_a_streamed_weight_is_its_own_and_not_what_lies_in_its_place(
 def test_no_process_of_fsdp_has_a_whole_weight_to_keep() -> None:
     with pytest.raises(UserError, match=r"train\.snapshot_parameters keeps whole weights"):
         load_recipe("demo", ["train.snapshot_parameters=[norm]", "parallel.mode=fsdp"])
+
+
+def test_a_run_that_is_refused_for_them_leaves_its_place_free(
+    loaded: Callable[..., LoadedRecipe], tmp_path: Path, breaking_off: Any
+) -> None:
+    wrong = "train.snapshot_parameters=[nrom]"
+    with pytest.raises(UserError, match="matches no parameter"):
+        run_training(loaded(wrong), tmp_path / "run", False, Quiet())
+    assert not (tmp_path / "run").exists()
+    with breaking_off(3):
+        run_training(loaded(), tmp_path / "run", False, Quiet())
+    before = (tmp_path / "run/recipe.yaml").read_text()
+    with pytest.raises(UserError, match="matches no parameter"):
+        run_training(loaded(wrong), tmp_path / "run", True, Quiet())
+    assert (tmp_path / "run/recipe.yaml").read_text() == before
 
 
 def test_a_run_keeps_them_and_a_resumed_one_has_the_same(

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from galore.trainer.fit.remedies import Settings, can_stream, can_tile
 from galore.trainer.recipe.schema.recipe import Recipe
+from galore.trainer.recipe.schema.resume import micro_batch_counts
 
 CLOSEST = 1.4  # times the micro-batch before: nearer ones are left out, but for the recipe's own
 MOST_ROWS = 4096  # of a micro-batch that are tried
@@ -16,7 +17,7 @@ MOST_ROWS = 4096  # of a micro-batch that are tried
 def micro_batches(recipe: Recipe) -> list[int]:
     """Divisors of the global batch, ascending; the recipe's alone where another would change what is computed."""
     train, now = recipe.train, recipe.train.micro_batch_size
-    if recipe.optim.update == "immediate" or recipe.optim.effective_refresh == "first-micro-batch":
+    if micro_batch_counts(recipe):
         return [now]
     found: list[int] = []
     for size in range(1, min(train.global_batch_size, MOST_ROWS) + 1):

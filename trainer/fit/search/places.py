@@ -10,7 +10,7 @@ import torch
 
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.format import GIB
-from galore.trainer.fit.duration import duration_on, estimated
+from galore.trainer.fit.duration import duration_on, estimated, with_axes
 from galore.trainer.fit.hostmemory import PROCESS, SYSTEM, host_profile
 from galore.trainer.fit.predict import predict, profile_on
 from galore.trainer.machine.cards import Card
@@ -99,7 +99,7 @@ class Here:
         return predict(loaded, None)
 
     def estimate(self, loaded: LoadedRecipe, trace: Trace) -> Estimate:
-        self.rates.time(trace.operations)
+        self.rates.time(with_axes(loaded, trace))
         return estimated(loaded, trace, (self.rates, self.rates), None, None, "each operation timed alone, added up")
 
     def whole(self, loaded: LoadedRecipe) -> Whole:

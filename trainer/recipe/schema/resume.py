@@ -37,11 +37,27 @@ MOVABLE = (
 )
 """Keys that may name files. One that lies elsewhere, and no longer where it was, is the same: its project was moved."""
 
+MICRO_BATCH = "train.micro_batch_size"
+
 BEFORE: dict[str, Any] = {"data.isolate_documents": False, "model.router_aux_loss": 0.0}
 """Keys of which null may mean something else than what was done before they existed, and what that was.
 
 A run that goes on takes null as what it did so far.
 """
+
+
+def micro_batch_counts(recipe: Recipe, router: bool = False) -> bool:
+    """Whether the split into micro-batches is part of what is computed, where it is execution elsewhere.
+
+    Args:
+        router: whether the model's configuration asks for a router's loss, which is one of each micro-batch.
+    """
+    optim, coefficient = recipe.optim, recipe.model.router_aux_loss
+    if optim.update == "immediate":
+        return True
+    if optim.method == "galore" and optim.proj_type != "random" and optim.effective_refresh == "first-micro-batch":
+        return True
+    return recipe.data.task is None and (router if coefficient is None else coefficient > 0)
 
 
 def as_before(recipe: Recipe, known: Collection[str]) -> Recipe:
@@ -59,15 +75,23 @@ def taken_over(trained: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
     return {path: value for path, value in (BEFORE | dict(trained)).items() if path in BEFORE and here[path] is None}
 
 
-def changed_mathematics(old: Recipe, new: Recipe) -> list[str]:
-    """`section.key: old → new` for every field that differs and is not marked `execution`."""
+def changed_mathematics(old: Recipe, new: Recipe, router: bool = False) -> list[str]:
+    """`section.key: old → new` for every field that differs and is not marked `execution`, or counts all the same."""
     old, new = _with_rates(old), _with_rates(new)
-    return [line for name in Recipe.model_fields for line in _changes(name, getattr(old, name), getattr(new, name))]
+    found = [line for name in Recipe.model_fields for line in _changes(name, getattr(old, name), getattr(new, name))]
+    sizes = old.train.micro_batch_size, new.train.micro_batch_size
+    counts = sizes[0] != sizes[1] and (micro_batch_counts(old, router) or micro_batch_counts(new, router))
+    return [*found, f"{MICRO_BATCH}: {sizes[0]} → {sizes[1]}"] if counts else found
 
 
-def mathematics(recipe: Recipe) -> dict[str, Any]:
-    """`section.key` → value as JSON, of every field that is not marked `execution`."""
-    return {
+def mathematics(recipe: Recipe, router: bool = False) -> dict[str, Any]:
+    """`section.key` → value as JSON, of every field that is not marked `execution`, or counts all the same.
+
+    Args:
+        router: see `micro_batch_counts`.
+    """
+    counting = {MICRO_BATCH: recipe.train.micro_batch_size} if micro_batch_counts(recipe, router) else {}
+    return counting | {
         f"{name}.{key}": value
         for name, section in _with_rates(recipe).model_dump(mode="json").items()
         for key, value in section.items()
@@ -85,7 +109,7 @@ def other_mathematics(trained: Mapping[str, Any], recipe: Recipe) -> list[str]:
 
     A key that only one of them has is of another version of galore, where it had its default, or the value of `BEFORE`.
     """
-    here, trained = mathematics(recipe), BEFORE | dict(trained) if trained else {}
+    here, trained = mathematics(recipe, MICRO_BATCH in trained), BEFORE | dict(trained) if trained else {}
     return [
         f"{key}: {_written(trained[key])} → {_written(here[key])}"
         for key in here

@@ -16,6 +16,7 @@ from galore.trainer.recipe.schema.resume import (
     as_before,
     changed_mathematics,
     mathematics,
+    micro_batch_counts,
     other_mathematics,
     taken_over,
     with_schedule,
@@ -94,6 +95,47 @@ def test_mathematics_is_json_of_every_other_field() -> None:
     assert json.loads(json.dumps(known)) == known
     assert known["optim.rank"] == 8
     assert not {"train.device", "data.path", "train.num_threads"} & known.keys()
+
+
+COUNTING = [
+    ("optim.refresh=first-micro-batch",),
+    ("model.router_aux_loss=0.01",),
+    (
+        "optim.update=immediate",
+        "optim.refresh=first-micro-batch",
+        "optim.max_grad_norm=null",
+        "train.global_batch_size=4",
+    ),
+]
+
+
+@pytest.mark.parametrize("overrides", COUNTING)
+def test_micro_batches_may_not_change_where_they_count(overrides: tuple[str, ...]) -> None:
+    old = recipe("train.micro_batch_size=4", *overrides)
+    assert micro_batch_counts(old)
+    assert mathematics(old)["train.micro_batch_size"] == 4
+    if old.optim.update == "accumulate":
+        new = recipe("train.micro_batch_size=2", *overrides)
+        assert changed_mathematics(old, new) == ["train.micro_batch_size: 4 → 2"]
+        assert other_mathematics(mathematics(old), new) == ["train.micro_batch_size: 4 → 2"]
+        assert other_mathematics(mathematics(old), old) == []
+
+
+@pytest.mark.parametrize(
+    "override", ["optim.proj_type=random", "optim.refresh=delayed", "optim.method=full", "model.router_aux_loss=0"]
+)
+def test_micro_batches_are_execution_elsewhere(override: str) -> None:
+    old, new = (recipe(override, f"train.micro_batch_size={size}") for size in (4, 2))
+    assert not micro_batch_counts(old)
+    assert changed_mathematics(old, new) == other_mathematics(mathematics(old), new) == []
+
+
+def test_a_router_by_configuration_counts_as_one_by_the_recipe() -> None:
+    old, new = (recipe(f"train.micro_batch_size={size}") for size in (4, 2))
+    assert other_mathematics(mathematics(old, router=True), new) == ["train.micro_batch_size: 4 → 2"]
+    assert other_mathematics(mathematics(old, router=True), old) == []
+    assert changed_mathematics(old, new, router=True) == ["train.micro_batch_size: 4 → 2"]
+    assert not micro_batch_counts(recipe("model.router_aux_loss=0"), router=True)
 
 
 def test_a_key_of_another_version_had_its_default() -> None:
