@@ -49,18 +49,22 @@ def stages_of(recipe: Recipe, config: PreTrainedConfig, base_dir: Path) -> list[
 
 
 @contextmanager
-def in_stage(stages: Sequence[Stage], model: nn.Module, batch: Batch, step: int) -> Iterator[tuple[Batch, int]]:
+def in_stage(
+    stages: Sequence[Stage], model: nn.Module, batch: Batch, step: int, spread: int | None = None
+) -> Iterator[tuple[Batch, int]]:
     """A context in which `model` is as the stage of `step`, counted from 0, has it; gives the batch in as many pieces
-    per row. What is saved, evaluated and exported is the model of the whole length."""
+    per row. What is saved, evaluated and exported is the model of the whole length.
+
+    Args:
+        spread: how many positions training rows are spread over, if more than they have tokens.
+    """
     stage = next((each for each in stages if step < each.until), None)
     if stage is None:
-        yield batch, 1
+        with rotating(model, length=spread):
+            yield batch, 1
         return
     cut = cast(TokenBatch, batch).cut(stage.pieces)
-    if stage.config is None:
-        yield cut, stage.pieces
-        return
-    with rotating(model, stage.config):
+    with rotating(model, stage.config, stage.max_length):
         yield cut, stage.pieces
 
 

@@ -74,6 +74,26 @@ def test_lengths_alone_leave_the_positions(build: Build) -> None:
     assert in_words(stages, 64) == "16 tokens for 2 steps, 32 tokens for 3 steps, then 64"
 
 
+def test_a_model_that_is_scaled_already_rotates_as_of_the_length_of_a_stage(build: Build) -> None:
+    model: Any = build(rope={"type": "longrope", "factor": 4, "long_factor": [4, 4, 4, 4]})
+    stages = stages_of(recipe(STAGES), model.config, Path())
+    ids = torch.arange(128).view(2, 64)
+    used = dict[int, Any]()
+    for step in (0, 2, 5):
+        with in_stage(stages, model, TokenBatch(ids, ids, (7, 9), None), step):
+            used[step] = model.model.rotary_emb.inv_freq
+    assert torch.equal(used[2], used[0] / 4)
+    assert torch.equal(used[5], used[0] / 4)
+
+
+def test_rows_that_are_spread_rotate_as_of_the_positions_that_they_have(build: Build) -> None:
+    model: Any = build(rope={"type": "longrope", "factor": 4, "long_factor": [4, 4, 4, 4]}, max_length=16)
+    ids, before = torch.arange(32).view(2, 16), model.model.rotary_emb.inv_freq
+    with in_stage([], model, TokenBatch(ids, ids, (7, 9), None), 0, 64):
+        assert torch.equal(model.model.rotary_emb.inv_freq, before / 4)
+    assert model.model.rotary_emb.inv_freq is before
+
+
 @pytest.mark.parametrize(
     ("settings", "what"),
     [
