@@ -43,7 +43,7 @@ from galore.trainer.optim import GaLoreAdamW, kinds_with_own_forward
 from galore.trainer.optimizer import attach_optimizer, attach_sharded, cut_along
 from galore.trainer.parallel.group import Group, meeting, refuse_in_group
 from galore.trainer.recipe.load import LoadedRecipe
-from galore.trainer.recipe.schema.recipe import Recipe
+from galore.trainer.recipe.schema.recipe import Recipe, check_lasting
 from galore.trainer.record.continued import refuse_other_mathematics, trained_schedule
 from galore.trainer.record.heldout import HeldOut
 from galore.trainer.record.metrics import Console, read_rows
@@ -111,13 +111,19 @@ def build(
     data = read_data(recipe, loaded.base_dir, progress)
     for note in data.notes:
         console.message(note)
+    total = total_steps(recipe, data)
+    if directory.fresh:
+        _refuse_outlasting(recipe, total)
     torch.manual_seed(recipe.train.seed)  # dropout draws from the global generator, whose state checkpoints hold
     tokens = TokenFacts.of(data.tokenizer, data.summary.get("new_tokens", {}))
     sharded = group if recipe.parallel.mode == "fsdp" else None
     home = None if sharded is None else "cpu"  # the whole may be too large for a card
     model, kernels = build_model(recipe, id_bound(data.tokenizer), str(device), loaded.base_dir, tokens, home)
+    lengths = stages_of(recipe, stored_config(model), loaded.base_dir)
     if not directory.fresh:
-        identity.require_same_config(newest_state(directory.checkpoints), stored_config(model), directory.root)
+        trained = newest_state(directory.checkpoints)
+        identity.require_same_config(trained, stored_config(model), directory.root)
+        identity.require_same_stages(trained, [each.positions for each in lengths], directory.root)
     extra = build_extra(About(recipe, model, str(device), loaded.base_dir, id_bound(data.tokenizer), data.tokenizer))
     kernels += extra.told() if extra is not None else []
     losses: dict[str, Any] = {"extra": extra, "router": build_router(recipe, model)}
@@ -132,8 +138,6 @@ def build(
     kernels += compile_blocks(model) if recipe.train.compile else []
     checkpoint = None if directory.fresh else _resume(directory, console, model, optimizer, data, recipe, group)
     first_step = checkpoint.step if checkpoint else 0
-    total = total_steps(recipe, data)
-    lengths = stages_of(recipe, stored_config(model), loaded.base_dir)
     parts = (recipe, directory, console, data, model, optimizer, device)
     return Run(*parts, total, first_step, kernels, checkpoint, group=group, lengths=lengths, **losses)
 
@@ -247,6 +251,14 @@ def total_steps(recipe: Recipe, data: Data) -> int:
             fix="set train.max_steps, or lower train.global_batch_size",
         )
     return steps
+
+
+def _refuse_outlasting(recipe: Recipe, total: int) -> None:
+    """Raise UserError for stages and restarts that a run of `total` steps, as its epochs come to, has no room for."""
+    try:
+        check_lasting(recipe, total, "train.num_train_epochs")
+    except ValueError as error:
+        raise UserError(str(error), where="train.num_train_epochs") from None
 
 
 def _resume(

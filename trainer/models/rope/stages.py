@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from torch import nn
 from transformers import PreTrainedConfig
@@ -16,7 +17,7 @@ from galore.trainer.common.format import counted
 from galore.trainer.data.batch import Batch
 from galore.trainer.data.rows.tokenbatch import TokenBatch
 from galore.trainer.models.rope.rotary import rotating
-from galore.trainer.models.rope.scaling import ORIGINAL, own_parameters, scale_rope
+from galore.trainer.models.rope.scaling import ORIGINAL, START, own_parameters, scale_rope
 from galore.trainer.recipe.schema.recipe import Recipe
 from galore.trainer.recipe.schema.rope import RopeSection
 
@@ -32,6 +33,14 @@ class Stage:
     max_length: int
     pieces: int
     config: PreTrainedConfig | None
+
+    @property
+    def positions(self) -> dict[str, Any]:
+        """How they rotate, as JSON has it."""
+        text = None if self.config is None else self.config.get_text_config()
+        keys = ("rope_parameters", "max_position_embeddings", START)
+        known: dict[str, Any] = json.loads(json.dumps({key: getattr(text, key, None) for key in keys}))
+        return {key: value for key, value in known.items() if value is not None}
 
 
 def stages_of(recipe: Recipe, config: PreTrainedConfig, base_dir: Path) -> list[Stage]:
