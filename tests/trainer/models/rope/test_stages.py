@@ -145,11 +145,12 @@ def test_a_run_goes_on_with_the_factors_that_its_stages_had(written: Path, tmp_p
     rope = {"factor": 2.0, "long_factor": [1.0] * 4, "original_max_position_embeddings": 16}
     factors.write_text(json.dumps(rope))
     stages = f"train.length_stages=[{{max_length: 32, steps: 3, rope: {{type: longrope, factors: {factors}}}}}]"
-    run_training(load_recipe(str(written), [stages]), out, False, Quiet())
-    run_training(load_recipe(str(written), [stages]), out, True, Quiet())
+    settings = [stages, "optim.lr_scheduler_type=constant", "optim.warmup_steps=0"]
+    run_training(load_recipe(str(written), settings), out, False, Quiet())
+    run_training(load_recipe(str(written), [*settings, "train.max_steps=5"]), out, True, Quiet())
     factors.write_text(json.dumps(rope | {"long_factor": [9.0] * 4}))
     with pytest.raises(UserError, match=r"length_stages\[0\].*long_factor: \[1.0.* → \[9.0") as caught:
-        run_training(load_recipe(str(written), [stages]), out, True, Quiet())
+        run_training(load_recipe(str(written), [*settings, "train.max_steps=6"]), out, True, Quiet())
     assert "restore the file" in caught.value.fix
 
 
