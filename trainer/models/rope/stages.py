@@ -17,7 +17,7 @@ from galore.trainer.common.format import counted
 from galore.trainer.data.batch import Batch
 from galore.trainer.data.rows.tokenbatch import TokenBatch
 from galore.trainer.models.rope.rotary import rotating
-from galore.trainer.models.rope.scaling import ORIGINAL, START, own_parameters, scale_rope
+from galore.trainer.models.rope.scaling import START, scale_rope, trained_length
 from galore.trainer.recipe.schema.recipe import Recipe
 from galore.trainer.recipe.schema.rope import RopeSection
 
@@ -94,13 +94,7 @@ def _config(
     rope = own or whole
     if rope is None:
         return None
-    text = base.get_text_config()
-    known = own_parameters(base)
-    scaled = known["rope_type"] not in ("default", "dynamic")
-    final = known.get("factor", 1.0) if scaled else 1.0
-    original = (
-        rope.original_max_position_embeddings or known.get(ORIGINAL) or round(text.max_position_embeddings / final)
-    )
+    original = rope.original_max_position_embeddings or trained_length(base)
     settings = {"original_max_position_embeddings": original}
     if own is None and rope.type not in ("default", "dynamic"):
         settings["factor"] = max(1.0, max_length / original)
