@@ -43,12 +43,12 @@ from galore.trainer.optim import GaLoreAdamW, kinds_with_own_forward
 from galore.trainer.optimizer import attach_optimizer, attach_sharded, cut_along
 from galore.trainer.parallel.group import Group, meeting, refuse_in_group
 from galore.trainer.recipe.load import LoadedRecipe
-from galore.trainer.recipe.schema.recipe import Recipe, check_lasting
+from galore.trainer.recipe.schema.recipe import Recipe
 from galore.trainer.record.continued import refuse_other_mathematics, trained_schedule
 from galore.trainer.record.heldout import HeldOut
 from galore.trainer.record.metrics import Console, read_rows
 from galore.trainer.record.rundir import RunDir
-from galore.trainer.schedule import refuse_other_rates
+from galore.trainer.schedule import refuse_other_rates, refuse_outlasting, total_steps
 from galore.trainer.tasks.glue import TASKS
 
 
@@ -111,9 +111,9 @@ def build(
     data = read_data(recipe, loaded.base_dir, progress)
     for note in data.notes:
         console.message(note)
-    total = total_steps(recipe, data)
+    total = total_steps(recipe, data.num_sequences)
     if directory.fresh:
-        _refuse_outlasting(recipe, total)
+        refuse_outlasting(recipe, total)
     torch.manual_seed(recipe.train.seed)  # dropout draws from the global generator, whose state checkpoints hold
     tokens = TokenFacts.of(data.tokenizer, data.summary.get("new_tokens", {}))
     sharded = group if recipe.parallel.mode == "fsdp" else None
@@ -236,31 +236,6 @@ def _paths(optimizer: GaLoreAdamW, device: torch.device) -> list[str]:
         ) from error
 
 
-def total_steps(recipe: Recipe, data: Data) -> int:
-    """Optimizer steps of the whole run."""
-    if recipe.train.max_steps is not None:
-        return recipe.train.max_steps
-    if data.num_sequences is None:
-        raise UserError("a streamed source has no epochs", where="train.num_train_epochs", fix="set train.max_steps")
-    assert recipe.train.num_train_epochs is not None
-    steps = int(recipe.train.num_train_epochs * data.num_sequences / recipe.train.global_batch_size)
-    if steps < 1:
-        raise UserError(
-            f"{recipe.train.num_train_epochs:g} epochs of {counted(data.num_sequences, 'sequence')} are less than one step",
-            where="train.num_train_epochs",
-            fix="set train.max_steps, or lower train.global_batch_size",
-        )
-    return steps
-
-
-def _refuse_outlasting(recipe: Recipe, total: int) -> None:
-    """Raise UserError for stages and restarts that a run of `total` steps, as its epochs come to, has no room for."""
-    try:
-        check_lasting(recipe, total, "train.num_train_epochs")
-    except ValueError as error:
-        raise UserError(str(error), where="train.num_train_epochs") from None
-
-
 def _resume(
     directory: RunDir,
     console: Console,
@@ -282,7 +257,7 @@ def _resume(
         return None
     if group is None or group.is_first:  # who tells it; the others hear of it next
         trained = trained_schedule(directory, checkpoint.state, recipe)
-        before, after = ((each.optim, total_steps(each, data)) for each in (trained, recipe))
+        before, after = ((each.optim, total_steps(each, data.num_sequences)) for each in (trained, recipe))
         refuse_other_rates(before, after, checkpoint.step, str(directory.root))
     data.seek(checkpoint.state["position"], checkpoint.step)
     console.message(f"resuming from {checkpoint.path.name}, verified")

@@ -95,7 +95,7 @@ def _config(
     if rope is None:
         return None
     original = rope.original_max_position_embeddings or trained_length(base)
-    settings = {"original_max_position_embeddings": original}
+    settings: dict[str, float] = {"original_max_position_embeddings": original}
     if own is None and rope.type not in ("default", "dynamic"):
         settings["factor"] = max(1.0, max_length / original)
     config = copy.deepcopy(base)

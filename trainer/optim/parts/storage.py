@@ -88,7 +88,7 @@ Projector = dict[str, Tensor]
 def row_major(x: Tensor) -> Tensor:
     """x as a fresh tensor of its shape lies in memory.
 
-    To torch the stride of a dimension of 1 is any: a column of a matrix is contiguous as it is. BLAS goes by the stride.
+    To torch a column of a matrix is contiguous as it is, since a dimension of 1 may have any stride. BLAS goes by it.
     """
     return x.contiguous().view(-1).view(x.shape)
 

@@ -178,7 +178,6 @@ def _data(recipe: Recipe, found: Handover) -> dict[str, Any]:
     else:
         entry["ds_type"] = kind_of_file(path, data.format)
         tell_documents(entry["ds_type"], data, found)
-        found.says -= {"data.format"} if data.format == "verses" else set()
         if entry["ds_type"] == "csv" and delimiter_of(path, data) != ",":
             found.tell("data.delimiter", f"columns are parted by commas there: write {path} anew with them")
     if data.messages_field is not None:

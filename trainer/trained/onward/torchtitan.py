@@ -60,7 +60,6 @@ def hand_over(trained: Trained) -> Handover:
         kind = kind_of_file(path, data.format)
         tell_documents(kind, data, found)
         found.says |= {"data.delimiter"} if kind == "csv" else set()
-        found.says -= {"data.format"} if data.format == "verses" else set()
         parted = f", delimiter={delimiter_of(path, data)!r}" if kind == "csv" else ""
         load = f'{kind!r}, data_files=path, split="train", streaming=True{parted}'
     column = only_column("data.text_field", data.text_field, found)
