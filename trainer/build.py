@@ -48,7 +48,7 @@ from galore.trainer.record.continued import refuse_other_mathematics, trained_sc
 from galore.trainer.record.heldout import HeldOut
 from galore.trainer.record.metrics import Console, read_rows
 from galore.trainer.record.rundir import RunDir
-from galore.trainer.schedule import refuse_other_rates
+from galore.trainer.schedule import refuse_other_rates, refuse_outlasting, total_steps
 from galore.trainer.tasks.glue import TASKS
 
 
@@ -111,13 +111,19 @@ def build(
     data = read_data(recipe, loaded.base_dir, progress)
     for note in data.notes:
         console.message(note)
+    total = total_steps(recipe, data.num_sequences)
+    if directory.fresh:
+        refuse_outlasting(recipe, total)
     torch.manual_seed(recipe.train.seed)  # dropout draws from the global generator, whose state checkpoints hold
     tokens = TokenFacts.of(data.tokenizer, data.summary.get("new_tokens", {}))
     sharded = group if recipe.parallel.mode == "fsdp" else None
     home = None if sharded is None else "cpu"  # the whole may be too large for a card
     model, kernels = build_model(recipe, id_bound(data.tokenizer), str(device), loaded.base_dir, tokens, home)
+    lengths = stages_of(recipe, stored_config(model), loaded.base_dir)
     if not directory.fresh:
-        identity.require_same_config(newest_state(directory.checkpoints), stored_config(model), directory.root)
+        trained = newest_state(directory.checkpoints)
+        identity.require_same_config(trained, stored_config(model), directory.root)
+        identity.require_same_stages(trained, [each.positions for each in lengths], directory.root)
     extra = build_extra(About(recipe, model, str(device), loaded.base_dir, id_bound(data.tokenizer), data.tokenizer))
     kernels += extra.told() if extra is not None else []
     losses: dict[str, Any] = {"extra": extra, "router": build_router(recipe, model)}
@@ -132,8 +138,6 @@ def build(
     kernels += compile_blocks(model) if recipe.train.compile else []
     checkpoint = None if directory.fresh else _resume(directory, console, model, optimizer, data, recipe, group)
     first_step = checkpoint.step if checkpoint else 0
-    total = total_steps(recipe, data)
-    lengths = stages_of(recipe, stored_config(model), loaded.base_dir)
     parts = (recipe, directory, console, data, model, optimizer, device)
     return Run(*parts, total, first_step, kernels, checkpoint, group=group, lengths=lengths, **losses)
 
@@ -232,23 +236,6 @@ def _paths(optimizer: GaLoreAdamW, device: torch.device) -> list[str]:
         ) from error
 
 
-def total_steps(recipe: Recipe, data: Data) -> int:
-    """Optimizer steps of the whole run."""
-    if recipe.train.max_steps is not None:
-        return recipe.train.max_steps
-    if data.num_sequences is None:
-        raise UserError("a streamed source has no epochs", where="train.num_train_epochs", fix="set train.max_steps")
-    assert recipe.train.num_train_epochs is not None
-    steps = int(recipe.train.num_train_epochs * data.num_sequences / recipe.train.global_batch_size)
-    if steps < 1:
-        raise UserError(
-            f"{recipe.train.num_train_epochs:g} epochs of {counted(data.num_sequences, 'sequence')} are less than one step",
-            where="train.num_train_epochs",
-            fix="set train.max_steps, or lower train.global_batch_size",
-        )
-    return steps
-
-
 def _resume(
     directory: RunDir,
     console: Console,
@@ -270,7 +257,7 @@ def _resume(
         return None
     if group is None or group.is_first:  # who tells it; the others hear of it next
         trained = trained_schedule(directory, checkpoint.state, recipe)
-        before, after = ((each.optim, total_steps(each, data)) for each in (trained, recipe))
+        before, after = ((each.optim, total_steps(each, data.num_sequences)) for each in (trained, recipe))
         refuse_other_rates(before, after, checkpoint.step, str(directory.root))
     data.seek(checkpoint.state["position"], checkpoint.step)
     console.message(f"resuming from {checkpoint.path.name}, verified")

@@ -115,11 +115,12 @@ def take_step(run: Run, batch: Batch, number: int) -> StepResult:
     if run.group is not None:
         run.group.seed_step(run.recipe.train.seed, number)
     train, optim = run.recipe.train, run.recipe.optim
-    with in_stage(run.lengths, run.model, batch, number - 1) as (cut, pieces):
+    spread = None if train.position_skips is None else train.position_skips.target_length
+    with in_stage(run.lengths, run.model, batch, number - 1, spread) as (cut, pieces):
         objective = Objective(train.z_loss, run.extra, run.router)
         how = (train.micro_batch_size * pieces, optim.max_grad_norm, objective, run.group)
-        spread = skipping(cut, train.position_skips, train.seed, number)
-        result = train_step(run.model, run.optimizer, spread, *how)
+        rows = skipping(cut, train.position_skips, train.seed, number)
+        result = train_step(run.model, run.optimizer, rows, *how)
     if not restarts_after(optim, number, run.total_steps):
         return result
     stochastic = optim.weight_rounding != "nearest"

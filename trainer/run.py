@@ -276,7 +276,8 @@ def _begin(run: Run, recorder: Recorder) -> None:
         known["expected_memory"] = expected.as_json()
     trained = files_of(run.checkpoint.state) if run.checkpoint is not None else {}
     files = save_model_files(run.model, run.data.tokenizer, run.directory, trained, run.console.message)
-    run.made_with |= identity(run.recipe, stored_config(run.model), files, run.router is not None)
+    stages = [each.positions for each in run.lengths]
+    run.made_with |= identity(run.recipe, stored_config(run.model), files, run.router is not None, stages)
     run.directory.write_facts(known)
     run.directory.traceback.unlink(missing_ok=True)  # of what it went on from
     memory = f"{VERDICTS[expected.fits]}. {reason(expected)}" if expected is not None else ""

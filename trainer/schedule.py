@@ -12,8 +12,34 @@ from galore.trainer.common.errors import UserError
 from galore.trainer.common.format import counted
 from galore.trainer.common.format import learning_rate as rate_in_words
 from galore.trainer.recipe.schema.optim import DecayType, OptimSection, ScheduleName
+from galore.trainer.recipe.schema.recipe import Recipe, check_lasting
 
 Shape = Callable[[OptimSection, int, int, int], float]  # step, steps of warm-up, all steps → share of the peak
+
+
+def total_steps(recipe: Recipe, rows: int | None) -> int:
+    """Optimizer steps of the whole run on `rows` sequences; None is a stream, of which they are not known."""
+    if recipe.train.max_steps is not None:
+        return recipe.train.max_steps
+    if rows is None:
+        raise UserError("a streamed source has no epochs", where="train.num_train_epochs", fix="set train.max_steps")
+    assert recipe.train.num_train_epochs is not None
+    steps = int(recipe.train.num_train_epochs * rows / recipe.train.global_batch_size)
+    if steps < 1:
+        raise UserError(
+            f"{recipe.train.num_train_epochs:g} epochs of {counted(rows, 'sequence')} are less than one step",
+            where="train.num_train_epochs",
+            fix="set train.max_steps, or lower train.global_batch_size",
+        )
+    return steps
+
+
+def refuse_outlasting(recipe: Recipe, total: int) -> None:
+    """Raise UserError for stages and restarts that a run of `total` steps, as its epochs come to, has no room for."""
+    try:
+        check_lasting(recipe, total, "train.num_train_epochs")
+    except ValueError as error:
+        raise UserError(str(error), where="train.num_train_epochs") from None
 
 
 def warmup_steps(optim: OptimSection, total_steps: int) -> int:

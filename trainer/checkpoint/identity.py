@@ -1,6 +1,7 @@
 """What a checkpoint needs beside its tensors, and is used with no other: recipe, configuration and tokenizer.
 
-    state.json: made_with: {mathematics: {section.key: value}, config: {key: value}, files: {path in the run: SHA-256}}
+    state.json: made_with: {mathematics: {section.key: value}, config: {key: value}, files: {path in the run: SHA-256},
+                            stages: [{key: value}]}
 
 Checkpoints that were saved before they knew are taken as they are.
 """
@@ -32,11 +33,20 @@ NO_MATHEMATICS = (
 
 State = Mapping[str, Any]
 Files = dict[str, str]
+Positions = Mapping[str, Any]  # keys of a configuration that say how positions rotate, as JSON has them
 
 
-def identity(recipe: Recipe, config: PreTrainedConfig, files: Files, router: bool = False) -> dict[str, Any]:
-    """What a checkpoint's state holds of them; `router`: whether the loss has that of a router in it."""
-    return {KEY: {"mathematics": mathematics(recipe, router), "config": _values(config), "files": files}}
+def identity(
+    recipe: Recipe, config: PreTrainedConfig, files: Files, router: bool = False, stages: Sequence[Positions] = ()
+) -> dict[str, Any]:
+    """What a checkpoint's state holds of them.
+
+    Args:
+        router: whether the loss has that of a router in it.
+        stages: positions of shorter sequences, by stage.
+    """
+    known = {"mathematics": mathematics(recipe, router), "config": values(config), "files": files}
+    return {KEY: known | ({"stages": list(stages)} if stages else {})}
 
 
 def files_of(state: State) -> Files:
@@ -57,18 +67,29 @@ def require_same_recipe(state: State, recipe: Recipe, run: Path) -> None:
 
 def require_same_config(state: State, config: PreTrainedConfig, run: Path) -> None:
     """Raise UserError, with both values, if the model that was built is another function than the trained one."""
-    trained, here = dict(_flat(state.get(KEY, {}).get("config", {}))), dict(_flat(_values(config)))
-    changed = {key for key in trained.keys() & here.keys() if trained[key] != here[key]}
+    changed = _changed(state.get(KEY, {}).get("config", {}), values(config))
     if changed:
-        told = "; ".join(f"{key}: {trained[key]} → {here[key]}" for key in sorted(changed))
+        told = "; ".join(changed.values())
         # a tokenizer that is made of the text is another one when the text is
         of_text = "text (data.path) or tokenizer that the run was started with"
-        what = of_text if changed <= OF_TOKENS else "folder that model.name_or_path names"
+        what = of_text if changed.keys() <= OF_TOKENS else "folder that model.name_or_path names"
         raise UserError(
             f"the configuration of the model is not the one that was trained: {told}",
             where=str(run),
             fix=f"restore the {what}, or start anew in another --output-dir",
         )
+
+
+def require_same_stages(state: State, stages: Sequence[Positions], run: Path) -> None:
+    """Raise UserError, with both values, if positions rotate otherwise in a stage than those of the trained one."""
+    for number, (trained, here) in enumerate(zip(state.get(KEY, {}).get("stages", ()), stages, strict=False)):
+        if changed := _changed(trained, here):
+            key = f"train.length_stages[{number}].rope"
+            raise UserError(
+                f"positions of {key} are not those that were trained: {'; '.join(changed.values())}",
+                where=str(run),
+                fix="restore the file that its `factors` names, or start anew in another --output-dir",
+            )
 
 
 def require_same_files(state: State, run: Path) -> None:
@@ -122,14 +143,24 @@ def _check(run: Path, files: Files) -> None:
             raise Damaged(f"{more[0]} was not there")
 
 
-def _values(config: PreTrainedConfig) -> dict[str, Any]:
-    """All values as JSON holds them, defaults included."""
-    values: dict[str, Any] = json.loads(config.to_json_string(use_diff=False))
-    return {key: value for key, value in values.items() if key not in NO_MATHEMATICS}
+def values(config: PreTrainedConfig) -> dict[str, Any]:
+    """All values that a model of `config` computes by as JSON holds them, defaults included."""
+    every: dict[str, Any] = json.loads(config.to_json_string(use_diff=False))
+    return {key: value for key, value in every.items() if key not in NO_MATHEMATICS}
 
 
-def _flat(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
+def _changed(trained: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, str]:
+    """Which keys of both have other values, and these in words."""
+    before, now = dict(_flat(trained)), dict(_flat(here))
+    return {
+        key: f"{key}: {before[key]} → {now[key]}"
+        for key in sorted(before.keys() & now.keys())
+        if before[key] != now[key]
+    }
+
+
+def _flat(every: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in every.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{before}{key}.")
         else:

@@ -23,6 +23,7 @@ from galore.trainer.models.capacity import (
 )
 from galore.trainer.models.materialize import draw_weights
 from galore.trainer.models.pretrained import load_pretrained, locate, read_config, skeleton
+from galore.trainer.models.rope.rotary import hold_length
 from galore.trainer.models.rope.scaling import scale_rope
 from galore.trainer.recipe.schema.model import ModelSection
 from galore.trainer.tasks.glue import Task
@@ -84,6 +85,7 @@ def build_classifier(
         model = model.to(dtype).to(device)
     # a pad that is a new token has its row by then
     pad_with(model.config, tokens.pad).dtype = dtype
+    hold_length(model, max_length)
     return model.train()
 
 

@@ -26,7 +26,7 @@ from galore.trainer.models.linears import int8_linears
 from galore.trainer.models.materialize import draw_weights
 from galore.trainer.models.pretrained import load_pretrained, locate, read_config, skeleton
 from galore.trainer.models.retnet.configuration_retnet import RetNetConfig
-from galore.trainer.models.rope.rotary import fix_frequencies
+from galore.trainer.models.rope.rotary import hold_length
 from galore.trainer.models.rope.scaling import scale_rope
 from galore.trainer.optim.int8_linear import to_int8
 from galore.trainer.recipe.architectures import Architecture
@@ -84,8 +84,7 @@ def build_decoder(
         model = model.to(made_on)
     if source is not None and device != "meta" and _runs_on(made_on, device, section):
         _refuse_bidirectional(model, source)
-    if device == "meta":
-        fix_frequencies(model)
+    hold_length(model, max_length)
     model.config.use_cache = False
     return model.train()
 

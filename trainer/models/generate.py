@@ -17,6 +17,7 @@ from galore.trainer.data.tokens.tokenizer import prompt_of
 from galore.trainer.models.adapters.lora import without_adapters
 from galore.trainer.models.capacity import positions_of
 from galore.trainer.models.classifier import head_modules
+from galore.trainer.models.rope.rotary import rotating
 
 
 @torch.no_grad()
@@ -69,7 +70,9 @@ def continued(
 ) -> list[int]:
     """`ids` and the tokens that follow; a `streamer` of transformers is given each as soon as it is there."""
     generator: Any = model
-    with _generating(generator, settings), _seeded(model, seed):
+    # keys that are in the cache keep the frequencies that they were made with
+    longest = len(ids) + settings.max_new_tokens
+    with _generating(generator, settings), _seeded(model, seed), rotating(model, length=longest):
         tokens = torch.tensor([ids], device=next(model.parameters()).device)  # (1, prompt)
         output = generator.generate(
             input_ids=tokens,

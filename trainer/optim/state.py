@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from galore.trainer.optim.parts.storage import row_major
 from galore.trainer.optim.settings import COMPOSITION, check_saved
 from galore.trainer.optim.slot import ON_HOST, FullSlot
 
@@ -59,7 +60,7 @@ class Stored(Optimizer):
             slot = by_name[name]
             slot.state.clear()
             for field, value in state.items():
-                slot.state[field] = value.to("cpu" if field in ON_HOST else slot.parameter.device, copy=True)
+                slot.state[field] = _own(field, value, slot.parameter)
         for group in self.param_groups:
             group["clock"] = clock
 
@@ -98,9 +99,7 @@ class Stored(Optimizer):
                 own = {name for name in ours if name in (*COMPOSITION, "param_names") or name not in group}
                 group.update({name: ours[name] for name in own})
             for parameter, saved in read.items():
-                state = {
-                    k: v.detach().clone().to("cpu" if k in ON_HOST else parameter.device) for k, v in saved.items()
-                }
+                state = {name: _own(name, value, parameter) for name, value in saved.items()}
                 self.state[parameter] = state
                 self.slots[parameter].weight.state = state
             for group in self.param_groups:
@@ -127,6 +126,11 @@ class Stored(Optimizer):
         for category, tensor in self.tensors():
             held[category] += tensor.nbytes
         return held
+
+
+def _own(name: str, saved: Tensor, parameter: nn.Parameter) -> Tensor:
+    """A copy of a `saved` tensor where the state of `parameter` lies, and as it lies there."""
+    return row_major(saved.detach().to("cpu" if name in ON_HOST else parameter.device, copy=True))
 
 
 def _check_state(slot: FullSlot, saved: Mapping[str, Tensor]) -> None:

@@ -166,6 +166,7 @@ RULES = {
     "muon": "Muon, AdamW beside the target matrices",
     "normuon": "NorMuon, AdamW beside the target matrices",
     "racs": "RACS, AdamW beside the target matrices",
+    "soap": "SOAP, AdamW beside the target matrices",
     "scale": "SCALE, momentum at the head, AdamW beside",
     "scale-momentum": "SCALE with momentum, AdamW beside",
 }  # what full rank offers

@@ -17,7 +17,7 @@ from galore.trainer.machine.device import choose_threads
 from galore.trainer.models.capacity import check_capacity
 from galore.trainer.models.classifier import align_labels, head_modules, pad_with
 from galore.trainer.models.isolation import isolate_documents
-from galore.trainer.models.rope.rotary import set_rope
+from galore.trainer.models.rope.rotary import hold_length, set_rope
 from galore.trainer.recipe.load import LoadedRecipe
 from galore.trainer.recipe.schema.recipe import Recipe
 from galore.trainer.recipe.schema.train import EvalMode
@@ -85,6 +85,7 @@ def held_out(stored: StoredModel, loaded: LoadedRecipe | None, progress: Progres
     if recipe.data.task is not None:
         pad_with(stored.model.config, data.tokenizer.pad_token_id)
     check_capacity(stored.model.config, len(stored.tokenizer), recipe.data.max_length)
+    hold_length(stored.model, recipe.data.max_length)
     if recipe.data.isolates:
         isolate_documents(stored.model)
     return recipe, data

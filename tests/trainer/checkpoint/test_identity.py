@@ -129,7 +129,7 @@ def test_every_file_is_on_the_disk_before_its_name(folder: Path, monkeypatch: py
 
 
 def state(**config: Any) -> dict[str, Any]:
-    return {identity.KEY: {"config": identity._values(LlamaConfig(**config))}}
+    return {identity.KEY: {"config": identity.values(LlamaConfig(**config))}}
 
 
 def test_another_function_is_refused_with_both_values(tmp_path: Path) -> None:

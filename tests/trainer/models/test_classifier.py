@@ -226,3 +226,20 @@ def test_positions_that_begin_after_the_padding_stay_where_they_were_trained(tin
     options: dict[str, Any] = {"device": "cpu", "seed": 1, "max_length": 64, "base_dir": Path()}
     model = build_classifier(section, TASKS["mnli"], 20, tokens=TokenFacts(pad=3), **options)
     assert model.config.pad_token_id == build(tiny_roberta).config.pad_token_id != 3
+
+
+def test_a_decoder_scores_a_row_whatever_it_is_padded_to(tmp_path: Path) -> None:
+    config = LlamaConfig(
+        hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=2, vocab_size=40,
+        max_position_embeddings=8, pad_token_id=0, rope_parameters={"rope_type": "dynamic", "factor": 8.0, "rope_theta": 1e4},
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(tmp_path)
+    model = build(tmp_path, "sst2").eval()
+    row, longer = torch.arange(3, 9)[None], torch.arange(3, 33)[None]
+    with torch.no_grad():
+        alone = model(input_ids=row).logits
+        model(input_ids=longer)
+        padded = torch.cat([row, row.new_zeros(1, 24)], dim=1)
+        beside = model(input_ids=torch.cat([padded, longer]), attention_mask=(torch.cat([padded, longer]) != 0).long())
+        assert torch.equal(model(input_ids=row).logits, alone)
+    assert torch.allclose(beside.logits[0], alone[0], atol=1e-5)

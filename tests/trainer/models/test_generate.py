@@ -12,7 +12,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from galore.trainer.common.errors import UserError
 from galore.trainer.models.adapters.lora import add_adapters
 from galore.trainer.models.decoder import build_decoder
-from galore.trainer.models.generate import sample
+from galore.trainer.models.generate import continued, sample, settings_of
+from galore.trainer.models.rope.rotary import rotating
 from galore.trainer.recipe.schema.model import ModelSection
 from galore.trainer.recipe.schema.optim import OptimSection
 
@@ -156,3 +157,19 @@ def test_tokens_that_are_ruled_out_are_no_divergence() -> None:
 
     model.register_forward_hook(rule_out)
     assert sample(model, words(), "w3", 2, temperature=0) == "w3 w4 w5"
+
+
+@pytest.mark.parametrize("kind", ["longrope", "dynamic", "yarn"])
+@pytest.mark.parametrize("new", [4, 20])
+def test_a_continuation_beyond_the_original_length_is_what_the_model_computes(kind: str, new: int) -> None:
+    factors = {"long_factor": [9.0] * 8, "short_factor": [1.0] * 8} if kind == "longrope" else {}
+    model = llama(rope={"type": kind, "factor": 4, "original_max_position_embeddings": 8, **factors})
+    settings = settings_of(words(eos_token="w29"), new, temperature=0, top_p=1.0)
+    settings.eos_token_id = None
+    found = continued(model, [1, 2, 3], settings, 0)
+    wanted = [1, 2, 3]
+    with torch.no_grad(), rotating(model.eval(), length=3 + new):
+        while len(wanted) < 3 + new:
+            wanted.append(int(model(torch.tensor([wanted]), use_cache=False).logits[0, -1].argmax()))
+    assert found == wanted
+    assert len(set(found)) > 3

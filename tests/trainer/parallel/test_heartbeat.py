@@ -9,7 +9,7 @@ from galore.trainer.parallel import heartbeat
 from galore.trainer.parallel.group import Group, RankLost, reaching
 from galore.trainer.parallel.heartbeat import LOOKS, Heartbeat
 
-TIMEOUT = 0.5
+TIMEOUT = 1.0
 ENOUGH = 3 * TIMEOUT  # for the others to notice
 
 

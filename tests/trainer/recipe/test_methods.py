@@ -9,6 +9,8 @@ import pytest
 
 from galore.cli.verbs.compare import compare
 from galore.cli.verbs.finetune_glue import finetune_glue
+from galore.kernels.family import InnerRule
+from galore.trainer.common.errors import UserError
 from galore.trainer.recipe.load import load_recipe
 from galore.trainer.recipe.methods import METHODS, described, named
 from galore.trainer.recipe.shipped import is_shipped
@@ -60,3 +62,12 @@ def test_a_recipe_of_its_own_is_shipped_and_is_that_method() -> None:
 )
 def test_the_line_of_the_header(settings: list[str], line: str) -> None:
     assert described(load_recipe("demo", ["optim.rank=128", *settings]).recipe.optim) == line
+
+
+@pytest.mark.parametrize("inner", get_args(InnerRule))
+def test_every_rule_that_full_rank_may_have_has_a_line(inner: str) -> None:
+    try:
+        optim = load_recipe("demo", ["optim.method=full", f"optim.inner={inner}", "optim.scale=null"]).recipe.optim
+    except UserError:
+        return
+    assert inner.split("-")[0] in described(optim).lower()

@@ -53,9 +53,10 @@ def _recomputes(model: Any, recipe: Recipe, device: torch.device) -> list[str]:
 # by what asks for each; of the network as transformers has it
 BARE: dict[str, Change] = {
     "train.device": _kernels,
-    "train.fused": _fuses,
     "data.isolate_documents": _isolates,
+    # asks for gradients of cos and sin, which fused rotations have none of
     "train.position_skips": _skips,
+    "train.fused": _fuses,
 }
 # of the model with what is trained beside its matrices
 WHOLE: dict[str, Change] = {

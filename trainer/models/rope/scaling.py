@@ -36,7 +36,7 @@ def scale_rope(config: PreTrainedConfig, rope: RopeSection, base_dir: Path, *, b
     rope = with_factors(rope, base_dir)
     longest, factor = int(text.max_position_embeddings), rope.factor or 1.0
     dynamic = rope.type == "dynamic"
-    before = int(longest / factor) if built and not dynamic else _original(text, own)
+    before = int(longest / factor) if built and not dynamic else trained_length(config)
     original = rope.original_max_position_embeddings or before
     if original < 1:
         what = f"factor {factor:g} leaves nothing of model.max_position_embeddings {longest}"
@@ -80,6 +80,13 @@ def own_parameters(config: PreTrainedConfig, where: str = WHERE) -> dict[str, An
     return dict(parameters)
 
 
+def trained_length(config: PreTrainedConfig) -> int:
+    """The length that a model was trained at, which one that is scaled already tells apart."""
+    text, own = config.get_text_config(), own_parameters(config)
+    scaled = own.get("factor", 1.0) if own["rope_type"] == "linear" else 1.0
+    return int(own.get(ORIGINAL) or getattr(text, ORIGINAL, None) or round(text.max_position_embeddings / scaled))
+
+
 def pairs(config: PreTrainedConfig) -> int:
     """Pairs of dimensions of a head that rotate: as many factors longrope takes."""
     text = config.get_text_config()
@@ -111,11 +118,6 @@ def with_factors(rope: RopeSection, base_dir: Path) -> RopeSection:
         first = error.errors()[0]
         what = ".".join(map(str, first["loc"])) + ": " * bool(first["loc"]) + first["msg"].removeprefix("Value error, ")
         raise UserError(f"holds no factors of longrope: {what}", where=str(file), fix=fix) from None
-
-
-def _original(text: PreTrainedConfig, own: dict[str, Any]) -> int:
-    """The length a model by name was trained at, which one that is scaled already tells apart."""
-    return int(own.get(ORIGINAL) or getattr(text, ORIGINAL, None) or text.max_position_embeddings)
 
 
 def _check_factors(parameters: dict[str, Any], count: int) -> None:

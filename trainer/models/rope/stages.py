@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from torch import nn
 from transformers import PreTrainedConfig
@@ -16,7 +17,7 @@ from galore.trainer.common.format import counted
 from galore.trainer.data.batch import Batch
 from galore.trainer.data.rows.tokenbatch import TokenBatch
 from galore.trainer.models.rope.rotary import rotating
-from galore.trainer.models.rope.scaling import ORIGINAL, own_parameters, scale_rope
+from galore.trainer.models.rope.scaling import START, scale_rope, trained_length
 from galore.trainer.recipe.schema.recipe import Recipe
 from galore.trainer.recipe.schema.rope import RopeSection
 
@@ -32,6 +33,14 @@ class Stage:
     max_length: int
     pieces: int
     config: PreTrainedConfig | None
+
+    @property
+    def positions(self) -> dict[str, Any]:
+        """How they rotate, as JSON has it."""
+        text = None if self.config is None else self.config.get_text_config()
+        keys = ("rope_parameters", "max_position_embeddings", START)
+        known: dict[str, Any] = json.loads(json.dumps({key: getattr(text, key, None) for key in keys}))
+        return {key: value for key, value in known.items() if value is not None}
 
 
 def stages_of(recipe: Recipe, config: PreTrainedConfig, base_dir: Path) -> list[Stage]:
@@ -49,18 +58,22 @@ def stages_of(recipe: Recipe, config: PreTrainedConfig, base_dir: Path) -> list[
 
 
 @contextmanager
-def in_stage(stages: Sequence[Stage], model: nn.Module, batch: Batch, step: int) -> Iterator[tuple[Batch, int]]:
+def in_stage(
+    stages: Sequence[Stage], model: nn.Module, batch: Batch, step: int, spread: int | None = None
+) -> Iterator[tuple[Batch, int]]:
     """A context in which `model` is as the stage of `step`, counted from 0, has it; gives the batch in as many pieces
-    per row. What is saved, evaluated and exported is the model of the whole length."""
+    per row. What is saved, evaluated and exported is the model of the whole length.
+
+    Args:
+        spread: how many positions training rows are spread over, if more than they have tokens.
+    """
     stage = next((each for each in stages if step < each.until), None)
     if stage is None:
-        yield batch, 1
+        with rotating(model, length=spread):
+            yield batch, 1
         return
     cut = cast(TokenBatch, batch).cut(stage.pieces)
-    if stage.config is None:
-        yield cut, stage.pieces
-        return
-    with rotating(model, stage.config):
+    with rotating(model, stage.config, stage.max_length):
         yield cut, stage.pieces
 
 
@@ -81,14 +94,8 @@ def _config(
     rope = own or whole
     if rope is None:
         return None
-    text = base.get_text_config()
-    known = own_parameters(base)
-    scaled = known["rope_type"] not in ("default", "dynamic")
-    final = known.get("factor", 1.0) if scaled else 1.0
-    original = (
-        rope.original_max_position_embeddings or known.get(ORIGINAL) or round(text.max_position_embeddings / final)
-    )
-    settings = {"original_max_position_embeddings": original}
+    original = rope.original_max_position_embeddings or trained_length(base)
+    settings: dict[str, float] = {"original_max_position_embeddings": original}
     if own is None and rope.type not in ("default", "dynamic"):
         settings["factor"] = max(1.0, max_length / original)
     config = copy.deepcopy(base)

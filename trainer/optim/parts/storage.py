@@ -85,6 +85,14 @@ Projector = dict[str, Tensor]
 """P (a, r) as named tensors: `projector`, and for codes `projector_absmax`."""
 
 
+def row_major(x: Tensor) -> Tensor:
+    """x as a fresh tensor of its shape lies in memory.
+
+    To torch a column of a matrix is contiguous as it is, since a dimension of 1 may have any stride. BLAS goes by it.
+    """
+    return x.contiguous().view(-1).view(x.shape)
+
+
 @dataclass(frozen=True)
 class ProjectorFormat:
     """Projectors rounded to `dtype`; or codes of so many `bits`, packed into it, an fp16 scale per group."""
@@ -95,7 +103,7 @@ class ProjectorFormat:
     def encode(self, p: Tensor) -> Projector:
         """P (a, r) as named tensors."""
         if self.bits is None:
-            return {CODES: p.to(self.dtype)}
+            return {CODES: row_major(p.to(self.dtype))}
         compressed = compress(p, self.bits)
         return {CODES: compressed["codes"], ABSMAX: compressed["absmax"]}
 

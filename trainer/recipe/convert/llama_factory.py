@@ -34,14 +34,27 @@ HOLD_OUT = "it is a number of examples: write data.validation_fraction, a share"
 
 def _method(draft: Draft, key: str, value: Any) -> None:
     """Full training, adapters, or GaLore in one of its names."""
-    galore = draft.values.get("use_galore") is True or draft.values.get("use_apollo") is True
-    draft.settings |= {"optim.rank": 16, "optim.scale": 2.0} if galore else {"optim.rank": 8} if value == "lora" else {}
+    apollo = draft.values.get("use_apollo") is True
+    galore = draft.values.get("use_galore") is True or apollo
+    own = {"optim.rank": 16} if apollo else {"optim.rank": 16, "optim.scale": 2.0}
+    draft.settings |= own if galore else {"optim.rank": 8} if value == "lora" else {}
     if value == "lora" and not galore:
         draft.take(key, "optim.method: lora", value)
     elif value == "full" or galore:
         draft.take(key, f"optim.method: {'galore' if galore else 'full'}", value)
     else:
         draft.take(key, "optim.method: full", value, f"{value} is not offered")
+
+
+def _apollo(draft: Draft, key: str, value: Any) -> None:
+    """GaLore with the residual of APOLLO, in a subspace that is drawn."""
+    if is_off(value):
+        return draft.leave(key, OFF)
+    mini = draft.values.get("apollo_scale_type") == "tensor"
+    draft.settings["optim.proj_type"] = "random"
+    return draft.take(
+        key, f"optim.residual: {'apollo-mini' if mini else 'apollo'}", value, "and optim.proj_type: random"
+    )
 
 
 def _stage(draft: Draft, key: str, value: Any) -> None:
@@ -136,6 +149,13 @@ TABLE: dict[str, str | Rule] = {
     "finetuning_type": _method,
     "use_galore": switch("optim.method: galore"),
     "galore_target": modules,
+    "use_muon": switch("optim.inner: muon"),
+    "use_apollo": _apollo,
+    "apollo_rank": "optim.rank",
+    "apollo_target": modules,
+    "apollo_update_interval": "optim.update_proj_gap",
+    "apollo_scale": absent("optim.scale is on the update, and 1 unless it is set"),
+    "apollo_scale_type": absent("optim.residual says it: apollo by channel, apollo-mini by tensor"),
     "lora_target": modules,
     "dataset": _dataset,
     "interleave_probs": _probabilities,

@@ -93,7 +93,8 @@ APART = {
         save_adapter_weights_only save_on_each_node restore_callback_states_from_checkpoint save_first_step""",
     "set optim.residual: apollo and optim.proj_type: random": "use_apollo apollo_rank apollo_scale apollo_target",
     "it is not offered; optim.method: galore is the way here to train all weights in little memory": """
-        use_badam badam_mode use_lisa lisa_n_layers use_llama_pro spectrum_top_fraction use_adam_mini use_muon""",
+        use_badam badam_mode use_lisa lisa_n_layers use_llama_pro spectrum_top_fraction use_adam_mini""",
+    "set optim.method: full and optim.inner: muon": "use_muon",
     "the loss is plain cross-entropy, computed without ever holding the logits: leave it out": """
         use_liger_kernel enable_liger_kernel liger_fused_linear_cross_entropy liger_layer_norm
         liger_cross_entropy flash_attn_cross_entropy

@@ -48,6 +48,8 @@ class Recipe(Section):
     def _sections_agree(self) -> Self:
         check_glue(self)
         check_length_stages(self)
+        if self.train.max_steps is not None:
+            check_lasting(self, self.train.max_steps, "train.max_steps")
         check_position_skips(self)
         check_compile(self)
         check_parallel(self.parallel, self.optim, self.train)
@@ -64,11 +66,6 @@ class Recipe(Section):
         if self.train.early_stopping_patience and self.eval.eval_steps is None and self.eval.eval_epochs is None:
             raise ValueError(
                 "train.early_stopping_patience counts evaluations: set eval.eval_steps or eval.eval_epochs"
-            )
-        if (self.optim.relora_gap or 0) >= (self.train.max_steps or float("inf")):
-            raise ValueError(
-                f"optim.relora_gap: {self.optim.relora_gap} never restarts in train.max_steps: {self.train.max_steps}: lower it, "
-                "or leave it out for a quarter of the run"
             )
         if unknown := sorted(self.train.loss_weights.keys() - {TEXT, *self.model.modalities}):
             known = f"write {', '.join([TEXT, *self.model.modalities])}" if self.model.modalities else "name them there"
@@ -104,11 +101,22 @@ def check_length_stages(recipe: Recipe) -> None:
     if [*lengths, data.max_length] != sorted({*lengths, data.max_length}):
         told = ", ".join(map(str, lengths))
         raise ValueError(f"train.length_stages grows up to data.max_length {data.max_length}, and has {told}")
-    taken = sum(stage.steps for stage in stages)
-    if recipe.train.max_steps is not None and taken >= recipe.train.max_steps:
+
+
+def check_lasting(recipe: Recipe, total: int, key: str) -> None:
+    """Raise ValueError for what takes all of the `total` steps that the run has by `key`, and leaves none after it."""
+    by_steps = key == "train.max_steps"
+    gap, taken = recipe.optim.relora_gap or 0, sum(stage.steps for stage in recipe.train.length_stages)
+    if gap >= total:
+        run = f"{key}: {total}" if by_steps else f"{total} steps, as {key} comes to"
         raise ValueError(
-            f"train.length_stages takes {taken} steps of train.max_steps {recipe.train.max_steps}, and leaves none for "
-            f"data.max_length {data.max_length}: raise train.max_steps"
+            f"optim.relora_gap: {gap} never restarts in {run}: lower it, or leave it out for a quarter of the run"
+        )
+    if taken and taken >= total:
+        run = f"{key} {total}" if by_steps else f"the {total} that {key} comes to"
+        raise ValueError(
+            f"train.length_stages takes {taken} steps of {run}, and leaves none for data.max_length "
+            f"{recipe.data.max_length}: raise {key}"
         )
 
 

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from galore.trainer.common.errors import UserError
 from galore.trainer.data.score import scoring
 from galore.trainer.models.head import split_head
+from galore.trainer.models.rope.rotary import rotating
 
 INTRO = (
     "There is an important info hidden inside a lot of irrelevant text. Find it and memorize it. "
@@ -78,7 +79,9 @@ def passkeys(
                 found = 0
                 for number in range(tries):
                     key = random.Random(f"{seed} {length} {depth} {number}").randrange(10_000, 100_000)
-                    found += _finds(model, *_prompt(tokenizer, key, length, depth))
+                    prompt = _prompt(tokenizer, key, length, depth)
+                    with rotating(model, length=length):
+                        found += _finds(model, *prompt)
                     tell(done := done + 1, len(lengths) * len(DEPTHS) * tries)
                 by_depth[str(depth)] = found / tries
             accuracy = sum(by_depth.values()) / len(DEPTHS)

@@ -12,7 +12,7 @@ from transformers import PreTrainedConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from galore.trainer.common.errors import UserError
-from galore.trainer.models.rope.scaling import ORIGINAL, own_parameters, pairs, scale_rope
+from galore.trainer.models.rope.scaling import own_parameters, pairs, scale_rope, trained_length
 from galore.trainer.recipe.schema.rope import RopeSection
 from galore.trainer.trained.longcontext.evolution import OVER, Candidate, Space, ascending
 
@@ -31,8 +31,7 @@ class Problem:
     def of(cls, config: Any, length: int, start_tokens: tuple[int, ...] = (0,)) -> Problem:
         """The problem of a model and rows of `length`. Raises UserError where there is nothing to search."""
         own = own_parameters(config)
-        scaled = own.get("factor", 1.0) if own["rope_type"] == "linear" else 1.0
-        original = int(own.get(ORIGINAL) or round(config.get_text_config().max_position_embeddings / scaled))
+        original, longest = trained_length(config), config.get_text_config().max_position_embeddings
         short = length <= original
         if short and own["rope_type"] != "longrope":
             raise UserError(
@@ -40,7 +39,8 @@ class Problem:
                 where="--length",
                 fix=f"search at more than {original:,}; short factors are for a model of type longrope",
             )
-        factor = float(own.get("factor", 1.0)) if short else length / original
+        # longrope of Phi-3 names none
+        factor = float(own.get("factor") or longest / original) if short else length / original
         largest = max(own["long_factor"]) if short else OVER * factor
         return cls(config, original, factor, short, Space(largest, not short, (0,) if short else start_tokens))
 

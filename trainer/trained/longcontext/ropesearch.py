@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -10,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from galore.trainer.checkpoint.checkpoint import Skipped
+from galore.trainer.checkpoint.identity import values
 from galore.trainer.common.durable import make_directory, replace_file
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.format import exponential
@@ -113,11 +116,19 @@ def search(
 
 def _identity(stored: StoredModel, position: dict[str, Any], asked: Asked) -> dict[str, Any]:
     """What the losses depend on, and the course of the search."""
-    weight = next(stored.model.parameters()).detach().double().abs().sum()
     told = {key: value for key, value in asdict(asked).items() if key not in ("generations", "budget")}
-    known = {"model": stored.origin, "weights": f"{float(weight):.9e}", "data": position.get("fingerprint")}
+    known = {"model": stored.origin, "weights": _digest(stored.model), "data": position.get("fingerprint")}
     plain: dict[str, Any] = json.loads(json.dumps(told))
     return known | plain
+
+
+def _digest(model: PreTrainedModel) -> str:
+    """SHA-256 of configuration and weights."""
+    digest = hashlib.sha256(json.dumps(values(model.config), sort_keys=True).encode())
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _run(

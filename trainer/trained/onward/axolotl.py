@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import yaml
 
+from galore.trainer.recipe.schema.data import DataSection
 from galore.trainer.recipe.schema.recipe import Recipe
-from galore.trainer.trained.onward.target import Handover, Target, Trained, kind_of_file, of_data
+from galore.trainer.trained.onward.target import (
+    Handover,
+    Target,
+    Trained,
+    delimiter_of,
+    kind_of_file,
+    of_data,
+    only_column,
+    tell_documents,
+)
 
 SAME = {
     "sequence_len": "data.max_length",
@@ -104,9 +115,15 @@ def _optimizer(recipe: Recipe, found: Handover) -> dict[str, Any]:
     if optim.method == "lora":
         found.says |= {"optim.lora_alpha", "optim.lora_dropout", "optim.train_modules"}
         found.tell("optim.target_modules", "lora_target_linear: all linear layers are adapted there")
+        whole = list(optim.train_modules)
+        if recipe.model.new_tokens:
+            whole += [name for name in ("embed_tokens", "lm_head") if name not in whole]
+            found.tell(
+                "model.new_tokens", "lora_modules_to_save trains embedding and head, by the names that LLaMA has"
+            )
         return values | {
             "adapter": "lora", "lora_r": int(optim.rank), "lora_alpha": optim.lora_alpha, "lora_dropout": optim.lora_dropout,
-            "lora_target_linear": True, "lora_modules_to_save": list(optim.train_modules) or None,
+            "lora_target_linear": True, "lora_modules_to_save": whole or None,
         }  # fmt: skip
     if optim.method == "full":
         if optim.inner in ("adafactor", "muon"):
@@ -159,20 +176,36 @@ def _data(recipe: Recipe, found: Handover) -> dict[str, Any]:
         if data.validation_split is not None:
             found.tell("data.validation_split", "val_set_size holds out a share of the training split there")
     else:
-        entry["ds_type"] = kind_of_file(path)
+        entry["ds_type"] = kind_of_file(path, data.format)
+        tell_documents(entry["ds_type"], data, found)
+        if entry["ds_type"] == "csv" and delimiter_of(path, data) != ",":
+            found.tell("data.delimiter", f"columns are parted by commas there: write {path} anew with them")
     if data.messages_field is not None:
         entry |= {"type": "chat_template", "field_messages": data.messages_field}
     elif data.prompt_field is not None:
         entry["type"] = {
-            "field_instruction": data.prompt_field, "field_input": data.input_field, "field_output": data.response_field,
+            "field_instruction": only_column("data.prompt_field", data.prompt_field, found), "field_input": data.input_field, "field_output": data.response_field,
             "format": "{instruction}\n{input}" if data.input_field else "{instruction}", "no_input_format": "{instruction}",
         }  # fmt: skip
         found.tell("data.chat_template", "prompt and answer are written without a chat template there")
     else:
-        field = data.text_field if isinstance(data.text_field, str) else data.text_field[0]
-        entry |= {"type": "completion", "field": field}
+        entry |= {"type": "completion", "field": only_column("data.text_field", data.text_field, found)}
     values = {"datasets": [{name: value for name, value in entry.items() if value is not None}]}
-    return values | {"sample_packing": data.packing == "packed", "train_on_inputs": data.loss_on == "all"}
+    return (
+        values
+        | _held_out(data, values["datasets"][0], found)
+        | {"sample_packing": data.packing == "packed", "train_on_inputs": data.loss_on == "all"}
+    )
+
+
+def _held_out(data: DataSection, entry: dict[str, Any], found: Handover) -> dict[str, Any]:
+    """What is held out: files like those of `entry`, or a share of them."""
+    if data.validation_path is None:
+        return {"val_set_size": data.validation_fraction}
+    held = [data.validation_path] if isinstance(data.validation_path, str) else data.validation_path
+    names = [Path(each).name for each in held]
+    found.tell("data.validation_path", f"put {', '.join(names)} into the folder")
+    return {"val_set_size": 0.0, "test_datasets": [{**entry, "path": name, "split": "train"} for name in names]}
 
 
 AXOLOTL = Target("axolotl", "0.19.0", "axolotl train axolotl.yaml", hand_over)

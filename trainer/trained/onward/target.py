@@ -11,6 +11,7 @@ from transformers import PretrainedConfig
 
 from galore.trainer.recipe.explain.fields import fields
 from galore.trainer.recipe.parse.syntax import dump_value
+from galore.trainer.recipe.schema.data import DataSection
 from galore.trainer.recipe.schema.optim import OptimSection
 from galore.trainer.recipe.schema.recipe import Recipe
 
@@ -87,18 +88,51 @@ def of_data(recipe: Recipe, handover: Handover) -> str:
     if data.sources is not None:
         others = f", the other {len(data.sources) - 1} and all weights are left out" if len(data.sources) > 1 else ""
         handover.tell("data.sources", f"the first one is taken{others}")
-    path = data.parts[0].path
-    first, more = (path[0], len(path) - 1) if isinstance(path, list) else (str(path), 0)
-    if data.source == "hub":
+    part = data.parts[0]
+    first, more = (part.path[0], len(part.path) - 1) if isinstance(part.path, list) else (str(part.path), 0)
+    if part.source == "hub":
         return first
     name = Path(first).name
     handover.tell("data.path", f"put {name} into the folder" + (f"; the other {more} are left out" if more else ""))
     return name
 
 
-SUFFIXES = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet", ".arrow": "arrow", ".txt": "text"}
+def only_column(path: str, columns: str | list[str], handover: Handover) -> str:
+    """The column that `path` names, or the first of several, of which a toolkit takes one."""
+    handover.says.add(path)
+    if isinstance(columns, str):
+        return columns
+    if more := columns[1:]:
+        handover.tell(path, f"{columns[0]} alone is taken there; {', '.join(more)} left out")
+    return columns[0]
 
 
-def kind_of_file(path: str) -> str:
-    """The name that `datasets` has for a file's format."""
-    return next((kind for suffix, kind in SUFFIXES.items() if suffix in path), "json")
+def tell_documents(kind: str, data: DataSection, handover: Handover) -> None:
+    """What becomes of the documents of a text file, of which each line is one elsewhere."""
+    if kind == "text":
+        handover.says.add("data.txt_document")
+        if data.txt_document != "line":
+            handover.tell("data.txt_document", f"each line is a text of its own there, here each {data.txt_document}")
+
+
+FORMATS = {
+    "txt": "text",
+    "jsonl": "json",
+    "json": "json",
+    "csv": "csv",
+    "tsv": "csv",
+    "parquet": "parquet",
+    "arrow": "arrow",
+}
+
+
+def kind_of_file(path: str, format: str | None = None) -> str:
+    """The name that `datasets` has for a file's format: that which the recipe says, or that of its name."""
+    named = (kind for name, kind in FORMATS.items() if f".{name}" in path)
+    return FORMATS.get(format or "") or next(named, "json")
+
+
+def delimiter_of(path: str, data: DataSection) -> str:
+    """What stands between the columns of a file of them."""
+    tabs = data.format == "tsv" or (data.format not in FORMATS and ".tsv" in path)
+    return data.delimiter or ("\t" if tabs else ",")

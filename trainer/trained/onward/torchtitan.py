@@ -10,7 +10,16 @@ from transformers import PretrainedConfig
 from galore.trainer.common.errors import UserError
 from galore.trainer.recipe.schema.recipe import Recipe
 from galore.trainer.schedule import decay_steps, warmup_steps
-from galore.trainer.trained.onward.target import Handover, Target, Trained, kind_of_file, of_data
+from galore.trainer.trained.onward.target import (
+    Handover,
+    Target,
+    Trained,
+    delimiter_of,
+    kind_of_file,
+    of_data,
+    only_column,
+    tell_documents,
+)
 
 MODULE = "torchtitan_model"
 DECAYS = {"linear": "linear", "cosine": "cosine", "warmup_stable_decay": "cosine"}
@@ -48,8 +57,12 @@ def hand_over(trained: Trained) -> Handover:
     if data.source == "hub":
         load = f"path, name={data.hub_config!r}, split={data.split!r}, streaming=True"
     else:
-        load = f'{kind_of_file(path)!r}, data_files=path, split="train", streaming=True'
-    column = data.text_field if isinstance(data.text_field, str) else data.text_field[0]
+        kind = kind_of_file(path, data.format)
+        tell_documents(kind, data, found)
+        found.says |= {"data.delimiter"} if kind == "csv" else set()
+        parted = f", delimiter={delimiter_of(path, data)!r}" if kind == "csv" else ""
+        load = f'{kind!r}, data_files=path, split="train", streaming=True{parted}'
+    column = only_column("data.text_field", data.text_field, found)
     column = column if data.source != "packaged" else "text"
     arguments = "".join(f"    {name}={value},\n" for name, value in _dimensions(trained.config).items()).rstrip("\n")
     found.files[f"{MODULE}.py"] = SOURCE.format(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from architectures import decoder
 from torch import Tensor
 
+from galore.trainer.build import build_model
 from galore.trainer.common.errors import UserError
 from galore.trainer.data.rows.tokenbatch import TokenBatch
 from galore.trainer.models.changes.skips import let_positions_skip
@@ -55,6 +57,19 @@ def test_documents_of_a_row_skip_each_for_itself() -> None:
     positions = torch.tensor([[0, 1, 2, 3, 4, 0, 1, 2]])
     batch = TokenBatch.of(ROW[:1].numpy(), ROW[:1].numpy(), (0,), positions.numpy())
     assert float(summed_losses(model, replace(batch, skips=SKIPS[:1])).total) == pytest.approx(alone, rel=1e-10)
+
+
+@pytest.mark.parametrize("fused", ["true", "false"])
+@pytest.mark.parametrize("isolates", ["true", "false"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_skips_go_with_every_other_change_and_a_dry_run_says_the_same(fused: str, isolates: str, dtype: str) -> None:
+    settings = ["data.max_length=16", "train.position_skips={target_length: 48}", f"model.dtype={dtype}"]
+    settings += [f"train.fused={fused}", f"data.isolate_documents={isolates}"]
+    recipe = load_recipe("demo", settings).recipe
+    for device in ("cpu", "meta"):
+        _, lines = build_model(recipe, 300, device, Path())
+        assert "positions: rows of 16 tokens in 2 chunks, spread over 48 positions" in lines
+        assert any("SwiGLU" in line for line in lines) == (fused == "true")
 
 
 def test_what_rows_are_is_said() -> None:

@@ -63,7 +63,7 @@ def test_cos_and_sin_are_those_of_the_paper_and_of_transformers(
     build: Callable[..., PreTrainedModel], kind: str, length: int
 ) -> None:
     room = ORIGINAL if kind == "dynamic" else 64
-    model: Any = build(rope=KINDS[kind], max_position_embeddings=room)
+    model: Any = build(rope=KINDS[kind], max_position_embeddings=room, max_length=length)
     frequencies, scale = published(kind, length)
     positions = torch.arange(length)[None]
     cos, sin = model.model.rotary_emb(torch.zeros(1, dtype=torch.float64), positions)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from consoles import Quiet
 from transformers import PreTrainedModel
 
-from galore.trainer.common.errors import Ended
+from galore.trainer.common.errors import Ended, UserError
 from galore.trainer.data.rows.tokenbatch import TokenBatch
 from galore.trainer.models.rope.stages import in_stage, in_words, stages_of
 from galore.trainer.recipe.load import load_recipe
@@ -74,6 +75,26 @@ def test_lengths_alone_leave_the_positions(build: Build) -> None:
     assert in_words(stages, 64) == "16 tokens for 2 steps, 32 tokens for 3 steps, then 64"
 
 
+def test_a_model_that_is_scaled_already_rotates_as_of_the_length_of_a_stage(build: Build) -> None:
+    model: Any = build(rope={"type": "longrope", "factor": 4, "long_factor": [4, 4, 4, 4]})
+    stages = stages_of(recipe(STAGES), model.config, Path())
+    ids = torch.arange(128).view(2, 64)
+    used = dict[int, Any]()
+    for step in (0, 2, 5):
+        with in_stage(stages, model, TokenBatch(ids, ids, (7, 9), None), step):
+            used[step] = model.model.rotary_emb.inv_freq
+    assert torch.equal(used[2], used[0] / 4)
+    assert torch.equal(used[5], used[0] / 4)
+
+
+def test_rows_that_are_spread_rotate_as_of_the_positions_that_they_have(build: Build) -> None:
+    model: Any = build(rope={"type": "longrope", "factor": 4, "long_factor": [4, 4, 4, 4]}, max_length=16)
+    ids, before = torch.arange(32).view(2, 16), model.model.rotary_emb.inv_freq
+    with in_stage([], model, TokenBatch(ids, ids, (7, 9), None), 0, 64):
+        assert torch.equal(model.model.rotary_emb.inv_freq, before / 4)
+    assert model.model.rotary_emb.inv_freq is before
+
+
 @pytest.mark.parametrize(
     ("settings", "what"),
     [
@@ -97,26 +118,68 @@ def test_wrong_stages_are_refused(settings: str, what: str) -> None:
         recipe(f"train.length_stages={settings}")
 
 
+RECIPE = """
+model: {hidden_size: 16, intermediate_size: 24, num_hidden_layers: 1, num_attention_heads: 2, dtype: float32,
+        max_position_embeddings: 64, rope: {type: yarn, factor: 4}}
+data: {path: corpus.txt, txt_document: line, max_length: 64, tokenizer_vocab_size: 300, validation_fraction: 0}
+optim: {rank: 4, update_proj_gap: 2}
+train: {max_steps: 4, global_batch_size: 2, micro_batch_size: 1, save_steps: 1, device: cpu,
+        length_stages: [{max_length: 16, steps: 1}, {max_length: 32, steps: 2}]}
+"""
+
+
+@pytest.fixture
+def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """That recipe beside its corpus."""
+    monkeypatch.setenv("GALORE_CACHE", str(tmp_path / "cache"))
+    numbers = "\n".join(f"{number} and {number * number} are numbers" for number in range(400))
+    (tmp_path / "corpus.txt").write_text(numbers)
+    file = tmp_path / "r.yaml"
+    file.write_text(RECIPE)
+    return file
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_run_goes_on_with_the_factors_that_its_stages_had(written: Path, tmp_path: Path) -> None:
+    factors, out = tmp_path / "factors.json", tmp_path / "run"
+    rope = {"factor": 2.0, "long_factor": [1.0] * 4, "original_max_position_embeddings": 16}
+    factors.write_text(json.dumps(rope))
+    stages = f"train.length_stages=[{{max_length: 32, steps: 3, rope: {{type: longrope, factors: {factors}}}}}]"
+    settings = [stages, "optim.lr_scheduler_type=constant", "optim.warmup_steps=0"]
+    run_training(load_recipe(str(written), settings), out, False, Quiet())
+    run_training(load_recipe(str(written), [*settings, "train.max_steps=5"]), out, True, Quiet())
+    factors.write_text(json.dumps(rope | {"long_factor": [9.0] * 4}))
+    with pytest.raises(UserError, match=r"length_stages\[0\].*long_factor: \[1.0.* → \[9.0") as caught:
+        run_training(load_recipe(str(written), [*settings, "train.max_steps=6"]), out, True, Quiet())
+    assert "restore the file" in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("settings", "what"),
+    [
+        (["train.length_stages=[{max_length: 16, steps: 500}]"], r"takes 500 steps of the \d+ that .*num_train_epochs"),
+        (
+            ["train.length_stages=[]", "optim.method=lora", "optim.adapter=relora", "optim.relora_gap=5000"],
+            r"relora_gap: 5000 never restarts in \d+ steps",
+        ),
+    ],
+)
+@pytest.mark.usefixtures("undrawn")
+def test_what_outlasts_a_run_of_epochs_is_refused(
+    written: Path, tmp_path: Path, settings: list[str], what: str
+) -> None:
+    loaded = load_recipe(str(written), ["train.max_steps=null", "train.num_train_epochs=0.5", *settings])
+    with pytest.raises(UserError, match=what):
+        run_training(loaded, tmp_path / "run", False, Quiet())
+
+
 @pytest.mark.usefixtures("undrawn")
 def test_a_run_that_stops_between_stages_goes_on_to_the_same_bits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from galore.trainer import loop
 
-    monkeypatch.setenv("GALORE_CACHE", str(tmp_path / "cache"))
-    (tmp_path / "corpus.txt").write_text(
-        "\n".join(f"{number} and {number * number} are numbers" for number in range(400))
-    )
-    file = tmp_path / "r.yaml"
-    file.write_text(
-        "model: {hidden_size: 16, intermediate_size: 24, num_hidden_layers: 1, num_attention_heads: 2, dtype: float32,\n"
-        "        max_position_embeddings: 64, rope: {type: yarn, factor: 4}}\n"
-        "data: {path: corpus.txt, txt_document: line, max_length: 64, tokenizer_vocab_size: 300, validation_fraction: 0}\n"
-        "optim: {rank: 4, update_proj_gap: 2}\n"
-        "train: {max_steps: 4, global_batch_size: 2, micro_batch_size: 1, save_steps: 1, device: cpu,\n"
-        "        length_stages: [{max_length: 16, steps: 1}, {max_length: 32, steps: 2}]}\n"
-    )
-    loaded, steps = load_recipe(str(file)), list[int]()
+    loaded, steps = load_recipe(str(written)), list[int]()
     run_training(loaded, tmp_path / "whole", False, Quiet())
     real = loop.train_step
 

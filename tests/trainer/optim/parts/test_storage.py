@@ -80,3 +80,62 @@ def test_what_is_stored_comes_back() -> None:
     for dtype, error in (("float32", 0.0), ("bfloat16", 4e-3), ("int8", 2e-2), ("int4", 0.2)):
         back = decode(PROJECTOR_FORMATS[dtype].encode(p), (24, RANK), torch.float32)  # type: ignore[index]
         assert (back - p).norm() <= error * p.norm()
+
+
+def as_read_from_a_file(x: Tensor) -> Tensor:
+    return torch.tensor(x.flatten().tolist(), dtype=x.dtype).view(x.shape)
+
+
+def of_rank_one(weight: Tensor, **options: object) -> tuple[nn.Parameter, GaLoreAdamW]:
+    parameter = nn.Parameter(weight.clone())
+    group = {"params": [("weight", parameter)], "rank": 1}
+    return parameter, GaLoreAdamW([group], lr=1e-2, update_proj_gap=3, seed=1, **options)  # type: ignore[arg-type]
+
+
+def steps(parameter: nn.Parameter, optimizer: GaLoreAdamW, first: int, last: int) -> None:
+    torch.manual_seed(3)
+    for gradient in torch.randn(8, *parameter.shape)[first:last]:
+        (parameter * gradient + parameter.square()).sum().backward()
+        optimizer.step()
+
+
+THIN: list[dict[str, object]] = [
+    *({"proj_type": name} for name in ("svd", "randomized", "power", "dct", "random")),
+    *({"refresh": name} for name in ("summed", "delayed")),
+    *({"inner": name} for name in ("adafactor", "muon", "sumo", "soap")),
+    {"residual": "fira"},
+    {"inner": "normuon", "residual": "joint-4bit"},
+    {"residual": "alice", "switch": 0.5},
+    {"projector_dtype": "bfloat16"},
+]
+
+
+@pytest.mark.parametrize("options", THIN, ids=str)
+@pytest.mark.parametrize("shape", [(132, 132), (256, 128), (1, 160)], ids=str)
+def test_a_state_of_one_row_or_column_resumes_bit_exactly(options: dict[str, object], shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    start = torch.randn(shape)
+    whole, optimizer = of_rank_one(start, **options)
+    steps(whole, optimizer, 0, 4)
+    saved = {name: as_read_from_a_file(each) for name, each in optimizer.state_tensors().items()}
+    resumed, other = of_rank_one(whole.detach(), **options)
+    other.load_state_tensors(saved, clock=4)
+    steps(whole, optimizer, 4, 8)
+    steps(resumed, other, 4, 8)
+    assert torch.equal(whole, resumed)
+
+
+@pytest.mark.parametrize("options", THIN, ids=str)
+@pytest.mark.parametrize("through", ["steps", "tensors", "state_dict"])
+def test_a_state_lies_in_memory_as_a_file_has_it(options: dict[str, object], through: str) -> None:
+    parameter, optimizer = of_rank_one(torch.ones(24, 40), **options)
+    steps(parameter, optimizer, 0, 4)
+    odd = {name: each.mT.contiguous().mT for name, each in optimizer.state_tensors().items() if each.ndim == 2}
+    if through == "tensors":
+        optimizer.load_state_tensors(optimizer.state_tensors() | odd, clock=4)
+    if through == "state_dict":
+        state = optimizer.state_dict()
+        state["state"][0] = state["state"][0] | {name.removeprefix("weight."): each for name, each in odd.items()}
+        optimizer.load_state_dict(state)
+    for name, each in optimizer.state_tensors().items():
+        assert each.stride() == torch.empty(each.shape).stride(), name

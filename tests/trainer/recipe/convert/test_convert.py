@@ -341,3 +341,34 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     assert CliRunner().invoke(app, [*command, "--force"]).exit_code == 0
     printed = CliRunner().invoke(app, [*command[:3], "--from", "axolotl"]).output
     assert settings(printed)["optim.method"] == "lora"
+
+
+@pytest.mark.parametrize("name", ["muon", "adafactor"])
+def test_rules_that_are_here_are_taken(name: str, tmp_path: Path) -> None:
+    for tool, key in (("axolotl", "optimizer"), ("llama-factory", "optim")):
+        without = ("adapter", "use_galore", "galore_rank", "galore_target")
+        found = settings(convert(write(tmp_path, tool, without, finetuning_type="full", **{key: name})).text)
+        assert (found["optim.method"], found["optim.inner"]) == ("full", name)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "expected"),
+    [
+        ({"use_muon": True}, {"method": "full", "inner": "muon"}),
+        ({"use_apollo": True}, {"method": "galore", "residual": "apollo", "proj_type": "random", "rank": 16}),
+        (
+            {"use_apollo": True, "apollo_rank": 32, "apollo_update_interval": 50, "apollo_scale": 32.0},
+            {"residual": "apollo", "rank": 32, "update_proj_gap": 50, "scale": None},
+        ),
+        (
+            {"use_apollo": True, "apollo_rank": 1, "apollo_scale_type": "tensor"},
+            {"residual": "apollo-mini", "rank": 1, "proj_type": "random"},
+        ),
+    ],
+)
+def test_switches_of_llama_factory(theirs: dict[str, Any], expected: dict[str, Any], tmp_path: Path) -> None:
+    without = ("use_galore", "galore_rank", "galore_target", "galore_scale", "galore_update_interval")
+    made = convert(write(tmp_path, "llama-factory", without, finetuning_type="full", **theirs))
+    found = settings(made.text)
+    assert {key: found.get(f"optim.{key}") for key in expected} == expected
+    assert {each.key for each in made.told} >= theirs.keys()

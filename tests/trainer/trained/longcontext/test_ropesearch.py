@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from galore.trainer.common.errors import UserError
 from galore.trainer.recipe.load import LoadedRecipe
@@ -39,6 +41,29 @@ def test_a_killed_search_comes_to_the_same(trained: tuple[Path, Path], longer: L
     assert picture.draw(whole, "title").startswith(b"\x89PNG")
     with pytest.raises(UserError, match="holds another search: seed was 42, and is 1"):
         search(model, longer, tmp_path / "a", replace(ASKED, seed=1))
+
+
+def test_the_losses_of_other_weights_or_another_configuration_are_not_taken(
+    trained: tuple[Path, Path], longer: LoadedRecipe, tmp_path: Path
+) -> None:
+    model, few = tmp_path / "model", replace(ASKED, generations=1)
+    shutil.copytree(trained[0], model)
+    (model / "galore-manifest.json").unlink()
+    search(str(model), longer, tmp_path / "found", few)
+    file, config = model / "model.safetensors", model / "config.json"
+    whole, settings = file.read_bytes(), config.read_text()
+    tensors = load_file(file)
+    last = [name for name in tensors if "down_proj" in name][-1]
+    save_file({**tensors, last: tensors[last].flip(0).contiguous()}, file, {"format": "pt"})
+    with pytest.raises(UserError, match="holds another search: weights was "):
+        search(str(model), longer, tmp_path / "found", few)
+    file.write_bytes(whole)
+    search(str(model), longer, tmp_path / "found", few)
+    values = json.loads(settings)
+    values["rms_norm_eps"] = 0.5
+    config.write_text(json.dumps(values))
+    with pytest.raises(UserError, match="holds another search: weights was "):
+        search(str(model), longer, tmp_path / "found", few)
 
 
 def test_a_recipe_names_the_result(trained: tuple[Path, Path], longer: LoadedRecipe, tmp_path: Path) -> None:

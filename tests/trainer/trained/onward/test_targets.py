@@ -235,3 +235,70 @@ def test_torchtitan_takes_the_files_and_builds_the_model(
     with torch.device("meta"):
         model = spec.model_cls(spec.model_args[job.model.flavor])
     assert model.layers["0"].feed_forward.w1.weight.shape == (width, 64)
+
+
+FIRST_OF_HUB = "data.sources=[{name: allenai/c4, hub_config: en, split: train, weight: 2}, {path: corpus.txt}]"
+LINES = "data.txt_document=line"
+
+
+@pytest.mark.parametrize(
+    ("toolkit", "settings", "written", "said"),
+    [
+        ("axolotl", [FIRST_OF_HUB], "path: allenai/c4", "data.sources: the first one is taken"),
+        ("torchtitan", [FIRST_OF_HUB], "path='allenai/c4'", "data.sources: the first one is taken"),
+        (
+            "axolotl",
+            ["data.path=a.jsonl", "data.text_field=[t, b]"],
+            "field: t",
+            "data.text_field: t alone is taken there",
+        ),
+        ("torchtitan", ["data.path=a.jsonl", "data.text_field=[t, b]"], "row['t']", "data.text_field: t alone"),
+        (
+            "axolotl",
+            ["data.path=a.jsonl", "data.prompt_field=[c, q]", "data.response_field=a"],
+            "field_instruction: c",
+            "data.prompt_field: c alone is taken there; q left out",
+        ),
+        (
+            "axolotl",
+            ["data.path=a.tsv", "data.text_field=b"],
+            "ds_type: csv",
+            "data.delimiter: columns are parted by commas",
+        ),
+        ("torchtitan", ["data.path=a.tsv", "data.text_field=b"], "delimiter='\\t'", None),
+        ("torchtitan", ["data.path=a.dat", "data.format=csv", "data.delimiter=;"], "delimiter=';'", None),
+        ("axolotl", ["data.path=a.txt"], "ds_type: text", "data.txt_document: each line is a text of its own there"),
+        ("torchtitan", ["data.path=a.txt"], "'text'", "data.txt_document: each line is a text of its own there"),
+        ("axolotl", ["data.path=a.txt", LINES], "ds_type: text", None),
+        ("torchtitan", ["data.path=a.txt", LINES], "'text'", None),
+        (
+            "axolotl",
+            ["data.path=a.jsonl", "data.validation_path=b/held.jsonl"],
+            "val_set_size: 0.0",
+            "data.validation_path: put held.jsonl into the folder",
+        ),
+        (
+            "axolotl",
+            ["data.path=a.jsonl", "optim.method=lora", "optim.rank=8", "model.new_tokens=['<|x|>']"],
+            "lora_modules_to_save:\n- embed_tokens\n- lm_head",
+            "model.new_tokens: lora_modules_to_save trains embedding and head",
+        ),
+    ],
+)
+def test_what_data_are_is_kept_or_told(
+    tmp_path: Path, toolkit: str, settings: list[str], written: str, said: str | None
+) -> None:
+    local = [] if settings == [FIRST_OF_HUB] else ["data.source=local"]
+    _, left = handed(tmp_path, toolkit, *local, *settings)
+    text = (tmp_path / ("axolotl.yaml" if toolkit == "axolotl" else "torchtitan_model.py")).read_text()
+    assert written in text
+    about = ("data.txt_document", "data.delimiter", "data.text_field", "data.prompt_field", "data.format")
+    told = [line for line in left if line.startswith(about)]
+    assert not told if said is None else any(line.startswith(said) for line in left)
+
+
+def test_files_that_are_held_out_are_read_as_those_that_are_trained_on(tmp_path: Path) -> None:
+    settings = ["data.source=local", "data.path=a.jsonl", "data.validation_path=[b/x.jsonl, y.jsonl]"]
+    values, _ = handed(tmp_path, "axolotl", *settings)
+    (trained,) = values["datasets"]
+    assert values["test_datasets"] == [trained | {"path": name, "split": "train"} for name in ("x.jsonl", "y.jsonl")]
