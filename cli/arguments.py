@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from enum import StrEnum
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -42,7 +43,7 @@ def tell_value(error: typer.BadParameter, args: list[str]) -> None:
     """Adds to `error` the value among `args` that it is about, which some releases of typer leave out."""
     error.message = error.message.removeprefix("Value error, ")
     names = getattr(error.param, "opts", ())
-    for word, following in zip(args, [*args[1:], ""], strict=True):
+    for word, following in pairwise([*args, ""]):
         name, equals, value = word.partition("=")
         value = value if equals else following
         if name in names and value and value not in error.message:
@@ -66,7 +67,7 @@ class RecipeVerb(Verb):
             *(name for each in self.params for name in each.opts + each.secondary_opts),
         }
         near = {_letters(each) for each in options if each.startswith("-")}
-        for word, following in zip(args, [*args[1:], ""], strict=False):
+        for word, following in pairwise([*args, ""]):
             name, equals, value = word.partition("=")
             known = name in options or _letters(name) in near  # a near miss is click's to tell
             if name.startswith("--") and not known and not ctx.resilient_parsing:

@@ -574,7 +574,8 @@ def test_shortage_the_advised_command_is_found_as_it_is_given(tmp_path: Path, mo
     from galore.trainer import shortage as product
     from galore.trainer.record.rundir import RunDir
 
-    run = SimpleNamespace(directory=RunDir(tmp_path / "a b"), console=SimpleNamespace(message=lambda _: None))
+    console = SimpleNamespace(message=lambda _: None)
+    run = SimpleNamespace(directory=RunDir(tmp_path / "a b"), console=console, router=None, group=None)
     loaded = SimpleNamespace(recipe=None)
     monkeypatch.setattr(product, "card_of", lambda _: "a card")
     monkeypatch.setattr(product, "recipe_of", lambda _: loaded)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -69,7 +69,7 @@ def in_stage(
     """
     stage = next((each for each in stages if step < each.until), None)
     if stage is None:
-        with rotating(model, length=spread):
+        with nullcontext() if spread is None else rotating(model, length=spread):
             yield batch, 1
         return
     cut = cast(TokenBatch, batch).cut(stage.pieces)
