@@ -493,6 +493,8 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         ("for first, last in _blocks(x):\n        pairs", "for first, last in [(0, len(x) // 2)]:\n        pairs", "test_blocks"),
     ]),
     "trainer/optim/parts/storage.py": ("tests/trainer/optim/test_state.py", [
+        ("x.contiguous().view(-1).view(x.shape)", "x.contiguous()",
+         "tests/trainer/optim/parts/test_storage.py: test_a_state_lies_in_memory"),
         ('if f"{name}_rows" in state:\n        sixteen', 'if False:\n        sixteen',
          "tests/trainer/optim/test_presets.py: test_twenty_steps and normuon-4bit and wide"),
         ("and shape[1] % 2 == 0", "", "tests/trainer/optim/test_presets.py: test_side_rank and normuon-4bit and convolution"),
@@ -846,6 +848,7 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
     "trainer/models/rope/rotary.py": ("tests/trainer/models/rope/test_rotary.py", [
         ("position_ids < self.count", "position_ids <= self.count", "test_the_first_tokens"),
         ("setattr(parent, name, module)", "pass", "test_a_model_rotates_otherwise"),
+        ("        _hold(scaled, length)\n", "        pass\n", "test_a_model_rotates_as_transformers or test_a_row_is_scored"),
     ]),
     "trainer/models/rope/stages.py": ("tests/trainer/models/rope/test_stages.py", [
         ("if step < each.until", "if step <= each.until", "test_the_length_is_a_function"),
@@ -900,6 +903,17 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
     ]),
     "trainer/machine/cards.py": ("tests/trainer/machine/test_cards.py", [
         ("assumed=why)", "assumed='')", "test_a_card_that_nobody_named"),
+    ]),
+    "trainer/models/generate.py": ("tests/trainer/models/test_generate.py", [
+        (", rotating(model, length=longest):", ":", "test_a_continuation_beyond_the_original_length"),
+    ]),
+    "trainer/recipe/schema/optim.py": ("tests/trainer/recipe/schema/test_optim.py", [
+        ('self.learning_rate * float(given.removesuffix("x"))', 'float(given.removesuffix("x"))',
+         "test_a_rate_of_their_own_is_a_number_or_a_multiple"),
+        ("    _check_rates(optim)\n", "", "test_a_multiple_is_within_the_bounds"),
+    ]),
+    "cli/arguments.py": ("tests/cli/test_surface.py", [
+        ("            tell_value(error, given)\n", "", "test_what_is_no_number_is_told_with_its_value"),
     ]),
 }
 # fmt: on
