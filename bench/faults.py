@@ -908,7 +908,7 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         (", rotating(model, length=longest):", ":", "test_a_continuation_beyond_the_original_length"),
     ]),
     "trainer/recipe/schema/optim.py": ("tests/trainer/recipe/schema/test_optim.py", [
-        ('self.learning_rate * float(given.removesuffix("x"))', 'float(given.removesuffix("x"))',
+        ("Decimal(repr(self.learning_rate)) * Decimal(", "Decimal(",
          "test_a_rate_of_their_own_is_a_number_or_a_multiple"),
         ("    _check_rates(optim)\n", "", "test_a_multiple_is_within_the_bounds"),
     ]),

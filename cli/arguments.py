@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from enum import StrEnum
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -42,12 +42,12 @@ class Verb(TyperCommand):
 def tell_value(error: typer.BadParameter, args: list[str]) -> None:
     """Adds to `error` the value among `args` that it is about, which some releases of typer leave out."""
     error.message = error.message.removeprefix("Value error, ")
-    names = getattr(error.param, "opts", ())
-    for word, following in pairwise([*args, ""]):
+    names, given = getattr(error.param, "opts", ()), list[str]()
+    for word, following in pairwise([*takewhile(lambda each: each != "--", args), ""]):
         name, equals, value = word.partition("=")
-        value = value if equals else following
-        if name in names and value and value not in error.message:
-            error.message = f"{error.message.rstrip('.')}, got {value!r}"
+        given += [value if equals else following] if name in names else []
+    if given and given[-1] and not any(value in error.message for value in given):
+        error.message = f"{error.message.rstrip('.')}, got {given[-1]!r}"
 
 
 class VerbGroup(TyperGroup):

@@ -19,7 +19,7 @@ from galore.trainer.memory.categories import spoken
 from galore.trainer.memory.live import MemoryUse, by_category, current_and_peak
 from galore.trainer.recipe.change import changed, spelled
 from galore.trainer.recipe.load import LoadedRecipe
-from galore.trainer.recipe.schema.resume import changed_mathematics
+from galore.trainer.recipe.schema.resume import changed_mathematics, micro_batch_counts
 
 CPU_ALLOCATOR = "DefaultCPUAllocator"  # begins what torch says when the CPU's memory is at its end; it has no own type
 
@@ -68,6 +68,8 @@ def gave_out(run: Run, step: int, shortage: Shortage, saved: str) -> Ended:
 def _remedy(run: Run) -> str:
     folder = shlex.quote(str(run.directory.root))
     card = card_of(run)
+    if card is None and micro_batch_counts(run.recipe, run.router is not None):
+        return f"see: galore profile-memory {folder}/recipe.yaml --advise, and start anew with what it says"
     if card is None:
         return f"lower train.micro_batch_size and resume, or see: galore profile-memory {folder}/recipe.yaml --advise"
     run.console.message("looking for settings that fit")

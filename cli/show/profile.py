@@ -72,7 +72,8 @@ class Plain:
         costs, card = dry_run(self.loaded).costs, self.profile.card
         one = of_one_rank(self.loaded, self.gpus)
         step = duration_on(one, self.profile.trace, card, costs.needed_flops_per_token)
-        return plan(self.loaded.recipe, costs, card.name, step and step.of(self.gpus), self.gpus)
+        shares = self.loaded.recipe.train.global_batch_size / one.recipe.train.global_batch_size
+        return plan(self.loaded.recipe, costs, card.name, step and step.of(self.gpus, shares), self.gpus)
 
     def _host(self) -> HostProfile | None:
         """What the run needs of host memory; None where nothing waits there, and nobody asked."""

@@ -87,6 +87,12 @@ def test_what_is_no_number_is_told_with_its_value(galore: Any, path: tuple[str, 
         assert "many" in refused.stderr
 
 
+def test_of_an_option_that_is_given_twice_the_last_value_is_told(galore: Any) -> None:
+    refused = galore("profile-memory", "--gpus", "2", "--gpus", "many", "--", "demo")
+    assert "got 'many'" in " ".join(refused.stderr.replace("│", "").split())
+    assert "'2'" not in refused.stderr
+
+
 def test_what_is_no_choice_is_told_in_plain_words(galore: Any) -> None:
     refused = galore("profile-memory", "demo", "--parallel", "alone")
     assert refused.exit_code == 2

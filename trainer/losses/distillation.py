@@ -18,6 +18,7 @@ from galore.trainer.models.cpu import optimize_decoder
 from galore.trainer.models.decoder import build_decoder
 from galore.trainer.models.head import split_head
 from galore.trainer.models.isolation import isolate_documents
+from galore.trainer.models.rope.rotary import follows_length
 from galore.trainer.recipe.schema.model import ModelSection
 
 CHUNK_ELEMENTS = 2**23  # logits of the model, and of the teacher, that exist at once
@@ -111,6 +112,12 @@ def _teacher(about: About) -> PreTrainedModel:
         # of a disk that does not answer, the file says more
         error.where = error.where if isinstance(error, RunFailed) else "extra_loss.teacher"
         raise
+    if recipe.train.length_stages and follows_length(teacher.config):
+        raise UserError(
+            "rotates positions by the length of a row, and is held at data.max_length",
+            where="extra_loss.teacher",
+            fix="leave train.length_stages out, or take a teacher whose rope_type is neither dynamic nor longrope",
+        )
     if about.device == "cpu":
         optimize_decoder(teacher)
     if recipe.data.isolates:

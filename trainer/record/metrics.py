@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self, cast
@@ -206,6 +207,7 @@ def _read(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
         return
     with open_regular(path) as file:
         while line := file.readline(LONGEST_ROW_BYTES):
+            line = line.removeprefix(BOM_UTF8)
             try:
                 row = DECODER.decode(line.decode())
             except (ValueError, RecursionError):

@@ -155,14 +155,14 @@ class Estimate:
         least, most = self.seconds
         return self.flops / most / self.peak, self.flops / least / self.peak
 
-    def of(self, processes: int) -> Estimate:
-        """`processes` that each take such a step at the same time; what they send is not in it."""
+    def of(self, processes: int, shares: float) -> Estimate:
+        """`processes` at the same time, all of them so many times this one's tokens; what they send is not in it."""
         if processes == 1:
             return self
-        flops = None if self.flops is None else self.flops * processes
+        flops = None if self.flops is None else self.flops * shares
         peak = None if self.peak is None else self.peak * processes
         basis = f"{self.basis}; {APART}"
-        return replace(self, tokens=self.tokens * processes, flops=flops, peak=peak, basis=basis)
+        return replace(self, tokens=round(self.tokens * shares), flops=flops, peak=peak, basis=basis)
 
     def _mean(self, index: int) -> float:
         ordinary = self.ordinary[index].seconds

@@ -14,6 +14,7 @@ from galore.trainer.common.library import OUR_MISTAKES
 from galore.trainer.common.suggest import nearest
 from galore.trainer.machine.device import choose_threads
 from galore.trainer.models.generate import require_generator
+from galore.trainer.models.rope.rotary import follows_length
 from galore.trainer.recipe.extras import require
 from galore.trainer.trained.runmodel import load_run_model
 
@@ -64,10 +65,10 @@ def evaluate_tasks(path: str, asked: Asked, device: str = "cpu") -> TaskScores:
         choose_threads(stored.recipe.train.num_threads)
     if asked.apply_chat_template and stored.tokenizer.chat_template is None:
         raise UserError("has no chat template to ask in", where=stored.origin, fix="leave --chat out")
+    # requests of unlike lengths in one batch would rotate as the longest of them
+    batch = 1 if follows_length(stored.model.config) else asked.batch_size
     try:
-        model = models.HFLM(
-            pretrained=stored.model, tokenizer=stored.tokenizer, backend="causal", batch_size=asked.batch_size
-        )
+        model = models.HFLM(pretrained=stored.model, tokenizer=stored.tokenizer, backend="causal", batch_size=batch)
         found = harness.simple_evaluate(
             model=model,
             tasks=list(asked.tasks),

@@ -72,7 +72,7 @@ def test_products_in_eight_bits_say_of_which_peak_their_share_is(tiny: Tiny, mat
     found = few_blocks(tiny(f"train.matmul={matmul}"), card("rtx4090"), 1000)
     assert found is not None
     assert found.peak_of == of
-    assert found.of(2).peak_of == of
+    assert found.of(2, 2).peak_of == of
 
 
 def test_a_model_in_a_folder_takes_what_its_dimensions_do(tiny: Tiny, tmp_path: Path) -> None:

@@ -120,3 +120,20 @@ def test_a_teachers_targets_are_its_own_whatever_the_model_is(tmp_path: Path, sa
         found = Distillation(about).teacher(input_ids=ids).logits
         expected = AutoModelForCausalLM.from_pretrained(tmp_path)(input_ids=ids).logits
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "default"])
+def test_a_teacher_that_rotates_by_length_has_no_stages(tmp_path: Path, kind: str) -> None:
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    rope = {"rope_type": kind, "rope_theta": 1e4, "factor": 2.0}
+    config = LlamaConfig(vocab_size=30, max_position_embeddings=64, rope_parameters=rope, **sizes)
+    LlamaForCausalLM(config).save_pretrained(tmp_path)
+    train = {"max_steps": 4, "global_batch_size": 16, "length_stages": [{"max_length": 32, "steps": 2}]}
+    recipe = Recipe.model_validate({"data": {"path": "text", "max_length": 64}, "train": train})
+    loss = ExtraLossSection(name="distillation", teacher=str(tmp_path))
+    about = About(recipe.model_copy(update={"extra_loss": loss}), nn.Identity(), "cpu", tmp_path, 30)
+    if kind == "default":
+        Distillation(about)
+        return
+    with pytest.raises(UserError, match=r"extra_loss\.teacher: rotates positions by the length"):
+        Distillation(about)

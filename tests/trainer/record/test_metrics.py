@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import tracemalloc
+from codecs import BOM_UTF8
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +174,12 @@ def test_rows_that_are_kept_are_strict_and_end_their_lines(path: Path) -> None:
         {"step": 3, "a": 1e3},
     ]
     assert b'{"step": 3,  "a": 1e3}\n' in path.read_bytes(), "as it was"
+
+
+def test_a_row_behind_a_byte_order_mark_is_kept(path: Path) -> None:
+    path.write_bytes(BOM_UTF8 + b'{"kind": "train", "step": 1}\n{"kind": "train", "step": 2}\n')
+    Metrics.open(path, 2).close()
+    assert path.read_bytes() == b'{"kind": "train", "step": 1}\n{"kind": "train", "step": 2}\n'
 
 
 def test_a_start_begins_with_an_empty_file(path: Path) -> None:

@@ -67,10 +67,13 @@ def test_refreshes_are_spread_over_all_steps() -> None:
 
 
 def test_several_processes_take_as_long_and_do_more() -> None:
-    found = estimate().of(4)
+    found = estimate().of(4, 4)
     assert found.seconds == estimate().seconds
     assert found.tokens_per_second == (80, 160)
     assert found.mfu == estimate().mfu
+    uneven = estimate().of(4, 2.5)  # of five sequences one process has two
+    assert uneven.tokens_per_second == (50, 100)
+    assert uneven.mfu == pytest.approx((0.125, 0.25))
 
 
 def test_as_json_goes_from_the_least_to_the_most() -> None:

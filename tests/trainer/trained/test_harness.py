@@ -15,6 +15,8 @@ from galore.trainer.trained import harness
 from galore.trainer.trained.harness import Asked, evaluate_tasks
 from galore.trainer.trained.runmodel import StoredModel
 
+MODEL: Any = SimpleNamespace(config="default")
+
 
 class _Harness:
     """Stands in for lm_eval, its tasks and its model class."""
@@ -44,19 +46,30 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> _Harness:
     for name in ("lm_eval", "lm_eval.tasks", "lm_eval.models", "lm_eval.models.huggingface"):
         monkeypatch.setitem(sys.modules, name, made)
     monkeypatch.setattr(harness, "require_generator", lambda model: None)
+    monkeypatch.setattr(harness, "follows_length", lambda config: config == "longrope")
     tokenizer: Any = SimpleNamespace(chat_template=None)
-    monkeypatch.setattr(harness, "load_run_model", lambda path, device, checkpoint: StoredModel("M", tokenizer, "here"))  # type: ignore[arg-type]
+    monkeypatch.setattr(
+        harness, "load_run_model", lambda path, device, checkpoint: StoredModel(MODEL, tokenizer, "here")
+    )  # type: ignore[arg-type]
     return made  # type: ignore[no-any-return]
 
 
 def test_the_loaded_model_is_handed_over_and_its_scores_are_kept(fake: _Harness, tmp_path: Path) -> None:
     scored = evaluate_tasks("run", Asked(["hellaswag"], limit=7, num_fewshot=2, batch_size=3, include_path=tmp_path))
-    assert (fake.given["pretrained"], fake.given["batch_size"], fake.included) == ("M", 3, str(tmp_path))
+    assert (fake.given["pretrained"], fake.given["batch_size"], fake.included) == (MODEL, 3, str(tmp_path))
     asked = {name: fake.asked[name] for name in ("model", "tasks", "limit", "num_fewshot", "apply_chat_template")}
     expected = {"model": "HFLM", "tasks": ["hellaswag"], "limit": 7, "num_fewshot": 2, "apply_chat_template": False}
     assert asked == expected
     assert scored.results == {"hellaswag": {"acc": 0.25, "acc_stderr": 0.1, "exact,strict": 0.5}}
     assert (scored.versions, scored.num_fewshot, scored.origin) == ({"hellaswag": 1.0}, {"hellaswag": 0}, "here")
+
+
+def test_a_model_that_rotates_by_the_length_of_a_batch_is_asked_one_by_one(
+    fake: _Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MODEL, "config", "longrope")
+    evaluate_tasks("run", Asked(["hellaswag"], batch_size=3))
+    assert fake.given["batch_size"] == 1
 
 
 def test_what_cannot_be_scored_is_told(fake: _Harness, monkeypatch: pytest.MonkeyPatch) -> None:

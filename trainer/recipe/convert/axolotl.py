@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from galore.trainer.recipe.convert.apollo import Apollo
 from galore.trainer.recipe.convert.draft import (
     ALPACA,
     OFF,
@@ -98,6 +99,24 @@ def _embeddings(draft: Draft, key: str, value: Any) -> None:
     return draft.take(key, "optim.embedding_learning_rate", rate, "and optim.head_learning_rate")
 
 
+def _optimizer(draft: Draft, key: str, value: Any) -> None:
+    draft.optimizer(key, value)
+    if value == "apollo_adamw":
+        draft.settings |= APOLLO.settings(draft)
+
+
+def _of_apollo(rule: Rule) -> Rule:
+    """A rule for APOLLO's arguments; other optimizers have theirs by name."""
+
+    def chosen(draft: Draft, key: str, value: Any) -> None:
+        if draft.values.get("optimizer") == "apollo_adamw":
+            rule(draft, key, value)
+        else:
+            draft.by_name(key)
+
+    return chosen
+
+
 def _project(draft: Draft, key: str, value: Any) -> None:
     if is_off(value):
         return draft.leave(key, OFF)
@@ -105,6 +124,7 @@ def _project(draft: Draft, key: str, value: Any) -> None:
     return draft.take(key, "log.wandb_project", value)
 
 
+APOLLO = Apollo("optim_args.", rank=128, scale=1.0, scale_type="channel")
 TABLE: dict[str, str | Rule] = {
     "adapter": _method,
     "datasets": _datasets,
@@ -117,7 +137,9 @@ TABLE: dict[str, str | Rule] = {
     "micro_batch_size": "train.micro_batch_size",
     "max_steps": positive("train.max_steps", "num_epochs counts"),
     "max_grad_norm": clipping,
-    "optimizer": Draft.optimizer,
+    "optimizer": _optimizer,
+    "optim_args.scale": _of_apollo(APOLLO.take_scale),
+    "optim_args.scale_type": _of_apollo(APOLLO.take_type),
     "embedding_lr": _embeddings,
     "embedding_lr_scale": _embeddings,
     "evals_per_epoch": _per_epoch,

@@ -8,6 +8,7 @@ from typing import Any
 
 from galore.trainer.common.reading import NotReadable, read_bounded
 from galore.trainer.recipe.chattemplates import CHAT_TEMPLATES
+from galore.trainer.recipe.convert.apollo import Apollo
 from galore.trainer.recipe.convert.draft import (
     ALPACA,
     OFF,
@@ -29,6 +30,7 @@ from galore.trainer.recipe.convert.draft import (
 
 MICRO = "per_device_train_batch_size"
 INDEX = "dataset_info.json"
+APOLLO = Apollo("apollo_", rank=16, scale=32.0, scale_type="channel")
 HOLD_OUT = "it is a number of examples: write data.validation_fraction, a share"
 
 
@@ -36,7 +38,7 @@ def _method(draft: Draft, key: str, value: Any) -> None:
     """Full training, adapters, or GaLore in one of its names."""
     apollo = draft.values.get("use_apollo") is True
     galore = draft.values.get("use_galore") is True or apollo
-    own = {"optim.rank": 16} if apollo else {"optim.rank": 16, "optim.scale": 2.0}
+    own = APOLLO.settings(draft) if apollo else {"optim.rank": 16, "optim.scale": 2.0}
     draft.settings |= own if galore else {"optim.rank": 8} if value == "lora" else {}
     if value == "lora" and not galore:
         draft.take(key, "optim.method: lora", value)
@@ -50,11 +52,9 @@ def _apollo(draft: Draft, key: str, value: Any) -> None:
     """GaLore with the residual of APOLLO, in a subspace that is drawn."""
     if is_off(value):
         return draft.leave(key, OFF)
-    mini = draft.values.get("apollo_scale_type") == "tensor"
-    draft.settings["optim.proj_type"] = "random"
-    return draft.take(
-        key, f"optim.residual: {'apollo-mini' if mini else 'apollo'}", value, "and optim.proj_type: random"
-    )
+    draft.settings |= APOLLO.settings(draft)
+    factor = draft.settings["optim.scale"]
+    return APOLLO.take_type(draft, key, value, f"and optim.proj_type: random, optim.scale: {factor:g}")
 
 
 def _stage(draft: Draft, key: str, value: Any) -> None:
@@ -154,8 +154,8 @@ TABLE: dict[str, str | Rule] = {
     "apollo_rank": "optim.rank",
     "apollo_target": modules,
     "apollo_update_interval": "optim.update_proj_gap",
-    "apollo_scale": absent("optim.scale is on the update, and 1 unless it is set"),
-    "apollo_scale_type": absent("optim.residual says it: apollo by channel, apollo-mini by tensor"),
+    "apollo_scale": APOLLO.take_scale,
+    "apollo_scale_type": APOLLO.take_type,
     "lora_target": modules,
     "dataset": _dataset,
     "interleave_probs": _probabilities,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, model_validator
@@ -153,7 +154,10 @@ class OptimSection(_Composition):
         return {name: self._rate(given) for name in RATES if (given := getattr(self, name)) is not None}
 
     def _rate(self, given: float | str) -> float:
-        return self.learning_rate * float(given.removesuffix("x")) if isinstance(given, str) else given
+        if not isinstance(given, str):
+            return given
+        # in decimals, so that a multiple is the number that somebody would write
+        return float(Decimal(repr(self.learning_rate)) * Decimal(given.removesuffix("x")))
 
     @property
     def effective_scale(self) -> float:

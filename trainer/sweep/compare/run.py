@@ -62,6 +62,8 @@ def compare(
 
 
 def _changes(base: LoadedRecipe, trial: Trial) -> str:
-    """What a method changes in the recipe; its rates and seeds stand in the table."""
-    changes = changed_mathematics(base.recipe, trial.recipe)
+    """What a method changes in the recipe; its rates and seeds stand in the table, multiples beside them."""
+    rate = base.recipe.optim.learning_rate
+    same = trial.recipe.optim.model_copy(update={"learning_rate": rate})
+    changes = changed_mathematics(base.recipe, trial.recipe.model_copy(update={"optim": same}))
     return ", ".join(each for each in changes if not each.startswith(tuple(f"{key}:" for key in OWN)))

@@ -355,14 +355,17 @@ def test_rules_that_are_here_are_taken(name: str, tmp_path: Path) -> None:
     ("theirs", "expected"),
     [
         ({"use_muon": True}, {"method": "full", "inner": "muon"}),
-        ({"use_apollo": True}, {"method": "galore", "residual": "apollo", "proj_type": "random", "rank": 16}),
         (
-            {"use_apollo": True, "apollo_rank": 32, "apollo_update_interval": 50, "apollo_scale": 32.0},
-            {"residual": "apollo", "rank": 32, "update_proj_gap": 50, "scale": None},
+            {"use_apollo": True},
+            {"method": "galore", "residual": "apollo", "proj_type": "random", "rank": 16, "scale": 5.65685},
+        ),
+        (
+            {"use_apollo": True, "apollo_rank": 32, "apollo_update_interval": 50, "apollo_scale": 4.0},
+            {"residual": "apollo", "rank": 32, "update_proj_gap": 50, "scale": 2.0},
         ),
         (
             {"use_apollo": True, "apollo_rank": 1, "apollo_scale_type": "tensor"},
-            {"residual": "apollo-mini", "rank": 1, "proj_type": "random"},
+            {"residual": "apollo-mini", "rank": 1, "proj_type": "random", "scale": 0.5},
         ),
     ],
 )
@@ -372,3 +375,21 @@ def test_switches_of_llama_factory(theirs: dict[str, Any], expected: dict[str, A
     found = settings(made.text)
     assert {key: found.get(f"optim.{key}") for key in expected} == expected
     assert {each.key for each in made.told} >= theirs.keys()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (None, ("apollo", 128, 1.0)),
+        ("rank=256,scale=4.0", ("apollo", 256, 2.0)),
+        ("rank=1,scale_type=tensor,scale=128", ("apollo-mini", 1, 1.0)),
+        ("scale=9,scale_type=channel", ("apollo", 128, 3.0)),
+    ],
+)
+def test_apollo_of_axolotl(arguments: str | None, expected: tuple[str, int, float], tmp_path: Path) -> None:
+    more = {"optim_args": arguments} if arguments else {}
+    made = convert(write(tmp_path, "axolotl", without=("adapter",), optimizer="apollo_adamw", **more))
+    found = settings(made.text)
+    assert (found["optim.method"], found["optim.proj_type"]) == ("galore", "random")
+    assert (found["optim.residual"], found["optim.rank"], found["optim.scale"]) == expected
+    assert not any(each.path == "optim.scale" and each.fate == "taken" for each in made.told)

@@ -52,6 +52,11 @@ def test_what_is_neither_is_refused(given: str) -> None:
         load_recipe("demo", [f"{RATE}={given}"])
 
 
+def test_a_multiple_is_the_number_that_it_is_in_decimals() -> None:
+    optim = load_recipe("demo", [f"{RATE}=3x", "optim.learning_rate=0.003"]).recipe.optim
+    assert optim.peak_rates["embedding_learning_rate"] == 0.009
+
+
 @pytest.mark.parametrize("given", ["0x", "1e99x", "1e999x", "1e-999x"])
 def test_a_multiple_is_within_the_bounds_of_a_rate(given: str) -> None:
     with pytest.raises(RecipeError, match=rf"{given} is \S+ at optim.learning_rate=0.01"):

@@ -254,6 +254,11 @@ def test_rates_that_a_grid_leaves_alone_are_told_with_their_method(recipe: str, 
     assert told[:2] == [f"full: optim.method: galore → full{beside}", f"galore: small as it is{beside}"]
 
 
+def test_a_multiple_is_no_change_of_the_method(recipe: str, tmp_path: Path) -> None:
+    _, told = compared(recipe, tmp_path / "out", "galore", "0.003", "optim.embedding_learning_rate=2x")
+    assert told[0] == "galore: small as it is; rates of their own: embedding_learning_rate 2x"
+
+
 def test_settings_that_a_method_carries_set_no_other_apart(recipe: str, tmp_path: Path) -> None:
     out, carried = tmp_path / "out", "galore:train.z_loss=0.0001"
     compared(recipe, out, "full")
