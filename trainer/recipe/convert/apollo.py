@@ -22,7 +22,7 @@ class Apollo:
     scale_type: str
 
     def settings(self, draft: Draft) -> dict[str, Any]:
-        """{`optim.key`: value} of the method itself."""
+        """Recipe key → value, of the method itself."""
         kind = "apollo-mini" if self._is_mini(draft) else "apollo"
         method = {"optim.method": "galore", "optim.residual": kind, "optim.proj_type": "random"}
         return method | {"optim.rank": self._given(draft, "rank"), "optim.scale": self._factor(draft)}
