@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable, Iterator
 from enum import StrEnum
 from itertools import pairwise, takewhile
 from pathlib import Path
@@ -42,12 +43,17 @@ class Verb(TyperCommand):
 def tell_value(error: typer.BadParameter, args: list[str]) -> None:
     """Adds to `error` the value among `args` that it is about, which some releases of typer leave out."""
     error.message = error.message.removeprefix("Value error, ")
-    names, given = getattr(error.param, "opts", ()), list[str]()
-    for word, following in pairwise([*takewhile(lambda each: each != "--", args), ""]):
-        name, equals, value = word.partition("=")
-        given += [value if equals else following] if name in names else []
+    names = getattr(error.param, "opts", ())
+    given = [value for name, value in _given(takewhile(lambda each: each != "--", args)) if name in names]
     if given and given[-1] and not any(value in error.message for value in given):
         error.message = f"{error.message.rstrip('.')}, got {given[-1]!r}"
+
+
+def _given(args: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Each word up to an equals sign, and what stands behind that, or the next word."""
+    for word, following in pairwise([*args, ""]):
+        name, equals, value = word.partition("=")
+        yield name, value if equals else following
 
 
 class VerbGroup(TyperGroup):
@@ -67,11 +73,10 @@ class RecipeVerb(Verb):
             *(name for each in self.params for name in each.opts + each.secondary_opts),
         }
         near = {_letters(each) for each in options if each.startswith("-")}
-        for word, following in pairwise([*args, ""]):
-            name, equals, value = word.partition("=")
+        for name, value in _given(args):
             known = name in options or _letters(name) in near  # a near miss is click's to tell
             if name.startswith("--") and not known and not ctx.resilient_parsing:
-                _refuse_key(name, value if equals else following, ctx.command_path)
+                _refuse_key(name, value, ctx.command_path)
         return super().parse_args(ctx, args)
 
 

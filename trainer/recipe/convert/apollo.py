@@ -23,8 +23,7 @@ class Apollo:
 
     def settings(self, draft: Draft) -> dict[str, Any]:
         """Recipe key → value, of the method itself."""
-        kind = "apollo-mini" if self._is_mini(draft) else "apollo"
-        method = {"optim.method": "galore", "optim.residual": kind, "optim.proj_type": "random"}
+        method = {"optim.method": "galore", "optim.residual": self._residual(draft), "optim.proj_type": "random"}
         return method | {"optim.rank": self._given(draft, "rank"), "optim.scale": self._factor(draft)}
 
     def take_scale(self, draft: Draft, key: str, value: Any) -> None:
@@ -33,14 +32,14 @@ class Apollo:
 
     def take_type(self, draft: Draft, key: str, value: Any, note: str = "") -> None:
         """The rule of whether it has one factor of each channel or of each matrix."""
-        draft.take(key, f"optim.residual: {'apollo-mini' if self._is_mini(draft) else 'apollo'}", value, note)
+        draft.take(key, f"optim.residual: {self._residual(draft)}", value, note)
 
     def _factor(self, draft: Draft) -> float:
-        within = MINI if self._is_mini(draft) else 1
+        within = MINI if self._residual(draft) == "apollo-mini" else 1
         return float(f"{math.sqrt(float(self._given(draft, 'scale')) / within):.6g}")
 
-    def _is_mini(self, draft: Draft) -> bool:
-        return bool(self._given(draft, "scale_type") == "tensor")
+    def _residual(self, draft: Draft) -> str:
+        return "apollo-mini" if self._given(draft, "scale_type") == "tensor" else "apollo"
 
     def _given(self, draft: Draft, name: str) -> Any:
         return draft.values.get(f"{self.prefix}{name}", getattr(self, name))
