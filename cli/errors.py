@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from galore.cli.arguments import VerbGroup
+from galore.cli.words import VerbGroup
 from galore.trainer.common.errors import DISK_FULL, FILE_LIMIT, RunFailed, UserError, system_error
 from galore.trainer.common.printable import masked, masked_command, masked_logs, presentable, shortened
 from galore.trainer.common.reading import NotReadable

@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 import galore
-from galore.cli.arguments import RecipeVerb, Verb
 from galore.cli.errors import READER_LEFT, ReportingGroup
 from galore.cli.verbs.bench import app as bench
 from galore.cli.verbs.chat import chat
@@ -24,6 +23,7 @@ from galore.cli.verbs.report import report, web
 from galore.cli.verbs.runs import runs
 from galore.cli.verbs.search.rope import rope_search
 from galore.cli.verbs.train import train
+from galore.cli.words import RecipeVerb, Verb
 
 app = typer.Typer(
     name="galore",

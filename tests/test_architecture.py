@@ -42,7 +42,7 @@ FLOORS = [  # bottom first; of one floor, rooms may look into each other as long
     "trainer.follow",
     "trainer.run",
     "trainer.sweep",
-    "cli.errors cli.arguments",
+    "cli.errors cli.arguments cli.words",
     "cli.show",
     "cli.verbs",
     "cli.main cli.entry",

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from galore.cli.arguments import Verb, VerbGroup
 from galore.cli.show.tables import numbers, say, screen, show_table
+from galore.cli.words import Verb, VerbGroup
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.format import percent
 from galore.trainer.recipe.extras import refuse_missing

@@ -7,18 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from galore.cli.arguments import (
-    Overrides,
-    Recipe,
-    RecipeVerb,
-    Verb,
-    VerbGroup,
-    at_home,
-    complete_file,
-    complete_shipped,
-)
+from galore.cli.arguments import Overrides, Recipe, at_home, complete_file, complete_shipped
 from galore.cli.errors import show as show_error
 from galore.cli.show.tables import say, say_pairs
+from galore.cli.words import RecipeVerb, Verb, VerbGroup
 from galore.trainer.common.errors import UserError
 
 if TYPE_CHECKING:
