@@ -163,7 +163,7 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         (".eigenvectors.flip(-1)[:, :kept]", ".eigenvectors[:, :kept]", "test_switching_keeps"),
         ("steps=1 + power_iterations)", "steps=1)", "test_randomized_basis_captures"),
         (".square().sum() / p_new.shape[1]", ".square().sum() / p_new.shape[0]",
-         "tests/trainer/optim/parts/test_schedule_lazy.py: test_the_threshold or test_a_settled_layer"),
+         "tests/trainer/optim/parts/subspace/test_schedule_lazy.py: test_the_threshold or test_a_settled_layer"),
     ]),
     "kernels/rules/scaled.py": ("tests/kernels/rules/test_scaled.py", [
         ("ITERATIONS = 5", "ITERATIONS = 1", "test_racs_equals"),
@@ -227,7 +227,7 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         ("if not _hidden(each, above, dotted)", "if True", "test_a_glob_takes"),
         ("parts += [\"*\"] if", "parts += [] if", "test_a_glob_takes"),
     ]),
-    "trainer/record/report.py": ("tests/trainer/record/test_report.py", [
+    "trainer/record/shown/report.py": ("tests/trainer/record/shown/test_report.py", [
         ("if history.lost_after is not None and run_dir.report.is_file():", "if False:", "test_a_report_of_metrics"),
     ]),
     "trainer/models/changes/compiled.py": ("tests/trainer/models/changes/test_compiled.py", [
@@ -313,6 +313,8 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         ('projected and options.residual in ("none", "fira")', "projected", "test_defaults_that_depend"),
         ('and options.convention == "paper"', "", "test_defaults_that_depend"),
         ('options.update == "immediate" or ', "", "test_defaults_that_depend"),
+    ]),
+    "kernels/contradiction.py": ("tests/kernels/test_contradiction.py", [
         ("(IN_A_SUBSPACE if projected else WITHOUT_ONE)", "WITHOUT_ONE", "test_a_contradiction"),
         ('if other else self.value)', "if False else self.value)", "test_a_contradiction"),
     ]),
@@ -574,7 +576,7 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         ("self.sketch.value = self.basis = self.omega = None", "self.sketch.value = self.omega = None",
          "test_a_non_finite or test_twenty_steps"),
         ("self.sketch.value = self.basis = self.omega = None", "self.sketch.value = self.basis = None",
-         "tests/trainer/optim/parts/test_subspace.py: test_random_test_matrices"),
+         "tests/trainer/optim/parts/subspace/test_kinds.py: test_random_test_matrices"),
         ("isfinite(grad).all()):\n            self.poisoned = True", "isfinite(grad).all()):\n            pass",
          "test_a_non_finite"),
     ]),
@@ -594,13 +596,13 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         ("    def redraw(self, inner: Inner) -> None:\n        inner.reset()",
          "    def redraw(self, inner: Inner) -> None:\n        pass", "test_twenty_steps and random-reset and wide"),
     ]),
-    "trainer/optim/parts/schedule.py": ("tests/trainer/optim/parts/test_schedule.py", [
+    "trainer/optim/parts/subspace/schedule.py": ("tests/trainer/optim/parts/subspace/test_schedule.py", [
         ("(step - self.offset) % self.gap == 0", "(step - self.offset) % self.gap == 1", "test_"),
         ("index * gap // count", "index % gap", "test_staggered_layers"),
         ("% self.gap if step >= self.offset else 0", "% self.gap if step > self.offset else 0", "test_the_last_turn"),
         ('step < int(state["refresh"][0])', 'step <= int(state["refresh"][0])',
-         "tests/trainer/optim/parts/test_schedule_lazy.py: test_a_settled_layer"),
-        ("2 if similar else 1", "2", "tests/trainer/optim/parts/test_schedule_lazy.py: test_a_turning_layer"),
+         "tests/trainer/optim/parts/subspace/test_schedule_lazy.py: test_a_settled_layer"),
+        ("2 if similar else 1", "2", "tests/trainer/optim/parts/subspace/test_schedule_lazy.py: test_a_turning_layer"),
     ]),
     "trainer/optim/parts/residual.py": ("tests/trainer/optim/parts/test_outside.py", [
         ("* grad_scale**2", "* grad_scale", "test_clipping_scales"),
@@ -619,17 +621,19 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         ('"beta": self.weight.group["betas"][0]', '"beta": self.weight.group["betas"][1]',
          "tests/trainer/optim/test_presets.py: test_twenty_steps and alice-rotate and wide"),
     ]),
-    "trainer/optim/parts/subspace.py": ("tests/trainer/optim/parts/test_subspace.py", [
+    "trainer/optim/parts/subspace/base.py": ("tests/trainer/optim/parts/subspace/test_kinds.py", [
         ('is_transposed(shape, weight.group["side"])', 'not is_transposed(shape, weight.group["side"])',
          "tests/trainer/optim/test_galore.py: test_twenty_steps or test_bytes"),
         ("CODES not in state or (self.schedule.due(step)", "(self.schedule.due(step)",
          "tests/trainer/optim/test_any_module.py: test_a_weight_whose_first_gradient_comes_late"),
-        ("self.schedule.last_due(self.clock()), self.weight.index)", "self.schedule.last_due(self.clock()))",
-         "test_random_is_a_function"),
         ("self.rank, mix(self.seed, self.clock()), self.weight.like)", "self.rank, self.seed, self.weight.like)",
          "test_random_test_matrices"),
         ("zero = not (some.is_meta or bool(some))", "zero = False",
          "tests/trainer/optim/test_failing_decompositions.py: test_a_gradient_of_zeros"),
+    ]),
+    "trainer/optim/parts/subspace/kinds.py": ("tests/trainer/optim/parts/subspace/test_kinds.py", [
+        ("self.schedule.last_due(self.clock()), self.weight.index)", "self.schedule.last_due(self.clock()))",
+         "test_random_is_a_function"),
         ("self._kept() if self._is_zero(y) and self.exists else ", "",
          "tests/trainer/optim/test_failing_decompositions.py: test_a_gradient_of_zeros"),
     ]),
@@ -912,7 +916,7 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
          "test_a_rate_of_their_own_is_a_number_or_a_multiple"),
         ("    _check_rates(optim)\n", "", "test_a_multiple_is_within_the_bounds"),
     ]),
-    "cli/words.py": ("tests/cli/test_surface.py", [
+    "cli/words.py": ("tests/cli/test_words.py", [
         ("            tell_value(error, given)\n", "", "test_what_is_no_number_is_told_with_its_value"),
     ]),
 }

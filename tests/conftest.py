@@ -57,7 +57,7 @@ def _measured_once() -> Iterator[None]:
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs and sweeps without plots: they take longer than the training, and nothing fails by them."""
-    from galore.trainer.record import report
+    from galore.trainer.record.shown import report
     from galore.trainer.sweep import compare, glue
 
     monkeypatch.setattr(report, "draw", lambda history: {})

@@ -22,7 +22,7 @@ LONGEST_FILE = 330  # lines
 LARGEST_FOLDER = 14  # files, those of folders in it apart
 
 FLOORS = [  # bottom first; of one floor, rooms may look into each other as long as no circle comes of it
-    "kernels.family kernels.device kernels.span kernels.host kernels.cuda kernels.reference",
+    "kernels.family kernels.contradiction kernels.device kernels.span kernels.host kernels.cuda kernels.reference",
     "kernels.storage",
     "kernels.subspace kernels.decompose kernels.dct kernels.linear kernels.rules kernels.model",
     "kernels.triton",

@@ -1,4 +1,4 @@
-"""Score a model on what its data hold out."""
+"""What data hold out: a model is scored on it, and a run that chooses by it is asked first whether it is there."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from typing import Any
 
 from torch import nn
 
+from galore.trainer.build import Run
+from galore.trainer.common.errors import UserError, described
 from galore.trainer.data.batch import Data, Extra, Result, Scoring
+from galore.trainer.models.generate import rehearse
 from galore.trainer.models.head import split_head
 from galore.trainer.optim.ranks import Ranks
 from galore.trainer.recipe.schema.recipe import Recipe
@@ -39,3 +42,30 @@ def final_of(row: Mapping[str, Any]) -> dict[str, Any]:
     known = {name: row[name] for name in more if name in row}
     parts = {name: losses_of(each) for name, each in known.items() if isinstance(each, Mapping)}
     return {name: row.get(name) for name in ("loss_nats", "perplexity", "mode")} | known | parts
+
+
+def require_held_out(run: Run) -> None:
+    """Raise UserError where held-out losses are to choose, and there are none."""
+    train = run.recipe.train
+    if (train.save_best or train.early_stopping_patience is not None) and not run.data.has_validation:
+        key = "save_best" if train.save_best else "early_stopping_patience"
+        raise UserError(
+            "asks for held-out losses, and nothing is held out",
+            where=f"train.{key}",
+            fix="set data.validation_path or data.validation_fraction, or leave it out",
+        )
+
+
+def require_sample(run: Run) -> None:
+    """Raise UserError where the sample that comes with an evaluation cannot be drawn, whatever the weights."""
+    settings, chat = run.recipe.eval, run.recipe.data.instruct
+    if settings.sample_prompt is None or not run.data.has_validation:
+        return
+    try:
+        rehearse(run.model, run.data.tokenizer, settings.sample_prompt, settings.sample_tokens, chat)
+    except Exception as error:
+        raise UserError(
+            f"no sample can be drawn: {described(error)}",
+            where="eval.sample_prompt",
+            fix="shorten it, lower eval.sample_tokens, or set eval.sample_prompt: null to go without",
+        ) from error

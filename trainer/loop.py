@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from galore.kernels.span import span
 from galore.trainer.build import Run
-from galore.trainer.common.errors import Interrupted
+from galore.trainer.common.errors import Interrupted, described
 from galore.trainer.data.batch import Batch, Objective, Result
 from galore.trainer.data.rows.skips import skipping
 from galore.trainer.evaluate import score_held_out
@@ -18,7 +18,7 @@ from galore.trainer.models.generate import sample
 from galore.trainer.models.rope.stages import in_stage
 from galore.trainer.parallel.entered import entered, is_sharded
 from galore.trainer.recorder import Recorder
-from galore.trainer.rescue import Rescue, described, gave_up, ran_out
+from galore.trainer.rescue import Rescue, gave_up, ran_out
 from galore.trainer.saving import Standing, best_step, is_saved, save
 from galore.trainer.schedule import learning_rates, restarts_after
 from galore.trainer.shortage import Shortage, is_out_of_memory

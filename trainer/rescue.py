@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from galore.trainer.build import Run
-from galore.trainer.common.errors import Ended, Interrupted, UserError
+from galore.trainer.common.errors import Ended, Interrupted, UserError, described
 from galore.trainer.common.format import counted
 from galore.trainer.common.printable import masked
 from galore.trainer.recorder import Recorder
@@ -72,13 +72,6 @@ def gave_up(run: Run, recorder: Recorder, step: int) -> Ended:
         where=str(run.directory.root),
         fix=f"lower optim.learning_rate or set optim.max_grad_norm and start anew; {newest(run, step)}",
     )
-
-
-def described(error: BaseException) -> str:
-    """What is wrong, in one line that names its kind where it is no message for a user."""
-    if isinstance(error, UserError):
-        return f"{error.where}: {error.what}" if error.where else error.what
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _saved(run: Run, recorder: Recorder, at: Standing) -> str:

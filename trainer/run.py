@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 from galore.trainer.build import Run, build
-from galore.trainer.checkpoint.checkpoint import bytes_for, most_beside, newest_verified
-from galore.trainer.checkpoint.diskspace import require_for_run
+from galore.trainer.checkpoint.checkpoint import newest_verified
 from galore.trainer.checkpoint.finite import not_finite
 from galore.trainer.checkpoint.identity import files_of, identity, require_same_files, require_same_recipe
 from galore.trainer.checkpoint.rotation import step_directories
-from galore.trainer.checkpoint.state import planned_bytes
-from galore.trainer.common.errors import Interrupted, UserError
+from galore.trainer.common.errors import Interrupted, UserError, described
 from galore.trainer.common.printable import LONGEST_LINE, masked, shortened
 from galore.trainer.data.batch import Progress, Result, silent
 from galore.trainer.data.notices import notices
-from galore.trainer.evaluate import final_of
+from galore.trainer.evaluate import final_of, require_held_out, require_sample
 from galore.trainer.facts import facts, header, now
 from galore.trainer.fit.forecast import forecast
 from galore.trainer.follow import lead, telling
@@ -28,7 +25,6 @@ from galore.trainer.machine.signals import StopOnSignal
 from galore.trainer.memory.live import current_and_peak, forget_peak
 from galore.trainer.memory.verdict import VERDICTS, reason
 from galore.trainer.models.adapters.lora import stored_config
-from galore.trainer.models.generate import rehearse
 from galore.trainer.parallel.group import Group
 from galore.trainer.recipe.extras import missing, no_plots, refuse_missing_extras
 from galore.trainer.recipe.load import LoadedRecipe, recipe_of_run
@@ -38,13 +34,13 @@ from galore.trainer.record.continued import going_on, refuse_other_mathematics, 
 from galore.trainer.record.heldout import HeldOut
 from galore.trainer.record.history import History
 from galore.trainer.record.metrics import Console, Metrics, read_rows
-from galore.trainer.record.report import is_reported, write_report
 from galore.trainer.record.rundir import RunDir
-from galore.trainer.record.sections import spent
+from galore.trainer.record.shown.report import is_reported, write_report
+from galore.trainer.record.shown.sections import spent
 from galore.trainer.record.snapshots import Snapshots
 from galore.trainer.record.trackers.sink import make_sink
 from galore.trainer.recorder import Meter, Recorder
-from galore.trainer.rescue import described
+from galore.trainer.saving import require_disk, require_places
 from galore.trainer.time.profiler import require_profiled
 from galore.trainer.trained.runmodel import save_model_files
 
@@ -89,10 +85,10 @@ def run_training(
             run = build(loaded, directory, console, progress, group)
         try:
             with telling(group):
-                _require_places(directory)
-                _require_disk(run)
-                _require_sample(run)
-                _require_held_out(run)
+                require_places(directory)
+                require_disk(run)
+                require_sample(run)
+                require_held_out(run)
                 require_profiled(run.recipe.log, run.total_steps)
                 snapshots = Snapshots.of(run.recipe.train, run.model, directory.snapshots)
                 # before all else: it is what makes the directory a run to resume
@@ -167,50 +163,6 @@ def _carry_out(run: Run, recorder: Recorder) -> Path | None:
         run.console.close()
         report = _report(run)
     return report
-
-
-def _require_disk(run: Run) -> None:
-    """Raise RunFailed where the last checkpoint would not fit."""
-    settings, first, last = run.recipe.train, run.first_step, run.total_steps
-    every = settings.save_steps or last
-    saves = -(-last // every) - first // every if first < last else 0  # the last step is one of them
-    saves, keep = (last - first if settings.save_best else saves), settings.save_total_limit + settings.save_best
-    most = most_beside(run.directory.checkpoints, saves, keep)
-    require_for_run(run.directory.root, most, bytes_for(planned_bytes(run.model, run.optimizer)))
-
-
-def _require_places(directory: RunDir) -> None:
-    """Raise UserError where what the run will write, at its end or before, has no place."""
-    for folder in (directory.checkpoints, directory.plots):
-        if folder.exists() and not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
-            raise UserError("is no folder that can be written to", where=str(folder), fix="move it away, or mend it")
-
-
-def _require_held_out(run: Run) -> None:
-    """Raise UserError where held-out losses are to choose, and there are none."""
-    train = run.recipe.train
-    if (train.save_best or train.early_stopping_patience is not None) and not run.data.has_validation:
-        key = "save_best" if train.save_best else "early_stopping_patience"
-        raise UserError(
-            "asks for held-out losses, and nothing is held out",
-            where=f"train.{key}",
-            fix="set data.validation_path or data.validation_fraction, or leave it out",
-        )
-
-
-def _require_sample(run: Run) -> None:
-    """Raise UserError where the sample that comes with an evaluation cannot be drawn, whatever the weights."""
-    settings, chat = run.recipe.eval, run.recipe.data.instruct
-    if settings.sample_prompt is None or not run.data.has_validation:
-        return
-    try:
-        rehearse(run.model, run.data.tokenizer, settings.sample_prompt, settings.sample_tokens, chat)
-    except Exception as error:
-        raise UserError(
-            f"no sample can be drawn: {described(error)}",
-            where="eval.sample_prompt",
-            fix="shorten it, lower eval.sample_tokens, or set eval.sample_prompt: null to go without",
-        ) from error
 
 
 def _report(run: Run) -> Path | None:

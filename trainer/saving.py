@@ -1,7 +1,8 @@
-"""Where a run stands between two steps, and the checkpoint of it: one of numbers only, or none."""
+"""Where a run stands between two steps, and the checkpoint of it: of numbers only, and first of all room for it."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,15 +13,17 @@ from torch import Tensor
 
 from galore.trainer.build import Run
 from galore.trainer.checkpoint import checkpoint
+from galore.trainer.checkpoint.diskspace import require_for_run
 from galore.trainer.checkpoint.finite import agreed, not_finite, trained_tensors
 from galore.trainer.checkpoint.parts.files import write_whole
 from galore.trainer.checkpoint.rotation import is_good, step_directories
-from galore.trainer.checkpoint.state import Groups, capture, random_state
+from galore.trainer.checkpoint.state import Groups, capture, planned_bytes, random_state
 from galore.trainer.checkpoint.tensors import some
-from galore.trainer.common.errors import Ended
+from galore.trainer.common.errors import Ended, UserError
 from galore.trainer.parallel.giving import giving
 from galore.trainer.parallel.group import Group
 from galore.trainer.parallel.writing import writing
+from galore.trainer.record.rundir import RunDir
 from galore.trainer.recorder import Recorder
 
 Found = TypeVar("Found")
@@ -154,3 +157,20 @@ def _poisoned(run: Run, recorder: Recorder, step: int, names: list[str]) -> Ende
         fix=f"{run.directory.go_on()} repeats the steps since; where they end here again, start anew with a lower "
         "optim.learning_rate or a higher optim.adam_epsilon",
     )
+
+
+def require_places(directory: RunDir) -> None:
+    """Raise UserError where what the run will write, at its end or before, has no place."""
+    for folder in (directory.checkpoints, directory.plots):
+        if folder.exists() and not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
+            raise UserError("is no folder that can be written to", where=str(folder), fix="move it away, or mend it")
+
+
+def require_disk(run: Run) -> None:
+    """Raise RunFailed where the last checkpoint would not fit."""
+    settings, first, last = run.recipe.train, run.first_step, run.total_steps
+    every = settings.save_steps or last
+    saves = -(-last // every) - first // every if first < last else 0  # the last step is one of them
+    saves, keep = (last - first if settings.save_best else saves), settings.save_total_limit + settings.save_best
+    most = checkpoint.most_beside(run.directory.checkpoints, saves, keep)
+    require_for_run(run.directory.root, most, checkpoint.bytes_for(planned_bytes(run.model, run.optimizer)))

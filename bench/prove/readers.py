@@ -89,8 +89,8 @@ def of_data(overrides: Sequence[str]) -> str:
 
 def of_report(run: Path) -> str:
     """The report of a run is written, whatever is in the files it is made of."""
-    from galore.trainer.record import report
     from galore.trainer.record.rundir import RunDir
+    from galore.trainer.record.shown import report
 
     report.draw = lambda _: {}
     report.write_report(RunDir(run))

@@ -187,7 +187,7 @@ def calm() -> None:
     """Nothing in this child is timed, and no picture drawn: both take most of a tiny run's time."""
     from galore.trainer import recorder
     from galore.trainer.machine.hardware import Peak
-    from galore.trainer.record import report
+    from galore.trainer.record.shown import report
 
     recorder.device_peak = lambda *_: Peak(1e12, "fixed", "cpu")
     report.draw = lambda _: {}

@@ -116,7 +116,7 @@ def _tell(to: Path, overlap: bool) -> None:
     from galore.trainer.loop import train
     from galore.trainer.machine import hardware
     from galore.trainer.optim import GaLoreAdamW
-    from galore.trainer.record import report
+    from galore.trainer.record.shown import report
 
     # What takes longer than a tiny model's steps, and tells nothing of them.
     report.draw = lambda history: {}  # type: ignore[assignment]

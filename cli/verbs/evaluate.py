@@ -232,7 +232,7 @@ def _on_tasks(model: str, tasks: str, asked: dict[str, Any], device: DeviceName,
 def _own_recipe(model: str) -> str:
     from galore.trainer.common.suggest import refuse_absent
     from galore.trainer.recipe.shipped import refuse_as_model
-    from galore.trainer.record.rundir import refuse_part_of_run, run_of
+    from galore.trainer.record.belonging import refuse_part_of_run, run_of
 
     run = run_of(user_path(model))
     if run is None:

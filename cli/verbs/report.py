@@ -22,7 +22,7 @@ def report(
     html: Annotated[bool, typer.Option("--html", help="Write report.html too: curves to point at.")] = False,
 ) -> None:
     """Write report.md and its plots anew, at any stage of a run."""
-    from galore.trainer.record.report import write_report
+    from galore.trainer.record.shown.report import write_report
 
     for run in _opened(runs).values():
         typer.echo(printable(str(write_report(run))))
@@ -65,7 +65,7 @@ def _opened(names: list[str]) -> dict[str, RunDir]:
 def _write(found: dict[str, RunDir], file: Path) -> None:
     from galore.trainer.common.durable import replace_file
     from galore.trainer.record.history import History
-    from galore.trainer.record.webpage import page
+    from galore.trainer.record.shown.webpage import page
 
     text = page({name: History.read(run) for name, run in found.items()})
     try:

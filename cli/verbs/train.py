@@ -151,7 +151,8 @@ def own_folder(recipe: str, loaded: LoadedRecipe, resume: bool = False) -> Path:
     """
     from galore.trainer.common.lock import is_held
     from galore.trainer.recipe.shipped import is_shipped
-    from galore.trainer.record.rundir import RunDir, run_of
+    from galore.trainer.record.belonging import run_of
+    from galore.trainer.record.rundir import RunDir
 
     if not is_shipped(recipe) and (run := run_of(user_path(recipe))) is not None:
         return run.root

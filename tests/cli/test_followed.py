@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from galore.cli.main import app
 from galore.trainer import recorder as record
 from galore.trainer.machine.hardware import Peak
-from galore.trainer.record import report
+from galore.trainer.record.shown import report
 
 Act = Callable[[Path], object]
 TINY = (

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from galore.cli.main import app
 from galore.trainer import recorder
 from galore.trainer.machine.hardware import Peak
-from galore.trainer.record import report
+from galore.trainer.record.shown import report
 
 TINY = """
 model: {hidden_size: 16, intermediate_size: 24, num_hidden_layers: 1, num_attention_heads: 2, vocab_size: 300}

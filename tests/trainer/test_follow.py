@@ -24,9 +24,9 @@ from galore.trainer.follow import telling
 from galore.trainer.parallel.group import Group, RankLost, refuse_in_group
 from galore.trainer.recipe.load import load_recipe
 from galore.trainer.recipe.schema.parallel import ParallelSection
-from galore.trainer.record import report
 from galore.trainer.record.metrics import SILENT
 from galore.trainer.record.rundir import RunDir
+from galore.trainer.record.shown import report
 from galore.trainer.record.snapshots import read_snapshots
 from galore.trainer.run import run_training
 

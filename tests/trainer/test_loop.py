@@ -29,7 +29,7 @@ from galore.trainer.machine.hardware import Peak
 from galore.trainer.optim import GaLoreAdamW
 from galore.trainer.optim.projected import ProjectedSlot
 from galore.trainer.recipe.load import load_recipe
-from galore.trainer.record import report
+from galore.trainer.record.shown import report
 from galore.trainer.recorder import Recorder
 from galore.trainer.run import run_training
 from galore.trainer.trained.runmodel import load_run_model

@@ -11,7 +11,7 @@ import pytest
 from galore.trainer import rescue
 from galore.trainer.common.errors import Ended, Interrupted, UserError
 from galore.trainer.record.rundir import RunDir
-from galore.trainer.rescue import Rescue, broken_off, described, gave_up
+from galore.trainer.rescue import Rescue, broken_off, gave_up
 from galore.trainer.saving import Standing
 
 
@@ -41,18 +41,6 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def at(step: int) -> Standing:
     return Standing(step, {}, {}, clock=step)
-
-
-@pytest.mark.parametrize(
-    ("error", "told"),
-    [
-        (UserError("is bad", where="a.txt", fix="mend it"), "a.txt: is bad"),
-        (UserError("is bad"), "is bad"),
-        (ValueError("two\n  lines"), "ValueError: two lines"),
-    ],
-)
-def test_errors_are_one_line(error: Exception, told: str) -> None:
-    assert described(error) == told
 
 
 @pytest.mark.parametrize(

@@ -32,8 +32,8 @@ from galore.trainer.machine.signals import HANDLED
 from galore.trainer.models.adapters import relora
 from galore.trainer.optim.projected import ProjectedSlot
 from galore.trainer.recipe.load import load_recipe
-from galore.trainer.record import report
 from galore.trainer.record.listing import list_runs
+from galore.trainer.record.shown import report
 from galore.trainer.record.trackers.sink import TRACKERS
 from galore.trainer.run import run_training
 from galore.trainer.trained.evaluation import evaluate_stored

@@ -17,8 +17,8 @@ from galore.trainer.follow import follow
 from galore.trainer.machine import hardware
 from galore.trainer.parallel.group import Group, join, leave
 from galore.trainer.recipe.load import load_recipe
-from galore.trainer.record import report
 from galore.trainer.record.metrics import Silent
+from galore.trainer.record.shown import report
 from galore.trainer.run import run_training
 
 

@@ -91,3 +91,10 @@ def to_write(refused: OSError, where: str = "it") -> str:
     if refused.errno == errno.EFBIG:
         return FILE_LIMIT
     return "free some space there" if refused.errno in DISK_FULL else f"make {where} writable"
+
+
+def described(error: BaseException) -> str:
+    """What is wrong, in one line that names its kind where it is no message for a user."""
+    if isinstance(error, UserError):
+        return f"{error.where}: {error.what}" if error.where else error.what
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

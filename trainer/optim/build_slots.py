@@ -17,9 +17,9 @@ from galore.trainer.optim.parts.inner import INNER_RULES, Inner
 from galore.trainer.optim.parts.modes import REFRESHES, Whole
 from galore.trainer.optim.parts.outside import RESIDUALS
 from galore.trainer.optim.parts.refresh import SampledColumns
-from galore.trainer.optim.parts.schedule import RefreshSchedule, schedules
 from galore.trainer.optim.parts.storage import GradientSum
-from galore.trainer.optim.parts.subspace import SUBSPACES
+from galore.trainer.optim.parts.subspace.kinds import SUBSPACES
+from galore.trainer.optim.parts.subspace.schedule import RefreshSchedule, schedules
 from galore.trainer.optim.parts.transport import TRANSPORTS
 from galore.trainer.optim.parts.weight import Weight
 from galore.trainer.optim.projected import ProjectedSlot

@@ -16,10 +16,10 @@ from galore.kernels.span import span
 from galore.trainer.optim.parts.inner import Inner
 from galore.trainer.optim.parts.refresh import Gradient, Refresh
 from galore.trainer.optim.parts.residual import ResidualRule
-from galore.trainer.optim.parts.schedule import RefreshSchedule
 from galore.trainer.optim.parts.shards import Spread
 from galore.trainer.optim.parts.storage import CODES, Projector
-from galore.trainer.optim.parts.subspace import Subspace
+from galore.trainer.optim.parts.subspace.base import Subspace
+from galore.trainer.optim.parts.subspace.schedule import RefreshSchedule
 from galore.trainer.optim.parts.transport import TransportRule
 from galore.trainer.optim.parts.weight import Weight
 from galore.trainer.optim.ranks import Part

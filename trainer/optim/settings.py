@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.optim import Optimizer
 
+from galore.kernels.contradiction import contradiction, lacks_momentum
 from galore.kernels.family import (
     LARGEST,
     MOST_STEPS,
@@ -24,8 +25,6 @@ from galore.kernels.family import (
     GroupSettings,
     Options,
     Side,
-    contradiction,
-    lacks_momentum,
     option,
     residual_scale_of,
     scale_of,

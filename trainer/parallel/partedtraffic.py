@@ -10,7 +10,7 @@ from torch import nn
 from galore.trainer.optim import GaLoreAdamW
 from galore.trainer.optim.int8_linear import int8_layers
 from galore.trainer.optim.parts.shards import Shard
-from galore.trainer.optim.parts.subspace import Subspace
+from galore.trainer.optim.parts.subspace.base import Subspace
 from galore.trainer.optim.projected import ProjectedSlot
 from galore.trainer.optim.ranks import HELD
 from galore.trainer.optim.slot import FullSlot

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from galore.trainer.common.durable import make_directory
-from galore.trainer.common.errors import Interrupted, RunFailed, UserError
+from galore.trainer.common.errors import Interrupted, RunFailed, UserError, described
 from galore.trainer.data.batch import Progress
 from galore.trainer.machine.signals import take_signal
 from galore.trainer.recipe.extras import refuse_missing_extras
@@ -15,9 +15,8 @@ from galore.trainer.recipe.load import LoadedRecipe, recipe_of_run
 from galore.trainer.recipe.schema.resume import changed_mathematics
 from galore.trainer.record.callbacks import Callbacks
 from galore.trainer.record.metrics import Console
-from galore.trainer.record.report import is_reported, write_report
 from galore.trainer.record.rundir import RunDir
-from galore.trainer.rescue import described
+from galore.trainer.record.shown.report import is_reported, write_report
 from galore.trainer.run import run_training
 from galore.trainer.sweep.options import Trial
 from galore.trainer.sweep.outcome import Beside, Sweep, failed, sweep

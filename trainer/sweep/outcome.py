@@ -15,9 +15,9 @@ from galore.trainer.recipe.load import LoadedRecipe, recipe_of_run
 from galore.trainer.recipe.schema.recipe import Recipe
 from galore.trainer.recipe.schema.resume import mathematics
 from galore.trainer.record.history import History
-from galore.trainer.record.plots import smooth
 from galore.trainer.record.row import not_finite
 from galore.trainer.record.rundir import RunDir
+from galore.trainer.record.shown.plots import smooth
 from galore.trainer.sweep.options import Trial
 from galore.trainer.tasks.metrics import flat
 

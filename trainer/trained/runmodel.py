@@ -32,7 +32,8 @@ from galore.trainer.optim.int8_linear import int8_layers
 from galore.trainer.recipe.load import recipe_of_run
 from galore.trainer.recipe.schema.recipe import Recipe
 from galore.trainer.recipe.shipped import refuse_as_model
-from galore.trainer.record.rundir import RunDir, is_checkpoint, refuse_part_of_run, run_of
+from galore.trainer.record.belonging import is_checkpoint, refuse_part_of_run, run_of
+from galore.trainer.record.rundir import RunDir
 from galore.trainer.trained.choose import NEWEST, choose
 from galore.trainer.trained.generation import drop_idle
 

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import pytest
 
-from galore.trainer.common.errors import UserError, in_python
+from galore.trainer.common.errors import UserError, described, in_python
 
 
 def test_an_error_as_text() -> None:
     assert str(UserError("is wrong", where="a.b", fix="mend it")) == "a.b: is wrong\n  → mend it"
     assert str(UserError("is wrong")) == "is wrong"
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (UserError("is bad", where="a.txt", fix="mend it"), "a.txt: is bad"),
+        (UserError("is bad"), "is bad"),
+        (ValueError("two\n  lines"), "ValueError: two lines"),
+    ],
+)
+def test_errors_are_one_line(error: Exception, told: str) -> None:
+    assert described(error) == told
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from galore.kernels.device import meta_stands_for
 from galore.kernels.model import segments
 from galore.trainer.fit.rehearsal import Rehearsal, clocks
 from galore.trainer.memory.trace.simulate import SimulatedTracer, device_operations
-from galore.trainer.optim.parts.schedule import RefreshSchedule, schedules
+from galore.trainer.optim.parts.subspace.schedule import RefreshSchedule, schedules
 from galore.trainer.recipe.load import LoadedRecipe
 
 Tiny = Callable[..., LoadedRecipe]

@@ -27,7 +27,7 @@ from galore.trainer.parallel.entered import entered
 from galore.trainer.parallel.group import Group, join, leave
 from galore.trainer.parallel.partedtraffic import Parts, parted_traffic, units
 from galore.trainer.parallel.sharding import hand_over, shard
-from galore.trainer.record import report
+from galore.trainer.record.shown import report
 
 STEPS, MICRO_BATCHES, GAP, POISONED = 4, 4, 2, 2  # the last: a step whose second micro-batch is nan
 RANK, VOCABULARY = 16, 51

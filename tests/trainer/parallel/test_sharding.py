@@ -27,7 +27,7 @@ from galore.trainer.parallel import giving, sharding
 from galore.trainer.parallel.entered import entered, is_sharded
 from galore.trainer.parallel.group import Group
 from galore.trainer.parallel.partedtraffic import seconds
-from galore.trainer.record import report
+from galore.trainer.record.shown import report
 from galore.trainer.trained.runmodel import load_run_model
 
 SCRIPT = Path(__file__).with_name("sharded_ranks.py")

@@ -16,8 +16,8 @@ from galore.trainer import recorder
 from galore.trainer.common.errors import UserError
 from galore.trainer.machine.hardware import Peak
 from galore.trainer.recipe.load import LoadedRecipe, load_recipe
-from galore.trainer.record import report
 from galore.trainer.record import snapshots as module
+from galore.trainer.record.shown import report
 from galore.trainer.record.snapshots import Snapshots, read_snapshots, snapshot_files
 from galore.trainer.run import run_training
 

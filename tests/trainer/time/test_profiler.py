@@ -17,8 +17,8 @@ from galore.trainer.common.errors import UserError
 from galore.trainer.machine.hardware import Peak
 from galore.trainer.recipe.load import load_recipe
 from galore.trainer.recipe.schema.train import LogSection
-from galore.trainer.record import report
 from galore.trainer.record.metrics import read_rows
+from galore.trainer.record.shown import report
 from galore.trainer.run import run_training
 from galore.trainer.time import profiler
 

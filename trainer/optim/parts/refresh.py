@@ -12,7 +12,7 @@ from galore.kernels.linear import Factors, Pieces
 from galore.trainer.optim.parts.hostsum import NewSum
 from galore.trainer.optim.parts.shards import Spread
 from galore.trainer.optim.parts.storage import GradientSum, Projector
-from galore.trainer.optim.parts.subspace import Subspace
+from galore.trainer.optim.parts.subspace.base import Subspace
 from galore.trainer.optim.parts.weight import as_matrix
 from galore.trainer.optim.ranks import Part, Ranks
 

@@ -12,7 +12,7 @@ from galore.kernels.rules.residual import column_squares
 from galore.kernels.storage.layout import Matrix
 from galore.trainer.optim.parts.inner import Inner
 from galore.trainer.optim.parts.refresh import Refresh
-from galore.trainer.optim.parts.subspace import Subspace
+from galore.trainer.optim.parts.subspace.base import Subspace
 
 
 class Terms(NamedTuple):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, model_validator
 
+from galore.kernels.contradiction import contradiction, lacks_momentum
 from galore.kernels.family import (
     LARGEST,
     SMALLEST,
@@ -15,8 +16,6 @@ from galore.kernels.family import (
     Options,
     RefreshMode,
     Transport,
-    contradiction,
-    lacks_momentum,
     refresh_of,
     scale_of,
     transport_of,

@@ -18,7 +18,7 @@ from galore.trainer.optim.parts.outside import RESIDUALS
 from galore.trainer.optim.parts.refresh import Refresh
 from galore.trainer.optim.parts.residual import ResidualRule, Terms
 from galore.trainer.optim.parts.storage import PROJECTOR_FORMATS
-from galore.trainer.optim.parts.subspace import SUBSPACES
+from galore.trainer.optim.parts.subspace.kinds import SUBSPACES
 from galore.trainer.optim.parts.transport import TRANSPORTS
 
 OPTIM = Path(__file__).parents[4] / "trainer/optim"

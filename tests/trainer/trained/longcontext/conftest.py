@@ -30,7 +30,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     file = folder / "here.yaml"
     file.write_text(RECIPE)
     with pytest.MonkeyPatch.context() as patch:
-        from galore.trainer.record import report
+        from galore.trainer.record.shown import report
 
         patch.setattr(report, "draw", lambda history: {})
         patch.setenv("GALORE_CACHE", str(folder / "cache"))

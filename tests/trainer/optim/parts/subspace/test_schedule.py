@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from galore.trainer.optim.parts.schedule import RefreshSchedule, schedules
+from galore.trainer.optim.parts.subspace.schedule import RefreshSchedule, schedules
 
 
 @pytest.mark.parametrize(("layers", "gap"), [(7, 20), (20, 7), (224, 200), (1, 5), (3, 1)])

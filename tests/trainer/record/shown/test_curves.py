@@ -7,9 +7,9 @@ import json
 import numpy as np
 import pytest
 
-from galore.trainer.record import curves as module
-from galore.trainer.record.curves import curves, is_reduced
 from galore.trainer.record.history import COLUMNS, History
+from galore.trainer.record.shown import curves as module
+from galore.trainer.record.shown.curves import curves, is_reduced
 
 
 def history(steps: int, **columns: list[float]) -> History:

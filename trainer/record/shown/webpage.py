@@ -16,10 +16,10 @@ from galore.trainer.common.printable import masked
 from galore.trainer.recipe.dump import dotted
 from galore.trainer.recipe.parse.problems import RecipeError
 from galore.trainer.recipe.parse.source import parse
-from galore.trainer.record import sections
-from galore.trainer.record.curves import POINTS, curves, is_reduced
 from galore.trainer.record.history import History
-from galore.trainer.record.report import texts
+from galore.trainer.record.shown import sections
+from galore.trainer.record.shown.curves import POINTS, curves, is_reduced
+from galore.trainer.record.shown.report import texts
 
 FOLDER = Path(__file__).with_name("run-page")
 FOLDED = re.compile(r"<details>\n<summary>[^<>\n]*</summary>\n|</details>\n")

@@ -9,10 +9,10 @@ from galore.trainer.common.errors import RunFailed, UserError, to_write
 from galore.trainer.common.markdown import section
 from galore.trainer.common.reading import read_bounded
 from galore.trainer.recipe.extras import install, no_plots
-from galore.trainer.record import sections
 from galore.trainer.record.history import History
-from galore.trainer.record.plots import draw
 from galore.trainer.record.rundir import RunDir
+from galore.trainer.record.shown import sections
+from galore.trainer.record.shown.plots import draw
 
 WITHOUT_PLOTS = f"Plots need matplotlib: `{install('matplotlib')}`, then `--resume`, which writes this report anew.\n"
 

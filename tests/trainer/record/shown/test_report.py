@@ -13,10 +13,10 @@ import pytest
 
 from galore.trainer.common.errors import RunFailed, UserError
 from galore.trainer.common.markdown import fence, table
-from galore.trainer.record import report
 from galore.trainer.record.history import History
-from galore.trainer.record.report import write_report
 from galore.trainer.record.rundir import RunDir
+from galore.trainer.record.shown import report
+from galore.trainer.record.shown.report import write_report
 
 FACTS = {
     "name": "tiny | run",

@@ -11,7 +11,7 @@ import pytest
 
 from galore.trainer.record.history import History
 from galore.trainer.record.rundir import RunDir
-from galore.trainer.record.webpage import html, page
+from galore.trainer.record.shown.webpage import html, page
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(1)>"
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from galore.trainer.record.history import COLUMNS, History
-from galore.trainer.record.plots import _memory, smooth
+from galore.trainer.record.shown.plots import _memory, smooth
 
 
 def test_smooth_is_the_mean_around_each_value() -> None:

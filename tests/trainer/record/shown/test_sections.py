@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from galore.trainer.record import sections
 from galore.trainer.record.history import COLUMNS, History
+from galore.trainer.record.shown import sections
 
 
 def history(steps: int = 0, evaluations: Any = (), events: Any = (), facts: Any = None, **columns: Any) -> History:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from galore.trainer.optim import GaLoreAdamW
-from galore.trainer.optim.parts.schedule import LONGEST
+from galore.trainer.optim.parts.subspace.schedule import LONGEST
 
 GAP, SHAPE, RANK = 2, (12, 20), 3
 Gradient = Callable[[int], Tensor]
