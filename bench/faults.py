@@ -916,7 +916,7 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
          "test_a_rate_of_their_own_is_a_number_or_a_multiple"),
         ("    _check_rates(optim)\n", "", "test_a_multiple_is_within_the_bounds"),
     ]),
-    "cli/words.py": ("tests/cli/test_words.py", [
+    "cli/words.py": ("tests/cli/test_surface.py", [
         ("            tell_value(error, given)\n", "", "test_what_is_no_number_is_told_with_its_value"),
     ]),
 }
