@@ -13,6 +13,7 @@ Notice = Callable[[str, int, int], None]  # what it is, its FLOPs, the bytes it 
 LEADING = 4  # rounds of a loop after which the next ones ask for what the last one did, and find what it found
 
 _simulated: ContextVar[str] = ContextVar("simulated device", default="meta")
+_capability: ContextVar[tuple[int, int] | None] = ContextVar("compute capability of the simulated GPU", default=None)
 _noticed: ContextVar[Notice | None] = ContextVar("who is told of what no operation shows", default=None)
 _times: ContextVar[Callable[[], int]] = ContextVar("how often what is done on meta would be done", default=lambda: 1)
 
@@ -40,6 +41,22 @@ def meta_stands_for(kind: str, noticed: Notice | None = None) -> Iterator[None]:
     finally:
         _simulated.reset(tokens[0])
         _noticed.reset(tokens[1])
+
+
+def capability(device: torch.device | str) -> tuple[int, int] | None:
+    """Compute capability of a GPU; of `meta` that of the card it stands for, None where no card is named."""
+    device = torch.device(device)
+    return _capability.get() if device.type == "meta" else torch.cuda.get_device_capability(device)
+
+
+@contextmanager
+def capability_of_meta(simulated: tuple[int, int] | None) -> Iterator[None]:
+    """A context in which `meta` stands for a card of that compute capability."""
+    token = _capability.set(simulated)
+    try:
+        yield
+    finally:
+        _capability.reset(token)
 
 
 def notice(what: str, flops: int, nbytes: int) -> None:

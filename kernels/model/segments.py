@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from galore.kernels.device import device_type
+from galore.kernels.device import capability, device_type
 
 try:
     from torch.nn.attention.varlen import varlen_attn
@@ -89,11 +89,6 @@ def runs_varlen(q: Tensor, v: Tensor) -> bool:
         return False
     size = q.shape[-1]
     return size == v.shape[-1] and size <= 256 and size % 8 == 0 and (capability(q.device) or (0, 0)) >= (8, 0)
-
-
-def capability(device: torch.device) -> tuple[int, int] | None:
-    """Compute capability of the GPU; a trace of `meta` tensors puts that of its card here, without one it is None."""
-    return None if torch.device(device).type == "meta" else torch.cuda.get_device_capability(device)
 
 
 def _varlen(q: Tensor, k: Tensor, v: Tensor, segments: Segments, scale: float | None, window: int | None) -> Tensor:

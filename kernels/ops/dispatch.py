@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from galore.kernels.device import device_type
+from galore.kernels.device import capability, device_type
 
 Backend = Literal["auto", "torch", "triton"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
@@ -74,10 +74,12 @@ def _wanted(backend: Backend) -> Backend:
 
 
 def unavailable(device: torch.device, *, e4m3: bool = False) -> str:
-    """Why Triton's kernels cannot run on `device`, "" if they can; of a GPU that is not here, that they could."""
+    """Why Triton's kernels cannot run on `device`, "" if they can; `meta` is asked for the card it stands for alone."""
     if device_type(device) != "cuda":
         return f"Triton's kernels are for CUDA, not {device_type(device)}"
-    if device.type == "meta" or not _is_here():
+    if device.type == "meta":
+        return _too_old(capability(device), e4m3)
+    if not _is_here():
         return ""
     return _unavailable(device.index if device.index is not None else torch.cuda.current_device(), e4m3)
 
@@ -94,12 +96,17 @@ def _unavailable(index: int, e4m3: bool) -> str:
         return "the kernels are tested for NVIDIA cards only"
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed (pip install 'galore-llm[triton]')"
-    capability = torch.cuda.get_device_capability(index)
-    if capability < (OLDEST_E4M3 if e4m3 else OLDEST):
-        return f"compute capability {capability[0]}.{capability[1]} lacks {'e4m3' if e4m3 else 'bf16 products'}"
+    if reason := _too_old(torch.cuda.get_device_capability(index), e4m3):
+        return reason
     from galore.kernels.triton.selftest import failure
 
     return failure(index)
+
+
+def _too_old(found: tuple[int, int] | None, e4m3: bool) -> str:
+    if found is None or found >= (OLDEST_E4M3 if e4m3 else OLDEST):
+        return ""
+    return f"compute capability {found[0]}.{found[1]} lacks {'e4m3' if e4m3 else 'bf16 products'}"
 
 
 def adam(gradient: Tensor, kind: str) -> Case:

@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 
-from galore.kernels.device import meta_stands_for
+from galore.kernels.device import capability_of_meta, meta_stands_for
 from galore.kernels.ops import dispatch
 from galore.kernels.ops.compressed import compress
 from galore.kernels.ops.direction import adam_direction_
@@ -49,6 +49,15 @@ def test_a_gpu_fuses_what_spares_memory_traffic_and_leaves_plain_products_to_cub
     assert "cuBLAS" in paths["project 64×96 r8"]
     coded = {path.op: path.path for path in explain("cuda", [BF16._replace(coded_projector=True)])}
     assert coded["project 64×96 r8"] == "triton"
+
+
+@pytest.mark.parametrize(("card", "e4m3", "lacks"), [
+    (None, True, ""), ((8, 9), True, ""), ((8, 6), True, "8.6 lacks e4m3"), ((8, 6), False, ""), ((7, 5), False, "7.5 lacks bf16"),
+])  # fmt: skip
+def test_a_simulated_card_is_asked_for_what_it_has(card, e4m3, lacks):
+    with meta_stands_for("cuda"), capability_of_meta(card):
+        assert lacks in (found := dispatch.unavailable(torch.device("meta"), e4m3=e4m3))
+        assert bool(found) == bool(lacks)
 
 
 def test_what_the_kernels_have_no_form_for_stays_with_torch_and_says_so():

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from galore.kernels.ops.dispatch import ENVIRONMENT
 from galore.kernels.ops.int8 import int8_bytes
 from galore.kernels.storage import blockwise, rounding
 from galore.trainer.build import build_model
@@ -357,3 +358,14 @@ def test_brief_has_the_same_peak(tiny: Tiny, method: str) -> None:
 def test_scaled_positions_take_what_plain_ones_take(tiny: Tiny, rope: str) -> None:
     plain, scaled = (predict(tiny(*more), None, brief=True) for more in ((), (f"model.rope={{type: {rope}}}",)))
     assert abs(max(scaled.requested()) - max(plain.requested())) < 2**11
+
+
+@pytest.mark.parametrize(("name", "alike"), [("t4", True), ("rtx3090", False)])
+def test_a_card_too_old_for_the_kernels_is_traced_by_torch(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, name: str, alike: bool
+) -> None:
+    loaded = tiny("model.dtype=bfloat16", "optim.projector_dtype=int8")
+    by_itself = predict(loaded, card(name), brief=True)
+    monkeypatch.setenv(ENVIRONMENT, "torch")
+    by_torch = predict(loaded, card(name), brief=True)
+    assert (by_itself.requested(high=True) == by_torch.requested(high=True)) == alike

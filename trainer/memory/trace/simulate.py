@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from galore.kernels.device import stands_for
-from galore.kernels.model import segments
+from galore.kernels.device import capability_of_meta, stands_for
 from galore.trainer.common.errors import UserError
 from galore.trainer.memory.trace.trace import Call, Described, Operation
 from galore.trainer.memory.trace.tracer import Tracer
@@ -137,14 +136,12 @@ def device_operations(kind: str, capability: tuple[int, int]) -> Iterator[None]:
     if kind == "cuda":
         replaced["dropout"] = _fused_dropout
     original = {name: getattr(torch.nn.functional, name) for name in replaced}
-    asked = segments.capability
     vars(torch.nn.functional).update(replaced)
-    vars(segments)["capability"] = lambda device: capability
     try:
-        yield
+        with capability_of_meta(capability):
+            yield
     finally:
         vars(torch.nn.functional).update(original)
-        vars(segments)["capability"] = asked
 
 
 def _attention(

@@ -6,8 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from galore.kernels.device import device_type
-from galore.kernels.model import segments
+from galore.kernels.device import capability, device_type
 from galore.kernels.ops.dispatch import BackendError, Case, choose
 from galore.kernels.ops.matmul.format import Format
 from galore.kernels.ops.matmul.formats import FORMATS
@@ -56,7 +55,7 @@ def _automatic(device: torch.device, tokens: int) -> Chosen:
         return Chosen(None, "auto: 8 bits are not faster in whole steps on a CPU")
     if obstacle := _obstacle(form, device):
         return Chosen(None, f"auto: {obstacle}")
-    if (of_card := _capability(device)) is not None and of_card not in FASTER:
+    if (of_card := capability(device)) is not None and of_card not in FASTER:
         return Chosen(None, "auto: this card's bf16 products are too fast for 8 bits to gain")
     if tokens < ENOUGH:
         return Chosen(None, f"auto: {tokens} tokens of a micro-batch are too few for 8 bits to gain, {ENOUGH} enough")
@@ -72,13 +71,8 @@ def _obstacle(form: Format, device: torch.device) -> str:
         return str(error)
     if runs.backend != "triton" and device_type(device) != "meta":
         return f"they need Triton's kernels ({runs.why})"
-    capability = _capability(device)
-    if capability is not None and capability < form.capability:
-        here, needed = (".".join(map(str, each)) for each in (capability, form.capability))
+    of_card = capability(device)
+    if of_card is not None and of_card < form.capability:
+        here, needed = (".".join(map(str, each)) for each in (of_card, form.capability))
         return f"the card's compute capability is {here}, and they need {needed}"
     return ""
-
-
-def _capability(device: torch.device) -> tuple[int, int] | None:
-    """Compute capability; None of a device that is only planned with, as in a dry run."""
-    return None if device_type(device) == "meta" else segments.capability(device)

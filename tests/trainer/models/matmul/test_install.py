@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from galore.kernels.device import meta_stands_for
-from galore.kernels.model import segments
 from galore.kernels.ops.matmul import products
 from galore.kernels.ops.matmul.draws import Draws
 from galore.kernels.ops.matmul.formats import FORMATS
@@ -171,7 +170,7 @@ def test_a_model_without_a_layer_for_them_is_refused():
 
 
 def card(capability, monkeypatch):
-    monkeypatch.setattr(segments, "capability", lambda _: capability)
+    monkeypatch.setattr(choose, "capability", lambda _: capability)
     return torch.device("meta")
 
 
@@ -218,9 +217,8 @@ def test_the_recipe_names_every_format():
 
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("kind", ["cpu", "cuda"])
-def test_a_step_is_traced_without_the_device(name, kind, monkeypatch):
+def test_a_step_is_traced_without_the_device(name, kind):
     """Every tensor that the products make is on `meta`, so that memory and time are predicted."""
-    monkeypatch.setattr(segments, "capability", lambda _: (8, 9))
     with meta_stands_for(kind), device_operations(kind, (8, 9)):
         layer = nn.Linear(256, 160, bias=False, dtype=torch.bfloat16, device="meta")  # groups on both sides
         to_int8(layer)
