@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib import import_module
 from os import PathLike, fspath
 from pathlib import Path
@@ -71,7 +72,8 @@ def train(
     def begin(root: Path) -> None:
         nonlocal lasting
         lasting = root.absolute()  # whatever the working directory will be
-        carry_out(loaded, root, resume, console=notebook_console(), callbacks=listening)
+        with _with_gradients():
+            carry_out(loaded, lasting, resume, console=notebook_console(), callbacks=listening)
 
     try:
         loaded = load_recipe(str(recipe), [*overrides, *_as_overrides(settings)])
@@ -89,6 +91,17 @@ def train(
     from galore.trainer.trained.result import TrainedRun
 
     return TrainedRun(lasting, stopped)
+
+
+@contextmanager
+def _with_gradients() -> Iterator[None]:
+    """A context in which backwards work, whatever the caller has switched off; nothing where torch is not imported."""
+    if "torch" not in sys.modules:
+        yield
+        return
+    torch = import_module("torch")
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
 
 
 def _known(extra_losses: Mapping[str, Any] | None) -> AbstractContextManager[None]:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -200,6 +201,26 @@ def test_a_callback_is_told_may_stop_and_breaks_nothing(folder: Path) -> None:
     messages = [row["message"] for row in again.rows if row["kind"] == "event"]
     assert messages[0] == "asked to stop by Watching.on_step: seen enough"
     assert sum("ZeroDivisionError: by a callback" in message for message in messages) == 1
+
+
+def test_a_run_is_where_it_began_wherever_the_caller_goes(folder: Path) -> None:
+    (folder / "elsewhere").mkdir()
+
+    class Leaving(galore.Callback):
+        def on_step(self, row: dict[str, Any]) -> None:
+            os.chdir(folder / "elsewhere")
+
+    run = galore.train("my.yaml", "train.max_steps=3", output_dir="near", callbacks=[Leaving()])
+    assert run.checkpoint == folder / "near/checkpoints/step-00000003"
+    assert not [*Path().iterdir()]
+
+
+@pytest.mark.parametrize("switched_off", [torch.no_grad, torch.inference_mode])
+def test_what_the_caller_has_switched_off_is_on_in_a_run(folder: Path, switched_off: Callable[[], Any]) -> None:
+    plain = galore.train("my.yaml", output_dir="plain")
+    with switched_off():
+        assert galore.train("my.yaml", output_dir="off").train_loss == plain.train_loss
+        assert not torch.is_grad_enabled()
 
 
 def test_a_run_that_is_prolonged_has_no_final_scores_until_it_is_over(folder: Path) -> None:

@@ -41,7 +41,7 @@ class Stored(Optimizer):
 
     @torch.no_grad()
     def load_state_tensors(self, tensors: dict[str, Tensor], clock: int) -> None:
-        """Restore what `state_tensors` gave, at `clock` steps taken. Dtypes are kept.
+        """Restore what `state_tensors` gave, at `clock` steps taken. Dtypes are kept; what is accumulated is forgotten.
 
         Raises:
             ValueError: a tensor belongs to no parameter of this optimizer, is missing, or is of another shape or dtype;
@@ -63,12 +63,14 @@ class Stored(Optimizer):
                 slot.state[field] = _own(field, value, slot.parameter)
         for group in self.param_groups:
             group["clock"] = clock
+        self.zero_grad()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state as torch does, except that moments and projectors keep their own dtype, not the parameter's.
 
         Numbers of the saved groups count from now on; what an update is composed of stays as this optimizer was made.
-        Parameters are those of the same names, where both sides have names, and else those of the same places.
+        Parameters are those of the same names, where both sides have names, and else those of the same places. What is
+        accumulated is forgotten: its sums are in subspaces that the state replaces.
 
         Raises:
             ValueError: it is no such optimizer's, of other names, or a tensor is missing or of another shape or dtype;
@@ -113,6 +115,7 @@ class Stored(Optimizer):
         finally:
             before.remove()
             after.remove()
+        self.zero_grad()
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """(category, tensor) for all that is held now: `gradients` of a parameter's own size, `optimizer_states`,

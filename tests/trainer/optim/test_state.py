@@ -128,6 +128,27 @@ def test_a_state_that_is_loaded_within_a_step_brings_its_own_rounding() -> None:
     assert torch.equal(*found)
 
 
+@pytest.mark.parametrize("through", ["tensors", "state_dict"])
+@pytest.mark.parametrize("accumulated", [False, True])
+def test_a_load_forgets_what_was_accumulated_in_other_subspaces(through: str, accumulated: bool) -> None:
+    found = []
+    for before_the_load in (False, accumulated):
+        optimizer, saved = trained(max_grad_norm=1.0), trained()
+        weights = [p for group in optimizer.param_groups for p in group["params"]]
+        if before_the_load:
+            sum(p.square().sum() for p in weights).backward()  # type: ignore[union-attr]
+            optimizer.clip_grad_norm_(0.5)
+        if through == "tensors":
+            optimizer.load_state_tensors(everything(saved), clock=2)
+        else:
+            optimizer.load_state_dict(saved.state_dict())
+        sum((p - 1).square().sum() for p in weights).backward()  # type: ignore[union-attr]
+        optimizer.step()
+        found.append([p.detach() for p in weights])
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
+
+
 def two(*names: str, groups: int = 1, lr: float = 1e-2) -> GaLoreAdamW:
     """Of square weights, which no shape tells apart, after a step whose gradients do."""
     given = [(name, nn.Parameter(torch.ones(4, 4))) for name in names]
