@@ -17,7 +17,7 @@ TWO = NORM | {"_local_scalar_dense in trainer/step.py: _read": 1}
 OF_SEVERAL = NORM | {"_to_copy in trainer/step.py: _read": 1}  # losses, at once
 MATRICES = 7
 FINITE = "_local_scalar_dense in kernels/decompose.py: holds"
-ZERO = "_local_scalar_dense in parts/subspace.py: _is_zero"
+ZERO = "_local_scalar_dense in subspace/base.py: _is_zero"
 
 
 @pytest.fixture(scope="module")
