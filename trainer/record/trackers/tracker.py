@@ -62,7 +62,8 @@ def values_of(row: Row, steps_per_epoch: float | None) -> Values:
     Args:
         steps_per_epoch: None where an epoch has no end, as of a stream.
     """
-    known = {name: value for name, value in _flat(row) if value is not None}
+    told = {name: value for name, value in row.items() if name not in ("kind", "step")}
+    known = {name: value for name, value in _flat(row["kind"], told) if value is not None}
     loss = loss_of(row)
     known |= {f"{row['kind']}/loss": loss} if loss is not None else {}
     known["train/global_step"] = row["step"]
@@ -75,10 +76,10 @@ def numbers(values: Values) -> dict[str, float]:
     return {name: value for name, value in known.items() if math.isfinite(value)}
 
 
-def _flat(row: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """("train/loss_nats", 2.5), ("train/memory_by_category_bytes/weights", 1024) …"""
-    for name, value in row.items():
-        if isinstance(value, Mapping):
-            yield from ((f"{row['kind']}/{name}/{inner}", each) for inner, each in value.items())
-        elif name not in ("kind", "step"):
-            yield f"{row['kind']}/{name}", value
+def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """("train/loss_nats", 2.5), ("eval/scores/validation/accuracy", 0.7) …, however deep a row is."""
+    if isinstance(value, Mapping):
+        for inner, each in value.items():
+            yield from _flat(f"{name}/{inner}", each)
+    else:
+        yield name, value
