@@ -18,7 +18,7 @@ class TensorBoardTracker:
         from torch.utils.tensorboard import SummaryWriter
 
         folder = start.run_dir.root / FOLDER
-        purge = start.step + 1 if start.step else None
+        purge = start.step + 1 if folder.is_dir() else None
         self._writer: Any = SummaryWriter(str(folder), purge_step=purge)
         rows = "\n".join(f"| {name} | {value} |" for name, value in dotted(start.config))
         self._writer.add_text("recipe", f"| key | value |\n|---|---|\n{rows}", start.step)
