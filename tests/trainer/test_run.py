@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import functools
 import itertools
 import json
 import math
@@ -204,10 +205,17 @@ def test_a_tracker_that_does_not_start_leaves_the_place_free(corpus, tmp_path, m
         start.identity("mlflow", lambda: "an id")
         raise RuntimeError("no login")
 
-    monkeypatch.setitem(sys.modules, "mlflow", types.ModuleType("mlflow"))
-    monkeypatch.setitem(TRACKERS, "mlflow", refuse)
+    def begin(name, module, start):
+        (start.run_dir.root / name).mkdir()
+        (start.run_dir.root / name / "events").write_text("")
+        return types.SimpleNamespace(close=lambda: None)
+
+    begins = {name: functools.partial(begin, name) for name in ("tensorboard", "wandb")}
+    for name, tracker in {**begins, "mlflow": refuse}.items():
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+        monkeypatch.setitem(TRACKERS, name, tracker)
     with pytest.raises(UserError, match="mlflow does not start: no login"):
-        execute(corpus, tmp_path / "run", "train.max_steps=1", "log.report_to=[mlflow]")
+        execute(corpus, tmp_path / "run", "train.max_steps=1", "log.report_to=[tensorboard,wandb,mlflow]")
     assert not (tmp_path / "run").exists()
 
 

@@ -8,8 +8,6 @@ from typing import Any
 from galore.trainer.recipe.dump import dotted
 from galore.trainer.record.trackers.tracker import Start, Values, numbers
 
-FOLDER = "tensorboard"
-
 
 class TensorBoardTracker:
     """One curve a name. A resumed run hides what an earlier process wrote of the steps that are computed again."""
@@ -17,7 +15,7 @@ class TensorBoardTracker:
     def __init__(self, tensorboard: Any, start: Start) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        folder = start.run_dir.root / FOLDER
+        folder = start.run_dir.tracker_folder("tensorboard")
         purge = start.step + 1 if folder.is_dir() else None
         self._writer: Any = SummaryWriter(str(folder), purge_step=purge)
         rows = "\n".join(f"| {name} | {value} |" for name, value in dotted(start.config))
