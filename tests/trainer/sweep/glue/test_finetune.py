@@ -156,11 +156,29 @@ def test_the_test_splits_are_answered(
 ) -> None:
     root = tmp_path / "out"
     found, _ = finetune(cells(task), root, False, show)
-    written = predict_tests(found.compared, root, told.append)
+    written, failures = predict_tests(found.compared, root, told.append)
+    assert failures == {}
     assert [path.name for path in written] == [submission_name(TASKS[task], split) for split in TASKS[task].test_splits]
     lines = written[0].read_text().splitlines()
     assert (lines[0], len(lines)) == ("index\tprediction", 4)
     assert "GLUE's server takes it with all" in told[-1]
+
+
+def test_a_run_that_cannot_be_read_does_not_stop_the_answers_of_the_others(
+    cells: Callable[..., list[Trial]], tmp_path: Path, show: Show, told: list[str]
+) -> None:
+    root = tmp_path / "out"
+    found, _ = finetune(cells("rte,sst2"), root, False, show)
+    for weights in (root / "rte").glob("*/checkpoints/*/model*"):
+        weights.write_bytes(b"x")
+    written, failures = predict_tests(found.compared, root, told.append)
+    assert [path.name for path in written] == ["SST-2.tsv"]
+    assert [folder.split("/")[0] for folder in failures] == ["rte"]
+    assert [line.split("/")[0] for line in told if "answers no test split: " in line] == ["rte"]
+    written[0].unlink()
+    written[0].mkdir()
+    written, failures = predict_tests(found.compared, root, told.append)
+    assert (written, [folder.split("/")[0] for folder in failures]) == ([], ["rte", "sst2"])
 
 
 def outcome(cells: Callable[..., list[Trial]], rate: str, seeds: int, *scores: list[float]) -> list[Outcome]:
