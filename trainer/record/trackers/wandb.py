@@ -20,12 +20,13 @@ class WandbTracker:
 
     def __init__(self, wandb: Any, start: Start) -> None:
         log, self._tell, self._at_the_end = start.log, start.tell, ""
+        identity = start.identity("wandb")
         mode = log.wandb_mode or os.environ.get("WANDB_MODE") or "offline"
         try:
             self._run = wandb.init(
                 project=log.wandb_project or os.environ.get("WANDB_PROJECT") or PROJECT,
                 name=log.run_name or os.environ.get("WANDB_NAME") or start.name,
-                id=start.identity("wandb"),
+                id=identity,
                 resume="allow",
                 mode=mode,
                 dir=str(start.run_dir.root),
@@ -42,7 +43,9 @@ class WandbTracker:
         else:
             folder = Path(self._run.dir).parent
             self._tell(f"wandb records offline in {folder}")
-            self._at_the_end = f"wandb recorded offline: `wandb sync {shlex.quote(str(folder))}` sends it"
+            # each process of the run that was killed or stopped left one; their names begin with their time
+            folders = sorted({folder, *folder.parent.glob(f"offline-run-*-{identity}")})
+            self._at_the_end = f"wandb recorded offline: `wandb sync {shlex.join(map(str, folders))}` sends it"
 
     def log(self, step: int, values: Values) -> None:
         self._run.log({"step": step, **values})
