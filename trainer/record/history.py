@@ -91,6 +91,12 @@ class History:
         return self.last_step if isinstance(done, int) and self.last_step < done else None
 
     @property
+    def stopped_early(self) -> int | None:
+        """The step after which evaluations brought nothing new, and the run ended before its last; else None."""
+        known = self.facts.get("stopped_early")
+        return known if isinstance(known, int) else None
+
+    @property
     def total_steps(self) -> int:
         known = self.facts.get("total_steps")
         return known if isinstance(known, int) and known > 0 else self.last_step

@@ -36,7 +36,7 @@ class Outcome:
     `optimizer_bytes`: states and projectors, at most; `peak_bytes`: of the process on a CPU, of the allocator
     on a GPU; `seconds`: in optimizer steps; `training`: the loss, smoothed; `held_out`: that of every evaluation;
     `epochs`: the scores of every evaluation of a task; `differs`: what keeps it from standing beside the others;
-    `earlier`: it lay in the folder, and this call did not ask for it.
+    `earlier`: it lay in the folder, and this call did not ask for it; `stopped_early`: after which step, if it was.
     """
 
     trial: Trial
@@ -52,6 +52,7 @@ class Outcome:
     baseline: Scores = field(default_factory=dict)
     differs: tuple[str, ...] = ()
     earlier: bool = False
+    stopped_early: int | None = None
 
     @property
     def done(self) -> bool:
@@ -118,6 +119,7 @@ def outcome(trial: Trial, root: Path, note: str = "", differs: Sequence[str] = (
         flat(history.facts.get("baseline") or {}),
         tuple(differs),
         earlier,
+        history.stopped_early,
     )
 
 

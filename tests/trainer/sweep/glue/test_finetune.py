@@ -214,9 +214,10 @@ def test_medians_over_seeds_at_the_best_rate(cells: Callable[..., list[Trial]]) 
 
 
 def test_the_papers_number_stands_beside_the_same_setting_only(tiny_roberta: Path) -> None:
-    def published(*more: str) -> tuple[float | None, list[str]]:
+    def published(*more: str, stopped_early: int | None = None) -> tuple[float | None, list[str]]:
         (cell,) = grid(None, list(more), "mrpc", "galore")
-        run = Outcome(cell, "done", 1, 1, 1, 1.0, epochs=({"accuracy": 0.5, "f1": 0.9},))
+        scores = {"accuracy": 0.5, "f1": 0.9}
+        run = Outcome(cell, "done", 1, 1, 1, 1.0, epochs=(scores,), stopped_early=stopped_early)
         facts = as_object(standings([run])[0])
         return facts["published"], (facts["published_elsewhere"] or {}).get("differs", [])
 
@@ -226,6 +227,11 @@ def test_the_papers_number_stands_beside_the_same_setting_only(tiny_roberta: Pat
     assert differs == ["epochs 3.0, not 30", "100 examples"]
     assert published("optim.rank=5") == (None, [])
     assert published("train.max_steps=7") == (None, ["7 steps"])
+    assert published(stopped_early=1200) == (None, ["stopped early after step 1,200"])
+    assert published("optim.min_lr_ratio=0.5") == (None, ["min_lr_ratio 0.5, not 0.0"])
+    assert published("optim.warmup_steps=500") == (None, ["warmup_steps 500, not 0"])
+    assert published("optim.warmup_ratio=0.06") == (None, ["warmup_ratio 0.06, not 0.0"])
+    assert published("optim.warmup_ratio=0.06", "optim.warmup_steps=0") == (0.9225, [])
     assert published("optim.residual=frugal") == (None, [])
 
 
