@@ -121,9 +121,9 @@ class History:
 
     @property
     def optimizer_bytes(self) -> int:
-        """Moments and projectors at their most; 0 where no step was recorded."""
+        """Moments and projectors at their most; 0 where no row tells them."""
         held = [self.memory[name] for name in ("optimizer_states", "projectors") if name in self.memory]
-        return sum(int(column.max()) for column in held if len(column))
+        return sum(map(most, held))
 
     def memory_parts(self) -> dict[str, Column]:
         """What the peak consists of, per step, bytes; on a CPU the peak is the process's, so the rest is its ground."""
@@ -138,6 +138,11 @@ class History:
         """How many steps were finished each time the run was resumed."""
         resumes = self.facts.get("resumes") or []
         return [int(item["step"]) for item in resumes if isinstance(item, dict) and "step" in item]
+
+
+def most(column: Column) -> int:
+    """The largest number of a column, whole; 0 where no row tells one."""
+    return int(np.max(column[np.isfinite(column)], initial=0))
 
 
 def _text(path: Path) -> str:

@@ -14,7 +14,7 @@ from galore.trainer.common.printable import masked, shortened
 from galore.trainer.recipe.load import LoadedRecipe, recipe_of_run
 from galore.trainer.recipe.schema.recipe import Recipe
 from galore.trainer.recipe.schema.resume import mathematics
-from galore.trainer.record.history import History
+from galore.trainer.record.history import History, most
 from galore.trainer.record.row import not_finite
 from galore.trainer.record.rundir import RunDir
 from galore.trainer.record.shown.plots import smooth
@@ -108,9 +108,9 @@ def outcome(trial: Trial, root: Path, note: str = "", differs: Sequence[str] = (
     return Outcome(
         trial,
         status,
-        int(history.train["tokens"][-1]) if history.last_step else 0,
+        _tokens_at(history, history.last_step),
         history.optimizer_bytes,
-        int(max(history.train["memory_peak_bytes"], default=0)),
+        most(history.train["memory_peak_bytes"]),
         history.total("step_seconds"),
         _training(history),
         tuple((tokens, loss) for tokens, loss in losses if loss is not None),
@@ -140,8 +140,10 @@ def failed(why: str) -> str:
 
 
 def _tokens_at(history: History, step: int) -> int:
+    """Tokens up to `step`, by the last row that tells them."""
     rows = history.train["tokens"][history.train["step"] <= step]
-    return int(rows[-1]) if len(rows) else 0
+    known = rows[np.isfinite(rows)]
+    return int(known[-1]) if len(known) else 0
 
 
 def _training(history: History) -> Curve:
