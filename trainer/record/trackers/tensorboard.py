@@ -6,6 +6,7 @@ import shlex
 from typing import Any
 
 from galore.trainer.recipe.dump import dotted
+from galore.trainer.record.metrics import End
 from galore.trainer.record.trackers.tracker import Start, Values, numbers
 
 
@@ -26,5 +27,5 @@ class TensorBoardTracker:
         for name, value in numbers(values).items():
             self._writer.add_scalar(name, value, step)
 
-    def close(self) -> None:
+    def close(self, end: End) -> None:
         self._writer.close()

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from galore.trainer.common.reading import read_bounded
 from galore.trainer.recipe.schema.train import LogSection
+from galore.trainer.record.metrics import End
 from galore.trainer.record.row import Row, loss_of
 from galore.trainer.record.rundir import RunDir
 
@@ -22,7 +23,7 @@ class Tracker(Protocol):
     """Takes the values of a row. It may raise: `guarded.Guarded` stands before it."""
 
     def log(self, step: int, values: Values) -> None: ...
-    def close(self) -> None: ...
+    def close(self, end: End) -> None: ...
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,15 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from galore.trainer.common.errors import UserError
+from galore.trainer.common.errors import Interrupted, RunFailed, UserError
+from galore.trainer.record.metrics import End
 from galore.trainer.record.trackers.tracker import PROJECT, Start, Values
 
 # Only what the recipe and the metrics say leaves the machine by our hand: no terminal output, no code, no git remote,
 # and no command line, which wandb would take down with the machine.
 PRIVATE = {"console": "off", "silent": True, "disable_git": True, "disable_code": True, "save_code": False}
+
+EXIT_CODES: dict[End, int] = {"finished": 0, "interrupted": Interrupted.exit_code, "failed": RunFailed.exit_code}
 
 
 class WandbTracker:
@@ -50,9 +53,9 @@ class WandbTracker:
     def log(self, step: int, values: Values) -> None:
         self._run.log({"step": step, **values})
 
-    def close(self) -> None:
+    def close(self, end: End) -> None:
         try:
-            self._run.finish()
+            self._run.finish(exit_code=EXIT_CODES[end])
         finally:
             if self._at_the_end:
                 self._tell(self._at_the_end)

@@ -23,7 +23,7 @@ class _Service:
     def __init__(self, broken: str = "") -> None:
         self.started: list[dict[str, Any]] = []
         self.rows: list[dict[str, Any]] = []
-        self.broken, self.finished = broken, 0
+        self.broken, self.exit_codes = broken, list[int]()
         self.part = "20260101_000000"
 
     def init(self, **arguments: Any) -> Any:
@@ -42,8 +42,8 @@ class _Service:
             raise RuntimeError("network is down")
         self.rows.append(row)
 
-    def finish(self) -> None:
-        self.finished += 1
+    def finish(self, exit_code: int) -> None:
+        self.exit_codes.append(exit_code)
 
 
 def _sink(monkeypatch: pytest.MonkeyPatch, service: _Service, root: Path, said: list[str], **log: Any) -> Any:
@@ -83,7 +83,14 @@ def test_rows_and_identity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     )
     assert first["settings"]["console"] == "off"
     assert first["config"]["train"]["max_steps"] == 1
-    assert service.finished == 2
+    assert service.exit_codes == [0, 0]
+
+
+@pytest.mark.parametrize(("end", "code"), [("finished", 0), ("failed", 1), ("interrupted", 75)])
+def test_it_is_told_how_the_run_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str, code: int) -> None:
+    service = _Service()
+    _sink(monkeypatch, service, tmp_path, []).close(end)
+    assert service.exit_codes == [code]
 
 
 @pytest.mark.parametrize(
