@@ -335,6 +335,7 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         ("else known.lines(rows))", 'else b"".join(known.lines(rows)))', "test_a_long_file"),
         ('"" if self._file.is_there else self._file.bring_back()', '""', "test_a_file_that_somebody_took"),
         ("if self._is_lost():", "if False:", "test_a_file_that_cannot_be_brought_back"),
+        ("self._sink.close(end)", "self._sink.close()", "test_the_sink_gets_every_row"),
     ]),
     "trainer/common/appended.py": ("tests/trainer/record/test_metrics.py", [
         ("return not os.fstat(self._folder).st_nlink", "return False", "test_a_file_that_went"),
@@ -347,6 +348,8 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         ("each.is_symlink() and not each.exists()", "each.is_symlink() and False", "test_a_link_that_leads_nowhere"),
         (" or retake(self.lock)", "", "test_a_lock_that_was_deleted_alone"),
         ("if run.recipe.is_file() or not (", "if True or not (", "test_a_run_without_its_recipe"),
+        ("*self._trackers(), *folders)", "*self._trackers())",
+         "tests/trainer/test_run.py: test_a_tracker_that_does_not_start"),
     ]),
     "trainer/data/text/readers.py": ("tests/trainer/data/text/test_readers.py", [
         ("len(UTF8_BOM)).removeprefix(UTF8_BOM)", "len(UTF8_BOM))", "test_a_mark_of_utf8"),

@@ -33,7 +33,7 @@ from galore.trainer.record.callbacks import Callbacks
 from galore.trainer.record.continued import going_on, refuse_other_mathematics, trained_schedule
 from galore.trainer.record.heldout import HeldOut
 from galore.trainer.record.history import History
-from galore.trainer.record.metrics import Console, Metrics, read_rows
+from galore.trainer.record.metrics import Console, End, Metrics, read_rows
 from galore.trainer.record.rundir import RunDir
 from galore.trainer.record.shown.report import is_reported, write_report
 from galore.trainer.record.shown.sections import spent
@@ -144,6 +144,7 @@ def _ended_at(directory: RunDir, known: dict[str, Any], recipe: Recipe) -> Any:
 
 def _carry_out(run: Run, recorder: Recorder) -> Path | None:
     report = None
+    end: End = "finished"
     try:
         _begin(run, recorder)
         with StopOnSignal(run.console.notice) as stop:
@@ -154,12 +155,13 @@ def _carry_out(run: Run, recorder: Recorder) -> Path | None:
             more = f"; {len(known) - 1} more at the top" if len(known) > 1 else ""
             run.console.message(f"data:   {known[0]}{more}")
     except BaseException as error:
-        _note_end(run.directory, error)
+        end = "interrupted" if isinstance(error, (Interrupted, KeyboardInterrupt)) else "failed"
+        _note_end(run.directory, error, end)
         raise
     finally:
         with suppress(OSError, UserError):
             recorder.tell(max(run.first_step, recorder.last), "on_end", run.directory.read_facts())
-        recorder.metrics.close()
+        recorder.metrics.close(end)
         run.console.close()
         report = _report(run)
     return report
@@ -256,11 +258,10 @@ def _resumed(run: Run, planned: int) -> str:
     return f"finished already, after step {run.first_step} of {run.total_steps}: nothing is left to do"
 
 
-def _note_end(directory: RunDir, error: BaseException) -> None:
+def _note_end(directory: RunDir, error: BaseException, end: End) -> None:
     """Keep in run.json how the run ended before its last step; what hinders that must not hide the end itself."""
-    how = "interrupted" if isinstance(error, (Interrupted, KeyboardInterrupt)) else "failed"
     why = error.what if isinstance(error, UserError) else described(error)
-    ended = {"as": how, "why": shortened(masked(" ".join(why.split())), LONGEST_LINE), "time": now()}
+    ended = {"as": end, "why": shortened(masked(" ".join(why.split())), LONGEST_LINE), "time": now()}
     with suppress(OSError, UserError):
         if known := directory.read_facts():
             directory.write_facts(known | {"ended": ended})

@@ -122,9 +122,12 @@ def finetune_glue(
         show = _show(progress, as_json)
         found, failures = finetune(trials, root, resume, show, predict_test)
     _print(found, root, as_json)
-    if predict_test:
-        _predict(trials, found, root, show)
-    _end(failures)
+    try:
+        failures |= _predict(trials, found, root, show) if predict_test else {}
+    finally:
+        _tell(failures)
+    if failures:
+        raise typer.Exit(1)
 
 
 KEYS = {"--model": "model.name_or_path", "--data-dir": "data.path", "--max-train-samples": "data.max_train_samples"}
@@ -174,12 +177,11 @@ def _show(progress: object, as_json: bool) -> Show:
     )
 
 
-def _predict(trials: Sequence[Trial], found: Sweep, root: Path, show: Show) -> None:
+def _predict(trials: Sequence[Trial], found: Sweep, root: Path, show: Show) -> Failures:
     from galore.trainer.sweep.glue.submission import predict_tests
 
-    predict_tests(
-        [run for run in found.compared if run.trial.folder in {each.folder for each in trials}], root, show.tell
-    )
+    asked = {each.folder for each in trials}
+    return predict_tests([run for run in found.compared if run.trial.folder in asked], root, show.tell)[1]
 
 
 def _print(found: Sweep, root: Path, as_json: bool) -> None:
@@ -201,8 +203,6 @@ def _print(found: Sweep, root: Path, as_json: bool) -> None:
         typer.echo(why)
 
 
-def _end(failures: Failures) -> None:
+def _tell(failures: Failures) -> None:
     for folder, error in failures.items():
         typer.echo(f"failed: {folder}: {error}", err=True)
-    if failures:
-        raise typer.Exit(1)

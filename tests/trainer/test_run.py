@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import functools
 import itertools
 import json
 import math
@@ -178,9 +179,7 @@ def test_a_corpus_of_which_much_is_left_out_is_told_everywhere(corpus, tmp_path)
 
 def test_trackers_hear_of_every_step_and_the_energy_is_told_at_the_end(corpus, tmp_path, monkeypatch):
     heard, joules = [], itertools.count(0, 1000)
-    fake = types.SimpleNamespace(
-        log=lambda step, values: heard.append((step, values)), close=lambda: heard.append("end")
-    )
+    fake = types.SimpleNamespace(log=lambda step, values: heard.append((step, values)), close=heard.append)
     monkeypatch.setitem(sys.modules, "mlflow", types.ModuleType("mlflow"))
     monkeypatch.setitem(TRACKERS, "mlflow", lambda module, start: fake)
     power = PowerMeter(lambda: Sample(float(next(joules)), 250.0, 60), seconds=0.001)
@@ -193,10 +192,34 @@ def test_trackers_hear_of_every_step_and_the_energy_is_told_at_the_end(corpus, t
     assert steps[1][1]["train/epoch"] == pytest.approx(expected)
     assert steps[1][1]["train/loss"] == rows(tmp_path / "run")[1]["loss_nats"]
     assert scored[1]["eval/bits_per_byte"] > 0
-    assert end == "end"
+    assert end == "finished"
     (told,) = [each for each in console.messages if each.startswith("energy: ")]
     assert "J per token; 250 W (median), 60 °C at most" in told
     assert f"| **Energy** | {told.removeprefix('energy: ')} |" in (tmp_path / "run/report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("error", "end"),
+    [
+        (RunFailed("full"), "failed"),
+        (ValueError("?"), "failed"),
+        (KeyboardInterrupt(), "interrupted"),
+        (Interrupted("by SIGTERM"), "interrupted"),
+    ],
+)
+def test_trackers_are_told_how_a_run_ended(corpus, tmp_path, monkeypatch, error, end):
+    ends = []
+
+    def breaks_off(*_):
+        raise error
+
+    monkeypatch.setitem(sys.modules, "mlflow", types.ModuleType("mlflow"))
+    monkeypatch.setitem(TRACKERS, "mlflow", lambda module, start: types.SimpleNamespace(close=ends.append))
+    monkeypatch.setattr(run, "train", breaks_off)
+    with pytest.raises(type(error)):
+        execute(corpus, tmp_path / "run", "train.max_steps=1", "log.report_to=[mlflow]")
+    assert ends == [end]
+    assert json.loads((tmp_path / "run/run.json").read_text())["ended"]["as"] == end
 
 
 def test_a_tracker_that_does_not_start_leaves_the_place_free(corpus, tmp_path, monkeypatch):
@@ -204,10 +227,17 @@ def test_a_tracker_that_does_not_start_leaves_the_place_free(corpus, tmp_path, m
         start.identity("mlflow", lambda: "an id")
         raise RuntimeError("no login")
 
-    monkeypatch.setitem(sys.modules, "mlflow", types.ModuleType("mlflow"))
-    monkeypatch.setitem(TRACKERS, "mlflow", refuse)
+    def begin(name, module, start):
+        (start.run_dir.root / name).mkdir()
+        (start.run_dir.root / name / "events").write_text("")
+        return types.SimpleNamespace(close=lambda end: None)
+
+    begins = {name: functools.partial(begin, name) for name in ("tensorboard", "wandb")}
+    for name, tracker in {**begins, "mlflow": refuse}.items():
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+        monkeypatch.setitem(TRACKERS, name, tracker)
     with pytest.raises(UserError, match="mlflow does not start: no login"):
-        execute(corpus, tmp_path / "run", "train.max_steps=1", "log.report_to=[mlflow]")
+        execute(corpus, tmp_path / "run", "train.max_steps=1", "log.report_to=[tensorboard,wandb,mlflow]")
     assert not (tmp_path / "run").exists()
 
 

@@ -91,6 +91,12 @@ class History:
         return self.last_step if isinstance(done, int) and self.last_step < done else None
 
     @property
+    def stopped_early(self) -> int | None:
+        """The step after which evaluations brought nothing new, and the run ended before its last; else None."""
+        known = self.facts.get("stopped_early")
+        return known if isinstance(known, int) else None
+
+    @property
     def total_steps(self) -> int:
         known = self.facts.get("total_steps")
         return known if isinstance(known, int) and known > 0 else self.last_step
@@ -115,9 +121,9 @@ class History:
 
     @property
     def optimizer_bytes(self) -> int:
-        """Moments and projectors at their most; 0 where no step was recorded."""
+        """Moments and projectors at their most; 0 where no row tells them."""
         held = [self.memory[name] for name in ("optimizer_states", "projectors") if name in self.memory]
-        return sum(int(column.max()) for column in held if len(column))
+        return sum(map(most, held))
 
     def memory_parts(self) -> dict[str, Column]:
         """What the peak consists of, per step, bytes; on a CPU the peak is the process's, so the rest is its ground."""
@@ -132,6 +138,11 @@ class History:
         """How many steps were finished each time the run was resumed."""
         resumes = self.facts.get("resumes") or []
         return [int(item["step"]) for item in resumes if isinstance(item, dict) and "step" in item]
+
+
+def most(column: Column) -> int:
+    """The largest number of a column, whole; 0 where no row tells one."""
+    return int(np.max(column[np.isfinite(column)], initial=0))
 
 
 def _text(path: Path) -> str:

@@ -7,7 +7,7 @@ import math
 from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, Self, cast
+from typing import Any, Literal, Protocol, Self, cast
 
 from galore.trainer.common.appended import Appended, free_name
 from galore.trainer.common.durable import replace_file
@@ -19,6 +19,9 @@ from galore.trainer.record.row import EvalRow, Row, TrainRow
 LONGEST_ROW_BYTES = 2**20  # with a sample in it; the parts of a longer line are no JSON, and passed over
 MOST_DIGITS = 300  # of a float
 NOT_STRICT = (b"NaN", b"Infinity")  # Python's words for numbers that JSON has not
+
+
+End = Literal["finished", "interrupted", "failed"]  # how a run ended; what was interrupted goes on later
 
 
 class Console(Protocol):
@@ -50,7 +53,7 @@ class Sink(Protocol):
     """Another place the rows go to. It never raises."""
 
     def log(self, row: Row) -> None: ...
-    def close(self) -> None: ...
+    def close(self, end: End = "finished") -> None: ...
 
 
 class Metrics:
@@ -122,8 +125,8 @@ class Metrics:
         except OSError as error:
             self._complain(error)
 
-    def close(self) -> None:
-        """Write what is left, and say so if that is impossible."""
+    def close(self, end: End = "finished") -> None:
+        """Write what is left, and say so if that is impossible; the sink is told how the run ended."""
         self.sync()
         if self._is_lost():
             self._warn("metrics.jsonl: all rows are lost, as it was deleted or replaced and cannot be written anew")
@@ -132,7 +135,7 @@ class Metrics:
         if self._file is not None:
             self._file.close()
         if self._sink is not None:
-            self._sink.close()
+            self._sink.close(end)
 
     def _is_lost(self) -> bool:
         try:

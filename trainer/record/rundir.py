@@ -84,6 +84,10 @@ class RunDir:
         """Identity of the run at the tracker `name`, so that a resumed run goes on there. JSON."""
         return self.root / f"{name}.json"
 
+    def tracker_folder(self, name: str) -> Path:
+        """Where the tracker `name` keeps what it writes here, if it writes any."""
+        return self.root / name
+
     @property
     def traceback(self) -> Path:
         """Where in the code a run broke off that no message for a user explains. Text."""
@@ -182,7 +186,8 @@ class RunDir:
 
     def take_back(self) -> None:
         """Delete what a run that is refused has begun here, so that another may."""
-        for path in (self.recipe, *self._trackers(), self.root / "wandb") if self.fresh and not self.is_lost else ():
+        folders = map(self.tracker_folder, get_args(Tracker))
+        for path in (self.recipe, *self._trackers(), *folders) if self.fresh and not self.is_lost else ():
             remove(path)
 
     @property

@@ -14,7 +14,7 @@ from galore.trainer.common.printable import masked, shortened
 from galore.trainer.recipe.load import LoadedRecipe, recipe_of_run
 from galore.trainer.recipe.schema.recipe import Recipe
 from galore.trainer.recipe.schema.resume import mathematics
-from galore.trainer.record.history import History
+from galore.trainer.record.history import History, most
 from galore.trainer.record.row import not_finite
 from galore.trainer.record.rundir import RunDir
 from galore.trainer.record.shown.plots import smooth
@@ -36,7 +36,7 @@ class Outcome:
     `optimizer_bytes`: states and projectors, at most; `peak_bytes`: of the process on a CPU, of the allocator
     on a GPU; `seconds`: in optimizer steps; `training`: the loss, smoothed; `held_out`: that of every evaluation;
     `epochs`: the scores of every evaluation of a task; `differs`: what keeps it from standing beside the others;
-    `earlier`: it lay in the folder, and this call did not ask for it.
+    `earlier`: it lay in the folder, and this call did not ask for it; `stopped_early`: after which step, if it was.
     """
 
     trial: Trial
@@ -52,6 +52,7 @@ class Outcome:
     baseline: Scores = field(default_factory=dict)
     differs: tuple[str, ...] = ()
     earlier: bool = False
+    stopped_early: int | None = None
 
     @property
     def done(self) -> bool:
@@ -107,9 +108,9 @@ def outcome(trial: Trial, root: Path, note: str = "", differs: Sequence[str] = (
     return Outcome(
         trial,
         status,
-        int(history.train["tokens"][-1]) if history.last_step else 0,
+        _tokens_at(history, history.last_step),
         history.optimizer_bytes,
-        int(max(history.train["memory_peak_bytes"], default=0)),
+        most(history.train["memory_peak_bytes"]),
         history.total("step_seconds"),
         _training(history),
         tuple((tokens, loss) for tokens, loss in losses if loss is not None),
@@ -118,6 +119,7 @@ def outcome(trial: Trial, root: Path, note: str = "", differs: Sequence[str] = (
         flat(history.facts.get("baseline") or {}),
         tuple(differs),
         earlier,
+        history.stopped_early,
     )
 
 
@@ -138,8 +140,10 @@ def failed(why: str) -> str:
 
 
 def _tokens_at(history: History, step: int) -> int:
+    """Tokens up to `step`, by the last row that tells them."""
     rows = history.train["tokens"][history.train["step"] <= step]
-    return int(rows[-1]) if len(rows) else 0
+    known = rows[np.isfinite(rows)]
+    return int(known[-1]) if len(known) else 0
 
 
 def _training(history: History) -> Curve:

@@ -159,6 +159,17 @@ def test_scores_are_printed_before_the_test_splits_are_answered(finetune: Any, g
     assert "test.jsonl:1" in refused.stderr
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_answers_that_fail_are_listed_with_the_runs_that_did(finetune: Any, glue_folder: Path) -> None:
+    (glue_folder / "cola").mkdir()
+    for task in ("cola", "rte"):
+        (glue_folder / f"{task}/test.jsonl").write_text('{"sentence1": 3}\n')
+    shown = finetune("--task", "cola,rte,sst2", "--predict-test", "--json", "--output-dir", "out")
+    told = [line.split("/")[0] for line in shown.stderr.splitlines() if line.startswith("failed: ")]
+    assert (shown.exit_code, told) == (1, ["failed: cola", "failed: rte"])
+    assert Path("out/submission/galore-r4/SST-2.tsv").is_file()
+
+
 def test_errors_name_the_options_that_were_typed(finetune: Any, galore: Any) -> None:
     refused = galore("finetune-glue", "roberta-glue", "--task", "rte", "--data-dir", "")
     assert "--data-dir" in refused.stderr

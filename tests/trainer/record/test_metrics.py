@@ -246,16 +246,16 @@ def test_the_sink_gets_every_row(path: Path) -> None:
     class Sink:
         def __init__(self) -> None:
             self.rows: list[Any] = []
-            self.closed = 0
+            self.ends = list[str]()
 
         def log(self, row: dict[str, Any]) -> None:
             self.rows.append(row)
 
-        def close(self) -> None:
-            self.closed += 1
+        def close(self, end: str = "finished") -> None:
+            self.ends.append(end)
 
     sink = Sink()
     metrics = Metrics.open(path, None, sink=sink)
     metrics.write({"step": 1})
-    metrics.close()
-    assert (sink.rows, sink.closed) == ([{"step": 1}], 1)
+    metrics.close("interrupted")
+    assert (sink.rows, sink.ends) == ([{"step": 1}], ["interrupted"])

@@ -28,15 +28,17 @@ MIB = 2**20
 def curves(histories: Mapping[str, History]) -> dict[str, Any]:
     """The document of the page's script: `runs` with their numbers, and `charts` of which anything is known.
 
-    Of one run memory is a stack of its parts, of several the peak of each. NaN is null.
+    Losses of one unit share a chart, which shows the runs of that `loss_unit`. Of one run memory is a stack of its
+    parts, of several the peak of each. NaN is null.
     """
     one = next(iter(histories.values())) if len(histories) == 1 else None
     runs = [
         _run(name, each, RUN_COLORS[index % len(RUN_COLORS)], stacked=one is not None)
         for index, (name, each) in enumerate(histories.items())
     ]
-    charts = [{"unit": TRAIN[column].unit, **about} for column, about in DRAWN.items()]
-    charts[0]["unit"] = next(iter(histories.values())).loss_unit
+    told = [each.loss_unit for each in histories.values() if np.isfinite(each.train["loss_nats"]).any()]
+    units = {column: [about.unit] for column, about in TRAIN.items()} | {"loss_nats": list(dict.fromkeys(told))}
+    charts = [{"unit": unit, **about} for column, about in DRAWN.items() for unit in units[column]]
     memory: dict[str, Any] = {"key": "memory", "title": "Memory", "unit": "MiB", "digits": 0, "zero": True}
     parts = list(one.memory_parts()) if one is not None else []
     if parts:
@@ -61,6 +63,7 @@ def _run(name: str, history: History, color: str, *, stacked: bool) -> dict[str,
     return {
         "name": name,
         "color": color,
+        "loss_unit": history.loss_unit,
         "x": {key: _points(column, np.max) for key, column in axes.items()},
         "y": {str(key): _points(column, np.mean) for key, column in values.items()},
         **{name: _points(train["loss_nats"], end) for name, end in ends.items()},

@@ -251,7 +251,7 @@ def spent(history: History) -> str:
     """The energy of the steps that tell it, per token; "" where none does."""
     train, known = history.train, np.isfinite(history.train["energy_joules"])
     watts, celsius = history.median("power_watts"), train["temperature_celsius"][known]
-    if watts is None or not known.any():
+    if watts is None or not np.isfinite(celsius).any():
         return ""
     tokens = float(np.nansum((train["tokens_per_second"] * train["step_seconds"])[known]))
     return energy_in_words(history.total("energy_joules"), tokens, watts, float(np.nanmax(celsius)))

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 
 from galore.trainer.common.errors import UserError
+from galore.trainer.record.metrics import End
 from galore.trainer.record.trackers.tracker import Tracker, Values
 
 START_SECONDS = 180.0  # wandb gives up after 90 by itself
@@ -40,9 +41,9 @@ class Guarded:
         """Hand on the values of a row, without waiting."""
         self._hand_on(lambda tracker: tracker.log(step, values))
 
-    def close(self) -> None:
+    def close(self, end: End = "finished") -> None:
         """Let it end; wait no longer than `CLOSE_SECONDS` for it."""
-        self._hand_on(lambda tracker: tracker.close())
+        self._hand_on(lambda tracker: tracker.close(end))
         self._hand_on(None)
         if self._alive and not self._ended.wait(CLOSE_SECONDS):
             self._stop(f"it did not end in {CLOSE_SECONDS:.0f} seconds")

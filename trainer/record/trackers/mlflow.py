@@ -7,10 +7,12 @@ import time
 from typing import Any
 
 from galore.trainer.recipe.dump import dotted
+from galore.trainer.record.metrics import End
 from galore.trainer.record.trackers.tracker import PROJECT, Start, Values, numbers
 
 LONGEST_PARAM = 500  # letters, as every version takes
 MOST_PARAMS = 100  # of one request
+STATUSES: dict[End, str] = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}
 
 
 class MlflowTracker:
@@ -38,6 +40,6 @@ class MlflowTracker:
         metrics = [metric(name, value, now, step) for name, value in numbers(values).items()]
         self._client.log_batch(self._run, metrics=metrics, synchronous=False)
 
-    def close(self) -> None:
+    def close(self, end: End) -> None:
         self._mlflow.flush_async_logging()
-        self._client.set_terminated(self._run)
+        self._client.set_terminated(self._run, status=STATUSES[end])

@@ -10,7 +10,7 @@ from galore.trainer.common.errors import UserError
 from galore.trainer.common.printable import masked
 from galore.trainer.recipe.extras import require
 from galore.trainer.recipe.schema.recipe import Recipe
-from galore.trainer.record.metrics import Sink
+from galore.trainer.record.metrics import End, Sink
 from galore.trainer.record.row import Row
 from galore.trainer.record.rundir import RunDir
 from galore.trainer.record.trackers.guarded import Guarded
@@ -51,7 +51,7 @@ def make_sink(
         for name in recipe.log.trackers:
             begun.append(Guarded(name, partial(_begin, name, start), warn))
     except BaseException:
-        Trackers(begun, None).close()
+        Trackers(begun, None).close("failed")
         raise
     return Trackers(begun, steps_per_epoch) if begun else None
 
@@ -88,6 +88,6 @@ class Trackers:
             for tracker in self._trackers:
                 tracker.log(row["step"], values)
 
-    def close(self) -> None:
+    def close(self, end: End = "finished") -> None:
         for tracker in self._trackers:
-            tracker.close()
+            tracker.close(end)

@@ -6,9 +6,8 @@ import shlex
 from typing import Any
 
 from galore.trainer.recipe.dump import dotted
+from galore.trainer.record.metrics import End
 from galore.trainer.record.trackers.tracker import Start, Values, numbers
-
-FOLDER = "tensorboard"
 
 
 class TensorBoardTracker:
@@ -17,8 +16,8 @@ class TensorBoardTracker:
     def __init__(self, tensorboard: Any, start: Start) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        folder = start.run_dir.root / FOLDER
-        purge = start.step + 1 if start.step else None
+        folder = start.run_dir.tracker_folder("tensorboard")
+        purge = start.step + 1 if folder.is_dir() else None
         self._writer: Any = SummaryWriter(str(folder), purge_step=purge)
         rows = "\n".join(f"| {name} | {value} |" for name, value in dotted(start.config))
         self._writer.add_text("recipe", f"| key | value |\n|---|---|\n{rows}", start.step)
@@ -28,5 +27,5 @@ class TensorBoardTracker:
         for name, value in numbers(values).items():
             self._writer.add_scalar(name, value, step)
 
-    def close(self) -> None:
+    def close(self, end: End) -> None:
         self._writer.close()

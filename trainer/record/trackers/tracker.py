@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from galore.trainer.common.reading import read_bounded
 from galore.trainer.recipe.schema.train import LogSection
+from galore.trainer.record.metrics import End
 from galore.trainer.record.row import Row, loss_of
 from galore.trainer.record.rundir import RunDir
 
@@ -22,7 +23,7 @@ class Tracker(Protocol):
     """Takes the values of a row. It may raise: `guarded.Guarded` stands before it."""
 
     def log(self, step: int, values: Values) -> None: ...
-    def close(self) -> None: ...
+    def close(self, end: End) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,8 @@ def values_of(row: Row, steps_per_epoch: float | None) -> Values:
     Args:
         steps_per_epoch: None where an epoch has no end, as of a stream.
     """
-    known = {name: value for name, value in _flat(row) if value is not None}
+    told = {name: value for name, value in row.items() if name not in ("kind", "step")}
+    known = {name: value for name, value in _flat(row["kind"], told) if value is not None}
     loss = loss_of(row)
     known |= {f"{row['kind']}/loss": loss} if loss is not None else {}
     known["train/global_step"] = row["step"]
@@ -75,10 +77,10 @@ def numbers(values: Values) -> dict[str, float]:
     return {name: value for name, value in known.items() if math.isfinite(value)}
 
 
-def _flat(row: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """("train/loss_nats", 2.5), ("train/memory_by_category_bytes/weights", 1024) …"""
-    for name, value in row.items():
-        if isinstance(value, Mapping):
-            yield from ((f"{row['kind']}/{name}/{inner}", each) for inner, each in value.items())
-        elif name not in ("kind", "step"):
-            yield f"{row['kind']}/{name}", value
+def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """("train/loss_nats", 2.5), ("eval/scores/validation/accuracy", 0.7) …, however deep a row is."""
+    if isinstance(value, Mapping):
+        for inner, each in value.items():
+            yield from _flat(f"{name}/{inner}", each)
+    else:
+        yield name, value

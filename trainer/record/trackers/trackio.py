@@ -8,6 +8,7 @@ import uuid
 from contextlib import redirect_stdout
 from typing import Any
 
+from galore.trainer.record.metrics import End
 from galore.trainer.record.trackers.tracker import PROJECT, Start, Values, numbers
 
 # Curves of the run alone, and a Space that it makes is nobody else's to read. Versions differ in what they know.
@@ -30,6 +31,6 @@ class TrackioTracker:
     def log(self, step: int, values: Values) -> None:
         self._run.log(numbers(values), step=step)
 
-    def close(self) -> None:
+    def close(self, end: End) -> None:
         with redirect_stdout(io.StringIO()):
             self._run.finish()

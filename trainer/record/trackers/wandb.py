@@ -7,12 +7,15 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from galore.trainer.common.errors import UserError
+from galore.trainer.common.errors import Interrupted, RunFailed, UserError
+from galore.trainer.record.metrics import End
 from galore.trainer.record.trackers.tracker import PROJECT, Start, Values
 
 # Only what the recipe and the metrics say leaves the machine by our hand: no terminal output, no code, no git remote,
 # and no command line, which wandb would take down with the machine.
 PRIVATE = {"console": "off", "silent": True, "disable_git": True, "disable_code": True, "save_code": False}
+
+EXIT_CODES: dict[End, int] = {"finished": 0, "interrupted": Interrupted.exit_code, "failed": RunFailed.exit_code}
 
 
 class WandbTracker:
@@ -20,12 +23,13 @@ class WandbTracker:
 
     def __init__(self, wandb: Any, start: Start) -> None:
         log, self._tell, self._at_the_end = start.log, start.tell, ""
+        identity = start.identity("wandb")
         mode = log.wandb_mode or os.environ.get("WANDB_MODE") or "offline"
         try:
             self._run = wandb.init(
                 project=log.wandb_project or os.environ.get("WANDB_PROJECT") or PROJECT,
                 name=log.run_name or os.environ.get("WANDB_NAME") or start.name,
-                id=start.identity("wandb"),
+                id=identity,
                 resume="allow",
                 mode=mode,
                 dir=str(start.run_dir.root),
@@ -42,14 +46,16 @@ class WandbTracker:
         else:
             folder = Path(self._run.dir).parent
             self._tell(f"wandb records offline in {folder}")
-            self._at_the_end = f"wandb recorded offline: `wandb sync {shlex.quote(str(folder))}` sends it"
+            # each process of the run that was killed or stopped left one; their names begin with their time
+            folders = sorted({folder, *folder.parent.glob(f"offline-run-*-{identity}")})
+            self._at_the_end = f"wandb recorded offline: `wandb sync {shlex.join(map(str, folders))}` sends it"
 
     def log(self, step: int, values: Values) -> None:
         self._run.log({"step": step, **values})
 
-    def close(self) -> None:
+    def close(self, end: End) -> None:
         try:
-            self._run.finish()
+            self._run.finish(exit_code=EXIT_CODES[end])
         finally:
             if self._at_the_end:
                 self._tell(self._at_the_end)

@@ -28,7 +28,9 @@ class Setting:
     max_length: int = 512
     batch_size: int = 16
     lr_schedule: str = "linear"
+    min_lr_ratio: float = 0.0
     warmup_ratio: float = 0.0
+    warmup_steps: int = 0  # in place of the ratio
     learning_rate: float | None = None
     scale: float | None = None  # GaLore's α
 

@@ -59,6 +59,8 @@ class Scored(Standing):
         own = recipe.optim.peak_rates
         found += [f"{name.replace('_', ' ')} {rate:g}" for name, rate in own.items() if name != "learning_rate"]
         found += [f"{recipe.train.max_steps:,} steps"] if recipe.train.max_steps is not None else []
+        ends = dict.fromkeys(run.stopped_early for run in self.done if run.stopped_early is not None)
+        found += [f"stopped early after step {step:,}" for step in ends]
         return found + ([f"{recipe.data.max_train_samples:,} examples"] if recipe.data.max_train_samples else [])
 
 
@@ -74,15 +76,18 @@ def best(run: Outcome) -> Scores:
 
 def setting(recipe: Recipe) -> dict[str, Any]:
     """What of a recipe the paper has a word on, as `published.Setting` calls it."""
+    optim = recipe.optim
     epochs = {"epochs": recipe.train.num_train_epochs} if recipe.train.max_steps is None else {}
+    warmup = "warmup_ratio" if optim.warmup_steps is None else "warmup_steps"
     return epochs | {
         "model": str(recipe.model.name_or_path).rpartition("/")[2],
         "max_length": recipe.data.max_length,
         "batch_size": recipe.train.global_batch_size,
-        "lr_schedule": recipe.optim.lr_scheduler_type,
-        "warmup_ratio": recipe.optim.warmup_ratio,
-        "learning_rate": recipe.optim.learning_rate,
-        "scale": recipe.optim.effective_scale,
+        "lr_schedule": optim.lr_scheduler_type,
+        "min_lr_ratio": optim.min_lr_ratio,
+        warmup: getattr(optim, warmup),
+        "learning_rate": optim.learning_rate,
+        "scale": optim.effective_scale,
     }
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from galore.trainer.common.durable import make_directory, replace_file
-from galore.trainer.common.errors import UserError
+from galore.trainer.common.errors import RunFailed, UserError, described
 from galore.trainer.data.glue.prepare import check_splits, encode, read_rows
 from galore.trainer.data.glue.score import predict
 from galore.trainer.evaluate import scored_together
@@ -22,6 +22,7 @@ from galore.trainer.machine.device import choose_device
 from galore.trainer.models.classifier import align_labels, pad_with
 from galore.trainer.sweep.glue.grid import task_of
 from galore.trainer.sweep.glue.standing import Scored, last, standings
+from galore.trainer.sweep.jobs import Failures
 from galore.trainer.sweep.options import Trial
 from galore.trainer.sweep.outcome import Outcome
 from galore.trainer.tasks.glue import HIGHEST_SCORE, LOWEST_SCORE, TASKS, Task
@@ -108,20 +109,33 @@ def check_tests(trials: Sequence[Trial]) -> None:
         check_splits(trial.recipe, trial.loaded.base_dir, TASKS[task_of(trial)].test_splits)
 
 
-def predict_tests(outcomes: Sequence[Outcome], root: Path, tell: Callable[[str], None]) -> list[Path]:
+def predict_tests(outcomes: Sequence[Outcome], root: Path, tell: Callable[[str], None]) -> tuple[list[Path], Failures]:
     """The test splits of every task and method that is done, by its seed with the best validation score.
 
     Returns:
-        submission/METHOD/TASK.tsv under `root`.
+        submission/METHOD/TASK.tsv under `root`; and by folder the runs that gave no answers, and why. They do not stop
+        the others.
 
     Raises:
-        UserError: a test split cannot be read. RunFailed: a score is not finite.
+        UserError, OSError: of the only run that is to answer.
     """
-    return [path for each in standings(outcomes) if each.done for path in _predicted(each, root, tell)]
+    written, failures = list[Path](), Failures()
+    ready = [each for each in standings(outcomes) if each.done]
+    for each in ready:
+        run = max(each.done, key=lambda run: last(run)[each.task.headline])
+        try:
+            for path in _predicted(each, run, root, tell):
+                written.append(path)
+        except (UserError, OSError) as error:
+            if len(ready) == 1:
+                raise
+            failure = error if isinstance(error, UserError) else RunFailed(described(error))
+            failures[run.trial.folder] = failure
+            tell(f"{run.trial.folder} answers no test split: {described(failure)}")
+    return written, failures
 
 
-def _predicted(standing: Scored, root: Path, tell: Callable[[str], None]) -> Iterator[Path]:
-    run = max(standing.done, key=lambda each: last(each)[standing.task.headline])
+def _predicted(standing: Scored, run: Outcome, root: Path, tell: Callable[[str], None]) -> Iterator[Path]:
     recipe = run.trial.recipe
     stored = load_run_model(str(root / run.trial.folder), str(choose_device(recipe.train.device)))
     align_labels(stored.model, standing.task, stored.origin)

@@ -46,6 +46,21 @@ def test_a_chart_of_which_nothing_is_known_is_left_out() -> None:
     assert document["runs"][0]["color"] != document["runs"][1]["color"]
 
 
+def test_losses_of_different_units_have_charts_of_their_own() -> None:
+    def scored(**loss: float) -> History:
+        found = history(2)
+        found.evaluations[:] = [{"kind": "eval", "step": 2, "task": "stsb", **loss}]  # type: ignore[typeddict-item]
+        return found
+
+    empty = history(2, loss_nats=[np.nan, np.nan])
+    runs = {"a": scored(squared_error=1.0), "b": scored(loss_nats=0.5), "c": scored(squared_error=2.0), "d": empty}
+    document = curves(runs)
+    charts = [chart["unit"] for chart in document["charts"] if chart["key"] == "loss"]
+    assert charts == ["squared error", "nats per example"]
+    of = [run["loss_unit"] for run in document["runs"]]
+    assert of == ["squared error", "nats per example", "squared error", "nats per token"]
+
+
 def test_memory_is_a_stack_of_one_run_and_a_peak_of_several() -> None:
     peaks = [3.0 * 2**20, 3.0 * 2**20]
     one = history(2, memory_peak_bytes=peaks)

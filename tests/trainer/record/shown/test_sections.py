@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -107,6 +108,8 @@ def test_energy_is_told_by_the_tokens_of_the_steps_that_tell_it() -> None:
     }
     known = history(3, tokens_per_second=[50.0] * 3, step_seconds=[2.0] * 3, tokens=[100, 200, 300], **columns)
     assert "| **Energy** | 0.04 kJ, 0.2 J per token; 200 W (median), 70 °C at most |" in sections.headline(known)
+    unheated = known.train | {"temperature_celsius": np.full(3, np.nan)}
+    assert "Energy" not in sections.headline(replace(known, train=unheated))
     assert "Energy" not in sections.headline(history(3, tokens_per_second=[50.0] * 3, tokens=[100, 200, 300]))
 
 

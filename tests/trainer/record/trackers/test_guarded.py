@@ -26,7 +26,7 @@ class Fake:
         self._does.get("log", int)()
         self.known.append(step)
 
-    def close(self) -> None:
+    def close(self, end: str) -> None:
         self.threads.add(threading.get_ident())
         self._does.get("close", int)()
 

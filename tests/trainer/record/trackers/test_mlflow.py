@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from galore.trainer.recipe.schema.recipe import Recipe
+from galore.trainer.record.metrics import End
 from galore.trainer.record.rundir import RunDir
 from galore.trainer.record.trackers.sink import make_sink
 
@@ -34,16 +35,16 @@ class _Client:
     def log_batch(self, run: str, metrics: Any = (), params: Any = (), synchronous: bool = True) -> None:
         self.calls.append(("metrics", run, metrics, synchronous) if metrics else ("params", run, params))
 
-    def set_terminated(self, run: str) -> None:
-        self.calls.append(("end", run))
+    def set_terminated(self, run: str, status: str) -> None:
+        self.calls.append((status, run))
 
 
-def _run(folder: Path, said: list[str], **log: Any) -> None:
+def _run(folder: Path, said: list[str], end: End = "finished", **log: Any) -> None:
     known = {"data": {"source": "packaged"}, "train": {"max_steps": 9}, "log": {"report_to": ["mlflow"], **log}}
     sink = make_sink(Recipe.model_validate(known), RunDir(folder), said.append)
     assert sink is not None
     sink.log({"kind": "train", "step": 1, "loss_nats": 2.0})
-    sink.close()
+    sink.close(end)
 
 
 def test_at_its_boundary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,13 +56,14 @@ def test_at_its_boundary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     )
     monkeypatch.setitem(sys.modules, "mlflow", module)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "theirs")
-    for _ in range(2):  # a start and a resumption
-        _run(tmp_path, said)
+    ends: tuple[End, ...] = ("interrupted", "failed", "finished")
+    for end in ends:  # a start and two resumptions
+        _run(tmp_path, said, end)
     (made,) = [each for each in client.calls if each[0] == "run"]
     assert made == ("run", "0", tmp_path.name)
     assert [*client.experiments] == ["theirs"]
     metrics = [each for each in client.calls if each[0] == "metrics"]
-    assert len(metrics) == 2
+    assert len(metrics) == 3
     assert metrics[0][1:] == (
         "run1",
         [("train/loss_nats", 2.0, 1), ("train/loss", 2.0, 1), ("train/global_step", 1.0, 1)],
@@ -69,9 +71,10 @@ def test_at_its_boundary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     )
     params = [param for each in client.calls if each[0] == "params" for param in each[2]]
     assert ("train.max_steps", "9") in params
-    assert client.calls[-1] == ("end", "run1")
-    assert len(flushed) == 2
-    assert said == ["mlflow records run run1 of experiment theirs"] * 2
+    states = [each for each in client.calls if len(each) == 2]
+    assert states == [(state, "run1") for end in ("KILLED", "FAILED", "FINISHED") for state in ("RUNNING", end)]
+    assert len(flushed) == 3
+    assert said == ["mlflow records run run1 of experiment theirs"] * 3
 
 
 @pytest.mark.slow
@@ -79,8 +82,8 @@ def test_the_real_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     mlflow = pytest.importorskip("mlflow", reason="needs the mlflow extra")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "store").as_uri())
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
-    for _ in range(2):
-        _run(tmp_path, [])
+    _run(tmp_path, [], "failed")
+    _run(tmp_path, [])
     client = mlflow.MlflowClient()
     (run,) = client.search_runs([client.get_experiment_by_name("galore").experiment_id])
     assert run.info.status == "FINISHED"

@@ -21,15 +21,15 @@ class Fake:
     """A tracker that remembers; `broken` is the method that raises."""
 
     def __init__(self, broken: str = "") -> None:
-        self.broken, self.known, self.closed = broken, list[Any](), 0
+        self.broken, self.known, self.ends = broken, list[Any](), list[str]()
 
     def log(self, step: int, values: dict[str, Any]) -> None:
         if self.broken == "log":
             raise RuntimeError("network is down")
         self.known.append((step, values["train/loss"]))
 
-    def close(self) -> None:
-        self.closed += 1
+    def close(self, end: str) -> None:
+        self.ends.append(end)
 
 
 def _recipe(**log: Any) -> Recipe:
@@ -82,9 +82,9 @@ def test_several_at_once_each_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert sink is not None
     sink.log({"kind": "train", "step": 3, "loss_nats": 2.0})
     sink.log({"kind": "event", "step": 3, "message": "hello"})
-    sink.close()
+    sink.close("interrupted")
     assert one.known == two.known == [(3, 2.0)]
-    assert one.closed == two.closed == 1
+    assert one.ends == two.ends == ["interrupted"]
 
 
 def test_a_failure_warns_once_and_the_others_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,4 +106,4 @@ def test_one_that_refuses_is_told_and_those_before_it_are_closed(
     _begun(monkeypatch, wandb=first, mlflow="refuses")
     with pytest.raises(UserError, match=r"log.report_to: mlflow does not start: no server"):
         make_sink(_recipe(report_to=["wandb", "mlflow"]), RunDir(tmp_path))
-    assert first.closed == 1
+    assert first.ends == ["failed"]

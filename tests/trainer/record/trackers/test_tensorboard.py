@@ -41,8 +41,21 @@ def test_the_real_package_and_a_resumption(tmp_path: Path) -> None:
     assert said[0] == f"TensorBoard: `tensorboard --logdir {tmp_path}` shows the curves"
 
 
+def test_a_run_killed_before_its_first_checkpoint_has_each_step_once(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="needs the tensorboard extra")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    _run(tmp_path, range(2), [])
+    _run(tmp_path, range(3), [])
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [each.step for each in events.Scalars("train/loss")] == [1, 2, 3]
+    assert [each.step for each in events.Scalars("eval/loss")] == [3]
+
+
 class _Writer:
     def __init__(self, folder: str, purge_step: int | None) -> None:
+        Path(folder).mkdir(exist_ok=True)
         self.made, self.closed = (folder, purge_step), False
         self.scalars, self.texts = list[tuple[Any, ...]](), list[str]()
         WRITERS.append(self)

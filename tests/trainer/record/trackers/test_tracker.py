@@ -23,6 +23,17 @@ def test_the_names_of_other_trainers() -> None:
     }
 
 
+def test_scores_by_split_and_metric_are_curves() -> None:
+    scores = {"validation_matched": {"accuracy": 0.75}, "validation_mismatched": {"accuracy": 0.5}}
+    row: Any = {"kind": "eval", "step": 4, "task": "mnli", "scores": scores, "collapsed": None, "seconds": 1.5}
+    assert numbers(values_of(row, None)) == {
+        "eval/scores/validation_matched/accuracy": 0.75,
+        "eval/scores/validation_mismatched/accuracy": 0.5,
+        "eval/seconds": 1.5,
+        "train/global_step": 4.0,
+    }
+
+
 @pytest.mark.parametrize(("row", "loss"), [({"loss_nats": 1.5}, 1.5), ({"squared_error": 0.25}, 0.25), ({}, None)])
 def test_an_evaluation_has_its_loss_and_a_stream_no_epoch(row: dict[str, Any], loss: float | None) -> None:
     values = values_of({"kind": "eval", "step": 4, **row}, None)  # type: ignore[typeddict-item]

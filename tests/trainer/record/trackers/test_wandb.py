@@ -23,13 +23,15 @@ class _Service:
     def __init__(self, broken: str = "") -> None:
         self.started: list[dict[str, Any]] = []
         self.rows: list[dict[str, Any]] = []
-        self.broken, self.finished = broken, 0
+        self.broken, self.exit_codes = broken, list[int]()
+        self.part = "20260101_000000"
 
     def init(self, **arguments: Any) -> Any:
         if self.broken == "init":
             raise RuntimeError("no API key")
         self.started.append(arguments)
-        known = {"dir": f"{arguments['dir']}/wandb/offline-run-1/files", "url": "https://wandb.example/mine/1"}
+        folder = f"{arguments['dir']}/wandb/offline-run-{self.part}-{arguments['id']}"
+        known = {"dir": f"{folder}/files", "url": "https://wandb.example/mine/1"}
         return SimpleNamespace(define_metric=lambda *args, **kwargs: None, log=self.log, finish=self.finish, **known)
 
     def Settings(self, **settings: Any) -> Any:  # noqa: N802
@@ -40,8 +42,8 @@ class _Service:
             raise RuntimeError("network is down")
         self.rows.append(row)
 
-    def finish(self) -> None:
-        self.finished += 1
+    def finish(self, exit_code: int) -> None:
+        self.exit_codes.append(exit_code)
 
 
 def _sink(monkeypatch: pytest.MonkeyPatch, service: _Service, root: Path, said: list[str], **log: Any) -> Any:
@@ -81,7 +83,14 @@ def test_rows_and_identity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     )
     assert first["settings"]["console"] == "off"
     assert first["config"]["train"]["max_steps"] == 1
-    assert service.finished == 2
+    assert service.exit_codes == [0, 0]
+
+
+@pytest.mark.parametrize(("end", "code"), [("finished", 0), ("failed", 1), ("interrupted", 75)])
+def test_it_is_told_how_the_run_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str, code: int) -> None:
+    service = _Service()
+    _sink(monkeypatch, service, tmp_path, []).close(end)
+    assert service.exit_codes == [code]
 
 
 @pytest.mark.parametrize(
@@ -104,12 +113,30 @@ def test_the_command_line_stays_here_and_the_recipe_has_no_secrets(
 def test_it_is_told_where_it_is_recorded_and_how_it_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, said = tmp_path / "a run", list[str]()
     folder.mkdir()
-    _sink(monkeypatch, _Service(), folder, said).close()
-    kept = folder / "wandb" / "offline-run-1"
+    service = _Service()
+    _sink(monkeypatch, service, folder, said).close()
+    kept = folder / "wandb" / f"offline-run-{service.part}-{service.started[0]['id']}"
     assert said == [f"wandb records offline in {kept}", f"wandb recorded offline: `wandb sync '{kept}'` sends it"]
     said.clear()
     _sink(monkeypatch, _Service(), folder, said, wandb_mode="online").close()
     assert said == ["wandb records at https://wandb.example/mine/1"]
+
+
+def test_all_offline_parts_of_a_run_are_to_be_sent_the_oldest_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service, said, kept = _Service(), list[str](), tmp_path / "wandb"
+    for part in ("20260102_000000", "20251231_000000"):
+        _sink(monkeypatch, service, tmp_path, []).close()
+        (kept / f"offline-run-{part}-{service.started[0]['id']}").mkdir(parents=True)
+    (kept / "offline-run-20260101_000000-another").mkdir()
+    service.part = "20260103_000000"
+    _sink(monkeypatch, service, tmp_path, said).close()
+    parts = [
+        f"{kept}/offline-run-{part}-{service.started[0]['id']}"
+        for part in ("20251231_000000", "20260102_000000", "20260103_000000")
+    ]
+    assert said[1] == f"wandb recorded offline: `wandb sync {' '.join(parts)}` sends it"
 
 
 @pytest.mark.parametrize("log", [{}, {"wandb_project": "mine", "run_name": "this", "wandb_mode": "offline"}])

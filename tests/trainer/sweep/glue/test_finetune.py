@@ -156,11 +156,29 @@ def test_the_test_splits_are_answered(
 ) -> None:
     root = tmp_path / "out"
     found, _ = finetune(cells(task), root, False, show)
-    written = predict_tests(found.compared, root, told.append)
+    written, failures = predict_tests(found.compared, root, told.append)
+    assert failures == {}
     assert [path.name for path in written] == [submission_name(TASKS[task], split) for split in TASKS[task].test_splits]
     lines = written[0].read_text().splitlines()
     assert (lines[0], len(lines)) == ("index\tprediction", 4)
     assert "GLUE's server takes it with all" in told[-1]
+
+
+def test_a_run_that_cannot_be_read_does_not_stop_the_answers_of_the_others(
+    cells: Callable[..., list[Trial]], tmp_path: Path, show: Show, told: list[str]
+) -> None:
+    root = tmp_path / "out"
+    found, _ = finetune(cells("rte,sst2"), root, False, show)
+    for weights in (root / "rte").glob("*/checkpoints/*/model*"):
+        weights.write_bytes(b"x")
+    written, failures = predict_tests(found.compared, root, told.append)
+    assert [path.name for path in written] == ["SST-2.tsv"]
+    assert [folder.split("/")[0] for folder in failures] == ["rte"]
+    assert [line.split("/")[0] for line in told if "answers no test split: " in line] == ["rte"]
+    written[0].unlink()
+    written[0].mkdir()
+    written, failures = predict_tests(found.compared, root, told.append)
+    assert (written, [folder.split("/")[0] for folder in failures]) == ([], ["rte", "sst2"])
 
 
 def outcome(cells: Callable[..., list[Trial]], rate: str, seeds: int, *scores: list[float]) -> list[Outcome]:
@@ -196,9 +214,10 @@ def test_medians_over_seeds_at_the_best_rate(cells: Callable[..., list[Trial]]) 
 
 
 def test_the_papers_number_stands_beside_the_same_setting_only(tiny_roberta: Path) -> None:
-    def published(*more: str) -> tuple[float | None, list[str]]:
+    def published(*more: str, stopped_early: int | None = None) -> tuple[float | None, list[str]]:
         (cell,) = grid(None, list(more), "mrpc", "galore")
-        run = Outcome(cell, "done", 1, 1, 1, 1.0, epochs=({"accuracy": 0.5, "f1": 0.9},))
+        scores = {"accuracy": 0.5, "f1": 0.9}
+        run = Outcome(cell, "done", 1, 1, 1, 1.0, epochs=(scores,), stopped_early=stopped_early)
         facts = as_object(standings([run])[0])
         return facts["published"], (facts["published_elsewhere"] or {}).get("differs", [])
 
@@ -208,6 +227,11 @@ def test_the_papers_number_stands_beside_the_same_setting_only(tiny_roberta: Pat
     assert differs == ["epochs 3.0, not 30", "100 examples"]
     assert published("optim.rank=5") == (None, [])
     assert published("train.max_steps=7") == (None, ["7 steps"])
+    assert published(stopped_early=1200) == (None, ["stopped early after step 1,200"])
+    assert published("optim.min_lr_ratio=0.5") == (None, ["min_lr_ratio 0.5, not 0.0"])
+    assert published("optim.warmup_steps=500") == (None, ["warmup_steps 500, not 0"])
+    assert published("optim.warmup_ratio=0.06") == (None, ["warmup_ratio 0.06, not 0.0"])
+    assert published("optim.warmup_ratio=0.06", "optim.warmup_steps=0") == (0.9225, [])
     assert published("optim.residual=frugal") == (None, [])
 
 

@@ -19,6 +19,8 @@ function make(name, parent, text = "") {
 
 const known = (value) => value !== null && value !== undefined;
 const runsShown = () => data.runs.filter((run) => !hidden.has(run.name));
+// A chart with held-out losses has those of one unit.
+const runsOf = (chart) => runsShown().filter((run) => !chart.held || run.loss_unit === chart.unit);
 const words = (value, chart) => (chart.small && value ? value.toExponential(2) : value.toLocaleString("en", { maximumFractionDigits: chart.digits }));
 const clock = (seconds) => (seconds < 120 ? `${+seconds.toFixed(1)} s` : seconds < 7200 ? `${+(seconds / 60).toFixed(1)} min` : `${+(seconds / 3600).toFixed(1)} h`);
 const short = (value) => (axis === "time" ? clock(value) : Intl.NumberFormat("en", { notation: "compact" }).format(value));
@@ -32,7 +34,7 @@ function ticks(low, high, most) {
 }
 
 function scales(chart, width) {
-  const runs = runsShown(), xs = runs.flatMap((run) => [run.x[axis].at(-1) ?? 0, run.held.x[axis].at(-1) ?? 0]);
+  const runs = runsOf(chart), xs = runsShown().flatMap((run) => [run.x[axis].at(-1) ?? 0, run.held.x[axis].at(-1) ?? 0]);
   const ys = runs.flatMap((run) => (chart.stack ? tops(run, chart) : [...(run.y[chart.key] || []), ...(chart.held ? run.held.y : [])])).filter(known).sort((a, b) => a - b);
   const right = Math.max(...xs, 1e-9), last = ys[Math.floor((ys.length - 1) * (chart.key === "loss" ? 0.995 : 1))] ?? 1;
   let low = chart.zero ? 0 : (ys[0] ?? 0), high = Math.max(last, low + 1e-12);
@@ -102,7 +104,7 @@ function valueAt(xs, ys, x) {
 // What the values are at a place, or at the end, each behind the colour of its area or line where there are several.
 function read(chart, scale) {
   const x = at === null ? scale.right : at * scale.right, when = at === null ? "at the end" : `${axis === "time" ? "at" : axis} ${short(x)}`;
-  const found = runsShown().flatMap((run) => {
+  const found = runsOf(chart).flatMap((run) => {
     if (chart.stack) return chart.stack.map(([name, color]) => [name.replaceAll("_", " "), color, valueAt(run.x[axis], run.y[name], x)]).filter(([, , value]) => value);
     const color = data.runs.length > 1 ? run.color : "", held = chart.held ? valueAt(run.held.x[axis], run.held.y, x) : null;
     return [["", color, valueAt(run.x[axis], run.y[chart.key] || [], x)], ["held-out", color, held]].filter(([, , value]) => known(value));
@@ -121,7 +123,7 @@ function draw(chart) {
   box.replaceChildren();
   box.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
   ground(chart, scale, box);
-  runsShown().forEach((run) => (chart.stack ? stack : lines)(run, chart, scale, box));
+  runsOf(chart).forEach((run) => (chart.stack ? stack : lines)(run, chart, scale, box));
   if (at !== null) svg("line", { class: "cursor", x1: scale.x(at * scale.right), x2: scale.x(at * scale.right), y1: MARGIN.top, y2: HEIGHT - MARGIN.bottom }, box);
   read(chart, scale);
 }
