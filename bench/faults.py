@@ -206,6 +206,9 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
     "kernels/ops/fused/norm.py": ("tests/kernels/ops/fused/test_fused.py", [
         ("if x.shape[-1] > WIDEST", "if x.shape[-1] >= WIDEST", "test_rows_too_long"),
         ("notice(BACKWARD, 0,", "(lambda *of: None)(BACKWARD, 0,", "test_a_trace_sees"),
+        ("upstream.reshape(rows.shape).contiguous()", "upstream.reshape(rows.shape)",
+         "tests/kernels/ops/test_operands.py: test_each_operand and norm"),
+        ("x.shape[-1]).contiguous()", "x.shape[-1])", "tests/kernels/ops/test_operands.py: test_each_operand and norm"),
     ]),
     "kernels/ops/fused/swiglu.py": ("tests/kernels/ops/fused/test_fused.py", [
         (".mul_(g).add_(1).mul_(dh)", ".mul_(g).mul_(dh)", "test_torchs_path and swiglu"),

@@ -39,6 +39,7 @@ def encode_(codes: Tensor, rows: Tensor, columns: Tensor, x: Tensor, backend: Ba
 
 def decode(codes: Tensor, rows: Tensor, columns: Tensor, backend: Backend = "auto") -> Tensor:
     """The fp32 matrix (m, n) that `encode_` stored: r c v."""
+    codes, rows, columns = codes.contiguous(), rows.contiguous(), columns.contiguous()
     out = torch.empty(len(rows), len(columns), dtype=torch.float32, device=codes.device)
     if choose(quantizer(out), backend).backend != "triton":
         dequantize_(out, codes, rows, columns)
