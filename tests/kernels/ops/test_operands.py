@@ -159,3 +159,19 @@ def test_what_is_overwritten_where_it_is_lies_together_or_stays_with_torch(inter
     w, p, n = torch.randn(50, 40).mT, torch.randn(40, 8), torch.randn(8, 50)
     with pytest.raises(BackendError, match="do not lie one behind the other"):
         lift_update_(w, p, n, alpha=0.1, backend="triton")
+
+
+FLOATING = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@pytest.mark.parametrize("kept", FLOATING, ids=str)
+@pytest.mark.parametrize("dtype", FLOATING, ids=str)
+def test_p_is_multiplied_in_the_weights_dtype(dtype: torch.dtype, kept: torch.dtype, interpreted: None) -> None:
+    p, n, w = torch.randn(64, 16).to(kept), torch.randn(16, 96), torch.randn(64, 96).to(dtype)
+    ours, theirs = w.clone(), w.clone()
+    lift_update_(ours, p, n, alpha=0.1, backend="triton")
+    lift_update_(theirs, p, n, alpha=0.1, backend="torch")
+    limit = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}[dtype]
+    torch.testing.assert_close(ours, theirs, rtol=limit, atol=limit)
+    exact = p.to(dtype).double().mT @ w.double()
+    torch.testing.assert_close(project(p, w, "triton").double(), exact, rtol=1e-4, atol=1e-4)
