@@ -21,6 +21,10 @@ def encode_(codes: Tensor, rows: Tensor, columns: Tensor, x: Tensor, backend: Ba
 
     By Triton 4 n fp32 bytes per CHUNK rows exist beside it; x itself only where neither rows nor columns lie together.
     """
+    if not x.numel():
+        for sizes in (rows, columns):
+            sizes.zero_()
+        return
     if choose(quantizer(x), backend).backend != "triton":
         quantize_(codes, rows, columns, x)
         return

@@ -53,7 +53,7 @@ class _RMSNorm(torch.autograd.Function):
         rows, weight, r = ctx.saved_tensors
         upstream = upstream.reshape(rows.shape).contiguous()
         dx, gain = torch.empty_like(rows), ctx.needs_input_grad[1]
-        partial = r.new_empty(min(PROGRAMS, len(rows)), rows.shape[1] if gain else 0)
+        partial = r.new_empty(max(1, min(PROGRAMS, len(rows))), rows.shape[1] if gain else 0)
         if dx.is_meta:
             notice(BACKWARD, 0, rows.nbytes + upstream.nbytes + dx.nbytes)
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -175,3 +176,28 @@ def test_p_is_multiplied_in_the_weights_dtype(dtype: torch.dtype, kept: torch.dt
     torch.testing.assert_close(ours, theirs, rtol=limit, atol=limit)
     exact = p.to(dtype).double().mT @ w.double()
     torch.testing.assert_close(project(p, w, "triton").double(), exact, rtol=1e-4, atol=1e-4)
+
+
+EMPTY: dict[str, list[list[tuple[int, ...]]]] = {
+    "norm": [[(2, 0, 32), (32,), (2, 0, 32)]],
+    "swiglu": [[(2, 0, 32)] * 3, [(2, 3, 0)] * 3],
+    "rotary": [[(2, 0, 5, 8), (1, 5, 8), (1, 5, 8), (2, 0, 5, 8)], [(2, 3, 0, 8), (1, 0, 8), (1, 0, 8), (2, 3, 0, 8)]],
+    "adam": [[(0, 5)]],
+    "compress": [[(0, 4)]],
+    "to sixteen": [[(0, 4)], [(4, 0)]],
+    "project": [[(0, 4), (0, 6)], [(5, 0), (5, 6)], [(5, 4), (5, 0)]],
+    "lift": [[(0, 4), (4, 6)], [(5, 0), (0, 6)], [(5, 4), (4, 0)]],
+}
+
+
+@pytest.mark.parametrize(("case", "shapes"), [(case, shapes) for case, of in EMPTY.items() for shapes in of])
+def test_of_nothing_comes_nothing_or_zeros(case: str, shapes: list[tuple[int, ...]], interpreted: None) -> None:
+    given = [torch.randn(shape) for shape in shapes]
+    found = CASES[case][0]("triton", *given)
+    near(found, CASES[case][0]("torch", *given))
+    assert all(bool(each.isfinite().all()) for each in found)
+
+
+def test_no_tokens_in_8_bits(interpreted: None) -> None:
+    given: list[Any] = [torch.randn(0, 256), codes(32, 256), torch.rand(32, 2).bfloat16()]
+    near(in_8_bits("triton", *given), in_8_bits("torch", *given))
