@@ -83,7 +83,9 @@ def _tiles() -> Path:
 
 
 def _loss(device: torch.device) -> Path:
-    found = _path("linear_cross_entropy", "torch", softmax.case(torch.empty(0, dtype=torch.float32)), device)
+    found = _path(
+        "linear_cross_entropy", "torch", softmax.case(torch.empty(0, dtype=torch.float32, device="meta")), device
+    )
     return found._replace(
         path=f"{found.path}, chunked", why=f"the logits never exist whole; softmax in fp32 ({found.why})"
     )
@@ -97,7 +99,7 @@ def summary(device: str, problems: Iterable[Problem]) -> list[str]:
     Raises:
         BackendError: the environment asks for a backend that cannot do one of them, or the loss.
     """
-    choose(softmax.case(torch.empty(0, dtype=torch.float32))._replace(device=torch.device(device)))
+    choose(softmax.case(torch.empty(0, dtype=torch.float32, device="meta"))._replace(device=torch.device(device)))
     groups: dict[tuple[str, str], dict[str, list[str]]] = {}
     for problem in dict.fromkeys(problems):
         for op, case in _cases(problem).items():
