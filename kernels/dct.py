@@ -41,8 +41,8 @@ def random_basis(rows: int, rank: int, seed: int, device: torch.device) -> Tenso
     `rank` columns of D at random, its rows with random signs (Halko, Martinsson, Tropp 2011, section 4.6).
     """
     generator = torch.Generator().manual_seed(seed)
-    columns = torch.randperm(rows, generator=generator)[:rank]
-    signs = 1.0 - 2.0 * torch.randint(2, (rows, 1), generator=generator, dtype=torch.float32)
+    columns = torch.randperm(rows, generator=generator, device="cpu")[:rank]
+    signs = 1.0 - 2.0 * torch.randint(2, (rows, 1), generator=generator, dtype=torch.float32, device="cpu")
     return dct_matrix(rows, columns, torch.empty(0, device=device, dtype=torch.float32)).mul_(signs.to(device))
 
 

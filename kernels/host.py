@@ -81,7 +81,7 @@ class Host:
         """Let the program go on after all copies, so that it may read and write what waits here."""
 
     def _allocate(self, nbytes: int) -> Tensor | None:
-        return torch.empty(nbytes, dtype=torch.uint8)
+        return torch.empty(nbytes, dtype=torch.uint8, device="cpu")
 
     def _give_back(self, nbytes: int, flat: Tensor | None) -> None:
         self.held -= nbytes
@@ -126,7 +126,7 @@ class CudaHost(Host):
         self.stream.synchronize()
 
     def _allocate(self, nbytes: int) -> Tensor:
-        flat = torch.empty(nbytes, dtype=torch.uint8)
+        flat = torch.empty(nbytes, dtype=torch.uint8, device="cpu")
         torch.cuda.check_error(int(_runtime().cudaHostRegister(flat.data_ptr(), nbytes, 0)))
         return flat
 

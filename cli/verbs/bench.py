@@ -55,14 +55,14 @@ def kernels(
 def _predicted() -> dict[str, Any]:
     from galore.kernels.predict.predicted import Predictor
     from galore.kernels.predict.sequences import rows
-    from galore.kernels.triton.tuning import source
+    from galore.kernels.triton.tuning import origin
 
     predictor = Predictor()
     found = rows(predictor)
     return {
         "device": predictor.card.name,
         "evidence": "predicted, not timed: there is no GPU here",
-        "tiles": source(),
+        "tiles": ", ".join(origin()),
         "rows": [_row(row) for row in found],
         "all": _all([asdict(row) for row in found], predictor.card),
     }
@@ -88,14 +88,14 @@ def _row(row: Row) -> dict[str, Any]:
 def _measured(torch: Any) -> dict[str, Any]:
     from galore.kernels.predict.card import card_named
     from galore.kernels.predict.timed import measured
-    from galore.kernels.triton.tuning import source
+    from galore.kernels.triton.tuning import origin
 
     device = torch.device("cuda", torch.cuda.current_device())
     name, found = torch.cuda.get_device_name(device), measured(device)
     return {
         "device": name,
         "evidence": "measured here: CUDA events, median of 20, L2 cache flushed",
-        "tiles": source(),
+        "tiles": ", ".join(origin()),
         "rows": found,
         "all": _all(found, card_named(name)),
     }
@@ -109,9 +109,13 @@ def _tune(device: Any) -> None:
     def show(entry: Any, tile: Any, seconds: float) -> None:
         typer.echo(f"{entry.key}: {seconds * 1e6:.0f} µs with {tile}", err=True)
 
+    try:
+        path = override_path()
+    except RuntimeError as error:
+        raise UserError(f"a measured table has no place: {error}", where="--tune", fix="set XDG_CONFIG_HOME") from None
     tiles = tune(entries(), device, cuda_timer(device), show)
-    write(override_path(), tiles, f"measured on {device}")
-    typer.echo(f"written to {override_path()}", err=True)
+    write(path, tiles, f"measured on {device}")
+    typer.echo(f"written to {path}", err=True)
 
 
 def _show(found: dict[str, Any]) -> None:

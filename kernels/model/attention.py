@@ -93,7 +93,7 @@ def _probabilities(q: Tensor, k: Tensor, scale: float) -> Tensor:  # (G, t, D), 
         lost = torch.baddbmm(scores, q, k.mT, beta=-1, alpha=scale)
         scores = scores.float().add_(lost)
     rows = q.shape[1]
-    scores[:, :, -rows:] += torch.full((rows, rows), float("-inf"), dtype=torch.float32).triu_(1)
+    scores[:, :, -rows:] += torch.full((rows, rows), float("-inf"), dtype=torch.float32, device=q.device).triu_(1)
     return torch.softmax(scores, dim=-1).to(q.dtype)
 
 

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 def decays(heads: int) -> Tensor:
     """γ = 1 - 2^(-5 - h) of each head, (H,) in float64: half-lives from 22 tokens on, doubled from head to head."""
-    return 1 - torch.exp2(-5 - torch.arange(heads, dtype=torch.float64))
+    return 1 - torch.exp2(-5 - torch.arange(heads, dtype=torch.float64, device="cpu"))
 
 
 def rotations(length: int, width: int, theta: float, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

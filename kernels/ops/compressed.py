@@ -42,7 +42,7 @@ def compress(p: Tensor, bits: Bits, backend: Backend = "auto") -> dict[str, Tens
         raise ValueError(f"projectors are kept in 4 or 8 bits, not {bits}")
     flat = p.reshape(-1)
     if choose(quantizer(flat), backend).backend == "triton":
-        return _compress_by_triton(flat, bits)
+        return _compress_by_triton(flat.contiguous(), bits)
     parts = [_compress_block(part, bits) for part in torch.split(flat, block_elements(flat))]
     codes, absmax = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
     return {"codes": codes, "absmax": absmax}

@@ -26,12 +26,13 @@ def adam_direction_(
     """out ← -m̂ / (√v̂ + ε) for grad_scale · gradient; the moments take the step, in place.
 
     Args:
-        out: contiguous, fp32 or bf16; gradient: contiguous, of out's shape, any floating dtype.
+        out: contiguous, fp32 or bf16; gradient: of out's shape, any floating dtype.
         step: steps taken including this one, from 1.
 
     Raises:
         BackendError: `backend` cannot do it; the message says why.
     """
+    gradient = gradient.contiguous()
     chosen = choose(case(gradient, moments.kind), backend).backend
     if chosen == "triton" and out.is_meta:  # one kernel, nothing beside what it is given
         notice("adam", 0, gradient.nbytes + out.nbytes + 2 * moments.nbytes)

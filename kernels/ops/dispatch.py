@@ -132,6 +132,8 @@ def lift(w: Tensor, dense: bool, group: int = 1) -> Case:
         against = "the kernel adds P N and nothing else"
     elif group > WIDEST_GROUP:
         against = f"{group} int8 codes share one scale, and a tile holds {WIDEST_GROUP}"
+    elif not w.is_contiguous():
+        against = "the weight's rows do not lie one behind the other"
     fuses = "" if w.dtype == torch.float32 else "P N is rounded into the weight without passing through memory"
     return Case(w.device, against, fuses, "addmm_ in fp32 is one product in place already")
 

@@ -48,6 +48,7 @@ def dequantize(codes: Tensor, scales: Tensor, dtype: torch.dtype, backend: Backe
     """s q as a new (m, n) of `dtype`, rounded once, without a further temporary."""
     m, n = codes.shape
     if choose(quantizer(codes), backend).backend == "triton":
+        codes, scales = codes.contiguous(), scales.contiguous()
         w = torch.empty_like(codes, dtype=dtype)
         if w.is_meta:
             notice("dequantize", 0, w.nbytes + codes.nbytes + scales.nbytes)

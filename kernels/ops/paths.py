@@ -47,7 +47,7 @@ def explain(device: str, problems: Iterable[Problem] = ()) -> list[Path]:
     return [
         _loss(torch.device(device)),
         *[path for problem in problems or (_TYPICAL,) for path in _paths(torch.device(device), problem, gemm)],
-        *([] if unavailable(torch.device(device)) else [_launch()]),
+        *([] if unavailable(torch.device(device)) else [_launch(), _tiles()]),
         Path("8-bit states", *blockwise.path()),
         momenta(device),
         Path("subspace", "torch.linalg, fp32", "falls back to float64 eigh / QR, counted, where it does not converge"),
@@ -76,8 +76,16 @@ def _launch() -> Path:
     )
 
 
+def _tiles() -> Path:
+    from galore.kernels.triton.tuning import origin
+
+    return Path("tiles", *origin())
+
+
 def _loss(device: torch.device) -> Path:
-    found = _path("linear_cross_entropy", "torch", softmax.case(torch.empty(0, dtype=torch.float32)), device)
+    found = _path(
+        "linear_cross_entropy", "torch", softmax.case(torch.empty(0, dtype=torch.float32, device="meta")), device
+    )
     return found._replace(
         path=f"{found.path}, chunked", why=f"the logits never exist whole; softmax in fp32 ({found.why})"
     )
@@ -86,10 +94,12 @@ def _loss(device: torch.device) -> Path:
 def summary(device: str, problems: Iterable[Problem]) -> list[str]:
     """`explain` of the distinct problems in few lines: `op, op of shape, shape: implementation (reason)`.
 
+    One more where kernels run and a table of tiles that was measured here is not gone by.
+
     Raises:
         BackendError: the environment asks for a backend that cannot do one of them, or the loss.
     """
-    choose(softmax.case(torch.empty(0, dtype=torch.float32))._replace(device=torch.device(device)))
+    choose(softmax.case(torch.empty(0, dtype=torch.float32, device="meta"))._replace(device=torch.device(device)))
     groups: dict[tuple[str, str], dict[str, list[str]]] = {}
     for problem in dict.fromkeys(problems):
         for op, case in _cases(problem).items():
@@ -102,6 +112,10 @@ def summary(device: str, problems: Iterable[Problem]) -> list[str]:
         for shape, ops in shapes.items():
             by_ops.setdefault(", ".join(dict.fromkeys(ops)), []).append(shape)
         lines += [f"{ops} of {', '.join(of)}: {backend} ({why})" for ops, of in by_ops.items()]
+    if any(backend == "triton" for backend, _ in groups):
+        from galore.kernels.triton.tuning import origin, refusal
+
+        lines += [f"tiles: {', '.join(origin())}"] if refusal() else []
     return lines
 
 

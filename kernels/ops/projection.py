@@ -49,6 +49,7 @@ def project(p: Matrix, g: Tensor, backend: Backend = "auto") -> Tensor:
 def _project_by_triton(p: Matrix, g: Tensor) -> Tensor:
     from galore.kernels.triton.tuning import tile_for
 
+    p = _cast(p, g.dtype)
     (a, b), r = g.shape, p.shape[1]
     storage = f"p{p.bits if isinstance(p, Compressed) else 8 * g.dtype.itemsize}"
     tile = tile_for("project", a, b, r, g.stride(0) == 1 and g.stride(1) > 1, storage)
@@ -113,6 +114,7 @@ def lift_update_(
     group = 1 if scales is None else w.shape[1] // scales.shape[1]
     if p is not None and choose(dispatch.lift(w, dense is not None, group), backend).backend == "triton":
         assert n is not None
+        p, n = _cast(p, _dtype(w, p, n)), n.to(_dtype(w, p, n))
         if w.is_meta:  # one kernel, nothing beside what it is given
             touched = 2 * sum(each.nbytes for each in (w, compensation, scales) if each is not None)
             notice("lift", 2 * w.numel() * p.shape[1], touched + p.nbytes + n.nbytes)
@@ -168,7 +170,12 @@ def _lift_by_triton(w: Tensor, p: Matrix, n: Tensor, *, transposed: bool, **opti
 
     a, b = (w.shape[1], w.shape[0]) if transposed else (w.shape[0], w.shape[1])
     tile = tile_for("lift", a, b, n.shape[0], transposed, _storage(w, options))
-    run(lift_plan(w, p, n.to(_dtype(w, p, n)), tile, transposed=transposed, **options))
+    run(lift_plan(w, p, n, tile, transposed=transposed, **options))
+
+
+def _cast(p: Matrix, dtype: torch.dtype) -> Matrix:
+    """P in `dtype`, as kernels multiply it; codes are read in it."""
+    return p.to(dtype) if isinstance(p, Tensor) else p
 
 
 def _storage(w: Tensor, options: dict[str, Any]) -> str:

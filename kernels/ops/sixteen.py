@@ -21,6 +21,10 @@ def encode_(codes: Tensor, rows: Tensor, columns: Tensor, x: Tensor, backend: Ba
 
     By Triton 4 n fp32 bytes per CHUNK rows exist beside it; x itself only where neither rows nor columns lie together.
     """
+    if not x.numel():
+        for sizes in (rows, columns):
+            sizes.zero_()
+        return
     if choose(quantizer(x), backend).backend != "triton":
         quantize_(codes, rows, columns, x)
         return
@@ -39,6 +43,7 @@ def encode_(codes: Tensor, rows: Tensor, columns: Tensor, x: Tensor, backend: Ba
 
 def decode(codes: Tensor, rows: Tensor, columns: Tensor, backend: Backend = "auto") -> Tensor:
     """The fp32 matrix (m, n) that `encode_` stored: r c v."""
+    codes, rows, columns = codes.contiguous(), rows.contiguous(), columns.contiguous()
     out = torch.empty(len(rows), len(columns), dtype=torch.float32, device=codes.device)
     if choose(quantizer(out), backend).backend != "triton":
         dequantize_(out, codes, rows, columns)

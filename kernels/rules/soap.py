@@ -69,7 +69,10 @@ class SoapRule:
                 lambda: find(gram, axes), lambda: find(gram.double(), axes.double()).float()
             )
         except LinAlgError:
-            found, other_way = (torch.eye(len(axes), dtype=torch.float32) if step == 1 else axes), True
+            found, other_way = (
+                (torch.eye(len(axes), dtype=torch.float32, device=axes.device) if step == 1 else axes),
+                True,
+            )
         axes.copy_(found)
         if other_way:
             self.fell_back()

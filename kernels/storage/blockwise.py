@@ -59,7 +59,8 @@ def code(signed: bool, device: torch.device) -> Tensor:
     """The 256 fp32 values of the dynamic map, signed for first moments and unsigned for second moments."""
     decades = [10.0**exponent * _middles(2 ** (exponent + (6 if signed else 7))) for exponent in range(-6, 1)]
     opposite = [-values for values in decades] if signed else []
-    return torch.cat([*decades, *opposite, torch.tensor([0.0, 1.0], dtype=torch.float32)]).sort().values.to(device)
+    ends = torch.tensor([0.0, 1.0], dtype=torch.float32, device="cpu")
+    return torch.cat([*decades, *opposite, ends]).sort().values.to(device)
 
 
 def _middles(parts: int) -> Tensor:
@@ -68,9 +69,9 @@ def _middles(parts: int) -> Tensor:
     So does `torch.linspace` on processors that multiply and add in one instruction; others give other last bits, which
     a format cannot have.
     """
-    ends = torch.tensor([0.1, 1.0], dtype=torch.float32)
+    ends = torch.tensor([0.1, 1.0], dtype=torch.float32, device="cpu")
     (low, high), step = ends.double(), ends.diff().div(parts).double()
-    edge = torch.arange(parts + 1, dtype=torch.float64)
+    edge = torch.arange(parts + 1, dtype=torch.float64, device="cpu")
     edges = torch.where(edge < (parts + 1) // 2, low + step * edge, high - step * (parts - edge)).float()
     return (edges[1:] + edges[:-1]) / 2
 
@@ -86,7 +87,8 @@ def _summands(signed: bool) -> Tensor:
     """
     values = code(signed, torch.device("cpu"))
     midpoints = (values[1:] + values[:-1]) / 2
-    sign, rounded = torch.tensor([0, -(1 << 31)], dtype=torch.int32)[:, None], torch.arange(1 << 15, dtype=torch.int32)
+    sign = torch.tensor([0, -(1 << 31)], dtype=torch.int32, device="cpu")[:, None]
+    rounded = torch.arange(1 << 15, dtype=torch.int32, device="cpu")
     nearer, farther = sign | (rounded << 16).sub(1 << 15).clamp_min(0), sign | (rounded << 16).add(1 << 15)
     codes = torch.bucketize(torch.stack((nearer, farther)).view(torch.float32), midpoints, out_int32=True)
     lower, upper = codes.aminmax(dim=0)

@@ -59,7 +59,7 @@ def dequantize_(x: Tensor, codes: Tensor, rows: Tensor, columns: Tensor) -> None
 @functools.cache
 def values(device: torch.device) -> Tensor:
     """Fp32 (16,), the values, ascending; kept, as a GPU is waited for when it is given numbers of the host's."""
-    upper = torch.tensor(POSITIVE, dtype=torch.float32)
+    upper = torch.tensor(POSITIVE, dtype=torch.float32, device="cpu")
     return torch.cat([-upper.flip(0), upper]).to(device)
 
 

@@ -100,4 +100,4 @@ def _reduce(out: Tensor, parts: Tensor, *, accumulate: bool) -> Launch:
 
 def language_dtype(dtype: torch.dtype) -> Any:
     """The dtype that operands are multiplied in, as a constant of a kernel."""
-    return tl.bfloat16 if dtype == torch.bfloat16 else tl.float32
+    return {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}.get(dtype, tl.float32)

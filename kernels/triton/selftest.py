@@ -46,7 +46,7 @@ def check(device: torch.device) -> str:
     """Adam, a lift into bf16, and the softmax of a loss, against torch in fp32."""
     generator = torch.Generator().manual_seed(0)
     p, n, w = (
-        torch.randn(*shape, generator=generator, dtype=torch.float32).to(device)
+        torch.randn(*shape, generator=generator, dtype=torch.float32, device="cpu").to(device)
         for shape in ((64, 16), (16, 96), (64, 96))
     )
     lifted = w.bfloat16()

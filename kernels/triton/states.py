@@ -23,11 +23,11 @@ def tables(device: torch.device) -> Tensor:
         return torch.empty(SIZE, device=device, dtype=torch.float32)
     maps = [code(signed, torch.device("cpu")) for signed in (True, False)]
     signed, unsigned = (_bounds(values) for values in maps)
-    return torch.cat([*maps, signed, torch.zeros(3, dtype=torch.float32), unsigned]).to(device)
+    return torch.cat([*maps, signed, maps[0].new_zeros(3), unsigned]).to(device)
 
 
 def _bounds(values: Tensor) -> Tensor:
     """(257,): code c is the nearest one to the numbers in (bounds[c], bounds[c + 1]]."""
     midpoints = (values[1:] + values[:-1]) / 2
-    edge = torch.tensor([torch.inf], dtype=torch.float32)
+    edge = values.new_tensor([torch.inf])
     return torch.cat([-edge, midpoints, edge])

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Self
+
+SIDES = (16, 32, 64, 128, 256, 512)  # that rows, columns and depth can have: the least that tensor cores multiply
+WARPS = (1, 2, 4, 8, 16, 32)
+NEEDED, OPTIONAL = ("rows", "columns", "depth", "warps", "stages"), ("split", "group")
+MOST = 64  # stages, parts of a split, tiles to a group
 
 
 @dataclass(frozen=True)
@@ -33,3 +38,25 @@ class Tile:
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
+
+    @classmethod
+    def of_json(cls, entry: Any) -> Self:
+        """What `as_json` gave.
+
+        Raises:
+            ValueError: it is no tile; the message says why.
+        """
+        if not isinstance(entry, dict) or not {*NEEDED} <= entry.keys() <= {*NEEDED, *OPTIONAL}:
+            raise ValueError(
+                f"a tile has {', '.join(NEEDED)} and may have {', '.join(OPTIONAL)}, and this is {entry!r:.80}"
+            )
+        for name, value in entry.items():
+            if type(value) is not int or not _can_be(name, value):
+                raise ValueError(f"no tile has {value!r:.80} {name}")
+        return cls(**entry)
+
+
+def _can_be(name: str, value: int) -> bool:
+    if name in ("rows", "columns", "depth"):
+        return value in SIDES
+    return value in WARPS if name == "warps" else 1 <= value <= MOST

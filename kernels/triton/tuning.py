@@ -9,7 +9,6 @@ import functools
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 from galore.kernels.triton.tile import Tile
 
@@ -57,35 +56,77 @@ def _ragged(a: int, b: int, r: int) -> bool:
 @functools.cache
 def table() -> dict[str, Tile]:
     """Predicted tiles, replaced by those that were measured here."""
-    return {**_read(PREDICTED), **_read(override_path())}
+    return {**_read(PREDICTED), **_measured()[0]}
 
 
 def override_path() -> Path:
-    """Where `galore bench kernels --tune` writes what it measured."""
-    root = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
-    return root / "galore" / "kernels.json"
+    """Where `galore bench kernels --tune` writes what it measured.
+
+    Raises:
+        RuntimeError: there is no home directory to write below; the message says so.
+    """
+    root = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    return Path(root) / "galore" / "kernels.json"
 
 
-def source() -> str:
-    """What the tiles go by, for people."""
-    if override_path().exists():
-        return f"measured, {override_path()}"
-    return "predicted for the RTX 4090, not timed" if PREDICTED.exists() else "defaults, not timed"
+def origin() -> tuple[str, str]:
+    """What the tiles go by, and what is to be said of it, for people."""
+    measured, refused = _measured()
+    if measured:
+        return "measured", str(override_path())
+    return "predicted for the RTX 4090", f"not timed; {refused}" if refused else "not timed"
+
+
+def refusal() -> str:
+    """Why a table that was measured here is not gone by, "" if it is, or there is none."""
+    return _measured()[1]
 
 
 def write(path: Path, tiles: dict[str, Tile], note: str) -> None:
-    """A table that `table` reads."""
+    """A table that `table` reads, on the disk before it has its name."""
     path.parent.mkdir(parents=True, exist_ok=True)
     entries = {name: tile.as_json() for name, tile in sorted(tiles.items())}
     lines = ",\n".join(f"    {json.dumps(name)}: {json.dumps(entry)}" for name, entry in entries.items())
     private = path.with_name(f".{path.name}.tmp")
-    private.write_text(f'{{\n  "note": {json.dumps(note)},\n  "tiles": {{\n{lines}\n  }}\n}}\n')
+    with private.open("w", encoding="utf-8") as file:
+        file.write(f'{{\n  "note": {json.dumps(note)},\n  "tiles": {{\n{lines}\n  }}\n}}\n')
+        file.flush()
+        os.fsync(file.fileno())
     private.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
     table.cache_clear()
 
 
+def _measured() -> tuple[dict[str, Tile], str]:
+    """The table that was measured here, and why it is not gone by, "" if it is, or there is none."""
+    try:
+        path = override_path()
+    except RuntimeError as error:
+        return {}, f"a measured table has no place: {error} Set XDG_CONFIG_HOME"
+    try:
+        return _read(path), ""
+    except (OSError, ValueError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        return {}, f"{path} is not gone by ({reason}): delete it, or measure anew with `galore bench kernels --tune`"
+
+
 def _read(path: Path) -> dict[str, Tile]:
+    """The tiles of a table, every one of them checked; none of one that is not there.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no table of tiles; the message says why.
+    """
     if not path.exists():
         return {}
-    held: dict[str, Any] = json.loads(path.read_text())
-    return {name: Tile(**entry) for name, entry in held["tiles"].items()}
+    if not path.is_file():
+        raise ValueError("it is no file")
+    held = json.loads(path.read_text(encoding="utf-8"))
+    tiles = held.get("tiles") if isinstance(held, dict) else None
+    if not isinstance(tiles, dict):
+        raise ValueError("it has no tiles")
+    return {name: Tile.of_json(entry) for name, entry in tiles.items()}

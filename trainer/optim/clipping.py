@@ -27,7 +27,7 @@ def squared_norm(slots: Sequence[FullSlot]) -> Tensor:
     elif here:
         squares = torch.stack(torch._foreach_norm(here, dtype=torch.float32)).double().square()
     else:
-        return torch.zeros((), dtype=torch.float64)
+        return torch.zeros((), dtype=torch.float64, device="cpu")
     # on a CPU one after the other, in an order that is the same everywhere; on a GPU that is a scan, which is not
     return squares.cumsum(0)[-1] if device_type(squares) == "cpu" else squares.sum()
 

@@ -106,6 +106,8 @@ class CardRates:
     def _product(self, shape: tuple[int, ...], peak: float) -> float:
         """The best tile: whole waves of them over the multiprocessors."""
         batch, m, n, k = shape
+        if not batch * m * n:
+            return 0.0
         each = peak / self.multiprocessors
 
         def waves(tile: tuple[int, int], share: float) -> float:

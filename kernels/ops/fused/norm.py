@@ -34,7 +34,7 @@ def _case(x: Tensor) -> Case:
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        rows = x.reshape(-1, x.shape[-1])
+        rows, weight = x.reshape(-1, x.shape[-1]).contiguous(), weight.contiguous()
         out, r = torch.empty_like(rows), rows.new_empty(len(rows), dtype=torch.float32)
         if out.is_meta:
             notice(RMS_NORM, 0, rows.nbytes + out.nbytes)
@@ -51,9 +51,9 @@ class _RMSNorm(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         rows, weight, r = ctx.saved_tensors
-        upstream = upstream.reshape(-1, rows.shape[1])
+        upstream = upstream.reshape(rows.shape).contiguous()
         dx, gain = torch.empty_like(rows), ctx.needs_input_grad[1]
-        partial = r.new_empty(min(PROGRAMS, len(rows)), rows.shape[1] if gain else 0)
+        partial = r.new_empty(max(1, min(PROGRAMS, len(rows))), rows.shape[1] if gain else 0)
         if dx.is_meta:
             notice(BACKWARD, 0, rows.nbytes + upstream.nbytes + dx.nbytes)
         else:

@@ -46,6 +46,8 @@ class _Rotary(torch.autograd.Function):
 def _turn(x: Tensor, cos: Tensor, sin: Tensor, backward: bool, backend: Backend) -> Tensor:
     x = x if x.stride(-1) == 1 else x.contiguous()
     out = torch.empty_like(x)
+    if out.stride(-1) != 1:  # of one whose elements overlap
+        out = x.new_empty(x.shape)
     if choose(quantizer(out), backend).backend != "triton":
         (c1, c2), (s1, s2) = (each.unsqueeze(1).float().chunk(2, dim=-1) for each in (cos, sin))
         (x1, x2), (y1, y2) = x.chunk(2, dim=-1), out.chunk(2, dim=-1)

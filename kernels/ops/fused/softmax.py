@@ -39,10 +39,12 @@ def softmax_minus_onehot_(
         from galore.kernels.triton.fused import softmax_plan
         from galore.kernels.triton.launch import run
 
-        run(softmax_plan(logits, targets, losses, lse, z_loss))
+        run(softmax_plan(logits, targets.contiguous(), losses, lse, z_loss))
 
 
 def case(logits: Tensor) -> Case:
     """The operation on these logits, for `choose`."""
     found = quantizer(logits)
-    return found._replace(against="fp64 is torch's") if logits.dtype == torch.float64 else found
+    if logits.dtype == torch.float64:
+        return found._replace(against="fp64 is torch's")
+    return found if logits.is_contiguous() else found._replace(against="its rows do not lie one behind the other")

@@ -71,7 +71,7 @@ def weight_codes(
     if not form.reads_int8:
         dense = dequantize(weight, scales, dtype, backend)
         return row_codes(dense.mT if transposed else dense, form, draw, backend)
-    held = Coded(weight, scales, group_size(weight.shape[1]))
+    held = Coded(weight.contiguous(), scales.contiguous(), group_size(weight.shape[1]))
     aligned = held.size % STEP == 0 and (held.size <= WIDTH or held.whole)
     return held if aligned and not transposed else regrouped(held, transposed, draw, backend)
 

@@ -12,7 +12,7 @@ from galore.kernels.storage.rounding import RoundingNoise, read_compensated
 
 SHAPES = [(64, 96, 32), (50, 90, 20)]  # m, n, r
 EPS = 1e-6
-KINDS = ["float32", "nearest", "stochastic", "compensated16", "compensated8"]
+KINDS = ["float32", "float16", "nearest", "stochastic", "compensated16", "compensated8"]
 CPU = torch.device("cpu")
 
 
@@ -36,7 +36,7 @@ def exact_sum(w, p, n, transposed, alpha, decay, after):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_as_near_to_float64_as_torch(machine, shape, transposed, kind):
     (m, n, r), alpha, decay, after = shape, -3e-4, 1 - 1e-3, transposed
-    dtype = torch.float32 if kind == "float32" else torch.bfloat16
+    dtype = {"float32": torch.float32, "float16": torch.float16}.get(kind, torch.bfloat16)
     w, (p, direction) = (torch.randn(m, n) * 0.02).to(dtype), sides(m, n, r, transposed, dtype)
     rest = {"compensated16": torch.int16, "compensated8": torch.int8}.get(kind)
     noise = RoundingNoise(1, 2, CPU) if kind in ("stochastic", "compensated8") else None
@@ -51,15 +51,26 @@ def test_as_near_to_float64_as_torch(machine, shape, transposed, kind):
     assert_as_near(ours, theirs, exact, slack=1.05, eps=EPS)
 
 
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.bfloat16, 2e-3), (torch.float16, 3e-4)])
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("transposed", [False, True])
-def test_codes_of_p_multiply_as_they_read(machine, transposed, bits):
+def test_codes_of_p_multiply_as_they_read(machine, transposed, bits, dtype, limit):
     m, n, r = 50, 90, 20
-    p, direction = sides(m, n, r, transposed, torch.bfloat16)
-    p, w = kept_matrix(p, bits), torch.randn(m, n).bfloat16()
+    p, direction = sides(m, n, r, transposed, dtype)
+    p, w = kept_matrix(p, bits), torch.randn(m, n).to(dtype)
     exact = exact_sum(w, p, direction, transposed, -0.1, 1.0, False)
     make(machine, w, p, direction, (32, 64, 32, 4, 3), alpha=-0.1, transposed=transposed)
-    assert torch.equal(w, exact.float().bfloat16()) or relative_error(w, exact) <= 2e-3
+    assert torch.equal(w, exact.to(dtype)) or relative_error(w, exact) <= limit
+
+
+def test_what_is_more_than_fp16_holds_is_infinite_as_it_is_with_torch(machine):
+    p, direction = basis(64, 16, torch.float32) * 60_000, torch.full((16, 96), 2e4).half()
+    p, w = kept_matrix(p, 8), torch.zeros(64, 96).half()
+    by_torch = w.clone()
+    lift_update_(by_torch, p, direction, alpha=1.0)
+    make(machine, w, p, direction, (32, 64, 32, 4, 3), alpha=1.0)
+    assert bool(w.isinf().any())
+    assert torch.equal(w.isinf(), by_torch.isinf())
 
 
 @pytest.mark.parametrize("stochastic", [False, True])

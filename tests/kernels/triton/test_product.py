@@ -23,7 +23,7 @@ def projected(machine, p, g, *, split=1, out=None, dtype=None):
 
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("split", [1, 3])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_as_near_to_float64_as_torch(machine, shape, dtype, split, transposed):
     a, b, r = shape
@@ -34,12 +34,13 @@ def test_as_near_to_float64_as_torch(machine, shape, dtype, split, transposed):
 
 
 @pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("shape", SHAPES[:2])
-def test_codes_of_p_multiply_as_they_read(machine, shape, transposed, bits):
+def test_codes_of_p_multiply_as_they_read(machine, shape, transposed, dtype, bits):
     a, b, r = shape
-    p, g = kept_matrix(basis(a, r, torch.float32), bits), gradient(a, b, transposed, torch.bfloat16)
-    exact = reference.project(as_dense(p, torch.bfloat16).double(), g.double())
+    p, g = kept_matrix(basis(a, r, torch.float32), bits), gradient(a, b, transposed, dtype)
+    exact = reference.project(as_dense(p, dtype).double(), g.double())
     k = machine.kernels
     out = torch.empty(r, b)
     machine.run(k.product.product_plan(out, k.product.Operand.of(p).mT, g, k.tile.Tile(32, 64, 32, 4, 3)))

@@ -18,6 +18,11 @@ def test_right_kernels_pass(interpreted):
     assert interpreted.check(torch.device("cpu")) == ""
 
 
+def test_right_kernels_pass_whatever_the_default_device(interpreted):
+    with torch.device("meta"):
+        assert interpreted.check(torch.device("cpu")) == ""
+
+
 @pytest.mark.parametrize(
     ("plan", "message"), [("lift_plan", "lift_update"), ("adam_plan", "adam"), ("softmax_plan", "softmax")]
 )

@@ -28,3 +28,9 @@ def test_values_and_bounds_are_those_of_the_nearest_code(signed, values, bounds)
 def test_each_part_begins_where_16_bytes_can_be_read_and_meta_has_the_size():
     assert all(part % 4 == 0 for _, *parts in MAPS for part in parts)
     assert tables(torch.device("meta")).shape == tables(CPU).shape == (states.SIZE,)
+
+
+def test_the_default_device_of_the_process_does_not_matter():
+    with torch.device("meta"):
+        found = tables.__wrapped__(CPU)
+    assert torch.equal(found, tables(CPU))

@@ -31,6 +31,12 @@ def bf16_values(bits: Value) -> Value:
     return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
 
 
+def f16_bits(x: Value) -> Value:
+    """fp32 → f16, to nearest even."""
+    with np.errstate(over="ignore"):  # what is more than f16 holds is infinite
+        return x.astype(np.float16).view(np.uint16)
+
+
 def f16_bits_towards_zero(x: Value) -> Value:
     nearest = x.astype(np.float16)
     beyond = np.abs(nearest.astype(np.float32)) > np.abs(x)
@@ -54,7 +60,7 @@ def _halves_of_f16x2(x: Value) -> tuple[Value, Value]:
 
 def _e4m3x2_to_f16x2(x: Value) -> Value:
     upper, lower = (E4M3[(x >> np.uint16(shift)) & np.uint16(255)] for shift in (8, 0))
-    return _pair(lambda value: value.astype(np.float16).view(np.uint16), 16, upper, lower)
+    return _pair(f16_bits, 16, upper, lower)
 
 
 # (to, from) → (kind that the operands are read as, function)
@@ -62,6 +68,7 @@ FORMATS: dict[tuple[str, str], tuple[str, Callable[..., Value]]] = {
     ("bf16", "f32"): ("f32", bf16_bits),
     ("f32", "bf16"): ("b16", bf16_values),
     ("bf16x2", "f32"): ("f32", lambda x, y: _pair(bf16_bits, 16, x, y)),
+    ("f16x2", "f32"): ("f32", lambda x, y: _pair(f16_bits, 16, x, y)),
     ("f32", "f16"): ("b16", lambda x: x.view(np.float16).astype(np.float32)),
     ("tf32", "f32"): ("f32", tf32_bits),
     ("e4m3x2", "f32"): ("f32", lambda x, y: _pair(e4m3_bits, 8, x, y)),
@@ -76,9 +83,7 @@ def convert(i: Instruction) -> Step:
     write = target(i.operands[0])
     if (to, of) == ("f16", "f32"):
         kind = "f32"
-        function: Callable[..., Value] = (
-            f16_bits_towards_zero if "rz" in modes else lambda x: x.astype(np.float16).view(np.uint16)
-        )
+        function: Callable[..., Value] = f16_bits_towards_zero if "rz" in modes else f16_bits
     elif (to, of) in FORMATS:
         kind, function = FORMATS[to, of]
     else:

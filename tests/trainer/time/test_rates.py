@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 import torch
 
@@ -9,7 +11,7 @@ from galore.trainer.machine.cards import card
 from galore.trainer.machine.gpus import GPUS
 from galore.trainer.memory.trace.trace import Call, Operation
 from galore.trainer.time.rates import KERNEL, CardRates, card_rates
-from galore.trainer.time.work import Work
+from galore.trainer.time.work import Kind, Work
 
 
 def rates(name: str = "rtx4090") -> tuple[CardRates, CardRates]:
@@ -52,6 +54,18 @@ def test_nothing_is_shorter_than_a_launch() -> None:
     slow, _ = rates()
     assert slow.of(Work("pass", 0, 4)) == KERNEL
     assert slow.of(Work("nothing", 0, 0)) == 0
+
+
+@pytest.mark.parametrize("shape", [(0, 64, 64, 64), (1, 0, 64, 64), (1, 64, 0, 64), (1, 64, 64, 0)])
+def test_a_product_of_nothing_is_a_launch(shape: tuple[int, ...]) -> None:
+    for each in rates():
+        assert each.of(Work("product", 0, 0, torch.bfloat16, shape)) == KERNEL
+
+
+@pytest.mark.parametrize("kind", get_args(Kind))
+def test_work_of_no_numbers_takes_a_time(kind: Kind) -> None:
+    for each in rates():
+        assert 0 <= each.of(Work(kind, 0, 0, torch.float8_e4m3fn, (0, 0, 0, 0))) < 1e-2
 
 
 def test_the_bus_is_another_than_the_memory() -> None:

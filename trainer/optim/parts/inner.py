@@ -79,7 +79,7 @@ class Inner:
         """Count a step, and make the state at the first."""
         state, fresh = self.weight.state, not self.started
         if fresh:
-            state["step"] = torch.zeros((), dtype=torch.int64)
+            state["step"] = torch.zeros((), dtype=torch.int64, device="cpu")
         state["step"] += 1
         if fresh:
             state.update(self._new(shape, device))

@@ -53,7 +53,7 @@ def settle(state: dict[str, Tensor], step: int, gap: int, similar: bool) -> None
     Q-GaLore (arXiv 2407.08296, section 3.2) lengthens intervals alike, and never shortens them.
     """
     gaps = min(LONGEST, 2 * int(state["refresh"][1])) if similar and "refresh" in state else 2 if similar else 1
-    state["refresh"] = torch.tensor([step + gaps * gap, gaps])
+    state["refresh"] = torch.tensor([step + gaps * gap, gaps], device="cpu")
 
 
 def note_draw(state: dict[str, Tensor], schedule: RefreshSchedule, step: int) -> bool:
@@ -64,5 +64,5 @@ def note_draw(state: dict[str, Tensor], schedule: RefreshSchedule, step: int) ->
     """
     drawn, before = schedule.last_due(step), schedule.last_due(max(0, step - 1))
     known = int(state["refresh"][0]) if "refresh" in state else before
-    state["refresh"] = torch.tensor([drawn, 1])
+    state["refresh"] = torch.tensor([drawn, 1], device="cpu")
     return known != drawn

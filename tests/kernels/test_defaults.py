@@ -1,4 +1,4 @@
-"""Tensors have the dtype that the code says, whatever the process has set as torch's default."""
+"""Tensors have the dtype and the device that the code says, whatever the process has set as torch's defaults."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from galore.kernels import dct
+from galore.kernels.device import meta_stands_for
+from galore.kernels.host import Host
+from galore.kernels.ops.paths import explain, summary
 from galore.kernels.storage import blockwise, sixteen
 from galore.trainer.optim import GaLoreAdamW
 
@@ -18,19 +22,34 @@ ROOT = Path(__file__).parents[2]
 # functions of torch whose dtype is the default's unless they are given one
 MAKERS = ("empty", "eye", "full", "linspace", "logspace", "ones", "rand", "randn", "zeros")
 TABLES = (blockwise.code, blockwise._summands, sixteen.values, sixteen.bounds)
+# and the device
+PLACED = (*MAKERS, "arange", "as_tensor", "asarray", "randint", "randperm", "scalar_tensor", "tensor")
 FLOATING = (torch.float32, torch.float64, torch.bfloat16)
 
 
-@pytest.fixture(params=FLOATING[1:], ids=str)
-def other(request: Any) -> Iterator[torch.dtype]:
-    """Another default dtype, under which nothing has been made yet."""
+@pytest.fixture
+def afresh() -> Iterator[None]:
+    """No table has been made yet, and none that the test makes stays."""
     for table in TABLES:
         table.cache_clear()
+    yield
+    for table in TABLES:
+        table.cache_clear()
+
+
+@pytest.fixture(params=FLOATING[1:], ids=str)
+def other(request: Any, afresh: None) -> Iterator[torch.dtype]:
+    """Another default dtype, under which nothing has been made yet."""
     torch.set_default_dtype(request.param)
     yield request.param
     torch.set_default_dtype(torch.float32)
-    for table in TABLES:
-        table.cache_clear()
+
+
+@pytest.fixture
+def elsewhere(afresh: None) -> Iterator[None]:
+    """Another default device, on which nothing can be read."""
+    with torch.device("meta"):
+        yield
 
 
 CASES: dict[str, dict[str, Any]] = {
@@ -63,12 +82,12 @@ KEYWORDS = ("state_dtype", "weight_rounding")
 def trained(dtype: torch.dtype = torch.float32, zero: bool = False, **options: Any) -> Tensor:
     """A weight after some steps over two refreshes; with `zero` the first gradient is none."""
     draw = torch.Generator().manual_seed(0)
-    weight = nn.Parameter(torch.randn(96, 96, generator=draw, dtype=torch.float32).to(dtype))
+    weight = nn.Parameter(torch.randn(96, 96, generator=draw, dtype=torch.float32, device="cpu").to(dtype))
     keywords = {name: options.pop(name) for name in KEYWORDS if name in options}
     group = {"params": [("w", weight)], "update_proj_gap": 2, **options}
     optimizer = GaLoreAdamW([group], lr=1e-2, max_grad_norm=1.0, stagger=False, **keywords)  # type: ignore[arg-type]
     for step in range(5):
-        gradient = torch.randn(96, 96, generator=draw, dtype=torch.float32).to(dtype)
+        gradient = torch.randn(96, 96, generator=draw, dtype=torch.float32, device="cpu").to(dtype)
         weight.grad = gradient * 0 if zero and step == 0 else gradient
         optimizer.step()
     return weight.detach()
@@ -84,15 +103,41 @@ def test_steps_are_the_same_bits(expected: dict[str, Tensor], other: torch.dtype
     torch.testing.assert_close(trained(**CASES[case]), expected[case], rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("folder", ["kernels", "trainer/optim", "trainer/losses", "trainer/models"])
-def test_no_tensor_is_made_in_the_default_dtype(folder: str) -> None:
-    found = []
+@pytest.mark.parametrize("case", CASES)
+def test_steps_are_the_same_bits_whatever_the_default_device(
+    expected: dict[str, Tensor], elsewhere: None, case: str
+) -> None:
+    torch.testing.assert_close(trained(**CASES[case]), expected[case], rtol=0, atol=0)
+
+
+def test_what_is_kept_lies_where_it_was_asked_for(elsewhere: None) -> None:
+    cpu = torch.device("cpu")
+    kept = [blockwise.code(True, cpu), blockwise._summands(False), sixteen.values(cpu), sixteen.bounds(cpu)]
+    kept += [dct.random_basis(8, 2, 0, cpu), Host(cpu)._allocate(16)]
+    assert {each.device.type for each in kept} == {"cpu"}
+    assert explain("cuda")
+    with meta_stands_for("cuda"):
+        assert summary("cuda", []) == []
+
+
+def unsaid(folder: str, makers: tuple[str, ...], keyword: str) -> Iterator[str]:
+    """Calls of torch's that make a tensor by a default of the process."""
     for file in sorted((ROOT / folder).rglob("*.py")):
         for call in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute)):
                 continue
             of_torch = isinstance(call.func.value, ast.Name) and call.func.value.id == "torch"
-            given = {"dtype", "out", None} & {each.arg for each in call.keywords}
-            if of_torch and call.func.attr in MAKERS and not given:
-                found.append(f"{file.relative_to(ROOT)}:{call.lineno}: {ast.unparse(call)}")
-    assert not found
+            given = {keyword, "out", None} & {each.arg for each in call.keywords}
+            if of_torch and call.func.attr in makers and not given:
+                yield f"{file.relative_to(ROOT)}:{call.lineno}: {ast.unparse(call)}"
+
+
+@pytest.mark.parametrize("folder", ["kernels", "trainer/optim", "trainer/losses", "trainer/models"])
+def test_no_tensor_is_made_in_the_default_dtype(folder: str) -> None:
+    assert not list(unsaid(folder, MAKERS, "dtype"))
+
+
+@pytest.mark.parametrize("folder", ["kernels", "trainer/optim"])
+def test_no_tensor_is_made_on_the_default_device(folder: str) -> None:
+    statements = "kernels/reference/"  # for the CPU, where tests compare with them
+    assert not [each for each in unsaid(folder, PLACED, "device") if not each.startswith(statements)]
