@@ -261,6 +261,8 @@ def _resume(
         refuse_other_rates(before, after, checkpoint.step, str(directory.root))
     data.seek(checkpoint.state["position"], checkpoint.step)
     console.message(f"resuming from {checkpoint.path.name}, verified")
+    if group is not None and not group.is_first:
+        return checkpoint
     try:
         best = _best(directory, checkpoint, recipe)
         tidy(directory.checkpoints, recipe.train.save_total_limit, checkpoint.path, best)

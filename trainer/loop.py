@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from galore.kernels.span import span
 from galore.trainer.build import Run
-from galore.trainer.common.errors import Interrupted, described
+from galore.trainer.common.errors import Interrupted, UserError, described
 from galore.trainer.data.batch import Batch, Objective, Result
 from galore.trainer.data.rows.skips import skipping
 from galore.trainer.evaluate import score_held_out
@@ -38,7 +38,8 @@ def train(run: Run, recorder: Recorder, stop: StopOnSignal) -> Result | None:
     """
     settings, result, due = run.recipe.train, None, False
     watched = recorder.watching(run.model, run.optimizer)
-    how = (run.recipe.log.profiled, run.device, run.directory.keep_trace, recorder.event, run.console.message)
+    profiled_steps = run.recipe.log.profiled if run.writes else range(0)
+    how = (profiled_steps, run.device, run.directory.keep_trace, recorder.event, run.console.message)
     with Rescue(run, recorder) as rescue, watched, StepProfiler(*how) as profiled:
         if _owes_evaluation(run, recorder):
             result = evaluate_run(run, recorder, run.first_step)
@@ -141,7 +142,10 @@ def evaluate_run(run: Run, recorder: Recorder, step: int) -> Result | None:
 
 
 def _sample(run: Run, recorder: Recorder, step: int) -> str | None:
-    """The sample that the recipe asks for; why there is none is an event."""
+    """The sample that the recipe asks for; why there is none is an event.
+
+    Of a sharded model only what all ranks refuse alike is one: where one fails alone, the others wait for it.
+    """
     settings = run.recipe.eval
     prompt = settings.sample_prompt
     if prompt is None or not (run.writes or is_sharded(run.model)):
@@ -159,6 +163,8 @@ def _sample(run: Run, recorder: Recorder, step: int) -> str | None:
             ),
         )
     except Exception as error:
+        if is_sharded(run.model) and not isinstance(error, UserError):
+            raise
         recorder.event(step, f"no sample after step {step}: {described(error)}")
         return None
 

@@ -100,6 +100,8 @@ def _remedy(run: Run, error: Exception, trace: str) -> str:
         return ""
     if isinstance(error, MemoryError) or is_out_of_memory(error):  # in a step it is a shortage, told apart from this
         return "lower eval.micro_batch_size"
+    if not run.writes:
+        return ""
     with suppress(OSError, UserError):  # the latter where the directory is another run's by now
         run.directory.replace(run.directory.traceback, masked(trace))
         return f"{run.directory.traceback} says where, for a report if it is galore's fault"

@@ -55,7 +55,7 @@ def runs(
 
 
 def _end_as(itself: list[Listed], folder: str, as_json: bool) -> NoReturn:
-    """What torchrun and srun do not pass on: they end with 1 wherever a process ends with anything but 0."""
+    """What torchrun does not pass on: it ends with 1 wherever a process ends with anything but 0."""
     if not itself:
         raise UserError("is no run itself", where=folder, fix="name the directory of the run that --exit-code is about")
     typer.echo(json.dumps(itself[0].as_json(), indent=2) if as_json else _state(itself[0]))

@@ -99,6 +99,7 @@ NEEDS_MORE = {  # somebody who types, an extra, or the hub: its options are know
     "galore profile-memory finetune-instruct --model llama-3-8b --gpu rtx4090 --no-advise optim.state_dtype=8bit "
     "optim.accumulator_dtype=bfloat16 optim.projector_dtype=int8 optim.weight_dtype=int8",
     "galore chat runs/one",
+    "galore chat runs/chat",
     "galore eval RUN",
     "galore eval RUN --by-position",
     "galore eval RUN --passkey 256,1024,2048",
@@ -124,8 +125,8 @@ NEEDS_MORE = {  # somebody who types, an extra, or the hub: its options are know
     "'model.rope={type: longrope, factors: found/rope.json}'",
     "galore eval runs/one --tasks hellaswag,arc_easy --limit 100",
     "galore export runs/one exported --max-shard-size 5GB --ollama --license apache-2.0",
-    "galore export runs/one exported --ollama --push OWNER/MODEL --private",
-    "galore export runs/one exported --push OWNER/MODEL --private",
+    "galore export runs/one pushed --ollama --push OWNER/MODEL --private",
+    "galore export runs/one pushed --push OWNER/MODEL --private",
 }
 RUN, IMPORTED = ("long-context.md",), ("architectures.md", "extra-loss.md")  # Python of pages
 SCRIPTS = ("python bench/", "python docs/examples/")

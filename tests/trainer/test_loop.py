@@ -9,8 +9,10 @@ import random
 import shutil
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -278,6 +280,30 @@ def test_a_sample_that_fails_is_an_event(
     assert [text.partition(": ")[0] for text in told] == [f"no sample after step {step}" for step in (3, 6, 8)]
     losses = [[row["loss_nats"] for row in rows(each, "eval")] for each in (tmp_path / "run", straight)]
     assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize(
+    ("sharded", "error", "ends"),
+    [
+        (True, torch.OutOfMemoryError("here alone"), True),
+        (True, UserError("no chat template"), False),
+        (False, torch.OutOfMemoryError("here alone"), False),
+    ],
+)
+def test_of_a_sharded_model_a_sample_that_fails_on_one_rank_ends_all(
+    monkeypatch: pytest.MonkeyPatch, sharded: bool, error: Exception, ends: bool
+) -> None:
+    def refuse(*_: Any) -> str:
+        raise error
+
+    monkeypatch.setattr(loop, "entered", refuse)
+    monkeypatch.setattr(loop, "is_sharded", lambda _: sharded)
+    run: Any = SimpleNamespace(recipe=load_recipe("demo").recipe, model=None, writes=True)
+    told: list[str] = []
+    recorder: Any = SimpleNamespace(event=lambda step, text: told.append(text))
+    with pytest.raises(type(error)) if ends else nullcontext():
+        assert loop._sample(run, recorder, 3) is None
+    assert bool(told) != ends
 
 
 @pytest.mark.parametrize("error", [RuntimeError("no font"), RunFailed("the disk is full"), KeyError("step")])

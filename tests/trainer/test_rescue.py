@@ -103,6 +103,13 @@ def test_of_what_nobody_can_mend_the_traceback_is_kept(run: Any) -> None:
     assert "test_rescue.py" in run.directory.traceback.read_text()
 
 
+def test_who_writes_nothing_leaves_no_traceback(run: Any) -> None:
+    run.writes = False
+    with pytest.raises(Ended), Rescue(run, Record()):  # type: ignore[arg-type]
+        raise KeyError("unknown")
+    assert not run.directory.traceback.exists()
+
+
 @pytest.mark.parametrize("error", [Ended("over"), Interrupted("by a signal"), KeyboardInterrupt(), SystemExit(3)])
 def test_an_end_of_its_own_passes(run: Any, error: BaseException) -> None:
     with pytest.raises(type(error)) as caught, Rescue(run, Record()):  # type: ignore[arg-type]

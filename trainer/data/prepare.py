@@ -213,16 +213,17 @@ def _mend(summary: dict[str, Any]) -> str:
 
 def _hold_out_more(material: Material, tokens: int) -> str:
     """The share of documents that is enough to evaluate on, if any is. Sizes in tokens go by those in characters."""
-    if material.validation:
-        return "name more files, lower data.max_length"
     section, bad = material.section, BadRows("skip")
-    sizes = [(content_hash(document.text), len(document.text)) for document in material.train.documents(bad)]
     whole = section.examples or section.packing == "paper"  # a row is made of one document, however short
+    shorter = "" if whole else ", lower data.max_length"
+    if material.validation:
+        return f"name more files{shorter}"
+    sizes = [(content_hash(document.text), len(document.text)) for document in material.train.documents(bad)]
     enough = 1 if whole else MARGIN * section.max_length * sum(size for _, size in sizes) / max(tokens, 1)
     share = working_share(sizes, enough)
     if share is None or share <= section.validation_fraction:
-        return f"no share of {counted(len(sizes), 'document')} is enough on both sides: give more text, lower data.max_length"
-    return f"set data.validation_fraction: {share}, lower data.max_length"
+        return f"no share of {counted(len(sizes), 'document')} is enough on both sides: give more text{shorter}"
+    return f"set data.validation_fraction: {share}{shorter}"
 
 
 def read_data(recipe: Recipe, base_dir: Path, progress: Progress | None = None) -> Data:

@@ -255,6 +255,12 @@ def refuse_in_group(recipe: Recipe, group: Group | None) -> None:
         what = f"{recipe.train.global_batch_size} sequences cannot be shared by {group.size} processes"
         raise UserError(what, where="train.global_batch_size", fix="start fewer processes, or raise it")
     fewest, more = divmod(recipe.train.global_batch_size, group.size)
+    sketched = recipe.optim.method == "galore" and recipe.optim.proj_type != "random"
+    first = sketched and recipe.optim.effective_refresh == "first-micro-batch"
+    if first and fewest < recipe.train.micro_batch_size:
+        what = f"a refresh sees the first {recipe.train.micro_batch_size} sequences of a batch, and {group.size} processes have {fewest} each"
+        fix = f"set train.micro_batch_size: {fewest}, another optim.refresh, or start fewer processes"
+        raise UserError(what, where="optim.refresh", fix=fix)
     if recipe.parallel.mode == "fsdp" and more and fewest % recipe.train.micro_batch_size == 0:
         what = f"fsdp needs as many micro-batches on every process: {group.size} processes get {fewest} or {fewest + 1} sequences, {recipe.train.micro_batch_size} at a time"
         raise UserError(what, where="train.global_batch_size", fix=f"make it a multiple of {group.size}")

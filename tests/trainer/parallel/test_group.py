@@ -4,6 +4,7 @@ import itertools
 import signal
 import socket
 from collections import Counter
+from contextlib import nullcontext
 from datetime import timedelta
 
 import pytest
@@ -12,7 +13,17 @@ import torch.distributed as dist
 
 from galore.trainer.common.errors import RunFailed, UserError
 from galore.trainer.machine.signals import Request
-from galore.trainer.parallel.group import Group, RankLost, ToldElsewhere, join, leave, meeting, reaching
+from galore.trainer.parallel.group import (
+    Group,
+    RankLost,
+    ToldElsewhere,
+    join,
+    leave,
+    meeting,
+    reaching,
+    refuse_in_group,
+)
+from galore.trainer.recipe.load import load_recipe
 
 
 @pytest.fixture
@@ -188,3 +199,22 @@ def test_who_meets_no_error_goes_on_and_outside_of_a_sharded_group_each_error_is
     for apart in (None, Group(1, 2)):
         with pytest.raises(RunFailed), meeting(apart):
             raise RunFailed("none is good")
+
+
+@pytest.mark.parametrize(
+    ("micro", "more", "refused"),
+    [
+        (8, [], True),
+        (4, [], False),
+        (8, ["optim.proj_type=random"], False),
+        (8, ["optim.method=full"], False),
+        (8, ["optim.refresh=delayed"], False),
+    ],
+)
+def test_a_refresh_that_sees_the_first_micro_batch_needs_it_whole_in_a_share(micro, more, refused):
+    sizes = ["train.global_batch_size=8", f"train.micro_batch_size={micro}"]
+    recipe = load_recipe("demo", ["optim.refresh=first-micro-batch", *sizes, *more]).recipe
+    with pytest.raises(UserError, match="the first 8 sequences") if refused else nullcontext() as caught:
+        refuse_in_group(recipe, Group(0, 2))
+    if refused:
+        assert "train.micro_batch_size: 4" in caught.value.fix

@@ -190,6 +190,8 @@ def _data(recipe: Recipe, found: Handover) -> dict[str, Any]:
         found.tell("data.chat_template", "prompt and answer are written without a chat template there")
     else:
         entry |= {"type": "completion", "field": only_column("data.text_field", data.text_field, found)}
+    if data.loss_on == "last":
+        found.tell("data.loss_on", "every answer of a conversation is trained there, here the last one")
     values = {"datasets": [{name: value for name, value in entry.items() if value is not None}]}
     return (
         values

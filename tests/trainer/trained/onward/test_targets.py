@@ -261,6 +261,12 @@ LINES = "data.txt_document=line"
         ),
         (
             "axolotl",
+            ["data.path=a.jsonl", "data.messages_field=m", "data.loss_on=last"],
+            "train_on_inputs: false",
+            "data.loss_on: every answer of a conversation is trained there, here the last one",
+        ),
+        (
+            "axolotl",
             ["data.path=a.tsv", "data.text_field=b"],
             "ds_type: csv",
             "data.delimiter: columns are parted by commas",
