@@ -145,5 +145,8 @@ DEFAULTS = {
     "lr_scheduler.num_warmup_steps": 0,
 }
 TORCHTUNE = Tool(
-    "torchtune", ("optimizer._component_", "tokenizer._component_", "checkpointer._component_"), TABLE, DEFAULTS
+    "torchtune",
+    ("optimizer._component_", "tokenizer._component_", "checkpointer._component_"),
+    TABLE,
+    lambda written: DEFAULTS,
 )
