@@ -19,6 +19,19 @@ Fate = Literal["taken", "changed", "left out"]
 OFF = "it is off, as it is here"
 UNWRITTEN = "it is off, which needs no key here"
 NOTHING = "nothing here takes its place"
+# a section of another toolkit → the sections here that its keys may be found in by their names; none for any other
+MEANT = {
+    "model": ("model", "optim"),
+    "tokenizer": ("data",),
+    "dataset": ("data",),
+    "checkpointer": ("model",),
+    "optimizer": ("optim",),
+    "optim_args": ("optim",),
+    "lr_scheduler": ("optim",),
+    "lr_scheduler_kwargs": ("optim",),
+    "metric_logger": ("log",),
+    "fsdp_config": ("train", "parallel"),
+}
 INDENT = len("line 1234 left out  ")  # of what is told of a line, where it goes on
 
 
@@ -73,8 +86,10 @@ class Draft:
 
     def by_name(self, key: str) -> None:
         """Take a key under the name that it has here, or say why there is none."""
-        value, name = self.values[key], key.rpartition(".")[2]
+        value, (above, _, name) = self.values[key], key.rpartition(".")
         target, fixed = setting_called(name)
+        if above and target.partition(".")[0] not in MEANT.get(above, ()):
+            target, fixed = "", ""
         if is_off(value) and not (target and not fixed and fields()[target].takes("boolean")):
             return self.leave(key, off(f"{target}: {fixed}" if fixed else target) if target else UNWRITTEN)
         first = next((each for each in self.told if each.line and each.path == target and each.path), None)

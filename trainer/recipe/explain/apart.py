@@ -136,7 +136,8 @@ APART = {
     "steps whose gradients are not finite are skipped, and train.max_skipped_steps ends the run: leave it out": """
         loss_watchdog_threshold loss_watchdog_patience logging_nan_inf_filter""",
     "a resumed run goes on with the data where it stopped: leave it out": "ignore_data_skip",
-    "torch's fused or foreach ways change nothing that is seen here: leave it out": "fused foreach",
+    "torch's fused or foreach ways change nothing that is seen here: leave it out": """
+        fused foreach optim.fused""",
     # what is written
     "metrics.jsonl in the run's folder has every step, and report.md the plots: leave it out": """
         plot_loss logging_dir log_dir logging_first_step log_peak_memory_stats include_num_input_tokens_seen
