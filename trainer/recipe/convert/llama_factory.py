@@ -211,10 +211,11 @@ DEFAULTS = {
 
 def _defaults(written: Mapping[str, Any]) -> dict[str, Any]:
     """What it does where the file is silent, of the method that the file chooses."""
+    own: dict[str, Any] = {}
     if _projects(written):
         own = {} if written.get("use_apollo") is True else {"galore_rank": 16, "galore_scale": 2.0}
-    else:
-        own = {"lora_rank": 8, "lora_alpha": None} if written.get("finetuning_type", "lora") == "lora" else {}
+    elif written.get("finetuning_type", "lora") == "lora":
+        own = {"lora_rank": 8, "lora_alpha": None}
     return DEFAULTS | own
 
 
