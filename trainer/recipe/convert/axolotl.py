@@ -157,4 +157,6 @@ DEFAULTS = {
     "adapter": None, "num_epochs": 1, "micro_batch_size": 1, "gradient_accumulation_steps": 1, "sequence_len": 512,
     "warmup_ratio": 0.0, "cosine_min_lr_ratio": 0.0, "val_set_size": 0.0, "learning_rate": 5e-5,
 }  # fmt: skip
-AXOLOTL = Tool("axolotl", ("base_model", "sequence_len", "datasets", "num_epochs", "val_set_size"), TABLE, DEFAULTS)
+AXOLOTL = Tool(
+    "axolotl", ("base_model", "sequence_len", "datasets", "num_epochs", "val_set_size"), TABLE, lambda written: DEFAULTS
+)

@@ -53,7 +53,7 @@ def convert(file: str, tool_name: str | None = None) -> Converted:
         raise RecipeError(file, layer.problems)
     written = _flat(layer.values)
     tool = _tool(written, file, tool_name)
-    together = {**tool.defaults, **written}
+    together = {**tool.defaults(written), **written}
     values = resolved(together) if tool is TORCHTUNE else together
     draft = Draft(values, lambda key: _line(layer, key, key in written))
     for key in values:

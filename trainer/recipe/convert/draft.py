@@ -17,13 +17,35 @@ from galore.trainer.recipe.schema.source import SourceSection
 
 Fate = Literal["taken", "changed", "left out"]
 OFF = "it is off, as it is here"
+UNWRITTEN = "it is off, which needs no key here"
 NOTHING = "nothing here takes its place"
+# a section of another toolkit → the sections here that its keys may be found in by their names; none for any other
+MEANT = {
+    "model": ("model", "optim"),
+    "tokenizer": ("data",),
+    "dataset": ("data",),
+    "checkpointer": ("model",),
+    "optimizer": ("optim",),
+    "optim_args": ("optim",),
+    "lr_scheduler": ("optim",),
+    "lr_scheduler_kwargs": ("optim",),
+    "metric_logger": ("log",),
+    "fsdp_config": ("train", "parallel"),
+}
 INDENT = len("line 1234 left out  ")  # of what is told of a line, where it goes on
 
 
 def is_off(value: Any) -> bool:
     """Whether a value says that something is not wanted; 0 is a number."""
     return value is None or value is False or value in ("", "none", "null")
+
+
+def off(target: str) -> str:
+    """What is told of something that is off, and on in a recipe that has `target`: a path, or `path: value`."""
+    path, _, fixed = target.partition(": ")
+    default = fields()[path].schema.get("default")
+    is_on = default == yaml.safe_load(fixed) if fixed else not (is_off(default) or default in ([], {}))
+    return f"it is off there; {path} is {dump_value(default)} here unless it is set" if is_on else OFF
 
 
 @dataclass
@@ -64,10 +86,12 @@ class Draft:
 
     def by_name(self, key: str) -> None:
         """Take a key under the name that it has here, or say why there is none."""
-        value, name = self.values[key], key.rpartition(".")[2]
+        value, (above, _, name) = self.values[key], key.rpartition(".")
         target, fixed = setting_called(name)
+        if above and target.partition(".")[0] not in MEANT.get(above, ()):
+            target, fixed = "", ""
         if is_off(value) and not (target and not fixed and fields()[target].takes("boolean")):
-            return self.leave(key, OFF)
+            return self.leave(key, off(f"{target}: {fixed}" if fixed else target) if target else UNWRITTEN)
         first = next((each for each in self.told if each.line and each.path == target and each.path), None)
         if first is not None and not fixed:
             return self.leave(key, f"{target} is what {first.key} in line {first.line} says")
@@ -122,13 +146,14 @@ class Tool:
     """A toolkit. `table`: what becomes of its keys where the names alone do not say it: a path, or a rule.
 
     Args:
-        signs: keys that a file of it has; `defaults`: what it does where the file is silent, and galore does otherwise.
+        signs: keys that a file of it has; `defaults`: what it does where the file, whose values it is given, is silent,
+            and galore does otherwise.
     """
 
     name: str
     signs: tuple[str, ...]
     table: Mapping[str, str | Rule]
-    defaults: Mapping[str, Any]
+    defaults: Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 
 def absent(why: str) -> Rule:
@@ -136,15 +161,15 @@ def absent(why: str) -> Rule:
     return lambda draft, key, value: draft.leave(key, why)
 
 
-def switch(on: str, off: str = "") -> Rule:
+def switch(on: str, otherwise: str = "") -> Rule:
     """The rule of a key that is on or off, each a `path: value`; an empty one is left out."""
 
     def rule(draft: Draft, key: str, value: Any) -> None:
-        target = off if is_off(value) else on
+        target = otherwise if is_off(value) else on
         if target:
             draft.take(key, target, value)
         else:
-            draft.leave(key, OFF)
+            draft.leave(key, off(on))
 
     return rule
 
@@ -216,7 +241,7 @@ def modules(draft: Draft, key: str, value: Any) -> None:
         names = [each.strip() for each in value.split(",")] if isinstance(value, str) else value
         draft.take(key, "optim.target_modules", names)
     else:
-        draft.leave(key, OFF)
+        draft.leave(key, off("optim.target_modules"))
 
 
 def columns(draft: Draft, key: str, fields_of: Mapping[str, str], why: str) -> None:

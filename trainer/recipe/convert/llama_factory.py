@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from galore.trainer.recipe.convert.draft import (
     interval,
     is_off,
     modules,
+    off,
     positive,
     switch,
     whole_steps,
@@ -36,16 +38,30 @@ HOLD_OUT = "it is a number of examples: write data.validation_fraction, a share"
 
 def _method(draft: Draft, key: str, value: Any) -> None:
     """Full training, adapters, or GaLore in one of its names."""
-    apollo = draft.values.get("use_apollo") is True
-    galore = draft.values.get("use_galore") is True or apollo
-    own = APOLLO.settings(draft) if apollo else {"optim.rank": 16, "optim.scale": 2.0}
-    draft.settings |= own if galore else {"optim.rank": 8} if value == "lora" else {}
+    galore = _projects(draft.values)
+    if draft.values.get("use_apollo") is True:
+        draft.settings |= APOLLO.settings(draft)
     if value == "lora" and not galore:
         draft.take(key, "optim.method: lora", value)
     elif value == "full" or galore:
         draft.take(key, f"optim.method: {'galore' if galore else 'full'}", value)
     else:
         draft.take(key, "optim.method: full", value, f"{value} is not offered")
+
+
+def _projects(values: Mapping[str, Any]) -> bool:
+    return True in (values.get("use_galore"), values.get("use_apollo"))
+
+
+def _alpha(draft: Draft, key: str, value: Any) -> None:
+    """The factor of adapters, which follows their rank where it is not given."""
+    rank = draft.values.get("lora_rank")
+    if not is_off(value):
+        draft.take(key, "optim.lora_alpha", value)
+    elif type(rank) is int:
+        draft.take(key, f"optim.lora_alpha: {2 * rank}", value, "2 × lora_rank")
+    else:
+        draft.leave(key, off("optim.lora_alpha"))
 
 
 def _apollo(draft: Draft, key: str, value: Any) -> None:
@@ -157,6 +173,7 @@ TABLE: dict[str, str | Rule] = {
     "apollo_scale": APOLLO.take_scale,
     "apollo_scale_type": APOLLO.take_type,
     "lora_target": modules,
+    "lora_alpha": _alpha,
     "dataset": _dataset,
     "interleave_probs": _probabilities,
     "dataset_dir": absent("it is part of data.path"),
@@ -190,6 +207,18 @@ DEFAULTS = {
     "num_train_epochs": 3, MICRO: 8, "gradient_accumulation_steps": 1, "cutoff_len": 2048,
     "disable_gradient_checkpointing": False,
 }  # fmt: skip
+
+
+def _defaults(written: Mapping[str, Any]) -> dict[str, Any]:
+    """What it does where the file is silent, of the method that the file chooses."""
+    own: dict[str, Any] = {}
+    if _projects(written):
+        own = {} if written.get("use_apollo") is True else {"galore_rank": 16, "galore_scale": 2.0}
+    elif written.get("finetuning_type", "lora") == "lora":
+        own = {"lora_rank": 8, "lora_alpha": None}
+    return DEFAULTS | own
+
+
 LLAMA_FACTORY = Tool(
-    "llama-factory", ("finetuning_type", "cutoff_len", "stage", "template", "dataset_dir"), TABLE, DEFAULTS
+    "llama-factory", ("finetuning_type", "cutoff_len", "stage", "template", "dataset_dir"), TABLE, _defaults
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from galore.trainer.recipe.convert.draft import (
@@ -15,8 +16,11 @@ from galore.trainer.recipe.convert.draft import (
     accumulation,
     clipping,
     columns,
+    is_off,
+    off,
     switch,
 )
+from galore.trainer.recipe.parse.syntax import dump_value
 
 SETS = {
     "alpaca_dataset": ("tatsu-lab/alpaca", ALPACA),
@@ -27,13 +31,41 @@ SETS = {
 MESSAGES = {"messages_field": "messages"}
 SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant"}
 LOCAL = ("json", "parquet", "text", "csv", "arrow")  # builders that read files
+ADAPTED = {"output_proj": "o_proj", "w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
+APPLIED = {"model.apply_lora_to_mlp": "mlp", "model.apply_lora_to_output": "lm_head"}
 REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 
 
 def _model(draft: Draft, key: str, value: Any) -> None:
     """The builder of the model says whether adapters are trained; its weights are the checkpointer's."""
-    lora = "lora_" in str(value)
-    draft.take(key, f"optim.method: {'lora' if lora else 'full'}", value, "the weights are those of checkpoint_dir")
+    draft.take(
+        key, f"optim.method: {'lora' if _adapts(value) else 'full'}", value, "the weights are those of checkpoint_dir"
+    )
+
+
+def _adapts(builder: Any) -> bool:
+    return "lora_" in str(builder)
+
+
+def _targets(draft: Draft, key: str, value: Any) -> None:
+    """The modules that get adapters, which three keys name together."""
+    named = draft.values.get("model.lora_attn_modules") or []
+    wanted = [ADAPTED.get(each, each) for each in ([named] if isinstance(named, str) else named)]
+    wanted += [module for flag, module in APPLIED.items() if draft.values.get(flag) is True]
+    if key in APPLIED and value is not True:
+        draft.leave(key, f"{APPLIED[key]} is not among optim.target_modules")
+    elif wanted:
+        draft.take(key, f"optim.target_modules: {dump_value(wanted)}", value)
+    else:
+        draft.leave(key, off("optim.target_modules"))
+
+
+def _longest(draft: Draft, key: str, value: Any) -> None:
+    """The longest example, which nothing bounds there unless it is said."""
+    if is_off(value):
+        draft.leave(key, f"{off('data.max_length')}, and what is longer is cut off")
+    else:
+        draft.take(key, "data.max_length", value)
 
 
 def _dataset(draft: Draft, key: str, value: Any) -> None:
@@ -104,9 +136,11 @@ def _held_out(draft: Draft, key: str, value: Any) -> None:
 
 
 PART_OF_DATA = absent("it is part of section data")
-MODEL: dict[str, str | Rule] = {"_component_": _model, "lora_attn_modules": "optim.target_modules"}
 TABLE: dict[str, str | Rule] = {
-    **{f"model.{name}": rule for name, rule in MODEL.items()},
+    "model._component_": _model,
+    "model.lora_attn_modules": _targets,
+    **dict.fromkeys(APPLIED, _targets),
+    "tokenizer.max_seq_len": _longest,
     "tokenizer._component_": absent("the model's own tokenizer is used"),
     "tokenizer.path": absent("the model's own tokenizer is used; data.tokenizer names another"),
     "dataset._component_": _dataset,
@@ -115,6 +149,8 @@ TABLE: dict[str, str | Rule] = {
     "dataset.split": PART_OF_DATA,
     "dataset.column": PART_OF_DATA,
     "dataset.column_map": PART_OF_DATA,
+    "dataset.name": "data.hub_config",
+    "dataset_val._component_": _held_out,
     "dataset_val": _held_out,
     "dataset.packed": switch("data.packing: packed", "data.packing: paper"),
     "dataset.train_on_input": switch("data.loss_on: all", "data.loss_on: responses"),
@@ -144,6 +180,20 @@ DEFAULTS = {
     "lr_scheduler._component_": "constant",
     "lr_scheduler.num_warmup_steps": 0,
 }
+OF_ADAPTERS = {"model.lora_rank": 8, "model.lora_alpha": 16}
+DECAY = 0.01  # of AdamW in torch, torchao and bitsandbytes
+
+
+def _defaults(written: Mapping[str, Any]) -> dict[str, Any]:
+    """What it does where the file is silent, of the builders that the file names."""
+    found = DEFAULTS | (OF_ADAPTERS if _adapts(written.get("model._component_")) else {})
+    if "adamw" in str(written.get("optimizer._component_")).lower():
+        found |= {"optimizer.weight_decay": DECAY}
+    if not any(key.endswith("max_seq_len") for key in written):
+        found |= {"tokenizer.max_seq_len": None}
+    return found
+
+
 TORCHTUNE = Tool(
-    "torchtune", ("optimizer._component_", "tokenizer._component_", "checkpointer._component_"), TABLE, DEFAULTS
+    "torchtune", ("optimizer._component_", "tokenizer._component_", "checkpointer._component_"), TABLE, _defaults
 )

@@ -14,7 +14,7 @@ APART = {
     "the first evaluation comes after eval.eval_steps; eval.at_start: true scores before the first step": """
         eval_delay eval_on_start eval_initial_validation do_initial_eval""",
     "the end is always scored and saved: leave it out": "eval_final_validation save_on_train_end",
-    "set train.max_steps, or train.num_train_epochs: nothing else ends a run": """
+    "set train.max_steps, or train.num_train_epochs; train.early_stopping_patience ends a run before that": """
         max_steps_per_epoch max_time max_train_time num_iterations target_flops target_param_data_ratio""",
     "write train.max_steps = tokens / (train.global_batch_size × data.max_length)": "train_max_tokens",
     "a sample comes with each evaluation: set eval.sample_prompt and eval.eval_steps": """
@@ -40,8 +40,9 @@ APART = {
     # how much of the data
     "all rows of data.path are trained on: put the first rows into a file of their own, or set train.max_steps": """
         max_samples num_train_samples""",
-    "the files of data.path are read one after the other, and their rows shuffled together": """
-        mix_strategy interleave_probs interleave_under shuffle_merged_datasets""",
+    "data.sources mixes several sets, each with a weight; the files of data.path are put together whole": """
+        mix_strategy interleave_probs interleave_under""",
+    "data.shuffle shuffles the sequences of all files together": "shuffle_merged_datasets",
     "equal documents are kept: remove them before": "dataset_exact_deduplication",
     "the hold-out is by content, from data.validation_fraction or data.validation_path": """
         shuffle_before_merging_datasets""",
@@ -65,8 +66,10 @@ APART = {
     "the model says what it is: leave it out": """
         model_type is_falcon_derived_model is_llama_derived_model is_mistral_derived_model tokenizer_type
         use_fast_tokenizer tokenizer_legacy tokenizer_use_fast architecture strict model_class use_fast""",
-    "the embedding grows to the tokenizer by itself: leave it out": """
-        resize_vocab resize_token_embeddings resize_token_embeddings_to_32x""",
+    "name the tokens that the model has no rows for in model.new_tokens: that makes the embedding grow": """
+        resize_vocab resize_token_embeddings""",
+    "model.vocab_size says how many rows the embedding has: write a multiple of 32": """
+        resize_token_embeddings_to_32x""",
     "special tokens are those of the tokenizer: set them there": "pad_token eos_token bos_token unk_token",
     "model.rope scales rotary positions, as in model.rope: {type: yarn, factor: 8} (docs/long-context.md)": """
         rope_scaling rope_scaling_factor rope_parameters rope_type overrides_of_model_config""",
@@ -133,7 +136,8 @@ APART = {
     "steps whose gradients are not finite are skipped, and train.max_skipped_steps ends the run: leave it out": """
         loss_watchdog_threshold loss_watchdog_patience logging_nan_inf_filter""",
     "a resumed run goes on with the data where it stopped: leave it out": "ignore_data_skip",
-    "torch's fused or foreach ways change nothing that is seen here: leave it out": "fused foreach",
+    "torch's fused or foreach ways change nothing that is seen here: leave it out": """
+        fused foreach optim.fused""",
     # what is written
     "metrics.jsonl in the run's folder has every step, and report.md the plots: leave it out": """
         plot_loss logging_dir log_dir logging_first_step log_peak_memory_stats include_num_input_tokens_seen

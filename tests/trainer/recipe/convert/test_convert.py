@@ -318,6 +318,29 @@ def test_methods(tmp_path: Path) -> None:
     assert unclipped["optim.max_grad_norm"] is None
 
 
+@pytest.mark.parametrize(
+    ("theirs", "rank", "alpha", "defaults"),
+    [
+        ({}, 8, 16, {"lora_rank", "lora_alpha"}),
+        ({"lora_rank": 64}, 64, 128, {"lora_alpha"}),
+        ({"lora_rank": 64, "lora_alpha": None}, 64, 128, set()),
+        ({"lora_rank": 64, "lora_alpha": 16}, 64, 16, set()),
+        ({"finetuning_type": "full"}, None, None, set()),
+        ({"use_galore": True}, 16, None, {"galore_rank", "galore_scale"}),
+    ],
+)
+def test_adapters_of_llama_factory_are_scaled_by_twice_their_rank(
+    theirs: dict[str, Any], rank: int | None, alpha: float | None, defaults: set[str], tmp_path: Path
+) -> None:
+    without = ("use_galore", "galore_rank", "galore_target", "galore_scale", "galore_update_interval")
+    made = convert(write(tmp_path, "llama-factory", without, **{"finetuning_type": "lora", **theirs}))
+    found = settings(made.text)
+    assert (found.get("optim.rank"), found.get("optim.lora_alpha")) == (rank, alpha)
+    assert {
+        each.key for each in made.told if not each.line and ("lora_" in each.key or "galore_" in each.key)
+    } == defaults
+
+
 def test_what_is_no_file_of_a_toolkit(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="of no toolkit"):
         convert(str(Path(__file__).parents[4] / "recipes/demo.yaml"))

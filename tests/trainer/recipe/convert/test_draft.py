@@ -7,7 +7,18 @@ from typing import Any
 import pytest
 
 from galore.trainer.recipe.convert.axolotl import AXOLOTL
-from galore.trainer.recipe.convert.draft import Draft, accumulation, clipping, interval, is_off, modules, whole_steps
+from galore.trainer.recipe.convert.draft import (
+    OFF,
+    UNWRITTEN,
+    Draft,
+    accumulation,
+    clipping,
+    interval,
+    is_off,
+    modules,
+    switch,
+    whole_steps,
+)
 from galore.trainer.recipe.convert.llama_factory import LLAMA_FACTORY
 from galore.trainer.recipe.convert.torchtune import TORCHTUNE, resolved
 from galore.trainer.recipe.explain.fields import fields
@@ -51,6 +62,40 @@ def test_micro_batches_multiply() -> None:
 @pytest.mark.parametrize(("value", "off"), [(0, False), (0.0, False), (False, True), (None, True), ("none", True)])
 def test_what_is_off(value: Any, off: bool) -> None:
     assert is_off(value) is off
+
+
+def why(rule: Any, key: str, value: Any) -> str:
+    draft = Draft({key: value}, lambda key: 1)
+    rule(draft, key, value)
+    return draft.told[0].why
+
+
+def by_name(draft: Draft, key: str, value: Any) -> None:
+    draft.by_name(key)
+
+
+@pytest.mark.parametrize(
+    ("rule", "key", "value", "said"),
+    [
+        (by_name, "seed", None, "it is off there; train.seed is 42 here unless it is set"),
+        (by_name, "cutoff_len", None, "it is off there; data.max_length is 256 here unless it is set"),
+        (by_name, "bf16_full_eval", False, "it is off there; model.dtype is bfloat16 here unless it is set"),
+        (by_name, "lora_target_linear", False, "it is off there; optim.target_modules is [self_attn, mlp] here"),
+        (by_name, "galore_layerwise", False, OFF),
+        (by_name, "max_steps", None, OFF),
+        (by_name, "additional_target", None, OFF),
+        (by_name, "new_special_tokens", None, OFF),
+        (by_name, "report_to", "none", OFF),
+        (by_name, "remove_unused_columns", False, UNWRITTEN),
+        (by_name, "unheard_of", None, UNWRITTEN),
+        (modules, "lora_target", None, "it is off there; optim.target_modules is [self_attn, mlp] here"),
+        (switch("data.packing: packed"), "neat_packing", False, "it is off there; data.packing is packed here"),
+        (switch("optim.method: galore"), "use_galore", False, "it is off there; optim.method is galore here"),
+        (switch("optim.inner: muon"), "use_muon", False, OFF),
+    ],
+)
+def test_off_as_it_is_here_is_said_of_what_is_off_here(rule: Any, key: str, value: Any, said: str) -> None:
+    assert why(rule, key, value).startswith(said)
 
 
 @pytest.mark.parametrize("tool", [LLAMA_FACTORY, AXOLOTL, TORCHTUNE], ids=lambda tool: tool.name)

@@ -109,10 +109,16 @@ def test_there_are_fifty_of_each() -> None:
         ("tokenizer", {"path": "x"}, "it is called `tokenizer`"),
         ("warmdown_ratio", 0.4, "it is called `lr_decay_ratio`"),
         ("load_best_model_at_end", True, "it is called `save_best`"),
+        ("resize_vocab", True, "in model.new_tokens"),
+        ("resize_token_embeddings_to_32x", True, "model.vocab_size says"),
+        ("interleave_probs", "0.7,0.3", "data.sources mixes several sets, each with a weight"),
+        ("mix_strategy", "concat", "data.sources mixes several sets, each with a weight"),
+        ("optimizer.fused", True, "torch's fused or foreach ways"),
+        ("max_time", 3600, "train.early_stopping_patience ends a run"),
     ],
 )
 def test_units_and_kinds_are_minded(key: str, value: Any, said: str, tmp_path: Path) -> None:
-    (found,) = problems(tmp_path, key, value)
+    (found,) = [each for each in problems(tmp_path, key, value) if each.what != "unknown section"]
     assert said in found.fix
 
 
