@@ -840,7 +840,9 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
          "test_the_newest_by_step"),
         ("if step in kept or (len(kept)", "if (len(kept)", "test_killed_anywhere_while_the_only"),
         ("elif is_good(path):", "else:", "test_a_damaged_checkpoint_does_not"),
-        ("        path.rename(doomed)", "        doomed = path", "test_killed_anywhere"),
+        ("    path.rename(doomed)", "    doomed = path", "test_killed_anywhere"),
+        ("            refused.append(error)", "            raise", "test_what_cannot_be_deleted"),
+        ("if not os.path.lexists(each))", "if True)", "test_what_cannot_be_deleted"),
     ]),
     "trainer/common/durable.py": ("tests/trainer/common/test_durable.py", [
         ("file.flush()\n                os.fsync(file.fileno())", "file.flush()",

@@ -398,6 +398,72 @@ def test_killed_anywhere_while_the_only_checkpoint_is_replaced(root: Path) -> No
     assert set(notes) == {None, "new"}
 
 
+# --- what cannot be deleted -------------------------------------------------------------------------------------
+
+
+def _hold(patch: pytest.MonkeyPatch, *names: str) -> None:
+    """Let the content of directories of these names stay, as a file does that somebody reads over NFS."""
+    real = shutil.rmtree
+
+    def rmtree(path: Path, *arguments: Any, **more: Any) -> None:
+        if path.name not in names:
+            real(path, *arguments, **more)
+        elif not more.get("ignore_errors"):
+            raise OSError(errno.ENOTEMPTY, "Directory not empty", str(path))
+
+    patch.setattr(shutil, "rmtree", rmtree)
+
+
+def _left(root: Path, name: str) -> None:
+    (root / name).mkdir()
+    (root / name / ".nfs0001").write_text("")
+
+
+def test_what_cannot_be_deleted_of_an_older_one_stops_no_save_and_no_rotation(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step in (1, 2):
+        _save(root, step)
+    for name in (".tmp-gone-step-00000001", ".tmp-step-00000002"):
+        _left(root, name)
+    _hold(monkeypatch, ".tmp-gone-step-00000001")
+    for step in (3, 4):
+        _save(root, step)
+        assert _names(root) == [".tmp-gone-step-00000001", f"step-{step - 1:08d}", f"step-{step:08d}"]
+
+
+def test_what_cannot_be_deleted_of_a_damaged_one_of_its_step_stops_no_save(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _flip(_save(root, 1) / "state.json")
+    _hold(monkeypatch, ".tmp-gone-step-00000001")
+    _save(root, 1, note="new")
+    assert _newest(root) == 1
+
+
+def test_what_cannot_be_deleted_of_an_unfinished_save_stops_that_step_alone(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root.mkdir()
+    _left(root, ".tmp-step-00000002")
+    _hold(monkeypatch, ".tmp-step-00000002")
+    _save(root, 1)
+    with pytest.raises(CheckpointFailed, match="step 2 was not saved: Directory not empty"):
+        _save(root, 2)
+    _save(root, 3)
+
+
+def test_what_cannot_be_deleted_keeps_nothing_else(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for step in range(1, 6):
+        _save(root, step, keep=9)
+    for name in (".tmp-gone-a", ".tmp-gone-b"):
+        _left(root, name)
+    _hold(monkeypatch, ".tmp-gone-a", ".tmp-gone-step-00000002")
+    with pytest.raises(OSError, match="not empty"):
+        checkpoint.tidy(root, 2, root / "step-00000005")
+    assert _names(root) == [".tmp-gone-a", ".tmp-gone-step-00000002", "step-00000004", "step-00000005"]
+
+
 # --- full disks and other refusals ------------------------------------------------------------------------------
 
 
