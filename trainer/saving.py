@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -96,7 +97,7 @@ def _write(
     recorder.metrics.sync()
     try:
         keep = run.recipe.train.save_total_limit
-        how = (keep, best, _beside(run), write)
+        how = (keep, best, _beside(run), write, partial(recorder.event, at.step))
         folder = checkpoint.save(run.directory.checkpoints, at.step, tensors, state, *how)
     except checkpoint.CheckpointFailed as error:
         if must:

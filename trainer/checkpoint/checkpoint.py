@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shutil
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -101,6 +102,7 @@ def save(
     best: int | None = None,
     beside: Sequence[Path] = (),
     write: Write = write_whole,
+    tell: Callable[[str], object] = warnings.warn,
 ) -> Path:
     """Write `root/step-<step>` atomically, then delete the oldest so that `keep` verified checkpoints remain.
 
@@ -114,6 +116,7 @@ def save(
         beside: folders with configuration and tokenizer, where the group `model` holds the weights as transformers
             names them: the checkpoint is then a model folder, too.
         write: writes the groups into a directory, and says what it wrote.
+        tell: hears of older checkpoints that could not be deleted; this one is saved all the same.
 
     Raises:
         CheckpointFailed: full disk or any other OSError.
@@ -145,7 +148,7 @@ def save(
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    _rotate(root, keep, target, best)
+    _rotate(root, keep, target, best, tell)
     return target
 
 
@@ -315,13 +318,12 @@ def _vacate(path: Path) -> None:
         discard(doomed)
 
 
-def _rotate(root: Path, keep: int, saved: Path, best: int | None) -> None:
+def _rotate(root: Path, keep: int, saved: Path, best: int | None, tell: Callable[[str], object]) -> None:
     try:
         rotate(root, keep, saved, best)
         sync_directory(root)
     except OSError as error:
-        raise CheckpointFailed(
-            f"{saved.name} was saved, but an older checkpoint could not be deleted: {error.strerror}",
-            where=str(error.filename or root),
-            fix="delete it by hand, or the disk fills up",
-        ) from error
+        tell(
+            f"{saved.name} was saved, but an older checkpoint could not be deleted: {error.filename or root}: "
+            f"{error.strerror or error}; delete it by hand, or the disk fills up"
+        )

@@ -432,6 +432,23 @@ def test_what_cannot_be_deleted_of_an_older_one_stops_no_save_and_no_rotation(
         assert _names(root) == [".tmp-gone-step-00000001", f"step-{step - 1:08d}", f"step-{step:08d}"]
 
 
+def test_an_older_one_that_cannot_be_deleted_is_told_and_the_newest_is_saved(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step in (1, 2, 3):
+        _save(root, step, keep=3)
+    doomed = root / ".tmp-gone-step-00000001"
+    _hold(monkeypatch, doomed.name)
+    told = list[str]()
+    for step in (4, 5):
+        save(root, step, _tensors(step), {"step": step, "rate": 0.1 + step}, keep=2, tell=told.append)
+        assert (_newest(root), _steps(root)) == (step, [step, step - 1])
+    assert told == [
+        f"step-00000004 was saved, but an older checkpoint could not be deleted: {doomed}: Directory not empty; "
+        "delete it by hand, or the disk fills up"
+    ]
+
+
 def test_what_cannot_be_deleted_of_a_damaged_one_of_its_step_stops_no_save(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
