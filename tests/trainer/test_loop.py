@@ -569,6 +569,23 @@ def test_the_best_checkpoint_stays_beside_the_newest_and_is_known_after_a_restar
     assert saved(tmp_path / "run") == [4, 8]
 
 
+def test_where_the_best_checkpoint_is_damaged_the_best_of_the_good_ones_is_kept(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, often = tmp_path / "run", (*BEST[:2], "train.save_steps=1", BEST[3])
+    scores(monkeypatch, [1.0, 3.0, 3.5, 2.0, 3.0, 3.0, 3.0, 3.0])
+
+    class Damaging(Callback):
+        def on_save(self, step: int, folder: Path) -> None:
+            if step == 3:
+                damaged = folder.with_name("step-00000001") / "model.safetensors"
+                damaged.write_bytes(damaged.read_bytes()[:-1])
+
+    execute(recipe, out, *often, callbacks=[Damaging()])
+    assert saved(out) == [4, 7, 8]
+    assert load_run_model(str(out), checkpoint="best").step == 4
+
+
 def test_early_stopping_ends_the_run_saved_and_a_resumption_respects_it(
     recipe: Path, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

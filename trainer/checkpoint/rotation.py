@@ -95,13 +95,34 @@ def trust(path: Path, manifest: Manifest) -> None:
 def is_good(path: Path) -> bool:
     """Whether a checkpoint verifies; one that this process has written or verified is not hashed again."""
     try:
-        known = _trusted.get(path)
-        if known is not None and _stamp_of_names(path, [entry[0] for entry in known]) == known:
-            return True
-        trust(path, verify(path))
+        _check(path)
     except (Damaged, OSError):
         return False
     return True
+
+
+def first_undamaged(root: Path, steps: Iterable[int], known: int | None = None) -> int | None:
+    """The first of `steps` that has a checkpoint which is not damaged, or is `known`; None where there is none."""
+    there = step_directories(root)
+    found = (step for step in steps if step == known or not all(_is_damaged(path) for of, path in there if of == step))
+    return next(found, None)
+
+
+def _is_damaged(path: Path) -> bool:
+    """Whether a checkpoint is not as it was saved. One that cannot be read just now may be."""
+    try:
+        _check(path)
+    except (Damaged, FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _check(path: Path) -> None:
+    known = _trusted.get(path)
+    if known is None or _stamp_of_names(path, [entry[0] for entry in known]) != known:
+        trust(path, verify(path))
 
 
 def _stamp(path: Path, manifest: Manifest) -> Stamp:

@@ -291,6 +291,25 @@ def test_a_different_or_damaged_checkpoint_of_the_same_step_is_replaced(root: Pa
     assert _names(root) == ["step-00000001"]
 
 
+def test_the_first_that_is_not_damaged_may_be_one_that_cannot_be_read_just_now(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step in (1, 2, 3):
+        _save(root, step, keep=9)
+    _flip(root / "step-00000002" / "state.json")
+    assert rotation.first_undamaged(root, [7, 2, 3, 1]) == 3
+    assert rotation.first_undamaged(root, [7, 2, 3, 1], known=7) == 7
+    assert rotation.first_undamaged(root, [7, 2]) is None
+
+    def verify(path: Path) -> manifest.Manifest:
+        raise OSError(errno.EIO, "Input/output error", str(path))
+
+    rotation._trusted.clear()
+    monkeypatch.setattr(rotation, "verify", verify)
+    assert rotation.first_undamaged(root, [7, 2]) == 2
+    assert not rotation.is_good(root / "step-00000002")
+
+
 # --- kills ------------------------------------------------------------------------------------------------------
 
 
