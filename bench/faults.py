@@ -750,7 +750,10 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
     "trainer/saving.py": ("tests/trainer/test_loop.py", [
         ("if bad := agreed(not_finite(trained_tensors(run.model, run.optimizer)), run.optimizer):", "if bad := []:",
          "test_a_weight_that_becomes_nan"),
+        ("write, partial(recorder.event, at.step))", "write)", "test_an_older_checkpoint_that_cannot"),
         ("        if must:", "        if False:", "tests/trainer/test_run.py: test_a_failed_save_is_told"),
+        ("first_undamaged(run.directory.checkpoints, ranked, now)", "ranked[0] if ranked else None",
+         "test_where_the_best_checkpoint_is_damaged"),
         ("any(map(is_good, found if run.writes else []))", "bool(found)", "test_a_damaged_checkpoint_of_a_step"),
         ("    run.directory.require_own()", "    pass", "tests/trainer/test_run.py: test_a_renamed_run"),
         ('{"position": at.position}', '{"position": run.data.position()}', "test_a_stream_goes_on"),
@@ -840,7 +843,11 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
          "test_the_newest_by_step"),
         ("if step in kept or (len(kept)", "if (len(kept)", "test_killed_anywhere_while_the_only"),
         ("elif is_good(path):", "else:", "test_a_damaged_checkpoint_does_not"),
-        ("        path.rename(doomed)", "        doomed = path", "test_killed_anywhere"),
+        ("    path.rename(doomed)", "    doomed = path", "test_killed_anywhere"),
+        ("    except OSError:\n        return False\n    return False", "    except OSError:\n        return True\n    return False",
+         "test_the_first_that_is_not_damaged"),
+        ("            refused.append(error)", "            raise", "test_what_cannot_be_deleted"),
+        ("if not os.path.lexists(each))", "if True)", "test_what_cannot_be_deleted"),
     ]),
     "trainer/common/durable.py": ("tests/trainer/common/test_durable.py", [
         ("file.flush()\n                os.fsync(file.fileno())", "file.flush()",

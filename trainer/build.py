@@ -18,7 +18,7 @@ from galore.kernels.storage import blockwise
 from galore.trainer.checkpoint import identity
 from galore.trainer.checkpoint.checkpoint import Checkpoint, newest_state, newest_verified, tidy, told
 from galore.trainer.checkpoint.finite import agreed, not_finite, trained_tensors
-from galore.trainer.checkpoint.rotation import step_directories
+from galore.trainer.checkpoint.rotation import first_undamaged, step_directories
 from galore.trainer.checkpoint.state import restore
 from galore.trainer.common.errors import RunFailed, UserError
 from galore.trainer.common.format import counted
@@ -272,11 +272,11 @@ def _resume(
 
 
 def _best(directory: RunDir, resumed: Checkpoint, recipe: Recipe) -> int | None:
-    """The step of the checkpoint that stays for its held-out loss, of those the run goes on from."""
+    """The step of the checkpoint that stays for its held-out loss, of those the run goes on from; no damaged one."""
     if not recipe.train.save_best:
         return None
     held_out = HeldOut.of(read_rows(directory.metrics), until=resumed.step)
-    return held_out.best([step for step, _ in step_directories(directory.checkpoints)])
+    return first_undamaged(directory.checkpoints, held_out.ranked())
 
 
 def _restored(

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -16,7 +17,7 @@ from galore.trainer.checkpoint import checkpoint
 from galore.trainer.checkpoint.diskspace import require_for_run
 from galore.trainer.checkpoint.finite import agreed, not_finite, trained_tensors
 from galore.trainer.checkpoint.parts.files import write_whole
-from galore.trainer.checkpoint.rotation import is_good, step_directories
+from galore.trainer.checkpoint.rotation import first_undamaged, is_good, step_directories
 from galore.trainer.checkpoint.state import Groups, capture, planned_bytes, random_state
 from galore.trainer.checkpoint.tensors import some
 from galore.trainer.common.errors import Ended, UserError
@@ -96,7 +97,7 @@ def _write(
     recorder.metrics.sync()
     try:
         keep = run.recipe.train.save_total_limit
-        how = (keep, best, _beside(run), write)
+        how = (keep, best, _beside(run), write, partial(recorder.event, at.step))
         folder = checkpoint.save(run.directory.checkpoints, at.step, tensors, state, *how)
     except checkpoint.CheckpointFailed as error:
         if must:
@@ -119,15 +120,14 @@ def _in_parts(run: Run) -> bool:
 
 
 def best_step(run: Run, recorder: Recorder, now: int) -> int | None:
-    """The step of the lowest held-out loss that has a checkpoint, or is `now`; None where the recipe keeps none."""
+    """The step of the lowest held-out loss that is `now`, or has a checkpoint which is not damaged.
+
+    None where the recipe keeps none, and where another process writes and all do not act on it.
+    """
     if not run.recipe.train.save_best:
         return None
-    return recorder.metrics.held_out.best({now, *saved_steps(run)})
-
-
-def saved_steps(run: Run) -> set[int]:
-    """Steps that have a checkpoint; where all ranks act on it, as the first sees it."""
-    return set(_as_the_first_sees(run, sorted({step for step, _ in step_directories(run.directory.checkpoints)})))
+    ranked = recorder.metrics.held_out.ranked() if run.writes else []
+    return _as_the_first_sees(run, first_undamaged(run.directory.checkpoints, ranked, now))
 
 
 def is_saved(run: Run, step: int) -> bool:

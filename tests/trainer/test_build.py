@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +13,12 @@ import pytest
 import torch
 
 from galore.trainer import build
+from galore.trainer.checkpoint import checkpoint
 from galore.trainer.common.errors import RunFailed, UserError
 from galore.trainer.machine.device import THREADS_PER_CORE, choose_threads
 from galore.trainer.optimizer import attach_optimizer
 from galore.trainer.recipe.load import LoadedRecipe
+from galore.trainer.record.rundir import RunDir
 
 
 def test_threads_are_chosen_within_reason(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,6 +31,21 @@ def test_threads_are_chosen_within_reason(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(UserError, match=r"train.num_threads: is 1000, on 2 cores\n  → lower it to 32"):
         choose_threads(1000)
     assert chosen == [32]
+
+
+def test_a_damaged_checkpoint_is_not_kept_for_its_held_out_loss(tmp_path: Path) -> None:
+    directory, recipe, resumed = RunDir(tmp_path), SimpleNamespace(train=SimpleNamespace()), SimpleNamespace(step=3)
+    for step in (1, 2, 3):
+        checkpoint.save(directory.checkpoints, step, {"model": {"w": torch.ones(2)}}, {}, keep=9)
+    losses = {1: 1.0, 2: 2.0, 3: 3.0, 4: 0.5}
+    rows = [json.dumps({"kind": "eval", "step": step, "loss_nats": loss}) for step, loss in losses.items()]
+    directory.metrics.write_text("\n".join([*rows, ""]))
+    for keeps, damaged, expected in ((True, None, 1), (True, 1, 2), (False, None, None)):
+        recipe.train.save_best = keeps
+        if damaged is not None:
+            (directory.checkpoints / f"step-{damaged:08d}" / "model.safetensors").write_bytes(b"no")
+        asked: Any = (directory, resumed, recipe)
+        assert build._best(*asked) == expected
 
 
 NARROW = ("model.hidden_size=32", "model.intermediate_size=48", "optim.rank=8")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import math
 import random
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +32,7 @@ from galore.trainer.machine.hardware import Peak
 from galore.trainer.optim import GaLoreAdamW
 from galore.trainer.optim.projected import ProjectedSlot
 from galore.trainer.recipe.load import load_recipe
+from galore.trainer.record.callbacks import Callback, Callbacks
 from galore.trainer.record.shown import report
 from galore.trainer.recorder import Recorder
 from galore.trainer.run import run_training
@@ -80,9 +82,11 @@ eval: {{eval_steps: 3, max_tokens: 64, sample_prompt: "a", sample_tokens: 3}}
     return folder / "recipe.yaml"
 
 
-def execute(recipe: Path, out: Path, *overrides: str, resume: bool = False) -> Quiet:
+def execute(
+    recipe: Path, out: Path, *overrides: str, resume: bool = False, callbacks: Sequence[Callback] = ()
+) -> Quiet:
     console = Quiet()
-    run_training(load_recipe(str(recipe), overrides), out, resume, console)
+    run_training(load_recipe(str(recipe), overrides), out, resume, console, callbacks=Callbacks(callbacks))
     return console
 
 
@@ -202,6 +206,39 @@ def test_a_signal_whose_save_the_disk_refuses_claims_none(
     with pytest.raises(checkpoint.CheckpointFailed, match="the disk is full"):
         execute(recipe, tmp_path / "run")
     assert saved(tmp_path / "run") == [2]
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_an_older_checkpoint_that_cannot_be_deleted_ends_no_run(
+    recipe: Path, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped: bool
+) -> None:
+    """The last save, or that of a signal, is the one that meets it."""
+    out, last = tmp_path / "run", 5 if stopped else STEPS
+    held, real, heard = f".tmp-gone-step-{2 if stopped else 4:08d}", shutil.rmtree, list[int]()
+
+    def rmtree(path: Path, *arguments: Any, **more: Any) -> None:
+        if path.name == held:
+            raise OSError(errno.ENOTEMPTY, "Directory not empty", str(path))
+        real(path, *arguments, **more)
+
+    class Heard(Callback):
+        def on_save(self, step: int, folder: Path) -> None:
+            heard.append(step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", rmtree)
+        if stopped:
+            stop_in_step(patch, last)
+        with pytest.raises(Interrupted, match="after step 5; saved") if stopped else nullcontext():
+            execute(recipe, out, callbacks=[Heard()])
+    assert (saved(out)[-1], heard[-1]) == (last, last)
+    (event,) = (row for row in rows(out, "event") if "could not be deleted" in row["message"])
+    assert event["step"] == last
+    assert f"step-{last:08d} was saved" in event["message"]
+    assert f"{held}: Directory not empty" in event["message"]
+    if stopped:
+        execute(recipe, out, resume=True)
+    assert essence(out) == essence(straight)
 
 
 def test_a_run_killed_before_its_last_evaluation_has_it_after_a_resume(
@@ -555,6 +592,23 @@ def test_the_best_checkpoint_stays_beside_the_newest_and_is_known_after_a_restar
     assert "nothing was changed" in execute(recipe, tmp_path / "run", *BEST, resume=True).messages[-1]
     execute(recipe, tmp_path / "run", *BEST, "train.save_best=false", resume=True)
     assert saved(tmp_path / "run") == [4, 8]
+
+
+def test_where_the_best_checkpoint_is_damaged_the_best_of_the_good_ones_is_kept(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, often = tmp_path / "run", (*BEST[:2], "train.save_steps=1", BEST[3])
+    scores(monkeypatch, [1.0, 3.0, 3.5, 2.0, 3.0, 3.0, 3.0, 3.0])
+
+    class Damaging(Callback):
+        def on_save(self, step: int, folder: Path) -> None:
+            if step == 3:
+                damaged = folder.with_name("step-00000001") / "model.safetensors"
+                damaged.write_bytes(damaged.read_bytes()[:-1])
+
+    execute(recipe, out, *often, callbacks=[Damaging()])
+    assert saved(out) == [4, 7, 8]
+    assert load_run_model(str(out), checkpoint="best").step == 4
 
 
 def test_early_stopping_ends_the_run_saved_and_a_resumption_respects_it(

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shutil
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ from galore.trainer.checkpoint.rotation import (
     REPLACED,
     UNFINISHED,
     discard,
+    discard_all,
+    retire,
     rotate,
     step_directories,
     trust,
@@ -99,6 +102,7 @@ def save(
     best: int | None = None,
     beside: Sequence[Path] = (),
     write: Write = write_whole,
+    tell: Callable[[str], object] = warnings.warn,
 ) -> Path:
     """Write `root/step-<step>` atomically, then delete the oldest so that `keep` verified checkpoints remain.
 
@@ -112,6 +116,7 @@ def save(
         beside: folders with configuration and tokenizer, where the group `model` holds the weights as transformers
             names them: the checkpoint is then a model folder, too.
         write: writes the groups into a directory, and says what it wrote.
+        tell: hears of older checkpoints that could not be deleted; this one is saved all the same.
 
     Raises:
         CheckpointFailed: full disk or any other OSError.
@@ -125,7 +130,7 @@ def save(
     small = {STATE: state_json} | ({INDEX: index(tensors["model"])} if beside else {})
     needed = bytes_for(sum(map(tensor_bytes, tensors.values()))) + sum(map(len, small.values()))
     try:
-        _make_room(root, needed, step)
+        _make_room(root, needed, temporary)
         temporary.mkdir()
         manifest = _complete(temporary, step, write(temporary, tensors), small, beside)
         _publish(temporary, target, manifest)
@@ -143,7 +148,7 @@ def save(
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    _rotate(root, keep, target, best)
+    _rotate(root, keep, target, best, tell)
     return target
 
 
@@ -201,14 +206,15 @@ def tidy(root: Path, keep: int, resumed: Path, best: int | None = None) -> None:
         best: step of a checkpoint that stays beside the `keep` newest.
 
     Raises:
-        OSError: something could not be deleted.
+        OSError: something could not be deleted; the rest is.
     """
-    for path in unfinished(root):
-        discard(path)
-    steps = [step for step, _ in step_directories(root)]
-    if len(steps) > keep or len(set(steps)) < len(steps):
-        rotate(root, keep, resumed, best)
-    sync_directory(root)
+    try:
+        discard_all(unfinished(root))
+    finally:
+        steps = [step for step, _ in step_directories(root)]
+        if len(steps) > keep or len(set(steps)) < len(steps):
+            rotate(root, keep, resumed, best)
+        sync_directory(root)
 
 
 def newest_state(root: Path) -> dict[str, Any]:
@@ -258,13 +264,16 @@ def _check_groups(tensors: Groups) -> None:
             raise ValueError(f"{group!r} cannot name a file of a checkpoint")
 
 
-def _make_room(root: Path, needed: int, step: int) -> None:
+def _make_room(root: Path, needed: int, temporary: Path) -> None:
     """Remove what killed runs left, and refuse before the first byte if the disk cannot take `needed` bytes."""
     if not root.is_dir():
         root.mkdir()  # the run's directory is there, or it is no longer this run's
         sync_directory(root.parent)
-    for path in unfinished(root):
-        discard(path)
+    left = unfinished(root)
+    with suppress(OSError):  # what cannot be deleted is in nobody's way
+        discard_all(path for path in left if path != temporary)
+    if temporary in left:
+        discard(temporary)
     require(root, needed)
 
 
@@ -288,7 +297,7 @@ def _publish(temporary: Path, target: Path, manifest: Manifest) -> None:
                 return
             _set_aside(target)
         except Damaged:
-            discard(target)
+            _vacate(target)
     temporary.rename(target)
     sync_directory(target.parent)
     trust(target, manifest)
@@ -298,17 +307,23 @@ def _set_aside(target: Path) -> None:
     """Keep a good checkpoint findable until its replacement has its name; the rotation then deletes it."""
     aside = target.with_name(f"{REPLACED}{target.name}")
     if os.path.lexists(aside):
-        discard(aside)
+        _vacate(aside)
     target.rename(aside)
 
 
-def _rotate(root: Path, keep: int, saved: Path, best: int | None) -> None:
+def _vacate(path: Path) -> None:
+    """Free a name; what of its content cannot be deleted just now is left to the next save."""
+    doomed = retire(path)
+    with suppress(OSError):
+        discard(doomed)
+
+
+def _rotate(root: Path, keep: int, saved: Path, best: int | None, tell: Callable[[str], object]) -> None:
     try:
         rotate(root, keep, saved, best)
         sync_directory(root)
     except OSError as error:
-        raise CheckpointFailed(
-            f"{saved.name} was saved, but an older checkpoint could not be deleted: {error.strerror}",
-            where=str(error.filename or root),
-            fix="delete it by hand, or the disk fills up",
-        ) from error
+        tell(
+            f"{saved.name} was saved, but an older checkpoint could not be deleted: {error.filename or root}: "
+            f"{error.strerror or error}; delete it by hand, or the disk fills up"
+        )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from collections.abc import Iterable
+from itertools import chain, count
 from pathlib import Path
 
 from galore.trainer.checkpoint.manifest import NAME, Damaged, Manifest, verify
@@ -34,28 +36,55 @@ def rotate(root: Path, keep: int, saved: Path, best: int | None = None) -> None:
     Older ones are touched only once `keep` good ones are known, so a damaged checkpoint never pushes out a good one.
 
     Raises:
-        OSError: an old checkpoint could not be deleted.
+        OSError: an old checkpoint could not be deleted; the others are.
     """
+    doomed = list[Path]()
     kept = {step for step, path in step_directories(root) if path == saved}
     for step, path in step_directories(root):
         if path == saved:
             continue
         if step in kept or (len(kept) >= keep and step != best):
-            discard(path)
+            doomed.append(path)
         elif is_good(path):
             kept.add(step)
+    discard_all(doomed)
 
 
 def discard(path: Path) -> None:
     """Delete a directory (or link, or file): its name goes first and at once, its content after."""
-    doomed = path if path.name.startswith(UNFINISHED) else path.with_name(f"{UNFINISHED}gone-{path.name}")
-    if doomed != path:
-        path.rename(doomed)
-        _trusted.pop(path, None)
+    doomed = retire(path)
     if doomed.is_dir() and not doomed.is_symlink():
         shutil.rmtree(doomed)
     else:
         doomed.unlink()
+
+
+def discard_all(paths: Iterable[Path]) -> None:
+    """Delete each, whatever becomes of the others.
+
+    Raises:
+        OSError: the first that could not be deleted.
+    """
+    refused = list[OSError]()
+    for path in paths:
+        try:
+            discard(path)
+        except OSError as error:
+            refused.append(error)
+    if refused:
+        raise refused[0]
+
+
+def retire(path: Path) -> Path:
+    """Free the name of a checkpoint; returns the one it now has, which is that of something unfinished."""
+    if path.name.startswith(UNFINISHED):
+        return path
+    gone = path.with_name(f"{UNFINISHED}gone-{path.name}")
+    names = chain([gone], (gone.with_name(f"{gone.name}.{number}") for number in count(1)))
+    doomed = next(each for each in names if not os.path.lexists(each))
+    path.rename(doomed)
+    _trusted.pop(path, None)
+    return doomed
 
 
 def trust(path: Path, manifest: Manifest) -> None:
@@ -66,13 +95,34 @@ def trust(path: Path, manifest: Manifest) -> None:
 def is_good(path: Path) -> bool:
     """Whether a checkpoint verifies; one that this process has written or verified is not hashed again."""
     try:
-        known = _trusted.get(path)
-        if known is not None and _stamp_of_names(path, [entry[0] for entry in known]) == known:
-            return True
-        trust(path, verify(path))
+        _check(path)
     except (Damaged, OSError):
         return False
     return True
+
+
+def first_undamaged(root: Path, steps: Iterable[int], known: int | None = None) -> int | None:
+    """The first of `steps` that has a checkpoint which is not damaged, or is `known`; None where there is none."""
+    there = step_directories(root)
+    found = (step for step in steps if step == known or not all(_is_damaged(path) for of, path in there if of == step))
+    return next(found, None)
+
+
+def _is_damaged(path: Path) -> bool:
+    """Whether a checkpoint is not as it was saved. One that cannot be read just now may be."""
+    try:
+        _check(path)
+    except (Damaged, FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _check(path: Path) -> None:
+    known = _trusted.get(path)
+    if known is None or _stamp_of_names(path, [entry[0] for entry in known]) != known:
+        trust(path, verify(path))
 
 
 def _stamp(path: Path, manifest: Manifest) -> Stamp:

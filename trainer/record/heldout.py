@@ -32,9 +32,12 @@ class HeldOut:
 
     def best(self, steps: Collection[int] | None = None) -> int | None:
         """The step of the lowest loss, the first of equal ones, among `steps`, if given; None where there is none."""
-        known = {step: loss for step, loss in self._losses.items() if steps is None or step in steps}
-        best = min(known, key=lambda step: known[step], default=None)
-        return best if best is not None and known[best] < math.inf else None
+        return next((step for step in self.ranked() if steps is None or step in steps), None)
+
+    def ranked(self) -> list[int]:
+        """Steps whose loss is a number: that of the lowest first, the first of equal ones before the others."""
+        known = (step for step, loss in self._losses.items() if loss < math.inf)
+        return sorted(known, key=lambda step: self._losses[step])
 
     @property
     def since_best(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from galore.trainer.checkpoint.checkpoint import Checkpoint, Skipped, newest_verified, told, verified
 from galore.trainer.checkpoint.manifest import Damaged
@@ -13,6 +14,7 @@ from galore.trainer.record.metrics import read_rows
 from galore.trainer.record.rundir import RunDir
 
 NEWEST, BEST = "newest", "best"
+NOT_KEPT = "its held-out loss was lower, and it was not kept: train.save_best: true keeps it"
 STEP = re.compile(r"^(?:step-)?0*(\d{1,18})$")
 
 
@@ -23,13 +25,15 @@ def choose(run: RunDir, asked: str = NEWEST) -> tuple[Checkpoint, list[Skipped]]
         asked: `newest`, `best`, or a step, alone or as its folder is called.
 
     Raises:
-        UserError: there is none, or that one is damaged.
+        UserError: there is none, or that of the step is damaged.
     """
     if asked == NEWEST:
         return _newest(run)
-    step, passed = _best(run) if asked == BEST else (_step(run, asked), [])
+    if asked == BEST:
+        return _best(run)
+    step = _step(run, asked)
     try:
-        return verified(run.checkpoints, step), passed
+        return verified(run.checkpoints, step), []
     except Damaged as damage:
         raise UserError(
             f"step-{step:08d} is damaged: {damage}", where=str(run.checkpoints), fix=f"name another: {_kept(run)}"
@@ -47,19 +51,22 @@ def _newest(run: RunDir) -> tuple[Checkpoint, list[Skipped]]:
     raise UserError("holds no checkpoint yet", where=str(run.root), fix="train on with --resume")
 
 
-def _best(run: RunDir) -> tuple[int, list[Skipped]]:
-    """The step of the lowest held-out loss of those that are kept; a lower one that is not is told."""
-    held_out = HeldOut.of(read_rows(run.metrics))
-    lowest, best = held_out.best(), held_out.best(_steps(run))
-    if best is None:
-        raise UserError(
-            "no checkpoint of it was scored on held-out data",
-            where=str(run.root),
-            fix=f"name a step: {_kept(run)}; train.save_best: true keeps the best of a run",
-        )
-    gone = run.checkpoints / f"step-{lowest:08d}"
-    reason = "its held-out loss was lower, and it was not kept: train.save_best: true keeps it"
-    return best, [Skipped(gone, reason)] if lowest != best else []
+def _best(run: RunDir) -> tuple[Checkpoint, list[Skipped]]:
+    """The checkpoint of the lowest held-out loss of those that are good; that it is damaged, or not kept, is told."""
+    ranked, kept = HeldOut.of(read_rows(run.metrics)).ranked(), _steps(run)
+    passed = [Skipped(_folder(run, step), NOT_KEPT) for step in ranked[:1] if step not in kept]
+    damaged = list[Skipped]()
+    for step in (each for each in ranked if each in kept):
+        try:
+            return verified(run.checkpoints, step), passed + damaged
+        except Damaged as damage:
+            damaged.append(Skipped(_folder(run, step), f"its held-out loss was lower, and it is damaged: {damage}"))
+    raise UserError(
+        f"no {'good ' * bool(damaged)}checkpoint of it was scored on held-out data"
+        + "".join(f"; {line}" for line in told(damaged)),
+        where=str(run.root),
+        fix=f"name a step: {_kept(run)}; train.save_best: true keeps the best of a run",
+    )
 
 
 def _step(run: RunDir, asked: str) -> int:
@@ -77,6 +84,10 @@ def _step(run: RunDir, asked: str) -> int:
 
 def _steps(run: RunDir) -> list[int]:
     return sorted({step for step, _ in step_directories(run.checkpoints)})
+
+
+def _folder(run: RunDir, step: int) -> Path:
+    return run.checkpoints / f"step-{step:08d}"
 
 
 def _kept(run: RunDir) -> str:

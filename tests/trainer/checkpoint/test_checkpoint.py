@@ -291,6 +291,25 @@ def test_a_different_or_damaged_checkpoint_of_the_same_step_is_replaced(root: Pa
     assert _names(root) == ["step-00000001"]
 
 
+def test_the_first_that_is_not_damaged_may_be_one_that_cannot_be_read_just_now(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step in (1, 2, 3):
+        _save(root, step, keep=9)
+    _flip(root / "step-00000002" / "state.json")
+    assert rotation.first_undamaged(root, [7, 2, 3, 1]) == 3
+    assert rotation.first_undamaged(root, [7, 2, 3, 1], known=7) == 7
+    assert rotation.first_undamaged(root, [7, 2]) is None
+
+    def verify(path: Path) -> manifest.Manifest:
+        raise OSError(errno.EIO, "Input/output error", str(path))
+
+    rotation._trusted.clear()
+    monkeypatch.setattr(rotation, "verify", verify)
+    assert rotation.first_undamaged(root, [7, 2]) == 2
+    assert not rotation.is_good(root / "step-00000002")
+
+
 # --- kills ------------------------------------------------------------------------------------------------------
 
 
@@ -396,6 +415,89 @@ def test_killed_anywhere_while_the_only_checkpoint_is_replaced(root: Path) -> No
         assert _names(root) == ["step-00000001"], moment
     assert notes == sorted(notes, key=lambda note: note == "new")
     assert set(notes) == {None, "new"}
+
+
+# --- what cannot be deleted -------------------------------------------------------------------------------------
+
+
+def _hold(patch: pytest.MonkeyPatch, *names: str) -> None:
+    """Let the content of directories of these names stay, as a file does that somebody reads over NFS."""
+    real = shutil.rmtree
+
+    def rmtree(path: Path, *arguments: Any, **more: Any) -> None:
+        if path.name not in names:
+            real(path, *arguments, **more)
+        elif not more.get("ignore_errors"):
+            raise OSError(errno.ENOTEMPTY, "Directory not empty", str(path))
+
+    patch.setattr(shutil, "rmtree", rmtree)
+
+
+def _left(root: Path, name: str) -> None:
+    (root / name).mkdir()
+    (root / name / ".nfs0001").write_text("")
+
+
+def test_what_cannot_be_deleted_of_an_older_one_stops_no_save_and_no_rotation(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step in (1, 2):
+        _save(root, step)
+    for name in (".tmp-gone-step-00000001", ".tmp-step-00000002"):
+        _left(root, name)
+    _hold(monkeypatch, ".tmp-gone-step-00000001")
+    for step in (3, 4):
+        _save(root, step)
+        assert _names(root) == [".tmp-gone-step-00000001", f"step-{step - 1:08d}", f"step-{step:08d}"]
+
+
+def test_an_older_one_that_cannot_be_deleted_is_told_and_the_newest_is_saved(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step in (1, 2, 3):
+        _save(root, step, keep=3)
+    doomed = root / ".tmp-gone-step-00000001"
+    _hold(monkeypatch, doomed.name)
+    told = list[str]()
+    for step in (4, 5):
+        save(root, step, _tensors(step), {"step": step, "rate": 0.1 + step}, keep=2, tell=told.append)
+        assert (_newest(root), _steps(root)) == (step, [step, step - 1])
+    assert told == [
+        f"step-00000004 was saved, but an older checkpoint could not be deleted: {doomed}: Directory not empty; "
+        "delete it by hand, or the disk fills up"
+    ]
+
+
+def test_what_cannot_be_deleted_of_a_damaged_one_of_its_step_stops_no_save(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _flip(_save(root, 1) / "state.json")
+    _hold(monkeypatch, ".tmp-gone-step-00000001")
+    _save(root, 1, note="new")
+    assert _newest(root) == 1
+
+
+def test_what_cannot_be_deleted_of_an_unfinished_save_stops_that_step_alone(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root.mkdir()
+    _left(root, ".tmp-step-00000002")
+    _hold(monkeypatch, ".tmp-step-00000002")
+    _save(root, 1)
+    with pytest.raises(CheckpointFailed, match="step 2 was not saved: Directory not empty"):
+        _save(root, 2)
+    _save(root, 3)
+
+
+def test_what_cannot_be_deleted_keeps_nothing_else(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for step in range(1, 6):
+        _save(root, step, keep=9)
+    for name in (".tmp-gone-a", ".tmp-gone-b"):
+        _left(root, name)
+    _hold(monkeypatch, ".tmp-gone-a", ".tmp-gone-step-00000002")
+    with pytest.raises(OSError, match="not empty"):
+        checkpoint.tidy(root, 2, root / "step-00000005")
+    assert _names(root) == [".tmp-gone-a", ".tmp-gone-step-00000002", "step-00000004", "step-00000005"]
 
 
 # --- full disks and other refusals ------------------------------------------------------------------------------

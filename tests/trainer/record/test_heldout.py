@@ -18,6 +18,7 @@ ROWS = [evaluation(0, 1.0), {"kind": "train", "step": 1, "loss_nats": 0.1}, eval
 def test_the_lowest_is_found_among_evaluations_after_the_start_and_the_first_of_equal_ones_counts() -> None:
     held_out = HeldOut.of([*ROWS, evaluation(6, 2.0), evaluation(8, math.nan), evaluation(10, None)])
     assert (held_out.best(), held_out.since_best) == (4, 3)
+    assert held_out.ranked() == [4, 6, 2]
     assert held_out.best({2, 6, 8}) == 6
     assert held_out.best({8, 10}) is None
     assert HeldOut.of(ROWS, until=3).best() == 2

@@ -59,11 +59,21 @@ def test_one_that_is_not_there_is_told_with_those_that_are(run: RunDir, asked: s
         choose(run, asked)
 
 
-def test_a_damaged_one_is_not_replaced_by_another(run: RunDir) -> None:
+def test_a_damaged_step_that_is_named_is_not_replaced_by_another(run: RunDir) -> None:
     (run.checkpoints / "step-00000004" / "model.safetensors").write_bytes(b"no")
-    for asked in ("best", "4"):
-        with pytest.raises(UserError, match=r"step-00000004 is damaged: .*\n.*name another: there are 2, 4, 6"):
-            choose(run, asked)
+    with pytest.raises(UserError, match=r"step-00000004 is damaged: .*\n.*name another: there are 2, 4, 6"):
+        choose(run, "4")
+
+
+def test_the_best_is_that_of_the_good_ones_and_lower_ones_are_told(run: RunDir) -> None:
+    (run.checkpoints / "step-00000004" / "model.safetensors").write_bytes(b"no")
+    found, passed = choose(run, "best")
+    assert found.step == 2
+    assert [each.path.name for each in passed] == ["step-00000003", "step-00000004"]
+    assert "was lower, and it is damaged: model.safetensors has 2 bytes" in str(passed[1])
+    evaluated(run, {4: 2.0})
+    with pytest.raises(UserError, match=r"no good checkpoint of it was scored.*; skipped step-00000004: .*damaged"):
+        choose(run, "best")
 
 
 def test_without_scores_there_is_no_best(run: RunDir) -> None:
