@@ -235,9 +235,14 @@ def _open(step: int, path: Path) -> Checkpoint:
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """A context that raises RunFailed for what cannot be read: it may be the best checkpoint; none is taken instead."""
+    """A context that raises RunFailed for what cannot be read: it may be the best checkpoint; none is taken instead.
+
+    What is gone is Damaged: a run that goes on may delete a checkpoint while it is read.
+    """
     try:
         yield
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise Damaged(f"{Path(error.filename or path).name} is missing") from None
     except OSError as error:
         raise RunFailed(
             f"a checkpoint cannot be read: {error.strerror or error}; nothing was changed",

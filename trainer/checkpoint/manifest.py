@@ -135,8 +135,11 @@ def _check_size(path: Path, entry: FileEntry) -> None:
 
 def _check_hash(path: Path, sha256: str) -> None:
     digest = hashlib.sha256()
-    with open_regular(path, follow=False) as file:
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
+    try:
+        with open_regular(path, follow=False) as file:
+            while chunk := file.read(CHUNK_BYTES):
+                digest.update(chunk)
+    except (FileNotFoundError, NotADirectoryError):  # deleted since it was looked for
+        raise Damaged(f"{path.name} is missing") from None
     if digest.hexdigest() != sha256:
         raise Damaged(f"{path.name} does not match its SHA-256: its content has changed since it was saved")

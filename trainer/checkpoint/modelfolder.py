@@ -31,12 +31,14 @@ def link(checkpoint: Path, folders: Iterable[Path]) -> None:
     Raises:
         OSError: neither can be made.
     """
-    for source in (path for folder in folders for path in sorted(folder.iterdir()) if not path.name.startswith(".")):
+    # a relative link is followed from where the checkpoint really lies: its folder may be a link to another disk
+    here, real = checkpoint.resolve(), (folder.parent.resolve() / folder.name for folder in folders)
+    for source in (path for folder in real for path in sorted(folder.iterdir()) if not path.name.startswith(".")):
         name = checkpoint / source.name
         if os.path.lexists(name):
             continue
         try:
-            name.symlink_to(os.path.relpath(source, checkpoint))
+            name.symlink_to(os.path.relpath(source, here))
         except OSError:  # a file system, or a user, without links
             _copy(source, name)
 

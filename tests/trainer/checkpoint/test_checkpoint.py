@@ -310,6 +310,26 @@ def test_the_first_that_is_not_damaged_may_be_one_that_cannot_be_read_just_now(
     assert not rotation.is_good(root / "step-00000002")
 
 
+@pytest.mark.parametrize(("place", "name"), [(manifest, "open_regular"), (checkpoint, "read_bounded")])
+def test_one_that_is_deleted_while_it_is_read_is_passed_over(
+    root: Path, monkeypatch: pytest.MonkeyPatch, place: Any, name: str
+) -> None:
+    for step in (1, 2):
+        _save(root, step)
+    real = getattr(place, name)
+
+    def late(path: Path, *arguments: Any, **more: Any) -> Any:
+        if path.parent.name == "step-00000002":
+            shutil.rmtree(path.parent)
+        return real(path, *arguments, **more)
+
+    monkeypatch.setattr(place, name, late)
+    found, skipped = newest_verified(root)
+    assert found is not None
+    assert found.step == 1
+    assert [(each.path.name, each.reason[-10:]) for each in skipped] == [("step-00000002", "is missing")]
+
+
 # --- kills ------------------------------------------------------------------------------------------------------
 
 

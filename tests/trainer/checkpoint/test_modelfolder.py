@@ -67,6 +67,23 @@ def test_transformers_reads_a_checkpoint_as_it_lies_and_elsewhere(
     assert torch.equal(read(ids).logits, model(ids).logits)
 
 
+@pytest.mark.parametrize("linked", ["checkpoints", "model", "run"])
+def test_links_lead_home_where_a_folder_above_them_is_itself_a_link(
+    beside: list[Path], tmp_path: Path, linked: str
+) -> None:
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir()
+    moved, elsewhere = run if linked == "run" else run / linked, tmp_path / "another" / "disk" / "deep"
+    elsewhere.parent.mkdir(parents=True)
+    moved.rename(elsewhere)
+    moved.symlink_to(elsewhere)
+    _, folder = saved(beside)
+    assert (folder / "config.json").samefile(run / "model" / "config.json")
+    assert all(path.exists() for path in folder.iterdir())
+    inside = (folder / "config.json").readlink() == Path("../../model/config.json")
+    assert inside == (linked != "checkpoints")
+
+
 def refuse(*_: Any) -> None:
     raise PermissionError(1, "Operation not permitted")
 

@@ -3,6 +3,7 @@
 import os
 import shutil
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -31,6 +32,18 @@ def test_every_byte_counts(folder: Path, name: str) -> None:
             require_intact(folder)
     (folder / name).write_bytes(whole)
     require_intact(folder)
+
+
+def test_a_file_that_is_deleted_while_it_is_compared_is_missing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = manifest.open_regular
+
+    def late(path: Path, *, follow: bool) -> IO[bytes]:
+        path.unlink()
+        return real(path, follow=follow)
+
+    monkeypatch.setattr(manifest, "open_regular", late)
+    with pytest.raises(Damaged, match="is missing"):
+        require_intact(folder)
 
 
 def test_files_that_are_not_in_it_do_not_matter(folder: Path) -> None:
