@@ -29,11 +29,11 @@ from galore.trainer.checkpoint.rotation import (
     UNFINISHED,
     discard,
     discard_all,
-    retire,
     rotate,
     step_directories,
     trust,
     unfinished,
+    vacate,
 )
 from galore.trainer.checkpoint.tensorfile import tensor_bytes
 from galore.trainer.common.durable import Written, sync_directory, write_file
@@ -302,7 +302,7 @@ def _publish(temporary: Path, target: Path, manifest: Manifest) -> None:
                 return
             _set_aside(target)
         except Damaged:
-            _vacate(target)
+            vacate(target)
     temporary.rename(target)
     sync_directory(target.parent)
     trust(target, manifest)
@@ -312,15 +312,8 @@ def _set_aside(target: Path) -> None:
     """Keep a good checkpoint findable until its replacement has its name; the rotation then deletes it."""
     aside = target.with_name(f"{REPLACED}{target.name}")
     if os.path.lexists(aside):
-        _vacate(aside)
+        vacate(aside)
     target.rename(aside)
-
-
-def _vacate(path: Path) -> None:
-    """Free a name; what of its content cannot be deleted just now is left to the next save."""
-    doomed = retire(path)
-    with suppress(OSError):
-        discard(doomed)
 
 
 def _rotate(root: Path, keep: int, saved: Path, best: int | None, tell: Callable[[str], object]) -> None:

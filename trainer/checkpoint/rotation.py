@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterable
+from contextlib import suppress
 from itertools import chain, count
 from pathlib import Path
 
@@ -52,7 +53,7 @@ def rotate(root: Path, keep: int, saved: Path, best: int | None = None) -> None:
 
 def discard(path: Path) -> None:
     """Delete a directory (or link, or file): its name goes first and at once, its content after."""
-    doomed = retire(path)
+    doomed = _retire(path)
     if doomed.is_dir() and not doomed.is_symlink():
         shutil.rmtree(doomed)
     else:
@@ -75,7 +76,14 @@ def discard_all(paths: Iterable[Path]) -> None:
         raise refused[0]
 
 
-def retire(path: Path) -> Path:
+def vacate(path: Path) -> None:
+    """Free a name; what of its content cannot be deleted just now is left to the next save."""
+    doomed = _retire(path)
+    with suppress(OSError):
+        discard(doomed)
+
+
+def _retire(path: Path) -> Path:
     """Free the name of a checkpoint; returns the one it now has, which is that of something unfinished."""
     if path.name.startswith(UNFINISHED):
         return path
