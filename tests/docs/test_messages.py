@@ -16,7 +16,8 @@ from galore.cli.main import app
 from galore.trainer.recipe.explain.fields import fields, sections
 
 FILES = sorted(path for floor in ("cli", "trainer", "kernels") for path in (ROOT / floor).rglob("*.py"))
-NO_SETTINGS = r"train\.accumulation|model\.safetensors|model\.layers|model\.embed_tokens|data\.js"  # files and layers, which look alike
+# files, layers and a key of others, which look alike
+NO_SETTINGS = r"train\.accumulation|model\.safetensors|model\.layers|model\.embed_tokens|data\.js|optim\.fused"
 OF_OTHERS = {
     "--upgrade",
     "--outtype",
@@ -28,10 +29,12 @@ OF_OTHERS = {
 
 
 def texts(path: Path) -> list[str]:
-    """Strings of more than one word, the values in f-strings left out; and what `where=` names."""
+    """Strings of more than one word, the values in f-strings left out; and what `where=` names, which conversions do not:
+    single names there are keys of others."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     strings = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
-    return [each for each in strings if " " in each.strip() or re.fullmatch(r"\w+\.\w+", each)]
+    named = r"(?!)" if path.parent.name == "convert" else r"\w+\.\w+"
+    return [each for each in strings if " " in each.strip() or re.fullmatch(named, each)]
 
 
 @cache
