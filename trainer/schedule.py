@@ -18,11 +18,10 @@ Shape = Callable[[OptimSection, int, int, int], float]  # step, steps of warm-up
 
 
 def total_steps(recipe: Recipe, rows: int | None) -> int:
-    """Optimizer steps of the whole run on `rows` sequences; None is a stream, of which they are not known."""
+    """Optimizer steps of the whole run on `rows` sequences; None is a stream, which `train.max_steps` ends."""
     if recipe.train.max_steps is not None:
         return recipe.train.max_steps
-    if rows is None:
-        raise UserError("a streamed source has no epochs", where="train.num_train_epochs", fix="set train.max_steps")
+    assert rows is not None
     assert recipe.train.num_train_epochs is not None
     steps = int(recipe.train.num_train_epochs * rows / recipe.train.global_batch_size)
     if steps < 1:

@@ -70,7 +70,7 @@ def prepare_data(
         parts = list[Material | StreamMaterial]()
         for part, told in zip(recipe.data.parts, _places(recipe), strict=True):
             with told():
-                parts.append(_material(part, base_dir, cache, recipe.eval.max_tokens, report))
+                parts.append(_material(recipe, part, base_dir, cache, report))
         notes = list[str]()
         tokenizer = given or _trained(recipe, Materials(tuple(parts)), cache, report, notes.append)
         added = extend(tokenizer, recipe, base_dir, notes.append)
@@ -93,10 +93,12 @@ def prepare_data(
 
 
 def _material(
-    part: DataSection, base_dir: Path, cache: Path, max_tokens: int | None, progress: Progress
+    recipe: Recipe, part: DataSection, base_dir: Path, cache: Path, progress: Progress
 ) -> Material | StreamMaterial:
+    if recipe.streams(part):
+        return StreamMaterial.of(part, base_dir, cache, recipe.eval.max_tokens, progress)
     if part.source == "hub":
-        return StreamMaterial.of(part, base_dir, cache, max_tokens, progress)
+        progress(0, 0, f"fetching {part.path}")
     return Material.of(part, base_dir, cache, progress)
 
 
@@ -136,7 +138,7 @@ def map_data(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, material: Mater
     # a run of before read other rows
     options += [each for each in (READING, OF_TOKENS) if each in text.summary.get("noted", {})]
     summary = {
-        "source": section.source,
+        "source": section.origin,
         "fingerprint": fingerprint([text.fingerprint, *options]),
         "passed_over": material.passed_over,
         **material.extent,
@@ -178,11 +180,13 @@ def _require_rows(material: Material, train: int, validation: int, summary: dict
     if not train:
         what = f"{counted(tokens['train'], 'training token')} cannot fill one sequence of {section.max_length:,}"
         raise UserError(what, where="data.max_length", fix=fix)
-    if not validation and (section.validation_path is not None or section.validation_fraction > 0):
+    if not validation and (material.validation or section.validation_fraction > 0):
+        named = "validation_split" if section.source == "hub" else "validation_path"
+        null = "data.validation_split: null and " if material.validation and section.source == "hub" else ""
         raise UserError(
             f"{counted(documents['validation'], 'held-out document')} ({counted(tokens['validation'], 'token')}) cannot fill one sequence",
-            where="data.validation_path" if section.validation_path else "data.validation_fraction",
-            fix=f"{_hold_out_more(material, sum(tokens.values()))}, or set data.validation_fraction: 0 to go without evaluation",
+            where=f"data.{named}" if material.validation else "data.validation_fraction",
+            fix=f"{_hold_out_more(material, sum(tokens.values()))}, or set {null}data.validation_fraction: 0 to go without evaluation",
         )
 
 
@@ -217,7 +221,7 @@ def _hold_out_more(material: Material, tokens: int) -> str:
     whole = section.examples or section.packing == "paper"  # a row is made of one document, however short
     shorter = "" if whole else ", lower data.max_length"
     if material.validation:
-        return f"name more files{shorter}"
+        return f"name {'another split' if section.source == 'hub' else 'more files'}{shorter}"
     sizes = [(content_hash(document.text), len(document.text)) for document in material.train.documents(bad)]
     enough = 1 if whole else MARGIN * section.max_length * sum(size for _, size in sizes) / max(tokens, 1)
     share = working_share(sizes, enough)

@@ -129,12 +129,12 @@ def survey(recipe: Recipe, base_dir: Path, progress: Progress = silent) -> Surve
         UserError: streams alone, of which nothing can be prepared; or what `read_data` raises.
     """
     section, seen = recipe.data, set[str]()
-    if all(part.source == "hub" for part in section.parts):
+    if all(map(recipe.streams, section.parts)):
         what = "data of the hub are streamed and tokenized while a run goes on: there is nothing to prepare"
         raise UserError(
             what,
             where=f"data.{'source: hub' if section.sources is None else 'sources'}",
-            fix="download the files and name them: source: local",
+            fix="data.streaming: false reads all of it before the first step",
         )
 
     def report(done_bytes: int, total_bytes: int, what: str) -> None:
@@ -171,7 +171,7 @@ def _fates(recipe: Recipe, data: Any) -> Iterator[tuple[int, int]]:
         yield len(data.train), int(data.summary["truncated_examples"]["train"])
         return
     for section, source in zip(recipe.data.parts, _sources(data), strict=True):
-        if section.source == "hub":
+        if recipe.streams(section):
             continue
         rows: dict[str, int] = source.train.summary
         if section.examples:
@@ -186,7 +186,7 @@ def _fates(recipe: Recipe, data: Any) -> Iterator[tuple[int, int]]:
 def _streamed(recipe: Recipe) -> Iterator[str]:
     """A note for each source of which nothing is prepared."""
     for section, label in zip(recipe.data.parts, recipe.data.labels, strict=True):
-        if section.source == "hub":
+        if recipe.streams(section):
             yield f"{label} is streamed and tokenized while a run goes on: nothing of it is prepared or counted here"
 
 

@@ -13,7 +13,6 @@ from galore.trainer.machine.hardware import gpu_peak
 
 if TYPE_CHECKING:
     from galore.trainer.parameters import Costs
-    from galore.trainer.recipe.schema.data import DataSection
     from galore.trainer.recipe.schema.recipe import Recipe
     from galore.trainer.recipe.schema.train import TrainSection
     from galore.trainer.time.estimate import Estimate
@@ -121,7 +120,7 @@ def plan(recipe: Recipe, costs: Costs, card: str, step: Estimate | None = None, 
         checkpoint_bytes=costs.checkpoint_bytes,
         checkpoints=_checkpoints(train),
         save_steps=train.save_steps,
-        cache_bytes_per_token=_cached(recipe.data, costs.vocabulary),
+        cache_bytes_per_token=_cached(recipe, costs.vocabulary),
         peak=gpu_peak(card, dtype).flops_per_second,
         watts=known.watts if (known := gpu_called(card)) else None,
         step=step,
@@ -137,8 +136,8 @@ def _checkpoints(train: TrainSection) -> int:
     return most if train.max_steps is None else min(-(-train.max_steps // every), most)
 
 
-def _cached(data: DataSection, vocabulary: int) -> int | None:
+def _cached(recipe: Recipe, vocabulary: int) -> int | None:
     """Bytes of a token in the cache: a stream keeps none; of instructions one byte says whether it is a target."""
-    if data.source not in ("packaged", "local"):
+    if recipe.data.source == "glue" or recipe.streams(recipe.data):
         return None
-    return int(token_type(vocabulary).itemsize) + data.examples
+    return int(token_type(vocabulary).itemsize) + recipe.data.examples

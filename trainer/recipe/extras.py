@@ -82,7 +82,7 @@ def refuse_missing_extras(recipe: Recipe) -> None:
         refuse_missing("peft", "LoRA", "optim.method")
     if recipe.data.source == "packaged":
         refuse_missing("bible", "the packaged corpus", "data.source", "name your own files: data.source: local")
-    if recipe.data.streams:
+    if recipe.data.of_the_hub:
         refuse_missing("datasets", "a data set of the hub", "data.source")
     for tracker in recipe.log.trackers:
         refuse_missing(tracker, f"report_to: {tracker}", "log.report_to", "take it out of log.report_to")

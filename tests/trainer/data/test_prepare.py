@@ -50,6 +50,56 @@ def test_what_the_loop_gets(corpus: Path, recipe: MakeRecipe) -> None:
     json.dumps(data.summary)
 
 
+@pytest.fixture
+def dataset(corpus: Path, documents: list[str], write_jsonl: Write, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A folder as a data set of the hub is laid out, of the rows of `corpus` and some that are to be held out."""
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(corpus.parent / "downloaded"))
+    write_jsonl(documents, "set/train.jsonl")
+    write_jsonl([f"held out, {text}" for text in documents[:40]] + documents[:3], "set/validation.jsonl")
+    return "set"
+
+
+@pytest.mark.parametrize("length", [{"max_steps": None, "num_train_epochs": 2}, {"max_steps": 10}])
+def test_a_data_set_of_the_hub_read_whole_has_the_rows_of_its_files(
+    dataset: str, corpus: Path, recipe: MakeRecipe, length: dict[str, Any]
+) -> None:
+    streaming = False if length["max_steps"] else None
+    whole = recipe(length, source="hub", path=dataset, validation_split=None, streaming=streaming)
+    found, files = prepare_data(whole, corpus.parent), prepare_data(recipe(), corpus.parent)
+    assert (found.num_sequences, found.summary["source"]) == (files.num_sequences, "hub: set, split train")
+    for step in (0, 40, 7):  # in any order, beyond an epoch
+        assert torch.equal(found.global_batch(step).input_ids, files.global_batch(step).input_ids)
+    assert text_of(found, "validation") == text_of(files, "validation")
+
+
+def test_a_split_to_evaluate_on_is_held_out(dataset: str, corpus: Path, recipe: MakeRecipe) -> None:
+    data = prepare_data(recipe(source="hub", path=dataset, streaming=False), corpus.parent)
+    assert data.summary["documents"] == {"train": 197, "validation": 43}
+    assert data.summary["dropped_copies_of_held_out"] == 3
+    assert "held out" in text_of(data, "validation")
+    assert "held out" not in text_of(data, "train")
+
+
+def test_a_split_that_is_too_short_to_evaluate_on_is_named(
+    dataset: str, corpus: Path, recipe: MakeRecipe, write_jsonl: Write
+) -> None:
+    write_jsonl(["little"], "set/validation.jsonl")
+    with pytest.raises(UserError, match=r"name another split.*data\.validation_split: null and") as caught:
+        prepare_data(recipe(source="hub", path=dataset, streaming=False), corpus.parent)
+    assert caught.value.where == "data.validation_split"
+
+
+def test_of_several_sources_one_may_be_read_whole(dataset: str, corpus: Path, recipe: MakeRecipe) -> None:
+    hub = {"name": dataset, "validation_fraction": 0.1}
+    both = [{"path": corpus.name, "name": "files"}, hub]
+    streamed = prepare_data(recipe(path=None, sources=both), corpus.parent)
+    whole = prepare_data(recipe(path=None, sources=[both[0], hub | {"streaming": False}]), corpus.parent)
+    epochs = prepare_data(recipe({"max_steps": None, "num_train_epochs": 1}, path=None, sources=both), corpus.parent)
+    assert streamed.num_sequences is None
+    assert whole.num_sequences == epochs.num_sequences == 2 * prepare_data(recipe(), corpus.parent).num_sequences
+
+
 def test_packed_documents_begin_as_prompts_do(
     corpus: Path, recipe: MakeRecipe, begins_with_bos: str, documents: list[str]
 ) -> None:

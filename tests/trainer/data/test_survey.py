@@ -147,6 +147,21 @@ def test_a_stream_is_one_sentence() -> None:
         survey(recipe, Path())
 
 
+def test_a_data_set_that_is_read_whole_comes_to_what_its_files_do(
+    chats: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "downloaded"))
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set/train.jsonl").write_bytes((tmp_path / "chat.jsonl").read_bytes())
+    data = chats.data.model_dump() | {"source": "hub", "path": "set", "validation_split": None}
+    found = survey(Recipe.model_validate({"data": data, "train": {"num_train_epochs": 1}}), tmp_path)
+    alone = survey(chats, tmp_path)
+    assert found.as_json()["lengths"] == alone.as_json()["lengths"]
+    assert (found.rows, found.used, found.whole) == (alone.rows, alone.used, alone.whole)
+    assert found.cache is not None
+
+
 @pytest.mark.parametrize("max_length", [7, 8, COUNTED - 1, COUNTED, 10 * COUNTED])
 def test_a_histogram_holds_every_document_once_and_ends_a_class_at_max_length(max_length: int) -> None:
     lengths = Lengths.of(iter([np.arange(1, 300), np.array([COUNTED - 1, COUNTED, 3 * COUNTED])]))

@@ -168,7 +168,7 @@ def _facts(
     options += [identity_of(section)] if section.instruct else []
     options += text_identity(section, tokenizer)
     return {
-        "source": f"{section.source}: {section.path}, split {section.split}",
+        "source": section.origin,
         "fingerprint": fingerprint([options, tokenizer_digest(tokenizer), order.seed, order.global_batch_size]),
         "documents": {"validation": len(material.held_out)},
         "tokens": {"validation": validation.used},

@@ -1,4 +1,4 @@
-"""Rows of a Hugging Face data set, streamed, from any position."""
+"""A split of a Hugging Face data set: its rows streamed from any position, or its files, downloaded once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from galore.trainer.common.errors import RunFailed, UserError
+from galore.trainer.common.errors import DISK_FULL, RunFailed, UserError, system_error
 from galore.trainer.common.printable import listed
 from galore.trainer.common.reading import user_path
 from galore.trainer.data.text.conversation import columns_of, keys_of
@@ -42,9 +42,12 @@ class HubSplit:
 
     @classmethod
     def of(cls, section: DataSection, base_dir: Path, key: SplitKey = "split") -> HubSplit:
-        """Raises UserError: `data.path` is a list."""
+        """Raises UserError: `data.path` is a list, or files are to be held out."""
         if not isinstance(section.path, str):
-            raise UserError("names several data sets", where="data.path", fix="source: hub streams one; name one")
+            raise UserError("names several data sets", where="data.path", fix="source: hub reads one; name one")
+        if section.validation_path is not None:
+            fix = "set data.validation_split or data.validation_fraction"
+            raise UserError("is for local files", where="data.validation_path", fix=fix)
         local = base_dir / user_path(section.path)
         path = str(local) if local.exists() else section.path
         field, limit = section.one_column, section.max_document_bytes
@@ -59,29 +62,58 @@ class HubSplit:
         Raises:
             UserError: no such data set, configuration, split or column, or no network.
         """
+        rows = self._loaded(streaming=True)
+        if rows.features is None:
+            return rows
+        rows = rows.select_columns(self._columns_among(rows.features))
+        if self.rows is None and getattr(rows.features[self.field], "dtype", "") == "string":
+            return rows.cast_column(self.field, require("datasets").Value("binary"))
+        return rows
+
+    def files(self) -> tuple[Path, ...]:
+        """All of it, as the Arrow files that `datasets` keeps, which downloads and writes what is not there yet.
+
+        Raises:
+            UserError: as `open`; or a part of a split, of which there is no file.
+            RunFailed: the disk is full.
+        """
+        rows = self._loaded(keep_in_memory=False)
+        self._columns_among(rows.features)
+        if "[" in self.split:
+            fix = "name the whole split; data.validation_fraction holds out a share of it"
+            raise UserError(f"{self.split} is a part of a split", where=f"data.{self.key}", fix=fix)
+        return tuple(Path(each["filename"]) for each in rows.cache_files)
+
+    def _loaded(self, **how: bool) -> Any:
         if not Path(self.path).exists():
             spare_retries()  # before datasets is imported, which asks only once
         datasets = require("datasets")
         datasets.disable_progress_bars()
+        where = f"data.path: {self.path}, hub_config: {self.config}, {self.key}: {self.split}"
         try:
-            rows = datasets.load_dataset(self.path, self.config, split=self.split, streaming=True)
-        except Exception as error:  # the library, its loaders and its network raise types of their own
-            raise UserError(
-                f"cannot be opened ({_first_line(error)})",
-                where=f"data.path: {self.path}, hub_config: {self.config}, {self.key}: {self.split}",
-                fix=f"check the three names and the network{OTHERWISE[self.key]}",
-            ) from error
-        return self._text_column(rows, datasets) if self.rows is None else _columns(rows, self.rows)
+            return datasets.load_dataset(self.path, self.config, split=self.split, **how)
+        except Exception as raised:  # the library, its loaders and its network raise types of their own
+            in_making = isinstance(raised, datasets.exceptions.DatasetGenerationError)
+            error = raised.__cause__ or raised if in_making else raised
+            if (refused := system_error(error)) is not None and refused.errno in DISK_FULL:
+                fix = "free some space, or set $HF_HOME to a folder on another disk"
+                raise RunFailed("no space left for the data set", where=where, fix=fix) from raised
+            fix = f"check the three names and the network{OTHERWISE[self.key]}"
+            raise UserError(f"cannot be opened ({_first_line(error)})", where=where, fix=fix) from raised
 
-    def _text_column(self, rows: Any, datasets: Any) -> Any:
-        if rows.features is None:
-            return rows
-        if self.field not in rows.features:
-            what = f"`{self.field}` is not among the columns {listed(rows.features)}"
-            raise UserError(what, where="data.text_field", fix="name the column that holds the text")
-        rows = rows.select_columns([self.field])
-        kind = getattr(rows.features[self.field], "dtype", "")
-        return rows.cast_column(self.field, datasets.Value("binary")) if kind == "string" else rows
+    def _columns_among(self, features: Any) -> list[str]:
+        """The columns that are read. Raises UserError if one that has to be there is not."""
+        required, optional = ([self.field], []) if self.rows is None else columns_of(self.rows)
+        for field in required:
+            if field not in features:
+                what = f"`{field}` is not among the columns {listed(features)}"
+                raise UserError(what, where=f"data.{self._key_of(field)}", fix="name the columns as the data set does")
+        return [*required, *(field for field in optional if field in features)]
+
+    def _key_of(self, field: str) -> str:
+        if self.rows is None:
+            return "text_field"
+        return next(key for key, names in keys_of(self.rows).items() if field in names)
 
     def require(self) -> None:
         """Raises UserError unless it can be opened and has the columns."""
@@ -126,18 +158,5 @@ class HubSplit:
             raise RunFailed(f"the stream broke off ({_first_line(error)})", where=where, fix=fix) from error
 
 
-def _columns(rows: Any, section: DataSection) -> Any:
-    """The columns of prompts and responses, or of messages, alone. Raises UserError if one is not there."""
-    if rows.features is None:
-        return rows
-    required, optional = columns_of(section)
-    for field in required:
-        if field not in rows.features:
-            key = next(key for key, names in keys_of(section).items() if field in names)
-            what = f"`{field}` is not among the columns {listed(rows.features)}"
-            raise UserError(what, where=f"data.{key}", fix="name the columns as the data set does")
-    return rows.select_columns([*required, *(field for field in optional if field in rows.features)])
-
-
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]

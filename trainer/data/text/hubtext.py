@@ -8,7 +8,6 @@ from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from galore.trainer.common.errors import UserError
 from galore.trainer.data.batch import Progress
 from galore.trainer.data.text.conversation import spoken
 from galore.trainer.data.text.holdout import Holdout
@@ -38,9 +37,6 @@ class HubText:
     @classmethod
     def of(cls, section: DataSection, base_dir: Path) -> HubText:
         """Raises UserError."""
-        if section.validation_path is not None:
-            fix = "set data.validation_split or data.validation_fraction"
-            raise UserError("is for local files", where="data.validation_path", fix=fix)
         train = HubSplit.of(section, base_dir)
         named = section.validation_split is not None
         validation = HubSplit.of(section, base_dir, "validation_split") if named else None

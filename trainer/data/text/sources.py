@@ -11,6 +11,7 @@ from galore.trainer.common.errors import UserError
 from galore.trainer.data.formats.bytestream import opened
 from galore.trainer.data.formats.encodings import MISREAD, is_misread, transcoded
 from galore.trainer.data.text.conversation import READING, needed_later_reading
+from galore.trainer.data.text.hub import HubSplit
 from galore.trainer.data.text.kinds import KINDS
 from galore.trainer.data.text.locate import DataFile, find_files, passed_over, splits_among
 from galore.trainer.data.text.packaged import packaged_file
@@ -76,17 +77,25 @@ def accepted(content: str | BadRow, max_bytes: int) -> str:
 
 
 def training_corpus(section: DataSection, base_dir: Path) -> Corpus:
-    """The files of `data.source` packaged or local. Raises UserError."""
+    """The files of `data.source` packaged, local or hub, those of the hub downloaded. Raises UserError, RunFailed."""
     if section.source == "packaged":
         return Corpus((DataFile(packaged_file(), "verses"),), section)
+    if section.source == "hub":
+        return _downloaded(HubSplit.of(section, base_dir), section)
     return _local_corpus(section.path or [], section, base_dir, "data.path")
 
 
 def validation_corpus(section: DataSection, base_dir: Path) -> Corpus | None:
-    """The files of `data.validation_path`, or None where a share of the documents is held out."""
+    """The files of `data.validation_path` or `data.validation_split`; None where a share of the documents is held out."""
+    if section.source == "hub" and section.validation_split is not None:
+        return _downloaded(HubSplit.of(section, base_dir, "validation_split"), section)
     if section.validation_path is None:
         return None
     return _local_corpus(section.validation_path, section, base_dir, "data.validation_path")
+
+
+def _downloaded(split: HubSplit, section: DataSection) -> Corpus:
+    return Corpus(tuple(DataFile(path, "arrow") for path in split.files()), section)
 
 
 def _local_corpus(paths: str | list[str], section: DataSection, base_dir: Path, key: str) -> Corpus:

@@ -273,7 +273,8 @@ class DataSet:
 def data_sets(draft: Draft, key: str, sets: Sequence[DataSet], why: str, weights: Sequence[float] = ()) -> None:
     """One path or list of them, a data set of the hub, or sources where there are several that are not read alike."""
     if any(each.hub for each in sets):
-        draft.settings["data.validation_split"] = None
+        streams = draft.values.get("streaming") is True or key == "pretraining_dataset"
+        draft.settings |= {"data.validation_split": None, "data.streaming": streams}
     first = sets[0]
     if first.hub and len(sets) == 1:
         named = {"source": "hub", "path": first.hub, "hub_config": first.config, "split": first.split}

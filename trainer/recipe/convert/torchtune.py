@@ -86,7 +86,7 @@ def _dataset(draft: Draft, key: str, value: Any) -> None:
     draft.settings |= {"data.source": "local" if local else "hub", "data.path": path}
     if not local:
         split = draft.values.get("dataset.split", "train")
-        draft.settings |= {"data.split": split, "data.validation_split": None}
+        draft.settings |= {"data.split": split, "data.validation_split": None, "data.streaming": False}
     columns(draft, key, known, f"data.path: {path}, with its fields")
 
 

@@ -144,7 +144,6 @@ ADVICE = {
     "code from the hub is never run: leave it out": "trust_remote_code",
     "the token is read from the environment variable HF_TOKEN only": "hf_token use_auth_token",
     "sequences are packed to one length: leave it out": "group_by_length",
-    "hub data are always streamed, local files memory-mapped: leave it out": "streaming",
     "only the columns that section data names are read: leave it out": "remove_unused_columns",
     "name the columns: data.prompt_field and data.response_field, or data.messages_field": "column_map column_mapping",
     "data.prompt_field and data.response_field, or data.messages_field, make it instruction tuning: leave it out": "stage",

@@ -34,7 +34,7 @@ class DataSection(Section):
 
     source: Literal["packaged", "local", "hub", "glue"] = Field(
         "local",
-        description="packaged: the corpus pip brings; local: files at `path`; hub: a data set streamed from the Hugging Face hub; glue: sentences and labels of `task`",
+        description="packaged: the corpus pip brings; local: files at `path`; hub: a data set of the Hugging Face hub; glue: sentences and labels of `task`",
     )
     task: TaskName | None = Field(None, description="glue: which task; `galore finetune-glue --task` sets it")
     max_train_samples: Rows | None = Field(
@@ -132,6 +132,10 @@ class DataSection(Section):
     shuffle: bool = Field(
         True, description="Permute the sequences of every epoch; the order is a pure function of (seed, step)"
     )
+    streaming: bool | None = Field(
+        None,
+        description="hub: read while the run goes on (true), or downloaded, tokenized and shuffled whole before it (false); null streams where train.max_steps counts, not where epochs do",
+    )
     shuffle_buffer_size: Rows = Field(10_000, description="hub: documents in the shuffle buffer of the stream")
     on_bad_rows: BadRowPolicy = Field(
         "skip", description="Invalid UTF-8, missing field, empty, NUL bytes, oversized: count and skip, or refuse"
@@ -187,7 +191,7 @@ class DataSection(Section):
         return [each.label for each in self.sources or []] or [""]
 
     @property
-    def streams(self) -> bool:
+    def of_the_hub(self) -> bool:
         """Whether any of it is a data set of the hub."""
         return any(part.source == "hub" for part in self.parts)
 
@@ -197,6 +201,11 @@ class DataSection(Section):
             given = {key: type(self).model_fields[key].default for key in FIELDS} | given
         given["encoding"] = codec_name(str(given.get("encoding", self.encoding))) or given["encoding"]
         return self.model_copy(update=given)
+
+    @property
+    def origin(self) -> str:
+        """What is read, in a few words."""
+        return f"hub: {self.path}, split {self.split}" if self.source == "hub" else self.source
 
     @property
     def one_column(self) -> str | None:

@@ -44,9 +44,14 @@ class Recipe(Section):
         """Whether the tokenizer is trained on the corpus, as neither a tokenizer nor a model is named."""
         return self.data.tokenizer is None and self.model.name_or_path is None
 
+    def streams(self, part: DataSection) -> bool:
+        """Whether `part` of the data is read while the run goes on, instead of whole before it."""
+        return part.source == "hub" and (self.train.max_steps is not None if part.streaming is None else part.streaming)
+
     @model_validator(mode="after")
     def _sections_agree(self) -> Self:
         check_glue(self)
+        check_streaming(self)
         check_length_stages(self)
         if self.train.max_steps is not None:
             check_lasting(self, self.train.max_steps, "train.max_steps")
@@ -81,6 +86,15 @@ class Recipe(Section):
                 f"data.max_length {self.data.max_length} exceeds model.max_position_embeddings {self.model.longest}"
             )
         return self
+
+
+def check_streaming(recipe: Recipe) -> None:
+    """Raise ValueError for the first contradiction."""
+    if recipe.train.max_steps is None and any(recipe.streams(part) for part in recipe.data.parts):
+        raise ValueError(
+            "data.streaming: true has no end that train.num_train_epochs could count to: set train.max_steps, or "
+            "data.streaming: false, which reads all of it before the first step"
+        )
 
 
 def check_length_stages(recipe: Recipe) -> None:

@@ -77,7 +77,7 @@ def taken_over(trained: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
 
 def changed_mathematics(old: Recipe, new: Recipe, router: bool = False) -> list[str]:
     """`section.key: old → new` for every field that differs and is not marked `execution`, or counts all the same."""
-    old, new = _with_rates(old), _with_rates(new)
+    old, new = _in_full(old), _in_full(new)
     found = [line for name in Recipe.model_fields for line in _changes(name, getattr(old, name), getattr(new, name))]
     sizes = old.train.micro_batch_size, new.train.micro_batch_size
     counts = sizes[0] != sizes[1] and (micro_batch_counts(old, router) or micro_batch_counts(new, router))
@@ -93,15 +93,19 @@ def mathematics(recipe: Recipe, router: bool = False) -> dict[str, Any]:
     counting = {MICRO_BATCH: recipe.train.micro_batch_size} if micro_batch_counts(recipe, router) else {}
     return counting | {
         f"{name}.{key}": value
-        for name, section in _with_rates(recipe).model_dump(mode="json").items()
+        for name, section in _in_full(recipe).model_dump(mode="json").items()
         for key, value in section.items()
         if not _is_execution(type(getattr(recipe, name)).model_fields[key].json_schema_extra)
     }
 
 
-def _with_rates(recipe: Recipe) -> Recipe:
-    """`recipe` with learning rates in numbers: a multiple of another is no other mathematics."""
-    return recipe.model_copy(update={"optim": recipe.optim.model_copy(update=recipe.optim.peak_rates)})
+def _in_full(recipe: Recipe) -> Recipe:
+    """`recipe` with learning rates in numbers, as a multiple of another is no other mathematics; and with what null means
+    for data of the hub, as another length of the run may make a stream of them."""
+    data = recipe.data
+    if data.of_the_hub and data.streaming is None:
+        data = data.model_copy(update={"streaming": recipe.train.max_steps is not None})
+    return recipe.model_copy(update={"optim": recipe.optim.model_copy(update=recipe.optim.peak_rates), "data": data})
 
 
 def other_mathematics(trained: Mapping[str, Any], recipe: Recipe) -> list[str]:

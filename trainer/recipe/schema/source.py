@@ -30,7 +30,7 @@ FIELDS = (
 
 
 OF_FILES = ("validation_path", "format", "delimiter", "encoding", "txt_document", "tokens_field", "labels_field")
-OF_THE_HUB = ("hub_config", "split", "validation_split")
+OF_THE_HUB = ("hub_config", "split", "validation_split", "streaming")
 KEY = re.compile(r"data\.(\w+)")
 
 
@@ -44,7 +44,7 @@ class SourceSection(Section):
     name: ColumnName | None = Field(
         None,
         max_length=200,
-        description="What metrics and notes call it; null takes the last part of `path`. Without `path`: the name of a data set on the hub, which is streamed",
+        description="What metrics and notes call it; null takes the last part of `path`. Without `path`: the name of a data set on the hub",
     )
     weight: Positive = Field(1.0, description="Its share of the training sequences, beside the weights of the others")
     loss_weight: float = Field(
@@ -53,10 +53,11 @@ class SourceSection(Section):
         le=1e6,
         description="What a target of its rows counts in what is optimized; reported losses stay unweighted",
     )
-    source: Literal["local", "hub"] | None = Field(None, description="local: files at `path`; hub: streamed")
+    source: Literal["local", "hub"] | None = Field(None, description="local: files at `path`; hub: a data set there")
     hub_config: str | None = Field(None, description="hub: configuration name, such as `en`")
     split: str | None = Field(None, description="hub: split to train on")
     validation_split: str | None = Field(None, description="hub: split to evaluate on")
+    streaming: bool | None = Field(None, description="hub: read while the run goes on, or whole before it")
     validation_path: str | list[str] | None = Field(None, description="Files to hold out instead of a share")
     validation_fraction: float | None = Field(
         None, ge=0, lt=1, description="Share of its documents that is held out; of the hub then no split is"

@@ -165,6 +165,7 @@ def _data(recipe: Recipe, found: Handover) -> dict[str, Any]:
     found.says |= {
         "data.hub_config",
         "data.split",
+        "data.streaming",
         "data.packing",
         "data.format",
         "data.validation_split",

@@ -53,7 +53,9 @@ def hand_over(trained: Trained) -> Handover:
     recipe, found = trained.recipe, Handover()
     _refuse(recipe, trained.config)
     path, data = of_data(recipe, found), recipe.data.parts[0]
-    found.says |= {"data.hub_config", "data.split", "data.validation_split", "data.format", "data.tokenizer"}
+    found.says |= {
+        f"data.{name}" for name in ("hub_config", "split", "validation_split", "streaming", "format", "tokenizer")
+    }
     if data.source == "hub":
         load = f"path, name={data.hub_config!r}, split={data.split!r}, streaming=True"
     else:

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import errno
+import json
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from galore.trainer.common.errors import RunFailed, UserError
 from galore.trainer.data.text.hub import HubSplit
 from galore.trainer.data.text.quality import BadRows
+from galore.trainer.recipe.schema.data import DataSection
 
 
 class BreaksOff:
@@ -43,3 +48,60 @@ def test_a_stream_that_breaks_off(
         next(texts)
     assert type(caught.value) is outcome
     assert caught.value.where == "c4 [train]"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A data set of two splits; what is made of it is kept beside it."""
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "downloaded"))
+    (tmp_path / "set").mkdir()
+    for split, rows in {"train": 20, "validation": 3}.items():
+        lines = (json.dumps({"text": f"{split} {number}", "n": number}) + "\n" for number in range(rows))
+        (tmp_path / f"set/{split}.jsonl").write_text("".join(lines))
+    return tmp_path
+
+
+def split_of(folder: Path, **settings: Any) -> HubSplit:
+    return HubSplit.of(DataSection.model_validate({"source": "hub", "path": "set"} | settings), folder)
+
+
+def test_a_split_is_a_file_which_is_made_once(folder: Path) -> None:
+    (one,) = split_of(folder).files()
+    made = one.stat().st_mtime_ns
+    assert (one.suffix, split_of(folder).files()) == (".arrow", (one,))
+    assert one.stat().st_mtime_ns == made
+    assert len(split_of(folder, split="train+validation").files()) == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "where", "what"),
+    [
+        ({"split": "train[:50%]"}, "data.split", r"train\[:50%\] is a part of a split"),
+        ({"text_field": "body"}, "data.text_field", "`body` is not among the columns text, n"),
+        ({"prompt_field": "ask", "response_field": "n"}, "data.prompt_field", "`ask` is not among"),
+        ({"split": "test"}, "split: test", 'Unknown split "test"'),
+        ({"path": ["a/b", "c/d"]}, "data.path", "names several data sets"),
+        ({"validation_path": "held.txt"}, "data.validation_path", "is for local files"),
+    ],
+)
+def test_what_cannot_be_downloaded_says_why(folder: Path, settings: dict[str, Any], where: str, what: str) -> None:
+    with pytest.raises(UserError, match=what) as caught:
+        split_of(folder, **settings).files()
+    assert where in caught.value.where
+
+
+def test_a_disk_that_fills_up_is_no_wrong_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    def full(*arguments: Any, **how: Any) -> None:
+        what = "An error occurred while generating the dataset"
+        raise datasets.exceptions.DatasetGenerationError(what) from OSError(number, "why it is")
+
+    monkeypatch.setattr(datasets, "load_dataset", full)
+    number = errno.ENOSPC
+    with pytest.raises(RunFailed, match="no space left for the data set"):
+        split_of(folder).files()
+    number = errno.EACCES
+    with pytest.raises(UserError, match=r"cannot be opened \(.*why it is\)"):
+        split_of(folder).files()

@@ -194,7 +194,9 @@ def test_data_sets_of_llama_factory_are_looked_up(tmp_path: Path) -> None:
     assert local["data.path"] == str(tmp_path / "data/chat.jsonl")
     assert local["data.messages_field"] == "talk"
     far = settings(convert(write(tmp_path, "llama-factory", **given, dataset="far")).text)
-    assert (far["data.source"], far["data.path"]) == ("hub", "me/far")
+    assert (far["data.source"], far["data.path"], far["data.streaming"]) == ("hub", "me/far", False)
+    steps = {"max_steps": 9, "streaming": True}
+    assert settings(convert(write(tmp_path, "llama-factory", **given, dataset="far", **steps)).text)["data.streaming"]
     text = settings(convert(write(tmp_path, "llama-factory", dataset="notes", stage="pt")).text)
     assert text["data.text_field"] == "text"
 

@@ -30,6 +30,30 @@ def test_refused(override: str, said: str) -> None:
     assert said in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("length", "streaming", "streams"),
+    [("max_steps=9", "null", True), ("num_train_epochs=2", "null", False), ("max_steps=9", "false", False)],
+)
+def test_data_of_the_hub_stream_where_steps_count(length: str, streaming: str, streams: bool) -> None:
+    data = ["data.source=hub", "data.path=a/b", f"data.streaming={streaming}"]
+    made = load_recipe("demo", [*data, f"train.{length}"]).recipe
+    assert made.streams(made.data) is streams
+    of_files = load_recipe("demo", [f"train.{length}", f"data.streaming={streaming}"]).recipe
+    assert not of_files.streams(of_files.data)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        "data.streaming=true data.source=hub data.path=a/b",
+        "data.source=local data.sources=[{name: x, streaming: true}]",
+    ],
+)
+def test_a_stream_has_no_epochs(data: str) -> None:
+    with pytest.raises(RecipeError, match=r"set train.max_steps, or data.streaming=false"):
+        load_recipe("demo", [*re.split(" (?=data)", data), "train.num_train_epochs=2"])
+
+
 def test_samples_are_counted_for_tasks_only() -> None:
     with pytest.raises(RecipeError, match="max_train_samples goes with"):
         load_recipe("demo", ["data.max_train_samples=5"])

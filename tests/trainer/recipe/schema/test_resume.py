@@ -48,6 +48,20 @@ def test_a_rate_may_be_written_as_a_multiple() -> None:
 
 
 @pytest.mark.parametrize(
+    "data", [["data.source=hub", "data.path=a/b"], ["data.path=null", "data.sources=[{name: a/b}]"]]
+)
+def test_another_length_makes_no_stream_of_what_was_read_whole(data: list[str]) -> None:
+    data = ["data.source=local", *data]
+    epochs, steps = recipe(*data, "train.num_train_epochs=2"), recipe(*data, "train.max_steps=9")
+    (changed,) = [line for line in changed_mathematics(epochs, steps) if line.startswith("data.")]
+    assert changed == "data.streaming: false → true"
+    assert changed in other_mathematics(mathematics(epochs), steps)
+    kept = recipe(*data, "train.max_steps=9", "data.streaming=false")
+    assert [line for line in changed_mathematics(epochs, kept) if line.startswith("data.")] == []
+    assert other_mathematics(mathematics(epochs), kept) == []
+
+
+@pytest.mark.parametrize(
     "override",
     [
         "data.tokenizer={}",

@@ -64,7 +64,7 @@ def test_a_data_set_of_the_hub_is_named_and_no_file_is_asked_for_it() -> None:
         ("hub", "org/set-1.5", None, "test", "held"),
         ("hub", "org/other", "de", "train", "dev"),
     ]
-    assert (section.streams, DataSection(path="x").streams) == (True, False)
+    assert (section.of_the_hub, DataSection(path="x").of_the_hub) == (True, False)
     assert DataSection(source="hub", sources=[{"path": "x"}]).parts[0].source == "hub"
     assert DataSection.model_validate(section.model_dump()) == section
 
