@@ -22,12 +22,12 @@ from galore.trainer.common.printable import masked_command
 from galore.trainer.data.notices import alarms, remarks
 from galore.trainer.data.text.quality import MEANING, shown
 from galore.trainer.data.tokens.tokenizer import id_bound
+from galore.trainer.host.attach import outermost_blocks
 from galore.trainer.losses.router import router_note
 from galore.trainer.machine.hardware import Peak, cpu_name
 from galore.trainer.machine.nogpu import idle_card
 from galore.trainer.models.adapters.lora import adapter_ranks, clamp_note, class_name, not_adapted, without_adapters
 from galore.trainer.models.changes.table import told
-from galore.trainer.models.checkpointing import blocks_of
 from galore.trainer.models.rope.stages import in_words
 from galore.trainer.optim.groups import is_trained
 from galore.trainer.optim.projected import ProjectedSlot
@@ -118,7 +118,7 @@ def _sent(run: Run) -> Counter[str]:
     if group is None or not group.sharded:
         return traffic(run.optimizer)
     micro_batches = -(-(train.global_batch_size // group.size) // train.micro_batch_size)
-    gathered = units(run.model, blocks_of(run.model), run.optimizer)
+    gathered = units(run.model, outermost_blocks(run.model), run.optimizer)
     return parted_traffic(run.optimizer, gathered, group.size, micro_batches)
 
 

@@ -94,7 +94,7 @@ def stops_early(run: Run, recorder: Recorder, at: Standing) -> bool:
     if not is_saved(run, at.step):
         save(run, recorder, at, must=True)
     run.stopped_early = at.step
-    lowest = f"the lowest held-out loss was that after step {held_out.best()}"
+    lowest = f"the lowest held-out loss was that after step {held_out.best}"
     recorder.event(at.step, f"stopped early after step {at.step}: {lowest}, {held_out.since_best} evaluations ago")
     return True
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping
 
 import torch
@@ -10,9 +11,9 @@ from torch import Tensor, nn
 
 from galore.kernels.family import Options
 from galore.trainer.common.errors import UserError
+from galore.trainer.host.attach import outermost_blocks
 from galore.trainer.host.blocks import streamed
 from galore.trainer.models.adapters.lora import without_adapters
-from galore.trainer.models.checkpointing import blocks_of
 from galore.trainer.models.classifier import head_modules
 from galore.trainer.models.head import split_head
 from galore.trainer.models.matmul.install import follow_steps
@@ -155,7 +156,7 @@ def attach_sharded(
     from galore.trainer.parallel.sharding import hand_over, shard  # a second of imports, which only these runs need
 
     require_same_weights(model, group)
-    shard(model, blocks_of(model), group, device, getattr(torch, recipe.optim.accumulator_dtype), along)
+    shard(model, outermost_blocks(model), group, device, getattr(torch, recipe.optim.accumulator_dtype), along)
     group.sharded = True
     optimizer = attach_optimizer(model, recipe, accumulation, group)
     hand_over(model, optimizer)
@@ -168,7 +169,7 @@ def cut_along(model: nn.Module, recipe: Recipe, group: Group) -> dict[int, int]:
     """Dimension that each projected parameter is cut along, by its id: of the side that is not projected.
 
     Raises:
-        UserError: a weight cannot be cut into as many parts, or not by this PyTorch.
+        UserError: a weight cannot be cut into as many parts, or belongs to several blocks; or not by this PyTorch.
     """
     from galore.trainer.parallel.sharding import refuse_older_torch
 
@@ -179,8 +180,18 @@ def cut_along(model: nn.Module, recipe: Recipe, group: Group) -> dict[int, int]:
     return {id(slot.parameter): 0 if slot.transposed else 1 for slot in plan.projected}
 
 
+def _refuse_shared(model: nn.Module) -> None:
+    """Raise UserError where several blocks have a weight in common, of which each would keep a part of its own."""
+    owners = Counter(id(own) for block in outermost_blocks(model) for own in {*block.parameters()})
+    name = next((name for name, each in model.named_parameters() if owners[id(each)] > 1), None)
+    if name is not None:
+        what = f"several blocks of {type(model).__name__} have {name} in common, and fsdp gathers each block alone"
+        raise UserError(what, where="parallel.mode", fix="set ddp")
+
+
 def refuse_uneven(model: nn.Module, optimizer: GaLoreAdamW, size: int) -> None:
-    """Raise UserError where a projected weight of `model` cannot be cut into `size` parts."""
+    """Raise UserError where a projected weight of `model` cannot be cut into `size` parts, or blocks share one."""
+    _refuse_shared(model)
     scales = {id(layer.weight): layer.weight_scale for layer in int8_layers(model)}
     for slot in optimizer.projected:
         _refuse_uneven(slot, scales, size)

@@ -87,7 +87,7 @@ PLANNED = {  # is understood to the last word and planned; training itself is le
     "galore compare my.yaml",
     "galore compare demo --methods full,galore,lora --learning-rates auto --seeds 1,2,3",
     "galore train demo log.profile_steps=20-22",
-    "galore compare llama-60m --methods galore,normuon-joint-4bit,full --learning-rates auto",
+    "galore compare llama-60m-normuon --methods galore:optim.rank=0.25,normuon-joint-4bit,normuon --learning-rates auto",
     "galore compare my.yaml --methods full,galore,lora,relora,low-rank",
     "galore compare my.yaml --methods full,galore,lora --learning-rates auto",
 }

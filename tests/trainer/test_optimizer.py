@@ -5,14 +5,17 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
-from types import NoneType
+from types import NoneType, SimpleNamespace
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 from torch import nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from galore.kernels.family import GroupSettings, Options
-from galore.trainer.optimizer import build_optimizer
+from galore.trainer.common.errors import UserError
+from galore.trainer.host.attach import outermost_blocks
+from galore.trainer.optimizer import build_optimizer, refuse_uneven
 from galore.trainer.recipe.load import load_recipe
 
 ALONG = {  # what else has to be said
@@ -95,3 +98,19 @@ def test_one_more_declaration_is_an_option_everywhere() -> None:
     assert run.returncode == 0, run.stderr
     assert "example=0 in group 1 (target.bias …): it has to be a whole number above 0 up to 9" in run.stdout
     assert "optim.example: expected an integer > 0 and ≤ 9, got 10" in run.stdout
+
+
+class Block(GradientCheckpointingLayer):  # type: ignore[misc]
+    def __init__(self, *parts: nn.Module) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+
+
+def test_what_several_blocks_have_in_common_is_cut_into_no_parts() -> None:
+    plain: Any = SimpleNamespace(projected=[])
+    inner, shared = Block(nn.Linear(2, 2)), nn.Linear(2, 2)
+    apart = nn.Sequential(Block(nn.Linear(2, 2), inner), Block(nn.Linear(2, 2)))
+    assert outermost_blocks(apart) == [*apart]
+    refuse_uneven(apart, plain, 2)
+    with pytest.raises(UserError, match=r"several blocks of Sequential have 0\.parts\.1\.weight in common"):
+        refuse_uneven(nn.Sequential(Block(nn.Linear(2, 2), shared), Block(shared)), plain, 2)

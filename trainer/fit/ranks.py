@@ -11,12 +11,12 @@ from galore.trainer.build import build_model
 from galore.trainer.common.errors import UserError
 from galore.trainer.fit.parted import in_parts, units_of
 from galore.trainer.fit.predict import profile_on
+from galore.trainer.host.attach import outermost_blocks
 from galore.trainer.losses.build import build_extra
 from galore.trainer.losses.extra import About
 from galore.trainer.machine.cards import Card
 from galore.trainer.memory.profile import Profile
 from galore.trainer.memory.trace.trace import Trace
-from galore.trainer.models.checkpointing import blocks_of
 from galore.trainer.optim import GaLoreAdamW
 from galore.trainer.optimizer import attach_optimizer, refuse_uneven
 from galore.trainer.parallel.group import Group, refuse_in_group
@@ -100,7 +100,7 @@ def trace_of_part(loaded: LoadedRecipe, trace: Trace, size: int) -> Trace:
     """`trace` of a process that has all of `loaded`, as it is on one of `size` that share weights and states."""
     model, optimizer = _planned(loaded)
     refuse_uneven(model, optimizer, size)
-    gathered = units(model, blocks_of(model), optimizer)
+    gathered = units(model, outermost_blocks(model), optimizer)
     return in_parts(trace, size, units_of(model, optimizer, gathered, size))
 
 
@@ -119,7 +119,7 @@ def sent_by(loaded: LoadedRecipe, size: int, mode: str = "ddp") -> Sent:
     """
     model, optimizer = _planned(loaded)
     train = loaded.recipe.train
-    gathered = units(model, blocks_of(model), optimizer)
+    gathered = units(model, outermost_blocks(model), optimizer)
     micro_batches = -(-(train.global_batch_size // size) // train.micro_batch_size)
 
     def of(clock: int | None) -> Counter[str]:

@@ -33,7 +33,7 @@ def stream_blocks(model: nn.Module, device: torch.device, which: bool | int, ada
     if which is False:
         return []
     count = FEWEST if which is True else which
-    modules, shared = _outermost(model), _shared(model)
+    modules, shared = outermost_blocks(model), _shared(model)
     tensors = [_matrices(module, shared, adapters) for module in modules]
     modules, tensors = [m for m, t in zip(modules, tensors, strict=True) if t], [each for each in tensors if each]
     _refuse_few(model, len(modules), count)
@@ -46,7 +46,7 @@ def stream_blocks(model: nn.Module, device: torch.device, which: bool | int, ada
     ]
 
 
-def _outermost(model: nn.Module) -> list[nn.Module]:
+def outermost_blocks(model: nn.Module) -> list[nn.Module]:
     """The decoder's blocks, which can be recomputed alone; not those inside of others."""
     found = {name: module for name, module in model.named_modules() if isinstance(module, GradientCheckpointingLayer)}
     return [each for name, each in found.items() if not any(name.startswith(f"{other}.") for other in found)]

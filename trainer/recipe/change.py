@@ -64,7 +64,8 @@ def not_inherited(recipe: Recipe, chosen: Mapping[str, Any], given: Collection[s
         names += [name for name in OF_ENDS if f"optim.{name}" not in given]
     if kept["method"] == "lora":
         names += ["head_inner"]
-    if kept["method"] == "lora" and kept["adapter"] != "factors" and not (optim.train_modules or recipe.data.task):
+    in_full = optim.train_modules or recipe.data.task or beside_adapters(recipe, kept, given)
+    if kept["method"] == "lora" and kept["adapter"] != "factors" and not in_full:
         names += RATES[1:]  # adapters alone
     defaults = OptimSection()
     found = {
@@ -77,6 +78,20 @@ def not_inherited(recipe: Recipe, chosen: Mapping[str, Any], given: Collection[s
     if optim.state_dtype == "4bit" and kept["inner"] not in WITH_MOMENTUM:
         found |= {"optim.state_dtype": "8bit"}  # as all that is no momentum has beside it
     return found
+
+
+def beside_adapters(recipe: Recipe, chosen: Mapping[str, Any], given: Collection[str] = ()) -> dict[str, Any]:
+    """{"section.key": value} of what trains beside adapters on matrices that were drawn: embeddings, head and norms, as
+    in the shipped -lora recipes. Where they have been trained before, adapters are enough.
+
+    Args:
+        chosen, given: see `not_inherited`.
+    """
+    model, key = recipe.model, "optim.train_modules"
+    adapters = chosen.get("method") == "lora" and chosen.get("adapter") != "factors"
+    if not (adapters and model.has_own_dimensions) or recipe.optim.train_modules or key in given:
+        return {}
+    return {key: ("embed_tokens", "lm_head", "norm")}
 
 
 def _meaning_of_scale(values: Mapping[str, Any]) -> tuple[object, ...]:

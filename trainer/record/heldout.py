@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
 from galore.trainer.record.row import loss_of
@@ -30,9 +30,10 @@ class HeldOut:
         if row.get("kind") == "eval" and row["step"] > 0:
             self._losses[row["step"]] = loss if isinstance(loss, float | int) and math.isfinite(loss) else math.inf
 
-    def best(self, steps: Collection[int] | None = None) -> int | None:
-        """The step of the lowest loss, the first of equal ones, among `steps`, if given; None where there is none."""
-        return next((step for step in self.ranked() if steps is None or step in steps), None)
+    @property
+    def best(self) -> int | None:
+        """The step of the lowest loss, the first of equal ones; None where there is none."""
+        return next(iter(self.ranked()), None)
 
     def ranked(self) -> list[int]:
         """Steps whose loss is a number: that of the lowest first, the first of equal ones before the others."""
@@ -43,5 +44,5 @@ class HeldOut:
     def since_best(self) -> int:
         """Evaluations after that of the lowest loss; all of them where no loss is a number."""
         steps = list(self._losses)
-        best = self.best()
+        best = self.best
         return len(steps) - (0 if best is None else steps.index(best) + 1)

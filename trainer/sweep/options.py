@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from galore.trainer.common.errors import UserError
 from galore.trainer.common.printable import shortened
 from galore.trainer.common.suggest import nearest
-from galore.trainer.recipe.change import not_inherited, spelled
+from galore.trainer.recipe.change import beside_adapters, not_inherited, spelled
 from galore.trainer.recipe.load import LoadedRecipe, load_recipe
 from galore.trainer.recipe.methods import METHODS, named
 from galore.trainer.recipe.parse.problems import RecipeError
@@ -51,7 +51,7 @@ def method_overrides(name: str, recipe: Recipe, given: Sequence[str] = ()) -> li
     own = METHODS[name].settings
     chosen = dict(each.removeprefix("optim.").split("=") for each in own)
     keys = [each.partition("=")[0].strip() for each in given]
-    return [*spelled(not_inherited(recipe, chosen, keys)), *own]
+    return [*spelled(not_inherited(recipe, chosen, keys)), *spelled(beside_adapters(recipe, chosen, keys)), *own]
 
 
 def load_trial(recipe: str, overrides: Sequence[str], method: str | None) -> LoadedRecipe:

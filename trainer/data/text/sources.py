@@ -86,7 +86,7 @@ def training_corpus(section: DataSection, base_dir: Path) -> Corpus:
 
 
 def validation_corpus(section: DataSection, base_dir: Path) -> Corpus | None:
-    """The files of `data.validation_path` or `data.validation_split`; None where a share of the documents is held out."""
+    """The files of `data.validation_path` or `data.validation_split`; None where a share of documents is held out."""
     if section.source == "hub" and section.validation_split is not None:
         return _downloaded(HubSplit.of(section, base_dir, "validation_split"), section)
     if section.validation_path is None:

@@ -100,8 +100,9 @@ def mathematics(recipe: Recipe, router: bool = False) -> dict[str, Any]:
 
 
 def _in_full(recipe: Recipe) -> Recipe:
-    """`recipe` with learning rates in numbers, as a multiple of another is no other mathematics; and with what null means
-    for data of the hub, as another length of the run may make a stream of them."""
+    """`recipe` without multiples of learning rates, which are no other mathematics; and with what null means for data
+    of the hub, which another length of the run changes.
+    """
     data = recipe.data
     if data.of_the_hub and data.streaming is None:
         data = data.model_copy(update={"streaming": recipe.train.max_steps is not None})
@@ -160,6 +161,8 @@ def _moved(old: Any, new: Any) -> bool:
 
 def _written(value: Any) -> str:
     """A value as a recipe has it, where Python has another word."""
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_written, value))}]"
     return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
 
 

@@ -138,11 +138,21 @@ def test_rates_of_embeddings_and_head_go_with_the_rule_that_they_suit(method: st
 def test_a_rate_that_is_given_for_all_is_for_all_that_train_what_has_it(method: str, key: str) -> None:
     given = [f"optim.{key}=0.03"]
     (trial,) = grid("demo-normuon", given, method, "0.001")
-    assert getattr(trial.recipe.optim, key) == (None if method in ("lora", "relora") else 0.03)
-    (trial,) = grid("demo-normuon", [*given, "optim.train_modules=[embed_tokens,lm_head]"], method)
     assert getattr(trial.recipe.optim, key) == 0.03
+    (trial,) = grid("demo-normuon", [*given, "optim.train_modules=[]"], method)
+    assert getattr(trial.recipe.optim, key) == (None if method in ("lora", "relora") else 0.03)
     (trial,) = grid("demo-normuon", given, f"{method}:optim.{key}=0.2")
     assert getattr(trial.recipe.optim, key) == 0.2
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_beside_adapters_on_drawn_matrices_all_is_trained_that_is_no_target(method: str) -> None:
+    in_full = ("embed_tokens", "lm_head", "norm") if method in ("lora", "relora") else ()
+    assert made(method).recipe.optim.train_modules == in_full
+    trained_before = [] if method == "low-rank" else ["model.name_or_path=a/b"]
+    assert made(method, *trained_before).recipe.optim.train_modules == (() if trained_before else in_full)
+    kept = made(method, "optim.train_modules=[norm]").recipe.optim.train_modules
+    assert kept == ("norm",)
 
 
 def test_a_share_of_the_width_is_a_whole_rank_for_adapters() -> None:
