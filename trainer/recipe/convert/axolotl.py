@@ -158,5 +158,9 @@ DEFAULTS = {
     "warmup_ratio": 0.0, "cosine_min_lr_ratio": 0.0, "val_set_size": 0.0, "learning_rate": 5e-5,
 }  # fmt: skip
 AXOLOTL = Tool(
-    "axolotl", ("base_model", "sequence_len", "datasets", "num_epochs", "val_set_size"), TABLE, lambda written: DEFAULTS
+    "axolotl",
+    ("base_model", "sequence_len", "datasets", "num_epochs", "val_set_size"),
+    TABLE,
+    lambda written: DEFAULTS,
+    "sample_packing",
 )

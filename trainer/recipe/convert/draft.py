@@ -147,13 +147,14 @@ class Tool:
 
     Args:
         signs: keys that a file of it has; `defaults`: what it does where the file, whose values it is given, is silent,
-            and galore does otherwise.
+            and galore does otherwise; `packing`: the key that puts several examples in a row.
     """
 
     name: str
     signs: tuple[str, ...]
     table: Mapping[str, str | Rule]
     defaults: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+    packing: str
 
 
 def absent(why: str) -> Rule:

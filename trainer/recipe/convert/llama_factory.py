@@ -220,5 +220,5 @@ def _defaults(written: Mapping[str, Any]) -> dict[str, Any]:
 
 
 LLAMA_FACTORY = Tool(
-    "llama-factory", ("finetuning_type", "cutoff_len", "stage", "template", "dataset_dir"), TABLE, _defaults
+    "llama-factory", ("finetuning_type", "cutoff_len", "stage", "template", "dataset_dir"), TABLE, _defaults, "packing"
 )

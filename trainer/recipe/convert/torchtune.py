@@ -195,5 +195,9 @@ def _defaults(written: Mapping[str, Any]) -> dict[str, Any]:
 
 
 TORCHTUNE = Tool(
-    "torchtune", ("optimizer._component_", "tokenizer._component_", "checkpointer._component_"), TABLE, _defaults
+    "torchtune",
+    ("optimizer._component_", "tokenizer._component_", "checkpointer._component_"),
+    TABLE,
+    _defaults,
+    "dataset.packed",
 )

@@ -240,6 +240,28 @@ def test_zero_is_a_number_and_defaults_are_those_of_the_toolkit(tmp_path: Path) 
     assert lora["optim.rank"] == 8
 
 
+@pytest.mark.parametrize(
+    ("tool", "packs", "text"),
+    [
+        ("llama-factory", {"packing": True}, {"stage": "pt"}),
+        ("axolotl", {"sample_packing": True}, {"datasets": [{"path": "me/x", "type": "completion"}]}),
+        ("torchtune", {"dataset": {"_component_": "torchtune.datasets.alpaca_dataset", "packed": True}},
+         {"dataset": {"_component_": "torchtune.datasets.text_completion_dataset", "source": "me/x"}}),
+    ],
+)  # fmt: skip
+def test_examples_have_a_row_each_where_the_file_packs_none(
+    tool: str, packs: dict[str, Any], text: dict[str, Any], tmp_path: Path
+) -> None:
+    silent = {"dataset": {"_component_": "torchtune.datasets.alpaca_dataset"}} if tool == "torchtune" else {}
+    without = ("packing", "neat_packing", "sample_packing")
+    made = convert(write(tmp_path, tool, without, **silent))
+    assert settings(made.text)["data.packing"] == "paper"
+    (told,) = [each for each in made.told if each.path == "data.packing"]
+    assert (told.line, "fewer steps of more examples" in told.why) == (0, True)
+    assert settings(convert(write(tmp_path, tool, without, **packs)).text)["data.packing"] == "packed"
+    assert "data.packing" not in settings(convert(write(tmp_path, tool, without, **text)).text)
+
+
 def test_several_data_sets_of_the_hub_are_sources(tmp_path: Path) -> None:
     made = convert(str(FILES / "axolotl.yaml"))
     first, second = settings(made.text)["data.sources"]
