@@ -68,6 +68,8 @@ def _packing(found: Survey, recipe: Recipe) -> str:
     if recipe.data.task:
         return "none: the examples of a batch are padded to its longest"
     padding = "the rest is padding" if found.used < found.positions else "without padding"
+    if recipe.data.packing == "paper" and found.used < found.positions:
+        padding += ", of which a step is fed what its longest row needs"
     return f"{recipe.data.packing}: {percent(found.efficiency)} of {counted(found.positions, 'position')} hold a token, {padding}"
 
 

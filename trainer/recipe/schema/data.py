@@ -123,7 +123,7 @@ class DataSection(Section):
     )
     packing: Literal["packed", "paper"] = Field(
         "packed",
-        description="packed: documents joined by EOS and cut into full sequences, instructions put together whole; paper: one document per row, truncated or padded",
+        description="packed: documents joined by EOS and cut into full sequences, instructions put together whole; paper: one document per row, truncated, or padded to the longest of the step",
     )
     isolate_documents: bool | None = Field(
         None,

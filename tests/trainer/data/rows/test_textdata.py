@@ -7,13 +7,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from galore.trainer.common.errors import UserError
-from galore.trainer.data.batch import Scoring
+from galore.trainer.data.batch import IGNORED, Scoring
 from galore.trainer.data.prepare import prepare_data
+from galore.trainer.data.rows.textdata import MULTIPLE
 from galore.trainer.recipe.schema.recipe import Recipe
 from galore.trainer.recipe.schema.train import EvalSection
 
@@ -39,6 +41,46 @@ def test_agrees_with_counting_by_hand(
     targets = [token for batch in batches for token in batch.labels[:, 1:].flatten().tolist() if token != -100]
     expected = -sum(math.log((counts[token] + 1) / (total + vocabulary)) for token in targets) / len(targets)
     assert data.baseline()["unigram_loss_nats"] == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("source", ["text", "examples", "sources"])
+def test_a_step_is_fed_no_column_that_is_padding_in_all_its_rows(
+    recipe: MakeRecipe, write_jsonl: Callable[..., Path], documents: list[str], source: str
+) -> None:
+    root, long = write_jsonl([*documents, "a b c d e f g " * 20]).parent, {"max_length": 1024, "packing": "paper"}
+    shape = {
+        "text": {},
+        "examples": {"prompt_field": "text", "response_field": "text"},
+        "sources": {"path": None, "sources": [{"path": "train.jsonl"}]},
+    }[source]
+    data: Any = prepare_data(recipe(**long, **shape), root)
+    lengths, targets = set(), 0
+    for step in range(data.num_sequences // 8):
+        batch = data.global_batch(step)
+        rows = data.train.read(np.array([number % len(data.train) for number in batch.sequence_ids]))
+        length = batch.input_ids.shape[1]
+        assert [each[:, :length].tolist() for each in rows] == [batch.input_ids.tolist(), batch.labels.tolist()]
+        assert (rows[1][:, length:] == IGNORED).all()
+        assert (batch.labels[:, -MULTIPLE:] != IGNORED).any()
+        assert batch.input_ids.is_contiguous()
+        lengths.add(length)
+        targets += batch.targets
+    assert lengths < {*range(64, 449, 64)}
+    assert len(lengths) > 1
+    assert {batch.labels.shape[1] for batch in data.validation_batches(4, None)} < {*range(64, 449, 64)}
+
+
+def test_rows_that_are_full_or_isolated_or_short_stay_as_they_are(
+    recipe: MakeRecipe, write_jsonl: Callable[..., Path], documents: list[str]
+) -> None:
+    root = write_jsonl(documents).parent
+    for settings in (
+        {"max_length": 48, "packing": "paper"},
+        {"max_length": 256},
+        {"max_length": 256, "isolate_documents": True},
+    ):
+        batch = prepare_data(recipe(**settings), root).global_batch(0)
+        assert batch.input_ids.shape[1] == settings["max_length"]
 
 
 def test_nothing_held_out_is_refused(
