@@ -59,7 +59,7 @@ def _losses(model: nn.Module, batch: TokenBatch) -> tuple[Tensor, Tensor]:
     if head is not None:
         losses = _in_parts(head.hidden(ids), targets, head.weight)
     else:
-        rows = zip(ids.split(1), targets.split(1), strict=True)
+        rows = zip(ids.unsqueeze(1), targets.unsqueeze(1), strict=True)  # (1, s) and (1, s − 1)
         losses = torch.cat([_in_parts(model(input_ids=row, use_cache=False).logits, of) for row, of in rows])
     return losses.double().cpu(), (targets != IGNORED).cpu()
 
