@@ -30,8 +30,8 @@ class Distillation(ExtraLoss):
     """T² · KL(teacher ‖ model) at temperature T, summed over targets (Hinton et al., arXiv 1503.02531).
 
     With `top_k` the teacher's most probable tokens alone, their probabilities made to sum to 1. Logits come in chunks
-    and are made again in the backward, so that neither model's exist whole. Those of a head that is more than a product,
-    such as Gemma 2's, do, of a micro-batch.
+    and are made again in the backward, so that neither model's exist whole. Those of a head that is more than a
+    product, such as Gemma 2's, do, of a micro-batch.
     """
 
     def __init__(self, about: About) -> None:
