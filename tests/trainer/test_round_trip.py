@@ -187,10 +187,10 @@ def head_is_reordered(name: str, folder: Path) -> None:
     settings = recipe(folder, model, "full", {"data": {"path": "none", "source": "glue", "task": "mnli"}})
     batch = labelled(3)
     with torch.no_grad():
-        theirs = model(**batch.inputs(torch.device("cpu"))).logits
+        theirs = model(**batch.inputs(model)).logits
         ours, _ = build_model(settings, architectures.VOCABULARY, "cpu", folder)
         order = [1, 2, 0]  # where they have entailment, neutral, contradiction
-        torch.testing.assert_close(ours.eval()(**batch.inputs(torch.device("cpu"))).logits, theirs[:, order])
+        torch.testing.assert_close(ours.eval()(**batch.inputs(ours)).logits, theirs[:, order])
     assert label_order(ours.config, TASKS["mnli"], "") == [0, 1, 2]
 
 

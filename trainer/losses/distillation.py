@@ -30,7 +30,8 @@ class Distillation(ExtraLoss):
     """T² · KL(teacher ‖ model) at temperature T, summed over targets (Hinton et al., arXiv 1503.02531).
 
     With `top_k` the teacher's most probable tokens alone, their probabilities made to sum to 1. Logits come in chunks
-    and are made again in the backward, so that neither model's exist whole.
+    and are made again in the backward, so that neither model's exist whole. Those of a head that is more than a
+    product, such as Gemma 2's, do, of a micro-batch.
     """
 
     def __init__(self, about: About) -> None:
@@ -55,8 +56,7 @@ class Distillation(ExtraLoss):
             head = split_head(self.teacher)
             if head is None:
                 logits = self.teacher(input_ids=ids, use_cache=False, **seen.arguments).logits
-                kept = logits.flatten(0, 1).index_select(0, seen.rows)
-                return lambda start, stop: kept[start:stop]
+                return lambda start, stop: logits.flatten(0, 1).index_select(0, seen.rows[start:stop])
             hidden = head.hidden(ids, **seen.arguments).flatten(0, 1).index_select(0, seen.rows)
         return lambda start, stop: hidden[start:stop] @ head.weight.T
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -26,7 +27,18 @@ from galore.trainer.models.isolation import PREFIX as ISOLATED
 
 PREFIX = "watched_"  # in transformers' registry, before the attention that runs
 ATTENTION, HIDDEN = "attention", "hidden"
+SOFTCAP, SINKS = "softcap", "s_aux"  # transformers' names
+UNKNOWN = ("position_bias", "sinks", "indices", "block_indices")
 WHERE = "extra_loss.layers"
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What an architecture does to scores beside scaling them. `softcap`: they stay below it, as Gemma 2's do;
+    `sinks`: (heads,) a score each that takes its share and shows nothing, as GPT-OSS has them."""
+
+    softcap: float | None = None
+    sinks: Tensor | None = None
 
 
 class Watch:
@@ -72,9 +84,11 @@ class Watch:
         if self._open:
             self.hidden[number] = output if isinstance(output, Tensor) else output[0]
 
-    def _attend(self, number: int, query: Tensor, key: Tensor, mask: Tensor | None, scaling: float | None) -> None:
+    def _attend(
+        self, number: int, query: Tensor, key: Tensor, mask: Tensor | None, scaling: float | None, changes: Changes
+    ) -> None:
         if self.is_watching:
-            found = probabilities(query, key, mask, scaling, self._queries)
+            found = probabilities(query, key, mask, scaling, self._queries, changes)
             if self._open:
                 self.attention[number] = found
 
@@ -85,6 +99,7 @@ def probabilities(
     mask: Tensor | None,
     scaling: float | None,
     queries: Tensor | None,
+    changes: Changes = Changes(),
 ) -> Tensor:  # (b, h, q, s)
     """Softmax of the scores of positions `queries` (b, q), plainly causal without a mask; fp32."""
     batch, heads, length, width = query.shape
@@ -93,13 +108,23 @@ def probabilities(
     rows = at[:, None, :, None]
     chosen = query if queries is None else query.gather(2, rows.expand(-1, heads, -1, width))
     scores = (chosen @ key.transpose(2, 3)).float() * (width**-0.5 if scaling is None else scaling)
+    if changes.softcap is not None:
+        scores = changes.softcap * (scores / changes.softcap).tanh()
     if mask is None:
         unseen = torch.arange(length, device=query.device) > rows
-        return scores.masked_fill(unseen, float("-inf")).softmax(-1)
+        return _softmax(scores.masked_fill(unseen, float("-inf")), changes.sinks)
     mask = mask.expand(batch, -1, -1, -1)[..., :length]
     there = mask if queries is None else mask.gather(2, rows.expand(-1, mask.shape[1], -1, length))
     scores = scores.masked_fill(~there, float("-inf")) if there.dtype == torch.bool else scores + there
-    return scores.softmax(-1)
+    return _softmax(scores, changes.sinks)
+
+
+def _softmax(scores: Tensor, sinks: Tensor | None) -> Tensor:
+    """Over the last dimension, and over a column of `sinks` that is left out again."""
+    if sinks is None:
+        return scores.softmax(-1)
+    column = sinks.float().view(1, -1, 1, 1).expand(*scores.shape[:-1], 1)
+    return torch.cat((scores, column), dim=-1).softmax(-1)[..., :-1]
 
 
 def _number(layer: int, blocks: int) -> int:
@@ -147,8 +172,17 @@ def _watched(
     """transformers' attention function: `whole`, and whoever watches the module is told."""
     tell = getattr(module, "galore_watch", None)
     if tell is not None:
-        tell(query, key, mask, scaling)
+        tell(query, key, mask, scaling, _changes(kwargs))
     return whole(module, query, key, value, mask, scaling=scaling, **kwargs)
+
+
+def _changes(kwargs: dict[str, Any]) -> Changes:
+    """Raises UserError for what nobody here can make again."""
+    unknown = [name for name in UNKNOWN if kwargs.get(name) is not None]
+    if unknown:
+        what = f"the attention of this architecture takes {', '.join(unknown)}, and cannot be shown"
+        raise UserError(what, where=WHERE, fix="take an extra loss that needs no attention")
+    return Changes(kwargs.get(SOFTCAP), kwargs.get(SINKS))
 
 
 def _eager(module: nn.Module, *tensors: Any, **kwargs: Any) -> Any:

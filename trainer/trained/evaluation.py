@@ -82,13 +82,18 @@ def held_out(stored: StoredModel, loaded: LoadedRecipe | None, progress: Progres
     set_positions(stored, loaded)
     data = read_data(for_model(recipe, stored), base_dir, progress)
     check_tokenizer(data, stored)
-    if recipe.data.task is not None:
-        pad_with(stored.model.config, data.tokenizer.pad_token_id)
     check_capacity(stored.model.config, len(stored.tokenizer), recipe.data.max_length)
-    hold_length(stored.model, recipe.data.max_length)
+    take_rows(stored, recipe, data.tokenizer.pad_token_id)
     if recipe.data.isolates:
         isolate_documents(stored.model)
     return recipe, data
+
+
+def take_rows(stored: StoredModel, recipe: Recipe, pad: int | None) -> None:
+    """Let the model take rows of any length as a run of `recipe` does: pad them, and rotate as in its longest ones."""
+    if recipe.data.task is not None:
+        pad_with(stored.model.config, pad)
+    hold_length(stored.model, recipe.data.max_length)
 
 
 def _extra(

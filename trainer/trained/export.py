@@ -8,10 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError
-from transformers import CONFIG_NAME, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import CONFIG_NAME, PreTrainedModel
 
 from galore.trainer.checkpoint.checkpoint import Skipped
 from galore.trainer.checkpoint.exported import sign
@@ -29,10 +28,7 @@ from galore.trainer.common.durable import (
 from galore.trainer.common.errors import RunFailed, UserError, system_error, to_write
 from galore.trainer.common.lock import alone_in
 from galore.trainer.common.reading import user_path
-from galore.trainer.data.tokens.chat import stop_tokens
-from galore.trainer.data.tokens.chattemplate import ensure_template
 from galore.trainer.data.tokens.tokenizer import is_trained_here
-from galore.trainer.models.classifier import head_modules, pad_with
 from galore.trainer.models.pretrained import kind_of, load_pretrained, read_config
 from galore.trainer.models.retnet.code import brings_code, code_files
 from galore.trainer.models.rope.scaling import START
@@ -45,6 +41,7 @@ from galore.trainer.trained.olderreaders import add_older_keys
 from galore.trainer.trained.onward.target import Target
 from galore.trainer.trained.onward.targets import hand_over
 from galore.trainer.trained.runmodel import StoredModel, load_run_model
+from galore.trainer.trained.specialtokens import name_special_tokens
 
 PART = "export"  # of a folder that is there, until it is whole
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR)  # to make a folder there
@@ -214,7 +211,7 @@ def _write(stored: StoredModel, folder: Path, options: ExportOptions) -> tuple[i
     model = stored.model
     if model.can_generate():
         model.config.use_cache = True
-    _name_special_tokens(stored, stored.tokenizer)
+    name_special_tokens(model, stored.tokenizer, stored.recipe)
     if model.can_generate():
         drop_idle(model.generation_config)
     text, note = modelfile(model, stored.tokenizer) if options.ollama else ("", "")
@@ -252,24 +249,3 @@ def _verify(model: PreTrainedModel, folder: Path) -> None:
         raise
     except UserError as error:
         raise RunFailed(f"the export does not read back as the model: {error.what}", where=str(folder)) from error
-
-
-def _name_special_tokens(stored: StoredModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """A model built from dimensions names no special tokens; generation must stop at the tokenizer's end of text, and a
-    classifier know what rows are padded with."""
-    generation = stored.model.generation_config if stored.model.can_generate() else None
-    for config in (stored.model.config, *([generation] if generation is not None else [])):
-        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-            if getattr(config, name, None) is None:
-                setattr(config, name, getattr(tokenizer, name))
-    if head_modules(stored.model) and tokenizer.pad_token_id is not None:
-        pad_with(stored.model.config, tokenizer.pad_token_id)
-    if stored.recipe is not None and stored.recipe.data.instruct:
-        ensure_template(tokenizer)
-        _stop_after_answers(stored.model.generation_config, stop_tokens(tokenizer))
-
-
-def _stop_after_answers(config: Any, tokens: list[int]) -> None:
-    """The template may end a turn otherwise than the model it is used with ended its texts."""
-    known = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
-    config.eos_token_id = list(dict.fromkeys([*(token for token in known if token is not None), *tokens]))

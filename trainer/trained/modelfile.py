@@ -40,7 +40,7 @@ class Turns:
     """What a template writes around the messages.
 
     Args:
-        first: before a user's words at the very beginning; `later`: before those that follow on others.
+        first: before a user's words where nothing is written yet; `later`: before those that follow on others.
         system: before and after a system prompt; None where the template has none of its own.
         answer: before and after an answer; `prompt`: where the model goes on.
     """
@@ -53,25 +53,28 @@ class Turns:
 
     def write(self, roles: str, words: Sequence[str]) -> str:
         """The conversation of these roles up to the prompt, as Ollama will write it."""
-        text = ""
-        for index, (role, word) in enumerate(zip(roles, words, strict=True)):
-            before, after = self.first if not index else self.later, ""
+        text, seen = "", False
+        for role, word in zip(roles, words, strict=True):
+            if role == "s" and self.system is None:
+                continue
+            before, after = self.later if seen else self.first, ""
             if role != "u":
                 before, after = self.answer if role == "a" else self.system or ("", "")
-            text += before + word + after
+            text, seen = text + before + word + after, True
         return text + self.prompt
 
     def template(self) -> str:
-        """A template of Go, which adds no space of its own."""
-        system = ""
-        if self.system is not None:
-            before, after = map(_literal, self.system)
-            system = f'{{{{ if eq .Role "system" }}}}{before}{{{{ .Content }}}}{after}{{{{ end }}}}'
-        later = f"{{{{ if $i }}}}{_literal(self.later)}{{{{ else }}}}{_literal(self.first)}{{{{ end }}}}"
-        user = f'{{{{ if eq .Role "user" }}}}{later}{{{{ .Content }}}}{{{{ end }}}}'
-        before, after = map(_literal, self.answer)
-        answer = f'{{{{ if eq .Role "assistant" }}}}{before}{{{{ .Content }}}}{after}{{{{ end }}}}'
-        return f"{{{{ range $i, $_ := .Messages }}}}{system}{user}{answer}{{{{ end }}}}{_literal(self.prompt)}"
+        """A template of Go, which adds no space of its own. What it does not write is not `$seen`."""
+        user = f"{{{{ if $seen }}}}{_literal(self.later)}{{{{ else }}}}{_literal(self.first)}{{{{ end }}}}"
+        turns = [] if self.system is None else [_turn("system", *map(_literal, self.system))]
+        turns += [_turn("user", user, ""), _turn("assistant", *map(_literal, self.answer))]
+        messages = f"{{{{ range .Messages }}}}{''.join(turns)}{{{{ end }}}}"
+        return f"{{{{ $seen := false }}}}{messages}{_literal(self.prompt)}"
+
+
+def _turn(role: str, before: str, after: str) -> str:
+    written = f"{before}{{{{ .Content }}}}{after}"
+    return f'{{{{ if eq .Role "{role}" }}}}{written}{{{{ $seen = true }}}}{{{{ end }}}}'
 
 
 def modelfile(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import architectures
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,6 +17,7 @@ from galore.trainer.common.errors import RunFailed, UserError
 from galore.trainer.losses import distillation
 from galore.trainer.losses.distillation import OF_THE_MODEL, Distillation, divergence, section_of
 from galore.trainer.losses.extra import About
+from galore.trainer.models.head import split_head
 from galore.trainer.recipe.schema.extraloss import ExtraLossSection
 from galore.trainer.recipe.schema.model import ModelSection
 from galore.trainer.recipe.schema.recipe import Recipe
@@ -120,6 +123,21 @@ def test_a_teachers_targets_are_its_own_whatever_the_model_is(tmp_path: Path, sa
         found = Distillation(about).teacher(input_ids=ids).logits
         expected = AutoModelForCausalLM.from_pretrained(tmp_path)(input_ids=ids).logits
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2"])
+def test_a_chunk_of_the_teachers_logits_is_that_of_its_rows(name: str) -> None:
+    """Also where its head is more than a product."""
+    loss: Any = object.__new__(Distillation)
+    loss.about = SimpleNamespace(tokenizer=object())
+    loss.teacher = architectures.decoder(name).eval()
+    assert (split_head(loss.teacher) is None) is (name == "gemma2")
+    ids = torch.arange(24).view(2, 12)
+    seen = SimpleNamespace(input_ids=ids, rows=torch.tensor([0, 3, 11, 12, 20]), arguments={})
+    with torch.no_grad():
+        expected = loss.teacher(input_ids=ids).logits.flatten(0, 1)[seen.rows]
+        chunk = loss._of_teacher(seen)
+        torch.testing.assert_close(torch.cat((chunk(0, 2), chunk(2, 5))), expected)
 
 
 @pytest.mark.parametrize("kind", ["dynamic", "default"])

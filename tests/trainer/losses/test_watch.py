@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import architectures
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
@@ -53,6 +54,37 @@ def test_it_is_the_attention_of_the_model(attention: str, sliding: int | None) -
         kept = dict(watch.attention)
         mine(IDS[:1])
         assert watch.attention == kept
+
+
+@pytest.mark.parametrize("name", ["gemma2", "gpt-oss"])
+def test_scores_that_are_capped_and_sinks_are_those_of_the_model(name: str) -> None:
+    network: Any = architectures.decoder(name).eval()
+    network.set_attn_implementation("eager")
+    queries = torch.tensor([[3, 19], [0, 7]])
+    with torch.no_grad():
+        for part, parameter in network.named_parameters():
+            if "q_proj" in part or "k_proj" in part:
+                parameter.mul_(20)
+        expected = network(IDS, output_attentions=True, use_cache=False).attentions
+        watch = Watch(network, [0, 1], ("attention",))
+        for asked in (None, queries):
+            with watch.during(asked):
+                network(IDS, use_cache=False)
+            for layer, found in watch.attention.items():
+                whole = expected[layer]
+                rows = (
+                    whole
+                    if asked is None
+                    else torch.stack([each[:, at] for each, at in zip(whole, asked, strict=True)])
+                )
+                torch.testing.assert_close(found, rows, rtol=1e-4, atol=1e-6)
+
+
+def test_scores_of_more_than_is_known_are_refused() -> None:
+    mine = model()
+    watch = Watch(mine, [0], ("attention",))
+    with pytest.raises(UserError, match="takes position_bias, and cannot be shown"), watch.during():
+        mine(IDS, position_bias=torch.zeros(20, 20))
 
 
 @pytest.mark.parametrize("which", [True, 1])

@@ -17,7 +17,6 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
-    GenerationConfig,
     LlamaConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
@@ -37,7 +36,7 @@ from galore.trainer.recipe.dump import dump_recipe
 from galore.trainer.recipe.schema.recipe import Recipe
 from galore.trainer.record.rundir import RunDir
 from galore.trainer.trained import export as export_module
-from galore.trainer.trained.export import ExportOptions, _name_special_tokens, export
+from galore.trainer.trained.export import ExportOptions, export
 from galore.trainer.trained.onward.targets import TARGETS
 from galore.trainer.trained.runmodel import load_run_model, save_model_files
 
@@ -560,19 +559,6 @@ def test_neither_a_run_nor_a_model_is_refused(tmp_path: Path) -> None:
         export(str(tmp_path / "thing"), tmp_path / "out")
     with pytest.raises(UserError, match="no such run or folder"):
         export(str(tmp_path / "nowhere"), tmp_path / "out")
-
-
-def test_the_export_of_a_run_on_instructions_knows_the_day_it_was_trained_on(chat_tokenizer: Path) -> None:
-    """Also where the run is of a galore that told its templates the day without writing it down."""
-    tokenizer = AutoTokenizer.from_pretrained(chat_tokenizer)
-    tokenizer.chat_template = "{{ strftime_now('%d %b %Y') }}" + tokenizer.chat_template
-    config = GenerationConfig(eos_token_id=5)
-    model = SimpleNamespace(config=SimpleNamespace(), generation_config=config, can_generate=lambda: True)
-    recipe = SimpleNamespace(data=SimpleNamespace(instruct=True))
-    _name_special_tokens(SimpleNamespace(model=model, recipe=recipe), tokenizer)  # type: ignore[arg-type]
-    said = tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False)
-    assert said.startswith("26 Jul 2024<|im_start|>user")
-    assert config.eos_token_id == [5, tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|im_end|>")]
 
 
 def test_shards_and_a_modelfile_are_read_back_as_the_model(tmp_path: Path) -> None:

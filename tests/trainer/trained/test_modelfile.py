@@ -32,6 +32,7 @@ MISTRAL = (
     "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}{{ '[INST] ' + m['content'] + ' [/INST]' }}"
     "{% elif m['role'] == 'assistant' %}{{ ' ' + m['content'] + eos_token }}{% endif %}{% endfor %}"
 )
+LLAMA2 = MISTRAL.replace("{{ bos_token }}", "").replace("'[INST] '", "bos_token + '[INST] '")
 BRACES = CHATML.replace("<|im_start|>' + m", "{{x}}' + m").replace("<|im_start|>assistant", "{{x}}assistant")
 THINKS = CHATML.replace("m['content']", "('' if not loop.last and m['role'] == 'assistant' else m['content'])")
 COUNTS = CHATML.replace("m['role'] +", "m['role'] + (loop.index | string) +")
@@ -56,22 +57,42 @@ def _model(**more: Any) -> LlamaForCausalLM:
 
 def _as_go(template: str, messages: list[dict[str, str]]) -> str:
     """What Go makes of the few things that our templates have."""
-    head, body, tail = re.fullmatch(r"(\{\{ range [^}]*\}\})(.*)\{\{ end \}\}(.*?)", template, re.S).groups()  # type: ignore[union-attr]
-    assert head == "{{ range $i, $_ := .Messages }}"
-    text = ""
-    for index, message in enumerate(messages):
-        for role, block in re.findall(
-            r'\{\{ if eq \.Role "(\w+)" \}\}(.*?\{\{ \.Content \}\}.*?)\{\{ end \}\}', body, re.S
-        ):
-            if role == message["role"]:
-                block = re.sub(
-                    r"\{\{ if \$i \}\}(.*?)\{\{ else \}\}(.*?)\{\{ end \}\}",
-                    lambda found, index=index: found[1] if index else found[2],  # type: ignore[misc]
-                    block,
-                    flags=re.S,
-                )
-                text += block.replace("{{ .Content }}", message["content"])
-    return text + tail
+    parts = re.split(r"\{\{ (.*?) \}\}", template, flags=re.S)  # words, action, words …
+    variables: dict[str, bool] = {}
+
+    def written(at: int, message: dict[str, str]) -> tuple[str, int, str]:
+        """From the words `at` to the action that ends their block: the text, where it stands, and its name."""
+        text = parts[at]
+        while at + 1 < len(parts):
+            action, at = parts[at + 1], at + 2
+            if action in ("end", "else"):
+                return text, at, action
+            if action == "range .Messages":
+                inner, after = "", at
+                for each in messages:
+                    said, after, _ = written(at, each)
+                    inner += said
+                text, at = text + inner, after
+            elif action.startswith("if "):
+                role = re.fullmatch(r'if eq \.Role "(\w+)"', action)
+                before = dict(variables)
+                holds = message["role"] == role[1] if role else variables[action.removeprefix("if ")]
+                said, at, closed = written(at, message)
+                other = ""
+                if not holds:
+                    variables.update(before)
+                if closed == "else":
+                    other, at, _ = written(at, message)
+                text += said if holds else other
+            elif action == ".Content":
+                text += message["content"]
+            else:
+                name, value = re.fullmatch(r"(\$\w+) :?= (true|false)", action).groups()  # type: ignore[union-attr]
+                variables[name] = value == "true"
+            text += parts[at]
+        return text, at, ""
+
+    return written(0, {"role": "", "content": ""})[0]
 
 
 @pytest.mark.parametrize(
@@ -105,6 +126,20 @@ def test_bos_is_written_where_the_tokenizer_puts_none(template: str, bos: str, b
         messages = [{"role": role, "content": "one"} for role in roles]
         written = _as_go(found.template(), messages)
         assert (bos if begins_with_bos else "") + written == render(tokenizer, Conversation(messages), True)
+
+
+@pytest.mark.parametrize("begins_with_bos", [True, False])
+@pytest.mark.parametrize("template", [GEMMA, MISTRAL, LLAMA2], ids=["gemma", "mistral", "llama2"])
+def test_a_system_prompt_that_is_left_out_leaves_nothing_behind(template: str, begins_with_bos: bool) -> None:
+    found, _ = turns_of(_tokenizer(template, begins_with_bos=begins_with_bos))
+    assert found is not None
+    assert found.system is None
+    turns = [{"role": role, "content": word} for role, word in (("user", "a"), ("assistant", "b"), ("user", "c"))]
+    for length, roles in ((1, "u"), (3, "uau")):
+        words = [turn["content"] for turn in turns[:length]]
+        asked = [{"role": "system", "content": "zero"}, *turns[:length]]
+        assert _as_go(found.template(), asked) == _as_go(found.template(), turns[:length]) == found.write(roles, words)
+        assert found.write(f"s{roles}", ["zero", *words]) == found.write(roles, words)
 
 
 @pytest.mark.parametrize(
@@ -147,7 +182,7 @@ def test_the_file() -> None:
     model = _model()
     model.generation_config.update(do_sample=True, temperature=0.6, repetition_penalty=1.1)
     text, note = modelfile(model, _tokenizer("{{ tools and '' }}" + CHATML))
-    assert text.startswith('FROM .\nTEMPLATE """{{ range $i, $_ := .Messages }}')
+    assert text.startswith('FROM .\nTEMPLATE """{{ $seen := false }}{{ range .Messages }}')
     assert 'PARAMETER stop "</s>"\n' in text
     assert 'PARAMETER stop "<|im_end|>"\n' in text
     assert "PARAMETER temperature 0.6\n" in text

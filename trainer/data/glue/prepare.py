@@ -160,7 +160,7 @@ def _encoded(
 
 
 def _padding(tokenizer: PreTrainedTokenizerBase) -> Padding:
-    return Padding(int(tokenizer.pad_token_id), int(tokenizer.pad_token_type_id), tokenizer.padding_side == "left")
+    return Padding(int(tokenizer.pad_token_id), int(tokenizer.pad_token_type_id))
 
 
 def _passed_over(splits: dict[str, Examples]) -> dict[str, dict[str, Any]]:

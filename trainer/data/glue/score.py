@@ -72,7 +72,7 @@ def predict(
     total = 0.0
 
     def logits_of(batch: LabelledBatch) -> Tensor:
-        out: Tensor = entered(model, lambda: model(**batch.inputs(device)).logits)
+        out: Tensor = entered(model, lambda: model(**batch.inputs(model)).logits)
         return out
 
     cut = batches(examples, size)

@@ -22,7 +22,6 @@ class Padding:
 
     token: int
     segment: int = 0
-    left: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ class LabelledBatch:
 
     def losses(self, model: nn.Module, split_head: SplitHead, objective: Objective = PLAIN) -> LossSums:
         """Cross-entropy of the labels, or squared errors where they are scores. There is no z-loss of so few logits."""
-        total = self.summed_loss(model(**self.inputs(next(model.parameters()).device)).logits)
+        total = self.summed_loss(model(**self.inputs(model)).logits)
         return LossSums(total, total.detach(), total.new_zeros(()))
 
     def rows_at_once(self, model: nn.Module, split_head: SplitHead) -> int:
@@ -124,11 +123,15 @@ class LabelledBatch:
     def rows(self, start: int, stop: int) -> LabelledBatch:
         return LabelledBatch(self.examples, self.numbers[start:stop], self.labels[start:stop])
 
-    def inputs(self, device: torch.device) -> dict[str, Tensor]:
-        """What the model takes, (b, s) each, s the length of the longest example here."""
-        lengths = self._lengths
+    def inputs(self, model: nn.Module) -> dict[str, Tensor]:
+        """What `model` takes, (b, s) each on its device, s the length of the longest example here.
+
+        Rows are filled up at their end, whatever side generation pads on: so positions, the first token and the last
+        one that is no padding stay where they are, however long the rows beside.
+        """
+        lengths, device = self._lengths, next(model.parameters()).device
         width, padding = int(lengths.max()), self.examples.padding
-        columns = np.arange(width) + (lengths[:, None] - width if padding.left else 0)
+        columns = np.arange(width) + (lengths[:, None] - width if _reads_last_column(model) else 0)
         real = (columns >= 0) & (columns < lengths[:, None])  # (b, s)
         at = np.where(real, self.examples.offsets[self.numbers][:, None] + columns, 0)
         arrays = {
@@ -138,6 +141,11 @@ class LabelledBatch:
         if self.examples.segments is not None:
             arrays["token_type_ids"] = np.where(real, self.examples.segments[at], padding.segment).astype(np.int64)
         return {name: torch.from_numpy(array).to(device, non_blocking=True) for name, array in arrays.items()}
+
+
+def _reads_last_column(model: nn.Module) -> bool:
+    """Whether the class is told from the last column, padding or not, as by XLNet, whose positions are relative."""
+    return getattr(getattr(model, "sequence_summary", None), "summary_type", None) == "last"
 
 
 def batches(examples: Examples, size: int) -> Iterator[LabelledBatch]:

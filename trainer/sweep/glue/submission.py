@@ -19,7 +19,7 @@ from galore.trainer.data.glue.prepare import check_splits, encode, read_rows
 from galore.trainer.data.glue.score import predict
 from galore.trainer.evaluate import scored_together
 from galore.trainer.machine.device import choose_device
-from galore.trainer.models.classifier import align_labels, pad_with
+from galore.trainer.models.classifier import align_labels
 from galore.trainer.sweep.glue.grid import task_of
 from galore.trainer.sweep.glue.standing import Scored, last, standings
 from galore.trainer.sweep.jobs import Failures
@@ -27,6 +27,7 @@ from galore.trainer.sweep.options import Trial
 from galore.trainer.sweep.outcome import Outcome
 from galore.trainer.tasks.glue import HIGHEST_SCORE, LOWEST_SCORE, TASKS, Task
 from galore.trainer.tasks.metrics import require_finite
+from galore.trainer.trained.evaluation import take_rows
 from galore.trainer.trained.runmodel import load_run_model
 
 WITH_LABEL_NAMES = ("mnli", "qnli", "rte")  # the others are answered by label id, STS-B by the score
@@ -139,7 +140,7 @@ def _predicted(standing: Scored, run: Outcome, root: Path, tell: Callable[[str],
     recipe = run.trial.recipe
     stored = load_run_model(str(root / run.trial.folder), str(choose_device(recipe.train.device)))
     align_labels(stored.model, standing.task, stored.origin)
-    pad_with(stored.model.config, stored.tokenizer.pad_token_id)
+    take_rows(stored, recipe, stored.tokenizer.pad_token_id)
     folder = root / "submission" / standing.label
     make_directory(folder)
     for split in standing.task.test_splits:

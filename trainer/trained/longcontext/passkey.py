@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from galore.trainer.common.errors import UserError
 from galore.trainer.data.score import scoring
+from galore.trainer.data.tokens.tokenizer import prompt_of
 from galore.trainer.models.head import split_head
 from galore.trainer.models.rope.rotary import rotating
 
@@ -42,16 +43,16 @@ def _lines(asked: Lines) -> Sequence[str]:
 
 
 def passkey_row(tokenizer: PreTrainedTokenizerBase, key: int, before: Lines, after: Lines) -> dict[str, list[int]]:
-    """Tokens of that text, and as labels those that say the key again, else -100.
+    """Tokens of that text as a document begins, and as labels those that say the key again, else -100.
 
     Rows of it, of random keys, teach a model the task (`data.tokens_field`, `data.labels_field`). With lines of many
     lengths the key is at any distance, and has to be found by what stands before it.
     """
     text = passkey_text(key, before, after)
-    ids = _ids(tokenizer, text)
+    ids = prompt_of(tokenizer, text)
     labels = [-100] * len(ids)
     for again in [*re.finditer(f" {key}", text)][1:]:
-        start, end = (_alike(ids, _ids(tokenizer, text[:at])) for at in again.span())
+        start, end = (_alike(ids, prompt_of(tokenizer, text[:at])) for at in again.span())
         labels[start:end] = ids[start:end]
     return {"ids": ids, "labels": labels}
 
@@ -98,7 +99,7 @@ def _prompt(tokenizer: PreTrainedTokenizerBase, key: int, length: int, depth: in
         return passkey_text(key, before, lines - before)
 
     def ids(lines: int) -> list[int]:
-        return _ids(tokenizer, text(lines))
+        return prompt_of(tokenizer, text(lines))
 
     empty, line = len(ids(0)), len(ids(2)) - len(ids(1))
     if empty > length:
@@ -108,13 +109,8 @@ def _prompt(tokenizer: PreTrainedTokenizerBase, key: int, length: int, depth: in
     while lines and len(ids(lines)) > length:
         lines -= 1
     whole = ids(lines)
-    prompt = _alike(whole, _ids(tokenizer, text(lines).removesuffix(f" {key}")))
+    prompt = _alike(whole, prompt_of(tokenizer, text(lines).removesuffix(f" {key}")))
     return torch.tensor([whole]), len(whole) - prompt
-
-
-def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    found: list[int] = tokenizer(text, add_special_tokens=False).input_ids
-    return found
 
 
 def _alike(whole: Sequence[int], part: Sequence[int]) -> int:

@@ -16,7 +16,8 @@ from galore.trainer.data.score import scoring
 from galore.trainer.models.head import split_head
 
 FIRST = 64  # tokens of the first range; each that follows is as long as all before it
-AT_ONCE = 256  # positions whose logits exist together
+# positions whose logits exist together; of a head that is more than a product, those of one row do
+AT_ONCE = 256
 
 
 def loss_by_position(model: nn.Module, batches: Iterable[TokenBatch]) -> list[dict[str, Any]]:
@@ -55,13 +56,20 @@ def _losses(model: nn.Module, batch: TokenBatch) -> tuple[Tensor, Tensor]:
     device = next(model.parameters()).device
     ids, targets = batch.input_ids.to(device), batch.labels[:, 1:].to(device)
     head = split_head(model)
-    hidden = model(input_ids=ids, use_cache=False).logits if head is None else head.hidden(ids)
+    if head is not None:
+        losses = _in_parts(head.hidden(ids), targets, head.weight)
+    else:
+        rows = zip(ids.unsqueeze(1), targets.unsqueeze(1), strict=True)  # (1, s) and (1, s − 1)
+        losses = torch.cat([_in_parts(model(input_ids=row, use_cache=False).logits, of) for row, of in rows])
+    return losses.double().cpu(), (targets != IGNORED).cpu()
+
+
+def _in_parts(shown: Tensor, targets: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Losses (b, s − 1) of targets (b, s − 1) from logits (b, s, V), or from hidden states and the head's `weight`."""
     parts = list[Tensor]()
     for start in range(0, targets.shape[1], AT_ONCE):
-        part, wanted = (
-            hidden[:, start : start + AT_ONCE][:, : targets.shape[1] - start],
-            targets[:, start : start + AT_ONCE],
-        )
-        logits = (part if head is None else part @ head.weight.T).float()
+        wanted = targets[:, start : start + AT_ONCE]
+        part = shown[:, start : start + wanted.shape[1]]
+        logits = (part if weight is None else part @ weight.T).float()
         parts.append(nn.functional.cross_entropy(logits.mT, wanted, ignore_index=IGNORED, reduction="none"))
-    return torch.cat(parts, 1).double().cpu(), (targets != IGNORED).cpu()
+    return torch.cat(parts, 1)

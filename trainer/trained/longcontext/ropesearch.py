@@ -36,6 +36,10 @@ from galore.trainer.trained.runmodel import StoredModel, load_run_model
 SCORES, RESULT = "scores.json", "rope.json"
 
 
+class BudgetError(Exception):
+    """The seconds of a call are over. A TimeoutError would be that of a file system, too."""
+
+
 @dataclass(frozen=True)
 class Asked:
     """What is searched. `length`: tokens of the rows; `rows`: how many are scored; `budget`: seconds of this call."""
@@ -148,7 +152,7 @@ def _run(
 
         def compute() -> float:
             if end is not None and time.monotonic() > end:
-                raise TimeoutError
+                raise BudgetError
             with rotating(model, problem.config(rope)), torch.no_grad():
                 return evaluate(model, batches, Scoring(split_head)).loss_nats
 
@@ -168,7 +172,7 @@ def _run(
             generation += 1
             if generation >= asked.generations:
                 break
-    except TimeoutError:
+    except BudgetError:
         late = True
     if not best:
         what = f"{asked.budget:g} seconds end before the first candidate is scored"

@@ -18,6 +18,7 @@ from galore.trainer.trained.onward.target import (
     of_data,
     only_column,
     tell_documents,
+    tell_scale,
 )
 
 SAME = {
@@ -48,7 +49,7 @@ def hand_over(trained: Trained) -> Handover:
     values: dict[str, Any] = {"base_model": ".", "output_dir": "./outputs"}
     for name, path in SAME.items():
         values[name] = _at(recipe, path)
-    found.says |= {*SAME.values(), "train.global_batch_size", "optim.learning_rate", "optim.scale", CHECKPOINTING}
+    found.says |= {*SAME.values(), "train.global_batch_size", "optim.learning_rate", CHECKPOINTING}
     found.told.append(
         f"train.global_batch_size: {recipe.train.global_batch_size} on one process; of N processes divide "
         "gradient_accumulation_steps by N"
@@ -101,8 +102,9 @@ def _schedule(recipe: Recipe, found: Handover) -> dict[str, Any]:
 def _optimizer(recipe: Recipe, found: Handover) -> dict[str, Any]:
     optim = recipe.optim
     eight = optim.state_dtype == "8bit"
-    found.says |= {"optim.method", "optim.rank", "optim.target_modules"}
-    if optim.state_dtype != "fp8":
+    found.says |= {"optim.method", "optim.rank"}
+    own_rule = optim.method == "full" and optim.inner in ("adafactor", "muon")
+    if optim.state_dtype == "float32" or (eight and not own_rule):
         found.says.add("optim.state_dtype")
     values: dict[str, Any] = {
         "learning_rate": optim.learning_rate,
@@ -113,6 +115,7 @@ def _optimizer(recipe: Recipe, found: Handover) -> dict[str, Any]:
         found.says |= {"optim.embedding_learning_rate", "optim.head_learning_rate"}
         values["embedding_lr"] = own
     if optim.method == "lora":
+        tell_scale(optim, found)
         found.says |= {"optim.lora_alpha", "optim.lora_dropout", "optim.train_modules"}
         found.tell("optim.target_modules", "lora_target_linear: all linear layers are adapted there")
         whole = list(optim.train_modules)
@@ -126,18 +129,21 @@ def _optimizer(recipe: Recipe, found: Handover) -> dict[str, Any]:
             "lora_target_linear": True, "lora_modules_to_save": whole or None,
         }  # fmt: skip
     if optim.method == "full":
-        if optim.inner in ("adafactor", "muon"):
+        tell_scale(optim, found)
+        if own_rule:
             found.says.add("optim.inner")
             values["optimizer"] = optim.inner
         return values
+    found.says.add("optim.target_modules")
     if optim.rank < 1:
+        tell_scale(optim, found)
         values["optimizer"] = "adamw_bnb_8bit" if eight else "adamw_torch"
         found.tell(
             "optim.method",
             "galore with a share as rank has no equivalent there: AdamW at full rank, choose another learning rate",
         )
         return values
-    found.says |= {"optim.update_proj_gap", "optim.proj_type"}
+    found.says |= {"optim.update_proj_gap", "optim.proj_type", "optim.scale"}
     found.told += [
         "optim.method: galore is there that of galore_torch: each process keeps and sends whole gradients, subspaces by exact SVD of one "
         "micro-batch's share, moments stay as they are",

@@ -73,9 +73,18 @@ def _of_other_methods(optim: OptimSection) -> tuple[str, ...]:
     if optim.method == "galore":
         return OF_ADAPTERS
     if optim.method == "lora":
-        return OF_SUBSPACES
+        return OF_SUBSPACES if optim.adapter == "factors" else ("scale", *OF_SUBSPACES)
     targets = ("target_modules",) if optim.inner == "adamw" and optim.effective_scale == 1 else ()
     return ("rank", *targets, *OF_SUBSPACES, *OF_ADAPTERS)
+
+
+def tell_scale(optim: OptimSection, handover: Handover) -> None:
+    """The factor on the target matrices, where nothing that is written has it."""
+    scales = optim.method != "lora" or optim.adapter == "factors"
+    if scales and optim.effective_scale != 1:
+        handover.tell("optim.scale", f"{optim.effective_scale:g} has no equivalent")
+    else:
+        handover.says.add("optim.scale")
 
 
 def of_data(recipe: Recipe, handover: Handover) -> str:

@@ -19,6 +19,7 @@ from galore.trainer.trained.onward.target import (
     of_data,
     only_column,
     tell_documents,
+    tell_scale,
 )
 
 MODULE = "torchtitan_model"
@@ -156,8 +157,10 @@ def _sections(trained: Trained, found: Handover) -> dict[str, dict[str, Any]]:
         found.tell("optim.method", f"AdamW at full rank, at learning_rate × scale: {rate:g}; galore is not there")
     elif optim.method == "lora":
         found.tell("optim.method", "AdamW at full rank: adapters are not there; choose another learning rate")
+        tell_scale(optim, found)
     else:
         found.says.add("optim.method")
+        tell_scale(optim, found)
     if train.max_steps is None:
         found.told.append(f"train.num_train_epochs: {steps} steps, as they came to here")
     checkpoint = {"enable": True, "initial_load_path": ".", "initial_load_in_hf": True, "folder": "checkpoint"}

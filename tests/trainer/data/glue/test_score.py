@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import architectures
 import numpy as np
 import pytest
 import torch
 from sklearn.metrics import accuracy_score
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from galore.trainer.build import build_model
 from galore.trainer.data.glue.labelled import LabelledData
-from galore.trainer.data.glue.prepare import read_rows
+from galore.trainer.data.glue.prepare import encode, read_rows
 from galore.trainer.data.glue.score import TaskResult, predict, score_task
 from galore.trainer.data.prepare import read_data
 from galore.trainer.data.score import batch_loss
 from galore.trainer.evaluate import score_held_out
+from galore.trainer.models.classifier import pad_with
 from galore.trainer.models.head import split_head
 from galore.trainer.recipe.load import load_recipe
 from galore.trainer.step import Counts, accumulate, count_targets
 from galore.trainer.tasks.glue import TASKS
+
+XLNET = {"vocab_size": 260, "d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 64, "pad_token_id": 3}
 
 
 def parts(model: Path, data: Path, task: str) -> tuple[torch.nn.Module, LabelledData]:
@@ -38,7 +43,7 @@ def test_gradients_are_those_of_transformers_however_the_batch_is_cut(
 ) -> None:
     model, data = parts(tiny_roberta, glue_folder, task)
     batch = data.global_batch(0)
-    fed = batch.inputs(torch.device("cpu"))
+    fed = batch.inputs(model)
     theirs = model(**fed, labels=batch.labels).loss
     theirs.backward()
     wanted = [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
@@ -86,3 +91,23 @@ def test_a_collapse_is_told(tiny_roberta: Path, glue_folder: Path) -> None:
     assert result.collapsed is not None
     assert "`negative` for 100.0%" in result.collapsed
     assert result.headline == data.baseline()["baseline"]["validation"]["accuracy"]
+
+
+# convbert's convolutions see what rows are filled up with
+@pytest.mark.parametrize("name", [*sorted({*architectures.CLASSIFIERS} - {"convbert"}), "xlnet"])
+def test_a_score_does_not_depend_on_the_rows_beside_it(name: str, chat_tokenizer: Path, glue_folder: Path) -> None:
+    """Also where generation pads on the left: positions, and the token that is read, are those of the row alone."""
+    tokenizer = AutoTokenizer.from_pretrained(chat_tokenizer, padding_side="left")
+    where = [f"data.path={glue_folder}", "data.task=sst2"]
+    examples = encode(read_rows(load_recipe("roberta-glue", where).recipe, "train", Path()), 6, tokenizer, 60)
+    kind, dimensions = architectures.CLASSIFIERS.get(name, ("xlnet", XLNET))
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(kind, **dimensions, num_labels=1)
+    model = AutoModelForSequenceClassification.from_config(pad_with(config, tokenizer.pad_token_id)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    scored = replace(examples, labels=examples.labels.astype(np.float32))
+    alone, together = (predict(model, scored, size).predictions for size in (1, 6))
+    assert np.ptp(alone) > 1e-3
+    np.testing.assert_allclose(together, alone, rtol=1e-3, atol=1e-4)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -10,23 +12,26 @@ from torch.nn import functional
 from galore.trainer.data.rows.labelled import Examples, Padding, batches, full_batch
 
 LENGTHS = [3, 1, 5, 2, 2]
-CPU = torch.device("cpu")
+NETWORK = torch.nn.Linear(1, 1)
 
 
-def examples(labels: list[float] | list[int], segments: bool = False, left: bool = False) -> Examples:
+def examples(labels: list[float] | list[int], segments: bool = False) -> Examples:
     offsets = np.concatenate([[0], np.cumsum(LENGTHS)]).astype(np.int64)
     tokens = np.arange(1, offsets[-1] + 1, dtype=np.int32)
     kinds = (tokens % 2).astype(np.uint8) if segments else None
     known = np.array(labels, np.float32 if isinstance(labels[0], float) else np.int64)
-    return Examples(tokens, kinds, offsets, known, Padding(99, 7, left))
+    return Examples(tokens, kinds, offsets, known, Padding(99, 7))
 
 
-@pytest.mark.parametrize("left", [False, True])
-def test_rows_are_padded_to_the_longest_among_them(left: bool) -> None:
-    fed = examples([0, 1, 0, 1, 0], segments=True, left=left).batch(np.array([0, 1, 3])).inputs(CPU)
+@pytest.mark.parametrize("last", [False, True])
+def test_rows_are_padded_to_the_longest_among_them(last: bool) -> None:
+    """At their end, but for a network that reads the last column."""
+    network = torch.nn.Linear(1, 1)
+    network.sequence_summary = SimpleNamespace(summary_type="last" if last else "first")  # type: ignore[assignment]
+    fed = examples([0, 1, 0, 1, 0], segments=True).batch(np.array([0, 1, 3])).inputs(network)
     rows = [[1, 2, 3], [4, 99, 99], [10, 11, 99]]
     kinds = [[1, 0, 1], [0, 7, 7], [0, 1, 7]]
-    if left:
+    if last:
         rows, kinds = [[1, 2, 3], [99, 99, 4], [99, 10, 11]], [[1, 0, 1], [7, 7, 0], [7, 0, 1]]
     assert fed["input_ids"].tolist() == rows
     assert fed["token_type_ids"].tolist() == kinds
@@ -35,11 +40,11 @@ def test_rows_are_padded_to_the_longest_among_them(left: bool) -> None:
 
 def test_a_micro_batch_has_a_width_of_its_own() -> None:
     batch = examples([0, 1, 0, 1, 0]).batch(np.array([2, 4, 1]))
-    assert batch.inputs(CPU)["input_ids"].shape == (3, 5)
+    assert batch.inputs(NETWORK)["input_ids"].shape == (3, 5)
     part = batch.rows(1, 3)
-    assert part.inputs(CPU)["input_ids"].tolist() == [[12, 13], [4, 99]]
+    assert part.inputs(NETWORK)["input_ids"].tolist() == [[12, 13], [4, 99]]
     assert (part.sequence_ids, part.tokens, part.targets, len(part)) == ((4, 1), 3, 2, 2)
-    assert "token_type_ids" not in part.inputs(CPU)
+    assert "token_type_ids" not in part.inputs(NETWORK)
 
 
 def test_the_loss_is_a_sum_over_labels_or_scores() -> None:
@@ -63,6 +68,6 @@ def test_all_examples_come_once_the_longest_first(size: int) -> None:
 
 def test_a_full_batch_has_no_padding() -> None:
     batch = full_batch(np.arange(6).reshape(2, 3), np.float32)
-    assert batch.inputs(CPU)["input_ids"].tolist() == [[0, 1, 2], [3, 4, 5]]
-    assert batch.inputs(CPU)["attention_mask"].all()
+    assert batch.inputs(NETWORK)["input_ids"].tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert batch.inputs(NETWORK)["attention_mask"].all()
     assert batch.labels.tolist() == [0.0, 0.0]

@@ -1,12 +1,21 @@
 from __future__ import annotations
 
+import json
 import os
+from copy import deepcopy
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from architectures import DECODERS
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from galore.trainer.common.errors import RunFailed, UserError
+from galore.trainer.recipe.load import load_recipe
+from galore.trainer.sweep.glue import submission
 from galore.trainer.sweep.glue.submission import incomplete, submission_name, write_submission
 from galore.trainer.tasks.glue import TASKS
 
@@ -77,3 +86,34 @@ def test_an_incomplete_file_is_announced() -> None:
     assert incomplete(TASKS["rte"], "test", 3000) is None
     sentence = "MNLI-mm.tsv has 100 rows; GLUE's server takes it with all 9,847 only"
     assert incomplete(TASKS["mnli"], "test_mismatched", 100) == sentence
+
+
+def test_an_answer_does_not_depend_on_the_rows_beside_it(
+    tmp_path: Path, glue_folder: Path, chat_tokenizer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rotary frequencies that go by the length of a sequence are those of training."""
+    texts = ["The cat sat.", "Nobody knew the way home.", "The " + "very " * 15 + "old man went down to the water."]
+    rows = [{"sentence1": text, "sentence2": "He ran.", "label": -1, "idx": at} for at, text in enumerate(texts)]
+    (glue_folder / "stsb/test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    kind, dimensions = DECODERS["phi3-long"]
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(kind, **dimensions, num_labels=1)
+    model = AutoModelForSequenceClassification.from_config(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.3)
+    tokenizer, found = AutoTokenizer.from_pretrained(chat_tokenizer), list[Any]()
+
+    def loaded_anew(*_: Any) -> Any:
+        return SimpleNamespace(model=deepcopy(model), tokenizer=tokenizer, origin="a run")
+
+    monkeypatch.setattr(submission, "load_run_model", loaded_anew)
+    monkeypatch.setattr(submission, "write_submission", lambda *given: found.append(given[3]))
+    standing: Any = SimpleNamespace(task=TASKS["stsb"], label="full")
+    for together in (1, 3):
+        where = [f"data.path={glue_folder}", "data.task=stsb", "data.max_length=120", "train.device=cpu"]
+        loaded = load_recipe("roberta-glue", [*where, f"eval.micro_batch_size={together}"])
+        run: Any = SimpleNamespace(trial=SimpleNamespace(loaded=loaded, recipe=loaded.recipe, folder="run"))
+        list(submission._predicted(standing, run, tmp_path, str))
+    assert np.ptp(found[0]) > 0.1
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-3, atol=1e-4)

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import processors
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from galore.trainer.common.errors import UserError
-from galore.trainer.trained.longcontext.passkey import FILLER, _prompt, passkey_row, passkey_text, passkeys
+from galore.trainer.data.tokens.tokenizer import prompt_of
+from galore.trainer.trained.longcontext.passkey import FILLER, INTRO, _prompt, passkey_row, passkey_text, passkeys
 
 
 @pytest.fixture
@@ -51,6 +53,23 @@ def test_lines_of_ones_own_stand_where_filler_does(tokenizer: Any) -> None:
     row = passkey_row(tokenizer, 54321, own, [])
     assert row["ids"] == tokenizer(passkey_text(54321, own, 0), add_special_tokens=False).input_ids
     assert sum(label != -100 for label in row["labels"]) == 2 * len(tokenizer(" 54321").input_ids)
+
+
+def test_a_text_begins_as_documents_do(tokenizer: Any) -> None:
+    tokenizer.add_special_tokens({"bos_token": "<s>"})
+    first = tokenizer.bos_token_id
+    backend = tokenizer.backend_tokenizer
+    backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", first)])
+    empty = len(tokenizer(passkey_text(54321, 0, 0)).input_ids)
+    ids, answer = _prompt(tokenizer, 54321, empty, 50)
+    assert ids.shape[1] == empty
+    assert ids[0, :2].tolist() == prompt_of(tokenizer, INTRO)[:2]
+    assert tokenizer.decode(ids[0, -answer:]).strip() == "54321"
+    row = passkey_row(tokenizer, 54321, 0, 0)
+    assert row["ids"] == ids[0].tolist()
+    assert row["labels"][-answer:] == row["ids"][-answer:]
+    with pytest.raises(UserError, match=f"{empty - 1} tokens have no room for the question, which takes {empty} "):
+        _prompt(tokenizer, 54321, empty - 1, 50)
 
 
 class Copies(nn.Module):

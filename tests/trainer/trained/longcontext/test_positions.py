@@ -38,6 +38,7 @@ def test_a_position_is_how_many_tokens_stand_before() -> None:
             self.weight = torch.nn.Parameter(torch.zeros(1))
 
         def forward(self, input_ids: torch.Tensor, **_: object) -> object:
+            assert len(input_ids) == 1, "the logits of several rows exist together"
             logits = torch.zeros(*input_ids.shape, 10)
             logits[:, 4] = 100 * torch.nn.functional.one_hot(input_ids[:, 5], 10)
             return type("Output", (), {"logits": logits})

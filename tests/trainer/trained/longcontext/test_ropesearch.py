@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from dataclasses import replace
@@ -14,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from galore.trainer.common.errors import UserError
 from galore.trainer.recipe.load import LoadedRecipe
 from galore.trainer.trained.evaluation import evaluate_stored
-from galore.trainer.trained.longcontext import picture
+from galore.trainer.trained.longcontext import picture, scores
 from galore.trainer.trained.longcontext.evolution import Size
 from galore.trainer.trained.longcontext.ropesearch import Asked, search
 
@@ -86,6 +87,18 @@ def test_time_that_is_over_leaves_what_was_found(
     late = search(str(trained[0]), longer, tmp_path, replace(ASKED, budget=1e-9))
     assert not late.done
     assert (tmp_path / "rope.json").exists()
+
+
+@pytest.mark.parametrize("budget", [None, 1e9])
+def test_a_disk_that_does_not_answer_in_time_is_no_budget_that_is_spent(
+    trained: tuple[Path, Path], longer: LoadedRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, budget: Any
+) -> None:
+    def late(*_: Any) -> None:
+        raise OSError(errno.ETIMEDOUT, "Connection timed out")
+
+    monkeypatch.setattr(scores, "replace_file", late)
+    with pytest.raises(TimeoutError, match="Connection timed out"):
+        search(str(trained[0]), longer, tmp_path, replace(ASKED, budget=budget))
 
 
 def test_start_tokens_are_searched_where_they_may_be(

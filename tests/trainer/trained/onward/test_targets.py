@@ -117,6 +117,35 @@ def test_full_rank_of_another_rule_tells_of_it(tmp_path: Path) -> None:
     assert {"optim.inner: muon has no equivalent", "optim.scale: 0.5 has no equivalent"} <= set(left)
 
 
+@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize(
+    ("settings", "factor"),
+    [
+        (["optim.method=full", "optim.scale=0.5"], "0.5"),
+        (["optim.method=full", "optim.scale=1.0"], None),
+        (["optim.method=full", "optim.scale=null"], None),
+        (["optim.method=lora", "optim.rank=8", "optim.scale=0.5"], None),
+        (["optim.method=lora", "optim.adapter=factors", "optim.rank=8", "optim.scale=0.5"], "0.5"),
+        (["optim.rank=8", "optim.scale=0.5"], None),
+    ],
+)
+def test_a_factor_on_the_targets_is_told_where_nothing_written_has_it(
+    tmp_path: Path, name: str, settings: list[str], factor: str | None
+) -> None:
+    _, left = handed(tmp_path, name, *TEXT, *settings)
+    told = [] if factor is None else [f"optim.scale: {factor} has no equivalent"]
+    assert [line for line in left if line.startswith("optim.scale:")] == told
+
+
+def test_axolotl_tells_the_factor_of_a_share_and_the_states_and_targets_that_it_has_not(tmp_path: Path) -> None:
+    share = handed(tmp_path, "axolotl", *TEXT, "optim.rank=0.25", "optim.scale=null")[1]
+    assert "optim.scale: 0.25 has no equivalent" in share
+    muon = ["optim.method=full", "optim.inner=muon", "optim.target_modules=[mlp]", "optim.state_dtype=4bit"]
+    (tmp_path / "muon").mkdir()
+    left = {*handed(tmp_path / "muon", "axolotl", *TEXT, *muon)[1]}
+    assert {"optim.target_modules: [mlp] has no equivalent", "optim.state_dtype: 4bit has no equivalent"} <= left
+
+
 def test_one_rate_of_embeddings_and_head_is_axolotls_and_two_are_told(tmp_path: Path) -> None:
     rates = ["optim.embedding_learning_rate=0.003", "optim.head_learning_rate=0.003"]
     values, left = handed(tmp_path, "axolotl", *TEXT, *rates)
