@@ -45,8 +45,8 @@ NARROW = {
     "rest": ("temporaries", "workspaces", *OVERHEAD),
 }
 ADAPTERS_ALONE = (
-    "LoRA trains its adapters alone here. The shipped -lora recipes also train embeddings, head and norms, as GaLore "
-    "does, and need more: optim.train_modules=[embed_tokens,lm_head,norm]."
+    "LoRA trains its adapters alone here. The shipped -lora recipes also train embeddings, head and last norm, "
+    "and need more: optim.train_modules=[embed_tokens,lm_head,norm]."
 )
 UNFINISHED = "The time is over before all was tried: --advise tries to the end, several changes together included."
 NOTHING_FITS = "Nothing that was tried makes it fit, not even all of it together."

@@ -106,6 +106,8 @@ def _other_encoding(entry: dict[str, Any], summary: dict[str, Any]) -> str:
     if not looks or 2 * sum(looks.values()) < entry["rows"]:
         return ""
     encoding = max(looks, key=looks.__getitem__)
+    if str(summary.get("source", "")).startswith("hub"):
+        return f"they look like {encoding}: data sets of the hub are read as UTF-8; fetch its files, and name them with source: local"
     fix = f"data.encoding={encoding} reads them"
     if entry.get("files", 0) < summary.get("files", 0):
         fix = f"convert these files (`iconv -f {encoding.upper()} -t UTF-8`), or if no other holds UTF-8, {fix}"

@@ -81,8 +81,8 @@ def not_inherited(recipe: Recipe, chosen: Mapping[str, Any], given: Collection[s
 
 
 def beside_adapters(recipe: Recipe, chosen: Mapping[str, Any], given: Collection[str] = ()) -> dict[str, Any]:
-    """{"section.key": value} of what trains beside adapters on matrices that were drawn: embeddings, head and norms, as
-    in the shipped -lora recipes. Where they have been trained before, adapters are enough.
+    """{"section.key": value} of what trains beside adapters on drawn matrices: embeddings, head and last norm, as in the
+    shipped -lora recipes. Where they have been trained before, adapters are enough.
 
     Args:
         chosen, given: see `not_inherited`.
@@ -91,7 +91,8 @@ def beside_adapters(recipe: Recipe, chosen: Mapping[str, Any], given: Collection
     adapters = chosen.get("method") == "lora" and chosen.get("adapter") != "factors"
     if not (adapters and model.has_own_dimensions) or recipe.optim.train_modules or key in given:
         return {}
-    return {key: ("embed_tokens", "lm_head", "norm")}
+    adapted = {name for target in recipe.optim.target_modules for name in target.split(".")}
+    return {key: tuple(name for name in ("embed_tokens", "lm_head", "norm") if name not in adapted)}
 
 
 def _meaning_of_scale(values: Mapping[str, Any]) -> tuple[object, ...]:

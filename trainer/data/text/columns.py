@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
+import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -13,7 +15,7 @@ from galore.trainer.common.errors import UserError
 from galore.trainer.common.printable import listed
 from galore.trainer.data.formats.bytestream import ByteStream
 from galore.trainer.data.text.conversation import columns_of
-from galore.trainer.data.text.quality import BadRow, attempt, named_twice
+from galore.trainer.data.text.quality import BadRow, attempt, named_twice, text_of_object
 from galore.trainer.data.text.readers import Row, text_of_bytes
 from galore.trainer.data.text.shapes import text_of_row
 from galore.trainer.recipe.extras import require
@@ -113,10 +115,30 @@ def _rows(table: Any, section: DataSection) -> Iterator[list[str | BadRow]]:
 
 def _row(batch: Any, index: int, section: DataSection) -> str:
     try:
-        row = {name: batch.column(name)[index].as_py() for name in batch.schema.names}
+        row = {each.name: _decoded(batch.column(each.name)[index].as_py(), each.type) for each in batch.schema}
     except UnicodeDecodeError as error:
         raise BadRow("invalid_utf8", str(error)) from None
     return text_of_row(row, section)
+
+
+def _decoded(value: Any, kind: Any) -> Any:
+    """What a value of an Arrow type means: where rows differ in shape, datasets keeps a part of them as JSON."""
+    if value is None or not _holds_json(kind):
+        return value
+    if _is_json(kind):
+        return json.loads(value)
+    if isinstance(value, dict):
+        return {name: _decoded(each, kind.field(name).type) for name, each in value.items()}
+    return [_decoded(each, kind.value_type) for each in value]
+
+
+@functools.cache
+def _holds_json(kind: Any) -> bool:
+    return _is_json(kind) or any(_holds_json(kind.field(index).type) for index in range(kind.num_fields))
+
+
+def _is_json(kind: Any) -> bool:
+    return getattr(kind, "extension_name", "") == "arrow.json"
 
 
 def _all_bad(table: Any, fault: BadRow) -> Iterator[list[str | BadRow]]:
@@ -132,6 +154,9 @@ def _columns(table: Any, field: str) -> Iterator[Iterable[str | BadRow]]:
         return
     for batch in table.iter_batches(batch_size=BATCH_ROWS, columns=[field]):
         column, places = batch.column(0), range(batch.num_rows)
+        if _is_json(column.type):
+            yield (_of_json(column[at].as_py(), field) for at in places)
+            continue
         if arrow.types.is_dictionary(column.type):
             column, places = column.dictionary, column.indices.to_pylist()
         raws = column.cast(arrow.large_binary())
@@ -142,12 +167,19 @@ def _of_bytes(raw: bytes | None, field: str) -> str | BadRow:
     return BadRow("missing_field", f"`{field}` is null") if raw is None else text_of_bytes(raw)
 
 
+def _of_json(text: str | None, field: str) -> str | BadRow:
+    value = None if text is None else json.loads(text)
+    return attempt(lambda: text_of_object({field: value}, field))
+
+
 def _column_fault(arrow: Any, schema: Any, field: str) -> BadRow | None:
     if field not in schema.names:
         return BadRow("missing_field", f"`{field}` is not among {listed(schema.names)}")
     if twice := named_twice(schema.names, [field]):
         return twice
     kind = schema.field(field).type
+    if _is_json(kind):
+        return None
     kind = kind.value_type if arrow.types.is_dictionary(kind) else kind
     tests = ("is_string", "is_large_string", "is_string_view", "is_binary", "is_large_binary")
     if any(getattr(arrow.types, test, lambda _: False)(kind) for test in tests):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from galore.trainer.recipe.schema.data import DataSection
 
 State = dict[str, Any]
 """Where a stream stands: shard and row, as `IterableDataset.state_dict()` writes them (JSON)."""
+
+UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 
 SplitKey = Literal["split", "validation_split"]
 OTHERWISE: dict[SplitKey, str] = {
@@ -74,14 +77,11 @@ class HubSplit:
         """All of it, as the Arrow files that `datasets` keeps, which downloads and writes what is not there yet.
 
         Raises:
-            UserError: as `open`; or a part of a split, of which there is no file.
-            RunFailed: the disk is full.
+            UserError: as `open`.
+            RunFailed: the disk is full, or what is downloaded cannot be kept.
         """
         rows = self._loaded(keep_in_memory=False)
         self._columns_among(rows.features)
-        if "[" in self.split:
-            fix = "name the whole split; data.validation_fraction holds out a share of it"
-            raise UserError(f"{self.split} is a part of a split", where=f"data.{self.key}", fix=fix)
         return tuple(Path(each["filename"]) for each in rows.cache_files)
 
     def _loaded(self, **how: bool) -> Any:
@@ -95,9 +95,13 @@ class HubSplit:
         except Exception as raised:  # the library, its loaders and its network raise types of their own
             in_making = isinstance(raised, datasets.exceptions.DatasetGenerationError)
             error = raised.__cause__ or raised if in_making else raised
-            if (refused := system_error(error)) is not None and refused.errno in DISK_FULL:
+            refused = system_error(error)
+            if refused is not None and refused.errno in DISK_FULL:
                 fix = "free some space, or set $HF_HOME to a folder on another disk"
                 raise RunFailed("no space left for the data set", where=where, fix=fix) from raised
+            if refused is not None and refused.errno in UNWRITABLE and not _lies_in(refused.filename, self.path):
+                fix = "set $HF_HOME to a folder that you may write to"
+                raise RunFailed(f"cannot keep the data set ({_first_line(error)})", where=where, fix=fix) from raised
             fix = f"check the three names and the network{OTHERWISE[self.key]}"
             raise UserError(f"cannot be opened ({_first_line(error)})", where=where, fix=fix) from raised
 
@@ -156,6 +160,10 @@ class HubSplit:
         except Exception as error:  # the network has types of its own
             fix = "--resume goes on from the last checkpoint"
             raise RunFailed(f"the stream broke off ({_first_line(error)})", where=where, fix=fix) from error
+
+
+def _lies_in(name: object, folder: str) -> bool:
+    return isinstance(name, str) and Path(name).is_relative_to(folder)
 
 
 def _first_line(error: BaseException) -> str:

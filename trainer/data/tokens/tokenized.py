@@ -34,6 +34,7 @@ CHAT_FORMAT = 2
 # what was kept of the first reading lacks messages in parts, of the second answers of added tokens, and has numbers
 # beside rows that are not finite
 READING_OF_ROWS = 3
+READING_OF_ARROW = 4  # what was kept before has JSON of columns as text
 SUMMARY_FILE = "summary.json"
 
 
@@ -67,7 +68,8 @@ def tokenized(
     name = fingerprint(identity)
     section = material.section
     read_anew = section.instruct or section.extra_field is not None
-    folder = fingerprint([*identity, READING_OF_ROWS]) if read_anew else name
+    reading = READING_OF_ARROW if "arrow" in material.identity["formats"] else READING_OF_ROWS
+    folder = fingerprint([*identity, reading]) if read_anew else name
     kind = partial(ExampleStore, extra=section.extra_field is not None) if section.examples else TokenStore
 
     def load(folder: Path) -> Tokenized:

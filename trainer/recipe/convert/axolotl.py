@@ -7,16 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from galore.trainer.recipe.convert.apollo import Apollo
+from galore.trainer.recipe.convert.datasets import ALPACA, DataSet, data_sets, streaming
 from galore.trainer.recipe.convert.draft import (
-    ALPACA,
     OFF,
-    DataSet,
     Draft,
     Rule,
     Tool,
     accumulation,
     clipping,
-    data_sets,
     is_off,
     modules,
     positive,
@@ -135,6 +133,7 @@ TABLE: dict[str, str | Rule] = {
     "train_on_inputs": switch("data.loss_on: all", "data.loss_on: responses"),
     "gradient_accumulation_steps": accumulation("micro_batch_size"),
     "micro_batch_size": "train.micro_batch_size",
+    "streaming": streaming,
     "max_steps": positive("train.max_steps", "num_epochs counts"),
     "max_grad_norm": clipping,
     "optimizer": _optimizer,

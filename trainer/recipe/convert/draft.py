@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -13,7 +13,6 @@ from galore.trainer.recipe.explain.fields import fields, sections
 from galore.trainer.recipe.explain.unknown import advice_on, setting_called
 from galore.trainer.recipe.explain.values import shown
 from galore.trainer.recipe.parse.syntax import dump_value
-from galore.trainer.recipe.schema.source import SourceSection
 
 Fate = Literal["taken", "changed", "left out"]
 OFF = "it is off, as it is here"
@@ -243,70 +242,6 @@ def modules(draft: Draft, key: str, value: Any) -> None:
         draft.take(key, "optim.target_modules", names)
     else:
         draft.leave(key, off("optim.target_modules"))
-
-
-def columns(draft: Draft, key: str, fields_of: Mapping[str, str], why: str) -> None:
-    """The columns of a data set, by a format that is known."""
-    for path, column in fields_of.items():
-        draft.settings[f"data.{path}"] = column
-    draft.told.append(Told(draft.line_of(key), key, draft.values.get(key), "changed", "", why))
-
-
-@dataclass(frozen=True)
-class DataSet:
-    """One data set of a file: files (`paths`), or a name on the hub; and the columns that are read of it."""
-
-    columns: Mapping[str, str]
-    paths: Sequence[str] = ()
-    hub: str = ""
-    config: str | None = None
-    split: str | None = None
-
-    def source(self, weight: float | None) -> dict[str, Any]:
-        """The data set as one of several."""
-        own: dict[str, Any] = {"path": self.paths[0] if len(self.paths) == 1 else list(self.paths)}
-        if self.hub:
-            own = {"name": self.hub, "hub_config": self.config, "split": self.split}
-        told = {**own, "weight": weight, **self.columns}
-        return {key: value for key, value in told.items() if value is not None}
-
-
-def data_sets(draft: Draft, key: str, sets: Sequence[DataSet], why: str, weights: Sequence[float] = ()) -> None:
-    """One path or list of them, a data set of the hub, or sources where there are several that are not read alike."""
-    if any(each.hub for each in sets):
-        streams = draft.values.get("streaming") is True or key == "pretraining_dataset"
-        draft.settings |= {"data.validation_split": None, "data.streaming": streams}
-    first = sets[0]
-    if first.hub and len(sets) == 1:
-        named = {"source": "hub", "path": first.hub, "hub_config": first.config, "split": first.split}
-        draft.settings |= {f"data.{path}": value for path, value in named.items() if value}
-        return columns(draft, key, first.columns, f"data.path: {first.hub}, {why}")
-    draft.settings["data.source"] = "local"
-    if not weights and all(not each.hub and each.columns == first.columns for each in sets):
-        paths = [path for each in sets for path in each.paths]
-        draft.settings["data.path"] = paths if len(paths) > 1 else paths[0]
-        return columns(draft, key, first.columns, f"data.path: {dump_value(draft.settings['data.path'])}, {why}")
-    shares = weights if len(weights) == len(sets) else [None] * len(sets)
-    draft.settings["data.sources"] = _told_apart([each.source(share) for each, share in zip(sets, shares, strict=True)])
-    ways = len({tuple(each.columns.items()) for each in sets})
-    read = f"read in {ways} ways" if ways > 1 else "read in one way"
-    mixed = "" if weights else "; all have the same share of the sequences: weight gives them others"
-    return columns(draft, key, {}, f"data.sources, {why}, which is {read}{mixed}")
-
-
-def _told_apart(sources: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The sources, those that would have the name of another numbered."""
-    found = list[dict[str, Any]]()
-    labels = [SourceSection(**each).label for each in sources]
-    for number, (each, label) in enumerate(zip(sources, labels, strict=True), start=1):
-        if labels.count(label) > 1:
-            hub = {} if "path" in each else {"source": "hub", "path": each["name"]}
-            each = {**hub, **each, "name": f"{label}-{number}"}
-        found.append(each)
-    return found
-
-
-ALPACA = {"prompt_field": "instruction", "input_field": "input", "response_field": "output"}
 
 
 def _here(path: str, value: Any) -> Any:

@@ -10,17 +10,15 @@ from typing import Any
 from galore.trainer.common.reading import NotReadable, read_bounded
 from galore.trainer.recipe.chattemplates import CHAT_TEMPLATES
 from galore.trainer.recipe.convert.apollo import Apollo
+from galore.trainer.recipe.convert.datasets import ALPACA, DataSet, data_sets, streaming
 from galore.trainer.recipe.convert.draft import (
-    ALPACA,
     OFF,
-    DataSet,
     Draft,
     Rule,
     Tool,
     absent,
     accumulation,
     clipping,
-    data_sets,
     interval,
     is_off,
     modules,
@@ -185,6 +183,7 @@ TABLE: dict[str, str | Rule] = {
     "neat_packing": switch("data.packing: packed"),
     "train_on_prompt": switch("data.loss_on: all", "data.loss_on: responses"),
     "gradient_accumulation_steps": accumulation(MICRO),
+    "streaming": streaming,
     "max_steps": positive("train.max_steps", "num_train_epochs counts"),
     "max_grad_norm": clipping,
     "optim": Draft.optimizer,

@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from galore.trainer.recipe.convert.datasets import ALPACA, columns
 from galore.trainer.recipe.convert.draft import (
-    ALPACA,
     OFF,
     Draft,
     Rule,
@@ -15,7 +15,6 @@ from galore.trainer.recipe.convert.draft import (
     absent,
     accumulation,
     clipping,
-    columns,
     is_off,
     off,
     switch,

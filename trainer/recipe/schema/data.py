@@ -18,6 +18,7 @@ from galore.trainer.recipe.schema.source import (
     FileFormat,
     SourceSection,
     TxtDocument,
+    whole_split,
 )
 
 UTF8 = "utf-8"
@@ -143,6 +144,11 @@ class DataSection(Section):
     max_document_bytes: Bytes = Field(50_000_000, description="A row longer than this, in bytes, is a bad row")
     num_proc: Threads | None = execution(None, "Processes or threads that tokenize; null means all cores")
     cache_dir: str | None = execution(None, "Where tokenized data is kept; null means $GALORE_CACHE or ~/.cache/galore")
+
+    @field_validator("split", "validation_split")
+    @classmethod
+    def _whole(cls, split: str | None) -> str | None:
+        return whole_split(split)
 
     @field_validator("encoding")
     @classmethod

@@ -39,7 +39,7 @@ MOVABLE = (
 
 MICRO_BATCH = "train.micro_batch_size"
 
-BEFORE: dict[str, Any] = {"data.isolate_documents": False, "model.router_aux_loss": 0.0}
+BEFORE: dict[str, Any] = {"data.isolate_documents": False, "data.streaming": None, "model.router_aux_loss": 0.0}
 """Keys of which null may mean something else than what was done before they existed, and what that was.
 
 A run that goes on takes null as what it did so far.
@@ -71,8 +71,8 @@ def as_before(recipe: Recipe, known: Collection[str]) -> Recipe:
 
 def taken_over(trained: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
     """{`section.key`: value} of a run with the mathematics `trained`, for the keys of `BEFORE` that are null here."""
-    here = mathematics(recipe)
-    return {path: value for path, value in (BEFORE | dict(trained)).items() if path in BEFORE and here[path] is None}
+    left = {path for path in BEFORE if getattr(getattr(recipe, path.split(".")[0]), path.split(".")[1]) is None}
+    return {path: value for path, value in (BEFORE | dict(trained)).items() if path in left}
 
 
 def changed_mathematics(old: Recipe, new: Recipe, router: bool = False) -> list[str]:
@@ -103,10 +103,18 @@ def _in_full(recipe: Recipe) -> Recipe:
     """`recipe` without multiples of learning rates, which are no other mathematics; and with what null means for data
     of the hub, which another length of the run changes.
     """
-    data = recipe.data
-    if data.of_the_hub and data.streaming is None:
-        data = data.model_copy(update={"streaming": recipe.train.max_steps is not None})
-    return recipe.model_copy(update={"optim": recipe.optim.model_copy(update=recipe.optim.peak_rates), "data": data})
+    meant: dict[str, Any] = {"streaming": _streaming(recipe)}
+    if not any(map(recipe.streams, recipe.data.parts)):
+        meant |= {"shuffle_buffer_size": type(recipe.data).model_fields["shuffle_buffer_size"].default}
+    optim = recipe.optim.model_copy(update=recipe.optim.peak_rates)
+    return recipe.model_copy(update={"optim": optim, "data": recipe.data.model_copy(update=meant)})
+
+
+def _streaming(recipe: Recipe) -> bool | None:
+    """What `data.streaming` comes to for a data set of the hub that has none of its own; None where there is no such."""
+    own = [each.streaming for each in recipe.data.sources or []] or [None]
+    left = (part for part, said in zip(recipe.data.parts, own, strict=True) if part.source == "hub" and said is None)
+    return next(map(recipe.streams, left), None)
 
 
 def other_mathematics(trained: Mapping[str, Any], recipe: Recipe) -> list[str]:

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from galore.trainer.recipe.schema.section import Positive, Section
 
@@ -32,6 +32,14 @@ FIELDS = (
 OF_FILES = ("validation_path", "format", "delimiter", "encoding", "txt_document", "tokens_field", "labels_field")
 OF_THE_HUB = ("hub_config", "split", "validation_split", "streaming")
 KEY = re.compile(r"data\.(\w+)")
+
+
+def whole_split(split: str | None) -> str | None:
+    """Raises ValueError for a part of one, such as `train[:10%]`."""
+    if split is not None and "[" in split:
+        what = f"{split[:100]} is a part of a split, and whole ones are read"
+        raise ValueError(f"{what}: name it without brackets; data.validation_fraction holds out a share of it")
+    return split
 
 
 class SourceSection(Section):
@@ -74,6 +82,11 @@ class SourceSection(Section):
     tokens_field: str | None = None
     labels_field: str | None = None
     extra_field: str | None = None
+
+    @field_validator("split", "validation_split")
+    @classmethod
+    def _whole(cls, split: str | None) -> str | None:
+        return whole_split(split)
 
     @model_validator(mode="after")
     def _names_something(self) -> Self:

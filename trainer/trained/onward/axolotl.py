@@ -178,6 +178,8 @@ def _data(recipe: Recipe, found: Handover) -> dict[str, Any]:
         "data.tokenizer",
     }
     entry: dict[str, Any] = {"path": path}
+    if recipe.streams(data):
+        found.tell("data.streaming", "the data set is fetched whole there; pretraining_dataset streams text")
     if data.source == "hub":
         entry |= {"name": data.hub_config, "split": data.split}
         if data.validation_split is not None:

@@ -57,6 +57,8 @@ def hand_over(trained: Trained) -> Handover:
     found.says |= {
         f"data.{name}" for name in ("hub_config", "split", "validation_split", "streaming", "format", "tokenizer")
     }
+    if data.source == "hub" and not recipe.streams(data):
+        found.tell("data.streaming", "rows are streamed there, without a shuffle of all")
     if data.source == "hub":
         load = f"path, name={data.hub_config!r}, split={data.split!r}, streaming=True"
     else:

@@ -11,6 +11,7 @@ import pytest
 from galore.trainer.common.errors import RunFailed, UserError
 from galore.trainer.data.text.hub import HubSplit
 from galore.trainer.data.text.quality import BadRows
+from galore.trainer.data.text.sources import training_corpus
 from galore.trainer.recipe.schema.data import DataSection
 
 
@@ -77,7 +78,6 @@ def test_a_split_is_a_file_which_is_made_once(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "where", "what"),
     [
-        ({"split": "train[:50%]"}, "data.split", r"train\[:50%\] is a part of a split"),
         ({"text_field": "body"}, "data.text_field", "`body` is not among the columns text, n"),
         ({"prompt_field": "ask", "response_field": "n"}, "data.prompt_field", "`ask` is not among"),
         ({"split": "test"}, "split: test", 'Unknown split "test"'),
@@ -102,6 +102,38 @@ def test_a_disk_that_fills_up_is_no_wrong_name(folder: Path, monkeypatch: pytest
     number = errno.ENOSPC
     with pytest.raises(RunFailed, match="no space left for the data set"):
         split_of(folder).files()
-    number = errno.EACCES
+    number = errno.EIO
     with pytest.raises(UserError, match=r"cannot be opened \(.*why it is\)"):
         split_of(folder).files()
+
+
+def test_a_folder_that_keeps_nothing_is_no_wrong_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    (folder / "file").write_text("")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(folder / "file/below"))
+    with pytest.raises(RunFailed, match=r"cannot keep the data set[\s\S]*set \$HF_HOME"):
+        split_of(folder).files()
+
+
+def test_rows_of_many_shapes_are_read_whole_as_they_are_streamed(folder: Path) -> None:
+    """`datasets` keeps what differs from row to row as JSON in a column, or inside of one."""
+    told = [
+        [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}, {"role": "assistant", "content": "Hello"}],
+        [{"role": "user", "content": "Ho", "weight": 1}, {"role": "assistant", "content": "Hey", "tool_calls": []}],
+        [{"role": "user", "content": "Ha"}, {"role": "assistant", "content": "Well"}],
+    ]
+    texts: list[Any] = ["plain", {"not": "text"}, "good"]
+    rows = [{"text": text, "messages": messages} for text, messages in zip(texts, told, strict=True)]
+    (folder / "set/validation.jsonl").unlink()
+    (folder / "set/train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for settings in ({}, {"messages_field": "messages"}):
+        bad = BadRows("skip"), BadRows("skip")
+        section = DataSection.model_validate({"source": "hub", "path": "set", "validation_split": None} | settings)
+        streamed = [text for text, _ in HubSplit.of(section, folder).texts(None, bad[0])]
+        whole = [document.text for document in training_corpus(section, folder).documents(bad[1])]
+        assert whole == streamed
+        assert len(whole) == (3 if settings else 2)
+        assert {kind: each["rows"] for kind, each in bad[0].summary.items()} == {
+            kind: each["rows"] for kind, each in bad[1].summary.items()
+        }

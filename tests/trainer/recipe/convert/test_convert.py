@@ -197,6 +197,9 @@ def test_data_sets_of_llama_factory_are_looked_up(tmp_path: Path) -> None:
     assert (far["data.source"], far["data.path"], far["data.streaming"]) == ("hub", "me/far", False)
     steps = {"max_steps": 9, "streaming": True}
     assert settings(convert(write(tmp_path, "llama-factory", **given, dataset="far", **steps)).text)["data.streaming"]
+    endless = convert(write(tmp_path, "llama-factory", **given, dataset="far", streaming=True))
+    assert settings(endless.text)["data.streaming"] is False
+    assert "without max_steps all is read" in next(each.why for each in endless.told if each.key == "streaming")
     text = settings(convert(write(tmp_path, "llama-factory", dataset="notes", stage="pt")).text)
     assert text["data.text_field"] == "text"
 

@@ -56,9 +56,28 @@ def test_another_length_makes_no_stream_of_what_was_read_whole(data: list[str]) 
     (changed,) = [line for line in changed_mathematics(epochs, steps) if line.startswith("data.")]
     assert changed == "data.streaming: false → true"
     assert changed in other_mathematics(mathematics(epochs), steps)
+    assert taken_over(mathematics(epochs), steps)["data.streaming"] is False
     kept = recipe(*data, "train.max_steps=9", "data.streaming=false")
     assert [line for line in changed_mathematics(epochs, kept) if line.startswith("data.")] == []
     assert other_mathematics(mathematics(epochs), kept) == []
+
+
+def test_what_means_nothing_for_data_is_no_other_mathematics() -> None:
+    """A section's way of reading where each source has its own, or is a file; the buffer of a stream where none is."""
+    own = ["data.source=local", "data.path=null", "data.sources=[{name: a/b, streaming: false}, {path: c.txt}]"]
+    whole, files = (
+        ["data.source=hub", "data.path=a/b", "data.streaming=false"],
+        ["data.source=local", "data.path=a.txt"],
+    )
+    steps, other = ["train.max_steps=9"], ["data.shuffle_buffer_size=7"]
+    for before, after in (
+        ([*own, "train.num_train_epochs=1"], [*own, *steps]),
+        ([*whole, *steps], [*whole, *steps, *other]),
+        ([*files, *steps], [*files, *steps, *other, "data.streaming=true"]),
+    ):
+        assert [line for line in changed_mathematics(recipe(*before), recipe(*after)) if line.startswith("data.")] == []
+    streams = recipe("data.source=hub", "data.path=a/b", *steps)
+    assert changed_mathematics(streams, recipe("data.source=hub", "data.path=a/b", *steps, *other))
 
 
 @pytest.mark.parametrize(
@@ -179,6 +198,7 @@ CHAT = ("data.source=local", "data.path=x.jsonl", "data.messages_field=messages"
 OF_SOURCES = ("data.source=local", "data.path=null")
 LABELLED = "{path: x.jsonl, tokens_field: ids, labels_field: labels}"
 KEY, ROUTER = "data.isolate_documents", "model.router_aux_loss"
+STREAMING = "data.streaming"
 
 
 def test_null_is_what_a_run_did_so_far() -> None:
@@ -186,11 +206,11 @@ def test_null_is_what_a_run_did_so_far() -> None:
     here, old = recipe(*CHAT), {key: value for key, value in mathematics(recipe(*CHAT)).items() if key != KEY}
     assert here.data.isolates
     assert other_mathematics(old, here) == []
-    assert taken_over(old, here) == {KEY: False, ROUTER: None}
-    assert taken_over(mathematics(here), here) == {KEY: None, ROUTER: None}
-    assert taken_over(mathematics(here) | {KEY: True}, here) == {KEY: True, ROUTER: None}
-    assert taken_over(old, recipe(*CHAT, f"{KEY}=true", f"{ROUTER}=0.1")) == {}
-    assert taken_over({}, here) == {KEY: False, ROUTER: 0.0}  # nor did routers balance
+    assert taken_over(old, here) == {KEY: False, ROUTER: None, STREAMING: None}
+    assert taken_over(mathematics(here), here) == {KEY: None, ROUTER: None, STREAMING: None}
+    assert taken_over(mathematics(here) | {KEY: True}, here) == {KEY: True, ROUTER: None, STREAMING: None}
+    assert taken_over(old, recipe(*CHAT, f"{KEY}=true", f"{ROUTER}=0.1")) == {STREAMING: None}
+    assert taken_over({}, here) == {KEY: False, ROUTER: 0.0, STREAMING: None}  # nor did routers balance
 
 
 def test_what_is_asked_for_must_be_what_the_run_did() -> None:

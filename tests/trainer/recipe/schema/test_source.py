@@ -104,3 +104,11 @@ def test_keys_that_do_not_go_with_what_a_source_is(source: dict[str, Any], messa
 )
 def test_an_error_is_told_of_the_key_of_its_source(source: dict[str, Any], where: str, expected: str) -> None:
     assert SourceSection(**source).place(2, where) == expected
+
+
+@pytest.mark.parametrize("key", ["split", "validation_split"])
+def test_a_part_of_a_split_is_refused(key: str) -> None:
+    for section, named in ((DataSection, {"source": "hub"}), (SourceSection, {})):
+        with pytest.raises(ValueError, match=r"train\[:50%\] is a part of a split"):
+            section.model_validate({"path": "a/b", **named, key: "train[:50%]"})
+        section.model_validate({"path": "a/b", **named, key: "train+test"})

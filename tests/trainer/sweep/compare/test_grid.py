@@ -153,6 +153,8 @@ def test_beside_adapters_on_drawn_matrices_all_is_trained_that_is_no_target(meth
     assert made(method, *trained_before).recipe.optim.train_modules == (() if trained_before else in_full)
     kept = made(method, "optim.train_modules=[norm]").recipe.optim.train_modules
     assert kept == ("norm",)
+    target = made(method, "optim.target_modules=[lm_head, self_attn]").recipe.optim.train_modules
+    assert target == tuple(name for name in in_full if name != "lm_head")
 
 
 def test_a_share_of_the_width_is_a_whole_rank_for_adapters() -> None:
