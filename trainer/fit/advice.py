@@ -168,7 +168,9 @@ class Adviser:
         """The largest that divides the global batch, and a larger one that another global batch makes room for."""
         steps = larger_micro_batches(self.loaded.recipe, self.processes, self.router)
         fitting = steps[: self._fitting(steps, self.loaded.recipe.train.micro_batch_size)]
-        dividing = next((step for step in reversed(fitting) if len(step) == 1 and self._fits(step)), {})
+        dividing = next(
+            (step for step in reversed(fitting) if "train.global_batch_size" not in step and self._fits(step)), {}
+        )
         yield dividing
         yield from (step for step in fitting[-1:] if step != dividing)
 

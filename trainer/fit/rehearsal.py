@@ -18,7 +18,6 @@ from galore.trainer.data.batch import Batch, Objective
 from galore.trainer.data.prepare import fullest_batch
 from galore.trainer.data.rows.skips import skipping
 from galore.trainer.data.score import batch_loss
-from galore.trainer.evaluate import scored_together
 from galore.trainer.fit.alike.few import choose, few
 from galore.trainer.fit.alike.grown import grown
 from galore.trainer.host.blocks import on_device, streamed
@@ -163,7 +162,7 @@ class Rehearsal:
     def _evaluate(self) -> None:
         self.model.eval()
         with torch.no_grad():
-            batch_loss(self.model, split_head, self._batch(scored_together(self.recipe)), Objective(extra=self.extra))
+            batch_loss(self.model, split_head, self._batch(self.recipe.scored_together), Objective(extra=self.extra))
         self.model.train()
 
     def _batch(self, rows: int) -> Batch:

@@ -191,6 +191,15 @@ def test_a_micro_batch_that_decides_results_stays(tiny: Tiny) -> None:
     assert micro_batches(tiny(*SETTINGS, "optim.refresh=first-micro-batch").recipe) == [1]
 
 
+def test_held_out_losses_stay_as_they_are(tiny: Tiny) -> None:
+    """Those of the paper are of their batches."""
+    found = combinations(tiny(*SETTINGS, "eval.mode=paper").recipe, "cpu")
+    assert [plain.settings["eval.micro_batch_size"] for plain, *_ in found] == [None, 1, 1]
+    assert all(
+        "eval.micro_batch_size" not in plain.settings for plain, *_ in combinations(tiny(*SETTINGS).recipe, "cpu")
+    )
+
+
 def test_on_the_cpu_nothing_waits_elsewhere(tiny: Tiny) -> None:
     (choices, *_) = combinations(tiny(*SETTINGS).recipe, "cpu")
     assert [each.settings for each in choices] == [{"train.micro_batch_size": 1, "train.tile_tokens": None}]
