@@ -15,7 +15,7 @@ from galore.trainer.memory.verdict import VERDICTS, out_of_memory, place, reason
 from galore.trainer.recipe.methods import described
 
 if TYPE_CHECKING:
-    from galore.trainer.fit.advice import Advice, Trial
+    from galore.trainer.fit.advice import Advice, Need, Trial
     from galore.trainer.fit.verify import Verification
     from galore.trainer.machine.cards import Card
     from galore.trainer.memory.peak import Holder
@@ -153,6 +153,9 @@ def show_advice(console: Console, advice: Advice) -> None:
     if advice.unfinished and not advice.trials:
         say(UNFINISHED)
         return
+    if not advice.trials and not advice.fits:
+        say(NOTHING_FITS)
+        return
     if not advice.trials:
         room = ", or ".join(" ".join(spelled(settings)) for settings in advice.room)
         longer = "no longer sequence is possible"
@@ -164,11 +167,15 @@ def show_advice(console: Console, advice: Advice) -> None:
     numbers(table, (1, 2, 3))
     for trial in advice.trials:
         change = f"{' '.join(spelled(trial.settings))}\n  {trial.cost}"
-        table.add_row(change, gib(trial.gained), gib(trial.profile.total.high), FITS[trial.profile.fits])
+        table.add_row(change, gib(trial.gained), gib(trial.profile.total.high), _verdict(trial.profile))
     show_table(console, table)
     console.print()
     for line in _enough(advice):
         say(line, hanging="  ")
+
+
+def _verdict(need: Need) -> str:
+    return FITS[need.fits] if need.on_host else "no: host"
 
 
 def _enough(advice: Advice) -> Iterator[str]:
