@@ -46,7 +46,10 @@ def longest_lines(found: Longest, ram: float | None) -> Iterator[tuple[str, str]
 
     card = f"{size(found.total)} of {size(found.limit)} of {found.card}"
     if not found.length:
-        yield "longest", f"none fits: sequences of 1,024 tokens take {card}"
+        more = ", and more than the host has" if found.bound == "host" else ""
+        yield "longest", f"none fits: sequences of 1,024 tokens take {card}{more}"
+        if found.host is not None:
+            yield from host_lines(found.host, ram)
         yield "basis", found.basis
         return
     yield "longest", f"{found.length:,} tokens, a multiple of 1,024: {card}"

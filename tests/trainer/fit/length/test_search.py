@@ -75,6 +75,10 @@ def test_the_host_may_be_the_bound(tiny: Tiny) -> None:
     assert found.bound == "host"
     assert 8192 <= found.length < 16_384  # pinned memory takes powers of two
     assert found.too_long == found.length + 1024
+    none = search.longest(3.0)
+    assert (none.length, none.too_long, none.bound) == (0, 1024, "host")
+    assert none.host is not None
+    assert not none.host.fits(3.0)
 
 
 def test_tokens_of_a_step_stay_and_positions_of_a_model_by_name_are_known() -> None:
