@@ -57,6 +57,6 @@ def test_printed_and_as_json(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> No
     again = (
         "galore profile-memory 'my own.yaml' optim.rank=4 --gpu 'a card' data.max_length=8192 train.tile_tokens=auto"
     )
-    assert again in " ".join(shown.split())
+    assert shown.splitlines()[-1] == again
     show_longest(loaded, on, 16.0, as_json=True, command=command)
     assert json.loads(capsys.readouterr().out)["longest_tokens"] == 8192
