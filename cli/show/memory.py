@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
+from galore.cli.show.dryrun import short_span
 from galore.cli.show.tables import least_width, numbers, say, show_table
-from galore.trainer.common.format import GIB, counted, percent, significant
+from galore.trainer.common.format import GIB, counted, percent
 from galore.trainer.memory.categories import CATEGORIES, MEANING, OVERHEAD, spoken
 from galore.trainer.memory.verdict import VERDICTS, out_of_memory, place, reason, runs_out, unit_of
 from galore.trainer.recipe.methods import described
@@ -258,5 +259,6 @@ def show_measured(console: Console, loaded: LoadedRecipe, found: Verification) -
     say(f"Measured: {found.basis}. Peak predicted in the {found.phases[0]}, found in the {found.phases[1]}.")
     pace, of = found.pace, counted(found.pace.micro_batches, "micro-batch", "micro-batches")
     error = found.error(pace.predicted, pace.measured)
-    times = f"{significant(pace.predicted)} s predicted, each operation timed alone; {significant(pace.measured)} s measured"
+    predicted, measured = (short_span((each, each)) for each in (pace.predicted, pace.measured))
+    times = f"{predicted} predicted, each operation timed alone; {measured} measured"
     say(f"An ordinary step of {of}: {times} ({error}).")
