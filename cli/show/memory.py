@@ -259,6 +259,6 @@ def show_measured(console: Console, loaded: LoadedRecipe, found: Verification) -
     say(f"Measured: {found.basis}. Peak predicted in the {found.phases[0]}, found in the {found.phases[1]}.")
     pace, of = found.pace, counted(found.pace.micro_batches, "micro-batch", "micro-batches")
     error = found.error(pace.predicted, pace.measured)
-    predicted, measured = (short_span((each, each)) for each in (pace.predicted, pace.measured))
-    times = f"{predicted} predicted, each operation timed alone; {measured} measured"
+    alone, together = (short_span((each, each)) for each in (pace.predicted, pace.measured))
+    times = f"{alone} predicted, each operation timed alone; {together} measured"
     say(f"An ordinary step of {of}: {times} ({error}).")

@@ -124,8 +124,14 @@ def _wrapped(text: str, width: int, hanging: str) -> Sequence[str]:
     if len(text) <= width:
         return [text]
     begin = text[: len(text) - len(text.lstrip())]
-    how: dict[str, bool] = {"break_long_words": False, "break_on_hyphens": False, "replace_whitespace": False}
-    lines = textwrap.wrap(QUOTED.sub(_joined, text), width, subsequent_indent=hanging or begin, **how)
+    lines = textwrap.wrap(
+        QUOTED.sub(_joined, text),
+        width,
+        subsequent_indent=hanging or begin,
+        break_long_words=False,
+        break_on_hyphens=False,
+        replace_whitespace=False,
+    )
     return [line.replace(JOINT, " ") for line in lines] or [""]
 
 
