@@ -93,7 +93,7 @@ def test_tokens_of_a_step_stay_and_positions_of_a_model_by_name_are_known() -> N
 
 
 def test_streamed_blocks_are_traced_beside_those_on_the_device(tiny: Tiny) -> None:
-    assert Search(tiny(FOUR, "train.stream_weights=true"), card("rtx4090")).traced == (3, 4)
+    assert Search(tiny(FOUR, "train.stream_weights=true"), card("rtx4090")).traced == (4, 5)
     assert Search(tiny("model.num_hidden_layers=3"), card("rtx4090")).traced is None
 
 
