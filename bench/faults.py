@@ -904,7 +904,7 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
     "trainer/fit/search/fastest.py": ("tests/trainer/fit/search/test_fastest.py", [
         ("            if whole is not None and whole.fits:", "            if whole is not None:", "after_all"),
         ("self.place.limit - self.more - family.more", "self.place.limit + self.more", "in_few_traces"),
-        ("self.place.host(other)[0] else None", "True else None", "the_machine_is_asked"),
+        ("other is not None and self.place.host(other)[0]", "other is not None", "the_machine_is_asked"),
         ("now * last - before * then", "now * last", "to_a_floor"),
         ("fastest = min(fastest, self._seconds(base))", "fastest = 0.0", "in_few_traces"),
     ]),

@@ -26,12 +26,7 @@ def score_held_out(
     Raises:
         UserError: there is nothing to score.
     """
-    return data.score(model, Scoring(split_head, scored_together(recipe), recipe.eval, ranks, extra))
-
-
-def scored_together(recipe: Recipe) -> int:
-    """Rows of one forward pass of an evaluation."""
-    return recipe.eval.micro_batch_size or recipe.train.micro_batch_size
+    return data.score(model, Scoring(split_head, recipe.scored_together, recipe.eval, ranks, extra))
 
 
 def final_of(row: Mapping[str, Any]) -> dict[str, Any]:

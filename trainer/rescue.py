@@ -99,7 +99,8 @@ def _remedy(run: Run, error: Exception, trace: str) -> str:
     if isinstance(error, OSError):
         return ""
     if isinstance(error, MemoryError) or is_out_of_memory(error):  # in a step it is a shortage, told apart from this
-        return "lower eval.micro_batch_size"
+        counts = run.recipe.scored_together_counts
+        return "start anew with a lower eval.micro_batch_size" if counts else "lower eval.micro_batch_size"
     if not run.writes:
         return ""
     with suppress(OSError, UserError):  # the latter where the directory is another run's by now

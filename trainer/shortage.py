@@ -6,20 +6,22 @@ import shlex
 from dataclasses import dataclass
 from typing import Self
 
+import psutil
 import torch
 
 from galore.trainer.build import Run
 from galore.trainer.common.errors import Ended, UserError
-from galore.trainer.common.format import size
+from galore.trainer.common.format import GIB, size
 from galore.trainer.fit.advice import Adviser
 from galore.trainer.fit.forecast import card_of, recipe_of
-from galore.trainer.fit.remedies import Settings
+from galore.trainer.fit.remedies import Settings, split
 from galore.trainer.machine.cards import Card
 from galore.trainer.memory.categories import spoken
 from galore.trainer.memory.live import MemoryUse, by_category, current_and_peak
+from galore.trainer.parallel.group import Group
 from galore.trainer.recipe.change import changed, spelled
 from galore.trainer.recipe.load import LoadedRecipe
-from galore.trainer.recipe.schema.resume import changed_mathematics, micro_batch_counts
+from galore.trainer.recipe.schema.resume import MICRO_BATCH, changed_mathematics, micro_batch_counts
 
 CPU_ALLOCATOR = "DefaultCPUAllocator"  # begins what torch says when the CPU's memory is at its end; it has no own type
 
@@ -71,11 +73,13 @@ def _remedy(run: Run) -> str:
     if card is None and micro_batch_counts(run.recipe, run.router is not None):
         return f"see: galore profile-memory {folder}/recipe.yaml --advise, and start anew with what it says"
     if card is None:
-        return f"lower train.micro_batch_size and resume, or see: galore profile-memory {folder}/recipe.yaml --advise"
+        kept = spelled({each: value for each, value in split(run.recipe, 0).items() if each != MICRO_BATCH})
+        beside = f" with {kept[0]}" if kept else ""
+        return f"lower train.micro_batch_size and resume{beside}, or see: galore profile-memory {folder}/recipe.yaml --advise"
     run.console.message("looking for settings that fit")
     loaded = recipe_of(run)
     router = run.router is not None
-    settings = _settings_that_fit(loaded, card, 1 if run.group is None else run.group.size, router)
+    settings = _settings_that_fit(loaded, card, run.group, router)
     fitting = changed(loaded, settings)
     words = " ".join(spelled(settings))
     if not settings or fitting is None:
@@ -85,9 +89,14 @@ def _remedy(run: Run) -> str:
     return run.directory.go_on(*spelled(settings))
 
 
-def _settings_that_fit(loaded: LoadedRecipe, card: Card, processes: int, router: bool) -> Settings:
-    """The mildest changes that make it fit on each of so many processes; none where none is known."""
+def _settings_that_fit(loaded: LoadedRecipe, card: Card, group: Group | None, router: bool) -> Settings:
+    """The mildest changes that make it fit, on each process of a group; none where none is known.
+
+    What they leave to the host, this machine is to hold; processes of a group may be on several.
+    """
+    ram = psutil.virtual_memory().total / GIB if group is None else None
+    processes = 1 if group is None else group.size
     try:
-        return Adviser(loaded, card, processes=processes, router=router).advise().settings
+        return Adviser(loaded, card, processes=processes, router=router, ram=ram).advise().settings
     except UserError:
         return {}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import typer
 from rich.table import Table
 
-from galore.cli.show.tables import numbers, say, say_pairs, screen, show_table
+from galore.cli.show.tables import numbers, say, say_command, say_pairs, screen, show_table
 from galore.trainer.common.format import count, counted, learning_rate, significant, size
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ LEAST = {"seconds": 1, "minutes": 1, "hours": 1, "days": 1, "kWh": 0.01, "MWh": 
 SPANS = ((2 * 86_400, 86_400, "days"), (2 * 3600, 3600, "hours"), (120, 60, "minutes"), (0, 1, "seconds"))
 
 
-def show_dry_run(loaded: LoadedRecipe, card: Card, profiling: str) -> None:
+def show_dry_run(loaded: LoadedRecipe, card: Card, profiling: Sequence[str]) -> None:
     """Prints the recipe before the model is built, so that it is there to read if the model is refused.
 
     Args:
@@ -60,8 +60,13 @@ def show_dry_run(loaded: LoadedRecipe, card: Card, profiling: str) -> None:
     if card.note:
         say(card.note)
     step = few_blocks(loaded, card, planned.costs.needed_flops_per_token)
-    fits = f"of a step, and whether it fits: {profiling}"
-    say_pairs([*plan_lines(plan(loaded.recipe, planned.costs, card.name, step)), ("memory", fits)])
+    say_pairs(
+        [
+            *plan_lines(plan(loaded.recipe, planned.costs, card.name, step)),
+            ("memory", "of a step, and whether it fits, is told by:"),
+        ]
+    )
+    say_command(profiling)
     _refuse_absent(loaded)
 
 

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 import typer
 from rich.table import Table
 
+from galore.cli.show.dryrun import short_span
 from galore.cli.show.memory import gib, subject
 from galore.cli.show.profilebeside import told_on_stderr, write_file
 from galore.cli.show.tables import numbers, say, screen, show_table
-from galore.trainer.common.format import count, counted, significant, size
+from galore.trainer.common.format import count, counted, size
 
 if TYPE_CHECKING:
     from galore.trainer.fit.search.fastest import Choice, Fastest
@@ -81,7 +82,7 @@ def _place(loaded: LoadedRecipe, gpu: str | None, ram: float | None, measure: bo
 
 def _show(loaded: LoadedRecipe, found: Fastest) -> None:
     say(f"{subject(loaded)} on {found.place}: which setting trains fastest and fits", bold=True)
-    table = Table("setting", "s per step", "tokens/s", "total GiB", "fits", box=None)
+    table = Table("setting", "a step", "tokens/s", "total GiB", "fits", box=None)
     numbers(table, (1, 2, 3))
     for name, choice in _rows(found):
         table.add_row(name, *_pace(choice), gib(choice.total), "yes" if choice.fits else "no")
@@ -103,11 +104,10 @@ def _rows(found: Fastest) -> Iterator[tuple[str, Choice]]:
 
 def _pace(choice: Choice) -> tuple[str, str]:
     if choice.measured is not None:
-        return f"{significant(choice.measured)} measured", count(choice.estimate.tokens / choice.measured)
+        return f"{short_span((choice.measured,) * 2)} measured", count(choice.estimate.tokens / choice.measured)
     (least, most), (slowest, fastest) = choice.estimate.seconds, choice.estimate.tokens_per_second
-    if least == most:
-        return significant(least), count(slowest)
-    return f"{significant(least)}–{significant(most)}", f"{count(slowest)}–{count(fastest)}"
+    rates = count(slowest) if least == most else f"{count(slowest)}–{count(fastest)}"
+    return short_span((least, most)), rates
 
 
 def _spelled(choice: Choice) -> str:

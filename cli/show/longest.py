@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import typer
 
 from galore.cli.show.profilebeside import told_on_stderr
-from galore.cli.show.tables import say, say_pairs
+from galore.cli.show.tables import say, say_command, say_pairs
 from galore.trainer.common.format import size
 
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ def show_longest(loaded: LoadedRecipe, card: Card, ram: float | None, as_json: b
 
         kept = [each for each in command if each.partition("=")[0] not in found.settings]
         typer.echo()
-        say(shlex.join([*kept, *spelled(found.settings)]))
+        say_command([*kept, *spelled(found.settings)])
 
 
 def longest_lines(found: Longest, ram: float | None) -> Iterator[tuple[str, str]]:
@@ -46,7 +45,10 @@ def longest_lines(found: Longest, ram: float | None) -> Iterator[tuple[str, str]
 
     card = f"{size(found.total)} of {size(found.limit)} of {found.card}"
     if not found.length:
-        yield "longest", f"none fits: sequences of 1,024 tokens take {card}"
+        more = ", and more than the host has" if found.bound == "host" else ""
+        yield "longest", f"none fits: sequences of 1,024 tokens take {card}{more}"
+        if found.host is not None:
+            yield from host_lines(found.host, ram)
         yield "basis", found.basis
         return
     yield "longest", f"{found.length:,} tokens, a multiple of 1,024: {card}"

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
+from galore.cli.show.dryrun import short_span
 from galore.cli.show.tables import least_width, numbers, say, show_table
-from galore.trainer.common.format import GIB, counted, percent, significant
+from galore.trainer.common.format import GIB, counted, percent
 from galore.trainer.memory.categories import CATEGORIES, MEANING, OVERHEAD, spoken
 from galore.trainer.memory.verdict import VERDICTS, out_of_memory, place, reason, runs_out, unit_of
 from galore.trainer.recipe.methods import described
 
 if TYPE_CHECKING:
-    from galore.trainer.fit.advice import Advice, Trial
+    from galore.trainer.fit.advice import Advice, Need, Trial
     from galore.trainer.fit.verify import Verification
     from galore.trainer.machine.cards import Card
     from galore.trainer.memory.peak import Holder
@@ -153,6 +154,9 @@ def show_advice(console: Console, advice: Advice) -> None:
     if advice.unfinished and not advice.trials:
         say(UNFINISHED)
         return
+    if not advice.trials and not advice.fits:
+        say(NOTHING_FITS)
+        return
     if not advice.trials:
         room = ", or ".join(" ".join(spelled(settings)) for settings in advice.room)
         longer = "no longer sequence is possible"
@@ -164,11 +168,15 @@ def show_advice(console: Console, advice: Advice) -> None:
     numbers(table, (1, 2, 3))
     for trial in advice.trials:
         change = f"{' '.join(spelled(trial.settings))}\n  {trial.cost}"
-        table.add_row(change, gib(trial.gained), gib(trial.profile.total.high), FITS[trial.profile.fits])
+        table.add_row(change, gib(trial.gained), gib(trial.profile.total.high), _verdict(trial.profile))
     show_table(console, table)
     console.print()
     for line in _enough(advice):
         say(line, hanging="  ")
+
+
+def _verdict(need: Need) -> str:
+    return FITS[need.fits] if need.on_host else "no: host"
 
 
 def _enough(advice: Advice) -> Iterator[str]:
@@ -251,5 +259,6 @@ def show_measured(console: Console, loaded: LoadedRecipe, found: Verification) -
     say(f"Measured: {found.basis}. Peak predicted in the {found.phases[0]}, found in the {found.phases[1]}.")
     pace, of = found.pace, counted(found.pace.micro_batches, "micro-batch", "micro-batches")
     error = found.error(pace.predicted, pace.measured)
-    times = f"{significant(pace.predicted)} s predicted, each operation timed alone; {significant(pace.measured)} s measured"
+    alone, together = (short_span((each, each)) for each in (pace.predicted, pace.measured))
+    times = f"{alone} predicted, each operation timed alone; {together} measured"
     say(f"An ordinary step of {of}: {times} ({error}).")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import typer
@@ -34,6 +35,23 @@ class Plain:
     def in_parts(self) -> bool:
         """Whether each of several processes holds a part of the model."""
         return self.gpus > 1 and self.loaded.recipe.parallel.mode == "fsdp"
+
+    @cached_property
+    def host(self) -> HostProfile:
+        """What the run needs of host memory."""
+        from galore.trainer.fit.ranks import host_of_all
+
+        return host_of_all(self.loaded, self.gpus)
+
+    @property
+    def on_host(self) -> bool:
+        """Whether the machine holds that, where it is known."""
+        return self.ram is None or self.host.fits(self.ram)
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether card and machine hold the run; None where it is not sure of the card."""
+        return self.profile.fits if self.on_host else False
 
     def show(self) -> None:
         """All of it on the screen."""
@@ -77,11 +95,7 @@ class Plain:
 
     def _host(self) -> HostProfile | None:
         """What the run needs of host memory; None where nothing waits there, and nobody asked."""
-        from galore.trainer.fit.hostmemory import host_profile
-        from galore.trainer.fit.ranks import of_one_rank
-
-        host = host_profile(of_one_rank(self.loaded, self.gpus), "cuda", processes=self.gpus)
-        return host if host.matters or self.ram is not None else None
+        return self.host if self.host.matters or self.ram is not None else None
 
     def _sent(self) -> Sent:
         from galore.trainer.fit.ranks import sent_by

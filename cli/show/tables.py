@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import sys
 import textwrap
 from collections.abc import Iterable, Sequence
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
 NARROWEST = 30  # columns beside a name, below which a text stands under it
 GAP = 2  # columns between two columns of a table
+QUOTED = re.compile(r"`[^`\n]+`")  # a command in a text, which is to be copied whole
+JOINT = "\0"  # for a blank at which no line ends
 
 
 def screen() -> Console:
@@ -30,6 +34,11 @@ def screen() -> Console:
 def say(text: str, hanging: str = "", bold: bool = False) -> None:
     """A paragraph, wrapped between words; in a pipe one line, for grep. `hanging` indents all but the first line."""
     typer.secho("\n".join(_wrapped(text, _width(), hanging)), bold=bold)
+
+
+def say_command(words: Sequence[str]) -> None:
+    """A command as a shell takes it, in one line: a terminal that folds it gives it back whole to whoever copies it."""
+    typer.echo(shlex.join(words))
 
 
 def say_pairs(pairs: Iterable[tuple[str, str]], indent: str = "") -> None:
@@ -115,6 +124,16 @@ def _wrapped(text: str, width: int, hanging: str) -> Sequence[str]:
     if len(text) <= width:
         return [text]
     begin = text[: len(text) - len(text.lstrip())]
-    return textwrap.wrap(
-        text, width, subsequent_indent=hanging or begin, break_on_hyphens=False, replace_whitespace=False
-    ) or [""]
+    lines = textwrap.wrap(
+        QUOTED.sub(_joined, text),
+        width,
+        subsequent_indent=hanging or begin,
+        break_long_words=False,
+        break_on_hyphens=False,
+        replace_whitespace=False,
+    )
+    return [line.replace(JOINT, " ") for line in lines] or [""]
+
+
+def _joined(quoted: re.Match[str]) -> str:
+    return quoted[0].replace(" ", JOINT)

@@ -127,15 +127,15 @@ def profile_memory(
     if plain.in_parts and advise:
         raise UserError("tries changes on one process", where="--advise", fix="leave it out, or --parallel fsdp")
     wanted = not plain.in_parts and (fit is not None or (profile.fits is not True if advise is None else advise))
-    searched = wanted and not profile.fits
+    searched = wanted and not plain.fits
     left = None if as_json else _left(plain.show)
     if left is not None and fit is None:
         raise left
-    shipped = _shipped(loaded, card) if searched and gpus == 1 else None
-    what = ROOM if profile.fits else TRYING if until < math.inf else TO_THE_END
+    shipped = _shipped(loaded, card, ram) if searched and gpus == 1 else None
+    what = ROOM if plain.fits else TRYING if until < math.inf else TO_THE_END
     left = left or (None if as_json or not wanted else _left(lambda: say_before_a_search(shipped, what)))
-    advice = _advice(loaded, card, gpus, until) if wanted else None
-    fitting = _fitting(loaded, profile, advice)
+    advice = _advice(loaded, card, gpus, until, ram) if wanted else None
+    fitting = _fitting(loaded, plain.fits, advice)
     if fit is not None and fitting is not None:
         write_file(fit, fitting.text.encode())
     if left is not None:
@@ -144,11 +144,14 @@ def profile_memory(
         typer.echo(json.dumps(plain.as_json(advice, shipped), indent=2))
     elif advice is not None:
         _show_advice(advice)
-    elif advise is None and not plain.in_parts:
-        _show_room(loaded, profile, gpus)
+    elif advise is None and plain.fits and not plain.in_parts:
+        _show_room(loaded, profile, gpus, ram)
     if fit is not None and fitting is None:
         fix = f"take the shipped recipe {shipped[0]}, or a smaller model" if shipped else "take a smaller model"
-        raise UserError(f"nothing tried makes it fit {profile.card.name}", where="--fit", fix=fix)
+        refused = not plain.on_host or any(not each.profile.on_host for each in (advice.trials if advice else ()))
+        machine = f" in a machine with {ram:g} GiB of memory" if refused else ""
+        fix += ", or more memory than --ram says" if refused else ""
+        raise UserError(f"nothing tried makes it fit {profile.card.name}{machine}", where="--fit", fix=fix)
 
 
 def _left(show: Callable[[], None]) -> BaseException | None:
@@ -195,21 +198,21 @@ def _refuse_files(files: Mapping[str, Path | None], force: bool) -> None:
         raise UserError(f"{recipe} exists already", where="--fit", fix="name another file, or add --force")
 
 
-def _advice(loaded: LoadedRecipe, card: Card, gpus: int, until: float = math.inf) -> Advice:
+def _advice(loaded: LoadedRecipe, card: Card, gpus: int, until: float = math.inf, ram: float | None = None) -> Advice:
     from galore.trainer.fit.advice import Adviser
     from galore.trainer.losses.router import is_configured
 
     with told_on_stderr() as tell:
         router = is_configured(loaded)
-        adviser = Adviser(loaded, card, lambda text: tell(f"trying {text}"), until=until, processes=gpus, router=router)
-        return adviser.advise()
+        how: dict[str, Any] = {"until": until, "processes": gpus, "router": router, "ram": ram}
+        return Adviser(loaded, card, lambda text: tell(f"trying {text}"), **how).advise()
 
 
-def _shipped(loaded: LoadedRecipe, card: Card) -> Shipped | None:
+def _shipped(loaded: LoadedRecipe, card: Card, ram: float | None) -> Shipped | None:
     from galore.trainer.fit.shipped import shipped_that_fits
 
     with told_on_stderr() as tell:
-        return shipped_that_fits(loaded, card, lambda name: tell(f"trying {name}"))
+        return shipped_that_fits(loaded, card, lambda name: tell(f"trying {name}"), ram)
 
 
 def _show_advice(advice: Advice) -> None:
@@ -218,7 +221,7 @@ def _show_advice(advice: Advice) -> None:
     show_advice(screen(), advice)
 
 
-def _show_room(loaded: LoadedRecipe, profile: Profile, gpus: int) -> None:
+def _show_room(loaded: LoadedRecipe, profile: Profile, gpus: int, ram: float | None) -> None:
     """What a run that fits has room for, where that is found at once, or how to ask for it."""
     spare, train = profile.limit.low - profile.total.high, loaded.recipe.train
     if spare <= 0 or train.micro_batch_size >= train.global_batch_size // gpus:
@@ -226,13 +229,13 @@ def _show_room(loaded: LoadedRecipe, profile: Profile, gpus: int) -> None:
     if len(profile.trace.events) > QUICK:
         typer.echo()
         say(f"{size(spare)} to spare: --advise {SEARCH}")
-    elif (advice := _advice(loaded, profile.card, gpus)).room:
+    elif (advice := _advice(loaded, profile.card, gpus, ram=ram)).room:
         _show_advice(advice)
 
 
-def _fitting(loaded: LoadedRecipe, profile: Profile, advice: Advice | None) -> LoadedRecipe | None:
+def _fitting(loaded: LoadedRecipe, fits: bool | None, advice: Advice | None) -> LoadedRecipe | None:
     """The recipe with what was advised, if that makes it fit."""
     from galore.trainer.recipe.change import changed
 
-    settings = advice.settings if advice and not profile.fits else {}
-    return changed(loaded, settings) if profile.fits or settings else None
+    settings = advice.settings if advice and not fits else {}
+    return changed(loaded, settings) if fits or settings else None

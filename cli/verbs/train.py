@@ -70,7 +70,7 @@ def train(
         from galore.trainer.machine.cards import card_or_default
 
         command = ["galore", "profile-memory", recipe, *(overrides or []), *(["--gpu", gpu] if gpu else [])]
-        show_dry_run(loaded, card_or_default(gpu, loaded.recipe.train.device), shlex.join(command))
+        show_dry_run(loaded, card_or_default(gpu, loaded.recipe.train.device), command)
         return
 
     if output_dir is not None:

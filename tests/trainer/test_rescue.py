@@ -10,6 +10,7 @@ import pytest
 
 from galore.trainer import rescue
 from galore.trainer.common.errors import Ended, Interrupted, UserError
+from galore.trainer.recipe.load import load_recipe
 from galore.trainer.record.rundir import RunDir
 from galore.trainer.rescue import Rescue, broken_off, gave_up
 from galore.trainer.saving import Standing
@@ -35,7 +36,14 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     directory = RunDir.create(tmp_path / "run", resume=False)
     device, data = SimpleNamespace(type="cpu"), SimpleNamespace(position=dict)
     return SimpleNamespace(
-        optimizer=optimizer, directory=directory, device=device, data=data, first_step=2, saved=saved, writes=True
+        optimizer=optimizer,
+        directory=directory,
+        device=device,
+        data=data,
+        first_step=2,
+        saved=saved,
+        writes=True,
+        recipe=load_recipe("demo").recipe,
     )
 
 
@@ -93,6 +101,11 @@ def test_of_what_lies_in_parts_nothing_is_saved_by_one_alone(run: Any) -> None:
 def test_what_to_do_comes_first(run: Any, error: Exception, fix: str) -> None:
     assert broken_off(run, Record(), at(5), error).fix.startswith(fix)  # type: ignore[arg-type]
     assert not run.directory.traceback.exists()
+
+
+def test_fewer_rows_are_scored_together_in_a_new_run_where_they_count(run: Any) -> None:
+    run.recipe = load_recipe("demo", ["eval.mode=paper"]).recipe
+    assert broken_off(run, Record(), at(5), MemoryError()).fix.startswith("start anew with a lower eval.micro_batch")  # type: ignore[arg-type]
 
 
 def test_of_what_nobody_can_mend_the_traceback_is_kept(run: Any) -> None:

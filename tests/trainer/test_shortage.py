@@ -16,7 +16,12 @@ from galore.trainer.record.rundir import RunDir
 
 @pytest.mark.parametrize(
     ("overrides", "router", "resumes"),
-    [((), None, True), (("optim.refresh=first-micro-batch",), None, False), ((), "a router's loss", False)],
+    [
+        ((), None, True),
+        (("eval.mode=paper", "train.micro_batch_size=16"), None, True),
+        (("optim.refresh=first-micro-batch",), None, False),
+        ((), "a router's loss", False),
+    ],
 )
 def test_without_a_card_another_micro_batch_is_advised_where_it_computes_the_same(
     tmp_path: Path, overrides: tuple[str, ...], router: Any, resumes: bool
@@ -26,3 +31,4 @@ def test_without_a_card_another_micro_batch_is_advised_where_it_computes_the_sam
     said = shortage._remedy(run)
     assert ("and resume" in said) == resumes
     assert ("start anew" in said) != resumes
+    assert ("resume with eval.micro_batch_size=16" in said) == ("eval.mode=paper" in overrides)

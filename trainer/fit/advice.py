@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from galore.trainer.common.errors import UserError
-from galore.trainer.fit.ranks import profile_of_one
+from galore.trainer.fit.ranks import host_of_all, profile_of_one
 from galore.trainer.fit.remedies import (
     COSTS,
     SAME_RESULTS,
@@ -37,10 +37,14 @@ LONGEST = 2**17  # tokens per sequence that are tried
 
 @dataclass(frozen=True)
 class Need:
-    """What a profile says, without its trace: dozens of traces of a large model would fill a laptop."""
+    """What a profile says, without its trace: dozens of traces of a large model would fill a laptop.
+
+    `fits`: card and host; `on_host`: the host alone, where it is known.
+    """
 
     total: Bounds
     fits: bool | None
+    on_host: bool = True
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,7 @@ class Advice:
     room: tuple[Settings, ...]  # what could be larger, each alone, where the recipe fits as it is
     unfinished: bool = False
     positions: int | None = None  # of the recipe, where sequences of twice the length have none
+    fits: bool = False  # the recipe as it is
 
     @property
     def alone(self) -> Trial | None:
@@ -99,7 +104,7 @@ class Advice:
 
 
 class Adviser:
-    """Tries changes of one recipe on one card; a change is traced once.
+    """Tries changes of one recipe on one card, in a machine that may be known; a change is traced once.
 
     Args:
         progress: told what is tried, in a few words.
@@ -107,6 +112,7 @@ class Adviser:
         until: of `time.monotonic`: no trace begins later.
         processes: that share the run; what is tried is to fit the card of one.
         router: whether the model's configuration asks for a router's loss.
+        ram: GiB of the machine, which is to hold what waits on the host.
     """
 
     def __init__(
@@ -119,16 +125,17 @@ class Adviser:
         until: float = math.inf,
         processes: int = 1,
         router: bool = False,
+        ram: float | None = None,
     ) -> None:
         self.loaded, self.card, self.progress, self.brief = loaded, card, progress, brief
-        self.until, self.processes, self.router = until, processes, router
+        self.until, self.processes, self.router, self.ram = until, processes, router, ram
         self._known: dict[str, Need | None] = {}
         self._base = self._profile({})
 
     def advise(self) -> Advice:
         """Try every remedy alone, and one upon the other until they are enough; or what there is room for."""
         if self._fits({}):
-            return Advice((), (), self._room(), positions=self._too_few_positions())
+            return Advice((), (), self._room(), positions=self._too_few_positions(), fits=True)
         trials: list[Trial] = []
         try:
             for each in remedies(self.loaded.recipe, self.router):
@@ -144,6 +151,7 @@ class Adviser:
                     until=self.until,
                     processes=self.processes,
                     router=self.router,
+                    ram=self.ram,
                 ).advise()
         except OutOfTime:
             return Advice(tuple(trials), (), (), unfinished=True)
@@ -152,7 +160,12 @@ class Adviser:
     def _holds(self, settings: Settings) -> bool:
         """Whether the whole run fits, too: another order of allocations may reserve a little more."""
         other = changed(self.loaded, settings)
-        return other is not None and profile_of_one(other, self.card, self.processes).fits is True
+        return (
+            other is not None and profile_of_one(other, self.card, self.processes).fits is True and self._on_host(other)
+        )
+
+    def _on_host(self, loaded: LoadedRecipe) -> bool:
+        return self.ram is None or host_of_all(loaded, self.processes).fits(self.ram)
 
     def _room(self) -> tuple[Settings, ...]:
         """The largest micro-batches, the longest sequences and the fewest blocks to recompute, each alone."""
@@ -168,7 +181,9 @@ class Adviser:
         """The largest that divides the global batch, and a larger one that another global batch makes room for."""
         steps = larger_micro_batches(self.loaded.recipe, self.processes, self.router)
         fitting = steps[: self._fitting(steps, self.loaded.recipe.train.micro_batch_size)]
-        dividing = next((step for step in reversed(fitting) if len(step) == 1 and self._fits(step)), {})
+        dividing = next(
+            (step for step in reversed(fitting) if "train.global_batch_size" not in step and self._fits(step)), {}
+        )
         yield dividing
         yield from (step for step in fitting[-1:] if step != dividing)
 
@@ -263,12 +278,12 @@ class Adviser:
 
     def _need(self, loaded: LoadedRecipe, settings: Settings) -> Need | None:
         try:
-            profile = profile_of_one(loaded, self.card, self.processes, self.brief)
+            profile, on_host = profile_of_one(loaded, self.card, self.processes, self.brief), self._on_host(loaded)
         except UserError as error:
             if error.where not in settings:
                 raise
             return None  # the model, or a group of processes, refuses that change
-        return Need(profile.total, profile.fits)
+        return Need(profile.total, profile.fits if on_host else False, on_host)
 
 
 def _merged(parts: Iterable[Settings]) -> Settings:

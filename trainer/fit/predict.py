@@ -112,10 +112,10 @@ class Sampled(NamedTuple):
     def of(cls, recipe: Recipe, again: int | None = None) -> Self | None:
         """Samples of a recipe, for `again` recomputed blocks or any; None where it has hardly more, or none of its own.
 
-        Where blocks wait elsewhere one does so in every sample.
+        Where blocks wait elsewhere, at least as many wait as are there: of fewer, the pass before leaves another share.
         """
         blocks, streams = recipe.model.num_hidden_layers, recipe.train.stream_weights
-        fewer = FEWEST if streams is False else 1 + (FEWEST if streams is True else streams)
+        fewer = FEWEST if streams is False else 2 * (FEWEST if streams is True else streams)
         if not recipe.model.has_own_dimensions or blocks <= fewer + 1:
             return None
         return cls(blocks, fewer, 1 if again is None else min(again, fewer))

@@ -9,6 +9,7 @@ from torch import nn
 
 from galore.trainer.build import build_model
 from galore.trainer.common.errors import UserError
+from galore.trainer.fit.hostmemory import HostProfile, host_profile
 from galore.trainer.fit.parted import in_parts, units_of
 from galore.trainer.fit.predict import profile_on
 from galore.trainer.host.attach import outermost_blocks
@@ -84,6 +85,15 @@ def profile_of_one(loaded: LoadedRecipe, card: Card, size: int, brief: bool = Fa
     if size > 1 and loaded.recipe.parallel.mode == "fsdp":
         return profile_of_part(one, card, size, brief)
     return profile_on(one, card, brief=brief, ranks=size)
+
+
+def host_of_all(loaded: LoadedRecipe, size: int) -> HostProfile:
+    """What `size` processes need of the machine that they share.
+
+    Raises:
+        UserError: the model cannot be built, or processes cannot share the batch.
+    """
+    return host_profile(of_one_rank(loaded, size), "cuda", processes=size)
 
 
 def profile_of_part(loaded: LoadedRecipe, card: Card, size: int, brief: bool = False) -> Profile:

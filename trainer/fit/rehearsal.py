@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +18,6 @@ from galore.trainer.data.batch import Batch, Objective
 from galore.trainer.data.prepare import fullest_batch
 from galore.trainer.data.rows.skips import skipping
 from galore.trainer.data.score import batch_loss
-from galore.trainer.evaluate import scored_together
 from galore.trainer.fit.alike.few import choose, few
 from galore.trainer.fit.alike.grown import grown
 from galore.trainer.host.blocks import on_device, streamed
@@ -112,7 +111,7 @@ class Rehearsal:
     def _steps(self, brief: bool) -> dict[str, int]:
         """The clock of each kind of step that is carried out."""
         steps = dict(clocks(self.optimizer))
-        self.tracer.trace.refreshes = refreshed_share(self.optimizer, steps.get(REFRESH))
+        self.tracer.trace.refreshes = refreshed_share(self.optimizer, steps)
         if brief and REFRESH in steps:
             del steps[ORDINARY]
         return steps
@@ -163,7 +162,7 @@ class Rehearsal:
     def _evaluate(self) -> None:
         self.model.eval()
         with torch.no_grad():
-            batch_loss(self.model, split_head, self._batch(scored_together(self.recipe)), Objective(extra=self.extra))
+            batch_loss(self.model, split_head, self._batch(self.recipe.scored_together), Objective(extra=self.extra))
         self.model.train()
 
     def _batch(self, rows: int) -> Batch:
@@ -184,11 +183,18 @@ def clocks(optimizer: GaLoreAdamW) -> Iterator[tuple[str, int]]:
         yield REFRESH, max(due, key=lambda clock: due[clock])
 
 
-def refreshed_share(optimizer: GaLoreAdamW, clock: int | None) -> float:
-    """Share of the refresh at `clock` that a step has in the mean: elements refreshed, divided by those of that one."""
+def refreshed_share(optimizer: GaLoreAdamW, steps: Mapping[str, int]) -> float:
+    """Share of what the refresh of `steps` has above the ordinary step that a step has in the mean, by elements.
+
+    With more matrices than the gap has steps, the ordinary step refreshes some of them, too.
+    """
     slots = optimizer.projected
-    at_once = sum(slot.parameter.numel() for slot in slots if clock is not None and slot.schedule.due(clock))
-    return sum(slot.parameter.numel() / slot.schedule.gap for slot in slots) / at_once if at_once else 0.0
+    least, most = (
+        sum(slot.parameter.numel() for slot in slots if slot.schedule.due(steps[phase]))
+        for phase in (ORDINARY, REFRESH if REFRESH in steps else ORDINARY)
+    )
+    mean = sum(slot.parameter.numel() / slot.schedule.gap for slot in slots)
+    return max(0.0, (mean - least) / (most - least)) if most > least else 0.0
 
 
 def _embedded(model: Any) -> int:

@@ -10,7 +10,7 @@ from galore.kernels.family import WITH_MOMENTUM, WITHOUT_WHOLE
 from galore.trainer.host.attach import FEWEST
 from galore.trainer.recipe.change import not_inherited
 from galore.trainer.recipe.schema.recipe import Recipe
-from galore.trainer.recipe.schema.resume import micro_batch_counts
+from galore.trainer.recipe.schema.resume import MICRO_BATCH, SCORED_TOGETHER, micro_batch_counts
 
 Settings = dict[str, Any]
 MOST_ROWS = 65_536  # of a micro-batch that are tried
@@ -64,10 +64,18 @@ def larger_micro_batches(recipe: Recipe, processes: int = 1, router: bool = Fals
     for size in range(now + 1, min(batch // processes, MOST_ROWS) + 1):
         other = max(1, round(batch / size)) * size
         if other == batch:
-            steps.append({"train.micro_batch_size": size})
+            steps.append(split(recipe, size))
         elif size % (1 << max(0, size.bit_length() - 3)) == 0 and abs(other - batch) <= SAME_BATCH * batch:
-            steps.append({"train.micro_batch_size": size, "train.global_batch_size": other})
+            steps.append({**split(recipe, size), "train.global_batch_size": other})
     return steps
+
+
+def split(recipe: Recipe, size: int) -> Settings:
+    """Micro-batches of that size, beside evaluations as they are: where these follow them, and it counts, by number."""
+    own = recipe.eval.micro_batch_size
+    follow = own is None and recipe.scored_together_counts
+    scored = recipe.train.micro_batch_size if follow and size != recipe.train.micro_batch_size else own
+    return {MICRO_BATCH: size, **({SCORED_TOGETHER: scored} if follow else {})}
 
 
 def _segments(recipe: Recipe) -> Iterator[Settings]:
@@ -76,8 +84,13 @@ def _segments(recipe: Recipe) -> Iterator[Settings]:
 
 
 def _evaluation(recipe: Recipe) -> Iterator[Settings]:
-    if (recipe.eval.micro_batch_size or 1) > 1:
-        yield from ({"eval.micro_batch_size": size} for size in halved(recipe.eval.micro_batch_size or 1))
+    if not recipe.scored_together_counts:
+        yield from ({SCORED_TOGETHER: size} for size in halved(recipe.eval.micro_batch_size or 1))
+
+
+def _other_scores(recipe: Recipe) -> Iterator[Settings]:
+    if recipe.scored_together_counts:
+        yield from ({SCORED_TOGETHER: size} for size in halved(recipe.scored_together))
 
 
 def _micro_batch(recipe: Recipe) -> Iterator[Settings]:
@@ -85,7 +98,7 @@ def _micro_batch(recipe: Recipe) -> Iterator[Settings]:
         return
     size = recipe.train.micro_batch_size
     fitting = (each for each in range(size - 1, 0, -1) if recipe.train.global_batch_size % each == 0)
-    yield from ({"train.micro_batch_size": each} for each in fitting)
+    yield from (split(recipe, each) for each in fitting)
 
 
 def _checkpointing(recipe: Recipe) -> Iterator[Settings]:
@@ -229,6 +242,7 @@ _STEPS: dict[str, Callable[[Recipe], Iterator[Settings]]] = {
     "same results; sums of whole gradients in host memory, and over the bus in every micro-batch": _host_sums,
     "same results; all weights in host memory, and twice over the bus in every micro-batch": _streaming,
     "same results up to rounding": _backward,
+    "other held-out losses: eval.mode: paper takes the mean of batch means": _other_scores,
     OTHER_SPLIT: _micro_batch,
     "layers refresh in turns instead of together": _stagger,
     "another estimate of the same subspace": _randomized,

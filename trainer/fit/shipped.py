@@ -8,6 +8,7 @@ from pathlib import Path
 
 from galore.trainer.common.format import GIB
 from galore.trainer.common.reading import read_bounded
+from galore.trainer.fit.hostmemory import host_profile
 from galore.trainer.fit.predict import profile_on
 from galore.trainer.machine.cards import Card, card
 from galore.trainer.memory.profile import Profile
@@ -22,13 +23,18 @@ MOST = 2  # that are traced: where the table is right the first one fits
 
 
 def shipped_that_fits(
-    loaded: LoadedRecipe, on: Card, progress: Callable[[str], None] = lambda text: None
+    loaded: LoadedRecipe, on: Card, progress: Callable[[str], None] = lambda text: None, ram: float | None = None
 ) -> tuple[str, Profile] | None:
-    """Name and profile of the one that uses the card best, of the same method if possible; None where none fits."""
+    """Name and profile of the one that uses the card best, of the same method if possible; None where none fits.
+
+    Args:
+        ram: GiB of the machine, which is to hold what waits on the host.
+    """
     for _, name in zip(range(MOST), candidates(loaded, on), strict=False):
         progress(name)
-        profile = profile_on(load_recipe(name), on)
-        if profile.fits:
+        other = load_recipe(name)
+        profile = profile_on(other, on)
+        if profile.fits and (ram is None or host_profile(other, "cuda").fits(ram)):
             return name, profile
     return None
 

@@ -191,7 +191,11 @@ def differing(recipe: Recipe, other: Recipe, ignored: Callable[[str], bool]) -> 
     20".
     """
     own, others = mathematics(recipe), mathematics(other)
-    return [f"{key} is {own[key]}, not {others[key]}" for key in own if own[key] != others[key] and not ignored(key)]
+    return [
+        f"{key} is {own[key]}, not {others[key]}"
+        for key in own
+        if key in others and own[key] != others[key] and not ignored(key)
+    ]
 
 
 def sweep(trials: Sequence[Trial], more: Sequence[Beside], root: Path, notes: Mapping[str, str]) -> Sweep:

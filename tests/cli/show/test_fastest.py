@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from galore.cli.show.fastest import _pace
 from galore.trainer.fit.search import fastest as module
 from galore.trainer.fit.search import measured
 from galore.trainer.fit.search.fastest import Choice, Fastest
@@ -47,19 +50,25 @@ def profile(galore: Any, *arguments: str) -> Any:
 @pytest.mark.usefixtures("found")
 def test_the_best_the_second_and_the_recipe_as_it_is(galore: Any) -> None:
     words = " ".join(profile(galore, "--gpu", "rtx4090").stdout.split())
-    assert "fastest 1.00 1,000 20.00 yes train.micro_batch_size=4 train.gradient_checkpointing=3" in words
-    assert "second best 1.10 909 18.00 yes train.micro_batch_size=2" in words
+    assert "fastest 1.00 s 1,000 20.00 yes train.micro_batch_size=4 train.gradient_checkpointing=3" in words
+    assert "second best 1.10 s 909 18.00 yes train.micro_batch_size=2" in words
     assert (
-        "rounded otherwise 0.80 1,250 19.00 yes train.micro_batch_size=4 train.gradient_checkpointing=3 train.fused=auto"
+        "rounded otherwise 0.80 s 1,250 19.00 yes train.micro_batch_size=4 train.gradient_checkpointing=3 train.fused=auto"
         in words
     )
     assert (
         "and +25% tokens/s here. To choose with it: the same command, and behind it train.fused=auto 4 choices" in words
     )
-    assert "the recipe as it is 1.50 667 15.00 yes" in words
+    assert "the recipe as it is 1.50 s 667 15.00 yes" in words
     assert "+50% tokens/s for 5.00 GiB more memory; the results are the same." in words
     assert "The second best takes 10.0% longer and needs 2.00 GiB less." in words
     assert "4 choices, known from 12 traces of few blocks and 3 of all: made up." in words
+
+
+def test_a_step_of_milliseconds_is_told_in_them() -> None:
+    short = choice(0.0042, 1.0)
+    assert _pace(short)[0] == "4.20 ms"
+    assert _pace(replace(short, measured=0.0051))[0] == "5.10 ms measured"
 
 
 @pytest.mark.usefixtures("found")
@@ -140,5 +149,5 @@ def test_refused(galore: Any, arguments: list[str], line: str) -> None:
 def test_a_search_for_real(galore: Any) -> None:
     small = ("train.global_batch_size=2", "train.micro_batch_size=1", "--gpu", "rtx4090")
     words = " ".join(profile(galore, *small).stdout.split())
-    assert "fastest 0.0" in words
+    assert re.search(r"fastest [0-9.–]+ ms ", words)
     assert "train.micro_batch_size=2" in words

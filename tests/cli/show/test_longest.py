@@ -35,9 +35,16 @@ def test_other_bounds() -> None:
     assert (
         dict(longest_lines(replace(FOUND, bound="search", too_long=None), None))["beyond"] == "nothing longer was tried"
     )
-    none = dict(longest_lines(replace(FOUND, length=0, settings={}), None))
+    none = dict(longest_lines(replace(FOUND, length=0, settings={}, host=None), None))
     assert none["longest"] == "none fits: sequences of 1,024 tokens take 7.00 GiB of 8.00 GiB of a card"
     assert set(none) == {"longest", "basis"}
+
+
+def test_none_fits_the_host() -> None:
+    none = dict(longest_lines(replace(FOUND, length=0, settings={}, bound="host"), 3.0))
+    assert none["longest"].endswith("take 7.00 GiB of 8.00 GiB of a card, and more than the host has")
+    assert none["host"].startswith("does not fit: 2.00 GiB of 3 GiB")
+    assert "settings" not in none
 
 
 def test_printed_and_as_json(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
@@ -50,6 +57,6 @@ def test_printed_and_as_json(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> No
     again = (
         "galore profile-memory 'my own.yaml' optim.rank=4 --gpu 'a card' data.max_length=8192 train.tile_tokens=auto"
     )
-    assert again in " ".join(shown.split())
+    assert shown.splitlines()[-1] == again
     show_longest(loaded, on, 16.0, as_json=True, command=command)
     assert json.loads(capsys.readouterr().out)["longest_tokens"] == 8192

@@ -1,8 +1,9 @@
-"""Nothing that a verb prints is cut at 80 columns, nor at 60: words wrap, rows become blocks."""
+"""Nothing that a verb prints is cut at 80 columns, nor at 60: texts wrap between words, rows become blocks."""
 
 from __future__ import annotations
 
 import io
+import shlex
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from galore.cli.show.progress.live import LiveConsole
-from galore.cli.show.tables import numbers, say, say_pairs, show_table
+from galore.cli.show.tables import numbers, say, say_command, say_pairs, show_table
 
 WIDTHS = (80, 60)
 VERBS = {
@@ -39,8 +40,13 @@ def narrow(galore: Any, traced_recipes: None, monkeypatch: pytest.MonkeyPatch) -
     return run
 
 
+def is_whole(line: str) -> bool:
+    """Whether it is one word, or a command to copy."""
+    return len(line.split()) == 1 or line.startswith("galore ")
+
+
 def check(text: str, columns: int) -> str:
-    assert [line for line in text.splitlines() if len(line) > columns] == []
+    assert [line for line in text.splitlines() if len(line) > columns and not is_whole(line)] == []
     assert "…" not in text
     return text
 
@@ -97,6 +103,32 @@ def test_a_pipe_gets_every_text_in_one_line(
     say("word " * 100)
     say_pairs([("name", "text " * 100)])
     assert [len(line.split()) for line in capsys.readouterr().out.splitlines()] == [100, 101]
+
+
+COMMAND = ["galore", "profile-memory", "a folder/" + "x" * 50 + ".yaml", "data.path=two words", "--gpu", "rtx4090"]
+
+
+def test_a_command_is_as_a_shell_takes_it_on_any_screen(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    say_command(COMMAND)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert shlex.split(line) == COMMAND
+
+
+def test_neither_a_command_within_a_text_nor_a_path_is_torn(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    path, told = "/runs/" + "x" * 50, "wrote {}; check it, which is wise, with `galore recipes validate my.yaml` twice"
+    say(told.format(path))
+    assert capsys.readouterr().out.splitlines() == [
+        "wrote",
+        f"{path};",
+        "check it, which is wise, with",
+        "`galore recipes validate my.yaml` twice",
+    ]
 
 
 def test_a_text_stands_under_a_name_that_leaves_it_no_room(

@@ -297,7 +297,7 @@ def test_an_unasked_search_has_what_the_first_trace_leaves_of_its_time(
         traced.append(time.monotonic())
         return SimpleNamespace(fits=False)
 
-    def advice(loaded: Any, card: Any, gpus: int, until: float) -> None:
+    def advice(loaded: Any, card: Any, gpus: int, until: float, ram: float | None) -> None:
         asked.append(until)
 
     monkeypatch.setattr("galore.trainer.fit.ranks.profile_on", profile_on)
@@ -392,6 +392,18 @@ def test_a_machine_is_judged_beside_the_card(galore: Any) -> None:
         assert found["fits"] == (verdict == "fits")
         assert found["pinned_bytes"]["blocks of weights"] > 0
     assert "host" not in json.loads(profile(galore, "tiny.yaml", "--no-advise", "--json").stdout)
+
+
+def test_what_the_machine_does_not_hold_is_no_recipe_that_fits(galore: Any) -> None:
+    refused = galore("profile-memory", "tiny.yaml", "--gpu", "rtx4090", "--ram", "4", "--fit", "fitting.yaml")
+    assert refused.exit_code == 2
+    assert "nothing tried makes it fit NVIDIA GeForce RTX 4090 in a machine with 4 GiB of memory" in refused.stderr
+    assert "or more memory than --ram says" in refused.stderr
+    assert "Nothing that was tried makes it fit" in refused.stdout
+    assert "no: host" in galore("profile-memory", "long.yaml", "--gpu", "1GB", "--ram", "4", "--advise").stdout
+    assert not Path("fitting.yaml").exists()
+    assert "Room for" not in profile(galore, "tiny.yaml", "--gpu", "rtx4090", "--ram", "4").stdout
+    assert galore("profile-memory", "tiny.yaml", "--gpu", "rtx4090", "--ram", "8", "--fit", "a.yaml").exit_code == 0
 
 
 @pytest.mark.parametrize("mode", ["ddp", "fsdp"])

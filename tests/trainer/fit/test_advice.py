@@ -142,7 +142,13 @@ def test_several_changes_together_of_which_none_can_be_left_out(wide: Callable[.
 # -- the search itself, on needs that are made up
 
 
-def adviser(monkeypatch: pytest.MonkeyPatch, needs: Callable[[Recipe], int], room: int, *overrides: str) -> Adviser:
+def adviser(
+    monkeypatch: pytest.MonkeyPatch,
+    needs: Callable[[Recipe], int],
+    room: int,
+    *overrides: str,
+    ram: float | None = None,
+) -> Adviser:
     """Of a recipe that `needs` so much, where there is so much room."""
 
     def profile(loaded: LoadedRecipe, card: Card, size: int, brief: bool = False) -> Any:
@@ -151,7 +157,27 @@ def adviser(monkeypatch: pytest.MonkeyPatch, needs: Callable[[Recipe], int], roo
 
     monkeypatch.setattr(module, "profile_of_one", profile)
     batches = ("train.global_batch_size=64", "train.micro_batch_size=64")
-    return Adviser(load_recipe("demo", [*batches, *overrides]), card(1))
+    return Adviser(load_recipe("demo", [*batches, *overrides]), card(1), ram=ram)
+
+
+def test_what_waits_on_the_host_is_to_fit_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of weights are more than it has, which the card has no room for, or some of them."""
+
+    def needs(recipe: Recipe) -> int:
+        return smaller((recipe.train.stream_weights is not False, 30), (recipe.optim.state_dtype == "8bit", 30))
+
+    def host(loaded: LoadedRecipe, size: int) -> Any:
+        return SimpleNamespace(fits=lambda ram: ram >= (16 if loaded.recipe.train.stream_weights else 4))
+
+    monkeypatch.setattr(module, "host_of_all", host)
+    settings = ("model.num_hidden_layers=4",)
+    assert adviser(monkeypatch, needs, 75, *settings, ram=16).advise().settings == {"train.stream_weights": True}
+    found = adviser(monkeypatch, needs, 75, *settings, ram=8).advise()
+    assert found.settings == {"optim.state_dtype": "8bit"}
+    (refused,) = [trial for trial in found.trials if "train.stream_weights" in trial.settings]
+    assert (refused.profile.fits, refused.profile.on_host) == (False, False)
+    assert adviser(monkeypatch, needs, 100, *settings, "train.stream_weights=true", ram=8).advise().settings == {}
+    assert adviser(monkeypatch, needs, 75, *settings, ram=3).advise().settings == {}
 
 
 @pytest.mark.parametrize("fitting", [32, 16, 8, 4, 2, 1])

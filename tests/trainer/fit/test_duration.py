@@ -33,12 +33,16 @@ Tiny = Callable[..., LoadedRecipe]
     ],
 )
 def test_all_blocks_from_few(tiny: Tiny, settings: tuple[str, ...]) -> None:
-    loaded = tiny("model.num_hidden_layers=5", "optim.update_proj_gap=200", *settings)
+    loaded = tiny("model.num_hidden_layers=9", "optim.update_proj_gap=200", *settings)
     here = card("rtx4090")
     few, whole = few_blocks(loaded, here, 1000), duration_on(loaded, predict(loaded, here), here, 1000)
     assert few is not None
     assert whole is not None
     assert few.seconds == pytest.approx(whole.seconds, rel=3e-3)
+    of_few, of_whole = (
+        {name: part.claims()["bus"] for name, part in each.ordinary[1].parts.items()} for each in (few, whole)
+    )
+    assert of_few == pytest.approx(of_whole, rel=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import torch
 
 from galore.kernels.device import meta_stands_for
 from galore.kernels.model import segments
-from galore.trainer.fit.rehearsal import Rehearsal, clocks
+from galore.trainer.fit.rehearsal import Rehearsal, clocks, refreshed_share
 from galore.trainer.memory.trace.simulate import SimulatedTracer, device_operations
 from galore.trainer.optim.parts.subspace.schedule import RefreshSchedule, schedules
 from galore.trainer.recipe.load import LoadedRecipe
@@ -58,7 +58,19 @@ def test_where_layers_share_a_turn_their_sum_counts() -> None:
     assert due(found, steps["refresh step"]) == [10, 30]
 
 
+@pytest.mark.parametrize(("matrices", "gap"), [(3, 8), (5, 2), (4, 2), (4, 1), (7, 3)])
+@pytest.mark.parametrize("stagger", [True, False])
+def test_a_mean_step_refreshes_as_much_as_the_schedule_says(matrices: int, gap: int, stagger: bool) -> None:
+    sizes = [10 * (number + 1) for number in range(matrices)]
+    found = optimizer(*zip(sizes, schedules([gap] * matrices, stagger=stagger), strict=True))
+    steps = dict(clocks(found))
+    least, most = (sum(due(found, steps[phase])) for phase in ("ordinary step", "refresh step"))
+    mean = least + refreshed_share(found, steps) * (most - least)
+    assert mean == pytest.approx(sum(sizes) / gap)
+
+
 def test_without_projection_there_is_no_refresh() -> None:
+    assert refreshed_share(optimizer(), dict(clocks(optimizer()))) == 0
     assert dict(clocks(optimizer())) == {"first step": 0, "ordinary step": 1}
 
 

@@ -161,6 +161,19 @@ def test_where_micro_batches_count_others_are_no_same_results() -> None:
     assert OTHER_SPLIT not in SAME_RESULTS
 
 
+def test_where_batch_means_are_averaged_evaluations_stay_as_they_are() -> None:
+    paper, scores = "eval.mode=paper", "other held-out losses: eval.mode: paper takes the mean of batch means"
+    kept = {"train.micro_batch_size": 6, "eval.micro_batch_size": 8}
+    assert steps(MICRO_BATCH, paper)[0] == kept
+    assert steps(MICRO_BATCH, paper, "eval.micro_batch_size=2")[0] == {"train.micro_batch_size": 6}
+    assert steps(EVALUATION, paper, "eval.micro_batch_size=4") == steps(scores, "eval.micro_batch_size=4") == []
+    assert steps(scores, paper) == [{"eval.micro_batch_size": size} for size in (4, 2, 1)]
+    assert scores not in SAME_RESULTS
+    larger = larger_micro_batches(load_recipe("demo", [*BATCHES, paper]).recipe)
+    assert larger
+    assert all(each["eval.micro_batch_size"] == 8 for each in larger)
+
+
 def test_offloading_is_for_what_is_recomputed() -> None:
     assert steps(OFFLOADING) == []
     assert steps(OFFLOADING, "train.gradient_checkpointing=2") == [{"train.offload_activations": True}]

@@ -10,7 +10,7 @@ import pytest
 
 from galore.trainer.recipe.load import load_recipe
 from galore.trainer.sweep.options import Trial
-from galore.trainer.sweep.outcome import outcome
+from galore.trainer.sweep.outcome import differing, outcome
 
 
 @pytest.fixture
@@ -52,3 +52,9 @@ def test_a_column_that_no_row_has_is_nothing(trial: Trial, tmp_path: Path) -> No
 def test_a_run_that_was_stopped_early_says_so(trial: Trial, tmp_path: Path) -> None:
     _write(tmp_path, trial, _step(1), stopped_early=1)
     assert outcome(trial, tmp_path).stopped_early == 1
+
+
+def test_what_only_one_recipe_counts_is_told_by_the_setting_that_makes_it_count() -> None:
+    paper, token = (load_recipe("demo", [f"eval.mode={mode}"]).recipe for mode in ("paper", "token"))
+    assert differing(paper, token, lambda key: False) == ["eval.mode is paper, not token"]
+    assert differing(token, paper, lambda key: False) == ["eval.mode is token, not paper"]

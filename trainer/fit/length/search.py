@@ -35,6 +35,7 @@ IDLE = 0.015  # of what further blocks take lies idle beside it
 class Longest:
     """What was found. `length` is 0 where not even the shortest fits; `settings` are those that `length` takes.
 
+    `host`: of `length`, or of the shortest where the host has no room for it.
     `total`, `limit`: bytes on the card. `too_long`: the shortest that was tried and does not fit card or host.
     `positions`: those of a model by name. `traced`: blocks of the traces, None where they have all.
     """
@@ -163,7 +164,7 @@ class Search:
             self.settings(length) if length else {},
             round(self.total(length or STEP)),
             self.card.usable_low,
-            host_profile(self.changed(length), "cuda") if length else None,
+            host_profile(self.changed(length or STEP), "cuda") if length or bound == "host" else None,
             self.duration(length) if length else None,
             self.positions,
             self.traced,

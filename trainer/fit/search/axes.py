@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from itertools import product
 from typing import NamedTuple
 
-from galore.trainer.fit.remedies import Settings, can_stream, can_tile
+from galore.trainer.fit.remedies import Settings, can_stream, can_tile, split
 from galore.trainer.recipe.schema.recipe import Recipe
-from galore.trainer.recipe.schema.resume import micro_batch_counts
+from galore.trainer.recipe.schema.resume import MICRO_BATCH, micro_batch_counts
 
 CLOSEST = 1.4  # times the micro-batch before: nearer ones are left out, but for the recipe's own
 MOST_ROWS = 4096  # of a micro-batch that are tried
@@ -27,7 +27,7 @@ def micro_batches(recipe: Recipe) -> list[int]:
 
 
 def _micro_batch(recipe: Recipe, kind: str) -> Iterator[Settings]:
-    yield from ({"train.micro_batch_size": size} for size in micro_batches(recipe))
+    yield from (split(recipe, size) for size in micro_batches(recipe))
 
 
 def _offloading(recipe: Recipe, kind: str) -> Iterator[Settings]:
@@ -63,7 +63,7 @@ class Axis(NamedTuple):
     on_host: bool
 
 
-MICRO_BATCH = Axis(_micro_batch, on_host=False)
+ROWS = Axis(_micro_batch, on_host=False)
 # beside the micro-batch and the number of recomputed blocks
 AXES: dict[str, Axis] = {
     "inputs of recomputed blocks on the host": Axis(_offloading, on_host=True),
@@ -91,8 +91,8 @@ def combinations(recipe: Recipe, kind: str) -> list[list[Combination]]:
         kind: of the device, "cuda" or "cpu".
     """
     found = []
-    for row in MICRO_BATCH.steps(recipe, kind):
-        train = recipe.train.model_copy(update={key.partition(".")[2]: value for key, value in row.items()})
+    for row in ROWS.steps(recipe, kind):
+        train = recipe.train.model_copy(update={"micro_batch_size": row[MICRO_BATCH]})
         other = recipe.model_copy(update={"train": train})
         axes = [(axis, steps) for axis in AXES.values() if (steps := list(axis.steps(other, kind)))]
         choices = []

@@ -131,6 +131,7 @@ class Search:
         self.wholes: dict[str, Whole | None] = {}
         self.more = 0  # bytes of a whole trace above what few blocks ask for
         self.ended: int | None = None
+        self.refused_by_host = False  # something that the device should hold
 
     def run(self) -> Fastest:
         """The fastest that fits, the next one of another kind, and what the recipe is as it stands.
@@ -152,8 +153,7 @@ class Search:
         families = list(self.families.values())
         best = self._fastest(families)
         if best is None:
-            what = f"nothing tried makes {self.loaded.name} fit {self.place.name}"
-            raise UserError(what, where="--fastest", fix="ask --advise what else could be changed")
+            raise self._nothing_fits()
         second = self._fastest([each for each in families if each is not best[0]])
         return Fastest(
             self.place.name,
@@ -166,6 +166,15 @@ class Search:
             sum(each.traces for each in families),
             len(self.wholes),
             self.ended,
+        )
+
+    def _nothing_fits(self) -> UserError:
+        what = f"nothing tried makes {self.loaded.name} fit {self.place.name}"
+        if not self.refused_by_host:
+            return UserError(what, where="--fastest", fix="ask --advise what else could be changed")
+        what = f"{what} in a machine with {self.place.ram:g} GiB of memory"
+        return UserError(
+            what, where="--ram", fix="name a machine with more, or ask --advise what else could be changed"
         )
 
     def _try_all(self, shipped: Whole) -> None:
@@ -235,7 +244,9 @@ class Search:
         if key not in self._leasts:
             least = family.least(self.place.limit - self.more - family.more)
             other = None if least is None else changed(self.loaded, family.with_blocks(least))
-            self._leasts[key] = least if other is not None and self.place.host(other)[0] else None
+            held = other is not None and self.place.host(other)[0]
+            self.refused_by_host |= other is not None and not held
+            self._leasts[key] = least if held else None
         return self._leasts[key]
 
     def _fastest(self, families: Sequence[Family]) -> tuple[Family, Choice] | None:

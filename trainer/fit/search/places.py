@@ -23,7 +23,7 @@ from galore.trainer.time.replay import Replayed
 
 @dataclass(frozen=True)
 class Whole:
-    """A recipe as all of it was traced: bytes in total, whether they surely fit, and how long a step takes."""
+    """A recipe as all of it was traced: bytes in total, whether device and machine surely hold it, a step's time."""
 
     total: int
     fits: bool
@@ -31,12 +31,16 @@ class Whole:
 
 
 class Place(Protocol):
-    """A device of a `kind`, "cuda" or "cpu", with `limit` bytes; `note` says if nobody chose it."""
+    """A device of a `kind`, "cuda" or "cpu", with `limit` bytes; `note` says if nobody chose it.
+
+    `ram`: GiB of the machine around it, where that is known and is not the device itself.
+    """
 
     name: str
     note: str
     kind: str
     limit: int
+    ram: float | None
 
     def trace(self, loaded: LoadedRecipe) -> Trace:
         """The recipe's steps."""
@@ -77,7 +81,8 @@ class OnCard:
 
     def whole(self, loaded: LoadedRecipe) -> Whole:
         profile = profile_on(loaded, self.card)
-        return Whole(profile.total.high, profile.fits is True, self.estimate(loaded, profile.trace))
+        fits = profile.fits is True and self.host(loaded)[0]
+        return Whole(profile.total.high, fits, self.estimate(loaded, profile.trace))
 
     def host(self, loaded: LoadedRecipe) -> tuple[bool, int]:
         profile = host_profile(loaded, self.kind)
@@ -90,6 +95,7 @@ class Here:
     kind = "cpu"
     name = "this CPU"
     note = ""
+    ram: float | None = None
 
     def __init__(self, ram: float | None) -> None:
         self.limit = round((psutil.virtual_memory().total if ram is None else ram * GIB) - SYSTEM)

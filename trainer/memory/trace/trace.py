@@ -77,7 +77,7 @@ class Trace:
         events: i + 1 where allocation i is born, -(i + 1) where it dies.
         marks: (index of an event, what begins).
         operations: what was done, each once.
-        refreshes: how much of the traced refresh a step has in the mean of many.
+        refreshes: how much of what the traced refresh has above the ordinary step a step has in the mean of many.
     """
 
     allocations: list[Allocation] = field(default_factory=list)

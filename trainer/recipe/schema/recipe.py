@@ -44,6 +44,16 @@ class Recipe(Section):
         """Whether the tokenizer is trained on the corpus, as neither a tokenizer nor a model is named."""
         return self.data.tokenizer is None and self.model.name_or_path is None
 
+    @property
+    def scored_together(self) -> int:
+        """Rows of one forward pass of an evaluation."""
+        return self.eval.micro_batch_size or self.train.micro_batch_size
+
+    @property
+    def scored_together_counts(self) -> bool:
+        """Whether these rows are part of what a held-out loss is: a mean of batch means is one of these batches."""
+        return self.eval.mode == "paper" and self.data.task is None
+
     def streams(self, part: DataSection) -> bool:
         """Whether `part` of the data is read while the run goes on, instead of whole before it."""
         return part.source == "hub" and (self.train.max_steps is not None if part.streaming is None else part.streaming)

@@ -38,6 +38,7 @@ MOVABLE = (
 """Keys that may name files. One that lies elsewhere, and no longer where it was, is the same: its project was moved."""
 
 MICRO_BATCH = "train.micro_batch_size"
+SCORED_TOGETHER = "eval.micro_batch_size"
 
 BEFORE: dict[str, Any] = {"data.isolate_documents": False, "data.streaming": None, "model.router_aux_loss": 0.0}
 """Keys of which null may mean something else than what was done before they existed, and what that was.
@@ -47,7 +48,7 @@ A run that goes on takes null as what it did so far.
 
 
 def micro_batch_counts(recipe: Recipe, router: bool = False) -> bool:
-    """Whether the split into micro-batches is part of what is computed, where it is execution elsewhere.
+    """Whether the split into micro-batches is part of what is trained, where it is execution elsewhere.
 
     Args:
         router: whether the model's configuration asks for a router's loss, which is one of each micro-batch.
@@ -81,7 +82,10 @@ def changed_mathematics(old: Recipe, new: Recipe, router: bool = False) -> list[
     found = [line for name in Recipe.model_fields for line in _changes(name, getattr(old, name), getattr(new, name))]
     sizes = old.train.micro_batch_size, new.train.micro_batch_size
     counts = sizes[0] != sizes[1] and (micro_batch_counts(old, router) or micro_batch_counts(new, router))
-    return [*found, f"{MICRO_BATCH}: {sizes[0]} → {sizes[1]}"] if counts else found
+    found += [f"{MICRO_BATCH}: {sizes[0]} → {sizes[1]}"] if counts else []
+    sizes = old.scored_together, new.scored_together
+    counts = sizes[0] != sizes[1] and old.scored_together_counts and new.scored_together_counts
+    return [*found, f"{SCORED_TOGETHER}: {sizes[0]} → {sizes[1]}"] if counts else found
 
 
 def mathematics(recipe: Recipe, router: bool = False) -> dict[str, Any]:
@@ -91,6 +95,7 @@ def mathematics(recipe: Recipe, router: bool = False) -> dict[str, Any]:
         router: see `micro_batch_counts`.
     """
     counting = {MICRO_BATCH: recipe.train.micro_batch_size} if micro_batch_counts(recipe, router) else {}
+    counting |= {SCORED_TOGETHER: recipe.scored_together} if recipe.scored_together_counts else {}
     return counting | {
         f"{name}.{key}": value
         for name, section in _in_full(recipe).model_dump(mode="json").items()

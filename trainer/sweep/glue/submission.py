@@ -17,7 +17,6 @@ from galore.trainer.common.durable import make_directory, replace_file
 from galore.trainer.common.errors import RunFailed, UserError, described
 from galore.trainer.data.glue.prepare import check_splits, encode, read_rows
 from galore.trainer.data.glue.score import predict
-from galore.trainer.evaluate import scored_together
 from galore.trainer.machine.device import choose_device
 from galore.trainer.models.classifier import align_labels
 from galore.trainer.sweep.glue.grid import task_of
@@ -146,7 +145,7 @@ def _predicted(standing: Scored, run: Outcome, root: Path, tell: Callable[[str],
     for split in standing.task.test_splits:
         rows = read_rows(recipe, split, run.trial.loaded.base_dir)
         examples = encode(rows, len(rows), stored.tokenizer, recipe.data.max_length)
-        answers = predict(stored.model, examples, scored_together(recipe), labelled=False).predictions
+        answers = predict(stored.model, examples, recipe.scored_together, labelled=False).predictions
         path = write_submission(folder, standing.task, split, answers, rows.indices)
         tell(incomplete(standing.task, split, len(rows)) or f"wrote {path}")
         yield path

@@ -8,7 +8,6 @@ from typing import Any
 from galore.trainer.checkpoint.checkpoint import Skipped
 from galore.trainer.common.errors import UserError
 from galore.trainer.data.rows.textdata import TextData
-from galore.trainer.evaluate import scored_together
 from galore.trainer.models.capacity import positions_of
 from galore.trainer.recipe.load import LoadedRecipe
 from galore.trainer.trained.evaluation import held_out, set_positions
@@ -58,7 +57,7 @@ def evaluate_long(
     if not isinstance(data, TextData):
         raise UserError("is for text to continue", where="--by-position", fix="leave it out")
     tokens = asked.max_tokens or recipe.eval.max_tokens
-    batches = data.validation_batches(scored_together(recipe), tokens)
+    batches = data.validation_batches(recipe.scored_together, tokens)
     ranges = loss_by_position(stored.model, batches)
     return LongScores(stored.origin, stored.step, stored.skipped, data.notes, [], ranges)
 

@@ -75,6 +75,10 @@ def test_the_host_may_be_the_bound(tiny: Tiny) -> None:
     assert found.bound == "host"
     assert 8192 <= found.length < 16_384  # pinned memory takes powers of two
     assert found.too_long == found.length + 1024
+    none = search.longest(3.0)
+    assert (none.length, none.too_long, none.bound) == (0, 1024, "host")
+    assert none.host is not None
+    assert not none.host.fits(3.0)
 
 
 def test_tokens_of_a_step_stay_and_positions_of_a_model_by_name_are_known() -> None:
@@ -89,7 +93,7 @@ def test_tokens_of_a_step_stay_and_positions_of_a_model_by_name_are_known() -> N
 
 
 def test_streamed_blocks_are_traced_beside_those_on_the_device(tiny: Tiny) -> None:
-    assert Search(tiny(FOUR, "train.stream_weights=true"), card("rtx4090")).traced == (3, 4)
+    assert Search(tiny(FOUR, "train.stream_weights=true"), card("rtx4090")).traced == (4, 5)
     assert Search(tiny("model.num_hidden_layers=3"), card("rtx4090")).traced is None
 
 

@@ -12,7 +12,8 @@ from galore.trainer.fit.predict import AGAIN
 from galore.trainer.fit.search.axes import combinations, micro_batches
 from galore.trainer.fit.search.family import Family, peaks
 from galore.trainer.fit.search.fastest import MOST_WHOLE, Fastest, Search, ratio
-from galore.trainer.fit.search.places import Whole
+from galore.trainer.fit.search.places import OnCard, Whole
+from galore.trainer.machine.cards import card
 from galore.trainer.memory.trace.trace import Allocation, Trace
 from galore.trainer.recipe.change import changed
 from galore.trainer.recipe.load import LoadedRecipe
@@ -56,6 +57,7 @@ class MadeUp:
     hidden: int = 0
     host: Callable[[LoadedRecipe], tuple[bool, int]] = lambda loaded: (True, 10**6)
     name: str = "a device"
+    ram: float = 16
     traced: list[Recipe] = field(default_factory=list)
     wholes: list[Recipe] = field(default_factory=list)
 
@@ -153,8 +155,17 @@ def test_the_machine_is_asked_too(tiny: Tiny) -> None:
     """A card that holds nothing unless weights wait on the host, which has no room for them."""
     assert searched(tiny, MadeUp(45)).best.settings["train.stream_weights"] is True
     place = MadeUp(45, host=lambda loaded: (not loaded.recipe.train.stream_weights, 10**6))
-    with pytest.raises(UserError, match="nothing tried makes demo fit a device"):
+    with pytest.raises(UserError, match="nothing tried makes demo fit a device in a machine with 16 GiB") as refused:
         searched(tiny, place)
+    assert refused.value.where == "--ram"
+    with pytest.raises(UserError, match="nothing tried makes demo fit a device\n") as refused:
+        searched(tiny, MadeUp(5, host=lambda loaded: (False, 10**6)))
+    assert refused.value.where == "--fastest", "the device holds none of it, whatever the machine"
+
+
+def test_a_whole_recipe_fits_where_card_and_machine_hold_it(tiny: Tiny) -> None:
+    loaded = tiny("train.device=auto")
+    assert [OnCard(card("rtx4090"), ram).whole(loaded).fits for ram in (None, 16, 4)] == [True, True, False]
 
 
 def test_the_recipe_may_be_the_fastest(tiny: Tiny) -> None:
@@ -189,6 +200,15 @@ def test_a_micro_batch_that_decides_results_stays(tiny: Tiny) -> None:
         1, 2, 3, 5, 10, 15, 30, 60,
     ]  # fmt: skip
     assert micro_batches(tiny(*SETTINGS, "optim.refresh=first-micro-batch").recipe) == [1]
+
+
+def test_held_out_losses_stay_as_they_are(tiny: Tiny) -> None:
+    """Those of the paper are of their batches."""
+    found = combinations(tiny(*SETTINGS, "eval.mode=paper").recipe, "cpu")
+    assert [plain.settings["eval.micro_batch_size"] for plain, *_ in found] == [None, 1, 1]
+    assert all(
+        "eval.micro_batch_size" not in plain.settings for plain, *_ in combinations(tiny(*SETTINGS).recipe, "cpu")
+    )
 
 
 def test_on_the_cpu_nothing_waits_elsewhere(tiny: Tiny) -> None:

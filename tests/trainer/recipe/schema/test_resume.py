@@ -163,6 +163,31 @@ def test_micro_batches_are_execution_elsewhere(override: str) -> None:
     assert changed_mathematics(old, new) == other_mathematics(mathematics(old), new) == []
 
 
+PAPER = "eval.mode=paper"
+
+
+def test_what_is_scored_together_counts_where_batch_means_are_averaged() -> None:
+    old, new = (recipe(PAPER, f"train.micro_batch_size={size}") for size in (4, 2))
+    told = ["eval.micro_batch_size: 4 → 2"]
+    assert changed_mathematics(old, new) == other_mathematics(mathematics(old), new) == told
+    kept = recipe(PAPER, "train.micro_batch_size=2", "eval.micro_batch_size=4")
+    assert changed_mathematics(old, kept) == other_mathematics(mathematics(old), kept) == []
+    assert not micro_batch_counts(old), "it is the same training"
+    other = recipe(PAPER, "train.micro_batch_size=4", "eval.micro_batch_size=2")
+    assert changed_mathematics(old, other) == other_mathematics(mathematics(old), other) == told
+
+
+def test_what_is_scored_together_is_execution_elsewhere() -> None:
+    for name, overrides in (("demo", ()), ("roberta-glue", (PAPER, "data.task=sst2"))):
+        old, new = (load_recipe(name, [*overrides, f"eval.micro_batch_size={size}"]).recipe for size in (4, 2))
+        assert changed_mathematics(old, new) == other_mathematics(mathematics(old), new) == []
+
+
+def test_a_run_that_does_not_know_what_it_scored_together_goes_on() -> None:
+    known = {key: value for key, value in mathematics(recipe(PAPER)).items() if key != "eval.micro_batch_size"}
+    assert other_mathematics(known, recipe(PAPER, "eval.micro_batch_size=1")) == []
+
+
 def test_a_router_by_configuration_counts_as_one_by_the_recipe() -> None:
     old, new = (recipe(f"train.micro_batch_size={size}") for size in (4, 2))
     assert other_mathematics(mathematics(old, router=True), new) == ["train.micro_batch_size: 4 → 2"]
