@@ -81,8 +81,8 @@ def not_inherited(recipe: Recipe, chosen: Mapping[str, Any], given: Collection[s
 
 
 def beside_adapters(recipe: Recipe, chosen: Mapping[str, Any], given: Collection[str] = ()) -> dict[str, Any]:
-    """{"section.key": value} of what trains beside adapters on drawn matrices: embeddings, head and last norm, as in the
-    shipped -lora recipes. Where they have been trained before, adapters are enough.
+    """{"section.key": value} of what trains beside adapters on drawn matrices: embeddings, head and last norm, as the
+    shipped -lora recipes have it. Where they have been trained before, adapters are enough.
 
     Args:
         chosen, given: see `not_inherited`.

@@ -116,7 +116,7 @@ def _in_full(recipe: Recipe) -> Recipe:
 
 
 def _streaming(recipe: Recipe) -> bool | None:
-    """What `data.streaming` comes to for a data set of the hub that has none of its own; None where there is no such."""
+    """What `data.streaming` comes to for a data set of the hub without one of its own; None where there is no such."""
     own = [each.streaming for each in recipe.data.sources or []] or [None]
     left = (part for part, said in zip(recipe.data.parts, own, strict=True) if part.source == "hub" and said is None)
     return next(map(recipe.streams, left), None)
