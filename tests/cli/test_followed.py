@@ -193,7 +193,7 @@ CASES = {
     "generate: chat": Case("generate model --prompt the --max-new-tokens 2 --chat", "continue the text without",
                            "--chat>"),
     "card": Case("profile-memory demo --gpu nope", '"(24GB)"', "nope>{1}"),
-    "epochs": Case(TRAIN + " data.source=hub data.path=hub train.max_steps=null train.num_train_epochs=1",
+    "epochs": Case(TRAIN + " data.source=hub data.path=hub data.streaming=true train.max_steps=null train.num_train_epochs=1",
                    "set train.max_steps", "train.max_steps=1 train.num_train_epochs=1>"),
     "stream: validation": Case(TRAIN + " data.source=hub data.path=hub data.validation_path=text",
                                "set data.validation_split or",

@@ -28,7 +28,8 @@ def recipe(galore: Any) -> str:
 def test_prepare_says_what_the_data_come_to(galore: Any, recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     first, again = galore("prepare", recipe), galore("prepare", recipe)
-    assert max(map(len, first.stdout.splitlines())) <= 80
+    lines = [line for line in first.stdout.splitlines() if "/" not in line]  # a path stays whole
+    assert max(map(len, lines)) <= 80
     words = " ".join(first.stdout.split())
     for part in ("59 examples in", "steps of 4", "of 59 examples", "exceed data.max_length 40", "made now", "longest"):
         assert part in words
