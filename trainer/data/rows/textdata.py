@@ -58,8 +58,8 @@ def batch_of(rows: Rows, numbers: Ids, vocab_size: int, modalities: Modalities |
 def _fed(labels: Ids) -> int:
     """How many columns of labels (b, s) are worth feeding: nothing behind the last target is seen by one before it."""
     targets = np.flatnonzero((labels != IGNORED).any(0))
-    last = int(targets[-1]) + 1 if len(targets) else 1
-    return min(labels.shape[1], -(-last // MULTIPLE) * MULTIPLE)
+    last, columns = int(targets[-1]) + 1 if len(targets) else 1, int(labels.shape[1])
+    return min(columns, -(-last // MULTIPLE) * MULTIPLE)
 
 
 def evaluation_rows(total: int, max_length: int, max_tokens: int | None) -> Ids:
