@@ -248,7 +248,7 @@ def _ours(model: Path, data: Path) -> float:
         run = build(_timed_cell(model, data).loaded, directory, Silent())
         run = replace(run, data=replace(run.data, held_out={}))
         save_model_files(run.model, run.data.tokenizer, directory)
-        meter = Meter.of(run.model, run.device, next(run.model.parameters()).dtype, run.recipe.data.max_length)
+        meter = Meter.of(run.model, run.device, next(run.model.parameters()).dtype)
         recorder = Recorder(Metrics.open(directory.metrics, None), Silent(), meter, run.device, 0)
         began = time.perf_counter()
         with StopOnSignal(lambda text: None) as stop:

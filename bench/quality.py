@@ -142,7 +142,7 @@ def run(data: Path, method: str, lr: float, scale: float, steps: int, seed: int)
         recorder = Recorder(
             Metrics.open(parts.directory.metrics, None),
             Silent(),
-            Meter.of(parts.model, parts.device, torch.bfloat16, parts.recipe.data.max_length),
+            Meter.of(parts.model, parts.device, torch.bfloat16),
             parts.device,
             0,
         )

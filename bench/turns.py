@@ -194,7 +194,7 @@ def ours(task: Task) -> None:
         for beside in (directory.model, directory.tokenizer):  # what the last checkpoint is a model folder with
             beside.mkdir()
         run = Run(recipe, directory, Console(), Data(), model, optimizer, device, task.steps, 0, lines, None)  # type: ignore[arg-type]
-        meter = Meter.of(model, device, torch.bfloat16, recipe.data.max_length)
+        meter = Meter.of(model, device, torch.bfloat16)
         recorder = Recorder(Metrics.open(directory.metrics, None), Console(), meter, device, 0)
         train(run, recorder, StopOnSignal())
 

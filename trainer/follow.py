@@ -10,7 +10,6 @@ from galore.trainer.build import Run, build
 from galore.trainer.common.errors import RunFailed, UserError
 from galore.trainer.data.batch import silent
 from galore.trainer.loop import train
-from galore.trainer.machine.hardware import Peak
 from galore.trainer.machine.signals import StopOnSignal
 from galore.trainer.parallel.group import Group, RankLost, ToldElsewhere, require_same_weights
 from galore.trainer.recipe.load import LoadedRecipe
@@ -67,8 +66,8 @@ def follow(loaded: LoadedRecipe, group: Group) -> None:
             what = f"rank {group.rank} goes on after step {run.first_step}, rank 0 after {told['step']}"
             raise RunFailed(what, where=told["root"], fix="keep runs on a file system that all machines share")
         require_same_weights(run.model, group)
-        meter = Meter(None, Peak(None, "unknown", str(run.device)))
-        recorder = Recorder(Metrics.unwritten(told["evaluations"]), SILENT, meter, run.device, 0)
+        metrics, meter = Metrics.unwritten(told["evaluations"]), Meter.unknown(run.device)
+        recorder = Recorder(metrics, SILENT, meter, run.device, 0)
         if run.checkpoint is not None:
             recorder.go_on_from(run.checkpoint.state)
         with StopOnSignal(SILENT.notice) as stop:

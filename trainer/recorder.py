@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -33,21 +34,27 @@ SHORT = {torch.bfloat16: "bf16", torch.float32: "fp32"}
 
 @dataclass
 class Meter:
-    """Throughput against the device's peak; `flops` per token is None where the model cannot be counted."""
+    """Throughput against the device's peak. `flops`: of a token in rows so long, None where they cannot be counted."""
 
-    flops: int | None
+    flops: Callable[[int], int | None]
     peak: Peak
 
     @classmethod
-    def of(cls, model: Any, device: torch.device, dtype: torch.dtype, seq_len: int, devices: int = 1) -> Meter:
+    def of(cls, model: Any, device: torch.device, dtype: torch.dtype, devices: int = 1) -> Meter:
         peak = device_peak(str(device), dtype)
         if peak.flops_per_second is not None:
             of = SHORT.get(dtype, "") if multiplies_in_eight_bits(model) else ""
             peak = replace(peak, flops_per_second=devices * peak.flops_per_second, of=of)
-        return cls(flops_per_token(model, seq_len), peak)
+        return cls(functools.cache(partial(flops_per_token, model)), peak)
 
-    def mfu(self, tokens_per_second: float) -> float | None:
-        return model_flops_utilization(self.flops, tokens_per_second, self.peak)
+    @classmethod
+    def unknown(cls, device: torch.device) -> Meter:
+        """One that tells nothing."""
+        return cls(lambda length: None, Peak(None, "unknown", str(device)))
+
+    def mfu(self, batch: Batch, seconds: float) -> float | None:
+        """Share of the peak that a step reached in `seconds`; rows count by their mean length."""
+        return model_flops_utilization(self.flops(round(batch.tokens / len(batch))), batch.tokens / seconds, self.peak)
 
 
 class Recorder:
@@ -115,7 +122,7 @@ class Recorder:
             "targets": result.targets,
             "tokens_per_second": tokens / seconds,
             "step_seconds": seconds,
-            "mfu_fraction": self.meter.mfu(tokens / seconds),
+            "mfu_fraction": self.meter.mfu(batch, seconds),
             "memory_current_bytes": memory.current,
             "memory_peak_bytes": memory.peak,
             "memory_by_category_bytes": at_peak(categories, memory.peak, self.baseline),

@@ -190,7 +190,7 @@ def _recorder(
 ) -> Recorder:
     dtype = next(run.model.parameters()).dtype
     ranks = 1 if run.group is None else run.group.size
-    meter = Meter.of(run.model, run.device, dtype, run.data.mean_length, ranks)
+    meter = Meter.of(run.model, run.device, dtype, ranks)
     resume_step = None if run.directory.fresh else run.first_step
     rows = run.data.num_sequences
     epoch = rows / run.recipe.train.global_batch_size if rows is not None else None

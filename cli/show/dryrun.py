@@ -84,7 +84,8 @@ def _refuse_absent(loaded: LoadedRecipe) -> None:
 
 def plan_lines(plan: Plan) -> Iterator[tuple[str, str]]:
     """(what, how much) of a run as a whole."""
-    per_step, tokens = f"{plan.tokens_per_step:,} tokens", plan.tokens
+    most = "at most " * plan.cut
+    per_step, tokens = f"{most}{plan.tokens_per_step:,} tokens", plan.tokens
     if tokens is None:
         passes = f"{plan.epochs:g} epoch{'' if plan.epochs == 1 else 's'}"
         yield "run", f"{passes}, {per_step} a step; tokens and steps are not known here: `galore prepare` counts them"

@@ -36,7 +36,7 @@ def test_the_peak_that_products_in_eight_bits_may_pass_says_whose_it_is(
     model = nn.Linear(4, 4)
     if eight:
         vars(model)[ATTRIBUTE] = object()
-    meter = Meter.of(model, CPU, torch.bfloat16, 8, devices=2)
+    meter = Meter.of(model, CPU, torch.bfloat16, devices=2)
     assert (meter.peak.flops_per_second, meter.peak.of) == (2e12, "bf16" if eight else "")
     assert _peak(meter.peak) == f"2.00 TFLOP/s{' of bf16' if eight else ''}, table"
     assert _share_of(meter.peak) == ("; MFU is the share of the bf16 peak, which they may pass" if eight else "")
@@ -46,7 +46,7 @@ def test_gradients_are_counted_although_the_update_takes_them_and_no_column_is_m
     model = nn.Linear(4, 4)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     metrics = Metrics.open(tmp_path / "metrics.jsonl", None)
-    recorder = Recorder(metrics, Quiet(), Meter(None, Peak(None, "unknown", "")), CPU, 0)
+    recorder = Recorder(metrics, Quiet(), Meter.unknown(CPU), CPU, 0)
     with recorder.watching(model, optimizer):
         model(torch.ones(1, 4)).sum().backward()
         optimizer.step()
@@ -80,7 +80,7 @@ def test_a_row_tells_the_energy_since_the_one_before_and_an_evaluation_is_no_ste
     model = nn.Linear(4, 4)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     metrics = Metrics.open(tmp_path / "metrics.jsonl", None)
-    recorder = Recorder(metrics, Quiet(), Meter(None, Peak(None, "unknown", "")), CPU, 0, power=power)
+    recorder = Recorder(metrics, Quiet(), Meter.unknown(CPU), CPU, 0, power=power)
     with recorder.watching(model, optimizer):
         for step in (1, 2, 3):
             power._sample()
@@ -96,6 +96,13 @@ def test_a_row_tells_the_energy_since_the_one_before_and_an_evaluation_is_no_ste
 
 def test_an_event_tells_no_secret(tmp_path: Path) -> None:
     metrics = Metrics.open(tmp_path / "metrics.jsonl", None)
-    Recorder(metrics, Quiet(), Meter(None, Peak(None, "unknown", "")), CPU, 0).event(1, "lost: https://me:pw@host/x")
+    Recorder(metrics, Quiet(), Meter.unknown(CPU), CPU, 0).event(1, "lost: https://me:pw@host/x")
     metrics.close()
     assert [row["message"] for row in read_rows(tmp_path / "metrics.jsonl")] == ["lost: https://***@host/x"]
+
+
+def test_mfu_is_of_rows_as_long_as_they_are() -> None:
+    meter = Meter(lambda length: 10 * length, Peak(1e3, "table", "a card"))
+    ids = torch.zeros(3, 8, dtype=torch.int64)
+    assert meter.mfu(TokenBatch(ids, ids, (0, 1, 2)), 2.0) == pytest.approx(80 * 12 / 1e3)
+    assert Meter.unknown(CPU).mfu(TokenBatch(ids, ids, (0, 1, 2)), 2.0) is None

@@ -197,10 +197,6 @@ class Data(Protocol):
         """Training rows per epoch; None for a stream."""
 
     @property
-    def mean_length(self) -> int:
-        """Tokens of a training row; where rows have no fixed length, on average and without padding."""
-
-    @property
     def has_validation(self) -> bool:
         """Whether anything is held out."""
 

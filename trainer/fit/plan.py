@@ -28,7 +28,7 @@ class Plan:
     """A run in numbers; None is what cannot be known without its data, or of that card.
 
     Attributes:
-        tokens_per_step: padding included; of a task at most.
+        tokens_per_step: padding included; of a task, and where rows are `cut` to the longest of their step, at most.
         flops_per_token: forward, backward and what is recomputed; the optimizer's own products left out.
         checkpoints: on the disk at a time: those that are kept, and the one being written.
         save_steps: from one to the next; None where the end alone is saved.
@@ -42,6 +42,7 @@ class Plan:
     steps: int | None
     epochs: float | None
     tokens_per_step: int
+    cut: bool
     flops_per_token: int | None
     checkpoint_bytes: int
     checkpoints: int
@@ -116,6 +117,7 @@ def plan(recipe: Recipe, costs: Costs, card: str, step: Estimate | None = None, 
         steps=train.max_steps,
         epochs=train.num_train_epochs if train.max_steps is None else None,
         tokens_per_step=train.global_batch_size * recipe.data.max_length,
+        cut=recipe.data.packing == "paper" and recipe.data.task is None,
         flops_per_token=costs.flops_per_token,
         checkpoint_bytes=costs.checkpoint_bytes,
         checkpoints=_checkpoints(train),

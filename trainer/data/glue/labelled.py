@@ -36,10 +36,6 @@ class LabelledData:
         return len(self.train)
 
     @property
-    def mean_length(self) -> int:
-        return round(len(self.train.tokens) / len(self.train))
-
-    @property
     def has_validation(self) -> bool:
         return bool(self.held_out)
 

@@ -98,10 +98,6 @@ class TextData(ABC):
         return self.facts
 
     @property
-    def mean_length(self) -> int:
-        return self.max_length
-
-    @property
     def has_validation(self) -> bool:
         return len(self.validation) > 0
 

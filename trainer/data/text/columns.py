@@ -126,14 +126,24 @@ def _decoded(value: Any, kind: Any) -> Any:
     if value is None or not _holds_json(kind):
         return value
     if _is_json(kind):
-        return json.loads(value)
+        return _parsed(value)
     if isinstance(value, dict):
         return {name: _decoded(each, kind.field(name).type) for name, each in value.items()}
     return [_decoded(each, kind.value_type) for each in value]
 
 
+def _parsed(text: str) -> Any:
+    """Raises BadRow."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BadRow("invalid_json", str(error)) from None
+
+
 @functools.cache
 def _holds_json(kind: Any) -> bool:
+    if hasattr(kind, "key_type"):  # a map, whose entries are read as they are
+        return False
     return _is_json(kind) or any(_holds_json(kind.field(index).type) for index in range(kind.num_fields))
 
 
@@ -168,8 +178,7 @@ def _of_bytes(raw: bytes | None, field: str) -> str | BadRow:
 
 
 def _of_json(text: str | None, field: str) -> str | BadRow:
-    value = None if text is None else json.loads(text)
-    return attempt(lambda: text_of_object({field: value}, field))
+    return attempt(lambda: text_of_object({field: None if text is None else _parsed(text)}, field))
 
 
 def _column_fault(arrow: Any, schema: Any, field: str) -> BadRow | None:

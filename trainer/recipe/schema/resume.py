@@ -73,7 +73,7 @@ def as_before(recipe: Recipe, known: Collection[str]) -> Recipe:
 def taken_over(trained: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
     """{`section.key`: value} of a run with the mathematics `trained`, for the keys of `BEFORE` that are null here."""
     left = {path for path in BEFORE if getattr(getattr(recipe, path.split(".")[0]), path.split(".")[1]) is None}
-    return {path: value for path, value in (BEFORE | dict(trained)).items() if path in left}
+    return {path: value for path, value in (_before(recipe) | dict(trained)).items() if path in left}
 
 
 def changed_mathematics(old: Recipe, new: Recipe, router: bool = False) -> list[str]:
@@ -115,6 +115,11 @@ def _in_full(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"optim": optim, "data": recipe.data.model_copy(update=meant)})
 
 
+def _before(recipe: Recipe) -> dict[str, Any]:
+    """`BEFORE`, where data of the hub were always streamed."""
+    return BEFORE | {"data.streaming": None if _streaming(recipe) is None else True}
+
+
 def _streaming(recipe: Recipe) -> bool | None:
     """What `data.streaming` comes to for a data set of the hub without one of its own; None where there is no such."""
     own = [each.streaming for each in recipe.data.sources or []] or [None]
@@ -127,7 +132,7 @@ def other_mathematics(trained: Mapping[str, Any], recipe: Recipe) -> list[str]:
 
     A key that only one of them has is of another version of galore, where it had its default, or the value of `BEFORE`.
     """
-    here, trained = mathematics(recipe, MICRO_BATCH in trained), BEFORE | dict(trained) if trained else {}
+    here, trained = mathematics(recipe, MICRO_BATCH in trained), _before(recipe) | dict(trained) if trained else {}
     return [
         f"{key}: {_written(trained[key])} → {_written(here[key])}"
         for key in here

@@ -137,3 +137,25 @@ def test_rows_of_many_shapes_are_read_whole_as_they_are_streamed(folder: Path) -
         assert {kind: each["rows"] for kind, each in bad[0].summary.items()} == {
             kind: each["rows"] for kind, each in bad[1].summary.items()
         }
+
+
+def test_json_in_a_column_that_is_none_is_a_bad_row(tmp_path: Path) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    if not hasattr(arrow, "json_"):
+        pytest.skip("this pyarrow has no type for JSON")
+    cells = [
+        json.dumps([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]),
+        "{not",
+        "[" * 100_000,
+    ]
+    numbers = "1" * 5000
+    kind = arrow.json_()
+    table = arrow.table({"messages": arrow.array([*cells, numbers], arrow.string()).cast(kind)})
+    with arrow.ipc.new_stream(tmp_path / "rows.arrow", table.schema) as writer:
+        writer.write_table(table)
+    for settings in ({"messages_field": "messages"}, {"text_field": "messages"}):
+        bad = BadRows("skip")
+        section = DataSection.model_validate({"path": "rows.arrow"} | settings)
+        good = list(training_corpus(section, tmp_path).documents(bad))
+        assert len(good) == ("messages_field" in settings)
+        assert bad.summary["invalid_json"]["rows"] == 3

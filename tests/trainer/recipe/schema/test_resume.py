@@ -62,6 +62,19 @@ def test_another_length_makes_no_stream_of_what_was_read_whole(data: list[str]) 
     assert other_mathematics(mathematics(epochs), kept) == []
 
 
+@pytest.mark.parametrize(
+    "data", [["data.source=hub", "data.path=a/b"], ["data.path=null", "data.sources=[{name: a/b}]"]]
+)
+def test_a_run_of_before_goes_on_streaming(data: list[str]) -> None:
+    data = ["data.source=local", *data]
+    steps, epochs = recipe(*data, "train.max_steps=9"), recipe(*data, "train.num_train_epochs=2")
+    old = {key: value for key, value in mathematics(steps).items() if key != STREAMING}
+    assert other_mathematics(old, steps) == []
+    assert other_mathematics(old, recipe(*data, "train.max_steps=9", "data.streaming=true")) == []
+    assert (taken_over(old, steps)[STREAMING], taken_over(old, epochs)[STREAMING]) == (True, True)
+    assert other_mathematics(old, epochs) == ["data.streaming: true → false"]
+
+
 def test_what_means_nothing_for_data_is_no_other_mathematics() -> None:
     """A section's way of reading where each source has its own, or is a file; the buffer of a stream where none is."""
     own = ["data.source=local", "data.path=null", "data.sources=[{name: a/b, streaming: false}, {path: c.txt}]"]
