@@ -389,7 +389,7 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         ("return [*required, *(field", "return [*(field", "test_what_cannot_be_downloaded or test_rows_of_many"),
     ]),
     "trainer/data/text/columns.py": ("tests/trainer/data/text/test_hub.py", [
-        ("        return _parsed(value)", "        return value", "test_rows_of_many_shapes"),
+        ("        return parse_json(value)", "        return value", "test_rows_of_many_shapes"),
     ]),
     "trainer/data/text/hubtext.py": ("tests/trainer/data/stream/test_stream.py", [
         ("        self.holdout.release()\n", "", "test_how_much_is_evaluated_on"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from galore.trainer.common.printable import listed
 from galore.trainer.data.formats.bytestream import ByteStream
 from galore.trainer.data.text.conversation import columns_of
 from galore.trainer.data.text.quality import BadRow, attempt, named_twice, text_of_object
-from galore.trainer.data.text.readers import Row, text_of_bytes
+from galore.trainer.data.text.readers import Row, parse_json, text_of_bytes
 from galore.trainer.data.text.shapes import text_of_row
 from galore.trainer.recipe.extras import require
 from galore.trainer.recipe.schema.data import DataSection
@@ -126,18 +125,10 @@ def _decoded(value: Any, kind: Any) -> Any:
     if value is None or not _holds_json(kind):
         return value
     if _is_json(kind):
-        return _parsed(value)
+        return parse_json(value)
     if isinstance(value, dict):
         return {name: _decoded(each, kind.field(name).type) for name, each in value.items()}
     return [_decoded(each, kind.value_type) for each in value]
-
-
-def _parsed(text: str) -> Any:
-    """Raises BadRow."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise BadRow("invalid_json", str(error)) from None
 
 
 @functools.cache
@@ -178,7 +169,7 @@ def _of_bytes(raw: bytes | None, field: str) -> str | BadRow:
 
 
 def _of_json(text: str | None, field: str) -> str | BadRow:
-    return attempt(lambda: text_of_object({field: None if text is None else _parsed(text)}, field))
+    return attempt(lambda: text_of_object({field: None if text is None else parse_json(text)}, field))
 
 
 def _column_fault(arrow: Any, schema: Any, field: str) -> BadRow | None:

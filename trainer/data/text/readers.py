@@ -81,13 +81,13 @@ def text_of_json(line: bytes | None, section: DataSection) -> str | BadRow:
         return BadRow("oversized")
     if not line.strip():
         return BadRow("empty")
-    return attempt(lambda: text_of_row(parse_json(line, section.encoding), section))
+    return attempt(lambda: text_of_row(parse_json(decode(line, section.encoding)), section))
 
 
-def parse_json(line: bytes, encoding: str) -> Any:
+def parse_json(text: str) -> Any:
     """A JSON value. Raises BadRow."""
     try:
-        return json.loads(decode(line, encoding))
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise BadRow("invalid_json", str(error)) from None
 

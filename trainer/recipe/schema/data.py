@@ -17,8 +17,8 @@ from galore.trainer.recipe.schema.source import (
     Columns,
     FileFormat,
     SourceSection,
+    Split,
     TxtDocument,
-    whole_split,
 )
 
 UTF8 = "utf-8"
@@ -53,8 +53,8 @@ class DataSection(Section):
         "local: several sources instead of `path`, mixed by weight: a list of {path, name, weight, …}, each with keys of this section where it is read otherwise",
     )
     hub_config: str | None = Field(None, description="hub: configuration name, such as `en`")
-    split: str = Field("train", description="hub: split to train on")
-    validation_split: str | None = Field(
+    split: Split = Field("train", description="hub: split to train on")
+    validation_split: Split | None = Field(
         "validation", description="hub: split to evaluate on; null holds out a share of `split`"
     )
     format: FileFormat = Field("auto", description="local: file format; auto goes by the file name")
@@ -144,11 +144,6 @@ class DataSection(Section):
     max_document_bytes: Bytes = Field(50_000_000, description="A row longer than this, in bytes, is a bad row")
     num_proc: Threads | None = execution(None, "Processes or threads that tokenize; null means all cores")
     cache_dir: str | None = execution(None, "Where tokenized data is kept; null means $GALORE_CACHE or ~/.cache/galore")
-
-    @field_validator("split", "validation_split")
-    @classmethod
-    def _whole(cls, split: str | None) -> str | None:
-        return whole_split(split)
 
     @field_validator("encoding")
     @classmethod

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
+from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from galore.trainer.recipe.schema.section import Positive, Section
 
@@ -34,12 +34,15 @@ OF_THE_HUB = ("hub_config", "split", "validation_split", "streaming")
 KEY = re.compile(r"data\.(\w+)")
 
 
-def whole_split(split: str | None) -> str | None:
+def _whole(split: str) -> str:
     """Raises ValueError for a part of one, such as `train[:10%]`."""
-    if split is not None and "[" in split:
+    if "[" in split:
         what = f"{split[:100]} is a part of a split, and whole ones are read"
         raise ValueError(f"{what}: name it without brackets; data.validation_fraction holds out a share of it")
     return split
+
+
+Split = Annotated[str, AfterValidator(_whole)]
 
 
 class SourceSection(Section):
@@ -63,8 +66,8 @@ class SourceSection(Section):
     )
     source: Literal["local", "hub"] | None = Field(None, description="local: files at `path`; hub: a data set there")
     hub_config: str | None = Field(None, description="hub: configuration name, such as `en`")
-    split: str | None = Field(None, description="hub: split to train on")
-    validation_split: str | None = Field(None, description="hub: split to evaluate on")
+    split: Split | None = Field(None, description="hub: split to train on")
+    validation_split: Split | None = Field(None, description="hub: split to evaluate on")
     streaming: bool | None = Field(None, description="hub: read while the run goes on, or whole before it")
     validation_path: str | list[str] | None = Field(None, description="Files to hold out instead of a share")
     validation_fraction: float | None = Field(
@@ -82,11 +85,6 @@ class SourceSection(Section):
     tokens_field: str | None = None
     labels_field: str | None = None
     extra_field: str | None = None
-
-    @field_validator("split", "validation_split")
-    @classmethod
-    def _whole(cls, split: str | None) -> str | None:
-        return whole_split(split)
 
     @model_validator(mode="after")
     def _names_something(self) -> Self:
