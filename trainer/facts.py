@@ -220,6 +220,7 @@ def facts(run: Run, name: str) -> dict[str, Any]:
         "started": now(),
         "versions": {"python": platform.python_version(), "galore": galore.__version__}
         | {package: _version(package) for package in PACKAGES},
+        "task": run.recipe.data.task,
         "method": described(run.recipe.optim),
         "device": {"name": _device(run), "type": run.device.type},
         "notes": notes(run),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -272,11 +273,16 @@ def _end(run: Run, recorder: Recorder, result: Result | None) -> None:
     last = run.stopped_early or run.total_steps
     final: dict[str, Any] = {**known.get("final", {}), "step": last}  # a finished run may be resumed, too
     if result is not None:
-        final |= result.final()
+        final = _renewed(final, result.final())
     elif row.get("step") == last:  # killed before it was told here
-        final |= final_of(row)
+        final = _renewed(final, final_of(row))
     if run.stopped_early is not None:
         known["stopped_early"] = run.stopped_early
     if run.data.num_sequences is None:  # what a stream holds is known as far as it was read
         known["data"] = run.data.summary
     run.directory.write_facts(known | {"finished": now(), "final": final})
+
+
+def _renewed(final: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """`final` with other `values`; that one of before was no number is forgotten with it."""
+    return {name: value for name, value in final.items() if name.removesuffix("_is") not in values} | dict(values)

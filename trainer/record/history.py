@@ -19,6 +19,7 @@ from galore.trainer.common.reading import read_bounded
 from galore.trainer.record.metrics import read_rows
 from galore.trainer.record.row import TRAIN, EvalRow, EventRow, json_types
 from galore.trainer.record.rundir import RunDir
+from galore.trainer.tasks.glue import TASKS
 
 Column = NDArray[np.float64]
 COLUMNS = tuple(name for name, column in TRAIN.items() if column.series)
@@ -64,13 +65,14 @@ class History:
     @property
     def task(self) -> str | None:
         """The task of the run, if it has one."""
-        return next((row["task"] for row in self.evaluations if "task" in row), None)
+        known = next((row["task"] for row in self.evaluations if "task" in row), self.facts.get("task"))
+        return known if isinstance(known, str) and known in TASKS else None
 
     @property
     def loss_unit(self) -> str:
         if self.task is None:
             return "nats per token"
-        return "squared error" if "squared_error" in self.evaluations[-1] else "nats per example"
+        return "squared error" if TASKS[self.task].is_regression else "nats per example"
 
     @property
     def last_step(self) -> int:

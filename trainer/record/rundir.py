@@ -19,6 +19,7 @@ from galore.trainer.common.reading import NotReadable, read_bounded
 from galore.trainer.machine.process import starter
 from galore.trainer.recipe.schema.train import Tracker
 from galore.trainer.recipe.shipped import is_shipped
+from galore.trainer.record.metrics import finite
 
 LOCK = ".lock"
 
@@ -221,8 +222,9 @@ class RunDir:
         return self.profile / name
 
     def write_facts(self, facts: Mapping[str, Any]) -> None:
-        """Replace run.json atomically."""
-        self.replace(self.facts, json.dumps(dict(facts), indent=2, ensure_ascii=False) + "\n")
+        """Replace run.json atomically; numbers that are not finite as in a row of metrics.jsonl."""
+        text = json.dumps(finite(facts), indent=2, allow_nan=False, ensure_ascii=False)
+        self.replace(self.facts, f"{text}\n")
 
     def read_facts(self) -> dict[str, Any]:
         """What run.json says; empty if there is none, or it is no JSON."""

@@ -1,6 +1,7 @@
 """Who may use a run directory, and when."""
 
 import fcntl
+import math
 import os
 import shutil
 import signal
@@ -307,6 +308,9 @@ def test_facts(tmp_path: Path) -> None:
     run_dir.write_facts({"name": "größe", "versions": {"torch": "2"}})
     run_dir.write_facts({"name": "größe"})
     assert run_dir.read_facts() == {"name": "größe"}
+    run_dir.write_facts({"final": {"loss_nats": math.nan, "perplexity": math.inf}})
+    told = {"loss_nats": None, "loss_nats_is": "nan", "perplexity": None, "perplexity_is": "inf"}
+    assert run_dir.read_facts() == {"final": told}
     assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
     run_dir.facts.write_text("[1")
     assert run_dir.read_facts() == {}

@@ -47,13 +47,14 @@ def test_a_chart_of_which_nothing_is_known_is_left_out() -> None:
 
 
 def test_losses_of_different_units_have_charts_of_their_own() -> None:
-    def scored(**loss: float) -> History:
+    def scored(task: str) -> History:
         found = history(2)
-        found.evaluations[:] = [{"kind": "eval", "step": 2, "task": "stsb", **loss}]  # type: ignore[typeddict-item]
+        found.evaluations[:] = [{"kind": "eval", "step": 2, "task": task}]  # type: ignore[typeddict-item]
         return found
 
-    empty = history(2, loss_nats=[np.nan, np.nan])
-    runs = {"a": scored(squared_error=1.0), "b": scored(loss_nats=0.5), "c": scored(squared_error=2.0), "d": empty}
+    empty, begun = history(2, loss_nats=[np.nan, np.nan]), history(2)
+    begun.facts["task"] = "stsb"
+    runs = {"a": scored("stsb"), "b": scored("sst2"), "c": begun, "d": empty}
     document = curves(runs)
     charts = [chart["unit"] for chart in document["charts"] if chart["key"] == "loss"]
     assert charts == ["squared error", "nats per example"]
