@@ -96,6 +96,15 @@ def _optimizer(draft: Draft, key: str, value: Any) -> None:
     )
 
 
+def _betas(draft: Draft, key: str, value: Any) -> None:
+    """Both decay rates of the moments, which are two settings."""
+    if not isinstance(value, list) or len(value) != 2:
+        return draft.leave(key, "it is no list of two: the recipe takes optim.adam_beta1 and optim.adam_beta2")
+    first, second = value
+    draft.settings["optim.adam_beta1"] = first
+    return draft.take(key, f"optim.adam_beta2: {second}", value, f"after optim.adam_beta1: {first}")
+
+
 def _schedule(draft: Draft, key: str, value: Any) -> None:
     found = next((name for word, name in SCHEDULES.items() if word in str(value)), "")
     if found:
@@ -159,6 +168,7 @@ TABLE: dict[str, str | Rule] = {
     "checkpointer.output_dir": absent("it is given on the command line: galore train RECIPE --output-dir DIR"),
     "optimizer._component_": _optimizer,
     "optimizer.lr": "optim.learning_rate",
+    "optimizer.betas": _betas,
     "lr_scheduler._component_": _schedule,
     "loss._component_": absent("the loss is cross-entropy, computed without holding the logits"),
     "batch_size": "train.micro_batch_size",
