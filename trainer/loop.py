@@ -17,6 +17,7 @@ from galore.trainer.models.changes.compiled import refusal, seconds_told
 from galore.trainer.models.generate import sample
 from galore.trainer.models.rope.stages import in_stage
 from galore.trainer.parallel.entered import entered, is_sharded
+from galore.trainer.recipe.schema.resume import micro_batch_counts
 from galore.trainer.recorder import Recorder
 from galore.trainer.rescue import Rescue, gave_up, ran_out
 from galore.trainer.saving import Standing, best_step, is_saved, save
@@ -121,7 +122,8 @@ def take_step(run: Run, batch: Batch, number: int) -> StepResult:
         objective = Objective(train.z_loss, run.extra, run.router)
         how = (train.micro_batch_size * pieces, optim.max_grad_norm, objective, run.group)
         rows = skipping(cut, train.position_skips, train.seed, number)
-        result = train_step(run.model, run.optimizer, rows, *how)
+        by_length = not micro_batch_counts(run.recipe, run.router is not None)
+        result = train_step(run.model, run.optimizer, rows, *how, by_length)
     if not restarts_after(optim, number, run.total_steps):
         return result
     stochastic = optim.weight_rounding != "nearest"

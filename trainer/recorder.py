@@ -52,9 +52,9 @@ class Meter:
         """One that tells nothing."""
         return cls(lambda length: None, Peak(None, "unknown", str(device)))
 
-    def mfu(self, batch: Batch, seconds: float) -> float | None:
-        """Share of the peak that a step reached in `seconds`; rows count by their mean length."""
-        return model_flops_utilization(self.flops(round(batch.tokens / len(batch))), batch.tokens / seconds, self.peak)
+    def mfu(self, tokens: int, rows: int, seconds: float) -> float | None:
+        """Share of the peak that a step of so many tokens reached in `seconds`; `rows` count by their mean length."""
+        return model_flops_utilization(self.flops(round(tokens / rows)), tokens / seconds, self.peak)
 
 
 class Recorder:
@@ -103,7 +103,7 @@ class Recorder:
 
     def step(self, step: int, batch: Batch, result: StepResult, rates: Mapping[str, float], seconds: float) -> None:
         """Record a finished step; `step` counts from 1. `rates`: the learning rates it had, as a row calls them."""
-        tokens, report = batch.tokens, result.report
+        tokens, report = result.tokens, result.report
         self.last = step
         self.tokens += tokens
         self.skipped_in_a_row = self.skipped_in_a_row + 1 if report.skipped else 0
@@ -122,7 +122,7 @@ class Recorder:
             "targets": result.targets,
             "tokens_per_second": tokens / seconds,
             "step_seconds": seconds,
-            "mfu_fraction": self.meter.mfu(batch, seconds),
+            "mfu_fraction": self.meter.mfu(tokens, len(batch), seconds),
             "memory_current_bytes": memory.current,
             "memory_peak_bytes": memory.peak,
             "memory_by_category_bytes": at_peak(categories, memory.peak, self.baseline),

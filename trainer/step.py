@@ -24,6 +24,7 @@ from galore.trainer.parallel.group import Group
 class StepResult:
     """`loss_nats`: mean cross-entropy over the step's targets before the update; squared error where they are scores.
 
+    `tokens`: positions that were fed, padding included; of labelled examples without it.
     `restarted`: adapters that were merged and started anew after it. `z_loss`: what was optimized beside the
     cross-entropy, per target and with its coefficient. `by_modality`: the cross-entropy of each, where there are
     several. `extra_loss`: the mean of a second loss, without its weight. `router_loss`: the mean over micro-batches of
@@ -32,6 +33,7 @@ class StepResult:
 
     loss_nats: float
     targets: int
+    tokens: int
     report: StepReport
     restarted: int = 0
     z_loss: float = 0.0
@@ -41,19 +43,22 @@ class StepResult:
 
 
 class Accumulated(NamedTuple):
-    """Means over a step: cross-entropy and z-loss in nats per target; sums by kind of target; other losses."""
+    """Means over a step: cross-entropy and z-loss in nats per target; sums by kind of target; other losses. And the
+    tokens that were fed."""
 
     loss: float
     z: float = 0.0
     parts: list[float] | None = None
     extra: float | None = None
     router: float | None = None
+    tokens: int = 0
 
     def over(self, group: Group) -> Accumulated:
         """Means and sums of all ranks together."""
         parts = None if self.parts is None else [group.total(each) for each in self.parts]
         extra, router = (None if each is None else group.total(each) for each in (self.extra, self.router))
-        return Accumulated(group.total(self.loss), group.total(self.z), parts, extra, router)
+        tokens = int(group.total(self.tokens))
+        return Accumulated(group.total(self.loss), group.total(self.z), parts, extra, router, tokens)
 
 
 class Counts(NamedTuple):
@@ -77,6 +82,7 @@ def train_step(
     max_grad_norm: float | None,
     objective: Objective = PLAIN,
     group: Group | None = None,
+    by_length: bool = False,
 ) -> StepResult:
     """Accumulate `batch`, clip the exact global norm of what will be applied, and update; or skip, if it is not finite.
 
@@ -84,6 +90,10 @@ def train_step(
     cross-entropy, and the z-loss times the mean squared logsumexp; or the squared error of scores; and the mean of an
     extra loss times its weight. The loss of routers, no sum over tokens, is that of each micro-batch by its tokens. Of
     several processes each takes a share of the rows, and what each finds is added up.
+
+    Args:
+        by_length: rows of like length make a micro-batch, and it is as long as they need; else those that follow each
+            other, as long as they are.
     """
     whole, counts = batch, Counts.of(batch, objective)
     batch = batch if group is None else group.share(batch)
@@ -94,8 +104,8 @@ def train_step(
                 if not optimizer.sketches_first
                 else batch.rows(0, micro_batch_size if group is None or group.is_first or group.sharded else 0)
             )
-            accumulate(model, rows, micro_batch_size, counts, objective)
-    found = accumulate(model, batch, micro_batch_size, counts, objective, optimizer.expect_last)
+            accumulate(model, rows, micro_batch_size, counts, objective, by_length=by_length)
+    found = accumulate(model, batch, micro_batch_size, counts, objective, optimizer.expect_last, by_length)
     if optimizer.update == "accumulate":
         with span("update"):
             optimizer.clip_grad_norm_(max_grad_norm)
@@ -106,7 +116,8 @@ def train_step(
         optimizer.step()
     assert optimizer.report is not None
     parts = None if found.parts is None else means(whole.by_modality(found.parts))
-    return StepResult(found.loss, counts.targets, optimizer.report, 0, found.z, parts, found.extra, found.router)
+    beside = (found.z, parts, found.extra, found.router)
+    return StepResult(found.loss, counts.targets, found.tokens, optimizer.report, 0, *beside)
 
 
 def accumulate(
@@ -116,22 +127,24 @@ def accumulate(
     counts: Counts,
     objective: Objective = PLAIN,
     before_last: Callable[[], None] = lambda: None,
+    by_length: bool = False,
 ) -> Accumulated:
     """Forward and backward over all micro-batches.
 
     Args:
         counts: of the whole step.
         before_last: called between the last forward and its backward.
+        by_length: see `train_step`.
     """
     extra, router = objective.extra, objective.router
-    left = len(batch)
+    left, tokens = len(batch), 0
     # Sums stay where they are until the end: a GPU is not waited for before the next micro-batch.
     total = z = second = balance = torch.zeros((), dtype=torch.float64)
     parts: Tensor | None = None
-    for micro_batch in micro_batches(batch, micro_batch_size):
+    for micro_batch in micro_batches(batch, micro_batch_size, by_length):
         with span("forward"), nullcontext() if router is None else router.watching():
             sums = summed_losses(model, micro_batch, objective)
-        left -= len(micro_batch)
+        left, tokens = left - len(micro_batch), tokens + micro_batch.tokens
         loss = sums.total / counts.targets
         if extra is not None and sums.extra is not None:
             mean = sums.extra / counts.extras
@@ -151,7 +164,7 @@ def accumulate(
     wanted |= ({} if extra is None else {"extra": second}) | ({} if router is None else {"router": balance})
     numbers = _read([*wanted.values(), *([] if parts is None else parts)])
     by_kind = None if parts is None else numbers[len(wanted) :]
-    return Accumulated(**dict(zip(wanted, numbers, strict=False)), parts=by_kind)
+    return Accumulated(**dict(zip(wanted, numbers, strict=False)), parts=by_kind, tokens=tokens)
 
 
 def _read(sums: list[Tensor]) -> list[float]:
@@ -161,10 +174,16 @@ def _read(sums: list[Tensor]) -> list[float]:
     return list(torch.stack([each.to(sums[0].device) for each in sums]).cpu().tolist())
 
 
-def micro_batches(batch: Batch, size: int) -> Iterator[Batch]:
-    """Consecutive rows of `batch`, `size` at a time."""
+def micro_batches(batch: Batch, size: int, by_length: bool = False) -> Iterator[Batch]:
+    """Rows of `batch`, `size` at a time: consecutive ones, or the longest first and without padding none of them needs.
+
+    What needs the most memory then comes first, and there are as many micro-batches either way.
+    """
+    if by_length and len(batch) > size:
+        batch = batch.longest_first()
     for start in range(0, len(batch), size):
-        yield batch.rows(start, start + size)
+        rows = batch.rows(start, start + size)
+        yield rows.fitted() if by_length else rows
 
 
 def count_targets(batch: Batch) -> int:

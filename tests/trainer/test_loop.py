@@ -487,6 +487,24 @@ def poison(root: Path, number: int) -> None:
 RATES = ("optim.head_learning_rate=0.03", "optim.embedding_learning_rate=0.003")
 
 
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [([], True), (["optim.refresh=first-micro-batch"], False), (["model.router_aux_loss=0.01"], False)],
+)
+def test_rows_of_like_length_are_put_together_where_the_split_is_execution(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, settings: list[str], expected: bool
+) -> None:
+    asked = list[bool]()
+    monkeypatch.setattr(loop, "train_step", lambda *how: asked.append(how[-1]))
+    monkeypatch.setattr(loop, "in_stage", lambda *how: nullcontext((how[2], 1)))
+    loaded = load_recipe(str(recipe), settings).recipe
+    router = object() if loaded.model.router_aux_loss else None
+    standing = SimpleNamespace(recipe=loaded, router=router, group=None, lengths=(), model=None, optimizer=None)
+    standing.extra, standing.total_steps = None, STEPS
+    loop.take_step(standing, SimpleNamespace(), 1)  # type: ignore[arg-type]
+    assert asked == [expected]
+
+
 def test_head_and_embeddings_are_trained_at_their_rates_and_so_they_go_on(recipe: Path, tmp_path: Path) -> None:
     flat = ("optim.lr_scheduler_type=constant", "optim.warmup_steps=0")
     execute(recipe, tmp_path / "whole", *flat, *RATES)

@@ -24,7 +24,7 @@ from galore.trainer.step import StepResult
 
 CPU = torch.device("cpu")
 IDS = torch.zeros(2, 4, dtype=torch.int64)
-RESULT = StepResult(1.0, 6, StepReport(1.0, 1.0, 0, 0, False))
+RESULT = StepResult(1.0, 6, 8, StepReport(1.0, 1.0, 0, 0, False))
 
 
 @pytest.mark.parametrize("eight", [False, True])
@@ -103,6 +103,5 @@ def test_an_event_tells_no_secret(tmp_path: Path) -> None:
 
 def test_mfu_is_of_rows_as_long_as_they_are() -> None:
     meter = Meter(lambda length: 10 * length, Peak(1e3, "table", "a card"))
-    ids = torch.zeros(3, 8, dtype=torch.int64)
-    assert meter.mfu(TokenBatch(ids, ids, (0, 1, 2)), 2.0) == pytest.approx(80 * 12 / 1e3)
-    assert Meter.unknown(CPU).mfu(TokenBatch(ids, ids, (0, 1, 2)), 2.0) is None
+    assert meter.mfu(24, 3, 2.0) == pytest.approx(80 * 12 / 1e3)
+    assert Meter.unknown(CPU).mfu(24, 3, 2.0) is None

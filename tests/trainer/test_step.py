@@ -166,6 +166,40 @@ def test_z_loss_moves_the_weights_and_is_reported_apart():
     assert relative_difference(plain, other) > 0
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_rows_of_like_length_give_the_gradient_of_rows_in_their_order(name):
+    """As many micro-batches of as many rows, of fewer tokens."""
+    if name == "lora":
+        pytest.importorskip("peft", reason="the lora extra is not installed")
+    data = long_and_short()
+    (one, a), (other, b) = (built(recipe(METHODS[name], accumulation=4)) for _ in range(2))
+    plain, by_length = (
+        train_step(model, optimizer, data, 2, None, by_length=asked)
+        for model, optimizer, asked in ((one, a, False), (other, b, True))
+    )
+    assert (plain.tokens, by_length.tokens) == (8 * 192, 2 * (192 + 128 + 64 + 64))
+    assert by_length.targets == plain.targets
+    assert by_length.loss_nats == pytest.approx(plain.loss_nats, rel=1e-6)
+    assert by_length.report.grad_norm == pytest.approx(plain.report.grad_norm, rel=1e-5)
+    assert relative_difference(one, other) < 1e-3
+
+
+def long_and_short():
+    """Eight rows of 192 tokens, of which most have fewer targets."""
+    ids = torch.randint(0, VOCABULARY, (8, 192), generator=torch.Generator().manual_seed(0))
+    lengths = torch.tensor([30, 190, 64, 12, 100, 3, 150, 65])[:, None]
+    return TokenBatch(ids, ids.where(torch.arange(192) < lengths, -100), tuple(range(8)))
+
+
+def test_the_longest_rows_make_the_first_micro_batch_and_one_alone_keeps_their_order():
+    data = long_and_short()
+    parts = list(micro_batches(data, 3, by_length=True))
+    assert [part.sequence_ids for part in parts] == [(1, 6, 4), (7, 0, 2), (3, 5)]
+    assert [part.input_ids.shape[1] for part in parts] == [192, 128, 64]
+    (whole,) = micro_batches(data, 8, by_length=True)
+    assert whole.sequence_ids == data.sequence_ids
+
+
 def test_targets_leave_out_first_positions_and_padding():
     assert count_targets(batch(0)) == 8 * 23
     assert count_targets(batch(0, ragged=True)) == sum(3 + 2 * row for row in range(8) if row != 5)

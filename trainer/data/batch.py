@@ -150,6 +150,12 @@ class Batch(Protocol):
     def rows(self, start: int, stop: int) -> Self:
         """Rows `start` to `stop`: one micro-batch."""
 
+    def longest_first(self) -> Self:
+        """The same rows by their length: those beside each other need little padding."""
+
+    def fitted(self) -> Self:
+        """The rows without padding that none of them needs."""
+
     def losses(self, model: nn.Module, split_head: SplitHead, objective: Objective = PLAIN) -> LossSums:
         """What is summed over the targets, with gradient; of the `objective` what this kind of rows knows."""
 

@@ -28,7 +28,7 @@ class Plan:
     """A run in numbers; None is what cannot be known without its data, or of that card.
 
     Attributes:
-        tokens_per_step: padding included; of a task, and where rows are `cut` to the longest of their step, at most.
+        tokens_per_step: padding included; of a task, and where rows are `cut` to what they need, at most.
         flops_per_token: forward, backward and what is recomputed; the optimizer's own products left out.
         checkpoints: on the disk at a time: those that are kept, and the one being written.
         save_steps: from one to the next; None where the end alone is saved.

@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from galore.trainer.common.errors import RunFailed
-from galore.trainer.data.batch import IGNORED, Scoring
+from galore.trainer.data.batch import Scoring
+from galore.trainer.data.rows.lengths import fed
 from galore.trainer.data.rows.modality import Modalities
 from galore.trainer.data.rows.packing import Rows
 from galore.trainer.data.rows.tokenbatch import TokenBatch, count_targets
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 BASELINE_ROWS = 256
-MULTIPLE = 64  # of the length of rows that are cut: kernels like it, and few lengths occur
 
 
 def read_rows(rows: Rows, numbers: Ids, vocab_size: int) -> tuple[Ids, Ids]:
@@ -48,18 +48,11 @@ def batch_of(rows: Rows, numbers: Ids, vocab_size: int, modalities: Modalities |
     input_ids, labels = read_rows(rows, numbers, vocab_size)
     positions = rows.positions(numbers)
     if positions is None:
-        fed = _fed(labels)
-        input_ids, labels = (np.ascontiguousarray(each[:, :fed]) for each in (input_ids, labels))
+        longest = int(fed(labels).max())
+        input_ids, labels = (np.ascontiguousarray(each[:, :longest]) for each in (input_ids, labels))
     batch = TokenBatch.of(input_ids, labels, numbers.tolist(), positions, modalities)
     extras = rows.extras(numbers)
     return batch if extras is None else replace(batch, extras=torch.from_numpy(extras))
-
-
-def _fed(labels: Ids) -> int:
-    """How many columns of labels (b, s) are worth feeding: nothing behind the last target is seen by one before it."""
-    targets = np.flatnonzero((labels != IGNORED).any(0))
-    last, columns = int(targets[-1]) + 1 if len(targets) else 1, int(labels.shape[1])
-    return min(columns, -(-last // MULTIPLE) * MULTIPLE)
 
 
 def evaluation_rows(total: int, max_length: int, max_tokens: int | None) -> Ids:

@@ -18,11 +18,13 @@ from galore.kernels.model.segments import Segments
 from galore.kernels.ops.fused.softmax import softmax_minus_onehot_
 from galore.trainer.common.format import exponential
 from galore.trainer.data.batch import IGNORED, PLAIN, Measures, Objective, SplitHead
+from galore.trainer.data.rows.lengths import fed
 from galore.trainer.data.rows.modality import Modalities
 from galore.trainer.data.tokens.store import Ids
 
-# what has an entry for every row, where there is any
-PER_ROW = ("input_ids", "labels", "sequence_ids", "positions", "skips", "extras", "weights")
+# what has an entry for every token, and for every row beside `sequence_ids`, where there is any
+PER_COLUMN = ("input_ids", "labels", "positions", "skips")
+PER_ROW = (*PER_COLUMN, "extras", "weights")
 
 
 @dataclass(frozen=True)
@@ -78,9 +80,32 @@ class TokenBatch:
             raise ValueError(f"worker {worker} of {workers}")
         return self._at(slice(worker, None, workers))
 
-    def _at(self, rows: slice) -> TokenBatch:
+    def longest_first(self) -> TokenBatch:
+        """The same rows by how much of them is worth feeding, so that few of their like need little padding.
+
+        Documents that are isolated share rows, of which all is fed.
+        """
+        lengths = self._fed
+        if self.positions is not None or (lengths == lengths[0]).all():
+            return self
+        return self._at(torch.from_numpy(np.argsort(-lengths, kind="stable")))
+
+    def fitted(self) -> TokenBatch:
+        """The rows without the columns at their end that none of them needs."""
+        if self.positions is not None:
+            return self
+        longest = int(self._fed.max())
+        held = {name: getattr(self, name) for name in PER_COLUMN}
+        return replace(self, **{name: each[:, :longest] for name, each in held.items() if each is not None})
+
+    @property
+    def _fed(self) -> Ids:
+        return fed(self.labels.numpy())
+
+    def _at(self, rows: slice | Tensor) -> TokenBatch:
         held = {name: getattr(self, name) for name in PER_ROW}
-        return replace(self, **{name: each[rows] for name, each in held.items() if each is not None})
+        ids = tuple(torch.tensor(self.sequence_ids)[rows].tolist())
+        return replace(self, sequence_ids=ids, **{name: each[rows] for name, each in held.items() if each is not None})
 
     def cut(self, pieces: int) -> TokenBatch:
         """Every row as so many shorter ones, one after the other; documents see each other."""

@@ -138,7 +138,7 @@ def _keep_apart(draft: Draft, key: str) -> None:
     columns = {name.rpartition(".")[2] for each in rows for name in each}
     if "data.packing" not in settings and columns & {"prompt_field", "messages_field"}:
         note = (
-            "a row for each, padded to the longest of a step; packed takes less time, in fewer steps of more examples"
+            "a row for each, padded to others of like length; packed takes less time, in fewer steps of more examples"
         )
         draft.take(key, "data.packing: paper", None, note)
 

@@ -124,7 +124,7 @@ class DataSection(Section):
     )
     packing: Literal["packed", "paper"] = Field(
         "packed",
-        description="packed: documents joined by EOS and cut into full sequences, instructions put together whole; paper: one document per row, truncated, or padded to the longest of the step",
+        description="packed: documents joined by EOS and cut into full sequences, instructions put together whole; paper: one document per row, truncated, or padded to the longest of its micro-batch, which takes rows of like length",
     )
     isolate_documents: bool | None = Field(
         None,

@@ -47,6 +47,11 @@ def test_a_micro_batch_has_a_width_of_its_own() -> None:
     assert "token_type_ids" not in part.inputs(NETWORK)
 
 
+def test_examples_stay_in_their_order() -> None:
+    batch = examples([0, 1, 2, 3, 4]).batch(np.array([1, 0, 3, 2]))
+    assert batch.longest_first().fitted().sequence_ids == (1, 0, 3, 2)
+
+
 def test_the_loss_is_a_sum_over_labels_or_scores() -> None:
     logits = torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
     batch = examples([0, 2, 1, 0, 0]).batch(np.array([1, 2]))

@@ -15,7 +15,7 @@ from torch import nn
 from galore.trainer.common.errors import UserError
 from galore.trainer.data.batch import IGNORED, Scoring
 from galore.trainer.data.prepare import prepare_data
-from galore.trainer.data.rows.textdata import MULTIPLE
+from galore.trainer.data.rows.lengths import MULTIPLE
 from galore.trainer.recipe.schema.recipe import Recipe
 from galore.trainer.recipe.schema.train import EvalSection
 

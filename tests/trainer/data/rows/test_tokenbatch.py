@@ -40,14 +40,56 @@ def test_rows_are_micro_batches() -> None:
 
 
 def test_whatever_rows_have_is_cut_with_them() -> None:
-    assert {each.name for each in fields(TokenBatch)} - {*PER_ROW} == {"modalities"}
-    numbers = torch.arange(8)
-    beside = {name: numbers[:, None].expand(8, 3) for name in ("positions", "skips", "extras")}
-    part = replace(batch(8), weights=numbers.double(), **beside).rows(2, 4)
+    assert {each.name for each in fields(TokenBatch)} - {*PER_ROW} == {"sequence_ids", "modalities"}
+    part = with_all(batch(8)).rows(2, 4)
+    assert part.sequence_ids == (102, 103)
     for name in PER_ROW:
         assert len(getattr(part, name)) == 2, name
-    for name in beside:
+    for name in BESIDE:
         assert getattr(part, name)[:, 0].tolist() == [2, 3], name
+
+
+BESIDE = ("positions", "skips", "extras")
+
+
+def with_all(rows: TokenBatch) -> TokenBatch:
+    """The rows with everything that there may be of each: its number among them."""
+    numbers = torch.arange(len(rows))
+    beside = {name: numbers[:, None].expand(rows.input_ids.shape) for name in BESIDE}
+    return replace(rows, weights=numbers.double(), **beside)
+
+
+def ragged(lengths: list[int], columns: int = 200) -> TokenBatch:
+    ids = torch.arange(len(lengths) * columns).reshape(len(lengths), columns)
+    labels = ids.where(torch.arange(columns) < torch.tensor(lengths)[:, None], IGNORED)
+    return replace(with_all(TokenBatch(ids, labels, tuple(range(100, 100 + len(lengths))))), positions=None)
+
+
+def test_rows_of_like_length_come_together_the_longest_first_with_all_they_have() -> None:
+    rows = ragged([10, 150, 0, 70, 60, 140])
+    ordered = rows.longest_first()
+    assert ordered.sequence_ids == (101, 105, 103, 100, 102, 104)
+    numbers = [each - 100 for each in ordered.sequence_ids]
+    assert ordered.weights is not None
+    assert ordered.weights.tolist() == numbers
+    for name in ("input_ids", "labels", "skips", "extras"):
+        assert torch.equal(getattr(ordered, name), getattr(rows, name)[numbers]), name
+
+
+def test_padding_that_no_row_needs_is_cut_off() -> None:
+    rows = ragged([10, 70])
+    fitted = rows.fitted()
+    assert (fitted.tokens, fitted.targets) == (2 * 128, rows.targets)
+    for name in ("input_ids", "labels", "skips"):
+        assert torch.equal(getattr(fitted, name), getattr(rows, name)[:, :128]), name
+    assert torch.equal(fitted.extras, rows.extras)
+
+
+def test_rows_that_are_full_or_isolated_stay_as_they_are() -> None:
+    full, isolated = ragged([200, 200]), replace(ragged([10, 150]), positions=torch.zeros(2, 200, dtype=torch.int64))
+    for rows in (full, isolated):
+        assert rows.longest_first() is rows
+        assert rows.fitted().tokens == 400
 
 
 @pytest.mark.parametrize("apart", [True, False], ids=["head apart", "whole logits"])
