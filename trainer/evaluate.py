@@ -10,6 +10,8 @@ from torch import nn
 from galore.trainer.build import Run
 from galore.trainer.common.errors import UserError, described
 from galore.trainer.data.batch import Data, Extra, Result, Scoring
+from galore.trainer.data.rows.textdata import TextData
+from galore.trainer.data.score import nothing_to_score
 from galore.trainer.models.generate import rehearse
 from galore.trainer.models.head import split_head
 from galore.trainer.optim.ranks import Ranks
@@ -40,8 +42,12 @@ def final_of(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def require_held_out(run: Run) -> None:
-    """Raise UserError where held-out losses are to choose, and there are none."""
-    train = run.recipe.train
+    """Raise UserError where held-out losses are to choose, and there are none, or what is held out has no target."""
+    train, settings = run.recipe.train, run.recipe.eval
+    if run.data.has_validation and isinstance(run.data, TextData):
+        batches = run.data.validation_batches(run.recipe.scored_together, settings.max_tokens)
+        if not any(batch.targets for batch in batches):
+            raise nothing_to_score()
     if (train.save_best or train.early_stopping_patience is not None) and not run.data.has_validation:
         key = "save_best" if train.save_best else "early_stopping_patience"
         raise UserError(

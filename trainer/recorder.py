@@ -152,7 +152,8 @@ class Recorder:
             self.event(step, f"step {step}: {result.restarted} adapters merged into their weights and started anew")
         if report.fallbacks:
             self.event(
-                step, f"step {step}: {report.fallbacks} decomposition(s) did not converge, the fallback was used"
+                step,
+                f"step {step}: {report.fallbacks} decomposition(s) fell back: what they were of was zero, or they did not converge",
             )
 
     def evaluation(self, step: int, result: Result, started: float, sample: str | None, question: str | None) -> None:

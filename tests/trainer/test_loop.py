@@ -677,3 +677,12 @@ def test_what_chooses_by_held_out_losses_needs_some(recipe: Path, tmp_path: Path
         execute(recipe, tmp_path / "run", f"train.{key}", "data.validation_fraction=0")
     with pytest.raises(UserError, match=r"train\.early_stopping_patience counts evaluations: set eval\.eval_steps"):
         load_recipe(str(recipe), ["train.early_stopping_patience=1", "eval.eval_steps=null"])
+
+
+def test_held_out_rows_without_a_target_are_refused_before_the_first_step(recipe: Path, tmp_path: Path) -> None:
+    """Of three rows the first alone is scored, a document of one token."""
+    (tmp_path / "held-out.jsonl").write_text('{"text": "a"}\n{"text": "a stone"}\n{"text": "an alarm"}\n')
+    settings = ["data.packing=paper", f"data.validation_path={tmp_path / 'held-out.jsonl'}", "eval.max_tokens=16"]
+    with pytest.raises(UserError, match=r"no held-out token to score\n.*raise eval\.max_tokens"):
+        execute(recipe, tmp_path / "run", *settings)
+    assert not (tmp_path / "run/metrics.jsonl").exists()

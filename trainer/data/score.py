@@ -119,7 +119,7 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], how: Scoring) -> EvalRe
         summed, batch_means = ranks.total(summed), ranks.total(batch_means)
         tokens, count = int(ranks.total(tokens)), int(ranks.total(count))
     if not tokens:
-        raise _nothing_to_score()
+        raise nothing_to_score()
     mean = summed / tokens if mode == "token" else batch_means / (count + 1)
     result = EvalResult(mean, exponential(mean), tokens, count, mode, nats=summed)
     return replace(result, modalities=parts or None, extra=None if extra is None else second)
@@ -161,7 +161,7 @@ def in_step(items: Iterable[T], ranks: Ranks, forwards: Callable[[T], int], idle
 def together(results: Sequence[EvalResult]) -> EvalResult:
     """One result of several, as if their batches had been scored together. Raises UserError: there is none."""
     if not results:
-        raise _nothing_to_score()
+        raise nothing_to_score()
     mode = results[0].mode
     extra = 0 if mode == "token" else 1  # what the paper's mode divides by beyond the number of batches
     sizes = [each.tokens if mode == "token" else each.batches + extra for each in results]
@@ -177,8 +177,9 @@ def together(results: Sequence[EvalResult]) -> EvalResult:
     return replace(whole, modalities=reduce(_added, beside) if beside else None, extra=second)
 
 
-def _nothing_to_score() -> UserError:
-    return UserError("there is no held-out token to score", where="eval", fix="raise data.validation_fraction")
+def nothing_to_score() -> UserError:
+    """Nothing that is scored has a target."""
+    return UserError("there is no held-out token to score", where="eval", fix="raise eval.max_tokens, or hold out more")
 
 
 def batch_loss(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -152,8 +153,9 @@ class MixedData(TextData):
             starts = range(0, len(own), size)
             how = (self.vocab_size, self.modalities)
             batches = (batch_of(source.validation, own[at : at + size], *how) for at in starts)
-            if len(own):
-                results[name] = self.scored(model, batches, scoring)
+            scored = itertools.dropwhile(lambda batch: not batch.targets, batches)
+            if (first := next(scored, None)) is not None:
+                results[name] = self.scored(model, itertools.chain([first], scored), scoring)
             start = stop
         whole = together(list(results.values()))
         return replace(whole, sources={name: result.loss_nats for name, result in results.items()})

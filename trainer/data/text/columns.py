@@ -154,7 +154,8 @@ def _columns(table: Any, field: str) -> Iterator[Iterable[str | BadRow]]:
         yield from _all_bad(table, fault)
         return
     for batch in table.iter_batches(batch_size=BATCH_ROWS, columns=[field]):
-        column, places = batch.column(0), range(batch.num_rows)
+        # of `a.b` the batch has the field b of a struct a as well
+        column, places = batch.column(batch.schema.get_field_index(field)), range(batch.num_rows)
         if _is_json(column.type):
             yield (_of_json(column[at].as_py(), field) for at in places)
             continue

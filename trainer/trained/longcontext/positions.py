@@ -12,7 +12,7 @@ from galore.trainer.common.errors import UserError
 from galore.trainer.common.format import exponential
 from galore.trainer.data.batch import IGNORED
 from galore.trainer.data.rows.tokenbatch import TokenBatch
-from galore.trainer.data.score import scoring
+from galore.trainer.data.score import nothing_to_score, scoring
 from galore.trainer.models.head import split_head
 
 FIRST = 64  # tokens of the first range; each that follows is as long as all before it
@@ -38,7 +38,7 @@ def loss_by_position(model: nn.Module, batches: Iterable[TokenBatch]) -> list[di
             sums += losses.sum(0)
             counts += scored.sum(0)
     if not counts.sum():
-        raise UserError("there is no held-out token to score", where="eval", fix="raise data.validation_fraction")
+        raise nothing_to_score()
     ranges, start = list[dict[str, Any]](), 1
     while start <= len(counts):
         stop = min(len(counts) + 1, max(FIRST, 2 * start if start > 1 else FIRST))

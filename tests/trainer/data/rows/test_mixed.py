@@ -161,6 +161,18 @@ def test_the_held_out_loss_of_all_and_of_each(
     assert found.row()["loss_nats_by_source"] == found.sources
 
 
+def test_a_source_that_holds_out_no_target_is_not_scored(
+    mixed: Callable[..., MixedData], folder: Path, recipe: MakeRecipe
+) -> None:
+    """A document of one token is a row without one, where each has its own."""
+    (folder / "letters.jsonl").write_text('{"body": "a"}\n{"body": "b"}\n')
+    data = mixed([SOURCES[0], {**SOURCES[1], "validation_path": "letters.jsonl"}], packing="paper")
+    how = Scoring(split_head, 3, recipe().eval)
+    found = data.score(Model(data.vocab_size), how)
+    assert found.sources is not None
+    assert list(found.sources) == ["books"]
+
+
 def test_results_together_are_those_of_their_batches() -> None:
     two = [EvalResult(2.0 * 3 / 4, 0.0, 10, 3, "paper"), EvalResult(5.0 * 1 / 2, 0.0, 2, 1, "paper")]
     assert together(two).loss_nats == pytest.approx((3 * 2.0 + 5.0) / 5)

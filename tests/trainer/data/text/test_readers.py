@@ -114,6 +114,12 @@ def test_parquet_text_types(tmp_path: Path, kind: pa.DataType) -> None:
     assert read(path, "parquet") == (["one", "two"], {})
 
 
+def test_a_parquet_column_is_told_from_the_field_of_a_struct(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"a": [{"b": "of a struct"}], "a.b": ["a column"]}), path)
+    assert read(path, "parquet", text_field="a.b") == (["a column"], {})
+
+
 def test_parquet_without_the_column(tmp_path: Path) -> None:
     path = tmp_path / "rows.parquet"
     pq.write_table(pa.table({"body": ["a"] * 300, "n": range(300)}), path)
