@@ -162,15 +162,18 @@ class GaLoreAdamW(Stored):
     def clip_grad_norm_(self, max_norm: float | None) -> float:
         """Global norm of all accumulated gradients as they will be applied; `step()` scales them to `max_norm`.
 
+        None is the optimizer's own `max_grad_norm`, where it has one; `math.inf` clips nothing.
         Returns the norm before clipping; nan or inf when any gradient is not finite.
 
         Raises:
             RuntimeError: with `update="immediate"`, what `max_norm` should clip is applied already.
             ValueError: `max_norm` is negative or nan.
         """
-        if max_norm is not None and not max_norm >= 0:
+        max_norm = self.max_grad_norm if max_norm is None else max_norm
+        max_norm = math.inf if max_norm is None else max_norm
+        if not max_norm >= 0:
             raise ValueError(f"max_norm={max_norm!r}: it has to be a number from 0, or None")
-        if self.update == "immediate" and max_norm is not None:
+        if self.update == "immediate" and max_norm < math.inf:
             raise RuntimeError("update='immediate' has applied the gradients in the backward: nothing is left to clip")
         self._absorb_grads()
         if self._norm is None:
@@ -185,7 +188,7 @@ class GaLoreAdamW(Stored):
             self._norm = self._together.total(float(squared_norm(active))) ** 0.5
         norm = self._norm
         self._together.require_equal(norm)
-        self._grad_scale = min(1.0, max_norm / (norm + 1e-12)) if max_norm is not None and norm > 0 else 1.0
+        self._grad_scale = min(1.0, max_norm / (norm + 1e-12)) if norm > 0 else 1.0
         return norm
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -208,7 +211,7 @@ class GaLoreAdamW(Stored):
 
     @shielded
     def _step(self) -> None:
-        norm = self.clip_grad_norm_(self.max_grad_norm) if self._norm is None else self._norm
+        norm = self.clip_grad_norm_(None) if self._norm is None else self._norm
         if math.isfinite(norm):
             update = Update(self._grad_scale, self._step_noise())
             for slot in self._active():
